@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Runs the tests (arguments go to `cargo test`). On Debian and Ubuntu it first installs what they need and the machine
+# lacks: PostgreSQL, MariaDB and a C compiler. The tests start servers of their own, so no system service is started.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+any() { # whether one of the paths is an executable file
+    local path
+    for path; do
+        if [[ -f $path && -x $path ]]; then return 0; fi
+    done
+    return 1
+}
+
+# The places where the tests look as well.
+shopt -s nullglob
+missing=()
+if ! command -v cc >/dev/null; then
+    missing+=(build-essential)
+fi
+if [[ -z ${ATOMICALLY_POSTGRES_URL:-}${ATOMICALLY_POSTGRES_BIN:-} ]] && ! command -v initdb >/dev/null &&
+    ! any /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb {/opt/homebrew,/usr/local}/opt/postgresql*/bin/initdb; then
+    missing+=(postgresql)
+fi
+if [[ -z ${ATOMICALLY_MYSQL_URL:-}${ATOMICALLY_MARIADB_BIN:-} ]] && ! command -v mariadbd >/dev/null &&
+    ! any {/usr/sbin,/usr/local/sbin,/usr/libexec}/mariadbd {/opt/homebrew,/usr/local}/opt/mariadb*/bin/mariadbd; then
+    missing+=(mariadb-server)
+fi
+
+# Runs as root, in a shell of its own: installs the packages "$@" without starting what they bring.
+install_quietly() {
+    set -euo pipefail
+    policy=/usr/sbin/policy-rc.d
+    saved=$policy.before-atomically
+    restore() {
+        rm -f "$policy"
+        if [ -e "$saved" ]; then mv "$saved" "$policy"; fi
+    }
+    trap restore EXIT
+    trap 'exit 1' HUP INT TERM
+    # A saved one that is still there is the true one: an earlier run was killed.
+    if [ -e "$policy" ] && [ ! -e "$saved" ]; then mv "$policy" "$saved"; fi
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+
+    cluster=/etc/postgresql-common/createcluster.conf
+    if [ ! -e "$cluster" ]; then
+        mkdir -p "${cluster%/*}"
+        echo 'create_main_cluster = false' >"$cluster"
+    fi
+
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/dev/null
+    # Nor shall the next boot start it.
+    for package; do
+        if [ "$package" = mariadb-server ] && command -v systemctl >/dev/null; then
+            systemctl --quiet disable mariadb.service >/dev/null 2>&1 || true
+        fi
+    done
+}
+
+if ((${#missing[@]})); then
+    as_root=(env)
+    if ((EUID != 0)); then as_root=(sudo); fi
+    if ! command -v apt-get >/dev/null || ! command -v "${as_root[0]}" >/dev/null; then
+        echo "Please install what the tests need and this machine lacks (Debian's names): ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "Installing ${missing[*]} ..." >&2
+    "${as_root[@]}" bash -c "$(declare -f install_quietly); install_quietly \"\$@\"" bash "${missing[@]}"
+fi
+
+exec cargo test "$@"

@@ -1,0 +1,224 @@
+//! Facts about databases.
+//!
+//! [`Backend`] states facts and performs nothing: which text opens a transaction, which clause locks a row, what an
+//! error means. Its functions are pure and tested without a server. The files of the backends hold the same items in
+//! the same order, so that comparing two of them shows how two databases differ.
+
+use std::borrow::Cow;
+use std::io;
+use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+
+use crate::error::Error;
+use crate::failure::{Failure, FailureKind};
+use crate::lock::RowLock;
+use crate::policy::Plan;
+
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod text;
+mod wire;
+
+pub(crate) use wire::{Reply, WatchedQuery, Wire};
+
+/// The savepoint whose release, just before COMMIT, shows that the transaction is still the one that was opened.
+const GUARD: &str = "atomically_guard";
+
+/// A database that units of work can run on: `Postgres`, `MySql` (also for MariaDB) or `Sqlite`.
+///
+/// This trait is sealed and cannot be implemented outside of this crate: engines that speak one of the three protocols
+/// come in through it.
+pub trait Backend: Facts {}
+
+mod sealed {
+    pub trait Sealed {}
+}
+use sealed::Sealed;
+
+/// The items behind [`Backend`], out of reach of its users so that they may grow.
+#[doc(hidden)]
+pub trait Facts: Wire + Sealed {
+    /// The text that opens a transaction in one round trip. `limit` is the time that is left for it, which the server
+    /// is told as far as it can be.
+    fn opening(plan: &Plan, limit: Option<Duration>) -> String;
+
+    /// The text that commits.
+    fn commit(closing: &Closing) -> Ending;
+
+    /// The text that rolls back.
+    fn rollback(closing: &Closing) -> Cow<'static, str>;
+
+    /// Whether a refused COMMIT leaves nothing to roll back.
+    const REFUSED_COMMIT_ENDS_TRANSACTION: bool;
+
+    /// The clause that locks the rows of a SELECT; `None` where the database has no row locks.
+    fn lock_clause(lock: RowLock) -> Option<&'static str>;
+
+    /// What the server said, taken out of the driver's error; `None` for another driver's.
+    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>>;
+
+    /// What it means.
+    fn classify(report: &Report<'_>) -> Failure;
+
+    /// What is left of a transaction after this failure.
+    fn after(failure: &Failure) -> Survival;
+
+    /// Whether closing the last connection loses the data: SQLite in memory.
+    fn lives_in_its_connection(_options: &ConnectOptions<Self>) -> bool {
+        false
+    }
+}
+
+type ConnectOptions<DB> = <<DB as sqlx::Database>::Connection as sqlx::Connection>::Options;
+
+/// What the text that ends a transaction depends on.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Closing {
+    /// Statements ran that were not seen, or not seen to their end.
+    pub unwatched: bool,
+    /// What the opening answered: a session setting to put back.
+    pub saved: Option<i64>,
+    /// Whether the opening changed session settings that have to be put back.
+    pub limited: bool,
+}
+
+/// The text that commits, and where in its answers the commit is acknowledged.
+#[doc(hidden)]
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// One or more statements, sent as one.
+    pub sql: Cow<'static, str>,
+    /// How many of them come before COMMIT itself.
+    pub before_commit: usize,
+}
+
+/// What a server said about a statement, as the drivers show it.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Report<'a> {
+    /// SQLSTATE. On SQLite, nothing.
+    pub sqlstate: &'a str,
+    /// The error number of MySQL and MariaDB, the extended result code of SQLite.
+    pub number: u32,
+    /// The text, in the server's language.
+    pub message: &'a str,
+    /// PostgreSQL's FATAL and PANIC: the session is over.
+    pub fatal: bool,
+    /// The statement asked not to wait for locks. Servers use one code for that and for a timeout.
+    pub nowait: bool,
+    /// PostgreSQL's own fields.
+    pub constraint: Option<&'a str>,
+    /// The table named in the fields.
+    pub table: Option<&'a str>,
+    /// The column named in the fields.
+    pub column: Option<&'a str>,
+    /// The detail line.
+    pub detail: Option<&'a str>,
+}
+
+/// What is left of a transaction after a failed statement.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Survival {
+    /// The statement was undone, the transaction goes on.
+    Open,
+    /// Nobody can tell without asking: this statement fails if, and only if, the transaction is still open.
+    Ask(&'static str),
+    /// The transaction is over, or must not be gone on with.
+    Over,
+}
+
+/// What a driver's error says about the database; `None` where it only says something about the caller (a row that
+/// was not found, a value that did not decode).
+pub(crate) fn failure_of<DB: Facts>(error: &sqlx::Error, nowait: bool) -> Option<Failure> {
+    match error {
+        sqlx::Error::Database(error) => {
+            if let Some(over) = error.try_downcast_ref::<TransactionOver>() {
+                return Some(over.0.clone());
+            }
+            let report = DB::report(error.as_ref())?;
+            Some(DB::classify(&Report { nowait, ..report }))
+        }
+        error => failure_without_server(error),
+    }
+}
+
+fn failure_without_server(error: &sqlx::Error) -> Option<Failure> {
+    let kind = match error {
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => FailureKind::Unavailable,
+        // A driver that lost its place in the protocol cannot be trusted with another statement.
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => FailureKind::ConnectionLost,
+        sqlx::Error::PoolTimedOut => FailureKind::Unavailable,
+        sqlx::Error::Tls(_) | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed => FailureKind::Other,
+        _ => return None,
+    };
+    let retryable = kind != FailureKind::Other;
+    Some(Failure::new(kind, error.to_string()).retryable(retryable).definite(false))
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let failure = match &error {
+            sqlx::Error::Database(_) => failure_of_any(&error),
+            error => failure_without_server(error),
+        };
+        Self::driver(error, failure)
+    }
+}
+
+fn failure_of_any(error: &sqlx::Error) -> Option<Failure> {
+    let failure = None;
+    #[cfg(feature = "postgres")]
+    let failure = failure.or_else(|| failure_of::<sqlx::Postgres>(error, false));
+    #[cfg(feature = "mysql")]
+    let failure = failure.or_else(|| failure_of::<sqlx::MySql>(error, false));
+    #[cfg(feature = "sqlite")]
+    let failure = failure.or_else(|| failure_of::<sqlx::Sqlite>(error, false));
+    #[cfg(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")))]
+    let _ = error;
+    failure
+}
+
+/// What every statement of a transaction answers once the transaction is over: the root cause, and none of the kinds
+/// and names that would make it look like an error of the statement at hand.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction is over, this statement was not run: {0}")]
+pub(crate) struct TransactionOver(pub(crate) Failure);
+
+impl DatabaseError for TransactionOver {
+    fn message(&self) -> &str {
+        self.0.message()
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        self.0.code().map(Cow::Borrowed)
+    }
+
+    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+        self
+    }
+
+    fn kind(&self) -> sqlx::error::ErrorKind {
+        sqlx::error::ErrorKind::Other
+    }
+}
+
+/// Milliseconds to tell a server, rounded up: 0 means "no limit" to all of them.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn whole_millis(limit: Duration) -> u128 {
+    limit.as_millis().max(1)
+}

@@ -1,0 +1,178 @@
+//! MySQL, MariaDB, and what speaks their protocol: Galera, TiDB.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+use sqlx::MySql;
+use sqlx::mysql::MySqlDatabaseError;
+
+use super::text::{between, last_between, names, unquoted};
+use super::{Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, wire};
+use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
+use crate::lock::RowLock;
+use crate::policy::Plan;
+
+impl Backend for MySql {}
+impl Sealed for MySql {}
+wire::wire!(MySql);
+
+impl Facts for MySql {
+    /// One text: sent in two, a level that is never followed by its START TRANSACTION would be the next borrower's.
+    ///
+    /// The limits are the session's, so they are saved and put back. `/*M! */` is read by MariaDB alone, and
+    /// `/*!50708 */` by MySQL alone: MariaDB skips the numbers from 50700 to 50799
+    /// ([comment syntax](https://mariadb.com/kb/en/comment-syntax/)).
+    fn opening(plan: &Plan, limit: Option<Duration>) -> String {
+        let begin = format!(
+            "SET TRANSACTION ISOLATION LEVEL {}; START TRANSACTION; SAVEPOINT {GUARD}",
+            plan.isolation
+        );
+        let Some(limit) = limit else { return begin };
+        // Lock waits are limited in whole seconds; statements more finely.
+        let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+        let millis = limit.as_millis().max(1);
+        let fraction = limit.as_secs_f64().max(0.001);
+        format!(
+            "SET @atomically_lock_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = {seconds}\
+             /*M! , @atomically_statement = @@max_statement_time, max_statement_time = {fraction:.3}*/\
+             /*!50708 , @atomically_statement = @@max_execution_time, max_execution_time = {millis}*/; {begin}"
+        )
+    }
+
+    /// DDL and procedures commit implicitly, a deadlock rolls everything back, and the session goes on in autocommit
+    /// without a word: the release of the savepoint that was set at the opening fails after any of it.
+    fn commit(closing: &Closing) -> Ending {
+        let mut sql = format!("RELEASE SAVEPOINT {GUARD}; COMMIT");
+        if closing.limited {
+            sql.push_str(PUT_LIMITS_BACK);
+        }
+        Ending { sql: sql.into(), before_commit: 1 }
+    }
+
+    fn rollback(closing: &Closing) -> Cow<'static, str> {
+        if closing.limited { format!("ROLLBACK{PUT_LIMITS_BACK}").into() } else { "ROLLBACK".into() }
+    }
+
+    const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
+
+    fn lock_clause(_lock: RowLock) -> Option<&'static str> {
+        Some("FOR UPDATE")
+    }
+
+    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
+        let error = error.try_downcast_ref::<MySqlDatabaseError>()?;
+        Some(Report {
+            sqlstate: error.code().unwrap_or_default(),
+            number: u32::from(error.number()),
+            message: error.message(),
+            ..Report::default()
+        })
+    }
+
+    /// Numbers below 1900 are shared by MySQL and MariaDB
+    /// ([MySQL](https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html),
+    /// [MariaDB](https://mariadb.com/kb/en/mariadb-error-code-reference/)); what InnoDB rolls back is in
+    /// [its manual](https://dev.mysql.com/doc/refman/8.4/en/innodb-error-handling.html). From 8000 on they are TiDB's.
+    fn classify(report: &Report<'_>) -> Failure {
+        use ConstraintKind::{Check, ForeignKey, NotNull, Unique};
+        use FailureKind as Kind;
+
+        let (kind, retryable) = match report.number {
+            1213 | 1614 | 3058 => (Kind::Deadlock, true),
+            // 1020: a row changed since the snapshot (MariaDB, innodb_snapshot_isolation). 3101: certification failed
+            // (Group Replication). 1412: a table's definition changed. 1402, 1613: an XA branch was rolled back.
+            1020 | 3101 | 1402 | 1412 | 1613 => (Kind::SerializationFailure, true),
+            8002 | 8005 | 8022 | 8028 | 8055 | 9006 | 9007 => (Kind::SerializationFailure, true),
+            // MariaDB has one number for NOWAIT and for a timeout: what was sent tells them apart.
+            1205 if report.nowait => (Kind::LockNotAvailable, true),
+            1205 | 1689 | 9004 => (Kind::LockTimeout, true),
+            3572 => (Kind::LockNotAvailable, true),
+            3024 | 1969 | 1317 => (Kind::StatementTimeout, false),
+            // "Error during COMMIT" means two things: a deadlock found there, and a cluster that fell apart.
+            1180 if names_a_deadlock(report.message) => (Kind::SerializationFailure, true),
+            1180 | 1964 | 3100 => (Kind::CommitUnknown, false),
+            1053 | 1080 | 1152 | 1158..=1161 | 1927 | 4031 => (Kind::ConnectionLost, true),
+            1037 | 1040 | 1041 | 1047 | 1203 | 1206 | 1226 | 1461 | 1637 => (Kind::Unavailable, true),
+            8027 | 8175 | 8252 | 9001 | 9002 | 9003 | 9005 => (Kind::Unavailable, true),
+            // 1290 names whichever server option forbids the statement.
+            1290 if report.message.contains("read-only") || report.message.contains("read_only") => {
+                (Kind::ReadOnly, true)
+            }
+            1836 | 1874 => (Kind::ReadOnly, true),
+            1792 => (Kind::ReadOnly, false),
+            1305 if report.message.contains("SAVEPOINT") => (Kind::Aborted, false),
+            8147 => (Kind::Aborted, false),
+            8229 => (Kind::Aborted, true),
+            1062 | 1586 | 1022 | 1169 | 1859 | 1761 | 1762 => return violation(report, Unique),
+            1452 | 1451 | 1216 | 1217 => return violation(report, ForeignKey),
+            1048 | 1364 => return violation(report, NotNull),
+            3819 | 1369 => return violation(report, Check),
+            // MySQL uses 4025 for something else, with another SQLSTATE.
+            4025 if report.sqlstate == "23000" => return violation(report, Check),
+            1615 => (Kind::Other, true),
+            _ => (Kind::Other, false),
+        };
+        let definite = matches!(report.number, 1213 | 1020 | 1305 | 3101 | 8002 | 8005 | 8022 | 8028 | 9007)
+            || (report.number == 1180 && retryable);
+        Failure::new(kind, report.message)
+            .with_code(report.number.to_string())
+            .retryable(retryable)
+            .definite(definite)
+    }
+
+    /// InnoDB undoes the statement alone, or everything; which of the two depends on the error, and after a lock wait
+    /// on the server's configuration.
+    fn after(failure: &Failure) -> Survival {
+        match failure.kind() {
+            FailureKind::Constraint | FailureKind::Other => Survival::Open,
+            _ => Survival::Over,
+        }
+    }
+}
+
+const PUT_LIMITS_BACK: &str = "; SET innodb_lock_wait_timeout = @atomically_lock_wait\
+    /*M! , max_statement_time = @atomically_statement*/\
+    /*!50708 , max_execution_time = @atomically_statement*/";
+
+/// Handler errors 149 (deadlock) and 146 (lock wait) are rolled back before they are reported.
+fn names_a_deadlock(message: &str) -> bool {
+    message.contains("error 149") || message.contains("error 146")
+}
+
+fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
+    let message = report.message;
+    let mut constraint = Constraint::new(kind);
+    match kind {
+        // "Duplicate entry 'x' for key 'name'"; MySQL puts the table before the name.
+        ConstraintKind::Unique => {
+            if let Some(key) = last_between(message, "for key '", "'") {
+                let (table, name) = key.rsplit_once('.').map_or((None, key), |(table, name)| (Some(table), name));
+                constraint.name = Some(name.to_owned());
+                constraint.table = table.map(str::to_owned);
+            }
+        }
+        // "…fails (`db`.`child`, CONSTRAINT `name` FOREIGN KEY (`a`) REFERENCES `parent` (`id`))"
+        ConstraintKind::ForeignKey => {
+            constraint.name = between(message, "CONSTRAINT `", "`").map(str::to_owned);
+            constraint.table = between(message, "`.`", "`").map(str::to_owned);
+            constraint.columns = between(message, "FOREIGN KEY (", ")").map_or_else(Vec::new, names);
+        }
+        // "Column 'a' cannot be null", "Field 'a' doesn't have a default value"
+        ConstraintKind::NotNull => constraint.columns = between(message, "'", "'").map_or_else(Vec::new, names),
+        // MariaDB: "CONSTRAINT `name` failed for `db`.`table`". MySQL: "Check constraint 'name' is violated."
+        // A view: "CHECK OPTION failed `db`.`view`"
+        ConstraintKind::Check | ConstraintKind::Exclusion => {
+            constraint.name = between(message, "CONSTRAINT `", "`")
+                .or_else(|| between(message, "constraint '", "'"))
+                // MariaDB names a column's own check after the table and the column.
+                .map(|name| unquoted(name.rsplit('.').next().unwrap_or(name)).to_owned());
+            constraint.table = between(message, "`.`", "`").map(str::to_owned);
+        }
+    }
+    // Only constraints checked at COMMIT (TiDB's optimistic mode) could answer one, and there nothing says what then.
+    Failure::new(FailureKind::Constraint, message)
+        .with_code(report.number.to_string())
+        .with_constraint(Some(constraint))
+        .definite(false)
+}

@@ -1,0 +1,135 @@
+//! PostgreSQL, and what speaks its protocol: CockroachDB, YugabyteDB.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+use sqlx::Postgres;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+use super::text::{between, names};
+use super::{Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, whole_millis, wire};
+use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
+use crate::lock::RowLock;
+use crate::policy::Plan;
+
+impl Backend for Postgres {}
+impl Sealed for Postgres {}
+wire::wire!(Postgres);
+
+impl Facts for Postgres {
+    fn opening(plan: &Plan, limit: Option<Duration>) -> String {
+        let mut sql = format!("BEGIN ISOLATION LEVEL {}", plan.isolation);
+        if let Some(millis) = limit.map(whole_millis) {
+            let _ = write!(sql, "; SET LOCAL lock_timeout = {millis}; SET LOCAL statement_timeout = {millis}");
+        }
+        sql
+    }
+
+    /// COMMIT answers an aborted transaction with `ROLLBACK` and no error, and no transaction at all with a warning;
+    /// the driver shows neither. SAVEPOINT fails in both cases.
+    fn commit(closing: &Closing) -> Ending {
+        if closing.unwatched {
+            Ending { sql: format!("SAVEPOINT {GUARD}; COMMIT").into(), before_commit: 1 }
+        } else {
+            Ending { sql: "COMMIT".into(), before_commit: 0 }
+        }
+    }
+
+    fn rollback(_closing: &Closing) -> Cow<'static, str> {
+        "ROLLBACK".into()
+    }
+
+    const REFUSED_COMMIT_ENDS_TRANSACTION: bool = true;
+
+    fn lock_clause(lock: RowLock) -> Option<&'static str> {
+        Some(match lock {
+            RowLock::Update => "FOR UPDATE",
+            RowLock::NoKeyUpdate => "FOR NO KEY UPDATE",
+        })
+    }
+
+    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
+        let error = error.try_downcast_ref::<PgDatabaseError>()?;
+        Some(Report {
+            sqlstate: error.code(),
+            message: error.message(),
+            fatal: matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic),
+            constraint: error.constraint(),
+            table: error.table(),
+            column: error.column(),
+            detail: error.detail(),
+            ..Report::default()
+        })
+    }
+
+    /// SQLSTATEs after [PostgreSQL's list](https://www.postgresql.org/docs/current/errcodes-appendix.html); what may
+    /// be run again after its
+    /// [chapter on serialization failures](https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
+    fn classify(report: &Report<'_>) -> Failure {
+        use ConstraintKind::{Check, Exclusion, ForeignKey, NotNull, Unique};
+        use FailureKind as Kind;
+
+        let (kind, retryable) = match report.sqlstate {
+            // 72000 is "snapshot too old"; CR000 is what old versions of CockroachDB say for 40001.
+            "40001" | "40000" | "72000" | "CR000" => (Kind::SerializationFailure, true),
+            "40P01" => (Kind::Deadlock, true),
+            // NOWAIT and lock_timeout share the code: what was sent tells them apart.
+            "55P03" if report.nowait => (Kind::LockNotAvailable, true),
+            "55P03" => (Kind::LockTimeout, true),
+            "57014" | "25P04" => (Kind::StatementTimeout, false),
+            // XXA00 is CockroachDB's "committed, but a schema change failed".
+            "40003" | "08007" | "XXA00" => (Kind::CommitUnknown, false),
+            "25P03" | "57P05" | "57P01" | "57P02" | "08000" | "08003" | "08006" => (Kind::ConnectionLost, true),
+            // 58C00 is CockroachDB's "range unavailable".
+            "57P03" | "53300" | "53000" | "53200" | "08001" | "08004" | "58C00" => (Kind::Unavailable, true),
+            "25006" => (Kind::ReadOnly, true),
+            // 3B001: a savepoint that is gone took the transaction with it.
+            "25P02" | "3B001" => (Kind::Aborted, false),
+            "23505" => return violation(report, Unique),
+            "23P01" => return violation(report, Exclusion),
+            "23503" | "23001" => return violation(report, ForeignKey),
+            "23502" => return violation(report, NotNull),
+            "23514" | "44000" => return violation(report, Check),
+            // A prepared statement outlived a change of its table; it is prepared anew on another connection.
+            "0A000" if report.message.contains("cached plan") => (Kind::Other, true),
+            _ => (Kind::Other, false),
+        };
+        Failure::new(kind, report.message)
+            .with_code(report.sqlstate)
+            .retryable(retryable)
+            .definite(!report.fatal && is_definite(report.sqlstate))
+    }
+
+    fn after(_failure: &Failure) -> Survival {
+        Survival::Over
+    }
+}
+
+fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    let columns = match kind {
+        ConstraintKind::NotNull => report.column.into_iter().map(str::to_owned).collect(),
+        // "Key (a, b)=(1, 2) already exists.", in whatever language.
+        ConstraintKind::Unique | ConstraintKind::ForeignKey => {
+            report.detail.and_then(|detail| between(detail, "(", ")=(")).map_or_else(Vec::new, names)
+        }
+        ConstraintKind::Check | ConstraintKind::Exclusion => Vec::new(),
+    };
+    let constraint =
+        Constraint { name: owned(report.constraint), table: owned(report.table), columns, ..Constraint::new(kind) };
+    Failure::new(FailureKind::Constraint, report.message)
+        .with_code(report.sqlstate)
+        .with_constraint(Some(constraint))
+}
+
+/// Errors of the statement itself: the transaction was aborted by them. What comes from the server's surroundings
+/// (classes 08, 53, 57, 58, XX) may have struck after the commit was made durable.
+fn is_definite(sqlstate: &str) -> bool {
+    match sqlstate {
+        "40003" | "XXA00" => false,
+        "57014" => true,
+        code => matches!(code.get(..2), Some("40" | "23" | "25" | "22" | "42" | "44" | "55" | "P0" | "0A" | "3B")),
+    }
+}

@@ -1,0 +1,144 @@
+//! SQLite.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteError};
+use sqlx::{ConnectOptions as _, Sqlite};
+
+use super::text::names;
+use super::{Backend, Closing, Ending, Facts, Report, Sealed, Survival, whole_millis, wire};
+use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
+use crate::lock::RowLock;
+use crate::policy::Plan;
+
+impl Backend for Sqlite {}
+impl Sealed for Sqlite {}
+wire::wire!(Sqlite);
+
+/// `busy_timeout` as sqlx sets it. A transaction with more time than this leaves it alone.
+const USUAL_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Facts for Sqlite {
+    /// Whoever is going to write says so at once: a deferred transaction that reads first and writes later fails with
+    /// SQLITE_BUSY_SNAPSHOT as soon as anybody else has written, whatever the busy timeout.
+    fn opening(plan: &Plan, limit: Option<Duration>) -> String {
+        let begin = if plan.row_lock.is_some() { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        match limit {
+            // The pragma without a value answers the one to put back.
+            Some(limit) if limit < USUAL_BUSY_TIMEOUT => {
+                format!("PRAGMA busy_timeout; PRAGMA busy_timeout = {}; {begin}", whole_millis(limit))
+            }
+            _ => begin.to_owned(),
+        }
+    }
+
+    fn commit(closing: &Closing) -> Ending {
+        match closing.saved {
+            Some(millis) => Ending { sql: format!("COMMIT; PRAGMA busy_timeout = {millis}").into(), before_commit: 0 },
+            None => Ending { sql: "COMMIT".into(), before_commit: 0 },
+        }
+    }
+
+    /// ROLLBACK comes last: it fails where SQLite has rolled back by itself.
+    fn rollback(closing: &Closing) -> Cow<'static, str> {
+        match closing.saved {
+            Some(millis) => format!("PRAGMA busy_timeout = {millis}; ROLLBACK").into(),
+            None => "ROLLBACK".into(),
+        }
+    }
+
+    /// A COMMIT that finds the database busy can be tried again, so SQLite keeps the transaction open.
+    const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
+
+    fn lock_clause(_lock: RowLock) -> Option<&'static str> {
+        None
+    }
+
+    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
+        let sqlite = error.try_downcast_ref::<SqliteError>()?;
+        let number = error.code()?.parse().ok()?;
+        Some(Report { number, message: DatabaseError::message(sqlite), ..Report::default() })
+    }
+
+    /// Extended result codes after [SQLite's list](https://www.sqlite.org/rescode.html): the low byte is the primary
+    /// code.
+    fn classify(report: &Report<'_>) -> Failure {
+        use ConstraintKind::{Check, ForeignKey, NotNull, Unique};
+        use FailureKind as Kind;
+
+        let (kind, retryable, definite) = match (report.number, report.number & 0xff) {
+            // SQLITE_BUSY_SNAPSHOT, SQLITE_ERROR_SNAPSHOT: only a new transaction helps.
+            (517 | 769, _) => (Kind::SerializationFailure, true, true),
+            // SQLITE_LOCKED is a conflict inside one connection, which no waiting resolves.
+            (6, _) => (Kind::Busy, false, true),
+            // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_PROTOCOL
+            (_, 5 | 6 | 15) => (Kind::Busy, true, true),
+            (2067 | 1555 | 2579, _) => return violation(report, Unique),
+            (787, _) => return violation(report, ForeignKey),
+            (1299, _) => return violation(report, NotNull),
+            (275 | 3091, _) => return violation(report, Check),
+            // SQLITE_CONSTRAINT_COMMITHOOK, SQLITE_ABORT_ROLLBACK
+            (531 | 516, _) => (Kind::Aborted, false, true),
+            (1, _) if ends_unseen(report.message) => (Kind::Aborted, false, true),
+            // SQLITE_INTERRUPT
+            (_, 9) => (Kind::StatementTimeout, false, false),
+            // SQLITE_NOMEM, SQLITE_IOERR_NOMEM, SQLITE_CANTOPEN
+            (_, 7 | 14) | (3082, _) => (Kind::Unavailable, true, false),
+            (_, 8) => (Kind::ReadOnly, false, true),
+            // SQLITE_SCHEMA, SQLITE_ERROR_RETRY
+            (_, 17) | (513, _) => (Kind::Other, true, true),
+            // SQLITE_ERROR, other constraints
+            (_, 1 | 19) => (Kind::Other, false, true),
+            _ => (Kind::Other, false, false),
+        };
+        Failure::new(kind, report.message)
+            .with_code(report.number.to_string())
+            .retryable(retryable)
+            .definite(definite)
+    }
+
+    /// `INSERT OR ROLLBACK`, a full disk and the like end the transaction, and later statements commit by themselves.
+    /// Only a second BEGIN tells: inside a transaction it fails.
+    fn after(failure: &Failure) -> Survival {
+        match failure.kind() {
+            FailureKind::Constraint | FailureKind::Other => Survival::Ask("BEGIN"),
+            _ => Survival::Over,
+        }
+    }
+
+    fn lives_in_its_connection(options: &SqliteConnectOptions) -> bool {
+        let name = options.get_filename().as_os_str();
+        name.is_empty() || name == ":memory:" || options.to_url_lossy().query().is_some_and(|q| q.contains("mode=memory"))
+    }
+}
+
+fn ends_unseen(message: &str) -> bool {
+    message.contains("no transaction is active") || message.contains("no such savepoint")
+}
+
+fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
+    let mut constraint = Constraint::new(kind);
+    // "UNIQUE constraint failed: t.a, t.b", "NOT NULL constraint failed: t.a", "CHECK constraint failed: name"
+    let subject = report.message.split_once("constraint failed: ").map(|(_, subject)| subject);
+    match (kind, subject) {
+        (ConstraintKind::Unique | ConstraintKind::NotNull, Some(list)) => {
+            for name in names(list) {
+                match name.split_once('.') {
+                    Some((table, column)) => {
+                        constraint.table = Some(table.to_owned());
+                        constraint.columns.push(column.to_owned());
+                    }
+                    // "index 'name'", for an index on an expression
+                    None => constraint.name = Some(name.trim_start_matches("index '").to_owned()),
+                }
+            }
+        }
+        (ConstraintKind::Check, Some(name)) => constraint.name = Some(name.to_owned()),
+        _ => {}
+    }
+    Failure::new(FailureKind::Constraint, report.message)
+        .with_code(report.number.to_string())
+        .with_constraint(Some(constraint))
+}

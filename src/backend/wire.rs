@@ -1,0 +1,143 @@
+//! The few operations that the crate itself performs on a connection, with sqlx's bounds hidden behind them.
+//!
+//! They are implemented database by database: over a generic one the compiler cannot show that `&mut Connection` is an
+//! executor without the bounds leaking into every signature above.
+
+use futures_core::future::BoxFuture;
+use sqlx::Database;
+
+/// The answers to a text of one or more statements.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Reply {
+    /// How many statements were answered without an error.
+    pub completed: usize,
+    /// The first column of the first row, where it is an integer.
+    pub integer: Option<i64>,
+    /// What ended the text early.
+    pub error: Option<sqlx::Error>,
+}
+
+/// What a database can be asked to do by the generic code above.
+#[doc(hidden)]
+pub trait Wire: Database<Arguments: Clone> {
+    /// Sends a text of one or more statements in one round trip and reads all answers.
+    fn send_text(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
+
+    /// Runs one statement with its arguments and answers how many rows it touched.
+    fn run_statement(
+        connection: &mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxFuture<'_, Result<u64, sqlx::Error>>;
+}
+
+/// A query taken apart: so that its text can be looked at, and so that it can be run again.
+#[doc(hidden)]
+pub struct WatchedQuery<DB: Database> {
+    sql: sqlx::SqlStr,
+    arguments: Option<DB::Arguments>,
+    statement: Option<DB::Statement>,
+    persistent: bool,
+}
+
+impl<DB: Database> WatchedQuery<DB> {
+    /// Takes a query apart; an error is one of encoding its arguments.
+    pub(crate) fn new<'q>(mut query: impl sqlx::Execute<'q, DB>) -> Result<Self, sqlx::Error> {
+        let arguments = query.take_arguments().map_err(sqlx::Error::Encode)?;
+        let persistent = query.persistent();
+        let statement = query.statement().cloned();
+        Ok(Self { sql: query.sql(), arguments, statement, persistent })
+    }
+
+    pub(crate) fn sql(&self) -> &str {
+        self.sql.as_str()
+    }
+
+    /// Whether the text asks not to wait for locks.
+    pub(crate) fn asks_nowait(&self) -> bool {
+        self.sql().as_bytes().windows(b"NOWAIT".len()).any(|word| word.eq_ignore_ascii_case(b"NOWAIT"))
+    }
+
+    /// Whether the text goes to the server as it is, and so may hold several statements.
+    pub(crate) fn is_plain_text(&self) -> bool {
+        self.arguments.is_none()
+    }
+}
+
+impl<DB: Wire> Clone for WatchedQuery<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            sql: self.sql.clone(),
+            arguments: self.arguments.clone(),
+            statement: self.statement.clone(),
+            persistent: self.persistent,
+        }
+    }
+}
+
+impl<DB: Database> std::fmt::Debug for WatchedQuery<DB> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WatchedQuery").field("sql", &self.sql()).finish_non_exhaustive()
+    }
+}
+
+impl<'q, DB: Database> sqlx::Execute<'q, DB> for WatchedQuery<DB> {
+    fn sql(self) -> sqlx::SqlStr {
+        self.sql
+    }
+
+    fn statement(&self) -> Option<&DB::Statement> {
+        self.statement.as_ref()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<DB::Arguments>, sqlx::error::BoxDynError> {
+        Ok(self.arguments.take())
+    }
+
+    fn persistent(&self) -> bool {
+        self.persistent
+    }
+}
+
+/// Implements [`Wire`] for one of sqlx's databases.
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+macro_rules! wire {
+    ($database:ty) => {
+        impl crate::backend::wire::Wire for $database {
+            fn send_text(
+                connection: &mut Self::Connection,
+                sql: String,
+            ) -> futures_core::future::BoxFuture<'_, crate::backend::wire::Reply> {
+                use futures_util::StreamExt as _;
+                use sqlx::{Executor as _, Row as _};
+
+                Box::pin(async move {
+                    let mut reply =
+                        crate::backend::wire::Reply { completed: 0, integer: None, error: None };
+                    let mut answers = connection.fetch_many(sqlx::raw_sql(sqlx::AssertSqlSafe(sql)));
+                    while let Some(answer) = answers.next().await {
+                        match answer {
+                            Ok(sqlx::Either::Left(_)) => reply.completed += 1,
+                            Ok(sqlx::Either::Right(row)) => {
+                                reply.integer = reply.integer.or_else(|| row.try_get(0).ok());
+                            }
+                            Err(error) => reply.error = Some(error),
+                        }
+                    }
+                    reply
+                })
+            }
+
+            fn run_statement(
+                connection: &mut Self::Connection,
+                statement: crate::backend::wire::WatchedQuery<Self>,
+            ) -> futures_core::future::BoxFuture<'_, Result<u64, sqlx::Error>> {
+                use sqlx::Executor as _;
+
+                Box::pin(async move { Ok(connection.execute(statement).await?.rows_affected()) })
+            }
+        }
+    };
+}
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub(super) use wire;

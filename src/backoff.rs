@@ -1,0 +1,106 @@
+//! Delays between attempts: sequences that never sleep.
+
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+
+/// Exponential backoff with full jitter: each delay is drawn evenly between zero and a ceiling that grows.
+///
+/// # Default
+///
+/// - first ceiling: 2 ms
+/// - factor: 2
+/// - highest ceiling: 250 ms
+///
+/// # Why full jitter, from the first retry on?
+///
+/// Transactions that collided once were in step. A fixed pause, or a jitter that is only added on top of one, keeps
+/// them in step, and they collide again. Drawing from the whole range spreads them out at once, and spends the least
+/// total work for a given load
+/// ([measurements](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/)).
+///
+/// # Why milliseconds?
+///
+/// A conflict on a row lasts as long as the other transaction, not as long as an outage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    first: Duration,
+    factor: u32,
+    max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_millis(2), factor: 2, max: Duration::from_millis(250) }
+    }
+}
+
+impl Backoff {
+    /// A backoff whose ceiling starts at `first`, doubles with each attempt and stops growing at `max`.
+    #[must_use]
+    pub const fn exponential(first: Duration, max: Duration) -> Self {
+        Self { first, factor: 2, max }
+    }
+
+    /// A backoff that never waits.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { first: Duration::ZERO, factor: 1, max: Duration::ZERO }
+    }
+
+    /// By how much the ceiling grows from one attempt to the next; 1 keeps it, 0 counts as 1.
+    #[must_use]
+    pub const fn factor(mut self, factor: u32) -> Self {
+        self.factor = if factor == 0 { 1 } else { factor };
+        self
+    }
+
+    /// The ceilings of the delays, in order: one for each retry, without end.
+    pub fn ceilings(self) -> impl Iterator<Item = Duration> + Send {
+        let Self { first, factor, max } = self;
+        std::iter::successors(Some(first.min(max)), move |ceiling| Some(ceiling.saturating_mul(factor).min(max)))
+    }
+
+    /// The delays themselves, drawn from `rng`.
+    pub fn delays<R: Rng + Send>(self, mut rng: R) -> impl Iterator<Item = Duration> + Send {
+        self.ceilings().map(move |ceiling| {
+            let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
+            Duration::from_nanos(rng.random_range(0..=nanos))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn ceilings_double_up_to_the_highest() {
+        let millis: Vec<_> = Backoff::default().ceilings().take(9).map(|d| d.as_millis()).collect();
+        assert_eq!(millis, [2, 4, 8, 16, 32, 64, 128, 250, 250]);
+    }
+
+    #[test]
+    fn delays_fill_the_whole_range_and_never_leave_it() {
+        let backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_millis(100));
+        let delays: Vec<_> = backoff.delays(StdRng::seed_from_u64(7)).take(1000).collect();
+        assert!(delays.iter().all(|delay| *delay <= Duration::from_millis(100)));
+        assert!(delays.iter().any(|delay| *delay < Duration::from_millis(5)));
+        assert!(delays.iter().any(|delay| *delay > Duration::from_millis(95)));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_delays() {
+        let draw = || Backoff::default().delays(StdRng::seed_from_u64(1)).take(20).collect::<Vec<_>>();
+        assert_eq!(draw(), draw());
+    }
+
+    #[test]
+    fn no_ceiling_overflows() {
+        let backoff = Backoff::exponential(Duration::MAX, Duration::MAX).factor(u32::MAX);
+        assert_eq!(backoff.ceilings().nth(100), Some(Duration::MAX));
+        assert!(backoff.delays(StdRng::seed_from_u64(1)).nth(3).is_some());
+    }
+}

@@ -1,0 +1,271 @@
+//! The crate's error.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use crate::failure::{Constraint, Failure, FailureKind};
+
+/// Why a unit of work did not commit.
+///
+/// # Why one opaque type?
+///
+/// A unit may end for many reasons, but its callers act in few ways: try later, tell the user, raise an alarm. So there
+/// is one type with a [`kind`](Self::kind) and predicates, rather than an enum whose every payload is a promise. The
+/// predicates about causes (`is_conflict`, `is_lock_timeout`, …) look at the *last failure*, also when it was running
+/// out of attempts or of time that ended the unit; `kind` says how it ended.
+///
+/// An error that says [`is_exhausted`](Self::is_exhausted) is final: do not wrap it into a loop of your own, the time
+/// that was granted has been spent.
+///
+/// ```
+/// # use atomically::Error;
+/// fn http_status(error: &Error) -> u16 {
+///     match () {
+///         () if error.constraint().is_some() => 409,
+///         () if error.is_exhausted() || error.is_unavailable() => 503,
+///         () => 500,
+///     }
+/// }
+/// assert_eq!(http_status(&Error::from(sqlx::Error::PoolTimedOut)), 503);
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    failure: Option<Failure>,
+    spent: Option<Spent>,
+    source: Option<sqlx::Error>,
+    swallowed: bool,
+}
+
+/// What a run had used up when it ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spent {
+    pub(crate) attempts: u32,
+    pub(crate) elapsed: Duration,
+}
+
+/// How a unit of work ended without a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Every attempt that was granted met a failure worth another one.
+    Exhausted,
+    /// The deadline passed first.
+    DeadlineExceeded,
+    /// The database gave up on this transaction because of others, and the strategy does not run it again.
+    Conflict,
+    /// A lock was not granted in time, and the strategy does not run the unit again.
+    LockTimeout,
+    /// A lock asked for with `NOWAIT` was held by somebody else.
+    LockNotAvailable,
+    /// The server ended a statement that ran too long.
+    StatementTimeout,
+    /// A constraint was violated.
+    Constraint,
+    /// The connection broke before a commit was sent.
+    ConnectionLost,
+    /// A commit was sent and its answer never came: it may have been stored, or not. Never run such a unit again
+    /// blindly.
+    CommitUnknown,
+    /// No connection was to be had, or the server is starting, stopping or short of something.
+    Unavailable,
+    /// The server takes no writes.
+    ReadOnly,
+    /// The unit of work misused its transaction, or something ended it underneath; the message says what.
+    Aborted,
+    /// Anything else, as the database or the driver said it.
+    Database,
+}
+
+impl From<FailureKind> for ErrorKind {
+    fn from(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::SerializationFailure
+            | FailureKind::Deadlock
+            | FailureKind::StaleVersion
+            | FailureKind::Busy => Self::Conflict,
+            FailureKind::LockTimeout => Self::LockTimeout,
+            FailureKind::LockNotAvailable => Self::LockNotAvailable,
+            FailureKind::StatementTimeout => Self::StatementTimeout,
+            FailureKind::Constraint => Self::Constraint,
+            FailureKind::ConnectionLost => Self::ConnectionLost,
+            FailureKind::CommitUnknown => Self::CommitUnknown,
+            FailureKind::Unavailable => Self::Unavailable,
+            FailureKind::ReadOnly => Self::ReadOnly,
+            FailureKind::Aborted => Self::Aborted,
+            FailureKind::Other => Self::Database,
+        }
+    }
+}
+
+impl Error {
+    fn new(kind: ErrorKind, failure: Option<Failure>, spent: Option<Spent>) -> Self {
+        Self(Box::new(Inner { kind, failure, spent, source: None, swallowed: false }))
+    }
+
+    pub(crate) fn failed(failure: Failure, spent: Option<Spent>) -> Self {
+        Self::new(failure.kind().into(), Some(failure), spent)
+    }
+
+    /// A failure that the unit of work hid by returning `Ok`.
+    pub(crate) fn swallowed(failure: Failure, spent: Spent) -> Self {
+        let mut error = Self::failed(failure, Some(spent));
+        error.0.swallowed = true;
+        error
+    }
+
+    pub(crate) fn exhausted(last: Failure, spent: Spent) -> Self {
+        Self::new(ErrorKind::Exhausted, Some(last), Some(spent))
+    }
+
+    pub(crate) fn deadline_exceeded(last: Option<Failure>, spent: Spent) -> Self {
+        Self::new(ErrorKind::DeadlineExceeded, last, Some(spent))
+    }
+
+    /// A transactor that is not of this crate said that its unit was done, and never ran it.
+    pub(crate) fn transactor_broke_its_contract() -> Self {
+        let message = "the transactor reported an end that its unit of work does not know of";
+        Self::failed(Failure::new(FailureKind::Aborted, message), None)
+    }
+
+    /// A driver's error that says nothing about the database: a row that was not found, a value that did not decode.
+    pub(crate) fn driver(source: sqlx::Error, failure: Option<Failure>) -> Self {
+        let kind = failure.as_ref().map_or(ErrorKind::Database, |failure| failure.kind().into());
+        let mut error = Self::new(kind, failure, None);
+        error.0.source = Some(source);
+        error
+    }
+
+    /// How the unit ended.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The last thing that went wrong in the database, where there is one.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        self.0.failure.as_ref()
+    }
+
+    /// The constraint that was violated, where that was the last failure.
+    #[must_use]
+    pub fn constraint(&self) -> Option<&Constraint> {
+        self.failure()?.constraint()
+    }
+
+    /// How many attempts were made, the first included; 0 where none began. `None` where no run was involved.
+    #[must_use]
+    pub fn attempts(&self) -> Option<u32> {
+        self.0.spent.map(|spent| spent.attempts)
+    }
+
+    /// How long the run took in all. `None` where no run was involved.
+    #[must_use]
+    pub fn elapsed(&self) -> Option<Duration> {
+        self.0.spent.map(|spent| spent.elapsed)
+    }
+
+    /// Whether the run used up what it was granted, be it attempts or time.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Exhausted | ErrorKind::DeadlineExceeded)
+    }
+
+    /// Whether the deadline ended the run.
+    #[must_use]
+    pub fn is_deadline_exceeded(&self) -> bool {
+        self.kind() == ErrorKind::DeadlineExceeded
+    }
+
+    /// Whether the unit may or may not have been stored.
+    #[must_use]
+    pub fn is_commit_unknown(&self) -> bool {
+        self.kind() == ErrorKind::CommitUnknown
+    }
+
+    /// Whether other transactions on the same rows were the last thing in the way.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        self.failure().is_some_and(|failure| failure.kind().is_conflict())
+    }
+
+    /// Whether the last failure was a lock that was not granted in time.
+    #[must_use]
+    pub fn is_lock_timeout(&self) -> bool {
+        self.failed_with(FailureKind::LockTimeout)
+    }
+
+    /// Whether the last failure was a lock refused at once, as `NOWAIT` asks.
+    #[must_use]
+    pub fn is_lock_not_available(&self) -> bool {
+        self.failed_with(FailureKind::LockNotAvailable)
+    }
+
+    /// Whether the last failure was that no connection could be had or the server was not ready.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        self.failed_with(FailureKind::Unavailable)
+    }
+
+    /// Whether the transaction was refused a commit because it had failed, was misused or had ended underneath.
+    #[must_use]
+    pub fn is_aborted(&self) -> bool {
+        self.failed_with(FailureKind::Aborted)
+    }
+
+    fn failed_with(&self, kind: FailureKind) -> bool {
+        self.failure().is_some_and(|failure| failure.kind() == kind)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Error");
+        debug.field("kind", &self.0.kind).field("failure", &self.0.failure);
+        if let Some(Spent { attempts, elapsed }) = self.0.spent {
+            debug.field("attempts", &attempts).field("elapsed", &elapsed);
+        }
+        if let Some(source) = &self.0.source {
+            debug.field("source", source);
+        }
+        debug.finish()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, failure, spent, source, swallowed } = &*self.0;
+        match (kind, spent) {
+            (ErrorKind::Exhausted, Some(spent)) => write!(f, "gave up after {spent}")?,
+            (ErrorKind::DeadlineExceeded, Some(spent)) => write!(f, "deadline passed after {spent}")?,
+            _ if *swallowed => f.write_str("the unit of work returned Ok, but a statement had failed and nothing was stored")?,
+            _ => {
+                return match (failure, source) {
+                    (Some(failure), _) => failure.fmt(f),
+                    (None, Some(source)) => source.fmt(f),
+                    (None, None) => f.write_str("the unit of work did not commit"),
+                };
+            }
+        }
+        match failure {
+            Some(failure) => write!(f, ": {failure}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.attempts == 1 { "" } else { "s" };
+        write!(f, "{} attempt{plural} in {:.1?}", self.attempts, self.elapsed)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_ref().map(|source| source as &(dyn StdError + 'static))
+    }
+}

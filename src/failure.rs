@@ -1,0 +1,217 @@
+//! What the database said, classified.
+//!
+//! A [`Failure`] is the word that the layers share: a backend makes it out of a driver's error, a transaction
+//! remembers it, a strategy judges it, an [`Error`](crate::Error) reports it.
+
+use std::fmt;
+
+/// What went wrong in a transaction, and whether running the whole unit of work again can help.
+///
+/// Holds text and plain data only: the driver's own error went to the unit of work that caused it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    kind: FailureKind,
+    retryable: bool,
+    definite: bool,
+    code: Option<String>,
+    message: String,
+    constraint: Option<Constraint>,
+}
+
+/// The class of a [`Failure`], the same on every database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// The database could not fit this transaction into a serial order with the others (PostgreSQL 40001, MariaDB
+    /// 1020, SQLite 517).
+    SerializationFailure,
+    /// The database ended this transaction to break a cycle of transactions waiting for each other.
+    Deadlock,
+    /// A row that was expected once was not there: somebody changed its version since it was read.
+    StaleVersion,
+    /// SQLite: another connection is writing, and `busy_timeout` has passed.
+    Busy,
+    /// A lock was not granted within the time limit.
+    LockTimeout,
+    /// A lock was asked for with `NOWAIT` and somebody else held it.
+    LockNotAvailable,
+    /// The server ended the statement because it ran too long or was cancelled.
+    StatementTimeout,
+    /// A constraint was violated; [`Failure::constraint`] says which.
+    Constraint,
+    /// The connection broke while no commit was in flight: nothing was stored.
+    ConnectionLost,
+    /// The connection broke, or time ran out, while a commit was in flight: nobody knows whether it was stored.
+    CommitUnknown,
+    /// The server or the pool had no connection to give, is starting, stopping or out of some resource.
+    Unavailable,
+    /// The server or the transaction only reads: after a failover, or because it was asked to.
+    ReadOnly,
+    /// The transaction had ended before its commit was due: an earlier error, a statement whose future was dropped,
+    /// an implicit commit.
+    Aborted,
+    /// Anything else that the database refuses.
+    Other,
+}
+
+impl FailureKind {
+    /// Whether this failure is caused by other transactions at work on the same rows.
+    #[must_use]
+    pub const fn is_conflict(self) -> bool {
+        matches!(
+            self,
+            Self::SerializationFailure | Self::Deadlock | Self::StaleVersion | Self::Busy | Self::LockTimeout
+        )
+    }
+
+    const fn describe(self) -> &'static str {
+        match self {
+            Self::SerializationFailure => "serialization failure",
+            Self::Deadlock => "deadlock",
+            Self::StaleVersion => "stale version",
+            Self::Busy => "database busy",
+            Self::LockTimeout => "lock timeout",
+            Self::LockNotAvailable => "lock not available",
+            Self::StatementTimeout => "statement timeout",
+            Self::Constraint => "constraint violation",
+            Self::ConnectionLost => "connection lost",
+            Self::CommitUnknown => "outcome of the commit unknown",
+            Self::Unavailable => "database unavailable",
+            Self::ReadOnly => "read only",
+            Self::Aborted => "transaction aborted",
+            Self::Other => "database error",
+        }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.describe())
+    }
+}
+
+impl Failure {
+    /// A failure as a backend or the transaction itself found it: not worth another attempt, and final if it
+    /// answered a commit, unless said otherwise.
+    pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, retryable: false, definite: true, code: None, message: message.into(), constraint: None }
+    }
+
+    pub(crate) fn with_code(mut self, code: impl Into<String>) -> Self {
+        self.code = Some(code.into());
+        self
+    }
+
+    pub(crate) fn retryable(mut self, retryable: bool) -> Self {
+        self.retryable = retryable;
+        self
+    }
+
+    pub(crate) fn definite(mut self, definite: bool) -> Self {
+        self.definite = definite;
+        self
+    }
+
+    pub(crate) fn with_constraint(mut self, constraint: Option<Constraint>) -> Self {
+        self.constraint = constraint;
+        self
+    }
+
+    /// The same failure as the answer to a commit that nobody can tell the end of.
+    pub(crate) fn into_commit_unknown(self) -> Self {
+        Self { kind: FailureKind::CommitUnknown, retryable: false, definite: false, ..self }
+    }
+
+    /// The class of the failure.
+    #[must_use]
+    pub const fn kind(&self) -> FailureKind {
+        self.kind
+    }
+
+    /// Whether the whole unit of work, run again in a new transaction, may succeed.
+    ///
+    /// A fact about the failure, not a decision: the strategy decides.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        self.retryable
+    }
+
+    /// Whether this failure, as the answer to a commit, proves that nothing was stored.
+    pub(crate) const fn is_definite(&self) -> bool {
+        self.definite
+    }
+
+    /// The database's own code: an SQLSTATE on PostgreSQL, an error number on MySQL and MariaDB, an extended result
+    /// code on SQLite. `None` where no server spoke.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
+    /// What the database said, in its own words.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The constraint that was violated, for [`FailureKind::Constraint`].
+    #[must_use]
+    pub fn constraint(&self) -> Option<&Constraint> {
+        self.constraint.as_ref()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.code {
+            Some(code) => write!(f, "{} ({code}): {}", self.kind, self.message),
+            None => write!(f, "{}: {}", self.kind, self.message),
+        }
+    }
+}
+
+/// A violated constraint: its kind and, as far as the database tells, its name, table and columns.
+///
+/// # What each database tells
+///
+/// | | name | table | columns |
+/// |---|---|---|---|
+/// | PostgreSQL | all but not-null | all | unique, foreign key, not-null |
+/// | MySQL, MariaDB | unique, foreign key, check | foreign key, check (MariaDB) | foreign key, not-null |
+/// | SQLite | check | unique, not-null | unique, not-null |
+///
+/// MySQL, MariaDB and SQLite only say it in the text of the message, from which it is read here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Constraint {
+    /// Which rule was broken.
+    pub kind: ConstraintKind,
+    /// The name of the constraint, or of the index that guards it.
+    pub name: Option<String>,
+    /// The table that the constraint belongs to.
+    pub table: Option<String>,
+    /// The columns that it is about, in the order in which the database named them.
+    pub columns: Vec<String>,
+}
+
+impl Constraint {
+    pub(crate) const fn new(kind: ConstraintKind) -> Self {
+        Self { kind, name: None, table: None, columns: Vec::new() }
+    }
+}
+
+/// The rule that a statement broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConstraintKind {
+    /// A primary key or unique constraint: there is such a row already.
+    Unique,
+    /// A foreign key: the parent is not there, or children still are.
+    ForeignKey,
+    /// A column that must have a value got none.
+    NotNull,
+    /// A `CHECK` expression (or a strict column type, or a view's check option) was false.
+    Check,
+    /// PostgreSQL's exclusion constraint.
+    Exclusion,
+}

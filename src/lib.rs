@@ -1,0 +1,92 @@
+//! Concurrent database updates that are correct, and fast under contention.
+//!
+//! A *unit of work* is an async closure with your own sqlx queries in it. A *transactor* runs it as one transaction of
+//! PostgreSQL, MySQL/MariaDB or SQLite, under a *strategy* that is picked in one place: it locks, checks versions or
+//! relies on serializable isolation; it runs the unit again when concurrency got in its way; and it tells apart what
+//! callers must tell apart.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
+//! use atomically::{Pessimistic, TransactorExt};
+//!
+//! # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+//! # sqlx::query("CREATE TABLE event (id INTEGER PRIMARY KEY, seats INTEGER)").execute(&pool).await?;
+//! # sqlx::query("INSERT INTO event VALUES (1, 100)").execute(&pool).await?;
+//! let db = Pessimistic::default().on(&pool);
+//!
+//! let left: i64 = db
+//!     .run(async |tx| {
+//!         let seats: i64 = sqlx::query_scalar(tx.for_update("SELECT seats FROM event WHERE id = 1"))
+//!             .fetch_one(&mut *tx)
+//!             .await?;
+//!         sqlx::query("UPDATE event SET seats = $1 WHERE id = 1").bind(seats - 1).execute(&mut *tx).await?;
+//!         Ok::<_, atomically::Error>(seats - 1)
+//!     })
+//!     .await?;
+//! assert_eq!(left, 99);
+//! # Ok(()) }
+//! ```
+//!
+//! # How to read these pages
+//!
+//! - [`TransactorExt::run`] runs a unit of work; [`Tx`] is what it runs on.
+//! - [`Pessimistic`], [`Optimistic`], [`Atomic`] and [`Serializable`] are the strategies; [`Strategy`] is how to write
+//!   one.
+//! - [`Error`] says why a unit did not commit; [`Failure`] is what the database said.
+//! - The [`guide`] argues: which strategy when, and what each failure means for you.
+//!
+//! # What it promises
+//!
+//! 1. *No lost update* under any of its strategies.
+//! 2. *No double effect*: a commit whose outcome is unknown is never blindly run again.
+//! 3. *No silent loss*: a transaction that the database has given up never reports success.
+//! 4. *No stuck worker*: every wait has a limit; a dropped future leaves neither a lock nor a dirty connection behind.
+//! 5. *No starvation*: a unit commits, or gets its typed error, within its deadline.
+//!
+//! # What it does not do
+//!
+//! It is no query builder and no ORM: queries are sqlx's. It does not pool: the pool is sqlx's. It does not coordinate
+//! databases with each other.
+//!
+//! # Features
+//!
+//! | feature | what for | what it adds |
+//! |---|---|---|
+//! | `postgres` | PostgreSQL and what speaks its protocol | `sqlx/postgres` |
+//! | `mysql` | MySQL, MariaDB and what speaks their protocol | `sqlx/mysql` |
+//! | `sqlite` | SQLite | `sqlx/sqlite` |
+//!
+//! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(all(feature = "postgres", feature = "mysql", feature = "sqlite")),
+    allow(dead_code, reason = "helpers of the databases that are left out")
+)]
+
+// Words: plain data, no I/O, no database.
+mod error;
+mod failure;
+mod isolation;
+mod lock;
+mod backoff;
+mod policy;
+// Facts about databases.
+mod backend;
+// One attempt.
+mod tx;
+// Many attempts.
+mod transactor;
+mod strategy;
+// Essays.
+pub mod guide;
+
+pub use backend::Backend;
+pub use backoff::Backoff;
+pub use error::{Error, ErrorKind};
+pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
+pub use isolation::Isolation;
+pub use lock::RowLock;
+pub use policy::{Plan, Strategy, Verdict};
+pub use strategy::{Atomic, Optimistic, Pessimistic, Serializable};
+pub use transactor::{Ended, PoolTransactor, Transactor, TransactorExt, Unit, Wish};
+pub use tx::{Tx, TxFn};

@@ -1,0 +1,66 @@
+use sqlx::Pool;
+
+use crate::backend::{Backend, WatchedQuery};
+use crate::isolation::Isolation;
+use crate::policy::{Plan, Strategy};
+use crate::transactor::PoolTransactor;
+
+/// Lets the database compute: one statement that reads and writes at once (`SET stock = stock - 1`).
+///
+/// # When to use
+///
+/// The new value is an expression of the old one, and the rule that guards it fits in the `WHERE`
+/// (`AND stock >= 1`). A single statement goes through [`PoolTransactor::apply`], without BEGIN and COMMIT; several that
+/// belong together are a unit like any other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Atomic;
+
+impl Atomic {
+    /// Binds the strategy to a pool.
+    #[must_use]
+    pub fn on<DB: Backend>(self, pool: &Pool<DB>) -> PoolTransactor<DB, Self> {
+        PoolTransactor::new(self, pool)
+    }
+}
+
+impl Strategy for Atomic {
+    fn plan(&self, _attempt: u32) -> Plan {
+        Plan::new(Isolation::ReadCommitted)
+    }
+}
+
+impl<DB: Backend> PoolTransactor<DB, Atomic> {
+    /// Runs one statement as its own transaction, in one round trip, and answers how many rows it touched.
+    ///
+    /// ```
+    /// # use atomically::Atomic;
+    /// # async fn example(pool: &sqlx::SqlitePool) -> Result<(), atomically::Error> {
+    /// let db = Atomic::default().on(pool);
+    /// let sold = db
+    ///     .apply(sqlx::query("UPDATE product SET stock = stock - 1 WHERE id = $1 AND stock >= 1").bind(7))
+    ///     .await?;
+    /// if sold == 0 {
+    ///     println!("sold out");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The statement runs at the isolation level of its session, and runs again when a conflict undid it.
+    ///
+    /// # Why only here?
+    ///
+    /// The other strategies promise something about the transaction around a statement, and here there is none.
+    ///
+    /// # Errors
+    ///
+    /// As those of a unit of work. A connection that breaks while the statement is in flight, or a deadline that passes
+    /// then, leaves a [commit unknown](crate::Error::is_commit_unknown): nothing tells the statement from its commit.
+    ///
+    /// # Cancellation
+    ///
+    /// The statement may or may not be stored. The connection is closed.
+    pub async fn apply<'q>(&self, query: impl sqlx::Execute<'q, DB>) -> Result<u64, crate::Error> {
+        self.run_statement(WatchedQuery::new(query)?).await
+    }
+}

@@ -1,0 +1,291 @@
+//! Many attempts: what runs units of work.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::Pool;
+
+use crate::backend::{Backend, WatchedQuery};
+use crate::backoff::Backoff;
+use crate::error::Error;
+use crate::policy::Strategy;
+use crate::tx::{Tx, TxFn};
+
+mod attempt;
+mod options;
+mod trial;
+
+use attempt::until_done;
+use options::Options;
+use trial::{StatementTrial, UnitTrial};
+
+/// What can be run as one transaction, again and again until it commits.
+///
+/// The contract between a transactor and a unit of work; users write async closures, from which
+/// [`TransactorExt::run`] makes one.
+#[async_trait]
+pub trait Unit<DB: Backend>: Send {
+    /// Runs the unit once, on a transaction of its own, and says what it wants to become of it.
+    ///
+    /// May be called several times; nothing of one call may show in the next.
+    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish;
+}
+
+/// What a unit of work wants to become of its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use]
+pub enum Wish {
+    /// The unit returned `Ok`.
+    Commit,
+    /// The unit returned an error of its own.
+    RollBack,
+}
+
+/// How a run ended that did what its unit wished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use]
+pub enum Ended {
+    /// The unit's last attempt is stored.
+    Committed,
+    /// The unit's last attempt was rolled back because it returned an error of its own.
+    RolledBack,
+}
+
+/// Runs units of work, each as one transaction, under a strategy.
+///
+/// This is the contract between transactors and the crate, object-safe so that an application can hold an
+/// `Arc<dyn Transactor<DB>>` and choose the strategy at run time. Its users call [`TransactorExt::run`].
+#[async_trait]
+pub trait Transactor<DB: Backend>: Send + Sync {
+    /// Runs the unit until it commits, ends with an error of its own, or may not be run again.
+    ///
+    /// # Errors
+    ///
+    /// Why the unit did not commit, other than by its own wish.
+    async fn transact(&self, unit: &mut dyn Unit<DB>) -> Result<Ended, Error>;
+}
+
+/// What users do with a [`Transactor`].
+#[async_trait]
+pub trait TransactorExt<DB: Backend>: Transactor<DB> {
+    /// Runs an async closure as one transaction, and runs it again when concurrency got in its way.
+    ///
+    /// The closure's `Ok` commits, its `Err` rolls back and comes back as it is. Each attempt runs a fresh clone of the
+    /// closure in a new transaction, so nothing leaks from one attempt into the next; a closure that changes what it
+    /// captures does not compile. What it does *outside* of its transaction is done once per attempt.
+    ///
+    /// ```
+    /// # use atomically::{Optimistic, TransactorExt};
+    /// # async fn example(pool: &sqlx::SqlitePool) -> Result<(), atomically::Error> {
+    /// let db = Optimistic::default().on(pool);
+    /// let id = 7;
+    /// let stock: i64 = db
+    ///     .run(async |tx| {
+    ///         let (stock, version): (i64, i64) = sqlx::query_as("SELECT stock, version FROM product WHERE id = $1")
+    ///             .bind(id)
+    ///             .fetch_one(&mut *tx)
+    ///             .await?;
+    ///         let done = sqlx::query("UPDATE product SET stock = $1, version = version + 1 WHERE id = $2 AND version = $3")
+    ///             .bind(stock - 1)
+    ///             .bind(id)
+    ///             .bind(version)
+    ///             .execute(&mut *tx)
+    ///             .await?;
+    ///         tx.expect_one(done.rows_affected())?;
+    ///         Ok::<_, atomically::Error>(stock - 1)
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The closure's own error; or this crate's, turned into the closure's error type, when the database or the
+    /// deadline stood in the way.
+    ///
+    /// # Panics
+    ///
+    /// When the closure does; the transaction is rolled back. Also outside of a Tokio runtime.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time. Before the commit was sent, nothing is stored and the connection is closed; a commit
+    /// that was sent is finished in the background.
+    async fn run<F, T, E>(&self, unit: F) -> Result<T, E>
+    where
+        F: Clone
+            + Send
+            + Sync
+            + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+            + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+        E: From<Error> + Send,
+        T: Send;
+}
+
+#[async_trait]
+impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
+    async fn run<F, T, E>(&self, unit: F) -> Result<T, E>
+    where
+        F: Clone
+            + Send
+            + Sync
+            + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+            + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+        E: From<Error> + Send,
+        T: Send,
+    {
+        let mut unit = Closure { body: unit, output: None };
+        let ended = self.transact(&mut unit).await;
+        match (ended, unit.output) {
+            (Ok(Ended::Committed), Some(Ok(value))) => Ok(value),
+            (Ok(Ended::RolledBack), Some(Err(error))) => Err(error),
+            (Err(error), _) => Err(error.into()),
+            (Ok(_), _) => Err(Error::transactor_broke_its_contract().into()),
+        }
+    }
+}
+
+/// A closure as a unit, with the output of its last attempt.
+struct Closure<F, T, E> {
+    body: F,
+    output: Option<Result<T, E>>,
+}
+
+#[async_trait]
+impl<DB, F, T, E> Unit<DB> for Closure<F, T, E>
+where
+    DB: Backend,
+    F: Clone
+        + Send
+        + Sync
+        + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+    E: Send,
+    T: Send,
+{
+    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish {
+        self.output = None;
+        let output = (self.body.clone())(tx).await;
+        let wish = if output.is_ok() { Wish::Commit } else { Wish::RollBack };
+        self.output = Some(output);
+        wish
+    }
+}
+
+/// A strategy bound to a pool: the transactor that applications use.
+///
+/// Made by the `on` of a strategy (`Pessimistic::default().on(&pool)`), or by [`new`](Self::new) for one of your own.
+/// Cloning is cheap, and clones share the pool.
+///
+/// # Default
+///
+/// - attempts: 50, the first included
+/// - deadline: 10 s for all attempts together; it is what normally ends a unit
+/// - backoff: [`Backoff::default`]
+///
+/// # The pool
+///
+/// The round trip that sqlx spends on testing a connection each time it leaves the pool
+/// ([`test_before_acquire`](sqlx::pool::PoolOptions::test_before_acquire)) is left out: a BEGIN that meets a dead
+/// connection has done nothing and is sent on another one, without counting as an attempt. That also leaves out the
+/// pool's `before_acquire` callback. If yours has one, either set `test_before_acquire(false)` on the pool, as sqlx
+/// recommends next to such a callback, or say [`run_before_acquire`](Self::run_before_acquire) here.
+pub struct PoolTransactor<DB: Backend, S> {
+    pool: Pool<DB>,
+    strategy: Arc<S>,
+    options: Options,
+}
+
+impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
+    /// Binds a strategy to a pool.
+    #[must_use]
+    pub fn new(strategy: S, pool: &Pool<DB>) -> Self {
+        Self { pool: pool.clone(), strategy: Arc::new(strategy), options: Options::default() }
+    }
+
+    /// How many attempts a unit gets, the first included; 0 counts as 1.
+    #[must_use]
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.options.attempts = attempts.max(1);
+        self
+    }
+
+    /// How long a unit may take: all attempts, waits for locks and connections, delays and the commit together.
+    ///
+    /// The server is told what is left of it, as its limit for lock waits and statements; the client keeps it too,
+    /// because a server that has stalled says nothing. A commit that is not answered by then is
+    /// [unknown](Error::is_commit_unknown).
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.options.deadline = deadline;
+        self
+    }
+
+    /// The delays between attempts.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.options.backoff = backoff;
+        self
+    }
+
+    /// Draws the delays between attempts from this seed instead of from the operating system: for tests.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.options.seed = Some(seed);
+        self
+    }
+
+    /// Has the pool test its connections and run its `before_acquire` callback each time, at the price of a round trip
+    /// where it does test them.
+    #[must_use]
+    pub fn run_before_acquire(mut self) -> Self {
+        self.options.before_acquire = true;
+        self
+    }
+
+    /// The pool that the transactor takes its connections from.
+    #[must_use]
+    pub fn pool(&self) -> &Pool<DB> {
+        &self.pool
+    }
+}
+
+impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
+    /// One statement as its own transaction; answers how many rows it touched.
+    pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
+        let mut statement = StatementTrial { pool: &self.pool, query };
+        until_done(&*self.strategy, &self.options, &mut statement).await
+    }
+}
+
+#[async_trait]
+impl<DB: Backend, S: Strategy> Transactor<DB> for PoolTransactor<DB, S> {
+    async fn transact(&self, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
+        let before_acquire = self.options.before_acquire;
+        let mut unit = UnitTrial { pool: &self.pool, before_acquire, unit };
+        until_done(&*self.strategy, &self.options, &mut unit).await
+    }
+}
+
+// Not derived: that would ask for `DB: Clone`.
+impl<DB: Backend, S> Clone for PoolTransactor<DB, S> {
+    fn clone(&self) -> Self {
+        Self { pool: self.pool.clone(), strategy: self.strategy.clone(), options: self.options.clone() }
+    }
+}
+
+impl<DB: Backend, S: Strategy> fmt::Debug for PoolTransactor<DB, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolTransactor")
+            .field("database", &DB::NAME)
+            .field("strategy", &self.strategy)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+// Applications hold transactors as `Arc<dyn Transactor<DB>>`.
+#[cfg(test)]
+fn _object_safe<DB: Backend>(_: &dyn Transactor<DB>, _: &dyn Unit<DB>) {}

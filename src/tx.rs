@@ -1,0 +1,178 @@
+//! One attempt: a transaction that remembers.
+
+use std::fmt;
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
+
+use crate::backend::{Backend, Closing, failure_of};
+use crate::error::Error;
+use crate::failure::{Failure, FailureKind};
+use crate::policy::Plan;
+
+mod body;
+mod ending;
+mod executor;
+mod journal;
+mod session;
+mod shield;
+
+pub use body::TxFn;
+pub(crate) use ending::Commit;
+use journal::{Journal, failure_or_other};
+pub(crate) use session::Session;
+pub(crate) use shield::Shield;
+
+/// An open transaction: what a unit of work runs its queries on.
+///
+/// `&mut Tx<Postgres>`, `&mut Tx<MySql>` and `&mut Tx<Sqlite>` are [`sqlx::Executor`]s, so sqlx's queries run on it as
+/// they are (`.fetch_one(&mut *tx)`), and it can be handed on (`helper(tx).await`).
+///
+/// # It remembers
+///
+/// Every statement and every database error passes through it. Once a statement has failed in a way that the
+/// transaction cannot survive, later statements answer the root cause without being sent, and no commit happens,
+/// whatever the unit of work returns. This is not pedantry: PostgreSQL answers the COMMIT of a failed transaction with
+/// `ROLLBACK` and no error, and MariaDB goes on in autocommit mode after a deadlock, so that half of a unit is stored.
+/// The memory also means that an error can be wrapped, turned into a string or thrown away without hiding a conflict
+/// from the loop that retries.
+///
+/// # Constraint violations
+///
+/// MySQL, MariaDB and SQLite undo the statement alone and go on; PostgreSQL ends the transaction. A unit that wants to
+/// go on after one everywhere asks first (`ON CONFLICT`, `INSERT IGNORE`) instead of trying.
+///
+/// # Statements that are dropped
+///
+/// Dropping a statement's future before it is done (`timeout`, `select!`) does not stop the statement: it runs on in
+/// the server, and its answer would be taken for the next one's. The transaction is over from then on. Dropping a
+/// *stream* between two rows is fine.
+///
+/// # Statements that end a transaction
+///
+/// `COMMIT`, `ROLLBACK` and their kin are refused: the unit's `Ok` and `Err` say which it is.
+pub struct Tx<DB: Backend> {
+    session: Session<DB>,
+    journal: Journal,
+    plan: Plan,
+    attempt: u32,
+    /// What the opening left to be put back.
+    closing: Closing,
+}
+
+/// Why no transaction could be opened.
+#[derive(Debug)]
+pub(crate) struct NotOpened {
+    pub(crate) failure: Failure,
+    /// The connection came from the pool and turned out to be dead: another one may do.
+    pub(crate) stale_connection: bool,
+}
+
+impl<DB: Backend> Tx<DB> {
+    /// Takes a connection and opens a transaction on it, in one round trip.
+    ///
+    /// Cancellation: the connection is closed, so that no half-open transaction gets back into the pool.
+    pub(crate) async fn open(
+        pool: &Pool<DB>,
+        plan: Plan,
+        attempt: u32,
+        limit: Option<Duration>,
+        before_acquire: bool,
+    ) -> Result<Self, NotOpened> {
+        let mut session = Session::acquire(pool, before_acquire)
+            .await
+            .map_err(|error| NotOpened { failure: not_connected::<DB>(&error), stale_connection: false })?;
+        let reply = DB::send_text(session.connection(), DB::opening(&plan, limit)).await;
+        let closing = Closing { unwatched: false, saved: reply.integer, limited: limit.is_some() };
+        let mut tx = Self { session, journal: Journal::default(), plan, attempt, closing };
+        let Some(error) = reply.error else { return Ok(tx) };
+        let failure = failure_or_other::<DB>(&error, false);
+        let stale_connection = failure.kind() == FailureKind::ConnectionLost;
+        tx.journal.end(failure.clone());
+        tx.rollback().await;
+        Err(NotOpened { failure, stale_connection })
+    }
+
+    /// The number of this attempt, the first being 1.
+    #[must_use]
+    pub const fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// How this attempt was opened.
+    #[must_use]
+    pub const fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    /// The text of a `SELECT`, with the lock that the strategy takes on rows that are read in order to be changed.
+    ///
+    /// Under [`Pessimistic`](crate::Pessimistic) that is `FOR NO KEY UPDATE` on PostgreSQL and `FOR UPDATE` on MySQL
+    /// and MariaDB, put at the end of the text; elsewhere, and on SQLite, the text is unchanged.
+    pub fn for_update(&self, sql: impl SqlSafeStr) -> SqlStr {
+        let sql = sql.into_sql_str();
+        match self.plan.row_lock.and_then(DB::lock_clause) {
+            None => sql,
+            Some(clause) => {
+                let text = sql.as_str().trim_end().trim_end_matches(';');
+                AssertSqlSafe(format!("{text} {clause}")).into_sql_str()
+            }
+        }
+    }
+
+    /// Checks that a statement touched exactly one row: the end of every optimistic update.
+    ///
+    /// # Errors
+    ///
+    /// No row is a conflict: somebody changed the version since it was read, or the row is gone. The unit is run again,
+    /// whatever it makes of this error. More than one row is a mistake in the statement and ends the unit for good.
+    pub fn expect_one(&mut self, rows_affected: u64) -> Result<(), Error> {
+        let failure = match rows_affected {
+            1 => return Ok(()),
+            0 => Failure::new(FailureKind::StaleVersion, "one row was to be changed, none was").retryable(true),
+            rows => Failure::new(FailureKind::Aborted, format!("one row was to be changed, {rows} were")),
+        };
+        self.journal.end(failure.clone());
+        Err(Error::failed(failure, None))
+    }
+
+    /// The connection underneath, for what an executor cannot do (`COPY`, say).
+    ///
+    /// What runs on it is not seen: the transaction will be checked by the server just before its commit. Await every
+    /// future that you start on it.
+    ///
+    /// # Errors
+    ///
+    /// The root cause, once the transaction is over.
+    pub fn connection(&mut self) -> Result<&mut DB::Connection, Error> {
+        if let Some(failure) = self.journal.over() {
+            return Err(Error::failed(failure.clone(), None));
+        }
+        self.journal.mark_unwatched();
+        Ok(self.session.connection())
+    }
+
+    /// What ended the transaction early, if anything did.
+    pub(crate) fn over(&mut self) -> Option<&Failure> {
+        self.journal.over()
+    }
+
+    fn closing(&self) -> Closing {
+        Closing { unwatched: self.journal.is_unwatched(), ..self.closing }
+    }
+}
+
+/// While nothing is connected yet, nothing was run: any I/O error is worth another attempt.
+pub(crate) fn not_connected<DB: Backend>(error: &sqlx::Error) -> Failure {
+    match error {
+        sqlx::Error::Io(error) => Failure::new(FailureKind::Unavailable, error.to_string()).retryable(true),
+        error => failure_of::<DB>(error, false).unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string())),
+    }
+}
+
+impl<DB: Backend> fmt::Debug for Tx<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").field("database", &DB::NAME).field("attempt", &self.attempt).field("plan", &self.plan)
+            .field("journal", &self.journal).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,132 @@
+//! Commit and rollback.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::backend::{Backend, Reply};
+use crate::failure::{Failure, FailureKind};
+
+use super::journal::failure_or_other;
+use super::{Shield, Tx};
+
+/// How long a commit is followed after its caller has gone, and a rollback while the caller waits. A server that does
+/// not answer loses the connection, and finishes or undoes the transaction by itself.
+const COMMIT_LIMIT: Duration = Duration::from_secs(30);
+const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
+
+/// The outcome of a commit.
+#[derive(Debug)]
+pub(crate) enum Commit {
+    /// It is stored.
+    Done,
+    /// It is not stored.
+    Refused(Failure),
+    /// It was sent, and nobody knows.
+    Unknown(Failure),
+}
+
+impl<DB: Backend> Tx<DB> {
+    /// Commits, whether or not anybody waits for it: the future may be dropped once it has been polled.
+    pub(crate) fn commit(self) -> impl Future<Output = Commit> + Send {
+        Shield::new(self.session.runtime(), async move {
+            match tokio::time::timeout(COMMIT_LIMIT, self.commit_and_wait()).await {
+                Ok(commit) => commit,
+                Err(_) => Commit::Unknown(unanswered()),
+            }
+        })
+    }
+
+    /// Cancellation: the connection is closed, and the commit may or may not happen.
+    async fn commit_and_wait(mut self) -> Commit {
+        if let Some(failure) = self.over() {
+            let failure = failure.clone();
+            self.rollback().await;
+            return Commit::Refused(failure);
+        }
+        let closing = self.closing();
+        let ending = DB::commit(&closing);
+        let reply = DB::send_text(self.session.connection(), ending.sql.into_owned()).await;
+        let outcome = outcome::<DB>(&reply, ending.before_commit);
+        match (&outcome, &reply.error) {
+            (Commit::Done, None) => self.session.release(),
+            (Commit::Refused(failure), _) if failure.kind() != FailureKind::ConnectionLost => {
+                if DB::REFUSED_COMMIT_ENDS_TRANSACTION && !closing.unwatched {
+                    self.session.release();
+                } else {
+                    self.rollback().await;
+                }
+            }
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Rolls back and gives the connection back; closes it where that is in doubt.
+    ///
+    /// Cancellation: the connection is closed, and the server rolls back.
+    pub(crate) async fn rollback(mut self) {
+        if self.journal.lost_its_place() {
+            return;
+        }
+        let closing = self.closing();
+        let rollback = DB::send_text(self.session.connection(), DB::rollback(&closing).into_owned());
+        let clean = match tokio::time::timeout(ROLLBACK_LIMIT, rollback).await {
+            Ok(Reply { error: None, .. }) => true,
+            // There was nothing left to roll back.
+            Ok(Reply { error: Some(error), .. }) => {
+                failure_or_other::<DB>(&error, false).kind() == FailureKind::Aborted
+            }
+            Err(_) => false,
+        };
+        if clean {
+            self.session.release();
+        }
+    }
+}
+
+fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {
+    // What comes behind the COMMIT changes nothing about it.
+    if reply.completed > before_commit {
+        return Commit::Done;
+    }
+    let Some(error) = &reply.error else {
+        return Commit::Unknown(unanswered());
+    };
+    let failure = failure_or_other::<DB>(error, false);
+    let spoke = matches!(error, sqlx::Error::Database(_));
+    if reply.completed < before_commit && spoke && !is_end_of_session(&failure) {
+        return Commit::Refused(not_ours_any_more(failure));
+    }
+    if spoke && failure.is_definite() { Commit::Refused(failure) } else { Commit::Unknown(failure.into_commit_unknown()) }
+}
+
+fn is_end_of_session(failure: &Failure) -> bool {
+    matches!(failure.kind(), FailureKind::ConnectionLost | FailureKind::CommitUnknown | FailureKind::Unavailable)
+}
+
+/// The guard in front of the COMMIT failed. Where the server only says that there is no such transaction any more, say
+/// what that means.
+fn not_ours_any_more(failure: Failure) -> Failure {
+    if failure.kind() == FailureKind::Aborted || failure.kind() == FailureKind::Other {
+        Failure::new(
+            FailureKind::Aborted,
+            format!(
+                "something ended the transaction before its commit (a statement that commits implicitly, or an error \
+                 that was not seen); what ran outside of it may be stored. The server said: {failure}"
+            ),
+        )
+    } else {
+        failure
+    }
+}
+
+fn unanswered() -> Failure {
+    Failure::new(FailureKind::CommitUnknown, "the server did not answer the commit").definite(false)
+}
+
+#[cfg(test)]
+impl Commit {
+    pub(crate) const fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+}

@@ -1,0 +1,173 @@
+//! What a transaction remembers of its statements.
+
+use crate::backend::{Backend, Survival, TransactionOver, WatchedQuery, failure_of};
+use crate::failure::{Failure, FailureKind};
+
+/// The memory of one transaction.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    over: Option<Failure>,
+    /// Left set by a statement whose future was dropped before it was done: nothing has to notice the drop.
+    in_flight: bool,
+    /// A statement failed in a way that may have ended the transaction; this one, sent first, tells.
+    ask: Option<&'static str>,
+    /// The caller's hands were on the connection.
+    touched: bool,
+    /// A stream was given up with rows unread.
+    unread: bool,
+}
+
+impl Journal {
+    /// What ended the transaction. Its first failure: the ones after it are consequences.
+    pub(super) fn over(&mut self) -> Option<&Failure> {
+        if self.in_flight && self.over.is_none() {
+            self.over = Some(Failure::new(
+                FailureKind::Aborted,
+                "the future of a statement was dropped before the statement was done",
+            ));
+        }
+        self.over.as_ref()
+    }
+
+    /// The session cannot be trusted with another statement, not even a ROLLBACK.
+    pub(super) fn lost_its_place(&self) -> bool {
+        self.in_flight
+            || self.over.as_ref().is_some_and(|failure| {
+                matches!(
+                    failure.kind(),
+                    FailureKind::ConnectionLost
+                        | FailureKind::CommitUnknown
+                        // The server is going down, or took on another role: the pool is better off without it.
+                        | FailureKind::Unavailable
+                        | FailureKind::ReadOnly
+                )
+            })
+    }
+
+    pub(super) fn end(&mut self, failure: Failure) {
+        self.over.get_or_insert(failure);
+    }
+
+    pub(super) fn mark_unwatched(&mut self) {
+        self.touched = true;
+    }
+
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.touched || self.unread
+    }
+
+    pub(super) fn begin_statement(&mut self) {
+        self.in_flight = true;
+    }
+
+    /// `complete` says whether all that the server has to say has been read.
+    pub(super) fn end_statement<DB: Backend, T>(
+        &mut self,
+        result: &Result<T, sqlx::Error>,
+        nowait: bool,
+        complete: bool,
+    ) {
+        self.in_flight = false;
+        self.unread = !complete;
+        let Err(error) = result else { return };
+        if let Some(failure) = failure_of::<DB>(error, nowait) {
+            match DB::after(&failure) {
+                Survival::Open => {}
+                Survival::Ask(statement) => self.ask = Some(statement),
+                Survival::Over => self.end(failure),
+            }
+        }
+    }
+}
+
+/// Lets a statement pass, or answers why it may not.
+pub(super) async fn admit<DB: Backend>(
+    journal: &mut Journal,
+    connection: &mut DB::Connection,
+    query: &WatchedQuery<DB>,
+) -> Result<(), sqlx::Error> {
+    if let Some(statement) = journal.ask.take() {
+        journal.begin_statement();
+        let reply = DB::send_text(connection, statement.to_owned()).await;
+        journal.in_flight = false;
+        if reply.error.is_none() {
+            journal.end(Failure::new(
+                FailureKind::Aborted,
+                "a failed statement had ended the transaction, and another one was about to be run outside of it",
+            ));
+        }
+    }
+    if journal.over().is_none() && ends_transactions(query.sql()) {
+        journal.end(Failure::new(
+            FailureKind::Aborted,
+            "a unit of work must not begin, commit or roll back by itself: what it returns decides",
+        ));
+    }
+    if let Some(failure) = journal.over() {
+        return Err(sqlx::Error::Database(Box::new(TransactionOver(failure.clone()))));
+    }
+    // Several statements in one text: the ones behind the first are not seen.
+    if query.is_plain_text() && query.sql().trim_end().trim_end_matches(';').contains(';') {
+        journal.mark_unwatched();
+    }
+    Ok(())
+}
+
+/// The failure of an error of the crate's own statements, of which there is always one to make.
+pub(super) fn failure_or_other<DB: Backend>(error: &sqlx::Error, nowait: bool) -> Failure {
+    failure_of::<DB>(error, nowait).unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()))
+}
+
+fn ends_transactions(sql: &str) -> bool {
+    const REFUSED: [&str; 6] = ["BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"];
+    let mut words = without_leading_comments(sql)
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| !word.is_empty());
+    let Some(first) = words.next() else { return false };
+    match REFUSED.iter().find(|word| word.eq_ignore_ascii_case(first)) {
+        // ROLLBACK TO a savepoint stays inside; so does everything MySQL STARTs but a transaction.
+        Some(&"ROLLBACK") => !words.any(|word| word.eq_ignore_ascii_case("TO")),
+        Some(&"START") => words.next().is_some_and(|word| word.eq_ignore_ascii_case("TRANSACTION")),
+        Some(_) => true,
+        None => false,
+    }
+}
+
+fn without_leading_comments(mut sql: &str) -> &str {
+    loop {
+        sql = sql.trim_start();
+        let rest = if let Some(rest) = sql.strip_prefix("--") {
+            rest.split_once('\n').map(|(_, rest)| rest)
+        } else if let Some(rest) = sql.strip_prefix("/*") {
+            rest.split_once("*/").map(|(_, rest)| rest)
+        } else {
+            return sql;
+        };
+        sql = rest.unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_that_end_transactions_are_known() {
+        for sql in ["COMMIT", " commit ;", "Rollback", "BEGIN IMMEDIATE", "end", "abort", "START TRANSACTION",
+                    "-- why\n/* so */ COMMIT AND CHAIN", "ROLLBACK WORK"] {
+            assert!(ends_transactions(sql), "{sql}");
+        }
+        for sql in ["", "SELECT 1", "UPDATE commit SET end = 1", "ROLLBACK TO SAVEPOINT a", "ROLLBACK WORK TO a",
+                    "SAVEPOINT a", "START SLAVE", "committed", "-- COMMIT", "/* COMMIT"] {
+            assert!(!ends_transactions(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn the_first_failure_is_the_cause() {
+        let mut journal = Journal::default();
+        journal.end(Failure::new(FailureKind::Deadlock, "first"));
+        journal.end(Failure::new(FailureKind::Aborted, "consequence"));
+        assert_eq!(journal.over().map(Failure::kind), Some(FailureKind::Deadlock));
+    }
+}

@@ -1,0 +1,170 @@
+//! No lost update: many tasks add to one row.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use atomically::{
+    Atomic, Error, Isolation, Optimistic, Pessimistic, Plan, PoolTransactor, RowLock, Serializable, Strategy,
+    TransactorExt as _, Tx,
+};
+use sqlx::Pool;
+use tokio::task::JoinSet;
+
+use crate::support::{TestBackend, TestPool};
+
+const TASKS: u32 = 64;
+const ROUNDS: u32 = 200;
+const INCREMENTS: i64 = (TASKS * ROUNDS) as i64;
+
+pub(crate) async fn counter<DB: TestBackend>(connections: u32) -> TestPool<DB> {
+    let pool = DB::pool(connections).await;
+    let create = "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL, version BIGINT NOT NULL)";
+    DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
+    DB::pool_execute(&pool, DB::sql("INSERT INTO counter VALUES (1, 0, 0), (2, 0, 0)"), &[]).await.expect("two rows");
+    pool
+}
+
+pub(crate) async fn value<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
+    DB::pool_fetch(pool, DB::sql("SELECT value FROM counter WHERE id = 1"), &[]).await.expect("the counter")
+}
+
+/// Reads, adds, writes with a version check: right under every strategy.
+pub(crate) async fn increment<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
+    let select = tx.for_update(DB::sql("SELECT value * 1000000 + version FROM counter WHERE id = 1"));
+    let read = DB::fetch(tx, select, &[]).await?;
+    let (value, version) = (read / 1_000_000, read % 1_000_000);
+    let update = DB::sql("UPDATE counter SET value = ?, version = version + 1 WHERE id = 1 AND version = ?");
+    let done = DB::execute(tx, update, &[value + 1, version]).await?;
+    tx.expect_one(done)
+}
+
+/// Long enough for the slowest strategy on a busy machine: what is tested is that every unit gets there.
+pub(crate) fn patient<DB: TestBackend, S: Strategy>(strategy: S, pool: &Pool<DB>) -> PoolTransactor<DB, S> {
+    PoolTransactor::new(strategy, pool).attempts(10_000).deadline(Duration::from_secs(240))
+}
+
+/// The harness. `TASKS` tasks do `once` `ROUNDS` times each; answers the final value.
+async fn storm<DB, F>(pool: &TestPool<DB>, once: impl Fn() -> F + Clone + Send + 'static) -> i64
+where
+    DB: TestBackend,
+    F: Future<Output = ()> + Send,
+{
+    let mut tasks = JoinSet::new();
+    for _ in 0..TASKS {
+        let once = once.clone();
+        tasks.spawn(async move {
+            for _ in 0..ROUNDS {
+                once().await;
+            }
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.expect("every increment succeeds");
+    }
+    value(pool).await
+}
+
+/// The final value, and how many attempts it took.
+async fn increments_under<DB: TestBackend, S: Strategy + Clone>(strategy: S) -> (i64, u32) {
+    let pool = counter::<DB>(8).await;
+    let db = patient(strategy, &pool);
+    let attempts = Arc::new(AtomicU32::new(0));
+    let counted = attempts.clone();
+    let value = storm(&pool, move || {
+        let (db, counted) = (db.clone(), counted.clone());
+        async move {
+            db.run(async |tx: &mut Tx<DB>| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                increment(tx).await
+            })
+            .await
+            .expect("an increment");
+        }
+    })
+    .await;
+    (value, attempts.load(Ordering::Relaxed))
+}
+
+pub(crate) async fn pessimistic_is_exact<DB: TestBackend>() {
+    let (value, attempts) = increments_under::<DB, _>(Pessimistic::default()).await;
+    assert_eq!(value, INCREMENTS);
+    assert!(attempts < TASKS * ROUNDS * 11 / 10, "a row lock makes attempts rare: {attempts}");
+}
+
+pub(crate) async fn optimistic_is_exact_and_retries<DB: TestBackend>() {
+    let (value, attempts) = increments_under::<DB, _>(Optimistic::default()).await;
+    assert_eq!(value, INCREMENTS);
+    assert!(attempts > TASKS * ROUNDS, "no conflict happened, so nothing was shown");
+}
+
+pub(crate) async fn serializable_is_exact_and_retries<DB: TestBackend>() {
+    let (value, attempts) = increments_under::<DB, _>(Serializable::default()).await;
+    assert_eq!(value, INCREMENTS);
+    assert!(attempts > TASKS * ROUNDS, "no conflict happened, so nothing was shown");
+}
+
+pub(crate) async fn atomic_is_exact<DB: TestBackend>() {
+    let pool = counter::<DB>(8).await;
+    let db = patient(Atomic::default(), &pool);
+    let value = storm(&pool, move || {
+        let db = db.clone();
+        async move {
+            db.run(async |tx: &mut Tx<DB>| {
+                let update = DB::sql("UPDATE counter SET value = value + 1 WHERE id = 1");
+                let done = DB::execute(tx, update, &[]).await?;
+                tx.expect_one(done)
+            })
+            .await
+            .expect("an increment");
+        }
+    })
+    .await;
+    assert_eq!(value, INCREMENTS);
+}
+
+pub(crate) async fn atomic_apply_is_exact<DB: TestBackend>() {
+    let pool = counter::<DB>(8).await;
+    let db = patient(Atomic::default(), &pool);
+    let value = storm(&pool, move || {
+        let db = db.clone();
+        async move {
+            let update = DB::sql("UPDATE counter SET value = value + 1 WHERE id = 1");
+            assert_eq!(db.apply(sqlx::raw_sql(update)).await.expect("an increment"), 1);
+        }
+    })
+    .await;
+    assert_eq!(value, INCREMENTS);
+}
+
+pub(crate) async fn a_strategy_of_ones_own_is_exact<DB: TestBackend>() {
+    /// Optimistic at first, then with a lock.
+    #[derive(Debug, Clone)]
+    struct LockOnSecond;
+    impl Strategy for LockOnSecond {
+        fn plan(&self, attempt: u32) -> Plan {
+            let plan = Plan::new(Isolation::ReadCommitted);
+            if attempt == 1 { plan } else { plan.locking(RowLock::NoKeyUpdate) }
+        }
+    }
+
+    let (value, attempts) = increments_under::<DB, _>(LockOnSecond).await;
+    assert_eq!(value, INCREMENTS);
+    assert!(attempts > TASKS * ROUNDS, "no conflict happened, so nothing was shown");
+}
+
+/// Without this, the tests above would prove nothing: the same storm, read and written without any protection.
+pub(crate) async fn naive_loses_updates<DB: TestBackend>() {
+    let pool = counter::<DB>(8).await;
+    let shared = pool.pool.clone();
+    let value = storm(&pool, move || {
+        let pool = shared.clone();
+        async move {
+            let read = value(&pool).await;
+            let update = DB::sql("UPDATE counter SET value = ? WHERE id = 1");
+            DB::pool_execute(&pool, update, &[read + 1]).await.expect("a write");
+        }
+    })
+    .await;
+    assert!(value < INCREMENTS, "the harness makes no contention: all {value} updates are there");
+}

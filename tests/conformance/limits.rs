@@ -1,0 +1,135 @@
+//! Every wait has a limit, and nothing is left behind.
+
+use std::time::Duration;
+
+use atomically::{Atomic, Error, ErrorKind, FailureKind, Pessimistic, Serializable, TransactorExt as _, Tx};
+use tokio::time::timeout;
+
+use super::increments::{counter, increment, value};
+use super::outcomes::set_value;
+use crate::support::{TestBackend, eventually};
+
+/// Only to tell "in time" from "never", on the busiest of machines.
+const FOR_EVER: Duration = Duration::from_secs(20);
+
+pub(crate) async fn a_panic_leaks_nothing<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let db = Pessimistic::default().on(&pool);
+    let task = {
+        let db = db.clone();
+        tokio::spawn(async move {
+            db.run(async |tx: &mut Tx<DB>| {
+                set_value(tx, 9).await?;
+                if tx.attempt() == 1 {
+                    panic!("the unit panics");
+                }
+                Ok::<_, Error>(())
+            })
+            .await
+        })
+    };
+    assert!(task.await.expect_err("a panic is not run again").is_panic());
+    timeout(FOR_EVER, db.run(increment::<DB>)).await.expect("in time").expect("the pool is usable at once");
+    eventually(0, async || DB::open_transactions(&pool).await).await;
+    assert_eq!(value(&pool).await, 1);
+}
+
+pub(crate) async fn an_exhausted_pool_is_a_typed_error_in_time<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let held = pool.acquire().await.expect("the only connection");
+    let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(100));
+    let run = db.run(increment::<DB>);
+    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("no connection");
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    assert!(error.is_unavailable() && error.is_exhausted());
+    assert!(error.to_string().contains("all 1 connections of the pool stayed in use"), "{error}");
+    drop(held);
+    Pessimistic::default().on(&pool).run(increment::<DB>).await.expect("usable again");
+    assert_eq!(value(&pool).await, 1);
+}
+
+pub(crate) async fn a_locked_row_is_a_typed_error_in_time<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let blocker = DB::blocker(&pool.url).await;
+    let deadline = Duration::from_millis(50);
+
+    let run = async { Pessimistic::default().on(&pool).deadline(deadline).run(increment::<DB>).await };
+    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("the row is locked");
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
+
+    let run = async {
+        let db = Serializable::default().on(&pool).deadline(deadline);
+        db.run(async |tx: &mut Tx<DB>| set_value(tx, 1).await.map_err(Error::from)).await
+    };
+    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("the row is locked");
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
+
+    // A lone statement that nobody waits for any more may still get its lock, and commit.
+    let db = Atomic::default().on(&pool).deadline(deadline);
+    let run = db.apply(sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 0 WHERE id = 1")));
+    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("the row is locked");
+    assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");
+
+    drop(blocker);
+    eventually(0, async || DB::open_transactions(&pool).await).await;
+    Pessimistic::default().on(&pool).run(increment::<DB>).await.expect("usable again");
+    assert_eq!(value(&pool).await, 1);
+}
+
+pub(crate) async fn a_slow_unit_meets_its_deadline<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(50));
+    let run = db.run(async |tx: &mut Tx<DB>| {
+        set_value(tx, 9).await?;
+        std::future::pending::<()>().await;
+        Ok::<_, Error>(())
+    });
+    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("too slow");
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    assert!(error.to_string().starts_with("deadline passed after 1 attempt in "), "{error}");
+    eventually(0, async || DB::open_transactions(&pool).await).await;
+    assert_eq!(value(&pool).await, 0);
+}
+
+/// One connection: the next borrower gets the very one that the limits were set on.
+pub(crate) async fn no_limit_is_left_behind<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let before = DB::limits(&pool).await;
+    let db = Serializable::default().on(&pool).deadline(Duration::from_secs(3));
+
+    db.run(increment::<DB>).await.expect("a commit");
+    assert_eq!(DB::limits(&pool).await, before, "after a commit");
+
+    let own = db.run(async |tx: &mut Tx<DB>| {
+        increment(tx).await?;
+        assert_ne!(DB::limits_inside(tx).await, before, "no limit was set at all");
+        Err::<(), Error>(sqlx::Error::RowNotFound.into())
+    });
+    own.await.expect_err("its own error");
+    assert_eq!(DB::limits(&pool).await, before, "after a rollback");
+
+    let failed = db.run(async |tx: &mut Tx<DB>| {
+        DB::execute(tx, DB::sql("INSERT INTO counter VALUES (1, 0, 0)"), &[]).await?;
+        Ok::<_, Error>(())
+    });
+    let error = failed.await.expect_err("a duplicate");
+    assert_eq!(error.failure().map(|failure| failure.kind()), Some(FailureKind::Constraint));
+    assert_eq!(DB::limits(&pool).await, before, "after a failure");
+}
+
+pub(crate) async fn a_dead_pooled_connection_is_replaced<DB: TestBackend>() {
+    let pool = counter::<DB>(3).await;
+    // Three connections, all of them idle.
+    let held = [pool.acquire().await, pool.acquire().await, pool.acquire().await].map(|held| held.expect("one of three"));
+    drop(held);
+    eventually(3, async || pool.num_idle()).await;
+    DB::kill_sessions(&pool, &pool.url).await;
+
+    let db = Pessimistic::default().on(&pool).attempts(1);
+    let attempt = db.run(async |tx: &mut Tx<DB>| {
+        increment(tx).await?;
+        Ok::<_, Error>(tx.attempt())
+    });
+    assert_eq!(attempt.await.expect("on a fresh connection"), 1);
+    assert_eq!(value(&pool).await, 1);
+}

@@ -1,0 +1,256 @@
+//! What a unit of work returns, and what its caller gets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use atomically::{
+    Atomic, Error, ErrorKind, FailureKind, Optimistic, Pessimistic, Serializable, Transactor, TransactorExt as _, Tx,
+};
+use futures_util::TryStreamExt as _;
+
+use super::increments::{counter, increment, patient, value};
+use crate::support::TestBackend;
+
+pub(crate) async fn set_value<DB: TestBackend>(tx: &mut Tx<DB>, value: i64) -> Result<(), sqlx::Error> {
+    DB::execute(tx, DB::sql("UPDATE counter SET value = ? WHERE id = 1"), &[value]).await.map(drop)
+}
+
+pub(crate) async fn own_errors_come_back_and_roll_back<DB: TestBackend>() {
+    #[derive(Debug, PartialEq)]
+    enum Booking {
+        SoldOut(i64),
+        Database(String),
+    }
+    impl From<Error> for Booking {
+        fn from(error: Error) -> Self {
+            Self::Database(error.to_string())
+        }
+    }
+    impl From<sqlx::Error> for Booking {
+        fn from(error: sqlx::Error) -> Self {
+            Self::Database(error.to_string())
+        }
+    }
+
+    let pool = counter::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    let runs = AtomicU32::new(0);
+    let answer = db
+        .run(async |tx: &mut Tx<DB>| {
+            runs.fetch_add(1, Ordering::Relaxed);
+            set_value(tx, 7).await?;
+            Err::<(), _>(Booking::SoldOut(7))
+        })
+        .await;
+    assert_eq!(answer, Err(Booking::SoldOut(7)));
+    assert_eq!(runs.load(Ordering::Relaxed), 1, "a unit's own error is not run again");
+    assert_eq!(value(&pool).await, 0);
+    assert_eq!(DB::open_transactions(&pool).await, 0);
+}
+
+/// The error is stringified, wrapped in `anyhow`, or thrown away: a conflict is still seen and the unit runs again.
+pub(crate) async fn any_error_type_lets_conflicts_through<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let db = patient(Optimistic::default(), &pool);
+
+    let as_text = db
+        .run(async |tx: &mut Tx<DB>| {
+            let rows = i64::from(tx.attempt() > 1);
+            tx.expect_one(rows as u64).map_err(|error| Text(error.to_string()))?;
+            Ok::<_, Text>(tx.attempt())
+        })
+        .await;
+    assert_eq!(as_text, Ok(2));
+
+    let in_anyhow = db
+        .run(async |tx: &mut Tx<DB>| {
+            let rows = i64::from(tx.attempt() > 1);
+            tx.expect_one(rows as u64).map_err(|error| anyhow::Error::from(error).context("wrapped"))?;
+            Ok::<_, anyhow::Error>(tx.attempt())
+        })
+        .await;
+    assert_eq!(in_anyhow.expect("the second attempt"), 2);
+
+    let thrown_away = db
+        .run(async |tx: &mut Tx<DB>| {
+            let rows = i64::from(tx.attempt() > 1);
+            let _ = tx.expect_one(rows as u64);
+            Ok::<_, Error>(tx.attempt())
+        })
+        .await;
+    assert_eq!(thrown_away.expect("the second attempt"), 2);
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Text(pub String);
+
+impl From<Error> for Text {
+    fn from(error: Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+pub(crate) async fn a_stale_version_is_run_again<DB: TestBackend>() {
+    let pool = counter::<DB>(4).await;
+    let db = patient(Optimistic::default(), &pool);
+    let meddle = pool.pool.clone();
+    let attempts = db
+        .run(async |tx: &mut Tx<DB>| {
+            let version = DB::fetch(tx, DB::sql("SELECT version FROM counter WHERE id = 1"), &[]).await?;
+            if tx.attempt() == 1 {
+                let update = DB::sql("UPDATE counter SET version = version + 1 WHERE id = 1");
+                DB::pool_execute(&meddle, update, &[]).await?;
+            }
+            let update = DB::sql("UPDATE counter SET value = 5, version = version + 1 WHERE id = 1 AND version = ?");
+            let done = DB::execute(tx, update, &[version]).await?;
+            tx.expect_one(done)?;
+            Ok::<_, Error>(tx.attempt())
+        })
+        .await
+        .expect("the second attempt commits");
+    assert_eq!(attempts, 2);
+    assert_eq!(value(&pool).await, 5);
+}
+
+pub(crate) async fn a_missing_row_ends_exhausted<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let db = Optimistic::default().on(&pool).attempts(3);
+    let error = db
+        .run(async |tx: &mut Tx<DB>| {
+            set_value(tx, 9).await?;
+            let done = DB::execute(tx, DB::sql("UPDATE counter SET value = 1 WHERE id = 99"), &[]).await?;
+            tx.expect_one(done)
+        })
+        .await
+        .expect_err("no such row");
+    assert_eq!(error.kind(), ErrorKind::Exhausted);
+    assert_eq!(error.attempts(), Some(3));
+    assert!(error.elapsed().is_some());
+    assert_eq!(error.failure().map(|failure| failure.kind()), Some(FailureKind::StaleVersion));
+    assert!(error.is_exhausted() && error.is_conflict());
+    assert!(error.to_string().starts_with("gave up after 3 attempts in "), "{error}");
+    assert_eq!(value(&pool).await, 0);
+}
+
+pub(crate) async fn more_rows_than_one_end_the_unit<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let db = Optimistic::default().on(&pool);
+    let error = db
+        .run(async |tx: &mut Tx<DB>| {
+            let done = DB::execute(tx, DB::sql("UPDATE counter SET value = 1"), &[]).await?;
+            tx.expect_one(done)
+        })
+        .await
+        .expect_err("two rows");
+    assert_eq!(error.kind(), ErrorKind::Aborted);
+    assert_eq!(value(&pool).await, 0);
+}
+
+/// In a task, behind `Arc<dyn Transactor>`, borrowing and owning what it captures, handed on to helpers.
+pub(crate) async fn a_unit_can_be_spawned_and_boxed<DB: TestBackend>() {
+    let pool = counter::<DB>(4).await;
+    let transactors: Vec<Arc<dyn Transactor<DB>>> = vec![
+        Arc::new(Pessimistic::default().on(&pool)),
+        Arc::new(Optimistic::default().on(&pool)),
+        Arc::new(Serializable::default().on(&pool)),
+        Arc::new(Atomic::default().on(&pool)),
+    ];
+    for db in &transactors {
+        let db = db.clone();
+        let spawned = tokio::spawn(async move {
+            let borrowed = String::from("borrowed");
+            let owned = String::from("owned");
+            let length = db.run(async |tx: &mut Tx<DB>| {
+                increment(tx).await?;
+                Ok::<_, Error>(borrowed.len())
+            });
+            let length = length.await?;
+            db.run(async move |tx: &mut Tx<DB>| {
+                increment(tx).await?;
+                Ok::<_, Error>(owned.len() + length)
+            })
+            .await
+        });
+        assert_eq!(spawned.await.expect("no panic").expect("both units commit"), 13);
+    }
+    assert_eq!(value(&pool).await, 2 * transactors.len() as i64);
+}
+
+pub(crate) async fn transaction_control_is_refused<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    for sql in ["COMMIT", "ROLLBACK", "  begin"] {
+        let error = db
+            .run(async |tx: &mut Tx<DB>| {
+                set_value(tx, 9).await?;
+                // Thrown away: the transaction remembers.
+                let _ = DB::execute(tx, DB::sql(sql), &[]).await;
+                set_value(tx, 10).await.map_err(|error| {
+                    assert!(error.to_string().contains("what it returns decides"), "{error}");
+                    Error::from(error)
+                })
+            })
+            .await
+            .expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
+        assert_eq!(value(&pool).await, 0);
+    }
+}
+
+pub(crate) async fn raw_access_commits_what_it_did<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    db.run(async |tx: &mut Tx<DB>| {
+        set_value(tx, 3).await?;
+        let connection = tx.connection()?;
+        DB::raw(connection, "UPDATE counter SET value = value + 1 WHERE id = 1").await?;
+        Ok::<_, Error>(())
+    })
+    .await
+    .expect("a commit");
+    assert_eq!(value(&pool).await, 4);
+}
+
+pub(crate) async fn a_transaction_ended_through_raw_access_is_noticed<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    let error = db
+        .run(async |tx: &mut Tx<DB>| {
+            set_value(tx, 3).await?;
+            DB::raw(tx.connection()?, "ROLLBACK").await?;
+            Ok::<_, Error>(())
+        })
+        .await
+        .expect_err("never Ok: nothing is stored");
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
+    assert_eq!(value(&pool).await, 0);
+    assert_eq!(DB::open_transactions(&pool).await, 0);
+}
+
+pub(crate) async fn streams_may_be_given_up_between_rows<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    db.run(async |tx: &mut Tx<DB>| {
+        set_value(tx, 3).await?;
+        let first = DB::stream(tx, DB::sql("SELECT id FROM counter ORDER BY id")).try_next().await?;
+        assert_eq!(first, Some(1));
+        Ok::<_, Error>(())
+    })
+    .await
+    .expect("a commit");
+    assert_eq!(value(&pool).await, 3);
+}
+
+pub(crate) async fn apply_counts_rows_and_reports_errors<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let db = Atomic::default().on(&pool);
+    let update = |sql| db.apply(sqlx::raw_sql(DB::sql(sql)));
+    assert_eq!(update("UPDATE counter SET value = value + 1").await.expect("two rows"), 2);
+    assert_eq!(update("UPDATE counter SET value = 1 WHERE id = 99").await.expect("no row"), 0);
+    let error = update("INSERT INTO counter VALUES (1, 0, 0)").await.expect_err("a duplicate");
+    assert_eq!(error.kind(), ErrorKind::Constraint);
+    assert_eq!(error.attempts(), Some(1));
+    let error = update("UPDATE nothing SET value = 1").await.expect_err("no such table");
+    assert_eq!(error.kind(), ErrorKind::Database);
+    assert_eq!(value(&pool).await, 1);
+}

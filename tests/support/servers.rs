@@ -1,0 +1,197 @@
+//! Private, throwaway PostgreSQL and MariaDB servers on 127.0.0.1 for the integration tests.
+//!
+//! A server starts when the first test asks for one, and is gone, with its directory, when the test process ends,
+//! however it ends. Nothing installed or running on the machine is touched.
+
+#![allow(dead_code, reason = "a test binary that includes this module rarely needs all of it")]
+
+mod find;
+mod lifetime;
+mod mariadb;
+mod postgres;
+mod process;
+
+use std::collections::hash_map::RandomState;
+use std::env;
+use std::fmt::{Debug, Display};
+use std::hash::BuildHasher;
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use lifetime::Home;
+use process::{Process, wait_until};
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+const PORTS_TRIED: usize = 5;
+
+/// The URL of the PostgreSQL server that all tests of this process share: `ATOMICALLY_POSTGRES_URL`, else our own.
+#[track_caller]
+pub(crate) fn postgres_url() -> String {
+    static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
+    shared_url("ATOMICALLY_POSTGRES_URL", &SHARED, start_postgres)
+}
+
+/// The URL of the MariaDB server that all tests of this process share: `ATOMICALLY_MYSQL_URL`, else our own.
+#[track_caller]
+pub(crate) fn mysql_url() -> String {
+    static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
+    shared_url("ATOMICALLY_MYSQL_URL", &SHARED, start_mariadb)
+}
+
+/// The failure is kept as well, so that every test reports the same one at once instead of trying again.
+#[track_caller]
+fn shared_url(
+    variable: &str,
+    shared: &'static OnceLock<Result<Server, String>>,
+    start: fn() -> Result<Server, String>,
+) -> String {
+    match env::var(variable) {
+        Ok(url) if !url.is_empty() => url,
+        _ => must(shared.get_or_init(start).as_ref().map(|server| server.url.clone())),
+    }
+}
+
+/// A server of its own, for a test that kills or stops it; dropping it stops it and removes its directory.
+#[derive(Debug)]
+pub(crate) struct Server {
+    engine: Box<dyn Engine>,
+    port: u16,
+    url: String,
+    process: Option<Process>,
+    home: Home,
+}
+
+impl Server {
+    /// Starts a private PostgreSQL and waits until it accepts connections, whatever `ATOMICALLY_POSTGRES_URL` says.
+    #[track_caller]
+    pub(crate) fn postgres() -> Self {
+        must(start_postgres())
+    }
+
+    /// Starts a private MariaDB and waits until it accepts connections, whatever `ATOMICALLY_MYSQL_URL` says.
+    #[track_caller]
+    pub(crate) fn mariadb() -> Self {
+        must(start_mariadb())
+    }
+
+    /// The URL of its database `test`, for the user `app` who may do everything; it stays the same over a restart.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The process id of the running server (the postmaster, for PostgreSQL); panics between `kill` and `restart`.
+    #[track_caller]
+    pub(crate) fn pid(&self) -> u32 {
+        must(self.process.as_ref().map(Process::pid).ok_or("the server was killed and has no pid"))
+    }
+
+    /// Kills the server with SIGKILL and returns once all of its processes are dead; its data directory stays.
+    ///
+    /// PostgreSQL's own children see the death of the postmaster and follow it by themselves, so a statement that
+    /// was running may still get its commit in before this returns, but none can afterwards.
+    #[track_caller]
+    pub(crate) fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            must(self.home.kill(process));
+        }
+    }
+
+    /// Starts the server again on the same data and port and waits until it accepts connections (crash recovery).
+    #[track_caller]
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.process = Some(must(launch(&*self.engine, &self.home, self.port)));
+    }
+
+    fn start(engine: Box<dyn Engine>) -> Result<Self, String> {
+        let home = Home::new(engine.users())?;
+        engine.install(&home)?;
+        let mut tried = 0;
+        loop {
+            let port = free_port()?;
+            tried += 1;
+            match launch(&*engine, &home, port) {
+                Ok(process) => {
+                    let url = format!("{}://app:app@127.0.0.1:{port}/test", engine.scheme());
+                    return Ok(Self { engine, port, url, process: Some(process), home });
+                }
+                // Somebody took the port between our look and the server's own attempt.
+                Err(reason) if reason.contains("Address already in use") && tried < PORTS_TRIED => {}
+                Err(reason) => return Err(reason),
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.home.release();
+        if let Some(process) = &mut self.process {
+            process.await_end();
+        }
+    }
+}
+
+/// What differs between the database engines.
+trait Engine: Debug + Send + Sync {
+    fn scheme(&self) -> &'static str;
+
+    /// The system users that root may run it as, in order of preference.
+    fn users(&self) -> &'static [&'static str];
+
+    /// Creates the data directory.
+    fn install(&self, home: &Home) -> Result<(), String>;
+
+    /// The command that serves the data directory, in the foreground.
+    fn serve(&self, home: &Home, port: u16) -> Result<Command, String>;
+
+    /// Whether the server with this process id accepts connections.
+    fn is_ready(&self, home: &Home, pid: u32) -> bool;
+}
+
+fn start_postgres() -> Result<Server, String> {
+    Server::start(Box::new(postgres::Postgres::find()?))
+}
+
+fn start_mariadb() -> Result<Server, String> {
+    Server::start(Box::new(mariadb::Mariadb::find()?))
+}
+
+fn launch(engine: &dyn Engine, home: &Home, port: u16) -> Result<Process, String> {
+    let mut process = Process::start(&mut engine.serve(home, port)?)?;
+    let (mut ready, mut ended) = (false, false);
+    wait_until(START_LIMIT, || {
+        ended = process.has_ended();
+        ready = engine.is_ready(home, process.pid());
+        ready || ended
+    });
+    if ready && !ended {
+        return Ok(process);
+    }
+    home.kill(process)?;
+    let what = if ended { "ended while it started" } else { "did not get ready in time" };
+    Err(format!("the {} server {what}; the end of its log:\n{}", engine.scheme(), home.log_tail()))
+}
+
+/// A port below those that systems give to outgoing connections (from 32768 on Linux, 49152 elsewhere).
+///
+/// A port of that range, as binding port 0 yields, cannot be relied upon while its server is dead: a client that
+/// keeps dialling it may be given that very port for its own end, be connected to itself, and keep it occupied.
+fn free_port() -> Result<u16, String> {
+    let start = RandomState::new().hash_one(0) % 22_000;
+    (0..1_000)
+        .filter_map(|step| u16::try_from(10_000 + (start + step) % 22_000).ok())
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .ok_or_else(|| "found no free port on 127.0.0.1".to_owned())
+}
+
+#[track_caller]
+#[expect(clippy::panic, reason = "a test without its server has failed")]
+fn must<T>(result: Result<T, impl Display>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(reason) => panic!("{reason}"),
+    }
+}

@@ -1,0 +1,192 @@
+//! A private directory and the programs that run in it, none of which outlives the test process.
+//!
+//! A destructor cannot promise that: nothing runs when a process aborts or is killed. So each directory has a
+//! watchdog, a shell that waits at the end of a pipe whose other end only the test process holds. However that
+//! process ends, the system closes the pipe, and the watchdog cleans up.
+
+use std::env;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::process::{Process, spawn};
+
+/// Moving the directory away first means that a program which starts too late cannot leave its pid in it, and gives
+/// up (see [`LAUNCH`]). PostgreSQL is asked to quit, as only it can give back its shared memory; when it was killed
+/// by a test, `postmaster.pid` names what is left of that, in line 7. The others are killed at once. Programs are leaders of
+/// their process group, which takes what they started along.
+const WATCHDOG: &str = r#"
+trap '' HUP INT QUIT TERM
+read -r _
+cd / && mv "$1/run" "$1/gone" || exit
+cd "$1/gone" || exit
+if read -r pid < pid; then
+    kill -CONT "-$pid"
+    kill -QUIT "-$pid"
+    tries=0
+    while [ -e data/postmaster.pid ] && kill -0 "$pid" && [ $tries -lt 100 ]; do
+        tries=$((tries + 1))
+        sleep 0.05
+    done
+    kill -KILL "-$pid"
+fi
+if [ -e data/postmaster.pid ]; then
+    ipcrm -m "$(sed -n '7s/.* //p' data/postmaster.pid)"
+fi
+cd /
+tries=0
+until rm -rf "$1" || [ $tries -ge 100 ]; do
+    tries=$((tries + 1))
+    sleep 0.05
+done
+"#;
+
+/// Runs a program under a pid that the watchdog can read, complete, before the program has begun.
+const LAUNCH: &str = r#"echo $$ > "$1.new" && mv "$1.new" "$1" || exit; shift; exec "$@""#;
+
+const RUN_LIMIT: Duration = Duration::from_secs(60);
+
+/// A private directory for one server, removed with everything that runs in it when this value or the process ends.
+#[derive(Debug)]
+pub(super) struct Home {
+    directory: PathBuf,
+    user: Option<(u32, u32)>,
+    watchdog: Child,
+}
+
+impl Home {
+    /// Creates it for one of the named system users when root calls, as no database server runs as root.
+    pub(super) fn new(users: &[&str]) -> Result<Self, String> {
+        let parent = create_directory().map_err(|e| format!("could not create a directory: {e}"))?;
+        let directory = parent.join("run");
+        let mut watchdog = Command::new("sh");
+        watchdog.args(["-c", WATCHDOG, "watchdog"]).arg(&parent).process_group(0);
+        watchdog.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut home = Self { watchdog: spawn(&mut watchdog)?, user: None, directory };
+
+        let is_root = fs::metadata(&parent).is_ok_and(|metadata| metadata.uid() == 0);
+        if is_root {
+            let known = fs::read_to_string("/etc/passwd").unwrap_or_default();
+            let user = users.iter().find_map(|name| ids_of(name, &known));
+            home.user = Some(user.ok_or_else(|| format!("root needs one of the users {users:?}"))?);
+            home.give(&parent)?;
+            home.give(&home.directory)?;
+        }
+        Ok(home)
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<PathBuf, String> {
+        let path = self.path(name);
+        fs::write(&path, text).map_err(|e| format!("could not write {}: {e}", path.display()))?;
+        self.give(&path)?;
+        Ok(path)
+    }
+
+    fn give(&self, path: &Path) -> Result<(), String> {
+        let Some((uid, gid)) = self.user else { return Ok(()) };
+        chown(path, Some(uid), Some(gid)).map_err(|e| format!("could not give {} away: {e}", path.display()))
+    }
+
+    /// A command for the program, ready for its arguments: the right user, a clean environment, a new log.
+    pub(super) fn command(&self, program: &Path) -> Result<Command, String> {
+        let log = File::create(self.path("log")).map_err(|e| format!("could not create a log: {e}"))?;
+        let mut command = Command::new("sh");
+        command.args(["-c", LAUNCH, "launch"]).arg(self.path("pid")).arg(program);
+        command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", &self.directory).env("LC_ALL", "C").env("TZ", "UTC");
+        command.current_dir(&self.directory).process_group(0).stdin(Stdio::null()).stderr(log);
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        Ok(command)
+    }
+
+    /// Runs a command to its end.
+    pub(super) fn run(&self, mut command: Command) -> Result<(), String> {
+        let mut process = Process::start(&mut command)?;
+        let succeeded = process.succeeds(RUN_LIMIT);
+        self.kill(process)?;
+        if succeeded {
+            return Ok(());
+        }
+        let program = command.get_args().nth(4).unwrap_or_default().display();
+        Err(format!("{program} failed; the end of its log:\n{}", self.log_tail()))
+    }
+
+    pub(super) fn kill(&self, process: Process) -> Result<(), String> {
+        process.kill(&self.path("pid"))
+    }
+
+    pub(super) fn log(&self) -> String {
+        let text = fs::read(self.path("log")).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    pub(super) fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// Lets the watchdog go to work.
+    pub(super) fn release(&mut self) {
+        drop(self.watchdog.stdin.take());
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.release();
+        _ = self.watchdog.wait();
+    }
+}
+
+fn create_directory() -> io::Result<PathBuf> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let parent = temporary_directory();
+    loop {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = parent.join(format!("atomically-{}-{count}", process::id()));
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            // Left by a process that had our pid and lost its watchdog as well.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && count < 1_000 => {}
+            Err(e) => return Err(e),
+            Ok(()) => {
+                DirBuilder::new().mode(0o700).create(directory.join("run"))?;
+                return Ok(directory);
+            }
+        }
+    }
+}
+
+/// The configured one, unless a unix socket in it had too long a path (about 100 bytes), or the server's user might
+/// not be let through.
+fn temporary_directory() -> PathBuf {
+    let configured = env::temp_dir();
+    let is_short = configured.as_os_str().len() <= 60;
+    let is_open = |directory: &Path| fs::metadata(directory).is_ok_and(|found| found.mode() & 0o001 != 0);
+    if is_short && configured.ancestors().all(is_open) { configured } else { PathBuf::from("/tmp") }
+}
+
+/// The user and group id of a user in the format of `/etc/passwd`.
+fn ids_of(name: &str, passwd: &str) -> Option<(u32, u32)> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let is_named = fields.next() == Some(name);
+        let (uid, gid) = (fields.nth(1)?, fields.next()?);
+        if is_named { Some((uid.parse().ok()?, gid.parse().ok()?)) } else { None }
+    })
+}

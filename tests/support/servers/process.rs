@@ -1,0 +1,83 @@
+//! A program that runs, and waiting for it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+const DEATH_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where the system has no way to create a pipe that other programs do not inherit in one step, two programs that
+/// start at the same time could inherit each other's, and a watchdog would wait for a server that waits for it.
+static SPAWN: Mutex<()> = Mutex::new(());
+
+/// Spawns the command, one at a time.
+pub(super) fn spawn(command: &mut Command) -> Result<Child, String> {
+    let _one_at_a_time = SPAWN.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().map_err(|e| format!("could not run {}: {e}", command.get_program().display()))
+}
+
+/// A running program, and whatever it started.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    /// Ends with the last process that inherited the program's standard output, the only portable sign of that.
+    output: JoinHandle<()>,
+}
+
+impl Process {
+    pub(super) fn start(command: &mut Command) -> Result<Self, String> {
+        let mut child = spawn(command.stdout(Stdio::piped()))?;
+        let stdout = child.stdout.take();
+        let drain = move || drop(stdout.map(|mut stdout| io::copy(&mut stdout, &mut io::sink())));
+        Ok(Self { child, output: thread::spawn(drain) })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    /// Waits for the program, and tells whether it ended well and in time.
+    pub(super) fn succeeds(&mut self, limit: Duration) -> bool {
+        wait_until(limit, || self.has_ended()) && self.child.wait().is_ok_and(|status| status.success())
+    }
+
+    /// Waits until the watchdog has ended the program, and takes it off the system's list of processes.
+    pub(super) fn await_end(&mut self) {
+        wait_until(DEATH_LIMIT, || self.has_ended());
+    }
+
+    /// Kills the program and waits until everything it started is dead as well.
+    ///
+    /// The file that tells the watchdog its pid goes before the pid can become another's, with `wait`.
+    pub(super) fn kill(mut self, pid_file: &Path) -> Result<(), String> {
+        _ = self.child.kill();
+        _ = fs::remove_file(pid_file);
+        _ = self.child.wait();
+        if wait_until(DEATH_LIMIT, || self.output.is_finished()) {
+            return Ok(());
+        }
+        Err(format!("processes of the killed {} are still alive after {DEATH_LIMIT:?}", self.pid()))
+    }
+}
+
+/// Polls until the condition holds, and tells whether it did within the limit.
+pub(super) fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if start.elapsed() > limit {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
