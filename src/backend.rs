@@ -15,6 +15,9 @@ use crate::failure::{Failure, FailureKind};
 use crate::lock::RowLock;
 use crate::policy::Plan;
 
+#[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
+mod classification;
+mod known;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
@@ -24,6 +27,7 @@ mod sqlite;
 mod text;
 mod wire;
 
+pub(crate) use known::{TransactionOver, with_failure};
 pub(crate) use wire::{Reply, WatchedQuery, Wire};
 
 /// The savepoint whose release, just before COMMIT, shows that the transaction is still the one that was opened.
@@ -138,13 +142,10 @@ pub enum Survival {
 /// was not found, a value that did not decode).
 pub(crate) fn failure_of<DB: Facts>(error: &sqlx::Error, nowait: bool) -> Option<Failure> {
     match error {
-        sqlx::Error::Database(error) => {
-            if let Some(over) = error.try_downcast_ref::<TransactionOver>() {
-                return Some(over.0.clone());
-            }
+        sqlx::Error::Database(error) => known::failure(error.as_ref()).or_else(|| {
             let report = DB::report(error.as_ref())?;
             Some(DB::classify(&Report { nowait, ..report }))
-        }
+        }),
         error => failure_without_server(error),
     }
 }
@@ -185,40 +186,7 @@ fn failure_of_any(error: &sqlx::Error) -> Option<Failure> {
     failure
 }
 
-/// What every statement of a transaction answers once the transaction is over: the root cause, and none of the kinds
-/// and names that would make it look like an error of the statement at hand.
-#[derive(Debug, thiserror::Error)]
-#[error("the transaction is over, this statement was not run: {0}")]
-pub(crate) struct TransactionOver(pub(crate) Failure);
-
-impl DatabaseError for TransactionOver {
-    fn message(&self) -> &str {
-        self.0.message()
-    }
-
-    fn code(&self) -> Option<Cow<'_, str>> {
-        self.0.code().map(Cow::Borrowed)
-    }
-
-    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
-        self
-    }
-
-    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
-        self
-    }
-
-    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
-        self
-    }
-
-    fn kind(&self) -> sqlx::error::ErrorKind {
-        sqlx::error::ErrorKind::Other
-    }
-}
-
 /// Milliseconds to tell a server, rounded up: 0 means "no limit" to all of them.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 fn whole_millis(limit: Duration) -> u128 {
-    limit.as_millis().max(1)
+    limit.as_micros().div_ceil(1000).max(1)
 }

@@ -1,6 +1,20 @@
-//! The semantics on Postgres, and what is Postgres's own.
+//! The semantics on PostgreSQL, and what is PostgreSQL's own.
 
 mod conformance;
 mod support;
 
-conformance!(sqlx::Postgres);
+use atomically::Pessimistic;
+
+conformance!(server sqlx::Postgres);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_constraint_that_fails_at_commit_is_typed() {
+    failures::a_constraint_that_fails_at_commit_is_typed::<sqlx::Postgres>().await;
+}
+
+/// What `Serializable` is for: without a lock on what was read, both go off duty.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_skew_is_possible_without_serializable() {
+    let (on_call, attempts) = write_skew::both_go_off_duty::<sqlx::Postgres, _>(Pessimistic::default()).await;
+    assert_eq!((on_call, attempts), (0, 2));
+}

@@ -1,6 +1,78 @@
-//! The semantics on Sqlite, and what is Sqlite's own.
+//! The semantics on SQLite, and what is SQLite's own.
 
 mod conformance;
 mod support;
 
-conformance!(sqlx::Sqlite);
+use std::time::Duration;
+
+use atomically::{Error, ErrorKind, FailureKind, Pessimistic, TransactorExt as _, Tx};
+use sqlx::Sqlite;
+use support::TestBackend as _;
+
+conformance!(Sqlite);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_constraint_that_fails_at_commit_is_typed() {
+    failures::a_constraint_that_fails_at_commit_is_typed::<Sqlite>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_database_is_a_conflict() {
+    let pool = increments::counter::<Sqlite>(2).await;
+    let _blocker = Sqlite::blocker(&pool.url).await;
+    let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(200));
+    let error = db.run(increments::increment::<Sqlite>).await.expect_err("somebody else writes");
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    assert_eq!(error.failure().map(|failure| failure.kind()), Some(FailureKind::Busy));
+    assert!(error.is_conflict());
+}
+
+/// `OR ROLLBACK` ends the transaction and says no more than "constraint failed": what comes after would be stored on
+/// its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_automatic_rollback_is_noticed_before_the_next_statement() {
+    let pool = increments::counter::<Sqlite>(1).await;
+    let db = Pessimistic::default().on(&pool);
+    let error = db
+        .run(async |tx: &mut Tx<Sqlite>| {
+            outcomes::set_value(tx, 5).await?;
+            let _ = sqlx::query("INSERT OR ROLLBACK INTO counter VALUES (1, 0, 0)").execute(&mut *tx).await;
+            let _ = outcomes::set_value(tx, 6).await;
+            Ok::<_, Error>(())
+        })
+        .await
+        .expect_err("the transaction had ended");
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
+    assert_eq!(increments::value(&pool).await, 0);
+    assert_eq!(Sqlite::open_transactions(&pool).await, 0);
+
+    // With nothing behind it, it is the COMMIT that finds no transaction.
+    let error = db
+        .run(async |tx: &mut Tx<Sqlite>| {
+            outcomes::set_value(tx, 5).await?;
+            let _ = sqlx::query("INSERT OR ROLLBACK INTO counter VALUES (1, 0, 0)").execute(&mut *tx).await;
+            Ok::<_, Error>(())
+        })
+        .await
+        .expect_err("the transaction had ended");
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
+    assert_eq!(increments::value(&pool).await, 0);
+}
+
+/// A database in memory lives in its connection: a run that is dropped must not take it along.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_in_memory_survives_a_dropped_run() {
+    for url in ["sqlite::memory:", "sqlite://name?mode=memory"] {
+        let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect(url).await.expect("in memory");
+        sqlx::query("CREATE TABLE counter (id BIGINT, value BIGINT)").execute(&pool).await.expect("a table");
+        sqlx::query("INSERT INTO counter VALUES (1, 0)").execute(&pool).await.expect("a row");
+        let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(50));
+        let run = db.run(async |tx: &mut Tx<Sqlite>| {
+            outcomes::set_value(tx, 9).await?;
+            std::future::pending::<()>().await;
+            Ok::<_, Error>(())
+        });
+        assert_eq!(run.await.expect_err("too slow").kind(), ErrorKind::DeadlineExceeded);
+        assert_eq!(increments::value(&pool).await, 0, "{url}");
+    }
+}

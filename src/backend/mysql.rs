@@ -8,7 +8,7 @@ use sqlx::MySql;
 use sqlx::mysql::MySqlDatabaseError;
 
 use super::text::{between, last_between, names, unquoted};
-use super::{Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, wire};
+use super::{Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, whole_millis, wire};
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::lock::RowLock;
 use crate::policy::Plan;
@@ -31,11 +31,10 @@ impl Facts for MySql {
         let Some(limit) = limit else { return begin };
         // Lock waits are limited in whole seconds; statements more finely.
         let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
-        let millis = limit.as_millis().max(1);
-        let fraction = limit.as_secs_f64().max(0.001);
+        let millis = whole_millis(limit);
         format!(
             "SET @atomically_lock_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = {seconds}\
-             /*M! , @atomically_statement = @@max_statement_time, max_statement_time = {fraction:.3}*/\
+             /*M! , @atomically_statement = @@max_statement_time, max_statement_time = {millis} / 1000*/\
              /*!50708 , @atomically_statement = @@max_execution_time, max_execution_time = {millis}*/; {begin}"
         )
     }

@@ -122,6 +122,7 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
     Failure::new(FailureKind::Constraint, report.message)
         .with_code(report.sqlstate)
         .with_constraint(Some(constraint))
+        .definite(!report.fatal)
 }
 
 /// Errors of the statement itself: the transaction was aborted by them. What comes from the server's surroundings

@@ -96,7 +96,7 @@ pub(super) async fn until_done<X: Trial>(
         let (failure, otherwise) = match trial.once(strategy.plan(attempt), attempt, clock).await {
             Outcome::Done(output) => return Ok(output),
             Outcome::OutOfTime(failure) => {
-                return Err(Error::deadline_exceeded(failure.or(last), clock.spent(attempt)));
+                return Err(Error::deadline_exceeded(last.or(failure), clock.spent(attempt)));
             }
             Outcome::Failed { failure, otherwise } => (failure, otherwise),
         };

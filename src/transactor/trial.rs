@@ -49,13 +49,9 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                 tx.rollback().await;
                 Outcome::OutOfTime(None)
             }
-            Wish::Commit => match timeout_at(clock.deadline, tx.commit()).await {
-                Ok(Commit::Done) => Outcome::Done(Ended::Committed),
-                Ok(Commit::Refused(failure) | Commit::Unknown(failure)) => Outcome::failed(failure),
-                Err(_) => Outcome::failed(Failure::new(
-                    FailureKind::CommitUnknown,
-                    "the deadline passed before the server answered the commit",
-                )),
+            Wish::Commit => match tx.commit(clock.deadline).await {
+                Commit::Done => Outcome::Done(Ended::Committed),
+                Commit::Refused(failure) | Commit::Unknown(failure) => Outcome::failed(failure),
             },
         }
     }

@@ -3,15 +3,15 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout, timeout_at};
+
 use crate::backend::{Backend, Reply};
 use crate::failure::{Failure, FailureKind};
 
 use super::journal::failure_or_other;
 use super::{Shield, Tx};
 
-/// How long a commit is followed after its caller has gone, and a rollback while the caller waits. A server that does
-/// not answer loses the connection, and finishes or undoes the transaction by itself.
-const COMMIT_LIMIT: Duration = Duration::from_secs(30);
+/// How long a rollback is waited for. A server that does not answer loses the connection, and rolls back by itself.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
 
 /// The outcome of a commit.
@@ -26,10 +26,13 @@ pub(crate) enum Commit {
 }
 
 impl<DB: Backend> Tx<DB> {
-    /// Commits, whether or not anybody waits for it: the future may be dropped once it has been polled.
-    pub(crate) fn commit(self) -> impl Future<Output = Commit> + Send {
+    /// Commits, and waits for the answer until the deadline.
+    ///
+    /// Cancellation: goes on in the background, until the deadline. A connection whose commit is not answered by then is
+    /// closed, and its place in the pool is free at once.
+    pub(crate) fn commit(self, deadline: Instant) -> impl Future<Output = Commit> + Send {
         Shield::new(self.session.runtime(), async move {
-            match tokio::time::timeout(COMMIT_LIMIT, self.commit_and_wait()).await {
+            match timeout_at(deadline, self.commit_and_wait()).await {
                 Ok(commit) => commit,
                 Err(_) => Commit::Unknown(unanswered()),
             }
@@ -70,7 +73,7 @@ impl<DB: Backend> Tx<DB> {
         }
         let closing = self.closing();
         let rollback = DB::send_text(self.session.connection(), DB::rollback(&closing).into_owned());
-        let clean = match tokio::time::timeout(ROLLBACK_LIMIT, rollback).await {
+        let clean = match timeout(ROLLBACK_LIMIT, rollback).await {
             Ok(Reply { error: None, .. }) => true,
             // There was nothing left to roll back.
             Ok(Reply { error: Some(error), .. }) => {
@@ -121,12 +124,5 @@ fn not_ours_any_more(failure: Failure) -> Failure {
 }
 
 fn unanswered() -> Failure {
-    Failure::new(FailureKind::CommitUnknown, "the server did not answer the commit").definite(false)
-}
-
-#[cfg(test)]
-impl Commit {
-    pub(crate) const fn is_done(&self) -> bool {
-        matches!(self, Self::Done)
-    }
+    Failure::new(FailureKind::CommitUnknown, "the server did not answer the commit in time").definite(false)
 }

@@ -25,8 +25,7 @@ where
     let nowait = query.asks_nowait();
     journal.begin_statement();
     let result = run(connection, query).await;
-    journal.end_statement::<DB, _>(&result, nowait, true);
-    result
+    journal.end_statement::<DB, _>(result, nowait, true)
 }
 
 impl<DB: Backend> Tx<DB> {
@@ -73,8 +72,7 @@ macro_rules! executor {
                         journal.begin_statement();
                         let answer = answers.next().await.transpose();
                         let complete = matches!(answer, Ok(None));
-                        journal.end_statement::<$database, _>(&answer, nowait, complete);
-                        match answer? {
+                        match journal.end_statement::<$database, _>(answer, nowait, complete)? {
                             Some(answer) => yield answer,
                             None => break,
                         }

@@ -1,6 +1,6 @@
 //! What a transaction remembers of its statements.
 
-use crate::backend::{Backend, Survival, TransactionOver, WatchedQuery, failure_of};
+use crate::backend::{Backend, Survival, TransactionOver, WatchedQuery, failure_of, with_failure};
 use crate::failure::{Failure, FailureKind};
 
 /// The memory of one transaction.
@@ -63,20 +63,24 @@ impl Journal {
     /// `complete` says whether all that the server has to say has been read.
     pub(super) fn end_statement<DB: Backend, T>(
         &mut self,
-        result: &Result<T, sqlx::Error>,
+        result: Result<T, sqlx::Error>,
         nowait: bool,
         complete: bool,
-    ) {
+    ) -> Result<T, sqlx::Error> {
         self.in_flight = false;
         self.unread = !complete;
-        let Err(error) = result else { return };
-        if let Some(failure) = failure_of::<DB>(error, nowait) {
-            match DB::after(&failure) {
-                Survival::Open => {}
-                Survival::Ask(statement) => self.ask = Some(statement),
-                Survival::Over => self.end(failure),
-            }
+        result.map_err(|error| self.remember::<DB>(error, nowait))
+    }
+
+    fn remember<DB: Backend>(&mut self, error: sqlx::Error, nowait: bool) -> sqlx::Error {
+        let Some(failure) = failure_of::<DB>(&error, nowait) else { return error };
+        let error = if failure.kind() == FailureKind::LockNotAvailable { with_failure(error, &failure) } else { error };
+        match DB::after(&failure) {
+            Survival::Open => {}
+            Survival::Ask(statement) => self.ask = Some(statement),
+            Survival::Over => self.end(failure),
         }
+        error
     }
 }
 

@@ -123,7 +123,7 @@ pub(crate) async fn a_dead_pooled_connection_is_replaced<DB: TestBackend>() {
     let held = [pool.acquire().await, pool.acquire().await, pool.acquire().await].map(|held| held.expect("one of three"));
     drop(held);
     eventually(3, async || pool.num_idle()).await;
-    DB::kill_sessions(&pool, &pool.url).await;
+    DB::kill_sessions(&pool.url).await;
 
     let db = Pessimistic::default().on(&pool).attempts(1);
     let attempt = db.run(async |tx: &mut Tx<DB>| {

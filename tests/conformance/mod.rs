@@ -1,8 +1,12 @@
 //! The semantics, written once over `DB: TestBackend` and run on every database.
 
+#![allow(dead_code, reason = "SQLite has no use for what takes a server")]
+
 pub(crate) mod cancellation;
+pub(crate) mod failures;
 pub(crate) mod increments;
 pub(crate) mod limits;
+pub(crate) mod network;
 pub(crate) mod outcomes;
 pub(crate) mod write_skew;
 
@@ -10,7 +14,7 @@ pub(crate) mod write_skew;
 #[macro_export]
 macro_rules! conformance {
     ($database:ty) => {
-        use $crate::conformance::{cancellation, increments, limits, outcomes, write_skew};
+        use $crate::conformance::{cancellation, failures, increments, limits, outcomes, write_skew};
 
         $crate::conformance!(@tests $database;
             increments::pessimistic_is_exact,
@@ -34,12 +38,31 @@ macro_rules! conformance {
             outcomes::apply_counts_rows_and_reports_errors,
             cancellation::dropped_at_every_poll,
             cancellation::a_dropped_statement_kills_the_transaction,
+            failures::constraint_violations_say_which,
+            failures::a_swallowed_violation_is_never_a_silent_loss,
+            failures::a_serialization_conflict_is_run_again,
             limits::a_panic_leaks_nothing,
             limits::an_exhausted_pool_is_a_typed_error_in_time,
             limits::a_locked_row_is_a_typed_error_in_time,
             limits::a_slow_unit_meets_its_deadline,
             limits::no_limit_is_left_behind,
             limits::a_dead_pooled_connection_is_replaced,
+        );
+    };
+    // What only a server with row locks can do.
+    (server $database:ty) => {
+        use $crate::conformance::network;
+
+        $crate::conformance!($database);
+        $crate::conformance!(@tests $database;
+            failures::a_deadlock_victim_is_run_again,
+            failures::a_swallowed_deadlock_is_never_ok,
+            failures::nowait_is_told_from_a_lock_timeout,
+            failures::a_killed_session_is_run_again,
+            network::a_server_that_is_not_there_is_a_typed_error_in_time,
+            network::a_peer_that_falls_silent_is_a_typed_error_in_time,
+            network::a_commit_that_is_not_answered_is_unknown,
+            network::a_connection_cut_before_the_commit_is_run_again,
         );
     };
     (@tests $database:ty; $($module:ident :: $test:ident),* $(,)?) => {

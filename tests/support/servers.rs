@@ -160,7 +160,7 @@ fn start_mariadb() -> Result<Server, String> {
 }
 
 fn launch(engine: &dyn Engine, home: &Home, port: u16) -> Result<Process, String> {
-    let mut process = Process::start(&mut engine.serve(home, port)?)?;
+    let mut process = home.start(&mut engine.serve(home, port)?)?;
     let (mut ready, mut ended) = (false, false);
     wait_until(START_LIMIT, || {
         ended = process.has_ended();

@@ -18,8 +18,8 @@ use super::process::{Process, spawn};
 
 /// Moving the directory away first means that a program which starts too late cannot leave its pid in it, and gives
 /// up (see [`LAUNCH`]). PostgreSQL is asked to quit, as only it can give back its shared memory; when it was killed
-/// by a test, `postmaster.pid` names what is left of that, in line 7. The others are killed at once. Programs are leaders of
-/// their process group, which takes what they started along.
+/// by a test, line 7 of `postmaster.pid` names what is left of that. The others are killed at once. Programs are
+/// leaders of their process group, which takes what they started along.
 const WATCHDOG: &str = r#"
 trap '' HUP INT QUIT TERM
 read -r _
@@ -102,7 +102,8 @@ impl Home {
 
     /// A command for the program, ready for its arguments: the right user, a clean environment, a new log.
     pub(super) fn command(&self, program: &Path) -> Result<Command, String> {
-        let log = File::create(self.path("log")).map_err(|e| format!("could not create a log: {e}"))?;
+        _ = fs::remove_file(self.path("log"));
+        let log = self.open_log()?;
         let mut command = Command::new("sh");
         command.args(["-c", LAUNCH, "launch"]).arg(self.path("pid")).arg(program);
         command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
@@ -116,7 +117,7 @@ impl Home {
 
     /// Runs a command to its end.
     pub(super) fn run(&self, mut command: Command) -> Result<(), String> {
-        let mut process = Process::start(&mut command)?;
+        let mut process = self.start(&mut command)?;
         let succeeded = process.succeeds(RUN_LIMIT);
         self.kill(process)?;
         if succeeded {
@@ -126,8 +127,17 @@ impl Home {
         Err(format!("{program} failed; the end of its log:\n{}", self.log_tail()))
     }
 
+    pub(super) fn start(&self, command: &mut Command) -> Result<Process, String> {
+        Process::start(command, self.open_log()?)
+    }
+
     pub(super) fn kill(&self, process: Process) -> Result<(), String> {
         process.kill(&self.path("pid"))
+    }
+
+    fn open_log(&self) -> Result<File, String> {
+        let opened = File::options().create(true).append(true).open(self.path("log"));
+        opened.map_err(|e| format!("could not open a log: {e}"))
     }
 
     pub(super) fn log(&self) -> String {

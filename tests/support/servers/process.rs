@@ -1,6 +1,6 @@
 //! A program that runs, and waiting for it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -29,10 +29,10 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn start(command: &mut Command) -> Result<Self, String> {
+    pub(super) fn start(command: &mut Command, mut log: File) -> Result<Self, String> {
         let mut child = spawn(command.stdout(Stdio::piped()))?;
         let stdout = child.stdout.take();
-        let drain = move || drop(stdout.map(|mut stdout| io::copy(&mut stdout, &mut io::sink())));
+        let drain = move || drop(stdout.map(|mut stdout| io::copy(&mut stdout, &mut log)));
         Ok(Self { child, output: thread::spawn(drain) })
     }
 

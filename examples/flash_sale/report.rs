@@ -1,0 +1,156 @@
+//! What became of a sale: whether it kept its promises, and the table for the reader.
+
+use std::time::Duration;
+
+/// What was on offer, and how many came for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offer {
+    pub(crate) buyers: u64,
+    pub(crate) seats: u64,
+}
+
+/// What became of one sale.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    pub(crate) name: String,
+    /// Whether the crate vouches for it; the others are there to be compared with.
+    pub(crate) vouched_for: bool,
+    /// Buyers that were told so.
+    pub(crate) told_sold: u64,
+    pub(crate) told_sold_out: u64,
+    /// What the first buyer heard who was told neither.
+    pub(crate) first_error: Option<String>,
+    pub(crate) attempts: u64,
+    /// What the tables say afterwards.
+    pub(crate) seats_left: i64,
+    pub(crate) tickets: u64,
+    pub(crate) elapsed: Duration,
+    /// From entering the shop to the answer, the shortest first.
+    pub(crate) waits: Vec<Duration>,
+}
+
+impl Outcome {
+    /// Buyers that got no answer.
+    fn lost(&self, offer: Offer) -> u64 {
+        offer.buyers.saturating_sub(self.told_sold + self.told_sold_out)
+    }
+
+    fn oversold(&self, offer: Offer) -> u64 {
+        self.tickets.saturating_sub(offer.seats)
+    }
+
+    /// The wait that this share of the buyers did not exceed.
+    fn wait(&self, percent: usize) -> Duration {
+        let rank = (self.waits.len() * percent).div_ceil(100);
+        self.waits.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+    }
+
+    /// One sentence for each broken promise.
+    pub(crate) fn broken_promises(&self, offer: Offer) -> Vec<String> {
+        let Self { name, told_sold, tickets, seats_left, .. } = self;
+        let Offer { buyers, seats } = offer;
+        let wanted = buyers.min(seats);
+        let mut broken = Vec::new();
+        if *tickets > wanted {
+            broken.push(format!("{name} oversold: {tickets} tickets for {seats} seats and {buyers} buyers."));
+        }
+        if *tickets < wanted {
+            broken.push(format!("{name} undersold: {tickets} tickets for {seats} seats and {buyers} buyers."));
+        }
+        if i128::from(*seats_left) + i128::from(*tickets) != i128::from(seats) {
+            broken.push(format!("{name} lost count: of {seats} seats, {seats_left} are left after {tickets} tickets."));
+        }
+        if told_sold != tickets {
+            broken.push(format!("{name} told {told_sold} buyers that they have a ticket, and issued {tickets}."));
+        }
+        let lost = self.lost(offer);
+        if lost > 0 {
+            let error = self.first_error.as_deref().unwrap_or("no answer");
+            broken.push(format!("{name} lost {}, the first to: {error}.", counted(lost, "buyer")));
+        }
+        broken
+    }
+}
+
+const HEADER: [&str; 9] =
+    ["strategy", "seats sold", "oversold", "refused", "errors", "attempts", "buyers/s", "p50", "p99"];
+
+/// The table, and the verdict under it.
+pub(crate) fn render(offer: Offer, outcomes: &[Outcome]) -> String {
+    let mut lines = vec![HEADER.map(str::to_owned)];
+    lines.extend(outcomes.iter().map(|outcome| {
+        [
+            outcome.name.clone(),
+            outcome.tickets.to_string(),
+            outcome.oversold(offer).to_string(),
+            outcome.told_sold_out.to_string(),
+            outcome.lost(offer).to_string(),
+            outcome.attempts.to_string(),
+            format!("{:.0}", offer.buyers as f64 / outcome.elapsed.as_secs_f64().max(f64::EPSILON)),
+            millis(outcome.wait(50)),
+            millis(outcome.wait(99)),
+        ]
+    }));
+    let mut widths = [0; HEADER.len()];
+    for (width, column) in widths.iter_mut().zip(0..) {
+        *width = lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+    }
+    let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1));
+    let mut table: Vec<_> = lines.iter().map(|line| aligned(line, &widths)).collect();
+    table.insert(1, rule);
+    format!("{}\n\n{}\n", table.join("\n"), verdict(offer, outcomes))
+}
+
+/// Names to the left, numbers to the right.
+fn aligned(line: &[String], widths: &[usize]) -> String {
+    let cells = line.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
+        0 => format!("{cell:<width$}"),
+        _ => format!("{cell:>width$}"),
+    });
+    cells.collect::<Vec<_>>().join("  ")
+}
+
+fn millis(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+}
+
+fn verdict(offer: Offer, outcomes: &[Outcome]) -> String {
+    let (strategies, tales): (Vec<_>, Vec<_>) = outcomes.iter().partition(|outcome| outcome.vouched_for);
+    let wanted = offer.buyers.min(offer.seats);
+    let mut clauses: Vec<_> = tales.iter().map(|tale| faults(tale, offer)).collect();
+    let broken = strategies.iter().filter(|strategy| !strategy.broken_promises(offer).is_empty()).count();
+    let seats = counted(wanted, "seat");
+    match (strategies.as_slice(), broken) {
+        ([], _) => {}
+        ([only], 0) => clauses.push(format!("{} sold exactly {seats}", only.name)),
+        (_, 0) => clauses.push(format!("every strategy sold exactly {seats}")),
+        (all, broken) => clauses.push(format!("{broken} of {} strategies broke a promise", all.len())),
+    }
+    let sentence = format!("{}.", clauses.join("; "));
+    let mut letters = sentence.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// What a cautionary tale did wrong, if it was not lucky.
+fn faults(tale: &Outcome, offer: Offer) -> String {
+    let (oversold, lost) = (tale.oversold(offer), tale.lost(offer));
+    let mut faults = Vec::new();
+    if oversold > 0 {
+        faults.push(format!("oversold {}", counted(oversold, "seat")));
+    }
+    if lost > 0 {
+        faults.push(format!("turned {} away with an error", counted(lost, "buyer")));
+    }
+    if faults.is_empty() && !tale.broken_promises(offer).is_empty() {
+        faults.push("lost count of its seats".to_owned());
+    }
+    if faults.is_empty() {
+        faults.push("was lucky".to_owned());
+    }
+    format!("{} {}", tale.name, faults.join(" and "))
+}
+
+fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}

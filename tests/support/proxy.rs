@@ -1,0 +1,132 @@
+//! A TCP proxy that loses what it is told to lose.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What happens to a connection on which the client sends a text that holds the trigger. Silence is for ever: nothing
+/// is closed and nothing is answered, as when a host is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The request is not delivered, and nothing is ever answered again.
+    SilenceBefore,
+    /// The request is delivered; its answer and all others are not.
+    SilenceAfter,
+    /// The connection is closed instead of delivering the request.
+    CutBefore,
+    /// The request is delivered, and the connection is closed once the server has answered.
+    CutAfter,
+}
+
+/// Between a client and a server, on a port of its own.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    port: u16,
+    rule: Arc<Mutex<Option<(Vec<u8>, Fault)>>>,
+    hits: Arc<Mutex<u32>>,
+}
+
+impl Proxy {
+    /// A proxy in front of the server of this URL.
+    pub(crate) async fn to(url: &str) -> Self {
+        let server = address(url).to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        let proxy = Self { port, rule: Arc::default(), hits: Arc::default() };
+        let (rule, hits) = (proxy.rule.clone(), proxy.hits.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(&server).await.expect("the server is there");
+                relay(client, server, rule.clone(), hits.clone());
+            }
+        });
+        proxy
+    }
+
+    /// The same URL by way of the proxy.
+    pub(crate) fn url(&self, url: &str) -> String {
+        url.replace(address(url), &format!("127.0.0.1:{}", self.port))
+    }
+
+    /// From now on, and until [`heal`](Self::heal), requests that hold the trigger meet the fault.
+    pub(crate) fn on(&self, trigger: &str, fault: Fault) {
+        *self.rule.lock().expect("the rule") = Some((trigger.as_bytes().to_vec(), fault));
+    }
+
+    /// New requests pass again. Connections that fell silent stay so.
+    pub(crate) fn heal(&self) {
+        *self.rule.lock().expect("the rule") = None;
+    }
+
+    /// How many requests met a fault.
+    pub(crate) fn hits(&self) -> u32 {
+        *self.hits.lock().expect("the hits")
+    }
+}
+
+/// `host:port` out of `scheme://user:password@host:port/database`.
+fn address(url: &str) -> &str {
+    let behind = url.rsplit_once('@').expect("a URL with a user").1;
+    behind.split('/').next().expect("a host")
+}
+
+fn relay(client: TcpStream, server: TcpStream, rule: Arc<Mutex<Option<(Vec<u8>, Fault)>>>, hits: Arc<Mutex<u32>>) {
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let (met, fault) = watch::channel(None);
+    tokio::spawn(requests(from_client, to_server, rule, hits, met));
+    tokio::spawn(answers(from_server, to_client, fault));
+}
+
+async fn requests(
+    mut client: OwnedReadHalf,
+    mut server: OwnedWriteHalf,
+    rule: Arc<Mutex<Option<(Vec<u8>, Fault)>>>,
+    hits: Arc<Mutex<u32>>,
+    met: watch::Sender<Option<Fault>>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = client.read(&mut buffer).await {
+        let request = &buffer[..read];
+        let fault = rule.lock().expect("the rule").as_ref().and_then(|(trigger, fault)| {
+            request.windows(trigger.len()).any(|window| window == trigger).then_some(*fault)
+        });
+        if fault.is_some() {
+            *hits.lock().expect("the hits") += 1;
+            met.send_replace(fault);
+        }
+        if !matches!(fault, Some(Fault::SilenceBefore | Fault::CutBefore)) && server.write_all(request).await.is_err() {
+            return;
+        }
+        match fault {
+            None => {}
+            // The server must not see an end either while the client believes that it is still there.
+            Some(Fault::SilenceBefore | Fault::SilenceAfter) => return std::future::pending().await,
+            Some(Fault::CutBefore | Fault::CutAfter) => return tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, mut met: watch::Receiver<Option<Fault>>) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = tokio::select! {
+            read = server.read(&mut buffer) => read,
+            Ok(_) = met.wait_for(|fault| *fault == Some(Fault::CutBefore)) => return,
+        };
+        let Ok(read @ 1..) = read else { return };
+        let fault = *met.borrow();
+        match fault {
+            Some(Fault::SilenceBefore | Fault::SilenceAfter) => return std::future::pending().await,
+            Some(Fault::CutBefore | Fault::CutAfter) => return,
+            None => {}
+        }
+        if client.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
