@@ -152,9 +152,13 @@ pub(crate) fn failure_of<DB: Facts>(error: &sqlx::Error, nowait: bool) -> Option
 
 fn failure_without_server(error: &sqlx::Error) -> Option<Failure> {
     let kind = match error {
-        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => FailureKind::Unavailable,
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            FailureKind::Unavailable
+        }
         // A driver that lost its place in the protocol cannot be trusted with another statement.
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => FailureKind::ConnectionLost,
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
+            FailureKind::ConnectionLost
+        }
         sqlx::Error::PoolTimedOut => FailureKind::Unavailable,
         sqlx::Error::Tls(_) | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed => FailureKind::Other,
         _ => return None,

@@ -58,7 +58,9 @@ impl Backoff {
     /// The ceilings of the delays, in order: one for each retry, without end.
     pub fn ceilings(self) -> impl Iterator<Item = Duration> + Send {
         let Self { first, factor, max } = self;
-        std::iter::successors(Some(first.min(max)), move |ceiling| Some(ceiling.saturating_mul(factor).min(max)))
+        std::iter::successors(Some(first.min(max)), move |ceiling| {
+            Some(ceiling.saturating_mul(factor).min(max))
+        })
     }
 
     /// The delays themselves, drawn from `rng`.

@@ -241,7 +241,9 @@ impl fmt::Display for Error {
         match (kind, spent) {
             (ErrorKind::Exhausted, Some(spent)) => write!(f, "gave up after {spent}")?,
             (ErrorKind::DeadlineExceeded, Some(spent)) => write!(f, "deadline passed after {spent}")?,
-            _ if *swallowed => f.write_str("the unit of work returned Ok, but a statement had failed and nothing was stored")?,
+            _ if *swallowed => f.write_str(
+                "the unit of work returned Ok, but a statement had failed and nothing was stored",
+            )?,
             _ => {
                 return match (failure, source) {
                     (Some(failure), _) => failure.fmt(f),

@@ -1,1 +1,13 @@
-//! Essays.
+//! Essays: what the reference pages take for granted.
+
+#[doc = include_str!("guide/choosing.md")]
+pub mod choosing {}
+
+#[doc = include_str!("guide/units.md")]
+pub mod units {}
+
+#[doc = include_str!("guide/failures.md")]
+pub mod failures {}
+
+#[doc = include_str!("guide/architecture.md")]
+pub mod architecture {}

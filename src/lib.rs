@@ -58,25 +58,26 @@
 //!
 //! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
 #![cfg_attr(
     not(all(feature = "postgres", feature = "mysql", feature = "sqlite")),
     allow(dead_code, reason = "helpers of the databases that are left out")
 )]
 
 // Words: plain data, no I/O, no database.
+mod backoff;
 mod error;
 mod failure;
 mod isolation;
 mod lock;
-mod backoff;
 mod policy;
 // Facts about databases.
 mod backend;
 // One attempt.
 mod tx;
 // Many attempts.
-mod transactor;
 mod strategy;
+mod transactor;
 // Essays.
 pub mod guide;
 
@@ -89,4 +90,9 @@ pub use lock::RowLock;
 pub use policy::{Plan, Strategy, Verdict};
 pub use strategy::{Atomic, Optimistic, Pessimistic, Serializable};
 pub use transactor::{Ended, PoolTransactor, Transactor, TransactorExt, Unit, Wish};
-pub use tx::{Tx, TxFn};
+pub use tx::{Repeatable, Tx, TxFn};
+
+/// The examples of the README, which compile.
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -11,7 +11,7 @@ use crate::backend::{Backend, WatchedQuery};
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::policy::Strategy;
-use crate::tx::{Tx, TxFn};
+use crate::tx::{Repeatable, Tx, TxFn};
 
 mod attempt;
 mod options;
@@ -115,9 +115,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// that was sent is finished in the background.
     async fn run<F, T, E>(&self, unit: F) -> Result<T, E>
     where
-        F: Clone
-            + Send
-            + Sync
+        F: Repeatable
             + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
             + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
         E: From<Error> + Send,
@@ -128,9 +126,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
 impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
     async fn run<F, T, E>(&self, unit: F) -> Result<T, E>
     where
-        F: Clone
-            + Send
-            + Sync
+        F: Repeatable
             + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
             + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
         E: From<Error> + Send,
@@ -157,9 +153,7 @@ struct Closure<F, T, E> {
 impl<DB, F, T, E> Unit<DB> for Closure<F, T, E>
 where
     DB: Backend,
-    F: Clone
-        + Send
-        + Sync
+    F: Repeatable
         + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
         + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
     E: Send,

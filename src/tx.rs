@@ -17,7 +17,7 @@ mod journal;
 mod session;
 mod shield;
 
-pub use body::TxFn;
+pub use body::{Repeatable, TxFn};
 pub(crate) use ending::Commit;
 use journal::{Journal, failure_or_other};
 pub(crate) use session::Session;
@@ -129,7 +129,9 @@ impl<DB: Backend> Tx<DB> {
     pub fn expect_one(&mut self, rows_affected: u64) -> Result<(), Error> {
         let failure = match rows_affected {
             1 => return Ok(()),
-            0 => Failure::new(FailureKind::StaleVersion, "one row was to be changed, none was").retryable(true),
+            0 => {
+                Failure::new(FailureKind::StaleVersion, "one row was to be changed, none was").retryable(true)
+            }
             rows => Failure::new(FailureKind::Aborted, format!("one row was to be changed, {rows} were")),
         };
         self.journal.end(failure.clone());
@@ -166,13 +168,18 @@ impl<DB: Backend> Tx<DB> {
 pub(crate) fn not_connected<DB: Backend>(error: &sqlx::Error) -> Failure {
     match error {
         sqlx::Error::Io(error) => Failure::new(FailureKind::Unavailable, error.to_string()).retryable(true),
-        error => failure_of::<DB>(error, false).unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string())),
+        error => failure_of::<DB>(error, false)
+            .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string())),
     }
 }
 
 impl<DB: Backend> fmt::Debug for Tx<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tx").field("database", &DB::NAME).field("attempt", &self.attempt).field("plan", &self.plan)
-            .field("journal", &self.journal).finish_non_exhaustive()
+        f.debug_struct("Tx")
+            .field("database", &DB::NAME)
+            .field("attempt", &self.attempt)
+            .field("plan", &self.plan)
+            .field("journal", &self.journal)
+            .finish_non_exhaustive()
     }
 }

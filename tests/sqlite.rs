@@ -63,7 +63,8 @@ async fn an_automatic_rollback_is_noticed_before_the_next_statement() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_in_memory_survives_a_dropped_run() {
     for url in ["sqlite::memory:", "sqlite://name?mode=memory"] {
-        let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect(url).await.expect("in memory");
+        let pool =
+            sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect(url).await.expect("in memory");
         sqlx::query("CREATE TABLE counter (id BIGINT, value BIGINT)").execute(&pool).await.expect("a table");
         sqlx::query("INSERT INTO counter VALUES (1, 0)").execute(&pool).await.expect("a row");
         let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(50));

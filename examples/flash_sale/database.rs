@@ -1,6 +1,5 @@
 //! Where the tickets are sold.
 
-use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 /// How long anything may take that is done before and after a sale.
-const LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 
 /// A database that was named and not yet connected to.
 #[derive(Debug)]
@@ -35,7 +34,10 @@ impl Place {
                 bail!("a sale in memory has no concurrency to show: name a file, or no database at all")
             }
             Some("sqlite") => Ok(Self::Sqlite(url.parse().map_err(unreadable)?)),
-            _ => bail!("a database URL begins with postgres://, mysql:// or sqlite://, and {} does not", public(url)),
+            _ => bail!(
+                "a database URL begins with postgres://, mysql:// or sqlite://, and `{}` does not",
+                public(url)
+            ),
         }
     }
 
@@ -77,17 +79,20 @@ impl Door for MySql {
 /// Connects, all of the connections at once: no sale pays for them.
 pub(crate) async fn open<DB: Door>(
     options: Options<DB>,
+    name: &str,
     connections: u32,
     patience: Duration,
 ) -> anyhow::Result<Pool<DB>> {
     // A pool takes a refused connection for a server that is about to start, and does not say what it waits for.
-    within(async { options.connect().await?.close().await }).await.context("cannot reach the database")?;
+    within(async { options.connect().await?.close().await })
+        .await
+        .with_context(|| format!("cannot reach {name}"))?;
     let pool = DB::pool_options()
         .min_connections(connections)
         .max_connections(connections)
         .acquire_timeout(patience)
         .connect_with(options);
-    within(pool).await.with_context(|| format!("cannot open {connections} connections to the database"))
+    within(pool).await.with_context(|| format!("cannot open {connections} connections to {name}"))
 }
 
 /// Nothing is waited for without an end, and no error needs more than a line.
@@ -109,7 +114,7 @@ fn plain(error: sqlx::Error) -> String {
 }
 
 /// The URL without what is nobody else's business: user, password and options.
-fn public(url: &str) -> impl Display {
+pub(crate) fn public(url: &str) -> String {
     let url = url.split('?').next().unwrap_or_default();
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),

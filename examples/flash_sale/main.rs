@@ -13,7 +13,7 @@ mod shop;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context as _, anyhow, bail};
 use clap::builder::PossibleValue;
 use clap::{Parser, ValueEnum};
 use indicatif::MultiProgress;
@@ -30,7 +30,9 @@ use shop::{Approach, Shop};
 #[derive(Debug, Parser)]
 #[command(name = "flash_sale")]
 struct Arguments {
-    /// Where to sell: postgres://…, mysql://… or sqlite://…; a SQLite file of its own unless said otherwise.
+    /// Where to sell: postgres://…, mysql://… or sqlite://…; unless named, a temporary SQLite file.
+    ///
+    /// A SQLite file that does not exist yet is made with sqlite://FILE?mode=rwc.
     ///
     /// The tables atomically_flash_sale_event and atomically_flash_sale_ticket are created there, and dropped before
     /// and after.
@@ -118,43 +120,64 @@ fn in_one_line(mistake: &clap::Error) -> String {
 
 /// Holds the sales that were asked for, and answers the promises that were broken.
 async fn sell(arguments: &Arguments) -> anyhow::Result<Vec<String>> {
-    let (place, _directory) = match &arguments.database_url {
+    let url = arguments.database_url.as_deref();
+    let name = url.map_or_else(|| "the temporary file".to_owned(), database::public);
+    let (place, _directory) = match url {
         Some(url) => (Place::named(url)?, None),
-        None => {
-            let (place, directory) = Place::embedded()?;
-            (place, Some(directory))
-        }
+        None => Place::embedded().map(|(place, directory)| (place, Some(directory)))?,
     };
     match place {
-        Place::Postgres(options) => sell_on::<sqlx::Postgres>(options, arguments).await,
-        Place::MySql(options) => sell_on::<sqlx::MySql>(options, arguments).await,
-        Place::Sqlite(options) => sell_on::<sqlx::Sqlite>(options, arguments).await,
+        Place::Postgres(options) => sell_on::<sqlx::Postgres>(options, &name, arguments).await,
+        Place::MySql(options) => sell_on::<sqlx::MySql>(options, &name, arguments).await,
+        Place::Sqlite(options) => sell_on::<sqlx::Sqlite>(options, &name, arguments).await,
     }
 }
 
 async fn sell_on<DB: Shop + Door>(
     options: database::Options<DB>,
+    name: &str,
     arguments: &Arguments,
 ) -> anyhow::Result<Vec<String>> {
     let offer = Offer { buyers: arguments.buyers, seats: arguments.seats };
-    let pool = database::open::<DB>(options, arguments.pool, rush::patience(offer)).await?;
+    let pool = database::open::<DB>(options.clone(), name, arguments.pool, rush::patience(offer)).await?;
     let outcomes = tokio::select! {
         outcomes = hold_all(&arguments.strategy, offer, &pool) => outcomes,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
     };
-    let tidied = database::within(DB::close(&pool)).await;
-    let closed = database::within(async { Ok(pool.close().await) }).await;
-    let outcomes = outcomes?;
-    if let Err(error) = tidied.and(closed) {
-        bail!("cannot drop the tables of the sale: {error}");
-    }
+    let outcomes = match (outcomes, tidy_up(options, name, pool).await) {
+        (Ok(outcomes), Ok(())) => outcomes,
+        (Err(error), Ok(())) | (Ok(_), Err(error)) => return Err(error),
+        (Err(error), Err(another)) => bail!("{error:#}, and {another:#}"),
+    };
     // A reader that has gone away is no reason to panic, as println! would.
     let _ = io::stdout().write_all(report::render(offer, &outcomes).as_bytes());
     let strategies = outcomes.iter().filter(|outcome| outcome.vouched_for);
     Ok(strategies.flat_map(|outcome| outcome.broken_promises(offer)).collect())
 }
 
-async fn hold_all<DB: Shop>(choices: &[Choice], offer: Offer, pool: &Pool<DB>) -> anyhow::Result<Vec<Outcome>> {
+/// Drops the tables, on a connection of its own: where buyers were interrupted, theirs may be in the middle of anything.
+async fn tidy_up<DB: Shop + Door>(
+    options: database::Options<DB>,
+    name: &str,
+    used: Pool<DB>,
+) -> anyhow::Result<()> {
+    let tidied = async {
+        database::within(async {
+            used.close().await;
+            Ok(())
+        })
+        .await?;
+        let pool = database::open::<DB>(options, name, 1, database::LIMIT).await?;
+        database::within(DB::close(&pool)).await
+    };
+    tidied.await.context("cannot drop the tables of the sale")
+}
+
+async fn hold_all<DB: Shop>(
+    choices: &[Choice],
+    offer: Offer,
+    pool: &Pool<DB>,
+) -> anyhow::Result<Vec<Outcome>> {
     // Drawn on stderr, and hidden where that is no terminal.
     let bars = MultiProgress::new();
     let mut outcomes = Vec::new();

@@ -49,26 +49,23 @@ impl Outcome {
     pub(crate) fn broken_promises(&self, offer: Offer) -> Vec<String> {
         let Self { name, told_sold, tickets, seats_left, .. } = self;
         let Offer { buyers, seats } = offer;
-        let wanted = buyers.min(seats);
-        let mut broken = Vec::new();
-        if *tickets > wanted {
-            broken.push(format!("{name} oversold: {tickets} tickets for {seats} seats and {buyers} buyers."));
-        }
-        if *tickets < wanted {
-            broken.push(format!("{name} undersold: {tickets} tickets for {seats} seats and {buyers} buyers."));
-        }
-        if i128::from(*seats_left) + i128::from(*tickets) != i128::from(seats) {
-            broken.push(format!("{name} lost count: of {seats} seats, {seats_left} are left after {tickets} tickets."));
-        }
-        if told_sold != tickets {
-            broken.push(format!("{name} told {told_sold} buyers that they have a ticket, and issued {tickets}."));
-        }
-        let lost = self.lost(offer);
-        if lost > 0 {
-            let error = self.first_error.as_deref().unwrap_or("no answer");
-            broken.push(format!("{name} lost {}, the first to: {error}.", counted(lost, "buyer")));
-        }
-        broken
+        let (wanted, lost) = (buyers.min(seats), self.lost(offer));
+        let left_if_right = i128::from(seats) - i128::from(*tickets);
+        let error = self.first_error.as_deref().unwrap_or("no answer");
+        let promises = [
+            (*tickets <= wanted, format!("oversold: {tickets} tickets, {seats} seats, {buyers} buyers")),
+            (*tickets >= wanted, format!("undersold: {tickets} tickets, {seats} seats, {buyers} buyers")),
+            (
+                i128::from(*seats_left) == left_if_right,
+                format!("lost count: {tickets} tickets left {seats_left} of {seats} seats"),
+            ),
+            (
+                told_sold == tickets,
+                format!("told {told_sold} buyers that they have one of {tickets} tickets"),
+            ),
+            (lost == 0, format!("lost {}, the first to: {error}", counted(lost, "buyer"))),
+        ];
+        promises.into_iter().filter(|(kept, _)| !kept).map(|(_, how)| format!("{name} {how}.")).collect()
     }
 }
 
@@ -131,7 +128,7 @@ fn verdict(offer: Offer, outcomes: &[Outcome]) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// What a cautionary tale did wrong, if it was not lucky.
+/// What a cautionary tale did wrong, unless nobody came in between.
 fn faults(tale: &Outcome, offer: Offer) -> String {
     let (oversold, lost) = (tale.oversold(offer), tale.lost(offer));
     let mut faults = Vec::new();
@@ -145,7 +142,7 @@ fn faults(tale: &Outcome, offer: Offer) -> String {
         faults.push("lost count of its seats".to_owned());
     }
     if faults.is_empty() {
-        faults.push("was lucky".to_owned());
+        faults.push("got away with it".to_owned());
     }
     format!("{} {}", tale.name, faults.join(" and "))
 }

@@ -18,7 +18,7 @@ use crate::shop::{Answer, Approach, Counter, Shop};
 
 /// How long a buyer is prepared to wait. Grows with the queue: the last one waits for everybody.
 pub(crate) fn patience(offer: Offer) -> Duration {
-    Duration::from_secs(60) + Duration::from_millis(20).saturating_mul(u32::try_from(offer.buyers).unwrap_or(u32::MAX))
+    Duration::from_secs(60) + Duration::from_millis(offer.buyers.saturating_mul(20))
 }
 
 /// Opens a shop on fresh tables, lets everybody in at once, and looks into the books afterwards.

@@ -25,7 +25,8 @@ macro_rules! shop {
 
             /// The unit of work: plain sqlx, and the same for pessimistic, optimistic and serializable.
             async fn buy(tx: &mut Tx<Self>, buyer: i64) -> Result<Answer, Error> {
-                let event = tx.for_update("SELECT seats, version FROM atomically_flash_sale_event WHERE id = 1");
+                let event =
+                    tx.for_update("SELECT seats, version FROM atomically_flash_sale_event WHERE id = 1");
                 let (seats, version): (i64, i64) = sqlx::query_as(event).fetch_one(&mut *tx).await?;
                 if seats == 0 {
                     return Ok(Answer::SoldOut);
@@ -74,7 +75,9 @@ macro_rules! shop {
                 for statement in OPEN {
                     sqlx::query(statement).execute(pool).await?;
                 }
-                let offer = Self::sql("INSERT INTO atomically_flash_sale_event (id, seats, version) VALUES (1, ?, 0)");
+                let offer = Self::sql(
+                    "INSERT INTO atomically_flash_sale_event (id, seats, version) VALUES (1, ?, 0)",
+                );
                 sqlx::query(offer).bind(seats).execute(pool).await?;
                 Ok(())
             }
@@ -127,7 +130,10 @@ pub(crate) trait Shop: Backend {
 
     fn buy(tx: &mut Tx<Self>, buyer: i64) -> impl Future<Output = Result<Answer, Error>> + Send;
 
-    fn buy_without_reading(tx: &mut Tx<Self>, buyer: i64) -> impl Future<Output = Result<Answer, Error>> + Send;
+    fn buy_without_reading(
+        tx: &mut Tx<Self>,
+        buyer: i64,
+    ) -> impl Future<Output = Result<Answer, Error>> + Send;
 
     fn buy_unguarded(
         db: &mut Self::Connection,
@@ -240,6 +246,10 @@ impl<DB: Shop> Counter<DB> {
 }
 
 /// A thousand buyers for one row are far more than the defaults have in mind, and none of them may be lost.
-fn patient<DB: Backend>(strategy: impl Strategy, pool: &Pool<DB>, deadline: Duration) -> Arc<dyn Transactor<DB>> {
+fn patient<DB: Backend>(
+    strategy: impl Strategy,
+    pool: &Pool<DB>,
+    deadline: Duration,
+) -> Arc<dyn Transactor<DB>> {
     Arc::new(PoolTransactor::new(strategy, pool).attempts(10_000).deadline(deadline))
 }

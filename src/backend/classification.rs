@@ -75,8 +75,11 @@ fn every_known_code_is_classified() {
 /// What an answer to COMMIT proves: only errors of the statement itself are sure to have stored nothing.
 #[test]
 fn only_definite_errors_say_that_a_commit_failed() {
-    let postgres = |sqlstate, fatal| sqlx::Postgres::classify(&Report { sqlstate, fatal, ..Report::default() }).is_definite();
-    for sqlstate in ["40001", "40P01", "23503", "23505", "25P02", "57014", "22012", "42P01", "55P03", "P0001"] {
+    let postgres = |sqlstate, fatal| {
+        sqlx::Postgres::classify(&Report { sqlstate, fatal, ..Report::default() }).is_definite()
+    };
+    for sqlstate in ["40001", "40P01", "23503", "23505", "25P02", "57014", "22012", "42P01", "55P03", "P0001"]
+    {
         assert!(postgres(sqlstate, false), "{sqlstate}");
         assert!(!postgres(sqlstate, true), "{sqlstate} as FATAL");
     }
@@ -84,7 +87,9 @@ fn only_definite_errors_say_that_a_commit_failed() {
         assert!(!postgres(sqlstate, false), "{sqlstate}");
     }
 
-    let mysql = |number, message| sqlx::MySql::classify(&Report { number, message, ..Report::default() }).is_definite();
+    let mysql = |number, message| {
+        sqlx::MySql::classify(&Report { number, message, ..Report::default() }).is_definite()
+    };
     for number in [1213, 3101, 8002, 8005, 8022, 8028, 9007] {
         assert!(mysql(number, ""), "{number}");
     }
@@ -114,7 +119,9 @@ fn what_was_sent_tells_nowait_from_a_timeout() {
 fn driver_errors_are_classified_without_a_server() {
     use std::io::{Error, ErrorKind};
 
-    let kind = |error: sqlx::Error| failure_without_server(&error).map(|failure| (failure.kind(), failure.is_retryable()));
+    let kind = |error: sqlx::Error| {
+        failure_without_server(&error).map(|failure| (failure.kind(), failure.is_retryable()))
+    };
     let lost = Some((FailureKind::ConnectionLost, true));
     assert_eq!(kind(Error::from(ErrorKind::UnexpectedEof).into()), lost);
     assert_eq!(kind(Error::from(ErrorKind::ConnectionReset).into()), lost);
@@ -129,9 +136,14 @@ fn driver_errors_are_classified_without_a_server() {
     assert_eq!(kind(sqlx::Error::PoolClosed), other);
     assert_eq!(kind(sqlx::Error::BeginFailed), other);
     // These are about the caller, and say nothing about the transaction.
-    for error in [sqlx::Error::RowNotFound, sqlx::Error::ColumnNotFound(String::new()),
-                  sqlx::Error::Decode("no".into()), sqlx::Error::Encode("no".into()),
-                  sqlx::Error::InvalidSavePointStatement, sqlx::Error::InvalidArgument(String::new())] {
+    for error in [
+        sqlx::Error::RowNotFound,
+        sqlx::Error::ColumnNotFound(String::new()),
+        sqlx::Error::Decode("no".into()),
+        sqlx::Error::Encode("no".into()),
+        sqlx::Error::InvalidSavePointStatement,
+        sqlx::Error::InvalidArgument(String::new()),
+    ] {
         assert_eq!(failure_without_server(&error), None, "{error}");
     }
 }
@@ -178,9 +190,18 @@ mod constraints {
                      `item_order` FOREIGN KEY (`order_id`, `shop_id`) REFERENCES `orders` (`id`, `shop_id`))";
         assert_eq!(mysql(1452, "23000", child), named("item_order", "item", &["order_id", "shop_id"]));
         assert_eq!(mysql(1048, "23000", "Column 'name' cannot be null"), named("", "", &["name"]));
-        assert_eq!(mysql(1364, "HY000", "Field 'name' doesn't have a default value"), named("", "", &["name"]));
-        assert_eq!(mysql(4025, "23000", "CONSTRAINT `positive` failed for `shop`.`stock`"), named("positive", "stock", &[]));
-        assert_eq!(mysql(3819, "HY000", "Check constraint 'positive' is violated."), named("positive", "", &[]));
+        assert_eq!(
+            mysql(1364, "HY000", "Field 'name' doesn't have a default value"),
+            named("", "", &["name"])
+        );
+        assert_eq!(
+            mysql(4025, "23000", "CONSTRAINT `positive` failed for `shop`.`stock`"),
+            named("positive", "stock", &[])
+        );
+        assert_eq!(
+            mysql(3819, "HY000", "Check constraint 'positive' is violated."),
+            named("positive", "", &[])
+        );
     }
 
     #[test]
@@ -202,7 +223,8 @@ mod constraints {
             detail: Some(detail),
             ..Report::default()
         };
-        let unique = sqlx::Postgres::classify(&report("23505", "Key (lower(email), shop)=(a, 1) already exists."));
+        let unique =
+            sqlx::Postgres::classify(&report("23505", "Key (lower(email), shop)=(a, 1) already exists."));
         assert_eq!(parts(&unique), named("account_email_key", "account", &["lower(email)", "shop"]));
         let german = sqlx::Postgres::classify(&report("23505", "Schlüssel »(email)=(a)« existiert bereits."));
         assert_eq!(parts(&german), named("account_email_key", "account", &["email"]));

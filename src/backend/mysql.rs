@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use sqlx::error::DatabaseError;
 use sqlx::MySql;
+use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 
 use super::text::{between, last_between, names, unquoted};
@@ -146,7 +146,8 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
         // "Duplicate entry 'x' for key 'name'"; MySQL puts the table before the name.
         ConstraintKind::Unique => {
             if let Some(key) = last_between(message, "for key '", "'") {
-                let (table, name) = key.rsplit_once('.').map_or((None, key), |(table, name)| (Some(table), name));
+                let (table, name) =
+                    key.rsplit_once('.').map_or((None, key), |(table, name)| (Some(table), name));
                 constraint.name = Some(name.to_owned());
                 constraint.table = table.map(str::to_owned);
             }
@@ -158,7 +159,9 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
             constraint.columns = between(message, "FOREIGN KEY (", ")").map_or_else(Vec::new, names);
         }
         // "Column 'a' cannot be null", "Field 'a' doesn't have a default value"
-        ConstraintKind::NotNull => constraint.columns = between(message, "'", "'").map_or_else(Vec::new, names),
+        ConstraintKind::NotNull => {
+            constraint.columns = between(message, "'", "'").map_or_else(Vec::new, names)
+        }
         // MariaDB: "CONSTRAINT `name` failed for `db`.`table`". MySQL: "Check constraint 'name' is violated."
         // A view: "CHECK OPTION failed `db`.`view`"
         ConstraintKind::Check | ConstraintKind::Exclusion => {

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use sqlx::error::DatabaseError;
 use sqlx::Postgres;
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
@@ -22,7 +22,8 @@ impl Facts for Postgres {
     fn opening(plan: &Plan, limit: Option<Duration>) -> String {
         let mut sql = format!("BEGIN ISOLATION LEVEL {}", plan.isolation);
         if let Some(millis) = limit.map(whole_millis) {
-            let _ = write!(sql, "; SET LOCAL lock_timeout = {millis}; SET LOCAL statement_timeout = {millis}");
+            let _ =
+                write!(sql, "; SET LOCAL lock_timeout = {millis}; SET LOCAL statement_timeout = {millis}");
         }
         sql
     }
@@ -81,7 +82,9 @@ impl Facts for Postgres {
             "57014" | "25P04" => (Kind::StatementTimeout, false),
             // XXA00 is CockroachDB's "committed, but a schema change failed".
             "40003" | "08007" | "XXA00" => (Kind::CommitUnknown, false),
-            "25P03" | "57P05" | "57P01" | "57P02" | "08000" | "08003" | "08006" => (Kind::ConnectionLost, true),
+            "25P03" | "57P05" | "57P01" | "57P02" | "08000" | "08003" | "08006" => {
+                (Kind::ConnectionLost, true)
+            }
             // 58C00 is CockroachDB's "range unavailable".
             "57P03" | "53300" | "53000" | "53200" | "08001" | "08004" | "58C00" => (Kind::Unavailable, true),
             "25006" => (Kind::ReadOnly, true),
@@ -117,8 +120,12 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
         }
         ConstraintKind::Check | ConstraintKind::Exclusion => Vec::new(),
     };
-    let constraint =
-        Constraint { name: owned(report.constraint), table: owned(report.table), columns, ..Constraint::new(kind) };
+    let constraint = Constraint {
+        name: owned(report.constraint),
+        table: owned(report.table),
+        columns,
+        ..Constraint::new(kind)
+    };
     Failure::new(FailureKind::Constraint, report.message)
         .with_code(report.sqlstate)
         .with_constraint(Some(constraint))
@@ -131,6 +138,8 @@ fn is_definite(sqlstate: &str) -> bool {
     match sqlstate {
         "40003" | "XXA00" => false,
         "57014" => true,
-        code => matches!(code.get(..2), Some("40" | "23" | "25" | "22" | "42" | "44" | "55" | "P0" | "0A" | "3B")),
+        code => {
+            matches!(code.get(..2), Some("40" | "23" | "25" | "22" | "42" | "44" | "55" | "P0" | "0A" | "3B"))
+        }
     }
 }

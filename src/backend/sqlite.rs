@@ -36,7 +36,9 @@ impl Facts for Sqlite {
 
     fn commit(closing: &Closing) -> Ending {
         match closing.saved {
-            Some(millis) => Ending { sql: format!("COMMIT; PRAGMA busy_timeout = {millis}").into(), before_commit: 0 },
+            Some(millis) => {
+                Ending { sql: format!("COMMIT; PRAGMA busy_timeout = {millis}").into(), before_commit: 0 }
+            }
             None => Ending { sql: "COMMIT".into(), before_commit: 0 },
         }
     }

@@ -112,8 +112,7 @@ macro_rules! wire {
                 use sqlx::{Executor as _, Row as _};
 
                 Box::pin(async move {
-                    let mut reply =
-                        crate::backend::wire::Reply { completed: 0, integer: None, error: None };
+                    let mut reply = crate::backend::wire::Reply { completed: 0, integer: None, error: None };
                     let mut answers = connection.fetch_many(sqlx::raw_sql(sqlx::AssertSqlSafe(sql)));
                     while let Some(answer) = answers.next().await {
                         match answer {

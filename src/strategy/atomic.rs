@@ -1,6 +1,7 @@
 use sqlx::Pool;
 
 use crate::backend::{Backend, WatchedQuery};
+use crate::error::Error;
 use crate::isolation::Isolation;
 use crate::policy::{Plan, Strategy};
 use crate::transactor::PoolTransactor;
@@ -60,7 +61,7 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     /// # Cancellation
     ///
     /// The statement may or may not be stored. The connection is closed.
-    pub async fn apply<'q>(&self, query: impl sqlx::Execute<'q, DB>) -> Result<u64, crate::Error> {
+    pub async fn apply<'q>(&self, query: impl sqlx::Execute<'q, DB>) -> Result<u64, Error> {
         self.run_statement(WatchedQuery::new(query)?).await
     }
 }

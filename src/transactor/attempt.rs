@@ -16,7 +16,12 @@ pub(super) trait Trial: Send {
     type Output: Send;
 
     /// One attempt. It leaves neither a lock nor a connection behind, whatever it ends with.
-    fn once(&mut self, plan: Plan, attempt: u32, clock: Clock) -> impl Future<Output = Outcome<Self::Output>> + Send;
+    fn once(
+        &mut self,
+        plan: Plan,
+        attempt: u32,
+        clock: Clock,
+    ) -> impl Future<Output = Outcome<Self::Output>> + Send;
 }
 
 /// What became of one attempt.
@@ -58,7 +63,8 @@ impl Clock {
     fn start(limit: Duration) -> Self {
         let started = Instant::now();
         // A deadline beyond what the clock can tell is none that anybody will see pass.
-        let deadline = started.checked_add(limit).unwrap_or_else(|| started + Duration::from_secs(60 * 60 * 24 * 365));
+        let deadline =
+            started.checked_add(limit).unwrap_or_else(|| started + Duration::from_secs(60 * 60 * 24 * 365));
         Self { started, deadline }
     }
 
@@ -105,7 +111,8 @@ pub(super) async fn until_done<X: Trial>(
             return Err(Error::deadline_exceeded(Some(failure), clock.spent(attempt)));
         }
         // Whatever the strategy says: an unknown commit is never blindly run again.
-        let gives_up = failure.kind() == FailureKind::CommitUnknown || strategy.verdict(&failure) == Verdict::GiveUp;
+        let gives_up =
+            failure.kind() == FailureKind::CommitUnknown || strategy.verdict(&failure) == Verdict::GiveUp;
         if gives_up {
             return match otherwise {
                 Otherwise::Own(output) => Ok(output),
@@ -122,5 +129,135 @@ pub(super) async fn until_done<X: Trial>(
         }
         last = Some(failure);
         tokio::time::sleep(delay).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::backoff::Backoff;
+    use crate::error::ErrorKind;
+    use crate::strategy::Optimistic;
+
+    /// Ends as it is told to, and notes when it was tried.
+    struct Script {
+        outcomes: VecDeque<Outcome<&'static str>>,
+        tried_at: Vec<Duration>,
+    }
+
+    impl Script {
+        fn new(outcomes: impl IntoIterator<Item = Outcome<&'static str>>) -> Self {
+            Self { outcomes: outcomes.into_iter().collect(), tried_at: Vec::new() }
+        }
+    }
+
+    impl Trial for Script {
+        type Output = &'static str;
+
+        async fn once(&mut self, _plan: Plan, attempt: u32, clock: Clock) -> Outcome<&'static str> {
+            assert_eq!(attempt as usize, self.tried_at.len() + 1);
+            self.tried_at.push(clock.started.elapsed());
+            self.outcomes.pop_front().unwrap_or_else(conflict)
+        }
+    }
+
+    fn conflict() -> Outcome<&'static str> {
+        Outcome::failed(Failure::new(FailureKind::Deadlock, "a cycle").retryable(true))
+    }
+
+    fn options() -> Options {
+        Options { seed: Some(1), ..Options::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn conflicts_are_tried_again_with_delays_within_their_ceilings() {
+        let mut script = Script::new([conflict(), conflict(), conflict(), Outcome::Done("done")]);
+        let answer = until_done(&Optimistic::default(), &options(), &mut script).await;
+        assert_eq!(answer.expect("the fourth attempt"), "done");
+        let mut ceilings = Backoff::default().ceilings();
+        for (one, next) in script.tried_at.iter().zip(&script.tried_at[1..]) {
+            let ceiling = ceilings.next().expect("without end");
+            // The clock of the tests moves in whole milliseconds.
+            assert!(
+                *next - *one <= ceiling + Duration::from_millis(1),
+                "{one:?} to {next:?}, at most {ceiling:?}"
+            );
+        }
+        assert!(script.tried_at[3] > Duration::ZERO, "no delay at all");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_run_out() {
+        let mut script = Script::new([]);
+        let limited = Options { attempts: 5, ..options() };
+        let error =
+            until_done(&Optimistic::default(), &limited, &mut script).await.expect_err("always a conflict");
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        assert_eq!((error.attempts(), script.tried_at.len()), (Some(5), 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_runs_out_before_a_delay_that_would_not_be_lived_to_see() {
+        let mut script = Script::new([]);
+        let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(1));
+        let limited = Options { attempts: u32::MAX, deadline: Duration::from_secs(10), backoff, ..options() };
+        let started = Instant::now();
+        let error =
+            until_done(&Optimistic::default(), &limited, &mut script).await.expect_err("always a conflict");
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+        assert!(error.is_conflict(), "the last failure is told");
+        assert!(started.elapsed() <= Duration::from_secs(10));
+        assert!(script.tried_at.len() > 10);
+    }
+
+    /// Even under a strategy that would.
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_commit_is_never_tried_again() {
+        #[derive(Debug)]
+        struct Reckless;
+        impl Strategy for Reckless {
+            fn plan(&self, _attempt: u32) -> Plan {
+                Plan::new(crate::Isolation::ReadCommitted)
+            }
+            fn verdict(&self, _failure: &Failure) -> Verdict {
+                Verdict::RunAgain
+            }
+        }
+        let mut script = Script::new([Outcome::failed(Failure::new(FailureKind::CommitUnknown, "silence"))]);
+        let error = until_done(&Reckless, &options(), &mut script).await.expect_err("unknown");
+        assert_eq!(error.kind(), ErrorKind::CommitUnknown);
+        assert_eq!(script.tried_at.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_worth_another_attempt_is_told_as_the_unit_made_of_it() {
+        let violation = || Failure::new(FailureKind::Constraint, "a duplicate");
+        let own = Outcome::Failed { failure: violation(), otherwise: Otherwise::Own("its own error") };
+        let answer = until_done(&Optimistic::default(), &options(), &mut Script::new([own])).await;
+        assert_eq!(answer.expect("what the unit said"), "its own error");
+
+        let swallowed = Outcome::Failed { failure: violation(), otherwise: Otherwise::Swallowed };
+        let answer = until_done(&Optimistic::default(), &options(), &mut Script::new([swallowed])).await;
+        let error = answer.expect_err("never Ok");
+        assert_eq!(error.kind(), ErrorKind::Constraint);
+        assert!(error.to_string().contains("returned Ok"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nowait_is_told_at_once() {
+        let refused = Failure::new(FailureKind::LockNotAvailable, "held").retryable(true);
+        let mut script = Script::new([Outcome::failed(refused)]);
+        let error = until_done(&Optimistic::default(), &options(), &mut script).await.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::LockNotAvailable);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_beyond_all_time_is_none() {
+        let endless = Options { deadline: Duration::MAX, ..options() };
+        let answer =
+            until_done(&Optimistic::default(), &endless, &mut Script::new([Outcome::Done("done")])).await;
+        assert_eq!(answer.expect("done"), "done");
     }
 }

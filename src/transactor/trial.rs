@@ -132,7 +132,9 @@ fn nobody_answered<DB: Backend>(pool: &Pool<DB>) -> Failure {
     let message = if open >= most && idle == 0 {
         format!("all {most} connections of the pool stayed in use")
     } else {
-        format!("the server did not let a transaction begin (pool: {open} of {most} connections open, {idle} idle)")
+        format!(
+            "the server did not let a transaction begin (pool: {open} of {most} connections open, {idle} idle)"
+        )
     };
     Failure::new(FailureKind::Unavailable, message).retryable(true)
 }

@@ -100,11 +100,18 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {
     if reply.completed < before_commit && spoke && !is_end_of_session(&failure) {
         return Commit::Refused(not_ours_any_more(failure));
     }
-    if spoke && failure.is_definite() { Commit::Refused(failure) } else { Commit::Unknown(failure.into_commit_unknown()) }
+    if spoke && failure.is_definite() {
+        Commit::Refused(failure)
+    } else {
+        Commit::Unknown(failure.into_commit_unknown())
+    }
 }
 
 fn is_end_of_session(failure: &Failure) -> bool {
-    matches!(failure.kind(), FailureKind::ConnectionLost | FailureKind::CommitUnknown | FailureKind::Unavailable)
+    matches!(
+        failure.kind(),
+        FailureKind::ConnectionLost | FailureKind::CommitUnknown | FailureKind::Unavailable
+    )
 }
 
 /// The guard in front of the COMMIT failed. Where the server only says that there is no such transaction any more, say

@@ -103,7 +103,9 @@ macro_rules! executor {
             {
                 let (journal, connection) = self.parts();
                 let query = WatchedQuery::new(query);
-                Box::pin(watch(journal, connection, query, |connection, query| connection.fetch_optional(query)))
+                Box::pin(watch(journal, connection, query, |connection, query| {
+                    connection.fetch_optional(query)
+                }))
             }
 
             fn prepare_with<'e>(

@@ -74,7 +74,11 @@ impl Journal {
 
     fn remember<DB: Backend>(&mut self, error: sqlx::Error, nowait: bool) -> sqlx::Error {
         let Some(failure) = failure_of::<DB>(&error, nowait) else { return error };
-        let error = if failure.kind() == FailureKind::LockNotAvailable { with_failure(error, &failure) } else { error };
+        let error = if failure.kind() == FailureKind::LockNotAvailable {
+            with_failure(error, &failure)
+        } else {
+            error
+        };
         match DB::after(&failure) {
             Survival::Open => {}
             Survival::Ask(statement) => self.ask = Some(statement),
@@ -157,12 +161,31 @@ mod tests {
 
     #[test]
     fn statements_that_end_transactions_are_known() {
-        for sql in ["COMMIT", " commit ;", "Rollback", "BEGIN IMMEDIATE", "end", "abort", "START TRANSACTION",
-                    "-- why\n/* so */ COMMIT AND CHAIN", "ROLLBACK WORK"] {
+        for sql in [
+            "COMMIT",
+            " commit ;",
+            "Rollback",
+            "BEGIN IMMEDIATE",
+            "end",
+            "abort",
+            "START TRANSACTION",
+            "-- why\n/* so */ COMMIT AND CHAIN",
+            "ROLLBACK WORK",
+        ] {
             assert!(ends_transactions(sql), "{sql}");
         }
-        for sql in ["", "SELECT 1", "UPDATE commit SET end = 1", "ROLLBACK TO SAVEPOINT a", "ROLLBACK WORK TO a",
-                    "SAVEPOINT a", "START SLAVE", "committed", "-- COMMIT", "/* COMMIT"] {
+        for sql in [
+            "",
+            "SELECT 1",
+            "UPDATE commit SET end = 1",
+            "ROLLBACK TO SAVEPOINT a",
+            "ROLLBACK WORK TO a",
+            "SAVEPOINT a",
+            "START SLAVE",
+            "committed",
+            "-- COMMIT",
+            "/* COMMIT",
+        ] {
             assert!(!ends_transactions(sql), "{sql}");
         }
     }

@@ -42,3 +42,30 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for Shield<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dropped_future_is_finished() {
+        let (go, started) = oneshot::channel::<()>();
+        let (done, finished) = oneshot::channel();
+        let mut shield = Shield::new(Handle::current(), async move {
+            let _ = started.await;
+            let _ = done.send("finished");
+        });
+        assert!(futures_util::poll!(&mut shield).is_pending());
+        drop(shield);
+        go.send(()).expect("somebody still waits");
+        assert_eq!(finished.await, Ok("finished"));
+    }
+
+    #[tokio::test]
+    async fn a_future_that_is_done_is_not_run_again() {
+        let shield = Shield::new(Handle::current(), async { 7 });
+        assert_eq!(shield.await, 7);
+    }
+}

@@ -5,7 +5,9 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use atomically::{Error, ErrorKind, Optimistic, Pessimistic, Serializable, Transactor, TransactorExt as _, Tx};
+use atomically::{
+    Error, ErrorKind, Optimistic, Pessimistic, Serializable, Transactor, TransactorExt as _, Tx,
+};
 
 use super::increments::{counter, value};
 use super::outcomes::set_value;
@@ -28,7 +30,9 @@ async fn polled<F: Future>(polls: u32, future: F) -> Option<F::Output> {
 /// The pool has one connection, so that whatever a dropped run leaves behind meets the next one.
 pub(crate) async fn dropped_at_every_poll<DB: TestBackend>() {
     let pool = DB::pool(1).await;
-    DB::pool_execute(&pool, DB::sql("CREATE TABLE ledger (k BIGINT NOT NULL)"), &[]).await.expect("create a table");
+    DB::pool_execute(&pool, DB::sql("CREATE TABLE ledger (k BIGINT NOT NULL)"), &[])
+        .await
+        .expect("create a table");
     let watcher = DB::another(&pool.url).await;
 
     let transactors: Vec<Box<dyn Transactor<DB>>> = vec![
@@ -53,9 +57,15 @@ pub(crate) async fn dropped_at_every_poll<DB: TestBackend>() {
             let outcome = polled(k, run).await;
 
             // A stranger's autocommit write, right behind it on the same pool, is stored.
-            DB::pool_execute(&pool, DB::sql("INSERT INTO ledger VALUES (?)"), &[-key]).await.expect("the pool works");
+            DB::pool_execute(&pool, DB::sql("INSERT INTO ledger VALUES (?)"), &[-key])
+                .await
+                .expect("the pool works");
             let count = DB::sql("SELECT COUNT(*) FROM ledger WHERE k = ?");
-            assert_eq!(DB::pool_fetch(&watcher, count, &[-key]).await.expect("a count"), 1, "lost after {k} polls");
+            assert_eq!(
+                DB::pool_fetch(&watcher, count, &[-key]).await.expect("a count"),
+                1,
+                "lost after {k} polls"
+            );
 
             eventually(0, async || DB::open_transactions(&watcher).await).await;
             let count = DB::sql("SELECT COUNT(*) FROM ledger WHERE k = ?");

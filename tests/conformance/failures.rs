@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use atomically::{
-    ConstraintKind, Error, ErrorKind, Failure, FailureKind, Optimistic, Pessimistic, Plan, Serializable, Strategy,
-    TransactorExt as _, Tx, Verdict,
+    ConstraintKind, Error, ErrorKind, Failure, FailureKind, Optimistic, Pessimistic, Plan, Serializable,
+    Strategy, TransactorExt as _, Tx, Verdict,
 };
 use sqlx::Pool;
 use tokio::sync::Barrier;
@@ -91,7 +91,11 @@ pub(crate) async fn a_constraint_that_fails_at_commit_is_typed<DB: TestBackend>(
         Ok::<_, Error>(())
     };
     let error = db.run(unit).await.expect_err("no such parent");
-    assert_eq!(error.constraint().map(|constraint| constraint.kind), Some(ConstraintKind::ForeignKey), "{error:?}");
+    assert_eq!(
+        error.constraint().map(|constraint| constraint.kind),
+        Some(ConstraintKind::ForeignKey),
+        "{error:?}"
+    );
     let children = DB::pool_fetch(&pool, DB::sql("SELECT COUNT(*) FROM child"), &[]).await;
     assert_eq!(children.expect("the pool works"), 0);
     assert_eq!(DB::open_transactions(&pool).await, 0);
@@ -152,7 +156,8 @@ pub(crate) async fn a_swallowed_deadlock_is_never_ok<DB: TestBackend>() {
     assert_eq!(errors[0].failure().map(Failure::kind), Some(FailureKind::Deadlock));
     assert_eq!(both_rows(&pool).await, [1, 1], "half of the victim is stored");
 
-    let wrapped = opposite_order::<DB, anyhow::Error>(&pool, 1, |error| Err(anyhow::anyhow!("wrapped: {error}"))).await;
+    let wrapped =
+        opposite_order::<DB, anyhow::Error>(&pool, 1, |error| Err(anyhow::anyhow!("wrapped: {error}"))).await;
     let errors: Vec<_> = wrapped.into_iter().filter_map(Result::err).collect();
     assert_eq!(errors.len(), 1);
     assert!(errors[0].downcast_ref::<Error>().is_some_and(Error::is_conflict), "{:?}", errors[0]);
@@ -161,12 +166,22 @@ pub(crate) async fn a_swallowed_deadlock_is_never_ok<DB: TestBackend>() {
     let as_text = opposite_order::<DB, Text>(&pool, 1, |error| Err(Text(error.to_string()))).await;
     let errors: Vec<_> = as_text.into_iter().filter_map(Result::err).collect();
     assert_eq!(errors.len(), 1);
-    assert!(errors[0].0.contains("gave up after 1 attempt") && errors[0].0.contains("deadlock"), "{:?}", errors[0]);
+    assert!(
+        errors[0].0.contains("gave up after 1 attempt") && errors[0].0.contains("deadlock"),
+        "{:?}",
+        errors[0]
+    );
     assert_eq!(both_rows(&pool).await, [3, 3]);
 }
 
 async fn both_rows<DB: TestBackend>(pool: &Pool<DB>) -> [i64; 2] {
-    let row = |id| DB::pool_fetch(pool, DB::sql("SELECT value FROM counter WHERE id = ?"), if id == 1 { &[1] } else { &[2] });
+    let row = |id| {
+        DB::pool_fetch(
+            pool,
+            DB::sql("SELECT value FROM counter WHERE id = ?"),
+            if id == 1 { &[1] } else { &[2] },
+        )
+    };
     [row(1).await.expect("row 1"), row(2).await.expect("row 2")]
 }
 

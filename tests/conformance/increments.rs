@@ -19,9 +19,12 @@ const INCREMENTS: i64 = (TASKS * ROUNDS) as i64;
 
 pub(crate) async fn counter<DB: TestBackend>(connections: u32) -> TestPool<DB> {
     let pool = DB::pool(connections).await;
-    let create = "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL, version BIGINT NOT NULL)";
+    let create =
+        "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL, version BIGINT NOT NULL)";
     DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
-    DB::pool_execute(&pool, DB::sql("INSERT INTO counter VALUES (1, 0, 0), (2, 0, 0)"), &[]).await.expect("two rows");
+    DB::pool_execute(&pool, DB::sql("INSERT INTO counter VALUES (1, 0, 0), (2, 0, 0)"), &[])
+        .await
+        .expect("two rows");
     pool
 }
 

@@ -120,7 +120,8 @@ pub(crate) async fn no_limit_is_left_behind<DB: TestBackend>() {
 pub(crate) async fn a_dead_pooled_connection_is_replaced<DB: TestBackend>() {
     let pool = counter::<DB>(3).await;
     // Three connections, all of them idle.
-    let held = [pool.acquire().await, pool.acquire().await, pool.acquire().await].map(|held| held.expect("one of three"));
+    let held = [pool.acquire().await, pool.acquire().await, pool.acquire().await]
+        .map(|held| held.expect("one of three"));
     drop(held);
     eventually(3, async || pool.num_idle()).await;
     DB::kill_sessions(&pool.url).await;

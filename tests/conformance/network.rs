@@ -17,10 +17,12 @@ const SHORT: Duration = Duration::from_millis(300);
 pub(crate) async fn a_server_that_is_not_there_is_a_typed_error_in_time<DB: TestBackend>() {
     let real = counter::<DB>(1).await;
     // A port that was free a moment ago.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let nobody =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
     let url = Proxy::to(&real.url).await.url(&real.url);
     let proxied = url.rsplit_once('@').expect("a host").1.split('/').next().expect("a host").to_owned();
-    let pool = PoolOptions::<DB>::new().connect_lazy(&url.replace(&proxied, &nobody.to_string())).expect("a URL");
+    let pool =
+        PoolOptions::<DB>::new().connect_lazy(&url.replace(&proxied, &nobody.to_string())).expect("a URL");
 
     let run = async { Pessimistic::default().on(&pool).deadline(SHORT).run(increment::<DB>).await };
     let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("nobody is there");
@@ -32,7 +34,8 @@ pub(crate) async fn a_server_that_is_not_there_is_a_typed_error_in_time<DB: Test
 pub(crate) async fn a_peer_that_falls_silent_is_a_typed_error_in_time<DB: TestBackend>() {
     let direct = counter::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
-    let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await.expect("a pool");
+    let pool =
+        PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await.expect("a pool");
     let db = Pessimistic::default().on(&pool).deadline(SHORT);
     for trigger in ["ISOLATION LEVEL", "SELECT value"] {
         proxy.on(trigger, Fault::SilenceBefore);
@@ -47,7 +50,10 @@ pub(crate) async fn a_peer_that_falls_silent_is_a_typed_error_in_time<DB: TestBa
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{trigger}: {error:?}");
         assert!(proxy.hits() > before, "{trigger} was never sent");
         proxy.heal();
-        timeout(FOR_EVER, db.run(increment::<DB>)).await.expect("in time").expect("the pool is usable at once");
+        timeout(FOR_EVER, db.run(increment::<DB>))
+            .await
+            .expect("in time")
+            .expect("the pool is usable at once");
     }
     assert_eq!(value(&direct).await, 2);
 }
@@ -56,7 +62,8 @@ pub(crate) async fn a_peer_that_falls_silent_is_a_typed_error_in_time<DB: TestBa
 pub(crate) async fn a_commit_that_is_not_answered_is_unknown<DB: TestBackend>() {
     let direct = counter::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
-    let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await.expect("a pool");
+    let pool =
+        PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await.expect("a pool");
     let db = Pessimistic::default().on(&pool).deadline(SHORT);
     let mut stored = 0;
     for (fault, delivered) in [
@@ -96,7 +103,8 @@ pub(crate) async fn a_commit_that_is_not_answered_is_unknown<DB: TestBackend>() 
 pub(crate) async fn a_connection_cut_before_the_commit_is_run_again<DB: TestBackend>() {
     let direct = counter::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
-    let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await.expect("a pool");
+    let pool =
+        PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await.expect("a pool");
     let db = Pessimistic::default().on(&pool);
     for fault in [Fault::CutBefore, Fault::CutAfter] {
         // Of its own, so that it is sent as text and not by the name of a prepared statement.

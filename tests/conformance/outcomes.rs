@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use atomically::{
-    Atomic, Error, ErrorKind, FailureKind, Optimistic, Pessimistic, Serializable, Transactor, TransactorExt as _, Tx,
+    Atomic, Error, ErrorKind, FailureKind, Optimistic, Pessimistic, Serializable, Transactor,
+    TransactorExt as _, Tx,
 };
 use futures_util::TryStreamExt as _;
 
@@ -101,7 +102,8 @@ pub(crate) async fn a_stale_version_is_run_again<DB: TestBackend>() {
                 let update = DB::sql("UPDATE counter SET version = version + 1 WHERE id = 1");
                 DB::pool_execute(&meddle, update, &[]).await?;
             }
-            let update = DB::sql("UPDATE counter SET value = 5, version = version + 1 WHERE id = 1 AND version = ?");
+            let update =
+                DB::sql("UPDATE counter SET value = 5, version = version + 1 WHERE id = 1 AND version = ?");
             let done = DB::execute(tx, update, &[version]).await?;
             tx.expect_one(done)?;
             Ok::<_, Error>(tx.attempt())

@@ -13,7 +13,9 @@ pub(crate) async fn both_go_off_duty<DB: TestBackend, S: Strategy>(strategy: S) 
     let pool = DB::pool(4).await;
     let create = "CREATE TABLE doctor (id BIGINT PRIMARY KEY, on_call BIGINT NOT NULL)";
     DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
-    DB::pool_execute(&pool, DB::sql("INSERT INTO doctor VALUES (1, 1), (2, 1)"), &[]).await.expect("two doctors");
+    DB::pool_execute(&pool, DB::sql("INSERT INTO doctor VALUES (1, 1), (2, 1)"), &[])
+        .await
+        .expect("two doctors");
 
     let db = patient(strategy, &pool);
     let (attempts, both_have_looked) = (AtomicU32::new(0), Barrier::new(2));
@@ -21,7 +23,8 @@ pub(crate) async fn both_go_off_duty<DB: TestBackend, S: Strategy>(strategy: S) 
     let go_off_duty = |id: i64| {
         db.run(async move |tx: &mut Tx<DB>| {
             attempts.fetch_add(1, Ordering::Relaxed);
-            let on_call = DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM doctor WHERE on_call = 1"), &[]).await?;
+            let on_call =
+                DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM doctor WHERE on_call = 1"), &[]).await?;
             if tx.attempt() == 1 {
                 both_have_looked.wait().await;
             }

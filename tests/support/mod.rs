@@ -34,10 +34,23 @@ pub(crate) trait TestBackend: Backend {
     /// How many transactions are open on this database, not counting this question, and how many locks they hold.
     fn open_transactions(pool: &Pool<Self>) -> BoxFuture<'_, i64>;
 
-    fn execute<'a>(tx: &'a mut Tx<Self>, sql: SqlStr, arguments: &'a [i64]) -> BoxFuture<'a, sqlx::Result<u64>>;
-    fn fetch<'a>(tx: &'a mut Tx<Self>, sql: SqlStr, arguments: &'a [i64]) -> BoxFuture<'a, sqlx::Result<i64>>;
-    fn pool_execute<'a>(pool: &'a Pool<Self>, sql: SqlStr, arguments: &'a [i64]) -> BoxFuture<'a, sqlx::Result<u64>>;
-    fn pool_fetch<'a>(pool: &'a Pool<Self>, sql: SqlStr, arguments: &'a [i64]) -> BoxFuture<'a, sqlx::Result<i64>>;
+    fn execute<'a>(
+        tx: &'a mut Tx<Self>,
+        sql: SqlStr,
+        arguments: &'a [i64],
+    ) -> BoxFuture<'a, sqlx::Result<u64>>;
+    fn fetch<'a>(tx: &'a mut Tx<Self>, sql: SqlStr, arguments: &'a [i64])
+    -> BoxFuture<'a, sqlx::Result<i64>>;
+    fn pool_execute<'a>(
+        pool: &'a Pool<Self>,
+        sql: SqlStr,
+        arguments: &'a [i64],
+    ) -> BoxFuture<'a, sqlx::Result<u64>>;
+    fn pool_fetch<'a>(
+        pool: &'a Pool<Self>,
+        sql: SqlStr,
+        arguments: &'a [i64],
+    ) -> BoxFuture<'a, sqlx::Result<i64>>;
 
     /// The integers of a query, as they come.
     fn stream<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxStream<'a, sqlx::Result<i64>>;
@@ -99,14 +112,22 @@ fn as_written(text: &str) -> SqlStr {
 
 macro_rules! statements {
     () => {
-        fn execute<'a>(tx: &'a mut Tx<Self>, sql: SqlStr, arguments: &'a [i64]) -> BoxFuture<'a, sqlx::Result<u64>> {
+        fn execute<'a>(
+            tx: &'a mut Tx<Self>,
+            sql: SqlStr,
+            arguments: &'a [i64],
+        ) -> BoxFuture<'a, sqlx::Result<u64>> {
             Box::pin(async move {
                 let query = arguments.iter().fold(sqlx::query(sql), |query, value| query.bind(*value));
                 Ok(query.execute(&mut *tx).await?.rows_affected())
             })
         }
 
-        fn fetch<'a>(tx: &'a mut Tx<Self>, sql: SqlStr, arguments: &'a [i64]) -> BoxFuture<'a, sqlx::Result<i64>> {
+        fn fetch<'a>(
+            tx: &'a mut Tx<Self>,
+            sql: SqlStr,
+            arguments: &'a [i64],
+        ) -> BoxFuture<'a, sqlx::Result<i64>> {
             Box::pin(async move {
                 let query = arguments.iter().fold(sqlx::query(sql), |query, value| query.bind(*value));
                 query.fetch_one(&mut *tx).await?.try_get(0)
@@ -139,7 +160,10 @@ macro_rules! statements {
             Box::pin(sqlx::query_scalar(sql).fetch(tx))
         }
 
-        fn raw<'a>(connection: &'a mut Self::Connection, sql: &'static str) -> BoxFuture<'a, sqlx::Result<()>> {
+        fn raw<'a>(
+            connection: &'a mut Self::Connection,
+            sql: &'static str,
+        ) -> BoxFuture<'a, sqlx::Result<()>> {
             Box::pin(async move { connection.execute(sqlx::raw_sql(sql)).await.map(drop) })
         }
 
@@ -151,11 +175,15 @@ macro_rules! statements {
         }
 
         fn limits(pool: &Pool<Self>) -> BoxFuture<'_, String> {
-            Box::pin(async move { sqlx::query_scalar(Self::LIMITS).fetch_one(pool).await.expect("the settings") })
+            Box::pin(
+                async move { sqlx::query_scalar(Self::LIMITS).fetch_one(pool).await.expect("the settings") },
+            )
         }
 
         fn limits_inside(tx: &mut Tx<Self>) -> BoxFuture<'_, String> {
-            Box::pin(async move { sqlx::query_scalar(Self::LIMITS).fetch_one(tx).await.expect("the settings") })
+            Box::pin(
+                async move { sqlx::query_scalar(Self::LIMITS).fetch_one(tx).await.expect("the settings") },
+            )
         }
 
         fn blocker(url: &str) -> BoxFuture<'_, Self::Connection> {
@@ -172,7 +200,8 @@ macro_rules! statements {
 impl TestBackend for Postgres {
     const COMMIT: &'static str = "COMMIT\0";
     const SHORT_LOCK_TIMEOUT: &'static str = "SET LOCAL lock_timeout = 20";
-    const LIMITS: &'static str = "SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings
+    const LIMITS: &'static str =
+        "SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings
          WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_isolation')";
 
     fn pool(connections: u32) -> BoxFuture<'static, TestPool<Self>> {
@@ -222,7 +251,8 @@ impl TestBackend for Postgres {
 impl TestBackend for MySql {
     const COMMIT: &'static str = "; COMMIT";
     const SHORT_LOCK_TIMEOUT: &'static str = "SET innodb_lock_wait_timeout = 1";
-    const LIMITS: &'static str = "SELECT CONCAT_WS(' ', @@innodb_lock_wait_timeout, @@max_statement_time, @@tx_isolation)";
+    const LIMITS: &'static str =
+        "SELECT CONCAT_WS(' ', @@innodb_lock_wait_timeout, @@max_statement_time, @@tx_isolation)";
 
     fn pool(connections: u32) -> BoxFuture<'static, TestPool<Self>> {
         Box::pin(async move {
@@ -302,7 +332,9 @@ impl TestBackend for Sqlite {
         Box::pin(async move {
             let mut connection = pool.acquire().await.expect("a connection");
             let free = connection
-                .execute(sqlx::raw_sql("PRAGMA busy_timeout = 0; BEGIN IMMEDIATE; ROLLBACK; PRAGMA busy_timeout = 5000"))
+                .execute(sqlx::raw_sql(
+                    "PRAGMA busy_timeout = 0; BEGIN IMMEDIATE; ROLLBACK; PRAGMA busy_timeout = 5000",
+                ))
                 .await;
             i64::from(free.is_err())
         })

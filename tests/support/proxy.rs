@@ -22,11 +22,14 @@ pub(crate) enum Fault {
     CutAfter,
 }
 
+/// What to look for, and what to do about it.
+type Rule = Arc<Mutex<Option<(Vec<u8>, Fault)>>>;
+
 /// Between a client and a server, on a port of its own.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     port: u16,
-    rule: Arc<Mutex<Option<(Vec<u8>, Fault)>>>,
+    rule: Rule,
     hits: Arc<Mutex<u32>>,
 }
 
@@ -74,7 +77,7 @@ fn address(url: &str) -> &str {
     behind.split('/').next().expect("a host")
 }
 
-fn relay(client: TcpStream, server: TcpStream, rule: Arc<Mutex<Option<(Vec<u8>, Fault)>>>, hits: Arc<Mutex<u32>>) {
+fn relay(client: TcpStream, server: TcpStream, rule: Rule, hits: Arc<Mutex<u32>>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let (met, fault) = watch::channel(None);
@@ -85,7 +88,7 @@ fn relay(client: TcpStream, server: TcpStream, rule: Arc<Mutex<Option<(Vec<u8>, 
 async fn requests(
     mut client: OwnedReadHalf,
     mut server: OwnedWriteHalf,
-    rule: Arc<Mutex<Option<(Vec<u8>, Fault)>>>,
+    rule: Rule,
     hits: Arc<Mutex<u32>>,
     met: watch::Sender<Option<Fault>>,
 ) {
@@ -99,19 +102,27 @@ async fn requests(
             *hits.lock().expect("the hits") += 1;
             met.send_replace(fault);
         }
-        if !matches!(fault, Some(Fault::SilenceBefore | Fault::CutBefore)) && server.write_all(request).await.is_err() {
+        if !matches!(fault, Some(Fault::SilenceBefore | Fault::CutBefore))
+            && server.write_all(request).await.is_err()
+        {
             return;
         }
         match fault {
             None => {}
             // The server must not see an end either while the client believes that it is still there.
             Some(Fault::SilenceBefore | Fault::SilenceAfter) => return std::future::pending().await,
-            Some(Fault::CutBefore | Fault::CutAfter) => return tokio::time::sleep(Duration::from_millis(200)).await,
+            Some(Fault::CutBefore | Fault::CutAfter) => {
+                return tokio::time::sleep(Duration::from_millis(200)).await;
+            }
         }
     }
 }
 
-async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, mut met: watch::Receiver<Option<Fault>>) {
+async fn answers(
+    mut server: OwnedReadHalf,
+    mut client: OwnedWriteHalf,
+    mut met: watch::Receiver<Option<Fault>>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = tokio::select! {

@@ -16,34 +16,40 @@ use std::time::Duration;
 
 use super::process::{Process, spawn};
 
-/// Moving the directory away first means that a program which starts too late cannot leave its pid in it, and gives
-/// up (see [`LAUNCH`]). PostgreSQL is asked to quit, as only it can give back its shared memory; when it was killed
-/// by a test, line 7 of `postmaster.pid` names what is left of that. The others are killed at once. Programs are
-/// leaders of their process group, which takes what they started along.
+/// What the watchdog does, with up to five seconds for each step.
+///
+/// An installation may finish, which takes a second: one that is interrupted can leave shared memory behind. Moving
+/// the directory away then means that a program which starts too late cannot leave its pid in it, and gives up (see
+/// [`LAUNCH`]). PostgreSQL is asked to quit, as only it can give back its shared memory; when it was killed by a
+/// test, line 7 of `postmaster.pid` names what is left of that. A server is the leader of a process group, which
+/// takes what it started along.
 const WATCHDOG: &str = r#"
 trap '' HUP INT QUIT TERM
-read -r _
-cd / && mv "$1/run" "$1/gone" || exit
-cd "$1/gone" || exit
-if read -r pid < pid; then
-    kill -CONT "-$pid"
-    kill -QUIT "-$pid"
+patiently() {
     tries=0
-    while [ -e data/postmaster.pid ] && kill -0 "$pid" && [ $tries -lt 100 ]; do
+    until "$@" || [ $tries -ge 100 ]; do
         tries=$((tries + 1))
         sleep 0.05
     done
+}
+dead() { ! kill -0 "-$pid"; }
+quit() { [ ! -e data/postmaster.pid ] || dead; }
+
+read -r _
+cd "$1/run" || exit
+if [ ! -e installed ] && read -r pid < pid; then patiently dead; fi
+cd "$1" && mv run gone && cd gone || exit
+if read -r pid < pid; then
+    kill -CONT "-$pid"
+    kill -QUIT "$pid"
+    patiently quit
     kill -KILL "-$pid"
 fi
 if [ -e data/postmaster.pid ]; then
     ipcrm -m "$(sed -n '7s/.* //p' data/postmaster.pid)"
 fi
 cd /
-tries=0
-until rm -rf "$1" || [ $tries -ge 100 ]; do
-    tries=$((tries + 1))
-    sleep 0.05
-done
+patiently rm -rf "$1"
 "#;
 
 /// Runs a program under a pid that the watchdog can read, complete, before the program has begun.

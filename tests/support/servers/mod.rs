@@ -108,6 +108,7 @@ impl Server {
     fn start(engine: Box<dyn Engine>) -> Result<Self, String> {
         let home = Home::new(engine.users())?;
         engine.install(&home)?;
+        home.write("installed", "")?;
         let mut tried = 0;
         loop {
             let port = free_port()?;

@@ -1,0 +1,160 @@
+//! What the crate costs on top of the same transaction written by hand in sqlx.
+//!
+//! `cargo bench --bench overhead`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it.
+//! Behind criterion's figures comes what they cannot show: the contenders taking turns, transaction by transaction, so
+//! that whatever else the machine does hits them alike, and the ratio of their medians.
+
+#[path = "../tests/support/servers/mod.rs"]
+mod servers;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use atomically::{Error, Pessimistic, PoolTransactor, TransactorExt as _};
+use criterion::Criterion;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{PgPool, SqlitePool};
+use tokio::runtime::Runtime;
+
+const TURNS: usize = 4_000;
+
+macro_rules! contenders {
+    ($module:ident, $pool:ty, $database:ty, $begin:literal, $select:literal) => {
+        mod $module {
+            use super::*;
+
+            pub(super) async fn by_hand(pool: &$pool) -> Result<i64, sqlx::Error> {
+                let mut tx = pool.begin_with($begin).await?;
+                let value: i64 = sqlx::query_scalar($select).bind(1i64).fetch_one(&mut *tx).await?;
+                sqlx::query("UPDATE counter SET value = $1 WHERE id = $2")
+                    .bind(value + 1)
+                    .bind(1i64)
+                    .execute(&mut *tx)
+                    .await?;
+                tx.commit().await?;
+                Ok(value)
+            }
+
+            pub(super) async fn run(db: &PoolTransactor<$database, Pessimistic>) -> Result<i64, Error> {
+                db.run(async |tx| {
+                    let value: i64 = sqlx::query_scalar($select).bind(1i64).fetch_one(&mut *tx).await?;
+                    sqlx::query("UPDATE counter SET value = $1 WHERE id = $2")
+                        .bind(value + 1)
+                        .bind(1i64)
+                        .execute(&mut *tx)
+                        .await?;
+                    Ok(value)
+                })
+                .await
+            }
+        }
+    };
+}
+
+contenders!(
+    postgres,
+    PgPool,
+    sqlx::Postgres,
+    "BEGIN",
+    "SELECT value FROM counter WHERE id = $1 FOR NO KEY UPDATE"
+);
+contenders!(sqlite, SqlitePool, sqlx::Sqlite, "BEGIN IMMEDIATE", "SELECT value FROM counter WHERE id = $1");
+
+const SCHEMA: [&str; 3] = [
+    "DROP TABLE IF EXISTS counter",
+    "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
+    "INSERT INTO counter VALUES (1, 0)",
+];
+
+async fn postgres_pool(options: PgPoolOptions) -> PgPool {
+    let pool = options.max_connections(4).connect(&servers::postgres_url()).await.expect("PostgreSQL");
+    for sql in SCHEMA {
+        sqlx::query(sql).execute(&pool).await.expect("set up");
+    }
+    pool
+}
+
+async fn sqlite_pool(file: &std::path::Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Off);
+    let options =
+        SqlitePoolOptions::new().max_connections(4).test_before_acquire(false).connect_with(options);
+    let pool = options.await.expect("SQLite");
+    for sql in SCHEMA {
+        sqlx::query(sql).execute(&pool).await.expect("set up");
+    }
+    pool
+}
+
+/// The median time of each contender, taking turns.
+macro_rules! medians {
+    ($runtime:expr, $($contender:expr),+ $(,)?) => {
+        $runtime.block_on(async {
+            let mut times: Vec<Vec<Duration>> = Vec::new();
+            for turn in 0..TURNS {
+                let mut contender = 0;
+                $(
+                    let started = Instant::now();
+                    black_box($contender.await.expect("a commit"));
+                    // The first turns warm caches up.
+                    if turn == 0 {
+                        times.push(Vec::with_capacity(TURNS));
+                    } else {
+                        times[contender].push(started.elapsed());
+                    }
+                    contender += 1;
+                    // Pools take connections back in a task of their own: let it run outside of anybody's time.
+                    tokio::task::yield_now().await;
+                )+
+                let _ = contender;
+            }
+            times.into_iter().map(|mut times| { times.sort(); times[times.len() / 2] }).collect::<Vec<_>>()
+        })
+    };
+}
+
+fn main() {
+    let runtime = Runtime::new().expect("a runtime");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+
+    let pg_default = runtime.block_on(postgres_pool(PgPoolOptions::new()));
+    let pg_untested = runtime.block_on(postgres_pool(PgPoolOptions::new().test_before_acquire(false)));
+    let pg_db = Pessimistic::default().on(&pg_default);
+    let lite = runtime.block_on(sqlite_pool(&directory.path().join("overhead.db")));
+    let lite_db = Pessimistic::default().on(&lite);
+
+    let mut criterion = Criterion::default().configure_from_args();
+    let mut group = criterion.benchmark_group("postgres");
+    group.bench_function("sqlx", |b| b.to_async(&runtime).iter(|| postgres::by_hand(&pg_default)));
+    group.bench_function("sqlx without the acquire test", |b| {
+        b.to_async(&runtime).iter(|| postgres::by_hand(&pg_untested));
+    });
+    group.bench_function("atomically", |b| b.to_async(&runtime).iter(|| postgres::run(&pg_db)));
+    group.finish();
+    let mut group = criterion.benchmark_group("sqlite");
+    group.bench_function("sqlx", |b| b.to_async(&runtime).iter(|| sqlite::by_hand(&lite)));
+    group.bench_function("atomically", |b| b.to_async(&runtime).iter(|| sqlite::run(&lite_db)));
+    group.finish();
+    criterion.final_summary();
+
+    println!("\nmedians of {TURNS} transactions each, taking turns");
+    let pg = medians!(
+        runtime,
+        postgres::by_hand(&pg_default),
+        postgres::by_hand(&pg_untested),
+        postgres::run(&pg_db),
+    );
+    report("PostgreSQL, sqlx", pg[0], pg[2]);
+    report("PostgreSQL, sqlx without the acquire test", pg[1], pg[2]);
+    let lite = medians!(runtime, sqlite::by_hand(&lite), sqlite::run(&lite_db));
+    report("SQLite, sqlx", lite[0], lite[1]);
+}
+
+fn report(name: &str, by_hand: Duration, run: Duration) {
+    let ratio = run.as_secs_f64() / by_hand.as_secs_f64();
+    println!("  {name:<45} {by_hand:>9.1?}   atomically {run:>9.1?}   ratio {ratio:.3}");
+}
