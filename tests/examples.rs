@@ -95,8 +95,16 @@ fn small_flash_sale(arguments: &[&str]) -> Finished {
 fn flash_sale_on_sqlite() {
     let sale = small_flash_sale(&[]);
     sale.sold_by_every_strategy(20);
-    assert!(sale.sold("naive") > 20, "200 buyers did not get into each other's way: {sale:?}");
+    assert!(sale.sold("naive") >= 20, "naive does not oversell on every machine each time: {sale:?}");
     assert!(sale.sold("folklore") <= 20, "SQLite refuses to write after a stale read: {sale:?}");
+}
+
+/// Without this, the strategies' success would prove nothing. Where there is one core only, buyers may be lucky.
+#[test]
+fn flash_sale_oversells_without_the_crate() {
+    let oversold =
+        (0..20).any(|_| small_flash_sale(&["--strategy", "naive", "--pool", "32"]).sold("naive") > 20);
+    assert!(oversold, "200 buyers never got into each other's way");
 }
 
 #[test]
@@ -177,7 +185,10 @@ fn flash_sale_would_notice_a_broken_promise() {
     let lost = Outcome { told_sold_out: 9, first_error: Some("out of luck".to_owned()), ..right.clone() };
     assert_eq!(broken(&lost), "some strategy lost 1 buyer, the first to: out of luck.");
 
-    assert!(report::render(offer, &[right.clone()]).ends_with("\n\nSome strategy sold exactly 20 seats.\n"));
+    assert!(
+        report::render(offer, std::slice::from_ref(&right))
+            .ends_with("\n\nSome strategy sold exactly 20 seats.\n")
+    );
     assert!(report::render(offer, &[right, lost]).contains("1 of 2 strategies broke a promise"));
 }
 

@@ -121,6 +121,7 @@ fn verdict(offer: Offer, outcomes: &[Outcome]) -> String {
         ([], _) => {}
         ([only], 0) => clauses.push(format!("{} sold exactly {seats}", only.name)),
         (_, 0) => clauses.push(format!("every strategy sold exactly {seats}")),
+        ([only], _) => clauses.push(format!("{} broke a promise", only.name)),
         (all, broken) => clauses.push(format!("{broken} of {} strategies broke a promise", all.len())),
     }
     let sentence = format!("{}.", clauses.join("; "));

@@ -102,7 +102,7 @@ pub(crate) async fn no_limit_is_left_behind<DB: TestBackend>() {
 
     let own = db.run(async |tx: &mut Tx<DB>| {
         increment(tx).await?;
-        assert_ne!(DB::limits_inside(tx).await, before, "no limit was set at all");
+        assert_ne!(DB::limits_inside(tx).await, before.0, "no limit was set at all");
         Err::<(), Error>(sqlx::Error::RowNotFound.into())
     });
     own.await.expect_err("its own error");

@@ -33,7 +33,8 @@ pub(crate) async fn own_errors_come_back_and_roll_back<DB: TestBackend>() {
         }
     }
 
-    let pool = counter::<DB>(2).await;
+    let pool = counter::<DB>(1).await;
+    let watcher = DB::another(&pool.url).await;
     let db = Pessimistic::default().on(&pool);
     let runs = AtomicU32::new(0);
     let answer = db
@@ -45,8 +46,8 @@ pub(crate) async fn own_errors_come_back_and_roll_back<DB: TestBackend>() {
         .await;
     assert_eq!(answer, Err(Booking::SoldOut(7)));
     assert_eq!(runs.load(Ordering::Relaxed), 1, "a unit's own error is not run again");
-    assert_eq!(value(&pool).await, 0);
-    assert_eq!(DB::open_transactions(&pool).await, 0);
+    assert_eq!(value(&pool).await, 0, "the next borrower is still inside of it");
+    assert_eq!(DB::open_transactions(&watcher).await, 0);
 }
 
 /// The error is stringified, wrapped in `anyhow`, or thrown away: a conflict is still seen and the unit runs again.

@@ -19,6 +19,9 @@ type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Scenarios write `?` for a parameter, whatever the database.
 #[allow(dead_code, reason = "each test binary uses its part")]
 pub(crate) trait TestBackend: Backend {
+    /// The isolation level of the session. SQLite has no such thing.
+    const LEVEL: &'static str;
+
     /// The limits on statements and lock waits, as one text.
     const LIMITS: &'static str;
 
@@ -62,8 +65,9 @@ pub(crate) trait TestBackend: Backend {
     /// A small pool of its own on the same database.
     fn another(url: &str) -> BoxFuture<'_, Pool<Self>>;
 
-    /// The limits that are in force on the next connection out of the pool, and inside of a transaction.
-    fn limits(pool: &Pool<Self>) -> BoxFuture<'_, String>;
+    /// The limits that are in force on the next connection out of the pool, and its isolation level; the limits inside
+    /// of a transaction.
+    fn limits(pool: &Pool<Self>) -> BoxFuture<'_, (String, String)>;
     fn limits_inside(tx: &mut Tx<Self>) -> BoxFuture<'_, String>;
 
     /// Has the server end the sessions of all connections to this database. SQLite has no server.
@@ -174,10 +178,15 @@ macro_rules! statements {
             })
         }
 
-        fn limits(pool: &Pool<Self>) -> BoxFuture<'_, String> {
-            Box::pin(
-                async move { sqlx::query_scalar(Self::LIMITS).fetch_one(pool).await.expect("the settings") },
-            )
+        fn limits(pool: &Pool<Self>) -> BoxFuture<'_, (String, String)> {
+            Box::pin(async move {
+                let mut connection = pool.acquire().await.expect("a connection");
+                let limits: String =
+                    sqlx::query_scalar(Self::LIMITS).fetch_one(&mut *connection).await.expect("the limits");
+                let level: String =
+                    sqlx::query_scalar(Self::LEVEL).fetch_one(&mut *connection).await.expect("the level");
+                (limits, level)
+            })
         }
 
         fn limits_inside(tx: &mut Tx<Self>) -> BoxFuture<'_, String> {
@@ -198,11 +207,12 @@ macro_rules! statements {
 }
 
 impl TestBackend for Postgres {
+    const LEVEL: &'static str = "SELECT current_setting('transaction_isolation')";
     const COMMIT: &'static str = "COMMIT\0";
     const SHORT_LOCK_TIMEOUT: &'static str = "SET LOCAL lock_timeout = 20";
     const LIMITS: &'static str =
         "SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings
-         WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_isolation')";
+         WHERE name IN ('lock_timeout', 'statement_timeout')";
 
     fn pool(connections: u32) -> BoxFuture<'static, TestPool<Self>> {
         Box::pin(async move {
@@ -249,10 +259,10 @@ impl TestBackend for Postgres {
 }
 
 impl TestBackend for MySql {
+    const LEVEL: &'static str = "SELECT @@tx_isolation";
     const COMMIT: &'static str = "; COMMIT";
     const SHORT_LOCK_TIMEOUT: &'static str = "SET innodb_lock_wait_timeout = 1";
-    const LIMITS: &'static str =
-        "SELECT CONCAT_WS(' ', @@innodb_lock_wait_timeout, @@max_statement_time, @@tx_isolation)";
+    const LIMITS: &'static str = "SELECT CONCAT_WS(' ', @@innodb_lock_wait_timeout, @@max_statement_time)";
 
     fn pool(connections: u32) -> BoxFuture<'static, TestPool<Self>> {
         Box::pin(async move {
@@ -305,6 +315,7 @@ impl TestBackend for MySql {
 }
 
 impl TestBackend for Sqlite {
+    const LEVEL: &'static str = "SELECT ''";
     const COMMIT: &'static str = "";
     const SHORT_LOCK_TIMEOUT: &'static str = "";
     const LIMITS: &'static str = "SELECT CAST(timeout AS TEXT) FROM pragma_busy_timeout";
