@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench overhead`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it.
 //! Behind criterion's figures comes what they cannot show: the contenders taking turns, transaction by transaction, so
-//! that whatever else the machine does hits them alike, and the ratio of their medians.
+//! that whatever else the machine does hits them alike, on one and the same connection, and the ratio of their medians.
 
 #[path = "../tests/support/servers/mod.rs"]
 mod servers;
@@ -15,7 +15,7 @@ use criterion::Criterion;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{PgPool, SqlitePool};
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 
 const TURNS: usize = 4_000;
 
@@ -68,7 +68,7 @@ const SCHEMA: [&str; 3] = [
 ];
 
 async fn postgres_pool(options: PgPoolOptions) -> PgPool {
-    let pool = options.max_connections(4).connect(&servers::postgres_url()).await.expect("PostgreSQL");
+    let pool = options.max_connections(1).connect(&servers::postgres_url()).await.expect("PostgreSQL");
     for sql in SCHEMA {
         sqlx::query(sql).execute(&pool).await.expect("set up");
     }
@@ -82,7 +82,7 @@ async fn sqlite_pool(file: &std::path::Path) -> SqlitePool {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Off);
     let options =
-        SqlitePoolOptions::new().max_connections(4).test_before_acquire(false).connect_with(options);
+        SqlitePoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options);
     let pool = options.await.expect("SQLite");
     for sql in SCHEMA {
         sqlx::query(sql).execute(&pool).await.expect("set up");
@@ -90,9 +90,17 @@ async fn sqlite_pool(file: &std::path::Path) -> SqlitePool {
     pool
 }
 
+/// Pools take a connection back in a task of their own, with a round trip of its own: let that be outside of anybody's
+/// time.
+async fn settled<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) {
+    while pool.num_idle() < pool.size() as usize {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The median time of each contender, taking turns.
 macro_rules! medians {
-    ($runtime:expr, $($contender:expr),+ $(,)?) => {
+    ($runtime:expr, $($pool:expr => $contender:expr),+ $(,)?) => {
         $runtime.block_on(async {
             let mut times: Vec<Vec<Duration>> = Vec::new();
             for turn in 0..TURNS {
@@ -107,8 +115,7 @@ macro_rules! medians {
                         times[contender].push(started.elapsed());
                     }
                     contender += 1;
-                    // Pools take connections back in a task of their own: let it run outside of anybody's time.
-                    tokio::task::yield_now().await;
+                    settled(&$pool).await;
                 )+
                 let _ = contender;
             }
@@ -118,7 +125,8 @@ macro_rules! medians {
 }
 
 fn main() {
-    let runtime = Runtime::new().expect("a runtime");
+    // One thread: what is compared is work, not how soon the scheduler wakes another thread.
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let directory = tempfile::tempdir().expect("a temporary directory");
 
     let pg_default = runtime.block_on(postgres_pool(PgPoolOptions::new()));
@@ -142,15 +150,13 @@ fn main() {
     criterion.final_summary();
 
     println!("\nmedians of {TURNS} transactions each, taking turns");
-    let pg = medians!(
-        runtime,
-        postgres::by_hand(&pg_default),
-        postgres::by_hand(&pg_untested),
-        postgres::run(&pg_db),
-    );
-    report("PostgreSQL, sqlx", pg[0], pg[2]);
-    report("PostgreSQL, sqlx without the acquire test", pg[1], pg[2]);
-    let lite = medians!(runtime, sqlite::by_hand(&lite), sqlite::run(&lite_db));
+    let pg =
+        medians!(runtime, pg_default => postgres::by_hand(&pg_default), pg_default => postgres::run(&pg_db));
+    report("PostgreSQL, sqlx", pg[0], pg[1]);
+    let pg_db = Pessimistic::default().on(&pg_untested);
+    let pg = medians!(runtime, pg_untested => postgres::by_hand(&pg_untested), pg_untested => postgres::run(&pg_db));
+    report("PostgreSQL, sqlx without the acquire test", pg[0], pg[1]);
+    let lite = medians!(runtime, lite => sqlite::by_hand(&lite), lite => sqlite::run(&lite_db));
     report("SQLite, sqlx", lite[0], lite[1]);
 }
 
