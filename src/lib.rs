@@ -65,19 +65,19 @@
 )]
 
 // Words: plain data, no I/O, no database.
-mod backoff;
-mod error;
 mod failure;
+mod error;
 mod isolation;
 mod lock;
+mod backoff;
 mod policy;
 // Facts about databases.
 mod backend;
 // One attempt.
 mod tx;
 // Many attempts.
-mod strategy;
 mod transactor;
+mod strategy;
 // Essays.
 pub mod guide;
 
