@@ -20,7 +20,7 @@ struct LockAfter(u32);
 impl Strategy for LockAfter {
     fn plan(&self, attempt: u32) -> Plan {
         let plan = Plan::new(Isolation::ReadCommitted);
-        if attempt <= self.0 { plan } else { plan.locking(RowLock::NoKeyUpdate) }
+        if attempt <= self.0 { plan } else { plan.locking(RowLock::NO_KEY_UPDATE) }
     }
 }
 

@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 
-use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::lock::RowLock;
-use crate::policy::Plan;
+use crate::lock::{RowLock, Wait};
+use crate::policy::{Limits, Plan};
 
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod classification;
@@ -47,9 +46,9 @@ use sealed::Sealed;
 /// The items behind [`Backend`], out of reach of its users so that they may grow.
 #[doc(hidden)]
 pub trait Facts: Wire + Sealed {
-    /// The text that opens a transaction in one round trip. `limit` is the time that is left for it, which the server
-    /// is told as far as it can be.
-    fn opening(plan: &Plan, limit: Option<Duration>) -> String;
+    /// The text that opens a transaction in one round trip, with its limits as far as the server can be told of them;
+    /// or what the database does not have.
+    fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure>;
 
     /// The text that commits.
     fn commit(closing: &Closing) -> Ending;
@@ -61,7 +60,7 @@ pub trait Facts: Wire + Sealed {
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool;
 
     /// The clause that locks the rows of a SELECT; `None` where the database has no row locks.
-    fn lock_clause(lock: RowLock) -> Option<&'static str>;
+    fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>>;
 
     /// What the server said, taken out of the driver's error; `None` for another driver's.
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>>;
@@ -82,14 +81,16 @@ type ConnectOptions<DB> = <<DB as sqlx::Database>::Connection as sqlx::Connectio
 
 /// What the text that ends a transaction depends on.
 #[doc(hidden)]
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 pub struct Closing {
+    /// How it was opened.
+    pub plan: Plan,
+    /// With which limits.
+    pub limits: Limits,
+    /// What the opening answered: session settings to put back, in the order in which it asked for them.
+    pub saved: Vec<i64>,
     /// Statements ran that were not seen, or not seen to their end.
     pub unwatched: bool,
-    /// What the opening answered: a session setting to put back.
-    pub saved: Option<i64>,
-    /// Whether the opening changed session settings that have to be put back.
-    pub limited: bool,
 }
 
 /// The text that commits, and where in its answers the commit is acknowledged.
@@ -167,27 +168,25 @@ fn failure_without_server(error: &sqlx::Error) -> Option<Failure> {
     Some(Failure::new(kind, error.to_string()).retryable(retryable).definite(false))
 }
 
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        let failure = match &error {
-            sqlx::Error::Database(_) => failure_of_any(&error),
-            error => failure_without_server(error),
-        };
-        Self::driver(error, failure)
-    }
-}
-
-fn failure_of_any(error: &sqlx::Error) -> Option<Failure> {
-    let failure = None;
+/// The same, where the error does not say which database it comes from.
+pub(crate) fn failure_of_any(error: &sqlx::Error) -> Option<Failure> {
+    let failure = failure_without_server(error);
     #[cfg(feature = "postgres")]
     let failure = failure.or_else(|| failure_of::<sqlx::Postgres>(error, false));
     #[cfg(feature = "mysql")]
     let failure = failure.or_else(|| failure_of::<sqlx::MySql>(error, false));
     #[cfg(feature = "sqlite")]
     let failure = failure.or_else(|| failure_of::<sqlx::Sqlite>(error, false));
-    #[cfg(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")))]
-    let _ = error;
     failure
+}
+
+/// A locking clause and what it does about rows that others have locked: the same words everywhere.
+fn with_wait(clause: &'static str, wait: Wait) -> Cow<'static, str> {
+    match wait {
+        Wait::Block => clause.into(),
+        Wait::NoWait => format!("{clause} NOWAIT").into(),
+        Wait::SkipLocked => format!("{clause} SKIP LOCKED").into(),
+    }
 }
 
 /// Milliseconds to tell a server, rounded up: 0 means "no limit" to all of them.

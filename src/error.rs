@@ -75,6 +75,8 @@ pub enum ErrorKind {
     ReadOnly,
     /// The unit of work misused its transaction, or something ended it underneath; the message says what.
     Aborted,
+    /// The database has no such thing as was asked for; nothing was run.
+    Unsupported,
     /// Anything else, as the database or the driver said it.
     Database,
 }
@@ -95,6 +97,7 @@ impl From<FailureKind> for ErrorKind {
             FailureKind::Unavailable => Self::Unavailable,
             FailureKind::ReadOnly => Self::ReadOnly,
             FailureKind::Aborted => Self::Aborted,
+            FailureKind::Unsupported => Self::Unsupported,
             FailureKind::Other => Self::Database,
         }
     }
@@ -110,8 +113,8 @@ impl Error {
     }
 
     /// A failure that the unit of work hid by returning `Ok`.
-    pub(crate) fn swallowed(failure: Failure, spent: Spent) -> Self {
-        let mut error = Self::failed(failure, Some(spent));
+    pub(crate) fn swallowed(failure: Failure, spent: Option<Spent>) -> Self {
+        let mut error = Self::failed(failure, spent);
         error.0.swallowed = true;
         error
     }

@@ -50,6 +50,8 @@ pub enum FailureKind {
     /// The transaction had ended before its commit was due: an earlier error, a statement whose future was dropped,
     /// an implicit commit.
     Aborted,
+    /// The database has no such thing as was asked for.
+    Unsupported,
     /// Anything else that the database refuses.
     Other,
 }
@@ -79,6 +81,7 @@ impl FailureKind {
             Self::Unavailable => "database unavailable",
             Self::ReadOnly => "read only",
             Self::Aborted => "transaction aborted",
+            Self::Unsupported => "not supported",
             Self::Other => "database error",
         }
     }
@@ -95,6 +98,11 @@ impl Failure {
     /// answered a commit, unless said otherwise.
     pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, retryable: false, definite: true, code: None, message: message.into(), constraint: None }
+    }
+
+    /// For whoever asks a database for what it does not have.
+    pub(crate) fn unsupported(database: &str, what: &str) -> Self {
+        Self::new(FailureKind::Unsupported, format!("{database} has no {what}"))
     }
 
     pub(crate) fn with_code(mut self, code: impl Into<String>) -> Self {

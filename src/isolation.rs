@@ -1,4 +1,4 @@
-//! Isolation levels.
+//! Isolation levels, and how else a transaction may be opened.
 
 use std::fmt;
 
@@ -38,4 +38,26 @@ impl fmt::Display for Isolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_sql())
     }
+}
+
+/// What a transaction may do to the data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Read and write.
+    #[default]
+    ReadWrite,
+    /// Read only: the database refuses writes, and row locks.
+    ReadOnly,
+}
+
+/// When a transaction of SQLite takes the database's locks. The other databases have row locks and no such choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Begin {
+    /// With the first statement that needs one. A transaction that has read and then writes fails if somebody else has
+    /// written in between.
+    Deferred,
+    /// The right to write, at once.
+    Immediate,
+    /// The database for itself, at once; in WAL mode the same as [`Immediate`](Self::Immediate).
+    Exclusive,
 }

@@ -85,11 +85,11 @@ pub use backend::Backend;
 pub use backoff::Backoff;
 pub use error::{Error, ErrorKind};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
-pub use isolation::Isolation;
+pub use isolation::{Access, Begin, Isolation};
 pub use lock::RowLock;
 pub use policy::{Plan, Strategy, Verdict};
 pub use strategy::{Atomic, Optimistic, Pessimistic, Serializable};
-pub use transactor::{Ended, PoolTransactor, Transactor, TransactorExt, Unit, Wish};
+pub use transactor::{Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, Wish, With};
 pub use tx::{Repeatable, Tx, TxFn};
 
 /// The examples of the README, which compile.

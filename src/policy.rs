@@ -1,9 +1,10 @@
 //! What a strategy decides, as plain data: how an attempt opens, and what a failure means.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use crate::failure::{Failure, FailureKind};
-use crate::isolation::Isolation;
+use crate::isolation::{Access, Begin, Isolation};
 use crate::lock::RowLock;
 
 /// How one attempt is to be opened and how its rows are guarded.
@@ -11,8 +12,8 @@ use crate::lock::RowLock;
 /// ```
 /// use atomically::{Isolation, Plan, RowLock};
 ///
-/// let plan = Plan::new(Isolation::ReadCommitted).locking(RowLock::NoKeyUpdate);
-/// assert_eq!(plan.row_lock, Some(RowLock::NoKeyUpdate));
+/// let plan = Plan::new(Isolation::ReadCommitted).locking(RowLock::NO_KEY_UPDATE);
+/// assert_eq!(plan.row_lock, Some(RowLock::NO_KEY_UPDATE));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -24,13 +25,45 @@ pub struct Plan {
     /// SQLite has no row locks: there, `Some` opens the transaction with `BEGIN IMMEDIATE`, so that it waits for other
     /// writers before it has read anything, and `None` with a deferred `BEGIN`.
     pub row_lock: Option<RowLock>,
+    /// Whether it may write.
+    pub access: Access,
+    /// PostgreSQL: whether a serializable transaction that only reads waits for a moment from which it cannot fail.
+    pub deferrable: bool,
+    /// SQLite: when the locks are taken, where `row_lock` is not to decide.
+    pub begin: Option<Begin>,
+}
+
+/// The limits that a transaction is opened with.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// What is left of the deadline.
+    pub left: Option<Duration>,
+    /// For each wait for a lock.
+    pub lock: Option<Duration>,
+    /// For each statement.
+    pub statement: Option<Duration>,
+    /// For each pause between two statements.
+    pub idle: Option<Duration>,
+}
+
+impl Limits {
+    /// What a wait for a lock may take: the deadline is a limit to everything.
+    pub(crate) fn on_locks(&self) -> Option<Duration> {
+        self.lock.into_iter().chain(self.left).min()
+    }
+
+    /// What a statement may take.
+    pub(crate) fn on_statements(&self) -> Option<Duration> {
+        self.statement.into_iter().chain(self.left).min()
+    }
 }
 
 impl Plan {
     /// A transaction at this level that takes no locks but those its statements take by themselves.
     #[must_use]
     pub const fn new(isolation: Isolation) -> Self {
-        Self { isolation, row_lock: None }
+        Self { isolation, row_lock: None, access: Access::ReadWrite, deferrable: false, begin: None }
     }
 
     /// The same, with rows that are read for update locked as they are read.
@@ -66,12 +99,12 @@ pub enum Verdict {
 /// impl Strategy for LockOnThird {
 ///     fn plan(&self, attempt: u32) -> Plan {
 ///         let plan = Plan::new(Isolation::ReadCommitted);
-///         if attempt < 3 { plan } else { plan.locking(RowLock::NoKeyUpdate) }
+///         if attempt < 3 { plan } else { plan.locking(RowLock::NO_KEY_UPDATE) }
 ///     }
 /// }
 ///
 /// assert_eq!(LockOnThird.plan(1).row_lock, None);
-/// assert_eq!(LockOnThird.plan(3).row_lock, Some(RowLock::NoKeyUpdate));
+/// assert_eq!(LockOnThird.plan(3).row_lock, Some(RowLock::NO_KEY_UPDATE));
 /// ```
 pub trait Strategy: Debug + Send + Sync + 'static {
     /// How the attempt with this number is to be opened. Attempts count from 1.

@@ -18,7 +18,7 @@ mod options;
 mod trial;
 
 use attempt::until_done;
-use options::Options;
+pub use options::Options;
 use trial::{StatementTrial, UnitTrial};
 
 /// What can be run as one transaction, again and again until it commits.
@@ -61,10 +61,12 @@ pub enum Ended {
 pub trait Transactor<DB: Backend>: Send + Sync {
     /// Runs the unit until it commits, ends with an error of its own, or may not be run again.
     ///
+    /// What `options` ask for goes before what the transactor would do by itself.
+    ///
     /// # Errors
     ///
     /// Why the unit did not commit, other than by its own wish.
-    async fn transact(&self, unit: &mut dyn Unit<DB>) -> Result<Ended, Error>;
+    async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error>;
 }
 
 /// What users do with a [`Transactor`].
@@ -120,6 +122,9 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
             + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
         E: From<Error> + Send,
         T: Send;
+
+    /// The same transactor with other options, for a run or two.
+    fn with(&self, options: Options) -> With<'_, Self>;
 }
 
 #[async_trait]
@@ -133,13 +138,31 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
         T: Send,
     {
         let mut unit = Closure { body: unit, output: None };
-        let ended = self.transact(&mut unit).await;
+        let ended = self.transact(&Options::default(), &mut unit).await;
         match (ended, unit.output) {
             (Ok(Ended::Committed), Some(Ok(value))) => Ok(value),
             (Ok(Ended::RolledBack), Some(Err(error))) => Err(error),
             (Err(error), _) => Err(error.into()),
             (Ok(_), _) => Err(Error::transactor_broke_its_contract().into()),
         }
+    }
+
+    fn with(&self, options: Options) -> With<'_, Self> {
+        With { transactor: self, options }
+    }
+}
+
+/// A transactor that is asked for something: what [`TransactorExt::with`] gives.
+#[derive(Debug)]
+pub struct With<'a, X: ?Sized> {
+    transactor: &'a X,
+    options: Options,
+}
+
+#[async_trait]
+impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for With<'_, X> {
+    async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
+        self.transactor.transact(&options.or(&self.options), unit).await
     }
 }
 
@@ -190,52 +213,51 @@ pub struct PoolTransactor<DB: Backend, S> {
     pool: Pool<DB>,
     strategy: Arc<S>,
     options: Options,
+    before_acquire: bool,
 }
 
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// Binds a strategy to a pool.
     #[must_use]
     pub fn new(strategy: S, pool: &Pool<DB>) -> Self {
-        Self { pool: pool.clone(), strategy: Arc::new(strategy), options: Options::default() }
+        Self {
+            pool: pool.clone(),
+            strategy: Arc::new(strategy),
+            options: Options::default(),
+            before_acquire: false,
+        }
     }
 
-    /// How many attempts a unit gets, the first included; 0 counts as 1.
+    /// Asks for this in every run, in place of what was asked for before.
     #[must_use]
-    pub fn attempts(mut self, attempts: u32) -> Self {
-        self.options.attempts = attempts.max(1);
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options.or(&self.options);
         self
     }
 
-    /// How long a unit may take: all attempts, waits for locks and connections, delays and the commit together.
-    ///
-    /// The server is told what is left of it, as its limit for lock waits and statements; the client keeps it too,
-    /// because a server that has stalled says nothing. A commit that is not answered by then is
-    /// [unknown](Error::is_commit_unknown).
+    /// How many attempts a unit gets: [`Options::attempts`].
     #[must_use]
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.options.deadline = deadline;
-        self
+    pub fn attempts(self, attempts: u32) -> Self {
+        self.options(Options::new().attempts(attempts))
     }
 
-    /// The delays between attempts.
+    /// How long a unit may take: [`Options::deadline`].
     #[must_use]
-    pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.options.backoff = backoff;
-        self
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.options(Options::new().deadline(deadline))
     }
 
-    /// Draws the delays between attempts from this seed instead of from the operating system: for tests.
+    /// The delays between attempts: [`Options::backoff`].
     #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.options.seed = Some(seed);
-        self
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        self.options(Options::new().backoff(backoff))
     }
 
     /// Has the pool test its connections and run its `before_acquire` callback each time, at the price of a round trip
     /// where it does test them.
     #[must_use]
     pub fn run_before_acquire(mut self) -> Self {
-        self.options.before_acquire = true;
+        self.before_acquire = true;
         self
     }
 
@@ -256,17 +278,22 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 
 #[async_trait]
 impl<DB: Backend, S: Strategy> Transactor<DB> for PoolTransactor<DB, S> {
-    async fn transact(&self, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
-        let before_acquire = self.options.before_acquire;
-        let mut unit = UnitTrial { pool: &self.pool, before_acquire, unit };
-        until_done(&*self.strategy, &self.options, &mut unit).await
+    async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
+        let options = options.or(&self.options);
+        let mut unit = UnitTrial::new(&self.pool, &options, self.before_acquire, unit);
+        until_done(&*self.strategy, &options, &mut unit).await
     }
 }
 
 // Not derived: that would ask for `DB: Clone`.
 impl<DB: Backend, S> Clone for PoolTransactor<DB, S> {
     fn clone(&self) -> Self {
-        Self { pool: self.pool.clone(), strategy: self.strategy.clone(), options: self.options.clone() }
+        Self {
+            pool: self.pool.clone(),
+            strategy: self.strategy.clone(),
+            options: self.options.clone(),
+            before_acquire: self.before_acquire,
+        }
     }
 }
 

@@ -1,25 +1,30 @@
 //! One attempt: a transaction that remembers.
 
 use std::fmt;
-use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
 
 use crate::backend::{Backend, Closing, failure_of};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::policy::Plan;
+use crate::lock::RowLock;
+use crate::policy::{Limits, Plan};
 
 mod body;
 mod ending;
 mod executor;
+mod hooks;
 mod journal;
+mod nesting;
+mod savepoint;
 mod session;
 mod shield;
 
 pub use body::{Repeatable, TxFn};
 pub(crate) use ending::Commit;
+pub(crate) use hooks::{End, Hooks};
 use journal::{Journal, failure_or_other};
+pub(crate) use nesting::{holding, holds_connection_of, nested};
 pub(crate) use session::Session;
 pub(crate) use shield::Shield;
 
@@ -54,9 +59,11 @@ pub(crate) use shield::Shield;
 pub struct Tx<DB: Backend> {
     session: Session<DB>,
     journal: Journal,
-    plan: Plan,
+    hooks: Hooks,
     attempt: u32,
-    /// What the opening left to be put back.
+    /// How many savepoints are open.
+    depth: u32,
+    /// How it was opened, and what that left to be put back.
     closing: Closing,
 }
 
@@ -75,16 +82,18 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn open(
         pool: &Pool<DB>,
         plan: Plan,
+        limits: Limits,
         attempt: u32,
-        limit: Option<Duration>,
         before_acquire: bool,
     ) -> Result<Self, NotOpened> {
+        let opening = DB::opening(&plan, &limits).map_err(NotOpened::because)?;
         let mut session = Session::acquire(pool, before_acquire)
             .await
-            .map_err(|error| NotOpened { failure: not_connected::<DB>(&error), stale_connection: false })?;
-        let reply = DB::send_text(session.connection(), DB::opening(&plan, limit)).await;
-        let closing = Closing { unwatched: false, saved: reply.integer, limited: limit.is_some() };
-        let mut tx = Self { session, journal: Journal::default(), plan, attempt, closing };
+            .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;
+        let reply = DB::send_text(session.connection(), opening).await;
+        let closing = Closing { plan, limits, saved: reply.integers, unwatched: false };
+        let (journal, hooks) = (Journal::default(), Hooks::default());
+        let mut tx = Self { session, journal, hooks, attempt, depth: 0, closing };
         let Some(error) = reply.error else { return Ok(tx) };
         let failure = failure_or_other::<DB>(&error, false);
         let stale_connection = failure.kind() == FailureKind::ConnectionLost;
@@ -102,7 +111,7 @@ impl<DB: Backend> Tx<DB> {
     /// How this attempt was opened.
     #[must_use]
     pub const fn plan(&self) -> Plan {
-        self.plan
+        self.closing.plan
     }
 
     /// The text of a `SELECT`, with the lock that the strategy takes on rows that are read in order to be changed.
@@ -111,13 +120,21 @@ impl<DB: Backend> Tx<DB> {
     /// and MariaDB, put at the end of the text; elsewhere, and on SQLite, the text is unchanged.
     pub fn for_update(&self, sql: impl SqlSafeStr) -> SqlStr {
         let sql = sql.into_sql_str();
-        match self.plan.row_lock.and_then(DB::lock_clause) {
+        match self.closing.plan.row_lock.and_then(DB::lock_clause) {
             None => sql,
-            Some(clause) => {
-                let text = sql.as_str().trim_end().trim_end_matches(';');
-                AssertSqlSafe(format!("{text} {clause}")).into_sql_str()
-            }
+            Some(clause) => with_clause(&sql, &clause),
         }
+    }
+
+    /// The text of a `SELECT`, with a lock of your choice on the rows it returns, whatever the strategy.
+    ///
+    /// # Errors
+    ///
+    /// SQLite has no row locks: [`Unsupported`](crate::ErrorKind::Unsupported).
+    pub fn locking(&self, lock: RowLock, sql: impl SqlSafeStr) -> Result<SqlStr, Error> {
+        let clause = DB::lock_clause(lock)
+            .ok_or_else(|| Error::failed(Failure::unsupported(DB::NAME, "row locks"), None))?;
+        Ok(with_clause(&sql.into_sql_str(), &clause))
     }
 
     /// Checks that a statement touched exactly one row: the end of every optimistic update.
@@ -160,7 +177,32 @@ impl<DB: Backend> Tx<DB> {
     }
 
     fn closing(&self) -> Closing {
-        Closing { unwatched: self.journal.is_unwatched(), ..self.closing }
+        Closing { unwatched: self.journal.is_unwatched(), ..self.closing.clone() }
+    }
+
+    /// The unique violation that the last statement met, if that is what it met.
+    pub(crate) fn unique_violation(&self) -> Option<&Failure> {
+        self.journal.unique_violation()
+    }
+
+    /// Whether a statement of the unit is on its way.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.journal.is_in_flight()
+    }
+
+    pub(crate) fn take_hooks(&mut self) -> Hooks {
+        std::mem::take(&mut self.hooks)
+    }
+}
+
+fn with_clause(sql: &SqlStr, clause: &str) -> SqlStr {
+    let text = sql.as_str().trim_end().trim_end_matches(';');
+    AssertSqlSafe(format!("{text} {clause}")).into_sql_str()
+}
+
+impl NotOpened {
+    const fn because(failure: Failure) -> Self {
+        Self { failure, stale_connection: false }
     }
 }
 
@@ -178,7 +220,7 @@ impl<DB: Backend> fmt::Debug for Tx<DB> {
         f.debug_struct("Tx")
             .field("database", &DB::NAME)
             .field("attempt", &self.attempt)
-            .field("plan", &self.plan)
+            .field("plan", &self.closing.plan)
             .field("journal", &self.journal)
             .finish_non_exhaustive()
     }

@@ -1,6 +1,7 @@
 //! MySQL, MariaDB, and what speaks their protocol: Galera, TiDB.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use sqlx::MySql;
@@ -8,10 +9,13 @@ use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 
 use super::text::{between, last_between, names, unquoted};
-use super::{Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, whole_millis, wire};
+use super::{
+    Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, whole_millis, wire, with_wait,
+};
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
-use crate::lock::RowLock;
-use crate::policy::Plan;
+use crate::isolation::Access;
+use crate::lock::{RowLock, Strength, Wait};
+use crate::policy::{Limits, Plan};
 
 impl Backend for MySql {}
 impl Sealed for MySql {}
@@ -23,40 +27,68 @@ impl Facts for MySql {
     /// The limits are the session's, so they are saved and put back. `/*M! */` is read by MariaDB alone, and
     /// `/*!50708 */` by MySQL alone: MariaDB skips the numbers from 50700 to 50799
     /// ([comment syntax](https://mariadb.com/kb/en/comment-syntax/)).
-    fn opening(plan: &Plan, limit: Option<Duration>) -> String {
-        let begin = format!(
-            "SET TRANSACTION ISOLATION LEVEL {}; START TRANSACTION; SAVEPOINT {GUARD}",
+    fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
+        if plan.begin.is_some() {
+            return Err(Failure::unsupported("MySQL", "deferred, immediate or exclusive transactions"));
+        }
+        if plan.deferrable {
+            return Err(Failure::unsupported("MySQL", "deferrable transactions"));
+        }
+        let mut sql = String::new();
+        if let Some(limit) = limits.on_locks() {
+            let seconds = whole_seconds(limit);
+            let _ = write!(
+                sql,
+                "SET @atomically_lock_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = {seconds}; "
+            );
+        }
+        if let Some(limit) = limits.on_statements() {
+            let millis = whole_millis(limit);
+            let _ = write!(
+                sql,
+                "SET @atomically_limited = 1\
+                 /*M! , @atomically_statement = @@max_statement_time, max_statement_time = {millis} / 1000*/\
+                 /*!50708 , @atomically_statement = @@max_execution_time, max_execution_time = {millis}*/; "
+            );
+        }
+        if let Some(limit) = limits.idle {
+            // MySQL does not know the variable, and says so.
+            let seconds = whole_seconds(limit);
+            let _ = write!(
+                sql,
+                "SET @atomically_idle = @@idle_transaction_timeout, idle_transaction_timeout = {seconds}; "
+            );
+        }
+        let access = if plan.access == Access::ReadOnly { ", READ ONLY" } else { "" };
+        let _ = write!(
+            sql,
+            "SET TRANSACTION ISOLATION LEVEL {}{access}; START TRANSACTION; SAVEPOINT {GUARD}",
             plan.isolation
         );
-        let Some(limit) = limit else { return begin };
-        // Lock waits are limited in whole seconds; statements more finely.
-        let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
-        let millis = whole_millis(limit);
-        format!(
-            "SET @atomically_lock_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = {seconds}\
-             /*M! , @atomically_statement = @@max_statement_time, max_statement_time = {millis} / 1000*/\
-             /*!50708 , @atomically_statement = @@max_execution_time, max_execution_time = {millis}*/; {begin}"
-        )
+        Ok(sql)
     }
 
     /// DDL and procedures commit implicitly, a deadlock rolls everything back, and the session goes on in autocommit
     /// without a word: the release of the savepoint that was set at the opening fails after any of it.
     fn commit(closing: &Closing) -> Ending {
-        let mut sql = format!("RELEASE SAVEPOINT {GUARD}; COMMIT");
-        if closing.limited {
-            sql.push_str(PUT_LIMITS_BACK);
-        }
+        let sql = format!("RELEASE SAVEPOINT {GUARD}; COMMIT{}", putting_back(&closing.limits));
         Ending { sql: sql.into(), before_commit: 1 }
     }
 
     fn rollback(closing: &Closing) -> Cow<'static, str> {
-        if closing.limited { format!("ROLLBACK{PUT_LIMITS_BACK}").into() } else { "ROLLBACK".into() }
+        format!("ROLLBACK{}", putting_back(&closing.limits)).into()
     }
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
 
-    fn lock_clause(_lock: RowLock) -> Option<&'static str> {
-        Some("FOR UPDATE")
+    /// MariaDB has no `FOR SHARE`. MySQL has, and only there it takes NOWAIT and SKIP LOCKED.
+    fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>> {
+        let clause = match (lock.strength, lock.wait) {
+            (Strength::Update | Strength::NoKeyUpdate, _) => "FOR UPDATE",
+            (Strength::Share | Strength::KeyShare, Wait::Block) => "LOCK IN SHARE MODE",
+            (Strength::Share | Strength::KeyShare, _) => "/*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/",
+        };
+        Some(with_wait(clause, lock.wait))
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
@@ -99,6 +131,8 @@ impl Facts for MySql {
                 (Kind::ReadOnly, true)
             }
             1836 | 1874 => (Kind::ReadOnly, true),
+            // A variable that this server does not have.
+            1193 => (Kind::Unsupported, false),
             1792 => (Kind::ReadOnly, false),
             1305 if report.message.contains("SAVEPOINT") => (Kind::Aborted, false),
             8147 => (Kind::Aborted, false),
@@ -124,15 +158,34 @@ impl Facts for MySql {
     /// on the server's configuration.
     fn after(failure: &Failure) -> Survival {
         match failure.kind() {
-            FailureKind::Constraint | FailureKind::Other => Survival::Open,
+            FailureKind::Constraint | FailureKind::Unsupported | FailureKind::Other => Survival::Open,
             _ => Survival::Over,
         }
     }
 }
 
-const PUT_LIMITS_BACK: &str = "; SET innodb_lock_wait_timeout = @atomically_lock_wait\
-    /*M! , max_statement_time = @atomically_statement*/\
-    /*!50708 , max_execution_time = @atomically_statement*/";
+fn putting_back(limits: &Limits) -> String {
+    let mut sql = String::new();
+    if limits.on_locks().is_some() {
+        sql.push_str("; SET innodb_lock_wait_timeout = @atomically_lock_wait");
+    }
+    if limits.on_statements().is_some() {
+        sql.push_str(
+            "; SET @atomically_limited = 0\
+             /*M! , max_statement_time = @atomically_statement*/\
+             /*!50708 , max_execution_time = @atomically_statement*/",
+        );
+    }
+    if limits.idle.is_some() {
+        sql.push_str("; SET idle_transaction_timeout = @atomically_idle");
+    }
+    sql
+}
+
+/// Rounded up: 0 means "no wait" to one variable and "no limit" to another.
+fn whole_seconds(limit: Duration) -> u64 {
+    (limit.as_secs() + u64::from(limit.subsec_nanos() > 0)).max(1)
+}
 
 /// Handler errors 149 (deadlock) and 146 (lock wait) are rolled back before they are reported.
 fn names_a_deadlock(message: &str) -> bool {

@@ -2,30 +2,53 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use sqlx::Postgres;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
-use super::{Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, whole_millis, wire};
+use super::{
+    Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, whole_millis, wire, with_wait,
+};
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
-use crate::lock::RowLock;
-use crate::policy::Plan;
+use crate::isolation::{Access, Isolation};
+use crate::lock::{RowLock, Strength};
+use crate::policy::{Limits, Plan};
 
 impl Backend for Postgres {}
 impl Sealed for Postgres {}
 wire::wire!(Postgres);
 
 impl Facts for Postgres {
-    fn opening(plan: &Plan, limit: Option<Duration>) -> String {
-        let mut sql = format!("BEGIN ISOLATION LEVEL {}", plan.isolation);
-        if let Some(millis) = limit.map(whole_millis) {
-            let _ =
-                write!(sql, "; SET LOCAL lock_timeout = {millis}; SET LOCAL statement_timeout = {millis}");
+    fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
+        let reads_only = plan.access == Access::ReadOnly;
+        if plan.begin.is_some() {
+            return Err(Failure::unsupported("PostgreSQL", "deferred, immediate or exclusive transactions"));
         }
-        sql
+        if plan.deferrable && !(reads_only && plan.isolation == Isolation::Serializable) {
+            return Err(Failure::unsupported(
+                "PostgreSQL",
+                "deferrable transactions other than serializable read-only ones",
+            ));
+        }
+        let mut sql = format!("BEGIN ISOLATION LEVEL {}", plan.isolation);
+        if reads_only {
+            sql.push_str(" READ ONLY");
+        }
+        if plan.deferrable {
+            sql.push_str(" DEFERRABLE");
+        }
+        for (setting, limit) in [
+            ("lock_timeout", limits.on_locks()),
+            ("statement_timeout", limits.on_statements()),
+            ("idle_in_transaction_session_timeout", limits.idle),
+        ] {
+            if let Some(millis) = limit.map(whole_millis) {
+                let _ = write!(sql, "; SET LOCAL {setting} = {millis}");
+            }
+        }
+        Ok(sql)
     }
 
     /// COMMIT answers an aborted transaction with `ROLLBACK` and no error, and no transaction at all with a warning;
@@ -44,11 +67,14 @@ impl Facts for Postgres {
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = true;
 
-    fn lock_clause(lock: RowLock) -> Option<&'static str> {
-        Some(match lock {
-            RowLock::Update => "FOR UPDATE",
-            RowLock::NoKeyUpdate => "FOR NO KEY UPDATE",
-        })
+    fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>> {
+        let clause = match lock.strength {
+            Strength::Update => "FOR UPDATE",
+            Strength::NoKeyUpdate => "FOR NO KEY UPDATE",
+            Strength::Share => "FOR SHARE",
+            Strength::KeyShare => "FOR KEY SHARE",
+        };
+        Some(with_wait(clause, lock.wait))
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {

@@ -1,6 +1,7 @@
 //! SQLite.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use sqlx::Sqlite;
@@ -10,8 +11,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteError};
 use super::text::names;
 use super::{Backend, Closing, Ending, Facts, Report, Sealed, Survival, whole_millis, wire};
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
+use crate::isolation::{Access, Begin};
 use crate::lock::RowLock;
-use crate::policy::Plan;
+use crate::policy::{Limits, Plan};
 
 impl Backend for Sqlite {}
 impl Sealed for Sqlite {}
@@ -23,38 +25,57 @@ const USUAL_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 impl Facts for Sqlite {
     /// Whoever is going to write says so at once: a deferred transaction that reads first and writes later fails with
     /// SQLITE_BUSY_SNAPSHOT as soon as anybody else has written, whatever the busy timeout.
-    fn opening(plan: &Plan, limit: Option<Duration>) -> String {
-        let begin = if plan.row_lock.is_some() { "BEGIN IMMEDIATE" } else { "BEGIN" };
-        match limit {
-            // The pragma without a value answers the one to put back.
-            Some(limit) if limit < USUAL_BUSY_TIMEOUT => {
-                format!("PRAGMA busy_timeout; PRAGMA busy_timeout = {}; {begin}", whole_millis(limit))
-            }
-            _ => begin.to_owned(),
+    fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
+        let missing = |what| Err(Failure::unsupported("SQLite", what));
+        if plan.deferrable {
+            return missing("deferrable transactions");
         }
+        if limits.statement.is_some() {
+            return missing("limit for statements");
+        }
+        if limits.idle.is_some() {
+            return missing("limit for the pauses between statements");
+        }
+        let mut sql = String::new();
+        // A pragma without a value answers the one to put back.
+        if plan.access == Access::ReadOnly {
+            sql.push_str("PRAGMA query_only; PRAGMA query_only = 1; ");
+        }
+        if let Some(limit) = busy_timeout(limits) {
+            let _ = write!(sql, "PRAGMA busy_timeout; PRAGMA busy_timeout = {}; ", whole_millis(limit));
+        }
+        let writes = plan.row_lock.is_some() && plan.access == Access::ReadWrite;
+        sql.push_str(match plan.begin {
+            Some(Begin::Exclusive) => "BEGIN EXCLUSIVE",
+            Some(Begin::Immediate) => "BEGIN IMMEDIATE",
+            None if writes => "BEGIN IMMEDIATE",
+            Some(Begin::Deferred) | None => "BEGIN",
+        });
+        Ok(sql)
     }
 
     fn commit(closing: &Closing) -> Ending {
-        match closing.saved {
-            Some(millis) => {
-                Ending { sql: format!("COMMIT; PRAGMA busy_timeout = {millis}").into(), before_commit: 0 }
-            }
-            None => Ending { sql: "COMMIT".into(), before_commit: 0 },
+        let mut sql = String::from("COMMIT");
+        for pragma in pragmas_to_put_back(closing) {
+            let _ = write!(sql, "; {pragma}");
         }
+        Ending { sql: sql.into(), before_commit: 0 }
     }
 
     /// ROLLBACK comes last: it fails where SQLite has rolled back by itself.
     fn rollback(closing: &Closing) -> Cow<'static, str> {
-        match closing.saved {
-            Some(millis) => format!("PRAGMA busy_timeout = {millis}; ROLLBACK").into(),
-            None => "ROLLBACK".into(),
+        let mut sql = String::new();
+        for pragma in pragmas_to_put_back(closing) {
+            let _ = write!(sql, "{pragma}; ");
         }
+        sql.push_str("ROLLBACK");
+        sql.into()
     }
 
     /// A COMMIT that finds the database busy can be tried again, so SQLite keeps the transaction open.
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
 
-    fn lock_clause(_lock: RowLock) -> Option<&'static str> {
+    fn lock_clause(_lock: RowLock) -> Option<Cow<'static, str>> {
         None
     }
 
@@ -115,6 +136,19 @@ impl Facts for Sqlite {
         let name = options.get_filename().as_os_str();
         name.is_empty() || name == ":memory:" || format!("{options:?}").contains("in_memory: true")
     }
+}
+
+/// The busy timeout to set, where the usual one does not do.
+fn busy_timeout(limits: &Limits) -> Option<Duration> {
+    limits.on_locks().filter(|limit| limits.lock.is_some() || *limit < USUAL_BUSY_TIMEOUT)
+}
+
+/// In the order in which the opening asked for them.
+fn pragmas_to_put_back(closing: &Closing) -> impl Iterator<Item = String> {
+    let read_only = (closing.plan.access == Access::ReadOnly).then_some("query_only");
+    let limited = busy_timeout(&closing.limits).map(|_| "busy_timeout");
+    let names = read_only.into_iter().chain(limited);
+    names.zip(closing.saved.clone()).map(|(name, value)| format!("PRAGMA {name} = {value}"))
 }
 
 fn ends_unseen(message: &str) -> bool {

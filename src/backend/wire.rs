@@ -12,8 +12,8 @@ use sqlx::Database;
 pub struct Reply {
     /// How many statements were answered without an error.
     pub completed: usize,
-    /// The first column of the first row, where it is an integer.
-    pub integer: Option<i64>,
+    /// The first column of each row, where it is an integer.
+    pub integers: Vec<i64>,
     /// What ended the text early.
     pub error: Option<sqlx::Error>,
 }
@@ -112,13 +112,14 @@ macro_rules! wire {
                 use sqlx::{Executor as _, Row as _};
 
                 Box::pin(async move {
-                    let mut reply = crate::backend::wire::Reply { completed: 0, integer: None, error: None };
+                    let mut reply =
+                        crate::backend::wire::Reply { completed: 0, integers: Vec::new(), error: None };
                     let mut answers = connection.fetch_many(sqlx::raw_sql(sqlx::AssertSqlSafe(sql)));
                     while let Some(answer) = answers.next().await {
                         match answer {
                             Ok(sqlx::Either::Left(_)) => reply.completed += 1,
                             Ok(sqlx::Either::Right(row)) => {
-                                reply.integer = reply.integer.or_else(|| row.try_get(0).ok());
+                                reply.integers.extend(row.try_get::<i64, _>(0).ok());
                             }
                             Err(error) => reply.error = Some(error),
                         }

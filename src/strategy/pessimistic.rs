@@ -32,12 +32,12 @@ pub struct Pessimistic {
 
 impl Default for Pessimistic {
     fn default() -> Self {
-        Self { lock: RowLock::NoKeyUpdate }
+        Self { lock: RowLock::NO_KEY_UPDATE }
     }
 }
 
 impl Pessimistic {
-    /// With another lock than [`RowLock::NoKeyUpdate`], for units that delete the rows or change their keys.
+    /// With another lock than [`RowLock::NO_KEY_UPDATE`], for units that delete the rows or change their keys.
     #[must_use]
     pub const fn with(lock: RowLock) -> Self {
         Self { lock }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::error::{Error, Spent};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{ConstraintKind, Failure, FailureKind};
 use crate::policy::{Plan, Strategy, Verdict};
 
 use super::options::Options;
@@ -22,6 +22,9 @@ pub(super) trait Trial: Send {
         attempt: u32,
         clock: Clock,
     ) -> impl Future<Output = Outcome<Self::Output>> + Send;
+
+    /// There will be no further attempt.
+    fn ended(&mut self, clock: Clock) -> impl Future<Output = ()> + Send;
 }
 
 /// What became of one attempt.
@@ -85,21 +88,33 @@ impl Clock {
 }
 
 /// Tries until it is done, may not be tried again, or has used up what it was granted.
-///
-/// The connection has been given back before any delay begins.
 pub(super) async fn until_done<X: Trial>(
     strategy: &dyn Strategy,
     options: &Options,
     trial: &mut X,
 ) -> Result<X::Output, Error> {
-    let clock = Clock::start(options.deadline);
+    let clock = Clock::start(options.time());
+    let result = attempts(strategy, options, trial, clock).await;
+    trial.ended(clock).await;
+    result
+}
+
+/// The connection has been given back before any delay begins.
+async fn attempts<X: Trial>(
+    strategy: &dyn Strategy,
+    options: &Options,
+    trial: &mut X,
+    clock: Clock,
+) -> Result<X::Output, Error> {
+    let mut unique_retries = options.unique_retries();
     let mut delays = None;
     let mut last = None;
     let mut attempt = 0;
     loop {
         attempt += 1;
         let server_deadline = Instant::now() + clock.server_limit();
-        let (failure, otherwise) = match trial.once(strategy.plan(attempt), attempt, clock).await {
+        let plan = options.applied_to(strategy.plan(attempt));
+        let (failure, otherwise) = match trial.once(plan, attempt, clock).await {
             Outcome::Done(output) => return Ok(output),
             Outcome::OutOfTime(failure) => {
                 return Err(Error::deadline_exceeded(last.or(failure), clock.spent(attempt)));
@@ -110,17 +125,19 @@ pub(super) async fn until_done<X: Trial>(
         if failure.kind() == FailureKind::StatementTimeout && Instant::now() >= server_deadline {
             return Err(Error::deadline_exceeded(Some(failure), clock.spent(attempt)));
         }
+        let retries_unique = is_unique_violation(&failure) && unique_retries > 0;
+        unique_retries -= u32::from(retries_unique);
         // Whatever the strategy says: an unknown commit is never blindly run again.
         let gives_up =
             failure.kind() == FailureKind::CommitUnknown || strategy.verdict(&failure) == Verdict::GiveUp;
-        if gives_up {
+        if gives_up && !retries_unique {
             return match otherwise {
                 Otherwise::Own(output) => Ok(output),
                 Otherwise::Failure => Err(Error::failed(failure, Some(clock.spent(attempt)))),
-                Otherwise::Swallowed => Err(Error::swallowed(failure, clock.spent(attempt))),
+                Otherwise::Swallowed => Err(Error::swallowed(failure, Some(clock.spent(attempt)))),
             };
         }
-        if attempt >= options.attempts {
+        if attempt >= options.most_attempts() {
             return Err(Error::exhausted(failure, clock.spent(attempt)));
         }
         let delay = delays.get_or_insert_with(|| options.delays()).next().unwrap_or_default();
@@ -130,6 +147,10 @@ pub(super) async fn until_done<X: Trial>(
         last = Some(failure);
         tokio::time::sleep(delay).await;
     }
+}
+
+fn is_unique_violation(failure: &Failure) -> bool {
+    failure.constraint().is_some_and(|constraint| constraint.kind == ConstraintKind::Unique)
 }
 
 #[cfg(test)]
@@ -161,6 +182,8 @@ mod tests {
             self.tried_at.push(clock.started.elapsed());
             self.outcomes.pop_front().unwrap_or_else(conflict)
         }
+
+        async fn ended(&mut self, _clock: Clock) {}
     }
 
     fn conflict() -> Outcome<&'static str> {
@@ -168,7 +191,7 @@ mod tests {
     }
 
     fn options() -> Options {
-        Options { seed: Some(1), ..Options::default() }
+        Options::new().seed(1)
     }
 
     #[tokio::test(start_paused = true)]
@@ -191,7 +214,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn attempts_run_out() {
         let mut script = Script::new([]);
-        let limited = Options { attempts: 5, ..options() };
+        let limited = options().attempts(5);
         let error =
             until_done(&Optimistic::default(), &limited, &mut script).await.expect_err("always a conflict");
         assert_eq!(error.kind(), ErrorKind::Exhausted);
@@ -202,7 +225,7 @@ mod tests {
     async fn time_runs_out_before_a_delay_that_would_not_be_lived_to_see() {
         let mut script = Script::new([]);
         let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(1));
-        let limited = Options { attempts: u32::MAX, deadline: Duration::from_secs(10), backoff, ..options() };
+        let limited = options().attempts(u32::MAX).deadline(Duration::from_secs(10)).backoff(backoff);
         let started = Instant::now();
         let error =
             until_done(&Optimistic::default(), &limited, &mut script).await.expect_err("always a conflict");
@@ -246,6 +269,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn unique_violations_are_tried_again_as_often_as_was_asked() {
+        let violation = || {
+            let constraint = crate::failure::Constraint::new(ConstraintKind::Unique);
+            let failure = Failure::new(FailureKind::Constraint, "taken").with_constraint(Some(constraint));
+            Outcome::Failed { failure, otherwise: Otherwise::Own("its own error") }
+        };
+        let mut script = Script::new([violation(), violation(), violation(), Outcome::Done("found")]);
+        let answer = until_done(&Optimistic::default(), &options().retry_unique(2), &mut script).await;
+        assert_eq!((answer.expect("what the unit said"), script.tried_at.len()), ("its own error", 3));
+
+        let mut script = Script::new([violation(), Outcome::Done("found")]);
+        let answer = until_done(&Optimistic::default(), &options().retry_unique(1), &mut script).await;
+        assert_eq!(answer.expect("the second attempt"), "found");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nowait_is_told_at_once() {
         let refused = Failure::new(FailureKind::LockNotAvailable, "held").retryable(true);
         let mut script = Script::new([Outcome::failed(refused)]);
@@ -255,7 +294,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_beyond_all_time_is_none() {
-        let endless = Options { deadline: Duration::MAX, ..options() };
+        let endless = options().deadline(Duration::MAX);
         let answer =
             until_done(&Optimistic::default(), &endless, &mut Script::new([Outcome::Done("done")])).await;
         assert_eq!(answer.expect("done"), "done");

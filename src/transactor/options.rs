@@ -1,4 +1,4 @@
-//! What a run is granted.
+//! What can be asked of a transactor, or of one run.
 
 use std::time::Duration;
 
@@ -6,36 +6,223 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::backoff::Backoff;
+use crate::isolation::{Access, Begin, Isolation};
+use crate::policy::{Limits, Plan};
 
-/// The limits of a run.
-#[derive(Debug, Clone)]
-pub(super) struct Options {
-    pub(super) attempts: u32,
-    pub(super) deadline: Duration,
-    pub(super) backoff: Backoff,
-    pub(super) seed: Option<u64>,
-    pub(super) before_acquire: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            attempts: 50,
-            deadline: Duration::from_secs(10),
-            backoff: Backoff::default(),
-            seed: None,
-            before_acquire: false,
-        }
-    }
+/// How units of work are to be run, as far as the strategy is not to decide: for a transactor
+/// ([`PoolTransactor::options`](crate::PoolTransactor::options)) or for one run
+/// ([`TransactorExt::with`](crate::TransactorExt::with)).
+///
+/// ```
+/// # use atomically::{Error, Options, Optimistic, TransactorExt as _};
+/// # use std::time::Duration;
+/// # async fn example(pool: sqlx::SqlitePool) -> Result<(), Error> {
+/// let db = Optimistic::default().on(&pool);
+/// let report = Options::new().read_only().deadline(Duration::from_secs(60));
+/// let rows: i64 = db
+///     .with(report)
+///     .run(async |tx| Ok::<_, Error>(sqlx::query_scalar("SELECT COUNT(*) FROM product").fetch_one(&mut *tx).await?))
+///     .await?;
+/// # Ok(()) }
+/// ```
+///
+/// Everything travels in the round trip that opens the transaction, and is gone when it ends. An option that the
+/// database does not have is an error ([`Unsupported`](crate::ErrorKind::Unsupported)) before anything is run, never
+/// silently left out.
+///
+/// # What each database has
+///
+/// | | PostgreSQL | MySQL, MariaDB | SQLite |
+/// |---|---|---|---|
+/// | isolation | all four | all four | all four, by being serializable |
+/// | read-only | yes | yes | yes |
+/// | deferrable | serializable and read-only | | |
+/// | begin | | | yes |
+/// | lock timeout | milliseconds | seconds, rounded up | milliseconds |
+/// | statement timeout | milliseconds | milliseconds; MySQL: `SELECT` only | |
+/// | idle timeout | milliseconds | MariaDB: seconds, rounded up | |
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Options {
+    isolation: Option<Isolation>,
+    access: Option<Access>,
+    deferrable: Option<bool>,
+    begin: Option<Begin>,
+    attempts: Option<u32>,
+    deadline: Option<Duration>,
+    backoff: Option<Backoff>,
+    lock_timeout: Option<Duration>,
+    statement_timeout: Option<Duration>,
+    idle_timeout: Option<Duration>,
+    retry_unique: Option<u32>,
+    seed: Option<u64>,
 }
 
 impl Options {
+    /// Nothing asked for.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The isolation level, instead of the strategy's.
+    ///
+    /// A strategy relies on its level: `Serializable` below SERIALIZABLE promises nothing, and `Pessimistic` above READ
+    /// COMMITTED meets serialization failures on PostgreSQL and stale reads on MariaDB.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = Some(isolation);
+        self
+    }
+
+    /// The database refuses writes, and [`Tx::for_update`](crate::Tx::for_update) takes no locks. A commit without an
+    /// answer is then no mystery: the unit is run again.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.access = Some(Access::ReadOnly);
+        self
+    }
+
+    /// PostgreSQL: a serializable, read-only transaction waits for a moment from which it can neither fail nor make
+    /// others fail. For long reports.
+    #[must_use]
+    pub fn deferrable(mut self) -> Self {
+        self.deferrable = Some(true);
+        self
+    }
+
+    /// SQLite: when the locks are taken, instead of what the strategy's row lock asks for.
+    #[must_use]
+    pub fn begin(mut self, begin: Begin) -> Self {
+        self.begin = Some(begin);
+        self
+    }
+
+    /// How many attempts a unit gets, the first included; 0 counts as 1. The default is 50.
+    #[must_use]
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = Some(attempts.max(1));
+        self
+    }
+
+    /// How long a unit may take: all attempts, waits for locks and connections, delays and the commit together. The
+    /// default is 10 s.
+    ///
+    /// The server is told what is left of it, as its limit for lock waits and statements; the client keeps it too,
+    /// because a server that has stalled says nothing. A commit that is not answered by then is
+    /// [unknown](crate::Error::is_commit_unknown).
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// The delays between attempts. The default is [`Backoff::default`].
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = Some(backoff);
+        self
+    }
+
+    /// How long each wait for a lock may take, where that is less than what is left of the deadline.
+    #[must_use]
+    pub fn lock_timeout(mut self, limit: Duration) -> Self {
+        self.lock_timeout = Some(limit);
+        self
+    }
+
+    /// How long each statement may take, where that is less than what is left of the deadline.
+    #[must_use]
+    pub fn statement_timeout(mut self, limit: Duration) -> Self {
+        self.statement_timeout = Some(limit);
+        self
+    }
+
+    /// How long the unit may be busy with something else than the database, between two statements. The server closes
+    /// the connection then, and the unit is run again.
+    #[must_use]
+    pub fn idle_timeout(mut self, limit: Duration) -> Self {
+        self.idle_timeout = Some(limit);
+        self
+    }
+
+    /// Runs the unit again when it ends because of a unique violation, up to this many times: for "get it, or create it
+    /// if it is not there", where the one who comes second finds it at the next attempt.
+    ///
+    /// # Why not always?
+    ///
+    /// A violation that persists would be met again and again. Most of them are the caller's news: the name is taken.
+    #[must_use]
+    pub fn retry_unique(mut self, times: u32) -> Self {
+        self.retry_unique = Some(times);
+        self
+    }
+
+    /// Draws the delays between attempts from this seed instead of from the operating system: for tests.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// These options, and those of `base` where these ask for nothing.
+    #[must_use]
+    pub fn or(&self, base: &Self) -> Self {
+        Self {
+            isolation: self.isolation.or(base.isolation),
+            access: self.access.or(base.access),
+            deferrable: self.deferrable.or(base.deferrable),
+            begin: self.begin.or(base.begin),
+            attempts: self.attempts.or(base.attempts),
+            deadline: self.deadline.or(base.deadline),
+            backoff: self.backoff.or(base.backoff),
+            lock_timeout: self.lock_timeout.or(base.lock_timeout),
+            statement_timeout: self.statement_timeout.or(base.statement_timeout),
+            idle_timeout: self.idle_timeout.or(base.idle_timeout),
+            retry_unique: self.retry_unique.or(base.retry_unique),
+            seed: self.seed.or(base.seed),
+        }
+    }
+
+    /// What the strategy plans, as far as nothing else was asked for.
+    pub(super) fn applied_to(&self, plan: Plan) -> Plan {
+        let access = self.access.unwrap_or(plan.access);
+        Plan {
+            isolation: self.isolation.unwrap_or(plan.isolation),
+            // Databases refuse to lock rows for one who only reads.
+            row_lock: plan.row_lock.filter(|_| access == Access::ReadWrite),
+            access,
+            deferrable: self.deferrable.unwrap_or(plan.deferrable),
+            begin: self.begin.or(plan.begin),
+        }
+    }
+
+    pub(super) fn limits(&self, left: Duration) -> Limits {
+        Limits {
+            left: Some(left),
+            lock: self.lock_timeout,
+            statement: self.statement_timeout,
+            idle: self.idle_timeout,
+        }
+    }
+
+    pub(super) fn most_attempts(&self) -> u32 {
+        self.attempts.unwrap_or(50)
+    }
+
+    pub(super) fn time(&self) -> Duration {
+        self.deadline.unwrap_or(Duration::from_secs(10))
+    }
+
+    pub(super) fn unique_retries(&self) -> u32 {
+        self.retry_unique.unwrap_or(0)
+    }
+
     /// The delays between attempts, without end.
     pub(super) fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
         let chance = match self.seed {
             Some(seed) => StdRng::seed_from_u64(seed),
             None => StdRng::from_rng(&mut rand::rng()),
         };
-        self.backoff.delays(chance)
+        self.backoff.unwrap_or_default().delays(chance)
     }
 }

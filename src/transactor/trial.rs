@@ -1,38 +1,68 @@
 //! One attempt at a unit of work, or at a single statement.
 
 use sqlx::Pool;
+use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
 use crate::backend::{Backend, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
+use crate::isolation::Access;
 use crate::policy::Plan;
-use crate::tx::{Commit, NotOpened, Session, Tx, not_connected};
+use crate::tx::{
+    Commit, End, Hooks, NotOpened, Session, Shield, Tx, holding, holds_connection_of, nested, not_connected,
+};
 
 use super::attempt::{Clock, Otherwise, Outcome, Trial};
+use super::options::Options;
 use super::{Ended, Unit, Wish};
 
 /// A unit of work, in a transaction.
 pub(super) struct UnitTrial<'a, DB: Backend> {
-    pub(super) pool: &'a Pool<DB>,
-    pub(super) before_acquire: bool,
-    pub(super) unit: &'a mut dyn Unit<DB>,
+    pool: &'a Pool<DB>,
+    options: &'a Options,
+    before_acquire: bool,
+    unit: &'a mut dyn Unit<DB>,
+    /// Those of the last attempt, which nothing has run yet.
+    hooks: Hooks,
+}
+
+impl<'a, DB: Backend> UnitTrial<'a, DB> {
+    pub(super) fn new(
+        pool: &'a Pool<DB>,
+        options: &'a Options,
+        before_acquire: bool,
+        unit: &'a mut dyn Unit<DB>,
+    ) -> Self {
+        Self { pool, options, before_acquire, unit, hooks: Hooks::default() }
+    }
 }
 
 impl<DB: Backend> Trial for UnitTrial<'_, DB> {
     type Output = Ended;
 
     async fn once(&mut self, plan: Plan, attempt: u32, clock: Clock) -> Outcome<Ended> {
-        let opening = open(self.pool, plan, attempt, clock, self.before_acquire);
+        if holds_connection_of(self.pool) {
+            return Outcome::failed(nested());
+        }
+        let opening = open(self.pool, self.options, plan, attempt, clock, self.before_acquire);
         let mut tx = match timeout_at(clock.deadline, opening).await {
             Ok(Ok(tx)) => tx,
             Ok(Err(failure)) => return Outcome::failed(failure),
             Err(_) => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
-        let Ok(wish) = timeout_at(clock.deadline, self.unit.attempt(&mut tx)).await else {
-            return Outcome::OutOfTime(None);
+        let unit = holding(self.pool, self.unit.attempt(&mut tx));
+        let Ok(wish) = timeout_at(clock.deadline, unit).await else {
+            self.hooks = tx.take_hooks();
+            return Outcome::OutOfTime(waited_for_the_pool(self.pool, &tx));
         };
-        if let Some(failure) = tx.over() {
-            let failure = failure.clone();
+        let failure = match (tx.over(), wish) {
+            (Some(failure), _) => Some(failure.clone()),
+            // Databases that undo the statement alone leave it to the unit what it makes of a violation.
+            (None, Wish::RollBack) => tx.unique_violation().cloned(),
+            (None, Wish::Commit) => None,
+        };
+        if let Some(failure) = failure {
+            self.hooks = tx.take_hooks();
             tx.rollback().await;
             let otherwise = match wish {
                 Wish::Commit => Otherwise::Swallowed,
@@ -40,20 +70,49 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             };
             return Outcome::Failed { failure, otherwise };
         }
-        match wish {
-            Wish::RollBack => {
-                tx.rollback().await;
+        if wish == Wish::RollBack || clock.is_over() {
+            self.hooks = tx.take_hooks();
+            tx.rollback().await;
+            return if wish == Wish::RollBack {
                 Outcome::Done(Ended::RolledBack)
+            } else {
+                Outcome::OutOfTime(None)
+            };
+        }
+        let (commit, hooks) = tx.commit(clock.deadline).await;
+        match commit {
+            Commit::Done => {
+                run_hooks(hooks, End::Committed, clock).await;
+                Outcome::Done(Ended::Committed)
             }
-            Wish::Commit if clock.is_over() => {
-                tx.rollback().await;
+            Commit::Refused(failure) => {
+                self.hooks = hooks;
+                Outcome::failed(failure)
+            }
+            // Nothing was written, so nothing can have been stored or lost.
+            Commit::Unknown(_) if plan.access == Access::ReadOnly && clock.is_over() => {
                 Outcome::OutOfTime(None)
             }
-            Wish::Commit => match tx.commit(clock.deadline).await {
-                Commit::Done => Outcome::Done(Ended::Committed),
-                Commit::Refused(failure) | Commit::Unknown(failure) => Outcome::failed(failure),
-            },
+            Commit::Unknown(failure) if plan.access == Access::ReadOnly => {
+                Outcome::failed(Failure::new(FailureKind::ConnectionLost, failure.message()).retryable(true))
+            }
+            Commit::Unknown(failure) => {
+                run_hooks(hooks, End::Unknown, clock).await;
+                Outcome::failed(failure)
+            }
         }
+    }
+
+    async fn ended(&mut self, clock: Clock) {
+        run_hooks(std::mem::take(&mut self.hooks), End::RolledBack, clock).await;
+    }
+}
+
+/// Hooks are waited for until the deadline, and finished in any case.
+async fn run_hooks(hooks: Hooks, end: End, clock: Clock) {
+    if !hooks.is_empty() {
+        let shielded = Shield::new(Handle::current(), hooks.run(end), |()| Box::pin(async {}));
+        let _ = timeout_at(clock.deadline, shielded).await;
     }
 }
 
@@ -61,6 +120,7 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
 /// at most as many of them as the pool holds.
 async fn open<DB: Backend>(
     pool: &Pool<DB>,
+    options: &Options,
     plan: Plan,
     attempt: u32,
     clock: Clock,
@@ -68,7 +128,8 @@ async fn open<DB: Backend>(
 ) -> Result<Tx<DB>, Failure> {
     let mut replacements = pool.options().get_max_connections();
     loop {
-        match Tx::open(pool, plan, attempt, Some(clock.server_limit()), before_acquire).await {
+        let limits = options.limits(clock.server_limit());
+        match Tx::open(pool, plan, limits, attempt, before_acquire).await {
             Ok(tx) => return Ok(tx),
             Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
             Err(NotOpened { failure, .. }) => return Err(failure),
@@ -85,7 +146,12 @@ pub(super) struct StatementTrial<'a, DB: Backend> {
 impl<DB: Backend> Trial for StatementTrial<'_, DB> {
     type Output = u64;
 
+    async fn ended(&mut self, _clock: Clock) {}
+
     async fn once(&mut self, _plan: Plan, _attempt: u32, clock: Clock) -> Outcome<u64> {
+        if holds_connection_of(self.pool) {
+            return Outcome::failed(nested());
+        }
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
         let mut session = match timeout_at(clock.deadline, Session::acquire(self.pool, true)).await {
@@ -126,10 +192,26 @@ fn in_doubt(failure: &Failure) -> bool {
         )
 }
 
+/// What a unit may have waited for that was not its own statement.
+fn waited_for_the_pool<DB: Backend>(pool: &Pool<DB>, tx: &Tx<DB>) -> Option<Failure> {
+    (!tx.is_in_flight() && all_in_use(pool)).then(|| {
+        let most = pool.options().get_max_connections();
+        let message = format!(
+            "the unit waited for something else than its own statement while all {most} connections of the pool were in \
+             use: if it asked for a second one, run those queries on `tx`"
+        );
+        Failure::new(FailureKind::Unavailable, message).retryable(true)
+    })
+}
+
+fn all_in_use<DB: Backend>(pool: &Pool<DB>) -> bool {
+    pool.size() >= pool.options().get_max_connections() && pool.num_idle() == 0
+}
+
 /// What the deadline was spent on while there was no transaction yet.
 fn nobody_answered<DB: Backend>(pool: &Pool<DB>) -> Failure {
     let (open, idle, most) = (pool.size(), pool.num_idle(), pool.options().get_max_connections());
-    let message = if open >= most && idle == 0 {
+    let message = if all_in_use(pool) {
         format!("all {most} connections of the pool stayed in use")
     } else {
         format!(

@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::backend::{Backend, Reply};
 use crate::failure::{Failure, FailureKind};
 
 use super::journal::failure_or_other;
-use super::{Shield, Tx};
+use super::{End, Hooks, Shield, Tx};
 
 /// How long a rollback is waited for. A server that does not answer loses the connection, and rolls back by itself.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
@@ -25,17 +26,33 @@ pub(crate) enum Commit {
     Unknown(Failure),
 }
 
+impl Commit {
+    /// What hooks are told.
+    pub(crate) const fn end(&self) -> End {
+        match self {
+            Self::Done => End::Committed,
+            Self::Refused(_) => End::RolledBack,
+            Self::Unknown(_) => End::Unknown,
+        }
+    }
+}
+
 impl<DB: Backend> Tx<DB> {
-    /// Commits, and waits for the answer until the deadline.
+    /// Commits, and waits for the answer until the deadline. Answers the outcome, and the hooks that are to be run then.
     ///
-    /// Cancellation: goes on in the background, until the deadline. A connection whose commit is not answered by then is
-    /// closed, and its place in the pool is free at once.
-    pub(crate) fn commit(self, deadline: Instant) -> impl Future<Output = Commit> + Send {
-        Shield::new(self.session.runtime(), async move {
+    /// Cancellation: goes on in the background, hooks included. A connection whose commit is not answered by the deadline
+    /// is closed, and its place in the pool is free at once.
+    pub(crate) fn commit(mut self, deadline: Instant) -> impl Future<Output = (Commit, Hooks)> + Send {
+        let hooks = std::mem::take(&mut self.hooks);
+        let commit = async move {
             match timeout_at(deadline, self.commit_and_wait()).await {
                 Ok(commit) => commit,
                 Err(_) => Commit::Unknown(unanswered()),
             }
+        };
+        let runtime = Handle::current();
+        Shield::new(runtime, async move { (commit.await, hooks) }, |(commit, hooks)| {
+            Box::pin(hooks.run(commit.end()))
         })
     }
 

@@ -1,12 +1,18 @@
 //! What a transaction remembers of its statements.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::backend::{Backend, Survival, TransactionOver, WatchedQuery, failure_of, with_failure};
-use crate::failure::{Failure, FailureKind};
+use crate::error::Error;
+use crate::failure::{ConstraintKind, Failure, FailureKind};
 
 /// The memory of one transaction.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     over: Option<Failure>,
+    /// What the last statement failed with, survivable or not.
+    last: Option<Failure>,
     /// Left set by a statement whose future was dropped before it was done: nothing has to notice the drop.
     in_flight: bool,
     /// A statement failed in a way that may have ended the transaction; this one, sent first, tells.
@@ -15,18 +21,47 @@ pub(super) struct Journal {
     touched: bool,
     /// A stream was given up with rows unread.
     unread: bool,
+    /// Set by a savepoint's scope that was dropped before its end.
+    scope_dropped: Option<Arc<AtomicBool>>,
 }
 
 impl Journal {
     /// What ended the transaction. Its first failure: the ones after it are consequences.
     pub(super) fn over(&mut self) -> Option<&Failure> {
-        if self.in_flight && self.over.is_none() {
-            self.over = Some(Failure::new(
-                FailureKind::Aborted,
-                "the future of a statement was dropped before the statement was done",
-            ));
+        if self.over.is_none() {
+            let dropped = if self.in_flight {
+                Some("the future of a statement was dropped before the statement was done")
+            } else if self.scope_dropped.as_ref().is_some_and(|dropped| dropped.load(Ordering::Acquire)) {
+                Some("the scope of a savepoint was dropped before it was done")
+            } else {
+                None
+            };
+            self.over = dropped.map(|what| Failure::new(FailureKind::Aborted, what));
         }
         self.over.as_ref()
+    }
+
+    /// What a savepoint's scope is to set when it is dropped before its end.
+    pub(super) fn watch_for_drops(&mut self) -> Arc<AtomicBool> {
+        self.scope_dropped.get_or_insert_default().clone()
+    }
+
+    /// What went wrong is about to be undone.
+    pub(super) fn forgive(&mut self) {
+        self.over = None;
+        self.ask = None;
+    }
+
+    /// Whether a statement of the unit is on its way.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight
+    }
+
+    /// The unique violation that the last statement met, if that is what it met.
+    pub(super) fn unique_violation(&self) -> Option<&Failure> {
+        self.last.as_ref().filter(|failure| {
+            failure.constraint().is_some_and(|constraint| constraint.kind == ConstraintKind::Unique)
+        })
     }
 
     /// The session cannot be trusted with another statement, not even a ROLLBACK.
@@ -69,6 +104,7 @@ impl Journal {
     ) -> Result<T, sqlx::Error> {
         self.in_flight = false;
         self.unread = !complete;
+        self.last = None;
         result.map_err(|error| self.remember::<DB>(error, nowait))
     }
 
@@ -79,12 +115,30 @@ impl Journal {
         } else {
             error
         };
+        self.last = Some(failure.clone());
         match DB::after(&failure) {
             Survival::Open => {}
             Survival::Ask(statement) => self.ask = Some(statement),
             Survival::Over => self.end(failure),
         }
         error
+    }
+
+    /// A statement of the crate's own was answered; one that fails leaves nothing to go on with.
+    pub(super) fn end_control<DB: Backend>(&mut self, error: Option<sqlx::Error>) -> Result<(), Error> {
+        self.in_flight = false;
+        let Some(error) = error else { return Ok(()) };
+        let failure = failure_or_other::<DB>(&error, false);
+        self.end(failure.clone());
+        Err(Error::failed(failure, None))
+    }
+}
+
+/// Lets a statement of the crate's own pass, or answers why it may not.
+pub(super) fn admit_control(journal: &mut Journal) -> Result<(), Error> {
+    match journal.over() {
+        Some(failure) => Err(Error::failed(failure.clone(), None)),
+        None => Ok(()),
     }
 }
 

@@ -51,10 +51,6 @@ impl<DB: Backend> Session<DB> {
     pub(crate) fn release(self) {
         drop(ScopeGuard::into_inner(self.0).connection);
     }
-
-    pub(super) fn runtime(&self) -> Handle {
-        self.0.runtime.clone()
-    }
 }
 
 /// The end of a connection that had no clean one.

@@ -147,7 +147,7 @@ pub(crate) async fn a_strategy_of_ones_own_is_exact<DB: TestBackend>() {
     impl Strategy for LockOnSecond {
         fn plan(&self, attempt: u32) -> Plan {
             let plan = Plan::new(Isolation::ReadCommitted);
-            if attempt == 1 { plan } else { plan.locking(RowLock::NoKeyUpdate) }
+            if attempt == 1 { plan } else { plan.locking(RowLock::NO_KEY_UPDATE) }
         }
     }
 

@@ -1,0 +1,121 @@
+//! Scopes inside a transaction that can be undone on their own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use scopeguard::ScopeGuard;
+
+use crate::backend::Backend;
+use crate::error::Error;
+use crate::failure::{Failure, FailureKind};
+
+use super::journal::admit_control;
+use super::{Tx, TxFn};
+
+impl<DB: Backend> Tx<DB> {
+    /// Runs a part of the unit that may fail on its own: its `Err` undoes what it did, and the unit goes on.
+    ///
+    /// ```
+    /// # use atomically::{Error, Pessimistic, TransactorExt as _};
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
+    /// # Pessimistic::default().on(&pool).run(async |tx| {
+    /// let noted = tx
+    ///     .savepoint(async |tx| {
+    ///         sqlx::query("INSERT INTO audit (id) VALUES (1)").execute(&mut *tx).await?;
+    ///         Ok::<_, Error>(())
+    ///     })
+    ///     .await;
+    /// if noted.is_err() {
+    ///     sqlx::query("UPDATE audit SET missed = missed + 1").execute(&mut *tx).await?;
+    /// }
+    /// # Ok::<_, Error>(()) }).await }
+    /// ```
+    ///
+    /// Scopes nest to any depth. The closure runs once.
+    ///
+    /// # What it can rescue
+    ///
+    /// A constraint violation, a refused `NOWAIT`, a statement that the database could not make sense of, and errors of
+    /// the unit's own. A scope that hides such a failure and returns `Ok` is undone and answers the failure.
+    ///
+    /// # What it cannot
+    ///
+    /// A conflict. After a serialization failure or a deadlock there is nothing left to go on with: the failure outlives
+    /// the scope, later statements answer it, and the whole unit is run again. Rolling back to a savepoint would meet the
+    /// same failure for ever on PostgreSQL, and there is no savepoint left on MySQL and MariaDB.
+    ///
+    /// # Errors
+    ///
+    /// The closure's own; or this crate's, turned into its type.
+    ///
+    /// # Cancellation
+    ///
+    /// A scope that is dropped before its end leaves half of what it did: the transaction is over.
+    pub async fn savepoint<F, T, E>(&mut self, scope: F) -> Result<T, E>
+    where
+        F: for<'t> AsyncFnOnce(&'t mut Self) -> Result<T, E>
+            + for<'t> TxFn<&'t mut Self, Result<T, E>, Fut: Send>,
+        E: From<Error>,
+    {
+        let name = format!("atomically_{}", self.depth + 1);
+        let hooks = self.hooks.len();
+        self.control(format!("SAVEPOINT {name}")).await?;
+
+        let dropped = self.journal.watch_for_drops();
+        let left_open =
+            scopeguard::guard(dropped, |dropped: Arc<AtomicBool>| dropped.store(true, Ordering::Release));
+        self.depth += 1;
+        let result = scope(&mut *self).await;
+        self.depth -= 1;
+        ScopeGuard::into_inner(left_open);
+
+        let failure = self.journal.over().cloned();
+        match (result, failure) {
+            (Ok(value), None) => {
+                self.control(format!("RELEASE SAVEPOINT {name}")).await?;
+                Ok(value)
+            }
+            (Ok(_), Some(failure)) => {
+                if can_be_undone(&failure) {
+                    self.undo(&name, hooks).await;
+                }
+                Err(Error::swallowed(failure, None).into())
+            }
+            (Err(error), failure) => {
+                if failure.as_ref().is_none_or(can_be_undone) {
+                    self.undo(&name, hooks).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Back to where the scope began. Where that fails there is no transaction any more, and nothing hides the error that
+    /// led here.
+    async fn undo(&mut self, savepoint: &str, hooks: usize) {
+        self.journal.forgive();
+        self.hooks.undo(hooks);
+        let _ =
+            self.control(format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}")).await;
+    }
+
+    /// A statement of the crate's own, whose failure ends the transaction.
+    async fn control(&mut self, sql: String) -> Result<(), Error> {
+        admit_control(&mut self.journal)?;
+        self.journal.begin_statement();
+        let reply = DB::send_text(self.session.connection(), sql).await;
+        self.journal.end_control::<DB>(reply.error)
+    }
+}
+
+/// Failures after which a database goes on from a savepoint as if nothing had been.
+fn can_be_undone(failure: &Failure) -> bool {
+    matches!(
+        failure.kind(),
+        FailureKind::Constraint
+            | FailureKind::LockNotAvailable
+            | FailureKind::StatementTimeout
+            | FailureKind::Unsupported
+            | FailureKind::Other
+    )
+}
