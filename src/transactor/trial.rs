@@ -41,6 +41,7 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
     type Output = Ended;
 
     async fn once(&mut self, plan: Plan, attempt: u32, clock: Clock) -> Outcome<Ended> {
+        self.hooks = Hooks::default();
         if holds_connection_of(self.pool) {
             return Outcome::failed(nested());
         }

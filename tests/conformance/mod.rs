@@ -4,17 +4,23 @@
 
 pub(crate) mod cancellation;
 pub(crate) mod failures;
+pub(crate) mod hooks;
 pub(crate) mod increments;
 pub(crate) mod limits;
+pub(crate) mod misuse;
 pub(crate) mod network;
+pub(crate) mod options;
 pub(crate) mod outcomes;
+pub(crate) mod savepoints;
 pub(crate) mod write_skew;
 
 /// The tests that every database has to pass.
 #[macro_export]
 macro_rules! conformance {
     ($database:ty) => {
-        use $crate::conformance::{cancellation, failures, increments, limits, outcomes, write_skew};
+        use $crate::conformance::{
+            cancellation, failures, hooks, increments, limits, misuse, options, outcomes, savepoints, write_skew,
+        };
 
         $crate::conformance!(@tests $database;
             increments::pessimistic_is_exact,
@@ -47,6 +53,24 @@ macro_rules! conformance {
             limits::a_slow_unit_meets_its_deadline,
             limits::no_limit_is_left_behind,
             limits::a_dead_pooled_connection_is_replaced,
+            options::every_level_is_set_and_gone,
+            options::read_only_refuses_writes_and_is_gone,
+            options::timeouts_are_set_and_gone,
+            options::what_a_database_does_not_have_is_refused,
+            options::every_row_lock_is_taken_or_refused,
+            savepoints::a_rescued_violation_lets_the_unit_go_on,
+            savepoints::savepoints_nest,
+            savepoints::a_scope_that_hides_a_failure_is_not_ok,
+            savepoints::a_dropped_scope_ends_the_transaction,
+            hooks::hooks_run_once_in_order_after_the_last_attempt,
+            hooks::rolled_back_for_good_says_so_once,
+            hooks::hooks_of_a_savepoint_go_with_it,
+            hooks::hooks_run_with_the_connection_given_back,
+            hooks::a_hook_that_panics_hides_nothing,
+            hooks::hooks_go_on_when_the_caller_has_gone,
+            misuse::a_run_inside_of_a_run_is_refused,
+            misuse::a_second_connection_is_told_from_a_busy_pool,
+            misuse::get_or_create_needs_one_more_look,
         );
     };
     // What only a server with row locks can do.
@@ -62,6 +86,10 @@ macro_rules! conformance {
             network::a_server_that_is_not_there_is_a_typed_error_in_time,
             network::a_peer_that_falls_silent_is_a_typed_error_in_time,
             network::a_commit_that_is_not_answered_is_unknown,
+            options::row_locks_wait_refuse_or_skip,
+            savepoints::a_conflict_outlives_its_scope,
+            savepoints::a_refused_lock_can_be_rescued,
+            hooks::an_unknown_commit_runs_its_hooks,
             network::a_connection_cut_before_the_commit_is_run_again,
         );
     };

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use atomically::{Backend, Tx};
+use atomically::{Backend, Options, Tx};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySql, Pool, Postgres, Row, SqlStr, Sqlite};
 
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn futures_util::Stream<Item = T> + Send + 'a>>;
@@ -21,6 +21,9 @@ type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(crate) trait TestBackend: Backend {
     /// The isolation level of the session. SQLite has no such thing.
     const LEVEL: &'static str;
+
+    /// The isolation level of the transaction that is open.
+    const LEVEL_INSIDE: &'static str;
 
     /// The limits on statements and lock waits, as one text.
     const LIMITS: &'static str;
@@ -69,6 +72,14 @@ pub(crate) trait TestBackend: Backend {
     /// of a transaction.
     fn limits(pool: &Pool<Self>) -> BoxFuture<'_, (String, String)>;
     fn limits_inside(tx: &mut Tx<Self>) -> BoxFuture<'_, String>;
+
+    /// The isolation level inside of a transaction, as SQL spells it.
+    fn level_inside(tx: &mut Tx<Self>) -> BoxFuture<'_, String>;
+
+    /// The options, with a limit on statements where the database has one.
+    fn with_timeouts(options: Options, limit: Duration) -> Options {
+        options.statement_timeout(limit)
+    }
 
     /// Has the server end the sessions of all connections to this database. SQLite has no server.
     fn kill_sessions(url: &str) -> BoxFuture<'_, ()>;
@@ -195,6 +206,23 @@ macro_rules! statements {
             )
         }
 
+        fn level_inside(tx: &mut Tx<Self>) -> BoxFuture<'_, String> {
+            Box::pin(async move {
+                // InnoDB renews its list of transactions ten times a second.
+                for _ in 0..500 {
+                    let level: Option<String> = sqlx::query_scalar(Self::LEVEL_INSIDE)
+                        .fetch_optional(&mut *tx)
+                        .await
+                        .expect("the level");
+                    if let Some(level) = level {
+                        return level.to_uppercase().replace('-', " ");
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                panic!("the transaction is not listed");
+            })
+        }
+
         fn blocker(url: &str) -> BoxFuture<'_, Self::Connection> {
             Box::pin(async move {
                 let mut connection = Self::Connection::connect(url).await.expect("a connection");
@@ -207,6 +235,7 @@ macro_rules! statements {
 }
 
 impl TestBackend for Postgres {
+    const LEVEL_INSIDE: &'static str = "SELECT current_setting('transaction_isolation')";
     const LEVEL: &'static str = "SELECT current_setting('transaction_isolation')";
     const COMMIT: &'static str = "COMMIT\0";
     const SHORT_LOCK_TIMEOUT: &'static str = "SET LOCAL lock_timeout = 20";
@@ -259,6 +288,7 @@ impl TestBackend for Postgres {
 }
 
 impl TestBackend for MySql {
+    const LEVEL_INSIDE: &'static str = "SELECT trx_isolation_level FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = connection_id()";
     const LEVEL: &'static str = "SELECT @@tx_isolation";
     const COMMIT: &'static str = "; COMMIT";
     const SHORT_LOCK_TIMEOUT: &'static str = "SET innodb_lock_wait_timeout = 1";
@@ -315,6 +345,7 @@ impl TestBackend for MySql {
 }
 
 impl TestBackend for Sqlite {
+    const LEVEL_INSIDE: &'static str = "SELECT ''";
     const LEVEL: &'static str = "SELECT ''";
     const COMMIT: &'static str = "";
     const SHORT_LOCK_TIMEOUT: &'static str = "";
@@ -349,6 +380,11 @@ impl TestBackend for Sqlite {
                 .await;
             i64::from(free.is_err())
         })
+    }
+
+    /// SQLite has none.
+    fn with_timeouts(options: Options, _limit: Duration) -> Options {
+        options
     }
 
     statements!();

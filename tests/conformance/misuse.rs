@@ -1,0 +1,96 @@
+//! Mistakes that are told early.
+
+use std::time::Duration;
+
+use atomically::{Error, ErrorKind, Optimistic, Options, Pessimistic, TransactorExt as _, Tx};
+
+use super::increments::{counter, increment, value};
+use crate::support::TestBackend;
+
+pub(crate) async fn a_run_inside_of_a_run_is_refused<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let db = Pessimistic::default().on(&pool);
+    let other = Optimistic::default().on(&pool);
+    let error = db
+        .run(async |tx: &mut Tx<DB>| {
+            increment(tx).await?;
+            other.run(increment::<DB>).await
+        })
+        .await
+        .expect_err("a second transaction");
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
+    assert!(error.to_string().contains("tx.savepoint"), "{error}");
+    assert_eq!(value(&pool).await, 0);
+
+    // One after the other, and on another pool, is fine.
+    let elsewhere = counter::<DB>(1).await;
+    let second = Pessimistic::default().on(&elsewhere);
+    db.run(async |tx: &mut Tx<DB>| {
+        increment(tx).await?;
+        second.run(increment::<DB>).await
+    })
+    .await
+    .expect("two transactions of two pools");
+    other.run(increment::<DB>).await.expect("behind the first");
+    assert_eq!(value(&pool).await, 2);
+}
+
+pub(crate) async fn a_second_connection_is_told_from_a_busy_pool<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let options = pool.options().clone().acquire_timeout(Duration::from_millis(100));
+    let pool = options.connect(&pool.url).await.expect("an impatient pool");
+    let db = Pessimistic::default().on(&pool);
+    let asks_for_another = async |tx: &mut Tx<DB>| {
+        increment(tx).await?;
+        DB::pool_fetch(&pool, DB::sql("SELECT 1"), &[]).await?;
+        Ok::<_, Error>(())
+    };
+    let error = db.run(asks_for_another).await.expect_err("there is only one");
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
+    assert!(error.to_string().contains("on `tx`"), "{error}");
+
+    // A deadline that comes first says it, too.
+    let patient = pool.options().clone().acquire_timeout(Duration::from_secs(60));
+    let pool = patient.connect_lazy_with((*pool.connect_options()).clone());
+    let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(300));
+    let asks_for_another = async |tx: &mut Tx<DB>| {
+        increment(tx).await?;
+        DB::pool_fetch(&pool, DB::sql("SELECT 1"), &[]).await?;
+        Ok::<_, Error>(())
+    };
+    let error = db.run(asks_for_another).await.expect_err("there is only one");
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
+    assert!(error.to_string().contains("on `tx`"), "{error}");
+}
+
+/// Two create what neither finds; the second one finds it when it looks again.
+pub(crate) async fn get_or_create_needs_one_more_look<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let db = Optimistic::default().on(&pool);
+    let other = pool.pool.clone();
+    let get_or_create = async |tx: &mut Tx<DB>| {
+        let look = DB::sql("SELECT COUNT(*) FROM counter WHERE id = 7");
+        if DB::fetch(tx, look, &[]).await? == 0 {
+            if tx.attempt() == 1 && DB::NAME != "SQLite" {
+                let rival = DB::sql("INSERT INTO counter VALUES (7, 0, 0)");
+                DB::pool_execute(&other, rival, &[]).await?;
+            } else if tx.attempt() == 1 {
+                // SQLite would see the rival's write as a conflict: meet the violation itself.
+                DB::execute(tx, DB::sql("INSERT INTO counter VALUES (1, 0, 0)"), &[]).await?;
+            }
+            DB::execute(tx, DB::sql("INSERT INTO counter VALUES (7, 1, 1)"), &[]).await?;
+        }
+        Ok::<_, Error>(tx.attempt())
+    };
+    let attempts =
+        db.with(Options::new().retry_unique(3)).run(get_or_create).await.expect("found or created");
+    assert_eq!(attempts, 2);
+
+    let always = async |tx: &mut Tx<DB>| {
+        let insert = DB::sql("INSERT INTO counter VALUES (1, 0, 0)");
+        DB::execute(tx, insert, &[]).await?;
+        Ok::<_, Error>(())
+    };
+    let error = db.with(Options::new().retry_unique(2)).run(always).await.expect_err("it stays taken");
+    assert_eq!(error.kind(), ErrorKind::Constraint, "bounded: {error:?}");
+}

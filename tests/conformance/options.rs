@@ -1,0 +1,148 @@
+//! How a transaction can be opened, and that nothing of it is left behind.
+
+use std::time::Duration;
+
+use atomically::{
+    Atomic, Begin, Error, ErrorKind, Isolation, Options, Pessimistic, RowLock, Serializable,
+    TransactorExt as _, Tx,
+};
+
+use super::increments::{counter, value};
+use super::outcomes::set_value;
+use crate::support::TestBackend;
+
+const LEVELS: [Isolation; 4] = [
+    Isolation::ReadUncommitted,
+    Isolation::ReadCommitted,
+    Isolation::RepeatableRead,
+    Isolation::Serializable,
+];
+
+/// Read back inside, and from the next borrower of the only connection.
+pub(crate) async fn every_level_is_set_and_gone<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let before = DB::limits(&pool).await;
+    let db = Pessimistic::default().on(&pool);
+    for level in LEVELS {
+        let inside = db
+            .with(Options::new().isolation(level))
+            .run(async |tx: &mut Tx<DB>| {
+                // MariaDB opens a transaction with its first read.
+                DB::fetch(tx, DB::sql("SELECT value FROM counter WHERE id = 1"), &[]).await?;
+                Ok::<_, Error>(DB::level_inside(tx).await)
+            })
+            .await
+            .expect("a commit");
+        if DB::NAME != "SQLite" {
+            assert_eq!(inside, level.to_string());
+        }
+        assert_eq!(DB::limits(&pool).await, before, "after {level}");
+    }
+}
+
+pub(crate) async fn read_only_refuses_writes_and_is_gone<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let db = Pessimistic::default().on(&pool).options(Options::new().read_only());
+    let read = async |tx: &mut Tx<DB>| {
+        // No lock is taken: databases refuse to lock rows for one who only reads.
+        let select = tx.for_update(DB::sql("SELECT value FROM counter WHERE id = 1"));
+        Ok::<_, Error>(DB::fetch(tx, select, &[]).await?)
+    };
+    assert_eq!(db.run(read).await.expect("a read"), 0);
+
+    let write = async |tx: &mut Tx<DB>| Ok::<_, Error>(set_value(tx, 9).await?);
+    let error = db.attempts(2).run(write).await.expect_err("a write");
+    let said = error.failure().expect("a failure").kind();
+    assert_eq!(said, atomically::FailureKind::ReadOnly, "{error:?}");
+
+    Pessimistic::default().on(&pool).run(write).await.expect("the next borrower may write");
+    assert_eq!(value(&pool).await, 9);
+}
+
+pub(crate) async fn timeouts_are_set_and_gone<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let before = DB::limits(&pool).await;
+    let db = Serializable::default().on(&pool).deadline(Duration::from_secs(9));
+    let usual =
+        db.run(async |tx: &mut Tx<DB>| Ok::<_, Error>(DB::limits_inside(tx).await)).await.expect("a commit");
+    let options =
+        DB::with_timeouts(Options::new().lock_timeout(Duration::from_secs(2)), Duration::from_secs(3));
+    let inside = db
+        .with(options)
+        .run(async |tx: &mut Tx<DB>| Ok::<_, Error>(DB::limits_inside(tx).await))
+        .await
+        .expect("a commit");
+    assert_ne!(inside, usual);
+    assert!(inside.contains('2'), "{inside}");
+    assert_eq!(DB::limits(&pool).await, before);
+}
+
+/// Before anything is run: the pool is not even asked for a connection.
+pub(crate) async fn what_a_database_does_not_have_is_refused<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let _only_one = pool.acquire().await.expect("the only connection");
+    let db = Pessimistic::default().on(&pool);
+    let second = Duration::from_secs(1);
+    let refused = match DB::NAME {
+        "PostgreSQL" => vec![Options::new().deferrable(), Options::new().begin(Begin::Immediate)],
+        "MySQL" => vec![Options::new().deferrable(), Options::new().begin(Begin::Exclusive)],
+        _ => vec![
+            Options::new().deferrable(),
+            Options::new().statement_timeout(second),
+            Options::new().idle_timeout(second),
+        ],
+    };
+    for options in refused {
+        let run = db.with(options.clone());
+        let error = run.run(async |tx: &mut Tx<DB>| Ok::<_, Error>(set_value(tx, 1).await?)).await;
+        let error = error.expect_err("no such thing");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{options:?}: {error:?}");
+        assert!(error.to_string().contains(" has no "), "{error}");
+    }
+}
+
+/// All strengths, blocking and not, are SQL that the database takes, or a typed error.
+pub(crate) async fn every_row_lock_is_taken_or_refused<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let db = Atomic::default().on(&pool);
+    for lock in [RowLock::UPDATE, RowLock::NO_KEY_UPDATE, RowLock::SHARE, RowLock::KEY_SHARE] {
+        for lock in [lock, lock.nowait(), lock.skip_locked()] {
+            let unit = async |tx: &mut Tx<DB>| {
+                let select = tx.locking(lock, DB::sql("SELECT value FROM counter WHERE id = 1;"))?;
+                Ok::<_, Error>(DB::fetch(tx, select, &[]).await?)
+            };
+            match db.run(unit).await {
+                Ok(value) => assert_eq!(value, 0),
+                Err(error) => {
+                    assert_eq!(DB::NAME, "SQLite", "{lock:?}: {error:?}");
+                    assert_eq!(error.kind(), ErrorKind::Unsupported);
+                }
+            }
+        }
+    }
+}
+
+/// What waits, what is refused, and what is left out, while somebody else holds the row.
+pub(crate) async fn row_locks_wait_refuse_or_skip<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let blocker = DB::blocker(&pool.url).await;
+    let db = Atomic::default().on(&pool);
+    let count = |lock: RowLock| {
+        let db = &db;
+        async move {
+            db.with(Options::new().attempts(1).deadline(Duration::from_millis(500)))
+                .run(async |tx: &mut Tx<DB>| {
+                    let select = tx.locking(lock, DB::sql("SELECT id FROM counter ORDER BY id"))?;
+                    Ok::<_, Error>(DB::fetch(tx, select, &[]).await?)
+                })
+                .await
+        }
+    };
+    assert_eq!(count(RowLock::UPDATE.skip_locked()).await.expect("the other row"), 2);
+    assert_eq!(count(RowLock::SHARE.skip_locked()).await.expect("the other row"), 2);
+    for lock in [RowLock::UPDATE, RowLock::SHARE] {
+        assert!(count(lock.nowait()).await.expect_err("held").is_lock_not_available());
+        assert!(count(lock).await.expect_err("held").is_exhausted());
+    }
+    drop(blocker);
+}
