@@ -26,16 +26,17 @@ pub(crate) async fn every_level_is_set_and_gone<DB: TestBackend>() {
     for level in LEVELS {
         db.with(Options::new().isolation(level))
             .run(async |tx: &mut Tx<DB>| {
-                // InnoDB lists a transaction once it has written, and renews its list ten times a second.
+                // InnoDB lists a transaction once it has written, and renews its list when nobody has read it for a tenth
+                // of a second.
                 set_value(tx, 1).await?;
                 // Whatever is asked of SQLite, that is what it gives.
                 let wanted = if DB::NAME == "SQLite" { Isolation::Serializable } else { level }.to_string();
                 let mut inside = DB::level_inside(tx).await;
-                for _ in 0..100 {
+                for _ in 0..40 {
                     if inside == wanted {
                         break;
                     }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_millis(150)).await;
                     inside = DB::level_inside(tx).await;
                 }
                 assert_eq!(inside, wanted);
