@@ -27,6 +27,7 @@ mod text;
 mod wire;
 
 pub(crate) use known::{TransactionOver, with_failure};
+pub use wire::Key;
 pub(crate) use wire::{Reply, WatchedQuery, Wire};
 
 /// The savepoint whose release, just before COMMIT, shows that the transaction is still the one that was opened.
@@ -62,6 +63,13 @@ pub trait Facts: Wire + Sealed {
     /// The clause that locks the rows of a SELECT; `None` where the database has no row locks.
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>>;
 
+    /// The parameter with this number, counted from 1.
+    fn placeholder(number: usize) -> Cow<'static, str>;
+
+    /// A statement that takes a lock on a number until the transaction ends, and answers 1 when it has it; `None` where
+    /// the database has no such locks. Without `wait` it answers 0 at once when somebody else has it.
+    fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String>;
+
     /// What the server said, taken out of the driver's error; `None` for another driver's.
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>>;
 
@@ -89,6 +97,8 @@ pub struct Closing {
     pub limits: Limits,
     /// What the opening answered: session settings to put back, in the order in which it asked for them.
     pub saved: Vec<i64>,
+    /// The advisory locks that were taken.
+    pub advisory_locks: Vec<u64>,
     /// Statements ran that were not seen, or not seen to their end.
     pub unwatched: bool,
 }

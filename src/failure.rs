@@ -15,7 +15,7 @@ pub struct Failure {
     definite: bool,
     code: Option<String>,
     message: String,
-    constraint: Option<Constraint>,
+    constraint: Option<Box<Constraint>>,
 }
 
 /// The class of a [`Failure`], the same on every database.
@@ -121,7 +121,7 @@ impl Failure {
     }
 
     pub(crate) fn with_constraint(mut self, constraint: Option<Constraint>) -> Self {
-        self.constraint = constraint;
+        self.constraint = constraint.map(Box::new);
         self
     }
 
@@ -165,7 +165,7 @@ impl Failure {
     /// The constraint that was violated, for [`FailureKind::Constraint`].
     #[must_use]
     pub fn constraint(&self) -> Option<&Constraint> {
-        self.constraint.as_ref()
+        self.constraint.as_deref()
     }
 }
 

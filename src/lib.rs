@@ -81,7 +81,7 @@ mod strategy;
 // Essays.
 pub mod guide;
 
-pub use backend::Backend;
+pub use backend::{Backend, Key};
 pub use backoff::Backoff;
 pub use error::{Error, ErrorKind};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};

@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
+use sqlx::{Pool, SqlSafeStr, SqlStr};
 
 use crate::backend::{Backend, Closing, failure_of};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::lock::RowLock;
 use crate::policy::{Limits, Plan};
 
 mod body;
@@ -15,6 +14,7 @@ mod ending;
 mod executor;
 mod hooks;
 mod journal;
+mod locks;
 mod nesting;
 mod savepoint;
 mod session;
@@ -24,6 +24,7 @@ pub use body::{Repeatable, TxFn};
 pub(crate) use ending::Commit;
 pub(crate) use hooks::{End, Hooks};
 use journal::{Journal, failure_or_other};
+use locks::with_clause;
 pub(crate) use nesting::{holding, holds_connection_of, nested};
 pub(crate) use session::Session;
 pub(crate) use shield::Shield;
@@ -91,7 +92,8 @@ impl<DB: Backend> Tx<DB> {
             .await
             .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;
         let reply = DB::send_text(session.connection(), opening).await;
-        let closing = Closing { plan, limits, saved: reply.integers, unwatched: false };
+        let closing =
+            Closing { plan, limits, saved: reply.integers, advisory_locks: Vec::new(), unwatched: false };
         let (journal, hooks) = (Journal::default(), Hooks::default());
         let mut tx = Self { session, journal, hooks, attempt, depth: 0, closing };
         let Some(error) = reply.error else { return Ok(tx) };
@@ -124,17 +126,6 @@ impl<DB: Backend> Tx<DB> {
             None => sql,
             Some(clause) => with_clause(&sql, &clause),
         }
-    }
-
-    /// The text of a `SELECT`, with a lock of your choice on the rows it returns, whatever the strategy.
-    ///
-    /// # Errors
-    ///
-    /// SQLite has no row locks: [`Unsupported`](crate::ErrorKind::Unsupported).
-    pub fn locking(&self, lock: RowLock, sql: impl SqlSafeStr) -> Result<SqlStr, Error> {
-        let clause = DB::lock_clause(lock)
-            .ok_or_else(|| Error::failed(Failure::unsupported(DB::NAME, "row locks"), None))?;
-        Ok(with_clause(&sql.into_sql_str(), &clause))
     }
 
     /// Checks that a statement touched exactly one row: the end of every optimistic update.
@@ -193,11 +184,6 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) fn take_hooks(&mut self) -> Hooks {
         std::mem::take(&mut self.hooks)
     }
-}
-
-fn with_clause(sql: &SqlStr, clause: &str) -> SqlStr {
-    let text = sql.as_str().trim_end().trim_end_matches(';');
-    AssertSqlSafe(format!("{text} {clause}")).into_sql_str()
 }
 
 impl NotOpened {

@@ -71,12 +71,12 @@ impl Facts for MySql {
     /// DDL and procedures commit implicitly, a deadlock rolls everything back, and the session goes on in autocommit
     /// without a word: the release of the savepoint that was set at the opening fails after any of it.
     fn commit(closing: &Closing) -> Ending {
-        let sql = format!("RELEASE SAVEPOINT {GUARD}; COMMIT{}", putting_back(&closing.limits));
+        let sql = format!("RELEASE SAVEPOINT {GUARD}; COMMIT{}", putting_back(closing));
         Ending { sql: sql.into(), before_commit: 1 }
     }
 
     fn rollback(closing: &Closing) -> Cow<'static, str> {
-        format!("ROLLBACK{}", putting_back(&closing.limits)).into()
+        format!("ROLLBACK{}", putting_back(closing)).into()
     }
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
@@ -89,6 +89,16 @@ impl Facts for MySql {
             (Strength::Share | Strength::KeyShare, _) => "/*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/",
         };
         Some(with_wait(clause, lock.wait))
+    }
+
+    fn placeholder(_number: usize) -> Cow<'static, str> {
+        "?".into()
+    }
+
+    /// The lock is the session's, and is given back with the end of the transaction.
+    fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String> {
+        let seconds = wait.map_or(0, whole_seconds);
+        Some(format!("SELECT CAST(GET_LOCK('{}', {seconds}) AS SIGNED)", lock_name(key)))
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
@@ -164,8 +174,12 @@ impl Facts for MySql {
     }
 }
 
-fn putting_back(limits: &Limits) -> String {
+fn putting_back(closing: &Closing) -> String {
+    let limits = &closing.limits;
     let mut sql = String::new();
+    for key in &closing.advisory_locks {
+        let _ = write!(sql, "; DO RELEASE_LOCK('{}')", lock_name(*key));
+    }
     if limits.on_locks().is_some() {
         sql.push_str("; SET innodb_lock_wait_timeout = @atomically_lock_wait");
     }
@@ -180,6 +194,10 @@ fn putting_back(limits: &Limits) -> String {
         sql.push_str("; SET idle_transaction_timeout = @atomically_idle");
     }
     sql
+}
+
+fn lock_name(key: u64) -> String {
+    format!("atomically:{key:016x}")
 }
 
 /// Rounded up: 0 means "no wait" to one variable and "no limit" to another.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use sqlx::Postgres;
 use sqlx::error::DatabaseError;
@@ -75,6 +76,18 @@ impl Facts for Postgres {
             Strength::KeyShare => "FOR KEY SHARE",
         };
         Some(with_wait(clause, lock.wait))
+    }
+
+    fn placeholder(number: usize) -> Cow<'static, str> {
+        format!("${number}").into()
+    }
+
+    fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String> {
+        let key = key.cast_signed();
+        Some(match wait {
+            Some(_) => format!("SELECT 1::bigint FROM (SELECT pg_advisory_xact_lock({key})) AS taken"),
+            None => format!("SELECT pg_try_advisory_xact_lock({key})::int::bigint"),
+        })
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {

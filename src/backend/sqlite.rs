@@ -79,6 +79,14 @@ impl Facts for Sqlite {
         None
     }
 
+    fn placeholder(_number: usize) -> Cow<'static, str> {
+        "?".into()
+    }
+
+    fn advisory_lock(_key: u64, _wait: Option<Duration>) -> Option<String> {
+        None
+    }
+
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
         let sqlite = error.try_downcast_ref::<SqliteError>()?;
         let number = error.code()?.parse().ok()?;

@@ -29,6 +29,31 @@ pub trait Wire: Database<Arguments: Clone> {
         connection: &mut Self::Connection,
         statement: WatchedQuery<Self>,
     ) -> BoxFuture<'_, Result<u64, sqlx::Error>>;
+
+    /// Runs one statement with its arguments and answers the first column of its rows.
+    fn fetch_column<'c, K: Key<Self>>(
+        connection: &'c mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxFuture<'c, Result<Vec<K>, sqlx::Error>>
+    where
+        K: 'c;
+}
+
+/// What can be the key of a row: whatever sqlx can send and read back, and Rust can put in order.
+pub trait Key<DB: Database>:
+    Ord + Clone + Send + Sync + sqlx::Type<DB> + for<'q> sqlx::Encode<'q, DB> + for<'r> sqlx::Decode<'r, DB>
+{
+}
+
+impl<DB: Database, K> Key<DB> for K where
+    K: Ord
+        + Clone
+        + Send
+        + Sync
+        + sqlx::Type<DB>
+        + for<'q> sqlx::Encode<'q, DB>
+        + for<'r> sqlx::Decode<'r, DB>
+{
 }
 
 /// A query taken apart: so that its text can be looked at, and so that it can be run again.
@@ -47,6 +72,11 @@ impl<DB: Database> WatchedQuery<DB> {
         let persistent = query.persistent();
         let statement = query.statement().cloned();
         Ok(Self { sql: query.sql(), arguments, statement, persistent })
+    }
+
+    /// A query made here. Its text depends on how much it asks for, so it is not worth preparing.
+    pub(crate) fn made_of(sql: sqlx::SqlStr, arguments: DB::Arguments) -> Self {
+        Self { sql, arguments: Some(arguments), statement: None, persistent: false }
     }
 
     pub(crate) fn sql(&self) -> &str {
@@ -135,6 +165,20 @@ macro_rules! wire {
                 use sqlx::Executor as _;
 
                 Box::pin(async move { Ok(connection.execute(statement).await?.rows_affected()) })
+            }
+
+            fn fetch_column<'c, K: crate::backend::Key<Self>>(
+                connection: &'c mut Self::Connection,
+                statement: crate::backend::wire::WatchedQuery<Self>,
+            ) -> futures_core::future::BoxFuture<'c, Result<Vec<K>, sqlx::Error>>
+            where
+                K: 'c,
+            {
+                use sqlx::{Executor as _, Row as _};
+
+                Box::pin(async move {
+                    connection.fetch_all(statement).await?.iter().map(|row| row.try_get(0)).collect()
+                })
             }
         }
     };

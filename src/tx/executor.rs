@@ -11,7 +11,7 @@ use super::Tx;
 use super::journal::{Journal, admit};
 
 /// Runs one statement under the eyes of the journal.
-async fn watch<'c, DB: Backend, T, Fut>(
+pub(super) async fn watch<'c, DB: Backend, T, Fut>(
     journal: &'c mut Journal,
     connection: &'c mut DB::Connection,
     query: Result<WatchedQuery<DB>, sqlx::Error>,
@@ -29,7 +29,7 @@ where
 }
 
 impl<DB: Backend> Tx<DB> {
-    fn parts(&mut self) -> (&mut Journal, &mut DB::Connection) {
+    pub(super) fn parts(&mut self) -> (&mut Journal, &mut DB::Connection) {
         (&mut self.journal, self.session.connection())
     }
 }

@@ -99,12 +99,13 @@ impl<DB: Backend> Tx<DB> {
             self.control(format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}")).await;
     }
 
-    /// A statement of the crate's own, whose failure ends the transaction.
-    async fn control(&mut self, sql: String) -> Result<(), Error> {
+    /// A statement of the crate's own, whose failure ends the transaction. Answers the integers that it answers.
+    pub(super) async fn control(&mut self, sql: String) -> Result<Vec<i64>, Error> {
         admit_control(&mut self.journal)?;
         self.journal.begin_statement();
         let reply = DB::send_text(self.session.connection(), sql).await;
-        self.journal.end_control::<DB>(reply.error)
+        self.journal.end_control::<DB>(reply.error)?;
+        Ok(reply.integers)
     }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod failures;
 pub(crate) mod hooks;
 pub(crate) mod increments;
 pub(crate) mod limits;
+pub(crate) mod locks;
 pub(crate) mod misuse;
 pub(crate) mod network;
 pub(crate) mod options;
@@ -19,7 +20,7 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, failures, hooks, increments, limits, misuse, options, outcomes, savepoints, write_skew,
+            cancellation, failures, hooks, increments, limits, locks, misuse, options, outcomes, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -68,6 +69,7 @@ macro_rules! conformance {
             hooks::hooks_run_with_the_connection_given_back,
             hooks::a_hook_that_panics_hides_nothing,
             hooks::hooks_go_on_when_the_caller_has_gone,
+            locks::lock_rows_answers_what_is_missing,
             misuse::a_run_inside_of_a_run_is_refused,
             misuse::a_second_connection_is_told_from_a_busy_pool,
             misuse::get_or_create_needs_one_more_look,
@@ -86,6 +88,9 @@ macro_rules! conformance {
             network::a_server_that_is_not_there_is_a_typed_error_in_time,
             network::a_peer_that_falls_silent_is_a_typed_error_in_time,
             network::a_commit_that_is_not_answered_is_unknown,
+            locks::rows_locked_in_one_order_never_deadlock,
+            locks::lock_rows_locks,
+            locks::advisory_locks_are_the_transactions,
             options::row_locks_wait_refuse_or_skip,
             savepoints::a_conflict_outlives_its_scope,
             savepoints::a_refused_lock_can_be_rescued,

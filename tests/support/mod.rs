@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use atomically::{Backend, Options, Tx};
+use atomically::{Backend, Error, Options, Tx};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySql, Pool, Postgres, Row, SqlStr, Sqlite};
 
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn futures_util::Stream<Item = T> + Send + 'a>>;
@@ -27,6 +27,9 @@ pub(crate) trait TestBackend: Backend {
 
     /// The limits on statements and lock waits, as one text.
     const LIMITS: &'static str;
+
+    /// All the money of a bank, as an integer.
+    const TOTAL: &'static str;
 
     /// What a request to commit is recognised by on the wire.
     const COMMIT: &'static str;
@@ -57,6 +60,9 @@ pub(crate) trait TestBackend: Backend {
         sql: SqlStr,
         arguments: &'a [i64],
     ) -> BoxFuture<'a, sqlx::Result<i64>>;
+
+    /// `tx.lock_rows` on the table `account`.
+    fn lock_accounts<'a>(tx: &'a mut Tx<Self>, keys: &'a [i64]) -> BoxFuture<'a, Result<Vec<i64>, Error>>;
 
     /// The integers of a query, as they come.
     fn stream<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxStream<'a, sqlx::Result<i64>>;
@@ -171,6 +177,13 @@ macro_rules! statements {
             })
         }
 
+        fn lock_accounts<'a>(
+            tx: &'a mut Tx<Self>,
+            keys: &'a [i64],
+        ) -> BoxFuture<'a, Result<Vec<i64>, Error>> {
+            Box::pin(tx.lock_rows("account", "id", keys))
+        }
+
         fn stream<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxStream<'a, sqlx::Result<i64>> {
             Box::pin(sqlx::query_scalar(sql).fetch(tx))
         }
@@ -226,6 +239,7 @@ macro_rules! statements {
 }
 
 impl TestBackend for Postgres {
+    const TOTAL: &'static str = "SELECT CAST(SUM(balance) AS BIGINT) FROM account";
     const LEVEL_INSIDE: &'static str = "SELECT current_setting('transaction_isolation')";
     const LEVEL: &'static str = "SELECT current_setting('transaction_isolation')";
     const COMMIT: &'static str = "COMMIT\0";
@@ -279,6 +293,7 @@ impl TestBackend for Postgres {
 }
 
 impl TestBackend for MySql {
+    const TOTAL: &'static str = "SELECT CAST(SUM(balance) AS SIGNED) FROM account";
     const LEVEL_INSIDE: &'static str = "SELECT trx_isolation_level FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = connection_id()";
     const LEVEL: &'static str = "SELECT @@tx_isolation";
     const COMMIT: &'static str = "; COMMIT";
@@ -348,6 +363,7 @@ impl TestBackend for MySql {
 }
 
 impl TestBackend for Sqlite {
+    const TOTAL: &'static str = "SELECT SUM(balance) FROM account";
     const LEVEL_INSIDE: &'static str = "SELECT 'SERIALIZABLE'";
     const LEVEL: &'static str = "SELECT ''";
     const COMMIT: &'static str = "";

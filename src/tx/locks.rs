@@ -1,0 +1,184 @@
+//! Locks that a unit asks for by itself, whatever the strategy.
+
+use std::collections::BTreeSet;
+use std::hash::Hash;
+use std::time::Duration;
+
+use rustc_stable_hash::{FromStableHash, SipHasher128Hash, StableSipHasher128};
+use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use crate::backend::{Backend, Key, WatchedQuery};
+use crate::error::Error;
+use crate::failure::{Failure, FailureKind};
+use crate::isolation::Begin;
+use crate::lock::RowLock;
+
+use super::Tx;
+use super::executor::watch;
+
+/// What a blocking advisory lock waits for where nothing else limits it.
+const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
+
+/// # Locks
+impl<DB: Backend> Tx<DB> {
+    /// The text of a `SELECT`, with a lock of your choice on the rows it returns, whatever the strategy.
+    ///
+    /// # Errors
+    ///
+    /// SQLite has no row locks: [`Unsupported`](crate::ErrorKind::Unsupported).
+    pub fn locking(&self, lock: RowLock, sql: impl SqlSafeStr) -> Result<SqlStr, Error> {
+        let clause = DB::lock_clause(lock).ok_or_else(|| unsupported::<DB>("row locks"))?;
+        Ok(with_clause(&sql.into_sql_str(), &clause))
+    }
+
+    /// Locks the rows with these keys, all of them in one order, and answers which keys no row has.
+    ///
+    /// ```
+    /// # use atomically::{Error, Pessimistic, TransactorExt as _};
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
+    /// # let (from, to) = (2_i64, 1_i64);
+    /// # Pessimistic::default().on(&pool).run(async |tx| {
+    /// let missing = tx.lock_rows("account", "id", &[from, to]).await?;
+    /// assert!(missing.is_empty(), "no such account: {missing:?}");
+    /// # Ok::<_, Error>(()) }).await }
+    /// ```
+    ///
+    /// Units that each lock what they need as they go, in whatever order they come across it, deadlock: one holds the
+    /// first row and waits for the second, another one the other way round. Units that lock all of it here first, do
+    /// not: keys are sorted, duplicates left out, and one statement locks them in the order of the column.
+    ///
+    /// `table` and `column` go into the statement as they are; quote them where your database asks for it. Taken is
+    /// [`RowLock::NO_KEY_UPDATE`], or what the strategy takes. Text keys are compared as the database compares them, but
+    /// reported as missing by Rust's equality.
+    ///
+    /// SQLite locks the database as a whole: under a plan that opens with `BEGIN IMMEDIATE` that has happened, and the
+    /// keys are only looked up.
+    ///
+    /// # Errors
+    ///
+    /// The database's; [`Unsupported`](crate::ErrorKind::Unsupported) on SQLite in a deferred transaction.
+    pub async fn lock_rows<K: Key<DB>>(
+        &mut self,
+        table: &'static str,
+        column: &'static str,
+        keys: &[K],
+    ) -> Result<Vec<K>, Error> {
+        let plan = self.closing.plan;
+        let clause = DB::lock_clause(plan.row_lock.unwrap_or(RowLock::NO_KEY_UPDATE));
+        let all_is_locked = match plan.begin {
+            Some(begin) => begin != Begin::Deferred,
+            None => plan.row_lock.is_some(),
+        };
+        if clause.is_none() && !all_is_locked {
+            return Err(unsupported::<DB>(
+                "row locks, and this transaction was opened without BEGIN IMMEDIATE",
+            ));
+        }
+        let mut missing: BTreeSet<K> = keys.iter().cloned().collect();
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut arguments = DB::Arguments::default();
+        let mut placeholders = Vec::with_capacity(missing.len());
+        for (i, key) in missing.iter().enumerate() {
+            arguments.add(key).map_err(sqlx::Error::Encode)?;
+            placeholders.push(DB::placeholder(i + 1));
+        }
+        let placeholders = placeholders.join(", ");
+        let select =
+            format!("SELECT {column} FROM {table} WHERE {column} IN ({placeholders}) ORDER BY {column}");
+        let select = AssertSqlSafe(select).into_sql_str();
+        let select = clause.map_or_else(|| select.clone(), |clause| with_clause(&select, &clause));
+
+        let query = Ok(WatchedQuery::made_of(select, arguments));
+        let (journal, connection) = self.parts();
+        let found: Vec<K> = watch::<DB, _, _>(journal, connection, query, DB::fetch_column).await?;
+        for key in &found {
+            missing.remove(key);
+        }
+        Ok(missing.into_iter().collect())
+    }
+
+    /// Takes a lock on something that is no row, and holds it until the transaction ends: a name, a tenant, a day.
+    ///
+    /// Any hashable key will do. It is turned into 64 bits in a way that is the same in every process and on every
+    /// machine, as long as the key's type hashes the same; two keys that come out alike only wait for each other.
+    ///
+    /// # Errors
+    ///
+    /// A lock timeout, when the limit of the transaction for waits passes. SQLite has no such locks:
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
+    ///
+    /// # Cancellation
+    ///
+    /// The transaction is over, and its connection and the lock with it.
+    pub async fn advisory_lock(&mut self, key: impl Hash + Send) -> Result<(), Error> {
+        let wait = self.closing.limits.on_locks().unwrap_or(LONGEST_WAIT);
+        if self.take_advisory_lock(digest(&key), Some(wait)).await? {
+            return Ok(());
+        }
+        let failure = Failure::new(FailureKind::LockTimeout, "an advisory lock was not granted in time")
+            .retryable(true);
+        self.journal.end(failure.clone());
+        Err(Error::failed(failure, None))
+    }
+
+    /// The same without waiting: answers whether the lock was free and is now held.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`advisory_lock`](Self::advisory_lock), but for the timeout.
+    pub async fn try_advisory_lock(&mut self, key: impl Hash + Send) -> Result<bool, Error> {
+        self.take_advisory_lock(digest(&key), None).await
+    }
+
+    async fn take_advisory_lock(&mut self, key: u64, wait: Option<Duration>) -> Result<bool, Error> {
+        // MySQL counts how often a session takes one, and wants it given back as often.
+        if self.closing.advisory_locks.contains(&key) {
+            return Ok(true);
+        }
+        let sql = DB::advisory_lock(key, wait).ok_or_else(|| unsupported::<DB>("advisory locks"))?;
+        let taken = self.control(sql).await?.first() == Some(&1);
+        if taken {
+            self.closing.advisory_locks.push(key);
+        }
+        Ok(taken)
+    }
+}
+
+pub(super) fn with_clause(sql: &SqlStr, clause: &str) -> SqlStr {
+    let text = sql.as_str().trim_end().trim_end_matches(';');
+    AssertSqlSafe(format!("{text} {clause}")).into_sql_str()
+}
+
+fn unsupported<DB: Backend>(what: &str) -> Error {
+    Error::failed(Failure::unsupported(DB::NAME, what), None)
+}
+
+/// The same for the same key everywhere: neither seeded, nor dependent on the size and order of the machine's integers.
+fn digest(key: &impl Hash) -> u64 {
+    struct Half(u64);
+    impl FromStableHash for Half {
+        type Hash = SipHasher128Hash;
+        fn from(hash: SipHasher128Hash) -> Self {
+            Self(hash.0[0])
+        }
+    }
+    let mut hasher = StableSipHasher128::new();
+    key.hash(&mut hasher);
+    hasher.finish::<Half>().0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Processes of different versions wait for each other by these numbers: they must not change.
+    #[test]
+    fn digests_are_stable() {
+        assert_eq!(digest(&("event", 7_i64)), 14_697_136_109_097_000_801);
+        assert_eq!(digest(&String::from("a")), digest(&"a"));
+        assert_ne!(digest(&("ab", "c")), digest(&("a", "bc")));
+        assert_ne!(digest(&1_u32), digest(&2_u32));
+    }
+}

@@ -1,0 +1,47 @@
+//! The chapter of the guide on anomalies, proved on real databases.
+
+mod cases;
+mod engines;
+mod folklore;
+mod scene;
+mod script;
+mod session;
+mod strategies;
+#[path = "../support/mod.rs"]
+mod support;
+mod table;
+
+use engines::Engine;
+
+/// Compares every case at every level of this database with its table.
+async fn does_what_the_guide_says<E: Engine>() {
+    let pool = E::pool(2).await;
+    let (mut seen, mut left_out) = (vec![vec![E::TITLE.to_owned()]], Vec::new());
+    seen.extend(cases::CASES.iter().map(|case| vec![case.name.to_owned()]));
+    for level in E::LEVELS {
+        let Some(settings) = E::settings(&pool, level).await else {
+            left_out.push(level.name);
+            continue;
+        };
+        seen[0].push(level.name.to_owned());
+        for (case, row) in cases::CASES.iter().zip(&mut seen[1..]) {
+            row.push(script::run(case, level, &settings, &pool).await.to_string());
+        }
+    }
+    table::assert_is_in_the_guide(&seen, &left_out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_does_what_the_guide_says() {
+    does_what_the_guide_says::<sqlx::Postgres>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_does_what_the_guide_says() {
+    does_what_the_guide_says::<sqlx::MySql>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_does_what_the_guide_says() {
+    does_what_the_guide_says::<sqlx::Sqlite>().await;
+}

@@ -1,0 +1,72 @@
+//! A client of the database, and whether it waits for another one.
+
+use std::time::{Duration, Instant};
+
+use atomically::Error;
+use sqlx::{Connection as _, Pool};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::engines::{Engine, Reply};
+
+/// No wait of these tests is longer: a test that stands still has failed.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a statement may take before the server is asked whether it waits for a lock. Not a limit: an answer decides.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// A connection that a task of its own works on, so that a statement that waits for a lock keeps nobody else waiting.
+pub(crate) struct Session {
+    /// The server's own number for the connection.
+    number: i64,
+    statements: mpsc::UnboundedSender<String>,
+    answers: mpsc::UnboundedReceiver<Result<Reply, Error>>,
+}
+
+impl Session {
+    pub(crate) async fn connect<E: Engine>(url: &str, settings: &str) -> Self {
+        let mut connection = E::Connection::connect(url).await.expect("a connection");
+        E::ask(&mut connection, settings.to_owned()).await.expect("the settings");
+        let number = E::ask(&mut connection, E::NUMBER.to_owned()).await.expect("the connection's number");
+        let (statements, mut inbox) = mpsc::unbounded_channel();
+        let (outbox, answers) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(statement) = inbox.recv().await {
+                let answer = E::ask(&mut connection, statement).await;
+                if outbox.send(answer.map_err(Error::from)).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { number: number.rows[0][0], statements, answers }
+    }
+
+    /// Has the statement run; its answer is fetched with `answer`.
+    pub(crate) fn send(&self, statement: &str) {
+        self.statements.send(statement.to_owned()).expect("a session that lives");
+    }
+
+    /// The answer to the statement that was sent, or `None` once the server says that it waits for a lock.
+    pub(crate) async fn answer<E: Engine>(&mut self, pool: &Pool<E>) -> Option<Result<Reply, Error>> {
+        let start = Instant::now();
+        while start.elapsed() < LIMIT {
+            if let Ok(answer) = timeout(PATIENCE, self.answers.recv()).await {
+                return Some(answer.expect("a session that lives"));
+            }
+            if E::is_waiting(pool, self.number).await {
+                return None;
+            }
+        }
+        panic!(
+            "after {LIMIT:?} a statement has no answer, and the server does not say that it waits for a lock"
+        );
+    }
+
+    /// The answer to the statement that was sent, however long it has to wait for a lock.
+    pub(crate) async fn answer_at_last(&mut self) -> Result<Reply, Error> {
+        let answer = timeout(LIMIT, self.answers.recv()).await;
+        answer
+            .unwrap_or_else(|_| panic!("after {LIMIT:?} a statement still waits"))
+            .expect("a session that lives")
+    }
+}

@@ -1,0 +1,168 @@
+//! Locks that a unit asks for by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use atomically::{Atomic, Error, ErrorKind, Optimistic, Options, Pessimistic, TransactorExt as _, Tx};
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+use super::increments::patient;
+use crate::support::{TestBackend, TestPool, eventually};
+
+const ACCOUNTS: i64 = 6;
+const BALANCE: i64 = 1000;
+
+async fn bank<DB: TestBackend>(connections: u32) -> TestPool<DB> {
+    let pool = DB::pool(connections).await;
+    let create = "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL)";
+    DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
+    for id in 1..=ACCOUNTS {
+        let insert = DB::sql("INSERT INTO account VALUES (?, ?)");
+        DB::pool_execute(&pool, insert, &[id, BALANCE]).await.expect("an account");
+    }
+    pool
+}
+
+/// Moves one unit of money along a ring of four accounts, a different one each time.
+fn route(n: i64) -> [i64; 4] {
+    // Steps that share no divisor with the number of accounts would visit them in one order only.
+    let step = 1 + n % 5;
+    std::array::from_fn(|i| (n * 7 + i as i64 * step) % ACCOUNTS + 1)
+}
+
+/// How many deadlocks a storm of transfers met: locked in order, or in the order of the arguments.
+async fn storm<DB: TestBackend>(in_order: bool, rounds: i64) -> u32 {
+    let pool = bank::<DB>(8).await;
+    let db = patient(Optimistic::default(), &pool);
+    let attempts = Arc::new(AtomicU32::new(0));
+    let tasks = 8;
+    let mut storm = JoinSet::new();
+    for task in 0..tasks {
+        let (db, attempts) = (db.clone(), attempts.clone());
+        storm.spawn(async move {
+            for round in 0..rounds {
+                let route = route(task * rounds + round);
+                db.run(async |tx: &mut Tx<DB>| {
+                    attempts.fetch_add(1, Ordering::Relaxed);
+                    if in_order {
+                        assert!(DB::lock_accounts(tx, &route).await?.is_empty());
+                    }
+                    for (i, id) in route.into_iter().enumerate() {
+                        let change = if i % 2 == 0 { -1 } else { 1 };
+                        let update = DB::sql("UPDATE account SET balance = balance + ? WHERE id = ?");
+                        DB::execute(tx, update, &[change, id]).await?;
+                    }
+                    Ok::<_, Error>(())
+                })
+                .await
+                .expect("a transfer");
+            }
+        });
+    }
+    while let Some(task) = storm.join_next().await {
+        task.expect("no panic");
+    }
+    let total = DB::pool_fetch(&pool, DB::sql(DB::TOTAL), &[]).await.expect("the total");
+    assert_eq!(total, ACCOUNTS * BALANCE, "money was made or lost");
+    attempts.load(Ordering::Relaxed) - (tasks * rounds) as u32
+}
+
+pub(crate) async fn rows_locked_in_one_order_never_deadlock<DB: TestBackend>() {
+    assert_eq!(storm::<DB>(true, 60).await, 0);
+    assert!(
+        storm::<DB>(false, 6).await > 0,
+        "without the order there was no deadlock either: nothing was shown"
+    );
+}
+
+pub(crate) async fn lock_rows_answers_what_is_missing<DB: TestBackend>() {
+    let pool = bank::<DB>(1).await;
+    let db = Pessimistic::default().on(&pool);
+    db.run(async |tx: &mut Tx<DB>| {
+        assert_eq!(DB::lock_accounts(tx, &[3, 99, 1, 3, 77]).await?, [77, 99]);
+        assert!(DB::lock_accounts(tx, &[]).await?.is_empty());
+        Ok::<_, Error>(())
+    })
+    .await
+    .expect("a commit");
+}
+
+/// It waits for a row that somebody else has locked.
+pub(crate) async fn lock_rows_locks<DB: TestBackend>() {
+    let pool = bank::<DB>(2).await;
+    let db = Optimistic::default().on(&pool);
+    let locked = Barrier::new(2);
+    let holder = db.run(async |tx: &mut Tx<DB>| {
+        DB::lock_accounts(tx, &[1]).await?;
+        locked.wait().await;
+        locked.wait().await;
+        Ok::<_, Error>(())
+    });
+    let other = async {
+        locked.wait().await;
+        let short = db.with(Options::new().attempts(1).deadline(Duration::from_millis(300)));
+        let free = short.run(async |tx: &mut Tx<DB>| DB::lock_accounts(tx, &[2]).await).await;
+        let held = short.run(async |tx: &mut Tx<DB>| DB::lock_accounts(tx, &[1, 2]).await).await;
+        locked.wait().await;
+        (free, held)
+    };
+    let (holder, (free, held)) = tokio::join!(holder, other);
+    holder.expect("a commit");
+    free.expect("nobody holds it");
+    assert!(held.expect_err("somebody holds it").is_exhausted());
+}
+
+pub(crate) async fn advisory_locks_are_the_transactions<DB: TestBackend>() {
+    let pool = bank::<DB>(2).await;
+    let db = Atomic::default().on(&pool);
+    let is_free = || db.run(async |tx: &mut Tx<DB>| tx.try_advisory_lock(("day", 7)).await);
+    let taken = Barrier::new(2);
+    let holder = db.run(async |tx: &mut Tx<DB>| {
+        tx.advisory_lock(("day", 7)).await?;
+        assert!(tx.try_advisory_lock(("day", 7)).await?, "it is ours already");
+        taken.wait().await;
+        taken.wait().await;
+        Ok::<_, Error>(())
+    });
+    let other = async {
+        taken.wait().await;
+        let free = is_free().await.expect("an answer");
+        let short = db.with(Options::new().attempts(1).lock_timeout(Duration::from_millis(100)));
+        let waited = short.run(async |tx: &mut Tx<DB>| tx.advisory_lock(("day", 7)).await).await;
+        taken.wait().await;
+        (free, waited)
+    };
+    let (holder, (free, waited)) = tokio::join!(holder, other);
+    holder.expect("a commit");
+    assert!(!free, "somebody holds it");
+    assert!(waited.expect_err("somebody holds it").is_lock_timeout());
+    assert!(is_free().await.expect("an answer"), "it ended with its transaction");
+
+    // Rolled back, and dropped.
+    let rolled_back = db.run(async |tx: &mut Tx<DB>| {
+        tx.advisory_lock(("day", 7)).await?;
+        Err::<(), Error>(sqlx::Error::RowNotFound.into())
+    });
+    rolled_back.await.expect_err("its own error");
+    assert!(is_free().await.expect("an answer"));
+
+    let dropped = db.with(Options::new().deadline(Duration::from_millis(200)));
+    let dropped = dropped.run(async |tx: &mut Tx<DB>| {
+        tx.advisory_lock(("day", 7)).await?;
+        std::future::pending::<()>().await;
+        Ok::<_, Error>(())
+    });
+    dropped.await.expect_err("too slow");
+    eventually(true, async || is_free().await.expect("an answer")).await;
+}
+
+pub(crate) async fn locks_that_do_not_exist_are_refused<DB: TestBackend>() {
+    let pool = bank::<DB>(1).await;
+    let db = Optimistic::default().on(&pool);
+    let advisory = db.run(async |tx: &mut Tx<DB>| tx.advisory_lock("name").await).await;
+    assert_eq!(advisory.expect_err("no such thing").kind(), ErrorKind::Unsupported);
+    let rows = db.run(async |tx: &mut Tx<DB>| DB::lock_accounts(tx, &[1]).await).await;
+    assert_eq!(rows.expect_err("deferred").kind(), ErrorKind::Unsupported);
+}
