@@ -70,6 +70,19 @@ pub trait Facts: Wire + Sealed {
     /// the database has no such locks. Without `wait` it answers 0 at once when somebody else has it.
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String>;
 
+    /// Whether a transaction that has written a unique key can be sure that no other one with the same key commits any
+    /// more. On the nodes of a Galera cluster that is only certain at the commit.
+    const UNIQUE_KEYS_FENCE: bool;
+
+    /// The table of operations, made where it is missing.
+    const CREATE_OPERATIONS: &'static str;
+
+    /// The statement that writes an operation's row.
+    fn record_operation(id: u128) -> String;
+
+    /// The statement that removes up to a thousand operations that are older than this.
+    fn purge_operations(older_than: Duration) -> String;
+
     /// What the server said, taken out of the driver's error; `None` for another driver's.
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>>;
 

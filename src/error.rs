@@ -127,6 +127,11 @@ impl Error {
         Self::new(ErrorKind::DeadlineExceeded, last, Some(spent))
     }
 
+    /// The same end of a run, of which an earlier commit is still unknown.
+    pub(crate) fn about_commit(self, failure: Failure) -> Self {
+        Self::failed(failure, self.0.spent)
+    }
+
     /// A transactor that is not of this crate said that its unit was done, and never ran it.
     pub(crate) fn transactor_broke_its_contract() -> Self {
         let message = "the transactor reported an end that its unit of work does not know of";

@@ -14,6 +14,7 @@ use crate::policy::Strategy;
 use crate::tx::{Repeatable, Tx, TxFn};
 
 mod attempt;
+mod operation;
 mod options;
 mod trial;
 

@@ -85,9 +85,13 @@ impl<DB: Backend> Tx<DB> {
         plan: Plan,
         limits: Limits,
         attempt: u32,
+        operation: Option<u128>,
         before_acquire: bool,
     ) -> Result<Self, NotOpened> {
-        let opening = DB::opening(&plan, &limits).map_err(NotOpened::because)?;
+        let mut opening = DB::opening(&plan, &limits).map_err(NotOpened::because)?;
+        if let Some(id) = operation {
+            opening = format!("{opening}; {}", DB::record_operation(id));
+        }
         let mut session = Session::acquire(pool, before_acquire)
             .await
             .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;

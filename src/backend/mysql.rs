@@ -101,6 +101,24 @@ impl Facts for MySql {
         Some(format!("SELECT CAST(GET_LOCK('{}', {seconds}) AS SIGNED)", lock_name(key)))
     }
 
+    const UNIQUE_KEYS_FENCE: bool = false;
+
+    const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
+        id BINARY(16) PRIMARY KEY,
+        recorded_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
+    ) ENGINE = InnoDB";
+
+    fn record_operation(id: u128) -> String {
+        format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')")
+    }
+
+    fn purge_operations(older_than: Duration) -> String {
+        format!(
+            "DELETE FROM atomically_operation WHERE recorded_at < CURRENT_TIMESTAMP - INTERVAL {} SECOND LIMIT 1000",
+            older_than.as_secs()
+        )
+    }
+
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
         let error = error.try_downcast_ref::<MySqlDatabaseError>()?;
         Some(Report {

@@ -90,6 +90,25 @@ impl Facts for Postgres {
         })
     }
 
+    const UNIQUE_KEYS_FENCE: bool = true;
+
+    const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
+        id BYTEA PRIMARY KEY,
+        recorded_at TIMESTAMPTZ NOT NULL DEFAULT now()
+    )";
+
+    fn record_operation(id: u128) -> String {
+        format!("INSERT INTO atomically_operation (id) VALUES ('\\x{id:032x}')")
+    }
+
+    fn purge_operations(older_than: Duration) -> String {
+        format!(
+            "DELETE FROM atomically_operation WHERE id = ANY(ARRAY(SELECT id FROM atomically_operation \
+             WHERE recorded_at < now() - interval '1 second' * {} LIMIT 1000))",
+            older_than.as_secs()
+        )
+    }
+
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
         let error = error.try_downcast_ref::<PgDatabaseError>()?;
         Some(Report {

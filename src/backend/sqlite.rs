@@ -87,6 +87,25 @@ impl Facts for Sqlite {
         None
     }
 
+    const UNIQUE_KEYS_FENCE: bool = true;
+
+    const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
+        id BLOB PRIMARY KEY,
+        recorded_at INTEGER NOT NULL DEFAULT (unixepoch())
+    ) WITHOUT ROWID";
+
+    fn record_operation(id: u128) -> String {
+        format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')")
+    }
+
+    fn purge_operations(older_than: Duration) -> String {
+        format!(
+            "DELETE FROM atomically_operation WHERE id IN (SELECT id FROM atomically_operation \
+             WHERE recorded_at < unixepoch() - {} LIMIT 1000)",
+            older_than.as_secs()
+        )
+    }
+
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
         let sqlite = error.try_downcast_ref::<SqliteError>()?;
         let number = error.code()?.parse().ok()?;

@@ -23,6 +23,9 @@ pub(super) trait Trial: Send {
         clock: Clock,
     ) -> impl Future<Output = Outcome<Self::Output>> + Send;
 
+    /// The commit that an attempt was waiting for in vain, while nobody knows what became of it.
+    fn unresolved(&self) -> Option<Failure>;
+
     /// There will be no further attempt.
     fn ended(&mut self, clock: Clock) -> impl Future<Output = ()> + Send;
 }
@@ -95,6 +98,11 @@ pub(super) async fn until_done<X: Trial>(
 ) -> Result<X::Output, Error> {
     let clock = Clock::start(options.time());
     let result = attempts(strategy, options, trial, clock).await;
+    // Whatever ended the run: as long as an earlier commit may have been stored, that is what its caller must know.
+    let result = match (result, trial.unresolved()) {
+        (Err(error), Some(failure)) => Err(error.about_commit(failure)),
+        (result, _) => result,
+    };
     trial.ended(clock).await;
     result
 }
@@ -127,9 +135,11 @@ async fn attempts<X: Trial>(
         }
         let retries_unique = is_unique_violation(&failure) && unique_retries > 0;
         unique_retries -= u32::from(retries_unique);
-        // Whatever the strategy says: an unknown commit is never blindly run again.
-        let gives_up =
-            failure.kind() == FailureKind::CommitUnknown || strategy.verdict(&failure) == Verdict::GiveUp;
+        let gives_up = match failure.kind() {
+            // Whatever the strategy says: an unknown commit is never blindly run again, but only behind its fence.
+            FailureKind::CommitUnknown => !failure.is_retryable(),
+            _ => strategy.verdict(&failure) == Verdict::GiveUp,
+        };
         if gives_up && !retries_unique {
             return match otherwise {
                 Otherwise::Own(output) => Ok(output),
@@ -149,7 +159,7 @@ async fn attempts<X: Trial>(
     }
 }
 
-fn is_unique_violation(failure: &Failure) -> bool {
+pub(super) fn is_unique_violation(failure: &Failure) -> bool {
     failure.constraint().is_some_and(|constraint| constraint.kind == ConstraintKind::Unique)
 }
 
@@ -181,6 +191,10 @@ mod tests {
             assert_eq!(attempt as usize, self.tried_at.len() + 1);
             self.tried_at.push(clock.started.elapsed());
             self.outcomes.pop_front().unwrap_or_else(conflict)
+        }
+
+        fn unresolved(&self) -> Option<Failure> {
+            None
         }
 
         async fn ended(&mut self, _clock: Clock) {}

@@ -54,6 +54,7 @@ pub struct Options {
     statement_timeout: Option<Duration>,
     idle_timeout: Option<Duration>,
     retry_unique: Option<u32>,
+    resolve_commits: Option<bool>,
     seed: Option<u64>,
 }
 
@@ -157,6 +158,28 @@ impl Options {
         self
     }
 
+    /// Finds out what became of a commit whose answer never came, instead of reporting it as
+    /// [unknown](crate::Error::is_commit_unknown).
+    ///
+    /// Each attempt then writes a row with an id of its own into the table `atomically_operation`, in the round trip that
+    /// opens the transaction. When a commit goes unanswered, the next attempt writes the *same* id first: if it is there
+    /// already, the earlier attempt was stored, and its value is answered; if not, the earlier one cannot be stored any
+    /// more, not even if it is still at work, and the unit runs again. All of that within the deadline; a commit that is
+    /// still unanswered then stays unknown.
+    ///
+    /// The table is made by [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or by
+    /// your own migrations, and rows are removed by
+    /// [`purge_operations`](crate::PoolTransactor::purge_operations).
+    ///
+    /// # Why not always?
+    ///
+    /// It costs a row for each transaction. And not on SQLite without need: there it makes a writer of every unit.
+    #[must_use]
+    pub fn resolve_commits(mut self) -> Self {
+        self.resolve_commits = Some(true);
+        self
+    }
+
     /// Draws the delays between attempts from this seed instead of from the operating system: for tests.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -179,6 +202,7 @@ impl Options {
             statement_timeout: self.statement_timeout.or(base.statement_timeout),
             idle_timeout: self.idle_timeout.or(base.idle_timeout),
             retry_unique: self.retry_unique.or(base.retry_unique),
+            resolve_commits: self.resolve_commits.or(base.resolve_commits),
             seed: self.seed.or(base.seed),
         }
     }
@@ -211,6 +235,11 @@ impl Options {
 
     pub(super) fn time(&self) -> Duration {
         self.deadline.unwrap_or(Duration::from_secs(10))
+    }
+
+    /// Whether attempts leave a trace that tells whether they were stored. One who only reads leaves none.
+    pub(super) fn resolves_commits(&self) -> bool {
+        self.resolve_commits == Some(true) && self.access != Some(Access::ReadOnly)
     }
 
     pub(super) fn unique_retries(&self) -> u32 {

@@ -12,7 +12,7 @@ use crate::tx::{
     Commit, End, Hooks, NotOpened, Session, Shield, Tx, holding, holds_connection_of, nested, not_connected,
 };
 
-use super::attempt::{Clock, Otherwise, Outcome, Trial};
+use super::attempt::{Clock, Otherwise, Outcome, Trial, is_unique_violation};
 use super::options::Options;
 use super::{Ended, Unit, Wish};
 
@@ -24,6 +24,10 @@ pub(super) struct UnitTrial<'a, DB: Backend> {
     unit: &'a mut dyn Unit<DB>,
     /// Those of the last attempt, which nothing has run yet.
     hooks: Hooks,
+    /// The id in the row that the last attempt wrote first.
+    operation: Option<u128>,
+    /// The last commit whose answer never came, and the hooks that wait for it.
+    unresolved: Option<(Failure, Hooks)>,
 }
 
 impl<'a, DB: Backend> UnitTrial<'a, DB> {
@@ -33,7 +37,15 @@ impl<'a, DB: Backend> UnitTrial<'a, DB> {
         before_acquire: bool,
         unit: &'a mut dyn Unit<DB>,
     ) -> Self {
-        Self { pool, options, before_acquire, unit, hooks: Hooks::default() }
+        Self {
+            pool,
+            options,
+            before_acquire,
+            unit,
+            hooks: Hooks::default(),
+            operation: None,
+            unresolved: None,
+        }
     }
 }
 
@@ -45,12 +57,15 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         if holds_connection_of(self.pool) {
             return Outcome::failed(nested());
         }
-        let opening = open(self.pool, self.options, plan, attempt, clock, self.before_acquire);
-        let mut tx = match timeout_at(clock.deadline, opening).await {
+        self.name_operation();
+        let mut tx = match timeout_at(clock.deadline, self.opening(plan, attempt, clock).run()).await {
             Ok(Ok(tx)) => tx,
-            Ok(Err(failure)) => return Outcome::failed(failure),
+            Ok(Err(failure)) => return self.not_opened(failure, clock).await,
             Err(_) => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
+        if DB::UNIQUE_KEYS_FENCE {
+            self.unresolved = None;
+        }
         let unit = holding(self.pool, self.unit.attempt(&mut tx));
         let Ok(wish) = timeout_at(clock.deadline, unit).await else {
             self.hooks = tx.take_hooks();
@@ -71,6 +86,10 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             };
             return Outcome::Failed { failure, otherwise };
         }
+        if wish == Wish::RollBack {
+            // Behind the fence, and not wanted any more: nothing is left that could still be stored.
+            self.unresolved = None;
+        }
         if wish == Wish::RollBack || clock.is_over() {
             self.hooks = tx.take_hooks();
             tx.rollback().await;
@@ -83,6 +102,7 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         let (commit, hooks) = tx.commit(clock.deadline).await;
         match commit {
             Commit::Done => {
+                self.unresolved = None;
                 run_hooks(hooks, End::Committed, clock).await;
                 Outcome::Done(Ended::Committed)
             }
@@ -98,14 +118,51 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                 Outcome::failed(Failure::new(FailureKind::ConnectionLost, failure.message()).retryable(true))
             }
             Commit::Unknown(failure) => {
-                run_hooks(hooks, End::Unknown, clock).await;
-                Outcome::failed(failure)
+                self.unresolved = Some((failure.clone(), hooks));
+                Outcome::failed(failure.retryable(self.operation.is_some()))
             }
         }
     }
 
+    fn unresolved(&self) -> Option<Failure> {
+        self.unresolved.as_ref().map(|(failure, _)| failure.clone())
+    }
+
     async fn ended(&mut self, clock: Clock) {
-        run_hooks(std::mem::take(&mut self.hooks), End::RolledBack, clock).await;
+        match self.unresolved.take() {
+            Some((_, hooks)) => run_hooks(hooks, End::Unknown, clock).await,
+            None => run_hooks(std::mem::take(&mut self.hooks), End::RolledBack, clock).await,
+        }
+    }
+}
+
+impl<DB: Backend> UnitTrial<'_, DB> {
+    /// Each attempt writes an id of its own, until a commit goes unanswered: from then on that one's, so that at most one
+    /// of them is ever stored.
+    fn name_operation(&mut self) {
+        let keeps = self.unresolved.is_some() && self.operation.is_some();
+        if self.options.resolves_commits() && !keeps {
+            self.operation = Some(rand::random());
+        }
+    }
+
+    fn opening(&self, plan: Plan, attempt: u32, clock: Clock) -> Opening<'_, DB> {
+        let (pool, options, operation) = (self.pool, self.options, self.operation);
+        Opening { pool, options, plan, attempt, clock, operation, before_acquire: self.before_acquire }
+    }
+
+    /// An id that is there already is the answer that the commit never gave.
+    async fn not_opened(&mut self, failure: Failure, clock: Clock) -> Outcome<Ended> {
+        if !is_unique_violation(&failure) {
+            return Outcome::failed(failure);
+        }
+        match self.unresolved.take() {
+            Some((_, hooks)) => {
+                run_hooks(hooks, End::Committed, clock).await;
+                Outcome::Done(Ended::Committed)
+            }
+            None => Outcome::failed(failure),
+        }
     }
 }
 
@@ -117,23 +174,31 @@ async fn run_hooks(hooks: Hooks, end: End, clock: Clock) {
     }
 }
 
-/// A pooled connection may have died since it was last used. Finding out is not an attempt: nothing was run. There are
-/// at most as many of them as the pool holds.
-async fn open<DB: Backend>(
-    pool: &Pool<DB>,
-    options: &Options,
+/// What it takes to open a transaction.
+struct Opening<'a, DB: Backend> {
+    pool: &'a Pool<DB>,
+    options: &'a Options,
     plan: Plan,
     attempt: u32,
     clock: Clock,
+    operation: Option<u128>,
     before_acquire: bool,
-) -> Result<Tx<DB>, Failure> {
-    let mut replacements = pool.options().get_max_connections();
-    loop {
-        let limits = options.limits(clock.server_limit());
-        match Tx::open(pool, plan, limits, attempt, before_acquire).await {
-            Ok(tx) => return Ok(tx),
-            Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
-            Err(NotOpened { failure, .. }) => return Err(failure),
+}
+
+impl<DB: Backend> Opening<'_, DB> {
+    /// A pooled connection may have died since it was last used. Finding out is not an attempt: nothing was run. There
+    /// are at most as many of them as the pool holds.
+    async fn run(self) -> Result<Tx<DB>, Failure> {
+        let mut replacements = self.pool.options().get_max_connections();
+        loop {
+            let limits = self.options.limits(self.clock.server_limit());
+            let tx =
+                Tx::open(self.pool, self.plan, limits, self.attempt, self.operation, self.before_acquire);
+            match tx.await {
+                Ok(tx) => return Ok(tx),
+                Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
+                Err(NotOpened { failure, .. }) => return Err(failure),
+            }
         }
     }
 }
@@ -146,6 +211,10 @@ pub(super) struct StatementTrial<'a, DB: Backend> {
 
 impl<DB: Backend> Trial for StatementTrial<'_, DB> {
     type Output = u64;
+
+    fn unresolved(&self) -> Option<Failure> {
+        None
+    }
 
     async fn ended(&mut self, _clock: Clock) {}
 

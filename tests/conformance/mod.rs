@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "SQLite has no use for what takes a server")]
 
 pub(crate) mod cancellation;
+pub(crate) mod commit_outcome;
 pub(crate) mod failures;
 pub(crate) mod hooks;
 pub(crate) mod increments;
@@ -77,7 +78,7 @@ macro_rules! conformance {
     };
     // What only a server with row locks can do.
     (server $database:ty) => {
-        use $crate::conformance::network;
+        use $crate::conformance::{commit_outcome, network};
 
         $crate::conformance!($database);
         $crate::conformance!(@tests $database;
@@ -88,6 +89,11 @@ macro_rules! conformance {
             network::a_server_that_is_not_there_is_a_typed_error_in_time,
             network::a_peer_that_falls_silent_is_a_typed_error_in_time,
             network::a_commit_that_is_not_answered_is_unknown,
+            commit_outcome::an_unanswered_commit_is_resolved,
+            commit_outcome::without_time_it_stays_unknown,
+            commit_outcome::random_cuts_apply_every_transfer_exactly_once,
+            commit_outcome::random_cuts_are_applied_once_or_reported_unknown,
+            commit_outcome::a_naive_retry_applies_some_twice,
             locks::rows_locked_in_one_order_never_deadlock,
             locks::lock_rows_locks,
             locks::advisory_locks_are_the_transactions,

@@ -23,13 +23,31 @@ pub(crate) enum Fault {
 }
 
 /// What to look for, and what to do about it.
-type Rule = Arc<Mutex<Option<(Vec<u8>, Fault)>>>;
+type Rules = Arc<Mutex<Vec<Rule>>>;
+
+/// A trigger, and what becomes of the requests that hold it: the first, the second, and around again.
+#[derive(Debug)]
+struct Rule {
+    trigger: Vec<u8>,
+    fates: Vec<Option<Fault>>,
+    seen: usize,
+}
+
+impl Rule {
+    fn fate_of(&mut self, request: &[u8]) -> Option<Fault> {
+        if !request.windows(self.trigger.len()).any(|window| window == self.trigger) {
+            return None;
+        }
+        self.seen += 1;
+        self.fates[(self.seen - 1) % self.fates.len()]
+    }
+}
 
 /// Between a client and a server, on a port of its own.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     port: u16,
-    rule: Rule,
+    rules: Rules,
     hits: Arc<Mutex<u32>>,
 }
 
@@ -39,12 +57,12 @@ impl Proxy {
         let server = address(url).to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        let proxy = Self { port, rule: Arc::default(), hits: Arc::default() };
-        let (rule, hits) = (proxy.rule.clone(), proxy.hits.clone());
+        let proxy = Self { port, rules: Arc::default(), hits: Arc::default() };
+        let (rules, hits) = (proxy.rules.clone(), proxy.hits.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(&server).await.expect("the server is there");
-                relay(client, server, rule.clone(), hits.clone());
+                relay(client, server, rules.clone(), hits.clone());
             }
         });
         proxy
@@ -57,12 +75,19 @@ impl Proxy {
 
     /// From now on, and until [`heal`](Self::heal), requests that hold the trigger meet the fault.
     pub(crate) fn on(&self, trigger: &str, fault: Fault) {
-        *self.rule.lock().expect("the rule") = Some((trigger.as_bytes().to_vec(), fault));
+        self.heal();
+        self.cycle(trigger, &[Some(fault)]);
+    }
+
+    /// From now on, also, requests that hold the trigger meet these fates in turn.
+    pub(crate) fn cycle(&self, trigger: &str, fates: &[Option<Fault>]) {
+        let rule = Rule { trigger: trigger.as_bytes().to_vec(), fates: fates.to_vec(), seen: 0 };
+        self.rules.lock().expect("the rules").push(rule);
     }
 
     /// New requests pass again. Connections that fell silent stay so.
     pub(crate) fn heal(&self) {
-        *self.rule.lock().expect("the rule") = None;
+        self.rules.lock().expect("the rules").clear();
     }
 
     /// How many requests met a fault.
@@ -77,27 +102,25 @@ fn address(url: &str) -> &str {
     behind.split('/').next().expect("a host")
 }
 
-fn relay(client: TcpStream, server: TcpStream, rule: Rule, hits: Arc<Mutex<u32>>) {
+fn relay(client: TcpStream, server: TcpStream, rules: Rules, hits: Arc<Mutex<u32>>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let (met, fault) = watch::channel(None);
-    tokio::spawn(requests(from_client, to_server, rule, hits, met));
+    tokio::spawn(requests(from_client, to_server, rules, hits, met));
     tokio::spawn(answers(from_server, to_client, fault));
 }
 
 async fn requests(
     mut client: OwnedReadHalf,
     mut server: OwnedWriteHalf,
-    rule: Rule,
+    rules: Rules,
     hits: Arc<Mutex<u32>>,
     met: watch::Sender<Option<Fault>>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = client.read(&mut buffer).await {
         let request = &buffer[..read];
-        let fault = rule.lock().expect("the rule").as_ref().and_then(|(trigger, fault)| {
-            request.windows(trigger.len()).any(|window| window == trigger).then_some(*fault)
-        });
+        let fault = rules.lock().expect("the rules").iter_mut().find_map(|rule| rule.fate_of(request));
         if fault.is_some() {
             *hits.lock().expect("the hits") += 1;
             met.send_replace(fault);
