@@ -207,8 +207,8 @@ pub(crate) fn failure_of_any(error: &sqlx::Error) -> Option<Failure> {
 fn with_wait(clause: &'static str, wait: Wait) -> Cow<'static, str> {
     match wait {
         Wait::Block => clause.into(),
-        Wait::NoWait => format!("{clause} NOWAIT").into(),
-        Wait::SkipLocked => format!("{clause} SKIP LOCKED").into(),
+        Wait::Refuse => format!("{clause} NOWAIT").into(),
+        Wait::Skip => format!("{clause} SKIP LOCKED").into(),
     }
 }
 

@@ -35,8 +35,8 @@ pub(crate) enum Strength {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Wait {
     Block,
-    NoWait,
-    SkipLocked,
+    Refuse,
+    Skip,
 }
 
 impl RowLock {
@@ -57,13 +57,13 @@ impl RowLock {
     /// [`LockNotAvailable`](crate::FailureKind::LockNotAvailable), which no shipped strategy runs again.
     #[must_use]
     pub const fn nowait(self) -> Self {
-        Self { wait: Wait::NoWait, ..self }
+        Self { wait: Wait::Refuse, ..self }
     }
 
     /// The same lock, on those of the rows that nobody has locked: the others are left out of the answer. For queues,
     /// and hardly anything else: what is seen is not consistent.
     #[must_use]
     pub const fn skip_locked(self) -> Self {
-        Self { wait: Wait::SkipLocked, ..self }
+        Self { wait: Wait::Skip, ..self }
     }
 }

@@ -82,7 +82,8 @@ fn strategies_never_name_a_database_and_databases_never_name_a_strategy() {
     let mut databases = Vec::new();
     files(&Path::new(SOURCE).join("backend"), &mut databases);
     for source in databases {
-        let text = fs::read_to_string(&source).expect("a source file");
+        // An isolation level is called like one of them.
+        let text = fs::read_to_string(&source).expect("a source file").replace("Isolation::Serializable", "");
         for strategy in &strategies {
             assert!(!text.contains(strategy.as_str()), "{} names {strategy}", source.display());
         }

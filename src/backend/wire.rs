@@ -31,12 +31,10 @@ pub trait Wire: Database<Arguments: Clone> {
     ) -> BoxFuture<'_, Result<u64, sqlx::Error>>;
 
     /// Runs one statement with its arguments and answers the first column of its rows.
-    fn fetch_column<'c, K: Key<Self>>(
+    fn fetch_column<'c, K: Key<Self> + 'c>(
         connection: &'c mut Self::Connection,
         statement: WatchedQuery<Self>,
-    ) -> BoxFuture<'c, Result<Vec<K>, sqlx::Error>>
-    where
-        K: 'c;
+    ) -> BoxFuture<'c, Result<Vec<K>, sqlx::Error>>;
 }
 
 /// What can be the key of a row: whatever sqlx can send and read back, and Rust can put in order.
@@ -167,13 +165,10 @@ macro_rules! wire {
                 Box::pin(async move { Ok(connection.execute(statement).await?.rows_affected()) })
             }
 
-            fn fetch_column<'c, K: crate::backend::Key<Self>>(
+            fn fetch_column<'c, K: crate::backend::Key<Self> + 'c>(
                 connection: &'c mut Self::Connection,
                 statement: crate::backend::wire::WatchedQuery<Self>,
-            ) -> futures_core::future::BoxFuture<'c, Result<Vec<K>, sqlx::Error>>
-            where
-                K: 'c,
-            {
+            ) -> futures_core::future::BoxFuture<'c, Result<Vec<K>, sqlx::Error>> {
                 use sqlx::{Executor as _, Row as _};
 
                 Box::pin(async move {
