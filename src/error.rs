@@ -164,6 +164,12 @@ impl Error {
         self.failure()?.constraint()
     }
 
+    /// The driver's error that this one was made from, where it was.
+    #[must_use]
+    pub fn driver_error(&self) -> Option<&sqlx::Error> {
+        self.0.source.as_ref()
+    }
+
     /// How many attempts were made, the first included; 0 where none began. `None` where no run was involved.
     #[must_use]
     pub fn attempts(&self) -> Option<u32> {
@@ -275,7 +281,11 @@ impl fmt::Display for Spent {
 }
 
 impl StdError for Error {
+    /// The driver's error, where its text is not part of this one's already.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_ref().map(|source| source as &(dyn StdError + 'static))
+        match self.0.failure {
+            Some(_) => None,
+            None => self.driver_error().and_then(StdError::source),
+        }
     }
 }

@@ -198,3 +198,57 @@ fn custom_strategy() {
     assert_eq!((example.code, example.stderr.as_str()), (Some(0), ""), "{example:?}");
     assert!(example.stdout.contains("the counter says 200"), "{example:?}");
 }
+
+/// The examples that tell a story, each with how the story ends.
+const STORIES: [(&str, &str); 4] = [
+    ("bank_transfer", "The bank held 1000 before, and holds 1000 now."),
+    ("seat_booking", "no seat left, one ticket, for"),
+    ("audit_trail", "payments 1 and 2, and one note."),
+    ("order_stock", "orders 1, 3 and 4, and 3 of 10 left in stock."),
+];
+
+#[track_caller]
+fn stories_end_well(arguments: &[&str]) {
+    for (example, ending) in STORIES {
+        let told = run(example, arguments);
+        assert_eq!((told.code, told.stderr.as_str()), (Some(0), ""), "{example}: {told:?}");
+        let last = told.stdout.lines().last().unwrap_or_default();
+        assert!(last.contains(ending), "{example}: {told:?}");
+    }
+}
+
+#[test]
+fn stories_on_sqlite() {
+    stories_end_well(&[]);
+}
+
+#[test]
+fn stories_on_postgres() {
+    stories_end_well(&["--database-url", &support::servers::postgres_url()]);
+}
+
+#[test]
+fn stories_on_mariadb() {
+    stories_end_well(&["--database-url", &support::servers::mysql_url()]);
+}
+
+#[tokio::test]
+async fn stories_leave_no_table_behind() {
+    let directory = tempfile::tempdir().expect("make a temporary directory");
+    let url = format!("sqlite://{}?mode=rwc", directory.path().join("stories.db").display());
+    stories_end_well(&["--database-url", &url]);
+    let pool = sqlx::SqlitePool::connect(&url).await.expect("open the database");
+    let tables = sqlx::query_scalar::<_, String>("SELECT name FROM sqlite_master").fetch_all(&pool).await;
+    assert_eq!(tables.expect("the tables"), [""; 0]);
+}
+
+#[test]
+fn stories_explain_what_keeps_them_from_beginning() {
+    for (example, _) in STORIES {
+        run(example, &["--nonsense"]).refused_with(&["--nonsense"]);
+        run(example, &["--database-url", "here"]).refused_with(&["`here`", "postgres://"]);
+        let unreachable = run(example, &["--database-url", "postgres://me:secret@127.0.0.1:1/x"]);
+        unreachable.refused_with(&["cannot reach", "127.0.0.1:1/x"]);
+        assert!(!unreachable.stderr.contains("secret"), "{unreachable:?}");
+    }
+}

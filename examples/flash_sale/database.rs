@@ -31,7 +31,7 @@ impl Place {
             Some("postgres" | "postgresql") => Ok(Self::Postgres(url.parse().map_err(unreadable)?)),
             Some("mysql" | "mariadb") => Ok(Self::MySql(url.parse().map_err(unreadable)?)),
             Some("sqlite") if url.contains(":memory:") || url.contains("mode=memory") => {
-                bail!("a sale in memory has no concurrency to show: name a file, or no database at all")
+                bail!("a database in memory has no concurrency to show: name a file, or no database at all")
             }
             Some("sqlite") => Ok(Self::Sqlite(url.parse().map_err(unreadable)?)),
             _ => bail!(

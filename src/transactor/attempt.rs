@@ -1,9 +1,11 @@
 //! The loop: the only retry and the only sleep of the crate.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::{Error, Spent};
 use crate::failure::{ConstraintKind, Failure, FailureKind};
@@ -20,14 +22,14 @@ pub(super) trait Trial: Send {
         &mut self,
         plan: Plan,
         attempt: u32,
-        clock: Clock,
+        timer: &mut Timer,
     ) -> impl Future<Output = Outcome<Self::Output>> + Send;
 
     /// The commit that an attempt was waiting for in vain, while nobody knows what became of it.
     fn unresolved(&self) -> Option<Failure>;
 
     /// There will be no further attempt.
-    fn ended(&mut self, clock: Clock) -> impl Future<Output = ()> + Send;
+    fn ended(&mut self, timer: &mut Timer) -> impl Future<Output = ()> + Send;
 }
 
 /// What became of one attempt.
@@ -90,20 +92,42 @@ impl Clock {
     }
 }
 
+/// The clock, and the alarm that it sets: one for the whole run. Setting one at every wait wakes the runtime up each time.
+pub(super) struct Timer {
+    pub(super) clock: Clock,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Timer {
+    fn new(clock: Clock) -> Self {
+        Self { clock, alarm: Box::pin(sleep_until(clock.deadline)) }
+    }
+
+    /// Waits for a future until the deadline.
+    pub(super) async fn within<F: Future>(&mut self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => self.alarm.as_mut().poll(context).map(|()| None),
+        })
+        .await
+    }
+}
+
 /// Tries until it is done, may not be tried again, or has used up what it was granted.
 pub(super) async fn until_done<X: Trial>(
     strategy: &dyn Strategy,
     options: &Options,
     trial: &mut X,
 ) -> Result<X::Output, Error> {
-    let clock = Clock::start(options.time());
-    let result = attempts(strategy, options, trial, clock).await;
+    let mut timer = Timer::new(Clock::start(options.time()));
+    let result = attempts(strategy, options, trial, &mut timer).await;
     // Whatever ended the run: as long as an earlier commit may have been stored, that is what its caller must know.
     let result = match (result, trial.unresolved()) {
         (Err(error), Some(failure)) => Err(error.about_commit(failure)),
         (result, _) => result,
     };
-    trial.ended(clock).await;
+    trial.ended(&mut timer).await;
     result
 }
 
@@ -112,8 +136,9 @@ async fn attempts<X: Trial>(
     strategy: &dyn Strategy,
     options: &Options,
     trial: &mut X,
-    clock: Clock,
+    timer: &mut Timer,
 ) -> Result<X::Output, Error> {
+    let clock = timer.clock;
     let mut unique_retries = options.unique_retries();
     let mut delays = None;
     let mut last = None;
@@ -122,7 +147,7 @@ async fn attempts<X: Trial>(
         attempt += 1;
         let server_deadline = Instant::now() + clock.server_limit();
         let plan = options.applied_to(strategy.plan(attempt));
-        let (failure, otherwise) = match trial.once(plan, attempt, clock).await {
+        let (failure, otherwise) = match trial.once(plan, attempt, timer).await {
             Outcome::Done(output) => return Ok(output),
             Outcome::OutOfTime(failure) => {
                 return Err(Error::deadline_exceeded(last.or(failure), clock.spent(attempt)));
@@ -187,9 +212,9 @@ mod tests {
     impl Trial for Script {
         type Output = &'static str;
 
-        async fn once(&mut self, _plan: Plan, attempt: u32, clock: Clock) -> Outcome<&'static str> {
+        async fn once(&mut self, _plan: Plan, attempt: u32, timer: &mut Timer) -> Outcome<&'static str> {
             assert_eq!(attempt as usize, self.tried_at.len() + 1);
-            self.tried_at.push(clock.started.elapsed());
+            self.tried_at.push(timer.clock.started.elapsed());
             self.outcomes.pop_front().unwrap_or_else(conflict)
         }
 
@@ -197,7 +222,7 @@ mod tests {
             None
         }
 
-        async fn ended(&mut self, _clock: Clock) {}
+        async fn ended(&mut self, _timer: &mut Timer) {}
     }
 
     fn conflict() -> Outcome<&'static str> {

@@ -2,7 +2,6 @@
 
 use sqlx::Pool;
 use tokio::runtime::Handle;
-use tokio::time::timeout_at;
 
 use crate::backend::{Backend, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
@@ -12,7 +11,7 @@ use crate::tx::{
     Commit, End, Hooks, NotOpened, Session, Shield, Tx, holding, holds_connection_of, nested, not_connected,
 };
 
-use super::attempt::{Clock, Otherwise, Outcome, Trial, is_unique_violation};
+use super::attempt::{Clock, Otherwise, Outcome, Timer, Trial, is_unique_violation};
 use super::options::Options;
 use super::{Ended, Unit, Wish};
 
@@ -52,22 +51,23 @@ impl<'a, DB: Backend> UnitTrial<'a, DB> {
 impl<DB: Backend> Trial for UnitTrial<'_, DB> {
     type Output = Ended;
 
-    async fn once(&mut self, plan: Plan, attempt: u32, clock: Clock) -> Outcome<Ended> {
+    async fn once(&mut self, plan: Plan, attempt: u32, timer: &mut Timer) -> Outcome<Ended> {
+        let clock = timer.clock;
         self.hooks = Hooks::default();
         if holds_connection_of(self.pool) {
             return Outcome::failed(nested());
         }
         self.name_operation();
-        let mut tx = match timeout_at(clock.deadline, self.opening(plan, attempt, clock).run()).await {
-            Ok(Ok(tx)) => tx,
-            Ok(Err(failure)) => return self.not_opened(failure, clock).await,
-            Err(_) => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
+        let mut tx = match timer.within(self.opening(plan, attempt, clock).run()).await {
+            Some(Ok(tx)) => tx,
+            Some(Err(failure)) => return self.not_opened(failure, timer).await,
+            None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
         if DB::UNIQUE_KEYS_FENCE {
             self.unresolved = None;
         }
         let unit = holding(self.pool, self.unit.attempt(&mut tx));
-        let Ok(wish) = timeout_at(clock.deadline, unit).await else {
+        let Some(wish) = timer.within(unit).await else {
             self.hooks = tx.take_hooks();
             return Outcome::OutOfTime(waited_for_the_pool(self.pool, &tx));
         };
@@ -99,11 +99,17 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                 Outcome::OutOfTime(None)
             };
         }
-        let (commit, hooks) = tx.commit(clock.deadline).await;
+        let mut committing = tx.commit(clock.deadline);
+        let (commit, hooks) = match timer.within(&mut committing).await {
+            Some((commit, waiting)) => (commit, waiting.hooks),
+            None => {
+                (Commit::unanswered(), committing.give_up().map(|waiting| waiting.hooks).unwrap_or_default())
+            }
+        };
         match commit {
             Commit::Done => {
                 self.unresolved = None;
-                run_hooks(hooks, End::Committed, clock).await;
+                run_hooks(hooks, End::Committed, timer).await;
                 Outcome::Done(Ended::Committed)
             }
             Commit::Refused(failure) => {
@@ -128,10 +134,10 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         self.unresolved.as_ref().map(|(failure, _)| failure.clone())
     }
 
-    async fn ended(&mut self, clock: Clock) {
+    async fn ended(&mut self, timer: &mut Timer) {
         match self.unresolved.take() {
-            Some((_, hooks)) => run_hooks(hooks, End::Unknown, clock).await,
-            None => run_hooks(std::mem::take(&mut self.hooks), End::RolledBack, clock).await,
+            Some((_, hooks)) => run_hooks(hooks, End::Unknown, timer).await,
+            None => run_hooks(std::mem::take(&mut self.hooks), End::RolledBack, timer).await,
         }
     }
 }
@@ -152,13 +158,13 @@ impl<DB: Backend> UnitTrial<'_, DB> {
     }
 
     /// An id that is there already is the answer that the commit never gave.
-    async fn not_opened(&mut self, failure: Failure, clock: Clock) -> Outcome<Ended> {
+    async fn not_opened(&mut self, failure: Failure, timer: &mut Timer) -> Outcome<Ended> {
         if !is_unique_violation(&failure) {
             return Outcome::failed(failure);
         }
         match self.unresolved.take() {
             Some((_, hooks)) => {
-                run_hooks(hooks, End::Committed, clock).await;
+                run_hooks(hooks, End::Committed, timer).await;
                 Outcome::Done(Ended::Committed)
             }
             None => Outcome::failed(failure),
@@ -167,10 +173,9 @@ impl<DB: Backend> UnitTrial<'_, DB> {
 }
 
 /// Hooks are waited for until the deadline, and finished in any case.
-async fn run_hooks(hooks: Hooks, end: End, clock: Clock) {
+async fn run_hooks(hooks: Hooks, end: End, timer: &mut Timer) {
     if !hooks.is_empty() {
-        let shielded = Shield::new(Handle::current(), hooks.run(end), |()| Box::pin(async {}));
-        let _ = timeout_at(clock.deadline, shielded).await;
+        timer.within(Shield::new(Handle::current(), hooks.run(end), ())).await;
     }
 }
 
@@ -216,27 +221,27 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
         None
     }
 
-    async fn ended(&mut self, _clock: Clock) {}
+    async fn ended(&mut self, _timer: &mut Timer) {}
 
-    async fn once(&mut self, _plan: Plan, _attempt: u32, clock: Clock) -> Outcome<u64> {
+    async fn once(&mut self, _plan: Plan, _attempt: u32, timer: &mut Timer) -> Outcome<u64> {
         if holds_connection_of(self.pool) {
             return Outcome::failed(nested());
         }
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
-        let mut session = match timeout_at(clock.deadline, Session::acquire(self.pool, true)).await {
-            Ok(Ok(session)) => session,
-            Ok(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
-            Err(_) => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
+        let mut session = match timer.within(Session::acquire(self.pool, true)).await {
+            Some(Ok(session)) => session,
+            Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
+            None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
         let statement = DB::run_statement(session.connection(), self.query.clone());
-        let error = match timeout_at(clock.deadline, statement).await {
-            Ok(Ok(rows)) => {
+        let error = match timer.within(statement).await {
+            Some(Ok(rows)) => {
                 session.release();
                 return Outcome::Done(rows);
             }
-            Ok(Err(error)) => error,
-            Err(_) => {
+            Some(Err(error)) => error,
+            None => {
                 return Outcome::failed(Failure::new(
                     FailureKind::CommitUnknown,
                     "the deadline passed before the server answered the statement",

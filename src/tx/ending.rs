@@ -1,8 +1,9 @@
 //! Commit and rollback.
 
-use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -10,6 +11,7 @@ use crate::backend::{Backend, Reply};
 use crate::failure::{Failure, FailureKind};
 
 use super::journal::failure_or_other;
+use super::shield::{Finish, Shieldable};
 use super::{End, Hooks, Shield, Tx};
 
 /// How long a rollback is waited for. A server that does not answer loses the connection, and rolls back by itself.
@@ -27,8 +29,13 @@ pub(crate) enum Commit {
 }
 
 impl Commit {
+    /// The outcome of one that was waited for too long.
+    pub(crate) fn unanswered() -> Self {
+        Self::Unknown(unanswered())
+    }
+
     /// What hooks are told.
-    pub(crate) const fn end(&self) -> End {
+    const fn end(&self) -> End {
         match self {
             Self::Done => End::Committed,
             Self::Refused(_) => End::RolledBack,
@@ -37,23 +44,29 @@ impl Commit {
     }
 }
 
-impl<DB: Backend> Tx<DB> {
-    /// Commits, and waits for the answer until the deadline. Answers the outcome, and the hooks that are to be run then.
-    ///
-    /// Cancellation: goes on in the background, hooks included. A connection whose commit is not answered by the deadline
-    /// is closed, and its place in the pool is free at once.
-    pub(crate) fn commit(mut self, deadline: Instant) -> impl Future<Output = (Commit, Hooks)> + Send {
-        let hooks = std::mem::take(&mut self.hooks);
-        let commit = async move {
-            match timeout_at(deadline, self.commit_and_wait()).await {
-                Ok(commit) => commit,
-                Err(_) => Commit::Unknown(unanswered()),
-            }
-        };
-        let runtime = Handle::current();
-        Shield::new(runtime, async move { (commit.await, hooks) }, |(commit, hooks)| {
-            Box::pin(hooks.run(commit.end()))
+/// What waits for a commit.
+pub(crate) struct Waiting {
+    pub(crate) hooks: Hooks,
+    deadline: Instant,
+}
+
+impl<F: Shieldable<Output = Commit>> Finish<F> for Waiting {
+    fn finish(self, commit: Pin<Box<F>>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let end = timeout_at(self.deadline, commit).await.map_or(End::Unknown, |commit| commit.end());
+            self.hooks.run(end).await;
         })
+    }
+}
+
+impl<DB: Backend> Tx<DB> {
+    /// Commits. Answers the outcome, and the hooks that are to be run then.
+    ///
+    /// Cancellation: goes on in the background until the deadline, hooks included. Given up, the connection is closed, and
+    /// its place in the pool is free at once.
+    pub(crate) fn commit(mut self, deadline: Instant) -> Shield<impl Shieldable<Output = Commit>, Waiting> {
+        let waiting = Waiting { hooks: std::mem::take(&mut self.hooks), deadline };
+        Shield::new(Handle::current(), self.commit_and_wait(), waiting)
     }
 
     /// Cancellation: the connection is closed, and the commit may or may not happen.

@@ -7,14 +7,13 @@ use std::task::{Context, Poll};
 use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
-/// Polls a future in place; if it is dropped before the future is done, a task of the runtime finishes it, and does with
-/// its output what the caller would have done.
+/// Polls a future in place; if it is dropped before the future is done, a task of the runtime finishes it.
 ///
 /// # Why not spawn it in the first place?
 ///
 /// A commit that nobody cancels, which is nearly all of them, would pay for a task and two wake-ups across threads.
-pub(crate) struct Shield<F: Shieldable, A: Afterwards<F::Output>> {
-    rest: Option<(Pin<Box<F>>, A)>,
+pub(crate) struct Shield<F: Shieldable, P: Finish<F>> {
+    rest: Option<(Pin<Box<F>>, P)>,
     runtime: Handle,
 }
 
@@ -22,33 +21,50 @@ pub(crate) struct Shield<F: Shieldable, A: Afterwards<F::Output>> {
 pub(crate) trait Shieldable: Future<Output: Send> + Send + 'static {}
 impl<F: Future<Output: Send> + Send + 'static> Shieldable for F {}
 
-/// What is to be done with the output of a future that nobody waits for any more.
-pub(crate) trait Afterwards<T>: FnOnce(T) -> BoxFuture<'static, ()> + Send + Unpin + 'static {}
-impl<T, A: FnOnce(T) -> BoxFuture<'static, ()> + Send + Unpin + 'static> Afterwards<T> for A {}
+/// How a future is finished that nobody waits for any more. Whoever does wait gets it back with the output.
+pub(crate) trait Finish<F: Shieldable>: Send + Unpin + 'static {
+    fn finish(self, future: Pin<Box<F>>) -> BoxFuture<'static, ()>;
+}
 
-impl<F: Shieldable, A: Afterwards<F::Output>> Shield<F, A> {
-    pub(crate) fn new(runtime: Handle, future: F, afterwards: A) -> Self {
-        Self { rest: Some((Box::pin(future), afterwards)), runtime }
+/// As it is.
+impl<F: Shieldable> Finish<F> for () {
+    fn finish(self, future: Pin<Box<F>>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let _ = future.await;
+        })
     }
 }
 
-impl<F: Shieldable, A: Afterwards<F::Output>> Future for Shield<F, A> {
-    type Output = F::Output;
+impl<F: Shieldable, P: Finish<F>> Shield<F, P> {
+    pub(crate) fn new(runtime: Handle, future: F, finish: P) -> Self {
+        Self { rest: Some((Box::pin(future), finish)), runtime }
+    }
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let Some((future, _)) = &mut self.rest else { return Poll::Pending };
-        let poll = future.as_mut().poll(context);
-        if poll.is_ready() {
-            self.rest = None;
+    /// Drops the future where it stands.
+    pub(crate) fn give_up(mut self) -> Option<P> {
+        self.rest.take().map(|(_, finish)| finish)
+    }
+}
+
+impl<F: Shieldable, P: Finish<F>> Future for Shield<F, P> {
+    type Output = (F::Output, P);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some((mut future, finish)) = self.rest.take() else { return Poll::Pending };
+        match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready((output, finish)),
+            Poll::Pending => {
+                self.rest = Some((future, finish));
+                Poll::Pending
+            }
         }
-        poll
     }
 }
 
-impl<F: Shieldable, A: Afterwards<F::Output>> Drop for Shield<F, A> {
+impl<F: Shieldable, P: Finish<F>> Drop for Shield<F, P> {
     fn drop(&mut self) {
-        if let Some((future, afterwards)) = self.rest.take() {
-            self.runtime.spawn(async move { afterwards(future.await).await });
+        if let Some((future, finish)) = self.rest.take() {
+            self.runtime.spawn(finish.finish(future));
         }
     }
 }
@@ -63,21 +79,28 @@ mod tests {
     async fn a_dropped_future_is_finished() {
         let (go, started) = oneshot::channel::<()>();
         let (done, finished) = oneshot::channel();
-        let future = async move { started.await.map(|()| "finished") };
-        let mut shield = Shield::new(Handle::current(), future, |output| {
-            Box::pin(async move {
-                let _ = done.send(output);
-            })
-        });
+        let future = async move {
+            let _ = started.await;
+            let _ = done.send("finished");
+        };
+        let mut shield = Shield::new(Handle::current(), future, ());
         assert!(futures_util::poll!(&mut shield).is_pending());
         drop(shield);
         go.send(()).expect("somebody still waits");
-        assert_eq!(finished.await, Ok(Ok("finished")));
+        assert_eq!(finished.await, Ok("finished"));
     }
 
     #[tokio::test]
     async fn a_future_that_is_done_is_not_run_again() {
-        let shield = Shield::new(Handle::current(), async { 7 }, |_| unreachable!("somebody waited for it"));
-        assert_eq!(shield.await, 7);
+        let shield = Shield::new(Handle::current(), async { 7 }, ());
+        assert_eq!(shield.await, (7, ()));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_given_up_is_not_finished() {
+        let (done, finished) = oneshot::channel();
+        let shield = Shield::new(Handle::current(), async move { done.send(()) }, ());
+        assert_eq!(shield.give_up(), Some(()));
+        assert!(finished.await.is_err());
     }
 }

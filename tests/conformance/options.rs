@@ -57,13 +57,15 @@ pub(crate) async fn read_only_refuses_writes_and_is_gone<DB: TestBackend>() {
         Ok::<_, Error>(DB::fetch(tx, select, &[]).await?)
     };
     assert_eq!(db.run(read).await.expect("a read"), 0);
+    let update = DB::sql("UPDATE counter SET value = value + 0 WHERE id = 1");
+    DB::pool_execute(&pool, update, &[]).await.expect("the next borrower may write");
 
     let write = async |tx: &mut Tx<DB>| Ok::<_, Error>(set_value(tx, 9).await?);
     let error = db.attempts(2).run(write).await.expect_err("a write");
     let said = error.failure().expect("a failure").kind();
     assert_eq!(said, atomically::FailureKind::ReadOnly, "{error:?}");
 
-    Pessimistic::default().on(&pool).run(write).await.expect("the next borrower may write");
+    Pessimistic::default().on(&pool).run(write).await.expect("and so may the one after a refusal");
     assert_eq!(value(&pool).await, 9);
 }
 
