@@ -10,7 +10,7 @@ mod servers;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use atomically::{Error, Options, Pessimistic, PoolTransactor, TransactorExt as _};
+use atomically::{Error, Options, Pessimistic, PoolTransactor, Resolve, TransactorExt as _};
 use criterion::Criterion;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -158,13 +158,17 @@ fn main() {
     report("PostgreSQL, sqlx without the acquire test", pg[0], pg[1]);
     let plain = Pessimistic::default().on(&pg_untested);
     runtime.block_on(plain.create_operation_table()).expect("the table of operations");
-    let resolving = plain.clone().options(Options::new().resolve_commits());
+    let resolving = plain.clone().options(Options::new().resolve_commits(Resolve::Operation));
     let pg =
         medians!(runtime, pg_untested => postgres::run(&plain), pg_untested => postgres::run(&resolving));
     report("PostgreSQL, commits not resolved", pg[0], pg[1]);
+    let asking = plain.clone().options(Options::new().resolve_commits(Resolve::TransactionStatus));
+    let times =
+        medians!(runtime, pg_untested => postgres::run(&plain), pg_untested => postgres::run(&asking));
+    report("PostgreSQL, not asked for by status", times[0], times[1]);
     let plain = Pessimistic::default().on(&lite);
     runtime.block_on(plain.create_operation_table()).expect("the table of operations");
-    let resolving = plain.clone().options(Options::new().resolve_commits());
+    let resolving = plain.clone().options(Options::new().resolve_commits(Resolve::Operation));
     let times = medians!(runtime, lite => sqlite::run(&plain), lite => sqlite::run(&resolving));
     report("SQLite, commits not resolved", times[0], times[1]);
     let lite = medians!(runtime, lite => sqlite::by_hand(&lite), lite => sqlite::run(&lite_db));

@@ -12,7 +12,7 @@ use sqlx::error::DatabaseError;
 
 use crate::failure::{Failure, FailureKind};
 use crate::lock::{RowLock, Wait};
-use crate::policy::{Limits, Plan};
+use crate::policy::{Limits, Plan, Trace};
 
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod classification;
@@ -77,8 +77,14 @@ pub trait Facts: Wire + Sealed {
     /// The table of operations, made where it is missing.
     const CREATE_OPERATIONS: &'static str;
 
-    /// The statement that writes an operation's row.
-    fn record_operation(id: u128) -> String;
+    /// The statement, last of the opening, by which a transaction can be found again; or what the database does not have.
+    fn trace(trace: Trace) -> Result<String, Failure>;
+
+    /// The statement that asks for the transaction whose trace answered this. It answers its [`TransactionStatus`] and,
+    /// as 1 or 0, whether that may be believed.
+    fn ask_for_status(_answered: &[i64]) -> Option<String> {
+        None
+    }
 
     /// The statement that removes up to a thousand operations that are older than this.
     fn purge_operations(older_than: Duration) -> String;
@@ -124,6 +130,19 @@ pub struct Ending {
     pub sql: Cow<'static, str>,
     /// How many of them come before COMMIT itself.
     pub before_commit: usize,
+}
+
+/// How servers are made to answer for the state of a transaction.
+#[derive(Debug)]
+pub(crate) struct TransactionStatus;
+
+impl TransactionStatus {
+    /// It is stored.
+    pub(crate) const COMMITTED: i64 = 1;
+    /// It is not, and never will be.
+    pub(crate) const ABORTED: i64 = 2;
+    /// It has not ended.
+    pub(crate) const IN_PROGRESS: i64 = 3;
 }
 
 /// What a server said about a statement, as the drivers show it.

@@ -87,7 +87,7 @@ pub use error::{Error, ErrorKind};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
 pub use isolation::{Access, Begin, Isolation};
 pub use lock::RowLock;
-pub use policy::{Plan, Strategy, Verdict};
+pub use policy::{Plan, Resolve, Strategy, Verdict};
 pub use strategy::{Atomic, Optimistic, Pessimistic, Serializable};
 pub use transactor::{Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, Wish, With};
 pub use tx::{Repeatable, Tx, TxFn};

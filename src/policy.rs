@@ -74,6 +74,30 @@ impl Plan {
     }
 }
 
+/// How it is found out what became of a commit whose answer never came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Resolve {
+    /// By a row with an id, which each attempt writes first. Right on every database, through crashes and failovers.
+    Operation,
+    /// PostgreSQL: by asking for the state of the transaction, which leaves no trace in a table.
+    ///
+    /// After a crash the number of a transaction that never reached the disk is handed out again, so "committed" may be
+    /// somebody else's. It is believed only while the server has neither been started anew, nor recovered, nor written a
+    /// checkpoint, nor handed over to a standby since the transaction began; else the commit stays unknown.
+    TransactionStatus,
+}
+
+/// What an attempt leaves behind to be found by.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trace {
+    /// A row with this id.
+    Operation(u128),
+    /// Nothing but its number.
+    TransactionStatus,
+}
+
 /// What a strategy makes of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -16,6 +16,7 @@ use crate::tx::{Repeatable, Tx, TxFn};
 mod attempt;
 mod operation;
 mod options;
+mod resolve;
 mod trial;
 
 use attempt::until_done;

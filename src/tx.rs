@@ -7,7 +7,7 @@ use sqlx::{Pool, SqlSafeStr, SqlStr};
 use crate::backend::{Backend, Closing, failure_of};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::policy::{Limits, Plan};
+use crate::policy::{Limits, Plan, Trace};
 
 mod body;
 mod ending;
@@ -85,12 +85,12 @@ impl<DB: Backend> Tx<DB> {
         plan: Plan,
         limits: Limits,
         attempt: u32,
-        operation: Option<u128>,
+        trace: Option<Trace>,
         before_acquire: bool,
     ) -> Result<Self, NotOpened> {
         let mut opening = DB::opening(&plan, &limits).map_err(NotOpened::because)?;
-        if let Some(id) = operation {
-            opening = format!("{opening}; {}", DB::record_operation(id));
+        if let Some(trace) = trace {
+            opening = format!("{opening}; {}", DB::trace(trace).map_err(NotOpened::because)?);
         }
         let mut session = Session::acquire(pool, before_acquire)
             .await
@@ -183,6 +183,11 @@ impl<DB: Backend> Tx<DB> {
     /// Whether a statement of the unit is on its way.
     pub(crate) fn is_in_flight(&self) -> bool {
         self.journal.is_in_flight()
+    }
+
+    /// What the opening answered.
+    pub(crate) fn answered(&self) -> &[i64] {
+        &self.closing.saved
     }
 
     pub(crate) fn take_hooks(&mut self) -> Hooks {

@@ -15,7 +15,7 @@ use super::{
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::isolation::Access;
 use crate::lock::{RowLock, Strength, Wait};
-use crate::policy::{Limits, Plan};
+use crate::policy::{Limits, Plan, Trace};
 
 impl Backend for MySql {}
 impl Sealed for MySql {}
@@ -108,8 +108,15 @@ impl Facts for MySql {
         recorded_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
     ) ENGINE = InnoDB";
 
-    fn record_operation(id: u128) -> String {
-        format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')")
+    fn trace(trace: Trace) -> Result<String, Failure> {
+        match trace {
+            Trace::Operation(id) => {
+                Ok(format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')"))
+            }
+            Trace::TransactionStatus => {
+                Err(Failure::unsupported("MySQL", "memory of transactions that have ended"))
+            }
+        }
     }
 
     fn purge_operations(older_than: Duration) -> String {

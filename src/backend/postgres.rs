@@ -10,12 +10,13 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
 use super::{
-    Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, whole_millis, wire, with_wait,
+    Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, TransactionStatus, whole_millis, wire,
+    with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::isolation::{Access, Isolation};
 use crate::lock::{RowLock, Strength};
-use crate::policy::{Limits, Plan};
+use crate::policy::{Limits, Plan, Trace};
 
 impl Backend for Postgres {}
 impl Sealed for Postgres {}
@@ -97,8 +98,29 @@ impl Facts for Postgres {
         recorded_at TIMESTAMPTZ NOT NULL DEFAULT now()
     )";
 
-    fn record_operation(id: u128) -> String {
-        format!("INSERT INTO atomically_operation (id) VALUES ('\\x{id:032x}')")
+    fn trace(trace: Trace) -> Result<String, Failure> {
+        Ok(match trace {
+            Trace::Operation(id) => format!("INSERT INTO atomically_operation (id) VALUES ('\\x{id:032x}')"),
+            Trace::TransactionStatus => {
+                format!(
+                    "SELECT unnest(ARRAY[pg_current_xact_id()::text::bigint, {INCARNATION}]) FROM pg_control_checkpoint()"
+                )
+            }
+        })
+    }
+
+    fn ask_for_status(answered: &[i64]) -> Option<String> {
+        let [number, started, timeline, checkpoint] = answered else { return None };
+        Some(format!(
+            "SELECT unnest(ARRAY[\
+                 CASE pg_xact_status('{number}') WHEN 'committed' THEN {} WHEN 'aborted' THEN {} \
+                 WHEN 'in progress' THEN {} ELSE 0 END, \
+                 CASE WHEN ARRAY[{INCARNATION}] = ARRAY[{started}, {timeline}, {checkpoint}]::bigint[] THEN 1 ELSE 0 END\
+             ]::bigint[]) FROM pg_control_checkpoint()",
+            TransactionStatus::COMMITTED,
+            TransactionStatus::ABORTED,
+            TransactionStatus::IN_PROGRESS,
+        ))
     }
 
     fn purge_operations(older_than: Duration) -> String {
@@ -167,6 +189,11 @@ impl Facts for Postgres {
         Survival::Over
     }
 }
+
+/// What changes when numbers of transactions may have been handed out again: the start of the server, its timeline, and
+/// its last checkpoint, which a recovery writes before anything else.
+const INCARNATION: &str = "(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, timeline_id::bigint, \
+                           (checkpoint_lsn - '0/0')::bigint";
 
 fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
     let owned = |text: Option<&str>| text.map(str::to_owned);

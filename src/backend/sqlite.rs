@@ -13,7 +13,7 @@ use super::{Backend, Closing, Ending, Facts, Report, Sealed, Survival, whole_mil
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::isolation::{Access, Begin};
 use crate::lock::RowLock;
-use crate::policy::{Limits, Plan};
+use crate::policy::{Limits, Plan, Trace};
 
 impl Backend for Sqlite {}
 impl Sealed for Sqlite {}
@@ -94,8 +94,15 @@ impl Facts for Sqlite {
         recorded_at INTEGER NOT NULL DEFAULT (unixepoch())
     ) WITHOUT ROWID";
 
-    fn record_operation(id: u128) -> String {
-        format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')")
+    fn trace(trace: Trace) -> Result<String, Failure> {
+        match trace {
+            Trace::Operation(id) => {
+                Ok(format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')"))
+            }
+            Trace::TransactionStatus => {
+                Err(Failure::unsupported("SQLite", "memory of transactions that have ended"))
+            }
+        }
     }
 
     fn purge_operations(older_than: Duration) -> String {

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 
 use crate::backoff::Backoff;
 use crate::isolation::{Access, Begin, Isolation};
-use crate::policy::{Limits, Plan};
+use crate::policy::{Limits, Plan, Resolve};
 
 /// How units of work are to be run, as far as the strategy is not to decide: for a transactor
 /// ([`PoolTransactor::options`](crate::PoolTransactor::options)) or for one run
@@ -54,7 +54,7 @@ pub struct Options {
     statement_timeout: Option<Duration>,
     idle_timeout: Option<Duration>,
     retry_unique: Option<u32>,
-    resolve_commits: Option<bool>,
+    resolve_commits: Option<Resolve>,
     seed: Option<u64>,
 }
 
@@ -161,11 +161,11 @@ impl Options {
     /// Finds out what became of a commit whose answer never came, instead of reporting it as
     /// [unknown](crate::Error::is_commit_unknown).
     ///
-    /// Each attempt then writes a row with an id of its own into the table `atomically_operation`, in the round trip that
-    /// opens the transaction. When a commit goes unanswered, the next attempt writes the *same* id first: if it is there
-    /// already, the earlier attempt was stored, and its value is answered; if not, the earlier one cannot be stored any
-    /// more, not even if it is still at work, and the unit runs again. All of that within the deadline; a commit that is
-    /// still unanswered then stays unknown.
+    /// With [`Resolve::Operation`] each attempt writes a row with an id of its own into the table `atomically_operation`,
+    /// in the round trip that opens the transaction. When a commit goes unanswered, the next attempt writes the *same* id
+    /// first: if it is there already, the earlier attempt was stored, and its value is answered; if not, the earlier one
+    /// cannot be stored any more, not even if it is still at work, and the unit runs again. All of that within the
+    /// deadline; a commit that is still unanswered then stays unknown.
     ///
     /// The table is made by [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or by
     /// your own migrations, and rows are removed by
@@ -175,8 +175,8 @@ impl Options {
     ///
     /// It costs a row for each transaction. And not on SQLite without need: there it makes a writer of every unit.
     #[must_use]
-    pub fn resolve_commits(mut self) -> Self {
-        self.resolve_commits = Some(true);
+    pub fn resolve_commits(mut self, by: Resolve) -> Self {
+        self.resolve_commits = Some(by);
         self
     }
 
@@ -237,9 +237,9 @@ impl Options {
         self.deadline.unwrap_or(Duration::from_secs(10))
     }
 
-    /// Whether attempts leave a trace that tells whether they were stored. One who only reads leaves none.
-    pub(super) fn resolves_commits(&self) -> bool {
-        self.resolve_commits == Some(true) && self.access != Some(Access::ReadOnly)
+    /// By what attempts can be found again. One who only reads leaves nothing to be found.
+    pub(super) fn resolves_commits(&self) -> Option<Resolve> {
+        self.resolve_commits.filter(|_| self.access != Some(Access::ReadOnly))
     }
 
     pub(super) fn unique_retries(&self) -> u32 {

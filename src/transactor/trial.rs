@@ -6,13 +6,14 @@ use tokio::runtime::Handle;
 use crate::backend::{Backend, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
 use crate::isolation::Access;
-use crate::policy::Plan;
+use crate::policy::{Plan, Resolve, Trace};
 use crate::tx::{
     Commit, End, Hooks, NotOpened, Session, Shield, Tx, holding, holds_connection_of, nested, not_connected,
 };
 
 use super::attempt::{Clock, Otherwise, Outcome, Timer, Trial, is_unique_violation};
 use super::options::Options;
+use super::resolve::{Fate, fate};
 use super::{Ended, Unit, Wish};
 
 /// A unit of work, in a transaction.
@@ -23,8 +24,10 @@ pub(super) struct UnitTrial<'a, DB: Backend> {
     unit: &'a mut dyn Unit<DB>,
     /// Those of the last attempt, which nothing has run yet.
     hooks: Hooks,
-    /// The id in the row that the last attempt wrote first.
-    operation: Option<u128>,
+    /// What the last attempt can be found by.
+    trace: Option<Trace>,
+    /// What its opening answered, to ask for it by.
+    answered: Vec<i64>,
     /// The last commit whose answer never came, and the hooks that wait for it.
     unresolved: Option<(Failure, Hooks)>,
 }
@@ -42,7 +45,8 @@ impl<'a, DB: Backend> UnitTrial<'a, DB> {
             before_acquire,
             unit,
             hooks: Hooks::default(),
-            operation: None,
+            trace: None,
+            answered: Vec::new(),
             unresolved: None,
         }
     }
@@ -57,7 +61,10 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         if holds_connection_of(self.pool) {
             return Outcome::failed(nested());
         }
-        self.name_operation();
+        if let Some(outcome) = self.look_back(timer).await {
+            return outcome;
+        }
+        self.leave_trace();
         let mut tx = match timer.within(self.opening(plan, attempt, clock).run()).await {
             Some(Ok(tx)) => tx,
             Some(Err(failure)) => return self.not_opened(failure, timer).await,
@@ -65,6 +72,9 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         };
         if DB::UNIQUE_KEYS_FENCE {
             self.unresolved = None;
+        }
+        if self.trace == Some(Trace::TransactionStatus) {
+            self.answered = tx.answered().to_vec();
         }
         let unit = holding(self.pool, self.unit.attempt(&mut tx));
         let Some(wish) = timer.within(unit).await else {
@@ -125,7 +135,7 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             }
             Commit::Unknown(failure) => {
                 self.unresolved = Some((failure.clone(), hooks));
-                Outcome::failed(failure.retryable(self.operation.is_some()))
+                Outcome::failed(failure.retryable(self.trace.is_some()))
             }
         }
     }
@@ -145,16 +155,46 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
 impl<DB: Backend> UnitTrial<'_, DB> {
     /// Each attempt writes an id of its own, until a commit goes unanswered: from then on that one's, so that at most one
     /// of them is ever stored.
-    fn name_operation(&mut self) {
-        let keeps = self.unresolved.is_some() && self.operation.is_some();
-        if self.options.resolves_commits() && !keeps {
-            self.operation = Some(rand::random());
+    fn leave_trace(&mut self) {
+        let keeps = self.unresolved.is_some() && self.trace.is_some();
+        if !keeps {
+            self.trace = self.options.resolves_commits().map(|by| match by {
+                Resolve::Operation => Trace::Operation(rand::random()),
+                Resolve::TransactionStatus => Trace::TransactionStatus,
+            });
+        }
+    }
+
+    /// Asks for the commit that went unanswered, where it left nothing that the next attempt would run into. Answers the
+    /// outcome of this attempt, unless the unit is to be run.
+    async fn look_back(&mut self, timer: &mut Timer) -> Option<Outcome<Ended>> {
+        if self.trace != Some(Trace::TransactionStatus) {
+            return None;
+        }
+        let unknown = self.unresolved()?;
+        let Some(fate) = timer.within(fate(self.pool, &self.answered)).await else {
+            return Some(Outcome::OutOfTime(None));
+        };
+        match fate {
+            Ok(Fate::Committed) => {
+                if let Some((_, hooks)) = self.unresolved.take() {
+                    run_hooks(hooks, End::Committed, timer).await;
+                }
+                Some(Outcome::Done(Ended::Committed))
+            }
+            Ok(Fate::Aborted) => {
+                self.unresolved = None;
+                None
+            }
+            Ok(Fate::Pending) => Some(Outcome::failed(unknown.retryable(true))),
+            Ok(Fate::Untold) => Some(Outcome::failed(unknown)),
+            Err(failure) => Some(Outcome::failed(failure)),
         }
     }
 
     fn opening(&self, plan: Plan, attempt: u32, clock: Clock) -> Opening<'_, DB> {
-        let (pool, options, operation) = (self.pool, self.options, self.operation);
-        Opening { pool, options, plan, attempt, clock, operation, before_acquire: self.before_acquire }
+        let (pool, options, trace) = (self.pool, self.options, self.trace);
+        Opening { pool, options, plan, attempt, clock, trace, before_acquire: self.before_acquire }
     }
 
     /// An id that is there already is the answer that the commit never gave.
@@ -186,7 +226,7 @@ struct Opening<'a, DB: Backend> {
     plan: Plan,
     attempt: u32,
     clock: Clock,
-    operation: Option<u128>,
+    trace: Option<Trace>,
     before_acquire: bool,
 }
 
@@ -197,8 +237,7 @@ impl<DB: Backend> Opening<'_, DB> {
         let mut replacements = self.pool.options().get_max_connections();
         loop {
             let limits = self.options.limits(self.clock.server_limit());
-            let tx =
-                Tx::open(self.pool, self.plan, limits, self.attempt, self.operation, self.before_acquire);
+            let tx = Tx::open(self.pool, self.plan, limits, self.attempt, self.trace, self.before_acquire);
             match tx.await {
                 Ok(tx) => return Ok(tx),
                 Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,

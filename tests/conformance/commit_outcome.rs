@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use atomically::{Error, ErrorKind, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use atomically::{Error, ErrorKind, Options, Pessimistic, PoolTransactor, Resolve, TransactorExt as _, Tx};
 use sqlx::Pool;
 use sqlx::pool::PoolOptions;
 use tokio::task::JoinSet;
@@ -21,7 +21,7 @@ async fn through<DB: TestBackend>(proxy: &Proxy, url: &str, connections: u32) ->
 
 async fn resolving<DB: TestBackend>(direct: &Pool<DB>, pool: &Pool<DB>) -> PoolTransactor<DB, Pessimistic> {
     Pessimistic::default().on(direct).create_operation_table().await.expect("the table of operations");
-    Pessimistic::default().on(pool).options(Options::new().resolve_commits())
+    Pessimistic::default().on(pool).options(Options::new().resolve_commits(Resolve::Operation))
 }
 
 /// Delivered or not, the answer is found out, and the unit is stored once. Hooks are told of one commit.
@@ -101,6 +101,8 @@ async fn transfer<DB: TestBackend>(tx: &mut Tx<DB>, k: i64) -> Result<(), Error>
 enum Client {
     /// Lets the crate find out.
     Resolving,
+    /// Lets the crate find out, by asking for the state of the transaction.
+    Asking,
     /// Takes it as it is.
     Careful,
     /// Runs everything again, as hand-written loops do.
@@ -115,6 +117,9 @@ async fn transfers<DB: TestBackend>(client: Client) -> Vec<(i64, Result<(), Erro
     let pool = through::<DB>(&proxy, &direct.url, 4).await;
     let db = match client {
         Client::Resolving => resolving(&direct, &pool).await,
+        Client::Asking => Pessimistic::default()
+            .on(&pool)
+            .options(Options::new().resolve_commits(Resolve::TransactionStatus)),
         Client::Careful | Client::Naive => Pessimistic::default().on(&pool),
     };
     let (before, after) = (Some(Fault::CutBefore), Some(Fault::CutAfter));
@@ -163,6 +168,20 @@ pub(crate) async fn random_cuts_apply_every_transfer_exactly_once<DB: TestBacken
     for (k, outcome) in outcomes.iter().enumerate() {
         assert_eq!(*outcome, (1, Ok(())), "transfer {k}");
     }
+}
+
+/// The server writes a checkpoint now and then, and does not answer for what began before it.
+pub(crate) async fn asked_for_by_status_they_are_applied_once<DB: TestBackend>() {
+    let outcomes = transfers::<DB>(Client::Asking).await;
+    let mut found_out = 0;
+    for (k, outcome) in outcomes.iter().enumerate() {
+        match outcome {
+            (1, Ok(())) => found_out += 1,
+            (0 | 1, Err(ErrorKind::CommitUnknown)) => {}
+            wrong => panic!("transfer {k}: {wrong:?}"),
+        }
+    }
+    assert!(found_out > TRANSFERS - 10, "only {found_out} were told");
 }
 
 pub(crate) async fn random_cuts_are_applied_once_or_reported_unknown<DB: TestBackend>() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use atomically::{
-    Atomic, Begin, Error, ErrorKind, Isolation, Options, Pessimistic, RowLock, Serializable,
+    Atomic, Begin, Error, ErrorKind, Isolation, Options, Pessimistic, Resolve, RowLock, Serializable,
     TransactorExt as _, Tx,
 };
 
@@ -95,11 +95,16 @@ pub(crate) async fn what_a_database_does_not_have_is_refused<DB: TestBackend>() 
     let second = Duration::from_secs(1);
     let refused = match DB::NAME {
         "PostgreSQL" => vec![Options::new().deferrable(), Options::new().begin(Begin::Immediate)],
-        "MySQL" => vec![Options::new().deferrable(), Options::new().begin(Begin::Exclusive)],
+        "MySQL" => vec![
+            Options::new().deferrable(),
+            Options::new().begin(Begin::Exclusive),
+            Options::new().resolve_commits(Resolve::TransactionStatus),
+        ],
         _ => vec![
             Options::new().deferrable(),
             Options::new().statement_timeout(second),
             Options::new().idle_timeout(second),
+            Options::new().resolve_commits(Resolve::TransactionStatus),
         ],
     };
     for options in refused {
