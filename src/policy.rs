@@ -84,7 +84,8 @@ pub enum Resolve {
     ///
     /// After a crash the number of a transaction that never reached the disk is handed out again, so "committed" may be
     /// somebody else's. It is believed only while the server has neither been started anew, nor recovered, nor written a
-    /// checkpoint, nor handed over to a standby since the transaction began; else the commit stays unknown.
+    /// checkpoint, nor handed over to a standby since the transaction began; else the commit stays unknown. It is also the
+    /// dearer of the two: at each opening the server reads its control file.
     TransactionStatus,
 }
 

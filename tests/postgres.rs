@@ -3,7 +3,13 @@
 mod conformance;
 mod support;
 
-use atomically::Pessimistic;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use atomically::{Backoff, Error, ErrorKind, Options, Pessimistic, Resolve, TransactorExt as _};
+use sqlx::postgres::PgPoolOptions;
+use support::servers::Server;
 
 conformance!(server sqlx::Postgres);
 
@@ -23,3 +29,81 @@ async fn write_skew_is_possible_without_serializable() {
 async fn asked_for_by_status_they_are_applied_once() {
     commit_outcome::asked_for_by_status_they_are_applied_once::<sqlx::Postgres>().await;
 }
+
+/// A transaction dies with the server in the middle of its COMMIT. Its number never reached the disk, is handed out again,
+/// and "committed" is somebody else's: whoever believes it has lost an update without knowing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_number_that_was_handed_out_again_is_not_believed() {
+    let mut server = tokio::task::spawn_blocking(Server::postgres).await.expect("a server");
+    let url = server.url().to_owned();
+    let pool = PgPoolOptions::new().max_connections(2).connect(&url).await.expect("a pool");
+    for sql in [
+        "CREATE TABLE stock (id BIGINT PRIMARY KEY, n BIGINT NOT NULL)",
+        "INSERT INTO stock VALUES (1, 0)",
+        "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER linger AFTER UPDATE ON stock DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION linger()",
+        "CREATE TABLE burnt (n BIGINT)",
+    ] {
+        sqlx::query(sql).execute(&pool).await.expect("set up");
+    }
+
+    // The pause before it is asked for leaves the time for what happens in between.
+    let pause = Backoff::exponential(Duration::from_secs(30), Duration::from_secs(30));
+    let options = Options::new()
+        .resolve_commits(Resolve::TransactionStatus)
+        .deadline(Duration::from_secs(120))
+        .backoff(pause)
+        .seed(SEED_OF_A_PAUSE_OF_SECONDS);
+    let db = Pessimistic::default().on(&pool).options(options);
+    let number = Arc::new(AtomicI64::new(0));
+    let noted = number.clone();
+    let run = tokio::spawn(async move {
+        db.run(async |tx| {
+            sqlx::query("UPDATE stock SET n = n + 1").execute(&mut *tx).await?;
+            let number =
+                sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *tx).await?;
+            noted.store(number, Ordering::Release);
+            Ok::<_, Error>(())
+        })
+        .await
+    });
+
+    let watcher = PgPoolOptions::new().max_connections(1).connect(&url).await.expect("a pool");
+    support::eventually(1_i64, async || {
+        let lingering =
+            "SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event = 'PgSleep'";
+        sqlx::query_scalar(lingering).fetch_one(&watcher).await.expect("the activity")
+    })
+    .await;
+    watcher.close().await;
+    let server = tokio::task::spawn_blocking(move || {
+        server.kill();
+        server.restart();
+        server
+    });
+    let server = server.await.expect("the server is back");
+    let lost = number.load(Ordering::Acquire);
+    let mut other = None;
+    let others = PgPoolOptions::new().max_connections(1).connect(&url).await.expect("a pool");
+    while other < Some(lost) {
+        let burn = "INSERT INTO burnt VALUES (1) RETURNING pg_current_xact_id()::text::bigint";
+        other = Some(sqlx::query_scalar(burn).fetch_one(&others).await.expect("a transaction"));
+    }
+    assert_eq!(other, Some(lost), "the number was not handed out again, so nothing was shown");
+    let believed: String = sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)")
+        .bind(lost.to_string())
+        .fetch_one(&others)
+        .await
+        .expect("a status");
+    assert_eq!(believed, "committed", "this is what must not be believed");
+
+    let error = run.await.expect("no panic").expect_err("nobody can know");
+    assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");
+    let n: i64 = sqlx::query_scalar("SELECT n FROM stock").fetch_one(&others).await.expect("the stock");
+    assert_eq!(n, 0, "and it was not committed");
+    drop(server);
+}
+
+/// Draws some four seconds out of thirty.
+const SEED_OF_A_PAUSE_OF_SECONDS: u64 = 34;
