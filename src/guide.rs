@@ -12,5 +12,8 @@ pub mod units {}
 #[doc = include_str!("guide/failures.md")]
 pub mod failures {}
 
+#[doc = include_str!("guide/operating.md")]
+pub mod operating {}
+
 #[doc = include_str!("guide/architecture.md")]
 pub mod architecture {}

@@ -1,0 +1,253 @@
+//! One attempt at a unit of work.
+
+use sqlx::Pool;
+use tokio::runtime::Handle;
+
+use super::{nobody_answered, waited_for_the_pool};
+use crate::backend::Backend;
+use crate::failure::{Failure, FailureKind};
+use crate::isolation::Access;
+use crate::policy::{Plan, Resolve, Trace};
+use crate::transactor::attempt::{Clock, Otherwise, Outcome, Timer, Trial, is_unique_violation};
+use crate::transactor::options::Options;
+use crate::transactor::resolve::{Fate, fate};
+use crate::transactor::{Ended, Unit, Wish};
+use crate::tx::{Commit, End, Hooks, NotOpened, Shield, Tx, holding, holds_connection_of, nested};
+
+/// A unit of work, in a transaction.
+pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
+    pool: &'a Pool<DB>,
+    options: &'a Options,
+    before_acquire: bool,
+    unit: &'a mut dyn Unit<DB>,
+    /// Those of the last attempt, which nothing has run yet.
+    hooks: Hooks,
+    /// What the last attempt can be found by.
+    trace: Option<Trace>,
+    /// What its opening answered, to ask for it by.
+    answered: Vec<i64>,
+    /// The last commit whose answer never came, and the hooks that wait for it.
+    unresolved: Option<(Failure, Hooks)>,
+}
+
+impl<'a, DB: Backend> UnitTrial<'a, DB> {
+    pub(in crate::transactor) fn new(
+        pool: &'a Pool<DB>,
+        options: &'a Options,
+        before_acquire: bool,
+        unit: &'a mut dyn Unit<DB>,
+    ) -> Self {
+        Self {
+            pool,
+            options,
+            before_acquire,
+            unit,
+            hooks: Hooks::default(),
+            trace: None,
+            answered: Vec::new(),
+            unresolved: None,
+        }
+    }
+}
+
+impl<DB: Backend> Trial for UnitTrial<'_, DB> {
+    type Output = Ended;
+
+    async fn once(&mut self, plan: Plan, attempt: u32, timer: &mut Timer) -> Outcome<Ended> {
+        let clock = timer.clock;
+        self.hooks = Hooks::default();
+        if holds_connection_of(self.pool) {
+            return Outcome::failed(nested());
+        }
+        if let Some(outcome) = self.look_back(timer).await {
+            return outcome;
+        }
+        self.leave_trace();
+        let mut tx = match timer.within(self.opening(plan, attempt, clock).run()).await {
+            Some(Ok(tx)) => tx,
+            Some(Err(failure)) => return self.not_opened(failure, timer).await,
+            None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
+        };
+        if DB::UNIQUE_KEYS_FENCE {
+            self.unresolved = None;
+        }
+        if self.trace == Some(Trace::TransactionStatus) {
+            self.answered = tx.answered().to_vec();
+        }
+        let unit = holding(self.pool, self.unit.attempt(&mut tx));
+        let Some(wish) = timer.within(unit).await else {
+            self.hooks = tx.take_hooks();
+            return Outcome::OutOfTime(waited_for_the_pool(self.pool, &tx));
+        };
+        let failure = match (tx.over(), wish) {
+            (Some(failure), _) => Some(failure.clone()),
+            // Databases that undo the statement alone leave it to the unit what it makes of a violation.
+            (None, Wish::RollBack) => tx.unique_violation().cloned(),
+            (None, Wish::Commit) => None,
+        };
+        match (failure, wish) {
+            (Some(failure), Wish::Commit) => {
+                self.roll_back(tx).await;
+                Outcome::Failed { failure, otherwise: Otherwise::Swallowed }
+            }
+            (Some(failure), Wish::RollBack) => {
+                self.roll_back(tx).await;
+                Outcome::Failed { failure, otherwise: Otherwise::Own(Ended::RolledBack) }
+            }
+            (None, Wish::RollBack) => {
+                // Behind the fence, and not wanted any more: nothing is left that could still be stored.
+                self.unresolved = None;
+                self.roll_back(tx).await;
+                Outcome::Done(Ended::RolledBack)
+            }
+            (None, Wish::Commit) if timer.clock.is_over() => {
+                self.roll_back(tx).await;
+                Outcome::OutOfTime(None)
+            }
+            (None, Wish::Commit) => self.commit(tx, timer).await,
+        }
+    }
+
+    fn unresolved(&self) -> Option<Failure> {
+        self.unresolved.as_ref().map(|(failure, _)| failure.clone())
+    }
+
+    async fn ended(&mut self, timer: &mut Timer) {
+        match self.unresolved.take() {
+            Some((_, hooks)) => run_hooks(hooks, End::Unknown, timer).await,
+            None => run_hooks(std::mem::take(&mut self.hooks), End::RolledBack, timer).await,
+        }
+    }
+}
+
+impl<DB: Backend> UnitTrial<'_, DB> {
+    async fn roll_back(&mut self, mut tx: Tx<DB>) {
+        self.hooks = tx.take_hooks();
+        tx.rollback().await;
+    }
+
+    async fn commit(&mut self, tx: Tx<DB>, timer: &mut Timer) -> Outcome<Ended> {
+        let reads_only = tx.plan().access == Access::ReadOnly;
+        let mut committing = tx.commit(timer.clock.deadline);
+        let (commit, hooks) = match timer.within(&mut committing).await {
+            Some((commit, waiting)) => (commit, waiting.hooks),
+            None => {
+                let waiting = committing.give_up();
+                (Commit::unanswered(), waiting.map(|waiting| waiting.hooks).unwrap_or_default())
+            }
+        };
+        match commit {
+            Commit::Done => {
+                self.unresolved = None;
+                run_hooks(hooks, End::Committed, timer).await;
+                Outcome::Done(Ended::Committed)
+            }
+            Commit::Refused(failure) => {
+                self.hooks = hooks;
+                Outcome::failed(failure)
+            }
+            // Nothing was written, so nothing can have been stored or lost.
+            Commit::Unknown(_) if reads_only && timer.clock.is_over() => Outcome::OutOfTime(None),
+            Commit::Unknown(failure) if reads_only => {
+                Outcome::failed(Failure::new(FailureKind::ConnectionLost, failure.message()).retryable(true))
+            }
+            Commit::Unknown(failure) => {
+                self.unresolved = Some((failure.clone(), hooks));
+                Outcome::failed(failure.retryable(self.trace.is_some()))
+            }
+        }
+    }
+
+    /// Each attempt writes an id of its own, until a commit goes unanswered: from then on that one's, so that at most one
+    /// of them is ever stored.
+    fn leave_trace(&mut self) {
+        let keeps = self.unresolved.is_some() && self.trace.is_some();
+        if !keeps {
+            self.trace = self.options.resolves_commits().map(|by| match by {
+                Resolve::Operation => Trace::Operation(rand::random()),
+                Resolve::TransactionStatus => Trace::TransactionStatus,
+            });
+        }
+    }
+
+    /// Asks for the commit that went unanswered, where it left nothing that the next attempt would run into. Answers the
+    /// outcome of this attempt, unless the unit is to be run.
+    async fn look_back(&mut self, timer: &mut Timer) -> Option<Outcome<Ended>> {
+        if self.trace != Some(Trace::TransactionStatus) {
+            return None;
+        }
+        let unknown = self.unresolved()?;
+        let Some(fate) = timer.within(fate(self.pool, &self.answered)).await else {
+            return Some(Outcome::OutOfTime(None));
+        };
+        match fate {
+            Ok(Fate::Committed) => {
+                if let Some((_, hooks)) = self.unresolved.take() {
+                    run_hooks(hooks, End::Committed, timer).await;
+                }
+                Some(Outcome::Done(Ended::Committed))
+            }
+            Ok(Fate::Aborted) => {
+                self.unresolved = None;
+                None
+            }
+            Ok(Fate::Pending) => Some(Outcome::failed(unknown.retryable(true))),
+            Ok(Fate::Untold) => Some(Outcome::failed(unknown)),
+            Err(failure) => Some(Outcome::failed(failure)),
+        }
+    }
+
+    fn opening(&self, plan: Plan, attempt: u32, clock: Clock) -> Opening<'_, DB> {
+        let (pool, options, trace) = (self.pool, self.options, self.trace);
+        Opening { pool, options, plan, attempt, clock, trace, before_acquire: self.before_acquire }
+    }
+
+    /// An id that is there already is the answer that the commit never gave.
+    async fn not_opened(&mut self, failure: Failure, timer: &mut Timer) -> Outcome<Ended> {
+        if !is_unique_violation(&failure) {
+            return Outcome::failed(failure);
+        }
+        match self.unresolved.take() {
+            Some((_, hooks)) => {
+                run_hooks(hooks, End::Committed, timer).await;
+                Outcome::Done(Ended::Committed)
+            }
+            None => Outcome::failed(failure),
+        }
+    }
+}
+
+/// Hooks are waited for until the deadline, and finished in any case.
+async fn run_hooks(hooks: Hooks, end: End, timer: &mut Timer) {
+    if !hooks.is_empty() {
+        timer.within(Shield::new(Handle::current(), hooks.run(end), ())).await;
+    }
+}
+
+/// What it takes to open a transaction.
+struct Opening<'a, DB: Backend> {
+    pool: &'a Pool<DB>,
+    options: &'a Options,
+    plan: Plan,
+    attempt: u32,
+    clock: Clock,
+    trace: Option<Trace>,
+    before_acquire: bool,
+}
+
+impl<DB: Backend> Opening<'_, DB> {
+    /// A pooled connection may have died since it was last used. Finding out is not an attempt: nothing was run. There
+    /// are at most as many of them as the pool holds.
+    async fn run(self) -> Result<Tx<DB>, Failure> {
+        let mut replacements = self.pool.options().get_max_connections();
+        loop {
+            let limits = self.options.limits(self.clock.server_limit());
+            let tx = Tx::open(self.pool, self.plan, limits, self.attempt, self.trace, self.before_acquire);
+            match tx.await {
+                Ok(tx) => return Ok(tx),
+                Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
+                Err(NotOpened { failure, .. }) => return Err(failure),
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! MariaDB under test.
+
+use atomically::{Error, Tx};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySql, Pool, Row, SqlStr};
+
+use super::statements::statements;
+use super::{BoxFuture, BoxStream, TestBackend, TestPool, as_written, fresh_name, servers, with_database};
+
+impl TestBackend for MySql {
+    const TOTAL: &'static str = "SELECT CAST(SUM(balance) AS SIGNED) FROM account";
+    const LEVEL_INSIDE: &'static str = "SELECT trx_isolation_level FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = connection_id()";
+    const LEVEL: &'static str = "SELECT @@tx_isolation";
+    const COMMIT: &'static str = "; COMMIT";
+    const SHORT_LOCK_TIMEOUT: &'static str = "SET innodb_lock_wait_timeout = 1";
+    const LIMITS: &'static str = "SELECT CONCAT_WS(' ', @@innodb_lock_wait_timeout, @@max_statement_time)";
+
+    fn pool(connections: u32) -> BoxFuture<'static, TestPool<Self>> {
+        Box::pin(async move {
+            let (server, name) = (servers::mysql_url(), fresh_name());
+            let mut admin = sqlx::MySqlConnection::connect(&server).await.expect("connect to MariaDB");
+            admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("create a database");
+            let url = with_database(&server, &name);
+            let pool = sqlx::mysql::MySqlPoolOptions::new()
+                .max_connections(connections)
+                .connect(&url)
+                .await
+                .expect("connect to MariaDB");
+            TestPool { pool, url, _directory: None }
+        })
+    }
+
+    /// `information_schema.innodb_trx` would be easier to read, but is renewed only when nobody has read it for a while.
+    fn open_transactions(pool: &Pool<Self>) -> BoxFuture<'_, i64> {
+        Box::pin(async move {
+            let sessions: Vec<i64> = sqlx::query_scalar(
+                "SELECT CAST(id AS SIGNED) FROM information_schema.processlist
+                 WHERE db = database() AND id <> connection_id()",
+            )
+            .fetch_all(pool)
+            .await
+            .expect("the sessions");
+            let status: String = sqlx::query("SHOW ENGINE INNODB STATUS")
+                .fetch_one(pool)
+                .await
+                .expect("the status")
+                .get("Status");
+            let in_transaction = |entry: &&str| {
+                let thread = entry.split_once("thread id ").and_then(|(_, rest)| rest.split(',').next());
+                let session = thread.and_then(|id| id.trim().parse().ok());
+                entry.contains(", ACTIVE") && session.is_some_and(|session| sessions.contains(&session))
+            };
+            status.split("---TRANSACTION").filter(in_transaction).count() as i64
+        })
+    }
+
+    statements!();
+
+    fn kill_sessions(url: &str) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut admin = sqlx::MySqlConnection::connect(url).await.expect("a connection");
+            let ids: Vec<i64> = sqlx::query_scalar(
+                "SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = database() AND id <> connection_id()",
+            )
+            .fetch_all(&mut admin)
+            .await
+            .expect("the sessions");
+            assert!(!ids.is_empty(), "there was no session");
+            for id in ids {
+                admin.execute(AssertSqlSafe(format!("KILL {id}"))).await.expect("kill");
+            }
+        })
+    }
+
+    fn sql(text: &str) -> SqlStr {
+        as_written(text)
+    }
+}

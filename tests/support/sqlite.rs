@@ -1,0 +1,65 @@
+//! SQLite under test.
+
+use std::time::Duration;
+
+use atomically::{Error, Options, Tx};
+use sqlx::{Connection, Executor, Pool, Row, SqlStr, Sqlite};
+
+use super::statements::statements;
+use super::{BoxFuture, BoxStream, TestBackend, TestPool, as_written};
+
+impl TestBackend for Sqlite {
+    const TOTAL: &'static str = "SELECT SUM(balance) FROM account";
+    const LEVEL_INSIDE: &'static str = "SELECT 'SERIALIZABLE'";
+    const LEVEL: &'static str = "SELECT ''";
+    const COMMIT: &'static str = "";
+    const SHORT_LOCK_TIMEOUT: &'static str = "";
+    const LIMITS: &'static str = "SELECT CAST(timeout AS TEXT) FROM pragma_busy_timeout";
+
+    fn pool(connections: u32) -> BoxFuture<'static, TestPool<Self>> {
+        Box::pin(async move {
+            let directory = tempfile::tempdir().expect("make a temporary directory");
+            let file = directory.path().join("test.db");
+            let options = sqlx::sqlite::SqliteConnectOptions::new()
+                .filename(&file)
+                .create_if_missing(true)
+                .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
+                .synchronous(sqlx::sqlite::SqliteSynchronous::Normal);
+            let pool = sqlx::sqlite::SqlitePoolOptions::new()
+                .max_connections(connections)
+                .connect_with(options)
+                .await
+                .expect("open SQLite");
+            TestPool { pool, url: format!("sqlite://{}", file.display()), _directory: Some(directory) }
+        })
+    }
+
+    /// SQLite tells nobody, but a writer gets in only when no other is.
+    fn open_transactions(pool: &Pool<Self>) -> BoxFuture<'_, i64> {
+        Box::pin(async move {
+            let mut connection = pool.acquire().await.expect("a connection");
+            let free = connection
+                .execute(sqlx::raw_sql(
+                    "PRAGMA busy_timeout = 0; BEGIN IMMEDIATE; ROLLBACK; PRAGMA busy_timeout = 5000",
+                ))
+                .await;
+            i64::from(free.is_err())
+        })
+    }
+
+    /// SQLite has none.
+    fn with_timeouts(options: Options, _limit: Duration) -> Options {
+        options
+    }
+
+    statements!();
+
+    fn kill_sessions(url: &str) -> BoxFuture<'_, ()> {
+        let _ = url;
+        Box::pin(async {})
+    }
+
+    fn sql(text: &str) -> SqlStr {
+        as_written(text)
+    }
+}
