@@ -98,6 +98,9 @@ impl<DB: Backend> Tx<DB> {
         let reply = DB::send_text(session.connection(), opening).await;
         let closing =
             Closing { plan, limits, saved: reply.integers, advisory_locks: Vec::new(), unwatched: false };
+        if !closing.saved.is_empty() {
+            session.cured_by(DB::rollback(&closing));
+        }
         let (journal, hooks) = (Journal::default(), Hooks::default());
         let mut tx = Self { session, journal, hooks, attempt, depth: 0, closing };
         let Some(error) = reply.error else { return Ok(tx) };

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use atomically::{Error, ErrorKind, FailureKind, Pessimistic, TransactorExt as _, Tx};
+use atomically::{Error, ErrorKind, FailureKind, Options, Pessimistic, TransactorExt as _, Tx};
 use sqlx::Sqlite;
 use support::TestBackend as _;
 
@@ -73,12 +73,22 @@ async fn a_database_in_memory_survives_a_dropped_run() {
         sqlx::query("CREATE TABLE counter (id BIGINT, value BIGINT)").execute(&pool).await.expect("a table");
         sqlx::query("INSERT INTO counter VALUES (1, 0)").execute(&pool).await.expect("a row");
         let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(50));
+        let before = Sqlite::limits(&pool).await;
         let run = db.run(async |tx: &mut Tx<Sqlite>| {
             outcomes::set_value(tx, 9).await?;
             std::future::pending::<()>().await;
             Ok::<_, Error>(())
         });
         assert_eq!(run.await.expect_err("too slow").kind(), ErrorKind::DeadlineExceeded);
+        let read_only = db.with(Options::new().read_only());
+        let run = read_only.run(async |_: &mut Tx<Sqlite>| {
+            std::future::pending::<()>().await;
+            Ok::<_, Error>(())
+        });
+        assert_eq!(run.await.expect_err("too slow").kind(), ErrorKind::DeadlineExceeded);
+        assert_eq!(Sqlite::limits(&pool).await, before, "{url}");
+        let update = Sqlite::sql("UPDATE counter SET value = value + 0");
+        Sqlite::pool_execute(&pool, update, &[]).await.expect("the next borrower may write");
         assert_eq!(increments::value(&pool).await, 0, "{url}");
     }
 }

@@ -1,5 +1,6 @@
 //! A pooled connection that only goes back to the pool after a clean, awaited end.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ struct Held<DB: Backend> {
     /// Closing a connection spawns a task, and a drop may happen anywhere.
     runtime: Handle,
     options: Arc<<DB::Connection as sqlx::Connection>::Options>,
+    /// What makes the connection usable again where it must not be closed.
+    cure: Cow<'static, str>,
 }
 
 impl<DB: Backend> Session<DB> {
@@ -39,12 +42,18 @@ impl<DB: Backend> Session<DB> {
             Some(connection) => connection,
             None => pool.acquire().await?,
         };
-        let held = Held { connection, runtime: Handle::current(), options: pool.connect_options() };
+        let (runtime, options) = (Handle::current(), pool.connect_options());
+        let held = Held { connection, runtime, options, cure: "ROLLBACK".into() };
         Ok(Self(scopeguard::guard(held, abandon)))
     }
 
     pub(crate) fn connection(&mut self) -> &mut DB::Connection {
         &mut self.0.connection
+    }
+
+    /// What a rollback has to put back, besides.
+    pub(super) fn cured_by(&mut self, rollback: Cow<'static, str>) {
+        self.0.cure = rollback;
     }
 
     /// Gives the connection back to the pool after a clean end.
@@ -55,12 +64,12 @@ impl<DB: Backend> Session<DB> {
 
 /// The end of a connection that had no clean one.
 fn abandon<DB: Backend>(held: Held<DB>) {
-    let Held { mut connection, runtime, options } = held;
+    let Held { mut connection, runtime, options, cure } = held;
     let _inside = runtime.enter();
     if DB::lives_in_its_connection(&options) {
         // Closing it would lose the database. In memory there is no network to be stuck on.
         runtime.spawn(async move {
-            let _ = DB::send_text(&mut connection, "ROLLBACK".to_owned()).await;
+            let _ = DB::send_text(&mut connection, cure.into_owned()).await;
         });
     } else {
         let connection = connection.detach();
