@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests (arguments go to `cargo test`). On Debian and Ubuntu it first installs what they need and the machine
-# lacks: PostgreSQL, MariaDB and a C compiler. The tests start servers of their own, so no system service is started.
+# lacks: PostgreSQL, pgbouncer, MariaDB and a C compiler. The tests start servers of their own, so no system service is
+# started.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,6 +22,10 @@ fi
 if [[ -z ${ATOMICALLY_POSTGRES_URL:-}${ATOMICALLY_POSTGRES_BIN:-} ]] && ! command -v initdb >/dev/null &&
     ! any /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb {/opt/homebrew,/usr/local}/opt/postgresql*/bin/initdb; then
     missing+=(postgresql)
+fi
+if [[ -z ${ATOMICALLY_PGBOUNCER_BIN:-} ]] && ! command -v pgbouncer >/dev/null &&
+    ! any {/usr/sbin,/usr/local/sbin}/pgbouncer; then
+    missing+=(pgbouncer)
 fi
 if [[ -z ${ATOMICALLY_MYSQL_URL:-}${ATOMICALLY_MARIADB_BIN:-} ]] && ! command -v mariadbd >/dev/null &&
     ! any {/usr/sbin,/usr/local/sbin,/usr/libexec}/mariadbd {/opt/homebrew,/usr/local}/opt/mariadb*/bin/mariadbd; then
@@ -52,10 +57,11 @@ install_quietly() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/dev/null
-    # Nor shall the next boot start it.
+    # Nor shall the next boot start them.
     for package; do
-        if [ "$package" = mariadb-server ] && command -v systemctl >/dev/null; then
-            systemctl --quiet disable mariadb.service >/dev/null 2>&1 || true
+        service=${package%-server}
+        if [ "$package" != postgresql ] && command -v systemctl >/dev/null; then
+            systemctl --quiet disable "$service.service" >/dev/null 2>&1 || true
         fi
     done
 }

@@ -167,6 +167,8 @@ impl Facts for Postgres {
             }
             // 58C00 is CockroachDB's "range unavailable".
             "57P03" | "53300" | "53000" | "53200" | "08001" | "08004" | "58C00" => (Kind::Unavailable, true),
+            // What pgbouncer says when it has lost its server, or has none.
+            "08P01" if report.fatal => (Kind::Unavailable, true),
             "25006" => (Kind::ReadOnly, true),
             // 3B001: a savepoint that is gone took the transaction with it.
             "25P02" | "3B001" => (Kind::Aborted, false),

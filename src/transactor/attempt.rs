@@ -9,6 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::{Error, Spent};
 use crate::failure::{ConstraintKind, Failure, FailureKind};
+use crate::isolation::Access;
 use crate::policy::{Plan, Strategy, Verdict};
 
 use super::options::Options;
@@ -163,6 +164,8 @@ async fn attempts<X: Trial>(
         let gives_up = match failure.kind() {
             // Whatever the strategy says: an unknown commit is never blindly run again, but only behind its fence.
             FailureKind::CommitUnknown => !failure.is_retryable(),
+            // It is not the server that takes no writes, but the transaction that was asked to take none.
+            FailureKind::ReadOnly if plan.access == Access::ReadOnly => true,
             _ => strategy.verdict(&failure) == Verdict::GiveUp,
         };
         if gives_up && !retries_unique {

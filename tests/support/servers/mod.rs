@@ -8,6 +8,7 @@
 mod find;
 mod lifetime;
 mod mariadb;
+mod pgbouncer;
 mod postgres;
 mod process;
 
@@ -74,6 +75,20 @@ impl Server {
     #[track_caller]
     pub(crate) fn mariadb() -> Self {
         must(start_mariadb())
+    }
+
+    /// Starts a pgbouncer in front of this PostgreSQL, which must outlive it, with or without its support for prepared
+    /// statements. Versions that have no such support ignore the wish.
+    #[track_caller]
+    pub(crate) fn pgbouncer(&self, prepared_statements: bool) -> Self {
+        let found = pgbouncer::Pgbouncer::find(self.port, prepared_statements);
+        must(found.and_then(|pooler| Self::start(Box::new(pooler))))
+    }
+
+    /// Whether the pgbouncer that would be started supports prepared statements.
+    #[track_caller]
+    pub(crate) fn pgbouncer_prepares() -> bool {
+        must(pgbouncer::Pgbouncer::find(0, true).and_then(|pooler| pooler.can_prepare()))
     }
 
     /// The URL of its database `test`, for the user `app` who may do everything; it stays the same over a restart.

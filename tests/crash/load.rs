@@ -1,0 +1,136 @@
+//! Clients that transfer money, and note what they were told.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use atomically::{
+    Error, ErrorKind, Failure, Options, Pessimistic, Plan, PoolTransactor, Resolve, Strategy,
+    TransactorExt as _, Tx, Verdict,
+};
+use sqlx::Pool;
+
+use crate::support::TestBackend;
+
+pub(crate) const ACCOUNTS: i64 = 10;
+
+/// More than a restart takes on a machine that is busy with other things.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a client does about a commit that was not answered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Client {
+    /// Lets the crate find out.
+    Resolving,
+    /// Takes it as it is.
+    Careful,
+    /// Runs everything again, as hand-written loops do.
+    Naive,
+}
+
+/// Counts the attempts of one run, and those among them that failed with anything but an unanswered commit: of those, no
+/// strategy is asked.
+#[derive(Debug, Clone, Default)]
+struct Counting {
+    attempts: Arc<AtomicU32>,
+    failures: Arc<AtomicU32>,
+}
+
+impl Strategy for Counting {
+    fn plan(&self, attempt: u32) -> Plan {
+        self.attempts.store(attempt, SeqCst);
+        Pessimistic::default().plan(attempt)
+    }
+
+    fn verdict(&self, failure: &Failure) -> Verdict {
+        self.failures.fetch_add(1, SeqCst);
+        Pessimistic::default().verdict(failure)
+    }
+}
+
+/// What became of a transfer, as its client sees it.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// `Ok` holds the number of the attempt that was stored.
+    pub(crate) outcome: Result<u32, ErrorKind>,
+    pub(crate) attempts: u32,
+    pub(crate) failures: u32,
+    pub(crate) took: Duration,
+}
+
+pub(crate) struct Load<DB: TestBackend> {
+    pool: Pool<DB>,
+    client: Client,
+    next: AtomicI64,
+    in_flight: AtomicU32,
+    stopped: AtomicBool,
+    told: Mutex<BTreeMap<i64, Told>>,
+}
+
+impl<DB: TestBackend> Load<DB> {
+    pub(crate) fn new(pool: Pool<DB>, client: Client) -> Self {
+        let (next, in_flight, stopped) = Default::default();
+        Self { pool, client, next, in_flight, stopped, told: Mutex::default() }
+    }
+
+    async fn transfer(&self, k: i64) -> Told {
+        let (counting, start) = (Counting::default(), Instant::now());
+        let options = Options::new().deadline(DEADLINE).attempts(u32::MAX);
+        let options = if self.client == Client::Resolving {
+            options.resolve_commits(Resolve::Operation)
+        } else {
+            options
+        };
+        let db = PoolTransactor::new(counting.clone(), &self.pool).options(options);
+        let once = async || db.run(async |tx: &mut Tx<DB>| transfer(tx, k).await).await;
+        let mut outcome = once().await;
+        while self.client == Client::Naive && outcome.is_err() {
+            outcome = once().await;
+        }
+        Told {
+            outcome: outcome.map_err(|error| error.kind()),
+            attempts: counting.attempts.load(SeqCst),
+            failures: counting.failures.load(SeqCst),
+            took: start.elapsed(),
+        }
+    }
+
+    /// Transfers until it is told to stop.
+    pub(crate) async fn run(&self) {
+        while !self.stopped.load(SeqCst) {
+            let k = self.next.fetch_add(1, SeqCst);
+            self.in_flight.fetch_add(1, SeqCst);
+            let told = self.transfer(k).await;
+            self.in_flight.fetch_sub(1, SeqCst);
+            self.told.lock().expect("what was told").insert(k, told);
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, SeqCst);
+    }
+
+    /// How many transfers have begun and not ended.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(SeqCst)
+    }
+
+    /// What the clients were told, by transfer.
+    pub(crate) fn take_told(&self) -> BTreeMap<i64, Told> {
+        std::mem::take(&mut *self.told.lock().expect("what was told"))
+    }
+
+    pub(crate) fn done(&self) -> usize {
+        self.told.lock().expect("what was told").len()
+    }
+}
+
+async fn transfer<DB: TestBackend>(tx: &mut Tx<DB>, k: i64) -> Result<u32, Error> {
+    let (from, to) = (k % ACCOUNTS, (k * 3 + 1) % ACCOUNTS);
+    DB::lock_accounts(tx, &[from, to]).await?;
+    DB::execute(tx, DB::sql("UPDATE account SET balance = balance - 1 WHERE id = ?"), &[from]).await?;
+    DB::execute(tx, DB::sql("UPDATE account SET balance = balance + 1 WHERE id = ?"), &[to]).await?;
+    DB::execute(tx, DB::sql("INSERT INTO ledger VALUES (?)"), &[k]).await?;
+    Ok(tx.attempt())
+}

@@ -1,0 +1,156 @@
+//! Transfers while their server is killed and started again.
+
+mod load;
+mod mortal;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomically::{Error, ErrorKind, Pessimistic, TransactorExt as _, Tx};
+use futures_util::TryStreamExt as _;
+use load::{ACCOUNTS, Client, DEADLINE, Load, Told};
+use mortal::Mortal;
+use sqlx::pool::PoolOptions;
+use sqlx::{MySql, Postgres};
+use tokio::task::{JoinSet, spawn_blocking, yield_now};
+use tokio::time::timeout;
+
+const CLIENTS: u32 = 4;
+const KILLS: u32 = 8;
+/// Every other kill comes while a commit is held.
+const HELD: u32 = KILLS / 2;
+
+/// Kills the server under load, again and again, and answers how often each transfer was applied and what its client was
+/// told.
+async fn transfers<DB: Mortal>(client: Client) -> Vec<(usize, Told)> {
+    let mut server = spawn_blocking(DB::server).await.expect("a server");
+    let url = server.url().to_owned();
+    let direct = DB::another(&url).await;
+    for sql in [
+        "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL)",
+        "CREATE TABLE ledger (k BIGINT NOT NULL)",
+    ] {
+        DB::pool_execute(&direct, DB::sql(sql), &[]).await.expect("create a table");
+    }
+    for id in 0..ACCOUNTS {
+        let account = DB::sql("INSERT INTO account VALUES (?, 1000)");
+        DB::pool_execute(&direct, account, &[id]).await.expect("an account");
+    }
+    Pessimistic::default().on(&direct).create_operation_table().await.expect("the table of operations");
+
+    let pool = PoolOptions::<DB>::new().max_connections(CLIENTS).connect(&url).await.expect("a pool");
+    let load = Arc::new(Load::new(pool, client));
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let load = load.clone();
+        clients.spawn(async move { load.run().await });
+    }
+    for kill in 0..KILLS {
+        let enough = load.done() + 10 + 7 * kill as usize;
+        let at_work = async {
+            while load.done() < enough {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(DEADLINE, at_work).await.expect("the load goes on after a restart");
+        let held = if kill % 2 == 1 { Some(DB::hold_a_commit(&url).await) } else { None };
+        for _ in 0..kill {
+            yield_now().await;
+        }
+        assert!(load.in_flight() > 0, "kill {kill} came when nobody was at work");
+        let restart = move || {
+            server.kill();
+            server.restart();
+            server
+        };
+        server = spawn_blocking(restart).await.expect("a server that starts again");
+        drop(held);
+    }
+    load.stop();
+    while let Some(client) = clients.join_next().await {
+        client.expect("no client dies");
+    }
+
+    let direct = DB::another(&url).await;
+    let total = DB::pool_fetch(&direct, DB::sql(DB::TOTAL), &[]).await.expect("the total");
+    assert_eq!(total, ACCOUNTS * 1000, "money was made or lost");
+    let db = Pessimistic::default().on(&direct);
+    let ledger = db.run(async |tx: &mut Tx<DB>| {
+        let rows = DB::stream(tx, DB::sql("SELECT k FROM ledger"));
+        Ok::<Vec<i64>, Error>(rows.try_collect().await?)
+    });
+    let mut applied = BTreeMap::<i64, usize>::new();
+    for k in ledger.await.expect("the ledger") {
+        *applied.entry(k).or_default() += 1;
+    }
+    let told = load.take_told();
+    let disturbed = told.values().filter(|told| told.attempts > 1 || told.outcome.is_err()).count();
+    assert!(disturbed >= KILLS as usize, "{KILLS} kills were noticed by {disturbed} transfers only");
+    let outcomes = told.into_iter().map(|(k, told)| (applied.remove(&k).unwrap_or(0), told)).collect();
+    assert!(applied.is_empty(), "nobody was told of {applied:?}");
+    outcomes
+}
+
+/// Answers how many unanswered commits turned out not to be stored, and to be stored.
+async fn careful<DB: Mortal>() -> [u32; 2] {
+    let mut unknown = [0, 0];
+    for (applied, told) in transfers::<DB>(Client::Careful).await {
+        match (applied, &told.outcome) {
+            (1, Ok(_)) => {}
+            (0 | 1, Err(ErrorKind::CommitUnknown)) => unknown[applied] += 1,
+            _ => panic!("applied {applied} times: {told:?}"),
+        }
+    }
+    unknown
+}
+
+/// Answers how many unanswered commits the crate found not to be stored, and to be stored.
+async fn resolving<DB: Mortal>() -> [u32; 2] {
+    let mut resolved = [0, 0];
+    for (applied, told) in transfers::<DB>(Client::Resolving).await {
+        match (applied, &told.outcome) {
+            (1, Ok(stored)) if told.attempts > told.failures + 1 => {
+                resolved[usize::from(*stored < told.attempts)] += 1;
+            }
+            (1, Ok(_)) => {}
+            (0 | 1, Err(ErrorKind::CommitUnknown)) if told.took >= DEADLINE => {}
+            _ => panic!("applied {applied} times: {told:?}"),
+        }
+    }
+    resolved
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_applies_once_or_says_that_it_is_unknown() {
+    let [_, stored] = careful::<Postgres>().await;
+    assert!(stored >= HELD, "{stored} commits were stored and not answered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_finds_out_and_applies_once() {
+    let [_, stored] = resolving::<Postgres>().await;
+    assert!(stored >= HELD, "{stored} commits were stored and not answered");
+}
+
+/// The loop that people write, on the same server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_naive_retry_applies_some_twice() {
+    let outcomes = transfers::<Postgres>(Client::Naive).await;
+    let twice = outcomes.iter().filter(|(applied, _)| *applied > 1).count();
+    assert!(twice >= HELD as usize, "only {twice}: the test cannot tell right from wrong");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_applies_once_or_says_that_it_is_unknown() {
+    let [lost, _] = careful::<MySql>().await;
+    assert!(lost >= HELD, "{lost} commits were lost");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_finds_out_and_applies_once() {
+    let [lost, _] = resolving::<MySql>().await;
+    assert!(lost >= HELD, "{lost} commits were lost");
+}

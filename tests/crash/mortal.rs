@@ -1,0 +1,53 @@
+//! Servers that are killed, at moments that matter.
+
+use sqlx::{MySql, Pool, Postgres};
+
+use crate::support::servers::Server;
+use crate::support::{TestBackend, eventually};
+
+/// A database whose server can be killed.
+pub(crate) trait Mortal: TestBackend {
+    fn server() -> Server;
+
+    /// Returns when a commit waits for what will not come while this server lives, or this pool does.
+    async fn hold_a_commit(url: &str) -> Pool<Self>;
+}
+
+impl Mortal for Postgres {
+    fn server() -> Server {
+        Server::postgres()
+    }
+
+    /// Commits that are stored wait for a standby that does not exist. The setting is gone from the file again before the
+    /// server is.
+    async fn hold_a_commit(url: &str) -> Pool<Self> {
+        let pool = Self::another(url).await;
+        let execute = async |sql: &'static str| sqlx::query(sql).execute(&pool).await.expect(sql);
+        execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+        execute("SELECT pg_reload_conf()").await;
+        let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')";
+        eventually(true, async || sqlx::query_scalar(waiting).fetch_one(&pool).await.expect("an answer"))
+            .await;
+        execute("ALTER SYSTEM RESET synchronous_standby_names").await;
+        pool
+    }
+}
+
+impl Mortal for MySql {
+    fn server() -> Server {
+        Server::mariadb()
+    }
+
+    /// Commits wait for a backup, and are not stored.
+    async fn hold_a_commit(url: &str) -> Pool<Self> {
+        let pool = Self::another(url).await;
+        let backup =
+            "BACKUP STAGE START; BACKUP STAGE FLUSH; BACKUP STAGE BLOCK_DDL; BACKUP STAGE BLOCK_COMMIT";
+        sqlx::raw_sql(backup).execute(&pool).await.expect(backup);
+        let waiting = "SELECT EXISTS (SELECT * FROM information_schema.processlist WHERE info LIKE 'COMMIT%'
+            AND state = 'Waiting for backup lock')";
+        eventually(true, async || sqlx::query_scalar(waiting).fetch_one(&pool).await.expect("an answer"))
+            .await;
+        pool
+    }
+}

@@ -1,0 +1,261 @@
+//! Behind a pgbouncer that hands out server connections for one transaction at a time.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use atomically::{Atomic, Error, Options, Pessimistic, Resolve, TransactorExt as _, Tx};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{Postgres, Row as _};
+use support::TestBackend as _;
+use support::servers::Server;
+use tokio::task::{JoinSet, spawn_blocking};
+
+const TASKS: u32 = 16;
+const ROUNDS: i64 = 40;
+/// As many as pgbouncer is told to open.
+const SERVER_CONNECTIONS: u32 = 4;
+
+/// A pooler and the server behind it, in the order in which they are to go.
+struct Pooled {
+    pooler: Server,
+    server: Server,
+}
+
+impl Pooled {
+    /// With a table `counter` and a table of operations.
+    async fn start(prepared_statements: bool) -> Self {
+        let start = move || {
+            let server = Server::postgres();
+            Self { pooler: server.pgbouncer(prepared_statements), server }
+        };
+        let pooled = spawn_blocking(start).await.expect("a pooler and a server");
+        let direct = pooled.direct().await;
+        let create = "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL);
+                      CREATE TABLE tried (k BIGINT);
+                      INSERT INTO counter VALUES (1, 0), (2, 0)";
+        sqlx::raw_sql(create).execute(&direct).await.expect("the tables");
+        Pessimistic::default().on(&direct).create_operation_table().await.expect("the table of operations");
+        pooled
+    }
+
+    async fn direct(&self) -> PgPool {
+        PgPoolOptions::new().max_connections(1).connect(self.server.url()).await.expect("a direct pool")
+    }
+
+    async fn clients(&self, most: u32) -> PgPool {
+        let pool = PgPoolOptions::new().max_connections(most).connect(self.pooler.url()).await;
+        pool.expect("a pool by way of pgbouncer")
+    }
+
+    async fn sum(&self) -> i64 {
+        let sum = sqlx::query_scalar("SELECT CAST(sum(value) AS BIGINT) FROM counter");
+        sum.fetch_one(&self.direct().await).await.expect("the sum of the counters")
+    }
+}
+
+#[derive(Debug)]
+enum Own {
+    GaveUp,
+    Transaction(Error),
+}
+
+impl From<Error> for Own {
+    fn from(error: Error) -> Self {
+        Self::Transaction(error)
+    }
+}
+
+impl From<sqlx::Error> for Own {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Transaction(error.into())
+    }
+}
+
+/// Uses whatever the crate sends by itself.
+async fn unit(tx: &mut Tx<Postgres>, round: i64) -> Result<(), Own> {
+    tx.advisory_lock(("round", round % 7)).await?;
+    let missing = tx.lock_rows("counter", "id", &[2_i64, 1, 3]).await?;
+    assert_eq!(missing, [3]);
+    let undone: Result<(), Own> = tx
+        .savepoint(async |tx: &mut Tx<Postgres>| {
+            let insert = sqlx::query("INSERT INTO tried VALUES ($1)").bind(round);
+            insert.persistent(false).execute(&mut *tx).await?;
+            Err(Own::GaveUp)
+        })
+        .await;
+    assert!(matches!(undone, Err(Own::GaveUp)), "{undone:?}");
+    let select = tx.for_update("SELECT value FROM counter WHERE id = 1");
+    let value: i64 = sqlx::query_scalar(select).persistent(false).fetch_one(&mut *tx).await?;
+    let update = sqlx::query("UPDATE counter SET value = $1 WHERE id = 1");
+    let done = update.bind(value + 1).persistent(false).execute(&mut *tx).await?;
+    tx.expect_one(done.rows_affected())?;
+    if round % 5 == 4 { Err(Own::GaveUp) } else { Ok(()) }
+}
+
+async fn sends_work(prepared_statements: bool) {
+    let pooled = Pooled::start(prepared_statements).await;
+    let second = Duration::from_secs(1);
+    let options = Options::new()
+        .resolve_commits(Resolve::Operation)
+        .deadline(60 * second)
+        .lock_timeout(50 * second)
+        .statement_timeout(55 * second)
+        .idle_timeout(58 * second);
+    let db = Pessimistic::default().on(&pooled.clients(TASKS).await).options(options);
+    let mut tasks = JoinSet::new();
+    for _ in 0..TASKS {
+        let db = db.clone();
+        tasks.spawn(async move {
+            for round in 0..ROUNDS {
+                match db.run(async |tx: &mut Tx<Postgres>| unit(tx, round).await).await {
+                    Ok(()) => assert!(round % 5 != 4),
+                    Err(Own::GaveUp) => assert!(round % 5 == 4),
+                    Err(Own::Transaction(error)) => panic!("{error:?}"),
+                }
+            }
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.expect("every unit ends as it wished");
+    }
+
+    let committed = i64::from(TASKS) * ROUNDS / 5 * 4;
+    assert_eq!(pooled.sum().await, committed);
+    let direct = pooled.direct().await;
+    for (count, expected) in [
+        ("SELECT count(*) FROM atomically_operation", committed),
+        ("SELECT count(*) FROM tried", 0),
+        ("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'", 0),
+    ] {
+        let counted: i64 = sqlx::query_scalar(count).fetch_one(&direct).await.expect(count);
+        assert_eq!(counted, expected, "{count}");
+    }
+    assert_eq!(Postgres::open_transactions(&direct).await, 0);
+    no_setting_is_left_behind(&pooled).await;
+}
+
+/// Asks on all connections that the pooler has to the server, held at the same time, and by other clients than before.
+async fn no_setting_is_left_behind(pooled: &Pooled) {
+    let (pool, mut held, mut servers) =
+        (pooled.clients(SERVER_CONNECTIONS).await, Vec::new(), BTreeSet::new());
+    for _ in 0..SERVER_CONNECTIONS {
+        let mut client = pool.acquire().await.expect("a client");
+        for ask in
+            ["BEGIN; SHOW lock_timeout", "SHOW statement_timeout", "SHOW idle_in_transaction_session_timeout"]
+        {
+            let answer = sqlx::raw_sql(ask).fetch_one(&mut *client).await.expect(ask);
+            assert_eq!(answer.get::<String, _>(0), "0", "{ask}");
+        }
+        let server = sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(&mut *client).await.expect("its pid");
+        servers.insert(server.get::<i32, _>(0));
+        held.push(client);
+    }
+    assert_eq!(servers.len(), SERVER_CONNECTIONS as usize, "not all connections were asked");
+}
+
+/// Without and, where the installed pgbouncer can, with it keeping track of prepared statements.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_crate_sends_works() {
+    sends_work(false).await;
+    if Server::pgbouncer_prepares() {
+        sends_work(true).await;
+    }
+}
+
+/// pgbouncer without a server refuses with an error of its own, and goes on once the server is back. So do the units.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_behind_the_pooler_is_waited_for() {
+    let Pooled { pooler, mut server } = Pooled::start(false).await;
+    let pool = PgPoolOptions::new().max_connections(8).connect(pooler.url()).await.expect("a pool");
+    let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(60)).attempts(10_000);
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut tasks = JoinSet::new();
+    for _ in 0..8 {
+        let (db, stopped) = (db.clone(), stopped.clone());
+        tasks.spawn(async move {
+            let (mut done, mut unknown, mut retried) = (0, 0, 0);
+            while !*stopped.borrow() {
+                let unit = db.run(async |tx: &mut Tx<Postgres>| {
+                    change(tx, "UPDATE counter SET value = value + $1 WHERE id = 1", 1, false).await?;
+                    Ok::<_, Error>(tx.attempt())
+                });
+                match unit.await {
+                    Ok(attempt) => {
+                        done += 1;
+                        retried += i64::from(attempt > 1);
+                    }
+                    Err(error) if error.is_commit_unknown() => unknown += 1,
+                    Err(error) => panic!("an outage is no end: {error:?}"),
+                }
+            }
+            (done, unknown, retried)
+        });
+    }
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server = spawn_blocking(move || {
+            server.kill();
+            std::thread::sleep(Duration::from_millis(300));
+            server.restart();
+            server
+        })
+        .await
+        .expect("the server is back");
+    }
+    stop.send_replace(true);
+    let (mut done, mut unknown, mut retried) = (0, 0, 0);
+    while let Some(task) = tasks.join_next().await {
+        let counts = task.expect("no unit ends otherwise");
+        (done, unknown, retried) = (done + counts.0, unknown + counts.1, retried + counts.2);
+    }
+    assert!(retried > 0, "no unit noticed");
+    let value = Pooled { pooler, server }.sum().await;
+    assert!((done..=done + unknown).contains(&value), "{done} done, {unknown} unknown, {value} stored");
+}
+
+/// Adds to the counter, or subtracts, in a statement that the driver keeps or does not keep.
+async fn change(tx: &mut Tx<Postgres>, sql: &'static str, by: i64, keep: bool) -> Result<(), Error> {
+    let done = sqlx::query(sql).bind(by).persistent(keep).execute(&mut *tx).await?;
+    tx.expect_one(done.rows_affected())
+}
+
+/// What two clients whose first statements differ make of the counters: one adds 1 ten times, the other one subtracts 100
+/// ten times, and all of it is said to be done.
+async fn added_and_subtracted(keep: bool) -> i64 {
+    const ADD: &str = "UPDATE counter SET value = value + $1 WHERE id = 1";
+    const SUBTRACT: &str = "UPDATE counter SET value = value - $1 WHERE id = 2";
+    let pooled = Pooled::start(false).await;
+    let adding = Atomic::default().on(&pooled.clients(1).await);
+    let subtracting = Atomic::default().on(&pooled.clients(1).await);
+    let inner = subtracting.clone();
+    // At the same time, so that each has a server connection of its own.
+    let both = adding.run(async |tx: &mut Tx<Postgres>| {
+        change(tx, ADD, 0, keep).await?;
+        inner.run(async |tx: &mut Tx<Postgres>| change(tx, SUBTRACT, 0, keep).await).await
+    });
+    both.await.expect("two units at a time");
+    for _ in 0..10 {
+        for (client, sql, by) in [(&adding, ADD, 1), (&subtracting, SUBTRACT, 100)] {
+            // The pool still has a word with the server when a unit is done, on whichever connection is free.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let alone = client.run(async |tx: &mut Tx<Postgres>| change(tx, sql, by, keep).await);
+            alone.await.expect("a unit by itself");
+        }
+    }
+    pooled.sum().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_that_are_not_kept_are_the_right_ones() {
+    assert_eq!(added_and_subtracted(false).await, 10 - 1000);
+}
+
+/// Why that is not optional. The driver numbers the statements that it keeps, connection by connection, and the pooler
+/// lets one client run what another one prepared under the same number. Nobody on the client's side can tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_that_are_kept_without_support_may_be_others() {
+    let sum = added_and_subtracted(true).await;
+    assert_ne!(sum, 10 - 1000, "every statement was the right one");
+}
