@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use atomically::{Backoff, Error, ErrorKind, Options, Pessimistic, Resolve, TransactorExt as _};
+use atomically::{
+    Backoff, Error, ErrorKind, Options, Pessimistic, Resolve, Serializable, TransactorExt as _,
+};
 use sqlx::postgres::PgPoolOptions;
 use support::servers::Server;
 
@@ -28,6 +30,20 @@ async fn write_skew_is_possible_without_serializable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn asked_for_by_status_they_are_applied_once() {
     commit_outcome::asked_for_by_status_they_are_applied_once::<sqlx::Postgres>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_can_be_deferrable() {
+    let pool = increments::counter::<sqlx::Postgres>(1).await;
+    let db = Serializable::default().on(&pool).options(Options::new().read_only().deferrable());
+    let deferrable: String = db
+        .run(async |tx| {
+            let show = "SELECT current_setting('transaction_deferrable') || current_setting('transaction_read_only')";
+            Ok::<_, Error>(sqlx::query_scalar(show).fetch_one(&mut *tx).await?)
+        })
+        .await
+        .expect("a report");
+    assert_eq!(deferrable, "onon");
 }
 
 /// A transaction dies with the server in the middle of its COMMIT. Its number never reached the disk, is handed out again,

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use atomically::{Error, ErrorKind, FailureKind, Options, Pessimistic, TransactorExt as _, Tx};
+use atomically::{Begin, Error, ErrorKind, FailureKind, Options, Pessimistic, TransactorExt as _, Tx};
 use sqlx::Sqlite;
 use support::TestBackend as _;
 
@@ -62,6 +62,21 @@ async fn an_automatic_rollback_is_noticed_before_the_next_statement() {
         .expect_err("the transaction had ended");
     assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
     assert_eq!(increments::value(&pool).await, 0);
+}
+
+/// Who takes the right to write at once keeps it from the others, and who does not, does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn begin_takes_what_was_asked_for() {
+    let pool = increments::counter::<Sqlite>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    for (begin, locked) in [(Begin::Deferred, 0), (Begin::Immediate, 1), (Begin::Exclusive, 1)] {
+        let others = pool.pool.clone();
+        let unit = db.with(Options::new().begin(begin));
+        let seen = unit
+            .run(async |_: &mut Tx<Sqlite>| Ok::<_, Error>(Sqlite::open_transactions(&others).await))
+            .await;
+        assert_eq!(seen.expect("a commit"), locked, "{begin:?}");
+    }
 }
 
 /// A database in memory lives in its connection: a run that is dropped must not take it along.

@@ -68,6 +68,20 @@ pub(crate) async fn without_time_it_stays_unknown<DB: TestBackend>() {
     assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");
 }
 
+/// One who only read has stored nothing, and lost nothing: it runs again.
+pub(crate) async fn an_unanswered_commit_of_a_reader_is_run_again<DB: TestBackend>() {
+    let direct = counter::<DB>(1).await;
+    let proxy = Proxy::to(&direct.url).await;
+    let pool = through::<DB>(&proxy, &direct.url, 2).await;
+    let db = Pessimistic::default().on(&pool).options(Options::new().read_only());
+    proxy.cycle(DB::COMMIT, &[Some(Fault::CutAfter), None, None]);
+    let read = db.run(async |tx: &mut Tx<DB>| {
+        DB::fetch(tx, DB::sql("SELECT value FROM counter WHERE id = 1"), &[]).await?;
+        Ok::<_, Error>(tx.attempt())
+    });
+    assert_eq!(read.await.expect("the second attempt"), 2);
+}
+
 const TRANSFERS: i64 = 200;
 const ACCOUNTS: i64 = 10;
 

@@ -90,6 +90,8 @@ macro_rules! conformance {
             network::a_peer_that_falls_silent_is_a_typed_error_in_time,
             network::a_commit_that_is_not_answered_is_unknown,
             commit_outcome::an_unanswered_commit_is_resolved,
+            commit_outcome::an_unanswered_commit_of_a_reader_is_run_again,
+            options::an_idle_unit_is_run_again,
             commit_outcome::without_time_it_stays_unknown,
             commit_outcome::random_cuts_apply_every_transfer_exactly_once,
             commit_outcome::random_cuts_are_applied_once_or_reported_unknown,

@@ -86,6 +86,28 @@ pub(crate) async fn timeouts_are_set_and_gone<DB: TestBackend>() {
     assert_eq!(DB::limits(&pool).await, before);
 }
 
+/// The server closes the connection of a unit that is busy elsewhere for too long; nothing was stored, so it runs again.
+pub(crate) async fn an_idle_unit_is_run_again<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let db = Pessimistic::default().on(&pool).options(Options::new().idle_timeout(Duration::from_secs(1)));
+    let unit = async |tx: &mut Tx<DB>| {
+        set_value(tx, 1).await?;
+        if tx.attempt() == 1 {
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+        }
+        set_value(tx, 2).await?;
+        Ok::<_, Error>(tx.attempt())
+    };
+    match db.run(unit).await {
+        Ok(attempts) => {
+            assert_eq!(attempts, 2);
+            assert_eq!(value(&pool).await, 2);
+        }
+        // MySQL has no such limit, and MariaDB has.
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}"),
+    }
+}
+
 /// Before anything is run: the pool is not even asked for a connection.
 pub(crate) async fn what_a_database_does_not_have_is_refused<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;

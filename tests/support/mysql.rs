@@ -1,4 +1,4 @@
-//! MariaDB under test.
+//! MariaDB under test; and MySQL, where `ATOMICALLY_MYSQL_URL` names one.
 
 use atomically::{Error, Tx};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySql, Pool, Row, SqlStr};
@@ -9,10 +9,11 @@ use super::{BoxFuture, BoxStream, TestBackend, TestPool, as_written, fresh_name,
 impl TestBackend for MySql {
     const TOTAL: &'static str = "SELECT CAST(SUM(balance) AS SIGNED) FROM account";
     const LEVEL_INSIDE: &'static str = "SELECT trx_isolation_level FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = connection_id()";
-    const LEVEL: &'static str = "SELECT @@tx_isolation";
+    const LEVEL: &'static str = "SELECT /*M! @@tx_isolation*/ /*!50720 @@transaction_isolation*/";
     const COMMIT: &'static str = "; COMMIT";
     const SHORT_LOCK_TIMEOUT: &'static str = "SET innodb_lock_wait_timeout = 1";
-    const LIMITS: &'static str = "SELECT CONCAT_WS(' ', @@innodb_lock_wait_timeout, @@max_statement_time)";
+    const LIMITS: &'static str = "SELECT CONCAT_WS(' ', @@innodb_lock_wait_timeout
+         /*M! , @@max_statement_time*/ /*!50708 , @@max_execution_time*/)";
 
     fn pool(connections: u32) -> BoxFuture<'static, TestPool<Self>> {
         Box::pin(async move {
