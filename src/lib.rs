@@ -32,8 +32,9 @@
 //! - [`TransactorExt::run`] runs a unit of work; [`Tx`] is what it runs on.
 //! - [`Pessimistic`], [`Optimistic`], [`Atomic`] and [`Serializable`] are the strategies; [`Strategy`] is how to write
 //!   one.
+//! - [`Options`] is what can be asked for beyond that, for all runs or for one.
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database said.
-//! - The [`guide`] argues: which strategy when, and what each failure means for you.
+//! - The [`guide`] argues: which strategy when, what can go wrong and does, and what stands between you and your database.
 //!
 //! # What it promises
 //!

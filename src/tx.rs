@@ -46,7 +46,8 @@ pub(crate) use shield::Shield;
 /// # Constraint violations
 ///
 /// MySQL, MariaDB and SQLite undo the statement alone and go on; PostgreSQL ends the transaction. A unit that wants to
-/// go on after one everywhere asks first (`ON CONFLICT`, `INSERT IGNORE`) instead of trying.
+/// go on after one everywhere asks first (`ON CONFLICT`, `INSERT IGNORE`), or tries inside of a
+/// [`savepoint`](Self::savepoint).
 ///
 /// # Statements that are dropped
 ///
