@@ -193,6 +193,11 @@ pub(crate) fn failure_of<DB: Facts>(error: &sqlx::Error, nowait: bool) -> Option
     }
 }
 
+/// The same, for whom there always has to be one.
+pub(crate) fn failure_or_other<DB: Facts>(error: &sqlx::Error) -> Failure {
+    failure_of::<DB>(error, false).unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()))
+}
+
 fn failure_without_server(error: &sqlx::Error) -> Option<Failure> {
     let kind = match error {
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use sqlx::{Pool, SqlSafeStr, SqlStr};
 
-use crate::backend::{Backend, Closing, failure_of};
+use crate::backend::{Backend, Closing, failure_or_other};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::policy::{Limits, Plan, Trace};
@@ -23,7 +23,7 @@ mod shield;
 pub use body::{Repeatable, TxFn};
 pub(crate) use ending::Commit;
 pub(crate) use hooks::{End, Hooks};
-use journal::{Journal, failure_or_other};
+use journal::Journal;
 use locks::with_clause;
 pub(crate) use nesting::{holding, holds_connection_of, nested};
 pub(crate) use session::Session;
@@ -105,7 +105,7 @@ impl<DB: Backend> Tx<DB> {
         let (journal, hooks) = (Journal::default(), Hooks::default());
         let mut tx = Self { session, journal, hooks, attempt, depth: 0, closing };
         let Some(error) = reply.error else { return Ok(tx) };
-        let failure = failure_or_other::<DB>(&error, false);
+        let failure = failure_or_other::<DB>(&error);
         let stale_connection = failure.kind() == FailureKind::ConnectionLost;
         tx.journal.end(failure.clone());
         tx.rollback().await;
@@ -209,8 +209,7 @@ impl NotOpened {
 pub(crate) fn not_connected<DB: Backend>(error: &sqlx::Error) -> Failure {
     match error {
         sqlx::Error::Io(error) => Failure::new(FailureKind::Unavailable, error.to_string()).retryable(true),
-        error => failure_of::<DB>(error, false)
-            .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string())),
+        error => failure_or_other::<DB>(error),
     }
 }
 

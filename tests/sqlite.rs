@@ -64,6 +64,28 @@ async fn an_automatic_rollback_is_noticed_before_the_next_statement() {
     assert_eq!(increments::value(&pool).await, 0);
 }
 
+/// A savepoint outside of a transaction opens one of its own, and its release commits it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_automatic_rollback_is_noticed_before_a_savepoint() {
+    let pool = increments::counter::<Sqlite>(1).await;
+    let db = Pessimistic::default().on(&pool);
+    let error = db
+        .run(async |tx: &mut Tx<Sqlite>| {
+            let _ = sqlx::query("INSERT OR ROLLBACK INTO counter VALUES (1, 0, 0)").execute(&mut *tx).await;
+            let _ = tx
+                .savepoint(async |tx: &mut Tx<Sqlite>| {
+                    outcomes::set_value(tx, 6).await?;
+                    Ok::<_, Error>(())
+                })
+                .await;
+            Ok::<_, Error>(())
+        })
+        .await
+        .expect_err("the transaction had ended");
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
+    assert_eq!(increments::value(&pool).await, 0);
+}
+
 /// Who takes the right to write at once keeps it from the others, and who does not, does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn begin_takes_what_was_asked_for() {

@@ -2,8 +2,8 @@
 
 use sqlx::Pool;
 
-use crate::backend::{Backend, TransactionStatus, failure_of};
-use crate::failure::{Failure, FailureKind};
+use crate::backend::{Backend, TransactionStatus, failure_or_other};
+use crate::failure::Failure;
 use crate::tx::{Session, not_connected};
 
 /// What became of a transaction.
@@ -31,8 +31,7 @@ pub(super) async fn fate<DB: Backend>(pool: &Pool<DB>, answered: &[i64]) -> Resu
         }
         // It does not know the number: of another life of the server, or long forgotten.
         Some(sqlx::Error::Database(_)) => Ok(Fate::Untold),
-        Some(error) => Err(failure_of::<DB>(&error, false)
-            .unwrap_or_else(|| Failure::new(FailureKind::ConnectionLost, error.to_string()).retryable(true))),
+        Some(error) => Err(failure_or_other::<DB>(&error)),
     }
 }
 

@@ -7,10 +7,9 @@ use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::backend::{Backend, Reply};
+use crate::backend::{Backend, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 
-use super::journal::failure_or_other;
 use super::shield::{Finish, Shieldable};
 use super::{End, Hooks, Shield, Tx};
 
@@ -107,7 +106,7 @@ impl<DB: Backend> Tx<DB> {
             Ok(Reply { error: None, .. }) => true,
             // There was nothing left to roll back.
             Ok(Reply { error: Some(error), .. }) => {
-                failure_or_other::<DB>(&error, false).kind() == FailureKind::Aborted
+                failure_or_other::<DB>(&error).kind() == FailureKind::Aborted
             }
             Err(_) => false,
         };
@@ -125,7 +124,7 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {
     let Some(error) = &reply.error else {
         return Commit::Unknown(unanswered());
     };
-    let failure = failure_or_other::<DB>(error, false);
+    let failure = failure_or_other::<DB>(error);
     let spoke = matches!(error, sqlx::Error::Database(_));
     if reply.completed < before_commit && spoke && !is_end_of_session(&failure) {
         return Commit::Refused(not_ours_any_more(failure));

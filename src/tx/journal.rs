@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::backend::{Backend, Survival, TransactionOver, WatchedQuery, failure_of, with_failure};
+use crate::backend::{
+    Backend, Survival, TransactionOver, WatchedQuery, failure_of, failure_or_other, with_failure,
+};
 use crate::error::Error;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 
@@ -128,17 +130,35 @@ impl Journal {
     pub(super) fn end_control<DB: Backend>(&mut self, error: Option<sqlx::Error>) -> Result<(), Error> {
         self.in_flight = false;
         let Some(error) = error else { return Ok(()) };
-        let failure = failure_or_other::<DB>(&error, false);
+        let failure = failure_or_other::<DB>(&error);
         self.end(failure.clone());
         Err(Error::failed(failure, None))
     }
 }
 
 /// Lets a statement of the crate's own pass, or answers why it may not.
-pub(super) fn admit_control(journal: &mut Journal) -> Result<(), Error> {
+pub(super) async fn admit_control<DB: Backend>(
+    journal: &mut Journal,
+    connection: &mut DB::Connection,
+) -> Result<(), Error> {
+    make_sure::<DB>(journal, connection).await;
     match journal.over() {
         Some(failure) => Err(Error::failed(failure.clone(), None)),
         None => Ok(()),
+    }
+}
+
+/// Asks whether a failed statement has ended the transaction, where nobody can tell without asking.
+async fn make_sure<DB: Backend>(journal: &mut Journal, connection: &mut DB::Connection) {
+    let Some(statement) = journal.ask.take() else { return };
+    journal.begin_statement();
+    let reply = DB::send_text(connection, statement.to_owned()).await;
+    journal.in_flight = false;
+    if reply.error.is_none() {
+        journal.end(Failure::new(
+            FailureKind::Aborted,
+            "a failed statement had ended the transaction, and another one was about to be run outside of it",
+        ));
     }
 }
 
@@ -148,17 +168,7 @@ pub(super) async fn admit<DB: Backend>(
     connection: &mut DB::Connection,
     query: &WatchedQuery<DB>,
 ) -> Result<(), sqlx::Error> {
-    if let Some(statement) = journal.ask.take() {
-        journal.begin_statement();
-        let reply = DB::send_text(connection, statement.to_owned()).await;
-        journal.in_flight = false;
-        if reply.error.is_none() {
-            journal.end(Failure::new(
-                FailureKind::Aborted,
-                "a failed statement had ended the transaction, and another one was about to be run outside of it",
-            ));
-        }
-    }
+    make_sure::<DB>(journal, connection).await;
     if journal.over().is_none() && ends_transactions(query.sql()) {
         journal.end(Failure::new(
             FailureKind::Aborted,
@@ -175,21 +185,19 @@ pub(super) async fn admit<DB: Backend>(
     Ok(())
 }
 
-/// The failure of an error of the crate's own statements, of which there is always one to make.
-pub(super) fn failure_or_other<DB: Backend>(error: &sqlx::Error, nowait: bool) -> Failure {
-    failure_of::<DB>(error, nowait).unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()))
-}
-
 fn ends_transactions(sql: &str) -> bool {
-    const REFUSED: [&str; 6] = ["BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"];
+    const REFUSED: [&str; 7] = ["BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE"];
     let mut words = without_leading_comments(sql)
         .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| !word.is_empty());
     let Some(first) = words.next() else { return false };
     match REFUSED.iter().find(|word| word.eq_ignore_ascii_case(first)) {
-        // ROLLBACK TO a savepoint stays inside; so does everything MySQL STARTs but a transaction.
+        // ROLLBACK TO a savepoint stays inside; so does everything that is STARTed or PREPAREd but a
+        // transaction.
         Some(&"ROLLBACK") => !words.any(|word| word.eq_ignore_ascii_case("TO")),
-        Some(&"START") => words.next().is_some_and(|word| word.eq_ignore_ascii_case("TRANSACTION")),
+        Some(&("START" | "PREPARE")) => {
+            words.next().is_some_and(|word| word.eq_ignore_ascii_case("TRANSACTION"))
+        }
         Some(_) => true,
         None => false,
     }
@@ -225,6 +233,7 @@ mod tests {
             "START TRANSACTION",
             "-- why\n/* so */ COMMIT AND CHAIN",
             "ROLLBACK WORK",
+            "PREPARE TRANSACTION 'x'",
         ] {
             assert!(ends_transactions(sql), "{sql}");
         }
@@ -236,6 +245,7 @@ mod tests {
             "ROLLBACK WORK TO a",
             "SAVEPOINT a",
             "START SLAVE",
+            "PREPARE x AS SELECT 1",
             "committed",
             "-- COMMIT",
             "/* COMMIT",

@@ -101,10 +101,11 @@ impl<DB: Backend> Tx<DB> {
 
     /// A statement of the crate's own, whose failure ends the transaction. Answers the integers that it answers.
     pub(super) async fn control(&mut self, sql: String) -> Result<Vec<i64>, Error> {
-        admit_control(&mut self.journal)?;
-        self.journal.begin_statement();
-        let reply = DB::send_text(self.session.connection(), sql).await;
-        self.journal.end_control::<DB>(reply.error)?;
+        let (journal, connection) = self.parts();
+        admit_control::<DB>(journal, connection).await?;
+        journal.begin_statement();
+        let reply = DB::send_text(connection, sql).await;
+        journal.end_control::<DB>(reply.error)?;
         Ok(reply.integers)
     }
 }
