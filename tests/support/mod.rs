@@ -29,6 +29,9 @@ pub(crate) trait TestBackend: Backend {
     /// The isolation level of the transaction that is open.
     const LEVEL_INSIDE: &'static str;
 
+    /// How [`LIMITS`](Self::LIMITS) begins with 2 s for locks and 3 s for statements.
+    const TWO_AND_THREE_SECONDS: &'static str;
+
     /// The limits on statements and lock waits, as one text.
     const LIMITS: &'static str;
 

@@ -7,6 +7,7 @@ use super::statements::statements;
 use super::{BoxFuture, BoxStream, TestBackend, TestPool, as_written, fresh_name, servers, with_database};
 
 impl TestBackend for MySql {
+    const TWO_AND_THREE_SECONDS: &'static str = "2 3";
     const TOTAL: &'static str = "SELECT CAST(SUM(balance) AS SIGNED) FROM account";
     const LEVEL_INSIDE: &'static str = "SELECT trx_isolation_level FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = connection_id()";
     const LEVEL: &'static str = "SELECT /*M! @@tx_isolation*/ /*!50720 @@transaction_isolation*/";

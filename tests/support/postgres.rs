@@ -7,6 +7,7 @@ use super::statements::statements;
 use super::{BoxFuture, BoxStream, TestBackend, TestPool, fresh_name, numbered, servers, with_database};
 
 impl TestBackend for Postgres {
+    const TWO_AND_THREE_SECONDS: &'static str = "lock_timeout=2000 statement_timeout=3000";
     const TOTAL: &'static str = "SELECT CAST(SUM(balance) AS BIGINT) FROM account";
     const LEVEL_INSIDE: &'static str = "SELECT current_setting('transaction_isolation')";
     const LEVEL: &'static str = "SELECT current_setting('transaction_isolation')";

@@ -9,6 +9,7 @@ use super::statements::statements;
 use super::{BoxFuture, BoxStream, TestBackend, TestPool, as_written};
 
 impl TestBackend for Sqlite {
+    const TWO_AND_THREE_SECONDS: &'static str = "2000";
     const TOTAL: &'static str = "SELECT SUM(balance) FROM account";
     const LEVEL_INSIDE: &'static str = "SELECT 'SERIALIZABLE'";
     const LEVEL: &'static str = "SELECT ''";
