@@ -11,6 +11,7 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 
 use crate::failure::{Failure, FailureKind};
+use crate::intercept::Fault;
 use crate::lock::{RowLock, Wait};
 use crate::policy::{Limits, Plan, Trace};
 
@@ -24,9 +25,10 @@ mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod text;
+mod values;
 mod wire;
 
-pub(crate) use known::{TransactionOver, with_failure};
+pub(crate) use known::{Injected, TransactionOver, with_failure};
 pub use wire::Key;
 pub(crate) use wire::{Reply, WatchedQuery, Wire};
 
@@ -97,6 +99,19 @@ pub trait Facts: Wire + Sealed {
 
     /// What is left of a transaction after this failure.
     fn after(failure: &Failure) -> Survival;
+
+    /// The statement that asks a server which session this is; `None` where there is no server.
+    const SESSION: Option<&'static str>;
+
+    /// How it is found out which of these sessions wait for locks; `None` where waiting is not the server's business.
+    fn lock_waits(sessions: &[i64]) -> Option<LockWaits>;
+
+    /// How a fault is brought about; `None` for one of the network's, which needs no database.
+    fn provoke(fault: Fault) -> Option<Provocation>;
+
+    /// The values of a statement, taken from how the driver shows its arguments to programmers: it has no other way of
+    /// showing them. `None` when they cannot be made out.
+    fn shown_arguments(arguments: &str) -> Option<Vec<String>>;
 
     /// Whether closing the last connection loses the data: SQLite in memory.
     fn lives_in_its_connection(_options: &ConnectOptions<Self>) -> bool {
@@ -179,6 +194,38 @@ pub enum Survival {
     Ask(&'static str),
     /// The transaction is over, or must not be gone on with.
     Over,
+}
+
+/// How a server is asked who waits for locks.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct LockWaits {
+    /// One or more statements, sent as one.
+    pub sql: String,
+    /// What the last column of each row says.
+    pub read: fn(&str) -> Vec<LockWait>,
+}
+
+/// A session that waits for a lock.
+#[doc(hidden)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockWait {
+    /// Who waits.
+    pub session: i64,
+    /// For whom, as far as the server says.
+    pub blocked_by: Vec<i64>,
+    /// For what, in the server's words.
+    pub lock: String,
+}
+
+/// How a fault is brought about.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provocation {
+    /// By a text that makes the server raise it, and leaves the transaction as it does.
+    Send(&'static str),
+    /// By an error without a server: a statement that fails like this has done nothing.
+    Pretend(FailureKind),
 }
 
 /// What a driver's error says about the database; `None` where it only says something about the caller (a row that

@@ -56,6 +56,7 @@
 //! | `postgres` | PostgreSQL and what speaks its protocol | `sqlx/postgres` |
 //! | `mysql` | MySQL, MariaDB and what speaks their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
+//! | `testing` | [`testing`]: tests that explore interleavings and inject faults | |
 //!
 //! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -64,6 +65,7 @@
     not(all(feature = "postgres", feature = "mysql", feature = "sqlite")),
     allow(dead_code, reason = "helpers of the databases that are left out")
 )]
+#![cfg_attr(not(feature = "testing"), allow(dead_code, reason = "what only tests are told"))]
 
 // Words: plain data, no I/O, no database.
 mod failure;
@@ -72,6 +74,7 @@ mod isolation;
 mod lock;
 mod backoff;
 mod policy;
+mod intercept;
 // Facts about databases.
 mod backend;
 // One attempt.
@@ -79,6 +82,9 @@ mod tx;
 // Many attempts.
 mod transactor;
 mod strategy;
+// Built on top.
+#[cfg(feature = "testing")]
+pub mod testing;
 // Essays.
 pub mod guide;
 

@@ -273,7 +273,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// One statement as its own transaction; answers how many rows it touched.
     pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
-        let mut statement = StatementTrial { pool: &self.pool, query };
+        let mut statement = StatementTrial { pool: &self.pool, options: &self.options, query };
         until_done(&*self.strategy, &self.options, &mut statement).await
     }
 }

@@ -7,12 +7,14 @@ use sqlx::{Pool, SqlSafeStr, SqlStr};
 use crate::backend::{Backend, Closing, failure_or_other};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
+use crate::intercept::{Shared, StepKind};
 use crate::policy::{Limits, Plan, Trace};
 
 mod body;
 mod ending;
 mod executor;
 mod hooks;
+mod interception;
 mod journal;
 mod locks;
 mod nesting;
@@ -23,6 +25,8 @@ mod shield;
 pub use body::{Repeatable, TxFn};
 pub(crate) use ending::Commit;
 pub(crate) use hooks::{End, Hooks};
+pub(crate) use interception::Interception;
+use interception::send;
 use journal::Journal;
 use locks::with_clause;
 pub(crate) use nesting::{holding, holds_connection_of, nested};
@@ -67,6 +71,17 @@ pub struct Tx<DB: Backend> {
     depth: u32,
     /// How it was opened, and what that left to be put back.
     closing: Closing,
+    interception: Option<Interception>,
+}
+
+/// How a transaction is to be opened.
+pub(crate) struct Opening {
+    pub(crate) plan: Plan,
+    pub(crate) limits: Limits,
+    pub(crate) attempt: u32,
+    pub(crate) trace: Option<Trace>,
+    pub(crate) before_acquire: bool,
+    pub(crate) interceptor: Option<Shared>,
 }
 
 /// Why no transaction could be opened.
@@ -81,14 +96,8 @@ impl<DB: Backend> Tx<DB> {
     /// Takes a connection and opens a transaction on it, in one round trip.
     ///
     /// Cancellation: the connection is closed, so that no half-open transaction gets back into the pool.
-    pub(crate) async fn open(
-        pool: &Pool<DB>,
-        plan: Plan,
-        limits: Limits,
-        attempt: u32,
-        trace: Option<Trace>,
-        before_acquire: bool,
-    ) -> Result<Self, NotOpened> {
+    pub(crate) async fn open(pool: &Pool<DB>, opening: Opening) -> Result<Self, NotOpened> {
+        let Opening { plan, limits, attempt, trace, before_acquire, interceptor } = opening;
         let mut opening = DB::opening(&plan, &limits).map_err(NotOpened::because)?;
         if let Some(trace) = trace {
             opening = format!("{opening}; {}", DB::trace(trace).map_err(NotOpened::because)?);
@@ -96,14 +105,21 @@ impl<DB: Backend> Tx<DB> {
         let mut session = Session::acquire(pool, before_acquire)
             .await
             .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;
-        let reply = DB::send_text(session.connection(), opening).await;
+        let interception = match interceptor {
+            Some(interceptor) => {
+                Some(Interception::new::<DB>(interceptor, attempt, session.connection()).await)
+            }
+            None => None,
+        };
+        let connection = session.connection();
+        let reply = send::<DB>(interception.as_ref(), connection, StepKind::Begin, opening).await;
         let closing =
             Closing { plan, limits, saved: reply.integers, advisory_locks: Vec::new(), unwatched: false };
         if !closing.saved.is_empty() {
             session.cured_by(DB::rollback(&closing));
         }
         let (journal, hooks) = (Journal::default(), Hooks::default());
-        let mut tx = Self { session, journal, hooks, attempt, depth: 0, closing };
+        let mut tx = Self { session, journal, hooks, attempt, depth: 0, closing, interception };
         let Some(error) = reply.error else { return Ok(tx) };
         let failure = failure_or_other::<DB>(&error);
         let stale_connection = failure.kind() == FailureKind::ConnectionLost;

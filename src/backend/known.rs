@@ -13,6 +13,9 @@ pub(super) fn failure(error: &(dyn DatabaseError + 'static)) -> Option<Failure> 
     if let Some(over) = error.try_downcast_ref::<TransactionOver>() {
         return Some(over.0.clone());
     }
+    if let Some(injected) = error.try_downcast_ref::<Injected>() {
+        return Some(injected.0.clone());
+    }
     let carried = error.source()?.downcast_ref::<Carried>()?;
     Some(carried.0.clone())
 }
@@ -22,6 +25,11 @@ pub(super) fn failure(error: &(dyn DatabaseError + 'static)) -> Option<Failure> 
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction is over, this statement was not run: {0}")]
 pub(crate) struct TransactionOver(pub(crate) Failure);
+
+/// A failure that no server raised, for tests of what is made of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Injected(pub(crate) Failure);
 
 /// Lets a database error carry its failure, for whoever turns it into an error of this crate later on.
 ///
@@ -93,28 +101,35 @@ impl DatabaseError for Carrier {
     }
 }
 
-impl DatabaseError for TransactionOver {
-    fn message(&self) -> &str {
-        self.0.message()
-    }
+/// An error that is nothing but its failure.
+macro_rules! failure_as_database_error {
+    ($error:ty) => {
+        impl DatabaseError for $error {
+            fn message(&self) -> &str {
+                self.0.message()
+            }
 
-    fn code(&self) -> Option<Cow<'_, str>> {
-        self.0.code().map(Cow::Borrowed)
-    }
+            fn code(&self) -> Option<Cow<'_, str>> {
+                self.0.code().map(Cow::Borrowed)
+            }
 
-    fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
-        self
-    }
+            fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+                self
+            }
 
-    fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
-        self
-    }
+            fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+                self
+            }
 
-    fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
-        self
-    }
+            fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+                self
+            }
 
-    fn kind(&self) -> ErrorKind {
-        ErrorKind::Other
-    }
+            fn kind(&self) -> ErrorKind {
+                ErrorKind::Other
+            }
+        }
+    };
 }
+failure_as_database_error!(TransactionOver);
+failure_as_database_error!(Injected);

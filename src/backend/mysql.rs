@@ -9,10 +9,13 @@ use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 
 use super::text::{between, last_between, names, unquoted};
+use super::values::{all_between, bytes_after, hex, quoted, take};
 use super::{
-    Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, whole_millis, wire, with_wait,
+    Backend, Closing, Ending, Facts, GUARD, LockWait, LockWaits, Provocation, Report, Sealed, Survival,
+    whole_millis, wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
+use crate::intercept::Fault;
 use crate::isolation::Access;
 use crate::lock::{RowLock, Strength, Wait};
 use crate::policy::{Limits, Plan, Trace};
@@ -124,6 +127,51 @@ impl Facts for MySql {
             "DELETE FROM atomically_operation WHERE recorded_at < CURRENT_TIMESTAMP - INTERVAL {} SECOND LIMIT 1000",
             older_than.as_secs()
         )
+    }
+
+    const SESSION: Option<&'static str> = Some("SELECT CAST(CONNECTION_ID() AS SIGNED)");
+
+    /// InnoDB's status is asked because its table of transactions is a copy that is not renewed while anybody reads it; it
+    /// knows nothing of user and metadata locks, which the list of processes does.
+    fn lock_waits(_sessions: &[i64]) -> Option<LockWaits> {
+        let sql = "SHOW ENGINE INNODB STATUS; \
+                   SELECT CONCAT('process ', id, ' ', state) FROM information_schema.processlist \
+                   WHERE state = 'User lock' OR state LIKE 'Waiting for % lock'";
+        Some(LockWaits { sql: sql.to_owned(), read: read_lock_waits })
+    }
+
+    /// A real deadlock has rolled everything back by the time it is told.
+    fn provoke(fault: Fault) -> Option<Provocation> {
+        let sql = match fault {
+            Fault::SerializationFailure => {
+                "SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1020, MESSAGE_TEXT = 'an injected fault'"
+            }
+            Fault::Deadlock => {
+                "ROLLBACK; SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'an injected fault'"
+            }
+            Fault::LockTimeout => {
+                "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1205, MESSAGE_TEXT = 'an injected fault'"
+            }
+            Fault::ConnectionLost | Fault::AnswerLost => return None,
+        };
+        Some(Provocation::Send(sql))
+    }
+
+    fn shown_arguments(arguments: &str) -> Option<Vec<String>> {
+        let bytes = bytes_after(arguments, "MySqlArguments { values: [")?;
+        let nulls = bytes_after(arguments, "NullBitMap { bytes: [")?;
+        let (_, types) = arguments.split_once("], types: [")?;
+        let mut rest = bytes.as_slice();
+        let types = all_between(types, "MySqlTypeInfo { type: ", '}').into_iter().enumerate();
+        types
+            .map(|(i, declared)| {
+                if nulls.get(i / 8)? & (1 << (i % 8)) != 0 {
+                    return Some(String::from("NULL"));
+                }
+                let (name, flags) = declared.split_once(',')?;
+                show(name, flags.contains("UNSIGNED"), &mut rest)
+            })
+            .collect()
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
@@ -273,4 +321,53 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
         .with_code(report.number.to_string())
         .with_constraint(Some(constraint))
         .definite(false)
+}
+
+/// A value, as long as its type says or as it says itself.
+fn show(type_name: &str, unsigned: bool, rest: &mut &[u8]) -> Option<String> {
+    Some(match (type_name, unsigned) {
+        ("Tiny", _) => i8::from_le_bytes(take(rest)?).to_string(),
+        ("Short", _) => i16::from_le_bytes(take(rest)?).to_string(),
+        ("Long", false) => i32::from_le_bytes(take(rest)?).to_string(),
+        ("Long", true) => u32::from_le_bytes(take(rest)?).to_string(),
+        ("LongLong", false) => i64::from_le_bytes(take(rest)?).to_string(),
+        ("LongLong", true) => u64::from_le_bytes(take(rest)?).to_string(),
+        ("Float", _) => f32::from_le_bytes(take(rest)?).to_string(),
+        ("Double", _) => f64::from_le_bytes(take(rest)?).to_string(),
+        _ => {
+            let length = match take::<1>(rest)? {
+                [0xfc] => usize::from(u16::from_le_bytes(take(rest)?)),
+                [short @ ..=0xfa] => usize::from(short),
+                _ => return None,
+            };
+            let (value, behind) = rest.split_at_checked(length)?;
+            *rest = behind;
+            match (type_name, str::from_utf8(value)) {
+                ("VarString" | "VarChar" | "String", Ok(text)) => quoted(text),
+                _ => hex(value),
+            }
+        }
+    })
+}
+
+/// Out of InnoDB's status, or a line of the list of processes.
+fn read_lock_waits(text: &str) -> Vec<LockWait> {
+    if let Some(line) = text.strip_prefix("process ") {
+        let wait = line.split_once(' ').and_then(|(session, state)| {
+            Some(LockWait { session: session.parse().ok()?, blocked_by: Vec::new(), lock: state.to_owned() })
+        });
+        return wait.into_iter().collect();
+    }
+    let transactions = text.split("\n---TRANSACTION ").skip(1).filter(|one| one.contains("\nLOCK WAIT "));
+    transactions
+        .filter_map(|one| {
+            let session = between(one, "thread id ", ",")?.parse().ok()?;
+            let (_, wanted) = one.split_once("FOR THIS LOCK TO BE GRANTED:")?;
+            let table = between(wanted, "table `", "` ").and_then(|name| name.rsplit('`').next())?;
+            let mode = between(wanted, " lock_mode ", "\n").or_else(|| between(wanted, " lock mode ", "\n"));
+            let mode = mode.unwrap_or_default().trim().trim_end_matches(" waiting");
+            let what = if wanted.trim_start().starts_with("RECORD") { "a row of " } else { "" };
+            Some(LockWait { session, blocked_by: Vec::new(), lock: format!("{what}{table} ({mode})") })
+        })
+        .collect()
 }

@@ -9,11 +9,13 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
+use super::values::{all_between, bytes_after, hex, quoted, take};
 use super::{
-    Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, TransactionStatus, whole_millis, wire,
-    with_wait,
+    Backend, Closing, Ending, Facts, GUARD, LockWait, LockWaits, Provocation, Report, Sealed, Survival,
+    TransactionStatus, whole_millis, wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
+use crate::intercept::Fault;
 use crate::isolation::{Access, Isolation};
 use crate::lock::{RowLock, Strength};
 use crate::policy::{Limits, Plan, Trace};
@@ -131,6 +133,47 @@ impl Facts for Postgres {
         )
     }
 
+    const SESSION: Option<&'static str> = Some("SELECT pg_backend_pid()::bigint");
+
+    /// By the locks that are not granted, and not by `pg_stat_activity.wait_event_type`: that is set a moment later.
+    fn lock_waits(sessions: &[i64]) -> Option<LockWaits> {
+        let sessions = sessions.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+        let tables_it_writes_to = "SELECT string_agg(DISTINCT held.relation::regclass::text, ', ') FROM pg_locks AS held \
+             JOIN pg_class ON pg_class.oid = held.relation AND relkind IN ('r', 'p') \
+             WHERE held.pid = waits.pid AND held.mode IN ('RowShareLock', 'RowExclusiveLock')";
+        // Who waits for a row waits for the transaction that holds it.
+        let sql = format!(
+            "SELECT concat_ws(' ', pid, '{{' || array_to_string(pg_blocking_pids(pid), ',') || '}}', \
+             CASE locktype WHEN 'transactionid' THEN 'a row of ' || coalesce(({tables_it_writes_to}), '?') \
+             WHEN 'tuple' THEN 'a row of ' || relation::regclass::text \
+             ELSE concat_ws(' ', locktype, relation::regclass::text) END, '(' || mode || ')') \
+             FROM pg_locks AS waits WHERE NOT granted AND pid IN ({sessions})"
+        );
+        Some(LockWaits { sql, read: read_lock_wait })
+    }
+
+    fn provoke(fault: Fault) -> Option<Provocation> {
+        let sql = match fault {
+            Fault::SerializationFailure => {
+                "DO $$BEGIN RAISE SQLSTATE '40001' USING MESSAGE = 'an injected fault'; END$$"
+            }
+            Fault::Deadlock => "DO $$BEGIN RAISE SQLSTATE '40P01' USING MESSAGE = 'an injected fault'; END$$",
+            Fault::LockTimeout => {
+                "DO $$BEGIN RAISE SQLSTATE '55P03' USING MESSAGE = 'an injected fault'; END$$"
+            }
+            Fault::ConnectionLost | Fault::AnswerLost => return None,
+        };
+        Some(Provocation::Send(sql))
+    }
+
+    fn shown_arguments(arguments: &str) -> Option<Vec<String>> {
+        let (types, _) = arguments.split_once("buffer:")?;
+        let types = all_between(types, "PgTypeInfo(", ')');
+        let bytes = bytes_after(arguments, "PgArgumentBuffer { buffer: [")?;
+        let mut rest = bytes.as_slice();
+        types.into_iter().map(|name| show(name, &mut rest)).collect()
+    }
+
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
         let error = error.try_downcast_ref::<PgDatabaseError>()?;
         Some(Report {
@@ -229,4 +272,35 @@ fn is_definite(sqlstate: &str) -> bool {
             matches!(code.get(..2), Some("40" | "23" | "25" | "22" | "42" | "44" | "55" | "P0" | "0A" | "3B"))
         }
     }
+}
+
+/// A value behind its length.
+fn show(type_name: &str, rest: &mut &[u8]) -> Option<String> {
+    let Ok(length) = usize::try_from(i32::from_be_bytes(take(rest)?)) else {
+        return Some(String::from("NULL"));
+    };
+    let (value, behind) = rest.split_at_checked(length)?;
+    *rest = behind;
+    Some(match type_name {
+        "Bool" => (value == [1]).to_string(),
+        "Int2" => i16::from_be_bytes(value.try_into().ok()?).to_string(),
+        "Int4" => i32::from_be_bytes(value.try_into().ok()?).to_string(),
+        "Int8" => i64::from_be_bytes(value.try_into().ok()?).to_string(),
+        "Float4" => f32::from_be_bytes(value.try_into().ok()?).to_string(),
+        "Float8" => f64::from_be_bytes(value.try_into().ok()?).to_string(),
+        "Text" | "Varchar" | "Bpchar" | "Name" => quoted(str::from_utf8(value).ok()?),
+        "Bytea" => hex(value),
+        _ => String::from("…"),
+    })
+}
+
+/// `42 {17,18} a row of account (ShareLock)`
+fn read_lock_wait(line: &str) -> Vec<LockWait> {
+    let read = || {
+        let (session, rest) = line.split_once(" {")?;
+        let (blocked_by, lock) = rest.split_once("} ")?;
+        let blocked_by = blocked_by.split(',').filter_map(|session| session.parse().ok()).collect();
+        Some(LockWait { session: session.parse().ok()?, blocked_by, lock: lock.to_owned() })
+    };
+    read().into_iter().collect()
 }

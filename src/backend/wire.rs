@@ -6,9 +6,11 @@
 use futures_core::future::BoxFuture;
 use sqlx::Database;
 
+use super::Facts;
+
 /// The answers to a text of one or more statements.
 #[doc(hidden)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Reply {
     /// How many statements were answered without an error.
     pub completed: usize,
@@ -20,7 +22,7 @@ pub struct Reply {
 
 /// What a database can be asked to do by the generic code above.
 #[doc(hidden)]
-pub trait Wire: Database<Arguments: Clone> {
+pub trait Wire: Database<Arguments: Clone + std::fmt::Debug + Sync, Statement: Sync> {
     /// Sends a text of one or more statements in one round trip and reads all answers.
     fn send_text(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
 
@@ -31,15 +33,34 @@ pub trait Wire: Database<Arguments: Clone> {
     ) -> BoxFuture<'_, Result<u64, sqlx::Error>>;
 
     /// Runs one statement with its arguments and answers the first column of its rows.
-    fn fetch_column<'c, K: Key<Self> + 'c>(
+    fn fetch_column<'c, K: Key<Self>>(
         connection: &'c mut Self::Connection,
         statement: WatchedQuery<Self>,
     ) -> BoxFuture<'c, Result<Vec<K>, sqlx::Error>>;
+
+    /// Sends a text of one or more statements and answers the last column of each row, where it is text.
+    fn fetch_text(
+        connection: &mut Self::Connection,
+        sql: String,
+    ) -> BoxFuture<'_, Result<Vec<String>, sqlx::Error>>;
+
+    /// A row as text: its columns and their values, as far as they are of the usual types.
+    fn show_row(row: &Self::Row) -> String;
+
+    /// How many rows a statement touched.
+    fn rows_affected(result: &Self::QueryResult) -> u64;
 }
 
 /// What can be the key of a row: whatever sqlx can send and read back, and Rust can put in order.
 pub trait Key<DB: Database>:
-    Ord + Clone + Send + Sync + sqlx::Type<DB> + for<'q> sqlx::Encode<'q, DB> + for<'r> sqlx::Decode<'r, DB>
+    Ord
+    + Clone
+    + Send
+    + Sync
+    + 'static
+    + sqlx::Type<DB>
+    + for<'q> sqlx::Encode<'q, DB>
+    + for<'r> sqlx::Decode<'r, DB>
 {
 }
 
@@ -48,6 +69,7 @@ impl<DB: Database, K> Key<DB> for K where
         + Clone
         + Send
         + Sync
+        + 'static
         + sqlx::Type<DB>
         + for<'q> sqlx::Encode<'q, DB>
         + for<'r> sqlx::Decode<'r, DB>
@@ -84,6 +106,15 @@ impl<DB: Database> WatchedQuery<DB> {
     /// Whether the text asks not to wait for locks.
     pub(crate) fn asks_nowait(&self) -> bool {
         self.sql().as_bytes().windows(b"NOWAIT".len()).any(|word| word.eq_ignore_ascii_case(b"NOWAIT"))
+    }
+
+    /// The values that are bound, where they can be read.
+    pub(crate) fn shown_arguments(&self) -> Option<Vec<String>>
+    where
+        DB: Facts,
+    {
+        let arguments = self.arguments.as_ref()?;
+        DB::shown_arguments(&format!("{arguments:?}"))
     }
 
     /// Whether the text goes to the server as it is, and so may hold several statements.
@@ -165,7 +196,7 @@ macro_rules! wire {
                 Box::pin(async move { Ok(connection.execute(statement).await?.rows_affected()) })
             }
 
-            fn fetch_column<'c, K: crate::backend::Key<Self> + 'c>(
+            fn fetch_column<'c, K: crate::backend::Key<Self>>(
                 connection: &'c mut Self::Connection,
                 statement: crate::backend::wire::WatchedQuery<Self>,
             ) -> futures_core::future::BoxFuture<'c, Result<Vec<K>, sqlx::Error>> {
@@ -174,6 +205,36 @@ macro_rules! wire {
                 Box::pin(async move {
                     connection.fetch_all(statement).await?.iter().map(|row| row.try_get(0)).collect()
                 })
+            }
+
+            fn fetch_text(
+                connection: &mut Self::Connection,
+                sql: String,
+            ) -> futures_core::future::BoxFuture<'_, Result<Vec<String>, sqlx::Error>> {
+                use sqlx::{Executor as _, Row as _};
+
+                Box::pin(async move {
+                    let rows = connection.fetch_all(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await?;
+                    Ok(rows.iter().filter_map(|row| row.try_get(row.len().checked_sub(1)?).ok()).collect())
+                })
+            }
+
+            fn show_row(row: &Self::Row) -> String {
+                use sqlx::{Column as _, Row as _};
+
+                let shown: Vec<String> = row
+                    .columns()
+                    .iter()
+                    .map(|column| {
+                        let value = crate::backend::values::shown!(row, column.ordinal());
+                        format!("{} = {value}", column.name())
+                    })
+                    .collect();
+                shown.join(", ")
+            }
+
+            fn rows_affected(result: &Self::QueryResult) -> u64 {
+                result.rows_affected()
             }
         }
     };

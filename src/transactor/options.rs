@@ -1,11 +1,16 @@
 //! What can be asked of a transactor, or of one run.
 
+#[cfg(feature = "testing")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::backoff::Backoff;
+#[cfg(feature = "testing")]
+use crate::intercept::Interceptor;
+use crate::intercept::Shared;
 use crate::isolation::{Access, Begin, Isolation};
 use crate::policy::{Limits, Plan, Resolve};
 
@@ -56,6 +61,7 @@ pub struct Options {
     retry_unique: Option<u32>,
     resolve_commits: Option<Resolve>,
     seed: Option<u64>,
+    interceptor: Option<Shared>,
 }
 
 impl Options {
@@ -187,6 +193,13 @@ impl Options {
         self
     }
 
+    /// Lets everything that is asked of the database pass this first.
+    #[cfg(feature = "testing")]
+    pub(crate) fn intercepted_by(mut self, interceptor: Arc<dyn Interceptor>) -> Self {
+        self.interceptor = Some(Shared(interceptor));
+        self
+    }
+
     /// These options, and those of `base` where these ask for nothing.
     #[must_use]
     pub fn or(&self, base: &Self) -> Self {
@@ -204,6 +217,7 @@ impl Options {
             retry_unique: self.retry_unique.or(base.retry_unique),
             resolve_commits: self.resolve_commits.or(base.resolve_commits),
             seed: self.seed.or(base.seed),
+            interceptor: self.interceptor.clone().or_else(|| base.interceptor.clone()),
         }
     }
 
@@ -240,6 +254,10 @@ impl Options {
     /// By what attempts can be found again. One who only reads leaves nothing to be found.
     pub(super) fn resolves_commits(&self) -> Option<Resolve> {
         self.resolve_commits.filter(|_| self.access != Some(Access::ReadOnly))
+    }
+
+    pub(super) fn interceptor(&self) -> Option<Shared> {
+        self.interceptor.clone()
     }
 
     pub(super) fn unique_retries(&self) -> u32 {

@@ -9,9 +9,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::backend::{Backend, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
+use crate::intercept::StepKind;
 
 use super::shield::{Finish, Shieldable};
-use super::{End, Hooks, Shield, Tx};
+use super::{End, Hooks, Shield, Tx, send};
 
 /// How long a rollback is waited for. A server that does not answer loses the connection, and rolls back by itself.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
@@ -77,7 +78,8 @@ impl<DB: Backend> Tx<DB> {
         }
         let closing = self.closing();
         let ending = DB::commit(&closing);
-        let reply = DB::send_text(self.session.connection(), ending.sql.into_owned()).await;
+        let (interception, connection) = (self.interception.as_ref(), self.session.connection());
+        let reply = send::<DB>(interception, connection, StepKind::Commit, ending.sql.into_owned()).await;
         let outcome = outcome::<DB>(&reply, ending.before_commit);
         match (&outcome, &reply.error) {
             (Commit::Done, None) => self.session.release(),
@@ -101,7 +103,9 @@ impl<DB: Backend> Tx<DB> {
             return;
         }
         let closing = self.closing();
-        let rollback = DB::send_text(self.session.connection(), DB::rollback(&closing).into_owned());
+        let (interception, connection) = (self.interception.as_ref(), self.session.connection());
+        let sql = DB::rollback(&closing).into_owned();
+        let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
         let clean = match timeout(ROLLBACK_LIMIT, rollback).await {
             Ok(Reply { error: None, .. }) => true,
             // There was nothing left to roll back.

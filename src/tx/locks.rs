@@ -10,6 +10,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr, SqlStr};
 use crate::backend::{Backend, Key, WatchedQuery};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
+use crate::intercept::Answer;
 use crate::isolation::Begin;
 use crate::lock::RowLock;
 
@@ -91,8 +92,9 @@ impl<DB: Backend> Tx<DB> {
         let select = clause.map_or_else(|| select.clone(), |clause| with_clause(&select, &clause));
 
         let query = Ok(WatchedQuery::made_of(select, arguments));
-        let (journal, connection) = self.parts();
-        let found: Vec<K> = watch::<DB, _, _>(journal, connection, query, DB::fetch_column).await?;
+        let told = |found: &Vec<K>| Answer { rows_read: found.len(), ..Answer::default() };
+        let found = watch(self.parts(), query, told, |connection, query| DB::fetch_column(connection, query));
+        let found: Vec<K> = found.await?;
         for key in &found {
             missing.remove(key);
         }

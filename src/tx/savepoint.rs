@@ -8,9 +8,11 @@ use scopeguard::ScopeGuard;
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
+use crate::intercept::StepKind;
 
+use super::executor::Parts;
 use super::journal::admit_control;
-use super::{Tx, TxFn};
+use super::{Tx, TxFn, send};
 
 impl<DB: Backend> Tx<DB> {
     /// Runs a part of the unit that may fail on its own: its `Err` undoes what it did, and the unit goes on.
@@ -101,10 +103,10 @@ impl<DB: Backend> Tx<DB> {
 
     /// A statement of the crate's own, whose failure ends the transaction. Answers the integers that it answers.
     pub(super) async fn control(&mut self, sql: String) -> Result<Vec<i64>, Error> {
-        let (journal, connection) = self.parts();
+        let Parts { journal, connection, interception } = self.parts();
         admit_control::<DB>(journal, connection).await?;
         journal.begin_statement();
-        let reply = DB::send_text(connection, sql).await;
+        let reply = send::<DB>(interception, connection, StepKind::Control, sql).await;
         journal.end_control::<DB>(reply.error)?;
         Ok(reply.integers)
     }

@@ -4,6 +4,7 @@
 
 pub(crate) mod cancellation;
 pub(crate) mod commit_outcome;
+pub(crate) mod exploration;
 pub(crate) mod failures;
 pub(crate) mod hooks;
 pub(crate) mod increments;
@@ -21,7 +22,7 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, failures, hooks, increments, limits, locks, misuse, options, outcomes, savepoints, write_skew,
+            cancellation, exploration, failures, hooks, increments, limits, locks, misuse, options, outcomes, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -74,6 +75,8 @@ macro_rules! conformance {
             misuse::a_run_inside_of_a_run_is_refused,
             misuse::a_second_connection_is_told_from_a_busy_pool,
             misuse::get_or_create_needs_one_more_look,
+            exploration::the_folklore_fix_loses_updates,
+            exploration::guarded_sales_pass,
         );
     };
     // What only a server with row locks can do.

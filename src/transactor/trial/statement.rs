@@ -5,13 +5,16 @@ use sqlx::Pool;
 use super::nobody_answered;
 use crate::backend::{Backend, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
+use crate::intercept::Answer;
 use crate::policy::Plan;
 use crate::transactor::attempt::{Outcome, Timer, Trial};
-use crate::tx::{Session, holds_connection_of, nested, not_connected};
+use crate::transactor::options::Options;
+use crate::tx::{Interception, Session, holds_connection_of, nested, not_connected};
 
 /// A single statement, without BEGIN and COMMIT.
 pub(in crate::transactor) struct StatementTrial<'a, DB: Backend> {
     pub(in crate::transactor) pool: &'a Pool<DB>,
+    pub(in crate::transactor) options: &'a Options,
     pub(in crate::transactor) query: WatchedQuery<DB>,
 }
 
@@ -24,7 +27,7 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
 
     async fn ended(&mut self, _timer: &mut Timer) {}
 
-    async fn once(&mut self, _plan: Plan, _attempt: u32, timer: &mut Timer) -> Outcome<u64> {
+    async fn once(&mut self, _plan: Plan, attempt: u32, timer: &mut Timer) -> Outcome<u64> {
         if holds_connection_of(self.pool) {
             return Outcome::failed(nested());
         }
@@ -35,8 +38,7 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
             Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
             None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
-        let statement = DB::run_statement(session.connection(), self.query.clone());
-        let error = match timer.within(statement).await {
+        let error = match timer.within(self.run(session.connection(), attempt)).await {
             Some(Ok(rows)) => {
                 session.release();
                 return Outcome::Done(rows);
@@ -56,6 +58,17 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
         }
         session.release();
         Outcome::failed(failure)
+    }
+}
+
+impl<DB: Backend> StatementTrial<'_, DB> {
+    async fn run(&self, connection: &mut DB::Connection, attempt: u32) -> Result<u64, sqlx::Error> {
+        let Some(interceptor) = self.options.interceptor() else {
+            return DB::run_statement(connection, self.query.clone()).await;
+        };
+        let interception = Interception::new::<DB>(interceptor, attempt, connection).await;
+        let told = |rows: &u64| Answer::affected(*rows);
+        interception.run(connection, &self.query, told, DB::run_statement).await
     }
 }
 

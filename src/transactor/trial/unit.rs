@@ -12,7 +12,7 @@ use crate::transactor::attempt::{Clock, Otherwise, Outcome, Timer, Trial, is_uni
 use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
 use crate::transactor::{Ended, Unit, Wish};
-use crate::tx::{Commit, End, Hooks, NotOpened, Shield, Tx, holding, holds_connection_of, nested};
+use crate::tx::{self, Commit, End, Hooks, NotOpened, Shield, Tx, holding, holds_connection_of, nested};
 
 /// A unit of work, in a transaction.
 pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
@@ -241,9 +241,15 @@ impl<DB: Backend> Opening<'_, DB> {
     async fn run(self) -> Result<Tx<DB>, Failure> {
         let mut replacements = self.pool.options().get_max_connections();
         loop {
-            let limits = self.options.limits(self.clock.server_limit());
-            let tx = Tx::open(self.pool, self.plan, limits, self.attempt, self.trace, self.before_acquire);
-            match tx.await {
+            let opening = tx::Opening {
+                plan: self.plan,
+                limits: self.options.limits(self.clock.server_limit()),
+                attempt: self.attempt,
+                trace: self.trace,
+                before_acquire: self.before_acquire,
+                interceptor: self.options.interceptor(),
+            };
+            match Tx::open(self.pool, opening).await {
                 Ok(tx) => return Ok(tx),
                 Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
                 Err(NotOpened { failure, .. }) => return Err(failure),

@@ -1,0 +1,423 @@
+//! Every interleaving of a few units of work, on a real database.
+
+use std::fmt::{Debug, Display};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_core::future::BoxFuture;
+use sqlx::Pool;
+use tokio::time::Instant;
+
+use crate::backend::Backend;
+use crate::backoff::Backoff;
+use crate::error::Error;
+use crate::transactor::{Options, Transactor, TransactorExt as _, With};
+use crate::tx::{Repeatable, Tx, TxFn};
+
+mod lanes;
+mod report;
+mod run;
+mod schedule;
+mod search;
+mod stage;
+
+use lanes::Lanes;
+pub use report::{Finding, Problem, Report, Unexplored};
+use run::{End, Run};
+pub use schedule::{BadSchedule, Schedule};
+use schedule::{MOST_CLIENTS, letter};
+use search::Search;
+use stage::{Seat, Stage};
+
+/// Begins an exploration on a database: see [`Explore`].
+#[must_use]
+pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
+    Explore {
+        pool: pool.clone(),
+        set_up: Box::new(|_| Box::pin(async { Ok(()) })),
+        clients: Vec::new(),
+        invariants: Vec::new(),
+        most_schedules: 1000,
+        most_preemptions: usize::MAX,
+        most_steps: 1000,
+        patience: Duration::from_secs(10),
+        deadlocks: false,
+    }
+}
+
+/// Drives units of work through every order of their statements, and checks what must hold after each: what a model
+/// checker does for threads, done for transactions on a real database.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use atomically::testing::explore;
+/// use atomically::{Error, Pessimistic, Tx};
+/// use sqlx::{Sqlite, SqlitePool};
+///
+/// async fn take_one(tx: &mut Tx<Sqlite>) -> Result<(), Error> {
+///     let stock: i64 = sqlx::query_scalar(tx.for_update("SELECT stock FROM product")).fetch_one(&mut *tx).await?;
+///     sqlx::query("UPDATE product SET stock = $1").bind(stock - 1).execute(&mut *tx).await?;
+///     Ok(())
+/// }
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let file = format!("sqlite:{}?mode=rwc", directory.path().join("shop.db").display());
+/// let pool = SqlitePool::connect(&file).await?;
+/// sqlx::query("CREATE TABLE product (stock INTEGER)").execute(&pool).await?;
+///
+/// let db = Pessimistic::default().on(&pool);
+/// let report = explore(&pool)
+///     .set_up(|pool| async move { sqlx::raw_sql("DELETE FROM product; INSERT INTO product VALUES (10)").execute(&pool).await })
+///     .unit("alice", &db, take_one)
+///     .unit("bob", &db, take_one)
+///     .expect("stock", 8_i64, |pool| async move { sqlx::query_scalar("SELECT stock FROM product").fetch_one(&pool).await })
+///     .run()
+///     .await?
+///     .assert_passes();
+/// assert!(report.complete);
+/// # Ok(()) }
+/// # #[cfg(not(feature = "sqlite"))] fn main() {}
+/// ```
+///
+/// # How it works
+///
+/// A transaction of this crate sees every statement that its unit sends, so each can be held back until it is its turn.
+/// One client at a time takes a step: BEGIN, a statement, a savepoint, COMMIT or ROLLBACK. One that waits for a lock is
+/// recognised by asking the server, and the others go on. What a unit does when it fails is part of the schedule: its
+/// retries are explored as well, without their delays.
+///
+/// The first schedules are the ones with the fewest preemptions: those in which a client that could go on is rarely
+/// made to wait. Most bugs need one or two, and the example that is found first is the simplest.
+///
+/// # Default
+///
+/// - at most 1000 schedules ([`most_schedules`](Self::most_schedules)), with any number of preemptions
+/// - a deadlock is a finding ([`allow_deadlocks`](Self::allow_deadlocks)), and so is a client that ends with an error
+///
+/// # What it takes
+///
+/// - A pool with a connection for each client and one more, and a database that nobody else uses meanwhile.
+/// - *PostgreSQL*: a deadlock lasts `deadlock_timeout`, 1 s by default, before the server ends it; set 100 ms on a server
+///   for tests. Not less: which transaction is ended then depends on who came first, and a schedule must end the same way
+///   each time.
+/// - *MySQL and MariaDB*: the privilege `PROCESS`, for `SHOW ENGINE INNODB STATUS`.
+/// - *SQLite*: a file, not `:memory:`, which has one connection only. There is nobody to ask; a statement that finds the
+///   database busy is sent again after another client's transaction has ended, which is what SQLite does by itself.
+///
+/// # What it does not see
+///
+/// - What a unit does outside of its `tx`: on the pool, on [`Tx::connection`], in other systems. A unit that waits for
+///   another one by such means is [stuck](Problem::Stuck).
+/// - Timeouts: the limits of the options are set aside, so that a step takes as long as its turn takes to come.
+/// - The order in which a server grants a lock to several who wait: it is the server's.
+#[must_use = "it does nothing until it is run"]
+pub struct Explore<'a, DB: Backend> {
+    pool: Pool<DB>,
+    set_up: Check<'a, DB, Result<(), String>>,
+    clients: Vec<Named<Box<dyn Fn(Options) -> BoxFuture<'a, End> + Send + Sync + 'a>>>,
+    invariants: Vec<Named<Check<'a, DB, Option<Broken>>>>,
+    most_schedules: usize,
+    most_preemptions: usize,
+    most_steps: usize,
+    patience: Duration,
+    deadlocks: bool,
+}
+
+type Check<'a, DB, T> = Box<dyn Fn(Pool<DB>) -> BoxFuture<'a, T> + Send + Sync + 'a>;
+
+struct Named<T> {
+    name: String,
+    what: T,
+}
+
+/// What was expected of an invariant, and what was found.
+struct Broken {
+    expected: String,
+    found: String,
+}
+
+/// What a client of an exploration runs its units on: its transactor, each of whose steps waits for its turn.
+pub type Client<'a, X> = With<'a, X>;
+
+impl<'a, DB: Backend> Explore<'a, DB> {
+    /// What is done before each schedule: it brings the tables back to where they began.
+    pub fn set_up<F, Fut, T, E>(mut self, set_up: F) -> Self
+    where
+        F: Fn(Pool<DB>) -> Fut + Send + Sync + 'a,
+        Fut: Future<Output = Result<T, E>> + Send + 'a,
+        E: Display,
+    {
+        self.set_up = Box::new(move |pool| {
+            let done = set_up(pool);
+            Box::pin(async move { done.await.map(|_| ()).map_err(|error| error.to_string()) })
+        });
+        self
+    }
+
+    /// A client that runs one unit of work, which must succeed.
+    pub fn unit<X, F, T, E>(self, name: impl Into<String>, transactor: &'a X, unit: F) -> Self
+    where
+        X: Transactor<DB> + ?Sized,
+        F: Repeatable
+            + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+            + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
+            + 'a,
+        T: Send + 'a,
+        E: From<Error> + Display + Send + 'a,
+    {
+        self.client(name, transactor, move |client| {
+            let unit = unit.clone();
+            async move { client.run(unit).await }
+        })
+    }
+
+    /// A client that does more than running one unit: it runs several, or knows which errors it has to expect.
+    ///
+    /// ```
+    /// # use atomically::testing::Explore;
+    /// # use atomically::{Error, Pessimistic, TransactorExt as _, Transactor, Tx};
+    /// # enum Booking { SoldOut, Other(Error) }
+    /// # impl From<Error> for Booking { fn from(error: Error) -> Self { Self::Other(error) } }
+    /// # impl std::fmt::Display for Booking { fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { Ok(()) } }
+    /// # async fn book(tx: &mut Tx<sqlx::Sqlite>) -> Result<(), Booking> { Ok(()) }
+    /// # fn example<'a>(explore: Explore<'a, sqlx::Sqlite>, db: &'a dyn Transactor<sqlx::Sqlite>) -> Explore<'a, sqlx::Sqlite> {
+    /// explore.client("alice", db, |db| async move {
+    ///     match db.run(book).await {
+    ///         Err(Booking::SoldOut) => Ok(()),
+    ///         other => other,
+    ///     }
+    /// })
+    /// # }
+    /// ```
+    pub fn client<X, F, Fut, T, E>(mut self, name: impl Into<String>, transactor: &'a X, body: F) -> Self
+    where
+        X: Transactor<DB> + ?Sized,
+        F: Fn(Client<'a, X>) -> Fut + Send + Sync + 'a,
+        Fut: Future<Output = Result<T, E>> + Send + 'a,
+        E: Display,
+    {
+        let what = move |options| -> BoxFuture<'a, End> {
+            let done = body(transactor.with(options));
+            Box::pin(async move { done.await.map(|_| ()).map_err(|error| error.to_string()) })
+        };
+        self.clients.push(Named { name: name.into(), what: Box::new(what) });
+        self
+    }
+
+    /// What must be found after each schedule.
+    pub fn expect<T, F, Fut, E>(mut self, name: impl Into<String>, expected: T, find: F) -> Self
+    where
+        T: PartialEq + Debug + Send + Sync + 'a,
+        F: Fn(Pool<DB>) -> Fut + Send + Sync + 'a,
+        Fut: Future<Output = Result<T, E>> + Send + 'a,
+        E: Display,
+    {
+        let expected = Arc::new(expected);
+        let what = move |pool| -> BoxFuture<'a, Option<Broken>> {
+            let (found, expected) = (find(pool), expected.clone());
+            Box::pin(async move {
+                let found = match found.await {
+                    Ok(found) if found == *expected => return None,
+                    Ok(found) => format!("{found:?}"),
+                    Err(error) => error.to_string(),
+                };
+                Some(Broken { expected: format!("{expected:?}"), found })
+            })
+        };
+        self.invariants.push(Named { name: name.into(), what: Box::new(what) });
+        self
+    }
+
+    /// What must hold after each schedule: an `Err` says what was found instead.
+    pub fn invariant<F, Fut, E>(mut self, name: impl Into<String>, holds: F) -> Self
+    where
+        F: Fn(Pool<DB>) -> Fut + Send + Sync + 'a,
+        Fut: Future<Output = Result<(), E>> + Send + 'a,
+        E: Display,
+    {
+        let what = move |pool| -> BoxFuture<'a, Option<Broken>> {
+            let holds = holds(pool);
+            Box::pin(async move {
+                let found = holds.await.err()?.to_string();
+                Some(Broken { expected: String::from("that it holds"), found })
+            })
+        };
+        self.invariants.push(Named { name: name.into(), what: Box::new(what) });
+        self
+    }
+
+    /// How many schedules are run at most.
+    pub fn most_schedules(mut self, schedules: usize) -> Self {
+        self.most_schedules = schedules.max(1);
+        self
+    }
+
+    /// How often, at most, a client that could go on is made to wait in a schedule.
+    pub fn most_preemptions(mut self, preemptions: usize) -> Self {
+        self.most_preemptions = preemptions;
+        self
+    }
+
+    /// After how many steps a schedule is given up as endless; 1000 by default.
+    pub fn most_steps(mut self, steps: usize) -> Self {
+        self.most_steps = steps;
+        self
+    }
+
+    /// How long a client may be busy with something else than its steps and the locks of others; 10 s by default, and
+    /// longer than the server takes to notice a deadlock.
+    pub fn patience(mut self, limit: Duration) -> Self {
+        self.patience = limit;
+        self
+    }
+
+    /// Deadlocks are no finding: the units are run again after one, and what counts is that they succeed.
+    pub fn allow_deadlocks(mut self) -> Self {
+        self.deadlocks = true;
+        self
+    }
+
+    /// Runs schedules until there are no more, or as many as were asked for.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing, or nothing more, could be explored. What went wrong in a schedule is in the report.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time; the transactions of the clients are rolled back.
+    pub async fn run(self) -> Result<Report, Unexplored> {
+        let started = Instant::now();
+        let mut server = self.server().await?;
+        let mut search = Search::new(self.most_preemptions);
+        let mut report = Report {
+            schedules: 0,
+            complete: false,
+            preemptions: None,
+            diverged: 0,
+            elapsed: Duration::ZERO,
+            findings: Vec::new(),
+        };
+        while let Some((beginning, preemptions)) = search.next() {
+            report.preemptions = preemptions.checked_sub(1);
+            if report.schedules == self.most_schedules {
+                report.elapsed = started.elapsed();
+                return Ok(report);
+            }
+            report.schedules += 1;
+            let (ran, finding) = self.schedule(&beginning, server.as_deref_mut()).await?;
+            search.learn(&ran.choices, beginning.len(), preemptions);
+            if matches!(ran.problem, Some(Problem::DoesNotFit { .. })) {
+                report.diverged += 1;
+            } else {
+                report.findings.extend(finding);
+            }
+        }
+        report.complete = !search.left_out;
+        report.preemptions = Some(self.most_preemptions);
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
+    /// Runs one schedule, as a finding named it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`run`](Self::run), and a text that is no schedule. A schedule that does not fit is a
+    /// [finding](Problem::DoesNotFit).
+    pub async fn replay(self, schedule: &str) -> Result<Report, Unexplored> {
+        let started = Instant::now();
+        let Schedule(beginning) = schedule.parse()?;
+        let mut server = self.server().await?;
+        let (_, finding) = self.schedule(&beginning, server.as_deref_mut()).await?;
+        Ok(Report {
+            schedules: 1,
+            complete: false,
+            preemptions: None,
+            diverged: 0,
+            elapsed: started.elapsed(),
+            findings: finding.into_iter().collect(),
+        })
+    }
+
+    /// A connection for asking who waits, where there is somebody to ask.
+    async fn server(&self) -> Result<Option<sqlx::pool::PoolConnection<DB>>, Unexplored> {
+        let clients = self.clients.len();
+        if !(1..=MOST_CLIENTS).contains(&clients) {
+            return Err(Unexplored::Clients(clients));
+        }
+        let asks = DB::SESSION.is_some();
+        let needs = u32::try_from(clients + usize::from(asks)).unwrap_or(u32::MAX);
+        let has = self.pool.options().get_max_connections();
+        if has < needs {
+            return Err(Unexplored::TooFewConnections { has, needs });
+        }
+        if asks { self.pool.acquire().await.map(Some).map_err(Unexplored::LockWaits) } else { Ok(None) }
+    }
+
+    async fn schedule(
+        &self,
+        beginning: &[usize],
+        server: Option<&mut DB::Connection>,
+    ) -> Result<(run::Ran, Option<Finding>), Unexplored> {
+        (self.set_up)(self.pool.clone()).await.map_err(Unexplored::SetUp)?;
+        let stage = Arc::new(Stage::new(self.clients.len()));
+        let clients = self.clients.iter().enumerate().map(|(client, body)| {
+            let seat = Seat { stage: stage.clone(), client };
+            (body.what)(self.options(seat))
+        });
+        let run = Run::<DB>::new(stage.clone(), clients.collect(), server, self.patience);
+        let mut ran = run.follow(beginning, self.most_steps).await?;
+
+        let log = stage.log();
+        let mut problems: Vec<Problem> = ran.problem.clone().into_iter().collect();
+        if !self.deadlocks && (ran.deadlocked || log.iter().any(stage::Entry::is_deadlock)) {
+            problems.push(Problem::Deadlock);
+        }
+        for (end, client) in ran.ends.iter_mut().zip(&self.clients) {
+            if let Some(Err(error)) = end.take() {
+                problems.push(Problem::Failed { client: client.name.clone(), error });
+            }
+        }
+        // Only then is there something to look at.
+        if ran.problem.is_none() {
+            for Named { name, what } in &self.invariants {
+                if let Some(Broken { expected, found }) = what(self.pool.clone()).await {
+                    problems.push(Problem::Invariant { name: name.clone(), expected, found });
+                }
+            }
+        }
+        let finding = (!problems.is_empty()).then(|| Finding {
+            schedule: Schedule(ran.choices.iter().map(|choice| choice.chosen).collect()),
+            problems,
+            lanes: Lanes { clients: self.clients.iter().map(|client| client.name.clone()).collect(), log },
+        });
+        Ok((ran, finding))
+    }
+
+    /// What makes a client's steps wait for their turn, and nothing else wait for anything.
+    fn options(&self, seat: Seat) -> Options {
+        let options = Options::new()
+            .intercepted_by(Arc::new(seat))
+            .backoff(Backoff::none())
+            .deadline(Duration::from_secs(60 * 60));
+        match DB::SESSION {
+            Some(_) => options,
+            // Whoever finds the database busy says so at once, and waits here.
+            None => options.lock_timeout(Duration::from_millis(1)),
+        }
+    }
+}
+
+impl<DB: Backend> Debug for Explore<'_, DB> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let clients = self.clients.iter().enumerate();
+        let clients = clients.map(|(i, client)| format!("{}: {}", letter(i), client.name));
+        f.debug_struct("Explore")
+            .field("clients", &clients.collect::<Vec<_>>())
+            .field("most_schedules", &self.most_schedules)
+            .field("most_preemptions", &self.most_preemptions)
+            .finish_non_exhaustive()
+    }
+}

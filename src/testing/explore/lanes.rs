@@ -1,0 +1,227 @@
+//! A schedule as swim lanes.
+
+use std::fmt;
+
+use crate::failure::FailureKind;
+use crate::intercept::{Answer, Step, StepKind};
+
+use super::stage::{Entry, Sent, Waited};
+
+/// How wide all lanes together are.
+const WIDTH: usize = 116;
+/// What a lane has at least, however many there are.
+const NARROWEST: usize = 24;
+
+/// What the clients did, a column for each and a row for each step.
+#[derive(Debug, Clone)]
+pub(super) struct Lanes {
+    pub(super) clients: Vec<String>,
+    pub(super) log: Vec<Entry>,
+}
+
+impl fmt::Display for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = (WIDTH / self.clients.len().max(1)).saturating_sub(3).max(NARROWEST);
+        let lane = |client: usize, lines: &[String], number: &str, f: &mut fmt::Formatter<'_>| {
+            for (i, line) in lines.iter().enumerate() {
+                let cells =
+                    (0..self.clients.len()).map(|other| if other == client { line.as_str() } else { "" });
+                let cells: Vec<String> = cells.map(|text| format!("{text:<width$}")).collect();
+                let number = if i == 0 { number } else { "" };
+                writeln!(f, "{}", format!("{number:>3} {}", cells.join(" │ ")).trim_end())?;
+            }
+            Ok::<_, fmt::Error>(())
+        };
+        let names = self.clients.iter().enumerate();
+        let header: Vec<String> = names
+            .map(|(i, name)| format!("{:<width$}", format!("{} ({})", name, super::letter(i))))
+            .collect();
+        writeln!(f, "    {}", header.join(" │ ").trim_end())?;
+        let rule = vec!["─".repeat(width); self.clients.len()];
+        writeln!(f, "    {}", rule.join("─┼─"))?;
+        let mut number = 0;
+        for entry in &self.log {
+            match entry {
+                Entry::Sent(sent) => {
+                    number += 1;
+                    let mut lines = wrapped(&text_of(&sent.step), width, 0);
+                    match (&sent.waited, &sent.answer) {
+                        (Some(waited), _) => lines.extend(wrapped(&self.wait(waited), width, 2)),
+                        (None, Some(answer)) => lines.extend(told(&sent.step, answer, width)),
+                        (None, None) => {}
+                    }
+                    lane(sent.client, &lines, &number.to_string(), f)?;
+                }
+                Entry::GotOn(step) => {
+                    if let Some(Entry::Sent(sent)) = self.log.get(*step) {
+                        lane(sent.client, &self.got_on(sent, width), "", f)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Lanes {
+    fn wait(&self, waited: &Waited) -> String {
+        let names: Vec<&str> =
+            waited.blocked_by.iter().map(|client| self.clients[*client].as_str()).collect();
+        match names.as_slice() {
+            [] => format!("… waits: {}", waited.lock),
+            names => format!("… waits for {}: {}", names.join(" and "), waited.lock),
+        }
+    }
+
+    fn got_on(&self, sent: &Sent, width: usize) -> Vec<String> {
+        let mut lines = wrapped(&format!("… {}", first_word(&text_of(&sent.step))), width, 0);
+        if let Some(answer) = &sent.answer {
+            let told = told(&sent.step, answer, width);
+            if told.is_empty() {
+                lines[0].push_str(" goes on");
+            }
+            lines.extend(told);
+        }
+        lines
+    }
+}
+
+fn first_word(text: &str) -> String {
+    text.split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+/// What a step was answered, as far as that is worth a line.
+fn told(step: &Step, answer: &Answer, width: usize) -> Vec<String> {
+    let mut told = Vec::new();
+    if let Some(failure) = &answer.failure {
+        let what = match failure.kind() {
+            FailureKind::Other => failure.to_string(),
+            kind => match failure.code() {
+                Some(code) => format!("{kind} ({code})"),
+                None => kind.to_string(),
+            },
+        };
+        told.push(format!("✗ {what}"));
+    } else if step.kind == StepKind::Statement {
+        told.extend(answer.rows.iter().map(|row| format!("→ {row}")));
+        let more = answer.rows_read - answer.rows.len();
+        match answer.rows_affected {
+            _ if more > 0 && !answer.rows.is_empty() => told.push(format!("→ and {more} more")),
+            _ if more > 0 => told.push(format!("→ {}", rows(more as u64))),
+            Some(written) if answer.rows_read == 0 => told.push(format!("→ {} written", rows(written))),
+            None if answer.rows_read == 0 => told.push(String::from("→ no rows")),
+            _ => {}
+        }
+    }
+    told.iter().flat_map(|line| wrapped(line, width, 2)).collect()
+}
+
+fn rows(number: u64) -> String {
+    if number == 1 { String::from("1 row") } else { format!("{number} rows") }
+}
+
+/// The text of a step, without what this crate adds to it for itself.
+fn text_of(step: &Step) -> String {
+    const KEPT: [&str; 5] = ["BEGIN", "START ", "SET TRANSACTION ", "COMMIT", "ROLLBACK"];
+    match step.kind {
+        StepKind::Begin | StepKind::Commit | StepKind::Rollback => {
+            let statements = step.sql.split("; ").filter(|sql| KEPT.iter().any(|kept| sql.starts_with(kept)));
+            let sql = statements.collect::<Vec<_>>().join("; ");
+            match (step.kind, step.attempt) {
+                (StepKind::Begin, 2..) => format!("{sql} (attempt {})", step.attempt),
+                _ => sql,
+            }
+        }
+        StepKind::Control => step.sql.clone(),
+        StepKind::Statement => {
+            let sql = step.sql.split_whitespace().collect::<Vec<_>>().join(" ");
+            match &step.arguments {
+                Some(arguments) => with_arguments(&sql, arguments),
+                None => sql,
+            }
+        }
+    }
+}
+
+/// The text with the values in the places that hold them.
+fn with_arguments(sql: &str, arguments: &[String]) -> String {
+    let mut shown = String::with_capacity(sql.len());
+    let mut next = 0;
+    let mut quote = None;
+    let mut rest = sql.char_indices().peekable();
+    while let Some((at, c)) = rest.next() {
+        match (quote, c) {
+            (None, '\'' | '"' | '`') => quote = Some(c),
+            (Some(open), _) if c == open => quote = None,
+            (None, '?') => {
+                let value = arguments.get(next);
+                next += 1;
+                shown.push_str(value.map_or("?", String::as_str));
+                continue;
+            }
+            (None, '$') => {
+                let digits: String = sql[at + 1..].chars().take_while(char::is_ascii_digit).collect();
+                if let Some(value) =
+                    digits.parse::<usize>().ok().and_then(|number| arguments.get(number.checked_sub(1)?))
+                {
+                    shown.push_str(value);
+                    rest.nth(digits.len() - 1);
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        shown.push(c);
+    }
+    shown
+}
+
+/// The text in lines of at most so many characters, broken between words where possible; all but the first one are
+/// indented by two, and all of them by so many.
+fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = " ".repeat(indent);
+    let mut is_empty = true;
+    for word in text.split(' ') {
+        let mut word = word;
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::replace(&mut line, " ".repeat(indent + 2)));
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        while line.chars().count() + word.chars().count() > width {
+            let room = width.saturating_sub(line.chars().count()).max(1);
+            let cut = word.char_indices().nth(room).map_or(word.len(), |(at, _)| at);
+            line.push_str(&word[..cut]);
+            word = &word[cut..];
+            lines.push(std::mem::replace(&mut line, " ".repeat(indent + 2)));
+        }
+        line.push_str(word);
+        is_empty = false;
+    }
+    lines.push(line);
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_stand_in_their_places() {
+        let arguments = [String::from("7"), String::from("'it''s'")];
+        assert_eq!(with_arguments("a = $1 AND b = $2", &arguments), "a = 7 AND b = 'it''s'");
+        assert_eq!(with_arguments("a = ? AND b = ?", &arguments), "a = 7 AND b = 'it''s'");
+        assert_eq!(with_arguments("a = '$1?' AND b = $2", &arguments), "a = '$1?' AND b = 'it''s'");
+        assert_eq!(with_arguments("a = $3 AND b = $x", &arguments), "a = $3 AND b = $x");
+    }
+
+    #[test]
+    fn lines_are_broken_between_words_where_possible() {
+        assert_eq!(wrapped("one two three", 8, 0), ["one two", "  three"]);
+        assert_eq!(wrapped("incomprehensible", 8, 0), ["incompre", "  hensib", "  le"]);
+        assert_eq!(wrapped("→ a b", 4, 2), ["  →", "    a", "    b"]);
+    }
+}

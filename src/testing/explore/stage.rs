@@ -1,0 +1,292 @@
+//! Where the clients of an exploration stand: each of its steps waits here until it is its turn.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use crate::backend::LockWait;
+use crate::failure::FailureKind;
+use crate::intercept::{Answer, Fault, Interceptor, Next, Step, StepKind};
+
+/// What all clients of one schedule share.
+#[derive(Debug)]
+pub(super) struct Stage(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    places: Vec<Place>,
+    log: Vec<Entry>,
+    /// How many transactions have ended.
+    ended: usize,
+}
+
+/// Where a client stands.
+#[derive(Debug)]
+enum Place {
+    /// At work, or waiting for a lock in the server.
+    Running { session: Option<i64> },
+    /// In front of a step.
+    Held { step: Step, go: oneshot::Sender<()> },
+    /// A step found the database busy, when so many transactions had ended.
+    Busy { decide: oneshot::Sender<Next>, ended: usize },
+    /// There are no more steps.
+    Done,
+}
+
+/// What happened, in order.
+#[derive(Debug, Clone)]
+pub(super) enum Entry {
+    /// A client took a step.
+    Sent(Sent),
+    /// A step that had been waiting was answered: the number of its entry.
+    GotOn(usize),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) client: usize,
+    pub(super) step: Step,
+    pub(super) answer: Option<Answer>,
+    pub(super) waited: Option<Waited>,
+}
+
+/// What a step waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Waited {
+    /// Other clients, as far as the server says.
+    pub(super) blocked_by: Vec<usize>,
+    /// The lock, in the server's words.
+    pub(super) lock: String,
+}
+
+impl Stage {
+    pub(super) fn new(clients: usize) -> Self {
+        let places = (0..clients).map(|_| Place::Running { session: None }).collect();
+        Self(Mutex::new(State { places, log: Vec::new(), ended: 0 }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who is neither held, nor busy, nor done; and where in the server.
+    pub(super) fn running(&self) -> Vec<(usize, Option<i64>)> {
+        let state = self.state();
+        let places = state.places.iter().enumerate();
+        places
+            .filter_map(|(client, place)| match place {
+                Place::Running { session } => Some((client, *session)),
+                Place::Held { .. } | Place::Busy { .. } | Place::Done => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn is_running(&self, client: usize) -> bool {
+        matches!(self.state().places.get(client), Some(Place::Running { .. }))
+    }
+
+    /// Who could take a step; a busy one only when a transaction has ended since.
+    pub(super) fn ready(&self) -> Vec<usize> {
+        let state = self.state();
+        let places = state.places.iter().enumerate();
+        places
+            .filter(|(_, place)| match place {
+                Place::Held { .. } => true,
+                Place::Busy { ended, .. } => *ended < state.ended,
+                Place::Running { .. } | Place::Done => false,
+            })
+            .map(|(client, _)| client)
+            .collect()
+    }
+
+    pub(super) fn busy(&self) -> Vec<usize> {
+        let state = self.state();
+        let places = state.places.iter().enumerate();
+        places.filter(|(_, place)| matches!(place, Place::Busy { .. })).map(|(client, _)| client).collect()
+    }
+
+    /// Whether the client is about to begin again after a failed attempt.
+    pub(super) fn begins_again(&self, client: usize) -> bool {
+        match &self.state().places[client] {
+            Place::Held { step, .. } => step.kind == StepKind::Begin && step.attempt > 1,
+            Place::Running { .. } | Place::Busy { .. } | Place::Done => false,
+        }
+    }
+
+    /// Lets a client take its step.
+    pub(super) fn go(&self, client: usize) {
+        let mut state = self.state();
+        let session = match &state.places[client] {
+            Place::Held { step, .. } => step.session,
+            Place::Running { .. } | Place::Busy { .. } | Place::Done => None,
+        };
+        match std::mem::replace(&mut state.places[client], Place::Running { session }) {
+            Place::Held { step, go } => {
+                state.log.push(Entry::Sent(Sent { client, step, answer: None, waited: None }));
+                let _ = go.send(());
+            }
+            Place::Busy { decide, .. } => {
+                let _ = decide.send(Next::SendAgain);
+            }
+            place @ (Place::Running { .. } | Place::Done) => state.places[client] = place,
+        }
+    }
+
+    /// Has a busy client told so.
+    pub(super) fn give_up(&self, client: usize) {
+        let mut state = self.state();
+        let running = Place::Running { session: None };
+        if let Place::Busy { decide, .. } = std::mem::replace(&mut state.places[client], running) {
+            let _ = decide.send(Next::GoOn);
+        }
+    }
+
+    pub(super) fn done(&self, client: usize) {
+        let mut state = self.state();
+        state.places[client] = Place::Done;
+        state.ended += 1;
+    }
+
+    /// Notes that clients wait in the server.
+    pub(super) fn wait(&self, waits: &[LockWait]) {
+        let mut state = self.state();
+        let client_of = |session: i64| {
+            state
+                .places
+                .iter()
+                .position(|place| matches!(place, Place::Running { session: Some(own) } if *own == session))
+        };
+        let sessions = state.sessions();
+        let waits: Vec<_> = waits
+            .iter()
+            .filter_map(|wait| {
+                let blocked_by = wait.blocked_by.iter().filter_map(|session| sessions.get(session).copied());
+                let waited = Waited { blocked_by: blocked_by.collect(), lock: wait.lock.clone() };
+                Some((client_of(wait.session)?, waited))
+            })
+            .collect();
+        for (client, waited) in waits {
+            state.wait(client, waited);
+        }
+    }
+
+    pub(super) fn log(&self) -> Vec<Entry> {
+        self.state().log.clone()
+    }
+}
+
+impl State {
+    /// Which client was last seen in which session.
+    fn sessions(&self) -> std::collections::HashMap<i64, usize> {
+        let sent = self.log.iter().filter_map(|entry| match entry {
+            Entry::Sent(sent) => Some((sent.step.session?, sent.client)),
+            Entry::GotOn(_) => None,
+        });
+        sent.collect()
+    }
+
+    fn last_of(&mut self, client: usize) -> Option<(usize, &mut Sent)> {
+        self.log.iter_mut().enumerate().rev().find_map(|(i, entry)| match entry {
+            Entry::Sent(sent) if sent.client == client => Some((i, sent)),
+            Entry::Sent(_) | Entry::GotOn(_) => None,
+        })
+    }
+
+    fn wait(&mut self, client: usize, waited: Waited) {
+        if let Some((_, sent)) = self.last_of(client) {
+            sent.waited.get_or_insert(waited);
+        }
+    }
+
+    /// Whether SQLite would have waited for the lock that it did not get: only for a transaction's first one, and at its
+    /// end. Between, it says so at once: whoever holds a lock and waits for another one is how deadlocks are made.
+    fn would_wait(&self, client: usize, step: &Step) -> bool {
+        step.kind != StepKind::Statement
+            || !self.log.iter().any(|entry| match entry {
+                Entry::Sent(sent) => {
+                    sent.client == client
+                        && sent.step.attempt == step.attempt
+                        && sent.step.kind == StepKind::Statement
+                        && sent.answer.as_ref().is_some_and(|answer| answer.failure.is_none())
+                }
+                Entry::GotOn(_) => false,
+            })
+    }
+}
+
+/// A client's place on the stage.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) stage: Arc<Stage>,
+    pub(super) client: usize,
+}
+
+impl Seat {
+    fn answered(&self, state: &mut State, step: &Step, answer: &Answer) {
+        if step.kind.ends_transaction() {
+            state.ended += 1;
+        }
+        let Some((i, sent)) = state.last_of(self.client) else { return };
+        sent.answer = Some(answer.clone());
+        if sent.waited.is_some() {
+            state.log.push(Entry::GotOn(i));
+            // Whoever waits for the same lock waits on.
+            let now = state.ended;
+            for place in &mut state.places {
+                if let Place::Busy { ended, .. } = place {
+                    *ended = now;
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Interceptor for Seat {
+    fn wants_sessions(&self) -> bool {
+        true
+    }
+
+    async fn before(&self, step: &Step) -> Option<Fault> {
+        let (go, gone) = oneshot::channel();
+        self.stage.state().places[self.client] = Place::Held { step: step.clone(), go };
+        let _ = gone.await;
+        None
+    }
+
+    async fn after(&self, step: &Step, answer: &Answer) -> Next {
+        let is_busy = answer.failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Busy);
+        let decided = {
+            let mut state = self.stage.state();
+            if !is_busy || !state.would_wait(self.client, step) {
+                self.answered(&mut state, step, answer);
+                return Next::GoOn;
+            }
+            let (decide, decided) = oneshot::channel();
+            let ended = state.ended;
+            state.places[self.client] = Place::Busy { decide, ended };
+            state.wait(
+                self.client,
+                Waited { blocked_by: Vec::new(), lock: String::from("the database is busy") },
+            );
+            decided
+        };
+        let next = decided.await.unwrap_or(Next::GoOn);
+        if next == Next::GoOn {
+            self.answered(&mut self.stage.state(), step, answer);
+        }
+        next
+    }
+}
+
+impl Entry {
+    pub(super) fn is_deadlock(&self) -> bool {
+        match self {
+            Self::Sent(Sent { answer: Some(answer), .. }) => {
+                answer.failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Deadlock)
+            }
+            Self::Sent(_) | Self::GotOn(_) => false,
+        }
+    }
+}

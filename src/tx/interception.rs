@@ -1,0 +1,151 @@
+//! How the steps of a transaction pass an interceptor.
+
+use std::io;
+
+use futures_core::future::BoxFuture;
+
+use crate::backend::{Backend, Injected, Provocation, Reply, WatchedQuery, failure_of};
+use crate::failure::{Failure, FailureKind};
+use crate::intercept::{Answer, Fault, Next, Shared, Step, StepKind};
+
+/// An interceptor, and what it is told about each step of one transaction.
+pub(crate) struct Interception {
+    by: Shared,
+    attempt: u32,
+    session: Option<i64>,
+}
+
+impl Interception {
+    pub(crate) async fn new<DB: Backend>(by: Shared, attempt: u32, connection: &mut DB::Connection) -> Self {
+        let session = match DB::SESSION {
+            Some(ask) if by.0.wants_sessions() => {
+                DB::send_text(connection, ask.to_owned()).await.integers.first().copied()
+            }
+            _ => None,
+        };
+        Self { by, attempt, session }
+    }
+
+    fn step(&self, kind: StepKind, sql: &str) -> Step {
+        Step { kind, attempt: self.attempt, sql: sql.to_owned(), arguments: None, session: self.session }
+    }
+
+    fn statement<DB: Backend>(&self, query: &WatchedQuery<DB>) -> Step {
+        Step { arguments: query.shown_arguments(), ..self.step(StepKind::Statement, query.sql()) }
+    }
+
+    async fn before(&self, step: &Step) -> Option<Fault> {
+        self.by.0.before(step).await
+    }
+
+    /// Whether the step is to be sent again.
+    async fn after(&self, step: &Step, answer: &Answer) -> bool {
+        self.by.0.after(step, answer).await == Next::SendAgain
+    }
+
+    /// Runs a statement as often as it takes.
+    pub(crate) async fn run<DB: Backend, T>(
+        &self,
+        connection: &mut DB::Connection,
+        query: &WatchedQuery<DB>,
+        told: fn(&T) -> Answer,
+        run: impl for<'x> Fn(&'x mut DB::Connection, WatchedQuery<DB>) -> BoxFuture<'x, Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let step = self.statement(query);
+        let mut fault = self.before(&step).await;
+        loop {
+            let result = match fault.take() {
+                None => run(connection, query.clone()).await,
+                Some(Fault::AnswerLost) => {
+                    run(connection, query.clone()).await.and_then(|_| Err(connection_reset()))
+                }
+                Some(fault) => Err(provoked::<DB>(connection, fault).await),
+            };
+            let answer = match &result {
+                Ok(output) => told(output),
+                Err(error) => failed::<DB>(error, query.asks_nowait()),
+            };
+            if !self.after(&step, &answer).await {
+                return result;
+            }
+        }
+    }
+
+    /// Sends a text of the crate's own, or what is left of it, as often as it takes.
+    async fn send<DB: Backend>(
+        &self,
+        connection: &mut DB::Connection,
+        kind: StepKind,
+        mut sql: String,
+    ) -> Reply {
+        let step = self.step(kind, &sql);
+        let mut fault = self.before(&step).await;
+        let mut all = Reply::default();
+        loop {
+            let reply = match fault.take() {
+                None => DB::send_text(connection, sql.clone()).await,
+                Some(Fault::AnswerLost) => {
+                    DB::send_text(connection, sql.clone()).await;
+                    Reply { error: Some(connection_reset()), ..Reply::default() }
+                }
+                Some(fault) => {
+                    let error = provoked::<DB>(connection, fault).await;
+                    // A COMMIT that fails has ended the transaction.
+                    if kind == StepKind::Commit && matches!(error, sqlx::Error::Database(_)) {
+                        DB::send_text(connection, "ROLLBACK".to_owned()).await;
+                    }
+                    Reply { error: Some(error), ..Reply::default() }
+                }
+            };
+            let answer = reply.error.as_ref().map(|error| failed::<DB>(error, false)).unwrap_or_default();
+            let again = self.after(&step, &answer).await;
+            if again {
+                sql = sql.split("; ").skip(reply.completed).collect::<Vec<_>>().join("; ");
+            }
+            all.completed += reply.completed;
+            all.integers.extend(reply.integers);
+            all.error = reply.error;
+            if !again {
+                return all;
+            }
+        }
+    }
+}
+
+/// Sends a text of the crate's own past the interceptor, if there is one.
+pub(super) async fn send<DB: Backend>(
+    interception: Option<&Interception>,
+    connection: &mut DB::Connection,
+    kind: StepKind,
+    sql: String,
+) -> Reply {
+    match interception {
+        None => DB::send_text(connection, sql).await,
+        Some(interception) => interception.send::<DB>(connection, kind, sql).await,
+    }
+}
+
+fn failed<DB: Backend>(error: &sqlx::Error, nowait: bool) -> Answer {
+    let failure = failure_of::<DB>(error, nowait);
+    Answer::failed(failure.unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string())))
+}
+
+/// The error of a fault that keeps a step from reaching the server: the server's own, where it can be made to raise it.
+async fn provoked<DB: Backend>(connection: &mut DB::Connection, fault: Fault) -> sqlx::Error {
+    match DB::provoke(fault) {
+        None => connection_reset(),
+        Some(Provocation::Send(sql)) => {
+            let answer = DB::send_text(connection, sql.to_owned()).await;
+            answer.error.unwrap_or_else(|| injected(FailureKind::Other))
+        }
+        Some(Provocation::Pretend(kind)) => injected(kind),
+    }
+}
+
+fn injected(kind: FailureKind) -> sqlx::Error {
+    sqlx::Error::Database(Box::new(Injected(Failure::new(kind, "an injected fault").retryable(true))))
+}
+
+fn connection_reset() -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::ConnectionReset, "an injected fault"))
+}
