@@ -1,5 +1,6 @@
 //! A schedule as swim lanes.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::failure::FailureKind;
@@ -176,33 +177,11 @@ fn with_arguments(sql: &str, arguments: &[String]) -> String {
     shown
 }
 
-/// The text in lines of at most so many characters, broken between words where possible; all but the first one are
-/// indented by two, and all of them by so many.
+/// The text in lines of at most so many characters, all of them indented by so many, and all but the first by two more.
 fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut line = " ".repeat(indent);
-    let mut is_empty = true;
-    for word in text.split(' ') {
-        let mut word = word;
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > width {
-            lines.push(std::mem::replace(&mut line, " ".repeat(indent + 2)));
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
-        }
-        while line.chars().count() + word.chars().count() > width {
-            let room = width.saturating_sub(line.chars().count()).max(1);
-            let cut = word.char_indices().nth(room).map_or(word.len(), |(at, _)| at);
-            line.push_str(&word[..cut]);
-            word = &word[cut..];
-            lines.push(std::mem::replace(&mut line, " ".repeat(indent + 2)));
-        }
-        line.push_str(word);
-        is_empty = false;
-    }
-    lines.push(line);
-    lines
+    let (first, others) = (" ".repeat(indent), " ".repeat(indent + 2));
+    let options = textwrap::Options::new(width).initial_indent(&first).subsequent_indent(&others);
+    textwrap::wrap(text, options).into_iter().map(Cow::into_owned).collect()
 }
 
 #[cfg(test)]
@@ -216,12 +195,5 @@ mod tests {
         assert_eq!(with_arguments("a = ? AND b = ?", &arguments), "a = 7 AND b = 'it''s'");
         assert_eq!(with_arguments("a = '$1?' AND b = $2", &arguments), "a = '$1?' AND b = 'it''s'");
         assert_eq!(with_arguments("a = $3 AND b = $x", &arguments), "a = $3 AND b = $x");
-    }
-
-    #[test]
-    fn lines_are_broken_between_words_where_possible() {
-        assert_eq!(wrapped("one two three", 8, 0), ["one two", "  three"]);
-        assert_eq!(wrapped("incomprehensible", 8, 0), ["incompre", "  hensib", "  le"]);
-        assert_eq!(wrapped("→ a b", 4, 2), ["  →", "    a", "    b"]);
     }
 }
