@@ -1,6 +1,19 @@
 //! Tests of concurrent code that do not sleep and hope.
+//!
+//! A transaction of this crate sees every statement that its unit of work sends. So statements can be held back, put in
+//! any order and made to fail, on the database that the application runs on.
+//!
+//! - [`explore`] drives a few units through every interleaving of their statements and checks what must hold after each.
+//! - [`Faults`] lets single steps fail, and [`assert_retry_safe`] lets each of them fail in turn.
+//!
+//! Everything works with `#[tokio::test]`, with your own pools and transactors, and without any state that is shared by
+//! two tests.
 
 mod explore;
+mod faults;
+mod retry_safe;
 
 pub use crate::intercept::Fault;
 pub use explore::{BadSchedule, Client, Explore, Finding, Problem, Report, Schedule, Unexplored, explore};
+pub use faults::{Faults, Moment};
+pub use retry_safe::{NotRetrySafe, RetryCheck, assert_retry_safe, check_retry_safe};

@@ -6,6 +6,7 @@ pub(crate) mod cancellation;
 pub(crate) mod commit_outcome;
 pub(crate) mod exploration;
 pub(crate) mod failures;
+pub(crate) mod faults;
 pub(crate) mod hooks;
 pub(crate) mod increments;
 pub(crate) mod limits;
@@ -22,7 +23,7 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, exploration, failures, hooks, increments, limits, locks, misuse, options, outcomes, savepoints, write_skew,
+            cancellation, exploration, failures, faults, hooks, increments, limits, locks, misuse, options, outcomes, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -75,8 +76,17 @@ macro_rules! conformance {
             misuse::a_run_inside_of_a_run_is_refused,
             misuse::a_second_connection_is_told_from_a_busy_pool,
             misuse::get_or_create_needs_one_more_look,
-            exploration::the_folklore_fix_loses_updates,
-            exploration::guarded_sales_pass,
+            exploration::a_gap_between_two_transactions_loses_updates,
+            exploration::guarded_sales_are_exact,
+            exploration::serializable_has_no_write_skew,
+            exploration::a_guarded_seat_is_booked_once,
+            exploration::three_transfers_conserve_money,
+            exploration::a_finding_is_shown_as_swim_lanes,
+            faults::every_strategy_survives_every_fault,
+            faults::a_commit_that_is_run_again_is_found,
+            faults::an_effect_outside_of_the_transaction_is_found,
+            faults::a_fault_is_what_the_database_would_say,
+            faults::a_step_can_be_held_back,
         );
     };
     // What only a server with row locks can do.
@@ -85,6 +95,11 @@ macro_rules! conformance {
 
         $crate::conformance!($database);
         $crate::conformance!(@tests $database;
+            exploration::the_folklore_fix_loses_updates,
+            exploration::write_skew_is_found,
+            exploration::an_unguarded_seat_is_booked_twice,
+            exploration::transfers_in_opposite_order_deadlock,
+            exploration::transfers_in_one_order_do_not,
             failures::a_deadlock_victim_is_run_again,
             failures::a_swallowed_deadlock_is_never_ok,
             failures::nowait_is_told_from_a_lock_timeout,

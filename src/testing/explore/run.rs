@@ -40,6 +40,13 @@ pub(super) struct Ran {
     pub(super) problem: Option<Problem>,
 }
 
+impl Ran {
+    /// Whether the schedule that was to be followed was possible.
+    pub(super) fn fits(&self) -> bool {
+        !matches!(self.problem, Some(Problem::DoesNotFit { .. }))
+    }
+}
+
 /// The clients of one schedule at work.
 pub(super) struct Run<'a, DB: Backend> {
     stage: Arc<Stage>,
@@ -49,8 +56,8 @@ pub(super) struct Run<'a, DB: Backend> {
     patience: Duration,
     ran: Ran,
     last: Option<usize>,
-    /// Which clients have seen another one take a step since they took theirs.
-    others_moved: Vec<bool>,
+    /// When each client took its last step.
+    moved: Vec<usize>,
 }
 
 impl<'a, DB: Backend> Run<'a, DB> {
@@ -63,7 +70,7 @@ impl<'a, DB: Backend> Run<'a, DB> {
         let ends = clients.iter().map(|_| None).collect();
         Self {
             stage,
-            others_moved: vec![false; clients.len()],
+            moved: vec![0; clients.len()],
             clients: clients.into_iter().map(Some).collect(),
             server,
             patience,
@@ -111,25 +118,26 @@ impl<'a, DB: Backend> Run<'a, DB> {
             self.ran.choices.push(Choice { ready, chosen, interrupted });
             self.take_step(chosen);
         }
-        Ok(self.ran)
+        Ok(std::mem::take(&mut self.ran))
     }
 
     fn take_step(&mut self, client: usize) {
-        self.others_moved.fill(true);
-        self.others_moved[client] = false;
+        self.moved[client] = self.ran.choices.len();
         self.last = Some(client);
         self.stage.go(client);
     }
 
-    /// Who may take the next step. One who begins again lets another one go first, as its backoff would.
+    /// Who may take the next step. One who begins again lets all others move first, as its backoff would; or two of them
+    /// could fail in turn for ever, while the one that they wait for is held.
     fn ready(&self) -> Vec<usize> {
         let ready = self.stage.ready();
-        let polite: Vec<usize> = ready
-            .iter()
-            .copied()
-            .filter(|client| self.others_moved[*client] || !self.stage.begins_again(*client))
-            .collect();
-        if polite.is_empty() { ready } else { polite }
+        let (again, others): (Vec<usize>, Vec<usize>) =
+            ready.iter().partition(|client| self.stage.begins_again(**client));
+        let may = |client: &usize| others.iter().all(|other| self.moved[*other] > self.moved[*client]);
+        let mut may_move: Vec<usize> =
+            others.iter().chain(again.iter().filter(|client| may(client))).copied().collect();
+        may_move.sort_unstable();
+        if may_move.is_empty() { ready } else { may_move }
     }
 
     fn last_busy(&self) -> Option<usize> {
@@ -194,6 +202,12 @@ impl<'a, DB: Backend> Run<'a, DB> {
             alarm.as_mut().poll(context).map(|()| false)
         })
         .await
+    }
+}
+
+impl<DB: Backend> Drop for Run<'_, DB> {
+    fn drop(&mut self) {
+        self.stage.close();
     }
 }
 

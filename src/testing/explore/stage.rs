@@ -19,6 +19,8 @@ struct State {
     log: Vec<Entry>,
     /// How many transactions have ended.
     ended: usize,
+    /// The schedule is over: whoever still has something to send does without its connection.
+    closed: bool,
 }
 
 /// Where a client stands.
@@ -63,7 +65,7 @@ pub(super) struct Waited {
 impl Stage {
     pub(super) fn new(clients: usize) -> Self {
         let places = (0..clients).map(|_| Place::Running { session: None }).collect();
-        Self(Mutex::new(State { places, log: Vec::new(), ended: 0 }))
+        Self(Mutex::new(State { places, log: Vec::new(), ended: 0, closed: false }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -171,6 +173,14 @@ impl Stage {
         }
     }
 
+    /// Ends the schedule, also for transactions that go on without their client: a commit that was given up is finished in
+    /// the background, and must not wait here for a turn that never comes, nor be sent into the next schedule.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.places.clear();
+    }
+
     pub(super) fn log(&self) -> Vec<Entry> {
         self.state().log.clone()
     }
@@ -250,16 +260,24 @@ impl Interceptor for Seat {
 
     async fn before(&self, step: &Step) -> Option<Fault> {
         let (go, gone) = oneshot::channel();
-        self.stage.state().places[self.client] = Place::Held { step: step.clone(), go };
-        let _ = gone.await;
-        None
+        {
+            let mut state = self.stage.state();
+            if state.closed {
+                return Some(Fault::ConnectionLost);
+            }
+            state.places[self.client] = Place::Held { step: step.clone(), go };
+        }
+        match gone.await {
+            Ok(()) => None,
+            Err(_) => Some(Fault::ConnectionLost),
+        }
     }
 
     async fn after(&self, step: &Step, answer: &Answer) -> Next {
         let is_busy = answer.failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Busy);
         let decided = {
             let mut state = self.stage.state();
-            if !is_busy || !state.would_wait(self.client, step) {
+            if state.closed || !is_busy || !state.would_wait(self.client, step) {
                 self.answered(&mut state, step, answer);
                 return Next::GoOn;
             }

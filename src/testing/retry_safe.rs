@@ -1,0 +1,217 @@
+//! Is a unit of work safe to run again?
+
+use std::fmt::{self, Display};
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+
+use crate::backend::Backend;
+use crate::error::Error;
+use crate::intercept::Fault;
+use crate::transactor::{Ended, Options, Transactor, TransactorExt as _, Unit};
+use crate::tx::{Repeatable, Tx, TxFn};
+
+use super::faults::{Faults, Moment};
+
+/// Everything that can go wrong with a statement, and with a commit.
+const FAULTS: [Fault; 5] = [
+    Fault::SerializationFailure,
+    Fault::Deadlock,
+    Fault::LockTimeout,
+    Fault::ConnectionLost,
+    Fault::AnswerLost,
+];
+
+/// A run in which a unit's effect was not there as often as it was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NotRetrySafe {
+    /// What went wrong, and at which step; `None` when nothing did.
+    pub fault: Option<(Moment, Fault)>,
+    /// How the unit ended.
+    pub outcome: String,
+    /// How often the effect was to be there in the end: from, and to.
+    pub expected: (i64, i64),
+    /// How often it was there.
+    pub found: i64,
+}
+
+impl Display for NotRetrySafe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fault {
+            Some((moment, fault)) => write!(f, "after {fault:?} at {moment:?}")?,
+            None => f.write_str("without any fault")?,
+        }
+        write!(f, " the unit ended with {}; its effect was expected ", self.outcome)?;
+        match self.expected {
+            (from, to) if from == to => write!(f, "{from} times")?,
+            (from, to) => write!(f, "{from} or {to} times")?,
+        }
+        write!(f, ", and found {} times", self.found)
+    }
+}
+
+/// Checks that a unit of work can be run again: runs it with each fault at each of its steps in turn, and counts its effects.
+///
+/// `count` answers how often the effect is there, in all: rows of a ledger, a counter, messages at a fake mail server. Each
+/// run that succeeds must add one to it, each that fails must add nothing, and only one whose commit is
+/// [unknown](Error::is_commit_unknown) may do either. So what a unit does outside of its transaction is found out:
+/// it happens once for each attempt.
+///
+/// Answers how many faults there were.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
+/// use atomically::testing::assert_retry_safe;
+/// use atomically::{Error, Pessimistic};
+///
+/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// sqlx::query("CREATE TABLE ledger (amount INTEGER)").execute(&pool).await?;
+/// let db = Pessimistic::default().on(&pool);
+///
+/// let faults = assert_retry_safe(
+///     &db,
+///     async |tx| {
+///         sqlx::query("INSERT INTO ledger VALUES (5)").execute(&mut *tx).await?;
+///         Ok::<_, Error>(())
+///     },
+///     || async { sqlx::query_scalar("SELECT COUNT(*) FROM ledger").fetch_one(&pool).await },
+/// )
+/// .await;
+/// assert_eq!(faults, 15, "five at BEGIN, at the statement and at COMMIT");
+/// # Ok(()) }
+/// # #[cfg(not(feature = "sqlite"))] fn main() {}
+/// ```
+///
+/// # Panics
+///
+/// With the [`NotRetrySafe`] that it finds, or the error of `count`. [`check_retry_safe`] answers them instead.
+pub async fn assert_retry_safe<DB, X, F, T, E, C, Fut, N>(transactor: &X, unit: F, count: C) -> usize
+where
+    DB: Backend,
+    X: Transactor<DB> + ?Sized,
+    F: Repeatable
+        + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+    T: Send,
+    E: From<Error> + Send,
+    C: Fn() -> Fut,
+    Fut: Future<Output = Result<i64, N>>,
+    N: Display,
+{
+    match check_retry_safe(transactor, unit, count).await {
+        Ok(faults) => faults,
+        #[expect(clippy::panic, reason = "it asserts")]
+        Err(unsafe_run) => panic!("not safe to run again: {unsafe_run}"),
+    }
+}
+
+/// Why a check was not passed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetryCheck {
+    /// The effect was not there as often as it was to be.
+    #[error("{0}")]
+    NotSafe(NotRetrySafe),
+    /// The effects could not be counted.
+    #[error("the effects could not be counted: {0}")]
+    NotCounted(String),
+    /// A fault was planned and did not happen: the unit does not take the same steps each time.
+    #[error("{1:?} at {0:?} did not happen: the unit does not take the same steps each time")]
+    NotReached(Moment, Fault),
+}
+
+/// What [`assert_retry_safe`] asserts, as a value.
+///
+/// # Errors
+///
+/// The first run that shows that the unit is not safe to run again, or why that cannot be told.
+pub async fn check_retry_safe<DB, X, F, T, E, C, Fut, N>(
+    transactor: &X,
+    unit: F,
+    count: C,
+) -> Result<usize, RetryCheck>
+where
+    DB: Backend,
+    X: Transactor<DB> + ?Sized,
+    F: Repeatable
+        + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+    T: Send,
+    E: From<Error> + Send,
+    C: Fn() -> Fut,
+    Fut: Future<Output = Result<i64, N>>,
+    N: Display,
+{
+    let counted = || async { count().await.map_err(|error| RetryCheck::NotCounted(error.to_string())) };
+    let without = Faults::new();
+    run_once(transactor, &without, &unit, &counted, None).await?;
+    let mut happened = 0;
+    for moment in without.seen() {
+        for fault in FAULTS {
+            let faults = Faults::new().at(moment, fault);
+            run_once(transactor, &faults, &unit, &counted, Some((moment, fault))).await?;
+            if faults.pending() > 0 {
+                return Err(RetryCheck::NotReached(moment, fault));
+            }
+            happened += 1;
+        }
+    }
+    Ok(happened)
+}
+
+async fn run_once<DB, X, F, T, E, Fut>(
+    transactor: &X,
+    faults: &Faults,
+    unit: &F,
+    count: &impl Fn() -> Fut,
+    fault: Option<(Moment, Fault)>,
+) -> Result<(), RetryCheck>
+where
+    DB: Backend,
+    X: Transactor<DB> + ?Sized,
+    F: Repeatable
+        + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+    T: Send,
+    E: From<Error> + Send,
+    Fut: Future<Output = Result<i64, RetryCheck>>,
+{
+    let before = count().await?;
+    let told = Told { transactor, outcome: Mutex::new(None) };
+    let _ = told.with(faults.options()).run(unit.clone()).await;
+    let found = count().await? - before;
+    let (outcome, expected) = match told.outcome.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(Ok(Ended::Committed)) => (String::from("a commit"), (1, 1)),
+        Some(Ok(Ended::RolledBack)) => (String::from("an error of its own"), (0, 0)),
+        Some(Err((error, true))) => (error, (0, 1)),
+        Some(Err((error, false))) => (error, (0, 0)),
+        None => (String::from("nothing"), (0, 0)),
+    };
+    if (expected.0..=expected.1).contains(&found) {
+        Ok(())
+    } else {
+        Err(RetryCheck::NotSafe(NotRetrySafe { fault, outcome, expected, found }))
+    }
+}
+
+/// A transactor whose outcomes are noted, whatever the unit's error type makes of them.
+struct Told<'a, X: ?Sized> {
+    transactor: &'a X,
+    /// An error as text, and whether it leaves the commit unknown.
+    outcome: Mutex<Option<Result<Ended, (String, bool)>>>,
+}
+
+#[async_trait]
+impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for Told<'_, X> {
+    async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
+        let result = self.transactor.transact(options, unit).await;
+        let noted = match &result {
+            Ok(ended) => Ok(*ended),
+            Err(error) => Err((error.to_string(), error.is_commit_unknown())),
+        };
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(noted);
+        result
+    }
+}
