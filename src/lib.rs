@@ -62,10 +62,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
 #![cfg_attr(
-    not(all(feature = "postgres", feature = "mysql", feature = "sqlite")),
-    allow(dead_code, reason = "helpers of the databases that are left out")
+    not(all(feature = "postgres", feature = "mysql", feature = "sqlite", feature = "testing")),
+    allow(dead_code, reason = "what the features that are left out would use")
 )]
-#![cfg_attr(not(feature = "testing"), allow(dead_code, reason = "what only tests are told"))]
 
 // Words: plain data, no I/O, no database.
 mod failure;

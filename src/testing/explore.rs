@@ -35,7 +35,6 @@ use stage::{Seat, Stage};
 const TRIES: usize = 3;
 
 /// Begins an exploration on a database: see [`Explore`].
-#[must_use]
 pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
     Explore {
         pool: pool.clone(),
@@ -77,8 +76,8 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 ///     .unit("bob", &db, take_one)
 ///     .expect("stock", 8_i64, |pool| async move { sqlx::query_scalar("SELECT stock FROM product").fetch_one(&pool).await })
 ///     .run()
-///     .await?
-///     .assert_passes();
+///     .await?;
+/// report.assert_passes();
 /// assert!(report.complete);
 /// # Ok(()) }
 /// # #[cfg(not(feature = "sqlite"))] fn main() {}
@@ -119,7 +118,7 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 pub struct Explore<'a, DB: Backend> {
     pool: Pool<DB>,
     set_up: Check<'a, DB, Result<(), String>>,
-    clients: Vec<Named<Box<dyn Fn(Options) -> BoxFuture<'a, End> + Send + Sync + 'a>>>,
+    clients: Vec<Named<Body<'a>>>,
     invariants: Vec<Named<Check<'a, DB, Option<Broken>>>>,
     most_schedules: usize,
     most_preemptions: usize,
@@ -128,6 +127,7 @@ pub struct Explore<'a, DB: Backend> {
     deadlocks: bool,
 }
 
+type Body<'a> = Box<dyn Fn(Options) -> BoxFuture<'a, End> + Send + Sync + 'a>;
 type Check<'a, DB, T> = Box<dyn Fn(Pool<DB>) -> BoxFuture<'a, T> + Send + Sync + 'a>;
 
 struct Named<T> {

@@ -192,12 +192,10 @@ mod databases {
         Answer::of_rows(row, DB::show_row)
     }
 
-    #[expect(clippy::ptr_arg, reason = "what a query answers")]
     fn rows<DB: Backend>(rows: &Vec<DB::Row>) -> Answer {
         Answer::of_rows(rows, DB::show_row)
     }
 
-    #[expect(clippy::ptr_arg, reason = "what a query answers")]
     fn all<DB: Backend>(answers: &Vec<Either<DB>>) -> Answer {
         let mut told = Answer::default();
         for answer in answers {

@@ -46,7 +46,8 @@ async fn explored<DB: TestBackend>(exploration: Explore<'_, DB>) -> Report {
 
 /// Everything was tried, and nothing went wrong.
 async fn passes<DB: TestBackend>(exploration: Explore<'_, DB>) {
-    let report = explored(exploration).await.assert_passes();
+    let report = explored(exploration).await;
+    report.assert_passes();
     assert!(report.complete, "{report}");
 }
 
@@ -322,6 +323,7 @@ async fn three_transfers<DB: TestBackend, X: Transactor<DB>>(pool: &Pool<DB>, db
         .most_preemptions(1)
         .most_schedules(100)
         .allow_deadlocks();
-    let report = exploration.run().await.expect("explored").assert_passes();
+    let report = exploration.run().await.expect("explored");
+    report.assert_passes();
     assert!(report.schedules >= 6, "every order of the three at least: {report}");
 }

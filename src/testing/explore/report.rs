@@ -113,16 +113,15 @@ impl Report {
         self.findings.is_empty()
     }
 
-    /// Answers this report if no schedule went wrong and at least two were run.
+    /// Asserts that no schedule went wrong.
     ///
     /// # Panics
     ///
     /// When one did, with its swim lanes; or when there was nothing to interleave.
     #[track_caller]
-    #[expect(clippy::panic, reason = "it asserts")]
-    pub fn assert_passes(self) -> Self {
+    pub fn assert_passes(&self) {
+        assert!(self.passes(), "{self}");
         assert!(self.schedules > 1, "one schedule is no exploration: there was nothing to interleave");
-        if self.passes() { self } else { panic!("{self}") }
     }
 
     /// The finding that is read most easily: the first one.

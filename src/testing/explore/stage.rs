@@ -40,7 +40,7 @@ enum Place {
 #[derive(Debug, Clone)]
 pub(super) enum Entry {
     /// A client took a step.
-    Sent(Sent),
+    Sent(Box<Sent>),
     /// A step that had been waiting was answered: the number of its entry.
     GotOn(usize),
 }
@@ -125,7 +125,8 @@ impl Stage {
         };
         match std::mem::replace(&mut state.places[client], Place::Running { session }) {
             Place::Held { step, go } => {
-                state.log.push(Entry::Sent(Sent { client, step, answer: None, waited: None }));
+                let sent = Sent { client, step, answer: None, waited: None };
+                state.log.push(Entry::Sent(Box::new(sent)));
                 let _ = go.send(());
             }
             Place::Busy { decide, .. } => {
@@ -198,7 +199,7 @@ impl State {
 
     fn last_of(&mut self, client: usize) -> Option<(usize, &mut Sent)> {
         self.log.iter_mut().enumerate().rev().find_map(|(i, entry)| match entry {
-            Entry::Sent(sent) if sent.client == client => Some((i, sent)),
+            Entry::Sent(sent) if sent.client == client => Some((i, &mut **sent)),
             Entry::Sent(_) | Entry::GotOn(_) => None,
         })
     }
@@ -301,10 +302,11 @@ impl Interceptor for Seat {
 impl Entry {
     pub(super) fn is_deadlock(&self) -> bool {
         match self {
-            Self::Sent(Sent { answer: Some(answer), .. }) => {
-                answer.failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Deadlock)
+            Self::Sent(sent) => {
+                let failure = sent.answer.as_ref().and_then(|answer| answer.failure.as_ref());
+                failure.is_some_and(|failure| failure.kind() == FailureKind::Deadlock)
             }
-            Self::Sent(_) | Self::GotOn(_) => false,
+            Self::GotOn(_) => false,
         }
     }
 }
