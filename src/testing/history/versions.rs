@@ -1,0 +1,158 @@
+//! The order in which a list got its values, recovered from what was read.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::transaction::{History, Operation, Outcome};
+
+/// A read that is to be believed: one of a committed transaction, or the state at the end.
+#[derive(Clone, Copy)]
+pub(super) struct Observation<'h> {
+    /// The reader; `None` is the state at the end.
+    pub(super) reader: Option<usize>,
+    pub(super) key: i64,
+    pub(super) list: &'h [i64],
+}
+
+/// What follows from the values of a history being unique. Transactions are indices here.
+pub(super) struct Versions<'h> {
+    pub(super) history: &'h History,
+    /// Who appended a value to a list, and whether that was the last one of his to this list.
+    appends: HashMap<(i64, i64), (usize, bool)>,
+    /// For each list the longest state of it that was seen, and by whom.
+    longest: BTreeMap<i64, Observation<'h>>,
+    position: HashMap<(i64, i64), usize>,
+    /// The unknown ones that have turned out to be committed.
+    turned_out: HashSet<usize>,
+}
+
+impl<'h> Versions<'h> {
+    /// Recovers the versions; or tells the key and the value that were appended twice.
+    pub(super) fn recover(history: &'h History) -> Result<Self, (i64, i64)> {
+        let mut versions = Self {
+            history,
+            appends: appends(history)?,
+            longest: BTreeMap::new(),
+            position: HashMap::new(),
+            turned_out: HashSet::new(),
+        };
+        for seen in versions.observations() {
+            // What a list held at the end is its longest state, or something was lost.
+            let longest = versions.longest.entry(seen.key).or_insert(seen);
+            if longest.reader.is_some() && (seen.reader.is_none() || seen.list.len() > longest.list.len()) {
+                *longest = seen;
+            }
+            for &value in seen.list {
+                if let Some((appender, _)) = versions.appends.get(&(seen.key, value))
+                    && history.transactions[*appender].outcome == Outcome::Unknown
+                {
+                    versions.turned_out.insert(*appender);
+                }
+            }
+        }
+        for (&key, longest) in &versions.longest {
+            for (i, &value) in longest.list.iter().enumerate() {
+                versions.position.entry((key, value)).or_insert(i);
+            }
+        }
+        Ok(versions)
+    }
+
+    /// The reads of committed transactions in the order of the history, then what the lists held at the end.
+    pub(super) fn observations(&self) -> impl Iterator<Item = Observation<'h>> + use<'h> {
+        let history = self.history;
+        let reads = history
+            .transactions
+            .iter()
+            .enumerate()
+            .filter(|(_, transaction)| transaction.outcome == Outcome::Committed)
+            .flat_map(|(reader, transaction)| {
+                transaction.operations.iter().filter_map(move |operation| match operation {
+                    Operation::Read { key, list } => {
+                        Some(Observation { reader: Some(reader), key: *key, list })
+                    }
+                    Operation::Append { .. } => None,
+                })
+            });
+        reads.chain(history.last.iter().map(|(&key, list)| Observation { reader: None, key, list }))
+    }
+
+    /// The appends of transactions that are known to be committed: by whom, to which list, which value.
+    pub(super) fn committed_appends(&self) -> impl Iterator<Item = (usize, i64, i64)> {
+        let committed =
+            (0..self.history.transactions.len()).filter(|&transaction| self.committed(transaction));
+        committed.flat_map(|transaction| {
+            self.history.transactions[transaction].operations.iter().filter_map(move |operation| {
+                match operation {
+                    Operation::Append { key, value } => Some((transaction, *key, *value)),
+                    Operation::Read { .. } => None,
+                }
+            })
+        })
+    }
+
+    /// Whether a transaction is known to be committed.
+    pub(super) fn committed(&self, transaction: usize) -> bool {
+        match self.history.transactions[transaction].outcome {
+            Outcome::Committed => true,
+            Outcome::Aborted => false,
+            Outcome::Unknown => self.turned_out.contains(&transaction),
+        }
+    }
+
+    /// Who appended a value to a list.
+    pub(super) fn appender(&self, key: i64, value: i64) -> Option<usize> {
+        self.appends.get(&(key, value)).map(|(transaction, _)| *transaction)
+    }
+
+    /// Whether its transaction appended more to this list after this value.
+    pub(super) fn is_intermediate(&self, key: i64, value: i64) -> bool {
+        self.appends.get(&(key, value)).is_some_and(|(_, last)| !last)
+    }
+
+    /// The longest state of each list that was seen.
+    pub(super) fn longest(&self) -> impl Iterator<Item = Observation<'h>> {
+        self.longest.values().copied()
+    }
+
+    /// The longest state of one list.
+    pub(super) fn longest_of(&self, key: i64) -> Option<Observation<'h>> {
+        self.longest.get(&key).copied()
+    }
+
+    /// The values of one list in the order in which it got them.
+    pub(super) fn order(&self, key: i64) -> &'h [i64] {
+        self.longest_of(key).map_or(&[], |longest| longest.list)
+    }
+
+    /// Where a value stands in the longest state of its list.
+    pub(super) fn position(&self, key: i64, value: i64) -> Option<usize> {
+        self.position.get(&(key, value)).copied()
+    }
+
+    /// What a transaction saw of a list that others had put there: without its own appends at the end.
+    pub(super) fn without_own(&self, seen: Observation<'h>) -> &'h [i64] {
+        let mut list = seen.list;
+        while let [others @ .., value] = list
+            && seen.reader.is_some()
+            && self.appender(seen.key, *value) == seen.reader
+        {
+            list = others;
+        }
+        list
+    }
+}
+
+fn appends(history: &History) -> Result<HashMap<(i64, i64), (usize, bool)>, (i64, i64)> {
+    let mut appends = HashMap::new();
+    for (i, transaction) in history.transactions.iter().enumerate() {
+        let mut keys = HashSet::new();
+        for operation in transaction.operations.iter().rev() {
+            if let Operation::Append { key, value } = operation
+                && appends.insert((*key, *value), (i, keys.insert(*key))).is_some()
+            {
+                return Err((*key, *value));
+            }
+        }
+    }
+    Ok(appends)
+}
