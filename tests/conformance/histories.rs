@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use atomically::testing::history::{
     AnomalyKind, Appends, Attempt, History, ListAppend, Lists, Order, Outcome, Recorder, Report,
 };
 use atomically::{
-    Atomic, Error, Isolation, Optimistic, Options, Pessimistic, Serializable, Strategy, TransactorExt as _,
-    Tx,
+    Atomic, Backend, Ended, Error, Isolation, Optimistic, Options, Pessimistic, Serializable, Strategy,
+    Transactor, TransactorExt as _, Tx, Unit,
 };
 use tokio::sync::Barrier;
 
@@ -15,7 +16,7 @@ use super::increments::patient;
 use crate::support::{TestBackend, TestPool};
 
 const SESSIONS: u32 = 8;
-const TRANSACTIONS: u32 = 40;
+const TRANSACTIONS: u32 = 20;
 
 /// What a load of everything at once leaves behind. That it was a load of everything at once is part of it.
 async fn load<DB: TestBackend + Lists, S: Strategy>(strategy: S, appends: Appends) -> History {
@@ -57,6 +58,37 @@ pub(crate) async fn optimistic_histories_lose_no_update<DB: TestBackend + Lists>
 pub(crate) async fn atomic_histories_lose_no_append<DB: TestBackend + Lists>() {
     let history = load::<DB, _>(Atomic::default(), Appends::InDatabase).await;
     report(&history, Order::RealTime).assert(Isolation::ReadCommitted);
+}
+
+/// Commits a unit and runs it once more, as one does who repeats what he got no answer to.
+struct Twice<X>(X);
+
+#[async_trait]
+impl<DB: Backend, X: Transactor<DB>> Transactor<DB> for Twice<X> {
+    async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
+        let _ = self.0.transact(options, unit).await?;
+        self.0.transact(options, unit).await
+    }
+}
+
+pub(crate) async fn a_unit_that_is_stored_twice_is_found<DB: TestBackend + Lists>() {
+    let pool = DB::pool(2).await;
+    let db = Twice(patient(Pessimistic::default(), &pool));
+    let load = ListAppend::new().sessions(2).transactions(5);
+    let report = report(&load.run(&pool, &db).await.expect("a history"), Order::Data);
+    assert!(report.has(AnomalyKind::AbortedRead), "{report}");
+}
+
+pub(crate) async fn loads_share_a_table<DB: TestBackend + Lists>() {
+    let pool = DB::pool(6).await;
+    let db = patient(Pessimistic::default(), &pool);
+    let load = ListAppend::new().table("shared").sessions(2).transactions(5);
+    let load = || load.run(&pool, &db);
+    for history in <[_; 3]>::from(tokio::join!(load(), load(), load())) {
+        let history = history.expect("a history");
+        assert_eq!(history.count(Outcome::Committed), 10);
+        report(&history, Order::Data).assert(Isolation::Serializable);
+    }
 }
 
 /// Two empty lists. A list is a number here: its values, each below 1000, are its digits.

@@ -76,6 +76,8 @@ macro_rules! conformance {
             histories::serializable_histories_are_serializable,
             histories::optimistic_histories_lose_no_update,
             histories::atomic_histories_lose_no_append,
+            histories::a_unit_that_is_stored_twice_is_found,
+            histories::loads_share_a_table,
             histories::write_skew_is_not_found_at_serializable,
             histories::read_skew_is_not_found_in_a_snapshot,
             misuse::a_run_inside_of_a_run_is_refused,

@@ -2,5 +2,6 @@
 //! another checker.
 
 mod opinion;
+mod recorded;
 mod simulation;
 mod written;

@@ -4,24 +4,14 @@ use std::fmt;
 
 use crate::isolation::Isolation;
 
-/// The kinds of anomalies, by the names that Adya gave them and the literature on list-append histories added.
+/// The kinds of anomalies, by the names of Adya and of Elle, the worst first.
 ///
-/// | kind | forbidden from | what happened |
-/// |---|---|---|
-/// | `DirtyWrite` (G0) | READ UNCOMMITTED | writes of transactions interleave |
-/// | `InternalInconsistency` | READ UNCOMMITTED | a transaction does not see its own append |
-/// | `DuplicateAppend` | READ UNCOMMITTED | one append is there twice |
-/// | `GarbageRead` | READ UNCOMMITTED | a value that nobody appended |
-/// | `LostAppend` | READ UNCOMMITTED | a committed append is not there at the end |
-/// | `AbortedRead` (G1a) | READ COMMITTED | a value of a transaction that was rolled back |
-/// | `IntermediateRead` (G1b) | READ COMMITTED | half of what a transaction appended |
-/// | `CircularInformationFlow` (G1c) | READ COMMITTED | each saw or follows the other |
-/// | `DirtyUpdate` | READ COMMITTED | a commit on top of what was rolled back |
-/// | `IncompatibleOrder` | READ COMMITTED | two reads, neither of which is the beginning of the other |
-/// | `LostUpdate` (P4) | REPEATABLE READ | two read the same list and both appended to it |
-/// | `GSingle` | REPEATABLE READ | a cycle in which one did not see the other: read skew |
-/// | `GNonadjacent` | REPEATABLE READ | several did not see the next, and no two of these in a row |
-/// | `G2Item` | SERIALIZABLE | any other cycle: write skew |
+/// | level | forbids, with all above |
+/// |---|---|
+/// | READ UNCOMMITTED | `DirtyWrite`, `InternalInconsistency`, `DuplicateAppend`, `GarbageRead`, `LostAppend` |
+/// | READ COMMITTED | `AbortedRead`, `IntermediateRead`, `CircularInformationFlow`, `DirtyUpdate`, `IncompatibleOrder` |
+/// | REPEATABLE READ | `LostUpdate`, `GSingle`, `GNonadjacent` |
+/// | SERIALIZABLE | `G2Item` |
 ///
 /// # Why is REPEATABLE READ the level of a snapshot?
 ///

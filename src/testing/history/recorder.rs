@@ -109,8 +109,11 @@ pub struct Run {
 
 impl Run {
     /// An attempt begins: the first thing that the unit does. The one before it has aborted.
+    #[must_use]
     pub fn attempt(&self) -> Attempt {
         let mut state = self.session.recorder.state();
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        finish(&mut state, latest.take(), Outcome::Aborted);
         let transaction = Transaction {
             session: Some(self.session.number),
             began: state.tick(),
@@ -118,8 +121,7 @@ impl Run {
         };
         let index = state.history.transactions.len();
         state.history.push(transaction);
-        let before = self.latest.lock().unwrap_or_else(PoisonError::into_inner).replace(index);
-        finish(&mut state, before, Outcome::Aborted);
+        *latest = Some(index);
         Attempt { recorder: self.session.recorder.clone(), index }
     }
 
@@ -131,8 +133,9 @@ impl Run {
 }
 
 fn finish(state: &mut State, transaction: Option<usize>, outcome: Outcome) {
+    let Some(index) = transaction else { return };
     let ended = state.tick();
-    if let Some(transaction) = transaction.and_then(|index| state.history.transactions.get_mut(index)) {
+    if let Some(transaction) = state.history.transactions.get_mut(index) {
         transaction.outcome = outcome;
         transaction.ended = ended;
     }
@@ -146,6 +149,7 @@ pub struct Attempt {
 
 impl Attempt {
     /// It is going to append to a list: this value, which nobody has appended before.
+    #[must_use]
     pub fn append(&self, key: i64) -> i64 {
         let mut state = self.recorder.state();
         state.value += 1;

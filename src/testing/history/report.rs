@@ -6,7 +6,7 @@ use crate::isolation::Isolation;
 
 use super::anomaly::{Anomaly, AnomalyKind};
 use super::dependencies::Graph;
-use super::transaction::{History, Outcome};
+use super::transaction::{History, NotUnique, Outcome};
 use super::versions::Versions;
 use super::{cycles, reads};
 
@@ -22,16 +22,6 @@ pub enum Order {
     /// Whatever had ended before a transaction began comes before it. With SERIALIZABLE this is strict serializability,
     /// which a single server gives and a stale replica does not.
     RealTime,
-}
-
-/// Two transactions of a history appended the same value to the same list, so nobody can tell who was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("value {value} was appended to key {key} by two operations: nobody can tell which of them was read")]
-pub struct NotUnique {
-    /// The list.
-    pub key: i64,
-    /// The value.
-    pub value: i64,
 }
 
 impl History {
@@ -53,7 +43,7 @@ impl History {
     ///
     /// As those of [`check`](Self::check).
     pub fn check_in_order(&self, order: Order) -> Result<Report, NotUnique> {
-        let versions = Versions::recover(self).map_err(|(key, value)| NotUnique { key, value })?;
+        let versions = Versions::recover(self)?;
         let mut anomalies = reads::anomalies(&versions);
         anomalies.extend(cycles::anomalies(&versions, &Graph::new(&versions, order)));
         anomalies.sort_by_key(Anomaly::kind);

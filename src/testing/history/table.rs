@@ -1,5 +1,7 @@
 //! Lists in a table, on each database.
 
+use std::collections::BTreeMap;
+
 use futures_core::future::BoxFuture;
 use sqlx::Pool;
 
@@ -17,6 +19,9 @@ pub struct Table {
     pub(super) run: i64,
 }
 
+/// What a statement answers.
+type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
+
 /// A database that can hold lists: every [`Backend`] can.
 ///
 /// The trait exists because queries cannot be run over a generic database without sqlx's bounds in every signature. It is
@@ -27,7 +32,7 @@ pub trait Lists: Backend + Statements {}
 #[doc(hidden)]
 pub trait Statements: Backend {
     /// Makes the table where it is missing, and empty lists with the keys from 1 to `keys`.
-    fn create<'a>(pool: &'a Pool<Self>, table: &'a Table, keys: i64) -> BoxFuture<'a, Result<(), Error>>;
+    fn create<'a>(pool: &'a Pool<Self>, table: &'a Table, keys: i64) -> Answer<'a, ()>;
 
     /// A list and its version; read for update, or not.
     fn read<'a>(
@@ -35,15 +40,10 @@ pub trait Statements: Backend {
         table: &'a Table,
         key: i64,
         for_update: bool,
-    ) -> BoxFuture<'a, Result<(Vec<i64>, i64), Error>>;
+    ) -> Answer<'a, (Vec<i64>, i64)>;
 
     /// Has the database append.
-    fn append<'a>(
-        tx: &'a mut Tx<Self>,
-        table: &'a Table,
-        key: i64,
-        value: i64,
-    ) -> BoxFuture<'a, Result<(), Error>>;
+    fn append<'a>(tx: &'a mut Tx<Self>, table: &'a Table, key: i64, value: i64) -> Answer<'a, ()>;
 
     /// Puts another list in the place of the one of this version, or of whatever is there.
     fn write<'a>(
@@ -52,13 +52,10 @@ pub trait Statements: Backend {
         key: i64,
         list: &'a [i64],
         version: Option<i64>,
-    ) -> BoxFuture<'a, Result<u64, Error>>;
+    ) -> Answer<'a, u64>;
 
     /// All lists, outside of any transaction.
-    fn read_all<'a>(
-        pool: &'a Pool<Self>,
-        table: &'a Table,
-    ) -> BoxFuture<'a, Result<Vec<(i64, Vec<i64>)>, Error>>;
+    fn read_all<'a>(pool: &'a Pool<Self>, table: &'a Table) -> Answer<'a, BTreeMap<i64, Vec<i64>>>;
 }
 
 /// The text of the values, each after a space.
@@ -82,14 +79,17 @@ macro_rules! lists {
                 pool: &'a Pool<Self>,
                 Table { name, run }: &'a Table,
                 keys: i64,
-            ) -> BoxFuture<'a, Result<(), Error>> {
+            ) -> Answer<'a, ()> {
                 Box::pin(async move {
                     let create = format!(
                         "CREATE TABLE IF NOT EXISTS {name} (run BIGINT NOT NULL, id BIGINT NOT NULL, \
                          elements {} NOT NULL, version BIGINT NOT NULL, PRIMARY KEY (run, id))",
                         $text
                     );
-                    sqlx::raw_sql(AssertSqlSafe(create)).execute(pool).await?;
+                    // On PostgreSQL two who make it at the same time are in each other's way. The second time it is there.
+                    if sqlx::raw_sql(AssertSqlSafe(create.clone())).execute(pool).await.is_err() {
+                        sqlx::raw_sql(AssertSqlSafe(create)).execute(pool).await?;
+                    }
                     let rows: Vec<_> = (1..=keys).map(|key| format!("({run}, {key}, '', 0)")).collect();
                     let insert = format!("INSERT INTO {name} VALUES {}", rows.join(", "));
                     sqlx::raw_sql(AssertSqlSafe(insert)).execute(pool).await?;
@@ -102,7 +102,7 @@ macro_rules! lists {
                 Table { name, run }: &'a Table,
                 key: i64,
                 for_update: bool,
-            ) -> BoxFuture<'a, Result<(Vec<i64>, i64), Error>> {
+            ) -> Answer<'a, (Vec<i64>, i64)> {
                 Box::pin(async move {
                     let select = AssertSqlSafe(format!(
                         "SELECT elements, version FROM {name} WHERE run = {run} AND id = {key}"
@@ -118,7 +118,7 @@ macro_rules! lists {
                 Table { name, run }: &'a Table,
                 key: i64,
                 value: i64,
-            ) -> BoxFuture<'a, Result<(), Error>> {
+            ) -> Answer<'a, ()> {
                 Box::pin(async move {
                     let update = format!(
                         "UPDATE {name} SET elements = {}, version = version + 1 WHERE run = {run} AND id = {key}",
@@ -135,7 +135,7 @@ macro_rules! lists {
                 key: i64,
                 list: &'a [i64],
                 version: Option<i64>,
-            ) -> BoxFuture<'a, Result<u64, Error>> {
+            ) -> Answer<'a, u64> {
                 Box::pin(async move {
                     let check = version.map(|version| format!(" AND version = {version}")).unwrap_or_default();
                     let update = format!(
@@ -150,7 +150,7 @@ macro_rules! lists {
             fn read_all<'a>(
                 pool: &'a Pool<Self>,
                 Table { name, run }: &'a Table,
-            ) -> BoxFuture<'a, Result<Vec<(i64, Vec<i64>)>, Error>> {
+            ) -> Answer<'a, BTreeMap<i64, Vec<i64>>> {
                 Box::pin(async move {
                     let select = format!("SELECT id, elements FROM {name} WHERE run = {run} ORDER BY id");
                     let rows = sqlx::raw_sql(AssertSqlSafe(select)).fetch_all(pool).await?;

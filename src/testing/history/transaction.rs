@@ -239,3 +239,13 @@ impl Extend<Transaction> for History {
         self.transactions.extend(transactions);
     }
 }
+
+/// Two transactions of a history appended the same value to the same list, so nobody can tell who was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("value {value} was appended to key {key} by two operations: nobody can tell which of them was read")]
+pub struct NotUnique {
+    /// The list.
+    pub key: i64,
+    /// The value.
+    pub value: i64,
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::transaction::{History, Operation, Outcome};
+use super::transaction::{History, NotUnique, Operation, Outcome};
 
 /// A read that is to be believed: one of a committed transaction, or the state at the end.
 #[derive(Clone, Copy)]
@@ -13,11 +13,17 @@ pub(super) struct Observation<'h> {
     pub(super) list: &'h [i64],
 }
 
+/// Who appended a value, and whether it is the last one that he appended to this list.
+struct Append {
+    by: usize,
+    is_last: bool,
+}
+
 /// What follows from the values of a history being unique. Transactions are indices here.
 pub(super) struct Versions<'h> {
     pub(super) history: &'h History,
-    /// Who appended a value to a list, and whether that was the last one of his to this list.
-    appends: HashMap<(i64, i64), (usize, bool)>,
+    /// By list and value.
+    appends: HashMap<(i64, i64), Append>,
     /// For each list the longest state of it that was seen, and by whom.
     longest: BTreeMap<i64, Observation<'h>>,
     position: HashMap<(i64, i64), usize>,
@@ -26,8 +32,7 @@ pub(super) struct Versions<'h> {
 }
 
 impl<'h> Versions<'h> {
-    /// Recovers the versions; or tells the key and the value that were appended twice.
-    pub(super) fn recover(history: &'h History) -> Result<Self, (i64, i64)> {
+    pub(super) fn recover(history: &'h History) -> Result<Self, NotUnique> {
         let mut versions = Self {
             history,
             appends: appends(history)?,
@@ -42,10 +47,10 @@ impl<'h> Versions<'h> {
                 *longest = seen;
             }
             for &value in seen.list {
-                if let Some((appender, _)) = versions.appends.get(&(seen.key, value))
-                    && history.transactions[*appender].outcome == Outcome::Unknown
+                if let Some(append) = versions.appends.get(&(seen.key, value))
+                    && history.transactions[append.by].outcome == Outcome::Unknown
                 {
-                    versions.turned_out.insert(*appender);
+                    versions.turned_out.insert(append.by);
                 }
             }
         }
@@ -101,12 +106,12 @@ impl<'h> Versions<'h> {
 
     /// Who appended a value to a list.
     pub(super) fn appender(&self, key: i64, value: i64) -> Option<usize> {
-        self.appends.get(&(key, value)).map(|(transaction, _)| *transaction)
+        self.appends.get(&(key, value)).map(|append| append.by)
     }
 
     /// Whether its transaction appended more to this list after this value.
     pub(super) fn is_intermediate(&self, key: i64, value: i64) -> bool {
-        self.appends.get(&(key, value)).is_some_and(|(_, last)| !last)
+        self.appends.get(&(key, value)).is_some_and(|append| !append.is_last)
     }
 
     /// The longest state of each list that was seen.
@@ -142,15 +147,16 @@ impl<'h> Versions<'h> {
     }
 }
 
-fn appends(history: &History) -> Result<HashMap<(i64, i64), (usize, bool)>, (i64, i64)> {
+fn appends(history: &History) -> Result<HashMap<(i64, i64), Append>, NotUnique> {
     let mut appends = HashMap::new();
-    for (i, transaction) in history.transactions.iter().enumerate() {
+    for (by, transaction) in history.transactions.iter().enumerate() {
         let mut keys = HashSet::new();
         for operation in transaction.operations.iter().rev() {
-            if let Operation::Append { key, value } = operation
-                && appends.insert((*key, *value), (i, keys.insert(*key))).is_some()
-            {
-                return Err((*key, *value));
+            if let Operation::Append { key, value } = *operation {
+                let append = Append { by, is_last: keys.insert(key) };
+                if appends.insert((key, value), append).is_some() {
+                    return Err(NotUnique { key, value });
+                }
             }
         }
     }
