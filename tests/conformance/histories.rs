@@ -47,6 +47,19 @@ pub(crate) async fn serializable_histories_are_serializable<DB: TestBackend + Li
     }
 }
 
+/// On SQLite whoever has read what is no longer so is not let through, guarded or not.
+pub(crate) async fn every_history_is_serializable<DB: TestBackend + Lists>() {
+    for appends in [Appends::InDatabase, Appends::Guarded, Appends::Unguarded] {
+        for history in [
+            load::<DB, _>(Pessimistic::default(), appends).await,
+            load::<DB, _>(Optimistic::default(), appends).await,
+            load::<DB, _>(Atomic::default(), appends).await,
+        ] {
+            report(&history, Order::RealTime).assert(Isolation::Serializable);
+        }
+    }
+}
+
 pub(crate) async fn optimistic_histories_lose_no_update<DB: TestBackend + Lists>() {
     let history = load::<DB, _>(Optimistic::default(), Appends::Guarded).await;
     let report = report(&history, Order::RealTime);
@@ -58,6 +71,11 @@ pub(crate) async fn optimistic_histories_lose_no_update<DB: TestBackend + Lists>
 pub(crate) async fn atomic_histories_lose_no_append<DB: TestBackend + Lists>() {
     let history = load::<DB, _>(Atomic::default(), Appends::InDatabase).await;
     report(&history, Order::RealTime).assert(Isolation::ReadCommitted);
+
+    let history = load::<DB, _>(Atomic::default(), Appends::Guarded).await;
+    let report = report(&history, Order::RealTime);
+    report.assert(Isolation::ReadCommitted);
+    report.assert_none_of(&[AnomalyKind::LostUpdate]);
 }
 
 /// Commits a unit and runs it once more, as one does who repeats what he got no answer to.

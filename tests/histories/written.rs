@@ -68,11 +68,13 @@ fn internal_inconsistency() {
         committed([append(1, 1), read(1, [])]),
         committed([read(1, [1]), append(1, 1)]),
         committed([append(1, 1), read(1, [1, 2])]),
+        committed([read(1, [1, 2]), append(1, 1)]),
     ];
     let lines = [
         "internal inconsistency: T1 read key 1 with [], having appended [1] by then",
         "internal inconsistency: T1 read key 1 with [1], having appended [] by then",
         "internal inconsistency: T1 read key 1 with [1 2], having appended [1] by then",
+        "internal inconsistency: T1 read key 1 with [1 2], having appended [] by then",
     ];
     for (reader, line) in reads.into_iter().zip(lines) {
         let history = history([reader, committed([append(1, 2)])]);
@@ -96,6 +98,17 @@ fn garbage_read() {
 fn lost_append() {
     let lost = history([committed([append(1, 1)]), committed([append(1, 2)])]).ending_with(1, [2]);
     assert_eq!(found(&lost), ["lost append: T1 appended 1 to key 1, which held [2] in the end"]);
+    // What is lost came before nobody and after nobody.
+    let overwritten =
+        history([committed([read(1, []), append(1, 1)]), committed([read(1, []), append(1, 2)])])
+            .ending_with(1, [2]);
+    assert_eq!(
+        found(&overwritten),
+        [
+            "lost append: T1 appended 1 to key 1, which held [2] in the end",
+            "lost update (P4): T1 and T2 read [] of key 1 and appended to it",
+        ]
+    );
     // Nobody looked: it may be there.
     let unread = history([committed([append(1, 1)]), committed([append(1, 2)]), committed([read(1, [2])])]);
     assert_eq!(found(&unread), [""; 0]);
@@ -259,6 +272,28 @@ fn a_stale_read_is_wrong_in_real_time_only() {
     assert_eq!(found_in(&overlapping, Order::RealTime), [""; 0]);
 }
 
+/// Of those that overlap, each is before what began after its own end.
+#[test]
+fn real_time_does_not_forget_the_overlapping() {
+    let stale = history([
+        committed([append(1, 1)]).between(1, 4),
+        committed([read(2, [])]).between(2, 5),
+        committed([read(1, [])]).between(6, 7),
+    ]);
+    assert_eq!(found_in(&stale, Order::RealTime), ["G-single: T3 -rw-> T1 -real time-> T3"]);
+}
+
+/// What the data show by themselves is not shown again because there is a clock as well.
+#[test]
+fn a_cycle_is_shown_once() {
+    let skew = history([
+        committed([read(1, []), append(2, 1)]).between(1, 3),
+        committed([read(2, []), append(1, 1)]).between(2, 4),
+        committed([read(1, [1])]).between(5, 6),
+    ]);
+    assert_eq!(found_in(&skew, Order::RealTime), ["G2-item: T1 -rw-> T2 -rw-> T1"]);
+}
+
 /// Real time reaches over transactions in between, of which only the latest are linked.
 #[test]
 fn real_time_is_transitive() {
@@ -325,4 +360,11 @@ fn an_empty_history_shows_nothing() {
     let empty = history([aborted([append(1, 1)])]);
     assert_eq!(empty.count(Outcome::Aborted), 1);
     empty.check().expect("values are unique").assert_none_of(&[AnomalyKind::LostUpdate]);
+}
+
+#[test]
+#[should_panic(expected = "and 2 more")]
+fn an_assertion_explains_five() {
+    let garbage = history([committed([read(1, [1, 2, 3, 4, 5, 6, 7])])]);
+    garbage.check().expect("values are unique").assert(Isolation::Serializable);
 }

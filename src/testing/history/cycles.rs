@@ -8,7 +8,6 @@ use petgraph::visit::{EdgeFiltered, EdgeRef as _};
 
 use super::anomaly::{Anomaly, AnomalyKind, DependencyKind, Step};
 use super::dependencies::{Dependency, Graph};
-use super::reads::print;
 use super::versions::Versions;
 
 /// Which cycles are of a kind: what they begin with, and what may follow.
@@ -192,6 +191,6 @@ fn anomaly(versions: &Versions<'_>, graph: &Graph<'_>, kind: AnomalyKind, cycle:
         let evidence = dependency.explain(from, to);
         steps.push(Step { from: from + 1, to: to + 1, kind: dependency.kind, evidence });
     }
-    let transactions = print(versions, steps.iter().map(|step| step.from - 1));
+    let transactions = versions.printed(steps.iter().map(|step| step.from - 1));
     Anomaly { kind, evidence: String::new(), cycle: steps, transactions }
 }

@@ -207,21 +207,7 @@ fn anomaly(
     evidence: String,
     transactions: impl IntoIterator<Item = usize>,
 ) -> Anomaly {
-    Anomaly { kind, evidence, cycle: Vec::new(), transactions: print(versions, transactions) }
-}
-
-/// The transactions for those who read an explanation, each once.
-pub(super) fn print(
-    versions: &Versions<'_>,
-    transactions: impl IntoIterator<Item = usize>,
-) -> Vec<(usize, String)> {
-    let mut printed: Vec<(usize, String)> = Vec::new();
-    for transaction in transactions {
-        if printed.iter().all(|(number, _)| *number != transaction + 1) {
-            printed.push((transaction + 1, versions.history.transactions[transaction].to_string()));
-        }
-    }
-    printed
+    Anomaly { kind, evidence, cycle: Vec::new(), transactions: versions.printed(transactions) }
 }
 
 fn describe(seen: Observation<'_>) -> String {

@@ -46,7 +46,7 @@ impl History {
         let versions = Versions::recover(self)?;
         let mut anomalies = reads::anomalies(&versions);
         anomalies.extend(cycles::anomalies(&versions, &Graph::new(&versions, order)));
-        anomalies.sort_by_key(Anomaly::kind);
+        anomalies.sort_by_key(|anomaly| (anomaly.kind(), anomaly.cycle().len()));
         let [committed, aborted, unknown] =
             [Outcome::Committed, Outcome::Aborted, Outcome::Unknown].map(|outcome| self.count(outcome));
         Ok(Report { anomalies, committed, aborted, unknown })
@@ -66,7 +66,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// What was found, the worst first.
+    /// What was found, the worst first, and of a kind the smallest first.
     #[must_use]
     pub fn anomalies(&self) -> &[Anomaly] {
         &self.anomalies
@@ -87,7 +87,8 @@ impl Report {
     ///
     /// # Panics
     ///
-    /// With an explanation, where it is not; also where nothing was committed, because that shows nothing.
+    /// With an explanation of the first five, where it is not; also where nothing was committed, because that shows
+    /// nothing.
     #[track_caller]
     pub fn assert(&self, level: Isolation) {
         self.assert_none(&format!("{level} forbids"), |kind| kind.is_forbidden_at(level));
@@ -111,11 +112,18 @@ impl Report {
         }
         let found: Vec<_> = self.anomalies.iter().filter(|anomaly| forbidden(anomaly.kind())).collect();
         if !found.is_empty() {
-            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
-            panic!("{what} what happened here:\n\n{}\n", found.join("\n\n"));
+            let shown: Vec<_> = found.iter().take(SHOWN).map(ToString::to_string).collect();
+            let more = match found.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!("\n\nand {more} more"),
+            };
+            panic!("{what} what happened here:\n\n{}{more}\n", shown.join("\n\n"));
         }
     }
 }
+
+/// How many anomalies a failed assertion explains: where there are more, they are more of the same.
+const SHOWN: usize = 5;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -145,6 +145,17 @@ impl<'h> Versions<'h> {
         }
         list
     }
+
+    /// The numbers and texts of these transactions, each once, for those who read an explanation.
+    pub(super) fn printed(&self, transactions: impl IntoIterator<Item = usize>) -> Vec<(usize, String)> {
+        let mut printed: Vec<(usize, String)> = Vec::new();
+        for transaction in transactions {
+            if printed.iter().all(|(number, _)| *number != transaction + 1) {
+                printed.push((transaction + 1, self.history.transactions[transaction].to_string()));
+            }
+        }
+        printed
+    }
 }
 
 fn appends(history: &History) -> Result<HashMap<(i64, i64), Append>, NotUnique> {
