@@ -189,6 +189,6 @@ fn committed<'v>(
 /// Appends that are committed and in no read. Where the state at the end is known, they are lost and not late.
 fn unread(versions: &Versions<'_>) -> impl Iterator<Item = (usize, i64, i64)> {
     versions.committed_appends().filter(|(_, key, value)| {
-        !versions.history.last.contains_key(key) && versions.position(*key, *value).is_none()
+        !versions.history.last.contains_key(key) && !versions.was_seen(*key, *value)
     })
 }

@@ -116,7 +116,7 @@ impl Findings<'_, '_> {
     fn lost_appends(&mut self) {
         for (transaction, key, value) in self.versions.committed_appends() {
             if let Some(last) = self.versions.history.last.get(&key)
-                && self.versions.position(key, value).is_none()
+                && !self.versions.is_ordered(key, value)
             {
                 let evidence = format!(
                     "T{} appended {value} to key {key}, which held {} in the end",

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::error::Error;
+
 /// One thing that a transaction did to a list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -79,7 +81,7 @@ pub enum Outcome {
 impl Outcome {
     /// What the end of a run says about its last attempt.
     #[must_use]
-    pub fn of<T>(result: &Result<T, crate::error::Error>) -> Self {
+    pub fn of<T>(result: &Result<T, Error>) -> Self {
         match result {
             Ok(_) => Self::Committed,
             Err(error) if error.is_commit_unknown() => Self::Unknown,
@@ -248,4 +250,18 @@ pub struct NotUnique {
     pub key: i64,
     /// The value.
     pub value: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::{Failure, FailureKind};
+
+    #[test]
+    fn a_commit_without_an_answer_is_unknown() {
+        let failed = |kind| Err::<(), _>(Error::failed(Failure::new(kind, "no"), None));
+        assert_eq!(Outcome::of(&Ok(())), Outcome::Committed);
+        assert_eq!(Outcome::of(&failed(FailureKind::Deadlock)), Outcome::Aborted);
+        assert_eq!(Outcome::of(&failed(FailureKind::CommitUnknown)), Outcome::Unknown);
+    }
 }

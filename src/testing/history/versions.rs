@@ -26,7 +26,9 @@ pub(super) struct Versions<'h> {
     appends: HashMap<(i64, i64), Append>,
     /// For each list the longest state of it that was seen, and by whom.
     longest: BTreeMap<i64, Observation<'h>>,
-    position: HashMap<(i64, i64), usize>,
+    /// The values in there, and all that were seen anywhere.
+    ordered: HashSet<(i64, i64)>,
+    seen: HashSet<(i64, i64)>,
     /// The unknown ones that have turned out to be committed.
     turned_out: HashSet<usize>,
 }
@@ -37,7 +39,8 @@ impl<'h> Versions<'h> {
             history,
             appends: appends(history)?,
             longest: BTreeMap::new(),
-            position: HashMap::new(),
+            ordered: HashSet::new(),
+            seen: HashSet::new(),
             turned_out: HashSet::new(),
         };
         for seen in versions.observations() {
@@ -47,6 +50,7 @@ impl<'h> Versions<'h> {
                 *longest = seen;
             }
             for &value in seen.list {
+                versions.seen.insert((seen.key, value));
                 if let Some(append) = versions.appends.get(&(seen.key, value))
                     && history.transactions[append.by].outcome == Outcome::Unknown
                 {
@@ -55,9 +59,7 @@ impl<'h> Versions<'h> {
             }
         }
         for (&key, longest) in &versions.longest {
-            for (i, &value) in longest.list.iter().enumerate() {
-                versions.position.entry((key, value)).or_insert(i);
-            }
+            versions.ordered.extend(longest.list.iter().map(|&value| (key, value)));
         }
         Ok(versions)
     }
@@ -129,9 +131,14 @@ impl<'h> Versions<'h> {
         self.longest_of(key).map_or(&[], |longest| longest.list)
     }
 
-    /// Where a value stands in the longest state of its list.
-    pub(super) fn position(&self, key: i64, value: i64) -> Option<usize> {
-        self.position.get(&(key, value)).copied()
+    /// Whether a value is in the longest state of its list.
+    pub(super) fn is_ordered(&self, key: i64, value: i64) -> bool {
+        self.ordered.contains(&(key, value))
+    }
+
+    /// Whether anybody has seen a value.
+    pub(super) fn was_seen(&self, key: i64, value: i64) -> bool {
+        self.seen.contains(&(key, value))
     }
 
     /// What a transaction saw of a list that others had put there: without its own appends at the end.
