@@ -12,6 +12,9 @@ pub mod units {}
 #[doc = include_str!("guide/failures.md")]
 pub mod failures {}
 
+#[doc = include_str!("guide/histories.md")]
+pub mod histories {}
+
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
 

@@ -56,7 +56,7 @@
 //! | `postgres` | PostgreSQL and what speaks its protocol | `sqlx/postgres` |
 //! | `mysql` | MySQL, MariaDB and what speaks their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
-//! | `testing` | [`testing`]: tests that explore interleavings and inject faults | |
+//! | `testing` | [`testing`]: tests that explore interleavings, inject faults and check histories | `petgraph`, `textwrap` |
 //!
 //! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -81,7 +81,7 @@ mod tx;
 // Many attempts.
 mod transactor;
 mod strategy;
-// Built on top.
+// Built on top, through public items only.
 #[cfg(feature = "testing")]
 pub mod testing;
 // Essays.

@@ -5,12 +5,14 @@
 //!
 //! - [`explore`] drives a few units through every interleaving of their statements and checks what must hold after each.
 //! - [`Faults`] lets single steps fail, and [`assert_retry_safe`] lets each of them fail in turn.
+//! - [`history`] checks what many clients did and saw for the anomalies that isolation is to prevent.
 //!
 //! Everything works with `#[tokio::test]`, with your own pools and transactors, and without any state that is shared by
 //! two tests.
 
 mod explore;
 mod faults;
+pub mod history;
 mod retry_safe;
 
 pub use crate::intercept::Fault;

@@ -17,6 +17,11 @@ async fn a_constraint_that_fails_at_commit_is_typed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_history_is_serializable() {
+    histories::every_history_is_serializable::<Sqlite>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_that_do_not_exist_are_refused() {
     locks::locks_that_do_not_exist_are_refused::<Sqlite>().await;
 }

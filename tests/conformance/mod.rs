@@ -7,6 +7,7 @@ pub(crate) mod commit_outcome;
 pub(crate) mod exploration;
 pub(crate) mod failures;
 pub(crate) mod faults;
+pub(crate) mod histories;
 pub(crate) mod hooks;
 pub(crate) mod increments;
 pub(crate) mod limits;
@@ -23,7 +24,8 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, exploration, failures, faults, hooks, increments, limits, locks, misuse, options, outcomes, savepoints, write_skew,
+            cancellation, exploration, failures, faults, histories, hooks, increments, limits, locks, misuse, options,
+            outcomes, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -73,6 +75,14 @@ macro_rules! conformance {
             hooks::a_hook_that_panics_hides_nothing,
             hooks::hooks_go_on_when_the_caller_has_gone,
             locks::lock_rows_answers_what_is_missing,
+            histories::pessimistic_histories_are_serializable,
+            histories::serializable_histories_are_serializable,
+            histories::optimistic_histories_lose_no_update,
+            histories::atomic_histories_lose_no_append,
+            histories::a_unit_that_is_stored_twice_is_found,
+            histories::loads_share_a_table,
+            histories::write_skew_is_not_found_at_serializable,
+            histories::read_skew_is_not_found_in_a_snapshot,
             misuse::a_run_inside_of_a_run_is_refused,
             misuse::a_second_connection_is_told_from_a_busy_pool,
             misuse::get_or_create_needs_one_more_look,
@@ -121,6 +131,9 @@ macro_rules! conformance {
             savepoints::a_conflict_outlives_its_scope,
             savepoints::a_refused_lock_can_be_rescued,
             hooks::an_unknown_commit_runs_its_hooks,
+            histories::an_update_is_lost_without_a_guard,
+            histories::read_skew_is_found_at_read_committed,
+            histories::write_skew_is_found_below_serializable,
             network::a_connection_cut_before_the_commit_is_run_again,
         );
     };

@@ -1,0 +1,194 @@
+//! What must have come before what.
+
+use std::collections::{BTreeMap, HashSet};
+
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use super::anomaly::DependencyKind;
+use super::report::Order;
+use super::transaction::{List, Outcome};
+use super::versions::{Observation, Versions};
+
+/// Why one transaction comes before another, and what shows it.
+#[derive(Clone, Copy)]
+pub(super) struct Dependency<'h> {
+    pub(super) kind: DependencyKind,
+    evidence: Evidence<'h>,
+}
+
+#[derive(Clone, Copy)]
+enum Evidence<'h> {
+    /// The later one's value comes right after the earlier one's.
+    Follows { key: i64, earlier: i64, later: i64 },
+    /// Nobody has read the later one's value: it comes after all that were read.
+    Unread { key: i64, earlier: i64, later: i64 },
+    /// The reader saw the list end with the value.
+    Saw { key: i64, list: &'h [i64], value: i64 },
+    /// The reader saw the list without the value.
+    Missed { key: i64, list: &'h [i64], value: i64 },
+    /// The session.
+    Session(u32),
+    /// When the one had ended and the other began.
+    Times { ended: u64, began: u64 },
+}
+
+impl Dependency<'_> {
+    /// What shows it, in words.
+    pub(super) fn explain(&self, from: usize, to: usize) -> String {
+        let (from, to) = (from + 1, to + 1);
+        match self.evidence {
+            Evidence::Follows { key, earlier, later } => {
+                format!("T{from} appended {earlier} to key {key}, and T{to} appended {later} right after it")
+            }
+            Evidence::Unread { key, earlier, later } => {
+                format!(
+                    "T{from} appended {earlier} to key {key}, and nobody has read it with {later} of T{to} yet"
+                )
+            }
+            Evidence::Saw { key, list, value } => {
+                format!("T{to} read {} of key {key}, and T{from} had appended {value}", List(list))
+            }
+            Evidence::Missed { key, list, value } => {
+                format!("T{from} read {} of key {key}, without {value}, which T{to} appended", List(list))
+            }
+            Evidence::Session(session) => format!("session {session} ran T{from} before T{to}"),
+            Evidence::Times { ended, began } => {
+                format!("T{from} had ended at {ended}, and T{to} began at {began}")
+            }
+        }
+    }
+}
+
+/// All dependencies of a history; its nodes are the transactions, those without dependencies included.
+pub(super) struct Graph<'h> {
+    pub(super) dependencies: DiGraph<(), Dependency<'h>, usize>,
+    known: HashSet<(usize, usize, DependencyKind)>,
+}
+
+impl<'h> Graph<'h> {
+    pub(super) fn new(versions: &Versions<'h>, order: Order) -> Self {
+        let transactions = versions.history.transactions.len();
+        let mut dependencies = DiGraph::with_capacity(transactions, 0);
+        for _ in 0..transactions {
+            dependencies.add_node(());
+        }
+        let mut graph = Self { dependencies, known: HashSet::new() };
+        graph.add_appends(versions);
+        graph.add_reads(versions);
+        match order {
+            Order::Data => {}
+            Order::Session => graph.add_sessions(versions),
+            Order::RealTime => graph.add_real_time(versions),
+        }
+        graph
+    }
+
+    fn add(&mut self, from: usize, to: usize, kind: DependencyKind, evidence: Evidence<'h>) {
+        if from != to && self.known.insert((from, to, kind)) {
+            let (from, to) = (NodeIndex::new(from), NodeIndex::new(to));
+            self.dependencies.add_edge(from, to, Dependency { kind, evidence });
+        }
+    }
+
+    /// Appends follow each other in the order of the list; those that nobody has read come after all that were.
+    fn add_appends(&mut self, versions: &Versions<'h>) {
+        for Observation { key, list, .. } in versions.longest() {
+            let appends: Vec<_> = committed(versions, key, list).collect();
+            for pair in appends.windows(2) {
+                if let [(from, earlier), (to, later)] = *pair {
+                    self.add(from, to, DependencyKind::WriteWrite, Evidence::Follows { key, earlier, later });
+                }
+            }
+        }
+        for (transaction, key, value) in unread(versions) {
+            if let Some((from, earlier)) = committed(versions, key, versions.order(key)).next_back() {
+                let evidence = Evidence::Unread { key, earlier, later: value };
+                self.add(from, transaction, DependencyKind::WriteWrite, evidence);
+            }
+        }
+    }
+
+    /// A reader comes after who appended the last value it saw, and before who appended the next one.
+    fn add_reads(&mut self, versions: &Versions<'h>) {
+        let mut unread_of: BTreeMap<i64, Vec<(usize, i64)>> = BTreeMap::new();
+        for (transaction, key, value) in unread(versions) {
+            unread_of.entry(key).or_default().push((transaction, value));
+        }
+        for seen in versions.observations() {
+            let Some(reader) = seen.reader else { continue };
+            let (key, list) = (seen.key, versions.without_own(seen));
+            if let Some((appender, value)) = committed(versions, key, list).next_back() {
+                self.add(appender, reader, DependencyKind::WriteRead, Evidence::Saw { key, list, value });
+            }
+            // Of a read that does not fit into the order nobody knows what came next.
+            let Some(rest) = versions.order(key).strip_prefix(list) else { continue };
+            let nexts: Vec<_> = match committed(versions, key, rest).next() {
+                Some(next) => vec![next],
+                None => {
+                    let unread = unread_of.get(&key).map_or(&[][..], Vec::as_slice);
+                    // It appended as well, and among the unread nobody knows who was first.
+                    let took_part = unread.iter().any(|(appender, _)| *appender == reader);
+                    if took_part { Vec::new() } else { unread.to_vec() }
+                }
+            };
+            for (appender, value) in nexts {
+                self.add(reader, appender, DependencyKind::ReadWrite, Evidence::Missed { key, list, value });
+            }
+        }
+    }
+
+    fn add_sessions(&mut self, versions: &Versions<'h>) {
+        let mut latest = BTreeMap::new();
+        for (i, transaction) in versions.history.transactions.iter().enumerate() {
+            let Some(session) = transaction.session.filter(|_| versions.committed(i)) else { continue };
+            if let Some(before) = latest.insert(session, i) {
+                self.add(before, i, DependencyKind::Session, Evidence::Session(session));
+            }
+        }
+    }
+
+    /// Whoever had ended before another began comes before it. Only the latest to have ended are linked: from the
+    /// others it follows.
+    fn add_real_time(&mut self, versions: &Versions<'h>) {
+        let mut events = Vec::new();
+        for (i, transaction) in versions.history.transactions.iter().enumerate() {
+            if let Some(began) = transaction.began.filter(|_| versions.committed(i)) {
+                // At one and the same time, beginnings come first: neither is known to be before the other.
+                events.push((began, false, i));
+                let ended = transaction.ended.filter(|_| transaction.outcome == Outcome::Committed);
+                events.extend(ended.map(|ended| (ended, true, i)));
+            }
+        }
+        events.sort_unstable();
+        let mut latest: Vec<(usize, u64)> = Vec::new();
+        for (at, is_end, i) in events {
+            let Some(began) = versions.history.transactions[i].began else { continue };
+            if is_end {
+                latest.retain(|(_, ended)| *ended >= began);
+                latest.push((i, at));
+            } else {
+                for &(before, ended) in &latest {
+                    self.add(before, i, DependencyKind::RealTime, Evidence::Times { ended, began });
+                }
+            }
+        }
+    }
+}
+
+/// The values of a list that committed transactions appended, with who did.
+fn committed<'v>(
+    versions: &'v Versions<'_>,
+    key: i64,
+    list: &'v [i64],
+) -> impl DoubleEndedIterator<Item = (usize, i64)> + 'v {
+    let appends =
+        list.iter().filter_map(move |&value| versions.appender(key, value).map(|appender| (appender, value)));
+    appends.filter(|(appender, _)| versions.committed(*appender))
+}
+
+/// Appends that are committed and in no read. Where the state at the end is known, they are lost and not late.
+fn unread(versions: &Versions<'_>) -> impl Iterator<Item = (usize, i64, i64)> {
+    versions.committed_appends().filter(|(_, key, value)| {
+        !versions.history.last.contains_key(key) && !versions.was_seen(*key, *value)
+    })
+}

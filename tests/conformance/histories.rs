@@ -1,0 +1,279 @@
+//! Histories of real databases: what each strategy promises, and what happens to those who ask for less.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atomically::testing::history::{
+    AnomalyKind, Appends, Attempt, History, ListAppend, Lists, Order, Outcome, Recorder, Report,
+};
+use atomically::{
+    Atomic, Backend, Ended, Error, Isolation, Optimistic, Options, Pessimistic, Serializable, Strategy,
+    Transactor, TransactorExt as _, Tx, Unit,
+};
+use tokio::sync::Barrier;
+
+use super::increments::patient;
+use crate::support::{TestBackend, TestPool};
+
+const SESSIONS: u32 = 8;
+const TRANSACTIONS: u32 = 20;
+
+/// What a load of everything at once leaves behind. That it was a load of everything at once is part of it.
+async fn load<DB: TestBackend + Lists, S: Strategy>(strategy: S, appends: Appends) -> History {
+    let pool = DB::pool(SESSIONS).await;
+    let db = patient(strategy, &pool);
+    let load = ListAppend::new().sessions(SESSIONS).transactions(TRANSACTIONS).appends(appends).seed(7);
+    let history = load.run(&pool, &db).await.expect("a history");
+    assert_eq!(history.count(Outcome::Committed), (SESSIONS * TRANSACTIONS) as usize, "every unit commits");
+    assert_eq!(history.count(Outcome::Unknown), 0);
+    history
+}
+
+fn report(history: &History, order: Order) -> Report {
+    history.check_in_order(order).expect("values are unique")
+}
+
+pub(crate) async fn pessimistic_histories_are_serializable<DB: TestBackend + Lists>() {
+    for appends in [Appends::InDatabase, Appends::Guarded] {
+        let history = load::<DB, _>(Pessimistic::default(), appends).await;
+        report(&history, Order::RealTime).assert(Isolation::Serializable);
+    }
+}
+
+pub(crate) async fn serializable_histories_are_serializable<DB: TestBackend + Lists>() {
+    for appends in [Appends::InDatabase, Appends::Guarded, Appends::Unguarded] {
+        let history = load::<DB, _>(Serializable::default(), appends).await;
+        report(&history, Order::Data).assert(Isolation::Serializable);
+    }
+}
+
+/// On SQLite whoever has read what is no longer so is not let through, guarded or not.
+pub(crate) async fn every_history_is_serializable<DB: TestBackend + Lists>() {
+    for appends in [Appends::InDatabase, Appends::Guarded, Appends::Unguarded] {
+        for history in [
+            load::<DB, _>(Pessimistic::default(), appends).await,
+            load::<DB, _>(Optimistic::default(), appends).await,
+            load::<DB, _>(Atomic::default(), appends).await,
+        ] {
+            report(&history, Order::RealTime).assert(Isolation::Serializable);
+        }
+    }
+}
+
+pub(crate) async fn optimistic_histories_lose_no_update<DB: TestBackend + Lists>() {
+    let history = load::<DB, _>(Optimistic::default(), Appends::Guarded).await;
+    let report = report(&history, Order::RealTime);
+    report.assert(Isolation::ReadCommitted);
+    report.assert_none_of(&[AnomalyKind::LostUpdate]);
+    assert!(history.count(Outcome::Aborted) > 0, "no version was stale, so nothing was shown");
+}
+
+pub(crate) async fn atomic_histories_lose_no_append<DB: TestBackend + Lists>() {
+    let history = load::<DB, _>(Atomic::default(), Appends::InDatabase).await;
+    report(&history, Order::RealTime).assert(Isolation::ReadCommitted);
+
+    let history = load::<DB, _>(Atomic::default(), Appends::Guarded).await;
+    let report = report(&history, Order::RealTime);
+    report.assert(Isolation::ReadCommitted);
+    report.assert_none_of(&[AnomalyKind::LostUpdate]);
+}
+
+/// Commits a unit and runs it once more, as one does who repeats what he got no answer to.
+struct Twice<X>(X);
+
+#[async_trait]
+impl<DB: Backend, X: Transactor<DB>> Transactor<DB> for Twice<X> {
+    async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
+        let _ = self.0.transact(options, unit).await?;
+        self.0.transact(options, unit).await
+    }
+}
+
+pub(crate) async fn a_unit_that_is_stored_twice_is_found<DB: TestBackend + Lists>() {
+    let pool = DB::pool(2).await;
+    let db = Twice(patient(Pessimistic::default(), &pool));
+    let load = ListAppend::new().sessions(2).transactions(5);
+    let report = report(&load.run(&pool, &db).await.expect("a history"), Order::Data);
+    assert!(report.has(AnomalyKind::AbortedRead), "{report}");
+}
+
+pub(crate) async fn loads_share_a_table<DB: TestBackend + Lists>() {
+    let pool = DB::pool(6).await;
+    let db = patient(Pessimistic::default(), &pool);
+    let load = ListAppend::new().table("shared").sessions(2).transactions(5);
+    let load = || load.run(&pool, &db);
+    for history in <[_; 3]>::from(tokio::join!(load(), load(), load())) {
+        let history = history.expect("a history");
+        assert_eq!(history.count(Outcome::Committed), 10);
+        report(&history, Order::Data).assert(Isolation::Serializable);
+    }
+}
+
+/// Two empty lists. A list is a number here: its values, each below 1000, are its digits.
+async fn lists<DB: TestBackend>() -> TestPool<DB> {
+    let pool = DB::pool(3).await;
+    let create = "CREATE TABLE list (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)";
+    DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
+    DB::pool_execute(&pool, DB::sql("INSERT INTO list VALUES (1, 0), (2, 0)"), &[]).await.expect("two lists");
+    pool
+}
+
+async fn read<DB: TestBackend>(tx: &mut Tx<DB>, attempt: &Attempt, key: i64) -> Result<i64, Error> {
+    let value = DB::fetch(tx, DB::sql("SELECT value FROM list WHERE id = ?"), &[key]).await?;
+    attempt.read(key, digits(value));
+    Ok(value)
+}
+
+/// Has the database append.
+async fn append<DB: TestBackend>(tx: &mut Tx<DB>, attempt: &Attempt, key: i64) -> Result<(), Error> {
+    let update = DB::sql("UPDATE list SET value = value * 1000 + ? WHERE id = ?");
+    let done = DB::execute(tx, update, &[attempt.append(key), key]).await?;
+    tx.expect_one(done)
+}
+
+fn digits(value: i64) -> Vec<i64> {
+    [value / 1_000_000, value / 1000 % 1000, value % 1000].into_iter().filter(|digit| *digit > 0).collect()
+}
+
+/// The final state of the lists joins the history.
+async fn ended<DB: TestBackend>(recorder: &Recorder, pool: &TestPool<DB>) -> History {
+    let mut history = recorder.history();
+    for key in [1, 2] {
+        let value = DB::pool_fetch(pool, DB::sql("SELECT value FROM list WHERE id = ?"), &[key]).await;
+        history = history.ending_with(key, digits(value.expect("a list")));
+    }
+    history
+}
+
+fn at(level: Isolation) -> Options {
+    Options::new().isolation(level).deadline(Duration::from_secs(60))
+}
+
+/// Two units read the list, and when both have, both write it with a value of their own at its end.
+pub(crate) async fn an_update_is_lost_without_a_guard<DB: TestBackend>() {
+    let pool = lists::<DB>().await;
+    let db = patient(Pessimistic::default(), &pool).options(at(Isolation::ReadCommitted));
+    let (recorder, both_have_read) = (Recorder::new(), Barrier::new(2));
+    let unit = || {
+        let run = recorder.session().begin();
+        let (db, both_have_read) = (&db, &both_have_read);
+        async move {
+            let recorded = &run;
+            let result = db
+                .run(async move |tx: &mut Tx<DB>| {
+                    let attempt = recorded.attempt();
+                    let value = read(tx, &attempt, 1).await?;
+                    both_have_read.wait().await;
+                    let value = value * 1000 + attempt.append(1);
+                    DB::execute(tx, DB::sql("UPDATE list SET value = ? WHERE id = 1"), &[value]).await?;
+                    Ok::<_, Error>(())
+                })
+                .await;
+            run.end(Outcome::of(&result));
+        }
+    };
+    tokio::join!(unit(), unit());
+
+    let history = ended(&recorder, &pool).await;
+    assert_eq!(history.count(Outcome::Committed), 2);
+    let report = report(&history, Order::Data);
+    assert!(report.has(AnomalyKind::LostUpdate), "{report}");
+    assert!(report.has(AnomalyKind::LostAppend), "{report}");
+}
+
+/// Two units read both lists, and when both have, each appends to the one that the other has only read.
+async fn skewed<DB: TestBackend>(level: Isolation) -> History {
+    let pool = lists::<DB>().await;
+    let db = patient(Serializable::default(), &pool).options(at(level));
+    let (recorder, both_have_read) = (Recorder::new(), Barrier::new(2));
+    let unit = |key: i64| {
+        let run = recorder.session().begin();
+        let (db, both_have_read) = (&db, &both_have_read);
+        async move {
+            let recorded = &run;
+            let result = db
+                .run(async move |tx: &mut Tx<DB>| {
+                    let attempt = recorded.attempt();
+                    read(tx, &attempt, 1).await?;
+                    read(tx, &attempt, 2).await?;
+                    if tx.attempt() == 1 {
+                        both_have_read.wait().await;
+                    }
+                    append(tx, &attempt, key).await
+                })
+                .await;
+            run.end(Outcome::of(&result));
+        }
+    };
+    tokio::join!(unit(1), unit(2));
+    ended(&recorder, &pool).await
+}
+
+pub(crate) async fn write_skew_is_found_below_serializable<DB: TestBackend>() {
+    let history = skewed::<DB>(Isolation::RepeatableRead).await;
+    let found = report(&history, Order::Data);
+    let kinds: Vec<_> = found.anomalies().iter().map(|anomaly| anomaly.kind()).collect();
+    assert_eq!(kinds, [AnomalyKind::G2Item], "{found}");
+    assert_eq!(found.anomalies()[0].cycle().len(), 2);
+}
+
+pub(crate) async fn write_skew_is_not_found_at_serializable<DB: TestBackend>() {
+    let history = skewed::<DB>(Isolation::Serializable).await;
+    assert_eq!(history.count(Outcome::Committed), 2);
+    assert!(history.count(Outcome::Aborted) > 0, "one of them had to run again");
+    report(&history, Order::Data).assert(Isolation::Serializable);
+}
+
+/// A reader looks at one list before, and at the other one after, somebody has appended to both.
+async fn read_across<DB: TestBackend>(level: Isolation) -> History {
+    let pool = lists::<DB>().await;
+    let db = patient(Serializable::default(), &pool).options(at(level));
+    let recorder = Recorder::new();
+    let (has_read_one, has_written) = (&Barrier::new(2), &Barrier::new(2));
+    let reader = async {
+        let run = recorder.session().begin();
+        let recorded = &run;
+        let result = db
+            .run(async move |tx: &mut Tx<DB>| {
+                let attempt = recorded.attempt();
+                read(tx, &attempt, 1).await?;
+                has_read_one.wait().await;
+                has_written.wait().await;
+                read(tx, &attempt, 2).await?;
+                Ok::<_, Error>(())
+            })
+            .await;
+        run.end(Outcome::of(&result));
+    };
+    let writer = async {
+        has_read_one.wait().await;
+        let run = recorder.session().begin();
+        let recorded = &run;
+        let result = patient(Pessimistic::default(), &pool)
+            .run(async move |tx: &mut Tx<DB>| {
+                let attempt = recorded.attempt();
+                for key in [1, 2] {
+                    append(tx, &attempt, key).await?;
+                }
+                Ok::<_, Error>(())
+            })
+            .await;
+        run.end(Outcome::of(&result));
+        has_written.wait().await;
+    };
+    tokio::join!(reader, writer);
+    let history = ended(&recorder, &pool).await;
+    assert_eq!(history.count(Outcome::Committed), 2, "{:?}", history.transactions());
+    history
+}
+
+pub(crate) async fn read_skew_is_found_at_read_committed<DB: TestBackend>() {
+    let found = report(&read_across::<DB>(Isolation::ReadCommitted).await, Order::Data);
+    let kinds: Vec<_> = found.anomalies().iter().map(|anomaly| anomaly.kind()).collect();
+    assert_eq!(kinds, [AnomalyKind::GSingle], "{found}");
+}
+
+pub(crate) async fn read_skew_is_not_found_in_a_snapshot<DB: TestBackend>() {
+    let found = report(&read_across::<DB>(Isolation::RepeatableRead).await, Order::Data);
+    assert_eq!(found.anomalies(), [], "{found}");
+}
