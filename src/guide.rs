@@ -12,6 +12,11 @@ pub mod units {}
 #[doc = include_str!("guide/failures.md")]
 pub mod failures {}
 
+#[cfg(feature = "testing")]
+#[doc = include_str!("guide/testing.md")]
+pub mod testing {}
+
+#[cfg(feature = "testing")]
 #[doc = include_str!("guide/histories.md")]
 pub mod histories {}
 
