@@ -161,6 +161,13 @@ pub struct With<'a, X: ?Sized> {
     options: Options,
 }
 
+impl<DB: Backend, S: Strategy> With<'_, PoolTransactor<DB, S>> {
+    /// One statement as its own transaction; answers how many rows it touched.
+    pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
+        self.transactor.clone().options(self.options.clone()).run_statement(query).await
+    }
+}
+
 #[async_trait]
 impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for With<'_, X> {
     async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {

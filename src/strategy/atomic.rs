@@ -4,7 +4,7 @@ use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::isolation::Isolation;
 use crate::policy::{Plan, Strategy};
-use crate::transactor::PoolTransactor;
+use crate::transactor::{PoolTransactor, With};
 
 /// Lets the database compute: one statement that reads and writes at once (`SET stock = stock - 1`).
 ///
@@ -61,6 +61,17 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     /// # Cancellation
     ///
     /// The statement may or may not be stored. The connection is closed.
+    pub async fn apply<'q>(&self, query: impl sqlx::Execute<'q, DB>) -> Result<u64, Error> {
+        self.run_statement(WatchedQuery::new(query)?).await
+    }
+}
+
+impl<DB: Backend> With<'_, PoolTransactor<DB, Atomic>> {
+    /// The same as [`PoolTransactor::apply`], with these options.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`PoolTransactor::apply`].
     pub async fn apply<'q>(&self, query: impl sqlx::Execute<'q, DB>) -> Result<u64, Error> {
         self.run_statement(WatchedQuery::new(query)?).await
     }

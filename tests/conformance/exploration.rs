@@ -20,20 +20,20 @@ impl Strategy for Unguarded {
 }
 
 /// A pool with this table, for so many clients.
-async fn database<DB: TestBackend>(table: &str, clients: u32) -> TestPool<DB> {
+pub(crate) async fn database<DB: TestBackend>(table: &str, clients: u32) -> TestPool<DB> {
     let pool = DB::pool(clients + 1).await;
     DB::pool_execute(&pool, DB::sql(table), &[]).await.expect("a table");
     pool
 }
 
-async fn all<DB: TestBackend>(pool: Pool<DB>, statements: &[&str]) -> sqlx::Result<()> {
+pub(crate) async fn all<DB: TestBackend>(pool: Pool<DB>, statements: &[&str]) -> sqlx::Result<()> {
     for sql in statements {
         DB::pool_execute(&pool, DB::sql(sql), &[]).await?;
     }
     Ok(())
 }
 
-async fn integer<DB: TestBackend>(pool: Pool<DB>, sql: &str) -> sqlx::Result<i64> {
+pub(crate) async fn integer<DB: TestBackend>(pool: Pool<DB>, sql: &str) -> sqlx::Result<i64> {
     DB::pool_fetch(&pool, DB::sql(sql), &[]).await
 }
 
@@ -45,7 +45,7 @@ async fn explored<DB: TestBackend>(exploration: Explore<'_, DB>) -> Report {
 }
 
 /// Everything was tried, and nothing went wrong.
-async fn passes<DB: TestBackend>(exploration: Explore<'_, DB>) {
+pub(crate) async fn passes<DB: TestBackend>(exploration: Explore<'_, DB>) {
     let report = explored(exploration).await;
     report.assert_passes();
     assert!(report.complete, "{report}");

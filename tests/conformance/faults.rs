@@ -78,7 +78,9 @@ pub(crate) async fn an_effect_outside_of_the_transaction_is_found<DB: TestBacken
         increment(tx).await
     };
     let count = || async { Ok::<_, String>(mails.load(Ordering::Relaxed)) };
-    assert_eq!(assert_retry_safe(&db, unit, count).await, 20);
+    assert_eq!(assert_retry_safe(&db, &unit, count).await, 20);
+    // And not at all when there is no second attempt.
+    assert_eq!(assert_retry_safe(&db.attempts(1), &unit, count).await, 20);
 }
 
 /// The database's own error, and the state that it leaves behind.

@@ -16,6 +16,7 @@ pub(crate) mod misuse;
 pub(crate) mod network;
 pub(crate) mod options;
 pub(crate) mod outcomes;
+pub(crate) mod promises;
 pub(crate) mod savepoints;
 pub(crate) mod write_skew;
 
@@ -25,7 +26,7 @@ macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
             cancellation, exploration, failures, faults, histories, hooks, increments, limits, locks, misuse, options,
-            outcomes, savepoints, write_skew,
+            outcomes, promises, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -92,6 +93,11 @@ macro_rules! conformance {
             exploration::a_guarded_seat_is_booked_once,
             exploration::three_transfers_conserve_money,
             exploration::a_finding_is_shown_as_swim_lanes,
+            promises::get_or_create_makes_one,
+            promises::a_savepoint_rescues_the_second,
+            promises::hooks_run_once_for_each_commit,
+            promises::operations_do_not_interfere,
+            promises::lone_statements_add_up,
             faults::every_strategy_survives_every_fault,
             faults::a_commit_that_is_run_again_is_found,
             faults::an_effect_outside_of_the_transaction_is_found,
@@ -110,6 +116,8 @@ macro_rules! conformance {
             exploration::an_unguarded_seat_is_booked_twice,
             exploration::transfers_in_opposite_order_deadlock,
             exploration::transfers_in_one_order_do_not,
+            promises::advisory_locks_exclude,
+            promises::locked_rows_are_skipped,
             failures::a_deadlock_victim_is_run_again,
             failures::a_swallowed_deadlock_is_never_ok,
             failures::nowait_is_told_from_a_lock_timeout,
