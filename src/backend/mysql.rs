@@ -9,16 +9,17 @@ use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 
 use super::text::{between, last_between, names, unquoted};
-use super::values::{all_between, bytes_after, hex, quoted, take};
 use super::{
-    Backend, Closing, Ending, Facts, GUARD, LockWait, LockWaits, Provocation, Report, Sealed, Survival,
-    whole_millis, wire, with_wait,
+    Backend, Closing, Ending, Facts, GUARD, LockWaits, Provocation, Report, Sealed, Survival, whole_millis,
+    wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::Access;
 use crate::lock::{RowLock, Strength, Wait};
 use crate::policy::{Limits, Plan, Trace};
+
+mod seen;
 
 impl Backend for MySql {}
 impl Sealed for MySql {}
@@ -137,7 +138,7 @@ impl Facts for MySql {
         let sql = "SHOW ENGINE INNODB STATUS; \
                    SELECT CONCAT('process ', id, ' ', state) FROM information_schema.processlist \
                    WHERE state = 'User lock' OR state LIKE 'Waiting for % lock'";
-        Some(LockWaits { sql: sql.to_owned(), read: read_lock_waits })
+        Some(LockWaits { sql: sql.to_owned(), read: seen::lock_waits })
     }
 
     /// A real deadlock has rolled everything back by the time it is told.
@@ -158,20 +159,7 @@ impl Facts for MySql {
     }
 
     fn shown_arguments(arguments: &str) -> Option<Vec<String>> {
-        let bytes = bytes_after(arguments, "MySqlArguments { values: [")?;
-        let nulls = bytes_after(arguments, "NullBitMap { bytes: [")?;
-        let (_, types) = arguments.split_once("], types: [")?;
-        let mut rest = bytes.as_slice();
-        let types = all_between(types, "MySqlTypeInfo { type: ", '}').into_iter().enumerate();
-        types
-            .map(|(i, declared)| {
-                if nulls.get(i / 8)? & (1 << (i % 8)) != 0 {
-                    return Some(String::from("NULL"));
-                }
-                let (name, flags) = declared.split_once(',')?;
-                show(name, flags.contains("UNSIGNED"), &mut rest)
-            })
-            .collect()
+        seen::arguments(arguments)
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
@@ -321,53 +309,4 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
         .with_code(report.number.to_string())
         .with_constraint(Some(constraint))
         .definite(false)
-}
-
-/// A value, as long as its type says or as it says itself.
-fn show(type_name: &str, unsigned: bool, rest: &mut &[u8]) -> Option<String> {
-    Some(match (type_name, unsigned) {
-        ("Tiny", _) => i8::from_le_bytes(take(rest)?).to_string(),
-        ("Short", _) => i16::from_le_bytes(take(rest)?).to_string(),
-        ("Long", false) => i32::from_le_bytes(take(rest)?).to_string(),
-        ("Long", true) => u32::from_le_bytes(take(rest)?).to_string(),
-        ("LongLong", false) => i64::from_le_bytes(take(rest)?).to_string(),
-        ("LongLong", true) => u64::from_le_bytes(take(rest)?).to_string(),
-        ("Float", _) => f32::from_le_bytes(take(rest)?).to_string(),
-        ("Double", _) => f64::from_le_bytes(take(rest)?).to_string(),
-        _ => {
-            let length = match take::<1>(rest)? {
-                [0xfc] => usize::from(u16::from_le_bytes(take(rest)?)),
-                [short @ ..=0xfa] => usize::from(short),
-                _ => return None,
-            };
-            let (value, behind) = rest.split_at_checked(length)?;
-            *rest = behind;
-            match (type_name, str::from_utf8(value)) {
-                ("VarString" | "VarChar" | "String", Ok(text)) => quoted(text),
-                _ => hex(value),
-            }
-        }
-    })
-}
-
-/// Out of InnoDB's status, or a line of the list of processes.
-fn read_lock_waits(text: &str) -> Vec<LockWait> {
-    if let Some(line) = text.strip_prefix("process ") {
-        let wait = line.split_once(' ').and_then(|(session, state)| {
-            Some(LockWait { session: session.parse().ok()?, blocked_by: Vec::new(), lock: state.to_owned() })
-        });
-        return wait.into_iter().collect();
-    }
-    let transactions = text.split("\n---TRANSACTION ").skip(1).filter(|one| one.contains("\nLOCK WAIT "));
-    transactions
-        .filter_map(|one| {
-            let session = between(one, "thread id ", ",")?.parse().ok()?;
-            let (_, wanted) = one.split_once("FOR THIS LOCK TO BE GRANTED:")?;
-            let table = between(wanted, "table `", "` ").and_then(|name| name.rsplit('`').next())?;
-            let mode = between(wanted, " lock_mode ", "\n").or_else(|| between(wanted, " lock mode ", "\n"));
-            let mode = mode.unwrap_or_default().trim().trim_end_matches(" waiting");
-            let what = if wanted.trim_start().starts_with("RECORD") { "a row of " } else { "" };
-            Some(LockWait { session, blocked_by: Vec::new(), lock: format!("{what}{table} ({mode})") })
-        })
-        .collect()
 }

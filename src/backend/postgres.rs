@@ -9,9 +9,8 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
-use super::values::{all_between, bytes_after, hex, quoted, take};
 use super::{
-    Backend, Closing, Ending, Facts, GUARD, LockWait, LockWaits, Provocation, Report, Sealed, Survival,
+    Backend, Closing, Ending, Facts, GUARD, LockWaits, Provocation, Report, Sealed, Survival,
     TransactionStatus, whole_millis, wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
@@ -19,6 +18,8 @@ use crate::intercept::Fault;
 use crate::isolation::{Access, Isolation};
 use crate::lock::{RowLock, Strength};
 use crate::policy::{Limits, Plan, Trace};
+
+mod seen;
 
 impl Backend for Postgres {}
 impl Sealed for Postgres {}
@@ -149,7 +150,7 @@ impl Facts for Postgres {
              ELSE concat_ws(' ', locktype, relation::regclass::text) END, '(' || mode || ')') \
              FROM pg_locks AS waits WHERE NOT granted AND pid IN ({sessions})"
         );
-        Some(LockWaits { sql, read: read_lock_wait })
+        Some(LockWaits { sql, read: seen::lock_wait })
     }
 
     fn provoke(fault: Fault) -> Option<Provocation> {
@@ -167,11 +168,7 @@ impl Facts for Postgres {
     }
 
     fn shown_arguments(arguments: &str) -> Option<Vec<String>> {
-        let (types, _) = arguments.split_once("buffer:")?;
-        let types = all_between(types, "PgTypeInfo(", ')');
-        let bytes = bytes_after(arguments, "PgArgumentBuffer { buffer: [")?;
-        let mut rest = bytes.as_slice();
-        types.into_iter().map(|name| show(name, &mut rest)).collect()
+        seen::arguments(arguments)
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
@@ -272,35 +269,4 @@ fn is_definite(sqlstate: &str) -> bool {
             matches!(code.get(..2), Some("40" | "23" | "25" | "22" | "42" | "44" | "55" | "P0" | "0A" | "3B"))
         }
     }
-}
-
-/// A value behind its length.
-fn show(type_name: &str, rest: &mut &[u8]) -> Option<String> {
-    let Ok(length) = usize::try_from(i32::from_be_bytes(take(rest)?)) else {
-        return Some(String::from("NULL"));
-    };
-    let (value, behind) = rest.split_at_checked(length)?;
-    *rest = behind;
-    Some(match type_name {
-        "Bool" => (value == [1]).to_string(),
-        "Int2" => i16::from_be_bytes(value.try_into().ok()?).to_string(),
-        "Int4" => i32::from_be_bytes(value.try_into().ok()?).to_string(),
-        "Int8" => i64::from_be_bytes(value.try_into().ok()?).to_string(),
-        "Float4" => f32::from_be_bytes(value.try_into().ok()?).to_string(),
-        "Float8" => f64::from_be_bytes(value.try_into().ok()?).to_string(),
-        "Text" | "Varchar" | "Bpchar" | "Name" => quoted(str::from_utf8(value).ok()?),
-        "Bytea" => hex(value),
-        _ => String::from("…"),
-    })
-}
-
-/// `42 {17,18} a row of account (ShareLock)`
-fn read_lock_wait(line: &str) -> Vec<LockWait> {
-    let read = || {
-        let (session, rest) = line.split_once(" {")?;
-        let (blocked_by, lock) = rest.split_once("} ")?;
-        let blocked_by = blocked_by.split(',').filter_map(|session| session.parse().ok()).collect();
-        Some(LockWait { session: session.parse().ok()?, blocked_by, lock: lock.to_owned() })
-    };
-    read().into_iter().collect()
 }

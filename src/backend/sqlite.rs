@@ -8,8 +8,7 @@ use sqlx::Sqlite;
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteError};
 
-use super::text::{between, names};
-use super::values::{bytes_after, hex, quoted};
+use super::text::names;
 use super::{
     Backend, Closing, Ending, Facts, LockWaits, Provocation, Report, Sealed, Survival, whole_millis, wire,
 };
@@ -18,6 +17,8 @@ use crate::intercept::Fault;
 use crate::isolation::{Access, Begin};
 use crate::lock::RowLock;
 use crate::policy::{Limits, Plan, Trace};
+
+mod seen;
 
 impl Backend for Sqlite {}
 impl Sealed for Sqlite {}
@@ -132,15 +133,7 @@ impl Facts for Sqlite {
     }
 
     fn shown_arguments(arguments: &str) -> Option<Vec<String>> {
-        let list = between(arguments, "SqliteArgumentsBuffer([", "]) }")?;
-        let mut values = Vec::new();
-        let mut rest = list;
-        while !rest.is_empty() {
-            let (value, behind) = first_value(rest)?;
-            values.push(value);
-            rest = behind.strip_prefix(", ").unwrap_or(behind);
-        }
-        Some(values)
+        seen::arguments(arguments)
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
@@ -242,29 +235,4 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
     Failure::new(FailureKind::Constraint, report.message)
         .with_code(report.number.to_string())
         .with_constraint(Some(constraint))
-}
-
-/// `Int64(7)`, `Text("it's \"so\"")`, `Blob([1, 2])` or `Null`, and what comes behind it.
-fn first_value(list: &str) -> Option<(String, &str)> {
-    if let Some(behind) = list.strip_prefix("Null") {
-        return Some((String::from("NULL"), behind));
-    }
-    let (name, rest) = list.split_once('(')?;
-    if let Some(text) = rest.strip_prefix('"') {
-        let mut escaped = false;
-        let end = text.find(|c| {
-            let ends = c == '"' && !escaped;
-            escaped = c == '\\' && !escaped;
-            ends
-        })?;
-        let text_shown = text[..end].replace("\\\"", "\"").replace("\\'", "'");
-        return Some((quoted(&text_shown), text[end + 1..].strip_prefix(')')?));
-    }
-    let (value, behind) = rest.split_once(')')?;
-    let value = if name == "Blob" {
-        hex(&bytes_after(value, "[").or_else(|| bytes_after(rest, "["))?)
-    } else {
-        value.to_owned()
-    };
-    Some((value, behind))
 }

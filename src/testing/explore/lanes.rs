@@ -6,7 +6,7 @@ use std::fmt;
 use crate::failure::FailureKind;
 use crate::intercept::{Answer, Step, StepKind};
 
-use super::stage::{Entry, Sent, Waited};
+use super::log::{Entry, Sent, Waited};
 
 /// How wide all lanes together are.
 const WIDTH: usize = 116;

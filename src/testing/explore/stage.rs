@@ -9,6 +9,8 @@ use crate::backend::LockWait;
 use crate::failure::FailureKind;
 use crate::intercept::{Answer, Fault, Interceptor, Next, Step, StepKind};
 
+use super::log::{Entry, Sent, Waited};
+
 /// What all clients of one schedule share.
 #[derive(Debug)]
 pub(super) struct Stage(Mutex<State>);
@@ -34,32 +36,6 @@ enum Place {
     Busy { decide: oneshot::Sender<Next>, ended: usize },
     /// There are no more steps.
     Done,
-}
-
-/// What happened, in order.
-#[derive(Debug, Clone)]
-pub(super) enum Entry {
-    /// A client took a step.
-    Sent(Box<Sent>),
-    /// A step that had been waiting was answered: the number of its entry.
-    GotOn(usize),
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Sent {
-    pub(super) client: usize,
-    pub(super) step: Step,
-    pub(super) answer: Option<Answer>,
-    pub(super) waited: Option<Waited>,
-}
-
-/// What a step waited for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Waited {
-    /// Other clients, as far as the server says.
-    pub(super) blocked_by: Vec<usize>,
-    /// The lock, in the server's words.
-    pub(super) lock: String,
 }
 
 impl Stage {
@@ -296,17 +272,5 @@ impl Interceptor for Seat {
             self.answered(&mut self.stage.state(), step, answer);
         }
         next
-    }
-}
-
-impl Entry {
-    pub(super) fn is_deadlock(&self) -> bool {
-        match self {
-            Self::Sent(sent) => {
-                let failure = sent.answer.as_ref().and_then(|answer| answer.failure.as_ref());
-                failure.is_some_and(|failure| failure.kind() == FailureKind::Deadlock)
-            }
-            Self::GotOn(_) => false,
-        }
     }
 }
