@@ -256,7 +256,7 @@ impl Options {
         self.resolve_commits.filter(|_| self.access != Some(Access::ReadOnly))
     }
 
-    pub(super) fn interceptor(&self) -> Option<Shared> {
+    pub(crate) fn interceptor(&self) -> Option<Shared> {
         self.interceptor.clone()
     }
 

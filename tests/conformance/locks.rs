@@ -14,7 +14,7 @@ use crate::support::{TestBackend, TestPool, eventually};
 const ACCOUNTS: i64 = 6;
 const BALANCE: i64 = 1000;
 
-async fn bank<DB: TestBackend>(connections: u32) -> TestPool<DB> {
+pub(crate) async fn bank<DB: TestBackend>(connections: u32) -> TestPool<DB> {
     let pool = DB::pool(connections).await;
     let create = "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL)";
     DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
