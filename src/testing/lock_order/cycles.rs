@@ -305,9 +305,11 @@ mod tests {
 
     #[test]
     fn taken_together_they_have_no_order() {
-        let mut together = Transaction::default();
-        take(&mut together, &["a", "b"], Update, true);
-        assert_eq!(found(vec![together, in_order("ab"), in_order("ac")]), NONE);
+        for others in [vec!["ab"], vec!["ba"], vec!["gab", "gba"]] {
+            let mut together = Transaction::default();
+            take(&mut together, &["a", "b"], Update, true);
+            assert_eq!(found([together].into_iter().chain(others.into_iter().map(in_order)).collect()), NONE);
+        }
         let mut together = Transaction::default();
         take(&mut together, &["a", "b"], Update, true);
         take(&mut together, &["c"], Update, true);
