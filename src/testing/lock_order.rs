@@ -72,8 +72,9 @@ use trace::Trace;
 ///   joined by `AND`. There need not be such a row: what counts is the order that the code keeps, not today's data.
 /// - An *advisory lock*, the crate's ([`Tx::advisory_lock`](crate::Tx::advisory_lock)) or the database's own.
 ///
-/// A lock that the transaction holds already is not taken again. One that a failed statement asked for is not held, nor
-/// is one that went with its savepoint; MySQL and MariaDB keep those, unless the savepoint came first. Whoever did not commit has shown its order as well.
+/// A lock that the transaction holds already is not taken again. One that was refused (`NOWAIT`) is not held, nor is one
+/// that went with its savepoint; MySQL and MariaDB keep those, unless the savepoint came first. Whoever did not commit has
+/// shown its order as well.
 ///
 /// # What is an inversion
 ///

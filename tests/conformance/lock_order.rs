@@ -324,6 +324,43 @@ pub(crate) async fn savepoints_give_back_what_the_server_gives_back<DB: TestBack
     }
 }
 
+/// And whoever goes on without it has shown no order.
+pub(crate) async fn a_refused_lock_is_not_held<DB: TestBackend>() {
+    let pool = bank::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    let order = LockOrder::new();
+    let watched = order.on(&db);
+    let held = Barrier::new(2);
+    let holder = db.run(async |tx: &mut Tx<DB>| {
+        add(tx, 1, 5).await?;
+        held.wait().await;
+        held.wait().await;
+        Ok::<_, Error>(())
+    });
+    let other = async {
+        held.wait().await;
+        let unit = watched.run(async |tx: &mut Tx<DB>| {
+            add(tx, 3, 5).await?;
+            let refused = tx
+                .savepoint(async |tx: &mut Tx<DB>| {
+                    let select = DB::sql("SELECT balance FROM account WHERE id = 1");
+                    let select = tx.locking(RowLock::UPDATE.nowait(), select)?;
+                    Ok::<_, Error>(DB::fetch(tx, select, &[]).await?)
+                })
+                .await;
+            assert!(refused.is_err());
+            add(tx, 2, 5).await
+        });
+        let done = unit.await;
+        held.wait().await;
+        done
+    };
+    let (holder, other) = tokio::join!(holder, other);
+    holder.and(other.map(drop)).expect("two commits");
+    change(&watched, &[2, 1]).await;
+    order.assert_consistent();
+}
+
 pub(crate) async fn runs_side_by_side_are_told_apart<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);

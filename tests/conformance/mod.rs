@@ -114,6 +114,7 @@ macro_rules! conformance {
             lock_order::a_lock_in_front_is_a_gate,
             lock_order::shared_first_and_changed_then_is_reported,
             lock_order::savepoints_give_back_what_the_server_gives_back,
+            lock_order::a_refused_lock_is_not_held,
             lock_order::runs_side_by_side_are_told_apart,
             options::row_locks_wait_refuse_or_skip,
             savepoints::a_conflict_outlives_its_scope,

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
+use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Answer, Fault, Interceptor, Next, Shared, Step, StepKind};
 use crate::testing::shown::with_arguments;
 
@@ -90,7 +91,8 @@ impl Interceptor for Recorder {
             Some(next) => next.0.after(step, answer).await,
             None => Next::GoOn,
         };
-        if decided == Next::GoOn && answer.failure.is_some() {
+        let refused = |failure: &Failure| failure.kind() == FailureKind::LockNotAvailable;
+        if decided == Next::GoOn && answer.failure.as_ref().is_some_and(refused) {
             self.transaction().undo_statement();
         }
         decided

@@ -139,7 +139,7 @@ impl Transaction {
         }
     }
 
-    /// The last statement failed: what it asked for it does not hold.
+    /// What the last statement asked for was refused.
     pub(super) fn undo_statement(&mut self) {
         self.give_back(self.before_last, |_| true);
     }
