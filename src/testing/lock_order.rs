@@ -25,8 +25,8 @@ use rows::Keys;
 use sql::Dialect;
 use trace::Trace;
 
-/// Records in which order transactions take locks, and finds those that could deadlock: on the first run that shows both
-/// orders, one after the other, long before two of them meet.
+/// Records in which order transactions take locks, and finds those that could deadlock: on the first run that shows
+/// both orders, one after the other, long before two of them meet.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
@@ -62,7 +62,7 @@ use trace::Trace;
 /// ```
 ///
 /// The cure is [`Tx::lock_rows`](crate::Tx::lock_rows), or a lock that all of them take first. Cheap to clone: clones
-/// share what they have seen, and several transactors, of several databases even, can be watched by one.
+/// share what they have seen, and several transactors of one database can be watched by one.
 ///
 /// # What is a lock
 ///
@@ -73,8 +73,8 @@ use trace::Trace;
 /// - An *advisory lock*, the crate's ([`Tx::advisory_lock`](crate::Tx::advisory_lock)) or the database's own.
 ///
 /// A lock that the transaction holds already is not taken again. One that was refused (`NOWAIT`) is not held, nor is one
-/// that went with its savepoint; MySQL and MariaDB keep those, unless the savepoint came first. Whoever did not commit has
-/// shown its order as well.
+/// that went with its savepoint; MySQL and MariaDB keep those, unless the savepoint came first. Whoever did not commit
+/// has shown its order as well.
 ///
 /// # What is an inversion
 ///
@@ -88,17 +88,17 @@ use trace::Trace;
 ///   to have been granted.
 ///
 /// Several rows locked by one statement are locked in order if it says so (`ORDER BY key`, with numbers by their value
-/// and everything else by its bytes), or if it inserts them. Otherwise the server picks the order, most often that of an index, and
-/// no order among them is concluded; [`unknown`](Self::unknown) lists the statement. To call two such statements an
-/// inversion would condemn every `UPDATE … WHERE id IN (1, 2)` that runs twice.
+/// and everything else by its bytes), or if it inserts them. Otherwise the server picks the order, most often that of an
+/// index, and no order among them is concluded; [`unknown`](Self::unknown) lists the statement. To call two such
+/// statements an inversion would condemn every `UPDATE … WHERE id IN (1, 2)` that runs twice.
 ///
 /// Each inversion is reported once, however many rows show it: for each order a shortest circle, the shortest first.
 ///
 /// # SQLite
 ///
 /// It has one lock, so nothing can deadlock; but tests run there for code that runs elsewhere. Its writes are taken for
-/// the row locks that they would be. Nothing tells a `SELECT` that would lock from one that would not, so a row that was read by
-/// its key before it is written says nothing about the order: what is reported is true, and some is missed.
+/// the row locks that they would be. Nothing tells a `SELECT` that would lock from one that would not, so a row that was
+/// read by its key before it is written says nothing about the order: what is reported is true, and some is missed.
 ///
 /// # What it does not see
 ///
@@ -131,8 +131,8 @@ impl LockOrder {
         Self::default()
     }
 
-    /// Which column tells the rows of a table apart, where it is not `id`. The table is called as in the statements, with
-    /// its schema if they name one.
+    /// Which column tells the rows of a table apart, where it is not `id`. The table is called as in the statements,
+    /// with its schema if they name one.
     ///
     /// Say it before [`on`](Self::on).
     #[must_use]
@@ -141,8 +141,8 @@ impl LockOrder {
         self
     }
 
-    /// The transactor, watched. What else watches or disturbs it in a test goes around this: `faults.on(&order.on(&db))`,
-    /// or an exploration of what this gives.
+    /// The transactor, watched. What else watches or disturbs it in a test goes around this, as an exploration of what
+    /// this gives does.
     #[must_use]
     pub fn on<'a, X: ?Sized>(&self, transactor: &'a X) -> Watched<'a, X> {
         Watched { transactor, order: self.clone() }
@@ -155,8 +155,8 @@ impl LockOrder {
         cycles::cycles(&traces).iter().map(|parts| Inversion::new(parts)).collect()
     }
 
-    /// Statements that may take locks, of which it could not be told what or in which order: each text once. Where there
-    /// are some, no inversions does not mean that there are none.
+    /// Statements that may take locks, of which it could not be told what or in which order: each text once. Where
+    /// there are some, no inversions does not mean that there are none.
     #[must_use]
     pub fn unknown(&self) -> Vec<Unknown> {
         self.seen().unknown.clone()

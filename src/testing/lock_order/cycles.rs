@@ -1,8 +1,8 @@
 //! Transactions that may wait for each other in a circle.
 //!
-//! A transaction that holds some locks and asks for another one may wait for whoever holds that. A circle of such waits
-//! is a deadlock in waiting, unless two of the transactions cannot be at it at the same time: because they hold, at that
-//! point, a lock that keeps the other one out.
+//! A transaction that holds some locks and asks for another one may wait for whoever holds that. A circle of such
+//! waits is a deadlock to come, unless two of the transactions cannot be at it at the same time: because they hold, at
+//! that point, a lock that keeps the other one out.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -91,7 +91,8 @@ impl<'t> Waits<'t> {
         all
     }
 
-    /// A shortest circle that begins here: in breadth, each wait reached once.
+    /// A shortest circle that begins here. Each wait is reached once, by a shortest way; where a gate closes that way
+    /// further on, a longer one around it is not tried.
     fn circle_from(&self, start: Wait) -> Option<Vec<Wait>> {
         let mut reached = HashSet::from([start]);
         let mut chains = VecDeque::from([vec![start]]);
