@@ -72,6 +72,9 @@ pub trait Facts: Wire + Sealed {
     /// the database has no such locks. Without `wait` it answers 0 at once when somebody else has it.
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String>;
 
+    /// Whether an advisory lock that was taken inside of a savepoint's scope is given back with it.
+    const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool;
+
     /// Whether a transaction that has written a unique key can be sure that no other one with the same key commits any
     /// more. On the nodes of a Galera cluster that is only certain at the commit.
     const UNIQUE_KEYS_FENCE: bool;

@@ -119,12 +119,54 @@ pub(crate) enum Next {
     SendAgain,
 }
 
-/// An interceptor among the options, the same as another one if it is that very one.
-#[derive(Debug, Clone)]
-pub(crate) struct Shared(pub(crate) Arc<dyn Interceptor>);
+/// Interceptors among the options, one behind the other: the first one hears of a step first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Interceptors(Vec<Arc<dyn Interceptor>>);
 
-impl PartialEq for Shared {
+impl Interceptors {
+    #[cfg(feature = "testing")]
+    pub(crate) fn one(interceptor: Arc<dyn Interceptor>) -> Self {
+        Self(vec![interceptor])
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// These, and behind them the others.
+    pub(crate) fn and(&self, others: &Self) -> Self {
+        Self(self.0.iter().chain(&others.0).cloned().collect())
+    }
+
+    pub(crate) fn want_sessions(&self) -> bool {
+        self.0.iter().any(|interceptor| interceptor.wants_sessions())
+    }
+
+    /// All of them see the step; the first fault is the one that happens.
+    pub(crate) async fn before(&self, step: &Step) -> Option<Fault> {
+        let mut fault = None;
+        for interceptor in &self.0 {
+            let planned = interceptor.before(step).await;
+            fault = fault.or(planned);
+        }
+        fault
+    }
+
+    /// A step that is sent again has not been answered yet.
+    pub(crate) async fn after(&self, step: &Step, answer: &Answer) -> Next {
+        for interceptor in &self.0 {
+            if interceptor.after(step, answer).await == Next::SendAgain {
+                return Next::SendAgain;
+            }
+        }
+        Next::GoOn
+    }
+}
+
+/// The same if they are the very same ones.
+impl PartialEq for Interceptors {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        self.0.len() == other.0.len()
+            && self.0.iter().zip(&other.0).all(|(one, other)| Arc::ptr_eq(one, other))
     }
 }

@@ -56,7 +56,7 @@
 //! | `postgres` | PostgreSQL and what speaks its protocol | `sqlx/postgres` |
 //! | `mysql` | MySQL, MariaDB and what speaks their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
-//! | `testing` | [`testing`]: tests that explore interleavings, inject faults and check histories | `petgraph`, `textwrap` |
+//! | `testing` | [`testing`]: tests that explore interleavings, inject faults, check lock orders and histories | `petgraph`, `sqlparser`, `textwrap` |
 //!
 //! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -7,7 +7,7 @@ use sqlx::{Pool, SqlSafeStr, SqlStr};
 use crate::backend::{Backend, Closing, failure_or_other};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::intercept::{Shared, StepKind};
+use crate::intercept::{Interceptors, StepKind};
 use crate::policy::{Limits, Plan, Trace};
 
 mod body;
@@ -81,7 +81,7 @@ pub(crate) struct Opening {
     pub(crate) attempt: u32,
     pub(crate) trace: Option<Trace>,
     pub(crate) before_acquire: bool,
-    pub(crate) interceptor: Option<Shared>,
+    pub(crate) interceptors: Interceptors,
 }
 
 /// Why no transaction could be opened.
@@ -97,7 +97,7 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// Cancellation: the connection is closed, so that no half-open transaction gets back into the pool.
     pub(crate) async fn open(pool: &Pool<DB>, opening: Opening) -> Result<Self, NotOpened> {
-        let Opening { plan, limits, attempt, trace, before_acquire, interceptor } = opening;
+        let Opening { plan, limits, attempt, trace, before_acquire, interceptors } = opening;
         let mut opening = DB::opening(&plan, &limits).map_err(NotOpened::because)?;
         if let Some(trace) = trace {
             opening = format!("{opening}; {}", DB::trace(trace).map_err(NotOpened::because)?);
@@ -105,11 +105,10 @@ impl<DB: Backend> Tx<DB> {
         let mut session = Session::acquire(pool, before_acquire)
             .await
             .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;
-        let interception = match interceptor {
-            Some(interceptor) => {
-                Some(Interception::new::<DB>(interceptor, attempt, session.connection()).await)
-            }
-            None => None,
+        let interception = if interceptors.is_empty() {
+            None
+        } else {
+            Some(Interception::new::<DB>(interceptors, attempt, session.connection()).await)
         };
         let connection = session.connection();
         let reply = send::<DB>(interception.as_ref(), connection, StepKind::Begin, opening).await;

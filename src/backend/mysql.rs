@@ -105,6 +105,8 @@ impl Facts for MySql {
         Some(format!("SELECT CAST(GET_LOCK('{}', {seconds}) AS SIGNED)", lock_name(key)))
     }
 
+    const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;
+
     const UNIQUE_KEYS_FENCE: bool = false;
 
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (

@@ -94,6 +94,8 @@ impl Facts for Postgres {
         })
     }
 
+    const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = true;
+
     const UNIQUE_KEYS_FENCE: bool = true;
 
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (

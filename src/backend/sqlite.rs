@@ -92,6 +92,8 @@ impl Facts for Sqlite {
         None
     }
 
+    const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;
+
     const UNIQUE_KEYS_FENCE: bool = true;
 
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use crate::backoff::Backoff;
 #[cfg(feature = "testing")]
 use crate::intercept::Interceptor;
-use crate::intercept::Shared;
+use crate::intercept::Interceptors;
 use crate::isolation::{Access, Begin, Isolation};
 use crate::policy::{Limits, Plan, Resolve};
 
@@ -61,7 +61,7 @@ pub struct Options {
     retry_unique: Option<u32>,
     resolve_commits: Option<Resolve>,
     seed: Option<u64>,
-    interceptor: Option<Shared>,
+    interceptors: Interceptors,
 }
 
 impl Options {
@@ -193,10 +193,10 @@ impl Options {
         self
     }
 
-    /// Lets everything that is asked of the database pass this first.
+    /// Lets everything that is asked of the database pass this first, and then those of the options underneath.
     #[cfg(feature = "testing")]
     pub(crate) fn intercepted_by(mut self, interceptor: Arc<dyn Interceptor>) -> Self {
-        self.interceptor = Some(Shared(interceptor));
+        self.interceptors = Interceptors::one(interceptor);
         self
     }
 
@@ -217,7 +217,7 @@ impl Options {
             retry_unique: self.retry_unique.or(base.retry_unique),
             resolve_commits: self.resolve_commits.or(base.resolve_commits),
             seed: self.seed.or(base.seed),
-            interceptor: self.interceptor.clone().or_else(|| base.interceptor.clone()),
+            interceptors: self.interceptors.and(&base.interceptors),
         }
     }
 
@@ -256,8 +256,8 @@ impl Options {
         self.resolve_commits.filter(|_| self.access != Some(Access::ReadOnly))
     }
 
-    pub(super) fn interceptor(&self) -> Option<Shared> {
-        self.interceptor.clone()
+    pub(super) fn interceptors(&self) -> Interceptors {
+        self.interceptors.clone()
     }
 
     pub(super) fn unique_retries(&self) -> u32 {

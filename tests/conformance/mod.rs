@@ -11,6 +11,7 @@ pub(crate) mod histories;
 pub(crate) mod hooks;
 pub(crate) mod increments;
 pub(crate) mod limits;
+pub(crate) mod lock_order;
 pub(crate) mod locks;
 pub(crate) mod misuse;
 pub(crate) mod network;
@@ -25,8 +26,8 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, exploration, failures, faults, histories, hooks, increments, limits, locks, misuse, options,
-            outcomes, promises, savepoints, write_skew,
+            cancellation, exploration, failures, faults, histories, hooks, increments, limits, lock_order, locks, misuse,
+            options, outcomes, promises, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -98,11 +99,19 @@ macro_rules! conformance {
             promises::hooks_run_once_for_each_commit,
             promises::operations_do_not_interfere,
             promises::lone_statements_add_up,
+            promises::faults_happen_in_explorations,
             faults::every_strategy_survives_every_fault,
             faults::a_commit_that_is_run_again_is_found,
             faults::an_effect_outside_of_the_transaction_is_found,
             faults::a_fault_is_what_the_database_would_say,
             faults::a_step_can_be_held_back,
+            lock_order::opposite_transfers_are_reported,
+            lock_order::rows_locked_first_are_not,
+            lock_order::three_orders_can_make_a_circle,
+            lock_order::whoever_failed_has_shown_its_order,
+            lock_order::attempts_are_transactions_of_their_own,
+            lock_order::what_cannot_be_told_is_listed,
+            lock_order::what_is_explored_is_seen,
         );
     };
     // What only a server with row locks can do.
@@ -135,6 +144,13 @@ macro_rules! conformance {
             locks::rows_locked_in_one_order_never_deadlock,
             locks::lock_rows_locks,
             locks::advisory_locks_are_the_transactions,
+            locks::an_advisory_lock_survives_or_is_taken_again,
+            lock_order::advisory_locks_have_an_order_too,
+            lock_order::a_lock_in_front_is_a_gate,
+            lock_order::shared_first_and_changed_then_is_reported,
+            lock_order::savepoints_give_back_what_the_server_gives_back,
+            lock_order::a_refused_lock_is_not_held,
+            lock_order::runs_side_by_side_are_told_apart,
             options::row_locks_wait_refuse_or_skip,
             savepoints::a_conflict_outlives_its_scope,
             savepoints::a_refused_lock_can_be_rescued,

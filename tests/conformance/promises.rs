@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use atomically::testing::{Client, Explore, explore};
+use atomically::testing::{Client, Explore, Fault, Faults, Moment, explore};
 use atomically::{Atomic, Error, Isolation, Options, Pessimistic, PoolTransactor, Resolve, RowLock, Tx};
 use sqlx::Pool;
 
@@ -169,4 +169,23 @@ pub(crate) async fn lone_statements_add_up<DB: TestBackend>() {
             .expect("value", 4_i64, |pool| integer(pool, VALUE)),
     )
     .await;
+}
+
+/// Who explores also has what other test tools plan.
+pub(crate) async fn faults_happen_in_explorations<DB: TestBackend>() {
+    let pool = database::<DB>(ITEM, 2).await;
+    let db = Pessimistic::default().on(&pool);
+    let faults = Faults::new().at(Moment::Statement(2), Fault::Deadlock);
+    let faulty = faults.on(&db);
+    let unit = async |tx: &mut Tx<DB>| {
+        DB::fetch(tx, tx.for_update(DB::sql(VALUE)), &[]).await?;
+        add_one(tx).await
+    };
+    passes(items(&pool).unit("alice", &faulty, unit).unit("bob", &faulty, unit).allow_deadlocks().expect(
+        "value",
+        2_i64,
+        |pool| integer(pool, VALUE),
+    ))
+    .await;
+    assert_eq!(faults.pending(), 0);
 }

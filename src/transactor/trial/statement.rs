@@ -63,10 +63,11 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
 
 impl<DB: Backend> StatementTrial<'_, DB> {
     async fn run(&self, connection: &mut DB::Connection, attempt: u32) -> Result<u64, sqlx::Error> {
-        let Some(interceptor) = self.options.interceptor() else {
+        let interceptors = self.options.interceptors();
+        if interceptors.is_empty() {
             return DB::run_statement(connection, self.query.clone()).await;
-        };
-        let interception = Interception::new::<DB>(interceptor, attempt, connection).await;
+        }
+        let interception = Interception::new::<DB>(interceptors, attempt, connection).await;
         let told = |rows: &u64| Answer::affected(*rows);
         interception.run(connection, &self.query, told, DB::run_statement).await
     }

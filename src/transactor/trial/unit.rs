@@ -247,7 +247,7 @@ impl<DB: Backend> Opening<'_, DB> {
                 attempt: self.attempt,
                 trace: self.trace,
                 before_acquire: self.before_acquire,
-                interceptor: self.options.interceptor(),
+                interceptors: self.options.interceptors(),
             };
             match Tx::open(self.pool, opening).await {
                 Ok(tx) => return Ok(tx),
