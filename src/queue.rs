@@ -72,7 +72,6 @@ use rand::rngs::StdRng;
 use sqlx::{AssertSqlSafe, Pool};
 
 pub use claim::{Claim, Fate, Retry, complete_all_in};
-use dialect::JOB;
 pub use dialect::QueueBackend;
 pub use doctor::{Fault, Finding};
 use job::Due;

@@ -3,7 +3,6 @@
 use futures_core::future::BoxFuture;
 
 use super::doctor::Check;
-use super::priority::Priority;
 use crate::backend::Backend;
 use crate::tx::Tx;
 
@@ -32,8 +31,11 @@ pub trait Dialect: Backend {
     /// What the doctor looks at. Each row that a statement answers is something that is wrong, in words.
     const CHECKS: &'static [Check];
 
-    /// The statement that finds due jobs in the order of their turn and locks them, leaving out what others have locked.
-    fn due(wanted: &Wanted<'_>) -> String;
+    /// What stands behind the name of the table when jobs are looked for.
+    const HINT: &'static str = "";
+
+    /// The lock on jobs that are about to be claimed; it leaves out what others have locked.
+    const LOCK: &'static str = "FOR UPDATE SKIP LOCKED";
 
     /// Inserts the rows that violate no unique key. `values` is what comes behind the name of the table.
     fn insert(
@@ -103,17 +105,6 @@ pub struct Inserted {
     pub id: Option<i64>,
 }
 
-/// Which jobs are wanted.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct Wanted<'a> {
-    /// Fit for a statement as it is.
-    pub queue: &'a str,
-    pub most: usize,
-    /// From when on to look, for each priority.
-    pub since: [i64; Priority::ALL.len()],
-}
-
 /// The condition that nobody has extended the lease of a job beyond now.
 ///
 /// A subquery and not a join, so that the rows are still met in the order of the index: the lock must fall on those that
@@ -124,18 +115,6 @@ pub(super) fn no_lease<DB: Dialect>() -> String {
          WHERE lease.job_id = atomically_job.id AND lease.token = atomically_job.token), 0) <= {}",
         DB::NOW
     )
-}
-
-impl Wanted<'_> {
-    /// What is due, priority by priority: each of these is one range of the index.
-    pub(super) fn ranges<DB: Dialect>(&self) -> [String; Priority::ALL.len()] {
-        let (queue, now) = (self.queue, DB::NOW);
-        let mut since = self.since.into_iter();
-        Priority::ALL.map(|priority| {
-            let (number, since) = (priority.number(), since.next().unwrap_or(i64::MIN));
-            format!("queue = '{queue}' AND priority = {number} AND due_at >= {since} AND due_at <= {now}")
-        })
-    }
 }
 
 /// The part of [`Dialect`] that is the same text for every database, and another type.

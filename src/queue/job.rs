@@ -117,7 +117,6 @@ impl NewJob {
 
 /// What became of a job that was to be put into a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[must_use]
 pub enum Enqueued {
     /// It is in the queue, once the transaction commits. Its id is never given to another job of this database.
     Added(i64),

@@ -3,7 +3,7 @@
 use futures_core::future::BoxFuture;
 use sqlx::MySql;
 
-use super::dialect::{Dialect, Inserted, JOB, QueueBackend, Wanted, no_lease, statements};
+use super::dialect::{Dialect, Inserted, QueueBackend, statements};
 use super::doctor::{Check, Fault};
 use crate::tx::Tx;
 
@@ -101,17 +101,9 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
         },
     ];
 
-    /// The ranges of an index, in its order: without the index InnoDB locks every row that it reads, and without the order
-    /// every row that it sorts.
-    fn due(wanted: &Wanted<'_>) -> String {
-        format!(
-            "SELECT {JOB} FROM atomically_job FORCE INDEX (atomically_job_claim) WHERE (({})) AND {} \
-             ORDER BY queue, priority, due_at, id LIMIT {} FOR UPDATE SKIP LOCKED",
-            wanted.ranges::<Self>().join(") OR ("),
-            no_lease::<Self>(),
-            wanted.most
-        )
-    }
+    /// InnoDB locks every row that it reads on the way, before it sorts and counts them. Without this index, read in its
+    /// order, one claim locks the whole queue, and the next one finds none.
+    const HINT: &'static str = "FORCE INDEX (atomically_job_claim)";
 
     /// `IGNORE` and not `ON DUPLICATE KEY UPDATE`, after which nobody can tell a new row from an old one: sqlx asks the
     /// server to count rows that were found. What else `IGNORE` lets pass, values that are too long, has been refused before.

@@ -3,7 +3,7 @@
 use futures_core::future::BoxFuture;
 use sqlx::Postgres;
 
-use super::dialect::{Dialect, JOB, QueueBackend, Wanted, no_lease, statements};
+use super::dialect::{Dialect, QueueBackend, statements};
 use super::doctor::{Check, Fault};
 use crate::tx::Tx;
 
@@ -99,28 +99,6 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
                   WHERE backend_xmin IS NOT NULL AND xact_start < now() - interval '10 minutes'",
         },
     ];
-
-    /// One common table expression for each priority: a lock in one of them falls on what it answers and on nothing else,
-    /// which an `IN (SELECT ... LIMIT ... SKIP LOCKED)` does not promise; its subquery may be run again for each row.
-    fn due(wanted: &Wanted<'_>) -> String {
-        let mut left = wanted.most.to_string();
-        let mut number = 0;
-        let parts = wanted.ranges::<Self>().map(|range| {
-            let limit = left.clone();
-            left = format!("{left} - (SELECT count(*) FROM p{number})");
-            number += 1;
-            format!(
-                "p{} AS MATERIALIZED (SELECT {JOB} FROM atomically_job WHERE {range} AND {} \
-                 ORDER BY due_at, id LIMIT {limit} FOR UPDATE SKIP LOCKED)",
-                number - 1,
-                no_lease::<Self>()
-            )
-        });
-        format!(
-            "WITH {} SELECT * FROM p0 UNION ALL SELECT * FROM p1 UNION ALL SELECT * FROM p2",
-            parts.join(", ")
-        )
-    }
 
     fn delete_batch(table: &str, key: &str, condition: &str) -> String {
         format!(

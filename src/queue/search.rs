@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::dialect::{Row, Wanted};
+use super::dialect::{JOB, Row, no_lease};
 use super::job::micros;
 use super::priority::Priority;
 use super::{Claim, Queue, QueueBackend};
@@ -92,7 +92,13 @@ async fn claim_since<DB: QueueBackend>(
     queue
         .db
         .run(async |tx: &mut Tx<DB>| {
-            let rows = DB::fetch_jobs(tx, DB::due(&Wanted { queue: &queue.name, most, since })).await?;
+            let mut rows = Vec::new();
+            for (priority, since) in Priority::ALL.into_iter().zip(since) {
+                if rows.len() < most {
+                    let sql = due::<DB>(queue, priority, since, most - rows.len());
+                    rows.extend(DB::fetch_jobs(tx, sql).await?);
+                }
+            }
             let now = DB::NOW;
             let claimed = format!(
                 "attempts = attempts + 1, claimed_at = {now}, due_at = {now} + {}",
@@ -112,6 +118,21 @@ async fn claim_since<DB: QueueBackend>(
             Ok(rows)
         })
         .await
+}
+
+/// The statement that finds and locks the due jobs of one priority: one range of the index, in its order.
+///
+/// It locks what it answers, and the jobs are changed by their ids then. `UPDATE ... WHERE id IN (SELECT ... LIMIT ...)`
+/// does not promise that: the subquery may be run again for each row.
+fn due<DB: QueueBackend>(queue: &Queue<DB>, priority: Priority, since: i64, most: usize) -> String {
+    let (name, number, now) = (queue.name(), priority.number(), DB::NOW);
+    format!(
+        "SELECT {JOB} FROM atomically_job {} WHERE queue = '{name}' AND priority = {number} \
+         AND due_at >= {since} AND due_at <= {now} AND {} ORDER BY due_at, id LIMIT {most} {}",
+        DB::HINT,
+        no_lease::<DB>(),
+        DB::LOCK
+    )
 }
 
 /// Its last attempt has begun, and did not end.

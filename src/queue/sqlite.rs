@@ -3,7 +3,7 @@
 use futures_core::future::BoxFuture;
 use sqlx::Sqlite;
 
-use super::dialect::{Dialect, JOB, QueueBackend, Wanted, no_lease, statements};
+use super::dialect::{Dialect, QueueBackend, statements};
 use super::doctor::{Check, Fault};
 use crate::tx::Tx;
 
@@ -77,17 +77,7 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     ];
 
     /// There is one writer at a time, so nothing has to be locked or left out.
-    fn due(wanted: &Wanted<'_>) -> String {
-        let most = wanted.most;
-        let each = wanted.ranges::<Self>().map(|range| {
-            let no_lease = no_lease::<Self>();
-            format!(
-                "SELECT * FROM (SELECT {JOB} FROM atomically_job WHERE {range} AND {no_lease} \
-                 ORDER BY due_at, id LIMIT {most})"
-            )
-        });
-        format!("{} ORDER BY 3, 6, 1 LIMIT {most}", each.join(" UNION ALL "))
-    }
+    const LOCK: &'static str = "";
 
     fn delete_batch(table: &str, key: &str, condition: &str) -> String {
         format!("DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT 1000)")

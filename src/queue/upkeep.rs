@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::dialect::no_lease;
+use super::dialect::{JOB, no_lease};
 use super::job::micros;
-use super::{JOB, Queue, QueueBackend};
+use super::{Queue, QueueBackend};
 use crate::error::Error;
 
 use crate::transactor::{Options, TransactorExt as _};
