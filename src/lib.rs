@@ -56,7 +56,7 @@
 //! | `postgres` | PostgreSQL and what speaks its protocol | `sqlx/postgres` |
 //! | `mysql` | MySQL, MariaDB and what speaks their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
-//! | `queue` | [fenced background jobs and the outbox](queue) | `serde`, `serde_json`, `tokio/macros`, `tokio/sync` |
+//! | `queue` | fenced background jobs and the outbox: `atomically::queue` | `serde`, `serde_json`, `tokio/macros`, `tokio/sync` |
 //!
 //! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -43,7 +43,7 @@
 //! # What it does not do
 //!
 //! Schedules (cron), workflows, rate limits, results, a user interface. What it has is meant to be small enough to be
-//! relied on, and [`Tx`](crate::Tx) does its work inside the handlers of other queues as well.
+//! relied on, and [`Tx`] does its work inside the handlers of other queues as well.
 
 mod claim;
 mod dialect;
@@ -82,7 +82,7 @@ pub use priority::Priority;
 use search::Search;
 pub use upkeep::{Counts, DeadJob};
 pub use wake::Wake;
-pub use worker::{Event, Worker};
+pub use worker::{BoxError, Event, Worker};
 
 use crate::backend::Backend;
 use crate::backoff::Backoff;

@@ -19,8 +19,8 @@ mod care;
 
 use care::Care;
 
-/// What a handler may fail with: whatever becomes one of these by `?`.
-type BoxError = Box<dyn StdError + Send + Sync>;
+/// What a handler fails with: whatever `?` turns into one, which is nearly every error there is.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Claims jobs and runs a handler for each of them, several at a time, until it is told to stop.
 ///
@@ -171,11 +171,10 @@ impl<DB: QueueBackend> Worker<DB> {
     /// # Cancellation
     ///
     /// Handlers are cancelled where they are. Their jobs wait for their leases to lapse.
-    pub async fn run<H, F, E>(&self, shutdown: impl Future + Send, handler: H)
+    pub async fn run<H, F>(&self, shutdown: impl Future + Send, handler: H)
     where
         H: Fn(Arc<Claim<DB>>) -> F + Send + Sync,
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<BoxError>,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         let mut shutdown = pin!(shutdown);
         let (stop, stopped) = watch::channel(false);
@@ -193,7 +192,6 @@ impl<DB: QueueBackend> Worker<DB> {
                         for claim in claims {
                             let claim = Arc::new(claim);
                             let work = handler(claim.clone());
-                            let work = async move { work.await.map_err(Into::into) };
                             let care = Care::new(claim, self.observe.clone(), stopped.clone());
                             running.spawn(care.take(work));
                         }

@@ -57,7 +57,8 @@ async fn work<DB: QueueTest>(pool: Pool<DB>, shutdown: impl Future + Send) {
                 write_ledger(tx, &claim).await?;
                 claim.complete_in(tx).await
             })
-            .await
+            .await?;
+            Ok(())
         }
     };
     worker.run(shutdown, handler).await;

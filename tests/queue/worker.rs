@@ -51,7 +51,13 @@ where
     F: Future<Output = Result<(), Error>> + Send + 'static,
 {
     let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(async move { worker.run(stopped, handler).await });
+    let running = tokio::spawn(async move {
+        let handler = |claim| {
+            let work = handler(claim);
+            async move { Ok(work.await?) }
+        };
+        worker.run(stopped, handler).await;
+    });
     (stop, running)
 }
 
