@@ -21,7 +21,7 @@ const BLOWS: i64 = 25;
 const PORTION: i64 = 800;
 const JOBS: i64 = BLOWS * PORTION;
 const WORKERS: [usize; 3] = [3, 3, 2];
-const CONNECTIONS: u32 = 8;
+const HANDLERS: usize = 4;
 const LEASE: Duration = Duration::from_millis(500);
 /// Far more than it takes, and less than a test that hangs.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -37,8 +37,10 @@ fn storm_queue<DB: QueueTest>(pool: &Pool<DB>) -> Queue<DB> {
 /// Works until it is told to stop.
 async fn work<DB: QueueTest>(pool: Pool<DB>, shutdown: impl Future + Send) {
     let lost = pool.clone();
-    let worker =
-        Worker::new(&storm_queue(&pool)).poll_every(Duration::from_millis(100)).observe(move |event| {
+    let worker = Worker::new(&storm_queue(&pool))
+        .handlers(HANDLERS)
+        .poll_every(Duration::from_millis(100))
+        .observe(move |event| {
             if let Event::Lost { id } = event {
                 let (lost, id) = (lost.clone(), *id);
                 tokio::spawn(async move {
@@ -144,7 +146,7 @@ async fn a_process_of_the_storm() {
 }
 
 async fn be_a_process<DB: QueueTest>(url: &str, workers: usize) {
-    let pool = PoolOptions::<DB>::new().max_connections(CONNECTIONS).connect(url).await.expect("a pool");
+    let pool = PoolOptions::<DB>::new().max_connections(8).connect(url).await.expect("a pool");
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let workers: Vec<_> = (0..workers)
         .map(|_| {
@@ -172,8 +174,9 @@ async fn killed_processes<DB: QueueTest>() {
         let victim = usize::try_from(blow).expect("small") % WORKERS.len();
         if blow % 4 == 3 {
             processes[victim].signal("-STOP");
-            // All is done but for what it has locked, and what else it holds is taken over.
-            until(&pool, DONE, (blow + 1) * PORTION - i64::from(CONNECTIONS)).await;
+            // All is done but for what it may have locked, and what else it holds is taken over.
+            let locked = i64::try_from(WORKERS[victim] * HANDLERS).expect("small");
+            until(&pool, DONE, (blow + 1) * PORTION - locked).await;
             sleep(LEASE * 2).await;
             processes[victim].signal("-CONT");
         } else {

@@ -1,11 +1,11 @@
 //! The loop around claims.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atomically::queue::{Claim, Event, Fate, PgWake, Queue, Retry, Worker};
-use atomically::{Backoff, Error, ErrorKind, Pessimistic, TransactorExt as _};
+use atomically::{Backoff, Error, Pessimistic, TransactorExt as _};
 use sqlx::{Pool, Postgres};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -175,9 +175,8 @@ async fn begun<DB: QueueTest>(
     id: i64,
 ) -> (oneshot::Sender<()>, JoinHandle<()>, Arc<AtomicBool>) {
     let dropped = Arc::new(AtomicBool::new(false));
-    let (told, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let begun = Arc::new(Notify::new());
     let (at_work, says) = (dropped.clone(), begun.clone());
-    drop(told);
     let (stop, running) = start(worker.handlers(1), move |claim| {
         let (dropped, says) = (Dropped(at_work.clone()), says.clone());
         async move {
@@ -223,8 +222,6 @@ pub(crate) async fn a_worker_that_is_told_to_stop_finishes_what_it_has<DB: Queue
     });
     timeout(LIMIT, begun.notified()).await.expect("it begins");
     stop.send(()).expect("it listens");
-    // It has heard of it once its receiver is gone, and waits for the handler.
-    assert!(!running.is_finished());
     finish.notify_one();
     timeout(LIMIT, running).await.expect("it stops").expect("without a panic");
     assert_eq!((noted(&events).len(), jobs_left(&pool).await), (1, 2), "{:?}", noted(&events));
@@ -245,17 +242,14 @@ pub(crate) async fn what_outlives_the_grace_is_given_back<DB: QueueTest>() {
 pub(crate) async fn a_worker_can_be_woken<DB: QueueTest>() {
     let (pool, queue) = queue::<DB>(4).await;
     let wake = Arc::new(Notify::new());
-    let looked = Arc::new(AtomicU32::new(0));
     let (worker, _) = worker(&queue);
     let (stop, running) = start(worker.poll_every(LONG).wake(wake.clone()), |_| async { Ok(()) });
     for n in 0..3 {
         enqueue(&pool, &queue, job(n)).await;
         wake.notify_one();
         eventually(0, async || jobs_left(&pool).await).await;
-        looked.fetch_add(1, SeqCst);
     }
     stopped(stop, running).await;
-    assert_eq!(looked.load(SeqCst), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -264,10 +258,7 @@ async fn a_notification_wakes_a_worker() {
     let wake = PgWake::listen(&queue).await.expect("a listener");
     let (worker, _) = worker(&queue);
     let (stop, running) = start(worker.poll_every(LONG).wake(Arc::new(wake)), |_| async { Ok(()) });
-    // It has looked, found nothing, and will not look again by itself.
-    let looked =
-        "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
-    eventually(1, async || ask(&pool, looked).await).await;
+    // The first may be found by the first look. Nothing but a notification makes it look again.
     let notifying = queue.clone().notifying();
     for n in 0..3 {
         enqueue(&pool, &notifying, job(n)).await;
@@ -290,6 +281,4 @@ pub(crate) async fn a_worker_survives_its_database<DB: QueueTest>() {
     enqueue(&pool, &queue, job(1)).await;
     eventually(0, async || jobs_left(&pool).await).await;
     stopped(stop, running).await;
-    let error = Error::from(sqlx::Error::PoolClosed);
-    assert_eq!(error.kind(), ErrorKind::Database);
 }
