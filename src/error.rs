@@ -75,6 +75,9 @@ pub enum ErrorKind {
     ReadOnly,
     /// The unit of work misused its transaction, or something ended it underneath; the message says what.
     Aborted,
+    /// Somebody else has taken over what was claimed here: the effect is theirs to have, and was rolled back here. Drop
+    /// the work; it must not be run again under this claim.
+    StaleClaim,
     /// The database has no such thing as was asked for; nothing was run.
     Unsupported,
     /// Anything else, as the database or the driver said it.
@@ -97,6 +100,7 @@ impl From<FailureKind> for ErrorKind {
             FailureKind::Unavailable => Self::Unavailable,
             FailureKind::ReadOnly => Self::ReadOnly,
             FailureKind::Aborted => Self::Aborted,
+            FailureKind::StaleClaim => Self::StaleClaim,
             FailureKind::Unsupported => Self::Unsupported,
             FailureKind::Other => Self::Database,
         }
@@ -228,6 +232,12 @@ impl Error {
     #[must_use]
     pub fn is_aborted(&self) -> bool {
         self.failed_with(FailureKind::Aborted)
+    }
+
+    /// Whether what was claimed has been taken over by somebody else.
+    #[must_use]
+    pub fn is_stale_claim(&self) -> bool {
+        self.failed_with(FailureKind::StaleClaim)
     }
 
     fn failed_with(&self, kind: FailureKind) -> bool {

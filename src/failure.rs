@@ -50,6 +50,8 @@ pub enum FailureKind {
     /// The transaction had ended before its commit was due: an earlier error, a statement whose future was dropped,
     /// an implicit commit.
     Aborted,
+    /// A claim was taken over by somebody else: its token is not the newest any more.
+    StaleClaim,
     /// The database has no such thing as was asked for.
     Unsupported,
     /// Anything else that the database refuses.
@@ -81,6 +83,7 @@ impl FailureKind {
             Self::Unavailable => "database unavailable",
             Self::ReadOnly => "read only",
             Self::Aborted => "transaction aborted",
+            Self::StaleClaim => "stale claim",
             Self::Unsupported => "not supported",
             Self::Other => "database error",
         }

@@ -23,5 +23,9 @@ pub mod histories {}
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
 
+#[cfg(feature = "queue")]
+#[doc = include_str!("guide/queue.md")]
+pub mod queue {}
+
 #[doc = include_str!("guide/architecture.md")]
 pub mod architecture {}

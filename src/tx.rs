@@ -169,6 +169,31 @@ impl<DB: Backend> Tx<DB> {
         Err(Error::failed(failure, None))
     }
 
+    /// Ends the unit because something that it had claimed was taken over: the end of every update that is guarded by a
+    /// fencing token and finds no row.
+    ///
+    /// ```
+    /// # use atomically::{Error, Tx};
+    /// # async fn example(tx: &mut Tx<sqlx::Sqlite>, id: i64, token: i64) -> Result<(), Error> {
+    /// let done = sqlx::query("UPDATE task SET done = 1 WHERE id = $1 AND token = $2")
+    ///     .bind(id)
+    ///     .bind(token)
+    ///     .execute(&mut *tx)
+    ///     .await?;
+    /// if done.rows_affected() == 0 {
+    ///     return Err(tx.stale_claim("somebody else has this task by now"));
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Whatever the unit makes of the error: it is rolled back, it is not run again, whatever the strategy, and the caller
+    /// of `run` is told of a [stale claim](crate::Error::is_stale_claim), also in place of an error of the unit's own.
+    pub fn stale_claim(&mut self, message: impl Into<String>) -> Error {
+        let failure = Failure::new(FailureKind::StaleClaim, message);
+        self.journal.end(failure.clone());
+        Error::failed(failure, None)
+    }
+
     /// The connection underneath, for what an executor cannot do (`COPY`, say).
     ///
     /// What runs on it is not seen: the transaction will be checked by the server just before its commit. Await every

@@ -31,6 +31,7 @@ fn class(failure: &Failure) -> &'static str {
         FailureKind::Unavailable => "transient_unavailable",
         FailureKind::ReadOnly => "read_only",
         FailureKind::Aborted => "aborted_transaction",
+        FailureKind::StaleClaim => "stale_claim",
         FailureKind::Unsupported => "unsupported",
         FailureKind::Other => "other",
         FailureKind::Constraint => match failure.constraint().map(|constraint| constraint.kind) {

@@ -164,12 +164,18 @@ async fn attempts<X: Trial>(
         let gives_up = match failure.kind() {
             // Whatever the strategy says: an unknown commit is never blindly run again, but only behind its fence.
             FailureKind::CommitUnknown => !failure.is_retryable(),
+            // What was taken over does not come back.
+            FailureKind::StaleClaim => true,
             // It is not the server that takes no writes, but the transaction that was asked to take none.
             FailureKind::ReadOnly if plan.access == Access::ReadOnly => true,
             _ => strategy.verdict(&failure) == Verdict::GiveUp,
         };
         if gives_up && !retries_unique {
             return match otherwise {
+                // Its caller acts on it, whatever the unit made of it.
+                Otherwise::Own(_) if failure.kind() == FailureKind::StaleClaim => {
+                    Err(Error::failed(failure, Some(clock.spent(attempt))))
+                }
                 Otherwise::Own(output) => Ok(output),
                 Otherwise::Failure => Err(Error::failed(failure, Some(clock.spent(attempt)))),
                 Otherwise::Swallowed => Err(Error::swallowed(failure, Some(clock.spent(attempt)))),
