@@ -5,6 +5,7 @@
 pub(crate) mod cancellation;
 pub(crate) mod commit_outcome;
 pub(crate) mod failures;
+pub(crate) mod gate;
 pub(crate) mod hooks;
 pub(crate) mod increments;
 pub(crate) mod limits;
@@ -21,7 +22,7 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, failures, hooks, increments, limits, locks, misuse, options, outcomes, savepoints, write_skew,
+            cancellation, failures, gate, hooks, increments, limits, locks, misuse, options, outcomes, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -70,6 +71,15 @@ macro_rules! conformance {
             hooks::hooks_run_with_the_connection_given_back,
             hooks::a_hook_that_panics_hides_nothing,
             hooks::hooks_go_on_when_the_caller_has_gone,
+            gate::waiting_holds_nothing_and_keeps_the_order,
+            gate::whoever_leaves_the_line_is_passed_over,
+            gate::a_dropped_run_leaves_the_gate,
+            gate::behind_a_gate_there_are_no_conflicts,
+            gate::adaptive_locks_what_is_hot_and_lets_go,
+            gate::a_spent_budget_is_a_typed_error,
+            gate::nobody_starves,
+            gate::keys_travel_with_the_options,
+            increments::adaptive_is_exact,
             locks::lock_rows_answers_what_is_missing,
             misuse::a_run_inside_of_a_run_is_refused,
             misuse::a_second_connection_is_told_from_a_busy_pool,

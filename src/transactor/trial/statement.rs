@@ -5,9 +5,10 @@ use sqlx::Pool;
 use super::nobody_answered;
 use crate::backend::{Backend, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
+use crate::gate::Place;
 use crate::policy::Plan;
 use crate::transactor::attempt::{Outcome, Timer, Trial};
-use crate::tx::{Session, holds_connection_of, nested, not_connected};
+use crate::tx::{Session, not_connected};
 
 /// A single statement, without BEGIN and COMMIT.
 pub(in crate::transactor) struct StatementTrial<'a, DB: Backend> {
@@ -24,10 +25,13 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
 
     async fn ended(&mut self, _timer: &mut Timer) {}
 
-    async fn once(&mut self, _plan: Plan, _attempt: u32, timer: &mut Timer) -> Outcome<u64> {
-        if holds_connection_of(self.pool) {
-            return Outcome::failed(nested());
-        }
+    async fn once(
+        &mut self,
+        _plan: Plan,
+        _attempt: u32,
+        _place: Option<Place>,
+        timer: &mut Timer,
+    ) -> Outcome<u64> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
         let mut session = match timer.within(Session::acquire(self.pool, true)).await {
