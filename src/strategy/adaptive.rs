@@ -38,7 +38,7 @@ const SLOTS: usize = 4096;
 ///
 /// - Two conflicts in a row are enough to turn a key hot.
 /// - Of the attempts without a lock, those lost to conflicts are at most one for each 8 of the key's attempts that met
-///   none, and 3 more.
+///   none, and 3 more; besides those that were under way already when the key turned hot.
 /// - A key that nobody contends for any more is optimistic again after at most 49 attempts.
 ///
 /// # What it costs

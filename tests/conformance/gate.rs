@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use atomically::{
-    Adaptive, Atomic, Error, ErrorKind, Gate, Optimistic, Options, Pessimistic, PoolTransactor, RetryBudget,
-    Serializable, Strategy, Transactor, TransactorExt as _, Tx,
+    Adaptive, Atomic, Backoff, Error, ErrorKind, Gate, Optimistic, Options, Pessimistic, PoolTransactor,
+    Resolve, RetryBudget, Serializable, Strategy, Transactor, TransactorExt as _, Tx,
 };
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
@@ -14,11 +14,14 @@ use tokio::task::{JoinSet, yield_now};
 use super::increments::{counter, increment, patient, value};
 use crate::support::{TestBackend, TestPool};
 
-/// Waits for what other tasks of this process do, without end: whoever waits in vain is stopped by the harness.
+/// Waits for what other tasks of this process do.
 async fn until(mut holds: impl FnMut() -> bool) {
-    while !holds() {
-        yield_now().await;
-    }
+    let waiting = async {
+        while !holds() {
+            yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it does not come about");
 }
 
 /// Every strategy, on one pool and at one gate.
@@ -162,37 +165,76 @@ pub(crate) async fn a_dropped_run_leaves_the_gate<DB: TestBackend>() {
     }
 }
 
-/// Two of one key at one gate never meet, so nothing is ever run twice, under any strategy and any mix of them.
+/// Two of one key at one gate never meet, so nothing is ever run twice, under any strategy; nor where the opening itself
+/// reads and writes.
 pub(crate) async fn behind_a_gate_there_are_no_conflicts<DB: TestBackend>() {
     const TASKS: i64 = 32;
     const ROUNDS: i64 = 10;
     let pool = counter::<DB>(8).await;
-    for (name, db) in strategies(&pool, &Gate::new()) {
-        // What adapts begins without the gate.
-        if name == "adaptive" {
-            continue;
+    Pessimistic::default().on(&pool).create_operation_table().await.expect("the table of operations");
+    let found_out = Options::new().resolve_commits(Resolve::Operation);
+    for options in [Options::new(), found_out] {
+        for (name, db) in strategies(&pool, &Gate::new()) {
+            // What adapts begins without the gate.
+            if name == "adaptive" {
+                continue;
+            }
+            let before = value(&pool).await;
+            let attempts = Arc::new(AtomicI64::new(0));
+            let mut tasks = JoinSet::new();
+            for _ in 0..TASKS {
+                let (db, attempts, options) = (db.clone(), attempts.clone(), options.clone());
+                tasks.spawn(async move {
+                    for _ in 0..ROUNDS {
+                        let unit = async |tx: &mut Tx<DB>| {
+                            attempts.fetch_add(1, SeqCst);
+                            increment(tx).await
+                        };
+                        db.with(options.clone().on_key("hot")).run(unit).await.expect("a commit");
+                    }
+                });
+            }
+            while let Some(task) = tasks.join_next().await {
+                task.expect("a task");
+            }
+            assert_eq!(value(&pool).await - before, TASKS * ROUNDS, "{name}");
+            assert_eq!(attempts.load(SeqCst), TASKS * ROUNDS, "{name}, {options:?}: something was run again");
         }
-        let before = value(&pool).await;
-        let attempts = Arc::new(AtomicI64::new(0));
-        let mut tasks = JoinSet::new();
-        for _ in 0..TASKS {
-            let (db, attempts) = (db.clone(), attempts.clone());
-            tasks.spawn(async move {
-                for _ in 0..ROUNDS {
-                    let unit = async |tx: &mut Tx<DB>| {
-                        attempts.fetch_add(1, SeqCst);
-                        increment(tx).await
-                    };
-                    db.on_key("hot").run(unit).await.expect("a commit");
-                }
-            });
-        }
-        while let Some(task) = tasks.join_next().await {
-            task.expect("a task");
-        }
-        assert_eq!(value(&pool).await - before, TASKS * ROUNDS, "{name}");
-        assert_eq!(attempts.load(SeqCst), TASKS * ROUNDS, "{name}: something was run again");
     }
+}
+
+/// Neither who waits for the next attempt nor whose hooks are running is in anybody's way.
+pub(crate) async fn pauses_and_hooks_hold_no_place<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let gate = Gate::new();
+    let db = patient(Optimistic::default(), &pool).gate(&gate);
+    let day = Duration::from_secs(24 * 60 * 60);
+    let pausing = Options::new().backoff(Backoff::exponential(day, day)).deadline(day * 20).seed(1);
+    let attempted = Arc::new(AtomicBool::new(false));
+    let paused = {
+        let (db, attempted) = (db.clone(), attempted.clone());
+        tokio::spawn(async move {
+            let unit = async |tx: &mut Tx<DB>| {
+                attempted.store(true, SeqCst);
+                tx.expect_one(0)
+            };
+            db.with(pausing.on_key("hot")).run(unit).await
+        })
+    };
+    until(|| attempted.load(SeqCst) && gate.keys() == 0).await;
+    db.on_key("hot").run(increment::<DB>).await.expect("a free gate");
+    assert!(!paused.is_finished(), "it was to wait for another attempt");
+    paused.abort();
+
+    let seen = Arc::new(AtomicI64::new(-1));
+    let unit = async |tx: &mut Tx<DB>| {
+        increment(tx).await?;
+        let (gate, seen) = (gate.clone(), seen.clone());
+        tx.on_commit(async move { seen.store(gate.keys() as i64, SeqCst) });
+        Ok::<_, Error>(())
+    };
+    db.on_key("hot").run(unit).await.expect("a commit");
+    assert_eq!(seen.load(SeqCst), 0, "hooks run outside");
 }
 
 /// What adapts takes the gate and the lock once it has met conflicts, and lets go of them when they are over.
@@ -306,4 +348,8 @@ pub(crate) async fn keys_travel_with_the_options<DB: TestBackend>() {
     let boxed: Box<dyn Transactor<DB>> = Box::new(keyed);
     assert_eq!(seen(&boxed.on_key(("counter", 2)), ("counter", 1)).await, 0, "the nearest key counts");
     assert_eq!(seen(&boxed.on_key(("counter", 2)), ("counter", 2)).await, 1);
+
+    // One who waits for itself is told so, instead of waiting.
+    let inside = boxed.run(async |_: &mut Tx<DB>| boxed.run(increment::<DB>).await).await;
+    assert_eq!(inside.expect_err("a run inside of a run").kind(), ErrorKind::Aborted);
 }
