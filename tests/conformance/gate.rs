@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use atomically::{
-    Adaptive, Atomic, Backoff, Error, ErrorKind, Gate, Optimistic, Options, Pessimistic, PoolTransactor,
-    Resolve, RetryBudget, Serializable, Strategy, Transactor, TransactorExt as _, Tx,
+    Adaptive, Atomic, Attempt, Backoff, Error, ErrorKind, Failure, Gate, Isolation, Optimistic, Options,
+    Pessimistic, Plan, PoolTransactor, Resolve, RetryBudget, Serializable, Strategy, Transactor,
+    TransactorExt as _, Tx,
 };
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
@@ -276,10 +277,51 @@ pub(crate) async fn adaptive_locks_what_is_hot_and_lets_go<DB: TestBackend>() {
     assert!(!locks("hot").await, "it has cooled");
 }
 
+/// What strategies learn from: each attempt, whether others were at the gate, and whether it failed.
+pub(crate) async fn strategies_are_told_how_attempts_went<DB: TestBackend>() {
+    #[derive(Debug, Clone, Default)]
+    struct Noting(Arc<Mutex<Vec<(u32, bool, bool)>>>);
+    impl Strategy for Noting {
+        fn plan(&self, attempt: &Attempt) -> Plan {
+            assert!(attempt.key.is_some() && !attempt.queued, "{attempt:?}");
+            Plan::new(Isolation::ReadCommitted)
+        }
+        fn observe(&self, attempt: &Attempt, failure: Option<&Failure>) {
+            let note = (attempt.number, attempt.queued, failure.is_some());
+            self.0.lock().expect("the notes").push(note);
+        }
+    }
+
+    let pool = counter::<DB>(3).await;
+    let (gate, noting) = (Gate::new(), Noting::default());
+    let db = patient(noting.clone(), &pool).gate(&gate);
+    let (release, disturbed) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let mut tasks = JoinSet::new();
+    for holds in [true, false] {
+        let (db, release, begun) = (db.clone(), release.clone(), disturbed.clone());
+        tasks.spawn(async move {
+            let unit = async |tx: &mut Tx<DB>| {
+                if holds && tx.attempt() == 2 {
+                    begun.store(true, SeqCst);
+                    release.notified().await;
+                }
+                tx.expect_one(if holds && tx.attempt() == 1 { 0 } else { 1 })
+            };
+            db.on_key("hot").run(unit).await.expect("a commit");
+        });
+        until(|| disturbed.load(SeqCst) && gate.at("hot") == if holds { 1 } else { 2 }).await;
+    }
+    release.notify_one();
+    while let Some(task) = tasks.join_next().await {
+        task.expect("a task");
+    }
+    assert_eq!(*noting.0.lock().expect("the notes"), [(1, false, true), (2, false, false), (1, true, false)]);
+}
+
 /// The budget ends the run that would be tried again, with what it was that went wrong.
 pub(crate) async fn a_spent_budget_is_a_typed_error<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
-    let budget = RetryBudget::new().reserve(0).ratio(1.0);
+    let budget = RetryBudget::new().reserve(0).ratio(1.1).window(Duration::from_secs(24 * 60 * 60));
     let db = Optimistic::default().on(&pool).retry_budget(&budget);
     let never = async |tx: &mut Tx<DB>| tx.expect_one(0);
     let error = db.run(never).await.expect_err("nothing was done yet");
@@ -293,8 +335,7 @@ pub(crate) async fn a_spent_budget_is_a_typed_error<DB: TestBackend>() {
         earner.run(increment::<DB>).await.expect("a commit");
     }
     let error = db.run(never).await.expect_err("never");
-    assert!((2..=4).contains(&error.attempts().expect("a run")), "{error:?}");
-    assert_eq!(error.kind(), ErrorKind::BudgetSpent);
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::BudgetSpent, Some(4)), "{error:?}");
 }
 
 /// Two hundred at once want one row: whatever the strategy, with the gate and without, each unit commits or says why not,

@@ -77,6 +77,7 @@ macro_rules! conformance {
             gate::behind_a_gate_there_are_no_conflicts,
             gate::adaptive_locks_what_is_hot_and_lets_go,
             gate::pauses_and_hooks_hold_no_place,
+            gate::strategies_are_told_how_attempts_went,
             gate::a_spent_budget_is_a_typed_error,
             gate::nobody_starves,
             gate::keys_travel_with_the_options,
