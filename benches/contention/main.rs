@@ -104,8 +104,19 @@ async fn hot_row<DB: TestBackend>(pool: &TestPool<DB>) {
         }
     }
     let of = |figures: &[Figures], figure: fn(&Figures) -> f64| median(figures.iter().map(figure).collect());
-    println!("  {:<22} {:>9} {:>9} {:>9} {:>9} {:>9}", "", "per s", "p50 ms", "p99 ms", "attempts", "cold p50");
-    println!("  {:<22} {:>9} {:>9} {:>9} {:>9} {:>9.3}", "idle", "", "", "", "", of(&idle, Figures::cold_p50));
+    println!(
+        "  {:<22} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "", "per s", "p50 ms", "p99 ms", "attempts", "cold p50"
+    );
+    println!(
+        "  {:<22} {:>9} {:>9} {:>9} {:>9} {:>9.3}",
+        "idle",
+        "",
+        "",
+        "",
+        "",
+        of(&idle, Figures::cold_p50)
+    );
     for (i, contender) in contenders.iter().enumerate() {
         println!(
             "  {:<22} {:>9.0} {:>9.2} {:>9.2} {:>9.2} {:>9.3}",

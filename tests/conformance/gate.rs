@@ -113,17 +113,11 @@ pub(crate) async fn whoever_leaves_the_line_is_passed_over<DB: TestBackend>() {
         })
     };
     until(|| begun.load(SeqCst)).await;
-    let line_up = |at: usize| {
-        let (db, gate) = (db.clone(), gate.clone());
-        async move {
-            let waiting = tokio::spawn(async move { db.on_key("hot").run(increment::<DB>).await });
-            until(|| gate.at("hot") == at).await;
-            waiting
-        }
-    };
     let mut waiting = Vec::new();
     for at in 2..=5 {
-        waiting.push(line_up(at).await);
+        let db = db.clone();
+        waiting.push(tokio::spawn(async move { db.on_key("hot").run(increment::<DB>).await }));
+        until(|| gate.at("hot") == at).await;
     }
     let full = db.on_key("hot").run(increment::<DB>).await.expect_err("the line is full");
     assert_eq!((full.kind(), full.attempts()), (ErrorKind::Overloaded, Some(0)), "{full:?}");
