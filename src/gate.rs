@@ -14,8 +14,11 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use crate::digest::digest;
 use crate::failure::{Failure, FailureKind};
 
-/// As many as there can be at work, with as many again behind them.
-const MOST: usize = Semaphore::MAX_PERMITS / 2;
+/// So many are let in for each that is at work, itself included.
+const INSIDE: usize = 3;
+
+/// As many as there can be at work.
+const MOST: usize = Semaphore::MAX_PERMITS / INSIDE;
 
 /// Below this many keys the table is not worth making smaller.
 const FEW_KEYS: usize = 64;
@@ -46,7 +49,7 @@ const FEW_KEYS: usize = 64;
 ///
 /// # Default
 ///
-/// - width: 1 for each key; one more has its transaction open and waits
+/// - width: 1 for each key; two more have their transactions open and wait
 /// - total: no limit
 /// - queue: 10 000 for each key
 ///
@@ -56,12 +59,13 @@ const FEW_KEYS: usize = 64;
 /// everybody else waits for a row that is none of theirs. Units that do not wait, but try and fail, hold the connection
 /// and throw its work away.
 ///
-/// # Why is the next one let in early?
+/// # Why are the next two let in early?
 ///
-/// While one is at work, the next one opens its transaction. If it locks the row, it waits in the database, which hands
-/// the row over without a round trip; if not, it waits here for the other's end, and begins to read then. A third would
-/// only hold another connection. Where the transaction would hold a lock as soon as it is open, on SQLite under
-/// [`Pessimistic`](crate::Pessimistic), the next one is not let in early.
+/// While one is at work, the next ones open their transactions. If they lock the row, they wait in the database, which
+/// hands it over without a round trip; if not, they wait here for the other's end, and begin to read then. The database is
+/// never without work: to open and to ask for the row takes as long as to change it and to commit, so one would at times
+/// come too late. More would only hold more connections. Where the transaction would hold a lock as soon as it is open, on SQLite under
+/// [`Pessimistic`](crate::Pessimistic), they wait outside.
 ///
 /// # What it does not do
 ///
@@ -101,7 +105,7 @@ struct Lines {
 ///
 /// Fair: permits are given out in the order in which they were asked for.
 struct Line {
-    /// For those whose transaction is open: as many again as can be at work.
+    /// For those at work, and for those whose transaction may be open already.
     room: Arc<Semaphore>,
     /// For those at work, as far as the database does not see to it that it is one at a time.
     work: Arc<Semaphore>,
@@ -111,7 +115,7 @@ struct Line {
 
 impl Line {
     fn new(width: usize) -> Self {
-        let [room, work] = [2 * width, width].map(|permits| Arc::new(Semaphore::new(permits)));
+        let [room, work] = [INSIDE * width, width].map(|permits| Arc::new(Semaphore::new(permits)));
         Self { room, work, length: 0 }
     }
 }
@@ -123,7 +127,7 @@ impl Gate {
         Self::default()
     }
 
-    /// How many units are at work at once for each key, while as many again wait with their transactions open; 0 counts as
+    /// How many units are at work at once for each key, while twice as many wait with their transactions open; 0 counts as
     /// 1.
     ///
     /// More than one makes sense where units do much before they come to what they contend for.
@@ -182,7 +186,7 @@ impl Gate {
         let Bounds { width, queue, .. } = self.bounds;
         let mut lines = self.lines.lock();
         let line = lines.entry(key).or_insert_with(|| Line::new(width));
-        if line.length >= queue.saturating_add(2 * width) {
+        if line.length >= queue.saturating_add(INSIDE * width) {
             let message = format!("{queue} units of work are waiting for the same key already");
             return Err(Failure::new(FailureKind::Overloaded, message).retryable(true));
         }
@@ -297,13 +301,13 @@ mod tests {
     }
 
     #[test]
-    fn one_is_at_work_and_one_more_is_inside() {
+    fn one_is_at_work_and_two_more_are_inside() {
         let gate = Gate::new();
-        let (mut first, mut second) = (now(&gate, KEY), now(&gate, KEY));
+        let (mut first, mut second, _third) = (now(&gate, KEY), now(&gate, KEY), now(&gate, KEY));
         assert!((first.queued, second.queued) == (false, true));
         assert!(works(&mut first));
         assert!(!works(&mut second), "the first is at work");
-        assert!(gate.enter(KEY).now_or_never().is_none(), "there is no room for a third");
+        assert!(gate.enter(KEY).now_or_never().is_none(), "there is no room for a fourth");
         drop(first);
         assert!(now(&gate, KEY).queued);
     }
@@ -311,7 +315,7 @@ mod tests {
     #[test]
     fn width_is_for_those_at_work() {
         let gate = Gate::new().width(3);
-        let mut places: Vec<_> = (0..6).map(|_| now(&gate, KEY)).collect();
+        let mut places: Vec<_> = (0..9).map(|_| now(&gate, KEY)).collect();
         assert_eq!(places.iter_mut().filter_map(|place| works(place).then_some(())).count(), 3);
         assert!(gate.enter(KEY).now_or_never().is_none());
     }
@@ -329,14 +333,14 @@ mod tests {
     #[tokio::test]
     async fn first_come_first_served_and_those_who_leave_are_passed_over() {
         let gate = Gate::new();
-        let mut inside = vec![now(&gate, KEY), now(&gate, KEY)];
+        let mut inside = vec![now(&gate, KEY), now(&gate, KEY), now(&gate, KEY)];
         let mut waiting: Vec<_> = (0..20).map(|i| (i, Box::pin(gate.enter(KEY)))).collect();
         for (_, entering) in &mut waiting {
             assert!(entering.now_or_never().is_none());
         }
-        assert_eq!(gate.lines.at(KEY), 22);
+        assert_eq!(gate.lines.at(KEY), 23);
         waiting.retain(|(i, _)| i % 3 != 0);
-        assert_eq!(gate.lines.at(KEY), 15, "who has left is not counted");
+        assert_eq!(gate.lines.at(KEY), 16, "who has left is not counted");
         for (i, entering) in waiting {
             assert!(works(&mut inside[0]), "who came before {i} is next");
             assert!(!works(&mut inside[1]));
@@ -350,7 +354,7 @@ mod tests {
     #[test]
     fn a_full_line_says_so_at_once() {
         let gate = Gate::new().queue(2);
-        let _inside = [now(&gate, KEY), now(&gate, KEY)];
+        let _inside = [now(&gate, KEY), now(&gate, KEY), now(&gate, KEY)];
         let mut waiting = [Box::pin(gate.enter(KEY)), Box::pin(gate.enter(KEY))];
         for entering in &mut waiting {
             assert!(entering.now_or_never().is_none());
@@ -376,7 +380,7 @@ mod tests {
     #[test]
     fn clones_are_one_gate() {
         let gate = Gate::new();
-        let _inside = [now(&gate, KEY), now(&gate.clone(), KEY)];
+        let _inside = [now(&gate, KEY), now(&gate, KEY), now(&gate.clone(), KEY)];
         assert!(gate.enter(KEY).now_or_never().is_none());
     }
 }

@@ -51,10 +51,10 @@ async fn look<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<i64, Error> {
 }
 
 /// Forty units wait for one that does not end. They are served in the order in which they came, and hold neither a
-/// connection nor a transaction meanwhile: a stranger gets through, on a pool of three.
+/// connection nor a transaction meanwhile: a stranger gets through, on a pool of four.
 pub(crate) async fn waiting_holds_nothing_and_keeps_the_order<DB: TestBackend>() {
     const WAITING: usize = 40;
-    let pool = counter::<DB>(3).await;
+    let pool = counter::<DB>(4).await;
     let gate = Gate::new();
     let db = patient(Optimistic::default(), &pool).gate(&gate);
     let (release, order) = (Arc::new(Notify::new()), Arc::new(Mutex::new(Vec::new())));
@@ -76,7 +76,7 @@ pub(crate) async fn waiting_holds_nothing_and_keeps_the_order<DB: TestBackend>()
         until(|| gate.at("hot") == i + 1).await;
     }
 
-    // One at work, and the next one with its transaction open: one connection is left, and it is enough.
+    // One at work, and the next two with their transactions open: one connection is left, and it is enough.
     for _ in 0..20 {
         db.run(look::<DB>).await.expect("a stranger");
         db.on_key("cold").run(look::<DB>).await.expect("another key");
@@ -95,7 +95,7 @@ pub(crate) async fn waiting_holds_nothing_and_keeps_the_order<DB: TestBackend>()
 
 /// Runs that stop waiting, by themselves or by their deadline, are passed over; a full line says so at once.
 pub(crate) async fn whoever_leaves_the_line_is_passed_over<DB: TestBackend>() {
-    let pool = counter::<DB>(3).await;
+    let pool = counter::<DB>(4).await;
     let gate = Gate::new().queue(3);
     let db = patient(Pessimistic::default(), &pool).gate(&gate);
     let (release, begun) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
@@ -114,7 +114,7 @@ pub(crate) async fn whoever_leaves_the_line_is_passed_over<DB: TestBackend>() {
     };
     until(|| begun.load(SeqCst)).await;
     let mut waiting = Vec::new();
-    for at in 2..=5 {
+    for at in 2..=6 {
         let db = db.clone();
         waiting.push(tokio::spawn(async move { db.on_key("hot").run(increment::<DB>).await }));
         until(|| gate.at("hot") == at).await;
@@ -127,22 +127,22 @@ pub(crate) async fn whoever_leaves_the_line_is_passed_over<DB: TestBackend>() {
     reader.run(look::<DB>).await.expect("another key is not full");
 
     // One of them is dropped, one meets its deadline.
-    let dropped = waiting.remove(2);
+    let dropped = waiting.remove(3);
     dropped.abort();
     assert!(dropped.await.expect_err("it was dropped").is_cancelled());
-    assert_eq!(gate.at("hot"), 4);
+    assert_eq!(gate.at("hot"), 5);
     let hasty = db.with(Options::new().deadline(Duration::from_millis(50)).on_key("hot"));
     let late = hasty.run(increment::<DB>).await.expect_err("its turn did not come");
     assert_eq!((late.kind(), late.attempts()), (ErrorKind::DeadlineExceeded, Some(0)), "{late:?}");
     assert!(late.is_overloaded(), "{late:?}");
-    assert_eq!(gate.at("hot"), 4);
+    assert_eq!(gate.at("hot"), 5);
 
     release.notify_one();
     holder.await.expect("the holder").expect("a commit");
     for waiting in waiting {
         waiting.await.expect("a task").expect("a commit");
     }
-    assert_eq!(value(&pool).await, 4);
+    assert_eq!(value(&pool).await, 5);
     assert_eq!(gate.keys(), 0);
 }
 
