@@ -143,16 +143,13 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    pub(crate) fn done(&self) -> f64 {
-        self.latencies.len() as f64 - self.errors as f64
-    }
-
     pub(crate) fn per_second(&self) -> f64 {
-        self.done() / self.time.as_secs_f64()
+        (self.latencies.len() as f64 - self.errors as f64) / self.time.as_secs_f64()
     }
 
-    pub(crate) fn attempts_for_each(&self) -> f64 {
-        self.attempts as f64 / self.done()
+    /// For each run, done or not.
+    pub(crate) fn attempts(&self) -> f64 {
+        self.attempts as f64 / self.latencies.len() as f64
     }
 
     pub(crate) fn errors(&self) -> u64 {

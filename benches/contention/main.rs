@@ -124,7 +124,7 @@ async fn hot_row<DB: TestBackend>(pool: &TestPool<DB>) {
             of(&quiet[i], Figures::per_second),
             of(&quiet[i], Figures::p50),
             of(&quiet[i], Figures::p99),
-            of(&quiet[i], Figures::attempts_for_each),
+            of(&quiet[i], Figures::attempts),
             of(&watched[i], Figures::cold_p50),
         );
     }
@@ -187,9 +187,9 @@ async fn budget<DB: TestBackend>(pool: &TestPool<DB>) {
         let contender = Contender { name, db: Arc::new(db), keyed: false };
         let figures = contender.during(TURN * 10, TASKS, 100, false).await;
         println!(
-            "  {name:<20} {:.0} done per s, {:.2} attempts for each, {} runs refused",
+            "  {name:<20} {:.0} done per s, {:.2} attempts for each run, {} runs refused",
             figures.per_second(),
-            figures.attempts_for_each(),
+            figures.attempts(),
             figures.errors(),
         );
     }
