@@ -64,8 +64,9 @@ const FEW_KEYS: usize = 64;
 /// While one is at work, the next ones open their transactions. If they lock the row, they wait in the database, which
 /// hands it over without a round trip; if not, they wait here for the other's end, and begin to read then. The database is
 /// never without work: to open and to ask for the row takes as long as to change it and to commit, so one would at times
-/// come too late. More would only hold more connections. Where the transaction would hold a lock as soon as it is open, on SQLite under
-/// [`Pessimistic`](crate::Pessimistic), they wait outside.
+/// come too late. More would only hold more connections; in a pool of three or fewer, limit the [`total`](Self::total).
+/// Where the transaction would hold a lock as soon as it is open, on SQLite under [`Pessimistic`](crate::Pessimistic), they
+/// wait without it.
 ///
 /// # What it does not do
 ///
@@ -105,6 +106,8 @@ struct Lines {
 ///
 /// Fair: permits are given out in the order in which they were asked for.
 struct Line {
+    /// For the one who is next to come in: nobody gets room, or a part of the total, before those in front of them.
+    door: Arc<Semaphore>,
     /// For those at work, and for those whose transaction may be open already.
     room: Arc<Semaphore>,
     /// For those at work, as far as the database does not see to it that it is one at a time.
@@ -115,8 +118,8 @@ struct Line {
 
 impl Line {
     fn new(width: usize) -> Self {
-        let [room, work] = [INSIDE * width, width].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { room, work, length: 0 }
+        let [door, room, work] = [1, INSIDE * width, width].map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { door, room, work, length: 0 }
     }
 }
 
@@ -171,18 +174,18 @@ impl Gate {
     ///
     /// Cancellation: the line closes up.
     pub(crate) async fn enter(&self, key: u64) -> Result<Place, Failure> {
-        let mut place = poll_fn(|context| Poll::Ready(self.line_up(key, context))).await?;
-        place.room.called().await;
+        let (mut place, room) = poll_fn(|context| Poll::Ready(self.line_up(key, context))).await?;
+        place.door.called().await;
+        place.room = room.acquire_owned().await.ok();
         if let Some(total) = &self.lines.total {
-            let mut ticket = poll_fn(|context| Poll::Ready(Ticket::draw(total, context))).await;
-            ticket.called().await;
-            place.total = Some(ticket);
+            place.total = total.clone().acquire_owned().await.ok();
         }
+        place.door = Ticket::Called { _permit: None };
         Ok(place)
     }
 
     /// Both tickets are drawn at once, so that one order holds for all that is waited for.
-    fn line_up(&self, key: u64, context: &mut Context<'_>) -> Result<Place, Failure> {
+    fn line_up(&self, key: u64, context: &mut Context<'_>) -> Result<(Place, Arc<Semaphore>), Failure> {
         let Bounds { width, queue, .. } = self.bounds;
         let mut lines = self.lines.lock();
         let line = lines.entry(key).or_insert_with(|| Line::new(width));
@@ -192,8 +195,9 @@ impl Gate {
         }
         let queued = line.length > 0;
         line.length += 1;
-        let [room, work] = [&line.room, &line.work].map(|semaphore| Ticket::draw(semaphore, context));
-        Ok(Place { queued, room, work, total: None, _seat: Seat { key, lines: self.lines.clone() } })
+        let [door, work] = [&line.door, &line.work].map(|semaphore| Ticket::draw(semaphore, context));
+        let seat = Seat { key, lines: self.lines.clone() };
+        Ok((Place { queued, work, room: None, total: None, door, _seat: seat }, line.room.clone()))
     }
 }
 
@@ -214,8 +218,9 @@ pub(crate) struct Place {
     pub(crate) queued: bool,
     // Given back before the seat is: the line may be gone with it.
     work: Ticket,
-    room: Ticket,
-    total: Option<Ticket>,
+    room: Option<OwnedSemaphorePermit>,
+    total: Option<OwnedSemaphorePermit>,
+    door: Ticket,
     _seat: Seat,
 }
 
@@ -349,6 +354,26 @@ mod tests {
                 entering.now_or_never().unwrap_or_else(|| panic!("{i} was overtaken")).expect("not full"),
             );
         }
+    }
+
+    /// Else one could hold a part of the total and wait for the other's work, who waits for the total.
+    #[tokio::test]
+    async fn nobody_gets_a_part_of_the_total_before_those_in_front() {
+        let gate = Gate::new().total(1);
+        let first = now(&gate, KEY);
+        let mut line: Vec<_> = (0..4).map(|_| Box::pin(gate.enter(KEY))).collect();
+        for entering in &mut line {
+            assert!(entering.now_or_never().is_none());
+        }
+        // Two leave at once, and whom that makes room for is polled in the wrong order.
+        drop(line.drain(..2));
+        for entering in line.iter_mut().rev() {
+            assert!(entering.now_or_never().is_none());
+        }
+        drop(first);
+        assert!((&mut line[1]).now_or_never().is_none(), "it was overtaken");
+        let place = (&mut line[0]).now_or_never().expect("its turn");
+        assert!(works(&mut place.expect("not full")));
     }
 
     #[test]
