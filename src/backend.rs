@@ -286,7 +286,8 @@ fn with_wait(clause: &'static str, wait: Wait) -> Cow<'static, str> {
     }
 }
 
-/// Milliseconds to tell a server, rounded up: 0 means "no limit" to all of them.
+/// Milliseconds to tell a server, rounded up: 0 means "no limit" to all of them. None of them takes more than fit into 31
+/// bits, which is 24 days.
 fn whole_millis(limit: Duration) -> u128 {
-    limit.as_micros().div_ceil(1000).max(1)
+    limit.as_micros().div_ceil(1000).clamp(1, i32::MAX as u128)
 }

@@ -23,7 +23,7 @@ use crate::failure::{Constraint, Failure, FailureKind};
 /// fn http_status(error: &Error) -> u16 {
 ///     match () {
 ///         () if error.constraint().is_some() => 409,
-///         () if error.is_exhausted() || error.is_unavailable() => 503,
+///         () if error.is_exhausted() || error.is_overloaded() || error.is_unavailable() => 503,
 ///         () => 500,
 ///     }
 /// }
@@ -54,6 +54,8 @@ pub enum ErrorKind {
     Exhausted,
     /// The deadline passed first.
     DeadlineExceeded,
+    /// The next attempt was not in the [`RetryBudget`](crate::RetryBudget).
+    BudgetSpent,
     /// The database gave up on this transaction because of others, and the strategy does not run it again.
     Conflict,
     /// A lock was not granted in time, and the strategy does not run the unit again.
@@ -71,6 +73,8 @@ pub enum ErrorKind {
     CommitUnknown,
     /// No connection was to be had, or the server is starting, stopping or short of something.
     Unavailable,
+    /// Too many were waiting at the [`Gate`](crate::Gate) already. No attempt began.
+    Overloaded,
     /// The server takes no writes.
     ReadOnly,
     /// The unit of work misused its transaction, or something ended it underneath; the message says what.
@@ -98,6 +102,7 @@ impl From<FailureKind> for ErrorKind {
             FailureKind::ConnectionLost => Self::ConnectionLost,
             FailureKind::CommitUnknown => Self::CommitUnknown,
             FailureKind::Unavailable => Self::Unavailable,
+            FailureKind::Overloaded => Self::Overloaded,
             FailureKind::ReadOnly => Self::ReadOnly,
             FailureKind::Aborted => Self::Aborted,
             FailureKind::StaleClaim => Self::StaleClaim,
@@ -129,6 +134,10 @@ impl Error {
 
     pub(crate) fn deadline_exceeded(last: Option<Failure>, spent: Spent) -> Self {
         Self::new(ErrorKind::DeadlineExceeded, last, Some(spent))
+    }
+
+    pub(crate) fn budget_spent(last: Failure, spent: Spent) -> Self {
+        Self::new(ErrorKind::BudgetSpent, Some(last), Some(spent))
     }
 
     /// The same end of a run, of which an earlier commit is still unknown.
@@ -186,10 +195,10 @@ impl Error {
         self.0.spent.map(|spent| spent.elapsed)
     }
 
-    /// Whether the run used up what it was granted, be it attempts or time.
+    /// Whether the run used up what it was granted, be it attempts, time or a share of the retries.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
-        matches!(self.kind(), ErrorKind::Exhausted | ErrorKind::DeadlineExceeded)
+        matches!(self.kind(), ErrorKind::Exhausted | ErrorKind::DeadlineExceeded | ErrorKind::BudgetSpent)
     }
 
     /// Whether the deadline ended the run.
@@ -226,6 +235,13 @@ impl Error {
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         self.failed_with(FailureKind::Unavailable)
+    }
+
+    /// Whether the last thing in the way was the line at the [`Gate`](crate::Gate): it was full, or the deadline passed in
+    /// it.
+    #[must_use]
+    pub fn is_overloaded(&self) -> bool {
+        self.failed_with(FailureKind::Overloaded)
     }
 
     /// Whether the transaction was refused a commit because it had failed, was misused or had ended underneath.
@@ -265,6 +281,7 @@ impl fmt::Display for Error {
         match (kind, spent) {
             (ErrorKind::Exhausted, Some(spent)) => write!(f, "gave up after {spent}")?,
             (ErrorKind::DeadlineExceeded, Some(spent)) => write!(f, "deadline passed after {spent}")?,
+            (ErrorKind::BudgetSpent, Some(spent)) => write!(f, "retry budget spent after {spent}")?,
             _ if *swallowed => f.write_str(
                 "the unit of work returned Ok, but a statement had failed and nothing was stored",
             )?,

@@ -3,6 +3,9 @@
 #[doc = include_str!("guide/choosing.md")]
 pub mod choosing {}
 
+#[doc = include_str!("guide/contention.md")]
+pub mod contention {}
+
 #[doc = include_str!("guide/anomalies.md")]
 pub mod anomalies {}
 

@@ -1,6 +1,7 @@
 //! What may stand between transactions and their database, a step at a time: the test kit does.
 
 use std::fmt::Debug;
+use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,6 +15,9 @@ pub(crate) trait Interceptor: Debug + Send + Sync {
     fn wants_sessions(&self) -> bool {
         false
     }
+
+    /// Called when a unit begins to wait in line, in this process, for others to end; and when it no longer does.
+    fn in_line(&self, _waits: bool) {}
 
     /// Called before a step is sent for the first time, which waits for the answer. `Some` is what happens instead.
     async fn before(&self, step: &Step) -> Option<Fault>;
@@ -140,6 +144,17 @@ impl Interceptors {
 
     pub(crate) fn want_sessions(&self) -> bool {
         self.0.iter().any(|interceptor| interceptor.wants_sessions())
+    }
+
+    /// Waits in line.
+    pub(crate) async fn while_in_line<F: Future>(&self, turn: F) -> F::Output {
+        if self.is_empty() {
+            return turn.await;
+        }
+        let tell = |waits| self.0.iter().for_each(|interceptor| interceptor.in_line(waits));
+        tell(true);
+        let _told = scopeguard::guard((), |()| tell(false));
+        turn.await
     }
 
     /// All of them see the step; the first fault is the one that happens.

@@ -30,8 +30,9 @@
 //! # How to read these pages
 //!
 //! - [`TransactorExt::run`] runs a unit of work; [`Tx`] is what it runs on.
-//! - [`Pessimistic`], [`Optimistic`], [`Atomic`] and [`Serializable`] are the strategies; [`Strategy`] is how to write
-//!   one.
+//! - [`Pessimistic`], [`Optimistic`], [`Atomic`], [`Serializable`] and [`Adaptive`] are the strategies; [`Strategy`] is
+//!   how to write one.
+//! - [`TransactorExt::on_key`] names what many units want at once, so that they wait at a [`Gate`] and not in the pool.
 //! - [`Options`] is what can be asked for beyond that, for all runs or for one.
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database said.
 //! - The [`guide`] argues: which strategy when, what can go wrong and does, and what stands between you and your database.
@@ -73,6 +74,8 @@ mod error;
 mod isolation;
 mod lock;
 mod backoff;
+mod budget;
+mod digest;
 mod policy;
 mod intercept;
 // Facts about databases.
@@ -80,6 +83,7 @@ mod backend;
 // One attempt.
 mod tx;
 // Many attempts.
+mod gate;
 mod transactor;
 mod strategy;
 // Built on top, through public items only.
@@ -93,12 +97,14 @@ pub mod guide;
 
 pub use backend::{Backend, Key};
 pub use backoff::Backoff;
+pub use budget::RetryBudget;
 pub use error::{Error, ErrorKind};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
+pub use gate::Gate;
 pub use isolation::{Access, Begin, Isolation};
 pub use lock::RowLock;
-pub use policy::{Plan, Resolve, Strategy, Verdict};
-pub use strategy::{Atomic, Optimistic, Pessimistic, Serializable};
+pub use policy::{Attempt, Plan, Resolve, Strategy, Verdict};
+pub use strategy::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable};
 pub use transactor::{Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, Wish, With};
 pub use tx::{Repeatable, Tx, TxFn};
 

@@ -265,7 +265,8 @@ fn lock_name(key: u64) -> String {
 
 /// Rounded up: 0 means "no wait" to one variable and "no limit" to another.
 fn whole_seconds(limit: Duration) -> u64 {
-    (limit.as_secs() + u64::from(limit.subsec_nanos() > 0)).max(1)
+    const YEAR: u64 = 365 * 24 * 60 * 60;
+    limit.as_secs().saturating_add(u64::from(limit.subsec_nanos() > 0)).clamp(1, YEAR)
 }
 
 /// Handler errors 149 (deadlock) and 146 (lock wait) are rolled back before they are reported.

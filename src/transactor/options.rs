@@ -1,5 +1,6 @@
 //! What can be asked of a transactor, or of one run.
 
+use std::hash::Hash;
 #[cfg(feature = "testing")]
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::backoff::Backoff;
+use crate::budget::RetryBudget;
+use crate::digest::digest;
 #[cfg(feature = "testing")]
 use crate::intercept::Interceptor;
 use crate::intercept::Interceptors;
@@ -60,6 +63,8 @@ pub struct Options {
     idle_timeout: Option<Duration>,
     retry_unique: Option<u32>,
     resolve_commits: Option<Resolve>,
+    key: Option<u64>,
+    retry_budget: Option<RetryBudget>,
     seed: Option<u64>,
     interceptors: Interceptors,
 }
@@ -186,6 +191,24 @@ impl Options {
         self
     }
 
+    /// Names what the unit contends for: [`TransactorExt::on_key`](crate::TransactorExt::on_key).
+    ///
+    /// For a whole transactor, on SQLite: there every writer contends for the same thing, and one key for all of them puts
+    /// them into a line that SQLite itself does not keep.
+    #[must_use]
+    pub fn on_key(mut self, key: impl Hash) -> Self {
+        self.key = Some(digest(&key));
+        self
+    }
+
+    /// What further attempts are paid from, together with all other runs that have the same budget. The default is that
+    /// they cost nothing.
+    #[must_use]
+    pub fn retry_budget(mut self, budget: &RetryBudget) -> Self {
+        self.retry_budget = Some(budget.clone());
+        self
+    }
+
     /// Draws the delays between attempts from this seed instead of from the operating system: for tests.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -216,6 +239,8 @@ impl Options {
             idle_timeout: self.idle_timeout.or(base.idle_timeout),
             retry_unique: self.retry_unique.or(base.retry_unique),
             resolve_commits: self.resolve_commits.or(base.resolve_commits),
+            key: self.key.or(base.key),
+            retry_budget: self.retry_budget.as_ref().or(base.retry_budget.as_ref()).cloned(),
             seed: self.seed.or(base.seed),
             interceptors: self.interceptors.and(&base.interceptors),
         }
@@ -231,6 +256,7 @@ impl Options {
             access,
             deferrable: self.deferrable.unwrap_or(plan.deferrable),
             begin: self.begin.or(plan.begin),
+            gated: plan.gated,
         }
     }
 
@@ -251,13 +277,25 @@ impl Options {
         self.deadline.unwrap_or(Duration::from_secs(10))
     }
 
+    pub(super) fn limits_idling(&self) -> bool {
+        self.idle_timeout.is_some()
+    }
+
+    pub(super) fn key(&self) -> Option<u64> {
+        self.key
+    }
+
+    pub(super) fn budget(&self) -> Option<&RetryBudget> {
+        self.retry_budget.as_ref()
+    }
+
     /// By what attempts can be found again. One who only reads leaves nothing to be found.
     pub(super) fn resolves_commits(&self) -> Option<Resolve> {
         self.resolve_commits.filter(|_| self.access != Some(Access::ReadOnly))
     }
 
-    pub(super) fn interceptors(&self) -> Interceptors {
-        self.interceptors.clone()
+    pub(super) fn interceptors(&self) -> &Interceptors {
+        &self.interceptors
     }
 
     pub(super) fn unique_retries(&self) -> u32 {

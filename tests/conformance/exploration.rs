@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atomically::testing::{Client, Explore, Finding, Problem, Report, Unexplored, explore};
 use atomically::{
-    Atomic, Error, Isolation, Optimistic, Pessimistic, Plan, PoolTransactor, Serializable, Strategy,
+    Atomic, Attempt, Error, Isolation, Optimistic, Pessimistic, Plan, PoolTransactor, Serializable, Strategy,
     Transactor, TransactorExt as _, Tx,
 };
 use sqlx::Pool;
@@ -18,7 +18,7 @@ use crate::support::{TestBackend, TestPool, eventually};
 pub(crate) struct Unguarded(pub(crate) Isolation);
 
 impl Strategy for Unguarded {
-    fn plan(&self, _attempt: u32) -> Plan {
+    fn plan(&self, _attempt: &Attempt) -> Plan {
         Plan::new(self.0)
     }
 }

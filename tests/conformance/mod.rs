@@ -8,6 +8,7 @@ pub(crate) mod exploration;
 pub(crate) mod failures;
 pub(crate) mod faults;
 pub(crate) mod histories;
+pub(crate) mod gate;
 pub(crate) mod hooks;
 pub(crate) mod increments;
 pub(crate) mod limits;
@@ -26,8 +27,8 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, exploration, failures, faults, histories, hooks, increments, limits, lock_order, locks, misuse,
-            options, outcomes, promises, savepoints, write_skew,
+            cancellation, exploration, failures, faults, gate, histories, hooks, increments, limits, lock_order, locks,
+            misuse, options, outcomes, promises, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -60,6 +61,7 @@ macro_rules! conformance {
             limits::a_locked_row_is_a_typed_error_in_time,
             limits::a_slow_unit_meets_its_deadline,
             limits::no_limit_is_left_behind,
+            limits::limits_may_be_longer_than_servers_can_count,
             limits::a_dead_pooled_connection_is_replaced,
             options::every_level_is_set_and_gone,
             options::read_only_refuses_writes_and_is_gone,
@@ -76,6 +78,17 @@ macro_rules! conformance {
             hooks::hooks_run_with_the_connection_given_back,
             hooks::a_hook_that_panics_hides_nothing,
             hooks::hooks_go_on_when_the_caller_has_gone,
+            gate::waiting_holds_nothing_and_keeps_the_order,
+            gate::whoever_leaves_the_line_is_passed_over,
+            gate::a_dropped_run_leaves_the_gate,
+            gate::behind_a_gate_there_are_no_conflicts,
+            gate::adaptive_locks_what_is_hot_and_lets_go,
+            gate::pauses_and_hooks_hold_no_place,
+            gate::strategies_are_told_how_attempts_went,
+            gate::a_spent_budget_is_a_typed_error,
+            gate::nobody_starves,
+            gate::keys_travel_with_the_options,
+            increments::adaptive_is_exact,
             locks::lock_rows_answers_what_is_missing,
             histories::pessimistic_histories_are_serializable,
             histories::serializable_histories_are_serializable,
@@ -104,6 +117,7 @@ macro_rules! conformance {
             promises::operations_do_not_interfere,
             promises::lone_statements_add_up,
             promises::faults_happen_in_explorations,
+            promises::gates_let_everybody_in,
             faults::every_strategy_survives_every_fault,
             faults::a_commit_that_is_run_again_is_found,
             faults::an_effect_outside_of_the_transaction_is_found,

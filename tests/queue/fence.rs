@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use atomically::queue::{Claim, Queue, Retry, complete_all_in};
 use atomically::{
-    Error, ErrorKind, Failure, Isolation, Optimistic, Options, Pessimistic, Plan, PoolTransactor, Strategy,
-    TransactorExt as _, Tx, Verdict,
+    Attempt, Error, ErrorKind, Failure, Isolation, Optimistic, Options, Pessimistic, Plan, PoolTransactor,
+    Strategy, TransactorExt as _, Tx, Verdict,
 };
 use sqlx::Pool;
 
@@ -132,7 +132,7 @@ pub(crate) async fn a_stale_claim_is_never_run_again<DB: QueueTest>() {
     #[derive(Debug)]
     struct Reckless;
     impl Strategy for Reckless {
-        fn plan(&self, attempt: u32) -> Plan {
+        fn plan(&self, attempt: &Attempt) -> Plan {
             Pessimistic::default().plan(attempt)
         }
         fn verdict(&self, _failure: &Failure) -> Verdict {

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -145,12 +145,12 @@ impl<'a, DB: Backend> Run<'a, DB> {
         self.last.filter(|last| busy.contains(last)).or_else(|| busy.last().copied())
     }
 
-    /// Waits until every client stands in front of a step, is done, or waits for a lock that only a step of another
-    /// client can give it. Answers whether that came to be within the limit.
+    /// Waits until every client stands in front of a step, is done, or waits for what only a step of another client can
+    /// give it: a lock, or its turn. Answers whether that came to be within the limit.
     async fn settle(&mut self) -> Result<bool, Unexplored> {
         let started = Instant::now();
         loop {
-            if self.until_all_stand(USUAL).await {
+            if self.until_all_stand(USUAL).await && self.can_go_on() {
                 return Ok(true);
             }
             if let Some(waits) = self.lock_waits().await? {
@@ -170,6 +170,10 @@ impl<'a, DB: Backend> Run<'a, DB> {
     async fn lock_waits(&mut self) -> Result<Option<Vec<LockWait>>, Unexplored> {
         let Some(server) = &mut self.server else { return Ok(None) };
         let running = self.stage.running();
+        if running.is_empty() {
+            sleep(USUAL).await;
+            return Ok(None);
+        }
         let Some(sessions) = running.iter().map(|(_, session)| *session).collect::<Option<Vec<_>>>() else {
             return Ok(None);
         };
@@ -185,15 +189,12 @@ impl<'a, DB: Backend> Run<'a, DB> {
     async fn until_all_stand(&mut self, limit: Duration) -> bool {
         let mut alarm = pin!(sleep(limit));
         poll_fn(|context| {
-            for client in 0..self.clients.len() {
-                if !self.stage.is_running(client) {
-                    continue;
-                }
-                let Some(future) = &mut self.clients[client] else { continue };
-                if let Poll::Ready(end) = future.as_mut().poll(context) {
-                    self.clients[client] = None;
-                    self.ran.ends[client] = Some(end);
-                    self.stage.done(client);
+            loop {
+                let changes = self.stage.changes();
+                self.poll_clients(context);
+                // Whoever stands in line may have been let in by one who was polled later.
+                if self.stage.changes() == changes {
+                    break;
                 }
             }
             if self.stage.running().is_empty() {
@@ -202,6 +203,27 @@ impl<'a, DB: Backend> Run<'a, DB> {
             alarm.as_mut().poll(context).map(|()| false)
         })
         .await
+    }
+
+    fn poll_clients(&mut self, context: &mut Context<'_>) {
+        for client in 0..self.clients.len() {
+            if !self.stage.is_running(client) {
+                continue;
+            }
+            let Some(future) = &mut self.clients[client] else { continue };
+            if let Poll::Ready(end) = future.as_mut().poll(context) {
+                self.clients[client] = None;
+                self.ran.ends[client] = Some(end);
+                self.stage.done(client);
+            }
+        }
+    }
+
+    /// Whether anything but waiting is left to do.
+    fn can_go_on(&self) -> bool {
+        self.clients.iter().all(Option::is_none)
+            || !self.stage.ready().is_empty()
+            || !self.stage.busy().is_empty()
     }
 }
 

@@ -3,16 +3,18 @@
 use sqlx::Pool;
 use tokio::runtime::Handle;
 
+use super::turn::Turn;
 use super::{nobody_answered, waited_for_the_pool};
 use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
+use crate::gate::Place;
 use crate::isolation::Access;
 use crate::policy::{Plan, Resolve, Trace};
 use crate::transactor::attempt::{Clock, Otherwise, Outcome, Timer, Trial, is_unique_violation};
 use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
 use crate::transactor::{Ended, Unit, Wish};
-use crate::tx::{self, Commit, End, Hooks, NotOpened, Shield, Tx, holding, holds_connection_of, nested};
+use crate::tx::{self, Commit, End, Hooks, NotOpened, Shield, Tx, holding};
 
 /// A unit of work, in a transaction.
 pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
@@ -53,16 +55,25 @@ impl<'a, DB: Backend> UnitTrial<'a, DB> {
 impl<DB: Backend> Trial for UnitTrial<'_, DB> {
     type Output = Ended;
 
-    async fn once(&mut self, plan: Plan, attempt: u32, timer: &mut Timer) -> Outcome<Ended> {
+    async fn once(
+        &mut self,
+        plan: Plan,
+        attempt: u32,
+        mut place: Option<Place>,
+        timer: &mut Timer,
+    ) -> Outcome<Ended> {
         let clock = timer.clock;
         self.hooks = Hooks::default();
-        if holds_connection_of(self.pool) {
-            return Outcome::failed(nested());
-        }
         if let Some(outcome) = self.look_back(timer).await {
             return outcome;
         }
         self.leave_trace();
+        let turn = Turn::of::<DB>(&plan, self.trace.is_none() && !self.options.limits_idling());
+        if let Some(outcome) =
+            turn.wait(Turn::Outside, place.as_mut(), self.options.interceptors(), timer).await
+        {
+            return outcome;
+        }
         let mut tx = match timer.within(self.opening(plan, attempt, clock).run()).await {
             Some(Ok(tx)) => tx,
             Some(Err(failure)) => return self.not_opened(failure, timer).await,
@@ -73,6 +84,12 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         }
         if self.trace == Some(Trace::TransactionStatus) {
             self.answered = tx.answered().to_vec();
+        }
+        if let Some(outcome) =
+            turn.wait(Turn::Inside, place.as_mut(), self.options.interceptors(), timer).await
+        {
+            self.roll_back(tx).await;
+            return outcome;
         }
         let unit = holding(self.pool, self.unit.attempt(&mut tx));
         let Some(wish) = timer.within(unit).await else {
@@ -104,7 +121,7 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                 self.roll_back(tx).await;
                 Outcome::OutOfTime(None)
             }
-            (None, Wish::Commit) => self.commit(tx, timer).await,
+            (None, Wish::Commit) => self.commit(tx, place, timer).await,
         }
     }
 
@@ -126,7 +143,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         tx.rollback().await;
     }
 
-    async fn commit(&mut self, tx: Tx<DB>, timer: &mut Timer) -> Outcome<Ended> {
+    async fn commit(&mut self, tx: Tx<DB>, place: Option<Place>, timer: &mut Timer) -> Outcome<Ended> {
         let reads_only = tx.plan().access == Access::ReadOnly;
         let mut committing = tx.commit(timer.clock.deadline);
         let (commit, hooks) = match timer.within(&mut committing).await {
@@ -136,6 +153,8 @@ impl<DB: Backend> UnitTrial<'_, DB> {
                 (Commit::unanswered(), waiting.map(|waiting| waiting.hooks).unwrap_or_default())
             }
         };
+        // Nobody waits in line for hooks.
+        drop(place);
         match commit {
             Commit::Done => {
                 self.unresolved = None;
@@ -247,7 +266,7 @@ impl<DB: Backend> Opening<'_, DB> {
                 attempt: self.attempt,
                 trace: self.trace,
                 before_acquire: self.before_acquire,
-                interceptors: self.options.interceptors(),
+                interceptors: self.options.interceptors().clone(),
             };
             match Tx::open(self.pool, opening).await {
                 Ok(tx) => return Ok(tx),
