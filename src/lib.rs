@@ -58,7 +58,7 @@
 //! | `mysql` | MySQL, MariaDB and what speaks their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
 //! | `queue` | fenced background jobs and the outbox: `atomically::queue` | `serde`, `serde_json`, `tokio/macros`, `tokio/sync` |
-//! | `testing` | [`testing`]: tests that explore interleavings, inject faults, check lock orders and histories | `petgraph`, `sqlparser`, `textwrap` |
+//! | `testing` | `atomically::testing`: tests that explore interleavings, inject faults, check lock orders and histories | `petgraph`, `sqlparser`, `textwrap` |
 //!
 //! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,9 +1,10 @@
 //! A worker that was taken for dead, and is not.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use atomically::queue::{Claim, Queue, Retry, complete_all_in};
+use atomically::testing::{Client, NotFenced, assert_fenced, check_fenced, explore};
 use atomically::{
     Attempt, Error, ErrorKind, Failure, Isolation, Optimistic, Options, Pessimistic, Plan, PoolTransactor,
     Strategy, TransactorExt as _, Tx, Verdict,
@@ -242,4 +243,82 @@ pub(crate) async fn extending_does_not_disturb_a_completion<DB: QueueTest>() {
         assert!(attempt.as_ref().is_ok_and(|attempt| *attempt <= needed), "{level}: {attempt:?}");
     }
     assert_eq!(effects(&pool).await, 3);
+}
+
+/// As the test kit checks it.
+pub(crate) async fn handlers_that_complete_in_their_transaction_are_fenced<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(3).await;
+    let db = Pessimistic::default().on(&pool);
+    let (db, queue, pool) = (&db, &queue, &pool);
+    let enqueue = || db.run(async |tx| queue.enqueue(tx, job(1)).await);
+    let count = || async { Ok::<_, Error>(effects(pool).await) };
+    assert_fenced(queue, enqueue, |claim| async move { work(db, &claim).await }, count).await;
+
+    let beside = |claim: Claim<DB>| async move {
+        db.run(async |tx| write_ledger(tx, &claim).await).await?;
+        claim.complete().await
+    };
+    let found = check_fenced(queue, enqueue, beside, count).await.expect_err("effects of both");
+    assert!(matches!(found, NotFenced::Effects { expected: 0, found: 1, .. }), "{found}");
+    lapse(pool).await;
+    claim_one(queue).await.complete().await.expect("cleared away");
+
+    let careless = |claim: Claim<DB>| async move {
+        let _ = work(db, &claim).await;
+        Ok::<_, Error>(())
+    };
+    let found = check_fenced(queue, enqueue, careless, count).await.expect_err("it says that it was done");
+    assert!(matches!(found, NotFenced::NotTold { .. }), "{found}");
+}
+
+async fn complete<DB: QueueTest>(
+    db: Client<'_, PoolTransactor<DB, Optimistic>>,
+    claim: Arc<Claim<DB>>,
+) -> Result<(), Error> {
+    db.run(async |tx| {
+        write_ledger(tx, &claim).await?;
+        claim.complete_in(tx).await
+    })
+    .await
+}
+
+/// The zombie and the heir complete in every interleaving of their transactions: one of them is told.
+pub(crate) async fn one_of_two_who_complete_is_fenced<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    for level in LEVELS {
+        let db = at(level, &pool);
+        let claims: Mutex<Vec<Arc<Claim<DB>>>> = Mutex::default();
+        let set_up = |_| async {
+            DB::pool_execute(&pool, DB::sql("DELETE FROM ledger"), &[]).await.expect("an empty ledger");
+            enqueue(&pool, &queue, job(1)).await;
+            let zombie = claim_one(&queue).await;
+            lapse(&pool).await;
+            let heir = claim_one(&queue).await;
+            *claims.lock().expect("no panic") = vec![Arc::new(zombie), Arc::new(heir)];
+            Ok::<_, Error>(())
+        };
+        let claimed = |which: usize| claims.lock().expect("no panic")[which].clone();
+        let report = explore(&pool)
+            .set_up(set_up)
+            .client("zombie", &db, |db| {
+                let completed = complete(db, claimed(0));
+                async move {
+                    match completed.await {
+                        Err(error) if error.is_stale_claim() => Ok(()),
+                        Err(error) => Err(error.to_string()),
+                        Ok(()) => Err(String::from("it was taken over")),
+                    }
+                }
+            })
+            .client("heir", &db, |db| complete(db, claimed(1)))
+            .expect("effects of the heir", 1_i64, |_| async {
+                Ok::<_, Error>(ask(&pool, "SELECT COUNT(*) FROM ledger WHERE token = 2").await)
+            })
+            .expect("effects", 1_i64, |_| async { Ok::<_, Error>(effects(&pool).await) })
+            .run()
+            .await
+            .expect("explored");
+        assert!(report.passes(), "{level}: {report}");
+        assert!(report.complete);
+    }
 }

@@ -60,6 +60,8 @@ on_every_database! {
     fence::a_stale_claim_outlives_a_savepoint,
     fence::every_change_is_fenced,
     fence::all_or_none_are_completed,
+    fence::handlers_that_complete_in_their_transaction_are_fenced,
+    fence::one_of_two_who_complete_is_fenced,
     fence::extending_does_not_disturb_a_completion,
     worker::handlers_complete_or_are_completed,
     worker::poison_ends_dead,
