@@ -23,7 +23,7 @@ use crate::failure::{Constraint, Failure, FailureKind};
 /// fn http_status(error: &Error) -> u16 {
 ///     match () {
 ///         () if error.constraint().is_some() => 409,
-///         () if error.is_exhausted() || error.is_unavailable() => 503,
+///         () if error.is_exhausted() || error.is_overloaded() || error.is_unavailable() => 503,
 ///         () => 500,
 ///     }
 /// }
@@ -71,6 +71,8 @@ pub enum ErrorKind {
     CommitUnknown,
     /// No connection was to be had, or the server is starting, stopping or short of something.
     Unavailable,
+    /// Too many were waiting in this process already. Nothing was asked of the database.
+    Overloaded,
     /// The server takes no writes.
     ReadOnly,
     /// The unit of work misused its transaction, or something ended it underneath; the message says what.
@@ -95,6 +97,7 @@ impl From<FailureKind> for ErrorKind {
             FailureKind::ConnectionLost => Self::ConnectionLost,
             FailureKind::CommitUnknown => Self::CommitUnknown,
             FailureKind::Unavailable => Self::Unavailable,
+            FailureKind::Overloaded => Self::Overloaded,
             FailureKind::ReadOnly => Self::ReadOnly,
             FailureKind::Aborted => Self::Aborted,
             FailureKind::Unsupported => Self::Unsupported,
@@ -144,6 +147,15 @@ impl Error {
         let mut error = Self::new(kind, failure, None);
         error.0.source = Some(source);
         error
+    }
+
+    /// The same error for another one who waited for the same commit. The driver's own error goes to one of them only, and
+    /// the others are told what it said.
+    pub(crate) fn told_again(&self) -> Self {
+        let Inner { kind, failure, spent, source, swallowed } = &*self.0;
+        let said = || source.as_ref().map(|source| Failure::new(FailureKind::Other, source.to_string()));
+        let failure = failure.clone().or_else(said);
+        Self(Box::new(Inner { kind: *kind, failure, spent: *spent, source: None, swallowed: *swallowed }))
     }
 
     /// How the unit ended.
@@ -222,6 +234,12 @@ impl Error {
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         self.failed_with(FailureKind::Unavailable)
+    }
+
+    /// Whether the last thing in the way was that too many were waiting in this process already.
+    #[must_use]
+    pub fn is_overloaded(&self) -> bool {
+        self.failed_with(FailureKind::Overloaded)
     }
 
     /// Whether the transaction was refused a commit because it had failed, was misused or had ended underneath.

@@ -45,6 +45,8 @@ pub enum FailureKind {
     CommitUnknown,
     /// The server or the pool had no connection to give, is starting, stopping or out of some resource.
     Unavailable,
+    /// Too many were waiting for the same thing already, in this process: nothing was asked of the database.
+    Overloaded,
     /// The server or the transaction only reads: after a failover, or because it was asked to.
     ReadOnly,
     /// The transaction had ended before its commit was due: an earlier error, a statement whose future was dropped,
@@ -79,6 +81,7 @@ impl FailureKind {
             Self::ConnectionLost => "connection lost",
             Self::CommitUnknown => "outcome of the commit unknown",
             Self::Unavailable => "database unavailable",
+            Self::Overloaded => "overloaded",
             Self::ReadOnly => "read only",
             Self::Aborted => "transaction aborted",
             Self::Unsupported => "not supported",

@@ -79,6 +79,8 @@ mod tx;
 // Many attempts.
 mod transactor;
 mod strategy;
+// The hot path.
+mod hot;
 // Essays.
 pub mod guide;
 
@@ -86,6 +88,7 @@ pub use backend::{Backend, Key};
 pub use backoff::Backoff;
 pub use error::{Error, ErrorKind};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
+pub use hot::{DeltaOutcome, Deltas};
 pub use isolation::{Access, Begin, Isolation};
 pub use lock::RowLock;
 pub use policy::{Plan, Resolve, Strategy, Verdict};

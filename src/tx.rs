@@ -16,6 +16,7 @@ mod hooks;
 mod journal;
 mod locks;
 mod nesting;
+mod rows;
 mod savepoint;
 mod session;
 mod shield;

@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use sqlx::Postgres;
-use sqlx::error::DatabaseError;
+use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
 use super::{
-    Backend, Closing, Ending, Facts, GUARD, Report, Sealed, Survival, TransactionStatus, whole_millis, wire,
-    with_wait,
+    Backend, Closing, Ending, Facts, GUARD, Key, Report, Sealed, Survival, Target, TransactionStatus,
+    WatchedQuery, add_listed, whole_millis, wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::isolation::{Access, Isolation};
@@ -129,6 +129,15 @@ impl Facts for Postgres {
              WHERE recorded_at < now() - interval '1 second' * {} LIMIT 1000))",
             older_than.as_secs()
         )
+    }
+
+    const INTEGER: &'static str = "BIGINT";
+
+    fn add_to_rows<K: Key<Self>>(
+        target: Target,
+        changes: &[(&K, i64)],
+    ) -> Result<WatchedQuery<Self>, BoxDynError> {
+        add_listed(target, changes)
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {

@@ -5,11 +5,14 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use sqlx::Sqlite;
-use sqlx::error::DatabaseError;
+use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteError};
 
 use super::text::names;
-use super::{Backend, Closing, Ending, Facts, Report, Sealed, Survival, whole_millis, wire};
+use super::{
+    Backend, Closing, Ending, Facts, Key, Report, Sealed, Survival, Target, WatchedQuery, add_listed,
+    whole_millis, wire,
+};
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::isolation::{Access, Begin};
 use crate::lock::RowLock;
@@ -111,6 +114,15 @@ impl Facts for Sqlite {
              WHERE recorded_at < unixepoch() - {} LIMIT 1000)",
             older_than.as_secs()
         )
+    }
+
+    const INTEGER: &'static str = "INTEGER";
+
+    fn add_to_rows<K: Key<Self>>(
+        target: Target,
+        changes: &[(&K, i64)],
+    ) -> Result<WatchedQuery<Self>, BoxDynError> {
+        add_listed(target, changes)
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {

@@ -20,7 +20,7 @@ pub struct Reply {
 
 /// What a database can be asked to do by the generic code above.
 #[doc(hidden)]
-pub trait Wire: Database<Arguments: Clone> {
+pub trait Wire: Database<Arguments: Clone + Sync> {
     /// Sends a text of one or more statements in one round trip and reads all answers.
     fn send_text(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
 
@@ -35,6 +35,12 @@ pub trait Wire: Database<Arguments: Clone> {
         connection: &'c mut Self::Connection,
         statement: WatchedQuery<Self>,
     ) -> BoxFuture<'c, Result<Vec<K>, sqlx::Error>>;
+
+    /// Runs one statement with its arguments and answers the first two columns of its rows: a key and a number.
+    fn fetch_numbers<'c, K: Key<Self> + 'c>(
+        connection: &'c mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxFuture<'c, Result<Vec<(K, Option<i64>)>, sqlx::Error>>;
 }
 
 /// What can be the key of a row: whatever sqlx can send and read back, and Rust can put in order.
@@ -75,6 +81,11 @@ impl<DB: Database> WatchedQuery<DB> {
     /// A query made here. Its text depends on how much it asks for, so it is not worth preparing.
     pub(crate) fn made_of(sql: sqlx::SqlStr, arguments: DB::Arguments) -> Self {
         Self { sql, arguments: Some(arguments), statement: None, persistent: false }
+    }
+
+    /// The same query, prepared once and kept by the connection.
+    pub(crate) fn kept(self, persistent: bool) -> Self {
+        Self { persistent, ..self }
     }
 
     pub(crate) fn sql(&self) -> &str {
@@ -173,6 +184,18 @@ macro_rules! wire {
 
                 Box::pin(async move {
                     connection.fetch_all(statement).await?.iter().map(|row| row.try_get(0)).collect()
+                })
+            }
+
+            fn fetch_numbers<'c, K: crate::backend::Key<Self> + 'c>(
+                connection: &'c mut Self::Connection,
+                statement: crate::backend::wire::WatchedQuery<Self>,
+            ) -> futures_core::future::BoxFuture<'c, Result<Vec<(K, Option<i64>)>, sqlx::Error>> {
+                use sqlx::{Executor as _, Row as _};
+
+                Box::pin(async move {
+                    let rows = connection.fetch_all(statement).await?;
+                    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
                 })
             }
         }
