@@ -94,6 +94,16 @@ pub trait Facts: Wire + Sealed {
     /// The statement that removes up to a thousand operations that are older than this.
     fn purge_operations(older_than: Duration) -> String;
 
+    /// What a `CAST` to an `i64` is spelled like.
+    const INTEGER: &'static str;
+
+    /// The statement that adds to a column of many rows. A row whose key comes twice is changed by the first of the two, and
+    /// the second one adds 0.
+    fn add_to_rows<K: Key<Self>>(
+        target: Target,
+        changes: &[(&K, i64)],
+    ) -> Result<WatchedQuery<Self>, sqlx::error::BoxDynError>;
+
     /// What the server said, taken out of the driver's error; `None` for another driver's.
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>>;
 
@@ -123,6 +133,18 @@ pub trait Facts: Wire + Sealed {
 }
 
 type ConnectOptions<DB> = <<DB as sqlx::Database>::Connection as sqlx::Connection>::Options;
+
+/// A column of numbers, and the column by which its rows are told apart. They go into statements as they are.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The table.
+    pub table: &'static str,
+    /// The column with the keys.
+    pub key: &'static str,
+    /// The column with the numbers.
+    pub column: &'static str,
+}
 
 /// What the text that ends a transaction depends on.
 #[doc(hidden)]
@@ -284,6 +306,36 @@ fn with_wait(clause: &'static str, wait: Wait) -> Cow<'static, str> {
         Wait::Refuse => format!("{clause} NOWAIT").into(),
         Wait::Skip => format!("{clause} SKIP LOCKED").into(),
     }
+}
+
+/// [`Facts::add_to_rows`] where an UPDATE can be joined to a list of values.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn add_listed<DB, K>(
+    target: Target,
+    changes: &[(&K, i64)],
+) -> Result<WatchedQuery<DB>, sqlx::error::BoxDynError>
+where
+    DB: Facts,
+    K: Key<DB>,
+    i64: Key<DB>,
+{
+    use sqlx::{Arguments as _, SqlSafeStr as _};
+
+    let Target { table, key, column } = target;
+    let mut arguments = DB::Arguments::default();
+    let mut values = Vec::with_capacity(changes.len());
+    for (i, (id, delta)) in changes.iter().enumerate() {
+        arguments.add(*id)?;
+        arguments.add(*delta)?;
+        values.push(format!("({}, {})", DB::placeholder(2 * i + 1), DB::placeholder(2 * i + 2)));
+    }
+    let values = values.join(", ");
+    let sql = format!(
+        "WITH change (id, delta) AS (VALUES {values}) \
+         UPDATE {table} AS target SET {column} = target.{column} + change.delta FROM change \
+         WHERE target.{key} = change.id AND change.delta <> 0"
+    );
+    Ok(WatchedQuery::made_of(sqlx::AssertSqlSafe(sql).into_sql_str(), arguments))
 }
 
 /// Milliseconds to tell a server, rounded up: 0 means "no limit" to all of them. None of them takes more than fit into 31

@@ -73,7 +73,7 @@ pub enum ErrorKind {
     CommitUnknown,
     /// No connection was to be had, or the server is starting, stopping or short of something.
     Unavailable,
-    /// Too many were waiting at the [`Gate`](crate::Gate) already. No attempt began.
+    /// Too many were waiting in this process already. Nothing was asked of the database.
     Overloaded,
     /// The server takes no writes.
     ReadOnly,
@@ -159,6 +159,15 @@ impl Error {
         error
     }
 
+    /// The same error for another one who waited for the same commit. The driver's own error goes to one of them only, and
+    /// the others are told what it said.
+    pub(crate) fn told_again(&self) -> Self {
+        let Inner { kind, failure, spent, source, swallowed } = &*self.0;
+        let said = || source.as_ref().map(|source| Failure::new(FailureKind::Other, source.to_string()));
+        let failure = failure.clone().or_else(said);
+        Self(Box::new(Inner { kind: *kind, failure, spent: *spent, source: None, swallowed: *swallowed }))
+    }
+
     /// How the unit ended.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -237,8 +246,7 @@ impl Error {
         self.failed_with(FailureKind::Unavailable)
     }
 
-    /// Whether the last thing in the way was the line at the [`Gate`](crate::Gate): it was full, or the deadline passed in
-    /// it.
+    /// Whether the last thing in the way was that too many were waiting in this process already.
     #[must_use]
     pub fn is_overloaded(&self) -> bool {
         self.failed_with(FailureKind::Overloaded)

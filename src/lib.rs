@@ -86,6 +86,8 @@ mod tx;
 mod gate;
 mod transactor;
 mod strategy;
+// The hot path.
+mod hot;
 // Built on top, through public items only.
 #[cfg(feature = "queue")]
 #[cfg_attr(docsrs, doc(cfg(feature = "queue")))]
@@ -101,6 +103,7 @@ pub use budget::RetryBudget;
 pub use error::{Error, ErrorKind};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
 pub use gate::Gate;
+pub use hot::{DeltaOutcome, Deltas};
 pub use isolation::{Access, Begin, Isolation};
 pub use lock::RowLock;
 pub use policy::{Attempt, Plan, Resolve, Strategy, Verdict};

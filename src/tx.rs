@@ -18,6 +18,7 @@ mod interception;
 mod journal;
 mod locks;
 mod nesting;
+mod rows;
 mod savepoint;
 mod session;
 mod shield;

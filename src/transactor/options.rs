@@ -273,7 +273,7 @@ impl Options {
         self.attempts.unwrap_or(50)
     }
 
-    pub(super) fn time(&self) -> Duration {
+    pub(crate) fn time(&self) -> Duration {
         self.deadline.unwrap_or(Duration::from_secs(10))
     }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "SQLite has no use for what takes a server")]
 
 pub(crate) mod cancellation;
+pub(crate) mod coalescing;
 pub(crate) mod commit_outcome;
 pub(crate) mod exploration;
 pub(crate) mod failures;
@@ -27,8 +28,8 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, exploration, failures, faults, gate, histories, hooks, increments, limits, lock_order, locks,
-            misuse, options, outcomes, promises, savepoints, write_skew,
+            cancellation, coalescing, exploration, failures, faults, gate, histories, hooks, increments, limits,
+            lock_order, locks, misuse, options, outcomes, promises, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -130,6 +131,21 @@ macro_rules! conformance {
             lock_order::attempts_are_transactions_of_their_own,
             lock_order::what_cannot_be_told_is_listed,
             lock_order::what_is_explored_is_seen,
+            coalescing::each_call_is_answered_with_what_became_of_it,
+            coalescing::calls_behind_a_flight_share_the_next_one,
+            coalescing::what_the_database_refuses_is_told_to_the_calls_it_is_about,
+            coalescing::any_number_of_keys_is_changed_once_each,
+            coalescing::the_answers_are_those_of_a_serial_order,
+            coalescing::nothing_is_lost_among_others_on_the_same_rows,
+            coalescing::each_value_is_handed_out_once,
+            coalescing::a_dropped_caller_takes_only_its_own_call_along,
+            coalescing::a_deadline_is_kept_and_nothing_is_stored,
+            coalescing::a_full_queue_says_so_at_once,
+            coalescing::a_call_inside_of_a_unit_is_refused,
+            coalescing::a_closed_pool_is_told_to_every_caller,
+            coalescing::numbers_that_are_no_integers_are_left_alone,
+            coalescing::keys_may_be_text,
+            coalescing::a_runtime_that_is_gone_strands_nobody,
         );
     };
     // What only a server with row locks can do.
@@ -177,6 +193,10 @@ macro_rules! conformance {
             histories::read_skew_is_found_at_read_committed,
             histories::write_skew_is_found_below_serializable,
             network::a_connection_cut_before_the_commit_is_run_again,
+            coalescing::a_batch_that_lost_its_connection_is_run_again,
+            coalescing::an_unknown_commit_is_told_to_every_caller,
+            coalescing::a_locked_row_does_not_hold_up_the_others,
+            coalescing::nothing_is_left_behind_by_the_last_handle,
         );
     };
     (@tests $database:ty; $($module:ident :: $test:ident),* $(,)?) => {

@@ -17,6 +17,7 @@ use std::env;
 use std::fmt::{Debug, Display};
 use std::hash::BuildHasher;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -32,6 +33,12 @@ const PORTS_TRIED: usize = 5;
 pub(crate) fn postgres_url() -> String {
     static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
     shared_url("ATOMICALLY_POSTGRES_URL", &SHARED, start_postgres)
+}
+
+/// The pgbench that belongs to the PostgreSQL that would be started.
+#[track_caller]
+pub(crate) fn pgbench() -> PathBuf {
+    must(postgres::Postgres::find()).program("pgbench")
 }
 
 /// The URL of the MariaDB server that all tests of this process share: `ATOMICALLY_MYSQL_URL`, else our own.

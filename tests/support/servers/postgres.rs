@@ -31,6 +31,11 @@ impl Postgres {
         let bin = find::directory_with(&directories, &["initdb", "postgres"]).ok_or(MISSING)?;
         Ok(Self { bin: bin.to_owned() })
     }
+
+    /// Another program of the same installation.
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
 }
 
 impl super::Engine for Postgres {
