@@ -32,6 +32,7 @@
 //! - [`TransactorExt::run`] runs a unit of work; [`Tx`] is what it runs on.
 //! - [`Pessimistic`], [`Optimistic`], [`Atomic`] and [`Serializable`] are the strategies; [`Strategy`] is how to write
 //!   one.
+//! - [`Deltas`] adds to numbers that everybody wants at once, many calls to one commit.
 //! - [`Options`] is what can be asked for beyond that, for all runs or for one.
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database said.
 //! - The [`guide`] argues: which strategy when, what can go wrong and does, and what stands between you and your database.
