@@ -1,7 +1,7 @@
 //! Decrements of one row, and of a thousand: coalesced, and by pgbench, side by side.
 //!
-//! `cargo bench --bench hot_row`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it; pgbench
-//! is taken from where that server is. The contenders take turns, so that whatever else the machine does hits them alike, and
+//! `cargo bench --bench hot_row`. PostgreSQL is a private server that is started for it, whose commits wait for the disk, and
+//! pgbench is taken from where that server is. The contenders take turns, so that whatever else the machine does hits them alike, and
 //! the medians of the turns are compared.
 
 #[path = "../tests/support/servers/mod.rs"]
@@ -46,7 +46,8 @@ const CONTENDERS: [Contender; 6] = [
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let url = servers::postgres_url();
+    let server = servers::Server::durable_postgres();
+    let url = server.url().to_owned();
     let pool = runtime.block_on(stocked(&url));
     for rows in [1, ROWS] {
         println!("\n{rows} row(s): decrements per second, the median of {TURNS} turns");

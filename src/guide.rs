@@ -12,6 +12,9 @@ pub mod anomalies {}
 #[doc = include_str!("guide/units.md")]
 pub mod units {}
 
+#[doc = include_str!("guide/coalescing.md")]
+pub mod coalescing {}
+
 #[doc = include_str!("guide/failures.md")]
 pub mod failures {}
 

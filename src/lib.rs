@@ -33,6 +33,7 @@
 //! - [`Pessimistic`], [`Optimistic`], [`Atomic`], [`Serializable`] and [`Adaptive`] are the strategies; [`Strategy`] is
 //!   how to write one.
 //! - [`TransactorExt::on_key`] names what many units want at once, so that they wait at a [`Gate`] and not in the pool.
+//! - [`Deltas`] adds to numbers that everybody wants at once, many calls to one commit.
 //! - [`Options`] is what can be asked for beyond that, for all runs or for one.
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database said.
 //! - The [`guide`] argues: which strategy when, what can go wrong and does, and what stands between you and your database.

@@ -597,10 +597,12 @@ where
     i64: Key<DB>,
 {
     let pool = counter::<DB>(2).await;
+    let watcher = DB::another(&pool.url).await;
     let stock = deltas(&pool);
     let mut blocker = DB::blocker(&pool.url).await;
     let mut held = Box::pin(stock.add(1, 1));
     assert!((&mut held).now_or_never().is_none());
+    eventually(2, async || DB::open_transactions(&watcher).await).await;
     for value in 1..=20 {
         assert_eq!(stock.add(2, 1).await.expect("a commit"), Applied { value });
     }
@@ -621,9 +623,11 @@ where
     let _blocker = DB::blocker(&pool.url).await;
     let before = runtime.metrics().num_alive_tasks();
     let stock = deltas(&pool);
-    assert!(Box::pin(stock.add(1, 1)).now_or_never().is_none());
+    let mut call = Box::pin(stock.add(1, 1));
+    assert!((&mut call).now_or_never().is_none());
     eventually(2, async || DB::open_transactions(&watcher).await).await;
     assert!(runtime.metrics().num_alive_tasks() > before, "there is a task while there is a flight");
+    drop(call);
     drop(stock);
     eventually(true, async || runtime.metrics().num_alive_tasks() <= before).await;
     eventually(0, async || pool.size()).await;

@@ -20,6 +20,9 @@ use super::Settings;
 use super::batch::Batch;
 use super::queue::{Call, Queue};
 
+/// How often other tasks are given a turn before a batch departs: a stream of calls that never ends is no reason to wait.
+const MOST_TURNS: u32 = 16;
+
 /// What the handles and the flights share.
 pub(super) struct Shared<DB: Backend, K> {
     pub(super) transactor: PoolTransactor<DB, Pessimistic>,
@@ -71,10 +74,22 @@ impl<DB: Backend, K: Key<DB> + 'static> Lane<DB, K> {
 
     async fn run(mut self) {
         loop {
-            // Those who were just answered, and want the next thing, are let in before the doors close.
-            yield_now().await;
+            self.gather().await;
             let Some(calls) = self.depart() else { return };
             fly(&self.shared, calls).await;
+        }
+    }
+
+    /// Those who were just answered, and want the next thing, are let in before the doors close: as long as the other tasks,
+    /// each given its turn, bring calls.
+    async fn gather(&self) {
+        let mut waiting = 0;
+        for _ in 0..MOST_TURNS {
+            yield_now().await;
+            let before = std::mem::replace(&mut waiting, self.shared.queue().len());
+            if waiting <= before {
+                return;
+            }
         }
     }
 

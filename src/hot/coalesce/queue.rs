@@ -70,6 +70,10 @@ impl<K: Ord + Clone> Queue<K> {
         Self { waiting: VecDeque::new(), busy: BTreeSet::new(), flights: 0, next_ticket: 0 }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Answers the ticket to leave with, and whether a flight is to be started.
     pub(super) fn push(&mut self, mut call: Call<K>, settings: &Settings) -> Result<(u64, bool), Error> {
         if self.waiting.len() >= settings.capacity {

@@ -78,6 +78,12 @@ impl Server {
         must(start_postgres())
     }
 
+    /// The same, whose commits wait for the disk, as those of a server in use do.
+    #[track_caller]
+    pub(crate) fn durable_postgres() -> Self {
+        must(postgres::Postgres::find().and_then(|engine| Self::start(Box::new(engine.durable()))))
+    }
+
     /// Starts a private MariaDB and waits until it accepts connections, whatever `ATOMICALLY_MYSQL_URL` says.
     #[track_caller]
     pub(crate) fn mariadb() -> Self {
