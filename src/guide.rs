@@ -12,6 +12,10 @@ pub mod units {}
 #[doc = include_str!("guide/failures.md")]
 pub mod failures {}
 
+#[cfg(feature = "idempotency")]
+#[doc = include_str!("guide/idempotency.md")]
+pub mod idempotency {}
+
 #[doc = include_str!("guide/histories.md")]
 pub mod histories {}
 

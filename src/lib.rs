@@ -56,6 +56,7 @@
 //! | `postgres` | PostgreSQL and what speaks its protocol | `sqlx/postgres` |
 //! | `mysql` | MySQL, MariaDB and what speaks their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
+//! | `idempotency` | [`idempotency`]: requests that are sent again have one effect and one answer | `serde`, `serde_json`, `sha2` |
 //! | `testing` | [`testing`]: tests that explore interleavings, inject faults and check histories | `petgraph`, `textwrap` |
 //!
 //! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.
@@ -82,6 +83,8 @@ mod tx;
 mod transactor;
 mod strategy;
 // Built on top, through public items only.
+#[cfg(feature = "idempotency")]
+pub mod idempotency;
 #[cfg(feature = "testing")]
 pub mod testing;
 // Essays.
