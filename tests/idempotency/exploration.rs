@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use atomically::idempotency::{IdempotencyExt as _, Outcome};
-use atomically::testing::{Client, Explore, Fault, Faults, Moment, explore};
+use atomically::idempotency::{IdempotencyExt as _, Outcome, once_in};
+use atomically::testing::{Client, Explore, Fault, Faults, Moment, assert_retry_safe, explore};
 use atomically::{
     Atomic, Error, Isolation, Optimistic, Options, Pessimistic, PoolTransactor, Serializable, Strategy,
     Transactor, TransactorExt as _, Tx,
@@ -161,4 +161,20 @@ pub(crate) async fn every_fault_at_every_step<DB: Keeps>() {
     survives(&pool, &Pessimistic::default().on(&pool)).await;
     survives(&pool, &Optimistic::default().on(&pool)).await;
     survives(&pool, &Serializable::default().on(&pool)).await;
+}
+
+/// A key for each run: the number of effects before it.
+pub(crate) async fn a_part_is_safe_to_run_again<DB: Keeps>() {
+    let pool = ledger::<DB>(4).await;
+    let db = Pessimistic::default().on(&pool);
+    let unit = async |tx: &mut Tx<DB>| {
+        let before = DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM ledger"), &[]).await?;
+        once_in(tx, &key(&before.to_string())).run(work::<DB>).await
+    };
+    let count = || async { Ok::<_, String>(effects(&pool, 1).await) };
+    let faults = assert_retry_safe(&db, unit, count).await;
+    assert_eq!(
+        faults, 40,
+        "five at BEGIN, the look, the savepoint, the key, the effect, the response, the release, COMMIT"
+    );
 }

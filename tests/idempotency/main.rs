@@ -28,6 +28,7 @@ macro_rules! keys {
             outcomes::a_transactor_behind_a_pointer_will_do,
             outcomes::another_request_is_a_mismatch,
             outcomes::own_errors_leave_no_key,
+            outcomes::no_effect_is_stored_without_its_key,
             outcomes::a_failure_that_was_hidden_leaves_no_key,
             outcomes::a_part_is_done_once,
             outcomes::a_part_that_fails_leaves_nothing,
@@ -41,6 +42,7 @@ macro_rules! keys {
             exploration::two_twins_in_every_interleaving,
             exploration::a_look_before_the_work_is_not_enough,
             exploration::every_fault_at_every_step,
+            exploration::a_part_is_safe_to_run_again,
             $($also)*
         );
     };

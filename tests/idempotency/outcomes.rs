@@ -112,6 +112,23 @@ pub(crate) async fn own_errors_leave_no_key<DB: Keeps>() {
     assert_eq!(outcome, Outcome::Fresh(answer(&pool, 1).await));
 }
 
+/// Not even when the unit itself takes the key away.
+pub(crate) async fn no_effect_is_stored_without_its_key<DB: Keeps>() {
+    let pool = ledger::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    let outcome = db
+        .once(&key("a"))
+        .run(async |tx: &mut Tx<DB>| {
+            if tx.attempt() == 1 {
+                DB::execute(tx, DB::sql("DELETE FROM atomically_key"), &[]).await?;
+            }
+            work(tx).await
+        })
+        .await;
+    assert_eq!(outcome.expect("an outcome"), Outcome::Fresh(answer(&pool, 1).await));
+    assert!(db.keys().find(&key("a")).await.expect("found out").is_some());
+}
+
 /// The effect and the key go together, whatever the unit makes of what it meets.
 pub(crate) async fn a_failure_that_was_hidden_leaves_no_key<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;

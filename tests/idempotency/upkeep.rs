@@ -76,6 +76,8 @@ pub(crate) async fn found_and_released<DB: Keeps>() {
     let outcome = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
     assert!(matches!(outcome, Outcome::Fresh(_)), "{outcome:?}");
     assert_eq!(effects(&pool, 1).await, 2, "it was asked for");
+    let found = db.keys().find(&key("a")).await.expect("found out").expect("a key");
+    assert_eq!((found.age + found.expires_in).as_secs().div_ceil(3600), 24, "{found:?}");
 }
 
 pub(crate) async fn an_expired_key_is_a_new_one<DB: Keeps>() {
