@@ -52,6 +52,7 @@ keys!(on_any sqlite, sqlx::Sqlite;);
 keys!(on_any postgres, sqlx::Postgres;
     twins::a_twin_waits_and_is_answered,
     twins::a_twin_takes_over_what_failed,
+    twins::an_expired_key_is_taken_over_once,
     twins::waiting_in_vain_is_in_progress,
     twins::one_of_many_runs,
     twins::the_limit_is_for_the_key_alone,
@@ -63,6 +64,7 @@ keys!(on_any postgres, sqlx::Postgres;
 keys!(on_any mariadb, sqlx::MySql;
     twins::a_twin_waits_and_is_answered,
     twins::a_twin_takes_over_what_failed,
+    twins::an_expired_key_is_taken_over_once,
     twins::waiting_in_vain_is_in_progress,
     twins::one_of_many_runs,
     twins::the_limit_is_for_the_key_alone,

@@ -102,6 +102,26 @@ pub(crate) async fn a_twin_takes_over_what_failed<DB: Keeps>() {
     waits::<DB>(false).await;
 }
 
+pub(crate) async fn an_expired_key_is_taken_over_once<DB: Keeps>() {
+    let pool = ledger::<DB>(4).await;
+    let db = Pessimistic::default().on(&pool).options(patient());
+    let _ = db.once(&key("a")).expires_after(Duration::ZERO).run(work::<DB>).await.expect("an outcome");
+    let expires_in = async || db.keys().find(&key("a")).await.expect("found out").map(|key| key.expires_in);
+    eventually(Some(Duration::ZERO), expires_in).await;
+
+    let first = First::at_work(&pool, "a", 2, true).await;
+    let twin = db.clone();
+    let second = tokio::spawn(async move {
+        let unit = async |tx: &mut Tx<DB>| effect(tx, 2).await.map_err(Error::from);
+        twin.once(&key("a")).wait(PATIENCE).run(unit).await
+    });
+    eventually(1, async || DB::waiting(&pool).await).await;
+    let first = first.ends().await.expect("an outcome");
+    let told = answer(&pool, 2).await;
+    let second = second.await.expect("no panic").expect("an outcome");
+    assert_eq!((first, second), (Outcome::Fresh(told), Outcome::Replayed(told)));
+}
+
 pub(crate) async fn waiting_in_vain_is_in_progress<DB: Keeps>() {
     let pool = ledger::<DB>(4).await;
     for (k, level) in (0..).zip(LEVELS) {
