@@ -10,7 +10,7 @@ use atomically::{
 };
 use sqlx::Pool;
 
-use crate::keeps::{Keeps, answer, effects, key, ledger, work};
+use crate::keeps::{Keeps, answer, effects, expire, key, ledger, work};
 
 async fn emptied<DB: Keeps>(pool: Pool<DB>) -> sqlx::Result<()> {
     for sql in ["DELETE FROM ledger", "DELETE FROM atomically_key"] {
@@ -45,6 +45,19 @@ fn twins<'a, DB: Keeps>(pool: &'a Pool<DB>) -> Explore<'a, DB> {
         .allow_deadlocks()
 }
 
+/// The same, where the key was used before and has expired.
+fn heirs<'a, DB: Keeps>(pool: &'a Pool<DB>) -> Explore<'a, DB> {
+    twins(pool).set_up(|pool| async move {
+        emptied(pool.clone()).await.map_err(Error::from)?;
+        let _ = Pessimistic::default().on(&pool).once(&key("a")).run(work::<DB>).await?;
+        expire(&pool).await;
+        for sql in ["DELETE FROM ledger", "DELETE FROM told"] {
+            DB::pool_execute(&pool, DB::sql(sql), &[]).await?;
+        }
+        Ok::<_, Error>(())
+    })
+}
+
 /// What a client was told, kept where the invariant finds it.
 async fn tell<DB: Keeps>(pool: &Pool<DB>, answer: i64) -> Result<(), Error> {
     DB::pool_execute(pool, DB::sql("INSERT INTO told VALUES (?)"), &[answer]).await?;
@@ -61,14 +74,14 @@ async fn once<DB: Keeps, S: Strategy>(
     }
 }
 
-async fn explored<DB: Keeps, S: Strategy>(
-    pool: &Pool<DB>,
-    notes: &Pool<DB>,
-    db: &PoolTransactor<DB, S>,
+async fn explored<'a, DB: Keeps, S: Strategy>(
+    exploration: Explore<'a, DB>,
+    notes: &'a Pool<DB>,
+    db: &'a PoolTransactor<DB, S>,
     what: &str,
 ) {
     let exploration =
-        twins(pool).client("alice", db, |db| once(db, notes)).client("bob", db, |db| once(db, notes));
+        exploration.client("alice", db, |db| once(db, notes)).client("bob", db, |db| once(db, notes));
     let report = exploration.run().await.expect("explored");
     println!("{} {what}: {} schedules in {:?}", DB::NAME, report.schedules, report.elapsed);
     report.assert_passes();
@@ -86,11 +99,17 @@ async fn stage<DB: Keeps>() -> (crate::support::TestPool<DB>, Pool<DB>) {
 
 pub(crate) async fn two_twins_in_every_interleaving<DB: Keeps>() {
     let (pool, notes) = stage::<DB>().await;
-    explored(&pool, &notes, &Pessimistic::default().on(&pool), "pessimistic").await;
-    explored(&pool, &notes, &Optimistic::default().on(&pool), "optimistic").await;
-    explored(&pool, &notes, &Serializable::default().on(&pool), "serializable").await;
+    explored(twins(&pool), &notes, &Pessimistic::default().on(&pool), "pessimistic").await;
+    explored(twins(&pool), &notes, &Optimistic::default().on(&pool), "optimistic").await;
+    explored(twins(&pool), &notes, &Serializable::default().on(&pool), "serializable").await;
     let repeatable = Options::new().isolation(Isolation::RepeatableRead);
-    explored(&pool, &notes, &Atomic::default().on(&pool).options(repeatable), "repeatable read").await;
+    explored(twins(&pool), &notes, &Atomic::default().on(&pool).options(repeatable), "repeatable read").await;
+}
+
+pub(crate) async fn two_twins_take_over_in_every_interleaving<DB: Keeps>() {
+    let (pool, notes) = stage::<DB>().await;
+    explored(heirs(&pool), &notes, &Pessimistic::default().on(&pool), "pessimistic").await;
+    explored(heirs(&pool), &notes, &Serializable::default().on(&pool), "serializable").await;
 }
 
 async fn look_first<DB: Keeps, S: Strategy>(

@@ -40,12 +40,18 @@ macro_rules! keys {
             upkeep::an_expired_key_is_a_new_one,
             upkeep::purged_in_batches,
             exploration::two_twins_in_every_interleaving,
+            exploration::two_twins_take_over_in_every_interleaving,
             exploration::a_look_before_the_work_is_not_enough,
             exploration::every_fault_at_every_step,
             exploration::a_part_is_safe_to_run_again,
             $($also)*
         );
     };
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_newer_is_a_failure_or_seen_on_mariadb() {
+    twins::what_is_newer_is_a_failure_or_seen().await;
 }
 
 keys!(on_any sqlite, sqlx::Sqlite;);

@@ -27,6 +27,10 @@ pub(crate) async fn a_missing_table_says_so<DB: Keeps>() {
     db.create_key_table().await.expect("it is there already");
     let error = db.once(&key("a")).run(work::<DB>).await.expect_err("no ledger");
     assert!(KeyError::of(&error).is_none(), "{error:?}");
+    let another = DB::sql("ALTER TABLE atomically_key RENAME COLUMN run TO walk");
+    DB::pool_execute(&pool, another, &[]).await.expect("another table");
+    let error = db.once(&key("a")).run(work::<DB>).await.expect_err("no such column");
+    assert!(KeyError::of(&error).is_none(), "{error:?}");
     assert!(
         PoolTransactor::<DB, Pessimistic>::key_schema().contains("CREATE TABLE IF NOT EXISTS atomically_key")
     );
