@@ -57,9 +57,7 @@ impl Claimant {
     pub(super) async fn claim<DB: KeyStore>(&self, tx: &mut Tx<DB>) -> Result<Claim, Error> {
         let mut write = Write::Insert;
         for _ in 0..ROUNDS {
-            let seconds = self.expires_after.min(LONGEST_LIFE).as_millis().div_ceil(1000).max(1);
-            let sql = DB::claim(self, &write, seconds);
-            let found = DB::fetch_key(tx, sql).await.map_err(KeyError::or_other)?;
+            let found = DB::fetch_key(tx, DB::claim(self, &write)).await.map_err(KeyError::or_other)?;
             write = match found {
                 // It was released or purged in between.
                 None => Write::Insert,
@@ -71,6 +69,11 @@ impl Claimant {
             };
         }
         Ok(Claim::Unanswered)
+    }
+
+    /// In whole seconds.
+    pub(super) fn life(&self) -> u128 {
+        self.expires_after.min(LONGEST_LIFE).as_millis().div_ceil(1000).max(1)
     }
 
     fn others(&self, row: Row) -> Claim {

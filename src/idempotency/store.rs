@@ -15,7 +15,7 @@ mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-/// A database that keeps idempotency keys: all of them do.
+/// A database that keeps idempotency keys: all of them do. Sealed, as [`Backend`] is.
 pub trait KeyStore: Facts {}
 
 /// The items behind [`KeyStore`], out of reach of its users so that they may grow.
@@ -34,7 +34,7 @@ pub trait Facts: Backend {
     const PURGE: &'static str;
 
     /// The text that writes the row of a key and answers what is there then, in a way that every isolation level sees.
-    fn claim(claimant: &Claimant, write: &Write, seconds: u128) -> String;
+    fn claim(claimant: &Claimant, write: &Write) -> String;
 
     /// The text that answers what is stored for a key.
     fn select_key(key: &IdempotencyKey) -> String;

@@ -173,6 +173,10 @@ async fn survives<DB: Keeps>(pool: &Pool<DB>, db: &dyn Transactor<DB>) {
             assert_eq!(again, expected, "{what}");
         }
     }
+    // Who is answered what was stored before has no commit to lose.
+    let faults = Faults::new().at(Moment::Commit, Fault::AnswerLost);
+    let again = faults.on(db).once(&key("a")).run(work::<DB>).await.expect("an outcome");
+    assert_eq!((again, faults.pending()), (Outcome::Replayed(answer(pool, 1).await), 1));
 }
 
 pub(crate) async fn every_fault_at_every_step<DB: Keeps>() {

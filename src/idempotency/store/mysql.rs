@@ -29,10 +29,10 @@ impl Facts for MySql {
     /// `IGNORE` leaves a key alone that is there, and has nothing else to ignore: the values fit their columns. Whether it
     /// wrote is told by the row, not by the number of rows. The row is read with a lock, because a snapshot may be
     /// older than it.
-    fn claim(claimant: &Claimant, write: &Write, seconds: u128) -> String {
+    fn claim(claimant: &Claimant, write: &Write) -> String {
         let Claimant { key, run, wait, .. } = claimant;
         let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
-        let expires_at = format!("UTC_TIMESTAMP() + INTERVAL {seconds} SECOND");
+        let expires_at = format!("UTC_TIMESTAMP() + INTERVAL {} SECOND", claimant.life());
         let write = match write {
             Write::Insert => format!(
                 "INSERT IGNORE INTO atomically_key (digest, fingerprint, run, created_at, expires_at) \

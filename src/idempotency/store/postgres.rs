@@ -28,10 +28,10 @@ impl Facts for Postgres {
     /// A key that is there does not make the INSERT fail, which would end the transaction. Where the key was committed after
     /// the snapshot of a transaction above READ COMMITTED, it is a serialization failure; so what the SELECT does not see
     /// is not there.
-    fn claim(claimant: &Claimant, write: &Write, seconds: u128) -> String {
+    fn claim(claimant: &Claimant, write: &Write) -> String {
         let Claimant { key, run, wait, .. } = claimant;
         let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
-        let expires_at = format!("now() + interval '1 second' * {seconds}");
+        let expires_at = format!("now() + interval '1 second' * {}", claimant.life());
         let write = match write {
             Write::Insert => format!(
                 "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at) \

@@ -26,18 +26,19 @@ impl Facts for Sqlite {
          WHERE expires_at <= unixepoch() ORDER BY expires_at LIMIT 1000)";
 
     /// There is one writer at a time, and the INSERT makes this the one.
-    fn claim(claimant: &Claimant, write: &Write, seconds: u128) -> String {
+    fn claim(claimant: &Claimant, write: &Write) -> String {
         let Claimant { key, run, .. } = claimant;
         let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
+        let life = claimant.life();
         let write = match write {
             Write::Insert => format!(
                 "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at) \
-                 VALUES (x'{digest}', x'{fingerprint}', x'{run}', unixepoch(), unixepoch() + {seconds}) \
+                 VALUES (x'{digest}', x'{fingerprint}', x'{run}', unixepoch(), unixepoch() + {life}) \
                  ON CONFLICT (digest) DO NOTHING"
             ),
             Write::TakeOver(expired) => format!(
                 "UPDATE atomically_key SET fingerprint = x'{fingerprint}', run = x'{run}', response = NULL, \
-                 created_at = unixepoch(), expires_at = unixepoch() + {seconds} \
+                 created_at = unixepoch(), expires_at = unixepoch() + {life} \
                  WHERE digest = x'{digest}' AND run = x'{}'",
                 hex(expired)
             ),
