@@ -18,6 +18,10 @@ pub mod coalescing {}
 #[doc = include_str!("guide/failures.md")]
 pub mod failures {}
 
+#[cfg(feature = "idempotency")]
+#[doc = include_str!("guide/idempotency.md")]
+pub mod idempotency {}
+
 #[cfg(feature = "testing")]
 #[doc = include_str!("guide/testing.md")]
 pub mod testing {}

@@ -79,7 +79,7 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             Some(Err(failure)) => return self.not_opened(failure, timer).await,
             None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
-        if DB::UNIQUE_KEYS_FENCE {
+        if DB::UNIQUE_KEYS_FENCE && self.trace.is_some() {
             self.unresolved = None;
         }
         if self.trace == Some(Trace::TransactionStatus) {
@@ -100,9 +100,17 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             (Some(failure), _) => Some(failure.clone()),
             // Databases that undo the statement alone leave it to the unit what it makes of a violation.
             (None, Wish::RollBack) => tx.unique_violation().cloned(),
-            (None, Wish::Commit) => None,
+            (None, Wish::Commit | Wish::Stop | Wish::AlreadyStored) => None,
         };
         match (failure, wish) {
+            (_, Wish::Stop) => {
+                self.roll_back(tx).await;
+                Outcome::Done(Ended::RolledBack)
+            }
+            (_, Wish::AlreadyStored) => {
+                tx.rollback().await;
+                self.already_stored(timer).await
+            }
             (Some(failure), Wish::Commit) => {
                 self.roll_back(tx).await;
                 Outcome::Failed { failure, otherwise: Otherwise::Swallowed }
@@ -172,7 +180,8 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             }
             Commit::Unknown(failure) => {
                 self.unresolved = Some((failure.clone(), hooks));
-                Outcome::failed(failure.retryable(self.trace.is_some()))
+                let is_found = self.trace.is_some() || self.unit.finds_its_commits();
+                Outcome::failed(failure.retryable(is_found))
             }
         }
     }
@@ -182,7 +191,9 @@ impl<DB: Backend> UnitTrial<'_, DB> {
     fn leave_trace(&mut self) {
         let keeps = self.unresolved.is_some() && self.trace.is_some();
         if !keeps {
-            self.trace = self.options.resolves_commits().map(|by| match by {
+            // One trace is enough.
+            let wanted = self.options.resolves_commits().filter(|_| !self.unit.finds_its_commits());
+            self.trace = wanted.map(|by| match by {
                 Resolve::Operation => Trace::Operation(rand::random()),
                 Resolve::TransactionStatus => Trace::TransactionStatus,
             });
@@ -200,12 +211,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             return Some(Outcome::OutOfTime(None));
         };
         match fate {
-            Ok(Fate::Committed) => {
-                if let Some((_, hooks)) = self.unresolved.take() {
-                    run_hooks(hooks, End::Committed, timer).await;
-                }
-                Some(Outcome::Done(Ended::Committed))
-            }
+            Ok(Fate::Committed) => Some(self.already_stored(timer).await),
             Ok(Fate::Aborted) => {
                 self.unresolved = None;
                 None
@@ -226,13 +232,15 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         if !is_unique_violation(&failure) {
             return Outcome::failed(failure);
         }
-        match self.unresolved.take() {
-            Some((_, hooks)) => {
-                run_hooks(hooks, End::Committed, timer).await;
-                Outcome::Done(Ended::Committed)
-            }
-            None => Outcome::failed(failure),
+        if self.unresolved.is_some() { self.already_stored(timer).await } else { Outcome::failed(failure) }
+    }
+
+    /// The commit that went unanswered was stored.
+    async fn already_stored(&mut self, timer: &mut Timer) -> Outcome<Ended> {
+        if let Some((_, hooks)) = self.unresolved.take() {
+            run_hooks(hooks, End::Committed, timer).await;
         }
+        Outcome::Done(Ended::Committed)
     }
 }
 
