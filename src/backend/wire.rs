@@ -54,8 +54,12 @@ pub trait Wire: Database<Arguments: Clone + std::fmt::Debug + Sync, Statement: S
     fn fetch_numbers<'c, K: Key<Self>>(
         connection: &'c mut Self::Connection,
         statement: WatchedQuery<Self>,
-    ) -> BoxFuture<'c, Result<Vec<(K, Option<i64>)>, sqlx::Error>>;
+    ) -> BoxFuture<'c, Result<Vec<Number<K>>, sqlx::Error>>;
 }
+
+/// A key, and the number next to it.
+#[doc(hidden)]
+pub type Number<K> = (K, Option<i64>);
 
 /// What can be the key of a row: whatever sqlx can send and read back, and Rust can put in order.
 pub trait Key<DB: Database>:
@@ -251,7 +255,7 @@ macro_rules! wire {
             fn fetch_numbers<'c, K: crate::backend::Key<Self>>(
                 connection: &'c mut Self::Connection,
                 statement: crate::backend::wire::WatchedQuery<Self>,
-            ) -> futures_core::future::BoxFuture<'c, Result<Vec<(K, Option<i64>)>, sqlx::Error>> {
+            ) -> futures_core::future::BoxFuture<'c, Result<Vec<crate::backend::wire::Number<K>>, sqlx::Error>> {
                 use sqlx::{Executor as _, Row as _};
 
                 Box::pin(async move {
