@@ -58,8 +58,7 @@ pub trait Wire: Database<Arguments: Clone + std::fmt::Debug + Sync, Statement: S
 }
 
 /// A key, and the number next to it.
-#[doc(hidden)]
-pub type Number<K> = (K, Option<i64>);
+pub(crate) type Number<K> = (K, Option<i64>);
 
 /// What can be the key of a row: whatever sqlx can send and read back, and Rust can put in order.
 pub trait Key<DB: Database>:
