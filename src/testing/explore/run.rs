@@ -90,10 +90,17 @@ impl<'a, DB: Backend> Run<'a, DB> {
                 break;
             }
             let ready = self.ready();
+            let Some(first) = ready.first().copied() else {
+                // Nobody can go on, and no server will break the tie: SQLite tells the one who came last.
+                if let Some(last) = self.last_busy() {
+                    self.ran.deadlocked = true;
+                    self.stage.give_up(last);
+                }
+                continue;
+            };
             let step = self.ran.choices.len();
             let interrupted =
                 self.last.filter(|last| ready.contains(last) && !self.stage.begins_again(*last));
-            let usual = interrupted.or_else(|| ready.first().copied());
             let chosen = match schedule.get(step) {
                 Some(asked) if ready.contains(asked) => *asked,
                 Some(asked) => {
@@ -104,16 +111,7 @@ impl<'a, DB: Backend> Run<'a, DB> {
                     self.ran.problem = Some(Problem::Endless { steps: step });
                     break;
                 }
-                None => match usual {
-                    Some(usual) => usual,
-                    None => {
-                        // Nobody can go on, and no server will break the tie: SQLite tells the one who came last.
-                        let Some(last) = self.last_busy() else { continue };
-                        self.ran.deadlocked = true;
-                        self.stage.give_up(last);
-                        continue;
-                    }
-                },
+                None => interrupted.unwrap_or(first),
             };
             self.ran.choices.push(Choice { ready, chosen, interrupted });
             self.take_step(chosen);
