@@ -78,7 +78,6 @@ pub struct Tx<DB: Backend> {
 /// How a transaction is to be opened.
 pub(crate) struct Opening {
     pub(crate) plan: Plan,
-    pub(crate) limits: Limits,
     pub(crate) attempt: u32,
     pub(crate) trace: Option<Trace>,
     pub(crate) before_acquire: bool,
@@ -97,15 +96,27 @@ impl<DB: Backend> Tx<DB> {
     /// Takes a connection and opens a transaction on it, in one round trip.
     ///
     /// Cancellation: the connection is closed, so that no half-open transaction gets back into the pool.
-    pub(crate) async fn open(pool: &Pool<DB>, opening: Opening) -> Result<Self, NotOpened> {
-        let Opening { plan, limits, attempt, trace, before_acquire, interceptors } = opening;
-        let mut opening = DB::opening(&plan, &limits).map_err(NotOpened::because)?;
-        if let Some(trace) = trace {
-            opening = format!("{opening}; {}", DB::trace(trace).map_err(NotOpened::because)?);
-        }
+    pub(crate) async fn open(
+        pool: &Pool<DB>,
+        opening: Opening,
+        limits: impl Fn() -> Limits,
+    ) -> Result<Self, NotOpened> {
+        let Opening { plan, attempt, trace, before_acquire, interceptors } = opening;
+        let text = |limits: &Limits| {
+            let opening = DB::opening(&plan, limits)?;
+            match trace {
+                None => Ok(opening),
+                Some(trace) => Ok(format!("{opening}; {}", DB::trace(trace)?)),
+            }
+        };
+        // What the database does not have is told before anything is waited for.
+        text(&limits()).map_err(NotOpened::because)?;
         let mut session = Session::acquire(pool, before_acquire)
             .await
             .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;
+        // What is left of the time is less by what it took to get a connection.
+        let limits = limits();
+        let opening = text(&limits).map_err(NotOpened::because)?;
         let interception = if interceptors.is_empty() {
             None
         } else {

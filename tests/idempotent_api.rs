@@ -51,7 +51,7 @@ impl Api {
         assert!(example.exists(), "{} is not there: run `cargo build --examples` first", example.display());
         let directory = tempfile::tempdir().expect("a directory");
         let mut child = Command::new(example)
-            .args(["--listen", "127.0.0.1:0", "--deadline", "1000", "--database"])
+            .args(["--listen", "127.0.0.1:0", "--deadline", "2000", "--database"])
             .arg(directory.path().join("orders.db"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -270,13 +270,13 @@ impl<DB: Backend> Opening<'_, DB> {
         loop {
             let opening = tx::Opening {
                 plan: self.plan,
-                limits: self.options.limits(self.clock.server_limit()),
                 attempt: self.attempt,
                 trace: self.trace,
                 before_acquire: self.before_acquire,
                 interceptors: self.options.interceptors().clone(),
             };
-            match Tx::open(self.pool, opening).await {
+            let limits = || self.options.limits(self.clock.server_limit());
+            match Tx::open(self.pool, opening, limits).await {
                 Ok(tx) => return Ok(tx),
                 Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
                 Err(NotOpened { failure, .. }) => return Err(failure),
