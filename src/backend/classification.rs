@@ -29,6 +29,7 @@ fn class(failure: &Failure) -> &'static str {
         FailureKind::ConnectionLost => "connection_lost",
         FailureKind::CommitUnknown => "commit_unknown",
         FailureKind::Unavailable => "transient_unavailable",
+        FailureKind::Overloaded => "overloaded",
         FailureKind::ReadOnly => "read_only",
         FailureKind::Aborted => "aborted_transaction",
         FailureKind::Unsupported => "unsupported",

@@ -18,6 +18,9 @@ pub struct Reply {
     pub error: Option<sqlx::Error>,
 }
 
+/// Keys, and the number that the row of each holds, where it holds one.
+pub(crate) type Numbers<K> = Vec<(K, Option<i64>)>;
+
 /// What a database can be asked to do by the generic code above.
 #[doc(hidden)]
 pub trait Wire: Database<Arguments: Clone + Sync> {
@@ -40,7 +43,7 @@ pub trait Wire: Database<Arguments: Clone + Sync> {
     fn fetch_numbers<'c, K: Key<Self> + 'c>(
         connection: &'c mut Self::Connection,
         statement: WatchedQuery<Self>,
-    ) -> BoxFuture<'c, Result<Vec<(K, Option<i64>)>, sqlx::Error>>;
+    ) -> BoxFuture<'c, Result<Numbers<K>, sqlx::Error>>;
 }
 
 /// What can be the key of a row: whatever sqlx can send and read back, and Rust can put in order.
@@ -190,7 +193,8 @@ macro_rules! wire {
             fn fetch_numbers<'c, K: crate::backend::Key<Self> + 'c>(
                 connection: &'c mut Self::Connection,
                 statement: crate::backend::wire::WatchedQuery<Self>,
-            ) -> futures_core::future::BoxFuture<'c, Result<Vec<(K, Option<i64>)>, sqlx::Error>> {
+            ) -> futures_core::future::BoxFuture<'c, Result<crate::backend::wire::Numbers<K>, sqlx::Error>>
+            {
                 use sqlx::{Executor as _, Row as _};
 
                 Box::pin(async move {

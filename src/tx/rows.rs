@@ -1,6 +1,6 @@
 //! Queries of the crate's own, over whatever database.
 
-use crate::backend::{Backend, Key, WatchedQuery};
+use crate::backend::{Backend, Key, Numbers, WatchedQuery};
 
 use super::Tx;
 use super::executor::watch;
@@ -10,7 +10,7 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn fetch_numbers<K: Key<DB>>(
         &mut self,
         query: WatchedQuery<DB>,
-    ) -> Result<Vec<(K, Option<i64>)>, sqlx::Error> {
+    ) -> Result<Numbers<K>, sqlx::Error> {
         let (journal, connection) = self.parts();
         watch::<DB, _, _>(journal, connection, Ok(query), DB::fetch_numbers).await
     }

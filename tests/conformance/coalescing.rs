@@ -395,7 +395,25 @@ where
     assert_eq!(value(&pool).await, 146);
 }
 
-/// The flight has its calls already when their callers give up, and it has not got its locks.
+/// The batch has the call already, and has not got its locks.
+pub(crate) async fn a_caller_that_is_dropped_in_flight_has_stored_nothing<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(1).await;
+    let stock = deltas(&pool).flights(1);
+    eventually(1, async || pool.num_idle()).await;
+    let mut blocker = DB::blocker(&pool.url).await;
+    let (mut first, mut second) = (Box::pin(stock.add(1, 1)), Box::pin(stock.add(1, 10)));
+    assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+    eventually(0, async || pool.num_idle()).await;
+    drop(first);
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    assert_eq!(second.await.expect("a commit"), Applied { value: 10 });
+}
+
+/// Calls that share a flight have deadlines of their own: the flight goes on for the last of them, without its locks, while
+/// the others give up.
 pub(crate) async fn a_deadline_is_kept_and_nothing_is_stored<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -404,7 +422,11 @@ where
     eventually(1, async || pool.num_idle()).await;
     let mut blocker = DB::blocker(&pool.url).await;
     let hasty = deltas(&pool).options(Options::new().deadline(Duration::from_millis(300)));
-    for error in join_all((0..4).map(|_| hasty.add(1, 1))).await {
+    let staggered = (0..6).map(async |n| {
+        tokio::time::sleep(Duration::from_millis(60 * n)).await;
+        hasty.add(1, 1).await
+    });
+    for error in join_all(staggered).await {
         let error = error.expect_err("somebody has it");
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
     }

@@ -83,6 +83,7 @@ macro_rules! conformance {
             coalescing::nothing_is_lost_among_others_on_the_same_rows,
             coalescing::each_value_is_handed_out_once,
             coalescing::a_dropped_caller_takes_only_its_own_call_along,
+            coalescing::a_caller_that_is_dropped_in_flight_has_stored_nothing,
             coalescing::a_deadline_is_kept_and_nothing_is_stored,
             coalescing::a_full_queue_says_so_at_once,
             coalescing::a_call_inside_of_a_unit_is_refused,
