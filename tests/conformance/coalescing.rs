@@ -613,6 +613,33 @@ where
     }
 }
 
+/// The flight's runtime is shut down while the commit is on its way.
+pub(crate) async fn a_commit_whose_runtime_is_gone_is_unknown<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let direct = counter::<DB>(1).await;
+    let proxy = Proxy::to(&direct.url).await;
+    let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
+    let pool = pool.expect("a pool through the proxy");
+    let stock = deltas(&pool).flights(1);
+    eventually(1, async || pool.num_idle()).await;
+    let mut blocker = DB::blocker(&direct.url).await;
+    let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let elsewhere = elsewhere.expect("a runtime");
+    let first = stock.clone();
+    elsewhere.spawn(async move { first.add(1, 0).await });
+    eventually(0, async || pool.num_idle()).await;
+    let mut call = Box::pin(stock.add(1, 1));
+    assert!((&mut call).now_or_never().is_none());
+    proxy.cycle(DB::COMMIT, &[None, Some(Fault::SilenceAfter)]);
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    eventually(1, async || proxy.hits()).await;
+    elsewhere.shutdown_background();
+    let error = call.await.expect_err("nobody knows");
+    assert!(error.is_commit_unknown(), "{error:?}");
+}
+
 /// A row that somebody else has locked holds up those who want it, and nobody else.
 pub(crate) async fn a_locked_row_does_not_hold_up_the_others<DB: TestBackend>()
 where

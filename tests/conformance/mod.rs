@@ -123,6 +123,7 @@ macro_rules! conformance {
             network::a_connection_cut_before_the_commit_is_run_again,
             coalescing::a_batch_that_lost_its_connection_is_run_again,
             coalescing::an_unknown_commit_is_told_to_every_caller,
+            coalescing::a_commit_whose_runtime_is_gone_is_unknown,
             coalescing::a_locked_row_does_not_hold_up_the_others,
             coalescing::nothing_is_left_behind_by_the_last_handle,
         );
