@@ -30,7 +30,7 @@ mod wire;
 
 pub(crate) use known::{Injected, TransactionOver, with_failure};
 pub use wire::Key;
-pub(crate) use wire::{Reply, WatchedQuery, Wire};
+pub(crate) use wire::{Numbers, Reply, WatchedQuery, Wire};
 
 /// The savepoint whose release, just before COMMIT, shows that the transaction is still the one that was opened.
 const GUARD: &str = "atomically_guard";

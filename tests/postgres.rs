@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use atomically::{
-    Backoff, Error, ErrorKind, Options, Pessimistic, Resolve, Serializable, TransactorExt as _,
+    Backoff, DeltaOutcome, Deltas, Error, ErrorKind, Options, Pessimistic, Resolve, Serializable,
+    TransactorExt as _,
 };
 use sqlx::postgres::PgPoolOptions;
 use support::servers::Server;
@@ -30,6 +31,22 @@ async fn write_skew_is_possible_without_serializable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn asked_for_by_status_they_are_applied_once() {
     commit_outcome::asked_for_by_status_they_are_applied_once::<sqlx::Postgres>().await;
+}
+
+/// A trigger that takes an update back without a word: nobody is told that it was stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coalesced_update_that_is_taken_back_is_not_applied() {
+    let pool = increments::counter::<sqlx::Postgres>(1).await;
+    for sql in [
+        "CREATE FUNCTION take_back() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER take_back BEFORE UPDATE ON counter FOR EACH ROW WHEN (OLD.id = 2) EXECUTE FUNCTION take_back()",
+    ] {
+        sqlx::query(sql).execute(&*pool).await.expect("set up");
+    }
+    let counters = Deltas::on(&pool, "counter", "id", "value");
+    let (stored, taken_back) = tokio::join!(counters.add(1_i64, 1), counters.add(2, 1));
+    assert_eq!(stored.expect("a commit"), DeltaOutcome::Applied { value: 1 });
+    assert_eq!(taken_back.expect_err("not stored").kind(), ErrorKind::Aborted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,6 +20,9 @@ pub struct Reply {
     pub error: Option<sqlx::Error>,
 }
 
+/// Keys, and the number that the row of each holds, where it holds one.
+pub(crate) type Numbers<K> = Vec<(K, Option<i64>)>;
+
 /// What a database can be asked to do by the generic code above.
 #[doc(hidden)]
 pub trait Wire: Database<Arguments: Clone + std::fmt::Debug + Sync, Statement: Sync> {
@@ -54,11 +57,8 @@ pub trait Wire: Database<Arguments: Clone + std::fmt::Debug + Sync, Statement: S
     fn fetch_numbers<'c, K: Key<Self>>(
         connection: &'c mut Self::Connection,
         statement: WatchedQuery<Self>,
-    ) -> BoxFuture<'c, Result<Vec<Number<K>>, sqlx::Error>>;
+    ) -> BoxFuture<'c, Result<Numbers<K>, sqlx::Error>>;
 }
-
-/// A key, and the number next to it.
-pub(crate) type Number<K> = (K, Option<i64>);
 
 /// What can be the key of a row: whatever sqlx can send and read back, and Rust can put in order.
 pub trait Key<DB: Database>:
@@ -254,7 +254,8 @@ macro_rules! wire {
             fn fetch_numbers<'c, K: crate::backend::Key<Self>>(
                 connection: &'c mut Self::Connection,
                 statement: crate::backend::wire::WatchedQuery<Self>,
-            ) -> futures_core::future::BoxFuture<'c, Result<Vec<crate::backend::wire::Number<K>>, sqlx::Error>> {
+            ) -> futures_core::future::BoxFuture<'c, Result<crate::backend::wire::Numbers<K>, sqlx::Error>>
+            {
                 use sqlx::{Executor as _, Row as _};
 
                 Box::pin(async move {

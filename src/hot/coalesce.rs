@@ -39,7 +39,7 @@ const CAPACITY: usize = 10_000;
 /// # sqlx::query("INSERT INTO product VALUES (7, 5)").execute(&pool).await?;
 /// let stock = Deltas::on(&pool, "product", "id", "stock").at_least(0);
 ///
-/// assert_eq!(stock.add(7, -3).await?, DeltaOutcome::Applied { value: 2 });
+/// assert_eq!(stock.add(7_i64, -3).await?, DeltaOutcome::Applied { value: 2 });
 /// assert_eq!(stock.add(7, -3).await?, DeltaOutcome::Refused { value: 2 });
 /// assert_eq!(stock.add(8, -3).await?, DeltaOutcome::NotFound);
 /// # Ok(()) }
@@ -72,8 +72,10 @@ const CAPACITY: usize = 10_000;
 ///
 /// `table`, `key` and `column` go into the statements as they are; quote them where your database asks for it. The keys are
 /// unique, and compared by Rust's equality: under a collation that knows no case, `"A"` is not found where the row says
-/// `"a"`. The column is of an integer type, or of another type as long as it holds integers that fit an `i64`. Bounds that
-/// a `CHECK` keeps belong into [`at_least`](Self::at_least) and [`at_most`](Self::at_most) too: the database sees what
+/// `"a"`. Their type is the one that sqlx reads from that column: `7_i64` for a `BIGINT`.
+///
+/// The column of the numbers is of an integer type, or of another type as long as it holds integers that fit an `i64`. Bounds
+/// that a `CHECK` keeps belong into [`at_least`](Self::at_least) and [`at_most`](Self::at_most) too: the database sees what
 /// becomes of a row in a batch as a whole, not the steps.
 ///
 /// # Defaults

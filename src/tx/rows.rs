@@ -1,6 +1,6 @@
 //! Queries of the crate's own, over whatever database.
 
-use crate::backend::{Backend, Key, WatchedQuery};
+use crate::backend::{Backend, Key, Numbers, WatchedQuery};
 use crate::intercept::Answer;
 
 use super::Tx;
@@ -11,8 +11,8 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn fetch_numbers<K: Key<DB>>(
         &mut self,
         query: WatchedQuery<DB>,
-    ) -> Result<Vec<(K, Option<i64>)>, sqlx::Error> {
-        let told = |rows: &Vec<(K, Option<i64>)>| Answer { rows_read: rows.len(), ..Answer::default() };
+    ) -> Result<Numbers<K>, sqlx::Error> {
+        let told = |rows: &Numbers<K>| Answer { rows_read: rows.len(), ..Answer::default() };
         watch(self.parts(), Ok(query), told, |connection, query| DB::fetch_numbers(connection, query)).await
     }
 

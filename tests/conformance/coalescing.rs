@@ -395,7 +395,25 @@ where
     assert_eq!(value(&pool).await, 146);
 }
 
-/// The flight has its calls already when their callers give up, and it has not got its locks.
+/// The batch has the call already, and has not got its locks.
+pub(crate) async fn a_caller_that_is_dropped_in_flight_has_stored_nothing<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(1).await;
+    let stock = deltas(&pool).flights(1);
+    eventually(1, async || pool.num_idle()).await;
+    let mut blocker = DB::blocker(&pool.url).await;
+    let (mut first, mut second) = (Box::pin(stock.add(1, 1)), Box::pin(stock.add(1, 10)));
+    assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+    eventually(0, async || pool.num_idle()).await;
+    drop(first);
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    assert_eq!(second.await.expect("a commit"), Applied { value: 10 });
+}
+
+/// Calls that share a flight have deadlines of their own: the flight goes on for the last of them, without its locks, while
+/// the others give up.
 pub(crate) async fn a_deadline_is_kept_and_nothing_is_stored<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -404,7 +422,11 @@ where
     eventually(1, async || pool.num_idle()).await;
     let mut blocker = DB::blocker(&pool.url).await;
     let hasty = deltas(&pool).options(Options::new().deadline(Duration::from_millis(300)));
-    for error in join_all((0..4).map(|_| hasty.add(1, 1))).await {
+    let staggered = (0..6).map(async |n| {
+        tokio::time::sleep(Duration::from_millis(60 * n)).await;
+        hasty.add(1, 1).await
+    });
+    for error in join_all(staggered).await {
         let error = error.expect_err("somebody has it");
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
     }
@@ -589,6 +611,33 @@ where
         proxy.heal();
         eventually(if delivered { 7 } else { 0 }, async || value(&direct).await).await;
     }
+}
+
+/// The flight's runtime is shut down while the commit is on its way.
+pub(crate) async fn a_commit_whose_runtime_is_gone_is_unknown<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let direct = counter::<DB>(1).await;
+    let proxy = Proxy::to(&direct.url).await;
+    let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
+    let pool = pool.expect("a pool through the proxy");
+    let stock = deltas(&pool).flights(1);
+    eventually(1, async || pool.num_idle()).await;
+    let mut blocker = DB::blocker(&direct.url).await;
+    let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let elsewhere = elsewhere.expect("a runtime");
+    let first = stock.clone();
+    elsewhere.spawn(async move { first.add(1, 0).await });
+    eventually(0, async || pool.num_idle()).await;
+    let mut call = Box::pin(stock.add(1, 1));
+    assert!((&mut call).now_or_never().is_none());
+    proxy.cycle(DB::COMMIT, &[None, Some(Fault::SilenceAfter)]);
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    eventually(1, async || proxy.hits()).await;
+    elsewhere.shutdown_background();
+    let error = call.await.expect_err("nobody knows");
+    assert!(error.is_commit_unknown(), "{error:?}");
 }
 
 /// A row that somebody else has locked holds up those who want it, and nobody else.

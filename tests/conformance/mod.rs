@@ -139,6 +139,7 @@ macro_rules! conformance {
             coalescing::nothing_is_lost_among_others_on_the_same_rows,
             coalescing::each_value_is_handed_out_once,
             coalescing::a_dropped_caller_takes_only_its_own_call_along,
+            coalescing::a_caller_that_is_dropped_in_flight_has_stored_nothing,
             coalescing::a_deadline_is_kept_and_nothing_is_stored,
             coalescing::a_full_queue_says_so_at_once,
             coalescing::a_call_inside_of_a_unit_is_refused,
@@ -195,6 +196,7 @@ macro_rules! conformance {
             network::a_connection_cut_before_the_commit_is_run_again,
             coalescing::a_batch_that_lost_its_connection_is_run_again,
             coalescing::an_unknown_commit_is_told_to_every_caller,
+            coalescing::a_commit_whose_runtime_is_gone_is_unknown,
             coalescing::a_locked_row_does_not_hold_up_the_others,
             coalescing::nothing_is_left_behind_by_the_last_handle,
         );
