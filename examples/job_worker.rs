@@ -93,12 +93,12 @@ support::on_each_database! {
             }
         };
         let all_complete = async {
-            let counted = timeout(LIMIT, async {
+            let count = async {
                 for _ in 0..jobs {
                     completions.recv().await;
                 }
-            });
-            let counted = counted.await;
+            };
+            let counted = timeout(LIMIT, count).await;
             drop(stop);
             counted
         };
@@ -134,12 +134,14 @@ support::on_each_database! {
             say!("{worker} posts parcel {parcel}, at attempt {attempt}{how}.");
         }
 
-        let Err(error) = post(&db, "Ann", &claim).await else { bail!("parcel {anns} was posted twice, the second time by Ann") };
+        let Err(error) = post(&db, "Ann", &claim).await else {
+            bail!("parcel {anns} was posted twice, the second time by Ann");
+        };
         ensure!(error.is_stale_claim(), "Ann was told something else: {error}");
-        say!("Ann wakes up and goes on with parcel {anns}. She is told StaleClaim, and her entry is rolled back.");
-
         let after: Vec<(i64, String, i64)> = sqlx::query_as(ledger).fetch_all(pool).await?;
         ensure!(after == entries, "Ann has changed the ledger from {entries:?} to {after:?}");
+        say!("Ann wakes up and goes on with parcel {anns}. She is told StaleClaim, and her entry is rolled back.");
+
         let posted: Vec<i64> = entries.iter().map(|(parcel, ..)| *parcel).collect();
         ensure!(posted == (1..=PARCELS).collect::<Vec<_>>(), "these were posted: {posted:?}");
         say!("The ledger says the same: each of {PARCELS} parcels once, and nothing by Ann or Bob.");
