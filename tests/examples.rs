@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use atomically::queue::{NewJob, Queue};
+use atomically::{Pessimistic, TransactorExt as _};
 use report::{Offer, Outcome};
 
 const STRATEGIES: [&str; 4] = ["pessimistic", "optimistic", "serializable", "atomic"];
@@ -200,11 +202,13 @@ fn custom_strategy() {
 }
 
 /// The examples that tell a story, each with how the story ends.
-const STORIES: [(&str, &str); 4] = [
+const STORIES: [(&str, &str); 6] = [
     ("bank_transfer", "The bank held 1000 before, and holds 1000 now."),
     ("seat_booking", "no seat left, one ticket, for"),
     ("audit_trail", "payments 1 and 2, and one note."),
     ("order_stock", "orders 1, 3 and 4, and 3 of 10 left in stock."),
+    ("job_worker", "each of 6 parcels once, and nothing by Ann or Bob."),
+    ("outbox", "orders 1 and 3, and the warehouse has each of them once."),
 ];
 
 #[track_caller]
@@ -238,8 +242,27 @@ async fn stories_leave_no_table_behind() {
     let url = format!("sqlite://{}?mode=rwc", directory.path().join("stories.db").display());
     stories_end_well(&["--database-url", &url]);
     let pool = sqlx::SqlitePool::connect(&url).await.expect("open the database");
-    let tables = sqlx::query_scalar::<_, String>("SELECT name FROM sqlite_master").fetch_all(&pool).await;
+    let tables =
+        sqlx::query_scalar::<_, String>("SELECT name FROM sqlite_master WHERE name <> 'sqlite_sequence'")
+            .fetch_all(&pool)
+            .await;
     assert_eq!(tables.expect("the tables"), [""; 0]);
+}
+
+#[tokio::test]
+async fn stories_leave_the_queues_of_others_alone() {
+    let directory = tempfile::tempdir().expect("make a temporary directory");
+    let url = format!("sqlite://{}?mode=rwc", directory.path().join("stories.db").display());
+    let pool = sqlx::SqlitePool::connect(&url).await.expect("open the database");
+    let queue = Queue::new("theirs", &pool).expect("a name");
+    queue.create_tables().await.expect("the tables");
+    let enqueued =
+        Pessimistic::default().on(&pool).run(async |tx| queue.enqueue(tx, NewJob::new(&1)?).await).await;
+    assert!(enqueued.is_ok(), "{enqueued:?}");
+    stories_end_well(&["--database-url", &url]);
+    let queues = sqlx::query_scalar::<_, String>("SELECT queue FROM atomically_job").fetch_all(&pool).await;
+    assert_eq!(queues.expect("the jobs"), ["theirs"]);
+    assert_eq!(queue.claim(2).await.expect("a claim").len(), 1);
 }
 
 #[test]

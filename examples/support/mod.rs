@@ -6,7 +6,7 @@ mod database;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
-use atomically::Backend;
+use atomically::queue::{Fault, Queue, QueueBackend};
 use clap::Parser;
 use sqlx::{AssertSqlSafe, Executor, MySql, Pool, Postgres, SqlSafeStr as _, SqlStr, Sqlite};
 use tempfile::TempDir;
@@ -15,12 +15,16 @@ use database::{LIMIT, Place};
 
 const CONNECTIONS: u32 = 8;
 
+/// Those of all queues, with columns that are the crate's business.
+const QUEUE_TABLES: [(&str, &str); 2] = [("atomically_job", ""), ("atomically_job_lease", "")];
+
 /// An example of the crate `atomically`: what it does is told at the top of its source.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Where to run: postgres://…, mysql://… or sqlite://…; unless named, in a temporary SQLite file.
     ///
-    /// The example's tables, whose names begin with atomically_, are dropped there before and after.
+    /// The example's tables, whose names begin with atomically_, are dropped there before and after; those of queues only
+    /// if there were none before.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
 }
@@ -134,7 +138,7 @@ async fn open(url: Option<&str>) -> anyhow::Result<(AnyPool, Option<TempDir>)> {
 }
 
 /// Runs a story with fresh tables, each a name and its columns, and leaves none behind.
-pub(crate) async fn with_tables<DB: Backend>(
+pub(crate) async fn with_tables<DB: QueueBackend>(
     pool: &Pool<DB>,
     tables: &[(&str, &str)],
     story: impl Future<Output = anyhow::Result<()>>,
@@ -142,6 +146,7 @@ pub(crate) async fn with_tables<DB: Backend>(
 where
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
 {
+    let somebodys = has_queue(pool).await?;
     let told = async {
         drop_tables(pool, tables).await?;
         for (table, columns) in tables {
@@ -155,12 +160,22 @@ where
         told = told => told,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
     };
-    let dropped = drop_tables(pool, tables).await;
+    let mut dropped = drop_tables(pool, tables).await;
+    if !somebodys {
+        dropped = dropped.and(drop_tables(pool, &QUEUE_TABLES).await);
+    }
     pool.close().await;
     told.and(dropped)
 }
 
-async fn drop_tables<DB: Backend>(pool: &Pool<DB>, tables: &[(&str, &str)]) -> anyhow::Result<()>
+/// Whether queues are kept here already. They have jobs in them that are not the example's to drop.
+async fn has_queue<DB: QueueBackend>(pool: &Pool<DB>) -> anyhow::Result<bool> {
+    let findings = Queue::new("atomically_example", pool)?.doctor().await?;
+    let missing = findings.iter().filter(|finding| finding.fault == Fault::Missing).count();
+    Ok(missing < QUEUE_TABLES.len())
+}
+
+async fn drop_tables<DB: QueueBackend>(pool: &Pool<DB>, tables: &[(&str, &str)]) -> anyhow::Result<()>
 where
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
 {
@@ -172,7 +187,7 @@ where
     Ok(())
 }
 
-async fn execute<DB: Backend>(pool: &Pool<DB>, sql: String) -> anyhow::Result<()>
+async fn execute<DB: QueueBackend>(pool: &Pool<DB>, sql: String) -> anyhow::Result<()>
 where
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
 {
