@@ -17,6 +17,7 @@ use std::env;
 use std::fmt::{Debug, Display};
 use std::hash::BuildHasher;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -39,6 +40,11 @@ pub(crate) fn postgres_url() -> String {
 pub(crate) fn mysql_url() -> String {
     static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
     shared_url("ATOMICALLY_MYSQL_URL", &SHARED, start_mariadb)
+}
+
+/// Where PostgreSQL's own load generator is.
+pub(crate) fn pgbench() -> Result<PathBuf, String> {
+    postgres::pgbench()
 }
 
 /// The failure is kept as well, so that every test reports the same one at once instead of trying again.

@@ -25,12 +25,23 @@ pub(super) struct Postgres {
 
 impl Postgres {
     pub(super) fn find() -> Result<Self, String> {
-        let directories = find::search_path("ATOMICALLY_POSTGRES_BIN", || {
-            find::versioned(&PACKAGES).into_iter().chain(find::path()).collect()
-        });
+        let directories = directories();
         let bin = find::directory_with(&directories, &["initdb", "postgres"]).ok_or(MISSING)?;
         Ok(Self { bin: bin.to_owned() })
     }
+}
+
+fn directories() -> Vec<PathBuf> {
+    find::search_path("ATOMICALLY_POSTGRES_BIN", || {
+        find::versioned(&PACKAGES).into_iter().chain(find::path()).collect()
+    })
+}
+
+/// PostgreSQL's own load generator.
+pub(super) fn pgbench() -> Result<PathBuf, String> {
+    let missing =
+        "pgbench was not found where PostgreSQL's programs are: set ATOMICALLY_POSTGRES_BIN to its directory";
+    find::program(&directories(), &["pgbench"]).ok_or_else(|| missing.to_owned())
 }
 
 impl super::Engine for Postgres {
