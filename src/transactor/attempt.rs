@@ -1,7 +1,7 @@
 //! The loop: the only retry and the only sleep of the crate.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -105,9 +105,10 @@ impl Timer {
     }
 
     /// Waits for a future until the deadline.
-    pub(super) async fn within<F: Future>(&mut self, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
-        poll_fn(|context| match future.as_mut().poll(context) {
+    ///
+    /// The future is pinned by the caller: moved in here, it would take its room twice in the future of every run.
+    pub(super) async fn within<F: Future + Unpin>(&mut self, mut future: F) -> Option<F::Output> {
+        poll_fn(|context| match Pin::new(&mut future).poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => self.alarm.as_mut().poll(context).map(|()| None),
         })
