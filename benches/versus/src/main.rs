@@ -36,7 +36,7 @@ struct Arguments {
     rounds: u16,
 
     /// How many milliseconds a turn takes; pgbench's take whole seconds
-    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     milliseconds: u64,
 
     /// What to measure; may be given several times [default: all]
