@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use atomically::{
-    Error, Isolation, Plan, PoolTransactor, RowLock, Strategy, Transactor, TransactorExt as _, Tx,
+    Attempt, Error, Isolation, Plan, PoolTransactor, RowLock, Strategy, Transactor, TransactorExt as _, Tx,
 };
 use futures_util::future::try_join_all;
 use sqlx::Sqlite;
@@ -18,9 +18,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 struct LockAfter(u32);
 
 impl Strategy for LockAfter {
-    fn plan(&self, attempt: u32) -> Plan {
+    fn plan(&self, attempt: &Attempt) -> Plan {
         let plan = Plan::new(Isolation::ReadCommitted);
-        if attempt <= self.0 { plan } else { plan.locking(RowLock::NO_KEY_UPDATE) }
+        if attempt.number <= self.0 { plan } else { plan.locking(RowLock::NO_KEY_UPDATE) }
     }
 }
 

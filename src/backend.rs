@@ -72,6 +72,9 @@ pub trait Facts: Wire + Sealed {
     /// the database has no such locks. Without `wait` it answers 0 at once when somebody else has it.
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String>;
 
+    /// Whether an advisory lock that was taken inside of a savepoint's scope is given back with it.
+    const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool;
+
     /// Whether a transaction that has written a unique key can be sure that no other one with the same key commits any
     /// more. On the nodes of a Galera cluster that is only certain at the commit.
     const UNIQUE_KEYS_FENCE: bool;
@@ -90,6 +93,16 @@ pub trait Facts: Wire + Sealed {
 
     /// The statement that removes up to a thousand operations that are older than this.
     fn purge_operations(older_than: Duration) -> String;
+
+    /// What a `CAST` to an `i64` is spelled like.
+    const INTEGER: &'static str;
+
+    /// The statement that adds to a column of many rows. A row whose key comes twice is changed by the first of the two, and
+    /// the second one adds 0.
+    fn add_to_rows<K: Key<Self>>(
+        target: Target,
+        changes: &[(&K, i64)],
+    ) -> Result<WatchedQuery<Self>, sqlx::error::BoxDynError>;
 
     /// What the server said, taken out of the driver's error; `None` for another driver's.
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>>;
@@ -120,6 +133,18 @@ pub trait Facts: Wire + Sealed {
 }
 
 type ConnectOptions<DB> = <<DB as sqlx::Database>::Connection as sqlx::Connection>::Options;
+
+/// A column of numbers, and the column by which its rows are told apart. They go into statements as they are.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The table.
+    pub table: &'static str,
+    /// The column with the keys.
+    pub key: &'static str,
+    /// The column with the numbers.
+    pub column: &'static str,
+}
 
 /// What the text that ends a transaction depends on.
 #[doc(hidden)]
@@ -283,7 +308,38 @@ fn with_wait(clause: &'static str, wait: Wait) -> Cow<'static, str> {
     }
 }
 
-/// Milliseconds to tell a server, rounded up: 0 means "no limit" to all of them.
+/// [`Facts::add_to_rows`] where an UPDATE can be joined to a list of values.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn add_listed<DB, K>(
+    target: Target,
+    changes: &[(&K, i64)],
+) -> Result<WatchedQuery<DB>, sqlx::error::BoxDynError>
+where
+    DB: Facts,
+    K: Key<DB>,
+    i64: Key<DB>,
+{
+    use sqlx::{Arguments as _, SqlSafeStr as _};
+
+    let Target { table, key, column } = target;
+    let mut arguments = DB::Arguments::default();
+    let mut values = Vec::with_capacity(changes.len());
+    for (i, (id, delta)) in changes.iter().enumerate() {
+        arguments.add(*id)?;
+        arguments.add(*delta)?;
+        values.push(format!("({}, {})", DB::placeholder(2 * i + 1), DB::placeholder(2 * i + 2)));
+    }
+    let values = values.join(", ");
+    let sql = format!(
+        "WITH change (id, delta) AS (VALUES {values}) \
+         UPDATE {table} AS target SET {column} = target.{column} + change.delta FROM change \
+         WHERE target.{key} = change.id AND change.delta <> 0"
+    );
+    Ok(WatchedQuery::made_of(sqlx::AssertSqlSafe(sql).into_sql_str(), arguments))
+}
+
+/// Milliseconds to tell a server, rounded up: 0 means "no limit" to all of them. None of them takes more than fit into 31
+/// bits, which is 24 days.
 fn whole_millis(limit: Duration) -> u128 {
-    limit.as_micros().div_ceil(1000).max(1)
+    limit.as_micros().div_ceil(1000).clamp(1, i32::MAX as u128)
 }

@@ -23,7 +23,7 @@ use crate::failure::{Constraint, Failure, FailureKind};
 /// fn http_status(error: &Error) -> u16 {
 ///     match () {
 ///         () if error.constraint().is_some() => 409,
-///         () if error.is_exhausted() || error.is_unavailable() => 503,
+///         () if error.is_exhausted() || error.is_overloaded() || error.is_unavailable() => 503,
 ///         () => 500,
 ///     }
 /// }
@@ -54,6 +54,8 @@ pub enum ErrorKind {
     Exhausted,
     /// The deadline passed first.
     DeadlineExceeded,
+    /// The next attempt was not in the [`RetryBudget`](crate::RetryBudget).
+    BudgetSpent,
     /// The database gave up on this transaction because of others, and the strategy does not run it again.
     Conflict,
     /// A lock was not granted in time, and the strategy does not run the unit again.
@@ -71,10 +73,15 @@ pub enum ErrorKind {
     CommitUnknown,
     /// No connection was to be had, or the server is starting, stopping or short of something.
     Unavailable,
+    /// Too many were waiting in this process already. Nothing was asked of the database.
+    Overloaded,
     /// The server takes no writes.
     ReadOnly,
     /// The unit of work misused its transaction, or something ended it underneath; the message says what.
     Aborted,
+    /// Somebody else has taken over what was claimed here: the effect is theirs to have, and was rolled back here. Drop
+    /// the work; it must not be run again under this claim.
+    StaleClaim,
     /// The database has no such thing as was asked for; nothing was run.
     Unsupported,
     /// Anything else, as the database or the driver said it.
@@ -95,8 +102,10 @@ impl From<FailureKind> for ErrorKind {
             FailureKind::ConnectionLost => Self::ConnectionLost,
             FailureKind::CommitUnknown => Self::CommitUnknown,
             FailureKind::Unavailable => Self::Unavailable,
+            FailureKind::Overloaded => Self::Overloaded,
             FailureKind::ReadOnly => Self::ReadOnly,
             FailureKind::Aborted => Self::Aborted,
+            FailureKind::StaleClaim => Self::StaleClaim,
             FailureKind::Unsupported => Self::Unsupported,
             FailureKind::Other => Self::Database,
         }
@@ -127,6 +136,10 @@ impl Error {
         Self::new(ErrorKind::DeadlineExceeded, last, Some(spent))
     }
 
+    pub(crate) fn budget_spent(last: Failure, spent: Spent) -> Self {
+        Self::new(ErrorKind::BudgetSpent, Some(last), Some(spent))
+    }
+
     /// The same end of a run, of which an earlier commit is still unknown.
     pub(crate) fn about_commit(self, failure: Failure) -> Self {
         Self::failed(failure, self.0.spent)
@@ -144,6 +157,15 @@ impl Error {
         let mut error = Self::new(kind, failure, None);
         error.0.source = Some(source);
         error
+    }
+
+    /// The same error for another one who waited for the same commit. The driver's own error goes to one of them only, and
+    /// the others are told what it said.
+    pub(crate) fn told_again(&self) -> Self {
+        let Inner { kind, failure, spent, source, swallowed } = &*self.0;
+        let said = || source.as_ref().map(|source| Failure::new(FailureKind::Other, source.to_string()));
+        let failure = failure.clone().or_else(said);
+        Self(Box::new(Inner { kind: *kind, failure, spent: *spent, source: None, swallowed: *swallowed }))
     }
 
     /// How the unit ended.
@@ -182,10 +204,10 @@ impl Error {
         self.0.spent.map(|spent| spent.elapsed)
     }
 
-    /// Whether the run used up what it was granted, be it attempts or time.
+    /// Whether the run used up what it was granted, be it attempts, time or a share of the retries.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
-        matches!(self.kind(), ErrorKind::Exhausted | ErrorKind::DeadlineExceeded)
+        matches!(self.kind(), ErrorKind::Exhausted | ErrorKind::DeadlineExceeded | ErrorKind::BudgetSpent)
     }
 
     /// Whether the deadline ended the run.
@@ -224,10 +246,22 @@ impl Error {
         self.failed_with(FailureKind::Unavailable)
     }
 
+    /// Whether the last thing in the way was that too many were waiting in this process already.
+    #[must_use]
+    pub fn is_overloaded(&self) -> bool {
+        self.failed_with(FailureKind::Overloaded)
+    }
+
     /// Whether the transaction was refused a commit because it had failed, was misused or had ended underneath.
     #[must_use]
     pub fn is_aborted(&self) -> bool {
         self.failed_with(FailureKind::Aborted)
+    }
+
+    /// Whether what was claimed has been taken over by somebody else.
+    #[must_use]
+    pub fn is_stale_claim(&self) -> bool {
+        self.failed_with(FailureKind::StaleClaim)
     }
 
     fn failed_with(&self, kind: FailureKind) -> bool {
@@ -255,6 +289,7 @@ impl fmt::Display for Error {
         match (kind, spent) {
             (ErrorKind::Exhausted, Some(spent)) => write!(f, "gave up after {spent}")?,
             (ErrorKind::DeadlineExceeded, Some(spent)) => write!(f, "deadline passed after {spent}")?,
+            (ErrorKind::BudgetSpent, Some(spent)) => write!(f, "retry budget spent after {spent}")?,
             _ if *swallowed => f.write_str(
                 "the unit of work returned Ok, but a statement had failed and nothing was stored",
             )?,

@@ -45,11 +45,15 @@ pub enum FailureKind {
     CommitUnknown,
     /// The server or the pool had no connection to give, is starting, stopping or out of some resource.
     Unavailable,
+    /// Too many were waiting for the same thing already, in this process: nothing was asked of the database.
+    Overloaded,
     /// The server or the transaction only reads: after a failover, or because it was asked to.
     ReadOnly,
     /// The transaction had ended before its commit was due: an earlier error, a statement whose future was dropped,
     /// an implicit commit.
     Aborted,
+    /// A claim was taken over by somebody else: its token is not the newest any more.
+    StaleClaim,
     /// The database has no such thing as was asked for.
     Unsupported,
     /// Anything else that the database refuses.
@@ -79,8 +83,10 @@ impl FailureKind {
             Self::ConnectionLost => "connection lost",
             Self::CommitUnknown => "outcome of the commit unknown",
             Self::Unavailable => "database unavailable",
+            Self::Overloaded => "overloaded",
             Self::ReadOnly => "read only",
             Self::Aborted => "transaction aborted",
+            Self::StaleClaim => "stale claim",
             Self::Unsupported => "not supported",
             Self::Other => "database error",
         }

@@ -3,14 +3,24 @@
 #[doc = include_str!("guide/choosing.md")]
 pub mod choosing {}
 
+#[doc = include_str!("guide/contention.md")]
+pub mod contention {}
+
 #[doc = include_str!("guide/anomalies.md")]
 pub mod anomalies {}
 
 #[doc = include_str!("guide/units.md")]
 pub mod units {}
 
+#[doc = include_str!("guide/coalescing.md")]
+pub mod coalescing {}
+
 #[doc = include_str!("guide/failures.md")]
 pub mod failures {}
+
+#[cfg(feature = "idempotency")]
+#[doc = include_str!("guide/idempotency.md")]
+pub mod idempotency {}
 
 #[cfg(feature = "testing")]
 #[doc = include_str!("guide/testing.md")]
@@ -22,6 +32,10 @@ pub mod histories {}
 
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
+
+#[cfg(feature = "queue")]
+#[doc = include_str!("guide/queue.md")]
+pub mod queue {}
 
 #[doc = include_str!("guide/architecture.md")]
 pub mod architecture {}

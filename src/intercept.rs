@@ -1,6 +1,7 @@
 //! What may stand between transactions and their database, a step at a time: the test kit does.
 
 use std::fmt::Debug;
+use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,6 +15,9 @@ pub(crate) trait Interceptor: Debug + Send + Sync {
     fn wants_sessions(&self) -> bool {
         false
     }
+
+    /// Called when a unit begins to wait in line, in this process, for others to end; and when it no longer does.
+    fn in_line(&self, _waits: bool) {}
 
     /// Called before a step is sent for the first time, which waits for the answer. `Some` is what happens instead.
     async fn before(&self, step: &Step) -> Option<Fault>;
@@ -119,12 +123,65 @@ pub(crate) enum Next {
     SendAgain,
 }
 
-/// An interceptor among the options, the same as another one if it is that very one.
-#[derive(Debug, Clone)]
-pub(crate) struct Shared(pub(crate) Arc<dyn Interceptor>);
+/// Interceptors among the options, one behind the other: the first one hears of a step first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Interceptors(Vec<Arc<dyn Interceptor>>);
 
-impl PartialEq for Shared {
+impl Interceptors {
+    #[cfg(feature = "testing")]
+    pub(crate) fn one(interceptor: Arc<dyn Interceptor>) -> Self {
+        Self(vec![interceptor])
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// These, and behind them the others.
+    pub(crate) fn and(&self, others: &Self) -> Self {
+        Self(self.0.iter().chain(&others.0).cloned().collect())
+    }
+
+    pub(crate) fn want_sessions(&self) -> bool {
+        self.0.iter().any(|interceptor| interceptor.wants_sessions())
+    }
+
+    /// Waits in line.
+    pub(crate) async fn while_in_line<F: Future>(&self, turn: F) -> F::Output {
+        if self.is_empty() {
+            return turn.await;
+        }
+        let tell = |waits| self.0.iter().for_each(|interceptor| interceptor.in_line(waits));
+        tell(true);
+        let _told = scopeguard::guard((), |()| tell(false));
+        turn.await
+    }
+
+    /// All of them see the step; the first fault is the one that happens.
+    pub(crate) async fn before(&self, step: &Step) -> Option<Fault> {
+        let mut fault = None;
+        for interceptor in &self.0 {
+            let planned = interceptor.before(step).await;
+            fault = fault.or(planned);
+        }
+        fault
+    }
+
+    /// A step that is sent again has not been answered yet.
+    pub(crate) async fn after(&self, step: &Step, answer: &Answer) -> Next {
+        for interceptor in &self.0 {
+            if interceptor.after(step, answer).await == Next::SendAgain {
+                return Next::SendAgain;
+            }
+        }
+        Next::GoOn
+    }
+}
+
+/// The same if they are the very same ones.
+impl PartialEq for Interceptors {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        self.0.len() == other.0.len()
+            && self.0.iter().zip(&other.0).all(|(one, other)| Arc::ptr_eq(one, other))
     }
 }

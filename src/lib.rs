@@ -30,8 +30,10 @@
 //! # How to read these pages
 //!
 //! - [`TransactorExt::run`] runs a unit of work; [`Tx`] is what it runs on.
-//! - [`Pessimistic`], [`Optimistic`], [`Atomic`] and [`Serializable`] are the strategies; [`Strategy`] is how to write
-//!   one.
+//! - [`Pessimistic`], [`Optimistic`], [`Atomic`], [`Serializable`] and [`Adaptive`] are the strategies; [`Strategy`] is
+//!   how to write one.
+//! - [`TransactorExt::on_key`] names what many units want at once, so that they wait at a [`Gate`] and not in the pool.
+//! - [`Deltas`] adds to numbers that everybody wants at once, many calls to one commit.
 //! - [`Options`] is what can be asked for beyond that, for all runs or for one.
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database said.
 //! - The [`guide`] argues: which strategy when, what can go wrong and does, and what stands between you and your database.
@@ -56,7 +58,9 @@
 //! | `postgres` | PostgreSQL and what speaks its protocol | `sqlx/postgres` |
 //! | `mysql` | MySQL, MariaDB and what speaks their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
-//! | `testing` | [`testing`]: tests that explore interleavings, inject faults and check histories | `petgraph`, `textwrap` |
+//! | `idempotency` | `atomically::idempotency`: requests that are sent again have one effect and one answer | `serde`, `serde_json`, `sha2` |
+//! | `queue` | fenced background jobs and the outbox: `atomically::queue` | `serde`, `serde_json`, `tokio/macros`, `tokio/sync` |
+//! | `testing` | `atomically::testing`: tests that explore interleavings, inject faults, check lock orders and histories | `petgraph`, `sqlparser`, `textwrap` |
 //!
 //! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -72,6 +76,8 @@ mod error;
 mod isolation;
 mod lock;
 mod backoff;
+mod budget;
+mod digest;
 mod policy;
 mod intercept;
 // Facts about databases.
@@ -79,9 +85,17 @@ mod backend;
 // One attempt.
 mod tx;
 // Many attempts.
+mod gate;
 mod transactor;
 mod strategy;
+// The hot path.
+mod hot;
 // Built on top, through public items only.
+#[cfg(feature = "idempotency")]
+pub mod idempotency;
+#[cfg(feature = "queue")]
+#[cfg_attr(docsrs, doc(cfg(feature = "queue")))]
+pub mod queue;
 #[cfg(feature = "testing")]
 pub mod testing;
 // Essays.
@@ -89,12 +103,15 @@ pub mod guide;
 
 pub use backend::{Backend, Key};
 pub use backoff::Backoff;
+pub use budget::RetryBudget;
 pub use error::{Error, ErrorKind};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
+pub use gate::Gate;
+pub use hot::{DeltaOutcome, Deltas};
 pub use isolation::{Access, Begin, Isolation};
 pub use lock::RowLock;
-pub use policy::{Plan, Resolve, Strategy, Verdict};
-pub use strategy::{Atomic, Optimistic, Pessimistic, Serializable};
+pub use policy::{Attempt, Plan, Resolve, Strategy, Verdict};
+pub use strategy::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable};
 pub use transactor::{Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, Wish, With};
 pub use tx::{Repeatable, Tx, TxFn};
 

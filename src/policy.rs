@@ -1,8 +1,10 @@
 //! What a strategy decides, as plain data: how an attempt opens, and what a failure means.
 
 use std::fmt::Debug;
+use std::hash::Hash;
 use std::time::Duration;
 
+use crate::digest::digest;
 use crate::failure::{Failure, FailureKind};
 use crate::isolation::{Access, Begin, Isolation};
 use crate::lock::RowLock;
@@ -31,6 +33,8 @@ pub struct Plan {
     pub deferrable: bool,
     /// SQLite: when the locks are taken, where `row_lock` is not to decide.
     pub begin: Option<Begin>,
+    /// Whether a run that names a key waits for its turn at the [`Gate`](crate::Gate), before it takes a connection.
+    pub gated: bool,
 }
 
 /// The limits that a transaction is opened with.
@@ -60,16 +64,66 @@ impl Limits {
 }
 
 impl Plan {
-    /// A transaction at this level that takes no locks but those its statements take by themselves.
+    /// A transaction at this level that takes no locks but those its statements take by themselves, and its turn at the
+    /// gate where the run names a key.
     #[must_use]
     pub const fn new(isolation: Isolation) -> Self {
-        Self { isolation, row_lock: None, access: Access::ReadWrite, deferrable: false, begin: None }
+        Self {
+            isolation,
+            row_lock: None,
+            access: Access::ReadWrite,
+            deferrable: false,
+            begin: None,
+            gated: true,
+        }
     }
 
     /// The same, with rows that are read for update locked as they are read.
     #[must_use]
     pub const fn locking(mut self, lock: RowLock) -> Self {
         self.row_lock = Some(lock);
+        self
+    }
+
+    /// The same, with or without waiting at the gate.
+    #[must_use]
+    pub const fn gated(mut self, gated: bool) -> Self {
+        self.gated = gated;
+        self
+    }
+}
+
+/// What a strategy is told of an attempt.
+///
+/// ```
+/// use atomically::{Attempt, Optimistic, Strategy as _};
+///
+/// let late = Attempt::new(7).on_key(("event", 7));
+/// assert!(Optimistic::default().plan(&late).gated);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// The number of the attempt, the first being 1.
+    pub number: u32,
+    /// What the run said that it contends for, as a number that is the same for the same key in every process.
+    pub key: Option<u64>,
+    /// Whether others were at the gate for the same key when this attempt came to it. Known afterwards; `false` where it
+    /// did not go through the gate.
+    pub queued: bool,
+}
+
+impl Attempt {
+    /// The attempt with this number, of a run that names no key.
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        Self { number, key: None, queued: false }
+    }
+
+    /// The same, of a run that names this key.
+    #[must_use]
+    pub fn on_key(mut self, key: impl Hash) -> Self {
+        self.key = Some(digest(&key));
         self
     }
 }
@@ -115,25 +169,25 @@ pub enum Verdict {
 /// Bind one to a pool with [`PoolTransactor::new`](crate::PoolTransactor::new).
 ///
 /// ```
-/// use atomically::{Failure, FailureKind, Isolation, Plan, RowLock, Strategy, Verdict};
+/// use atomically::{Attempt, Isolation, Plan, RowLock, Strategy};
 ///
 /// /// Optimistic twice, then with a lock.
 /// #[derive(Debug, Clone, Copy)]
 /// struct LockOnThird;
 ///
 /// impl Strategy for LockOnThird {
-///     fn plan(&self, attempt: u32) -> Plan {
+///     fn plan(&self, attempt: &Attempt) -> Plan {
 ///         let plan = Plan::new(Isolation::ReadCommitted);
-///         if attempt < 3 { plan } else { plan.locking(RowLock::NO_KEY_UPDATE) }
+///         if attempt.number < 3 { plan } else { plan.locking(RowLock::NO_KEY_UPDATE) }
 ///     }
 /// }
 ///
-/// assert_eq!(LockOnThird.plan(1).row_lock, None);
-/// assert_eq!(LockOnThird.plan(3).row_lock, Some(RowLock::NO_KEY_UPDATE));
+/// assert_eq!(LockOnThird.plan(&Attempt::new(1)).row_lock, None);
+/// assert_eq!(LockOnThird.plan(&Attempt::new(3)).row_lock, Some(RowLock::NO_KEY_UPDATE));
 /// ```
 pub trait Strategy: Debug + Send + Sync + 'static {
-    /// How the attempt with this number is to be opened. Attempts count from 1.
-    fn plan(&self, attempt: u32) -> Plan;
+    /// How this attempt is to be opened.
+    fn plan(&self, attempt: &Attempt) -> Plan;
 
     /// What is to be made of a failure.
     ///
@@ -148,6 +202,16 @@ pub trait Strategy: Debug + Send + Sync + 'static {
             Verdict::GiveUp
         }
     }
+
+    /// Takes note of how an attempt went, for strategies that learn: `None` is one that ended as its unit wished.
+    ///
+    /// Called once for each attempt that was opened, or could not be, from whatever task it ran on. Not called for one
+    /// that the deadline cut short or that was dropped.
+    ///
+    /// # Default
+    ///
+    /// Nothing is noted.
+    fn observe(&self, _attempt: &Attempt, _failure: Option<&Failure>) {}
 }
 
 // The loop takes strategies as `&dyn Strategy`.

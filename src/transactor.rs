@@ -1,6 +1,7 @@
 //! Many attempts: what runs units of work.
 
 use std::fmt;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,15 @@ use sqlx::Pool;
 
 use crate::backend::{Backend, WatchedQuery};
 use crate::backoff::Backoff;
+use crate::budget::RetryBudget;
 use crate::error::Error;
+use crate::gate::Gate;
 use crate::policy::Strategy;
-use crate::tx::{Repeatable, Tx, TxFn};
+use crate::tx::{Repeatable, Tx, TxFn, holds_connection_of, nested};
 
 mod attempt;
+#[cfg(test)]
+mod fleet;
 mod operation;
 mod options;
 mod resolve;
@@ -33,6 +38,14 @@ pub trait Unit<DB: Backend>: Send {
     ///
     /// May be called several times; nothing of one call may show in the next.
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish;
+
+    /// Whether an attempt finds out by itself what became of an earlier one whose commit went unanswered, and keeps one
+    /// that is still at work from being stored: by a row with a unique key, which each attempt writes first.
+    ///
+    /// Such a unit is run again after an unanswered commit, and says [`Wish::AlreadyStored`] when it finds it stored.
+    fn finds_its_commits(&self) -> bool {
+        false
+    }
 }
 
 /// What a unit of work wants to become of its transaction.
@@ -43,15 +56,20 @@ pub enum Wish {
     Commit,
     /// The unit returned an error of its own.
     RollBack,
+    /// The unit has its answer: nothing of this attempt is stored, and there is no other one, even if a statement met a
+    /// failure that would be worth it.
+    Stop,
+    /// The unit found that an earlier attempt is stored, whose commit went unanswered: this one had nothing to do.
+    AlreadyStored,
 }
 
 /// How a run ended that did what its unit wished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Ended {
-    /// The unit's last attempt is stored.
+    /// The unit is stored.
     Committed,
-    /// The unit's last attempt was rolled back because it returned an error of its own.
+    /// The unit's last attempt was rolled back, as the unit wished.
     RolledBack,
 }
 
@@ -127,6 +145,33 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
 
     /// The same transactor with other options, for a run or two.
     fn with(&self, options: Options) -> With<'_, Self>;
+
+    /// The same transactor for runs that contend for this: a row, a tenant, whatever many units want at once.
+    ///
+    /// They wait for each other at the transactor's [`Gate`], in the order in which they came, before they take a
+    /// connection. [`Adaptive`](crate::Adaptive) learns about it. The key means nothing to the database; any hashable
+    /// value will do.
+    ///
+    /// ```
+    /// # use atomically::{Error, Pessimistic, TransactorExt as _};
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
+    /// let db = Pessimistic::default().on(&pool);
+    /// let id = 7;
+    /// db.on_key(("event", id))
+    ///     .run(async |tx| {
+    ///         let sql = tx.for_update("SELECT seats FROM event WHERE id = $1");
+    ///         let seats: i64 = sqlx::query_scalar(sql).bind(id).fetch_one(&mut *tx).await?;
+    ///         sqlx::query("UPDATE event SET seats = $1 WHERE id = $2")
+    ///             .bind(seats - 1)
+    ///             .bind(id)
+    ///             .execute(&mut *tx)
+    ///             .await?;
+    ///         Ok::<_, Error>(())
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    fn on_key(&self, key: impl Hash) -> With<'_, Self>;
 }
 
 #[async_trait]
@@ -151,6 +196,10 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
 
     fn with(&self, options: Options) -> With<'_, Self> {
         With { transactor: self, options }
+    }
+
+    fn on_key(&self, key: impl Hash) -> With<'_, Self> {
+        self.with(Options::new().on_key(key))
     }
 }
 
@@ -203,7 +252,7 @@ where
 /// A strategy bound to a pool: the transactor that applications use.
 ///
 /// Made by the `on` of a strategy (`Pessimistic::default().on(&pool)`), or by [`new`](Self::new) for one of your own.
-/// Cloning is cheap, and clones share the pool.
+/// Cloning is cheap, and clones share the pool and the gate.
 ///
 /// # Default
 ///
@@ -221,6 +270,7 @@ where
 pub struct PoolTransactor<DB: Backend, S> {
     pool: Pool<DB>,
     strategy: Arc<S>,
+    gate: Gate,
     options: Options,
     before_acquire: bool,
 }
@@ -232,6 +282,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         Self {
             pool: pool.clone(),
             strategy: Arc::new(strategy),
+            gate: Gate::new(),
             options: Options::default(),
             before_acquire: false,
         }
@@ -262,6 +313,19 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.options(Options::new().backoff(backoff))
     }
 
+    /// What further attempts are paid from: [`Options::retry_budget`].
+    #[must_use]
+    pub fn retry_budget(self, budget: &RetryBudget) -> Self {
+        self.options(Options::new().retry_budget(budget))
+    }
+
+    /// Has runs that name a key wait at this gate, which others may share, instead of at one of its own.
+    #[must_use]
+    pub fn gate(mut self, gate: &Gate) -> Self {
+        self.gate = gate.clone();
+        self
+    }
+
     /// Has the pool test its connections and run its `before_acquire` callback each time, at the price of a round trip
     /// where it does test them.
     #[must_use]
@@ -280,17 +344,24 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// One statement as its own transaction; answers how many rows it touched.
     pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
+        self.refuse_nesting()?;
         let mut statement = StatementTrial { pool: &self.pool, options: &self.options, query };
-        until_done(&*self.strategy, &self.options, &mut statement).await
+        until_done(&*self.strategy, &self.gate, &self.options, &mut statement).await
+    }
+
+    /// Before anything is waited for: it would be waited for in vain.
+    fn refuse_nesting(&self) -> Result<(), Error> {
+        if holds_connection_of(&self.pool) { Err(Error::failed(nested(), None)) } else { Ok(()) }
     }
 }
 
 #[async_trait]
 impl<DB: Backend, S: Strategy> Transactor<DB> for PoolTransactor<DB, S> {
     async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
+        self.refuse_nesting()?;
         let options = options.or(&self.options);
         let mut unit = UnitTrial::new(&self.pool, &options, self.before_acquire, unit);
-        until_done(&*self.strategy, &options, &mut unit).await
+        until_done(&*self.strategy, &self.gate, &options, &mut unit).await
     }
 }
 
@@ -300,6 +371,7 @@ impl<DB: Backend, S> Clone for PoolTransactor<DB, S> {
         Self {
             pool: self.pool.clone(),
             strategy: self.strategy.clone(),
+            gate: self.gate.clone(),
             options: self.options.clone(),
             before_acquire: self.before_acquire,
         }

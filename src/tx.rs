@@ -7,7 +7,7 @@ use sqlx::{Pool, SqlSafeStr, SqlStr};
 use crate::backend::{Backend, Closing, failure_or_other};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::intercept::{Shared, StepKind};
+use crate::intercept::{Interceptors, StepKind};
 use crate::policy::{Limits, Plan, Trace};
 
 mod body;
@@ -18,6 +18,7 @@ mod interception;
 mod journal;
 mod locks;
 mod nesting;
+mod rows;
 mod savepoint;
 mod session;
 mod shield;
@@ -77,11 +78,10 @@ pub struct Tx<DB: Backend> {
 /// How a transaction is to be opened.
 pub(crate) struct Opening {
     pub(crate) plan: Plan,
-    pub(crate) limits: Limits,
     pub(crate) attempt: u32,
     pub(crate) trace: Option<Trace>,
     pub(crate) before_acquire: bool,
-    pub(crate) interceptor: Option<Shared>,
+    pub(crate) interceptors: Interceptors,
 }
 
 /// Why no transaction could be opened.
@@ -96,20 +96,31 @@ impl<DB: Backend> Tx<DB> {
     /// Takes a connection and opens a transaction on it, in one round trip.
     ///
     /// Cancellation: the connection is closed, so that no half-open transaction gets back into the pool.
-    pub(crate) async fn open(pool: &Pool<DB>, opening: Opening) -> Result<Self, NotOpened> {
-        let Opening { plan, limits, attempt, trace, before_acquire, interceptor } = opening;
-        let mut opening = DB::opening(&plan, &limits).map_err(NotOpened::because)?;
-        if let Some(trace) = trace {
-            opening = format!("{opening}; {}", DB::trace(trace).map_err(NotOpened::because)?);
-        }
+    pub(crate) async fn open(
+        pool: &Pool<DB>,
+        opening: Opening,
+        limits: impl Fn() -> Limits,
+    ) -> Result<Self, NotOpened> {
+        let Opening { plan, attempt, trace, before_acquire, interceptors } = opening;
+        let text = |limits: &Limits| {
+            let opening = DB::opening(&plan, limits)?;
+            match trace {
+                None => Ok(opening),
+                Some(trace) => Ok(format!("{opening}; {}", DB::trace(trace)?)),
+            }
+        };
+        // What the database does not have is told before anything is waited for.
+        text(&limits()).map_err(NotOpened::because)?;
         let mut session = Session::acquire(pool, before_acquire)
             .await
             .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;
-        let interception = match interceptor {
-            Some(interceptor) => {
-                Some(Interception::new::<DB>(interceptor, attempt, session.connection()).await)
-            }
-            None => None,
+        // What is left of the time is less by what it took to get a connection.
+        let limits = limits();
+        let opening = text(&limits).map_err(NotOpened::because)?;
+        let interception = if interceptors.is_empty() {
+            None
+        } else {
+            Some(Interception::new::<DB>(interceptors, attempt, session.connection()).await)
         };
         let connection = session.connection();
         let reply = send::<DB>(interception.as_ref(), connection, StepKind::Begin, opening).await;
@@ -168,6 +179,31 @@ impl<DB: Backend> Tx<DB> {
         };
         self.journal.end(failure.clone());
         Err(Error::failed(failure, None))
+    }
+
+    /// Ends the unit because something that it had claimed was taken over: the end of every update that is guarded by a
+    /// fencing token and finds no row.
+    ///
+    /// ```
+    /// # use atomically::{Error, Tx};
+    /// # async fn example(tx: &mut Tx<sqlx::Sqlite>, id: i64, token: i64) -> Result<(), Error> {
+    /// let done = sqlx::query("UPDATE task SET done = 1 WHERE id = $1 AND token = $2")
+    ///     .bind(id)
+    ///     .bind(token)
+    ///     .execute(&mut *tx)
+    ///     .await?;
+    /// if done.rows_affected() == 0 {
+    ///     return Err(tx.stale_claim("somebody else has this task by now"));
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Whatever the unit makes of the error: it is rolled back, it is not run again, whatever the strategy, and the caller
+    /// of `run` is told of a [stale claim](crate::Error::is_stale_claim), also in place of an error of the unit's own.
+    pub fn stale_claim(&mut self, message: impl Into<String>) -> Error {
+        let failure = Failure::new(FailureKind::StaleClaim, message);
+        self.journal.end(failure.clone());
+        Error::failed(failure, None)
     }
 
     /// The connection underneath, for what an executor cannot do (`COPY`, say).

@@ -5,7 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use atomically::{Begin, Error, ErrorKind, FailureKind, Options, Pessimistic, TransactorExt as _, Tx};
+use atomically::{
+    Begin, Error, ErrorKind, FailureKind, Optimistic, Options, Pessimistic, TransactorExt as _, Tx,
+};
 use sqlx::Sqlite;
 use support::TestBackend as _;
 
@@ -133,4 +135,45 @@ async fn a_database_in_memory_survives_a_dropped_run() {
         Sqlite::pool_execute(&pool, update, &[]).await.expect("the next borrower may write");
         assert_eq!(increments::value(&pool).await, 0, "{url}");
     }
+}
+
+/// With a rollback journal, a writer's commit waits for readers, and a reader who wants to write for the writer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explorations_see_readers_and_writers_wait_for_each_other() {
+    let directory = tempfile::tempdir().expect("make a temporary directory");
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(directory.path().join("test.db"))
+        .create_if_missing(true)
+        .journal_mode(sqlx::sqlite::SqliteJournalMode::Delete)
+        .synchronous(sqlx::sqlite::SqliteSynchronous::Off);
+    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(3).connect_with(options).await;
+    let pool = pool.expect("open SQLite");
+    sqlx::query("CREATE TABLE item (value INTEGER)").execute(&pool).await.expect("a table");
+    let db = Optimistic::default().on(&pool);
+    let look_and_add = async |tx: &mut Tx<Sqlite>| {
+        let value: i64 = sqlx::query_scalar("SELECT value FROM item").fetch_one(&mut *tx).await?;
+        sqlx::query("UPDATE item SET value = $1").bind(value + 1).execute(&mut *tx).await?;
+        Ok::<_, Error>(())
+    };
+    let look = async |tx: &mut Tx<Sqlite>| {
+        let value: i64 = sqlx::query_scalar("SELECT value FROM item").fetch_one(&mut *tx).await?;
+        let again: i64 = sqlx::query_scalar("SELECT value FROM item").fetch_one(&mut *tx).await?;
+        assert_eq!(value, again);
+        Ok::<_, Error>(())
+    };
+    let exploration = atomically::testing::explore(&pool)
+        .set_up(|pool| async move {
+            sqlx::raw_sql("DELETE FROM item; INSERT INTO item VALUES (0)").execute(&pool).await
+        })
+        .unit("alice", &db, look_and_add)
+        .unit("bob", &db, look_and_add)
+        .unit("carol", &db, look)
+        .allow_deadlocks()
+        .most_preemptions(1)
+        .expect("value", 2_i64, |pool| async move {
+            sqlx::query_scalar("SELECT value FROM item").fetch_one(&pool).await
+        });
+    let report = exploration.run().await.expect("explored");
+    report.assert_passes();
+    assert_eq!(report.diverged, 0, "{report}");
 }

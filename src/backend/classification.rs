@@ -29,8 +29,10 @@ fn class(failure: &Failure) -> &'static str {
         FailureKind::ConnectionLost => "connection_lost",
         FailureKind::CommitUnknown => "commit_unknown",
         FailureKind::Unavailable => "transient_unavailable",
+        FailureKind::Overloaded => "overloaded",
         FailureKind::ReadOnly => "read_only",
         FailureKind::Aborted => "aborted_transaction",
+        FailureKind::StaleClaim => "stale_claim",
         FailureKind::Unsupported => "unsupported",
         FailureKind::Other => "other",
         FailureKind::Constraint => match failure.constraint().map(|constraint| constraint.kind) {

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use sqlx::MySql;
-use sqlx::error::DatabaseError;
-use sqlx::mysql::MySqlDatabaseError;
+use sqlx::error::{BoxDynError, DatabaseError};
+use sqlx::mysql::{MySqlArguments, MySqlDatabaseError};
+use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 
 use super::text::{between, last_between, names, unquoted};
 use super::{
-    Backend, Closing, Ending, Facts, GUARD, LockWaits, Provocation, Report, Sealed, Survival, whole_millis,
-    wire, with_wait,
+    Backend, Closing, Ending, Facts, GUARD, Key, LockWaits, Provocation, Report, Sealed, Survival, Target,
+    WatchedQuery, whole_millis, wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
@@ -105,6 +105,8 @@ impl Facts for MySql {
         Some(format!("SELECT CAST(GET_LOCK('{}', {seconds}) AS SIGNED)", lock_name(key)))
     }
 
+    const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;
+
     const UNIQUE_KEYS_FENCE: bool = false;
 
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
@@ -160,6 +162,28 @@ impl Facts for MySql {
 
     fn shown_arguments(arguments: &str) -> Option<Vec<String>> {
         seen::arguments(arguments)
+    }
+
+    const INTEGER: &'static str = "SIGNED";
+
+    /// Joined to a list of values, text keys would be compared by the collation of neither.
+    fn add_to_rows<K: Key<Self>>(
+        target: Target,
+        changes: &[(&K, i64)],
+    ) -> Result<WatchedQuery<Self>, BoxDynError> {
+        let Target { table, key, column } = target;
+        let mut arguments = MySqlArguments::default();
+        for (id, delta) in changes {
+            arguments.add(*id)?;
+            arguments.add(*delta)?;
+        }
+        for (id, _) in changes {
+            arguments.add(*id)?;
+        }
+        let (cases, ids) = (" WHEN ? THEN ?".repeat(changes.len()), vec!["?"; changes.len()].join(", "));
+        let sql =
+            format!("UPDATE {table} SET {column} = {column} + CASE {key}{cases} END WHERE {key} IN ({ids})");
+        Ok(WatchedQuery::made_of(AssertSqlSafe(sql).into_sql_str(), arguments))
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
@@ -263,7 +287,8 @@ fn lock_name(key: u64) -> String {
 
 /// Rounded up: 0 means "no wait" to one variable and "no limit" to another.
 fn whole_seconds(limit: Duration) -> u64 {
-    (limit.as_secs() + u64::from(limit.subsec_nanos() > 0)).max(1)
+    const YEAR: u64 = 365 * 24 * 60 * 60;
+    limit.as_secs().saturating_add(u64::from(limit.subsec_nanos() > 0)).clamp(1, YEAR)
 }
 
 /// Handler errors 149 (deadlock) and 146 (lock wait) are rolled back before they are reported.

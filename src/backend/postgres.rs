@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use sqlx::Postgres;
-use sqlx::error::DatabaseError;
+use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
 use super::{
-    Backend, Closing, Ending, Facts, GUARD, LockWaits, Provocation, Report, Sealed, Survival,
-    TransactionStatus, whole_millis, wire, with_wait,
+    Backend, Closing, Ending, Facts, GUARD, Key, LockWaits, Provocation, Report, Sealed, Survival, Target,
+    TransactionStatus, WatchedQuery, add_listed, whole_millis, wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
@@ -94,6 +94,8 @@ impl Facts for Postgres {
         })
     }
 
+    const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = true;
+
     const UNIQUE_KEYS_FENCE: bool = true;
 
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
@@ -169,6 +171,15 @@ impl Facts for Postgres {
 
     fn shown_arguments(arguments: &str) -> Option<Vec<String>> {
         seen::arguments(arguments)
+    }
+
+    const INTEGER: &'static str = "BIGINT";
+
+    fn add_to_rows<K: Key<Self>>(
+        target: Target,
+        changes: &[(&K, i64)],
+    ) -> Result<WatchedQuery<Self>, BoxDynError> {
+        add_listed(target, changes)
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {

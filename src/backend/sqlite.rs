@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use sqlx::Sqlite;
-use sqlx::error::DatabaseError;
+use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteError};
 
 use super::text::names;
 use super::{
-    Backend, Closing, Ending, Facts, LockWaits, Provocation, Report, Sealed, Survival, whole_millis, wire,
+    Backend, Closing, Ending, Facts, Key, LockWaits, Provocation, Report, Sealed, Survival, Target,
+    WatchedQuery, add_listed, whole_millis, wire,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
@@ -92,6 +93,8 @@ impl Facts for Sqlite {
         None
     }
 
+    const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;
+
     const UNIQUE_KEYS_FENCE: bool = true;
 
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
@@ -134,6 +137,15 @@ impl Facts for Sqlite {
 
     fn shown_arguments(arguments: &str) -> Option<Vec<String>> {
         seen::arguments(arguments)
+    }
+
+    const INTEGER: &'static str = "INTEGER";
+
+    fn add_to_rows<K: Key<Self>>(
+        target: Target,
+        changes: &[(&K, i64)],
+    ) -> Result<WatchedQuery<Self>, BoxDynError> {
+        add_listed(target, changes)
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {

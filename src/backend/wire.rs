@@ -49,7 +49,16 @@ pub trait Wire: Database<Arguments: Clone + std::fmt::Debug + Sync, Statement: S
 
     /// How many rows a statement touched.
     fn rows_affected(result: &Self::QueryResult) -> u64;
+
+    /// Runs one statement with its arguments and answers the first two columns of its rows: a key and a number.
+    fn fetch_numbers<'c, K: Key<Self>>(
+        connection: &'c mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxFuture<'c, Result<Vec<Number<K>>, sqlx::Error>>;
 }
+
+/// A key, and the number next to it.
+pub(crate) type Number<K> = (K, Option<i64>);
 
 /// What can be the key of a row: whatever sqlx can send and read back, and Rust can put in order.
 pub trait Key<DB: Database>:
@@ -97,6 +106,11 @@ impl<DB: Database> WatchedQuery<DB> {
     /// A query made here. Its text depends on how much it asks for, so it is not worth preparing.
     pub(crate) fn made_of(sql: sqlx::SqlStr, arguments: DB::Arguments) -> Self {
         Self { sql, arguments: Some(arguments), statement: None, persistent: false }
+    }
+
+    /// The same query, prepared once and kept by the connection.
+    pub(crate) fn kept(self, persistent: bool) -> Self {
+        Self { persistent, ..self }
     }
 
     pub(crate) fn sql(&self) -> &str {
@@ -235,6 +249,18 @@ macro_rules! wire {
 
             fn rows_affected(result: &Self::QueryResult) -> u64 {
                 result.rows_affected()
+            }
+
+            fn fetch_numbers<'c, K: crate::backend::Key<Self>>(
+                connection: &'c mut Self::Connection,
+                statement: crate::backend::wire::WatchedQuery<Self>,
+            ) -> futures_core::future::BoxFuture<'c, Result<Vec<crate::backend::wire::Number<K>>, sqlx::Error>> {
+                use sqlx::{Executor as _, Row as _};
+
+                Box::pin(async move {
+                    let rows = connection.fetch_all(statement).await?;
+                    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+                })
             }
         }
     };

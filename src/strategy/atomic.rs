@@ -3,7 +3,7 @@ use sqlx::Pool;
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::isolation::Isolation;
-use crate::policy::{Plan, Strategy};
+use crate::policy::{Attempt, Plan, Strategy};
 use crate::transactor::{PoolTransactor, With};
 
 /// Lets the database compute: one statement that reads and writes at once (`SET stock = stock - 1`).
@@ -26,7 +26,7 @@ impl Atomic {
 }
 
 impl Strategy for Atomic {
-    fn plan(&self, _attempt: u32) -> Plan {
+    fn plan(&self, _attempt: &Attempt) -> Plan {
         Plan::new(Isolation::ReadCommitted)
     }
 }

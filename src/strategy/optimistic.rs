@@ -2,7 +2,7 @@ use sqlx::Pool;
 
 use crate::backend::Backend;
 use crate::isolation::Isolation;
-use crate::policy::{Plan, Strategy};
+use crate::policy::{Attempt, Plan, Strategy};
 use crate::transactor::PoolTransactor;
 
 /// Takes no locks while it reads, and checks when it writes that nobody has written in between.
@@ -37,7 +37,7 @@ impl Optimistic {
 }
 
 impl Strategy for Optimistic {
-    fn plan(&self, _attempt: u32) -> Plan {
+    fn plan(&self, _attempt: &Attempt) -> Plan {
         Plan::new(Isolation::ReadCommitted)
     }
 }

@@ -3,7 +3,7 @@ use sqlx::Pool;
 use crate::backend::Backend;
 use crate::isolation::Isolation;
 use crate::lock::RowLock;
-use crate::policy::{Plan, Strategy};
+use crate::policy::{Attempt, Plan, Strategy};
 use crate::transactor::PoolTransactor;
 
 /// Locks rows as they are read, so that nobody changes them before this transaction does.
@@ -51,7 +51,7 @@ impl Pessimistic {
 }
 
 impl Strategy for Pessimistic {
-    fn plan(&self, _attempt: u32) -> Plan {
+    fn plan(&self, _attempt: &Attempt) -> Plan {
         Plan::new(Isolation::ReadCommitted).locking(self.lock)
     }
 }

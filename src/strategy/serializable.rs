@@ -2,7 +2,7 @@ use sqlx::Pool;
 
 use crate::backend::Backend;
 use crate::isolation::Isolation;
-use crate::policy::{Plan, Strategy};
+use crate::policy::{Attempt, Plan, Strategy};
 use crate::transactor::PoolTransactor;
 
 /// Lets the database see to it that the outcome is that of some serial order, and runs again what does not fit in.
@@ -33,7 +33,7 @@ impl Serializable {
 }
 
 impl Strategy for Serializable {
-    fn plan(&self, _attempt: u32) -> Plan {
+    fn plan(&self, _attempt: &Attempt) -> Plan {
         Plan::new(Isolation::Serializable)
     }
 }

@@ -1,7 +1,7 @@
 //! The loop: the only retry and the only sleep of the crate.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::{Error, Spent};
 use crate::failure::{ConstraintKind, Failure, FailureKind};
+use crate::gate::{Gate, Place};
 use crate::isolation::Access;
-use crate::policy::{Plan, Strategy, Verdict};
+use crate::policy::{Attempt, Plan, Strategy, Verdict};
 
 use super::options::Options;
 
@@ -18,11 +19,12 @@ use super::options::Options;
 pub(super) trait Trial: Send {
     type Output: Send;
 
-    /// One attempt. It leaves neither a lock nor a connection behind, whatever it ends with.
+    /// One attempt. It leaves neither a lock nor a connection behind, nor its place at the gate, whatever it ends with.
     fn once(
         &mut self,
         plan: Plan,
         attempt: u32,
+        place: Option<Place>,
         timer: &mut Timer,
     ) -> impl Future<Output = Outcome<Self::Output>> + Send;
 
@@ -119,11 +121,15 @@ impl Timer {
 /// Tries until it is done, may not be tried again, or has used up what it was granted.
 pub(super) async fn until_done<X: Trial>(
     strategy: &dyn Strategy,
+    gate: &Gate,
     options: &Options,
     trial: &mut X,
 ) -> Result<X::Output, Error> {
     let mut timer = Timer::new(Clock::start(options.time()));
-    let result = attempts(strategy, options, trial, &mut timer).await;
+    let result = attempts(strategy, gate, options, trial, &mut timer).await;
+    if let (Ok(_), Some(budget)) = (&result, options.budget()) {
+        budget.deposit();
+    }
     // Whatever ended the run: as long as an earlier commit may have been stored, that is what its caller must know.
     let result = match (result, trial.unresolved()) {
         (Err(error), Some(failure)) => Err(error.about_commit(failure)),
@@ -133,9 +139,10 @@ pub(super) async fn until_done<X: Trial>(
     result
 }
 
-/// The connection has been given back before any delay begins.
+/// The connection, and the place at the gate, have been given back before any delay begins.
 async fn attempts<X: Trial>(
     strategy: &dyn Strategy,
+    gate: &Gate,
     options: &Options,
     trial: &mut X,
     timer: &mut Timer,
@@ -144,48 +151,81 @@ async fn attempts<X: Trial>(
     let mut unique_retries = options.unique_retries();
     let mut delays = None;
     let mut last = None;
-    let mut attempt = 0;
+    let mut number = 0;
     loop {
-        attempt += 1;
+        number += 1;
+        let mut attempt = Attempt { number, key: options.key(), queued: false };
+        let plan = options.applied_to(strategy.plan(&attempt));
+        let place = match options.key().filter(|_| plan.gated) {
+            None => None,
+            Some(key) => {
+                match timer.within(pin!(options.interceptors().while_in_line(gate.enter(key)))).await {
+                    Some(Ok(place)) => Some(place),
+                    Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(number - 1)))),
+                    None => {
+                        let waited = last.unwrap_or_else(still_in_line);
+                        return Err(Error::deadline_exceeded(Some(waited), clock.spent(number - 1)));
+                    }
+                }
+            }
+        };
+        attempt.queued = place.as_ref().is_some_and(|place| place.queued);
         let server_deadline = Instant::now() + clock.server_limit();
-        let plan = options.applied_to(strategy.plan(attempt));
-        let (failure, otherwise) = match trial.once(plan, attempt, timer).await {
-            Outcome::Done(output) => return Ok(output),
+        let (failure, otherwise) = match trial.once(plan, number, place, timer).await {
+            Outcome::Done(output) => {
+                strategy.observe(&attempt, None);
+                return Ok(output);
+            }
             Outcome::OutOfTime(failure) => {
-                return Err(Error::deadline_exceeded(last.or(failure), clock.spent(attempt)));
+                return Err(Error::deadline_exceeded(last.or(failure), clock.spent(number)));
             }
             Outcome::Failed { failure, otherwise } => (failure, otherwise),
         };
+        strategy.observe(&attempt, Some(&failure));
         // The server ended a statement on our behalf.
         if failure.kind() == FailureKind::StatementTimeout && Instant::now() >= server_deadline {
-            return Err(Error::deadline_exceeded(Some(failure), clock.spent(attempt)));
+            return Err(Error::deadline_exceeded(Some(failure), clock.spent(number)));
         }
         let retries_unique = is_unique_violation(&failure) && unique_retries > 0;
         unique_retries -= u32::from(retries_unique);
         let gives_up = match failure.kind() {
             // Whatever the strategy says: an unknown commit is never blindly run again, but only behind its fence.
             FailureKind::CommitUnknown => !failure.is_retryable(),
+            // What was taken over does not come back.
+            FailureKind::StaleClaim => true,
             // It is not the server that takes no writes, but the transaction that was asked to take none.
             FailureKind::ReadOnly if plan.access == Access::ReadOnly => true,
             _ => strategy.verdict(&failure) == Verdict::GiveUp,
         };
         if gives_up && !retries_unique {
             return match otherwise {
+                // Its caller acts on it, whatever the unit made of it.
+                Otherwise::Own(_) if failure.kind() == FailureKind::StaleClaim => {
+                    Err(Error::failed(failure, Some(clock.spent(number))))
+                }
                 Otherwise::Own(output) => Ok(output),
-                Otherwise::Failure => Err(Error::failed(failure, Some(clock.spent(attempt)))),
-                Otherwise::Swallowed => Err(Error::swallowed(failure, Some(clock.spent(attempt)))),
+                Otherwise::Failure => Err(Error::failed(failure, Some(clock.spent(number)))),
+                Otherwise::Swallowed => Err(Error::swallowed(failure, Some(clock.spent(number)))),
             };
         }
-        if attempt >= options.most_attempts() {
-            return Err(Error::exhausted(failure, clock.spent(attempt)));
+        if number >= options.most_attempts() {
+            return Err(Error::exhausted(failure, clock.spent(number)));
         }
         let delay = delays.get_or_insert_with(|| options.delays()).next().unwrap_or_default();
         if Instant::now() + delay >= clock.deadline {
-            return Err(Error::deadline_exceeded(Some(failure), clock.spent(attempt)));
+            return Err(Error::deadline_exceeded(Some(failure), clock.spent(number)));
+        }
+        if options.budget().is_some_and(|budget| !budget.withdraw()) {
+            return Err(Error::budget_spent(failure, clock.spent(number)));
         }
         last = Some(failure);
         tokio::time::sleep(delay).await;
     }
+}
+
+pub(super) fn still_in_line() -> Failure {
+    let message = "the unit was still waiting for its turn at the gate";
+    Failure::new(FailureKind::Overloaded, message).retryable(true)
 }
 
 pub(super) fn is_unique_violation(failure: &Failure) -> bool {
@@ -216,7 +256,13 @@ mod tests {
     impl Trial for Script {
         type Output = &'static str;
 
-        async fn once(&mut self, _plan: Plan, attempt: u32, timer: &mut Timer) -> Outcome<&'static str> {
+        async fn once(
+            &mut self,
+            _plan: Plan,
+            attempt: u32,
+            _place: Option<Place>,
+            timer: &mut Timer,
+        ) -> Outcome<&'static str> {
             assert_eq!(attempt as usize, self.tried_at.len() + 1);
             self.tried_at.push(timer.clock.started.elapsed());
             self.outcomes.pop_front().unwrap_or_else(conflict)
@@ -235,6 +281,14 @@ mod tests {
 
     fn options() -> Options {
         Options::new().seed(1)
+    }
+
+    async fn until_done(
+        strategy: &dyn Strategy,
+        options: &Options,
+        script: &mut Script,
+    ) -> Result<&'static str, Error> {
+        super::until_done(strategy, &Gate::new(), options, script).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -284,7 +338,7 @@ mod tests {
         #[derive(Debug)]
         struct Reckless;
         impl Strategy for Reckless {
-            fn plan(&self, _attempt: u32) -> Plan {
+            fn plan(&self, _attempt: &Attempt) -> Plan {
                 Plan::new(crate::Isolation::ReadCommitted)
             }
             fn verdict(&self, _failure: &Failure) -> Verdict {

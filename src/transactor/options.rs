@@ -1,5 +1,6 @@
 //! What can be asked of a transactor, or of one run.
 
+use std::hash::Hash;
 #[cfg(feature = "testing")]
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,11 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::backoff::Backoff;
+use crate::budget::RetryBudget;
+use crate::digest::digest;
 #[cfg(feature = "testing")]
 use crate::intercept::Interceptor;
-use crate::intercept::Shared;
+use crate::intercept::Interceptors;
 use crate::isolation::{Access, Begin, Isolation};
 use crate::policy::{Limits, Plan, Resolve};
 
@@ -60,8 +63,10 @@ pub struct Options {
     idle_timeout: Option<Duration>,
     retry_unique: Option<u32>,
     resolve_commits: Option<Resolve>,
+    key: Option<u64>,
+    retry_budget: Option<RetryBudget>,
     seed: Option<u64>,
-    interceptor: Option<Shared>,
+    interceptors: Interceptors,
 }
 
 impl Options {
@@ -186,6 +191,24 @@ impl Options {
         self
     }
 
+    /// Names what the unit contends for: [`TransactorExt::on_key`](crate::TransactorExt::on_key).
+    ///
+    /// For a whole transactor, on SQLite: there every writer contends for the same thing, and one key for all of them puts
+    /// them into a line that SQLite itself does not keep.
+    #[must_use]
+    pub fn on_key(mut self, key: impl Hash) -> Self {
+        self.key = Some(digest(&key));
+        self
+    }
+
+    /// What further attempts are paid from, together with all other runs that have the same budget. The default is that
+    /// they cost nothing.
+    #[must_use]
+    pub fn retry_budget(mut self, budget: &RetryBudget) -> Self {
+        self.retry_budget = Some(budget.clone());
+        self
+    }
+
     /// Draws the delays between attempts from this seed instead of from the operating system: for tests.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -193,10 +216,10 @@ impl Options {
         self
     }
 
-    /// Lets everything that is asked of the database pass this first.
+    /// Lets everything that is asked of the database pass this first, and then those of the options underneath.
     #[cfg(feature = "testing")]
     pub(crate) fn intercepted_by(mut self, interceptor: Arc<dyn Interceptor>) -> Self {
-        self.interceptor = Some(Shared(interceptor));
+        self.interceptors = Interceptors::one(interceptor);
         self
     }
 
@@ -216,8 +239,10 @@ impl Options {
             idle_timeout: self.idle_timeout.or(base.idle_timeout),
             retry_unique: self.retry_unique.or(base.retry_unique),
             resolve_commits: self.resolve_commits.or(base.resolve_commits),
+            key: self.key.or(base.key),
+            retry_budget: self.retry_budget.as_ref().or(base.retry_budget.as_ref()).cloned(),
             seed: self.seed.or(base.seed),
-            interceptor: self.interceptor.clone().or_else(|| base.interceptor.clone()),
+            interceptors: self.interceptors.and(&base.interceptors),
         }
     }
 
@@ -231,6 +256,7 @@ impl Options {
             access,
             deferrable: self.deferrable.unwrap_or(plan.deferrable),
             begin: self.begin.or(plan.begin),
+            gated: plan.gated,
         }
     }
 
@@ -247,8 +273,20 @@ impl Options {
         self.attempts.unwrap_or(50)
     }
 
-    pub(super) fn time(&self) -> Duration {
+    pub(crate) fn time(&self) -> Duration {
         self.deadline.unwrap_or(Duration::from_secs(10))
+    }
+
+    pub(super) fn limits_idling(&self) -> bool {
+        self.idle_timeout.is_some()
+    }
+
+    pub(super) fn key(&self) -> Option<u64> {
+        self.key
+    }
+
+    pub(super) fn budget(&self) -> Option<&RetryBudget> {
+        self.retry_budget.as_ref()
     }
 
     /// By what attempts can be found again. One who only reads leaves nothing to be found.
@@ -256,8 +294,8 @@ impl Options {
         self.resolve_commits.filter(|_| self.access != Some(Access::ReadOnly))
     }
 
-    pub(super) fn interceptor(&self) -> Option<Shared> {
-        self.interceptor.clone()
+    pub(super) fn interceptors(&self) -> &Interceptors {
+        &self.interceptors
     }
 
     pub(super) fn unique_retries(&self) -> u32 {

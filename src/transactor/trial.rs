@@ -7,6 +7,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::tx::Tx;
 
 mod statement;
+mod turn;
 mod unit;
 
 pub(super) use statement::StatementTrial;

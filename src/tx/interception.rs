@@ -6,19 +6,23 @@ use futures_core::future::BoxFuture;
 
 use crate::backend::{Backend, Injected, Provocation, Reply, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
-use crate::intercept::{Answer, Fault, Next, Shared, Step, StepKind};
+use crate::intercept::{Answer, Fault, Interceptors, Next, Step, StepKind};
 
-/// An interceptor, and what it is told about each step of one transaction.
+/// The interceptors, and what they are told about each step of one transaction.
 pub(crate) struct Interception {
-    by: Shared,
+    by: Interceptors,
     attempt: u32,
     session: Option<i64>,
 }
 
 impl Interception {
-    pub(crate) async fn new<DB: Backend>(by: Shared, attempt: u32, connection: &mut DB::Connection) -> Self {
+    pub(crate) async fn new<DB: Backend>(
+        by: Interceptors,
+        attempt: u32,
+        connection: &mut DB::Connection,
+    ) -> Self {
         let session = match DB::SESSION {
-            Some(ask) if by.0.wants_sessions() => {
+            Some(ask) if by.want_sessions() => {
                 DB::send_text(connection, ask.to_owned()).await.integers.first().copied()
             }
             _ => None,
@@ -35,12 +39,12 @@ impl Interception {
     }
 
     async fn before(&self, step: &Step) -> Option<Fault> {
-        self.by.0.before(step).await
+        self.by.before(step).await
     }
 
     /// Whether the step is to be sent again.
     async fn after(&self, step: &Step, answer: &Answer) -> bool {
-        self.by.0.after(step, answer).await == Next::SendAgain
+        self.by.after(step, answer).await == Next::SendAgain
     }
 
     /// Runs a statement as often as it takes.

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::time::Duration;
 
-use rustc_stable_hash::{FromStableHash, SipHasher128Hash, StableSipHasher128};
 use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use crate::backend::{Backend, Key, WatchedQuery};
+use crate::digest::digest;
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::Answer;
@@ -155,32 +155,4 @@ pub(super) fn with_clause(sql: &SqlStr, clause: &str) -> SqlStr {
 
 fn unsupported<DB: Backend>(what: &str) -> Error {
     Error::failed(Failure::unsupported(DB::NAME, what), None)
-}
-
-/// The same for the same key everywhere: neither seeded, nor dependent on the size and order of the machine's integers.
-fn digest(key: &impl Hash) -> u64 {
-    struct Half(u64);
-    impl FromStableHash for Half {
-        type Hash = SipHasher128Hash;
-        fn from(hash: SipHasher128Hash) -> Self {
-            Self(hash.0[0])
-        }
-    }
-    let mut hasher = StableSipHasher128::new();
-    key.hash(&mut hasher);
-    hasher.finish::<Half>().0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Processes of different versions wait for each other by these numbers: they must not change.
-    #[test]
-    fn digests_are_stable() {
-        assert_eq!(digest(&("event", 7_i64)), 14_697_136_109_097_000_801);
-        assert_eq!(digest(&String::from("a")), digest(&"a"));
-        assert_ne!(digest(&("ab", "c")), digest(&("a", "bc")));
-        assert_ne!(digest(&1_u32), digest(&2_u32));
-    }
 }

@@ -60,7 +60,7 @@ impl<DB: Backend> Tx<DB> {
         E: From<Error>,
     {
         let name = format!("atomically_{}", self.depth + 1);
-        let hooks = self.hooks.len();
+        let before = Before { hooks: self.hooks.len(), advisory_locks: self.closing.advisory_locks.len() };
         self.control(format!("SAVEPOINT {name}")).await?;
 
         let dropped = self.journal.watch_for_drops();
@@ -79,13 +79,13 @@ impl<DB: Backend> Tx<DB> {
             }
             (Ok(_), Some(failure)) => {
                 if can_be_undone(&failure) {
-                    self.undo(&name, hooks).await;
+                    self.undo(&name, before).await;
                 }
                 Err(Error::swallowed(failure, None).into())
             }
             (Err(error), failure) => {
                 if failure.as_ref().is_none_or(can_be_undone) {
-                    self.undo(&name, hooks).await;
+                    self.undo(&name, before).await;
                 }
                 Err(error)
             }
@@ -94,9 +94,12 @@ impl<DB: Backend> Tx<DB> {
 
     /// Back to where the scope began. Where that fails there is no transaction any more, and nothing hides the error that
     /// led here.
-    async fn undo(&mut self, savepoint: &str, hooks: usize) {
+    async fn undo(&mut self, savepoint: &str, before: Before) {
         self.journal.forgive();
-        self.hooks.undo(hooks);
+        self.hooks.undo(before.hooks);
+        if DB::SAVEPOINTS_HOLD_ADVISORY_LOCKS {
+            self.closing.advisory_locks.truncate(before.advisory_locks);
+        }
         let _ =
             self.control(format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}")).await;
     }
@@ -110,6 +113,13 @@ impl<DB: Backend> Tx<DB> {
         journal.end_control::<DB>(reply.error)?;
         Ok(reply.integers)
     }
+}
+
+/// How much there was of what a scope may add to.
+#[derive(Debug, Clone, Copy)]
+struct Before {
+    hooks: usize,
+    advisory_locks: usize,
 }
 
 /// Failures after which a database goes on from a savepoint as if nothing had been.

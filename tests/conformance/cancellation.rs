@@ -14,7 +14,7 @@ use super::outcomes::set_value;
 use crate::support::{TestBackend, eventually};
 
 /// Polls a future as often as it wants to be, but at most `polls` times, and drops it then.
-async fn polled<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+pub(crate) async fn polled<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;
     poll_fn(move |context| {

@@ -1,20 +1,24 @@
 //! What is known to be wrong is found by exploring, and what the guide recommends passes.
 
-use atomically::testing::{Client, Explore, Problem, Report, explore};
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomically::testing::{Client, Explore, Finding, Problem, Report, Unexplored, explore};
 use atomically::{
-    Atomic, Error, Isolation, Optimistic, Pessimistic, Plan, PoolTransactor, Serializable, Strategy,
+    Atomic, Attempt, Error, Isolation, Optimistic, Pessimistic, Plan, PoolTransactor, Serializable, Strategy,
     Transactor, TransactorExt as _, Tx,
 };
 use sqlx::Pool;
+use tokio::sync::Barrier;
 
-use crate::support::{TestBackend, TestPool};
+use crate::support::{TestBackend, TestPool, eventually};
 
 /// A transaction around it, and nothing else.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Unguarded(pub(crate) Isolation);
 
 impl Strategy for Unguarded {
-    fn plan(&self, _attempt: u32) -> Plan {
+    fn plan(&self, _attempt: &Attempt) -> Plan {
         Plan::new(self.0)
     }
 }
@@ -326,4 +330,87 @@ async fn three_transfers<DB: TestBackend, X: Transactor<DB>>(pool: &Pool<DB>, db
     let report = exploration.run().await.expect("explored");
     report.assert_passes();
     assert!(report.schedules >= 6, "every order of the three at least: {report}");
+}
+
+// --- What cannot be explored. ---
+
+async fn nothing<DB: TestBackend>(_: &mut Tx<DB>) -> Result<(), Error> {
+    Ok(())
+}
+
+pub(crate) async fn what_cannot_be_explored_is_told<DB: TestBackend>() {
+    let pool = DB::pool(1).await;
+    let db = Pessimistic::default().on(&pool);
+    let refused = explore(&pool).run().await.expect_err("no clients");
+    assert!(matches!(refused, Unexplored::Clients(0)), "{refused}");
+    let two = || explore(&pool).unit("alice", &db, nothing).unit("bob", &db, nothing);
+    let refused = two().run().await.expect_err("one connection");
+    assert!(matches!(refused, Unexplored::TooFewConnections { has: 1, .. }), "{refused}");
+
+    let pool = DB::pool(3).await;
+    let db = Pessimistic::default().on(&pool);
+    let two = || explore(&pool).unit("alice", &db, nothing).unit("bob", &db, nothing);
+    let refused = two().set_up(|_| async { Err::<(), _>("no tables") }).run().await.expect_err("no set-up");
+    assert!(matches!(&refused, Unexplored::SetUp(why) if why == "no tables"), "{refused}");
+    let refused = two().replay("a1 b").await.expect_err("no schedule");
+    assert!(matches!(refused, Unexplored::Schedule(_)), "{refused}");
+    let report = two().replay("a9").await.expect("a schedule");
+    let problems = report.first().expect("there are two steps").problems();
+    assert_eq!(problems, [Problem::DoesNotFit { step: 3, client: 0 }]);
+}
+
+/// Whoever waits for something that no schedule can give is stuck, and leaves nothing behind.
+pub(crate) async fn a_unit_that_waits_for_another_one_is_stuck<DB: TestBackend>() {
+    let pool = DB::pool(3).await;
+    let db = Pessimistic::default().on(&pool);
+    let barrier = Arc::new(Barrier::new(2));
+    let unit = async |tx: &mut Tx<DB>| {
+        DB::execute(tx, DB::sql("SELECT 1"), &[]).await?;
+        barrier.wait().await;
+        Ok::<_, Error>(())
+    };
+    let limit = Duration::from_millis(300);
+    let both =
+        explore(&pool).unit("alice", &db, unit).unit("bob", &db, unit).patience(limit).most_schedules(1);
+    let report = both.run().await.expect("explored");
+    assert_eq!(report.first().map(Finding::problems), Some(&[Problem::Stuck { limit }][..]), "{report}");
+    eventually(0, async || DB::open_transactions(&pool).await).await;
+}
+
+pub(crate) async fn a_unit_without_end_is_endless<DB: TestBackend>() {
+    let pool = DB::pool(3).await;
+    let db = Optimistic::default().on(&pool).attempts(u32::MAX);
+    let stale = async |tx: &mut Tx<DB>| tx.expect_one(0);
+    let exploration = explore(&pool).unit("alice", &db, stale).unit("bob", &db, nothing).most_steps(50);
+    let report = exploration.run().await.expect("explored");
+    assert_eq!(
+        report.first().map(Finding::problems),
+        Some(&[Problem::Endless { steps: 50 }][..]),
+        "{report}"
+    );
+
+    let db = db.attempts(3);
+    let exploration = explore(&pool).unit("alice", &db, stale).unit("bob", &db, nothing);
+    let report = exploration.run().await.expect("explored");
+    let Some([Problem::Failed { client, error }]) = report.first().map(Finding::problems) else {
+        panic!("{report}")
+    };
+    assert_eq!(client, "alice");
+    assert!(error.contains("3 attempts"), "{error}");
+}
+
+pub(crate) async fn an_exploration_may_be_dropped<DB: TestBackend>() {
+    let pool = database::<DB>(PRODUCT, 2).await;
+    let db = Pessimistic::default().on(&pool);
+    for steps in [1, 20, 100] {
+        let mut exploration =
+            Box::pin(sales(&pool).unit("alice", &db, sell_one).unit("bob", &db, sell_one).run());
+        for _ in 0..steps {
+            if tokio::time::timeout(Duration::from_micros(200), &mut exploration).await.is_ok() {
+                break;
+            }
+        }
+        drop(exploration);
+        eventually(0, async || DB::open_transactions(&pool).await).await;
+    }
 }

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use atomically::{
-    ConstraintKind, Error, ErrorKind, Failure, FailureKind, Optimistic, Pessimistic, Plan, Serializable,
-    Strategy, TransactorExt as _, Tx, Verdict,
+    Attempt, ConstraintKind, Error, ErrorKind, Failure, FailureKind, Optimistic, Pessimistic, Plan,
+    Serializable, Strategy, TransactorExt as _, Tx, Verdict,
 };
 use sqlx::Pool;
 use tokio::sync::Barrier;
@@ -18,7 +18,7 @@ use crate::support::{TestBackend, eventually};
 pub(crate) struct Once;
 
 impl Strategy for Once {
-    fn plan(&self, attempt: u32) -> Plan {
+    fn plan(&self, attempt: &Attempt) -> Plan {
         Pessimistic::default().plan(attempt)
     }
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use atomically::{
-    Atomic, Error, Isolation, Optimistic, Pessimistic, Plan, PoolTransactor, RowLock, Serializable, Strategy,
-    TransactorExt as _, Tx,
+    Adaptive, Atomic, Attempt, Error, Isolation, Optimistic, Pessimistic, Plan, PoolTransactor, RowLock,
+    Serializable, Strategy, TransactorExt as _, Tx,
 };
 use sqlx::Pool;
 use tokio::task::JoinSet;
@@ -95,6 +95,12 @@ pub(crate) async fn pessimistic_is_exact<DB: TestBackend>() {
     assert!(attempts < TASKS * ROUNDS * 11 / 10, "a row lock makes attempts rare: {attempts}");
 }
 
+pub(crate) async fn adaptive_is_exact<DB: TestBackend>() {
+    let (value, attempts) = increments_under::<DB, _>(Adaptive::default()).await;
+    assert_eq!(value, INCREMENTS);
+    assert!(attempts > TASKS * ROUNDS, "no conflict happened, so nothing was shown");
+}
+
 pub(crate) async fn optimistic_is_exact_and_retries<DB: TestBackend>() {
     let (value, attempts) = increments_under::<DB, _>(Optimistic::default()).await;
     assert_eq!(value, INCREMENTS);
@@ -145,9 +151,9 @@ pub(crate) async fn a_strategy_of_ones_own_is_exact<DB: TestBackend>() {
     #[derive(Debug, Clone)]
     struct LockOnSecond;
     impl Strategy for LockOnSecond {
-        fn plan(&self, attempt: u32) -> Plan {
+        fn plan(&self, attempt: &Attempt) -> Plan {
             let plan = Plan::new(Isolation::ReadCommitted);
-            if attempt == 1 { plan } else { plan.locking(RowLock::NO_KEY_UPDATE) }
+            if attempt.number == 1 { plan } else { plan.locking(RowLock::NO_KEY_UPDATE) }
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use atomically::{Atomic, Error, ErrorKind, FailureKind, Pessimistic, Serializable, TransactorExt as _, Tx};
+use atomically::{
+    Atomic, Error, ErrorKind, FailureKind, Options, Pessimistic, Serializable, TransactorExt as _, Tx,
+};
 use tokio::time::timeout;
 
 use super::increments::{counter, increment, value};
@@ -133,4 +135,14 @@ pub(crate) async fn a_dead_pooled_connection_is_replaced<DB: TestBackend>() {
     });
     assert_eq!(attempt.await.expect("on a fresh connection"), 1);
     assert_eq!(value(&pool).await, 1);
+}
+
+/// Servers count in 31 bits of milliseconds.
+pub(crate) async fn limits_may_be_longer_than_servers_can_count<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    for limit in [Duration::from_secs(10 * 365 * 24 * 60 * 60), Duration::MAX] {
+        let options = DB::with_timeouts(Options::new().deadline(limit).lock_timeout(limit), limit);
+        let db = Pessimistic::default().on(&pool).options(options);
+        db.run(increment::<DB>).await.expect("an increment");
+    }
 }

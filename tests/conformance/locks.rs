@@ -14,7 +14,7 @@ use crate::support::{TestBackend, TestPool, eventually};
 const ACCOUNTS: i64 = 6;
 const BALANCE: i64 = 1000;
 
-async fn bank<DB: TestBackend>(connections: u32) -> TestPool<DB> {
+pub(crate) async fn bank<DB: TestBackend>(connections: u32) -> TestPool<DB> {
     let pool = DB::pool(connections).await;
     let create = "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL)";
     DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
@@ -165,4 +165,27 @@ pub(crate) async fn locks_that_do_not_exist_are_refused<DB: TestBackend>() {
     assert_eq!(advisory.expect_err("no such thing").kind(), ErrorKind::Unsupported);
     let rows = db.run(async |tx: &mut Tx<DB>| DB::lock_accounts(tx, &[1]).await).await;
     assert_eq!(rows.expect_err("deferred").kind(), ErrorKind::Unsupported);
+}
+
+/// PostgreSQL gives it back with the savepoint, MySQL and MariaDB keep it: either way, who asks again holds it.
+pub(crate) async fn an_advisory_lock_survives_or_is_taken_again<DB: TestBackend>() {
+    let pool = DB::pool(1).await;
+    let others = DB::another(&pool.url).await;
+    let (db, other) = (Pessimistic::default().on(&pool), Pessimistic::default().on(&others));
+    let is_free_to_the_other = db
+        .run(async |tx: &mut Tx<DB>| {
+            let undone = tx
+                .savepoint(async |tx: &mut Tx<DB>| {
+                    tx.advisory_lock("day").await?;
+                    DB::execute(tx, DB::sql("nonsense"), &[]).await?;
+                    Ok::<_, Error>(())
+                })
+                .await;
+            assert!(undone.is_err());
+            tx.advisory_lock("day").await?;
+            other.run(async |tx: &mut Tx<DB>| tx.try_advisory_lock("day").await).await
+        })
+        .await
+        .expect("two transactions");
+    assert!(!is_free_to_the_other);
 }

@@ -3,14 +3,17 @@
 #![allow(dead_code, reason = "SQLite has no use for what takes a server")]
 
 pub(crate) mod cancellation;
+pub(crate) mod coalescing;
 pub(crate) mod commit_outcome;
 pub(crate) mod exploration;
 pub(crate) mod failures;
 pub(crate) mod faults;
 pub(crate) mod histories;
+pub(crate) mod gate;
 pub(crate) mod hooks;
 pub(crate) mod increments;
 pub(crate) mod limits;
+pub(crate) mod lock_order;
 pub(crate) mod locks;
 pub(crate) mod misuse;
 pub(crate) mod network;
@@ -25,8 +28,8 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, exploration, failures, faults, histories, hooks, increments, limits, locks, misuse, options,
-            outcomes, promises, savepoints, write_skew,
+            cancellation, coalescing, exploration, failures, faults, gate, histories, hooks, increments, limits,
+            lock_order, locks, misuse, options, outcomes, promises, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -59,6 +62,7 @@ macro_rules! conformance {
             limits::a_locked_row_is_a_typed_error_in_time,
             limits::a_slow_unit_meets_its_deadline,
             limits::no_limit_is_left_behind,
+            limits::limits_may_be_longer_than_servers_can_count,
             limits::a_dead_pooled_connection_is_replaced,
             options::every_level_is_set_and_gone,
             options::read_only_refuses_writes_and_is_gone,
@@ -75,6 +79,17 @@ macro_rules! conformance {
             hooks::hooks_run_with_the_connection_given_back,
             hooks::a_hook_that_panics_hides_nothing,
             hooks::hooks_go_on_when_the_caller_has_gone,
+            gate::waiting_holds_nothing_and_keeps_the_order,
+            gate::whoever_leaves_the_line_is_passed_over,
+            gate::a_dropped_run_leaves_the_gate,
+            gate::behind_a_gate_there_are_no_conflicts,
+            gate::adaptive_locks_what_is_hot_and_lets_go,
+            gate::pauses_and_hooks_hold_no_place,
+            gate::strategies_are_told_how_attempts_went,
+            gate::a_spent_budget_is_a_typed_error,
+            gate::nobody_starves,
+            gate::keys_travel_with_the_options,
+            increments::adaptive_is_exact,
             locks::lock_rows_answers_what_is_missing,
             histories::pessimistic_histories_are_serializable,
             histories::serializable_histories_are_serializable,
@@ -93,16 +108,44 @@ macro_rules! conformance {
             exploration::a_guarded_seat_is_booked_once,
             exploration::three_transfers_conserve_money,
             exploration::a_finding_is_shown_as_swim_lanes,
+            exploration::what_cannot_be_explored_is_told,
+            exploration::a_unit_that_waits_for_another_one_is_stuck,
+            exploration::a_unit_without_end_is_endless,
+            exploration::an_exploration_may_be_dropped,
             promises::get_or_create_makes_one,
             promises::a_savepoint_rescues_the_second,
             promises::hooks_run_once_for_each_commit,
             promises::operations_do_not_interfere,
             promises::lone_statements_add_up,
+            promises::faults_happen_in_explorations,
+            promises::gates_let_everybody_in,
             faults::every_strategy_survives_every_fault,
             faults::a_commit_that_is_run_again_is_found,
             faults::an_effect_outside_of_the_transaction_is_found,
             faults::a_fault_is_what_the_database_would_say,
             faults::a_step_can_be_held_back,
+            lock_order::opposite_transfers_are_reported,
+            lock_order::rows_locked_first_are_not,
+            lock_order::three_orders_can_make_a_circle,
+            lock_order::whoever_failed_has_shown_its_order,
+            lock_order::attempts_are_transactions_of_their_own,
+            lock_order::what_cannot_be_told_is_listed,
+            lock_order::what_is_explored_is_seen,
+            coalescing::each_call_is_answered_with_what_became_of_it,
+            coalescing::calls_behind_a_flight_share_the_next_one,
+            coalescing::what_the_database_refuses_is_told_to_the_calls_it_is_about,
+            coalescing::any_number_of_keys_is_changed_once_each,
+            coalescing::the_answers_are_those_of_a_serial_order,
+            coalescing::nothing_is_lost_among_others_on_the_same_rows,
+            coalescing::each_value_is_handed_out_once,
+            coalescing::a_dropped_caller_takes_only_its_own_call_along,
+            coalescing::a_deadline_is_kept_and_nothing_is_stored,
+            coalescing::a_full_queue_says_so_at_once,
+            coalescing::a_call_inside_of_a_unit_is_refused,
+            coalescing::a_closed_pool_is_told_to_every_caller,
+            coalescing::numbers_that_are_no_integers_are_left_alone,
+            coalescing::keys_may_be_text,
+            coalescing::a_runtime_that_is_gone_strands_nobody,
         );
     };
     // What only a server with row locks can do.
@@ -135,6 +178,13 @@ macro_rules! conformance {
             locks::rows_locked_in_one_order_never_deadlock,
             locks::lock_rows_locks,
             locks::advisory_locks_are_the_transactions,
+            locks::an_advisory_lock_survives_or_is_taken_again,
+            lock_order::advisory_locks_have_an_order_too,
+            lock_order::a_lock_in_front_is_a_gate,
+            lock_order::shared_first_and_changed_then_is_reported,
+            lock_order::savepoints_give_back_what_the_server_gives_back,
+            lock_order::a_refused_lock_is_not_held,
+            lock_order::runs_side_by_side_are_told_apart,
             options::row_locks_wait_refuse_or_skip,
             savepoints::a_conflict_outlives_its_scope,
             savepoints::a_refused_lock_can_be_rescued,
@@ -143,6 +193,10 @@ macro_rules! conformance {
             histories::read_skew_is_found_at_read_committed,
             histories::write_skew_is_found_below_serializable,
             network::a_connection_cut_before_the_commit_is_run_again,
+            coalescing::a_batch_that_lost_its_connection_is_run_again,
+            coalescing::an_unknown_commit_is_told_to_every_caller,
+            coalescing::a_locked_row_does_not_hold_up_the_others,
+            coalescing::nothing_is_left_behind_by_the_last_handle,
         );
     };
     (@tests $database:ty; $($module:ident :: $test:ident),* $(,)?) => {

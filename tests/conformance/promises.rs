@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use atomically::testing::{Client, Explore, explore};
-use atomically::{Atomic, Error, Isolation, Options, Pessimistic, PoolTransactor, Resolve, RowLock, Tx};
+use atomically::testing::{Client, Explore, Fault, Faults, Moment, explore};
+use atomically::{
+    Adaptive, Atomic, Error, Gate, Isolation, Optimistic, Options, Pessimistic, PoolTransactor, Resolve,
+    RowLock, Serializable, Strategy, TransactorExt as _, Tx,
+};
 use sqlx::Pool;
 
 use super::exploration::{Unguarded, all, database, integer, passes};
@@ -104,7 +107,7 @@ pub(crate) async fn a_savepoint_rescues_the_second<DB: TestBackend>() {
 /// As many hooks as commits, whatever had to be run again.
 pub(crate) async fn hooks_run_once_for_each_commit<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
-    let db = atomically::Serializable::default().on(&pool);
+    let db = Serializable::default().on(&pool);
     let hooks = Arc::new(AtomicI64::new(0));
     let (counted, reset) = (hooks.clone(), hooks.clone());
     let unit = async move |tx: &mut Tx<DB>| {
@@ -169,4 +172,56 @@ pub(crate) async fn lone_statements_add_up<DB: TestBackend>() {
             .expect("value", 4_i64, |pool| integer(pool, VALUE)),
     )
     .await;
+}
+
+/// Who explores also has what other test tools plan.
+pub(crate) async fn faults_happen_in_explorations<DB: TestBackend>() {
+    let pool = database::<DB>(ITEM, 2).await;
+    let db = Pessimistic::default().on(&pool);
+    let faults = Faults::new().at(Moment::Statement(2), Fault::Deadlock);
+    let faulty = faults.on(&db);
+    let unit = async |tx: &mut Tx<DB>| {
+        DB::fetch(tx, tx.for_update(DB::sql(VALUE)), &[]).await?;
+        add_one(tx).await
+    };
+    let exploration = items(&pool)
+        .unit("alice", &faulty, unit)
+        .unit("bob", &faulty, unit)
+        .allow_deadlocks()
+        .expect("value", 2_i64, |pool| integer(pool, VALUE));
+    // It happens in one schedule, which is not repeated like that.
+    exploration.run().await.expect("explored").assert_passes();
+    assert_eq!(faults.pending(), 0);
+}
+
+/// Reads for update, and writes with a check of what was read.
+async fn add_one_guarded<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
+    let value = DB::fetch(tx, tx.for_update(DB::sql(VALUE)), &[]).await?;
+    let write = DB::sql("UPDATE item SET value = ? WHERE id = 1 AND value = ?");
+    let done = DB::execute(tx, write, &[value + 1, value]).await?;
+    tx.expect_one(done)
+}
+
+async fn behind_a_gate<DB: TestBackend, S: Strategy>(pool: &Pool<DB>, strategy: S) {
+    let db = PoolTransactor::new(strategy, pool).gate(&Gate::new().width(1));
+    let keyed = db.on_key(("item", 1));
+    let exploration = items(pool)
+        .unit("alice", &keyed, add_one_guarded)
+        .unit("bob", &keyed, add_one_guarded)
+        .unit("carol", &keyed, add_one_guarded)
+        .expect("value", 3_i64, |pool| integer(pool, VALUE))
+        .most_preemptions(2)
+        .allow_deadlocks();
+    let report = exploration.run().await.expect("explored");
+    // Where all of them wait before they begin, there is one order only.
+    assert!(report.passes(), "{report}");
+}
+
+/// Whoever waits in line holds up nobody else, and comes in when it is its turn.
+pub(crate) async fn gates_let_everybody_in<DB: TestBackend>() {
+    let pool = database::<DB>(ITEM, 3).await;
+    behind_a_gate(&pool, Pessimistic::default()).await;
+    behind_a_gate(&pool, Optimistic::default()).await;
+    behind_a_gate(&pool, Serializable::default()).await;
+    behind_a_gate(&pool, Adaptive::default()).await;
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use atomically::{
-    Error, ErrorKind, Failure, Options, Pessimistic, Plan, PoolTransactor, Resolve, Strategy,
+    Attempt, Error, ErrorKind, Failure, Options, Pessimistic, Plan, PoolTransactor, Resolve, Strategy,
     TransactorExt as _, Tx, Verdict,
 };
 use sqlx::Pool;
@@ -38,8 +38,8 @@ struct Counting {
 }
 
 impl Strategy for Counting {
-    fn plan(&self, attempt: u32) -> Plan {
-        self.attempts.store(attempt, SeqCst);
+    fn plan(&self, attempt: &Attempt) -> Plan {
+        self.attempts.store(attempt.number, SeqCst);
         Pessimistic::default().plan(attempt)
     }
 

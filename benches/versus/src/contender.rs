@@ -9,7 +9,7 @@ mod sqlx;
 use anyhow::{Result, bail};
 use async_trait::async_trait;
 
-pub(crate) use self::atomically::{Atomically, Locking};
+pub(crate) use self::atomically::{Atomically, Coalesced, Gated, Locking};
 pub(crate) use self::diesel::Diesel;
 pub(crate) use self::optimistic::Versioned;
 pub(crate) use self::sea_orm::SeaOrm;

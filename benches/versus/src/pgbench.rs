@@ -21,8 +21,8 @@ pub(crate) struct Pgbench {
 
 impl Pgbench {
     pub(crate) fn new(url: &str, connections: u32) -> Result<Self> {
-        let program = servers::pgbench().map_err(anyhow::Error::msg)?;
-        Ok(Self { program, url: url.to_owned(), connections, scripts: tempfile::tempdir()? })
+        let (program, url) = (servers::pgbench(), url.to_owned());
+        Ok(Self { program, url, connections, scripts: tempfile::tempdir()? })
     }
 
     /// One turn. The time that its connections take to open is not counted.

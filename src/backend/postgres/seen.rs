@@ -28,8 +28,15 @@ fn value(type_name: &str, rest: &mut &[u8]) -> Option<String> {
         "Float8" => f64::from_be_bytes(value.try_into().ok()?).to_string(),
         "Text" | "Varchar" | "Bpchar" | "Name" => quoted(str::from_utf8(value).ok()?),
         "Bytea" => hex(value),
+        "Uuid" => uuid(value.try_into().ok()?),
         _ => String::from("…"),
     })
+}
+
+fn uuid(bytes: [u8; 16]) -> String {
+    let digits = format!("{:032x}", u128::from_be_bytes(bytes));
+    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
+    quoted(&parts.join("-"))
 }
 
 /// `42 {17,18} a row of account (ShareLock)`
@@ -65,6 +72,15 @@ mod tests {
         let shown = arguments(&format!("{bound:?}")).expect("the output of this driver");
         assert_eq!(shown, ["7", "'it''s'", "NULL", "true", "1.5", "…", "x'01ff'", "-3"]);
         assert_eq!(arguments("PgArguments { something: else }"), None);
+    }
+
+    #[test]
+    fn uuids_are_spelled_as_usual() {
+        let arguments = arguments(
+            "PgArguments { types: [PgTypeInfo(Uuid)], buffer: PgArgumentBuffer { buffer: [0, 0, 0, 16, 0, 17, 34, 51, \
+             68, 85, 102, 119, 136, 153, 170, 187, 204, 221, 238, 255], count: 1 } }",
+        );
+        assert_eq!(arguments.expect("a value"), ["'00112233-4455-6677-8899-aabbccddeeff'"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -90,10 +90,17 @@ impl<'a, DB: Backend> Run<'a, DB> {
                 break;
             }
             let ready = self.ready();
+            let Some(first) = ready.first().copied() else {
+                // Nobody can go on, and no server will break the tie: SQLite tells the one who came last.
+                if let Some(last) = self.last_busy() {
+                    self.ran.deadlocked = true;
+                    self.stage.give_up(last);
+                }
+                continue;
+            };
             let step = self.ran.choices.len();
             let interrupted =
                 self.last.filter(|last| ready.contains(last) && !self.stage.begins_again(*last));
-            let usual = interrupted.or_else(|| ready.first().copied());
             let chosen = match schedule.get(step) {
                 Some(asked) if ready.contains(asked) => *asked,
                 Some(asked) => {
@@ -104,16 +111,7 @@ impl<'a, DB: Backend> Run<'a, DB> {
                     self.ran.problem = Some(Problem::Endless { steps: step });
                     break;
                 }
-                None => match usual {
-                    Some(usual) => usual,
-                    None => {
-                        // Nobody can go on, and no server will break the tie: SQLite tells the one who came last.
-                        let Some(last) = self.last_busy() else { continue };
-                        self.ran.deadlocked = true;
-                        self.stage.give_up(last);
-                        continue;
-                    }
-                },
+                None => interrupted.unwrap_or(first),
             };
             self.ran.choices.push(Choice { ready, chosen, interrupted });
             self.take_step(chosen);
@@ -145,12 +143,12 @@ impl<'a, DB: Backend> Run<'a, DB> {
         self.last.filter(|last| busy.contains(last)).or_else(|| busy.last().copied())
     }
 
-    /// Waits until every client stands in front of a step, is done, or waits for a lock that only a step of another
-    /// client can give it. Answers whether that came to be within the limit.
+    /// Waits until every client stands in front of a step, is done, or waits for what only a step of another client can
+    /// give it: a lock, or its turn. Answers whether that came to be within the limit.
     async fn settle(&mut self) -> Result<bool, Unexplored> {
         let started = Instant::now();
         loop {
-            if self.until_all_stand(USUAL).await {
+            if self.until_all_stand(USUAL).await && self.can_go_on() {
                 return Ok(true);
             }
             if let Some(waits) = self.lock_waits().await? {
@@ -170,6 +168,10 @@ impl<'a, DB: Backend> Run<'a, DB> {
     async fn lock_waits(&mut self) -> Result<Option<Vec<LockWait>>, Unexplored> {
         let Some(server) = &mut self.server else { return Ok(None) };
         let running = self.stage.running();
+        if running.is_empty() {
+            sleep(USUAL).await;
+            return Ok(None);
+        }
         let Some(sessions) = running.iter().map(|(_, session)| *session).collect::<Option<Vec<_>>>() else {
             return Ok(None);
         };
@@ -185,15 +187,12 @@ impl<'a, DB: Backend> Run<'a, DB> {
     async fn until_all_stand(&mut self, limit: Duration) -> bool {
         let mut alarm = pin!(sleep(limit));
         poll_fn(|context| {
-            for client in 0..self.clients.len() {
-                if !self.stage.is_running(client) {
-                    continue;
-                }
-                let Some(future) = &mut self.clients[client] else { continue };
-                if let Poll::Ready(end) = future.as_mut().poll(context) {
-                    self.clients[client] = None;
-                    self.ran.ends[client] = Some(end);
-                    self.stage.done(client);
+            loop {
+                let changes = self.stage.changes();
+                self.poll_clients(context);
+                // Whoever stands in line may have been let in by one who was polled later.
+                if self.stage.changes() == changes {
+                    break;
                 }
             }
             if self.stage.running().is_empty() {
@@ -202,6 +201,27 @@ impl<'a, DB: Backend> Run<'a, DB> {
             alarm.as_mut().poll(context).map(|()| false)
         })
         .await
+    }
+
+    fn poll_clients(&mut self, context: &mut Context<'_>) {
+        for client in 0..self.clients.len() {
+            if !self.stage.is_running(client) {
+                continue;
+            }
+            let Some(future) = &mut self.clients[client] else { continue };
+            if let Poll::Ready(end) = future.as_mut().poll(context) {
+                self.clients[client] = None;
+                self.ran.ends[client] = Some(end);
+                self.stage.done(client);
+            }
+        }
+    }
+
+    /// Whether anything but waiting is left to do.
+    fn can_go_on(&self) -> bool {
+        self.clients.iter().all(Option::is_none)
+            || !self.stage.ready().is_empty()
+            || !self.stage.busy().is_empty()
     }
 }
 

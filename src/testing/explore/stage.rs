@@ -21,6 +21,8 @@ struct State {
     log: Vec<Entry>,
     /// How many transactions have ended.
     ended: usize,
+    /// How often a client came to stand somewhere else by itself.
+    changes: usize,
     /// The schedule is over: whoever still has something to send does without its connection.
     closed: bool,
 }
@@ -28,8 +30,8 @@ struct State {
 /// Where a client stands.
 #[derive(Debug)]
 enum Place {
-    /// At work, or waiting for a lock in the server.
-    Running { session: Option<i64> },
+    /// At work, or waiting: for a lock in the server, or in line in this process.
+    Running { session: Option<i64>, in_line: bool },
     /// In front of a step.
     Held { step: Step, go: oneshot::Sender<()> },
     /// A step found the database busy, when so many transactions had ended.
@@ -40,21 +42,22 @@ enum Place {
 
 impl Stage {
     pub(super) fn new(clients: usize) -> Self {
-        let places = (0..clients).map(|_| Place::Running { session: None }).collect();
-        Self(Mutex::new(State { places, log: Vec::new(), ended: 0, closed: false }))
+        let places = (0..clients).map(|_| Place::Running { session: None, in_line: false }).collect();
+        Self(Mutex::new(State { places, log: Vec::new(), ended: 0, changes: 0, closed: false }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who is neither held, nor busy, nor done; and where in the server.
+    /// Who is neither held, nor busy, nor in line, nor done; and where in the server.
     pub(super) fn running(&self) -> Vec<(usize, Option<i64>)> {
         let state = self.state();
         let places = state.places.iter().enumerate();
         places
             .filter_map(|(client, place)| match place {
-                Place::Running { session } => Some((client, *session)),
+                Place::Running { session, in_line: false } => Some((client, *session)),
+                Place::Running { in_line: true, .. } => None,
                 Place::Held { .. } | Place::Busy { .. } | Place::Done => None,
             })
             .collect()
@@ -62,6 +65,11 @@ impl Stage {
 
     pub(super) fn is_running(&self, client: usize) -> bool {
         matches!(self.state().places.get(client), Some(Place::Running { .. }))
+    }
+
+    /// A number that changes with everything that happens.
+    pub(super) fn changes(&self) -> usize {
+        self.state().changes
     }
 
     /// Who could take a step; a busy one only when a transaction has ended since.
@@ -99,7 +107,7 @@ impl Stage {
             Place::Held { step, .. } => step.session,
             Place::Running { .. } | Place::Busy { .. } | Place::Done => None,
         };
-        match std::mem::replace(&mut state.places[client], Place::Running { session }) {
+        match std::mem::replace(&mut state.places[client], Place::Running { session, in_line: false }) {
             Place::Held { step, go } => {
                 let sent = Sent { client, step, answer: None, waited: None };
                 state.log.push(Entry::Sent(Box::new(sent)));
@@ -115,7 +123,7 @@ impl Stage {
     /// Has a busy client told so.
     pub(super) fn give_up(&self, client: usize) {
         let mut state = self.state();
-        let running = Place::Running { session: None };
+        let running = Place::Running { session: None, in_line: false };
         if let Place::Busy { decide, .. } = std::mem::replace(&mut state.places[client], running) {
             let _ = decide.send(Next::GoOn);
         }
@@ -125,16 +133,16 @@ impl Stage {
         let mut state = self.state();
         state.places[client] = Place::Done;
         state.ended += 1;
+        state.changes += 1;
     }
 
     /// Notes that clients wait in the server.
     pub(super) fn wait(&self, waits: &[LockWait]) {
         let mut state = self.state();
         let client_of = |session: i64| {
-            state
-                .places
-                .iter()
-                .position(|place| matches!(place, Place::Running { session: Some(own) } if *own == session))
+            state.places.iter().position(
+                |place| matches!(place, Place::Running { session: Some(own), .. } if *own == session),
+            )
         };
         let sessions = state.sessions();
         let waits: Vec<_> = waits
@@ -235,6 +243,14 @@ impl Interceptor for Seat {
         true
     }
 
+    fn in_line(&self, waits: bool) {
+        let mut state = self.stage.state();
+        state.changes += 1;
+        if let Some(Place::Running { in_line, .. }) = state.places.get_mut(self.client) {
+            *in_line = waits;
+        }
+    }
+
     async fn before(&self, step: &Step) -> Option<Fault> {
         let (go, gone) = oneshot::channel();
         {
@@ -243,6 +259,7 @@ impl Interceptor for Seat {
                 return Some(Fault::ConnectionLost);
             }
             state.places[self.client] = Place::Held { step: step.clone(), go };
+            state.changes += 1;
         }
         match gone.await {
             Ok(()) => None,
@@ -261,6 +278,7 @@ impl Interceptor for Seat {
             let (decide, decided) = oneshot::channel();
             let ended = state.ended;
             state.places[self.client] = Place::Busy { decide, ended };
+            state.changes += 1;
             state.wait(
                 self.client,
                 Waited { blocked_by: Vec::new(), lock: String::from("the database is busy") },

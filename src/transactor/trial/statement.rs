@@ -7,11 +7,12 @@ use sqlx::Pool;
 use super::nobody_answered;
 use crate::backend::{Backend, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
+use crate::gate::Place;
 use crate::intercept::Answer;
 use crate::policy::Plan;
 use crate::transactor::attempt::{Outcome, Timer, Trial};
 use crate::transactor::options::Options;
-use crate::tx::{Interception, Session, holds_connection_of, nested, not_connected};
+use crate::tx::{Interception, Session, not_connected};
 
 /// A single statement, without BEGIN and COMMIT.
 pub(in crate::transactor) struct StatementTrial<'a, DB: Backend> {
@@ -29,10 +30,13 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
 
     async fn ended(&mut self, _timer: &mut Timer) {}
 
-    async fn once(&mut self, _plan: Plan, attempt: u32, timer: &mut Timer) -> Outcome<u64> {
-        if holds_connection_of(self.pool) {
-            return Outcome::failed(nested());
-        }
+    async fn once(
+        &mut self,
+        _plan: Plan,
+        attempt: u32,
+        _place: Option<Place>,
+        timer: &mut Timer,
+    ) -> Outcome<u64> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
         let session = timer.within(pin!(Session::acquire(self.pool, true))).await;
@@ -67,10 +71,11 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
 
 impl<DB: Backend> StatementTrial<'_, DB> {
     async fn run(&self, connection: &mut DB::Connection, attempt: u32) -> Result<u64, sqlx::Error> {
-        let Some(interceptor) = self.options.interceptor() else {
+        let interceptors = self.options.interceptors();
+        if interceptors.is_empty() {
             return DB::run_statement(connection, self.query.clone()).await;
-        };
-        let interception = Interception::new::<DB>(interceptor, attempt, connection).await;
+        }
+        let interception = Interception::new::<DB>(interceptors.clone(), attempt, connection).await;
         let told = |rows: &u64| Answer::affected(*rows);
         interception.run(connection, &self.query, told, DB::run_statement).await
     }

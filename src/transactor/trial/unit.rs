@@ -5,16 +5,18 @@ use std::pin::pin;
 use sqlx::Pool;
 use tokio::runtime::Handle;
 
+use super::turn::Turn;
 use super::{nobody_answered, waited_for_the_pool};
 use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
+use crate::gate::Place;
 use crate::isolation::Access;
 use crate::policy::{Plan, Resolve, Trace};
 use crate::transactor::attempt::{Clock, Otherwise, Outcome, Timer, Trial, is_unique_violation};
 use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
 use crate::transactor::{Ended, Unit, Wish};
-use crate::tx::{self, Commit, End, Hooks, NotOpened, Shield, Tx, holding, holds_connection_of, nested};
+use crate::tx::{self, Commit, End, Hooks, NotOpened, Shield, Tx, holding};
 
 /// A unit of work, in a transaction.
 pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
@@ -55,27 +57,42 @@ impl<'a, DB: Backend> UnitTrial<'a, DB> {
 impl<DB: Backend> Trial for UnitTrial<'_, DB> {
     type Output = Ended;
 
-    async fn once(&mut self, plan: Plan, attempt: u32, timer: &mut Timer) -> Outcome<Ended> {
+    async fn once(
+        &mut self,
+        plan: Plan,
+        attempt: u32,
+        mut place: Option<Place>,
+        timer: &mut Timer,
+    ) -> Outcome<Ended> {
         let clock = timer.clock;
         self.hooks = Hooks::default();
-        if holds_connection_of(self.pool) {
-            return Outcome::failed(nested());
-        }
         if let Some(outcome) = self.look_back(timer).await {
             return outcome;
         }
         self.leave_trace();
+        let turn = Turn::of::<DB>(&plan, self.trace.is_none() && !self.options.limits_idling());
+        if let Some(outcome) =
+            turn.wait(Turn::Outside, place.as_mut(), self.options.interceptors(), timer).await
+        {
+            return outcome;
+        }
         let opened = timer.within(pin!(self.opening(plan, attempt, clock).run())).await;
         let mut tx = match opened {
             Some(Ok(tx)) => tx,
             Some(Err(failure)) => return self.not_opened(failure, timer).await,
             None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
-        if DB::UNIQUE_KEYS_FENCE {
+        if DB::UNIQUE_KEYS_FENCE && self.trace.is_some() {
             self.unresolved = None;
         }
         if self.trace == Some(Trace::TransactionStatus) {
             self.answered = tx.answered().to_vec();
+        }
+        if let Some(outcome) =
+            turn.wait(Turn::Inside, place.as_mut(), self.options.interceptors(), timer).await
+        {
+            self.roll_back(tx).await;
+            return outcome;
         }
         let unit = holding(self.pool, self.unit.attempt(&mut tx));
         let wish = timer.within(pin!(unit)).await;
@@ -87,9 +104,17 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             (Some(failure), _) => Some(failure.clone()),
             // Databases that undo the statement alone leave it to the unit what it makes of a violation.
             (None, Wish::RollBack) => tx.unique_violation().cloned(),
-            (None, Wish::Commit) => None,
+            (None, Wish::Commit | Wish::Stop | Wish::AlreadyStored) => None,
         };
         match (failure, wish) {
+            (_, Wish::Stop) => {
+                self.roll_back(tx).await;
+                Outcome::Done(Ended::RolledBack)
+            }
+            (_, Wish::AlreadyStored) => {
+                tx.rollback().await;
+                self.already_stored(timer).await
+            }
             (Some(failure), Wish::Commit) => {
                 self.roll_back(tx).await;
                 Outcome::Failed { failure, otherwise: Otherwise::Swallowed }
@@ -108,7 +133,7 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                 self.roll_back(tx).await;
                 Outcome::OutOfTime(None)
             }
-            (None, Wish::Commit) => self.commit(tx, timer).await,
+            (None, Wish::Commit) => self.commit(tx, place, timer).await,
         }
     }
 
@@ -130,7 +155,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         tx.rollback().await;
     }
 
-    async fn commit(&mut self, tx: Tx<DB>, timer: &mut Timer) -> Outcome<Ended> {
+    async fn commit(&mut self, tx: Tx<DB>, place: Option<Place>, timer: &mut Timer) -> Outcome<Ended> {
         let reads_only = tx.plan().access == Access::ReadOnly;
         let mut committing = tx.commit(timer.clock.deadline);
         let (commit, hooks) = match timer.within(&mut committing).await {
@@ -140,6 +165,8 @@ impl<DB: Backend> UnitTrial<'_, DB> {
                 (Commit::unanswered(), waiting.map(|waiting| waiting.hooks).unwrap_or_default())
             }
         };
+        // Nobody waits in line for hooks.
+        drop(place);
         match commit {
             Commit::Done => {
                 self.unresolved = None;
@@ -157,7 +184,8 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             }
             Commit::Unknown(failure) => {
                 self.unresolved = Some((failure.clone(), hooks));
-                Outcome::failed(failure.retryable(self.trace.is_some()))
+                let is_found = self.trace.is_some() || self.unit.finds_its_commits();
+                Outcome::failed(failure.retryable(is_found))
             }
         }
     }
@@ -167,7 +195,9 @@ impl<DB: Backend> UnitTrial<'_, DB> {
     fn leave_trace(&mut self) {
         let keeps = self.unresolved.is_some() && self.trace.is_some();
         if !keeps {
-            self.trace = self.options.resolves_commits().map(|by| match by {
+            // One trace is enough.
+            let wanted = self.options.resolves_commits().filter(|_| !self.unit.finds_its_commits());
+            self.trace = wanted.map(|by| match by {
                 Resolve::Operation => Trace::Operation(rand::random()),
                 Resolve::TransactionStatus => Trace::TransactionStatus,
             });
@@ -186,12 +216,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             return Some(Outcome::OutOfTime(None));
         };
         match fate {
-            Ok(Fate::Committed) => {
-                if let Some((_, hooks)) = self.unresolved.take() {
-                    run_hooks(hooks, End::Committed, timer).await;
-                }
-                Some(Outcome::Done(Ended::Committed))
-            }
+            Ok(Fate::Committed) => Some(self.already_stored(timer).await),
             Ok(Fate::Aborted) => {
                 self.unresolved = None;
                 None
@@ -212,13 +237,15 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         if !is_unique_violation(&failure) {
             return Outcome::failed(failure);
         }
-        match self.unresolved.take() {
-            Some((_, hooks)) => {
-                run_hooks(hooks, End::Committed, timer).await;
-                Outcome::Done(Ended::Committed)
-            }
-            None => Outcome::failed(failure),
+        if self.unresolved.is_some() { self.already_stored(timer).await } else { Outcome::failed(failure) }
+    }
+
+    /// The commit that went unanswered was stored.
+    async fn already_stored(&mut self, timer: &mut Timer) -> Outcome<Ended> {
+        if let Some((_, hooks)) = self.unresolved.take() {
+            run_hooks(hooks, End::Committed, timer).await;
         }
+        Outcome::Done(Ended::Committed)
     }
 }
 
@@ -248,13 +275,13 @@ impl<DB: Backend> Opening<'_, DB> {
         loop {
             let opening = tx::Opening {
                 plan: self.plan,
-                limits: self.options.limits(self.clock.server_limit()),
                 attempt: self.attempt,
                 trace: self.trace,
                 before_acquire: self.before_acquire,
-                interceptor: self.options.interceptor(),
+                interceptors: self.options.interceptors().clone(),
             };
-            match Tx::open(self.pool, opening).await {
+            let limits = || self.options.limits(self.clock.server_limit());
+            match Tx::open(self.pool, opening, limits).await {
                 Ok(tx) => return Ok(tx),
                 Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
                 Err(NotOpened { failure, .. }) => return Err(failure),

@@ -35,16 +35,17 @@ pub(crate) fn postgres_url() -> String {
     shared_url("ATOMICALLY_POSTGRES_URL", &SHARED, start_postgres)
 }
 
+/// The pgbench that belongs to the PostgreSQL that would be started.
+#[track_caller]
+pub(crate) fn pgbench() -> PathBuf {
+    must(postgres::Postgres::find()).program("pgbench")
+}
+
 /// The URL of the MariaDB server that all tests of this process share: `ATOMICALLY_MYSQL_URL`, else our own.
 #[track_caller]
 pub(crate) fn mysql_url() -> String {
     static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
     shared_url("ATOMICALLY_MYSQL_URL", &SHARED, start_mariadb)
-}
-
-/// Where PostgreSQL's own load generator is.
-pub(crate) fn pgbench() -> Result<PathBuf, String> {
-    postgres::pgbench()
 }
 
 /// The failure is kept as well, so that every test reports the same one at once instead of trying again.
@@ -75,6 +76,12 @@ impl Server {
     #[track_caller]
     pub(crate) fn postgres() -> Self {
         must(start_postgres())
+    }
+
+    /// The same, whose commits wait for the disk, as those of a server in use do.
+    #[track_caller]
+    pub(crate) fn durable_postgres() -> Self {
+        must(postgres::Postgres::find().and_then(|engine| Self::start(Box::new(engine.durable()))))
     }
 
     /// Starts a private MariaDB and waits until it accepts connections, whatever `ATOMICALLY_MYSQL_URL` says.

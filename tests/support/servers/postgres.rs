@@ -21,27 +21,28 @@ const PACKAGES: [(&str, &str); 4] = [
 #[derive(Debug)]
 pub(super) struct Postgres {
     bin: PathBuf,
+    /// Whether it waits for the disk before it answers a commit.
+    durable: bool,
 }
 
 impl Postgres {
     pub(super) fn find() -> Result<Self, String> {
-        let directories = directories();
+        let directories = find::search_path("ATOMICALLY_POSTGRES_BIN", || {
+            find::versioned(&PACKAGES).into_iter().chain(find::path()).collect()
+        });
         let bin = find::directory_with(&directories, &["initdb", "postgres"]).ok_or(MISSING)?;
-        Ok(Self { bin: bin.to_owned() })
+        Ok(Self { bin: bin.to_owned(), durable: false })
     }
-}
 
-fn directories() -> Vec<PathBuf> {
-    find::search_path("ATOMICALLY_POSTGRES_BIN", || {
-        find::versioned(&PACKAGES).into_iter().chain(find::path()).collect()
-    })
-}
+    /// The same, with commits that wait for the disk: for who measures them.
+    pub(super) fn durable(self) -> Self {
+        Self { durable: true, ..self }
+    }
 
-/// PostgreSQL's own load generator.
-pub(super) fn pgbench() -> Result<PathBuf, String> {
-    let missing =
-        "pgbench was not found where PostgreSQL's programs are: set ATOMICALLY_POSTGRES_BIN to its directory";
-    find::program(&directories(), &["pgbench"]).ok_or_else(|| missing.to_owned())
+    /// Another program of the same installation.
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
 }
 
 impl super::Engine for Postgres {
@@ -73,14 +74,14 @@ impl super::Engine for Postgres {
         let mut server = home.command(&self.bin.join("postgres"))?;
         server.arg("-D").arg(home.path("data")).arg("-k").arg(home.directory());
         for setting in [
-            &format!("port={port}"),
+            format!("port={port}").as_str(),
             "listen_addresses=127.0.0.1",
             "max_connections=200",
             "shared_buffers=64MB",
             "deadlock_timeout=100ms",
             // The tests kill the server, not the machine: what it wrote is safe with the kernel. What matters for
             // them, synchronous_commit and full_page_writes, stays on.
-            "fsync=off",
+            if self.durable { "fsync=on" } else { "fsync=off" },
             // Files in the data directory, which go with it; those in /dev/shm outlive a SIGKILL.
             "dynamic_shared_memory_type=mmap",
         ] {

@@ -1,8 +1,10 @@
 //! This crate, under any strategy that guards what it reads by itself.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use async_trait::async_trait;
-use atomically::{Atomic, PoolTransactor, Strategy, TransactorExt as _};
+use atomically::{
+    Atomic, DeltaOutcome, Deltas, Pessimistic, PoolTransactor, Strategy, Transactor, TransactorExt as _,
+};
 use sqlx::{PgPool, Postgres};
 
 use super::sqlx::all_idle;
@@ -24,6 +26,16 @@ pub(crate) struct Atomically<S> {
     db: PoolTransactor<Postgres, S>,
     statements: PoolTransactor<Postgres, Atomic>,
     locking: Locking,
+}
+
+async fn read_then_write(db: &impl Transactor<Postgres>, id: i64) -> Result<()> {
+    db.run(async |tx| {
+        let read = sqlx::query_scalar(tx.for_update(READ)).bind(id);
+        let balance: i64 = read.fetch_one(&mut *tx).await?;
+        sqlx::query(WRITE).bind(balance - 1).bind(id).execute(&mut *tx).await?;
+        Ok(())
+    })
+    .await
 }
 
 impl<S: Strategy> Atomically<S> {
@@ -78,16 +90,7 @@ impl<S: Strategy> Contender for Atomically<S> {
                     })
                     .await
             }
-            Work::ReadThenWrite { id } => {
-                self.db
-                    .run(async |tx| {
-                        let read = sqlx::query_scalar(tx.for_update(READ)).bind(id);
-                        let balance: i64 = read.fetch_one(&mut *tx).await?;
-                        sqlx::query(WRITE).bind(balance - 1).bind(id).execute(&mut *tx).await?;
-                        Ok(())
-                    })
-                    .await
-            }
+            Work::ReadThenWrite { id } => read_then_write(&self.db, id).await,
             Work::Transfer { from, to } => self.transfer(from, to).await,
         }
     }
@@ -99,5 +102,63 @@ impl<S: Strategy> Contender for Atomically<S> {
 
     async fn settled(&self) {
         all_idle(self.db.pool()).await;
+    }
+}
+
+/// This crate with a line in front of the pool for each account: who waits holds no connection.
+pub(crate) struct Gated(PoolTransactor<Postgres, Pessimistic>);
+
+impl Gated {
+    pub(crate) fn new(pool: &PgPool) -> Self {
+        Self(Pessimistic::default().on(pool))
+    }
+}
+
+#[async_trait]
+impl Contender for Gated {
+    async fn perform(&self, work: Work) -> Result<()> {
+        match work {
+            Work::ReadThenWrite { id } => read_then_write(&self.0.on_key(("account", id)), id).await,
+            work => bail!("not at a gate: {work:?}"),
+        }
+    }
+
+    fn offers(&self, work: Work) -> bool {
+        matches!(work, Work::ReadThenWrite { .. })
+    }
+
+    async fn settled(&self) {
+        all_idle(self.0.pool()).await;
+    }
+}
+
+/// This crate with many calls to one commit.
+pub(crate) struct Coalesced {
+    balances: Deltas<Postgres, i64>,
+    pool: PgPool,
+}
+
+impl Coalesced {
+    pub(crate) fn new(pool: &PgPool) -> Self {
+        Self { balances: Deltas::on(pool, "account", "id", "balance"), pool: pool.clone() }
+    }
+}
+
+#[async_trait]
+impl Contender for Coalesced {
+    async fn perform(&self, work: Work) -> Result<()> {
+        let Work::Statement { id } = work else { bail!("not one number: {work:?}") };
+        match self.balances.add(id, -1).await? {
+            DeltaOutcome::Applied { .. } => Ok(()),
+            other => bail!("{other:?}"),
+        }
+    }
+
+    fn offers(&self, work: Work) -> bool {
+        matches!(work, Work::Statement { .. })
+    }
+
+    async fn settled(&self) {
+        all_idle(&self.pool).await;
     }
 }

@@ -1,0 +1,5 @@
+//! The hot path: contention that costs neither the pool nor the commit.
+
+mod coalesce;
+
+pub use coalesce::{DeltaOutcome, Deltas};

@@ -1,0 +1,70 @@
+use sqlx::Postgres;
+
+use super::{Facts, KeyStore, Write, hex, performed};
+use crate::idempotency::claim::Claimant;
+use crate::idempotency::key::IdempotencyKey;
+
+impl KeyStore for Postgres {}
+
+impl Facts for Postgres {
+    const CREATE_KEYS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_key (
+        digest BYTEA PRIMARY KEY,
+        fingerprint BYTEA NOT NULL,
+        run BYTEA NOT NULL,
+        response TEXT,
+        created_at TIMESTAMPTZ NOT NULL,
+        expires_at TIMESTAMPTZ NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS atomically_key_expires_at ON atomically_key (expires_at)";
+
+    const STORE_RESPONSE: &'static str =
+        "UPDATE atomically_key SET response = $1 WHERE digest = $2 AND run = $3";
+
+    const RELEASE: &'static str = "DELETE FROM atomically_key WHERE digest = $1";
+
+    const PURGE: &'static str = "DELETE FROM atomically_key WHERE digest = ANY(ARRAY(SELECT digest FROM atomically_key \
+         WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED))";
+
+    /// A key that is there does not make the INSERT fail, which would end the transaction. Where the key was committed after
+    /// the snapshot of a transaction above READ COMMITTED, it is a serialization failure; so what the SELECT does not see
+    /// is not there.
+    fn claim(claimant: &Claimant, write: &Write) -> String {
+        let Claimant { key, run, wait, .. } = claimant;
+        let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
+        let expires_at = format!("now() + interval '1 second' * {}", claimant.life());
+        let write = match write {
+            Write::Insert => format!(
+                "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at) \
+                 VALUES ('\\x{digest}', '\\x{fingerprint}', '\\x{run}', now(), {expires_at}) \
+                 ON CONFLICT (digest) DO NOTHING"
+            ),
+            Write::TakeOver(expired) => format!(
+                "UPDATE atomically_key SET fingerprint = '\\x{fingerprint}', run = '\\x{run}', response = NULL, \
+                 created_at = now(), expires_at = {expires_at} \
+                 WHERE digest = '\\x{digest}' AND run = '\\x{}'",
+                hex(expired)
+            ),
+        };
+        let select = Self::select_key(key);
+        let Some(wait) = wait else { return format!("{write}; {select}") };
+        let millis = wait.as_micros().div_ceil(1000).clamp(1, i32::MAX as u128);
+        // The setting is text with a unit, and 0 for no limit.
+        format!(
+            "SELECT set_config('atomically.lock_timeout', current_setting('lock_timeout'), true); \
+             SELECT set_config('lock_timeout', LEAST({millis}, NULLIF(1000 * \
+             extract(epoch FROM current_setting('lock_timeout')::interval), 0))::bigint::text, true); \
+             {write}; {select}; \
+             SELECT set_config('lock_timeout', current_setting('atomically.lock_timeout'), true)"
+        )
+    }
+
+    fn select_key(key: &IdempotencyKey) -> String {
+        format!(
+            "SELECT fingerprint, run, response, floor(extract(epoch FROM now() - created_at))::bigint, \
+             ceil(extract(epoch FROM expires_at - now()))::bigint FROM atomically_key WHERE digest = '\\x{}'",
+            hex(&key.digest)
+        )
+    }
+
+    performed!();
+}

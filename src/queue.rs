@@ -1,0 +1,301 @@
+//! Fenced background jobs, and the outbox.
+//!
+//! A job is enqueued *in the caller's transaction*, so that it is there if, and only if, the rest is. A worker claims it,
+//! works on it without a transaction, and completes it in the transaction that has its effects. A worker that was taken for
+//! dead, and comes back, is [fenced off](Claim): its transaction rolls back with all that is in it. So the effect of each
+//! job is stored exactly once, whichever processes are killed whenever.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
+//! use atomically::queue::{NewJob, Queue};
+//! use atomically::{Error, Pessimistic, TransactorExt as _};
+//!
+//! # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+//! # sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, paid INTEGER)").execute(&pool).await?;
+//! let db = Pessimistic::default().on(&pool);
+//! let payments = Queue::new("payments", &pool)?;
+//! payments.create_tables().await?;
+//!
+//! // The order and its job: both or neither.
+//! db.run(async |tx| {
+//!     sqlx::query("INSERT INTO orders VALUES (7, 0)").execute(&mut *tx).await?;
+//!     payments.enqueue(tx, NewJob::new(&7)?).await
+//! })
+//! .await?;
+//!
+//! // In some other process:
+//! for claim in payments.claim(10).await? {
+//!     let order: i64 = claim.payload()?;
+//!     db.run(async |tx| {
+//!         sqlx::query("UPDATE orders SET paid = 1 WHERE id = $1").bind(order).execute(&mut *tx).await?;
+//!         claim.complete_in(tx).await
+//!     })
+//!     .await?;
+//! }
+//! # let paid: i64 = sqlx::query_scalar("SELECT paid FROM orders").fetch_one(&pool).await?;
+//! # assert_eq!(paid, 1);
+//! # Ok(()) }
+//! ```
+//!
+//! [`Worker`] is the loop around that. The [guide](crate::guide::queue) has the SQL of each database, the outbox, and what
+//! to look after.
+//!
+//! # What it does not do
+//!
+//! Schedules (cron), workflows, rate limits, results, a user interface. What it has is meant to be small enough to be
+//! relied on, and [`Tx`] does its work inside the handlers of other queues as well.
+
+mod claim;
+mod dialect;
+mod doctor;
+mod job;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod notify;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod priority;
+mod search;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod upkeep;
+mod wake;
+mod worker;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use sqlx::{AssertSqlSafe, Pool};
+
+pub use claim::{Claim, Fate, Retry, complete_all_in};
+pub use dialect::QueueBackend;
+pub use doctor::{Fault, Finding};
+use job::Due;
+pub use job::{Enqueued, NewJob};
+#[cfg(feature = "postgres")]
+pub use notify::PgWake;
+pub use priority::Priority;
+use search::Search;
+pub use upkeep::{Counts, DeadJob};
+pub use wake::Wake;
+pub use worker::{BoxError, Event, Worker};
+
+use crate::backend::Backend;
+use crate::backoff::Backoff;
+use crate::error::Error;
+use crate::strategy::{Atomic, Pessimistic};
+use crate::transactor::PoolTransactor;
+use crate::tx::Tx;
+
+/// The most rows of one INSERT: six arguments or fewer for each, and SQLite takes no more than 32 766.
+const ROWS_OF_AN_INSERT: usize = 1_000;
+
+const LONGEST_LEASE: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+
+/// A queue of jobs, in two tables of the database that the jobs are about.
+///
+/// A plain value with a name: any number of them, in any number of processes, with the same name on the same database are
+/// the same queue. Cloning is cheap.
+///
+/// # Default
+///
+/// - lease: 30 s
+/// - attempts of a job: 20
+/// - backoff between them: [exponential](Backoff), the first ceiling 2 s, doubling up to 1 h
+///
+/// # Its own transactions
+///
+/// Claims, prolongations and the like are short transactions of their own under
+/// [`Pessimistic`], with a deadline of 10 s. Do not call them from inside of a unit on the same pool; what takes a
+/// [`Tx`] is for that.
+pub struct Queue<DB: Backend> {
+    name: Arc<str>,
+    db: PoolTransactor<DB, Pessimistic>,
+    lease: Duration,
+    max_attempts: u32,
+    backoff: Backoff,
+    search: Arc<Search>,
+    after_enqueue: Option<Arc<str>>,
+}
+
+impl<DB: QueueBackend> Queue<DB> {
+    /// The queue with this name. Nothing is sent to the database.
+    ///
+    /// # Errors
+    ///
+    /// A name that is empty, longer than 100 bytes, or has anything but letters, digits and `_ - . : /` of ASCII in it.
+    pub fn new(name: &str, pool: &Pool<DB>) -> Result<Self, Error> {
+        // The name goes into statements as it is.
+        let fits = |c: char| c.is_ascii_alphanumeric() || "_-.:/".contains(c);
+        if name.is_empty() || name.len() > 100 || !name.chars().all(fits) {
+            let message = format!(
+                "the name of a queue is 1 to 100 of the characters a-z A-Z 0-9 _ - . : /, not {name:?}"
+            );
+            return Err(sqlx::Error::Configuration(message.into()).into());
+        }
+        Ok(Self {
+            name: name.into(),
+            db: Pessimistic::default().on(pool),
+            lease: Duration::from_secs(30),
+            max_attempts: 20,
+            backoff: Backoff::exponential(Duration::from_secs(2), Duration::from_secs(60 * 60)),
+            search: Arc::default(),
+            after_enqueue: None,
+        })
+    }
+
+    /// How long a claim keeps a job from others, unless it is prolonged. Counted by the database's clock.
+    ///
+    /// That is also how long the job of a worker that was killed waits for the next one. A
+    /// [`Worker`] prolongs after a third of it. At most a year.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.min(LONGEST_LEASE);
+        self
+    }
+
+    /// How often jobs are tried that do not [say it themselves](NewJob::max_attempts), the first time included; 0 counts
+    /// as 1.
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// The delays between the attempts of a job.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// The name of the queue.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The statements that make the tables and indexes of all queues where they are missing, for migrations of your own.
+    #[must_use]
+    pub fn schema() -> &'static str {
+        DB::SCHEMA
+    }
+
+    /// Makes the tables and indexes of all queues where they are missing.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn create_tables(&self) -> Result<(), Error> {
+        let sql = format!("{}{}", DB::BEFORE_SCHEMA, DB::SCHEMA);
+        Atomic.on(self.db.pool()).apply(sqlx::raw_sql(AssertSqlSafe(sql))).await.map(drop)
+    }
+
+    /// Puts a job into the queue when, and if, the transaction commits.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn enqueue(&self, tx: &mut Tx<DB>, job: NewJob) -> Result<Enqueued, Error> {
+        let (_, id) = self.insert(tx, std::slice::from_ref(&job)).await?;
+        Ok(id.map_or(Enqueued::Duplicate, Enqueued::Added))
+    }
+
+    /// Puts many jobs into the queue, and answers how many of them were no duplicates.
+    ///
+    /// They are sent a thousand at a time.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn enqueue_many(&self, tx: &mut Tx<DB>, jobs: &[NewJob]) -> Result<u64, Error> {
+        let mut added = 0;
+        for jobs in jobs.chunks(ROWS_OF_AN_INSERT) {
+            added += self.insert(tx, jobs).await?.0;
+        }
+        Ok(added)
+    }
+
+    async fn insert(&self, tx: &mut Tx<DB>, jobs: &[NewJob]) -> Result<(u64, Option<i64>), Error> {
+        let (name, now) = (&self.name, DB::NOW);
+        let mut arguments = Vec::with_capacity(jobs.len() * 2);
+        let rows: Vec<_> = jobs
+            .iter()
+            .map(|job| {
+                arguments.extend([job.unique_key.clone(), Some(job.payload.clone())]);
+                let (key, payload) = (DB::placeholder(arguments.len() - 1), DB::placeholder(arguments.len()));
+                let priority = job.priority.number();
+                let attempts = job.max_attempts.unwrap_or(self.max_attempts).clamp(1, i32::MAX as u32);
+                let due = match job.due {
+                    Due::After(0) => now.to_owned(),
+                    Due::After(delay) => format!("{now} + {delay}"),
+                    Due::At(time) => time.to_string(),
+                };
+                format!("('{name}', {priority}, {due}, {attempts}, {now}, {key}, {payload})")
+            })
+            .collect();
+        let values = format!(
+            "(queue, priority, due_at, max_attempts, enqueued_at, unique_key, payload) VALUES {}",
+            rows.join(", ")
+        );
+        let inserted = DB::insert(tx, values, arguments).await?;
+        if let Some(sql) = self.after_enqueue.as_deref().filter(|_| inserted.rows > 0) {
+            DB::fetch_texts(tx, sql.to_owned()).await?;
+        }
+        Ok((inserted.rows, inserted.id))
+    }
+
+    /// Claims up to `most` jobs that are due, in the order of their turn: by priority, then by when they were due.
+    ///
+    /// Due are also those whose lease has lapsed: there is no other process that has to look for them. One that has used up
+    /// its attempts, all of them, is dead instead.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    ///
+    /// # Cancellation
+    ///
+    /// Jobs may have been claimed that nobody knows of, until their lease lapses.
+    pub async fn claim(&self, most: usize) -> Result<Vec<Claim<DB>>, Error> {
+        search::claim(self, most).await
+    }
+
+    /// The delay after the attempt with this number.
+    fn delay_after(&self, attempt: u32) -> Duration {
+        let before = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
+        // The ceilings have stopped growing long before.
+        self.backoff.delays(StdRng::from_rng(&mut rand::rng())).nth(before.min(64)).unwrap_or_default()
+    }
+}
+
+// Not derived: that would ask for `DB: Clone`.
+impl<DB: Backend> Clone for Queue<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            db: self.db.clone(),
+            lease: self.lease,
+            max_attempts: self.max_attempts,
+            backoff: self.backoff,
+            search: self.search.clone(),
+            after_enqueue: self.after_enqueue.clone(),
+        }
+    }
+}
+
+impl<DB: Backend> fmt::Debug for Queue<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("name", &self.name)
+            .field("database", &DB::NAME)
+            .field("lease", &self.lease)
+            .field("max_attempts", &self.max_attempts)
+            .field("backoff", &self.backoff)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,76 @@
+//! PostgreSQL's LISTEN and NOTIFY.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_core::future::BoxFuture;
+use sqlx::Postgres;
+use sqlx::postgres::PgListener;
+use tokio::sync::Mutex;
+
+use super::{Queue, Wake};
+use crate::error::Error;
+
+const CHANNEL: &str = "atomically_job";
+
+/// How long to wait before asking a server again that is not there.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Queue<Postgres> {
+    /// Sends a notification with each transaction that enqueues something, for those who listen with [`PgWake`].
+    ///
+    /// # Why not always?
+    ///
+    /// A commit that notifies takes a lock of the whole database cluster, so that notifications come in the order of the
+    /// commits; under many small transactions they queue up there. Polling costs nothing of the kind.
+    #[must_use]
+    pub fn notifying(mut self) -> Self {
+        self.after_enqueue = Some(Arc::from(format!("SELECT pg_notify('{CHANNEL}', '{}')::text", self.name)));
+        self
+    }
+}
+
+/// Wakes a worker by PostgreSQL's LISTEN, where the queue is [notifying](Queue::notifying).
+///
+/// It keeps a connection of the pool for itself. Behind a pooler in transaction mode it hears nothing, as `LISTEN` belongs
+/// to a session.
+pub struct PgWake {
+    queue: Arc<str>,
+    listener: Mutex<PgListener>,
+}
+
+impl PgWake {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn listen(queue: &Queue<Postgres>) -> Result<Self, Error> {
+        let mut listener = PgListener::connect_with(queue.db.pool()).await?;
+        listener.listen(CHANNEL).await?;
+        Ok(Self { queue: queue.name.clone(), listener: Mutex::new(listener) })
+    }
+}
+
+impl Wake for PgWake {
+    fn woken(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut listener = self.listener.lock().await;
+            loop {
+                match listener.try_recv().await {
+                    Ok(Some(heard)) if heard.payload() != &*self.queue => {}
+                    // Nothing is what comes of a connection that broke: something may have been missed.
+                    Ok(_) => return,
+                    Err(_) => tokio::time::sleep(PAUSE).await,
+                }
+            }
+        })
+    }
+}
+
+impl fmt::Debug for PgWake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgWake").field("queue", &self.queue).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,240 @@
+//! The loop around claims.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{Claim, Queue, QueueBackend, Wake};
+use crate::backend::Backend;
+use crate::error::Error;
+
+mod care;
+
+use care::Care;
+
+/// What a handler fails with: whatever `?` turns into one, which is nearly every error there is.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Claims jobs and runs a handler for each of them, several at a time, until it is told to stop.
+///
+/// ```
+/// # use atomically::queue::{Claim, Queue, Worker};
+/// # use atomically::{Error, Pessimistic, TransactorExt as _};
+/// # use std::sync::Arc;
+/// # async fn charge(card: &str, idempotency_key: i64) -> Result<i64, std::io::Error> { Ok(1) }
+/// # async fn example(pool: sqlx::SqlitePool, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+/// let queue = Queue::new("payments", &pool)?;
+/// let db = Pessimistic::default().on(&pool);
+/// let worker = Worker::new(&queue).handlers(8);
+/// worker
+///     .run(shutdown, move |claim: Arc<Claim<_>>| {
+///         let db = db.clone();
+///         async move {
+///             let card: String = claim.payload()?;
+///             // No transaction is open while others are asked.
+///             let receipt = charge(&card, claim.id()).await?;
+///             // Then the effects and the end of the job, at once.
+///             db.run(async |tx| {
+///                 sqlx::query("INSERT INTO receipt VALUES ($1)").bind(receipt).execute(&mut *tx).await?;
+///                 claim.complete_in(tx).await
+///             })
+///             .await?;
+///             Ok(())
+///         }
+///     })
+///     .await;
+/// # Ok(()) }
+/// ```
+///
+/// # Default
+///
+/// - handlers: 4
+/// - poll: every second, and at once while there is more to do
+/// - grace: 30 s
+///
+/// # What becomes of the job
+///
+/// | the handler | the job |
+/// |---|---|
+/// | returns `Ok` | is complete: by the handler, in a transaction of its own making; or else by the worker, now |
+/// | returns an error, or panics | has [failed](Claim::fail), with the queue's backoff; or is as the handler left it |
+/// | loses its lease | somebody else's: the handler is cancelled |
+/// | is cut off at the end of the grace | given back, and the attempt does not count |
+///
+/// An unknown commit needs nothing special. A handler hands it on as an error; if the commit was stored, the job is gone and
+/// cannot fail.
+pub struct Worker<DB: Backend> {
+    queue: Queue<DB>,
+    handlers: usize,
+    poll: Duration,
+    grace: Duration,
+    wake: Option<Arc<dyn Wake>>,
+    observe: Arc<dyn Fn(&Event) + Send + Sync>,
+}
+
+/// What happens in a [`Worker`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// Jobs were claimed.
+    Claimed(usize),
+    /// A job is complete.
+    Completed {
+        /// Its id.
+        id: i64,
+    },
+    /// An attempt failed.
+    Failed {
+        /// Its id.
+        id: i64,
+        /// With what.
+        error: String,
+        /// What became of the job.
+        fate: super::Fate,
+    },
+    /// Somebody else has the job, or may have it: its lease was lost.
+    Lost {
+        /// Its id.
+        id: i64,
+    },
+    /// The job was given back, untouched as far as the worker knows.
+    Released {
+        /// Its id.
+        id: i64,
+    },
+    /// The database was in the way. What was to be done is tried again, or left to the lease.
+    Trouble(Error),
+}
+
+impl<DB: QueueBackend> Worker<DB> {
+    /// A worker for this queue.
+    #[must_use]
+    pub fn new(queue: &Queue<DB>) -> Self {
+        Self {
+            queue: queue.clone(),
+            handlers: 4,
+            poll: Duration::from_secs(1),
+            grace: Duration::from_secs(30),
+            wake: None,
+            observe: Arc::new(|_| ()),
+        }
+    }
+
+    /// How many handlers run at the same time; 0 counts as 1.
+    #[must_use]
+    pub fn handlers(mut self, handlers: usize) -> Self {
+        self.handlers = handlers.max(1);
+        self
+    }
+
+    /// How often it looks for jobs when nothing tells it that there are any.
+    #[must_use]
+    pub fn poll_every(mut self, interval: Duration) -> Self {
+        self.poll = interval;
+        self
+    }
+
+    /// How long handlers may go on after the worker was told to stop. Their leases are prolonged meanwhile.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// What tells it of new jobs before the next poll.
+    #[must_use]
+    pub fn wake(mut self, wake: Arc<impl Wake>) -> Self {
+        self.wake = Some(wake);
+        self
+    }
+
+    /// What is told of everything that happens: for logs and figures. It must not block.
+    #[must_use]
+    pub fn observe(mut self, observe: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.observe = Arc::new(observe);
+        self
+    }
+
+    /// Works until `shutdown` is done, which may be a signal (`tokio::signal::ctrl_c()`), and then lets the handlers finish.
+    ///
+    /// # Errors
+    ///
+    /// None: a database that is not there now will be there again. [`observe`](Self::observe) tells.
+    ///
+    /// # Cancellation
+    ///
+    /// Handlers are cancelled where they are. Their jobs wait for their leases to lapse.
+    pub async fn run<H, F>(&self, shutdown: impl Future + Send, handler: H)
+    where
+        H: Fn(Arc<Claim<DB>>) -> F + Send + Sync,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        let mut shutdown = pin!(shutdown);
+        let (stop, stopped) = watch::channel(false);
+        let mut running = JoinSet::new();
+        loop {
+            let free = self.handlers - running.len();
+            let mut more = false;
+            if free > 0 {
+                match self.queue.claim(free).await {
+                    Ok(claims) => {
+                        more = claims.len() == free;
+                        if !claims.is_empty() {
+                            (self.observe)(&Event::Claimed(claims.len()));
+                        }
+                        for claim in claims {
+                            let claim = Arc::new(claim);
+                            let work = handler(claim.clone());
+                            let care = Care::new(claim, self.observe.clone(), stopped.clone());
+                            running.spawn(care.take(work));
+                        }
+                    }
+                    Err(error) => (self.observe)(&Event::Trouble(error)),
+                }
+            }
+            let looks = running.len() < self.handlers && !more;
+            tokio::select! {
+                biased;
+                _ = &mut shutdown => break,
+                Some(_) = running.join_next() => while running.try_join_next().is_some() {},
+                () = self.something_to_do(), if looks => {}
+            }
+        }
+        let all_done = async { while running.join_next().await.is_some() {} };
+        if timeout(self.grace, all_done).await.is_err() {
+            stop.send_replace(true);
+            while running.join_next().await.is_some() {}
+        }
+    }
+
+    async fn something_to_do(&self) {
+        let woken = async {
+            match &self.wake {
+                Some(wake) => wake.woken().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = woken => {}
+            () = sleep(self.poll) => {}
+        }
+    }
+}
+
+impl<DB: Backend> fmt::Debug for Worker<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("queue", &self.queue)
+            .field("handlers", &self.handlers)
+            .field("poll", &self.poll)
+            .field("grace", &self.grace)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,136 @@
+//! One handler at work: its lease is prolonged, and it is stopped when that is lost.
+
+use std::any::Any;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::{BoxError, Event};
+use crate::error::Error;
+use crate::queue::claim::Progress;
+use crate::queue::{Claim, QueueBackend, Retry};
+
+/// How long a handler that was cancelled may take to notice. One that does not is left alone: it is fenced.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What looks after one claimed job.
+pub(super) struct Care<DB: QueueBackend> {
+    claim: Arc<Claim<DB>>,
+    observe: Arc<dyn Fn(&Event) + Send + Sync>,
+    stopped: watch::Receiver<bool>,
+    /// When the lease lapses, as far as is known here.
+    until: Instant,
+    /// When it is to be prolonged.
+    prolong: Instant,
+}
+
+/// Why a handler is to be stopped.
+enum Stop {
+    Lost,
+    Told,
+}
+
+impl<DB: QueueBackend> Care<DB> {
+    pub(super) fn new(
+        claim: Arc<Claim<DB>>,
+        observe: Arc<dyn Fn(&Event) + Send + Sync>,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
+        let (asked, lease) = (claim.asked(), claim.queue().lease);
+        Self { claim, observe, stopped, until: asked + lease, prolong: asked + lease / 3 }
+    }
+
+    /// Runs the handler, in a task of its own so that a panic ends nothing else, and does what its end asks for.
+    pub(super) async fn take(mut self, work: impl Future<Output = Result<(), BoxError>> + Send + 'static) {
+        // A set of one, because it cancels when it is dropped.
+        let mut handler = JoinSet::new();
+        handler.spawn(work);
+        let stop = tokio::select! {
+            biased;
+            Some(ended) = handler.join_next() => {
+                self.settle(ended).await;
+                return;
+            }
+            stop = self.watch() => stop,
+        };
+        let _ = timeout(FAREWELL, handler.shutdown()).await;
+        let id = self.claim.id();
+        let event = match stop {
+            _ if self.claim.is(Progress::Settled) => Event::Completed { id },
+            Stop::Lost => Event::Lost { id },
+            Stop::Told => match self.claim.release().await {
+                Ok(()) => Event::Released { id },
+                Err(error) => self.lost_or(error),
+            },
+        };
+        (self.observe)(&event);
+    }
+
+    /// Is done when the handler is to be stopped.
+    async fn watch(&mut self) -> Stop {
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.stopped.wait_for(|stopped| *stopped) => return Stop::Told,
+                () = sleep_until(self.prolong) => {}
+            }
+            let lease = self.claim.queue().lease;
+            let asked = Instant::now();
+            match timeout_at(self.until, self.claim.extend()).await {
+                Ok(Ok(())) => self.until = asked + lease,
+                // It is gone because its own handler completes it. Nobody can take over from a commit.
+                Ok(Err(error)) if error.is_stale_claim() && self.claim.is(Progress::Completing) => {
+                    self.until = asked + lease;
+                }
+                Ok(Err(error)) if error.is_stale_claim() => return Stop::Lost,
+                Ok(Err(error)) => (self.observe)(&Event::Trouble(error)),
+                Err(_) => {}
+            }
+            let now = Instant::now();
+            if now >= self.until {
+                return Stop::Lost;
+            }
+            self.prolong = (now + lease / 3).min(self.until);
+        }
+    }
+
+    async fn settle(&self, ended: Result<Result<(), BoxError>, JoinError>) {
+        let id = self.claim.id();
+        let error = match ended {
+            _ if self.claim.is(Progress::Settled) => None,
+            Ok(Ok(())) => match self.claim.complete().await {
+                Ok(()) => None,
+                Err(error) => {
+                    (self.observe)(&self.lost_or(error));
+                    return;
+                }
+            },
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(match error.try_into_panic() {
+                Ok(panic) => format!("panicked: {}", said(&*panic)),
+                Err(error) => error.to_string(),
+            }),
+        };
+        let event = match error {
+            None => Event::Completed { id },
+            Some(error) => match self.claim.fail(&error, Retry::Backoff).await {
+                Ok(fate) => Event::Failed { id, error, fate },
+                Err(error) => self.lost_or(error),
+            },
+        };
+        (self.observe)(&event);
+    }
+
+    fn lost_or(&self, error: Error) -> Event {
+        if error.is_stale_claim() { Event::Lost { id: self.claim.id() } } else { Event::Trouble(error) }
+    }
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("with no message")
+}

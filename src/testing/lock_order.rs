@@ -1,0 +1,216 @@
+//! Deadlocks that have not happened yet.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use crate::backend::Backend;
+use crate::error::Error;
+use crate::transactor::{Ended, Options, Transactor, Unit};
+
+mod clause;
+mod cycles;
+#[cfg(test)]
+mod reading;
+mod recorder;
+mod report;
+mod rows;
+mod sql;
+mod trace;
+
+use recorder::Recorder;
+pub use report::{Inversion, Locked, Order, Unclear, Unknown};
+use rows::Keys;
+use sql::Dialect;
+use trace::Trace;
+
+/// Records in which order transactions take locks, and finds those that could deadlock: on the first run that shows
+/// both orders, one after the other, long before two of them meet.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
+/// use atomically::testing::LockOrder;
+/// use atomically::{Error, Pessimistic, TransactorExt as _};
+///
+/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # sqlx::query("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)").execute(&pool).await?;
+/// let db = Pessimistic::default().on(&pool);
+/// let order = LockOrder::new();
+/// let db = order.on(&db);
+/// for (from, to) in [(1, 2), (2, 1)] {
+///     db.run(async |tx| {
+///         let add = "UPDATE account SET balance = balance + $1 WHERE id = $2";
+///         sqlx::query(add).bind(-5).bind(from).execute(&mut *tx).await?;
+///         sqlx::query(add).bind(5).bind(to).execute(&mut *tx).await?;
+///         Ok::<_, Error>(())
+///     })
+///     .await?;
+/// }
+/// let found = order.inversions();
+/// assert_eq!(
+///     found[0].to_string(),
+///     "account id=1 before account id=2:
+///     UPDATE account SET balance = balance + -5 WHERE id = 1
+///     UPDATE account SET balance = balance + 5 WHERE id = 2
+/// and account id=2 before account id=1:
+///     UPDATE account SET balance = balance + -5 WHERE id = 2
+///     UPDATE account SET balance = balance + 5 WHERE id = 1"
+/// );
+/// # Ok(()) }
+/// # #[cfg(not(feature = "sqlite"))] fn main() {}
+/// ```
+///
+/// The cure is [`Tx::lock_rows`](crate::Tx::lock_rows), or a lock that all of them take first. Cheap to clone: clones
+/// share what they have seen, and several transactors of one database can be watched by one.
+///
+/// # What is a lock
+///
+/// - A *row*: its table, and the value of its key, which is `id` unless [`key`](Self::key) says otherwise. Locked by
+///   `SELECT … FOR UPDATE` and its weaker kin, `UPDATE`, `DELETE`, and by `INSERT` with a key, for which another
+///   one with the same key waits. Which rows is told by `key = value` and `key IN (values)` in the condition, alone or
+///   joined by `AND`. There need not be such a row: what counts is the order that the code keeps, not today's data.
+/// - An *advisory lock*, the crate's ([`Tx::advisory_lock`](crate::Tx::advisory_lock)) or the database's own.
+///
+/// A lock that the transaction holds already is not taken again. One that was refused (`NOWAIT`) is not held, nor is one
+/// that went with its savepoint; MySQL and MariaDB keep those, unless the savepoint came first. Whoever did not commit
+/// has shown its order as well.
+///
+/// # What is an inversion
+///
+/// A circle of transactions each of which holds what the one before it asks for, if they can all be there at once:
+///
+/// - Locks that do not exclude each other are no reason to wait, so two orders of shared locks are none. A lock that is
+///   shared first and then wanted for a change is one by itself, if two transactions can share it.
+/// - Two transactions that hold another lock at that point which excludes the other one never meet: a *gate* in front of
+///   the two orders suppresses them. It has to be a lock of the database's that is seen here.
+/// - What does not wait (`NOWAIT`, `SKIP LOCKED`, `try_advisory_lock`) waits for nobody, but is waited for. It is taken
+///   to have been granted.
+///
+/// Several rows locked by one statement are locked in order if it says so (`ORDER BY key`, with numbers by their value
+/// and everything else by its bytes), or if it inserts them. Otherwise the server picks the order, most often that of an
+/// index, and no order among them is concluded; [`unknown`](Self::unknown) lists the statement. To call two such
+/// statements an inversion would condemn every `UPDATE … WHERE id IN (1, 2)` that runs twice.
+///
+/// Each inversion is reported once, however many rows show it: for each order a shortest circle, the shortest first.
+///
+/// # SQLite
+///
+/// It has one lock, so nothing can deadlock; but tests run there for code that runs elsewhere. Its writes are taken for
+/// the row locks that they would be. Nothing tells a `SELECT` that would lock from one that would not, so a row that was
+/// read by its key before it is written says nothing about the order: what is reported is true, and some is missed.
+///
+/// # What it does not see
+///
+/// - Statements that lock rows by other columns, by ranges or subqueries: [`unknown`](Self::unknown) lists them.
+/// - Locks that no statement names: of foreign keys, triggers, functions and views, on gaps, pages and tables.
+/// - What a unit does outside of its `tx`, and on [`Tx::connection`](crate::Tx::connection).
+///
+/// # Why rows and not tables?
+///
+/// Checkers for threads tell locks apart by where they are made, so that one transfer that locks two accounts would be
+/// suspicious by itself. A database locks what the data says; transfers that are sorted would be condemned with those
+/// that are not.
+#[derive(Debug, Clone, Default)]
+pub struct LockOrder {
+    keys: Arc<Keys>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    traces: Vec<Arc<Trace>>,
+    known: HashSet<Arc<Trace>>,
+    unknown: Vec<Unknown>,
+}
+
+impl LockOrder {
+    /// Nothing seen yet, and `id` for the key of every table.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Which column tells the rows of a table apart, where it is not `id`. The table is called as in the statements,
+    /// with its schema if they name one.
+    ///
+    /// Say it before [`on`](Self::on).
+    #[must_use]
+    pub fn key(mut self, table: &str, column: &str) -> Self {
+        Arc::make_mut(&mut self.keys).0.insert(table.to_lowercase(), column.to_lowercase());
+        self
+    }
+
+    /// The transactor, watched. What else watches or disturbs it in a test goes around this, as an exploration of what
+    /// this gives does.
+    #[must_use]
+    pub fn on<'a, X: ?Sized>(&self, transactor: &'a X) -> Watched<'a, X> {
+        Watched { transactor, order: self.clone() }
+    }
+
+    /// What was found in the transactions that have ended, in whatever way.
+    #[must_use]
+    pub fn inversions(&self) -> Vec<Inversion> {
+        let traces = self.seen().traces.clone();
+        cycles::cycles(&traces).iter().map(|parts| Inversion::new(parts)).collect()
+    }
+
+    /// Statements that may take locks, of which it could not be told what or in which order: each text once. Where
+    /// there are some, no inversions does not mean that there are none.
+    #[must_use]
+    pub fn unknown(&self) -> Vec<Unknown> {
+        self.seen().unknown.clone()
+    }
+
+    /// Checks that there are no inversions.
+    ///
+    /// # Panics
+    ///
+    /// When there are, with all of them.
+    #[track_caller]
+    #[expect(clippy::panic, reason = "it asserts")]
+    pub fn assert_consistent(&self) {
+        let found: Vec<String> = self.inversions().iter().map(ToString::to_string).collect();
+        if !found.is_empty() {
+            panic!("locks are taken in orders that can deadlock:\n\n{}", found.join("\n\n"));
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, trace: Trace) {
+        if trace.0.len() < 2 {
+            return;
+        }
+        let (trace, mut seen) = (Arc::new(trace), self.seen());
+        if seen.known.insert(trace.clone()) {
+            seen.traces.push(trace);
+        }
+    }
+
+    fn add_unknown(&self, unknown: Unknown) {
+        let mut seen = self.seen();
+        if !seen.unknown.contains(&unknown) {
+            seen.unknown.push(unknown);
+        }
+    }
+}
+
+/// A transactor whose locks are recorded: what [`LockOrder::on`] gives.
+#[derive(Debug)]
+pub struct Watched<'a, X: ?Sized> {
+    transactor: &'a X,
+    order: LockOrder,
+}
+
+#[async_trait]
+impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for Watched<'_, X> {
+    async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
+        // One for each run: the attempts of a run follow each other, while runs are at work side by side.
+        let recorder = Recorder::new(self.order.clone(), Dialect::of::<DB>());
+        let watched = Options::new().intercepted_by(Arc::new(recorder));
+        self.transactor.transact(&options.or(&watched), unit).await
+    }
+}

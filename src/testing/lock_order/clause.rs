@@ -1,0 +1,100 @@
+//! The locking clauses of a SELECT, which the parser of the rest does not know in all their forms.
+
+use sqlparser::keywords::Keyword;
+use sqlparser::tokenizer::Token;
+
+use crate::lock::Strength;
+
+use super::rows::Table;
+use super::sql::is;
+
+/// `FOR UPDATE OF a, b NOWAIT`
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Clause {
+    pub(super) strength: Strength,
+    /// The tables it is about; none are all.
+    pub(super) of: Vec<String>,
+    pub(super) waits: bool,
+}
+
+impl Clause {
+    pub(super) fn names(&self, table: &Table<'_>) -> bool {
+        self.of.is_empty() || self.of.iter().any(|name| table.is_called(name))
+    }
+}
+
+const FORMS: [(&[Keyword], Strength); 5] = [
+    (&[Keyword::FOR, Keyword::UPDATE], Strength::Update),
+    (&[Keyword::FOR, Keyword::NO, Keyword::KEY, Keyword::UPDATE], Strength::NoKeyUpdate),
+    (&[Keyword::FOR, Keyword::SHARE], Strength::Share),
+    (&[Keyword::FOR, Keyword::KEY, Keyword::SHARE], Strength::KeyShare),
+    (&[Keyword::LOCK, Keyword::IN, Keyword::SHARE, Keyword::MODE], Strength::Share),
+];
+
+/// The clause that begins here, and how many words name its strength.
+fn form(tokens: &[Token]) -> Option<(Strength, usize)> {
+    FORMS.iter().find_map(|(words, strength)| {
+        let is_it =
+            words.len() <= tokens.len() && words.iter().zip(tokens).all(|(word, token)| is(token, *word));
+        is_it.then_some((*strength, words.len()))
+    })
+}
+
+/// The statement without its locking clauses, and these.
+pub(super) fn take_clauses(tokens: &[Token]) -> (Vec<Token>, Vec<Clause>) {
+    let (mut rest, mut clauses) = (Vec::with_capacity(tokens.len()), Vec::new());
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(token) = tokens.get(at) {
+        match token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        match form(&tokens[at..]) {
+            Some((strength, words)) if depth == 0 => {
+                at += words;
+                let (clause, words) = clause(strength, &tokens[at..]);
+                at += words;
+                clauses.push(clause);
+            }
+            _ => {
+                rest.push(token.clone());
+                at += 1;
+            }
+        }
+    }
+    (rest, clauses)
+}
+
+/// Whether there is one somewhere in brackets.
+pub(super) fn in_brackets(tokens: &[Token]) -> bool {
+    let (rest, _) = take_clauses(tokens);
+    (0..rest.len()).any(|at| form(&rest[at..]).is_some())
+}
+
+/// What follows the strength, and how many words that is.
+fn clause(strength: Strength, tokens: &[Token]) -> (Clause, usize) {
+    let mut clause = Clause { strength, of: Vec::new(), waits: true };
+    let mut at = 0;
+    if tokens.first().is_some_and(|token| is(token, Keyword::OF)) {
+        at = 1;
+        while let Some(Token::Word(word)) = tokens.get(at) {
+            clause.of.push(word.value.to_lowercase());
+            at += 1;
+            if tokens.get(at) != Some(&Token::Comma) {
+                break;
+            }
+            at += 1;
+        }
+    }
+    let rest = &tokens[at.min(tokens.len())..];
+    let says =
+        |words: [Keyword; 2]| rest.len() >= 2 && words.iter().zip(rest).all(|(word, token)| is(token, *word));
+    if rest.first().is_some_and(|token| is(token, Keyword::NOWAIT)) {
+        (Clause { waits: false, ..clause }, at + 1)
+    } else if says([Keyword::SKIP, Keyword::LOCKED]) {
+        (Clause { waits: false, ..clause }, at + 2)
+    } else {
+        (clause, at)
+    }
+}

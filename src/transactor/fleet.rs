@@ -1,0 +1,175 @@
+//! Ten thousand clients, an outage, and what retries make of it: a simulation around the loop that everybody runs.
+//!
+//! The server is a queue that works off one attempt after the other, also those whose clients have stopped waiting; that is
+//! what servers do. It carries the fleet with a third of its strength to spare. Then it stands still for a while.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::attempt::{Outcome, Timer, Trial, until_done};
+use super::options::Options;
+use crate::budget::RetryBudget;
+use crate::failure::{Failure, FailureKind};
+use crate::gate::{Gate, Place};
+use crate::isolation::Isolation;
+use crate::policy::{Attempt, Plan, Strategy};
+
+const CLIENTS: u64 = 10_000;
+/// Between two runs of a client, on average.
+const PAUSE: Duration = Duration::from_secs(10);
+/// What the server needs for one attempt: 1500 in a second, and 1000 are wanted.
+const WORK: Duration = Duration::from_nanos(1_000_000_000 / 1_500);
+/// How long clients wait for an attempt, and for all of them.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_secs(5);
+
+const OUTAGE: std::ops::Range<u64> = 10..20;
+/// In the end the fleet is looked at for this long.
+const END: std::ops::Range<u64> = 60..70;
+
+#[derive(Debug)]
+struct Plain;
+
+impl Strategy for Plain {
+    fn plan(&self, _attempt: &Attempt) -> Plan {
+        Plan::new(Isolation::ReadCommitted)
+    }
+}
+
+/// Counts by the second of the simulation.
+#[derive(Debug)]
+struct Seconds(Vec<AtomicU64>);
+
+impl Seconds {
+    fn new() -> Self {
+        Self((0..=END.end).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn count(&self, since: Instant) {
+        if let Some(second) = self.0.get(since.elapsed().as_secs() as usize) {
+            second.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn during(&self, seconds: std::ops::Range<u64>) -> u64 {
+        seconds.filter_map(|second| self.0.get(second as usize)).map(|count| count.load(Relaxed)).sum()
+    }
+}
+
+struct World {
+    started: Instant,
+    /// When the server will have worked off what it was sent so far.
+    free_at: Mutex<Instant>,
+    wanted: Seconds,
+    attempts: Seconds,
+    done: Seconds,
+}
+
+impl World {
+    /// When an attempt that is sent now will be answered.
+    fn send(&self) -> Instant {
+        let mut free_at = self.free_at.lock().expect("the server");
+        let outage = [OUTAGE.start, OUTAGE.end].map(|second| self.started + Duration::from_secs(second));
+        let mut begins = (*free_at).max(Instant::now());
+        if (outage[0]..outage[1]).contains(&begins) {
+            begins = outage[1];
+        }
+        *free_at = begins + WORK;
+        *free_at
+    }
+}
+
+struct Request<'a>(&'a World);
+
+impl Trial for Request<'_> {
+    type Output = ();
+
+    async fn once(
+        &mut self,
+        _plan: Plan,
+        _attempt: u32,
+        _place: Option<Place>,
+        _timer: &mut Timer,
+    ) -> Outcome<()> {
+        self.0.attempts.count(self.0.started);
+        let answered = self.0.send();
+        if answered > Instant::now() + ATTEMPT_LIMIT {
+            sleep(ATTEMPT_LIMIT).await;
+            return Outcome::failed(Failure::new(FailureKind::Unavailable, "no answer").retryable(true));
+        }
+        sleep_until(answered).await;
+        Outcome::Done(())
+    }
+
+    fn unresolved(&self) -> Option<Failure> {
+        None
+    }
+
+    async fn ended(&mut self, _timer: &mut Timer) {}
+}
+
+/// A client, until the end of the simulation.
+async fn client(world: Arc<World>, options: Options, seed: u64) {
+    let mut chance = StdRng::seed_from_u64(seed);
+    let mut pause = move || PAUSE.mul_f64(2.0 * chance.random::<f64>());
+    let gate = Gate::new();
+    for run in 0.. {
+        sleep(pause()).await;
+        if world.started.elapsed() > Duration::from_secs(END.end) {
+            return;
+        }
+        world.wanted.count(world.started);
+        let options = Options::new().seed(seed + run * CLIENTS).or(&options);
+        if until_done(&Plain, &gate, &options, &mut Request(&world)).await.is_ok() {
+            world.done.count(world.started);
+        }
+    }
+}
+
+async fn simulate(options: Options) -> Arc<World> {
+    let started = Instant::now();
+    let (wanted, attempts, done) = (Seconds::new(), Seconds::new(), Seconds::new());
+    let world = Arc::new(World { started, free_at: Mutex::new(started), wanted, attempts, done });
+    let mut clients = JoinSet::new();
+    for seed in 0..CLIENTS {
+        clients.spawn(client(world.clone(), options.clone().deadline(DEADLINE), seed));
+    }
+    clients.join_all().await;
+    for (when, seconds) in [("before", 5..10), ("outage", OUTAGE), ("after", 20..50), ("end", END)] {
+        let [wanted, attempts, done] = [&world.wanted, &world.attempts, &world.done]
+            .map(|counted| counted.during(seconds.clone()) / (seconds.end - seconds.start));
+        println!("{when:<7} per s: {wanted:>5} runs wanted, {attempts:>5} attempts, {done:>5} runs done");
+    }
+    world
+}
+
+/// Nine in ten, when nothing is wrong.
+fn carries_the_load(world: &World, seconds: std::ops::Range<u64>) -> bool {
+    world.done.during(seconds.clone()) * 10 >= world.wanted.during(seconds) * 9
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_budget_the_fleet_stays_down_after_an_outage() {
+    let world = simulate(Options::new()).await;
+    assert!(carries_the_load(&world, 5..10), "nothing was wrong before");
+    let (wanted, attempts, done) =
+        (world.wanted.during(END), world.attempts.during(END), world.done.during(END));
+    assert!(attempts > 2 * wanted, "{attempts} attempts at {wanted} runs");
+    assert!(done * 10 < wanted, "{done} of {wanted} runs were done: the test cannot tell with from without");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_budget_the_fleet_recovers_from_an_outage() {
+    let world = simulate(Options::new().retry_budget(&RetryBudget::new())).await;
+    assert!(carries_the_load(&world, 5..10), "nothing was wrong before");
+    assert!(world.done.during(OUTAGE) * 4 < world.wanted.during(OUTAGE), "there was no outage");
+    assert!(carries_the_load(&world, END), "it has not recovered");
+    let (attempts, wanted) = (world.attempts.during(20..50), world.wanted.during(20..50));
+    assert!(attempts * 10 < wanted * 13, "{attempts} attempts at {wanted} runs while it was down");
+}

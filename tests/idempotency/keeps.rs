@@ -1,0 +1,109 @@
+//! What the tests do once: they write a line into a ledger, and answer a number that nobody else answers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use atomically::idempotency::{IdempotencyKey, KeyStore};
+use atomically::{Error, Pessimistic, Tx};
+use sqlx::{MySql, Pool, Postgres, Row as _, Sqlite};
+
+use crate::support::{TestBackend, TestPool};
+
+/// A database under test that keeps keys.
+pub(crate) trait Keeps: TestBackend + KeyStore {
+    /// Makes as many keys as there are rows in `ledger`, all of which have expired.
+    const EXPIRED_KEYS: &'static str;
+
+    /// How many sessions of this database wait for a lock on a row.
+    fn waiting(pool: &Pool<Self>) -> Pin<Box<dyn Future<Output = i64> + Send + '_>>;
+}
+
+impl Keeps for Postgres {
+    const EXPIRED_KEYS: &'static str =
+        "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at)
+         SELECT sha256(k::text::bytea), '', '', now(), now() - interval '1 second' FROM ledger";
+
+    fn waiting(pool: &Pool<Self>) -> Pin<Box<dyn Future<Output = i64> + Send + '_>> {
+        let sql = "SELECT COUNT(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        Box::pin(async move { sqlx::query_scalar(sql).fetch_one(pool).await.expect("the activity") })
+    }
+}
+
+impl Keeps for MySql {
+    const EXPIRED_KEYS: &'static str = "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at)
+         SELECT UNHEX(SHA2(k, 256)), '', '', UTC_TIMESTAMP(), UTC_TIMESTAMP() - INTERVAL 1 SECOND FROM ledger";
+
+    fn waiting(pool: &Pool<Self>) -> Pin<Box<dyn Future<Output = i64> + Send + '_>> {
+        let sessions = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = database()";
+        Box::pin(async move {
+            let sessions: Vec<i64> =
+                sqlx::query_scalar(sessions).fetch_all(pool).await.expect("the sessions");
+            let status: String = sqlx::query("SHOW ENGINE INNODB STATUS")
+                .fetch_one(pool)
+                .await
+                .expect("the status")
+                .get("Status");
+            let waits = |entry: &&str| {
+                let thread = entry.split_once("thread id ").and_then(|(_, rest)| rest.split(',').next());
+                let session = thread.and_then(|id| id.trim().parse().ok());
+                entry.contains("LOCK WAIT") && session.is_some_and(|session| sessions.contains(&session))
+            };
+            status.split("---TRANSACTION").filter(waits).count() as i64
+        })
+    }
+}
+
+impl Keeps for Sqlite {
+    const EXPIRED_KEYS: &'static str =
+        "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at)
+         SELECT randomblob(32), '', '', unixepoch(), unixepoch() - 1 FROM ledger";
+
+    fn waiting(_pool: &Pool<Self>) -> Pin<Box<dyn Future<Output = i64> + Send + '_>> {
+        Box::pin(async { 0 })
+    }
+}
+
+pub(crate) async fn ledger<DB: Keeps>(connections: u32) -> TestPool<DB> {
+    let pool = DB::pool(connections).await;
+    let table = DB::sql("CREATE TABLE ledger (k BIGINT NOT NULL, answer BIGINT NOT NULL)");
+    DB::pool_execute(&pool, table, &[]).await.expect("a table");
+    Pessimistic::default().on(&pool).create_key_table().await.expect("the table of keys");
+    pool
+}
+
+/// The effect: a line in the ledger, and the answer to it.
+pub(crate) async fn effect<DB: Keeps>(tx: &mut Tx<DB>, k: i64) -> Result<i64, sqlx::Error> {
+    static NEXT: AtomicI64 = AtomicI64::new(1);
+    let answer = NEXT.fetch_add(1, Ordering::Relaxed);
+    DB::execute(tx, DB::sql("INSERT INTO ledger VALUES (?, ?)"), &[k, answer]).await?;
+    Ok(answer)
+}
+
+/// As a unit of its own.
+pub(crate) async fn work<DB: Keeps>(tx: &mut Tx<DB>) -> Result<i64, Error> {
+    Ok(effect(tx, 1).await?)
+}
+
+pub(crate) async fn effects<DB: Keeps>(pool: &Pool<DB>, k: i64) -> i64 {
+    let count = DB::sql("SELECT COUNT(*) FROM ledger WHERE k = ?");
+    DB::pool_fetch(pool, count, &[k]).await.expect("a count")
+}
+
+/// What the one effect answered.
+pub(crate) async fn answer<DB: Keeps>(pool: &Pool<DB>, k: i64) -> i64 {
+    assert_eq!(effects(pool, k).await, 1);
+    let answer = DB::sql("SELECT answer FROM ledger WHERE k = ?");
+    DB::pool_fetch(pool, answer, &[k]).await.expect("the answer")
+}
+
+/// All keys are as old as they may get.
+pub(crate) async fn expire<DB: Keeps>(pool: &Pool<DB>) {
+    let expire = DB::sql("UPDATE atomically_key SET expires_at = created_at");
+    DB::pool_execute(pool, expire, &[]).await.expect("expired");
+}
+
+pub(crate) fn key(text: &str) -> IdempotencyKey {
+    IdempotencyKey::new("tests", text).expect("a key")
+}

@@ -1,0 +1,251 @@
+//! Two that send the same key at the same time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use atomically::idempotency::{IdempotencyExt as _, Outcome, once_in};
+use atomically::{
+    Atomic, Error, Isolation, Optimistic, Options, Pessimistic, Serializable, Transactor, TransactorExt as _,
+    Tx,
+};
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::{Executor as _, MySql, Pool};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::keeps::{Keeps, answer, effect, effects, expire, key, ledger, work};
+use crate::support::eventually;
+
+const LEVELS: [Isolation; 4] = [
+    Isolation::ReadUncommitted,
+    Isolation::ReadCommitted,
+    Isolation::RepeatableRead,
+    Isolation::Serializable,
+];
+
+/// Longer than any of this takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn patient() -> Options {
+    Options::new().deadline(PATIENCE)
+}
+
+/// A first one, at work on its key until the gate opens; then it ends as it is told to.
+struct First<T> {
+    gate: Arc<Semaphore>,
+    task: JoinHandle<Result<Outcome<i64>, T>>,
+}
+
+impl First<Error> {
+    async fn at_work<DB: Keeps>(pool: &Pool<DB>, name: &str, k: i64, succeeds: bool) -> Self {
+        let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (opened, begins) = (gate.clone(), begun.clone());
+        let (db, key) = (Pessimistic::default().on(pool).options(patient()), key(name));
+        let task = tokio::spawn(async move {
+            db.once(&key)
+                .run(async |tx: &mut Tx<DB>| {
+                    let answer = effect(tx, k).await?;
+                    begins.add_permits(1);
+                    let _ = opened.acquire().await;
+                    if succeeds { Ok(answer) } else { Err(Error::from(sqlx::Error::RowNotFound)) }
+                })
+                .await
+        });
+        let _ = begun.acquire().await.expect("never closed");
+        Self { gate, task }
+    }
+
+    async fn ends(self) -> Result<Outcome<i64>, Error> {
+        self.gate.add_permits(1);
+        self.task.await.expect("no panic")
+    }
+}
+
+/// The second one waits for the first at the key, whatever its level, until the first has come to its end.
+async fn waits<DB: Keeps>(succeeds: bool) {
+    let pool = ledger::<DB>(4).await;
+    for (k, level) in (0..).zip(LEVELS) {
+        let name = format!("{level}");
+        let first = First::at_work(&pool, &name, k, succeeds).await;
+        let (db, key) = (Pessimistic::default().on(&pool).options(patient().isolation(level)), key(&name));
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = runs.clone();
+        let second = tokio::spawn(async move {
+            db.once(&key)
+                .wait(PATIENCE)
+                .run(async |tx: &mut Tx<DB>| {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    Ok::<_, Error>(effect(tx, k).await?)
+                })
+                .await
+        });
+        eventually(1, async || DB::waiting(&pool).await).await;
+        assert_eq!(runs.load(Ordering::Relaxed), 0, "{level}");
+        let first = first.ends().await;
+        let second = second.await.expect("no panic").expect("an outcome");
+        let told = answer(&pool, k).await;
+        if succeeds {
+            assert_eq!(first.expect("an outcome"), Outcome::Fresh(told), "{level}");
+            assert_eq!(second, Outcome::Replayed(told), "{level}");
+        } else {
+            assert!(first.is_err());
+            assert_eq!(second, Outcome::Fresh(told), "{level}");
+        }
+    }
+}
+
+pub(crate) async fn a_twin_waits_and_is_answered<DB: Keeps>() {
+    waits::<DB>(true).await;
+}
+
+pub(crate) async fn a_twin_takes_over_what_failed<DB: Keeps>() {
+    waits::<DB>(false).await;
+}
+
+pub(crate) async fn an_expired_key_is_taken_over_once<DB: Keeps>() {
+    let pool = ledger::<DB>(4).await;
+    let db = Pessimistic::default().on(&pool).options(patient());
+    let _ = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
+    expire(&pool).await;
+
+    let first = First::at_work(&pool, "a", 2, true).await;
+    let twin = db.clone();
+    let second = tokio::spawn(async move {
+        let unit = async |tx: &mut Tx<DB>| effect(tx, 2).await.map_err(Error::from);
+        twin.once(&key("a")).wait(PATIENCE).run(unit).await
+    });
+    eventually(1, async || DB::waiting(&pool).await).await;
+    let first = first.ends().await.expect("an outcome");
+    let told = answer(&pool, 2).await;
+    let second = second.await.expect("no panic").expect("an outcome");
+    assert_eq!((first, second), (Outcome::Fresh(told), Outcome::Replayed(told)));
+}
+
+pub(crate) async fn waiting_in_vain_is_in_progress<DB: Keeps>() {
+    let pool = ledger::<DB>(4).await;
+    for (k, level) in (0..).zip(LEVELS) {
+        let name = format!("{level}");
+        let first = First::at_work(&pool, &name, k, true).await;
+        let db = Pessimistic::default().on(&pool).options(patient().isolation(level));
+        let runs = AtomicU32::new(0);
+        let unit = async |tx: &mut Tx<DB>| {
+            runs.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Error>(effect(tx, k).await?)
+        };
+        let key = key(&name);
+        // A second is what it waits by itself.
+        let once = if k == 0 { db.once(&key) } else { db.once(&key).wait(Duration::from_millis(50)) };
+        assert_eq!(once.run(unit).await.expect("an outcome"), Outcome::InProgress, "{level}");
+        assert_eq!((runs.load(Ordering::Relaxed), effects(&pool, k).await), (0, 0), "{level}");
+        let first = first.ends().await.expect("an outcome");
+        let told = answer(&pool, k).await;
+        assert_eq!(first, Outcome::Fresh(told));
+        assert_eq!(once.run(unit).await.expect("an outcome"), Outcome::Replayed(told), "{level}");
+    }
+}
+
+/// All wait for one that fails. On MySQL and MariaDB all but one of them are ended as deadlocks then, and run again.
+pub(crate) async fn one_of_many_runs<DB: Keeps>() {
+    const WAITING: u32 = 5;
+    let pool = ledger::<DB>(WAITING + 2).await;
+    let first = First::at_work(&pool, "a", 1, false).await;
+    let mut tasks = JoinSet::new();
+    for _ in 0..WAITING {
+        let db = Pessimistic::default().on(&pool).options(patient());
+        tasks.spawn(async move { db.once(&key("a")).wait(PATIENCE).run(work::<DB>).await });
+    }
+    eventually(i64::from(WAITING), async || DB::waiting(&pool).await).await;
+    assert!(first.ends().await.is_err());
+    let mut fresh = 0;
+    let mut told = Vec::new();
+    while let Some(outcome) = tasks.join_next().await {
+        let outcome = outcome.expect("no panic").expect("an outcome");
+        fresh += u32::from(matches!(outcome, Outcome::Fresh(_)));
+        told.extend(outcome.response());
+    }
+    assert_eq!((fresh, told), (1, vec![answer(&pool, 1).await; WAITING as usize]));
+}
+
+/// The unit itself, and who has the connection next, wait as long as they did.
+pub(crate) async fn the_limit_is_for_the_key_alone<DB: Keeps>() {
+    let pool = ledger::<DB>(1).await;
+    let before = DB::limits(&pool).await;
+    let limits =
+        DB::with_timeouts(Options::new(), Duration::from_secs(3)).lock_timeout(Duration::from_secs(2));
+    let db = Pessimistic::default().on(&pool).options(limits);
+    let unit = async |tx: &mut Tx<DB>| Ok::<_, Error>(DB::limits_inside(tx).await);
+    let once = db.once(&key("a")).wait(Duration::from_millis(10));
+    let Outcome::Fresh(inside) = once.run(unit).await.expect("an outcome") else { panic!("not fresh") };
+    assert!(inside.starts_with(DB::TWO_AND_THREE_SECONDS), "{inside}");
+    assert_eq!(DB::limits(&pool).await, before);
+
+    // It does not wait longer than the options allow either.
+    let pool = ledger::<DB>(3).await;
+    let first = First::at_work(&pool, "b", 2, true).await;
+    let db = Pessimistic::default().on(&pool).options(patient().lock_timeout(Duration::from_millis(50)));
+    let outcome = db.once(&key("b")).wait(PATIENCE).run(work::<DB>).await.expect("an outcome");
+    assert_eq!(outcome, Outcome::InProgress);
+    assert!(first.ends().await.is_ok());
+    assert_eq!(DB::limits(&pool).await, before);
+}
+
+/// A transaction that has looked around before it comes to the key, while somebody else finished with it.
+pub(crate) async fn what_is_newer_than_the_snapshot_is_seen<DB: Keeps>() {
+    let pool = ledger::<DB>(2).await;
+    sees_what_is_newer(&pool, &DB::another(&pool.url).await).await;
+}
+
+/// As MariaDB is by default from 11.6 on: what is newer than the snapshot is a failure, and not read.
+pub(crate) async fn what_is_newer_is_a_failure_or_seen() {
+    let elsewhere = ledger::<MySql>(2).await;
+    let isolate = "SET @isolated = 1 /*M! , innodb_snapshot_isolation = ON*/";
+    let pool = MySqlPoolOptions::new()
+        .max_connections(2)
+        .after_connect(move |connection, _| {
+            Box::pin(async move { connection.execute(isolate).await.map(drop) })
+        })
+        .connect(&elsewhere.url)
+        .await
+        .expect("a pool");
+    let attempts = sees_what_is_newer(&pool, &elsewhere).await;
+    let version: String = sqlx::query_scalar("SELECT VERSION()").fetch_one(&pool).await.expect("a version");
+    assert!(attempts > 9 || !version.contains("MariaDB"), "there was no failure, so nothing was shown");
+}
+
+/// Answers how many attempts it took.
+async fn sees_what_is_newer<DB: Keeps>(pool: &Pool<DB>, elsewhere: &Pool<DB>) -> u32 {
+    let strategies: [&dyn Transactor<DB>; 3] =
+        [&Optimistic::default().on(pool), &Serializable::default().on(pool), &Atomic::default().on(pool)];
+    let (mut k, attempts) = (0, AtomicU32::new(0));
+    for db in strategies {
+        for level in LEVELS {
+            if DB::NAME == "MySQL" && level == Isolation::Serializable {
+                // It has no snapshot: what it has read, nobody else writes.
+                continue;
+            }
+            k += 1;
+            let (name, other) = (k.to_string(), Pessimistic::default().on(elsewhere));
+            let finished_meanwhile = AtomicU32::new(0);
+            let db = db.with(patient().isolation(level));
+            let unit = db.run(async |tx: &mut Tx<DB>| {
+                attempts.fetch_add(1, Ordering::Relaxed);
+                let seen = DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM atomically_key"), &[]).await?;
+                if tx.attempt() == 1 {
+                    let unit = async |tx: &mut Tx<DB>| effect(tx, k).await.map_err(Error::from);
+                    let outcome = other.with(patient()).once(&key(&name)).run(unit).await?;
+                    assert!(matches!(outcome, Outcome::Fresh(_)), "{outcome:?}");
+                    finished_meanwhile.fetch_add(1, Ordering::Relaxed);
+                    assert_eq!(seen, k - 1);
+                }
+                once_in(tx, &key(&name))
+                    .run(async |tx: &mut Tx<DB>| Ok::<_, Error>(effect(tx, k).await?))
+                    .await
+            });
+            let outcome = unit.await.expect("an outcome");
+            assert_eq!(outcome, Outcome::Replayed(answer(pool, k).await), "{level}");
+            assert_eq!(finished_meanwhile.load(Ordering::Relaxed), 1);
+        }
+    }
+    attempts.into_inner()
+}

@@ -1,0 +1,135 @@
+//! What operators do, and what is wrong with what is stored.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use atomically::idempotency::{IdempotencyExt as _, KeyError, Outcome};
+use atomically::{Error, ErrorKind, Pessimistic, PoolTransactor, Tx};
+
+use crate::keeps::{Keeps, answer, effects, key, ledger, work};
+use crate::support::eventually;
+
+pub(crate) async fn a_missing_table_says_so<DB: Keeps>() {
+    let pool = DB::pool(2).await;
+    let db = Pessimistic::default().on(&pool);
+    for error in [
+        db.once(&key("a")).run(work::<DB>).await.expect_err("no table"),
+        db.keys().find(&key("a")).await.expect_err("no table"),
+        db.keys().release(&key("a")).await.expect_err("no table"),
+        db.keys().purge().await.expect_err("no table"),
+    ] {
+        assert!(matches!(KeyError::of(&error), Some(KeyError::NoTable(_))), "{error:?}");
+        assert_eq!((error.kind(), error.attempts()), (ErrorKind::Database, None));
+        assert!(error.to_string().contains("create_key_table"), "{error}");
+    }
+    // What else is missing is not ours.
+    db.create_key_table().await.expect("a table");
+    db.create_key_table().await.expect("it is there already");
+    let error = db.once(&key("a")).run(work::<DB>).await.expect_err("no ledger");
+    assert!(KeyError::of(&error).is_none(), "{error:?}");
+    let another = DB::sql("ALTER TABLE atomically_key RENAME COLUMN run TO walk");
+    DB::pool_execute(&pool, another, &[]).await.expect("another table");
+    let error = db.once(&key("a")).run(work::<DB>).await.expect_err("no such column");
+    assert!(KeyError::of(&error).is_none(), "{error:?}");
+    assert!(
+        PoolTransactor::<DB, Pessimistic>::key_schema().contains("CREATE TABLE IF NOT EXISTS atomically_key")
+    );
+}
+
+pub(crate) async fn responses_that_are_no_json_say_so<DB: Keeps>() {
+    let pool = ledger::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    // Keys of a JSON object are text.
+    let error = db
+        .once(&key("a"))
+        .run(async |tx: &mut Tx<DB>| Ok::<_, Error>(BTreeMap::from([((1, 2), work(tx).await?)])))
+        .await
+        .expect_err("not to be written");
+    assert!(matches!(KeyError::of(&error), Some(KeyError::Unwritable(_))), "{error:?}");
+    assert_eq!(effects(&pool, 1).await, 0);
+
+    let _ = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
+    let error = db
+        .once(&key("a"))
+        .run(async |tx: &mut Tx<DB>| Ok::<_, Error>(work(tx).await?.to_string()))
+        .await
+        .expect_err("not to be read");
+    assert!(matches!(KeyError::of(&error), Some(KeyError::Unreadable(_))), "{error:?}");
+    assert_eq!(effects(&pool, 1).await, 1);
+}
+
+pub(crate) async fn found_and_released<DB: Keeps>() {
+    let pool = ledger::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    assert_eq!(db.keys().find(&key("a")).await.expect("nothing"), None);
+    assert!(!db.keys().release(&key("a")).await.expect("nothing"));
+    let response = vec![String::from("it's \"so\" \\ \0 \u{1f980}")];
+    let reply = response.clone();
+    let unit = async |tx: &mut Tx<DB>| work(tx).await.map(|_| reply);
+    let outcome = db.once(&key("a")).expires_after(Duration::from_secs(3600)).run(unit.clone()).await;
+    assert_eq!(outcome.expect("an outcome"), Outcome::Fresh(response.clone()));
+    let found = db.keys().find(&key("a")).await.expect("found out").expect("a key");
+    assert_eq!(serde_json::from_str::<Vec<String>>(&found.response).expect("JSON"), response);
+    assert!(found.age < Duration::from_secs(60), "{found:?}");
+    let life = found.age + found.expires_in;
+    assert!(life.abs_diff(Duration::from_secs(3600)) <= Duration::from_secs(1), "{found:?}");
+    let outcome = db.once(&key("a")).run(unit).await;
+    assert_eq!(outcome.expect("an outcome"), Outcome::Replayed(response));
+
+    assert!(db.keys().release(&key("a")).await.expect("released"));
+    let outcome = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
+    assert!(matches!(outcome, Outcome::Fresh(_)), "{outcome:?}");
+    assert_eq!(effects(&pool, 1).await, 2, "it was asked for");
+    let found = db.keys().find(&key("a")).await.expect("found out").expect("a key");
+    assert_eq!((found.age + found.expires_in).as_secs().div_ceil(3600), 24, "{found:?}");
+}
+
+pub(crate) async fn an_expired_key_is_a_new_one<DB: Keeps>() {
+    let pool = ledger::<DB>(4).await;
+    let db = Pessimistic::default().on(&pool);
+    // Shorter than a second is rounded up, and longer than a century is none.
+    let old = db.once(&key("a")).expires_after(Duration::ZERO).run(work::<DB>).await.expect("an outcome");
+    let kept = db.once(&key("b")).expires_after(Duration::MAX).run(work::<DB>).await.expect("an outcome");
+    let expires_in = async || db.keys().find(&key("a")).await.expect("found out").map(|key| key.expires_in);
+    eventually(Some(Duration::ZERO), expires_in).await;
+
+    // Another request may have it now, and only one of them does.
+    let key = key("a").request("another");
+    let tasks = (0..4).map(|_| {
+        let db = db.clone();
+        tokio::spawn(async move { db.once(&key).run(work::<DB>).await.expect("an outcome") })
+    });
+    let mut told = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        told.push(task.await.expect("no panic"));
+    }
+    let fresh: Vec<_> = told.iter().filter(|outcome| matches!(outcome, Outcome::Fresh(_))).collect();
+    assert_eq!(fresh.len(), 1, "{told:?}");
+    assert_ne!(*fresh[0], old);
+    assert!(told.iter().all(|outcome| outcome.response() == fresh[0].response()), "{told:?}");
+    let again = db.once(&crate::keeps::key("b")).run(work::<DB>).await.expect("an outcome");
+    assert_eq!(again.response(), kept.response());
+    assert_eq!(effects(&pool, 1).await, 3);
+}
+
+pub(crate) async fn purged_in_batches<DB: Keeps>() {
+    const KEYS: i64 = 1 << 11;
+    let pool = ledger::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    let kept = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
+    assert_eq!(db.keys().purge().await.expect("nothing"), 0);
+    while DB::pool_fetch(&pool, DB::sql("SELECT COUNT(*) FROM ledger"), &[]).await.expect("a count") < KEYS {
+        let double =
+            DB::sql("INSERT INTO ledger SELECT k + (SELECT COUNT(*) FROM ledger), answer FROM ledger");
+        DB::pool_execute(&pool, double, &[]).await.expect("twice as many");
+    }
+    DB::pool_execute(&pool, DB::sql(DB::EXPIRED_KEYS), &[]).await.expect("expired keys");
+    assert_eq!(db.keys().purge().await.expect("all"), KEYS as u64);
+    assert_eq!(
+        DB::pool_fetch(&pool, DB::sql("SELECT COUNT(*) FROM atomically_key"), &[]).await.expect("a count"),
+        1
+    );
+    let again = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
+    assert_eq!(again, Outcome::Replayed(answer(&pool, 1).await));
+    assert_eq!(again.response(), kept.response());
+}

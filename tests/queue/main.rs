@@ -1,0 +1,128 @@
+//! Queues: the same on every database, and what becomes of them when processes are killed.
+
+mod crash;
+mod doctor;
+mod fence;
+mod jobs;
+#[path = "../support/mod.rs"]
+mod support;
+mod worker;
+
+use atomically::queue::{Claim, NewJob, Queue, QueueBackend};
+use atomically::{Error, Pessimistic, TransactorExt as _};
+use sqlx::Pool;
+use support::{TestBackend, TestPool};
+
+/// A database under test that can hold queues.
+trait QueueTest: TestBackend + QueueBackend {}
+impl<DB: TestBackend + QueueBackend> QueueTest for DB {}
+
+macro_rules! on_every_database {
+    ($($module:ident :: $test:ident),* $(,)?) => {
+        on_every_database!(@on postgres sqlx::Postgres, $($module::$test)*);
+        on_every_database!(@on mariadb sqlx::MySql, $($module::$test)*);
+        on_every_database!(@on sqlite sqlx::Sqlite, $($module::$test)*);
+    };
+    (@on $name:ident $database:ty, $($module:ident :: $test:ident)*) => {
+        mod $name {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::$module::$test::<$database>().await;
+                }
+            )*
+        }
+    };
+}
+
+on_every_database! {
+    jobs::a_job_is_there_if_and_only_if_its_transaction_is,
+    jobs::turns_go_by_priority_and_then_by_due_time,
+    jobs::a_job_is_not_claimed_before_it_is_due,
+    jobs::unique_keys_are_unique_among_the_living,
+    jobs::many_are_enqueued_at_once,
+    jobs::a_job_that_fails_is_tried_again_and_dies,
+    jobs::a_job_can_be_dead_at_once,
+    jobs::a_job_that_is_released_has_lost_nothing,
+    jobs::a_lapsed_lease_is_taken_over_and_counts,
+    jobs::a_last_attempt_that_lapses_is_dead,
+    jobs::an_extended_lease_holds,
+    jobs::ids_are_never_given_out_again,
+    jobs::what_is_due_and_behind_is_found,
+    jobs::claims_do_not_wait_for_locked_jobs,
+    jobs::bad_input_is_refused,
+    jobs::payloads_come_back_as_they_were,
+    jobs::the_dead_are_purged,
+    fence::a_zombie_leaves_no_effect,
+    fence::a_zombie_whose_snapshot_is_older_leaves_no_effect,
+    fence::a_stale_claim_is_told_whatever_the_unit_makes_of_it,
+    fence::a_stale_claim_is_never_run_again,
+    fence::a_stale_claim_outlives_a_savepoint,
+    fence::every_change_is_fenced,
+    fence::all_or_none_are_completed,
+    fence::handlers_that_complete_in_their_transaction_are_fenced,
+    fence::one_of_two_who_complete_is_fenced,
+    fence::extending_does_not_disturb_a_completion,
+    worker::handlers_complete_or_are_completed,
+    worker::poison_ends_dead,
+    worker::leases_are_extended,
+    worker::a_lost_lease_cancels_its_handler,
+    worker::a_worker_that_is_told_to_stop_finishes_what_it_has,
+    worker::what_outlives_the_grace_is_given_back,
+    worker::a_worker_can_be_woken,
+    worker::a_worker_survives_its_database,
+    doctor::nothing_is_wrong,
+    doctor::what_is_missing_is_named,
+    doctor::a_missing_index_is_named,
+}
+
+/// An empty queue in a database of its own, with a table `ledger` for effects.
+async fn queue<DB: QueueTest>(connections: u32) -> (TestPool<DB>, Queue<DB>) {
+    let pool = DB::pool(connections).await;
+    let queue = Queue::new("jobs", &pool).expect("a name");
+    queue.create_tables().await.expect("the tables");
+    let ledger = "CREATE TABLE ledger (job BIGINT NOT NULL, token BIGINT NOT NULL)";
+    DB::pool_execute(&pool, DB::sql(ledger), &[]).await.expect("a table");
+    (pool, queue)
+}
+
+async fn enqueue<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>, job: NewJob) -> i64 {
+    let db = Pessimistic::default().on(pool);
+    let enqueued = db.run(async |tx| queue.enqueue(tx, job).await).await.expect("a commit");
+    enqueued.id().expect("no duplicate")
+}
+
+fn job(payload: i64) -> NewJob {
+    NewJob::new(&payload).expect("a payload")
+}
+
+async fn claim_one<DB: QueueTest>(queue: &Queue<DB>) -> Claim<DB> {
+    let mut claims = queue.claim(1).await.expect("a claim");
+    assert_eq!(claims.len(), 1, "there is one");
+    claims.remove(0)
+}
+
+/// Lets every lease lapse, and makes every job due, without waiting for it.
+async fn lapse<DB: QueueTest>(pool: &Pool<DB>) {
+    for sql in [
+        "UPDATE atomically_job SET due_at = 1 WHERE died_at IS NULL",
+        "UPDATE atomically_job_lease SET until = 1",
+    ] {
+        DB::pool_execute(pool, DB::sql(sql), &[]).await.expect("an update");
+    }
+}
+
+async fn ask<DB: QueueTest>(pool: &Pool<DB>, sql: &str) -> i64 {
+    DB::pool_fetch(pool, DB::sql(sql), &[]).await.expect("an answer")
+}
+
+async fn effects<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
+    ask(pool, "SELECT COUNT(*) FROM ledger").await
+}
+
+/// The effect of a job.
+async fn write_ledger<DB: QueueTest>(tx: &mut atomically::Tx<DB>, claim: &Claim<DB>) -> Result<(), Error> {
+    let sql = DB::sql("INSERT INTO ledger VALUES (?, ?)");
+    DB::execute(tx, sql, &[claim.payload()?, claim.token()]).await?;
+    Ok(())
+}

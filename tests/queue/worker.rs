@@ -1,0 +1,284 @@
+//! The loop around claims.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use atomically::queue::{Claim, Event, Fate, PgWake, Queue, Retry, Worker};
+use atomically::{Backoff, Error, Pessimistic, TransactorExt as _};
+use sqlx::{Pool, Postgres};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::support::eventually;
+use crate::{QueueTest, ask, claim_one, effects, enqueue, job, lapse, queue, write_ledger};
+
+/// Nothing here takes that long; what waits for it hangs.
+const LONG: Duration = Duration::from_secs(3600);
+const LIMIT: Duration = Duration::from_secs(60);
+
+type Events = Arc<Mutex<Vec<String>>>;
+
+/// A worker that notes what happens, does not give up soon, and is not in a hurry to look.
+fn worker<DB: QueueTest>(queue: &Queue<DB>) -> (Worker<DB>, Events) {
+    let events = Events::default();
+    let noted = events.clone();
+    let worker = Worker::new(queue).poll_every(Duration::from_millis(20)).grace(LONG).observe(move |event| {
+        let text = match event {
+            Event::Claimed(_) => return,
+            Event::Completed { id } => format!("completed {id}"),
+            Event::Failed { id, error, fate } => format!("failed {id}: {error}: {}", *fate == Fate::Dead),
+            Event::Lost { id } => format!("lost {id}"),
+            Event::Released { id } => format!("released {id}"),
+            Event::Trouble(error) => format!("trouble: {error}"),
+            other => format!("{other:?}"),
+        };
+        noted.lock().expect("the events").push(text);
+    });
+    (worker, events)
+}
+
+fn noted(events: &Events) -> Vec<String> {
+    events.lock().expect("the events").clone()
+}
+
+/// Runs a worker in the background until it is told to stop.
+fn start<DB, H, F>(worker: Worker<DB>, handler: H) -> (oneshot::Sender<()>, JoinHandle<()>)
+where
+    DB: QueueTest,
+    H: Fn(Arc<Claim<DB>>) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(async move {
+        let handler = |claim| {
+            let work = handler(claim);
+            async move { Ok(work.await?) }
+        };
+        worker.run(stopped, handler).await;
+    });
+    (stop, running)
+}
+
+async fn stopped(stop: oneshot::Sender<()>, running: JoinHandle<()>) {
+    let _ = stop.send(());
+    timeout(LIMIT, running).await.expect("it stops").expect("without a panic");
+}
+
+async fn jobs_left<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
+    ask(pool, "SELECT COUNT(*) FROM atomically_job").await
+}
+
+pub(crate) async fn handlers_complete_or_are_completed<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let queue = queue.backoff(Backoff::none());
+    for n in 0..40 {
+        enqueue(&pool, &queue, job(n)).await;
+    }
+    let (worker, events) = worker(&queue);
+    let db = Pessimistic::default().on(&pool);
+    let (stop, running) = start(worker, move |claim| {
+        let db = db.clone();
+        async move {
+            let complete = claim.payload::<i64>()? % 2 == 0;
+            db.run(async |tx| {
+                write_ledger(tx, &claim).await?;
+                if complete { claim.complete_in(tx).await } else { Ok(()) }
+            })
+            .await?;
+            // What comes behind a completion can fail, and changes nothing about it.
+            if complete && claim.payload::<i64>()? % 4 == 0 {
+                Err(sqlx::Error::RowNotFound.into())
+            } else {
+                Ok(())
+            }
+        }
+    });
+    eventually(0, async || jobs_left(&pool).await).await;
+    stopped(stop, running).await;
+    assert_eq!(effects(&pool).await, 40);
+    let noted = noted(&events);
+    assert_eq!(noted.len(), 40, "{noted:?}");
+    assert!(noted.iter().all(|event| event.starts_with("completed")), "{noted:?}");
+}
+
+pub(crate) async fn poison_ends_dead<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let queue = queue.max_attempts(3).backoff(Backoff::none());
+    let failing = enqueue(&pool, &queue, job(1)).await;
+    let panicking = enqueue(&pool, &queue, job(2)).await;
+    let given_up = enqueue(&pool, &queue, job(3)).await;
+    let sound = enqueue(&pool, &queue, job(4)).await;
+    let (worker, events) = worker(&queue);
+    let (stop, running) = start(worker, |claim| async move {
+        match claim.payload::<i64>()? {
+            1 => Err(sqlx::Error::Configuration(format!("attempt {}", claim.attempt()).into()).into()),
+            2 => panic!("attempt {}", claim.attempt()),
+            3 => claim.fail("never", Retry::Never).await.map(drop),
+            _ => Ok(()),
+        }
+    });
+    eventually(3, async || queue.counts().await.expect("the counts").dead).await;
+    eventually(3, async || jobs_left(&pool).await).await;
+    stopped(stop, running).await;
+    let mut dead = queue.dead(10).await.expect("the dead");
+    dead.sort_by_key(|dead| dead.id);
+    let dead: Vec<_> =
+        dead.iter().map(|dead| (dead.id, dead.attempts, dead.last_error.as_deref().unwrap_or(""))).collect();
+    let wanted = [
+        (failing, 3, "error with configuration: attempt 3"),
+        (panicking, 3, "panicked: attempt 3"),
+        (given_up, 1, "never"),
+    ];
+    assert_eq!(dead, wanted);
+    let noted = noted(&events);
+    assert!(noted.contains(&format!("completed {sound}")), "{noted:?}");
+    assert!(noted.contains(&format!("failed {panicking}: panicked: attempt 2: false")), "{noted:?}");
+    assert!(noted.contains(&format!("failed {panicking}: panicked: attempt 3: true")), "{noted:?}");
+}
+
+pub(crate) async fn leases_are_extended<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    enqueue(&pool, &queue, job(1)).await;
+    let (worker, events) = worker(&queue.clone().lease(Duration::from_secs(3)));
+    let finish = Arc::new(Notify::new());
+    let finished = finish.clone();
+    let (stop, running) = start(worker.handlers(1), move |_| {
+        let finished = finished.clone();
+        async move {
+            finished.notified().await;
+            Ok(())
+        }
+    });
+    eventually(1, async || ask(&pool, "SELECT COUNT(*) FROM atomically_job_lease").await).await;
+    DB::pool_execute(&pool, DB::sql("UPDATE atomically_job SET due_at = 1"), &[]).await.expect("it lapses");
+    assert!(queue.claim(1).await.expect("a claim").is_empty(), "the lease was extended");
+    finish.notify_one();
+    eventually(0, async || jobs_left(&pool).await).await;
+    stopped(stop, running).await;
+    assert_eq!(noted(&events).len(), 1, "{:?}", noted(&events));
+}
+
+/// Says when it is dropped.
+struct Dropped(Arc<AtomicBool>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// A worker of one handler that never ends; done when it has begun.
+async fn begun<DB: QueueTest>(
+    worker: Worker<DB>,
+    id: i64,
+) -> (oneshot::Sender<()>, JoinHandle<()>, Arc<AtomicBool>) {
+    let dropped = Arc::new(AtomicBool::new(false));
+    let begun = Arc::new(Notify::new());
+    let (at_work, says) = (dropped.clone(), begun.clone());
+    let (stop, running) = start(worker.handlers(1), move |claim| {
+        let (dropped, says) = (Dropped(at_work.clone()), says.clone());
+        async move {
+            assert_eq!(claim.id(), id);
+            let _dropped = dropped;
+            says.notify_one();
+            std::future::pending().await
+        }
+    });
+    timeout(LIMIT, begun.notified()).await.expect("it begins");
+    (stop, running, dropped)
+}
+
+pub(crate) async fn a_lost_lease_cancels_its_handler<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let id = enqueue(&pool, &queue, job(1)).await;
+    let (worker, events) = worker(&queue.clone().lease(Duration::from_secs(3)));
+    let (stop, running, dropped) = begun(worker, id).await;
+    lapse(&pool).await;
+    let heir = claim_one(&queue).await;
+    assert_eq!(heir.token(), 2);
+    eventually(vec![format!("lost {id}")], async || noted(&events)).await;
+    assert!(dropped.load(SeqCst), "the handler went on");
+    heir.complete().await.expect("it is the heir's");
+    stopped(stop, running).await;
+}
+
+pub(crate) async fn a_worker_that_is_told_to_stop_finishes_what_it_has<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    for n in 0..3 {
+        enqueue(&pool, &queue, job(n)).await;
+    }
+    let (worker, events) = worker(&queue);
+    let (finish, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (finished, says) = (finish.clone(), begun.clone());
+    let (stop, running) = start(worker.handlers(1), move |_| {
+        let (finished, says) = (finished.clone(), says.clone());
+        async move {
+            says.notify_one();
+            finished.notified().await;
+            Ok(())
+        }
+    });
+    timeout(LIMIT, begun.notified()).await.expect("it begins");
+    stop.send(()).expect("it listens");
+    finish.notify_one();
+    timeout(LIMIT, running).await.expect("it stops").expect("without a panic");
+    assert_eq!((noted(&events).len(), jobs_left(&pool).await), (1, 2), "{:?}", noted(&events));
+    assert_eq!(queue.counts().await.expect("the counts").due, 2, "the others were not claimed");
+}
+
+pub(crate) async fn what_outlives_the_grace_is_given_back<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let id = enqueue(&pool, &queue, job(1).max_attempts(1)).await;
+    let (worker, events) = worker(&queue);
+    let (stop, running, dropped) = begun(worker.grace(Duration::ZERO), id).await;
+    stopped(stop, running).await;
+    assert!(dropped.load(SeqCst));
+    assert_eq!(noted(&events), [format!("released {id}")]);
+    assert_eq!(claim_one(&queue).await.attempt(), 1, "it does not count");
+}
+
+pub(crate) async fn a_worker_can_be_woken<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let wake = Arc::new(Notify::new());
+    let (worker, _) = worker(&queue);
+    let (stop, running) = start(worker.poll_every(LONG).wake(wake.clone()), |_| async { Ok(()) });
+    for n in 0..3 {
+        enqueue(&pool, &queue, job(n)).await;
+        wake.notify_one();
+        eventually(0, async || jobs_left(&pool).await).await;
+    }
+    stopped(stop, running).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notification_wakes_a_worker() {
+    let (pool, queue) = queue::<Postgres>(4).await;
+    let wake = PgWake::listen(&queue).await.expect("a listener");
+    let (worker, _) = worker(&queue);
+    let (stop, running) = start(worker.poll_every(LONG).wake(Arc::new(wake)), |_| async { Ok(()) });
+    // The first may be found by the first look. Nothing but a notification makes it look again.
+    let notifying = queue.clone().notifying();
+    for n in 0..3 {
+        enqueue(&pool, &notifying, job(n)).await;
+        eventually(0, async || jobs_left(&pool).await).await;
+    }
+    stopped(stop, running).await;
+}
+
+/// A database that is not there is no reason to end: it will be again.
+pub(crate) async fn a_worker_survives_its_database<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let hide = "ALTER TABLE atomically_job RENAME TO hidden";
+    DB::pool_execute(&pool, DB::sql(hide), &[]).await.expect("hidden");
+    let (worker, events) = worker(&queue);
+    let (stop, running) = start(worker, |_| async { Ok(()) });
+    eventually(true, async || noted(&events).iter().filter(|event| event.starts_with("trouble")).count() > 1)
+        .await;
+    let show = "ALTER TABLE hidden RENAME TO atomically_job";
+    DB::pool_execute(&pool, DB::sql(show), &[]).await.expect("there again");
+    enqueue(&pool, &queue, job(1)).await;
+    eventually(0, async || jobs_left(&pool).await).await;
+    stopped(stop, running).await;
+}
