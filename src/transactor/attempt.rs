@@ -107,9 +107,10 @@ impl Timer {
     }
 
     /// Waits for a future until the deadline.
-    pub(super) async fn within<F: Future>(&mut self, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
-        poll_fn(|context| match future.as_mut().poll(context) {
+    ///
+    /// The future is pinned by the caller: moved in here, it would take its room twice in the future of every run.
+    pub(super) async fn within<F: Future + Unpin>(&mut self, mut future: F) -> Option<F::Output> {
+        poll_fn(|context| match Pin::new(&mut future).poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => self.alarm.as_mut().poll(context).map(|()| None),
         })
@@ -157,14 +158,16 @@ async fn attempts<X: Trial>(
         let plan = options.applied_to(strategy.plan(&attempt));
         let place = match options.key().filter(|_| plan.gated) {
             None => None,
-            Some(key) => match timer.within(options.interceptors().while_in_line(gate.enter(key))).await {
-                Some(Ok(place)) => Some(place),
-                Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(number - 1)))),
-                None => {
-                    let waited = last.unwrap_or_else(still_in_line);
-                    return Err(Error::deadline_exceeded(Some(waited), clock.spent(number - 1)));
+            Some(key) => {
+                match timer.within(pin!(options.interceptors().while_in_line(gate.enter(key)))).await {
+                    Some(Ok(place)) => Some(place),
+                    Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(number - 1)))),
+                    None => {
+                        let waited = last.unwrap_or_else(still_in_line);
+                        return Err(Error::deadline_exceeded(Some(waited), clock.spent(number - 1)));
+                    }
                 }
-            },
+            }
         };
         attempt.queued = place.as_ref().is_some_and(|place| place.queued);
         let server_deadline = Instant::now() + clock.server_limit();

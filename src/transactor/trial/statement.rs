@@ -1,5 +1,7 @@
 //! One attempt at a single statement.
 
+use std::pin::pin;
+
 use sqlx::Pool;
 
 use super::nobody_answered;
@@ -37,12 +39,14 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
     ) -> Outcome<u64> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
-        let mut session = match timer.within(Session::acquire(self.pool, true)).await {
+        let session = timer.within(pin!(Session::acquire(self.pool, true))).await;
+        let mut session = match session {
             Some(Ok(session)) => session,
             Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
             None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
-        let error = match timer.within(self.run(session.connection(), attempt)).await {
+        let answer = timer.within(pin!(self.run(session.connection(), attempt))).await;
+        let error = match answer {
             Some(Ok(rows)) => {
                 session.release();
                 return Outcome::Done(rows);

@@ -1,5 +1,7 @@
 //! When an attempt that has come through the gate may go on.
 
+use std::pin::pin;
+
 use crate::backend::Backend;
 use crate::gate::Place;
 use crate::intercept::Interceptors;
@@ -50,7 +52,7 @@ impl Turn {
         timer: &mut Timer,
     ) -> Option<Outcome<T>> {
         let place = place.filter(|_| self == here)?;
-        match timer.within(interceptors.while_in_line(place.alone())).await {
+        match timer.within(pin!(interceptors.while_in_line(place.alone()))).await {
             Some(()) => None,
             None => Some(Outcome::OutOfTime(Some(still_in_line()))),
         }

@@ -1,5 +1,7 @@
 //! One attempt at a unit of work.
 
+use std::pin::pin;
+
 use sqlx::Pool;
 use tokio::runtime::Handle;
 
@@ -74,7 +76,8 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         {
             return outcome;
         }
-        let mut tx = match timer.within(self.opening(plan, attempt, clock).run()).await {
+        let opened = timer.within(pin!(self.opening(plan, attempt, clock).run())).await;
+        let mut tx = match opened {
             Some(Ok(tx)) => tx,
             Some(Err(failure)) => return self.not_opened(failure, timer).await,
             None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
@@ -92,7 +95,8 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             return outcome;
         }
         let unit = holding(self.pool, self.unit.attempt(&mut tx));
-        let Some(wish) = timer.within(unit).await else {
+        let wish = timer.within(pin!(unit)).await;
+        let Some(wish) = wish else {
             self.hooks = tx.take_hooks();
             return Outcome::OutOfTime(waited_for_the_pool(self.pool, &tx));
         };
@@ -207,7 +211,8 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             return None;
         }
         let unknown = self.unresolved()?;
-        let Some(fate) = timer.within(fate(self.pool, &self.answered)).await else {
+        let fate = timer.within(pin!(fate(self.pool, &self.answered))).await;
+        let Some(fate) = fate else {
             return Some(Outcome::OutOfTime(None));
         };
         match fate {

@@ -1,0 +1,61 @@
+//! Who does the work, each in its own way, with the same statements.
+
+mod atomically;
+mod diesel;
+mod optimistic;
+mod sea_orm;
+mod sqlx;
+
+use anyhow::{Result, bail};
+use async_trait::async_trait;
+
+pub(crate) use self::atomically::{Atomically, Coalesced, Gated, Locking};
+pub(crate) use self::diesel::Diesel;
+pub(crate) use self::optimistic::Versioned;
+pub(crate) use self::sea_orm::SeaOrm;
+pub(crate) use self::sqlx::{Sqlx, pool};
+
+/// One transaction of the workloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Takes one from an account in one statement, which is its own transaction.
+    Statement { id: i64 },
+    /// The same between BEGIN and COMMIT.
+    Unit { id: i64 },
+    /// Reads an account and locks it, takes one from what was read, writes it.
+    ReadThenWrite { id: i64 },
+    /// Reads two accounts and locks them in the order of their ids, takes one from the first, gives it to the other.
+    Transfer { from: i64, to: i64 },
+}
+
+/// A library that can do the work.
+#[async_trait]
+pub(crate) trait Contender: Send + Sync {
+    /// Does it, and has committed when it returns.
+    async fn perform(&self, work: Work) -> Result<()>;
+
+    /// Whether it has a way of its own of doing this.
+    fn offers(&self, _work: Work) -> bool {
+        true
+    }
+
+    /// Waits until the pool has taken all connections back.
+    async fn settled(&self);
+}
+
+/// What is left of the balance of one who gives one away; `rows` are the ids and balances that were locked.
+fn check_funds(rows: &[(i64, i64)], from: i64) -> Result<()> {
+    match rows.iter().find(|(id, _)| *id == from) {
+        Some((_, balance)) if *balance >= 1 && rows.len() == 2 => Ok(()),
+        _ => bail!("no transfer from {from} between {rows:?}"),
+    }
+}
+
+/// The statements, as whoever writes SQL by hand writes them. The others generate theirs.
+mod statements {
+    pub(super) const TAKE: &str = "UPDATE account SET balance = balance - 1 WHERE id = $1";
+    pub(super) const GIVE: &str = "UPDATE account SET balance = balance + 1 WHERE id = $1";
+    pub(super) const WRITE: &str = "UPDATE account SET balance = $1 WHERE id = $2";
+    pub(super) const READ: &str = "SELECT balance FROM account WHERE id = $1";
+    pub(super) const READ_BOTH: &str = "SELECT id, balance FROM account WHERE id IN ($1, $2) ORDER BY id";
+}

@@ -1,0 +1,55 @@
+//! The server, and the table that all work on.
+
+use anyhow::Result;
+use sqlx::PgPool;
+
+use crate::contender::pool;
+use crate::servers;
+
+pub(crate) const ACCOUNTS: i64 = 1000;
+
+/// Enough that nobody runs out of it.
+const BALANCE: i64 = 1_000_000_000;
+
+/// The table of accounts on the server of `ATOMICALLY_POSTGRES_URL`, or on one that is started for it and ends with
+/// this process.
+pub(crate) struct Database {
+    pub(crate) url: String,
+    admin: PgPool,
+}
+
+impl Database {
+    pub(crate) async fn create() -> Result<Self> {
+        let url = servers::postgres_url();
+        let admin = pool(&url, 1, true).await?;
+        // What the server does about dead rows, it does when it is told to: between the turns, and not in somebody's.
+        for sql in [
+            "DROP TABLE IF EXISTS account",
+            "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL, version BIGINT NOT NULL DEFAULT 0) \
+             WITH (autovacuum_enabled = off, fillfactor = 50)",
+        ] {
+            sqlx::query(sql).execute(&admin).await?;
+        }
+        let fill = "INSERT INTO account (id, balance) SELECT id, $1 FROM generate_series(1, $2) AS id";
+        sqlx::query(fill).bind(BALANCE).bind(ACCOUNTS).execute(&admin).await?;
+        Ok(Self { url, admin })
+    }
+
+    /// Cleans up behind the last turn.
+    pub(crate) async fn tidy(&self) -> Result<()> {
+        sqlx::query("VACUUM (ANALYZE) account").execute(&self.admin).await?;
+        Ok(())
+    }
+
+    /// The sum of all balances.
+    pub(crate) async fn total(&self) -> Result<i64> {
+        let sum = sqlx::query_scalar("SELECT sum(balance)::bigint FROM account");
+        Ok(sum.fetch_one(&self.admin).await?)
+    }
+
+    /// Leaves nothing behind on a server that was there before.
+    pub(crate) async fn drop(self) -> Result<()> {
+        sqlx::query("DROP TABLE account").execute(&self.admin).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! How often each contender goes to the server and back.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use atomically::{Atomic, Pessimistic, Serializable};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::contender::Work;
+use crate::contender::{Atomically, Contender, Diesel, Locking, SeaOrm, Sqlx, Versioned, pool};
+use crate::database::Database;
+use crate::wire::{Proxy, RoundTrip};
+
+const TITLES: [&str; 4] = ["one statement alone", "one statement in a unit", "read, then write", "transfer"];
+const ALL: &[Work] = &[
+    Work::Statement { id: 1 },
+    Work::Unit { id: 1 },
+    Work::ReadThenWrite { id: 1 },
+    Work::Transfer { from: 1, to: 2 },
+];
+
+/// Prints a table, and behind it what each round trip is for.
+pub(crate) fn print() -> Result<()> {
+    // The proxy has threads of its own. The contenders have one alone: what they do in the background only begins when
+    // nobody asks for anything else, and so not before the caller, whose turn it is, has looked at the list.
+    let background = Runtime::new()?;
+    let foreground = Builder::new_current_thread().enable_all().build()?;
+    let database = background.block_on(Database::create())?;
+    let proxy = background.block_on(Proxy::to(&database.url))?;
+    let rows = foreground.block_on(all(&proxy))?;
+    background.block_on(database.drop())?;
+
+    println!("| | {} |", TITLES.join(" | "));
+    println!("|---|{}", "---|".repeat(TITLES.len()));
+    for (name, cells) in &rows {
+        println!("| {name} | {} |", cells.iter().map(|trips| count(trips)).collect::<Vec<_>>().join(" | "));
+    }
+    println!();
+    for (name, cells) in &rows {
+        for (title, trips) in TITLES.iter().zip(cells).filter(|(_, trips)| !trips.is_empty()) {
+            println!("{name}, {title}: {}", trips.iter().map(show).collect::<Vec<_>>().join(", "));
+        }
+    }
+    Ok(())
+}
+
+/// Those that the caller waits for, and the others.
+fn count(trips: &[RoundTrip]) -> String {
+    let awaited = trips.iter().filter(|trip| trip.awaited).count();
+    match trips.len() - awaited {
+        0 if awaited == 0 => String::new(),
+        0 => awaited.to_string(),
+        others => format!("{awaited} + {others}"),
+    }
+}
+
+fn show(trip: &RoundTrip) -> String {
+    if trip.awaited { trip.what.clone() } else { format!("({})", trip.what) }
+}
+
+/// The cells of each row, empty where there is nothing to count.
+async fn all(proxy: &Proxy) -> Result<Vec<(&'static str, Vec<Vec<RoundTrip>>)>> {
+    let url = &proxy.url;
+    let (tested, untested) = (pool(url, 1, true).await?, pool(url, 1, false).await?);
+    let locking = |locking| Arc::new(Atomically::new(Pessimistic::default(), &tested, locking));
+    let serializable = Atomically::new(Serializable::default(), &tested, Locking::OneRead);
+    let atomic = Atomically::new(Atomic::default(), &tested, Locking::OneRead);
+    // A statement alone is the strategy `Atomic`'s, whichever other one is there for units.
+    let in_units = &ALL[1..];
+    let contenders: [(_, &[Work], Arc<dyn Contender>); 12] = [
+        ("atomically, Pessimistic", in_units, locking(Locking::OneRead)),
+        ("atomically, Pessimistic, two reads", in_units, locking(Locking::TwoReads)),
+        ("atomically, Pessimistic, lock_rows", in_units, locking(Locking::LockRows)),
+        ("atomically, Optimistic", in_units, Arc::new(Versioned::new(&tested))),
+        ("atomically, Serializable", in_units, Arc::new(serializable)),
+        ("atomically, Atomic", ALL, Arc::new(atomic)),
+        ("sqlx", ALL, Arc::new(Sqlx(tested.clone()))),
+        ("sqlx, no acquire test", ALL, Arc::new(Sqlx(untested))),
+        ("SeaORM", ALL, Arc::new(SeaOrm::new(url, 1, true).await?)),
+        ("SeaORM, no acquire test", ALL, Arc::new(SeaOrm::new(url, 1, false).await?)),
+        ("diesel-async", ALL, Arc::new(Diesel::new(url, 1, true).await?)),
+        ("diesel-async, no acquire test", ALL, Arc::new(Diesel::new(url, 1, false).await?)),
+    ];
+    let mut rows = Vec::new();
+    for (name, works, contender) in contenders {
+        let mut cells = Vec::new();
+        for work in ALL {
+            let counts = works.contains(work) && contender.offers(*work);
+            cells.push(if counts { trips(proxy, &*contender, *work).await? } else { Vec::new() });
+        }
+        rows.push((name, cells));
+    }
+    Ok(rows)
+}
+
+/// The round trips of a transaction whose statements are prepared; the same each time.
+async fn trips(proxy: &Proxy, contender: &dyn Contender, work: Work) -> Result<Vec<RoundTrip>> {
+    for _ in 0..3 {
+        once(proxy, contender, work).await?;
+    }
+    let trips = once(proxy, contender, work).await?;
+    ensure!(trips == once(proxy, contender, work).await?, "the round trips of {work:?} change");
+    Ok(trips)
+}
+
+async fn once(proxy: &Proxy, contender: &dyn Contender, work: Work) -> Result<Vec<RoundTrip>> {
+    contender.settled().await;
+    proxy.take();
+    contender.perform(work).await?;
+    let mut trips = proxy.take();
+    contender.settled().await;
+    // What comes after the caller has its answer, and before anybody else can have the connection.
+    trips.extend(proxy.take().into_iter().map(|trip| RoundTrip { awaited: false, ..trip }));
+    Ok(trips)
+}

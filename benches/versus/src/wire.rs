@@ -1,0 +1,144 @@
+//! A proxy that lists what clients ask a PostgreSQL server for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What takes a client to the server and back: messages up to the one that makes the server say that it is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RoundTrip {
+    /// What is asked for.
+    pub(crate) what: String,
+    /// Whether anybody waits for the answer.
+    pub(crate) awaited: bool,
+}
+
+type RoundTrips = Arc<Mutex<Vec<RoundTrip>>>;
+
+pub(crate) struct Proxy {
+    pub(crate) url: String,
+    round_trips: RoundTrips,
+}
+
+impl Proxy {
+    /// In front of the server of this URL.
+    pub(crate) async fn to(url: &str) -> Result<Self> {
+        let behind = url.rsplit_once('@').map_or(url, |(_, behind)| behind);
+        let server = behind.split('/').next().unwrap_or_default().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let proxy = listener.local_addr()?.to_string();
+        let round_trips = RoundTrips::default();
+        let (url, seen) = (url.replace(&server, &proxy), round_trips.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(relay(client, server.clone(), seen.clone()));
+            }
+        });
+        Ok(Self { url, round_trips })
+    }
+
+    /// The round trips since the last call. One whose answer a client has seen is among them.
+    pub(crate) fn take(&self) -> Vec<RoundTrip> {
+        std::mem::take(&mut *self.round_trips.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Ends with the connection, on whichever side that is.
+async fn relay(client: TcpStream, server: String, seen: RoundTrips) -> Result<()> {
+    let server = TcpStream::connect(server).await?;
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::select! {
+        end = requests(from_client, to_server, seen) => end,
+        end = answers(from_server, to_client) => end,
+    }
+}
+
+async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf) -> Result<()> {
+    tokio::io::copy(&mut server, &mut client).await?;
+    Ok(())
+}
+
+async fn requests(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, seen: RoundTrips) -> Result<()> {
+    // The first message has no type.
+    let startup = message(&mut client).await?;
+    server.write_all(&startup).await?;
+    let mut reader = Reader::default();
+    loop {
+        let kind = client.read_u8().await?;
+        let message = message(&mut client).await?;
+        if let Some(round_trip) = reader.read(kind, message.get(4..).unwrap_or_default()) {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).push(round_trip);
+        }
+        server.write_u8(kind).await?;
+        server.write_all(&message).await?;
+    }
+}
+
+/// A message with its length in front, which counts itself.
+async fn message(client: &mut OwnedReadHalf) -> Result<Vec<u8>> {
+    let length = client.read_u32().await?;
+    let mut message = length.to_be_bytes().to_vec();
+    message.resize(usize::try_from(length)?.max(4), 0);
+    client.read_exact(message.get_mut(4..).context("a length")?).await?;
+    Ok(message)
+}
+
+/// What becomes of a statement that is not kept. Clients send it in passing and go on.
+const CLOSE: &str = "close";
+
+/// Makes round trips out of messages.
+#[derive(Default)]
+struct Reader {
+    /// What prepared statements do, by their names.
+    prepared: HashMap<Vec<u8>, String>,
+    /// What has been asked for since the last round trip.
+    asked: Vec<String>,
+}
+
+impl Reader {
+    fn read(&mut self, kind: u8, body: &[u8]) -> Option<RoundTrip> {
+        let trip = |what: String| Some(RoundTrip { awaited: what != CLOSE, what });
+        let mut texts = body.split(|byte| *byte == 0);
+        let mut text = || texts.next().unwrap_or_default();
+        match kind {
+            // Query, which is a round trip by itself.
+            b'Q' => trip(verb(text())),
+            // Parse: a name and a statement.
+            b'P' => {
+                let (name, statement) = (text().to_vec(), verb(text()));
+                self.asked.push(format!("prepare {statement}"));
+                self.prepared.insert(name, statement);
+                None
+            }
+            // Bind: a portal, which is executed next, and the statement it is for.
+            b'B' => {
+                let (_portal, name) = (text(), text());
+                self.asked.extend(self.prepared.get(name).cloned());
+                None
+            }
+            // Close of a statement. Portals are closed in passing.
+            b'C' if body.first() == Some(&b'S') => {
+                self.asked.push(CLOSE.to_owned());
+                None
+            }
+            // Sync.
+            b'S' if self.asked.is_empty() => trip("ping".to_owned()),
+            b'S' => trip(std::mem::take(&mut self.asked).join(" and ")),
+            _ => None,
+        }
+    }
+}
+
+/// The first word of a statement, or what it is there for if it asks for nothing.
+fn verb(statement: &[u8]) -> String {
+    let statement = String::from_utf8_lossy(statement);
+    match statement.split([' ', ';']).next().unwrap_or_default() {
+        "SELECT" if !statement.contains(" FROM ") => "ping".to_owned(),
+        verb => verb.to_owned(),
+    }
+}
