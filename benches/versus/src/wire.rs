@@ -50,6 +50,9 @@ impl Proxy {
 /// Ends with the connection, on whichever side that is.
 async fn relay(client: TcpStream, server: String, seen: RoundTrips) -> Result<()> {
     let server = TcpStream::connect(server).await?;
+    // Messages are passed on in pieces, and must not wait for each other's acknowledgement.
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
