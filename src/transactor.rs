@@ -264,8 +264,9 @@ where
 ///
 /// The round trip that sqlx spends on testing a connection each time it leaves the pool
 /// ([`test_before_acquire`](sqlx::pool::PoolOptions::test_before_acquire)) is left out: a BEGIN that meets a dead
-/// connection has done nothing and is sent on another one, without counting as an attempt. That also leaves out the
-/// pool's `before_acquire` callback. If yours has one, either set `test_before_acquire(false)` on the pool, as sqlx
+/// connection has done nothing and is sent on another one, without counting as an attempt. Who has to wait because no
+/// connection is idle gets it from sqlx, tested; a pool with `test_before_acquire(false)` never pays for it. Leaving it out
+/// also leaves out the pool's `before_acquire` callback. If yours has one, either set `test_before_acquire(false)` on the pool, as sqlx
 /// recommends next to such a callback, or say [`run_before_acquire`](Self::run_before_acquire) here.
 pub struct PoolTransactor<DB: Backend, S> {
     pool: Pool<DB>,
