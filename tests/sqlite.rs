@@ -177,3 +177,25 @@ async fn explorations_see_readers_and_writers_wait_for_each_other() {
     report.assert_passes();
     assert_eq!(report.diverged, 0, "{report}");
 }
+
+/// Nobody can go on when a stranger holds the lock: the one who came last is told, and a replay tells the same one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explorations_that_a_stranger_locks_out_can_be_replayed() {
+    let pool = increments::counter::<Sqlite>(2).await;
+    let _stranger = Sqlite::blocker(&pool.url).await;
+    let db = Pessimistic::default().on(&pool).attempts(1);
+    let exploration = || {
+        let increment = increments::increment::<Sqlite>;
+        atomically::testing::explore(&pool).unit("alice", &db, increment).unit("bob", &db, increment)
+    };
+    let report = exploration().run().await.expect("explored");
+    let finding = report.first().expect("neither gets the lock");
+    let again = exploration().replay(&finding.schedule().to_string()).await.expect("replayed");
+    let lanes = |finding: &atomically::testing::Finding| {
+        // Behind them stand errors that say how long things took.
+        finding.to_string().split_once("deadlock:").map(|(lanes, _)| lanes.to_owned())
+    };
+    assert!(lanes(finding).is_some(), "{report}");
+    assert_eq!(again.first().and_then(lanes), lanes(finding));
+    assert_eq!(report.diverged, 0, "{report}");
+}
