@@ -1,8 +1,10 @@
 //! One attempt: a transaction that remembers.
 
 use std::fmt;
+use std::time::Duration;
 
 use sqlx::{Pool, SqlSafeStr, SqlStr};
+use tokio::time::Instant;
 
 use crate::backend::{Backend, Closing, failure_or_other};
 use crate::error::Error;
@@ -99,7 +101,7 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn open(
         pool: &Pool<DB>,
         opening: Opening,
-        limits: impl Fn() -> Limits,
+        remaining: impl Fn() -> Limits,
     ) -> Result<Self, NotOpened> {
         let Opening { plan, attempt, trace, before_acquire, interceptors } = opening;
         let text = |limits: &Limits| {
@@ -110,13 +112,16 @@ impl<DB: Backend> Tx<DB> {
             }
         };
         // What the database does not have is told before anything is waited for.
-        text(&limits()).map_err(NotOpened::because)?;
+        let (mut limits, asked) = (remaining(), Instant::now());
+        let mut opening = text(&limits).map_err(NotOpened::because)?;
         let mut session = Session::acquire(pool, before_acquire)
             .await
             .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;
-        // What is left of the time is less by what it took to get a connection.
-        let limits = limits();
-        let opening = text(&limits).map_err(NotOpened::because)?;
+        // What is left of the time is less by what a wait for a connection took; servers count in milliseconds.
+        if asked.elapsed() >= Duration::from_millis(1) {
+            limits = remaining();
+            opening = text(&limits).map_err(NotOpened::because)?;
+        }
         let interception = if interceptors.is_empty() {
             None
         } else {
