@@ -205,8 +205,10 @@ pub struct Report<'a> {
     pub table: Option<&'a str>,
     /// The column named in the fields.
     pub column: Option<&'a str>,
-    /// The detail line.
+    /// The detail, of one or more lines.
     pub detail: Option<&'a str>,
+    /// What the statement was at, innermost first.
+    pub context: Option<&'a str>,
 }
 
 /// What is left of a transaction after a failed statement.
