@@ -13,6 +13,7 @@ use crate::intercept::{Interceptors, StepKind};
 use crate::policy::{Limits, Plan, Trace};
 
 mod body;
+mod deadlock;
 mod ending;
 mod executor;
 mod hooks;
@@ -70,6 +71,8 @@ pub struct Tx<DB: Backend> {
     journal: Journal,
     hooks: Hooks,
     attempt: u32,
+    /// When it was asked for, which is before it was open.
+    opened: Instant,
     /// How many savepoints are open.
     depth: u32,
     /// How it was opened, and what that left to be put back.
@@ -135,7 +138,8 @@ impl<DB: Backend> Tx<DB> {
             session.cured_by(DB::rollback(&closing));
         }
         let (journal, hooks) = (Journal::default(), Hooks::default());
-        let mut tx = Self { session, journal, hooks, attempt, depth: 0, closing, interception };
+        let mut tx =
+            Self { session, journal, hooks, attempt, opened: asked, depth: 0, closing, interception };
         let Some(error) = reply.error else { return Ok(tx) };
         let failure = failure_or_other::<DB>(&error);
         let stale_connection = failure.kind() == FailureKind::ConnectionLost;

@@ -234,7 +234,8 @@ impl Facts for Postgres {
             "0A000" if report.message.contains("cached plan") => (Kind::Other, true),
             _ => (Kind::Other, false),
         };
-        let deadlock = if kind == Kind::Deadlock { deadlock::report(report.detail, report.context) } else { None };
+        let deadlock =
+            if kind == Kind::Deadlock { deadlock::report(report.detail, report.context) } else { None };
         Failure::new(kind, report.message)
             .with_code(report.sqlstate)
             .with_deadlock(deadlock)

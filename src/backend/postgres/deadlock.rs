@@ -15,7 +15,8 @@ use crate::deadlock::{DeadlockParty, DeadlockReport, WantedLock};
 /// it with the one that blocks it; what they wait for is read from the English ones only.
 pub(super) fn report(detail: Option<&str>, context: Option<&str>) -> Option<DeadlockReport> {
     let waits: Vec<_> = detail?.lines().map(wait).collect::<Option<_>>()?;
-    let blocked_by_the_next = waits.iter().zip(waits.iter().cycle().skip(1)).all(|(one, next)| one.1 == next.0);
+    let blocked_by_the_next =
+        waits.iter().zip(waits.iter().cycle().skip(1)).all(|(one, next)| one.1 == next.0);
     if waits.len() < 2 || !blocked_by_the_next {
         return None;
     }
@@ -58,7 +59,9 @@ fn wait(line: &str) -> Option<(i64, i64, Option<WantedLock>)> {
 /// [`check_exclusion_or_unique_constraint`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/executor/execIndexing.c)).
 fn add_row(lock: &mut WantedLock, context: &str) {
     let innermost = context.lines().next().and_then(|line| line.strip_prefix("while "));
-    let Some((what, relation)) = innermost.and_then(|line| line.split_once(" in relation \"")) else { return };
+    let Some((what, relation)) = innermost.and_then(|line| line.split_once(" in relation \"")) else {
+        return;
+    };
     let Some(relation) = relation.strip_suffix('"') else { return };
     let row = what.find('(').and_then(|start| tuple(&what[start..]));
     if row.is_none() || !what.contains("tuple") {
@@ -138,7 +141,11 @@ mod tests {
             );
             let wanted = WantedLock { row: row.map(str::to_owned), ..lock(mode, on) };
             let report = report(Some(&detail), None).expect("a report");
-            assert_eq!(report.parties, [party(1, 2, Some(wanted.clone())), party(2, 1, Some(wanted))], "{on}");
+            assert_eq!(
+                report.parties,
+                [party(1, 2, Some(wanted.clone())), party(2, 1, Some(wanted))],
+                "{on}"
+            );
         }
     }
 

@@ -1,0 +1,38 @@
+//! Asking who waited for whom.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::backend::Backend;
+use crate::failure::{Failure, FailureKind};
+
+use super::Tx;
+
+/// How long the answer is waited for. A server that does not answer loses the connection.
+const ASKING_LIMIT: Duration = Duration::from_secs(1);
+
+impl<DB: Backend> Tx<DB> {
+    /// The failure that ended this transaction; a deadlock with a report of who waited for whom, where the error has none and
+    /// the server tells.
+    ///
+    /// Must be asked before the rollback: the next transaction of this session may meet the next deadlock.
+    ///
+    /// Cancellation: the connection is closed.
+    pub(crate) async fn explain(&mut self, failure: Failure) -> Failure {
+        let is_told = failure.kind() != FailureKind::Deadlock || failure.deadlock().is_some();
+        if is_told || self.journal.lost_its_place() {
+            return failure;
+        }
+        // It was met by this transaction, so it is no older; the answer has that long to be on its way.
+        let age = self.opened.elapsed() + ASKING_LIMIT;
+        let Some(asking) = DB::latest_deadlock(age) else { return failure };
+        // Left in flight by an answer that does not come.
+        self.journal.begin_statement();
+        let answers = timeout(ASKING_LIMIT, DB::fetch_text(self.session.connection(), asking.sql)).await;
+        let Ok(answers) = answers else { return failure };
+        // Whoever may not look, does not.
+        let answers = self.journal.end_statement::<DB, _>(answers, false, true).ok();
+        failure.with_deadlock(answers.and_then(|answers| (asking.read)(&answers)))
+    }
+}
