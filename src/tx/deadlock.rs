@@ -24,15 +24,16 @@ impl<DB: Backend> Tx<DB> {
         if is_told || self.journal.lost_its_place() {
             return failure;
         }
-        // It was met by this transaction, so it is no older; the answer has that long to be on its way.
+        // It was met by this transaction, so it is no older; and the answer may be on its way for so long.
         let age = self.opened.elapsed() + ASKING_LIMIT;
         let Some(asking) = DB::latest_deadlock(age) else { return failure };
-        // Left in flight by an answer that does not come.
-        self.journal.begin_statement();
+        // An answer that does not come leaves the question on its way, which is the end of the connection.
+        self.journal.question(true);
         let answers = timeout(ASKING_LIMIT, DB::fetch_text(self.session.connection(), asking.sql)).await;
         let Ok(answers) = answers else { return failure };
-        // Whoever may not look, does not.
-        let answers = self.journal.end_statement::<DB, _>(answers, false, true).ok();
-        failure.with_deadlock(answers.and_then(|answers| (asking.read)(&answers)))
+        self.journal.question(false);
+        // Whoever may not look is refused, and that was all. A connection that broke is not given back by the rollback.
+        let report = answers.ok().and_then(|answers| (asking.read)(&answers));
+        failure.with_deadlock(report)
     }
 }
