@@ -16,13 +16,13 @@ use crate::transactor::attempt::{Clock, Otherwise, Outcome, Timer, Trial, is_uni
 use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
 use crate::transactor::{Ended, Unit, Wish};
-use crate::tx::{self, Commit, End, Hooks, NotOpened, Shield, Tx, holding};
+use crate::tx::{self, Commit, End, Handoff, Hooks, NotOpened, Shield, Tx, holding};
 
 /// A unit of work, in a transaction.
 pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
     pool: &'a Pool<DB>,
+    handoff: &'a Handoff<DB>,
     options: &'a Options,
-    before_acquire: bool,
     unit: &'a mut dyn Unit<DB>,
     /// Those of the last attempt, which nothing has run yet.
     hooks: Hooks,
@@ -37,14 +37,14 @@ pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
 impl<'a, DB: Backend> UnitTrial<'a, DB> {
     pub(in crate::transactor) fn new(
         pool: &'a Pool<DB>,
+        handoff: &'a Handoff<DB>,
         options: &'a Options,
-        before_acquire: bool,
         unit: &'a mut dyn Unit<DB>,
     ) -> Self {
         Self {
             pool,
+            handoff,
             options,
-            before_acquire,
             unit,
             hooks: Hooks::default(),
             trace: None,
@@ -229,7 +229,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
 
     fn opening(&self, plan: Plan, attempt: u32, clock: Clock) -> Opening<'_, DB> {
         let (pool, options, trace) = (self.pool, self.options, self.trace);
-        Opening { pool, options, plan, attempt, clock, trace, before_acquire: self.before_acquire }
+        Opening { pool, handoff: self.handoff, options, plan, attempt, clock, trace }
     }
 
     /// An id that is there already is the answer that the commit never gave.
@@ -259,12 +259,12 @@ async fn run_hooks(hooks: Hooks, end: End, timer: &mut Timer) {
 /// What it takes to open a transaction.
 struct Opening<'a, DB: Backend> {
     pool: &'a Pool<DB>,
+    handoff: &'a Handoff<DB>,
     options: &'a Options,
     plan: Plan,
     attempt: u32,
     clock: Clock,
     trace: Option<Trace>,
-    before_acquire: bool,
 }
 
 impl<DB: Backend> Opening<'_, DB> {
@@ -277,11 +277,10 @@ impl<DB: Backend> Opening<'_, DB> {
                 plan: self.plan,
                 attempt: self.attempt,
                 trace: self.trace,
-                before_acquire: self.before_acquire,
                 interceptors: self.options.interceptors().clone(),
             };
             let limits = || self.options.limits(self.clock.server_limit());
-            match Tx::open(self.pool, opening, limits).await {
+            match Tx::open(self.pool, self.handoff, opening, limits).await {
                 Ok(tx) => return Ok(tx),
                 Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
                 Err(NotOpened { failure, .. }) => return Err(failure),
