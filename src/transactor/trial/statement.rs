@@ -14,11 +14,12 @@ use crate::observe::RunOutcome;
 use crate::policy::Plan;
 use crate::transactor::attempt::{Outcome, Timer, Trial};
 use crate::transactor::options::Options;
-use crate::tx::{Interception, Session, not_connected};
+use crate::tx::{Handoff, Interception, Session, not_connected};
 
 /// A single statement, without BEGIN and COMMIT.
 pub(in crate::transactor) struct StatementTrial<'a, DB: Backend> {
     pub(in crate::transactor) pool: &'a Pool<DB>,
+    pub(in crate::transactor) handoff: &'a Handoff<DB>,
     pub(in crate::transactor) options: &'a Options,
     pub(in crate::transactor) query: WatchedQuery<DB>,
 }
@@ -48,16 +49,18 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
         let asked = Instant::now();
-        let session = timer.within(pin!(Session::acquire(self.pool, true))).await;
+        let session = timer.within(pin!(Session::acquire_tested(self.pool, self.handoff))).await;
         if let Some(observation) = &timer.observation {
             observation.connected(asked.elapsed());
-            observation.sent(self.query.text());
         }
         let mut session = match session {
             Some(Ok(session)) => session,
             Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
             None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
+        if let Some(observation) = &timer.observation {
+            observation.sent(self.query.text());
+        }
         let answer = timer.within(pin!(self.run(session.connection(), attempt))).await;
         let error = match answer {
             Some(Ok(rows)) => {
