@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_core::future::BoxFuture;
 use sqlx::Pool;
 
 use crate::backend::{Backend, WatchedQuery};
@@ -26,7 +27,7 @@ mod trial;
 
 use attempt::until_done;
 pub use options::Options;
-use trial::{StatementTrial, UnitTrial};
+use trial::{StatementTrial, UnitTrial, watched};
 
 /// What can be run as one transaction, again and again until it commits.
 ///
@@ -345,8 +346,25 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// One statement as its own transaction; answers how many rows it touched.
     pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
+        let nowait = query.asks_nowait();
+        self.run_alone(nowait, watched(&self.options, query)).await
+    }
+
+    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool. Interceptors do not see it.
+    pub(crate) async fn run_on_connection<T: Send>(
+        &self,
+        run: impl for<'c> Fn(&'c mut DB::Connection) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
+    ) -> Result<T, Error> {
+        self.run_alone(false, |connection, _| run(connection)).await
+    }
+
+    async fn run_alone<R, T>(&self, nowait: bool, run: R) -> Result<T, Error>
+    where
+        R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
+        T: Send,
+    {
         self.refuse_nesting()?;
-        let mut statement = StatementTrial { pool: &self.pool, options: &self.options, query };
+        let mut statement = StatementTrial::new(&self.pool, nowait, run);
         until_done(&*self.strategy, &self.gate, &self.options, &mut statement).await
     }
 

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 
+use futures_core::future::BoxFuture;
 use sqlx::Pool;
 
 use super::nobody_answered;
@@ -15,14 +16,29 @@ use crate::transactor::options::Options;
 use crate::tx::{Interception, Session, not_connected};
 
 /// A single statement, without BEGIN and COMMIT.
-pub(in crate::transactor) struct StatementTrial<'a, DB: Backend> {
-    pub(in crate::transactor) pool: &'a Pool<DB>,
-    pub(in crate::transactor) options: &'a Options,
-    pub(in crate::transactor) query: WatchedQuery<DB>,
+pub(in crate::transactor) struct StatementTrial<'a, DB: Backend, R> {
+    pool: &'a Pool<DB>,
+    nowait: bool,
+    /// Sends it, at the attempt with this number.
+    run: R,
 }
 
-impl<DB: Backend> Trial for StatementTrial<'_, DB> {
-    type Output = u64;
+impl<'a, DB: Backend, R> StatementTrial<'a, DB, R> {
+    pub(in crate::transactor) fn new<T>(pool: &'a Pool<DB>, nowait: bool, run: R) -> Self
+    where
+        R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>>,
+    {
+        Self { pool, nowait, run }
+    }
+}
+
+impl<DB, R, T> Trial for StatementTrial<'_, DB, R>
+where
+    DB: Backend,
+    R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
+    T: Send,
+{
+    type Output = T;
 
     fn unresolved(&self) -> Option<Failure> {
         None
@@ -36,7 +52,7 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
         attempt: u32,
         _place: Option<Place>,
         timer: &mut Timer,
-    ) -> Outcome<u64> {
+    ) -> Outcome<T> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
         let session = timer.within(pin!(Session::acquire(self.pool, true))).await;
@@ -45,11 +61,11 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
             Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
             None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
-        let answer = timer.within(pin!(self.run(session.connection(), attempt))).await;
+        let answer = timer.within((self.run)(session.connection(), attempt)).await;
         let error = match answer {
-            Some(Ok(rows)) => {
+            Some(Ok(output)) => {
                 session.release();
-                return Outcome::Done(rows);
+                return Outcome::Done(output);
             }
             Some(Err(error)) => error,
             None => {
@@ -59,7 +75,7 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
                 ));
             }
         };
-        let failure = failure_of::<DB>(&error, self.query.asks_nowait())
+        let failure = failure_of::<DB>(&error, self.nowait)
             .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()));
         if in_doubt(&failure) {
             return Outcome::failed(failure.into_commit_unknown());
@@ -69,15 +85,22 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
     }
 }
 
-impl<DB: Backend> StatementTrial<'_, DB> {
-    async fn run(&self, connection: &mut DB::Connection, attempt: u32) -> Result<u64, sqlx::Error> {
-        let interceptors = self.options.interceptors();
+/// How a query is sent, past the interceptors if there are any.
+pub(in crate::transactor) fn watched<DB: Backend>(
+    options: &Options,
+    query: WatchedQuery<DB>,
+) -> impl for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<u64, sqlx::Error>> {
+    let interceptors = options.interceptors().clone();
+    move |connection, attempt| {
         if interceptors.is_empty() {
-            return DB::run_statement(connection, self.query.clone()).await;
+            return DB::run_statement(connection, query.clone());
         }
-        let interception = Interception::new::<DB>(interceptors.clone(), attempt, connection).await;
-        let told = |rows: &u64| Answer::affected(*rows);
-        interception.run(connection, &self.query, told, DB::run_statement).await
+        let (interceptors, query) = (interceptors.clone(), query.clone());
+        Box::pin(async move {
+            let interception = Interception::new::<DB>(interceptors, attempt, connection).await;
+            let told = |rows: &u64| Answer::affected(*rows);
+            interception.run(connection, &query, told, DB::run_statement).await
+        })
     }
 }
 
