@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Pool;
+use futures_core::future::BoxFuture;
+use sqlx::{Pool, SqlStr};
 
 use crate::backend::{Backend, WatchedQuery};
 use crate::backoff::Backoff;
@@ -28,7 +29,7 @@ mod trial;
 
 use attempt::until_done;
 pub use options::Options;
-use trial::{StatementTrial, UnitTrial};
+use trial::{Alone, StatementTrial, UnitTrial, sending};
 
 /// What can be run as one transaction, again and again until it commits.
 ///
@@ -390,9 +391,27 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// One statement as its own transaction; answers how many rows it touched.
     pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
+        let (sql, nowait) = (query.text(), query.asks_nowait());
+        self.run_alone(Some(sql), nowait, sending(&self.options, query)).await
+    }
+
+    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool. Interceptors do not see it, and
+    /// observers not its statements.
+    pub(crate) async fn run_on_connection<T: Send>(
+        &self,
+        run: impl for<'c> Fn(&'c mut DB::Connection) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
+    ) -> Result<T, Error> {
+        self.run_alone(None, false, |connection, _| run(connection)).await
+    }
+
+    async fn run_alone<R, T>(&self, sql: Option<SqlStr>, nowait: bool, run: R) -> Result<T, Error>
+    where
+        R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
+        T: Send,
+    {
         self.refuse_nesting()?;
-        let mut statement =
-            StatementTrial { pool: &self.pool, handoff: &self.handoff, options: &self.options, query };
+        let alone = Alone { pool: &self.pool, handoff: &self.handoff, sql, nowait };
+        let mut statement = StatementTrial::new(alone, run);
         until_done(&*self.strategy, &self.gate, &self.options, &mut statement).await
     }
 
