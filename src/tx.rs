@@ -15,6 +15,7 @@ use crate::observe::Observation;
 use crate::policy::{Limits, Plan, Trace};
 
 mod body;
+mod deadlock;
 mod ending;
 mod executor;
 mod hooks;
@@ -72,6 +73,8 @@ pub struct Tx<DB: Backend> {
     journal: Journal,
     hooks: Hooks,
     attempt: u32,
+    /// When the server was asked for it.
+    opened: Instant,
     /// How many savepoints are open.
     depth: u32,
     /// How it was opened, and what that left to be put back.
@@ -148,7 +151,8 @@ impl<DB: Backend> Tx<DB> {
             session.cured_by(DB::rollback(&closing));
         }
         let (journal, hooks) = (Journal::new(observation), Hooks::default());
-        let mut tx = Self { session, journal, hooks, attempt, depth: 0, closing, interception };
+        let mut tx =
+            Self { session, journal, hooks, attempt, opened: connected, depth: 0, closing, interception };
         let Some(error) = reply.error else { return Ok(tx) };
         let failure = failure_or_other::<DB>(&error);
         let stale_connection = failure.kind() == FailureKind::ConnectionLost;

@@ -118,7 +118,10 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             (None, Wish::RollBack) => tx.unique_violation().cloned(),
             (None, Wish::Commit | Wish::Stop | Wish::AlreadyStored) => None,
         };
-        let failure = failure.map(|failure| self.explained(failure, timer));
+        let failure = match failure {
+            Some(failure) => Some(explained(failure, &mut tx, self.pool, timer).await),
+            None => None,
+        };
         match (failure, wish) {
             (_, Wish::Stop) => {
                 self.roll_back(tx).await;
@@ -163,18 +166,6 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
 }
 
 impl<DB: Backend> UnitTrial<'_, DB> {
-    /// Those who watch are told of a deadlock which units it was between.
-    fn explained(&self, failure: Failure, timer: &Timer) -> Failure {
-        let Some(observation) =
-            timer.observation.as_ref().filter(|_| failure.kind() == FailureKind::Deadlock)
-        else {
-            return failure;
-        };
-        let mut report = failure.deadlock().cloned().unwrap_or_default();
-        observation.name_units(&mut report, identity(self.pool));
-        failure.with_deadlock(Some(report))
-    }
-
     async fn roll_back(&mut self, mut tx: Tx<DB>) {
         self.hooks = tx.take_hooks();
         tx.rollback().await;
@@ -273,6 +264,24 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         }
         Outcome::Done(Ended::Committed)
     }
+}
+
+/// Those who watch are told of a deadlock which units it was between.
+async fn explained<DB: Backend>(
+    failure: Failure,
+    tx: &mut Tx<DB>,
+    pool: &Pool<DB>,
+    timer: &Timer,
+) -> Failure {
+    let Some(observation) = timer.observation.as_ref().filter(|_| failure.kind() == FailureKind::Deadlock)
+    else {
+        return failure;
+    };
+    // In a box of its own: in place, it would be in the future of every run.
+    let failure = Box::pin(tx.explain(failure)).await;
+    let mut report = failure.deadlock().cloned().unwrap_or_default();
+    observation.name_units(&mut report, identity(pool));
+    failure.with_deadlock(Some(report))
 }
 
 /// Hooks are waited for until the deadline, and finished in any case.
