@@ -43,8 +43,8 @@ pub struct DeadlockUnit {
     pub run: u64,
     /// The number of the attempt.
     pub attempt: u32,
-    /// Where in the program the run was started.
-    pub place: &'static Location<'static>,
+    /// Where in the program the run was started, where that is known.
+    pub place: Option<&'static Location<'static>>,
 }
 
 /// A lock that somebody waits for.
@@ -80,14 +80,12 @@ impl fmt::Display for DeadlockReport {
 impl fmt::Display for DeadlockParty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.unit {
-            Some(unit) => write!(
-                f,
-                "{} attempt {} ({}:{})",
-                unit.name,
-                unit.attempt,
-                unit.place.file(),
-                unit.place.line()
-            )?,
+            Some(DeadlockUnit { name, attempt, place, .. }) => {
+                write!(f, "{name}, attempt {attempt}")?;
+                if let Some(place) = place {
+                    write!(f, " ({}:{})", place.file(), place.line())?;
+                }
+            }
             None => f.write_str("a transaction of somebody else")?,
         }
         if let Some(session) = self.session {

@@ -113,7 +113,7 @@ pub use gate::Gate;
 pub use hot::{DeltaOutcome, Deltas};
 pub use isolation::{Access, Begin, Isolation};
 pub use lock::RowLock;
-pub use observe::{Event, JobEvent, KeyOutcome, Observer, Outcome, Run, Summary, Times, UnitEvent};
+pub use observe::{Event, JobEvent, KeyOutcome, Observer, Run, RunOutcome, Summary, Times, UnitEvent};
 pub use policy::{Attempt, Plan, Resolve, Strategy, Verdict};
 pub use strategy::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable};
 pub use transactor::{Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, Wish, With};

@@ -8,9 +8,15 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::failure::Failure;
 
+mod locking;
+mod observation;
+mod sessions;
 mod summary;
+mod trace;
 
-pub use summary::{Outcome, Summary, Times};
+pub(crate) use observation::{Observation, watched};
+pub use summary::{RunOutcome, Summary, Times};
+pub(crate) use trace::within;
 
 /// Is told what units of work, jobs and idempotency keys go through, as it happens.
 ///
@@ -100,8 +106,9 @@ pub struct Run {
     pub strategy: &'static str,
     /// The database as OpenTelemetry calls it: `postgresql`, `mysql` (also for MariaDB) or `sqlite`.
     pub database: &'static str,
-    /// Where in the program the run was started.
-    pub place: &'static Location<'static>,
+    /// Where in the program the run was started; `None` where [`Transactor::transact`](crate::Transactor::transact) was called
+    /// by itself.
+    pub place: Option<&'static Location<'static>>,
 }
 
 impl Run {
@@ -111,7 +118,11 @@ impl Run {
 
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}:{})", self.name, self.place.file(), self.place.line())
+        f.write_str(self.name)?;
+        match self.place {
+            Some(place) => write!(f, " ({}:{})", place.file(), place.line()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -267,10 +278,6 @@ impl KeyOutcome {
 pub(crate) struct Observers(Vec<Arc<dyn Observer>>);
 
 impl Observers {
-    pub(crate) fn one(observer: Arc<dyn Observer>) -> Self {
-        Self(vec![observer])
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

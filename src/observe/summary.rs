@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind};
 #[non_exhaustive]
 pub struct Summary {
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: RunOutcome,
     /// How many attempts began.
     pub attempts: u32,
     /// How long it took in all.
@@ -21,10 +21,10 @@ pub struct Summary {
 /// How a run of a unit of work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum RunOutcome {
     /// It is stored.
     Committed,
-    /// It was rolled back, as the unit wished: it returned an error of its own.
+    /// It was rolled back, as the unit wished: it returned an error of its own, perhaps about a violated constraint.
     RolledBack,
     /// Every attempt that was granted met a failure worth another one.
     Exhausted,
@@ -36,13 +36,13 @@ pub enum Outcome {
     CommitUnknown,
     /// Too many were waiting at the [`Gate`](crate::Gate).
     Overloaded,
-    /// The database was in the way, and another attempt would not have helped.
+    /// The database was in the way, and another attempt would not have helped: whatever the unit made of it.
     Failed,
     /// Its future was dropped before it ended, or the unit panicked.
     Dropped,
 }
 
-impl Outcome {
+impl RunOutcome {
     /// All of them.
     pub const ALL: [Self; 9] = [
         Self::Committed,
@@ -74,7 +74,7 @@ impl Outcome {
     }
 }
 
-impl From<&Error> for Outcome {
+impl From<&Error> for RunOutcome {
     fn from(error: &Error) -> Self {
         match error.kind() {
             ErrorKind::Exhausted => Self::Exhausted,
