@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests (arguments go to `cargo test`). On Debian and Ubuntu it first installs what they need and the machine
-# lacks: PostgreSQL, pgbouncer, MariaDB and a C compiler. The tests start servers of their own, so no system service is
-# started.
+# lacks: PostgreSQL, pgbouncer, MariaDB, Prometheus (for promtool, which tests the alerts) and a C compiler. The tests start
+# servers of their own, so no system service is started.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -30,6 +30,9 @@ fi
 if [[ -z ${ATOMICALLY_MYSQL_URL:-}${ATOMICALLY_MARIADB_BIN:-} ]] && ! command -v mariadbd >/dev/null &&
     ! any {/usr/sbin,/usr/local/sbin,/usr/libexec}/mariadbd {/opt/homebrew,/usr/local}/opt/mariadb*/bin/mariadbd; then
     missing+=(mariadb-server)
+fi
+if ! command -v promtool >/dev/null; then
+    missing+=(prometheus)
 fi
 
 # Runs as root, in a shell of its own: installs the packages "$@" without starting what they bring.

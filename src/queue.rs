@@ -46,8 +46,10 @@
 //! relied on, and [`Tx`] does its work inside the handlers of other queues as well.
 
 mod claim;
+mod depth;
 mod dialect;
 mod doctor;
+mod ending;
 mod job;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -71,9 +73,11 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sqlx::{AssertSqlSafe, Pool};
 
-pub use claim::{Claim, Fate, Retry, complete_all_in};
+pub use claim::Claim;
+pub use depth::Depth;
 pub use dialect::QueueBackend;
 pub use doctor::{Fault, Finding};
+pub use ending::{Fate, Retry, complete_all_in};
 use job::Due;
 pub use job::{Enqueued, NewJob};
 #[cfg(feature = "postgres")]
@@ -82,7 +86,7 @@ pub use priority::Priority;
 use search::Search;
 pub use upkeep::{Counts, DeadJob};
 pub use wake::Wake;
-pub use worker::{BoxError, Event, Worker};
+pub use worker::{BoxError, Worker};
 
 use crate::backend::Backend;
 use crate::backoff::Backoff;
