@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::Hash;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::backoff::Backoff;
 use crate::budget::RetryBudget;
 use crate::error::Error;
 use crate::gate::Gate;
+use crate::observe::Observer;
 use crate::policy::Strategy;
 use crate::tx::{Handoff, Repeatable, Tx, TxFn, holds_connection_of, nested};
 
@@ -90,7 +92,6 @@ pub trait Transactor<DB: Backend>: Send + Sync {
 }
 
 /// What users do with a [`Transactor`].
-#[async_trait]
 pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// Runs an async closure as one transaction, and runs it again when concurrency got in its way.
     ///
@@ -135,7 +136,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// May be dropped at any time. Before the commit was sent, nothing is stored and the connection is closed; a commit
     /// that was sent is finished in the background.
-    async fn run<F, T, E>(&self, unit: F) -> Result<T, E>
+    #[track_caller]
+    fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Repeatable
             + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
@@ -172,11 +174,31 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// # Ok(()) }
     /// ```
     fn on_key(&self, key: impl Hash) -> With<'_, Self>;
+
+    /// The same transactor for runs of a unit that is called this in logs, metrics and reports of deadlocks.
+    ///
+    /// ```
+    /// # use atomically::{Error, Optimistic, TransactorExt as _};
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
+    /// let db = Optimistic::default().on(&pool);
+    /// db.named("checkout").run(async |tx| {
+    ///     sqlx::query("UPDATE product SET stock = stock - 1").execute(&mut *tx).await?;
+    ///     Ok::<_, Error>(())
+    /// })
+    /// .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Why a `&'static str`?
+    ///
+    /// Each name is a time series of its own, for as long as the process lives. Names that are put together at run time,
+    /// from ids say, would be as many as there are ids.
+    fn named(&self, name: &'static str) -> With<'_, Self>;
 }
 
-#[async_trait]
 impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
-    async fn run<F, T, E>(&self, unit: F) -> Result<T, E>
+    #[track_caller]
+    fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Repeatable
             + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
@@ -184,13 +206,16 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
         E: From<Error> + Send,
         T: Send,
     {
-        let mut unit = Closure { body: unit, output: None };
-        let ended = self.transact(&Options::default(), &mut unit).await;
-        match (ended, unit.output) {
-            (Ok(Ended::Committed), Some(Ok(value))) => Ok(value),
-            (Ok(Ended::RolledBack), Some(Err(error))) => Err(error),
-            (Err(error), _) => Err(error.into()),
-            (Ok(_), _) => Err(Error::transactor_broke_its_contract().into()),
+        let options = Options::new().started_at(Location::caller());
+        async move {
+            let mut unit = Closure { body: unit, output: None };
+            let ended = self.transact(&options, &mut unit).await;
+            match (ended, unit.output) {
+                (Ok(Ended::Committed), Some(Ok(value))) => Ok(value),
+                (Ok(Ended::RolledBack), Some(Err(error))) => Err(error),
+                (Err(error), _) => Err(error.into()),
+                (Ok(_), _) => Err(Error::transactor_broke_its_contract().into()),
+            }
         }
     }
 
@@ -200,6 +225,10 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
 
     fn on_key(&self, key: impl Hash) -> With<'_, Self> {
         self.with(Options::new().on_key(key))
+    }
+
+    fn named(&self, name: &'static str) -> With<'_, Self> {
+        self.with(Options::new().named(name))
     }
 }
 
@@ -327,6 +356,13 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     #[must_use]
     pub fn retry_budget(self, budget: &RetryBudget) -> Self {
         self.options(Options::new().retry_budget(budget))
+    }
+
+    /// Tells this observer what happens to the units: besides those that it was given before, and those of a run's own
+    /// options.
+    #[must_use]
+    pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
+        self.options(Options::new().observed_by(Arc::new(observer)))
     }
 
     /// Has runs that name a key wait at this gate, which others may share, instead of at one of its own.

@@ -3,12 +3,14 @@
 use std::pin::pin;
 
 use sqlx::Pool;
+use tokio::time::Instant;
 
 use super::nobody_answered;
 use crate::backend::{Backend, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
 use crate::intercept::Answer;
+use crate::observe::RunOutcome;
 use crate::policy::Plan;
 use crate::transactor::attempt::{Outcome, Timer, Trial};
 use crate::transactor::options::Options;
@@ -25,6 +27,12 @@ pub(in crate::transactor) struct StatementTrial<'a, DB: Backend> {
 impl<DB: Backend> Trial for StatementTrial<'_, DB> {
     type Output = u64;
 
+    const SYSTEM: &'static str = DB::SYSTEM;
+
+    fn outcome(_output: &u64) -> RunOutcome {
+        RunOutcome::Committed
+    }
+
     fn unresolved(&self) -> Option<Failure> {
         None
     }
@@ -40,7 +48,12 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
     ) -> Outcome<u64> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
+        let asked = Instant::now();
         let session = timer.within(pin!(Session::acquire_tested(self.pool, self.handoff))).await;
+        if let Some(observation) = &timer.observation {
+            observation.connected(asked.elapsed());
+            observation.sent(self.query.text());
+        }
         let mut session = match session {
             Some(Ok(session)) => session,
             Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
@@ -62,6 +75,9 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
         };
         let failure = failure_of::<DB>(&error, self.query.asks_nowait())
             .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()));
+        if let Some(observation) = &timer.observation {
+            observation.answered(Some(&failure));
+        }
         if in_doubt(&failure) {
             return Outcome::failed(failure.into_commit_unknown());
         }
