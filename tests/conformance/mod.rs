@@ -164,6 +164,7 @@ macro_rules! conformance {
             handoff::a_waiter_that_goes_takes_no_connection_along,
             handoff::other_users_of_the_pool_get_their_turn,
             handoff::what_comes_back_to_the_pool_is_taken_too,
+            handoff::of_two_that_come_at_once_none_is_lost,
             handoff::a_pool_can_be_closed_under_it,
             handoff::nothing_is_left_behind_with_a_runtime,
         );
