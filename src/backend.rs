@@ -49,6 +49,9 @@ use sealed::Sealed;
 /// The items behind [`Backend`], out of reach of its users so that they may grow.
 #[doc(hidden)]
 pub trait Facts: Wire + Sealed {
+    /// What [OpenTelemetry](https://opentelemetry.io/docs/specs/semconv/database/) calls it.
+    const SYSTEM: &'static str;
+
     /// The text that opens a transaction in one round trip, with its limits as far as the server can be told of them;
     /// or what the database does not have.
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure>;

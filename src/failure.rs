@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::deadlock::DeadlockReport;
+
 /// What went wrong in a transaction, and whether running the whole unit of work again can help.
 ///
 /// Holds text and plain data only: the driver's own error went to the unit of work that caused it.
@@ -16,6 +18,7 @@ pub struct Failure {
     code: Option<String>,
     message: String,
     constraint: Option<Box<Constraint>>,
+    deadlock: Option<Box<DeadlockReport>>,
 }
 
 /// The class of a [`Failure`], the same on every database.
@@ -70,6 +73,30 @@ impl FailureKind {
         )
     }
 
+    /// As a label: the name of the variant in snake case.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SerializationFailure => "serialization_failure",
+            Self::Deadlock => "deadlock",
+            Self::StaleVersion => "stale_version",
+            Self::Busy => "busy",
+            Self::LockTimeout => "lock_timeout",
+            Self::LockNotAvailable => "lock_not_available",
+            Self::StatementTimeout => "statement_timeout",
+            Self::Constraint => "constraint",
+            Self::ConnectionLost => "connection_lost",
+            Self::CommitUnknown => "commit_unknown",
+            Self::Unavailable => "unavailable",
+            Self::Overloaded => "overloaded",
+            Self::ReadOnly => "read_only",
+            Self::Aborted => "aborted",
+            Self::StaleClaim => "stale_claim",
+            Self::Unsupported => "unsupported",
+            Self::Other => "other",
+        }
+    }
+
     const fn describe(self) -> &'static str {
         match self {
             Self::SerializationFailure => "serialization failure",
@@ -103,7 +130,15 @@ impl Failure {
     /// A failure as a backend or the transaction itself found it: not worth another attempt, and final if it
     /// answered a commit, unless said otherwise.
     pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, retryable: false, definite: true, code: None, message: message.into(), constraint: None }
+        Self {
+            kind,
+            retryable: false,
+            definite: true,
+            code: None,
+            message: message.into(),
+            constraint: None,
+            deadlock: None,
+        }
     }
 
     /// For whoever asks a database for what it does not have.
@@ -128,6 +163,11 @@ impl Failure {
 
     pub(crate) fn with_constraint(mut self, constraint: Option<Constraint>) -> Self {
         self.constraint = constraint.map(Box::new);
+        self
+    }
+
+    pub(crate) fn with_deadlock(mut self, deadlock: Option<DeadlockReport>) -> Self {
+        self.deadlock = deadlock.map(Box::new);
         self
     }
 
@@ -172,6 +212,12 @@ impl Failure {
     #[must_use]
     pub fn constraint(&self) -> Option<&Constraint> {
         self.constraint.as_deref()
+    }
+
+    /// Who waited for whom, for [`FailureKind::Deadlock`], as far as the server says.
+    #[must_use]
+    pub fn deadlock(&self) -> Option<&DeadlockReport> {
+        self.deadlock.as_deref()
     }
 }
 

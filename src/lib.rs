@@ -71,8 +71,10 @@
 )]
 
 // Words: plain data, no I/O, no database.
+mod deadlock;
 mod failure;
 mod error;
+mod observe;
 mod isolation;
 mod lock;
 mod backoff;
@@ -104,12 +106,14 @@ pub mod guide;
 pub use backend::{Backend, Key};
 pub use backoff::Backoff;
 pub use budget::RetryBudget;
+pub use deadlock::{DeadlockParty, DeadlockReport, DeadlockUnit, WantedLock};
 pub use error::{Error, ErrorKind};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
 pub use gate::Gate;
 pub use hot::{DeltaOutcome, Deltas};
 pub use isolation::{Access, Begin, Isolation};
 pub use lock::RowLock;
+pub use observe::{Event, JobEvent, KeyOutcome, Observer, Run, RunOutcome, Summary, Times, UnitEvent};
 pub use policy::{Attempt, Plan, Resolve, Strategy, Verdict};
 pub use strategy::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable};
 pub use transactor::{Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, Wish, With};

@@ -186,6 +186,31 @@ pub enum Verdict {
 /// assert_eq!(LockOnThird.plan(&Attempt::new(3)).row_lock, Some(RowLock::NO_KEY_UPDATE));
 /// ```
 pub trait Strategy: Debug + Send + Sync + 'static {
+    /// What it is called in logs and metrics.
+    ///
+    /// # Default
+    ///
+    /// The name of its type.
+    ///
+    /// ```
+    /// # use atomically::{Attempt, Isolation, Optimistic, Plan, Strategy};
+    /// #[derive(Debug)]
+    /// struct LockLate;
+    ///
+    /// impl Strategy for LockLate {
+    ///     fn plan(&self, _attempt: &Attempt) -> Plan {
+    ///         Plan::new(Isolation::ReadCommitted)
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(LockLate.name(), "LockLate");
+    /// assert_eq!(Optimistic::default().name(), "optimistic");
+    /// ```
+    fn name(&self) -> &'static str {
+        let path = std::any::type_name::<Self>();
+        path.rsplit("::").next().unwrap_or(path)
+    }
+
     /// How this attempt is to be opened.
     fn plan(&self, attempt: &Attempt) -> Plan;
 

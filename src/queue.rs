@@ -90,7 +90,7 @@ use crate::backend::Backend;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::strategy::{Atomic, Pessimistic};
-use crate::transactor::PoolTransactor;
+use crate::transactor::{Options, PoolTransactor};
 use crate::tx::Tx;
 
 /// The most rows of one INSERT: six arguments or fewer for each, and SQLite takes no more than 32 766.
@@ -141,7 +141,7 @@ impl<DB: QueueBackend> Queue<DB> {
         }
         Ok(Self {
             name: name.into(),
-            db: Pessimistic::default().on(pool),
+            db: Pessimistic::default().on(pool).options(Options::new().named("queue")),
             lease: Duration::from_secs(30),
             max_attempts: 20,
             backoff: Backoff::exponential(Duration::from_secs(2), Duration::from_secs(60 * 60)),

@@ -2,18 +2,20 @@
 
 use std::fmt;
 use std::hash::Hash;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_core::future::BoxFuture;
-use sqlx::Pool;
+use sqlx::{Pool, SqlStr};
 
 use crate::backend::{Backend, WatchedQuery};
 use crate::backoff::Backoff;
 use crate::budget::RetryBudget;
 use crate::error::Error;
 use crate::gate::Gate;
+use crate::observe::Observer;
 use crate::policy::Strategy;
 use crate::tx::{Repeatable, Tx, TxFn, holds_connection_of, nested};
 
@@ -91,7 +93,6 @@ pub trait Transactor<DB: Backend>: Send + Sync {
 }
 
 /// What users do with a [`Transactor`].
-#[async_trait]
 pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// Runs an async closure as one transaction, and runs it again when concurrency got in its way.
     ///
@@ -136,7 +137,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// May be dropped at any time. Before the commit was sent, nothing is stored and the connection is closed; a commit
     /// that was sent is finished in the background.
-    async fn run<F, T, E>(&self, unit: F) -> Result<T, E>
+    #[track_caller]
+    fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Repeatable
             + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
@@ -173,11 +175,31 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// # Ok(()) }
     /// ```
     fn on_key(&self, key: impl Hash) -> With<'_, Self>;
+
+    /// The same transactor for runs of a unit that is called this in logs, metrics and reports of deadlocks.
+    ///
+    /// ```
+    /// # use atomically::{Error, Optimistic, TransactorExt as _};
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
+    /// let db = Optimistic::default().on(&pool);
+    /// db.named("checkout").run(async |tx| {
+    ///     sqlx::query("UPDATE product SET stock = stock - 1").execute(&mut *tx).await?;
+    ///     Ok::<_, Error>(())
+    /// })
+    /// .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Why a `&'static str`?
+    ///
+    /// Each name is a time series of its own, for as long as the process lives. Names that are put together at run time,
+    /// from ids say, would be as many as there are ids.
+    fn named(&self, name: &'static str) -> With<'_, Self>;
 }
 
-#[async_trait]
 impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
-    async fn run<F, T, E>(&self, unit: F) -> Result<T, E>
+    #[track_caller]
+    fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: Repeatable
             + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
@@ -185,13 +207,16 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
         E: From<Error> + Send,
         T: Send,
     {
-        let mut unit = Closure { body: unit, output: None };
-        let ended = self.transact(&Options::default(), &mut unit).await;
-        match (ended, unit.output) {
-            (Ok(Ended::Committed), Some(Ok(value))) => Ok(value),
-            (Ok(Ended::RolledBack), Some(Err(error))) => Err(error),
-            (Err(error), _) => Err(error.into()),
-            (Ok(_), _) => Err(Error::transactor_broke_its_contract().into()),
+        let options = Options::new().started_at(Location::caller());
+        async move {
+            let mut unit = Closure { body: unit, output: None };
+            let ended = self.transact(&options, &mut unit).await;
+            match (ended, unit.output) {
+                (Ok(Ended::Committed), Some(Ok(value))) => Ok(value),
+                (Ok(Ended::RolledBack), Some(Err(error))) => Err(error),
+                (Err(error), _) => Err(error.into()),
+                (Ok(_), _) => Err(Error::transactor_broke_its_contract().into()),
+            }
         }
     }
 
@@ -201,6 +226,10 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
 
     fn on_key(&self, key: impl Hash) -> With<'_, Self> {
         self.with(Options::new().on_key(key))
+    }
+
+    fn named(&self, name: &'static str) -> With<'_, Self> {
+        self.with(Options::new().named(name))
     }
 }
 
@@ -321,6 +350,13 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.options(Options::new().retry_budget(budget))
     }
 
+    /// Tells this observer what happens to the units: besides those that it was given before, and those of a run's own
+    /// options.
+    #[must_use]
+    pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
+        self.options(Options::new().observed_by(Arc::new(observer)))
+    }
+
     /// Has runs that name a key wait at this gate, which others may share, instead of at one of its own.
     #[must_use]
     pub fn gate(mut self, gate: &Gate) -> Self {
@@ -347,24 +383,26 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// One statement as its own transaction; answers how many rows it touched.
     pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
         let nowait = query.asks_nowait();
-        self.run_alone(nowait, watched(&self.options, query)).await
+        self.run_alone(query.text(), nowait, watched(&self.options, query)).await
     }
 
-    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool. Interceptors do not see it.
+    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool; `sql` is what is said of it.
+    /// Interceptors do not see it.
     pub(crate) async fn run_on_connection<T: Send>(
         &self,
+        sql: SqlStr,
         run: impl for<'c> Fn(&'c mut DB::Connection) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
     ) -> Result<T, Error> {
-        self.run_alone(false, |connection, _| run(connection)).await
+        self.run_alone(sql, false, |connection, _| run(connection)).await
     }
 
-    async fn run_alone<R, T>(&self, nowait: bool, run: R) -> Result<T, Error>
+    async fn run_alone<R, T>(&self, sql: SqlStr, nowait: bool, run: R) -> Result<T, Error>
     where
         R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
         T: Send,
     {
         self.refuse_nesting()?;
-        let mut statement = StatementTrial::new(&self.pool, nowait, run);
+        let mut statement = StatementTrial::new(&self.pool, sql, nowait, run);
         until_done(&*self.strategy, &self.gate, &self.options, &mut statement).await
     }
 

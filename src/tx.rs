@@ -1,6 +1,7 @@
 //! One attempt: a transaction that remembers.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Pool, SqlSafeStr, SqlStr};
@@ -10,6 +11,7 @@ use crate::backend::{Backend, Closing, failure_or_other};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
+use crate::observe::Observation;
 use crate::policy::{Limits, Plan, Trace};
 
 mod body;
@@ -32,7 +34,7 @@ pub(crate) use interception::Interception;
 use interception::send;
 use journal::Journal;
 use locks::with_clause;
-pub(crate) use nesting::{holding, holds_connection_of, nested};
+pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use session::Session;
 pub(crate) use shield::Shield;
 
@@ -84,6 +86,7 @@ pub(crate) struct Opening {
     pub(crate) trace: Option<Trace>,
     pub(crate) before_acquire: bool,
     pub(crate) interceptors: Interceptors,
+    pub(crate) observation: Option<Arc<Observation>>,
 }
 
 /// Why no transaction could be opened.
@@ -103,13 +106,18 @@ impl<DB: Backend> Tx<DB> {
         opening: Opening,
         remaining: impl Fn() -> Limits,
     ) -> Result<Self, NotOpened> {
-        let Opening { plan, attempt, trace, before_acquire, interceptors } = opening;
+        let Opening { plan, attempt, trace, before_acquire, interceptors, observation } = opening;
+        let asks_session =
+            observation.as_ref().and_then(|watched| DB::SESSION.filter(|_| watched.wants_sessions()));
         let text = |limits: &Limits| {
-            let opening = DB::opening(&plan, limits)?;
-            match trace {
-                None => Ok(opening),
-                Some(trace) => Ok(format!("{opening}; {}", DB::trace(trace)?)),
+            let mut opening = DB::opening(&plan, limits)?;
+            if let Some(trace) = trace {
+                let _ = write!(opening, "; {}", DB::trace(trace)?);
             }
+            if let Some(session) = asks_session {
+                let _ = write!(opening, "; {session}");
+            }
+            Ok(opening)
         };
         // What the database does not have is told before anything is waited for.
         let (mut limits, asked) = (remaining(), Instant::now());
@@ -127,14 +135,19 @@ impl<DB: Backend> Tx<DB> {
         } else {
             Some(Interception::new::<DB>(interceptors, attempt, session.connection()).await)
         };
-        let connection = session.connection();
-        let reply = send::<DB>(interception.as_ref(), connection, StepKind::Begin, opening).await;
+        let (connection, connected) = (session.connection(), Instant::now());
+        let mut reply = send::<DB>(interception.as_ref(), connection, StepKind::Begin, opening).await;
+        if let (Some(observation), None) = (&observation, &reply.error) {
+            let number = asks_session.and_then(|_| reply.integers.pop());
+            let session = number.map(|number| (identity(pool), number));
+            observation.opened(connected - asked, connected.elapsed(), session);
+        }
         let closing =
             Closing { plan, limits, saved: reply.integers, advisory_locks: Vec::new(), unwatched: false };
         if !closing.saved.is_empty() {
             session.cured_by(DB::rollback(&closing));
         }
-        let (journal, hooks) = (Journal::default(), Hooks::default());
+        let (journal, hooks) = (Journal::new(observation), Hooks::default());
         let mut tx = Self { session, journal, hooks, attempt, depth: 0, closing, interception };
         let Some(error) = reply.error else { return Ok(tx) };
         let failure = failure_or_other::<DB>(&error);
@@ -244,6 +257,11 @@ impl<DB: Backend> Tx<DB> {
     /// Whether a statement of the unit is on its way.
     pub(crate) fn is_in_flight(&self) -> bool {
         self.journal.is_in_flight()
+    }
+
+    /// Those who watch the unit, if anybody does.
+    pub(crate) fn observation(&self) -> Option<&Arc<Observation>> {
+        self.journal.observation()
     }
 
     /// What the opening answered.

@@ -26,6 +26,8 @@ impl Sealed for MySql {}
 wire::wire!(MySql);
 
 impl Facts for MySql {
+    const SYSTEM: &'static str = "mysql";
+
     /// One text: sent in two, a level that is never followed by its START TRANSACTION would be the next borrower's.
     ///
     /// The limits are the session's, so they are saved and put back. `/*M! */` is read by MariaDB alone, and

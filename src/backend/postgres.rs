@@ -26,6 +26,8 @@ impl Sealed for Postgres {}
 wire::wire!(Postgres);
 
 impl Facts for Postgres {
+    const SYSTEM: &'static str = "postgresql";
+
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
         let reads_only = plan.access == Access::ReadOnly;
         if plan.begin.is_some() {

@@ -29,6 +29,8 @@ wire::wire!(Sqlite);
 const USUAL_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Facts for Sqlite {
+    const SYSTEM: &'static str = "sqlite";
+
     /// Whoever is going to write says so at once: a deferred transaction that reads first and writes later fails with
     /// SQLITE_BUSY_SNAPSHOT as soon as anybody else has written, whatever the busy timeout.
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {

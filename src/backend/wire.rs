@@ -117,6 +117,11 @@ impl<DB: Database> WatchedQuery<DB> {
         self.sql.as_str()
     }
 
+    /// The text, to be kept.
+    pub(crate) fn text(&self) -> sqlx::SqlStr {
+        self.sql.clone()
+    }
+
     /// Whether the text asks not to wait for locks.
     pub(crate) fn asks_nowait(&self) -> bool {
         self.sql().as_bytes().windows(b"NOWAIT".len()).any(|word| word.eq_ignore_ascii_case(b"NOWAIT"))

@@ -1,5 +1,6 @@
 use std::future::Future;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -96,6 +97,7 @@ impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     ///
     /// May be dropped at any time. A commit that was sent is finished in the background; sending the same key again
     /// tells what became of it.
+    #[track_caller]
     pub fn run<F, T, E>(
         &self,
         unit: F,
@@ -108,9 +110,10 @@ impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
         E: From<Error> + Send,
     {
         let Self { transactor, claimant, .. } = *self;
+        let options = Options::new().started_at(Location::caller());
         async move {
             let mut unit = Keyed { body: unit, claimant, output: None };
-            let ended = transactor.transact(&Options::default(), &mut unit).await;
+            let ended = transactor.transact(&options, &mut unit).await;
             match (ended, unit.output) {
                 (Err(error), _) => Err(error.into()),
                 (Ok(Ended::RolledBack), Some(Ok(Outcome::Fresh(_)))) | (Ok(_), None) => {

@@ -85,6 +85,10 @@ impl Adaptive {
 }
 
 impl Strategy for Adaptive {
+    fn name(&self) -> &'static str {
+        "adaptive"
+    }
+
     fn plan(&self, attempt: &Attempt) -> Plan {
         let plan = Plan::new(Isolation::ReadCommitted);
         if attempt.number >= LATE || attempt.key.is_some_and(|key| self.is_hot(key)) {

@@ -26,6 +26,10 @@ impl Atomic {
 }
 
 impl Strategy for Atomic {
+    fn name(&self) -> &'static str {
+        "atomic"
+    }
+
     fn plan(&self, _attempt: &Attempt) -> Plan {
         Plan::new(Isolation::ReadCommitted)
     }

@@ -37,6 +37,10 @@ impl Optimistic {
 }
 
 impl Strategy for Optimistic {
+    fn name(&self) -> &'static str {
+        "optimistic"
+    }
+
     fn plan(&self, _attempt: &Attempt) -> Plan {
         Plan::new(Isolation::ReadCommitted)
     }

@@ -51,6 +51,10 @@ impl Pessimistic {
 }
 
 impl Strategy for Pessimistic {
+    fn name(&self) -> &'static str {
+        "pessimistic"
+    }
+
     fn plan(&self, _attempt: &Attempt) -> Plan {
         Plan::new(Isolation::ReadCommitted).locking(self.lock)
     }

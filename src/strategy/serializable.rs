@@ -33,6 +33,10 @@ impl Serializable {
 }
 
 impl Strategy for Serializable {
+    fn name(&self) -> &'static str {
+        "serializable"
+    }
+
     fn plan(&self, _attempt: &Attempt) -> Plan {
         Plan::new(Isolation::Serializable)
     }

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::error::{Error, Spent};
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 use crate::gate::{Gate, Place};
 use crate::isolation::Access;
+use crate::observe::{Observation, Run, RunOutcome, within};
 use crate::policy::{Attempt, Plan, Strategy, Verdict};
 
 use super::options::Options;
@@ -18,6 +20,12 @@ use super::options::Options;
 /// Something that can be tried, and tried again.
 pub(super) trait Trial: Send {
     type Output: Send;
+
+    /// What observers know the database by.
+    const SYSTEM: &'static str;
+
+    /// What an output means to observers.
+    fn outcome(output: &Self::Output) -> RunOutcome;
 
     /// One attempt. It leaves neither a lock nor a connection behind, nor its place at the gate, whatever it ends with.
     fn once(
@@ -99,11 +107,21 @@ impl Clock {
 pub(super) struct Timer {
     pub(super) clock: Clock,
     alarm: Pin<Box<Sleep>>,
+    /// What the time goes into, if anybody wants to know.
+    pub(super) observation: Option<Arc<Observation>>,
 }
 
 impl Timer {
-    fn new(clock: Clock) -> Self {
-        Self { clock, alarm: Box::pin(sleep_until(clock.deadline)) }
+    fn new(clock: Clock, observation: Option<Arc<Observation>>) -> Self {
+        Self { clock, alarm: Box::pin(sleep_until(clock.deadline)), observation }
+    }
+
+    /// Waits for a turn at the gate until the deadline.
+    pub(super) async fn at_gate<F: Future>(&mut self, turn: F) -> Option<F::Output> {
+        match self.observation.clone() {
+            None => self.within(pin!(turn)).await,
+            Some(observation) => self.within(pin!(observation.at_gate(turn))).await,
+        }
     }
 
     /// Waits for a future until the deadline.
@@ -125,8 +143,27 @@ pub(super) async fn until_done<X: Trial>(
     options: &Options,
     trial: &mut X,
 ) -> Result<X::Output, Error> {
-    let mut timer = Timer::new(Clock::start(options.time()));
-    let result = attempts(strategy, gate, options, trial, &mut timer).await;
+    let observation = Observation::start(options.observers(), options.idle_limit(), |id| Run {
+        id,
+        name: options.name(),
+        strategy: strategy.name(),
+        database: X::SYSTEM,
+        place: options.place(),
+    });
+    let span = observation.as_ref().and_then(|observation| observation.span());
+    let mut timer = Timer::new(Clock::start(options.time()), observation);
+    within(span, || told_of(strategy, gate, options, trial, &mut timer)).await
+}
+
+/// Tells those who watch how it ended.
+async fn told_of<X: Trial>(
+    strategy: &dyn Strategy,
+    gate: &Gate,
+    options: &Options,
+    trial: &mut X,
+    timer: &mut Timer,
+) -> Result<X::Output, Error> {
+    let result = attempts(strategy, gate, options, trial, timer).await;
     if let (Ok(_), Some(budget)) = (&result, options.budget()) {
         budget.deposit();
     }
@@ -135,7 +172,13 @@ pub(super) async fn until_done<X: Trial>(
         (Err(error), Some(failure)) => Err(error.about_commit(failure)),
         (result, _) => result,
     };
-    trial.ended(&mut timer).await;
+    trial.ended(timer).await;
+    if let Some(observation) = &timer.observation {
+        match &result {
+            Ok(output) => observation.ended(X::outcome(output), None),
+            Err(error) => observation.ended(error.into(), Some(error)),
+        }
+    }
     result
 }
 
@@ -156,10 +199,14 @@ async fn attempts<X: Trial>(
         number += 1;
         let mut attempt = Attempt { number, key: options.key(), queued: false };
         let plan = options.applied_to(strategy.plan(&attempt));
+        if let Some(observation) = &timer.observation {
+            observation.attempt_started(number);
+        }
         let place = match options.key().filter(|_| plan.gated) {
             None => None,
             Some(key) => {
-                match timer.within(pin!(options.interceptors().while_in_line(gate.enter(key)))).await {
+                let turn = options.interceptors().while_in_line(gate.enter(key));
+                match timer.at_gate(turn).await {
                     Some(Ok(place)) => Some(place),
                     Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(number - 1)))),
                     None => {
@@ -171,7 +218,12 @@ async fn attempts<X: Trial>(
         };
         attempt.queued = place.as_ref().is_some_and(|place| place.queued);
         let server_deadline = Instant::now() + clock.server_limit();
-        let (failure, otherwise) = match trial.once(plan, number, place, timer).await {
+        let span = timer.observation.as_ref().and_then(|observation| observation.attempt_span());
+        let outcome = within(span, || trial.once(plan, number, place, timer)).await;
+        if let Some(observation) = &timer.observation {
+            observation.attempt_over();
+        }
+        let (failure, otherwise) = match outcome {
             Outcome::Done(output) => {
                 strategy.observe(&attempt, None);
                 return Ok(output);
@@ -182,6 +234,9 @@ async fn attempts<X: Trial>(
             Outcome::Failed { failure, otherwise } => (failure, otherwise),
         };
         strategy.observe(&attempt, Some(&failure));
+        if let Some(observation) = &timer.observation {
+            observation.attempt_failed(&failure);
+        }
         // The server ended a statement on our behalf.
         if failure.kind() == FailureKind::StatementTimeout && Instant::now() >= server_deadline {
             return Err(Error::deadline_exceeded(Some(failure), clock.spent(number)));
@@ -203,7 +258,12 @@ async fn attempts<X: Trial>(
                 Otherwise::Own(_) if failure.kind() == FailureKind::StaleClaim => {
                     Err(Error::failed(failure, Some(clock.spent(number))))
                 }
-                Otherwise::Own(output) => Ok(output),
+                Otherwise::Own(output) => {
+                    if let Some(observation) = &timer.observation {
+                        observation.given_up(&failure);
+                    }
+                    Ok(output)
+                }
                 Otherwise::Failure => Err(Error::failed(failure, Some(clock.spent(number)))),
                 Otherwise::Swallowed => Err(Error::swallowed(failure, Some(clock.spent(number)))),
             };
@@ -219,7 +279,10 @@ async fn attempts<X: Trial>(
             return Err(Error::budget_spent(failure, clock.spent(number)));
         }
         last = Some(failure);
-        tokio::time::sleep(delay).await;
+        match &timer.observation {
+            None => tokio::time::sleep(delay).await,
+            Some(observation) => observation.backing_off(delay, tokio::time::sleep(delay)).await,
+        }
     }
 }
 
@@ -255,6 +318,12 @@ mod tests {
 
     impl Trial for Script {
         type Output = &'static str;
+
+        const SYSTEM: &'static str = "none";
+
+        fn outcome(_output: &&'static str) -> RunOutcome {
+            RunOutcome::Committed
+        }
 
         async fn once(
             &mut self,

@@ -1,7 +1,7 @@
 //! What can be asked of a transactor, or of one run.
 
 use std::hash::Hash;
-#[cfg(feature = "testing")]
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::digest::digest;
 use crate::intercept::Interceptor;
 use crate::intercept::Interceptors;
 use crate::isolation::{Access, Begin, Isolation};
+use crate::observe::{Observer, Observers, Run};
 use crate::policy::{Limits, Plan, Resolve};
 
 /// How units of work are to be run, as far as the strategy is not to decide: for a transactor
@@ -66,6 +67,10 @@ pub struct Options {
     key: Option<u64>,
     retry_budget: Option<RetryBudget>,
     seed: Option<u64>,
+    name: Option<&'static str>,
+    place: Option<&'static Location<'static>>,
+    observers: Observers,
+    idle_warning: Option<Duration>,
     interceptors: Interceptors,
 }
 
@@ -216,6 +221,35 @@ impl Options {
         self
     }
 
+    /// Names the unit, for logs and metrics: [`TransactorExt::named`](crate::TransactorExt::named).
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    /// Tells this observer what happens, besides those of the options underneath.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.add(&observer);
+        self
+    }
+
+    /// For how long an open transaction may be idle before observers are [told](crate::UnitEvent::Idle). The default is 1 s.
+    ///
+    /// Unlike [`idle_timeout`](Self::idle_timeout) this ends nothing.
+    #[must_use]
+    pub fn idle_warning(mut self, limit: Duration) -> Self {
+        self.idle_warning = Some(limit);
+        self
+    }
+
+    /// Where the run was started.
+    pub(crate) fn started_at(mut self, place: &'static Location<'static>) -> Self {
+        self.place = Some(place);
+        self
+    }
+
     /// Lets everything that is asked of the database pass this first, and then those of the options underneath.
     #[cfg(feature = "testing")]
     pub(crate) fn intercepted_by(mut self, interceptor: Arc<dyn Interceptor>) -> Self {
@@ -242,6 +276,10 @@ impl Options {
             key: self.key.or(base.key),
             retry_budget: self.retry_budget.as_ref().or(base.retry_budget.as_ref()).cloned(),
             seed: self.seed.or(base.seed),
+            name: self.name.or(base.name),
+            place: self.place.or(base.place),
+            observers: self.observers.and(&base.observers),
+            idle_warning: self.idle_warning.or(base.idle_warning),
             interceptors: self.interceptors.and(&base.interceptors),
         }
     }
@@ -292,6 +330,22 @@ impl Options {
     /// By what attempts can be found again. One who only reads leaves nothing to be found.
     pub(super) fn resolves_commits(&self) -> Option<Resolve> {
         self.resolve_commits.filter(|_| self.access != Some(Access::ReadOnly))
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name.unwrap_or(Run::UNNAMED)
+    }
+
+    pub(super) fn place(&self) -> Option<&'static Location<'static>> {
+        self.place
+    }
+
+    pub(super) fn observers(&self) -> &Observers {
+        &self.observers
+    }
+
+    pub(super) fn idle_limit(&self) -> Duration {
+        self.idle_warning.unwrap_or(Duration::from_secs(1))
     }
 
     pub(super) fn interceptors(&self) -> &Interceptors {

@@ -79,7 +79,11 @@ impl<DB: Backend> Tx<DB> {
         let closing = self.closing();
         let ending = DB::commit(&closing);
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
+        let asked = self.journal.observation().map(|observation| observation.ending());
         let reply = send::<DB>(interception, connection, StepKind::Commit, ending.sql.into_owned()).await;
+        if let (Some(observation), Some(asked)) = (self.journal.observation(), asked) {
+            observation.ended_transaction(asked);
+        }
         let outcome = outcome::<DB>(&reply, ending.before_commit);
         match (&outcome, &reply.error) {
             (Commit::Done, None) => self.session.release(),
@@ -106,7 +110,12 @@ impl<DB: Backend> Tx<DB> {
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
         let sql = DB::rollback(&closing).into_owned();
         let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
-        let clean = match timeout(ROLLBACK_LIMIT, rollback).await {
+        let asked = self.journal.observation().map(|observation| observation.ending());
+        let answer = timeout(ROLLBACK_LIMIT, rollback).await;
+        if let (Some(observation), Some(asked)) = (self.journal.observation(), asked) {
+            observation.ended_transaction(asked);
+        }
+        let clean = match answer {
             Ok(Reply { error: None, .. }) => true,
             // There was nothing left to roll back.
             Ok(Reply { error: Some(error), .. }) => {

@@ -30,7 +30,7 @@ pub(super) async fn watch<DB: Backend, T>(
     let query = query?;
     admit(journal, connection, &query).await?;
     let nowait = query.asks_nowait();
-    journal.begin_statement();
+    journal.begin_statement(|| query.text());
     let result = match interception {
         None => run(connection, query).await,
         Some(interception) => interception.run(connection, &query, told, run).await,
@@ -83,7 +83,7 @@ macro_rules! executor {
                     admit(journal, connection, &query).await?;
                     let nowait = query.asks_nowait();
                     if let Some(interception) = interception {
-                        journal.begin_statement();
+                        journal.begin_statement(|| query.text());
                         // An interceptor is told of a statement as a whole.
                         let answers = interception
                             .run::<$database, _>(connection, &query, all::<$database>, |connection, query| {
@@ -94,9 +94,10 @@ macro_rules! executor {
                             yield answer;
                         }
                     } else {
+                        journal.begin_statement(|| query.text());
                         let mut answers = connection.fetch_many(query);
                         loop {
-                            journal.begin_statement();
+                            journal.resume_statement();
                             let answer = answers.next().await.transpose();
                             let complete = matches!(answer, Ok(None));
                             match journal.end_statement::<$database, _>(answer, nowait, complete)? {

@@ -1,16 +1,20 @@
 //! What a transaction remembers of its statements.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use sqlx::{SqlSafeStr as _, SqlStr};
 
 use crate::backend::{
     Backend, Survival, TransactionOver, WatchedQuery, failure_of, failure_or_other, with_failure,
 };
 use crate::error::Error;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
+use crate::observe::Observation;
 
 /// The memory of one transaction.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Journal {
     over: Option<Failure>,
     /// What the last statement failed with, survivable or not.
@@ -25,9 +29,19 @@ pub(super) struct Journal {
     unread: bool,
     /// Set by a savepoint's scope that was dropped before its end.
     scope_dropped: Option<Arc<AtomicBool>>,
+    /// Those who watch the unit.
+    observation: Option<Arc<Observation>>,
 }
 
 impl Journal {
+    pub(super) fn new(observation: Option<Arc<Observation>>) -> Self {
+        Self { observation, ..Self::default() }
+    }
+
+    pub(super) fn observation(&self) -> Option<&Arc<Observation>> {
+        self.observation.as_ref()
+    }
+
     /// What ended the transaction. Its first failure: the ones after it are consequences.
     pub(super) fn over(&mut self) -> Option<&Failure> {
         if self.over.is_none() {
@@ -93,8 +107,20 @@ impl Journal {
         self.touched || self.unread
     }
 
-    pub(super) fn begin_statement(&mut self) {
+    /// The text is asked for where somebody watches.
+    pub(super) fn begin_statement(&mut self, sql: impl FnOnce() -> SqlStr) {
         self.in_flight = true;
+        if let Some(observation) = &self.observation {
+            observation.sent(sql());
+        }
+    }
+
+    /// More is asked for of what the statement has to answer.
+    pub(super) fn resume_statement(&mut self) {
+        self.in_flight = true;
+        if let Some(observation) = &self.observation {
+            observation.resumed();
+        }
     }
 
     /// `complete` says whether all that the server has to say has been read.
@@ -107,7 +133,15 @@ impl Journal {
         self.in_flight = false;
         self.unread = !complete;
         self.last = None;
-        result.map_err(|error| self.remember::<DB>(error, nowait))
+        let result = result.map_err(|error| self.remember::<DB>(error, nowait));
+        if let Some(observation) = &self.observation {
+            if complete || result.is_err() {
+                observation.answered(self.last.as_ref());
+            } else {
+                observation.paused();
+            }
+        }
+        result
     }
 
     fn remember<DB: Backend>(&mut self, error: sqlx::Error, nowait: bool) -> sqlx::Error {
@@ -129,8 +163,11 @@ impl Journal {
     /// A statement of the crate's own was answered; one that fails leaves nothing to go on with.
     pub(super) fn end_control<DB: Backend>(&mut self, error: Option<sqlx::Error>) -> Result<(), Error> {
         self.in_flight = false;
-        let Some(error) = error else { return Ok(()) };
-        let failure = failure_or_other::<DB>(&error);
+        let failure = error.as_ref().map(failure_or_other::<DB>);
+        if let Some(observation) = &self.observation {
+            observation.answered(failure.as_ref());
+        }
+        let Some(failure) = failure else { return Ok(()) };
         self.end(failure.clone());
         Err(Error::failed(failure, None))
     }
@@ -151,9 +188,12 @@ pub(super) async fn admit_control<DB: Backend>(
 /// Asks whether a failed statement has ended the transaction, where nobody can tell without asking.
 async fn make_sure<DB: Backend>(journal: &mut Journal, connection: &mut DB::Connection) {
     let Some(statement) = journal.ask.take() else { return };
-    journal.begin_statement();
+    journal.begin_statement(|| statement.into_sql_str());
     let reply = DB::send_text(connection, statement.to_owned()).await;
     journal.in_flight = false;
+    if let Some(observation) = &journal.observation {
+        observation.answered(None);
+    }
     if reply.error.is_none() {
         journal.end(Failure::new(
             FailureKind::Aborted,
@@ -214,6 +254,15 @@ fn without_leading_comments(mut sql: &str) -> &str {
             return sql;
         };
         sql = rest.unwrap_or_default();
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal")
+            .field("over", &self.over)
+            .field("in_flight", &self.in_flight)
+            .finish_non_exhaustive()
     }
 }
 

@@ -16,7 +16,7 @@ tokio::task_local! {
 }
 
 /// What tells one pool from another.
-fn identity<DB: Backend>(pool: &Pool<DB>) -> usize {
+pub(crate) fn identity<DB: Backend>(pool: &Pool<DB>) -> usize {
     Arc::as_ptr(&pool.connect_options()).addr()
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use scopeguard::ScopeGuard;
+use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 
 use crate::backend::Backend;
 use crate::error::Error;
@@ -108,7 +109,7 @@ impl<DB: Backend> Tx<DB> {
     pub(super) async fn control(&mut self, sql: String) -> Result<Vec<i64>, Error> {
         let Parts { journal, connection, interception } = self.parts();
         admit_control::<DB>(journal, connection).await?;
-        journal.begin_statement();
+        journal.begin_statement(|| AssertSqlSafe(sql.clone()).into_sql_str());
         let reply = send::<DB>(interception, connection, StepKind::Control, sql).await;
         journal.end_control::<DB>(reply.error)?;
         Ok(reply.integers)

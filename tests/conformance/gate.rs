@@ -16,7 +16,7 @@ use super::increments::{counter, increment, patient, value};
 use crate::support::{TestBackend, TestPool};
 
 /// Waits for what other tasks of this process do.
-async fn until(mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(mut holds: impl FnMut() -> bool) {
     let waiting = async {
         while !holds() {
             yield_now().await;

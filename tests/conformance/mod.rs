@@ -17,6 +17,7 @@ pub(crate) mod lock_order;
 pub(crate) mod locks;
 pub(crate) mod misuse;
 pub(crate) mod network;
+pub(crate) mod observation;
 pub(crate) mod options;
 pub(crate) mod outcomes;
 pub(crate) mod promises;
@@ -29,7 +30,7 @@ macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
             cancellation, coalescing, exploration, failures, faults, gate, histories, hooks, increments, limits,
-            lock_order, locks, misuse, options, outcomes, promises, savepoints, write_skew,
+            lock_order, locks, misuse, observation, options, outcomes, promises, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -73,6 +74,13 @@ macro_rules! conformance {
             savepoints::savepoints_nest,
             savepoints::a_scope_that_hides_a_failure_is_not_ok,
             savepoints::a_dropped_scope_ends_the_transaction,
+            observation::observers_are_told_of_every_step,
+            observation::every_end_has_its_name,
+            observation::a_failed_statement_is_told_with_its_failure,
+            observation::a_unit_that_idles_is_reported_while_it_does,
+            observation::a_unit_that_blocks_is_reported_afterwards,
+            observation::a_unit_that_waits_for_a_lock_is_not_idle,
+            observation::a_wait_at_the_gate_is_told,
             hooks::hooks_run_once_in_order_after_the_last_attempt,
             hooks::rolled_back_for_good_says_so_once,
             hooks::hooks_of_a_savepoint_go_with_it,

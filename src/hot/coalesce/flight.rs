@@ -38,7 +38,7 @@ impl<DB: Backend, K: Key<DB>> Shared<DB, K> {
         settings: Settings,
         gone: watch::Receiver<()>,
     ) -> Self {
-        let transactor = transactor.options(settings.options.clone());
+        let transactor = transactor.options(settings.options.or(&Options::new().named("deltas")));
         Self { transactor, settings, queue: Mutex::new(Queue::new()), gone }
     }
 

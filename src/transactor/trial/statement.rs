@@ -3,13 +3,15 @@
 use std::pin::pin;
 
 use futures_core::future::BoxFuture;
-use sqlx::Pool;
+use sqlx::{Pool, SqlStr};
+use tokio::time::Instant;
 
 use super::nobody_answered;
 use crate::backend::{Backend, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
 use crate::intercept::Answer;
+use crate::observe::RunOutcome;
 use crate::policy::Plan;
 use crate::transactor::attempt::{Outcome, Timer, Trial};
 use crate::transactor::options::Options;
@@ -18,17 +20,18 @@ use crate::tx::{Interception, Session, not_connected};
 /// A single statement, without BEGIN and COMMIT.
 pub(in crate::transactor) struct StatementTrial<'a, DB: Backend, R> {
     pool: &'a Pool<DB>,
+    sql: SqlStr,
     nowait: bool,
     /// Sends it, at the attempt with this number.
     run: R,
 }
 
 impl<'a, DB: Backend, R> StatementTrial<'a, DB, R> {
-    pub(in crate::transactor) fn new<T>(pool: &'a Pool<DB>, nowait: bool, run: R) -> Self
+    pub(in crate::transactor) fn new<T>(pool: &'a Pool<DB>, sql: SqlStr, nowait: bool, run: R) -> Self
     where
         R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>>,
     {
-        Self { pool, nowait, run }
+        Self { pool, sql, nowait, run }
     }
 }
 
@@ -39,6 +42,12 @@ where
     T: Send,
 {
     type Output = T;
+
+    const SYSTEM: &'static str = DB::SYSTEM;
+
+    fn outcome(_output: &T) -> RunOutcome {
+        RunOutcome::Committed
+    }
 
     fn unresolved(&self) -> Option<Failure> {
         None
@@ -55,7 +64,12 @@ where
     ) -> Outcome<T> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
+        let asked = Instant::now();
         let session = timer.within(pin!(Session::acquire(self.pool, true))).await;
+        if let Some(observation) = &timer.observation {
+            observation.connected(asked.elapsed());
+            observation.sent(self.sql.clone());
+        }
         let mut session = match session {
             Some(Ok(session)) => session,
             Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
@@ -77,6 +91,9 @@ where
         };
         let failure = failure_of::<DB>(&error, self.nowait)
             .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()));
+        if let Some(observation) = &timer.observation {
+            observation.answered(Some(&failure));
+        }
         if in_doubt(&failure) {
             return Outcome::failed(failure.into_commit_unknown());
         }

@@ -1,6 +1,7 @@
 //! One attempt at a unit of work.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use sqlx::Pool;
 use tokio::runtime::Handle;
@@ -11,12 +12,13 @@ use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
 use crate::isolation::Access;
+use crate::observe::{Observation, RunOutcome, watched};
 use crate::policy::{Plan, Resolve, Trace};
 use crate::transactor::attempt::{Clock, Otherwise, Outcome, Timer, Trial, is_unique_violation};
 use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
 use crate::transactor::{Ended, Unit, Wish};
-use crate::tx::{self, Commit, End, Hooks, NotOpened, Shield, Tx, holding};
+use crate::tx::{self, Commit, End, Hooks, NotOpened, Shield, Tx, holding, identity};
 
 /// A unit of work, in a transaction.
 pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
@@ -57,6 +59,15 @@ impl<'a, DB: Backend> UnitTrial<'a, DB> {
 impl<DB: Backend> Trial for UnitTrial<'_, DB> {
     type Output = Ended;
 
+    const SYSTEM: &'static str = DB::SYSTEM;
+
+    fn outcome(output: &Ended) -> RunOutcome {
+        match output {
+            Ended::Committed => RunOutcome::Committed,
+            Ended::RolledBack => RunOutcome::RolledBack,
+        }
+    }
+
     async fn once(
         &mut self,
         plan: Plan,
@@ -64,7 +75,6 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         mut place: Option<Place>,
         timer: &mut Timer,
     ) -> Outcome<Ended> {
-        let clock = timer.clock;
         self.hooks = Hooks::default();
         if let Some(outcome) = self.look_back(timer).await {
             return outcome;
@@ -76,7 +86,8 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         {
             return outcome;
         }
-        let opened = timer.within(pin!(self.opening(plan, attempt, clock).run())).await;
+        let opening = self.opening(plan, attempt, timer);
+        let opened = timer.within(pin!(opening.run())).await;
         let mut tx = match opened {
             Some(Ok(tx)) => tx,
             Some(Err(failure)) => return self.not_opened(failure, timer).await,
@@ -94,8 +105,9 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             self.roll_back(tx).await;
             return outcome;
         }
+        let observation = timer.observation.clone();
         let unit = holding(self.pool, self.unit.attempt(&mut tx));
-        let wish = timer.within(pin!(unit)).await;
+        let wish = timer.within(pin!(watched(observation.as_deref(), unit))).await;
         let Some(wish) = wish else {
             self.hooks = tx.take_hooks();
             return Outcome::OutOfTime(waited_for_the_pool(self.pool, &tx));
@@ -106,6 +118,7 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             (None, Wish::RollBack) => tx.unique_violation().cloned(),
             (None, Wish::Commit | Wish::Stop | Wish::AlreadyStored) => None,
         };
+        let failure = failure.map(|failure| self.explained(failure, timer));
         match (failure, wish) {
             (_, Wish::Stop) => {
                 self.roll_back(tx).await;
@@ -150,6 +163,18 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
 }
 
 impl<DB: Backend> UnitTrial<'_, DB> {
+    /// Those who watch are told of a deadlock which units it was between.
+    fn explained(&self, failure: Failure, timer: &Timer) -> Failure {
+        let Some(observation) =
+            timer.observation.as_ref().filter(|_| failure.kind() == FailureKind::Deadlock)
+        else {
+            return failure;
+        };
+        let mut report = failure.deadlock().cloned().unwrap_or_default();
+        observation.name_units(&mut report, identity(self.pool));
+        failure.with_deadlock(Some(report))
+    }
+
     async fn roll_back(&mut self, mut tx: Tx<DB>) {
         self.hooks = tx.take_hooks();
         tx.rollback().await;
@@ -227,9 +252,11 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         }
     }
 
-    fn opening(&self, plan: Plan, attempt: u32, clock: Clock) -> Opening<'_, DB> {
-        let (pool, options, trace) = (self.pool, self.options, self.trace);
-        Opening { pool, options, plan, attempt, clock, trace, before_acquire: self.before_acquire }
+    fn opening(&self, plan: Plan, attempt: u32, timer: &Timer) -> Opening<'_, DB> {
+        let (pool, options, trace, before_acquire) =
+            (self.pool, self.options, self.trace, self.before_acquire);
+        let (clock, observation) = (timer.clock, timer.observation.clone());
+        Opening { pool, options, plan, attempt, clock, trace, before_acquire, observation }
     }
 
     /// An id that is there already is the answer that the commit never gave.
@@ -265,6 +292,7 @@ struct Opening<'a, DB: Backend> {
     clock: Clock,
     trace: Option<Trace>,
     before_acquire: bool,
+    observation: Option<Arc<Observation>>,
 }
 
 impl<DB: Backend> Opening<'_, DB> {
@@ -279,6 +307,7 @@ impl<DB: Backend> Opening<'_, DB> {
                 trace: self.trace,
                 before_acquire: self.before_acquire,
                 interceptors: self.options.interceptors().clone(),
+                observation: self.observation.clone(),
             };
             let limits = || self.options.limits(self.clock.server_limit());
             match Tx::open(self.pool, opening, limits).await {

@@ -1,0 +1,323 @@
+//! What is told to those who watch: logs, metrics, alarms.
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::failure::Failure;
+
+mod locking;
+mod observation;
+mod sessions;
+mod summary;
+mod trace;
+
+pub(crate) use observation::{Observation, watched};
+pub use summary::{RunOutcome, Summary, Times};
+pub(crate) use trace::within;
+
+/// Is told what units of work, jobs and idempotency keys go through, as it happens.
+///
+/// Given to a transactor with [`PoolTransactor::observed_by`](crate::PoolTransactor::observed_by), or to a single run with
+/// [`Options::observed_by`](crate::Options::observed_by). Any closure over `&Event` is one.
+///
+/// ```
+/// use atomically::{Event, Pessimistic, TransactorExt as _, UnitEvent};
+///
+/// # fn example(pool: sqlx::PgPool) {
+/// let db = Pessimistic::default().on(&pool).observed_by(|event: &Event<'_>| {
+///     if let Event::Unit { run, event: UnitEvent::AttemptFailed { failure, .. } } = event {
+///         println!("{run}: {failure}");
+///     }
+/// });
+/// # }
+/// ```
+///
+/// It is called on the task that runs the unit, in the order in which things happen to that unit, and must not block:
+/// the transaction is open meanwhile. What takes longer belongs into a channel.
+///
+/// # Panics
+///
+/// A panic of an observer is one of the unit's: the transaction is rolled back.
+pub trait Observer: Send + Sync {
+    /// Something happened.
+    fn observe(&self, event: &Event<'_>);
+
+    /// Whether [deadlock reports](crate::DeadlockReport) are to name the units of *this* process on all sides of a deadlock.
+    ///
+    /// Servers name sessions. To know whose they are, each transaction asks the server for its session, in the round trip
+    /// that opens it.
+    ///
+    /// # Default
+    ///
+    /// No: a report names the unit that was given up, and the sessions of the others.
+    fn wants_sessions(&self) -> bool {
+        false
+    }
+}
+
+impl<F: Fn(&Event<'_>) + Send + Sync> Observer for F {
+    fn observe(&self, event: &Event<'_>) {
+        self(event);
+    }
+}
+
+/// Something that an [`Observer`] is told of.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A unit of work got on.
+    Unit {
+        /// Which run of which unit.
+        run: &'a Run,
+        /// What happened to it.
+        event: UnitEvent<'a>,
+    },
+    /// A worker of a queue got on.
+    Job {
+        /// The queue.
+        queue: &'a str,
+        /// What happened in it.
+        event: JobEvent<'a>,
+    },
+    /// An idempotency key was answered for.
+    Key {
+        /// The run that asked.
+        run: &'a Run,
+        /// The answer.
+        outcome: KeyOutcome,
+    },
+}
+
+/// A run of a unit of work, from its first attempt to its last.
+///
+/// Shown as its name and where it was started: `checkout (src/shop.rs:41)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Run {
+    /// Tells runs apart, in this process.
+    pub id: u64,
+    /// The name that the unit was given by [`TransactorExt::named`](crate::TransactorExt::named); `unnamed` where it was given
+    /// none.
+    pub name: &'static str,
+    /// The name of the strategy: [`Strategy::name`](crate::Strategy::name).
+    pub strategy: &'static str,
+    /// The database as OpenTelemetry calls it: `postgresql`, `mysql` (also for MariaDB) or `sqlite`.
+    pub database: &'static str,
+    /// Where in the program the run was started; `None` where [`Transactor::transact`](crate::Transactor::transact) was called
+    /// by itself.
+    pub place: Option<&'static Location<'static>>,
+}
+
+impl Run {
+    /// What a unit is called that was given no name.
+    pub const UNNAMED: &'static str = "unnamed";
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        match self.place {
+            Some(place) => write!(f, " ({}:{})", place.file(), place.line()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What happens to a unit of work.
+///
+/// Text of SQL never holds values that were bound to it.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum UnitEvent<'a> {
+    /// The run begins.
+    Started,
+    /// An attempt begins.
+    AttemptStarted {
+        /// Its number, the first being 1.
+        attempt: u32,
+    },
+    /// The attempt has its turn at the [`Gate`](crate::Gate).
+    WaitedAtGate {
+        /// How long it was in line.
+        waited: Duration,
+    },
+    /// The transaction is open.
+    Opened {
+        /// How long it took to get a connection.
+        waited: Duration,
+        /// How long the server took to open the transaction.
+        took: Duration,
+    },
+    /// A statement was answered, or its future was dropped.
+    StatementDone {
+        /// Its text.
+        sql: &'a str,
+        /// What it was waiting behind: how long the transaction had been idle.
+        idle: Duration,
+        /// How long the answer took.
+        took: Duration,
+        /// What the database said, if that was no success.
+        failure: Option<&'a Failure>,
+    },
+    /// The transaction is open and has been idle for longer than [`Options::idle_warning`](crate::Options::idle_warning)
+    /// allows: the unit waits for something that is not its database, or works without giving way, and others may be
+    /// waiting for its locks. Told once for each pause.
+    Idle {
+        /// How long, up to now.
+        idle: Duration,
+        /// The text of the last statement.
+        after: &'a str,
+    },
+    /// The attempt failed, and was rolled back.
+    AttemptFailed {
+        /// Its number.
+        attempt: u32,
+        /// Why. [`Failure::deadlock`] says who waited for whom, where it was a deadlock.
+        failure: &'a Failure,
+    },
+    /// There will be another attempt, after a delay.
+    BackingOff {
+        /// How long.
+        delay: Duration,
+    },
+    /// The run is over. The last that is told of it.
+    Ended {
+        /// How.
+        summary: &'a Summary,
+        /// What the caller was told, where that was no success and no error of the unit's own.
+        error: Option<&'a Error>,
+    },
+}
+
+/// What happens to the jobs of a queue's `Worker`.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum JobEvent<'a> {
+    /// Jobs were claimed.
+    Claimed {
+        /// How many.
+        jobs: usize,
+    },
+    /// A job is complete.
+    Completed {
+        /// Its id.
+        id: i64,
+    },
+    /// An attempt failed, and there will be another one.
+    Failed {
+        /// Its id.
+        id: i64,
+        /// With what.
+        error: &'a str,
+    },
+    /// The last attempt failed: the job is dead until somebody requeues it.
+    Dead {
+        /// Its id.
+        id: i64,
+        /// With what.
+        error: &'a str,
+    },
+    /// Somebody else has the job, or may have it: its lease was lost.
+    LeaseLost {
+        /// Its id.
+        id: i64,
+    },
+    /// The job was given back, untouched as far as the worker knows.
+    Released {
+        /// Its id.
+        id: i64,
+    },
+    /// How much there is to do.
+    Depth {
+        /// How many jobs could be claimed now.
+        ready: u64,
+        /// For how long the oldest of them could have been; zero where there is none.
+        oldest: Duration,
+        /// How many are dead.
+        dead: u64,
+    },
+    /// The database was in the way. What was to be done is tried again, or left to the lease.
+    Trouble {
+        /// What it said.
+        error: &'a Error,
+    },
+}
+
+/// How a request with an idempotency key was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyOutcome {
+    /// It ran, and its effect is stored.
+    Fresh,
+    /// It had run before: the stored response was answered.
+    Replayed,
+    /// A twin is at work on it.
+    InProgress,
+    /// The key was used for another request.
+    Mismatch,
+}
+
+impl KeyOutcome {
+    /// As a label: `fresh`, `replayed`, `in_progress` or `mismatch`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Replayed => "replayed",
+            Self::InProgress => "in_progress",
+            Self::Mismatch => "mismatch",
+        }
+    }
+}
+
+/// Observers among the options.
+#[derive(Clone, Default)]
+pub(crate) struct Observers(Vec<Arc<dyn Observer>>);
+
+impl Observers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// These, and the others; nobody twice.
+    pub(crate) fn and(&self, others: &Self) -> Self {
+        let mut all = self.clone();
+        for other in &others.0 {
+            all.add(other);
+        }
+        all
+    }
+
+    pub(crate) fn add(&mut self, observer: &Arc<dyn Observer>) {
+        if !self.0.iter().any(|known| Arc::ptr_eq(known, observer)) {
+            self.0.push(observer.clone());
+        }
+    }
+
+    pub(crate) fn want_sessions(&self) -> bool {
+        self.0.iter().any(|observer| observer.wants_sessions())
+    }
+
+    pub(crate) fn tell(&self, event: &Event<'_>) {
+        for observer in &self.0 {
+            observer.observe(event);
+        }
+    }
+}
+
+/// The same if they are the very same ones.
+impl PartialEq for Observers {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len()
+            && self.0.iter().zip(&other.0).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} observers", self.0.len())
+    }
+}
