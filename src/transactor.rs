@@ -392,19 +392,20 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// One statement as its own transaction; answers how many rows it touched.
     pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
         let (sql, nowait) = (query.text(), query.asks_nowait());
-        self.run_alone(Some(sql), nowait, sending(&self.options, query)).await
+        self.run_alone(sql, nowait, sending(&self.options, query)).await
     }
 
-    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool. Interceptors do not see it, and
-    /// observers not its statements.
+    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool; `sql` is what is said of it.
+    /// Interceptors do not see it.
     pub(crate) async fn run_on_connection<T: Send>(
         &self,
+        sql: SqlStr,
         run: impl for<'c> Fn(&'c mut DB::Connection) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
     ) -> Result<T, Error> {
-        self.run_alone(None, false, |connection, _| run(connection)).await
+        self.run_alone(sql, false, |connection, _| run(connection)).await
     }
 
-    async fn run_alone<R, T>(&self, sql: Option<SqlStr>, nowait: bool, run: R) -> Result<T, Error>
+    async fn run_alone<R, T>(&self, sql: SqlStr, nowait: bool, run: R) -> Result<T, Error>
     where
         R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
         T: Send,

@@ -22,7 +22,7 @@ pub(in crate::transactor) struct Alone<'a, DB: Backend> {
     pub(in crate::transactor) pool: &'a Pool<DB>,
     pub(in crate::transactor) handoff: &'a Handoff<DB>,
     /// Its text, for those who watch.
-    pub(in crate::transactor) sql: Option<SqlStr>,
+    pub(in crate::transactor) sql: SqlStr,
     pub(in crate::transactor) nowait: bool,
 }
 
@@ -81,8 +81,8 @@ where
             Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
             None => return Outcome::OutOfTime(Some(nobody_answered(self.alone.pool))),
         };
-        if let (Some(observation), Some(sql)) = (&timer.observation, &self.alone.sql) {
-            observation.sent(sql.clone());
+        if let Some(observation) = &timer.observation {
+            observation.sent(self.alone.sql.clone());
         }
         let answer = timer.within((self.run)(session.connection(), attempt)).await;
         let error = match answer {
