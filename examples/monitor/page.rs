@@ -140,9 +140,8 @@ fn figure(number: usize, panel: &Panel) -> Markup {
 
 /// The same in figures, for each of the ways that were tried.
 fn sums(timeline: &Timeline) -> Markup {
-    const HEADS: [&str; 9] = [
-        "Strategy", "Seconds", "Purchases", "Per second", "Conflicts", "Attempts", "p50", "p99", "Given up",
-    ];
+    const HEADS: [&str; 9] =
+        ["Strategy", "Seconds", "Purchases", "Per second", "Conflicts", "Attempts", "p50", "p99", "Given up"];
     html! {
         table {
             caption { "Since the start" }

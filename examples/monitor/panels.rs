@@ -43,7 +43,11 @@ pub(crate) fn all(timeline: &Timeline, width: u32) -> Result<[Panel; 4]> {
         panel(
             ("Latency", "of purchases: p50, and p99 dashed"),
             last.and_then(|point| Some(format!("{} / {}", time(point.p50?), time(point.p99?)))),
-            (Lines { solid: |point| seconds(point.p50), dashed: Some(|point| seconds(point.p99)) }, timeline, width),
+            (
+                Lines { solid: |point| seconds(point.p50), dashed: Some(|point| seconds(point.p99)) },
+                timeline,
+                width,
+            ),
             |least, most| Scale::logarithmic(least, most, round_time),
         )?,
     ])

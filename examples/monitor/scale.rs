@@ -46,7 +46,8 @@ impl Scale {
     /// From so long ago until now, in seconds.
     pub(crate) fn ago(span: Duration, between: Duration) -> Self {
         let span = span.as_secs_f64();
-        let ages = (1..).map(|number| f64::from(number) * between.as_secs_f64()).take_while(|age| *age <= span);
+        let ages =
+            (1..).map(|number| f64::from(number) * between.as_secs_f64()).take_while(|age| *age <= span);
         let past = ages.map(|age| (-age, format!("−{age:.0}\u{202f}s")));
         Self {
             place: |value| value,

@@ -19,7 +19,8 @@ pub(crate) struct Settings {
 /// What the page offers. It begins with trouble, so that there is something to be done about it.
 pub(crate) const BUYERS: [usize; 5] = [0, 1, 8, 32, 128];
 pub(crate) const HOT: [u32; 4] = [0, 50, 90, 100];
-pub(crate) const FIRST: Settings = Settings { strategy: Approach::Optimistic, gate: false, buyers: 32, hot: 90 };
+pub(crate) const FIRST: Settings =
+    Settings { strategy: Approach::Optimistic, gate: false, buyers: 32, hot: 90 };
 
 /// A strategy of the crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

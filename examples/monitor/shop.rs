@@ -65,8 +65,10 @@ macro_rules! shop {
                     (id BIGINT PRIMARY KEY, seats BIGINT NOT NULL, version BIGINT NOT NULL)";
                 sqlx::query(table).execute(pool).await?;
                 let rows: Vec<_> = (1..=EVENTS).map(|event| format!("({event}, {SEATS}, 0)")).collect();
-                let insert =
-                    format!("INSERT INTO atomically_monitor_event (id, seats, version) VALUES {}", rows.join(", "));
+                let insert = format!(
+                    "INSERT INTO atomically_monitor_event (id, seats, version) VALUES {}",
+                    rows.join(", ")
+                );
                 sqlx::query(AssertSqlSafe(insert)).execute(pool).await?;
                 Ok(())
             }
