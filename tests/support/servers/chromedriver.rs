@@ -7,8 +7,7 @@ use super::find;
 use super::lifetime::Home;
 
 const MISSING: &str = "this test needs Chromium and its chromedriver, which were not found: `apt-get install chromium \
-    chromium-driver` (or `brew install --cask chromium chromedriver`), or set ATOMICALLY_CHROMIUM_BIN to the directories \
-    of the programs";
+    chromium-driver`, or set ATOMICALLY_CHROMIUM_BIN to the directories of the programs";
 
 /// A driver, and the browser that it is to start.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ impl Chromedriver {
     pub(super) fn find() -> Result<Self, String> {
         let directories = find::search_path("ATOMICALLY_CHROMIUM_BIN", find::path);
         let driver = find::program(&directories, &["chromedriver"]).ok_or(MISSING)?;
-        let browsers = ["chromium", "chromium-browser", "google-chrome", "chrome"];
+        let browsers = ["chromium", "chromium-browser", "google-chrome"];
         let browser = find::program(&directories, &browsers).ok_or(MISSING)?;
         Ok(Self { driver, browser })
     }
