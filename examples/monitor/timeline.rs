@@ -107,13 +107,15 @@ impl Timeline {
         self.note_time(now);
         for way in Way::all() {
             let (chosen, until) = self.chosen.get(&way).copied().unwrap_or((Duration::ZERO, now));
-            let tally = happened.get(&(way.strategy.name(), way.unit())).unwrap_or(&self.nothing);
-            if !chosen.is_zero() || tally.attempts > 0 {
-                let nothing = || Sum { chosen: Duration::ZERO, tally: self.nothing.clone() };
-                let sum = self.sums.entry(way).or_insert_with(nothing);
-                sum.chosen += chosen;
-                sum.tally.merge(tally);
+            let tally = happened.get(&(way.strategy.name(), way.unit()));
+            if tally.is_none() && chosen.is_zero() {
+                continue;
             }
+            let tally = tally.unwrap_or(&self.nothing);
+            let nothing = || Sum { chosen: Duration::ZERO, tally: self.nothing.clone() };
+            let sum = self.sums.entry(way).or_insert_with(nothing);
+            sum.chosen += chosen;
+            sum.tally.merge(tally);
             // Units that were under way when something else was chosen count, but make no line of their own.
             if chosen > SHORTEST {
                 self.points.push_back(point(until, way, chosen, tally));

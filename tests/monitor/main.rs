@@ -92,7 +92,7 @@ async fn charts_move_and_agree_with_the_database() {
 
 /// From checking versions of a row that everybody wants to locking it, in line.
 async fn the_strategy_is_changed_by_clicking(arguments: &[&str]) {
-    let monitor = Monitor::start(arguments);
+    let mut monitor = Monitor::start(arguments);
     let browser = Browser::at(&monitor.address, WIDE).await;
     choose(&browser, "hot", "100").await;
     let contended = browser.until("conflicts", async |browser| {
@@ -136,7 +136,7 @@ async fn the_strategy_is_changed_by_clicking(arguments: &[&str]) {
     assert!(atomic.taken() > Some(0.0), "{}", atomic.books);
     assert_eq!(browser.complaints().await, [""; 0]);
     browser.close().await;
-    assert_eq!(monitor.interrupt(), (Some(0), String::new()));
+    assert_eq!(monitor.end(), (Some(0), String::new()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
