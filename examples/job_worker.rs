@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use atomically::queue::{Claim, Event, NewJob, Queue, Worker};
-use atomically::{Error, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use atomically::queue::{Claim, NewJob, Queue, Worker};
+use atomically::{Error, Event, JobEvent, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::Pool;
 use support::say;
 use tokio::sync::mpsc::unbounded_channel;
@@ -75,8 +75,8 @@ support::on_each_database! {
     /// Two workers at once, until so many jobs are complete.
     async fn work_off(pool: &Pool<Db>, queue: &Queue<Db>, jobs: i64) -> anyhow::Result<()> {
         let (completed, mut completions) = unbounded_channel();
-        let worker = Worker::new(queue).handlers(2).poll_every(POLL).observe(move |event| {
-            if let Event::Completed { id } = event {
+        let worker = Worker::new(queue).handlers(2).poll_every(POLL).observed_by(move |event: &Event<'_>| {
+            if let Event::Job { event: JobEvent::Completed { id }, .. } = event {
                 let _ = completed.send(*id);
             }
         });

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use atomically::queue::{Claim, Event, NewJob, Queue, Worker};
-use atomically::{Pessimistic, TransactorExt as _, Tx};
+use atomically::queue::{Claim, NewJob, Queue, Worker};
+use atomically::{Event, JobEvent, Pessimistic, TransactorExt as _, Tx};
 use sqlx::Pool;
 use support::say;
 use tokio::sync::Notify;
@@ -78,8 +78,8 @@ support::on_each_database! {
         messages: usize,
     ) -> anyhow::Result<()> {
         let (completed, mut completions) = unbounded_channel();
-        let relay = Worker::new(outbox).wake(wake.clone()).observe(move |event| {
-            if let Event::Completed { id } = event {
+        let relay = Worker::new(outbox).wake(wake.clone()).observed_by(move |event: &Event<'_>| {
+            if let Event::Job { event: JobEvent::Completed { id }, .. } = event {
                 let _ = completed.send(*id);
             }
         });

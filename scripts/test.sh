@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests (arguments go to `cargo test`). On Debian and Ubuntu it first installs what they need and the machine
-# lacks: PostgreSQL, pgbouncer, MariaDB, Chromium and a C compiler. The tests start servers of their own, so no system
-# service is started.
+# lacks: PostgreSQL, pgbouncer, MariaDB, Prometheus (for promtool, which tests the alerts), Chromium and a C compiler. The
+# tests start servers of their own, so no system service is started.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -41,6 +41,9 @@ if [[ -z ${ATOMICALLY_MYSQL_URL:-}${ATOMICALLY_MARIADB_BIN:-} ]] && ! command -v
 fi
 if [[ -z ${ATOMICALLY_CHROMIUM_BIN:-} ]] && ! { installed chromedriver && installed chromium chromium-browser google-chrome; }; then
     missing+=(chromium chromium-driver)
+fi
+if ! command -v promtool >/dev/null; then
+    missing+=(prometheus)
 fi
 
 # Runs as root, in a shell of its own: installs the packages "$@" without starting what they bring.

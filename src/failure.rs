@@ -64,6 +64,27 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::SerializationFailure,
+        Self::Deadlock,
+        Self::StaleVersion,
+        Self::Busy,
+        Self::LockTimeout,
+        Self::LockNotAvailable,
+        Self::StatementTimeout,
+        Self::Constraint,
+        Self::ConnectionLost,
+        Self::CommitUnknown,
+        Self::Unavailable,
+        Self::Overloaded,
+        Self::ReadOnly,
+        Self::Aborted,
+        Self::StaleClaim,
+        Self::Unsupported,
+        Self::Other,
+    ];
+
     /// Whether this failure is caused by other transactions at work on the same rows.
     #[must_use]
     pub const fn is_conflict(self) -> bool {

@@ -33,6 +33,10 @@ pub mod histories {}
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
 
+#[cfg(feature = "metrics")]
+#[doc = include_str!("guide/monitoring.md")]
+pub mod monitoring {}
+
 #[cfg(feature = "queue")]
 #[doc = include_str!("guide/queue.md")]
 pub mod queue {}

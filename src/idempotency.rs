@@ -36,6 +36,7 @@ mod keys;
 mod once;
 mod store;
 
+use crate::observe::KeyOutcome;
 use crate::transactor::Transactor;
 use crate::tx::Tx;
 
@@ -71,6 +72,15 @@ impl<T> Outcome<T> {
         match self {
             Self::Fresh(response) | Self::Replayed(response) => Some(response),
             Self::InProgress | Self::Mismatch => None,
+        }
+    }
+
+    fn as_key_outcome(&self) -> KeyOutcome {
+        match self {
+            Self::Fresh(_) => KeyOutcome::Fresh,
+            Self::Replayed(_) => KeyOutcome::Replayed,
+            Self::InProgress => KeyOutcome::InProgress,
+            Self::Mismatch => KeyOutcome::Mismatch,
         }
     }
 }

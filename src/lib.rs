@@ -61,6 +61,7 @@
 //! | `idempotency` | `atomically::idempotency`: requests that are sent again have one effect and one answer | `serde`, `serde_json`, `sha2` |
 //! | `queue` | fenced background jobs and the outbox: `atomically::queue` | `serde`, `serde_json`, `tokio/macros`, `tokio/sync` |
 //! | `tracing` | spans and log lines: [`guide::monitoring`] | `tracing` |
+//! | `metrics` | `atomically::Metrics`: what units, queues and keys go through, for Prometheus and others | `metrics` |
 //! | `testing` | `atomically::testing`: tests that explore interleavings, inject faults, check lock orders and histories | `petgraph`, `sqlparser`, `textwrap` |
 //!
 //! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.
@@ -94,6 +95,8 @@ mod strategy;
 // The hot path.
 mod hot;
 // Built on top, through public items only.
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
 #[cfg(feature = "queue")]
@@ -114,6 +117,9 @@ pub use gate::Gate;
 pub use hot::{DeltaOutcome, Deltas};
 pub use isolation::{Access, Begin, Isolation};
 pub use lock::RowLock;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use metrics::Metrics;
 pub use observe::{Event, JobEvent, KeyOutcome, Observer, Run, RunOutcome, Summary, Times, UnitEvent};
 pub use policy::{Attempt, Plan, Resolve, Strategy, Verdict};
 pub use strategy::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable};

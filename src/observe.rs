@@ -261,6 +261,9 @@ pub enum KeyOutcome {
 }
 
 impl KeyOutcome {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Fresh, Self::Replayed, Self::InProgress, Self::Mismatch];
+
     /// As a label: `fresh`, `replayed`, `in_progress` or `mismatch`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

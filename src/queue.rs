@@ -46,6 +46,7 @@
 //! relied on, and [`Tx`] does its work inside the handlers of other queues as well.
 
 mod claim;
+mod depth;
 mod dialect;
 mod doctor;
 mod ending;
@@ -73,6 +74,7 @@ use rand::rngs::StdRng;
 use sqlx::{AssertSqlSafe, Pool};
 
 pub use claim::Claim;
+pub use depth::Depth;
 pub use dialect::QueueBackend;
 pub use doctor::{Fault, Finding};
 pub use ending::{Fate, Retry, complete_all_in};
@@ -84,7 +86,7 @@ pub use priority::Priority;
 use search::Search;
 pub use upkeep::{Counts, DeadJob};
 pub use wake::Wake;
-pub use worker::{BoxError, Event, Worker};
+pub use worker::{BoxError, Worker};
 
 use crate::backend::Backend;
 use crate::backoff::Backoff;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::observe::KeyOutcome;
 use crate::transactor::{Ended, Options, Transactor, Unit, Wish};
 use crate::tx::{Repeatable, Tx, TxFn};
 
@@ -158,6 +159,12 @@ where
             Err(error) if error.is_lock_timeout() => (Ok(Outcome::InProgress), Wish::Stop),
             Err(error) => (Err(error.into()), Wish::RollBack),
         };
+        // A fresh one is not certain yet: its commit tells. The others change nothing, and nothing changes them.
+        if let (Some(observation), Wish::RollBack | Wish::Stop, Ok(outcome)) =
+            (tx.observation(), &wish, &output)
+        {
+            observation.tell_key(outcome.as_key_outcome());
+        }
         self.output = Some(output);
         wish
     }
@@ -238,9 +245,19 @@ impl<'t, DB: KeyStore> OnceIn<'t, DB> {
         let Self { tx, claimant } = self;
         tx.savepoint(async move |tx: &mut Tx<DB>| match claimant.claim(tx).await? {
             Claim::Ours => fresh(tx, &claimant, part).await,
-            Claim::Earlier(response) | Claim::Others(response) => read(&response).map(Outcome::Replayed),
-            Claim::Mismatch => Ok(Outcome::Mismatch),
-            Claim::Unanswered => Ok(Outcome::InProgress),
+            Claim::Earlier(response) | Claim::Others(response) => {
+                let response = read(&response)?;
+                tell_when_over(tx, KeyOutcome::Replayed);
+                Ok(Outcome::Replayed(response))
+            }
+            Claim::Mismatch => {
+                tell_when_over(tx, KeyOutcome::Mismatch);
+                Ok(Outcome::Mismatch)
+            }
+            Claim::Unanswered => {
+                tell_when_over(tx, KeyOutcome::InProgress);
+                Ok(Outcome::InProgress)
+            }
         })
     }
 }
@@ -260,7 +277,20 @@ where
     let row = vec![claimant.key.digest.to_vec(), claimant.run.to_vec()];
     let stored = DB::change_keys(tx, DB::STORE_RESPONSE, Some(written), row).await.map_err(Error::from)?;
     tx.expect_one(stored)?;
+    if let Some(observation) = tx.observation().cloned() {
+        tx.on_commit(async move { observation.tell_key(KeyOutcome::Fresh) });
+    }
     Ok(Outcome::Fresh(response))
+}
+
+/// Tells those who watch of an answer that holds however the transaction ends, once that is known: an attempt that is run
+/// again may get another one.
+fn tell_when_over<DB: KeyStore>(tx: &mut Tx<DB>, outcome: KeyOutcome) {
+    if let Some(observation) = tx.observation().cloned() {
+        let on_rollback = observation.clone();
+        tx.on_commit(async move { observation.tell_key(outcome) });
+        tx.on_rollback(async move { on_rollback.tell_key(outcome) });
+    }
 }
 
 fn read<T: DeserializeOwned, E: From<Error>>(response: &str) -> Result<T, E> {

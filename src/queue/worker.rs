@@ -11,9 +11,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::depth::Depth;
 use super::{Claim, Queue, QueueBackend, Wake};
 use crate::backend::Backend;
-use crate::error::Error;
+use crate::observe::{Event, JobEvent, Observer, Observers};
 
 mod care;
 
@@ -21,6 +22,9 @@ use care::Care;
 
 /// What a handler fails with: whatever `?` turns into one, which is nearly every error there is.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// The shortest time between two questions for the depth.
+const MOST_OFTEN: Duration = Duration::from_millis(100);
 
 /// Claims jobs and runs a handler for each of them, several at a time, until it is told to stop.
 ///
@@ -58,6 +62,7 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// - handlers: 4
 /// - poll: every second, and at once while there is more to do
 /// - grace: 30 s
+/// - depth: told every 15 s to those who watch
 ///
 /// # What becomes of the job
 ///
@@ -76,41 +81,21 @@ pub struct Worker<DB: Backend> {
     poll: Duration,
     grace: Duration,
     wake: Option<Arc<dyn Wake>>,
-    observe: Arc<dyn Fn(&Event) + Send + Sync>,
+    depth: Duration,
+    watchers: Watchers,
 }
 
-/// What happens in a [`Worker`].
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// Jobs were claimed.
-    Claimed(usize),
-    /// A job is complete.
-    Completed {
-        /// Its id.
-        id: i64,
-    },
-    /// An attempt failed.
-    Failed {
-        /// Its id.
-        id: i64,
-        /// With what.
-        error: String,
-        /// What became of the job.
-        fate: super::Fate,
-    },
-    /// Somebody else has the job, or may have it: its lease was lost.
-    Lost {
-        /// Its id.
-        id: i64,
-    },
-    /// The job was given back, untouched as far as the worker knows.
-    Released {
-        /// Its id.
-        id: i64,
-    },
-    /// The database was in the way. What was to be done is tried again, or left to the lease.
-    Trouble(Error),
+/// Those who watch a worker, and what they are told it of.
+#[derive(Clone)]
+struct Watchers {
+    queue: Arc<str>,
+    observers: Observers,
+}
+
+impl Watchers {
+    fn tell(&self, event: JobEvent<'_>) {
+        self.observers.tell(&Event::Job { queue: &self.queue, event });
+    }
 }
 
 impl<DB: QueueBackend> Worker<DB> {
@@ -123,7 +108,8 @@ impl<DB: QueueBackend> Worker<DB> {
             poll: Duration::from_secs(1),
             grace: Duration::from_secs(30),
             wake: None,
-            observe: Arc::new(|_| ()),
+            depth: Duration::from_secs(15),
+            watchers: Watchers { queue: queue.name.clone(), observers: Observers::default() },
         }
     }
 
@@ -155,10 +141,21 @@ impl<DB: QueueBackend> Worker<DB> {
         self
     }
 
-    /// What is told of everything that happens: for logs and figures. It must not block.
+    /// Also tells this observer what happens to the jobs: [`Event::Job`]. It must not block.
+    ///
+    /// The transactions in which handlers work are told of to those who watch their transactors.
     #[must_use]
-    pub fn observe(mut self, observe: impl Fn(&Event) + Send + Sync + 'static) -> Self {
-        self.observe = Arc::new(observe);
+    pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
+        let observer: Arc<dyn Observer> = Arc::new(observer);
+        self.watchers.observers.add(&observer);
+        self
+    }
+
+    /// How often those who watch are told [how much there is to do](Queue::depth), the first time at once. Less than 100 ms
+    /// counts as that. Where nobody watches, the database is not asked.
+    #[must_use]
+    pub fn depth_every(mut self, interval: Duration) -> Self {
+        self.depth = interval.max(MOST_OFTEN);
         self
     }
 
@@ -166,12 +163,23 @@ impl<DB: QueueBackend> Worker<DB> {
     ///
     /// # Errors
     ///
-    /// None: a database that is not there now will be there again. [`observe`](Self::observe) tells.
+    /// None: a database that is not there now will be there again. [`observed_by`](Self::observed_by) tells.
     ///
     /// # Cancellation
     ///
     /// Handlers are cancelled where they are. Their jobs wait for their leases to lapse.
     pub async fn run<H, F>(&self, shutdown: impl Future + Send, handler: H)
+    where
+        H: Fn(Arc<Claim<DB>>) -> F + Send + Sync,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        tokio::select! {
+            () = self.work(shutdown, handler) => {}
+            () = self.tell_depth() => {}
+        }
+    }
+
+    async fn work<H, F>(&self, shutdown: impl Future + Send, handler: H)
     where
         H: Fn(Arc<Claim<DB>>) -> F + Send + Sync,
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
@@ -187,16 +195,16 @@ impl<DB: QueueBackend> Worker<DB> {
                     Ok(claims) => {
                         more = claims.len() == free;
                         if !claims.is_empty() {
-                            (self.observe)(&Event::Claimed(claims.len()));
+                            self.watchers.tell(JobEvent::Claimed { jobs: claims.len() });
                         }
                         for claim in claims {
                             let claim = Arc::new(claim);
                             let work = handler(claim.clone());
-                            let care = Care::new(claim, self.observe.clone(), stopped.clone());
+                            let care = Care::new(claim, self.watchers.clone(), stopped.clone());
                             running.spawn(care.take(work));
                         }
                     }
-                    Err(error) => (self.observe)(&Event::Trouble(error)),
+                    Err(error) => self.watchers.tell(JobEvent::Trouble { error: &error }),
                 }
             }
             let looks = running.len() < self.handlers && !more;
@@ -211,6 +219,22 @@ impl<DB: QueueBackend> Worker<DB> {
         if timeout(self.grace, all_done).await.is_err() {
             stop.send_replace(true);
             while running.join_next().await.is_some() {}
+        }
+    }
+
+    /// Never ends.
+    async fn tell_depth(&self) {
+        if self.watchers.observers.is_empty() {
+            return pending().await;
+        }
+        loop {
+            match self.queue.depth().await {
+                Ok(Depth { ready, oldest, dead }) => {
+                    self.watchers.tell(JobEvent::Depth { ready, oldest, dead })
+                }
+                Err(error) => self.watchers.tell(JobEvent::Trouble { error: &error }),
+            }
+            sleep(self.depth).await;
         }
     }
 
@@ -235,6 +259,7 @@ impl<DB: Backend> fmt::Debug for Worker<DB> {
             .field("handlers", &self.handlers)
             .field("poll", &self.poll)
             .field("grace", &self.grace)
+            .field("depth", &self.depth)
             .finish_non_exhaustive()
     }
 }

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomically::queue::{Claim, Event, NewJob, Queue, Worker};
-use atomically::{Backoff, Pessimistic, TransactorExt as _};
+use atomically::queue::{Claim, NewJob, Queue, Worker};
+use atomically::{Backoff, Event, JobEvent, Pessimistic, TransactorExt as _};
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -40,8 +40,8 @@ async fn work<DB: QueueTest>(pool: Pool<DB>, shutdown: impl Future + Send) {
     let worker = Worker::new(&storm_queue(&pool))
         .handlers(HANDLERS)
         .poll_every(Duration::from_millis(100))
-        .observe(move |event| {
-            if let Event::Lost { id } = event {
+        .observed_by(move |event: &Event<'_>| {
+            if let Event::Job { event: JobEvent::LeaseLost { id }, .. } = event {
                 let (lost, id) = (lost.clone(), *id);
                 tokio::spawn(async move {
                     DB::pool_execute(&lost, DB::sql("INSERT INTO lost VALUES (?)"), &[id])

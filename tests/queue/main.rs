@@ -2,6 +2,7 @@
 
 mod claiming;
 mod crash;
+mod depth;
 mod doctor;
 mod fence;
 mod jobs;
@@ -72,6 +73,8 @@ on_every_database! {
     worker::what_outlives_the_grace_is_given_back,
     worker::a_worker_can_be_woken,
     worker::a_worker_survives_its_database,
+    depth::a_depth_is_what_could_be_claimed,
+    depth::a_worker_tells_the_depth,
     doctor::nothing_is_wrong,
     doctor::what_is_missing_is_named,
     doctor::a_missing_index_is_named,

@@ -9,10 +9,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::{BoxError, Event};
+use super::{BoxError, Watchers};
 use crate::error::Error;
+use crate::observe::JobEvent;
 use crate::queue::claim::Progress;
-use crate::queue::{Claim, QueueBackend, Retry};
+use crate::queue::{Claim, Fate, QueueBackend, Retry};
 
 /// How long a handler that was cancelled may take to notice. One that does not is left alone: it is fenced.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -20,7 +21,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// What looks after one claimed job.
 pub(super) struct Care<DB: QueueBackend> {
     claim: Arc<Claim<DB>>,
-    observe: Arc<dyn Fn(&Event) + Send + Sync>,
+    watchers: Watchers,
     stopped: watch::Receiver<bool>,
     /// When the lease lapses, as far as is known here.
     until: Instant,
@@ -35,13 +36,9 @@ enum Stop {
 }
 
 impl<DB: QueueBackend> Care<DB> {
-    pub(super) fn new(
-        claim: Arc<Claim<DB>>,
-        observe: Arc<dyn Fn(&Event) + Send + Sync>,
-        stopped: watch::Receiver<bool>,
-    ) -> Self {
+    pub(super) fn new(claim: Arc<Claim<DB>>, watchers: Watchers, stopped: watch::Receiver<bool>) -> Self {
         let (asked, lease) = (claim.asked(), claim.queue().lease);
-        Self { claim, observe, stopped, until: asked + lease, prolong: asked + lease / 3 }
+        Self { claim, watchers, stopped, until: asked + lease, prolong: asked + lease / 3 }
     }
 
     /// Runs the handler, in a task of its own so that a panic ends nothing else, and does what its end asks for.
@@ -59,15 +56,14 @@ impl<DB: QueueBackend> Care<DB> {
         };
         let _ = timeout(FAREWELL, handler.shutdown()).await;
         let id = self.claim.id();
-        let event = match stop {
-            _ if self.claim.is(Progress::Settled) => Event::Completed { id },
-            Stop::Lost => Event::Lost { id },
+        match stop {
+            _ if self.claim.is(Progress::Settled) => self.watchers.tell(JobEvent::Completed { id }),
+            Stop::Lost => self.watchers.tell(JobEvent::LeaseLost { id }),
             Stop::Told => match self.claim.release().await {
-                Ok(()) => Event::Released { id },
-                Err(error) => self.lost_or(error),
+                Ok(()) => self.watchers.tell(JobEvent::Released { id }),
+                Err(error) => self.tell_error(&error),
             },
-        };
-        (self.observe)(&event);
+        }
     }
 
     /// Is done when the handler is to be stopped.
@@ -87,7 +83,7 @@ impl<DB: QueueBackend> Care<DB> {
                     self.until = asked + lease;
                 }
                 Ok(Err(error)) if error.is_stale_claim() => return Stop::Lost,
-                Ok(Err(error)) => (self.observe)(&Event::Trouble(error)),
+                Ok(Err(error)) => self.watchers.tell(JobEvent::Trouble { error: &error }),
                 Err(_) => {}
             }
             let now = Instant::now();
@@ -105,7 +101,7 @@ impl<DB: QueueBackend> Care<DB> {
             Ok(Ok(())) => match self.claim.complete().await {
                 Ok(()) => None,
                 Err(error) => {
-                    (self.observe)(&self.lost_or(error));
+                    self.tell_error(&error);
                     return;
                 }
             },
@@ -115,18 +111,23 @@ impl<DB: QueueBackend> Care<DB> {
                 Err(error) => error.to_string(),
             }),
         };
-        let event = match error {
-            None => Event::Completed { id },
-            Some(error) => match self.claim.fail(&error, Retry::Backoff).await {
-                Ok(fate) => Event::Failed { id, error, fate },
-                Err(error) => self.lost_or(error),
-            },
+        let Some(error) = error.as_deref() else {
+            self.watchers.tell(JobEvent::Completed { id });
+            return;
         };
-        (self.observe)(&event);
+        match self.claim.fail(error, Retry::Backoff).await {
+            Ok(Fate::Retried(_)) => self.watchers.tell(JobEvent::Failed { id, error }),
+            Ok(Fate::Dead) => self.watchers.tell(JobEvent::Dead { id, error }),
+            Err(error) => self.tell_error(&error),
+        }
     }
 
-    fn lost_or(&self, error: Error) -> Event {
-        if error.is_stale_claim() { Event::Lost { id: self.claim.id() } } else { Event::Trouble(error) }
+    fn tell_error(&self, error: &Error) {
+        self.watchers.tell(if error.is_stale_claim() {
+            JobEvent::LeaseLost { id: self.claim.id() }
+        } else {
+            JobEvent::Trouble { error }
+        });
     }
 }
 

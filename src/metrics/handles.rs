@@ -1,0 +1,169 @@
+//! What is registered with a recorder for a unit, a queue or the keys of a unit.
+
+use ::metrics::{Counter, Gauge, Histogram, Label, Recorder};
+
+use super::names::{self, Described};
+use crate::failure::FailureKind;
+use crate::observe::{JobEvent, KeyOutcome, Run, RunOutcome, Summary, Times};
+
+fn labels(run: &Run) -> Vec<Label> {
+    vec![Label::from_static_parts("unit", run.name), Label::from_static_parts("strategy", run.strategy)]
+}
+
+/// A counter for each value of a label.
+fn counters<const N: usize>(
+    described: &Described,
+    recorder: &dyn Recorder,
+    labels: &[Label],
+    label: &'static str,
+    values: [&'static str; N],
+) -> [Counter; N] {
+    values.map(|value| {
+        let mut labels = labels.to_vec();
+        labels.push(Label::from_static_parts(label, value));
+        described.counter(recorder, &labels)
+    })
+}
+
+/// The metrics of a unit under a strategy.
+pub(super) struct UnitHandles {
+    in_flight: Gauge,
+    pub(super) attempts: Counter,
+    pub(super) idle_warnings: Counter,
+    outcomes: [Counter; RunOutcome::ALL.len()],
+    failures: [Counter; FailureKind::ALL.len()],
+    attempts_of_run: Histogram,
+    duration: Histogram,
+    gate: Histogram,
+    pool: Histogram,
+    locks: Histogram,
+    statements: Histogram,
+    idle: Histogram,
+    control: Histogram,
+    backoff: Histogram,
+}
+
+impl UnitHandles {
+    pub(super) fn register(recorder: &dyn Recorder, run: &Run) -> Self {
+        let labels = labels(run);
+        let histogram = |described: &Described| described.histogram(recorder, &labels);
+        let outcomes = RunOutcome::ALL.map(RunOutcome::as_str);
+        let kinds = FailureKind::ALL.map(FailureKind::as_str);
+        Self {
+            in_flight: names::IN_FLIGHT.gauge(recorder, &labels),
+            attempts: names::ATTEMPTS.counter(recorder, &labels),
+            idle_warnings: names::IDLE_WARNINGS.counter(recorder, &labels),
+            outcomes: counters(&names::UNITS, recorder, &labels, "outcome", outcomes),
+            failures: counters(&names::FAILURES, recorder, &labels, "kind", kinds),
+            attempts_of_run: histogram(&names::ATTEMPTS_OF_RUN),
+            duration: histogram(&names::DURATION),
+            gate: histogram(&names::GATE),
+            pool: histogram(&names::POOL),
+            locks: histogram(&names::LOCKS),
+            statements: histogram(&names::STATEMENTS),
+            idle: histogram(&names::IDLE),
+            control: histogram(&names::CONTROL),
+            backoff: histogram(&names::BACKOFF),
+        }
+    }
+
+    pub(super) fn started(&self) {
+        self.in_flight.increment(1.0);
+    }
+
+    pub(super) fn failed(&self, kind: FailureKind) {
+        if let Some(failures) = self.failures.get(kind as usize) {
+            failures.increment(1);
+        }
+    }
+
+    pub(super) fn ended(&self, summary: &Summary) {
+        let Summary { outcome, attempts, elapsed, times } = summary;
+        let Times { gate, pool, locking, statements, idle, control, backoff } = times;
+        self.in_flight.decrement(1.0);
+        if let Some(outcomes) = self.outcomes.get(*outcome as usize) {
+            outcomes.increment(1);
+        }
+        self.attempts_of_run.record(*attempts);
+        for (histogram, time) in [
+            (&self.duration, elapsed),
+            (&self.gate, gate),
+            (&self.pool, pool),
+            (&self.locks, locking),
+            (&self.statements, statements),
+            (&self.idle, idle),
+            (&self.control, control),
+            (&self.backoff, backoff),
+        ] {
+            histogram.record(*time);
+        }
+    }
+}
+
+/// The metrics of the idempotency keys of a unit.
+pub(super) struct KeyHandles {
+    outcomes: [Counter; KeyOutcome::ALL.len()],
+}
+
+impl KeyHandles {
+    pub(super) fn register(recorder: &dyn Recorder, run: &Run) -> Self {
+        let outcomes = KeyOutcome::ALL.map(KeyOutcome::as_str);
+        Self { outcomes: counters(&names::KEYS, recorder, &labels(run), "outcome", outcomes) }
+    }
+
+    pub(super) fn count(&self, outcome: KeyOutcome) {
+        if let Some(outcomes) = self.outcomes.get(outcome as usize) {
+            outcomes.increment(1);
+        }
+    }
+}
+
+/// The metrics of a queue.
+pub(super) struct QueueHandles {
+    ready: Gauge,
+    dead: Gauge,
+    oldest: Gauge,
+    completed: Counter,
+    failed: Counter,
+    died: Counter,
+    released: Counter,
+    lost: Counter,
+    troubles: Counter,
+}
+
+impl QueueHandles {
+    pub(super) fn register(recorder: &dyn Recorder, queue: &str) -> Self {
+        let labels = [Label::new("queue", queue.to_owned())];
+        let outcomes = ["completed", "failed", "dead", "released", "lease_lost"];
+        let [completed, failed, died, released, lost] =
+            counters(&names::JOBS, recorder, &labels, "outcome", outcomes);
+        Self {
+            ready: names::READY_JOBS.gauge(recorder, &labels),
+            dead: names::DEAD_JOBS.gauge(recorder, &labels),
+            oldest: names::OLDEST_JOB.gauge(recorder, &labels),
+            completed,
+            failed,
+            died,
+            released,
+            lost,
+            troubles: names::TROUBLES.counter(recorder, &labels),
+        }
+    }
+
+    pub(super) fn count(&self, event: &JobEvent<'_>) {
+        match event {
+            JobEvent::Claimed { .. } => {}
+            JobEvent::Completed { .. } => self.completed.increment(1),
+            JobEvent::Failed { .. } => self.failed.increment(1),
+            JobEvent::Dead { .. } => self.died.increment(1),
+            JobEvent::LeaseLost { .. } => self.lost.increment(1),
+            JobEvent::Released { .. } => self.released.increment(1),
+            JobEvent::Trouble { .. } => self.troubles.increment(1),
+            JobEvent::Depth { ready, oldest, dead } => {
+                self.ready.set(*ready as f64);
+                self.dead.set(*dead as f64);
+                self.oldest.set(*oldest);
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What the metrics are called.
+
+use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+
+/// A metric: its name, its unit and what it says.
+pub(super) struct Described {
+    pub(super) name: &'static str,
+    unit: Unit,
+    help: &'static str,
+}
+
+impl Described {
+    const fn new(name: &'static str, unit: Unit, help: &'static str) -> Self {
+        Self { name, unit, help }
+    }
+
+    fn key(&self, labels: &[Label]) -> Key {
+        Key::from_parts(self.name, labels.to_vec())
+    }
+
+    pub(super) fn counter(&self, recorder: &dyn Recorder, labels: &[Label]) -> Counter {
+        let counter = recorder.register_counter(&self.key(labels), &METADATA);
+        // Some exporters do not show what was never counted.
+        counter.increment(0);
+        counter
+    }
+
+    pub(super) fn gauge(&self, recorder: &dyn Recorder, labels: &[Label]) -> Gauge {
+        recorder.register_gauge(&self.key(labels), &METADATA)
+    }
+
+    pub(super) fn histogram(&self, recorder: &dyn Recorder, labels: &[Label]) -> Histogram {
+        recorder.register_histogram(&self.key(labels), &METADATA)
+    }
+}
+
+const METADATA: Metadata<'_> = Metadata::new("atomically", Level::INFO, Some("atomically"));
+
+pub(super) const UNITS: Described =
+    Described::new("atomically_units_total", Unit::Count, "Runs of units of work, by how they ended.");
+pub(super) const ATTEMPTS: Described =
+    Described::new("atomically_attempts_total", Unit::Count, "Attempts of units of work that began.");
+pub(super) const FAILURES: Described = Described::new(
+    "atomically_failures_total",
+    Unit::Count,
+    "Attempts of units of work that failed, by what the database said.",
+);
+pub(super) const IDLE_WARNINGS: Described = Described::new(
+    "atomically_idle_warnings_total",
+    Unit::Count,
+    "Pauses of a unit of work with its transaction open that were longer than its limit.",
+);
+pub(super) const KEYS: Described = Described::new(
+    "atomically_idempotency_outcomes_total",
+    Unit::Count,
+    "Requests with an idempotency key, by how they were answered.",
+);
+pub(super) const JOBS: Described = Described::new(
+    "atomically_queue_jobs_total",
+    Unit::Count,
+    "Jobs that a worker has done with, by what became of them.",
+);
+pub(super) const TROUBLES: Described = Described::new(
+    "atomically_queue_troubles_total",
+    Unit::Count,
+    "Times that the database was in the way of a worker.",
+);
+
+pub(super) const IN_FLIGHT: Described =
+    Described::new("atomically_units_in_flight", Unit::Count, "Runs of units of work that go on.");
+pub(super) const READY_JOBS: Described =
+    Described::new("atomically_queue_ready_jobs", Unit::Count, "Jobs that could be claimed now.");
+pub(super) const DEAD_JOBS: Described =
+    Described::new("atomically_queue_dead_jobs", Unit::Count, "Jobs that nobody tries any more.");
+pub(super) const OLDEST_JOB: Described = Described::new(
+    "atomically_queue_oldest_job_age_seconds",
+    Unit::Seconds,
+    "For how long the oldest job that could be claimed could have been.",
+);
+
+pub(super) const ATTEMPTS_OF_RUN: Described =
+    Described::new("atomically_unit_attempts", Unit::Count, "Attempts that a run took.");
+pub(super) const DURATION: Described =
+    Described::new("atomically_unit_duration_seconds", Unit::Seconds, "How long a run took in all.");
+pub(super) const GATE: Described = Described::new(
+    "atomically_gate_wait_seconds",
+    Unit::Seconds,
+    "How long a run stood in line at its gate.",
+);
+pub(super) const POOL: Described = Described::new(
+    "atomically_pool_wait_seconds",
+    Unit::Seconds,
+    "How long a run waited for connections of the pool.",
+);
+pub(super) const LOCKS: Described = Described::new(
+    "atomically_lock_wait_seconds",
+    Unit::Seconds,
+    "How long a run was in statements that ask for locks: at most so long it waited for locks.",
+);
+pub(super) const STATEMENTS: Described =
+    Described::new("atomically_statement_seconds", Unit::Seconds, "How long a run was in its statements.");
+pub(super) const IDLE: Described = Described::new(
+    "atomically_idle_in_transaction_seconds",
+    Unit::Seconds,
+    "How long a run left its transaction open and idle.",
+);
+pub(super) const CONTROL: Described = Described::new(
+    "atomically_control_seconds",
+    Unit::Seconds,
+    "How long a run was opening, committing and rolling back.",
+);
+pub(super) const BACKOFF: Described = Described::new(
+    "atomically_backoff_seconds",
+    Unit::Seconds,
+    "How long a run waited between its attempts.",
+);
+
+const COUNTERS: [&Described; 7] = [&UNITS, &ATTEMPTS, &FAILURES, &IDLE_WARNINGS, &KEYS, &JOBS, &TROUBLES];
+
+const GAUGES: [&Described; 4] = [&IN_FLIGHT, &READY_JOBS, &DEAD_JOBS, &OLDEST_JOB];
+
+/// With the bounds of buckets that suit them.
+pub(super) const HISTOGRAMS: [(&Described, &[f64]); 9] = [
+    (&ATTEMPTS_OF_RUN, &[1.0, 2.0, 3.0, 5.0, 10.0, 20.0]),
+    (&DURATION, &SECONDS),
+    (&GATE, &SECONDS),
+    (&POOL, &SECONDS),
+    (&LOCKS, &SECONDS),
+    (&STATEMENTS, &SECONDS),
+    (&IDLE, &SECONDS),
+    (&CONTROL, &SECONDS),
+    (&BACKOFF, &SECONDS),
+];
+
+const SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Tells a recorder the units, and what each metric says.
+pub(super) fn describe(recorder: &dyn Recorder) {
+    for Described { name, unit, help } in COUNTERS {
+        recorder.describe_counter((*name).into(), Some(*unit), (*help).into());
+    }
+    for Described { name, unit, help } in GAUGES {
+        recorder.describe_gauge((*name).into(), Some(*unit), (*help).into());
+    }
+    for (Described { name, unit, help }, _) in HISTOGRAMS {
+        recorder.describe_histogram((*name).into(), Some(*unit), (*help).into());
+    }
+}

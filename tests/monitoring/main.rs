@@ -1,0 +1,54 @@
+//! Metrics, the alerts over them, and the dashboard: what is counted is what happened, and what is asked for is there.
+
+mod dashboard;
+mod ends;
+mod files;
+mod keys;
+mod names;
+mod queues;
+mod recorders;
+mod rules;
+mod scrape;
+mod storms;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod support;
+
+macro_rules! on_every_database {
+    ($($module:ident :: $test:ident),* $(,)?) => {
+        on_every_database!(@on postgres sqlx::Postgres, $($module::$test)*);
+        on_every_database!(@on mariadb sqlx::MySql, $($module::$test)*);
+        on_every_database!(@on sqlite sqlx::Sqlite, $($module::$test)*);
+    };
+    (@on $name:ident $database:ty, $($module:ident :: $test:ident)*) => {
+        mod $name {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::$module::$test::<$database>().await;
+                }
+            )*
+        }
+    };
+}
+
+on_every_database! {
+    ends::each_end_is_counted,
+    ends::runs_in_flight_are_counted,
+    ends::pauses_are_counted,
+    keys::each_answer_is_counted_once,
+    queues::jobs_are_counted_by_what_became_of_them,
+    queues::a_lost_lease_and_a_stale_claim_are_counted,
+    queues::trouble_is_counted,
+    storms::conflicts_are_counted,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deadlocks_are_counted_on_postgres() {
+    storms::deadlocks_are_counted::<sqlx::Postgres>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deadlocks_are_counted_on_mariadb() {
+    storms::deadlocks_are_counted::<sqlx::MySql>().await;
+}

@@ -1,0 +1,150 @@
+//! The names of metrics and the values of their labels: those that are sent, and those that are asked for or explained.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome};
+use atomically::queue::{Claim, NewJob, Queue, Worker};
+use atomically::{Error, Metrics, Pessimistic, Tx};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use sqlx::Sqlite;
+use tokio::sync::Notify;
+
+use crate::files::{asked_for, guide, metric_names, promtool, read, rules};
+use crate::scrape::{Exporter, Sample, Scrape};
+use crate::support::TestBackend as _;
+
+/// A unit, a request with a key and a job, and nothing that goes wrong.
+async fn everything(exporter: &Exporter) {
+    let pool = Sqlite::pool(2).await;
+    let db = Pessimistic::default().on(&pool);
+    db.create_key_table().await.expect("the table of keys");
+    let queue = Queue::new("jobs", &pool).expect("a name");
+    queue.create_tables().await.expect("the tables");
+    let db = db.observed_by(exporter.metrics.clone());
+    let key = IdempotencyKey::new("names", "a").expect("a key");
+    let outcome = db
+        .once(&key)
+        .run(async |tx: &mut Tx<Sqlite>| {
+            queue.enqueue(tx, NewJob::new(&1)?).await?;
+            Ok::<_, Error>(1)
+        })
+        .await;
+    assert_eq!(outcome.expect("a commit"), Outcome::Fresh(1));
+    let done = Arc::new(Notify::new());
+    let completes = done.clone();
+    Worker::new(&queue)
+        .observed_by(exporter.metrics.clone())
+        .run(done.notified(), move |claim: Arc<Claim<Sqlite>>| {
+            let completes = completes.clone();
+            async move {
+                claim.complete().await?;
+                completes.notify_one();
+                Ok(())
+            }
+        })
+        .await;
+}
+
+/// The table of the guide: kind and labels by name.
+fn explained() -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let guide = guide();
+    let rows = guide.lines().filter_map(|line| line.strip_prefix("| `atomically_"));
+    rows.map(|row| {
+        let columns: Vec<_> = row.split('|').map(str::trim).collect();
+        let name = format!("atomically_{}", columns[0].trim_end_matches('`'));
+        let labels = columns[2].split(',').map(|label| label.trim().trim_matches('`').to_owned());
+        (name, (columns[1].to_owned(), labels.collect()))
+    })
+    .collect()
+}
+
+fn sent(scrape: &Scrape) -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let labels = |name: &str| {
+        let is_of = |sample: &&Sample| {
+            let rest = sample.name.strip_prefix(name);
+            rest.is_some_and(|rest| ["", "_bucket", "_sum", "_count"].contains(&rest))
+        };
+        let all = scrape.samples.iter().filter(is_of).flat_map(|sample| sample.labels.keys());
+        all.filter(|label| *label != "le").cloned().collect::<BTreeSet<_>>()
+    };
+    scrape.types.iter().map(|(name, kind)| (name.clone(), (kind.clone(), labels(name)))).collect()
+}
+
+/// Every metric is sent as soon as there is something that it is about, with all values of its labels; and each of them
+/// is in the guide as it is sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_is_what_the_guide_explains() {
+    let exporter = Exporter::new();
+    everything(&exporter).await;
+    assert_eq!(sent(&exporter.scrape()), explained());
+}
+
+/// Prometheus and its users have opinions about names and help texts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promtool_finds_nothing_wrong_with_what_is_sent() {
+    let exporter = Exporter::new();
+    everything(&exporter).await;
+    let text = exporter.render();
+    for name in exporter.scrape().types.keys() {
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} says nothing");
+    }
+    if let Err(said) = promtool(&["check", "metrics"], &text) {
+        panic!("{said}");
+    }
+}
+
+/// The names are right already where an exporter is asked to make them so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exporters_that_mend_names_leave_them_alone() {
+    let (plain, mended) =
+        (Exporter::new(), Exporter::of(PrometheusBuilder::new().with_recommended_naming(true)));
+    everything(&plain).await;
+    everything(&mended).await;
+    assert_eq!(sent(&mended.scrape()), sent(&plain.scrape()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_for_is_sent() {
+    let exporter = Exporter::new();
+    everything(&exporter).await;
+    let scrape = exporter.scrape();
+    let recorded = rules("record");
+    let mut series: BTreeSet<_> = scrape.samples.iter().map(|sample| sample.name.as_str()).collect();
+    series.extend(recorded.iter().map(String::as_str));
+    // Text speaks of a histogram by its name.
+    let mut metrics: BTreeSet<_> = scrape.types.keys().map(String::as_str).collect();
+    metrics.extend(series.iter().copied());
+    let dashboard = read("monitoring/dashboard.json").replace("\\\"", "\"");
+    let files = [
+        ("alerts.yml", read("monitoring/alerts.yml"), &series),
+        ("alerts.test.yml", read("monitoring/alerts.test.yml"), &series),
+        ("dashboard.json", dashboard, &series),
+        ("the guide", guide(), &metrics),
+    ];
+    for (file, text, known) in files {
+        let names = metric_names(&text);
+        assert!(names.len() > 10, "{file} was not understood: {names:?}");
+        for name in names {
+            assert!(known.contains(name), "{file}: there is no {name}");
+        }
+        for label in ["outcome", "kind"] {
+            for value in asked_for(&text, label).into_iter().flatten() {
+                assert!(scrape.values(label).contains(value.as_str()), "{file}: no {label} is {value}");
+            }
+        }
+    }
+}
+
+/// Buckets are offered for every histogram, and for nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_histogram_has_buckets() {
+    let exporter = Exporter::new();
+    everything(&exporter).await;
+    let types = exporter.scrape().types;
+    let histograms: BTreeSet<_> =
+        types.iter().filter(|(_, kind)| *kind == "histogram").map(|(name, _)| name.as_str()).collect();
+    assert_eq!(Metrics::buckets().map(|(name, _)| name).collect::<BTreeSet<_>>(), histograms);
+    assert!(!types.values().any(|kind| kind == "summary"), "{types:?}");
+    assert!(Metrics::buckets().all(|(_, bounds)| bounds.is_sorted()));
+}

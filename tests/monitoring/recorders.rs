@@ -1,0 +1,52 @@
+//! Where metrics go.
+
+use atomically::{Error, Metrics, Pessimistic, TransactorExt as _, Tx};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use sqlx::Sqlite;
+
+use crate::scrape::{Exporter, Scrape};
+use crate::support::TestBackend as _;
+
+fn committed(handle: &PrometheusHandle) -> f64 {
+    Scrape::of(&handle.render()).sum("atomically_units_total", &[("outcome", "committed")])
+}
+
+/// They go to the recorder that there is when something happens, also where others or none were there before.
+#[tokio::test]
+async fn they_follow_the_recorder() {
+    let pool = Sqlite::pool(1).await;
+    let db = Pessimistic::default().on(&pool).observed_by(Metrics::new());
+    let run = async || {
+        db.run(async |_: &mut Tx<Sqlite>| Ok::<_, Error>(())).await.expect("a commit");
+    };
+    run().await; // nobody listens
+
+    let first = PrometheusBuilder::new().build_recorder();
+    let second = PrometheusBuilder::new().build_recorder();
+    {
+        let _guard = metrics::set_default_local_recorder(&first);
+        run().await;
+        {
+            let _guard = metrics::set_default_local_recorder(&second);
+            run().await;
+            run().await;
+        }
+        run().await;
+    }
+    run().await; // nobody again
+    assert_eq!((committed(&first.handle()), committed(&second.handle())), (2.0, 2.0));
+}
+
+/// One that was named is told whatever else is installed, and of everything by all clones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_named_is_told() {
+    let pool = Sqlite::pool(2).await;
+    let exporter = Exporter::new();
+    for _ in 0..2 {
+        let db = Pessimistic::default().on(&pool).observed_by(exporter.metrics.clone());
+        let unit = async move { db.run(async |_: &mut Tx<Sqlite>| Ok::<_, Error>(())).await };
+        tokio::spawn(unit).await.expect("no panic").expect("a commit");
+    }
+    let labels = [("unit", "unnamed"), ("strategy", "pessimistic")];
+    assert_eq!(exporter.scrape().sum("atomically_units_total", &labels), 2.0);
+}
