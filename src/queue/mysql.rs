@@ -100,6 +100,13 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
                          USING utf8mb4) FROM (SELECT 1) AS one
                   WHERE @@global.log_bin AND @@session.binlog_format = 'STATEMENT'",
         },
+        Check {
+            fault: Fault::Vacuum,
+            sql: "SELECT CONVERT(CONCAT('session ', trx_mysql_thread_id, ' has held back the purge of old rows since ', trx_started,
+                         ': claims become slower while it does') USING utf8mb4)
+                  FROM information_schema.innodb_trx
+                  WHERE trx_started < NOW() - INTERVAL 10 MINUTE AND trx_mysql_thread_id <> CONNECTION_ID()",
+        },
     ];
 
     /// InnoDB locks every row that it reads on the way, before it sorts and counts them. Without this index, read in its

@@ -56,7 +56,9 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
         },
         Check {
             fault: Fault::ReadOnly,
-            sql: "SELECT 'the server is a standby and takes no writes' WHERE pg_is_in_recovery()",
+            sql: "SELECT CASE WHEN pg_is_in_recovery() THEN 'the server is a standby and takes no writes'
+                      ELSE 'transactions take no writes unless they ask for it: default_transaction_read_only' END
+                  WHERE current_setting('transaction_read_only')::bool",
         },
         Check {
             fault: Fault::Missing,
@@ -101,7 +103,8 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
             sql: "SELECT 'session ' || pid || ' has held back vacuum for ' || date_trunc('second', now() - xact_start)
                       || ': claims become slower while it does'
                   FROM pg_stat_activity
-                  WHERE backend_xmin IS NOT NULL AND xact_start < now() - interval '10 minutes'",
+                  WHERE backend_xmin IS NOT NULL AND xact_start < now() - interval '10 minutes'
+                  AND datname = current_database() AND pid <> pg_backend_pid()",
         },
     ];
 

@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     jobs: u16,
 
     /// How many seconds each works while a transaction holds back vacuum; 0 leaves it out
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 12)]
     held: u64,
 }
 

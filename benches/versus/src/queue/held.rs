@@ -10,7 +10,7 @@ use super::contender::{Contender, Handled};
 use super::turn::{enqueue, while_it_works};
 
 const QUARTERS: u32 = 4;
-const JOBS: usize = 160_000;
+const JOBS: usize = 60_000;
 
 /// How many jobs a second each does in each quarter of its time, one at a time.
 pub(super) async fn measure(url: &str, contenders: &[Box<dyn Contender>], time: Duration) -> Result<()> {
