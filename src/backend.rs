@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 
+use crate::deadlock::DeadlockReport;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::lock::{RowLock, Wait};
@@ -122,6 +123,12 @@ pub trait Facts: Wire + Sealed {
     /// How it is found out which of these sessions wait for locks; `None` where waiting is not the server's business.
     fn lock_waits(sessions: &[i64]) -> Option<LockWaits>;
 
+    /// How the session that a deadlock has just cost its transaction finds out about it, `age` being the most that can have
+    /// passed since; `None` where the error says it all, or nobody knows.
+    fn latest_deadlock(_age: Duration) -> Option<LatestDeadlock> {
+        None
+    }
+
     /// How a fault is brought about; `None` for one of the network's, which needs no database.
     fn provoke(fault: Fault) -> Option<Provocation>;
 
@@ -208,8 +215,10 @@ pub struct Report<'a> {
     pub table: Option<&'a str>,
     /// The column named in the fields.
     pub column: Option<&'a str>,
-    /// The detail line.
+    /// The detail, of one or more lines.
     pub detail: Option<&'a str>,
+    /// What the statement was at, innermost first.
+    pub context: Option<&'a str>,
 }
 
 /// What is left of a transaction after a failed statement.
@@ -244,6 +253,16 @@ pub struct LockWait {
     pub blocked_by: Vec<i64>,
     /// For what, in the server's words.
     pub lock: String,
+}
+
+/// How a server is asked for the latest deadlock of the session that asks.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct LatestDeadlock {
+    /// One or more statements, sent as one.
+    pub sql: String,
+    /// What the last column of each row says. `None` if they are not about a deadlock of this session.
+    pub read: fn(&[String]) -> Option<DeadlockReport>,
 }
 
 /// How a fault is brought about.

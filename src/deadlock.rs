@@ -55,7 +55,8 @@ pub struct WantedLock {
     pub mode: String,
     /// What it is on, in the server's words: `transaction 741`, `RECORD LOCKS`.
     pub on: String,
-    /// The table, where the server says.
+    /// The table, where the server says. On PostgreSQL, to which an index is a relation too, it is that of the key that was
+    /// to be written.
     pub relation: Option<String>,
     /// The index, where the server says.
     pub index: Option<String>,

@@ -49,6 +49,7 @@ mod claim;
 mod depth;
 mod dialect;
 mod doctor;
+mod ending;
 mod job;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -72,10 +73,11 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sqlx::{AssertSqlSafe, Pool};
 
-pub use claim::{Claim, Fate, Retry, complete_all_in};
+pub use claim::Claim;
 pub use depth::Depth;
 pub use dialect::QueueBackend;
 pub use doctor::{Fault, Finding};
+pub use ending::{Fate, Retry, complete_all_in};
 use job::Due;
 pub use job::{Enqueued, NewJob};
 #[cfg(feature = "postgres")]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Pool;
+use futures_core::future::BoxFuture;
+use sqlx::{Pool, SqlStr};
 
 use crate::backend::{Backend, WatchedQuery};
 use crate::backoff::Backoff;
@@ -16,7 +17,7 @@ use crate::error::Error;
 use crate::gate::Gate;
 use crate::observe::Observer;
 use crate::policy::Strategy;
-use crate::tx::{Repeatable, Tx, TxFn, holds_connection_of, nested};
+use crate::tx::{Handoff, Repeatable, Tx, TxFn, holds_connection_of, nested};
 
 mod attempt;
 #[cfg(test)]
@@ -28,7 +29,7 @@ mod trial;
 
 use attempt::until_done;
 pub use options::Options;
-use trial::{StatementTrial, UnitTrial};
+use trial::{Alone, StatementTrial, UnitTrial, sending};
 
 /// What can be run as one transaction, again and again until it commits.
 ///
@@ -291,18 +292,27 @@ where
 ///
 /// # The pool
 ///
-/// The round trip that sqlx spends on testing a connection each time it leaves the pool
-/// ([`test_before_acquire`](sqlx::pool::PoolOptions::test_before_acquire)) is left out: a BEGIN that meets a dead
-/// connection has done nothing and is sent on another one, without counting as an attempt. Who has to wait because no
-/// connection is idle gets it from sqlx, tested; a pool with `test_before_acquire(false)` never pays for it. Leaving it out
-/// also leaves out the pool's `before_acquire` callback. If yours has one, either set `test_before_acquire(false)` on the pool, as sqlx
-/// recommends next to such a callback, or say [`run_before_acquire`](Self::run_before_acquire) here.
+/// sqlx tests a connection each time it leaves the pool
+/// ([`test_before_acquire`](sqlx::pool::PoolOptions::test_before_acquire)), and again each time it comes back, which
+/// nothing turns off. Most of these round trips are left out here.
+///
+/// - *A connection is handed on.* When a run has ended well, its connection goes straight to the run of this transactor, or
+///   of a clone, that has waited longest for one; or, if none waits, to the next one that the same task begins right away.
+///   Else it goes back to the pool; so it does after 16 runs in a row, or 50 ms, for the pool's other users, its
+///   `max_lifetime` and its `idle_timeout`. Who waits here also waits for the pool, and takes what comes first.
+/// - *An idle connection is not tested*: a BEGIN that meets a dead connection has done nothing and is sent on another one,
+///   without counting as an attempt. Who has to wait until the pool has one gets it from sqlx, tested, unless the pool says
+///   `test_before_acquire(false)`.
+///
+/// The pool's callbacks `before_acquire` and `after_release` are not called for what does not pass by it: the first one
+/// neither for an idle connection, unless the pool says `test_before_acquire(false)`. If yours has one of them that has to be called
+/// each time, say [`run_before_acquire`](Self::run_before_acquire).
 pub struct PoolTransactor<DB: Backend, S> {
     pool: Pool<DB>,
     strategy: Arc<S>,
     gate: Gate,
     options: Options,
-    before_acquire: bool,
+    handoff: Handoff<DB>,
 }
 
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
@@ -314,7 +324,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             strategy: Arc::new(strategy),
             gate: Gate::new(),
             options: Options::default(),
-            before_acquire: false,
+            handoff: Handoff::on(),
         }
     }
 
@@ -363,11 +373,11 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self
     }
 
-    /// Has the pool test its connections and run its `before_acquire` callback each time, at the price of a round trip
-    /// where it does test them.
+    /// Has each run take its connection from the pool, and give it back to it: with its tests, at the price of a round trip
+    /// or two, and with its callbacks `before_acquire` and `after_release`.
     #[must_use]
     pub fn run_before_acquire(mut self) -> Self {
-        self.before_acquire = true;
+        self.handoff = Handoff::off();
         self
     }
 
@@ -381,8 +391,27 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// One statement as its own transaction; answers how many rows it touched.
     pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
+        let (sql, nowait) = (query.text(), query.asks_nowait());
+        self.run_alone(Some(sql), nowait, sending(&self.options, query)).await
+    }
+
+    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool. Interceptors do not see it, and
+    /// observers not its statements.
+    pub(crate) async fn run_on_connection<T: Send>(
+        &self,
+        run: impl for<'c> Fn(&'c mut DB::Connection) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
+    ) -> Result<T, Error> {
+        self.run_alone(None, false, |connection, _| run(connection)).await
+    }
+
+    async fn run_alone<R, T>(&self, sql: Option<SqlStr>, nowait: bool, run: R) -> Result<T, Error>
+    where
+        R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
+        T: Send,
+    {
         self.refuse_nesting()?;
-        let mut statement = StatementTrial { pool: &self.pool, options: &self.options, query };
+        let alone = Alone { pool: &self.pool, handoff: &self.handoff, sql, nowait };
+        let mut statement = StatementTrial::new(alone, run);
         until_done(&*self.strategy, &self.gate, &self.options, &mut statement).await
     }
 
@@ -397,7 +426,7 @@ impl<DB: Backend, S: Strategy> Transactor<DB> for PoolTransactor<DB, S> {
     async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
         self.refuse_nesting()?;
         let options = options.or(&self.options);
-        let mut unit = UnitTrial::new(&self.pool, &options, self.before_acquire, unit);
+        let mut unit = UnitTrial::new(&self.pool, &self.handoff, &options, unit);
         until_done(&*self.strategy, &self.gate, &options, &mut unit).await
     }
 }
@@ -410,7 +439,7 @@ impl<DB: Backend, S> Clone for PoolTransactor<DB, S> {
             strategy: self.strategy.clone(),
             gate: self.gate.clone(),
             options: self.options.clone(),
-            before_acquire: self.before_acquire,
+            handoff: self.handoff.clone(),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::observe::Observation;
 use crate::policy::{Limits, Plan, Trace};
 
 mod body;
+mod deadlock;
 mod ending;
 mod executor;
 mod hooks;
@@ -35,7 +36,7 @@ use interception::send;
 use journal::Journal;
 use locks::with_clause;
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
-pub(crate) use session::Session;
+pub(crate) use session::{Handoff, Session};
 pub(crate) use shield::Shield;
 
 /// An open transaction: what a unit of work runs its queries on.
@@ -72,6 +73,8 @@ pub struct Tx<DB: Backend> {
     journal: Journal,
     hooks: Hooks,
     attempt: u32,
+    /// When the server was asked for it.
+    opened: Instant,
     /// How many savepoints are open.
     depth: u32,
     /// How it was opened, and what that left to be put back.
@@ -84,7 +87,6 @@ pub(crate) struct Opening {
     pub(crate) plan: Plan,
     pub(crate) attempt: u32,
     pub(crate) trace: Option<Trace>,
-    pub(crate) before_acquire: bool,
     pub(crate) interceptors: Interceptors,
     pub(crate) observation: Option<Arc<Observation>>,
 }
@@ -103,10 +105,11 @@ impl<DB: Backend> Tx<DB> {
     /// Cancellation: the connection is closed, so that no half-open transaction gets back into the pool.
     pub(crate) async fn open(
         pool: &Pool<DB>,
+        handoff: &Handoff<DB>,
         opening: Opening,
         remaining: impl Fn() -> Limits,
     ) -> Result<Self, NotOpened> {
-        let Opening { plan, attempt, trace, before_acquire, interceptors, observation } = opening;
+        let Opening { plan, attempt, trace, interceptors, observation } = opening;
         let asks_session =
             observation.as_ref().and_then(|watched| DB::SESSION.filter(|_| watched.wants_sessions()));
         let text = |limits: &Limits| {
@@ -122,7 +125,7 @@ impl<DB: Backend> Tx<DB> {
         // What the database does not have is told before anything is waited for.
         let (mut limits, asked) = (remaining(), Instant::now());
         let mut opening = text(&limits).map_err(NotOpened::because)?;
-        let mut session = Session::acquire(pool, before_acquire)
+        let mut session = Session::acquire(pool, handoff)
             .await
             .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;
         // What is left of the time is less by what a wait for a connection took; servers count in milliseconds.
@@ -148,7 +151,8 @@ impl<DB: Backend> Tx<DB> {
             session.cured_by(DB::rollback(&closing));
         }
         let (journal, hooks) = (Journal::new(observation), Hooks::default());
-        let mut tx = Self { session, journal, hooks, attempt, depth: 0, closing, interception };
+        let mut tx =
+            Self { session, journal, hooks, attempt, opened: connected, depth: 0, closing, interception };
         let Some(error) = reply.error else { return Ok(tx) };
         let failure = failure_or_other::<DB>(&error);
         let stale_connection = failure.kind() == FailureKind::ConnectionLost;

@@ -32,9 +32,10 @@ async fn locks_that_do_not_exist_are_refused() {
 async fn a_busy_database_is_a_conflict() {
     let pool = increments::counter::<Sqlite>(2).await;
     let _blocker = Sqlite::blocker(&pool.url).await;
-    let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(200));
+    let impatient = Options::new().lock_timeout(Duration::from_millis(20)).attempts(2);
+    let db = Pessimistic::default().on(&pool).options(impatient);
     let error = db.run(increments::increment::<Sqlite>).await.expect_err("somebody else writes");
-    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    assert_eq!(error.kind(), ErrorKind::Exhausted);
     assert_eq!(error.failure().map(|failure| failure.kind()), Some(FailureKind::Busy));
     assert!(error.is_conflict());
 }

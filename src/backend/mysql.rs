@@ -10,8 +10,8 @@ use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 
 use super::text::{between, last_between, names, unquoted};
 use super::{
-    Backend, Closing, Ending, Facts, GUARD, Key, LockWaits, Provocation, Report, Sealed, Survival, Target,
-    WatchedQuery, whole_millis, wire, with_wait,
+    Backend, Closing, Ending, Facts, GUARD, Key, LatestDeadlock, LockWaits, Provocation, Report, Sealed,
+    Survival, Target, WatchedQuery, whole_millis, wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
@@ -19,6 +19,9 @@ use crate::isolation::Access;
 use crate::lock::{RowLock, Strength, Wait};
 use crate::policy::{Limits, Plan, Trace};
 
+mod deadlock;
+mod innodb;
+mod literals;
 mod seen;
 
 impl Backend for MySql {}
@@ -143,6 +146,10 @@ impl Facts for MySql {
                    SELECT CONCAT('process ', id, ' ', state) FROM information_schema.processlist \
                    WHERE state = 'User lock' OR state LIKE 'Waiting for % lock'";
         Some(LockWaits { sql: sql.to_owned(), read: seen::lock_waits })
+    }
+
+    fn latest_deadlock(age: Duration) -> Option<LatestDeadlock> {
+        Some(deadlock::latest_deadlock(age))
     }
 
     /// A real deadlock has rolled everything back by the time it is told.

@@ -19,6 +19,7 @@ use crate::isolation::{Access, Isolation};
 use crate::lock::{RowLock, Strength};
 use crate::policy::{Limits, Plan, Trace};
 
+mod deadlock;
 mod seen;
 
 impl Backend for Postgres {}
@@ -194,6 +195,7 @@ impl Facts for Postgres {
             table: error.table(),
             column: error.column(),
             detail: error.detail(),
+            context: error.r#where(),
             ..Report::default()
         })
     }
@@ -234,8 +236,11 @@ impl Facts for Postgres {
             "0A000" if report.message.contains("cached plan") => (Kind::Other, true),
             _ => (Kind::Other, false),
         };
+        let deadlock =
+            if kind == Kind::Deadlock { deadlock::report(report.detail, report.context) } else { None };
         Failure::new(kind, report.message)
             .with_code(report.sqlstate)
+            .with_deadlock(deadlock)
             .retryable(retryable)
             .definite(!report.fatal && is_definite(report.sqlstate))
     }

@@ -122,28 +122,28 @@ mod with {
         match *event {
             UnitEvent::StatementDone { sql, idle, took, failure } => trace!(
                 target: "atomically",
+                idle = ?idle,
+                took = ?took,
                 db.query.text = sql,
-                ?idle,
-                ?took,
                 failure = failure.map(field::display),
                 "statement done"
             ),
             UnitEvent::WaitedAtGate { waited } => {
-                trace!(target: "atomically", ?waited, "had its turn at the gate")
+                trace!(target: "atomically", waited = ?waited, "had its turn at the gate")
             }
             UnitEvent::Opened { waited, took } => {
-                trace!(target: "atomically", ?waited, ?took, "transaction open")
+                trace!(target: "atomically", waited = ?waited, took = ?took, "transaction open")
             }
             UnitEvent::Idle { idle, after } => warn!(
                 target: "atomically",
                 unit = %run,
-                ?idle,
+                idle = ?idle,
                 db.query.text = after,
                 "{run}: the transaction has been idle for {idle:.1?}, after: {after}"
             ),
             UnitEvent::AttemptFailed { attempt, failure } => failed(run, attempt, failure),
             UnitEvent::BackingOff { delay } => {
-                debug!(target: "atomically", unit = %run, ?delay, "another attempt follows")
+                debug!(target: "atomically", unit = %run, delay = ?delay, "another attempt follows")
             }
             UnitEvent::Ended { summary, error } => ended(run, summary, error),
             UnitEvent::Started | UnitEvent::AttemptStarted { .. } => {}
@@ -171,17 +171,17 @@ mod with {
         let what = outcome.as_str();
         match (outcome, error) {
             (RunOutcome::CommitUnknown, Some(error)) => error!(
-                target: "atomically", unit = %run, attempts, ?elapsed, outcome = what,
+                target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what,
                 "{run}: nobody knows whether it is stored: {error}"
             ),
             (RunOutcome::Exhausted | RunOutcome::DeadlineExceeded | RunOutcome::BudgetSpent, Some(error)) => {
-                warn!(target: "atomically", unit = %run, attempts, ?elapsed, outcome = what, "{run}: {error}");
+                warn!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {error}");
             }
             (_, Some(error)) => {
-                debug!(target: "atomically", unit = %run, attempts, ?elapsed, outcome = what, "{run}: {error}");
+                debug!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {error}");
             }
             (_, None) => {
-                debug!(target: "atomically", unit = %run, attempts, ?elapsed, outcome = what, "{run}: {what}")
+                debug!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {what}")
             }
         }
     }

@@ -3,7 +3,11 @@
 use futures_core::future::BoxFuture;
 
 use super::doctor::Check;
+use super::search::{Wanted, claim_by_priority};
 use crate::backend::Backend;
+use crate::error::Error;
+use crate::strategy::Pessimistic;
+use crate::transactor::PoolTransactor;
 use crate::tx::Tx;
 
 /// A database that queues can be kept in: `Postgres`, `MySql` (also for MariaDB) or `Sqlite`.
@@ -36,6 +40,17 @@ pub trait Dialect: Backend {
 
     /// The lock on jobs that are about to be claimed; it leaves out what others have locked.
     const LOCK: &'static str = "FOR UPDATE SKIP LOCKED";
+
+    /// Claims, in a transaction of its own, and answers the jobs as they were before.
+    fn claim(
+        db: &PoolTransactor<Self, Pessimistic>,
+        wanted: Wanted,
+    ) -> BoxFuture<'_, Result<Vec<Row>, Error>> {
+        Box::pin(claim_by_priority(db, wanted))
+    }
+
+    /// What stands before the text of a change that is one statement, and its own transaction.
+    const ALONE: &'static str = "";
 
     /// Inserts the rows that violate no unique key. `values` is what comes behind the name of the table.
     fn insert(
@@ -76,10 +91,13 @@ pub trait Dialect: Backend {
 
     /// Jobs, by [`JOB`].
     fn fetch_jobs(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Vec<Row>, sqlx::Error>>;
+
+    /// A job, by [`JOB`].
+    fn job(row: &Self::Row) -> Result<Row, sqlx::Error>;
 }
 
 /// The columns of a [`Row`].
-pub(super) const JOB: &str = "id, token, priority, attempts, max_attempts, COALESCE(due_at, 0), COALESCE(died_at, 0), payload, last_error";
+pub(super) const JOB: &str = "id, token, priority, attempts, max_attempts, due_at, payload, last_error";
 
 /// A job as it is in its table.
 #[doc(hidden)]
@@ -90,8 +108,7 @@ pub struct Row {
     pub priority: i16,
     pub attempts: i32,
     pub max_attempts: i32,
-    pub due_at: i64,
-    pub died_at: i64,
+    pub due_at: Option<i64>,
     pub payload: String,
     pub last_error: Option<String>,
 }
@@ -182,23 +199,23 @@ macro_rules! statements {
             tx: &mut Tx<Self>,
             sql: String,
         ) -> BoxFuture<'_, Result<Vec<crate::queue::dialect::Row>, sqlx::Error>> {
-            use sqlx::Row as _;
             Box::pin(async move {
                 let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *tx).await?;
-                let job = |row: &<Self as sqlx::Database>::Row| {
-                    Ok(crate::queue::dialect::Row {
-                        id: row.try_get(0)?,
-                        token: row.try_get(1)?,
-                        priority: row.try_get(2)?,
-                        attempts: row.try_get(3)?,
-                        max_attempts: row.try_get(4)?,
-                        due_at: row.try_get(5)?,
-                        died_at: row.try_get(6)?,
-                        payload: row.try_get(7)?,
-                        last_error: row.try_get(8)?,
-                    })
-                };
-                rows.iter().map(job).collect()
+                rows.iter().map(Self::job).collect()
+            })
+        }
+
+        fn job(row: &Self::Row) -> Result<crate::queue::dialect::Row, sqlx::Error> {
+            use sqlx::Row as _;
+            Ok(crate::queue::dialect::Row {
+                id: row.try_get(0)?,
+                token: row.try_get(1)?,
+                priority: row.try_get(2)?,
+                attempts: row.try_get(3)?,
+                max_attempts: row.try_get(4)?,
+                due_at: row.try_get(5)?,
+                payload: row.try_get(6)?,
+                last_error: row.try_get(7)?,
             })
         }
     };

@@ -3,9 +3,15 @@
 use futures_core::future::BoxFuture;
 use sqlx::Postgres;
 
-use super::dialect::{Dialect, QueueBackend, statements};
+use super::dialect::{Dialect, QueueBackend, Row, statements};
 use super::doctor::{Check, Fault};
+use super::search::Wanted;
+use crate::error::Error;
+use crate::strategy::Pessimistic;
+use crate::transactor::PoolTransactor;
 use crate::tx::Tx;
+
+mod claim;
 
 impl QueueBackend for Postgres {}
 
@@ -99,6 +105,16 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
                   WHERE backend_xmin IS NOT NULL AND xact_start < now() - interval '10 minutes'",
         },
     ];
+
+    fn claim(
+        db: &PoolTransactor<Self, Pessimistic>,
+        wanted: Wanted,
+    ) -> BoxFuture<'_, Result<Vec<Row>, Error>> {
+        Box::pin(claim::claim(db, wanted))
+    }
+
+    /// One text is one transaction: what is set here is set until its end.
+    const ALONE: &'static str = "SET LOCAL statement_timeout = 9900; ";
 
     fn delete_batch(table: &str, key: &str, condition: &str) -> String {
         format!(

@@ -1,16 +1,17 @@
 //! Where to look for due jobs, and how they are claimed.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::dialect::{JOB, Row, no_lease};
+use super::dialect::{Dialect, JOB, Row, no_lease};
 use super::job::micros;
 use super::priority::Priority;
 use super::{Claim, Queue, QueueBackend};
 use crate::error::Error;
-use crate::transactor::TransactorExt as _;
+use crate::strategy::Pessimistic;
+use crate::transactor::{PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
 
 /// The most that is claimed at once.
@@ -59,7 +60,7 @@ impl Search {
         }
         for row in rows {
             if let Some(reached) = mark.reached.get_mut(usize::from(row.priority.unsigned_abs())) {
-                *reached = (*reached).max(Some(row.due_at));
+                *reached = (*reached).max(row.due_at);
             }
         }
     }
@@ -72,10 +73,11 @@ pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> R
     }
     let asked = Instant::now();
     let (since, all) = queue.search.since();
-    let mut rows = claim_since(queue, most, since).await?;
+    let wanted = Wanted { queue: queue.name.clone(), most, since, lease: queue.lease };
+    let mut rows = DB::claim(&queue.db, wanted.clone()).await?;
     queue.search.found(&rows, all);
     if rows.is_empty() && !all {
-        rows = claim_since(queue, most, [i64::MIN; Priority::ALL.len()]).await?;
+        rows = DB::claim(&queue.db, Wanted { since: [i64::MIN; Priority::ALL.len()], ..wanted }).await?;
         queue.search.found(&rows, true);
     }
     let mut claims: Vec<_> = rows.into_iter().filter(|row| !is_spent(row)).collect();
@@ -83,55 +85,77 @@ pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> R
     Ok(claims.into_iter().map(|row| Claim::of(queue, row, asked)).collect())
 }
 
-/// Answers the jobs as they were before they were claimed.
-async fn claim_since<DB: QueueBackend>(
-    queue: &Queue<DB>,
-    most: usize,
-    since: [i64; Priority::ALL.len()],
+/// What a claim looks for.
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub(super) queue: Arc<str>,
+    pub(super) most: usize,
+    pub(super) since: [i64; Priority::ALL.len()],
+    pub(super) lease: Duration,
+}
+
+/// One priority after the other, until there are enough; and then all that was found.
+pub(super) async fn claim_by_priority<DB: Dialect>(
+    db: &PoolTransactor<DB, Pessimistic>,
+    wanted: Wanted,
 ) -> Result<Vec<Row>, Error> {
-    queue
-        .db
-        .run(async |tx: &mut Tx<DB>| {
-            let mut rows = Vec::new();
-            for (priority, since) in Priority::ALL.into_iter().zip(since) {
-                if rows.len() < most {
-                    let sql = due::<DB>(queue, priority, since, most - rows.len());
-                    rows.extend(DB::fetch_jobs(tx, sql).await?);
-                }
+    let Wanted { queue, most, since, lease } = wanted;
+    let queue = format!("'{queue}'");
+    let claimed = claimed::<DB>(&micros(lease).to_string());
+    db.run(async |tx: &mut Tx<DB>| {
+        let mut rows = Vec::new();
+        for (priority, since) in Priority::ALL.into_iter().zip(since) {
+            if rows.len() < most {
+                let [number, since] = [priority.number().into(), since].map(|number| number.to_string());
+                let sql = due::<DB>(JOB, &queue, &number, &since, &(most - rows.len()).to_string());
+                rows.extend(DB::fetch_jobs(tx, sql).await?);
             }
-            let now = DB::NOW;
-            let claimed = format!(
-                "attempts = attempts + 1, claimed_at = {now}, due_at = {now} + {}",
-                micros(queue.lease)
-            );
-            let died = format!("claimed_at = NULL, due_at = NULL, died_at = {now}, last_error = '{LAPSED}'");
-            for (spent, change) in [(false, claimed), (true, died)] {
-                let ids: Vec<_> =
-                    rows.iter().filter(|row| is_spent(row) == spent).map(|row| row.id.to_string()).collect();
-                if !ids.is_empty() {
-                    let ids = ids.join(", ");
-                    let sql =
-                        format!("UPDATE atomically_job SET {change}, token = token + 1 WHERE id IN ({ids})");
-                    DB::send(tx, sql, Vec::new()).await?;
-                }
-            }
-            Ok(rows)
-        })
-        .await
+        }
+        if !rows.is_empty() {
+            let ids: Vec<_> = rows.iter().map(|row| row.id.to_string()).collect();
+            let sql = format!("{claimed} WHERE id IN ({})", ids.join(", "));
+            DB::send(tx, sql, Vec::new()).await?;
+        }
+        Ok(rows)
+    })
+    .await
 }
 
 /// The statement that finds and locks the due jobs of one priority: one range of the index, in its order.
 ///
 /// It locks what it answers, and the jobs are changed by their ids then. `UPDATE ... WHERE id IN (SELECT ... LIMIT ...)`
 /// does not promise that: the subquery may be run again for each row.
-fn due<DB: QueueBackend>(queue: &Queue<DB>, priority: Priority, since: i64, most: usize) -> String {
-    let (name, number, now) = (queue.name(), priority.number(), DB::NOW);
+pub(super) fn due<DB: Dialect>(
+    columns: &str,
+    queue: &str,
+    priority: &str,
+    since: &str,
+    most: &str,
+) -> String {
     format!(
-        "SELECT {JOB} FROM atomically_job {} WHERE queue = '{name}' AND priority = {number} \
-         AND due_at >= {since} AND due_at <= {now} AND {} ORDER BY due_at, id LIMIT {most} {}",
+        "SELECT {columns} FROM atomically_job {} WHERE queue = {queue} AND priority = {priority} \
+         AND due_at >= {since} AND due_at <= {} AND {} ORDER BY due_at, id LIMIT {most} {}",
         DB::HINT,
+        DB::NOW,
         no_lease::<DB>(),
         DB::LOCK
+    )
+}
+
+/// The begin of the statement that claims jobs for a time, or has them dead where their last attempt has begun and did not
+/// end.
+///
+/// The attempts come last: MySQL and MariaDB show an assignment what those before it have made of the row.
+pub(super) fn claimed<DB: Dialect>(lease: &str) -> String {
+    let (now, is_spent) = (DB::NOW, "atomically_job.attempts >= atomically_job.max_attempts");
+    format!(
+        "UPDATE atomically_job SET token = atomically_job.token + 1, \
+         claimed_at = CASE WHEN {is_spent} THEN NULL ELSE {now} END, \
+         due_at = CASE WHEN {is_spent} THEN NULL ELSE {now} + {lease} END, \
+         died_at = CASE WHEN {is_spent} THEN {now} END, \
+         last_error = CASE WHEN {is_spent} THEN '{LAPSED}' ELSE atomically_job.last_error END, \
+         attempts = CASE WHEN {is_spent} THEN atomically_job.attempts ELSE atomically_job.attempts + 1 END"
     )
 }
 
@@ -152,8 +176,7 @@ mod tests {
             priority: priority.number(),
             attempts: 0,
             max_attempts: 1,
-            due_at,
-            died_at: 0,
+            due_at: Some(due_at),
             payload,
             last_error,
         }
@@ -171,5 +194,21 @@ mod tests {
         assert_eq!(search.since(), ([i64::MIN; 3], true));
         search.found(&[row(Priority::Normal, 1)], true);
         assert_eq!(search.since().0[1], 7_000_000 - MARGIN, "the mark does not go back");
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn sqlite_reads_the_index_in_its_order() {
+        use sqlx::{AssertSqlSafe, Row as _, Sqlite};
+
+        let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+        let pool = pool.connect("sqlite::memory:").await.expect("a database");
+        sqlx::raw_sql(Sqlite::SCHEMA).execute(&pool).await.expect("the tables");
+        let explain = format!("EXPLAIN QUERY PLAN {}", due::<Sqlite>(JOB, "'jobs'", "1", "5", "10"));
+        let plan = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(&pool).await.expect("a plan");
+        let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+        let search = "atomically_job USING INDEX atomically_job_claim (queue=? AND priority=? AND due_at>? AND due_at<?)";
+        assert!(steps[0].contains(search), "{steps:?}");
+        assert!(!steps.iter().any(|step| step.contains("ORDER BY") || step.starts_with("SCAN")), "{steps:?}");
     }
 }

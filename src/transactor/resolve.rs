@@ -4,7 +4,7 @@ use sqlx::Pool;
 
 use crate::backend::{Backend, TransactionStatus, failure_or_other};
 use crate::failure::Failure;
-use crate::tx::{Session, not_connected};
+use crate::tx::{Handoff, Session, not_connected};
 
 /// What became of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,8 @@ pub(super) enum Fate {
 /// Asks on a connection of its own; fails where none is to be had.
 pub(super) async fn fate<DB: Backend>(pool: &Pool<DB>, answered: &[i64]) -> Result<Fate, Failure> {
     let Some(question) = DB::ask_for_status(answered) else { return Ok(Fate::Untold) };
-    let mut session = Session::acquire(pool, true).await.map_err(|error| not_connected::<DB>(&error))?;
+    let mut session =
+        Session::acquire(pool, &Handoff::off()).await.map_err(|error| not_connected::<DB>(&error))?;
     let reply = DB::send_text(session.connection(), question).await;
     match reply.error {
         None => {

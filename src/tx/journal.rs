@@ -123,6 +123,11 @@ impl Journal {
         }
     }
 
+    /// A question of the crate's own is on its way, or was answered: no statement of the unit's, and nobody is told.
+    pub(super) fn question(&mut self, on_its_way: bool) {
+        self.in_flight = on_its_way;
+    }
+
     /// `complete` says whether all that the server has to say has been read.
     pub(super) fn end_statement<DB: Backend, T>(
         &mut self,

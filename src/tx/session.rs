@@ -1,15 +1,20 @@
-//! A pooled connection that only goes back to the pool after a clean, awaited end.
+//! A pooled connection that is only used again after a clean, awaited end.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use scopeguard::ScopeGuard;
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Pool};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use crate::backend::Backend;
+
+mod handoff;
+mod line;
+
+pub(crate) use handoff::Handoff;
 
 /// How long an orderly farewell to a server may take before the socket is simply closed.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
@@ -19,55 +24,91 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 ///
 /// sqlx itself returns such a connection to the pool after sending `ROLLBACK`, which waits for whatever the connection
 /// is busy with, and does nothing for a BEGIN that was cut short (sqlx issue 4393).
-pub(crate) struct Session<DB: Backend>(ScopeGuard<Held<DB>, fn(Held<DB>)>);
+pub(crate) struct Session<DB: Backend> {
+    held: ScopeGuard<Held<DB>, fn(Held<DB>)>,
+    /// Where the connection goes after a clean end.
+    handoff: Handoff<DB>,
+}
 
+/// A connection outside of the pool.
 struct Held<DB: Backend> {
     connection: PoolConnection<DB>,
-    /// Closing a connection spawns a task, and a drop may happen anywhere.
+    pool: Pool<DB>,
+    /// Giving a connection back or closing it spawns a task, and a drop may happen anywhere.
     runtime: Handle,
-    options: Arc<<DB::Connection as sqlx::Connection>::Options>,
     /// What makes the connection usable again where it must not be closed.
     cure: Cow<'static, str>,
+    /// When it left the pool.
+    since: Instant,
+    /// How many runs it has served since then.
+    runs: u32,
 }
 
 impl<DB: Backend> Session<DB> {
     /// Takes a connection, without the round trip that tests it where the pool would spend one.
     ///
     /// Must be called inside of a Tokio runtime.
-    pub(crate) async fn acquire(pool: &Pool<DB>, before_acquire: bool) -> Result<Self, sqlx::Error> {
+    pub(crate) async fn acquire(pool: &Pool<DB>, handoff: &Handoff<DB>) -> Result<Self, sqlx::Error> {
+        if let Some(held) = handoff.take() {
+            return Ok(Self::of(held, handoff));
+        }
         // `try_acquire` skips the test, but also the `before_acquire` callback, whose presence nobody can ask for.
-        let tested = pool.options().get_test_before_acquire() && !before_acquire;
-        let idle = if tested { pool.try_acquire() } else { None };
-        let connection = match idle {
-            Some(connection) => connection,
-            // In a box of its own: in place, it would make the future of every run several times as large.
-            None => Box::pin(pool.acquire()).await?,
-        };
-        let (runtime, options) = (Handle::current(), pool.connect_options());
-        let held = Held { connection, runtime, options, cure: "ROLLBACK".into() };
-        Ok(Self(scopeguard::guard(held, abandon)))
+        let skips_the_test = handoff.is_on() && pool.options().get_test_before_acquire();
+        match skips_the_test.then(|| pool.try_acquire()).flatten() {
+            Some(connection) => Ok(Self::of(Held::new(connection, pool), handoff)),
+            None => Self::wait(pool, handoff).await,
+        }
+    }
+
+    /// Takes a connection that has answered a moment ago: to a run that ended, or to the pool's test.
+    ///
+    /// Must be called inside of a Tokio runtime.
+    pub(crate) async fn acquire_tested(pool: &Pool<DB>, handoff: &Handoff<DB>) -> Result<Self, sqlx::Error> {
+        match handoff.take() {
+            Some(held) => Ok(Self::of(held, handoff)),
+            None => Self::wait(pool, handoff).await,
+        }
+    }
+
+    async fn wait(pool: &Pool<DB>, handoff: &Handoff<DB>) -> Result<Self, sqlx::Error> {
+        // In a box of its own: in place, it would make the future of every run several times as large.
+        Ok(Self::of(Box::pin(handoff.wait(pool)).await?, handoff))
+    }
+
+    fn of(held: Held<DB>, handoff: &Handoff<DB>) -> Self {
+        Self { held: scopeguard::guard(held, abandon), handoff: handoff.clone() }
     }
 
     pub(crate) fn connection(&mut self) -> &mut DB::Connection {
-        &mut self.0.connection
+        &mut self.held.connection
     }
 
     /// What a rollback has to put back, besides.
     pub(super) fn cured_by(&mut self, rollback: Cow<'static, str>) {
-        self.0.cure = rollback;
+        self.held.cure = rollback;
     }
 
-    /// Gives the connection back to the pool after a clean end.
+    /// Gives the connection to the next run, or back to the pool, after a clean end.
     pub(crate) fn release(self) {
-        drop(ScopeGuard::into_inner(self.0).connection);
+        self.handoff.hand_on(ScopeGuard::into_inner(self.held));
     }
 }
 
+impl<DB: Backend> Held<DB> {
+    /// As it comes out of the pool.
+    fn new(connection: PoolConnection<DB>, pool: &Pool<DB>) -> Self {
+        let (runtime, since) = (Handle::current(), Instant::now());
+        Self { connection, pool: pool.clone(), runtime, cure: ROLLBACK, since, runs: 0 }
+    }
+}
+
+const ROLLBACK: Cow<'static, str> = Cow::Borrowed("ROLLBACK");
+
 /// The end of a connection that had no clean one.
 fn abandon<DB: Backend>(held: Held<DB>) {
-    let Held { mut connection, runtime, options, cure } = held;
+    let Held { mut connection, pool, runtime, cure, .. } = held;
     let _inside = runtime.enter();
-    if DB::lives_in_its_connection(&options) {
+    if DB::lives_in_its_connection(&pool.connect_options()) {
         // Closing it would lose the database. In memory there is no network to be stuck on.
         runtime.spawn(async move {
             let _ = DB::send_text(&mut connection, cure.into_owned()).await;

@@ -10,6 +10,7 @@ pub(crate) mod failures;
 pub(crate) mod faults;
 pub(crate) mod histories;
 pub(crate) mod gate;
+pub(crate) mod handoff;
 pub(crate) mod hooks;
 pub(crate) mod increments;
 pub(crate) mod limits;
@@ -29,7 +30,7 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, coalescing, exploration, failures, faults, gate, histories, hooks, increments, limits,
+            cancellation, coalescing, exploration, failures, faults, gate, handoff, histories, hooks, increments, limits,
             lock_order, locks, misuse, observation, options, outcomes, promises, savepoints, write_skew,
         };
 
@@ -156,6 +157,16 @@ macro_rules! conformance {
             coalescing::keys_may_be_text,
             coalescing::a_runtime_that_is_gone_strands_nobody,
         );
+        $crate::conformance!(@alone $database;
+            handoff::a_run_leaves_its_connection_to_the_next,
+            handoff::a_connection_passes_by_the_pool_now_and_then,
+            handoff::whoever_has_waited_longest_is_next,
+            handoff::a_waiter_that_goes_takes_no_connection_along,
+            handoff::other_users_of_the_pool_get_their_turn,
+            handoff::what_comes_back_to_the_pool_is_taken_too,
+            handoff::a_pool_can_be_closed_under_it,
+            handoff::nothing_is_left_behind_with_a_runtime,
+        );
     };
     // What only a server with row locks can do.
     (server $database:ty) => {
@@ -208,6 +219,16 @@ macro_rules! conformance {
             coalescing::a_locked_row_does_not_hold_up_the_others,
             coalescing::nothing_is_left_behind_by_the_last_handle,
         );
+        $crate::conformance!(@alone $database; handoff::one_that_died_on_its_way_is_replaced);
+    };
+    // On one thread.
+    (@alone $database:ty; $($module:ident :: $test:ident),* $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $test() {
+                $module::$test::<$database>().await;
+            }
+        )*
     };
     (@tests $database:ty; $($module:ident :: $test:ident),* $(,)?) => {
         $(

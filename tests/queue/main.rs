@@ -1,5 +1,6 @@
 //! Queues: the same on every database, and what becomes of them when processes are killed.
 
+mod claiming;
 mod crash;
 mod depth;
 mod doctor;

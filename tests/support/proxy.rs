@@ -1,5 +1,6 @@
 //! A TCP proxy that loses what it is told to lose.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ pub(crate) struct Proxy {
     port: u16,
     rules: Rules,
     hits: Arc<Mutex<u32>>,
+    requests: Arc<AtomicU32>,
 }
 
 impl Proxy {
@@ -57,12 +59,12 @@ impl Proxy {
         let server = address(url).to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        let proxy = Self { port, rules: Arc::default(), hits: Arc::default() };
-        let (rules, hits) = (proxy.rules.clone(), proxy.hits.clone());
+        let proxy = Self { port, rules: Arc::default(), hits: Arc::default(), requests: Arc::default() };
+        let (rules, hits, requests) = (proxy.rules.clone(), proxy.hits.clone(), proxy.requests.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(&server).await.expect("the server is there");
-                relay(client, server, rules.clone(), hits.clone());
+                relay(client, server, rules.clone(), hits.clone(), requests.clone());
             }
         });
         proxy
@@ -90,6 +92,12 @@ impl Proxy {
         self.rules.lock().expect("the rules").clear();
     }
 
+    /// How often a client has sent something. One that waits for each answer has made as many round trips.
+    #[allow(dead_code, reason = "each test binary uses its part")]
+    pub(crate) fn requests(&self) -> u32 {
+        self.requests.load(Ordering::SeqCst)
+    }
+
     /// How many requests met a fault.
     pub(crate) fn hits(&self) -> u32 {
         *self.hits.lock().expect("the hits")
@@ -102,11 +110,11 @@ fn address(url: &str) -> &str {
     behind.split('/').next().expect("a host")
 }
 
-fn relay(client: TcpStream, server: TcpStream, rules: Rules, hits: Arc<Mutex<u32>>) {
+fn relay(client: TcpStream, server: TcpStream, rules: Rules, hits: Arc<Mutex<u32>>, sent: Arc<AtomicU32>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let (met, fault) = watch::channel(None);
-    tokio::spawn(requests(from_client, to_server, rules, hits, met));
+    tokio::spawn(requests(from_client, to_server, rules, hits, sent, met));
     tokio::spawn(answers(from_server, to_client, fault));
 }
 
@@ -115,11 +123,13 @@ async fn requests(
     mut server: OwnedWriteHalf,
     rules: Rules,
     hits: Arc<Mutex<u32>>,
+    sent: Arc<AtomicU32>,
     met: watch::Sender<Option<Fault>>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = client.read(&mut buffer).await {
         let request = &buffer[..read];
+        sent.fetch_add(1, Ordering::SeqCst);
         let fault = rules.lock().expect("the rules").iter_mut().find_map(|rule| rule.fate_of(request));
         if fault.is_some() {
             *hits.lock().expect("the hits") += 1;

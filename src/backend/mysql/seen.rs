@@ -1,8 +1,9 @@
 //! What MySQL, MariaDB and their driver show to who looks closely.
 
 use crate::backend::LockWait;
-use crate::backend::text::between;
 use crate::backend::values::{all_between, bytes_after, hex, quoted, take};
+
+use super::innodb::{self, Lock};
 
 /// Out of the driver's `Debug` output.
 pub(super) fn arguments(arguments: &str) -> Option<Vec<String>> {
@@ -60,13 +61,10 @@ pub(super) fn lock_waits(text: &str) -> Vec<LockWait> {
     let transactions = text.split("\n---TRANSACTION ").skip(1).filter(|one| one.contains("\nLOCK WAIT "));
     transactions
         .filter_map(|one| {
-            let session = between(one, "thread id ", ",")?.parse().ok()?;
+            let session = one.lines().find_map(innodb::session)?;
             let (_, wanted) = one.split_once("FOR THIS LOCK TO BE GRANTED:")?;
-            let table = between(wanted, "table `", "` ").and_then(|name| name.rsplit('`').next())?;
-            let modes = [" lock_mode ", " lock mode "].into_iter();
-            let mode = modes.filter_map(|word| wanted.lines().find_map(|line| line.split_once(word))).next();
-            let mode = mode.map_or("", |(_, mode)| mode.trim().trim_end_matches(" waiting"));
-            let what = if wanted.trim_start().starts_with("RECORD") { "a row of " } else { "" };
+            let Lock { on, table, mode, .. } = wanted.lines().find_map(innodb::lock)?;
+            let what = if on.starts_with("RECORD") { "a row of " } else { "" };
             Some(LockWait { session, blocked_by: Vec::new(), lock: format!("{what}{table} ({mode})") })
         })
         .collect()

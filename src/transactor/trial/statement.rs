@@ -2,7 +2,8 @@
 
 use std::pin::pin;
 
-use sqlx::Pool;
+use futures_core::future::BoxFuture;
+use sqlx::{Pool, SqlStr};
 use tokio::time::Instant;
 
 use super::nobody_answered;
@@ -14,21 +15,44 @@ use crate::observe::RunOutcome;
 use crate::policy::Plan;
 use crate::transactor::attempt::{Outcome, Timer, Trial};
 use crate::transactor::options::Options;
-use crate::tx::{Interception, Session, not_connected};
+use crate::tx::{Handoff, Interception, Session, not_connected};
 
-/// A single statement, without BEGIN and COMMIT.
-pub(in crate::transactor) struct StatementTrial<'a, DB: Backend> {
+/// Where a single statement runs, and what is known of it.
+pub(in crate::transactor) struct Alone<'a, DB: Backend> {
     pub(in crate::transactor) pool: &'a Pool<DB>,
-    pub(in crate::transactor) options: &'a Options,
-    pub(in crate::transactor) query: WatchedQuery<DB>,
+    pub(in crate::transactor) handoff: &'a Handoff<DB>,
+    /// Its text, for those who watch.
+    pub(in crate::transactor) sql: Option<SqlStr>,
+    pub(in crate::transactor) nowait: bool,
 }
 
-impl<DB: Backend> Trial for StatementTrial<'_, DB> {
-    type Output = u64;
+/// A single statement, without BEGIN and COMMIT.
+pub(in crate::transactor) struct StatementTrial<'a, DB: Backend, R> {
+    alone: Alone<'a, DB>,
+    /// Sends it, at the attempt with this number.
+    run: R,
+}
+
+impl<'a, DB: Backend, R> StatementTrial<'a, DB, R> {
+    pub(in crate::transactor) fn new<T>(alone: Alone<'a, DB>, run: R) -> Self
+    where
+        R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>>,
+    {
+        Self { alone, run }
+    }
+}
+
+impl<DB, R, T> Trial for StatementTrial<'_, DB, R>
+where
+    DB: Backend,
+    R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
+    T: Send,
+{
+    type Output = T;
 
     const SYSTEM: &'static str = DB::SYSTEM;
 
-    fn outcome(_output: &u64) -> RunOutcome {
+    fn outcome(_output: &T) -> RunOutcome {
         RunOutcome::Committed
     }
 
@@ -44,25 +68,27 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
         attempt: u32,
         _place: Option<Place>,
         timer: &mut Timer,
-    ) -> Outcome<u64> {
+    ) -> Outcome<T> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
         let asked = Instant::now();
-        let session = timer.within(pin!(Session::acquire(self.pool, true))).await;
+        let session = timer.within(pin!(Session::acquire_tested(self.alone.pool, self.alone.handoff))).await;
         if let Some(observation) = &timer.observation {
             observation.connected(asked.elapsed());
-            observation.sent(self.query.text());
         }
         let mut session = match session {
             Some(Ok(session)) => session,
             Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
-            None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
+            None => return Outcome::OutOfTime(Some(nobody_answered(self.alone.pool))),
         };
-        let answer = timer.within(pin!(self.run(session.connection(), attempt))).await;
+        if let (Some(observation), Some(sql)) = (&timer.observation, &self.alone.sql) {
+            observation.sent(sql.clone());
+        }
+        let answer = timer.within((self.run)(session.connection(), attempt)).await;
         let error = match answer {
-            Some(Ok(rows)) => {
+            Some(Ok(output)) => {
                 session.release();
-                return Outcome::Done(rows);
+                return Outcome::Done(output);
             }
             Some(Err(error)) => error,
             None => {
@@ -72,7 +98,7 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
                 ));
             }
         };
-        let failure = failure_of::<DB>(&error, self.query.asks_nowait())
+        let failure = failure_of::<DB>(&error, self.alone.nowait)
             .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()));
         if let Some(observation) = &timer.observation {
             observation.answered(Some(&failure));
@@ -85,15 +111,22 @@ impl<DB: Backend> Trial for StatementTrial<'_, DB> {
     }
 }
 
-impl<DB: Backend> StatementTrial<'_, DB> {
-    async fn run(&self, connection: &mut DB::Connection, attempt: u32) -> Result<u64, sqlx::Error> {
-        let interceptors = self.options.interceptors();
+/// How a query is sent, past the interceptors if there are any.
+pub(in crate::transactor) fn sending<DB: Backend>(
+    options: &Options,
+    query: WatchedQuery<DB>,
+) -> impl for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<u64, sqlx::Error>> {
+    let interceptors = options.interceptors().clone();
+    move |connection, attempt| {
         if interceptors.is_empty() {
-            return DB::run_statement(connection, self.query.clone()).await;
+            return DB::run_statement(connection, query.clone());
         }
-        let interception = Interception::new::<DB>(interceptors.clone(), attempt, connection).await;
-        let told = |rows: &u64| Answer::affected(*rows);
-        interception.run(connection, &self.query, told, DB::run_statement).await
+        let (interceptors, query) = (interceptors.clone(), query.clone());
+        Box::pin(async move {
+            let interception = Interception::new::<DB>(interceptors, attempt, connection).await;
+            let told = |rows: &u64| Answer::affected(*rows);
+            interception.run(connection, &query, told, DB::run_statement).await
+        })
     }
 }
 

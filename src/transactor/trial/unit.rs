@@ -18,13 +18,13 @@ use crate::transactor::attempt::{Clock, Otherwise, Outcome, Timer, Trial, is_uni
 use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
 use crate::transactor::{Ended, Unit, Wish};
-use crate::tx::{self, Commit, End, Hooks, NotOpened, Shield, Tx, holding, identity};
+use crate::tx::{self, Commit, End, Handoff, Hooks, NotOpened, Shield, Tx, holding, identity};
 
 /// A unit of work, in a transaction.
 pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
     pool: &'a Pool<DB>,
+    handoff: &'a Handoff<DB>,
     options: &'a Options,
-    before_acquire: bool,
     unit: &'a mut dyn Unit<DB>,
     /// Those of the last attempt, which nothing has run yet.
     hooks: Hooks,
@@ -39,14 +39,14 @@ pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
 impl<'a, DB: Backend> UnitTrial<'a, DB> {
     pub(in crate::transactor) fn new(
         pool: &'a Pool<DB>,
+        handoff: &'a Handoff<DB>,
         options: &'a Options,
-        before_acquire: bool,
         unit: &'a mut dyn Unit<DB>,
     ) -> Self {
         Self {
             pool,
+            handoff,
             options,
-            before_acquire,
             unit,
             hooks: Hooks::default(),
             trace: None,
@@ -118,7 +118,10 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             (None, Wish::RollBack) => tx.unique_violation().cloned(),
             (None, Wish::Commit | Wish::Stop | Wish::AlreadyStored) => None,
         };
-        let failure = failure.map(|failure| self.explained(failure, timer));
+        let failure = match failure {
+            Some(failure) => Some(explained(failure, &mut tx, self.pool, timer).await),
+            None => None,
+        };
         match (failure, wish) {
             (_, Wish::Stop) => {
                 self.roll_back(tx).await;
@@ -163,18 +166,6 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
 }
 
 impl<DB: Backend> UnitTrial<'_, DB> {
-    /// Those who watch are told of a deadlock which units it was between.
-    fn explained(&self, failure: Failure, timer: &Timer) -> Failure {
-        let Some(observation) =
-            timer.observation.as_ref().filter(|_| failure.kind() == FailureKind::Deadlock)
-        else {
-            return failure;
-        };
-        let mut report = failure.deadlock().cloned().unwrap_or_default();
-        observation.name_units(&mut report, identity(self.pool));
-        failure.with_deadlock(Some(report))
-    }
-
     async fn roll_back(&mut self, mut tx: Tx<DB>) {
         self.hooks = tx.take_hooks();
         tx.rollback().await;
@@ -253,10 +244,9 @@ impl<DB: Backend> UnitTrial<'_, DB> {
     }
 
     fn opening(&self, plan: Plan, attempt: u32, timer: &Timer) -> Opening<'_, DB> {
-        let (pool, options, trace, before_acquire) =
-            (self.pool, self.options, self.trace, self.before_acquire);
+        let (pool, handoff, options, trace) = (self.pool, self.handoff, self.options, self.trace);
         let (clock, observation) = (timer.clock, timer.observation.clone());
-        Opening { pool, options, plan, attempt, clock, trace, before_acquire, observation }
+        Opening { pool, handoff, options, plan, attempt, clock, trace, observation }
     }
 
     /// An id that is there already is the answer that the commit never gave.
@@ -276,6 +266,24 @@ impl<DB: Backend> UnitTrial<'_, DB> {
     }
 }
 
+/// Those who watch are told of a deadlock which units it was between.
+async fn explained<DB: Backend>(
+    failure: Failure,
+    tx: &mut Tx<DB>,
+    pool: &Pool<DB>,
+    timer: &Timer,
+) -> Failure {
+    let Some(observation) = timer.observation.as_ref().filter(|_| failure.kind() == FailureKind::Deadlock)
+    else {
+        return failure;
+    };
+    // In a box of its own: in place, it would be in the future of every run.
+    let failure = Box::pin(tx.explain(failure)).await;
+    let mut report = failure.deadlock().cloned().unwrap_or_default();
+    observation.name_units(&mut report, identity(pool));
+    failure.with_deadlock(Some(report))
+}
+
 /// Hooks are waited for until the deadline, and finished in any case.
 async fn run_hooks(hooks: Hooks, end: End, timer: &mut Timer) {
     if !hooks.is_empty() {
@@ -286,12 +294,12 @@ async fn run_hooks(hooks: Hooks, end: End, timer: &mut Timer) {
 /// What it takes to open a transaction.
 struct Opening<'a, DB: Backend> {
     pool: &'a Pool<DB>,
+    handoff: &'a Handoff<DB>,
     options: &'a Options,
     plan: Plan,
     attempt: u32,
     clock: Clock,
     trace: Option<Trace>,
-    before_acquire: bool,
     observation: Option<Arc<Observation>>,
 }
 
@@ -305,12 +313,11 @@ impl<DB: Backend> Opening<'_, DB> {
                 plan: self.plan,
                 attempt: self.attempt,
                 trace: self.trace,
-                before_acquire: self.before_acquire,
                 interceptors: self.options.interceptors().clone(),
                 observation: self.observation.clone(),
             };
             let limits = || self.options.limits(self.clock.server_limit());
-            match Tx::open(self.pool, opening, limits).await {
+            match Tx::open(self.pool, self.handoff, opening, limits).await {
                 Ok(tx) => return Ok(tx),
                 Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
                 Err(NotOpened { failure, .. }) => return Err(failure),

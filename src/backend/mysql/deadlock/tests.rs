@@ -1,0 +1,193 @@
+//! The section as servers print it. The values in it are 4711, `secret` and what holds them.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+
+const TWO: &str = include_str!("mariadb_two.txt");
+const GAP: &str = include_str!("mariadb_gap.txt");
+/// With `innodb_deadlock_report = basic`, which does not show whose locks are in the way.
+const THREE: &str = include_str!("mariadb_three_basic.txt");
+const MYSQL: &str = include_str!("mysql_8.txt");
+/// Of the second transaction, it does not show who has what it waits for.
+const AUTO_INCREMENT: &str = include_str!("mysql_5_7_auto_increment.txt");
+
+/// Each with the session that was given up, which is the one that asks.
+const ALL: [(&str, i64); 5] = [(TWO, 48), (GAP, 54), (THREE, 61), (MYSQL, 9), (AUTO_INCREMENT, 21)];
+
+fn asked_by(session: i64, since: &str, status: &str) -> Option<DeadlockReport> {
+    report(&[format!("deadlock of session {session} since {since}"), status.to_owned()])
+}
+
+fn told_to(session: i64, status: &str) -> Vec<DeadlockParty> {
+    asked_by(session, "2026-03-02 10:20:29", status).expect("a report").parties
+}
+
+fn party(session: i64, blocked_by: i64, waits_for: WantedLock, statement: &str) -> DeadlockParty {
+    DeadlockParty {
+        session: Some(session),
+        unit: None,
+        waits_for: Some(waits_for),
+        blocked_by: vec![blocked_by],
+        statements: vec![statement.to_owned()],
+    }
+}
+
+fn on_row(mode: &str, index: &str, row: &str) -> WantedLock {
+    WantedLock {
+        mode: mode.to_owned(),
+        on: String::from("RECORD LOCKS"),
+        relation: Some(String::from("product")),
+        index: Some(index.to_owned()),
+        row: Some(row.to_owned()),
+    }
+}
+
+const X: &str = "X locks rec but not gap";
+
+/// One of the two statements has a string with the heading of a transaction in it.
+#[test]
+fn of_two_rows() {
+    let wanted = [
+        party(48, 49, on_row(X, "PRIMARY", "page 3 heap 2"), "update product set name=?, stock=? where id=?"),
+        party(
+            49,
+            48,
+            on_row(X, "PRIMARY", "page 3 heap 3"),
+            "update product set name=?, stock = -? where id=?",
+        ),
+    ];
+    assert_eq!(told_to(48, TWO), wanted);
+}
+
+/// The server shows each transaction its own lock as well.
+#[test]
+fn of_a_gap() {
+    let lock = || on_row("X insert intention", "PRIMARY", "page 3 heap 1");
+    let insert = "insert into product values (?,?,?)";
+    assert_eq!(told_to(54, GAP), [party(54, 53, lock(), insert), party(53, 54, lock(), insert)]);
+}
+
+#[test]
+fn of_three() {
+    let told = told_to(61, THREE);
+    let waits: Vec<_> = told.iter().map(|party| (party.session, &*party.blocked_by)).collect();
+    assert_eq!(waits, [(Some(61), &[59][..]), (Some(59), &[60]), (Some(60), &[61])]);
+    let rows: Vec<_> =
+        told.iter().map(|party| party.waits_for.as_ref().and_then(|lock| lock.row.as_deref())).collect();
+    assert_eq!(rows, [Some("page 3 heap 2"), Some("page 3 heap 3"), Some("page 3 heap 4")]);
+}
+
+#[test]
+fn of_mysql() {
+    let wanted = [
+        party(9, 8, on_row(X, "PRIMARY", "page 4 heap 2"), "UPDATE product SET name = ?\n WHERE id = ?"),
+        party(8, 9, on_row(X, "PRIMARY", "page 4 heap 3"), "UPDATE product SET name = ? WHERE id = ?"),
+    ];
+    assert_eq!(told_to(9, MYSQL), wanted);
+}
+
+#[test]
+fn of_a_table() {
+    let table = WantedLock {
+        mode: String::from("AUTO-INC"),
+        on: String::from("TABLE LOCK"),
+        relation: Some(String::from("product")),
+        ..WantedLock::default()
+    };
+    let row =
+        WantedLock { relation: Some(String::from("category")), ..on_row("S", "by_name", "page 4 heap 7") };
+    let other = DeadlockParty { session: Some(22), waits_for: Some(row), ..DeadlockParty::default() };
+    let wanted = [party(21, 22, table, "INSERT INTO product (name) VALUES (?)"), other];
+    assert_eq!(told_to(21, AUTO_INCREMENT), wanted);
+}
+
+#[test]
+fn no_value_is_told() {
+    for (status, session) in ALL {
+        assert!(status.contains("4711") || status.contains("secret"));
+        let told = format!("{:?}", told_to(session, status));
+        assert!(!told.contains("4711") && !told.contains("secret"), "{told}");
+    }
+}
+
+#[test]
+fn a_deadlock_of_somebody_else_is_not_told() {
+    for (status, victim) in ALL {
+        for session in (0..100).filter(|session| *session != victim) {
+            assert_eq!(asked_by(session, "2026-03-02 10:20:29", status), None, "{session}");
+        }
+    }
+}
+
+#[test]
+fn a_deadlock_of_an_earlier_transaction_is_not_told() {
+    assert!(asked_by(9, "2026-03-02 10:20:30", MYSQL).is_some());
+    assert_eq!(asked_by(9, "2026-03-02 10:20:31", MYSQL), None);
+    assert_eq!(asked_by(9, "2026-03-02 10:20:29", &MYSQL.replace("2026-03-02", "260302")), None);
+}
+
+/// MDEV-29187
+#[test]
+fn who_asks_was_given_up_where_nobody_is_named() {
+    let nobody = MYSQL.replace("ROLL BACK TRANSACTION (2)", "ROLL BACK TRANSACTION (0)");
+    assert_eq!(told_to(9, &nobody), told_to(9, MYSQL));
+    assert_eq!(asked_by(7, "2026-03-02 10:20:29", &nobody), None);
+}
+
+/// Servers cut a statement off at its first thousands of bytes.
+#[test]
+fn a_statement_may_be_cut() {
+    let cut = format!("name = 'secret{}", "x".repeat(2000));
+    let status = MYSQL.replace("name = 'secret' WHERE id = 2", &cut);
+    assert_eq!(told_to(9, &status)[1].statements, ["UPDATE product SET name = ?"]);
+}
+
+#[test]
+fn what_is_not_understood_is_not_told() {
+    assert_eq!(report(&[]), None);
+    assert_eq!(report(&[MYSQL.to_owned()]), None);
+    assert_eq!(asked_by(9, "2026-03-02 10:20:29", "no deadlock yet"), None);
+    for (text, other) in [
+        ("*** (1) TRANSACTION:", "*** (2) TRANSACTION:"),
+        ("*** (1) TRANSACTION:", "*** TRANSACTION:"),
+        ("TRANSACTION 1811,", "BRANCH 1811,"),
+        ("*** WE ROLL BACK TRANSACTION (2)", "*** WE ROLL BACK TRANSACTION 2"),
+        ("MySQL thread id 9,", "MySQL thread id nine,"),
+        ("*** (2) HOLDS THE LOCK(S):", "*** (2) HAS:"),
+    ] {
+        let status = MYSQL.replace(text, other);
+        assert_ne!(status, MYSQL);
+        assert_eq!(asked_by(9, "2026-03-02 10:20:29", &status), None, "{other}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_text_that_is_cut_is_not_told(which in 0..ALL.len(), part in 0.0..1.0) {
+        let (status, session) = ALL[which];
+        let section = &status[..status.find("*** WE ROLL BACK").expect("the last line")];
+        let mut end = (section.len() as f64 * part) as usize;
+        while !section.is_char_boundary(end) {
+            end -= 1;
+        }
+        prop_assert_eq!(asked_by(session, "2026-03-02 10:20:29", &section[..end]), None);
+    }
+
+    /// Whatever is read then, it has no value in it. Values are in lines that begin otherwise.
+    #[test]
+    fn lines_may_be_missing(which in 0..ALL.len(), missing in vec(any::<Index>(), 1..6)) {
+        let (status, session) = ALL[which];
+        let mut lines: Vec<_> = status.lines().collect();
+        for index in missing {
+            let known: Vec<_> = (0..lines.len())
+                .filter(|line| lines[*line].starts_with(|first: char| first == '*' || first.is_ascii_uppercase()))
+                .collect();
+            lines.remove(known[index.index(known.len())]);
+        }
+        let told = format!("{:?}", asked_by(session, "2026-03-02 10:20:29", &lines.join("\n")));
+        prop_assert!(!told.contains("4711") && !told.contains("secret"), "{}", told);
+    }
+}

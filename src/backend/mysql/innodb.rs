@@ -1,0 +1,126 @@
+//! The lines of InnoDB's status that show a lock, or whose transaction it is.
+
+use crate::backend::text::{between, unquoted};
+
+/// A lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lock<'a> {
+    /// `RECORD LOCKS` or `TABLE LOCK`.
+    pub(super) on: &'a str,
+    /// The number of the tablespace and the page in it, of record locks.
+    pub(super) page: Option<(&'a str, &'a str)>,
+    pub(super) index: Option<&'a str>,
+    pub(super) table: String,
+    /// InnoDB's number of the transaction.
+    pub(super) transaction: &'a str,
+    pub(super) mode: &'a str,
+}
+
+impl Lock<'_> {
+    /// Whether both are on the same table, or on the same page of it.
+    pub(super) fn is_where(&self, other: &Self) -> bool {
+        (self.on, self.page, self.index) == (other.on, other.page, other.index) && self.table == other.table
+    }
+}
+
+/// ``RECORD LOCKS space id 5 page no 3 n bits 8 index PRIMARY of table `shop`.`product` trx id 423 lock_mode X waiting``
+pub(super) fn lock(line: &str) -> Option<Lock<'_>> {
+    let on = ["RECORD LOCKS", "TABLE LOCK"].into_iter().find(|on| line.starts_with(on))?;
+    let (place, rest) = line.split_once("table `")?;
+    let (table, rest) = last_name(rest)?;
+    let (_, rest) = rest.split_once(" trx id ")?;
+    let (transaction, mode) =
+        [" lock_mode ", " lock mode "].into_iter().find_map(|word| rest.split_once(word))?;
+    Some(Lock {
+        on,
+        page: between(place, "space id ", " ").zip(between(place, "page no ", " ")),
+        index: between(place, " index ", " of ").map(unquoted),
+        table,
+        transaction,
+        mode: mode.trim().trim_end_matches(" waiting"),
+    })
+}
+
+/// The last one of names in backticks and with dots between them, and what comes behind it. The first backtick is gone.
+fn last_name(mut text: &str) -> Option<(String, &str)> {
+    let mut name = String::new();
+    loop {
+        let (part, rest) = text.split_once('`')?;
+        name.push_str(part);
+        if let Some(rest) = rest.strip_prefix('`') {
+            name.push('`');
+            text = rest;
+        } else if let Some(rest) = rest.strip_prefix(".`") {
+            name.clear();
+            text = rest;
+        } else {
+            return Some((name, rest));
+        }
+    }
+}
+
+/// `MariaDB thread id 12, OS thread handle 1, query id 99 localhost root Updating`
+pub(super) fn session(line: &str) -> Option<i64> {
+    let known = ["MySQL thread id ", "MariaDB thread id "];
+    let id = known.into_iter().find_map(|start| line.strip_prefix(start))?;
+    id.split(',').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_on_rows_are_read() {
+        let line = "RECORD LOCKS space id 14 page no 3 n bits 320 index my key of table `shop`.`we``ird.t` \
+                    /* Partition `p1` */ trx id 143 lock_mode X locks gap before rec insert intention waiting";
+        let wanted = Lock {
+            on: "RECORD LOCKS",
+            page: Some(("14", "3")),
+            index: Some("my key"),
+            table: String::from("we`ird.t"),
+            transaction: "143",
+            mode: "X locks gap before rec insert intention",
+        };
+        assert_eq!(lock(line), Some(wanted));
+        let old = "RECORD LOCKS space id 244 page no 817 n bits 824 index `by code` of table `crm`.`business` \
+                   trx id AEE50DCA lock mode S";
+        let wanted = Lock {
+            on: "RECORD LOCKS",
+            page: Some(("244", "817")),
+            index: Some("by code"),
+            table: String::from("business"),
+            transaction: "AEE50DCA",
+            mode: "S",
+        };
+        assert_eq!(lock(old), Some(wanted));
+    }
+
+    #[test]
+    fn locks_on_tables_are_read() {
+        let wanted = Lock {
+            on: "TABLE LOCK",
+            page: None,
+            index: None,
+            table: String::from("product"),
+            transaction: "7",
+            mode: "AUTO-INC",
+        };
+        assert_eq!(
+            lock("TABLE LOCK table `shop`.`product` trx id 7 lock mode AUTO-INC waiting"),
+            Some(wanted)
+        );
+        assert_eq!(lock("TABLE LOCK table `shop`.`product"), None);
+        assert_eq!(lock("Record lock, heap no 2 PHYSICAL RECORD: n_fields 4"), None);
+    }
+
+    #[test]
+    fn sessions_are_read() {
+        assert_eq!(
+            session("MariaDB thread id 12, OS thread handle 1, query id 99 localhost root Updating"),
+            Some(12)
+        );
+        assert_eq!(session("MySQL thread id 7, OS thread handle 1"), Some(7));
+        assert_eq!(session("SELECT 'MySQL thread id 7,'"), None);
+    }
+}

@@ -1,0 +1,231 @@
+//! Statements without the values in them.
+
+/// A statement as a server shows it, with `?` in place of each literal, and without its comments.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Masked {
+    pub(super) sql: String,
+    /// The text ends inside of a literal, a name or a comment.
+    pub(super) is_open: bool,
+}
+
+/// Takes the values out of a statement.
+///
+/// Where it depends on the session's `sql_mode` whether a string ends (a backslash in front of a quote), the rest is left
+/// out: nothing that may be a value stays. What is in double quotes is taken for a string, which it is unless the mode says
+/// `ANSI_QUOTES`.
+pub(super) fn masked(sql: &str) -> Masked {
+    let mut shown = String::with_capacity(sql.len());
+    let mut rest = sql;
+    let mut is_open = false;
+    while let Some(first) = rest.chars().next() {
+        let piece = match first {
+            '\'' | '"' => string(rest, first),
+            '`' => name(rest),
+            '/' if rest.starts_with("/*") => comment(rest),
+            '#' => line(rest),
+            '-' if starts_a_line_comment(rest) => line(rest),
+            _ if is_number(rest) => number(rest),
+            _ if is_of_word(first) => word(rest),
+            _ => Piece::Kept(first.len_utf8()),
+        };
+        let length = match piece {
+            Piece::Kept(length) => {
+                shown.push_str(&rest[..length]);
+                length
+            }
+            Piece::Value(length) => {
+                shown.push('?');
+                length
+            }
+            Piece::Introducer(length) => length,
+            Piece::Comment(length) => {
+                shown.push(' ');
+                length
+            }
+            Piece::Unclear => {
+                shown.push_str("?…");
+                rest.len()
+            }
+            Piece::Open(sign) => {
+                shown.push_str(sign);
+                is_open = true;
+                rest.len()
+            }
+        };
+        rest = &rest[length..];
+    }
+    Masked { sql: shown.trim().to_owned(), is_open }
+}
+
+/// What a text begins with, and how long that is.
+enum Piece {
+    Kept(usize),
+    Value(usize),
+    /// The `x` of `x'41'`.
+    Introducer(usize),
+    Comment(usize),
+    /// A string of which nobody can tell where it ends.
+    Unclear,
+    /// It does not end. This is shown instead.
+    Open(&'static str),
+}
+
+fn string(text: &str, quote: char) -> Piece {
+    let mut chars = text.char_indices().skip(1).peekable();
+    while let Some((at, char)) = chars.next() {
+        let next = chars.peek().map(|(_, next)| *next);
+        if char == '\\' && next == Some(quote) {
+            return Piece::Unclear;
+        } else if char == '\\' || (char == quote && next == Some(quote)) {
+            chars.next();
+        } else if char == quote {
+            return Piece::Value(at + char.len_utf8());
+        }
+    }
+    Piece::Open("?")
+}
+
+/// A name in backticks; one that is doubled stands for itself, and makes two names of one here, which changes nothing.
+fn name(text: &str) -> Piece {
+    text[1..].find('`').map_or(Piece::Open("…"), |end| Piece::Kept(end + 2))
+}
+
+/// What is in `/*! */` and `/*M! */` is run.
+fn comment(text: &str) -> Piece {
+    if let Some(start) = ["/*!", "/*M!"].into_iter().find(|start| text.starts_with(start)) {
+        let version = text[start.len()..].chars().take_while(char::is_ascii_digit).count();
+        return Piece::Kept(start.len() + version);
+    }
+    text[2..].find("*/").map_or(Piece::Open(""), |end| Piece::Comment(end + 4))
+}
+
+fn line(text: &str) -> Piece {
+    Piece::Comment(text.find('\n').unwrap_or(text.len()))
+}
+
+fn starts_a_line_comment(text: &str) -> bool {
+    text.strip_prefix("--").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+}
+
+fn is_number(text: &str) -> bool {
+    text.strip_prefix('.').unwrap_or(text).starts_with(|first: char| first.is_ascii_digit())
+}
+
+/// Also a name that begins with a digit: better one name less than one value more.
+fn number(text: &str) -> Piece {
+    let end_of_part = |from: usize| {
+        text[from..].find(|char| !is_of_word(char) && char != '.').map_or(text.len(), |length| from + length)
+    };
+    let end = end_of_part(0);
+    let has_exponent = text[..end].ends_with(['e', 'E'])
+        && text[end..].strip_prefix(['+', '-']).is_some_and(|rest| is_number(rest));
+    Piece::Value(if has_exponent { end_of_part(end + 1) } else { end })
+}
+
+fn word(text: &str) -> Piece {
+    let length = text.find(|char| !is_of_word(char)).unwrap_or(text.len());
+    let (word, rest) = text.split_at(length);
+    let introduces =
+        word.starts_with('_') || ["x", "b", "n"].iter().any(|one| one.eq_ignore_ascii_case(word));
+    if introduces && rest.starts_with(['\'', '"']) { Piece::Introducer(length) } else { Piece::Kept(length) }
+}
+
+fn is_of_word(char: char) -> bool {
+    char.is_alphanumeric() || char == '_' || char == '$' || !char.is_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_literal_is_replaced() {
+        for (sql, wanted) in [
+            ("UPDATE t1 SET a=4711 WHERE id = -1.5e-3", "UPDATE t1 SET a=? WHERE id = -?"),
+            ("SELECT .5, 0x1F, 0b01, x'41', B'1', N'a', _utf8mb4'a', 1E5", "SELECT ?, ?, ?, ?, ?, ?, ?, ?"),
+            ("SELECT 'it''s', \"a 'b'\", 'a\\\\', 'a\\n\nb' FROM t", "SELECT ?, ?, ?, ? FROM t"),
+            (
+                "SELECT `a 1`, `b``2`, t1.c2, @v1, @'v 1' FROM `s`.`t`",
+                "SELECT `a 1`, `b``2`, t1.c2, @v1, @? FROM `s`.`t`",
+            ),
+            ("SELECT DATE'2020-01-01', TIMESTAMP '2020-01-01 00:00:00'", "SELECT DATE?, TIMESTAMP ?"),
+            ("SELECT 1 /* 'a 7 */ FROM t -- it's 8\nWHERE a = 2 # \"9", "SELECT ?   FROM t  \nWHERE a = ?"),
+            (
+                "SELECT 1 /*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/",
+                "SELECT ? /*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/",
+            ),
+            ("SELECT 5--7, NULL, größe FROM 1a", "SELECT ?--?, NULL, größe FROM ?"),
+            ("SELECT _a, x, n FROM b", "SELECT _a, x, n FROM b"),
+            ("", ""),
+        ] {
+            assert_eq!(masked(sql), Masked { sql: wanted.to_owned(), is_open: false }, "{sql}");
+        }
+    }
+
+    /// Under `NO_BACKSLASH_ESCAPES`, the first string ends in front of the comma, and `secret` is no string.
+    #[test]
+    fn what_may_be_a_value_is_left_out() {
+        let unclear = masked("UPDATE t SET a = '\\', b = 'secret' WHERE id = 1");
+        assert_eq!(unclear, Masked { sql: String::from("UPDATE t SET a = ?…"), is_open: false });
+    }
+
+    #[test]
+    fn a_text_that_was_cut_is_told() {
+        for (sql, wanted) in [
+            ("UPDATE t SET a = 'secr", "UPDATE t SET a = ?"),
+            ("UPDATE t SET a = 'secret\\", "UPDATE t SET a = ?"),
+            ("UPDATE `sho", "UPDATE …"),
+            ("UPDATE t /* secr", "UPDATE t"),
+        ] {
+            assert_eq!(masked(sql), Masked { sql: wanted.to_owned(), is_open: true }, "{sql}");
+        }
+    }
+
+    /// The pieces of a statement: as they are written, and what is to be seen of them. Values are of what is in no name.
+    fn piece() -> impl Strategy<Value = (String, String)> {
+        let value = prop_oneof![
+            "'([Q7 \n\"`#/*-]|''|\\\\[nrt0%_Q\\\\])*'",
+            "\"([Q7 \n'`#/*-]|\"\"|\\\\[nrt0%_Q\\\\])*\"",
+            "7{1,9}(\\.7{1,4})?([eE][+-]?7{1,2})?",
+            "\\.7{1,4}",
+            "0x[7]{1,8}",
+            "[xX]'(77)*'",
+            "_utf8mb4'[Q7]*'",
+        ];
+        let kept = prop_oneof![
+            "[a-zé_$][a-z0-6é_$]{0,9}",
+            "`[a-z0-6 #'\"-]{1,9}`",
+            "[-+=<>,().;%]",
+            Just(String::from("NULL"))
+        ];
+        prop_oneof![
+            value.prop_map(|value| (value, String::from("?"))),
+            kept.prop_map(|kept| (kept.clone(), kept))
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_values_is_replaced(pieces in proptest::collection::vec(piece(), 0..30)) {
+            let (sql, wanted): (Vec<_>, Vec<_>) = pieces.into_iter().unzip();
+            let wanted = Masked { sql: wanted.join(" "), is_open: false };
+            prop_assert_eq!(masked(&sql.join(" ")), wanted);
+        }
+
+        #[test]
+        fn no_value_is_seen_wherever_the_text_is_cut(pieces in proptest::collection::vec(piece(), 0..10)) {
+            let sql = pieces.into_iter().map(|(sql, _)| sql).collect::<Vec<_>>().join(" ");
+            for end in (0..=sql.len()).filter(|end| sql.is_char_boundary(*end)) {
+                let shown = masked(&sql[..end]).sql;
+                prop_assert!(!shown.contains(['Q', '7']), "{}", shown);
+            }
+        }
+
+        #[test]
+        fn any_text_is_read(text in ".{0,60}") {
+            masked(&text);
+        }
+    }
+}

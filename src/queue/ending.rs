@@ -1,0 +1,204 @@
+//! What becomes of a job that is worked on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sqlx::AssertSqlSafe;
+
+use super::claim::{Claim, Progress};
+use super::dialect::QueueBackend;
+use super::job::micros;
+use crate::backend::WatchedQuery;
+use crate::error::Error;
+use crate::failure::{Failure, FailureKind};
+use crate::transactor::TransactorExt as _;
+use crate::tx::Tx;
+
+/// When a job that failed is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Retry {
+    /// After the queue's [backoff](Queue::backoff).
+    Backoff,
+    /// After this much time.
+    After(Duration),
+    /// Never: it is dead.
+    Never,
+}
+
+/// What became of a job that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It is tried again after this much time.
+    Retried(Duration),
+    /// It is dead: it was to be, or that was its last attempt.
+    Dead,
+}
+
+impl<DB: QueueBackend> Claim<DB> {
+    /// Completes the job in the transaction that has its effects: both are stored, or neither.
+    ///
+    /// ```
+    /// # use atomically::queue::Claim;
+    /// # use atomically::{Error, Serializable, TransactorExt as _};
+    /// # async fn example(pool: &sqlx::SqlitePool, claim: &Claim<sqlx::Sqlite>) -> Result<(), Error> {
+    /// let (from, to, amount): (i64, i64, i64) = claim.payload()?;
+    /// Serializable::default()
+    ///     .on(pool)
+    ///     .run(async |tx| {
+    ///         for (account, change) in [(from, -amount), (to, amount)] {
+    ///             sqlx::query("UPDATE account SET balance = balance + $1 WHERE id = $2")
+    ///                 .bind(change)
+    ///                 .bind(account)
+    ///                 .execute(&mut *tx)
+    ///                 .await?;
+    ///         }
+    ///         claim.complete_in(tx).await
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// A job that is complete is gone from its table; what is worth keeping of it is an effect. Call it *last*: from then
+    /// on the job's row is locked. Every strategy and isolation level will do, and leases that are extended meanwhile do not
+    /// get in the way.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleClaim`](crate::ErrorKind::StaleClaim): the job was taken over, completed, failed or released. The unit is
+    /// rolled back, whatever it makes of this error, and not run again; the caller of `run` is told.
+    pub async fn complete_in(&self, tx: &mut Tx<DB>) -> Result<(), Error> {
+        complete_all_in(tx, std::slice::from_ref(self)).await
+    }
+
+    /// Completes the job, where its effects are elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleClaim`](crate::ErrorKind::StaleClaim), and the database's.
+    pub async fn complete(&self) -> Result<(), Error> {
+        let sql = format!("{}{}", DB::ALONE, removal(std::slice::from_ref(self)));
+        self.advance(Progress::Completing);
+        let query = WatchedQuery::new(sqlx::raw_sql(AssertSqlSafe(sql)))?;
+        if self.queue().db.run_statement(query).await? == 0 {
+            return Err(Error::failed(Failure::new(FailureKind::StaleClaim, self.stale()), None));
+        }
+        self.advance(Progress::Settled);
+        Ok(())
+    }
+
+    /// Gives the job back because it could not be done.
+    ///
+    /// It is tried again later, or is dead when this was its last attempt. `error` is kept with it.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleClaim`](crate::ErrorKind::StaleClaim), and the database's.
+    pub async fn fail(&self, error: impl fmt::Display, retry: Retry) -> Result<Fate, Error> {
+        let delay = match retry {
+            Retry::Backoff => Some(self.queue().delay_after(self.attempt())),
+            Retry::After(delay) => Some(delay),
+            Retry::Never => None,
+        };
+        let fate = delay.filter(|_| self.attempt() < self.max_attempts()).map_or(Fate::Dead, Fate::Retried);
+        let change = match fate {
+            Fate::Retried(delay) => format!("due_at = {} + {}", DB::NOW, micros(delay)),
+            Fate::Dead => format!("due_at = NULL, died_at = {}", DB::NOW),
+        };
+        let placeholder = DB::placeholder(1);
+        let change = format!("{change}, last_error = {placeholder}");
+        self.give_back(&change, vec![Some(shortened(error.to_string()))]).await?;
+        Ok(fate)
+    }
+
+    /// Gives the job back untouched: it is due at once, and the attempt does not count.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleClaim`](crate::ErrorKind::StaleClaim), and the database's.
+    pub async fn release(&self) -> Result<(), Error> {
+        self.give_back(&format!("due_at = {}, attempts = attempts - 1", DB::NOW), Vec::new()).await
+    }
+
+    /// The token grows here too: who gave the job back, and does not remember, is refused.
+    async fn give_back(&self, change: &str, arguments: Vec<Option<String>>) -> Result<(), Error> {
+        let (id, token) = (self.id(), self.token());
+        let sql = format!(
+            "UPDATE atomically_job SET {change}, claimed_at = NULL, token = token + 1 WHERE id = {id} AND token = {token}"
+        );
+        self.queue()
+            .db
+            .run(async |tx| match DB::send(tx, sql, arguments).await? {
+                0 => Err(tx.stale_claim(self.stale())),
+                _ => Ok(()),
+            })
+            .await?;
+        self.advance(Progress::Settled);
+        Ok(())
+    }
+}
+
+/// Completes several jobs in one statement, as [`Claim::complete_in`] does one.
+///
+/// # Errors
+///
+/// [`StaleClaim`](crate::ErrorKind::StaleClaim) where one of the claims was taken over: none is completed.
+pub async fn complete_all_in<DB: QueueBackend>(tx: &mut Tx<DB>, claims: &[Claim<DB>]) -> Result<(), Error> {
+    let Some(first) = claims.first() else { return Ok(()) };
+    let done = DB::send(tx, removal(claims), Vec::new()).await?;
+    if done == claims.len() as u64 {
+        for claim in claims {
+            claim.advance(Progress::Completing);
+            let progress = claim.progress();
+            tx.on_commit(async move { progress.fetch_max(Progress::Settled as u8, Ordering::AcqRel) });
+        }
+        return Ok(());
+    }
+    Err(tx.stale_claim(match claims {
+        [_] => first.stale(),
+        claims => format!(
+            "{} of {} jobs of the queue {:?} are not held any more",
+            claims.len() as u64 - done,
+            claims.len(),
+            first.queue().name()
+        ),
+    }))
+}
+
+/// The statement that removes the jobs of claims that are still held. Most have the same token, and few tokens make a short
+/// text.
+fn removal<DB: QueueBackend>(claims: &[Claim<DB>]) -> String {
+    let mut by_token = BTreeMap::<_, Vec<_>>::new();
+    for claim in claims {
+        by_token.entry(claim.token()).or_default().push(claim.id().to_string());
+    }
+    let held: Vec<_> = by_token
+        .into_iter()
+        .map(|(token, ids)| format!("(token = {token} AND id IN ({}))", ids.join(", ")))
+        .collect();
+    format!("DELETE FROM atomically_job WHERE {}", held.join(" OR "))
+}
+
+/// Errors are kept to be read, and may quote whole documents.
+fn shortened(mut error: String) -> String {
+    const LONGEST: usize = 4_000;
+    let end = (0..=LONGEST).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
+    error.truncate(end);
+    // PostgreSQL keeps no NUL in a text.
+    error.replace('\0', "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_shortened_between_characters() {
+        assert_eq!(shortened("short".to_owned()), "short");
+        assert_eq!(shortened("é".repeat(3_000)).len(), 4_000);
+        assert_eq!(shortened(format!("a{}", "é".repeat(3_000))).len(), 3_999);
+        assert_eq!(shortened("a\0b".to_owned()), "a\u{fffd}b");
+    }
+}

@@ -1,0 +1,39 @@
+//! Asking who waited for whom.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::backend::Backend;
+use crate::failure::{Failure, FailureKind};
+
+use super::Tx;
+
+/// How long the answer is waited for. A server that does not answer loses the connection.
+const ASKING_LIMIT: Duration = Duration::from_secs(1);
+
+impl<DB: Backend> Tx<DB> {
+    /// The failure that ended this transaction; a deadlock with a report of who waited for whom, where the error has none and
+    /// the server tells.
+    ///
+    /// Must be asked before the rollback: the next transaction of this session may meet the next deadlock.
+    ///
+    /// Cancellation: the connection is closed.
+    pub(crate) async fn explain(&mut self, failure: Failure) -> Failure {
+        let is_told = failure.kind() != FailureKind::Deadlock || failure.deadlock().is_some();
+        if is_told || self.journal.lost_its_place() {
+            return failure;
+        }
+        // It was met by this transaction, so it is no older; and the answer may be on its way for so long.
+        let age = self.opened.elapsed() + ASKING_LIMIT;
+        let Some(asking) = DB::latest_deadlock(age) else { return failure };
+        // An answer that does not come leaves the question on its way, which is the end of the connection.
+        self.journal.question(true);
+        let answers = timeout(ASKING_LIMIT, DB::fetch_text(self.session.connection(), asking.sql)).await;
+        let Ok(answers) = answers else { return failure };
+        self.journal.question(false);
+        // Whoever may not look is refused, and that was all. A connection that broke is not given back by the rollback.
+        let report = answers.ok().and_then(|answers| (asking.read)(&answers));
+        failure.with_deadlock(report)
+    }
+}

@@ -1,0 +1,235 @@
+//! Spans and log lines.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use atomically::testing::{Fault, Faults, Moment};
+use atomically::{Backoff, Error, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use sqlx::Sqlite;
+use support::{TestBackend as _, TestPool};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+
+type Fields = BTreeMap<&'static str, String>;
+
+/// A span as it was when it closed, or a line.
+#[derive(Debug, Clone)]
+struct Seen {
+    name: &'static str,
+    level: Level,
+    fields: Fields,
+    /// The names of the spans around it, from outside in.
+    inside: Vec<&'static str>,
+}
+
+/// Writes down all that is said for `atomically`.
+#[derive(Debug, Clone, Default)]
+struct Ears(Arc<Mutex<Vec<Seen>>>);
+
+struct Reader<'a>(&'a mut Fields);
+
+impl Visit for Reader<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.to_owned());
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ears {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::new();
+        attributes.record(&mut Reader(&mut fields));
+        context.span(id).expect("a span").extensions_mut().insert(fields);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let span = context.span(id).expect("a span");
+        let mut extensions = span.extensions_mut();
+        values.record(&mut Reader(extensions.get_mut::<Fields>().expect("its fields")));
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::new();
+        event.record(&mut Reader(&mut fields));
+        let inside = context.event_scope(event).into_iter().flatten();
+        let mut inside: Vec<_> = inside.map(|span| span.name()).collect();
+        inside.reverse();
+        self.note(event.metadata(), fields, inside);
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let span = context.span(&id).expect("a span");
+        let fields = span.extensions().get::<Fields>().expect("its fields").clone();
+        let mut inside: Vec<_> = span.scope().skip(1).map(|span| span.name()).collect();
+        inside.reverse();
+        self.note(span.metadata(), fields, inside);
+    }
+}
+
+impl Ears {
+    fn note(&self, metadata: &tracing::Metadata<'static>, fields: Fields, inside: Vec<&'static str>) {
+        if metadata.target() == "atomically" {
+            let (name, level) = (metadata.name(), *metadata.level());
+            let name = if metadata.is_span() { name } else { "line" };
+            self.0.lock().expect("the notes").push(Seen { name, level, fields, inside });
+        }
+    }
+
+    fn take(&self, name: &str) -> Vec<Seen> {
+        let mut all = self.0.lock().expect("the notes");
+        let (taken, left) = all.drain(..).partition(|seen| seen.name == name);
+        *all = left;
+        taken
+    }
+
+    /// The lines of this level and above.
+    fn lines(&self, level: Level) -> Vec<String> {
+        let lines = self.take("line");
+        self.0.lock().expect("the notes").clear();
+        let loud = lines.into_iter().filter(|line| line.level <= level);
+        loud.map(|line| line.fields["message"].clone()).collect()
+    }
+}
+
+async fn scene() -> (TestPool<Sqlite>, PoolTransactor<Sqlite, Pessimistic>) {
+    let pool = Sqlite::pool(2).await;
+    for sql in
+        ["CREATE TABLE counter (id INTEGER PRIMARY KEY, value INTEGER)", "INSERT INTO counter VALUES (1, 0)"]
+    {
+        sqlx::query(sql).execute(&*pool).await.expect("set up");
+    }
+    let db = Pessimistic::default().on(&pool).backoff(Backoff::none());
+    (pool, db)
+}
+
+async fn set(tx: &mut Tx<Sqlite>) -> Result<(), Error> {
+    sqlx::query("UPDATE counter SET value = $1").bind(73_573).execute(&mut *tx).await?;
+    Ok(())
+}
+
+/// Listens on this thread, to what everybody says.
+fn listen() -> (Ears, tracing::subscriber::DefaultGuard) {
+    let ears = Ears::default();
+    let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(ears.clone()));
+    (ears, guard)
+}
+
+/// A span for the unit, and inside of it one for each attempt, with OpenTelemetry's names.
+#[tokio::test]
+async fn a_unit_is_a_span_with_its_attempts_inside() {
+    let (_pool, db) = scene().await;
+    let (ears, _guard) = listen();
+    let checkout = db.named("checkout");
+    let line = line!() + 1;
+    let run = checkout.run(async |tx: &mut Tx<Sqlite>| {
+        set(tx).await?;
+        if tx.attempt() == 1 { tx.expect_one(0) } else { Ok(()) }
+    });
+    run.await.expect("a commit");
+
+    let [unit]: [Seen; 1] = ears.take("unit").try_into().expect("one unit");
+    assert!(unit.inside.is_empty());
+    for (field, value) in [
+        ("otel.name", "checkout"),
+        ("otel.kind", "client"),
+        ("db.system.name", "sqlite"),
+        ("db.operation.name", "transaction"),
+        ("code.file.path", file!()),
+        ("code.line.number", &line.to_string()),
+        ("atomically.unit", "checkout"),
+        ("atomically.strategy", "pessimistic"),
+        ("atomically.attempts", "2"),
+        ("atomically.outcome", "committed"),
+    ] {
+        assert_eq!(unit.fields.get(field).map(String::as_str), Some(value), "{field}: {unit:?}");
+    }
+    assert!(!unit.fields.contains_key("error.type"), "{unit:?}");
+
+    let [first, second]: [Seen; 2] = ears.take("attempt").try_into().expect("two attempts");
+    assert_eq!((&*first.inside, &*second.inside), (&["unit"][..], &["unit"][..]));
+    assert_eq!((&*first.fields["atomically.attempt"], &*second.fields["atomically.attempt"]), ("1", "2"));
+    assert_eq!(
+        (&*first.fields["error.type"], &*first.fields["otel.status_code"]),
+        ("stale_version", "ERROR")
+    );
+    assert!(!second.fields.contains_key("error.type"), "{second:?}");
+
+    let lines = ears.take("line");
+    let statements: Vec<_> = lines.iter().filter(|line| line.fields.contains_key("db.query.text")).collect();
+    assert_eq!(statements.len(), 2, "{lines:?}");
+    for line in &statements {
+        assert_eq!(line.fields["db.query.text"], "UPDATE counter SET value = $1");
+        assert_eq!((line.level, &*line.inside), (Level::TRACE, &["unit", "attempt"][..]));
+    }
+    assert!(!format!("{lines:?}").contains("73573"), "a value that was bound: {lines:?}");
+    let retry = lines.iter().find(|line| line.fields["message"].contains("stale version")).expect("a line");
+    assert_eq!((retry.level, &*retry.inside), (Level::DEBUG, &["unit"][..]));
+}
+
+/// What has to be looked at is said aloud, and nothing else is.
+#[tokio::test]
+async fn what_has_to_be_looked_at_is_loud() {
+    let (_pool, db) = scene().await;
+    let (ears, _guard) = listen();
+    let quiet = Level::INFO;
+
+    db.run(set).await.expect("a commit");
+    assert_eq!(ears.lines(quiet), [""; 0]);
+
+    let conflict = async |tx: &mut Tx<Sqlite>| tx.expect_one(0);
+    db.with(Options::new().attempts(2).named("storm")).run(conflict).await.expect_err("always a conflict");
+    let lines = ears.lines(quiet);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("storm (") && lines[0].contains("gave up after 2 attempts"), "{lines:?}");
+
+    let unheard = Faults::new().at(Moment::Commit, Fault::AnswerLost);
+    unheard.on(&db).run(set).await.expect_err("no answer");
+    let errors = ears.lines(Level::ERROR);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("nobody knows whether it is stored"), "{errors:?}");
+
+    let thinks = async |tx: &mut Tx<Sqlite>| {
+        set(tx).await?;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        Ok::<_, Error>(())
+    };
+    let line = line!() + 1;
+    db.with(Options::new().idle_warning(Duration::from_millis(20)).named("thinks"))
+        .run(thinks)
+        .await
+        .expect("a commit");
+    let lines = ears.lines(quiet);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let place = format!("thinks ({}:{line}): the transaction has been idle", file!());
+    assert!(lines[0].starts_with(&place), "{lines:?}");
+}
+
+/// With the statements of the unit that was given up.
+#[tokio::test]
+async fn a_deadlock_is_loud() {
+    let pool = sqlx::Postgres::pool(2).await;
+    let db = Pessimistic::default().on(&pool).backoff(Backoff::none());
+    let (ears, _guard) = listen();
+    let unit = async |tx: &mut Tx<sqlx::Postgres>| {
+        sqlx::query("SELECT $1::int").bind(73_573).execute(&mut *tx).await?;
+        Ok::<_, Error>(())
+    };
+    let deadlock = Faults::new().at(Moment::Statement(1), Fault::Deadlock);
+    deadlock.on(&db).named("victim").run(unit).await.expect("the second attempt");
+    let lines = ears.lines(Level::INFO);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in ["victim (", "deadlock (40P01)", "victim, attempt 1", "SELECT $1::int"] {
+        assert!(lines[0].contains(part), "{part}: {lines:?}");
+    }
+    assert!(!lines[0].contains("73573"), "a value that was bound: {lines:?}");
+}
