@@ -261,8 +261,9 @@ pub struct LockWait {
 pub struct LatestDeadlock {
     /// One or more statements, sent as one.
     pub sql: String,
-    /// What the last column of each row says. `None` if they are not about a deadlock of this session.
-    pub read: fn(&[String]) -> Option<DeadlockReport>,
+    /// What the last column of each row says: who waited for whom, and the statement by which the session remembers that it
+    /// was told of this one. `None` if it is no deadlock of this session, or one that it was told of.
+    pub read: fn(&[String]) -> Option<(DeadlockReport, String)>,
 }
 
 /// How a fault is brought about.

@@ -60,8 +60,8 @@
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
 //! | `idempotency` | `atomically::idempotency`: requests that are sent again have one effect and one answer | `serde`, `serde_json`, `sha2` |
 //! | `queue` | fenced background jobs and the outbox: `atomically::queue` | `serde`, `serde_json`, `tokio/macros`, `tokio/sync` |
-//! | `metrics` | `atomically::Metrics`: what units, queues and keys go through, for Prometheus and others | `metrics` |
 //! | `tracing` | spans and log lines: [`guide::monitoring`] | `tracing` |
+//! | `metrics` | `atomically::Metrics`: what units, queues and keys go through, for Prometheus and others | `metrics` |
 //! | `testing` | `atomically::testing`: tests that explore interleavings, inject faults, check lock orders and histories | `petgraph`, `sqlparser`, `textwrap` |
 //!
 //! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.

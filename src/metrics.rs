@@ -135,7 +135,12 @@ impl Metrics {
     }
 
     fn queue(&self, queue: &str) -> Arc<QueueHandles> {
-        self.handles(queue, |b| &b.queues, |b| &mut b.queues, |recorder| QueueHandles::register(recorder, queue))
+        self.handles(
+            queue,
+            |b| &b.queues,
+            |b| &mut b.queues,
+            |recorder| QueueHandles::register(recorder, queue),
+        )
     }
 }
 

@@ -160,7 +160,9 @@ where
             Err(error) => (Err(error.into()), Wish::RollBack),
         };
         // A fresh one is not certain yet: its commit tells. The others change nothing, and nothing changes them.
-        if let (Some(observation), Wish::RollBack | Wish::Stop, Ok(outcome)) = (tx.observation(), &wish, &output) {
+        if let (Some(observation), Wish::RollBack | Wish::Stop, Ok(outcome)) =
+            (tx.observation(), &wish, &output)
+        {
             observation.tell_key(outcome.as_key_outcome());
         }
         self.output = Some(output);

@@ -82,8 +82,11 @@ pub(super) const ATTEMPTS_OF_RUN: Described =
     Described::new("atomically_unit_attempts", Unit::Count, "Attempts that a run took.");
 pub(super) const DURATION: Described =
     Described::new("atomically_unit_duration_seconds", Unit::Seconds, "How long a run took in all.");
-pub(super) const GATE: Described =
-    Described::new("atomically_gate_wait_seconds", Unit::Seconds, "How long a run stood in line at its gate.");
+pub(super) const GATE: Described = Described::new(
+    "atomically_gate_wait_seconds",
+    Unit::Seconds,
+    "How long a run stood in line at its gate.",
+);
 pub(super) const POOL: Described = Described::new(
     "atomically_pool_wait_seconds",
     Unit::Seconds,

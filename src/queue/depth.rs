@@ -51,7 +51,8 @@ impl<DB: QueueBackend> Queue<DB> {
         }
         let sql = format!("SELECT {}", figures.join(", "));
         let db = self.db.with(Options::new().read_only());
-        let figures = db.run(async |tx| Ok::<_, Error>(DB::fetch_integers(tx, sql, Vec::new()).await?)).await?;
+        let figures =
+            db.run(async |tx| Ok::<_, Error>(DB::fetch_integers(tx, sql, Vec::new()).await?)).await?;
         let mut figures = figures.into_iter().map(i64::unsigned_abs);
         let mut depth = Depth { dead: figures.next().unwrap_or_default(), ..Depth::default() };
         while let (Some(ready), Some(age)) = (figures.next(), figures.next()) {

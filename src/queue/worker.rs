@@ -229,7 +229,9 @@ impl<DB: QueueBackend> Worker<DB> {
         }
         loop {
             match self.queue.depth().await {
-                Ok(Depth { ready, oldest, dead }) => self.watchers.tell(JobEvent::Depth { ready, oldest, dead }),
+                Ok(Depth { ready, oldest, dead }) => {
+                    self.watchers.tell(JobEvent::Depth { ready, oldest, dead })
+                }
                 Err(error) => self.watchers.tell(JobEvent::Trouble { error: &error }),
             }
             sleep(self.depth).await;

@@ -18,6 +18,7 @@ use crate::budget::RetryBudget;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::{Gate, Place};
 use crate::isolation::Isolation;
+use crate::observe::RunOutcome;
 use crate::policy::{Attempt, Plan, Strategy};
 
 const CLIENTS: u64 = 10_000;

@@ -29,11 +29,16 @@ impl<DB: Backend> Tx<DB> {
         let Some(asking) = DB::latest_deadlock(age) else { return failure };
         // An answer that does not come leaves the question on its way, which is the end of the connection.
         self.journal.question(true);
-        let answers = timeout(ASKING_LIMIT, DB::fetch_text(self.session.connection(), asking.sql)).await;
-        let Ok(answers) = answers else { return failure };
+        let connection = self.session.connection();
+        let answered = timeout(ASKING_LIMIT, async {
+            // Whoever may not look is refused, and that was all. A broken connection is not given back by the rollback.
+            let answers = DB::fetch_text(connection, asking.sql).await.ok()?;
+            let (report, remember) = (asking.read)(&answers)?;
+            DB::send_text(connection, remember).await;
+            Some(report)
+        });
+        let Ok(report) = answered.await else { return failure };
         self.journal.question(false);
-        // Whoever may not look is refused, and that was all. A connection that broke is not given back by the rollback.
-        let report = answers.ok().and_then(|answers| (asking.read)(&answers));
         failure.with_deadlock(report)
     }
 }

@@ -24,7 +24,8 @@ fn queries(dashboard: &Value) -> Vec<(&str, &str)> {
     let mut queries = Vec::new();
     for panel in panels(dashboard) {
         for target in panel["targets"].as_array().into_iter().flatten() {
-            queries.push((panel["title"].as_str().expect("a title"), target["expr"].as_str().expect("a query")));
+            queries
+                .push((panel["title"].as_str().expect("a title"), target["expr"].as_str().expect("a query")));
         }
     }
     for annotation in dashboard["annotations"]["list"].as_array().into_iter().flatten() {
@@ -78,7 +79,10 @@ fn it_can_be_imported() {
             assert!(taken.insert(place), "{title}: covers another panel");
         }
         if panel["type"] != "row" {
-            assert!(panel["description"].as_str().is_some_and(|text| !text.is_empty()), "{title}: says nothing");
+            assert!(
+                panel["description"].as_str().is_some_and(|text| !text.is_empty()),
+                "{title}: says nothing"
+            );
             assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
             for target in panel["targets"].as_array().expect("queries") {
                 assert_eq!(target["datasource"]["uid"], "${datasource}", "{title}");

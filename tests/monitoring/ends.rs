@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use atomically::testing::{Fault, Faults, Moment};
 use atomically::{
-    Backoff, Error, Event, Gate, Options, Pessimistic, RetryBudget, RunOutcome, TransactorExt as _, Tx, UnitEvent,
+    Backoff, Error, Event, Gate, Options, Pessimistic, RetryBudget, RunOutcome, TransactorExt as _, Tx,
+    UnitEvent,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -70,12 +71,19 @@ pub(crate) async fn each_end_is_counted<DB: TestBackend>() {
     let scrape = exporter.scrape();
     for unit in RunOutcome::ALL.map(RunOutcome::as_str) {
         let runs = if unit == "dropped" { 3.0 } else { 1.0 };
-        assert_eq!(scrape.sum("atomically_units_total", &[("unit", unit), ("outcome", unit)]), runs, "{unit}");
-        assert_eq!(scrape.sum("atomically_units_total", &[("unit", unit)]), runs, "{unit} and something else");
+        assert_eq!(
+            scrape.sum("atomically_units_total", &[("unit", unit), ("outcome", unit)]),
+            runs,
+            "{unit}"
+        );
+        assert_eq!(
+            scrape.sum("atomically_units_total", &[("unit", unit)]),
+            runs,
+            "{unit} and something else"
+        );
         assert_eq!(scrape.sum("atomically_units_in_flight", &[("unit", unit)]), 0.0, "{unit}");
     }
-    let failures =
-        |unit, kind| scrape.sum("atomically_failures_total", &[("unit", unit), ("kind", kind)]);
+    let failures = |unit, kind| scrape.sum("atomically_failures_total", &[("unit", unit), ("kind", kind)]);
     assert_eq!(failures("exhausted", "stale_version"), 3.0);
     assert_eq!(failures("commit_unknown", "commit_unknown"), 1.0);
     assert_eq!(scrape.sum("atomically_attempts_total", &[("unit", "exhausted")]), 3.0);

@@ -30,17 +30,16 @@ pub(crate) fn promtool(arguments: &[&str], input: &str) -> Result<String, String
     let mut child = match child {
         Ok(child) => child,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            panic!("there is no promtool: install it (Debian's package is `prometheus`), or run scripts/test.sh, which does")
+            panic!(
+                "there is no promtool: install it (Debian's package is `prometheus`), or run scripts/test.sh, which does"
+            )
         }
         Err(error) => panic!("promtool: {error}"),
     };
     child.stdin.take().expect("its input").write_all(input.as_bytes()).expect("written");
     let output = child.wait_with_output().expect("its end");
-    let said = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.success() { Ok(said) } else { Err(said) }
 }
 

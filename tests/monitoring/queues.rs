@@ -109,7 +109,8 @@ pub(crate) async fn jobs_are_counted_by_what_became_of_them<DB: TestBackend + Qu
         }
     });
     begun.notified().await;
-    eventually(2.0, async || exporter.scrape().sum("atomically_queue_ready_jobs", &[("queue", "jobs")])).await;
+    eventually(2.0, async || exporter.scrape().sum("atomically_queue_ready_jobs", &[("queue", "jobs")]))
+        .await;
     let age = exporter.scrape().sum("atomically_queue_oldest_job_age_seconds", &[("queue", "jobs")]);
     assert!((90.0..3600.0).contains(&age), "{age} s");
     let _ = stop.send(());

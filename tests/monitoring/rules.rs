@@ -22,10 +22,8 @@ fn every_alert_is_tested_and_explained() {
     let sections: BTreeSet<_> = guide.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     for alert in rules("alert") {
         let marker = format!("alertname: {alert}\n");
-        let (silent, firing): (Vec<_>, Vec<_>) = tests
-            .split(&marker)
-            .skip(1)
-            .partition(|rest| rest.trim_start().starts_with("exp_alerts: []"));
+        let (silent, firing): (Vec<_>, Vec<_>) =
+            tests.split(&marker).skip(1).partition(|rest| rest.trim_start().starts_with("exp_alerts: []"));
         assert!(!silent.is_empty(), "{alert} is never silent");
         assert!(!firing.is_empty(), "{alert} never fires");
         assert!(sections.contains(alert.as_str()), "the guide has no section {alert}");

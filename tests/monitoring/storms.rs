@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use atomically::{Error, FailureKind, Optimistic, Pessimistic, PoolTransactor, Strategy, TransactorExt as _, Tx};
+use atomically::{
+    Error, FailureKind, Optimistic, Pessimistic, PoolTransactor, Strategy, TransactorExt as _, Tx,
+};
 use sqlx::Pool;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;

@@ -17,30 +17,34 @@ const ASKING: &str = "deadlock of session ";
 /// InnoDB prints the time of the system, whatever the session's time zone is.
 pub(super) fn latest_deadlock(age: Duration) -> LatestDeadlock {
     let sql = format!(
-        "SELECT CONCAT('{ASKING}', CONNECTION_ID(), ' since ', DATE_FORMAT(CONVERT_TZ(UTC_TIMESTAMP() - INTERVAL {} \
-         SECOND, '+00:00', 'SYSTEM'), '%Y-%m-%d %H:%i:%s')); SHOW ENGINE INNODB STATUS",
+        "SELECT CONCAT('{ASKING}', CONNECTION_ID(), ' after ', IFNULL(@atomically_deadlock, 'none'), ' since ', \
+         DATE_FORMAT(CONVERT_TZ(UTC_TIMESTAMP() - INTERVAL {} SECOND, '+00:00', 'SYSTEM'), '%Y-%m-%d %H:%i:%s')); \
+         SHOW ENGINE INNODB STATUS",
         whole_seconds(age)
     );
     LatestDeadlock { sql, read: report }
 }
 
 /// The status shows a deadlock until there is another one, and not everything that is called a deadlock is shown there (a
-/// conflict of Galera's, a cycle of metadata locks, any at all where `innodb_deadlock_report` is off). So it is believed only
-/// if the session that asks was given up in it, no earlier than the time that was named.
-fn report(answers: &[String]) -> Option<DeadlockReport> {
+/// conflict of Galera's, a cycle of user or metadata locks, any at all where `innodb_deadlock_report` is off). So it is
+/// believed only if the session that asks was given up in it, no earlier than the time that was named, and has not been told
+/// of it: the times are in seconds, and the next attempt comes sooner.
+fn report(answers: &[String]) -> Option<(DeadlockReport, String)> {
     let asking = answers.iter().find_map(|answer| answer.strip_prefix(ASKING))?;
-    let (session, since) = asking.split_once(" since ")?;
+    let (session, asking) = asking.split_once(" after ")?;
+    let (told, since) = asking.split_once(" since ")?;
     let session: i64 = session.parse().ok()?;
     let section = answers.iter().find_map(|answer| latest(answer))?;
     let (transactions, victim) = transactions(section).filter(|_| is_recent(section, since))?;
     let own = transactions.iter().position(|transaction| transaction.session == Some(session))?;
+    let number = transactions[own].number;
     // Some versions of MariaDB say 0, whoever it was (MDEV-29187).
-    if victim != 0 && victim != own + 1 {
+    if number == told || (victim != 0 && victim != own + 1) {
         return None;
     }
     let mut parties: Vec<_> = (0..transactions.len()).map(|number| party(&transactions, number)).collect();
     parties.rotate_left(own);
-    Some(DeadlockReport { parties })
+    Some((DeadlockReport { parties }, format!("SET @atomically_deadlock = '{number}'")))
 }
 
 /// It begins like `2026-11-21 07:58:55 0x7fcf7a6d66c0`.
@@ -138,8 +142,10 @@ fn transactions(section: &str) -> Option<(Vec<Transaction<'_>>, usize)> {
                 if *number != transactions.len() + 1 || statement.lines().any(is_of_something_else) {
                     return None;
                 }
+                let number = block.lines.first()?.strip_prefix("TRANSACTION ")?.split(',').next()?;
                 transactions.push(Transaction {
-                    number: block.lines.first()?.strip_prefix("TRANSACTION ")?.split(',').next()?,
+                    number: Some(number)
+                        .filter(|number| number.chars().all(|char| char.is_ascii_alphanumeric()))?,
                     session: block.lines.iter().find_map(|line| innodb::session(line)),
                     statement,
                     waits_for: None,

@@ -36,11 +36,7 @@ enum Stop {
 }
 
 impl<DB: QueueBackend> Care<DB> {
-    pub(super) fn new(
-        claim: Arc<Claim<DB>>,
-        watchers: Watchers,
-        stopped: watch::Receiver<bool>,
-    ) -> Self {
+    pub(super) fn new(claim: Arc<Claim<DB>>, watchers: Watchers, stopped: watch::Receiver<bool>) -> Self {
         let (asked, lease) = (claim.asked(), claim.queue().lease);
         Self { claim, watchers, stopped, until: asked + lease, prolong: asked + lease / 3 }
     }

@@ -18,7 +18,8 @@ const AUTO_INCREMENT: &str = include_str!("mysql_5_7_auto_increment.txt");
 const ALL: [(&str, i64); 5] = [(TWO, 48), (GAP, 54), (THREE, 61), (MYSQL, 9), (AUTO_INCREMENT, 21)];
 
 fn asked_by(session: i64, since: &str, status: &str) -> Option<DeadlockReport> {
-    report(&[format!("deadlock of session {session} since {since}"), status.to_owned()])
+    let asking = format!("deadlock of session {session} after none since {since}");
+    report(&[asking, status.to_owned()]).map(|(report, _)| report)
 }
 
 fn told_to(session: i64, status: &str) -> Vec<DeadlockParty> {
@@ -129,6 +130,14 @@ fn a_deadlock_of_an_earlier_transaction_is_not_told() {
     assert_eq!(asked_by(9, "2026-03-02 10:20:29", &MYSQL.replace("2026-03-02", "260302")), None);
 }
 
+#[test]
+fn a_deadlock_is_told_once() {
+    let asking = |told: &str| format!("deadlock of session 9 after {told} since 2026-03-02 10:20:29");
+    let (told, remember) = report(&[asking("1797"), MYSQL.to_owned()]).expect("another one");
+    assert_eq!((told.parties, remember.as_str()), (told_to(9, MYSQL), "SET @atomically_deadlock = '1812'"));
+    assert_eq!(report(&[asking("1812"), MYSQL.to_owned()]), None);
+}
+
 /// MDEV-29187
 #[test]
 fn who_asks_was_given_up_where_nobody_is_named() {
@@ -154,6 +163,7 @@ fn what_is_not_understood_is_not_told() {
         ("*** (1) TRANSACTION:", "*** (2) TRANSACTION:"),
         ("*** (1) TRANSACTION:", "*** TRANSACTION:"),
         ("TRANSACTION 1811,", "BRANCH 1811,"),
+        ("TRANSACTION 1812,", "TRANSACTION '1812',"),
         ("*** WE ROLL BACK TRANSACTION (2)", "*** WE ROLL BACK TRANSACTION 2"),
         ("MySQL thread id 9,", "MySQL thread id nine,"),
         ("*** (2) HOLDS THE LOCK(S):", "*** (2) HAS:"),
