@@ -10,8 +10,9 @@ mod servers;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use atomically::{Error, Options, Pessimistic, PoolTransactor, Resolve, TransactorExt as _};
+use atomically::{Error, Metrics, Options, Pessimistic, PoolTransactor, Resolve, TransactorExt as _};
 use criterion::Criterion;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{PgPool, SqlitePool};
@@ -166,13 +167,25 @@ fn main() {
     let times =
         medians!(runtime, pg_untested => postgres::run(&plain), pg_untested => postgres::run(&asking));
     report("PostgreSQL, not asked for by status", times[0], times[1]);
+    let watched = plain.clone().observed_by(metrics());
+    let times =
+        medians!(runtime, pg_untested => postgres::run(&plain), pg_untested => postgres::run(&watched));
+    report("PostgreSQL, no metrics", times[0], times[1]);
     let plain = Pessimistic::default().on(&lite);
+    let watched = plain.clone().observed_by(metrics());
+    let times = medians!(runtime, lite => sqlite::run(&plain), lite => sqlite::run(&watched));
+    report("SQLite, no metrics", times[0], times[1]);
     runtime.block_on(plain.create_operation_table()).expect("the table of operations");
     let resolving = plain.clone().options(Options::new().resolve_commits(Resolve::Operation));
     let times = medians!(runtime, lite => sqlite::run(&plain), lite => sqlite::run(&resolving));
     report("SQLite, commits not resolved", times[0], times[1]);
     let lite = medians!(runtime, lite => sqlite::by_hand(&lite), lite => sqlite::run(&lite_db));
     report("SQLite, sqlx", lite[0], lite[1]);
+}
+
+/// To an exporter that nobody asks.
+fn metrics() -> Metrics {
+    Metrics::recorded_by(PrometheusBuilder::new().build_recorder())
 }
 
 fn report(name: &str, by_hand: Duration, run: Duration) {
