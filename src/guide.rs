@@ -33,7 +33,6 @@ pub mod histories {}
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
 
-#[cfg(feature = "metrics")]
 #[doc = include_str!("guide/monitoring.md")]
 pub mod monitoring {}
 

@@ -1,8 +1,8 @@
 //! A claimed job, and what can become of it.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -39,18 +39,48 @@ pub struct Claim<DB: Backend> {
     max_attempts: u32,
     payload: String,
     last_error: Option<String>,
-    progress: Arc<AtomicU8>,
+    progress: Arc<Progress>,
     /// From when on its lease counts: before the database was asked.
     asked: Instant,
 }
 
 /// How far a claim has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Progress {
-    /// A transaction that completes it is open, or was.
-    Completing = 1,
-    /// It is known to be completed, failed or released.
-    Settled = 2,
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    completing: AtomicBool,
+    settled: OnceLock<Settled>,
+}
+
+/// What is known to have become of a claim.
+#[derive(Debug)]
+pub(super) enum Settled {
+    Completed,
+    Released,
+    /// With this error, and there will be another attempt.
+    Failed(String),
+    /// With this error, and nobody tries it any more.
+    Dead(String),
+}
+
+impl Progress {
+    /// A transaction that completes it is open.
+    pub(super) fn completes(&self) {
+        self.completing.store(true, Ordering::Release);
+    }
+
+    /// Whether there is such a transaction, or was.
+    pub(super) fn is_completing(&self) -> bool {
+        self.completing.load(Ordering::Acquire)
+    }
+
+    pub(super) fn settle(&self, settled: Settled) {
+        // Whatever came first is what happened to the job.
+        let _ = self.settled.set(settled);
+    }
+
+    pub(super) fn settled(&self) -> Option<&Settled> {
+        self.settled.get()
+    }
 }
 
 impl<DB: QueueBackend> Claim<DB> {
@@ -180,16 +210,8 @@ impl<DB: QueueBackend> Claim<DB> {
         &self.queue
     }
 
-    pub(super) fn progress(&self) -> Arc<AtomicU8> {
-        self.progress.clone()
-    }
-
-    pub(super) fn is(&self, progress: Progress) -> bool {
-        self.progress.load(Ordering::Acquire) >= progress as u8
-    }
-
-    pub(super) fn advance(&self, progress: Progress) {
-        self.progress.fetch_max(progress as u8, Ordering::AcqRel);
+    pub(super) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
     }
 }
 

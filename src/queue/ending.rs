@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 
-use super::claim::{Claim, Progress};
+use super::claim::{Claim, Settled};
 use super::dialect::QueueBackend;
 use super::job::micros;
 use crate::backend::WatchedQuery;
@@ -80,12 +79,12 @@ impl<DB: QueueBackend> Claim<DB> {
     /// [`StaleClaim`](crate::ErrorKind::StaleClaim), and the database's.
     pub async fn complete(&self) -> Result<(), Error> {
         let sql = format!("{}{}", DB::ALONE, removal(std::slice::from_ref(self)));
-        self.advance(Progress::Completing);
+        self.progress().completes();
         let query = WatchedQuery::new(sqlx::raw_sql(AssertSqlSafe(sql)))?;
         if self.queue().db.run_statement(query).await? == 0 {
             return Err(Error::failed(Failure::new(FailureKind::StaleClaim, self.stale()), None));
         }
-        self.advance(Progress::Settled);
+        self.progress().settle(Settled::Completed);
         Ok(())
     }
 
@@ -109,7 +108,12 @@ impl<DB: QueueBackend> Claim<DB> {
         };
         let placeholder = DB::placeholder(1);
         let change = format!("{change}, last_error = {placeholder}");
-        self.give_back(&change, vec![Some(shortened(error.to_string()))]).await?;
+        let error = shortened(error.to_string());
+        self.give_back(&change, vec![Some(error.clone())]).await?;
+        self.progress().settle(match fate {
+            Fate::Retried(_) => Settled::Failed(error),
+            Fate::Dead => Settled::Dead(error),
+        });
         Ok(fate)
     }
 
@@ -119,7 +123,9 @@ impl<DB: QueueBackend> Claim<DB> {
     ///
     /// [`StaleClaim`](crate::ErrorKind::StaleClaim), and the database's.
     pub async fn release(&self) -> Result<(), Error> {
-        self.give_back(&format!("due_at = {}, attempts = attempts - 1", DB::NOW), Vec::new()).await
+        self.give_back(&format!("due_at = {}, attempts = attempts - 1", DB::NOW), Vec::new()).await?;
+        self.progress().settle(Settled::Released);
+        Ok(())
     }
 
     /// The token grows here too: who gave the job back, and does not remember, is refused.
@@ -134,9 +140,7 @@ impl<DB: QueueBackend> Claim<DB> {
                 0 => Err(tx.stale_claim(self.stale())),
                 _ => Ok(()),
             })
-            .await?;
-        self.advance(Progress::Settled);
-        Ok(())
+            .await
     }
 }
 
@@ -150,9 +154,9 @@ pub async fn complete_all_in<DB: QueueBackend>(tx: &mut Tx<DB>, claims: &[Claim<
     let done = DB::send(tx, removal(claims), Vec::new()).await?;
     if done == claims.len() as u64 {
         for claim in claims {
-            claim.advance(Progress::Completing);
-            let progress = claim.progress();
-            tx.on_commit(async move { progress.fetch_max(Progress::Settled as u8, Ordering::AcqRel) });
+            claim.progress().completes();
+            let progress = claim.progress().clone();
+            tx.on_commit(async move { progress.settle(Settled::Completed) });
         }
         return Ok(());
     }

@@ -113,12 +113,16 @@ pub(crate) async fn poison_ends_dead<DB: QueueTest>() {
     let panicking = enqueue(&pool, &queue, job(2)).await;
     let given_up = enqueue(&pool, &queue, job(3)).await;
     let sound = enqueue(&pool, &queue, job(4)).await;
+    let put_off = enqueue(&pool, &queue, job(5)).await;
+    let given_back = enqueue(&pool, &queue, job(6)).await;
     let (worker, events) = worker(&queue);
     let (stop, running) = start(worker, |claim| async move {
         match claim.payload::<i64>()? {
             1 => Err(sqlx::Error::Configuration(format!("attempt {}", claim.attempt()).into()).into()),
             2 => panic!("attempt {}", claim.attempt()),
             3 => claim.fail("never", Retry::Never).await.map(drop),
+            5 if claim.attempt() == 1 => claim.fail("later", Retry::After(Duration::ZERO)).await.map(drop),
+            6 if claim.token() == 1 => claim.release().await,
             _ => Ok(()),
         }
     });
@@ -136,7 +140,15 @@ pub(crate) async fn poison_ends_dead<DB: QueueTest>() {
     ];
     assert_eq!(dead, wanted);
     let noted = noted(&events);
-    assert!(noted.contains(&format!("completed {sound}")), "{noted:?}");
+    let of = |id: i64| {
+        let what = noted.iter().filter(|event| event.split([' ', ':']).nth(1) == Some(&id.to_string()));
+        what.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(of(sound), [format!("completed {sound}")]);
+    // What the handler itself has made of its job.
+    assert_eq!(of(given_up), [format!("dead {given_up}: never")]);
+    assert_eq!(of(put_off), [format!("failed {put_off}: later"), format!("completed {put_off}")]);
+    assert_eq!(of(given_back), [format!("released {given_back}"), format!("completed {given_back}")]);
     assert!(noted.contains(&format!("failed {panicking}: panicked: attempt 2")), "{noted:?}");
     assert!(noted.contains(&format!("dead {panicking}: panicked: attempt 3")), "{noted:?}");
 }

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::{BoxError, Watchers};
 use crate::error::Error;
 use crate::observe::JobEvent;
-use crate::queue::claim::Progress;
-use crate::queue::{Claim, Fate, QueueBackend, Retry};
+use crate::queue::claim::Settled;
+use crate::queue::{Claim, QueueBackend, Retry};
 
 /// How long a handler that was cancelled may take to notice. One that does not is left alone: it is fenced.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -55,9 +55,11 @@ impl<DB: QueueBackend> Care<DB> {
             stop = self.watch() => stop,
         };
         let _ = timeout(FAREWELL, handler.shutdown()).await;
+        if self.tell_settled() {
+            return;
+        }
         let id = self.claim.id();
         match stop {
-            _ if self.claim.is(Progress::Settled) => self.watchers.tell(JobEvent::Completed { id }),
             Stop::Lost => self.watchers.tell(JobEvent::LeaseLost { id }),
             Stop::Told => match self.claim.release().await {
                 Ok(()) => self.watchers.tell(JobEvent::Released { id }),
@@ -79,7 +81,7 @@ impl<DB: QueueBackend> Care<DB> {
             match timeout_at(self.until, self.claim.extend()).await {
                 Ok(Ok(())) => self.until = asked + lease,
                 // It is gone because its own handler completes it. Nobody can take over from a commit.
-                Ok(Err(error)) if error.is_stale_claim() && self.claim.is(Progress::Completing) => {
+                Ok(Err(error)) if error.is_stale_claim() && self.claim.progress().is_completing() => {
                     self.until = asked + lease;
                 }
                 Ok(Err(error)) if error.is_stale_claim() => return Stop::Lost,
@@ -95,31 +97,38 @@ impl<DB: QueueBackend> Care<DB> {
     }
 
     async fn settle(&self, ended: Result<Result<(), BoxError>, JoinError>) {
-        let id = self.claim.id();
+        if self.tell_settled() {
+            return;
+        }
         let error = match ended {
-            _ if self.claim.is(Progress::Settled) => None,
-            Ok(Ok(())) => match self.claim.complete().await {
-                Ok(()) => None,
-                Err(error) => {
-                    self.tell_error(&error);
-                    return;
-                }
-            },
+            Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(error) => Some(match error.try_into_panic() {
                 Ok(panic) => format!("panicked: {}", said(&*panic)),
                 Err(error) => error.to_string(),
             }),
         };
-        let Some(error) = error.as_deref() else {
-            self.watchers.tell(JobEvent::Completed { id });
-            return;
+        let settled = match error {
+            None => self.claim.complete().await,
+            Some(error) => self.claim.fail(&error, Retry::Backoff).await.map(drop),
         };
-        match self.claim.fail(error, Retry::Backoff).await {
-            Ok(Fate::Retried(_)) => self.watchers.tell(JobEvent::Failed { id, error }),
-            Ok(Fate::Dead) => self.watchers.tell(JobEvent::Dead { id, error }),
+        match settled {
+            Ok(()) => drop(self.tell_settled()),
             Err(error) => self.tell_error(&error),
         }
+    }
+
+    /// Tells what became of the job, if that is known: the handler may have seen to it, or it was the worker.
+    fn tell_settled(&self) -> bool {
+        let id = self.claim.id();
+        let Some(settled) = self.claim.progress().settled() else { return false };
+        self.watchers.tell(match settled {
+            Settled::Completed => JobEvent::Completed { id },
+            Settled::Released => JobEvent::Released { id },
+            Settled::Failed(error) => JobEvent::Failed { id, error },
+            Settled::Dead(error) => JobEvent::Dead { id, error },
+        });
+        true
     }
 
     fn tell_error(&self, error: &Error) {
