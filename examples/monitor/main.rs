@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release --example monitor`, and then <http://127.0.0.1:3000/>
 //!
-//! The page chooses the strategy, how many buy, and how many of them want the same event; the charts answer.
-//! `recorder.rs` is an observer of one's own, and `shop.rs` has the unit of work.
+//! The page chooses the strategy, how many buy, and how many of them want the same event; the charts answer. Figures
+//! for Prometheus are at `/metrics`. `recorder.rs` is an observer of one's own, and `shop.rs` has the unit of work.
 
 mod books;
 mod chart;
@@ -26,8 +26,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use atomically::Observer;
+use atomically::{Metrics, Observer};
 use clap::Parser;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use sqlx::Pool;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -119,7 +120,8 @@ async fn sell<DB: Shop>(
 ) -> anyhow::Result<()> {
     let nothing = Tally::new()?;
     let recorder = Arc::new(Recorder::new(nothing.clone()));
-    let observers: [Arc<dyn Observer>; 1] = [recorder.clone()];
+    let prometheus = exporter().context("cannot count for Prometheus")?;
+    let observers: [Arc<dyn Observer>; 2] = [recorder.clone(), Arc::new(Metrics::new())];
 
     let (settings, chosen) = watch::channel(settings::FIRST);
     let (tick, second) = watch::channel(());
@@ -131,6 +133,7 @@ async fn sell<DB: Shop>(
         timeline,
         second,
         books: books.clone(),
+        prometheus: prometheus.clone(),
     };
 
     println!("listening on http://{}", listener.local_addr()?);
@@ -138,12 +141,21 @@ async fn sell<DB: Shop>(
     tokio::select! {
         served = axum::serve(listener, web::router(site.clone())) => served.context("cannot serve the page"),
         () = books.keep(office) => Err(anyhow!("nobody keeps the books any more")),
-        () = count(&recorder, &site, &tick) => Err(anyhow!("nobody counts any more")),
+        () = count(&recorder, &site, &tick, &prometheus) => Err(anyhow!("nobody counts any more")),
     }
 }
 
+/// Has the metrics collected until somebody asks for them.
+fn exporter() -> anyhow::Result<PrometheusHandle> {
+    let mut exporter = PrometheusBuilder::new();
+    for (name, bounds) in Metrics::buckets() {
+        exporter = exporter.set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)?;
+    }
+    Ok(exporter.install_recorder()?)
+}
+
 /// Second by second.
-async fn count(recorder: &Recorder, site: &Site, tick: &watch::Sender<()>) {
+async fn count(recorder: &Recorder, site: &Site, tick: &watch::Sender<()>, prometheus: &PrometheusHandle) {
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is at once.
@@ -151,6 +163,7 @@ async fn count(recorder: &Recorder, site: &Site, tick: &watch::Sender<()>) {
     loop {
         seconds.tick().await;
         site.timeline().advance(&recorder.take());
+        prometheus.run_upkeep();
         tick.send_replace(());
     }
 }

@@ -34,6 +34,9 @@ pub(crate) fn whole(database: &str, settings: &Settings, live: &Markup) -> Marku
                 }
                 (choices(settings))
                 main #live { (live) }
+                footer {
+                    p { "The same figures for Prometheus: " a href="/metrics" { "/metrics" } }
+                }
                 script { (PreEscaped(SCRIPT)) }
             }
         }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::{Form, Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use futures_util::{Stream, StreamExt as _, stream};
 use maud::Markup;
+use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use tokio::sync::watch::{Receiver, Sender};
 
@@ -28,6 +29,7 @@ pub(crate) struct Site {
     /// Changes each time that there is something new to draw.
     pub(crate) second: Receiver<()>,
     pub(crate) books: Arc<Books>,
+    pub(crate) prometheus: PrometheusHandle,
 }
 
 pub(crate) fn router(site: Site) -> Router {
@@ -35,6 +37,7 @@ pub(crate) fn router(site: Site) -> Router {
         .route("/", get(whole))
         .route("/live", get(live))
         .route("/settings", post(choose))
+        .route("/metrics", get(metrics))
         .with_state(site)
 }
 
@@ -104,6 +107,10 @@ async fn choose(State(site): State<Site>, Form(settings): Form<Settings>) -> Res
     site.timeline().choose(settings);
     site.settings.send_replace(settings);
     Ok(Redirect::to("/"))
+}
+
+async fn metrics(State(site): State<Site>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], site.prometheus.render())
 }
 
 /// What could not be drawn.

@@ -27,6 +27,18 @@ async fn choose(browser: &Browser, name: &str, value: &str) {
     browser.click(&option(name, value)).await;
 }
 
+/// What Prometheus is told about the units that are stored.
+async fn committed(browser: &Browser, strategy: &str, unit: &str) -> f64 {
+    let wanted =
+        [format!("strategy=\"{strategy}\""), format!("unit=\"{unit}\""), "outcome=\"committed\"".to_owned()];
+    let text = browser.fetch("/metrics").await;
+    let is_it = |line: &&str| {
+        line.starts_with("atomically_units_total{") && wanted.iter().all(|label| line.contains(label))
+    };
+    let line = text.lines().find(is_it).unwrap_or_else(|| panic!("nothing about {wanted:?} in {text}"));
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect(line)
+}
+
 /// Until the page answers to what was chosen, and seats are sold.
 async fn sold_by(browser: &Browser, strategy: &str, unit: &str) -> View {
     let sold = browser.until(strategy, async |browser| {
@@ -40,7 +52,7 @@ async fn sold_by(browser: &Browser, strategy: &str, unit: &str) -> View {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn charts_move_and_agree_with_the_database() {
+async fn charts_move_and_agree_with_what_prometheus_is_told() {
     let monitor = Monitor::start(&[]);
     let browser = Browser::at(&monitor.address, WIDE).await;
     let first = sold_by(&browser, "optimistic", SALE).await;
@@ -79,7 +91,12 @@ async fn charts_move_and_agree_with_the_database() {
     let last = browser.until("the same everywhere", async |browser| {
         let view = View::of(browser).await;
         let shown = view.row("optimistic", SALE).map(|row| row.number("Purchases"));
-        if shown > Some(0.0) && shown == view.taken() { Ok(view) } else { Err(view.short()) }
+        let told = committed(browser, "optimistic", SALE).await;
+        if shown == Some(told) && view.taken() == Some(told) {
+            Ok(view)
+        } else {
+            Err(format!("{told}: {}", view.short()))
+        }
     });
     let last = last.await;
     let row = last.row("optimistic", SALE).expect("a row");
