@@ -345,7 +345,7 @@ async fn requests_have_one_effect(db: &PoolTransactor<Postgres, Pessimistic>) {
     for request in (0..TASKS).flat_map(|request| [request; 4]) {
         let db = db.clone();
         tasks.spawn(async move {
-            let key = IdempotencyKey::new("a client", &format!("request {request}"))
+            let key = IdempotencyKey::new("a client", format!("request {request}"))
                 .expect("a key")
                 .request("a body");
             let effect = async |tx: &mut Tx<Postgres>| {
