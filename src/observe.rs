@@ -14,7 +14,7 @@ mod sessions;
 mod summary;
 mod trace;
 
-pub(crate) use observation::{Observation, watched};
+pub(crate) use observation::{Observation, counted, watched};
 pub use summary::{RunOutcome, Summary, Times};
 pub(crate) use trace::within;
 

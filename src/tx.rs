@@ -11,7 +11,7 @@ use crate::backend::{Backend, Closing, failure_or_other};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
-use crate::observe::Observation;
+use crate::observe::{Observation, counted};
 use crate::policy::{Limits, Plan, Trace};
 
 mod body;
@@ -125,7 +125,8 @@ impl<DB: Backend> Tx<DB> {
         // What the database does not have is told before anything is waited for.
         let (mut limits, asked) = (remaining(), Instant::now());
         let mut opening = text(&limits).map_err(NotOpened::because)?;
-        let mut session = Session::acquire(pool, handoff)
+        let watched = observation.as_deref();
+        let mut session = counted(watched, |times| &mut times.pool, Session::acquire(pool, handoff))
             .await
             .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;
         // What is left of the time is less by what a wait for a connection took; servers count in milliseconds.
@@ -139,7 +140,8 @@ impl<DB: Backend> Tx<DB> {
             Some(Interception::new::<DB>(interceptors, attempt, session.connection()).await)
         };
         let (connection, connected) = (session.connection(), Instant::now());
-        let mut reply = send::<DB>(interception.as_ref(), connection, StepKind::Begin, opening).await;
+        let begin = send::<DB>(interception.as_ref(), connection, StepKind::Begin, opening);
+        let mut reply = counted(watched, |times| &mut times.control, begin).await;
         if let (Some(observation), None) = (&observation, &reply.error) {
             let number = asks_session.and_then(|_| reply.integers.pop());
             let session = number.map(|number| (identity(pool), number));

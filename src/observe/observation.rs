@@ -135,16 +135,9 @@ impl Observation {
         turn.await
     }
 
-    /// There is a connection, after so long.
-    pub(crate) fn connected(&self, waited: Duration) {
-        self.state().times.pool += waited;
-    }
-
     /// The transaction is open, in this session of the server, where it was asked for.
     pub(crate) fn opened(self: &Arc<Self>, waited: Duration, took: Duration, session: Option<Session>) {
         let mut state = self.state();
-        state.times.pool += waited;
-        state.times.control += took;
         state.idle_since = Some(Instant::now());
         state.session = session;
         drop(state);
@@ -195,17 +188,14 @@ impl Observation {
     }
 
     /// The transaction is about to be ended.
-    pub(crate) fn ending(&self) -> Instant {
-        self.attempt_over();
-        Instant::now()
+    pub(crate) fn ending(&self) {
+        self.settle();
+        self.end_pause(|_, _| ());
     }
 
     /// The end of the transaction was answered.
-    pub(crate) fn ended_transaction(&self, asked: Instant) {
-        let mut state = self.state();
-        state.times.control += asked.elapsed();
-        let session = state.session.take();
-        drop(state);
+    pub(crate) fn ended_transaction(&self) {
+        let session = self.state().session.take();
         if let Some(session) = session {
             sessions::left(session);
         }
@@ -213,8 +203,7 @@ impl Observation {
 
     /// The attempt is over, whatever was going on in it.
     pub(crate) fn attempt_over(&self) {
-        self.settle();
-        self.end_pause(|_, _| ());
+        self.ending();
     }
 
     pub(crate) fn attempt_failed(&self, failure: &Failure) {
@@ -233,12 +222,9 @@ impl Observation {
         self.state().failed = failure.kind() != FailureKind::Constraint;
     }
 
-    /// Waits before another attempt.
-    pub(crate) async fn backing_off(&self, delay: Duration, sleep: impl Future<Output = ()>) {
+    /// There will be another attempt.
+    pub(crate) fn backing_off(&self, delay: Duration) {
         self.tell(UnitEvent::BackingOff { delay });
-        let asked = Instant::now();
-        let _counted = scopeguard::guard((), |()| self.state().times.backoff += asked.elapsed());
-        sleep.await;
     }
 
     /// The run is over. Nothing that is told later counts.
@@ -353,6 +339,21 @@ impl State {
         }
         Some(statement)
     }
+}
+
+/// Waits for a future, whose time goes there, also when it is dropped.
+pub(crate) async fn counted<F: Future>(
+    observation: Option<&Observation>,
+    into: fn(&mut Times) -> &mut Duration,
+    waiting: F,
+) -> F::Output {
+    let started = observation.map(|observation| (observation, Instant::now()));
+    let _counted = scopeguard::guard(started, |started| {
+        if let Some((observation, asked)) = started {
+            *into(&mut observation.state().times) += asked.elapsed();
+        }
+    });
+    waiting.await
 }
 
 /// Runs a unit; those who watch are told while it lets its transaction wait for something else.

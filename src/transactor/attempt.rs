@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 use crate::gate::{Gate, Place};
 use crate::isolation::Access;
-use crate::observe::{Observation, Run, RunOutcome, within};
+use crate::observe::{Observation, Run, RunOutcome, counted, within};
 use crate::policy::{Attempt, Plan, Strategy, Verdict};
 
 use super::options::Options;
@@ -201,10 +201,9 @@ async fn attempts<X: Trial>(
             return Err(Error::budget_spent(failure, clock.spent(number)));
         }
         last = Some(failure);
-        match &timer.observation {
-            None => tokio::time::sleep(delay).await,
-            Some(observation) => observation.backing_off(delay, tokio::time::sleep(delay)).await,
-        }
+        timer.tell(|observation| observation.backing_off(delay));
+        let sleep = tokio::time::sleep(delay);
+        counted(timer.observation.as_deref(), |times| &mut times.backoff, sleep).await;
     }
 }
 

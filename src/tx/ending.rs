@@ -1,6 +1,8 @@
 //! Commit and rollback.
 
+use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -10,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::backend::{Backend, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
+use crate::observe::{Observation, counted};
 
 use super::shield::{Finish, Shieldable};
 use super::{End, Hooks, Shield, Tx, send};
@@ -79,11 +82,8 @@ impl<DB: Backend> Tx<DB> {
         let closing = self.closing();
         let ending = DB::commit(&closing);
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
-        let asked = self.journal.observation().map(|observation| observation.ending());
-        let reply = send::<DB>(interception, connection, StepKind::Commit, ending.sql.into_owned()).await;
-        if let (Some(observation), Some(asked)) = (self.journal.observation(), asked) {
-            observation.ended_transaction(asked);
-        }
+        let commit = send::<DB>(interception, connection, StepKind::Commit, ending.sql.into_owned());
+        let reply = last_step(self.journal.observation(), commit).await;
         let outcome = outcome::<DB>(&reply, ending.before_commit);
         match (&outcome, &reply.error) {
             (Commit::Done, None) => self.session.release(),
@@ -110,12 +110,8 @@ impl<DB: Backend> Tx<DB> {
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
         let sql = DB::rollback(&closing).into_owned();
         let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
-        let asked = self.journal.observation().map(|observation| observation.ending());
-        let answer = timeout(ROLLBACK_LIMIT, rollback).await;
-        if let (Some(observation), Some(asked)) = (self.journal.observation(), asked) {
-            observation.ended_transaction(asked);
-        }
-        let clean = match answer {
+        let rollback = last_step(self.journal.observation(), rollback);
+        let clean = match timeout(ROLLBACK_LIMIT, rollback).await {
             Ok(Reply { error: None, .. }) => true,
             // There was nothing left to roll back.
             Ok(Reply { error: Some(error), .. }) => {
@@ -127,6 +123,15 @@ impl<DB: Backend> Tx<DB> {
             self.session.release();
         }
     }
+}
+
+/// Waits for the end of the transaction under the eyes of those who watch.
+async fn last_step(observation: Option<&Arc<Observation>>, step: impl Future<Output = Reply>) -> Reply {
+    let Some(observation) = observation else { return step.await };
+    observation.ending();
+    let reply = counted(Some(observation), |times| &mut times.control, step).await;
+    observation.ended_transaction();
+    reply
 }
 
 fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {

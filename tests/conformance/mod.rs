@@ -82,6 +82,7 @@ macro_rules! conformance {
             observation::a_unit_that_blocks_is_reported_afterwards,
             observation::a_unit_that_waits_for_a_lock_is_not_idle,
             observation::a_wait_at_the_gate_is_told,
+            observation::a_wait_for_the_pool_is_counted,
             hooks::hooks_run_once_in_order_after_the_last_attempt,
             hooks::rolled_back_for_good_says_so_once,
             hooks::hooks_of_a_savepoint_go_with_it,

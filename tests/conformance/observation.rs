@@ -327,3 +327,24 @@ pub(crate) async fn a_wait_at_the_gate_is_told<DB: TestBackend>() {
     db.run(increment::<DB>).await.expect("a commit");
     assert_eq!(notes.count("at the gate"), 0, "no key, no gate");
 }
+
+/// Also of one who waited in vain.
+pub(crate) async fn a_wait_for_the_pool_is_counted<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let notes = Notes::default();
+    let limit = Duration::from_millis(60);
+    let db = Pessimistic::default().on(&pool).deadline(limit).observed_by(notes.clone());
+    let taken = pool.acquire().await.expect("the only connection");
+    db.run(increment::<DB>).await.expect_err("no connection");
+    let end = notes.end();
+    assert_eq!(end.outcome, RunOutcome::DeadlineExceeded);
+    assert!(end.times.pool >= limit / 2, "{end:?}");
+    drop(taken);
+    patient(Pessimistic::default(), &pool)
+        .observed_by(notes.clone())
+        .run(increment::<DB>)
+        .await
+        .expect("a commit");
+    let times = notes.end().times;
+    assert!(times.control > Duration::ZERO && times.statements > Duration::ZERO, "{times:?}");
+}

@@ -4,14 +4,13 @@ use std::pin::pin;
 
 use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
-use tokio::time::Instant;
 
 use super::nobody_answered;
 use crate::backend::{Backend, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
 use crate::intercept::Answer;
-use crate::observe::RunOutcome;
+use crate::observe::{RunOutcome, counted};
 use crate::policy::Plan;
 use crate::transactor::attempt::{Outcome, Trial};
 use crate::transactor::options::Options;
@@ -72,9 +71,10 @@ where
     ) -> Outcome<T> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
-        let asked = Instant::now();
-        let session = timer.within(pin!(Session::acquire_tested(self.alone.pool, self.alone.handoff))).await;
-        timer.tell(|observation| observation.connected(asked.elapsed()));
+        let observation = timer.observation.clone();
+        let acquiring = Session::acquire_tested(self.alone.pool, self.alone.handoff);
+        let acquiring = counted(observation.as_deref(), |times| &mut times.pool, acquiring);
+        let session = timer.within(pin!(acquiring)).await;
         let mut session = match session {
             Some(Ok(session)) => session,
             Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
