@@ -38,7 +38,7 @@ use crate::tx::{Handoff, holds_connection_of, nested};
 /// nothing turns off. Most of these round trips are left out here.
 ///
 /// - *A connection is handed on.* When a run has ended well, its connection goes straight to the run of this transactor, or
-///   of a clone, that has waited longest for one; or, if none waits, to the next one that the same task begins right away.
+///   of a clone, that has waited longest for one; or, if none waits, to the next one, if that begins right away.
 ///   Else it goes back to the pool; so it does after 16 runs in a row, or 50 ms, for the pool's other users, its
 ///   `max_lifetime` and its `idle_timeout`. Who waits here also waits for the pool, and takes what comes first.
 /// - *An idle connection is not tested*: a BEGIN that meets a dead connection has done nothing and is sent on another one,

@@ -12,6 +12,7 @@ use crate::database::Database;
 use crate::wire::{Proxy, RoundTrip};
 
 const TITLES: [&str; 4] = ["one statement alone", "one statement in a unit", "read, then write", "transfer"];
+const IN_A_ROW: u32 = 320;
 const ALL: &[Work] = &[
     Work::Statement { id: 1 },
     Work::Unit { id: 1 },
@@ -30,13 +31,14 @@ pub(crate) fn print() -> Result<()> {
     let rows = foreground.block_on(all(&proxy))?;
     background.block_on(database.drop())?;
 
-    println!("| | {} |", TITLES.join(" | "));
-    println!("|---|{}", "---|".repeat(TITLES.len()));
-    for (name, cells) in &rows {
-        println!("| {name} | {} |", cells.iter().map(|trips| count(trips)).collect::<Vec<_>>().join(" | "));
+    println!("| | {} | transfers in a row |", TITLES.join(" | "));
+    println!("|---|{}---|", "---|".repeat(TITLES.len()));
+    for Row { name, cells, in_a_row } in &rows {
+        let cells: Vec<_> = cells.iter().map(|trips| count(trips)).collect();
+        println!("| {name} | {} | {in_a_row:.2} |", cells.join(" | "));
     }
     println!();
-    for (name, cells) in &rows {
+    for Row { name, cells, .. } in &rows {
         for (title, trips) in TITLES.iter().zip(cells).filter(|(_, trips)| !trips.is_empty()) {
             println!("{name}, {title}: {}", trips.iter().map(show).collect::<Vec<_>>().join(", "));
         }
@@ -58,8 +60,15 @@ fn show(trip: &RoundTrip) -> String {
     if trip.awaited { trip.what.clone() } else { format!("({})", trip.what) }
 }
 
-/// The cells of each row, empty where there is nothing to count.
-async fn all(proxy: &Proxy) -> Result<Vec<(&'static str, Vec<Vec<RoundTrip>>)>> {
+struct Row {
+    name: &'static str,
+    /// Empty where there is nothing to count.
+    cells: Vec<Vec<RoundTrip>>,
+    /// How many there are for each of many transfers, one right after the other, waited for or not.
+    in_a_row: f64,
+}
+
+async fn all(proxy: &Proxy) -> Result<Vec<Row>> {
     let url = &proxy.url;
     let (tested, untested) = (pool(url, 1, true).await?, pool(url, 1, false).await?);
     let locking = |locking| Arc::new(Atomically::new(Pessimistic::default(), &tested, locking));
@@ -88,7 +97,7 @@ async fn all(proxy: &Proxy) -> Result<Vec<(&'static str, Vec<Vec<RoundTrip>>)>> 
             let counts = works.contains(work) && contender.offers(*work);
             cells.push(if counts { trips(proxy, &*contender, *work).await? } else { Vec::new() });
         }
-        rows.push((name, cells));
+        rows.push(Row { name, cells, in_a_row: in_a_row(proxy, &*contender).await? });
     }
     Ok(rows)
 }
@@ -101,6 +110,16 @@ async fn trips(proxy: &Proxy, contender: &dyn Contender, work: Work) -> Result<V
     let trips = once(proxy, contender, work).await?;
     ensure!(trips == once(proxy, contender, work).await?, "the round trips of {work:?} change");
     Ok(trips)
+}
+
+async fn in_a_row(proxy: &Proxy, contender: &dyn Contender) -> Result<f64> {
+    contender.settled().await;
+    proxy.take();
+    for _ in 0..IN_A_ROW {
+        contender.perform(Work::Transfer { from: 1, to: 2 }).await?;
+    }
+    contender.settled().await;
+    Ok(proxy.take().len() as f64 / f64::from(IN_A_ROW))
 }
 
 async fn once(proxy: &Proxy, contender: &dyn Contender, work: Work) -> Result<Vec<RoundTrip>> {

@@ -11,6 +11,7 @@ use scopeguard::ScopeGuard;
 use sqlx::Pool;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot::{self, Receiver, Sender};
+use tokio::task::yield_now;
 
 use super::line::InLine;
 use super::{Held, ROLLBACK};
@@ -22,8 +23,11 @@ const MOST_RUNS: u32 = 16;
 /// After this time it passes by the pool, however few they were.
 const LONGEST: Duration = Duration::from_millis(50);
 
-/// Hands connections on: to the run that has waited longest, or else to the next one that comes before the task that ended
-/// the last one has let another task in.
+/// So many turns other tasks are given before a connection that nobody waits for goes back to the pool: whoever was just
+/// answered gets to its next run. [`Deltas`](crate::Deltas) needs two of them to gather what its callers want next.
+const TURNS: u32 = 4;
+
+/// Hands connections on: to the run that has waited longest, or else to the next one that begins right away.
 ///
 /// # What for?
 ///
@@ -49,7 +53,7 @@ pub(crate) struct Handoff<DB: Backend> {
 
 struct Lines<DB: Backend> {
     waiting: VecDeque<Sender<Returning<DB>>>,
-    /// What nobody waited for, until its task lets another one in.
+    /// What nobody waited for, for a moment.
     left: Vec<(u64, Returning<DB>)>,
     next_ticket: u64,
 }
@@ -95,7 +99,14 @@ impl<DB: Backend> Handoff<DB> {
         drop(locked);
         // A runtime that is gone drops the task without having polled it.
         let tidying = scopeguard::guard(lines.clone(), move |lines| drop(remove(&lines, ticket)));
-        runtime.spawn(async move { drop(tidying) });
+        runtime.spawn(async move {
+            for _ in 0..TURNS {
+                if !is_left(&tidying, ticket) {
+                    return;
+                }
+                yield_now().await;
+            }
+        });
     }
 
     /// What was left a moment ago.
@@ -178,6 +189,10 @@ fn remove<DB: Backend>(lines: &Mutex<Lines<DB>>, ticket: u64) -> Option<Returnin
     let mut locked = lock(lines);
     let place = locked.left.iter().position(|(left, _)| *left == ticket)?;
     Some(locked.left.swap_remove(place).1)
+}
+
+fn is_left<DB: Backend>(lines: &Mutex<Lines<DB>>, ticket: u64) -> bool {
+    lock(lines).left.iter().any(|(left, _)| *left == ticket)
 }
 
 /// Nothing panics while it is held.
