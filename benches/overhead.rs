@@ -10,8 +10,9 @@ mod servers;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use atomically::{Error, Options, Pessimistic, PoolTransactor, Resolve, TransactorExt as _};
+use atomically::{Error, Event, Metrics, Options, Pessimistic, PoolTransactor, Resolve, TransactorExt as _};
 use criterion::Criterion;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{PgPool, SqlitePool};
@@ -166,6 +167,16 @@ fn main() {
     let times =
         medians!(runtime, pg_untested => postgres::run(&plain), pg_untested => postgres::run(&asking));
     report("PostgreSQL, not asked for by status", times[0], times[1]);
+    // A recorder of its own: what is installed would be everybody's.
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let watched = plain.clone().observed_by(|_: &Event<'_>| ());
+    let measured = plain.clone().observed_by(Metrics::recorded_by(recorder));
+    let times = medians!(
+        runtime, pg_untested => postgres::run(&plain), pg_untested => postgres::run(&watched),
+        pg_untested => postgres::run(&measured)
+    );
+    report("PostgreSQL, not observed (by a closure)", times[0], times[1]);
+    report("PostgreSQL, not observed (by metrics)", times[0], times[2]);
     let plain = Pessimistic::default().on(&lite);
     runtime.block_on(plain.create_operation_table()).expect("the table of operations");
     let resolving = plain.clone().options(Options::new().resolve_commits(Resolve::Operation));
