@@ -124,18 +124,16 @@ async fn the_strategy_is_changed_by_clicking(arguments: &[&str]) {
     choose(&browser, "strategy", "pessimistic").await;
     choose(&browser, "gate", "true").await;
     sold_by(&browser, "pessimistic", SALE_AT_GATE).await;
-    let calm = browser.until("no conflicts", async |browser| {
+    let calm = browser.until("no conflicts, and a mark on the time axis", async |browser| {
         let view = View::of(browser).await;
-        if view.conflicts == "0\u{202f}%" { Ok(view) } else { Err(view.short()) }
+        // Of two marks close to each other, only the later one says what it is for; and that once there is room.
+        let is_marked = view.marks.iter().any(|mark| mark.contains("gate"));
+        if is_marked && view.conflicts == "0\u{202f}%" { Ok(view) } else { Err(view.short()) }
     });
     let calm = calm.await;
     assert_eq!(calm.legend, ["Pessimistic", "Optimistic"]);
     assert_eq!((calm.chosen["strategy"].as_str(), calm.chosen["gate"].as_str()), ("pessimistic", "true"));
     assert!(calm.latency.contains(" / "), "{}", calm.latency);
-    assert!(
-        calm.marks.iter().any(|mark| mark.starts_with("Pessimistic")),
-        "no mark on the time axis: {calm:?}"
-    );
     let row = |strategy, unit| calm.row(strategy, unit).expect("a row");
     assert!(row("optimistic", SALE).number("Conflicts") > 0.0, "{calm:?}");
     assert_eq!(row("pessimistic", SALE_AT_GATE).number("Conflicts"), 0.0, "{calm:?}");
