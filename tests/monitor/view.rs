@@ -24,7 +24,6 @@ const READ: &str = r#"
         legend: [...document.querySelectorAll(".legend li")].map((item) => item.textContent),
         pictures: [...document.querySelectorAll("svg")].map((svg) => svg.outerHTML),
         books: text(".books"),
-        trouble: text(".trouble"),
         marks,
         rows,
     };
@@ -40,7 +39,6 @@ pub(crate) struct View {
     pub(crate) legend: Vec<String>,
     pub(crate) pictures: Vec<String>,
     pub(crate) books: String,
-    pub(crate) trouble: String,
     pub(crate) marks: Vec<String>,
     pub(crate) rows: Vec<Row>,
 }
