@@ -40,7 +40,12 @@ if [[ -z ${ATOMICALLY_MYSQL_URL:-}${ATOMICALLY_MARIADB_BIN:-} ]] && ! command -v
     missing+=(mariadb-server)
 fi
 if [[ -z ${ATOMICALLY_CHROMIUM_BIN:-} ]] && ! { installed chromedriver && installed chromium chromium-browser google-chrome; }; then
-    missing+=(chromium chromium-driver)
+    # Ubuntu's are snaps, and have other names.
+    if grep -qs '^ID=ubuntu' /etc/os-release; then
+        missing+=(chromium-browser chromium-chromedriver)
+    else
+        missing+=(chromium chromium-driver)
+    fi
 fi
 if ! command -v promtool >/dev/null; then
     missing+=(prometheus)
