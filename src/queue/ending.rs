@@ -19,7 +19,7 @@ use crate::tx::Tx;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Retry {
-    /// After the queue's [backoff](Queue::backoff).
+    /// After the queue's [backoff](super::Queue::backoff).
     Backoff,
     /// After this much time.
     After(Duration),

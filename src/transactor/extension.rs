@@ -70,7 +70,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
 
     /// The same transactor for runs that contend for this: a row, a tenant, whatever many units want at once.
     ///
-    /// They wait for each other at the transactor's [`Gate`], in the order in which they came, before they take a
+    /// They wait for each other at the transactor's [`Gate`](crate::Gate), in the order in which they came, before they take a
     /// connection. [`Adaptive`](crate::Adaptive) learns about it. The key means nothing to the database; any hashable
     /// value will do.
     ///
