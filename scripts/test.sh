@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests (arguments go to `cargo test`). On Debian and Ubuntu it first installs what they need and the machine
-# lacks: PostgreSQL, pgbouncer, MariaDB, Prometheus (for promtool, which tests the alerts) and a C compiler. The tests start
-# servers of their own, so no system service is started.
+# lacks: PostgreSQL, pgbouncer, MariaDB, Prometheus (for promtool, which tests the alerts), Chromium and a C compiler. The
+# tests start servers of their own, so no system service is started.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,6 +9,14 @@ any() { # whether one of the paths is an executable file
     local path
     for path; do
         if [[ -f $path && -x $path ]]; then return 0; fi
+    done
+    return 1
+}
+
+installed() { # whether one of the programs is in PATH
+    local program
+    for program; do
+        if command -v "$program" >/dev/null; then return 0; fi
     done
     return 1
 }
@@ -30,6 +38,9 @@ fi
 if [[ -z ${ATOMICALLY_MYSQL_URL:-}${ATOMICALLY_MARIADB_BIN:-} ]] && ! command -v mariadbd >/dev/null &&
     ! any {/usr/sbin,/usr/local/sbin,/usr/libexec}/mariadbd {/opt/homebrew,/usr/local}/opt/mariadb*/bin/mariadbd; then
     missing+=(mariadb-server)
+fi
+if [[ -z ${ATOMICALLY_CHROMIUM_BIN:-} ]] && ! { installed chromedriver && installed chromium chromium-browser google-chrome; }; then
+    missing+=(chromium chromium-driver)
 fi
 if ! command -v promtool >/dev/null; then
     missing+=(prometheus)

@@ -83,6 +83,9 @@ pub trait Facts: Wire + Sealed {
     /// more. On the nodes of a Galera cluster that is only certain at the commit.
     const UNIQUE_KEYS_FENCE: bool;
 
+    /// What keeps two processes from making the same tables at once, where the database does not.
+    const BEFORE_SCHEMA: &'static str = "";
+
     /// The table of operations, made where it is missing.
     const CREATE_OPERATIONS: &'static str;
 

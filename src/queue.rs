@@ -50,6 +50,7 @@ mod depth;
 mod dialect;
 mod doctor;
 mod ending;
+mod insertion;
 mod job;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -71,14 +72,14 @@ use std::time::Duration;
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use sqlx::{AssertSqlSafe, Pool};
+use sqlx::Pool;
 
 pub use claim::Claim;
 pub use depth::Depth;
 pub use dialect::QueueBackend;
 pub use doctor::{Fault, Finding};
 pub use ending::{Fate, Retry, complete_all_in};
-use job::Due;
+use insertion::NewRows;
 pub use job::{Enqueued, NewJob};
 #[cfg(feature = "postgres")]
 pub use notify::PgWake;
@@ -91,8 +92,8 @@ pub use worker::{BoxError, Worker};
 use crate::backend::Backend;
 use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::strategy::{Atomic, Pessimistic};
-use crate::transactor::{Options, PoolTransactor};
+use crate::strategy::Pessimistic;
+use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
 
 /// The most rows of one INSERT: six arguments or fewer for each, and SQLite takes no more than 32 766.
@@ -195,8 +196,7 @@ impl<DB: QueueBackend> Queue<DB> {
     ///
     /// The database's.
     pub async fn create_tables(&self) -> Result<(), Error> {
-        let sql = format!("{}{}", DB::BEFORE_SCHEMA, DB::SCHEMA);
-        Atomic.on(self.db.pool()).apply(sqlx::raw_sql(AssertSqlSafe(sql))).await.map(drop)
+        self.db.create_schema(DB::SCHEMA).await
     }
 
     /// Puts a job into the queue when, and if, the transaction commits.
@@ -224,29 +224,35 @@ impl<DB: QueueBackend> Queue<DB> {
         Ok(added)
     }
 
+    /// Puts a job into the queue that nothing else is to be stored with. On PostgreSQL, in one round trip.
+    ///
+    /// # Errors
+    ///
+    /// The database's. After a [commit unknown](crate::Error::is_commit_unknown) the job may be there: give it a
+    /// [unique key](NewJob::unique), or see to it that twice does no harm.
+    ///
+    /// # Cancellation
+    ///
+    /// The job may or may not be there.
+    pub async fn enqueue_alone(&self, job: NewJob) -> Result<Enqueued, Error> {
+        let jobs = std::slice::from_ref(&job);
+        let alone = DB::insert_alone(&self.db, self.rows(jobs)).filter(|_| self.after_enqueue.is_none());
+        let id = match alone {
+            Some(inserted) => inserted.await?,
+            None => self.db.run(async |tx| self.insert(tx, jobs).await).await?.1,
+        };
+        Ok(id.map_or(Enqueued::Duplicate, Enqueued::Added))
+    }
+
+    fn rows<'a>(&'a self, jobs: &'a [NewJob]) -> NewRows<'a> {
+        NewRows { queue: &self.name, max_attempts: self.max_attempts, jobs }
+    }
+
     async fn insert(&self, tx: &mut Tx<DB>, jobs: &[NewJob]) -> Result<(u64, Option<i64>), Error> {
-        let (name, now) = (&self.name, DB::NOW);
-        let mut arguments = Vec::with_capacity(jobs.len() * 2);
-        let rows: Vec<_> = jobs
-            .iter()
-            .map(|job| {
-                arguments.extend([job.unique_key.clone(), Some(job.payload.clone())]);
-                let (key, payload) = (DB::placeholder(arguments.len() - 1), DB::placeholder(arguments.len()));
-                let priority = job.priority.number();
-                let attempts = job.max_attempts.unwrap_or(self.max_attempts).clamp(1, i32::MAX as u32);
-                let due = match job.due {
-                    Due::After(0) => now.to_owned(),
-                    Due::After(delay) => format!("{now} + {delay}"),
-                    Due::At(time) => time.to_string(),
-                };
-                format!("('{name}', {priority}, {due}, {attempts}, {now}, {key}, {payload})")
-            })
-            .collect();
-        let values = format!(
-            "(queue, priority, due_at, max_attempts, enqueued_at, unique_key, payload) VALUES {}",
-            rows.join(", ")
-        );
-        let inserted = DB::insert(tx, values, arguments).await?;
+        if jobs.is_empty() {
+            return Ok((0, None));
+        }
+        let inserted = DB::insert(tx, self.rows(jobs)).await?;
         if let Some(sql) = self.after_enqueue.as_deref().filter(|_| inserted.rows > 0) {
             DB::fetch_texts(tx, sql.to_owned()).await?;
         }

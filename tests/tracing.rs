@@ -203,7 +203,7 @@ async fn what_has_to_be_looked_at_is_loud() {
         tokio::time::sleep(Duration::from_millis(60)).await;
         Ok::<_, Error>(())
     };
-    let line = line!() + 1;
+    let line = line!() + 2;
     db.with(Options::new().idle_warning(Duration::from_millis(20)).named("thinks"))
         .run(thinks)
         .await

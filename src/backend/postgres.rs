@@ -101,6 +101,9 @@ impl Facts for Postgres {
 
     const UNIQUE_KEYS_FENCE: bool = true;
 
+    /// `IF NOT EXISTS` looks first and makes then: of two at once, one violates a unique key of the catalogue.
+    const BEFORE_SCHEMA: &'static str = "SELECT pg_advisory_xact_lock(hashtext('atomically')); ";
+
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
         id BYTEA PRIMARY KEY,
         recorded_at TIMESTAMPTZ NOT NULL DEFAULT now()

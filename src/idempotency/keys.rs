@@ -1,7 +1,6 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use crate::backend::WatchedQuery;
 use crate::error::Error;
 use crate::isolation::Isolation;
 use crate::policy::Strategy;
@@ -108,6 +107,6 @@ impl<DB: KeyStore, S: Strategy> PoolTransactor<DB, S> {
     ///
     /// The database's.
     pub async fn create_key_table(&self) -> Result<(), Error> {
-        self.run_statement(WatchedQuery::new(sqlx::raw_sql(DB::CREATE_KEYS))?).await.map(drop)
+        self.create_schema(DB::CREATE_KEYS).await
     }
 }

@@ -87,10 +87,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What is performed, which is the same text for every database and another type.
+/// What is performed, which is the same text for every database and another type; and whether a connection may keep the
+/// statements: behind a pooler, PostgreSQL's may be another client's.
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 macro_rules! performed {
-    () => {
+    ($kept:literal) => {
         fn fetch_key(
             tx: &mut crate::tx::Tx<Self>,
             sql: String,
@@ -119,7 +120,8 @@ macro_rules! performed {
             bytes: Vec<Vec<u8>>,
         ) -> futures_core::future::BoxFuture<'t, Result<u64, sqlx::Error>> {
             Box::pin(async move {
-                let query = response.into_iter().fold(sqlx::query(sql), |query, text| query.bind(text));
+                let query = sqlx::query(sql).persistent($kept);
+                let query = response.into_iter().fold(query, |query, text| query.bind(text));
                 let query = bytes.into_iter().fold(query, |query, bytes| query.bind(bytes));
                 Ok(query.execute(tx).await?.rows_affected())
             })

@@ -3,6 +3,7 @@
 use futures_core::future::BoxFuture;
 
 use super::doctor::Check;
+use super::insertion::NewRows;
 use super::search::{Wanted, claim_by_priority};
 use crate::backend::Backend;
 use crate::error::Error;
@@ -20,9 +21,6 @@ pub trait QueueBackend: Dialect {}
 pub trait Dialect: Backend {
     /// The tables and their indexes, made where they are missing.
     const SCHEMA: &'static str;
-
-    /// What keeps two processes from making the tables at once, where the database does not.
-    const BEFORE_SCHEMA: &'static str = "";
 
     /// The database's clock, in microseconds since 1970.
     ///
@@ -52,17 +50,22 @@ pub trait Dialect: Backend {
     /// What stands before the text of a change that is one statement, and its own transaction.
     const ALONE: &'static str = "";
 
-    /// Inserts the rows that violate no unique key. `values` is what comes behind the name of the table.
-    fn insert(
-        tx: &mut Tx<Self>,
-        values: String,
-        arguments: Vec<Option<String>>,
-    ) -> BoxFuture<'_, Result<Inserted, sqlx::Error>> {
+    /// Inserts the rows that violate no unique key.
+    fn insert<'t>(tx: &'t mut Tx<Self>, rows: NewRows<'_>) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
+        let (values, arguments) = rows.values::<Self>();
         Box::pin(async move {
-            let sql = format!("INSERT INTO atomically_job {values} ON CONFLICT DO NOTHING RETURNING id");
+            let sql = format!("INSERT INTO {values} ON CONFLICT DO NOTHING RETURNING id");
             let ids = Self::fetch_integers(tx, sql, arguments).await?;
             Ok(Inserted { rows: ids.len() as u64, id: ids.first().copied() })
         })
+    }
+
+    /// Inserts one job in a transaction of its own and answers its id; `None` where that is no less than any transaction.
+    fn insert_alone<'d>(
+        _db: &'d PoolTransactor<Self, Pessimistic>,
+        _rows: NewRows<'_>,
+    ) -> Option<BoxFuture<'d, Result<Option<i64>, Error>>> {
+        None
     }
 
     /// The end of an `INSERT INTO atomically_job_lease` that replaces the row which is there.

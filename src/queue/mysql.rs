@@ -5,6 +5,7 @@ use sqlx::MySql;
 
 use super::dialect::{Dialect, Inserted, QueueBackend, statements};
 use super::doctor::{Check, Fault};
+use super::insertion::NewRows;
 use crate::tx::Tx;
 
 impl QueueBackend for MySql {}
@@ -99,6 +100,13 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
                          USING utf8mb4) FROM (SELECT 1) AS one
                   WHERE @@global.log_bin AND @@session.binlog_format = 'STATEMENT'",
         },
+        Check {
+            fault: Fault::Vacuum,
+            sql: "SELECT CONVERT(CONCAT('session ', trx_mysql_thread_id, ' has held back the purge of old rows since ', trx_started,
+                         ': claims become slower while it does') USING utf8mb4)
+                  FROM information_schema.innodb_trx
+                  WHERE trx_started < NOW() - INTERVAL 10 MINUTE AND trx_mysql_thread_id <> CONNECTION_ID()",
+        },
     ];
 
     /// InnoDB locks every row that it reads on the way, before it sorts and counts them. Without this index, read in its
@@ -107,13 +115,10 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
 
     /// `IGNORE` and not `ON DUPLICATE KEY UPDATE`, after which nobody can tell a new row from an old one: sqlx asks the
     /// server to count rows that were found. What else `IGNORE` lets pass, values that are too long, has been refused before.
-    fn insert(
-        tx: &mut Tx<Self>,
-        values: String,
-        arguments: Vec<Option<String>>,
-    ) -> BoxFuture<'_, Result<Inserted, sqlx::Error>> {
+    fn insert<'t>(tx: &'t mut Tx<Self>, rows: NewRows<'_>) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
+        let (values, arguments) = rows.values::<Self>();
         Box::pin(async move {
-            let sql = sqlx::AssertSqlSafe(format!("INSERT IGNORE INTO atomically_job {values}"));
+            let sql = sqlx::AssertSqlSafe(format!("INSERT IGNORE INTO {values}"));
             let query = sqlx::query(sql).persistent(false);
             let query = arguments.into_iter().fold(query, |query, text| query.bind(text));
             let done = query.execute(&mut *tx).await?;

@@ -3,8 +3,9 @@
 use futures_core::future::BoxFuture;
 use sqlx::Postgres;
 
-use super::dialect::{Dialect, QueueBackend, Row, statements};
+use super::dialect::{Dialect, Inserted, QueueBackend, Row, statements};
 use super::doctor::{Check, Fault};
+use super::insertion::NewRows;
 use super::search::Wanted;
 use crate::error::Error;
 use crate::strategy::Pessimistic;
@@ -12,6 +13,7 @@ use crate::transactor::PoolTransactor;
 use crate::tx::Tx;
 
 mod claim;
+mod insertion;
 
 impl QueueBackend for Postgres {}
 
@@ -43,9 +45,6 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
 ) WITH (fillfactor = 50);
 ";
 
-    /// `IF NOT EXISTS` looks first and makes then: of two at once, one fails.
-    const BEFORE_SCHEMA: &'static str = "SELECT pg_advisory_xact_lock(hashtext('atomically_job')); ";
-
     /// The statement's, which does not move while an index is read; `clock_timestamp()` could not be looked up in one.
     const NOW: &'static str = "(extract(epoch FROM statement_timestamp()) * 1000000)::bigint";
 
@@ -57,7 +56,9 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
         },
         Check {
             fault: Fault::ReadOnly,
-            sql: "SELECT 'the server is a standby and takes no writes' WHERE pg_is_in_recovery()",
+            sql: "SELECT CASE WHEN pg_is_in_recovery() THEN 'the server is a standby and takes no writes'
+                      ELSE 'transactions take no writes unless they ask for it: default_transaction_read_only' END
+                  WHERE current_setting('transaction_read_only')::bool",
         },
         Check {
             fault: Fault::Missing,
@@ -102,7 +103,8 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
             sql: "SELECT 'session ' || pid || ' has held back vacuum for ' || date_trunc('second', now() - xact_start)
                       || ': claims become slower while it does'
                   FROM pg_stat_activity
-                  WHERE backend_xmin IS NOT NULL AND xact_start < now() - interval '10 minutes'",
+                  WHERE backend_xmin IS NOT NULL AND xact_start < now() - interval '10 minutes'
+                  AND datname = current_database() AND pid <> pg_backend_pid()",
         },
     ];
 
@@ -111,6 +113,24 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
         wanted: Wanted,
     ) -> BoxFuture<'_, Result<Vec<Row>, Error>> {
         Box::pin(claim::claim(db, wanted))
+    }
+
+    fn insert<'t>(tx: &'t mut Tx<Self>, rows: NewRows<'_>) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
+        let (sql, alone) = (insertion::text(&rows), rows.jobs.len() == 1);
+        Box::pin(async move {
+            if alone {
+                let ids = Self::fetch_integers(tx, sql, Vec::new()).await?;
+                return Ok(Inserted { rows: ids.len() as u64, id: ids.first().copied() });
+            }
+            Ok(Inserted { rows: Self::send(tx, sql, Vec::new()).await?, id: None })
+        })
+    }
+
+    fn insert_alone<'d>(
+        db: &'d PoolTransactor<Self, Pessimistic>,
+        rows: NewRows<'_>,
+    ) -> Option<BoxFuture<'d, Result<Option<i64>, Error>>> {
+        Some(Box::pin(insertion::alone(db, insertion::text(&rows))))
     }
 
     /// One text is one transaction: what is set here is set until its end.

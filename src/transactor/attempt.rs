@@ -1,14 +1,10 @@
 //! The loop: the only retry and the only sleep of the crate.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::future::Future;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
-use crate::error::{Error, Spent};
+use crate::error::Error;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 use crate::gate::{Gate, Place};
 use crate::isolation::Access;
@@ -16,6 +12,7 @@ use crate::observe::{Observation, Run, RunOutcome, within};
 use crate::policy::{Attempt, Plan, Strategy, Verdict};
 
 use super::options::Options;
+use super::timer::Timer;
 
 /// Something that can be tried, and tried again.
 pub(super) trait Trial: Send {
@@ -71,71 +68,6 @@ impl<T> Outcome<T> {
     }
 }
 
-/// The time that a run has.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
-    started: Instant,
-    pub(super) deadline: Instant,
-}
-
-impl Clock {
-    fn start(limit: Duration) -> Self {
-        let started = Instant::now();
-        // A deadline beyond what the clock can tell is none that anybody will see pass.
-        let deadline =
-            started.checked_add(limit).unwrap_or_else(|| started + Duration::from_secs(60 * 60 * 24 * 365));
-        Self { started, deadline }
-    }
-
-    fn spent(self, attempts: u32) -> Spent {
-        Spent { attempts, elapsed: self.started.elapsed() }
-    }
-
-    /// What the server is told: a little less than what is left, so that its answer, which leaves the connection
-    /// usable, comes before the client gives up.
-    pub(super) fn server_limit(self) -> Duration {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        left - (left / 16).min(Duration::from_millis(100))
-    }
-
-    pub(super) fn is_over(self) -> bool {
-        Instant::now() >= self.deadline
-    }
-}
-
-/// The clock, and the alarm that it sets: one for the whole run. Setting one at every wait wakes the runtime up each time.
-pub(super) struct Timer {
-    pub(super) clock: Clock,
-    alarm: Pin<Box<Sleep>>,
-    /// What the time goes into, if anybody wants to know.
-    pub(super) observation: Option<Arc<Observation>>,
-}
-
-impl Timer {
-    fn new(clock: Clock, observation: Option<Arc<Observation>>) -> Self {
-        Self { clock, alarm: Box::pin(sleep_until(clock.deadline)), observation }
-    }
-
-    /// Waits for a turn at the gate until the deadline.
-    pub(super) async fn at_gate<F: Future>(&mut self, turn: F) -> Option<F::Output> {
-        match self.observation.clone() {
-            None => self.within(pin!(turn)).await,
-            Some(observation) => self.within(pin!(observation.at_gate(turn))).await,
-        }
-    }
-
-    /// Waits for a future until the deadline.
-    ///
-    /// The future is pinned by the caller: moved in here, it would take its room twice in the future of every run.
-    pub(super) async fn within<F: Future + Unpin>(&mut self, mut future: F) -> Option<F::Output> {
-        poll_fn(|context| match Pin::new(&mut future).poll(context) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => self.alarm.as_mut().poll(context).map(|()| None),
-        })
-        .await
-    }
-}
-
 /// Tries until it is done, may not be tried again, or has used up what it was granted.
 pub(super) async fn until_done<X: Trial>(
     strategy: &dyn Strategy,
@@ -151,7 +83,7 @@ pub(super) async fn until_done<X: Trial>(
         place: options.place(),
     });
     let span = observation.as_ref().and_then(|observation| observation.span());
-    let mut timer = Timer::new(Clock::start(options.time()), observation);
+    let mut timer = Timer::start(options.time(), observation);
     within(span, || told_of(strategy, gate, options, trial, &mut timer)).await
 }
 
@@ -173,12 +105,10 @@ async fn told_of<X: Trial>(
         (result, _) => result,
     };
     trial.ended(timer).await;
-    if let Some(observation) = &timer.observation {
-        match &result {
-            Ok(output) => observation.ended(X::outcome(output), None),
-            Err(error) => observation.ended(error.into(), Some(error)),
-        }
-    }
+    timer.tell(|observation| match &result {
+        Ok(output) => observation.ended(X::outcome(output), None),
+        Err(error) => observation.ended(error.into(), Some(error)),
+    });
     result
 }
 
@@ -199,9 +129,7 @@ async fn attempts<X: Trial>(
         number += 1;
         let mut attempt = Attempt { number, key: options.key(), queued: false };
         let plan = options.applied_to(strategy.plan(&attempt));
-        if let Some(observation) = &timer.observation {
-            observation.attempt_started(number);
-        }
+        timer.tell(|observation| observation.attempt_started(number));
         let place = match options.key().filter(|_| plan.gated) {
             None => None,
             Some(key) => {
@@ -220,9 +148,7 @@ async fn attempts<X: Trial>(
         let server_deadline = Instant::now() + clock.server_limit();
         let span = timer.observation.as_ref().and_then(|observation| observation.attempt_span());
         let outcome = within(span, || trial.once(plan, number, place, timer)).await;
-        if let Some(observation) = &timer.observation {
-            observation.attempt_over();
-        }
+        timer.tell(Observation::attempt_over);
         let (failure, otherwise) = match outcome {
             Outcome::Done(output) => {
                 strategy.observe(&attempt, None);
@@ -234,9 +160,7 @@ async fn attempts<X: Trial>(
             Outcome::Failed { failure, otherwise } => (failure, otherwise),
         };
         strategy.observe(&attempt, Some(&failure));
-        if let Some(observation) = &timer.observation {
-            observation.attempt_failed(&failure);
-        }
+        timer.tell(|observation| observation.attempt_failed(&failure));
         // The server ended a statement on our behalf.
         if failure.kind() == FailureKind::StatementTimeout && Instant::now() >= server_deadline {
             return Err(Error::deadline_exceeded(Some(failure), clock.spent(number)));
@@ -259,9 +183,7 @@ async fn attempts<X: Trial>(
                     Err(Error::failed(failure, Some(clock.spent(number))))
                 }
                 Otherwise::Own(output) => {
-                    if let Some(observation) = &timer.observation {
-                        observation.given_up(&failure);
-                    }
+                    timer.tell(|observation| observation.given_up(&failure));
                     Ok(output)
                 }
                 Otherwise::Failure => Err(Error::failed(failure, Some(clock.spent(number)))),
@@ -298,6 +220,7 @@ pub(super) fn is_unique_violation(failure: &Failure) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::time::Duration;
 
     use super::*;
     use crate::backoff::Backoff;

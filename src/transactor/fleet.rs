@@ -12,8 +12,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::attempt::{Outcome, Timer, Trial, until_done};
+use super::attempt::{Outcome, Trial, until_done};
 use super::options::Options;
+use super::timer::Timer;
 use crate::budget::RetryBudget;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::{Gate, Place};

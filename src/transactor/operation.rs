@@ -26,7 +26,12 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     ///
     /// The database's.
     pub async fn create_operation_table(&self) -> Result<(), Error> {
-        self.run_statement(statement(DB::CREATE_OPERATIONS.to_owned())?).await.map(drop)
+        self.create_schema(DB::CREATE_OPERATIONS).await
+    }
+
+    /// Makes tables of the crate's own where they are missing, whoever else does the same.
+    pub(crate) async fn create_schema(&self, schema: &'static str) -> Result<(), Error> {
+        self.run_statement(statement(format!("{}{schema}", DB::BEFORE_SCHEMA))?).await.map(drop)
     }
 
     /// Removes the rows of operations that are older than this, in batches, and answers how many there were.

@@ -239,13 +239,75 @@ pub(crate) async fn what_comes_back_to_the_pool_is_taken_too<DB: TestBackend>() 
     assert_eq!(counting.opened.load(Ordering::Relaxed), 1, "a connection was closed");
 }
 
+/// Whoever waits is offered two connections at once, and takes one.
+pub(crate) async fn of_two_that_come_at_once_none_is_lost<DB: TestBackend>() {
+    let direct = counter::<DB>(1).await;
+    let [opened, slow] = [Arc::<AtomicU32>::default(), Arc::default()];
+    let (opens, slowly) = (opened.clone(), slow.clone());
+    let [begun, go] = [Arc::<Notify>::default(), Arc::default()];
+    let (begins, goes) = (begun.clone(), go.clone());
+    let pool = PoolOptions::<DB>::new()
+        .max_connections(2)
+        .after_connect(move |_, _| {
+            opens.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { Ok(()) })
+        })
+        .before_acquire(move |_, _| {
+            let (slow, begins, goes) = (slowly.swap(0, Ordering::Relaxed), begins.clone(), goes.clone());
+            Box::pin(async move {
+                if slow == 1 {
+                    begins.notify_one();
+                    goes.notified().await;
+                }
+                Ok(true)
+            })
+        });
+    let pool = pool.connect(&direct.url).await.expect("a pool");
+    let db = Pessimistic::default().on(&pool);
+    for comes_first in ["the pool's", "the other run's"] {
+        let end = Notify::new();
+        let own = pool.acquire().await.expect("one connection");
+        let mut at_work = Box::pin(hold(&db, &end));
+        tokio::select! {
+            () = &mut at_work => panic!("it was not told to end"),
+            () = eventually((2, 0), async || (pool.size(), pool.num_idle())) => {}
+        }
+        let mut waits = Box::pin(db.run(async |_tx: &mut Tx<DB>| Ok::<_, Error>(())));
+        assert!((&mut waits).now_or_never().is_none());
+        if comes_first == "the pool's" {
+            // While the pool still tests it, the other one comes.
+            slow.store(1, Ordering::Relaxed);
+            drop(own);
+            tokio::select! {
+                _ = &mut waits => panic!("its connection was not tested"),
+                () = begun.notified() => {}
+            }
+            end.notify_one();
+            at_work.await;
+            assert!((&mut waits).now_or_never().is_none());
+            go.notify_one();
+        } else {
+            // Both are there when it looks. On a slow machine both come from the pool.
+            end.notify_one();
+            at_work.await;
+            drop(own);
+            eventually(true, async || pool.num_idle() > 0).await;
+        }
+        timeout(FOR_EVER, waits).await.expect("in time").expect("a commit");
+        eventually((2, 2), async || (pool.size(), pool.num_idle())).await;
+        assert_eq!(opened.load(Ordering::Relaxed), 2, "{comes_first} first: a connection was closed");
+    }
+}
+
 pub(crate) async fn a_pool_can_be_closed_under_it<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool);
-    // One connection is left behind for a run that does not come.
+    // One connection is left behind, and no run may have it any more.
     db.run(increment::<DB>).await.expect("an increment");
-    timeout(FOR_EVER, counting.pool.close()).await.expect("in time");
+    let mut closing = Box::pin(counting.pool.close());
+    assert!((&mut closing).now_or_never().is_none(), "the pool does not have it yet");
     assert_eq!(db.run(increment::<DB>).await.expect_err("closed").kind(), ErrorKind::Database);
+    timeout(FOR_EVER, closing).await.expect("in time");
 
     // One is at work, and one waits for it.
     let counting = Counting::<DB>::new().await;

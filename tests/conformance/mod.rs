@@ -30,8 +30,8 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, coalescing, exploration, failures, faults, gate, handoff, histories, hooks, increments, limits,
-            lock_order, locks, misuse, observation, options, outcomes, promises, savepoints, write_skew,
+            cancellation, coalescing, exploration, failures, faults, gate, handoff, histories, hooks, increments,
+            limits, lock_order, locks, misuse, observation, options, outcomes, promises, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -164,6 +164,7 @@ macro_rules! conformance {
             handoff::a_waiter_that_goes_takes_no_connection_along,
             handoff::other_users_of_the_pool_get_their_turn,
             handoff::what_comes_back_to_the_pool_is_taken_too,
+            handoff::of_two_that_come_at_once_none_is_lost,
             handoff::a_pool_can_be_closed_under_it,
             handoff::nothing_is_left_behind_with_a_runtime,
         );

@@ -19,7 +19,7 @@ async fn fill<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>, count: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_claims_in_one_round_trip_and_completes_in_one() {
+async fn postgres_enqueues_claims_and_completes_in_a_round_trip_each() {
     let (pool, queue) = queue::<Postgres>(2).await;
     fill(&pool, &queue, 10).await;
     let proxy = Proxy::to(&pool.url).await;
@@ -39,6 +39,8 @@ async fn postgres_claims_in_one_round_trip_and_completes_in_one() {
         claims[0].complete().await.expect("complete");
         let behind = counted().await;
         assert_eq!((between - before, behind - between), (1 + 2, 1 + 2));
+        queue.enqueue_alone(job(most as i64)).await.expect("a commit");
+        assert_eq!(counted().await - behind, 1 + 2);
     }
 }
 

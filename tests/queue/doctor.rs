@@ -1,9 +1,15 @@
 //! What is silent otherwise is named.
 
 use atomically::queue::{Fault, Queue};
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{MySql, Postgres, Sqlite};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_blocking;
 
-use crate::support::TestBackend as _;
+use crate::support::servers::Server;
+use crate::support::{TestBackend as _, eventually};
 use crate::{QueueTest, queue};
 
 async fn faults<DB: QueueTest>(queue: &Queue<DB>) -> Vec<(Fault, String)> {
@@ -106,4 +112,136 @@ async fn sqlite_that_gives_ids_out_again_is_named() {
     sqlx::raw_sql(sqlx::AssertSqlSafe(changed)).execute(&pool.pool).await.expect("the tables");
     let faults: Vec<_> = faults(&queue).await.into_iter().map(|(fault, _)| fault).collect();
     assert_eq!(faults, [Fault::Engine, Fault::Collation]);
+}
+
+#[tokio::test]
+async fn postgres_with_an_index_that_is_not_valid_is_named() {
+    let (pool, queue) = queue::<Postgres>(2).await;
+    let change = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'atomically_job_claim'::regclass";
+    finds(&queue, &pool, change, Fault::Index, "queue,priority,due_at,id").await;
+}
+
+#[tokio::test]
+async fn postgres_that_takes_no_writes_is_named() {
+    let (pool, _) = queue::<Postgres>(2).await;
+    let change = "DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database());
+        END$$";
+    sqlx::raw_sql(change).execute(&pool.pool).await.expect("a change");
+    let queue = Queue::new("jobs", &Postgres::another(&pool.url).await).expect("a name");
+    let faults = faults(&queue).await;
+    assert!(
+        matches!(&faults[..], [(Fault::ReadOnly, message)] if message.contains("default_transaction")),
+        "{faults:?}"
+    );
+}
+
+/// Of the view, ten minutes are taken off; the transaction that is open is a real one.
+#[tokio::test]
+async fn postgres_whose_vacuum_is_held_back_is_named() {
+    let (pool, _) = queue::<Postgres>(2).await;
+    let later = "CREATE VIEW pg_stat_activity AS SELECT pid, datname, backend_xmin,
+            xact_start - interval '11 minutes' AS xact_start FROM pg_catalog.pg_stat_activity;
+        DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END$$";
+    sqlx::raw_sql(later).execute(&pool.pool).await.expect("time passes");
+    let queue = Queue::new("jobs", &Postgres::another(&pool.url).await).expect("a name");
+    assert_eq!(faults(&queue).await, [], "its own session does not count");
+    let mut session = pool.acquire().await.expect("a connection");
+    sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        .execute(&mut *session)
+        .await
+        .expect("a snapshot");
+    let found = faults(&queue).await;
+    assert!(matches!(&found[..], [(Fault::Vacuum, message)] if message.contains("00:11:")), "{found:?}");
+    sqlx::raw_sql("ROLLBACK").execute(&mut *session).await.expect("its end");
+    assert_eq!(faults(&queue).await, []);
+}
+
+/// As behind a server, or something in between, that knows better which level is wanted.
+#[tokio::test]
+async fn postgres_that_gives_another_isolation_level_is_named() {
+    let (pool, _) = queue::<Postgres>(2).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("its address").port();
+    let address = pool.url.rsplit_once('@').expect("a user").1.split('/').next().expect("a host").to_owned();
+    let url = pool.url.replace(&address, &format!("127.0.0.1:{port}"));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&address).await.expect("the server");
+            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                (client.into_split(), server.into_split());
+            tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 64 * 1024];
+                while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
+                    // Of the same length, because the protocol counts it.
+                    let (asked, given) = (b"READ COMMITTED", b"SERIALIZABLE  ");
+                    if let Some(at) = buffer[..read].windows(asked.len()).position(|window| window == asked) {
+                        buffer[at..at + given.len()].copy_from_slice(given);
+                    }
+                    to_server.write_all(&buffer[..read]).await.expect("the server is there");
+                }
+            });
+        }
+    });
+    let other = PgPoolOptions::new().max_connections(1).connect(&url).await.expect("a pool");
+    let queue = Queue::new("jobs", &other).expect("a name");
+    let faults = faults(&queue).await;
+    assert!(
+        matches!(&faults[..], [(Fault::Isolation, message)] if message.contains("SERIALIZABLE")),
+        "{faults:?}"
+    );
+}
+
+/// The clock of the session that looks is ahead; the transaction that is open is a real one.
+#[tokio::test]
+async fn mariadb_whose_purge_is_held_back_is_named() {
+    let server = spawn_blocking(Server::mariadb).await.expect("a server");
+    let one = || MySqlPoolOptions::new().max_connections(1).connect(server.url());
+    let (pool, other) = (one().await.expect("a pool"), one().await.expect("a pool"));
+    let queue = Queue::new("jobs", &pool).expect("a name");
+    queue.create_tables().await.expect("the tables");
+    sqlx::raw_sql("SET timestamp = UNIX_TIMESTAMP() + 660").execute(&pool).await.expect("time passes");
+    assert_eq!(faults(&queue).await, [], "its own session does not count");
+    let mut session = other.acquire().await.expect("a connection");
+    sqlx::raw_sql("START TRANSACTION; SELECT * FROM atomically_job")
+        .execute(&mut *session)
+        .await
+        .expect("a snapshot");
+    // What InnoDB shows of transactions is up to a tenth of a second old.
+    let kinds = async || -> Vec<Fault> { faults(&queue).await.into_iter().map(|(fault, _)| fault).collect() };
+    eventually(vec![Fault::Vacuum], kinds).await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut *session).await.expect("its end");
+    sqlx::raw_sql("SET GLOBAL read_only = 1").execute(&mut *session).await.expect("a change");
+    eventually(vec![Fault::ReadOnly], kinds).await;
+    // Who may not see the transactions of others is told of the rest.
+    sqlx::raw_sql(
+        "SET GLOBAL read_only = 0; CREATE USER few@'%'; CREATE USER few@localhost;
+         GRANT ALL ON test.* TO few@'%'; GRANT ALL ON test.* TO few@localhost",
+    )
+    .execute(&mut *session)
+    .await
+    .expect("an account");
+    let (_, host) = server.url().rsplit_once('@').expect("a user");
+    let few = MySqlPoolOptions::new()
+        .max_connections(1)
+        .connect(&format!("mysql://few@{host}"))
+        .await
+        .expect("a pool");
+    let queue = Queue::new("jobs", &few).expect("a name");
+    assert_eq!(faults(&queue).await, []);
+}
+
+#[tokio::test]
+async fn sqlite_that_takes_no_writes_is_named() {
+    let (pool, queue) = queue::<Sqlite>(1).await;
+    let change = "PRAGMA query_only = 1";
+    finds(&queue, &pool, change, Fault::ReadOnly, "readonly").await;
+}
+
+#[tokio::test]
+async fn sqlite_with_an_index_in_another_order_is_named() {
+    let (pool, queue) = queue::<Sqlite>(1).await;
+    let change = "DROP INDEX atomically_job_claim;
+        CREATE INDEX atomically_job_claim ON atomically_job (queue, due_at, priority, id)";
+    finds(&queue, &pool, change, Fault::Index, "queue,priority,due_at,id").await;
 }

@@ -306,6 +306,51 @@ pub(crate) async fn payloads_come_back_as_they_were<DB: QueueTest>() {
         assert_eq!(claim.payload::<String>().expect("the payload"), text);
         claim.complete().await.expect("complete");
     }
+    // Many at once may be sent in another way; and so may one that nothing else is stored with.
+    let jobs: Vec<_> = texts.iter().map(|text| NewJob::new(text).expect("a payload")).collect();
+    let db = Pessimistic::default().on(&pool);
+    db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
+    for job in jobs {
+        queue.enqueue_alone(job).await.expect("a commit");
+    }
+    let claims = queue.claim(100).await.expect("a claim");
+    let back: Vec<_> = claims.iter().map(|claim| claim.payload::<String>().expect("the payload")).collect();
+    assert_eq!(back, texts.repeat(2));
+}
+
+/// Next to what is enqueued by itself, on whatever way it is sent.
+pub(crate) async fn all_that_a_job_asks_for_is_kept<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    let keys = ["plain", "'", "\\", "\"", "{}", "NULL", ",", "\u{fc}"];
+    let jobs = |alone: bool| -> Vec<NewJob> {
+        let mark = if alone { "alone" } else { "many" };
+        let job = |key: &&str| job(1).unique(format!("{mark}{key}")).expect("a key");
+        let mut jobs: Vec<_> = keys.iter().map(job).collect();
+        jobs.push(job(&"").max_attempts(7).priority(Priority::High).run_after(HOUR));
+        jobs.push(job(&"past").run_at(SystemTime::UNIX_EPOCH + HOUR));
+        jobs
+    };
+    let many = jobs(false);
+    let added = db.run(async |tx| queue.enqueue_many(tx, &many).await).await.expect("a commit");
+    assert_eq!(added, 10);
+    for job in jobs(true) {
+        assert!(matches!(queue.enqueue_alone(job).await.expect("a commit"), Enqueued::Added(_)));
+    }
+    for job in jobs(true).into_iter().chain(jobs(false)) {
+        assert_eq!(queue.enqueue_alone(job).await.expect("a commit"), Enqueued::Duplicate);
+    }
+    let kept = |which: &str| format!("SELECT COUNT(*) FROM atomically_job WHERE {which}");
+    for (which, wanted) in [
+        ("priority = 0 AND max_attempts = 7 AND due_at = enqueued_at + 3600000000", 2),
+        ("due_at = 3600000000 AND priority = 1 AND max_attempts = 20", 2),
+        ("due_at = enqueued_at AND priority = 1 AND max_attempts = 20", 16),
+    ] {
+        assert_eq!(ask(&pool, &kept(which)).await, wanted, "{which}");
+    }
+    let found: std::collections::BTreeSet<_> =
+        [claim_one(&queue).await.id(), claim_one(&queue).await.id()].into();
+    assert_eq!(found.len(), 2);
 }
 
 pub(crate) async fn the_dead_are_purged<DB: QueueTest>() {

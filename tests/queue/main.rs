@@ -54,6 +54,7 @@ on_every_database! {
     jobs::claims_do_not_wait_for_locked_jobs,
     jobs::bad_input_is_refused,
     jobs::payloads_come_back_as_they_were,
+    jobs::all_that_a_job_asks_for_is_kept,
     jobs::the_dead_are_purged,
     fence::a_zombie_leaves_no_effect,
     fence::a_zombie_whose_snapshot_is_older_leaves_no_effect,

@@ -121,11 +121,11 @@ impl Contest {
 
 /// The median, over the rounds, of how one compares with another in the same round: what the machine does besides hits
 /// neighbours alike.
-fn ratio(one: &[f64], other: &[f64]) -> f64 {
+pub(crate) fn ratio(one: &[f64], other: &[f64]) -> f64 {
     median(one.iter().zip(other).map(|(one, other)| one / other))
 }
 
-fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(numbers: impl Iterator<Item = f64>) -> f64 {
     let mut numbers: Vec<f64> = numbers.collect();
     numbers.sort_by(f64::total_cmp);
     match numbers.len() {

@@ -7,6 +7,7 @@ mod compare;
 mod contender;
 mod database;
 mod pgbench;
+mod queue;
 mod round_trips;
 #[path = "../../../tests/support/servers/mod.rs"]
 mod servers;
@@ -48,18 +49,21 @@ struct Arguments {
     chart: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Counts the round trips to the server instead
     RoundTrips,
+    /// Measures the queue beside others instead
+    Queue(queue::Arguments),
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if arguments.command == Some(Command::RoundTrips) {
-        return round_trips::print();
+    match &arguments.command {
+        Some(Command::RoundTrips) => round_trips::print(),
+        Some(Command::Queue(arguments)) => Runtime::new()?.block_on(queue::measure(arguments)),
+        None => Runtime::new()?.block_on(measure(&arguments)),
     }
-    Runtime::new()?.block_on(measure(&arguments))
 }
 
 async fn measure(arguments: &Arguments) -> Result<()> {

@@ -14,12 +14,13 @@ const ASKING: &str = "deadlock of session ";
 
 /// Asks for the status, and for what tells whether it is about the deadlock that is asked for.
 ///
-/// InnoDB prints the time of the system, whatever the session's time zone is.
+/// InnoDB prints the time of the system, whatever the session's time zone is. A variable that was never set is binary, and so
+/// would be the answer.
 pub(super) fn latest_deadlock(age: Duration) -> LatestDeadlock {
     let sql = format!(
-        "SELECT CONCAT('{ASKING}', CONNECTION_ID(), ' after ', IFNULL(@atomically_deadlock, 'none'), ' since ', \
-         DATE_FORMAT(CONVERT_TZ(UTC_TIMESTAMP() - INTERVAL {} SECOND, '+00:00', 'SYSTEM'), '%Y-%m-%d %H:%i:%s')); \
-         SHOW ENGINE INNODB STATUS",
+        "SELECT CONVERT(CONCAT('{ASKING}', CONNECTION_ID(), ' after ', IFNULL(@atomically_deadlock, 'none'), ' since ', \
+         DATE_FORMAT(CONVERT_TZ(UTC_TIMESTAMP() - INTERVAL {} SECOND, '+00:00', 'SYSTEM'), '%Y-%m-%d %H:%i:%s')) \
+         USING utf8mb4); SHOW ENGINE INNODB STATUS",
         whole_seconds(age)
     );
     LatestDeadlock { sql, read: report }

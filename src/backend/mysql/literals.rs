@@ -117,8 +117,8 @@ fn number(text: &str) -> Piece {
         text[from..].find(|char| !is_of_word(char) && char != '.').map_or(text.len(), |length| from + length)
     };
     let end = end_of_part(0);
-    let has_exponent = text[..end].ends_with(['e', 'E'])
-        && text[end..].strip_prefix(['+', '-']).is_some_and(|rest| is_number(rest));
+    let has_exponent =
+        text[..end].ends_with(['e', 'E']) && text[end..].strip_prefix(['+', '-']).is_some_and(is_number);
     Piece::Value(if has_exponent { end_of_part(end + 1) } else { end })
 }
 

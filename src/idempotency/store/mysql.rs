@@ -64,5 +64,5 @@ impl Facts for MySql {
         )
     }
 
-    performed!();
+    performed!(true);
 }

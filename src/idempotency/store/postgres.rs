@@ -66,5 +66,5 @@ impl Facts for Postgres {
         )
     }
 
-    performed!();
+    performed!(false);
 }

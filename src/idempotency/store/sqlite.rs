@@ -54,5 +54,5 @@ impl Facts for Sqlite {
         )
     }
 
-    performed!();
+    performed!(true);
 }

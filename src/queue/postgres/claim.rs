@@ -1,7 +1,7 @@
 //! Claims in one round trip.
 
 use futures_core::future::BoxFuture;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, SqlSafeStr as _, SqlStr};
 
 use crate::error::Error;
 use crate::queue::dialect::{Dialect as _, JOB, Row};
@@ -40,17 +40,18 @@ pub(super) async fn claim(
     let Wanted { queue, most, since: [high, normal, low], lease } = wanted;
     let lease = micros(lease);
     let execute = format!("EXECUTE {NAME} ('{queue}', {most}, {lease}, {high}, {normal}, {low})");
-    db.run_on_connection(|connection| run(connection, execute.clone())).await
+    let execute = AssertSqlSafe(execute).into_sql_str();
+    db.run_on_connection(execute.clone(), |connection| run(connection, execute.clone())).await
 }
 
-fn run(connection: &mut PgConnection, execute: String) -> BoxFuture<'_, Result<Vec<Row>, sqlx::Error>> {
+fn run(connection: &mut PgConnection, execute: SqlStr) -> BoxFuture<'_, Result<Vec<Row>, sqlx::Error>> {
     Box::pin(async move {
         let mut known = true;
         let mut attempts = 0;
         loop {
             attempts += 1;
             let prepare = if known { String::new() } else { prepare() };
-            let text = format!("{SETTINGS}; {}{prepare}{execute}", Postgres::ALONE);
+            let text = format!("{SETTINGS}; {}{prepare}{}", Postgres::ALONE, execute.as_str());
             match sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *connection).await {
                 Ok(rows) => return rows.iter().map(Postgres::job).collect(),
                 Err(error) if attempts == ATTEMPTS => return Err(error),

@@ -13,8 +13,9 @@ use crate::gate::Place;
 use crate::intercept::Answer;
 use crate::observe::RunOutcome;
 use crate::policy::Plan;
-use crate::transactor::attempt::{Outcome, Timer, Trial};
+use crate::transactor::attempt::{Outcome, Trial};
 use crate::transactor::options::Options;
+use crate::transactor::timer::Timer;
 use crate::tx::{Handoff, Interception, Session, not_connected};
 
 /// Where a single statement runs, and what is known of it.
@@ -22,7 +23,7 @@ pub(in crate::transactor) struct Alone<'a, DB: Backend> {
     pub(in crate::transactor) pool: &'a Pool<DB>,
     pub(in crate::transactor) handoff: &'a Handoff<DB>,
     /// Its text, for those who watch.
-    pub(in crate::transactor) sql: Option<SqlStr>,
+    pub(in crate::transactor) sql: SqlStr,
     pub(in crate::transactor) nowait: bool,
 }
 
@@ -73,17 +74,13 @@ where
         // its round trip.
         let asked = Instant::now();
         let session = timer.within(pin!(Session::acquire_tested(self.alone.pool, self.alone.handoff))).await;
-        if let Some(observation) = &timer.observation {
-            observation.connected(asked.elapsed());
-        }
+        timer.tell(|observation| observation.connected(asked.elapsed()));
         let mut session = match session {
             Some(Ok(session)) => session,
             Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
             None => return Outcome::OutOfTime(Some(nobody_answered(self.alone.pool))),
         };
-        if let (Some(observation), Some(sql)) = (&timer.observation, &self.alone.sql) {
-            observation.sent(sql.clone());
-        }
+        timer.tell(|observation| observation.sent(self.alone.sql.clone()));
         let answer = timer.within((self.run)(session.connection(), attempt)).await;
         let error = match answer {
             Some(Ok(output)) => {
@@ -100,9 +97,7 @@ where
         };
         let failure = failure_of::<DB>(&error, self.alone.nowait)
             .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()));
-        if let Some(observation) = &timer.observation {
-            observation.answered(Some(&failure));
-        }
+        timer.tell(|observation| observation.answered(Some(&failure)));
         if in_doubt(&failure) {
             return Outcome::failed(failure.into_commit_unknown());
         }

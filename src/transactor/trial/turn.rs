@@ -8,7 +8,8 @@ use crate::intercept::Interceptors;
 use crate::isolation::{Begin, Isolation};
 use crate::lock::RowLock;
 use crate::policy::Plan;
-use crate::transactor::attempt::{Outcome, Timer, still_in_line};
+use crate::transactor::attempt::{Outcome, still_in_line};
+use crate::transactor::timer::Timer;
 
 /// Where an attempt waits for the one before it at the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,9 +14,10 @@ use crate::gate::Place;
 use crate::isolation::Access;
 use crate::observe::{Observation, RunOutcome, watched};
 use crate::policy::{Plan, Resolve, Trace};
-use crate::transactor::attempt::{Clock, Otherwise, Outcome, Timer, Trial, is_unique_violation};
+use crate::transactor::attempt::{Otherwise, Outcome, Trial, is_unique_violation};
 use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
+use crate::transactor::timer::{Clock, Timer};
 use crate::transactor::{Ended, Unit, Wish};
 use crate::tx::{self, Commit, End, Handoff, Hooks, NotOpened, Shield, Tx, holding, identity};
 

@@ -1,10 +1,11 @@
-//! Private, throwaway PostgreSQL and MariaDB servers on 127.0.0.1 for the integration tests.
+//! Private, throwaway PostgreSQL and MariaDB servers, and what else the integration tests need, on 127.0.0.1.
 //!
 //! A server starts when the first test asks for one, and is gone, with its directory, when the test process ends,
 //! however it ends. Nothing installed or running on the machine is touched.
 
 #![allow(dead_code, reason = "a test binary that includes this module rarely needs all of it")]
 
+mod chromedriver;
 mod find;
 mod lifetime;
 mod mariadb;
@@ -102,6 +103,19 @@ impl Server {
     #[track_caller]
     pub(crate) fn pgbouncer_prepares() -> bool {
         must(pgbouncer::Pgbouncer::find(0, true).and_then(|pooler| pooler.can_prepare()))
+    }
+
+    /// Starts a chromedriver, which starts browsers; and the browser that it is to start.
+    #[track_caller]
+    pub(crate) fn chromedriver() -> (Self, PathBuf) {
+        let driver = must(chromedriver::Chromedriver::find());
+        let browser = driver.browser();
+        (must(Self::start(Box::new(driver))), browser)
+    }
+
+    /// Where it listens, on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL of its database `test`, for the user `app` who may do everything; it stays the same over a restart.

@@ -8,14 +8,16 @@ use super::*;
 
 const TWO: &str = include_str!("mariadb_two.txt");
 const GAP: &str = include_str!("mariadb_gap.txt");
+const THREE: &str = include_str!("mariadb_three.txt");
 /// With `innodb_deadlock_report = basic`, which does not show whose locks are in the way.
-const THREE: &str = include_str!("mariadb_three_basic.txt");
+const BASIC: &str = include_str!("mariadb_three_basic.txt");
 const MYSQL: &str = include_str!("mysql_8.txt");
 /// Of the second transaction, it does not show who has what it waits for.
 const AUTO_INCREMENT: &str = include_str!("mysql_5_7_auto_increment.txt");
 
 /// Each with the session that was given up, which is the one that asks.
-const ALL: [(&str, i64); 5] = [(TWO, 48), (GAP, 54), (THREE, 61), (MYSQL, 9), (AUTO_INCREMENT, 21)];
+const ALL: [(&str, i64); 6] =
+    [(TWO, 48), (GAP, 54), (THREE, 68), (BASIC, 61), (MYSQL, 9), (AUTO_INCREMENT, 21)];
 
 fn asked_by(session: i64, since: &str, status: &str) -> Option<DeadlockReport> {
     let asking = format!("deadlock of session {session} after none since {since}");
@@ -71,14 +73,17 @@ fn of_a_gap() {
     assert_eq!(told_to(54, GAP), [party(54, 53, lock(), insert), party(53, 54, lock(), insert)]);
 }
 
+/// On the same page: the records tell whose lock is in the way.
 #[test]
 fn of_three() {
-    let told = told_to(61, THREE);
-    let waits: Vec<_> = told.iter().map(|party| (party.session, &*party.blocked_by)).collect();
-    assert_eq!(waits, [(Some(61), &[59][..]), (Some(59), &[60]), (Some(60), &[61])]);
-    let rows: Vec<_> =
-        told.iter().map(|party| party.waits_for.as_ref().and_then(|lock| lock.row.as_deref())).collect();
-    assert_eq!(rows, [Some("page 3 heap 2"), Some("page 3 heap 3"), Some("page 3 heap 4")]);
+    for (status, [victim, next, last]) in [(THREE, [68, 67, 66]), (BASIC, [61, 59, 60])] {
+        let told = told_to(victim, status);
+        let waits: Vec<_> = told.iter().map(|party| (party.session, &*party.blocked_by)).collect();
+        let wanted = [(Some(victim), &[next][..]), (Some(next), &[last]), (Some(last), &[victim])];
+        assert_eq!(waits, wanted);
+        let rows: Vec<_> = told.into_iter().filter_map(|party| party.waits_for?.row).collect();
+        assert_eq!(rows, ["page 3 heap 2", "page 3 heap 3", "page 3 heap 4"]);
+    }
 }
 
 #[test]

@@ -1,0 +1,113 @@
+//! Queues of jobs, beside each other on one server.
+
+mod atomically;
+mod contender;
+mod graphile;
+mod held;
+mod sqlxmq;
+mod turn;
+mod underway;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use self::contender::Contender;
+use self::turn::Work;
+use crate::compare::{median, ratio};
+use crate::servers;
+
+/// Connections of everybody's pool; and callers, or handlers, where jobs are taken one by one.
+const CONNECTIONS: u32 = 8;
+const CALLERS: usize = 4;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// How often each contender takes its turn
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+
+    /// How many jobs a turn has; ten times as many where they are taken in batches
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u16).range(100..))]
+    jobs: u16,
+
+    /// How many seconds each works while a transaction holds back vacuum; 0 leaves it out
+    #[arg(long, default_value_t = 12)]
+    held: u64,
+}
+
+/// Prints a table for each kind of work.
+pub(crate) async fn measure(arguments: &Arguments) -> Result<()> {
+    let url = servers::postgres_url();
+    let contenders: Vec<Box<dyn Contender>> = vec![
+        Box::new(atomically::Atomically::new(&url, atomically::Work::ByHand).await?),
+        Box::new(atomically::Atomically::new(&url, atomically::Work::Worker).await?),
+        Box::new(graphile::Graphile::new(&url).await?),
+        Box::new(sqlxmq::Sqlxmq::new(&url).await?),
+        Box::new(underway::Underway::new(&url).await?),
+    ];
+    let (rounds, jobs) = (usize::from(arguments.rounds), usize::from(arguments.jobs));
+    for work in [Work::EnqueueOne, Work::EnqueueBatch, Work::DrainOne, Work::DrainBatch] {
+        let jobs = if work.is_batched() { jobs * 10 } else { jobs };
+        contest(&contenders, work, rounds, jobs).await?;
+    }
+    if arguments.held > 0 {
+        held::measure(&url, &contenders, Duration::from_secs(arguments.held)).await?;
+    }
+    Ok(())
+}
+
+/// A contender, with one of the batches that it can take.
+struct Entry<'a> {
+    contender: &'a dyn Contender,
+    batch: usize,
+    turns: Vec<f64>,
+}
+
+/// Round after round, each beginning with another one; the first is not counted.
+async fn contest(contenders: &[Box<dyn Contender>], work: Work, rounds: usize, jobs: usize) -> Result<()> {
+    let entry = |contender, batch| Entry { contender, batch, turns: Vec::with_capacity(rounds) };
+    let mut entries: Vec<_> = contenders
+        .iter()
+        .flat_map(|contender| work.batches(&**contender).iter().map(|batch| entry(&**contender, *batch)))
+        .collect();
+    for round in 0..=rounds {
+        for i in 0..entries.len() {
+            let at = (i + round) % entries.len();
+            let Entry { contender, batch, turns } = &mut entries[at];
+            let per_second = turn::turn(*contender, work, *batch, jobs).await?;
+            if round > 0 {
+                turns.push(per_second);
+            }
+        }
+        eprint!("\r{}: round {round} of {rounds}", work.title());
+    }
+    eprintln!();
+    print(work, &entries);
+    Ok(())
+}
+
+fn print(work: Work, entries: &[Entry<'_>]) {
+    let best_of = |ours: bool| {
+        let those = entries.iter().filter(move |entry| entry.contender.name().starts_with("atomically") == ours);
+        those.max_by(|one, other| middle(&one.turns).total_cmp(&middle(&other.turns)))
+    };
+    let Some(ours) = best_of(true) else { return };
+    println!("\n{}", work.title());
+    println!("| | batch | jobs/s | worst to best | the best of atomically's / this one |");
+    println!("|---|---|---|---|---|");
+    for Entry { contender, batch, turns } in entries {
+        let (worst, best) = turns.iter().fold((f64::MAX, 0_f64), |(worst, best), turn| (turn.min(worst), turn.max(best)));
+        println!(
+            "| {} | {batch} | {:.0} | {worst:.0} to {best:.0} | {:.2} |",
+            contender.name(),
+            middle(turns),
+            ratio(&ours.turns, turns)
+        );
+    }
+}
+
+fn middle(turns: &[f64]) -> f64 {
+    median(turns.iter().copied())
+}

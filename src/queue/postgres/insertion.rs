@@ -1,0 +1,106 @@
+//! Inserts in one round trip.
+
+use std::fmt::{Display, Write as _};
+
+use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr as _};
+
+use crate::error::Error;
+use crate::queue::dialect::Dialect as _;
+use crate::queue::insertion::{COLUMNS, NewRows, due};
+use crate::queue::job::Due;
+use crate::strategy::Pessimistic;
+use crate::transactor::PoolTransactor;
+
+/// The statement that inserts one job and answers its id; or several, as arrays: of a list of rows, each value would be an
+/// expression to the parser.
+///
+/// # Why literals?
+///
+/// A statement with arguments that the session does not keep takes the driver two round trips. One that it does keep has
+/// another client's number behind a pooler.
+pub(super) fn text(rows: &NewRows<'_>) -> String {
+    let (queue, now) = (rows.queue, Postgres::NOW);
+    let end = "ON CONFLICT DO NOTHING";
+    if let [job] = rows.jobs {
+        let key = job.unique_key.as_deref().map_or_else(|| "NULL".to_owned(), literal);
+        let (priority, due, attempts) = (job.priority.number(), due::<Postgres>(job), rows.attempts(job));
+        return format!(
+            "INSERT INTO {COLUMNS} VALUES ('{queue}', {priority}, {due}, {attempts}, {now}, {key}, {}) {end} RETURNING id",
+            literal(&job.payload)
+        );
+    }
+    let jobs = || rows.jobs.iter();
+    let delays = numbers(jobs().map(|job| match job.due {
+        Due::After(delay) => Some(delay),
+        Due::At(_) => None,
+    }));
+    let times = numbers(jobs().map(|job| match job.due {
+        Due::At(time) => Some(time),
+        Due::After(_) => None,
+    }));
+    let priorities = numbers(jobs().map(|job| Some(job.priority.number())));
+    let attempts = numbers(jobs().map(|job| Some(rows.attempts(job))));
+    let keys = texts(jobs().map(|job| job.unique_key.as_deref()));
+    let payloads = texts(jobs().map(|job| Some(job.payload.as_str())));
+    format!(
+        "INSERT INTO {COLUMNS} \
+         SELECT '{queue}', priority, COALESCE(at, (SELECT {now}) + delay), attempts, (SELECT {now}), key, payload \
+         FROM unnest('{priorities}'::smallint[], '{delays}'::bigint[], '{times}'::bigint[], '{attempts}'::integer[], \
+         {keys}::text[], {payloads}::text[]) AS job (priority, delay, at, attempts, key, payload) {end}"
+    )
+}
+
+/// Sends a text as its own transaction, and answers the id that comes back.
+pub(super) async fn alone(
+    db: &PoolTransactor<Postgres, Pessimistic>,
+    text: String,
+) -> Result<Option<i64>, Error> {
+    let sql = AssertSqlSafe(format!("{}{text}", Postgres::ALONE)).into_sql_str();
+    db.run_on_connection(sql.clone(), |connection| {
+        let query = sqlx::raw_sql(sql.clone());
+        Box::pin(async move {
+            let rows = query.fetch_all(connection).await?;
+            rows.first().map(|row| row.try_get(0)).transpose()
+        })
+    })
+    .await
+}
+
+/// A text, whatever `standard_conforming_strings` is set to.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+fn numbers(numbers: impl Iterator<Item = Option<impl Display>>) -> String {
+    let mut array = String::from("{");
+    for number in numbers {
+        // Writing to a string does not fail.
+        let _ = match number {
+            Some(number) => write!(array, "{number},"),
+            None => write!(array, "NULL,"),
+        };
+    }
+    closed(array)
+}
+
+fn texts<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> String {
+    let mut array = String::from("{");
+    for text in texts {
+        match text {
+            Some(text) => {
+                array.push('"');
+                array.push_str(&text.replace('\\', "\\\\").replace('"', "\\\""));
+                array.push_str("\",");
+            }
+            None => array.push_str("NULL,"),
+        }
+    }
+    literal(&closed(array))
+}
+
+/// With a bracket in place of the last comma.
+fn closed(mut array: String) -> String {
+    array.pop();
+    array.push('}');
+    array
+}

@@ -1,0 +1,199 @@
+//! What makes a transactor convenient: closures as units, and options for a run or two.
+
+use std::hash::Hash;
+use std::panic::Location;
+
+use async_trait::async_trait;
+
+use super::{Ended, Options, PoolTransactor, Transactor, Unit, Wish};
+use crate::backend::{Backend, WatchedQuery};
+use crate::error::Error;
+use crate::policy::Strategy;
+use crate::tx::{Repeatable, Tx, TxFn};
+
+/// What users do with a [`Transactor`].
+pub trait TransactorExt<DB: Backend>: Transactor<DB> {
+    /// Runs an async closure as one transaction, and runs it again when concurrency got in its way.
+    ///
+    /// The closure's `Ok` commits, its `Err` rolls back and comes back as it is. Each attempt runs a fresh clone of the
+    /// closure in a new transaction, so nothing leaks from one attempt into the next; a closure that changes what it
+    /// captures does not compile. What it does *outside* of its transaction is done once per attempt.
+    ///
+    /// ```
+    /// # use atomically::{Optimistic, TransactorExt};
+    /// # async fn example(pool: &sqlx::SqlitePool) -> Result<(), atomically::Error> {
+    /// let db = Optimistic::default().on(pool);
+    /// let id = 7;
+    /// let stock: i64 = db
+    ///     .run(async |tx| {
+    ///         let (stock, version): (i64, i64) = sqlx::query_as("SELECT stock, version FROM product WHERE id = $1")
+    ///             .bind(id)
+    ///             .fetch_one(&mut *tx)
+    ///             .await?;
+    ///         let done = sqlx::query("UPDATE product SET stock = $1, version = version + 1 WHERE id = $2 AND version = $3")
+    ///             .bind(stock - 1)
+    ///             .bind(id)
+    ///             .bind(version)
+    ///             .execute(&mut *tx)
+    ///             .await?;
+    ///         tx.expect_one(done.rows_affected())?;
+    ///         Ok::<_, atomically::Error>(stock - 1)
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The closure's own error; or this crate's, turned into the closure's error type, when the database or the
+    /// deadline stood in the way.
+    ///
+    /// # Panics
+    ///
+    /// When the closure does; the transaction is rolled back. Also outside of a Tokio runtime.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time. Before the commit was sent, nothing is stored and the connection is closed; a commit
+    /// that was sent is finished in the background.
+    #[track_caller]
+    fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
+    where
+        F: Repeatable
+            + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+            + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+        E: From<Error> + Send,
+        T: Send;
+
+    /// The same transactor with other options, for a run or two.
+    fn with(&self, options: Options) -> With<'_, Self>;
+
+    /// The same transactor for runs that contend for this: a row, a tenant, whatever many units want at once.
+    ///
+    /// They wait for each other at the transactor's [`Gate`], in the order in which they came, before they take a
+    /// connection. [`Adaptive`](crate::Adaptive) learns about it. The key means nothing to the database; any hashable
+    /// value will do.
+    ///
+    /// ```
+    /// # use atomically::{Error, Pessimistic, TransactorExt as _};
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
+    /// let db = Pessimistic::default().on(&pool);
+    /// let id = 7;
+    /// db.on_key(("event", id))
+    ///     .run(async |tx| {
+    ///         let sql = tx.for_update("SELECT seats FROM event WHERE id = $1");
+    ///         let seats: i64 = sqlx::query_scalar(sql).bind(id).fetch_one(&mut *tx).await?;
+    ///         sqlx::query("UPDATE event SET seats = $1 WHERE id = $2")
+    ///             .bind(seats - 1)
+    ///             .bind(id)
+    ///             .execute(&mut *tx)
+    ///             .await?;
+    ///         Ok::<_, Error>(())
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    fn on_key(&self, key: impl Hash) -> With<'_, Self>;
+
+    /// The same transactor for runs of a unit that is called this in logs, metrics and reports of deadlocks.
+    ///
+    /// ```
+    /// # use atomically::{Error, Optimistic, TransactorExt as _};
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
+    /// let db = Optimistic::default().on(&pool);
+    /// db.named("checkout").run(async |tx| {
+    ///     sqlx::query("UPDATE product SET stock = stock - 1").execute(&mut *tx).await?;
+    ///     Ok::<_, Error>(())
+    /// })
+    /// .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Why a `&'static str`?
+    ///
+    /// Each name is a time series of its own, for as long as the process lives. Names that are put together at run time,
+    /// from ids say, would be as many as there are ids.
+    fn named(&self, name: &'static str) -> With<'_, Self>;
+}
+
+impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
+    #[track_caller]
+    fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
+    where
+        F: Repeatable
+            + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+            + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+        E: From<Error> + Send,
+        T: Send,
+    {
+        let options = Options::new().started_at(Location::caller());
+        async move {
+            let mut unit = Closure { body: unit, output: None };
+            let ended = self.transact(&options, &mut unit).await;
+            match (ended, unit.output) {
+                (Ok(Ended::Committed), Some(Ok(value))) => Ok(value),
+                (Ok(Ended::RolledBack), Some(Err(error))) => Err(error),
+                (Err(error), _) => Err(error.into()),
+                (Ok(_), _) => Err(Error::transactor_broke_its_contract().into()),
+            }
+        }
+    }
+
+    fn with(&self, options: Options) -> With<'_, Self> {
+        With { transactor: self, options }
+    }
+
+    fn on_key(&self, key: impl Hash) -> With<'_, Self> {
+        self.with(Options::new().on_key(key))
+    }
+
+    fn named(&self, name: &'static str) -> With<'_, Self> {
+        self.with(Options::new().named(name))
+    }
+}
+
+/// A transactor that is asked for something: what [`TransactorExt::with`] gives.
+#[derive(Debug)]
+pub struct With<'a, X: ?Sized> {
+    transactor: &'a X,
+    options: Options,
+}
+
+impl<DB: Backend, S: Strategy> With<'_, PoolTransactor<DB, S>> {
+    /// One statement as its own transaction; answers how many rows it touched.
+    pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
+        self.transactor.clone().options(self.options.clone()).run_statement(query).await
+    }
+}
+
+#[async_trait]
+impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for With<'_, X> {
+    async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
+        self.transactor.transact(&options.or(&self.options), unit).await
+    }
+}
+
+/// A closure as a unit, with the output of its last attempt.
+struct Closure<F, T, E> {
+    body: F,
+    output: Option<Result<T, E>>,
+}
+
+#[async_trait]
+impl<DB, F, T, E> Unit<DB> for Closure<F, T, E>
+where
+    DB: Backend,
+    F: Repeatable
+        + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+    E: Send,
+    T: Send,
+{
+    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish {
+        self.output = None;
+        let output = (self.body.clone())(tx).await;
+        let wish = if output.is_ok() { Wish::Commit } else { Wish::RollBack };
+        self.output = Some(output);
+        wish
+    }
+}

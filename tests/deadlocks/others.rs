@@ -1,0 +1,88 @@
+//! With a transaction that nobody watches, and where the server does not tell.
+
+use atomically::testing::{Fault, Faults, Moment};
+use atomically::{Pessimistic, TransactorExt as _, Tx};
+
+use crate::scene::{Deadlocks, MONEY, PAY, ROWS, Step, accounts, lose_to_somebody_else, patient};
+use crate::support::TestBackend;
+use crate::support::proxy::{Fault as Cut, Proxy};
+
+/// Its statement is known where the server shows it, and then without its values.
+pub(crate) async fn somebody_else_is_told_by_the_session<DB: TestBackend>() {
+    let pool = accounts::<DB>(1).await;
+    let others = DB::another(&pool.url).await;
+    let deadlocks = Deadlocks::new();
+    let session = lose_to_somebody_else::<DB>(&pool, &others, &deadlocks).await;
+    let report = deadlocks.only().report;
+    assert_eq!(report.parties.len(), 2, "{report}");
+    let other = &report.parties[1];
+    assert_eq!((other.unit, other.session), (None, Some(session)), "{report}");
+    assert_eq!(report.parties[0].blocked_by, [session]);
+    if DB::NAME == "PostgreSQL" {
+        assert!(other.statements.is_empty(), "{report}");
+    } else {
+        assert_eq!(other.statements, ["UPDATE account SET balance = balance + ? WHERE id = ?"]);
+    }
+}
+
+/// InnoDB's status still shows the session's last deadlock when it meets one that is none of InnoDB's.
+pub(crate) async fn an_earlier_deadlock_is_not_told_again<DB: TestBackend>() {
+    let pool = accounts::<DB>(1).await;
+    let others = DB::another(&pool.url).await;
+    let deadlocks = Deadlocks::new();
+    lose_to_somebody_else::<DB>(&pool, &others, &deadlocks).await;
+    let first = deadlocks.only().report;
+    let session = first.parties[0].session.expect("a session");
+
+    let db = patient(Pessimistic::default(), &pool).observed_by(deadlocks.clone());
+    let faults = Faults::new().at(Moment::Statement(1), Fault::Deadlock);
+    let pays = async |tx: &mut Tx<DB>| Step::Sql(PAY, &[MONEY, ROWS[0]]).take(tx).await;
+    faults.on(&db).named("refund").run(pays).await.expect("a commit");
+    let second = deadlocks.only();
+    assert_eq!((second.victim, second.report.parties.len()), ("refund", 1), "{}", second.report);
+    // It was the same session, and still is.
+    let now = DB::pool_fetch(&pool, DB::sql("SELECT CAST(CONNECTION_ID() AS SIGNED)"), &[]).await;
+    assert_eq!(now.expect("a session"), session);
+}
+
+/// Without the privilege `PROCESS`: the side of the unit, and a connection that is as good as before.
+pub(crate) async fn who_may_not_look_is_told_of_its_own_side<DB: TestBackend>() {
+    let pool = accounts::<DB>(1).await;
+    let name = pool.url.rsplit('/').next().expect("a database");
+    for sql in [
+        format!("CREATE USER {name}@'%' IDENTIFIED BY 'app'"),
+        format!("GRANT ALL PRIVILEGES ON {name}.* TO {name}@'%'"),
+    ] {
+        DB::pool_execute(&pool, DB::sql(&sql), &[]).await.expect("a user");
+    }
+    let poor = pool.url.replace("//app:app@", &format!("//{name}:app@"));
+    assert_ne!(poor, pool.url);
+    let options = sqlx::pool::PoolOptions::<DB>::new().max_connections(1);
+    let poor = options.connect(&poor).await.expect("a pool");
+    let session = async || {
+        let ask = DB::sql("SELECT CAST(CONNECTION_ID() AS SIGNED)");
+        DB::pool_fetch(&poor, ask, &[]).await.expect("a session")
+    };
+    let before = session().await;
+    let deadlocks = Deadlocks::new();
+    lose_to_somebody_else::<DB>(&poor, &pool, &deadlocks).await;
+    let report = deadlocks.only().report;
+    let [own] = report.parties.as_slice() else { panic!("{report}") };
+    assert_eq!(own.statements, [PAY, PAY], "{report}");
+    assert_eq!(own.waits_for, None, "{report}");
+    assert_eq!(session().await, before, "it was closed");
+}
+
+/// A server that does not answer the question, or closes the connection: the unit goes on.
+pub(crate) async fn an_answer_that_does_not_come_is_done_without<DB: TestBackend>() {
+    let direct = accounts::<DB>(1).await;
+    for cut in [Cut::SilenceBefore, Cut::SilenceAfter, Cut::CutBefore, Cut::CutAfter] {
+        let proxy = Proxy::to(&direct.url).await;
+        let pool = DB::another(&proxy.url(&direct.url)).await;
+        proxy.on("SHOW ENGINE INNODB STATUS", cut);
+        let deadlocks = Deadlocks::new();
+        lose_to_somebody_else::<DB>(&pool, &direct, &deadlocks).await;
+        assert_eq!(proxy.hits(), 1, "{cut:?}");
+        assert_eq!(deadlocks.only().report.parties.len(), 1, "{cut:?}");
+    }
+}

@@ -1,0 +1,191 @@
+//! Units that wait for each other, and an observer that keeps what it is told of it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use atomically::{
+    DeadlockReport, Error, Event, FailureKind, Observer, Pessimistic, PoolTransactor, Strategy,
+    TransactorExt as _, Tx, UnitEvent,
+};
+use sqlx::Pool;
+use tokio::sync::{Barrier, Semaphore};
+
+use crate::support::{TestBackend, TestPool};
+
+/// What all values begin with, those that are bound and those that others write into their statements.
+pub(crate) const MARK: &str = "4711471";
+pub(crate) const MONEY: i64 = 471_147_110;
+pub(crate) const ROWS: [i64; 3] = [471_147_111, 471_147_112, 471_147_113];
+pub(crate) const NEW: [i64; 2] = [471_147_114, 471_147_115];
+
+pub(crate) async fn accounts<DB: TestBackend>(connections: u32) -> TestPool<DB> {
+    let pool = DB::pool(connections).await;
+    let create = "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL)";
+    DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
+    for id in ROWS {
+        let insert = DB::sql("INSERT INTO account VALUES (?, 0)");
+        DB::pool_execute(&pool, insert, &[id]).await.expect("an account");
+    }
+    pool
+}
+
+pub(crate) const PAY: &str = "UPDATE account SET balance = balance - ? WHERE id = ?";
+pub(crate) const PAY_BACK: &str = "UPDATE account SET balance = balance + ? WHERE id = ?";
+pub(crate) const OPEN: &str = "INSERT INTO account VALUES (?, ?)";
+
+/// Keeps what is told of deadlocks. Whoever holds what the victim wants holds it until then.
+#[derive(Debug, Clone)]
+pub(crate) struct Deadlocks {
+    told: Arc<Mutex<Vec<Told>>>,
+    waiting: Arc<Semaphore>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    pub(crate) victim: &'static str,
+    pub(crate) report: DeadlockReport,
+}
+
+impl Deadlocks {
+    pub(crate) fn new() -> Self {
+        Self { told: Arc::default(), waiting: Arc::new(Semaphore::new(0)) }
+    }
+
+    pub(crate) async fn are_told(&self) {
+        drop(self.waiting.acquire().await.expect("never closed"));
+    }
+
+    /// The only one since this was asked for. There is no value in it.
+    pub(crate) fn only(&self) -> Told {
+        let told = std::mem::take(&mut *self.told.lock().expect("what was told"));
+        let [told] = told.as_slice() else { panic!("one deadlock: {told:#?}") };
+        self.waiting.forget_permits(Semaphore::MAX_PERMITS);
+        assert_eq!(told.report.parties[0].unit.expect("a unit").name, told.victim);
+        for shown in [told.report.to_string(), format!("{:?}", told.report)] {
+            assert!(!shown.contains(MARK), "a value is seen: {shown}");
+        }
+        told.clone()
+    }
+
+    /// The same, between units of this process: a circle of waits, each for the next one.
+    pub(crate) fn only_circle(&self) -> DeadlockReport {
+        let report = self.only().report;
+        for (party, next) in report.parties.iter().zip(report.parties.iter().cycle().skip(1)) {
+            assert!(next.session.is_some() && party.waits_for.is_some(), "{report}");
+            assert_eq!(party.blocked_by, next.session.into_iter().collect::<Vec<_>>(), "{report}");
+            let unit = party.unit.expect("a unit");
+            assert_eq!(unit.attempt, 1, "{report}");
+            assert!(unit.place.expect("a place").file().ends_with("scene.rs"), "{report}");
+        }
+        report
+    }
+}
+
+impl Observer for Deadlocks {
+    fn observe(&self, event: &Event<'_>) {
+        let Event::Unit { run, event: UnitEvent::AttemptFailed { failure, .. } } = event else { return };
+        if failure.kind() == FailureKind::Deadlock {
+            let report = failure.deadlock().expect("the side of this unit at least").clone();
+            self.told.lock().expect("what was told").push(Told { victim: run.name, report });
+            self.waiting.add_permits(100);
+        }
+    }
+
+    fn wants_sessions(&self) -> bool {
+        true
+    }
+}
+
+/// What takes a lock.
+#[derive(Clone, Copy)]
+pub(crate) enum Step {
+    /// A statement, and what is bound to it.
+    Sql(&'static str, &'static [i64]),
+    Advisory(&'static str),
+}
+
+impl Step {
+    pub(crate) async fn take<DB: TestBackend>(self, tx: &mut Tx<DB>) -> Result<(), Error> {
+        match self {
+            Self::Sql(sql, values) => DB::execute(tx, DB::sql(sql), values).await.map(|_| ())?,
+            Self::Advisory(key) => tx.advisory_lock(key).await?,
+        }
+        Ok(())
+    }
+}
+
+/// Waits for as long as a loaded machine may need.
+pub(crate) fn patient<DB: TestBackend, S: Strategy>(strategy: S, pool: &Pool<DB>) -> PoolTransactor<DB, S> {
+    PoolTransactor::new(strategy, pool).deadline(Duration::from_secs(120))
+}
+
+/// Each of these units takes its first lock, waits until all of them have theirs, and asks for its second one.
+pub(crate) async fn collide<DB: TestBackend, const N: usize>(
+    strategy: impl Strategy,
+    pool: &Pool<DB>,
+    deadlocks: &Deadlocks,
+    sides: [(&'static str, Step, Step); N],
+) {
+    let db = &patient(strategy, pool).observed_by(deadlocks.clone());
+    let all_hold_one = &Barrier::new(N);
+    let runs = sides.into_iter().map(|(name, first, second)| async move {
+        db.named(name)
+            .run(async move |tx: &mut Tx<DB>| {
+                if tx.attempt() == 1 {
+                    first.take(tx).await?;
+                    all_hold_one.wait().await;
+                    second.take(tx).await?;
+                    deadlocks.are_told().await;
+                }
+                Ok::<_, Error>(())
+            })
+            .await
+            .expect("a commit");
+    });
+    futures_util::future::join_all(runs).await;
+}
+
+/// A unit on this pool, and a transaction that nobody watches on the other one, which wins. Answers its session.
+pub(crate) async fn lose_to_somebody_else<DB: TestBackend>(
+    pool: &Pool<DB>,
+    others: &Pool<DB>,
+    deadlocks: &Deadlocks,
+) -> i64 {
+    let db = patient(Pessimistic::default(), pool).observed_by(deadlocks.clone());
+    let both_hold_one = &Barrier::new(2);
+    let postgres = DB::NAME == "PostgreSQL";
+    let checkout = db.named("checkout");
+    let checkout = checkout.run(async move |tx: &mut Tx<DB>| {
+        if tx.attempt() == 1 {
+            Step::Sql(PAY, &[MONEY, ROWS[0]]).take(tx).await?;
+            both_hold_one.wait().await;
+            Step::Sql(PAY, &[MONEY, ROWS[1]]).take(tx).await?;
+        }
+        Ok::<_, Error>(())
+    });
+    let somebody = patient(Pessimistic::default(), others).attempts(1);
+    let somebody = somebody.run(async move |tx: &mut Tx<DB>| {
+        // PostgreSQL gives up whoever looks first, InnoDB whoever has done less.
+        if postgres {
+            DB::execute(tx, DB::sql("SET LOCAL deadlock_timeout = '1h'"), &[]).await?;
+        }
+        for row in &ROWS[1..] {
+            let update = DB::sql(&format!("UPDATE account SET balance = balance + {MONEY} WHERE id = {row}"));
+            DB::execute(tx, update, &[]).await?;
+        }
+        let session = if postgres {
+            "SELECT pg_backend_pid()::bigint"
+        } else {
+            "SELECT CAST(CONNECTION_ID() AS SIGNED)"
+        };
+        let session = DB::fetch(tx, DB::sql(session), &[]).await?;
+        both_hold_one.wait().await;
+        let update =
+            DB::sql(&format!("UPDATE account SET balance = balance + {MONEY} WHERE id = {}", ROWS[0]));
+        DB::execute(tx, update, &[]).await?;
+        Ok::<_, Error>(session)
+    });
+    let (lost, won) = tokio::join!(checkout, somebody);
+    lost.expect("a commit");
+    won.expect("a commit")
+}
