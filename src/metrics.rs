@@ -45,7 +45,7 @@ use handles::{KeyHandles, QueueHandles, UnitHandles};
 ///
 /// # What it costs
 ///
-/// About a microsecond for each run. What is registered with the exporter is kept, since to look it up by its name and
+/// Less than a microsecond for each run. What is registered with the exporter is kept, since to look it up by its name and
 /// labels takes longer than to count. It is registered anew with a recorder that is installed later.
 ///
 /// One is enough for all transactors and workers of a program. Clones share what is registered.

@@ -167,3 +167,24 @@ impl QueueHandles {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counters are looked up by the number of the variant.
+    #[test]
+    fn lists_are_in_the_order_of_their_variants() {
+        assert!(FailureKind::ALL.into_iter().map(|kind| kind as usize).eq(0..FailureKind::ALL.len()));
+        assert!(RunOutcome::ALL.into_iter().map(|outcome| outcome as usize).eq(0..RunOutcome::ALL.len()));
+        assert!(KeyOutcome::ALL.into_iter().map(|outcome| outcome as usize).eq(0..KeyOutcome::ALL.len()));
+    }
+
+    /// The last variant is in its list, and so are those before it.
+    #[test]
+    fn lists_are_complete() {
+        assert_eq!(FailureKind::ALL.last(), Some(&FailureKind::Other));
+        assert_eq!(RunOutcome::ALL.last(), Some(&RunOutcome::Dropped));
+        assert_eq!(KeyOutcome::ALL.last(), Some(&KeyOutcome::Mismatch));
+    }
+}

@@ -17,6 +17,7 @@ pub(crate) async fn a_depth_is_what_could_be_claimed<DB: QueueTest>() {
 
     let other = Queue::new("others", &pool).expect("a name");
     enqueue(&pool, &other, job(0)).await;
+    let others = enqueue(&pool, &other, job(0)).await;
     let held = enqueue(&pool, &queue, job(1)).await;
     let claim = claim_one(&queue).await;
     assert_eq!(claim.id(), held);
@@ -24,7 +25,7 @@ pub(crate) async fn a_depth_is_what_could_be_claimed<DB: QueueTest>() {
         enqueue(&pool, &queue, job(2).priority(priority)).await;
     }
     enqueue(&pool, &queue, job(3).run_after(Duration::from_secs(3600))).await;
-    for id in [enqueue(&pool, &queue, job(4)).await, enqueue(&pool, &queue, job(5)).await] {
+    for id in [others, enqueue(&pool, &queue, job(4)).await, enqueue(&pool, &queue, job(5)).await] {
         let dead = format!("UPDATE atomically_job SET due_at = NULL, died_at = 1 WHERE id = {id}");
         DB::pool_execute(&pool, DB::sql(&dead), &[]).await.expect("dead");
     }
@@ -45,7 +46,7 @@ pub(crate) async fn a_depth_is_what_could_be_claimed<DB: QueueTest>() {
     let depth = queue.depth().await.expect("a depth");
     assert_eq!((depth.ready, depth.oldest.as_secs() < 3600), (4, true), "{depth:?}");
     assert_eq!(queue.claim(10).await.expect("a claim").len(), 4, "as many as were ready");
-    assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job").await, 9);
+    assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job").await, 10);
 }
 
 /// Told at once and again and again, while the handlers are busy; and the database is not asked where nobody watches.
