@@ -139,7 +139,8 @@ pub enum UnitEvent<'a> {
         /// Its number, the first being 1.
         attempt: u32,
     },
-    /// The attempt has its turn at the [`Gate`](crate::Gate).
+    /// The attempt has its place at the [`Gate`](crate::Gate), or there is none for it. Told again when it has its turn there, where
+    /// that is waited for as well.
     WaitedAtGate {
         /// How long it was in line.
         waited: Duration,

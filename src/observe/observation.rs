@@ -124,12 +124,15 @@ impl Observation {
         self.tell(UnitEvent::AttemptStarted { attempt });
     }
 
-    /// Waits for a turn at the gate.
+    /// Waits at the gate. A transaction that is open meanwhile is not idle: its unit has not begun.
     pub(crate) async fn at_gate<T>(&self, turn: impl Future<Output = T>) -> T {
         let asked = Instant::now();
         let _told = scopeguard::guard((), |()| {
             let waited = asked.elapsed();
-            self.state().times.gate += waited;
+            let mut state = self.state();
+            state.times.gate += waited;
+            state.idle_since = state.idle_since.map(|_| Instant::now());
+            drop(state);
             self.tell(UnitEvent::WaitedAtGate { waited });
         });
         turn.await

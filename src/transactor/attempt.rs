@@ -129,7 +129,6 @@ async fn attempts<X: Trial>(
         number += 1;
         let mut attempt = Attempt { number, key: options.key(), queued: false };
         let plan = options.applied_to(strategy.plan(&attempt));
-        timer.tell(|observation| observation.attempt_started(number));
         let place = match options.key().filter(|_| plan.gated) {
             None => None,
             Some(key) => {
@@ -144,6 +143,7 @@ async fn attempts<X: Trial>(
                 }
             }
         };
+        timer.tell(|observation| observation.attempt_started(number));
         attempt.queued = place.as_ref().is_some_and(|place| place.queued);
         let server_deadline = Instant::now() + clock.server_limit();
         let span = timer.observation.as_ref().and_then(|observation| observation.attempt_span());

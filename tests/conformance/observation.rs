@@ -204,7 +204,8 @@ pub(crate) async fn every_end_has_its_name<DB: TestBackend>() {
         until(|| gate.at("hot") == places).await;
     }
     crowded.on_key("hot").run(increment::<DB>).await.expect_err("no place");
-    assert_eq!(notes.end().outcome, RunOutcome::Overloaded);
+    let end = notes.end();
+    assert_eq!((end.outcome, end.attempts), (RunOutcome::Overloaded, 0));
     inside.shutdown().await;
     let ends: Vec<_> = notes.0.lock().expect("the notes").ends.iter().map(|end| end.outcome).collect();
     assert_eq!(ends, [RunOutcome::Dropped; 3]);
@@ -320,10 +321,38 @@ pub(crate) async fn a_unit_that_waits_for_a_lock_is_not_idle<DB: TestBackend>() 
 pub(crate) async fn a_wait_at_the_gate_is_told<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let notes = Notes::default();
-    let db = patient(Optimistic::default(), &pool).observed_by(notes.clone());
-    db.on_key("hot").run(increment::<DB>).await.expect("a commit");
-    assert_eq!(notes.count("at the gate"), 1, "{:?}", notes.lines());
-    notes.end();
+    let gate = Gate::new();
+    let db = patient(Optimistic::default(), &pool).gate(&gate).observed_by(notes.clone());
+    // The second one waits until the first one has gone, and no more than that counts as idle.
+    let (inside, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let first = {
+        let (db, inside, go_on) =
+            (patient(Optimistic::default(), &pool).gate(&gate), inside.clone(), go_on.clone());
+        tokio::spawn(async move {
+            db.on_key("hot")
+                .run(async |_: &mut Tx<DB>| {
+                    inside.notify_one();
+                    go_on.notified().await;
+                    Ok::<_, Error>(())
+                })
+                .await
+        })
+    };
+    inside.notified().await;
+    let limit = Duration::from_millis(40);
+    let hot = db.on_key("hot");
+    let second = hot.run(increment::<DB>);
+    let release = async {
+        until(|| gate.at("hot") == 2).await;
+        tokio::time::sleep(limit).await;
+        go_on.notify_one();
+    };
+    let (second, ()) = tokio::join!(second, release);
+    second.expect("a commit");
+    first.await.expect("no panic").expect("a commit");
+    assert!(notes.count("at the gate") > 0, "{:?}", notes.lines());
+    let times = notes.end().times;
+    assert!(times.gate >= limit / 2 && times.idle < limit / 2, "{times:?}");
     db.run(increment::<DB>).await.expect("a commit");
     assert_eq!(notes.count("at the gate"), 0, "no key, no gate");
 }

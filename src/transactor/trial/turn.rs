@@ -1,7 +1,5 @@
 //! When an attempt that has come through the gate may go on.
 
-use std::pin::pin;
-
 use crate::backend::Backend;
 use crate::gate::Place;
 use crate::intercept::Interceptors;
@@ -53,7 +51,7 @@ impl Turn {
         timer: &mut Timer,
     ) -> Option<Outcome<T>> {
         let place = place.filter(|_| self == here)?;
-        match timer.within(pin!(interceptors.while_in_line(place.alone()))).await {
+        match timer.at_gate(interceptors.while_in_line(place.alone())).await {
             Some(()) => None,
             None => Some(Outcome::OutOfTime(Some(still_in_line()))),
         }
