@@ -64,6 +64,16 @@ impl<F: Fn(&Event<'_>) + Send + Sync> Observer for F {
     }
 }
 
+impl<O: Observer + ?Sized> Observer for Arc<O> {
+    fn observe(&self, event: &Event<'_>) {
+        (**self).observe(event);
+    }
+
+    fn wants_sessions(&self) -> bool {
+        (**self).wants_sessions()
+    }
+}
+
 /// Something that an [`Observer`] is told of.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
