@@ -39,6 +39,11 @@ pub trait Dialect: Backend {
     /// The lock on jobs that are about to be claimed; it leaves out what others have locked.
     const LOCK: &'static str = "FOR UPDATE SKIP LOCKED";
 
+    /// The condition that a job comes after this place in the index.
+    fn behind(due_at: &str, id: &str) -> String {
+        format!("(due_at, id) > ({due_at}, {id})")
+    }
+
     /// Claims, in a transaction of its own, and answers the jobs as they were before.
     fn claim(
         db: &PoolTransactor<Self, Pessimistic>,

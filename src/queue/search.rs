@@ -1,7 +1,7 @@
 //! Where to look for due jobs, and how they are claimed.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -20,47 +20,78 @@ const LARGEST_BATCH: usize = 1_000;
 /// How long jobs that are behind the mark may be passed over.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How far before the mark a claim looks: transactions do not commit in the order of their times.
+/// What looking everywhere may take of the time: one part in so many.
+const SWEEP_SHARE: u32 = 20;
+
+/// How far before the mark a claim looks where jobs are claimed as they come: transactions do not commit in the order of
+/// their times.
 const MARGIN: i64 = 50_000;
+
+/// Jobs that have been due for longer than this are claimed from a backlog, and all of it is there.
+const BACKLOG: i64 = 1_000_000;
 
 /// What is kept with a job whose last attempt was not heard of again.
 const LAPSED: &str = "the lease of the last attempt lapsed: its worker died, or was too slow to prolong it";
 
-/// Up to which due time jobs have been claimed, for each priority.
+/// Up to which job has been claimed, for each priority, in the order of the index.
 ///
 /// # Why?
 ///
 /// Jobs that are done leave dead entries at the front of the index, and while some transaction holds back vacuum, it may be
 /// a report, they stay there. Each claim would read through all of them, more at each claim. A claim that begins where the
-/// last one ended does not see them. It is a hint only: what is due and behind it is found when there is nothing before it,
-/// and once a second in any case.
+/// last one ended does not see them, however many are due at the same time. It is a hint only: what is due and behind it is
+/// found when there is nothing before it, and in any case once a second, or as seldom as keeps that from taking more than a
+/// twentieth of the time.
 #[derive(Debug, Default)]
 pub(super) struct Search(Mutex<Mark>);
 
 #[derive(Debug, Default)]
 struct Mark {
-    swept: Option<Instant>,
-    reached: [Option<i64>; Priority::ALL.len()],
+    next_sweep: Option<Instant>,
+    reached: [Option<Place>; Priority::ALL.len()],
+}
+
+/// A job's place in the index of its priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) due_at: i64,
+    pub(super) id: i64,
+}
+
+impl Place {
+    /// In front of all jobs.
+    const FRONT: Self = Self { due_at: i64::MIN, id: i64::MIN };
+
+    /// Where to begin when this was reached.
+    fn begin(self) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, micros);
+        if self.due_at > now - BACKLOG {
+            Self { due_at: self.due_at.saturating_sub(MARGIN), id: i64::MIN }
+        } else {
+            self
+        }
+    }
 }
 
 impl Search {
     /// From when on to look; and whether that is everything.
-    fn since(&self) -> ([i64; Priority::ALL.len()], bool) {
+    fn since(&self) -> ([Place; Priority::ALL.len()], bool) {
         let mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if mark.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
-            return ([i64::MIN; Priority::ALL.len()], true);
+        if mark.next_sweep.is_none_or(|next| Instant::now() >= next) {
+            return ([Place::FRONT; Priority::ALL.len()], true);
         }
-        (mark.reached.map(|reached| reached.map_or(i64::MIN, |reached| reached - MARGIN)), false)
+        (mark.reached.map(|reached| reached.map_or(Place::FRONT, Place::begin)), false)
     }
 
-    fn found(&self, rows: &[Row], all: bool) {
+    /// What a claim found; and how long it took, if it looked everywhere.
+    fn found(&self, rows: &[Row], swept: Option<Duration>) {
         let mut mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all {
-            mark.swept = Some(Instant::now());
+        if let Some(took) = swept {
+            mark.next_sweep = Some(Instant::now() + SWEEP.max(took * SWEEP_SHARE));
         }
         for row in rows {
             if let Some(reached) = mark.reached.get_mut(usize::from(row.priority.unsigned_abs())) {
-                *reached = (*reached).max(row.due_at);
+                *reached = (*reached).max(row.due_at.map(|due_at| Place { due_at, id: row.id }));
             }
         }
     }
@@ -75,10 +106,11 @@ pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> R
     let (since, all) = queue.search.since();
     let wanted = Wanted { queue: queue.name.clone(), most, since, lease: queue.lease };
     let mut rows = DB::claim(&queue.db, wanted.clone()).await?;
-    queue.search.found(&rows, all);
+    queue.search.found(&rows, all.then(|| asked.elapsed()));
     if rows.is_empty() && !all {
-        rows = DB::claim(&queue.db, Wanted { since: [i64::MIN; Priority::ALL.len()], ..wanted }).await?;
-        queue.search.found(&rows, true);
+        let again = Instant::now();
+        rows = DB::claim(&queue.db, Wanted { since: [Place::FRONT; Priority::ALL.len()], ..wanted }).await?;
+        queue.search.found(&rows, Some(again.elapsed()));
     }
     let mut claims: Vec<_> = rows.into_iter().filter(|row| !is_spent(row)).collect();
     claims.sort_by_key(|row| (row.priority, row.due_at, row.id));
@@ -91,7 +123,7 @@ pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> R
 pub struct Wanted {
     pub(super) queue: Arc<str>,
     pub(super) most: usize,
-    pub(super) since: [i64; Priority::ALL.len()],
+    pub(super) since: [Place; Priority::ALL.len()],
     pub(super) lease: Duration,
 }
 
@@ -107,7 +139,8 @@ pub(super) async fn claim_by_priority<DB: Dialect>(
         let mut rows = Vec::new();
         for (priority, since) in Priority::ALL.into_iter().zip(since) {
             if rows.len() < most {
-                let [number, since] = [priority.number().into(), since].map(|number| number.to_string());
+                let number = priority.number().to_string();
+                let since = DB::behind(&since.due_at.to_string(), &since.id.to_string());
                 let sql = due::<DB>(JOB, &queue, &number, &since, &(most - rows.len()).to_string());
                 rows.extend(DB::fetch_jobs(tx, sql).await?);
             }
@@ -130,12 +163,12 @@ pub(super) fn due<DB: Dialect>(
     columns: &str,
     queue: &str,
     priority: &str,
-    since: &str,
+    behind: &str,
     most: &str,
 ) -> String {
     format!(
         "SELECT {columns} FROM atomically_job {} WHERE queue = {queue} AND priority = {priority} \
-         AND due_at >= {since} AND due_at <= {} AND {} ORDER BY due_at, id LIMIT {most} {}",
+         AND {behind} AND due_at <= {} AND {} ORDER BY due_at, id LIMIT {most} {}",
         DB::HINT,
         DB::NOW,
         no_lease::<DB>(),
@@ -185,15 +218,38 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_claim_begins_where_the_last_one_ended_and_once_a_second_anew() {
         let search = Search::default();
-        assert_eq!(search.since(), ([i64::MIN; 3], true), "the first one looks everywhere");
-        search.found(&[row(Priority::Normal, 7_000_000), row(Priority::Normal, 5_000_000)], true);
-        assert_eq!(search.since(), ([i64::MIN, 7_000_000 - MARGIN, i64::MIN], false));
-        search.found(&[row(Priority::Low, 9_000_000)], false);
-        assert_eq!(search.since(), ([i64::MIN, 7_000_000 - MARGIN, 9_000_000 - MARGIN], false));
+        let (front, quick) = (Place::FRONT, Some(Duration::ZERO));
+        let place = |due_at| Place { due_at, id: 1 };
+        assert_eq!(search.since(), ([front; 3], true), "the first one looks everywhere");
+        search.found(&[row(Priority::Normal, 7_000_000), row(Priority::Normal, 5_000_000)], quick);
+        assert_eq!(search.since(), ([front, place(7_000_000), front], false));
+        search.found(&[row(Priority::Low, 9_000_000)], None);
+        assert_eq!(search.since(), ([front, place(7_000_000), place(9_000_000)], false));
         tokio::time::advance(SWEEP).await;
-        assert_eq!(search.since(), ([i64::MIN; 3], true));
-        search.found(&[row(Priority::Normal, 1)], true);
-        assert_eq!(search.since().0[1], 7_000_000 - MARGIN, "the mark does not go back");
+        assert_eq!(search.since(), ([front; 3], true));
+        search.found(&[row(Priority::Normal, 1)], quick);
+        assert_eq!(search.since().0[1], place(7_000_000), "the mark does not go back");
+    }
+
+    /// What took a second is done every twenty.
+    #[tokio::test(start_paused = true)]
+    async fn looking_everywhere_takes_a_twentieth_of_the_time() {
+        let search = Search::default();
+        search.found(&[], Some(Duration::from_secs(1)));
+        tokio::time::advance(Duration::from_secs(19)).await;
+        assert!(!search.since().1);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(search.since().1);
+    }
+
+    /// Others may be about to commit jobs that are due before it.
+    #[test]
+    fn jobs_that_are_claimed_as_they_come_are_looked_for_from_a_little_earlier() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, micros);
+        let place = Place { due_at: now, id: 7 };
+        assert_eq!(place.begin(), Place { due_at: now - MARGIN, id: i64::MIN });
+        let old = Place { due_at: now - 2 * BACKLOG, id: 7 };
+        assert_eq!(old.begin(), old);
     }
 
     #[cfg(feature = "sqlite")]
@@ -204,7 +260,10 @@ mod tests {
         let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
         let pool = pool.connect("sqlite::memory:").await.expect("a database");
         sqlx::raw_sql(Sqlite::SCHEMA).execute(&pool).await.expect("the tables");
-        let explain = format!("EXPLAIN QUERY PLAN {}", due::<Sqlite>(JOB, "'jobs'", "1", "5", "10"));
+        let explain = format!(
+            "EXPLAIN QUERY PLAN {}",
+            due::<Sqlite>(JOB, "'jobs'", "1", &Sqlite::behind("5", "7"), "10")
+        );
         let plan = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(&pool).await.expect("a plan");
         let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
         let search = "atomically_job USING INDEX atomically_job_claim (queue=? AND priority=? AND due_at>? AND due_at<?)";

@@ -61,7 +61,7 @@ async fn postgres_goes_by_the_index_though_the_table_was_empty() {
     .expect("one statement");
     assert!(kept.1 > 0, "the plan was made for no values: {kept:?}");
     let explain = format!(
-        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE \"{}\" ('jobs', 501, 1000, 0, 0, 0)",
+        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE \"{}\" ('jobs', 501, 1000, 0, 0, 0, 0, 0, 0)",
         kept.0
     );
     let plan = sqlx::raw_sql(sqlx::AssertSqlSafe(explain)).fetch_all(&pool.pool).await.expect("a plan");
@@ -72,7 +72,8 @@ async fn postgres_goes_by_the_index_though_the_table_was_empty() {
         plan.contains("Index Scan using atomically_job_claim on atomically_job atomically_job_1 (actual rows=250 loops=2)"),
         "{plan}"
     );
-    let range = "(queue = $1) AND (priority = \"*VALUES*\".column1) AND (due_at >= \"*VALUES*\".column2) AND (due_at <=";
+    let range = "(queue = $1) AND (priority = \"*VALUES*\".column1) AND \
+                 (ROW(due_at, id) > ROW(\"*VALUES*\".column2, \"*VALUES*\".column3)) AND (due_at <=";
     assert!(plan.contains(range), "{plan}");
     assert!(plan.contains("Tid Scan on atomically_job (actual rows=1 loops=501)"), "{plan}");
     // All of the high ones, and one normal one.

@@ -39,7 +39,8 @@ pub(super) async fn claim(
 ) -> Result<Vec<Row>, Error> {
     let Wanted { queue, most, since: [high, normal, low], lease } = wanted;
     let lease = micros(lease);
-    let execute = format!("EXECUTE {NAME} ('{queue}', {most}, {lease}, {high}, {normal}, {low})");
+    let places: Vec<_> = [high, normal, low].map(|place| format!("{}, {}", place.due_at, place.id)).into();
+    let execute = format!("EXECUTE {NAME} ('{queue}', {most}, {lease}, {})", places.join(", "));
     let execute = AssertSqlSafe(execute).into_sql_str();
     db.run_on_connection(execute.clone(), |connection| run(connection, execute.clone())).await
 }
@@ -77,12 +78,18 @@ fn has_code(error: &sqlx::Error, code: &str) -> bool {
 /// changed between the snapshot and the lock is not where it was, and is left to the next claim.
 fn prepare() -> String {
     let [high, normal, low] = Priority::ALL.map(Priority::number);
-    let due = due::<Postgres>(&format!("ctid, {JOB}"), "$1", "range.number", "range.since", "$2");
+    let due = due::<Postgres>(
+        &format!("ctid, {JOB}"),
+        "$1",
+        "range.number",
+        &Postgres::behind("range.due_at", "range.id"),
+        "$2",
+    );
     let found: Vec<_> = JOB.split(", ").map(|column| format!("found.{column}")).collect();
     format!(
-        "PREPARE {NAME} (text, bigint, bigint, bigint, bigint, bigint) AS \
+        "PREPARE {NAME} (text, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint) AS \
          WITH found AS MATERIALIZED (\
-             SELECT job.* FROM (VALUES ({high}::smallint, $4), ({normal}, $5), ({low}, $6)) AS range (number, since), \
+             SELECT job.* FROM (VALUES ({high}::smallint, $4, $5), ({normal}, $6, $7), ({low}, $8, $9)) AS range (number, due_at, id), \
              LATERAL ({due}) AS job LIMIT $2\
          ) {} FROM found WHERE atomically_job.ctid = found.ctid RETURNING {}; ",
         claimed::<Postgres>("$3"),
