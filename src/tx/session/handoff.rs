@@ -18,7 +18,7 @@ use super::{Held, ROLLBACK};
 use crate::backend::Backend;
 
 /// So many runs may share a connection before it passes by the pool.
-const MOST_RUNS: u32 = 16;
+const MOST_RUNS: u32 = 32;
 
 /// After this time it passes by the pool, however few they were.
 const LONGEST: Duration = Duration::from_millis(50);
@@ -39,7 +39,7 @@ const TURNS: u32 = 4;
 ///
 /// The pool has other users, who wait in its line and nowhere else, and it ends connections that have lived long enough.
 /// What has served [`MOST_RUNS`] or has been away for [`LONGEST`] goes by it: the first bound is for short runs, whose
-/// others are used to waiting little, and leaves a sixteenth of the tests; the second one for long ones, which a round
+/// others are used to waiting little, and leaves a thirty-second of the tests; the second one for long ones, which a round
 /// trip does not matter to.
 ///
 /// # Why does nobody wait here alone?
