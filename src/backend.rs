@@ -16,6 +16,7 @@ use crate::intercept::Fault;
 use crate::lock::{RowLock, Wait};
 use crate::policy::{Limits, Plan, Trace};
 
+mod at_once;
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod classification;
 mod known;
@@ -29,7 +30,12 @@ mod text;
 mod values;
 mod wire;
 
+pub(crate) use at_once::{Addition, AtOnce, Patience};
 pub(crate) use known::{Injected, TransactionOver, with_failure};
+#[cfg(all(feature = "postgres", feature = "queue"))]
+pub(crate) use postgres::kept::Kept;
+#[cfg(all(feature = "postgres", feature = "queue"))]
+pub(crate) use postgres::literals::{literal, numbers, texts};
 pub use wire::Key;
 pub(crate) use wire::{Numbers, Reply, WatchedQuery, Wire};
 
@@ -110,6 +116,11 @@ pub trait Facts: Wire + Sealed {
         target: Target,
         changes: &[(&K, i64)],
     ) -> Result<WatchedQuery<Self>, sqlx::error::BoxDynError>;
+
+    /// How numbers are added to in one round trip; `None` where it takes more, or with keys of this type.
+    fn at_once<K: Key<Self>>(_target: Target) -> Option<Box<dyn AtOnce<Self, K>>> {
+        None
+    }
 
     /// What the server said, taken out of the driver's error; `None` for another driver's.
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>>;

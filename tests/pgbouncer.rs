@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey};
 use atomically::queue::{Claim, NewJob, Queue, Retry};
-use atomically::{Atomic, Error, Options, Pessimistic, PoolTransactor, Resolve, TransactorExt as _, Tx};
+use atomically::{
+    Atomic, DeltaOutcome, Deltas, Error, Options, Pessimistic, PoolTransactor, Resolve, TransactorExt as _,
+    Tx,
+};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Postgres, Row as _};
 use support::TestBackend as _;
@@ -315,6 +318,37 @@ async fn queue_works(prepared_statements: bool) {
     assert_eq!(counted, i64::from(TASKS));
     assert_eq!(Postgres::open_transactions(&direct).await, 0);
     no_setting_is_left_behind(&pooled).await;
+}
+
+/// Calls that share a round trip, whose statement each session learns once, on whichever connection they meet it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coalesced_calls_are_counted_once() {
+    for prepared_statements in [false, true] {
+        if prepared_statements && !Server::pgbouncer_prepares() {
+            continue;
+        }
+        let pooled = Pooled::start(prepared_statements).await;
+        let mut tasks = JoinSet::new();
+        for _ in 0..TASKS / 4 {
+            // As if these were processes.
+            let pool = pooled.clients(2).await;
+            let counters = Deltas::on(&pool, "counter", "id", "value").persistent(false);
+            for caller in 0..4_i64 {
+                let counters = counters.clone();
+                tasks.spawn(async move {
+                    for _ in 0..ROUNDS {
+                        let outcome = counters.add(1 + caller % 2, 1).await.expect("a commit");
+                        assert!(matches!(outcome, DeltaOutcome::Applied { .. }), "{outcome:?}");
+                    }
+                });
+            }
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.expect("a caller");
+        }
+        assert_eq!(pooled.sum().await, i64::from(TASKS) * ROUNDS);
+        no_setting_is_left_behind(&pooled).await;
+    }
 }
 
 /// One job in four fails at first, one is given back, and one is prolonged.

@@ -1,5 +1,6 @@
 //! The semantics on PostgreSQL, and what is PostgreSQL's own.
 
+mod at_once;
 mod conformance;
 mod support;
 

@@ -10,8 +10,8 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
 use super::{
-    Backend, Closing, Ending, Facts, GUARD, Key, LockWaits, Provocation, Report, Sealed, Survival, Target,
-    TransactionStatus, WatchedQuery, add_listed, whole_millis, wire, with_wait,
+    AtOnce, Backend, Closing, Ending, Facts, GUARD, Key, LockWaits, Provocation, Report, Sealed, Survival,
+    Target, TransactionStatus, WatchedQuery, add_listed, whole_millis, wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
@@ -19,7 +19,10 @@ use crate::isolation::{Access, Isolation};
 use crate::lock::{RowLock, Strength};
 use crate::policy::{Limits, Plan, Trace};
 
+mod at_once;
 mod deadlock;
+pub(super) mod kept;
+pub(super) mod literals;
 mod seen;
 
 impl Backend for Postgres {}
@@ -47,9 +50,12 @@ impl Facts for Postgres {
         if plan.deferrable {
             sql.push_str(" DEFERRABLE");
         }
+        let on_statements = limits.on_statements();
+        // A wait for a lock is a part of its statement.
+        let on_locks = limits.on_locks().filter(|limit| on_statements.is_none_or(|longer| *limit < longer));
         for (setting, limit) in [
-            ("lock_timeout", limits.on_locks()),
-            ("statement_timeout", limits.on_statements()),
+            ("lock_timeout", on_locks),
+            ("statement_timeout", on_statements),
             ("idle_in_transaction_session_timeout", limits.idle),
         ] {
             if let Some(millis) = limit.map(whole_millis) {
@@ -186,6 +192,10 @@ impl Facts for Postgres {
         changes: &[(&K, i64)],
     ) -> Result<WatchedQuery<Self>, BoxDynError> {
         add_listed(target, changes)
+    }
+
+    fn at_once<K: Key<Self>>(target: Target) -> Option<Box<dyn AtOnce<Self, K>>> {
+        at_once::statement(target)
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {

@@ -17,6 +17,7 @@ use crate::strategy::Pessimistic;
 use crate::transactor::{Options, PoolTransactor};
 use crate::tx::{holds_connection_of, nested};
 
+mod at_once;
 mod batch;
 mod flight;
 mod queue;
@@ -46,12 +47,23 @@ const CAPACITY: usize = 10_000;
 /// ```
 ///
 /// While one batch is on its way to the database, the next one gathers; there is no timer, and a call that comes alone goes
-/// alone. A batch locks its rows in the order of their keys, decides call by call in the order of their arrival, and changes
-/// each row once. Its calls are answered when it is committed, each with the value after *its own* change.
+/// alone. A batch decides call by call in the order of their arrival, and changes each row once. Its calls are answered when
+/// it is committed, each with the value after *its own* change.
 ///
 /// Make one, share its clones between tasks: what is not called through the same `Deltas` (or a clone of it) shares no
 /// commit. Others may change the same rows at the same time, in other processes and by any means: the rows are locked
-/// while it is decided about them.
+/// while it is decided about them, in the order of their keys.
+///
+/// # Round trips
+///
+/// A batch is a transaction of four: BEGIN, the locks with the numbers, the update, COMMIT. On PostgreSQL one is enough for
+/// the calls on rows whose numbers have room for them all, unless somebody keeps one of the rows locked for 5 ms. Who
+/// shares a row with other processes gains most: it is locked for the time of a commit, and no longer for that of two round
+/// trips more.
+///
+/// The others go by the transaction, and so does whoever asks for something that only a transaction has, by
+/// [options](Self::options) such as an isolation level, a timeout or `resolve_commits`; and keys that are neither integers
+/// nor text nor a UUID.
 ///
 /// # When to use
 ///
@@ -178,10 +190,11 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     }
 
     /// How many batches may be on their way at a time, no two of them with the same key; 0 counts as 1. Each takes a
-    /// connection.
+    /// connection. A further one departs when those that are on their way have been for 5 ms.
     ///
     /// A batch that waits for a row which somebody else has locked holds up the calls on its own keys only, as long as there
-    /// is another flight to be had.
+    /// is another flight to be had. While nothing has to be waited for, two batches would be half as big each, and two
+    /// commits.
     #[must_use]
     pub fn flights(self, flights: usize) -> Self {
         self.with(|settings| settings.flights = flights.max(1))
@@ -189,6 +202,9 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
 
     /// Whether connections keep the statements that were prepared; as sqlx's own
     /// [`persistent`](sqlx::query::Query::persistent), and with `false` for the same poolers. The default is `true`.
+    ///
+    /// The statement for [one round trip](Self#round-trips) is kept in any case. It has a name of its own, behind which a
+    /// pooler finds no other one.
     #[must_use]
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)

@@ -315,6 +315,19 @@ impl Options {
         self.deadline.unwrap_or(Duration::from_secs(10))
     }
 
+    /// Whether a statement alone, which is its own transaction, lacks something that is asked for here.
+    pub(crate) fn ask_for_a_transaction(&self) -> bool {
+        self.isolation.is_some()
+            || self.access.is_some()
+            || self.deferrable.is_some()
+            || self.begin.is_some()
+            || self.lock_timeout.is_some()
+            || self.statement_timeout.is_some()
+            || self.idle_timeout.is_some()
+            || self.resolve_commits.is_some()
+            || !self.interceptors.is_empty()
+    }
+
     pub(super) fn limits_idling(&self) -> bool {
         self.idle_timeout.is_some()
     }

@@ -9,7 +9,7 @@ use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 
 use super::attempt::until_done;
-use super::trial::{Alone, StatementTrial, UnitTrial, sending};
+use super::trial::{Alone, Sending, StatementTrial, UnitTrial, sending};
 use super::{Ended, Options, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
 use crate::backoff::Backoff;
@@ -39,7 +39,7 @@ use crate::tx::{Handoff, holds_connection_of, nested};
 ///
 /// - *A connection is handed on.* When a run has ended well, its connection goes straight to the run of this transactor, or
 ///   of a clone, that has waited longest for one; or, if none waits, to the next one, if that begins right away.
-///   Else it goes back to the pool; so it does after 16 runs in a row, or 50 ms, for the pool's other users, its
+///   Else it goes back to the pool; so it does after 32 runs in a row, or 50 ms, for the pool's other users, its
 ///   `max_lifetime` and its `idle_timeout`. Who waits here also waits for the pool, and takes what comes first.
 /// - *An idle connection is not tested*: a BEGIN that meets a dead connection has done nothing and is sent on another one,
 ///   without counting as an attempt. Who has to wait until the pool has one gets it from sqlx, tested, unless the pool says
@@ -136,19 +136,21 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.run_alone(sql, nowait, sending(&self.options, query)).await
     }
 
-    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool; `sql` is what is said of it.
-    /// Interceptors do not see it.
+    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool, with what the server may be told of
+    /// the time that is left; `sql` is what is said of it. Interceptors do not see it.
     pub(crate) async fn run_on_connection<T: Send>(
         &self,
         sql: SqlStr,
-        run: impl for<'c> Fn(&'c mut DB::Connection) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
+        run: impl for<'c> Fn(&'c mut DB::Connection, Duration) -> BoxFuture<'c, Result<T, sqlx::Error>>
+        + Send
+        + Sync,
     ) -> Result<T, Error> {
-        self.run_alone(sql, false, |connection, _| run(connection)).await
+        self.run_alone(sql, false, |connection, sending| run(connection, sending.limit)).await
     }
 
     async fn run_alone<R, T>(&self, sql: SqlStr, nowait: bool, run: R) -> Result<T, Error>
     where
-        R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
+        R: for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
         T: Send,
     {
         self.refuse_nesting()?;

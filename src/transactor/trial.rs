@@ -10,7 +10,7 @@ mod statement;
 mod turn;
 mod unit;
 
-pub(super) use statement::{Alone, StatementTrial, sending};
+pub(super) use statement::{Alone, Sending, StatementTrial, sending};
 pub(super) use unit::UnitTrial;
 
 /// What a unit may have waited for that was not its own statement.

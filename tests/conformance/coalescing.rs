@@ -24,6 +24,11 @@ fn patient() -> Options {
     Options::new().attempts(10_000).deadline(Duration::from_secs(240))
 }
 
+/// Has each batch lock its rows first, and commit by a COMMIT, also where one statement would do.
+fn step_by_step() -> Options {
+    Options::new().lock_timeout(Duration::from_secs(240))
+}
+
 fn deltas<DB: TestBackend>(pool: &Pool<DB>) -> Deltas<DB, i64>
 where
     i64: Key<DB>,
@@ -401,7 +406,7 @@ where
     i64: Key<DB>,
 {
     let pool = counter::<DB>(1).await;
-    let stock = deltas(&pool).flights(1);
+    let stock = deltas(&pool).options(step_by_step()).flights(1);
     eventually(1, async || pool.num_idle()).await;
     let mut blocker = DB::blocker(&pool.url).await;
     let (mut first, mut second) = (Box::pin(stock.add(1, 1)), Box::pin(stock.add(1, 10)));
@@ -572,7 +577,7 @@ where
 {
     let pool = counter::<DB>(1).await;
     let watcher = DB::another(&pool.url).await;
-    let stock = deltas(&pool);
+    let stock = deltas(&pool).options(step_by_step());
     eventually(1, async || pool.num_idle()).await;
     let _blocker = DB::blocker(&pool.url).await;
     let mut calls = join_all((0..5).map(|n| stock.add(1, 1 << n)));
@@ -597,7 +602,7 @@ where
         let proxy = Proxy::to(&direct.url).await;
         let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
         let pool = pool.expect("a pool through the proxy");
-        let stock = deltas(&pool).at_least(0).flights(1);
+        let stock = deltas(&pool).options(step_by_step()).at_least(0).flights(1);
         let jam = Jam::new(&direct.url, &pool, &stock).await;
         // The first flight commits; the next one does not come back.
         proxy.cycle(DB::COMMIT, &[None, Some(fault)]);
@@ -622,7 +627,7 @@ where
     let proxy = Proxy::to(&direct.url).await;
     let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
     let pool = pool.expect("a pool through the proxy");
-    let stock = deltas(&pool).flights(1);
+    let stock = deltas(&pool).options(step_by_step()).flights(1);
     eventually(1, async || pool.num_idle()).await;
     let mut blocker = DB::blocker(&direct.url).await;
     let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();

@@ -1,6 +1,5 @@
 //! What carries batches to the database, one after another, while there are any.
 
-use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +8,7 @@ use futures_util::future::select;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::yield_now;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::backend::{Backend, Key};
 use crate::error::ErrorKind;
@@ -17,16 +16,21 @@ use crate::strategy::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, Transactor as _};
 
 use super::Settings;
+use super::at_once::Shortcut;
 use super::batch::Batch;
-use super::queue::{Call, Queue};
+use super::queue::{Call, Queue, Stage};
 
 /// How often other tasks are given a turn before a batch departs: a stream of calls that never ends is no reason to wait.
 const MOST_TURNS: u32 = 16;
+
+/// After so long a batch waits for something, and calls that have nothing to do with it are not to wait along.
+const LONG: Duration = Duration::from_millis(5);
 
 /// What the handles and the flights share.
 pub(super) struct Shared<DB: Backend, K> {
     pub(super) transactor: PoolTransactor<DB, Pessimistic>,
     pub(super) settings: Settings,
+    shortcut: Shortcut<DB, K>,
     queue: Mutex<Queue<K>>,
     /// Ends with the last handle.
     gone: watch::Receiver<()>,
@@ -39,7 +43,8 @@ impl<DB: Backend, K: Key<DB>> Shared<DB, K> {
         gone: watch::Receiver<()>,
     ) -> Self {
         let transactor = transactor.options(settings.options.or(&Options::new().named("deltas")));
-        Self { transactor, settings, queue: Mutex::new(Queue::new()), gone }
+        let shortcut = Shortcut::new(&settings);
+        Self { transactor, settings, shortcut, queue: Mutex::new(Queue::new()), gone }
     }
 
     /// Whoever panicked with the lock in hand (a key's `Ord`) has not left the queue half-done.
@@ -53,10 +58,10 @@ impl<DB: Backend, K: Key<DB>> Shared<DB, K> {
     }
 }
 
-/// A flight: the right to have a batch on its way, and the keys of that batch.
+/// A flight: the right to have a batch on its way.
 pub(super) struct Lane<DB: Backend, K: Key<DB>> {
     shared: Arc<Shared<DB, K>>,
-    keys: BTreeSet<K>,
+    stage: Stage<K>,
     over: bool,
 }
 
@@ -64,7 +69,7 @@ impl<DB: Backend, K: Key<DB> + 'static> Lane<DB, K> {
     /// Starts a flight that the queue has counted.
     pub(super) fn start(shared: &Arc<Shared<DB, K>>, runtime: &Handle) {
         // Made before the task is: a runtime that is shutting down drops what it is given.
-        let lane = Self { shared: shared.clone(), keys: BTreeSet::new(), over: false };
+        let lane = Self { shared: shared.clone(), stage: Stage::default(), over: false };
         runtime.spawn(async move {
             let mut gone = lane.shared.gone.clone();
             // With the last handle, the last one who could be answered has gone.
@@ -76,7 +81,20 @@ impl<DB: Backend, K: Key<DB> + 'static> Lane<DB, K> {
         loop {
             self.gather().await;
             let Some(calls) = self.depart() else { return };
-            fly(&self.shared, calls).await;
+            let shared = self.shared.clone();
+            let mut flying = pin!(fly(&shared, calls));
+            if timeout(LONG, &mut flying).await.is_err() {
+                self.is_late();
+                flying.await;
+            }
+        }
+    }
+
+    /// Those who wait, and for something else than this flight does, are taken by another one.
+    fn is_late(&mut self) {
+        self.stage.is_late = true;
+        if self.shared.queue().is_late(&self.shared.settings) {
+            Self::start(&self.shared, &Handle::current());
         }
     }
 
@@ -94,7 +112,7 @@ impl<DB: Backend, K: Key<DB> + 'static> Lane<DB, K> {
     }
 
     fn depart(&mut self) -> Option<Vec<Call<K>>> {
-        let calls = self.shared.queue().depart(&mut self.keys);
+        let calls = self.shared.queue().depart(&mut self.stage);
         self.over = calls.is_none();
         calls
     }
@@ -104,20 +122,22 @@ impl<DB: Backend, K: Key<DB> + 'static> Lane<DB, K> {
 impl<DB: Backend, K: Key<DB>> Drop for Lane<DB, K> {
     fn drop(&mut self) {
         if !self.over {
-            let stranded = self.shared.queue().crash(&mut self.keys);
+            let stranded = self.shared.queue().crash(&mut self.stage);
             drop(stranded);
         }
     }
 }
 
-/// Carries calls to their commit: all at once, or in halves where the database refuses some of them.
+/// Carries calls to their commit: in one round trip, or in a transaction, or in halves where the database refuses some of
+/// them.
 async fn fly<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<Call<K>>) {
-    let mut parts = vec![calls];
+    let Shared { shortcut, transactor, settings, .. } = shared;
+    let mut parts = vec![shortcut.take(transactor, &settings.bounds, calls).await];
     while let Some(calls) = parts.pop() {
         let Some(deadline) = calls.iter().map(|call| call.deadline).max() else { continue };
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut batch = Batch::new(&shared.settings, calls);
-        let ended = shared.transactor.transact(&Options::new().deadline(left), &mut batch).await;
+        let mut batch = Batch::new(settings, calls);
+        let ended = transactor.transact(&Options::new().deadline(left), &mut batch).await;
         match batch.end(ended) {
             Ok(answers) => {
                 for (call, outcome) in answers {

@@ -1,9 +1,8 @@
 //! Inserts in one round trip.
 
-use std::fmt::{Display, Write as _};
-
 use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr as _};
 
+use crate::backend::{literal, numbers, texts};
 use crate::error::Error;
 use crate::queue::dialect::Dialect as _;
 use crate::queue::insertion::{COLUMNS, NewRows, due};
@@ -56,7 +55,7 @@ pub(super) async fn alone(
     text: String,
 ) -> Result<Option<i64>, Error> {
     let sql = AssertSqlSafe(format!("{}{text}", Postgres::ALONE)).into_sql_str();
-    db.run_on_connection(sql.clone(), |connection| {
+    db.run_on_connection(sql.clone(), |connection, _| {
         let query = sqlx::raw_sql(sql.clone());
         Box::pin(async move {
             let rows = query.fetch_all(connection).await?;
@@ -64,43 +63,4 @@ pub(super) async fn alone(
         })
     })
     .await
-}
-
-/// A text, whatever `standard_conforming_strings` is set to.
-fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
-}
-
-fn numbers(numbers: impl Iterator<Item = Option<impl Display>>) -> String {
-    let mut array = String::from("{");
-    for number in numbers {
-        // Writing to a string does not fail.
-        let _ = match number {
-            Some(number) => write!(array, "{number},"),
-            None => write!(array, "NULL,"),
-        };
-    }
-    closed(array)
-}
-
-fn texts<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> String {
-    let mut array = String::from("{");
-    for text in texts {
-        match text {
-            Some(text) => {
-                array.push('"');
-                array.push_str(&text.replace('\\', "\\\\").replace('"', "\\\""));
-                array.push_str("\",");
-            }
-            None => array.push_str("NULL,"),
-        }
-    }
-    literal(&closed(array))
-}
-
-/// With a bracket in place of the last comma.
-fn closed(mut array: String) -> String {
-    array.pop();
-    array.push('}');
-    array
 }

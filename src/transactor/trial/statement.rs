@@ -1,6 +1,7 @@
 //! One attempt at a single statement.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
@@ -29,14 +30,22 @@ pub(in crate::transactor) struct Alone<'a, DB: Backend> {
 /// A single statement, without BEGIN and COMMIT.
 pub(in crate::transactor) struct StatementTrial<'a, DB: Backend, R> {
     alone: Alone<'a, DB>,
-    /// Sends it, at the attempt with this number.
     run: R,
+}
+
+/// When it is sent.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::transactor) struct Sending {
+    /// At the attempt with this number.
+    pub(in crate::transactor) attempt: u32,
+    /// With what the server may be told of the time that is left.
+    pub(in crate::transactor) limit: Duration,
 }
 
 impl<'a, DB: Backend, R> StatementTrial<'a, DB, R> {
     pub(in crate::transactor) fn new<T>(alone: Alone<'a, DB>, run: R) -> Self
     where
-        R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>>,
+        R: for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<T, sqlx::Error>>,
     {
         Self { alone, run }
     }
@@ -45,7 +54,7 @@ impl<'a, DB: Backend, R> StatementTrial<'a, DB, R> {
 impl<DB, R, T> Trial for StatementTrial<'_, DB, R>
 where
     DB: Backend,
-    R: for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
+    R: for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
     T: Send,
 {
     type Output = T;
@@ -81,7 +90,8 @@ where
             None => return Outcome::OutOfTime(Some(nobody_answered(self.alone.pool))),
         };
         timer.tell(|observation| observation.sent(self.alone.sql.clone()));
-        let answer = timer.within((self.run)(session.connection(), attempt)).await;
+        let sending = Sending { attempt, limit: timer.clock.server_limit() };
+        let answer = timer.within((self.run)(session.connection(), sending)).await;
         let error = match answer {
             Some(Ok(output)) => {
                 session.release();
@@ -110,9 +120,9 @@ where
 pub(in crate::transactor) fn sending<DB: Backend>(
     options: &Options,
     query: WatchedQuery<DB>,
-) -> impl for<'c> Fn(&'c mut DB::Connection, u32) -> BoxFuture<'c, Result<u64, sqlx::Error>> {
+) -> impl for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<u64, sqlx::Error>> {
     let interceptors = options.interceptors().clone();
-    move |connection, attempt| {
+    move |connection, Sending { attempt, .. }| {
         if interceptors.is_empty() {
             return DB::run_statement(connection, query.clone());
         }

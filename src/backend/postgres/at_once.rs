@@ -1,0 +1,177 @@
+//! Numbers that are added to in one round trip.
+
+use std::sync::Arc;
+
+use futures_core::future::BoxFuture;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgArgumentBuffer;
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, SqlSafeStr as _, SqlStr};
+
+use super::kept::Kept;
+use super::literals::{numbers, texts};
+use crate::backend::at_once::{Addition, AtOnce, Patience};
+use crate::backend::{Key, Target, whole_millis};
+use crate::digest::digest;
+
+/// What holds for the statement alone.
+///
+/// To plan it takes longer than to run it, and a plan for each list of values is what the server chooses, which it takes for
+/// cheaper. The plan that is kept must do for tables that grow: each row is looked for by its key.
+const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL plan_cache_mode = force_generic_plan; \
+                        SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+
+/// Changes the rows whose numbers allow it, in one statement.
+///
+/// # Why not lock them first?
+///
+/// A lock on a row is written to the row and to the log, as its change is, and costs the server nearly as much.
+struct Statement {
+    kept: Arc<Kept>,
+    sql: SqlStr,
+    keys: Keys,
+}
+
+/// `None` for keys whose values cannot be written into a text here.
+pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AtOnce<Postgres, K>>> {
+    let keys = Keys::of::<K>()?;
+    let Target { table, key, column } = target;
+    let exactly = keys.exactly(key);
+    // Where several rows have one key, none of them is changed, nor any other row.
+    let sql = format!(
+        "WITH changed AS (\
+             UPDATE {table} AS target SET {column} = target.{column} + addition.delta \
+             FROM ROWS FROM (unnest($1), unnest($2), unnest($3), unnest($4)) WITH ORDINALITY \
+                 AS addition (id, delta, least, most, place) \
+             WHERE target.{key} = addition.id{exactly} \
+             AND target.{column} BETWEEN addition.least AND addition.most \
+             AND CAST(target.{column} AS BIGINT) = target.{column} \
+             RETURNING addition.place, CAST(target.{column} AS BIGINT) - addition.delta AS before\
+         ) SELECT place, before, 1 / CASE count(*) OVER (PARTITION BY place) WHEN 1 THEN 1 ELSE 0 END FROM changed"
+    );
+    let name = format!("add {}", digest(&sql));
+    let kept = Arc::new(Kept::new(&name, keys.parameters(), sql.clone()));
+    Some(Box::new(Statement { kept, sql: AssertSqlSafe(sql).into_sql_str(), keys }))
+}
+
+impl<K: Key<Postgres>> AtOnce<Postgres, K> for Statement {
+    fn sql(&self) -> SqlStr {
+        self.sql.clone()
+    }
+
+    fn add<'c>(
+        &self,
+        connection: &'c mut PgConnection,
+        additions: &[Addition<'_, K>],
+        patience: Patience,
+    ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>> {
+        let arguments = self.keys.array(additions).map(|keys| {
+            let list =
+                |number: fn(&Addition<'_, K>) -> i64| numbers(additions.iter().map(|one| Some(number(one))));
+            let [deltas, least, most] =
+                [list(|one| one.delta), list(|one| *one.to.start()), list(|one| *one.to.end())];
+            format!("{keys}, '{deltas}', '{least}', '{most}'")
+        });
+        let settings = format!("{SETTINGS}; SET LOCAL lock_timeout = {}", whole_millis(patience.lock));
+        let kept = self.kept.clone();
+        Box::pin(async move {
+            let arguments = arguments.map_err(sqlx::Error::Encode)?;
+            let rows = kept.fetch(connection, patience.statement, &settings, &arguments).await?;
+            let place_and_number = |row: &sqlx::postgres::PgRow| {
+                let place: i64 = row.try_get(0)?;
+                Ok((usize::try_from(place - 1).unwrap_or(usize::MAX), row.try_get(1)?))
+            };
+            rows.iter().map(place_and_number).collect()
+        })
+    }
+}
+
+/// The types of keys whose values can be written into a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    SmallInt,
+    Integer,
+    BigInt,
+    Text,
+    Uuid,
+}
+
+impl Keys {
+    /// By the numbers that these types have [everywhere](https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat).
+    fn of<K: Key<Postgres>>() -> Option<Self> {
+        match K::type_info().oid()?.0 {
+            20 => Some(Self::BigInt),
+            21 => Some(Self::SmallInt),
+            23 => Some(Self::Integer),
+            25 => Some(Self::Text),
+            2950 => Some(Self::Uuid),
+            _ => None,
+        }
+    }
+
+    const fn parameters(self) -> &'static str {
+        match self {
+            Self::SmallInt => "smallint[], bigint[], bigint[], bigint[]",
+            Self::Integer => "integer[], bigint[], bigint[], bigint[]",
+            Self::BigInt => "bigint[], bigint[], bigint[], bigint[]",
+            Self::Text => "text[], bigint[], bigint[], bigint[]",
+            Self::Uuid => "uuid[], bigint[], bigint[], bigint[]",
+        }
+    }
+
+    /// What is a match to Rust, and to the driver, which reads no column as another type.
+    ///
+    /// Texts that the database takes for equal may be different ones: without regard to case, or to blanks at the end, as
+    /// `char(n)` has them. `concat` shows what a client is shown.
+    fn exactly(self, key: &str) -> String {
+        let of_type = |name: &str| format!(" AND pg_typeof(target.{key}) = '{name}'::regtype");
+        match self {
+            Self::SmallInt => of_type("smallint"),
+            Self::Integer => of_type("integer"),
+            Self::BigInt => of_type("bigint"),
+            Self::Uuid => of_type("uuid"),
+            Self::Text => format!(" AND concat(target.{key}) = addition.id COLLATE \"C\""),
+        }
+    }
+
+    fn array<K: Key<Postgres>>(self, additions: &[Addition<'_, K>]) -> Result<String, BoxDynError> {
+        let values: Vec<Vec<u8>> =
+            additions.iter().map(|addition| encoded(addition.key)).collect::<Result<_, _>>()?;
+        Ok(match self {
+            Self::Text => {
+                let values: Vec<&str> =
+                    values.iter().map(|value| std::str::from_utf8(value)).collect::<Result<_, _>>()?;
+                texts(values.into_iter().map(Some))
+            }
+            Self::Uuid => {
+                let digits =
+                    |value: &Vec<u8>| value.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                format!("'{}'", numbers(values.iter().map(|value| Some(digits(value)))))
+            }
+            Self::SmallInt | Self::Integer | Self::BigInt => {
+                let values: Vec<i64> = values.iter().map(|value| integer(value)).collect::<Result<_, _>>()?;
+                format!("'{}'", numbers(values.into_iter().map(Some)))
+            }
+        })
+    }
+}
+
+/// As it would be sent as a bound value.
+fn encoded<K: Key<Postgres>>(key: &K) -> Result<Vec<u8>, BoxDynError> {
+    let mut buffer = PgArgumentBuffer::default();
+    match key.encode_by_ref(&mut buffer)? {
+        IsNull::No => Ok(buffer.to_vec()),
+        IsNull::Yes => Err("a key that is NULL finds no row".into()),
+    }
+}
+
+/// Big-endian, of two, four or eight bytes.
+fn integer(bytes: &[u8]) -> Result<i64, BoxDynError> {
+    if let Ok(bytes) = bytes.try_into() {
+        return Ok(i64::from_be_bytes(bytes));
+    }
+    if let Ok(bytes) = bytes.try_into() {
+        return Ok(i32::from_be_bytes(bytes).into());
+    }
+    Ok(i16::from_be_bytes(bytes.try_into()?).into())
+}

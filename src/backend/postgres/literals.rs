@@ -1,0 +1,44 @@
+//! Values written into a text.
+
+use std::fmt::{Display, Write as _};
+
+/// A text, whatever `standard_conforming_strings` is set to.
+pub(crate) fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// What goes between the quotes of an array of numbers.
+pub(crate) fn numbers(numbers: impl Iterator<Item = Option<impl Display>>) -> String {
+    let mut array = String::from("{");
+    for number in numbers {
+        // Writing to a string does not fail.
+        let _ = match number {
+            Some(number) => write!(array, "{number},"),
+            None => write!(array, "NULL,"),
+        };
+    }
+    closed(array)
+}
+
+/// An array of texts.
+pub(crate) fn texts<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> String {
+    let mut array = String::from("{");
+    for text in texts {
+        match text {
+            Some(text) => {
+                array.push('"');
+                array.push_str(&text.replace('\\', "\\\\").replace('"', "\\\""));
+                array.push_str("\",");
+            }
+            None => array.push_str("NULL,"),
+        }
+    }
+    literal(&closed(array))
+}
+
+/// With a bracket in place of the last comma.
+fn closed(mut array: String) -> String {
+    array.pop();
+    array.push('}');
+    array
+}

@@ -1,0 +1,235 @@
+//! Calls that one round trip is enough for: how PostgreSQL carries a batch of `Deltas`.
+//!
+//! What they come to is a matter of `conformance/coalescing.rs`, whichever way they go. Where calls have to share a batch, there
+//! is one thread: the flight's task has its turn when all of them have been made.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use atomically::{DeltaOutcome, Deltas, ErrorKind, Event, Isolation, Key, Options, UnitEvent};
+use futures_util::future::join_all;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgArgumentBuffer, PgPoolOptions, PgTypeInfo, PgValueRef};
+use sqlx::{Connection as _, Decode, Encode, PgConnection, PgPool, Postgres, Type};
+
+use crate::conformance::increments::{counter, value};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::{TestPool, eventually};
+
+use DeltaOutcome::{Applied, NotFound, Refused};
+
+/// What no other way has in it.
+const SHORT: &str = "EXECUTE";
+
+/// A table `counter` of two rows, and a pool of one connection that a proxy watches.
+async fn watched() -> (TestPool<Postgres>, Proxy, PgPool) {
+    let direct = counter::<Postgres>(1).await;
+    let proxy = Proxy::to(&direct.url).await;
+    let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
+    let pool = pool.connect(&proxy.url(&direct.url)).await.expect("a pool through the proxy");
+    (direct, proxy, pool)
+}
+
+fn counters(pool: &PgPool) -> Deltas<Postgres, i64> {
+    Deltas::on(pool, "counter", "id", "value").options(Options::new().deadline(Duration::from_secs(240)))
+}
+
+#[tokio::test]
+async fn a_batch_is_one_round_trip() {
+    let (direct, proxy, pool) = watched().await;
+    let stock = counters(&pool).at_least(0);
+    // The session learns the statement.
+    assert_eq!(stock.add(1, 10).await.expect("a commit"), Applied { value: 10 });
+    eventually(1, async || pool.num_idle()).await;
+    let before = proxy.requests();
+    let answers =
+        join_all([(1, -3), (2, 5), (1, -7), (2, -5), (2, 1)].map(|(id, delta)| stock.add(id, delta))).await;
+    let values: Vec<_> = answers.into_iter().map(|answer| answer.expect("a commit")).collect();
+    assert_eq!(values, [7, 5, 0, 0, 1].map(|value| Applied { value }));
+    // The other one is the pool's, which tests what comes back.
+    eventually(before + 2, async || proxy.requests()).await;
+    assert_eq!(value(&direct).await, 0);
+}
+
+/// A call that does not fit is judged by itself, and those with it on the same row; the others are through.
+#[tokio::test]
+async fn what_does_not_fit_goes_the_other_way() {
+    let (_direct, proxy, pool) = watched().await;
+    let stock = counters(&pool).at_least(0);
+    assert_eq!(stock.add(1, 5).await.expect("a commit"), Applied { value: 5 });
+    let calls = [(1, -6), (2, 5), (1, 1), (7, 1)].map(|(id, delta)| stock.add(id, delta));
+    let answers: Vec<_> = join_all(calls).await.into_iter().map(|answer| answer.expect("a commit")).collect();
+    assert_eq!(answers, [Refused { value: 5 }, Applied { value: 5 }, Applied { value: 6 }, NotFound]);
+    // After some that go the other way, the short one is tried again.
+    for n in 7..=40 {
+        assert_eq!(stock.add(1, 1).await.expect("a commit"), Applied { value: n });
+    }
+    proxy.on("BEGIN", Fault::CutBefore);
+    assert_eq!(stock.add(1, 1).await.expect("without a BEGIN"), Applied { value: 41 });
+}
+
+/// The transaction is over with the statement: whoever is cut off from it cannot know.
+#[tokio::test]
+async fn what_is_cut_off_is_unknown_to_every_caller() {
+    for (fault, stored) in [(Fault::CutBefore, 0), (Fault::CutAfter, 6)] {
+        let (direct, proxy, pool) = watched().await;
+        let stock = counters(&pool);
+        // The session learns the statement.
+        assert_eq!(stock.add(2, 1).await.expect("a commit"), Applied { value: 1 });
+        proxy.on(SHORT, fault);
+        for answer in join_all([1, 2, 3].map(|delta| stock.add(1, delta))).await {
+            let error = answer.expect_err("nobody knows");
+            assert!(error.is_commit_unknown(), "{fault:?}: {error:?}");
+        }
+        assert_eq!(proxy.hits(), 1, "it was sent once");
+        proxy.heal();
+        eventually(stored, async || value(&direct).await).await;
+    }
+}
+
+/// Nothing that waits for a lock is on its way when a caller gives up: each knows that nothing was stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_locked_leaves_nobody_in_doubt() {
+    let (direct, _proxy, pool) = watched().await;
+    let mut blocker = PgConnection::connect(&direct.url).await.expect("a connection");
+    sqlx::raw_sql("BEGIN; LOCK TABLE counter").execute(&mut blocker).await.expect("a lock");
+    let stock = counters(&pool);
+    let deadlines = [1, 4, 9, 1000, 2000].map(Duration::from_millis);
+    let calls = deadlines.map(|deadline| stock.clone().options(Options::new().deadline(deadline)));
+    for answer in join_all(calls.each_ref().map(|stock| stock.add(1, 1))).await {
+        let error = answer.expect_err("somebody has it");
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
+    }
+    // The same for calls that share a batch.
+    let shared = counters(&pool).options(Options::new().deadline(Duration::from_secs(2)));
+    let staggered = (0..40).map(async |n| {
+        tokio::time::sleep(Duration::from_millis(50 * n)).await;
+        shared.add(1, 1).await
+    });
+    for answer in join_all(staggered).await {
+        let error = answer.expect_err("somebody has it");
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut blocker).await.expect("the lock is given back");
+    assert_eq!(stock.add(1, 1).await.expect("a commit"), Applied { value: 1 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_statement_lacks_is_a_transactions() {
+    let minute = Duration::from_secs(60);
+    for options in [
+        Options::new().isolation(Isolation::Serializable),
+        Options::new().lock_timeout(minute),
+        Options::new().statement_timeout(minute),
+        Options::new().idle_timeout(minute),
+    ] {
+        let (_direct, proxy, pool) = watched().await;
+        proxy.on(SHORT, Fault::CutBefore);
+        let stock = counters(&pool).options(options);
+        assert_eq!(stock.add(1, 1).await.expect("a commit"), Applied { value: 1 });
+        assert_eq!(proxy.hits(), 0);
+    }
+}
+
+/// Sixteen bytes that PostgreSQL knows as a `uuid`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Uuid([u8; 16]);
+
+impl Type<Postgres> for Uuid {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(2950))
+    }
+}
+
+impl Encode<'_, Postgres> for Uuid {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend_from_slice(&self.0);
+        Ok(IsNull::No)
+    }
+}
+
+impl Decode<'_, Postgres> for Uuid {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        Ok(Self(value.as_bytes()?.try_into()?))
+    }
+}
+
+/// Adds to each of them in one batch, without a BEGIN, and to one that is not there.
+async fn found<K: Key<Postgres> + std::fmt::Debug>(kind: &str, keys: &[K]) {
+    let (direct, proxy, pool) = watched().await;
+    let create = format!("CREATE TABLE keyed (id {kind} PRIMARY KEY, value INTEGER NOT NULL)");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&*direct).await.expect(kind);
+    for key in keys {
+        sqlx::query("INSERT INTO keyed VALUES ($1, 0)").bind(key).execute(&*direct).await.expect(kind);
+    }
+    proxy.on("BEGIN", Fault::CutBefore);
+    let uses = Deltas::on(&pool, "keyed", "id", "value").at_least(0);
+    for round in 1..=2 {
+        for (key, answer) in keys.iter().zip(join_all(keys.iter().map(|key| uses.add(key.clone(), 1))).await)
+        {
+            assert_eq!(answer.expect("without a BEGIN"), Applied { value: round }, "{kind}: {key:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_the_usual_types_are_found() {
+    found::<i64>("BIGINT", &[i64::MIN, -1, 0, i64::MAX]).await;
+    found::<i32>("INTEGER", &[i32::MIN, -1, 0, i32::MAX]).await;
+    found::<i16>("SMALLINT", &[i16::MIN, -1, 0, i16::MAX]).await;
+    found::<Uuid>("UUID", &[Uuid([0; 16]), Uuid([0xAB; 16]), Uuid(std::array::from_fn(|i| i as u8))]).await;
+    let texts = ["", "a", "A", "NULL", "null", "é", "it's", "a\\b", "\"", "{,}", " a ", "$1", "\n"];
+    let texts = texts.map(str::to_owned);
+    found::<String>("TEXT", &texts).await;
+    found::<String>("VARCHAR(20)", &texts).await;
+}
+
+/// The driver reads no `BIGINT` as an `i32`, and it is not left to chance whether it has to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_another_type_are_an_error_each_time() {
+    let (direct, _proxy, pool) = watched().await;
+    let stock = Deltas::<Postgres, i32>::on(&pool, "counter", "id", "value");
+    for _ in 0..40 {
+        let error = stock.add(1, 1).await.expect_err("the column is a BIGINT");
+        assert!(error.to_string().contains("INT8"), "{error}");
+    }
+    assert_eq!(value(&direct).await, 0);
+}
+
+/// Whatever the database takes for equal: the answers are the same as those of the other way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_are_compared_as_they_are_everywhere() {
+    let (direct, _proxy, pool) = watched().await;
+    let create = "CREATE TABLE keyed (id CHAR(4) PRIMARY KEY, value BIGINT NOT NULL); INSERT INTO keyed VALUES ('a', 0), ('abcd', 0)";
+    sqlx::raw_sql(create).execute(&*direct).await.expect("a table");
+    let short = Deltas::<Postgres, String>::on(&pool, "keyed", "id", "value");
+    let long = short.clone().options(Options::new().lock_timeout(Duration::from_secs(60)));
+    for key in ["a", "a ", "a   ", "abcd", "abcd ", "ABCD"] {
+        let said = [&short, &long].map(|way| way.add(key.to_owned(), 1));
+        let [short, long] = <[_; 2]>::try_from(join_all(said).await).expect("two answers");
+        let [short, long] = [short, long].map(|answer| answer.expect("a commit"));
+        assert_eq!(matches!(short, NotFound), matches!(long, NotFound), "{key:?}: {short:?} and {long:?}");
+    }
+}
+
+/// Those who watch are told of the statement, and not of whose stock it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_watch_see_no_values() {
+    let (direct, _proxy, pool) = watched().await;
+    let create = "CREATE TABLE keyed (id TEXT PRIMARY KEY, value BIGINT NOT NULL); INSERT INTO keyed VALUES ('secret', 0)";
+    sqlx::raw_sql(create).execute(&*direct).await.expect("a table");
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let told = seen.clone();
+    let watch = Options::new().observed_by(Arc::new(move |event: &Event<'_>| {
+        if let Event::Unit { event: UnitEvent::Ended { .. } | UnitEvent::StatementDone { .. }, .. } = event {
+            told.lock().expect("what was seen").push(format!("{event:?}"));
+        }
+    }));
+    let uses = Deltas::on(&pool, "keyed", "id", "value").options(watch);
+    assert_eq!(uses.add("secret".to_owned(), 4321).await.expect("a commit"), Applied { value: 4321 });
+    let seen = seen.lock().expect("what was seen");
+    assert!(seen.iter().any(|event| event.contains("Committed") && event.contains("deltas")), "{seen:?}");
+    assert!(!seen.iter().any(|event| event.contains("secret") || event.contains("4321")), "{seen:?}");
+}
