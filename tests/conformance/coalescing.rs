@@ -496,7 +496,7 @@ where
     let pool = DB::pool(1).await;
     let create = "CREATE TABLE counter (id BIGINT, value NUMERIC(30, 2))";
     DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
-    let rows = "INSERT INTO counter VALUES (1, 5), (2, 0.5), (3, NULL), (4, 5), (4, 6)";
+    let rows = "INSERT INTO counter VALUES (1, 5), (2, 2.5), (3, NULL), (4, 5), (4, 6)";
     DB::pool_execute(&pool, DB::sql(rows), &[]).await.expect("rows");
     let stock = deltas(&pool).at_least(0).flights(1);
     let jam = Jam::new(&pool.url, &pool, &stock).await;
@@ -506,7 +506,7 @@ where
     for (answer, what) in seen[1..].iter().zip(["no integer", "no integer", "several rows"]) {
         assert!(answer.as_ref().expect_err("not changed").contains(what), "{answer:?}");
     }
-    let left = DB::sql("SELECT COUNT(*) FROM counter WHERE value IN (4, 0.5, 5, 6) OR value IS NULL");
+    let left = DB::sql("SELECT COUNT(*) FROM counter WHERE value IN (4, 2.5, 5, 6) OR value IS NULL");
     assert_eq!(DB::pool_fetch(&pool, left, &[]).await.expect("a count"), 5);
 }
 

@@ -14,23 +14,7 @@ mod storms;
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod support;
 
-macro_rules! on_every_database {
-    ($($module:ident :: $test:ident),* $(,)?) => {
-        on_every_database!(@on postgres sqlx::Postgres, $($module::$test)*);
-        on_every_database!(@on mariadb sqlx::MySql, $($module::$test)*);
-        on_every_database!(@on sqlite sqlx::Sqlite, $($module::$test)*);
-    };
-    (@on $name:ident $database:ty, $($module:ident :: $test:ident)*) => {
-        mod $name {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $test() {
-                    crate::$module::$test::<$database>().await;
-                }
-            )*
-        }
-    };
-}
+use support::on_every_database;
 
 on_every_database! {
     ends::each_end_is_counted,

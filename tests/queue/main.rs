@@ -13,29 +13,11 @@ mod worker;
 use atomically::queue::{Claim, NewJob, Queue, QueueBackend};
 use atomically::{Error, Pessimistic, TransactorExt as _};
 use sqlx::Pool;
-use support::{TestBackend, TestPool};
+use support::{TestBackend, TestPool, on_every_database};
 
 /// A database under test that can hold queues.
 trait QueueTest: TestBackend + QueueBackend {}
 impl<DB: TestBackend + QueueBackend> QueueTest for DB {}
-
-macro_rules! on_every_database {
-    ($($module:ident :: $test:ident),* $(,)?) => {
-        on_every_database!(@on postgres sqlx::Postgres, $($module::$test)*);
-        on_every_database!(@on mariadb sqlx::MySql, $($module::$test)*);
-        on_every_database!(@on sqlite sqlx::Sqlite, $($module::$test)*);
-    };
-    (@on $name:ident $database:ty, $($module:ident :: $test:ident)*) => {
-        mod $name {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $test() {
-                    crate::$module::$test::<$database>().await;
-                }
-            )*
-        }
-    };
-}
 
 on_every_database! {
     jobs::a_job_is_there_if_and_only_if_its_transaction_is,

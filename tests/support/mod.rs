@@ -18,6 +18,28 @@ use sqlx::{AssertSqlSafe, Pool, SqlStr};
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn futures_util::Stream<Item = T> + Send + 'a>>;
 type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// Tests that are generic over the database, on each of them.
+#[allow(unused_macros, reason = "each test binary uses its part")]
+macro_rules! on_every_database {
+    ($($module:ident :: $test:ident),* $(,)?) => {
+        on_every_database!(@on postgres sqlx::Postgres, $($module::$test)*);
+        on_every_database!(@on mariadb sqlx::MySql, $($module::$test)*);
+        on_every_database!(@on sqlite sqlx::Sqlite, $($module::$test)*);
+    };
+    (@on $name:ident $database:ty, $($module:ident :: $test:ident)*) => {
+        mod $name {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::$module::$test::<$database>().await;
+                }
+            )*
+        }
+    };
+}
+#[allow(unused_imports, reason = "each test binary uses its part")]
+pub(crate) use on_every_database;
+
 /// A database under test: how to get an empty one, and statements in integers, enough for every scenario.
 ///
 /// Scenarios write `?` for a parameter, whatever the database.
