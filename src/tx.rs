@@ -1,6 +1,7 @@
 //! One attempt: a transaction that remembers.
 
 use std::fmt::{self, Write as _};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,13 +103,15 @@ pub(crate) struct NotOpened {
 impl<DB: Backend> Tx<DB> {
     /// Takes a connection and opens a transaction on it, in one round trip.
     ///
+    /// It comes in a box: it goes through a few hands, and each would take its room once more in the future of every run.
+    ///
     /// Cancellation: the connection is closed, so that no half-open transaction gets back into the pool.
     pub(crate) async fn open(
         pool: &Pool<DB>,
         handoff: &Handoff<DB>,
         opening: Opening,
         remaining: impl Fn() -> Limits,
-    ) -> Result<Self, NotOpened> {
+    ) -> Result<Box<Self>, NotOpened> {
         let Opening { plan, attempt, trace, interceptors, observation } = opening;
         let asks_session =
             observation.as_ref().and_then(|watched| DB::SESSION.filter(|_| watched.wants_sessions()));
@@ -126,7 +129,8 @@ impl<DB: Backend> Tx<DB> {
         let (mut limits, asked) = (remaining(), Instant::now());
         let mut opening = text(&limits).map_err(NotOpened::because)?;
         let watched = observation.as_deref();
-        let mut session = counted(watched, |times| &mut times.pool, Session::acquire(pool, handoff))
+        let acquiring = Session::acquire(pool, handoff);
+        let mut session = counted(watched, |times| &mut times.pool, pin!(acquiring))
             .await
             .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;
         // What is left of the time is less by what a wait for a connection took; servers count in milliseconds.
@@ -141,7 +145,7 @@ impl<DB: Backend> Tx<DB> {
         };
         let (connection, connected) = (session.connection(), Instant::now());
         let begin = send::<DB>(interception.as_ref(), connection, StepKind::Begin, opening);
-        let mut reply = counted(watched, |times| &mut times.control, begin).await;
+        let mut reply = counted(watched, |times| &mut times.control, pin!(begin)).await;
         if let (Some(observation), None) = (&observation, &reply.error) {
             let number = asks_session.and_then(|_| reply.integers.pop());
             let session = number.map(|number| (identity(pool), number));
@@ -153,8 +157,16 @@ impl<DB: Backend> Tx<DB> {
             session.cured_by(DB::rollback(&closing));
         }
         let (journal, hooks) = (Journal::new(observation), Hooks::default());
-        let mut tx =
-            Self { session, journal, hooks, attempt, opened: connected, depth: 0, closing, interception };
+        let mut tx = Box::new(Self {
+            session,
+            journal,
+            hooks,
+            attempt,
+            opened: connected,
+            depth: 0,
+            closing,
+            interception,
+        });
         let Some(error) = reply.error else { return Ok(tx) };
         let failure = failure_or_other::<DB>(&error);
         let stale_connection = failure.kind() == FailureKind::ConnectionLost;

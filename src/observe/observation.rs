@@ -345,7 +345,9 @@ impl State {
 }
 
 /// Waits for a future, whose time goes there, also when it is dropped.
-pub(crate) async fn counted<F: Future>(
+///
+/// It is pinned by the caller: moved in here, it would take its room twice in the future of every run.
+pub(crate) async fn counted<F: Future + Unpin>(
     observation: Option<&Observation>,
     into: fn(&mut Times) -> &mut Duration,
     waiting: F,

@@ -1,6 +1,7 @@
 //! The loop: the only retry and the only sleep of the crate.
 
 use std::future::Future;
+use std::pin::pin;
 
 use tokio::time::Instant;
 
@@ -203,7 +204,7 @@ async fn attempts<X: Trial>(
         last = Some(failure);
         timer.tell(|observation| observation.backing_off(delay));
         let sleep = tokio::time::sleep(delay);
-        counted(timer.observation.as_deref(), |times| &mut times.backoff, sleep).await;
+        counted(timer.observation.as_deref(), |times| &mut times.backoff, pin!(sleep)).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Commit and rollback.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,13 +67,16 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// Cancellation: goes on in the background until the deadline, hooks included. Given up, the connection is closed, and
     /// its place in the pool is free at once.
-    pub(crate) fn commit(mut self, deadline: Instant) -> Shield<impl Shieldable<Output = Commit>, Waiting> {
+    pub(crate) fn commit(
+        mut self: Box<Self>,
+        deadline: Instant,
+    ) -> Shield<impl Shieldable<Output = Commit>, Waiting> {
         let waiting = Waiting { hooks: std::mem::take(&mut self.hooks), deadline };
         Shield::new(Handle::current(), self.commit_and_wait(), waiting)
     }
 
     /// Cancellation: the connection is closed, and the commit may or may not happen.
-    async fn commit_and_wait(mut self) -> Commit {
+    async fn commit_and_wait(mut self: Box<Self>) -> Commit {
         if let Some(failure) = self.over() {
             let failure = failure.clone();
             self.rollback().await;
@@ -83,7 +86,7 @@ impl<DB: Backend> Tx<DB> {
         let ending = DB::commit(&closing);
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
         let commit = send::<DB>(interception, connection, StepKind::Commit, ending.sql.into_owned());
-        let reply = last_step(self.journal.observation(), commit).await;
+        let reply = last_step(self.journal.observation(), pin!(commit)).await;
         let outcome = outcome::<DB>(&reply, ending.before_commit);
         match (&outcome, &reply.error) {
             (Commit::Done, None) => self.session.release(),
@@ -99,34 +102,42 @@ impl<DB: Backend> Tx<DB> {
         outcome
     }
 
-    /// Rolls back and gives the connection back; closes it where that is in doubt.
+    /// Rolls back and gives the connection back; closes it where that is in doubt. In a box of its own: in place, it would be
+    /// in the future of every run, wherever one may end.
     ///
     /// Cancellation: the connection is closed, and the server rolls back.
-    pub(crate) async fn rollback(mut self) {
-        if self.journal.lost_its_place() {
-            return;
-        }
-        let closing = self.closing();
-        let (interception, connection) = (self.interception.as_ref(), self.session.connection());
-        let sql = DB::rollback(&closing).into_owned();
-        let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
-        let rollback = last_step(self.journal.observation(), rollback);
-        let clean = match timeout(ROLLBACK_LIMIT, rollback).await {
-            Ok(Reply { error: None, .. }) => true,
-            // There was nothing left to roll back.
-            Ok(Reply { error: Some(error), .. }) => {
-                failure_or_other::<DB>(&error).kind() == FailureKind::Aborted
+    pub(crate) fn rollback(mut self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            if self.journal.lost_its_place() {
+                return;
             }
-            Err(_) => false,
-        };
-        if clean {
-            self.session.release();
-        }
+            let closing = self.closing();
+            let (interception, connection) = (self.interception.as_ref(), self.session.connection());
+            let sql = DB::rollback(&closing).into_owned();
+            let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
+            let rollback = last_step(self.journal.observation(), Box::pin(rollback));
+            let clean = match timeout(ROLLBACK_LIMIT, rollback).await {
+                Ok(Reply { error: None, .. }) => true,
+                // There was nothing left to roll back.
+                Ok(Reply { error: Some(error), .. }) => {
+                    failure_or_other::<DB>(&error).kind() == FailureKind::Aborted
+                }
+                Err(_) => false,
+            };
+            if clean {
+                self.session.release();
+            }
+        })
     }
 }
 
 /// Waits for the end of the transaction under the eyes of those who watch.
-async fn last_step(observation: Option<&Arc<Observation>>, step: impl Future<Output = Reply>) -> Reply {
+///
+/// The step is pinned by the caller: moved in here, it would take its room twice in the future of every commit.
+async fn last_step(
+    observation: Option<&Arc<Observation>>,
+    step: impl Future<Output = Reply> + Unpin,
+) -> Reply {
     let Some(observation) = observation else { return step.await };
     observation.ending();
     let reply = counted(Some(observation), |times| &mut times.control, step).await;

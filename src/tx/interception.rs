@@ -125,7 +125,8 @@ pub(super) async fn send<DB: Backend>(
 ) -> Reply {
     match interception {
         None => DB::send_text(connection, sql).await,
-        Some(interception) => interception.send::<DB>(connection, kind, sql).await,
+        // In a box of its own: in place, it would be in the future of every run.
+        Some(interception) => Box::pin(interception.send::<DB>(connection, kind, sql)).await,
     }
 }
 

@@ -33,11 +33,11 @@ struct Arguments {
     command: Option<Command>,
 
     /// How often each contender takes its turn
-    #[arg(long, default_value_t = 21, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
     /// How many milliseconds a turn takes; pgbench's take whole seconds
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     milliseconds: u64,
 
     /// What to measure; may be given several times [default: all]

@@ -81,7 +81,7 @@ where
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
         let observation = timer.observation.clone();
-        let acquiring = Session::acquire_tested(self.alone.pool, self.alone.handoff);
+        let acquiring = pin!(Session::acquire_tested(self.alone.pool, self.alone.handoff));
         let acquiring = counted(observation.as_deref(), |times| &mut times.pool, acquiring);
         let session = timer.within(pin!(acquiring)).await;
         let mut session = match session {

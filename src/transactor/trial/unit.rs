@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use futures_core::future::BoxFuture;
 use sqlx::Pool;
 use tokio::runtime::Handle;
 
@@ -167,12 +168,12 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
 }
 
 impl<DB: Backend> UnitTrial<'_, DB> {
-    async fn roll_back(&mut self, mut tx: Tx<DB>) {
+    fn roll_back(&mut self, mut tx: Box<Tx<DB>>) -> BoxFuture<'static, ()> {
         self.hooks = tx.take_hooks();
-        tx.rollback().await;
+        tx.rollback()
     }
 
-    async fn commit(&mut self, tx: Tx<DB>, place: Option<Place>, timer: &mut Timer) -> Outcome<Ended> {
+    async fn commit(&mut self, tx: Box<Tx<DB>>, place: Option<Place>, timer: &mut Timer) -> Outcome<Ended> {
         let reads_only = tx.plan().access == Access::ReadOnly;
         let mut committing = tx.commit(timer.clock.deadline);
         let (commit, hooks) = match timer.within(&mut committing).await {
@@ -307,7 +308,7 @@ struct Opening<'a, DB: Backend> {
 impl<DB: Backend> Opening<'_, DB> {
     /// A pooled connection may have died since it was last used. Finding out is not an attempt: nothing was run. There
     /// are at most as many of them as the pool holds.
-    async fn run(self) -> Result<Tx<DB>, Failure> {
+    async fn run(self) -> Result<Box<Tx<DB>>, Failure> {
         let mut replacements = self.pool.options().get_max_connections();
         loop {
             let opening = tx::Opening {
