@@ -50,6 +50,33 @@ async fn a_coalesced_update_that_is_taken_back_is_not_applied() {
     assert_eq!(taken_back.expect_err("not stored").kind(), ErrorKind::Aborted);
 }
 
+/// What a role is granted for a lock is not stretched to a deadline that is longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_lock_timeout_of_the_session_stays() {
+    let server = increments::counter::<sqlx::Postgres>(1).await;
+    let patient = PgPoolOptions::new().max_connections(1).after_connect(|connection, _| {
+        Box::pin(
+            async move { sqlx::raw_sql("SET lock_timeout = '1234ms'").execute(connection).await.map(drop) },
+        )
+    });
+    let pool = patient.connect(&server.url).await.expect("a pool");
+    let db = Pessimistic::default().on(&pool);
+    let second = Duration::from_secs(1);
+    for (options, expected) in [
+        (Options::new(), "1234ms"),
+        (Options::new().lock_timeout(3600 * second), "1234ms"),
+        (Options::new().lock_timeout(second), "1s"),
+        (Options::new().lock_timeout(3 * second), "3s"),
+    ] {
+        let db = db.with(options);
+        let shown = db.run(async |tx| {
+            Ok::<_, Error>(sqlx::query_scalar("SHOW lock_timeout").fetch_one(&mut *tx).await?)
+        });
+        let shown: String = shown.await.expect("a setting");
+        assert_eq!(shown, expected);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_report_can_be_deferrable() {
     let pool = increments::counter::<sqlx::Postgres>(1).await;

@@ -209,6 +209,55 @@ async fn keys_of_the_usual_types_are_found() {
     found::<String>("VARCHAR(20)", &texts).await;
 }
 
+/// A trigger notes what holds for it: limits of its own, and the level, whatever the session's is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_is_told_of_the_limits() {
+    let (direct, proxy, _) = watched().await;
+    let create = "CREATE TABLE seen (setting TEXT, value TEXT);
+                  CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+                      INSERT INTO seen SELECT name, current_setting(name)
+                      FROM unnest(ARRAY[''statement_timeout'', ''lock_timeout'', ''transaction_isolation'']) AS name;
+                      RETURN NULL;
+                  END';
+                  CREATE TRIGGER note AFTER UPDATE ON counter EXECUTE FUNCTION note()";
+    sqlx::raw_sql(create).execute(&*direct).await.expect("a trigger");
+    let strict = PgPoolOptions::new().max_connections(1).after_connect(|connection, _| {
+        Box::pin(async move {
+            let setting = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+            sqlx::raw_sql(setting).execute(connection).await.map(drop)
+        })
+    });
+    let pool = strict.connect(&proxy.url(&direct.url)).await.expect("a pool through the proxy");
+    proxy.on("BEGIN", Fault::CutBefore);
+    let stock = counters(&pool).options(Options::new().deadline(Duration::from_secs(60)));
+    assert_eq!(stock.add(1, 1).await.expect("without a BEGIN"), Applied { value: 1 });
+    let seen: Vec<(String, String)> = sqlx::query_as("SELECT setting, value FROM seen ORDER BY setting")
+        .fetch_all(&*direct)
+        .await
+        .expect("notes");
+    let [(_, lock), (_, statement), (_, level)] = &seen[..] else { panic!("{seen:?}") };
+    assert_eq!((lock.as_str(), level.as_str()), ("5ms", "read committed"));
+    let statement: u32 = statement.trim_end_matches("ms").parse().expect("milliseconds");
+    assert!((30_000..60_000).contains(&statement), "{statement}");
+}
+
+/// Also where they are within the bounds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_with_a_fraction_is_left_alone() {
+    let (direct, _proxy, pool) = watched().await;
+    let create = "CREATE TABLE priced (id BIGINT PRIMARY KEY, price NUMERIC NOT NULL); INSERT INTO priced VALUES (1, 2.5), (2, 2)";
+    sqlx::raw_sql(create).execute(&*direct).await.expect("a table");
+    let prices = Deltas::on(&pool, "priced", "id", "price");
+    assert_eq!(prices.add(2_i64, 1).await.expect("a commit"), Applied { value: 3 });
+    let error = prices.add(1, 1).await.expect_err("it is no integer");
+    assert!(error.to_string().contains("no integer"), "{error}");
+    let left: bool = sqlx::query_scalar("SELECT price = 2.5 FROM priced WHERE id = 1")
+        .fetch_one(&*direct)
+        .await
+        .expect("the price");
+    assert!(left);
+}
+
 /// The driver reads no `BIGINT` as an `i32`, and it is not left to chance whether it has to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_another_type_are_an_error_each_time() {

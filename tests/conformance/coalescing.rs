@@ -665,6 +665,32 @@ where
     assert_eq!(held.await.expect("a commit"), Applied { value: 1 });
 }
 
+/// One that comes while the flight in front of it may still land in time, and behind which nobody comes.
+pub(crate) async fn whoever_waits_behind_a_late_flight_is_fetched<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(2).await;
+    let stock = deltas(&pool);
+    let in_use = async || pool.size() as usize - pool.num_idle();
+    eventually(0, in_use).await;
+    let mut blocker = DB::blocker(&pool.url).await;
+    let mut held = Box::pin(stock.add(1, 1));
+    assert!((&mut held).now_or_never().is_none());
+    let behind = async {
+        // It departs, and is not late yet.
+        while in_use().await == 0 {
+            tokio::task::yield_now().await;
+        }
+        stock.add(2, 1).await
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(60), behind).await;
+    assert_eq!(answer.expect("in time").expect("a commit"), Applied { value: 1 });
+    assert!((&mut held).now_or_never().is_none());
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    assert_eq!(held.await.expect("a commit"), Applied { value: 1 });
+}
+
 /// The flight that waits for a lock goes with them, at once and not at its deadline.
 pub(crate) async fn nothing_is_left_behind_by_the_last_handle<DB: TestBackend>()
 where

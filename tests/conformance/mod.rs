@@ -219,6 +219,7 @@ macro_rules! conformance {
             coalescing::an_unknown_commit_is_told_to_every_caller,
             coalescing::a_commit_whose_runtime_is_gone_is_unknown,
             coalescing::a_locked_row_does_not_hold_up_the_others,
+            coalescing::whoever_waits_behind_a_late_flight_is_fetched,
             coalescing::nothing_is_left_behind_by_the_last_handle,
         );
         $crate::conformance!(@alone $database; handoff::one_that_died_on_its_way_is_replaced);
