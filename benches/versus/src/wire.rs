@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -47,12 +47,22 @@ impl Proxy {
     }
 }
 
+/// What a client sends first that would rather speak TLS, which nobody could listen to.
+const ASKS_FOR_TLS: [u8; 4] = 80_877_103_u32.to_be_bytes();
+
 /// Ends with the connection, on whichever side that is.
-async fn relay(client: TcpStream, server: String, seen: RoundTrips) -> Result<()> {
-    let server = TcpStream::connect(server).await?;
+async fn relay(mut client: TcpStream, server: String, seen: RoundTrips) -> Result<()> {
+    let mut server = TcpStream::connect(server).await?;
     // Messages are passed on in pieces, and must not wait for each other's acknowledgement.
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
+    // The first messages have no type.
+    let mut startup = message(&mut client).await?;
+    if startup.ends_with(&ASKS_FOR_TLS) {
+        client.write_all(b"N").await?;
+        startup = message(&mut client).await?;
+    }
+    server.write_all(&startup).await?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
@@ -67,9 +77,6 @@ async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf) -> Resul
 }
 
 async fn requests(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, seen: RoundTrips) -> Result<()> {
-    // The first message has no type.
-    let startup = message(&mut client).await?;
-    server.write_all(&startup).await?;
     let mut reader = Reader::default();
     loop {
         let kind = client.read_u8().await?;
@@ -83,7 +90,7 @@ async fn requests(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, seen: R
 }
 
 /// A message with its length in front, which counts itself.
-async fn message(client: &mut OwnedReadHalf) -> Result<Vec<u8>> {
+async fn message(client: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
     let length = client.read_u32().await?;
     let mut message = length.to_be_bytes().to_vec();
     message.resize(usize::try_from(length)?.max(4), 0);
