@@ -30,7 +30,7 @@ mod text;
 mod values;
 mod wire;
 
-pub(crate) use at_once::{Addition, AtOnce, Patience};
+pub(crate) use at_once::{Addition, AtOnce};
 pub(crate) use known::{Injected, TransactionOver, with_failure};
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::kept::Kept;

@@ -1,10 +1,11 @@
 //! Numbers that are added to in one round trip.
 
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use sqlx::{Database, SqlStr};
+
+use crate::policy::Limits;
 
 /// What is added to the number of a row, if that number is one of these.
 #[doc(hidden)]
@@ -16,16 +17,6 @@ pub struct Addition<'k, K> {
     pub delta: i64,
     /// To what.
     pub to: RangeInclusive<i64>,
-}
-
-/// How long it may take.
-#[doc(hidden)]
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// To wait for a lock.
-    pub lock: Duration,
-    /// Altogether.
-    pub statement: Duration,
 }
 
 /// Adds to the numbers of rows in one round trip, which is a transaction of its own.
@@ -43,6 +34,6 @@ pub trait AtOnce<DB: Database, K>: Send + Sync {
         &self,
         connection: &'c mut DB::Connection,
         additions: &[Addition<'_, K>],
-        patience: Patience,
+        limits: &Limits,
     ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>>;
 }

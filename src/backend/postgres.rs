@@ -50,18 +50,7 @@ impl Facts for Postgres {
         if plan.deferrable {
             sql.push_str(" DEFERRABLE");
         }
-        let on_statements = limits.on_statements();
-        // A wait for a lock is a part of its statement.
-        let on_locks = limits.on_locks().filter(|limit| on_statements.is_none_or(|longer| *limit < longer));
-        for (setting, limit) in [
-            ("lock_timeout", on_locks),
-            ("statement_timeout", on_statements),
-            ("idle_in_transaction_session_timeout", limits.idle),
-        ] {
-            if let Some(millis) = limit.map(whole_millis) {
-                let _ = write!(sql, "; SET LOCAL {setting} = {millis}");
-            }
-        }
+        sql.push_str(&limited(limits));
         Ok(sql)
     }
 
@@ -261,6 +250,24 @@ impl Facts for Postgres {
     fn after(_failure: &Failure) -> Survival {
         Survival::Over
     }
+}
+
+/// Behind what opens a transaction: what it is limited by.
+fn limited(limits: &Limits) -> String {
+    let on_statements = limits.on_statements();
+    // A wait for a lock is a part of its statement.
+    let on_locks = limits.on_locks().filter(|limit| on_statements.is_none_or(|longer| *limit < longer));
+    let mut sql = String::new();
+    for (setting, limit) in [
+        ("lock_timeout", on_locks),
+        ("statement_timeout", on_statements),
+        ("idle_in_transaction_session_timeout", limits.idle),
+    ] {
+        if let Some(millis) = limit.map(whole_millis) {
+            let _ = write!(sql, "; SET LOCAL {setting} = {millis}");
+        }
+    }
+    sql
 }
 
 /// What changes when numbers of transactions may have been handed out again: the start of the server, its timeline, and

@@ -10,9 +10,10 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, SqlSafeStr as _, Sql
 
 use super::kept::Kept;
 use super::literals::{numbers, texts};
-use crate::backend::at_once::{Addition, AtOnce, Patience};
-use crate::backend::{Key, Target, whole_millis};
+use crate::backend::at_once::{Addition, AtOnce};
+use crate::backend::{Key, Target};
 use crate::digest::digest;
+use crate::policy::Limits;
 
 /// What holds for the statement alone.
 ///
@@ -63,7 +64,7 @@ impl<K: Key<Postgres>> AtOnce<Postgres, K> for Statement {
         &self,
         connection: &'c mut PgConnection,
         additions: &[Addition<'_, K>],
-        patience: Patience,
+        limits: &Limits,
     ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>> {
         let arguments = self.keys.array(additions).map(|keys| {
             let list =
@@ -72,11 +73,10 @@ impl<K: Key<Postgres>> AtOnce<Postgres, K> for Statement {
                 [list(|one| one.delta), list(|one| *one.to.start()), list(|one| *one.to.end())];
             format!("{keys}, '{deltas}', '{least}', '{most}'")
         });
-        let settings = format!("{SETTINGS}; SET LOCAL lock_timeout = {}", whole_millis(patience.lock));
-        let kept = self.kept.clone();
+        let (kept, limits) = (self.kept.clone(), *limits);
         Box::pin(async move {
             let arguments = arguments.map_err(sqlx::Error::Encode)?;
-            let rows = kept.fetch(connection, patience.statement, &settings, &arguments).await?;
+            let rows = kept.fetch(connection, SETTINGS, limits, &arguments).await?;
             let place_and_number = |row: &sqlx::postgres::PgRow| {
                 let place: i64 = row.try_get(0)?;
                 Ok((usize::try_from(place - 1).unwrap_or(usize::MAX), row.try_get(1)?))

@@ -1,11 +1,10 @@
 //! Statements that sessions keep, sent together with what is set for them.
 
-use std::time::Duration;
-
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::backend::whole_millis;
+use super::limited;
+use crate::policy::Limits;
 
 /// A statement that sessions keep prepared, under a name with the version of its text.
 ///
@@ -29,18 +28,18 @@ impl Kept {
         Self { name: format!("atomically {} {name}", env!("CARGO_PKG_VERSION")), parameters, statement }
     }
 
-    /// Runs it in a transaction of its own for which these `settings` hold, and this limit to each of its statements.
+    /// Runs it in a transaction of its own for which these settings and limits hold.
     pub(crate) async fn fetch(
         &self,
         connection: &mut PgConnection,
-        limit: Duration,
         settings: &str,
+        limits: Limits,
         arguments: &str,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let limit = whole_millis(limit);
-        let settings = format!("{settings}; SET LOCAL statement_timeout = {limit}; ");
+        let limits = limited(&limits);
         let mut send = async |text: String| {
-            sqlx::raw_sql(AssertSqlSafe(settings.clone() + &text)).fetch_all(&mut *connection).await
+            let text = format!("{settings}{limits}; {text}");
+            sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *connection).await
         };
         match send(self.execute(arguments)).await {
             Err(error) if has_code(&error, UNKNOWN) => {}

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backend::{Addition, AtOnce, Backend, Key, Patience};
+use crate::backend::{Addition, AtOnce, Backend, Key};
+use crate::policy::Limits;
 use crate::strategy::Pessimistic;
 use crate::transactor::{Options, PoolTransactor};
 
@@ -28,7 +29,7 @@ const DETOURS: u32 = 16;
 /// the calls on a row of which one does not fit; whatever the database refuses; and everything, if somebody else keeps a
 /// row locked.
 ///
-/// # Why is nobody's lock waited for?
+/// # Why so little patience with locks?
 ///
 /// A call that was sent can no longer be taken back. A batch may wait long for its locks, and whoever gives up meanwhile is
 /// told that nothing was stored. Here the wait ends before anybody's deadline, and soon enough for those behind it.
@@ -62,21 +63,22 @@ impl<DB: Backend, K: Key<DB>> Shortcut<DB, K> {
         let made = once
             .run_on_connection(by.sql(), |connection, limit: Duration| {
                 let mut sent = lock(&sent);
-                let Some(lock) = sent.patience() else { return Box::pin(ready(Ok(Vec::new()))) };
-                sent.depart();
+                let Some(patience) = sent.patience() else { return Box::pin(ready(Ok(Vec::new()))) };
+                sent.depart(bounds);
+                let limits = Limits { left: Some(limit), lock: Some(patience), ..Limits::default() };
                 match &sent.additions(bounds)[..] {
                     [] => Box::pin(ready(Ok(Vec::new()))),
-                    additions => by.add(connection, additions, Patience { lock, statement: limit }),
+                    additions => by.add(connection, additions, &limits),
                 }
             })
             .await;
         let sent = sent.into_inner().unwrap_or_else(PoisonError::into_inner);
         match made {
             Ok(made) => {
-                if made.len() * 2 < sent.additions(bounds).len() {
+                if made.len() * 2 < sent.sums.len() {
                     self.detours.store(DETOURS, Ordering::Relaxed);
                 }
-                sent.arrive(bounds, &made)
+                sent.arrive(&made)
             }
             Err(error) if error.is_commit_unknown() => {
                 for call in sent.calls {
@@ -96,7 +98,7 @@ impl<DB: Backend, K: Key<DB>> Shortcut<DB, K> {
 /// What is on its way.
 struct Sent<K> {
     calls: Vec<Call<K>>,
-    /// Of the calls on each row.
+    /// Of the calls on each row that is to be changed.
     sums: BTreeMap<K, Sum>,
 }
 
@@ -119,12 +121,13 @@ impl<K: Ord + Clone> Sent<K> {
     }
 
     /// From here on nobody can take a call back.
-    fn depart(&mut self) {
+    fn depart(&mut self, bounds: &RangeInclusive<i64>) {
         self.calls.retain_mut(Call::take);
         self.sums.clear();
         for call in &self.calls {
             self.sums.entry(call.key.clone()).or_default().add(call.delta);
         }
+        self.sums.retain(|_, sum| sum.fits(bounds).is_some());
     }
 
     fn additions(&self, bounds: &RangeInclusive<i64>) -> Vec<Addition<'_, K>> {
@@ -133,10 +136,10 @@ impl<K: Ord + Clone> Sent<K> {
     }
 
     /// Answers the calls on the rows that were changed, by the places of their additions; and returns the others.
-    fn arrive(self, bounds: &RangeInclusive<i64>, made: &[(usize, i64)]) -> Vec<Call<K>> {
-        let keys: Vec<&K> = self.additions(bounds).iter().map(|addition| addition.key).collect();
-        let mut values: BTreeMap<K, i64> =
-            made.iter().filter_map(|(place, before)| Some(((*keys.get(*place)?).clone(), *before))).collect();
+    fn arrive(self, made: &[(usize, i64)]) -> Vec<Call<K>> {
+        let keys: Vec<&K> = self.sums.keys().collect();
+        let mut values: BTreeMap<&K, i64> =
+            made.iter().filter_map(|(place, before)| Some((*keys.get(*place)?, *before))).collect();
         let mut rest = Vec::new();
         for call in self.calls {
             match values.get_mut(&call.key) {

@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr as _};
 
 use crate::backend::Kept;
 use crate::error::Error;
+use crate::policy::Limits;
 use crate::queue::dialect::{Dialect as _, JOB, Row};
 use crate::queue::job::micros;
 use crate::queue::priority::Priority;
@@ -36,7 +37,8 @@ pub(super) async fn claim(
     db.run_on_connection(said, |connection, limit| {
         let arguments = arguments.clone();
         Box::pin(async move {
-            let rows = CLAIM.fetch(connection, limit, SETTINGS, &arguments).await?;
+            let limits = Limits { left: Some(limit), ..Limits::default() };
+            let rows = CLAIM.fetch(connection, SETTINGS, limits, &arguments).await?;
             rows.iter().map(Postgres::job).collect()
         })
     })
