@@ -61,9 +61,9 @@ const CAPACITY: usize = 10_000;
 /// shares a row with other processes gains most: it is locked for the time of a commit, and no longer for that of two round
 /// trips more.
 ///
-/// The others go by the transaction, and so does whoever asks for something that only a transaction has, by
-/// [options](Self::options) such as an isolation level, a timeout or `resolve_commits`; and keys that are neither integers
-/// nor text nor a UUID.
+/// The others go by the transaction. So does a batch of which a caller has less than 100 ms left; whoever asks for something
+/// that only a transaction has, by [options](Self::options) such as an isolation level, a timeout or `resolve_commits`; and
+/// keys that are neither integers nor text nor a UUID.
 ///
 /// # When to use
 ///

@@ -75,6 +75,20 @@ async fn what_does_not_fit_goes_the_other_way() {
     assert_eq!(stock.add(1, 1).await.expect("without a BEGIN"), Applied { value: 41 });
 }
 
+/// What the database refuses is tried once by the short way, and neither again nor for the next ones.
+#[tokio::test]
+async fn what_is_refused_is_not_tried_over_and_over() {
+    let (direct, proxy, pool) = watched().await;
+    let check = "ALTER TABLE counter ADD CHECK (value < 10)";
+    sqlx::raw_sql(check).execute(&*direct).await.expect("a constraint");
+    let stock = counters(&pool);
+    let error = stock.add(1, 10).await.expect_err("too much");
+    assert_eq!(error.kind(), ErrorKind::Constraint, "{error:?}");
+    proxy.on(SHORT, Fault::CutBefore);
+    assert_eq!(stock.add(1, 9).await.expect("by the other way"), Applied { value: 9 });
+    assert_eq!(proxy.hits(), 0);
+}
+
 /// While the flight waits for a connection, its calls can still be taken back.
 #[tokio::test]
 async fn whoever_has_gone_before_it_is_sent_has_stored_nothing() {
