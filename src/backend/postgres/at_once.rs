@@ -51,7 +51,8 @@ pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AtOn
          ) SELECT place, before, 1 / CASE count(*) OVER (PARTITION BY place) WHEN 1 THEN 1 ELSE 0 END FROM changed"
     );
     let name = format!("add {}", digest(&sql));
-    let kept = Arc::new(Kept::new(&name, keys.parameters(), sql.clone()));
+    let parameters = format!("{}[], bigint[], bigint[], bigint[]", keys.name());
+    let kept = Arc::new(Kept::new(&name, &parameters, sql.clone()));
     Some(Box::new(Statement { kept, sql: AssertSqlSafe(sql).into_sql_str(), keys }))
 }
 
@@ -109,13 +110,13 @@ impl Keys {
         }
     }
 
-    const fn parameters(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match self {
-            Self::SmallInt => "smallint[], bigint[], bigint[], bigint[]",
-            Self::Integer => "integer[], bigint[], bigint[], bigint[]",
-            Self::BigInt => "bigint[], bigint[], bigint[], bigint[]",
-            Self::Text => "text[], bigint[], bigint[], bigint[]",
-            Self::Uuid => "uuid[], bigint[], bigint[], bigint[]",
+            Self::SmallInt => "smallint",
+            Self::Integer => "integer",
+            Self::BigInt => "bigint",
+            Self::Text => "text",
+            Self::Uuid => "uuid",
         }
     }
 
@@ -124,13 +125,9 @@ impl Keys {
     /// Texts that the database takes for equal may be different ones: without regard to case, or to blanks at the end, as
     /// `char(n)` has them. `concat` shows what a client is shown.
     fn exactly(self, key: &str) -> String {
-        let of_type = |name: &str| format!(" AND pg_typeof(target.{key}) = '{name}'::regtype");
         match self {
-            Self::SmallInt => of_type("smallint"),
-            Self::Integer => of_type("integer"),
-            Self::BigInt => of_type("bigint"),
-            Self::Uuid => of_type("uuid"),
             Self::Text => format!(" AND concat(target.{key}) = addition.id COLLATE \"C\""),
+            _ => format!(" AND pg_typeof(target.{key}) = '{}'::regtype", self.name()),
         }
     }
 

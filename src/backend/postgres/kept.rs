@@ -18,14 +18,15 @@ use crate::policy::Limits;
 #[derive(Debug)]
 pub(crate) struct Kept {
     name: String,
-    parameters: &'static str,
+    parameters: String,
     statement: String,
 }
 
 impl Kept {
     /// Two with the same name are the same statement.
-    pub(crate) fn new(name: &str, parameters: &'static str, statement: String) -> Self {
-        Self { name: format!("atomically {} {name}", env!("CARGO_PKG_VERSION")), parameters, statement }
+    pub(crate) fn new(name: &str, parameters: &str, statement: String) -> Self {
+        let name = format!("atomically {} {name}", env!("CARGO_PKG_VERSION"));
+        Self { name, parameters: parameters.to_owned(), statement }
     }
 
     /// Runs it in a transaction of its own for which these settings and limits hold.

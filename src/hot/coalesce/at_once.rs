@@ -59,7 +59,12 @@ impl<DB: Backend, K: Key<DB>> Shortcut<DB, K> {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let once = transactor.clone().options(Options::new().deadline(left).attempts(1));
-        let sent = Mutex::new(Sent { calls, sums: BTreeMap::new() });
+        let sent = Sent { calls, sums: BTreeMap::new() };
+        // Before a connection is taken in vain, and once more when there is one.
+        if sent.patience().is_none() {
+            return sent.calls;
+        }
+        let sent = Mutex::new(sent);
         let made = once
             .run_on_connection(by.sql(), |connection, limit: Duration| {
                 let mut sent = lock(&sent);
