@@ -122,7 +122,7 @@ async fn client<S: Strategy>(load: Arc<Load>, db: PoolTransactor<MySql, S>) -> U
 }
 
 async fn add<S: Strategy>(load: &Load, db: &PoolTransactor<MySql, S>, id: i64) -> Result<(), Error> {
-    let (account, amount) = (id * 7 % ACCOUNTS, id % 9 + 1);
+    let (account, amount) = (rand::random_range(0..ACCOUNTS), rand::random_range(1..10_i64));
     let attempts = &load.attempts;
     db.on_key(account)
         .run(async |tx| {
