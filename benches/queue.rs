@@ -24,7 +24,7 @@ fn jobs(count: usize) -> Vec<NewJob> {
 }
 
 async fn enqueue<DB: QueueBackend>(pool: &Pool<DB>, queue: &Queue<DB>, count: usize, batch: usize) {
-    let db = Pessimistic::default().on(pool).deadline(Duration::from_secs(60));
+    let db = Pessimistic::default().on(pool).reuse_connections().deadline(Duration::from_secs(60));
     let jobs = jobs(batch);
     for _ in 0..count / batch {
         match &jobs[..] {
@@ -41,7 +41,11 @@ async fn drain<DB: QueueBackend>(pool: &Pool<DB>, queue: &Queue<DB>, batch: usiz
         [] => {}
         [claim] => claim.complete().await?,
         claims => {
-            Pessimistic::default().on(pool).run(async |tx| complete_all_in(tx, claims).await).await?;
+            Pessimistic::default()
+                .on(pool)
+                .reuse_connections()
+                .run(async |tx| complete_all_in(tx, claims).await)
+                .await?;
         }
     }
     Ok(claims.len())

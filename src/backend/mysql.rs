@@ -1,22 +1,20 @@
 //! MySQL, MariaDB, and what speaks their protocol: Galera, TiDB.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::mysql::{MySqlArguments, MySqlDatabaseError};
 use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 
+use self::transaction::whole_seconds;
 use super::text::{between, last_between, names, unquoted};
 use super::{
-    AskEngine, Backend, BeforeLoneStatement, Closing, Ending, Engine, Facts, GUARD, Guard, Key,
-    LatestDeadlock, LockWaits, Provocation, Report, Sealed, Survival, Target, WatchedQuery, whole_millis,
-    wire, with_wait,
+    AskEngine, Backend, BeforeLoneStatement, Closing, Ending, Engine, Facts, Guard, Key, LatestDeadlock,
+    LockWaits, Provocation, Report, Sealed, Survival, Target, WatchedQuery, wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
-use crate::isolation::Access;
 use crate::lock::{RowLock, Strength, Wait};
 use crate::policy::{Limits, Plan, Trace};
 
@@ -24,6 +22,7 @@ mod deadlock;
 mod innodb;
 mod literals;
 mod seen;
+mod transaction;
 
 impl Backend for MySql {}
 impl Sealed for MySql {}
@@ -36,50 +35,8 @@ impl Facts for MySql {
     const ASK_ENGINE: Option<AskEngine> =
         Some(AskEngine { sql: "SELECT VERSION(); SHOW VARIABLES LIKE 'wsrep_on'", read: engine });
 
-    /// One text: sent in two, a level that is never followed by its START TRANSACTION would be the next borrower's.
-    ///
-    /// The limits are the session's, so they are saved and put back. `/*M! */` is read by MariaDB alone, and
-    /// `/*!50708 */` by MySQL alone: MariaDB skips the numbers from 50700 to 50799
-    /// ([comment syntax](https://mariadb.com/kb/en/comment-syntax/)).
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
-        if plan.begin.is_some() {
-            return Err(Failure::unsupported("MySQL", "deferred, immediate or exclusive transactions"));
-        }
-        if plan.deferrable {
-            return Err(Failure::unsupported("MySQL", "deferrable transactions"));
-        }
-        let mut sql = String::new();
-        if let Some(limit) = limits.on_locks() {
-            let seconds = whole_seconds(limit);
-            let _ = write!(
-                sql,
-                "SET @atomically_lock_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = {seconds}; "
-            );
-        }
-        if let Some(limit) = limits.on_statements() {
-            let millis = whole_millis(limit);
-            let _ = write!(
-                sql,
-                "SET @atomically_limited = 1\
-                 /*M! , @atomically_statement = @@max_statement_time, max_statement_time = {millis} / 1000*/\
-                 /*!50708 , @atomically_statement = @@max_execution_time, max_execution_time = {millis}*/; "
-            );
-        }
-        if let Some(limit) = limits.idle {
-            // MySQL does not know the variable, and says so.
-            let seconds = whole_seconds(limit);
-            let _ = write!(
-                sql,
-                "SET @atomically_idle = @@idle_transaction_timeout, idle_transaction_timeout = {seconds}; "
-            );
-        }
-        let access = if plan.access == Access::ReadOnly { ", READ ONLY" } else { "" };
-        let _ = write!(
-            sql,
-            "SET TRANSACTION ISOLATION LEVEL {}{access}; START TRANSACTION; SAVEPOINT {GUARD}",
-            plan.isolation
-        );
-        Ok(sql)
+        transaction::opening(plan, limits)
     }
 
     /// 1568: `SET TRANSACTION` is refused while a transaction is open, which a session with `autocommit = 0` has after
@@ -91,7 +48,7 @@ impl Facts for MySql {
     /// DDL and procedures commit implicitly, and the session goes on in autocommit without a word: the release of the
     /// savepoint that was set at the opening fails after any of it.
     const GUARD: Guard = Guard {
-        sql: "RELEASE SAVEPOINT atomically_guard",
+        sql: transaction::GUARD_HOLDS,
         has_ended: |failure| failure.is_some_and(|failure| failure.kind() == FailureKind::Aborted),
     };
 
@@ -101,32 +58,12 @@ impl Facts for MySql {
         matches!(failure.kind(), FailureKind::Deadlock | FailureKind::SerializationFailure)
     }
 
-    /// On a Galera cluster the guard and COMMIT must not share a packet with anything: see
-    /// [`Engine::is_galera`](super::Engine::is_galera). To MariaDB a compound statement is one, in one packet; what it
-    /// selects before COMMIT shows, should it fail, whether the guard had held.
     fn commit(closing: &Closing) -> Ending {
-        let (guard, put_back) = (Self::GUARD.sql, putting_back(closing));
-        match closing.engine {
-            Engine { is_galera: false, .. } => Ending {
-                sql: format!("{guard}; {COMMIT}{put_back}").into(),
-                before_commit: 1,
-                ..Ending::default()
-            },
-            Engine { is_galera: true, is_mariadb: true } => {
-                let sql = format!("BEGIN NOT ATOMIC {guard}; SELECT 1; {COMMIT}{put_back}; END");
-                Ending { sql: sql.into(), before_commit: 1, ..Ending::default() }
-            }
-            Engine { is_galera: true, is_mariadb: false } => Ending {
-                guard: Some(guard.into()),
-                sql: COMMIT.into(),
-                before_commit: 0,
-                after: put_back.strip_prefix("; ").map(|settings| settings.to_owned().into()),
-            },
-        }
+        transaction::commit(closing)
     }
 
     fn rollback(closing: &Closing) -> Cow<'static, str> {
-        format!("{ROLLBACK}{}", putting_back(closing)).into()
+        transaction::rollback(closing)
     }
 
     /// The savepoint stays, to be replaced by the next one with its name: a second statement would need a packet of its
@@ -329,10 +266,6 @@ impl Facts for MySql {
     }
 }
 
-/// `completion_type` would have the server begin another transaction behind each, or close the connection.
-const COMMIT: &str = "COMMIT AND NO CHAIN NO RELEASE";
-const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
-
 fn engine(answers: &[String]) -> Engine {
     let (version, wsrep) = (answers.first(), answers.get(1));
     Engine {
@@ -341,36 +274,8 @@ fn engine(answers: &[String]) -> Engine {
     }
 }
 
-fn putting_back(closing: &Closing) -> String {
-    let limits = &closing.limits;
-    let mut sql = String::new();
-    for key in &closing.advisory_locks {
-        let _ = write!(sql, "; DO RELEASE_LOCK('{}')", lock_name(*key));
-    }
-    if limits.on_locks().is_some() {
-        sql.push_str("; SET innodb_lock_wait_timeout = @atomically_lock_wait");
-    }
-    if limits.on_statements().is_some() {
-        sql.push_str(
-            "; SET @atomically_limited = 0\
-             /*M! , max_statement_time = @atomically_statement*/\
-             /*!50708 , max_execution_time = @atomically_statement*/",
-        );
-    }
-    if limits.idle.is_some() {
-        sql.push_str("; SET idle_transaction_timeout = @atomically_idle");
-    }
-    sql
-}
-
 fn lock_name(key: u64) -> String {
     format!("atomically:{key:016x}")
-}
-
-/// Rounded up: 0 means "no wait" to one variable and "no limit" to another.
-fn whole_seconds(limit: Duration) -> u64 {
-    const YEAR: u64 = 365 * 24 * 60 * 60;
-    limit.as_secs().saturating_add(u64::from(limit.subsec_nanos() > 0)).clamp(1, YEAR)
 }
 
 /// Handler errors 149 (deadlock) and 146 (lock wait) are rolled back before they are reported.

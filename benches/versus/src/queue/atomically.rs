@@ -35,7 +35,7 @@ impl Atomically {
         let pool = pool(url, CONNECTIONS, false).await?;
         let queue = Queue::new("bench", &pool)?;
         queue.create_tables().await?;
-        Ok(Self { db: Pessimistic::default().on(&pool), pool, queue, work })
+        Ok(Self { db: Pessimistic::default().on(&pool).reuse_connections(), pool, queue, work })
     }
 
     async fn by_hand(&self, batch: usize, handled: &Handled, stop: &watch::Receiver<bool>) -> Result<(), Error> {
