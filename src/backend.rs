@@ -15,6 +15,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::lock::{RowLock, Wait};
 use crate::policy::{Limits, Plan, Trace};
+use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 
 mod at_once;
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
@@ -74,6 +75,21 @@ pub trait Facts: Wire + Sealed {
 
     /// The clause that locks the rows of a SELECT; `None` where the database has no row locks.
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>>;
+
+    /// How its texts are read.
+    const SYNTAX: Syntax;
+
+    /// Whether a text that is prepared holds one statement: the server refuses others.
+    const PREPARES_ONE_STATEMENT: bool;
+
+    /// Whether several statements that are sent as one text, without a transaction around them, are one transaction.
+    const TEXT_IS_ONE_TRANSACTION: bool;
+
+    /// What a statement does to the transaction that it runs in.
+    fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect;
+
+    /// What a statement is when it runs on its own.
+    fn lone_effect(statement: &Statement<'_>) -> LoneEffect;
 
     /// The parameter with this number, counted from 1.
     fn placeholder(number: usize) -> Cow<'static, str>;
@@ -336,12 +352,18 @@ pub(crate) fn failure_of_any(error: &sqlx::Error) -> Option<Failure> {
     failure
 }
 
-/// A locking clause and what it does about rows that others have locked: the same words everywhere.
-fn with_wait(clause: &'static str, wait: Wait) -> Cow<'static, str> {
-    match wait {
-        Wait::Block => clause.into(),
-        Wait::Refuse => format!("{clause} NOWAIT").into(),
-        Wait::Skip => format!("{clause} SKIP LOCKED").into(),
+/// A locking clause, the table that it names, and what it does about rows that others have locked: the same words
+/// everywhere.
+fn whole_clause(clause: &'static str, lock: RowLock) -> Cow<'static, str> {
+    let wait = match lock.wait {
+        Wait::Block => "",
+        Wait::Refuse => " NOWAIT",
+        Wait::Skip => " SKIP LOCKED",
+    };
+    match lock.table {
+        Some(table) => format!("{clause} OF {table}{wait}").into(),
+        None if wait.is_empty() => clause.into(),
+        None => format!("{clause}{wait}").into(),
     }
 }
 

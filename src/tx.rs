@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Pool, SqlSafeStr, SqlStr};
+use sqlx::Pool;
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Closing, failure_or_other};
@@ -15,6 +15,7 @@ use crate::intercept::{Interceptors, StepKind};
 use crate::observe::{Observation, counted};
 use crate::policy::{Limits, Plan, Trace};
 
+mod admission;
 mod body;
 mod deadlock;
 mod ending;
@@ -35,7 +36,6 @@ pub(crate) use hooks::{End, Hooks};
 pub(crate) use interception::Interception;
 use interception::send;
 use journal::Journal;
-use locks::with_clause;
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use session::{Handoff, Session};
 pub(crate) use shield::Shield;
@@ -185,18 +185,6 @@ impl<DB: Backend> Tx<DB> {
     #[must_use]
     pub const fn plan(&self) -> Plan {
         self.closing.plan
-    }
-
-    /// The text of a `SELECT`, with the lock that the strategy takes on rows that are read in order to be changed.
-    ///
-    /// Under [`Pessimistic`](crate::Pessimistic) that is `FOR NO KEY UPDATE` on PostgreSQL and `FOR UPDATE` on MySQL
-    /// and MariaDB, put at the end of the text; elsewhere, and on SQLite, the text is unchanged.
-    pub fn for_update(&self, sql: impl SqlSafeStr) -> SqlStr {
-        let sql = sql.into_sql_str();
-        match self.closing.plan.row_lock.and_then(DB::lock_clause) {
-            None => sql,
-            Some(clause) => with_clause(&sql, &clause),
-        }
     }
 
     /// Checks that a statement touched exactly one row: the end of every optimistic update.

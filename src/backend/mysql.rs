@@ -11,18 +11,20 @@ use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 use super::text::{between, last_between, names, unquoted};
 use super::{
     Backend, Closing, Ending, Facts, GUARD, Key, LatestDeadlock, LockWaits, Provocation, Report, Sealed,
-    Survival, Target, WatchedQuery, whole_millis, wire, with_wait,
+    Survival, Target, WatchedQuery, whole_clause, whole_millis, wire,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::Access;
 use crate::lock::{RowLock, Strength, Wait};
 use crate::policy::{Limits, Plan, Trace};
+use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 
 mod deadlock;
 mod innodb;
 mod literals;
 mod seen;
+mod statements;
 
 impl Backend for MySql {}
 impl Sealed for MySql {}
@@ -90,14 +92,32 @@ impl Facts for MySql {
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
 
-    /// MariaDB has no `FOR SHARE`. MySQL has, and only there it takes NOWAIT and SKIP LOCKED.
+    /// MariaDB has no `FOR SHARE`. MySQL has, and only there it takes OF, NOWAIT and SKIP LOCKED. MariaDB has no OF, and
+    /// answers with a syntax error.
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>> {
-        let clause = match (lock.strength, lock.wait) {
-            (Strength::Update | Strength::NoKeyUpdate, _) => "FOR UPDATE",
-            (Strength::Share | Strength::KeyShare, Wait::Block) => "LOCK IN SHARE MODE",
-            (Strength::Share | Strength::KeyShare, _) => "/*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/",
+        let clause = match (lock.strength, lock.wait, lock.table) {
+            (Strength::Update | Strength::NoKeyUpdate, ..) => "FOR UPDATE",
+            (Strength::Share | Strength::KeyShare, _, Some(_)) => "FOR SHARE",
+            (Strength::Share | Strength::KeyShare, Wait::Block, None) => "LOCK IN SHARE MODE",
+            (Strength::Share | Strength::KeyShare, _, None) => {
+                "/*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/"
+            }
         };
-        Some(with_wait(clause, lock.wait))
+        Some(whole_clause(clause, lock))
+    }
+
+    const SYNTAX: Syntax = Syntax::MySql;
+
+    const PREPARES_ONE_STATEMENT: bool = true;
+
+    const TEXT_IS_ONE_TRANSACTION: bool = false;
+
+    fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
+        statements::transaction_effect(statement)
+    }
+
+    fn lone_effect(statement: &Statement<'_>) -> LoneEffect {
+        statements::lone_effect(statement)
     }
 
     fn placeholder(_number: usize) -> Cow<'static, str> {

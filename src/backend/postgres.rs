@@ -11,19 +11,21 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use super::text::{between, names};
 use super::{
     AtOnce, Backend, Closing, Ending, Facts, GUARD, Key, LockWaits, Provocation, Report, Sealed, Survival,
-    Target, TransactionStatus, WatchedQuery, add_listed, whole_millis, wire, with_wait,
+    Target, TransactionStatus, WatchedQuery, add_listed, whole_clause, whole_millis, wire,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::{Access, Isolation};
 use crate::lock::{RowLock, Strength};
 use crate::policy::{Limits, Plan, Trace};
+use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 
 mod at_once;
 mod deadlock;
 pub(super) mod kept;
 pub(super) mod literals;
 mod seen;
+mod statements;
 
 impl Backend for Postgres {}
 impl Sealed for Postgres {}
@@ -77,7 +79,21 @@ impl Facts for Postgres {
             Strength::Share => "FOR SHARE",
             Strength::KeyShare => "FOR KEY SHARE",
         };
-        Some(with_wait(clause, lock.wait))
+        Some(whole_clause(clause, lock))
+    }
+
+    const SYNTAX: Syntax = Syntax::Postgres;
+
+    const PREPARES_ONE_STATEMENT: bool = true;
+
+    const TEXT_IS_ONE_TRANSACTION: bool = true;
+
+    fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
+        statements::transaction_effect(statement)
+    }
+
+    fn lone_effect(statement: &Statement<'_>) -> LoneEffect {
+        statements::lone_effect(statement)
     }
 
     fn placeholder(number: usize) -> Cow<'static, str> {

@@ -1,8 +1,8 @@
 //! What a transaction remembers of its statements.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use sqlx::{SqlSafeStr as _, SqlStr};
 
@@ -12,6 +12,8 @@ use crate::backend::{
 use crate::error::Error;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 use crate::observe::Observation;
+
+use super::admission::{Admission, admission};
 
 /// The memory of one transaction.
 #[derive(Default)]
@@ -29,6 +31,8 @@ pub(super) struct Journal {
     unread: bool,
     /// Set by a savepoint's scope that was dropped before its end.
     scope_dropped: Option<Arc<AtomicBool>>,
+    /// A text that was to be locked and cannot be: the next statement returns it.
+    not_lockable: OnceLock<Failure>,
     /// Those who watch the unit.
     observation: Option<Arc<Observation>>,
 }
@@ -52,7 +56,8 @@ impl Journal {
             } else {
                 None
             };
-            self.over = dropped.map(|what| Failure::new(FailureKind::Aborted, what));
+            let dropped = dropped.map(|what| Failure::new(FailureKind::Aborted, what));
+            self.over = dropped.or_else(|| self.not_lockable.get().cloned());
         }
         self.over.as_ref()
     }
@@ -66,6 +71,12 @@ impl Journal {
     pub(super) fn forgive(&mut self) {
         self.over = None;
         self.ask = None;
+    }
+
+    /// Ends the transaction because of a text whose rows cannot be locked.
+    pub(super) fn refuse_lock(&self, failure: Failure) {
+        // The first one is the cause of the others.
+        let _ = self.not_lockable.set(failure);
     }
 
     /// Whether a statement of the unit is on its way.
@@ -214,52 +225,17 @@ pub(super) async fn admit<DB: Backend>(
     query: &WatchedQuery<DB>,
 ) -> Result<(), sqlx::Error> {
     make_sure::<DB>(journal, connection).await;
-    if journal.over().is_none() && ends_transactions(query.sql()) {
-        journal.end(Failure::new(
-            FailureKind::Aborted,
-            "a unit of work must not begin, commit or roll back by itself: what it returns decides",
-        ));
+    if journal.over().is_none() {
+        match admission(query) {
+            Admission::Admitted => {}
+            Admission::Unwatched | Admission::MayEnd => journal.mark_unwatched(),
+            Admission::Refused(failure) => journal.end(failure),
+        }
     }
     if let Some(failure) = journal.over() {
         return Err(sqlx::Error::Database(Box::new(TransactionOver(failure.clone()))));
     }
-    // Several statements in one text: the ones behind the first are not seen.
-    if query.is_plain_text() && query.sql().trim_end().trim_end_matches(';').contains(';') {
-        journal.mark_unwatched();
-    }
     Ok(())
-}
-
-fn ends_transactions(sql: &str) -> bool {
-    const REFUSED: [&str; 7] = ["BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE"];
-    let mut words = without_leading_comments(sql)
-        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .filter(|word| !word.is_empty());
-    let Some(first) = words.next() else { return false };
-    match REFUSED.iter().find(|word| word.eq_ignore_ascii_case(first)) {
-        // ROLLBACK TO a savepoint stays inside; so does everything that is STARTed or PREPAREd but a
-        // transaction.
-        Some(&"ROLLBACK") => !words.any(|word| word.eq_ignore_ascii_case("TO")),
-        Some(&("START" | "PREPARE")) => {
-            words.next().is_some_and(|word| word.eq_ignore_ascii_case("TRANSACTION"))
-        }
-        Some(_) => true,
-        None => false,
-    }
-}
-
-fn without_leading_comments(mut sql: &str) -> &str {
-    loop {
-        sql = sql.trim_start();
-        let rest = if let Some(rest) = sql.strip_prefix("--") {
-            rest.split_once('\n').map(|(_, rest)| rest)
-        } else if let Some(rest) = sql.strip_prefix("/*") {
-            rest.split_once("*/").map(|(_, rest)| rest)
-        } else {
-            return sql;
-        };
-        sql = rest.unwrap_or_default();
-    }
 }
 
 impl fmt::Debug for Journal {
@@ -274,39 +250,6 @@ impl fmt::Debug for Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn statements_that_end_transactions_are_known() {
-        for sql in [
-            "COMMIT",
-            " commit ;",
-            "Rollback",
-            "BEGIN IMMEDIATE",
-            "end",
-            "abort",
-            "START TRANSACTION",
-            "-- why\n/* so */ COMMIT AND CHAIN",
-            "ROLLBACK WORK",
-            "PREPARE TRANSACTION 'x'",
-        ] {
-            assert!(ends_transactions(sql), "{sql}");
-        }
-        for sql in [
-            "",
-            "SELECT 1",
-            "UPDATE commit SET end = 1",
-            "ROLLBACK TO SAVEPOINT a",
-            "ROLLBACK WORK TO a",
-            "SAVEPOINT a",
-            "START SLAVE",
-            "PREPARE x AS SELECT 1",
-            "committed",
-            "-- COMMIT",
-            "/* COMMIT",
-        ] {
-            assert!(!ends_transactions(sql), "{sql}");
-        }
-    }
 
     #[test]
     fn the_first_failure_is_the_cause() {
