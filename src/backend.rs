@@ -13,6 +13,7 @@ use sqlx::error::DatabaseError;
 use crate::deadlock::DeadlockReport;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::Fault;
+use crate::isolation::Isolation;
 use crate::lock::{RowLock, Wait};
 use crate::policy::{Limits, Plan, Trace};
 use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
@@ -85,6 +86,10 @@ pub trait Facts: Wire + Sealed {
     /// Whether several statements that are sent as one text, without a transaction around them, are one transaction.
     const TEXT_IS_ONE_TRANSACTION: bool;
 
+    /// Whether a statement that is no transaction by itself may leave one open on its connection when it fails: a
+    /// procedure that had begun one.
+    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool;
+
     /// What a statement does to the transaction that it runs in.
     fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect;
 
@@ -97,6 +102,11 @@ pub trait Facts: Wire + Sealed {
     /// A statement that takes a lock on a number until the transaction ends, and answers 1 when it has it; `None` where
     /// the database has no such locks. Without `wait` it answers 0 at once when somebody else has it.
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String>;
+
+    /// Whether what is read behind an advisory lock, at this level, may be older than the lock: then it protects nothing.
+    fn snapshot_age(_isolation: Isolation) -> SnapshotAge {
+        SnapshotAge::Younger
+    }
 
     /// Whether an advisory lock that was taken inside of a savepoint's scope is given back with it.
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool;
@@ -184,6 +194,18 @@ pub struct Target {
     pub key: &'static str,
     /// The column with the numbers.
     pub column: &'static str,
+}
+
+/// When a transaction takes its snapshot, seen from an advisory lock.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotAge {
+    /// After the lock was granted, or with each statement anew.
+    Younger,
+    /// With the first statement that reads.
+    OfTheFirstStatement,
+    /// Before the lock is waited for.
+    Older,
 }
 
 /// What the text that ends a transaction depends on.

@@ -11,11 +11,11 @@ use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 use super::text::{between, last_between, names, unquoted};
 use super::{
     Backend, Closing, Ending, Facts, GUARD, Key, LatestDeadlock, LockWaits, Provocation, Report, Sealed,
-    Survival, Target, WatchedQuery, whole_clause, whole_millis, wire,
+    SnapshotAge, Survival, Target, WatchedQuery, whole_clause, whole_millis, wire,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
-use crate::isolation::Access;
+use crate::isolation::{Access, Isolation};
 use crate::lock::{RowLock, Strength, Wait};
 use crate::policy::{Limits, Plan, Trace};
 use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
@@ -112,6 +112,8 @@ impl Facts for MySql {
 
     const TEXT_IS_ONE_TRANSACTION: bool = false;
 
+    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool = true;
+
     fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
         statements::transaction_effect(statement)
     }
@@ -128,6 +130,15 @@ impl Facts for MySql {
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String> {
         let seconds = wait.map_or(0, whole_seconds);
         Some(format!("SELECT CAST(GET_LOCK('{}', {seconds}) AS SIGNED)", lock_name(key)))
+    }
+
+    /// GET_LOCK reads no table, so it takes no snapshot; at SERIALIZABLE every read locks what it reads.
+    fn snapshot_age(isolation: Isolation) -> SnapshotAge {
+        if isolation == Isolation::RepeatableRead {
+            SnapshotAge::OfTheFirstStatement
+        } else {
+            SnapshotAge::Younger
+        }
     }
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;

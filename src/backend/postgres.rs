@@ -10,8 +10,8 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
 use super::{
-    AtOnce, Backend, Closing, Ending, Facts, GUARD, Key, LockWaits, Provocation, Report, Sealed, Survival,
-    Target, TransactionStatus, WatchedQuery, add_listed, whole_clause, whole_millis, wire,
+    AtOnce, Backend, Closing, Ending, Facts, GUARD, Key, LockWaits, Provocation, Report, Sealed, SnapshotAge,
+    Survival, Target, TransactionStatus, WatchedQuery, add_listed, whole_clause, whole_millis, wire,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
@@ -88,6 +88,8 @@ impl Facts for Postgres {
 
     const TEXT_IS_ONE_TRANSACTION: bool = true;
 
+    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool = false;
+
     fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
         statements::transaction_effect(statement)
     }
@@ -106,6 +108,12 @@ impl Facts for Postgres {
             Some(_) => format!("SELECT 1::bigint FROM (SELECT pg_advisory_xact_lock({key})) AS taken"),
             None => format!("SELECT pg_try_advisory_xact_lock({key})::int::bigint"),
         })
+    }
+
+    /// The SELECT that asks for the lock takes the snapshot before it waits. At SERIALIZABLE, what was read too early is
+    /// found out at the commit.
+    fn snapshot_age(isolation: Isolation) -> SnapshotAge {
+        if isolation == Isolation::RepeatableRead { SnapshotAge::Older } else { SnapshotAge::Younger }
     }
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = true;

@@ -95,9 +95,11 @@ impl Facts for Sqlite {
 
     const TEXT_IS_ONE_TRANSACTION: bool = false;
 
+    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool = false;
+
     fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
         statement.savepoint_effect().unwrap_or_else(|| {
-            if statement.begins_with_any(&["BEGIN", "COMMIT", "END"]) {
+            if statement.begins_with_any(&["BEGIN", "START", "COMMIT", "END"]) {
                 TransactionEffect::Controls
             } else {
                 TransactionEffect::Inside

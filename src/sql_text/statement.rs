@@ -124,12 +124,14 @@ impl<'t> Statements<'t> {
     }
 
     fn read(syntax: Syntax, reading: &Reading<'t>) -> Self {
+        let mut pieces: Vec<&[Token<'t>]> =
+            reading.tokens.split(|token| token.is_symbol(b';')).filter(|tokens| !tokens.is_empty()).collect();
+        if syntax == Syntax::MySql {
+            leave_out_bodies(&mut pieces);
+        }
         let mut statements = Vec::new();
         let (mut count, mut firsts, mut bodies) = (0, 0, 0);
-        for tokens in reading.tokens.split(|token| token.is_symbol(b';')) {
-            if tokens.is_empty() {
-                continue;
-            }
+        for tokens in pieces {
             // The end of a body that was split at its semicolons.
             if bodies > 0 && tokens.len() == 1 && tokens[0].is_word("END") {
                 bodies -= 1;
@@ -146,6 +148,31 @@ impl<'t> Statements<'t> {
     }
 }
 
+/// MySQL and MariaDB: what stands between the beginning of a body and the last END is its own affair. How a statement
+/// with a body is judged depends on how it begins alone.
+fn leave_out_bodies(pieces: &mut Vec<&[Token<'_>]>) {
+    let Some(opens) = pieces.iter().position(|tokens| begins_block(tokens)) else { return };
+    let Some(ends) = pieces.iter().rposition(|tokens| tokens[0].is_word("END")) else { return };
+    if ends > opens {
+        pieces.drain(opens + 1..=ends);
+    }
+}
+
+/// Whether a compound statement begins here, or the creation of a procedure with a body.
+fn begins_block(tokens: &[Token<'_>]) -> bool {
+    let compound = tokens[0].is_any_word(&["IF", "CASE", "LOOP", "WHILE", "REPEAT", "FOR", "DECLARE"])
+        || (tokens[0].is_word("BEGIN") && tokens.get(1).is_some_and(|token| token.is_word("NOT")))
+        || tokens.get(1).is_some_and(|token| token.is_symbol(b':'));
+    let creates = tokens[0].is_any_word(&["CREATE", "ALTER"])
+        && tokens
+            .iter()
+            .any(|token| token.is_any_word(&["PROCEDURE", "FUNCTION", "TRIGGER", "EVENT", "PACKAGE"]))
+        && tokens
+            .iter()
+            .any(|token| token.is_any_word(&["BEGIN", "IF", "CASE", "LOOP", "WHILE", "REPEAT", "FOR"]));
+    compound || creates
+}
+
 /// Whether a body of several statements begins in this one, and ends with an END of its own.
 fn opens_body(syntax: Syntax, tokens: &[Token<'_>]) -> bool {
     if !tokens[0].is_word("CREATE") {
@@ -157,7 +184,6 @@ fn opens_body(syntax: Syntax, tokens: &[Token<'_>]) -> bool {
     match syntax {
         Syntax::Postgres => has(&["BEGIN", "ATOMIC"]),
         Syntax::Sqlite => tokens.iter().take(3).any(|token| token.is_word("TRIGGER")) && has(&["BEGIN"]),
-        // A body is created by a statement that is refused anyway.
         Syntax::MySql => false,
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Journal {
     in_flight: bool,
     /// A statement failed in a way that may have ended the transaction; this one, sent first, tells.
     ask: Option<&'static str>,
+    /// A statement of the unit's was sent.
+    sent: bool,
     /// The caller's hands were on the connection.
     touched: bool,
     /// A stream was given up with rows unread.
@@ -116,6 +118,11 @@ impl Journal {
 
     pub(super) fn is_unwatched(&self) -> bool {
         self.touched || self.unread
+    }
+
+    /// Whether the unit has sent a statement, or may have.
+    pub(super) fn has_sent(&self) -> bool {
+        self.sent || self.touched
     }
 
     /// The text is asked for where somebody watches.
@@ -235,6 +242,7 @@ pub(super) async fn admit<DB: Backend>(
     if let Some(failure) = journal.over() {
         return Err(sqlx::Error::Database(Box::new(TransactionOver(failure.clone()))));
     }
+    journal.sent = true;
     Ok(())
 }
 

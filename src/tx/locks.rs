@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr, SqlStr};
 
-use crate::backend::{Backend, Key, WatchedQuery};
+use crate::backend::{Backend, Key, SnapshotAge, WatchedQuery};
 use crate::digest::digest;
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
@@ -151,6 +151,15 @@ impl<DB: Backend> Tx<DB> {
     /// Any hashable key will do. It is turned into 64 bits in a way that is the same in every process and on every
     /// machine, as long as the key's type hashes the same; two keys that come out alike only wait for each other.
     ///
+    /// # Snapshots
+    ///
+    /// The lock protects what is read after it was granted. A transaction at REPEATABLE READ reads from a snapshot, which
+    /// may be older than the lock, and two units that lock, count and insert would get the same number. So at REPEATABLE
+    /// READ the lock is refused as [`Unsupported`](crate::ErrorKind::Unsupported): on PostgreSQL always, because the
+    /// snapshot is taken before the lock is waited for; on MySQL and MariaDB when a statement ran before it. At READ
+    /// COMMITTED, which is the level of all shipped strategies but one, each statement has a snapshot of its own; at
+    /// SERIALIZABLE, a unit that read too early runs again.
+    ///
     /// # Errors
     ///
     /// A lock timeout, when the limit of the transaction for waits passes. SQLite has no such locks:
@@ -179,12 +188,31 @@ impl<DB: Backend> Tx<DB> {
         self.take_advisory_lock(digest(&key), None).await
     }
 
+    /// An advisory lock is no use to a transaction that goes on to read what was committed before.
+    fn protects_reads(&self) -> Result<(), Error> {
+        let (databases, isolation) = (DB::SYNTAX.databases(), self.closing.plan.isolation);
+        let message = match DB::snapshot_age(isolation) {
+            SnapshotAge::Older => format!(
+                "an advisory lock does not protect what is read at {isolation} on {databases}: the snapshot is taken \
+                 before the lock is waited for; run the unit at READ COMMITTED or SERIALIZABLE"
+            ),
+            SnapshotAge::OfTheFirstStatement if self.journal.has_sent() => format!(
+                "an advisory lock does not protect what is read at {isolation} on {databases} when other statements \
+                 ran before it: the snapshot may be older than the lock; take the lock first, or run the unit at READ \
+                 COMMITTED"
+            ),
+            SnapshotAge::OfTheFirstStatement | SnapshotAge::Younger => return Ok(()),
+        };
+        Err(Error::failed(Failure::new(FailureKind::Unsupported, message), None))
+    }
+
     async fn take_advisory_lock(&mut self, key: u64, wait: Option<Duration>) -> Result<bool, Error> {
         // MySQL counts how often a session takes one, and wants it given back as often.
         if self.closing.advisory_locks.contains(&key) {
             return Ok(true);
         }
         let sql = DB::advisory_lock(key, wait).ok_or_else(|| unsupported::<DB>("advisory locks"))?;
+        self.protects_reads()?;
         let taken = self.control(sql).await?.first() == Some(&1);
         if taken {
             self.closing.advisory_locks.push(key);
