@@ -68,7 +68,12 @@ pub(crate) use shield::Shield;
 ///
 /// # Statements that end a transaction
 ///
-/// `COMMIT`, `ROLLBACK` and their kin are refused: the unit's `Ok` and `Err` say which it is.
+/// `COMMIT`, `ROLLBACK` and their kin are refused before they are sent, also as one of several statements in a text and
+/// whatever comments surround them: the unit's `Ok` and `Err` say which it is. So are `SET autocommit`, `XA`, savepoints
+/// whose names begin with `atomically_`, and, on MySQL and MariaDB, statements that commit implicitly: DDL other than for
+/// temporary tables, `LOCK TABLES`, `GRANT`, `ANALYZE TABLE` and [the
+/// like](https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html). Run those on the pool. A procedure may still commit on its own
+/// on MySQL and MariaDB (`CALL`, `EXECUTE`, compound statements): that is noticed at the end, and the unit is an error.
 pub struct Tx<DB: Backend> {
     session: Session<DB>,
     journal: Journal,

@@ -168,11 +168,11 @@ impl<'a, 't> Tokens<'a, 't> {
 
     /// Whether the token at this place is a keyword and one of these: not a name behind a dot, nor one given by AS.
     fn is_keyword(self, place: usize, words: &[&str]) -> bool {
-        let is_name = place
-            .checked_sub(1)
-            .and_then(|before| self.get(before))
-            .is_some_and(|before| before.is_symbol(b'.') || before.is_word("AS"));
-        !is_name && self.has(place, words)
+        let is_name = || {
+            let before = place.checked_sub(1).and_then(|before| self.get(before));
+            before.is_some_and(|before| before.is_symbol(b'.') || before.is_word("AS"))
+        };
+        self.has(place, words) && !is_name()
     }
 
     fn has(self, place: usize, words: &[&str]) -> bool {

@@ -41,7 +41,7 @@ impl Token<'_> {
     }
 
     pub(super) fn is_any_word(&self, words: &[&str]) -> bool {
-        words.iter().any(|word| self.is_word(word))
+        self.kind == Kind::Word && words.iter().any(|word| self.text.eq_ignore_ascii_case(word))
     }
 
     pub(super) fn is_name(&self) -> bool {

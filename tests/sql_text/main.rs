@@ -4,6 +4,7 @@ mod advisory;
 mod alone;
 mod control;
 mod locks;
+mod random;
 #[path = "../support/mod.rs"]
 mod support;
 mod texts;
@@ -19,6 +20,7 @@ on_every_database!(
     alone::transaction_control_leaves_nothing_behind,
     alone::several_statements_are_one_transaction_or_refused,
     alone::schemas_of_the_crate_can_be_created_again,
+    random::a_commit_is_found_wherever_it_stands,
 );
 
 /// On servers, which have locks to wait for.
@@ -28,6 +30,11 @@ macro_rules! on_servers {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn a_lock_timeout_beside_the_word_nowait_stays_one() {
                 crate::control::a_lock_timeout_beside_the_word_nowait_stays_one::<$database>().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn a_row_is_locked_whatever_surrounds_the_text() {
+                crate::random::a_row_is_locked_whatever_surrounds_the_text::<$database>().await;
             }
         })*
     };

@@ -207,6 +207,9 @@ fn parts<'a, 't>(syntax: Syntax, tokens: &'a [Token<'t>]) -> Result<Parts<'a, 't
 
 /// Whether the FROM clause is over at this place. Words that are no names everywhere are told by what follows them.
 fn ends_from(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> bool {
+    if !tokens.get(place).is_some_and(|token| token.kind == Kind::Word) {
+        return false;
+    }
     let is = |words: &[&str]| tokens.is_keyword(place, words);
     let next = |words: &[&str]| tokens.has(place + 1, words);
     let before = |words: &[&str]| place.checked_sub(1).is_some_and(|before| tokens.has(before, words));
@@ -235,6 +238,9 @@ fn ends_from(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> bool {
 
 /// Refuses what a lock clause does not go with, at whatever place outside of brackets.
 fn refuse_word(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> Result<(), Obstacle> {
+    if !tokens.get(place).is_some_and(|token| token.kind == Kind::Word) {
+        return Ok(());
+    }
     let refuse = |why: &'static str, instead| Err(Obstacle::new(why, instead));
     if is_lock_clause(tokens, place) {
         return Err(locked_already());
