@@ -11,17 +11,21 @@ use self::transaction::whole_seconds;
 use super::text::{between, last_between, names, unquoted};
 use super::{
     AskEngine, Backend, BeforeLoneStatement, Closing, Ending, Engine, Facts, Guard, Key, LatestDeadlock,
-    LockWaits, Provocation, Report, Sealed, Survival, Target, WatchedQuery, wire, with_wait,
+    LockWaits, Probe, Provocation, Report, Sealed, SnapshotAge, Survival, Target, WatchedQuery, whole_clause,
+    wire,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
+use crate::isolation::Isolation;
 use crate::lock::{RowLock, Strength, Wait};
 use crate::policy::{Limits, Plan, Trace};
+use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 
 mod deadlock;
 mod innodb;
 mod literals;
 mod seen;
+mod statements;
 mod transaction;
 
 impl Backend for MySql {}
@@ -44,6 +48,10 @@ impl Facts for MySql {
     fn found_open_transaction(failure: &Failure) -> bool {
         failure.code() == Some("1568")
     }
+
+    /// Procedures may commit, and begin anew.
+    const PROBE: Option<Probe> =
+        Some(Probe { set: "SAVEPOINT atomically_probe", release: "RELEASE SAVEPOINT atomically_probe" });
 
     /// DDL and procedures commit implicitly, and the session goes on in autocommit without a word: the release of the
     /// savepoint that was set at the opening fails after any of it.
@@ -80,14 +88,34 @@ impl Facts for MySql {
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
 
-    /// MariaDB has no `FOR SHARE`. MySQL has, and only there it takes NOWAIT and SKIP LOCKED.
+    /// MariaDB has no `FOR SHARE`. MySQL has, and only there it takes OF, NOWAIT and SKIP LOCKED. MariaDB has no OF, and
+    /// answers with a syntax error.
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>> {
-        let clause = match (lock.strength, lock.wait) {
-            (Strength::Update | Strength::NoKeyUpdate, _) => "FOR UPDATE",
-            (Strength::Share | Strength::KeyShare, Wait::Block) => "LOCK IN SHARE MODE",
-            (Strength::Share | Strength::KeyShare, _) => "/*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/",
+        let clause = match (lock.strength, lock.wait, lock.table) {
+            (Strength::Update | Strength::NoKeyUpdate, ..) => "FOR UPDATE",
+            (Strength::Share | Strength::KeyShare, _, Some(_)) => "FOR SHARE",
+            (Strength::Share | Strength::KeyShare, Wait::Block, None) => "LOCK IN SHARE MODE",
+            (Strength::Share | Strength::KeyShare, _, None) => {
+                "/*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/"
+            }
         };
-        Some(with_wait(clause, lock.wait))
+        Some(whole_clause(clause, lock))
+    }
+
+    const SYNTAX: Syntax = Syntax::MySql;
+
+    const PREPARES_ONE_STATEMENT: bool = true;
+
+    const TEXT_IS_ONE_TRANSACTION: bool = false;
+
+    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool = true;
+
+    fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
+        statements::transaction_effect(statement)
+    }
+
+    fn lone_effect(statement: &Statement<'_>) -> LoneEffect {
+        statements::lone_effect(statement)
     }
 
     fn placeholder(_number: usize) -> Cow<'static, str> {
@@ -98,6 +126,15 @@ impl Facts for MySql {
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String> {
         let seconds = wait.map_or(0, whole_seconds);
         Some(format!("SELECT CAST(GET_LOCK('{}', {seconds}) AS SIGNED)", lock_name(key)))
+    }
+
+    /// GET_LOCK reads no table, so it takes no snapshot; at SERIALIZABLE every read locks what it reads.
+    fn snapshot_age(isolation: Isolation) -> SnapshotAge {
+        if isolation == Isolation::RepeatableRead {
+            SnapshotAge::OfTheFirstStatement
+        } else {
+            SnapshotAge::Younger
+        }
     }
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;
