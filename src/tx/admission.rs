@@ -30,20 +30,20 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
         return Admission::Admitted;
     }
     let read = Statements::of(DB::SYNTAX, text);
-    let effect = |statement: &Statement<'_>| DB::transaction_effect(statement);
     // A server that prepares one statement refuses a text of more, before it has run any.
     let seen = if may_hold_several { read.statements.len() } else { read.firsts };
-    if let Some(failure) =
-        read.statements.iter().take(seen).find_map(|it| refusal(it, effect(it), DB::SYNTAX.databases()))
-    {
+    let seen = &read.statements[..seen];
+    if let Some(failure) = seen.iter().find_map(refusal::<DB>) {
         return Admission::Refused(failure);
     }
+    let stays_inside =
+        |statement: &Statement<'_>| DB::transaction_effect(statement) == TransactionEffect::Inside;
     let other = || Statements::under_unusual_settings(DB::SYNTAX, text);
-    let ends =
-        |read: &Statements<'_>| read.statements.iter().any(|it| effect(it) > TransactionEffect::Inside);
-    if !read.complete || read.statements.iter().take(seen).any(|it| effect(it) == TransactionEffect::MayEnd) {
-        Admission::MayEnd
-    } else if may_hold_several && other().is_some_and(|other| !other.complete || ends(&other)) {
+    let is_certain = |other: Statements<'_>| other.complete && other.statements.iter().all(stays_inside);
+    let may_end = !read.complete
+        || !seen.iter().all(stays_inside)
+        || (may_hold_several && !other().is_none_or(is_certain));
+    if may_end {
         Admission::MayEnd
     } else if may_hold_several && read.count > 1 {
         Admission::Unwatched
@@ -56,8 +56,9 @@ fn has_inner_semicolon(text: &str) -> bool {
     text.trim_end_matches(|c: char| c == ';' || c.is_whitespace()).contains(';')
 }
 
-fn refusal(statement: &Statement<'_>, effect: TransactionEffect, databases: &str) -> Option<Failure> {
-    let message = match effect {
+fn refusal<DB: Backend>(statement: &Statement<'_>) -> Option<Failure> {
+    let databases = DB::SYNTAX.databases();
+    let message = match DB::transaction_effect(statement) {
         TransactionEffect::Inside | TransactionEffect::MayEnd => return None,
         TransactionEffect::Controls => format!(
             "{} was not sent: a unit of work must not begin, commit or roll back by itself: what it returns decides",
