@@ -71,8 +71,8 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
     let after = "BEGIN UPDATE counter SET value = 10 WHERE value > 10; RETURN NULL; END";
     for (when, body) in [
         ("BEFORE UPDATE ON counter FOR EACH ROW", before),
-        ("AFTER UPDATE ON counter FOR EACH ROW", after),
-        ("AFTER UPDATE ON counter FOR EACH STATEMENT", after),
+        ("AFTER UPDATE ON counter FOR EACH ROW WHEN (pg_trigger_depth() = 0)", after),
+        ("AFTER UPDATE ON counter FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)", after),
     ] {
         let pool = coalescing::made_by(&[
             "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",

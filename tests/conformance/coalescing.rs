@@ -73,8 +73,20 @@ where
 {
     /// The pool has one connection.
     async fn new(url: &str, pool: &Pool<DB>, deltas: &Deltas<DB, i64>) -> Self {
+        Self::held_by(DB::blocker(url).await, pool, deltas).await
+    }
+
+    /// The same, of a row that need not have room for another number.
+    async fn unchanged(url: &str, pool: &Pool<DB>, deltas: &Deltas<DB, i64>) -> Self {
+        let blocker = DB::another(url).await.acquire().await.expect("a connection");
+        let mut blocker = blocker.detach();
+        let hold = "BEGIN; UPDATE counter SET value = value WHERE id = 1";
+        DB::raw(&mut blocker, hold).await.expect("the lock");
+        Self::held_by(blocker, pool, deltas).await
+    }
+
+    async fn held_by(blocker: DB::Connection, pool: &Pool<DB>, deltas: &Deltas<DB, i64>) -> Self {
         eventually(1, async || pool.num_idle()).await;
-        let blocker = DB::blocker(url).await;
         let deltas = deltas.clone();
         let first = tokio::spawn(async move { deltas.add(1, 0).await });
         // The flight has left the queue before it takes the connection.
@@ -547,7 +559,7 @@ pub(crate) async fn only_sums_that_are_stored_are_applied<DB: TestBackend>(
         refused(stock.add(1, too_much).await);
         holds(1, start).await;
 
-        let jam = Jam::new(&pool.url, pool, &stock).await;
+        let jam = Jam::unchanged(&pool.url, pool, &stock).await;
         let calls = [(1, fits), (1, too_much), (2, fits)].map(|(id, delta)| stock.add(id, delta));
         let mut answers = behind(jam, calls).await.1;
         refused(answers.remove(1));
