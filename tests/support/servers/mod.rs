@@ -149,6 +149,12 @@ impl Server {
         self.process = Some(must(launch(&*self.engine, &self.home, self.port)));
     }
 
+    /// Writes a file into its directory, for its next start.
+    #[track_caller]
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        must(self.home.write(name, text));
+    }
+
     fn start(engine: Box<dyn Engine>) -> Result<Self, String> {
         let home = Home::new(engine.users())?;
         engine.install(&home)?;
