@@ -262,3 +262,14 @@ async fn a_hot_standby_is_left_for_another_server() {
 
 /// Draws some four seconds out of thirty.
 const SEED_OF_A_PAUSE_OF_SECONDS: u64 = 34;
+
+/// A view has no triggers of its own to look for, and its table may have some: it goes the other way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_is_added_to() {
+    let pool = increments::counter::<sqlx::Postgres>(1).await;
+    sqlx::query("CREATE VIEW seen AS SELECT id, value FROM counter").execute(&*pool).await.expect("a view");
+    let counters = Deltas::on(&pool, "seen", "id", "value");
+    for value in 1..=3 {
+        assert_eq!(counters.add(1_i64, 1).await.expect("a commit"), DeltaOutcome::Applied { value });
+    }
+}
