@@ -22,13 +22,13 @@ use crate::policy::Limits;
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL plan_cache_mode = force_generic_plan; \
                         SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 
-/// A setting of the transaction that keeps the number of a row from its change to its `RETURNING`, which shows only
-/// what the row holds afterwards. (PostgreSQL 18 can show both.)
+/// A setting of the transaction that keeps the number of a row from its change to its `RETURNING`, which shows
+/// only what the row holds afterwards. (PostgreSQL 18 can show both.)
 const BEFORE: &str = "atomically.before";
 
-/// Triggers of users, for updates, that run after them: a bit each of `tgtype` says UPDATE (16) and BEFORE (2).
+/// Whether users have no trigger that runs after updates: a bit each of `tgtype` says UPDATE (16) and BEFORE (2).
 const NO_TRIGGER_AFTER: &str = "(SELECT count(*) FROM pg_catalog.pg_trigger WHERE tgrelid = target.tableoid \
-                                AND tgtype & 18 = 16 AND NOT tgisinternal) = 0";
+     AND tgtype & 18 = 16 AND NOT tgisinternal) = 0";
 
 /// Changes the rows whose numbers allow it, in one statement.
 ///
@@ -48,7 +48,7 @@ pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AtOn
     let exactly = keys.exactly(key);
     let before = format!("CAST(current_setting('{BEFORE}') AS BIGINT)");
     // The division fails, and with it the whole statement, where several rows have one key, and where the database
-    // stored another number than the sum. What a trigger that runs after the update makes of a row, it cannot see.
+    // stored another number than the sum. What triggers that run after the update make of a row, it cannot see.
     let sql = format!(
         "WITH changed AS (\
              UPDATE {table} AS target SET {column} = CASE WHEN \
