@@ -11,7 +11,7 @@ use tokio::sync::Barrier;
 
 use crate::{Database, all};
 
-const KEYS: i64 = 600;
+const KEYS: i64 = 300;
 /// Keys that are at work at a time.
 const STREAMS: i64 = 6;
 const REQUESTS_OF_A_NODE: usize = 3;
