@@ -5,8 +5,11 @@ mod support;
 
 use std::time::Duration;
 
-use atomically::{Atomic, Error, ErrorKind, Optimistic, Pessimistic, Serializable, TransactorExt as _};
+use atomically::{
+    Atomic, Deltas, Error, ErrorKind, Optimistic, Pessimistic, Serializable, TransactorExt as _,
+};
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions};
+use support::TestPool;
 
 conformance!(server sqlx::MySql);
 
@@ -95,6 +98,65 @@ async fn a_unit_whose_procedure_commits_is_not_run_again() {
 
 async fn stored(pool: &MySqlPool) -> i64 {
     sqlx::query_scalar("SELECT value FROM counter WHERE id = 2").fetch_one(pool).await.expect("a value")
+}
+
+/// Without the strict mode, MySQL and MariaDB cut a number to the range of its column, and call that a warning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coalesced_sums_that_are_cut_are_not_applied() {
+    for (kind, maximum) in [
+        ("INT", 2_147_483_647),
+        ("SMALLINT", 32_767),
+        ("TINYINT UNSIGNED", 255),
+        ("DECIMAL(3, 0)", 999),
+        ("YEAR", 2155),
+        ("VARCHAR(3)", 999),
+    ] {
+        let limited = coalescing::Limited { start: maximum - 7, fits: 7, too_much: 12 };
+        let create = format!("CREATE TABLE counter (id BIGINT PRIMARY KEY, value {kind} NOT NULL)");
+        let pool = lenient(&[&create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;
+        coalescing::only_sums_that_are_stored_are_applied(kind, &pool, limited).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coalesced_sums_that_are_rounded_are_not_applied() {
+    let create = "CREATE TABLE counter (id BIGINT PRIMARY KEY, value FLOAT NOT NULL)";
+    let pool = lenient(&[create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;
+    let limited = coalescing::Limited { start: 1 << 24, fits: 2, too_much: 1 };
+    coalescing::only_sums_that_are_stored_are_applied("FLOAT", &pool, limited).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
+    let pool = lenient(&[
+        "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
+        "INSERT INTO counter VALUES (1, 1), (2, 1)",
+        "CREATE TRIGGER cap BEFORE UPDATE ON counter FOR EACH ROW SET NEW.value = LEAST(NEW.value, 10)",
+    ])
+    .await;
+    let limited = coalescing::Limited { start: 3, fits: 7, too_much: 12 };
+    coalescing::only_sums_that_are_stored_are_applied("a trigger", &pool, limited).await;
+}
+
+/// Without the strict mode, MariaDB ignores what a generated column is set to, and calls that a warning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_generated_column_is_not_added_to() {
+    let pool = lenient(&[
+        "CREATE TABLE counter (id BIGINT PRIMARY KEY, base BIGINT NOT NULL, value BIGINT AS (2 * base))",
+        "INSERT INTO counter (id, base) VALUES (1, 1)",
+    ])
+    .await;
+    let error =
+        Deltas::on(&pool, "counter", "id", "value").add(1_i64, 5).await.expect_err("nothing is stored");
+    assert!(matches!(error.kind(), ErrorKind::Aborted | ErrorKind::Database), "{error:?}");
+    assert_eq!(increments::value::<sqlx::MySql>(&pool).await, 2);
+}
+
+/// A table `counter`, and a connection to it without the strict mode.
+async fn lenient(statements: &[&str]) -> TestPool<sqlx::MySql> {
+    let mut made = coalescing::made_by::<sqlx::MySql>(statements).await;
+    made.pool = pool_with(&made.url, "SET sql_mode = ''").await;
+    made
 }
 
 /// A session that was ended by a statement that commits implicitly may still hold the locks that this statement took.

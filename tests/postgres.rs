@@ -50,6 +50,42 @@ async fn a_coalesced_update_that_is_taken_back_is_not_applied() {
     assert_eq!(taken_back.expect_err("not stored").kind(), ErrorKind::Aborted);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coalesced_sums_that_do_not_fit_their_type_are_not_applied() {
+    for (kind, limited) in [
+        ("SMALLINT", coalescing::Limited { start: 32_760, fits: 7, too_much: 12 }),
+        ("INTEGER", coalescing::Limited { start: 2_147_483_640, fits: 7, too_much: 12 }),
+        ("NUMERIC(3, 0)", coalescing::Limited { start: 992, fits: 7, too_much: 12 }),
+        ("REAL", coalescing::Limited { start: 1 << 24, fits: 2, too_much: 1 }),
+    ] {
+        let create = format!("CREATE TABLE counter (id BIGINT PRIMARY KEY, value {kind} NOT NULL)");
+        let pool = coalescing::made_by(&[&create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;
+        coalescing::only_sums_that_are_stored_are_applied::<sqlx::Postgres>(kind, &pool, limited).await;
+    }
+}
+
+/// Whenever it runs. One that runs after the update changes the row once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
+    let before = "BEGIN NEW.value := LEAST(NEW.value, 10); RETURN NEW; END";
+    let after = "BEGIN UPDATE counter SET value = 10 WHERE value > 10; RETURN NULL; END";
+    for (when, body) in [
+        ("BEFORE UPDATE ON counter FOR EACH ROW", before),
+        ("AFTER UPDATE ON counter FOR EACH ROW WHEN (pg_trigger_depth() = 0)", after),
+        ("AFTER UPDATE ON counter FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)", after),
+    ] {
+        let pool = coalescing::made_by(&[
+            "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
+            "INSERT INTO counter VALUES (1, 1), (2, 1)",
+            &format!("CREATE FUNCTION cap() RETURNS trigger LANGUAGE plpgsql AS '{body}'"),
+            &format!("CREATE TRIGGER cap {when} EXECUTE FUNCTION cap()"),
+        ])
+        .await;
+        let limited = coalescing::Limited { start: 3, fits: 7, too_much: 12 };
+        coalescing::only_sums_that_are_stored_are_applied::<sqlx::Postgres>(when, &pool, limited).await;
+    }
+}
+
 /// What a role is granted for a lock is not stretched to a deadline that is longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shorter_lock_timeout_of_the_session_stays() {
@@ -226,3 +262,14 @@ async fn a_hot_standby_is_left_for_another_server() {
 
 /// Draws some four seconds out of thirty.
 const SEED_OF_A_PAUSE_OF_SECONDS: u64 = 34;
+
+/// A view has no triggers of its own to look for, and its table may have some: it goes the other way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_is_added_to() {
+    let pool = increments::counter::<sqlx::Postgres>(1).await;
+    sqlx::query("CREATE VIEW seen AS SELECT id, value FROM counter").execute(&*pool).await.expect("a view");
+    let counters = Deltas::on(&pool, "seen", "id", "value");
+    for value in 1..=3 {
+        assert_eq!(counters.add(1_i64, 1).await.expect("a commit"), DeltaOutcome::Applied { value });
+    }
+}

@@ -23,6 +23,21 @@ async fn every_history_is_serializable() {
     histories::every_history_is_serializable::<Sqlite>().await;
 }
 
+/// SQLite's triggers change a row after its update.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
+    let pool = coalescing::made_by(&[
+        "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
+        "INSERT INTO counter VALUES (1, 1), (2, 1)",
+        "CREATE TRIGGER cap AFTER UPDATE ON counter WHEN NEW.value > 10 BEGIN
+             UPDATE counter SET value = 10 WHERE id = NEW.id;
+         END",
+    ])
+    .await;
+    let limited = coalescing::Limited { start: 3, fits: 7, too_much: 12 };
+    coalescing::only_sums_that_are_stored_are_applied::<Sqlite>("a trigger", &pool, limited).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_that_do_not_exist_are_refused() {
     locks::locks_that_do_not_exist_are_refused::<Sqlite>().await;

@@ -56,14 +56,15 @@ const CAPACITY: usize = 10_000;
 ///
 /// # Round trips
 ///
-/// A batch is a transaction of four: BEGIN, the locks with the numbers, the update, COMMIT. On PostgreSQL one is enough for
-/// the calls on rows whose numbers have room for them all, unless somebody keeps one of the rows locked for 5 ms. Who
-/// shares a row with other processes gains most: it is locked for the time of a commit, and no longer for that of two round
-/// trips more.
+/// A batch is a transaction of five: BEGIN, the locks with the numbers, the update, the numbers once more, COMMIT. On
+/// PostgreSQL one is enough for the calls on rows whose numbers have room for them all, unless somebody keeps one of the
+/// rows locked for 5 ms. Who shares a row with other processes gains most: it is locked for the time of a commit, and no
+/// longer for that of three round trips more.
 ///
 /// The others go by the transaction. So does a batch of which a caller has less than 100 ms left; whoever asks for something
-/// that only a transaction has, by [options](Self::options) such as an isolation level, a timeout or `resolve_commits`; and
-/// keys that are neither integers nor text nor a UUID.
+/// that only a transaction has, by [options](Self::options) such as an isolation level, a timeout or `resolve_commits`;
+/// keys that are neither integers nor text nor a UUID; views; and tables with a trigger that runs after an update, as one
+/// statement cannot see what such a trigger makes of a row.
 ///
 /// # When to use
 ///
@@ -74,11 +75,14 @@ const CAPACITY: usize = 10_000;
 ///
 /// - The answers are those of calls that ran one after another, on each row in the order of their arrival. A call that does
 ///   not fit is refused, and those after it are judged without it.
+/// - A call is applied if, and only if, its row holds the sum: the batch reads the row after its change, before it
+///   commits.
 /// - A call is answered after the commit. A batch that is not stored, or whose commit is unknown, is the same error for all
 ///   of its calls.
 /// - A caller that is dropped takes nothing but its own call along.
 /// - What the *database* refuses (a `CHECK`, a trigger, a number too big for the column) is found out by halving the batch
-///   until it stands alone, and is told to the calls that it is about.
+///   until it stands alone, and is told to the calls that it is about. So is a sum that the database does not refuse, but
+///   would store as another number.
 ///
 /// # The columns
 ///
@@ -86,8 +90,10 @@ const CAPACITY: usize = 10_000;
 /// unique, and compared by Rust's equality: under a collation that knows no case, `"A"` is not found where the row says
 /// `"a"`. Their type is the one that sqlx reads from that column: `7_i64` for a `BIGINT`.
 ///
-/// The column of the numbers is of an integer type, or of another type as long as it holds integers that fit an `i64`. Bounds
-/// that a `CHECK` keeps belong into [`at_least`](Self::at_least) and [`at_most`](Self::at_most) too: the database sees what
+/// The column of the numbers is of an integer type, or of another type as long as it holds integers that fit an `i64`. A
+/// type or a trigger that would make another number of the sum is an error of the calls, and nothing of them is stored:
+/// a `FLOAT` at 16 777 216 cannot grow by 1, and without the strict mode MySQL and MariaDB cut a number that is too big
+/// for its column. Bounds that a `CHECK` or a trigger keeps belong into [`at_least`](Self::at_least) and [`at_most`](Self::at_most) too: the database sees what
 /// becomes of a row in a batch as a whole, not the steps.
 ///
 /// # Defaults
@@ -220,7 +226,8 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     /// - [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded): nothing was stored.
     /// - [`CommitUnknown`](crate::ErrorKind::CommitUnknown): the batch may or may not be stored, with this call in it.
     /// - [`Aborted`](crate::ErrorKind::Aborted): the call came from inside of a unit of work on the same pool, which would
-    ///   wait for itself; or the number is none that fits an `i64`; or several rows have the key.
+    ///   wait for itself; or the number is none that fits an `i64`; or several rows have the key; or the row would have held
+    ///   another number than the sum, because of the column's type or a trigger.
     /// - whatever else ends a unit of work: nothing was stored.
     ///
     /// # Panics

@@ -233,7 +233,7 @@ async fn the_server_is_told_of_the_limits() {
                       FROM unnest(ARRAY[''statement_timeout'', ''lock_timeout'', ''transaction_isolation'']) AS name;
                       RETURN NULL;
                   END';
-                  CREATE TRIGGER note AFTER UPDATE ON counter EXECUTE FUNCTION note()";
+                  CREATE TRIGGER note BEFORE UPDATE ON counter EXECUTE FUNCTION note()";
     sqlx::raw_sql(create).execute(&*direct).await.expect("a trigger");
     let strict = PgPoolOptions::new().max_connections(1).after_connect(|connection, _| {
         Box::pin(async move {

@@ -163,6 +163,7 @@ macro_rules! conformance {
             coalescing::a_call_inside_of_a_unit_is_refused,
             coalescing::a_closed_pool_is_told_to_every_caller,
             coalescing::numbers_that_are_no_integers_are_left_alone,
+            coalescing::what_a_double_cannot_hold_is_refused,
             coalescing::keys_may_be_text,
             coalescing::a_runtime_that_is_gone_strands_nobody,
         );

@@ -4,9 +4,11 @@
 //! Locks do not reach other nodes, so conflicts between clients of different nodes are found when they commit. The
 //! tests share one cluster, and take turns.
 
+mod claims;
 mod deltas;
 mod ledger;
 mod once;
+
 mod queue;
 #[path = "../support/mod.rs"]
 mod support;

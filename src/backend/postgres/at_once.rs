@@ -22,6 +22,14 @@ use crate::policy::Limits;
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL plan_cache_mode = force_generic_plan; \
                         SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 
+/// A setting of the transaction that keeps the number of a row from its change to its `RETURNING`, which shows
+/// only what the row holds afterwards. (PostgreSQL 18 can show both.)
+const BEFORE: &str = "atomically.before";
+
+/// Whether users have no trigger that runs after updates: a bit each of `tgtype` says UPDATE (16) and BEFORE (2).
+const NO_TRIGGER_AFTER: &str = "(SELECT count(*) FROM pg_catalog.pg_trigger WHERE tgrelid = target.tableoid \
+     AND tgtype & 18 = 16 AND NOT tgisinternal) = 0";
+
 /// Changes the rows whose numbers allow it, in one statement.
 ///
 /// # Why not lock them first?
@@ -38,17 +46,24 @@ pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AtOn
     let keys = Keys::of::<K>()?;
     let Target { table, key, column } = target;
     let exactly = keys.exactly(key);
-    // Where several rows have one key, none of them is changed, nor any other row.
+    let before = format!("CAST(current_setting('{BEFORE}') AS BIGINT)");
+    // The division fails, and with it the whole statement, where several rows have one key, and where the database
+    // stored another number than the sum. What triggers that run after the update make of a row, it cannot see.
     let sql = format!(
         "WITH changed AS (\
-             UPDATE {table} AS target SET {column} = target.{column} + addition.delta \
+             UPDATE {table} AS target SET {column} = CASE WHEN \
+                 set_config('{BEFORE}', CAST(CAST(target.{column} AS BIGINT) AS TEXT), true) IS NOT NULL \
+                 THEN target.{column} + addition.delta END \
              FROM ROWS FROM (unnest($1), unnest($2), unnest($3), unnest($4)) WITH ORDINALITY \
                  AS addition (id, delta, least, most, place) \
              WHERE target.{key} = addition.id{exactly} \
              AND target.{column} BETWEEN addition.least AND addition.most \
              AND CAST(target.{column} AS BIGINT) = target.{column} \
-             RETURNING addition.place, CAST(target.{column} AS BIGINT) - addition.delta AS before\
-         ) SELECT place, before, 1 / CASE count(*) OVER (PARTITION BY place) WHEN 1 THEN 1 ELSE 0 END FROM changed"
+             AND {NO_TRIGGER_AFTER} \
+             RETURNING addition.place, {before} AS before, target.{column} = CAST(target.{column} AS BIGINT) \
+                 AND CAST(target.{column} AS BIGINT) = {before} + addition.delta AS added\
+         ) SELECT place, before, \
+             1 / CASE WHEN added AND count(*) OVER (PARTITION BY place) = 1 THEN 1 ELSE 0 END FROM changed"
     );
     let name = format!("add {}", digest(&sql));
     let parameters = format!("{}[], bigint[], bigint[], bigint[]", keys.name());

@@ -1,10 +1,11 @@
 //! Calls that share a transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::repeat;
 use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
-use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr as _};
+use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr as _, SqlStr};
 
 use crate::backend::{Backend, Key, Target, WatchedQuery};
 use crate::error::Error;
@@ -60,7 +61,12 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
         K: Key<DB>,
     {
         self.outcomes.clear();
-        let mut rows = self.lock(tx).await?;
+        let wanted = self.calls.iter().filter(|call| call.is_wanted()).map(|call| call.key.clone());
+        let keys: Vec<K> = wanted.collect::<BTreeSet<K>>().into_iter().collect();
+        let select = tx.for_update(self.select::<DB>(&keys));
+        let locked = self.read(tx, select, &keys).await?;
+        let mut rows: BTreeMap<K, Row> =
+            locked.into_iter().map(|(key, value)| (key, Row { value, change: 0 })).collect();
         // What waited for a lock may have waited too long: from here on it is not given up any more.
         for call in &mut self.calls {
             let outcome = call.take().then(|| match rows.get_mut(&call.key) {
@@ -76,42 +82,69 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
             changed.map(|(key, row)| Some((key, i64::try_from(row.change).ok()?))).collect();
         match changes {
             Some(changes) if changes.is_empty() => Ok(()),
-            Some(changes) => self.write(tx, changes).await,
+            Some(changes) => {
+                self.write(tx, changes).await?;
+                self.check(tx, &keys, &rows).await
+            }
             None => Err(aborted("the changes of one row add up to more than fits an integer".into())),
         }
     }
 
-    /// Locks the rows of all calls, in one order, and reads their numbers.
-    async fn lock<DB: Backend>(&self, tx: &mut Tx<DB>) -> Result<BTreeMap<K, Row>, Error>
+    /// The text that reads the numbers of rows, in the order of their keys.
+    fn select<DB: Backend>(&self, keys: &[K]) -> SqlStr {
+        let Target { table, key, column } = self.settings.target;
+        let (placeholders, integer) = (1..=listed(keys), DB::INTEGER);
+        let placeholders = placeholders.map(DB::placeholder).collect::<Vec<_>>().join(", ");
+        let select = format!(
+            "SELECT {key}, \
+             CASE WHEN CAST({column} AS {integer}) = {column} THEN CAST({column} AS {integer}) END \
+             FROM {table} WHERE {key} IN ({placeholders}) ORDER BY {key}"
+        );
+        AssertSqlSafe(select).into_sql_str()
+    }
+
+    /// Reads the number of each row that is there.
+    async fn read<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        select: SqlStr,
+        keys: &[K],
+    ) -> Result<BTreeMap<K, Option<i64>>, Error>
     where
         K: Key<DB>,
     {
-        let Settings { target: Target { table, key, column }, persistent, .. } = *self.settings;
-        let mut keys: Vec<&K> =
-            self.calls.iter().filter(|call| call.is_wanted()).map(|call| &call.key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        let Some(last) = keys.last().copied() else { return Ok(BTreeMap::new()) };
-        keys.resize(keys.len().next_power_of_two(), last);
+        let Settings { target: Target { table, key, .. }, persistent, .. } = *self.settings;
+        let Some(last) = keys.last() else { return Ok(BTreeMap::new()) };
         let mut arguments = DB::Arguments::default();
-        for key in &keys {
-            arguments.add(*key).map_err(sqlx::Error::Encode)?;
+        for key in keys.iter().chain(repeat(last)).take(listed(keys)) {
+            arguments.add(key).map_err(sqlx::Error::Encode)?;
         }
-        let placeholders: Vec<_> = (1..=keys.len()).map(DB::placeholder).collect();
-        let (placeholders, integer) = (placeholders.join(", "), DB::INTEGER);
-        let select = format!(
-            "SELECT {key}, CASE WHEN CAST({column} AS {integer}) = {column} THEN CAST({column} AS {integer}) END \
-             FROM {table} WHERE {key} IN ({placeholders}) ORDER BY {key}"
-        );
-        let select = tx.for_update(AssertSqlSafe(select).into_sql_str());
         let found = tx.fetch_numbers::<K>(WatchedQuery::made_of(select, arguments).kept(persistent)).await?;
         let count = found.len();
-        let rows: BTreeMap<K, Row> =
-            found.into_iter().map(|(key, value)| (key, Row { value, change: 0 })).collect();
+        let rows: BTreeMap<K, Option<i64>> = found.into_iter().collect();
         if rows.len() < count {
             return Err(aborted(format!("several rows of {table} have the same {key}")));
         }
         Ok(rows)
+    }
+
+    /// Compares what the rows hold after the update with what the calls are to be answered.
+    ///
+    /// A database may store another number than the sum, without an error: cut to the range of its column, rounded
+    /// by a floating-point type, or changed by a trigger. Only a statement after the update sees what triggers that
+    /// run after it have made of the row.
+    async fn check<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        keys: &[K],
+        rows: &BTreeMap<K, Row>,
+    ) -> Result<(), Error>
+    where
+        K: Key<DB>,
+    {
+        let stored = self.read(tx, self.select::<DB>(keys), keys).await?;
+        let holds = |(key, row): (&K, &Row)| stored.get(key) == Some(&row.value);
+        if rows.iter().all(holds) { Ok(()) } else { Err(another_number(self.settings.target)) }
     }
 
     async fn write<DB: Backend>(&self, tx: &mut Tx<DB>, mut changes: Vec<(&K, i64)>) -> Result<(), Error>
@@ -136,7 +169,7 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
 /// A locked row: what it held, and what is to be added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Row {
-    /// `None` where it is no integer.
+    /// Of all calls so far; `None` where it is no integer.
     value: Option<i64>,
     /// The sum of a batch can be beyond what its steps are not.
     change: i128,
@@ -157,8 +190,21 @@ impl Row {
     }
 }
 
+/// How many keys a statement for these names, the last one several times: few different texts are prepared.
+fn listed<K>(keys: &[K]) -> usize {
+    keys.len().next_power_of_two()
+}
+
 fn aborted(message: String) -> Error {
     Error::failed(Failure::new(FailureKind::Aborted, message), None)
+}
+
+fn another_number(target: Target) -> Error {
+    let Target { table, column, .. } = target;
+    aborted(format!(
+        "nothing was stored, because the row would have held another number than the sum: {column} of {table} is \
+         of a type that cannot hold it, or a trigger changes it"
+    ))
 }
 
 fn no_integer(target: Target) -> Error {
