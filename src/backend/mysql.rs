@@ -295,7 +295,7 @@ fn lock_name(key: u64) -> String {
 }
 
 /// Rounded up: 0 means "no wait" to one variable and "no limit" to another.
-fn whole_seconds(limit: Duration) -> u64 {
+pub(crate) fn whole_seconds(limit: Duration) -> u64 {
     const YEAR: u64 = 365 * 24 * 60 * 60;
     limit.as_secs().saturating_add(u64::from(limit.subsec_nanos() > 0)).clamp(1, YEAR)
 }

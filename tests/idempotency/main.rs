@@ -25,6 +25,7 @@ macro_rules! keys {
     (on_any $name:ident, $database:ty; $($also:tt)*) => {
         keys!($name, $database;
             outcomes::every_strategy_and_level_replays,
+            outcomes::a_value_that_is_run_twice_is_fresh_once,
             outcomes::a_transactor_behind_a_pointer_will_do,
             outcomes::another_request_is_a_mismatch,
             outcomes::own_errors_leave_no_key,

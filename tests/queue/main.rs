@@ -6,6 +6,10 @@ mod depth;
 mod doctor;
 mod fence;
 mod jobs;
+#[allow(dead_code, reason = "SQLite has no server")]
+mod purge;
+#[allow(dead_code, reason = "SQLite has no server")]
+mod resend;
 #[path = "../support/mod.rs"]
 mod support;
 mod worker;
@@ -61,6 +65,32 @@ on_every_database! {
     doctor::nothing_is_wrong,
     doctor::what_is_missing_is_named,
     doctor::a_missing_index_is_named,
+}
+
+/// Tests of what takes a server: SQLite has neither a network nor row locks.
+macro_rules! on_every_server {
+    ($($module:ident :: $test:ident),* $(,)?) => {
+        on_every_server!(@on postgres_server sqlx::Postgres, $($module::$test)*);
+        on_every_server!(@on mariadb_server sqlx::MySql, $($module::$test)*);
+    };
+    (@on $name:ident $database:ty, $($module:ident :: $test:ident)*) => {
+        mod $name {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::$module::$test::<$database>().await;
+                }
+            )*
+        }
+    };
+}
+
+on_every_server! {
+    resend::a_finished_handler_is_not_run_again,
+    resend::a_lost_commit_is_sent_again_while_the_lease_lasts,
+    resend::a_completion_stays_unknown_after_the_lease,
+    resend::a_completion_that_finds_another_holder_is_stale,
+    purge::a_job_that_is_requeued_meanwhile_is_not_purged,
 }
 
 /// An empty queue in a database of its own, with a table `ledger` for effects.
