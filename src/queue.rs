@@ -52,6 +52,7 @@ mod doctor;
 mod ending;
 mod insertion;
 mod job;
+mod lease;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
@@ -59,6 +60,7 @@ mod notify;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod priority;
+mod resend;
 mod search;
 #[cfg(feature = "sqlite")]
 mod sqlite;

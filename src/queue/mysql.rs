@@ -137,6 +137,7 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     const REPLACING_LEASE: &'static str =
         "ON DUPLICATE KEY UPDATE token = VALUES(token), until = VALUES(until)";
 
+    /// InnoDB waits for a row that is being changed, and compares it again then.
     fn delete_batch(table: &str, _key: &str, condition: &str) -> String {
         format!("DELETE FROM {table} WHERE {condition} LIMIT 1000")
     }

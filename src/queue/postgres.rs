@@ -136,9 +136,13 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     /// One text is one transaction: what is set here is set until its end.
     const ALONE: &'static str = "SET LOCAL statement_timeout = 9900; ";
 
+    /// A row that was found may be changed before it is deleted. The lock keeps it as it was found, and passes by a row
+    /// that is being changed; the condition is repeated because behind a wait only that of the outer statement is
+    /// checked again.
     fn delete_batch(table: &str, key: &str, condition: &str) -> String {
         format!(
-            "DELETE FROM {table} WHERE {key} = ANY(ARRAY(SELECT {key} FROM {table} WHERE {condition} LIMIT 1000))"
+            "DELETE FROM {table} WHERE {key} = ANY(ARRAY(SELECT {key} FROM {table} WHERE {condition} LIMIT 1000 \
+             FOR UPDATE SKIP LOCKED)) AND {condition}"
         )
     }
 

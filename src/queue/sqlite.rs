@@ -79,6 +79,7 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     /// There is one writer at a time, so nothing has to be locked or left out.
     const LOCK: &'static str = "";
 
+    /// There is one writer at a time, and this is it: nothing changes between the search and the removal.
     fn delete_batch(table: &str, key: &str, condition: &str) -> String {
         format!("DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT 1000)")
     }
