@@ -60,6 +60,7 @@ mod notify;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod priority;
+mod reschedule;
 mod resend;
 mod search;
 #[cfg(feature = "sqlite")]
@@ -86,6 +87,7 @@ pub use job::{Enqueued, NewJob};
 #[cfg(feature = "postgres")]
 pub use notify::PgWake;
 pub use priority::Priority;
+pub use reschedule::Reschedule;
 use search::Search;
 pub use upkeep::{Counts, DeadJob};
 pub use wake::Wake;

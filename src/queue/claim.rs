@@ -56,6 +56,7 @@ pub(super) struct Progress {
 /// What is known to have become of a claim.
 #[derive(Debug)]
 pub(super) enum Settled {
+    /// It is complete, or was rescheduled.
     Completed,
     Released,
     /// With this error, and there will be another attempt.

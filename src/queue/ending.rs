@@ -102,6 +102,13 @@ impl<DB: QueueBackend> Claim<DB> {
         Ok(())
     }
 
+    /// Notes that this run of the job is complete if the transaction commits.
+    pub(super) fn completes_with(&self, tx: &mut Tx<DB>) {
+        self.progress().completes();
+        let progress = self.progress().clone();
+        tx.on_commit(async move { progress.settle(Settled::Completed) });
+    }
+
     /// A job that is there, and not held by this claim, is another worker's, whatever the clocks say.
     async fn complete_again(
         &self,
@@ -195,9 +202,7 @@ pub async fn complete_all_in<DB: QueueBackend>(tx: &mut Tx<DB>, claims: &[Claim<
     let done = DB::send(tx, removal(claims), Vec::new()).await?;
     if done == claims.len() as u64 {
         for claim in claims {
-            claim.progress().completes();
-            let progress = claim.progress().clone();
-            tx.on_commit(async move { progress.settle(Settled::Completed) });
+            claim.completes_with(tx);
         }
         return Ok(());
     }

@@ -31,6 +31,7 @@ impl Dialect for Postgres {
     claimed_at BIGINT,
     died_at BIGINT,
     unique_key TEXT COLLATE \"C\",
+    unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE,
     payload TEXT NOT NULL,
     last_error TEXT
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
@@ -64,6 +65,13 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
             fault: Fault::Missing,
             sql: "SELECT 'there is no table ' || name FROM unnest(ARRAY['atomically_job', 'atomically_job_lease']) AS name
                   WHERE to_regclass(name) IS NULL",
+        },
+        Check {
+            fault: Fault::Missing,
+            sql: "SELECT 'the table atomically_job is of an earlier version: ALTER TABLE atomically_job ADD COLUMN unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE'
+                  WHERE to_regclass('atomically_job') IS NOT NULL AND NOT EXISTS (
+                      SELECT FROM pg_attribute WHERE attrelid = to_regclass('atomically_job')
+                      AND attname = 'unique_until_claimed' AND NOT attisdropped)",
         },
         Check {
             fault: Fault::Engine,

@@ -23,6 +23,7 @@ impl Dialect for Sqlite {
     claimed_at INTEGER,
     died_at INTEGER,
     unique_key TEXT,
+    unique_until_claimed INTEGER NOT NULL DEFAULT 0,
     payload TEXT NOT NULL,
     last_error TEXT
 );
@@ -46,6 +47,12 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
             sql: "SELECT 'there is no table ' || name
                   FROM (SELECT 'atomically_job' AS name UNION ALL SELECT 'atomically_job_lease')
                   WHERE name NOT IN (SELECT name FROM sqlite_master WHERE type = 'table')",
+        },
+        Check {
+            fault: Fault::Missing,
+            sql: "SELECT 'the table atomically_job is of an earlier version: ALTER TABLE atomically_job ADD COLUMN unique_until_claimed INTEGER NOT NULL DEFAULT 0' FROM sqlite_master
+                  WHERE type = 'table' AND name = 'atomically_job'
+                  AND 'unique_until_claimed' NOT IN (SELECT name FROM pragma_table_info('atomically_job'))",
         },
         Check {
             fault: Fault::Engine,

@@ -327,7 +327,8 @@ pub(crate) async fn all_that_a_job_asks_for_is_kept<DB: QueueTest>() {
         let mark = if alone { "alone" } else { "many" };
         let job = |key: &&str| job(1).unique(format!("{mark}{key}")).expect("a key");
         let mut jobs: Vec<_> = keys.iter().map(job).collect();
-        jobs.push(job(&"").max_attempts(7).priority(Priority::High).run_after(HOUR));
+        let early = self::job(1).unique_until_claimed(format!("{mark}")).expect("a key");
+        jobs.push(early.max_attempts(7).priority(Priority::High).run_after(HOUR));
         jobs.push(job(&"past").run_at(SystemTime::UNIX_EPOCH + HOUR));
         jobs
     };
@@ -345,6 +346,8 @@ pub(crate) async fn all_that_a_job_asks_for_is_kept<DB: QueueTest>() {
         ("priority = 0 AND max_attempts = 7 AND due_at = enqueued_at + 3600000000", 2),
         ("due_at = 3600000000 AND priority = 1 AND max_attempts = 20", 2),
         ("due_at = enqueued_at AND priority = 1 AND max_attempts = 20", 16),
+        ("unique_until_claimed AND priority = 0", 2),
+        ("unique_until_claimed", 2),
     ] {
         assert_eq!(ask(&pool, &kept(which)).await, wanted, "{which}");
     }

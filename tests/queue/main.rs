@@ -12,6 +12,7 @@ mod purge;
 mod resend;
 #[path = "../support/mod.rs"]
 mod support;
+mod unique;
 mod worker;
 
 use atomically::queue::{Claim, NewJob, Queue, QueueBackend};
@@ -42,6 +43,16 @@ on_every_database! {
     jobs::payloads_come_back_as_they_were,
     jobs::all_that_a_job_asks_for_is_kept,
     jobs::the_dead_are_purged,
+    unique::a_key_until_done_is_taken_while_its_job_runs,
+    unique::a_key_until_claimed_is_free_while_its_job_runs,
+    unique::a_key_until_claimed_does_not_come_back,
+    unique::both_modes_share_their_keys,
+    unique::a_successor_has_the_key_of_a_job_that_completed_first,
+    unique::a_rescheduled_job_keeps_its_key,
+    unique::a_job_is_rescheduled_with_its_transaction_or_not_at_all,
+    unique::a_rescheduled_job_has_all_its_attempts,
+    unique::rescheduling_is_fenced,
+    unique::a_worker_leaves_a_rescheduled_job_alone,
     fence::a_zombie_leaves_no_effect,
     fence::a_zombie_whose_snapshot_is_older_leaves_no_effect,
     fence::a_stale_claim_is_told_whatever_the_unit_makes_of_it,
@@ -65,6 +76,7 @@ on_every_database! {
     doctor::nothing_is_wrong,
     doctor::what_is_missing_is_named,
     doctor::a_missing_index_is_named,
+    doctor::a_missing_column_is_named,
 }
 
 /// Tests of what takes a server: SQLite has neither a network nor row locks.
