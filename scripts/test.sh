@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests (arguments go to `cargo test`). On Debian and Ubuntu it first installs what they need and the machine
-# lacks: PostgreSQL, pgbouncer, MariaDB, Prometheus (for promtool, which tests the alerts), Chromium and a C compiler. The
-# tests start servers of their own, so no system service is started.
+# lacks: PostgreSQL, pgbouncer, MariaDB with Galera and rsync, Prometheus (for promtool, which tests the alerts), Chromium
+# and a C compiler. The tests start servers of their own, so no system service is started.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,6 +9,14 @@ any() { # whether one of the paths is an executable file
     local path
     for path; do
         if [[ -f $path && -x $path ]]; then return 0; fi
+    done
+    return 1
+}
+
+present() { # whether one of the paths is a file
+    local path
+    for path; do
+        if [[ -f $path ]]; then return 0; fi
     done
     return 1
 }
@@ -38,6 +46,12 @@ fi
 if [[ -z ${ATOMICALLY_MYSQL_URL:-}${ATOMICALLY_MARIADB_BIN:-} ]] && ! command -v mariadbd >/dev/null &&
     ! any {/usr/sbin,/usr/local/sbin,/usr/libexec}/mariadbd {/opt/homebrew,/usr/local}/opt/mariadb*/bin/mariadbd; then
     missing+=(mariadb-server)
+fi
+if [[ -z ${ATOMICALLY_GALERA_LIBRARY:-} ]] && ! present /usr/lib{/galera,64/galera-4,64/galera,}/libgalera_smm.so; then
+    missing+=(galera-4)
+fi
+if ! command -v rsync >/dev/null; then
+    missing+=(rsync)
 fi
 if [[ -z ${ATOMICALLY_CHROMIUM_BIN:-} ]] && ! { installed chromedriver && installed chromium chromium-browser google-chrome; }; then
     # Ubuntu's are snaps, and have other names.

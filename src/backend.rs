@@ -19,6 +19,7 @@ use crate::policy::{Limits, Plan, Trace};
 mod at_once;
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod classification;
+mod engine;
 mod known;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -31,6 +32,7 @@ mod values;
 mod wire;
 
 pub(crate) use at_once::{Addition, AtOnce};
+pub(crate) use engine::{AskEngine, Engine};
 pub(crate) use known::{Injected, TransactionOver, with_failure};
 #[cfg(all(feature = "mysql", feature = "idempotency"))]
 pub(crate) use mysql::whole_seconds;
@@ -61,18 +63,52 @@ pub trait Facts: Wire + Sealed {
     /// What [OpenTelemetry](https://opentelemetry.io/docs/specs/semconv/database/) calls it.
     const SYSTEM: &'static str;
 
+    /// How a server is asked which product it is; `None` where no text depends on it.
+    const ASK_ENGINE: Option<AskEngine> = None;
+
     /// The text that opens a transaction in one round trip, with its limits as far as the server can be told of them;
     /// or what the database does not have.
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure>;
 
-    /// The text that commits.
+    /// Whether an opening was refused because the connection came from the pool with a transaction open on it.
+    fn found_open_transaction(_failure: &Failure) -> bool {
+        false
+    }
+
+    /// What to ask when an opening was refused with `failure`, to find out whether the server is one that takes no writes.
+    /// It answers 1 if so.
+    fn ask_read_only(_failure: &Failure) -> Option<&'static str> {
+        None
+    }
+
+    /// How it is found out, at the end of a transaction, whether something had ended it unseen.
+    const GUARD: Guard;
+
+    /// Whether a transaction is over after any error that the server has answered in it.
+    const EVERY_ERROR_ABORTS: bool = false;
+
+    /// Whether a transaction that failed like this is gone from the server, and its guard with it.
+    fn rolls_back_everything(_failure: &Failure) -> bool {
+        false
+    }
+
+    /// The texts that commit.
     fn commit(closing: &Closing) -> Ending;
 
     /// The text that rolls back.
     fn rollback(closing: &Closing) -> Cow<'static, str>;
 
+    /// The text that undoes what was done since a savepoint, which need not be there afterwards.
+    fn rollback_to(savepoint: &str) -> String {
+        format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}")
+    }
+
     /// Whether a refused COMMIT leaves nothing to roll back.
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool;
+
+    /// How a session that comes from the pool is made ready for a statement that is its own transaction; `None` where
+    /// every session is.
+    const BEFORE_LONE_STATEMENT: Option<BeforeLoneStatement> = None;
 
     /// The clause that locks the rows of a SELECT; `None` where the database has no row locks.
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>>;
@@ -176,6 +212,8 @@ pub struct Target {
 #[doc(hidden)]
 #[derive(Debug, Clone)]
 pub struct Closing {
+    /// Which product it runs on.
+    pub engine: Engine,
     /// How it was opened.
     pub plan: Plan,
     /// With which limits.
@@ -188,14 +226,46 @@ pub struct Closing {
     pub unwatched: bool,
 }
 
-/// The text that commits, and where in its answers the commit is acknowledged.
+impl Closing {
+    pub(crate) const fn new(engine: Engine, plan: Plan, limits: Limits) -> Self {
+        Self { engine, plan, limits, saved: Vec::new(), advisory_locks: Vec::new(), unwatched: false }
+    }
+}
+
+/// How it is found out whether the transaction that is open is still the one that was opened.
 #[doc(hidden)]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
+pub struct Guard {
+    /// Only a rollback may follow it.
+    pub sql: &'static str,
+    /// Whether the answer, which is a failure or none, shows that something has ended the transaction.
+    pub has_ended: fn(Option<&Failure>) -> bool,
+}
+
+/// The texts that commit, each sent in a packet of its own, and where in the answers the commit is acknowledged.
+#[doc(hidden)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ending {
-    /// One or more statements, sent as one.
+    /// Fails if the transaction is not the one that was opened. COMMIT is not sent then.
+    pub guard: Option<Cow<'static, str>>,
+    /// One or more statements, COMMIT among them.
     pub sql: Cow<'static, str>,
-    /// How many of them come before COMMIT itself.
+    /// How many answers come before that of COMMIT.
     pub before_commit: usize,
+    /// Puts the session's settings back, whatever became of the commit.
+    pub after: Option<Cow<'static, str>>,
+}
+
+/// How a session is made ready for a statement that is its own transaction.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct BeforeLoneStatement {
+    /// Answers 1 if the session commits each statement by itself.
+    pub ask: &'static str,
+    /// Has it do so.
+    pub set: &'static str,
+    /// Undoes that.
+    pub put_back: &'static str,
 }
 
 /// How servers are made to answer for the state of a transaction.

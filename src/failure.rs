@@ -94,6 +94,12 @@ impl FailureKind {
         )
     }
 
+    /// Whether the session that met this failure is of no further use: it is broken, or its server is going down or has
+    /// taken on another role.
+    pub(crate) const fn ends_session(self) -> bool {
+        matches!(self, Self::ConnectionLost | Self::CommitUnknown | Self::Unavailable | Self::ReadOnly)
+    }
+
     /// As a label: the name of the variant in snake case.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

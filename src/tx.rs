@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::{Pool, SqlSafeStr, SqlStr};
 use tokio::time::Instant;
 
-use crate::backend::{Backend, Closing, failure_or_other};
+use crate::backend::{Backend, Closing, Reply, failure_or_other};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
@@ -30,7 +30,7 @@ mod session;
 mod shield;
 
 pub use body::{Repeatable, TxFn};
-pub(crate) use ending::Commit;
+pub(crate) use ending::{Commit, Unseen};
 pub(crate) use hooks::{End, Hooks};
 pub(crate) use interception::Interception;
 use interception::send;
@@ -117,11 +117,12 @@ impl<DB: Backend> Tx<DB> {
             observation.as_ref().and_then(|watched| DB::SESSION.filter(|_| watched.wants_sessions()));
         let text = |limits: &Limits| {
             let mut opening = DB::opening(&plan, limits)?;
-            if let Some(trace) = trace {
-                let _ = write!(opening, "; {}", DB::trace(trace)?);
-            }
             if let Some(session) = asks_session {
                 let _ = write!(opening, "; {session}");
+            }
+            // Last: behind the first write, a statement would need a packet of its own on a Galera cluster.
+            if let Some(trace) = trace {
+                let _ = write!(opening, "; {}", DB::trace(trace)?);
             }
             Ok(opening)
         };
@@ -138,21 +139,23 @@ impl<DB: Backend> Tx<DB> {
             limits = remaining();
             opening = text(&limits).map_err(NotOpened::because)?;
         }
+        let engine = session.engine().await.map_err(|error| NotOpened::on_connection::<DB>(&error))?;
         let interception = if interceptors.is_empty() {
             None
         } else {
             Some(Interception::new::<DB>(interceptors, attempt, session.connection()).await)
         };
-        let (connection, connected) = (session.connection(), Instant::now());
-        let begin = send::<DB>(interception.as_ref(), connection, StepKind::Begin, opening);
+        let mut closing = Closing::new(engine, plan, limits);
+        let (begin, connected) = (Begin { session: &mut session, by: interception.as_ref() }, Instant::now());
+        let begin = begin.send(opening, &closing);
         let mut reply = counted(watched, |times| &mut times.control, pin!(begin)).await;
         if let (Some(observation), None) = (&observation, &reply.error) {
-            let number = asks_session.and_then(|_| reply.integers.pop());
+            let number =
+                asks_session.filter(|_| !reply.integers.is_empty()).map(|_| reply.integers.remove(0));
             let session = number.map(|number| (identity(pool), number));
             observation.opened(connected - asked, connected.elapsed(), session);
         }
-        let closing =
-            Closing { plan, limits, saved: reply.integers, advisory_locks: Vec::new(), unwatched: false };
+        closing.saved = reply.integers;
         if !closing.saved.is_empty() {
             session.cured_by(DB::rollback(&closing));
         }
@@ -168,11 +171,23 @@ impl<DB: Backend> Tx<DB> {
             interception,
         });
         let Some(error) = reply.error else { return Ok(tx) };
-        let failure = failure_or_other::<DB>(&error);
+        let failure = tx.why_not_opened(failure_or_other::<DB>(&error)).await;
         let stale_connection = failure.kind() == FailureKind::ConnectionLost;
         tx.journal.end(failure.clone());
         tx.rollback().await;
         Err(NotOpened { failure, stale_connection })
+    }
+
+    /// A server that takes no writes may refuse to open a transaction without saying why.
+    async fn why_not_opened(&mut self, failure: Failure) -> Failure {
+        let Some(ask) = DB::ask_read_only(&failure) else { return failure };
+        let answer = DB::send_text(self.session.connection(), ask.to_owned()).await;
+        if answer.integers.first() != Some(&1) {
+            return failure;
+        }
+        let message = format!("the server is a standby, which takes no writes: {}", failure.message());
+        let read_only = Failure::new(FailureKind::ReadOnly, message).retryable(true);
+        read_only.with_code(failure.code().unwrap_or_default())
     }
 
     /// The number of this attempt, the first being 1.
@@ -242,10 +257,15 @@ impl<DB: Backend> Tx<DB> {
         Error::failed(failure, None)
     }
 
-    /// The connection underneath, for what an executor cannot do (`COPY`, say).
+    /// The connection underneath, for what an executor cannot do (`COPY`, say). What runs on it is not seen by the
+    /// transaction.
     ///
-    /// What runs on it is not seen: the transaction will be checked by the server just before its commit. Await every
-    /// future that you start on it.
+    /// - A conflict there is retried only if its error is turned into an [`Error`](crate::Error) on its way out of the
+    ///   unit (by `?`, or in the `From` of an error type of your own); another one comes back as the unit's own error.
+    /// - The server is asked whether the transaction is still open, before its commit and before a rollback. Where
+    ///   something has ended it, the run ends with [`Aborted`](crate::ErrorKind::Aborted) and is not retried.
+    /// - Do not end the transaction on it, and run no DDL on it on MySQL and MariaDB, which commit before they do so.
+    /// - Await every future that you start on it.
     ///
     /// # Errors
     ///
@@ -256,6 +276,16 @@ impl<DB: Backend> Tx<DB> {
         }
         self.journal.mark_unwatched();
         Ok(self.session.connection())
+    }
+
+    /// Whether statements ran, or may have run, that were not seen.
+    pub(crate) fn is_unwatched(&self) -> bool {
+        self.journal.is_unwatched()
+    }
+
+    /// Ends the transaction early.
+    pub(crate) fn end(&mut self, failure: Failure) {
+        self.journal.end(failure);
     }
 
     /// What ended the transaction early, if anything did.
@@ -301,6 +331,37 @@ impl<DB: Backend> Tx<DB> {
 impl NotOpened {
     const fn because(failure: Failure) -> Self {
         Self { failure, stale_connection: false }
+    }
+
+    /// A question of the crate's own was not answered, before anything was opened.
+    fn on_connection<DB: Backend>(error: &sqlx::Error) -> Self {
+        let failure = failure_or_other::<DB>(error);
+        let stale_connection = failure.kind() == FailureKind::ConnectionLost;
+        Self { failure, stale_connection }
+    }
+}
+
+/// The round trip that opens a transaction.
+struct Begin<'a, DB: Backend> {
+    session: &'a mut Session<DB>,
+    by: Option<&'a Interception>,
+}
+
+impl<DB: Backend> Begin<'_, DB> {
+    /// Sends the opening; a second time, where the pool's last user had left a transaction open, which nothing can commit
+    /// any more.
+    async fn send(self, opening: String, closing: &Closing) -> Reply {
+        let connection = self.session.connection();
+        let reply = send::<DB>(self.by, connection, StepKind::Begin, opening.clone()).await;
+        let refused = reply.error.as_ref().map(failure_or_other::<DB>);
+        if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) {
+            return reply;
+        }
+        let rolled_back = DB::send_text(connection, DB::rollback(closing).into_owned()).await;
+        if rolled_back.error.is_some() {
+            return reply;
+        }
+        send::<DB>(self.by, connection, StepKind::Begin, opening).await
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use atomically::{
-    Backoff, DeltaOutcome, Deltas, Error, ErrorKind, Options, Pessimistic, Resolve, Serializable,
-    TransactorExt as _,
+    Backoff, DeltaOutcome, Deltas, Error, ErrorKind, FailureKind, Options, Pessimistic, Resolve,
+    Serializable, TransactorExt as _,
 };
 use sqlx::postgres::PgPoolOptions;
 use support::servers::Server;
@@ -164,6 +164,64 @@ async fn a_transaction_number_that_was_handed_out_again_is_not_believed() {
     let n: i64 = sqlx::query_scalar("SELECT n FROM stock").fetch_one(&others).await.expect("the stock");
     assert_eq!(n, 0, "and it was not committed");
     drop(server);
+}
+
+/// The server closes a session that is idle in its transaction for too long, and says so to the COMMIT that comes later:
+/// it has not read it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_meets_a_closed_session_is_known_not_to_be_stored() {
+    let pool = increments::counter::<sqlx::Postgres>(2).await;
+    let watcher = PgPoolOptions::new().max_connections(1).connect(&pool.url).await.expect("a pool");
+    let db = Pessimistic::default().on(&pool).options(Options::new().idle_timeout(Duration::from_millis(50)));
+    let attempts = db
+        .run(async |tx| {
+            let session: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *tx).await?;
+            outcomes::set_value(tx, 7).await?;
+            if tx.attempt() == 1 {
+                closed(watcher.clone(), session).await;
+            }
+            Ok::<_, Error>(tx.attempt())
+        })
+        .await
+        .expect("the second attempt commits");
+    assert_eq!(attempts, 2);
+    assert_eq!(increments::value(&pool).await, 7);
+}
+
+/// Until the server has closed this session.
+fn closed(watcher: sqlx::PgPool, session: i32) -> futures_util::future::BoxFuture<'static, ()> {
+    // In a box: a pool that is borrowed across an await would keep the unit from being `Send`.
+    Box::pin(support::eventually(0_i64, async move || {
+        let alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
+        sqlx::query_scalar(alive).bind(session).fetch_one(&watcher).await.expect("the activity")
+    }))
+}
+
+/// It refuses `Serializable` as a feature that it does not have. After a failover the same address leads to a server that
+/// takes writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hot_standby_is_left_for_another_server() {
+    let mut server = tokio::task::spawn_blocking(Server::postgres).await.expect("a server");
+    server = tokio::task::spawn_blocking(move || {
+        server.write("data/standby.signal", "");
+        server.restart();
+        server
+    })
+    .await
+    .expect("a standby");
+    let opened = Arc::new(AtomicI64::new(0));
+    let counted = opened.clone();
+    let options = PgPoolOptions::new().max_connections(1).after_connect(move |_, _| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Ok(()) })
+    });
+    let pool = options.connect(server.url()).await.expect("a pool");
+    let db = Serializable::default().on(&pool).attempts(3);
+    let error = db.run(async |_| Ok::<_, Error>(())).await.expect_err("no writes here");
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::Exhausted, Some(3)), "{error:?}");
+    assert_eq!(error.failure().map(|failure| failure.kind()), Some(FailureKind::ReadOnly), "{error:?}");
+    assert!(error.to_string().contains("the server is a standby"), "{error}");
+    assert_eq!(opened.load(Ordering::Relaxed), 3, "each attempt looks for another server");
 }
 
 /// Draws some four seconds out of thirty.

@@ -138,6 +138,27 @@ async fn a_database_in_memory_survives_a_dropped_run() {
     }
 }
 
+/// Connections to a database in memory share a cache, whose locks SQLite reports as a deadlock of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deadlocks_in_a_shared_cache_are_retried() {
+    let pool = sqlx::SqlitePool::connect("sqlite::memory:").await.expect("in memory");
+    sqlx::query("CREATE TABLE counter (id BIGINT, value BIGINT, version BIGINT)")
+        .execute(&pool)
+        .await
+        .expect("a table");
+    sqlx::query("INSERT INTO counter VALUES (1, 0, 0)").execute(&pool).await.expect("a row");
+    let db = increments::patient(Optimistic::default(), &pool);
+    let mut units = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        let db = db.clone();
+        units.spawn(async move { db.run(increments::increment::<Sqlite>).await });
+    }
+    for ended in units.join_all().await {
+        ended.expect("an increment");
+    }
+    assert_eq!(increments::value(&pool).await, 30);
+}
+
 /// With a rollback journal, a writer's commit waits for readers, and a reader who wants to write for the writer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explorations_see_readers_and_writers_wait_for_each_other() {

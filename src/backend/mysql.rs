@@ -10,8 +10,9 @@ use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 
 use super::text::{between, last_between, names, unquoted};
 use super::{
-    Backend, Closing, Ending, Facts, GUARD, Key, LatestDeadlock, LockWaits, Provocation, Report, Sealed,
-    Survival, Target, WatchedQuery, whole_millis, wire, with_wait,
+    AskEngine, Backend, BeforeLoneStatement, Closing, Ending, Engine, Facts, GUARD, Guard, Key,
+    LatestDeadlock, LockWaits, Provocation, Report, Sealed, Survival, Target, WatchedQuery, whole_millis,
+    wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
@@ -30,6 +31,10 @@ wire::wire!(MySql);
 
 impl Facts for MySql {
     const SYSTEM: &'static str = "mysql";
+
+    /// `SHOW` and not `@@wsrep_on`: servers without the variable would refuse that.
+    const ASK_ENGINE: Option<AskEngine> =
+        Some(AskEngine { sql: "SELECT VERSION(); SHOW VARIABLES LIKE 'wsrep_on'", read: engine });
 
     /// One text: sent in two, a level that is never followed by its START TRANSACTION would be the next borrower's.
     ///
@@ -77,16 +82,64 @@ impl Facts for MySql {
         Ok(sql)
     }
 
-    /// DDL and procedures commit implicitly, a deadlock rolls everything back, and the session goes on in autocommit
-    /// without a word: the release of the savepoint that was set at the opening fails after any of it.
+    /// 1568: `SET TRANSACTION` is refused while a transaction is open, which a session with `autocommit = 0` has after
+    /// any SELECT.
+    fn found_open_transaction(failure: &Failure) -> bool {
+        failure.code() == Some("1568")
+    }
+
+    /// DDL and procedures commit implicitly, and the session goes on in autocommit without a word: the release of the
+    /// savepoint that was set at the opening fails after any of it.
+    const GUARD: Guard = Guard {
+        sql: "RELEASE SAVEPOINT atomically_guard",
+        has_ended: |failure| failure.is_some_and(|failure| failure.kind() == FailureKind::Aborted),
+    };
+
+    /// [InnoDB](https://dev.mysql.com/doc/refman/8.4/en/innodb-error-handling.html) ends the transaction of a deadlock's
+    /// victim, savepoints included.
+    fn rolls_back_everything(failure: &Failure) -> bool {
+        matches!(failure.kind(), FailureKind::Deadlock | FailureKind::SerializationFailure)
+    }
+
+    /// On a Galera cluster the guard and COMMIT must not share a packet with anything: see
+    /// [`Engine::is_galera`](super::Engine::is_galera). To MariaDB a compound statement is one, in one packet; what it
+    /// selects before COMMIT shows, should it fail, whether the guard had held.
     fn commit(closing: &Closing) -> Ending {
-        let sql = format!("RELEASE SAVEPOINT {GUARD}; COMMIT{}", putting_back(closing));
-        Ending { sql: sql.into(), before_commit: 1 }
+        let (guard, put_back) = (Self::GUARD.sql, putting_back(closing));
+        match closing.engine {
+            Engine { is_galera: false, .. } => Ending {
+                sql: format!("{guard}; {COMMIT}{put_back}").into(),
+                before_commit: 1,
+                ..Ending::default()
+            },
+            Engine { is_galera: true, is_mariadb: true } => {
+                let sql = format!("BEGIN NOT ATOMIC {guard}; SELECT 1; {COMMIT}{put_back}; END");
+                Ending { sql: sql.into(), before_commit: 1, ..Ending::default() }
+            }
+            Engine { is_galera: true, is_mariadb: false } => Ending {
+                guard: Some(guard.into()),
+                sql: COMMIT.into(),
+                before_commit: 0,
+                after: put_back.strip_prefix("; ").map(|settings| settings.to_owned().into()),
+            },
+        }
     }
 
     fn rollback(closing: &Closing) -> Cow<'static, str> {
-        format!("ROLLBACK{}", putting_back(closing)).into()
+        format!("{ROLLBACK}{}", putting_back(closing)).into()
     }
+
+    /// The savepoint stays, to be replaced by the next one with its name: a second statement would need a packet of its
+    /// own.
+    fn rollback_to(savepoint: &str) -> String {
+        format!("ROLLBACK TO SAVEPOINT {savepoint}")
+    }
+
+    const BEFORE_LONE_STATEMENT: Option<BeforeLoneStatement> = Some(BeforeLoneStatement {
+        ask: "SELECT @@autocommit",
+        set: "ROLLBACK AND NO CHAIN NO RELEASE; SET autocommit = 1",
+        put_back: "SET autocommit = 0",
+    });
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
 
@@ -235,8 +288,9 @@ impl Facts for MySql {
                 (Kind::ReadOnly, true)
             }
             1836 | 1874 => (Kind::ReadOnly, true),
-            // A variable that this server does not have.
-            1193 => (Kind::Unsupported, false),
+            // A variable that this server does not have; what Group Replication does not support (SERIALIZABLE, tables
+            // without a primary key).
+            1193 | 3098 => (Kind::Unsupported, false),
             1792 => (Kind::ReadOnly, false),
             1305 if report.message.contains("SAVEPOINT") => (Kind::Aborted, false),
             8147 => (Kind::Aborted, false),
@@ -250,8 +304,15 @@ impl Facts for MySql {
             1615 => (Kind::Other, true),
             _ => (Kind::Other, false),
         };
-        let definite = matches!(report.number, 1213 | 1020 | 1305 | 3101 | 8002 | 8005 | 8022 | 8028 | 9007)
-            || (report.number == 1180 && retryable);
+        let definite = match report.number {
+            1213 | 1020 | 1305 | 3101 | 8002 | 8005 | 8022 | 8028 | 9007 => true,
+            1180 => retryable,
+            // A Galera node outside of the primary component refuses statements before it executes them.
+            1047 => report.message.contains("WSREP"),
+            // The server has closed a session that was idle: it had read no COMMIT.
+            4031 => report.sqlstate != "23000",
+            _ => false,
+        };
         Failure::new(kind, report.message)
             .with_code(report.number.to_string())
             .retryable(retryable)
@@ -265,6 +326,18 @@ impl Facts for MySql {
             FailureKind::Constraint | FailureKind::Unsupported | FailureKind::Other => Survival::Open,
             _ => Survival::Over,
         }
+    }
+}
+
+/// `completion_type` would have the server begin another transaction behind each, or close the connection.
+const COMMIT: &str = "COMMIT AND NO CHAIN NO RELEASE";
+const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
+
+fn engine(answers: &[String]) -> Engine {
+    let (version, wsrep) = (answers.first(), answers.get(1));
+    Engine {
+        is_mariadb: version.is_some_and(|version| version.contains("MariaDB")),
+        is_galera: wsrep.is_some_and(|wsrep| wsrep == "ON"),
     }
 }
 

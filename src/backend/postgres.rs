@@ -10,8 +10,8 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
 use super::{
-    AtOnce, Backend, Closing, Ending, Facts, GUARD, Key, LockWaits, Provocation, Report, Sealed, Survival,
-    Target, TransactionStatus, WatchedQuery, add_listed, whole_millis, wire, with_wait,
+    AtOnce, Backend, Closing, Ending, Facts, GUARD, Guard, Key, LockWaits, Provocation, Report, Sealed,
+    Survival, Target, TransactionStatus, WatchedQuery, add_listed, whole_millis, wire, with_wait,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
@@ -54,13 +54,26 @@ impl Facts for Postgres {
         Ok(sql)
     }
 
+    /// A hot standby refuses SERIALIZABLE as a feature that it does not have, in the words of the server's language.
+    fn ask_read_only(failure: &Failure) -> Option<&'static str> {
+        (failure.code() == Some("0A000")).then_some("SELECT pg_is_in_recovery()::int::bigint")
+    }
+
+    /// 25P01: there is no transaction. In one that has failed, which is another matter, it is 25P02.
+    const GUARD: Guard = Guard {
+        sql: "SAVEPOINT atomically_guard",
+        has_ended: |failure| failure.is_some_and(|failure| failure.code() == Some("25P01")),
+    };
+
+    const EVERY_ERROR_ABORTS: bool = true;
+
     /// COMMIT answers an aborted transaction with `ROLLBACK` and no error, and no transaction at all with a warning;
     /// the driver shows neither. SAVEPOINT fails in both cases.
     fn commit(closing: &Closing) -> Ending {
         if closing.unwatched {
-            Ending { sql: format!("SAVEPOINT {GUARD}; COMMIT").into(), before_commit: 1 }
+            Ending { sql: format!("SAVEPOINT {GUARD}; COMMIT").into(), before_commit: 1, ..Ending::default() }
         } else {
-            Ending { sql: "COMMIT".into(), before_commit: 0 }
+            Ending { sql: "COMMIT".into(), ..Ending::default() }
         }
     }
 
@@ -244,7 +257,8 @@ impl Facts for Postgres {
             .with_code(report.sqlstate)
             .with_deadlock(deadlock)
             .retryable(retryable)
-            .definite(!report.fatal && is_definite(report.sqlstate))
+            // A session that was idle in its transaction for too long had read no COMMIT.
+            .definite(report.sqlstate == "25P03" || (!report.fatal && is_definite(report.sqlstate)))
     }
 
     fn after(_failure: &Failure) -> Survival {

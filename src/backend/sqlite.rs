@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteError};
 
 use super::text::names;
 use super::{
-    Backend, Closing, Ending, Facts, Key, LockWaits, Provocation, Report, Sealed, Survival, Target,
+    Backend, Closing, Ending, Facts, Guard, Key, LockWaits, Provocation, Report, Sealed, Survival, Target,
     WatchedQuery, add_listed, whole_millis, wire,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
@@ -62,12 +62,15 @@ impl Facts for Sqlite {
         Ok(sql)
     }
 
+    /// Inside of a transaction BEGIN fails.
+    const GUARD: Guard = Guard { sql: "BEGIN", has_ended: |failure| failure.is_none() };
+
     fn commit(closing: &Closing) -> Ending {
         let mut sql = String::from("COMMIT");
         for pragma in pragmas_to_put_back(closing) {
             let _ = write!(sql, "; {pragma}");
         }
-        Ending { sql: sql.into(), before_commit: 0 }
+        Ending { sql: sql.into(), ..Ending::default() }
     }
 
     /// ROLLBACK comes last: it fails where SQLite has rolled back by itself.
@@ -165,7 +168,9 @@ impl Facts for Sqlite {
         let (kind, retryable, definite) = match (report.number, report.number & 0xff) {
             // SQLITE_BUSY_SNAPSHOT, SQLITE_ERROR_SNAPSHOT: only a new transaction helps.
             (517 | 769, _) => (Kind::SerializationFailure, true, true),
-            // SQLITE_LOCKED is a conflict inside one connection, which no waiting resolves.
+            // Connections that share a cache wait for each other, and SQLite has found a circle.
+            (6, _) if report.message.contains("deadlocked") => (Kind::Deadlock, true, true),
+            // SQLITE_LOCKED is otherwise a conflict inside one connection, which no waiting resolves.
             (6, _) => (Kind::Busy, false, true),
             // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_PROTOCOL
             (_, 5 | 6 | 15) => (Kind::Busy, true, true),

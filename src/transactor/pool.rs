@@ -30,24 +30,8 @@ use crate::tx::{Handoff, holds_connection_of, nested};
 /// - attempts: 50, the first included
 /// - deadline: 10 s for all attempts together; it is what normally ends a unit
 /// - backoff: [`Backoff::default`]
-///
-/// # The pool
-///
-/// sqlx tests a connection each time it leaves the pool
-/// ([`test_before_acquire`](sqlx::pool::PoolOptions::test_before_acquire)), and again each time it comes back, which
-/// nothing turns off. Most of these round trips are left out here.
-///
-/// - *A connection is handed on.* When a run has ended well, its connection goes straight to the run of this transactor, or
-///   of a clone, that has waited longest for one; or, if none waits, to the next one, if that begins right away.
-///   Else it goes back to the pool; so it does after 32 runs in a row, or 50 ms, for the pool's other users, its
-///   `max_lifetime` and its `idle_timeout`. Who waits here also waits for the pool, and takes what comes first.
-/// - *An idle connection is not tested*: a BEGIN that meets a dead connection has done nothing and is sent on another one,
-///   without counting as an attempt. Who has to wait until the pool has one gets it from sqlx, tested, unless the pool says
-///   `test_before_acquire(false)`.
-///
-/// The pool's callbacks `before_acquire` and `after_release` are not called for what does not pass by it: the first one
-/// neither for an idle connection, unless the pool says `test_before_acquire(false)`. If yours has one of them that has to be called
-/// each time, say [`run_before_acquire`](Self::run_before_acquire).
+/// - connections: each run acquires one from the pool and releases it to the pool. See
+///   [`reuse_connections`](Self::reuse_connections) for the fast way.
 pub struct PoolTransactor<DB: Backend, S> {
     pool: Pool<DB>,
     strategy: Arc<S>,
@@ -65,7 +49,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             strategy: Arc::new(strategy),
             gate: Gate::new(),
             options: Options::default(),
-            handoff: Handoff::on(),
+            handoff: Handoff::off(),
         }
     }
 
@@ -114,10 +98,34 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self
     }
 
-    /// Has each run take its connection from the pool, and give it back to it: with its tests, at the price of a round trip
-    /// or two, and with its callbacks `before_acquire` and `after_release`.
+    /// Lets runs reuse a connection that another run of this transactor, or of a clone, has just released, instead of
+    /// passing it through the pool. Saves one or two round trips per run under load.
+    ///
+    /// Between two runs, sqlx's pool pings a connection twice: in a background task when it is released, and again when it
+    /// is acquired. Right after a run that ended cleanly, both pings are redundant. With reuse:
+    ///
+    /// - A connection goes to the run that has waited longest for one, or to the next run if that begins right away. It
+    ///   is returned to the pool after 32 runs or 50 ms, whichever comes first, so that other users of the pool are not
+    ///   starved and its `max_lifetime` and `idle_timeout` still apply. A run that waits also waits for the pool, and
+    ///   takes what comes first.
+    /// - An idle connection is acquired without a ping: a BEGIN that meets a dead connection has done nothing and is sent on
+    ///   another one, without counting as an attempt.
+    ///
+    /// # Why not by default?
+    ///
+    /// The pool's callbacks are not called for a connection that does not pass through it, and sqlx does not say whether a
+    /// pool has any. Where `before_acquire` sets a tenant, or a role, a run would see the rows of the previous run's tenant.
+    /// Ask for reuse if your pool has no such callbacks, or if they set nothing that differs from run to run.
     #[must_use]
-    pub fn run_before_acquire(mut self) -> Self {
+    pub fn reuse_connections(mut self) -> Self {
+        self.handoff = Handoff::on();
+        self
+    }
+
+    /// Acquires every connection from the pool and releases it to the pool, so that its health checks and callbacks apply
+    /// to every run. This is the default; it undoes [`reuse_connections`](Self::reuse_connections).
+    #[must_use]
+    pub fn always_through_pool(mut self) -> Self {
         self.handoff = Handoff::off();
         self
     }

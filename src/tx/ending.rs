@@ -9,7 +9,7 @@ use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::backend::{Backend, Reply, failure_or_other};
+use crate::backend::{Backend, Reply, Survival, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
 use crate::observe::{Observation, counted};
@@ -20,6 +20,10 @@ use super::{End, Hooks, Shield, Tx, send};
 /// How long a rollback is waited for. A server that does not answer loses the connection, and rolls back by itself.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
 
+/// A node of a Galera cluster answers the first rollback with the conflict that has rolled the transaction back already,
+/// and leaves out what comes behind it.
+const ROLLBACKS: usize = 2;
+
 /// The outcome of a commit.
 #[derive(Debug)]
 pub(crate) enum Commit {
@@ -29,6 +33,18 @@ pub(crate) enum Commit {
     Refused(Failure),
     /// It was sent, and nobody knows.
     Unknown(Failure),
+}
+
+/// What became of a transaction in statements that were not seen.
+#[derive(Debug)]
+pub(crate) enum Unseen {
+    /// Nothing that changes anything.
+    Nothing,
+    /// A statement failed, in a way that ends the transaction.
+    Failed(Failure),
+    /// Something has ended the transaction, so that what the unit did is stored, all of it or a part. That is the failure
+    /// then, whatever the unit had failed with: the unit must not be run again.
+    Ended(Failure),
 }
 
 impl Commit {
@@ -84,13 +100,26 @@ impl<DB: Backend> Tx<DB> {
         }
         let closing = self.closing();
         let ending = DB::commit(&closing);
+        if let Some(guard) = ending.guard
+            && let Some(error) = self.step(StepKind::Control, guard.into_owned()).await.error
+        {
+            let failure = failure_or_other::<DB>(&error);
+            let has_ended = (DB::GUARD.has_ended)(Some(&failure));
+            return Commit::Refused(if has_ended { ended_unseen("commit", Some(&failure)) } else { failure });
+        }
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
         let commit = send::<DB>(interception, connection, StepKind::Commit, ending.sql.into_owned());
         let reply = last_step(self.journal.observation(), pin!(commit)).await;
         let outcome = outcome::<DB>(&reply, ending.before_commit);
         match (&outcome, &reply.error) {
-            (Commit::Done, None) => self.session.release(),
-            (Commit::Refused(failure), _) if failure.kind() != FailureKind::ConnectionLost => {
+            (Commit::Done, None) => match ending.after {
+                None => self.session.release(),
+                Some(after) => self.put_back(after.into_owned()).await,
+            },
+            (Commit::Refused(failure), _) if failure.kind().ends_session() => {}
+            // What ended the transaction may have left more on the session than a rollback undoes: locks on tables, say.
+            (Commit::Refused(failure), _) if failure.kind() == FailureKind::Aborted && closing.unwatched => {}
+            (Commit::Refused(_), _) => {
                 if DB::REFUSED_COMMIT_ENDS_TRANSACTION && !closing.unwatched {
                     self.session.release();
                 } else {
@@ -100,6 +129,59 @@ impl<DB: Backend> Tx<DB> {
             _ => {}
         }
         outcome
+    }
+
+    /// Sends a statement of the crate's own that is none of the unit's.
+    async fn step(&mut self, kind: StepKind, sql: String) -> Reply {
+        let (interception, connection) = (self.interception.as_ref(), self.session.connection());
+        send::<DB>(interception, connection, kind, sql).await
+    }
+
+    /// Puts the session's settings back, and gives the connection back.
+    async fn put_back(mut self: Box<Self>, settings: String) {
+        let answered = timeout(ROLLBACK_LIMIT, DB::send_text(self.session.connection(), settings)).await;
+        if matches!(answered, Ok(Reply { error: None, .. })) {
+            self.session.release();
+        }
+    }
+
+    /// Whether a transaction is over after a statement that failed like this.
+    pub(crate) fn ends_with(failure: &Failure) -> bool {
+        DB::after(failure) == Survival::Over
+    }
+
+    /// Asks the server, before a rollback, what became of a transaction of which not every statement was seen. `converted`
+    /// is what the unit has said of it.
+    ///
+    /// Costs a round trip where the unit had its hands on the connection, and nothing elsewhere.
+    ///
+    /// Cancellation: the connection is closed.
+    pub(crate) async fn look_for_unseen(&mut self, converted: Option<Failure>) -> Unseen {
+        if !self.journal.is_unwatched()
+            || self.journal.lost_its_place()
+            || self.journal.over().is_some_and(DB::rolls_back_everything)
+        {
+            return Unseen::Nothing;
+        }
+        self.journal.question(true);
+        let asked = self.step(StepKind::Control, DB::GUARD.sql.to_owned());
+        // A server that does not answer loses the connection, as the question stays on its way.
+        let Ok(reply) = timeout(ROLLBACK_LIMIT, asked).await else { return Unseen::Nothing };
+        self.journal.question(false);
+        let answer = reply.error.as_ref().map(failure_or_other::<DB>);
+        if (DB::GUARD.has_ended)(answer.as_ref()) {
+            self.journal.distrust_session();
+            return match converted {
+                Some(failure) if DB::rolls_back_everything(&failure) => Unseen::Failed(failure),
+                _ => Unseen::Ended(ended_unseen("rollback", answer.as_ref())),
+            };
+        }
+        match converted {
+            // The error was another database's, if this one has seen none.
+            Some(_) if DB::EVERY_ERROR_ABORTS && answer.is_none() => Unseen::Nothing,
+            Some(failure) => Unseen::Failed(failure),
+            None => Unseen::Nothing,
+        }
     }
 
     /// Rolls back and gives the connection back; closes it where that is in doubt. In a box of its own: in place, it would be
@@ -112,21 +194,22 @@ impl<DB: Backend> Tx<DB> {
                 return;
             }
             let closing = self.closing();
-            let (interception, connection) = (self.interception.as_ref(), self.session.connection());
-            let sql = DB::rollback(&closing).into_owned();
-            let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
-            let rollback = last_step(self.journal.observation(), Box::pin(rollback));
-            let clean = match timeout(ROLLBACK_LIMIT, rollback).await {
-                Ok(Reply { error: None, .. }) => true,
-                // There was nothing left to roll back.
-                Ok(Reply { error: Some(error), .. }) => {
-                    failure_or_other::<DB>(&error).kind() == FailureKind::Aborted
+            for _ in 0..ROLLBACKS {
+                let (interception, connection) = (self.interception.as_ref(), self.session.connection());
+                let sql = DB::rollback(&closing).into_owned();
+                let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
+                let rollback = last_step(self.journal.observation(), Box::pin(rollback));
+                let Ok(reply) = timeout(ROLLBACK_LIMIT, rollback).await else { return };
+                let refused = reply.error.as_ref().map(|error| failure_or_other::<DB>(error));
+                match refused {
+                    // There was nothing left to roll back.
+                    Some(failure) if failure.kind() == FailureKind::Aborted => break,
+                    None => break,
+                    Some(failure) if DB::rolls_back_everything(&failure) => {}
+                    Some(_) => return,
                 }
-                Err(_) => false,
-            };
-            if clean {
-                self.session.release();
             }
+            self.session.release();
         })
     }
 }
@@ -155,8 +238,10 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {
     };
     let failure = failure_or_other::<DB>(error);
     let spoke = matches!(error, sqlx::Error::Database(_));
-    if reply.completed < before_commit && spoke && !is_end_of_session(&failure) {
-        return Commit::Refused(not_ours_any_more(failure));
+    let at_the_guard = reply.completed < before_commit;
+    if at_the_guard && spoke && (failure.is_definite() || !failure.kind().ends_session()) {
+        let is_aborted = matches!(failure.kind(), FailureKind::Aborted | FailureKind::Other);
+        return Commit::Refused(if is_aborted { ended_unseen("commit", Some(&failure)) } else { failure });
     }
     if spoke && failure.is_definite() {
         Commit::Refused(failure)
@@ -165,27 +250,16 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {
     }
 }
 
-fn is_end_of_session(failure: &Failure) -> bool {
-    matches!(
-        failure.kind(),
-        FailureKind::ConnectionLost | FailureKind::CommitUnknown | FailureKind::Unavailable
+/// The transaction is not the one any more that was opened.
+fn ended_unseen(before: &str, said: Option<&Failure>) -> Failure {
+    let said = said.map(|failure| format!(" The server said: {failure}")).unwrap_or_default();
+    Failure::new(
+        FailureKind::Aborted,
+        format!(
+            "something ended the transaction before its {before} (a statement that commits implicitly, or an error that \
+             was not seen); what ran outside of it may be stored.{said}"
+        ),
     )
-}
-
-/// The guard in front of the COMMIT failed. Where the server only says that there is no such transaction any more, say
-/// what that means.
-fn not_ours_any_more(failure: Failure) -> Failure {
-    if failure.kind() == FailureKind::Aborted || failure.kind() == FailureKind::Other {
-        Failure::new(
-            FailureKind::Aborted,
-            format!(
-                "something ended the transaction before its commit (a statement that commits implicitly, or an error \
-                 that was not seen); what ran outside of it may be stored. The server said: {failure}"
-            ),
-        )
-    } else {
-        failure
-    }
 }
 
 fn unanswered() -> Failure {

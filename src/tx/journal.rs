@@ -25,6 +25,8 @@ pub(super) struct Journal {
     ask: Option<&'static str>,
     /// The caller's hands were on the connection.
     touched: bool,
+    /// The session is not to be used again.
+    distrusted: bool,
     /// A stream was given up with rows unread.
     unread: bool,
     /// Set by a savepoint's scope that was dropped before its end.
@@ -82,17 +84,13 @@ impl Journal {
 
     /// The session cannot be trusted with another statement, not even a ROLLBACK.
     pub(super) fn lost_its_place(&self) -> bool {
-        self.in_flight
-            || self.over.as_ref().is_some_and(|failure| {
-                matches!(
-                    failure.kind(),
-                    FailureKind::ConnectionLost
-                        | FailureKind::CommitUnknown
-                        // The server is going down, or took on another role: the pool is better off without it.
-                        | FailureKind::Unavailable
-                        | FailureKind::ReadOnly
-                )
-            })
+        let is_ended = |failure: &Failure| failure.kind().ends_session();
+        self.in_flight || self.distrusted || self.over.as_ref().is_some_and(is_ended)
+    }
+
+    /// Something has ended the transaction unseen, and may have left more on the session than a rollback undoes.
+    pub(super) fn distrust_session(&mut self) {
+        self.distrusted = true;
     }
 
     pub(super) fn end(&mut self, failure: Failure) {

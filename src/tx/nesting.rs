@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::sync::Arc;
 
 use sqlx::Pool;
 
@@ -11,25 +10,48 @@ use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 
 tokio::task_local! {
-    /// The pools whose connections the units of this task hold.
-    static HELD: RefCell<Vec<usize>>;
+    /// The units that this task is inside of, the innermost last.
+    static HELD: RefCell<Vec<Unit>>;
 }
 
-/// What tells one pool from another.
+/// A unit that holds a connection.
+#[derive(Clone)]
+struct Unit {
+    /// Of which pool.
+    pool: usize,
+    /// What the first driver's error said that was turned into one of this crate's meanwhile.
+    converted: Option<Failure>,
+}
+
+/// What tells one pool from another: where it keeps its options, which stays the same for all of its clones, and for as
+/// long as there is one. (How it connects may be changed while it is in use: credentials that rotate.)
 pub(crate) fn identity<DB: Backend>(pool: &Pool<DB>) -> usize {
-    Arc::as_ptr(&pool.connect_options()).addr()
+    std::ptr::from_ref(pool.options()).addr()
 }
 
 /// Whether this task is inside of a unit of work on this pool.
 pub(crate) fn holds_connection_of<DB: Backend>(pool: &Pool<DB>) -> bool {
-    HELD.try_with(|held| held.borrow().contains(&identity(pool))).unwrap_or(false)
+    HELD.try_with(|held| held.borrow().iter().any(|unit| unit.pool == identity(pool))).unwrap_or(false)
 }
 
-/// Runs a unit as one that holds a connection of this pool.
-pub(crate) async fn holding<DB: Backend, F: Future>(pool: &Pool<DB>, unit: F) -> F::Output {
+/// Runs a unit as one that holds a connection of this pool. Returns with its output what the first driver's error said
+/// that it turned into one of this crate's: of what a unit does on the connection itself, nothing else is seen.
+pub(crate) async fn holding<DB: Backend, F: Future>(
+    pool: &Pool<DB>,
+    unit: F,
+) -> (F::Output, Option<Failure>) {
     let mut held = HELD.try_with(|held| held.borrow().clone()).unwrap_or_default();
-    held.push(identity(pool));
-    HELD.scope(RefCell::new(held), unit).await
+    held.push(Unit { pool: identity(pool), converted: None });
+    let converted = || HELD.try_with(|held| held.borrow_mut().pop().and_then(|unit| unit.converted));
+    HELD.scope(RefCell::new(held), async move { (unit.await, converted().ok().flatten()) }).await
+}
+
+fn note_conversion(failure: &Failure) {
+    let _ = HELD.try_with(|held| {
+        if let Some(unit) = held.borrow_mut().last_mut() {
+            unit.converted.get_or_insert_with(|| failure.clone());
+        }
+    });
 }
 
 /// What a `run` inside of a `run` on the same pool is told.
@@ -52,6 +74,9 @@ impl From<sqlx::Error> for Error {
         } else {
             failure_of_any(&error)
         };
+        if let Some(failure) = &failure {
+            note_conversion(failure);
+        }
         Self::driver(error, failure)
     }
 }

@@ -101,8 +101,7 @@ impl<DB: Backend> Tx<DB> {
         if DB::SAVEPOINTS_HOLD_ADVISORY_LOCKS {
             self.closing.advisory_locks.truncate(before.advisory_locks);
         }
-        let _ =
-            self.control(format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}")).await;
+        let _ = self.control(DB::rollback_to(savepoint)).await;
     }
 
     /// A statement of the crate's own, whose failure ends the transaction. Answers the integers that it answers.

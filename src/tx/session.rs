@@ -7,10 +7,11 @@ use scopeguard::ScopeGuard;
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Pool};
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, BeforeLoneStatement, Engine, Reply};
 
+mod engine;
 mod handoff;
 mod line;
 
@@ -42,6 +43,8 @@ struct Held<DB: Backend> {
     since: Instant,
     /// How many runs it has served since then.
     runs: u32,
+    /// What its owner's settings are put back by, where a statement of its own needed others.
+    put_back: Option<&'static str>,
 }
 
 impl<DB: Backend> Session<DB> {
@@ -60,14 +63,48 @@ impl<DB: Backend> Session<DB> {
         }
     }
 
-    /// Takes a connection that has answered a moment ago: to a run that ended, or to the pool's test.
+    /// Takes a connection for a statement that is its own transaction: one that has answered a moment ago, to a run that
+    /// ended or to the pool's test, and that commits each statement by itself.
     ///
     /// Must be called inside of a Tokio runtime.
-    pub(crate) async fn acquire_tested(pool: &Pool<DB>, handoff: &Handoff<DB>) -> Result<Self, sqlx::Error> {
-        match handoff.take() {
-            Some(held) => Ok(Self::of(held, handoff)),
-            None => Self::wait(pool, handoff).await,
+    pub(crate) async fn acquire_for_lone_statement(
+        pool: &Pool<DB>,
+        handoff: &Handoff<DB>,
+    ) -> Result<Self, sqlx::Error> {
+        if let Some(held) = handoff.take() {
+            return Ok(Self::of(held, handoff));
         }
+        let mut session = Self::wait(pool, handoff).await?;
+        if let Some(before) = DB::BEFORE_LONE_STATEMENT {
+            session.commit_each_statement(&before).await?;
+        }
+        Ok(session)
+    }
+
+    /// Any user of the pool may have left the session otherwise, and a statement that nothing commits would be reported as
+    /// stored.
+    async fn commit_each_statement(&mut self, before: &BeforeLoneStatement) -> Result<(), sqlx::Error> {
+        let reply = DB::send_text(self.connection(), before.ask.to_owned()).await;
+        if let Some(error) = reply.error {
+            return Err(error);
+        }
+        if reply.integers.first() == Some(&1) {
+            return Ok(());
+        }
+        self.held.put_back = Some(before.put_back);
+        DB::send_text(self.connection(), before.set.to_owned()).await.error.map_or(Ok(()), Err)
+    }
+
+    /// The product that answers. It is asked once in a while, outside of any transaction.
+    pub(super) async fn engine(&mut self) -> Result<Engine, sqlx::Error> {
+        let Some(ask) = DB::ASK_ENGINE else { return Ok(Engine::default()) };
+        if let Some(known) = self.handoff.engine() {
+            return Ok(known);
+        }
+        let answers = DB::fetch_text(self.connection(), ask.sql.to_owned()).await?;
+        let engine = (ask.read)(&answers);
+        self.handoff.learn(engine);
+        Ok(engine)
     }
 
     async fn wait(pool: &Pool<DB>, handoff: &Handoff<DB>) -> Result<Self, sqlx::Error> {
@@ -92,13 +129,26 @@ impl<DB: Backend> Session<DB> {
     pub(crate) fn release(self) {
         self.handoff.hand_on(ScopeGuard::into_inner(self.held));
     }
+
+    /// The same, after a statement that was its own transaction.
+    ///
+    /// Cancellation: the connection is closed.
+    pub(crate) async fn release_after_lone_statement(mut self) {
+        if let Some(put_back) = self.held.put_back.take() {
+            let settings = DB::send_text(self.connection(), put_back.to_owned());
+            if !matches!(timeout(FAREWELL_LIMIT, settings).await, Ok(Reply { error: None, .. })) {
+                return;
+            }
+        }
+        self.release();
+    }
 }
 
 impl<DB: Backend> Held<DB> {
     /// As it comes out of the pool.
     fn new(connection: PoolConnection<DB>, pool: &Pool<DB>) -> Self {
         let (runtime, since) = (Handle::current(), Instant::now());
-        Self { connection, pool: pool.clone(), runtime, cure: ROLLBACK, since, runs: 0 }
+        Self { connection, pool: pool.clone(), runtime, cure: ROLLBACK, since, runs: 0, put_back: None }
     }
 }
 
@@ -117,7 +167,7 @@ fn abandon<DB: Backend>(held: Held<DB>) {
         let connection = connection.detach();
         // Whether the farewell is orderly or not, the connection is gone.
         runtime.spawn(async move {
-            let _ = tokio::time::timeout(FAREWELL_LIMIT, connection.close()).await;
+            let _ = timeout(FAREWELL_LIMIT, connection.close()).await;
         });
     }
 }

@@ -84,7 +84,7 @@ async fn in_use<DB: TestBackend>(pool: &Pool<DB>) {
 
 pub(crate) async fn a_run_leaves_its_connection_to_the_next<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
-    let db = Pessimistic::default().on(&counting.pool);
+    let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     let runs = async || {
         for _ in 0..3 {
             db.run(increment::<DB>).await.expect("an increment");
@@ -95,7 +95,7 @@ pub(crate) async fn a_run_leaves_its_connection_to_the_next<DB: TestBackend>() {
     };
     counting.without_a_return(runs).await;
     // The statement alone is on it as well.
-    let (units, lone) = (db.clone(), Atomic::default().on(&counting.pool));
+    let (units, lone) = (db.clone(), Atomic::default().on(&counting.pool).reuse_connections());
     let update = || sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 0 WHERE id = 1"));
     counting
         .without_a_return(async || {
@@ -108,7 +108,7 @@ pub(crate) async fn a_run_leaves_its_connection_to_the_next<DB: TestBackend>() {
     eventually(1, async || counting.pool.num_idle()).await;
 
     // And each time, for one who asks for that.
-    let careful = units.run_before_acquire();
+    let careful = units.always_through_pool();
     let before = counting.returned();
     for _ in 0..5 {
         careful.run(increment::<DB>).await.expect("an increment");
@@ -119,7 +119,7 @@ pub(crate) async fn a_run_leaves_its_connection_to_the_next<DB: TestBackend>() {
 
 pub(crate) async fn a_connection_passes_by_the_pool_now_and_then<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
-    let db = Pessimistic::default().on(&counting.pool);
+    let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     let (mut seen, mut in_a_row) = (counting.returned(), 0);
     for _ in 0..20 * MOST_RUNS {
         let began_on = db.run(async |tx: &mut Tx<DB>| {
@@ -135,7 +135,7 @@ pub(crate) async fn a_connection_passes_by_the_pool_now_and_then<DB: TestBackend
 
 pub(crate) async fn whoever_has_waited_longest_is_next<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
-    let db = Pessimistic::default().on(&counting.pool);
+    let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     counting
         .without_a_return(async || {
             let (end, order) = (Notify::new(), std::sync::Mutex::new(Vec::new()));
@@ -172,7 +172,7 @@ pub(crate) async fn whoever_has_waited_longest_is_next<DB: TestBackend>() {
 /// Handed on, and not picked up any more.
 pub(crate) async fn a_waiter_that_goes_takes_no_connection_along<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
-    let db = Pessimistic::default().on(&counting.pool);
+    let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     for round in 0..20 {
         let end = Notify::new();
         let mut first = Box::pin(hold(&db, &end));
@@ -197,7 +197,7 @@ pub(crate) async fn a_waiter_that_goes_takes_no_connection_along<DB: TestBackend
 /// One connection, and three tasks that run units without end.
 pub(crate) async fn other_users_of_the_pool_get_their_turn<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
-    let db = Pessimistic::default().on(&counting.pool);
+    let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     let runs = Arc::new(AtomicU32::new(0));
     let busy: Vec<_> = (0..3)
         .map(|_| {
@@ -227,7 +227,7 @@ pub(crate) async fn other_users_of_the_pool_get_their_turn<DB: TestBackend>() {
 
 pub(crate) async fn what_comes_back_to_the_pool_is_taken_too<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
-    let db = Pessimistic::default().on(&counting.pool);
+    let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     let held = counting.pool.acquire().await.expect("the connection");
     let mut runs: Vec<_> = (0..3).map(|_| Box::pin(db.run(increment::<DB>))).collect();
     for run in &mut runs {
@@ -264,7 +264,7 @@ pub(crate) async fn of_two_that_come_at_once_none_is_lost<DB: TestBackend>() {
             })
         });
     let pool = pool.connect(&direct.url).await.expect("a pool");
-    let db = Pessimistic::default().on(&pool);
+    let db = Pessimistic::default().on(&pool).reuse_connections();
     for comes_first in ["the pool's", "the other run's"] {
         let end = Notify::new();
         let own = pool.acquire().await.expect("one connection");
@@ -302,7 +302,7 @@ pub(crate) async fn of_two_that_come_at_once_none_is_lost<DB: TestBackend>() {
 
 pub(crate) async fn a_pool_can_be_closed_under_it<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
-    let db = Pessimistic::default().on(&counting.pool);
+    let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     // One connection is left behind, and no run may have it any more.
     db.run(increment::<DB>).await.expect("an increment");
     let mut closing = Box::pin(counting.pool.close());
@@ -312,7 +312,7 @@ pub(crate) async fn a_pool_can_be_closed_under_it<DB: TestBackend>() {
 
     // One is at work, and one waits for it.
     let counting = Counting::<DB>::new().await;
-    let db = Pessimistic::default().on(&counting.pool);
+    let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     let end = Notify::new();
     let mut at_work = Box::pin(hold(&db, &end));
     tokio::select! {
@@ -333,12 +333,17 @@ pub(crate) async fn a_pool_can_be_closed_under_it<DB: TestBackend>() {
 /// Neither a runtime nor a transactor has to be there for a connection to find its way.
 pub(crate) async fn nothing_is_left_behind_with_a_runtime<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
-    Pessimistic::default().on(&counting.pool).run(increment::<DB>).await.expect("an increment");
+    Pessimistic::default()
+        .on(&counting.pool)
+        .reuse_connections()
+        .run(increment::<DB>)
+        .await
+        .expect("an increment");
     eventually(1, async || counting.pool.num_idle()).await;
 
     // A connection belongs to the runtime that opened it.
     let pool = PoolOptions::<DB>::new().max_connections(1).connect_lazy(&counting.direct.url).expect("a URL");
-    let db = Pessimistic::default().on(&pool);
+    let db = Pessimistic::default().on(&pool).reuse_connections();
     let (there, elsewhere) = (pool.clone(), db.clone());
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -355,7 +360,7 @@ pub(crate) async fn nothing_is_left_behind_with_a_runtime<DB: TestBackend>() {
 /// Between the end of one run and the beginning of the next.
 pub(crate) async fn one_that_died_on_its_way_is_replaced<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
-    let db = Pessimistic::default().on(&counting.pool).attempts(1);
+    let db = Pessimistic::default().on(&counting.pool).reuse_connections().attempts(1);
     counting
         .without_a_return(async || {
             db.run(increment::<DB>).await.expect("an increment");

@@ -21,7 +21,9 @@ pub(crate) mod network;
 pub(crate) mod observation;
 pub(crate) mod options;
 pub(crate) mod outcomes;
+pub(crate) mod pools;
 pub(crate) mod promises;
+pub(crate) mod raw_access;
 pub(crate) mod savepoints;
 pub(crate) mod write_skew;
 
@@ -31,7 +33,8 @@ macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
             cancellation, coalescing, exploration, failures, faults, gate, handoff, histories, hooks, increments,
-            limits, lock_order, locks, misuse, observation, options, outcomes, promises, savepoints, write_skew,
+            limits, lock_order, locks, misuse, observation, options, outcomes, pools, promises, raw_access,
+            savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -52,6 +55,12 @@ macro_rules! conformance {
             outcomes::transaction_control_is_refused,
             outcomes::raw_access_commits_what_it_did,
             outcomes::a_transaction_ended_through_raw_access_is_noticed,
+            raw_access::a_commit_before_an_own_error_is_reported,
+            raw_access::a_commit_before_a_conflict_is_not_run_again,
+            raw_access::conflicts_are_retried,
+            raw_access::swallowed_conflicts_are_retried,
+            pools::a_nested_run_is_refused_after_new_connect_options,
+            pools::each_run_sees_what_before_acquire_sets,
             outcomes::streams_may_be_given_up_between_rows,
             outcomes::apply_counts_rows_and_reports_errors,
             cancellation::dropped_at_every_poll,

@@ -81,7 +81,7 @@ where
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
         let observation = timer.observation.clone();
-        let acquiring = pin!(Session::acquire_tested(self.alone.pool, self.alone.handoff));
+        let acquiring = pin!(Session::acquire_for_lone_statement(self.alone.pool, self.alone.handoff));
         let acquiring = counted(observation.as_deref(), |times| &mut times.pool, acquiring);
         let session = timer.within(pin!(acquiring)).await;
         let mut session = match session {
@@ -94,7 +94,7 @@ where
         let answer = timer.within((self.run)(session.connection(), sending)).await;
         let error = match answer {
             Some(Ok(output)) => {
-                session.release();
+                session.release_after_lone_statement().await;
                 return Outcome::Done(output);
             }
             Some(Err(error)) => error,
@@ -111,7 +111,9 @@ where
         if in_doubt(&failure) {
             return Outcome::failed(failure.into_commit_unknown());
         }
-        session.release();
+        if !failure.kind().ends_session() {
+            session.release_after_lone_statement().await;
+        }
         Outcome::failed(failure)
     }
 }

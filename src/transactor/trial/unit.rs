@@ -20,7 +20,7 @@ use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
 use crate::transactor::timer::{Clock, Timer};
 use crate::transactor::{Ended, Unit, Wish};
-use crate::tx::{self, Commit, End, Handoff, Hooks, NotOpened, Shield, Tx, holding, identity};
+use crate::tx::{self, Commit, End, Handoff, Hooks, NotOpened, Shield, Tx, Unseen, holding, identity};
 
 /// A unit of work, in a transaction.
 pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
@@ -110,10 +110,16 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         let observation = timer.observation.clone();
         let unit = holding(self.pool, self.unit.attempt(&mut tx));
         let wish = timer.within(pin!(watched(observation.as_deref(), unit))).await;
-        let Some(wish) = wish else {
+        let Some((wish, converted)) = wish else {
             self.hooks = tx.take_hooks();
             return Outcome::OutOfTime(waited_for_the_pool(self.pool, &tx));
         };
+        // In a box of its own: in place, it would be in the future of every run.
+        let unseen = if tx.is_unwatched() { Box::pin(unseen(&mut tx, wish, converted)).await } else { None };
+        if let Some(Unseen::Ended(failure)) = unseen {
+            self.roll_back(tx).await;
+            return Outcome::failed(failure);
+        }
         let failure = match (tx.over(), wish) {
             (Some(failure), _) => Some(failure.clone()),
             // Databases that undo the statement alone leave it to the unit what it makes of a violation.
@@ -151,7 +157,14 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                 self.roll_back(tx).await;
                 Outcome::OutOfTime(None)
             }
-            (None, Wish::Commit) => self.commit(tx, place, timer).await,
+            (None, Wish::Commit) => match (self.commit(tx, place, timer).await, unseen) {
+                (Outcome::Failed { failure, .. }, Some(Unseen::Failed(cause)))
+                    if failure.kind() == FailureKind::Aborted =>
+                {
+                    Outcome::Failed { failure: cause, otherwise: Otherwise::Swallowed }
+                }
+                (outcome, _) => outcome,
+            },
         }
     }
 
@@ -266,6 +279,25 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         }
         Outcome::Done(Ended::Committed)
     }
+}
+
+/// What became of a transaction in statements that were not seen, `converted` being what the unit has said of them. A
+/// failure that certainly ends the transaction has ended it; one that only the commit can confirm is returned.
+async fn unseen<DB: Backend>(tx: &mut Tx<DB>, wish: Wish, converted: Option<Failure>) -> Option<Unseen> {
+    let converted = converted.filter(Tx::<DB>::ends_with);
+    if wish == Wish::Commit && tx.over().is_none() {
+        let failure = converted?;
+        // Where a transaction survives its conflicts, the commit would go through.
+        if !DB::EVERY_ERROR_ABORTS && failure.kind().is_conflict() {
+            tx.end(failure.clone());
+        }
+        return Some(Unseen::Failed(failure));
+    }
+    let found = tx.look_for_unseen(converted).await;
+    if let Unseen::Failed(failure) = &found {
+        tx.end(failure.clone());
+    }
+    Some(found)
 }
 
 /// Those who watch are told of a deadlock which units it was between.

@@ -13,9 +13,10 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 use tokio::task::yield_now;
 
+use super::engine::KnownEngine;
 use super::line::InLine;
 use super::{Held, ROLLBACK};
-use crate::backend::Backend;
+use crate::backend::{Backend, Engine};
 
 /// So many runs may share a connection before it passes by the pool.
 const MOST_RUNS: u32 = 32;
@@ -49,6 +50,7 @@ const TURNS: u32 = 4;
 pub(crate) struct Handoff<DB: Backend> {
     /// None where each connection has to pass by the pool.
     lines: Option<Arc<Mutex<Lines<DB>>>>,
+    engine: KnownEngine,
 }
 
 struct Lines<DB: Backend> {
@@ -65,12 +67,20 @@ impl<DB: Backend> Handoff<DB> {
     /// Shared by those it is cloned for.
     pub(crate) fn on() -> Self {
         let lines = Lines { waiting: VecDeque::new(), left: Vec::new(), next_ticket: 0 };
-        Self { lines: Some(Arc::new(Mutex::new(lines))) }
+        Self { lines: Some(Arc::new(Mutex::new(lines))), engine: KnownEngine::default() }
     }
 
     /// Every connection comes from the pool, with whatever it does to connections, and goes back to it.
-    pub(crate) const fn off() -> Self {
-        Self { lines: None }
+    pub(crate) fn off() -> Self {
+        Self { lines: None, engine: KnownEngine::default() }
+    }
+
+    pub(super) fn engine(&self) -> Option<Engine> {
+        self.engine.get()
+    }
+
+    pub(super) fn learn(&self, engine: Engine) {
+        self.engine.set(engine);
     }
 
     pub(super) const fn is_on(&self) -> bool {
@@ -203,6 +213,6 @@ fn lock<DB: Backend>(lines: &Mutex<Lines<DB>>) -> MutexGuard<'_, Lines<DB>> {
 // Not derived: that would ask for `DB: Clone`.
 impl<DB: Backend> Clone for Handoff<DB> {
     fn clone(&self) -> Self {
-        Self { lines: self.lines.clone() }
+        Self { lines: self.lines.clone(), engine: self.engine.clone() }
     }
 }

@@ -101,6 +101,12 @@ impl Home {
         Ok(path)
     }
 
+    pub(super) fn create_directory(&self, name: &str) -> Result<(), String> {
+        let path = self.path(name);
+        fs::create_dir(&path).map_err(|e| format!("could not create {}: {e}", path.display()))?;
+        self.give(&path)
+    }
+
     fn give(&self, path: &Path) -> Result<(), String> {
         let Some((uid, gid)) = self.user else { return Ok(()) };
         chown(path, Some(uid), Some(gid)).map_err(|e| format!("could not give {} away: {e}", path.display()))

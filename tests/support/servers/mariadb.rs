@@ -17,7 +17,7 @@ const PACKAGES: [(&str, &str); 2] = [("/opt/homebrew/opt", "mariadb"), ("/usr/lo
 const SYSTEM: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/libexec"];
 
 /// The server runs this at every start, before it accepts the first client.
-const SETUP: &str = "\
+pub(super) const SETUP: &str = "\
 CREATE DATABASE IF NOT EXISTS test CHARACTER SET utf8mb4;
 CREATE USER IF NOT EXISTS app@localhost IDENTIFIED BY 'app';
 CREATE USER IF NOT EXISTS app@'%' IDENTIFIED BY 'app';
@@ -54,6 +54,29 @@ impl Mariadb {
         let installer = program(&["mariadb-install-db", "mysql_install_db"])?;
         Ok(Self { server, installer })
     }
+
+    /// Creates the data directory, with what the statements in a file create.
+    pub(super) fn install_with(&self, home: &Home, statements: Option<&Path>) -> Result<(), String> {
+        let mut install = home.command(&self.installer)?;
+        install.arg("--no-defaults").arg(option("--datadir", &home.path("data")));
+        install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
+        install.args(statements.map(|file| option("--extra-file", file)));
+        install.args(STORAGE).args(SAFE_FROM_KILL);
+        home.run(install)
+    }
+
+    /// The command that serves the data directory.
+    pub(super) fn server(&self, home: &Home, port: u16) -> Result<Command, String> {
+        let mut server = home.command(&self.server)?;
+        server.args(["--no-defaults", "--bind-address=127.0.0.1", &format!("--port={port}")]);
+        server.arg(option("--tmpdir", home.directory()));
+        for (name, file) in [("--datadir", "data"), ("--socket", "socket"), ("--pid-file", "server.pid")] {
+            server.arg(option(name, &home.path(file)));
+        }
+        server.args(["--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=5"]);
+        server.arg("--max-connections=200").args(STORAGE).args(SAFE_FROM_KILL);
+        Ok(server)
+    }
 }
 
 impl super::Engine for Mariadb {
@@ -67,27 +90,12 @@ impl super::Engine for Mariadb {
 
     fn install(&self, home: &Home) -> Result<(), String> {
         home.write("setup.sql", SETUP)?;
-        let mut install = home.command(&self.installer)?;
-        install.arg("--no-defaults").arg(option("--datadir", &home.path("data")));
-        install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
-        install.args(STORAGE).args(SAFE_FROM_KILL);
-        home.run(install)
+        self.install_with(home, None)
     }
 
     fn serve(&self, home: &Home, port: u16) -> Result<Command, String> {
-        let mut server = home.command(&self.server)?;
-        server.args(["--no-defaults", "--bind-address=127.0.0.1", &format!("--port={port}")]);
-        server.arg(option("--tmpdir", home.directory()));
-        for (name, file) in [
-            ("--datadir", "data"),
-            ("--socket", "socket"),
-            ("--pid-file", "server.pid"),
-            ("--init-file", "setup.sql"),
-        ] {
-            server.arg(option(name, &home.path(file)));
-        }
-        server.args(["--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=5"]);
-        server.arg("--max-connections=200").args(STORAGE).args(SAFE_FROM_KILL);
+        let mut server = self.server(home, port)?;
+        server.arg(option("--init-file", &home.path("setup.sql")));
         Ok(server)
     }
 

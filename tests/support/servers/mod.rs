@@ -1,4 +1,5 @@
-//! Private, throwaway PostgreSQL and MariaDB servers, and what else the integration tests need, on 127.0.0.1.
+//! Private, throwaway PostgreSQL and MariaDB servers, a Galera cluster of the latter, and what else the integration
+//! tests need, on 127.0.0.1.
 //!
 //! A server starts when the first test asks for one, and is gone, with its directory, when the test process ends,
 //! however it ends. Nothing installed or running on the machine is touched.
@@ -7,6 +8,7 @@
 
 mod chromedriver;
 mod find;
+pub(crate) mod galera;
 mod lifetime;
 mod mariadb;
 mod pgbouncer;
@@ -145,6 +147,12 @@ impl Server {
     pub(crate) fn restart(&mut self) {
         self.kill();
         self.process = Some(must(launch(&*self.engine, &self.home, self.port)));
+    }
+
+    /// Writes a file into its directory, for its next start.
+    #[track_caller]
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        must(self.home.write(name, text));
     }
 
     fn start(engine: Box<dyn Engine>) -> Result<Self, String> {

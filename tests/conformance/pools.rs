@@ -1,0 +1,50 @@
+//! What the pool's owner relies on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use atomically::{Atomic, Error, ErrorKind, Pessimistic, TransactorExt as _, Tx};
+use sqlx::pool::PoolOptions;
+
+use super::increments::{counter, increment};
+use crate::support::TestBackend;
+
+/// Credentials that rotate are new options of the same pool.
+pub(crate) async fn a_nested_run_is_refused_after_new_connect_options<DB: TestBackend>() {
+    let pool = counter::<DB>(1).await;
+    let db = Pessimistic::default().on(&pool);
+    let error = db
+        .run(async |_: &mut Tx<DB>| {
+            pool.set_connect_options((*pool.connect_options()).clone());
+            db.run(increment::<DB>).await
+        })
+        .await
+        .expect_err("it would wait for the connection that it holds");
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
+    assert!(error.to_string().contains("inside of another one"), "{error}");
+}
+
+/// A tenant, say. On a connection that does not pass through the pool, it would be the previous run's.
+pub(crate) async fn each_run_sees_what_before_acquire_sets<DB: TestBackend>() {
+    let server = counter::<DB>(1).await;
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = calls.clone();
+    let options = PoolOptions::<DB>::new().max_connections(1).before_acquire(move |_, _| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Ok(true) })
+    });
+    let pool = options.connect(&server.url).await.expect("a pool");
+    drop(pool.acquire().await.expect("a connection"));
+    let (units, lone) = (Pessimistic::default().on(&pool), Atomic::default().on(&pool));
+    let before = calls.load(Ordering::Relaxed);
+    for runs in 1..=4 {
+        let seen = units.run(async |tx: &mut Tx<DB>| {
+            increment(tx).await?;
+            Ok::<_, Error>(calls.load(Ordering::Relaxed))
+        });
+        assert_eq!(seen.await.expect("a commit"), before + 2 * runs - 1);
+        let update = sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 0 WHERE id = 1"));
+        assert_eq!(lone.apply(update).await.expect("a commit"), 1);
+        assert_eq!(calls.load(Ordering::Relaxed), before + 2 * runs);
+    }
+}

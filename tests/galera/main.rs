@@ -1,0 +1,112 @@
+//! A Galera cluster of three nodes, each of which takes writes: whatever the clients of one node were told is true on
+//! all of them.
+//!
+//! Locks do not reach other nodes, so conflicts between clients of different nodes are found when they commit. The
+//! tests share one cluster, and take turns.
+
+mod deltas;
+mod ledger;
+mod once;
+mod queue;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySql, MySqlConnection, Pool};
+use support::servers::galera::Cluster;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::{JoinSet, spawn_blocking};
+
+/// The connections of the clients of one node.
+const CONNECTIONS: u32 = 8;
+
+/// All tests of this binary wait here for their turn with the cluster; one that fails to start fails them all at once.
+async fn cluster() -> MutexGuard<'static, Cluster> {
+    static CLUSTER: OnceLock<Result<Mutex<Cluster>, String>> = OnceLock::new();
+    let started = spawn_blocking(|| CLUSTER.get_or_init(|| Cluster::try_start().map(Mutex::new)));
+    match started.await.expect("the cluster is started") {
+        Ok(cluster) => cluster.lock().await,
+        Err(reason) => panic!("{reason}"),
+    }
+}
+
+/// An empty database on the cluster, and the clients of each node.
+struct Database {
+    cluster: MutexGuard<'static, Cluster>,
+    urls: Vec<String>,
+    pools: Vec<Pool<MySql>>,
+}
+
+impl Database {
+    /// Its tables are there on every node when this returns.
+    async fn with(tables: &[&'static str]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let cluster = cluster().await;
+        let name = format!("test{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let servers = cluster.urls();
+        let mut admin = current(&servers[0]).await;
+        admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("a database");
+        let urls: Vec<String> =
+            servers.iter().map(|url| format!("{}/{name}", url.trim_end_matches("/test"))).collect();
+        let mut pools = Vec::new();
+        for (server, url) in servers.iter().zip(&urls) {
+            current(server).await.execute("SHOW DATABASES").await.expect("a node that has caught up");
+            let pool = MySqlPoolOptions::new().max_connections(CONNECTIONS).connect(url).await;
+            pools.push(pool.expect("connections to a node"));
+        }
+        let database = Self { cluster, urls, pools };
+        for table in tables {
+            database.pools[0].execute(*table).await.expect("a table");
+        }
+        database.catch_up().await;
+        database
+    }
+
+    /// Waits until every node has applied what any of them has committed.
+    async fn catch_up(&self) {
+        for url in &self.urls {
+            current(url).await.execute("SHOW TABLES").await.expect("a node that has caught up");
+        }
+    }
+
+    /// Kills a node.
+    fn kill(&mut self, node: usize) {
+        tokio::task::block_in_place(|| self.cluster.kill(node));
+    }
+
+    /// Starts what was killed, and returns what `audit` finds on each node, which is the same.
+    async fn audited<T: PartialEq + Debug>(mut self, audit: impl AsyncFn(MySqlConnection) -> T) -> T {
+        tokio::task::block_in_place(|| self.cluster.restart_dead());
+        let mut found = Vec::new();
+        for url in &self.urls {
+            found.push(audit(current(url).await).await);
+        }
+        for pool in &self.pools {
+            pool.close().await;
+        }
+        for other in &found[1..] {
+            assert_eq!(other, &found[0], "the nodes differ");
+        }
+        found.swap_remove(0)
+    }
+}
+
+/// A connection whose statements see whatever has been committed on any node before.
+async fn current(url: &str) -> MySqlConnection {
+    let mut connection = MySqlConnection::connect(url).await.expect("a connection to a node");
+    connection.execute("SET SESSION wsrep_sync_wait = 15").await.expect("a node that catches up");
+    connection
+}
+
+/// Waits for clients, and returns what they were told.
+async fn all<T: Send + 'static>(
+    clients: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let clients: JoinSet<T> = clients.into_iter().collect();
+    clients.join_all().await
+}

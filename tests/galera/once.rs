@@ -1,0 +1,124 @@
+//! Requests that are sent to all nodes at once under the same key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+
+use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome};
+use atomically::{Error, Pessimistic, PoolTransactor};
+use sqlx::{MySql, MySqlConnection, Pool};
+use tokio::sync::Barrier;
+
+use crate::{Database, all};
+
+const KEYS: i64 = 300;
+/// Keys that are at work at a time.
+const STREAMS: i64 = 4;
+const REQUESTS_OF_A_NODE: usize = 2;
+const TABLE: &str = "CREATE TABLE payment (
+    n BIGINT AUTO_INCREMENT PRIMARY KEY, request BIGINT NOT NULL, amount BIGINT NOT NULL
+)";
+
+/// What a key's requests were answered.
+#[derive(Debug, Default)]
+struct Told {
+    fresh: Vec<i64>,
+    replayed: Vec<i64>,
+    errors: Vec<String>,
+    unknown: usize,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_to_all_nodes_have_one_effect_and_one_answer() {
+    let database = Database::with(&[TABLE]).await;
+    Pessimistic::default().on(&database.pools[0]).create_key_table().await.expect("the table of keys");
+    database.catch_up().await;
+    let pools: Arc<[Pool<MySql>]> = database.pools.clone().into();
+    let told = all((0..STREAMS).map(|stream| requests(pools.clone(), stream))).await;
+    let told: BTreeMap<i64, Told> = told.into_iter().flatten().collect();
+    let stored = database.audited(read).await;
+
+    let amounts = |key: &i64| stored.get(key).map(Vec::as_slice).unwrap_or_default();
+    let unpaid = told.keys().filter(|key| amounts(key).is_empty()).count();
+    let twice = told.keys().filter(|key| amounts(key).len() > 1).count();
+    let wrong = told.iter().filter(|(key, told)| {
+        let answers: BTreeSet<i64> = told.fresh.iter().chain(&told.replayed).copied().collect();
+        let is_wrong = |answer| !amounts(key).contains(answer);
+        answers.len() > 1 || answers.iter().any(is_wrong) || told.fresh.len() > 1
+    });
+    let wrong: Vec<_> = wrong.map(|(key, told)| format!("{told:?}, stored {:?}", amounts(key))).collect();
+    let errors: Vec<_> = told.values().flat_map(|told| &told.errors).collect();
+    let unknown: usize = told.values().map(|told| told.unknown).sum();
+    let report = format!(
+        "of {KEYS} keys {unpaid} have no payment, {twice} have several, {} have wrong answers; {} definite errors, \
+         {unknown} unknown: {:?} {:?}",
+        wrong.len(),
+        errors.len(),
+        wrong.first(),
+        errors.first(),
+    );
+    println!("{report}");
+    let replayed: usize = told.values().map(|told| told.replayed.len()).sum();
+    assert!(replayed > 0, "no request met another one: {report}");
+    assert!(unpaid + twice + wrong.len() + errors.len() + unknown == 0, "{report}");
+}
+
+/// All requests of every key of this stream, those of a key at the same moment.
+async fn requests(pools: Arc<[Pool<MySql>]>, stream: i64) -> Vec<(i64, Told)> {
+    let mut told = Vec::new();
+    for key in (0..KEYS).filter(|key| key % STREAMS == stream) {
+        let barrier = Arc::new(Barrier::new(pools.len() * REQUESTS_OF_A_NODE));
+        let clients = pools.iter().flat_map(|pool| std::iter::repeat_n(pool, REQUESTS_OF_A_NODE));
+        let clients = clients.map(|pool| request(pool.clone(), barrier.clone(), key));
+        told.push((key, gathered(all(clients).await)));
+    }
+    told
+}
+
+fn gathered(outcomes: Vec<Result<Outcome<i64>, Error>>) -> Told {
+    let mut told = Told::default();
+    for outcome in outcomes {
+        match outcome {
+            Ok(Outcome::Fresh(amount)) => told.fresh.push(amount),
+            Ok(Outcome::Replayed(amount)) => told.replayed.push(amount),
+            Ok(other) => told.errors.push(format!("{other:?}")),
+            Err(error) if error.is_commit_unknown() => told.unknown += 1,
+            Err(error) => told.errors.push(error.to_string()),
+        }
+    }
+    told
+}
+
+/// Sends one request, and sends it again as long as the answer is that it should be sent again.
+async fn request(pool: Pool<MySql>, barrier: Arc<Barrier>, request: i64) -> Result<Outcome<i64>, Error> {
+    static AMOUNT: AtomicI64 = AtomicI64::new(1);
+    let db: PoolTransactor<MySql, Pessimistic> = Pessimistic::default().on(&pool);
+    let key = IdempotencyKey::new("payments", request.to_string()).expect("a key");
+    barrier.wait().await;
+    let once = db.once(&key);
+    for _ in 0..10 {
+        let outcome = once
+            .run(async |tx| {
+                let amount = AMOUNT.fetch_add(1, SeqCst);
+                let payment = sqlx::query("INSERT INTO payment (request, amount) VALUES (?, ?)");
+                payment.bind(request).bind(amount).execute(&mut *tx).await?;
+                Ok::<_, Error>(amount)
+            })
+            .await?;
+        if outcome != Outcome::InProgress {
+            return Ok(outcome);
+        }
+    }
+    Ok(Outcome::InProgress)
+}
+
+/// The amounts that were paid for each request.
+async fn read(mut node: MySqlConnection) -> BTreeMap<i64, Vec<i64>> {
+    let rows = sqlx::query_as("SELECT request, amount FROM payment ORDER BY n").fetch_all(&mut node);
+    let rows: Vec<(i64, i64)> = rows.await.expect("the payments");
+    let mut payments = BTreeMap::<i64, Vec<i64>>::new();
+    for (request, amount) in rows {
+        payments.entry(request).or_default().push(amount);
+    }
+    payments
+}

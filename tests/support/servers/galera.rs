@@ -1,0 +1,179 @@
+//! How a throwaway Galera cluster of MariaDB servers is created and run.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::lifetime::Home;
+use super::mariadb::{Mariadb, SETUP};
+use super::{Engine, Server, find, free_port, must};
+
+const MISSING_LIBRARY: &str = "this test needs the Galera library (libgalera_smm.so), which was not found: \
+    `apt-get install galera-4`, or set ATOMICALLY_GALERA_LIBRARY to the file";
+
+const MISSING_RSYNC: &str = "this test needs rsync, by which a node of a Galera cluster gets its data, and which was \
+    not found in PATH: `apt-get install rsync`";
+
+const LIBRARIES: [&str; 4] = [
+    "/usr/lib/galera/libgalera_smm.so",
+    "/usr/lib64/galera-4/libgalera_smm.so",
+    "/usr/lib64/galera/libgalera_smm.so",
+    "/usr/lib/libgalera_smm.so",
+];
+
+/// Galera replicates rows, and only those of InnoDB.
+const REPLICATION: [&str; 6] = [
+    "--wsrep-on=ON",
+    "--wsrep-cluster-name=atomically",
+    "--wsrep-sst-method=rsync",
+    "--wsrep-slave-threads=2",
+    "--binlog-format=ROW",
+    "--innodb-autoinc-lock-mode=2",
+];
+
+/// A dead node is evicted after one or two seconds. With the defaults the others would stall for more than five.
+const PROVIDER: &str = "gcache.size=16M;evs.keepalive_period=PT0.2S;evs.inactive_check_period=PT0.2S;\
+    evs.suspect_timeout=PT1S;evs.inactive_timeout=PT2S;evs.join_retrans_period=PT0.3S;evs.install_timeout=PT2S;\
+    pc.announce_timeout=PT1S";
+
+/// Three MariaDB servers with the same data, each of which takes writes.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    nodes: Vec<Server>,
+}
+
+impl Cluster {
+    pub(crate) const NODES: usize = 3;
+
+    /// Starts the nodes one after another, which takes about eight seconds, and waits until all of them accept
+    /// connections. Dropping the cluster stops them and removes their directories.
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        must(Self::try_start())
+    }
+
+    pub(crate) fn try_start() -> Result<Self, String> {
+        let library = library()?;
+        let is_rsync_there = find::program(&find::path(), &["rsync"]).is_some();
+        is_rsync_there.then_some(()).ok_or(MISSING_RSYNC)?;
+        let group = Arc::new(Mutex::new([None; Self::NODES]));
+        let mut nodes = Vec::new();
+        for index in 0..Self::NODES {
+            let (mariadb, library, group) = (Mariadb::find()?, library.clone(), group.clone());
+            nodes.push(Server::start(Box::new(Node { index, mariadb, library, group }))?);
+        }
+        Ok(Self { nodes })
+    }
+
+    /// The URL of the database `test` on each node, for the user `app` who may do everything.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.url().to_owned()).collect()
+    }
+
+    /// Kills a node with SIGKILL and returns once it is dead. The others evict it by themselves.
+    #[track_caller]
+    pub(crate) fn kill(&mut self, index: usize) {
+        self.nodes[index].kill();
+    }
+
+    /// Starts the nodes that were killed once more, and returns when they have caught up with the others.
+    #[track_caller]
+    pub(crate) fn restart_dead(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| node.process.is_none()) {
+            node.restart();
+        }
+    }
+}
+
+fn library() -> Result<PathBuf, String> {
+    let named = env::var_os("ATOMICALLY_GALERA_LIBRARY").filter(|path| !path.is_empty());
+    let candidates = match named {
+        Some(path) => vec![PathBuf::from(path)],
+        None => LIBRARIES.map(PathBuf::from).to_vec(),
+    };
+    candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| MISSING_LIBRARY.to_owned())
+}
+
+/// One server of a cluster.
+#[derive(Debug)]
+struct Node {
+    index: usize,
+    mariadb: Mariadb,
+    library: PathBuf,
+    /// Where each node that was started listens for the others.
+    group: Arc<Mutex<[Option<u16>; Cluster::NODES]>>,
+}
+
+impl Node {
+    /// Three ports: for the group, and for the two ways in which a node that joins is sent what it lacks.
+    ///
+    /// New ones at each start, as somebody may take a port between our look and the server's own attempt.
+    fn ports(&self, sql_port: u16) -> Result<[u16; 3], String> {
+        let mut ports = BTreeSet::new();
+        while ports.len() < 3 {
+            let port = free_port()?;
+            if port != sql_port {
+                ports.insert(port);
+            }
+        }
+        let ports: Vec<u16> = ports.into_iter().collect();
+        Ok([ports[0], ports[1], ports[2]])
+    }
+
+    /// The addresses of the other nodes. None are known to the first one, which therefore founds the cluster.
+    fn join_group(&self, port: u16) -> String {
+        let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
+        group[self.index] = Some(port);
+        let others = group.iter().enumerate().filter(|(index, _)| *index != self.index);
+        let others: Vec<_> = others.filter_map(|(_, port)| Some(format!("127.0.0.1:{}", (*port)?))).collect();
+        others.join(",")
+    }
+}
+
+impl Engine for Node {
+    fn scheme(&self) -> &'static str {
+        "mysql"
+    }
+
+    fn users(&self) -> &'static [&'static str] {
+        self.mariadb.users()
+    }
+
+    /// Only the first node is installed. The others join with an empty directory, and are sent everything.
+    fn install(&self, home: &Home) -> Result<(), String> {
+        if self.index > 0 {
+            return home.create_directory("data");
+        }
+        // A statement for each start would be replicated from each node.
+        let setup = home.write("setup.sql", &format!("FLUSH PRIVILEGES;\n{SETUP}"))?;
+        self.mariadb.install_with(home, Some(&setup))
+    }
+
+    fn serve(&self, home: &Home, port: u16) -> Result<Command, String> {
+        let [group, increments, snapshots] = self.ports(port)?;
+        let others = self.join_group(group);
+        let library = self.library.display();
+        let mut server = self.mariadb.server(home, port)?;
+        server.args(REPLICATION);
+        server.args([
+            format!("--wsrep-provider={library}"),
+            format!("--wsrep-node-name=node{}", self.index),
+            format!("--wsrep-node-address=127.0.0.1:{group}"),
+            format!("--wsrep-cluster-address=gcomm://{others}"),
+            format!("--wsrep-sst-receive-address=127.0.0.1:{snapshots}"),
+            format!(
+                "--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:{group};\
+                 ist.recv_addr=127.0.0.1:{increments};ist.recv_bind=127.0.0.1:{increments};{PROVIDER}"
+            ),
+        ]);
+        Ok(server)
+    }
+
+    /// It accepts connections before it has caught up with the others, and answers them with errors.
+    fn is_ready(&self, home: &Home, _pid: u32) -> bool {
+        let log = home.log();
+        log.contains(": ready for connections") && log.contains("Synchronized with group")
+    }
+}
