@@ -311,7 +311,7 @@ pub(crate) async fn payloads_come_back_as_they_were<DB: QueueTest>() {
     let db = Pessimistic::default().on(&pool);
     db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
     for job in jobs {
-        queue.enqueue_alone(job).await.expect("a commit");
+        let _ = queue.enqueue_alone(job).await.expect("a commit");
     }
     let claims = queue.claim(100).await.expect("a claim");
     let back: Vec<_> = claims.iter().map(|claim| claim.payload::<String>().expect("the payload")).collect();
@@ -402,7 +402,7 @@ async fn next_to_a_claim_that_is_held_up<DB: QueueTest>(
     crate::support::eventually(1, async || ask(&pool, held).await).await;
     let claims = Queue::new("jobs", &pool).expect("a name").claim(300).await.expect("a claim");
     assert_eq!(claims.len(), 300, "the claim that is held up keeps more than it has found");
-    db.run(async |tx| queue.enqueue(tx, job(0)).await).await.expect("and nobody from adding to it");
+    let _ = db.run(async |tx| queue.enqueue(tx, job(0)).await).await.expect("and nobody from adding to it");
     assert!(!first.is_finished(), "it was not held up");
     DB::raw(&mut holder, let_go).await.expect("let it go");
     let first = first.await.expect("it is done");
