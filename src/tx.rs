@@ -318,6 +318,12 @@ impl<DB: Backend> Tx<DB> {
         self.closing.limits.on_locks()
     }
 
+    /// Which product it runs on.
+    #[cfg(all(feature = "mysql", feature = "idempotency"))]
+    pub(crate) fn engine(&self) -> crate::backend::Engine {
+        self.closing.engine
+    }
+
     /// What the opening answered.
     pub(crate) fn answered(&self) -> &[i64] {
         &self.closing.saved
