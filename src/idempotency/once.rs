@@ -76,7 +76,7 @@ impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     }
 
     /// Runs the closure as [`TransactorExt::run`](crate::TransactorExt::run) does, unless it has been run for this key
-    /// before.
+    /// before. Each call is a run of its own, also of the same value: the second one replays the first.
     ///
     /// The response is stored as JSON, and read back for those who come later: it must survive that journey unchanged.
     ///

@@ -62,7 +62,8 @@ impl<DB: QueueBackend> Claim<DB> {
     /// ```
     ///
     /// A job that is complete is gone from its table; what is worth keeping of it is an effect. Call it *last*: from then
-    /// on the job's row is locked. Every strategy and isolation level will do, and leases that are extended meanwhile do not
+    /// on the job's row is locked. A job that comes again is not completed, but
+    /// [rescheduled](Self::reschedule_in): until it is complete, a successor with its unique key is a duplicate. Every strategy and isolation level will do, and leases that are extended meanwhile do not
     /// get in the way.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ const MARGIN: i64 = 50_000;
 const BACKLOG: i64 = 1_000_000;
 
 /// What is kept with a job whose last attempt was not heard of again.
-const LAPSED: &str = "the lease of the last attempt lapsed: its worker died, or was too slow to prolong it";
+const LAPSED: &str = "the lease of the last attempt lapsed: its worker died, or was too slow to extend it";
 
 /// Up to which job has been claimed, for each priority, in the order of the index.
 ///

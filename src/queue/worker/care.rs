@@ -1,4 +1,4 @@
-//! One handler at work: its lease is prolonged, and it is stopped when that is lost.
+//! One handler at work: its lease is extended, and it is stopped when that is lost.
 
 use std::any::Any;
 use std::future::Future;
