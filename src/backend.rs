@@ -36,6 +36,8 @@ mod wire;
 pub(crate) use at_once::{Addition, AtOnce};
 pub(crate) use engine::{AskEngine, Engine};
 pub(crate) use known::{Injected, TransactionOver, with_failure};
+#[cfg(all(feature = "mysql", feature = "idempotency"))]
+pub(crate) use mysql::whole_seconds;
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::kept::Kept;
 #[cfg(all(feature = "postgres", feature = "queue"))]

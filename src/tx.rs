@@ -307,6 +307,18 @@ impl<DB: Backend> Tx<DB> {
         self.journal.observation()
     }
 
+    /// How long each statement may wait for a lock, as the opening has told the server.
+    #[cfg(all(feature = "mysql", feature = "idempotency"))]
+    pub(crate) fn lock_wait(&self) -> Option<Duration> {
+        self.closing.limits.on_locks()
+    }
+
+    /// Which product it runs on.
+    #[cfg(all(feature = "mysql", feature = "idempotency"))]
+    pub(crate) fn engine(&self) -> crate::backend::Engine {
+        self.closing.engine
+    }
+
     /// What the opening answered.
     pub(crate) fn answered(&self) -> &[i64] {
         &self.closing.saved

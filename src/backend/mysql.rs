@@ -7,7 +7,7 @@ use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::mysql::{MySqlArguments, MySqlDatabaseError};
 use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 
-use self::transaction::whole_seconds;
+pub(crate) use self::transaction::whole_seconds;
 use super::text::{between, last_between, names, unquoted};
 use super::{
     AskEngine, Backend, BeforeLoneStatement, Closing, Ending, Engine, Facts, Guard, Key, LatestDeadlock,
@@ -170,7 +170,8 @@ impl Facts for MySql {
     /// knows nothing of user and metadata locks, which the list of processes does.
     fn lock_waits(_sessions: &[i64]) -> Option<LockWaits> {
         let sql = "SHOW ENGINE INNODB STATUS; \
-                   SELECT CONCAT('process ', id, ' ', state) FROM information_schema.processlist \
+                   SELECT CONCAT('process ', id, ' ', state) \
+                   FROM /*M! information_schema.processlist*/ /*!80022 performance_schema.processlist*/ \
                    WHERE state = 'User lock' OR state LIKE 'Waiting for % lock'";
         Some(LockWaits { sql: sql.to_owned(), read: seen::lock_waits })
     }

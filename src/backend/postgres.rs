@@ -168,10 +168,10 @@ impl Facts for Postgres {
     }
 
     fn purge_operations(older_than: Duration) -> String {
+        let is_old = format!("recorded_at < now() - interval '1 second' * {}", older_than.as_secs());
         format!(
             "DELETE FROM atomically_operation WHERE id = ANY(ARRAY(SELECT id FROM atomically_operation \
-             WHERE recorded_at < now() - interval '1 second' * {} LIMIT 1000))",
-            older_than.as_secs()
+             WHERE {is_old} LIMIT 1000 FOR UPDATE SKIP LOCKED)) AND {is_old}"
         )
     }
 

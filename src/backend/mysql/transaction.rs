@@ -114,7 +114,7 @@ fn putting_back(closing: &Closing) -> String {
 }
 
 /// Rounded up: 0 means "no wait" to one variable and "no limit" to another.
-pub(super) fn whole_seconds(limit: Duration) -> u64 {
+pub(crate) fn whole_seconds(limit: Duration) -> u64 {
     const YEAR: u64 = 365 * 24 * 60 * 60;
     limit.as_secs().saturating_add(u64::from(limit.subsec_nanos() > 0)).clamp(1, YEAR)
 }
