@@ -57,7 +57,7 @@ fn report(what: &str, count: usize, took: Duration) {
 
 async fn figures<DB: QueueBackend>(name: &str, pool: &Pool<DB>, clients: usize) {
     println!("{name}");
-    let queue = Queue::new("bench", pool).expect("a name");
+    let queue = Queue::new("bench", pool).expect("a name").reuse_connections();
     queue.create_tables().await.expect("the tables");
     for (count, batch) in [(2_000, 1), (10_000, 10), (20_000, 100), (40_000, 1_000)] {
         let started = Instant::now();
@@ -96,8 +96,11 @@ async fn concurrently<DB: QueueBackend>(
             tokio::spawn(async move {
                 while Instant::now() < end {
                     // A queue that was made anew has no mark.
-                    let queue =
-                        if mark { queue.clone() } else { Queue::new("bench", &pool).expect("a name") };
+                    let queue = if mark {
+                        queue.clone()
+                    } else {
+                        Queue::new("bench", &pool).expect("a name").reuse_connections()
+                    };
                     let count = drain(&pool, &queue, batch).await.expect("a batch");
                     if count == 0 {
                         break;
@@ -115,7 +118,7 @@ async fn concurrently<DB: QueueBackend>(
 
 /// One transaction that has looked at something and does not end: a report, a forgotten session.
 async fn held_back(pool: &Pool<sqlx::Postgres>) {
-    let queue = Queue::new("bench", pool).expect("a name");
+    let queue = Queue::new("bench", pool).expect("a name").reuse_connections();
     for (held, mark, batch) in
         [(false, true, 1), (true, false, 1), (true, true, 1), (true, false, 20), (true, true, 20)]
     {
@@ -130,7 +133,7 @@ async fn held_back(pool: &Pool<sqlx::Postgres>) {
                 .expect("a snapshot");
         }
         let mut windows = Vec::new();
-        let fresh = Queue::new("bench", pool).expect("a name");
+        let fresh = Queue::new("bench", pool).expect("a name").reuse_connections();
         for _ in 0..WINDOWS {
             let started = Instant::now();
             let done = concurrently(pool, &fresh, CLIENTS, batch, Duration::from_secs(4), mark).await;

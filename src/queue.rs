@@ -182,6 +182,14 @@ impl<DB: QueueBackend> Queue<DB> {
         self
     }
 
+    /// Lets the queue's own transactions reuse connections:
+    /// [`PoolTransactor::reuse_connections`]. By default each acquires one from the pool.
+    #[must_use]
+    pub fn reuse_connections(mut self) -> Self {
+        self.db = self.db.reuse_connections();
+        self
+    }
+
     /// The name of the queue.
     #[must_use]
     pub fn name(&self) -> &str {

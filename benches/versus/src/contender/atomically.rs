@@ -140,7 +140,10 @@ pub(crate) struct Coalesced {
 
 impl Coalesced {
     pub(crate) fn new(pool: &PgPool) -> Self {
-        Self { balances: Deltas::on(pool, "account", "id", "balance"), pool: pool.clone() }
+        Self {
+            balances: Deltas::on(pool, "account", "id", "balance").reuse_connections(),
+            pool: pool.clone(),
+        }
     }
 }
 
