@@ -63,8 +63,8 @@ const CAPACITY: usize = 10_000;
 ///
 /// The others go by the transaction. So does a batch of which a caller has less than 100 ms left; whoever asks for something
 /// that only a transaction has, by [options](Self::options) such as an isolation level, a timeout or `resolve_commits`;
-/// keys that are neither integers nor text nor a UUID; views; and tables with a trigger that runs after an update, as one
-/// statement cannot see what such a trigger makes of a row.
+/// keys that are neither integers nor text nor a UUID; numbers that are neither integers nor `NUMERIC`; views; and tables
+/// with triggers for each updated row or after updates, as one statement cannot see what becomes of a row.
 ///
 /// # When to use
 ///

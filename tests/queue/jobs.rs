@@ -327,7 +327,7 @@ pub(crate) async fn all_that_a_job_asks_for_is_kept<DB: QueueTest>() {
         let mark = if alone { "alone" } else { "many" };
         let job = |key: &&str| job(1).unique(format!("{mark}{key}")).expect("a key");
         let mut jobs: Vec<_> = keys.iter().map(job).collect();
-        let early = self::job(1).unique_until_claimed(format!("{mark}")).expect("a key");
+        let early = self::job(1).unique_until_claimed(mark).expect("a key");
         jobs.push(early.max_attempts(7).priority(Priority::High).run_after(HOUR));
         jobs.push(job(&"past").run_at(SystemTime::UNIX_EPOCH + HOUR));
         jobs

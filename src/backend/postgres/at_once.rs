@@ -22,13 +22,15 @@ use crate::policy::Limits;
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL plan_cache_mode = force_generic_plan; \
                         SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 
-/// A setting of the transaction that keeps the number of a row from its change to its `RETURNING`, which shows
-/// only what the row holds afterwards. (PostgreSQL 18 can show both.)
-const BEFORE: &str = "atomically.before";
+/// Types whose sums are stored as they are, or not at all. One of floating point rounds them.
+const EXACT: &str = "('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype, 'numeric'::regtype)";
 
-/// Whether users have no trigger that runs after updates: a bit each of `tgtype` says UPDATE (16) and BEFORE (2).
-const NO_TRIGGER_AFTER: &str = "(SELECT count(*) FROM pg_catalog.pg_trigger WHERE tgrelid = target.tableoid \
-     AND tgtype & 18 = 16 AND NOT tgisinternal) = 0";
+/// What of a changed table can make another number of a sum: a trigger of a user, unless it runs before the update and
+/// not for a row (bits of `tgtype`: 1 for each row, 2 before, 16 update); a `numeric` that rounds to tens.
+const MEDDLING: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid IN (SELECT relation FROM changed) \
+         AND tgtype & 16 = 16 AND tgtype & 3 <> 2 AND NOT tgisinternal) \
+     OR EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid IN (SELECT relation FROM changed) \
+         AND atttypid = 'numeric'::regtype AND atttypmod >= 4 AND (atttypmod - 4) & 1024 = 1024)";
 
 /// Changes the rows whose numbers allow it, in one statement.
 ///
@@ -46,24 +48,20 @@ pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AtOn
     let keys = Keys::of::<K>()?;
     let Target { table, key, column } = target;
     let exactly = keys.exactly(key);
-    let before = format!("CAST(current_setting('{BEFORE}') AS BIGINT)");
-    // The division fails, and with it the whole statement, where several rows have one key, and where the database
-    // stored another number than the sum. What triggers that run after the update make of a row, it cannot see.
+    // The division fails, and with it the whole statement, where several rows have one key, and where the table can
+    // make another number of a sum: `RETURNING` shows neither what a row held nor what triggers make of it later.
     let sql = format!(
         "WITH changed AS (\
-             UPDATE {table} AS target SET {column} = CASE WHEN \
-                 set_config('{BEFORE}', CAST(CAST(target.{column} AS BIGINT) AS TEXT), true) IS NOT NULL \
-                 THEN target.{column} + addition.delta END \
+             UPDATE {table} AS target SET {column} = target.{column} + addition.delta \
              FROM ROWS FROM (unnest($1), unnest($2), unnest($3), unnest($4)) WITH ORDINALITY \
                  AS addition (id, delta, least, most, place) \
              WHERE target.{key} = addition.id{exactly} \
              AND target.{column} BETWEEN addition.least AND addition.most \
-             AND CAST(target.{column} AS BIGINT) = target.{column} \
-             AND {NO_TRIGGER_AFTER} \
-             RETURNING addition.place, {before} AS before, target.{column} = CAST(target.{column} AS BIGINT) \
-                 AND CAST(target.{column} AS BIGINT) = {before} + addition.delta AS added\
-         ) SELECT place, before, \
-             1 / CASE WHEN added AND count(*) OVER (PARTITION BY place) = 1 THEN 1 ELSE 0 END FROM changed"
+             AND pg_typeof(target.{column}) IN {EXACT} AND CAST(target.{column} AS BIGINT) = target.{column} \
+             RETURNING addition.place, CAST(target.{column} AS BIGINT) - addition.delta AS before, \
+                 target.tableoid AS relation\
+         ) SELECT place, before, 1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 OR {MEDDLING} \
+             THEN 0 ELSE 1 END FROM changed"
     );
     let name = format!("add {}", digest(&sql));
     let parameters = format!("{}[], bigint[], bigint[], bigint[]", keys.name());
