@@ -8,8 +8,8 @@ mod claims;
 mod deltas;
 mod ledger;
 mod once;
-
 mod queue;
+mod quorum;
 #[path = "../support/mod.rs"]
 mod support;
 

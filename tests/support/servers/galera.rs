@@ -47,6 +47,10 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) const NODES: usize = 3;
 
+    /// The node that says that it is another product, which has no compound statements: what is sent to Percona XtraDB
+    /// Cluster is tested here as well.
+    const NOT_MARIADB: usize = 1;
+
     /// Starts the nodes one after another, which takes about eight seconds, and waits until all of them accept
     /// connections. Dropping the cluster stops them and removes their directories.
     #[track_caller]
@@ -168,6 +172,9 @@ impl Engine for Node {
                  ist.recv_addr=127.0.0.1:{increments};ist.recv_bind=127.0.0.1:{increments};{PROVIDER}"
             ),
         ]);
+        if self.index == Cluster::NOT_MARIADB {
+            server.arg("--version=8.0.36-28.1");
+        }
         Ok(server)
     }
 
