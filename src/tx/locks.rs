@@ -65,7 +65,7 @@ impl<DB: Backend> Tx<DB> {
     /// # Errors
     ///
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a [text that cannot be
-    /// locked](Self::for_update#texts-that-cannot-be-locked), and on SQLite, which has no row locks.
+    /// locked](Self::for_update), and on SQLite, which has no row locks.
     pub fn locking(&self, lock: RowLock, sql: impl SqlSafeStr) -> Result<SqlStr, Error> {
         if DB::lock_clause(lock).is_none() {
             return Err(unsupported::<DB>("row locks"));
