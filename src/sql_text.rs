@@ -66,9 +66,9 @@ pub enum TransactionEffect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoneEffect {
     /// All of it is stored, or nothing.
-    Atomic,
+    Whole,
     /// A part of it may be stored when it fails.
-    NotAtomic,
+    InParts,
     /// It leaves something behind on its connection: a transaction, a savepoint, a lock on a table.
     LeavesSomething,
 }

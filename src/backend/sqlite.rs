@@ -117,9 +117,9 @@ impl Facts for Sqlite {
         {
             LoneEffect::LeavesSomething
         } else if statement.has_in_a_row(&["OR", "FAIL"]) {
-            LoneEffect::NotAtomic
+            LoneEffect::InParts
         } else {
-            LoneEffect::Atomic
+            LoneEffect::Whole
         }
     }
 

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use super::{Kind, Reading, Syntax, Token};
 
 mod from;
+mod functions;
 mod select;
 
 /// Why the rows of a text cannot be locked, and what to do instead.

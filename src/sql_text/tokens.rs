@@ -112,6 +112,8 @@ impl Scanner<'_> {
         while let Some(byte) = self.byte(0) {
             if byte.is_ascii_whitespace() || byte == 0x0b {
                 self.at += 1;
+            } else if self.syntax == Syntax::Sqlite && self.starts_with("\u{feff}") {
+                self.at += "\u{feff}".len();
             } else if self.begins_line_comment() {
                 self.outside_of_hints()?;
                 self.skip_line();
@@ -221,6 +223,10 @@ impl Scanner<'_> {
                 let escapes = self.syntax == Syntax::Postgres && word.eq_ignore_ascii_case("e");
                 if escapes && self.byte(0) == Some(b'\'') {
                     self.quoted(b'\'', true)?;
+                    while let Some(next) = self.continuation() {
+                        self.at = next;
+                        self.quoted(b'\'', true)?;
+                    }
                     Kind::Literal
                 } else {
                     Kind::Word
@@ -232,6 +238,10 @@ impl Scanner<'_> {
             }
         };
         let text = &self.text[start..self.at];
+        if self.hint.is_some() && text.contains("*/") {
+            // There it ends, where the executable comment is not executed.
+            return None;
+        }
         self.tokens.push(Token { kind, text, at: start, hint: self.hint });
         Some(())
     }
@@ -254,6 +264,26 @@ impl Scanner<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Where a string goes on that was interrupted by a line break: with the same escapes as in its first part.
+    fn continuation(&self) -> Option<usize> {
+        let mut at = self.at;
+        let mut has_break = false;
+        loop {
+            let rest = &self.bytes[at..];
+            if rest.starts_with(b"--") {
+                at += rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'))?;
+                continue;
+            }
+            match rest.first()? {
+                b'\'' if has_break => return Some(at),
+                b'\n' | b'\r' => has_break = true,
+                byte if byte.is_ascii_whitespace() || *byte == 0x0b => {}
+                _ => return None,
+            }
+            at += 1;
         }
     }
 
@@ -306,71 +336,4 @@ impl Scanner<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn texts(syntax: Syntax, text: &str) -> Vec<&str> {
-        let reading = Reading::usual(syntax, text);
-        assert!(reading.complete, "{text}");
-        reading.tokens.iter().map(|token| token.text).collect()
-    }
-
-    #[test]
-    fn reads_postgres_as_postgres_does() {
-        let read = |text| texts(Syntax::Postgres, text);
-        assert_eq!(read("SELECT 1 /* a /* b */ ; */ -- ;\n, 2"), ["SELECT", "1", ",", "2"]);
-        assert_eq!(read("$a$ ; $b$ ' $a$ $1 a$b$ $$;$$"), ["$a$ ; $b$ ' $a$", "$1", "a$b$", "$$;$$"]);
-        assert_eq!(
-            read(r"E'\' ;' e'a' fe'\' '\' U&'\'"),
-            [r"E'\' ;'", "e'a'", "fe", r"'\'", r"'\'", "U", "&", r"'\'"]
-        );
-        assert_eq!(read("'it''s' \"a\"\"b\" x@-- y\rz"), ["'it''s'", "\"a\"\"b\"", "x", "@", "z"]);
-        assert_eq!(read("@/* ' */ ; /* ' */"), ["@", ";"]);
-        assert_eq!(read("$é$ ; $é$ naïve"), ["$é$ ; $é$", "naïve"]);
-        assert_eq!(read("$1$a$;$a$"), ["$1", "$a$;$a$"]);
-    }
-
-    #[test]
-    fn reads_mysql_as_mysql_does() {
-        let read = |text| texts(Syntax::MySql, text);
-        assert_eq!(read("a # ; '\n, b -- ;\n, c--d --\n"), ["a", ",", "b", ",", "c", "-", "-", "d"]);
-        assert_eq!(read("a --\u{1}'\n--"), ["a"]);
-        assert_eq!(read(r#"'a\'' "b\"" `c\` `d``e`"#), [r"'a\''", r#""b\"""#, r"`c\`", "`d``e`"]);
-        assert_eq!(read("/* a /* b */ c"), ["c"]);
-        assert_eq!(read("/*!50700 a*/ /*M! b */ /*!c*/ /*+ d */ e"), ["a", "b", "c", "e"]);
-        let hints = Reading::usual(Syntax::MySql, "/*! a b */ c /*M!100100 d*/");
-        let hints: Vec<_> = hints.tokens.iter().map(|token| token.hint).collect();
-        assert_eq!(hints, [Some(1), Some(1), None, Some(2)]);
-    }
-
-    #[test]
-    fn reads_sqlite_as_sqlite_does() {
-        let read = |text| texts(Syntax::Sqlite, text);
-        assert_eq!(
-            read("[a;b] `c;` \"d;\" 'e\\' ?1 :f @g $h /* ; "),
-            ["[a;b]", "`c;`", "\"d;\"", "'e\\'", "?", "1", ":f", "@g", "$h"]
-        );
-    }
-
-    #[test]
-    fn notices_what_is_left_open() {
-        for (syntax, text) in [
-            (Syntax::Postgres, "SELECT 'a"),
-            (Syntax::Postgres, "SELECT \"a"),
-            (Syntax::Postgres, "SELECT $a$ $b$"),
-            (Syntax::Postgres, "SELECT /* /* */"),
-            (Syntax::Postgres, "SELECT E'\\'"),
-            (Syntax::Postgres, "SELECT \0"),
-            (Syntax::MySql, "SELECT 'a\\'"),
-            (Syntax::MySql, "SELECT /* "),
-            (Syntax::MySql, "SELECT /*! "),
-            (Syntax::MySql, "SELECT /*! /* */ */"),
-            (Syntax::MySql, "SELECT /*! -- */ \n"),
-            (Syntax::MySql, "SELECT `a"),
-            (Syntax::Sqlite, "SELECT [a"),
-            (Syntax::Sqlite, "SELECT $a(;)"),
-        ] {
-            assert!(!Reading::usual(syntax, text).complete, "{text}");
-        }
-    }
-}
+mod tests;

@@ -23,7 +23,7 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Sent, Error
     if let Some(statement) = find(LoneEffect::LeavesSomething) {
         return Err(leaves_something(statement));
     }
-    let not_atomic = find(LoneEffect::NotAtomic);
+    let in_parts = find(LoneEffect::InParts);
     let is_one_text = query.is_plain_text() || !DB::PREPARES_ONE_STATEMENT;
     if read.count > 1 && is_one_text {
         let databases = DB::SYNTAX.databases();
@@ -33,7 +33,7 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Sent, Error
                  run them as a unit of work"
             )));
         }
-        if let Some(statement) = not_atomic {
+        if let Some(statement) = in_parts {
             return Err(unsupported(format!(
                 "{} cannot be a part of one transaction with the other statements of its text, so nothing was sent; \
                  send it alone",
@@ -43,7 +43,7 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Sent, Error
     }
     let other = Statements::under_unusual_settings(DB::SYNTAX, text);
     let may_be_more = other.is_some_and(|other| is_one_text && other.count > read.count);
-    if not_atomic.is_some() || !read.complete || may_be_more {
+    if in_parts.is_some() || !read.complete || may_be_more {
         Ok(Sent::Once)
     } else {
         Ok(Sent::AsOftenAsItTakes)

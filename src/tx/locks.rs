@@ -43,8 +43,11 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// On SQLite, which has no row locks, only what is no single `SELECT` or has a lock clause.
     ///
+    /// # What a text does not tell
+    ///
     /// A subquery in `WHERE` is read, and its rows are not locked. A view is locked as far as the database reaches through
-    /// it: not where its definition has a `WITH` (PostgreSQL) or is materialized for each query (MySQL, MariaDB).
+    /// it: not where its definition has a `WITH` (PostgreSQL) or is materialized for each query (MySQL, MariaDB). Tables
+    /// without transactions (MyISAM, Aria) have no row locks.
     pub fn for_update(&self, sql: impl SqlSafeStr) -> SqlStr {
         let sql = sql.into_sql_str();
         match locked::<DB>(self.closing.plan.row_lock, &sql) {
@@ -62,7 +65,7 @@ impl<DB: Backend> Tx<DB> {
     /// # Errors
     ///
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a [text that cannot be
-    /// locked](Self::for_update#texts-that-cannot-be-locked), and on SQLite, which has no row locks.
+    /// locked](Self::for_update), and on SQLite, which has no row locks.
     pub fn locking(&self, lock: RowLock, sql: impl SqlSafeStr) -> Result<SqlStr, Error> {
         if DB::lock_clause(lock).is_none() {
             return Err(unsupported::<DB>("row locks"));

@@ -129,12 +129,12 @@ pub(super) fn lone_effect(statement: &Statement<'_>) -> LoneEffect {
         TransactionEffect::Controls | TransactionEffect::TouchesGuard => {
             // `BEGIN NOT ATOMIC` ends by itself, but is no transaction.
             if statement.begins(&["BEGIN", "NOT", "ATOMIC"]) {
-                LoneEffect::NotAtomic
+                LoneEffect::InParts
             } else {
                 LoneEffect::LeavesSomething
             }
         }
-        TransactionEffect::MayEnd => LoneEffect::NotAtomic,
-        TransactionEffect::Inside | TransactionEffect::CommitsImplicitly => LoneEffect::Atomic,
+        TransactionEffect::MayEnd => LoneEffect::InParts,
+        TransactionEffect::Inside | TransactionEffect::CommitsImplicitly => LoneEffect::Whole,
     }
 }

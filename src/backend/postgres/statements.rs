@@ -22,5 +22,5 @@ pub(super) fn lone_effect(statement: &Statement<'_>) -> LoneEffect {
     let in_steps = statement.begins_with_any(&["CALL", "DO", "VACUUM", "CLUSTER", "REINDEX"])
         || (statement.begins_with_any(&["CREATE", "DROP", "ALTER"])
             && statement.mentions_any(&["CONCURRENTLY"]));
-    if in_steps { LoneEffect::NotAtomic } else { LoneEffect::Atomic }
+    if in_steps { LoneEffect::InParts } else { LoneEffect::Whole }
 }

@@ -114,13 +114,35 @@ impl<'a, 't> Reader<'a, 't> {
             self.items.push(Item::Rows);
             return tokens.behind(at);
         }
-        if self.syntax == Syntax::MySql && !qualified && name.is_word("DUAL") {
+        if !qualified && name.is_any_word(self.no_tables()) {
             self.items.push(Item::Rows);
             return at;
         }
         let alias = self.alias(tokens, at).unwrap_or(name);
         self.items.push(Item::Table { name, alias, qualified });
         at
+    }
+
+    /// Names that are no tables, nor called with brackets.
+    fn no_tables(&self) -> &'static [&'static str] {
+        match self.syntax {
+            Syntax::MySql => &["DUAL"],
+            Syntax::Postgres => &[
+                "CURRENT_DATE",
+                "CURRENT_TIME",
+                "CURRENT_TIMESTAMP",
+                "LOCALTIME",
+                "LOCALTIMESTAMP",
+                "CURRENT_ROLE",
+                "CURRENT_USER",
+                "SESSION_USER",
+                "SYSTEM_USER",
+                "USER",
+                "CURRENT_CATALOG",
+                "CURRENT_SCHEMA",
+            ],
+            Syntax::Sqlite => &[],
+        }
     }
 
     fn alias(&self, tokens: Tokens<'a, 't>, mut at: usize) -> Option<Token<'t>> {

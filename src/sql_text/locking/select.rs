@@ -2,63 +2,8 @@
 
 use super::super::{Kind, Syntax, Token};
 use super::from::{Item, items};
+use super::functions::aggregate;
 use super::{Instead, Obstacle, Tokens, is_query};
-
-/// PostgreSQL's own functions that make one row of many, or many of one.
-const AGGREGATES: [&str; 52] = [
-    "COUNT",
-    "SUM",
-    "AVG",
-    "MIN",
-    "MAX",
-    "ARRAY_AGG",
-    "STRING_AGG",
-    "BOOL_AND",
-    "BOOL_OR",
-    "EVERY",
-    "BIT_AND",
-    "BIT_OR",
-    "BIT_XOR",
-    "JSON_AGG",
-    "JSONB_AGG",
-    "JSON_OBJECT_AGG",
-    "JSONB_OBJECT_AGG",
-    "JSON_ARRAYAGG",
-    "JSON_OBJECTAGG",
-    "XMLAGG",
-    "RANGE_AGG",
-    "RANGE_INTERSECT_AGG",
-    "ANY_VALUE",
-    "VARIANCE",
-    "VAR_POP",
-    "VAR_SAMP",
-    "STDDEV",
-    "STDDEV_POP",
-    "STDDEV_SAMP",
-    "CORR",
-    "COVAR_POP",
-    "COVAR_SAMP",
-    "REGR_AVGX",
-    "REGR_AVGY",
-    "REGR_COUNT",
-    "REGR_INTERCEPT",
-    "REGR_R2",
-    "REGR_SLOPE",
-    "REGR_SXX",
-    "REGR_SXY",
-    "REGR_SYY",
-    "MODE",
-    "PERCENTILE_CONT",
-    "PERCENTILE_DISC",
-    "GROUPING",
-    "GENERATE_SERIES",
-    "UNNEST",
-    "GENERATE_SUBSCRIPTS",
-    "REGEXP_MATCHES",
-    "REGEXP_SPLIT_TO_TABLE",
-    "JSON_ARRAY_ELEMENTS",
-    "JSONB_ARRAY_ELEMENTS",
-];
 
 /// Where the words stand that tell the parts of a SELECT apart.
 struct Parts<'a, 't> {
@@ -293,36 +238,6 @@ fn plain_rows(syntax: Syntax, parts: &Parts<'_, '_>) -> Result<(), Obstacle> {
         }
     }
     Ok(())
-}
-
-/// The call of a function that does not give one row for one, outside of subqueries.
-fn aggregate(syntax: Syntax, tokens: &[Token<'_>]) -> Option<String> {
-    let all = Tokens(tokens);
-    let mut at = 0;
-    while at < tokens.len() {
-        if all.has_symbol(at, b'(') && is_query(all.inside(at)) {
-            at = all.behind(at);
-            continue;
-        }
-        let is_called = all.has_symbol(at + 1, b'(');
-        let known: &[&str] = match syntax {
-            Syntax::Postgres => &AGGREGATES,
-            // These two look at one row of many where an index is sorted; the others read, and lock, all of them.
-            Syntax::MySql | Syntax::Sqlite => &["MIN", "MAX"],
-        };
-        if is_called && all.is_keyword(at, known) {
-            return Some(format!("{}()", tokens[at].text.to_lowercase()));
-        }
-        let behind_call = at > 0 && all.has_symbol(at - 1, b')');
-        if syntax == Syntax::Postgres && behind_call && all.has(at, &["OVER", "FILTER", "WITHIN"]) {
-            return Some(tokens[at].text.to_uppercase());
-        }
-        if syntax == Syntax::MySql && all.has(at, &["DISTINCT"]) && at > 0 && all.has_symbol(at - 1, b'(') {
-            return Some("DISTINCT".to_owned());
-        }
-        at += 1;
-    }
-    None
 }
 
 /// Whether there is a subquery in brackets of any depth.

@@ -283,6 +283,8 @@ fn reads_sqlite() {
             judge,
             &[
                 "BEGIN IMMEDIATE",
+                "\u{feff}COMMIT",
+                "SELECT 1; \u{feff}COMMIT",
                 "END TRANSACTION",
                 "end",
                 "SELECT 1; COMMIT",
