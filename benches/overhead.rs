@@ -132,9 +132,9 @@ fn main() {
 
     let pg_default = runtime.block_on(postgres_pool(PgPoolOptions::new()));
     let pg_untested = runtime.block_on(postgres_pool(PgPoolOptions::new().test_before_acquire(false)));
-    let pg_db = Pessimistic::default().on(&pg_default);
+    let pg_db = Pessimistic::default().on(&pg_default).reuse_connections();
     let lite = runtime.block_on(sqlite_pool(&directory.path().join("overhead.db")));
-    let lite_db = Pessimistic::default().on(&lite);
+    let lite_db = Pessimistic::default().on(&lite).reuse_connections();
 
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("postgres");
@@ -154,10 +154,10 @@ fn main() {
     let pg =
         medians!(runtime, pg_default => postgres::by_hand(&pg_default), pg_default => postgres::run(&pg_db));
     report("PostgreSQL, sqlx", pg[0], pg[1]);
-    let pg_db = Pessimistic::default().on(&pg_untested);
+    let pg_db = Pessimistic::default().on(&pg_untested).reuse_connections();
     let pg = medians!(runtime, pg_untested => postgres::by_hand(&pg_untested), pg_untested => postgres::run(&pg_db));
     report("PostgreSQL, sqlx without the acquire test", pg[0], pg[1]);
-    let plain = Pessimistic::default().on(&pg_untested);
+    let plain = Pessimistic::default().on(&pg_untested).reuse_connections();
     runtime.block_on(plain.create_operation_table()).expect("the table of operations");
     let resolving = plain.clone().options(Options::new().resolve_commits(Resolve::Operation));
     let pg =
@@ -175,7 +175,7 @@ fn main() {
     );
     report("PostgreSQL, nobody watches (a closure does)", times[0], times[1]);
     report("PostgreSQL, nobody watches (metrics do)", times[0], times[2]);
-    let plain = Pessimistic::default().on(&lite);
+    let plain = Pessimistic::default().on(&lite).reuse_connections();
     let watched = plain.clone().observed_by(metrics());
     let times = medians!(runtime, lite => sqlite::run(&plain), lite => sqlite::run(&watched));
     report("SQLite, nobody watches (metrics do)", times[0], times[1]);

@@ -24,7 +24,7 @@ fn jobs(count: usize) -> Vec<NewJob> {
 }
 
 async fn enqueue<DB: QueueBackend>(pool: &Pool<DB>, queue: &Queue<DB>, count: usize, batch: usize) {
-    let db = Pessimistic::default().on(pool).deadline(Duration::from_secs(60));
+    let db = Pessimistic::default().on(pool).reuse_connections().deadline(Duration::from_secs(60));
     let jobs = jobs(batch);
     for _ in 0..count / batch {
         match &jobs[..] {
@@ -41,7 +41,11 @@ async fn drain<DB: QueueBackend>(pool: &Pool<DB>, queue: &Queue<DB>, batch: usiz
         [] => {}
         [claim] => claim.complete().await?,
         claims => {
-            Pessimistic::default().on(pool).run(async |tx| complete_all_in(tx, claims).await).await?;
+            Pessimistic::default()
+                .on(pool)
+                .reuse_connections()
+                .run(async |tx| complete_all_in(tx, claims).await)
+                .await?;
         }
     }
     Ok(claims.len())
@@ -53,7 +57,7 @@ fn report(what: &str, count: usize, took: Duration) {
 
 async fn figures<DB: QueueBackend>(name: &str, pool: &Pool<DB>, clients: usize) {
     println!("{name}");
-    let queue = Queue::new("bench", pool).expect("a name");
+    let queue = Queue::new("bench", pool).expect("a name").reuse_connections();
     queue.create_tables().await.expect("the tables");
     for (count, batch) in [(2_000, 1), (10_000, 10), (20_000, 100), (40_000, 1_000)] {
         let started = Instant::now();
@@ -92,8 +96,11 @@ async fn concurrently<DB: QueueBackend>(
             tokio::spawn(async move {
                 while Instant::now() < end {
                     // A queue that was made anew has no mark.
-                    let queue =
-                        if mark { queue.clone() } else { Queue::new("bench", &pool).expect("a name") };
+                    let queue = if mark {
+                        queue.clone()
+                    } else {
+                        Queue::new("bench", &pool).expect("a name").reuse_connections()
+                    };
                     let count = drain(&pool, &queue, batch).await.expect("a batch");
                     if count == 0 {
                         break;
@@ -111,7 +118,7 @@ async fn concurrently<DB: QueueBackend>(
 
 /// One transaction that has looked at something and does not end: a report, a forgotten session.
 async fn held_back(pool: &Pool<sqlx::Postgres>) {
-    let queue = Queue::new("bench", pool).expect("a name");
+    let queue = Queue::new("bench", pool).expect("a name").reuse_connections();
     for (held, mark, batch) in
         [(false, true, 1), (true, false, 1), (true, true, 1), (true, false, 20), (true, true, 20)]
     {
@@ -126,7 +133,7 @@ async fn held_back(pool: &Pool<sqlx::Postgres>) {
                 .expect("a snapshot");
         }
         let mut windows = Vec::new();
-        let fresh = Queue::new("bench", pool).expect("a name");
+        let fresh = Queue::new("bench", pool).expect("a name").reuse_connections();
         for _ in 0..WINDOWS {
             let started = Instant::now();
             let done = concurrently(pool, &fresh, CLIENTS, batch, Duration::from_secs(4), mark).await;

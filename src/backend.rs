@@ -13,8 +13,10 @@ use sqlx::error::DatabaseError;
 use crate::deadlock::DeadlockReport;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::Fault;
+use crate::isolation::Isolation;
 use crate::lock::{RowLock, Wait};
 use crate::policy::{Limits, Plan, Trace};
+use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 
 mod at_once;
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
@@ -34,6 +36,8 @@ mod wire;
 pub(crate) use at_once::{Addition, AtOnce};
 pub(crate) use engine::{AskEngine, Engine};
 pub(crate) use known::{Injected, TransactionOver, with_failure};
+#[cfg(all(feature = "mysql", feature = "idempotency"))]
+pub(crate) use mysql::whole_seconds;
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::kept::Kept;
 #[cfg(all(feature = "postgres", feature = "queue"))]
@@ -79,6 +83,9 @@ pub trait Facts: Wire + Sealed {
         None
     }
 
+    /// How it is found out whether a statement has ended its transaction; `None` where none can that is let through.
+    const PROBE: Option<Probe> = None;
+
     /// How it is found out, at the end of a transaction, whether something had ended it unseen.
     const GUARD: Guard;
 
@@ -111,12 +118,36 @@ pub trait Facts: Wire + Sealed {
     /// The clause that locks the rows of a SELECT; `None` where the database has no row locks.
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>>;
 
+    /// How its texts are read.
+    const SYNTAX: Syntax;
+
+    /// Whether a text that is prepared holds one statement: the server refuses others.
+    const PREPARES_ONE_STATEMENT: bool;
+
+    /// Whether several statements that are sent as one text, without a transaction around them, are one transaction.
+    const TEXT_IS_ONE_TRANSACTION: bool;
+
+    /// Whether a statement that is no transaction by itself may leave one open on its connection when it fails: a
+    /// procedure that had begun one.
+    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool;
+
+    /// What a statement does to the transaction that it runs in.
+    fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect;
+
+    /// What a statement is when it runs on its own.
+    fn lone_effect(statement: &Statement<'_>) -> LoneEffect;
+
     /// The parameter with this number, counted from 1.
     fn placeholder(number: usize) -> Cow<'static, str>;
 
     /// A statement that takes a lock on a number until the transaction ends, and answers 1 when it has it; `None` where
     /// the database has no such locks. Without `wait` it answers 0 at once when somebody else has it.
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String>;
+
+    /// Whether what is read behind an advisory lock, at this level, may be older than the lock: then it protects nothing.
+    fn snapshot_age(_isolation: Isolation) -> SnapshotAge {
+        SnapshotAge::Younger
+    }
 
     /// Whether an advisory lock that was taken inside of a savepoint's scope is given back with it.
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool;
@@ -206,6 +237,18 @@ pub struct Target {
     pub column: &'static str,
 }
 
+/// When a transaction takes its snapshot, seen from an advisory lock.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotAge {
+    /// After the lock was granted, or with each statement anew.
+    Younger,
+    /// With the first statement that reads.
+    OfTheFirstStatement,
+    /// Before the lock is waited for.
+    Older,
+}
+
 /// What the text that ends a transaction depends on.
 #[doc(hidden)]
 #[derive(Debug, Clone)]
@@ -238,6 +281,16 @@ pub struct Guard {
     pub sql: &'static str,
     /// Whether the answer, which is a failure or none, shows that something has ended the transaction.
     pub has_ended: fn(Option<&Failure>) -> bool,
+}
+
+/// A savepoint around a statement that may end its transaction.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Probe {
+    /// Sets it.
+    pub set: &'static str,
+    /// Fails as [`Aborted`](FailureKind::Aborted) if it is gone.
+    pub release: &'static str,
 }
 
 /// The texts that commit, each sent in a packet of its own, and where in the answers the commit is acknowledged.
@@ -406,12 +459,18 @@ pub(crate) fn failure_of_any(error: &sqlx::Error) -> Option<Failure> {
     failure
 }
 
-/// A locking clause and what it does about rows that others have locked: the same words everywhere.
-fn with_wait(clause: &'static str, wait: Wait) -> Cow<'static, str> {
-    match wait {
-        Wait::Block => clause.into(),
-        Wait::Refuse => format!("{clause} NOWAIT").into(),
-        Wait::Skip => format!("{clause} SKIP LOCKED").into(),
+/// A locking clause, the table that it names, and what it does about rows that others have locked: the same words
+/// everywhere.
+fn whole_clause(clause: &'static str, lock: RowLock) -> Cow<'static, str> {
+    let wait = match lock.wait {
+        Wait::Block => "",
+        Wait::Refuse => " NOWAIT",
+        Wait::Skip => " SKIP LOCKED",
+    };
+    match lock.table {
+        Some(table) => format!("{clause} OF {table}{wait}").into(),
+        None if wait.is_empty() => clause.into(),
+        None => format!("{clause}{wait}").into(),
     }
 }
 

@@ -178,6 +178,13 @@ impl Failure {
         self
     }
 
+    /// The same failure, with something for the caller to know behind what the database said.
+    pub(crate) fn with_note(mut self, note: &str) -> Self {
+        self.message.push_str("; ");
+        self.message.push_str(note);
+        self
+    }
+
     pub(crate) fn retryable(mut self, retryable: bool) -> Self {
         self.retryable = retryable;
         self

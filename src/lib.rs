@@ -84,6 +84,7 @@ mod budget;
 mod digest;
 mod policy;
 mod intercept;
+mod sql_text;
 // Facts about databases.
 mod backend;
 // One attempt.

@@ -20,6 +20,7 @@
 pub struct RowLock {
     pub(crate) strength: Strength,
     pub(crate) wait: Wait,
+    pub(crate) table: Option<&'static str>,
 }
 
 /// What a row lock keeps others from.
@@ -50,7 +51,7 @@ impl RowLock {
     pub const KEY_SHARE: Self = Self::blocking(Strength::KeyShare);
 
     const fn blocking(strength: Strength) -> Self {
-        Self { strength, wait: Wait::Block }
+        Self { strength, wait: Wait::Block, table: None }
     }
 
     /// The same lock, refused at once where another transaction is in the way: the statement fails with
@@ -65,5 +66,24 @@ impl RowLock {
     #[must_use]
     pub const fn skip_locked(self) -> Self {
         Self { wait: Wait::Skip, ..self }
+    }
+
+    /// The same lock, on the rows of one table of several: `FOR UPDATE OF event`.
+    ///
+    /// With it, a query may also read what cannot be locked: a common table expression, a subquery, or the side of an
+    /// outer join whose rows may be missing. Name the table as the query calls it, by its alias where it has one, and
+    /// quoted where the query quotes it.
+    ///
+    /// ```
+    /// use atomically::RowLock;
+    ///
+    /// let event = RowLock::NO_KEY_UPDATE.of("event");
+    /// # let _ = event;
+    /// ```
+    ///
+    /// PostgreSQL and MySQL 8 have such locks. MariaDB does not, and refuses the statement.
+    #[must_use]
+    pub const fn of(self, table: &'static str) -> Self {
+        Self { table: Some(table), ..self }
     }
 }

@@ -212,7 +212,7 @@ pub enum JobEvent<'a> {
         /// How many.
         jobs: usize,
     },
-    /// A job is complete.
+    /// A job is complete, or its handler has rescheduled it.
     Completed {
         /// Its id.
         id: i64,

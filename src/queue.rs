@@ -52,6 +52,7 @@ mod doctor;
 mod ending;
 mod insertion;
 mod job;
+mod lease;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
@@ -59,6 +60,8 @@ mod notify;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod priority;
+mod reschedule;
+mod resend;
 mod search;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -84,6 +87,7 @@ pub use job::{Enqueued, NewJob};
 #[cfg(feature = "postgres")]
 pub use notify::PgWake;
 pub use priority::Priority;
+pub use reschedule::Reschedule;
 use search::Search;
 pub use upkeep::{Counts, DeadJob};
 pub use wake::Wake;
@@ -114,7 +118,7 @@ const LONGEST_LEASE: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 ///
 /// # Its own transactions
 ///
-/// Claims, prolongations and the like are short transactions of their own under
+/// Claims, extensions and the like are short transactions of their own under
 /// [`Pessimistic`], with a deadline of 10 s. Do not call them from inside of a unit on the same pool; what takes a
 /// [`Tx`] is for that.
 pub struct Queue<DB: Backend> {
@@ -153,10 +157,10 @@ impl<DB: QueueBackend> Queue<DB> {
         })
     }
 
-    /// How long a claim keeps a job from others, unless it is prolonged. Counted by the database's clock.
+    /// How long a claim keeps a job from others, unless it is extended. Counted by the database's clock.
     ///
     /// That is also how long the job of a worker that was killed waits for the next one. A
-    /// [`Worker`] prolongs after a third of it. At most a year.
+    /// [`Worker`] extends it after a third of it. At most a year.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.min(LONGEST_LEASE);
@@ -175,6 +179,14 @@ impl<DB: QueueBackend> Queue<DB> {
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
+        self
+    }
+
+    /// Lets the queue's own transactions reuse connections:
+    /// [`PoolTransactor::reuse_connections`]. By default each acquires one from the pool.
+    #[must_use]
+    pub fn reuse_connections(mut self) -> Self {
+        self.db = self.db.reuse_connections();
         self
     }
 
@@ -199,7 +211,8 @@ impl<DB: QueueBackend> Queue<DB> {
         self.db.create_schema(DB::SCHEMA).await
     }
 
-    /// Puts a job into the queue when, and if, the transaction commits.
+    /// Puts a job into the queue when, and if, the transaction commits; not if another job has its
+    /// [unique key](NewJob::unique).
     ///
     /// # Errors
     ///

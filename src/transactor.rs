@@ -10,6 +10,7 @@ mod attempt;
 mod extension;
 #[cfg(test)]
 mod fleet;
+mod lone;
 mod operation;
 mod options;
 mod pool;

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Pool, SqlSafeStr, SqlStr};
+use sqlx::Pool;
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Closing, Reply, failure_or_other};
@@ -15,6 +15,7 @@ use crate::intercept::{Interceptors, StepKind};
 use crate::observe::{Observation, counted};
 use crate::policy::{Limits, Plan, Trace};
 
+mod admission;
 mod body;
 mod deadlock;
 mod ending;
@@ -24,6 +25,7 @@ mod interception;
 mod journal;
 mod locks;
 mod nesting;
+mod probe;
 mod rows;
 mod savepoint;
 mod session;
@@ -35,7 +37,6 @@ pub(crate) use hooks::{End, Hooks};
 pub(crate) use interception::Interception;
 use interception::send;
 use journal::Journal;
-use locks::with_clause;
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use session::{Handoff, Session};
 pub(crate) use shield::Shield;
@@ -68,7 +69,12 @@ pub(crate) use shield::Shield;
 ///
 /// # Statements that end a transaction
 ///
-/// `COMMIT`, `ROLLBACK` and their kin are refused: the unit's `Ok` and `Err` say which it is.
+/// `COMMIT`, `ROLLBACK` and their kin are refused before they are sent, also as one of several statements in a text and
+/// whatever comments surround them: the unit's `Ok` and `Err` say which it is. So are `SET autocommit`, `XA`, savepoints
+/// whose names begin with `atomically_`, and, on MySQL and MariaDB, statements that commit implicitly: DDL other than for
+/// temporary tables, `LOCK TABLES`, `GRANT`, `ANALYZE TABLE` and [the
+/// like](https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html). Run those on the pool. A procedure may still commit on its own
+/// on MySQL and MariaDB (`CALL`, `EXECUTE`, compound statements): that is noticed at the end, and the unit is an error.
 pub struct Tx<DB: Backend> {
     session: Session<DB>,
     journal: Journal,
@@ -159,7 +165,8 @@ impl<DB: Backend> Tx<DB> {
         if !closing.saved.is_empty() {
             session.cured_by(DB::rollback(&closing));
         }
-        let (journal, hooks) = (Journal::new(observation), Hooks::default());
+        let (mut journal, hooks) = (Journal::new(observation), Hooks::default());
+        journal.takes_one_at_a_time = engine.is_galera;
         let mut tx = Box::new(Self {
             session,
             journal,
@@ -200,18 +207,6 @@ impl<DB: Backend> Tx<DB> {
     #[must_use]
     pub const fn plan(&self) -> Plan {
         self.closing.plan
-    }
-
-    /// The text of a `SELECT`, with the lock that the strategy takes on rows that are read in order to be changed.
-    ///
-    /// Under [`Pessimistic`](crate::Pessimistic) that is `FOR NO KEY UPDATE` on PostgreSQL and `FOR UPDATE` on MySQL
-    /// and MariaDB, put at the end of the text; elsewhere, and on SQLite, the text is unchanged.
-    pub fn for_update(&self, sql: impl SqlSafeStr) -> SqlStr {
-        let sql = sql.into_sql_str();
-        match self.closing.plan.row_lock.and_then(DB::lock_clause) {
-            None => sql,
-            Some(clause) => with_clause(&sql, &clause),
-        }
     }
 
     /// Checks that a statement touched exactly one row: the end of every optimistic update.
@@ -310,6 +305,18 @@ impl<DB: Backend> Tx<DB> {
     /// Those who watch the unit, if anybody does.
     pub(crate) fn observation(&self) -> Option<&Arc<Observation>> {
         self.journal.observation()
+    }
+
+    /// How long each statement may wait for a lock, as the opening has told the server.
+    #[cfg(all(feature = "mysql", feature = "idempotency"))]
+    pub(crate) fn lock_wait(&self) -> Option<Duration> {
+        self.closing.limits.on_locks()
+    }
+
+    /// Which product it runs on.
+    #[cfg(all(feature = "mysql", feature = "idempotency"))]
+    pub(crate) fn engine(&self) -> crate::backend::Engine {
+        self.closing.engine
     }
 
     /// What the opening answered.

@@ -13,8 +13,7 @@ use support::TestPool;
 
 conformance!(server sqlx::MySql);
 
-/// MySQL and MariaDB commit before they run DDL, and go on in autocommit. The unit cannot be undone any more, but it
-/// does not end in `Ok` either.
+/// MySQL and MariaDB commit before they run DDL, and go on in autocommit. So it is not sent, and nothing is stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_implicit_commit_is_noticed() {
     let pool = increments::counter::<sqlx::MySql>(2).await;
@@ -30,6 +29,75 @@ async fn an_implicit_commit_is_noticed() {
         .expect_err("not one transaction");
     assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
     assert!(error.to_string().contains("commits implicitly"), "{error}");
+    assert_eq!(increments::value(&pool).await, 0, "what came before it is rolled back");
+}
+
+/// A procedure that commits has stored what the unit did before it. Whatever the unit meets then, it must not run again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unit_whose_procedure_commits_is_not_run_again() {
+    #[derive(Debug, Clone, Copy)]
+    enum Then {
+        OwnError,
+        StaleVersion,
+        Deadlock,
+        AnotherProcedure,
+    }
+
+    let pool = increments::counter::<sqlx::MySql>(2).await;
+    for sql in [
+        "CREATE PROCEDURE commits() BEGIN UPDATE counter SET value = value + 10 WHERE id = 1; COMMIT; END",
+        "CREATE PROCEDURE commits_and_begins() BEGIN COMMIT; START TRANSACTION; END",
+        "CREATE PROCEDURE victim() SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'a cycle'",
+    ] {
+        sqlx::raw_sql(sql).execute(&*pool).await.expect("a procedure");
+    }
+    let db = Pessimistic::default().on(&pool).attempts(3);
+    for call in ["CALL commits()", "CALL commits_and_begins()"] {
+        for then in [Then::OwnError, Then::StaleVersion, Then::Deadlock, Then::AnotherProcedure] {
+            let before = stored(&pool).await;
+            let error = db
+                .run(async |tx| {
+                    sqlx::query("UPDATE counter SET value = value + 1 WHERE id = 2")
+                        .execute(&mut *tx)
+                        .await?;
+                    sqlx::query(call).execute(&mut *tx).await?;
+                    match then {
+                        Then::OwnError => Err(sqlx::Error::RowNotFound.into()),
+                        Then::StaleVersion => tx.expect_one(0),
+                        Then::Deadlock | Then::AnotherProcedure => {
+                            let next = if matches!(then, Then::Deadlock) { "CALL victim()" } else { call };
+                            sqlx::query(next).execute(&mut *tx).await?;
+                            Ok::<_, Error>(())
+                        }
+                    }
+                })
+                .await
+                .expect_err("not one transaction");
+            assert_eq!(error.kind(), ErrorKind::Aborted, "{call}, {then:?}: {error:?}");
+            assert_eq!(stored(&pool).await, before + 1, "{call}, {then:?}: once, and the caller is told");
+        }
+    }
+    // One that stays inside of the transaction is a statement like any other.
+    sqlx::raw_sql("CREATE PROCEDURE adds() UPDATE counter SET value = value + 1 WHERE id = 2")
+        .execute(&*pool)
+        .await
+        .expect("a procedure");
+    let before = stored(&pool).await;
+    db.run(async |tx| {
+        sqlx::query("CALL adds()").execute(&mut *tx).await?;
+        if tx.attempt() == 1 {
+            sqlx::query("CALL victim()").execute(&mut *tx).await?;
+        }
+        sqlx::query("CALL adds()").execute(&mut *tx).await?;
+        Ok::<_, Error>(())
+    })
+    .await
+    .expect("the second attempt commits");
+    assert_eq!(stored(&pool).await, before + 2);
+}
+
+async fn stored(pool: &MySqlPool) -> i64 {
+    sqlx::query_scalar("SELECT value FROM counter WHERE id = 2").fetch_one(pool).await.expect("a value")
 }
 
 /// Without the strict mode, MySQL and MariaDB cut a number to the range of its column, and call that a warning.

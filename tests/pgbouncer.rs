@@ -283,7 +283,7 @@ async fn queue_works(prepared_statements: bool) {
     let added = db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
     assert_eq!(added, jobs.len() as u64);
     for n in JOBS / 2..JOBS {
-        queue.enqueue_alone(job(n)).await.expect("a commit");
+        let _ = queue.enqueue_alone(job(n)).await.expect("a commit");
     }
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {

@@ -32,7 +32,10 @@ fn contender<DB: TestBackend>(
     pool: &sqlx::Pool<DB>,
 ) -> Contender<DB> {
     // What is measured is how long units take, not how many are given up.
-    let db = PoolTransactor::new(strategy, pool).attempts(100_000).deadline(Duration::from_secs(120));
+    let db = PoolTransactor::new(strategy, pool)
+        .reuse_connections()
+        .attempts(100_000)
+        .deadline(Duration::from_secs(120));
     Contender { name, db: Arc::new(db), keyed }
 }
 
@@ -179,7 +182,7 @@ async fn shares<DB: TestBackend>(pool: &TestPool<DB>) {
 async fn budget<DB: TestBackend>(pool: &TestPool<DB>) {
     println!("\n{}: {TASKS} tasks on one row, optimistic, no gate", DB::NAME);
     for (name, budget) in [("without a budget", None), ("with a retry budget", Some(RetryBudget::new()))] {
-        let db = Optimistic::default().on(&pool.pool);
+        let db = Optimistic::default().on(&pool.pool).reuse_connections();
         let db = match &budget {
             Some(budget) => db.retry_budget(budget),
             None => db,

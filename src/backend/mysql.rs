@@ -1,29 +1,32 @@
 //! MySQL, MariaDB, and what speaks their protocol: Galera, TiDB.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::mysql::{MySqlArguments, MySqlDatabaseError};
 use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 
+pub(crate) use self::transaction::whole_seconds;
 use super::text::{between, last_between, names, unquoted};
 use super::{
-    AskEngine, Backend, BeforeLoneStatement, Closing, Ending, Engine, Facts, GUARD, Guard, Key,
-    LatestDeadlock, LockWaits, Provocation, Report, Sealed, Survival, Target, WatchedQuery, whole_millis,
-    wire, with_wait,
+    AskEngine, Backend, BeforeLoneStatement, Closing, Ending, Engine, Facts, Guard, Key, LatestDeadlock,
+    LockWaits, Probe, Provocation, Report, Sealed, SnapshotAge, Survival, Target, WatchedQuery, whole_clause,
+    wire,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
-use crate::isolation::Access;
+use crate::isolation::Isolation;
 use crate::lock::{RowLock, Strength, Wait};
 use crate::policy::{Limits, Plan, Trace};
+use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 
 mod deadlock;
 mod innodb;
 mod literals;
 mod seen;
+mod statements;
+mod transaction;
 
 impl Backend for MySql {}
 impl Sealed for MySql {}
@@ -36,50 +39,8 @@ impl Facts for MySql {
     const ASK_ENGINE: Option<AskEngine> =
         Some(AskEngine { sql: "SELECT VERSION(); SHOW VARIABLES LIKE 'wsrep_on'", read: engine });
 
-    /// One text: sent in two, a level that is never followed by its START TRANSACTION would be the next borrower's.
-    ///
-    /// The limits are the session's, so they are saved and put back. `/*M! */` is read by MariaDB alone, and
-    /// `/*!50708 */` by MySQL alone: MariaDB skips the numbers from 50700 to 50799
-    /// ([comment syntax](https://mariadb.com/kb/en/comment-syntax/)).
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
-        if plan.begin.is_some() {
-            return Err(Failure::unsupported("MySQL", "deferred, immediate or exclusive transactions"));
-        }
-        if plan.deferrable {
-            return Err(Failure::unsupported("MySQL", "deferrable transactions"));
-        }
-        let mut sql = String::new();
-        if let Some(limit) = limits.on_locks() {
-            let seconds = whole_seconds(limit);
-            let _ = write!(
-                sql,
-                "SET @atomically_lock_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = {seconds}; "
-            );
-        }
-        if let Some(limit) = limits.on_statements() {
-            let millis = whole_millis(limit);
-            let _ = write!(
-                sql,
-                "SET @atomically_limited = 1\
-                 /*M! , @atomically_statement = @@max_statement_time, max_statement_time = {millis} / 1000*/\
-                 /*!50708 , @atomically_statement = @@max_execution_time, max_execution_time = {millis}*/; "
-            );
-        }
-        if let Some(limit) = limits.idle {
-            // MySQL does not know the variable, and says so.
-            let seconds = whole_seconds(limit);
-            let _ = write!(
-                sql,
-                "SET @atomically_idle = @@idle_transaction_timeout, idle_transaction_timeout = {seconds}; "
-            );
-        }
-        let access = if plan.access == Access::ReadOnly { ", READ ONLY" } else { "" };
-        let _ = write!(
-            sql,
-            "SET TRANSACTION ISOLATION LEVEL {}{access}; START TRANSACTION; SAVEPOINT {GUARD}",
-            plan.isolation
-        );
-        Ok(sql)
+        transaction::opening(plan, limits)
     }
 
     /// 1568: `SET TRANSACTION` is refused while a transaction is open, which a session with `autocommit = 0` has after
@@ -88,10 +49,14 @@ impl Facts for MySql {
         failure.code() == Some("1568")
     }
 
+    /// Procedures may commit, and begin anew.
+    const PROBE: Option<Probe> =
+        Some(Probe { set: "SAVEPOINT atomically_probe", release: "RELEASE SAVEPOINT atomically_probe" });
+
     /// DDL and procedures commit implicitly, and the session goes on in autocommit without a word: the release of the
     /// savepoint that was set at the opening fails after any of it.
     const GUARD: Guard = Guard {
-        sql: "RELEASE SAVEPOINT atomically_guard",
+        sql: transaction::GUARD_HOLDS,
         has_ended: |failure| failure.is_some_and(|failure| failure.kind() == FailureKind::Aborted),
     };
 
@@ -101,32 +66,12 @@ impl Facts for MySql {
         matches!(failure.kind(), FailureKind::Deadlock | FailureKind::SerializationFailure)
     }
 
-    /// On a Galera cluster the guard and COMMIT must not share a packet with anything: see
-    /// [`Engine::is_galera`](super::Engine::is_galera). To MariaDB a compound statement is one, in one packet; what it
-    /// selects before COMMIT shows, should it fail, whether the guard had held.
     fn commit(closing: &Closing) -> Ending {
-        let (guard, put_back) = (Self::GUARD.sql, putting_back(closing));
-        match closing.engine {
-            Engine { is_galera: false, .. } => Ending {
-                sql: format!("{guard}; {COMMIT}{put_back}").into(),
-                before_commit: 1,
-                ..Ending::default()
-            },
-            Engine { is_galera: true, is_mariadb: true } => {
-                let sql = format!("BEGIN NOT ATOMIC {guard}; SELECT 1; {COMMIT}{put_back}; END");
-                Ending { sql: sql.into(), before_commit: 1, ..Ending::default() }
-            }
-            Engine { is_galera: true, is_mariadb: false } => Ending {
-                guard: Some(guard.into()),
-                sql: COMMIT.into(),
-                before_commit: 0,
-                after: put_back.strip_prefix("; ").map(|settings| settings.to_owned().into()),
-            },
-        }
+        transaction::commit(closing)
     }
 
     fn rollback(closing: &Closing) -> Cow<'static, str> {
-        format!("{ROLLBACK}{}", putting_back(closing)).into()
+        transaction::rollback(closing)
     }
 
     /// The savepoint stays, to be replaced by the next one with its name: a second statement would need a packet of its
@@ -143,14 +88,34 @@ impl Facts for MySql {
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
 
-    /// MariaDB has no `FOR SHARE`. MySQL has, and only there it takes NOWAIT and SKIP LOCKED.
+    /// MariaDB has no `FOR SHARE`. MySQL has, and only there it takes OF, NOWAIT and SKIP LOCKED. MariaDB has no OF, and
+    /// answers with a syntax error.
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>> {
-        let clause = match (lock.strength, lock.wait) {
-            (Strength::Update | Strength::NoKeyUpdate, _) => "FOR UPDATE",
-            (Strength::Share | Strength::KeyShare, Wait::Block) => "LOCK IN SHARE MODE",
-            (Strength::Share | Strength::KeyShare, _) => "/*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/",
+        let clause = match (lock.strength, lock.wait, lock.table) {
+            (Strength::Update | Strength::NoKeyUpdate, ..) => "FOR UPDATE",
+            (Strength::Share | Strength::KeyShare, _, Some(_)) => "FOR SHARE",
+            (Strength::Share | Strength::KeyShare, Wait::Block, None) => "LOCK IN SHARE MODE",
+            (Strength::Share | Strength::KeyShare, _, None) => {
+                "/*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/"
+            }
         };
-        Some(with_wait(clause, lock.wait))
+        Some(whole_clause(clause, lock))
+    }
+
+    const SYNTAX: Syntax = Syntax::MySql;
+
+    const PREPARES_ONE_STATEMENT: bool = true;
+
+    const TEXT_IS_ONE_TRANSACTION: bool = false;
+
+    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool = true;
+
+    fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
+        statements::transaction_effect(statement)
+    }
+
+    fn lone_effect(statement: &Statement<'_>) -> LoneEffect {
+        statements::lone_effect(statement)
     }
 
     fn placeholder(_number: usize) -> Cow<'static, str> {
@@ -161,6 +126,15 @@ impl Facts for MySql {
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String> {
         let seconds = wait.map_or(0, whole_seconds);
         Some(format!("SELECT CAST(GET_LOCK('{}', {seconds}) AS SIGNED)", lock_name(key)))
+    }
+
+    /// GET_LOCK reads no table, so it takes no snapshot; at SERIALIZABLE every read locks what it reads.
+    fn snapshot_age(isolation: Isolation) -> SnapshotAge {
+        if isolation == Isolation::RepeatableRead {
+            SnapshotAge::OfTheFirstStatement
+        } else {
+            SnapshotAge::Younger
+        }
     }
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;
@@ -196,7 +170,8 @@ impl Facts for MySql {
     /// knows nothing of user and metadata locks, which the list of processes does.
     fn lock_waits(_sessions: &[i64]) -> Option<LockWaits> {
         let sql = "SHOW ENGINE INNODB STATUS; \
-                   SELECT CONCAT('process ', id, ' ', state) FROM information_schema.processlist \
+                   SELECT CONCAT('process ', id, ' ', state) \
+                   FROM /*M! information_schema.processlist*/ /*!80022 performance_schema.processlist*/ \
                    WHERE state = 'User lock' OR state LIKE 'Waiting for % lock'";
         Some(LockWaits { sql: sql.to_owned(), read: seen::lock_waits })
     }
@@ -329,10 +304,6 @@ impl Facts for MySql {
     }
 }
 
-/// `completion_type` would have the server begin another transaction behind each, or close the connection.
-const COMMIT: &str = "COMMIT AND NO CHAIN NO RELEASE";
-const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
-
 fn engine(answers: &[String]) -> Engine {
     let (version, wsrep) = (answers.first(), answers.get(1));
     Engine {
@@ -341,36 +312,8 @@ fn engine(answers: &[String]) -> Engine {
     }
 }
 
-fn putting_back(closing: &Closing) -> String {
-    let limits = &closing.limits;
-    let mut sql = String::new();
-    for key in &closing.advisory_locks {
-        let _ = write!(sql, "; DO RELEASE_LOCK('{}')", lock_name(*key));
-    }
-    if limits.on_locks().is_some() {
-        sql.push_str("; SET innodb_lock_wait_timeout = @atomically_lock_wait");
-    }
-    if limits.on_statements().is_some() {
-        sql.push_str(
-            "; SET @atomically_limited = 0\
-             /*M! , max_statement_time = @atomically_statement*/\
-             /*!50708 , max_execution_time = @atomically_statement*/",
-        );
-    }
-    if limits.idle.is_some() {
-        sql.push_str("; SET idle_transaction_timeout = @atomically_idle");
-    }
-    sql
-}
-
 fn lock_name(key: u64) -> String {
     format!("atomically:{key:016x}")
-}
-
-/// Rounded up: 0 means "no wait" to one variable and "no limit" to another.
-fn whole_seconds(limit: Duration) -> u64 {
-    const YEAR: u64 = 365 * 24 * 60 * 60;
-    limit.as_secs().saturating_add(u64::from(limit.subsec_nanos() > 0)).clamp(1, YEAR)
 }
 
 /// Handler errors 149 (deadlock) and 146 (lock wait) are rolled back before they are reported.

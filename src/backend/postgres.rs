@@ -11,19 +11,22 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use super::text::{between, names};
 use super::{
     AtOnce, Backend, Closing, Ending, Facts, GUARD, Guard, Key, LockWaits, Provocation, Report, Sealed,
-    Survival, Target, TransactionStatus, WatchedQuery, add_listed, whole_millis, wire, with_wait,
+    SnapshotAge, Survival, Target, TransactionStatus, WatchedQuery, add_listed, whole_clause, whole_millis,
+    wire,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::{Access, Isolation};
 use crate::lock::{RowLock, Strength};
 use crate::policy::{Limits, Plan, Trace};
+use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 
 mod at_once;
 mod deadlock;
 pub(super) mod kept;
 pub(super) mod literals;
 mod seen;
+mod statements;
 
 impl Backend for Postgres {}
 impl Sealed for Postgres {}
@@ -90,7 +93,23 @@ impl Facts for Postgres {
             Strength::Share => "FOR SHARE",
             Strength::KeyShare => "FOR KEY SHARE",
         };
-        Some(with_wait(clause, lock.wait))
+        Some(whole_clause(clause, lock))
+    }
+
+    const SYNTAX: Syntax = Syntax::Postgres;
+
+    const PREPARES_ONE_STATEMENT: bool = true;
+
+    const TEXT_IS_ONE_TRANSACTION: bool = true;
+
+    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool = false;
+
+    fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
+        statements::transaction_effect(statement)
+    }
+
+    fn lone_effect(statement: &Statement<'_>) -> LoneEffect {
+        statements::lone_effect(statement)
     }
 
     fn placeholder(number: usize) -> Cow<'static, str> {
@@ -103,6 +122,12 @@ impl Facts for Postgres {
             Some(_) => format!("SELECT 1::bigint FROM (SELECT pg_advisory_xact_lock({key})) AS taken"),
             None => format!("SELECT pg_try_advisory_xact_lock({key})::int::bigint"),
         })
+    }
+
+    /// The SELECT that asks for the lock takes the snapshot before it waits. At SERIALIZABLE, what was read too early is
+    /// found out at the commit.
+    fn snapshot_age(isolation: Isolation) -> SnapshotAge {
+        if isolation == Isolation::RepeatableRead { SnapshotAge::Older } else { SnapshotAge::Younger }
     }
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = true;
@@ -143,10 +168,10 @@ impl Facts for Postgres {
     }
 
     fn purge_operations(older_than: Duration) -> String {
+        let is_old = format!("recorded_at < now() - interval '1 second' * {}", older_than.as_secs());
         format!(
             "DELETE FROM atomically_operation WHERE id = ANY(ARRAY(SELECT id FROM atomically_operation \
-             WHERE recorded_at < now() - interval '1 second' * {} LIMIT 1000))",
-            older_than.as_secs()
+             WHERE {is_old} LIMIT 1000 FOR UPDATE SKIP LOCKED)) AND {is_old}"
         )
     }
 

@@ -18,6 +18,7 @@ use crate::intercept::Fault;
 use crate::isolation::{Access, Begin};
 use crate::lock::RowLock;
 use crate::policy::{Limits, Plan, Trace};
+use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 
 mod seen;
 
@@ -88,6 +89,38 @@ impl Facts for Sqlite {
 
     fn lock_clause(_lock: RowLock) -> Option<Cow<'static, str>> {
         None
+    }
+
+    const SYNTAX: Syntax = Syntax::Sqlite;
+
+    /// The driver runs all of them, also with arguments.
+    const PREPARES_ONE_STATEMENT: bool = false;
+
+    const TEXT_IS_ONE_TRANSACTION: bool = false;
+
+    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool = false;
+
+    fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
+        statement.savepoint_effect().unwrap_or_else(|| {
+            if statement.begins_with_any(&["BEGIN", "START", "COMMIT", "END"]) {
+                TransactionEffect::Controls
+            } else {
+                TransactionEffect::Inside
+            }
+        })
+    }
+
+    /// A savepoint opens a transaction where there is none. `OR FAIL` keeps what was changed before the failure.
+    fn lone_effect(statement: &Statement<'_>) -> LoneEffect {
+        if statement.savepoint_effect().is_some()
+            || Self::transaction_effect(statement) != TransactionEffect::Inside
+        {
+            LoneEffect::LeavesSomething
+        } else if statement.has_in_a_row(&["OR", "FAIL"]) {
+            LoneEffect::NotAtomic
+        } else {
+            LoneEffect::Atomic
+        }
     }
 
     fn placeholder(_number: usize) -> Cow<'static, str> {

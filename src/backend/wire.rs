@@ -7,6 +7,7 @@ use futures_core::future::BoxFuture;
 use sqlx::Database;
 
 use super::Facts;
+use crate::sql_text::asks_nowait;
 
 /// The answers to a text of one or more statements.
 #[doc(hidden)]
@@ -123,8 +124,11 @@ impl<DB: Database> WatchedQuery<DB> {
     }
 
     /// Whether the text asks not to wait for locks.
-    pub(crate) fn asks_nowait(&self) -> bool {
-        self.sql().as_bytes().windows(b"NOWAIT".len()).any(|word| word.eq_ignore_ascii_case(b"NOWAIT"))
+    pub(crate) fn asks_nowait(&self) -> bool
+    where
+        DB: Facts,
+    {
+        asks_nowait(DB::SYNTAX, self.sql())
     }
 
     /// The values that are bound, where they can be read.

@@ -206,6 +206,14 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
         self.with(|settings| settings.flights = flights.max(1))
     }
 
+    /// Lets batches reuse connections: [`PoolTransactor::reuse_connections`]. By default each batch acquires one from the
+    /// pool, which costs one or two round trips.
+    #[must_use]
+    pub fn reuse_connections(self) -> Self {
+        let transactor = self.shared.transactor.clone().reuse_connections();
+        Self::new(transactor, self.shared.settings.clone())
+    }
+
     /// Whether connections keep the statements that were prepared; as sqlx's own
     /// [`persistent`](sqlx::query::Query::persistent), and with `false` for the same poolers. The default is `true`.
     ///

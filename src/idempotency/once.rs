@@ -13,7 +13,7 @@ use crate::transactor::{Ended, Options, Transactor, Unit, Wish};
 use crate::tx::{Repeatable, Tx, TxFn};
 
 use super::Outcome;
-use super::claim::{Claim, Claimant};
+use super::claim::{Claim, Claimant, Terms};
 use super::error::KeyError;
 use super::key::IdempotencyKey;
 use super::store::KeyStore;
@@ -43,13 +43,13 @@ use super::store::KeyStore;
 #[must_use = "nothing is run before `run`"]
 pub struct Once<'a, DB, X: ?Sized> {
     transactor: &'a X,
-    claimant: Claimant,
+    terms: Terms,
     database: PhantomData<fn() -> DB>,
 }
 
 impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     pub(super) fn new(transactor: &'a X, key: &IdempotencyKey) -> Self {
-        Self { transactor, claimant: Claimant::new(*key), database: PhantomData }
+        Self { transactor, terms: Terms::new(*key), database: PhantomData }
     }
 
     /// How long a twin is waited for that is at work on the same key, before the answer is
@@ -61,7 +61,7 @@ impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     /// On SQLite a twin waits for its turn like everybody else who writes, within the deadline, and `InProgress` is not
     /// answered: who gets no turn in time is told of a [conflict](crate::Error::is_conflict).
     pub fn wait(mut self, limit: Duration) -> Self {
-        self.claimant.wait = Some(limit);
+        self.terms.wait = Some(limit);
         self
     }
 
@@ -71,12 +71,12 @@ impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     /// It must be longer than clients go on sending, and longer than the deadline of the run: a key that has expired is a
     /// new one. What has expired is removed by [`Keys::purge`](super::Keys::purge).
     pub fn expires_after(mut self, life: Duration) -> Self {
-        self.claimant.expires_after = life;
+        self.terms.expires_after = life;
         self
     }
 
     /// Runs the closure as [`TransactorExt::run`](crate::TransactorExt::run) does, unless it has been run for this key
-    /// before.
+    /// before. Each call is a run of its own, also of the same value: the second one replays the first.
     ///
     /// The response is stored as JSON, and read back for those who come later: it must survive that journey unchanged.
     ///
@@ -110,7 +110,8 @@ impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
         T: Serialize + DeserializeOwned + Send,
         E: From<Error> + Send,
     {
-        let Self { transactor, claimant, .. } = *self;
+        let Self { transactor, terms, .. } = *self;
+        let claimant = terms.new_run();
         let options = Options::new().started_at(Location::caller());
         async move {
             let mut unit = Keyed { body: unit, claimant, output: None };
@@ -211,17 +212,17 @@ where
 #[must_use = "nothing is run before `run`"]
 pub struct OnceIn<'t, DB: KeyStore> {
     tx: &'t mut Tx<DB>,
-    claimant: Claimant,
+    terms: Terms,
 }
 
 impl<'t, DB: KeyStore> OnceIn<'t, DB> {
     pub(super) fn new(tx: &'t mut Tx<DB>, key: &IdempotencyKey) -> Self {
-        Self { tx, claimant: Claimant { wait: None, ..Claimant::new(*key) } }
+        Self { tx, terms: Terms { wait: None, ..Terms::new(*key) } }
     }
 
     /// How long the key and its response are kept: [`Once::expires_after`]. The default is 24 h.
     pub fn expires_after(mut self, life: Duration) -> Self {
-        self.claimant.expires_after = life;
+        self.terms.expires_after = life;
         self
     }
 
@@ -242,7 +243,8 @@ impl<'t, DB: KeyStore> OnceIn<'t, DB> {
         T: Serialize + DeserializeOwned + Send,
         E: From<Error> + Send,
     {
-        let Self { tx, claimant } = self;
+        let Self { tx, terms } = self;
+        let claimant = terms.new_run();
         tx.savepoint(async move |tx: &mut Tx<DB>| match claimant.claim(tx).await? {
             Claim::Ours => fresh(tx, &claimant, part).await,
             Claim::Earlier(response) | Claim::Others(response) => {
@@ -274,7 +276,7 @@ where
     let response = body(tx).await?;
     let written =
         serde_json::to_string(&response).map_err(|error| Error::from(KeyError::Unwritable(error)))?;
-    let row = vec![claimant.key.digest.to_vec(), claimant.run.to_vec()];
+    let row = vec![claimant.terms.key.digest.to_vec(), claimant.run.to_vec()];
     let stored = DB::change_keys(tx, DB::STORE_RESPONSE, Some(written), row).await.map_err(Error::from)?;
     tx.expect_one(stored)?;
     if let Some(observation) = tx.observation().cloned() {

@@ -33,8 +33,13 @@ pub trait Facts: Backend {
     /// Removes up to a thousand rows that have expired.
     const PURGE: &'static str;
 
-    /// The text that writes the row of a key and answers what is there then, in a way that every isolation level sees.
-    fn claim(claimant: &Claimant, write: &Write) -> String;
+    /// Writes the row of a key where it can be written, and returns what is there then, in a way that every isolation
+    /// level sees.
+    fn claim<'t>(
+        tx: &'t mut Tx<Self>,
+        claimant: &Claimant,
+        write: &Write,
+    ) -> BoxFuture<'t, Result<Found, sqlx::Error>>;
 
     /// The text that answers what is stored for a key.
     fn select_key(key: &IdempotencyKey) -> String;
@@ -49,6 +54,24 @@ pub trait Facts: Backend {
         response: Option<String>,
         bytes: Vec<Vec<u8>>,
     ) -> BoxFuture<'t, Result<u64, sqlx::Error>>;
+}
+
+/// What the attempt to write the row of a key found.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Found {
+    /// The row was written: it is this run's.
+    Written,
+    /// This row is there, which may be the one that was written just now.
+    Row(Row),
+    /// There is no row.
+    Nothing,
+}
+
+impl From<Option<Row>> for Found {
+    fn from(row: Option<Row>) -> Self {
+        row.map_or(Self::Nothing, Self::Row)
+    }
 }
 
 /// How a row comes to be a claimant's.

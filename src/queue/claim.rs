@@ -10,8 +10,11 @@ use tokio::time::Instant;
 use super::Queue;
 use super::dialect::{QueueBackend, Row};
 use super::job::micros;
+use super::lease::Lease;
+use super::resend::{Sending, Sent};
 use crate::backend::Backend;
 use crate::error::Error;
+use crate::failure::{Failure, FailureKind};
 use crate::transactor::TransactorExt as _;
 
 /// A job that was claimed: to be worked on, and then completed, failed or released.
@@ -40,8 +43,7 @@ pub struct Claim<DB: Backend> {
     payload: String,
     last_error: Option<String>,
     progress: Arc<Progress>,
-    /// From when on its lease counts: before the database was asked.
-    asked: Instant,
+    lease: Lease,
 }
 
 /// How far a claim has come.
@@ -54,6 +56,7 @@ pub(super) struct Progress {
 /// What is known to have become of a claim.
 #[derive(Debug)]
 pub(super) enum Settled {
+    /// It is complete, or was rescheduled.
     Completed,
     Released,
     /// With this error, and there will be another attempt.
@@ -84,7 +87,7 @@ impl Progress {
 }
 
 impl<DB: QueueBackend> Claim<DB> {
-    /// Of a row as it was when it was found, and so before it was claimed.
+    /// Of a row as it was when it was found, and so before it was claimed. `asked` is when the database was asked.
     pub(super) fn of(queue: &Queue<DB>, row: Row, asked: Instant) -> Self {
         Self {
             queue: queue.clone(),
@@ -95,7 +98,7 @@ impl<DB: QueueBackend> Claim<DB> {
             payload: row.payload,
             last_error: row.last_error,
             progress: Arc::default(),
-            asked,
+            lease: Lease::new(queue.lease, asked),
         }
     }
 
@@ -145,36 +148,43 @@ impl<DB: QueueBackend> Claim<DB> {
         Ok(payload.map_err(|error| sqlx::Error::Decode(Box::new(error)))?)
     }
 
-    /// Prolongs the lease to the [queue's](Queue::lease) time from now.
+    /// Extends the lease to the [queue's](Queue::lease) time from now.
     ///
     /// # Why in a table of its own?
     ///
     /// A transaction under REPEATABLE READ or SERIALIZABLE that has begun before its job's row was changed cannot change
-    /// that row any more: PostgreSQL refuses. Each prolongation would throw away the work that it is there to protect. So
-    /// the lease of a claim is in the job's row, and prolonged ones are beside it. Jobs that end in time never have one.
+    /// that row any more: PostgreSQL refuses. Each extension would throw away the work that it is there to protect. So
+    /// the lease of a claim is in the job's row, and extended ones are beside it. Jobs that end in time never have one.
     ///
     /// # Errors
     ///
     /// [`StaleClaim`](crate::ErrorKind::StaleClaim): stop working on it. A lease that has lapsed and was not taken over is
-    /// prolonged as any other.
+    /// extended as any other. The database's, when it could not be reached until the lease had lapsed: until then it
+    /// is asked again and again.
     pub async fn extend(&self) -> Result<(), Error> {
         let Self { id, token, .. } = self;
         let until = format!("{} + {}", DB::NOW, micros(self.queue.lease));
-        let held = format!("SELECT id FROM atomically_job WHERE id = {id} AND token = {token}");
-        let prolong = format!(
+        let held = &format!("SELECT id FROM atomically_job WHERE id = {id} AND token = {token}");
+        let extend = &format!(
             "INSERT INTO atomically_job_lease (job_id, token, until) VALUES ({id}, {token}, {until}) {}",
             DB::REPLACING_LEASE
         );
-        self.queue
-            .db
-            .run(async |tx| {
-                if DB::fetch_integers(tx, held, Vec::new()).await?.is_empty() {
-                    return Err(tx.stale_claim(self.stale()));
-                }
-                DB::send(tx, prolong, Vec::new()).await?;
-                Ok(())
+        self.resend(|Sending { db, .. }| {
+            Box::pin(async move {
+                let asked = Instant::now();
+                db.run(async |tx| {
+                    if DB::fetch_integers(tx, held.clone(), Vec::new()).await?.is_empty() {
+                        return Err(tx.stale_claim(self.stale()));
+                    }
+                    DB::send(tx, extend.clone(), Vec::new()).await?;
+                    Ok(())
+                })
+                .await?;
+                self.lease.extended(asked);
+                Ok(Sent::Changed)
             })
-            .await
+        })
+        .await
     }
 
     /// Lets the lease end now.
@@ -202,8 +212,13 @@ impl<DB: QueueBackend> Claim<DB> {
         format!("job {id} of the queue {queue:?} is not held by the claim with the token {token} any more")
     }
 
-    pub(super) fn asked(&self) -> Instant {
-        self.asked
+    /// The same as an error, where no transaction is open.
+    pub(super) fn stale_error(&self) -> Error {
+        Error::failed(Failure::new(FailureKind::StaleClaim, self.stale()), None)
+    }
+
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
     }
 
     pub(super) fn queue(&self) -> &Queue<DB> {

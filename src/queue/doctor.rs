@@ -25,7 +25,7 @@ pub enum Fault {
     Version,
     /// It takes no writes.
     ReadOnly,
-    /// A table is not there.
+    /// A table is not there, or lacks a column.
     Missing,
     /// A table is kept in a way that loses or mixes up jobs: on MySQL and MariaDB not by InnoDB, on PostgreSQL not logged, on
     /// SQLite with ids that are used again.

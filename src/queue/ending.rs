@@ -9,10 +9,11 @@ use sqlx::AssertSqlSafe;
 use super::claim::{Claim, Settled};
 use super::dialect::QueueBackend;
 use super::job::micros;
+use super::resend::{Sending, Sent};
 use crate::backend::WatchedQuery;
 use crate::error::Error;
-use crate::failure::{Failure, FailureKind};
-use crate::transactor::TransactorExt as _;
+use crate::strategy::Pessimistic;
+use crate::transactor::{PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
 
 /// When a job that failed is tried again.
@@ -61,7 +62,8 @@ impl<DB: QueueBackend> Claim<DB> {
     /// ```
     ///
     /// A job that is complete is gone from its table; what is worth keeping of it is an effect. Call it *last*: from then
-    /// on the job's row is locked. Every strategy and isolation level will do, and leases that are extended meanwhile do not
+    /// on the job's row is locked. A job that comes again is not completed, but
+    /// [rescheduled](Self::reschedule_in): until it is complete, a successor with its unique key is a duplicate. Every strategy and isolation level will do, and leases that are extended meanwhile do not
     /// get in the way.
     ///
     /// # Errors
@@ -74,27 +76,67 @@ impl<DB: QueueBackend> Claim<DB> {
 
     /// Completes the job, where its effects are elsewhere.
     ///
+    /// A completion whose connection breaks is sent again while the lease lasts; the token keeps it from being done
+    /// twice. So a handler that has finished is not run again because an answer was lost.
+    ///
     /// # Errors
     ///
-    /// [`StaleClaim`](crate::ErrorKind::StaleClaim), and the database's.
+    /// [`StaleClaim`](crate::ErrorKind::StaleClaim); the database's, when it gave no answer until the lease had lapsed.
+    /// After a [commit unknown](crate::Error::is_commit_unknown) the job may be complete, or another worker's.
     pub async fn complete(&self) -> Result<(), Error> {
-        let sql = format!("{}{}", DB::ALONE, removal(std::slice::from_ref(self)));
+        let removal = &removal(std::slice::from_ref(self));
         self.progress().completes();
-        let query = WatchedQuery::new(sqlx::raw_sql(AssertSqlSafe(sql)))?;
-        if self.queue().db.run_statement(query).await? == 0 {
-            return Err(Error::failed(Failure::new(FailureKind::StaleClaim, self.stale()), None));
-        }
+        self.resend(|Sending { db, is_repeated }| {
+            Box::pin(async move {
+                if is_repeated {
+                    return self.complete_again(&db, removal).await;
+                }
+                let sql = AssertSqlSafe(format!("{}{removal}", DB::ALONE));
+                match db.run_statement(WatchedQuery::new(sqlx::raw_sql(sql))?).await? {
+                    0 => Err(self.stale_error()),
+                    _ => Ok(Sent::Changed),
+                }
+            })
+        })
+        .await?;
         self.progress().settle(Settled::Completed);
         Ok(())
     }
 
+    /// Notes that this run of the job is complete if the transaction commits.
+    pub(super) fn completes_with(&self, tx: &mut Tx<DB>) {
+        self.progress().completes();
+        let progress = self.progress().clone();
+        tx.on_commit(async move { progress.settle(Settled::Completed) });
+    }
+
+    /// A job that is there, and not held by this claim, is another worker's, whatever the clocks say.
+    async fn complete_again(
+        &self,
+        db: &PoolTransactor<DB, Pessimistic>,
+        removal: &str,
+    ) -> Result<Sent, Error> {
+        let job = format!("SELECT id FROM atomically_job WHERE id = {}", self.id());
+        db.run(async |tx| {
+            if DB::send(tx, removal.to_owned(), Vec::new()).await? > 0 {
+                return Ok(Sent::Changed);
+            }
+            if DB::fetch_integers(tx, job, Vec::new()).await?.is_empty() {
+                return Ok(Sent::NotHeld);
+            }
+            Err(tx.stale_claim(self.stale()))
+        })
+        .await
+    }
+
     /// Gives the job back because it could not be done.
     ///
-    /// It is tried again later, or is dead when this was its last attempt. `error` is kept with it.
+    /// It is tried again later, or is dead when this was its last attempt. `error` is kept with it. Sent again while the
+    /// lease lasts, as [`complete`](Self::complete) is.
     ///
     /// # Errors
     ///
-    /// [`StaleClaim`](crate::ErrorKind::StaleClaim), and the database's.
+    /// Those of [`complete`](Self::complete).
     pub async fn fail(&self, error: impl fmt::Display, retry: Retry) -> Result<Fate, Error> {
         let delay = match retry {
             Retry::Backoff => Some(self.queue().delay_after(self.attempt())),
@@ -117,30 +159,37 @@ impl<DB: QueueBackend> Claim<DB> {
         Ok(fate)
     }
 
-    /// Gives the job back untouched: it is due at once, and the attempt does not count.
+    /// Gives the job back untouched: it is due at once, and the attempt does not count. Sent again while the lease lasts,
+    /// as [`complete`](Self::complete) is.
     ///
     /// # Errors
     ///
-    /// [`StaleClaim`](crate::ErrorKind::StaleClaim), and the database's.
+    /// Those of [`complete`](Self::complete).
     pub async fn release(&self) -> Result<(), Error> {
         self.give_back(&format!("due_at = {}, attempts = attempts - 1", DB::NOW), Vec::new()).await?;
         self.progress().settle(Settled::Released);
         Ok(())
     }
 
-    /// The token grows here too: who gave the job back, and does not remember, is refused.
+    /// The token grows here too: a worker that gave the job back, and does not remember, is refused.
     async fn give_back(&self, change: &str, arguments: Vec<Option<String>>) -> Result<(), Error> {
         let (id, token) = (self.id(), self.token());
-        let sql = format!(
+        let sql = &format!(
             "UPDATE atomically_job SET {change}, claimed_at = NULL, token = token + 1 WHERE id = {id} AND token = {token}"
         );
-        self.queue()
-            .db
-            .run(async |tx| match DB::send(tx, sql, arguments).await? {
-                0 => Err(tx.stale_claim(self.stale())),
-                _ => Ok(()),
+        let arguments = &arguments;
+        self.resend(|Sending { db, is_repeated }| {
+            Box::pin(async move {
+                let (sql, arguments) = (sql.clone(), arguments.clone());
+                db.run(async |tx| match DB::send(tx, sql, arguments).await? {
+                    0 if is_repeated => Ok(Sent::NotHeld),
+                    0 => Err(tx.stale_claim(self.stale())),
+                    _ => Ok(Sent::Changed),
+                })
+                .await
             })
-            .await
+        })
+        .await
     }
 }
 
@@ -154,9 +203,7 @@ pub async fn complete_all_in<DB: QueueBackend>(tx: &mut Tx<DB>, claims: &[Claim<
     let done = DB::send(tx, removal(claims), Vec::new()).await?;
     if done == claims.len() as u64 {
         for claim in claims {
-            claim.progress().completes();
-            let progress = claim.progress().clone();
-            tx.on_commit(async move { progress.settle(Settled::Completed) });
+            claim.completes_with(tx);
         }
         return Ok(());
     }

@@ -1,11 +1,10 @@
 //! Jobs on their way into the table.
 
 use super::dialect::Dialect;
-use super::job::{Due, NewJob};
+use super::job::NewJob;
 
 /// The columns that a new job has.
-pub(super) const COLUMNS: &str =
-    "atomically_job (queue, priority, due_at, max_attempts, enqueued_at, unique_key, payload)";
+pub(super) const COLUMNS: &str = "atomically_job (queue, priority, due_at, max_attempts, enqueued_at, unique_key, unique_until_claimed, payload)";
 
 /// Jobs for a queue.
 #[doc(hidden)]
@@ -31,20 +30,13 @@ impl NewRows<'_> {
             .map(|job| {
                 arguments.extend([job.unique_key.clone(), Some(job.payload.clone())]);
                 let (key, payload) = (DB::placeholder(arguments.len() - 1), DB::placeholder(arguments.len()));
-                let (priority, due) = (job.priority.number(), due::<DB>(job));
-                format!("('{queue}', {priority}, {due}, {}, {now}, {key}, {payload})", self.attempts(job))
+                let (priority, due) = (job.priority.number(), job.due.text::<DB>());
+                let (attempts, until_claimed) = (self.attempts(job), job.unique_until_claimed);
+                format!(
+                    "('{queue}', {priority}, {due}, {attempts}, {now}, {key}, {until_claimed}, {payload})"
+                )
             })
             .collect();
         (format!("{COLUMNS} VALUES {}", rows.join(", ")), arguments)
-    }
-}
-
-/// When a job is due, as an expression.
-pub(super) fn due<DB: Dialect>(job: &NewJob) -> String {
-    let now = DB::NOW;
-    match job.due {
-        Due::After(0) => now.to_owned(),
-        Due::After(delay) => format!("{now} + {delay}"),
-        Due::At(time) => time.to_string(),
     }
 }

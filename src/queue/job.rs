@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::dialect::Dialect;
 use super::priority::Priority;
 use crate::error::Error;
 
@@ -36,6 +37,7 @@ const LONGEST_KEY: usize = 255;
 pub struct NewJob {
     pub(super) payload: String,
     pub(super) unique_key: Option<String>,
+    pub(super) unique_until_claimed: bool,
     pub(super) due: Due,
     pub(super) priority: Priority,
     pub(super) max_attempts: Option<u32>,
@@ -50,6 +52,30 @@ pub(super) enum Due {
     At(i64),
 }
 
+impl Due {
+    pub(super) fn at(time: SystemTime) -> Self {
+        Self::At(match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => micros(since),
+            Err(before) => -micros(before.duration()),
+        })
+    }
+
+    /// As an expression of SQL.
+    pub(super) fn text<DB: Dialect>(self) -> String {
+        let now = DB::NOW;
+        match self {
+            Self::After(0) => now.to_owned(),
+            Self::After(delay) => format!("{now} + {delay}"),
+            Self::At(time) => time.to_string(),
+        }
+    }
+}
+
+/// A payload as it is kept.
+pub(super) fn json(payload: &(impl Serialize + ?Sized)) -> Result<String, Error> {
+    Ok(serde_json::to_string(payload).map_err(|error| sqlx::Error::Encode(Box::new(error)))?)
+}
+
 impl NewJob {
     /// A job with this payload, due at once.
     ///
@@ -57,33 +83,57 @@ impl NewJob {
     ///
     /// The payload cannot be written as JSON.
     pub fn new(payload: &(impl Serialize + ?Sized)) -> Result<Self, Error> {
-        let payload = serde_json::to_string(payload).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
         Ok(Self {
-            payload,
+            payload: json(payload)?,
             unique_key: None,
+            unique_until_claimed: false,
             due: Due::After(0),
             priority: Priority::default(),
             max_attempts: None,
         })
     }
 
-    /// Is left out if there is a job with the same key in the queue that is neither done nor dead.
+    /// Makes the job unique until it is done: it is left out if the queue has another job with the same key, be it
+    /// waiting or being worked on.
     ///
-    /// The key is compared byte by byte. It is free again when the job is done: to do something once and never again, keep
-    /// a row of your own that says so, in the transaction that does it.
+    /// The key is compared byte by byte. It is free again when the job is complete or dead: to do something once and
+    /// never again, keep a row of your own that says so, in the transaction that does it.
+    ///
+    /// # Which of the two?
+    ///
+    /// A job that is left out because its twin is *being worked on* may be lost work: the twin may have read its data
+    /// before they changed. Where a job stands for "something has changed, look at it", use
+    /// [`unique_until_claimed`](Self::unique_until_claimed). A job that is to come back under its own key is put back
+    /// by [`Claim::reschedule_in`](super::Claim::reschedule_in): as long as it is not complete, a successor with the
+    /// same key is a duplicate of it.
     ///
     /// # Errors
     ///
     /// A key of more than 255 bytes, or with a NUL in it.
-    pub fn unique(mut self, key: impl Into<String>) -> Result<Self, Error> {
-        let key = key.into();
-        if key.len() > LONGEST_KEY || key.contains('\0') {
-            let message =
-                format!("a unique key has at most {LONGEST_KEY} bytes and no NUL, this one is {key:?}");
-            return Err(sqlx::Error::Encode(message.into()).into());
-        }
-        self.unique_key = Some(key);
-        Ok(self)
+    pub fn unique(self, key: impl Into<String>) -> Result<Self, Error> {
+        Ok(Self { unique_key: Some(checked(key.into())?), unique_until_claimed: false, ..self })
+    }
+
+    /// Makes the job unique until it is claimed: it is left out if the queue has another job with the same key that
+    /// nobody works on yet. A claimed job is none, so whatever changes while it runs gets a job of its own.
+    ///
+    /// The key is given up at the first claim and does not come back: when the job fails and is tried again, or is
+    /// rescheduled, there may be another one with its key beside it. Jobs of both modes share one set of keys.
+    ///
+    /// ```
+    /// use atomically::queue::NewJob;
+    ///
+    /// # fn main() -> Result<(), atomically::Error> {
+    /// // Any number of changes while it waits are one job; a change while it runs is the next one.
+    /// let reindex = NewJob::new(&7)?.unique_until_claimed("reindex:product:7")?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A key of more than 255 bytes, or with a NUL in it.
+    pub fn unique_until_claimed(self, key: impl Into<String>) -> Result<Self, Error> {
+        Ok(Self { unique_until_claimed: true, ..self.unique(key)? })
     }
 
     /// Not due before this much time has passed, by the database's clock.
@@ -94,10 +144,7 @@ impl NewJob {
 
     /// Not due before this time, by the database's clock.
     pub fn run_at(mut self, time: SystemTime) -> Self {
-        self.due = Due::At(match time.duration_since(UNIX_EPOCH) {
-            Ok(since) => micros(since),
-            Err(before) => -micros(before.duration()),
-        });
+        self.due = Due::at(time);
         self
     }
 
@@ -115,12 +162,23 @@ impl NewJob {
     }
 }
 
+/// Checks a unique key.
+fn checked(key: String) -> Result<String, Error> {
+    if key.len() <= LONGEST_KEY && !key.contains('\0') {
+        return Ok(key);
+    }
+    let message = format!("a unique key has at most {LONGEST_KEY} bytes and no NUL, this one is {key:?}");
+    Err(sqlx::Error::Encode(message.into()).into())
+}
+
 /// What became of a job that was to be put into a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use = "a duplicate was not put into the queue"]
 pub enum Enqueued {
     /// It is in the queue, once the transaction commits. Its id is never given to another job of this database.
     Added(i64),
-    /// A job with the same unique key is there already.
+    /// A job with the same unique key is there already, and this one was not put into the queue. The one that is there
+    /// may be the job that is being worked on right now: see [`NewJob::unique`].
     Duplicate,
 }
 

@@ -25,6 +25,7 @@ impl Dialect for MySql {
     claimed_at BIGINT,
     died_at BIGINT,
     unique_key VARBINARY(255),
+    unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE,
     live_key VARBINARY(255) AS (IF(died_at IS NULL, unique_key, NULL)) STORED,
     payload LONGTEXT CHARACTER SET utf8mb4 NOT NULL,
     last_error TEXT CHARACTER SET utf8mb4,
@@ -61,6 +62,15 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
                   FROM (SELECT 'atomically_job' AS name UNION ALL SELECT 'atomically_job_lease') AS wanted
                   WHERE NOT EXISTS (SELECT 1 FROM information_schema.tables
                                     WHERE table_schema = DATABASE() AND table_name = name)",
+        },
+        Check {
+            fault: Fault::Missing,
+            sql: "SELECT CONVERT('the table atomically_job is of an earlier version: ALTER TABLE atomically_job ADD COLUMN unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE' USING utf8mb4)
+                  FROM information_schema.tables
+                  WHERE table_schema = DATABASE() AND table_name = 'atomically_job'
+                  AND NOT EXISTS (SELECT 1 FROM information_schema.columns
+                                  WHERE table_schema = DATABASE() AND table_name = 'atomically_job'
+                                  AND column_name = 'unique_until_claimed')",
         },
         Check {
             fault: Fault::Engine,
@@ -137,6 +147,7 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     const REPLACING_LEASE: &'static str =
         "ON DUPLICATE KEY UPDATE token = VALUES(token), until = VALUES(until)";
 
+    /// InnoDB waits for a row that is being changed, and compares it again then.
     fn delete_batch(table: &str, _key: &str, condition: &str) -> String {
         format!("DELETE FROM {table} WHERE {condition} LIMIT 1000")
     }

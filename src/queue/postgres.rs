@@ -31,6 +31,7 @@ impl Dialect for Postgres {
     claimed_at BIGINT,
     died_at BIGINT,
     unique_key TEXT COLLATE \"C\",
+    unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE,
     payload TEXT NOT NULL,
     last_error TEXT
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
@@ -64,6 +65,13 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
             fault: Fault::Missing,
             sql: "SELECT 'there is no table ' || name FROM unnest(ARRAY['atomically_job', 'atomically_job_lease']) AS name
                   WHERE to_regclass(name) IS NULL",
+        },
+        Check {
+            fault: Fault::Missing,
+            sql: "SELECT 'the table atomically_job is of an earlier version: ALTER TABLE atomically_job ADD COLUMN unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE'
+                  WHERE to_regclass('atomically_job') IS NOT NULL AND NOT EXISTS (
+                      SELECT FROM pg_attribute WHERE attrelid = to_regclass('atomically_job')
+                      AND attname = 'unique_until_claimed' AND NOT attisdropped)",
         },
         Check {
             fault: Fault::Engine,
@@ -136,9 +144,13 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     /// One text is one transaction: what is set here is set until its end.
     const ALONE: &'static str = "SET LOCAL statement_timeout = 9900; ";
 
+    /// A row that was found may be changed before it is deleted. The lock keeps it as it was found, and passes by a row
+    /// that is being changed; the condition is repeated because behind a wait only that of the outer statement is
+    /// checked again.
     fn delete_batch(table: &str, key: &str, condition: &str) -> String {
         format!(
-            "DELETE FROM {table} WHERE {key} = ANY(ARRAY(SELECT {key} FROM {table} WHERE {condition} LIMIT 1000))"
+            "DELETE FROM {table} WHERE {key} = ANY(ARRAY(SELECT {key} FROM {table} WHERE {condition} LIMIT 1000 \
+             FOR UPDATE SKIP LOCKED)) AND {condition}"
         )
     }
 

@@ -31,7 +31,7 @@ const MARGIN: i64 = 50_000;
 const BACKLOG: i64 = 1_000_000;
 
 /// What is kept with a job whose last attempt was not heard of again.
-const LAPSED: &str = "the lease of the last attempt lapsed: its worker died, or was too slow to prolong it";
+const LAPSED: &str = "the lease of the last attempt lapsed: its worker died, or was too slow to extend it";
 
 /// Up to which job has been claimed, for each priority, in the order of the index.
 ///
@@ -179,6 +179,8 @@ pub(super) fn due<DB: Dialect>(
 /// The begin of the statement that claims jobs for a time, or has them dead where their last attempt has begun and did not
 /// end.
 ///
+/// Keys that are unique until the claim are given up here.
+///
 /// The attempts come last: MySQL and MariaDB show an assignment what those before it have made of the row.
 pub(super) fn claimed<DB: Dialect>(lease: &str) -> String {
     let (now, is_spent) = (DB::NOW, "atomically_job.attempts >= atomically_job.max_attempts");
@@ -187,6 +189,7 @@ pub(super) fn claimed<DB: Dialect>(lease: &str) -> String {
          claimed_at = CASE WHEN {is_spent} THEN NULL ELSE {now} END, \
          due_at = CASE WHEN {is_spent} THEN NULL ELSE {now} + {lease} END, \
          died_at = CASE WHEN {is_spent} THEN {now} END, \
+         unique_key = CASE WHEN atomically_job.unique_until_claimed THEN NULL ELSE atomically_job.unique_key END, \
          last_error = CASE WHEN {is_spent} THEN '{LAPSED}' ELSE atomically_job.last_error END, \
          attempts = CASE WHEN {is_spent} THEN atomically_job.attempts ELSE atomically_job.attempts + 1 END"
     )

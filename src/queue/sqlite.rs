@@ -23,6 +23,7 @@ impl Dialect for Sqlite {
     claimed_at INTEGER,
     died_at INTEGER,
     unique_key TEXT,
+    unique_until_claimed INTEGER NOT NULL DEFAULT 0,
     payload TEXT NOT NULL,
     last_error TEXT
 );
@@ -46,6 +47,12 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
             sql: "SELECT 'there is no table ' || name
                   FROM (SELECT 'atomically_job' AS name UNION ALL SELECT 'atomically_job_lease')
                   WHERE name NOT IN (SELECT name FROM sqlite_master WHERE type = 'table')",
+        },
+        Check {
+            fault: Fault::Missing,
+            sql: "SELECT 'the table atomically_job is of an earlier version: ALTER TABLE atomically_job ADD COLUMN unique_until_claimed INTEGER NOT NULL DEFAULT 0' FROM sqlite_master
+                  WHERE type = 'table' AND name = 'atomically_job'
+                  AND 'unique_until_claimed' NOT IN (SELECT name FROM pragma_table_info('atomically_job'))",
         },
         Check {
             fault: Fault::Engine,
@@ -79,6 +86,7 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     /// There is one writer at a time, so nothing has to be locked or left out.
     const LOCK: &'static str = "";
 
+    /// There is one writer at a time, and this is it: nothing changes between the search and the removal.
     fn delete_batch(table: &str, key: &str, condition: &str) -> String {
         format!("DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT 1000)")
     }

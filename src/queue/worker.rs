@@ -73,6 +73,9 @@ const MOST_OFTEN: Duration = Duration::from_millis(100);
 /// | loses its lease | somebody else's: the handler is cancelled |
 /// | is cut off at the end of the grace | given back, and the attempt does not count |
 ///
+/// A handler that has finished is not run again because a connection broke: what the worker sends for its job is sent again
+/// until the lease ends.
+///
 /// An unknown commit needs nothing special. A handler hands it on as an error; if the commit was stored, the job is gone and
 /// cannot fail.
 pub struct Worker<DB: Backend> {
@@ -127,7 +130,10 @@ impl<DB: QueueBackend> Worker<DB> {
         self
     }
 
-    /// How long handlers may go on after the worker was told to stop. Their leases are prolonged meanwhile.
+    /// How long handlers may go on after the worker was told to stop. Their leases are extended meanwhile.
+    ///
+    /// What is to be sent for their jobs then is sent until it is answered: where the database cannot be reached, until
+    /// their leases end.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;

@@ -53,6 +53,19 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     ///
     /// The statement runs at the isolation level of its session, and runs again when a conflict undid it.
     ///
+    /// # What is not one transaction
+    ///
+    /// - A statement that may store a part of its work before it fails is sent once and never again, whatever the
+    ///   strategy and the failure: `CALL`, `DO` and what works `CONCURRENTLY` on PostgreSQL, `CALL`, `EXECUTE` and
+    ///   compound statements on MySQL and MariaDB, `OR FAIL` on SQLite, and any text that cannot be read. The error says
+    ///   so.
+    /// - Several statements in one text are one transaction on PostgreSQL, if none of them is of that kind. On MySQL,
+    ///   MariaDB and SQLite they are refused as [`Unsupported`](crate::ErrorKind::Unsupported).
+    /// - What begins or ends a transaction, sets a savepoint or locks tables is refused as
+    ///   [`Aborted`](crate::ErrorKind::Aborted): it would stay behind on a connection of the pool.
+    ///
+    /// A table without transactions (MyISAM) is beyond this: a statement that failed in the middle runs again.
+    ///
     /// # Why only here?
     ///
     /// The other strategies promise something about the transaction around a statement, and here there is none.
@@ -66,7 +79,7 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     ///
     /// The statement may or may not be stored. The connection is closed.
     pub async fn apply<'q>(&self, query: impl sqlx::Execute<'q, DB>) -> Result<u64, Error> {
-        self.run_statement(WatchedQuery::new(query)?).await
+        self.apply_statement(WatchedQuery::new(query)?).await
     }
 }
 
@@ -77,6 +90,6 @@ impl<DB: Backend> With<'_, PoolTransactor<DB, Atomic>> {
     ///
     /// Those of [`PoolTransactor::apply`].
     pub async fn apply<'q>(&self, query: impl sqlx::Execute<'q, DB>) -> Result<u64, Error> {
-        self.run_statement(WatchedQuery::new(query)?).await
+        self.apply_statement(WatchedQuery::new(query)?).await
     }
 }

@@ -48,6 +48,8 @@ pub(super) enum Outcome<T> {
     Done(T),
     /// The database was in the way.
     Failed { failure: Failure, otherwise: Otherwise<T> },
+    /// It failed, and must not be tried again, whatever the strategy says: a part of it may be stored.
+    Final(Failure),
     /// The deadline passed, perhaps with something known about what was waited for.
     OutOfTime(Option<Failure>),
 }
@@ -150,7 +152,7 @@ async fn attempts<X: Trial>(
         let span = timer.observation.as_ref().and_then(|observation| observation.attempt_span());
         let outcome = within(span, || trial.once(plan, number, place, timer)).await;
         timer.tell(Observation::attempt_over);
-        let (failure, otherwise) = match outcome {
+        let (failure, otherwise, may_run_again) = match outcome {
             Outcome::Done(output) => {
                 strategy.observe(&attempt, None);
                 return Ok(output);
@@ -158,7 +160,8 @@ async fn attempts<X: Trial>(
             Outcome::OutOfTime(failure) => {
                 return Err(Error::deadline_exceeded(last.or(failure), clock.spent(number)));
             }
-            Outcome::Failed { failure, otherwise } => (failure, otherwise),
+            Outcome::Failed { failure, otherwise } => (failure, otherwise, true),
+            Outcome::Final(failure) => (failure, Otherwise::Failure, false),
         };
         strategy.observe(&attempt, Some(&failure));
         timer.tell(|observation| observation.attempt_failed(&failure));
@@ -166,9 +169,10 @@ async fn attempts<X: Trial>(
         if failure.kind() == FailureKind::StatementTimeout && Instant::now() >= server_deadline {
             return Err(Error::deadline_exceeded(Some(failure), clock.spent(number)));
         }
-        let retries_unique = is_unique_violation(&failure) && unique_retries > 0;
+        let retries_unique = may_run_again && is_unique_violation(&failure) && unique_retries > 0;
         unique_retries -= u32::from(retries_unique);
         let gives_up = match failure.kind() {
+            _ if !may_run_again => true,
             // Whatever the strategy says: an unknown commit is never blindly run again, but only behind its fence.
             FailureKind::CommitUnknown => !failure.is_retryable(),
             // What was taken over does not come back.
@@ -341,6 +345,19 @@ mod tests {
         let error = until_done(&Reckless, &options(), &mut script).await.expect_err("unknown");
         assert_eq!(error.kind(), ErrorKind::CommitUnknown);
         assert_eq!(script.tried_at.len(), 1);
+    }
+
+    /// Whatever the failure, and whatever was asked for.
+    #[tokio::test(start_paused = true)]
+    async fn never_runs_again_what_may_be_stored_in_part() {
+        let constraint = crate::failure::Constraint::new(ConstraintKind::Unique);
+        let violation = Failure::new(FailureKind::Constraint, "taken").with_constraint(Some(constraint));
+        for failure in [Failure::new(FailureKind::Deadlock, "a cycle").retryable(true), violation] {
+            let mut script = Script::new([Outcome::Final(failure.clone())]);
+            let asked = options().retry_unique(5);
+            let error = until_done(&Optimistic::default(), &asked, &mut script).await.expect_err("final");
+            assert_eq!((error.failure(), script.tried_at.len()), (Some(&failure), 1));
+        }
     }
 
     #[tokio::test(start_paused = true)]

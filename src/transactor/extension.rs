@@ -160,9 +160,9 @@ pub struct With<'a, X: ?Sized> {
 }
 
 impl<DB: Backend, S: Strategy> With<'_, PoolTransactor<DB, S>> {
-    /// One statement as its own transaction; answers how many rows it touched.
-    pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
-        self.transactor.clone().options(self.options.clone()).run_statement(query).await
+    /// One statement of the caller's as its own transaction; returns how many rows it touched.
+    pub(crate) async fn apply_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
+        self.transactor.clone().options(self.options.clone()).apply_statement(query).await
     }
 }
 

@@ -9,6 +9,7 @@ use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 
 use super::attempt::until_done;
+use super::lone::{self, Sent};
 use super::trial::{Alone, Sending, StatementTrial, UnitTrial, sending};
 use super::{Ended, Options, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
@@ -140,8 +141,18 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// One statement as its own transaction; answers how many rows it touched.
     pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
+        self.send_alone(query, Sent::AsOftenAsItTakes).await
+    }
+
+    /// The same for a statement of the caller's, which may be anything.
+    pub(crate) async fn apply_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
+        let sent = lone::check(&query)?;
+        self.send_alone(query, sent).await
+    }
+
+    async fn send_alone(&self, query: WatchedQuery<DB>, sent: Sent) -> Result<u64, Error> {
         let (sql, nowait) = (query.text(), query.asks_nowait());
-        self.run_alone(sql, nowait, sending(&self.options, query)).await
+        self.run_alone(sql, nowait, sent, sending(&self.options, query)).await
     }
 
     /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool, with what the server may be told of
@@ -153,16 +164,19 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         + Send
         + Sync,
     ) -> Result<T, Error> {
-        self.run_alone(sql, false, |connection, sending| run(connection, sending.limit)).await
+        self.run_alone(sql, false, Sent::AsOftenAsItTakes, |connection, sending| {
+            run(connection, sending.limit)
+        })
+        .await
     }
 
-    async fn run_alone<R, T>(&self, sql: SqlStr, nowait: bool, run: R) -> Result<T, Error>
+    async fn run_alone<R, T>(&self, sql: SqlStr, nowait: bool, sent: Sent, run: R) -> Result<T, Error>
     where
         R: for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
         T: Send,
     {
         self.refuse_nesting()?;
-        let alone = Alone { pool: &self.pool, handoff: &self.handoff, sql, nowait };
+        let alone = Alone { pool: &self.pool, handoff: &self.handoff, sql, nowait, sent };
         let mut statement = StatementTrial::new(alone, run);
         until_done(&*self.strategy, &self.gate, &self.options, &mut statement).await
     }

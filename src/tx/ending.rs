@@ -251,7 +251,7 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {
 }
 
 /// The transaction is not the one any more that was opened.
-fn ended_unseen(before: &str, said: Option<&Failure>) -> Failure {
+pub(super) fn ended_unseen(before: &str, said: Option<&Failure>) -> Failure {
     let said = said.map(|failure| format!(" The server said: {failure}")).unwrap_or_default();
     Failure::new(
         FailureKind::Aborted,

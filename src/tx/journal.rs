@@ -1,8 +1,8 @@
 //! What a transaction remembers of its statements.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use sqlx::{SqlSafeStr as _, SqlStr};
 
@@ -12,6 +12,9 @@ use crate::backend::{
 use crate::error::Error;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 use crate::observe::Observation;
+
+use super::admission::{Admission, admission};
+use super::probe;
 
 /// The memory of one transaction.
 #[derive(Default)]
@@ -23,6 +26,12 @@ pub(super) struct Journal {
     in_flight: bool,
     /// A statement failed in a way that may have ended the transaction; this one, sent first, tells.
     ask: Option<&'static str>,
+    /// A savepoint was set around a statement that may have ended the transaction.
+    pub(super) is_probing: bool,
+    /// Each statement needs a packet of its own.
+    pub(super) takes_one_at_a_time: bool,
+    /// A statement of the unit's was sent.
+    sent: bool,
     /// The caller's hands were on the connection.
     touched: bool,
     /// The session is not to be used again.
@@ -31,6 +40,8 @@ pub(super) struct Journal {
     unread: bool,
     /// Set by a savepoint's scope that was dropped before its end.
     scope_dropped: Option<Arc<AtomicBool>>,
+    /// A text that was to be locked and cannot be: the next statement returns it.
+    not_lockable: OnceLock<Failure>,
     /// Those who watch the unit.
     observation: Option<Arc<Observation>>,
 }
@@ -54,7 +65,8 @@ impl Journal {
             } else {
                 None
             };
-            self.over = dropped.map(|what| Failure::new(FailureKind::Aborted, what));
+            let dropped = dropped.map(|what| Failure::new(FailureKind::Aborted, what));
+            self.over = dropped.or_else(|| self.not_lockable.get().cloned());
         }
         self.over.as_ref()
     }
@@ -68,6 +80,12 @@ impl Journal {
     pub(super) fn forgive(&mut self) {
         self.over = None;
         self.ask = None;
+    }
+
+    /// Ends the transaction because of a text whose rows cannot be locked.
+    pub(super) fn refuse_lock(&self, failure: Failure) {
+        // The first one is the cause of the others.
+        let _ = self.not_lockable.set(failure);
     }
 
     /// Whether a statement of the unit is on its way.
@@ -103,6 +121,11 @@ impl Journal {
 
     pub(super) fn is_unwatched(&self) -> bool {
         self.touched || self.unread
+    }
+
+    /// Whether the unit has sent a statement, or may have.
+    pub(super) fn has_sent(&self) -> bool {
+        self.sent || self.touched
     }
 
     /// The text is asked for where somebody watches.
@@ -190,6 +213,7 @@ pub(super) async fn admit_control<DB: Backend>(
 
 /// Asks whether a failed statement has ended the transaction, where nobody can tell without asking.
 async fn make_sure<DB: Backend>(journal: &mut Journal, connection: &mut DB::Connection) {
+    probe::look::<DB>(journal, connection).await;
     let Some(statement) = journal.ask.take() else { return };
     journal.begin_statement(|| statement.into_sql_str());
     let reply = DB::send_text(connection, statement.to_owned()).await;
@@ -212,52 +236,33 @@ pub(super) async fn admit<DB: Backend>(
     query: &WatchedQuery<DB>,
 ) -> Result<(), sqlx::Error> {
     make_sure::<DB>(journal, connection).await;
-    if journal.over().is_none() && ends_transactions(query.sql()) {
-        journal.end(Failure::new(
-            FailureKind::Aborted,
-            "a unit of work must not begin, commit or roll back by itself: what it returns decides",
-        ));
+    if journal.over().is_none() {
+        match admission(query) {
+            Admission::Admitted => {}
+            Admission::Unwatched if journal.takes_one_at_a_time => journal.end(several_on_galera()),
+            Admission::Unwatched => journal.mark_unwatched(),
+            Admission::MayEnd => {
+                journal.mark_unwatched();
+                probe::set::<DB>(journal, connection).await;
+            }
+            Admission::Refused(failure) => journal.end(failure),
+        }
     }
     if let Some(failure) = journal.over() {
         return Err(sqlx::Error::Database(Box::new(TransactionOver(failure.clone()))));
     }
-    // Several statements in one text: the ones behind the first are not seen.
-    if query.is_plain_text() && query.sql().trim_end().trim_end_matches(';').contains(';') {
-        journal.mark_unwatched();
-    }
+    journal.sent = true;
     Ok(())
 }
 
-fn ends_transactions(sql: &str) -> bool {
-    const REFUSED: [&str; 7] = ["BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE"];
-    let mut words = without_leading_comments(sql)
-        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .filter(|word| !word.is_empty());
-    let Some(first) = words.next() else { return false };
-    match REFUSED.iter().find(|word| word.eq_ignore_ascii_case(first)) {
-        // ROLLBACK TO a savepoint stays inside; so does everything that is STARTed or PREPAREd but a
-        // transaction.
-        Some(&"ROLLBACK") => !words.any(|word| word.eq_ignore_ascii_case("TO")),
-        Some(&("START" | "PREPARE")) => {
-            words.next().is_some_and(|word| word.eq_ignore_ascii_case("TRANSACTION"))
-        }
-        Some(_) => true,
-        None => false,
-    }
-}
-
-fn without_leading_comments(mut sql: &str) -> &str {
-    loop {
-        sql = sql.trim_start();
-        let rest = if let Some(rest) = sql.strip_prefix("--") {
-            rest.split_once('\n').map(|(_, rest)| rest)
-        } else if let Some(rest) = sql.strip_prefix("/*") {
-            rest.split_once("*/").map(|(_, rest)| rest)
-        } else {
-            return sql;
-        };
-        sql = rest.unwrap_or_default();
-    }
+/// On a node that aborts the transaction between two statements of one text, the second one would run outside of it, and
+/// would be stored.
+fn several_on_galera() -> Failure {
+    Failure::new(
+        FailureKind::Unsupported,
+        "several statements in one text were not sent: on a Galera cluster a conflict between two of them would go \
+         unnoticed; send them one by one",
+    )
 }
 
 impl fmt::Debug for Journal {
@@ -272,39 +277,6 @@ impl fmt::Debug for Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn statements_that_end_transactions_are_known() {
-        for sql in [
-            "COMMIT",
-            " commit ;",
-            "Rollback",
-            "BEGIN IMMEDIATE",
-            "end",
-            "abort",
-            "START TRANSACTION",
-            "-- why\n/* so */ COMMIT AND CHAIN",
-            "ROLLBACK WORK",
-            "PREPARE TRANSACTION 'x'",
-        ] {
-            assert!(ends_transactions(sql), "{sql}");
-        }
-        for sql in [
-            "",
-            "SELECT 1",
-            "UPDATE commit SET end = 1",
-            "ROLLBACK TO SAVEPOINT a",
-            "ROLLBACK WORK TO a",
-            "SAVEPOINT a",
-            "START SLAVE",
-            "PREPARE x AS SELECT 1",
-            "committed",
-            "-- COMMIT",
-            "/* COMMIT",
-        ] {
-            assert!(!ends_transactions(sql), "{sql}");
-        }
-    }
 
     #[test]
     fn the_first_failure_is_the_cause() {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr, SqlStr};
 
-use crate::backend::{Backend, Key, WatchedQuery};
+use crate::backend::{Backend, Key, SnapshotAge, WatchedQuery};
 use crate::digest::digest;
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::Answer;
 use crate::isolation::Begin;
 use crate::lock::RowLock;
+use crate::sql_text::with_lock_clause;
 
 use super::Tx;
 use super::executor::watch;
@@ -22,14 +23,53 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
 /// # Locks
 impl<DB: Backend> Tx<DB> {
+    /// The text of a `SELECT`, with the lock that the strategy takes on rows that are read in order to be changed.
+    ///
+    /// Under [`Pessimistic`](crate::Pessimistic) that is `FOR NO KEY UPDATE` on PostgreSQL and `FOR UPDATE` on MySQL
+    /// and MariaDB, put behind the last word of the text; elsewhere, and on SQLite, the text is unchanged.
+    ///
+    /// # Texts that cannot be locked
+    ///
+    /// Servers accept a lock clause behind some texts and then lock nothing. Such a text is refused, under every strategy
+    /// alike: the transaction ends with an [`Unsupported`](crate::ErrorKind::Unsupported) error that names the reason,
+    /// which the next statement returns, so nothing is read without the lock. Refused are:
+    ///
+    /// - what is not one `SELECT`, or has a lock clause of its own, `INTO`, or no table to read from;
+    /// - `UNION`, `INTERSECT`, `EXCEPT`, `DISTINCT` and `GROUP BY`; on PostgreSQL all aggregates, window functions,
+    ///   `HAVING` and set-returning functions, on MySQL and MariaDB `MIN` and `MAX`, which look at one row of many;
+    /// - `WITH`, a subquery in the select list, outer joins on PostgreSQL, and subqueries in `FROM` on MySQL and MariaDB,
+    ///   unless the lock [names a table](RowLock::of);
+    /// - executable comments (`/*! … */`) on MySQL and MariaDB.
+    ///
+    /// On SQLite, which has no row locks, only what is no single `SELECT` or has a lock clause.
+    ///
+    /// A subquery in `WHERE` is read, and its rows are not locked. A view is locked as far as the database reaches through
+    /// it: not where its definition has a `WITH` (PostgreSQL) or is materialized for each query (MySQL, MariaDB).
+    pub fn for_update(&self, sql: impl SqlSafeStr) -> SqlStr {
+        let sql = sql.into_sql_str();
+        match locked::<DB>(self.closing.plan.row_lock, &sql) {
+            Ok(Some(locked)) => AssertSqlSafe(locked).into_sql_str(),
+            Ok(None) => sql,
+            Err(failure) => {
+                self.journal.refuse_lock(failure);
+                sql
+            }
+        }
+    }
+
     /// The text of a `SELECT`, with a lock of your choice on the rows it returns, whatever the strategy.
     ///
     /// # Errors
     ///
-    /// SQLite has no row locks: [`Unsupported`](crate::ErrorKind::Unsupported).
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a [text that cannot be
+    /// locked](Self::for_update#texts-that-cannot-be-locked), and on SQLite, which has no row locks.
     pub fn locking(&self, lock: RowLock, sql: impl SqlSafeStr) -> Result<SqlStr, Error> {
-        let clause = DB::lock_clause(lock).ok_or_else(|| unsupported::<DB>("row locks"))?;
-        Ok(with_clause(&sql.into_sql_str(), &clause))
+        if DB::lock_clause(lock).is_none() {
+            return Err(unsupported::<DB>("row locks"));
+        }
+        let sql = sql.into_sql_str();
+        let locked = locked::<DB>(Some(lock), &sql).map_err(|failure| Error::failed(failure, None))?;
+        Ok(locked.map_or(sql, |locked| AssertSqlSafe(locked).into_sql_str()))
     }
 
     /// Locks the rows with these keys, all of them in one order, and answers which keys no row has.
@@ -65,7 +105,9 @@ impl<DB: Backend> Tx<DB> {
         keys: &[K],
     ) -> Result<Vec<K>, Error> {
         let plan = self.closing.plan;
-        let clause = DB::lock_clause(plan.row_lock.unwrap_or(RowLock::NO_KEY_UPDATE));
+        // There is one table, whatever the strategy's lock names.
+        let lock = RowLock { table: None, ..plan.row_lock.unwrap_or(RowLock::NO_KEY_UPDATE) };
+        let clause = DB::lock_clause(lock);
         let all_is_locked = match plan.begin {
             Some(begin) => begin != Begin::Deferred,
             None => plan.row_lock.is_some(),
@@ -86,10 +128,13 @@ impl<DB: Backend> Tx<DB> {
             placeholders.push(DB::placeholder(i + 1));
         }
         let placeholders = placeholders.join(", ");
-        let select =
+        let mut select =
             format!("SELECT {column} FROM {table} WHERE {column} IN ({placeholders}) ORDER BY {column}");
+        if let Some(clause) = clause {
+            select.push(' ');
+            select.push_str(&clause);
+        }
         let select = AssertSqlSafe(select).into_sql_str();
-        let select = clause.map_or_else(|| select.clone(), |clause| with_clause(&select, &clause));
 
         let query = Ok(WatchedQuery::made_of(select, arguments));
         let told = |found: &Vec<K>| Answer { rows_read: found.len(), ..Answer::default() };
@@ -105,6 +150,15 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// Any hashable key will do. It is turned into 64 bits in a way that is the same in every process and on every
     /// machine, as long as the key's type hashes the same; two keys that come out alike only wait for each other.
+    ///
+    /// # Snapshots
+    ///
+    /// The lock protects what is read after it was granted. A transaction at REPEATABLE READ reads from a snapshot, which
+    /// may be older than the lock, and two units that lock, count and insert would get the same number. So at REPEATABLE
+    /// READ the lock is refused as [`Unsupported`](crate::ErrorKind::Unsupported): on PostgreSQL always, because the
+    /// snapshot is taken before the lock is waited for; on MySQL and MariaDB when a statement ran before it. At READ
+    /// COMMITTED, which is the level of all shipped strategies but one, each statement has a snapshot of its own; at
+    /// SERIALIZABLE, a unit that read too early runs again.
     ///
     /// # Errors
     ///
@@ -134,12 +188,31 @@ impl<DB: Backend> Tx<DB> {
         self.take_advisory_lock(digest(&key), None).await
     }
 
+    /// An advisory lock is no use to a transaction that goes on to read what was committed before.
+    fn protects_reads(&self) -> Result<(), Error> {
+        let (databases, isolation) = (DB::SYNTAX.databases(), self.closing.plan.isolation);
+        let message = match DB::snapshot_age(isolation) {
+            SnapshotAge::Older => format!(
+                "an advisory lock does not protect what is read at {isolation} on {databases}: the snapshot is taken \
+                 before the lock is waited for; run the unit at READ COMMITTED or SERIALIZABLE"
+            ),
+            SnapshotAge::OfTheFirstStatement if self.journal.has_sent() => format!(
+                "an advisory lock does not protect what is read at {isolation} on {databases} when other statements \
+                 ran before it: the snapshot may be older than the lock; take the lock first, or run the unit at READ \
+                 COMMITTED"
+            ),
+            SnapshotAge::OfTheFirstStatement | SnapshotAge::Younger => return Ok(()),
+        };
+        Err(Error::failed(Failure::new(FailureKind::Unsupported, message), None))
+    }
+
     async fn take_advisory_lock(&mut self, key: u64, wait: Option<Duration>) -> Result<bool, Error> {
         // MySQL counts how often a session takes one, and wants it given back as often.
         if self.closing.advisory_locks.contains(&key) {
             return Ok(true);
         }
         let sql = DB::advisory_lock(key, wait).ok_or_else(|| unsupported::<DB>("advisory locks"))?;
+        self.protects_reads()?;
         let taken = self.control(sql).await?.first() == Some(&1);
         if taken {
             self.closing.advisory_locks.push(key);
@@ -148,9 +221,12 @@ impl<DB: Backend> Tx<DB> {
     }
 }
 
-pub(super) fn with_clause(sql: &SqlStr, clause: &str) -> SqlStr {
-    let text = sql.as_str().trim_end().trim_end_matches(';');
-    AssertSqlSafe(format!("{text} {clause}")).into_sql_str()
+/// The text with a lock on the rows that it reads; `None` where it stays as it is.
+fn locked<DB: Backend>(lock: Option<RowLock>, sql: &SqlStr) -> Result<Option<String>, Failure> {
+    let clause = lock.and_then(DB::lock_clause);
+    let table = lock.and_then(|lock| lock.table);
+    with_lock_clause(DB::SYNTAX, sql.as_str(), table, clause.as_deref())
+        .map_err(|obstacle| Failure::new(FailureKind::Unsupported, obstacle.explain(DB::SYNTAX)))
 }
 
 fn unsupported<DB: Backend>(what: &str) -> Error {

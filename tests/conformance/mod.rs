@@ -60,7 +60,6 @@ macro_rules! conformance {
             raw_access::conflicts_are_retried,
             raw_access::swallowed_conflicts_are_retried,
             pools::a_nested_run_is_refused_after_new_connect_options,
-            pools::each_run_sees_what_before_acquire_sets,
             outcomes::streams_may_be_given_up_between_rows,
             outcomes::apply_counts_rows_and_reports_errors,
             cancellation::dropped_at_every_poll,
@@ -178,6 +177,7 @@ macro_rules! conformance {
             handoff::of_two_that_come_at_once_none_is_lost,
             handoff::a_pool_can_be_closed_under_it,
             handoff::nothing_is_left_behind_with_a_runtime,
+            pools::each_run_sees_what_before_acquire_sets,
         );
     };
     // What only a server with row locks can do.

@@ -15,6 +15,12 @@ pub(crate) trait Keeps: TestBackend + KeyStore {
     /// Makes as many keys as there are rows in `ledger`, all of which have expired.
     const EXPIRED_KEYS: &'static str;
 
+    /// Has all keys expire.
+    const EXPIRE_KEYS: &'static str;
+
+    /// Gives one of the keys another day.
+    const TAKE_A_KEY_OVER: &'static str;
+
     /// How many sessions of this database wait for a lock on a row.
     fn waiting(pool: &Pool<Self>) -> Pin<Box<dyn Future<Output = i64> + Send + '_>>;
 }
@@ -23,6 +29,9 @@ impl Keeps for Postgres {
     const EXPIRED_KEYS: &'static str =
         "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at)
          SELECT sha256(k::text::bytea), '', '', now(), now() - interval '1 second' FROM ledger";
+    const EXPIRE_KEYS: &'static str = "UPDATE atomically_key SET expires_at = now() - interval '1 second'";
+    const TAKE_A_KEY_OVER: &'static str = "UPDATE atomically_key SET expires_at = now() + interval '1 day'
+         WHERE digest = (SELECT digest FROM atomically_key LIMIT 1)";
 
     fn waiting(pool: &Pool<Self>) -> Pin<Box<dyn Future<Output = i64> + Send + '_>> {
         let sql = "SELECT COUNT(*) FROM pg_stat_activity
@@ -34,6 +43,10 @@ impl Keeps for Postgres {
 impl Keeps for MySql {
     const EXPIRED_KEYS: &'static str = "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at)
          SELECT UNHEX(SHA2(k, 256)), '', '', UTC_TIMESTAMP(), UTC_TIMESTAMP() - INTERVAL 1 SECOND FROM ledger";
+    const EXPIRE_KEYS: &'static str =
+        "UPDATE atomically_key SET expires_at = UTC_TIMESTAMP() - INTERVAL 1 SECOND";
+    const TAKE_A_KEY_OVER: &'static str =
+        "UPDATE atomically_key SET expires_at = UTC_TIMESTAMP() + INTERVAL 1 DAY ORDER BY digest LIMIT 1";
 
     fn waiting(pool: &Pool<Self>) -> Pin<Box<dyn Future<Output = i64> + Send + '_>> {
         let sessions = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = database()";
@@ -59,6 +72,9 @@ impl Keeps for Sqlite {
     const EXPIRED_KEYS: &'static str =
         "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at)
          SELECT randomblob(32), '', '', unixepoch(), unixepoch() - 1 FROM ledger";
+    const EXPIRE_KEYS: &'static str = "UPDATE atomically_key SET expires_at = unixepoch() - 1";
+    const TAKE_A_KEY_OVER: &'static str = "UPDATE atomically_key SET expires_at = unixepoch() + 86400
+         WHERE digest = (SELECT digest FROM atomically_key LIMIT 1)";
 
     fn waiting(_pool: &Pool<Self>) -> Pin<Box<dyn Future<Output = i64> + Send + '_>> {
         Box::pin(async { 0 })

@@ -25,6 +25,7 @@ macro_rules! keys {
     (on_any $name:ident, $database:ty; $($also:tt)*) => {
         keys!($name, $database;
             outcomes::every_strategy_and_level_replays,
+            outcomes::a_value_that_is_run_twice_is_fresh_once,
             outcomes::a_transactor_behind_a_pointer_will_do,
             outcomes::another_request_is_a_mismatch,
             outcomes::own_errors_leave_no_key,
@@ -62,6 +63,7 @@ keys!(on_any postgres, sqlx::Postgres;
     twins::waiting_in_vain_is_in_progress,
     twins::one_of_many_runs,
     twins::the_limit_is_for_the_key_alone,
+    upkeep::a_key_that_is_taken_over_meanwhile_is_not_purged,
     commits::an_unanswered_commit_is_found,
     commits::one_trace_is_enough,
     commits::a_first_attempt_that_is_still_there_is_fenced,
@@ -74,6 +76,7 @@ keys!(on_any mariadb, sqlx::MySql;
     twins::waiting_in_vain_is_in_progress,
     twins::one_of_many_runs,
     twins::the_limit_is_for_the_key_alone,
+    upkeep::a_key_that_is_taken_over_meanwhile_is_not_purged,
     commits::an_unanswered_commit_is_found,
     commits::one_trace_is_enough,
     commits::a_first_attempt_that_is_still_there_is_fenced,

@@ -42,6 +42,19 @@ pub(crate) async fn every_strategy_and_level_replays<DB: Keeps>() {
     }
 }
 
+/// Each run of a prepared value is a run of its own: it must not take the row of the first one for its own.
+pub(crate) async fn a_value_that_is_run_twice_is_fresh_once<DB: Keeps>() {
+    let pool = ledger::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    let key = key("a");
+    let once = db.once(&key);
+    let first = once.run(work::<DB>).await.expect("the first");
+    let second = once.run(work::<DB>).await.expect("the second");
+    let told = answer(&pool, 1).await;
+    assert_eq!([first, second], [Outcome::Fresh(told), Outcome::Replayed(told)]);
+    assert_eq!(effects(&pool, 1).await, 1);
+}
+
 pub(crate) async fn a_transactor_behind_a_pointer_will_do<DB: Keeps>() {
     let pool = ledger::<DB>(4).await;
     let db: Arc<dyn Transactor<DB>> = Arc::new(Pessimistic::default().on(&pool));

@@ -133,3 +133,27 @@ pub(crate) async fn purged_in_batches<DB: Keeps>() {
     assert_eq!(again, Outcome::Replayed(answer(&pool, 1).await));
     assert_eq!(again.response(), kept.response());
 }
+
+/// A session that takes an expired key over has its row locked when `purge` comes to it, and commits then.
+pub(crate) async fn a_key_that_is_taken_over_meanwhile_is_not_purged<DB: Keeps>() {
+    let pool = ledger::<DB>(4).await;
+    let db = Pessimistic::default().on(&pool);
+    for name in ["a", "b"] {
+        let _ = db.once(&key(name)).run(work::<DB>).await.expect("an outcome");
+    }
+    DB::pool_execute(&pool, DB::sql(DB::EXPIRE_KEYS), &[]).await.expect("both have expired");
+    let mut heir = pool.acquire().await.expect("a connection");
+    for sql in ["BEGIN", DB::TAKE_A_KEY_OVER] {
+        DB::raw(&mut heir, sql).await.expect("a statement");
+    }
+    let purging = tokio::spawn({
+        let db = db.clone();
+        async move { db.keys().purge().await }
+    });
+    // It has met the row: it waits for it, or has passed it by.
+    eventually(true, async || purging.is_finished() || DB::waiting(&pool).await > 0).await;
+    DB::raw(&mut heir, "COMMIT").await.expect("taken over");
+    assert_eq!(purging.await.expect("no panic").expect("a purge"), 1);
+    let left = DB::sql("SELECT COUNT(*) FROM atomically_key");
+    assert_eq!(DB::pool_fetch(&pool, left, &[]).await.expect("a count"), 1);
+}

@@ -26,7 +26,7 @@ async fn everything(exporter: &Exporter) {
     let outcome = db
         .once(&key)
         .run(async |tx: &mut Tx<Sqlite>| {
-            queue.enqueue(tx, NewJob::new(&1)?).await?;
+            let _ = queue.enqueue(tx, NewJob::new(&1)?).await?;
             Ok::<_, Error>(1)
         })
         .await;

@@ -20,7 +20,8 @@ async fn queue<DB: TestBackend + QueueBackend>() -> (TestPool<DB>, Queue<DB>) {
 
 async fn enqueue<DB: QueueBackend>(pool: &Pool<DB>, queue: &Queue<DB>, payload: i64, attempts: u32) {
     let job = NewJob::new(&payload).expect("a payload").max_attempts(attempts);
-    Pessimistic::default().on(pool).run(async |tx| queue.enqueue(tx, job).await).await.expect("a commit");
+    let db = Pessimistic::default().on(pool);
+    let _ = db.run(async |tx| queue.enqueue(tx, job).await).await.expect("a commit");
 }
 
 /// A worker that looks often, and tells the exporter.

@@ -59,6 +59,20 @@ pub(crate) async fn a_missing_index_is_named<DB: QueueTest>() {
     }
 }
 
+/// A table of an earlier version.
+pub(crate) async fn a_missing_column_is_named<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(2).await;
+    let change = "ALTER TABLE atomically_job DROP COLUMN unique_until_claimed";
+    finds(&queue, &pool, change, Fault::Missing, "ALTER TABLE atomically_job ADD COLUMN").await;
+    // What it says is what helps.
+    let (_, message) = faults(&queue).await.remove(0);
+    let (_, remedy) = message.split_once(": ").expect("a remedy");
+    DB::pool_execute(&pool, DB::sql(remedy), &[]).await.expect("a change");
+    assert_eq!(faults(&queue).await, []);
+    crate::enqueue(&pool, &queue, crate::job(1)).await;
+    crate::claim_one(&queue).await.complete().await.expect("complete");
+}
+
 #[tokio::test]
 async fn mariadb_with_another_engine_is_named() {
     let (pool, queue) = queue::<MySql>(2).await;

@@ -311,7 +311,7 @@ pub(crate) async fn payloads_come_back_as_they_were<DB: QueueTest>() {
     let db = Pessimistic::default().on(&pool);
     db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
     for job in jobs {
-        queue.enqueue_alone(job).await.expect("a commit");
+        let _ = queue.enqueue_alone(job).await.expect("a commit");
     }
     let claims = queue.claim(100).await.expect("a claim");
     let back: Vec<_> = claims.iter().map(|claim| claim.payload::<String>().expect("the payload")).collect();
@@ -327,7 +327,8 @@ pub(crate) async fn all_that_a_job_asks_for_is_kept<DB: QueueTest>() {
         let mark = if alone { "alone" } else { "many" };
         let job = |key: &&str| job(1).unique(format!("{mark}{key}")).expect("a key");
         let mut jobs: Vec<_> = keys.iter().map(job).collect();
-        jobs.push(job(&"").max_attempts(7).priority(Priority::High).run_after(HOUR));
+        let early = self::job(1).unique_until_claimed(mark).expect("a key");
+        jobs.push(early.max_attempts(7).priority(Priority::High).run_after(HOUR));
         jobs.push(job(&"past").run_at(SystemTime::UNIX_EPOCH + HOUR));
         jobs
     };
@@ -345,6 +346,8 @@ pub(crate) async fn all_that_a_job_asks_for_is_kept<DB: QueueTest>() {
         ("priority = 0 AND max_attempts = 7 AND due_at = enqueued_at + 3600000000", 2),
         ("due_at = 3600000000 AND priority = 1 AND max_attempts = 20", 2),
         ("due_at = enqueued_at AND priority = 1 AND max_attempts = 20", 16),
+        ("unique_until_claimed AND priority = 0", 2),
+        ("unique_until_claimed", 2),
     ] {
         assert_eq!(ask(&pool, &kept(which)).await, wanted, "{which}");
     }
@@ -399,7 +402,7 @@ async fn next_to_a_claim_that_is_held_up<DB: QueueTest>(
     crate::support::eventually(1, async || ask(&pool, held).await).await;
     let claims = Queue::new("jobs", &pool).expect("a name").claim(300).await.expect("a claim");
     assert_eq!(claims.len(), 300, "the claim that is held up keeps more than it has found");
-    db.run(async |tx| queue.enqueue(tx, job(0)).await).await.expect("and nobody from adding to it");
+    let _ = db.run(async |tx| queue.enqueue(tx, job(0)).await).await.expect("and nobody from adding to it");
     assert!(!first.is_finished(), "it was not held up");
     DB::raw(&mut holder, let_go).await.expect("let it go");
     let first = first.await.expect("it is done");

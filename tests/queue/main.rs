@@ -6,8 +6,13 @@ mod depth;
 mod doctor;
 mod fence;
 mod jobs;
+#[allow(dead_code, reason = "SQLite has no server")]
+mod purge;
+#[allow(dead_code, reason = "SQLite has no server")]
+mod resend;
 #[path = "../support/mod.rs"]
 mod support;
+mod unique;
 mod worker;
 
 use atomically::queue::{Claim, NewJob, Queue, QueueBackend};
@@ -38,6 +43,16 @@ on_every_database! {
     jobs::payloads_come_back_as_they_were,
     jobs::all_that_a_job_asks_for_is_kept,
     jobs::the_dead_are_purged,
+    unique::a_key_until_done_is_taken_while_its_job_runs,
+    unique::a_key_until_claimed_is_free_while_its_job_runs,
+    unique::a_key_until_claimed_does_not_come_back,
+    unique::both_modes_share_their_keys,
+    unique::a_successor_has_the_key_of_a_job_that_completed_first,
+    unique::a_rescheduled_job_keeps_its_key,
+    unique::a_job_is_rescheduled_with_its_transaction_or_not_at_all,
+    unique::a_rescheduled_job_has_all_its_attempts,
+    unique::rescheduling_is_fenced,
+    unique::a_worker_leaves_a_rescheduled_job_alone,
     fence::a_zombie_leaves_no_effect,
     fence::a_zombie_whose_snapshot_is_older_leaves_no_effect,
     fence::a_stale_claim_is_told_whatever_the_unit_makes_of_it,
@@ -61,6 +76,33 @@ on_every_database! {
     doctor::nothing_is_wrong,
     doctor::what_is_missing_is_named,
     doctor::a_missing_index_is_named,
+    doctor::a_missing_column_is_named,
+}
+
+/// Tests of what takes a server: SQLite has neither a network nor row locks.
+macro_rules! on_every_server {
+    ($($module:ident :: $test:ident),* $(,)?) => {
+        on_every_server!(@on postgres_server sqlx::Postgres, $($module::$test)*);
+        on_every_server!(@on mariadb_server sqlx::MySql, $($module::$test)*);
+    };
+    (@on $name:ident $database:ty, $($module:ident :: $test:ident)*) => {
+        mod $name {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::$module::$test::<$database>().await;
+                }
+            )*
+        }
+    };
+}
+
+on_every_server! {
+    resend::a_finished_handler_is_not_run_again,
+    resend::a_lost_commit_is_sent_again_while_the_lease_lasts,
+    resend::a_completion_stays_unknown_after_the_lease,
+    resend::a_completion_that_finds_another_holder_is_stale,
+    purge::a_job_that_is_requeued_meanwhile_is_not_purged,
 }
 
 /// An empty queue in a database of its own, with a table `ledger` for effects.

@@ -18,10 +18,10 @@ use crate::{QueueTest, ask, claim_one, effects, enqueue, job, lapse, queue, writ
 const LONG: Duration = Duration::from_secs(3600);
 const LIMIT: Duration = Duration::from_secs(60);
 
-type Events = Arc<Mutex<Vec<String>>>;
+pub(crate) type Events = Arc<Mutex<Vec<String>>>;
 
 /// A worker that notes what happens, does not give up soon, and is not in a hurry to look.
-fn worker<DB: QueueTest>(queue: &Queue<DB>) -> (Worker<DB>, Events) {
+pub(crate) fn worker<DB: QueueTest>(queue: &Queue<DB>) -> (Worker<DB>, Events) {
     let events = Events::default();
     let noted = events.clone();
     let note = move |event: &Event<'_>| {
@@ -42,12 +42,12 @@ fn worker<DB: QueueTest>(queue: &Queue<DB>) -> (Worker<DB>, Events) {
     (worker, events)
 }
 
-fn noted(events: &Events) -> Vec<String> {
+pub(crate) fn noted(events: &Events) -> Vec<String> {
     events.lock().expect("the events").clone()
 }
 
 /// Runs a worker in the background until it is told to stop.
-fn start<DB, H, F>(worker: Worker<DB>, handler: H) -> (oneshot::Sender<()>, JoinHandle<()>)
+pub(crate) fn start<DB, H, F>(worker: Worker<DB>, handler: H) -> (oneshot::Sender<()>, JoinHandle<()>)
 where
     DB: QueueTest,
     H: Fn(Arc<Claim<DB>>) -> F + Send + Sync + 'static,
@@ -64,12 +64,12 @@ where
     (stop, running)
 }
 
-async fn stopped(stop: oneshot::Sender<()>, running: JoinHandle<()>) {
+pub(crate) async fn stopped(stop: oneshot::Sender<()>, running: JoinHandle<()>) {
     let _ = stop.send(());
     timeout(LIMIT, running).await.expect("it stops").expect("without a panic");
 }
 
-async fn jobs_left<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
+pub(crate) async fn jobs_left<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
     ask(pool, "SELECT COUNT(*) FROM atomically_job").await
 }
 

@@ -93,6 +93,9 @@ pub(crate) trait TestBackend: Backend {
     /// `tx.lock_rows` on the table `account`.
     fn lock_accounts<'a>(tx: &'a mut Tx<Self>, keys: &'a [i64]) -> BoxFuture<'a, Result<Vec<i64>, Error>>;
 
+    /// Runs a text as it is, without preparing it.
+    fn plain<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxFuture<'a, sqlx::Result<()>>;
+
     /// The integers of a query, as they come.
     fn stream<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxStream<'a, sqlx::Result<i64>>;
     fn raw<'a>(connection: &'a mut Self::Connection, sql: &'static str) -> BoxFuture<'a, sqlx::Result<()>>;

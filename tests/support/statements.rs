@@ -53,6 +53,10 @@ macro_rules! statements {
             Box::pin(tx.lock_rows("account", "id", keys))
         }
 
+        fn plain<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxFuture<'a, sqlx::Result<()>> {
+            Box::pin(async move { sqlx::raw_sql(sql).execute(tx).await.map(drop) })
+        }
+
         fn stream<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxStream<'a, sqlx::Result<i64>> {
             Box::pin(sqlx::query_scalar(sql).fetch(tx))
         }

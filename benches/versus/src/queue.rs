@@ -90,7 +90,8 @@ async fn contest(contenders: &[Box<dyn Contender>], work: Work, rounds: usize, j
 
 fn print(work: Work, entries: &[Entry<'_>]) {
     let best_of = |ours: bool| {
-        let those = entries.iter().filter(move |entry| entry.contender.name().starts_with("atomically") == ours);
+        let those =
+            entries.iter().filter(move |entry| entry.contender.name().starts_with("atomically") == ours);
         those.max_by(|one, other| middle(&one.turns).total_cmp(&middle(&other.turns)))
     };
     let Some(ours) = best_of(true) else { return };
@@ -98,7 +99,8 @@ fn print(work: Work, entries: &[Entry<'_>]) {
     println!("| | batch | jobs/s | worst to best | the best of atomically's / this one |");
     println!("|---|---|---|---|---|");
     for Entry { contender, batch, turns } in entries {
-        let (worst, best) = turns.iter().fold((f64::MAX, 0_f64), |(worst, best), turn| (turn.min(worst), turn.max(best)));
+        let (worst, best) =
+            turns.iter().fold((f64::MAX, 0_f64), |(worst, best), turn| (turn.min(worst), turn.max(best)));
         println!(
             "| {} | {batch} | {:.0} | {worst:.0} to {best:.0} | {:.2} |",
             contender.name(),

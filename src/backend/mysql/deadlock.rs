@@ -7,7 +7,7 @@ use crate::deadlock::{DeadlockParty, DeadlockReport, WantedLock};
 
 use super::innodb::{self, Lock};
 use super::literals::masked;
-use super::whole_seconds;
+use super::transaction::whole_seconds;
 
 /// What the answer of the session that asks begins with.
 const ASKING: &str = "deadlock of session ";

@@ -1,8 +1,10 @@
+use futures_core::future::BoxFuture;
 use sqlx::Postgres;
 
-use super::{Facts, KeyStore, Write, hex, performed};
-use crate::idempotency::claim::Claimant;
+use super::{Facts, Found, KeyStore, Write, hex, performed};
+use crate::idempotency::claim::{Claimant, Terms};
 use crate::idempotency::key::IdempotencyKey;
+use crate::tx::Tx;
 
 impl KeyStore for Postgres {}
 
@@ -22,40 +24,20 @@ impl Facts for Postgres {
 
     const RELEASE: &'static str = "DELETE FROM atomically_key WHERE digest = $1";
 
+    /// A key may be taken over between the search and the removal: the lock and the repeated condition protect it.
     const PURGE: &'static str = "DELETE FROM atomically_key WHERE digest = ANY(ARRAY(SELECT digest FROM atomically_key \
-         WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED))";
+         WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)) AND expires_at <= now()";
 
     /// A key that is there does not make the INSERT fail, which would end the transaction. Where the key was committed after
     /// the snapshot of a transaction above READ COMMITTED, it is a serialization failure; so what the SELECT does not see
     /// is not there.
-    fn claim(claimant: &Claimant, write: &Write) -> String {
-        let Claimant { key, run, wait, .. } = claimant;
-        let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
-        let expires_at = format!("now() + interval '1 second' * {}", claimant.life());
-        let write = match write {
-            Write::Insert => format!(
-                "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at) \
-                 VALUES ('\\x{digest}', '\\x{fingerprint}', '\\x{run}', now(), {expires_at}) \
-                 ON CONFLICT (digest) DO NOTHING"
-            ),
-            Write::TakeOver(expired) => format!(
-                "UPDATE atomically_key SET fingerprint = '\\x{fingerprint}', run = '\\x{run}', response = NULL, \
-                 created_at = now(), expires_at = {expires_at} \
-                 WHERE digest = '\\x{digest}' AND run = '\\x{}'",
-                hex(expired)
-            ),
-        };
-        let select = Self::select_key(key);
-        let Some(wait) = wait else { return format!("{write}; {select}") };
-        let millis = wait.as_micros().div_ceil(1000).clamp(1, i32::MAX as u128);
-        // The setting is text with a unit, and 0 for no limit.
-        format!(
-            "SELECT set_config('atomically.lock_timeout', current_setting('lock_timeout'), true); \
-             SELECT set_config('lock_timeout', LEAST({millis}, NULLIF(1000 * \
-             extract(epoch FROM current_setting('lock_timeout')::interval), 0))::bigint::text, true); \
-             {write}; {select}; \
-             SELECT set_config('lock_timeout', current_setting('atomically.lock_timeout'), true)"
-        )
+    fn claim<'t>(
+        tx: &'t mut Tx<Self>,
+        claimant: &Claimant,
+        write: &Write,
+    ) -> BoxFuture<'t, Result<Found, sqlx::Error>> {
+        let text = claim_text(claimant, write);
+        Box::pin(async move { Ok(Self::fetch_key(tx, text).await?.into()) })
     }
 
     fn select_key(key: &IdempotencyKey) -> String {
@@ -67,4 +49,35 @@ impl Facts for Postgres {
     }
 
     performed!(false);
+}
+
+/// Everything in one round trip.
+fn claim_text(claimant: &Claimant, write: &Write) -> String {
+    let Claimant { terms: Terms { key, wait, .. }, run } = claimant;
+    let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
+    let expires_at = format!("now() + interval '1 second' * {}", claimant.terms.life());
+    let write = match write {
+        Write::Insert => format!(
+            "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at) \
+             VALUES ('\\x{digest}', '\\x{fingerprint}', '\\x{run}', now(), {expires_at}) \
+             ON CONFLICT (digest) DO NOTHING"
+        ),
+        Write::TakeOver(expired) => format!(
+            "UPDATE atomically_key SET fingerprint = '\\x{fingerprint}', run = '\\x{run}', response = NULL, \
+             created_at = now(), expires_at = {expires_at} \
+             WHERE digest = '\\x{digest}' AND run = '\\x{}'",
+            hex(expired)
+        ),
+    };
+    let select = Postgres::select_key(key);
+    let Some(wait) = wait else { return format!("{write}; {select}") };
+    let millis = wait.as_micros().div_ceil(1000).clamp(1, i32::MAX as u128);
+    // The setting is text with a unit, and 0 for no limit.
+    format!(
+        "SELECT set_config('atomically.lock_timeout', current_setting('lock_timeout'), true); \
+         SELECT set_config('lock_timeout', LEAST({millis}, NULLIF(1000 * \
+         extract(epoch FROM current_setting('lock_timeout')::interval), 0))::bigint::text, true); \
+         {write}; {select}; \
+         SELECT set_config('lock_timeout', current_setting('atomically.lock_timeout'), true)"
+    )
 }

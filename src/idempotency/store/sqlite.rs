@@ -1,8 +1,10 @@
+use futures_core::future::BoxFuture;
 use sqlx::Sqlite;
 
-use super::{Facts, KeyStore, Write, hex, performed};
-use crate::idempotency::claim::Claimant;
+use super::{Facts, Found, KeyStore, Write, hex, performed};
+use crate::idempotency::claim::{Claimant, Terms};
 use crate::idempotency::key::IdempotencyKey;
+use crate::tx::Tx;
 
 impl KeyStore for Sqlite {}
 
@@ -26,24 +28,13 @@ impl Facts for Sqlite {
          WHERE expires_at <= unixepoch() ORDER BY expires_at LIMIT 1000)";
 
     /// There is one writer at a time, and the INSERT makes this the one.
-    fn claim(claimant: &Claimant, write: &Write) -> String {
-        let Claimant { key, run, .. } = claimant;
-        let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
-        let life = claimant.life();
-        let write = match write {
-            Write::Insert => format!(
-                "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at) \
-                 VALUES (x'{digest}', x'{fingerprint}', x'{run}', unixepoch(), unixepoch() + {life}) \
-                 ON CONFLICT (digest) DO NOTHING"
-            ),
-            Write::TakeOver(expired) => format!(
-                "UPDATE atomically_key SET fingerprint = x'{fingerprint}', run = x'{run}', response = NULL, \
-                 created_at = unixepoch(), expires_at = unixepoch() + {life} \
-                 WHERE digest = x'{digest}' AND run = x'{}'",
-                hex(expired)
-            ),
-        };
-        format!("{write}; {}", Self::select_key(key))
+    fn claim<'t>(
+        tx: &'t mut Tx<Self>,
+        claimant: &Claimant,
+        write: &Write,
+    ) -> BoxFuture<'t, Result<Found, sqlx::Error>> {
+        let text = claim_text(claimant, write);
+        Box::pin(async move { Ok(Self::fetch_key(tx, text).await?.into()) })
     }
 
     fn select_key(key: &IdempotencyKey) -> String {
@@ -55,4 +46,25 @@ impl Facts for Sqlite {
     }
 
     performed!(true);
+}
+
+/// Everything in one round trip.
+fn claim_text(claimant: &Claimant, write: &Write) -> String {
+    let Claimant { terms: Terms { key, .. }, run } = claimant;
+    let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
+    let life = claimant.terms.life();
+    let write = match write {
+        Write::Insert => format!(
+            "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at) \
+             VALUES (x'{digest}', x'{fingerprint}', x'{run}', unixepoch(), unixepoch() + {life}) \
+             ON CONFLICT (digest) DO NOTHING"
+        ),
+        Write::TakeOver(expired) => format!(
+            "UPDATE atomically_key SET fingerprint = x'{fingerprint}', run = x'{run}', response = NULL, \
+             created_at = unixepoch(), expires_at = unixepoch() + {life} \
+             WHERE digest = x'{digest}' AND run = x'{}'",
+            hex(expired)
+        ),
+    };
+    format!("{write}; {}", Sqlite::select_key(key))
 }

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr as _};
 use crate::backend::{literal, numbers, texts};
 use crate::error::Error;
 use crate::queue::dialect::Dialect as _;
-use crate::queue::insertion::{COLUMNS, NewRows, due};
+use crate::queue::insertion::{COLUMNS, NewRows};
 use crate::queue::job::Due;
 use crate::strategy::Pessimistic;
 use crate::transactor::PoolTransactor;
@@ -22,9 +22,12 @@ pub(super) fn text(rows: &NewRows<'_>) -> String {
     let end = "ON CONFLICT DO NOTHING";
     if let [job] = rows.jobs {
         let key = job.unique_key.as_deref().map_or_else(|| "NULL".to_owned(), literal);
-        let (priority, due, attempts) = (job.priority.number(), due::<Postgres>(job), rows.attempts(job));
+        let (priority, due, attempts) =
+            (job.priority.number(), job.due.text::<Postgres>(), rows.attempts(job));
+        let until_claimed = job.unique_until_claimed;
         return format!(
-            "INSERT INTO {COLUMNS} VALUES ('{queue}', {priority}, {due}, {attempts}, {now}, {key}, {}) {end} RETURNING id",
+            "INSERT INTO {COLUMNS} VALUES ('{queue}', {priority}, {due}, {attempts}, {now}, {key}, {until_claimed}, {}) \
+             {end} RETURNING id",
             literal(&job.payload)
         );
     }
@@ -40,12 +43,15 @@ pub(super) fn text(rows: &NewRows<'_>) -> String {
     let priorities = numbers(jobs().map(|job| Some(job.priority.number())));
     let attempts = numbers(jobs().map(|job| Some(rows.attempts(job))));
     let keys = texts(jobs().map(|job| job.unique_key.as_deref()));
+    let until_claimed = numbers(jobs().map(|job| Some(job.unique_until_claimed)));
     let payloads = texts(jobs().map(|job| Some(job.payload.as_str())));
     format!(
         "INSERT INTO {COLUMNS} \
-         SELECT '{queue}', priority, COALESCE(at, (SELECT {now}) + delay), attempts, (SELECT {now}), key, payload \
+         SELECT '{queue}', priority, COALESCE(at, (SELECT {now}) + delay), attempts, (SELECT {now}), key, \
+         until_claimed, payload \
          FROM unnest('{priorities}'::smallint[], '{delays}'::bigint[], '{times}'::bigint[], '{attempts}'::integer[], \
-         {keys}::text[], {payloads}::text[]) AS job (priority, delay, at, attempts, key, payload) {end}"
+         {keys}::text[], '{until_claimed}'::boolean[], {payloads}::text[]) \
+         AS job (priority, delay, at, attempts, key, until_claimed, payload) {end}"
     )
 }
 

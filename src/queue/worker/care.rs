@@ -1,4 +1,4 @@
-//! One handler at work: its lease is prolonged, and it is stopped when that is lost.
+//! One handler at work: its lease is extended, and it is stopped when that is lost.
 
 use std::any::Any;
 use std::future::Future;
@@ -23,10 +23,8 @@ pub(super) struct Care<DB: QueueBackend> {
     claim: Arc<Claim<DB>>,
     watchers: Watchers,
     stopped: watch::Receiver<bool>,
-    /// When the lease lapses, as far as is known here.
-    until: Instant,
-    /// When it is to be prolonged.
-    prolong: Instant,
+    /// When the lease is to be extended.
+    extend: Instant,
 }
 
 /// Why a handler is to be stopped.
@@ -37,8 +35,9 @@ enum Stop {
 
 impl<DB: QueueBackend> Care<DB> {
     pub(super) fn new(claim: Arc<Claim<DB>>, watchers: Watchers, stopped: watch::Receiver<bool>) -> Self {
-        let (asked, lease) = (claim.asked(), claim.queue().lease);
-        Self { claim, watchers, stopped, until: asked + lease, prolong: asked + lease / 3 }
+        // After a third of it.
+        let extend = claim.lease().end() - claim.queue().lease / 3 * 2;
+        Self { claim, watchers, stopped, extend }
     }
 
     /// Runs the handler, in a task of its own so that a panic ends nothing else, and does what its end asks for.
@@ -70,29 +69,34 @@ impl<DB: QueueBackend> Care<DB> {
 
     /// Is done when the handler is to be stopped.
     async fn watch(&mut self) -> Stop {
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stopped| *stopped) => Stop::Told,
+            () = self.keep() => Stop::Lost,
+        }
+    }
+
+    /// Extends the lease, and is done when that is lost.
+    async fn keep(&mut self) {
         loop {
-            tokio::select! {
-                biased;
-                _ = self.stopped.wait_for(|stopped| *stopped) => return Stop::Told,
-                () = sleep_until(self.prolong) => {}
-            }
-            let lease = self.claim.queue().lease;
-            let asked = Instant::now();
-            match timeout_at(self.until, self.claim.extend()).await {
-                Ok(Ok(())) => self.until = asked + lease,
+            sleep_until(self.extend).await;
+            let (asked, lease) = (Instant::now(), self.claim.queue().lease);
+            match timeout_at(self.claim.lease().end(), self.claim.extend()).await {
+                Ok(Ok(())) => {}
                 // It is gone because its own handler completes it. Nobody can take over from a commit.
                 Ok(Err(error)) if error.is_stale_claim() && self.claim.progress().is_completing() => {
-                    self.until = asked + lease;
+                    self.claim.lease().extended(asked);
                 }
-                Ok(Err(error)) if error.is_stale_claim() => return Stop::Lost,
+                Ok(Err(error)) if error.is_stale_claim() => return,
                 Ok(Err(error)) => self.watchers.tell(JobEvent::Trouble { error: &error }),
                 Err(_) => {}
             }
-            let now = Instant::now();
-            if now >= self.until {
-                return Stop::Lost;
+            let (now, end) = (Instant::now(), self.claim.lease().end());
+            if now >= end {
+                return;
             }
-            self.prolong = (now + lease / 3).min(self.until);
+            self.extend = (now + lease / 3).min(end);
         }
     }
 

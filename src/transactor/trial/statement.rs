@@ -14,6 +14,7 @@ use crate::intercept::Answer;
 use crate::observe::{RunOutcome, counted};
 use crate::policy::Plan;
 use crate::transactor::attempt::{Outcome, Trial};
+use crate::transactor::lone::{Sent, sent_once};
 use crate::transactor::options::Options;
 use crate::transactor::timer::Timer;
 use crate::tx::{Handoff, Interception, Session, not_connected};
@@ -25,6 +26,8 @@ pub(in crate::transactor) struct Alone<'a, DB: Backend> {
     /// Its text, for those who watch.
     pub(in crate::transactor) sql: SqlStr,
     pub(in crate::transactor) nowait: bool,
+    /// Whether it may be sent again when it has failed.
+    pub(in crate::transactor) sent: Sent,
 }
 
 /// A single statement, without BEGIN and COMMIT.
@@ -111,10 +114,12 @@ where
         if in_doubt(&failure) {
             return Outcome::failed(failure.into_commit_unknown());
         }
-        if !failure.kind().ends_session() {
+        let is_once = self.alone.sent == Sent::Once;
+        let may_hold_a_transaction = is_once && DB::FAILED_CALLS_LEAVE_TRANSACTIONS;
+        if !failure.kind().ends_session() && !may_hold_a_transaction {
             session.release_after_lone_statement().await;
         }
-        Outcome::failed(failure)
+        if is_once { Outcome::Final(sent_once(failure)) } else { Outcome::failed(failure) }
     }
 }
 

@@ -40,8 +40,8 @@ async fn read_then_write(db: &impl Transactor<Postgres>, id: i64) -> Result<()> 
 
 impl<S: Strategy> Atomically<S> {
     pub(crate) fn new(strategy: S, pool: &PgPool, locking: Locking) -> Self {
-        let statements = Atomic::default().on(pool);
-        Self { db: PoolTransactor::new(strategy, pool), statements, locking }
+        let statements = Atomic::default().on(pool).reuse_connections();
+        Self { db: PoolTransactor::new(strategy, pool).reuse_connections(), statements, locking }
     }
 
     async fn transfer(&self, from: i64, to: i64) -> Result<()> {
@@ -110,7 +110,7 @@ pub(crate) struct Gated(PoolTransactor<Postgres, Pessimistic>);
 
 impl Gated {
     pub(crate) fn new(pool: &PgPool) -> Self {
-        Self(Pessimistic::default().on(pool))
+        Self(Pessimistic::default().on(pool).reuse_connections())
     }
 }
 
@@ -140,7 +140,10 @@ pub(crate) struct Coalesced {
 
 impl Coalesced {
     pub(crate) fn new(pool: &PgPool) -> Self {
-        Self { balances: Deltas::on(pool, "account", "id", "balance"), pool: pool.clone() }
+        Self {
+            balances: Deltas::on(pool, "account", "id", "balance").reuse_connections(),
+            pool: pool.clone(),
+        }
     }
 }
 

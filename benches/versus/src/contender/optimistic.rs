@@ -16,7 +16,7 @@ pub(crate) struct Versioned(PoolTransactor<Postgres, Optimistic>);
 
 impl Versioned {
     pub(crate) fn new(pool: &PgPool) -> Self {
-        Self(Optimistic::default().on(pool))
+        Self(Optimistic::default().on(pool).reuse_connections())
     }
 }
 

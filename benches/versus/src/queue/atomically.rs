@@ -33,12 +33,17 @@ pub(super) struct Atomically {
 impl Atomically {
     pub(super) async fn new(url: &str, work: Work) -> Result<Self> {
         let pool = pool(url, CONNECTIONS, false).await?;
-        let queue = Queue::new("bench", &pool)?;
+        let queue = Queue::new("bench", &pool)?.reuse_connections();
         queue.create_tables().await?;
-        Ok(Self { db: Pessimistic::default().on(&pool), pool, queue, work })
+        Ok(Self { db: Pessimistic::default().on(&pool).reuse_connections(), pool, queue, work })
     }
 
-    async fn by_hand(&self, batch: usize, handled: &Handled, stop: &watch::Receiver<bool>) -> Result<(), Error> {
+    async fn by_hand(
+        &self,
+        batch: usize,
+        handled: &Handled,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<(), Error> {
         while !*stop.borrow() {
             let claims = self.queue.claim(batch).await?;
             claims.iter().for_each(|_| handled.one());
@@ -79,7 +84,12 @@ impl Contender for Atomically {
         Ok(())
     }
 
-    async fn work(&self, batch: usize, handled: &'static Handled, mut stop: watch::Receiver<bool>) -> Result<()> {
+    async fn work(
+        &self,
+        batch: usize,
+        handled: &'static Handled,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
         match self.work {
             Work::ByHand => {
                 try_join_all((0..CALLERS).map(|_| self.by_hand(batch, handled, &stop))).await?;

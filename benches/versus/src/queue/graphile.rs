@@ -5,8 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use async_trait::async_trait;
 use graphile_worker::{
-    IntoTaskHandlerResult, JobSpec, LocalQueueConfig, TaskHandler, WorkerContext, WorkerOptions,
-    WorkerUtils,
+    IntoTaskHandlerResult, JobSpec, LocalQueueConfig, TaskHandler, WorkerContext, WorkerOptions, WorkerUtils,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -81,7 +80,12 @@ impl Contender for Graphile {
     }
 
     /// Batches are its local queue, and completions that are put together within a millisecond.
-    async fn work(&self, batch: usize, handled: &'static Handled, mut stop: watch::Receiver<bool>) -> Result<()> {
+    async fn work(
+        &self,
+        batch: usize,
+        handled: &'static Handled,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
         let mut options = Self::options(&self.pool).add_extension(Counter(handled));
         if batch > 1 {
             options = options

@@ -83,7 +83,12 @@ impl Contender for Sqlxmq {
     }
 
     /// A batch is what lies between the fewest and the most jobs that are to be running.
-    async fn work(&self, batch: usize, handled: &'static Handled, mut stop: watch::Receiver<bool>) -> Result<()> {
+    async fn work(
+        &self,
+        batch: usize,
+        handled: &'static Handled,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
         let most = if batch == 1 { CALLERS } else { batch };
         let fewest = if batch == 1 { CALLERS } else { batch / 2 };
         let dispatch = move |mut job: CurrentJob| {

@@ -1,0 +1,123 @@
+//! Whether a text asks not to wait for locks.
+
+use super::{Reading, Syntax, Token};
+
+/// Statements about tables, which take NOWAIT behind the names of these.
+const ABOUT_TABLES: [&str; 7] = ["LOCK", "ALTER", "DROP", "CREATE", "RENAME", "TRUNCATE", "OPTIMIZE"];
+
+/// Whether a text asks not to wait for locks: by a NOWAIT that is part of a lock clause, and not by a comment, a string
+/// or a name that contains the word.
+pub(crate) fn asks_nowait(syntax: Syntax, text: &str) -> bool {
+    const WORD: &[u8] = b"NOWAIT";
+    if !text.as_bytes().windows(WORD.len()).any(|word| word.eq_ignore_ascii_case(WORD)) {
+        return false;
+    }
+    let reading = Reading::usual(syntax, text);
+    reading.tokens.split(|token| token.is_symbol(b';')).any(|tokens| {
+        let places = tokens.iter().enumerate().filter(|(_, token)| token.is_word("NOWAIT"));
+        places
+            .into_iter()
+            .any(|(place, _)| ends_lock_clause(&tokens[..place]) || is_about_tables(tokens, place))
+    })
+}
+
+/// Whether what stands in front ends with a lock clause that has no NOWAIT yet.
+fn ends_lock_clause(front: &[Token<'_>]) -> bool {
+    let front = without_tables(front);
+    let ends = |words: &[&str]| {
+        front.len() >= words.len()
+            && front[front.len() - words.len()..].iter().zip(words).all(|(token, word)| token.is_word(word))
+    };
+    ends(&["FOR", "UPDATE"])
+        || ends(&["FOR", "SHARE"])
+        || ends(&["KEY", "UPDATE"])
+        || ends(&["KEY", "SHARE"])
+        || ends(&["IN", "SHARE", "MODE"])
+}
+
+/// Without `OF a, b.c` at its end.
+fn without_tables<'a, 't>(front: &'a [Token<'t>]) -> &'a [Token<'t>] {
+    let names = front.iter().rev().take_while(|token| {
+        (token.is_name() && !token.is_any_word(&["OF", "UPDATE", "SHARE", "MODE"]))
+            || token.is_symbol(b',')
+            || token.is_symbol(b'.')
+    });
+    let names = names.count();
+    match front.len().checked_sub(names + 1) {
+        Some(of) if names > 0 && front[of].is_word("OF") => &front[..of],
+        _ => front,
+    }
+}
+
+/// `LOCK TABLE a IN … MODE NOWAIT`, `ALTER TABLE a NOWAIT …`: at the end, or behind the names.
+fn is_about_tables(tokens: &[Token<'_>], place: usize) -> bool {
+    if !tokens[0].is_any_word(&ABOUT_TABLES) {
+        return false;
+    }
+    if place + 1 == tokens.len() && tokens[0].is_any_word(&["LOCK", "ALTER"]) && place > 0 {
+        return true;
+    }
+    let Some(table) = tokens.iter().position(|token| token.is_any_word(&["TABLE", "TABLES"])) else {
+        return false;
+    };
+    let mut names = tokens.get(table + 1..place).unwrap_or_default();
+    while names.first().is_some_and(|token| token.is_any_word(&["IF", "NOT", "EXISTS"])) {
+        names = &names[1..];
+    }
+    // Names and what stands between them take turns.
+    !names.is_empty()
+        && names.len() % 2 == 1
+        && names.iter().enumerate().all(|(i, token)| {
+            if i % 2 == 0 { token.is_name() } else { token.is_symbol(b',') || token.is_symbol(b'.') }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_clause_asks() {
+        for text in [
+            "SELECT * FROM t FOR UPDATE NOWAIT",
+            "select * from t for no key update of t nowait ;",
+            "SELECT * FROM t FOR KEY SHARE /* now */ NOWAIT",
+            "SELECT * FROM t FOR SHARE OF a, \"b\" NOWAIT",
+            "SELECT * FROM (SELECT 1 FROM t FOR UPDATE NOWAIT) x",
+            "SELECT 1; SELECT * FROM t FOR UPDATE NOWAIT",
+            "LOCK TABLE t IN EXCLUSIVE MODE NOWAIT",
+            "LOCK t NOWAIT",
+        ] {
+            assert!(asks_nowait(Syntax::Postgres, text), "{text}");
+        }
+        for text in [
+            "SELECT * FROM t LOCK IN SHARE MODE NOWAIT",
+            "ALTER TABLE a.t NOWAIT ADD COLUMN n INT",
+            "DROP TABLE IF EXISTS t, `u` NOWAIT",
+            "/*! SELECT */ * FROM t FOR UPDATE /*M! NOWAIT */",
+        ] {
+            assert!(asks_nowait(Syntax::MySql, text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_comment_a_string_or_a_name_does_not() {
+        for text in [
+            "SELECT * FROM t FOR UPDATE -- NOWAIT",
+            "SELECT * FROM t FOR UPDATE /* NOWAIT */",
+            "SELECT 'FOR UPDATE NOWAIT'",
+            "SELECT nowait FROM t FOR UPDATE",
+            "SELECT t.nowait, nowait FROM t ORDER BY nowait FOR UPDATE",
+            "UPDATE nowait SET n = 1",
+            "UPDATE t SET nowait = 1 WHERE nowait > 2",
+            "SELECT \"NOWAIT\" FROM t FOR UPDATE",
+            "SELECT nowaiting FROM t",
+            "ALTER TABLE t ADD nowait INT",
+            "CREATE TABLE t (nowait INT)",
+            "SELECT share, nowait FROM t",
+        ] {
+            assert!(!asks_nowait(Syntax::Postgres, text), "{text}");
+        }
+        assert!(!asks_nowait(Syntax::MySql, "SELECT 1 FROM t FOR UPDATE # NOWAIT"));
+    }
+}

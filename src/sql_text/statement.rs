@@ -1,0 +1,288 @@
+//! A text as statements, and how each of them begins.
+
+use super::{Kind, Reading, Syntax, Token, TransactionEffect};
+
+/// Savepoints that begin like this are the crate's own.
+const OWN_SAVEPOINTS: &str = "atomically_";
+
+/// One statement of a text, in the words that it may be taken for.
+#[doc(hidden)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement<'t> {
+    tokens: Vec<Token<'t>>,
+}
+
+impl<'t> Statement<'t> {
+    /// The word at this place, counted from 0; empty where something else stands there.
+    fn word(&self, place: usize) -> &'t str {
+        match self.tokens.get(place) {
+            Some(token) if token.kind == Kind::Word => token.text,
+            _ => "",
+        }
+    }
+
+    /// Whether the statement begins with these words.
+    pub(crate) fn begins(&self, words: &[&str]) -> bool {
+        words.iter().enumerate().all(|(place, word)| self.word(place).eq_ignore_ascii_case(word))
+    }
+
+    /// Whether the statement begins with one of these words.
+    pub(crate) fn begins_with_any(&self, words: &[&str]) -> bool {
+        words.iter().any(|word| self.word(0).eq_ignore_ascii_case(word))
+    }
+
+    /// Whether the word at this place, counted from 0, is one of these.
+    pub(crate) fn has_any_at(&self, place: usize, words: &[&str]) -> bool {
+        words.iter().any(|word| self.word(place).eq_ignore_ascii_case(word))
+    }
+
+    /// Whether one of its words or names, whatever its quotes, is one of these.
+    pub(crate) fn mentions_any(&self, names: &[&str]) -> bool {
+        let is_it = |token: &Token<'_>| names.iter().any(|name| unquoted(token).eq_ignore_ascii_case(name));
+        self.tokens.iter().any(|token| token.is_name() && is_it(token))
+    }
+
+    /// Whether these words follow each other somewhere in it.
+    pub(crate) fn has_in_a_row(&self, words: &[&str]) -> bool {
+        self.tokens
+            .windows(words.len())
+            .any(|run| run.iter().zip(words).all(|(token, word)| token.is_word(word)))
+    }
+
+    /// Whether it begins with an opening parenthesis.
+    pub(crate) fn is_in_parentheses(&self) -> bool {
+        self.tokens.first().is_some_and(|token| token.is_symbol(b'('))
+    }
+
+    /// What follows the first of this word.
+    pub(crate) fn after(&self, word: &str) -> Option<Self> {
+        let place = self.tokens.iter().position(|token| token.is_word(word))?;
+        Some(Self { tokens: self.tokens[place + 1..].to_vec() })
+    }
+
+    /// The words that it begins with, for messages.
+    pub(crate) fn title(&self) -> String {
+        let words = self.tokens.iter().take(2).take_while(|token| token.kind == Kind::Word);
+        words.map(|token| token.text.to_uppercase()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The effect of a statement about savepoints; `None` for any other.
+    pub(crate) fn savepoint_effect(&self) -> Option<TransactionEffect> {
+        let name = if self.begins(&["SAVEPOINT"]) {
+            1
+        } else if self.begins(&["RELEASE", "SAVEPOINT"]) && self.tokens.len() > 2 {
+            2
+        } else if self.begins(&["RELEASE"]) {
+            1
+        } else if self.begins(&["ROLLBACK"]) {
+            let to = if self.has_any_at(1, &["WORK", "TRANSACTION"]) { 2 } else { 1 };
+            // SQLite: the name of a transaction, which means nothing.
+            let to = if self.has_any_at(to, &["TO"]) { to } else { to + 1 };
+            if !self.has_any_at(to, &["TO"]) {
+                return Some(TransactionEffect::Controls);
+            }
+            if self.has_any_at(to + 1, &["SAVEPOINT"]) && self.tokens.len() > to + 2 {
+                to + 2
+            } else {
+                to + 1
+            }
+        } else {
+            return None;
+        };
+        let name = self.tokens.get(name).map(unquoted).unwrap_or_default();
+        let is_own =
+            name.get(..OWN_SAVEPOINTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_SAVEPOINTS));
+        Some(if is_own { TransactionEffect::TouchesGuard } else { TransactionEffect::Inside })
+    }
+}
+
+fn unquoted<'t>(token: &Token<'t>) -> &'t str {
+    token.text.trim_matches(['"', '`', '\'', '[', ']'])
+}
+
+/// What a text consists of, under the usual settings.
+#[derive(Debug)]
+pub(crate) struct Statements<'t> {
+    /// Each statement; several times, where executable comments leave open how it begins.
+    pub(crate) statements: Vec<Statement<'t>>,
+    /// How many there are, those of a body not counted.
+    pub(crate) count: usize,
+    /// How many entries the first of them has.
+    pub(crate) firsts: usize,
+    /// Whether the text could be read to its end.
+    pub(crate) complete: bool,
+}
+
+impl<'t> Statements<'t> {
+    pub(crate) fn of(syntax: Syntax, text: &'t str) -> Self {
+        Self::read(syntax, &Reading::usual(syntax, text))
+    }
+
+    /// As other settings of the session have it read, where that makes a difference.
+    pub(crate) fn under_unusual_settings(syntax: Syntax, text: &'t str) -> Option<Self> {
+        Some(Self::read(syntax, &Reading::unusual(syntax, text)?))
+    }
+
+    fn read(syntax: Syntax, reading: &Reading<'t>) -> Self {
+        let mut pieces: Vec<&[Token<'t>]> =
+            reading.tokens.split(|token| token.is_symbol(b';')).filter(|tokens| !tokens.is_empty()).collect();
+        if syntax == Syntax::MySql {
+            leave_out_bodies(&mut pieces);
+        }
+        let mut statements = Vec::new();
+        let (mut count, mut firsts, mut bodies) = (0, 0, 0);
+        for tokens in pieces {
+            // The end of a body that was split at its semicolons.
+            if bodies > 0 && tokens.len() == 1 && tokens[0].is_word("END") {
+                bodies -= 1;
+                continue;
+            }
+            count += usize::from(bodies == 0);
+            bodies += usize::from(opens_body(syntax, tokens));
+            statements.extend(beginnings(tokens));
+            if count == 1 {
+                firsts = statements.len();
+            }
+        }
+        Self { statements, count, firsts, complete: reading.complete }
+    }
+}
+
+/// MySQL and MariaDB: what stands between the beginning of a body and the last END is its own affair. How a statement
+/// with a body is judged depends on how it begins alone.
+fn leave_out_bodies(pieces: &mut Vec<&[Token<'_>]>) {
+    let Some(opens) = pieces.iter().position(|tokens| begins_block(tokens)) else { return };
+    let Some(ends) = pieces.iter().rposition(|tokens| tokens[0].is_word("END")) else { return };
+    if ends > opens {
+        pieces.drain(opens + 1..=ends);
+    }
+}
+
+/// Whether a compound statement begins here, or the creation of a procedure with a body.
+fn begins_block(tokens: &[Token<'_>]) -> bool {
+    let compound = tokens[0].is_any_word(&["IF", "CASE", "LOOP", "WHILE", "REPEAT", "FOR", "DECLARE"])
+        || (tokens[0].is_word("BEGIN") && tokens.get(1).is_some_and(|token| token.is_word("NOT")))
+        || tokens.get(1).is_some_and(|token| token.is_symbol(b':'));
+    let creates = tokens[0].is_any_word(&["CREATE", "ALTER"])
+        && tokens
+            .iter()
+            .any(|token| token.is_any_word(&["PROCEDURE", "FUNCTION", "TRIGGER", "EVENT", "PACKAGE"]))
+        && tokens
+            .iter()
+            .any(|token| token.is_any_word(&["BEGIN", "IF", "CASE", "LOOP", "WHILE", "REPEAT", "FOR"]));
+    compound || creates
+}
+
+/// Whether a body of several statements begins in this one, and ends with an END of its own.
+fn opens_body(syntax: Syntax, tokens: &[Token<'_>]) -> bool {
+    if !tokens[0].is_word("CREATE") {
+        return false;
+    }
+    let has = |words: &[&str]| {
+        tokens.windows(words.len()).any(|run| run.iter().zip(words).all(|(token, word)| token.is_word(word)))
+    };
+    match syntax {
+        Syntax::Postgres => has(&["BEGIN", "ATOMIC"]),
+        Syntax::Sqlite => tokens.iter().take(3).any(|token| token.is_word("TRIGGER")) && has(&["BEGIN"]),
+        Syntax::MySql => false,
+    }
+}
+
+/// The statement as it may begin: which of its executable comments are executed is the server's to decide.
+fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<Statement<'t>> {
+    let whole = Statement { tokens: tokens.to_vec() };
+    if tokens.iter().all(|token| token.hint.is_none()) {
+        return vec![whole];
+    }
+    let mut found = vec![whole];
+    let mut last = None;
+    for (place, token) in tokens.iter().enumerate() {
+        if place > 0 && token.hint != last {
+            found.push(Statement { tokens: tokens[place..].to_vec() });
+        }
+        last = token.hint;
+        if token.hint.is_none() {
+            break;
+        }
+    }
+    let outside = found.iter().map(|statement| {
+        let first = statement.tokens.first().copied();
+        let rest = statement.tokens.iter().skip(1).filter(|token| token.hint.is_none()).copied();
+        Statement { tokens: first.into_iter().chain(rest).collect() }
+    });
+    let outside: Vec<_> = outside.collect();
+    found.extend(outside);
+    found
+}
+
+/// The word that a text begins with, where a look at its first bytes tells.
+pub(crate) fn leading_keyword(text: &str) -> Option<&str> {
+    let text = text.trim_start_matches([' ', '\n', '\t', '\r']);
+    let length = text.bytes().take_while(u8::is_ascii_alphabetic).count();
+    let ends = text.as_bytes().get(length).is_none_or(|next| next.is_ascii_whitespace());
+    (length > 0 && ends).then(|| &text[..length])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn titles(syntax: Syntax, text: &str) -> Vec<String> {
+        Statements::of(syntax, text).statements.iter().map(Statement::title).collect()
+    }
+
+    #[test]
+    fn splits_at_semicolons_that_are_code() {
+        assert_eq!(
+            titles(Syntax::Postgres, "SELECT ';' ;; -- ;\n UPDATE t SET a = $$;$$;"),
+            ["SELECT", "UPDATE T"]
+        );
+        assert_eq!(titles(Syntax::MySql, "SELECT 1 # ;\n; COMMIT"), ["SELECT", "COMMIT"]);
+    }
+
+    #[test]
+    fn a_body_is_a_part_of_its_statement() {
+        let trigger =
+            "CREATE TEMP TRIGGER a AFTER UPDATE ON t BEGIN UPDATE u SET n = 1; DELETE FROM v; END; SELECT 1";
+        assert_eq!(titles(Syntax::Sqlite, trigger), ["CREATE TEMP", "DELETE FROM", "SELECT"]);
+        let function = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END; SELECT 3";
+        assert_eq!(titles(Syntax::Postgres, function), ["CREATE FUNCTION", "SELECT", "SELECT"]);
+        // Only one END belongs to it.
+        assert_eq!(
+            titles(Syntax::Sqlite, "CREATE TRIGGER a BEGIN SELECT 1; END; END"),
+            ["CREATE TRIGGER", "END"]
+        );
+        // A table with a column of that name has no body.
+        assert_eq!(titles(Syntax::Sqlite, "CREATE TABLE t (begin INT); END"), ["CREATE TABLE", "END"]);
+    }
+
+    #[test]
+    fn an_executable_comment_leaves_open_how_a_statement_begins() {
+        for (text, title) in [
+            ("/*! COMMIT */", "COMMIT"),
+            ("/*M! COMMIT */", "COMMIT"),
+            ("/*!99999 SELECT */ COMMIT", "COMMIT"),
+            ("/*!99999 SELECT */ /*!40000 COMMIT */", "COMMIT"),
+            ("SELECT /*!99999 1; SELECT */ /*! COMMIT */", "COMMIT"),
+            ("/*!99999 SELECT 1; */ COMMIT", "COMMIT"),
+            ("DROP /*!99999 TEMPORARY */ TABLE t", "DROP TABLE"),
+        ] {
+            assert!(
+                titles(Syntax::MySql, text).contains(&title.to_owned()),
+                "{text}: {:?}",
+                titles(Syntax::MySql, text)
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_word_is_found_at_a_glance() {
+        assert_eq!(leading_keyword(" \n SELECT 1"), Some("SELECT"));
+        assert_eq!(leading_keyword("commit"), Some("commit"));
+        for text in
+            ["", "(SELECT 1)", "-- x\nSELECT 1", "SELECT(1)", "SELECT/**/1", "SELECT_1", "SELECT\u{e9}"]
+        {
+            assert_eq!(leading_keyword(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Text into tokens, the way that the servers read it.
+
+use super::Syntax;
+
+/// What a token is, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A keyword or a name without quotes.
+    Word,
+    /// A name in quotes, or on MySQL a string in double quotes, which is a name where `ANSI_QUOTES` is on.
+    Quoted,
+    /// A string or a numbered parameter.
+    Literal,
+    /// What begins with a digit.
+    Number,
+    /// Any other character.
+    Symbol(u8),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Token<'t> {
+    pub(super) kind: Kind,
+    pub(super) text: &'t str,
+    /// Where it begins.
+    pub(super) at: usize,
+    /// The number of the executable comment that it stands in, counted from 1.
+    pub(super) hint: Option<u32>,
+}
+
+impl Token<'_> {
+    pub(super) const fn end(&self) -> usize {
+        self.at + self.text.len()
+    }
+
+    pub(super) fn is_symbol(&self, symbol: u8) -> bool {
+        self.kind == Kind::Symbol(symbol)
+    }
+
+    pub(super) fn is_word(&self, word: &str) -> bool {
+        self.kind == Kind::Word && self.text.eq_ignore_ascii_case(word)
+    }
+
+    pub(super) fn is_any_word(&self, words: &[&str]) -> bool {
+        self.kind == Kind::Word && words.iter().any(|word| self.text.eq_ignore_ascii_case(word))
+    }
+
+    pub(super) fn is_name(&self) -> bool {
+        matches!(self.kind, Kind::Word | Kind::Quoted)
+    }
+}
+
+/// A text as tokens, under one assumption about backslashes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Reading<'t> {
+    pub(super) tokens: Vec<Token<'t>>,
+    /// Whether the text could be read to its end: no string or comment is left open.
+    pub(super) complete: bool,
+}
+
+impl<'t> Reading<'t> {
+    /// As a session reads it whose settings for strings are the usual ones.
+    pub(super) fn usual(syntax: Syntax, text: &'t str) -> Self {
+        Self::with(syntax, text, syntax == Syntax::MySql)
+    }
+
+    /// As other settings have it read (`NO_BACKSLASH_ESCAPES`, `standard_conforming_strings = off`), where that may
+    /// make a difference.
+    pub(super) fn unusual(syntax: Syntax, text: &'t str) -> Option<Self> {
+        let differs = syntax != Syntax::Sqlite && text.contains('\\');
+        differs.then(|| Self::with(syntax, text, syntax != Syntax::MySql))
+    }
+
+    fn with(syntax: Syntax, text: &'t str, backslash_escapes: bool) -> Self {
+        let mut scanner = Scanner {
+            syntax,
+            backslash_escapes,
+            text,
+            bytes: text.as_bytes(),
+            at: 0,
+            hint: None,
+            hints: 0,
+            tokens: Vec::with_capacity(text.len() / 5 + 1),
+        };
+        let complete = scanner.run().is_some() && scanner.hint.is_none();
+        Self { tokens: scanner.tokens, complete }
+    }
+}
+
+struct Scanner<'t> {
+    syntax: Syntax,
+    backslash_escapes: bool,
+    text: &'t str,
+    bytes: &'t [u8],
+    at: usize,
+    /// The executable comment that is open.
+    hint: Option<u32>,
+    hints: u32,
+    tokens: Vec<Token<'t>>,
+}
+
+impl Scanner<'_> {
+    fn byte(&self, offset: usize) -> Option<u8> {
+        self.bytes.get(self.at + offset).copied()
+    }
+
+    fn starts_with(&self, what: &str) -> bool {
+        self.bytes[self.at..].starts_with(what.as_bytes())
+    }
+
+    /// `None` where the text cannot be read on.
+    fn run(&mut self) -> Option<()> {
+        while let Some(byte) = self.byte(0) {
+            if byte.is_ascii_whitespace() || byte == 0x0b {
+                self.at += 1;
+            } else if self.begins_line_comment() {
+                self.outside_of_hints()?;
+                self.skip_line();
+            } else if self.starts_with("/*") {
+                self.outside_of_hints()?;
+                self.comment()?;
+            } else if self.hint.is_some() && self.starts_with("*/") {
+                self.hint = None;
+                self.at += 2;
+            } else {
+                self.token(byte)?;
+            }
+        }
+        Some(())
+    }
+
+    /// Whether a comment in an executable comment ends both depends on whether the outer one is executed.
+    fn outside_of_hints(&self) -> Option<()> {
+        self.hint.is_none().then_some(())
+    }
+
+    fn begins_line_comment(&self) -> bool {
+        match self.syntax {
+            Syntax::MySql if self.byte(0) == Some(b'#') => true,
+            // There `5--3` is a sum.
+            Syntax::MySql => {
+                self.starts_with("--") && self.byte(2).is_none_or(|next| next <= b' ' || next == 0x7f)
+            }
+            Syntax::Postgres | Syntax::Sqlite => self.starts_with("--"),
+        }
+    }
+
+    fn skip_line(&mut self) {
+        let ends = |byte: &u8| *byte == b'\n' || (*byte == b'\r' && self.syntax == Syntax::Postgres);
+        let length = self.bytes[self.at..].iter().position(ends).unwrap_or(self.bytes.len() - self.at);
+        self.at += length;
+    }
+
+    fn comment(&mut self) -> Option<()> {
+        if self.syntax == Syntax::MySql && (self.starts_with("/*!") || self.starts_with("/*M!")) {
+            self.at += if self.byte(2) == Some(b'!') { 3 } else { 4 };
+            let digits = (0..6).take_while(|i| self.byte(*i).is_some_and(|b| b.is_ascii_digit())).count();
+            if digits >= 5 {
+                self.at += digits;
+            }
+            self.hints += 1;
+            self.hint = Some(self.hints);
+            return Some(());
+        }
+        self.at += 2;
+        let mut depth = 1;
+        while depth > 0 {
+            if self.starts_with("*/") {
+                depth -= 1;
+                self.at += 2;
+            } else if self.syntax == Syntax::Postgres && self.starts_with("/*") {
+                depth += 1;
+                self.at += 2;
+            } else if self.byte(0).is_some() {
+                self.at += 1;
+            } else {
+                // SQLite ends a comment with the text.
+                return (self.syntax == Syntax::Sqlite).then_some(());
+            }
+        }
+        Some(())
+    }
+
+    fn token(&mut self, byte: u8) -> Option<()> {
+        let start = self.at;
+        let kind = match byte {
+            0 => return None,
+            b'\'' => {
+                self.quoted(b'\'', self.backslash_escapes)?;
+                Kind::Literal
+            }
+            b'"' => {
+                self.quoted(b'"', self.backslash_escapes && self.syntax == Syntax::MySql)?;
+                Kind::Quoted
+            }
+            b'`' if self.syntax != Syntax::Postgres => {
+                self.quoted(b'`', false)?;
+                Kind::Quoted
+            }
+            b'[' if self.syntax == Syntax::Sqlite => {
+                let length = self.bytes[start..].iter().position(|byte| *byte == b']')?;
+                self.at += length + 1;
+                Kind::Quoted
+            }
+            b'$' if self.syntax == Syntax::Postgres => self.dollar()?,
+            b'$' | b':' | b'@' | b'#' if self.syntax == Syntax::Sqlite => {
+                self.at += 1;
+                self.skip_word();
+                // A variable of Tcl's, with whatever stands in its brackets.
+                if self.at > start + 1 && self.byte(0) == Some(b'(') {
+                    return None;
+                }
+                Kind::Literal
+            }
+            b'0'..=b'9' => {
+                self.skip_number();
+                Kind::Number
+            }
+            byte if self.begins_word(byte) => {
+                self.skip_word();
+                let word = &self.text[start..self.at];
+                let escapes = self.syntax == Syntax::Postgres && word.eq_ignore_ascii_case("e");
+                if escapes && self.byte(0) == Some(b'\'') {
+                    self.quoted(b'\'', true)?;
+                    Kind::Literal
+                } else {
+                    Kind::Word
+                }
+            }
+            byte => {
+                self.at += 1;
+                Kind::Symbol(byte)
+            }
+        };
+        let text = &self.text[start..self.at];
+        self.tokens.push(Token { kind, text, at: start, hint: self.hint });
+        Some(())
+    }
+
+    /// A quote in quotes is written twice.
+    fn quoted(&mut self, quote: u8, backslash_escapes: bool) -> Option<()> {
+        self.at += 1;
+        loop {
+            match self.byte(0)? {
+                0 => return None,
+                b'\\' if backslash_escapes => {
+                    self.byte(1)?;
+                    self.at += 2;
+                }
+                byte if byte == quote && self.byte(1) == Some(quote) => self.at += 2,
+                byte => {
+                    self.at += 1;
+                    if byte == quote {
+                        return Some(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// A parameter (`$1`), or a string (`$tag$ … $tag$`).
+    fn dollar(&mut self) -> Option<Kind> {
+        let start = self.at;
+        self.at += 1;
+        if self.byte(0).is_some_and(|byte| byte.is_ascii_digit()) {
+            while self.byte(0).is_some_and(|byte| byte.is_ascii_digit()) {
+                self.at += 1;
+            }
+            return Some(Kind::Literal);
+        }
+        if self.byte(0).is_some_and(|byte| self.begins_word(byte)) {
+            while self.byte(0).is_some_and(|byte| self.begins_word(byte) || byte.is_ascii_digit()) {
+                self.at += 1;
+            }
+        }
+        if self.byte(0) != Some(b'$') {
+            self.at = start + 1;
+            return Some(Kind::Symbol(b'$'));
+        }
+        self.at += 1;
+        let tag = &self.text[start..self.at];
+        let length = self.text[self.at..].find(tag)?;
+        self.at += length + tag.len();
+        Some(Kind::Literal)
+    }
+
+    fn begins_word(&self, byte: u8) -> bool {
+        byte.is_ascii_alphabetic()
+            || byte == b'_'
+            || byte >= 0x80
+            || (byte == b'$' && self.syntax == Syntax::MySql)
+    }
+
+    fn skip_word(&mut self) {
+        let in_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 0x80..);
+        while self.byte(0).is_some_and(in_word) {
+            self.at += 1;
+        }
+    }
+
+    fn skip_number(&mut self) {
+        let in_number = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+        while self.byte(0).is_some_and(in_number) {
+            self.at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(syntax: Syntax, text: &str) -> Vec<&str> {
+        let reading = Reading::usual(syntax, text);
+        assert!(reading.complete, "{text}");
+        reading.tokens.iter().map(|token| token.text).collect()
+    }
+
+    #[test]
+    fn reads_postgres_as_postgres_does() {
+        let read = |text| texts(Syntax::Postgres, text);
+        assert_eq!(read("SELECT 1 /* a /* b */ ; */ -- ;\n, 2"), ["SELECT", "1", ",", "2"]);
+        assert_eq!(read("$a$ ; $b$ ' $a$ $1 a$b$ $$;$$"), ["$a$ ; $b$ ' $a$", "$1", "a$b$", "$$;$$"]);
+        assert_eq!(
+            read(r"E'\' ;' e'a' fe'\' '\' U&'\'"),
+            [r"E'\' ;'", "e'a'", "fe", r"'\'", r"'\'", "U", "&", r"'\'"]
+        );
+        assert_eq!(read("'it''s' \"a\"\"b\" x@-- y\rz"), ["'it''s'", "\"a\"\"b\"", "x", "@", "z"]);
+        assert_eq!(read("@/* ' */ ; /* ' */"), ["@", ";"]);
+        assert_eq!(read("$é$ ; $é$ naïve"), ["$é$ ; $é$", "naïve"]);
+        assert_eq!(read("$1$a$;$a$"), ["$1", "$a$;$a$"]);
+    }
+
+    #[test]
+    fn reads_mysql_as_mysql_does() {
+        let read = |text| texts(Syntax::MySql, text);
+        assert_eq!(read("a # ; '\n, b -- ;\n, c--d --\n"), ["a", ",", "b", ",", "c", "-", "-", "d"]);
+        assert_eq!(read("a --\u{1}'\n--"), ["a"]);
+        assert_eq!(read(r#"'a\'' "b\"" `c\` `d``e`"#), [r"'a\''", r#""b\"""#, r"`c\`", "`d``e`"]);
+        assert_eq!(read("/* a /* b */ c"), ["c"]);
+        assert_eq!(read("/*!50700 a*/ /*M! b */ /*!c*/ /*+ d */ e"), ["a", "b", "c", "e"]);
+        let hints = Reading::usual(Syntax::MySql, "/*! a b */ c /*M!100100 d*/");
+        let hints: Vec<_> = hints.tokens.iter().map(|token| token.hint).collect();
+        assert_eq!(hints, [Some(1), Some(1), None, Some(2)]);
+    }
+
+    #[test]
+    fn reads_sqlite_as_sqlite_does() {
+        let read = |text| texts(Syntax::Sqlite, text);
+        assert_eq!(
+            read("[a;b] `c;` \"d;\" 'e\\' ?1 :f @g $h /* ; "),
+            ["[a;b]", "`c;`", "\"d;\"", "'e\\'", "?", "1", ":f", "@g", "$h"]
+        );
+    }
+
+    #[test]
+    fn notices_what_is_left_open() {
+        for (syntax, text) in [
+            (Syntax::Postgres, "SELECT 'a"),
+            (Syntax::Postgres, "SELECT \"a"),
+            (Syntax::Postgres, "SELECT $a$ $b$"),
+            (Syntax::Postgres, "SELECT /* /* */"),
+            (Syntax::Postgres, "SELECT E'\\'"),
+            (Syntax::Postgres, "SELECT \0"),
+            (Syntax::MySql, "SELECT 'a\\'"),
+            (Syntax::MySql, "SELECT /* "),
+            (Syntax::MySql, "SELECT /*! "),
+            (Syntax::MySql, "SELECT /*! /* */ */"),
+            (Syntax::MySql, "SELECT /*! -- */ \n"),
+            (Syntax::MySql, "SELECT `a"),
+            (Syntax::Sqlite, "SELECT [a"),
+            (Syntax::Sqlite, "SELECT $a(;)"),
+        ] {
+            assert!(!Reading::usual(syntax, text).complete, "{text}");
+        }
+    }
+}

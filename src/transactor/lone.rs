@@ -1,0 +1,72 @@
+//! Which of the caller's texts may run without a transaction around it, and whether it may run again.
+
+use crate::backend::{Backend, WatchedQuery};
+use crate::error::Error;
+use crate::failure::{Failure, FailureKind};
+use crate::sql_text::{LoneEffect, Statement, Statements};
+
+/// Whether a statement that failed may be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It is stored as a whole or not at all, so the strategy decides.
+    AsOftenAsItTakes,
+    /// A part of it may be stored.
+    Once,
+}
+
+/// Reads a text before it is sent on its own.
+pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Sent, Error> {
+    let text = query.sql();
+    let read = Statements::of(DB::SYNTAX, text);
+    let effects: Vec<_> = read.statements.iter().map(|it| (it, DB::lone_effect(it))).collect();
+    let find = |effect| effects.iter().find(|(_, it)| *it == effect).map(|(statement, _)| *statement);
+    if let Some(statement) = find(LoneEffect::LeavesSomething) {
+        return Err(leaves_something(statement));
+    }
+    let not_atomic = find(LoneEffect::NotAtomic);
+    let is_one_text = query.is_plain_text() || !DB::PREPARES_ONE_STATEMENT;
+    if read.count > 1 && is_one_text {
+        let databases = DB::SYNTAX.databases();
+        if !DB::TEXT_IS_ONE_TRANSACTION {
+            return Err(unsupported(format!(
+                "{databases} cannot run several statements in one text as one transaction, so nothing was sent; \
+                 run them as a unit of work"
+            )));
+        }
+        if let Some(statement) = not_atomic {
+            return Err(unsupported(format!(
+                "{} cannot be a part of one transaction with the other statements of its text, so nothing was sent; \
+                 send it alone",
+                statement.title()
+            )));
+        }
+    }
+    let other = Statements::under_unusual_settings(DB::SYNTAX, text);
+    let may_be_more = other.is_some_and(|other| is_one_text && other.count > read.count);
+    if not_atomic.is_some() || !read.complete || may_be_more {
+        Ok(Sent::Once)
+    } else {
+        Ok(Sent::AsOftenAsItTakes)
+    }
+}
+
+/// What the caller is told of a failure that would have been worth another attempt, had the statement been atomic.
+pub(super) fn sent_once(failure: Failure) -> Failure {
+    failure.with_note(
+        "it was sent once and is not sent again, because a part of it may be stored: look at what is there before you \
+         repeat it",
+    )
+}
+
+fn leaves_something(statement: &Statement<'_>) -> Error {
+    let message = format!(
+        "{} was not sent: it would leave a transaction, a savepoint or a lock behind on a connection of the pool; \
+         statements that belong together are a unit of work",
+        statement.title()
+    );
+    Error::failed(Failure::new(FailureKind::Aborted, message), None)
+}
+
+fn unsupported(message: String) -> Error {
+    Error::failed(Failure::new(FailureKind::Unsupported, message), None)
+}

@@ -1,0 +1,53 @@
+//! A savepoint around a statement that may end its transaction unseen: a procedure, say, that commits.
+//!
+//! The guard that is set when a transaction opens is looked at when it ends. That is too late for what comes in between: a
+//! conflict that the database answers by rolling everything back takes the guard along, and the unit would run again
+//! although a part of it is stored.
+
+use sqlx::SqlSafeStr as _;
+
+use crate::backend::{Backend, Probe, failure_or_other};
+use crate::failure::FailureKind;
+
+use super::ending::ended_unseen;
+use super::journal::Journal;
+
+/// Sets the savepoint, in front of such a statement.
+pub(super) async fn set<DB: Backend>(journal: &mut Journal, connection: &mut DB::Connection) {
+    let Some(Probe { set, .. }) = DB::PROBE else { return };
+    if send::<DB>(journal, connection, set).await {
+        journal.is_probing = true;
+    }
+}
+
+/// Looks whether the savepoint is still there, in front of whatever comes next.
+pub(super) async fn look<DB: Backend>(journal: &mut Journal, connection: &mut DB::Connection) {
+    let Some(Probe { release, .. }) = DB::PROBE.filter(|_| journal.is_probing) else { return };
+    journal.is_probing = false;
+    if journal.over().is_none() {
+        send::<DB>(journal, connection, release).await;
+    }
+}
+
+/// Whether the statement succeeded; a failure ends the transaction.
+async fn send<DB: Backend>(
+    journal: &mut Journal,
+    connection: &mut DB::Connection,
+    sql: &'static str,
+) -> bool {
+    journal.begin_statement(|| sql.into_sql_str());
+    let reply = DB::send_text(connection, sql.to_owned()).await;
+    let failure = reply.error.as_ref().map(failure_or_other::<DB>);
+    journal.question(false);
+    if let Some(observation) = journal.observation() {
+        observation.answered(failure.as_ref());
+    }
+    let Some(failure) = failure else { return true };
+    if failure.kind() == FailureKind::Aborted {
+        journal.distrust_session();
+        journal.end(ended_unseen("next statement", Some(&failure)));
+    } else {
+        journal.end(failure);
+    }
+    false
+}

@@ -1,0 +1,53 @@
+//! The dead are removed, and nothing else.
+
+use std::time::Duration;
+
+use atomically::queue::Retry;
+
+use crate::support::eventually;
+use crate::{QueueTest, ask, claim_one, enqueue, job, queue};
+
+/// How many sessions of this database wait for a row.
+async fn waiting<DB: QueueTest>(pool: &sqlx::Pool<DB>) -> i64 {
+    // InnoDB renews its list when nobody has read it for a tenth of a second.
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    ask(
+        pool,
+        if DB::NAME == "PostgreSQL" {
+            "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        } else {
+            "SELECT COUNT(*) FROM information_schema.innodb_trx JOIN information_schema.processlist
+             ON id = trx_mysql_thread_id WHERE db = database() AND trx_state = 'LOCK WAIT'"
+        },
+    )
+    .await
+}
+
+/// A session that requeues the job has its row locked when `purge` comes to it, and commits then.
+pub(crate) async fn a_job_that_is_requeued_meanwhile_is_not_purged<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let (kept, gone) = (enqueue(&pool, &queue, job(1)).await, enqueue(&pool, &queue, job(2)).await);
+    for _ in 0..2 {
+        claim_one(&queue).await.fail("no", Retry::Never).await.expect("dead");
+    }
+    let mut operator = pool.acquire().await.expect("a connection");
+    // What `requeue` sends, in a transaction that is still open.
+    for sql in [
+        "BEGIN",
+        "UPDATE atomically_job SET died_at = NULL, due_at = 1, attempts = 0, token = token + 1 WHERE id = 1",
+    ] {
+        DB::raw(&mut operator, sql).await.expect("a statement");
+    }
+    assert_eq!(kept, 1);
+    let purging = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.purge(Duration::ZERO).await }
+    });
+    // It has met the row: it waits for it, or has passed it by.
+    eventually(true, async || purging.is_finished() || waiting(&pool).await > 0).await;
+    DB::raw(&mut operator, "COMMIT").await.expect("requeued");
+    let purged = purging.await.expect("no panic").expect("a purge");
+    assert_eq!(purged, 1, "the job {gone} was dead");
+    assert_eq!(ask(&pool, "SELECT id FROM atomically_job").await, kept);
+    assert_eq!(claim_one(&queue).await.id(), kept);
+}

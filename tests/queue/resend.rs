@@ -1,0 +1,125 @@
+//! What becomes of a claim whose connection breaks just when its end is on the way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
+
+use atomically::queue::{Claim, Fate, Queue, Retry};
+use sqlx::pool::PoolOptions;
+
+use crate::support::eventually;
+use crate::support::proxy::{Fault, Proxy};
+use crate::worker::{jobs_left, noted, start, stopped, worker};
+use crate::{QueueTest, ask, claim_one, enqueue, job, lapse, queue};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The statement that completes a job.
+const COMPLETION: &str = "DELETE FROM atomically_job WHERE";
+
+/// The same queue by way of a proxy.
+async fn through<DB: QueueTest>(proxy: &Proxy, url: &str) -> Queue<DB> {
+    let pool = PoolOptions::<DB>::new().max_connections(3).connect(&proxy.url(url)).await;
+    Queue::new("jobs", &pool.expect("a pool through the proxy")).expect("a name")
+}
+
+/// The fault meets one request, and the ones behind it pass.
+fn once(proxy: &Proxy, trigger: &str, fault: Fault) {
+    proxy.heal();
+    let mut fates = vec![None; 50];
+    fates[0] = Some(fault);
+    proxy.cycle(trigger, &fates);
+}
+
+pub(crate) async fn a_finished_handler_is_not_run_again<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(3).await;
+    let proxy = Proxy::to(&pool.url).await;
+    let distant = through::<DB>(&proxy, &pool.url).await.lease(Duration::from_secs(6));
+    for fault in [Fault::CutBefore, Fault::CutAfter, Fault::SilenceBefore, Fault::SilenceAfter] {
+        once(&proxy, COMPLETION, fault);
+        let id = enqueue(&pool, &queue, job(1)).await;
+        let (worker, events) = worker(&distant);
+        let mails = Arc::new(AtomicU32::new(0));
+        let sent = mails.clone();
+        let (stop, running) = start(worker.handlers(1), move |_| {
+            let sent = sent.clone();
+            async move {
+                sent.fetch_add(1, SeqCst);
+                Ok(())
+            }
+        });
+        eventually(true, async || {
+            jobs_left(&pool).await == 0 && noted(&events).contains(&format!("completed {id}"))
+        })
+        .await;
+        stopped(stop, running).await;
+        assert_eq!(mails.load(SeqCst), 1, "{fault:?}: the mail was sent again");
+        assert_eq!(noted(&events), [format!("completed {id}")], "{fault:?}");
+    }
+    assert_eq!(proxy.hits(), 4);
+}
+
+pub(crate) async fn a_lost_commit_is_sent_again_while_the_lease_lasts<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(3).await;
+    let proxy = Proxy::to(&pool.url).await;
+    let distant = through::<DB>(&proxy, &pool.url).await;
+    let state = "SELECT token * 100 + attempts * 10 + CASE WHEN claimed_at IS NULL THEN 0 ELSE 1 END \
+                 FROM atomically_job";
+    for fault in [Fault::CutBefore, Fault::CutAfter] {
+        enqueue(&pool, &queue, job(1)).await;
+        let claim = claim_one(&distant).await;
+        once(&proxy, DB::COMMIT, fault);
+        claim.extend().await.expect("extended");
+        assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job_lease").await, 1, "{fault:?}");
+        once(&proxy, DB::COMMIT, fault);
+        claim.release().await.expect("released");
+        assert_eq!(ask(&pool, state).await, 200, "{fault:?}");
+
+        proxy.heal();
+        let claim = claim_one(&distant).await;
+        once(&proxy, DB::COMMIT, fault);
+        let fate = claim.fail("no", Retry::After(HOUR)).await.expect("failed");
+        assert_eq!(fate, Fate::Retried(HOUR), "{fault:?}");
+        assert_eq!(ask(&pool, state).await, 410, "{fault:?}");
+
+        lapse(&pool).await;
+        proxy.heal();
+        claim_one(&distant).await.complete().await.expect("cleared away");
+        DB::pool_execute(&pool, DB::sql("DELETE FROM atomically_job_lease"), &[]).await.expect("empty");
+    }
+    assert_eq!(proxy.hits(), 6);
+}
+
+/// When the lease has lapsed, a job that is gone may have been another worker's.
+pub(crate) async fn a_completion_stays_unknown_after_the_lease<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(3).await;
+    let proxy = Proxy::to(&pool.url).await;
+    let distant = through::<DB>(&proxy, &pool.url).await.lease(Duration::from_secs(2));
+    enqueue(&pool, &queue, job(1)).await;
+    let claim = claim_one(&distant).await;
+    let mut fates = [Some(Fault::CutBefore); 1000];
+    fates[0] = Some(Fault::CutAfter);
+    proxy.cycle(COMPLETION, &fates);
+    let error = claim.complete().await.expect_err("no answer");
+    assert!(error.is_commit_unknown(), "{error:?}");
+    assert!(proxy.hits() > 2, "it was sent {} times", proxy.hits());
+    assert_eq!(jobs_left(&pool).await, 0, "the first one was executed");
+}
+
+/// Whatever the clocks say.
+pub(crate) async fn a_completion_that_finds_another_holder_is_stale<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(3).await;
+    let proxy = Proxy::to(&pool.url).await;
+    let distant = through::<DB>(&proxy, &pool.url).await;
+    enqueue(&pool, &queue, job(1)).await;
+    let claim: Claim<DB> = claim_one(&distant).await;
+    proxy.on(COMPLETION, Fault::CutBefore);
+    let completing = tokio::spawn(async move { claim.complete().await });
+    eventually(true, async || proxy.hits() > 0).await;
+    lapse(&pool).await;
+    let heir = claim_one(&queue).await;
+    proxy.heal();
+    let error = completing.await.expect("no panic").expect_err("it was taken over");
+    assert!(error.is_stale_claim(), "{error:?}");
+    heir.complete().await.expect("it is the heir's");
+}
