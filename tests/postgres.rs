@@ -57,6 +57,8 @@ async fn coalesced_sums_that_do_not_fit_their_type_are_not_applied() {
         ("INTEGER", coalescing::Limited { start: 2_147_483_640, fits: 7, too_much: 12 }),
         ("NUMERIC(3, 0)", coalescing::Limited { start: 992, fits: 7, too_much: 12 }),
         ("REAL", coalescing::Limited { start: 1 << 24, fits: 2, too_much: 1 }),
+        // Tens, which PostgreSQL has had since version 15.
+        ("NUMERIC(3, -1)", coalescing::Limited { start: 100, fits: 10, too_much: 5 }),
     ] {
         let create = format!("CREATE TABLE counter (id BIGINT PRIMARY KEY, value {kind} NOT NULL)");
         let pool = coalescing::made_by(&[&create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;

@@ -1,5 +1,5 @@
-//! Requests under keys of their own that lock a row as they claim their key: whenever somebody on another node changes
-//! that row, they may be in the middle of their claim.
+//! Requests under keys of their own that lock a row as they claim their key: whenever somebody on another
+//! node changes that row, they may be in the middle of their claim.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,9 +58,9 @@ async fn requests_whose_claims_conflict_have_one_effect() {
     let stored = errors.iter().filter(|(request, _)| paid(request) > 0).count();
     let attempts = load.attempts.load(SeqCst);
     let report = format!(
-        "of {} acknowledged requests {lost} have no payment; {twice} were paid several times; {} ended with an error, and \
-         {stored} of them were paid ({:?}); \
-         {count} claims are stored; {attempts} payments were begun, and the row was changed {changes} times",
+        "of {} acknowledged requests {lost} have no payment; {twice} were paid several times; {} ended with \
+         an error, and {stored} of them were paid ({:?}); {count} claims are stored; {attempts} payments \
+         were begun, and the row was changed {changes} times",
         acknowledged.len(),
         errors.len(),
         errors.first().map(|(_, error)| error.to_string()),

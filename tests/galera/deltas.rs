@@ -52,8 +52,8 @@ async fn acknowledged_additions_through_two_nodes_add_up() {
     let acknowledged: usize = told.iter().map(|client| client.values.len()).sum();
     let twice = answers.values().filter(|times| **times > 1).count();
     let report = format!(
-        "of {acknowledged} acknowledged additions {twice} values were answered twice; the rows hold {stored:?} and \
-         {sums:?} were acknowledged ({refused} definite errors, {unknown} unknown)"
+        "of {acknowledged} acknowledged additions {twice} values were answered twice; the rows hold \
+         {stored:?} and {sums:?} were acknowledged ({refused} definite errors, {unknown} unknown)"
     );
     println!("{report}");
     assert_eq!(unknown, 0, "nothing was in the way of any commit: {report}");

@@ -24,7 +24,8 @@ const TABLES: [&str; 2] = [
     "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL, version BIGINT NOT NULL)",
     // Not unique by the id of the unit: a unit that is stored twice is to be seen.
     "CREATE TABLE ledger (
-         n BIGINT AUTO_INCREMENT PRIMARY KEY, id BIGINT NOT NULL, account BIGINT NOT NULL, amount BIGINT NOT NULL
+         n BIGINT AUTO_INCREMENT PRIMARY KEY,
+         id BIGINT NOT NULL, account BIGINT NOT NULL, amount BIGINT NOT NULL
      )",
 ];
 
@@ -81,7 +82,8 @@ enum Told {
 
 type Units = Vec<(i64, Told)>;
 
-/// Clients of every node, four of each strategy in all; the half of them finds out what became of lost commits.
+/// Clients of every node, four of each strategy in all; the half of them finds out what became of lost
+/// commits.
 fn clients(
     database: &Database,
     load: &Arc<Load>,
@@ -207,10 +209,10 @@ impl fmt::Display for Report {
         let Self { unknown, unknown_stored, wrong_balances, attempts, .. } = self;
         write!(
             f,
-            "of {acknowledged} acknowledged units {lost} are lost; {doubled} units are stored twice; of {refused} \
-             units that ended with a definite error {refused_stored} are stored; of {unknown} unknown ones \
-             {unknown_stored} are; {wrong_balances} of {ACCOUNTS} balances are not the sum of their ledger rows \
-             ({attempts} attempts)"
+            "of {acknowledged} acknowledged units {lost} are lost; {doubled} units are stored twice; of \
+             {refused} units that ended with a definite error {refused_stored} are stored; of {unknown} \
+             unknown ones {unknown_stored} are; {wrong_balances} of {ACCOUNTS} balances are not the sum of \
+             their ledger rows ({attempts} attempts)"
         )
     }
 }

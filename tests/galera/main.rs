@@ -1,8 +1,8 @@
-//! A Galera cluster of three nodes, each of which takes writes: whatever the clients of one node were told is true on
-//! all of them.
+//! A Galera cluster of three nodes, each of which takes writes: whatever the clients of one node were told is
+//! true on all of them.
 //!
-//! Locks do not reach other nodes, so conflicts between clients of different nodes are found when they commit. The
-//! tests share one cluster, and take turns.
+//! Locks do not reach other nodes, so conflicts between clients of different nodes are found when they
+//! commit. The tests share one cluster, and take turns.
 
 mod claims;
 mod deltas;
@@ -27,7 +27,8 @@ use tokio::task::{JoinSet, spawn_blocking};
 /// The connections of the clients of one node.
 const CONNECTIONS: u32 = 8;
 
-/// All tests of this binary wait here for their turn with the cluster; one that fails to start fails them all at once.
+/// All tests of this binary wait here for their turn with the cluster; one that fails to start fails them all
+/// at once.
 async fn cluster() -> MutexGuard<'static, Cluster> {
     static CLUSTER: OnceLock<Result<Mutex<Cluster>, String>> = OnceLock::new();
     let started = spawn_blocking(|| CLUSTER.get_or_init(|| Cluster::try_start().map(Mutex::new)));

@@ -52,8 +52,8 @@ async fn requests_to_all_nodes_have_one_effect_and_one_answer() {
     let errors: Vec<_> = told.values().flat_map(|told| &told.errors).collect();
     let unknown: usize = told.values().map(|told| told.unknown).sum();
     let report = format!(
-        "of {KEYS} keys {unpaid} have no payment, {twice} have several, {} have wrong answers; {} definite errors, \
-         {unknown} unknown: {:?} {:?}",
+        "of {KEYS} keys {unpaid} have no payment, {twice} have several, {} have wrong answers; {} definite \
+         errors, {unknown} unknown: {:?} {:?}",
         wrong.len(),
         errors.len(),
         wrong.first(),

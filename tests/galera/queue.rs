@@ -55,8 +55,9 @@ async fn jobs_that_are_claimed_on_all_nodes_have_one_effect() {
     let claims = work.claims.lock().expect("the claims");
     let claimed_twice = claims.values().filter(|times| **times > 1).count();
     let report = format!(
-        "of {JOBS} jobs {undone} have no effect and {twice} have several; of {} acknowledged effects {lost} are lost; \
-         of {} claims {claimed_twice} were handed out more than once ({} completions failed, {} are unknown)",
+        "of {JOBS} jobs {undone} have no effect and {twice} have several; of {} acknowledged effects {lost} \
+         are lost; of {} claims {claimed_twice} were handed out more than once ({} completions failed, {} \
+         are unknown)",
         acknowledged.len(),
         claims.len(),
         work.failed.load(SeqCst),

@@ -25,12 +25,15 @@ const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCA
 /// Types whose sums are stored as they are, or not at all. One of floating point rounds them.
 const EXACT: &str = "('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype, 'numeric'::regtype)";
 
-/// What of a changed table can make another number of a sum: a trigger of a user, unless it runs before the update and
-/// not for a row (bits of `tgtype`: 1 for each row, 2 before, 16 update); a `numeric` that rounds to tens.
-const MEDDLING: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid IN (SELECT relation FROM changed) \
-         AND tgtype & 16 = 16 AND tgtype & 3 <> 2 AND NOT tgisinternal) \
-     OR EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid IN (SELECT relation FROM changed) \
-         AND atttypid = 'numeric'::regtype AND atttypmod >= 4 AND (atttypmod - 4) & 1024 = 1024)";
+/// What of a changed table can make another number of a sum: a trigger of a user, unless it runs before the
+/// update and not for a row (bits of `tgtype`: 1 for each row, 2 before, 16 update); a `numeric` that rounds
+/// to tens.
+const MEDDLING: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
+         WHERE tgrelid IN (SELECT relation FROM changed) AND NOT tgisinternal \
+         AND tgtype & 16 = 16 AND tgtype & 3 <> 2) \
+     OR EXISTS (SELECT FROM pg_catalog.pg_attribute \
+         WHERE attrelid IN (SELECT relation FROM changed) AND atttypid = 'numeric'::regtype \
+         AND atttypmod >= 4 AND (atttypmod - 4) & 1024 = 1024)";
 
 /// Changes the rows whose numbers allow it, in one statement.
 ///
@@ -48,8 +51,9 @@ pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AtOn
     let keys = Keys::of::<K>()?;
     let Target { table, key, column } = target;
     let exactly = keys.exactly(key);
-    // The division fails, and with it the whole statement, where several rows have one key, and where the table can
-    // make another number of a sum: `RETURNING` shows neither what a row held nor what triggers make of it later.
+    // The division fails, and with it the whole statement, where several rows have one key, and where the
+    // table can make another number of a sum: `RETURNING` shows neither what a row held nor what triggers
+    // make of it later.
     let sql = format!(
         "WITH changed AS (\
              UPDATE {table} AS target SET {column} = target.{column} + addition.delta \

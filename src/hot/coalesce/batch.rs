@@ -130,9 +130,9 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
 
     /// Compares what the rows hold after the update with what the calls are to be answered.
     ///
-    /// A database may store another number than the sum, without an error: cut to the range of its column, rounded
-    /// by a floating-point type, or changed by a trigger. Only a statement after the update sees what triggers that
-    /// run after it have made of the row.
+    /// A database may store another number than the sum, without an error: cut to the range of its column,
+    /// rounded by a floating-point type, or changed by a trigger. Only a statement after the update sees what
+    /// triggers that run after it have made of the row.
     async fn check<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
@@ -202,8 +202,8 @@ fn aborted(message: String) -> Error {
 fn another_number(target: Target) -> Error {
     let Target { table, column, .. } = target;
     aborted(format!(
-        "nothing was stored, because the row would have held another number than the sum: {column} of {table} is \
-         of a type that cannot hold it, or a trigger changes it"
+        "nothing was stored, because the row would have held another number than the sum: {column} of \
+         {table} is of a type that cannot hold it, or a trigger changes it"
     ))
 }
 

@@ -13,8 +13,8 @@ use super::{Engine, Server, find, free_port, must};
 const MISSING_LIBRARY: &str = "this test needs the Galera library (libgalera_smm.so), which was not found: \
     `apt-get install galera-4`, or set ATOMICALLY_GALERA_LIBRARY to the file";
 
-const MISSING_RSYNC: &str = "this test needs rsync, by which a node of a Galera cluster gets its data, and which was \
-    not found in PATH: `apt-get install rsync`";
+const MISSING_RSYNC: &str = "this test needs rsync, by which a node of a Galera cluster gets its data, and \
+    which was not found in PATH: `apt-get install rsync`";
 
 const LIBRARIES: [&str; 4] = [
     "/usr/lib/galera/libgalera_smm.so",
@@ -33,10 +33,11 @@ const REPLICATION: [&str; 6] = [
     "--innodb-autoinc-lock-mode=2",
 ];
 
-/// A dead node is evicted after one or two seconds. With the defaults the others would stall for more than five.
+/// A dead node is evicted after one or two seconds. With the defaults the others would stall for more than
+/// five.
 const PROVIDER: &str = "gcache.size=16M;evs.keepalive_period=PT0.2S;evs.inactive_check_period=PT0.2S;\
-    evs.suspect_timeout=PT1S;evs.inactive_timeout=PT2S;evs.join_retrans_period=PT0.3S;evs.install_timeout=PT2S;\
-    pc.announce_timeout=PT1S";
+    evs.suspect_timeout=PT1S;evs.inactive_timeout=PT2S;evs.join_retrans_period=PT0.3S;\
+    evs.install_timeout=PT2S;pc.announce_timeout=PT1S";
 
 /// Three MariaDB servers with the same data, each of which takes writes.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! Private, throwaway PostgreSQL and MariaDB servers, a Galera cluster of the latter, and what else the integration
-//! tests need, on 127.0.0.1.
+//! Private, throwaway PostgreSQL and MariaDB servers, a Galera cluster of the latter, and what else the
+//! integration tests need, on 127.0.0.1.
 //!
 //! A server starts when the first test asks for one, and is gone, with its directory, when the test process ends,
 //! however it ends. Nothing installed or running on the machine is touched.
