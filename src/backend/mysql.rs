@@ -139,7 +139,10 @@ impl Facts for MySql {
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;
 
-    const UNIQUE_KEYS_FENCE: bool = false;
+    /// Not on Galera; and MySQL does not say whether it is a member of a replication group.
+    fn unique_keys_fence(engine: Engine) -> bool {
+        engine.is_mariadb && !engine.is_galera
+    }
 
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
         id BINARY(16) PRIMARY KEY,

@@ -95,7 +95,8 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             Some(Err(failure)) => return self.not_opened(failure, timer).await,
             None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
-        if DB::UNIQUE_KEYS_FENCE && self.trace.is_some() {
+        let is_fenced = DB::unique_keys_fence(tx.engine());
+        if is_fenced && self.trace.is_some() {
             self.unresolved = None;
         }
         if self.trace == Some(Trace::TransactionStatus) {
@@ -148,10 +149,16 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                 Outcome::Failed { failure, otherwise: Otherwise::Own(Ended::RolledBack) }
             }
             (None, Wish::RollBack) => {
-                // Behind the fence, and not wanted any more: nothing is left that could still be stored.
-                self.unresolved = None;
                 self.roll_back(tx).await;
-                Outcome::Done(Ended::RolledBack)
+                match self.unresolved() {
+                    // Another server may yet store what an earlier attempt has sent.
+                    Some(unknown) if !is_fenced => Outcome::failed(unknown),
+                    // This attempt had locked the row of the earlier one: nothing is left that could still be stored.
+                    _ => {
+                        self.unresolved = None;
+                        Outcome::Done(Ended::RolledBack)
+                    }
+                }
             }
             (None, Wish::Commit) if timer.clock.is_over() => {
                 self.roll_back(tx).await;
