@@ -356,6 +356,8 @@ pub struct Report<'a> {
     pub detail: Option<&'a str>,
     /// What the statement was at, innermost first.
     pub context: Option<&'a str>,
+    /// The function of the server that raised it.
+    pub routine: Option<&'a str>,
 }
 
 /// What is left of a transaction after a failed statement.

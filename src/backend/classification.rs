@@ -107,6 +107,42 @@ fn only_definite_errors_say_that_a_commit_failed() {
 }
 
 #[test]
+fn failures_that_another_session_does_not_meet_end_the_session() {
+    let postgres = |sqlstate, message, fatal| {
+        let report = Report { sqlstate, message, fatal, ..Report::default() };
+        sqlx::Postgres::classify(&report).ends_session()
+    };
+    assert!(postgres("0A000", "cached plan must not change result type", false));
+    assert!(postgres("26000", "prepared statement \"sqlx_s_7\" does not exist", false));
+    assert!(!postgres("26000", "prepared statement \"mine\" does not exist", false));
+    for sqlstate in ["25006", "57P01", "57P02", "57P03", "08006"] {
+        assert!(postgres(sqlstate, "", false), "{sqlstate}");
+    }
+    for sqlstate in ["25P03", "25P04", "57P04", "57P05", "XX000", "53200", "42501"] {
+        assert!(postgres(sqlstate, "", true), "{sqlstate} as FATAL");
+    }
+    for sqlstate in ["40001", "57014", "23505", "0A000", "42P01"] {
+        assert!(!postgres(sqlstate, "", false), "{sqlstate}");
+    }
+    let in_german = Report {
+        sqlstate: "0A000",
+        message: "gecachter Plan darf den Ergebnistyp nicht ändern",
+        routine: Some("RevalidateCachedQuery"),
+        ..Report::default()
+    };
+    assert!(sqlx::Postgres::classify(&in_german).ends_session());
+
+    let mysql = |number, message| {
+        sqlx::MySql::classify(&Report { number, message, ..Report::default() }).ends_session()
+    };
+    for number in [1615, 1836, 1053, 1927, 1047] {
+        assert!(mysql(number, ""), "{number}");
+    }
+    assert!(mysql(1290, "The MySQL server is running with the --read-only option"));
+    assert!(![1205, 1213, 1062, 1146].into_iter().any(|number| mysql(number, "")));
+}
+
+#[test]
 fn what_was_sent_tells_nowait_from_a_timeout() {
     for (engine, report) in [
         ("postgres", Report { sqlstate: "55P03", ..Report::default() }),
