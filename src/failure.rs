@@ -226,7 +226,9 @@ impl Failure {
 
     /// Whether the whole unit of work, run again in a new transaction, may succeed.
     ///
-    /// A fact about the failure, not a decision: the strategy decides.
+    /// A fact about the failure, not a decision: the strategy decides. Where the cause is the session, as after a migration
+    /// that outdates its prepared statements ("cached plan must not change result type") or on a server that takes no
+    /// writes any more, the connection is closed, so that the next attempt runs on another one.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         self.retryable
