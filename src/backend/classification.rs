@@ -1,6 +1,7 @@
 //! Every known code of every engine, classified: tests without a server.
 
-use super::{Facts, Report, failure_of, failure_without_server};
+use super::driver::failure as failure_without_server;
+use super::{Facts, Report, failure_of};
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 
 /// Codes, and what they mean, gathered from the manuals of the engines and from what their servers were seen to say.

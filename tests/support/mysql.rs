@@ -1,6 +1,6 @@
 //! MariaDB under test; and MySQL, where `ATOMICALLY_MYSQL_URL` names one.
 
-use atomically::{Error, Tx};
+use atomically::{Atomic, Error, PoolTransactor, Tx};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySql, Pool, Row, SqlStr};
 
 use super::statements::statements;
