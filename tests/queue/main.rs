@@ -5,6 +5,7 @@ mod crash;
 mod depth;
 mod doctor;
 mod fence;
+mod handlers;
 mod jobs;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod purge;
@@ -71,6 +72,9 @@ on_every_database! {
     worker::what_outlives_the_grace_is_given_back,
     worker::a_worker_can_be_woken,
     worker::a_worker_survives_its_database,
+    handlers::a_panic_before_the_future_exists_fails_its_job_only,
+    handlers::a_panic_of_an_observer_ends_no_worker,
+    handlers::a_lease_is_noticed_to_be_lost_after_a_completion_that_rolled_back,
     depth::a_depth_is_what_could_be_claimed,
     depth::a_worker_tells_the_depth,
     doctor::nothing_is_wrong,
