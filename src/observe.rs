@@ -225,7 +225,7 @@ pub enum JobEvent<'a> {
         /// With what.
         error: &'a str,
     },
-    /// The last attempt failed: the job is dead until somebody requeues it.
+    /// The last attempt failed, or its worker died: the job is dead until it is requeued.
     Dead {
         /// Its id.
         id: i64,

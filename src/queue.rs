@@ -63,6 +63,7 @@ mod priority;
 mod reschedule;
 mod resend;
 mod search;
+mod spent;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod upkeep;
@@ -274,8 +275,12 @@ impl<DB: QueueBackend> Queue<DB> {
 
     /// Claims up to `most` jobs that are due, in the order of their turn: by priority, then by when they were due.
     ///
-    /// Due are also those whose lease has lapsed: there is no other process that has to look for them. One that has used up
-    /// its attempts, all of them, is dead instead.
+    /// Due are also those whose lease has lapsed: there is no other process that has to look for them. One whose last attempt
+    /// has begun and not ended is *spent*: it is marked [dead](Self::dead) on the way and does not count, so a claim returns
+    /// as many jobs as there are, up to `most`. A [`Worker`] reports these deaths as
+    /// [`JobEvent::Dead`](crate::JobEvent::Dead).
+    ///
+    /// A thousand jobs are claimed by one statement; more take several.
     ///
     /// # Errors
     ///
@@ -285,7 +290,7 @@ impl<DB: QueueBackend> Queue<DB> {
     ///
     /// Jobs may have been claimed that nobody knows of, until their lease lapses.
     pub async fn claim(&self, most: usize) -> Result<Vec<Claim<DB>>, Error> {
-        search::claim(self, most).await
+        Ok(search::claim(self, most).await?.claims)
     }
 
     /// The delay after the attempt with this number.

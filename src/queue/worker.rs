@@ -13,6 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::depth::Depth;
+use super::search::{self, Found};
+use super::spent::LAPSED;
 use super::{Claim, Queue, QueueBackend, Wake};
 use crate::backend::Backend;
 use crate::observe::{Event, JobEvent, Observer, Observers};
@@ -203,8 +205,11 @@ impl<DB: QueueBackend> Worker<DB> {
             let free = self.handlers - running.len();
             let mut more = false;
             if free > 0 {
-                match self.queue.claim(free).await {
-                    Ok(claims) => {
+                match search::claim(&self.queue, free).await {
+                    Ok(Found { claims, died }) => {
+                        for id in died {
+                            self.watchers.tell(JobEvent::Dead { id, error: LAPSED });
+                        }
                         more = claims.len() == free;
                         if !claims.is_empty() {
                             self.watchers.tell(JobEvent::Claimed { jobs: claims.len() });
