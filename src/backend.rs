@@ -5,7 +5,6 @@
 //! the same order, so that comparing two of them shows how two databases differ.
 
 use std::borrow::Cow;
-use std::io;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
@@ -21,6 +20,7 @@ use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 mod at_once;
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod classification;
+mod driver;
 mod engine;
 mod known;
 #[cfg(feature = "mysql")]
@@ -358,6 +358,8 @@ pub struct Report<'a> {
     pub detail: Option<&'a str>,
     /// What the statement was at, innermost first.
     pub context: Option<&'a str>,
+    /// The function of the server that raised it.
+    pub routine: Option<&'a str>,
 }
 
 /// What is left of a transaction after a failed statement.
@@ -423,7 +425,7 @@ pub(crate) fn failure_of<DB: Facts>(error: &sqlx::Error, nowait: bool) -> Option
             let report = DB::report(error.as_ref())?;
             Some(DB::classify(&Report { nowait, ..report }))
         }),
-        error => failure_without_server(error),
+        error => driver::failure(error),
     }
 }
 
@@ -432,26 +434,9 @@ pub(crate) fn failure_or_other<DB: Facts>(error: &sqlx::Error) -> Failure {
     failure_of::<DB>(error, false).unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()))
 }
 
-fn failure_without_server(error: &sqlx::Error) -> Option<Failure> {
-    let kind = match error {
-        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            FailureKind::Unavailable
-        }
-        // A driver that lost its place in the protocol cannot be trusted with another statement.
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
-            FailureKind::ConnectionLost
-        }
-        sqlx::Error::PoolTimedOut => FailureKind::Unavailable,
-        sqlx::Error::Tls(_) | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed => FailureKind::Other,
-        _ => return None,
-    };
-    let retryable = kind != FailureKind::Other;
-    Some(Failure::new(kind, error.to_string()).retryable(retryable).definite(false))
-}
-
 /// The same, where the error does not say which database it comes from.
 pub(crate) fn failure_of_any(error: &sqlx::Error) -> Option<Failure> {
-    let failure = failure_without_server(error);
+    let failure = driver::failure(error);
     #[cfg(feature = "postgres")]
     let failure = failure.or_else(|| failure_of::<sqlx::Postgres>(error, false));
     #[cfg(feature = "mysql")]

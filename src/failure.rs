@@ -15,6 +15,7 @@ pub struct Failure {
     kind: FailureKind,
     retryable: bool,
     definite: bool,
+    spoils_session: bool,
     code: Option<String>,
     message: String,
     constraint: Option<Box<Constraint>>,
@@ -94,9 +95,9 @@ impl FailureKind {
         )
     }
 
-    /// Whether the session that met this failure is of no further use: it is broken, or its server is going down or has
-    /// taken on another role.
-    pub(crate) const fn ends_session(self) -> bool {
+    /// Whether every failure of this kind leaves its session of no further use: the session is broken, or its server is
+    /// going down or has taken on another role.
+    const fn ends_session(self) -> bool {
         matches!(self, Self::ConnectionLost | Self::CommitUnknown | Self::Unavailable | Self::ReadOnly)
     }
 
@@ -161,6 +162,7 @@ impl Failure {
             kind,
             retryable: false,
             definite: true,
+            spoils_session: false,
             code: None,
             message: message.into(),
             constraint: None,
@@ -195,6 +197,12 @@ impl Failure {
         self
     }
 
+    /// Marks a failure after which its session must not be used again, although its kind does not say so.
+    pub(crate) fn spoiling_session(mut self, spoils: bool) -> Self {
+        self.spoils_session = spoils;
+        self
+    }
+
     pub(crate) fn with_constraint(mut self, constraint: Option<Constraint>) -> Self {
         self.constraint = constraint.map(Box::new);
         self
@@ -218,7 +226,9 @@ impl Failure {
 
     /// Whether the whole unit of work, run again in a new transaction, may succeed.
     ///
-    /// A fact about the failure, not a decision: the strategy decides.
+    /// A fact about the failure, not a decision: the strategy decides. Where the cause is the session, as after a migration
+    /// that outdates its prepared statements ("cached plan must not change result type") or on a server that takes no
+    /// writes any more, the connection is closed, so that the next attempt runs on another one.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         self.retryable
@@ -227,6 +237,11 @@ impl Failure {
     /// Whether this failure, as the answer to a commit, proves that nothing was stored.
     pub(crate) const fn is_definite(&self) -> bool {
         self.definite
+    }
+
+    /// Whether the session that met this failure is of no further use and is to be closed.
+    pub(crate) const fn ends_session(&self) -> bool {
+        self.spoils_session || self.kind.ends_session()
     }
 
     /// The database's own code: an SQLSTATE on PostgreSQL, an error number on MySQL and MariaDB, an extended result

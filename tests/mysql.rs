@@ -2,6 +2,7 @@
 
 mod conformance;
 mod support;
+mod table_locks;
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 
 mod at_once;
 mod conformance;
+mod sessions;
 mod support;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Every known code of every engine, classified: tests without a server.
 
-use super::{Facts, Report, failure_of, failure_without_server};
+use super::driver::failure as failure_without_server;
+use super::{Facts, Report, failure_of};
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 
 /// Codes, and what they mean, gathered from the manuals of the engines and from what their servers were seen to say.
@@ -104,6 +105,42 @@ fn only_definite_errors_say_that_a_commit_failed() {
     let sqlite = |number| sqlx::Sqlite::classify(&Report { number, ..Report::default() }).is_definite();
     assert!([5, 261, 517, 787, 2067].into_iter().all(sqlite));
     assert!(![10, 1034, 13].into_iter().any(sqlite));
+}
+
+#[test]
+fn failures_that_another_session_does_not_meet_end_the_session() {
+    let postgres = |sqlstate, message, fatal| {
+        let report = Report { sqlstate, message, fatal, ..Report::default() };
+        sqlx::Postgres::classify(&report).ends_session()
+    };
+    assert!(postgres("0A000", "cached plan must not change result type", false));
+    assert!(postgres("26000", "prepared statement \"sqlx_s_7\" does not exist", false));
+    assert!(!postgres("26000", "prepared statement \"mine\" does not exist", false));
+    for sqlstate in ["25006", "57P01", "57P02", "57P03", "08006"] {
+        assert!(postgres(sqlstate, "", false), "{sqlstate}");
+    }
+    for sqlstate in ["25P03", "25P04", "57P04", "57P05", "XX000", "53200", "42501"] {
+        assert!(postgres(sqlstate, "", true), "{sqlstate} as FATAL");
+    }
+    for sqlstate in ["40001", "57014", "23505", "0A000", "42P01"] {
+        assert!(!postgres(sqlstate, "", false), "{sqlstate}");
+    }
+    let in_german = Report {
+        sqlstate: "0A000",
+        message: "gecachter Plan darf den Ergebnistyp nicht ändern",
+        routine: Some("RevalidateCachedQuery"),
+        ..Report::default()
+    };
+    assert!(sqlx::Postgres::classify(&in_german).ends_session());
+
+    let mysql = |number, message| {
+        sqlx::MySql::classify(&Report { number, message, ..Report::default() }).ends_session()
+    };
+    for number in [1615, 1836, 1053, 1927, 1047] {
+        assert!(mysql(number, ""), "{number}");
+    }
+    assert!(mysql(1290, "The MySQL server is running with the --read-only option"));
+    assert!(![1205, 1213, 1062, 1146].into_iter().any(|number| mysql(number, "")));
 }
 
 #[test]

@@ -283,6 +283,7 @@ impl Facts for MySql {
             3819 | 1369 => return violation(report, Check),
             // MySQL uses 4025 for something else, with another SQLSTATE.
             4025 if report.sqlstate == "23000" => return violation(report, Check),
+            // A prepared statement outlived changes of its tables, and the server could not prepare it anew.
             1615 => (Kind::Other, true),
             _ => (Kind::Other, false),
         };
@@ -298,6 +299,7 @@ impl Facts for MySql {
         Failure::new(kind, report.message)
             .with_code(report.number.to_string())
             .retryable(retryable)
+            .spoiling_session(report.number == 1615)
             .definite(definite)
     }
 
@@ -305,6 +307,7 @@ impl Facts for MySql {
     /// on the server's configuration.
     fn after(failure: &Failure) -> Survival {
         match failure.kind() {
+            _ if failure.ends_session() => Survival::Over,
             FailureKind::Constraint | FailureKind::Unsupported | FailureKind::Other => Survival::Open,
             _ => Survival::Over,
         }

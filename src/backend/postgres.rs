@@ -234,6 +234,7 @@ impl Facts for Postgres {
             column: error.column(),
             detail: error.detail(),
             context: error.r#where(),
+            routine: error.routine(),
             ..Report::default()
         })
     }
@@ -270,8 +271,8 @@ impl Facts for Postgres {
             "23503" | "23001" => return violation(report, ForeignKey),
             "23502" => return violation(report, NotNull),
             "23514" | "44000" => return violation(report, Check),
-            // A prepared statement outlived a change of its table; it is prepared anew on another connection.
-            "0A000" if report.message.contains("cached plan") => (Kind::Other, true),
+            // Behind a pooler that mixes up the names of statements, each further attempt might run another client's.
+            _ if is_outdated(report) => (Kind::Other, !matches!(report.sqlstate, "26000" | "42P05")),
             _ => (Kind::Other, false),
         };
         let deadlock =
@@ -280,12 +281,31 @@ impl Facts for Postgres {
             .with_code(report.sqlstate)
             .with_deadlock(deadlock)
             .retryable(retryable)
+            .spoiling_session(report.fatal || is_outdated(report))
             // A session that was idle in its transaction for too long had read no COMMIT.
             .definite(report.sqlstate == "25P03" || (!report.fatal && is_definite(report.sqlstate)))
     }
 
     fn after(_failure: &Failure) -> Survival {
         Survival::Over
+    }
+}
+
+/// What the session, or the driver's memory of it, knows of the schema or of its prepared statements is not true any
+/// more: each further use of it fails the same way, and another session learns it anew.
+///
+/// - `0A000` is a plan that outlived a change of its table. The message comes in the server's language, the name of the
+///   function that raised it does not.
+/// - `26000` and `42P05` are about a statement of the driver's that somebody has removed from the session, or left in it.
+///   About any other name they are the caller's mistake.
+/// - `XX000` is a type that was dropped and created anew under the number that the driver remembers.
+fn is_outdated(report: &Report<'_>) -> bool {
+    let says = |text: &str| report.message.contains(text);
+    match report.sqlstate {
+        "0A000" => report.routine == Some("RevalidateCachedQuery") || says("cached plan must not change"),
+        "26000" | "42P05" => says("\"sqlx_s_"),
+        "XX000" => says("cache lookup failed for type"),
+        _ => false,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, pending};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::depth::Depth;
+use super::search::{self, Found};
+use super::spent::LAPSED;
 use super::{Claim, Queue, QueueBackend, Wake};
 use crate::backend::Backend;
 use crate::observe::{Event, JobEvent, Observer, Observers};
@@ -69,7 +72,7 @@ const MOST_OFTEN: Duration = Duration::from_millis(100);
 /// | the handler | the job |
 /// |---|---|
 /// | returns `Ok` | is complete: by the handler, in a transaction of its own making; or else by the worker, now |
-/// | returns an error, or panics | has [failed](Claim::fail), with the queue's backoff; or is as the handler left it |
+/// | returns an error, or panics, also before it has returned its future | has [failed](Claim::fail), with the queue's backoff; or is as the handler left it |
 /// | loses its lease | somebody else's: the handler is cancelled |
 /// | is cut off at the end of the grace | given back, and the attempt does not count |
 ///
@@ -96,8 +99,13 @@ struct Watchers {
 }
 
 impl Watchers {
+    /// A panic of an observer must not end the worker, and the other observers are told all the same. The panic has been
+    /// reported by its own hook.
     fn tell(&self, event: JobEvent<'_>) {
-        self.observers.tell(&Event::Job { queue: &self.queue, event });
+        let event = Event::Job { queue: &self.queue, event };
+        for observer in self.observers.iter() {
+            let _ = catch_unwind(AssertUnwindSafe(|| observer.observe(&event)));
+        }
     }
 }
 
@@ -147,7 +155,7 @@ impl<DB: QueueBackend> Worker<DB> {
         self
     }
 
-    /// Also tells this observer what happens to the jobs: [`Event::Job`]. It must not block.
+    /// Also tells this observer what happens to the jobs: [`Event::Job`]. It must not block. If it panics, the worker goes on.
     ///
     /// The transactions in which handlers work are told of to those who watch their transactors.
     #[must_use]
@@ -197,17 +205,23 @@ impl<DB: QueueBackend> Worker<DB> {
             let free = self.handlers - running.len();
             let mut more = false;
             if free > 0 {
-                match self.queue.claim(free).await {
-                    Ok(claims) => {
+                match search::claim(&self.queue, free).await {
+                    Ok(Found { claims, died }) => {
+                        for id in died {
+                            self.watchers.tell(JobEvent::Dead { id, error: LAPSED });
+                        }
                         more = claims.len() == free;
                         if !claims.is_empty() {
                             self.watchers.tell(JobEvent::Claimed { jobs: claims.len() });
                         }
                         for claim in claims {
                             let claim = Arc::new(claim);
-                            let work = handler(claim.clone());
-                            let care = Care::new(claim, self.watchers.clone(), stopped.clone());
-                            running.spawn(care.take(work));
+                            let care = Care::new(claim.clone(), self.watchers.clone(), stopped.clone());
+                            // The handler runs here until it returns its future. A panic is its job's failure.
+                            match catch_unwind(AssertUnwindSafe(|| handler(claim))) {
+                                Ok(work) => running.spawn(care.take(work)),
+                                Err(panic) => running.spawn(care.fail_panicked(panic)),
+                            };
                         }
                     }
                     Err(error) => self.watchers.tell(JobEvent::Trouble { error: &error }),

@@ -140,7 +140,8 @@ impl Options {
         self
     }
 
-    /// How long each wait for a lock may take, where that is less than what is left of the deadline.
+    /// How long each wait for a lock may take, where that is less than what is left of the deadline: for a row, and on
+    /// PostgreSQL, MySQL and MariaDB also for a table whose definition is being changed.
     #[must_use]
     pub fn lock_timeout(mut self, limit: Duration) -> Self {
         self.lock_timeout = Some(limit);

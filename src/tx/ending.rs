@@ -116,7 +116,7 @@ impl<DB: Backend> Tx<DB> {
                 None => self.session.release(),
                 Some(after) => self.put_back(after.into_owned()).await,
             },
-            (Commit::Refused(failure), _) if failure.kind().ends_session() => {}
+            (Commit::Refused(failure), _) if failure.ends_session() => {}
             // What ended the transaction may have left more on the session than a rollback undoes: locks on tables, say.
             (Commit::Refused(failure), _) if failure.kind() == FailureKind::Aborted && closing.unwatched => {}
             (Commit::Refused(_), _) => {
@@ -239,7 +239,7 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {
     let failure = failure_or_other::<DB>(error);
     let spoke = matches!(error, sqlx::Error::Database(_));
     let at_the_guard = reply.completed < before_commit;
-    if at_the_guard && spoke && (failure.is_definite() || !failure.kind().ends_session()) {
+    if at_the_guard && spoke && (failure.is_definite() || !failure.ends_session()) {
         let is_aborted = matches!(failure.kind(), FailureKind::Aborted | FailureKind::Other);
         return Commit::Refused(if is_aborted { ended_unseen("commit", Some(&failure)) } else { failure });
     }

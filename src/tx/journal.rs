@@ -102,7 +102,7 @@ impl Journal {
 
     /// The session cannot be trusted with another statement, not even a ROLLBACK.
     pub(super) fn lost_its_place(&self) -> bool {
-        let is_ended = |failure: &Failure| failure.kind().ends_session();
+        let is_ended = |failure: &Failure| failure.ends_session();
         self.in_flight || self.distrusted || self.over.as_ref().is_some_and(is_ended)
     }
 

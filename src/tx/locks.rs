@@ -18,6 +18,9 @@ use crate::sql_text::with_lock_clause;
 use super::Tx;
 use super::executor::watch;
 
+/// The largest number of keys in one statement. Servers take 65 535 values, SQLite 32 766.
+const MAX_KEYS: usize = 32_000;
+
 /// What a blocking advisory lock waits for where nothing else limits it.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
@@ -91,6 +94,9 @@ impl<DB: Backend> Tx<DB> {
     /// first row and waits for the second, another one the other way round. Units that lock all of it here first, do
     /// not: keys are sorted, duplicates left out, and one statement locks them in the order of the column.
     ///
+    /// More than 32 000 keys take several statements, one after the other in Rust's order of the keys. Where the column is
+    /// text and its collation has another order, such a call can still deadlock with another one.
+    ///
     /// `table` and `column` go into the statement as they are; quote them where your database asks for it. Taken is
     /// [`RowLock::NO_KEY_UPDATE`], or what the strategy takes. Text keys are compared as the database compares them, but
     /// reported as missing by Rust's equality.
@@ -124,27 +130,15 @@ impl<DB: Backend> Tx<DB> {
         if missing.is_empty() {
             return Ok(Vec::new());
         }
-        let mut arguments = DB::Arguments::default();
-        let mut placeholders = Vec::with_capacity(missing.len());
-        for (i, key) in missing.iter().enumerate() {
-            arguments.add(key).map_err(sqlx::Error::Encode)?;
-            placeholders.push(DB::placeholder(i + 1));
-        }
-        let placeholders = placeholders.join(", ");
-        let mut select =
-            format!("SELECT {column} FROM {table} WHERE {column} IN ({placeholders}) ORDER BY {column}");
-        if let Some(clause) = clause {
-            select.push(' ');
-            select.push_str(&clause);
-        }
-        let select = AssertSqlSafe(select).into_sql_str();
-
-        let query = Ok(WatchedQuery::made_of(select, arguments));
-        let told = |found: &Vec<K>| Answer { rows_read: found.len(), ..Answer::default() };
-        let found = watch(self.parts(), query, told, |connection, query| DB::fetch_column(connection, query));
-        let found: Vec<K> = found.await?;
-        for key in &found {
-            missing.remove(key);
+        let sorted: Vec<K> = missing.iter().cloned().collect();
+        for keys in sorted.chunks(MAX_KEYS) {
+            let query = select_keys::<DB, K>(table, column, keys, clause.as_deref());
+            let told = |found: &Vec<K>| Answer { rows_read: found.len(), ..Answer::default() };
+            let found =
+                watch(self.parts(), query, told, |connection, query| DB::fetch_column(connection, query));
+            for key in &found.await? {
+                missing.remove(key);
+            }
         }
         Ok(missing.into_iter().collect())
     }
@@ -222,6 +216,29 @@ impl<DB: Backend> Tx<DB> {
         }
         Ok(taken)
     }
+}
+
+/// The statement that looks for the rows with these keys, and locks them where there is a clause for it.
+fn select_keys<DB: Backend, K: Key<DB>>(
+    table: &str,
+    column: &str,
+    keys: &[K],
+    lock_clause: Option<&str>,
+) -> Result<WatchedQuery<DB>, sqlx::Error> {
+    let mut arguments = DB::Arguments::default();
+    let mut placeholders = Vec::with_capacity(keys.len());
+    for (i, key) in keys.iter().enumerate() {
+        arguments.add(key).map_err(sqlx::Error::Encode)?;
+        placeholders.push(DB::placeholder(i + 1));
+    }
+    let placeholders = placeholders.join(", ");
+    let mut select =
+        format!("SELECT {column} FROM {table} WHERE {column} IN ({placeholders}) ORDER BY {column}");
+    if let Some(clause) = lock_clause {
+        select.push(' ');
+        select.push_str(clause);
+    }
+    Ok(WatchedQuery::made_of(AssertSqlSafe(select).into_sql_str(), arguments))
 }
 
 /// The text with a lock on the rows that it reads; `None` where it stays as it is.

@@ -43,7 +43,7 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # What it cannot
     ///
-    /// A conflict. After a serialization failure or a deadlock there is nothing left to go on with: the failure outlives
+    /// A conflict, or a failure that ends the session. After a serialization failure or a deadlock there is nothing left to go on with: the failure outlives
     /// the scope, later statements answer it, and the whole unit is run again. Rolling back to a savepoint would meet the
     /// same failure for ever on PostgreSQL, and there is no savepoint left on MySQL and MariaDB.
     ///
@@ -124,12 +124,13 @@ struct Before {
 
 /// Failures after which a database goes on from a savepoint as if nothing had been.
 fn can_be_undone(failure: &Failure) -> bool {
-    matches!(
-        failure.kind(),
-        FailureKind::Constraint
-            | FailureKind::LockNotAvailable
-            | FailureKind::StatementTimeout
-            | FailureKind::Unsupported
-            | FailureKind::Other
-    )
+    !failure.ends_session()
+        && matches!(
+            failure.kind(),
+            FailureKind::Constraint
+                | FailureKind::LockNotAvailable
+                | FailureKind::StatementTimeout
+                | FailureKind::Unsupported
+                | FailureKind::Other
+        )
 }

@@ -89,6 +89,22 @@ pub(crate) async fn lock_rows_answers_what_is_missing<DB: TestBackend>() {
     .expect("a commit");
 }
 
+/// More than one statement can ask for.
+pub(crate) async fn lock_rows_takes_any_number_of_keys<DB: TestBackend>() {
+    let pool = bank::<DB>(1).await;
+    let db = Pessimistic::default().on(&pool);
+    let keys: Vec<i64> = (1..=70_000).collect();
+    let (missing, attempts) = db
+        .run(async |tx: &mut Tx<DB>| {
+            let missing = DB::lock_accounts(tx, &keys).await?;
+            Ok::<_, Error>((missing, tx.attempt()))
+        })
+        .await
+        .expect("a commit");
+    assert_eq!(attempts, 1);
+    assert!(missing.len() < keys.len() && missing.ends_with(&keys[60_000..]), "{} missing", missing.len());
+}
+
 /// It waits for a row that somebody else has locked.
 pub(crate) async fn lock_rows_locks<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;

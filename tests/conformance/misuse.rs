@@ -1,8 +1,10 @@
 //! Mistakes that are told early.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use atomically::{Error, ErrorKind, Optimistic, Options, Pessimistic, TransactorExt as _, Tx};
+use atomically::{Atomic, Error, ErrorKind, Optimistic, Options, Pessimistic, TransactorExt as _, Tx};
 
 use super::increments::{counter, increment, value};
 use crate::support::TestBackend;
@@ -33,6 +35,38 @@ pub(crate) async fn a_run_inside_of_a_run_is_refused<DB: TestBackend>() {
     .expect("two transactions of two pools");
     other.run(increment::<DB>).await.expect("behind the first");
     assert_eq!(value(&pool).await, 2);
+}
+
+/// Whoever finds it, the driver or the server. SQLite takes a value that is missing for NULL.
+pub(crate) async fn a_missing_value_is_an_error_at_once<DB: TestBackend>() {
+    let server = counter::<DB>(1).await;
+    let opened = Arc::new(AtomicU32::new(0));
+    let counted = opened.clone();
+    let options = server.options().clone().after_connect(move |_, _| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Ok(()) })
+    });
+    let pool = options.connect(&server.url).await.expect("a pool");
+    let update = || DB::sql("UPDATE counter SET value = ? WHERE id = ?");
+
+    let attempts = AtomicU32::new(0);
+    let db = Pessimistic::default().on(&pool);
+    let run = db.run(async |tx: &mut Tx<DB>| {
+        attempts.fetch_add(1, Ordering::Relaxed);
+        Ok::<_, Error>(DB::execute(tx, update(), &[7]).await?)
+    });
+    let error = run.await.expect_err("a value is missing");
+    assert_eq!(error.kind(), ErrorKind::Database, "{error:?}");
+    assert!(error.to_string().contains("parameter"), "{error}");
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
+
+    let lone = Atomic::default().on(&pool);
+    let error = DB::apply(&lone, update(), &[7]).await.expect_err("a value is missing");
+    assert_eq!(error.kind(), ErrorKind::Database, "{error:?}");
+    assert_eq!(DB::apply(&lone, update(), &[7, 1]).await.expect("a commit"), 1);
+    assert_eq!(value(&pool).await, 7);
+    let opened = opened.load(Ordering::Relaxed);
+    assert!(opened <= 3, "{opened} connections for two mistakes");
 }
 
 pub(crate) async fn a_second_connection_is_told_from_a_busy_pool<DB: TestBackend>() {

@@ -12,7 +12,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use atomically::{Backend, Error, Options, Tx};
+use atomically::{Atomic, Backend, Error, Options, PoolTransactor, Tx};
 use sqlx::{AssertSqlSafe, Pool, SqlStr};
 
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn futures_util::Stream<Item = T> + Send + 'a>>;
@@ -92,6 +92,13 @@ pub(crate) trait TestBackend: Backend {
 
     /// `tx.lock_rows` on the table `account`.
     fn lock_accounts<'a>(tx: &'a mut Tx<Self>, keys: &'a [i64]) -> BoxFuture<'a, Result<Vec<i64>, Error>>;
+
+    /// `db.apply` of a statement with values.
+    fn apply<'a>(
+        db: &'a PoolTransactor<Self, Atomic>,
+        sql: SqlStr,
+        arguments: &'a [i64],
+    ) -> BoxFuture<'a, Result<u64, Error>>;
 
     /// Runs a text as it is, without preparing it.
     fn plain<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxFuture<'a, sqlx::Result<()>>;

@@ -1,6 +1,6 @@
 //! MariaDB under test; and MySQL, where `ATOMICALLY_MYSQL_URL` names one.
 
-use atomically::{Error, Tx};
+use atomically::{Atomic, Error, PoolTransactor, Tx};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySql, Pool, Row, SqlStr};
 
 use super::statements::statements;
@@ -14,7 +14,8 @@ impl TestBackend for MySql {
     const COMMIT: &'static str = "; COMMIT";
     const SHORT_LOCK_TIMEOUT: &'static str = "SET innodb_lock_wait_timeout = 1";
     const LIMITS: &'static str = "SELECT CONCAT_WS(' ', @@innodb_lock_wait_timeout
-         /*M! , @@max_statement_time*/ /*!50708 , @@max_execution_time*/)";
+         /*M! , @@max_statement_time*/ /*!50708 , @@max_execution_time*/,
+         @@lock_wait_timeout)";
 
     fn pool(connections: u32) -> BoxFuture<'static, TestPool<Self>> {
         Box::pin(async move {

@@ -1,6 +1,6 @@
 //! PostgreSQL under test.
 
-use atomically::{Error, Tx};
+use atomically::{Atomic, Error, PoolTransactor, Tx};
 use sqlx::{AssertSqlSafe, Connection, Executor, Pool, Postgres, Row, SqlStr};
 
 use super::statements::statements;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atomically::{Error, Options, Tx};
+use atomically::{Atomic, Error, Options, PoolTransactor, Tx};
 use sqlx::{Connection, Executor, Pool, Row, SqlStr, Sqlite};
 
 use super::statements::statements;

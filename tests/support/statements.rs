@@ -53,6 +53,17 @@ macro_rules! statements {
             Box::pin(tx.lock_rows("account", "id", keys))
         }
 
+        fn apply<'a>(
+            db: &'a PoolTransactor<Self, Atomic>,
+            sql: SqlStr,
+            arguments: &'a [i64],
+        ) -> BoxFuture<'a, Result<u64, Error>> {
+            Box::pin(async move {
+                let query = arguments.iter().fold(sqlx::query(sql), |query, value| query.bind(*value));
+                db.apply(query).await
+            })
+        }
+
         fn plain<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxFuture<'a, sqlx::Result<()>> {
             Box::pin(async move { sqlx::raw_sql(sql).execute(tx).await.map(drop) })
         }

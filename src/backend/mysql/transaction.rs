@@ -19,7 +19,8 @@ const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
 
 /// One text: sent in two, a level that is never followed by its START TRANSACTION would be the next borrower's.
 ///
-/// The limits are the session's, so they are saved and put back. `/*M! */` is read by MariaDB alone, and
+/// The limits are the session's, so they are saved and put back. InnoDB's is for rows, the other one for definitions of
+/// tables, which a statement waits for while it is prepared: behind an ALTER that waits for a reader, say. `/*M! */` is read by MariaDB alone, and
 /// `/*!50708 */` by MySQL alone: MariaDB skips the numbers from 50700 to 50799
 /// ([comment syntax](https://mariadb.com/kb/en/comment-syntax/)).
 pub(super) fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
@@ -31,10 +32,14 @@ pub(super) fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
     }
     let mut sql = String::new();
     if let Some(limit) = limits.on_locks() {
-        let seconds = whole_seconds(limit);
+        let rows = whole_seconds(limit);
+        // Rounded down, where the deadline is the limit: the answer comes before the client gives up, and leaves no session
+        // waiting on the server.
+        let tables = if limits.lock == Some(limit) { rows } else { limit.as_secs().clamp(1, YEAR) };
         let _ = write!(
             sql,
-            "SET @atomically_lock_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = {seconds}; "
+            "SET @atomically_lock_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = {rows}, \
+             @atomically_table_wait = @@lock_wait_timeout, lock_wait_timeout = {tables}; "
         );
     }
     if let Some(limit) = limits.on_statements() {
@@ -98,7 +103,9 @@ fn putting_back(closing: &Closing) -> String {
         let _ = write!(sql, "; DO RELEASE_LOCK('{}')", lock_name(*key));
     }
     if limits.on_locks().is_some() {
-        sql.push_str("; SET innodb_lock_wait_timeout = @atomically_lock_wait");
+        sql.push_str(
+            "; SET innodb_lock_wait_timeout = @atomically_lock_wait, lock_wait_timeout = @atomically_table_wait",
+        );
     }
     if limits.on_statements().is_some() {
         sql.push_str(
@@ -113,9 +120,11 @@ fn putting_back(closing: &Closing) -> String {
     sql
 }
 
+/// The longest time, in seconds, that a server accepts for a wait.
+const YEAR: u64 = 365 * 24 * 60 * 60;
+
 /// Rounded up: 0 means "no wait" to one variable and "no limit" to another.
 pub(crate) fn whole_seconds(limit: Duration) -> u64 {
-    const YEAR: u64 = 365 * 24 * 60 * 60;
     limit.as_secs().saturating_add(u64::from(limit.subsec_nanos() > 0)).clamp(1, YEAR)
 }
 
@@ -125,7 +134,8 @@ mod tests {
     use crate::isolation::Isolation;
 
     const RELEASE: &str = "RELEASE SAVEPOINT atomically_guard";
-    const SETTINGS: &str = "SET innodb_lock_wait_timeout = @atomically_lock_wait";
+    const SETTINGS: &str =
+        "SET innodb_lock_wait_timeout = @atomically_lock_wait, lock_wait_timeout = @atomically_table_wait";
 
     fn closing(is_mariadb: bool, is_galera: bool) -> Closing {
         let limits = Limits { lock: Some(Duration::from_secs(2)), ..Limits::default() };

@@ -116,7 +116,7 @@ where
         }
         let is_once = self.alone.sent == Sent::Once;
         let may_hold_a_transaction = is_once && DB::FAILED_CALLS_LEAVE_TRANSACTIONS;
-        if !failure.kind().ends_session() && !may_hold_a_transaction {
+        if !failure.ends_session() && !may_hold_a_transaction {
             session.release_after_lone_statement().await;
         }
         if is_once { Outcome::Final(sent_once(failure)) } else { Outcome::failed(failure) }
