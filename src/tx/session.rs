@@ -14,6 +14,7 @@ use crate::backend::{Backend, BeforeLoneStatement, Engine, Reply};
 mod engine;
 mod handoff;
 mod line;
+mod outage;
 
 pub(crate) use handoff::Handoff;
 

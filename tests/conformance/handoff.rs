@@ -117,6 +117,73 @@ pub(crate) async fn a_run_leaves_its_connection_to_the_next<DB: TestBackend>() {
     assert_eq!(counting.opened.load(Ordering::Relaxed), 1);
 }
 
+/// The pool tests a connection for a statement that is its own transaction, and meanwhile another one is handed on.
+pub(crate) async fn no_connection_is_closed_while_the_pool_tests_it<DB: TestBackend>() {
+    let direct = counter::<DB>(1).await;
+    let opened = Arc::<AtomicU32>::default();
+    let opens = opened.clone();
+    let options = PoolOptions::<DB>::new().max_connections(4).after_connect(move |_, _| {
+        opens.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Ok(()) })
+    });
+    let pool = options.connect(&direct.url).await.expect("a pool");
+    let lone = Atomic::default().on(&pool);
+    for lone in [lone.clone().reuse_connections(), lone] {
+        // Those that pause find a connection that is idle, and while it is tested the others hand theirs on.
+        let caller = |caller| {
+            let lone = lone.clone();
+            tokio::spawn(async move {
+                for _ in 0..300 {
+                    if caller % 2 == 0 {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    let read = sqlx::raw_sql(DB::sql("UPDATE counter SET value = 0 WHERE id = -1"));
+                    assert_eq!(lone.apply(read).await.expect("an answer"), 0);
+                }
+            })
+        };
+        for ended in join_all((0..4).map(caller)).await {
+            ended.expect("all were answered");
+        }
+    }
+    let opened = opened.load(Ordering::Relaxed);
+    assert!(opened <= 4, "{opened} connections for a pool of four");
+}
+
+/// Callers that give up while the pool tests a connection for them.
+pub(crate) async fn whoever_gives_up_a_test_closes_no_connection<DB: TestBackend>() {
+    let Counting { pool, opened, direct, .. } = Counting::<DB>::new().await;
+    let (tested, tests) = (Arc::<AtomicU32>::default(), pool.options().clone());
+    let counted = tested.clone();
+    let tests = tests.before_acquire(move |_, _| {
+        let counted = counted.clone();
+        Box::pin(async move {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(true)
+        })
+    });
+    let pool = tests.connect(&direct.url).await.expect("a pool");
+    let before = opened.load(Ordering::Relaxed);
+    let db = Pessimistic::default().on(&pool);
+    let lone = Atomic::default().on(&pool);
+    for lone in [lone.clone().reuse_connections(), lone] {
+        for _ in 0..10 {
+            eventually(1, async || pool.num_idle()).await;
+            let unit = timeout(Duration::from_millis(20), db.run(increment::<DB>)).await;
+            assert!(unit.is_err(), "it was given up");
+            eventually(1, async || pool.num_idle()).await;
+            let update = sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 1 WHERE id = 1"));
+            let applied = timeout(Duration::from_millis(20), lone.apply(update)).await;
+            assert!(applied.is_err(), "it was given up");
+        }
+    }
+    eventually(1, async || pool.num_idle()).await;
+    assert!(tested.load(Ordering::Relaxed) > 0, "nobody gave up during a test: nothing was shown");
+    assert_eq!(opened.load(Ordering::Relaxed), before);
+    assert_eq!(value(&direct).await, 0, "none of them was sent");
+}
+
 pub(crate) async fn a_connection_passes_by_the_pool_now_and_then<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool).reuse_connections();

@@ -211,6 +211,7 @@ macro_rules! conformance {
             locks::rows_locked_in_one_order_never_deadlock,
             locks::lock_rows_locks,
             misuse::a_missing_value_is_an_error_at_once,
+            handoff::no_connection_is_closed_while_the_pool_tests_it,
             locks::advisory_locks_are_the_transactions,
             locks::an_advisory_lock_survives_or_is_taken_again,
             lock_order::advisory_locks_have_an_order_too,
@@ -234,7 +235,10 @@ macro_rules! conformance {
             coalescing::whoever_waits_behind_a_late_flight_is_fetched,
             coalescing::nothing_is_left_behind_by_the_last_handle,
         );
-        $crate::conformance!(@alone $database; handoff::one_that_died_on_its_way_is_replaced);
+        $crate::conformance!(@alone $database;
+            handoff::one_that_died_on_its_way_is_replaced,
+            handoff::whoever_gives_up_a_test_closes_no_connection,
+        );
     };
     // On one thread.
     (@alone $database:ty; $($module:ident :: $test:ident),* $(,)?) => {

@@ -13,6 +13,8 @@ mod many;
 mod purge;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod resend;
+#[allow(dead_code, reason = "SQLite has no server")]
+mod shutdown;
 mod spent;
 #[path = "../support/mod.rs"]
 mod support;
@@ -115,6 +117,9 @@ on_every_server! {
     resend::a_completion_stays_unknown_after_the_lease,
     resend::a_completion_that_finds_another_holder_is_stale,
     many::keys_in_different_orders_do_not_deadlock,
+    shutdown::no_handler_begins_after_the_signal,
+    shutdown::a_claim_without_an_answer_does_not_hold_up_the_shutdown,
+    shutdown::a_release_without_an_answer_does_not_hold_up_the_shutdown,
     purge::a_job_that_is_requeued_meanwhile_is_not_purged,
 }
 

@@ -1,5 +1,7 @@
 //! Which failures close a session, on PostgreSQL: another one does not meet them.
 
+mod outage;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;

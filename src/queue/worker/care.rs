@@ -16,7 +16,7 @@ use crate::queue::claim::Settled;
 use crate::queue::{Claim, QueueBackend, Retry};
 
 /// How long a handler that was cancelled may take to notice. One that does not is left alone: it is fenced.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What looks after one claimed job.
 pub(super) struct Care<DB: QueueBackend> {
