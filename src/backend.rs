@@ -127,9 +127,12 @@ pub trait Facts: Wire + Sealed {
     /// Whether several statements that are sent as one text, without a transaction around them, are one transaction.
     const TEXT_IS_ONE_TRANSACTION: bool;
 
-    /// Whether a statement that is no transaction by itself may leave one open on its connection when it fails: a
-    /// procedure that had begun one.
-    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool;
+    /// What commits after a statement that is no transaction by itself, and may have left one open on its connection: a
+    /// procedure that has begun one. The connection is closed then. `None` where none can.
+    const AFTER_CALL: Option<&'static str> = None;
+
+    /// Whether a statement that violates a constraint may be stored in part, by what a table or a trigger says.
+    const VIOLATIONS_KEEP_PARTS: bool = false;
 
     /// What a statement does to the transaction that it runs in.
     fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect;
@@ -293,6 +296,8 @@ pub struct Probe {
     pub set: &'static str,
     /// Fails as [`Aborted`](FailureKind::Aborted) if it is gone.
     pub release: &'static str,
+    /// Sets the guard anew, after it was looked at.
+    pub reset: &'static str,
 }
 
 /// The texts that commit, each sent in a packet of its own, and where in the answers the commit is acknowledged.

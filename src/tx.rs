@@ -73,8 +73,12 @@ pub(crate) use shield::Shield;
 /// whatever comments surround them: the unit's `Ok` and `Err` say which it is. So are `SET autocommit`, `XA`, savepoints
 /// whose names begin with `atomically_`, and, on MySQL and MariaDB, statements that commit implicitly: DDL other than for
 /// temporary tables, `LOCK TABLES`, `GRANT`, `ANALYZE TABLE` and [the
-/// like](https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html). Run those on the pool. A procedure may still commit on its own
-/// on MySQL and MariaDB (`CALL`, `EXECUTE`, compound statements): that is noticed at the end, and the unit is an error.
+/// like](https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html). Run those on the pool.
+///
+/// A procedure may still commit on its own on MySQL and MariaDB (`CALL`, `EXECUTE`). That is noticed before the next
+/// statement, and the unit fails with [`Aborted`](crate::ErrorKind::Aborted). A deadlock inside of the procedure hides
+/// whether it had committed before, so the unit is not retried then: put statements that may deadlock into the unit
+/// itself.
 pub struct Tx<DB: Backend> {
     session: Session<DB>,
     journal: Journal,
@@ -259,7 +263,9 @@ impl<DB: Backend> Tx<DB> {
     ///   unit (by `?`, or in the `From` of an error type of your own); another one comes back as the unit's own error.
     /// - The server is asked whether the transaction is still open, before its commit and before a rollback. Where
     ///   something has ended it, the run ends with [`Aborted`](crate::ErrorKind::Aborted) and is not retried.
-    /// - Do not end the transaction on it, and run no DDL on it on MySQL and MariaDB, which commit before they do so.
+    /// - Do not end the transaction on it, and run no DDL on it on MySQL and MariaDB, which commit before they do so. A
+    ///   transaction that is ended there and begun anew is not noticed on PostgreSQL and SQLite; one that is ended there,
+    ///   right before a deadlock there, is not noticed on MySQL and MariaDB.
     /// - Await every future that you start on it.
     ///
     /// # Errors
@@ -270,7 +276,13 @@ impl<DB: Backend> Tx<DB> {
             return Err(Error::failed(failure.clone(), None));
         }
         self.journal.mark_unwatched();
+        self.journal.distrusts_guard = self.depth == 0 && !self.journal.has_savepoints;
         Ok(self.session.connection())
+    }
+
+    /// Whether this failure may hide that a part of the unit is stored, so that the unit must not be run again.
+    pub(crate) fn may_be_stored_in_part(&self, failure: &Failure) -> bool {
+        self.journal.may_be_stored_in_part::<DB>(failure)
     }
 
     /// Whether statements ran, or may have run, that were not seen.

@@ -79,22 +79,93 @@ async fn a_unit_whose_procedure_commits_is_not_run_again() {
         }
     }
     // One that stays inside of the transaction is a statement like any other.
-    sqlx::raw_sql("CREATE PROCEDURE adds() UPDATE counter SET value = value + 1 WHERE id = 2")
-        .execute(&*pool)
-        .await
-        .expect("a procedure");
+    let adds = "CREATE PROCEDURE adds() UPDATE counter SET value = value + 1 WHERE id = 2";
+    sqlx::raw_sql(adds).execute(&*pool).await.expect("a procedure");
     let before = stored(&pool).await;
     db.run(async |tx| {
         sqlx::query("CALL adds()").execute(&mut *tx).await?;
-        if tx.attempt() == 1 {
-            sqlx::query("CALL victim()").execute(&mut *tx).await?;
-        }
-        sqlx::query("CALL adds()").execute(&mut *tx).await?;
-        Ok::<_, Error>(())
+        tx.expect_one(u64::from(tx.attempt() > 1))
     })
     .await
     .expect("the second attempt commits");
-    assert_eq!(stored(&pool).await, before + 2);
+    assert_eq!(stored(&pool).await, before + 1);
+}
+
+/// The deadlock takes along what would show that the procedure had committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conflict_that_answers_a_procedure_is_final() {
+    let pool = increments::counter::<sqlx::MySql>(2).await;
+    let procedure = "CREATE PROCEDURE half() BEGIN
+        UPDATE counter SET value = value + 1 WHERE id = 2; COMMIT;
+        SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'a cycle'; END";
+    sqlx::raw_sql(procedure).execute(&*pool).await.expect("a procedure");
+    let db = Pessimistic::default().on(&pool).attempts(3);
+    for (text, in_savepoint) in [
+        ("CALL half()", false),
+        ("CALL half()", true),
+        ("EXECUTE IMMEDIATE 'CALL half()'", false),
+        ("SELECT 1; CALL half()", false),
+    ] {
+        let before = stored(&pool).await;
+        let error = db
+            .run(async |tx| {
+                if in_savepoint {
+                    let call = async |tx: &mut atomically::Tx<sqlx::MySql>| {
+                        sqlx::raw_sql(text).execute(tx).await.map(drop).map_err(Error::from)
+                    };
+                    return tx.savepoint(call).await;
+                }
+                sqlx::raw_sql(text).execute(&mut *tx).await?;
+                Ok::<_, Error>(())
+            })
+            .await
+            .expect_err("half of it is stored");
+        assert_eq!(error.attempts(), Some(1), "{text}: {error:?}");
+        assert!(error.to_string().contains("a part of it may be stored"), "{text}: {error}");
+        assert_eq!(stored(&pool).await, before + 1, "{text}");
+    }
+}
+
+/// On the connection itself nothing is seen, so the guard is looked at before the next statement that is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_implicit_commit_on_the_connection_is_noticed_before_a_conflict() {
+    let pool = increments::counter::<sqlx::MySql>(2).await;
+    let db = Pessimistic::default().on(&pool).attempts(3);
+    let error = db
+        .run(async |tx| {
+            sqlx::query("UPDATE counter SET value = value + 1 WHERE id = 2").execute(&mut *tx).await?;
+            let create = "CREATE TABLE IF NOT EXISTS surprise (id INT)";
+            sqlx::raw_sql(create).execute(tx.connection()?).await?;
+            let signal = "SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'a cycle'";
+            sqlx::raw_sql(signal).execute(&mut *tx).await?;
+            Ok::<_, Error>(())
+        })
+        .await
+        .expect_err("not one transaction");
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
+    assert_eq!(stored(&pool).await, 1, "once, and the caller is told");
+}
+
+/// What a procedure leaves open belongs to the statement that called it, and stays on no connection of the pool.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lone_call_leaves_open_is_committed() {
+    let pool = increments::counter::<sqlx::MySql>(1).await;
+    let watcher = <sqlx::MySql as support::TestBackend>::another(&pool.url).await;
+    let opens = "CREATE PROCEDURE opens() BEGIN START TRANSACTION; UPDATE counter SET value = value + 1 WHERE id = 2; END";
+    sqlx::raw_sql(opens).execute(&*pool).await.expect("a procedure");
+    for db in [Atomic::default().on(&pool), Atomic::default().on(&pool).reuse_connections()] {
+        for call in [
+            "CALL opens()",
+            "BEGIN NOT ATOMIC START TRANSACTION; UPDATE counter SET value = value + 1 WHERE id = 2; END",
+        ] {
+            let before = stored(&watcher).await;
+            db.apply(sqlx::raw_sql(call)).await.expect("a commit");
+            assert_eq!(stored(&watcher).await, before + 1, "{call}");
+            let update = sqlx::query("UPDATE counter SET value = value + 1 WHERE id = 2");
+            assert_eq!(db.apply(update).await.expect("a commit"), 1);
+            assert_eq!(stored(&watcher).await, before + 2, "behind {call}");
+        }
+    }
 }
 
 async fn stored(pool: &MySqlPool) -> i64 {
@@ -192,13 +263,21 @@ async fn pool_with(url: &str, statement: &'static str) -> MySqlPool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_done_without_autocommit_is_stored() {
     let server = increments::counter::<sqlx::MySql>(2).await;
-    for statement in ["SET autocommit = 0", "SET autocommit = 0, completion_type = 'CHAIN'"] {
+    let chains = "SET autocommit = 0, completion_type = 'CHAIN'";
+    for (statement, reuses) in [("SET autocommit = 0", false), (chains, false), ("SET autocommit = 0", true)]
+    {
         let before = increments::value(&server).await;
         let pool = pool_with(&server.url, statement).await;
         let lone = Atomic::default().on(&pool);
+        let lone = if reuses { lone.reuse_connections() } else { lone };
         let update = || sqlx::query("UPDATE counter SET value = value + 1 WHERE id = 1");
         assert_eq!(lone.apply(update()).await.expect("a commit"), 1);
         assert_eq!(increments::value(&server).await, before + 1, "apply under {statement}");
+        for times in 2..=5 {
+            assert_eq!(lone.apply(update()).await.expect("a commit"), 1);
+            assert_eq!(increments::value(&server).await, before + times, "apply {times} times");
+        }
+        let before = before + 4;
 
         for strategy in 0..2 {
             let _: i64 = sqlx::query_scalar("SELECT value FROM counter WHERE id = 1")

@@ -227,6 +227,21 @@ async fn a_commit_that_meets_a_closed_session_is_known_not_to_be_stored() {
     assert_eq!(increments::value(&pool).await, 7);
 }
 
+/// What the pool's last user left uncommitted cannot be committed any more, and is not in the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_left_open_on_a_pooled_connection_is_rolled_back() {
+    let pool = increments::counter::<sqlx::Postgres>(1).await;
+    sqlx::raw_sql("BEGIN; UPDATE counter SET value = 99 WHERE id = 2")
+        .execute(&*pool)
+        .await
+        .expect("left open");
+    let db = Serializable::default().on(&pool).attempts(1);
+    db.run(increments::increment::<sqlx::Postgres>).await.expect("a commit");
+    let values: Vec<i64> =
+        sqlx::query_scalar("SELECT value FROM counter ORDER BY id").fetch_all(&*pool).await.expect("values");
+    assert_eq!(values, [1, 0]);
+}
+
 /// Until the server has closed this session.
 fn closed(watcher: sqlx::PgPool, session: i32) -> futures_util::future::BoxFuture<'static, ()> {
     // In a box: a pool that is borrowed across an await would keep the unit from being `Send`.

@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use atomically::{
-    Begin, Error, ErrorKind, FailureKind, Optimistic, Options, Pessimistic, TransactorExt as _, Tx,
+    Atomic, Begin, Error, ErrorKind, FailureKind, Optimistic, Options, Pessimistic, TransactorExt as _, Tx,
 };
 use sqlx::Sqlite;
 use support::TestBackend as _;
@@ -151,6 +151,35 @@ async fn a_database_in_memory_survives_a_dropped_run() {
         Sqlite::pool_execute(&pool, update, &[]).await.expect("the next borrower may write");
         assert_eq!(increments::value(&pool).await, 0, "{url}");
     }
+}
+
+/// What the pool's last user left uncommitted cannot be committed any more, and is not in the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_left_open_on_a_pooled_connection_is_rolled_back() {
+    let pool = increments::counter::<Sqlite>(1).await;
+    sqlx::raw_sql("BEGIN; UPDATE counter SET value = 99 WHERE id = 1")
+        .execute(&*pool)
+        .await
+        .expect("left open");
+    let db = Pessimistic::default().on(&pool).attempts(1);
+    db.run(increments::increment::<Sqlite>).await.expect("a commit");
+    assert_eq!(increments::value(&pool).await, 1);
+}
+
+/// A column or a trigger may say that what was done before a violation stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_statement_that_violates_a_constraint_is_not_repeated() {
+    let pool = Sqlite::pool(1).await;
+    let table = "CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER UNIQUE ON CONFLICT FAIL);
+                 INSERT INTO item VALUES (1, 1), (2, 100), (3, 200)";
+    sqlx::raw_sql(table).execute(&*pool).await.expect("a table");
+    let db = Atomic::default().on(&pool).options(Options::new().retry_unique(5));
+    let update = "UPDATE item SET n = CASE id WHEN 1 THEN n + 1 ELSE 200 END WHERE id < 3";
+    let error = db.apply(sqlx::query(update)).await.expect_err("a violation");
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::Constraint, Some(1)), "{error:?}");
+    let n: i64 =
+        sqlx::query_scalar("SELECT n FROM item WHERE id = 1").fetch_one(&*pool).await.expect("a value");
+    assert_eq!(n, 2, "once");
 }
 
 /// Connections to a database in memory share a cache, whose locks SQLite reports as a deadlock of its own.

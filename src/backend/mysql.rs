@@ -50,8 +50,11 @@ impl Facts for MySql {
     }
 
     /// Procedures may commit, and begin anew.
-    const PROBE: Option<Probe> =
-        Some(Probe { set: "SAVEPOINT atomically_probe", release: "RELEASE SAVEPOINT atomically_probe" });
+    const PROBE: Option<Probe> = Some(Probe {
+        set: "SAVEPOINT atomically_probe",
+        release: "RELEASE SAVEPOINT atomically_probe",
+        reset: "SAVEPOINT atomically_guard",
+    });
 
     /// DDL and procedures commit implicitly, and the session goes on in autocommit without a word: the release of the
     /// savepoint that was set at the opening fails after any of it.
@@ -108,7 +111,7 @@ impl Facts for MySql {
 
     const TEXT_IS_ONE_TRANSACTION: bool = false;
 
-    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool = true;
+    const AFTER_CALL: Option<&'static str> = Some(transaction::COMMIT);
 
     fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
         statements::transaction_effect(statement)

@@ -57,6 +57,11 @@ impl Facts for Postgres {
         Ok(sql)
     }
 
+    /// 25001: the transaction that is open has read already, and takes no isolation level any more.
+    fn found_open_transaction(failure: &Failure) -> bool {
+        failure.code() == Some("25001")
+    }
+
     /// A hot standby refuses SERIALIZABLE as a feature that it does not have, in the words of the server's language.
     fn ask_read_only(failure: &Failure) -> Option<&'static str> {
         (failure.code() == Some("0A000")).then_some("SELECT pg_is_in_recovery()::int::bigint")
@@ -101,8 +106,6 @@ impl Facts for Postgres {
     const PREPARES_ONE_STATEMENT: bool = true;
 
     const TEXT_IS_ONE_TRANSACTION: bool = true;
-
-    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool = false;
 
     fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
         statements::transaction_effect(statement)

@@ -63,6 +63,10 @@ impl Facts for Sqlite {
         Ok(sql)
     }
 
+    fn found_open_transaction(failure: &Failure) -> bool {
+        failure.message().contains("within a transaction")
+    }
+
     /// Inside of a transaction BEGIN fails.
     const GUARD: Guard = Guard { sql: "BEGIN", has_ended: |failure| failure.is_none() };
 
@@ -91,14 +95,15 @@ impl Facts for Sqlite {
         None
     }
 
+    /// `ON CONFLICT FAIL` of a column, and `INSERT OR FAIL` in a trigger.
+    const VIOLATIONS_KEEP_PARTS: bool = true;
+
     const SYNTAX: Syntax = Syntax::Sqlite;
 
     /// The driver runs all of them, also with arguments.
     const PREPARES_ONE_STATEMENT: bool = false;
 
     const TEXT_IS_ONE_TRANSACTION: bool = false;
-
-    const FAILED_CALLS_LEAVE_TRANSACTIONS: bool = false;
 
     fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
         statement.savepoint_effect().unwrap_or_else(|| {

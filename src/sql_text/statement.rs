@@ -42,6 +42,18 @@ impl<'t> Statement<'t> {
         self.tokens.iter().any(|token| token.is_name() && is_it(token))
     }
 
+    /// The same, user variables (`@name`) left out.
+    pub(crate) fn mentions_any_setting(&self, names: &[&str]) -> bool {
+        let is_at = |place: Option<usize>| {
+            place.and_then(|place| self.tokens.get(place)).is_some_and(|token| token.is_symbol(b'@'))
+        };
+        self.tokens.iter().enumerate().any(|(place, token)| {
+            let is_user_variable = is_at(place.checked_sub(1)) && !is_at(place.checked_sub(2));
+            let is_it = |name: &&str| unquoted(token).eq_ignore_ascii_case(name);
+            token.is_name() && !is_user_variable && names.iter().any(is_it)
+        })
+    }
+
     /// Whether these words follow each other somewhere in it.
     pub(crate) fn has_in_a_row(&self, words: &[&str]) -> bool {
         self.tokens

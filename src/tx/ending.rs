@@ -113,7 +113,7 @@ impl<DB: Backend> Tx<DB> {
         let outcome = outcome::<DB>(&reply, ending.before_commit);
         match (&outcome, &reply.error) {
             (Commit::Done, None) => match ending.after {
-                None => self.session.release(),
+                None => self.release(),
                 Some(after) => self.put_back(after.into_owned()).await,
             },
             (Commit::Refused(failure), _) if failure.ends_session() => {}
@@ -121,7 +121,7 @@ impl<DB: Backend> Tx<DB> {
             (Commit::Refused(failure), _) if failure.kind() == FailureKind::Aborted && closing.unwatched => {}
             (Commit::Refused(_), _) => {
                 if DB::REFUSED_COMMIT_ENDS_TRANSACTION && !closing.unwatched {
-                    self.session.release();
+                    self.release();
                 } else {
                     self.rollback().await;
                 }
@@ -129,6 +129,14 @@ impl<DB: Backend> Tx<DB> {
             _ => {}
         }
         outcome
+    }
+
+    /// Gives the connection back after a clean end.
+    fn release(mut self: Box<Self>) {
+        if self.journal.is_unwatched() {
+            self.session.forget_settings();
+        }
+        self.session.release();
     }
 
     /// Sends a statement of the crate's own that is none of the unit's.
@@ -141,7 +149,7 @@ impl<DB: Backend> Tx<DB> {
     async fn put_back(mut self: Box<Self>, settings: String) {
         let answered = timeout(ROLLBACK_LIMIT, DB::send_text(self.session.connection(), settings)).await;
         if matches!(answered, Ok(Reply { error: None, .. })) {
-            self.session.release();
+            self.release();
         }
     }
 
@@ -209,7 +217,7 @@ impl<DB: Backend> Tx<DB> {
                     Some(_) => return,
                 }
             }
-            self.session.release();
+            self.release();
         })
     }
 }
@@ -240,14 +248,26 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {
     let spoke = matches!(error, sqlx::Error::Database(_));
     let at_the_guard = reply.completed < before_commit;
     if at_the_guard && spoke && (failure.is_definite() || !failure.ends_session()) {
+        let has_ended = (DB::GUARD.has_ended)(Some(&failure));
         let is_aborted = matches!(failure.kind(), FailureKind::Aborted | FailureKind::Other);
-        return Commit::Refused(if is_aborted { ended_unseen("commit", Some(&failure)) } else { failure });
+        return Commit::Refused(match (has_ended, is_aborted) {
+            (true, _) => ended_unseen("commit", Some(&failure)),
+            (false, true) => failed_unseen(&failure),
+            (false, false) => failure,
+        });
     }
     if spoke && failure.is_definite() {
         Commit::Refused(failure)
     } else {
         Commit::Unknown(failure.into_commit_unknown())
     }
+}
+
+/// The transaction is the one that was opened, and has failed.
+fn failed_unseen(said: &Failure) -> Failure {
+    let message =
+        format!("a statement had failed that was not seen, so nothing was stored. The server said: {said}");
+    Failure::new(FailureKind::Aborted, message)
 }
 
 /// The transaction is not the one any more that was opened.

@@ -28,6 +28,10 @@ pub(super) struct Journal {
     ask: Option<&'static str>,
     /// A savepoint was set around a statement that may have ended the transaction.
     pub(super) is_probing: bool,
+    /// The caller's hands were on the connection since the guard was last known to hold.
+    pub(super) distrusts_guard: bool,
+    /// Savepoints of the caller's own stand behind the guard, which is not to be set anew then.
+    pub(super) has_savepoints: bool,
     /// Each statement needs a packet of its own.
     pub(super) takes_one_at_a_time: bool,
     /// A statement of the unit's was sent.
@@ -117,6 +121,12 @@ impl Journal {
 
     pub(super) fn mark_unwatched(&mut self) {
         self.touched = true;
+    }
+
+    /// Whether this failure may hide that a part of the unit is stored: it has rolled everything back, the savepoint
+    /// included that would have shown it.
+    pub(super) fn may_be_stored_in_part<DB: Backend>(&self, failure: &Failure) -> bool {
+        self.is_probing && DB::rolls_back_everything(failure)
     }
 
     pub(super) fn is_unwatched(&self) -> bool {
@@ -238,7 +248,10 @@ pub(super) async fn admit<DB: Backend>(
     make_sure::<DB>(journal, connection).await;
     if journal.over().is_none() {
         match admission(query) {
-            Admission::Admitted => {}
+            Admission::Admitted => {
+                let begins = query.sql().trim_start().get(.."SAVEPOINT".len());
+                journal.has_savepoints |= begins.is_some_and(|word| word.eq_ignore_ascii_case("SAVEPOINT"));
+            }
             Admission::Unwatched if journal.takes_one_at_a_time => journal.end(several_on_galera()),
             Admission::Unwatched => journal.mark_unwatched(),
             Admission::MayEnd => {

@@ -19,7 +19,7 @@ tokio::task_local! {
 struct Unit {
     /// Of which pool.
     pool: usize,
-    /// What the first driver's error said that was turned into one of this crate's meanwhile.
+    /// What the last driver's error said that was turned into one of this crate's meanwhile.
     converted: Option<Failure>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn holds_connection_of<DB: Backend>(pool: &Pool<DB>) -> bool {
     HELD.try_with(|held| held.borrow().iter().any(|unit| unit.pool == identity(pool))).unwrap_or(false)
 }
 
-/// Runs a unit as one that holds a connection of this pool. Returns with its output what the first driver's error said
+/// Runs a unit as one that holds a connection of this pool. Returns with its output what the last driver's error said
 /// that it turned into one of this crate's: of what a unit does on the connection itself, nothing else is seen.
 pub(crate) async fn holding<DB: Backend, F: Future>(
     pool: &Pool<DB>,
@@ -49,7 +49,7 @@ pub(crate) async fn holding<DB: Backend, F: Future>(
 fn note_conversion(failure: &Failure) {
     let _ = HELD.try_with(|held| {
         if let Some(unit) = held.borrow_mut().last_mut() {
-            unit.converted.get_or_insert_with(|| failure.clone());
+            unit.converted = Some(failure.clone());
         }
     });
 }

@@ -2,7 +2,8 @@
 //!
 //! The guard that is set when a transaction opens is looked at when it ends. That is too late for what comes in between: a
 //! conflict that the database answers by rolling everything back takes the guard along, and the unit would run again
-//! although a part of it is stored.
+//! although a part of it is stored. For the same reason a conflict that answers such a statement itself is final: the
+//! savepoint is gone either way.
 
 use sqlx::SqlSafeStr as _;
 
@@ -22,10 +23,19 @@ pub(super) async fn set<DB: Backend>(journal: &mut Journal, connection: &mut DB:
 
 /// Looks whether the savepoint is still there, in front of whatever comes next.
 pub(super) async fn look<DB: Backend>(journal: &mut Journal, connection: &mut DB::Connection) {
-    let Some(Probe { release, .. }) = DB::PROBE.filter(|_| journal.is_probing) else { return };
-    journal.is_probing = false;
-    if journal.over().is_none() {
+    let Some(Probe { release, reset, .. }) = DB::PROBE else { return };
+    if journal.over().is_some() {
+        return;
+    }
+    if std::mem::take(&mut journal.is_probing) {
         send::<DB>(journal, connection, release).await;
+    }
+    // In two packets: see `Engine::is_galera`.
+    if std::mem::take(&mut journal.distrusts_guard)
+        && journal.over().is_none()
+        && send::<DB>(journal, connection, DB::GUARD.sql).await
+    {
+        send::<DB>(journal, connection, reset).await;
     }
 }
 

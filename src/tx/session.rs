@@ -44,6 +44,8 @@ struct Held<DB: Backend> {
     since: Instant,
     /// How many runs it has served since then.
     runs: u32,
+    /// It has said, since it left the pool, that it commits each statement by itself.
+    commits_each: bool,
     /// What its owner's settings are put back by, where a statement of its own needed others.
     put_back: Option<&'static str>,
 }
@@ -72,11 +74,11 @@ impl<DB: Backend> Session<DB> {
         pool: &Pool<DB>,
         handoff: &Handoff<DB>,
     ) -> Result<Self, sqlx::Error> {
-        if let Some(held) = handoff.take() {
-            return Ok(Self::of(held, handoff));
-        }
-        let mut session = Self::wait(pool, handoff).await?;
-        if let Some(before) = DB::BEFORE_LONE_STATEMENT {
+        let mut session = match handoff.take() {
+            Some(held) => Self::of(held, handoff),
+            None => Self::wait(pool, handoff).await?,
+        };
+        if let Some(before) = DB::BEFORE_LONE_STATEMENT.filter(|_| !session.held.commits_each) {
             session.commit_each_statement(&before).await?;
         }
         Ok(session)
@@ -90,6 +92,7 @@ impl<DB: Backend> Session<DB> {
             return Err(error);
         }
         if reply.integers.first() == Some(&1) {
+            self.held.commits_each = true;
             return Ok(());
         }
         self.held.put_back = Some(before.put_back);
@@ -126,6 +129,11 @@ impl<DB: Backend> Session<DB> {
         self.held.cure = rollback;
     }
 
+    /// Statements ran that were not seen, and may have changed its settings.
+    pub(super) fn forget_settings(&mut self) {
+        self.held.commits_each = false;
+    }
+
     /// Gives the connection to the next run, or back to the pool, after a clean end.
     pub(crate) fn release(self) {
         self.handoff.hand_on(ScopeGuard::into_inner(self.held));
@@ -149,7 +157,16 @@ impl<DB: Backend> Held<DB> {
     /// As it comes out of the pool.
     fn new(connection: PoolConnection<DB>, pool: &Pool<DB>) -> Self {
         let (runtime, since) = (Handle::current(), Instant::now());
-        Self { connection, pool: pool.clone(), runtime, cure: ROLLBACK, since, runs: 0, put_back: None }
+        Self {
+            connection,
+            pool: pool.clone(),
+            runtime,
+            cure: ROLLBACK,
+            since,
+            runs: 0,
+            commits_each: false,
+            put_back: None,
+        }
     }
 }
 

@@ -72,6 +72,8 @@ async fn increments_on_the_connection<DB: TestBackend>(swallows: bool) {
                 if tx.attempt() == 1 {
                     have_read.wait().await;
                 }
+                // An error that was handled says nothing about the next one.
+                let _handled = Error::from(sqlx::Error::WorkerCrashed);
                 let update = "UPDATE counter SET value = value + 1 WHERE id = 1";
                 let updated = DB::raw(tx.connection()?, update).await.map_err(Error::from);
                 if swallows { Ok(()) } else { updated }

@@ -179,6 +179,7 @@ async fn mysql_admits_what_does_not_commit() {
         "DEALLOCATE PREPARE a",
         "DO SLEEP(0)",
         "SET @x = 1",
+        "SET @autocommit = 1",
         "SET SESSION TRANSACTION READ WRITE",
         "HANDLER counter OPEN",
         "HANDLER counter CLOSE",

@@ -110,7 +110,7 @@ fn set_effect(statement: &Statement<'_>) -> TransactionEffect {
         let inner = statement.after("FOR");
         return inner.map_or(MayEnd, |inner| transaction_effect(&inner));
     }
-    if statement.mentions_any(&["autocommit", "completion_type"]) {
+    if statement.mentions_any_setting(&["autocommit", "completion_type"]) {
         return Controls;
     }
     let account = statement.has_any_at(1, &["PASSWORD"])

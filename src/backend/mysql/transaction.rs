@@ -14,7 +14,7 @@ use crate::policy::{Limits, Plan};
 pub(super) const GUARD_HOLDS: &str = "RELEASE SAVEPOINT atomically_guard";
 
 /// `completion_type` would have the server begin another transaction behind each, or close the connection.
-const COMMIT: &str = "COMMIT AND NO CHAIN NO RELEASE";
+pub(super) const COMMIT: &str = "COMMIT AND NO CHAIN NO RELEASE";
 const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
 
 /// One text: sent in two, a level that is never followed by its START TRANSACTION would be the next borrower's.

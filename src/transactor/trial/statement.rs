@@ -7,7 +7,7 @@ use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 
 use super::nobody_answered;
-use crate::backend::{Backend, WatchedQuery, failure_of};
+use crate::backend::{Backend, WatchedQuery, failure_of, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
 use crate::intercept::Answer;
@@ -97,8 +97,13 @@ where
         let answer = timer.within((self.run)(session.connection(), sending)).await;
         let error = match answer {
             Some(Ok(output)) => {
-                session.release_after_lone_statement().await;
-                return Outcome::Done(output);
+                return match DB::AFTER_CALL.filter(|_| self.alone.sent == Sent::Once) {
+                    None => {
+                        session.release_after_lone_statement().await;
+                        Outcome::Done(output)
+                    }
+                    Some(commit) => self.commit_call(session, commit, output, timer).await,
+                };
             }
             Some(Err(error)) => error,
             None => {
@@ -115,11 +120,42 @@ where
             return Outcome::failed(failure.into_commit_unknown());
         }
         let is_once = self.alone.sent == Sent::Once;
-        let may_hold_a_transaction = is_once && DB::FAILED_CALLS_LEAVE_TRANSACTIONS;
+        let may_hold_a_transaction = is_once && DB::AFTER_CALL.is_some();
         if !failure.ends_session() && !may_hold_a_transaction {
             session.release_after_lone_statement().await;
         }
-        if is_once { Outcome::Final(sent_once(failure)) } else { Outcome::failed(failure) }
+        if is_once {
+            Outcome::Final(sent_once(failure))
+        } else if DB::VIOLATIONS_KEEP_PARTS && failure.kind() == FailureKind::Constraint {
+            Outcome::Final(failure)
+        } else {
+            Outcome::failed(failure)
+        }
+    }
+}
+
+impl<DB: Backend, R> StatementTrial<'_, DB, R> {
+    /// Commits what a call has left open. Its connection is closed: who knows what else it has left there.
+    async fn commit_call<T>(
+        &self,
+        mut session: Session<DB>,
+        commit: &'static str,
+        output: T,
+        timer: &mut Timer,
+    ) -> Outcome<T> {
+        let committed = timer.within(DB::send_text(session.connection(), commit.to_owned())).await;
+        match committed.map(|reply| reply.error) {
+            Some(None) => Outcome::Done(output),
+            Some(Some(error)) => {
+                let failure = failure_or_other::<DB>(&error);
+                let is_refused = failure.is_definite();
+                Outcome::Final(if is_refused { sent_once(failure) } else { failure.into_commit_unknown() })
+            }
+            None => Outcome::Final(Failure::new(
+                FailureKind::CommitUnknown,
+                "the deadline passed before the server answered the commit of what the statement had left open",
+            )),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::isolation::Access;
 use crate::observe::{Observation, RunOutcome, watched};
 use crate::policy::{Plan, Resolve, Trace};
 use crate::transactor::attempt::{Otherwise, Outcome, Trial, is_unique_violation};
+use crate::transactor::lone::sent_once;
 use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
 use crate::transactor::timer::{Clock, Timer};
@@ -174,6 +175,10 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             (_, Wish::AlreadyStored) => {
                 tx.rollback().await;
                 self.already_stored(timer).await
+            }
+            (Some(failure), Wish::Commit | Wish::RollBack) if tx.may_be_stored_in_part(&failure) => {
+                self.roll_back(tx).await;
+                Outcome::Final(sent_once(failure))
             }
             (Some(failure), Wish::Commit) => {
                 self.roll_back(tx).await;

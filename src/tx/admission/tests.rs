@@ -227,6 +227,7 @@ fn reads_mysql() {
                 "DROP TEMPORARY TABLE t",
                 "DROP PREPARE a",
                 "SET @x = 1",
+                "SET @autocommit = 1",
                 "SET @x = 'autocommit'",
                 "SET STATEMENT max_statement_time = 1 FOR SELECT 1",
                 "ANALYZE SELECT 1",
