@@ -112,11 +112,14 @@ where
             .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()));
         timer.tell(|observation| observation.answered(Some(&failure)));
         if in_doubt(&failure) {
+            session.close();
             return Outcome::failed(failure.into_commit_unknown());
         }
         let is_once = self.alone.sent == Sent::Once;
         let may_hold_a_transaction = is_once && DB::FAILED_CALLS_LEAVE_TRANSACTIONS;
-        if !failure.ends_session() && !may_hold_a_transaction {
+        if failure.ends_session() || may_hold_a_transaction {
+            session.close();
+        } else {
             session.release_after_lone_statement().await;
         }
         if is_once { Outcome::Final(sent_once(failure)) } else { Outcome::failed(failure) }
