@@ -165,7 +165,8 @@ async fn attempts<X: Trial>(
         };
         strategy.observe(&attempt, Some(&failure));
         timer.tell(|observation| observation.attempt_failed(&failure));
-        // The server ended a statement on our behalf: what the attempt before it met says more about the cause.
+        // The server ended a statement on our behalf: what the attempt before it met says more about the
+        // cause.
         if failure.kind() == FailureKind::StatementTimeout && Instant::now() >= server_deadline {
             return Err(Error::deadline_exceeded(last.or(Some(failure)), clock.spent(number)));
         }

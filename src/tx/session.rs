@@ -22,9 +22,9 @@ pub(crate) use handoff::Handoff;
 /// How long an orderly farewell to a server may take before the socket is simply closed.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 
-/// The unit of trust: "this connection had a clean, awaited end". One that had none is closed when this is dropped, as
-/// soon as the server is [done with it](abandoned::close_when_done). Its place in the pool is free at once, unless many are
-/// in that state already.
+/// The unit of trust: "this connection had a clean, awaited end". One that had none is closed when this is
+/// dropped, as soon as the server is [done with it](abandoned::close_when_done). Its place in the pool is
+/// free at once, unless many are in that state already.
 ///
 /// sqlx itself returns such a connection to the pool after sending `ROLLBACK`, which waits for whatever the connection
 /// is busy with, and does nothing for a BEGIN that was cut short (sqlx issue 4393).
@@ -130,7 +130,8 @@ impl<DB: Backend> Session<DB> {
         self.held.cure = rollback;
     }
 
-    /// Closes the connection at once: there is nothing on its way that the server would have to be waited for.
+    /// Closes the connection at once: there is nothing on its way that the server would have to be waited
+    /// for.
     pub(crate) fn close(mut self) {
         self.held.is_settled = true;
     }

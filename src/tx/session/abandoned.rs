@@ -15,13 +15,13 @@ use super::FAREWELL_LIMIT;
 use crate::backend::Backend;
 use crate::tx::identity;
 
-/// So many abandoned connections of a pool may be open beyond its maximum. Further ones keep their places in the pool until
-/// the server is done with them.
+/// So many abandoned connections of a pool may be open beyond its maximum. Further ones keep their places in
+/// the pool until the server is done with them.
 ///
 /// # Why any at all?
 ///
-/// A server that has fallen silent, or a lock that is held for long, would have every place of a small pool taken by those
-/// who gave up.
+/// A server that has fallen silent, or a lock that is held for long, would have every place of a small pool
+/// taken by those who gave up.
 const MAX_BEYOND_POOL: usize = 8;
 
 /// For how long a server is waited for. It may have fallen silent for good.
@@ -31,8 +31,8 @@ const SERVER_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Why not close it at once?
 ///
-/// That ends no statement. One that waits for a lock goes on waiting in a session of the server that no pool counts, and
-/// callers that give up soon and often on one locked row fill the server with such sessions.
+/// That ends no statement. One that waits for a lock goes on waiting in a session of the server that no pool
+/// counts, and callers that give up soon and often on one locked row fill the server with such sessions.
 pub(super) fn close_when_done<DB: Backend>(
     connection: PoolConnection<DB>,
     pool: &Pool<DB>,
