@@ -154,7 +154,9 @@ pub trait Facts: Wire + Sealed {
 
     /// Whether a transaction that has written a unique key can be sure that no other one with the same key commits any
     /// more. On the nodes of a Galera cluster that is only certain at the commit.
-    const UNIQUE_KEYS_FENCE: bool;
+    fn unique_keys_fence(_engine: Engine) -> bool {
+        true
+    }
 
     /// What keeps two processes from making the same tables at once, where the database does not.
     const BEFORE_SCHEMA: &'static str = "";

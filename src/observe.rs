@@ -40,7 +40,8 @@ pub(crate) use trace::within;
 ///
 /// # Panics
 ///
-/// A panic of an observer is one of the unit's: the transaction is rolled back.
+/// A panic of an observer of a unit is one of the unit's: the transaction is rolled back. A worker of a queue contains
+/// the panics of its observers and goes on.
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn observe(&self, event: &Event<'_>);
@@ -224,7 +225,7 @@ pub enum JobEvent<'a> {
         /// With what.
         error: &'a str,
     },
-    /// The last attempt failed: the job is dead until somebody requeues it.
+    /// The last attempt failed, or its worker died: the job is dead until it is requeued.
     Dead {
         /// Its id.
         id: i64,
@@ -313,6 +314,11 @@ impl Observers {
 
     pub(crate) fn want_sessions(&self) -> bool {
         self.0.iter().any(|observer| observer.wants_sessions())
+    }
+
+    #[cfg(feature = "queue")]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<dyn Observer>> {
+        self.0.iter()
     }
 
     pub(crate) fn tell(&self, event: &Event<'_>) {

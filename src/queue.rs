@@ -63,6 +63,7 @@ mod priority;
 mod reschedule;
 mod resend;
 mod search;
+mod spent;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod upkeep;
@@ -99,9 +100,6 @@ use crate::error::Error;
 use crate::strategy::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
-
-/// The most rows of one INSERT: six arguments or fewer for each, and SQLite takes no more than 32 766.
-const ROWS_OF_AN_INSERT: usize = 1_000;
 
 const LONGEST_LEASE: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
@@ -218,21 +216,25 @@ impl<DB: QueueBackend> Queue<DB> {
     ///
     /// The database's.
     pub async fn enqueue(&self, tx: &mut Tx<DB>, job: NewJob) -> Result<Enqueued, Error> {
-        let (_, id) = self.insert(tx, std::slice::from_ref(&job)).await?;
+        let (_, id) = self.insert(tx, &[&job]).await?;
         Ok(id.map_or(Enqueued::Duplicate, Enqueued::Added))
     }
 
     /// Puts many jobs into the queue, and answers how many of them were no duplicates.
     ///
-    /// They are sent a thousand at a time.
+    /// They are sent in statements of at most a thousand jobs, and about a megabyte where that is several.
+    ///
+    /// Jobs with [unique keys](NewJob::unique) are inserted after those without, in the order of their keys, so that two
+    /// calls that bring the same keys in different orders do not deadlock; of several with the same key the first one is
+    /// taken. A transaction that enqueues keyed jobs by several calls should make them in that order as well.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// The database's. On MySQL and MariaDB, a job that is larger than `max_allowed_packet` is refused before it is sent.
     pub async fn enqueue_many(&self, tx: &mut Tx<DB>, jobs: &[NewJob]) -> Result<u64, Error> {
         let mut added = 0;
-        for jobs in jobs.chunks(ROWS_OF_AN_INSERT) {
-            added += self.insert(tx, jobs).await?.0;
+        for jobs in insertion::parts(jobs) {
+            added += self.insert(tx, &jobs).await?.0;
         }
         Ok(added)
     }
@@ -248,7 +250,7 @@ impl<DB: QueueBackend> Queue<DB> {
     ///
     /// The job may or may not be there.
     pub async fn enqueue_alone(&self, job: NewJob) -> Result<Enqueued, Error> {
-        let jobs = std::slice::from_ref(&job);
+        let jobs = &[&job];
         let alone = DB::insert_alone(&self.db, self.rows(jobs)).filter(|_| self.after_enqueue.is_none());
         let id = match alone {
             Some(inserted) => inserted.await?,
@@ -257,11 +259,11 @@ impl<DB: QueueBackend> Queue<DB> {
         Ok(id.map_or(Enqueued::Duplicate, Enqueued::Added))
     }
 
-    fn rows<'a>(&'a self, jobs: &'a [NewJob]) -> NewRows<'a> {
+    fn rows<'a>(&'a self, jobs: &'a [&'a NewJob]) -> NewRows<'a> {
         NewRows { queue: &self.name, max_attempts: self.max_attempts, jobs }
     }
 
-    async fn insert(&self, tx: &mut Tx<DB>, jobs: &[NewJob]) -> Result<(u64, Option<i64>), Error> {
+    async fn insert(&self, tx: &mut Tx<DB>, jobs: &[&NewJob]) -> Result<(u64, Option<i64>), Error> {
         if jobs.is_empty() {
             return Ok((0, None));
         }
@@ -274,8 +276,12 @@ impl<DB: QueueBackend> Queue<DB> {
 
     /// Claims up to `most` jobs that are due, in the order of their turn: by priority, then by when they were due.
     ///
-    /// Due are also those whose lease has lapsed: there is no other process that has to look for them. One that has used up
-    /// its attempts, all of them, is dead instead.
+    /// Due are also those whose lease has lapsed: there is no other process that has to look for them. One whose last attempt
+    /// has begun and not ended is *spent*: it is marked [dead](Self::dead) on the way and does not count, so a claim returns
+    /// as many jobs as there are, up to `most`. A [`Worker`] reports these deaths as
+    /// [`JobEvent::Dead`](crate::JobEvent::Dead).
+    ///
+    /// A thousand jobs are claimed by one statement; more take several.
     ///
     /// # Errors
     ///
@@ -285,7 +291,7 @@ impl<DB: QueueBackend> Queue<DB> {
     ///
     /// Jobs may have been claimed that nobody knows of, until their lease lapses.
     pub async fn claim(&self, most: usize) -> Result<Vec<Claim<DB>>, Error> {
-        search::claim(self, most).await
+        Ok(search::claim(self, most).await?.claims)
     }
 
     /// The delay after the attempt with this number.

@@ -19,7 +19,7 @@ pub(crate) use locking::with_lock_clause;
 pub(crate) use nowait::asks_nowait;
 #[allow(unreachable_pub, reason = "named by a sealed trait that is public")]
 pub use statement::Statement;
-pub(crate) use statement::{Statements, leading_keyword};
+pub(crate) use statement::{Statements, begins_with_a_query, has_inner_semicolon};
 use tokens::{Kind, Reading, Token};
 
 /// Whose SQL it is.

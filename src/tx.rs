@@ -314,7 +314,6 @@ impl<DB: Backend> Tx<DB> {
     }
 
     /// Which product it runs on.
-    #[cfg(all(feature = "mysql", feature = "idempotency"))]
     pub(crate) fn engine(&self) -> crate::backend::Engine {
         self.closing.engine
     }

@@ -9,6 +9,8 @@ mod database;
 mod report;
 mod rush;
 mod shop;
+#[path = "../support/signal.rs"]
+mod signal;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -142,7 +144,7 @@ async fn sell_on<DB: Shop + Door>(
     let pool = database::open::<DB>(options.clone(), name, arguments.pool, rush::patience(offer)).await?;
     let outcomes = tokio::select! {
         outcomes = hold_all(&arguments.strategy, offer, &pool) => outcomes,
-        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+        () = signal::told_to_stop() => Err(anyhow!("interrupted")),
     };
     let outcomes = match (outcomes, tidy_up(options, name, pool).await) {
         (Ok(outcomes), Ok(())) => outcomes,

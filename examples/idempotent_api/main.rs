@@ -9,6 +9,8 @@
 //! ```
 
 mod api;
+#[path = "../support/signal.rs"]
+mod signal;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -57,10 +59,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", arguments.listen))?;
     println!("listening on http://{}", listener.local_addr()?);
-    let until_stopped = async {
-        let _ = tokio::signal::ctrl_c().await;
-    };
-    axum::serve(listener, api).with_graceful_shutdown(until_stopped).await?;
+    axum::serve(listener, api).with_graceful_shutdown(signal::told_to_stop()).await?;
     Ok(())
 }
 

@@ -17,6 +17,8 @@ mod recorder;
 mod scale;
 mod settings;
 mod shop;
+#[path = "../support/signal.rs"]
+mod signal;
 mod timeline;
 mod web;
 
@@ -102,7 +104,7 @@ async fn show_on<DB: Shop + Door>(
 
     let sale = tokio::select! {
         sale = sell(&pool, &office, engine, listener) => sale,
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        () = signal::told_to_stop() => Ok(()),
     };
     let tidied = database::within(async {
         pool.close().await;

@@ -2,6 +2,7 @@
 
 #[path = "../flash_sale/database.rs"]
 mod database;
+mod signal;
 
 use std::process::ExitCode;
 
@@ -158,7 +159,7 @@ where
     };
     let told = tokio::select! {
         told = told => told,
-        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+        () = signal::told_to_stop() => Err(anyhow!("interrupted")),
     };
     let mut dropped = drop_tables(pool, tables).await;
     if !somebodys {

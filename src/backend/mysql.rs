@@ -139,7 +139,10 @@ impl Facts for MySql {
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;
 
-    const UNIQUE_KEYS_FENCE: bool = false;
+    /// Not on Galera; and MySQL does not say whether it is a member of a replication group.
+    fn unique_keys_fence(engine: Engine) -> bool {
+        engine.is_mariadb && !engine.is_galera
+    }
 
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
         id BINARY(16) PRIMARY KEY,
@@ -167,12 +170,16 @@ impl Facts for MySql {
     const SESSION: Option<&'static str> = Some("SELECT CAST(CONNECTION_ID() AS SIGNED)");
 
     /// InnoDB's status is asked because its table of transactions is a copy that is not renewed while anybody reads it; it
-    /// knows nothing of user and metadata locks, which the list of processes does.
+    /// knows nothing of user and metadata locks, which the list of processes does. MySQL's leaves out a transaction that
+    /// has only read, also while it waits for a lock; the table of locks has it.
     fn lock_waits(_sessions: &[i64]) -> Option<LockWaits> {
         let sql = "SHOW ENGINE INNODB STATUS; \
                    SELECT CONCAT('process ', id, ' ', state) \
                    FROM /*M! information_schema.processlist*/ /*!80022 performance_schema.processlist*/ \
-                   WHERE state = 'User lock' OR state LIKE 'Waiting for % lock'";
+                   WHERE state = 'User lock' OR state LIKE 'Waiting for % lock' \
+                   /*!80022 UNION ALL SELECT CONCAT('process ', processlist_id, ' a row of ', waiting.object_name, ' (', \
+                   lock_mode, ')') FROM performance_schema.data_locks AS waiting \
+                   JOIN performance_schema.threads USING (thread_id) WHERE lock_status = 'WAITING'*/";
         Some(LockWaits { sql: sql.to_owned(), read: seen::lock_waits })
     }
 

@@ -132,8 +132,6 @@ impl Facts for Postgres {
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = true;
 
-    const UNIQUE_KEYS_FENCE: bool = true;
-
     /// `IF NOT EXISTS` looks first and makes then: of two at once, one violates a unique key of the catalogue.
     const BEFORE_SCHEMA: &'static str = "SELECT pg_advisory_xact_lock(hashtext('atomically')); ";
 

@@ -133,8 +133,6 @@ impl Facts for Sqlite {
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;
 
-    const UNIQUE_KEYS_FENCE: bool = true;
-
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
         id BLOB PRIMARY KEY,
         recorded_at INTEGER NOT NULL DEFAULT (unixepoch())

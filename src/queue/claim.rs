@@ -1,7 +1,7 @@
 //! A claimed job, and what can become of it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use serde::de::DeserializeOwned;
@@ -49,7 +49,8 @@ pub struct Claim<DB: Backend> {
 /// How far a claim has come.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    completing: AtomicBool,
+    /// How many transactions that complete it are open.
+    completing: AtomicUsize,
     settled: OnceLock<Settled>,
 }
 
@@ -65,15 +66,33 @@ pub(super) enum Settled {
     Dead(String),
 }
 
+/// A transaction that completes a claim is open for as long as this value lives.
+#[derive(Debug)]
+pub(super) struct Completing(Arc<Progress>);
+
+impl Completing {
+    pub(super) fn settle(&self) {
+        self.0.settle(Settled::Completed);
+    }
+}
+
+impl Drop for Completing {
+    fn drop(&mut self) {
+        self.0.completing.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Progress {
-    /// A transaction that completes it is open.
-    pub(super) fn completes(&self) {
-        self.completing.store(true, Ordering::Release);
+    /// Notes that a transaction that completes it is open. One that rolls back drops what is returned, and the claim is
+    /// like any other again.
+    pub(super) fn completes(self: &Arc<Self>) -> Completing {
+        self.completing.fetch_add(1, Ordering::AcqRel);
+        Completing(self.clone())
     }
 
-    /// Whether there is such a transaction, or was.
+    /// Whether such a transaction is open, or has committed.
     pub(super) fn is_completing(&self) -> bool {
-        self.completing.load(Ordering::Acquire)
+        self.completing.load(Ordering::Acquire) > 0 || matches!(self.settled(), Some(Settled::Completed))
     }
 
     pub(super) fn settle(&self, settled: Settled) {

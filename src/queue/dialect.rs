@@ -55,6 +55,11 @@ pub trait Dialect: Backend {
     /// What stands before the text of a change that is one statement, and its own transaction.
     const ALONE: &'static str = "";
 
+    /// Refuses a statement of so many bytes that the server would not take, before it is sent.
+    fn check_size(_tx: &mut Tx<Self>, _bytes: usize) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Inserts the rows that violate no unique key.
     fn insert<'t>(tx: &'t mut Tx<Self>, rows: NewRows<'_>) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
         let (values, arguments) = rows.values::<Self>();

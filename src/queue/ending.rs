@@ -85,7 +85,7 @@ impl<DB: QueueBackend> Claim<DB> {
     /// After a [commit unknown](crate::Error::is_commit_unknown) the job may be complete, or another worker's.
     pub async fn complete(&self) -> Result<(), Error> {
         let removal = &removal(std::slice::from_ref(self));
-        self.progress().completes();
+        let completing = self.progress().completes();
         self.resend(|Sending { db, is_repeated }| {
             Box::pin(async move {
                 if is_repeated {
@@ -99,15 +99,14 @@ impl<DB: QueueBackend> Claim<DB> {
             })
         })
         .await?;
-        self.progress().settle(Settled::Completed);
+        completing.settle();
         Ok(())
     }
 
     /// Notes that this run of the job is complete if the transaction commits.
     pub(super) fn completes_with(&self, tx: &mut Tx<DB>) {
-        self.progress().completes();
-        let progress = self.progress().clone();
-        tx.on_commit(async move { progress.settle(Settled::Completed) });
+        let completing = self.progress().completes();
+        tx.on_commit(async move { completing.settle() });
     }
 
     /// A job that is there, and not held by this claim, is another worker's, whatever the clocks say.

@@ -8,6 +8,9 @@ use super::doctor::{Check, Fault};
 use super::insertion::NewRows;
 use crate::tx::Tx;
 
+/// Every server takes statements of fewer bytes than this, unless it was told to take next to nothing.
+const MIN_CHECKED: usize = 1_000_000;
+
 impl QueueBackend for MySql {}
 
 impl Dialect for MySql {
@@ -128,11 +131,31 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
 
     const HINT: &'static str = "FORCE INDEX (atomically_job_claim)";
 
+    /// The server closes the connection on which it is sent too much, which cannot be told from one that broke.
+    fn check_size(tx: &mut Tx<Self>, bytes: usize) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        Box::pin(async move {
+            if bytes < MIN_CHECKED {
+                return Ok(());
+            }
+            let sql = "SELECT CAST(@@max_allowed_packet AS SIGNED)".to_owned();
+            let limit = Self::fetch_integers(tx, sql, Vec::new()).await?.first().copied().unwrap_or(i64::MAX);
+            if i64::try_from(bytes).is_ok_and(|bytes| bytes < limit) {
+                return Ok(());
+            }
+            let message = format!(
+                "a job of about {bytes} bytes does not fit into the server's max_allowed_packet of {limit}: keep large \
+                 payloads elsewhere and enqueue their name, or raise max_allowed_packet"
+            );
+            Err(sqlx::Error::Encode(message.into()))
+        })
+    }
+
     /// `IGNORE` and not `ON DUPLICATE KEY UPDATE`, after which nobody can tell a new row from an old one: sqlx asks the
     /// server to count rows that were found. What else `IGNORE` lets pass, values that are too long, has been refused before.
     fn insert<'t>(tx: &'t mut Tx<Self>, rows: NewRows<'_>) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
-        let (values, arguments) = rows.values::<Self>();
+        let ((values, arguments), bytes) = (rows.values::<Self>(), rows.bytes());
         Box::pin(async move {
+            Self::check_size(tx, bytes).await?;
             let sql = sqlx::AssertSqlSafe(format!("INSERT IGNORE INTO {values}"));
             let query = sqlx::query(sql).persistent(false);
             let query = arguments.into_iter().fold(query, |query, text| query.bind(text));

@@ -79,6 +79,7 @@ impl<DB: QueueBackend> Claim<DB> {
             "UPDATE atomically_job SET due_at = {due}, attempts = 0, claimed_at = NULL, last_error = NULL, \
              token = token + 1{payload} WHERE id = {id} AND token = {token}"
         );
+        DB::check_size(tx, next.payload.as_ref().map_or(0, String::len)).await?;
         if DB::send(tx, sql, next.payload.map(Some).into_iter().collect()).await? == 0 {
             return Err(tx.stale_claim(self.stale()));
         }

@@ -8,14 +8,16 @@ use tokio::time::Instant;
 use super::dialect::{Dialect, JOB, Row, no_lease};
 use super::job::micros;
 use super::priority::Priority;
+use super::spent::{LAPSED, bury, is_spent, listed};
 use super::{Claim, Queue, QueueBackend};
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::strategy::Pessimistic;
 use crate::transactor::{PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
 
-/// The most that is claimed at once.
-const LARGEST_BATCH: usize = 1_000;
+/// The most that is claimed by one statement.
+pub(super) const MAX_BATCH: usize = 1_000;
 
 /// How long jobs that are behind the mark may be passed over.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -29,9 +31,6 @@ const MARGIN: i64 = 50_000;
 
 /// Jobs that have been due for longer than this are claimed from a backlog, and all of it is there.
 const BACKLOG: i64 = 1_000_000;
-
-/// What is kept with a job whose last attempt was not heard of again.
-const LAPSED: &str = "the lease of the last attempt lapsed: its worker died, or was too slow to extend it";
 
 /// Up to which job has been claimed, for each priority, in the order of the index.
 ///
@@ -97,24 +96,44 @@ impl Search {
     }
 }
 
-pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> Result<Vec<Claim<DB>>, Error> {
-    let most = most.min(LARGEST_BATCH);
-    if most == 0 {
-        return Ok(Vec::new());
+/// What a claim brings.
+pub(super) struct Found<DB: Backend> {
+    pub(super) claims: Vec<Claim<DB>>,
+    /// The jobs that died, because their last attempt had begun and not ended.
+    pub(super) died: Vec<i64>,
+}
+
+/// Looks until there are as many as wanted, or no more. Jobs that are spent do not count: they are marked dead on the way.
+pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> Result<Found<DB>, Error> {
+    let (mut since, mut all) = queue.search.since();
+    let (mut good, mut died) = (Vec::new(), Vec::new());
+    while good.len() < most {
+        let batch = (most - good.len()).min(MAX_BATCH);
+        let asked = Instant::now();
+        let wanted = Wanted { queue: queue.name.clone(), most: batch, since, lease: queue.lease };
+        let rows = match DB::claim(&queue.db, wanted).await {
+            Ok(rows) => rows,
+            Err(error) if good.is_empty() && died.is_empty() => return Err(error),
+            // What was claimed already must not wait for its lease to lapse.
+            Err(_) => break,
+        };
+        queue.search.found(&rows, all.then(|| asked.elapsed()));
+        let is_short = rows.len() < batch;
+        let (spent, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_spent);
+        good.extend(rows.into_iter().map(|row| (row, asked)));
+        if !spent.is_empty() {
+            died.extend(spent.iter().map(|row| row.id));
+            // There are more where they come from. One by one they would be as many claims.
+            died.extend(bury(queue, since).await.unwrap_or_default());
+        } else if is_short && good.is_empty() && !all {
+            (since, all) = ([Place::FRONT; Priority::ALL.len()], true);
+        } else if is_short {
+            break;
+        }
     }
-    let asked = Instant::now();
-    let (since, all) = queue.search.since();
-    let wanted = Wanted { queue: queue.name.clone(), most, since, lease: queue.lease };
-    let mut rows = DB::claim(&queue.db, wanted.clone()).await?;
-    queue.search.found(&rows, all.then(|| asked.elapsed()));
-    if rows.is_empty() && !all {
-        let again = Instant::now();
-        rows = DB::claim(&queue.db, Wanted { since: [Place::FRONT; Priority::ALL.len()], ..wanted }).await?;
-        queue.search.found(&rows, Some(again.elapsed()));
-    }
-    let mut claims: Vec<_> = rows.into_iter().filter(|row| !is_spent(row)).collect();
-    claims.sort_by_key(|row| (row.priority, row.due_at, row.id));
-    Ok(claims.into_iter().map(|row| Claim::of(queue, row, asked)).collect())
+    good.sort_by_key(|(row, _)| (row.priority, row.due_at, row.id));
+    let claims = good.into_iter().map(|(row, asked)| Claim::of(queue, row, asked)).collect();
+    Ok(Found { claims, died })
 }
 
 /// What a claim looks for.
@@ -146,8 +165,8 @@ pub(super) async fn claim_by_priority<DB: Dialect>(
             }
         }
         if !rows.is_empty() {
-            let ids: Vec<_> = rows.iter().map(|row| row.id.to_string()).collect();
-            let sql = format!("{claimed} WHERE id IN ({})", ids.join(", "));
+            let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+            let sql = format!("{claimed} WHERE id IN ({})", listed(&ids));
             DB::send(tx, sql, Vec::new()).await?;
         }
         Ok(rows)
@@ -193,11 +212,6 @@ pub(super) fn claimed<DB: Dialect>(lease: &str) -> String {
          last_error = CASE WHEN {is_spent} THEN '{LAPSED}' ELSE atomically_job.last_error END, \
          attempts = CASE WHEN {is_spent} THEN atomically_job.attempts ELSE atomically_job.attempts + 1 END"
     )
-}
-
-/// Its last attempt has begun, and did not end.
-fn is_spent(row: &Row) -> bool {
-    row.attempts >= row.max_attempts
 }
 
 #[cfg(test)]

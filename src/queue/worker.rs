@@ -3,20 +3,23 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, pending};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::depth::Depth;
+use super::search;
 use super::{Claim, Queue, QueueBackend, Wake};
 use crate::backend::Backend;
 use crate::observe::{Event, JobEvent, Observer, Observers};
 
 mod care;
+mod shutdown;
 
 use care::Care;
 
@@ -61,7 +64,7 @@ const MOST_OFTEN: Duration = Duration::from_millis(100);
 ///
 /// - handlers: 4
 /// - poll: every second, and at once while there is more to do
-/// - grace: 30 s
+/// - grace: 20 s, and so at most 25 s from the signal to the end: containers are commonly killed after 30 s
 /// - depth: told every 15 s to those who watch
 ///
 /// # What becomes of the job
@@ -69,7 +72,7 @@ const MOST_OFTEN: Duration = Duration::from_millis(100);
 /// | the handler | the job |
 /// |---|---|
 /// | returns `Ok` | is complete: by the handler, in a transaction of its own making; or else by the worker, now |
-/// | returns an error, or panics | has [failed](Claim::fail), with the queue's backoff; or is as the handler left it |
+/// | returns an error, or panics, also before it has returned its future | has [failed](Claim::fail), with the queue's backoff; or is as the handler left it |
 /// | loses its lease | somebody else's: the handler is cancelled |
 /// | is cut off at the end of the grace | given back, and the attempt does not count |
 ///
@@ -96,8 +99,13 @@ struct Watchers {
 }
 
 impl Watchers {
+    /// A panic of an observer must not end the worker, and the other observers are told all the same. The panic has been
+    /// reported by its own hook.
     fn tell(&self, event: JobEvent<'_>) {
-        self.observers.tell(&Event::Job { queue: &self.queue, event });
+        let event = Event::Job { queue: &self.queue, event };
+        for observer in self.observers.iter() {
+            let _ = catch_unwind(AssertUnwindSafe(|| observer.observe(&event)));
+        }
     }
 }
 
@@ -109,7 +117,7 @@ impl<DB: QueueBackend> Worker<DB> {
             queue: queue.clone(),
             handlers: 4,
             poll: Duration::from_secs(1),
-            grace: Duration::from_secs(30),
+            grace: Duration::from_secs(20),
             wake: None,
             depth: Duration::from_secs(15),
             watchers: Watchers { queue: queue.name.clone(), observers: Observers::default() },
@@ -132,8 +140,9 @@ impl<DB: QueueBackend> Worker<DB> {
 
     /// How long handlers may go on after the worker was told to stop. Their leases are extended meanwhile.
     ///
-    /// What is to be sent for their jobs then is sent until it is answered: where the database cannot be reached, until
-    /// their leases end.
+    /// Then the handlers are cancelled and their jobs given back, for which there are 5 s more. The worker ends after
+    /// that even if the database does not answer; what could not be sent is left to the leases. So a container needs
+    /// the grace and 5 s before it is killed.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -147,7 +156,7 @@ impl<DB: QueueBackend> Worker<DB> {
         self
     }
 
-    /// Also tells this observer what happens to the jobs: [`Event::Job`]. It must not block.
+    /// Also tells this observer what happens to the jobs: [`Event::Job`]. It must not block. If it panics, the worker goes on.
     ///
     /// The transactions in which handlers work are told of to those who watch their transactors.
     #[must_use]
@@ -165,7 +174,29 @@ impl<DB: QueueBackend> Worker<DB> {
         self
     }
 
-    /// Works until `shutdown` is done, which may be a signal (`tokio::signal::ctrl_c()`), and then lets the handlers finish.
+    /// Works until `shutdown` is done, and then lets the handlers finish for the time of the [grace](Self::grace).
+    ///
+    /// No handler begins after the signal. A claim that is on its way then is waited for within the grace, and its jobs
+    /// are given back; where it is not answered in time, they wait for their leases to lapse.
+    ///
+    /// # Which signal?
+    ///
+    /// Ctrl-C is SIGINT; systemd and containers send SIGTERM. Listen for both:
+    ///
+    /// ```
+    /// async fn told_to_stop() -> std::io::Result<()> {
+    ///     # #[cfg(unix)] {
+    ///     use tokio::signal::unix::{SignalKind, signal};
+    ///
+    ///     let mut terminate = signal(SignalKind::terminate())?;
+    ///     tokio::select! {
+    ///         interrupted = tokio::signal::ctrl_c() => interrupted?,
+    ///         _ = terminate.recv() => {}
+    ///     }
+    ///     # }
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
@@ -193,39 +224,38 @@ impl<DB: QueueBackend> Worker<DB> {
         let mut shutdown = pin!(shutdown);
         let (stop, stopped) = watch::channel(false);
         let mut running = JoinSet::new();
-        loop {
+        let unanswered = loop {
             let free = self.handlers - running.len();
             let mut more = false;
             if free > 0 {
-                match self.queue.claim(free).await {
-                    Ok(claims) => {
-                        more = claims.len() == free;
-                        if !claims.is_empty() {
-                            self.watchers.tell(JobEvent::Claimed { jobs: claims.len() });
-                        }
-                        for claim in claims {
-                            let claim = Arc::new(claim);
-                            let work = handler(claim.clone());
-                            let care = Care::new(claim, self.watchers.clone(), stopped.clone());
-                            running.spawn(care.take(work));
-                        }
-                    }
-                    Err(error) => self.watchers.tell(JobEvent::Trouble { error: &error }),
+                let mut claim = Box::pin(search::claim(&self.queue, free));
+                // A handler must not begin after the signal, so that comes first.
+                let found = tokio::select! {
+                    biased;
+                    _ = &mut shutdown => break Some(claim),
+                    found = &mut claim => found,
+                };
+                let claims = self.report(found);
+                more = claims.len() == free;
+                for claim in claims {
+                    let claim = Arc::new(claim);
+                    let care = Care::new(claim.clone(), self.watchers.clone(), stopped.clone());
+                    // The handler runs here until it returns its future. A panic is its job's failure.
+                    match catch_unwind(AssertUnwindSafe(|| handler(claim))) {
+                        Ok(work) => running.spawn(care.take(work)),
+                        Err(panic) => running.spawn(care.fail_panicked(panic)),
+                    };
                 }
             }
             let looks = running.len() < self.handlers && !more;
             tokio::select! {
                 biased;
-                _ = &mut shutdown => break,
+                _ = &mut shutdown => break None,
                 Some(_) = running.join_next() => while running.try_join_next().is_some() {},
                 () = self.something_to_do(), if looks => {}
             }
-        }
-        let all_done = async { while running.join_next().await.is_some() {} };
-        if timeout(self.grace, all_done).await.is_err() {
-            stop.send_replace(true);
-            while running.join_next().await.is_some() {}
-        }
+        };
+        self.wind_down(unanswered, running, stop).await;
     }
 
     /// Never ends.

@@ -215,8 +215,21 @@ fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<Statement<'t>> {
     found
 }
 
+/// Statements that change nothing about a transaction on any database, and most of all there are.
+const QUERIES: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
+
+/// Whether a look at the first bytes tells that the text begins with a query, which stays inside of its transaction.
+pub(crate) fn begins_with_a_query(text: &str) -> bool {
+    leading_keyword(text).is_some_and(|word| QUERIES.iter().any(|query| query.eq_ignore_ascii_case(word)))
+}
+
+/// Whether the text may be more than one statement: it has a semicolon that is not at its end.
+pub(crate) fn has_inner_semicolon(text: &str) -> bool {
+    text.trim_end_matches(|c: char| c == ';' || c.is_whitespace()).contains(';')
+}
+
 /// The word that a text begins with, where a look at its first bytes tells.
-pub(crate) fn leading_keyword(text: &str) -> Option<&str> {
+fn leading_keyword(text: &str) -> Option<&str> {
     let text = text.trim_start_matches([' ', '\n', '\t', '\r']);
     let length = text.bytes().take_while(u8::is_ascii_alphabetic).count();
     let ends = text.as_bytes().get(length).is_none_or(|next| next.is_ascii_whitespace());

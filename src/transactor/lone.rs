@@ -3,7 +3,7 @@
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::sql_text::{LoneEffect, Statement, Statements};
+use crate::sql_text::{LoneEffect, Statement, Statements, begins_with_a_query, has_inner_semicolon};
 
 /// Whether a statement that failed may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub(super) enum Sent {
 /// Reads a text before it is sent on its own.
 pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Sent, Error> {
     let text = query.sql();
+    // On servers, one query is one transaction; SQLite has `OR FAIL`.
+    if DB::PREPARES_ONE_STATEMENT && !has_inner_semicolon(text) && begins_with_a_query(text) {
+        return Ok(Sent::AsOftenAsItTakes);
+    }
     let read = Statements::of(DB::SYNTAX, text);
     let effects: Vec<_> = read.statements.iter().map(|it| (it, DB::lone_effect(it))).collect();
     let find = |effect| effects.iter().find(|(_, it)| *it == effect).map(|(statement, _)| *statement);

@@ -2,7 +2,7 @@
 
 use crate::backend::{Backend, WatchedQuery};
 use crate::failure::{Failure, FailureKind};
-use crate::sql_text::{Statement, Statements, TransactionEffect, leading_keyword};
+use crate::sql_text::{Statement, Statements, TransactionEffect, begins_with_a_query, has_inner_semicolon};
 
 /// Whether a statement may be sent.
 #[derive(Debug)]
@@ -17,16 +17,12 @@ pub(super) enum Admission {
     Refused(Failure),
 }
 
-/// Statements that change nothing about a transaction on any database, and most of all there are.
-const HARMLESS: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
-
 /// Reads the text only as far as it takes: of one statement the first word says it all.
 pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     let text = query.sql();
     let may_hold_several =
         (query.is_plain_text() || !DB::PREPARES_ONE_STATEMENT) && has_inner_semicolon(text);
-    let is_harmless = |keyword: &str| HARMLESS.iter().any(|harmless| harmless.eq_ignore_ascii_case(keyword));
-    if !may_hold_several && leading_keyword(text).is_some_and(is_harmless) {
+    if !may_hold_several && begins_with_a_query(text) {
         return Admission::Admitted;
     }
     let read = Statements::of(DB::SYNTAX, text);
@@ -50,10 +46,6 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     } else {
         Admission::Admitted
     }
-}
-
-fn has_inner_semicolon(text: &str) -> bool {
-    text.trim_end_matches(|c: char| c == ';' || c.is_whitespace()).contains(';')
 }
 
 fn refusal<DB: Backend>(statement: &Statement<'_>) -> Option<Failure> {

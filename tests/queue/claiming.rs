@@ -69,13 +69,17 @@ async fn postgres_goes_by_the_index_though_the_table_was_empty() {
     let plan = plan.join("\n");
     assert!(!plan.contains("Seq Scan on atomically_job") && !plan.contains("Sort"), "{plan}");
     assert!(
-        plan.contains("Index Scan using atomically_job_claim on atomically_job atomically_job_1 (actual rows=250 loops=2)"),
+        plan.contains(
+            "Index Scan using atomically_job_claim on atomically_job atomically_job_1 (actual rows=250"
+        ),
         "{plan}"
     );
     let range = "(queue = $1) AND (priority = \"*VALUES*\".column1) AND \
                  (ROW(due_at, id) > ROW(\"*VALUES*\".column2, \"*VALUES*\".column3)) AND (due_at <=";
     assert!(plan.contains(range), "{plan}");
-    assert!(plan.contains("Tid Scan on atomically_job (actual rows=1 loops=501)"), "{plan}");
+    // Versions differ in how many digits they show.
+    let by_place = |line: &str| line.contains("Tid Scan on atomically_job (actual rows=1");
+    assert!(plan.lines().any(|line| by_place(line) && line.ends_with("loops=501)")), "{plan}");
     // All of the high ones, and one normal one.
     let left = "SELECT string_agg(count::text, ' ' ORDER BY priority)
                 FROM (SELECT priority, count(*) FROM atomically_job WHERE claimed_at IS NULL GROUP BY priority) AS left_over";

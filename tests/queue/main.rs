@@ -5,11 +5,17 @@ mod crash;
 mod depth;
 mod doctor;
 mod fence;
+mod handlers;
 mod jobs;
+#[allow(dead_code, reason = "SQLite has no server")]
+mod many;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod purge;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod resend;
+#[allow(dead_code, reason = "SQLite has no server")]
+mod shutdown;
+mod spent;
 #[path = "../support/mod.rs"]
 mod support;
 mod unique;
@@ -71,6 +77,14 @@ on_every_database! {
     worker::what_outlives_the_grace_is_given_back,
     worker::a_worker_can_be_woken,
     worker::a_worker_survives_its_database,
+    handlers::a_panic_before_the_future_exists_fails_its_job_only,
+    handlers::a_panic_of_an_observer_ends_no_worker,
+    handlers::a_lease_is_noticed_to_be_lost_after_a_completion_that_rolled_back,
+    many::of_two_with_one_key_the_first_is_taken,
+    many::large_payloads_are_sent_in_several_statements,
+    spent::spent_jobs_take_no_part_of_a_claim,
+    spent::the_death_of_spent_jobs_is_reported,
+    spent::a_claim_takes_as_many_as_it_was_asked_for,
     depth::a_depth_is_what_could_be_claimed,
     depth::a_worker_tells_the_depth,
     doctor::nothing_is_wrong,
@@ -102,6 +116,10 @@ on_every_server! {
     resend::a_lost_commit_is_sent_again_while_the_lease_lasts,
     resend::a_completion_stays_unknown_after_the_lease,
     resend::a_completion_that_finds_another_holder_is_stale,
+    many::keys_in_different_orders_do_not_deadlock,
+    shutdown::no_handler_begins_after_the_signal,
+    shutdown::a_claim_without_an_answer_does_not_hold_up_the_shutdown,
+    shutdown::a_release_without_an_answer_does_not_hold_up_the_shutdown,
     purge::a_job_that_is_requeued_meanwhile_is_not_purged,
 }
 

@@ -15,8 +15,8 @@ use crate::support::eventually;
 use crate::{QueueTest, ask, claim_one, effects, enqueue, job, lapse, queue, write_ledger};
 
 /// Nothing here takes that long; what waits for it hangs.
-const LONG: Duration = Duration::from_secs(3600);
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) type Events = Arc<Mutex<Vec<String>>>;
 

@@ -62,7 +62,12 @@ async fn check<DB: TestBackend>(pool: &TestPool<DB>, lock: RowLock, sql: &str, e
         .await;
     match (result, expected) {
         (Ok((t, u)), Expected::Locked(expected_t, expected_u)) => {
-            assert_eq!((&*t, &*u), (expected_t, expected_u), "{sql}");
+            // Versions differ in which rows they lock besides, on their way to those that they return.
+            let all = |locked: &[i64], expected: &[i64]| expected.iter().all(|id| locked.contains(id));
+            assert!(
+                all(&t, expected_t) && all(&u, expected_u),
+                "{sql}: locked are {t:?} of t and {u:?} of u"
+            );
         }
         (Err(error), Expected::Refused(why)) => {
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{sql}: {error}");

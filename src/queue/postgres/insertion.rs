@@ -31,7 +31,7 @@ pub(super) fn text(rows: &NewRows<'_>) -> String {
             literal(&job.payload)
         );
     }
-    let jobs = || rows.jobs.iter();
+    let jobs = || rows.jobs.iter().copied();
     let delays = numbers(jobs().map(|job| match job.due {
         Due::After(delay) => Some(delay),
         Due::At(_) => None,

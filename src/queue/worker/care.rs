@@ -16,7 +16,7 @@ use crate::queue::claim::Settled;
 use crate::queue::{Claim, QueueBackend, Retry};
 
 /// How long a handler that was cancelled may take to notice. One that does not is left alone: it is fenced.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What looks after one claimed job.
 pub(super) struct Care<DB: QueueBackend> {
@@ -48,7 +48,7 @@ impl<DB: QueueBackend> Care<DB> {
         let stop = tokio::select! {
             biased;
             Some(ended) = handler.join_next() => {
-                self.settle(ended).await;
+                self.settle(error_of(ended)).await;
                 return;
             }
             stop = self.watch() => stop,
@@ -100,18 +100,17 @@ impl<DB: QueueBackend> Care<DB> {
         }
     }
 
-    async fn settle(&self, ended: Result<Result<(), BoxError>, JoinError>) {
+    /// Does what a handler's panic asks for that happened before there was a future to run.
+    pub(super) async fn fail_panicked(self, panic: Box<dyn Any + Send>) {
+        let error = panicked(&*panic);
+        drop(panic);
+        self.settle(Some(error)).await;
+    }
+
+    async fn settle(&self, error: Option<String>) {
         if self.tell_settled() {
             return;
         }
-        let error = match ended {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(match error.try_into_panic() {
-                Ok(panic) => format!("panicked: {}", said(&*panic)),
-                Err(error) => error.to_string(),
-            }),
-        };
         let settled = match error {
             None => self.claim.complete().await,
             Some(error) => self.claim.fail(&error, Retry::Backoff).await.map(drop),
@@ -144,7 +143,20 @@ impl<DB: QueueBackend> Care<DB> {
     }
 }
 
-fn said(panic: &(dyn Any + Send)) -> &str {
+/// What a handler failed with, if it did.
+fn error_of(ended: Result<Result<(), BoxError>, JoinError>) -> Option<String> {
+    match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(error) => Some(match error.try_into_panic() {
+            Ok(panic) => panicked(&*panic),
+            Err(error) => error.to_string(),
+        }),
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("with no message")
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", text.unwrap_or("with no message"))
 }

@@ -90,12 +90,36 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         }
         let opening = self.opening(plan, attempt, timer);
         let opened = timer.within(pin!(opening.run())).await;
-        let mut tx = match opened {
+        let tx = match opened {
             Some(Ok(tx)) => tx,
             Some(Err(failure)) => return self.not_opened(failure, timer).await,
             None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
         };
-        if DB::UNIQUE_KEYS_FENCE && self.trace.is_some() {
+        self.run_unit(tx, turn, place, timer).await
+    }
+
+    fn unresolved(&self) -> Option<Failure> {
+        self.unresolved.as_ref().map(|(failure, _)| failure.clone())
+    }
+
+    async fn ended(&mut self, timer: &mut Timer) {
+        match self.unresolved.take() {
+            Some((_, hooks)) => run_hooks(hooks, End::Unknown, timer).await,
+            None => run_hooks(std::mem::take(&mut self.hooks), End::RolledBack, timer).await,
+        }
+    }
+}
+
+impl<DB: Backend> UnitTrial<'_, DB> {
+    /// Runs the unit in the transaction that was opened for it, and ends the transaction.
+    async fn run_unit(
+        &mut self,
+        mut tx: Box<Tx<DB>>,
+        turn: Turn,
+        mut place: Option<Place>,
+        timer: &mut Timer,
+    ) -> Outcome<Ended> {
+        if DB::unique_keys_fence(tx.engine()) && self.trace.is_some() {
             self.unresolved = None;
         }
         if self.trace == Some(Trace::TransactionStatus) {
@@ -120,6 +144,18 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             self.roll_back(tx).await;
             return Outcome::failed(failure);
         }
+        self.end(tx, wish, unseen, place, timer).await
+    }
+
+    /// Ends the transaction as the unit wishes, unless a failure stands in the way.
+    async fn end(
+        &mut self,
+        mut tx: Box<Tx<DB>>,
+        wish: Wish,
+        unseen: Option<Unseen>,
+        place: Option<Place>,
+        timer: &mut Timer,
+    ) -> Outcome<Ended> {
         let failure = match (tx.over(), wish) {
             (Some(failure), _) => Some(failure.clone()),
             // Databases that undo the statement alone leave it to the unit what it makes of a violation.
@@ -148,10 +184,17 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                 Outcome::Failed { failure, otherwise: Otherwise::Own(Ended::RolledBack) }
             }
             (None, Wish::RollBack) => {
-                // Behind the fence, and not wanted any more: nothing is left that could still be stored.
-                self.unresolved = None;
+                let is_fenced = DB::unique_keys_fence(tx.engine());
                 self.roll_back(tx).await;
-                Outcome::Done(Ended::RolledBack)
+                match self.unresolved() {
+                    // Another server may yet store what an earlier attempt has sent.
+                    Some(unknown) if !is_fenced => Outcome::failed(unknown),
+                    // This attempt had locked the row of the earlier one: nothing is left that could still be stored.
+                    _ => {
+                        self.unresolved = None;
+                        Outcome::Done(Ended::RolledBack)
+                    }
+                }
             }
             (None, Wish::Commit) if timer.clock.is_over() => {
                 self.roll_back(tx).await;
@@ -168,19 +211,6 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         }
     }
 
-    fn unresolved(&self) -> Option<Failure> {
-        self.unresolved.as_ref().map(|(failure, _)| failure.clone())
-    }
-
-    async fn ended(&mut self, timer: &mut Timer) {
-        match self.unresolved.take() {
-            Some((_, hooks)) => run_hooks(hooks, End::Unknown, timer).await,
-            None => run_hooks(std::mem::take(&mut self.hooks), End::RolledBack, timer).await,
-        }
-    }
-}
-
-impl<DB: Backend> UnitTrial<'_, DB> {
     fn roll_back(&mut self, mut tx: Box<Tx<DB>>) -> BoxFuture<'static, ()> {
         self.hooks = tx.take_hooks();
         tx.rollback()

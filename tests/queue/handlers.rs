@@ -1,0 +1,104 @@
+//! Handlers that misbehave: they panic, hang, or roll back what they completed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
+
+use atomically::queue::Claim;
+use atomically::{Backoff, Error, Event, JobEvent, Pessimistic, TransactorExt as _};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+
+use crate::support::eventually;
+use crate::worker::{LIMIT, jobs_left, noted, start, stopped, worker};
+use crate::{QueueTest, claim_one, enqueue, job, lapse, queue};
+
+pub(crate) async fn a_panic_before_the_future_exists_fails_its_job_only<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let queue = queue.max_attempts(2).backoff(Backoff::none());
+    let innocent = enqueue(&pool, &queue, job(2)).await;
+    let (worker, events) = worker(&queue);
+    let (begun, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (says, finished) = (begun.clone(), finish.clone());
+    let (stop, stopping) = oneshot::channel::<()>();
+    let running = tokio::spawn(async move {
+        let handler = |claim: Arc<Claim<DB>>| {
+            let payload: i64 = claim.payload().expect("a payload");
+            assert_ne!(payload, 1, "poison");
+            let (says, finished) = (says.clone(), finished.clone());
+            async move {
+                says.notify_one();
+                finished.notified().await;
+                Ok(())
+            }
+        };
+        worker.run(stopping, handler).await;
+    });
+    timeout(LIMIT, begun.notified()).await.expect("it begins");
+    let poison = enqueue(&pool, &queue, job(1)).await;
+    eventually(1, async || queue.counts().await.expect("the counts").dead).await;
+    finish.notify_one();
+    eventually(1, async || jobs_left(&pool).await).await;
+    stopped(stop, running).await;
+    let dead = queue.dead(10).await.expect("the dead").remove(0);
+    let error = dead.last_error.expect("an error");
+    assert_eq!((dead.id, dead.attempts), (poison, 2));
+    assert!(error.starts_with("panicked: ") && error.contains("poison"), "{error}");
+    let noted = noted(&events);
+    assert_eq!(noted.len(), 3, "{noted:?}");
+    assert!(noted[0].starts_with(&format!("failed {poison}: panicked")), "{noted:?}");
+    assert!(noted[1].starts_with(&format!("dead {poison}: panicked")), "{noted:?}");
+    assert_eq!(noted[2], format!("completed {innocent}"), "the other job was left alone");
+}
+
+pub(crate) async fn a_panic_of_an_observer_ends_no_worker<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let told = Arc::new(AtomicU32::new(0));
+    let counted = told.clone();
+    let (worker, events) = worker(&queue);
+    let worker = worker.observed_by(move |event: &Event<'_>| {
+        if let Event::Job { event: JobEvent::Claimed { .. } | JobEvent::Completed { .. }, .. } = event {
+            counted.fetch_add(1, SeqCst);
+            panic!("an observer's");
+        }
+    });
+    let (stop, running) = start(worker.handlers(1), |_| async { Ok(()) });
+    for n in 0..3 {
+        enqueue(&pool, &queue, job(n)).await;
+        eventually(0, async || jobs_left(&pool).await).await;
+    }
+    stopped(stop, running).await;
+    assert_eq!(told.load(SeqCst), 6);
+    assert_eq!(noted(&events).len(), 3, "the other observer is told all the same: {:?}", noted(&events));
+}
+
+/// The completion is undone with its transaction, so the claim is one like any other.
+pub(crate) async fn a_lease_is_noticed_to_be_lost_after_a_completion_that_rolled_back<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let id = enqueue(&pool, &queue, job(1)).await;
+    let (worker, events) = worker(&queue.clone().lease(Duration::from_secs(3)));
+    let db = Pessimistic::default().on(&pool);
+    let rolled_back = Arc::new(Notify::new());
+    let says = rolled_back.clone();
+    let (stop, running) = start(worker.handlers(1), move |claim: Arc<Claim<DB>>| {
+        let (db, says) = (db.clone(), says.clone());
+        async move {
+            let error = db
+                .run(async |tx| {
+                    claim.complete_in(tx).await?;
+                    Err::<(), Error>(sqlx::Error::RowNotFound.into())
+                })
+                .await;
+            error.expect_err("its own error");
+            says.notify_one();
+            std::future::pending().await
+        }
+    });
+    timeout(LIMIT, rolled_back.notified()).await.expect("it begins");
+    lapse(&pool).await;
+    let heir = claim_one(&queue).await;
+    assert_eq!((heir.id(), heir.token()), (id, 2));
+    eventually(vec![format!("lost {id}")], async || noted(&events)).await;
+    heir.complete().await.expect("it is the heir's");
+    stopped(stop, running).await;
+}
