@@ -1,6 +1,7 @@
 //! The semantics on MariaDB, and what is MariaDB's and MySQL's own.
 
 mod conformance;
+mod demoted;
 mod support;
 mod table_locks;
 

@@ -81,11 +81,13 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     ///
     /// # Limits
     ///
-    /// The server is not told of the deadline: that would take a round trip of its own. A statement that waits for a lock
-    /// when the deadline passes, or when its future is dropped, goes on waiting there, and is stored when it gets the lock.
-    /// Until then its session counts against the server's limit on connections. Where locks are held for long, run a unit,
-    /// or set limits for the sessions of the pool: `lock_timeout` or `statement_timeout` on PostgreSQL,
-    /// `innodb_lock_wait_timeout` and `lock_wait_timeout` on MySQL and MariaDB, for example in `after_connect`.
+    /// The server is not told of the deadline: that would take a round trip of its own. A statement that
+    /// waits for a lock when the deadline passes, or when its future is dropped, goes on waiting there, and
+    /// is stored when it gets the lock. Until then its session counts against the server's limit on
+    /// connections, and once there are 8 of them against the pool's. Where locks are held for long, run a
+    /// unit, or set limits for the sessions of the pool: `lock_timeout` or `statement_timeout` on PostgreSQL,
+    /// `innodb_lock_wait_timeout` and `lock_wait_timeout` on MySQL and MariaDB, for example in
+    /// `after_connect`.
     pub async fn apply<'q>(&self, query: impl sqlx::Execute<'q, DB>) -> Result<u64, Error> {
         self.apply_statement(WatchedQuery::new(query)?).await
     }

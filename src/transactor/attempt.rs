@@ -165,9 +165,10 @@ async fn attempts<X: Trial>(
         };
         strategy.observe(&attempt, Some(&failure));
         timer.tell(|observation| observation.attempt_failed(&failure));
-        // The server ended a statement on our behalf.
+        // The server ended a statement on our behalf: what the attempt before it met says more about the
+        // cause.
         if failure.kind() == FailureKind::StatementTimeout && Instant::now() >= server_deadline {
-            return Err(Error::deadline_exceeded(Some(failure), clock.spent(number)));
+            return Err(Error::deadline_exceeded(last.or(Some(failure)), clock.spent(number)));
         }
         let retries_unique = may_run_again && is_unique_violation(&failure) && unique_retries > 0;
         unique_retries -= u32::from(retries_unique);

@@ -142,6 +142,9 @@ impl Options {
 
     /// How long each wait for a lock may take, where that is less than what is left of the deadline: for a row, and on
     /// PostgreSQL, MySQL and MariaDB also for a table whose definition is being changed.
+    ///
+    /// On PostgreSQL, a wait that the deadline cuts short is reported as a statement timeout. With a limit
+    /// below the deadline it is a [lock timeout](crate::Error::is_lock_timeout).
     #[must_use]
     pub fn lock_timeout(mut self, limit: Duration) -> Self {
         self.lock_timeout = Some(limit);

@@ -199,6 +199,9 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) fn rollback(mut self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             if self.journal.lost_its_place() {
+                if !self.journal.is_in_flight() {
+                    self.session.close();
+                }
                 return;
             }
             let closing = self.closing();

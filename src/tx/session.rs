@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::backend::{Backend, BeforeLoneStatement, Engine, Reply};
 
+mod abandoned;
 mod engine;
 mod handoff;
 mod line;
@@ -21,8 +22,9 @@ pub(crate) use handoff::Handoff;
 /// How long an orderly farewell to a server may take before the socket is simply closed.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 
-/// The unit of trust: "this connection had a clean, awaited end". One that had none is closed when this is dropped,
-/// and its place in the pool is free at once.
+/// The unit of trust: "this connection had a clean, awaited end". One that had none is closed when this is
+/// dropped, as soon as the server is [done with it](abandoned::close_when_done). Its place in the pool is
+/// free at once, unless many are in that state already.
 ///
 /// sqlx itself returns such a connection to the pool after sending `ROLLBACK`, which waits for whatever the connection
 /// is busy with, and does nothing for a BEGIN that was cut short (sqlx issue 4393).
@@ -48,6 +50,8 @@ struct Held<DB: Backend> {
     commits_each: bool,
     /// What its owner's settings are put back by, where a statement of its own needed others.
     put_back: Option<&'static str>,
+    /// The server has answered everything, or cannot be expected to.
+    is_settled: bool,
 }
 
 impl<DB: Backend> Session<DB> {
@@ -134,6 +138,12 @@ impl<DB: Backend> Session<DB> {
         self.held.commits_each = false;
     }
 
+    /// Closes the connection at once: there is nothing on its way that the server would have to be waited
+    /// for.
+    pub(crate) fn close(mut self) {
+        self.held.is_settled = true;
+    }
+
     /// Gives the connection to the next run, or back to the pool, after a clean end.
     pub(crate) fn release(self) {
         self.handoff.hand_on(ScopeGuard::into_inner(self.held));
@@ -166,6 +176,7 @@ impl<DB: Backend> Held<DB> {
             runs: 0,
             commits_each: false,
             put_back: None,
+            is_settled: false,
         }
     }
 }
@@ -174,13 +185,15 @@ const ROLLBACK: Cow<'static, str> = Cow::Borrowed("ROLLBACK");
 
 /// The end of a connection that had no clean one.
 fn abandon<DB: Backend>(held: Held<DB>) {
-    let Held { mut connection, pool, runtime, cure, .. } = held;
+    let Held { mut connection, pool, runtime, cure, is_settled, .. } = held;
     let _inside = runtime.enter();
     if DB::lives_in_its_connection(&pool.connect_options()) {
         // Closing it would lose the database. In memory there is no network to be stuck on.
         runtime.spawn(async move {
             let _ = DB::send_text(&mut connection, cure.into_owned()).await;
         });
+    } else if DB::SESSION.is_some() && !is_settled {
+        abandoned::close_when_done(connection, &pool, &runtime);
     } else {
         let connection = connection.detach();
         // Whether the farewell is orderly or not, the connection is gone.

@@ -6,10 +6,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use atomically::{
-    Error, ErrorKind, Optimistic, Pessimistic, Serializable, Transactor, TransactorExt as _, Tx,
+    Atomic, Error, ErrorKind, Optimistic, Pessimistic, Serializable, Transactor, TransactorExt as _, Tx,
 };
 
-use super::increments::{counter, value};
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use super::increments::{counter, increment, value};
 use super::outcomes::set_value;
 use crate::support::{TestBackend, eventually};
 
@@ -105,4 +108,51 @@ pub(crate) async fn a_dropped_statement_kills_the_transaction<DB: TestBackend>()
     drop(blocker);
     eventually(0, async || DB::open_transactions(&pool).await).await;
     assert_eq!(value(&pool).await, 0);
+}
+
+/// What a pool may have open beyond its maximum, as documentation says.
+const MAX_BEYOND_POOL: i64 = 8;
+
+/// Closing a connection ends no statement: each caller would leave another session waiting for the row.
+pub(crate) async fn callers_that_give_up_on_a_locked_row_do_not_fill_the_server<DB: TestBackend>() {
+    const CONNECTIONS: i64 = 4;
+    let pool = counter::<DB>(4).await;
+    let blocker = DB::blocker(&pool.url).await;
+    let watcher = DB::another(&pool.url).await;
+    let (units, lone) = (Pessimistic::default().on(&pool), Atomic::default().on(&pool));
+    let patience = Duration::from_millis(50);
+    let end = Instant::now() + Duration::from_secs(3);
+    let callers = join_all((0..8_u32).map(|caller| {
+        let (units, lone) = (units.clone(), lone.clone());
+        tokio::spawn(async move {
+            while Instant::now() < end {
+                let gave_up = if caller.is_multiple_of(2) {
+                    timeout(patience, units.run(increment::<DB>)).await.is_err()
+                } else {
+                    let update = DB::sql("UPDATE counter SET value = value + ? WHERE id = 1");
+                    timeout(patience, DB::apply(&lone, update, &[1])).await.is_err()
+                };
+                assert!(gave_up, "the row is locked");
+            }
+        })
+    }));
+    let watched = async {
+        let mut most = 0;
+        while Instant::now() < end {
+            most = most.max(DB::open_transactions(&watcher).await);
+        }
+        most
+    };
+    let (ended, most) = tokio::join!(callers, watched);
+    assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    assert!(most > CONNECTIONS, "nobody gave up while the server was busy: nothing was shown");
+    // The first one is the one that holds the row.
+    assert!(
+        most <= 1 + CONNECTIONS + MAX_BEYOND_POOL,
+        "{most} sessions are at work for a pool of {CONNECTIONS}"
+    );
+
+    drop(blocker);
+    eventually(0, async || DB::open_transactions(&watcher).await).await;
+    timeout(Duration::from_secs(20), units.run(increment::<DB>)).await.expect("in time").expect("usable");
 }

@@ -783,7 +783,7 @@ where
     let watcher = DB::another(&pool.url).await;
     let runtime = tokio::runtime::Handle::current();
     eventually(1, async || pool.num_idle()).await;
-    let _blocker = DB::blocker(&pool.url).await;
+    let blocker = DB::blocker(&pool.url).await;
     let before = runtime.metrics().num_alive_tasks();
     let stock = deltas(&pool);
     let mut call = Box::pin(stock.add(1, 1));
@@ -792,6 +792,8 @@ where
     assert!(runtime.metrics().num_alive_tasks() > before, "there is a task while there is a flight");
     drop(call);
     drop(stock);
-    eventually(true, async || runtime.metrics().num_alive_tasks() <= before).await;
     eventually(0, async || pool.size()).await;
+    // The server waits for the row until then, and the connection for the server.
+    drop(blocker);
+    eventually(true, async || runtime.metrics().num_alive_tasks() <= before).await;
 }

@@ -78,6 +78,19 @@ pub(crate) async fn a_locked_row_is_a_typed_error_in_time<DB: TestBackend>() {
     assert_eq!(value(&pool).await, 1);
 }
 
+/// Although the last attempt is cut short by the deadline.
+pub(crate) async fn a_lock_timeout_below_the_deadline_is_reported<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let blocker = DB::blocker(&pool.url).await;
+    let options =
+        Options::new().lock_timeout(Duration::from_secs(1)).deadline(Duration::from_millis(2500)).seed(1);
+    let run = async { Pessimistic::default().on(&pool).options(options).run(increment::<DB>).await };
+    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("the row is locked");
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
+    assert!(error.is_lock_timeout(), "{error:?}");
+    drop(blocker);
+}
+
 pub(crate) async fn a_slow_unit_meets_its_deadline<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(50));

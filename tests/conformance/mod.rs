@@ -211,6 +211,8 @@ macro_rules! conformance {
             locks::rows_locked_in_one_order_never_deadlock,
             locks::lock_rows_locks,
             misuse::a_missing_value_is_an_error_at_once,
+            limits::a_lock_timeout_below_the_deadline_is_reported,
+            cancellation::callers_that_give_up_on_a_locked_row_do_not_fill_the_server,
             handoff::no_connection_is_closed_while_the_pool_tests_it,
             locks::advisory_locks_are_the_transactions,
             locks::an_advisory_lock_survives_or_is_taken_again,

@@ -117,11 +117,14 @@ where
             .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()));
         timer.tell(|observation| observation.answered(Some(&failure)));
         if in_doubt(&failure) {
+            session.close();
             return Outcome::failed(failure.into_commit_unknown());
         }
         let is_once = self.alone.sent == Sent::Once;
         let may_hold_a_transaction = is_once && DB::AFTER_CALL.is_some();
-        if !failure.ends_session() && !may_hold_a_transaction {
+        if failure.ends_session() || may_hold_a_transaction {
+            session.close();
+        } else {
             session.release_after_lone_statement().await;
         }
         if is_once {
@@ -145,7 +148,10 @@ impl<DB: Backend, R> StatementTrial<'_, DB, R> {
     ) -> Outcome<T> {
         let committed = timer.within(DB::send_text(session.connection(), commit.to_owned())).await;
         match committed.map(|reply| reply.error) {
-            Some(None) => Outcome::Done(output),
+            Some(None) => {
+                session.close();
+                Outcome::Done(output)
+            }
             Some(Some(error)) => {
                 let failure = failure_or_other::<DB>(&error);
                 let is_refused = failure.is_definite();

@@ -141,7 +141,7 @@ impl<DB: Backend> Drop for InLine<DB> {
     fn drop(&mut self) {
         let is_tested_or_opened = self.is_called() && self.outage.is_none();
         if let Some(acquiring) = self.acquiring.take().filter(|_| is_tested_or_opened) {
-            let _ = self.runtime.spawn(timeout(LEFT_ALONE, acquiring));
+            self.runtime.spawn(timeout(LEFT_ALONE, acquiring));
         }
     }
 }
