@@ -202,9 +202,14 @@ impl<DB: QueueBackend> Queue<DB> {
 
     /// Makes the tables and indexes of all queues where they are missing.
     ///
+    /// Looks in the catalog first: where all of them are there, nothing is locked, so it may be called at each start. An
+    /// index that is missing on a table in use is made under a lock against writers. On PostgreSQL that is waited for no
+    /// longer than a second at a time, since all other writers wait behind it: for a large table, create the index
+    /// `CONCURRENTLY` by a migration of your own.
+    ///
     /// # Errors
     ///
-    /// The database's.
+    /// The database's; a [`LockTimeout`](crate::ErrorKind::LockTimeout) where a writer keeps an index from being made.
     pub async fn create_tables(&self) -> Result<(), Error> {
         self.db.create_schema(DB::SCHEMA).await
     }

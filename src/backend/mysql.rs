@@ -24,6 +24,7 @@ use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 mod deadlock;
 mod innodb;
 mod literals;
+mod schema;
 mod seen;
 mod statements;
 mod transaction;
@@ -140,6 +141,10 @@ impl Facts for MySql {
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;
 
     const UNIQUE_KEYS_FENCE: bool = false;
+
+    fn creation(schema: &'static str) -> String {
+        schema::creation(schema)
+    }
 
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
         id BINARY(16) PRIMARY KEY,
