@@ -19,6 +19,7 @@ use crate::backend::Backend;
 use crate::observe::{Event, JobEvent, Observer, Observers};
 
 mod care;
+mod connections;
 mod shutdown;
 
 use care::Care;
@@ -65,6 +66,7 @@ const MOST_OFTEN: Duration = Duration::from_millis(100);
 /// - handlers: 4
 /// - poll: every second, and at once while there is more to do
 /// - grace: 20 s, and so at most 25 s from the signal to the end: containers are commonly killed after 30 s
+/// - [time limit of a handler](Self::job_timeout): none
 /// - depth: told every 15 s to those who watch
 ///
 /// # What becomes of the job
@@ -73,6 +75,7 @@ const MOST_OFTEN: Duration = Duration::from_millis(100);
 /// |---|---|
 /// | returns `Ok` | is complete: by the handler, in a transaction of its own making; or else by the worker, now |
 /// | returns an error, or panics, also before it has returned its future | has [failed](Claim::fail), with the queue's backoff; or is as the handler left it |
+/// | runs for longer than the [time limit](Self::job_timeout) | has failed: the handler is cancelled |
 /// | loses its lease | somebody else's: the handler is cancelled |
 /// | is cut off at the end of the grace | given back, and the attempt does not count |
 ///
@@ -86,6 +89,7 @@ pub struct Worker<DB: Backend> {
     handlers: usize,
     poll: Duration,
     grace: Duration,
+    limit: Option<Duration>,
     wake: Option<Arc<dyn Wake>>,
     depth: Duration,
     watchers: Watchers,
@@ -118,6 +122,7 @@ impl<DB: QueueBackend> Worker<DB> {
             handlers: 4,
             poll: Duration::from_secs(1),
             grace: Duration::from_secs(20),
+            limit: None,
             wake: None,
             depth: Duration::from_secs(15),
             watchers: Watchers { queue: queue.name.clone(), observers: Observers::default() },
@@ -125,6 +130,11 @@ impl<DB: QueueBackend> Worker<DB> {
     }
 
     /// How many handlers run at the same time; 0 counts as 1.
+    ///
+    /// Fewer than the pool has connections, where each of them may hold one: the worker needs one for claims and one for
+    /// leases. Otherwise handlers that work keep the worker from extending their leases, and their jobs begin anew. A
+    /// worker that could starve itself like that reports [`JobEvent::PoolTooSmall`] when it starts, and
+    /// [`doctor`](Self::doctor) says so.
     #[must_use]
     pub fn handlers(mut self, handlers: usize) -> Self {
         self.handlers = handlers.max(1);
@@ -146,6 +156,23 @@ impl<DB: QueueBackend> Worker<DB> {
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// The longest time that a handler may run. One that runs for longer is cancelled, and its job has failed, with the
+    /// queue's backoff.
+    ///
+    /// # Why is there none by default?
+    ///
+    /// A lease that is extended says that the worker is alive, not that the handler gets on: one that hangs keeps its
+    /// place for ever. But no limit suits all jobs, and one that is too short makes a long job fail at each attempt and
+    /// die. Set it well above the longest time that a job may take. Without it, watch the gauge of running jobs.
+    ///
+    /// A handler is cancelled where it waits. One that blocks its thread does not notice: its place is free after 2 s, and
+    /// what it does in the transaction that completes the job is fenced.
+    #[must_use]
+    pub fn job_timeout(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
         self
     }
 
@@ -210,6 +237,7 @@ impl<DB: QueueBackend> Worker<DB> {
         H: Fn(Arc<Claim<DB>>) -> F + Send + Sync,
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
+        self.report_small_pool();
         tokio::select! {
             () = self.work(shutdown, handler) => {}
             () = self.tell_depth() => {}
@@ -239,7 +267,7 @@ impl<DB: QueueBackend> Worker<DB> {
                 more = claims.len() == free;
                 for claim in claims {
                     let claim = Arc::new(claim);
-                    let care = Care::new(claim.clone(), self.watchers.clone(), stopped.clone());
+                    let care = Care::new(claim.clone(), self.watchers.clone(), stopped.clone(), self.limit);
                     // The handler runs here until it returns its future. A panic is its job's failure.
                     match catch_unwind(AssertUnwindSafe(|| handler(claim))) {
                         Ok(work) => running.spawn(care.take(work)),
@@ -295,6 +323,7 @@ impl<DB: Backend> fmt::Debug for Worker<DB> {
             .field("handlers", &self.handlers)
             .field("poll", &self.poll)
             .field("grace", &self.grace)
+            .field("job_timeout", &self.limit)
             .field("depth", &self.depth)
             .finish_non_exhaustive()
     }

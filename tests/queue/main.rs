@@ -82,6 +82,8 @@ on_every_database! {
     handlers::a_panic_before_the_future_exists_fails_its_job_only,
     handlers::a_panic_of_an_observer_ends_no_worker,
     handlers::a_lease_is_noticed_to_be_lost_after_a_completion_that_rolled_back,
+    handlers::a_handler_that_hangs_times_out,
+    handlers::a_worker_that_can_starve_itself_says_so,
     many::of_two_with_one_key_the_first_is_taken,
     many::large_payloads_are_sent_in_several_statements,
     snooze::a_snoozed_job_comes_back_later_with_all_its_attempts,
