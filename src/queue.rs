@@ -55,6 +55,7 @@ mod job;
 mod lease;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod next_due;
 #[cfg(feature = "postgres")]
 mod notify;
 #[cfg(feature = "postgres")]

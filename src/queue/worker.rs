@@ -30,6 +30,10 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// The shortest time between two questions for the depth.
 const MOST_OFTEN: Duration = Duration::from_millis(100);
 
+/// A worker that polls more seldom than this asks when the next job is due. For others that would be as many questions
+/// as polls.
+const MIN_FORESEEN: Duration = Duration::from_secs(1);
+
 /// Claims jobs and runs a handler for each of them, several at a time, until it is told to stop.
 ///
 /// ```
@@ -142,6 +146,9 @@ impl<DB: QueueBackend> Worker<DB> {
     }
 
     /// How often it looks for jobs when nothing tells it that there are any.
+    ///
+    /// A worker that looks more seldom than once a second also asks when the next job is due, or the next lease lapses,
+    /// and looks again then. It learns of jobs that are enqueued meanwhile from its [wake](Self::wake).
     #[must_use]
     pub fn poll_every(mut self, interval: Duration) -> Self {
         self.poll = interval;
@@ -254,7 +261,7 @@ impl<DB: QueueBackend> Worker<DB> {
         let mut running = JoinSet::new();
         let unanswered = loop {
             let free = self.handlers - running.len();
-            let mut more = false;
+            let (mut more, mut is_idle) = (false, false);
             if free > 0 {
                 let mut claim = Box::pin(search::claim(&self.queue, free));
                 // A handler must not begin after the signal, so that comes first.
@@ -264,7 +271,7 @@ impl<DB: QueueBackend> Worker<DB> {
                     found = &mut claim => found,
                 };
                 let claims = self.report(found);
-                more = claims.len() == free;
+                (more, is_idle) = (claims.len() == free, claims.is_empty());
                 for claim in claims {
                     let claim = Arc::new(claim);
                     let care = Care::new(claim.clone(), self.watchers.clone(), stopped.clone(), self.limit);
@@ -276,11 +283,16 @@ impl<DB: QueueBackend> Worker<DB> {
                 }
             }
             let looks = running.len() < self.handlers && !more;
+            let wait = tokio::select! {
+                biased;
+                _ = &mut shutdown => break None,
+                wait = self.time_to_wait(is_idle) => wait,
+            };
             tokio::select! {
                 biased;
                 _ = &mut shutdown => break None,
                 Some(_) = running.join_next() => while running.try_join_next().is_some() {},
-                () = self.something_to_do(), if looks => {}
+                () = self.something_to_do(wait), if looks => {}
             }
         };
         self.wind_down(unanswered, running, stop).await;
@@ -302,7 +314,24 @@ impl<DB: QueueBackend> Worker<DB> {
         }
     }
 
-    async fn something_to_do(&self) {
+    /// How long to wait for the next look: until the next poll or, where that is further away than a moment and nothing
+    /// is to be done, until the next job is due.
+    async fn time_to_wait(&self, is_idle: bool) -> Duration {
+        if !is_idle || self.poll <= MIN_FORESEEN {
+            return self.poll;
+        }
+        match self.queue.until_next_due().await {
+            // The time is rounded on some databases. A look too early would have to be repeated.
+            Ok(Some(next)) => self.poll.min(next + Duration::from_millis(2)),
+            Ok(None) => self.poll,
+            Err(error) => {
+                self.watchers.tell(JobEvent::Trouble { error: &error });
+                self.poll.min(MIN_FORESEEN)
+            }
+        }
+    }
+
+    async fn something_to_do(&self, wait: Duration) {
         let woken = async {
             match &self.wake {
                 Some(wake) => wake.woken().await,
@@ -311,7 +340,7 @@ impl<DB: QueueBackend> Worker<DB> {
         };
         tokio::select! {
             () = woken => {}
-            () = sleep(self.poll) => {}
+            () = sleep(wait) => {}
         }
     }
 }

@@ -21,6 +21,7 @@ mod spent;
 #[path = "../support/mod.rs"]
 mod support;
 mod unique;
+mod waking;
 mod worker;
 
 use atomically::queue::{Claim, NewJob, Queue, QueueBackend};
@@ -84,6 +85,8 @@ on_every_database! {
     handlers::a_lease_is_noticed_to_be_lost_after_a_completion_that_rolled_back,
     handlers::a_handler_that_hangs_times_out,
     handlers::a_worker_that_can_starve_itself_says_so,
+    waking::a_job_is_done_when_it_is_due_without_a_poll,
+    waking::a_lapsed_lease_is_taken_over_without_a_poll,
     many::of_two_with_one_key_the_first_is_taken,
     many::large_payloads_are_sent_in_several_statements,
     snooze::a_snoozed_job_comes_back_later_with_all_its_attempts,
