@@ -27,6 +27,8 @@ mod known;
 mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod schema;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod text;
@@ -161,8 +163,10 @@ pub trait Facts: Wire + Sealed {
         true
     }
 
-    /// What keeps two processes from making the same tables at once, where the database does not.
-    const BEFORE_SCHEMA: &'static str = "";
+    /// The text that makes what is missing of a schema, and touches nothing of what is there.
+    fn creation(schema: &'static str) -> String {
+        schema.to_owned()
+    }
 
     /// The table of operations, made where it is missing.
     const CREATE_OPERATIONS: &'static str;

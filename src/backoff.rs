@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
-/// Exponential backoff with full jitter: each delay is drawn evenly between zero and a ceiling that grows.
+/// Exponential backoff with full jitter: each delay is drawn evenly between zero and a ceiling that grows;
+/// [`equal_jitter`](Self::equal_jitter) draws from the upper half.
 ///
 /// # Default
 ///
@@ -27,11 +28,17 @@ pub struct Backoff {
     first: Duration,
     factor: u32,
     max: Duration,
+    equal_jitter: bool,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_millis(2), factor: 2, max: Duration::from_millis(250) }
+        Self {
+            first: Duration::from_millis(2),
+            factor: 2,
+            max: Duration::from_millis(250),
+            equal_jitter: false,
+        }
     }
 }
 
@@ -39,13 +46,13 @@ impl Backoff {
     /// A backoff whose ceiling starts at `first`, doubles with each attempt and stops growing at `max`.
     #[must_use]
     pub const fn exponential(first: Duration, max: Duration) -> Self {
-        Self { first, factor: 2, max }
+        Self { first, factor: 2, max, equal_jitter: false }
     }
 
     /// A backoff that never waits.
     #[must_use]
     pub const fn none() -> Self {
-        Self { first: Duration::ZERO, factor: 1, max: Duration::ZERO }
+        Self { first: Duration::ZERO, factor: 1, max: Duration::ZERO, equal_jitter: false }
     }
 
     /// By how much the ceiling grows from one attempt to the next; 1 keeps it, 0 counts as 1.
@@ -55,9 +62,19 @@ impl Backoff {
         self
     }
 
+    /// Draws each delay from the upper half of its range: at least half of the ceiling, and no more than the ceiling.
+    ///
+    /// For delays that are to last as long as an outage. Full jitter may draw several short ones in a row, and use up
+    /// attempts that were meant to be hours apart.
+    #[must_use]
+    pub const fn equal_jitter(mut self) -> Self {
+        self.equal_jitter = true;
+        self
+    }
+
     /// The ceilings of the delays, in order: one for each retry, without end.
     pub fn ceilings(self) -> impl Iterator<Item = Duration> + Send {
-        let Self { first, factor, max } = self;
+        let Self { first, factor, max, equal_jitter: _ } = self;
         std::iter::successors(Some(first.min(max)), move |ceiling| {
             Some(ceiling.saturating_mul(factor).min(max))
         })
@@ -67,7 +84,8 @@ impl Backoff {
     pub fn delays<R: Rng + Send>(self, mut rng: R) -> impl Iterator<Item = Duration> + Send {
         self.ceilings().map(move |ceiling| {
             let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
-            Duration::from_nanos(rng.random_range(0..=nanos))
+            let floor = if self.equal_jitter { nanos / 2 } else { 0 };
+            Duration::from_nanos(rng.random_range(floor..=nanos))
         })
     }
 }
@@ -91,6 +109,15 @@ mod tests {
         assert!(delays.iter().all(|delay| *delay <= Duration::from_millis(100)));
         assert!(delays.iter().any(|delay| *delay < Duration::from_millis(5)));
         assert!(delays.iter().any(|delay| *delay > Duration::from_millis(95)));
+    }
+
+    #[test]
+    fn equal_jitter_keeps_to_the_upper_half() {
+        let backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_millis(100));
+        let delays: Vec<_> = backoff.equal_jitter().delays(StdRng::seed_from_u64(7)).take(1000).collect();
+        let half = Duration::from_millis(50)..=Duration::from_millis(100);
+        assert!(delays.iter().all(|delay| half.contains(delay)));
+        assert!(delays.iter().any(|delay| *delay < Duration::from_millis(55)));
     }
 
     #[test]

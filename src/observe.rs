@@ -213,6 +213,25 @@ pub enum JobEvent<'a> {
         /// How many.
         jobs: usize,
     },
+    /// A handler begins with a job.
+    Started {
+        /// Its id.
+        id: i64,
+    },
+    /// The handler has ended, however, and what it asks for is done: its place is free. The last that is reported of this
+    /// attempt.
+    Ended {
+        /// Its id.
+        id: i64,
+    },
+    /// The worker has as many handlers as its pool has connections, or more: handlers that each hold one leave none to
+    /// claim jobs, extend leases and complete jobs with. Reported once, when the worker starts.
+    PoolTooSmall {
+        /// How many handlers.
+        handlers: usize,
+        /// How many connections at most.
+        connections: u32,
+    },
     /// A job is complete, or its handler has rescheduled it.
     Completed {
         /// Its id.

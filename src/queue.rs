@@ -55,6 +55,7 @@ mod job;
 mod lease;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod next_due;
 #[cfg(feature = "postgres")]
 mod notify;
 #[cfg(feature = "postgres")]
@@ -101,6 +102,11 @@ use crate::strategy::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
 
+/// The defaults of a queue: together they outlast a weekend.
+const MAX_ATTEMPTS: u32 = 25;
+const BACKOFF: Backoff =
+    Backoff::exponential(Duration::from_secs(2), Duration::from_secs(12 * 60 * 60)).equal_jitter();
+
 const LONGEST_LEASE: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
 /// A queue of jobs, in two tables of the database that the jobs are about.
@@ -111,8 +117,10 @@ const LONGEST_LEASE: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 /// # Default
 ///
 /// - lease: 30 s
-/// - attempts of a job: 20
-/// - backoff between them: [exponential](Backoff), the first ceiling 2 s, doubling up to 1 h
+/// - attempts of a job: 25
+/// - backoff between them: [exponential](Backoff) with [equal jitter](Backoff::equal_jitter), the first ceiling 2 s,
+///   doubling up to 12 h. A job that fails at each attempt lives for at least 63 hours, about four days as a rule: longer
+///   than a weekend on which a service that it needs is down
 ///
 /// # Its own transactions
 ///
@@ -148,8 +156,8 @@ impl<DB: QueueBackend> Queue<DB> {
             name: name.into(),
             db: Pessimistic::default().on(pool).options(Options::new().named("queue")),
             lease: Duration::from_secs(30),
-            max_attempts: 20,
-            backoff: Backoff::exponential(Duration::from_secs(2), Duration::from_secs(60 * 60)),
+            max_attempts: MAX_ATTEMPTS,
+            backoff: BACKOFF,
             search: Arc::default(),
             after_enqueue: None,
         })
@@ -202,9 +210,14 @@ impl<DB: QueueBackend> Queue<DB> {
 
     /// Makes the tables and indexes of all queues where they are missing.
     ///
+    /// Looks in the catalog first: where all of them are there, nothing is locked, so it may be called at each start. An
+    /// index that is missing on a table in use is made under a lock against writers. On PostgreSQL that is waited for no
+    /// longer than a second at a time, since all other writers wait behind it: for a large table, create the index
+    /// `CONCURRENTLY` by a migration of your own.
+    ///
     /// # Errors
     ///
-    /// The database's.
+    /// The database's; a [`LockTimeout`](crate::ErrorKind::LockTimeout) where a writer keeps an index from being made.
     pub async fn create_tables(&self) -> Result<(), Error> {
         self.db.create_schema(DB::SCHEMA).await
     }
@@ -326,5 +339,20 @@ impl<DB: Backend> fmt::Debug for Queue<DB> {
             .field("max_attempts", &self.max_attempts)
             .field("backoff", &self.backoff)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From Friday evening to Monday morning, however the delays are drawn.
+    #[test]
+    fn a_job_outlives_a_weekend_by_default() {
+        let delays = BACKOFF.ceilings().take(MAX_ATTEMPTS as usize - 1);
+        let shortest: Duration = delays.map(|ceiling| ceiling / 2).sum();
+        assert!(shortest >= Duration::from_secs(63 * 60 * 60), "{shortest:?}");
+        let mut drawn = BACKOFF.delays(StdRng::seed_from_u64(1)).zip(BACKOFF.ceilings()).take(1_000);
+        assert!(drawn.all(|(delay, ceiling)| delay >= ceiling / 2 && delay <= ceiling));
     }
 }

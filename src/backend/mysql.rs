@@ -24,6 +24,7 @@ use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 mod deadlock;
 mod innodb;
 mod literals;
+mod schema;
 mod seen;
 mod statements;
 mod transaction;
@@ -145,6 +146,10 @@ impl Facts for MySql {
     /// Not on Galera; and MySQL does not say whether it is a member of a replication group.
     fn unique_keys_fence(engine: Engine) -> bool {
         engine.is_mariadb && !engine.is_galera
+    }
+
+    fn creation(schema: &'static str) -> String {
+        schema::creation(schema)
     }
 
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (

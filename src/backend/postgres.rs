@@ -25,6 +25,7 @@ mod at_once;
 mod deadlock;
 pub(super) mod kept;
 pub(super) mod literals;
+mod schema;
 mod seen;
 mod statements;
 
@@ -135,8 +136,9 @@ impl Facts for Postgres {
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = true;
 
-    /// `IF NOT EXISTS` looks first and makes then: of two at once, one violates a unique key of the catalogue.
-    const BEFORE_SCHEMA: &'static str = "SELECT pg_advisory_xact_lock(hashtext('atomically')); ";
+    fn creation(schema: &'static str) -> String {
+        schema::creation(schema)
+    }
 
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
         id BYTEA PRIMARY KEY,

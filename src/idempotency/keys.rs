@@ -103,6 +103,8 @@ impl<DB: KeyStore, S: Strategy> PoolTransactor<DB, S> {
 
     /// Makes the table of idempotency keys where it is missing.
     ///
+    /// Looks in the catalog first: where the table and its index are there, nothing is locked, so it may be called at each start.
+    ///
     /// # Errors
     ///
     /// The database's.

@@ -120,6 +120,7 @@ impl KeyHandles {
 
 /// The metrics of a queue.
 pub(super) struct QueueHandles {
+    running: Gauge,
     ready: Gauge,
     dead: Gauge,
     oldest: Gauge,
@@ -138,6 +139,7 @@ impl QueueHandles {
         let [completed, failed, died, released, lost] =
             counters(&names::JOBS, recorder, &labels, "outcome", outcomes);
         Self {
+            running: names::RUNNING_JOBS.gauge(recorder, &labels),
             ready: names::READY_JOBS.gauge(recorder, &labels),
             dead: names::DEAD_JOBS.gauge(recorder, &labels),
             oldest: names::OLDEST_JOB.gauge(recorder, &labels),
@@ -152,7 +154,9 @@ impl QueueHandles {
 
     pub(super) fn count(&self, event: &JobEvent<'_>) {
         match event {
-            JobEvent::Claimed { .. } => {}
+            JobEvent::Claimed { .. } | JobEvent::PoolTooSmall { .. } => {}
+            JobEvent::Started { .. } => self.running.increment(1.0),
+            JobEvent::Ended { .. } => self.running.decrement(1.0),
             JobEvent::Completed { .. } => self.completed.increment(1),
             JobEvent::Failed { .. } => self.failed.increment(1),
             JobEvent::Dead { .. } => self.died.increment(1),

@@ -68,6 +68,8 @@ pub(super) const TROUBLES: Described = Described::new(
 
 pub(super) const IN_FLIGHT: Described =
     Described::new("atomically_units_in_flight", Unit::Count, "Runs of units of work that go on.");
+pub(super) const RUNNING_JOBS: Described =
+    Described::new("atomically_queue_running_jobs", Unit::Count, "Jobs whose handlers run in this process.");
 pub(super) const READY_JOBS: Described =
     Described::new("atomically_queue_ready_jobs", Unit::Count, "Jobs that could be claimed now.");
 pub(super) const DEAD_JOBS: Described =
@@ -117,7 +119,7 @@ pub(super) const BACKOFF: Described = Described::new(
 
 const COUNTERS: [&Described; 7] = [&UNITS, &ATTEMPTS, &FAILURES, &IDLE_WARNINGS, &KEYS, &JOBS, &TROUBLES];
 
-const GAUGES: [&Described; 4] = [&IN_FLIGHT, &READY_JOBS, &DEAD_JOBS, &OLDEST_JOB];
+const GAUGES: [&Described; 5] = [&IN_FLIGHT, &RUNNING_JOBS, &READY_JOBS, &DEAD_JOBS, &OLDEST_JOB];
 
 /// With the bounds of buckets that suit them.
 pub(super) const HISTOGRAMS: [(&Described, &[f64]); 9] = [

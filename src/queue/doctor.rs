@@ -42,6 +42,8 @@ pub enum Fault {
     /// A transaction that has been open for more than ten minutes holds back PostgreSQL's vacuum, or the purge of MySQL and
     /// MariaDB, which those show only to accounts with the privilege `PROCESS`.
     Vacuum,
+    /// A worker has as many handlers as its pool has connections, or more: [`Worker::doctor`](super::Worker::doctor).
+    Pool,
 }
 
 /// A statement that answers a row, in words, for everything that is wrong.

@@ -159,13 +159,29 @@ impl<DB: QueueBackend> Claim<DB> {
     }
 
     /// Gives the job back untouched: it is due at once, and the attempt does not count. Sent again while the lease lasts,
-    /// as [`complete`](Self::complete) is.
+    /// as [`complete`](Self::complete) is. For later, [`snooze`](Self::snooze).
     ///
     /// # Errors
     ///
     /// Those of [`complete`](Self::complete).
     pub async fn release(&self) -> Result<(), Error> {
         self.give_back(&format!("due_at = {}, attempts = attempts - 1", DB::NOW), Vec::new()).await?;
+        self.progress().settle(Settled::Released);
+        Ok(())
+    }
+
+    /// Gives the job back for later: it is due after `delay`, by the database's clock, and the attempt does not count.
+    ///
+    /// For a job that cannot be done *yet*: a service asks for patience, or something that it needs is not there. Released
+    /// at once, it would come back at once. Sent again while the lease lasts, as [`complete`](Self::complete) is. A job can
+    /// be snoozed any number of times; to limit that, use [`fail`](Self::fail) with [`Retry::After`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`complete`](Self::complete).
+    pub async fn snooze(&self, delay: Duration) -> Result<(), Error> {
+        let change = format!("due_at = {} + {}, attempts = attempts - 1", DB::NOW, micros(delay));
+        self.give_back(&change, Vec::new()).await?;
         self.progress().settle(Settled::Released);
         Ok(())
     }

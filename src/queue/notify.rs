@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
-use sqlx::Postgres;
 use sqlx::postgres::PgListener;
+use sqlx::{PgPool, Postgres};
 use tokio::sync::Mutex;
 
 use super::{Queue, Wake};
@@ -37,7 +37,9 @@ impl Queue<Postgres> {
 /// to a session.
 pub struct PgWake {
     queue: Arc<str>,
-    listener: Mutex<PgListener>,
+    pool: PgPool,
+    /// `None` while there is no connection to listen on.
+    listener: Mutex<Option<PgListener>>,
 }
 
 impl PgWake {
@@ -47,22 +49,40 @@ impl PgWake {
     ///
     /// The database's.
     pub async fn listen(queue: &Queue<Postgres>) -> Result<Self, Error> {
-        let mut listener = PgListener::connect_with(queue.db.pool()).await?;
-        listener.listen(CHANNEL).await?;
-        Ok(Self { queue: queue.name.clone(), listener: Mutex::new(listener) })
+        let pool = queue.db.pool().clone();
+        let listener = Mutex::new(Some(listener(&pool).await?));
+        Ok(Self { queue: queue.name.clone(), pool, listener })
     }
+}
+
+async fn listener(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(CHANNEL).await?;
+    Ok(listener)
 }
 
 impl Wake for PgWake {
     fn woken(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let mut listener = self.listener.lock().await;
+            let mut listening = self.listener.lock().await;
             loop {
-                match listener.try_recv().await {
+                let Some(heard) = listening.as_mut() else {
+                    match listener(&self.pool).await {
+                        // What was sent while nothing listened was missed.
+                        Ok(connected) => {
+                            *listening = Some(connected);
+                            return;
+                        }
+                        Err(_) => tokio::time::sleep(PAUSE).await,
+                    }
+                    continue;
+                };
+                match heard.try_recv().await {
                     Ok(Some(heard)) if heard.payload() != &*self.queue => {}
-                    // Nothing is what comes of a connection that broke: something may have been missed.
+                    // Nothing is what comes of a connection that broke and was replaced: something may have been missed.
                     Ok(_) => return,
-                    Err(_) => tokio::time::sleep(PAUSE).await,
+                    // The listener would replace its connection by and by, and not say when.
+                    Err(_) => *listening = None,
                 }
             }
         })

@@ -19,6 +19,7 @@ use crate::backend::Backend;
 use crate::observe::{Event, JobEvent, Observer, Observers};
 
 mod care;
+mod connections;
 mod shutdown;
 
 use care::Care;
@@ -28,6 +29,10 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The shortest time between two questions for the depth.
 const MOST_OFTEN: Duration = Duration::from_millis(100);
+
+/// A worker that polls more seldom than this asks when the next job is due. For others that would be as many questions
+/// as polls.
+const MIN_FORESEEN: Duration = Duration::from_secs(1);
 
 /// Claims jobs and runs a handler for each of them, several at a time, until it is told to stop.
 ///
@@ -65,6 +70,7 @@ const MOST_OFTEN: Duration = Duration::from_millis(100);
 /// - handlers: 4
 /// - poll: every second, and at once while there is more to do
 /// - grace: 20 s, and so at most 25 s from the signal to the end: containers are commonly killed after 30 s
+/// - [time limit of a handler](Self::job_timeout): none
 /// - depth: told every 15 s to those who watch
 ///
 /// # What becomes of the job
@@ -73,6 +79,7 @@ const MOST_OFTEN: Duration = Duration::from_millis(100);
 /// |---|---|
 /// | returns `Ok` | is complete: by the handler, in a transaction of its own making; or else by the worker, now |
 /// | returns an error, or panics, also before it has returned its future | has [failed](Claim::fail), with the queue's backoff; or is as the handler left it |
+/// | runs for longer than the [time limit](Self::job_timeout) | has failed: the handler is cancelled |
 /// | loses its lease | somebody else's: the handler is cancelled |
 /// | is cut off at the end of the grace | given back, and the attempt does not count |
 ///
@@ -86,6 +93,7 @@ pub struct Worker<DB: Backend> {
     handlers: usize,
     poll: Duration,
     grace: Duration,
+    limit: Option<Duration>,
     wake: Option<Arc<dyn Wake>>,
     depth: Duration,
     watchers: Watchers,
@@ -118,6 +126,7 @@ impl<DB: QueueBackend> Worker<DB> {
             handlers: 4,
             poll: Duration::from_secs(1),
             grace: Duration::from_secs(20),
+            limit: None,
             wake: None,
             depth: Duration::from_secs(15),
             watchers: Watchers { queue: queue.name.clone(), observers: Observers::default() },
@@ -125,6 +134,11 @@ impl<DB: QueueBackend> Worker<DB> {
     }
 
     /// How many handlers run at the same time; 0 counts as 1.
+    ///
+    /// Fewer than the pool has connections, where each of them may hold one: the worker needs one for claims and one for
+    /// leases. Otherwise handlers that work keep the worker from extending their leases, and their jobs begin anew. A
+    /// worker that could starve itself like that reports [`JobEvent::PoolTooSmall`] when it starts, and
+    /// [`doctor`](Self::doctor) says so.
     #[must_use]
     pub fn handlers(mut self, handlers: usize) -> Self {
         self.handlers = handlers.max(1);
@@ -132,6 +146,9 @@ impl<DB: QueueBackend> Worker<DB> {
     }
 
     /// How often it looks for jobs when nothing tells it that there are any.
+    ///
+    /// A worker that looks more seldom than once a second also asks when the next job is due, or the next lease lapses,
+    /// and looks again then. It learns of jobs that are enqueued meanwhile from its [wake](Self::wake).
     #[must_use]
     pub fn poll_every(mut self, interval: Duration) -> Self {
         self.poll = interval;
@@ -146,6 +163,23 @@ impl<DB: QueueBackend> Worker<DB> {
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// The longest time that a handler may run. One that runs for longer is cancelled, and its job has failed, with the
+    /// queue's backoff.
+    ///
+    /// # Why is there none by default?
+    ///
+    /// A lease that is extended says that the worker is alive, not that the handler gets on: one that hangs keeps its
+    /// place for ever. But no limit suits all jobs, and one that is too short makes a long job fail at each attempt and
+    /// die. Set it well above the longest time that a job may take. Without it, watch the gauge of running jobs.
+    ///
+    /// A handler is cancelled where it waits. One that blocks its thread does not notice: its place is free after 2 s, and
+    /// what it does in the transaction that completes the job is fenced.
+    #[must_use]
+    pub fn job_timeout(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
         self
     }
 
@@ -210,6 +244,7 @@ impl<DB: QueueBackend> Worker<DB> {
         H: Fn(Arc<Claim<DB>>) -> F + Send + Sync,
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
+        self.report_small_pool();
         tokio::select! {
             () = self.work(shutdown, handler) => {}
             () = self.tell_depth() => {}
@@ -226,7 +261,7 @@ impl<DB: QueueBackend> Worker<DB> {
         let mut running = JoinSet::new();
         let unanswered = loop {
             let free = self.handlers - running.len();
-            let mut more = false;
+            let (mut more, mut is_idle) = (false, false);
             if free > 0 {
                 let mut claim = Box::pin(search::claim(&self.queue, free));
                 // A handler must not begin after the signal, so that comes first.
@@ -236,10 +271,10 @@ impl<DB: QueueBackend> Worker<DB> {
                     found = &mut claim => found,
                 };
                 let claims = self.report(found);
-                more = claims.len() == free;
+                (more, is_idle) = (claims.len() == free, claims.is_empty());
                 for claim in claims {
                     let claim = Arc::new(claim);
-                    let care = Care::new(claim.clone(), self.watchers.clone(), stopped.clone());
+                    let care = Care::new(claim.clone(), self.watchers.clone(), stopped.clone(), self.limit);
                     // The handler runs here until it returns its future. A panic is its job's failure.
                     match catch_unwind(AssertUnwindSafe(|| handler(claim))) {
                         Ok(work) => running.spawn(care.take(work)),
@@ -248,11 +283,16 @@ impl<DB: QueueBackend> Worker<DB> {
                 }
             }
             let looks = running.len() < self.handlers && !more;
+            let wait = tokio::select! {
+                biased;
+                _ = &mut shutdown => break None,
+                wait = self.time_to_wait(is_idle) => wait,
+            };
             tokio::select! {
                 biased;
                 _ = &mut shutdown => break None,
                 Some(_) = running.join_next() => while running.try_join_next().is_some() {},
-                () = self.something_to_do(), if looks => {}
+                () = self.something_to_do(wait), if looks => {}
             }
         };
         self.wind_down(unanswered, running, stop).await;
@@ -274,7 +314,24 @@ impl<DB: QueueBackend> Worker<DB> {
         }
     }
 
-    async fn something_to_do(&self) {
+    /// How long to wait for the next look: until the next poll or, where that is further away than a moment and nothing
+    /// is to be done, until the next job is due.
+    async fn time_to_wait(&self, is_idle: bool) -> Duration {
+        if !is_idle || self.poll <= MIN_FORESEEN {
+            return self.poll;
+        }
+        match self.queue.until_next_due().await {
+            // The time is rounded on some databases. A look too early would have to be repeated.
+            Ok(Some(next)) => self.poll.min(next + Duration::from_millis(2)),
+            Ok(None) => self.poll,
+            Err(error) => {
+                self.watchers.tell(JobEvent::Trouble { error: &error });
+                self.poll.min(MIN_FORESEEN)
+            }
+        }
+    }
+
+    async fn something_to_do(&self, wait: Duration) {
         let woken = async {
             match &self.wake {
                 Some(wake) => wake.woken().await,
@@ -283,7 +340,7 @@ impl<DB: QueueBackend> Worker<DB> {
         };
         tokio::select! {
             () = woken => {}
-            () = sleep(self.poll) => {}
+            () = sleep(wait) => {}
         }
     }
 }
@@ -295,6 +352,7 @@ impl<DB: Backend> fmt::Debug for Worker<DB> {
             .field("handlers", &self.handlers)
             .field("poll", &self.poll)
             .field("grace", &self.grace)
+            .field("job_timeout", &self.limit)
             .field("depth", &self.depth)
             .finish_non_exhaustive()
     }

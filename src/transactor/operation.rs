@@ -22,6 +22,8 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 
     /// Makes the table of operations where it is missing.
     ///
+    /// Looks in the catalog first: where the table is there, nothing is locked, so it may be called at each start.
+    ///
     /// # Errors
     ///
     /// The database's.
@@ -29,9 +31,9 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.create_schema(DB::CREATE_OPERATIONS).await
     }
 
-    /// Makes tables of the crate's own where they are missing, whoever else does the same.
+    /// Makes tables of the crate's own where they are missing, also when other processes do so at the same time.
     pub(crate) async fn create_schema(&self, schema: &'static str) -> Result<(), Error> {
-        self.run_statement(statement(format!("{}{schema}", DB::BEFORE_SCHEMA))?).await.map(drop)
+        self.run_statement(statement(DB::creation(schema))?).await.map(drop)
     }
 
     /// Removes the rows of operations that are older than this, in batches, and answers how many there were.

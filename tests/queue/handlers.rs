@@ -1,10 +1,10 @@
 //! Handlers that misbehave: they panic, hang, or roll back what they completed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use atomically::queue::Claim;
+use atomically::queue::{Claim, Fault, Worker};
 use atomically::{Backoff, Error, Event, JobEvent, Pessimistic, TransactorExt as _};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
@@ -101,4 +101,54 @@ pub(crate) async fn a_lease_is_noticed_to_be_lost_after_a_completion_that_rolled
     eventually(vec![format!("lost {id}")], async || noted(&events)).await;
     heir.complete().await.expect("it is the heir's");
     stopped(stop, running).await;
+}
+
+pub(crate) async fn a_handler_that_hangs_times_out<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let queue = queue.max_attempts(2).backoff(Backoff::none());
+    let (worker, events) = worker(&queue);
+    let running_jobs = Arc::new(AtomicI32::new(0));
+    let counted = running_jobs.clone();
+    let worker =
+        worker.handlers(1).job_timeout(Duration::from_secs(1)).observed_by(move |event: &Event<'_>| {
+            match event {
+                Event::Job { event: JobEvent::Started { .. }, .. } => counted.fetch_add(1, SeqCst),
+                Event::Job { event: JobEvent::Ended { .. }, .. } => counted.fetch_sub(1, SeqCst),
+                _ => 0,
+            };
+        });
+    let hung = enqueue(&pool, &queue, job(1)).await;
+    let (stop, running) = start(worker, |claim| async move {
+        if claim.payload::<i64>()? == 1 { std::future::pending().await } else { Ok(()) }
+    });
+    eventually(1, async || running_jobs.load(SeqCst)).await;
+    let sound = enqueue(&pool, &queue, job(2)).await;
+    eventually(1, async || jobs_left(&pool).await).await;
+    eventually(1, async || queue.counts().await.expect("the counts").dead).await;
+    stopped(stop, running).await;
+    assert_eq!(running_jobs.load(SeqCst), 0, "each that began has ended");
+    let noted = noted(&events);
+    let why = "timed out: the handler ran for longer than 1s";
+    assert!(noted.contains(&format!("failed {hung}: {why}")), "{noted:?}");
+    assert!(noted.contains(&format!("dead {hung}: {why}")), "{noted:?}");
+    assert!(noted.contains(&format!("completed {sound}")), "{noted:?}");
+}
+
+pub(crate) async fn a_worker_that_can_starve_itself_says_so<DB: QueueTest>() {
+    let (_pool, queue) = queue::<DB>(4).await;
+    let warnings = async |handlers| {
+        let warned = Arc::new(AtomicU32::new(0));
+        let counted = warned.clone();
+        let worker = Worker::new(&queue).handlers(handlers).observed_by(move |event: &Event<'_>| {
+            if let Event::Job { event: JobEvent::PoolTooSmall { connections: 4, .. }, .. } = event {
+                counted.fetch_add(1, SeqCst);
+            }
+        });
+        worker.run(std::future::ready(()), |_| async { Ok(()) }).await;
+        let findings = worker.doctor().await.expect("findings");
+        let found = findings.iter().filter(|finding| finding.fault == Fault::Pool).count();
+        (warned.load(SeqCst), found)
+    };
+    assert_eq!(warnings(4).await, (1, 1));
+    assert_eq!(warnings(3).await, (0, 0));
 }

@@ -344,8 +344,8 @@ pub(crate) async fn all_that_a_job_asks_for_is_kept<DB: QueueTest>() {
     let kept = |which: &str| format!("SELECT COUNT(*) FROM atomically_job WHERE {which}");
     for (which, wanted) in [
         ("priority = 0 AND max_attempts = 7 AND due_at = enqueued_at + 3600000000", 2),
-        ("due_at = 3600000000 AND priority = 1 AND max_attempts = 20", 2),
-        ("due_at = enqueued_at AND priority = 1 AND max_attempts = 20", 16),
+        ("due_at = 3600000000 AND priority = 1 AND max_attempts = 25", 2),
+        ("due_at = enqueued_at AND priority = 1 AND max_attempts = 25", 16),
         ("unique_until_claimed AND priority = 0", 2),
         ("unique_until_claimed", 2),
     ] {

@@ -15,10 +15,13 @@ mod purge;
 mod resend;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod shutdown;
+#[allow(dead_code, reason = "SQLite has no server")]
+mod snooze;
 mod spent;
 #[path = "../support/mod.rs"]
 mod support;
 mod unique;
+mod waking;
 mod worker;
 
 use atomically::queue::{Claim, NewJob, Queue, QueueBackend};
@@ -80,8 +83,14 @@ on_every_database! {
     handlers::a_panic_before_the_future_exists_fails_its_job_only,
     handlers::a_panic_of_an_observer_ends_no_worker,
     handlers::a_lease_is_noticed_to_be_lost_after_a_completion_that_rolled_back,
+    handlers::a_handler_that_hangs_times_out,
+    handlers::a_worker_that_can_starve_itself_says_so,
+    waking::a_job_is_done_when_it_is_due_without_a_poll,
+    waking::a_lapsed_lease_is_taken_over_without_a_poll,
     many::of_two_with_one_key_the_first_is_taken,
     many::large_payloads_are_sent_in_several_statements,
+    snooze::a_snoozed_job_comes_back_later_with_all_its_attempts,
+    snooze::a_worker_leaves_a_snoozed_job_alone,
     spent::spent_jobs_take_no_part_of_a_claim,
     spent::the_death_of_spent_jobs_is_reported,
     spent::a_claim_takes_as_many_as_it_was_asked_for,
@@ -120,6 +129,7 @@ on_every_server! {
     shutdown::no_handler_begins_after_the_signal,
     shutdown::a_claim_without_an_answer_does_not_hold_up_the_shutdown,
     shutdown::a_release_without_an_answer_does_not_hold_up_the_shutdown,
+    snooze::a_lost_snooze_is_sent_again,
     purge::a_job_that_is_requeued_meanwhile_is_not_purged,
 }
 

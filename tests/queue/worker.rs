@@ -27,7 +27,11 @@ pub(crate) fn worker<DB: QueueTest>(queue: &Queue<DB>) -> (Worker<DB>, Events) {
     let note = move |event: &Event<'_>| {
         let Event::Job { queue: "jobs", event } = event else { panic!("of no job of the queue: {event:?}") };
         let text = match event {
-            JobEvent::Claimed { .. } | JobEvent::Depth { .. } => return,
+            JobEvent::Claimed { .. }
+            | JobEvent::Depth { .. }
+            | JobEvent::Started { .. }
+            | JobEvent::Ended { .. }
+            | JobEvent::PoolTooSmall { .. } => return,
             JobEvent::Completed { id } => format!("completed {id}"),
             JobEvent::Failed { id, error } => format!("failed {id}: {error}"),
             JobEvent::Dead { id, error } => format!("dead {id}: {error}"),

@@ -1,13 +1,13 @@
 //! One handler at work: its lease is extended, and it is stopped when that is lost.
 
 use std::any::Any;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{BoxError, Watchers};
 use crate::error::Error;
@@ -25,23 +25,51 @@ pub(super) struct Care<DB: QueueBackend> {
     stopped: watch::Receiver<bool>,
     /// When the lease is to be extended.
     extend: Instant,
+    /// How long the handler may run.
+    limit: Option<Duration>,
 }
 
 /// Why a handler is to be stopped.
 enum Stop {
     Lost,
     Told,
+    TimedOut(Duration),
+}
+
+/// Reports the end of a handler, also when the worker is dropped.
+struct Running {
+    id: i64,
+    watchers: Watchers,
+}
+
+impl Running {
+    fn start(id: i64, watchers: &Watchers) -> Self {
+        watchers.tell(JobEvent::Started { id });
+        Self { id, watchers: watchers.clone() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.watchers.tell(JobEvent::Ended { id: self.id });
+    }
 }
 
 impl<DB: QueueBackend> Care<DB> {
-    pub(super) fn new(claim: Arc<Claim<DB>>, watchers: Watchers, stopped: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(
+        claim: Arc<Claim<DB>>,
+        watchers: Watchers,
+        stopped: watch::Receiver<bool>,
+        limit: Option<Duration>,
+    ) -> Self {
         // After a third of it.
         let extend = claim.lease().end() - claim.queue().lease / 3 * 2;
-        Self { claim, watchers, stopped, extend }
+        Self { claim, watchers, stopped, extend, limit }
     }
 
     /// Runs the handler, in a task of its own so that a panic ends nothing else, and does what its end asks for.
     pub(super) async fn take(mut self, work: impl Future<Output = Result<(), BoxError>> + Send + 'static) {
+        let _running = Running::start(self.claim.id(), &self.watchers);
         // A set of one, because it cancels when it is dropped.
         let mut handler = JoinSet::new();
         handler.spawn(work);
@@ -60,6 +88,9 @@ impl<DB: QueueBackend> Care<DB> {
         let id = self.claim.id();
         match stop {
             Stop::Lost => self.watchers.tell(JobEvent::LeaseLost { id }),
+            Stop::TimedOut(limit) => {
+                self.settle(Some(format!("timed out: the handler ran for longer than {limit:?}"))).await;
+            }
             Stop::Told => match self.claim.release().await {
                 Ok(()) => self.watchers.tell(JobEvent::Released { id }),
                 Err(error) => self.tell_error(&error),
@@ -69,10 +100,20 @@ impl<DB: QueueBackend> Care<DB> {
 
     /// Is done when the handler is to be stopped.
     async fn watch(&mut self) -> Stop {
-        let mut stopped = self.stopped.clone();
+        let (mut stopped, limit) = (self.stopped.clone(), self.limit);
+        let times_out = async move {
+            match limit {
+                Some(limit) => {
+                    sleep(limit).await;
+                    limit
+                }
+                None => pending().await,
+            }
+        };
         tokio::select! {
             biased;
             _ = stopped.wait_for(|stopped| *stopped) => Stop::Told,
+            limit = times_out => Stop::TimedOut(limit),
             () = self.keep() => Stop::Lost,
         }
     }
@@ -102,6 +143,7 @@ impl<DB: QueueBackend> Care<DB> {
 
     /// Does what a handler's panic asks for that happened before there was a future to run.
     pub(super) async fn fail_panicked(self, panic: Box<dyn Any + Send>) {
+        let _running = Running::start(self.claim.id(), &self.watchers);
         let error = panicked(&*panic);
         drop(panic);
         self.settle(Some(error)).await;
