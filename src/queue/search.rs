@@ -25,6 +25,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// What looking everywhere may take of the time: one part in so many.
 const SWEEP_SHARE: u32 = 20;
 
+/// Looking everywhere is always allowed to a claim that has found nothing, while it takes no longer than this.
+const CHEAP: Duration = Duration::from_millis(50);
+
 /// How far before the mark a claim looks where jobs are claimed as they come: transactions do not commit in the order of
 /// their times.
 const MARGIN: i64 = 50_000;
@@ -38,15 +41,21 @@ const BACKLOG: i64 = 1_000_000;
 ///
 /// Jobs that are done leave dead entries at the front of the index, and while some transaction holds back vacuum, it may be
 /// a report, they stay there. Each claim would read through all of them, more at each claim. A claim that begins where the
-/// last one ended does not see them, however many are due at the same time. It is a hint only: what is due and behind it is
-/// found when there is nothing before it, and in any case once a second, or as seldom as keeps that from taking more than a
-/// twentieth of the time.
+/// last one ended does not see them, however many are due at the same time. It is a hint only: once a second, or as seldom
+/// as keeps that from taking more than a twentieth of the time, a claim looks everywhere.
+///
+/// # Why does it go back?
+///
+/// Jobs get behind the mark when their transaction commits late, or when they are due in the past. A claim that looks
+/// everywhere takes as many as were wanted, which may be one. The next claims go on from there, so that all of those jobs
+/// are done in their turn, and not one of them at each look.
 #[derive(Debug, Default)]
 pub(super) struct Search(Mutex<Mark>);
 
 #[derive(Debug, Default)]
 struct Mark {
-    next_sweep: Option<Instant>,
+    /// When everything was looked at last, and how long that took.
+    swept: Option<(Instant, Duration)>,
     reached: [Option<Place>; Priority::ALL.len()],
 }
 
@@ -76,22 +85,31 @@ impl Search {
     /// From when on to look; and whether that is everything.
     fn since(&self) -> ([Place; Priority::ALL.len()], bool) {
         let mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if mark.next_sweep.is_none_or(|next| Instant::now() >= next) {
+        if mark.swept.is_none_or(|(at, took)| at.elapsed() >= SWEEP.max(took * SWEEP_SHARE)) {
             return ([Place::FRONT; Priority::ALL.len()], true);
         }
         (mark.reached.map(|reached| reached.map_or(Place::FRONT, Place::begin)), false)
+    }
+
+    /// Whether a claim that has found nothing may look everywhere.
+    fn may_sweep(&self) -> bool {
+        let mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        mark.swept.is_none_or(|(at, took)| took <= CHEAP || at.elapsed() >= took * SWEEP_SHARE)
     }
 
     /// What a claim found; and how long it took, if it looked everywhere.
     fn found(&self, rows: &[Row], swept: Option<Duration>) {
         let mut mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(took) = swept {
-            mark.next_sweep = Some(Instant::now() + SWEEP.max(took * SWEEP_SHARE));
+            mark.swept = Some((Instant::now(), took));
         }
-        for row in rows {
-            if let Some(reached) = mark.reached.get_mut(usize::from(row.priority.unsigned_abs())) {
-                *reached = (*reached).max(row.due_at.map(|due_at| Place { due_at, id: row.id }));
-            }
+        for (priority, reached) in Priority::ALL.into_iter().zip(&mut mark.reached) {
+            let here = rows.iter().filter(|row| row.priority == priority.number());
+            let last = here.filter_map(|row| Some(Place { due_at: row.due_at?, id: row.id })).max();
+            *reached = match (swept, last) {
+                (Some(_), Some(last)) => Some(last),
+                _ => (*reached).max(last),
+            };
         }
     }
 }
@@ -125,7 +143,7 @@ pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> R
             died.extend(spent.iter().map(|row| row.id));
             // There are more where they come from. One by one they would be as many claims.
             died.extend(bury(queue, since).await.unwrap_or_default());
-        } else if is_short && good.is_empty() && !all {
+        } else if is_short && good.is_empty() && !all && queue.search.may_sweep() {
             (since, all) = ([Place::FRONT; Priority::ALL.len()], true);
         } else if is_short {
             break;
@@ -245,7 +263,22 @@ mod tests {
         tokio::time::advance(SWEEP).await;
         assert_eq!(search.since(), ([front; 3], true));
         search.found(&[row(Priority::Normal, 1)], quick);
-        assert_eq!(search.since().0[1], place(7_000_000), "the mark does not go back");
+        assert_eq!(search.since().0, [front, place(1), place(9_000_000)], "the next claims go on from there");
+        search.found(&[row(Priority::Normal, 2)], None);
+        search.found(&[row(Priority::Normal, 1)], None);
+        assert_eq!(search.since().0[1], place(2), "of two claims at once, the later place counts");
+    }
+
+    /// An idle worker asks at each poll.
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_finds_nothing_keeps_to_its_share_of_the_time() {
+        let search = Search::default();
+        search.found(&[], Some(CHEAP));
+        assert!(search.may_sweep(), "it costs next to nothing");
+        search.found(&[], Some(Duration::from_millis(500)));
+        assert!(!search.may_sweep());
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(search.may_sweep());
     }
 
     /// What took a second is done every twenty.

@@ -9,6 +9,7 @@ mod handlers;
 mod jobs;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod many;
+mod order;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod purge;
 #[allow(dead_code, reason = "SQLite has no server")]
@@ -91,6 +92,8 @@ on_every_database! {
     many::large_payloads_are_sent_in_several_statements,
     snooze::a_snoozed_job_comes_back_later_with_all_its_attempts,
     snooze::a_worker_leaves_a_snoozed_job_alone,
+    order::jobs_behind_what_was_claimed_have_their_turn,
+    order::urgent_jobs_of_a_late_commit_have_their_turn,
     spent::spent_jobs_take_no_part_of_a_claim,
     spent::the_death_of_spent_jobs_is_reported,
     spent::a_claim_takes_as_many_as_it_was_asked_for,

@@ -1,0 +1,54 @@
+//! Whose turn it is, whatever the order of commits and clocks.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use atomically::queue::{NewJob, Priority};
+use atomically::{Pessimistic, TransactorExt as _};
+use tokio::time::sleep;
+
+use crate::{QueueTest, job, queue};
+
+const OVERDUE: i64 = 60;
+const FRESH: i64 = 3_000;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Jobs that a slow transaction commits late are behind what has been claimed. One worker with one handler, and fresh jobs
+/// that do not run out.
+pub(crate) async fn jobs_behind_what_was_claimed_have_their_turn<DB: QueueTest>() {
+    late_jobs_are_claimed_one_after_the_other::<DB>(|job| job.run_at(SystemTime::now() - MINUTE)).await;
+}
+
+/// The same of jobs that are due later, and more urgent.
+pub(crate) async fn urgent_jobs_of_a_late_commit_have_their_turn<DB: QueueTest>() {
+    late_jobs_are_claimed_one_after_the_other::<DB>(|job| {
+        job.priority(Priority::High).run_at(SystemTime::now() - MINUTE)
+    })
+    .await;
+}
+
+async fn late_jobs_are_claimed_one_after_the_other<DB: QueueTest>(late: fn(NewJob) -> NewJob) {
+    let (pool, queue) = queue::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    let fresh: Vec<_> = (0..FRESH).map(|_| job(0)).collect();
+    db.run(async |tx| queue.enqueue_many(tx, &fresh).await).await.expect("a commit");
+    let urgent = db.run(async |tx| queue.enqueue(tx, job(0).priority(Priority::High)).await).await;
+    assert!(urgent.expect("a commit").id().is_some());
+    let is_late = async || {
+        let claims = queue.claim(1).await.expect("a claim");
+        claims.first().expect("there is one").payload::<i64>().expect("a number") == 1
+    };
+    for _ in 0..5 {
+        assert!(!is_late().await, "nothing is late yet");
+    }
+    let jobs: Vec<_> = (0..OVERDUE).map(|_| late(job(1))).collect();
+    db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
+
+    let started = Instant::now();
+    while !is_late().await {
+        assert!(started.elapsed() < Duration::from_secs(20), "nobody looks behind");
+        sleep(Duration::from_millis(5)).await;
+    }
+    for n in 1..OVERDUE {
+        assert!(is_late().await, "a fresh job was claimed before the late one with the number {n}");
+    }
+}
