@@ -270,8 +270,9 @@ impl<DB: QueueBackend> Worker<DB> {
                     _ = &mut shutdown => break Some(claim),
                     found = &mut claim => found,
                 };
+                let has_answer = found.is_ok();
                 let claims = self.report(found);
-                (more, is_idle) = (claims.len() == free, claims.is_empty());
+                (more, is_idle) = (claims.len() == free, has_answer && claims.is_empty());
                 for claim in claims {
                     let claim = Arc::new(claim);
                     let care = Care::new(claim.clone(), self.watchers.clone(), stopped.clone(), self.limit);
