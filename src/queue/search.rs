@@ -25,7 +25,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// What looking everywhere may take of the time: one part in so many.
 const SWEEP_SHARE: u32 = 20;
 
-/// Looking everywhere is always allowed to a claim that has found nothing, while it takes no longer than this.
+/// A claim that has found nothing may look everywhere while that takes no longer than this, or has found something the last
+/// time. An idle queue whose index is full of dead entries keeps to the share.
 const CHEAP: Duration = Duration::from_millis(50);
 
 /// How far before the mark a claim looks where jobs are claimed as they come: transactions do not commit in the order of
@@ -54,9 +55,16 @@ pub(super) struct Search(Mutex<Mark>);
 
 #[derive(Debug, Default)]
 struct Mark {
-    /// When everything was looked at last, and how long that took.
-    swept: Option<(Instant, Duration)>,
+    /// The last time that everything was looked at.
+    swept: Option<Sweep>,
     reached: [Option<Place>; Priority::ALL.len()],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sweep {
+    at: Instant,
+    took: Duration,
+    found: bool,
 }
 
 /// A job's place in the index of its priority.
@@ -85,7 +93,7 @@ impl Search {
     /// From when on to look; and whether that is everything.
     fn since(&self) -> ([Place; Priority::ALL.len()], bool) {
         let mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if mark.swept.is_none_or(|(at, took)| at.elapsed() >= SWEEP.max(took * SWEEP_SHARE)) {
+        if mark.swept.is_none_or(|last| last.at.elapsed() >= SWEEP.max(last.took * SWEEP_SHARE)) {
             return ([Place::FRONT; Priority::ALL.len()], true);
         }
         (mark.reached.map(|reached| reached.map_or(Place::FRONT, Place::begin)), false)
@@ -94,14 +102,16 @@ impl Search {
     /// Whether a claim that has found nothing may look everywhere.
     fn may_sweep(&self) -> bool {
         let mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        mark.swept.is_none_or(|(at, took)| took <= CHEAP || at.elapsed() >= took * SWEEP_SHARE)
+        mark.swept.is_none_or(|last| {
+            last.found || last.took <= CHEAP || last.at.elapsed() >= last.took * SWEEP_SHARE
+        })
     }
 
     /// What a claim found; and how long it took, if it looked everywhere.
     fn found(&self, rows: &[Row], swept: Option<Duration>) {
         let mut mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(took) = swept {
-            mark.swept = Some((Instant::now(), took));
+            mark.swept = Some(Sweep { at: Instant::now(), took, found: !rows.is_empty() });
         }
         for (priority, reached) in Priority::ALL.into_iter().zip(&mut mark.reached) {
             let here = rows.iter().filter(|row| row.priority == priority.number());
@@ -279,6 +289,8 @@ mod tests {
         assert!(!search.may_sweep());
         tokio::time::advance(Duration::from_secs(10)).await;
         assert!(search.may_sweep());
+        search.found(&[row(Priority::Normal, 1)], Some(Duration::from_millis(500)));
+        assert!(search.may_sweep(), "there may be more");
     }
 
     /// What took a second is done every twenty.
