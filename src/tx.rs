@@ -31,6 +31,7 @@ mod savepoint;
 mod session;
 mod shield;
 
+pub(crate) use admission::unreadable;
 pub use body::{Repeatable, TxFn};
 pub(crate) use ending::{Commit, Unseen};
 pub(crate) use hooks::{End, Hooks};
@@ -171,6 +172,7 @@ impl<DB: Backend> Tx<DB> {
         }
         let (mut journal, hooks) = (Journal::new(observation), Hooks::default());
         journal.takes_one_at_a_time = engine.is_galera;
+        journal.is_streaming = session.streaming();
         let mut tx = Box::new(Self {
             session,
             journal,
@@ -265,7 +267,8 @@ impl<DB: Backend> Tx<DB> {
     ///   something has ended it, the run ends with [`Aborted`](crate::ErrorKind::Aborted) and is not retried.
     /// - Do not end the transaction on it, and run no DDL on it on MySQL and MariaDB, which commit before they do so. A
     ///   transaction that is ended there and begun anew is not noticed on PostgreSQL and SQLite; one that is ended there,
-    ///   right before a deadlock there, is not noticed on MySQL and MariaDB.
+    ///   right before a deadlock there, or inside of a savepoint, is not noticed on MySQL and MariaDB.
+    /// - On MySQL and MariaDB, a savepoint that is set on it is gone with the next statement that does not run on it.
     /// - Await every future that you start on it.
     ///
     /// # Errors

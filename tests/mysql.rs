@@ -323,3 +323,10 @@ async fn a_completion_type_of_the_session_changes_nothing() {
         assert_eq!(session().await.expect("a session"), first, "{statement}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_given_up_leaves_no_lock_behind() {
+    let endless = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 900)
+                   SELECT CAST(a.n AS SIGNED) FROM n AS a, n AS b, n AS c, n AS d";
+    cancellation::a_stream_that_is_given_up_leaves_no_lock_behind::<sqlx::MySql>(endless).await;
+}

@@ -278,6 +278,12 @@ async fn a_hot_standby_is_left_for_another_server() {
     assert_eq!(opened.load(Ordering::Relaxed), 3, "each attempt looks for another server");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_given_up_leaves_no_lock_behind() {
+    let endless = "SELECT generate_series(1::bigint, 1000000000000)";
+    cancellation::a_stream_that_is_given_up_leaves_no_lock_behind::<sqlx::Postgres>(endless).await;
+}
+
 /// Draws some four seconds out of thirty.
 const SEED_OF_A_PAUSE_OF_SECONDS: u64 = 34;
 

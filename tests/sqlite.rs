@@ -182,6 +182,21 @@ async fn a_lone_statement_that_violates_a_constraint_is_not_repeated() {
     assert_eq!(n, 2, "once");
 }
 
+/// The driver would never get behind it, and keep the database locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_with_a_nul_is_refused() {
+    let pool = increments::counter::<Sqlite>(1).await;
+    let db = Pessimistic::default().on(&pool);
+    let run = db.run(async |tx: &mut Tx<Sqlite>| {
+        sqlx::query("SELECT 1\0").execute(&mut *tx).await?;
+        Ok::<_, Error>(())
+    });
+    assert_eq!(run.await.expect_err("refused").kind(), ErrorKind::Aborted);
+    let lone = Atomic::default().on(&pool).apply(sqlx::query("UPDATE counter SET value = 1\0")).await;
+    assert_eq!(lone.expect_err("refused").kind(), ErrorKind::Aborted);
+    db.run(increments::increment::<Sqlite>).await.expect("the database is not locked");
+}
+
 /// Connections to a database in memory share a cache, whose locks SQLite reports as a deadlock of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deadlocks_in_a_shared_cache_are_retried() {

@@ -4,6 +4,7 @@ use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{LoneEffect, Statement, Statements, begins_with_a_query, has_inner_semicolon};
+use crate::tx::unreadable;
 
 /// Whether a statement that failed may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,9 @@ pub(super) enum Sent {
 /// Reads a text before it is sent on its own.
 pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Sent, Error> {
     let text = query.sql();
+    if let Some(failure) = unreadable::<DB>(text) {
+        return Err(Error::failed(failure, None));
+    }
     // On servers, one query is one transaction; SQLite has `OR FAIL`.
     if DB::PREPARES_ONE_STATEMENT && !has_inner_semicolon(text) && begins_with_a_query(text) {
         return Ok(Sent::AsOftenAsItTakes);

@@ -2,13 +2,17 @@
 
 use crate::backend::{Backend, WatchedQuery};
 use crate::failure::{Failure, FailureKind};
-use crate::sql_text::{Statement, Statements, TransactionEffect, begins_with_a_query, has_inner_semicolon};
+use crate::sql_text::{
+    Statement, Statements, Syntax, TransactionEffect, begins_with_a_query, has_inner_semicolon,
+};
 
 /// Whether a statement may be sent.
 #[derive(Debug)]
 pub(super) enum Admission {
     /// It stays inside of the transaction.
     Admitted,
+    /// It stays inside of the transaction, and sets a savepoint.
+    SetsSavepoint,
     /// Several statements in one text: the ones behind the first are not seen.
     Unwatched,
     /// It may end the transaction unseen: a procedure, a prepared or a compound statement, a text that cannot be read.
@@ -22,6 +26,9 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     let text = query.sql();
     let may_hold_several =
         (query.is_plain_text() || !DB::PREPARES_ONE_STATEMENT) && has_inner_semicolon(text);
+    if let Some(failure) = unreadable::<DB>(text) {
+        return Admission::Refused(failure);
+    }
     if !may_hold_several && begins_with_a_query(text) {
         return Admission::Admitted;
     }
@@ -43,9 +50,17 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
         Admission::MayEnd
     } else if may_hold_several && read.count > 1 {
         Admission::Unwatched
+    } else if seen.iter().any(|statement| statement.begins(&["SAVEPOINT"])) {
+        Admission::SetsSavepoint
     } else {
         Admission::Admitted
     }
+}
+
+/// The driver of SQLite never gets behind a NUL, with the lock of the whole database in its hands.
+pub(crate) fn unreadable<DB: Backend>(text: &str) -> Option<Failure> {
+    let is_it = DB::SYNTAX == Syntax::Sqlite && text.contains('\0');
+    is_it.then(|| Failure::new(FailureKind::Aborted, "the statement was not sent: its text has a NUL in it"))
 }
 
 fn refusal<DB: Backend>(statement: &Statement<'_>) -> Option<Failure> {

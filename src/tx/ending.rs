@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -167,6 +168,7 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn look_for_unseen(&mut self, converted: Option<Failure>) -> Unseen {
         if !self.journal.is_unwatched()
             || self.journal.lost_its_place()
+            || self.journal.is_streaming.load(Ordering::Acquire)
             || self.journal.over().is_some_and(DB::rolls_back_everything)
         {
             return Unseen::Nothing;
@@ -198,7 +200,8 @@ impl<DB: Backend> Tx<DB> {
     /// Cancellation: the connection is closed, and the server rolls back.
     pub(crate) fn rollback(mut self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            if self.journal.lost_its_place() {
+            // What is left of a stream may have no end.
+            if self.journal.lost_its_place() || self.journal.is_streaming.load(Ordering::Acquire) {
                 if !self.journal.is_in_flight() {
                     self.session.close();
                 }

@@ -42,6 +42,8 @@ pub(super) struct Journal {
     distrusted: bool,
     /// A stream was given up with rows unread.
     unread: bool,
+    /// The same, for the end of the connection; set from the first row on.
+    pub(super) is_streaming: Arc<AtomicBool>,
     /// Set by a savepoint's scope that was dropped before its end.
     scope_dropped: Option<Arc<AtomicBool>>,
     /// A text that was to be locked and cannot be: the next statement returns it.
@@ -167,6 +169,9 @@ impl Journal {
         complete: bool,
     ) -> Result<T, sqlx::Error> {
         self.in_flight = false;
+        if self.unread == complete {
+            self.is_streaming.store(!complete, Ordering::Release);
+        }
         self.unread = !complete;
         self.last = None;
         let result = result.map_err(|error| self.remember::<DB>(error, nowait));
@@ -248,13 +253,15 @@ pub(super) async fn admit<DB: Backend>(
     make_sure::<DB>(journal, connection).await;
     if journal.over().is_none() {
         match admission(query) {
-            Admission::Admitted => {
-                let begins = query.sql().trim_start().get(.."SAVEPOINT".len());
-                journal.has_savepoints |= begins.is_some_and(|word| word.eq_ignore_ascii_case("SAVEPOINT"));
-            }
+            Admission::Admitted => {}
+            Admission::SetsSavepoint => journal.has_savepoints = true,
             Admission::Unwatched if journal.takes_one_at_a_time => journal.end(several_on_galera()),
-            Admission::Unwatched => journal.mark_unwatched(),
+            Admission::Unwatched => {
+                journal.has_savepoints = true;
+                journal.mark_unwatched();
+            }
             Admission::MayEnd => {
+                journal.has_savepoints = true;
                 journal.mark_unwatched();
                 probe::set::<DB>(journal, connection).await;
             }

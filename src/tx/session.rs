@@ -1,6 +1,8 @@
 //! A pooled connection that is only used again after a clean, awaited end.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use scopeguard::ScopeGuard;
@@ -52,6 +54,8 @@ struct Held<DB: Backend> {
     put_back: Option<&'static str>,
     /// The server has answered everything, or cannot be expected to.
     is_settled: bool,
+    /// The server is sending rows, and nobody knows how many are left.
+    is_streaming: Arc<AtomicBool>,
 }
 
 impl<DB: Backend> Session<DB> {
@@ -133,6 +137,11 @@ impl<DB: Backend> Session<DB> {
         self.held.cure = rollback;
     }
 
+    /// What a transaction sets while it reads the rows of a statement.
+    pub(super) fn streaming(&self) -> Arc<AtomicBool> {
+        self.held.is_streaming.clone()
+    }
+
     /// Statements ran that were not seen, and may have changed its settings.
     pub(super) fn forget_settings(&mut self) {
         self.held.commits_each = false;
@@ -177,6 +186,7 @@ impl<DB: Backend> Held<DB> {
             commits_each: false,
             put_back: None,
             is_settled: false,
+            is_streaming: Arc::default(),
         }
     }
 }
@@ -185,13 +195,16 @@ const ROLLBACK: Cow<'static, str> = Cow::Borrowed("ROLLBACK");
 
 /// The end of a connection that had no clean one.
 fn abandon<DB: Backend>(held: Held<DB>) {
-    let Held { mut connection, pool, runtime, cure, is_settled, .. } = held;
+    let Held { mut connection, pool, runtime, cure, is_settled, is_streaming, .. } = held;
     let _inside = runtime.enter();
     if DB::lives_in_its_connection(&pool.connect_options()) {
         // Closing it would lose the database. In memory there is no network to be stuck on.
         runtime.spawn(async move {
             let _ = DB::send_text(&mut connection, cure.into_owned()).await;
         });
+    } else if DB::SESSION.is_some() && is_streaming.load(Ordering::Acquire) {
+        // A server that sends rows notices a closed socket at once. Reading the rest of them could take for ever.
+        drop(connection.detach());
     } else if DB::SESSION.is_some() && !is_settled {
         abandoned::close_when_done(connection, &pool, &runtime);
     } else {

@@ -9,6 +9,7 @@ use atomically::{
     Atomic, Error, ErrorKind, Optimistic, Pessimistic, Serializable, Transactor, TransactorExt as _, Tx,
 };
 
+use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
@@ -90,6 +91,31 @@ pub(crate) async fn dropped_at_every_poll<DB: TestBackend>() {
 }
 
 /// The statement waits for a lock that is held all the while, so it is cut short for certain.
+/// Reading the rest of the rows before the connection is closed could take for ever, with the locks held.
+pub(crate) async fn a_stream_that_is_given_up_leaves_no_lock_behind<DB: TestBackend>(endless: &'static str) {
+    let pool = counter::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(60));
+    let others = DB::another(&pool.url).await;
+    for gives_up in [true, false] {
+        let run = db.run(async |tx: &mut Tx<DB>| {
+            set_value(tx, 9).await?;
+            let mut rows = DB::stream(tx, DB::sql(endless));
+            while rows.try_next().await?.is_some_and(|_| !gives_up) {
+                // The driver does not yield while there is something to read.
+                tokio::task::yield_now().await;
+            }
+            Err::<(), _>(Error::from(sqlx::Error::RowNotFound))
+        });
+        let ended = timeout(Duration::from_millis(300), run).await;
+        assert_eq!(ended.is_ok(), gives_up, "the unit that gives up ends, the other one is dropped");
+        let started = Instant::now();
+        DB::pool_execute(&others, DB::sql("UPDATE counter SET value = 0 WHERE id = 1"), &[])
+            .await
+            .expect("a write");
+        assert!(started.elapsed() < Duration::from_secs(5), "the lock was held for {:?}", started.elapsed());
+    }
+}
+
 pub(crate) async fn a_dropped_statement_kills_the_transaction<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
