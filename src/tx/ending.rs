@@ -133,7 +133,7 @@ impl<DB: Backend> Tx<DB> {
     }
 
     /// Gives the connection back after a clean end.
-    fn release(mut self: Box<Self>) {
+    fn release(mut self) {
         if self.journal.is_unwatched() {
             self.session.forget_settings();
         }
