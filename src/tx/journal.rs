@@ -131,6 +131,7 @@ impl Journal {
         self.is_probing && DB::rolls_back_everything(failure)
     }
 
+    /// Whether statements ran, or may have run, that were not seen.
     pub(super) fn is_unwatched(&self) -> bool {
         self.touched || self.unread
     }

@@ -54,7 +54,7 @@ struct Held<DB: Backend> {
     put_back: Option<&'static str>,
     /// The server has answered everything, or cannot be expected to.
     is_settled: bool,
-    /// The server is sending rows, and nobody knows how many are left.
+    /// The server is sending rows, and how many are left is not known.
     is_streaming: Arc<AtomicBool>,
 }
 
