@@ -97,6 +97,8 @@ pub(crate) async fn a_stream_that_is_given_up_leaves_no_lock_behind<DB: TestBack
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(60));
     let others = DB::another(&pool.url).await;
     for gives_up in [true, false] {
+        // Reading the rest does not yield, so no timeout would end it: the run counts, too.
+        let started = Instant::now();
         let run = db.run(async |tx: &mut Tx<DB>| {
             set_value(tx, 9).await?;
             let mut rows = DB::stream(tx, DB::sql(endless));
@@ -108,11 +110,10 @@ pub(crate) async fn a_stream_that_is_given_up_leaves_no_lock_behind<DB: TestBack
         });
         let ended = timeout(Duration::from_millis(300), run).await;
         assert_eq!(ended.is_ok(), gives_up, "the unit that gives up ends, the other one is dropped");
-        let started = Instant::now();
         DB::pool_execute(&others, DB::sql("UPDATE counter SET value = 0 WHERE id = 1"), &[])
             .await
             .expect("a write");
-        assert!(started.elapsed() < Duration::from_secs(5), "the lock was held for {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(10), "the lock was held for {:?}", started.elapsed());
     }
 }
 
