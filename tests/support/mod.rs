@@ -77,6 +77,11 @@ pub(crate) trait TestBackend: Backend {
         sql: SqlStr,
         arguments: &'a [i64],
     ) -> BoxFuture<'a, sqlx::Result<u64>>;
+    fn execute_nullable<'a>(
+        tx: &'a mut Tx<Self>,
+        sql: SqlStr,
+        arguments: &'a [Option<i64>],
+    ) -> BoxFuture<'a, sqlx::Result<u64>>;
     fn fetch<'a>(tx: &'a mut Tx<Self>, sql: SqlStr, arguments: &'a [i64])
     -> BoxFuture<'a, sqlx::Result<i64>>;
     fn pool_execute<'a>(

@@ -13,6 +13,17 @@ macro_rules! statements {
             })
         }
 
+        fn execute_nullable<'a>(
+            tx: &'a mut Tx<Self>,
+            sql: SqlStr,
+            arguments: &'a [Option<i64>],
+        ) -> BoxFuture<'a, sqlx::Result<u64>> {
+            Box::pin(async move {
+                let query = arguments.iter().fold(sqlx::query(sql), |query, value| query.bind(*value));
+                Ok(query.execute(&mut *tx).await?.rows_affected())
+            })
+        }
+
         fn fetch<'a>(
             tx: &'a mut Tx<Self>,
             sql: SqlStr,

@@ -1,0 +1,125 @@
+//! What a run is told whose deadline passes while it waits for a lock.
+
+use std::time::Duration;
+
+use atomically::{ErrorKind, Isolation, Options, Pessimistic, Strategy as _, TransactorExt as _};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection as _, Executor as _};
+use tokio::time::timeout;
+
+use crate::support::TestBackend;
+use crate::support::proxy::Proxy;
+use crate::{FOR_EVER, add_one, counter};
+
+/// At every isolation level: also where nothing may be asked of the server before the unit's first statement.
+pub(crate) async fn a_lock_wait_that_meets_the_deadline_is_a_lock_timeout<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let blocker = DB::blocker(&pool.url).await;
+    for isolation in [Isolation::ReadCommitted, Isolation::RepeatableRead, Isolation::Serializable] {
+        let options = Options::new().isolation(isolation).deadline(Duration::from_millis(4500));
+        let db = Pessimistic::default().on(&pool).options(options);
+        let error = timeout(FOR_EVER, db.run(add_one::<DB>)).await.expect("in time").expect_err("locked");
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{isolation}: {error:?}");
+        assert!(error.is_lock_timeout() && error.is_conflict(), "{isolation}: {error:?}");
+    }
+    drop(blocker);
+}
+
+/// Deadlines of less than a second, too: PostgreSQL counts in milliseconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_deadline_is_a_lock_timeout_on_postgres() {
+    let pool = counter::<sqlx::Postgres>(2).await;
+    let blocker = sqlx::Postgres::blocker(&pool.url).await;
+    for deadline in [100, 400, 900] {
+        let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(deadline));
+        let error = db.run(add_one::<sqlx::Postgres>).await.expect_err("locked");
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
+        assert!(error.is_lock_timeout(), "{deadline} ms: {error:?}");
+    }
+    drop(blocker);
+}
+
+/// A statement that is slow without waiting for anything stays a statement timeout.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_statement_is_no_lock_timeout_on_postgres() {
+    let pool = counter::<sqlx::Postgres>(1).await;
+    let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(500));
+    let error = db
+        .run(async |tx| {
+            sqlx::query("SELECT pg_sleep(5)").execute(&mut *tx).await?;
+            Ok::<_, atomically::Error>(())
+        })
+        .await
+        .expect_err("too slow");
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
+    assert!(!error.is_lock_timeout(), "{error:?}");
+}
+
+/// A session whose own limit is shorter keeps it, whatever the sessions before it had, at every isolation level.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_lock_timeout_of_one_session_stays_on_postgres() {
+    let server = counter::<sqlx::Postgres>(1).await;
+    let pool = PgPoolOptions::new().max_connections(1).connect(&server.url).await.expect("a pool");
+    let db = Pessimistic::default().on(&pool);
+    for isolation in [Isolation::ReadCommitted, Isolation::RepeatableRead, Isolation::Serializable] {
+        for (own, expected) in [("0", None), ("150ms", Some("150ms")), ("0", None), ("2s", Some("2s"))] {
+            let mut session = pool.acquire().await.expect("the session");
+            let set = sqlx::AssertSqlSafe(format!("SET lock_timeout = '{own}'"));
+            session.execute(sqlx::raw_sql(set)).await.expect("set");
+            drop(session);
+            let options = Options::new().isolation(isolation).deadline(Duration::from_secs(5));
+            let shown: String = db
+                .with(options)
+                .run(async |tx| {
+                    let show = "SHOW lock_timeout";
+                    Ok::<_, atomically::Error>(sqlx::query_scalar(show).fetch_one(&mut *tx).await?)
+                })
+                .await
+                .expect("a setting");
+            match expected {
+                Some(own) => assert_eq!(shown, own, "{isolation}"),
+                None => assert!(shown.starts_with("46") && shown.ends_with("ms"), "{isolation}: {shown}"),
+            }
+        }
+    }
+}
+
+/// What the deadline derives costs no round trip: BEGIN, one statement and COMMIT are three requests, and nothing is
+/// read before the unit's first statement, whose snapshot is the transaction's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_from_the_deadline_costs_no_round_trip_on_postgres() {
+    let direct = counter::<sqlx::Postgres>(2).await;
+    let proxy = Proxy::to(&direct.url).await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false)
+        .connect(&proxy.url(&direct.url))
+        .await
+        .expect("a pool");
+    let serializable = Options::new().isolation(Isolation::Serializable);
+    let db = Pessimistic::default().on(&pool).reuse_connections().options(serializable);
+    let other = direct.pool.clone();
+    let unit = async |tx: &mut atomically::Tx<sqlx::Postgres>| {
+        // Committed after the transaction was opened, and before anything was read in it.
+        sqlx::raw_sql("UPDATE counter SET value = 5 WHERE id = 2").execute(&other).await?;
+        let seen: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe("SELECT value FROM counter WHERE id = 2"))
+            .persistent(true)
+            .fetch_one(&mut *tx)
+            .await?;
+        Ok::<_, atomically::Error>(seen)
+    };
+    assert_eq!(db.run(unit).await.expect("a commit"), 5, "the snapshot is older than the first statement");
+    let count = async || {
+        let before = proxy.requests();
+        let one = async |tx: &mut atomically::Tx<sqlx::Postgres>| {
+            sqlx::raw_sql("SELECT 1").execute(&mut *tx).await?;
+            Ok::<_, atomically::Error>(())
+        };
+        db.run(one).await.expect("a commit");
+        proxy.requests() - before
+    };
+    count().await;
+    assert_eq!(count().await, 3);
+    assert_eq!(Pessimistic::default().name(), "pessimistic");
+    let _ = sqlx::PgConnection::connect(&direct.url).await.expect("the server is there");
+}

@@ -1,0 +1,63 @@
+//! Sessions that the server closes when they idle, at the gate.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use atomically::{Error, Optimistic, TransactorExt as _, Tx};
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Executor as _, Pool};
+use tokio::task::JoinSet;
+
+use crate::counter;
+use crate::support::{TestBackend, eventually};
+
+/// Three units at one key, each of which takes longer than a session may idle: each needs one attempt.
+async fn one_attempt_each<DB: TestBackend>(pool: &Pool<DB>, pause: Duration) {
+    let db = Optimistic::default().on(pool);
+    let (attempts, mut units) = (Arc::new(AtomicU32::new(0)), JoinSet::new());
+    for _ in 0..4 {
+        let (db, attempts) = (db.clone(), attempts.clone());
+        units.spawn(async move {
+            db.on_key("hot")
+                .run(async |tx: &mut Tx<DB>| {
+                    attempts.fetch_add(1, Ordering::SeqCst);
+                    let read = DB::sql("SELECT value FROM counter WHERE id = 1");
+                    for _ in 0..6 {
+                        DB::fetch(tx, read.clone(), &[]).await?;
+                        tokio::time::sleep(pause / 4).await;
+                    }
+                    Ok::<_, Error>(())
+                })
+                .await
+        });
+    }
+    while let Some(unit) = units.join_next().await {
+        unit.expect("no panic").expect("a commit");
+    }
+    assert_eq!(attempts.load(Ordering::SeqCst), 4, "units lost their sessions while they waited");
+    eventually(0, async || DB::open_transactions(pool).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sessions_own_idle_limit_is_kept_at_the_gate_on_postgres() {
+    let server = counter::<sqlx::Postgres>(1).await;
+    let impatient = PgPoolOptions::new().max_connections(5).after_connect(|connection, _| {
+        let set = "SET idle_in_transaction_session_timeout = '300ms'";
+        Box::pin(async move { connection.execute(sqlx::raw_sql(set)).await.map(drop) })
+    });
+    let pool = impatient.connect(&server.url).await.expect("a pool");
+    one_attempt_each(&pool, Duration::from_millis(300)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sessions_own_idle_limit_is_kept_at_the_gate_on_mariadb() {
+    let server = counter::<sqlx::MySql>(1).await;
+    let impatient = MySqlPoolOptions::new().max_connections(5).after_connect(|connection, _| {
+        let set = "SET idle_transaction_timeout = 1";
+        Box::pin(async move { connection.execute(sqlx::raw_sql(set)).await.map(drop) })
+    });
+    let pool = impatient.connect(&server.url).await.expect("a pool");
+    one_attempt_each(&pool, Duration::from_millis(1200)).await;
+}

@@ -1,0 +1,103 @@
+//! What is SQLite's own: a worker thread of the driver that dies, and pragmas that outlive a dropped run.
+
+use std::future::Future as _;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use atomically::{Atomic, Error, Optimistic, Options, Pessimistic, TransactorExt as _, Tx};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx::{Connection as _, Executor as _, Sqlite};
+
+use crate::support::TestBackend as _;
+
+/// A table, a pool of one connection that has a `SELECT *` of it in its cache, and another column since then.
+async fn outdated() -> crate::support::TestPool<Sqlite> {
+    let pool = Sqlite::pool(1).await;
+    pool.execute(sqlx::raw_sql("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)"))
+        .await
+        .expect("set up");
+    sqlx::query("SELECT * FROM t").fetch_all(&*pool).await.expect("kept by the connection");
+    let mut other = sqlx::SqliteConnection::connect(&pool.url).await.expect("another connection");
+    other.execute(sqlx::raw_sql("ALTER TABLE t ADD COLUMN extra TEXT DEFAULT 'x'")).await.expect("altered");
+    other.close().await.expect("closed");
+    pool
+}
+
+/// The driver's worker panics on it, and the driver says nothing, or that there is no row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_select_star_after_an_alter_is_run_again() {
+    for (how, fetch) in [
+        ("fetch_one", 0_usize),
+        ("fetch_optional", 1),
+        ("fetch_all", 2),
+        ("execute", 3),
+        ("fetch", 4),
+    ] {
+        let pool = outdated().await;
+        let db = Pessimistic::default().on(&pool);
+        let found = db
+            .run(async |tx: &mut Tx<Sqlite>| {
+                let query = || sqlx::query("SELECT * FROM t");
+                let rows = match fetch {
+                    0 => query().fetch_one(&mut *tx).await.map(|_| 1)?,
+                    1 => usize::from(query().fetch_optional(&mut *tx).await?.is_some()),
+                    2 => query().fetch_all(&mut *tx).await?.len(),
+                    3 => query().execute(&mut *tx).await.map(|_| 1)?,
+                    _ => {
+                        use futures_util::TryStreamExt as _;
+                        query().fetch(&mut *tx).try_collect::<Vec<_>>().await?.len()
+                    }
+                };
+                Ok::<_, Error>((rows, tx.attempt()))
+            })
+            .await
+            .unwrap_or_else(|error| panic!("{how}: {error:?}"));
+        assert_eq!(found, (1, 2), "{how}");
+    }
+}
+
+/// Nothing was changed, so nothing is unknown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_whose_worker_died_has_no_unknown_commit() {
+    let pool = outdated().await;
+    let db = Optimistic::default().on(&pool);
+    db.run(async |tx: &mut Tx<Sqlite>| {
+        let _ = sqlx::query("SELECT * FROM t").fetch_optional(&mut *tx).await;
+        Ok::<_, Error>(())
+    })
+    .await
+    .expect("run again");
+    let lone = Atomic::default().on(&outdated().await.pool);
+    let _ = lone.apply(sqlx::query("SELECT * FROM t")).await;
+}
+
+/// Dropped at each poll in turn: whoever gets the connection next can write.
+#[tokio::test(flavor = "current_thread")]
+async fn a_dropped_read_only_run_in_memory_leaves_nothing_set() {
+    let options = SqliteConnectOptions::new().in_memory(true);
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.expect("a pool");
+    pool.execute(sqlx::raw_sql("CREATE TABLE t (id INTEGER)")).await.expect("a table");
+    let reads = Optimistic::default().on(&pool).options(Options::new().read_only());
+    for polls in 0..12 {
+        {
+            let unit = async |tx: &mut Tx<Sqlite>| {
+                sqlx::query("SELECT COUNT(*) FROM t").fetch_one(&mut *tx).await?;
+                Ok::<_, Error>(())
+            };
+            let mut run = pin!(reads.run(unit));
+            for _ in 0..polls {
+                if let Poll::Ready(_) = run.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    break;
+                }
+                // The driver's thread answers, unless the connection is not there yet.
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                tokio::task::yield_now().await;
+            }
+        }
+        let written = sqlx::query("INSERT INTO t VALUES (1)").execute(&pool).await;
+        written.unwrap_or_else(|error| panic!("dropped after {polls} polls: {error}"));
+        let timeout: i64 =
+            sqlx::query_scalar("SELECT timeout FROM pragma_busy_timeout").fetch_one(&pool).await.expect("it");
+        assert_eq!(timeout, 5000, "dropped after {polls} polls");
+    }
+}
