@@ -10,7 +10,7 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 
 use crate::deadlock::DeadlockReport;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, with_causes};
 use crate::intercept::Fault;
 use crate::isolation::Isolation;
 use crate::lock::{RowLock, Wait};
@@ -37,7 +37,7 @@ mod wire;
 
 pub(crate) use at_once::{Addition, AtOnce};
 pub(crate) use engine::{AskEngine, Engine};
-pub(crate) use known::{Injected, TransactionOver, with_failure};
+pub(crate) use known::{Injected, NotSent, TransactionOver, with_failure};
 #[cfg(all(feature = "mysql", feature = "idempotency"))]
 pub(crate) use mysql::whole_seconds;
 #[cfg(all(feature = "postgres", feature = "queue"))]
@@ -73,6 +73,21 @@ pub trait Facts: Wire + Sealed {
     /// The text that opens a transaction in one round trip, with its limits as far as the server can be told of them;
     /// or what the database does not have.
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure>;
+
+    /// What the opening's answers, as texts, say of the session's own limit for lock waits, where the opening has set one that
+    /// was derived from the deadline.
+    fn own_lock_timeout(_limits: &Limits, _answers: &[String]) -> Option<OwnLockTimeout> {
+        None
+    }
+
+    /// The statement, last of the opening, that answers for how long the session may idle in its transaction; `None` where
+    /// [`Engine`] says it, or there is no such limit.
+    const ASK_IDLE_LIMIT: Option<&'static str> = None;
+
+    /// The text that answers, in the order of [`Closing::saved`], the settings of the session that the opening changes.
+    fn ask_settings(_closing: &Closing) -> Option<String> {
+        None
+    }
 
     /// Whether an opening was refused because the connection came from the pool with a transaction open on it.
     fn found_open_transaction(_failure: &Failure) -> bool {
@@ -204,6 +219,9 @@ pub trait Facts: Wire + Sealed {
     /// What it means.
     fn classify(report: &Report<'_>) -> Failure;
 
+    /// Whether the driver may answer that a statement is done, or found no row, when in truth its connection is lost.
+    const ENDS_SILENTLY: bool = false;
+
     /// What is left of a transaction after this failure.
     fn after(failure: &Failure) -> Survival;
 
@@ -226,6 +244,9 @@ pub trait Facts: Wire + Sealed {
     /// showing them. `None` when they cannot be made out.
     fn shown_arguments(arguments: &str) -> Option<Vec<String>>;
 
+    /// What these options connect to, without secrets: `127.0.0.1:5432`.
+    fn address(options: &ConnectOptions<Self>) -> String;
+
     /// Whether closing the last connection loses the data: SQLite in memory.
     fn lives_in_its_connection(_options: &ConnectOptions<Self>) -> bool {
         false
@@ -233,6 +254,16 @@ pub trait Facts: Wire + Sealed {
 }
 
 type ConnectOptions<DB> = <<DB as sqlx::Database>::Connection as sqlx::Connection>::Options;
+
+/// The session's own limit for lock waits.
+#[doc(hidden)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnLockTimeout {
+    /// None where it waits for ever.
+    pub limit: Option<Duration>,
+    /// The text that corrects what the opening has set in ignorance of it.
+    pub correction: Option<String>,
+}
 
 /// A column of numbers, and the column by which its rows are told apart. They go into statements as they are.
 #[doc(hidden)]
@@ -440,7 +471,7 @@ pub(crate) fn failure_of<DB: Facts>(error: &sqlx::Error, nowait: bool) -> Option
 
 /// The same, for whom there always has to be one.
 pub(crate) fn failure_or_other<DB: Facts>(error: &sqlx::Error) -> Failure {
-    failure_of::<DB>(error, false).unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()))
+    failure_of::<DB>(error, false).unwrap_or_else(|| Failure::new(FailureKind::Other, with_causes(error)))
 }
 
 /// The same, where the error does not say which database it comes from.

@@ -1,10 +1,12 @@
 //! The crate's error.
 
 use std::error::Error as StdError;
-use std::fmt;
+use std::panic::Location;
 use std::time::Duration;
 
-use crate::failure::{Constraint, Failure, FailureKind};
+use crate::failure::{Constraint, Failure, FailureKind, with_causes};
+
+mod text;
 
 /// Why a unit of work did not commit.
 ///
@@ -37,6 +39,18 @@ struct Inner {
     spent: Option<Spent>,
     source: Option<sqlx::Error>,
     swallowed: bool,
+    /// What the deadline was spent on waiting for.
+    during: Option<&'static str>,
+    /// What is wrong with an argument.
+    input: Option<String>,
+    run: Option<RunLabel>,
+}
+
+/// A run as its errors call it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RunLabel {
+    pub(crate) name: &'static str,
+    pub(crate) place: Option<&'static Location<'static>>,
 }
 
 /// What a run had used up when it ended.
@@ -84,6 +98,8 @@ pub enum ErrorKind {
     StaleClaim,
     /// The database has no such thing as was asked for; nothing was run.
     Unsupported,
+    /// An argument that cannot be used: the name of a queue, a key. Nothing was sent; the message names it.
+    InvalidInput,
     /// Anything else, as the database or the driver said it.
     Database,
 }
@@ -114,7 +130,8 @@ impl From<FailureKind> for ErrorKind {
 
 impl Error {
     fn new(kind: ErrorKind, failure: Option<Failure>, spent: Option<Spent>) -> Self {
-        Self(Box::new(Inner { kind, failure, spent, source: None, swallowed: false }))
+        let (source, swallowed, during, input, run) = (None, false, None, None, None);
+        Self(Box::new(Inner { kind, failure, spent, source, swallowed, during, input, run }))
     }
 
     pub(crate) fn failed(failure: Failure, spent: Option<Spent>) -> Self {
@@ -140,6 +157,26 @@ impl Error {
         Self::new(ErrorKind::BudgetSpent, Some(last), Some(spent))
     }
 
+    /// An argument of the crate's own that cannot be used. The message names it, and shows no value of the caller's.
+    #[cfg(feature = "queue")]
+    pub(crate) fn invalid_input(message: String) -> Self {
+        let mut error = Self::new(ErrorKind::InvalidInput, None, None);
+        error.0.input = Some(message);
+        error
+    }
+
+    /// The same error, with what the deadline was spent on waiting for.
+    pub(crate) fn while_waiting(mut self, during: &'static str) -> Self {
+        self.0.during = Some(during);
+        self
+    }
+
+    /// The same error, of the run with this name.
+    pub(crate) fn of_run(mut self, run: Option<RunLabel>) -> Self {
+        self.0.run = run;
+        self
+    }
+
     /// The same end of a run, of which an earlier commit is still unknown.
     pub(crate) fn about_commit(self, failure: Failure) -> Self {
         Self::failed(failure, self.0.spent)
@@ -162,10 +199,20 @@ impl Error {
     /// The same error for another one who waited for the same commit. The driver's own error goes to one of them only, and
     /// the others are told what it said.
     pub(crate) fn told_again(&self) -> Self {
-        let Inner { kind, failure, spent, source, swallowed } = &*self.0;
-        let said = || source.as_ref().map(|source| Failure::new(FailureKind::Other, source.to_string()));
-        let failure = failure.clone().or_else(said);
-        Self(Box::new(Inner { kind: *kind, failure, spent: *spent, source: None, swallowed: *swallowed }))
+        let Inner { kind, failure, spent, source, swallowed, during, input, run } = &*self.0;
+        let said = || source.as_ref().map(|source| Failure::new(FailureKind::Other, with_causes(source)));
+        let (failure, input) = (failure.clone().or_else(said), input.clone());
+        let (swallowed, during, run) = (*swallowed, *during, *run);
+        Self(Box::new(Inner {
+            kind: *kind,
+            failure,
+            spent: *spent,
+            source: None,
+            swallowed,
+            during,
+            input,
+            run,
+        }))
     }
 
     /// How the unit ended.
@@ -266,52 +313,6 @@ impl Error {
 
     fn failed_with(&self, kind: FailureKind) -> bool {
         self.failure().is_some_and(|failure| failure.kind() == kind)
-    }
-}
-
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("Error");
-        debug.field("kind", &self.0.kind).field("failure", &self.0.failure);
-        if let Some(Spent { attempts, elapsed }) = self.0.spent {
-            debug.field("attempts", &attempts).field("elapsed", &elapsed);
-        }
-        if let Some(source) = &self.0.source {
-            debug.field("source", source);
-        }
-        debug.finish()
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, failure, spent, source, swallowed } = &*self.0;
-        match (kind, spent) {
-            (ErrorKind::Exhausted, Some(spent)) => write!(f, "gave up after {spent}")?,
-            (ErrorKind::DeadlineExceeded, Some(spent)) => write!(f, "deadline passed after {spent}")?,
-            (ErrorKind::BudgetSpent, Some(spent)) => write!(f, "retry budget spent after {spent}")?,
-            _ if *swallowed => f.write_str(
-                "the unit of work returned Ok, but a statement had failed and nothing was stored",
-            )?,
-            _ => {
-                return match (failure, source) {
-                    (Some(failure), _) => failure.fmt(f),
-                    (None, Some(source)) => source.fmt(f),
-                    (None, None) => f.write_str("the unit of work did not commit"),
-                };
-            }
-        }
-        match failure {
-            Some(failure) => write!(f, ": {failure}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Spent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.attempts == 1 { "" } else { "s" };
-        write!(f, "{} attempt{plural} in {:.1?}", self.attempts, self.elapsed)
     }
 }
 

@@ -187,6 +187,12 @@ impl Failure {
         self
     }
 
+    /// The same failure, with what was attempted in front of what the database said.
+    pub(crate) fn in_context(mut self, context: &str) -> Self {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+
     pub(crate) fn retryable(mut self, retryable: bool) -> Self {
         self.retryable = retryable;
         self
@@ -277,6 +283,22 @@ impl fmt::Display for Failure {
             None => write!(f, "{}: {}", self.kind, self.message),
         }
     }
+}
+
+/// The text of an error, and those of its sources as far as they are not part of it already: I/O errors and TLS hide the cause
+/// in there.
+pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// A violated constraint: its kind and, as far as the database tells, its name, table and columns.

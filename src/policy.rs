@@ -49,6 +49,8 @@ pub struct Limits {
     pub statement: Option<Duration>,
     /// For each pause between two statements.
     pub idle: Option<Duration>,
+    /// For each wait for a lock, as far as is known what sessions of this pool have set for themselves.
+    pub own_lock: Option<Duration>,
 }
 
 impl Limits {
@@ -57,10 +59,23 @@ impl Limits {
         self.lock.into_iter().chain(self.left).min()
     }
 
+    /// What a wait for a lock may take where the deadline is the only limit: a little less than its statement, so that a
+    /// server that limits both reports a lock timeout. `None` where the caller has asked for less.
+    pub(crate) fn derived_on_locks(&self) -> Option<Duration> {
+        let statement = self.on_statements()?;
+        let is_derived = self.lock.is_none_or(|asked| asked >= statement);
+        is_derived.then(|| just_below(statement))
+    }
+
     /// What a statement may take.
     pub(crate) fn on_statements(&self) -> Option<Duration> {
         self.statement.into_iter().chain(self.left).min()
     }
+}
+
+/// A limit that is met before this one.
+pub(crate) fn just_below(limit: Duration) -> Duration {
+    limit - (limit / 16).min(Duration::from_millis(100))
 }
 
 impl Plan {

@@ -150,7 +150,7 @@ impl<DB: QueueBackend> Queue<DB> {
             let message = format!(
                 "the name of a queue is 1 to 100 of the characters a-z A-Z 0-9 _ - . : /, not {name:?}"
             );
-            return Err(sqlx::Error::Configuration(message.into()).into());
+            return Err(Error::invalid_input(message));
         }
         Ok(Self {
             name: name.into(),

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::tx::Tx;
 
 mod attempt;
+mod deadlock_line;
 mod extension;
 #[cfg(test)]
 mod fleet;

@@ -1,31 +1,33 @@
 //! One attempt: a transaction that remembers.
 
-use std::fmt::{self, Write as _};
-use std::pin::pin;
+use std::fmt;
 use std::sync::Arc;
+#[cfg(all(feature = "mysql", feature = "idempotency"))]
 use std::time::Duration;
 
-use sqlx::Pool;
 use tokio::time::Instant;
 
-use crate::backend::{Backend, Closing, Reply, failure_or_other};
+use crate::backend::{Backend, Closing, WatchedQuery};
 use crate::error::Error;
-use crate::failure::{Failure, FailureKind};
-use crate::intercept::{Interceptors, StepKind};
-use crate::observe::{Observation, counted};
-use crate::policy::{Limits, Plan, Trace};
+use crate::failure::Failure;
+use crate::observe::Observation;
+use crate::policy::Plan;
 
 mod admission;
 mod body;
 mod deadlock;
 mod ending;
 mod executor;
+mod expect_one;
 mod hooks;
 mod interception;
 mod journal;
 mod locks;
 mod nesting;
+mod no_connection;
+mod opening;
 mod probe;
+mod right_of_way;
 mod rows;
 mod savepoint;
 mod session;
@@ -39,6 +41,9 @@ pub(crate) use interception::Interception;
 use interception::send;
 use journal::Journal;
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
+pub(crate) use no_connection::{cut_short, is_used_up, not_connected};
+pub(crate) use opening::{NotOpened, Opening};
+pub(crate) use right_of_way::{RightOfWay, has_given_way};
 pub(crate) use session::{Handoff, Session};
 pub(crate) use shield::Shield;
 
@@ -91,118 +96,14 @@ pub struct Tx<DB: Backend> {
     depth: u32,
     /// How it was opened, and what that left to be put back.
     closing: Closing,
+    /// The session may idle in its transaction for a limited time only, which nobody has asked for here.
+    limits_idling: bool,
+    /// The last statement, where its values may explain its failure.
+    latest: Option<WatchedQuery<DB>>,
     interception: Option<Interception>,
 }
 
-/// How a transaction is to be opened.
-pub(crate) struct Opening {
-    pub(crate) plan: Plan,
-    pub(crate) attempt: u32,
-    pub(crate) trace: Option<Trace>,
-    pub(crate) interceptors: Interceptors,
-    pub(crate) observation: Option<Arc<Observation>>,
-}
-
-/// Why no transaction could be opened.
-#[derive(Debug)]
-pub(crate) struct NotOpened {
-    pub(crate) failure: Failure,
-    /// The connection came from the pool and turned out to be dead: another one may do.
-    pub(crate) stale_connection: bool,
-}
-
 impl<DB: Backend> Tx<DB> {
-    /// Takes a connection and opens a transaction on it, in one round trip.
-    ///
-    /// It comes in a box: it goes through a few hands, and each would take its room once more in the future of every run.
-    ///
-    /// Cancellation: the connection is closed, so that no half-open transaction gets back into the pool.
-    pub(crate) async fn open(
-        pool: &Pool<DB>,
-        handoff: &Handoff<DB>,
-        opening: Opening,
-        remaining: impl Fn() -> Limits,
-    ) -> Result<Box<Self>, NotOpened> {
-        let Opening { plan, attempt, trace, interceptors, observation } = opening;
-        let asks_session =
-            observation.as_ref().and_then(|watched| DB::SESSION.filter(|_| watched.wants_sessions()));
-        let text = |limits: &Limits| {
-            let mut opening = DB::opening(&plan, limits)?;
-            if let Some(session) = asks_session {
-                let _ = write!(opening, "; {session}");
-            }
-            // Last: behind the first write, a statement would need a packet of its own on a Galera cluster.
-            if let Some(trace) = trace {
-                let _ = write!(opening, "; {}", DB::trace(trace)?);
-            }
-            Ok(opening)
-        };
-        // What the database does not have is told before anything is waited for.
-        let (mut limits, asked) = (remaining(), Instant::now());
-        let mut opening = text(&limits).map_err(NotOpened::because)?;
-        let watched = observation.as_deref();
-        let acquiring = Session::acquire(pool, handoff);
-        let mut session = counted(watched, |times| &mut times.pool, pin!(acquiring))
-            .await
-            .map_err(|error| NotOpened::because(not_connected::<DB>(&error)))?;
-        // What is left of the time is less by what a wait for a connection took; servers count in milliseconds.
-        if asked.elapsed() >= Duration::from_millis(1) {
-            limits = remaining();
-            opening = text(&limits).map_err(NotOpened::because)?;
-        }
-        let engine = session.engine().await.map_err(|error| NotOpened::on_connection::<DB>(&error))?;
-        let interception = if interceptors.is_empty() {
-            None
-        } else {
-            Some(Interception::new::<DB>(interceptors, attempt, session.connection()).await)
-        };
-        let mut closing = Closing::new(engine, plan, limits);
-        let (begin, connected) = (Begin { session: &mut session, by: interception.as_ref() }, Instant::now());
-        let begin = begin.send(opening, &closing);
-        let mut reply = counted(watched, |times| &mut times.control, pin!(begin)).await;
-        if let (Some(observation), None) = (&observation, &reply.error) {
-            let number =
-                asks_session.filter(|_| !reply.integers.is_empty()).map(|_| reply.integers.remove(0));
-            let session = number.map(|number| (identity(pool), number));
-            observation.opened(connected - asked, connected.elapsed(), session);
-        }
-        closing.saved = reply.integers;
-        if !closing.saved.is_empty() {
-            session.cured_by(DB::rollback(&closing));
-        }
-        let (mut journal, hooks) = (Journal::new(observation), Hooks::default());
-        journal.takes_one_at_a_time = engine.is_galera;
-        journal.is_streaming = session.streaming();
-        let mut tx = Box::new(Self {
-            session,
-            journal,
-            hooks,
-            attempt,
-            opened: connected,
-            depth: 0,
-            closing,
-            interception,
-        });
-        let Some(error) = reply.error else { return Ok(tx) };
-        let failure = tx.why_not_opened(failure_or_other::<DB>(&error)).await;
-        let stale_connection = failure.kind() == FailureKind::ConnectionLost;
-        tx.journal.end(failure.clone());
-        tx.rollback().await;
-        Err(NotOpened { failure, stale_connection })
-    }
-
-    /// A server that takes no writes may refuse to open a transaction without saying why.
-    async fn why_not_opened(&mut self, failure: Failure) -> Failure {
-        let Some(ask) = DB::ask_read_only(&failure) else { return failure };
-        let answer = DB::send_text(self.session.connection(), ask.to_owned()).await;
-        if answer.integers.first() != Some(&1) {
-            return failure;
-        }
-        let message = format!("the server is a standby, which takes no writes: {}", failure.message());
-        let read_only = Failure::new(FailureKind::ReadOnly, message).retryable(true);
-        read_only.with_code(failure.code().unwrap_or_default())
-    }
-
     /// The number of this attempt, the first being 1.
     #[must_use]
     pub const fn attempt(&self) -> u32 {
@@ -213,24 +114,6 @@ impl<DB: Backend> Tx<DB> {
     #[must_use]
     pub const fn plan(&self) -> Plan {
         self.closing.plan
-    }
-
-    /// Checks that a statement touched exactly one row: the end of every optimistic update.
-    ///
-    /// # Errors
-    ///
-    /// No row is a conflict: somebody changed the version since it was read, or the row is gone. The unit is run again,
-    /// whatever it makes of this error. More than one row is a mistake in the statement and ends the unit for good.
-    pub fn expect_one(&mut self, rows_affected: u64) -> Result<(), Error> {
-        let failure = match rows_affected {
-            1 => return Ok(()),
-            0 => {
-                Failure::new(FailureKind::StaleVersion, "one row was to be changed, none was").retryable(true)
-            }
-            rows => Failure::new(FailureKind::Aborted, format!("one row was to be changed, {rows} were")),
-        };
-        self.journal.end(failure.clone());
-        Err(Error::failed(failure, None))
     }
 
     /// Ends the unit because something that it had claimed was taken over: the end of every update that is guarded by a
@@ -253,7 +136,7 @@ impl<DB: Backend> Tx<DB> {
     /// Whatever the unit makes of the error: it is rolled back, it is not run again, whatever the strategy, and the caller
     /// of `run` is told of a [stale claim](crate::Error::is_stale_claim), also in place of an error of the unit's own.
     pub fn stale_claim(&mut self, message: impl Into<String>) -> Error {
-        let failure = Failure::new(FailureKind::StaleClaim, message);
+        let failure = Failure::new(crate::failure::FailureKind::StaleClaim, message);
         self.journal.end(failure.clone());
         Error::failed(failure, None)
     }
@@ -333,6 +216,11 @@ impl<DB: Backend> Tx<DB> {
         self.closing.engine
     }
 
+    /// Whether the server closes the session when it idles, by a limit of the session's own.
+    pub(crate) const fn limits_idling(&self) -> bool {
+        self.limits_idling
+    }
+
     /// What the opening answered.
     pub(crate) fn answered(&self) -> &[i64] {
         &self.closing.saved
@@ -340,51 +228,6 @@ impl<DB: Backend> Tx<DB> {
 
     pub(crate) fn take_hooks(&mut self) -> Hooks {
         std::mem::take(&mut self.hooks)
-    }
-}
-
-impl NotOpened {
-    const fn because(failure: Failure) -> Self {
-        Self { failure, stale_connection: false }
-    }
-
-    /// A question of the crate's own was not answered, before anything was opened.
-    fn on_connection<DB: Backend>(error: &sqlx::Error) -> Self {
-        let failure = failure_or_other::<DB>(error);
-        let stale_connection = failure.kind() == FailureKind::ConnectionLost;
-        Self { failure, stale_connection }
-    }
-}
-
-/// The round trip that opens a transaction.
-struct Begin<'a, DB: Backend> {
-    session: &'a mut Session<DB>,
-    by: Option<&'a Interception>,
-}
-
-impl<DB: Backend> Begin<'_, DB> {
-    /// Sends the opening; a second time, where the pool's last user had left a transaction open, which nothing can commit
-    /// any more.
-    async fn send(self, opening: String, closing: &Closing) -> Reply {
-        let connection = self.session.connection();
-        let reply = send::<DB>(self.by, connection, StepKind::Begin, opening.clone()).await;
-        let refused = reply.error.as_ref().map(failure_or_other::<DB>);
-        if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) {
-            return reply;
-        }
-        let rolled_back = DB::send_text(connection, DB::rollback(closing).into_owned()).await;
-        if rolled_back.error.is_some() {
-            return reply;
-        }
-        send::<DB>(self.by, connection, StepKind::Begin, opening).await
-    }
-}
-
-/// While nothing is connected yet, nothing was run: any I/O error is worth another attempt.
-pub(crate) fn not_connected<DB: Backend>(error: &sqlx::Error) -> Failure {
-    match error {
-        sqlx::Error::Io(error) => Failure::new(FailureKind::Unavailable, error.to_string()).retryable(true),
-        error => failure_or_other::<DB>(error),
     }
 }
 

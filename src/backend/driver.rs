@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, with_causes};
 
 /// What such an error says about the database; `None` where it says something about the caller's values or rows.
 pub(super) fn failure(error: &sqlx::Error) -> Option<Failure> {
@@ -19,12 +19,12 @@ pub(super) fn failure(error: &sqlx::Error) -> Option<Failure> {
         _ => return None,
     };
     let retryable = kind != FailureKind::Other;
-    Some(Failure::new(kind, error.to_string()).retryable(retryable).definite(false))
+    Some(Failure::new(kind, with_causes(error)).retryable(retryable).definite(false))
 }
 
 /// A driver that lost its place in the protocol cannot be trusted with another statement.
 fn lost(error: &sqlx::Error) -> Failure {
-    Failure::new(FailureKind::ConnectionLost, error.to_string()).retryable(true).definite(false)
+    Failure::new(FailureKind::ConnectionLost, with_causes(error)).retryable(true).definite(false)
 }
 
 /// Statements that sqlx refuses to send, as parts of its messages, and whether the connection can be used again.

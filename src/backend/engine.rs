@@ -15,6 +15,10 @@ pub struct Engine {
     /// and its success is what the client is told: 145 of 3 775 acknowledged commits were not stored. So an open
     /// transaction must get each statement in a packet of its own.
     pub is_galera: bool,
+    /// Its sessions may idle in a transaction for a limited time only.
+    pub limits_idling: bool,
+    /// The largest statement that it reads, in bytes; 0 where that is not known.
+    pub max_packet: usize,
 }
 
 /// How a server is asked for its [`Engine`], outside of any transaction.

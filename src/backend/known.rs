@@ -16,6 +16,9 @@ pub(super) fn failure(error: &(dyn DatabaseError + 'static)) -> Option<Failure> 
     if let Some(injected) = error.try_downcast_ref::<Injected>() {
         return Some(injected.0.clone());
     }
+    if let Some(not_sent) = error.try_downcast_ref::<NotSent>() {
+        return Some(not_sent.0.clone());
+    }
     let carried = error.source()?.downcast_ref::<Carried>()?;
     Some(carried.0.clone())
 }
@@ -30,6 +33,11 @@ pub(crate) struct TransactionOver(pub(crate) Failure);
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Injected(pub(crate) Failure);
+
+/// A failure that the crate knows the cause of, in place of the driver's error, which does not tell it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotSent(pub(crate) Failure);
 
 /// Lets a database error carry its failure, for whoever turns it into an error of this crate later on.
 ///
@@ -133,3 +141,4 @@ macro_rules! failure_as_database_error {
 }
 failure_as_database_error!(TransactionOver);
 failure_as_database_error!(Injected);
+failure_as_database_error!(NotSent);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use sqlx::error::{BoxDynError, DatabaseError};
-use sqlx::mysql::{MySqlArguments, MySqlDatabaseError};
+use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlDatabaseError};
 use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 
 pub(crate) use self::transaction::whole_seconds;
@@ -37,8 +37,11 @@ impl Facts for MySql {
     const SYSTEM: &'static str = "mysql";
 
     /// `SHOW` and not `@@wsrep_on`: servers without the variable would refuse that.
-    const ASK_ENGINE: Option<AskEngine> =
-        Some(AskEngine { sql: "SELECT VERSION(); SHOW VARIABLES LIKE 'wsrep_on'", read: engine });
+    const ASK_ENGINE: Option<AskEngine> = Some(AskEngine {
+        sql: "SELECT CONCAT_WS(' ', VERSION(), @@max_allowed_packet /*M! , @@idle_transaction_timeout*/); \
+              SHOW VARIABLES LIKE 'wsrep_on'",
+        read: engine,
+    });
 
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
         transaction::opening(plan, limits)
@@ -296,7 +299,7 @@ impl Facts for MySql {
             _ => (Kind::Other, false),
         };
         let definite = match report.number {
-            1213 | 1020 | 1305 | 3101 | 8002 | 8005 | 8022 | 8028 | 9007 => true,
+            1153 | 1213 | 1020 | 1305 | 3101 | 8002 | 8005 | 8022 | 8028 | 9007 => true,
             1180 => retryable,
             // A Galera node outside of the primary component refuses statements before it executes them.
             1047 => report.message.contains("WSREP"),
@@ -307,7 +310,8 @@ impl Facts for MySql {
         Failure::new(kind, report.message)
             .with_code(report.number.to_string())
             .retryable(retryable)
-            .spoiling_session(report.number == 1615)
+            // The server closes the connection on a packet that is too large.
+            .spoiling_session(matches!(report.number, 1153 | 1615))
             .definite(definite)
     }
 
@@ -320,13 +324,24 @@ impl Facts for MySql {
             _ => Survival::Over,
         }
     }
+
+    fn address(options: &MySqlConnectOptions) -> String {
+        match options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", options.get_host(), options.get_port()),
+        }
+    }
 }
 
 fn engine(answers: &[String]) -> Engine {
-    let (version, wsrep) = (answers.first(), answers.get(1));
+    let mut server = answers.first().map_or("", String::as_str).split(' ');
+    let version = server.next().unwrap_or_default();
+    let max_packet = server.next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
     Engine {
-        is_mariadb: version.is_some_and(|version| version.contains("MariaDB")),
-        is_galera: wsrep.is_some_and(|wsrep| wsrep == "ON"),
+        is_mariadb: version.contains("MariaDB"),
+        is_galera: answers.get(1).is_some_and(|wsrep| wsrep == "ON"),
+        limits_idling: server.next().is_some_and(|seconds| seconds != "0"),
+        max_packet,
     }
 }
 

@@ -1,17 +1,16 @@
 //! PostgreSQL, and what speaks its protocol: CockroachDB, YugabyteDB.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use sqlx::Postgres;
 use sqlx::error::{BoxDynError, DatabaseError};
-use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
 use super::{
-    AtOnce, Backend, Closing, Ending, Facts, GUARD, Guard, Key, LockWaits, Provocation, Report, Sealed,
-    SnapshotAge, Survival, Target, TransactionStatus, WatchedQuery, add_listed, whole_clause, whole_millis,
+    AtOnce, Backend, Closing, Ending, Facts, GUARD, Guard, Key, LockWaits, OwnLockTimeout, Provocation,
+    Report, Sealed, SnapshotAge, Survival, Target, TransactionStatus, WatchedQuery, add_listed, whole_clause,
     wire,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
@@ -24,6 +23,7 @@ use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 mod at_once;
 mod deadlock;
 pub(super) mod kept;
+mod limits;
 pub(super) mod literals;
 mod schema;
 mod seen;
@@ -54,9 +54,15 @@ impl Facts for Postgres {
         if plan.deferrable {
             sql.push_str(" DEFERRABLE");
         }
-        sql.push_str(&limited(limits));
+        sql.push_str(&limits::of_transaction(limits));
         Ok(sql)
     }
+
+    fn own_lock_timeout(limits: &Limits, answers: &[String]) -> Option<OwnLockTimeout> {
+        limits::own_lock_timeout(limits, answers)
+    }
+
+    const ASK_IDLE_LIMIT: Option<&'static str> = Some("SHOW idle_in_transaction_session_timeout");
 
     /// 25001: the transaction that is open has read already, and takes no isolation level any more.
     fn found_open_transaction(failure: &Failure) -> bool {
@@ -294,6 +300,13 @@ impl Facts for Postgres {
     fn after(_failure: &Failure) -> Survival {
         Survival::Over
     }
+
+    fn address(options: &PgConnectOptions) -> String {
+        match options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", options.get_host(), options.get_port()),
+        }
+    }
 }
 
 /// What the session, or the driver's memory of it, knows of the schema or of its prepared statements is not true any
@@ -312,24 +325,6 @@ fn is_outdated(report: &Report<'_>) -> bool {
         "XX000" => says("cache lookup failed for type"),
         _ => false,
     }
-}
-
-/// Behind what opens a transaction: what it is limited by.
-fn limited(limits: &Limits) -> String {
-    let on_statements = limits.on_statements();
-    // A wait for a lock is a part of its statement.
-    let on_locks = limits.on_locks().filter(|limit| on_statements.is_none_or(|longer| *limit < longer));
-    let mut sql = String::new();
-    for (setting, limit) in [
-        ("lock_timeout", on_locks),
-        ("statement_timeout", on_statements),
-        ("idle_in_transaction_session_timeout", limits.idle),
-    ] {
-        if let Some(millis) = limit.map(whole_millis) {
-            let _ = write!(sql, "; SET LOCAL {setting} = {millis}");
-        }
-    }
-    sql
 }
 
 /// What changes when numbers of transactions may have been handed out again: the start of the server, its timeline, and

@@ -63,6 +63,11 @@ impl Facts for Sqlite {
         Ok(sql)
     }
 
+    fn ask_settings(closing: &Closing) -> Option<String> {
+        let questions: Vec<_> = pragmas_to_set(closing).map(|name| format!("PRAGMA {name}")).collect();
+        (!questions.is_empty()).then(|| questions.join("; "))
+    }
+
     fn found_open_transaction(failure: &Failure) -> bool {
         failure.message().contains("within a transaction")
     }
@@ -243,6 +248,14 @@ impl Facts for Sqlite {
         }
     }
 
+    /// The driver's worker is a thread. When it panics, on a row of a table that another connection has altered for
+    /// example, the statement at hand ends without an error, and without any row.
+    const ENDS_SILENTLY: bool = true;
+
+    fn address(options: &SqliteConnectOptions) -> String {
+        options.get_filename().display().to_string()
+    }
+
     fn lives_in_its_connection(options: &SqliteConnectOptions) -> bool {
         // There is no getter, and `to_url_lossy` panics on some of these.
         let name = options.get_filename().as_os_str();
@@ -256,11 +269,15 @@ fn busy_timeout(limits: &Limits) -> Option<Duration> {
 }
 
 /// In the order in which the opening asked for them.
-fn pragmas_to_put_back(closing: &Closing) -> impl Iterator<Item = String> {
+fn pragmas_to_set(closing: &Closing) -> impl Iterator<Item = &'static str> + use<> {
     let read_only = (closing.plan.access == Access::ReadOnly).then_some("query_only");
     let limited = busy_timeout(&closing.limits).map(|_| "busy_timeout");
-    let names = read_only.into_iter().chain(limited);
-    names.zip(closing.saved.clone()).map(|(name, value)| format!("PRAGMA {name} = {value}"))
+    read_only.into_iter().chain(limited)
+}
+
+fn pragmas_to_put_back(closing: &Closing) -> impl Iterator<Item = String> {
+    let values = closing.saved.clone();
+    pragmas_to_set(closing).zip(values).map(|(name, value)| format!("PRAGMA {name} = {value}"))
 }
 
 fn ends_unseen(message: &str) -> bool {

@@ -6,8 +6,9 @@
 use futures_core::future::BoxFuture;
 use sqlx::Database;
 
-use super::Facts;
-use crate::sql_text::asks_nowait;
+use super::{Facts, NotSent};
+use crate::failure::{Failure, FailureKind};
+use crate::sql_text::{asks_nowait, column_compared_with_null, is_update_or_delete};
 
 /// The answers to a text of one or more statements.
 #[doc(hidden)]
@@ -17,6 +18,8 @@ pub struct Reply {
     pub completed: usize,
     /// The first column of each row, where it is an integer.
     pub integers: Vec<i64>,
+    /// The first column of each row, where it is text.
+    pub texts: Vec<String>,
     /// What ended the text early.
     pub error: Option<sqlx::Error>,
 }
@@ -47,6 +50,9 @@ pub trait Wire: Database<Arguments: Clone + std::fmt::Debug + Sync, Statement: S
         connection: &mut Self::Connection,
         sql: String,
     ) -> BoxFuture<'_, Result<Vec<String>, sqlx::Error>>;
+
+    /// Finds out whether the worker thread of an embedded database is still there.
+    fn ping(connection: &mut Self::Connection) -> BoxFuture<'_, Result<(), sqlx::Error>>;
 
     /// A row as text: its columns and their values, as far as they are of the usual types.
     fn show_row(row: &Self::Row) -> String;
@@ -140,6 +146,57 @@ impl<DB: Database> WatchedQuery<DB> {
         DB::shown_arguments(&format!("{arguments:?}"))
     }
 
+    /// Whether values are bound to it.
+    pub(crate) fn has_arguments(&self) -> bool {
+        self.arguments.as_ref().is_some_and(|arguments| sqlx::Arguments::len(arguments) > 0)
+    }
+
+    /// About how many bytes it has on the wire, or any number above `limit` if it is more than that.
+    fn size_up_to(&self, limit: usize) -> usize
+    where
+        DB: Wire,
+    {
+        let text = self.sql().len();
+        match &self.arguments {
+            Some(arguments) if text <= limit => text + shown_bytes_up_to(arguments, limit - text),
+            _ => text,
+        }
+    }
+
+    /// Whether it is a statement with values in its WHERE, maybe.
+    pub(crate) fn may_compare_with_null(&self) -> bool {
+        self.has_arguments() && is_update_or_delete(self.sql())
+    }
+
+    /// The column that the statement compares with a bound NULL, which no row can satisfy.
+    pub(crate) fn column_compared_with_null(&self) -> Option<String>
+    where
+        DB: Facts,
+    {
+        let values = self.shown_arguments()?;
+        column_compared_with_null(DB::SYNTAX, self.sql(), |number| {
+            number.checked_sub(1).and_then(|place| values.get(place)).is_some_and(|value| value == "NULL")
+        })
+    }
+
+    /// The driver's error, or that the statement is larger than what the server reads: it closes the connection then, often
+    /// before the driver has sent all of it, and so before the driver looks for the server's own error.
+    pub(crate) fn or_too_large(&self, error: sqlx::Error, max_packet: usize) -> sqlx::Error
+    where
+        DB: Wire,
+    {
+        let is_cut_off = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_));
+        if !is_cut_off || max_packet == 0 || self.size_up_to(max_packet) <= max_packet {
+            return error;
+        }
+        let message = format!(
+            "the statement is larger than the server's max_allowed_packet of {max_packet} bytes, and was not run: send \
+             less at a time, or raise max_allowed_packet"
+        );
+        let failure = Failure::new(FailureKind::Other, message).with_code("1153").spoiling_session(true);
+        sqlx::Error::Database(Box::new(NotSent(failure)))
+    }
+
     /// Whether the text goes to the server as it is, and so may hold several statements.
     pub(crate) fn is_plain_text(&self) -> bool {
         self.arguments.is_none()
@@ -181,6 +238,27 @@ impl<'q, DB: Database> sqlx::Execute<'q, DB> for WatchedQuery<DB> {
     }
 }
 
+/// The number of bytes in what a driver shows of its arguments: a list of decimal numbers, the only way in which it shows
+/// them. Stops counting above `limit`.
+fn shown_bytes_up_to(arguments: &impl std::fmt::Debug, limit: usize) -> usize {
+    struct Numbers {
+        count: usize,
+        limit: usize,
+    }
+
+    impl std::fmt::Write for Numbers {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            let begins_with_digit = text.as_bytes().first().is_some_and(u8::is_ascii_digit);
+            self.count += usize::from(begins_with_digit);
+            if self.count > self.limit { Err(std::fmt::Error) } else { Ok(()) }
+        }
+    }
+
+    let mut numbers = Numbers { count: 0, limit };
+    let _ = std::fmt::write(&mut numbers, format_args!("{arguments:?}"));
+    numbers.count
+}
+
 /// Implements [`Wire`] for one of sqlx's databases.
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 macro_rules! wire {
@@ -194,17 +272,23 @@ macro_rules! wire {
                 use sqlx::{Executor as _, Row as _};
 
                 Box::pin(async move {
-                    let mut reply =
-                        crate::backend::wire::Reply { completed: 0, integers: Vec::new(), error: None };
+                    let mut reply = crate::backend::wire::Reply::default();
                     let mut answers = connection.fetch_many(sqlx::raw_sql(sqlx::AssertSqlSafe(sql)));
                     while let Some(answer) = answers.next().await {
                         match answer {
                             Ok(sqlx::Either::Left(_)) => reply.completed += 1,
-                            Ok(sqlx::Either::Right(row)) => {
-                                reply.integers.extend(row.try_get::<i64, _>(0).ok());
-                            }
+                            Ok(sqlx::Either::Right(row)) => match row.try_get::<i64, _>(0) {
+                                Ok(integer) => reply.integers.push(integer),
+                                Err(_) => reply.texts.extend(row.try_get::<String, _>(0).ok()),
+                            },
                             Err(error) => reply.error = Some(error),
                         }
+                    }
+                    if <Self as crate::backend::Facts>::ENDS_SILENTLY
+                        && reply.completed == 0
+                        && reply.error.is_none()
+                    {
+                        reply.error = Some(sqlx::Error::WorkerCrashed);
                     }
                     reply
                 })
@@ -216,7 +300,13 @@ macro_rules! wire {
             ) -> futures_core::future::BoxFuture<'_, Result<u64, sqlx::Error>> {
                 use sqlx::Executor as _;
 
-                Box::pin(async move { Ok(connection.execute(statement).await?.rows_affected()) })
+                Box::pin(async move {
+                    let rows = connection.execute(statement).await?.rows_affected();
+                    if rows == 0 && <Self as crate::backend::Facts>::ENDS_SILENTLY {
+                        Self::ping(connection).await?;
+                    }
+                    Ok(rows)
+                })
             }
 
             fn fetch_column<'c, K: crate::backend::Key<Self>>(
@@ -239,6 +329,21 @@ macro_rules! wire {
                 Box::pin(async move {
                     let rows = connection.fetch_all(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await?;
                     Ok(rows.iter().filter_map(|row| row.try_get(row.len().checked_sub(1)?).ok()).collect())
+                })
+            }
+
+            fn ping(
+                connection: &mut Self::Connection,
+            ) -> futures_core::future::BoxFuture<'_, Result<(), sqlx::Error>> {
+                Box::pin(async move {
+                    // A worker that is dying takes the question and answers nothing. It takes no second one.
+                    let patience = std::time::Duration::from_millis(10);
+                    loop {
+                        let ping = sqlx::Connection::ping(&mut *connection);
+                        if let Ok(answer) = tokio::time::timeout(patience, ping).await {
+                            return answer;
+                        }
+                    }
                 })
             }
 
@@ -269,6 +374,9 @@ macro_rules! wire {
 
                 Box::pin(async move {
                     let rows = connection.fetch_all(statement).await?;
+                    if rows.is_empty() && <Self as crate::backend::Facts>::ENDS_SILENTLY {
+                        Self::ping(connection).await?;
+                    }
                     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
                 })
             }

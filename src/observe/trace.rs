@@ -168,11 +168,11 @@ mod with {
 
     fn ended(run: &Run, summary: &Summary, error: Option<&Error>) {
         let Summary { outcome, attempts, elapsed, .. } = summary;
-        let what = outcome.as_str();
+        let (what, error) = (outcome.as_str(), error.map(Error::text));
         match (outcome, error) {
             (RunOutcome::CommitUnknown, Some(error)) => error!(
                 target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what,
-                "{run}: nobody knows whether it is stored: {error}"
+                "{run}: {error}"
             ),
             (RunOutcome::Exhausted | RunOutcome::DeadlineExceeded | RunOutcome::BudgetSpent, Some(error)) => {
                 warn!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {error}");

@@ -167,8 +167,10 @@ fn checked(key: String) -> Result<String, Error> {
     if key.len() <= LONGEST_KEY && !key.contains('\0') {
         return Ok(key);
     }
-    let message = format!("a unique key has at most {LONGEST_KEY} bytes and no NUL, this one is {key:?}");
-    Err(sqlx::Error::Encode(message.into()).into())
+    let bytes = key.len();
+    Err(Error::invalid_input(format!(
+        "a unique key has at most {LONGEST_KEY} bytes and no NUL, and this one has {bytes} bytes"
+    )))
 }
 
 /// What became of a job that was to be put into a queue.

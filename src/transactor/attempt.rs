@@ -11,7 +11,9 @@ use crate::gate::{Gate, Place};
 use crate::isolation::Access;
 use crate::observe::{Observation, Run, RunOutcome, counted, within};
 use crate::policy::{Attempt, Plan, Strategy, Verdict};
+use crate::tx::{RightOfWay, has_given_way};
 
+use super::deadlock_line::{COSTLY, DeadlockLine, Turn};
 use super::options::Options;
 use super::timer::Timer;
 
@@ -25,12 +27,13 @@ pub(super) trait Trial: Send {
     /// What an output means to observers.
     fn outcome(output: &Self::Output) -> RunOutcome;
 
-    /// One attempt. It leaves neither a lock nor a connection behind, nor its place at the gate, whatever it ends with.
+    /// One attempt, which gives way to others where it is told to whom. It leaves neither a lock nor a connection behind, nor its place at the gate, whatever it ends with.
     fn once(
         &mut self,
         plan: Plan,
         attempt: u32,
         place: Option<Place>,
+        way: Option<RightOfWay>,
         timer: &mut Timer,
     ) -> impl Future<Output = Outcome<Self::Output>> + Send;
 
@@ -50,8 +53,8 @@ pub(super) enum Outcome<T> {
     Failed { failure: Failure, otherwise: Otherwise<T> },
     /// It failed, and must not be tried again, whatever the strategy says: a part of it may be stored.
     Final(Failure),
-    /// The deadline passed, perhaps with something known about what was waited for.
-    OutOfTime(Option<Failure>),
+    /// The deadline passed while the attempt waited for this, perhaps with something known about it.
+    OutOfTime { failure: Option<Failure>, during: &'static str },
 }
 
 /// What the caller is told of a failure that is not worth another attempt.
@@ -69,12 +72,30 @@ impl<T> Outcome<T> {
     pub(super) const fn failed(failure: Failure) -> Self {
         Self::Failed { failure, otherwise: Otherwise::Failure }
     }
+
+    pub(super) const fn out_of_time(during: &'static str, failure: Failure) -> Self {
+        Self::OutOfTime { failure: Some(failure), during }
+    }
+}
+
+/// Where runs wait for each other before an attempt.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lines<'a> {
+    pub(super) gate: &'a Gate,
+    pub(super) deadlocked: Option<&'a DeadlockLine>,
+}
+
+#[cfg(test)]
+impl<'a> Lines<'a> {
+    pub(super) const fn at(gate: &'a Gate) -> Self {
+        Self { gate, deadlocked: None }
+    }
 }
 
 /// Tries until it is done, may not be tried again, or has used up what it was granted.
 pub(super) async fn until_done<X: Trial>(
     strategy: &dyn Strategy,
-    gate: &Gate,
+    lines: Lines<'_>,
     options: &Options,
     trial: &mut X,
 ) -> Result<X::Output, Error> {
@@ -87,18 +108,18 @@ pub(super) async fn until_done<X: Trial>(
     });
     let span = observation.as_ref().and_then(|observation| observation.span());
     let mut timer = Timer::start(options.time(), observation);
-    within(span, || told_of(strategy, gate, options, trial, &mut timer)).await
+    within(span, || told_of(strategy, lines, options, trial, &mut timer)).await
 }
 
 /// Tells those who watch how it ended.
 async fn told_of<X: Trial>(
     strategy: &dyn Strategy,
-    gate: &Gate,
+    lines: Lines<'_>,
     options: &Options,
     trial: &mut X,
     timer: &mut Timer,
 ) -> Result<X::Output, Error> {
-    let result = attempts(strategy, gate, options, trial, timer).await;
+    let result = attempts(strategy, lines, options, trial, timer).await;
     if let (Ok(_), Some(budget)) = (&result, options.budget()) {
         budget.deposit();
     }
@@ -107,6 +128,7 @@ async fn told_of<X: Trial>(
         (Err(error), Some(failure)) => Err(error.about_commit(failure)),
         (result, _) => result,
     };
+    let result = result.map_err(|error| error.of_run(options.label()));
     trial.ended(timer).await;
     timer.tell(|observation| match &result {
         Ok(output) => observation.ended(X::outcome(output), None),
@@ -118,7 +140,7 @@ async fn told_of<X: Trial>(
 /// The connection, and the place at the gate, have been given back before any delay begins.
 async fn attempts<X: Trial>(
     strategy: &dyn Strategy,
-    gate: &Gate,
+    lines: Lines<'_>,
     options: &Options,
     trial: &mut X,
     timer: &mut Timer,
@@ -126,7 +148,8 @@ async fn attempts<X: Trial>(
     let clock = timer.clock;
     let mut unique_retries = options.unique_retries();
     let mut delays = None;
-    let mut last = None;
+    let mut last: Option<Failure> = None;
+    let mut is_victim = false;
     let mut number = 0;
     loop {
         number += 1;
@@ -135,30 +158,42 @@ async fn attempts<X: Trial>(
         let place = match options.key().filter(|_| plan.gated) {
             None => None,
             Some(key) => {
-                let turn = options.interceptors().while_in_line(gate.enter(key));
+                let turn = options.interceptors().while_in_line(lines.gate.enter(key));
                 match timer.at_gate(turn).await {
                     Some(Ok(place)) => Some(place),
                     Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(number - 1)))),
                     None => {
                         let waited = last.unwrap_or_else(still_in_line);
-                        return Err(Error::deadline_exceeded(Some(waited), clock.spent(number - 1)));
+                        let spent = clock.spent(number - 1);
+                        return Err(
+                            Error::deadline_exceeded(Some(waited), spent).while_waiting("at the gate")
+                        );
                     }
                 }
             }
         };
+        let Some(behind_victims) = behind_victims(lines, options, is_victim, timer).await else {
+            let waited = last.unwrap_or_else(behind_others);
+            let spent = clock.spent(number - 1);
+            return Err(Error::deadline_exceeded(Some(waited), spent).while_waiting("in line"));
+        };
         timer.tell(|observation| observation.attempt_started(number));
         attempt.queued = place.as_ref().is_some_and(|place| place.queued);
-        let server_deadline = Instant::now() + clock.server_limit();
+        let way = behind_victims.as_ref().and_then(Turn::gives_way_to);
+        let begun = Instant::now();
+        let server_deadline = begun + clock.server_limit();
         let span = timer.observation.as_ref().and_then(|observation| observation.attempt_span());
-        let outcome = within(span, || trial.once(plan, number, place, timer)).await;
+        let outcome = within(span, || trial.once(plan, number, place, way, timer)).await;
+        drop(behind_victims);
         timer.tell(Observation::attempt_over);
         let (failure, otherwise, may_run_again) = match outcome {
             Outcome::Done(output) => {
                 strategy.observe(&attempt, None);
                 return Ok(output);
             }
-            Outcome::OutOfTime(failure) => {
-                return Err(Error::deadline_exceeded(last.or(failure), clock.spent(number)));
+            Outcome::OutOfTime { failure, during } => {
+                let error = Error::deadline_exceeded(last.or(failure), clock.spent(number));
+                return Err(error.while_waiting(during));
             }
             Outcome::Failed { failure, otherwise } => (failure, otherwise, true),
             Outcome::Final(failure) => (failure, Otherwise::Failure, false),
@@ -206,11 +241,37 @@ async fn attempts<X: Trial>(
         if options.budget().is_some_and(|budget| !budget.withdraw()) {
             return Err(Error::budget_spent(failure, clock.spent(number)));
         }
+        is_victim =
+            has_given_way(&failure) || (failure.kind() == FailureKind::Deadlock && begun.elapsed() >= COSTLY);
         last = Some(failure);
         timer.tell(|observation| observation.backing_off(delay));
         let sleep = tokio::time::sleep(delay);
         counted(timer.observation.as_deref(), |times| &mut times.backoff, pin!(sleep)).await;
     }
+}
+
+/// Joins those who run the same unit, behind the victims of deadlocks among them. `None` if the deadline passes first.
+async fn behind_victims(
+    lines: Lines<'_>,
+    options: &Options,
+    is_victim: bool,
+    timer: &mut Timer,
+) -> Option<Option<Turn>> {
+    // An interceptor decides by itself who goes on when.
+    let is_wanted = options.interceptors().is_empty();
+    let line = lines.deadlocked.filter(|_| is_wanted);
+    let (Some(line), Some(unit)) = (line, options.unit()) else { return Some(None) };
+    let mut turn = line.join(unit, is_victim);
+    if turn.is_to_come() {
+        timer.at_gate(turn.come()).await?;
+    }
+    Some(Some(turn))
+}
+
+fn behind_others() -> Failure {
+    let message =
+        "the unit was still waiting behind runs of the same unit that had deadlocked with each other";
+    Failure::new(FailureKind::Overloaded, message).retryable(true)
 }
 
 pub(super) fn still_in_line() -> Failure {
@@ -258,6 +319,7 @@ mod tests {
             _plan: Plan,
             attempt: u32,
             _place: Option<Place>,
+            _way: Option<RightOfWay>,
             timer: &mut Timer,
         ) -> Outcome<&'static str> {
             assert_eq!(attempt as usize, self.tried_at.len() + 1);
@@ -285,7 +347,7 @@ mod tests {
         options: &Options,
         script: &mut Script,
     ) -> Result<&'static str, Error> {
-        super::until_done(strategy, &Gate::new(), options, script).await
+        super::until_done(strategy, Lines::at(&Gate::new()), options, script).await
     }
 
     #[tokio::test(start_paused = true)]

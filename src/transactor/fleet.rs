@@ -12,7 +12,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::attempt::{Outcome, Trial, until_done};
+use super::attempt::{Lines, Outcome, Trial, until_done};
 use super::options::Options;
 use super::timer::Timer;
 use crate::budget::RetryBudget;
@@ -21,6 +21,7 @@ use crate::gate::{Gate, Place};
 use crate::isolation::Isolation;
 use crate::observe::RunOutcome;
 use crate::policy::{Attempt, Plan, Strategy};
+use crate::tx::RightOfWay;
 
 const CLIENTS: u64 = 10_000;
 /// Between two runs of a client, on average.
@@ -103,6 +104,7 @@ impl Trial for Request<'_> {
         _plan: Plan,
         _attempt: u32,
         _place: Option<Place>,
+        _way: Option<RightOfWay>,
         _timer: &mut Timer,
     ) -> Outcome<()> {
         self.0.attempts.count(self.0.started);
@@ -134,7 +136,7 @@ async fn client(world: Arc<World>, options: Options, seed: u64) {
         }
         world.wanted.count(world.started);
         let options = Options::new().seed(seed + run * CLIENTS).or(&options);
-        if until_done(&Plain, &gate, &options, &mut Request(&world)).await.is_ok() {
+        if until_done(&Plain, Lines::at(&gate), &options, &mut Request(&world)).await.is_ok() {
             world.done.count(world.started);
         }
     }

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 
-use super::attempt::until_done;
+use super::attempt::{Lines, until_done};
+use super::deadlock_line::DeadlockLine;
 use super::lone::{self, Sent};
 use super::trial::{Alone, Sending, StatementTrial, UnitTrial, sending};
 use super::{Ended, Options, Transactor, Unit};
@@ -37,6 +38,7 @@ pub struct PoolTransactor<DB: Backend, S> {
     pool: Pool<DB>,
     strategy: Arc<S>,
     gate: Gate,
+    deadlocked: DeadlockLine,
     options: Options,
     handoff: Handoff<DB>,
 }
@@ -49,6 +51,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             pool: pool.clone(),
             strategy: Arc::new(strategy),
             gate: Gate::new(),
+            deadlocked: DeadlockLine::default(),
             options: Options::default(),
             handoff: Handoff::off(),
         }
@@ -178,7 +181,11 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.refuse_nesting()?;
         let alone = Alone { pool: &self.pool, handoff: &self.handoff, sql, nowait, sent };
         let mut statement = StatementTrial::new(alone, run);
-        until_done(&*self.strategy, &self.gate, &self.options, &mut statement).await
+        until_done(&*self.strategy, self.lines(), &self.options, &mut statement).await
+    }
+
+    const fn lines(&self) -> Lines<'_> {
+        Lines { gate: &self.gate, deadlocked: Some(&self.deadlocked) }
     }
 
     /// Before anything is waited for: it would be waited for in vain.
@@ -193,7 +200,7 @@ impl<DB: Backend, S: Strategy> Transactor<DB> for PoolTransactor<DB, S> {
         self.refuse_nesting()?;
         let options = options.or(&self.options);
         let mut unit = UnitTrial::new(&self.pool, &self.handoff, &options, unit);
-        until_done(&*self.strategy, &self.gate, &options, &mut unit).await
+        until_done(&*self.strategy, self.lines(), &options, &mut unit).await
     }
 }
 
@@ -204,6 +211,7 @@ impl<DB: Backend, S> Clone for PoolTransactor<DB, S> {
             pool: self.pool.clone(),
             strategy: self.strategy.clone(),
             gate: self.gate.clone(),
+            deadlocked: self.deadlocked.clone(),
             options: self.options.clone(),
             handoff: self.handoff.clone(),
         }

@@ -1,6 +1,7 @@
 //! Asking for a transaction whose commit went unanswered.
 
 use sqlx::Pool;
+use tokio::time::Instant;
 
 use crate::backend::{Backend, TransactionStatus, failure_or_other};
 use crate::failure::Failure;
@@ -22,8 +23,10 @@ pub(super) enum Fate {
 /// Asks on a connection of its own; fails where none is to be had.
 pub(super) async fn fate<DB: Backend>(pool: &Pool<DB>, answered: &[i64]) -> Result<Fate, Failure> {
     let Some(question) = DB::ask_for_status(answered) else { return Ok(Fate::Untold) };
-    let mut session =
-        Session::acquire(pool, &Handoff::off()).await.map_err(|error| not_connected::<DB>(&error))?;
+    let (handoff, since) = (Handoff::off(), Instant::now());
+    let mut session = Session::acquire(pool, &handoff)
+        .await
+        .map_err(|error| not_connected(pool, &handoff, since, &error))?;
     let reply = DB::send_text(session.connection(), question).await;
     match reply.error {
         None => {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::Spent;
 use crate::observe::Observation;
+use crate::policy::just_below;
 
 /// The time that a run has.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +35,7 @@ impl Clock {
     /// What the server is told: a little less than what is left, so that its answer, which leaves the connection
     /// usable, comes before the client gives up.
     pub(super) fn server_limit(self) -> Duration {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        left - (left / 16).min(Duration::from_millis(100))
+        just_below(self.deadline.saturating_duration_since(Instant::now()))
     }
 
     pub(super) fn is_over(self) -> bool {

@@ -4,7 +4,7 @@ use sqlx::Pool;
 
 use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
-use crate::tx::Tx;
+use crate::tx::{Tx, is_used_up};
 
 mod statement;
 mod turn;
@@ -15,7 +15,7 @@ pub(super) use unit::UnitTrial;
 
 /// What a unit may have waited for that was not its own statement.
 fn waited_for_the_pool<DB: Backend>(pool: &Pool<DB>, tx: &Tx<DB>) -> Option<Failure> {
-    (!tx.is_in_flight() && all_in_use(pool)).then(|| {
+    (!tx.is_in_flight() && is_used_up(pool)).then(|| {
         let most = pool.options().get_max_connections();
         let message = format!(
             "the unit waited for something else than its own statement while all {most} connections of the pool were in \
@@ -23,21 +23,4 @@ fn waited_for_the_pool<DB: Backend>(pool: &Pool<DB>, tx: &Tx<DB>) -> Option<Fail
         );
         Failure::new(FailureKind::Unavailable, message).retryable(true)
     })
-}
-
-fn all_in_use<DB: Backend>(pool: &Pool<DB>) -> bool {
-    pool.size() >= pool.options().get_max_connections() && pool.num_idle() == 0
-}
-
-/// What the deadline was spent on while there was no transaction yet.
-fn nobody_answered<DB: Backend>(pool: &Pool<DB>) -> Failure {
-    let (open, idle, most) = (pool.size(), pool.num_idle(), pool.options().get_max_connections());
-    let message = if all_in_use(pool) {
-        format!("all {most} connections of the pool stayed in use")
-    } else {
-        format!(
-            "the server did not let a transaction begin (pool: {open} of {most} connections open, {idle} idle)"
-        )
-    };
-    Failure::new(FailureKind::Unavailable, message).retryable(true)
 }

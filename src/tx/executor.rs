@@ -5,7 +5,7 @@
 
 use futures_core::future::BoxFuture;
 
-use crate::backend::{Backend, WatchedQuery};
+use crate::backend::{Backend, Engine, WatchedQuery};
 use crate::intercept::Answer;
 
 use super::journal::{Journal, admit};
@@ -16,25 +16,45 @@ pub(super) struct Parts<'c, DB: Backend> {
     pub(super) journal: &'c mut Journal,
     pub(super) connection: &'c mut DB::Connection,
     pub(super) interception: Option<&'c Interception>,
+    /// The last statement, where its values may explain its failure.
+    pub(super) latest: &'c mut Option<WatchedQuery<DB>>,
+    pub(super) engine: Engine,
 }
 
-/// Runs one statement under the eyes of the journal, and past the interceptor, if there is one, which is `told` what
-/// the statement answered.
+/// What is done with the output of a statement.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<T> {
+    /// What interceptors are told.
+    pub(super) told: fn(&T) -> Answer,
+    /// Whether it is what a driver answers that has lost its connection without a word.
+    pub(super) is_nothing: fn(&T) -> bool,
+}
+
+/// Runs one statement under the eyes of the journal, and past the interceptor, if there is one.
 pub(super) async fn watch<DB: Backend, T>(
     parts: Parts<'_, DB>,
     query: Result<WatchedQuery<DB>, sqlx::Error>,
-    told: fn(&T) -> Answer,
+    reading: Reading<T>,
     run: impl for<'x> Fn(&'x mut DB::Connection, WatchedQuery<DB>) -> BoxFuture<'x, Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    let Parts { journal, connection, interception } = parts;
+    let Parts { journal, connection, interception, latest, engine } = parts;
     let query = query?;
     admit(journal, connection, &query).await?;
     let nowait = query.asks_nowait();
     journal.begin_statement(|| query.text());
-    let result = match interception {
+    let limits_packets = engine.max_packet > 0;
+    *latest = (limits_packets || query.may_compare_with_null()).then(|| query.clone());
+    let mut result = match interception {
         None => run(connection, query).await,
-        Some(interception) => interception.run(connection, &query, told, run).await,
+        Some(interception) => interception.run(connection, &query, reading.told, run).await,
     };
+    if DB::ENDS_SILENTLY && result.as_ref().is_ok_and(reading.is_nothing) {
+        let is_alive = DB::ping(connection).await;
+        result = is_alive.and(result);
+    }
+    if let Some(sent) = latest.take_if(|query| result.is_err() || !query.may_compare_with_null()) {
+        result = result.map_err(|error| sent.or_too_large(error, engine.max_packet));
+    }
     journal.end_statement::<DB, _>(result, nowait, true)
 }
 
@@ -44,6 +64,8 @@ impl<DB: Backend> Tx<DB> {
             journal: &mut self.journal,
             connection: self.session.connection(),
             interception: self.interception.as_ref(),
+            latest: &mut self.latest,
+            engine: self.closing.engine,
         }
     }
 }
@@ -63,7 +85,7 @@ macro_rules! executor {
                 E: 'q + sqlx::Execute<'q, $database>,
             {
                 let query = WatchedQuery::new(query);
-                Box::pin(watch(self.parts(), query, done::<$database>, |connection, query| {
+                Box::pin(watch(self.parts(), query, done::<$database>(), |connection, query| {
                     connection.execute(query)
                 }))
             }
@@ -76,7 +98,7 @@ macro_rules! executor {
                 'c: 'e,
                 E: 'q + sqlx::Execute<'q, $database>,
             {
-                let Parts { journal, connection, interception } = self.parts();
+                let Parts { journal, connection, interception, .. } = self.parts();
                 let query = WatchedQuery::new(query);
                 Box::pin(async_stream::try_stream! {
                     let query = query?;
@@ -95,16 +117,22 @@ macro_rules! executor {
                         }
                     } else {
                         journal.begin_statement(|| query.text());
-                        let mut answers = connection.fetch_many(query);
+                        let mut answers = (&mut *connection).fetch_many(query);
+                        let mut is_done = !<$database as Facts>::ENDS_SILENTLY;
                         loop {
                             journal.resume_statement();
                             let answer = answers.next().await.transpose();
-                            let complete = matches!(answer, Ok(None));
-                            match journal.end_statement::<$database, _>(answer, nowait, complete)? {
-                                Some(answer) => yield answer,
-                                None => break,
+                            if matches!(answer, Ok(None)) {
+                                break;
+                            }
+                            is_done |= matches!(answer, Ok(Some(Either::<$database>::Left(_))));
+                            if let Some(answer) = journal.end_statement::<$database, _>(answer, nowait, false)? {
+                                yield answer;
                             }
                         }
+                        drop(answers);
+                        let end = if is_done { Ok(()) } else { <$database>::ping(connection).await };
+                        journal.end_statement::<$database, _>(end, nowait, true)?;
                     }
                 })
             }
@@ -118,7 +146,7 @@ macro_rules! executor {
                 E: 'q + sqlx::Execute<'q, $database>,
             {
                 let query = WatchedQuery::new(query);
-                Box::pin(watch(self.parts(), query, rows::<$database>, |connection, query| {
+                Box::pin(watch(self.parts(), query, rows::<$database>(), |connection, query| {
                     connection.fetch_all(query)
                 }))
             }
@@ -132,7 +160,7 @@ macro_rules! executor {
                 E: 'q + sqlx::Execute<'q, $database>,
             {
                 let query = WatchedQuery::new(query);
-                Box::pin(watch(self.parts(), query, row::<$database>, |connection, query| {
+                Box::pin(watch(self.parts(), query, row::<$database>(), |connection, query| {
                     connection.fetch_optional(query)
                 }))
             }
@@ -147,7 +175,7 @@ macro_rules! executor {
             {
                 let query = WatchedQuery::new(sql.clone());
                 let parameters = parameters.to_vec();
-                Box::pin(watch::<$database, _>(self.parts(), query, nothing, move |connection, _| {
+                Box::pin(watch::<$database, _>(self.parts(), query, nothing(), move |connection, _| {
                     let (sql, parameters) = (sql.clone(), parameters.clone());
                     Box::pin(async move { connection.prepare_with(sql, &parameters).await })
                 }))
@@ -162,7 +190,7 @@ macro_rules! executor {
                 'c: 'e,
             {
                 let query = WatchedQuery::new(sql.clone());
-                Box::pin(watch::<$database, _>(self.parts(), query, nothing, move |connection, _| {
+                Box::pin(watch::<$database, _>(self.parts(), query, nothing(), move |connection, _| {
                     connection.describe(sql.clone())
                 }))
             }
@@ -178,23 +206,27 @@ mod databases {
     use sqlx::Database;
 
     use super::*;
+    use crate::backend::{Facts, Wire as _};
 
     type Either<DB> = sqlx::Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
 
-    fn nothing<T>(_: &T) -> Answer {
-        Answer::default()
+    const fn nothing<T>() -> Reading<T> {
+        Reading { told: |_| Answer::default(), is_nothing: |_| false }
     }
 
-    fn done<DB: Backend>(result: &DB::QueryResult) -> Answer {
-        Answer::affected(DB::rows_affected(result))
+    fn done<DB: Backend>() -> Reading<DB::QueryResult> {
+        Reading {
+            told: |result| Answer::affected(DB::rows_affected(result)),
+            is_nothing: |result| DB::rows_affected(result) == 0,
+        }
     }
 
-    fn row<DB: Backend>(row: &Option<DB::Row>) -> Answer {
-        Answer::of_rows(row, DB::show_row)
+    fn row<DB: Backend>() -> Reading<Option<DB::Row>> {
+        Reading { told: |row| Answer::of_rows(row, DB::show_row), is_nothing: Option::is_none }
     }
 
-    fn rows<DB: Backend>(rows: &Vec<DB::Row>) -> Answer {
-        Answer::of_rows(rows, DB::show_row)
+    fn rows<DB: Backend>() -> Reading<Vec<DB::Row>> {
+        Reading { told: |rows| Answer::of_rows(rows, DB::show_row), is_nothing: Vec::is_empty }
     }
 
     fn all<DB: Backend>(answers: &Vec<Either<DB>>) -> Answer {

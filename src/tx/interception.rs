@@ -108,6 +108,7 @@ impl Interception {
             }
             all.completed += reply.completed;
             all.integers.extend(reply.integers);
+            all.texts.extend(reply.texts);
             all.error = reply.error;
             if !again {
                 return all;

@@ -15,6 +15,7 @@ use crate::observe::Observation;
 
 use super::admission::{Admission, admission};
 use super::probe;
+use super::right_of_way::{RightOfWay, gave_way};
 
 /// The memory of one transaction.
 #[derive(Default)]
@@ -32,6 +33,8 @@ pub(super) struct Journal {
     pub(super) distrusts_guard: bool,
     /// Savepoints of the caller's own stand behind the guard, which is not to be set anew then.
     pub(super) has_savepoints: bool,
+    /// To whom the transaction gives way.
+    pub(super) gives_way_to: Option<RightOfWay>,
     /// Each statement needs a packet of its own.
     pub(super) takes_one_at_a_time: bool,
     /// A statement of the unit's was sent.
@@ -85,6 +88,7 @@ impl Journal {
     /// What went wrong is about to be undone.
     pub(super) fn forgive(&mut self) {
         self.over = None;
+        self.last = None;
         self.ask = None;
     }
 
@@ -252,6 +256,9 @@ pub(super) async fn admit<DB: Backend>(
     query: &WatchedQuery<DB>,
 ) -> Result<(), sqlx::Error> {
     make_sure::<DB>(journal, connection).await;
+    if journal.gives_way_to.as_ref().is_some_and(RightOfWay::is_taken) {
+        journal.end(gave_way());
+    }
     if journal.over().is_none() {
         match admission(query) {
             Admission::Admitted => {}

@@ -16,7 +16,7 @@ use crate::lock::RowLock;
 use crate::sql_text::with_lock_clause;
 
 use super::Tx;
-use super::executor::watch;
+use super::executor::{Reading, watch};
 
 /// The largest number of keys in one statement. Servers take 65 535 values, SQLite 32 766.
 const MAX_KEYS: usize = 32_000;
@@ -133,9 +133,12 @@ impl<DB: Backend> Tx<DB> {
         let sorted: Vec<K> = missing.iter().cloned().collect();
         for keys in sorted.chunks(MAX_KEYS) {
             let query = select_keys::<DB, K>(table, column, keys, clause.as_deref());
-            let told = |found: &Vec<K>| Answer { rows_read: found.len(), ..Answer::default() };
+            let reading = Reading {
+                told: |found: &Vec<K>| Answer { rows_read: found.len(), ..Answer::default() },
+                is_nothing: Vec::is_empty,
+            };
             let found =
-                watch(self.parts(), query, told, |connection, query| DB::fetch_column(connection, query));
+                watch(self.parts(), query, reading, |connection, query| DB::fetch_column(connection, query));
             for key in &found.await? {
                 missing.remove(key);
             }

@@ -4,7 +4,7 @@ use crate::backend::{Backend, Key, Numbers, WatchedQuery};
 use crate::intercept::Answer;
 
 use super::Tx;
-use super::executor::watch;
+use super::executor::{Reading, watch};
 
 impl<DB: Backend> Tx<DB> {
     /// A key and a number from each row.
@@ -12,12 +12,17 @@ impl<DB: Backend> Tx<DB> {
         &mut self,
         query: WatchedQuery<DB>,
     ) -> Result<Numbers<K>, sqlx::Error> {
-        let told = |rows: &Numbers<K>| Answer { rows_read: rows.len(), ..Answer::default() };
-        watch(self.parts(), Ok(query), told, |connection, query| DB::fetch_numbers(connection, query)).await
+        let reading = Reading {
+            told: |rows: &Numbers<K>| Answer { rows_read: rows.len(), ..Answer::default() },
+            is_nothing: Vec::is_empty,
+        };
+        watch(self.parts(), Ok(query), reading, |connection, query| DB::fetch_numbers(connection, query))
+            .await
     }
 
     /// How many rows were touched.
     pub(crate) async fn execute_query(&mut self, query: WatchedQuery<DB>) -> Result<u64, sqlx::Error> {
-        watch(self.parts(), Ok(query), |rows| Answer::affected(*rows), DB::run_statement).await
+        let reading = Reading { told: |rows| Answer::affected(*rows), is_nothing: |_: &u64| false };
+        watch(self.parts(), Ok(query), reading, DB::run_statement).await
     }
 }

@@ -106,7 +106,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// A statement of the crate's own, whose failure ends the transaction. Answers the integers that it answers.
     pub(super) async fn control(&mut self, sql: String) -> Result<Vec<i64>, Error> {
-        let Parts { journal, connection, interception } = self.parts();
+        let Parts { journal, connection, interception, .. } = self.parts();
         admit_control::<DB>(journal, connection).await?;
         journal.begin_statement(|| AssertSqlSafe(sql.clone()).into_sql_str());
         let reply = send::<DB>(interception, connection, StepKind::Control, sql).await;

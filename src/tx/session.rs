@@ -16,6 +16,7 @@ use crate::backend::{Backend, BeforeLoneStatement, Engine, Reply};
 mod abandoned;
 mod engine;
 mod handoff;
+mod known;
 mod line;
 mod outage;
 
@@ -135,6 +136,11 @@ impl<DB: Backend> Session<DB> {
     /// What a rollback has to put back, besides.
     pub(super) fn cured_by(&mut self, rollback: Cow<'static, str>) {
         self.held.cure = rollback;
+    }
+
+    /// The session's own limit for lock waits was this one.
+    pub(super) fn learn_lock_timeout(&self, own: Option<Duration>) {
+        self.handoff.known().learn_lock_timeout(own);
     }
 
     /// What a transaction sets while it reads the rows of a statement.

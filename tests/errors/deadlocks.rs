@@ -20,9 +20,9 @@ async fn shop(connections: u32) -> (crate::support::TestPool<Postgres>, PgPool) 
                 INSERT INTO stock SELECT id, 0 FROM generate_series(0, 9) AS id";
     server.execute(sqlx::raw_sql(text)).await.expect("set up");
     let usual = PgPoolOptions::new().max_connections(connections).after_connect(|connection, _| {
-        Box::pin(async move {
-            connection.execute(sqlx::raw_sql("SET deadlock_timeout = '1s'")).await.map(drop)
-        })
+        Box::pin(
+            async move { connection.execute(sqlx::raw_sql("SET deadlock_timeout = '1s'")).await.map(drop) },
+        )
     });
     let pool = usual.connect(&server.url).await.expect("a pool");
     (server, pool)
@@ -65,7 +65,8 @@ async fn all_finish(connections: u32) {
     }
     println!("{connections} connections: {} failed, the last was done after {last:.1?}", failed.len());
     assert!(failed.is_empty(), "{} of {UNITS} failed: {:?}", failed.len(), failed[0]);
-    let sum: i64 = sqlx::query_scalar("SELECT SUM(n)::bigint FROM stock").fetch_one(&pool).await.expect("a sum");
+    let sum: i64 =
+        sqlx::query_scalar("SELECT SUM(n)::bigint FROM stock").fetch_one(&pool).await.expect("a sum");
     assert_eq!(sum, UNITS * ROWS);
 }
 

@@ -41,7 +41,8 @@ pub(crate) async fn a_null_that_is_assigned_is_not_a_comparison<DB: TestBackend>
         "UPDATE counter SET version = ? WHERE id = ? AND version = ?",
         "UPDATE counter SET version = ? /* WHERE x = ? */ WHERE id = ? AND version = ?",
     ] {
-        let sql = if DB::NAME == "PostgreSQL" { sql.replace("x = ?", "x = 1") } else { sql.replace("x = ?", "") };
+        let sql =
+            if DB::NAME == "PostgreSQL" { sql.replace("x = ?", "x = 1") } else { sql.replace("x = ?", "") };
         let (error, attempts) = update::<DB>(DB::sql(&sql), &[None, Some(1), Some(77)]).await;
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{sql}: {error:?}");
         assert_eq!(attempts, 5, "{sql}");

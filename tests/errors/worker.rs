@@ -26,13 +26,9 @@ async fn outdated() -> crate::support::TestPool<Sqlite> {
 /// The driver's worker panics on it, and the driver says nothing, or that there is no row.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_select_star_after_an_alter_is_run_again() {
-    for (how, fetch) in [
-        ("fetch_one", 0_usize),
-        ("fetch_optional", 1),
-        ("fetch_all", 2),
-        ("execute", 3),
-        ("fetch", 4),
-    ] {
+    for (how, fetch) in
+        [("fetch_one", 0_usize), ("fetch_optional", 1), ("fetch_all", 2), ("execute", 3), ("fetch", 4)]
+    {
         let pool = outdated().await;
         let db = Pessimistic::default().on(&pool);
         let found = db

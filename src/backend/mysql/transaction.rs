@@ -32,10 +32,19 @@ pub(super) fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
     }
     let mut sql = String::new();
     if let Some(limit) = limits.on_locks() {
-        let rows = whole_seconds(limit);
+        let is_asked_for = limits.lock == Some(limit);
         // Rounded down, where the deadline is the limit: the answer comes before the client gives up, and leaves no session
         // waiting on the server.
-        let tables = if limits.lock == Some(limit) { rows } else { limit.as_secs().clamp(1, YEAR) };
+        let tables = if is_asked_for { whole_seconds(limit) } else { limit.as_secs().clamp(1, YEAR) };
+        let rows = if is_asked_for { tables } else { seconds_below(limit) };
+        let [rows, tables] =
+            [("innodb_lock_wait_timeout", rows), ("lock_wait_timeout", tables)].map(|(setting, seconds)| {
+                match is_asked_for {
+                    true => seconds.to_string(),
+                    // A shorter limit of the session's own stays. MySQL takes no expression here.
+                    false => format!("/*M! LEAST(@@{setting},*/ {seconds} /*M! )*/"),
+                }
+            });
         let _ = write!(
             sql,
             "SET @atomically_lock_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = {rows}, \
@@ -79,11 +88,11 @@ pub(super) fn commit(closing: &Closing) -> Ending {
             before_commit: 1,
             ..Ending::default()
         },
-        Engine { is_galera: true, is_mariadb: true } => {
+        Engine { is_galera: true, is_mariadb: true, .. } => {
             let sql = format!("BEGIN NOT ATOMIC {guard}; SELECT 1; {COMMIT}{put_back}; END");
             Ending { sql: sql.into(), before_commit: 1, ..Ending::default() }
         }
-        Engine { is_galera: true, is_mariadb: false } => Ending {
+        Engine { is_galera: true, is_mariadb: false, .. } => Ending {
             guard: Some(guard.into()),
             sql: COMMIT.into(),
             before_commit: 0,
@@ -120,6 +129,14 @@ fn putting_back(closing: &Closing) -> String {
     sql
 }
 
+/// The whole seconds below the limit that the deadline sets, so that a wait for a row is reported as one, before the
+/// statement's own limit ends it; or above it, where rounding down would give up a good part of the time. Whoever waits anew stands at
+/// the end of the queue.
+fn seconds_below(limit: Duration) -> u64 {
+    let below = limit.as_secs().clamp(1, YEAR);
+    if below as f64 >= limit.as_secs_f64() * 0.75 || below == YEAR { below } else { whole_seconds(limit) }
+}
+
 /// The longest time, in seconds, that a server accepts for a wait.
 const YEAR: u64 = 365 * 24 * 60 * 60;
 
@@ -139,7 +156,11 @@ mod tests {
 
     fn closing(is_mariadb: bool, is_galera: bool) -> Closing {
         let limits = Limits { lock: Some(Duration::from_secs(2)), ..Limits::default() };
-        Closing::new(Engine { is_mariadb, is_galera }, Plan::new(Isolation::ReadCommitted), limits)
+        Closing::new(
+            Engine { is_mariadb, is_galera, ..Engine::default() },
+            Plan::new(Isolation::ReadCommitted),
+            limits,
+        )
     }
 
     #[test]
@@ -163,5 +184,13 @@ mod tests {
         let ending = commit(&closing(false, true));
         assert_eq!((ending.sql.as_ref(), ending.before_commit), (COMMIT, 0));
         assert_eq!((ending.guard.as_deref(), ending.after.as_deref()), (Some(RELEASE), Some(SETTINGS)));
+    }
+
+    #[test]
+    fn a_wait_for_a_row_ends_before_its_statement_where_seconds_allow() {
+        for (millis, seconds) in [(9_900, 9), (4_400, 4), (2_050, 2), (1_900, 2), (900, 1), (10, 1)] {
+            assert_eq!(seconds_below(Duration::from_millis(millis)), seconds, "{millis} ms");
+        }
+        assert_eq!(seconds_below(Duration::from_secs(u32::MAX.into())), YEAR);
     }
 }

@@ -3,7 +3,7 @@
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::limited;
+use super::limits;
 use crate::policy::Limits;
 
 /// A statement that sessions keep prepared, under a name with the version of its text.
@@ -37,7 +37,7 @@ impl Kept {
         limits: Limits,
         arguments: &str,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let limits = limited(&limits);
+        let limits = limits::of_statement(&limits);
         let mut send = async |text: String| {
             let text = format!("{settings}{limits}; {text}");
             sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *connection).await

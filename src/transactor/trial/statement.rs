@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
+use tokio::time::Instant;
 
-use super::nobody_answered;
 use crate::backend::{Backend, WatchedQuery, failure_of, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
@@ -17,7 +17,7 @@ use crate::transactor::attempt::{Outcome, Trial};
 use crate::transactor::lone::{Sent, sent_once};
 use crate::transactor::options::Options;
 use crate::transactor::timer::Timer;
-use crate::tx::{Handoff, Interception, Session, not_connected};
+use crate::tx::{Handoff, Interception, RightOfWay, Session, cut_short, not_connected};
 
 /// Where a single statement runs, and what is known of it.
 pub(in crate::transactor) struct Alone<'a, DB: Backend> {
@@ -79,18 +79,21 @@ where
         _plan: Plan,
         attempt: u32,
         _place: Option<Place>,
+        _way: Option<RightOfWay>,
         timer: &mut Timer,
     ) -> Outcome<T> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
         // its round trip.
         let observation = timer.observation.clone();
-        let acquiring = pin!(Session::acquire_for_lone_statement(self.alone.pool, self.alone.handoff));
+        let Alone { pool, handoff, .. } = self.alone;
+        let asked = Instant::now();
+        let acquiring = pin!(Session::acquire_for_lone_statement(pool, handoff));
         let acquiring = counted(observation.as_deref(), |times| &mut times.pool, acquiring);
         let session = timer.within(pin!(acquiring)).await;
         let mut session = match session {
             Some(Ok(session)) => session,
-            Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
-            None => return Outcome::OutOfTime(Some(nobody_answered(self.alone.pool))),
+            Some(Err(error)) => return Outcome::failed(not_connected(pool, handoff, asked, &error)),
+            None => return Outcome::out_of_time("for a connection", cut_short(pool, handoff, asked, false)),
         };
         timer.tell(|observation| observation.sent(self.alone.sql.clone()));
         let sending = Sending { attempt, limit: timer.clock.server_limit() };

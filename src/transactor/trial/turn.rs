@@ -53,7 +53,7 @@ impl Turn {
         let place = place.filter(|_| self == here)?;
         match timer.at_gate(interceptors.while_in_line(place.alone())).await {
             Some(()) => None,
-            None => Some(Outcome::OutOfTime(Some(still_in_line()))),
+            None => Some(Outcome::out_of_time("at the gate", still_in_line())),
         }
     }
 }

@@ -2,13 +2,16 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_core::future::BoxFuture;
+use futures_util::FutureExt as _;
 use sqlx::Pool;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use super::turn::Turn;
-use super::{nobody_answered, waited_for_the_pool};
+use super::waited_for_the_pool;
 use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
@@ -21,7 +24,10 @@ use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
 use crate::transactor::timer::{Clock, Timer};
 use crate::transactor::{Ended, Unit, Wish};
-use crate::tx::{self, Commit, End, Handoff, Hooks, NotOpened, Shield, Tx, Unseen, holding, identity};
+use crate::tx::{
+    self, Commit, End, Handoff, Hooks, NotOpened, RightOfWay, Shield, Tx, Unseen, cut_short, holding,
+    identity,
+};
 
 /// A unit of work, in a transaction.
 pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
@@ -29,12 +35,14 @@ pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
     handoff: &'a Handoff<DB>,
     options: &'a Options,
     unit: &'a mut dyn Unit<DB>,
-    /// Those of the last attempt, which nothing has run yet.
+    /// Those of the last attempt whose unit ran, which nothing has run yet.
     hooks: Hooks,
     /// What the last attempt can be found by.
     trace: Option<Trace>,
     /// What its opening answered, to ask for it by.
     answered: Vec<i64>,
+    /// To whom the attempt gives way.
+    gives_way_to: Option<RightOfWay>,
     /// The last commit whose answer never came, and the hooks that wait for it.
     unresolved: Option<(Failure, Hooks)>,
 }
@@ -54,6 +62,7 @@ impl<'a, DB: Backend> UnitTrial<'a, DB> {
             hooks: Hooks::default(),
             trace: None,
             answered: Vec::new(),
+            gives_way_to: None,
             unresolved: None,
         }
     }
@@ -76,27 +85,43 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         plan: Plan,
         attempt: u32,
         mut place: Option<Place>,
+        way: Option<RightOfWay>,
         timer: &mut Timer,
     ) -> Outcome<Ended> {
-        self.hooks = Hooks::default();
+        self.gives_way_to = way;
         if let Some(outcome) = self.look_back(timer).await {
             return outcome;
         }
         self.leave_trace();
-        let turn = Turn::of::<DB>(&plan, self.trace.is_none() && !self.options.limits_idling());
-        if let Some(outcome) =
-            turn.wait(Turn::Outside, place.as_mut(), self.options.interceptors(), timer).await
-        {
-            return outcome;
+        let mut turn = Turn::of::<DB>(&plan, self.trace.is_none() && !self.options.limits_idling());
+        loop {
+            if let Some(outcome) =
+                turn.wait(Turn::Outside, place.as_mut(), self.options.interceptors(), timer).await
+            {
+                return outcome;
+            }
+            let (asked, connected) = (Instant::now(), AtomicBool::new(false));
+            let waits_in_line = turn == Turn::Inside && place.is_some();
+            let opening = self.opening(plan, attempt, waits_in_line, &connected, timer);
+            let opened = timer.within(pin!(opening.run())).await;
+            let tx = match opened {
+                Some(Ok(tx)) => tx,
+                Some(Err(failure)) => return self.not_opened(failure, timer).await,
+                None => {
+                    let connected = connected.load(Ordering::Acquire);
+                    let failure = cut_short(self.pool, self.handoff, asked, connected);
+                    return Outcome::out_of_time("for a transaction to begin", failure);
+                }
+            };
+            let idles =
+                waits_in_line && !place.as_mut().is_none_or(|place| place.alone().now_or_never().is_some());
+            if !(idles && tx.limits_idling()) {
+                return self.run_unit(tx, turn, place, timer).await;
+            }
+            // The server would close a session that idles until it is its turn.
+            tx.rollback().await;
+            turn = Turn::Outside;
         }
-        let opening = self.opening(plan, attempt, timer);
-        let opened = timer.within(pin!(opening.run())).await;
-        let tx = match opened {
-            Some(Ok(tx)) => tx,
-            Some(Err(failure)) => return self.not_opened(failure, timer).await,
-            None => return Outcome::OutOfTime(Some(nobody_answered(self.pool))),
-        };
-        self.run_unit(tx, turn, place, timer).await
     }
 
     fn unresolved(&self) -> Option<Failure> {
@@ -129,15 +154,21 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         if let Some(outcome) =
             turn.wait(Turn::Inside, place.as_mut(), self.options.interceptors(), timer).await
         {
-            self.roll_back(tx).await;
+            tx.rollback().await;
             return outcome;
         }
+        // Only now: if no further attempt had begun, the one before would have been the last one.
+        self.hooks = Hooks::default();
         let observation = timer.observation.clone();
         let unit = holding(self.pool, self.unit.attempt(&mut tx));
         let wish = timer.within(pin!(watched(observation.as_deref(), unit))).await;
         let Some((wish, converted)) = wish else {
             self.hooks = tx.take_hooks();
-            return Outcome::OutOfTime(waited_for_the_pool(self.pool, &tx));
+            let during = match tx.is_in_flight() {
+                true => "for the answer to a statement of the unit",
+                false => "for the unit itself, which had no statement in flight",
+            };
+            return Outcome::OutOfTime { failure: waited_for_the_pool(self.pool, &tx), during };
         };
         // In a box of its own: in place, it would be in the future of every run.
         let unseen = if tx.is_unwatched() { Box::pin(unseen(&mut tx, wish, converted)).await } else { None };
@@ -203,7 +234,10 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             }
             (None, Wish::Commit) if timer.clock.is_over() => {
                 self.roll_back(tx).await;
-                Outcome::OutOfTime(None)
+                Outcome::OutOfTime {
+                    failure: None,
+                    during: "for the unit itself, which ended too late to commit",
+                }
             }
             (None, Wish::Commit) => match (self.commit(tx, place, timer).await, unseen) {
                 (Outcome::Failed { failure, .. }, Some(Unseen::Failed(cause)))
@@ -244,9 +278,13 @@ impl<DB: Backend> UnitTrial<'_, DB> {
                 Outcome::failed(failure)
             }
             // Nothing was written, so nothing can have been stored or lost.
-            Commit::Unknown(_) if reads_only && timer.clock.is_over() => Outcome::OutOfTime(None),
+            Commit::Unknown(failure) if reads_only && timer.clock.is_over() => {
+                self.hooks = hooks;
+                Outcome::OutOfTime { failure: Some(nothing_stored(&failure)), during: COMMIT }
+            }
             Commit::Unknown(failure) if reads_only => {
-                Outcome::failed(Failure::new(FailureKind::ConnectionLost, failure.message()).retryable(true))
+                self.hooks = hooks;
+                Outcome::failed(nothing_stored(&failure))
             }
             Commit::Unknown(failure) => {
                 self.unresolved = Some((failure.clone(), hooks));
@@ -279,7 +317,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         let unknown = self.unresolved()?;
         let fate = timer.within(pin!(fate(self.pool, &self.answered))).await;
         let Some(fate) = fate else {
-            return Some(Outcome::OutOfTime(None));
+            return Some(Outcome::OutOfTime { failure: None, during: COMMIT });
         };
         match fate {
             Ok(Fate::Committed) => Some(self.already_stored(timer).await),
@@ -293,10 +331,30 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         }
     }
 
-    fn opening(&self, plan: Plan, attempt: u32, timer: &Timer) -> Opening<'_, DB> {
+    fn opening<'o>(
+        &'o self,
+        plan: Plan,
+        attempt: u32,
+        waits_in_line: bool,
+        connected: &'o AtomicBool,
+        timer: &Timer,
+    ) -> Opening<'o, DB> {
         let (pool, handoff, options, trace) = (self.pool, self.handoff, self.options, self.trace);
         let (clock, observation) = (timer.clock, timer.observation.clone());
-        Opening { pool, handoff, options, plan, attempt, clock, trace, observation }
+        let gives_way_to = self.gives_way_to.clone();
+        Opening {
+            pool,
+            handoff,
+            options,
+            plan,
+            attempt,
+            waits_in_line,
+            gives_way_to,
+            connected,
+            clock,
+            trace,
+            observation,
+        }
     }
 
     /// An id that is there already is the answer that the commit never gave.
@@ -309,11 +367,20 @@ impl<DB: Backend> UnitTrial<'_, DB> {
 
     /// The commit that went unanswered was stored.
     async fn already_stored(&mut self, timer: &mut Timer) -> Outcome<Ended> {
+        // Attempts that came after the commit rolled back, but the unit did not.
+        self.hooks = Hooks::default();
         if let Some((_, hooks)) = self.unresolved.take() {
             run_hooks(hooks, End::Committed, timer).await;
         }
         Outcome::Done(Ended::Committed)
     }
+}
+
+const COMMIT: &str = "for the answer to the commit";
+
+/// What a commit without an answer is to a unit that only reads.
+fn nothing_stored(unknown: &Failure) -> Failure {
+    Failure::new(FailureKind::ConnectionLost, unknown.message()).retryable(true)
 }
 
 /// What became of a transaction in statements that were not seen, `converted` being what the unit has said of them. A
@@ -367,6 +434,9 @@ struct Opening<'a, DB: Backend> {
     options: &'a Options,
     plan: Plan,
     attempt: u32,
+    waits_in_line: bool,
+    gives_way_to: Option<RightOfWay>,
+    connected: &'a AtomicBool,
     clock: Clock,
     trace: Option<Trace>,
     observation: Option<Arc<Observation>>,
@@ -382,6 +452,9 @@ impl<DB: Backend> Opening<'_, DB> {
                 plan: self.plan,
                 attempt: self.attempt,
                 trace: self.trace,
+                waits_in_line: self.waits_in_line,
+                connected: self.connected,
+                gives_way_to: self.gives_way_to.clone(),
                 interceptors: self.options.interceptors().clone(),
                 observation: self.observation.clone(),
             };

@@ -38,7 +38,7 @@ mod tests {
     async fn an_answer_is_believed_for_five_seconds() {
         let known = KnownEngine::default();
         assert_eq!(known.get(), None);
-        let galera = Engine { is_mariadb: true, is_galera: true };
+        let galera = Engine { is_mariadb: true, is_galera: true, ..Engine::default() };
         known.set(galera);
         tokio::time::advance(BELIEVED - Duration::from_millis(1)).await;
         assert_eq!(known.clone().get(), Some(galera));

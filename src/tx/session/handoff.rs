@@ -12,8 +12,10 @@ use sqlx::Pool;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use super::engine::KnownEngine;
+use super::known::Known;
 use super::line::InLine;
 use super::{Held, ROLLBACK};
 use crate::backend::{Backend, Engine};
@@ -51,6 +53,7 @@ pub(crate) struct Handoff<DB: Backend> {
     /// None where each connection has to pass by the pool.
     lines: Option<Arc<Mutex<Lines<DB>>>>,
     engine: KnownEngine,
+    known: Known,
 }
 
 struct Lines<DB: Backend> {
@@ -67,12 +70,31 @@ impl<DB: Backend> Handoff<DB> {
     /// Shared by those it is cloned for.
     pub(crate) fn on() -> Self {
         let lines = Lines { waiting: VecDeque::new(), left: Vec::new(), next_ticket: 0 };
-        Self { lines: Some(Arc::new(Mutex::new(lines))), engine: KnownEngine::default() }
+        Self {
+            lines: Some(Arc::new(Mutex::new(lines))),
+            engine: KnownEngine::default(),
+            known: Known::default(),
+        }
     }
 
     /// Every connection comes from the pool, with whatever it does to connections, and goes back to it.
     pub(crate) fn off() -> Self {
-        Self { lines: None, engine: KnownEngine::default() }
+        Self { lines: None, engine: KnownEngine::default(), known: Known::default() }
+    }
+
+    /// What was last heard of the server and of its sessions.
+    pub(super) const fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// The limit for lock waits that a session of this pool had of its own.
+    pub(crate) fn own_lock_timeout(&self) -> Option<Duration> {
+        self.known.lock_timeout()
+    }
+
+    /// Why the server has refused a connection, if it has done so since this time.
+    pub(crate) fn refusal_since(&self, since: Instant) -> Option<String> {
+        self.known.refusal_since(since)
     }
 
     pub(super) fn engine(&self) -> Option<Engine> {
@@ -134,7 +156,7 @@ impl<DB: Backend> Handoff<DB> {
     ///
     /// Cancellation: one that was handed on already goes back to the pool.
     pub(super) async fn wait(&self, pool: &Pool<DB>) -> Result<Held<DB>, sqlx::Error> {
-        let (mut in_line, mut handed) = (InLine::new(pool), None);
+        let (mut in_line, mut handed) = (InLine::new(pool, &self.known), None);
         poll_fn(|context| {
             let acquired = Pin::new(&mut in_line).poll(context);
             if acquired.is_ready() || in_line.is_called() {
@@ -213,6 +235,6 @@ fn lock<DB: Backend>(lines: &Mutex<Lines<DB>>) -> MutexGuard<'_, Lines<DB>> {
 // Not derived: that would ask for `DB: Clone`.
 impl<DB: Backend> Clone for Handoff<DB> {
     fn clone(&self) -> Self {
-        Self { lines: self.lines.clone(), engine: self.engine.clone() }
+        Self { lines: self.lines.clone(), engine: self.engine.clone(), known: self.known.clone() }
     }
 }

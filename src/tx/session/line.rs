@@ -14,6 +14,7 @@ use sqlx::pool::PoolConnection;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::known::Known;
 use super::outage;
 use crate::backend::Backend;
 
@@ -35,6 +36,7 @@ pub(super) struct InLine<DB: Backend> {
     /// None when it is done.
     acquiring: Option<BoxFuture<'static, Result<PoolConnection<DB>, sqlx::Error>>>,
     pool: Pool<DB>,
+    known: Known,
     called: Arc<Called>,
     joined: bool,
     outage: Option<BoxFuture<'static, bool>>,
@@ -69,10 +71,11 @@ impl Wake for Called {
 
 impl<DB: Backend> InLine<DB> {
     /// Must be called inside of a Tokio runtime.
-    pub(super) fn new(pool: &Pool<DB>) -> Self {
+    pub(super) fn new(pool: &Pool<DB>, known: &Known) -> Self {
         Self {
             acquiring: Some(Box::pin(pool.acquire())),
             pool: pool.clone(),
+            known: known.clone(),
             called: Arc::default(),
             joined: false,
             outage: None,
@@ -108,8 +111,9 @@ impl<DB: Backend> InLine<DB> {
         if DB::SESSION.is_none() || !self.is_called() || !self.called.is_opening() {
             return false;
         }
-        let pool = &self.pool;
-        let outage = self.outage.get_or_insert_with(|| Box::pin(outage::is_over(pool.clone())));
+        let (pool, known) = (&self.pool, &self.known);
+        let outage =
+            self.outage.get_or_insert_with(|| Box::pin(outage::is_over(pool.clone(), known.clone())));
         match outage.as_mut().poll(context) {
             Poll::Pending => false,
             Poll::Ready(is_over) => {
@@ -132,7 +136,7 @@ impl<DB: Backend> Future for InLine<DB> {
             }
             // Without the place in the pool that it holds there might be none for the next one.
             self.acquiring = None;
-            *self = Self::new(&self.pool);
+            *self = Self::new(&self.pool, &self.known);
         }
     }
 }

@@ -6,7 +6,9 @@ use sqlx::{Connection as _, Pool};
 use tokio::time::{sleep, timeout};
 
 use super::FAREWELL_LIMIT;
+use super::known::Known;
 use crate::backend::Backend;
+use crate::failure::with_causes;
 
 /// The pause before a server is asked, and again while it does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -16,7 +18,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// Connects to the server, past the pool, until that succeeds. Returns whether it failed before: then the pool, which tries
 /// less and less often, may have missed the end of an outage. Otherwise opening a connection just takes its time.
-pub(super) async fn is_over<DB: Backend>(pool: Pool<DB>) -> bool {
+///
+/// The pool keeps to itself why it could not connect, so the reason is noted here.
+pub(super) async fn is_over<DB: Backend>(pool: Pool<DB>, known: Known) -> bool {
     let mut was_down = false;
     loop {
         sleep(PAUSE).await;
@@ -26,7 +30,14 @@ pub(super) async fn is_over<DB: Backend>(pool: Pool<DB>) -> bool {
                 tokio::spawn(timeout(FAREWELL_LIMIT, connection.close()));
                 return was_down;
             }
-            _ => was_down = true,
+            Ok(Err(error)) => {
+                known.refused(with_causes(&error));
+                was_down = true;
+            }
+            Err(_) => {
+                known.refused(format!("no answer within {ANSWER_LIMIT:?}"));
+                was_down = true;
+            }
         }
     }
 }

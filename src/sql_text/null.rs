@@ -1,0 +1,144 @@
+//! Comparisons with NULL, which no row satisfies.
+
+use super::{Kind, Reading, Syntax, Token};
+
+/// What follows a condition that stands alone, or among others that all have to hold.
+const ENDS_CONDITION: [&str; 5] = ["AND", "RETURNING", "ORDER", "LIMIT", "OPTION"];
+
+/// With one of these in it, a WHERE may hold although one of its comparisons does not.
+const ALTERNATIVES: [&str; 8] = ["OR", "XOR", "NOT", "CASE", "IF", "IIF", "IS", "SELECT"];
+
+/// Whether a text begins like a statement that changes or deletes rows that it looks for.
+pub(crate) fn is_update_or_delete(text: &str) -> bool {
+    let text = text.trim_start().as_bytes();
+    [b"UPDATE", b"DELETE"]
+        .iter()
+        .any(|word| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(*word)))
+}
+
+/// The column that an UPDATE or DELETE compares with a parameter that is NULL, so that it never finds a row. `is_null` says
+/// whether the value with this number, counted from 1, is.
+///
+/// Only what is certain counts: `column = ?` as the whole of a WHERE or as one of the conditions that it joins by AND.
+pub(crate) fn column_compared_with_null(
+    syntax: Syntax,
+    text: &str,
+    is_null: impl Fn(usize) -> bool,
+) -> Option<String> {
+    let reading = Reading::usual(syntax, text);
+    let tokens = &reading.tokens;
+    let place = top_level(tokens).find(|(_, token)| token.is_word("WHERE")).map(|(place, _)| place)?;
+    let condition = &tokens[place + 1..];
+    if !reading.complete
+        || condition.iter().any(|token| token.is_any_word(&ALTERNATIVES) || token.is_symbol(b'|'))
+    {
+        return None;
+    }
+    let numbers = parameters(syntax, tokens);
+    let compared = top_level(tokens).filter(|(at, _)| *at > place).find(|(at, token)| {
+        let value = at + 1;
+        let number = numbers.iter().find(|(token, _, _)| *token == value);
+        let is_comparison =
+            token.is_symbol(b'=') && at.checked_sub(1).is_some_and(|column| tokens[column].is_name());
+        let ends = |after: usize| tokens.get(after).is_none_or(|token| token.is_any_word(&ENDS_CONDITION));
+        is_comparison && number.is_some_and(|(_, number, after)| is_null(*number) && ends(*after))
+    });
+    let (at, _) = compared?;
+    begins_condition(tokens, at - 1).then(|| tokens[at - 1].text.to_owned())
+}
+
+/// Whether the name at this place, with its qualifiers, is all that stands in front of its comparison.
+fn begins_condition(tokens: &[Token<'_>], mut name: usize) -> bool {
+    while name >= 2 && tokens[name - 1].is_symbol(b'.') && tokens[name - 2].is_name() {
+        name -= 2;
+    }
+    name.checked_sub(1).is_some_and(|before| tokens[before].is_any_word(&["WHERE", "AND"]))
+}
+
+/// The tokens that stand in no parentheses, and their places.
+fn top_level<'a, 't>(tokens: &'a [Token<'t>]) -> impl Iterator<Item = (usize, &'a Token<'t>)> {
+    let mut depth = 0_i32;
+    tokens.iter().enumerate().filter(move |(_, token)| {
+        match token.kind {
+            Kind::Symbol(b'(') => depth += 1,
+            Kind::Symbol(b')') => depth -= 1,
+            _ => {}
+        }
+        depth == 0
+    })
+}
+
+/// The parameters of a text: the place of each one's first token, its number, and the place behind it.
+fn parameters(syntax: Syntax, tokens: &[Token<'_>]) -> Vec<(usize, usize, usize)> {
+    let mut found = Vec::new();
+    let mut largest = 0;
+    for (place, token) in tokens.iter().enumerate() {
+        let (number, behind) = if token.is_symbol(b'?') && syntax != Syntax::Postgres {
+            let next =
+                tokens.get(place + 1).filter(|next| next.kind == Kind::Number && next.at == token.end());
+            match next.and_then(|next| next.text.parse().ok()) {
+                Some(number) => (number, place + 2),
+                None => (largest + 1, place + 1),
+            }
+        } else {
+            match token.text.strip_prefix('$').and_then(|number| number.parse().ok()) {
+                Some(number) => (number, place + 1),
+                None => continue,
+            }
+        };
+        largest = largest.max(number);
+        found.push((place, number, behind));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(syntax: Syntax, text: &str, null: usize) -> Option<String> {
+        column_compared_with_null(syntax, text, |number| number == null)
+    }
+
+    #[test]
+    fn a_version_that_is_null_is_found() {
+        for (syntax, text, null) in [
+            (
+                Syntax::Postgres,
+                "UPDATE t SET n = $1, version = version + 1 WHERE id = $2 AND version = $3",
+                3,
+            ),
+            (Syntax::MySql, "UPDATE t SET n = ?, version = version + 1 WHERE id = ? AND version = ?", 3),
+            (Syntax::Sqlite, "UPDATE t SET n = ? WHERE id = ? AND t.version = ? RETURNING n", 3),
+            (Syntax::Sqlite, "DELETE FROM t WHERE version = ?2 AND id = ?1", 2),
+            (Syntax::Sqlite, "DELETE FROM t WHERE version = $2 AND id = $1", 2),
+            (Syntax::Postgres, "DELETE FROM t WHERE version = $1", 1),
+        ] {
+            assert_eq!(column(syntax, text, null).as_deref(), Some("version"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_may_match_all_the_same_is_left_alone() {
+        for (syntax, text, null) in [
+            (Syntax::MySql, "UPDATE t SET note = ? WHERE id = ? AND version = ?", 1),
+            (Syntax::MySql, "UPDATE t SET n = ? WHERE version <=> ?", 2),
+            (Syntax::MySql, "UPDATE t SET n = ? WHERE version <= ?", 2),
+            (Syntax::MySql, "UPDATE t SET n = ? WHERE n + version = ?", 2),
+            (Syntax::MySql, "UPDATE t SET n = ? WHERE version = ? + 1", 2),
+            (Syntax::Postgres, "UPDATE t SET n = 1 WHERE id = $1 AND (version = $2 OR version = 0)", 2),
+            (Syntax::Postgres, "UPDATE t SET n = 1 WHERE version IS NOT DISTINCT FROM $1", 1),
+            (Syntax::Postgres, "UPDATE t SET n = 1 WHERE NOT (version = $1)", 1),
+            (Syntax::Postgres, "UPDATE t SET n = 1 -- WHERE version = $1", 1),
+            (Syntax::Postgres, "UPDATE t SET n = (SELECT 1 FROM u WHERE version = $1)", 1),
+        ] {
+            assert_eq!(column(syntax, text, null), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn updates_are_recognised() {
+        assert!(is_update_or_delete("  update t SET n = 1") && is_update_or_delete("DELETE FROM t"));
+        assert!(!is_update_or_delete("INSERT INTO t VALUES (1)") && !is_update_or_delete("UPD"));
+    }
+}
