@@ -49,6 +49,8 @@ const REFUSED: [(&str, bool); 9] = [
 /// A statement that was not sent, for a reason that is the caller's and stays the same however often it is tried.
 fn misuse(message: &str) -> Option<Failure> {
     let (_, usable) = REFUSED.into_iter().find(|(part, _)| message.contains(part))?;
+    // Behind it, the driver for MySQL names a line of its own source.
+    let message = message.split(" (sqlx_").next().unwrap_or(message);
     let message = format!("the driver did not send the statement: {message}");
     Some(Failure::new(FailureKind::Other, message).spoiling_session(!usable))
 }

@@ -123,10 +123,7 @@ fn advice(kind: ErrorKind, failure: &Failure) -> &'static str {
         FailureKind::StatementTimeout => "; make the statement faster, or raise the limit",
         FailureKind::ConnectionLost => "; nothing was stored",
         FailureKind::CommitUnknown => {
-            "; the unit may be stored or not: look before you run it again, or let `resolve_commits` find out"
-        }
-        FailureKind::Unavailable if failure.code().is_some() => {
-            "; the server takes no more work at the moment"
+            "; it may be stored or not: look before you run it again (a unit with `resolve_commits` finds out by itself)"
         }
         FailureKind::Overloaded if kind == ErrorKind::Overloaded => {
             "; try again later, or raise `Gate::queue`"

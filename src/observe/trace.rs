@@ -181,7 +181,13 @@ mod with {
                 debug!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {error}");
             }
             (_, None) => {
-                debug!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {what}")
+                let ended = match outcome {
+                    RunOutcome::RolledBack => "rolled back, because the unit returned an error of its own",
+                    RunOutcome::Failed => "failed, and the unit returned an error of its own",
+                    RunOutcome::Dropped => "dropped before it ended",
+                    _ => what,
+                };
+                debug!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {ended}");
             }
         }
     }

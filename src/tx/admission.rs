@@ -60,7 +60,12 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
 /// The driver of SQLite never gets behind a NUL, with the lock of the whole database in its hands.
 pub(crate) fn unreadable<DB: Backend>(text: &str) -> Option<Failure> {
     let is_it = DB::SYNTAX == Syntax::Sqlite && text.contains('\0');
-    is_it.then(|| Failure::new(FailureKind::Aborted, "the statement was not sent: its text has a NUL in it"))
+    is_it.then(|| {
+        Failure::new(
+            FailureKind::Aborted,
+            "the statement was not sent: its text has a NUL in it; bind the value",
+        )
+    })
 }
 
 fn refusal<DB: Backend>(statement: &Statement<'_>) -> Option<Failure> {
@@ -68,7 +73,8 @@ fn refusal<DB: Backend>(statement: &Statement<'_>) -> Option<Failure> {
     let message = match DB::transaction_effect(statement) {
         TransactionEffect::Inside | TransactionEffect::MayEnd => return None,
         TransactionEffect::Controls => format!(
-            "{} was not sent: a unit of work must not begin, commit or roll back by itself: what it returns decides",
+            "{} was not sent: a unit of work must not begin, commit or roll back by itself; return Ok to commit, or Err to \
+             roll back",
             statement.title()
         ),
         TransactionEffect::TouchesGuard => format!(

@@ -262,7 +262,9 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {
             (false, false) => failure,
         });
     }
-    if spoke && failure.is_definite() {
+    if spoke && failure.kind() == FailureKind::Aborted && before_commit == 0 {
+        Commit::Refused(ended_unseen("commit", Some(&failure)))
+    } else if spoke && failure.is_definite() {
         Commit::Refused(failure)
     } else {
         Commit::Unknown(failure.into_commit_unknown())
@@ -283,7 +285,7 @@ pub(super) fn ended_unseen(before: &str, said: Option<&Failure>) -> Failure {
         FailureKind::Aborted,
         format!(
             "something ended the transaction before its {before} (a statement that commits implicitly, or an error that \
-             was not seen); what ran outside of it may be stored.{said}"
+             was not seen); what ran outside of it may be stored: look before you run the unit again.{said}"
         ),
     )
 }

@@ -68,9 +68,12 @@ impl Journal {
     pub(super) fn over(&mut self) -> Option<&Failure> {
         if self.over.is_none() {
             let dropped = if self.in_flight {
-                Some("the future of a statement was dropped before the statement was done")
+                Some(
+                    "the future of a statement was dropped before the statement was done, which runs on in the server; await \
+                     it to its end, or limit it with `Options::statement_timeout`",
+                )
             } else if self.scope_dropped.as_ref().is_some_and(|dropped| dropped.load(Ordering::Acquire)) {
-                Some("the scope of a savepoint was dropped before it was done")
+                Some("the scope of a savepoint was dropped before it was done; await it to its end")
             } else {
                 None
             };

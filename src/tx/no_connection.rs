@@ -30,12 +30,14 @@ pub(crate) fn not_connected<DB: Backend>(
         }
         sqlx::Error::PoolClosed => Failure::new(
             FailureKind::Other,
-            "the pool was closed, and hands out no connections any more: end the units before the pool",
+            "the pool is closed, and hands out no connections any more; let the units end before it is closed",
         ),
         sqlx::Error::Io(error) => {
             unavailable(format!("could not connect to {address}: {}", with_causes(error)))
         }
-        error => failure_or_other::<DB>(error).in_context(&format!("could not connect to {address}")),
+        error => failure_or_other::<DB>(error)
+            .in_context(&format!("could not connect to {address}"))
+            .with_note("check the pool's URL"),
     }
 }
 
@@ -50,7 +52,7 @@ pub(crate) fn cut_short<DB: Backend>(
         let address = DB::address(&pool.connect_options());
         return unavailable(format!("{address} accepted a connection, and did not answer BEGIN"));
     }
-    unavailable(format!("no connection: {}", what_the_pool_did(pool, handoff, since)))
+    unavailable(what_the_pool_did(pool, handoff, since))
 }
 
 fn unavailable(message: String) -> Failure {
@@ -72,7 +74,7 @@ fn what_the_pool_did<DB: Backend>(pool: &Pool<DB>, handoff: &Handoff<DB>, since:
             "all {most} connections of the pool stayed in use; hold them for less time, or raise its max_connections"
         ),
         None => format!(
-            "{address} did not accept one (pool: {open} of {most} connections open, {} idle)",
+            "{address} did not accept a connection (pool: {open} of {most} connections open, {} idle)",
             pool.num_idle()
         ),
     }

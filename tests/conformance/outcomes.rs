@@ -189,7 +189,7 @@ pub(crate) async fn transaction_control_is_refused<DB: TestBackend>() {
                 // Thrown away: the transaction remembers.
                 let _ = DB::execute(tx, DB::sql(sql), &[]).await;
                 set_value(tx, 10).await.map_err(|error| {
-                    assert!(error.to_string().contains("what it returns decides"), "{error}");
+                    assert!(error.to_string().contains("return Ok to commit"), "{error}");
                     Error::from(error)
                 })
             })

@@ -86,7 +86,7 @@ async fn a_dropped_read_only_run_in_memory_leaves_nothing_set() {
                     break;
                 }
                 // The driver's thread answers, unless the connection is not there yet.
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                std::thread::sleep(std::time::Duration::from_millis(20));
                 tokio::task::yield_now().await;
             }
         }

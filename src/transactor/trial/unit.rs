@@ -360,7 +360,10 @@ impl<DB: Backend> UnitTrial<'_, DB> {
     /// An id that is there already is the answer that the commit never gave.
     async fn not_opened(&mut self, failure: Failure, timer: &mut Timer) -> Outcome<Ended> {
         if !is_unique_violation(&failure) {
-            return Outcome::failed(failure);
+            let is_missing =
+                failure.kind() == FailureKind::Other && failure.message().contains("atomically_operation");
+            let note = "make the table with `create_operation_table`";
+            return Outcome::failed(if is_missing { failure.with_note(note) } else { failure });
         }
         if self.unresolved.is_some() { self.already_stored(timer).await } else { Outcome::failed(failure) }
     }

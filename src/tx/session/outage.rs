@@ -31,7 +31,10 @@ pub(super) async fn is_over<DB: Backend>(pool: Pool<DB>, known: Known) -> bool {
                 return was_down;
             }
             Ok(Err(error)) => {
-                known.refused(with_causes(&error));
+                known.refused(match &error {
+                    sqlx::Error::Io(error) => with_causes(error),
+                    error => with_causes(error),
+                });
                 was_down = true;
             }
             Err(_) => {

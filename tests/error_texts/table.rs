@@ -1,0 +1,185 @@
+//! The table of texts: how a failure is recorded, and what in its texts differs from run to run.
+
+use std::fmt::{self, Write as _};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+
+use atomically::{Backend, PoolTransactor, Strategy, TransactorExt as _, With};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+
+/// What was recorded so far.
+pub(crate) struct Table {
+    text: String,
+    log: Log,
+    _listening: tracing::subscriber::DefaultGuard,
+}
+
+/// The lines that the crate logs on this thread, from debug upwards.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+struct Message(Option<String>);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = Some(format!("{value:?}"));
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Log {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let (target, level) = (event.metadata().target(), *event.metadata().level());
+        if target != "atomically" || level > tracing::Level::DEBUG {
+            return;
+        }
+        let mut message = Message(None);
+        event.record(&mut message);
+        // The report of a deadlock has lines of its own, in the server's words and numbers.
+        let text = message.0.unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default();
+        if line != "another attempt follows" {
+            self.0.lock().expect("the log").push(format!("{:5} {line}", level.to_string().to_lowercase()));
+        }
+    }
+}
+
+/// The unit under test, by a name that its log lines and errors begin with.
+pub(crate) fn checkout<DB: Backend, S: Strategy>(
+    db: &PoolTransactor<DB, S>,
+) -> With<'_, PoolTransactor<DB, S>> {
+    db.named("checkout")
+}
+
+impl Table {
+    pub(crate) fn new<DB: Backend>() -> Self {
+        let log = Log::default();
+        let subscriber = tracing_subscriber::registry().with(log.clone());
+        let listening = tracing::subscriber::set_default(subscriber);
+        let text = format!("What a failure on {} says: the error, and the lines of the log.\n", DB::NAME);
+        Self { text, log, _listening: listening }
+    }
+
+    /// Records the error of a run, and what was logged meanwhile.
+    pub(crate) async fn record<T, E: fmt::Display>(
+        &mut self,
+        what: &str,
+        run: impl Future<Output = Result<T, E>>,
+    ) {
+        self.log.0.lock().expect("the log").clear();
+        let error = run.await.err().unwrap_or_else(|| panic!("{what}: it succeeded"));
+        self.note(what, &error);
+    }
+
+    /// The same, for what is a mistake on some databases only.
+    pub(crate) async fn record_if_it_fails<T, E: fmt::Display>(
+        &mut self,
+        what: &str,
+        run: impl Future<Output = Result<T, E>>,
+    ) {
+        self.log.0.lock().expect("the log").clear();
+        if let Err(error) = run.await {
+            self.note(what, &error);
+        }
+    }
+
+    fn note(&mut self, what: &str, error: &dyn fmt::Display) {
+        let _ = writeln!(self.text, "\n{what}\n    error {}", stable(&error.to_string()));
+        let mut lines: Vec<String> = Vec::new();
+        for line in self.log.0.lock().expect("the log").drain(..) {
+            let line = stable(&line);
+            // The same again, at further attempts.
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+        for line in lines {
+            let _ = writeln!(self.text, "    {line}");
+        }
+    }
+
+    pub(crate) fn compare(self, name: &str) {
+        let file = format!("{}/tests/snapshots/errors.{name}.txt", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            std::fs::write(&file, &self.text).expect("write the snapshot");
+        }
+        let kept = std::fs::read_to_string(&file).unwrap_or_default();
+        if let Some((is, was)) = self.text.lines().zip(kept.lines()).find(|(is, was)| is != was) {
+            panic!("not as in {file}; look at it, and keep it with UPDATE_SNAPSHOTS=1:\n- {was}\n+ {is}");
+        }
+        assert_eq!(self.text.lines().count(), kept.lines().count(), "{file} has other entries");
+    }
+}
+
+/// The text without ports, durations, places, names of databases and files, and numbers of the operating system.
+fn stable(text: &str) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        words.push(stable_word(word));
+    }
+    let text = words.join(" ");
+    let text = cut(&text, " (os error ", ")");
+    // How many attempts fit into a deadline depends on the machine.
+    match text.split_once("deadline passed after ") {
+        Some((front, rest)) => match rest.split_once(" in ") {
+            Some((_, rest)) => format!("{front}deadline passed after N attempts in {rest}"),
+            None => text,
+        },
+        None => text,
+    }
+}
+
+fn stable_word(word: &str) -> String {
+    let trimmed = word.trim_end_matches([',', ';', ':', ')', '.', '\'', '"']);
+    let end = &word[trimmed.len()..];
+    let start_of_core = trimmed.len() - trimmed.trim_start_matches(['(', '\'', '"', '`']).len();
+    let (start, core) = trimmed.split_at(start_of_core);
+    let core = if is_duration(core) {
+        String::from("TIME")
+    } else if let Some(rest) = core.strip_prefix("127.0.0.1:").filter(|port| is_number(port)) {
+        format!("127.0.0.1:{}", "P".repeat(usize::from(!rest.is_empty())))
+    } else if let Some((file, _)) =
+        core.rsplit_once(':').filter(|(file, line)| is_number(line) && file.ends_with(".rs"))
+    {
+        format!("{file}:LINE")
+    } else if core.starts_with('/') && core.ends_with(".db") {
+        String::from("FILE")
+    } else {
+        core.split('.').map(stable_name).collect::<Vec<_>>().join(".")
+    };
+    format!("{start}{core}{end}")
+}
+
+/// Databases of tests are called `t12_3`.
+fn stable_name(name: &str) -> String {
+    let bare = name.trim_matches(['`', '\'', '"', '(', ')', ',']);
+    let is_database = bare
+        .strip_prefix('t')
+        .and_then(|rest| rest.split_once('_'))
+        .is_some_and(|(process, number)| is_number(process) && is_number(number));
+    if is_database { name.replace(bare, "DATABASE") } else { name.to_owned() }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_digit())
+}
+
+fn is_duration(text: &str) -> bool {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    unit.len() < text.len()
+        && ["ns", "µs", "ms", "s"].contains(&unit)
+        && text.starts_with(|c: char| c.is_ascii_digit())
+}
+
+fn cut(text: &str, from: &str, to: &str) -> String {
+    let mut rest = text;
+    let mut left = String::new();
+    while let Some((front, behind)) = rest.split_once(from) {
+        left.push_str(front);
+        rest = behind.split_once(to).map_or("", |(_, behind)| behind);
+    }
+    left + rest
+}
