@@ -74,17 +74,18 @@ pub trait Facts: Wire + Sealed {
     /// or what the database does not have.
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure>;
 
-    /// What the opening's answers, as texts, say of the session's own limit for lock waits, where the opening has set one that
-    /// was derived from the deadline.
+    /// What the opening's answers, as texts, say of the session's own limit for lock waits, where the opening
+    /// has set one that was derived from the deadline.
     fn own_lock_timeout(_limits: &Limits, _answers: &[String]) -> Option<OwnLockTimeout> {
         None
     }
 
-    /// The statement, last of the opening, that answers for how long the session may idle in its transaction; `None` where
-    /// [`Engine`] says it, or there is no such limit.
+    /// The statement, last of the opening, that answers for how long the session may idle in its transaction;
+    /// `None` where [`Engine`] says it, or there is no such limit.
     const ASK_IDLE_LIMIT: Option<&'static str> = None;
 
-    /// The text that answers, in the order of [`Closing::saved`], the settings of the session that the opening changes.
+    /// The text that answers, in the order of [`Closing::saved`], the settings of the session that the
+    /// opening changes.
     fn ask_settings(_closing: &Closing) -> Option<String> {
         None
     }
@@ -219,7 +220,8 @@ pub trait Facts: Wire + Sealed {
     /// What it means.
     fn classify(report: &Report<'_>) -> Failure;
 
-    /// Whether the driver may answer that a statement is done, or found no row, when in truth its connection is lost.
+    /// Whether the driver may answer that a statement is done, or found no row, when in truth its connection
+    /// is lost.
     const ENDS_SILENTLY: bool = false;
 
     /// What is left of a transaction after this failure.

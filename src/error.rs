@@ -157,7 +157,8 @@ impl Error {
         Self::new(ErrorKind::BudgetSpent, Some(last), Some(spent))
     }
 
-    /// An argument of the crate's own that cannot be used. The message names it, and shows no value of the caller's.
+    /// An argument of the crate's own that cannot be used. The message names it, and shows no value of the
+    /// caller's.
     #[cfg(feature = "queue")]
     pub(crate) fn invalid_input(message: String) -> Self {
         let mut error = Self::new(ErrorKind::InvalidInput, None, None);

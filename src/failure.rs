@@ -285,8 +285,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The text of an error, and those of its sources as far as they are not part of it already: I/O errors and TLS hide the cause
-/// in there.
+/// The text of an error, and those of its sources as far as they are not part of it already: I/O errors and
+/// TLS hide the cause in there.
 pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

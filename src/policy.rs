@@ -59,8 +59,9 @@ impl Limits {
         self.lock.into_iter().chain(self.left).min()
     }
 
-    /// What a wait for a lock may take where the deadline is the only limit: a little less than its statement, so that a
-    /// server that limits both reports a lock timeout. `None` where the caller has asked for less.
+    /// What a wait for a lock may take where the deadline is the only limit: a little less than its
+    /// statement, so that a server that limits both reports a lock timeout. `None` where the caller has asked
+    /// for less.
     pub(crate) fn derived_on_locks(&self) -> Option<Duration> {
         let statement = self.on_statements()?;
         let is_derived = self.lock.is_none_or(|asked| asked >= statement);

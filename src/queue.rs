@@ -148,7 +148,8 @@ impl<DB: QueueBackend> Queue<DB> {
         let fits = |c: char| c.is_ascii_alphanumeric() || "_-.:/".contains(c);
         if name.is_empty() || name.len() > 100 || !name.chars().all(fits) {
             let message = format!(
-                "the name of a queue has 1 to 100 characters of a-z A-Z 0-9 _ - . : /, and this one of {} bytes does not",
+                "the name of a queue has 1 to 100 characters of a-z A-Z 0-9 _ - . : /, and this one of {} \
+                 bytes does not",
                 name.len()
             );
             return Err(Error::invalid_input(message));

@@ -11,6 +11,7 @@ mod deadlock_line;
 mod extension;
 #[cfg(test)]
 mod fleet;
+mod lines;
 mod lone;
 mod operation;
 mod options;
@@ -18,6 +19,7 @@ mod pool;
 mod resolve;
 mod timer;
 mod trial;
+mod tries;
 
 pub use extension::{TransactorExt, With};
 pub use options::Options;

@@ -248,8 +248,8 @@ impl Facts for Sqlite {
         }
     }
 
-    /// The driver's worker is a thread. When it panics, on a row of a table that another connection has altered for
-    /// example, the statement at hand ends without an error, and without any row.
+    /// The driver's worker is a thread. When it panics, on a row of a table that another connection has
+    /// altered for example, the statement at hand ends without an error, and without any row.
     const ENDS_SILENTLY: bool = true;
 
     fn address(options: &SqliteConnectOptions) -> String {

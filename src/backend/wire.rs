@@ -179,8 +179,9 @@ impl<DB: Database> WatchedQuery<DB> {
         })
     }
 
-    /// The driver's error, or that the statement is larger than what the server reads: it closes the connection then, often
-    /// before the driver has sent all of it, and so before the driver looks for the server's own error.
+    /// The driver's error, or that the statement is larger than what the server reads: it closes the
+    /// connection then, often before the driver has sent all of it, and so before the driver looks for the
+    /// server's own error.
     pub(crate) fn or_too_large(&self, error: sqlx::Error, max_packet: usize) -> sqlx::Error
     where
         DB: Wire,
@@ -190,7 +191,8 @@ impl<DB: Database> WatchedQuery<DB> {
             return error;
         }
         let message = format!(
-            "the statement is larger than the server's max_allowed_packet of {max_packet} bytes, and was not run: send \
+            "the statement is larger than the server's max_allowed_packet of {max_packet} bytes, and was \
+             not run: send \
              less at a time, or raise max_allowed_packet"
         );
         let failure = Failure::new(FailureKind::Other, message).with_code("1153").spoiling_session(true);
@@ -238,8 +240,8 @@ impl<'q, DB: Database> sqlx::Execute<'q, DB> for WatchedQuery<DB> {
     }
 }
 
-/// The number of bytes in what a driver shows of its arguments: a list of decimal numbers, the only way in which it shows
-/// them. Stops counting above `limit`.
+/// The number of bytes in what a driver shows of its arguments: a list of decimal numbers, the only way in
+/// which it shows them. Stops counting above `limit`.
 fn shown_bytes_up_to(arguments: &impl std::fmt::Debug, limit: usize) -> usize {
     struct Numbers {
         count: usize,

@@ -104,7 +104,8 @@ fn advice(kind: ErrorKind, failure: &Failure) -> &'static str {
             "; lock the rows of a unit in one order everywhere, for example first of all with `tx.lock_rows`"
         }
         FailureKind::StaleVersion => {
-            "; other transactions changed the row each time, or there is no such row: check the WHERE, or name what is \
+            "; other transactions changed the row each time, or there is no such row: check the WHERE, or \
+             name what is \
              contended with `on_key`"
         }
         FailureKind::SerializationFailure if kind != ErrorKind::Conflict => {
@@ -123,7 +124,8 @@ fn advice(kind: ErrorKind, failure: &Failure) -> &'static str {
         FailureKind::StatementTimeout => "; make the statement faster, or raise the limit",
         FailureKind::ConnectionLost => "; nothing was stored",
         FailureKind::CommitUnknown => {
-            "; it may be stored or not: look before you run it again (a unit with `resolve_commits` finds out by itself)"
+            "; it may be stored or not: look before you run it again (a unit with `resolve_commits` finds \
+             out by itself)"
         }
         FailureKind::Overloaded if kind == ErrorKind::Overloaded => {
             "; try again later, or raise `Gate::queue`"

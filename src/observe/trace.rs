@@ -187,7 +187,10 @@ mod with {
                     RunOutcome::Dropped => "dropped before it ended",
                     _ => what,
                 };
-                debug!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {ended}");
+                debug!(
+                    target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what,
+                    "{run}: {ended}"
+                );
             }
         }
     }

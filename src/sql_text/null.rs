@@ -16,10 +16,11 @@ pub(crate) fn is_update_or_delete(text: &str) -> bool {
         .any(|word| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(*word)))
 }
 
-/// The column that an UPDATE or DELETE compares with a parameter that is NULL, so that it never finds a row. `is_null` says
-/// whether the value with this number, counted from 1, is.
+/// The column that an UPDATE or DELETE compares with a parameter that is NULL, so that it never finds a row.
+/// `is_null` says whether the value with this number, counted from 1, is.
 ///
-/// Only what is certain counts: `column = ?` as the whole of a WHERE or as one of the conditions that it joins by AND.
+/// Only what is certain counts: `column = ?` as the whole of a WHERE or as one of the conditions that it
+/// joins by AND.
 pub(crate) fn column_compared_with_null(
     syntax: Syntax,
     text: &str,

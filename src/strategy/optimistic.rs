@@ -10,8 +10,9 @@ use crate::transactor::PoolTransactor;
 /// The check is a version column in the `WHERE` of the update, followed by
 /// [`Tx::expect_one`](crate::Tx::expect_one): no row means that somebody was faster, and the unit runs again.
 ///
-/// The version is an integer that each update adds 1 to, `NOT NULL`. A timestamp loses updates where two of them fall on the
-/// same one, which in whole seconds is the rule under load: see [`expect_one`](crate::Tx::expect_one).
+/// The version is an integer that each update adds 1 to, `NOT NULL`. A timestamp loses updates where two of
+/// them fall on the same one, which in whole seconds is the rule under load: see
+/// [`expect_one`](crate::Tx::expect_one).
 ///
 /// # When to use
 ///

@@ -1,96 +1,21 @@
 //! The loop: the only retry and the only sleep of the crate.
 
-use std::future::Future;
 use std::pin::pin;
 
 use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
-use crate::gate::{Gate, Place};
 use crate::isolation::Access;
-use crate::observe::{Observation, Run, RunOutcome, counted, within};
-use crate::policy::{Attempt, Plan, Strategy, Verdict};
-use crate::tx::{RightOfWay, has_given_way};
+use crate::observe::{Observation, Run, counted, within};
+use crate::policy::{Attempt, Strategy, Verdict};
+use crate::tx::has_given_way;
 
-use super::deadlock_line::{COSTLY, DeadlockLine, Turn};
+use super::deadlock_line::{COSTLY, Turn};
+use super::lines::{Lines, behind_others, behind_victims};
 use super::options::Options;
 use super::timer::Timer;
-
-/// Something that can be tried, and tried again.
-pub(super) trait Trial: Send {
-    type Output: Send;
-
-    /// What observers know the database by.
-    const SYSTEM: &'static str;
-
-    /// What an output means to observers.
-    fn outcome(output: &Self::Output) -> RunOutcome;
-
-    /// One attempt, which gives way to others where it is told to whom. It leaves neither a lock nor a connection behind, nor its place at the gate, whatever it ends with.
-    fn once(
-        &mut self,
-        plan: Plan,
-        attempt: u32,
-        place: Option<Place>,
-        way: Option<RightOfWay>,
-        timer: &mut Timer,
-    ) -> impl Future<Output = Outcome<Self::Output>> + Send;
-
-    /// The commit that an attempt was waiting for in vain, while nobody knows what became of it.
-    fn unresolved(&self) -> Option<Failure>;
-
-    /// There will be no further attempt.
-    fn ended(&mut self, timer: &mut Timer) -> impl Future<Output = ()> + Send;
-}
-
-/// What became of one attempt.
-#[derive(Debug)]
-pub(super) enum Outcome<T> {
-    /// It ended as it was wished to.
-    Done(T),
-    /// The database was in the way.
-    Failed { failure: Failure, otherwise: Otherwise<T> },
-    /// It failed, and must not be tried again, whatever the strategy says: a part of it may be stored.
-    Final(Failure),
-    /// The deadline passed while the attempt waited for this, perhaps with something known about it.
-    OutOfTime { failure: Option<Failure>, during: &'static str },
-}
-
-/// What the caller is told of a failure that is not worth another attempt.
-#[derive(Debug)]
-pub(super) enum Otherwise<T> {
-    /// The failure.
-    Failure,
-    /// The failure, and that the unit of work had hidden it.
-    Swallowed,
-    /// What the unit of work made of it.
-    Own(T),
-}
-
-impl<T> Outcome<T> {
-    pub(super) const fn failed(failure: Failure) -> Self {
-        Self::Failed { failure, otherwise: Otherwise::Failure }
-    }
-
-    pub(super) const fn out_of_time(during: &'static str, failure: Failure) -> Self {
-        Self::OutOfTime { failure: Some(failure), during }
-    }
-}
-
-/// Where runs wait for each other before an attempt.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Lines<'a> {
-    pub(super) gate: &'a Gate,
-    pub(super) deadlocked: Option<&'a DeadlockLine>,
-}
-
-#[cfg(test)]
-impl<'a> Lines<'a> {
-    pub(super) const fn at(gate: &'a Gate) -> Self {
-        Self { gate, deadlocked: None }
-    }
-}
+use super::tries::{Otherwise, Outcome, Trial};
 
 /// Tries until it is done, may not be tried again, or has used up what it was granted.
 pub(super) async fn until_done<X: Trial>(
@@ -174,8 +99,7 @@ async fn attempts<X: Trial>(
         };
         let Some(behind_victims) = behind_victims(lines, options, is_victim, timer).await else {
             let waited = last.unwrap_or_else(behind_others);
-            let spent = clock.spent(number - 1);
-            return Err(Error::deadline_exceeded(Some(waited), spent).while_waiting("in line"));
+            return Err(Error::deadline_exceeded(Some(waited), clock.spent(number - 1)));
         };
         timer.tell(|observation| observation.attempt_started(number));
         attempt.queued = place.as_ref().is_some_and(|place| place.queued);
@@ -192,8 +116,12 @@ async fn attempts<X: Trial>(
                 return Ok(output);
             }
             Outcome::OutOfTime { failure, during } => {
-                let error = Error::deadline_exceeded(last.or(failure), clock.spent(number));
-                return Err(error.while_waiting(during));
+                let spent = clock.spent(number);
+                // What the attempt before it met says more about the cause.
+                return Err(match last {
+                    Some(last) => Error::deadline_exceeded(Some(last), spent),
+                    None => Error::deadline_exceeded(failure, spent).while_waiting(during),
+                });
             }
             Outcome::Failed { failure, otherwise } => (failure, otherwise, true),
             Outcome::Final(failure) => (failure, Otherwise::Failure, false),
@@ -250,30 +178,6 @@ async fn attempts<X: Trial>(
     }
 }
 
-/// Joins those who run the same unit, behind the victims of deadlocks among them. `None` if the deadline passes first.
-async fn behind_victims(
-    lines: Lines<'_>,
-    options: &Options,
-    is_victim: bool,
-    timer: &mut Timer,
-) -> Option<Option<Turn>> {
-    // An interceptor decides by itself who goes on when.
-    let is_wanted = options.interceptors().is_empty();
-    let line = lines.deadlocked.filter(|_| is_wanted);
-    let (Some(line), Some(unit)) = (line, options.unit()) else { return Some(None) };
-    let mut turn = line.join(unit, is_victim);
-    if turn.is_to_come() {
-        timer.at_gate(turn.come()).await?;
-    }
-    Some(Some(turn))
-}
-
-fn behind_others() -> Failure {
-    let message =
-        "the unit was still waiting behind runs of the same unit that had deadlocked with each other";
-    Failure::new(FailureKind::Overloaded, message).retryable(true)
-}
-
 pub(super) fn still_in_line() -> Failure {
     let message = "the unit was still waiting for its turn at the gate";
     Failure::new(FailureKind::Overloaded, message).retryable(true)
@@ -291,7 +195,11 @@ mod tests {
     use super::*;
     use crate::backoff::Backoff;
     use crate::error::ErrorKind;
+    use crate::gate::{Gate, Place};
+    use crate::observe::RunOutcome;
+    use crate::policy::Plan;
     use crate::strategy::Optimistic;
+    use crate::tx::RightOfWay;
 
     /// Ends as it is told to, and notes when it was tried.
     struct Script {

@@ -8,23 +8,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::tx::RightOfWay;
 
-/// A deadlock that took less than this to be found costs little: its victim simply runs again, side by side with others.
-/// MySQL and MariaDB look for deadlocks at once, PostgreSQL after its `deadlock_timeout`, a second by default.
+/// A deadlock that took less than this to be found costs little: its victim simply runs again, side by side
+/// with others. MySQL and MariaDB look for deadlocks at once, PostgreSQL after its `deadlock_timeout`, a
+/// second by default.
 pub(super) const COSTLY: Duration = Duration::from_millis(50);
 
-/// Lets the victims of costly deadlocks run again one at a time, those of each unit in a line of its own. While several
-/// wait, the other runs of their unit give way: they roll back at their next statement, and stand in line behind them.
+/// Lets the victims of costly deadlocks run again one at a time, those of each unit in a line of its own.
+/// While several wait, the other runs of their unit give way: they roll back at their next statement, and
+/// stand in line behind them.
 ///
 /// # Why?
 ///
-/// Units that lock the same rows in different orders deadlock again and again, and each deadlock holds up all of them until
-/// the server looks for it. Of sixty units that each update ten rows in an order of their own, not one may be done after
-/// ten seconds. One at a time, each of them takes milliseconds.
+/// Units that lock the same rows in different orders deadlock again and again, and each deadlock holds up all
+/// of them until the server looks for it. Of sixty units that each update ten rows in an order of their own,
+/// not one may be done after ten seconds. One at a time, each of them takes milliseconds.
 ///
 /// # Why only then?
 ///
-/// The order in which a unit locks its rows is a property of its code, so units are told apart by where they are started.
-/// While deadlocks are rare, most runs of a unit never meet anybody in this line.
+/// The order in which a unit locks its rows is a property of its code, so units are told apart by where they
+/// are started. While deadlocks are rare, most runs of a unit never meet anybody in this line.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DeadlockLine(Arc<Mutex<HashMap<u64, Arc<Line>>>>);
 
@@ -46,7 +48,8 @@ pub(super) struct Turn {
 }
 
 impl DeadlockLine {
-    /// Joins the line of this unit. Only the victim of a deadlock has to wait, or who comes behind a crowd of victims.
+    /// Joins the line of this unit. Only the victim of a deadlock has to wait, or who comes behind a crowd of
+    /// victims.
     pub(super) fn join(&self, unit: u64, is_victim: bool) -> Turn {
         let new = || Arc::new(Line { turn: Arc::new(Semaphore::new(1)), way: RightOfWay::default() });
         let line = self.lines().entry(unit).or_insert_with(new).clone();

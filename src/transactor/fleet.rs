@@ -12,9 +12,11 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::attempt::{Lines, Outcome, Trial, until_done};
+use super::attempt::until_done;
+use super::lines::Lines;
 use super::options::Options;
 use super::timer::Timer;
+use super::tries::{Outcome, Trial};
 use crate::budget::RetryBudget;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::{Gate, Place};

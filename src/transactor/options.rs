@@ -11,13 +11,14 @@ use rand::rngs::StdRng;
 use crate::backoff::Backoff;
 use crate::budget::RetryBudget;
 use crate::digest::digest;
-use crate::error::RunLabel;
 #[cfg(feature = "testing")]
 use crate::intercept::Interceptor;
 use crate::intercept::Interceptors;
 use crate::isolation::{Access, Begin, Isolation};
 use crate::observe::{Observer, Observers, Run};
 use crate::policy::{Limits, Plan, Resolve};
+
+mod identity;
 
 /// How units of work are to be run, as far as the strategy is not to decide: for a transactor
 /// ([`PoolTransactor::options`](crate::PoolTransactor::options)) or for one run
@@ -144,12 +145,13 @@ impl Options {
     /// How long each wait for a lock may take, where that is less than what is left of the deadline: for a row, and on
     /// PostgreSQL, MySQL and MariaDB also for a table whose definition is being changed.
     ///
-    /// Without it, the limit is a little less than what is left of the deadline when the transaction is opened, or the
-    /// session's own limit (`lock_timeout` on PostgreSQL, `innodb_lock_wait_timeout` and `lock_wait_timeout` on MariaDB)
-    /// where that is shorter. So a statement that waits for a lock until the deadline is reported as a [lock
-    /// timeout](crate::Error::is_lock_timeout). There are two exceptions. A statement that begins late in its unit is
-    /// cut off by the client, which does not know what it waited for. And MySQL and MariaDB count in seconds: with
-    /// less than four of them left, a wait may be reported as a statement timeout.
+    /// Without it, the limit is a little less than what is left of the deadline when the transaction is
+    /// opened, or the session's own limit (`lock_timeout` on PostgreSQL, `innodb_lock_wait_timeout` and
+    /// `lock_wait_timeout` on MariaDB) where that is shorter. So a statement that waits for a lock until the
+    /// deadline is reported as a [lock timeout](crate::Error::is_lock_timeout). There are two exceptions. A
+    /// statement that begins late in its unit is cut off by the client, which does not know what it waited
+    /// for. And MySQL and MariaDB count in seconds: with less than four of them left, a wait may be reported
+    /// as a statement timeout.
     #[must_use]
     pub fn lock_timeout(mut self, limit: Duration) -> Self {
         self.lock_timeout = Some(limit);
@@ -174,8 +176,8 @@ impl Options {
     /// Runs the unit again when it ends because of a unique violation, up to this many times: for "get it, or create it
     /// if it is not there", where the one who comes second finds it at the next attempt.
     ///
-    /// A violation that a [savepoint](crate::Tx::savepoint) has rescued does not count, also where the unit returns its error:
-    /// the unit has had its chance to deal with it.
+    /// A violation that a [savepoint](crate::Tx::savepoint) has rescued does not count, also where the unit
+    /// returns its error: the unit has had its chance to deal with it.
     ///
     /// # Why not always?
     ///
@@ -364,17 +366,6 @@ impl Options {
 
     pub(super) fn place(&self) -> Option<&'static Location<'static>> {
         self.place
-    }
-
-    /// What tells the runs of one unit from those of others: where they are started, and their name.
-    pub(super) fn unit(&self) -> Option<u64> {
-        let place = self.place.map(|place| (place.file(), place.line(), place.column()));
-        (place.is_some() || self.name.is_some()).then(|| digest(&(self.name, place)))
-    }
-
-    /// The run as its errors call it, where it has a name.
-    pub(super) fn label(&self) -> Option<RunLabel> {
-        self.name.map(|name| RunLabel { name, place: self.place })
     }
 
     pub(super) fn observers(&self) -> &Observers {

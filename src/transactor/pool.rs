@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 
-use super::attempt::{Lines, until_done};
+use super::attempt::until_done;
 use super::deadlock_line::DeadlockLine;
+use super::lines::Lines;
 use super::lone::{self, Sent};
 use super::trial::{Alone, Sending, StatementTrial, UnitTrial, sending};
 use super::{Ended, Options, Transactor, Unit};

@@ -6,9 +6,11 @@ use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
 use crate::tx::{Tx, is_used_up};
 
+mod opening;
 mod statement;
 mod turn;
 mod unit;
+mod unseen;
 
 pub(super) use statement::{Alone, Sending, StatementTrial, sending};
 pub(super) use unit::UnitTrial;

@@ -73,7 +73,8 @@ fn refusal<DB: Backend>(statement: &Statement<'_>) -> Option<Failure> {
     let message = match DB::transaction_effect(statement) {
         TransactionEffect::Inside | TransactionEffect::MayEnd => return None,
         TransactionEffect::Controls => format!(
-            "{} was not sent: a unit of work must not begin, commit or roll back by itself; return Ok to commit, or Err to \
+            "{} was not sent: a unit of work must not begin, commit or roll back by itself; return Ok to \
+             commit, or Err to \
              roll back",
             statement.title()
         ),

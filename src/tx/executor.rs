@@ -126,7 +126,8 @@ macro_rules! executor {
                                 break;
                             }
                             is_done |= matches!(answer, Ok(Some(Either::<$database>::Left(_))));
-                            if let Some(answer) = journal.end_statement::<$database, _>(answer, nowait, false)? {
+                            let answer = journal.end_statement::<$database, _>(answer, nowait, false)?;
+                            if let Some(answer) = answer {
                                 yield answer;
                             }
                         }

@@ -69,7 +69,8 @@ impl Journal {
         if self.over.is_none() {
             let dropped = if self.in_flight {
                 Some(
-                    "the future of a statement was dropped before the statement was done, which runs on in the server; await \
+                    "the future of a statement was dropped before the statement was done, which runs on in \
+                     the server; await \
                      it to its end, or limit it with `Options::statement_timeout`",
                 )
             } else if self.scope_dropped.as_ref().is_some_and(|dropped| dropped.load(Ordering::Acquire)) {

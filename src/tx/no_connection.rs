@@ -30,7 +30,8 @@ pub(crate) fn not_connected<DB: Backend>(
         }
         sqlx::Error::PoolClosed => Failure::new(
             FailureKind::Other,
-            "the pool is closed, and hands out no connections any more; let the units end before it is closed",
+            "the pool is closed, and hands out no connections any more; let the units end before it is \
+             closed",
         ),
         sqlx::Error::Io(error) => {
             unavailable(format!("could not connect to {address}: {}", with_causes(error)))
@@ -41,7 +42,8 @@ pub(crate) fn not_connected<DB: Backend>(
     }
 }
 
-/// What the deadline was spent on while there was no transaction yet; `connected` says whether there was a connection.
+/// What the deadline was spent on while there was no transaction yet; `connected` says whether there was a
+/// connection.
 pub(crate) fn cut_short<DB: Backend>(
     pool: &Pool<DB>,
     handoff: &Handoff<DB>,
@@ -66,12 +68,14 @@ fn what_the_pool_did<DB: Backend>(pool: &Pool<DB>, handoff: &Handoff<DB>, since:
     match handoff.refusal_since(since) {
         Some(reason) => {
             format!(
-                "could not connect to {address}: {reason} (pool: {open} of {most} connections open); check that the \
+                "could not connect to {address}: {reason} (pool: {open} of {most} connections open); check \
+                 that the \
                  server runs, and that it listens there"
             )
         }
         None if is_used_up(pool) => format!(
-            "all {most} connections of the pool stayed in use; hold them for less time, or raise its max_connections"
+            "all {most} connections of the pool stayed in use; hold them for less time, or raise its \
+             max_connections"
         ),
         None => format!(
             "{address} did not accept a connection (pool: {open} of {most} connections open, {} idle)",

@@ -68,7 +68,8 @@ impl Opening<'_> {
 impl<DB: Backend> Tx<DB> {
     /// Takes a connection and opens a transaction on it, in one round trip.
     ///
-    /// It comes in a box: it goes through a few hands, and each would take its room once more in the future of every run.
+    /// It comes in a box: it goes through a few hands, and each would take its room once more in the future
+    /// of every run.
     ///
     /// Cancellation: the connection is closed, so that no half-open transaction gets back into the pool.
     pub(crate) async fn open(
@@ -87,7 +88,8 @@ impl<DB: Backend> Tx<DB> {
             .await
             .map_err(|error| NotOpened::because(not_connected(pool, handoff, asked, &error)))?;
         opening.connected.store(true, Ordering::Release);
-        // What is left of the time is less by what a wait for a connection took; servers count in milliseconds.
+        // What is left of the time is less by what a wait for a connection took; servers count in
+        // milliseconds.
         if asked.elapsed() >= Duration::from_millis(1) {
             limits = remaining();
             text = opening.text::<DB>(&limits).map_err(NotOpened::because)?;
@@ -133,8 +135,8 @@ impl<DB: Backend> Tx<DB> {
             Some(Interception::new::<DB>(interceptors, opening.attempt, session.connection()).await)
         };
         let closing = Closing::new(engine, opening.plan, limits);
-        // A session that outlives a dropped run has to get its settings back, also when the run is dropped before the opening
-        // has answered what they were.
+        // A session that outlives a dropped run has to get its settings back, also when the run is dropped
+        // before the opening has answered what they were.
         if let Some(ask) = DB::ask_settings(&closing)
             && DB::lives_in_its_connection(&pool.connect_options())
         {
@@ -208,8 +210,8 @@ struct Begin<'a, DB: Backend> {
 }
 
 impl<DB: Backend> Begin<'_, DB> {
-    /// Sends the opening; a second time, where the pool's last user had left a transaction open, which nothing can commit
-    /// any more.
+    /// Sends the opening; a second time, where the pool's last user had left a transaction open, which
+    /// nothing can commit any more.
     async fn send(self, opening: String, closing: &Closing) -> Reply {
         let connection = self.session.connection();
         let reply = send::<DB>(self.by, connection, StepKind::Begin, opening.clone()).await;

@@ -31,8 +31,8 @@ impl RightOfWay {
 
 /// The failure of a transaction that gives way. No server raised it, so it has no code.
 ///
-/// Its locks are part of what the others deadlock over: when it gets the one that it waited for, and goes on to the next, it is in
-/// the next deadlock, and the server takes its time to find that.
+/// Its locks are part of what the others deadlock over: when it gets the one that it waited for, and goes on
+/// to the next, it is in the next deadlock, and the server takes its time to find that.
 pub(super) fn gave_way() -> Failure {
     let message = "gave way to other runs of the same unit, which had just deadlocked with each other";
     Failure::new(FailureKind::Deadlock, message).retryable(true)

@@ -1,7 +1,8 @@
-//! What an error and the log say of every way in which a run can fail, kept as snapshots: one file for each database.
+//! What an error and the log say of every way in which a run can fail, kept as snapshots: one file for each
+//! database.
 //!
-//! Whoever reads such a line at night must find in it what failed, where, why, and what to do. A change of a text shows up
-//! here; look at it, and keep it with `UPDATE_SNAPSHOTS=1`.
+//! Whoever reads such a line at night must find in it what failed, where, why, and what to do. A change of a
+//! text shows up here; look at it, and keep it with `UPDATE_SNAPSHOTS=1`.
 
 mod connecting;
 mod misuse;

@@ -72,7 +72,7 @@ pub(crate) async fn for_locks<DB: TestBackend>(table: &mut Table) {
     let db = Pessimistic::default().on(&pool).options(limited);
     table.record("lock timeout", checkout(&db).run(add)).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(4)).backoff(Backoff::none());
-    table.record("lock wait until the deadline", checkout(&db).run(add)).await;
+    table.record_loud("lock wait until the deadline", checkout(&db).run(add)).await;
     let nowait = "SELECT value FROM counter WHERE id = 1 FOR UPDATE NOWAIT";
     let db = Pessimistic::default().on(&pool);
     let refused = async |tx: &mut Tx<DB>| {
@@ -128,7 +128,7 @@ pub(crate) async fn for_a_writer(table: &mut Table) {
     let db = Pessimistic::default().on(&pool).options(limited);
     table.record("database busy", checkout(&db).run(add)).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(400));
-    table.record("database busy until the deadline", checkout(&db).run(add)).await;
+    table.record_loud("database busy until the deadline", checkout(&db).run(add)).await;
     drop(blocker);
     // Reads, another connection writes, and what was read is not the newest any more.
     let other = pool.pool.clone();

@@ -55,7 +55,8 @@ async fn a_slow_statement_is_no_lock_timeout_on_postgres() {
     assert!(!error.is_lock_timeout(), "{error:?}");
 }
 
-/// A session whose own limit is shorter keeps it, whatever the sessions before it had, at every isolation level.
+/// A session whose own limit is shorter keeps it, whatever the sessions before it had, at every isolation
+/// level.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shorter_lock_timeout_of_one_session_stays_on_postgres() {
     let server = counter::<sqlx::Postgres>(1).await;
@@ -84,8 +85,8 @@ async fn a_shorter_lock_timeout_of_one_session_stays_on_postgres() {
     }
 }
 
-/// What the deadline derives costs no round trip: BEGIN, one statement and COMMIT are three requests, and nothing is
-/// read before the unit's first statement, whose snapshot is the transaction's.
+/// What the deadline derives costs no round trip: BEGIN, one statement and COMMIT are three requests, and
+/// nothing is read before the unit's first statement, whose snapshot is the transaction's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_from_the_deadline_costs_no_round_trip_on_postgres() {
     let direct = counter::<sqlx::Postgres>(2).await;

@@ -11,7 +11,8 @@ use crate::support::TestBackend;
 /// Binds NULL for every `None`.
 type Values<'a> = &'a [Option<i64>];
 
-/// Runs an update with values that may be NULL, then `expect_one`; returns the error and how many attempts there were.
+/// Runs an update with values that may be NULL, then `expect_one`; returns the error and how many attempts
+/// there were.
 async fn update<DB: TestBackend>(sql: SqlStr, values: Values<'_>) -> (Error, u32) {
     let pool = counter::<DB>(1).await;
     let attempts = AtomicU32::new(0);

@@ -81,8 +81,9 @@ async fn a_dropped_read_only_run_in_memory_leaves_nothing_set() {
                 Ok::<_, Error>(())
             };
             let mut run = pin!(reads.run(unit));
-            for _ in 0..polls {
-                if let Poll::Ready(_) = run.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            for poll in 0..polls {
+                if let Poll::Ready(ended) = run.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    eprintln!("{polls}: done at {poll}: {ended:?}");
                     break;
                 }
                 // The driver's thread answers, unless the connection is not there yet.

@@ -24,12 +24,13 @@ pub(super) fn of_statement(limits: &Limits) -> String {
     sql
 }
 
-/// The same, with a limit for lock waits that is derived from the deadline where none was asked for: the server reports
-/// the limit that is met first, and a wait for a lock is to be reported as one.
+/// The same, with a limit for lock waits that is derived from the deadline where none was asked for: the
+/// server reports the limit that is met first, and a wait for a lock is to be reported as one.
 ///
-/// A session may have a shorter one of its own, which stays. The opening cannot compute with it: `SELECT set_config(…)` would
-/// take the snapshot of a transaction at REPEATABLE READ before the unit has begun, and `SET` takes no expression. `SHOW` takes
-/// no snapshot; so the text says what was set before, and what was [set in ignorance](own_lock_timeout) is corrected.
+/// A session may have a shorter one of its own, which stays. The opening cannot compute with it: `SELECT
+/// set_config(…)` would take the snapshot of a transaction at REPEATABLE READ before the unit has begun, and
+/// `SET` takes no expression. `SHOW` takes no snapshot; so the text says what was set before, and what was
+/// [set in ignorance](own_lock_timeout) is corrected.
 pub(super) fn of_transaction(limits: &Limits) -> String {
     let asked_for = of_statement(limits);
     match limits.derived_on_locks() {
@@ -41,8 +42,8 @@ pub(super) fn of_transaction(limits: &Limits) -> String {
     }
 }
 
-/// What `SHOW` has answered, and how to correct what was set without knowing it: by a round trip, which the next
-/// transaction does without.
+/// What `SHOW` has answered, and how to correct what was set without knowing it: by a round trip, which the
+/// next transaction does without.
 pub(super) fn own_lock_timeout(limits: &Limits, answers: &[String]) -> Option<OwnLockTimeout> {
     let derived = limits.derived_on_locks()?;
     let limit = duration(answers.first()?)?;

@@ -13,10 +13,10 @@ use crate::gate::Place;
 use crate::intercept::Answer;
 use crate::observe::{RunOutcome, counted};
 use crate::policy::Plan;
-use crate::transactor::attempt::{Outcome, Trial};
 use crate::transactor::lone::{Sent, sent_once};
 use crate::transactor::options::Options;
 use crate::transactor::timer::Timer;
+use crate::transactor::tries::{Outcome, Trial};
 use crate::tx::{Handoff, Interception, RightOfWay, Session, cut_short, not_connected};
 
 /// Where a single statement runs, and what is known of it.

@@ -6,8 +6,9 @@ use crate::intercept::Interceptors;
 use crate::isolation::{Begin, Isolation};
 use crate::lock::RowLock;
 use crate::policy::Plan;
-use crate::transactor::attempt::{Outcome, still_in_line};
+use crate::transactor::attempt::still_in_line;
 use crate::transactor::timer::Timer;
+use crate::transactor::tries::Outcome;
 
 /// Where an attempt waits for the one before it at the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! One attempt at a unit of work.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_core::future::BoxFuture;
@@ -10,24 +9,24 @@ use sqlx::Pool;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::opening::Opening;
 use super::turn::Turn;
+use super::unseen::{explained, unseen};
 use super::waited_for_the_pool;
 use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
 use crate::isolation::Access;
-use crate::observe::{Observation, RunOutcome, watched};
+use crate::observe::{RunOutcome, watched};
 use crate::policy::{Plan, Resolve, Trace};
-use crate::transactor::attempt::{Otherwise, Outcome, Trial, is_unique_violation};
+use crate::transactor::attempt::is_unique_violation;
 use crate::transactor::lone::sent_once;
 use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
-use crate::transactor::timer::{Clock, Timer};
+use crate::transactor::timer::Timer;
+use crate::transactor::tries::{Otherwise, Outcome, Trial};
 use crate::transactor::{Ended, Unit, Wish};
-use crate::tx::{
-    self, Commit, End, Handoff, Hooks, NotOpened, RightOfWay, Shield, Tx, Unseen, cut_short, holding,
-    identity,
-};
+use crate::tx::{Commit, End, Handoff, Hooks, RightOfWay, Shield, Tx, Unseen, cut_short, holding};
 
 /// A unit of work, in a transaction.
 pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
@@ -386,87 +385,9 @@ fn nothing_stored(unknown: &Failure) -> Failure {
     Failure::new(FailureKind::ConnectionLost, unknown.message()).retryable(true)
 }
 
-/// What became of a transaction in statements that were not seen, `converted` being what the unit has said of them. A
-/// failure that certainly ends the transaction has ended it; one that only the commit can confirm is returned.
-async fn unseen<DB: Backend>(tx: &mut Tx<DB>, wish: Wish, converted: Option<Failure>) -> Option<Unseen> {
-    let converted = converted.filter(Tx::<DB>::ends_with);
-    if wish == Wish::Commit && tx.over().is_none() {
-        let failure = converted?;
-        // Where a transaction survives its conflicts, the commit would go through.
-        if !DB::EVERY_ERROR_ABORTS && failure.kind().is_conflict() {
-            tx.end(failure.clone());
-        }
-        return Some(Unseen::Failed(failure));
-    }
-    let found = tx.look_for_unseen(converted).await;
-    if let Unseen::Failed(failure) = &found {
-        tx.end(failure.clone());
-    }
-    Some(found)
-}
-
-/// Those who watch are told of a deadlock which units it was between.
-async fn explained<DB: Backend>(
-    failure: Failure,
-    tx: &mut Tx<DB>,
-    pool: &Pool<DB>,
-    timer: &Timer,
-) -> Failure {
-    let Some(observation) = timer.observation.as_ref().filter(|_| failure.kind() == FailureKind::Deadlock)
-    else {
-        return failure;
-    };
-    // In a box of its own: in place, it would be in the future of every run.
-    let failure = Box::pin(tx.explain(failure)).await;
-    let mut report = failure.deadlock().cloned().unwrap_or_default();
-    observation.name_units(&mut report, identity(pool));
-    failure.with_deadlock(Some(report))
-}
-
 /// Hooks are waited for until the deadline, and finished in any case.
 async fn run_hooks(hooks: Hooks, end: End, timer: &mut Timer) {
     if !hooks.is_empty() {
         timer.within(Shield::new(Handle::current(), hooks.run(end), ())).await;
-    }
-}
-
-/// What it takes to open a transaction.
-struct Opening<'a, DB: Backend> {
-    pool: &'a Pool<DB>,
-    handoff: &'a Handoff<DB>,
-    options: &'a Options,
-    plan: Plan,
-    attempt: u32,
-    waits_in_line: bool,
-    gives_way_to: Option<RightOfWay>,
-    connected: &'a AtomicBool,
-    clock: Clock,
-    trace: Option<Trace>,
-    observation: Option<Arc<Observation>>,
-}
-
-impl<DB: Backend> Opening<'_, DB> {
-    /// A pooled connection may have died since it was last used. Finding out is not an attempt: nothing was run. There
-    /// are at most as many of them as the pool holds.
-    async fn run(self) -> Result<Box<Tx<DB>>, Failure> {
-        let mut replacements = self.pool.options().get_max_connections();
-        loop {
-            let opening = tx::Opening {
-                plan: self.plan,
-                attempt: self.attempt,
-                trace: self.trace,
-                waits_in_line: self.waits_in_line,
-                connected: self.connected,
-                gives_way_to: self.gives_way_to.clone(),
-                interceptors: self.options.interceptors().clone(),
-                observation: self.observation.clone(),
-            };
-            let limits = || self.options.limits(self.clock.server_limit());
-            match Tx::open(self.pool, self.handoff, opening, limits).await {
-                Ok(tx) => return Ok(tx),
-                Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
-                Err(NotOpened { failure, .. }) => return Err(failure),
-            }
-        }
     }
 }

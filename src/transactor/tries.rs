@@ -1,0 +1,72 @@
+//! What can be tried, and what becomes of it.
+
+use std::future::Future;
+
+use super::timer::Timer;
+use crate::failure::Failure;
+use crate::gate::Place;
+use crate::observe::RunOutcome;
+use crate::policy::Plan;
+use crate::tx::RightOfWay;
+
+/// Something that can be tried, and tried again.
+pub(super) trait Trial: Send {
+    type Output: Send;
+
+    /// What observers know the database by.
+    const SYSTEM: &'static str;
+
+    /// What an output means to observers.
+    fn outcome(output: &Self::Output) -> RunOutcome;
+
+    /// One attempt, which gives way to others where it is told to whom. It leaves neither a lock nor a
+    /// connection behind, nor its place at the gate, whatever it ends with.
+    fn once(
+        &mut self,
+        plan: Plan,
+        attempt: u32,
+        place: Option<Place>,
+        way: Option<RightOfWay>,
+        timer: &mut Timer,
+    ) -> impl Future<Output = Outcome<Self::Output>> + Send;
+
+    /// The commit that an attempt was waiting for in vain, while nobody knows what became of it.
+    fn unresolved(&self) -> Option<Failure>;
+
+    /// There will be no further attempt.
+    fn ended(&mut self, timer: &mut Timer) -> impl Future<Output = ()> + Send;
+}
+
+/// What became of one attempt.
+#[derive(Debug)]
+pub(super) enum Outcome<T> {
+    /// It ended as it was wished to.
+    Done(T),
+    /// The database was in the way.
+    Failed { failure: Failure, otherwise: Otherwise<T> },
+    /// It failed, and must not be tried again, whatever the strategy says: a part of it may be stored.
+    Final(Failure),
+    /// The deadline passed while the attempt waited for this, perhaps with something known about it.
+    OutOfTime { failure: Option<Failure>, during: &'static str },
+}
+
+/// What the caller is told of a failure that is not worth another attempt.
+#[derive(Debug)]
+pub(super) enum Otherwise<T> {
+    /// The failure.
+    Failure,
+    /// The failure, and that the unit of work had hidden it.
+    Swallowed,
+    /// What the unit of work made of it.
+    Own(T),
+}
+
+impl<T> Outcome<T> {
+    pub(super) const fn failed(failure: Failure) -> Self {
+        Self::Failed { failure, otherwise: Otherwise::Failure }
+    }
+
+    pub(super) const fn out_of_time(during: &'static str, failure: Failure) -> Self {
+        Self::OutOfTime { failure: Some(failure), during }
+    }
+}
