@@ -15,8 +15,7 @@ mod worker;
 
 use std::time::Duration;
 
-use atomically::{Backend, Error, Tx};
-use sqlx::Pool;
+use atomically::{Error, Tx};
 use support::{TestBackend, TestPool, on_every_database};
 
 /// Only to tell "in time" from "never", on the busiest of machines.
@@ -51,15 +50,7 @@ async fn counter<DB: TestBackend>(connections: u32) -> TestPool<DB> {
     pool
 }
 
-async fn value<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
-    DB::pool_fetch(pool, DB::sql("SELECT value FROM counter WHERE id = 1"), &[]).await.expect("the value")
-}
-
 async fn add_one<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     DB::execute(tx, DB::sql("UPDATE counter SET value = value + 1 WHERE id = 1"), &[]).await?;
     Ok(())
-}
-
-fn is<A: Backend>(name: &str) -> bool {
-    A::NAME == name
 }
