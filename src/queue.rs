@@ -142,7 +142,8 @@ impl<DB: QueueBackend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// A name that is empty, longer than 100 bytes, or has anything but letters, digits and `_ - . : /` of ASCII in it.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput): a name that is empty, longer than 100 bytes, or has anything but
+    /// letters, digits and `_ - . : /` of ASCII in it.
     pub fn new(name: &str, pool: &Pool<DB>) -> Result<Self, Error> {
         // The name goes into statements as it is.
         let fits = |c: char| c.is_ascii_alphanumeric() || "_-.:/".contains(c);

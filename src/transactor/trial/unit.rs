@@ -113,7 +113,7 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                 }
             };
             let idles =
-                waits_in_line && !place.as_mut().is_none_or(|place| place.alone().now_or_never().is_some());
+                waits_in_line && place.as_mut().is_some_and(|place| place.alone().now_or_never().is_none());
             if !(idles && tx.limits_idling()) {
                 return self.run_unit(tx, turn, place, timer).await;
             }
