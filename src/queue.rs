@@ -134,6 +134,7 @@ pub struct Queue<DB: Backend> {
     max_attempts: u32,
     backoff: Backoff,
     search: Arc<Search>,
+    persistent: bool,
     after_enqueue: Option<Arc<str>>,
 }
 
@@ -159,6 +160,7 @@ impl<DB: QueueBackend> Queue<DB> {
             max_attempts: MAX_ATTEMPTS,
             backoff: BACKOFF,
             search: Arc::default(),
+            persistent: true,
             after_enqueue: None,
         })
     }
@@ -193,6 +195,18 @@ impl<DB: QueueBackend> Queue<DB> {
     #[must_use]
     pub fn reuse_connections(mut self) -> Self {
         self.db = self.db.reuse_connections();
+        self
+    }
+
+    /// Whether connections to PostgreSQL keep the statement that enqueues prepared, as sqlx's own
+    /// [`persistent`](sqlx::query::Query::persistent). The default is `true`.
+    ///
+    /// Say `false` behind a pooler that hands out sessions by the transaction and does not keep track of prepared statements.
+    /// An [`enqueue`](Self::enqueue) takes a round trip more then, and an [`enqueue_alone`](Self::enqueue_alone) a
+    /// transaction. The other statements of a queue are made for such poolers in any case.
+    #[must_use]
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.persistent = persistent;
         self
     }
 
@@ -252,7 +266,8 @@ impl<DB: QueueBackend> Queue<DB> {
         Ok(added)
     }
 
-    /// Puts a job into the queue that nothing else is to be stored with. On PostgreSQL, in one round trip.
+    /// Puts a job into the queue that nothing else is to be stored with. On PostgreSQL, in one round trip, once the
+    /// connection has the statement [prepared](Self::persistent).
     ///
     /// # Errors
     ///
@@ -273,7 +288,7 @@ impl<DB: QueueBackend> Queue<DB> {
     }
 
     fn rows<'a>(&'a self, jobs: &'a [&'a NewJob]) -> NewRows<'a> {
-        NewRows { queue: &self.name, max_attempts: self.max_attempts, jobs }
+        NewRows { queue: &self.name, max_attempts: self.max_attempts, persistent: self.persistent, jobs }
     }
 
     async fn insert(&self, tx: &mut Tx<DB>, jobs: &[&NewJob]) -> Result<(u64, Option<i64>), Error> {
@@ -325,6 +340,7 @@ impl<DB: Backend> Clone for Queue<DB> {
             max_attempts: self.max_attempts,
             backoff: self.backoff,
             search: self.search.clone(),
+            persistent: self.persistent,
             after_enqueue: self.after_enqueue.clone(),
         }
     }

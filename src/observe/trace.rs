@@ -5,7 +5,11 @@
 //! [code attributes](https://opentelemetry.io/docs/specs/semconv/registry/attributes/code/)).
 
 #[cfg(feature = "tracing")]
+pub(super) use with::observer_panicked;
+#[cfg(feature = "tracing")]
 pub(crate) use with::{Span, within};
+#[cfg(not(feature = "tracing"))]
+pub(super) use without::observer_panicked;
 #[cfg(not(feature = "tracing"))]
 pub(crate) use without::{Span, within};
 
@@ -87,6 +91,15 @@ mod with {
             Some(Span(span)) => Box::pin(future()).instrument(span).await,
             None => future().await,
         }
+    }
+
+    /// An observer panicked for the first time. What it said is in the report of the panic.
+    pub(in crate::observe) fn observer_panicked() {
+        error!(
+            target: "atomically",
+            "an observer panicked: the unit or worker that it observes goes on, and so do the other observers; it is called \
+             again for the next event, and further panics of it are not logged"
+        );
     }
 
     impl Observers {
@@ -216,6 +229,8 @@ mod without {
             match self.0 {}
         }
     }
+
+    pub(in crate::observe) fn observer_panicked() {}
 
     pub(crate) async fn within<F: Future>(_span: Option<Span>, future: impl FnOnce() -> F) -> F::Output {
         future().await

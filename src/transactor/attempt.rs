@@ -11,6 +11,7 @@ use crate::gate::{Gate, Place};
 use crate::isolation::Access;
 use crate::observe::{Observation, Run, RunOutcome, counted, within};
 use crate::policy::{Attempt, Plan, Strategy, Verdict};
+use crate::sql_text::Syntax;
 
 use super::options::Options;
 use super::timer::Timer;
@@ -21,6 +22,9 @@ pub(super) trait Trial: Send {
 
     /// What observers know the database by.
     const SYSTEM: &'static str;
+
+    /// How its statements are read.
+    const SYNTAX: Syntax;
 
     /// What an output means to observers.
     fn outcome(output: &Self::Output) -> RunOutcome;
@@ -78,7 +82,7 @@ pub(super) async fn until_done<X: Trial>(
     options: &Options,
     trial: &mut X,
 ) -> Result<X::Output, Error> {
-    let observation = Observation::start(options.observers(), options.idle_limit(), |id| Run {
+    let observation = Observation::start(options.observers(), options.idle_limit(), X::SYNTAX, |id| Run {
         id,
         name: options.name(),
         strategy: strategy.name(),
@@ -248,6 +252,8 @@ mod tests {
         type Output = &'static str;
 
         const SYSTEM: &'static str = "none";
+
+        const SYNTAX: Syntax = Syntax::Sqlite;
 
         fn outcome(_output: &&'static str) -> RunOutcome {
             RunOutcome::Committed

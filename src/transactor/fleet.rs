@@ -21,6 +21,7 @@ use crate::gate::{Gate, Place};
 use crate::isolation::Isolation;
 use crate::observe::RunOutcome;
 use crate::policy::{Attempt, Plan, Strategy};
+use crate::sql_text::Syntax;
 
 const CLIENTS: u64 = 10_000;
 /// Between two runs of a client, on average.
@@ -91,6 +92,8 @@ struct Request<'a>(&'a World);
 
 impl Trial for Request<'_> {
     const SYSTEM: &'static str = "none";
+
+    const SYNTAX: Syntax = Syntax::Sqlite;
 
     fn outcome(_output: &Self::Output) -> RunOutcome {
         RunOutcome::Committed

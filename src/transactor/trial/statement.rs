@@ -8,11 +8,13 @@ use sqlx::{Pool, SqlStr};
 
 use super::nobody_answered;
 use crate::backend::{Backend, WatchedQuery, failure_of, failure_or_other};
+use crate::error::shown;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
 use crate::intercept::Answer;
 use crate::observe::{RunOutcome, counted};
 use crate::policy::Plan;
+use crate::sql_text::Syntax;
 use crate::transactor::attempt::{Outcome, Trial};
 use crate::transactor::lone::{Sent, sent_once};
 use crate::transactor::options::Options;
@@ -64,6 +66,8 @@ where
 
     const SYSTEM: &'static str = DB::SYSTEM;
 
+    const SYNTAX: Syntax = DB::SYNTAX;
+
     fn outcome(_output: &T) -> RunOutcome {
         RunOutcome::Committed
     }
@@ -92,7 +96,7 @@ where
             Some(Err(error)) => return Outcome::failed(not_connected::<DB>(&error)),
             None => return Outcome::OutOfTime(Some(nobody_answered(self.alone.pool))),
         };
-        timer.tell(|observation| observation.sent(self.alone.sql.clone()));
+        timer.tell(|observation| observation.sent(&self.alone.sql));
         let sending = Sending { attempt, limit: timer.clock.server_limit() };
         let answer = timer.within((self.run)(session.connection(), sending)).await;
         let error = match answer {
@@ -114,7 +118,7 @@ where
             }
         };
         let failure = failure_of::<DB>(&error, self.alone.nowait)
-            .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()));
+            .unwrap_or_else(|| Failure::new(FailureKind::Other, shown(&error)));
         timer.tell(|observation| observation.answered(Some(&failure)));
         if in_doubt(&failure) {
             session.close();

@@ -15,6 +15,7 @@ use crate::gate::Place;
 use crate::isolation::Access;
 use crate::observe::{Observation, RunOutcome, watched};
 use crate::policy::{Plan, Resolve, Trace};
+use crate::sql_text::Syntax;
 use crate::transactor::attempt::{Otherwise, Outcome, Trial, is_unique_violation};
 use crate::transactor::lone::sent_once;
 use crate::transactor::options::Options;
@@ -63,6 +64,8 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
     type Output = Ended;
 
     const SYSTEM: &'static str = DB::SYSTEM;
+
+    const SYNTAX: Syntax = DB::SYNTAX;
 
     fn outcome(output: &Ended) -> RunOutcome {
         match output {
