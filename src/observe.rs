@@ -190,6 +190,9 @@ pub enum UnitEvent<'a> {
         idle: Duration,
         /// The text of the last statement.
         after: &'a str,
+        /// Whether the pool has no connection to give at this moment. A unit that waits for one, because it queries the pool
+        /// and not its transaction, waits for itself then.
+        pool_exhausted: bool,
     },
     /// The attempt failed, and was rolled back.
     AttemptFailed {

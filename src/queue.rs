@@ -134,7 +134,7 @@ pub struct Queue<DB: Backend> {
     max_attempts: u32,
     backoff: Backoff,
     search: Arc<Search>,
-    persistent: bool,
+    persistent: Option<bool>,
     after_enqueue: Option<Arc<str>>,
 }
 
@@ -160,7 +160,7 @@ impl<DB: QueueBackend> Queue<DB> {
             max_attempts: MAX_ATTEMPTS,
             backoff: BACKOFF,
             search: Arc::default(),
-            persistent: true,
+            persistent: None,
             after_enqueue: None,
         })
     }
@@ -199,14 +199,15 @@ impl<DB: QueueBackend> Queue<DB> {
     }
 
     /// Whether connections to PostgreSQL keep the statement that enqueues prepared, as sqlx's own
-    /// [`persistent`](sqlx::query::Query::persistent). The default is `true`.
+    /// [`persistent`](sqlx::query::Query::persistent).
     ///
-    /// Say `false` behind a pooler that hands out sessions by the transaction and does not keep track of prepared statements.
-    /// An [`enqueue`](Self::enqueue) takes a round trip more then, and an [`enqueue_alone`](Self::enqueue_alone) a
-    /// transaction. The other statements of a queue are made for such poolers in any case.
+    /// By default a connection keeps it if it keeps statements of the program already: where those are safe, it is, too. A
+    /// connection that keeps none may go through a [pooler](crate::guide::operating) that cannot have it. There an
+    /// [`enqueue`](Self::enqueue) takes a round trip more, and an [`enqueue_alone`](Self::enqueue_alone) a transaction. Say
+    /// `true` where the pool goes straight to the server and the program prepares nothing itself.
     #[must_use]
     pub fn persistent(mut self, persistent: bool) -> Self {
-        self.persistent = persistent;
+        self.persistent = Some(persistent);
         self
     }
 
@@ -266,8 +267,8 @@ impl<DB: QueueBackend> Queue<DB> {
         Ok(added)
     }
 
-    /// Puts a job into the queue that nothing else is to be stored with. On PostgreSQL, in one round trip, once the
-    /// connection has the statement [prepared](Self::persistent).
+    /// Puts a job into the queue that nothing else is to be stored with. On PostgreSQL, in one round trip, where
+    /// the connection keeps the statement [prepared](Self::persistent).
     ///
     /// # Errors
     ///
@@ -280,8 +281,12 @@ impl<DB: QueueBackend> Queue<DB> {
     pub async fn enqueue_alone(&self, job: NewJob) -> Result<Enqueued, Error> {
         let jobs = &[&job];
         let alone = DB::insert_alone(&self.db, self.rows(jobs)).filter(|_| self.after_enqueue.is_none());
-        let id = match alone {
-            Some(inserted) => inserted.await?,
+        let inserted = match alone {
+            Some(inserting) => inserting.await?,
+            None => None,
+        };
+        let id = match inserted {
+            Some(inserted) => inserted.id,
             None => self.db.run(async |tx| self.insert(tx, jobs).await).await?.1,
         };
         Ok(id.map_or(Enqueued::Duplicate, Enqueued::Added))

@@ -111,6 +111,14 @@ pub(crate) struct NotOpened {
     pub(crate) stale_connection: bool,
 }
 
+#[cfg(all(feature = "postgres", feature = "queue"))]
+impl Tx<sqlx::Postgres> {
+    /// Whether the connection keeps prepared statements already, of the program or of this crate.
+    pub(crate) fn keeps_statements(&mut self) -> bool {
+        sqlx::Connection::cached_statements_size(self.session.connection()) > 0
+    }
+}
+
 impl<DB: Backend> Tx<DB> {
     /// Takes a connection and opens a transaction on it, in one round trip.
     ///

@@ -263,7 +263,12 @@ impl Observation {
         self.observers.tell(&Event::Key { run: &self.run, outcome });
     }
 
-    fn look_at_the_clock(&self, alarm: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) {
+    fn look_at_the_clock(
+        &self,
+        alarm: &mut Option<Pin<Box<Sleep>>>,
+        pool_exhausted: impl Fn() -> bool,
+        context: &mut Context<'_>,
+    ) {
         let state = self.state();
         let Some(since) = state.idle_since.filter(|_| !state.warned && !state.sent.is_empty()) else {
             return;
@@ -279,7 +284,7 @@ impl Observation {
             state.warned = true;
             let after = state.last_sent();
             drop(state);
-            self.tell_idle(since.elapsed(), after.as_ref());
+            self.tell_idle(since.elapsed(), after.as_ref(), pool_exhausted());
         }
     }
 
@@ -293,12 +298,12 @@ impl Observation {
         let after = if is_news { state.last_sent() } else { None };
         go_on(&mut state, idle);
         drop(state);
-        self.tell_idle(idle, after.as_ref());
+        self.tell_idle(idle, after.as_ref(), false);
     }
 
-    fn tell_idle(&self, idle: Duration, after: Option<&SqlStr>) {
+    fn tell_idle(&self, idle: Duration, after: Option<&SqlStr>, pool_exhausted: bool) {
         if let Some(after) = after {
-            self.tell(UnitEvent::Idle { idle, after: after.as_str() });
+            self.tell(UnitEvent::Idle { idle, after: after.as_str(), pool_exhausted });
         }
     }
 
@@ -374,13 +379,17 @@ pub(crate) async fn counted<F: Future + Unpin>(
 ///
 /// A timer is set only when the unit is found waiting while nothing of its own is on its way to the database, which hardly
 /// ever happens between two statements.
-pub(crate) async fn watched<F: Future>(observation: Option<&Observation>, unit: F) -> F::Output {
+pub(crate) async fn watched<F: Future>(
+    observation: Option<&Observation>,
+    pool_exhausted: impl Fn() -> bool,
+    unit: F,
+) -> F::Output {
     let mut unit = pin!(unit);
     let mut alarm: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|context| {
         let polled = unit.as_mut().poll(context);
         if let (Some(observation), true) = (observation, polled.is_pending()) {
-            observation.look_at_the_clock(&mut alarm, context);
+            observation.look_at_the_clock(&mut alarm, &pool_exhausted, context);
         }
         polled
     })

@@ -25,6 +25,9 @@ mod with {
     use crate::error::Error;
     use crate::failure::{Failure, FailureKind};
 
+    const WAITS_FOR_ITSELF: &str = "; its pool has no free connection: if the unit waits for one, it waits for itself, and has to \
+                                    run its queries on `tx`";
+
     /// The span of a run, or of an attempt.
     #[derive(Debug, Clone)]
     pub(crate) struct Span(tracing::Span);
@@ -147,13 +150,16 @@ mod with {
             UnitEvent::Opened { waited, took } => {
                 trace!(target: "atomically", waited = ?waited, took = ?took, "transaction open")
             }
-            UnitEvent::Idle { idle, after } => warn!(
-                target: "atomically",
-                unit = %run,
-                idle = ?idle,
-                db.query.text = after,
-                "{run}: the transaction has been idle for {idle:.1?}, after: {after}"
-            ),
+            UnitEvent::Idle { idle, after, pool_exhausted } => {
+                let hint = if pool_exhausted { WAITS_FOR_ITSELF } else { "" };
+                warn!(
+                    target: "atomically",
+                    unit = %run,
+                    idle = ?idle,
+                    db.query.text = after,
+                    "{run}: the transaction has been idle for {idle:.1?}, after: {after}{hint}"
+                )
+            }
             UnitEvent::AttemptFailed { attempt, failure } => failed(run, attempt, failure),
             UnitEvent::BackingOff { delay } => {
                 debug!(target: "atomically", unit = %run, delay = ?delay, "another attempt follows")

@@ -124,13 +124,13 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     }
 
     fn insert<'t>(tx: &'t mut Tx<Self>, rows: NewRows<'_>) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
-        let (query, alone) = (insertion::query(&rows), rows.jobs.len() == 1);
+        let (query, alone, persistent) = (insertion::query(&rows), rows.jobs.len() == 1, rows.persistent);
         Box::pin(async move {
             let query = query.map_err(sqlx::Error::Encode)?;
+            let query = query.kept(persistent.unwrap_or_else(|| tx.keeps_statements()));
             if alone {
                 let row = tx.fetch_optional(query).await?;
-                let id = row.map(|row| row.try_get(0)).transpose()?;
-                return Ok(Inserted { rows: u64::from(id.is_some()), id });
+                return Ok(Inserted::one(row.map(|row| row.try_get(0)).transpose()?));
             }
             Ok(Inserted { rows: tx.execute(query).await?.rows_affected(), id: None })
         })
@@ -139,9 +139,9 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     fn insert_alone<'d>(
         db: &'d PoolTransactor<Self, Pessimistic>,
         rows: NewRows<'_>,
-    ) -> Option<BoxFuture<'d, Result<Option<i64>, Error>>> {
+    ) -> Option<BoxFuture<'d, Result<Option<Inserted>, Error>>> {
         let arguments = insertion::alone_arguments(&rows)?;
-        Some(Box::pin(insertion::alone(db, arguments)))
+        Some(Box::pin(insertion::alone(db, arguments, rows.persistent)))
     }
 
     /// One text is one transaction: what is set here is set until its end.

@@ -26,8 +26,7 @@ async fn queue<DB: TestBackend + QueueBackend>(pool: &Pool<DB>) -> Queue<DB> {
 pub(crate) async fn jobs_show_no_payload_and_no_key<DB: TestBackend + QueueBackend>() {
     let (pool, watch) = (DB::pool(2).await, Watch::new());
     let (db, queue) = (watch.on(&pool), queue(&pool).await);
-    for persistent in [true, false] {
-        let queue = queue.clone().persistent(persistent);
+    for queue in [queue.clone(), queue.clone().persistent(true), queue.persistent(false)] {
         let first = db.run(async |tx: &mut Tx<DB>| queue.enqueue(tx, job(&watch)).await).await;
         assert!(matches!(first, Ok(Enqueued::Added(_))), "{first:?}");
         let more = [job(&watch), NewJob::new(&watch.text).expect("a payload")];
@@ -114,8 +113,7 @@ pub(crate) async fn the_server_is_shown_no_payload() {
         assert!(shown.iter().any(|query| query.contains(what)), "{what}: {shown:?}");
         watch.check("a session", &shown.join("\n"));
     };
-    for persistent in [true, false] {
-        let queue = queue.clone().persistent(persistent);
+    for queue in [queue.clone(), queue.clone().persistent(true), queue.clone().persistent(false)] {
         db.run(async |tx: &mut Tx<Postgres>| {
             let _ = queue.enqueue(tx, job(&watch)).await?;
             shown("INSERT INTO atomically_job").await;

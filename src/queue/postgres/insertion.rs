@@ -9,11 +9,14 @@ use std::sync::{Arc, LazyLock};
 
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
-use sqlx::{Arguments as _, AssertSqlSafe, Postgres, Row as _, SqlSafeStr as _, SqlStr};
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Connection as _, Executor as _, Postgres, Row as _, SqlSafeStr as _,
+    SqlStr,
+};
 
 use crate::backend::{WatchedQuery, whole_millis};
 use crate::error::Error;
-use crate::queue::dialect::Dialect as _;
+use crate::queue::dialect::{Dialect as _, Inserted};
 use crate::queue::insertion::{COLUMNS, NewRows};
 use crate::queue::job::{Due, NewJob};
 use crate::strategy::Pessimistic;
@@ -51,7 +54,7 @@ pub(super) fn query(rows: &NewRows<'_>) -> Result<WatchedQuery<Postgres>, BoxDyn
         [job] => (&*ONE, one(rows, job)?),
         _ => (&*MANY, many(rows)?),
     };
-    Ok(WatchedQuery::made_of(sql.clone(), arguments).kept(rows.persistent))
+    Ok(WatchedQuery::made_of(sql.clone(), arguments))
 }
 
 fn one(rows: &NewRows<'_>, job: &NewJob) -> Result<PgArguments, BoxDynError> {
@@ -94,30 +97,35 @@ fn attempts(rows: &NewRows<'_>, job: &NewJob) -> i32 {
     i32::try_from(rows.attempts(job)).unwrap_or(i32::MAX)
 }
 
-/// Inserts a job as its own transaction, without BEGIN and COMMIT around it, and answers its id.
+/// Inserts a job as its own transaction, without BEGIN and COMMIT around it. Inserts nothing, and answers `None`, on a
+/// connection that is not to keep the statement: behind a pooler that hands out sessions by the transaction, what is
+/// prepared on one of them would be run on another one, unless a transaction is around both.
 pub(super) async fn alone(
     db: &PoolTransactor<Postgres, Pessimistic>,
     arguments: Result<PgArguments, BoxDynError>,
-) -> Result<Option<i64>, Error> {
+    persistent: Option<bool>,
+) -> Result<Option<Inserted>, Error> {
     let arguments = arguments.map_err(sqlx::Error::Encode)?;
     db.run_on_connection(ONE_ALONE.clone(), |connection, limit| {
         let mut arguments = arguments.clone();
         let limited = arguments.add(whole_millis(limit).to_string());
         Box::pin(async move {
             limited.map_err(sqlx::Error::Encode)?;
+            if !persistent.unwrap_or_else(|| connection.cached_statements_size() > 0) {
+                return Ok(None);
+            }
             let query = WatchedQuery::<Postgres>::made_of(ONE_ALONE.clone(), arguments).kept(true);
-            let row = sqlx::Executor::fetch_optional(connection, query).await?;
-            row.map(|row| row.try_get(0)).transpose()
+            let row = connection.fetch_optional(query).await?;
+            Ok(Some(Inserted::one(row.map(|row| row.try_get(0)).transpose()?)))
         })
     })
     .await
 }
 
-/// What [`alone`] binds; `None` where sessions keep no statements. Behind a pooler that hands them out by the transaction,
-/// what is prepared on one of them is run on another one, unless a transaction is around both.
+/// What [`alone`] binds; `None` where it would insert nothing on any connection.
 pub(super) fn alone_arguments(rows: &NewRows<'_>) -> Option<Result<PgArguments, BoxDynError>> {
     match rows.jobs {
-        [job] if rows.persistent => Some(one(rows, job)),
+        [job] if rows.persistent != Some(false) => Some(one(rows, job)),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use sqlx::Pool;
 use tokio::runtime::Handle;
 
 use super::turn::Turn;
-use super::{nobody_answered, waited_for_the_pool};
+use super::{all_in_use, nobody_answered, waited_for_the_pool};
 use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
@@ -136,8 +136,9 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             return outcome;
         }
         let observation = timer.observation.clone();
-        let unit = holding(self.pool, self.unit.attempt(&mut tx));
-        let wish = timer.within(pin!(watched(observation.as_deref(), unit))).await;
+        let pool = self.pool;
+        let unit = holding(pool, self.unit.attempt(&mut tx));
+        let wish = timer.within(pin!(watched(observation.as_deref(), || all_in_use(pool), unit))).await;
         let Some((wish, converted)) = wish else {
             self.hooks = tx.take_hooks();
             return Outcome::OutOfTime(waited_for_the_pool(self.pool, &tx));
