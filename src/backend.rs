@@ -43,7 +43,6 @@ pub(crate) use known::{Injected, TransactionOver, with_failure};
 pub(crate) use mysql::whole_seconds;
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::kept::Kept;
-#[cfg(all(feature = "postgres", feature = "queue"))]
 pub use wire::Key;
 pub(crate) use wire::{Numbers, Reply, WatchedQuery, Wire};
 
