@@ -29,6 +29,16 @@ fn all_in_use<DB: Backend>(pool: &Pool<DB>) -> bool {
     pool.size() >= pool.options().get_max_connections() && pool.num_idle() == 0
 }
 
+/// Whether a transaction may be opened before its turn at the gate: only with a connection that nobody else waits for.
+///
+/// One that waits for its turn with the last connection of the pool in hand would wait for a unit that waits for a connection.
+fn has_room_to_wait_inside<DB: Backend>(pool: &Pool<DB>) -> bool {
+    pool.options().get_max_connections() > MAX_WITHOUT_ROOM && !all_in_use(pool)
+}
+
+/// With so many connections, the two that wait for one at work could have them all.
+const MAX_WITHOUT_ROOM: u32 = 2;
+
 /// What the deadline was spent on while there was no transaction yet.
 fn nobody_answered<DB: Backend>(pool: &Pool<DB>) -> Failure {
     let (open, idle, most) = (pool.size(), pool.num_idle(), pool.options().get_max_connections());

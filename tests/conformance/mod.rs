@@ -108,6 +108,7 @@ macro_rules! conformance {
             gate::strategies_are_told_how_attempts_went,
             gate::a_spent_budget_is_a_typed_error,
             gate::nobody_starves,
+            gate::a_gate_does_not_stall_a_small_pool,
             gate::keys_travel_with_the_options,
             increments::adaptive_is_exact,
             locks::lock_rows_answers_what_is_missing,

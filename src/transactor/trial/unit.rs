@@ -8,7 +8,7 @@ use sqlx::Pool;
 use tokio::runtime::Handle;
 
 use super::turn::Turn;
-use super::{all_in_use, nobody_answered, waited_for_the_pool};
+use super::{all_in_use, has_room_to_wait_inside, nobody_answered, waited_for_the_pool};
 use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
@@ -86,7 +86,8 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             return outcome;
         }
         self.leave_trace();
-        let turn = Turn::of::<DB>(&plan, self.trace.is_none() && !self.options.limits_idling());
+        let opens_bare = self.trace.is_none() && !self.options.limits_idling();
+        let turn = Turn::of::<DB>(&plan, opens_bare && has_room_to_wait_inside(self.pool));
         if let Some(outcome) =
             turn.wait(Turn::Outside, place.as_mut(), self.options.interceptors(), timer).await
         {
