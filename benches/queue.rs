@@ -57,7 +57,7 @@ fn report(what: &str, count: usize, took: Duration) {
 
 async fn figures<DB: QueueBackend>(name: &str, pool: &Pool<DB>, clients: usize) {
     println!("{name}");
-    let queue = Queue::new("bench", pool).expect("a name").reuse_connections();
+    let queue = Queue::new("bench", pool).expect("a name").reuse_connections().persistent(true);
     queue.create_tables().await.expect("the tables");
     for (count, batch) in [(2_000, 1), (10_000, 10), (20_000, 100), (40_000, 1_000)] {
         let started = Instant::now();

@@ -10,7 +10,8 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 
 use crate::deadlock::DeadlockReport;
-use crate::failure::{Failure, FailureKind, with_causes};
+use crate::error::shown;
+use crate::failure::{Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::Isolation;
 use crate::lock::{RowLock, Wait};
@@ -42,8 +43,6 @@ pub(crate) use known::{Injected, NotSent, TransactionOver, with_failure};
 pub(crate) use mysql::whole_seconds;
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::kept::Kept;
-#[cfg(all(feature = "postgres", feature = "queue"))]
-pub(crate) use postgres::literals::{literal, numbers, texts};
 pub use wire::Key;
 pub(crate) use wire::{Numbers, Reply, WatchedQuery, Wire};
 
@@ -444,9 +443,10 @@ pub struct LockWait {
 pub struct LatestDeadlock {
     /// One or more statements, sent as one.
     pub sql: String,
-    /// What the last column of each row says: who waited for whom, and the statement by which the session remembers that it
-    /// was told of this one. `None` if it is no deadlock of this session, or one that it was told of.
-    pub read: fn(&[String]) -> Option<(DeadlockReport, String)>,
+    /// What the last column of each row says, given the statement that failed, where that is known: who waited for whom,
+    /// and the statement by which the session remembers that it was told of this one. `None` if it is no deadlock of this
+    /// session, or one that it was told of.
+    pub read: fn(&[String], Option<&str>) -> Option<(DeadlockReport, String)>,
 }
 
 /// How a fault is brought about.
@@ -473,7 +473,7 @@ pub(crate) fn failure_of<DB: Facts>(error: &sqlx::Error, nowait: bool) -> Option
 
 /// The same, for whom there always has to be one.
 pub(crate) fn failure_or_other<DB: Facts>(error: &sqlx::Error) -> Failure {
-    failure_of::<DB>(error, false).unwrap_or_else(|| Failure::new(FailureKind::Other, with_causes(error)))
+    failure_of::<DB>(error, false).unwrap_or_else(|| Failure::new(FailureKind::Other, shown(error)))
 }
 
 /// The same, where the error does not say which database it comes from.
@@ -535,6 +535,6 @@ where
 
 /// Milliseconds to tell a server, rounded up: 0 means "no limit" to all of them. None of them takes more than fit into 31
 /// bits, which is 24 days.
-fn whole_millis(limit: Duration) -> u128 {
+pub(crate) fn whole_millis(limit: Duration) -> u128 {
     limit.as_micros().div_ceil(1000).clamp(1, i32::MAX as u128)
 }

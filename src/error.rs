@@ -1,12 +1,18 @@
 //! The crate's error.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::panic::Location;
 use std::time::Duration;
 
-use crate::failure::{Constraint, Failure, FailureKind, with_causes};
+use crate::failure::{Constraint, Failure, FailureKind};
 
+mod shown;
 mod text;
+
+#[cfg(feature = "idempotency")]
+pub(crate) use shown::json as shown_json;
+pub(crate) use shown::shown;
 
 /// Why a unit of work did not commit.
 ///
@@ -19,6 +25,13 @@ mod text;
 ///
 /// An error that says [`is_exhausted`](Self::is_exhausted) is final: do not wrap it into a loop of your own, the time
 /// that was granted has been spent.
+///
+/// # Values
+///
+/// Neither its text nor its `Debug` output holds a value of the program, and neither does any [source](StdError::source) of
+/// it, so that all of it may be logged: what the server or the driver quotes is left out (`Duplicate entry '…' for key
+/// 'email'`). The driver's own error, with everything that it says, is in [`driver_error`](Self::driver_error), where the
+/// error was made from one.
 ///
 /// ```
 /// # use atomically::Error;
@@ -38,6 +51,8 @@ struct Inner {
     failure: Option<Failure>,
     spent: Option<Spent>,
     source: Option<sqlx::Error>,
+    /// The text of the source, where it is one of this crate's own and holds no values.
+    text: Option<String>,
     swallowed: bool,
     /// What the deadline was spent on waiting for.
     during: Option<&'static str>,
@@ -130,8 +145,17 @@ impl From<FailureKind> for ErrorKind {
 
 impl Error {
     fn new(kind: ErrorKind, failure: Option<Failure>, spent: Option<Spent>) -> Self {
-        let (source, swallowed, during, input, run) = (None, false, None, None, None);
-        Self(Box::new(Inner { kind, failure, spent, source, swallowed, during, input, run }))
+        Self(Box::new(Inner {
+            kind,
+            failure,
+            spent,
+            source: None,
+            text: None,
+            swallowed: false,
+            during: None,
+            input: None,
+            run: None,
+        }))
     }
 
     pub(crate) fn failed(failure: Failure, spent: Option<Spent>) -> Self {
@@ -197,23 +221,32 @@ impl Error {
         error
     }
 
+    /// An error of this crate's own that is carried by one of the driver's. Its text holds no values.
+    #[cfg_attr(not(any(feature = "queue", feature = "idempotency")), allow(dead_code))]
+    pub(crate) fn carried(text: String, source: sqlx::Error) -> Self {
+        let mut error = Self::driver(source, None);
+        error.0.text = Some(text);
+        error
+    }
+
+    /// What is shown of the driver's error.
+    fn shown_source(&self) -> Option<Cow<'_, str>> {
+        let Inner { text, source, .. } = &*self.0;
+        text.as_deref().map(Cow::Borrowed).or_else(|| source.as_ref().map(shown))
+    }
+
     /// The same error for another one who waited for the same commit. The driver's own error goes to one of them only, and
     /// the others are told what it said.
     pub(crate) fn told_again(&self) -> Self {
-        let Inner { kind, failure, spent, source, swallowed, during, input, run } = &*self.0;
-        let said = || source.as_ref().map(|source| Failure::new(FailureKind::Other, with_causes(source)));
-        let (failure, input) = (failure.clone().or_else(said), input.clone());
-        let (swallowed, during, run) = (*swallowed, *during, *run);
-        Self(Box::new(Inner {
-            kind: *kind,
-            failure,
-            spent: *spent,
-            source: None,
-            swallowed,
-            during,
-            input,
-            run,
-        }))
+        let Inner { kind, failure, spent, swallowed, during, input, run, source: _, text: _ } = &*self.0;
+        let said = || self.shown_source().map(|shown| Failure::new(FailureKind::Other, shown));
+        let failure = failure.clone().or_else(said);
+        let mut again = Self::new(*kind, failure, *spent);
+        again.0.swallowed = *swallowed;
+        again.0.during = *during;
+        again.0.input = input.clone();
+        again.0.run = *run;
+        again
     }
 
     /// How the unit ended.
@@ -235,6 +268,9 @@ impl Error {
     }
 
     /// The driver's error that this one was made from, where it was.
+    ///
+    /// It says all that the server and the driver had to say, and so may quote values of the program: the text of a
+    /// duplicate, a row that violates a constraint, what could not be decoded. Take care where it is logged.
     #[must_use]
     pub fn driver_error(&self) -> Option<&sqlx::Error> {
         self.0.source.as_ref()
@@ -318,11 +354,12 @@ impl Error {
 }
 
 impl StdError for Error {
-    /// The driver's error, where its text is not part of this one's already.
+    /// What is behind the driver's error, where that is not part of this one's text already and quotes no values: an error of
+    /// the operating system, of TLS, of the configuration. The driver's error is in [`driver_error`](Error::driver_error).
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self.0.failure {
             Some(_) => None,
-            None => self.driver_error().and_then(StdError::source),
+            None => self.driver_error().and_then(shown::source),
         }
     }
 }

@@ -9,7 +9,8 @@ use crate::deadlock::DeadlockReport;
 
 /// What went wrong in a transaction, and whether running the whole unit of work again can help.
 ///
-/// Holds text and plain data only: the driver's own error went to the unit of work that caused it.
+/// Holds text and plain data only, and no values of the program: the driver's own error went to the unit of work that
+/// caused it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     kind: FailureKind,
@@ -257,7 +258,11 @@ impl Failure {
         self.code.as_deref()
     }
 
-    /// What the database said, in its own words.
+    /// What the database said, in its own words, with `…` in place of the values that it quotes.
+    ///
+    /// Names are shown: of constraints, tables and columns. What a trigger or a function of the database says by itself (`RAISE`,
+    /// `SIGNAL`) is left out as a whole, because nobody can tell the values in it; the [driver's
+    /// error](crate::Error::driver_error) has it.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message

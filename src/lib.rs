@@ -73,6 +73,7 @@
 )]
 
 // Words: plain data, no I/O, no database.
+mod sql_text;
 mod deadlock;
 mod failure;
 mod error;
@@ -84,7 +85,6 @@ mod budget;
 mod digest;
 mod policy;
 mod intercept;
-mod sql_text;
 // Facts about databases.
 mod backend;
 // One attempt.

@@ -1,14 +1,14 @@
 //! What is told to those who watch: logs, metrics, alarms.
 
 use std::fmt;
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::failure::Failure;
 
-mod locking;
 mod observation;
 mod sessions;
 mod summary;
@@ -38,10 +38,18 @@ pub(crate) use trace::within;
 /// It is called on the task that runs the unit, in the order in which things happen to that unit, and must not block:
 /// the transaction is open meanwhile. What takes longer belongs into a channel.
 ///
+/// # Values
+///
+/// No event holds a value of the program: statements have `?` in place of their literals, failures and errors leave out what
+/// the server or the driver quotes (see [`Failure::message`]). Names are not values: those of tables, columns, savepoints,
+/// queues and units are shown. What a handler of a job returns as its error is reported as it is
+/// ([`JobEvent::Failed`]).
+///
 /// # Panics
 ///
-/// A panic of an observer of a unit is one of the unit's: the transaction is rolled back. A worker of a queue contains
-/// the panics of its observers and goes on.
+/// A panic of an observer is contained: it changes nothing about the unit or the worker that is observed, the other
+/// observers are called all the same, and this one is called again for the next event. The first panic of an observer is a
+/// line in the log, at the level of errors (feature `tracing`).
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn observe(&self, event: &Event<'_>);
@@ -139,7 +147,7 @@ impl fmt::Display for Run {
 
 /// What happens to a unit of work.
 ///
-/// Text of SQL never holds values that were bound to it.
+/// Text of SQL holds no values: neither those that were bound to it nor its literals, which are shown as `?`.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum UnitEvent<'a> {
@@ -165,7 +173,7 @@ pub enum UnitEvent<'a> {
     },
     /// A statement was answered, or its future was dropped.
     StatementDone {
-        /// Its text.
+        /// Its text, with `?` in place of each literal.
         sql: &'a str,
         /// What it was waiting behind: how long the transaction had been idle.
         idle: Duration,
@@ -182,6 +190,9 @@ pub enum UnitEvent<'a> {
         idle: Duration,
         /// The text of the last statement.
         after: &'a str,
+        /// Whether the pool has no connection to give at this moment. A unit that waits for one, because it queries the pool
+        /// and not its transaction, waits for itself then.
+        pool_exhausted: bool,
     },
     /// The attempt failed, and was rolled back.
     AttemptFailed {
@@ -309,7 +320,29 @@ impl KeyOutcome {
 
 /// Observers among the options.
 #[derive(Clone, Default)]
-pub(crate) struct Observers(Vec<Arc<dyn Observer>>);
+pub(crate) struct Observers(Vec<Watching>);
+
+/// An observer, called so that its panics end nothing else.
+#[derive(Clone)]
+struct Watching {
+    observer: Arc<dyn Observer>,
+    has_panicked: Arc<AtomicBool>,
+}
+
+impl Watching {
+    fn is(&self, other: &Arc<dyn Observer>) -> bool {
+        Arc::ptr_eq(&self.observer, other)
+    }
+
+    /// `None` where the observer panics. The panic itself was reported by its hook.
+    fn call<T>(&self, what: impl FnOnce(&dyn Observer) -> T) -> Option<T> {
+        let called = catch_unwind(AssertUnwindSafe(|| what(&*self.observer)));
+        if called.is_err() && !self.has_panicked.swap(true, Ordering::Relaxed) {
+            trace::observer_panicked();
+        }
+        called.ok()
+    }
+}
 
 impl Observers {
     pub(crate) fn is_empty(&self) -> bool {
@@ -320,29 +353,28 @@ impl Observers {
     pub(crate) fn and(&self, others: &Self) -> Self {
         let mut all = self.clone();
         for other in &others.0 {
-            all.add(other);
+            all.push(other.clone());
         }
         all
     }
 
     pub(crate) fn add(&mut self, observer: &Arc<dyn Observer>) {
-        if !self.0.iter().any(|known| Arc::ptr_eq(known, observer)) {
-            self.0.push(observer.clone());
+        self.push(Watching { observer: observer.clone(), has_panicked: Arc::default() });
+    }
+
+    fn push(&mut self, watching: Watching) {
+        if !self.0.iter().any(|known| known.is(&watching.observer)) {
+            self.0.push(watching);
         }
     }
 
     pub(crate) fn want_sessions(&self) -> bool {
-        self.0.iter().any(|observer| observer.wants_sessions())
-    }
-
-    #[cfg(feature = "queue")]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<dyn Observer>> {
-        self.0.iter()
+        self.0.iter().any(|one| one.call(|observer| observer.wants_sessions()) == Some(true))
     }
 
     pub(crate) fn tell(&self, event: &Event<'_>) {
-        for observer in &self.0 {
-            observer.observe(event);
+        for one in &self.0 {
+            one.call(|observer| observer.observe(event));
         }
     }
 }
@@ -351,7 +383,7 @@ impl Observers {
 impl PartialEq for Observers {
     fn eq(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
-            && self.0.iter().zip(&other.0).all(|(one, other)| Arc::ptr_eq(one, other))
+            && self.0.iter().zip(&other.0).all(|(one, other)| one.is(&other.observer))
     }
 }
 

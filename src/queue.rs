@@ -134,6 +134,7 @@ pub struct Queue<DB: Backend> {
     max_attempts: u32,
     backoff: Backoff,
     search: Arc<Search>,
+    persistent: Option<bool>,
     after_enqueue: Option<Arc<str>>,
 }
 
@@ -162,6 +163,7 @@ impl<DB: QueueBackend> Queue<DB> {
             max_attempts: MAX_ATTEMPTS,
             backoff: BACKOFF,
             search: Arc::default(),
+            persistent: None,
             after_enqueue: None,
         })
     }
@@ -196,6 +198,19 @@ impl<DB: QueueBackend> Queue<DB> {
     #[must_use]
     pub fn reuse_connections(mut self) -> Self {
         self.db = self.db.reuse_connections();
+        self
+    }
+
+    /// Whether connections to PostgreSQL keep the statement that enqueues prepared, as sqlx's own
+    /// [`persistent`](sqlx::query::Query::persistent).
+    ///
+    /// By default a connection keeps it if it keeps statements of the program already: where those are safe, it is, too. A
+    /// connection that keeps none may go through a [pooler](crate::guide::operating) that cannot have it. There an
+    /// [`enqueue`](Self::enqueue) takes a round trip more, and an [`enqueue_alone`](Self::enqueue_alone) a transaction. Say
+    /// `true` where the pool goes straight to the server and the program prepares nothing itself.
+    #[must_use]
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.persistent = Some(persistent);
         self
     }
 
@@ -255,7 +270,8 @@ impl<DB: QueueBackend> Queue<DB> {
         Ok(added)
     }
 
-    /// Puts a job into the queue that nothing else is to be stored with. On PostgreSQL, in one round trip.
+    /// Puts a job into the queue that nothing else is to be stored with. On PostgreSQL, in one round trip, where
+    /// the connection keeps the statement [prepared](Self::persistent).
     ///
     /// # Errors
     ///
@@ -268,15 +284,19 @@ impl<DB: QueueBackend> Queue<DB> {
     pub async fn enqueue_alone(&self, job: NewJob) -> Result<Enqueued, Error> {
         let jobs = &[&job];
         let alone = DB::insert_alone(&self.db, self.rows(jobs)).filter(|_| self.after_enqueue.is_none());
-        let id = match alone {
-            Some(inserted) => inserted.await?,
+        let inserted = match alone {
+            Some(inserting) => inserting.await?,
+            None => None,
+        };
+        let id = match inserted {
+            Some(inserted) => inserted.id,
             None => self.db.run(async |tx| self.insert(tx, jobs).await).await?.1,
         };
         Ok(id.map_or(Enqueued::Duplicate, Enqueued::Added))
     }
 
     fn rows<'a>(&'a self, jobs: &'a [&'a NewJob]) -> NewRows<'a> {
-        NewRows { queue: &self.name, max_attempts: self.max_attempts, jobs }
+        NewRows { queue: &self.name, max_attempts: self.max_attempts, persistent: self.persistent, jobs }
     }
 
     async fn insert(&self, tx: &mut Tx<DB>, jobs: &[&NewJob]) -> Result<(u64, Option<i64>), Error> {
@@ -328,6 +348,7 @@ impl<DB: Backend> Clone for Queue<DB> {
             max_attempts: self.max_attempts,
             backoff: self.backoff,
             search: self.search.clone(),
+            persistent: self.persistent,
             after_enqueue: self.after_enqueue.clone(),
         }
     }

@@ -13,12 +13,15 @@
 mod locking;
 mod nowait;
 mod null;
+mod shown;
 mod statement;
 mod tokens;
+mod waiting;
 
 pub(crate) use locking::with_lock_clause;
 pub(crate) use nowait::asks_nowait;
 pub(crate) use null::{column_compared_with_null, is_update_or_delete};
+pub(crate) use shown::ShownStatement;
 #[allow(unreachable_pub, reason = "named by a sealed trait that is public")]
 pub use statement::Statement;
 pub(crate) use statement::{Statements, begins_with_a_query, has_inner_semicolon};

@@ -103,6 +103,14 @@ pub struct Tx<DB: Backend> {
     interception: Option<Interception>,
 }
 
+#[cfg(all(feature = "postgres", feature = "queue"))]
+impl Tx<sqlx::Postgres> {
+    /// Whether the connection keeps prepared statements already, of the program or of this crate.
+    pub(crate) fn keeps_statements(&mut self) -> bool {
+        sqlx::Connection::cached_statements_size(self.session.connection()) > 0
+    }
+}
+
 impl<DB: Backend> Tx<DB> {
     /// The number of this attempt, the first being 1.
     #[must_use]

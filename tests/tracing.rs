@@ -212,6 +212,7 @@ async fn what_has_to_be_looked_at_is_loud() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     let place = format!("thinks ({}:{line}): the transaction has been idle", file!());
     assert!(lines[0].starts_with(&place), "{lines:?}");
+    assert!(!lines[0].contains("no free connection"), "the pool has another one: {lines:?}");
 }
 
 /// With the statements of the unit that was given up.
@@ -232,4 +233,17 @@ async fn a_deadlock_is_loud() {
         assert!(lines[0].contains(part), "{part}: {lines:?}");
     }
     assert!(!lines[0].contains("73573"), "a value that was bound: {lines:?}");
+}
+
+/// Once for each observer.
+#[tokio::test]
+async fn a_panic_of_an_observer_is_logged_once() {
+    let (_pool, db) = scene().await;
+    let (ears, _guard) = listen();
+    let db = db.observed_by(|_: &atomically::Event<'_>| panic!("an observer's panic"));
+    db.run(set).await.expect("a commit");
+    db.clone().run(set).await.expect("a commit");
+    let lines = ears.lines(Level::INFO);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("an observer panicked"), "{lines:?}");
 }

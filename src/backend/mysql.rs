@@ -24,6 +24,7 @@ use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 mod deadlock;
 mod innodb;
 mod literals;
+mod said;
 mod schema;
 mod seen;
 mod statements;
@@ -307,7 +308,7 @@ impl Facts for MySql {
             4031 => report.sqlstate != "23000",
             _ => false,
         };
-        Failure::new(kind, report.message)
+        Failure::new(kind, said::said(report))
             .with_code(report.number.to_string())
             .retryable(retryable)
             // The server closes the connection on a packet that is too large.
@@ -388,7 +389,7 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
         }
     }
     // Only constraints checked at COMMIT (TiDB's optimistic mode) could answer one, and there nothing says what then.
-    Failure::new(FailureKind::Constraint, message)
+    Failure::new(FailureKind::Constraint, said::said(report))
         .with_code(report.number.to_string())
         .with_constraint(Some(constraint))
         .definite(false)

@@ -24,7 +24,8 @@ mod at_once;
 mod deadlock;
 pub(super) mod kept;
 mod limits;
-pub(super) mod literals;
+mod literals;
+mod said;
 mod schema;
 mod seen;
 mod statements;
@@ -288,7 +289,7 @@ impl Facts for Postgres {
         };
         let deadlock =
             if kind == Kind::Deadlock { deadlock::report(report.detail, report.context) } else { None };
-        Failure::new(kind, report.message)
+        Failure::new(kind, said::said(report))
             .with_code(report.sqlstate)
             .with_deadlock(deadlock)
             .retryable(retryable)
@@ -348,7 +349,7 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
         columns,
         ..Constraint::new(kind)
     };
-    Failure::new(FailureKind::Constraint, report.message)
+    Failure::new(FailureKind::Constraint, said::said(report))
         .with_code(report.sqlstate)
         .with_constraint(Some(constraint))
         .definite(!report.fatal)

@@ -20,6 +20,7 @@ use crate::lock::RowLock;
 use crate::policy::{Limits, Plan, Trace};
 use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
 
+mod said;
 mod seen;
 
 impl Backend for Sqlite {}
@@ -233,7 +234,7 @@ impl Facts for Sqlite {
             (_, 1 | 19) => (Kind::Other, false, true),
             _ => (Kind::Other, false, false),
         };
-        Failure::new(kind, report.message)
+        Failure::new(kind, said::said(report))
             .with_code(report.number.to_string())
             .retryable(retryable)
             .definite(definite)
@@ -304,7 +305,7 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
         (ConstraintKind::Check, Some(name)) => constraint.name = Some(name.to_owned()),
         _ => {}
     }
-    Failure::new(FailureKind::Constraint, report.message)
+    Failure::new(FailureKind::Constraint, said::said(report))
         .with_code(report.number.to_string())
         .with_constraint(Some(constraint))
 }

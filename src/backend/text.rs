@@ -1,4 +1,25 @@
-//! Reading names out of messages, for the databases that put them nowhere else.
+//! Reading names out of messages, for the databases that put them nowhere else, and leaving values out of them.
+
+use std::borrow::Cow;
+
+/// Stands in for a message that a function or a trigger of the application has written.
+pub(super) const WITHHELD: &str = "raised by a function or a trigger of the database; its text may hold values and is left \
+                                   out here: the driver's error has it";
+
+/// What messages quote with, in whatever language.
+const QUOTES: [char; 12] = ['"', '\'', '«', '»', '„', '“', '”', '‘', '’', '「', '」', '`'];
+
+/// A message without all that stands between its first quote and its last one: a value may hold quotes, too.
+pub(super) fn without_quoted(message: &str) -> Cow<'_, str> {
+    let Some((start, open)) = message.char_indices().find(|(_, char)| QUOTES.contains(char)) else {
+        return message.into();
+    };
+    let inside = start + open.len_utf8();
+    match message[inside..].rfind(QUOTES) {
+        Some(length) => format!("{}…{}", &message[..inside], &message[inside + length..]).into(),
+        None => format!("{}…", &message[..inside]).into(),
+    }
+}
 
 /// What stands between `open` and the next `close`.
 pub(super) fn between<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {
@@ -24,6 +45,18 @@ pub(super) fn unquoted(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quoted_text_is_left_out() {
+        for (message, wanted) in [
+            ("no quotes", "no quotes"),
+            ("near \"a\"b\": error", "near \"…\": error"),
+            ("it's open", "it'…"),
+            ("»a« or »b«.", "»…«."),
+        ] {
+            assert_eq!(without_quoted(message), wanted);
+        }
+    }
 
     #[test]
     fn between_needs_both_ends() {

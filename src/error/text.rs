@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Error, ErrorKind, Inner, RunLabel, Spent};
-use crate::failure::{Failure, FailureKind, with_causes};
+use crate::failure::{Failure, FailureKind};
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -15,8 +15,8 @@ impl fmt::Debug for Error {
         if let Some(during) = self.0.during {
             debug.field("during", &during);
         }
-        if let Some(source) = &self.0.source {
-            debug.field("source", source);
+        if let Some(shown) = self.shown_source().filter(|_| self.0.failure.is_none()) {
+            debug.field("source", &shown);
         }
         if let Some(input) = &self.0.input {
             debug.field("input", input);
@@ -57,16 +57,16 @@ impl fmt::Display for Spent {
 impl Error {
     /// The text without the name of the run, for a line that begins with it.
     pub(crate) const fn text(&self) -> Text<'_> {
-        Text(&self.0)
+        Text(self)
     }
 }
 
 /// What failed, why, and what to do about it.
-pub(crate) struct Text<'a>(&'a Inner);
+pub(crate) struct Text<'a>(&'a Error);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, failure, spent, source, swallowed, during, input, .. } = self.0;
+        let Inner { kind, failure, spent, swallowed, during, input, .. } = &*self.0.0;
         match (kind, spent) {
             (ErrorKind::Exhausted, Some(spent)) => write!(f, "gave up after {spent}")?,
             (ErrorKind::DeadlineExceeded, Some(spent)) => {
@@ -82,9 +82,9 @@ impl fmt::Display for Text<'_> {
                 )?;
             }
             _ => {
-                return match (failure, source, input) {
+                return match (failure, self.0.shown_source(), input) {
                     (Some(failure), ..) => write!(f, "{failure}{}", advice(*kind, failure)),
-                    (None, Some(source), _) => f.write_str(&with_causes(source)),
+                    (None, Some(shown), _) => f.write_str(&shown),
                     (None, None, Some(input)) => write!(f, "invalid input: {input}"),
                     (None, None, None) => f.write_str("the unit of work did not commit"),
                 };

@@ -140,6 +140,7 @@ struct Settings {
     capacity: usize,
     flights: usize,
     persistent: bool,
+    single_statement: bool,
 }
 
 impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
@@ -153,6 +154,7 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
             capacity: CAPACITY,
             flights: 2,
             persistent: true,
+            single_statement: true,
         };
         Self::new(Pessimistic::default().on(pool), settings)
     }
@@ -222,6 +224,17 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     #[must_use]
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)
+    }
+
+    /// Whether a batch may take [one round trip](Self#round-trips), on PostgreSQL. The default is `true`.
+    ///
+    /// The keys and the amounts of such a batch are literals in the text of its statement, because sqlx sends several statements in
+    /// one round trip as text only. Observers and errors do not show them, but the log of sqlx does (`sqlx::query`, at debug
+    /// and for slow statements), and so do `pg_stat_activity` and the server's own log. With `false`, and on the other
+    /// databases, they are bound. Say so where keys or amounts are nobody else's business.
+    #[must_use]
+    pub fn single_statement(self, single_statement: bool) -> Self {
+        self.with(|settings| settings.single_statement = single_statement)
     }
 
     /// Adds `delta` to the number of the row with this key, and answers once that is committed.

@@ -1,9 +1,14 @@
-use crate::error::Error;
+use std::fmt;
+
+use crate::error::{Error, shown_json};
 
 /// What was wrong with the table of keys or with what is in it.
 ///
 /// A unit of work gets it as an [`Error`], turned into its own error type; [`of`](Self::of) finds it in there.
-#[derive(Debug, thiserror::Error)]
+///
+/// Neither its text nor its `Debug` output quotes a response, and it has no [source](std::error::Error::source): the errors
+/// in it may quote one.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
     /// The table has not been made. Nothing was run.
@@ -11,14 +16,14 @@ pub enum KeyError {
         "there is no table of idempotency keys: make `atomically_key` with `create_key_table`, or with the text of \
          `key_schema` in a migration"
     )]
-    NoTable(#[source] sqlx::Error),
+    NoTable(sqlx::Error),
     /// The response could not be serialized. Nothing is stored.
-    #[error("the response of an idempotency key cannot be stored")]
-    Unwritable(#[source] serde_json::Error),
+    #[error("the response of an idempotency key cannot be stored: {}", shown_json(.0))]
+    Unwritable(serde_json::Error),
     /// What was stored is no response of the type that was asked for: the type has changed, or the key means something
     /// else here. The effect is stored, and nothing was run.
-    #[error("the stored response of an idempotency key is not of the type that was asked for")]
-    Unreadable(#[source] serde_json::Error),
+    #[error("the stored response of an idempotency key is not of the type that was asked for: {}", shown_json(.0))]
+    Unreadable(serde_json::Error),
 }
 
 impl KeyError {
@@ -53,6 +58,17 @@ impl From<KeyError> for Error {
             KeyError::Unwritable(_) => sqlx::Error::Encode,
             KeyError::Unreadable(_) => sqlx::Error::Decode,
         };
-        wrap(Box::new(error)).into()
+        Self::carried(error.to_string(), wrap(Box::new(error)))
+    }
+}
+
+impl fmt::Debug for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::NoTable(_) => "NoTable",
+            Self::Unwritable(_) => "Unwritable",
+            Self::Unreadable(_) => "Unreadable",
+        };
+        write!(f, "{name}({:?})", self.to_string())
     }
 }

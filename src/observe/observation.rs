@@ -10,13 +10,13 @@ use std::time::Duration;
 use sqlx::SqlStr;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::locking::asks_for_locks;
 use super::sessions::{self, Session};
 use super::trace::Span;
 use super::{Event, KeyOutcome, Observers, Run, RunOutcome, Summary, Times, UnitEvent};
 use crate::deadlock::{DeadlockReport, DeadlockUnit};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
+use crate::sql_text::{ShownStatement, Syntax};
 
 /// How many statements of an attempt are remembered, for reports of deadlocks.
 const STATEMENTS_KEPT: usize = 16;
@@ -26,6 +26,8 @@ const STATEMENTS_KEPT: usize = 16;
 /// Whoever lets the unit wait says so here, before and after. Where nobody watches there is none of this.
 pub(crate) struct Observation {
     run: Run,
+    /// How its statements are read, for what is shown of them.
+    syntax: Syntax,
     observers: Observers,
     idle_limit: Duration,
     started: Instant,
@@ -44,7 +46,7 @@ struct State {
     idle_since: Option<Instant>,
     /// Whether this pause was told of.
     warned: bool,
-    /// The texts of the attempt's statements.
+    /// The texts of the attempt's statements, without the values in them.
     sent: Vec<SqlStr>,
     /// When the last of them was sent.
     sent_at: Option<Instant>,
@@ -57,7 +59,7 @@ struct State {
 
 /// A statement on its way.
 struct Statement {
-    sql: SqlStr,
+    shown: ShownStatement,
     idle: Duration,
     took: Duration,
     /// Since when the server has been at work on it, while it is.
@@ -69,6 +71,7 @@ impl Observation {
     pub(crate) fn start(
         observers: &Observers,
         idle_limit: Duration,
+        syntax: Syntax,
         run: impl FnOnce(u64) -> Run,
     ) -> Option<Arc<Self>> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -78,7 +81,7 @@ impl Observation {
         }
         let run = run(NEXT.fetch_add(1, Ordering::Relaxed));
         let (started, span) = (Instant::now(), Span::of_unit(&run));
-        let observation = Self { run, observers, idle_limit, started, span, state: Mutex::default() };
+        let observation = Self { run, syntax, observers, idle_limit, started, span, state: Mutex::default() };
         observation.tell(UnitEvent::Started);
         Some(Arc::new(observation))
     }
@@ -114,6 +117,11 @@ impl Observation {
     /// The texts of the attempt's statements so far.
     pub(crate) fn statements(&self) -> Vec<String> {
         self.state().sent.iter().map(|sql| sql.as_str().to_owned()).collect()
+    }
+
+    /// The text of the statement that was sent last, without the values in it.
+    pub(crate) fn last_statement(&self) -> Option<String> {
+        self.state().last_sent().map(|sql| sql.as_str().to_owned())
     }
 
     pub(crate) fn attempt_started(&self, attempt: u32) {
@@ -157,13 +165,14 @@ impl Observation {
     }
 
     /// A statement is sent.
-    pub(crate) fn sent(&self, sql: SqlStr) {
+    pub(crate) fn sent(&self, sql: &SqlStr) {
         self.settle();
+        let shown = ShownStatement::new(self.syntax, sql);
         self.end_pause(|state, idle| {
             let since = Some(Instant::now());
-            state.remember(&sql);
+            state.remember(&shown.sql);
             state.sent_at = since;
-            state.statement = Some(Statement { sql, idle, took: Duration::ZERO, since });
+            state.statement = Some(Statement { shown, idle, took: Duration::ZERO, since });
         });
     }
 
@@ -254,7 +263,12 @@ impl Observation {
         self.observers.tell(&Event::Key { run: &self.run, outcome });
     }
 
-    fn look_at_the_clock(&self, alarm: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) {
+    fn look_at_the_clock(
+        &self,
+        alarm: &mut Option<Pin<Box<Sleep>>>,
+        pool_exhausted: impl Fn() -> bool,
+        context: &mut Context<'_>,
+    ) {
         let state = self.state();
         let Some(since) = state.idle_since.filter(|_| !state.warned && !state.sent.is_empty()) else {
             return;
@@ -270,7 +284,7 @@ impl Observation {
             state.warned = true;
             let after = state.last_sent();
             drop(state);
-            self.tell_idle(since.elapsed(), after.as_ref());
+            self.tell_idle(since.elapsed(), after.as_ref(), pool_exhausted());
         }
     }
 
@@ -284,12 +298,12 @@ impl Observation {
         let after = if is_news { state.last_sent() } else { None };
         go_on(&mut state, idle);
         drop(state);
-        self.tell_idle(idle, after.as_ref());
+        self.tell_idle(idle, after.as_ref(), false);
     }
 
-    fn tell_idle(&self, idle: Duration, after: Option<&SqlStr>) {
+    fn tell_idle(&self, idle: Duration, after: Option<&SqlStr>, pool_exhausted: bool) {
         if let Some(after) = after {
-            self.tell(UnitEvent::Idle { idle, after: after.as_str() });
+            self.tell(UnitEvent::Idle { idle, after: after.as_str(), pool_exhausted });
         }
     }
 
@@ -300,8 +314,8 @@ impl Observation {
     }
 
     fn tell_statement(&self, statement: Option<Statement>, failure: Option<&Failure>) {
-        if let Some(Statement { sql, idle, took, .. }) = statement {
-            self.tell(UnitEvent::StatementDone { sql: sql.as_str(), idle, took, failure });
+        if let Some(Statement { shown, idle, took, .. }) = statement {
+            self.tell(UnitEvent::StatementDone { sql: shown.sql.as_str(), idle, took, failure });
         }
     }
 }
@@ -337,7 +351,7 @@ impl State {
         self.pause();
         let statement = self.statement.take()?;
         self.times.statements += statement.took;
-        if asks_for_locks(statement.sql.as_str()) {
+        if statement.shown.asks_for_locks {
             self.times.locking += statement.took;
         }
         Some(statement)
@@ -365,13 +379,17 @@ pub(crate) async fn counted<F: Future + Unpin>(
 ///
 /// A timer is set only when the unit is found waiting while nothing of its own is on its way to the database, which hardly
 /// ever happens between two statements.
-pub(crate) async fn watched<F: Future>(observation: Option<&Observation>, unit: F) -> F::Output {
+pub(crate) async fn watched<F: Future>(
+    observation: Option<&Observation>,
+    pool_exhausted: impl Fn() -> bool,
+    unit: F,
+) -> F::Output {
     let mut unit = pin!(unit);
     let mut alarm: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|context| {
         let polled = unit.as_mut().poll(context);
         if let (Some(observation), true) = (observation, polled.is_pending()) {
-            observation.look_at_the_clock(&mut alarm, context);
+            observation.look_at_the_clock(&mut alarm, &pool_exhausted, context);
         }
         polled
     })

@@ -5,7 +5,11 @@
 //! [code attributes](https://opentelemetry.io/docs/specs/semconv/registry/attributes/code/)).
 
 #[cfg(feature = "tracing")]
+pub(super) use with::observer_panicked;
+#[cfg(feature = "tracing")]
 pub(crate) use with::{Span, within};
+#[cfg(not(feature = "tracing"))]
+pub(super) use without::observer_panicked;
 #[cfg(not(feature = "tracing"))]
 pub(crate) use without::{Span, within};
 
@@ -20,6 +24,9 @@ mod with {
     use super::super::{Event, Observer, Observers, Run, RunOutcome, Summary, UnitEvent};
     use crate::error::Error;
     use crate::failure::{Failure, FailureKind};
+
+    const WAITS_FOR_ITSELF: &str = "; its pool has no free connection: if the unit waits for one, it waits for itself, and has to \
+                                    run its queries on `tx`";
 
     /// The span of a run, or of an attempt.
     #[derive(Debug, Clone)]
@@ -89,6 +96,15 @@ mod with {
         }
     }
 
+    /// An observer panicked for the first time. What it said is in the report of the panic.
+    pub(in crate::observe) fn observer_panicked() {
+        error!(
+            target: "atomically",
+            "an observer panicked: the unit or worker that it observes goes on, and so do the other observers; it is called \
+             again for the next event, and further panics of it are not logged"
+        );
+    }
+
     impl Observers {
         /// These, and the log, if anybody reads it.
         pub(crate) fn and_log(&self) -> Self {
@@ -134,13 +150,16 @@ mod with {
             UnitEvent::Opened { waited, took } => {
                 trace!(target: "atomically", waited = ?waited, took = ?took, "transaction open")
             }
-            UnitEvent::Idle { idle, after } => warn!(
-                target: "atomically",
-                unit = %run,
-                idle = ?idle,
-                db.query.text = after,
-                "{run}: the transaction has been idle for {idle:.1?}, after: {after}"
-            ),
+            UnitEvent::Idle { idle, after, pool_exhausted } => {
+                let hint = if pool_exhausted { WAITS_FOR_ITSELF } else { "" };
+                warn!(
+                    target: "atomically",
+                    unit = %run,
+                    idle = ?idle,
+                    db.query.text = after,
+                    "{run}: the transaction has been idle for {idle:.1?}, after: {after}{hint}"
+                )
+            }
             UnitEvent::AttemptFailed { attempt, failure } => failed(run, attempt, failure),
             UnitEvent::BackingOff { delay } => {
                 debug!(target: "atomically", unit = %run, delay = ?delay, "another attempt follows")
@@ -225,6 +244,8 @@ mod without {
             match self.0 {}
         }
     }
+
+    pub(in crate::observe) fn observer_panicked() {}
 
     pub(crate) async fn within<F: Future>(_span: Option<Span>, future: impl FnOnce() -> F) -> F::Output {
         future().await

@@ -70,11 +70,12 @@ pub trait Dialect: Backend {
         })
     }
 
-    /// Inserts one job in a transaction of its own and answers its id; `None` where that is no less than any transaction.
+    /// Inserts one job in a transaction of its own; `None` where that is no less than any transaction, which may only be found
+    /// out on the connection.
     fn insert_alone<'d>(
         _db: &'d PoolTransactor<Self, Pessimistic>,
         _rows: NewRows<'_>,
-    ) -> Option<BoxFuture<'d, Result<Option<i64>, Error>>> {
+    ) -> Option<BoxFuture<'d, Result<Option<Inserted>, Error>>> {
         None
     }
 
@@ -133,6 +134,14 @@ pub struct Inserted {
     pub rows: u64,
     /// The id, where it was one row.
     pub id: Option<i64>,
+}
+
+impl Inserted {
+    /// One row with this id, or none.
+    #[cfg(feature = "postgres")]
+    pub(super) fn one(id: Option<i64>) -> Self {
+        Self { rows: u64::from(id.is_some()), id }
+    }
 }
 
 /// The condition that nobody has extended the lease of a job beyond now.

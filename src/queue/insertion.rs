@@ -49,6 +49,8 @@ fn bytes(job: &NewJob) -> usize {
 pub struct NewRows<'a> {
     pub(super) queue: &'a str,
     pub(super) max_attempts: u32,
+    /// Whether connections keep the statement that inserts them; `None` for as they do with other statements.
+    pub(super) persistent: Option<bool>,
     pub(super) jobs: &'a [&'a NewJob],
 }
 

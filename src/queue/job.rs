@@ -1,5 +1,6 @@
 //! What is put into a queue.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -32,7 +33,7 @@ const LONGEST_KEY: usize = 255;
 /// dead. Text is the same on every database and comes back byte by byte, which PostgreSQL's `jsonb` does not, and
 /// `payload::jsonb` is there when it is to be looked into. Large or binary things belong somewhere else, and their name
 /// into the payload.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use]
 pub struct NewJob {
     pub(super) payload: String,
@@ -162,14 +163,26 @@ impl NewJob {
     }
 }
 
+/// Without the payload and the key, which are the program's values.
+impl fmt::Debug for NewJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewJob")
+            .field("payload_bytes", &self.payload.len())
+            .field("is_unique", &self.unique_key.is_some())
+            .field("due", &self.due)
+            .field("priority", &self.priority)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Checks a unique key.
 fn checked(key: String) -> Result<String, Error> {
     if key.len() <= LONGEST_KEY && !key.contains('\0') {
         return Ok(key);
     }
-    let bytes = key.len();
+    let what = if key.contains('\0') { "has a NUL".to_owned() } else { format!("has {} bytes", key.len()) };
     Err(Error::invalid_input(format!(
-        "a unique key has at most {LONGEST_KEY} bytes and no NUL, and this one has {bytes} bytes"
+        "a unique key has at most {LONGEST_KEY} bytes and no NUL, and this one {what}"
     )))
 }
 

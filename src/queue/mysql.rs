@@ -146,7 +146,7 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
                 "a job of about {bytes} bytes does not fit into the server's max_allowed_packet of {limit}: keep large \
                  payloads elsewhere and enqueue their name, or raise max_allowed_packet"
             );
-            Err(sqlx::Error::Encode(message.into()))
+            Err(sqlx::Error::Configuration(message.into()))
         })
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use super::{Queue, Wake};
 use crate::error::Error;
+use crate::tx::{holds_connection_of, nested};
 
 const CHANNEL: &str = "atomically_job";
 
@@ -47,9 +48,12 @@ impl PgWake {
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// The database's; [`Aborted`](crate::ErrorKind::Aborted) inside of a unit of work on the same pool.
     pub async fn listen(queue: &Queue<Postgres>) -> Result<Self, Error> {
         let pool = queue.db.pool().clone();
+        if holds_connection_of(&pool) {
+            return Err(Error::failed(nested(), None));
+        }
         let listener = Mutex::new(Some(listener(&pool).await?));
         Ok(Self { queue: queue.name.clone(), pool, listener })
     }

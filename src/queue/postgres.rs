@@ -1,7 +1,7 @@
 //! Queues in PostgreSQL.
 
 use futures_core::future::BoxFuture;
-use sqlx::Postgres;
+use sqlx::{Executor as _, Postgres, Row as _};
 
 use super::dialect::{Dialect, Inserted, QueueBackend, Row, statements};
 use super::doctor::{Check, Fault};
@@ -124,21 +124,24 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     }
 
     fn insert<'t>(tx: &'t mut Tx<Self>, rows: NewRows<'_>) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
-        let (sql, alone) = (insertion::text(&rows), rows.jobs.len() == 1);
+        let (query, alone, persistent) = (insertion::query(&rows), rows.jobs.len() == 1, rows.persistent);
         Box::pin(async move {
+            let query = query.map_err(sqlx::Error::Encode)?;
+            let query = query.kept(persistent.unwrap_or_else(|| tx.keeps_statements()));
             if alone {
-                let ids = Self::fetch_integers(tx, sql, Vec::new()).await?;
-                return Ok(Inserted { rows: ids.len() as u64, id: ids.first().copied() });
+                let row = tx.fetch_optional(query).await?;
+                return Ok(Inserted::one(row.map(|row| row.try_get(0)).transpose()?));
             }
-            Ok(Inserted { rows: Self::send(tx, sql, Vec::new()).await?, id: None })
+            Ok(Inserted { rows: tx.execute(query).await?.rows_affected(), id: None })
         })
     }
 
     fn insert_alone<'d>(
         db: &'d PoolTransactor<Self, Pessimistic>,
         rows: NewRows<'_>,
-    ) -> Option<BoxFuture<'d, Result<Option<i64>, Error>>> {
-        Some(Box::pin(insertion::alone(db, insertion::text(&rows))))
+    ) -> Option<BoxFuture<'d, Result<Option<Inserted>, Error>>> {
+        let arguments = insertion::alone_arguments(&rows)?;
+        Some(Box::pin(insertion::alone(db, arguments, rows.persistent)))
     }
 
     /// One text is one transaction: what is set here is set until its end.

@@ -107,13 +107,8 @@ struct Watchers {
 }
 
 impl Watchers {
-    /// A panic of an observer must not end the worker, and the other observers are told all the same. The panic has been
-    /// reported by its own hook.
     fn tell(&self, event: JobEvent<'_>) {
-        let event = Event::Job { queue: &self.queue, event };
-        for observer in self.observers.iter() {
-            let _ = catch_unwind(AssertUnwindSafe(|| observer.observe(&event)));
-        }
+        self.observers.tell(&Event::Job { queue: &self.queue, event });
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) async fn until_done<X: Trial>(
     options: &Options,
     trial: &mut X,
 ) -> Result<X::Output, Error> {
-    let observation = Observation::start(options.observers(), options.idle_limit(), |id| Run {
+    let observation = Observation::start(options.observers(), options.idle_limit(), X::SYNTAX, |id| Run {
         id,
         name: options.name(),
         strategy: strategy.name(),
@@ -217,6 +217,8 @@ mod tests {
         type Output = &'static str;
 
         const SYSTEM: &'static str = "none";
+
+        const SYNTAX: Syntax = Syntax::Sqlite;
 
         fn outcome(_output: &&'static str) -> RunOutcome {
             RunOutcome::Committed

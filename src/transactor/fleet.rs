@@ -23,6 +23,7 @@ use crate::gate::{Gate, Place};
 use crate::isolation::Isolation;
 use crate::observe::RunOutcome;
 use crate::policy::{Attempt, Plan, Strategy};
+use crate::sql_text::Syntax;
 use crate::tx::RightOfWay;
 
 const CLIENTS: u64 = 10_000;
@@ -94,6 +95,8 @@ struct Request<'a>(&'a World);
 
 impl Trial for Request<'_> {
     const SYSTEM: &'static str = "none";
+
+    const SYNTAX: Syntax = Syntax::Sqlite;
 
     fn outcome(_output: &Self::Output) -> RunOutcome {
         RunOutcome::Committed

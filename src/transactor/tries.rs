@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use crate::gate::Place;
 use crate::observe::RunOutcome;
 use crate::policy::Plan;
+use crate::sql_text::Syntax;
 use crate::tx::RightOfWay;
 
 /// Something that can be tried, and tried again.
@@ -15,6 +16,9 @@ pub(super) trait Trial: Send {
 
     /// What observers know the database by.
     const SYSTEM: &'static str;
+
+    /// How its statements are read.
+    const SYNTAX: Syntax;
 
     /// What an output means to observers.
     fn outcome(output: &Self::Output) -> RunOutcome;

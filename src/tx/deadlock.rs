@@ -27,13 +27,14 @@ impl<DB: Backend> Tx<DB> {
         // It was met by this transaction, so it is no older; and the answer may be on its way for so long.
         let age = self.opened.elapsed() + ASKING_LIMIT;
         let Some(asking) = DB::latest_deadlock(age) else { return failure };
+        let failed = self.journal.failed_statement();
         // An answer that does not come leaves the question on its way, which is the end of the connection.
         self.journal.question(true);
         let connection = self.session.connection();
         let answered = timeout(ASKING_LIMIT, async {
             // Whoever may not look is refused, and that was all. A broken connection is not given back by the rollback.
             let answers = DB::fetch_text(connection, asking.sql).await.ok()?;
-            let (report, remember) = (asking.read)(&answers)?;
+            let (report, remember) = (asking.read)(&answers, failed.as_deref())?;
             DB::send_text(connection, remember).await;
             Some(report)
         });

@@ -5,6 +5,7 @@ use std::io;
 use futures_core::future::BoxFuture;
 
 use crate::backend::{Backend, Injected, Provocation, Reply, WatchedQuery, failure_of};
+use crate::error::shown;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Answer, Fault, Interceptors, Next, Step, StepKind};
 
@@ -133,7 +134,7 @@ pub(super) async fn send<DB: Backend>(
 
 fn failed<DB: Backend>(error: &sqlx::Error, nowait: bool) -> Answer {
     let failure = failure_of::<DB>(error, nowait);
-    Answer::failed(failure.unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string())))
+    Answer::failed(failure.unwrap_or_else(|| Failure::new(FailureKind::Other, shown(error))))
 }
 
 /// The error of a fault that keeps a step from reaching the server: the server's own, where it can be made to raise it.

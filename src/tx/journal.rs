@@ -144,6 +144,11 @@ impl Journal {
         self.touched || self.unread
     }
 
+    /// The text of the statement that was sent last, where that was seen.
+    pub(super) fn failed_statement(&self) -> Option<String> {
+        self.observation.as_ref().filter(|_| !self.is_unwatched())?.last_statement()
+    }
+
     /// Whether the unit has sent a statement, or may have.
     pub(super) fn has_sent(&self) -> bool {
         self.sent || self.touched
@@ -153,7 +158,7 @@ impl Journal {
     pub(super) fn begin_statement(&mut self, sql: impl FnOnce() -> SqlStr) {
         self.in_flight = true;
         if let Some(observation) = &self.observation {
-            observation.sent(sql());
+            observation.sent(&sql());
         }
     }
 

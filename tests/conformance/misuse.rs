@@ -1,10 +1,13 @@
 //! Mistakes that are told early.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use atomically::{Atomic, Error, ErrorKind, Optimistic, Options, Pessimistic, TransactorExt as _, Tx};
+use atomically::{
+    Atomic, Error, ErrorKind, Event, Optimistic, Options, Pessimistic, TransactorExt as _, Tx, UnitEvent,
+};
+use tokio::sync::Notify;
 
 use super::increments::{counter, increment, value};
 use crate::support::TestBackend;
@@ -95,6 +98,68 @@ pub(crate) async fn a_second_connection_is_told_from_a_busy_pool<DB: TestBackend
     let error = db.run(asks_for_another).await.expect_err("there is only one");
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
     assert!(error.to_string().contains("on `tx`"), "{error}");
+}
+
+/// Whoever waits for the pool while holding its only connection waits in vain, which is reported long before it times out.
+pub(crate) async fn an_idle_unit_is_told_that_its_pool_is_exhausted<DB: TestBackend>() {
+    for (connections, wanted) in [(1, true), (2, false)] {
+        let server = counter::<DB>(connections).await;
+        let options = server.options().clone().acquire_timeout(Duration::from_secs(60));
+        let pool = options.connect(&server.url).await.expect("a patient pool");
+        let (found, reported) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Notify::new()));
+        let (notes, tell) = (found.clone(), reported.clone());
+        let db = Pessimistic::default()
+            .on(&pool)
+            .options(Options::new().idle_warning(Duration::from_millis(30)))
+            .observed_by(move |event: &Event<'_>| {
+                if let Event::Unit { event: UnitEvent::Idle { pool_exhausted, .. }, .. } = event {
+                    notes.lock().expect("the notes").push(*pool_exhausted);
+                    tell.notify_one();
+                }
+            });
+        let waits = async |tx: &mut Tx<DB>| {
+            increment(tx).await?;
+            let on_the_pool = async {
+                if wanted {
+                    let _ = DB::pool_fetch(&pool, DB::sql("SELECT 1"), &[]).await;
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = on_the_pool => {}
+                () = reported.notified() => {}
+            }
+            Ok::<_, Error>(())
+        };
+        db.run(waits).await.expect("a commit");
+        assert_eq!(*found.lock().expect("the notes"), [wanted], "{connections} connections");
+    }
+}
+
+/// Every call of the crate that takes a connection of its own.
+pub(crate) async fn calls_on_the_pool_of_a_unit_are_refused<DB: TestBackend>() {
+    let pool = counter::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    let lone = Atomic::default().on(&pool);
+    let inside = async |tx: &mut Tx<DB>| {
+        increment(tx).await?;
+        let update = DB::sql("UPDATE counter SET value = 7 WHERE id = 1");
+        let refused = [
+            ("apply", DB::apply(&lone, update, &[]).await.map(drop)),
+            ("run", db.run(increment::<DB>).await),
+            ("create_operation_table", db.create_operation_table().await),
+            ("purge_operations", db.purge_operations(Duration::from_secs(1)).await.map(drop)),
+        ];
+        for (call, refused) in refused {
+            let error = refused.expect_err(call);
+            assert_eq!(error.kind(), ErrorKind::Aborted, "{call}: {error}");
+            assert!(error.to_string().contains("tx.savepoint"), "{call}: {error}");
+        }
+        Ok::<_, Error>(())
+    };
+    db.run(inside).await.expect("the unit goes on");
+    assert_eq!(value(&pool).await, 1);
 }
 
 /// Two create what neither finds; the second one finds it when it looks again.

@@ -25,8 +25,10 @@ async fn postgres_enqueues_claims_and_completes_in_a_round_trip_each() {
     let proxy = Proxy::to(&pool.url).await;
     let untested = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
     let proxied = untested.connect(&proxy.url(&pool.url)).await.expect("a pool");
-    let queue = Queue::new("jobs", &proxied).expect("a name");
+    let queue = Queue::new("jobs", &proxied).expect("a name").persistent(true);
+    // From now on the session has the statements.
     claim_one(&queue).await.complete().await.expect("complete");
+    let _ = queue.enqueue_alone(job(0)).await.expect("a commit");
     // The pool tests each connection that comes back, which nobody waits for: once this one, once the one before.
     let counted = async || {
         let _held = proxied.acquire().await.expect("it has come back");

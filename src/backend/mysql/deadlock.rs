@@ -28,24 +28,51 @@ pub(super) fn latest_deadlock(age: Duration) -> LatestDeadlock {
 
 /// The status shows a deadlock until there is another one, and not everything that is called a deadlock is shown there (a
 /// conflict of Galera's, a cycle of user or metadata locks, any at all where `innodb_deadlock_report` is off). So it is
-/// believed only if the session that asks was given up in it, no earlier than the time that was named, and has not been told
-/// of it: the times are in seconds, and the next attempt comes sooner.
-fn report(answers: &[String]) -> Option<(DeadlockReport, String)> {
+/// believed only if the session that asks is a part of it and waited there with the statement that failed, no earlier than
+/// the time that was named; and once only, because the times are in seconds, and the next attempt comes sooner.
+///
+/// # Why not by the transaction that the last line names?
+///
+/// It is the wrong one on MariaDB 10.11.14, and 0 on other versions (MDEV-29187). The session knows that it was given up.
+fn report(answers: &[String], failed: Option<&str>) -> Option<(DeadlockReport, String)> {
     let asking = answers.iter().find_map(|answer| answer.strip_prefix(ASKING))?;
     let (session, asking) = asking.split_once(" after ")?;
     let (told, since) = asking.split_once(" since ")?;
     let session: i64 = session.parse().ok()?;
     let section = answers.iter().find_map(|answer| latest(answer))?;
-    let (transactions, victim) = transactions(section).filter(|_| is_recent(section, since))?;
+    let transactions = transactions(section).filter(|_| is_recent(section, since))?;
     let own = transactions.iter().position(|transaction| transaction.session == Some(session))?;
-    let number = transactions[own].number;
-    // Some versions of MariaDB say 0, whoever it was (MDEV-29187).
-    if number == told || (victim != 0 && victim != own + 1) {
+    let Transaction { number, statement, .. } = &transactions[own];
+    if *number == told || failed.is_some_and(|failed| !is_the_statement(statement, failed)) {
         return None;
     }
     let mut parties: Vec<_> = (0..transactions.len()).map(|number| party(&transactions, number)).collect();
     parties.rotate_left(own);
     Some((DeadlockReport { parties }, format!("SET @atomically_deadlock = '{number}'")))
+}
+
+/// Whether a statement that the server shows, without its values, is this one that was sent.
+///
+/// The server shows values in place of parameters, may cut the text off, and shows the statement of a procedure in place of
+/// its call.
+fn is_the_statement(shown: &str, sent: &str) -> bool {
+    let sent = masked(sent).sql;
+    if shown.is_empty() || ["CALL", "EXECUTE"].iter().any(|word| begins_with_word(&sent, word)) {
+        return true;
+    }
+    let mut rest = shown;
+    for piece in sent.split('?') {
+        match rest.find(piece.trim()) {
+            Some(at) if rest.len() < shown.len() || at == 0 => rest = &rest[at + piece.trim().len()..],
+            // Cut off within this piece.
+            _ => return rest.trim_start_matches(['?', '-', ' ']).len() < piece.trim().len(),
+        }
+    }
+    true
+}
+
+fn begins_with_word(text: &str, word: &str) -> bool {
+    text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
 /// It begins like `2026-11-21 07:58:55 0x7fcf7a6d66c0`.
@@ -66,15 +93,15 @@ enum Heading {
     Waits,
     /// `HOLDS THE LOCK(S)` of MySQL shows those of the transaction above, `CONFLICTING WITH` of MariaDB those of others.
     Locks,
-    /// The last line. It names the transaction that was given up.
-    Victim(usize),
+    /// The last line. It names a transaction, and not always the one that was given up.
+    End,
 }
 
 /// Numbered everywhere by MySQL and by old versions of MariaDB.
 fn heading(line: &str) -> Option<Heading> {
     let words = line.strip_prefix("*** ")?;
     if let Some(victim) = words.strip_prefix("WE ROLL BACK TRANSACTION ") {
-        return numbered(victim).map(|(victim, _)| Heading::Victim(victim));
+        return numbered(victim).map(|_| Heading::End);
     }
     let (number, words) = numbered(words).map_or((None, words), |(number, words)| (Some(number), words));
     match (words.trim(), number) {
@@ -132,12 +159,12 @@ struct Place<'a> {
     records: Vec<&'a str>,
 }
 
-/// The transactions, and which of them was given up. `None` where the section is not all there.
-fn transactions(section: &str) -> Option<(Vec<Transaction<'_>>, usize)> {
+/// The transactions. `None` where the section is not all there.
+fn transactions(section: &str) -> Option<Vec<Transaction<'_>>> {
     let mut transactions: Vec<Transaction<'_>> = Vec::new();
     for block in blocks(section) {
         match (&block.heading, transactions.last_mut()) {
-            (Heading::Victim(victim), _) => return Some((transactions, *victim)),
+            (Heading::End, _) => return Some(transactions),
             (Heading::Transaction(number), _) => {
                 let statement = masked(&block.statement()).sql;
                 if *number != transactions.len() + 1 || statement.lines().any(is_of_something_else) {

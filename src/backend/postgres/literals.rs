@@ -3,12 +3,12 @@
 use std::fmt::{Display, Write as _};
 
 /// A text, whatever `standard_conforming_strings` is set to.
-pub(crate) fn literal(text: &str) -> String {
+fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// What goes between the quotes of an array of numbers.
-pub(crate) fn numbers(numbers: impl Iterator<Item = Option<impl Display>>) -> String {
+pub(super) fn numbers(numbers: impl Iterator<Item = Option<impl Display>>) -> String {
     let mut array = String::from("{");
     for number in numbers {
         // Writing to a string does not fail.
@@ -21,7 +21,7 @@ pub(crate) fn numbers(numbers: impl Iterator<Item = Option<impl Display>>) -> St
 }
 
 /// An array of texts.
-pub(crate) fn texts<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> String {
+pub(super) fn texts<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> String {
     let mut array = String::from("{");
     for text in texts {
         match text {

@@ -40,7 +40,7 @@ pub(super) struct Shortcut<DB: Backend, K> {
 
 impl<DB: Backend, K: Key<DB>> Shortcut<DB, K> {
     pub(super) fn new(settings: &Settings) -> Self {
-        let is_enough = !settings.options.ask_for_a_transaction();
+        let is_enough = settings.single_statement && !settings.options.ask_for_a_transaction();
         Self { by: is_enough.then(|| DB::at_once(settings.target)).flatten(), detours: AtomicU32::new(0) }
     }
 

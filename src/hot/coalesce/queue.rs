@@ -191,6 +191,7 @@ mod tests {
             capacity: 100,
             flights,
             persistent: true,
+            single_statement: true,
         }
     }
 

@@ -8,11 +8,13 @@ use sqlx::{Pool, SqlStr};
 use tokio::time::Instant;
 
 use crate::backend::{Backend, WatchedQuery, failure_of, failure_or_other};
+use crate::error::shown;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
 use crate::intercept::Answer;
 use crate::observe::{RunOutcome, counted};
 use crate::policy::Plan;
+use crate::sql_text::Syntax;
 use crate::transactor::lone::{Sent, sent_once};
 use crate::transactor::options::Options;
 use crate::transactor::timer::Timer;
@@ -64,6 +66,8 @@ where
 
     const SYSTEM: &'static str = DB::SYSTEM;
 
+    const SYNTAX: Syntax = DB::SYNTAX;
+
     fn outcome(_output: &T) -> RunOutcome {
         RunOutcome::Committed
     }
@@ -95,7 +99,7 @@ where
             Some(Err(error)) => return Outcome::failed(not_connected(pool, handoff, asked, &error)),
             None => return Outcome::out_of_time("for a connection", cut_short(pool, handoff, asked, false)),
         };
-        timer.tell(|observation| observation.sent(self.alone.sql.clone()));
+        timer.tell(|observation| observation.sent(&self.alone.sql));
         let sending = Sending { attempt, limit: timer.clock.server_limit() };
         let answer = timer.within((self.run)(session.connection(), sending)).await;
         let error = match answer {
@@ -117,7 +121,7 @@ where
             }
         };
         let failure = failure_of::<DB>(&error, self.alone.nowait)
-            .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()));
+            .unwrap_or_else(|| Failure::new(FailureKind::Other, shown(&error)));
         timer.tell(|observation| observation.answered(Some(&failure)));
         if in_doubt(&failure) {
             session.close();

@@ -12,13 +12,14 @@ use tokio::time::Instant;
 use super::opening::Opening;
 use super::turn::Turn;
 use super::unseen::{explained, unseen};
-use super::waited_for_the_pool;
+use super::{has_room_to_wait_inside, waited_for_the_pool};
 use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Place;
 use crate::isolation::Access;
 use crate::observe::{RunOutcome, watched};
 use crate::policy::{Plan, Resolve, Trace};
+use crate::sql_text::Syntax;
 use crate::transactor::attempt::is_unique_violation;
 use crate::transactor::lone::sent_once;
 use crate::transactor::options::Options;
@@ -26,6 +27,7 @@ use crate::transactor::resolve::{Fate, fate};
 use crate::transactor::timer::Timer;
 use crate::transactor::tries::{Otherwise, Outcome, Trial};
 use crate::transactor::{Ended, Unit, Wish};
+use crate::tx::is_used_up;
 use crate::tx::{Commit, End, Handoff, Hooks, RightOfWay, Shield, Tx, Unseen, cut_short, holding};
 
 /// A unit of work, in a transaction.
@@ -72,6 +74,8 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
 
     const SYSTEM: &'static str = DB::SYSTEM;
 
+    const SYNTAX: Syntax = DB::SYNTAX;
+
     fn outcome(output: &Ended) -> RunOutcome {
         match output {
             Ended::Committed => RunOutcome::Committed,
@@ -92,7 +96,8 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
             return outcome;
         }
         self.leave_trace();
-        let mut turn = Turn::of::<DB>(&plan, self.trace.is_none() && !self.options.limits_idling());
+        let opens_bare = self.trace.is_none() && !self.options.limits_idling();
+        let mut turn = Turn::of::<DB>(&plan, opens_bare && has_room_to_wait_inside(self.pool));
         loop {
             if let Some(outcome) =
                 turn.wait(Turn::Outside, place.as_mut(), self.options.interceptors(), timer).await
@@ -159,8 +164,9 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         // Only now: if no further attempt had begun, the one before would have been the last one.
         self.hooks = Hooks::default();
         let observation = timer.observation.clone();
-        let unit = holding(self.pool, self.unit.attempt(&mut tx));
-        let wish = timer.within(pin!(watched(observation.as_deref(), unit))).await;
+        let pool = self.pool;
+        let unit = holding(pool, self.unit.attempt(&mut tx));
+        let wish = timer.within(pin!(watched(observation.as_deref(), || is_used_up(pool), unit))).await;
         let Some((wish, converted)) = wish else {
             self.hooks = tx.take_hooks();
             let during = match tx.is_in_flight() {

@@ -33,7 +33,7 @@ pub(super) struct Atomically {
 impl Atomically {
     pub(super) async fn new(url: &str, work: Work) -> Result<Self> {
         let pool = pool(url, CONNECTIONS, false).await?;
-        let queue = Queue::new("bench", &pool)?.reuse_connections();
+        let queue = Queue::new("bench", &pool)?.reuse_connections().persistent(true);
         queue.create_tables().await?;
         Ok(Self { db: Pessimistic::default().on(&pool).reuse_connections(), pool, queue, work })
     }

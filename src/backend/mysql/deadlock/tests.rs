@@ -15,13 +15,21 @@ const MYSQL: &str = include_str!("mysql_8.txt");
 /// Of the second transaction, it does not show who has what it waits for.
 const AUTO_INCREMENT: &str = include_str!("mysql_5_7_auto_increment.txt");
 
+/// As MariaDB 10.11.14 of Debian 12 prints it. The last line names session 6, and session 7 was given up.
+const WRONG_VICTIM: &str = include_str!("mariadb_10_11_14.txt");
+
 /// Each with the session that was given up, which is the one that asks.
-const ALL: [(&str, i64); 6] =
-    [(TWO, 48), (GAP, 54), (THREE, 68), (BASIC, 61), (MYSQL, 9), (AUTO_INCREMENT, 21)];
+const ALL: [(&str, i64); 7] =
+    [(TWO, 48), (GAP, 54), (THREE, 68), (BASIC, 61), (MYSQL, 9), (AUTO_INCREMENT, 21), (WRONG_VICTIM, 7)];
+
+/// With the statement that has failed.
+fn asked_after(failed: Option<&str>, session: i64, since: &str, status: &str) -> Option<DeadlockReport> {
+    let asking = format!("deadlock of session {session} after none since {since}");
+    report(&[asking, status.to_owned()], failed).map(|(report, _)| report)
+}
 
 fn asked_by(session: i64, since: &str, status: &str) -> Option<DeadlockReport> {
-    let asking = format!("deadlock of session {session} after none since {since}");
-    report(&[asking, status.to_owned()]).map(|(report, _)| report)
+    asked_after(None, session, since, status)
 }
 
 fn told_to(session: i64, status: &str) -> Vec<DeadlockParty> {
@@ -111,6 +119,44 @@ fn of_a_table() {
 }
 
 #[test]
+fn the_session_that_got_the_error_is_reported_where_the_status_names_another_one() {
+    let status = WRONG_VICTIM;
+    let wanted = [
+        party(7, 6, on_row(X, "PRIMARY", "page 3 heap 2"), "update product set n=n+? where id=?"),
+        party(6, 7, on_row(X, "PRIMARY", "page 3 heap 3"), "update product set n=n+? where id=?"),
+    ];
+    assert_eq!(told_to(7, status), wanted);
+    let failed = Some("update product set n=n+? where id=?");
+    assert!(asked_after(failed, 7, "2026-11-28 00:46:21", status).is_some());
+}
+
+/// A session can live through a deadlock, and meet another one of which InnoDB knows nothing.
+#[test]
+fn another_statement_than_the_one_that_failed_is_no_match() {
+    let asked = |failed: &str| asked_after(Some(failed), 9, "2026-03-02 10:20:29", MYSQL).is_some();
+    assert!(asked("UPDATE product SET name = ?\n WHERE id = ?"));
+    assert!(asked("UPDATE product SET name = 'other'\n WHERE id = 7"));
+    assert!(asked("CALL rename_all()"), "the server shows the statement inside of it");
+    assert!(!asked("SELECT GET_LOCK('a', 1)"));
+    assert!(!asked("UPDATE product SET stock = ? WHERE id = ?"));
+}
+
+#[test]
+fn statements_match_with_values_in_place_of_parameters() {
+    for (shown, sent, matches) in [
+        ("UPDATE t SET a = -?, b = NULL WHERE id = ?", "UPDATE t SET a = ?, b = ? WHERE id = ?", true),
+        ("INSERT INTO t VALUES (?, ?)", "INSERT INTO t VALUES (?, ?) /* 'a' */", true),
+        ("UPDATE t SET a = ?", "UPDATE t SET a = ? WHERE id = ?", true),
+        ("UPDATE t SET a = ?…", "UPDATE t SET a = ? WHERE id = ?", true),
+        ("", "UPDATE t SET a = ?", true),
+        ("UPDATE t SET a = ? WHERE id = ?", "UPDATE u SET a = ? WHERE id = ?", false),
+        ("SELECT a FROM t WHERE id = ? FOR UPDATE", "UPDATE t SET a = ? WHERE id = ?", false),
+    ] {
+        assert_eq!(is_the_statement(shown, sent), matches, "{shown} / {sent}");
+    }
+}
+
+#[test]
 fn no_value_is_told() {
     for (status, session) in ALL {
         assert!(status.contains("4711") || status.contains("secret"));
@@ -121,8 +167,10 @@ fn no_value_is_told() {
 
 #[test]
 fn a_deadlock_of_somebody_else_is_not_told() {
-    for (status, victim) in ALL {
-        for session in (0..100).filter(|session| *session != victim) {
+    for (status, _) in ALL {
+        let parties = transactions(latest(status).expect("a section")).expect("transactions");
+        let takes_part = |session: i64| parties.iter().any(|party| party.session == Some(session));
+        for session in (0..100).filter(|session| !takes_part(*session)) {
             assert_eq!(asked_by(session, "2026-03-02 10:20:29", status), None, "{session}");
         }
     }
@@ -138,9 +186,9 @@ fn a_deadlock_of_an_earlier_transaction_is_not_told() {
 #[test]
 fn a_deadlock_is_told_once() {
     let asking = |told: &str| format!("deadlock of session 9 after {told} since 2026-03-02 10:20:29");
-    let (told, remember) = report(&[asking("1797"), MYSQL.to_owned()]).expect("another one");
+    let (told, remember) = report(&[asking("1797"), MYSQL.to_owned()], None).expect("another one");
     assert_eq!((told.parties, remember.as_str()), (told_to(9, MYSQL), "SET @atomically_deadlock = '1812'"));
-    assert_eq!(report(&[asking("1812"), MYSQL.to_owned()]), None);
+    assert_eq!(report(&[asking("1812"), MYSQL.to_owned()], None), None);
 }
 
 /// MDEV-29187
@@ -161,8 +209,8 @@ fn a_statement_may_be_cut() {
 
 #[test]
 fn what_is_not_understood_is_not_told() {
-    assert_eq!(report(&[]), None);
-    assert_eq!(report(&[MYSQL.to_owned()]), None);
+    assert_eq!(report(&[], None), None);
+    assert_eq!(report(&[MYSQL.to_owned()], None), None);
     assert_eq!(asked_by(9, "2026-03-02 10:20:29", "no deadlock yet"), None);
     for (text, other) in [
         ("*** (1) TRANSACTION:", "*** (2) TRANSACTION:"),

@@ -1,0 +1,75 @@
+//! What MySQL and MariaDB said, without the values that they quote.
+
+use std::borrow::Cow;
+
+use crate::backend::Report;
+use crate::backend::text::{WITHHELD, without_quoted};
+
+/// A message as it may be shown.
+pub(super) fn said<'a>(report: &Report<'a>) -> Cow<'a, str> {
+    let message = report.message;
+    match report.number {
+        // `SIGNAL`
+        1644 => WITHHELD.into(),
+        _ if report.sqlstate == "45000" => WITHHELD.into(),
+        // "Duplicate entry 'x' for key 'name'", "Incorrect integer value: 'x' for column 'a' at row 1"
+        1062 | 1586 => up_to(message, " for key "),
+        1366 | 1292 | 1411 => up_to(message, " for column "),
+        number if NAMES_ONLY.contains(&number) => message.into(),
+        _ => without_quoted(message),
+    }
+}
+
+/// Errors whose messages quote nothing but names: of columns, tables, constraints, databases, users, variables.
+const NAMES_ONLY: [u32; 29] = [
+    1044, 1045, 1048, 1049, 1050, 1051, 1052, 1054, 1060, 1061, 1072, 1091, 1109, 1142, 1143, 1146, 1193,
+    1216, 1217, 1264, 1265, 1305, 1364, 1369, 1406, 1451, 1452, 3819, 4025,
+];
+
+/// Leaves out what is quoted in front of the last of these words: a value may hold the words, too.
+fn up_to<'a>(message: &'a str, word: &str) -> Cow<'a, str> {
+    let Some(at) = message.rfind(word) else { return without_quoted(message) };
+    let (value, names) = message.split_at(at);
+    format!("{}{names}", without_quoted(value)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_left_out_and_names_are_not() {
+        for (number, message, wanted) in [
+            (1062, "Duplicate entry 'secret' for key 'email'", "Duplicate entry '…' for key 'email'"),
+            (1062, "Duplicate entry 'a' for key 'b' for key 'email'", "Duplicate entry '…' for key 'email'"),
+            (1062, "Doppelter Eintrag 'secret' für Schlüssel 'email'", "Doppelter Eintrag '…'"),
+            (
+                1366,
+                "Incorrect integer value: 'secret' for column `shop`.`t`.`a` at row 1",
+                "Incorrect integer value: '…' for column `shop`.`t`.`a` at row 1",
+            ),
+            (1292, "Truncated incorrect DOUBLE value: 'secret'", "Truncated incorrect DOUBLE value: '…'"),
+            (
+                1064,
+                "You have an error in your SQL syntax near 'secret' AND b' at line 1",
+                "You have an error in your SQL syntax near '…' at line 1",
+            ),
+            (
+                1690,
+                "BIGINT value is out of range in '(`t`.`a` - 4711)'",
+                "BIGINT value is out of range in '…'",
+            ),
+            (1048, "Column 'a' cannot be null", "Column 'a' cannot be null"),
+            (1205, "Lock wait timeout exceeded", "Lock wait timeout exceeded"),
+            (1644, "no secret", WITHHELD),
+        ] {
+            assert_eq!(said(&Report { number, message, ..Report::default() }), wanted);
+        }
+    }
+
+    #[test]
+    fn the_text_of_a_signal_is_withheld() {
+        let report = Report { sqlstate: "45000", number: 30001, message: "no secret", ..Report::default() };
+        assert_eq!(said(&report), WITHHELD);
+    }
+}

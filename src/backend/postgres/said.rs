@@ -1,0 +1,83 @@
+//! What PostgreSQL said, without the values that it quotes.
+
+use std::borrow::Cow;
+
+use crate::backend::Report;
+use crate::backend::text::{WITHHELD, without_quoted};
+
+/// A message as it may be shown. What the server says in the fields beside it (`DETAIL`, `CONTEXT`) quotes whole rows, and
+/// is not a part of any failure.
+pub(super) fn said<'a>(report: &Report<'a>) -> Cow<'a, str> {
+    // `RAISE` and `ASSERT` of PL/pgSQL, whatever SQLSTATE they ask for.
+    let is_raised = matches!(report.routine, Some("exec_stmt_raise" | "exec_stmt_assert"));
+    let (class, state) = (report.sqlstate.get(..2).unwrap_or_default(), report.sqlstate);
+    match class {
+        _ if is_raised => WITHHELD.into(),
+        // External routines, written in whatever language.
+        "38" | "39" => WITHHELD.into(),
+        // Data exceptions, and what nobody expected: `invalid input syntax for type integer: "…"`.
+        "22" | "XX" | "P0" | "F0" | "HV" => without_quoted(report.message),
+        _ if state == "42601" => without_quoted(report.message),
+        // The others quote names: of tables, columns, constraints, users.
+        _ => report.message.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_left_out_and_names_are_not() {
+        for (sqlstate, message, wanted) in [
+            (
+                "22P02",
+                "invalid input syntax for type integer: \"secret\"",
+                "invalid input syntax for type integer: \"…\"",
+            ),
+            (
+                "22P02",
+                "ungültige Eingabesyntax für Typ integer: »secret«",
+                "ungültige Eingabesyntax für Typ integer: »…«",
+            ),
+            (
+                "22003",
+                "value \"4711\" is out of range for type integer",
+                "value \"…\" is out of range for type integer",
+            ),
+            ("42601", "syntax error at or near \"secret\"", "syntax error at or near \"…\""),
+            (
+                "42601",
+                "unterminated quoted string at or near \"'secret\"",
+                "unterminated quoted string at or near \"…\"",
+            ),
+            (
+                "22001",
+                "value too long for type character varying(3)",
+                "value too long for type character varying(3)",
+            ),
+            ("42P01", "relation \"orders\" does not exist", "relation \"orders\" does not exist"),
+            (
+                "23505",
+                "duplicate key value violates unique constraint \"email\"",
+                "duplicate key value violates unique constraint \"email\"",
+            ),
+            ("40P01", "deadlock detected", "deadlock detected"),
+        ] {
+            assert_eq!(said(&Report { sqlstate, message, ..Report::default() }), wanted);
+        }
+    }
+
+    #[test]
+    fn the_text_of_a_raise_is_withheld_whatever_its_code() {
+        for sqlstate in ["P0001", "23505", "40001"] {
+            let report = Report {
+                sqlstate,
+                message: "no secret",
+                routine: Some("exec_stmt_raise"),
+                ..Report::default()
+            };
+            assert_eq!(said(&report), WITHHELD);
+        }
+    }
+}

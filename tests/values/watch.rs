@@ -1,0 +1,155 @@
+//! Everything that is shown of what the crate does.
+
+use std::fmt::{self, Write as _};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, Once};
+use std::time::Duration;
+
+use atomically::{Error, Event, Metrics, Observer, Pessimistic, PoolTransactor};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use sqlx::Pool;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+
+use crate::support::TestBackend;
+
+/// What is said for any target, as target and text.
+static SAID: LazyLock<Mutex<Vec<(String, String)>>> = LazyLock::new(Mutex::default);
+
+/// Values that nothing else in this process holds, and all that is shown while they are used.
+#[derive(Clone)]
+pub(crate) struct Watch {
+    /// A number that is bound, or a key.
+    pub(crate) number: i64,
+    /// A number that is written into statements.
+    pub(crate) literal: i64,
+    /// A text that is bound, or a key.
+    pub(crate) text: String,
+    /// A text that is written into statements.
+    pub(crate) literal_text: String,
+    events: Arc<Mutex<Vec<String>>>,
+    metrics: Arc<Metrics>,
+    exporter: PrometheusHandle,
+}
+
+impl Watch {
+    pub(crate) fn new() -> Self {
+        static LISTENING: Once = Once::new();
+        static NEXT: AtomicI64 = AtomicI64::new(471_100);
+        LISTENING.call_once(|| {
+            let all = tracing_subscriber::registry().with(Ears);
+            tracing::subscriber::set_global_default(all).expect("nobody else listens");
+        });
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let exporter = recorder.handle();
+        Self {
+            number: 8_000_000_000 + next,
+            literal: 9_000_000_000 + next,
+            text: format!("bound-{next}@example.org"),
+            literal_text: format!("written-{next}@example.org"),
+            events: Arc::default(),
+            metrics: Arc::new(Metrics::recorded_by(recorder)),
+            exporter,
+        }
+    }
+
+    pub(crate) fn on<DB: TestBackend>(&self, pool: &Pool<DB>) -> PoolTransactor<DB, Pessimistic> {
+        Pessimistic::default().on(pool).deadline(Duration::from_secs(120)).observed_by(self.clone())
+    }
+
+    fn values(&self) -> [String; 4] {
+        [self.number.to_string(), self.literal.to_string(), self.text.clone(), self.literal_text.clone()]
+    }
+
+    /// The error, by itself and with all that is behind it.
+    pub(crate) fn check_error(&self, error: &Error) {
+        let mut shown = format!("{error}\n{error:?}\n{:?}\n{:?}", error.failure(), error.constraint());
+        let mut source = std::error::Error::source(error);
+        while let Some(behind) = source {
+            write!(shown, "\n{behind}\n{behind:?}").expect("a text");
+            source = behind.source();
+        }
+        self.check("an error", &shown);
+    }
+
+    pub(crate) fn check(&self, what: &str, shown: &str) {
+        for value in self.values() {
+            assert!(!shown.contains(&value), "{what} shows {value}: {shown}");
+        }
+    }
+
+    /// The lines of the crate, the events and the metrics. Answers the lines.
+    pub(crate) fn check_all(&self) -> Vec<String> {
+        let events = self.events.lock().expect("the events").clone();
+        assert!(!events.is_empty(), "nothing was observed");
+        for event in events {
+            self.check("an event", &event);
+        }
+        self.check("a metric", &self.exporter.render());
+        let said = SAID.lock().expect("what was said").clone();
+        let lines: Vec<_> = said.into_iter().filter(|(target, _)| target == "atomically").collect();
+        for (_, line) in &lines {
+            self.check("a line", line);
+        }
+        lines.into_iter().map(|(_, line)| line).collect()
+    }
+
+    /// The lines of everybody, sqlx included.
+    pub(crate) fn check_lines_of_everybody(&self) {
+        let said = SAID.lock().expect("what was said").clone();
+        assert!(said.iter().any(|(target, _)| target == "sqlx::query"), "sqlx said nothing");
+        for (target, line) in said {
+            self.check(&format!("a line of {target}"), &line);
+        }
+    }
+}
+
+impl Observer for Watch {
+    fn observe(&self, event: &Event<'_>) {
+        self.metrics.observe(event);
+        self.events.lock().expect("the events").push(format!("{event:?}"));
+    }
+
+    fn wants_sessions(&self) -> bool {
+        true
+    }
+}
+
+struct Ears;
+
+impl Ears {
+    fn note(metadata: &Metadata<'_>, text: String) {
+        SAID.lock().expect("what was said").push((metadata.target().to_owned(), text));
+    }
+}
+
+struct Reader<'a>(&'a mut String);
+
+impl Visit for Reader<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        write!(self.0, "{}={value:?} ", field.name()).expect("a text");
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Ears {
+    fn on_new_span(&self, attributes: &Attributes<'_>, _id: &Id, _context: Context<'_, S>) {
+        let mut text = String::new();
+        attributes.record(&mut Reader(&mut text));
+        Self::note(attributes.metadata(), text);
+    }
+
+    fn on_record(&self, _id: &Id, values: &Record<'_>, _context: Context<'_, S>) {
+        let mut text = String::new();
+        values.record(&mut Reader(&mut text));
+        SAID.lock().expect("what was said").push(("atomically".to_owned(), text));
+    }
+
+    fn on_event(&self, event: &tracing::Event<'_>, _context: Context<'_, S>) {
+        let mut text = String::new();
+        event.record(&mut Reader(&mut text));
+        Self::note(event.metadata(), text);
+    }
+}
