@@ -18,6 +18,7 @@ mod engine;
 mod handoff;
 mod line;
 mod outage;
+mod places;
 
 pub(crate) use handoff::Handoff;
 

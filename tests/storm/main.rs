@@ -10,6 +10,7 @@
 mod callers;
 mod clock;
 mod jobs;
+mod openings;
 mod report;
 mod server;
 #[path = "../support/mod.rs"]
@@ -91,4 +92,24 @@ async fn postgres_keeps_every_promise_in_a_storm() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mariadb_keeps_every_promise_in_a_storm() {
     storm::<MySql>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_waiting_runs_share_one_probe() {
+    openings::waiting_runs_share_one_probe::<Postgres>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_waiting_runs_share_one_probe() {
+    openings::waiting_runs_share_one_probe::<MySql>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_callers_without_patience_do_not_flood_a_server_that_opens_sessions_slowly() {
+    openings::callers_without_patience_get_sessions_and_do_not_flood_the_server::<Postgres>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_callers_without_patience_do_not_flood_a_server_that_opens_sessions_slowly() {
+    openings::callers_without_patience_get_sessions_and_do_not_flood_the_server::<MySql>().await;
 }
