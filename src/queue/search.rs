@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::dialect::{Dialect, JOB, Row, no_lease};
 use super::job::micros;
+use super::log::{self, Death};
 use super::priority::Priority;
 use super::spent::{LAPSED, bury, is_spent, listed};
 use super::{Claim, Queue, QueueBackend};
@@ -150,9 +151,13 @@ pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> R
         let (spent, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_spent);
         good.extend(rows.into_iter().map(|row| (row, asked)));
         if !spent.is_empty() {
-            died.extend(spent.iter().map(|row| row.id));
             // There are more where they come from. One by one they would be as many claims.
-            died.extend(bury(queue, since).await.unwrap_or_default());
+            let others = bury(queue, since).await.unwrap_or_default();
+            for (id, attempts) in spent.iter().map(|row| (row.id, row.attempts.unsigned_abs())).chain(others)
+            {
+                log::died(&queue.name, id, Death::Lapsed, attempts, LAPSED);
+                died.push(id);
+            }
         } else if is_short && good.is_empty() && !all && queue.search.may_sweep() {
             (since, all) = ([Place::FRONT; Priority::ALL.len()], true);
         } else if is_short {

@@ -8,20 +8,24 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::depth::Depth;
+use super::log;
 use super::search;
 use super::{Claim, Queue, QueueBackend, Wake};
 use crate::backend::Backend;
 use crate::observe::{Event, JobEvent, Observer, Observers};
 
+mod alive;
 mod care;
 mod connections;
 mod shutdown;
 
+use alive::Number;
 use care::Care;
 
 /// What a handler fails with: whatever `?` turns into one, which is nearly every error there is.
@@ -29,6 +33,9 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The shortest time between two questions for the depth.
 const MOST_OFTEN: Duration = Duration::from_millis(100);
+
+/// The shortest time between two polls.
+const MIN_POLL: Duration = Duration::from_millis(10);
 
 /// A worker that polls more seldom than this asks when the next job is due. For others that would be as many questions
 /// as polls.
@@ -104,12 +111,16 @@ pub struct Worker<DB: Backend> {
 struct Watchers {
     queue: Arc<str>,
     observers: Observers,
+    troubles: Arc<log::Troubles>,
 }
 
 impl Watchers {
     /// A panic of an observer must not end the worker, and the other observers are told all the same. The panic has been
     /// reported by its own hook.
     fn tell(&self, event: JobEvent<'_>) {
+        if let JobEvent::Trouble { error } = event {
+            self.troubles.report(&self.queue, error);
+        }
         let event = Event::Job { queue: &self.queue, event };
         for observer in self.observers.iter() {
             let _ = catch_unwind(AssertUnwindSafe(|| observer.observe(&event)));
@@ -129,7 +140,11 @@ impl<DB: QueueBackend> Worker<DB> {
             limit: None,
             wake: None,
             depth: Duration::from_secs(15),
-            watchers: Watchers { queue: queue.name.clone(), observers: Observers::default() },
+            watchers: Watchers {
+                queue: queue.name.clone(),
+                observers: Observers::default(),
+                troubles: Arc::default(),
+            },
         }
     }
 
@@ -145,13 +160,13 @@ impl<DB: QueueBackend> Worker<DB> {
         self
     }
 
-    /// How often it looks for jobs when nothing tells it that there are any.
+    /// How often it looks for jobs when nothing tells it that there are any. Less than 10 ms counts as that.
     ///
     /// A worker that looks more seldom than once a second also asks when the next job is due, or the next lease lapses,
     /// and looks again then. It learns of jobs that are enqueued meanwhile from its [wake](Self::wake).
     #[must_use]
     pub fn poll_every(mut self, interval: Duration) -> Self {
-        self.poll = interval;
+        self.poll = interval.max(MIN_POLL);
         self
     }
 
@@ -236,6 +251,11 @@ impl<DB: QueueBackend> Worker<DB> {
     ///
     /// None: a database that is not there now will be there again. [`observed_by`](Self::observed_by) tells.
     ///
+    /// # Panics
+    ///
+    /// Never. A panic of a handler is its job's failure; of a [wake](Self::wake), a poll that is waited for; of an
+    /// observer, nothing. One of `shutdown` is no signal: the worker goes on, and ends when it is dropped.
+    ///
     /// # Cancellation
     ///
     /// Handlers are cancelled where they are. Their jobs wait for their leases to lapse.
@@ -245,9 +265,13 @@ impl<DB: QueueBackend> Worker<DB> {
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         self.report_small_pool();
+        let number = Number::take(&self.queue.name);
         tokio::select! {
-            () = self.work(shutdown, handler) => {}
+            () = self.work(self.told_to_stop(shutdown), handler) => {
+                self.watchers.tell(JobEvent::Stopped { worker: number.get() });
+            }
             () = self.tell_depth() => {}
+            () = self.beat(number.get()) => {}
         }
     }
 
@@ -306,8 +330,8 @@ impl<DB: QueueBackend> Worker<DB> {
         }
         loop {
             match self.queue.depth().await {
-                Ok(Depth { ready, oldest, dead }) => {
-                    self.watchers.tell(JobEvent::Depth { ready, oldest, dead })
+                Ok(Depth { ready, oldest, oldest_by_priority, dead }) => {
+                    self.watchers.tell(JobEvent::Depth { ready, oldest, oldest_by_priority, dead })
                 }
                 Err(error) => self.watchers.tell(JobEvent::Trouble { error: &error }),
             }
@@ -332,11 +356,25 @@ impl<DB: QueueBackend> Worker<DB> {
         }
     }
 
+    /// Is done when the worker is to stop. A panic is no signal: without one the worker goes on.
+    async fn told_to_stop(&self, shutdown: impl Future + Send) {
+        if AssertUnwindSafe(shutdown).catch_unwind().await.is_err() {
+            log::panicked(
+                &self.queue.name,
+                "the shutdown signal",
+                "the worker goes on, and cannot be told to stop",
+            );
+            pending().await
+        }
+    }
+
     async fn something_to_do(&self, wait: Duration) {
         let woken = async {
-            match &self.wake {
-                Some(wake) => wake.woken().await,
-                None => pending().await,
+            let Some(wake) = &self.wake else { return pending().await };
+            // Both the call and the future that it returns are the caller's code.
+            if AssertUnwindSafe(async { wake.woken().await }).catch_unwind().await.is_err() {
+                log::panicked(&self.queue.name, "the wake", "the worker looks at its next poll");
+                pending().await
             }
         };
         tokio::select! {
