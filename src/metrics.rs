@@ -42,7 +42,7 @@ use handles::{KeyHandles, QueueHandles, UnitHandles, WorkerHandles};
 /// The name of the unit and that of its strategy, the name of the queue, and labels with a fixed set of values. None grows
 /// with the number of users, rows or keys, as long as the names that units are given do not. Each pair of a unit and a
 /// strategy has all its counters from its first run on, at zero, so that the first event of a kind is seen to be one. With
-/// the [buckets](Self::buckets) below these are 87 series for each pair.
+/// the [buckets](Self::buckets) below these are 83 series for each pair.
 ///
 /// # What it costs
 ///

@@ -8,7 +8,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -24,6 +23,7 @@ mod alive;
 mod care;
 mod connections;
 mod shutdown;
+mod waiting;
 
 use alive::Number;
 use care::Care;
@@ -36,10 +36,6 @@ const MOST_OFTEN: Duration = Duration::from_millis(100);
 
 /// The shortest time between two polls.
 const MIN_POLL: Duration = Duration::from_millis(10);
-
-/// A worker that polls more seldom than this asks when the next job is due. For others that would be as many questions
-/// as polls.
-const MIN_FORESEEN: Duration = Duration::from_secs(1);
 
 /// Claims jobs and runs a handler for each of them, several at a time, until it is told to stop.
 ///
@@ -94,7 +90,12 @@ const MIN_FORESEEN: Duration = Duration::from_secs(1);
 /// until the lease ends.
 ///
 /// An unknown commit needs nothing special. A handler hands it on as an error; if the commit was stored, the job is gone and
-/// cannot fail.
+/// cannot fail, and while its lease lasts the worker reports it as completed.
+///
+/// # What is logged
+///
+/// With the feature `tracing`, each job that dies is an error with its queue, id, attempts and last error, and so are missing
+/// tables. Whatever else is in the way of the worker is a warning, once in five minutes at most.
 pub struct Worker<DB: Backend> {
     queue: Queue<DB>,
     handlers: usize,
@@ -338,50 +339,6 @@ impl<DB: QueueBackend> Worker<DB> {
             sleep(self.depth).await;
         }
     }
-
-    /// How long to wait for the next look: until the next poll or, where that is further away than a moment and nothing
-    /// is to be done, until the next job is due.
-    async fn time_to_wait(&self, is_idle: bool) -> Duration {
-        if !is_idle || self.poll <= MIN_FORESEEN {
-            return self.poll;
-        }
-        match self.queue.until_next_due().await {
-            // The time is rounded on some databases. A look too early would have to be repeated.
-            Ok(Some(next)) => self.poll.min(next + Duration::from_millis(2)),
-            Ok(None) => self.poll,
-            Err(error) => {
-                self.watchers.tell(JobEvent::Trouble { error: &error });
-                self.poll.min(MIN_FORESEEN)
-            }
-        }
-    }
-
-    /// Is done when the worker is to stop. A panic is no signal: without one the worker goes on.
-    async fn told_to_stop(&self, shutdown: impl Future + Send) {
-        if AssertUnwindSafe(shutdown).catch_unwind().await.is_err() {
-            log::panicked(
-                &self.queue.name,
-                "the shutdown signal",
-                "the worker goes on, and cannot be told to stop",
-            );
-            pending().await
-        }
-    }
-
-    async fn something_to_do(&self, wait: Duration) {
-        let woken = async {
-            let Some(wake) = &self.wake else { return pending().await };
-            // Both the call and the future that it returns are the caller's code.
-            if AssertUnwindSafe(async { wake.woken().await }).catch_unwind().await.is_err() {
-                log::panicked(&self.queue.name, "the wake", "the worker looks at its next poll");
-                pending().await
-            }
-        };
-        tokio::select! {
-            () = woken => {}
-            () = sleep(wait) => {}
-        }
-    }
 }
 
 impl<DB: Backend> fmt::Debug for Worker<DB> {
@@ -394,5 +351,17 @@ impl<DB: Backend> fmt::Debug for Worker<DB> {
             .field("job_timeout", &self.limit)
             .field("depth", &self.depth)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_does_not_poll_without_a_pause() {
+        let pool = sqlx::SqlitePool::connect_lazy("sqlite::memory:").expect("a pool");
+        let worker = Worker::new(&Queue::new("jobs", &pool).expect("a name"));
+        assert_eq!(worker.poll_every(Duration::ZERO).poll, MIN_POLL);
     }
 }

@@ -91,6 +91,13 @@ impl Clock {
         committed as f64 / (SLICE * slices.len() as u32).as_secs_f64()
     }
 
+    /// How many calls were committed well within an outage.
+    pub(crate) fn committed_during(&self, outage: &Outage) -> u64 {
+        let from = slice(outage.ended.saturating_sub(outage.length())) + 3;
+        let slices = from..slice(outage.ended).saturating_sub(1).max(from);
+        self.committed[slices].iter().map(|slice| slice.load(Relaxed)).sum()
+    }
+
     /// How long after `when` the next commit came.
     pub(crate) fn next_commit(&self, when: Duration) -> Option<Duration> {
         let next = (slice(when)..SLICES).find(|n| self.committed[*n].load(Relaxed) > 0)?;

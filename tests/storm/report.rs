@@ -47,6 +47,7 @@ impl Report<'_> {
     /// What did not hold, in words.
     pub(crate) fn broken_promises(&self) -> Vec<String> {
         let mut broken = Vec::new();
+        self.check_outages(&mut broken);
         self.check_sessions(&mut broken);
         self.check_calls(&mut broken);
         self.check_jobs(&mut broken);
@@ -55,6 +56,15 @@ impl Report<'_> {
             broken.push(format!("{after:.0} commits/s after the storm, {before:.0}/s before it"));
         }
         broken
+    }
+
+    fn check_outages(&self, broken: &mut Vec<String>) {
+        for outage in self.clock.outages() {
+            let committed = self.clock.committed_during(&outage);
+            if committed > 0 {
+                broken.push(format!("{committed} calls committed while the server was {}", outage.what));
+            }
+        }
     }
 
     fn check_sessions(&self, broken: &mut Vec<String>) {
