@@ -1,5 +1,6 @@
 //! What an operator sees from outside: how many sessions there are, and how long jobs wait.
 
+use std::fs;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -24,6 +25,16 @@ pub(crate) struct Watched {
     /// How long the oldest job that could be claimed had been waiting, but for the time of outages; and when.
     pub(crate) overdue: Duration,
     pub(crate) overdue_at: Duration,
+    /// The load of the machine, where the system tells it: every twenty seconds, or once for a short storm.
+    pub(crate) loads: Vec<f64>,
+}
+
+/// Between two looks at the load.
+const LOAD_PAUSE: Duration = Duration::from_secs(20);
+
+/// How many processes of the machine have been running, on average over a minute.
+fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
 pub(crate) struct Watch<DB> {
@@ -44,6 +55,10 @@ impl<DB: StormServer> Watch<DB> {
             while !stop.load(SeqCst) {
                 // There is nothing to see while the server is out of order.
                 let _ = look::<DB>(&pool, &clock, &mut watched).await;
+                let looks = u32::try_from(watched.loads.len()).expect("a small number");
+                if clock.elapsed() >= LOAD_PAUSE * looks {
+                    watched.loads.push(load().unwrap_or(f64::NAN));
+                }
                 sleep(PAUSE).await;
             }
             watched

@@ -173,9 +173,16 @@ impl<DB: Backend> Drop for InLine<DB> {
             return;
         }
         if let Some(acquiring) = self.acquiring.take() {
-            let limit = if self.called.is_opening() { SERVER_LIMIT } else { TEST_LIMIT };
             let rest = self.rest(acquiring);
-            self.runtime.spawn(timeout(limit, rest));
+            self.runtime.spawn(finish(rest));
         }
+    }
+}
+
+/// Waits for a connection that is for nobody, and so goes to the pool.
+async fn finish<DB: Backend>(mut rest: InLine<DB>) {
+    // Only now is it known what the pool does for one that it called in its last moment.
+    if timeout(TEST_LIMIT, &mut rest).await.is_err() && rest.called.is_opening() {
+        let _ = timeout(SERVER_LIMIT, rest).await;
     }
 }

@@ -21,7 +21,8 @@ use crate::tx::identity;
 /// The pause before a server is asked, and again while it does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// After this time without an answer the server is asked by another connection: the network may have lost the request.
+/// After this time without an answer the server is asked by another connection: the network may have lost the request. The
+/// next one has twice the time, for a server that is slow.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// A server that stood still answers everybody at once. This is the time for those whose own connection was on its way.
@@ -58,14 +59,14 @@ pub(super) fn is_over<DB: Backend>(pool: &Pool<DB>) -> Probe {
 async fn probe<DB: Backend>(pool: Pool<DB>) -> bool {
     let places = Places::of(identity(&pool));
     let (mut refused, mut silent) = (false, false);
-    let mut dials = FuturesUnordered::new();
+    let (mut dials, mut patience) = (FuturesUnordered::new(), ANSWER_LIMIT);
     loop {
         sleep(PAUSE).await;
         if let Some(place) = places.for_probe() {
             let is_first = !refused && !silent;
             dials.push(dial(&pool, place).map(move |answers| (answers.unwrap_or(false), is_first)));
         }
-        match timeout(ANSWER_LIMIT, dials.next()).await {
+        match timeout(patience, dials.next()).await {
             // The pool's own connections get their answers as well.
             Ok(Some((true, true))) if !refused => return false,
             Ok(Some((true, _))) => {
@@ -76,7 +77,7 @@ async fn probe<DB: Backend>(pool: Pool<DB>) -> bool {
             }
             Ok(Some((false, _))) => refused = true,
             Ok(None) => {}
-            Err(_) => silent = true,
+            Err(_) => (silent, patience) = (true, patience * 2),
         }
     }
 }
