@@ -183,6 +183,9 @@ pub trait Facts: Wire + Sealed {
         schema.to_owned()
     }
 
+    /// What puts back the settings of the session where a [creation](Self::creation) has changed some and failed.
+    const AFTER_CREATION_FAILED: Option<&'static str> = None;
+
     /// The table of operations, made where it is missing.
     const CREATE_OPERATIONS: &'static str;
 

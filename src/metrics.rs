@@ -13,7 +13,7 @@ use crate::observe::{Event, JobEvent, Observer, Run, UnitEvent};
 mod handles;
 mod names;
 
-use handles::{KeyHandles, QueueHandles, UnitHandles};
+use handles::{KeyHandles, QueueHandles, UnitHandles, WorkerHandles};
 
 /// Counts and measures what units of work, queues and idempotency keys go through, by the crate
 /// [`metrics`](https://docs.rs/metrics), and so for every exporter there is for it.
@@ -41,7 +41,8 @@ use handles::{KeyHandles, QueueHandles, UnitHandles};
 ///
 /// The name of the unit and that of its strategy, the name of the queue, and labels with a fixed set of values. None grows
 /// with the number of users, rows or keys, as long as the names that units are given do not. Each pair of a unit and a
-/// strategy has all its counters from its first run on, at zero, so that the first event of a kind is seen to be one.
+/// strategy has all its counters from its first run on, at zero, so that the first event of a kind is seen to be one. With
+/// the [buckets](Self::buckets) below these are 83 series for each pair.
 ///
 /// # What it costs
 ///
@@ -63,6 +64,7 @@ struct Bound {
     units: HashMap<(&'static str, &'static str), Arc<UnitHandles>>,
     keys: HashMap<(&'static str, &'static str), Arc<KeyHandles>>,
     queues: HashMap<String, Arc<QueueHandles>>,
+    workers: HashMap<(String, u32), Arc<WorkerHandles>>,
 }
 
 impl Metrics {
@@ -82,8 +84,10 @@ impl Metrics {
         Self { recorder: Some(Arc::new(recorder)), bound: Arc::default() }
     }
 
-    /// The histograms, and bounds of buckets for them that fit units of work: half a millisecond to ten seconds, and one to
-    /// twenty attempts. Without buckets, exporters for Prometheus make summaries, which cannot be added up over processes.
+    /// The histograms, and bounds of buckets for them that fit units of work: half a millisecond to ten seconds for the
+    /// duration, and one to twenty attempts. Of the parts of the duration the alerts and the dashboard ask for sums only, so
+    /// they have a single bound: each further one is a time series for each unit, strategy and part. Without buckets,
+    /// exporters for Prometheus make summaries, which cannot be added up over processes.
     pub fn buckets() -> impl Iterator<Item = (&'static str, &'static [f64])> {
         names::HISTOGRAMS.iter().map(|(described, bounds)| (described.name, *bounds))
     }
@@ -142,6 +146,16 @@ impl Metrics {
             |recorder| QueueHandles::register(recorder, queue),
         )
     }
+
+    fn worker(&self, queue: &str, worker: u32) -> Arc<WorkerHandles> {
+        let key = (queue.to_owned(), worker);
+        self.handles(
+            &key,
+            |b| &b.workers,
+            |b| &mut b.workers,
+            |recorder| WorkerHandles::register(recorder, queue, worker),
+        )
+    }
 }
 
 impl Observer for Metrics {
@@ -161,6 +175,10 @@ impl Observer for Metrics {
             },
             // Each of them comes to an end, and is counted then.
             Event::Job { event: JobEvent::Claimed { .. }, .. } => {}
+            Event::Job { queue, event: JobEvent::Heartbeat { worker } } => self.worker(queue, *worker).beat(),
+            Event::Job { queue, event: JobEvent::Stopped { worker } } => {
+                self.worker(queue, *worker).stopped()
+            }
             Event::Job { queue, event } => self.queue(queue).count(event),
             Event::Key { run, outcome } => self.key(run).count(*outcome),
         }

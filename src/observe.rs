@@ -276,10 +276,24 @@ pub enum JobEvent<'a> {
     Depth {
         /// How many jobs could be claimed now.
         ready: u64,
-        /// For how long the oldest of them could have been; zero where there is none.
+        /// For how long the oldest of them could have been, of whatever priority; zero where there is none.
         oldest: Duration,
+        /// The same for each priority: high, normal, low.
+        oldest_by_priority: [Duration; 3],
         /// How many are dead.
         dead: u64,
+    },
+    /// A worker is alive. Reported every ten seconds by the task that does its work, the first time when it starts.
+    Heartbeat {
+        /// Tells the workers of the queue in this process apart, from 0 on. One that is started in the place of one that
+        /// has ended has its number.
+        worker: u32,
+    },
+    /// A worker has done what it does at its end. The last that is reported of it; one that was dropped or whose task was
+    /// aborted reports nothing more.
+    Stopped {
+        /// Which of the workers.
+        worker: u32,
     },
     /// The database was in the way. What was to be done is tried again, or left to the lease.
     Trouble {

@@ -53,6 +53,7 @@ mod ending;
 mod insertion;
 mod job;
 mod lease;
+mod log;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod next_due;
@@ -108,6 +109,9 @@ const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_secs(2), Duration::from_secs(12 * 60 * 60)).equal_jitter();
 
 const LONGEST_LEASE: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+
+/// A shorter one would lapse before its claim is answered.
+const MIN_LEASE: Duration = Duration::from_millis(100);
 
 /// A queue of jobs, in two tables of the database that the jobs are about.
 ///
@@ -171,10 +175,10 @@ impl<DB: QueueBackend> Queue<DB> {
     /// How long a claim keeps a job from others, unless it is extended. Counted by the database's clock.
     ///
     /// That is also how long the job of a worker that was killed waits for the next one. A
-    /// [`Worker`] extends it after a third of it. At most a year.
+    /// [`Worker`] extends it after a third of it. Less than 100 ms counts as that, and more than a year as a year.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.min(LONGEST_LEASE);
+        self.lease = lease.clamp(MIN_LEASE, LONGEST_LEASE);
         self
     }
 
@@ -229,13 +233,14 @@ impl<DB: QueueBackend> Queue<DB> {
     /// Makes the tables and indexes of all queues where they are missing.
     ///
     /// Looks in the catalog first: where all of them are there, nothing is locked, so it may be called at each start. An
-    /// index that is missing on a table in use is made under a lock against writers. On PostgreSQL that is waited for no
-    /// longer than a second at a time, since all other writers wait behind it: for a large table, create the index
-    /// `CONCURRENTLY` by a migration of your own.
+    /// index that is missing on a table in use is made under a lock. On servers that lock is waited for no longer than a
+    /// second at a time, since all others wait behind it, and for some eight seconds in all. For a large table, create the
+    /// index by a migration of your own, on PostgreSQL `CONCURRENTLY`.
     ///
     /// # Errors
     ///
-    /// The database's; a [`LockTimeout`](crate::ErrorKind::LockTimeout) where a writer keeps an index from being made.
+    /// The database's; a [`LockTimeout`](crate::ErrorKind::LockTimeout) where another transaction keeps a table or an
+    /// index from being made.
     pub async fn create_tables(&self) -> Result<(), Error> {
         self.db.create_schema(DB::SCHEMA).await
     }

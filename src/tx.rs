@@ -44,6 +44,7 @@ pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use no_connection::{cut_short, is_used_up, not_connected};
 pub(crate) use opening::{NotOpened, Opening};
 pub(crate) use right_of_way::{RightOfWay, has_given_way};
+use session::refusal_since;
 pub(crate) use session::{Handoff, Session};
 pub(crate) use shield::Shield;
 

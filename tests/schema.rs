@@ -8,7 +8,10 @@ use atomically::{Error, Pessimistic};
 use sqlx::{PgPool, Postgres};
 use std::time::{Duration, Instant};
 
+use atomically::ErrorKind;
+use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Sqlite};
+use support::servers::Server;
 use support::{TestBackend, eventually};
 
 /// The first has made its table and not yet committed when the second comes. PostgreSQL's `IF NOT EXISTS` does not see
@@ -123,4 +126,116 @@ async fn postgres_an_index_that_is_missing_stops_no_writer_for_long() {
         .await
         .expect("an answer");
     assert!(made);
+}
+
+async fn missing_indexes_are_made<DB: TestBackend + QueueBackend + KeyStore>(
+    drop: &[&'static str],
+    count: &str,
+) {
+    let pool = DB::pool(2).await;
+    create_all(&pool.pool).await.expect("the tables");
+    let indexes = async || DB::pool_fetch(&pool.pool, DB::sql(count), &[]).await.expect("a count");
+    assert_eq!(indexes().await, 4);
+    let mut connection = pool.acquire().await.expect("a connection");
+    for sql in drop {
+        DB::raw(&mut connection, sql).await.expect("dropped");
+    }
+    std::mem::drop(connection);
+    assert_eq!(indexes().await, 0);
+    create_all(&pool.pool).await.expect("the indexes");
+    assert_eq!(indexes().await, 4);
+}
+
+const DROP_INDEXES: [&str; 4] = [
+    "DROP INDEX atomically_job_claim",
+    "DROP INDEX atomically_job_unique",
+    "DROP INDEX atomically_job_dead",
+    "DROP INDEX atomically_key_expires_at",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_missing_indexes_are_made() {
+    let count =
+        "SELECT COUNT(*) FROM pg_indexes WHERE indexname LIKE 'atomically%' AND indexname NOT LIKE '%_pkey'";
+    missing_indexes_are_made::<Postgres>(&DROP_INDEXES, count).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_missing_indexes_are_made() {
+    let drop = [
+        "ALTER TABLE atomically_job DROP KEY atomically_job_claim, DROP KEY atomically_job_unique,
+         DROP KEY atomically_job_dead",
+        "ALTER TABLE atomically_key DROP KEY atomically_key_expires_at",
+    ];
+    let count = "SELECT COUNT(DISTINCT index_name) FROM information_schema.statistics
+                 WHERE table_schema = DATABASE() AND index_name LIKE 'atomically%'";
+    missing_indexes_are_made::<MySql>(&drop, count).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_missing_indexes_are_made() {
+    let count = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'index' AND name LIKE 'atomically%'";
+    missing_indexes_are_made::<Sqlite>(&DROP_INDEXES, count).await;
+}
+
+/// Returns how long it took to be refused, on a pool of one connection.
+async fn refused<DB: TestBackend + QueueBackend>(pool: &sqlx::Pool<DB>) -> Duration {
+    let begun = Instant::now();
+    let error = Queue::new("jobs", pool).expect("a name").create_tables().await.expect_err("it is locked");
+    assert_eq!(error.kind(), ErrorKind::LockTimeout, "{error:?}");
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_a_writer_that_stays_ends_the_creation_with_a_lock_timeout() {
+    let pool = Postgres::pool(2).await;
+    create_all(&pool.pool).await.expect("the tables");
+    sqlx::raw_sql("DROP INDEX atomically_job_dead").execute(&pool.pool).await.expect("dropped");
+    let mut writer = pool.acquire().await.expect("a connection");
+    sqlx::raw_sql("BEGIN; DELETE FROM atomically_job").execute(&mut *writer).await.expect("a write");
+    let of_one = PoolOptions::<Postgres>::new().max_connections(1).connect(&pool.url).await.expect("a pool");
+    let took = refused(&of_one).await;
+    assert!((4..15).contains(&took.as_secs()), "{took:?}");
+    let limit: String = sqlx::query_scalar("SHOW lock_timeout").fetch_one(&of_one).await.expect("a setting");
+    assert_eq!(limit, "0", "the session has its own limit again");
+}
+
+async fn table_wait(pool: &sqlx::Pool<MySql>) -> i64 {
+    let limit = "SELECT CAST(@@lock_wait_timeout AS SIGNED)";
+    sqlx::query_scalar(limit).fetch_one(pool).await.expect("a setting")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_a_reader_that_stays_ends_the_creation_with_a_lock_timeout() {
+    let pool = MySql::pool(2).await;
+    create_all(&pool.pool).await.expect("the tables");
+    let drop = "ALTER TABLE atomically_job DROP KEY atomically_job_dead";
+    sqlx::raw_sql(drop).execute(&pool.pool).await.expect("dropped");
+    let mut reader = pool.acquire().await.expect("a connection");
+    let read = "START TRANSACTION; SELECT * FROM atomically_job";
+    sqlx::raw_sql(read).execute(&mut *reader).await.expect("a read");
+    let of_one = PoolOptions::<MySql>::new().max_connections(1).connect(&pool.url).await.expect("a pool");
+    let own = table_wait(&of_one).await;
+    let took = refused(&of_one).await;
+    assert!((4..15).contains(&took.as_secs()), "{took:?}");
+    assert_eq!(table_wait(&of_one).await, own, "the session has its own limit again");
+    sqlx::raw_sql("COMMIT").execute(&mut *reader).await.expect("the reader ends");
+    Queue::new("jobs", &of_one).expect("a name").create_tables().await.expect("the index");
+}
+
+/// Nothing is there yet, and the whole server is locked for a backup.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_a_table_that_cannot_be_made_ends_the_creation_with_a_lock_timeout() {
+    let server = tokio::task::spawn_blocking(Server::mariadb).await.expect("a server");
+    let of_one = PoolOptions::<MySql>::new().max_connections(1).connect(server.url()).await.expect("a pool");
+    let watcher = PoolOptions::<MySql>::new().max_connections(1).connect(server.url()).await.expect("a pool");
+    let mut backup = watcher.acquire().await.expect("a connection");
+    sqlx::raw_sql("FLUSH TABLES WITH READ LOCK").execute(&mut *backup).await.expect("locked");
+    let took = refused(&of_one).await;
+    assert!((4..15).contains(&took.as_secs()), "{took:?}");
+    let waiting = "SELECT COUNT(*) FROM information_schema.processlist WHERE state LIKE 'Waiting for%lock%'";
+    let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *backup).await.expect("the sessions");
+    assert_eq!(waiting, 0, "no session is left waiting");
+    sqlx::raw_sql("UNLOCK TABLES").execute(&mut *backup).await.expect("unlocked");
+    Queue::new("jobs", &of_one).expect("a name").create_tables().await.expect("the tables");
 }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use atomically::queue::{NewJob, Queue, Retry, Worker};
 use atomically::testing::{Fault, Faults, Moment};
 use atomically::{Backoff, Error, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::Sqlite;
@@ -246,4 +247,61 @@ async fn a_panic_of_an_observer_is_logged_once() {
     let lines = ears.lines(Level::INFO);
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].starts_with("an observer panicked"), "{lines:?}");
+}
+
+/// Whoever looks at the log only must learn of it.
+#[tokio::test]
+async fn a_dead_job_is_loud() {
+    let pool = Sqlite::pool(2).await;
+    let queue = Queue::new("mail", &pool).expect("a name").max_attempts(2).backoff(Backoff::none());
+    queue.create_tables().await.expect("the tables");
+    let add = async || {
+        let added = queue.enqueue_alone(NewJob::new("hello").expect("a payload")).await.expect("a job");
+        added.id().expect("no duplicate")
+    };
+    let (ears, _guard) = listen();
+    let id = add().await;
+    for attempt in 1..=2 {
+        let claim = queue.claim(1).await.expect("a claim").remove(0);
+        assert_eq!(ears.lines(Level::INFO), [""; 0], "before attempt {attempt} fails");
+        claim.fail("sending the receipt: connection refused", Retry::Backoff).await.expect("failed");
+    }
+    let lines = ears.take("line");
+    let dead: Vec<_> = lines.iter().filter(|line| line.level == Level::ERROR).collect();
+    assert_eq!(dead.len(), 1, "{lines:?}");
+    let wanted = [
+        ("queue", "mail".to_owned()),
+        ("job", id.to_string()),
+        ("kind", "exhausted".to_owned()),
+        ("attempts", "2".to_owned()),
+        ("error", "sending the receipt: connection refused".to_owned()),
+    ];
+    for (field, value) in &wanted {
+        assert_eq!(&dead[0].fields[field], value, "{field}: {dead:?}");
+    }
+
+    // One whose worker died in its last attempt.
+    let lapsed = add().await;
+    let spent = format!("UPDATE atomically_job SET attempts = 2, due_at = 1 WHERE id = {lapsed}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(spent)).execute(&*pool).await.expect("spent");
+    assert!(queue.claim(1).await.expect("a claim").is_empty());
+    let lines = ears.lines(Level::ERROR);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let begin = format!("job {lapsed} of the queue \"mail\" is dead after 2 attempts (lapsed): the lease");
+    assert!(lines[0].starts_with(&begin), "{lines:?}");
+}
+
+/// The worker fails again and again, and says so once.
+#[tokio::test]
+async fn missing_tables_are_loud_once() {
+    let pool = Sqlite::pool(2).await;
+    let queue = Queue::new("mail", &pool).expect("a name");
+    let (ears, _guard) = listen();
+    let worker = Worker::new(&queue).handlers(1).poll_every(Duration::from_millis(10));
+    worker.run(tokio::time::sleep(Duration::from_millis(300)), |_| async { Ok(()) }).await;
+    let lines = ears.lines(Level::INFO);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in ["\"mail\"", "atomically_job", "Queue::create_tables", "Queue::schema"] {
+        assert!(lines[0].contains(part), "{part}: {lines:?}");
+    }
 }

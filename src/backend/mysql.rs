@@ -156,6 +156,8 @@ impl Facts for MySql {
         schema::creation(schema)
     }
 
+    const AFTER_CREATION_FAILED: Option<&'static str> = Some(schema::PUT_BACK);
+
     const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
         id BINARY(16) PRIMARY KEY,
         recorded_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP

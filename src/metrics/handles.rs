@@ -1,5 +1,7 @@
 //! What is registered with a recorder for a unit, a queue or the keys of a unit.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use ::metrics::{Counter, Gauge, Histogram, Label, Recorder};
 
 use super::names::{self, Described};
@@ -123,7 +125,9 @@ pub(super) struct QueueHandles {
     running: Gauge,
     ready: Gauge,
     dead: Gauge,
-    oldest: Gauge,
+    /// High, normal, low.
+    oldest: [Gauge; 3],
+    read: Gauge,
     completed: Counter,
     failed: Counter,
     died: Counter,
@@ -138,11 +142,16 @@ impl QueueHandles {
         let outcomes = ["completed", "failed", "dead", "released", "lease_lost"];
         let [completed, failed, died, released, lost] =
             counters(&names::JOBS, recorder, &labels, "outcome", outcomes);
+        let oldest = ["high", "normal", "low"].map(|priority| {
+            let labels = [labels[0].clone(), Label::from_static_parts("priority", priority)];
+            names::OLDEST_JOB.gauge(recorder, &labels)
+        });
         Self {
             running: names::RUNNING_JOBS.gauge(recorder, &labels),
             ready: names::READY_JOBS.gauge(recorder, &labels),
             dead: names::DEAD_JOBS.gauge(recorder, &labels),
-            oldest: names::OLDEST_JOB.gauge(recorder, &labels),
+            oldest,
+            read: names::DEPTH_READ.gauge(recorder, &labels),
             completed,
             failed,
             died,
@@ -154,7 +163,10 @@ impl QueueHandles {
 
     pub(super) fn count(&self, event: &JobEvent<'_>) {
         match event {
-            JobEvent::Claimed { .. } | JobEvent::PoolTooSmall { .. } => {}
+            JobEvent::Claimed { .. }
+            | JobEvent::PoolTooSmall { .. }
+            | JobEvent::Heartbeat { .. }
+            | JobEvent::Stopped { .. } => {}
             JobEvent::Started { .. } => self.running.increment(1.0),
             JobEvent::Ended { .. } => self.running.decrement(1.0),
             JobEvent::Completed { .. } => self.completed.increment(1),
@@ -163,13 +175,42 @@ impl QueueHandles {
             JobEvent::LeaseLost { .. } => self.lost.increment(1),
             JobEvent::Released { .. } => self.released.increment(1),
             JobEvent::Trouble { .. } => self.troubles.increment(1),
-            JobEvent::Depth { ready, oldest, dead } => {
+            JobEvent::Depth { ready, oldest_by_priority, dead, .. } => {
                 self.ready.set(*ready as f64);
                 self.dead.set(*dead as f64);
-                self.oldest.set(*oldest);
+                for (gauge, oldest) in self.oldest.iter().zip(oldest_by_priority) {
+                    gauge.set(*oldest);
+                }
+                self.read.set(now());
             }
         }
     }
+}
+
+/// The metrics of a worker.
+pub(super) struct WorkerHandles {
+    heartbeat: Gauge,
+}
+
+impl WorkerHandles {
+    pub(super) fn register(recorder: &dyn Recorder, queue: &str, worker: u32) -> Self {
+        let labels = [Label::new("queue", queue.to_owned()), Label::new("worker", worker.to_string())];
+        Self { heartbeat: names::HEARTBEAT.gauge(recorder, &labels) }
+    }
+
+    pub(super) fn beat(&self) {
+        self.heartbeat.set(now());
+    }
+
+    /// It has ended as it was told to, and is not missed.
+    pub(super) fn stopped(&self) {
+        self.heartbeat.set(0.0);
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -77,7 +77,17 @@ pub(super) const DEAD_JOBS: Described =
 pub(super) const OLDEST_JOB: Described = Described::new(
     "atomically_queue_oldest_job_age_seconds",
     Unit::Seconds,
-    "For how long the oldest job that could be claimed could have been.",
+    "For how long the oldest job of a priority that could be claimed could have been.",
+);
+pub(super) const DEPTH_READ: Described = Described::new(
+    "atomically_queue_depth_timestamp_seconds",
+    Unit::Seconds,
+    "When the jobs of a queue were last counted, in seconds since 1970.",
+);
+pub(super) const HEARTBEAT: Described = Described::new(
+    "atomically_queue_worker_heartbeat_timestamp_seconds",
+    Unit::Seconds,
+    "When a worker was last seen alive, in seconds since 1970; 0 where it ended as it was told to.",
 );
 
 pub(super) const ATTEMPTS_OF_RUN: Described =
@@ -119,23 +129,27 @@ pub(super) const BACKOFF: Described = Described::new(
 
 const COUNTERS: [&Described; 7] = [&UNITS, &ATTEMPTS, &FAILURES, &IDLE_WARNINGS, &KEYS, &JOBS, &TROUBLES];
 
-const GAUGES: [&Described; 5] = [&IN_FLIGHT, &RUNNING_JOBS, &READY_JOBS, &DEAD_JOBS, &OLDEST_JOB];
+const GAUGES: [&Described; 7] =
+    [&IN_FLIGHT, &RUNNING_JOBS, &READY_JOBS, &DEAD_JOBS, &OLDEST_JOB, &DEPTH_READ, &HEARTBEAT];
 
 /// With the bounds of buckets that suit them.
 pub(super) const HISTOGRAMS: [(&Described, &[f64]); 9] = [
     (&ATTEMPTS_OF_RUN, &[1.0, 2.0, 3.0, 5.0, 10.0, 20.0]),
     (&DURATION, &SECONDS),
-    (&GATE, &SECONDS),
-    (&POOL, &SECONDS),
-    (&LOCKS, &SECONDS),
-    (&STATEMENTS, &SECONDS),
-    (&IDLE, &SECONDS),
-    (&CONTROL, &SECONDS),
-    (&BACKOFF, &SECONDS),
+    (&GATE, &PARTS),
+    (&POOL, &PARTS),
+    (&LOCKS, &PARTS),
+    (&STATEMENTS, &PARTS),
+    (&IDLE, &PARTS),
+    (&CONTROL, &PARTS),
+    (&BACKOFF, &PARTS),
 ];
 
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// For what is added up: the parts of the duration.
+const PARTS: [f64; 1] = [1.0];
 
 /// Tells a recorder the units, and what each metric says.
 pub(super) fn describe(recorder: &dyn Recorder) {

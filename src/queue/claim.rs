@@ -15,7 +15,7 @@ use super::resend::{Sending, Sent};
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::transactor::TransactorExt as _;
+use crate::transactor::{Options, TransactorExt as _};
 
 /// A job that was claimed: to be worked on, and then completed, failed or released.
 ///
@@ -204,6 +204,23 @@ impl<DB: QueueBackend> Claim<DB> {
             })
         })
         .await
+    }
+
+    /// Whether the job, which this claim does not hold any more, was completed or rescheduled by its own handler: by a
+    /// commit that went unanswered. While the lease is certain, nobody else can have done so.
+    pub(super) async fn has_ended_by_itself(&self) -> bool {
+        if !self.lease.is_certain() {
+            return false;
+        }
+        // A job that was rescheduled has the next token, and is not held.
+        let other = format!(
+            "SELECT id FROM atomically_job WHERE id = {} AND (token <> {} OR claimed_at IS NOT NULL)",
+            self.id,
+            self.token + 1
+        );
+        let db = self.queue.db.with(Options::new().read_only());
+        let found = db.run(async |tx| Ok::<_, Error>(DB::fetch_integers(tx, other, Vec::new()).await?)).await;
+        found.is_ok_and(|found| found.is_empty())
     }
 
     /// Lets the lease end now.

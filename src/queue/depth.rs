@@ -17,8 +17,10 @@ const MOST: u64 = 100_000;
 pub struct Depth {
     /// How many jobs could be claimed now.
     pub ready: u64,
-    /// For how long the oldest of them could have been; zero where there is none.
+    /// For how long the oldest of them could have been, of whatever priority; zero where there is none.
     pub oldest: Duration,
+    /// The same for each priority: high, normal, low. A low one may wait for as long as there are others.
+    pub oldest_by_priority: [Duration; 3],
     /// How many are dead.
     pub dead: u64,
 }
@@ -63,11 +65,12 @@ impl<DB: QueueBackend> Queue<DB> {
             db.run(async |tx| Ok::<_, Error>(DB::fetch_integers(tx, sql, Vec::new()).await?)).await?;
         let mut figures = figures.into_iter().map(i64::unsigned_abs);
         let (dead, prolonged) = (figures.next().unwrap_or_default(), figures.next().unwrap_or_default());
-        let (mut due, mut oldest) = (0, 0);
-        while let (Some(jobs), Some(age)) = (figures.next(), figures.next()) {
-            due += jobs;
-            oldest = age.max(oldest);
+        let (mut due, mut oldest_by_priority) = (0, [Duration::ZERO; Priority::ALL.len()]);
+        for oldest in &mut oldest_by_priority {
+            due += figures.next().unwrap_or_default();
+            *oldest = Duration::from_micros(figures.next().unwrap_or_default());
         }
-        Ok(Depth { ready: due.saturating_sub(prolonged), oldest: Duration::from_micros(oldest), dead })
+        let oldest = oldest_by_priority.into_iter().max().unwrap_or_default();
+        Ok(Depth { ready: due.saturating_sub(prolonged), oldest, oldest_by_priority, dead })
     }
 }

@@ -9,6 +9,7 @@ use sqlx::AssertSqlSafe;
 use super::claim::{Claim, Settled};
 use super::dialect::QueueBackend;
 use super::job::micros;
+use super::log::{self, Death};
 use super::resend::{Sending, Sent};
 use crate::backend::WatchedQuery;
 use crate::error::Error;
@@ -130,8 +131,9 @@ impl<DB: QueueBackend> Claim<DB> {
 
     /// Gives the job back because it could not be done.
     ///
-    /// It is tried again later, or is dead when this was its last attempt. `error` is kept with it. Sent again while the
-    /// lease lasts, as [`complete`](Self::complete) is.
+    /// It is tried again later, or is dead when this was its last attempt, which is written to the log as an error. `error`
+    /// is kept with it, as its alternate form (`{:#}`) shows it: an `anyhow::Error` with its causes. Sent again while
+    /// the lease lasts, as [`complete`](Self::complete) is.
     ///
     /// # Errors
     ///
@@ -149,8 +151,12 @@ impl<DB: QueueBackend> Claim<DB> {
         };
         let placeholder = DB::placeholder(1);
         let change = format!("{change}, last_error = {placeholder}");
-        let error = shortened(error.to_string());
+        let error = shortened(format!("{error:#}"));
         self.give_back(&change, vec![Some(error.clone())]).await?;
+        if fate == Fate::Dead {
+            let death = if retry == Retry::Never { Death::GivenUp } else { Death::Exhausted };
+            log::died(self.queue().name(), self.id(), death, self.attempt(), &error);
+        }
         self.progress().settle(match fate {
             Fate::Retried(_) => Settled::Failed(error),
             Fate::Dead => Settled::Dead(error),

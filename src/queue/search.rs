@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::dialect::{Dialect, JOB, Row, no_lease};
 use super::job::micros;
+use super::log::{self, Death};
 use super::priority::Priority;
 use super::spent::{LAPSED, bury, is_spent, listed};
 use super::{Claim, Queue, QueueBackend};
@@ -62,9 +63,31 @@ struct Mark {
 
 #[derive(Debug, Clone, Copy)]
 struct Sweep {
+    /// When it ended.
     at: Instant,
     took: Duration,
+    /// How long the one before it took.
+    before: Duration,
     found: bool,
+}
+
+impl Sweep {
+    /// What looking everywhere costs: the shorter of the last two times. A server that stands still for a moment makes one
+    /// of them long, and it must not be looked everywhere more seldom because of that.
+    fn cost(&self) -> Duration {
+        self.took.min(self.before)
+    }
+
+    /// One that has just ended. Those that were under way at the same time count as one: they met the same server.
+    fn ended(last: Option<&Self>, took: Duration, found: bool) -> Self {
+        let at = Instant::now();
+        let (took, before) = match last {
+            Some(last) if last.at + took > at => (took.min(last.took), last.before),
+            Some(last) => (took, last.took),
+            None => (took, Duration::ZERO),
+        };
+        Self { at, took, before, found }
+    }
 }
 
 /// A job's place in the index of its priority.
@@ -93,7 +116,7 @@ impl Search {
     /// From when on to look; and whether that is everything.
     fn since(&self) -> ([Place; Priority::ALL.len()], bool) {
         let mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if mark.swept.is_none_or(|last| last.at.elapsed() >= SWEEP.max(last.took * SWEEP_SHARE)) {
+        if mark.swept.is_none_or(|last| last.at.elapsed() >= SWEEP.max(last.cost() * SWEEP_SHARE)) {
             return ([Place::FRONT; Priority::ALL.len()], true);
         }
         (mark.reached.map(|reached| reached.map_or(Place::FRONT, Place::begin)), false)
@@ -103,7 +126,8 @@ impl Search {
     fn may_sweep(&self) -> bool {
         let mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         mark.swept.is_none_or(|last| {
-            last.found || last.took <= CHEAP || last.at.elapsed() >= last.took * SWEEP_SHARE
+            let cost = last.cost();
+            last.found || cost <= CHEAP || last.at.elapsed() >= cost * SWEEP_SHARE
         })
     }
 
@@ -111,7 +135,7 @@ impl Search {
     fn found(&self, rows: &[Row], swept: Option<Duration>) {
         let mut mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(took) = swept {
-            mark.swept = Some(Sweep { at: Instant::now(), took, found: !rows.is_empty() });
+            mark.swept = Some(Sweep::ended(mark.swept.as_ref(), took, !rows.is_empty()));
         }
         for (priority, reached) in Priority::ALL.into_iter().zip(&mut mark.reached) {
             let here = rows.iter().filter(|row| row.priority == priority.number());
@@ -150,9 +174,13 @@ pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> R
         let (spent, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_spent);
         good.extend(rows.into_iter().map(|row| (row, asked)));
         if !spent.is_empty() {
-            died.extend(spent.iter().map(|row| row.id));
             // There are more where they come from. One by one they would be as many claims.
-            died.extend(bury(queue, since).await.unwrap_or_default());
+            let others = bury(queue, since).await.unwrap_or_default();
+            for (id, attempts) in spent.iter().map(|row| (row.id, row.attempts.unsigned_abs())).chain(others)
+            {
+                log::died(&queue.name, id, Death::Lapsed, attempts, LAPSED);
+                died.push(id);
+            }
         } else if is_short && good.is_empty() && !all && queue.search.may_sweep() {
             (since, all) = ([Place::FRONT; Priority::ALL.len()], true);
         } else if is_short {
@@ -279,17 +307,25 @@ mod tests {
         assert_eq!(search.since().0[1], place(2), "of two claims at once, the later place counts");
     }
 
+    /// Of twice in a row, which is what it takes to be believed.
+    async fn swept(search: &Search, rows: &[Row], took: Duration) {
+        for _ in 0..2 {
+            tokio::time::advance(took).await;
+            search.found(rows, Some(took));
+        }
+    }
+
     /// An idle worker asks at each poll.
     #[tokio::test(start_paused = true)]
     async fn a_claim_that_finds_nothing_keeps_to_its_share_of_the_time() {
         let search = Search::default();
-        search.found(&[], Some(CHEAP));
+        swept(&search, &[], CHEAP).await;
         assert!(search.may_sweep(), "it costs next to nothing");
-        search.found(&[], Some(Duration::from_millis(500)));
+        swept(&search, &[], Duration::from_millis(500)).await;
         assert!(!search.may_sweep());
         tokio::time::advance(Duration::from_secs(10)).await;
         assert!(search.may_sweep());
-        search.found(&[row(Priority::Normal, 1)], Some(Duration::from_millis(500)));
+        swept(&search, &[row(Priority::Normal, 1)], Duration::from_millis(500)).await;
         assert!(search.may_sweep(), "there may be more");
     }
 
@@ -297,11 +333,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn looking_everywhere_takes_a_twentieth_of_the_time() {
         let search = Search::default();
-        search.found(&[], Some(Duration::from_secs(1)));
+        swept(&search, &[], Duration::from_secs(1)).await;
         tokio::time::advance(Duration::from_secs(19)).await;
         assert!(!search.since().1);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(search.since().1);
+    }
+
+    /// Three workers look everywhere while the server stands still for two seconds.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_stood_still_is_not_looked_through_more_seldom() {
+        let search = Search::default();
+        swept(&search, &[], CHEAP).await;
+        tokio::time::advance(Duration::from_secs(2)).await;
+        for took in [2_000, 1_900, 1_000] {
+            search.found(&[], Some(Duration::from_millis(took)));
+        }
+        assert!(search.may_sweep());
+        tokio::time::advance(SWEEP).await;
+        assert!(search.since().1, "jobs behind the mark would wait for twenty times the outage");
     }
 
     /// Others may be about to commit jobs that are due before it.

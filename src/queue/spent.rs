@@ -1,6 +1,6 @@
 //! Jobs whose last attempt began and did not end.
 
-use super::dialect::{Row, no_lease};
+use super::dialect::{JOB, Row, no_lease};
 use super::priority::Priority;
 use super::search::{MAX_BATCH, Place, claimed};
 use super::{Queue, QueueBackend};
@@ -17,13 +17,14 @@ pub(super) fn is_spent(row: &Row) -> bool {
     row.attempts >= row.max_attempts
 }
 
-/// Marks the spent among the first due jobs of each priority as dead, and returns their ids.
+/// Marks the spent among the first due jobs of each priority as dead, and returns the id of each and how often it was
+/// tried.
 ///
 /// They are looked for without locks, which would keep good jobs from other claims, and no further than a thousand jobs.
 pub(super) async fn bury<DB: QueueBackend>(
     queue: &Queue<DB>,
     since: [Place; Priority::ALL.len()],
-) -> Result<Vec<i64>, Error> {
+) -> Result<Vec<(i64, u32)>, Error> {
     let (name, now, no_lease) = (&queue.name, DB::NOW, no_lease::<DB>());
     let first = Priority::ALL.into_iter().zip(since).map(|(priority, since)| {
         let (number, hint) = (priority.number(), DB::HINT);
@@ -42,19 +43,20 @@ pub(super) async fn bury<DB: QueueBackend>(
         .run(async |tx: &mut Tx<DB>| {
             let ids = DB::fetch_integers(tx, spent.clone(), Vec::new()).await?;
             if ids.is_empty() {
-                return Ok(ids);
+                return Ok(Vec::new());
             }
             let held = format!(
-                "SELECT id FROM atomically_job WHERE id IN ({}) AND attempts >= max_attempts AND due_at <= {now} \
+                "SELECT {JOB} FROM atomically_job WHERE id IN ({}) AND attempts >= max_attempts AND due_at <= {now} \
                  AND {no_lease} ORDER BY id {}",
                 listed(&ids),
                 DB::LOCK
             );
-            let ids = DB::fetch_integers(tx, held, Vec::new()).await?;
-            if !ids.is_empty() {
+            let buried = DB::fetch_jobs(tx, held).await?;
+            if !buried.is_empty() {
+                let ids: Vec<_> = buried.iter().map(|row| row.id).collect();
                 DB::send(tx, format!("{burial} WHERE id IN ({})", listed(&ids)), Vec::new()).await?;
             }
-            Ok(ids)
+            Ok(buried.into_iter().map(|row| (row.id, row.attempts.unsigned_abs())).collect())
         })
         .await
 }

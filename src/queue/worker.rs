@@ -13,15 +13,19 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::depth::Depth;
+use super::log;
 use super::search;
 use super::{Claim, Queue, QueueBackend, Wake};
 use crate::backend::Backend;
 use crate::observe::{Event, JobEvent, Observer, Observers};
 
+mod alive;
 mod care;
 mod connections;
 mod shutdown;
+mod waiting;
 
+use alive::Number;
 use care::Care;
 
 /// What a handler fails with: whatever `?` turns into one, which is nearly every error there is.
@@ -30,9 +34,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// The shortest time between two questions for the depth.
 const MOST_OFTEN: Duration = Duration::from_millis(100);
 
-/// A worker that polls more seldom than this asks when the next job is due. For others that would be as many questions
-/// as polls.
-const MIN_FORESEEN: Duration = Duration::from_secs(1);
+/// The shortest time between two polls.
+const MIN_POLL: Duration = Duration::from_millis(10);
 
 /// Claims jobs and runs a handler for each of them, several at a time, until it is told to stop.
 ///
@@ -87,7 +90,12 @@ const MIN_FORESEEN: Duration = Duration::from_secs(1);
 /// until the lease ends.
 ///
 /// An unknown commit needs nothing special. A handler hands it on as an error; if the commit was stored, the job is gone and
-/// cannot fail.
+/// cannot fail, and while its lease lasts the worker reports it as completed.
+///
+/// # What is logged
+///
+/// With the feature `tracing`, each job that dies is an error with its queue, id, attempts and last error, and so are missing
+/// tables. Whatever else is in the way of the worker is a warning, once in five minutes at most.
 pub struct Worker<DB: Backend> {
     queue: Queue<DB>,
     handlers: usize,
@@ -104,10 +112,14 @@ pub struct Worker<DB: Backend> {
 struct Watchers {
     queue: Arc<str>,
     observers: Observers,
+    troubles: Arc<log::Troubles>,
 }
 
 impl Watchers {
     fn tell(&self, event: JobEvent<'_>) {
+        if let JobEvent::Trouble { error } = event {
+            self.troubles.report(&self.queue, error);
+        }
         self.observers.tell(&Event::Job { queue: &self.queue, event });
     }
 }
@@ -124,7 +136,11 @@ impl<DB: QueueBackend> Worker<DB> {
             limit: None,
             wake: None,
             depth: Duration::from_secs(15),
-            watchers: Watchers { queue: queue.name.clone(), observers: Observers::default() },
+            watchers: Watchers {
+                queue: queue.name.clone(),
+                observers: Observers::default(),
+                troubles: Arc::default(),
+            },
         }
     }
 
@@ -140,13 +156,13 @@ impl<DB: QueueBackend> Worker<DB> {
         self
     }
 
-    /// How often it looks for jobs when nothing tells it that there are any.
+    /// How often it looks for jobs when nothing tells it that there are any. Less than 10 ms counts as that.
     ///
     /// A worker that looks more seldom than once a second also asks when the next job is due, or the next lease lapses,
     /// and looks again then. It learns of jobs that are enqueued meanwhile from its [wake](Self::wake).
     #[must_use]
     pub fn poll_every(mut self, interval: Duration) -> Self {
-        self.poll = interval;
+        self.poll = interval.max(MIN_POLL);
         self
     }
 
@@ -231,6 +247,11 @@ impl<DB: QueueBackend> Worker<DB> {
     ///
     /// None: a database that is not there now will be there again. [`observed_by`](Self::observed_by) tells.
     ///
+    /// # Panics
+    ///
+    /// Never. A panic of a handler is its job's failure; of a [wake](Self::wake), a poll that is waited for; of an
+    /// observer, nothing. One of `shutdown` is no signal: the worker goes on, and ends when it is dropped.
+    ///
     /// # Cancellation
     ///
     /// Handlers are cancelled where they are. Their jobs wait for their leases to lapse.
@@ -240,9 +261,13 @@ impl<DB: QueueBackend> Worker<DB> {
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         self.report_small_pool();
+        let number = Number::take(&self.queue.name);
         tokio::select! {
-            () = self.work(shutdown, handler) => {}
+            () = self.work(self.told_to_stop(shutdown), handler) => {
+                self.watchers.tell(JobEvent::Stopped { worker: number.get() });
+            }
             () = self.tell_depth() => {}
+            () = self.beat(number.get()) => {}
         }
     }
 
@@ -301,42 +326,12 @@ impl<DB: QueueBackend> Worker<DB> {
         }
         loop {
             match self.queue.depth().await {
-                Ok(Depth { ready, oldest, dead }) => {
-                    self.watchers.tell(JobEvent::Depth { ready, oldest, dead })
+                Ok(Depth { ready, oldest, oldest_by_priority, dead }) => {
+                    self.watchers.tell(JobEvent::Depth { ready, oldest, oldest_by_priority, dead })
                 }
                 Err(error) => self.watchers.tell(JobEvent::Trouble { error: &error }),
             }
             sleep(self.depth).await;
-        }
-    }
-
-    /// How long to wait for the next look: until the next poll or, where that is further away than a moment and nothing
-    /// is to be done, until the next job is due.
-    async fn time_to_wait(&self, is_idle: bool) -> Duration {
-        if !is_idle || self.poll <= MIN_FORESEEN {
-            return self.poll;
-        }
-        match self.queue.until_next_due().await {
-            // The time is rounded on some databases. A look too early would have to be repeated.
-            Ok(Some(next)) => self.poll.min(next + Duration::from_millis(2)),
-            Ok(None) => self.poll,
-            Err(error) => {
-                self.watchers.tell(JobEvent::Trouble { error: &error });
-                self.poll.min(MIN_FORESEEN)
-            }
-        }
-    }
-
-    async fn something_to_do(&self, wait: Duration) {
-        let woken = async {
-            match &self.wake {
-                Some(wake) => wake.woken().await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            () = woken => {}
-            () = sleep(wait) => {}
         }
     }
 }
@@ -351,5 +346,17 @@ impl<DB: Backend> fmt::Debug for Worker<DB> {
             .field("job_timeout", &self.limit)
             .field("depth", &self.depth)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_does_not_poll_without_a_pause() {
+        let pool = sqlx::SqlitePool::connect_lazy("sqlite::memory:").expect("a pool");
+        let worker = Worker::new(&Queue::new("jobs", &pool).expect("a name"));
+        assert_eq!(worker.poll_every(Duration::ZERO).poll, MIN_POLL);
     }
 }

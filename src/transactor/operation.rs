@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+use tokio::time::{Instant, sleep};
 
 use crate::backend::{Backend, Facts, WatchedQuery};
 use crate::error::Error;
-use crate::policy::Strategy;
+use crate::failure::{Failure, FailureKind};
+use crate::isolation::Isolation;
+use crate::policy::{Attempt, Plan, Strategy, Verdict};
 
 use super::PoolTransactor;
 
@@ -26,14 +30,26 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// The database's; a [`LockTimeout`](crate::ErrorKind::LockTimeout) where a lock keeps the table from being made.
     pub async fn create_operation_table(&self) -> Result<(), Error> {
         self.create_schema(DB::CREATE_OPERATIONS).await
     }
 
     /// Makes tables of the crate's own where they are missing, also when other processes do so at the same time.
+    ///
+    /// A lock that others hold is waited for several times, a second each: whoever comes later waits behind it.
     pub(crate) async fn create_schema(&self, schema: &'static str) -> Result<(), Error> {
-        self.run_statement(statement(DB::creation(schema))?).await.map(drop)
+        let creating = self.under(Creating);
+        let begun = Instant::now();
+        loop {
+            let sql = AssertSqlSafe(DB::creation(schema)).into_sql_str();
+            let created =
+                creating.run_on_connection(sql, |connection, _| create::<DB>(connection, schema)).await;
+            match created {
+                Err(error) if error.is_lock_timeout() && begun.elapsed() < LOCK_LIMIT => sleep(PAUSE).await,
+                created => return created,
+            }
+        }
     }
 
     /// Removes the rows of operations that are older than this, in batches, and answers how many there were.
@@ -56,6 +72,45 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             }
         }
     }
+}
+
+/// How long a lock on a table is waited for, all in all: no wait begins after it.
+const LOCK_LIMIT: Duration = Duration::from_secs(8);
+
+/// Between two waits, for those who have been waiting behind the last one.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Runs again as others do, but for a lock that is not granted.
+#[derive(Debug)]
+struct Creating;
+
+impl Strategy for Creating {
+    fn plan(&self, _attempt: &Attempt) -> Plan {
+        Plan::new(Isolation::ReadCommitted)
+    }
+
+    fn verdict(&self, failure: &Failure) -> Verdict {
+        if failure.kind() == FailureKind::LockTimeout || !failure.is_retryable() {
+            Verdict::GiveUp
+        } else {
+            Verdict::RunAgain
+        }
+    }
+}
+
+/// Creates what is missing, and leaves the settings of the session as they were.
+fn create<'c, DB: Backend>(
+    connection: &'c mut DB::Connection,
+    schema: &'static str,
+) -> BoxFuture<'c, Result<(), sqlx::Error>> {
+    Box::pin(async move {
+        let Some(error) = DB::send_text(connection, DB::creation(schema)).await.error else { return Ok(()) };
+        if let Some(put_back) = DB::AFTER_CREATION_FAILED {
+            // A session that does not answer is closed because of the first error.
+            let _ = DB::send_text(connection, put_back.to_owned()).await;
+        }
+        Err(error)
+    })
 }
 
 fn statement<DB: Backend>(sql: String) -> Result<WatchedQuery<DB>, Error> {

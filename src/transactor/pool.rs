@@ -189,6 +189,18 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         Lines { gate: &self.gate, deadlocked: Some(&self.deadlocked) }
     }
 
+    /// The same under another strategy.
+    pub(super) fn under<T: Strategy>(&self, strategy: T) -> PoolTransactor<DB, T> {
+        PoolTransactor {
+            pool: self.pool.clone(),
+            strategy: Arc::new(strategy),
+            gate: self.gate.clone(),
+            options: self.options.clone(),
+            handoff: self.handoff.clone(),
+            deadlocked: self.deadlocked.clone(),
+        }
+    }
+
     /// Before anything is waited for: it would be waited for in vain.
     fn refuse_nesting(&self) -> Result<(), Error> {
         if holds_connection_of(&self.pool) { Err(Error::failed(nested(), None)) } else { Ok(()) }

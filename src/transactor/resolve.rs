@@ -24,9 +24,8 @@ pub(super) enum Fate {
 pub(super) async fn fate<DB: Backend>(pool: &Pool<DB>, answered: &[i64]) -> Result<Fate, Failure> {
     let Some(question) = DB::ask_for_status(answered) else { return Ok(Fate::Untold) };
     let (handoff, since) = (Handoff::off(), Instant::now());
-    let mut session = Session::acquire(pool, &handoff)
-        .await
-        .map_err(|error| not_connected(pool, &handoff, since, &error))?;
+    let mut session =
+        Session::acquire(pool, &handoff).await.map_err(|error| not_connected(pool, since, &error))?;
     let reply = DB::send_text(session.connection(), question).await;
     match reply.error {
         None => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::Pool;
 use tokio::time::Instant;
 
-use super::Handoff;
+use super::{identity, refusal_since};
 use crate::backend::{Backend, failure_or_other};
 use crate::failure::{Failure, FailureKind, with_causes};
 
@@ -13,19 +13,14 @@ use crate::failure::{Failure, FailureKind, with_causes};
 const REFUSAL_IS_NEWS: Duration = Duration::from_secs(1);
 
 /// The failure of a run that got no connection. Nothing was run, so any I/O error is worth another attempt.
-pub(crate) fn not_connected<DB: Backend>(
-    pool: &Pool<DB>,
-    handoff: &Handoff<DB>,
-    since: Instant,
-    error: &sqlx::Error,
-) -> Failure {
+pub(crate) fn not_connected<DB: Backend>(pool: &Pool<DB>, since: Instant, error: &sqlx::Error) -> Failure {
     let address = DB::address(&pool.connect_options());
     match error {
         sqlx::Error::PoolTimedOut => {
             let limit = pool.options().get_acquire_timeout();
             unavailable(format!(
                 "no connection within the pool's acquire_timeout of {limit:?}: {}",
-                what_the_pool_did(pool, handoff, since)
+                what_the_pool_did(pool, since)
             ))
         }
         sqlx::Error::PoolClosed => Failure::new(
@@ -44,28 +39,23 @@ pub(crate) fn not_connected<DB: Backend>(
 
 /// What the deadline was spent on while there was no transaction yet; `connected` says whether there was a
 /// connection.
-pub(crate) fn cut_short<DB: Backend>(
-    pool: &Pool<DB>,
-    handoff: &Handoff<DB>,
-    since: Instant,
-    connected: bool,
-) -> Failure {
+pub(crate) fn cut_short<DB: Backend>(pool: &Pool<DB>, since: Instant, connected: bool) -> Failure {
     if connected {
         let address = DB::address(&pool.connect_options());
         return unavailable(format!("{address} accepted a connection, and did not answer BEGIN"));
     }
-    unavailable(what_the_pool_did(pool, handoff, since))
+    unavailable(what_the_pool_did(pool, since))
 }
 
 fn unavailable(message: String) -> Failure {
     Failure::new(FailureKind::Unavailable, message).retryable(true).definite(false)
 }
 
-fn what_the_pool_did<DB: Backend>(pool: &Pool<DB>, handoff: &Handoff<DB>, since: Instant) -> String {
+fn what_the_pool_did<DB: Backend>(pool: &Pool<DB>, since: Instant) -> String {
     let (open, most) = (pool.size(), pool.options().get_max_connections());
     let address = DB::address(&pool.connect_options());
     let since = since.checked_sub(REFUSAL_IS_NEWS).unwrap_or(since);
-    match handoff.refusal_since(since) {
+    match refusal_since(identity(pool), since) {
         Some(reason) => {
             format!(
                 "could not connect to {address}: {reason} (pool: {open} of {most} connections open); check \

@@ -86,7 +86,7 @@ impl<DB: Backend> Tx<DB> {
         let acquiring = Session::acquire(pool, handoff);
         let session = counted(watched.as_deref(), |times| &mut times.pool, pin!(acquiring))
             .await
-            .map_err(|error| NotOpened::because(not_connected(pool, handoff, asked, &error)))?;
+            .map_err(|error| NotOpened::because(not_connected(pool, asked, &error)))?;
         opening.connected.store(true, Ordering::Release);
         // What is left of the time is less by what a wait for a connection took; servers count in
         // milliseconds.

@@ -19,8 +19,10 @@ mod handoff;
 mod known;
 mod line;
 mod outage;
+mod places;
 
 pub(crate) use handoff::Handoff;
+pub(crate) use outage::refusal_since;
 
 /// How long an orderly farewell to a server may take before the socket is simply closed.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);

@@ -24,6 +24,7 @@ on_every_database! {
     queues::jobs_are_counted_by_what_became_of_them,
     queues::a_lost_lease_and_a_stale_claim_are_counted,
     queues::trouble_is_counted,
+    queues::workers_have_a_heartbeat,
     storms::conflicts_are_counted,
 }
 

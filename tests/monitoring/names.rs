@@ -148,3 +148,32 @@ async fn every_histogram_has_buckets() {
     assert!(!types.values().any(|kind| kind == "summary"), "{types:?}");
     assert!(Metrics::buckets().all(|(_, bounds)| bounds.is_sorted()));
 }
+
+/// Each of them is kept, and paid for, for as long as the process lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_series_are_sent_as_the_guide_says() {
+    let exporter = Exporter::new();
+    everything(&exporter).await;
+    let scrape = exporter.scrape();
+    let count = |label: &str| {
+        let is_key = |sample: &&Sample| sample.name.starts_with("atomically_idempotency");
+        let samples = scrape.samples.iter().filter(|sample| !is_key(sample));
+        samples.filter(|sample| sample.labels.contains_key(label)).count()
+    };
+    let (units, workers) = (count("unit"), count("worker"));
+    let queues = count("queue") - workers;
+    let said = format!("Each pair of a unit and a strategy is {units} of them");
+    assert!(guide().contains(&said), "{units} for each unit");
+    let said = format!("A queue is {queues}, and each of its workers one");
+    assert!(workers == 1 && guide().contains(&said), "{queues} for each queue, {workers} for each worker");
+}
+
+/// A histogram with buckets that no alert and no panel asks for would be many series for nothing.
+#[test]
+fn only_what_is_asked_for_has_buckets() {
+    let texts = read("monitoring/alerts.yml") + &read("monitoring/dashboard.json");
+    for (name, bounds) in Metrics::buckets() {
+        let is_asked_for = texts.contains(&format!("{name}_bucket"));
+        assert!(is_asked_for || bounds.len() == 1, "{name} has {} buckets for nobody", bounds.len());
+    }
+}

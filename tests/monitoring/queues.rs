@@ -1,7 +1,7 @@
 //! The jobs of a queue.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atomically::queue::{Claim, NewJob, Queue, QueueBackend, Worker};
 use atomically::{Backoff, Error, Pessimistic, TransactorExt as _};
@@ -155,4 +155,39 @@ pub(crate) async fn trouble_is_counted<DB: TestBackend + QueueBackend>() {
         .depth_every(Duration::from_secs(3600));
     let nothing = |_| async { Ok(()) };
     until(seldom, nothing, &exporter, &[("atomically_queue_troubles_total", "", 2.0)]).await;
+}
+
+/// As long as it lives a worker is seen to; one that is dropped is seen to have ended, and one that was told to stop is
+/// not missed.
+pub(crate) async fn workers_have_a_heartbeat<DB: TestBackend + QueueBackend>() {
+    let (_pool, queue) = queue::<DB>().await;
+    let exporter = Exporter::new();
+    let heartbeat = |worker: &str| {
+        let name = "atomically_queue_worker_heartbeat_timestamp_seconds";
+        if exporter.render().contains(&format!("worker=\"{worker}\"")) {
+            exporter.scrape().sum(name, &[("queue", "jobs"), ("worker", worker)])
+        } else {
+            -1.0
+        }
+    };
+    let run = || {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let worker = worker(&queue, &exporter);
+        (stop, tokio::spawn(async move { worker.run(stopped, |_| async { Ok(()) }).await }))
+    };
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs_f64();
+    let is_alive = |worker: &str| (now() - heartbeat(worker)).abs() < 60.0;
+    let (_first_stop, first) = run();
+    eventually(true, async || is_alive("0")).await;
+    let (stop, second) = run();
+    eventually(true, async || is_alive("1")).await;
+    first.abort();
+    assert!(first.await.expect_err("aborted").is_cancelled());
+    let last = heartbeat("0");
+    assert!(last > 0.0, "it is missed");
+    let _ = stop.send(());
+    second.await.expect("no panic");
+    assert_eq!((heartbeat("0"), heartbeat("1")), (last, 0.0));
+    let read = exporter.scrape().sum("atomically_queue_depth_timestamp_seconds", &[("queue", "jobs")]);
+    assert!((now() - read).abs() < 60.0);
 }

@@ -35,6 +35,8 @@ pub(crate) async fn a_depth_is_what_could_be_claimed<DB: QueueTest>() {
     let depth = queue.depth().await.expect("a depth");
     assert_eq!((depth.ready, depth.dead), (4, 2));
     assert!((90..3600).contains(&depth.oldest.as_secs()), "{depth:?}");
+    let [high, normal, low] = depth.oldest_by_priority;
+    assert!(low == depth.oldest && high.max(normal) < Duration::from_secs(60), "{depth:?}");
 
     // A lease that lapsed makes a job ready; one that was prolonged does not.
     let lapse = "UPDATE atomically_job SET due_at = 1 WHERE claimed_at IS NOT NULL";

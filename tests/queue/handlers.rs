@@ -1,10 +1,11 @@
 //! Handlers that misbehave: they panic, hang, or roll back what they completed.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use atomically::queue::{Claim, Fault, Worker};
+use atomically::queue::{Claim, Fault, Retry, Wake, Worker};
 use atomically::{Backoff, Error, Event, JobEvent, Pessimistic, TransactorExt as _};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
@@ -49,6 +50,111 @@ pub(crate) async fn a_panic_before_the_future_exists_fails_its_job_only<DB: Queu
     assert!(noted[0].starts_with(&format!("failed {poison}: panicked")), "{noted:?}");
     assert!(noted[1].starts_with(&format!("dead {poison}: panicked")), "{noted:?}");
     assert_eq!(noted[2], format!("completed {innocent}"), "the other job was left alone");
+}
+
+/// Panics when it is called, and then when it is waited for, by turns.
+#[derive(Default)]
+struct BadWake(AtomicU32);
+
+impl Wake for BadWake {
+    fn woken(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        assert!(self.0.fetch_add(1, SeqCst) % 2 == 1, "a wake that is not made");
+        Box::pin(async { panic!("a wake that does not wake") })
+    }
+}
+
+pub(crate) async fn a_panic_of_a_wake_ends_no_worker<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let (worker, events) = worker(&queue);
+    let wake = Arc::new(BadWake::default());
+    let (stop, running) = start(worker.wake(wake.clone()), |_| async { Ok(()) });
+    eventually(true, async || wake.0.load(SeqCst) > 4).await;
+    enqueue(&pool, &queue, job(1)).await;
+    eventually(0, async || jobs_left(&pool).await).await;
+    stopped(stop, running).await;
+    assert_eq!(noted(&events).len(), 1, "{:?}", noted(&events));
+}
+
+/// It is no signal to stop.
+pub(crate) async fn a_panic_of_the_shutdown_signal_ends_no_worker<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let (worker, _) = worker(&queue);
+    let (signal, signaled) = oneshot::channel::<()>();
+    let running = tokio::spawn(async move {
+        let shutdown = async move {
+            signaled.await.expect("the signal");
+            panic!("a signal handler's");
+        };
+        worker.run(shutdown, |_| async { Ok(()) }).await;
+    });
+    enqueue(&pool, &queue, job(1)).await;
+    eventually(0, async || jobs_left(&pool).await).await;
+    signal.send(()).expect("it listens");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    enqueue(&pool, &queue, job(2)).await;
+    eventually(0, async || jobs_left(&pool).await).await;
+    assert!(!running.is_finished());
+    running.abort();
+}
+
+/// An error whose text is a panic.
+#[derive(Debug)]
+struct BadError;
+
+impl std::fmt::Display for BadError {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("an error without words")
+    }
+}
+
+impl std::error::Error for BadError {}
+
+#[derive(Debug)]
+struct Sending(std::io::Error);
+
+impl std::fmt::Display for Sending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("sending the receipt")
+    }
+}
+
+impl std::error::Error for Sending {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+pub(crate) async fn the_last_error_of_a_job_has_its_causes<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let queue = queue.max_attempts(1);
+    let refused = enqueue(&pool, &queue, job(1)).await;
+    let speechless = enqueue(&pool, &queue, job(2)).await;
+    let with_context = enqueue(&pool, &queue, job(3)).await;
+    let (worker, _) = worker(&queue);
+    let (stop, stopping) = oneshot::channel::<()>();
+    let running = tokio::spawn(async move {
+        let handler = |claim: Arc<Claim<DB>>| async move {
+            let refused = std::io::Error::other("connection refused");
+            match claim.payload::<i64>()? {
+                1 => Err(Sending(refused).into()),
+                2 => Err(BadError.into()),
+                _ => {
+                    let error = anyhow::Error::new(refused).context("sending the receipt");
+                    claim.fail(error, Retry::Backoff).await?;
+                    Ok(())
+                }
+            }
+        };
+        worker.run(stopping, handler).await;
+    });
+    eventually(3, async || queue.counts().await.expect("the counts").dead).await;
+    stopped(stop, running).await;
+    let mut dead = queue.dead(10).await.expect("the dead");
+    dead.sort_by_key(|dead| dead.id);
+    let dead: Vec<_> = dead.into_iter().map(|dead| (dead.id, dead.last_error.unwrap_or_default())).collect();
+    let chain = "sending the receipt: connection refused".to_owned();
+    let panicked = "panicked: an error without words".to_owned();
+    assert_eq!(dead, [(refused, chain.clone()), (speechless, panicked), (with_context, chain)]);
 }
 
 pub(crate) async fn a_panic_of_an_observer_ends_no_worker<DB: QueueTest>() {

@@ -187,10 +187,12 @@ pub(crate) async fn a_lapsed_lease_is_taken_over_and_counts<DB: QueueTest>() {
     lapse(&pool).await;
     let second = claim_one(&queue).await;
     assert_eq!((second.id(), second.attempt(), second.token()), (id, 2, first.token() + 1));
-    // A lease may also be no longer than that.
+    // No lease is shorter than a tenth of a second.
     let hasty = queue.clone().lease(Duration::ZERO);
     lapse(&pool).await;
     claim_one(&hasty).await.extend().await.expect("held");
+    assert!(queue.claim(1).await.expect("a claim").is_empty(), "it lapsed at once");
+    tokio::time::sleep(Duration::from_millis(150)).await;
     assert_eq!(claim_one(&queue).await.attempt(), 4);
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use atomically::queue::{Claim, Fate, Queue, Retry};
+use atomically::queue::{Claim, Fate, Queue, Reschedule, Retry};
+use atomically::{Error, Pessimistic, TransactorExt as _};
 use sqlx::pool::PoolOptions;
 
 use crate::support::eventually;
@@ -122,4 +123,39 @@ pub(crate) async fn a_completion_that_finds_another_holder_is_stale<DB: QueueTes
     let error = completing.await.expect("no panic").expect_err("it was taken over");
     assert!(error.is_stale_claim(), "{error:?}");
     heir.complete().await.expect("it is the heir's");
+}
+
+/// The handler only knows that the outcome is unknown; the worker finds the job gone while the lease lasts.
+pub(crate) async fn a_completion_that_went_unanswered_is_no_lost_lease<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(3).await;
+    let proxy = Arc::new(Proxy::to(&pool.url).await);
+    let distant = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&pool.url)).await;
+    let db = Pessimistic::default().on(&distant.expect("a pool through the proxy"));
+    for reschedules in [false, true] {
+        let id = enqueue(&pool, &queue, job(1)).await;
+        let (worker, events) = worker(&queue);
+        let (db, cut) = (db.clone(), proxy.clone());
+        let (stop, running) = start(worker.handlers(1), move |claim: Arc<Claim<DB>>| {
+            let (db, cut) = (db.clone(), cut.clone());
+            async move {
+                let ended = db
+                    .run(async |tx| {
+                        if reschedules {
+                            claim.reschedule_in(tx, Reschedule::after(HOUR)).await?;
+                        } else {
+                            claim.complete_in(tx).await?;
+                        }
+                        once(&cut, DB::COMMIT, Fault::CutAfter);
+                        Ok::<_, Error>(())
+                    })
+                    .await;
+                assert!(ended.as_ref().is_err_and(Error::is_commit_unknown), "{ended:?}");
+                ended
+            }
+        });
+        eventually(1, async || noted(&events).len()).await;
+        stopped(stop, running).await;
+        assert_eq!(noted(&events), [format!("completed {id}")], "rescheduled: {reschedules}");
+        assert_eq!(jobs_left(&pool).await, i64::from(reschedules));
+    }
 }

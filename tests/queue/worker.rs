@@ -31,6 +31,8 @@ pub(crate) fn worker<DB: QueueTest>(queue: &Queue<DB>) -> (Worker<DB>, Events) {
             | JobEvent::Depth { .. }
             | JobEvent::Started { .. }
             | JobEvent::Ended { .. }
+            | JobEvent::Heartbeat { .. }
+            | JobEvent::Stopped { .. }
             | JobEvent::PoolTooSmall { .. } => return,
             JobEvent::Completed { id } => format!("completed {id}"),
             JobEvent::Failed { id, error } => format!("failed {id}: {error}"),

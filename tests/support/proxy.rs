@@ -105,7 +105,7 @@ impl Proxy {
 }
 
 /// `host:port` out of `scheme://user:password@host:port/database`.
-fn address(url: &str) -> &str {
+pub(crate) fn address(url: &str) -> &str {
     let behind = url.rsplit_once('@').expect("a URL with a user").1;
     behind.split('/').next().expect("a host")
 }

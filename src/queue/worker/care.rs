@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::future::{Future, pending};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::{BoxError, Watchers};
 use crate::error::Error;
 use crate::observe::JobEvent;
 use crate::queue::claim::Settled;
+use crate::queue::log::with_sources;
 use crate::queue::{Claim, QueueBackend, Retry};
 
 /// How long a handler that was cancelled may take to notice. One that does not is left alone: it is fenced.
@@ -159,6 +161,9 @@ impl<DB: QueueBackend> Care<DB> {
         };
         match settled {
             Ok(()) => drop(self.tell_settled()),
+            Err(error) if error.is_stale_claim() && self.claim.has_ended_by_itself().await => {
+                self.watchers.tell(JobEvent::Completed { id: self.claim.id() });
+            }
             Err(error) => self.tell_error(&error),
         }
     }
@@ -189,7 +194,11 @@ impl<DB: QueueBackend> Care<DB> {
 fn error_of(ended: Result<Result<(), BoxError>, JoinError>) -> Option<String> {
     match ended {
         Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
+        // Its text is the handler's code as well.
+        Ok(Err(error)) => match catch_unwind(AssertUnwindSafe(|| with_sources(&*error))) {
+            Ok(text) => Some(text),
+            Err(panic) => Some(panicked(&*panic)),
+        },
         Err(error) => Some(match error.try_into_panic() {
             Ok(panic) => panicked(&*panic),
             Err(error) => error.to_string(),

@@ -96,8 +96,8 @@ where
         let session = timer.within(pin!(acquiring)).await;
         let mut session = match session {
             Some(Ok(session)) => session,
-            Some(Err(error)) => return Outcome::failed(not_connected(pool, handoff, asked, &error)),
-            None => return Outcome::out_of_time("for a connection", cut_short(pool, handoff, asked, false)),
+            Some(Err(error)) => return Outcome::failed(not_connected(pool, asked, &error)),
+            None => return Outcome::out_of_time("for a connection", cut_short(pool, asked, false)),
         };
         timer.tell(|observation| observation.sent(&self.alone.sql));
         let sending = Sending { attempt, limit: timer.clock.server_limit() };

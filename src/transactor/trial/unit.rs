@@ -113,7 +113,7 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                 Some(Err(failure)) => return self.not_opened(failure, timer).await,
                 None => {
                     let connected = connected.load(Ordering::Acquire);
-                    let failure = cut_short(self.pool, self.handoff, asked, connected);
+                    let failure = cut_short(self.pool, asked, connected);
                     return Outcome::out_of_time("for a transaction to begin", failure);
                 }
             };

@@ -12,7 +12,6 @@ use sqlx::Pool;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 use tokio::task::yield_now;
-use tokio::time::Instant;
 
 use super::engine::KnownEngine;
 use super::known::Known;
@@ -82,7 +81,7 @@ impl<DB: Backend> Handoff<DB> {
         Self { lines: None, engine: KnownEngine::default(), known: Known::default() }
     }
 
-    /// What was last heard of the server and of its sessions.
+    /// What was last heard of the sessions of the pool.
     pub(super) const fn known(&self) -> &Known {
         &self.known
     }
@@ -90,11 +89,6 @@ impl<DB: Backend> Handoff<DB> {
     /// The limit for lock waits that a session of this pool had of its own.
     pub(crate) fn own_lock_timeout(&self) -> Option<Duration> {
         self.known.lock_timeout()
-    }
-
-    /// Why the server has refused a connection, if it has done so since this time.
-    pub(crate) fn refusal_since(&self, since: Instant) -> Option<String> {
-        self.known.refusal_since(since)
     }
 
     pub(super) fn engine(&self) -> Option<Engine> {
@@ -156,7 +150,7 @@ impl<DB: Backend> Handoff<DB> {
     ///
     /// Cancellation: one that was handed on already goes back to the pool.
     pub(super) async fn wait(&self, pool: &Pool<DB>) -> Result<Held<DB>, sqlx::Error> {
-        let (mut in_line, mut handed) = (InLine::new(pool, &self.known), None);
+        let (mut in_line, mut handed) = (InLine::new(pool), None);
         poll_fn(|context| {
             let acquired = Pin::new(&mut in_line).poll(context);
             if acquired.is_ready() || in_line.is_called() {

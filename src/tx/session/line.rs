@@ -1,6 +1,6 @@
 //! A place in the pool's own line.
 
-use std::future::{Future, pending};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,12 +14,13 @@ use sqlx::pool::PoolConnection;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::known::Known;
-use super::outage;
+use super::abandoned::SERVER_LIMIT;
+use super::outage::{self, Probe};
 use crate::backend::Backend;
 
-/// How long a connection that the pool tests or opens is waited for when its run has gone.
-const LEFT_ALONE: Duration = Duration::from_secs(1);
+/// How long a connection that the pool tests is waited for when its run has gone. One that is silent was idle for so long
+/// that the network has lost it.
+const TEST_LIMIT: Duration = Duration::from_secs(1);
 
 /// So many wake-ups are more than it takes to test a connection: the pool is opening one.
 const WAKES_OF_A_TEST: u32 = 2;
@@ -32,15 +33,21 @@ const WAKES_OF_A_TEST: u32 = 2;
 ///
 /// Where the pool opens a connection and the server does not let it, sqlx sleeps longer each time. It is asked anew as soon as
 /// the server is [back](outage::is_over).
+///
+/// # Why is a connection opened for a run that has gone?
+///
+/// Runs that are given up sooner than the server opens a session would never have a connection, and each of them
+/// would leave the server a session that it has yet to begin.
 pub(super) struct InLine<DB: Backend> {
     /// None when it is done.
     acquiring: Option<BoxFuture<'static, Result<PoolConnection<DB>, sqlx::Error>>>,
     pool: Pool<DB>,
-    known: Known,
     called: Arc<Called>,
     joined: bool,
-    outage: Option<BoxFuture<'static, bool>>,
+    outage: Option<Probe>,
     runtime: Handle,
+    /// Its run has gone.
+    is_left: bool,
 }
 
 #[derive(Default)]
@@ -71,15 +78,15 @@ impl Wake for Called {
 
 impl<DB: Backend> InLine<DB> {
     /// Must be called inside of a Tokio runtime.
-    pub(super) fn new(pool: &Pool<DB>, known: &Known) -> Self {
+    pub(super) fn new(pool: &Pool<DB>) -> Self {
         Self {
             acquiring: Some(Box::pin(pool.acquire())),
             pool: pool.clone(),
-            known: known.clone(),
             called: Arc::default(),
             joined: false,
             outage: None,
             runtime: Handle::current(),
+            is_left: false,
         }
     }
 
@@ -93,17 +100,31 @@ impl<DB: Backend> InLine<DB> {
         let waker = Waker::from(self.called.clone());
         let (size, idle) = (self.pool.size(), self.pool.num_idle());
         let acquired = acquiring.as_mut().poll(&mut Context::from_waker(&waker));
+        // Another task may have the pool grow at the same time. To take that for one's own does no harm.
+        let opens = self.pool.size() > size;
+        self.called.opens.fetch_or(opens, Ordering::AcqRel);
         if acquired.is_ready() {
             self.acquiring = None;
         } else if !std::mem::replace(&mut self.joined, true) {
             // Nobody is called by joining the line, even where that asks to be polled once more. But where a connection is
             // idle, or the pool may grow, there is no line: it tests or opens one at once.
-            let opens = self.pool.size() > size;
             self.called.wakes.store(0, Ordering::Release);
-            self.called.opens.store(opens, Ordering::Release);
             self.called.yes.store(opens || idle > 0 || self.pool.num_idle() != idle, Ordering::Release);
         }
         acquired
+    }
+
+    /// The same place, for nobody.
+    fn rest(&mut self, acquiring: BoxFuture<'static, Result<PoolConnection<DB>, sqlx::Error>>) -> Self {
+        Self {
+            acquiring: Some(acquiring),
+            pool: self.pool.clone(),
+            called: self.called.clone(),
+            joined: self.joined,
+            outage: self.outage.take(),
+            runtime: self.runtime.clone(),
+            is_left: true,
+        }
     }
 
     /// Whether the pool should be asked anew.
@@ -111,15 +132,17 @@ impl<DB: Backend> InLine<DB> {
         if DB::SESSION.is_none() || !self.is_called() || !self.called.is_opening() {
             return false;
         }
-        let (pool, known) = (&self.pool, &self.known);
-        let outage =
-            self.outage.get_or_insert_with(|| Box::pin(outage::is_over(pool.clone(), known.clone())));
-        match outage.as_mut().poll(context) {
-            Poll::Pending => false,
-            Poll::Ready(is_over) => {
+        loop {
+            let outage = self.outage.get_or_insert_with(|| outage::is_over(&self.pool));
+            match Pin::new(outage).poll(context) {
+                Poll::Pending => return false,
                 // What is done must not be polled again.
-                self.outage = Some(Box::pin(pending()));
-                is_over
+                Poll::Ready(is_over) => {
+                    self.outage = None;
+                    if is_over {
+                        return true;
+                    }
+                }
             }
         }
     }
@@ -136,16 +159,30 @@ impl<DB: Backend> Future for InLine<DB> {
             }
             // Without the place in the pool that it holds there might be none for the next one.
             self.acquiring = None;
-            *self = Self::new(&self.pool, &self.known);
+            if self.is_left {
+                return Poll::Ready(Err(sqlx::Error::PoolTimedOut));
+            }
+            *self = Self::new(&self.pool);
         }
     }
 }
 
 impl<DB: Backend> Drop for InLine<DB> {
     fn drop(&mut self) {
-        let is_tested_or_opened = self.is_called() && self.outage.is_none();
-        if let Some(acquiring) = self.acquiring.take().filter(|_| is_tested_or_opened) {
-            self.runtime.spawn(timeout(LEFT_ALONE, acquiring));
+        if self.is_left || !self.is_called() {
+            return;
         }
+        if let Some(acquiring) = self.acquiring.take() {
+            let rest = self.rest(acquiring);
+            self.runtime.spawn(finish(rest));
+        }
+    }
+}
+
+/// Waits for a connection that is for nobody, and so goes to the pool.
+async fn finish<DB: Backend>(mut rest: InLine<DB>) {
+    // Only now is it known what the pool does for one that it called in its last moment.
+    if timeout(TEST_LIMIT, &mut rest).await.is_err() && rest.called.is_opening() {
+        let _ = timeout(SERVER_LIMIT, rest).await;
     }
 }

@@ -142,6 +142,15 @@ impl Server {
         }
     }
 
+    /// Stops all processes of the server (SIGSTOP) until the guard is dropped, as a machine does that hangs: connections
+    /// stay open, new ones are accepted by the kernel, and nothing is answered.
+    #[track_caller]
+    pub(crate) fn freeze(&self) -> Frozen {
+        let frozen = Frozen(self.pid());
+        must(process::stop(frozen.0));
+        frozen
+    }
+
     /// Starts the server again on the same data and port and waits until it accepts connections (crash recovery).
     #[track_caller]
     pub(crate) fn restart(&mut self) {
@@ -173,6 +182,16 @@ impl Server {
                 Err(reason) => return Err(reason),
             }
         }
+    }
+}
+
+/// A server that is stopped, and goes on when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Frozen(u32);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        _ = process::go_on(self.0);
     }
 }
 

@@ -68,6 +68,38 @@ impl Process {
     }
 }
 
+/// Stops a program and its children: the program first, so that it starts no more of them.
+pub(super) fn stop(pid: u32) -> Result<(), String> {
+    signal("-STOP", &[pid.to_string()])?;
+    // One of them may end meanwhile.
+    _ = signal("-STOP", &children(pid)?);
+    Ok(())
+}
+
+/// Lets a program and its children go on.
+pub(super) fn go_on(pid: u32) -> Result<(), String> {
+    _ = signal("-CONT", &children(pid)?);
+    signal("-CONT", &[pid.to_string()])
+}
+
+fn children(pid: u32) -> Result<Vec<String>, String> {
+    let listed = Command::new("ps").args(["-A", "-o", "pid=", "-o", "ppid="]).output();
+    let listed = listed.map_err(|e| format!("could not run ps: {e}"))?.stdout;
+    let listed = String::from_utf8_lossy(&listed).into_owned();
+    let pairs = listed.lines().filter_map(|line| line.trim().split_once(char::is_whitespace));
+    let children = pairs.filter(|(_, parent)| parent.trim() == pid.to_string());
+    Ok(children.map(|(child, _)| child.to_owned()).collect())
+}
+
+fn signal(name: &str, pids: &[String]) -> Result<(), String> {
+    let status = Command::new("kill").arg(name).args(pids).stderr(Stdio::null()).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("kill {name} {pids:?}: {status}")),
+        Err(e) => Err(format!("could not run kill: {e}")),
+    }
+}
+
 /// Polls until the condition holds, and tells whether it did within the limit.
 pub(super) fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
