@@ -449,8 +449,11 @@ pub struct LatestDeadlock {
     /// What the last column of each row says, given the statement that failed, where that is known: who waited for whom,
     /// and the statement by which the session remembers that it was told of this one. `None` if it is no deadlock of this
     /// session, or one that it was told of.
-    pub read: fn(&[String], Option<&str>) -> Option<(DeadlockReport, String)>,
+    pub read: fn(&[String], Option<&str>) -> FoundDeadlock,
 }
+
+/// Who waited for whom, and the statement by which the session remembers that.
+type FoundDeadlock = Option<(DeadlockReport, String)>;
 
 /// How a fault is brought about.
 #[doc(hidden)]

@@ -13,10 +13,12 @@ mod observation;
 mod sessions;
 mod summary;
 mod trace;
+mod watched;
 
-pub(crate) use observation::{Observation, counted, watched};
+pub(crate) use observation::{Observation, counted};
 pub use summary::{RunOutcome, Summary, Times};
 pub(crate) use trace::within;
+pub(crate) use watched::watched;
 
 /// Is told what units of work, jobs and idempotency keys go through, as it happens.
 ///

@@ -1,7 +1,7 @@
 //! One run under observation: what it is doing, and what its time goes into.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -263,7 +263,7 @@ impl Observation {
         self.observers.tell(&Event::Key { run: &self.run, outcome });
     }
 
-    fn look_at_the_clock(
+    pub(super) fn look_at_the_clock(
         &self,
         alarm: &mut Option<Pin<Box<Sleep>>>,
         pool_exhausted: impl Fn() -> bool,
@@ -373,27 +373,6 @@ pub(crate) async fn counted<F: Future + Unpin>(
         }
     });
     waiting.await
-}
-
-/// Runs a unit; those who watch are told while it lets its transaction wait for something else.
-///
-/// A timer is set only when the unit is found waiting while nothing of its own is on its way to the database, which hardly
-/// ever happens between two statements.
-pub(crate) async fn watched<F: Future>(
-    observation: Option<&Observation>,
-    pool_exhausted: impl Fn() -> bool,
-    unit: F,
-) -> F::Output {
-    let mut unit = pin!(unit);
-    let mut alarm: Option<Pin<Box<Sleep>>> = None;
-    poll_fn(|context| {
-        let polled = unit.as_mut().poll(context);
-        if let (Some(observation), true) = (observation, polled.is_pending()) {
-            observation.look_at_the_clock(&mut alarm, &pool_exhausted, context);
-        }
-        polled
-    })
-    .await
 }
 
 /// A run that was dropped says so.

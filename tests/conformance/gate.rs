@@ -388,30 +388,3 @@ pub(crate) async fn keys_travel_with_the_options<DB: TestBackend>() {
     let inside = boxed.run(async |_: &mut Tx<DB>| boxed.run(increment::<DB>).await).await;
     assert_eq!(inside.expect_err("a run inside of a run").kind(), ErrorKind::Aborted);
 }
-
-/// Who waits at the gate with its transaction open must not hold the connection that the one at work waits for.
-pub(crate) async fn a_gate_does_not_stall_a_small_pool<DB: TestBackend>() {
-    const TASKS: i64 = 48;
-    const ROUNDS: i64 = 10;
-    for connections in [1, 2] {
-        let pool = counter::<DB>(connections).await;
-        let mut tasks = JoinSet::new();
-        let gate = Gate::new();
-        let db = patient(Optimistic::default(), &pool).gate(&gate).reuse_connections();
-        let started = Instant::now();
-        for _ in 0..TASKS {
-            let db = db.clone();
-            tasks.spawn(async move {
-                for _ in 0..ROUNDS {
-                    db.on_key("hot").run(increment::<DB>).await.expect("a commit");
-                }
-            });
-        }
-        while let Some(task) = tasks.join_next().await {
-            task.expect("no panic");
-        }
-        assert_eq!(value(&pool).await, TASKS * ROUNDS);
-        // A stall lasts until a deadline, which is 240 s away.
-        assert!(started.elapsed() < Duration::from_secs(120), "{connections}: {:?}", started.elapsed());
-    }
-}

@@ -19,6 +19,7 @@ pub(crate) mod locks;
 pub(crate) mod misuse;
 pub(crate) mod network;
 pub(crate) mod observation;
+pub(crate) mod observers;
 pub(crate) mod options;
 pub(crate) mod outcomes;
 pub(crate) mod pools;
@@ -33,7 +34,7 @@ macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
             cancellation, coalescing, exploration, failures, faults, gate, handoff, histories, hooks, increments,
-            limits, lock_order, locks, misuse, observation, options, outcomes, pools, promises, raw_access,
+            limits, lock_order, locks, misuse, observation, observers, options, outcomes, pools, promises, raw_access,
             savepoints, write_skew,
         };
 
@@ -91,8 +92,8 @@ macro_rules! conformance {
             observation::a_unit_that_waits_for_a_lock_is_not_idle,
             observation::a_wait_at_the_gate_is_told,
             observation::a_wait_for_the_pool_is_counted,
-            observation::a_panic_of_an_observer_changes_nothing,
-            observation::an_observer_may_panic_while_its_unit_unwinds,
+            observers::a_panic_of_an_observer_changes_nothing,
+            observers::an_observer_may_panic_while_its_unit_unwinds,
             hooks::hooks_run_once_in_order_after_the_last_attempt,
             hooks::rolled_back_for_good_says_so_once,
             hooks::hooks_of_a_savepoint_go_with_it,
@@ -108,7 +109,7 @@ macro_rules! conformance {
             gate::strategies_are_told_how_attempts_went,
             gate::a_spent_budget_is_a_typed_error,
             gate::nobody_starves,
-            gate::a_gate_does_not_stall_a_small_pool,
+            pools::a_gate_does_not_stall_a_small_pool,
             gate::keys_travel_with_the_options,
             increments::adaptive_is_exact,
             locks::lock_rows_answers_what_is_missing,

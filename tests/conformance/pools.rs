@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use atomically::{Atomic, Error, ErrorKind, Pessimistic, TransactorExt as _, Tx};
+use atomically::{Atomic, Error, ErrorKind, Gate, Optimistic, Pessimistic, TransactorExt as _, Tx};
 use sqlx::pool::PoolOptions;
+use tokio::task::JoinSet;
 
-use super::increments::{counter, increment};
+use super::increments::{counter, increment, patient, value};
 use crate::support::TestBackend;
 
 /// Credentials that rotate are new options of the same pool.
@@ -50,5 +52,31 @@ pub(crate) async fn each_run_sees_what_before_acquire_sets<DB: TestBackend>() {
         let update = sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 0 WHERE id = 1"));
         assert_eq!(lone.apply(update).await.expect("a commit"), 1);
         assert_eq!(calls.load(Ordering::Relaxed), before + runs);
+    }
+}
+
+/// Who waits at the gate with its transaction open must not hold the connection that the one at work waits for.
+pub(crate) async fn a_gate_does_not_stall_a_small_pool<DB: TestBackend>() {
+    const TASKS: i64 = 48;
+    const ROUNDS: i64 = 10;
+    for connections in [1, 2] {
+        let pool = counter::<DB>(connections).await;
+        let (mut tasks, gate) = (JoinSet::new(), Gate::new());
+        let db = patient(Optimistic::default(), &pool).gate(&gate).reuse_connections();
+        let started = Instant::now();
+        for _ in 0..TASKS {
+            let db = db.clone();
+            tasks.spawn(async move {
+                for _ in 0..ROUNDS {
+                    db.on_key("hot").run(increment::<DB>).await.expect("a commit");
+                }
+            });
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.expect("no panic");
+        }
+        assert_eq!(value(&pool).await, TASKS * ROUNDS);
+        // A stall lasts until a deadline, which is 240 s away.
+        assert!(started.elapsed() < Duration::from_secs(120), "{connections}: {:?}", started.elapsed());
     }
 }
