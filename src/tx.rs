@@ -35,8 +35,8 @@ pub(crate) use admission::unreadable;
 pub use body::{Repeatable, TxFn};
 pub(crate) use ending::{Commit, Unseen};
 pub(crate) use hooks::{End, Hooks};
-pub(crate) use interception::Interception;
 use interception::send;
+pub(crate) use interception::{Attempts, Interception};
 use journal::Journal;
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use session::{Handoff, Session};
@@ -98,6 +98,7 @@ pub struct Tx<DB: Backend> {
 pub(crate) struct Opening {
     pub(crate) plan: Plan,
     pub(crate) attempt: u32,
+    pub(crate) most_attempts: u32,
     pub(crate) trace: Option<Trace>,
     pub(crate) interceptors: Interceptors,
     pub(crate) observation: Option<Arc<Observation>>,
@@ -123,7 +124,7 @@ impl<DB: Backend> Tx<DB> {
         opening: Opening,
         remaining: impl Fn() -> Limits,
     ) -> Result<Box<Self>, NotOpened> {
-        let Opening { plan, attempt, trace, interceptors, observation } = opening;
+        let Opening { plan, attempt, most_attempts, trace, interceptors, observation } = opening;
         let asks_session =
             observation.as_ref().and_then(|watched| DB::SESSION.filter(|_| watched.wants_sessions()));
         let text = |limits: &Limits| {
@@ -154,7 +155,8 @@ impl<DB: Backend> Tx<DB> {
         let interception = if interceptors.is_empty() {
             None
         } else {
-            Some(Interception::new::<DB>(interceptors, attempt, session.connection()).await)
+            let attempts = Attempts { number: attempt, most: most_attempts };
+            Some(Interception::new::<DB>(interceptors, attempts, session.connection()).await)
         };
         let mut closing = Closing::new(engine, plan, limits);
         let (begin, connected) = (Begin { session: &mut session, by: interception.as_ref() }, Instant::now());
@@ -279,6 +281,9 @@ impl<DB: Backend> Tx<DB> {
             return Err(Error::failed(failure.clone(), None));
         }
         self.journal.mark_unwatched();
+        if let Some(interception) = &self.interception {
+            interception.unwatched();
+        }
         self.journal.distrusts_guard = self.depth == 0 && !self.journal.has_savepoints;
         Ok(self.session.connection())
     }

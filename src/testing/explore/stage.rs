@@ -7,9 +7,10 @@ use tokio::sync::oneshot;
 
 use crate::backend::LockWait;
 use crate::failure::FailureKind;
-use crate::intercept::{Answer, Fault, Interceptor, Next, Step, StepKind};
+use crate::intercept::{Answer, Fault, Interceptor, Next, Step, StepKind, TransactionToken};
 
-use super::log::{Entry, Sent, Waited};
+use super::log::{Entry, Log, Sent, Waited};
+use super::view;
 
 /// What all clients of one schedule share.
 #[derive(Debug)]
@@ -18,18 +19,24 @@ pub(super) struct Stage(Mutex<State>);
 #[derive(Debug)]
 struct State {
     places: Vec<Place>,
-    log: Vec<Entry>,
+    /// The transaction of each client that has not ended.
+    open: Vec<TransactionToken>,
+    log: Log,
     /// How many transactions have ended.
     ended: usize,
     /// How often a client came to stand somewhere else by itself.
     changes: usize,
     /// The schedule is over: whoever still has something to send does without its connection.
     closed: bool,
+    /// A client that began a transaction while an earlier one of its own was open.
+    side_by_side: Option<usize>,
+    /// What ran as one step and may be several: whose it was, and what.
+    unseen: Vec<(usize, String)>,
 }
 
 /// Where a client stands.
 #[derive(Debug)]
-enum Place {
+pub(super) enum Place {
     /// At work, or waiting: for a lock in the server, or in line in this process.
     Running { session: Option<i64>, in_line: bool },
     /// In front of a step.
@@ -43,7 +50,17 @@ enum Place {
 impl Stage {
     pub(super) fn new(clients: usize) -> Self {
         let places = (0..clients).map(|_| Place::Running { session: None, in_line: false }).collect();
-        Self(Mutex::new(State { places, log: Vec::new(), ended: 0, changes: 0, closed: false }))
+        let open = vec![TransactionToken::default(); clients];
+        Self(Mutex::new(State {
+            places,
+            open,
+            log: Log::default(),
+            ended: 0,
+            changes: 0,
+            closed: false,
+            side_by_side: None,
+            unseen: Vec::new(),
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -94,10 +111,32 @@ impl Stage {
 
     /// Whether the client is about to begin again after a failed attempt.
     pub(super) fn begins_again(&self, client: usize) -> bool {
-        match &self.state().places[client] {
-            Place::Held { step, .. } => step.kind == StepKind::Begin && step.attempt > 1,
+        let state = self.state();
+        match &state.places[client] {
+            Place::Held { step, .. } => step.attempt > 1 && state.log.is_first(client, step),
             Place::Running { .. } | Place::Busy { .. } | Place::Done => false,
         }
+    }
+
+    /// Where all clients stand, in words: the same for two schedules that have gone the same way.
+    pub(super) fn view(&self) -> Vec<String> {
+        let state = self.state();
+        let places = state.places.iter().enumerate();
+        places.map(|(client, place)| view::of(place, state.ended, state.log.last_of(client))).collect()
+    }
+
+    /// What the schedule has come to, failed attempts left out that have left nothing behind.
+    pub(super) fn progress(&self) -> u64 {
+        let state = self.state();
+        view::progress(&state.log, &state.places, state.ended)
+    }
+
+    pub(super) fn side_by_side(&self) -> Option<usize> {
+        self.state().side_by_side
+    }
+
+    pub(super) fn unseen(&self) -> Vec<(usize, String)> {
+        self.state().unseen.clone()
     }
 
     /// Lets a client take its step.
@@ -110,7 +149,7 @@ impl Stage {
         match std::mem::replace(&mut state.places[client], Place::Running { session, in_line: false }) {
             Place::Held { step, go } => {
                 let sent = Sent { client, step, answer: None, waited: None };
-                state.log.push(Entry::Sent(Box::new(sent)));
+                state.log.0.push(Entry::Sent(Box::new(sent)));
                 let _ = go.send(());
             }
             Place::Busy { decide, .. } => {
@@ -144,7 +183,7 @@ impl Stage {
                 |place| matches!(place, Place::Running { session: Some(own), .. } if *own == session),
             )
         };
-        let sessions = state.sessions();
+        let sessions = state.log.sessions();
         let waits: Vec<_> = waits
             .iter()
             .filter_map(|wait| {
@@ -166,47 +205,34 @@ impl Stage {
         state.places.clear();
     }
 
-    pub(super) fn log(&self) -> Vec<Entry> {
+    pub(super) fn log(&self) -> Log {
         self.state().log.clone()
     }
 }
 
 impl State {
-    /// Which client was last seen in which session.
-    fn sessions(&self) -> std::collections::HashMap<i64, usize> {
-        let sent = self.log.iter().filter_map(|entry| match entry {
-            Entry::Sent(sent) => Some((sent.step.session?, sent.client)),
-            Entry::GotOn(_) => None,
-        });
-        sent.collect()
-    }
-
-    fn last_of(&mut self, client: usize) -> Option<(usize, &mut Sent)> {
-        self.log.iter_mut().enumerate().rev().find_map(|(i, entry)| match entry {
-            Entry::Sent(sent) if sent.client == client => Some((i, &mut **sent)),
-            Entry::Sent(_) | Entry::GotOn(_) => None,
-        })
-    }
-
     fn wait(&mut self, client: usize, waited: Waited) {
-        if let Some((_, sent)) = self.last_of(client) {
+        if let Some((_, sent)) = self.log.last_of_mut(client) {
             sent.waited.get_or_insert(waited);
         }
     }
 
     /// Whether SQLite would have waited for the lock that it did not get: only for a transaction's first one, and at its
     /// end. Between, it says so at once: whoever holds a lock and waits for another one is how deadlocks are made.
-    fn would_wait(&self, client: usize, step: &Step) -> bool {
-        step.kind != StepKind::Statement
-            || !self.log.iter().any(|entry| match entry {
-                Entry::Sent(sent) => {
-                    sent.client == client
-                        && sent.step.attempt == step.attempt
-                        && sent.step.kind == StepKind::Statement
-                        && sent.answer.as_ref().is_some_and(|answer| answer.failure.is_none())
-                }
-                Entry::GotOn(_) => false,
-            })
+    fn would_wait(&self, step: &Step) -> bool {
+        step.kind != StepKind::Statement || !self.log.has_run_a_statement(&step.transaction)
+    }
+
+    /// Lets a step of this client in, unless it belongs to a second transaction beside one that is open.
+    fn admit(&mut self, client: usize, step: &Step) -> bool {
+        let open = &self.open[client];
+        if open.is_in_use() && !open.is(&step.transaction) {
+            self.side_by_side = Some(client);
+            self.changes += 1;
+            return false;
+        }
+        self.open[client] = step.transaction.clone();
+        true
     }
 }
 
@@ -215,17 +241,29 @@ impl State {
 pub(super) struct Seat {
     pub(super) stage: Arc<Stage>,
     pub(super) client: usize,
+    /// What of a text cannot be told to be one statement.
+    pub(super) several: fn(&str) -> Option<String>,
 }
 
 impl Seat {
+    fn note_unseen(&self, what: String) {
+        let mut state = self.stage.state();
+        let noted = (self.client, what);
+        if !state.unseen.contains(&noted) {
+            state.unseen.push(noted);
+        }
+    }
+
     fn answered(&self, state: &mut State, step: &Step, answer: &Answer) {
         if step.kind.ends_transaction() {
             state.ended += 1;
+            // What is left to be done with its connection is no step.
+            state.open[self.client] = TransactionToken::default();
         }
-        let Some((i, sent)) = state.last_of(self.client) else { return };
+        let Some((i, sent)) = state.log.last_of_mut(self.client) else { return };
         sent.answer = Some(answer.clone());
         if sent.waited.is_some() {
-            state.log.push(Entry::GotOn(i));
+            state.log.0.push(Entry::GotOn(i));
             // Whoever waits for the same lock waits on.
             let now = state.ended;
             for place in &mut state.places {
@@ -251,11 +289,20 @@ impl Interceptor for Seat {
         }
     }
 
+    fn unwatched(&self) {
+        self.note_unseen(String::from("`Tx::connection`"));
+    }
+
     async fn before(&self, step: &Step) -> Option<Fault> {
+        if step.kind == StepKind::Statement
+            && let Some(several) = (self.several)(&step.sql)
+        {
+            self.note_unseen(several);
+        }
         let (go, gone) = oneshot::channel();
         {
             let mut state = self.stage.state();
-            if state.closed {
+            if state.closed || !state.admit(self.client, step) {
                 return Some(Fault::ConnectionLost);
             }
             state.places[self.client] = Place::Held { step: step.clone(), go };
@@ -271,7 +318,7 @@ impl Interceptor for Seat {
         let is_busy = answer.failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Busy);
         let decided = {
             let mut state = self.stage.state();
-            if state.closed || !is_busy || !state.would_wait(self.client, step) {
+            if state.closed || !is_busy || !state.would_wait(step) {
                 self.answered(&mut state, step, answer);
                 return Next::GoOn;
             }

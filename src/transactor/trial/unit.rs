@@ -381,6 +381,7 @@ impl<DB: Backend> Opening<'_, DB> {
             let opening = tx::Opening {
                 plan: self.plan,
                 attempt: self.attempt,
+                most_attempts: self.options.most_attempts(),
                 trace: self.trace,
                 interceptors: self.options.interceptors().clone(),
                 observation: self.observation.clone(),

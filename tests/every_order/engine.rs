@@ -1,0 +1,136 @@
+//! What the two ways of running a pair need to know about a database.
+
+use atomically::{Begin, Isolation, Options};
+use sqlx::{Connection as _, Executor as _, Postgres, Row as _, Sqlite};
+
+use crate::support::TestBackend;
+
+/// How a transaction is opened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Level {
+    pub(crate) name: &'static str,
+    /// How it is opened by hand.
+    pub(crate) begin: &'static str,
+    pub(crate) isolation: Isolation,
+    /// SQLite's.
+    pub(crate) lock: Option<Begin>,
+}
+
+impl Level {
+    pub(crate) fn options(self) -> Options {
+        match self.lock {
+            Some(begin) => Options::new().begin(begin),
+            None => Options::new(),
+        }
+    }
+}
+
+/// What a plain connection was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// The first column of its row, where there is one.
+    Ok(Option<i64>),
+    /// SQLite: somebody has the lock.
+    Busy,
+    /// The transaction has failed and may be tried again.
+    Conflict,
+    Deadlock,
+    Violation,
+}
+
+pub(crate) trait Engine: TestBackend {
+    const LEVELS: &'static [Level];
+    /// A lock on one row, where there are locks on rows.
+    const FOR_UPDATE: &'static str;
+
+    /// A connection that gives up at once where it would have to wait without a server that knows.
+    fn connect(url: &str) -> impl Future<Output = Self::Connection> + Send;
+
+    /// What identifies the connection to its server.
+    fn session(connection: &mut Self::Connection) -> impl Future<Output = i64> + Send;
+
+    /// Whether the session waits for another one.
+    fn is_blocked(watcher: &mut Self::Connection, session: i64) -> impl Future<Output = bool> + Send;
+
+    fn send(connection: &mut Self::Connection, sql: String) -> impl Future<Output = Told> + Send;
+}
+
+const fn level(name: &'static str, begin: &'static str, isolation: Isolation) -> Level {
+    Level { name, begin, isolation, lock: None }
+}
+
+impl Engine for Postgres {
+    const LEVELS: &'static [Level] = &[
+        level("read committed", "BEGIN ISOLATION LEVEL READ COMMITTED", Isolation::ReadCommitted),
+        level("repeatable read", "BEGIN ISOLATION LEVEL REPEATABLE READ", Isolation::RepeatableRead),
+        level("serializable", "BEGIN ISOLATION LEVEL SERIALIZABLE", Isolation::Serializable),
+    ];
+    const FOR_UPDATE: &'static str = " FOR UPDATE";
+
+    async fn connect(url: &str) -> Self::Connection {
+        Self::Connection::connect(url).await.expect("connect")
+    }
+
+    async fn session(connection: &mut Self::Connection) -> i64 {
+        sqlx::query_scalar("SELECT pg_backend_pid()::bigint").fetch_one(connection).await.expect("a session")
+    }
+
+    async fn is_blocked(watcher: &mut Self::Connection, session: i64) -> bool {
+        sqlx::query_scalar("SELECT cardinality(pg_blocking_pids($1::int)) > 0")
+            .bind(session)
+            .fetch_one(watcher)
+            .await
+            .expect("an answer")
+    }
+
+    async fn send(connection: &mut Self::Connection, sql: String) -> Told {
+        let row = connection.fetch_optional(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await;
+        match row {
+            Ok(row) => Told::Ok(row.and_then(|row| row.try_get(0).ok())),
+            Err(error) => match error.as_database_error().and_then(|error| error.code()).as_deref() {
+                Some("40001") => Told::Conflict,
+                Some("40P01") => Told::Deadlock,
+                Some("23505") => Told::Violation,
+                _ => panic!("{error}"),
+            },
+        }
+    }
+}
+
+impl Engine for Sqlite {
+    const LEVELS: &'static [Level] = &[
+        Level { lock: Some(Begin::Deferred), ..level("deferred", "BEGIN", Isolation::Serializable) },
+        Level {
+            lock: Some(Begin::Immediate),
+            ..level("immediate", "BEGIN IMMEDIATE", Isolation::Serializable)
+        },
+    ];
+    const FOR_UPDATE: &'static str = "";
+
+    async fn connect(url: &str) -> Self::Connection {
+        let mut connection = Self::Connection::connect(url).await.expect("connect");
+        connection.execute("PRAGMA busy_timeout = 0").await.expect("no patience");
+        connection
+    }
+
+    async fn session(_: &mut Self::Connection) -> i64 {
+        0
+    }
+
+    async fn is_blocked(_: &mut Self::Connection, _: i64) -> bool {
+        false
+    }
+
+    async fn send(connection: &mut Self::Connection, sql: String) -> Told {
+        let row = connection.fetch_optional(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await;
+        match row {
+            Ok(row) => Told::Ok(row.and_then(|row| row.try_get(0).ok())),
+            Err(error) => match error.as_database_error().and_then(|error| error.code()).as_deref() {
+                Some("5") => Told::Busy,
+                Some("517") => Told::Conflict,
+                Some("1555" | "2067") => Told::Violation,
+                _ => panic!("{error}"),
+            },
+        }
+    }
+}
