@@ -1,33 +1,25 @@
 //! A pair, in every order of its statements, on plain connections: nothing is left out because it is like something else.
 
-use sqlx::Pool;
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 
 use crate::Outcomes;
 use crate::engine::{Engine, Told};
-use crate::program::{CONTENT, Pair, Program, SET_UP, Scope};
+use crate::program::{Line, Pair, Program, Scope};
 use crate::support::TestPool;
 
 /// How many orders are run of one pair at most.
 const MOST_ORDERS: usize = 3000;
+
+/// How long a statement may take before the server is asked whether it waits.
+const USUAL: Duration = Duration::from_millis(1);
 
 /// What came of all orders.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) outcomes: Outcomes,
     pub(crate) orders: usize,
-}
-
-/// What is in the tables.
-pub(crate) async fn content<E: Engine>(pool: &Pool<E>) -> String {
-    let mut content = Vec::new();
-    for table in CONTENT {
-        for id in 1..=3 {
-            let sql = format!("SELECT CAST(COALESCE(SUM(value), -1) AS BIGINT) FROM {table} WHERE id = {id}");
-            content.push(E::pool_fetch(pool, E::sql(&sql), &[]).await.expect("the content").to_string());
-        }
-    }
-    content.join(" ")
 }
 
 /// A connection at work in a task of its own, because it may have to wait.
@@ -205,8 +197,6 @@ impl<'p> Client<'p> {
     }
 }
 
-use crate::program::Line;
-
 struct Order<'a, E: Engine> {
     hands: &'a mut [Hand; 2],
     watcher: &'a mut E::Connection,
@@ -250,8 +240,9 @@ impl<E: Engine> Order<'_, E> {
                 if !self.clients[client].in_flight {
                     continue;
                 }
-                match self.hands[client].answers.try_recv() {
-                    Ok(told) => self.hear(client, &told),
+                let answer = self.hands[client].answers.recv();
+                match tokio::time::timeout(USUAL, answer).await {
+                    Ok(told) => self.hear(client, &told.expect("its task")),
                     Err(_) => waits &= E::is_blocked(self.watcher, self.hands[client].session).await,
                 }
             }
@@ -260,7 +251,6 @@ impl<E: Engine> Order<'_, E> {
             if is_answered || (waits && others_can && self.hands.iter().all(|hand| hand.answers.is_empty())) {
                 return;
             }
-            tokio::task::yield_now().await;
         }
     }
 
@@ -288,15 +278,13 @@ pub(crate) async fn outcomes<E: Engine>(pool: &TestPool<E>, pair: &Pair) -> Opti
             return None;
         }
         ran.orders += 1;
-        for sql in SET_UP {
-            E::pool_execute(pool, E::sql(sql), &[]).await.expect("the set-up");
-        }
+        E::reset(pool).await.expect("the set-up");
         let clients = [Client::new(&pair.0[0]), Client::new(&pair.0[1])];
         let mut order = Order::<E> { hands: &mut hands, watcher: &mut watcher, clients, ended: 0 };
         let taken = order.run(&beginning).await;
         let [one, other] = &order.clients;
         if !one.deadlock && !other.deadlock {
-            let content = content(pool).await;
+            let content = E::content(pool).await;
             ran.outcomes.insert(format!("{} | {} | {content}", one.told, other.told));
         }
         for (i, (ready, chosen)) in taken.iter().enumerate().skip(beginning.len()) {

@@ -1,8 +1,9 @@
 //! What the two ways of running a pair need to know about a database.
 
 use atomically::{Begin, Isolation, Options};
-use sqlx::{Connection as _, Executor as _, Postgres, Row as _, Sqlite};
+use sqlx::{Connection as _, Executor as _, Pool, Postgres, Row as _, Sqlite};
 
+use crate::program::{CONTENT, RESET};
 use crate::support::TestBackend;
 
 /// How a transaction is opened.
@@ -53,6 +54,30 @@ pub(crate) trait Engine: TestBackend {
     fn is_blocked(watcher: &mut Self::Connection, session: i64) -> impl Future<Output = bool> + Send;
 
     fn send(connection: &mut Self::Connection, sql: String) -> impl Future<Output = Told> + Send;
+
+    /// Brings the tables back to where they began, in one round trip.
+    fn reset(pool: &Pool<Self>) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// What is in the tables.
+    fn content(pool: &Pool<Self>) -> impl Future<Output = String> + Send;
+}
+
+/// What is the same text for every database, and another type.
+macro_rules! whole_tables {
+    () => {
+        async fn reset(pool: &Pool<Self>) -> sqlx::Result<()> {
+            sqlx::raw_sql(RESET).execute(pool).await.map(drop)
+        }
+
+        async fn content(pool: &Pool<Self>) -> String {
+            let rows = sqlx::query(CONTENT).fetch_all(pool).await.expect("the content");
+            let shown = rows.iter().map(|row| {
+                let (table, id, value): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
+                format!("{table} {id} = {value}")
+            });
+            shown.collect::<Vec<_>>().join(", ")
+        }
+    };
 }
 
 const fn level(name: &'static str, begin: &'static str, isolation: Isolation) -> Level {
@@ -74,6 +99,8 @@ impl Engine for Postgres {
     async fn session(connection: &mut Self::Connection) -> i64 {
         sqlx::query_scalar("SELECT pg_backend_pid()::bigint").fetch_one(connection).await.expect("a session")
     }
+
+    whole_tables!();
 
     async fn is_blocked(watcher: &mut Self::Connection, session: i64) -> bool {
         sqlx::query_scalar("SELECT cardinality(pg_blocking_pids($1::int)) > 0")
@@ -109,13 +136,16 @@ impl Engine for Sqlite {
 
     async fn connect(url: &str) -> Self::Connection {
         let mut connection = Self::Connection::connect(url).await.expect("connect");
-        connection.execute("PRAGMA busy_timeout = 0").await.expect("no patience");
+        let settings = "PRAGMA busy_timeout = 0; PRAGMA synchronous = OFF";
+        connection.execute(sqlx::raw_sql(settings)).await.expect("no patience");
         connection
     }
 
     async fn session(_: &mut Self::Connection) -> i64 {
         0
     }
+
+    whole_tables!();
 
     async fn is_blocked(_: &mut Self::Connection, _: i64) -> bool {
         false

@@ -9,9 +9,9 @@ use atomically::{Error, FailureKind, Isolation, PoolTransactor, Strategy, Transa
 use sqlx::Pool;
 
 use crate::Outcomes;
-use crate::by_hand::{Ran, content};
+use crate::by_hand::Ran;
 use crate::engine::Engine;
-use crate::program::{Line, Pair, Program, SET_UP, Scope};
+use crate::program::{Line, Pair, Program, Scope};
 
 #[derive(Debug)]
 struct Unguarded(Isolation);
@@ -133,12 +133,7 @@ pub(crate) async fn outcomes<E: Engine>(pool: &Pool<E>, pair: &Pair) -> Ran {
         for notes in &reset {
             *notes.lock().expect("no panic") = Notes::default();
         }
-        async move {
-            for sql in SET_UP {
-                E::pool_execute(&pool, E::sql(sql), &[]).await?;
-            }
-            Ok::<_, sqlx::Error>(())
-        }
+        async move { E::reset(&pool).await }
     });
     for (client, db) in dbs.iter().enumerate() {
         let (program, own, ends) = (pair.0[client].clone(), notes[client].clone(), ends.clone());
@@ -156,7 +151,7 @@ pub(crate) async fn outcomes<E: Engine>(pool: &Pool<E>, pair: &Pair) -> Ran {
         let deadlock = notes.iter().any(|notes| notes.lock().expect("no panic").deadlock);
         let (ends, found) = (ends.lock().expect("no panic").clone(), found.clone());
         async move {
-            let content = content::<E>(&pool).await;
+            let content = E::content(&pool).await;
             if !deadlock {
                 found.lock().expect("no panic").insert(format!("{} | {} | {content}", ends[0], ends[1]));
             }

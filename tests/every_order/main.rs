@@ -36,16 +36,19 @@ async fn outcomes_are_those_of_every_order<E: Engine>() {
     let most = variable("EVERY_ORDER_PAIRS").unwrap_or(1000);
     let seconds = variable("EVERY_ORDER_SECONDS").unwrap_or(30);
     let seeds = one.map_or(0..u64::MAX, |seed| seed..seed + 1);
-    let (started, mut pairs, mut orders, mut schedules, mut skipped) = (Instant::now(), 0, 0, 0, 0);
+    let (started, mut by_hand_took, mut pairs, mut orders, mut schedules, mut skipped) =
+        (Instant::now(), Duration::ZERO, 0, 0, 0, 0);
     for seed in seeds {
         if pairs == most || (one.is_none() && started.elapsed() > Duration::from_secs(seconds)) {
             break;
         }
         let pair = Pair::random::<E>(seed);
+        let began = Instant::now();
         let Some(by_hand) = by_hand::outcomes::<E>(&pool, &pair).await else {
             skipped += 1;
             continue;
         };
+        by_hand_took += began.elapsed();
         let explored = explored::outcomes::<E>(&pool, &pair).await;
         assert!(
             explored.outcomes == by_hand.outcomes,
@@ -63,8 +66,8 @@ async fn outcomes_are_those_of_every_order<E: Engine>() {
         }
     }
     println!(
-        "{}: {pairs} pairs in {:?}, {schedules} schedules explored and {orders} orders by hand; {skipped} pairs have \
-         too many",
+        "{}: {pairs} pairs in {:?}, {schedules} schedules explored and {orders} orders by hand in {by_hand_took:?}; {skipped} \
+         pairs have too many",
         E::NAME,
         started.elapsed()
     );

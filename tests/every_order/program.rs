@@ -12,14 +12,10 @@ pub(crate) const TABLES: [&str; 2] = [
     "CREATE TABLE one (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
     "CREATE TABLE two (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
 ];
-pub(crate) const SET_UP: [&str; 4] = [
-    "DELETE FROM one",
-    "DELETE FROM two",
-    "INSERT INTO one VALUES (1, 0), (2, 0)",
-    "INSERT INTO two VALUES (1, 0), (2, 0)",
-];
-/// Everything in the tables, as one number: the values are small.
-pub(crate) const CONTENT: [&str; 2] = ["one", "two"];
+pub(crate) const RESET: &str = "DELETE FROM one; DELETE FROM two; INSERT INTO one VALUES (1, 0), (2, 0); \
+                               INSERT INTO two VALUES (1, 0), (2, 0)";
+pub(crate) const CONTENT: &str =
+    "SELECT 'one', id, value FROM one UNION ALL SELECT 'two', id, value FROM two ORDER BY 1, 2";
 
 /// A statement of a program.
 #[derive(Debug, Clone, Copy)]
