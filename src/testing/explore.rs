@@ -86,12 +86,17 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 /// recognised by asking the server, and the others go on. What a unit does when it fails is part of the schedule: its
 /// retries are explored as well, without their delays.
 ///
+/// The first schedule is run twice, and each later one begins like an earlier one. Where the same beginning leads
+/// somewhere else, the schedule has [diverged](Problem::Diverged), which is a finding: what lies behind it is unknown.
+///
 /// The first schedules are the ones with the fewest preemptions: those in which a client that could go on is rarely
 /// made to wait. Most bugs need one or two, and the example that is found first is the simplest.
 ///
 /// # Default
 ///
-/// - at most 1000 schedules ([`most_schedules`](Self::most_schedules)), with any number of preemptions
+/// - at most 1000 schedules, with any number of preemptions. If there are more,
+///   [`assert_passes`](Report::assert_passes) fails, unless [`most_schedules`](Self::most_schedules) or
+///   [`most_preemptions`](Self::most_preemptions) sets the limit.
 /// - a deadlock is a finding ([`allow_deadlocks`](Self::allow_deadlocks)), and so is a client that ends with an error
 ///
 /// # What it takes
@@ -104,12 +109,18 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 /// - *SQLite*: a file, not `:memory:`, which has one connection only. There is nobody to ask; a statement that finds the
 ///   database busy is sent again after another client's transaction has ended, which is what SQLite does by itself.
 ///
+/// - One unit at a time per client: two that run at the same time (`tokio::join!`) are
+///   [refused](Unexplored::SideBySide). Give each unit a client of its own.
+/// - The same behavior in each schedule. A transactor that learns, as [`Adaptive`](crate::Adaptive) does, remembers what
+///   happened in earlier schedules; explore the strategies that it chooses between.
+///
 /// # What it does not see
 ///
-/// - What a unit does outside of its `tx`: on the pool, on [`Tx::connection`], in other systems. A unit that waits for
-///   another one by such means is [stuck](Problem::Stuck).
-/// - Timeouts: the limits of the options are set aside, so that a step takes as long as its turn takes to come.
-/// - The order in which a server grants a lock to several who wait: it is the server's.
+/// Schedules are orders of *steps*. The [guide](crate::guide::testing) lists what that leaves out: what happens inside of
+/// a statement, outside of the `tx`, in the server's queue for a lock, and through the passing of time. A report says so
+/// in [`gaps`](Report::gaps) where the exploration itself can tell.
+///
+/// A unit that waits for another one by means that are not seen is [stuck](Problem::Stuck).
 #[must_use = "it does nothing until it is run"]
 pub struct Explore<'a, DB: Backend> {
     pool: Pool<DB>,

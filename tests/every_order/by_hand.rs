@@ -68,12 +68,14 @@ enum End {
 }
 
 struct Client<'p> {
-    program: &'p Program,
+    programs: &'p [Program],
+    /// Which of them it is at.
+    unit: usize,
     at: At,
     attempt: u32,
     seen: Vec<i64>,
     deadlock: bool,
-    told: String,
+    told: Vec<String>,
     /// A statement is on its way.
     in_flight: bool,
     /// SQLite: it was busy when so many transactions had ended.
@@ -83,26 +85,31 @@ struct Client<'p> {
 }
 
 impl<'p> Client<'p> {
-    fn new(program: &'p Program) -> Self {
+    fn new(programs: &'p [Program]) -> Self {
         Self {
-            program,
+            programs,
+            unit: 0,
             at: At::Begin,
             attempt: 1,
             seen: Vec::new(),
             deadlock: false,
-            told: String::new(),
+            told: Vec::new(),
             in_flight: false,
             busy: None,
             has_run: false,
         }
     }
 
+    fn program(&self) -> &'p Program {
+        &self.programs[self.unit]
+    }
+
     fn sql<E: Engine>(&self) -> String {
         match self.at {
-            At::Begin => self.program.level.begin.to_owned(),
+            At::Begin => self.program().level.begin.to_owned(),
             At::Savepoint(_) => String::from("SAVEPOINT a"),
             At::Line(line) => {
-                self.program.lines[line].statement.sql::<E>(self.seen.last().copied().unwrap_or(0))
+                self.program().lines[line].statement.sql::<E>(self.seen.last().copied().unwrap_or(0))
             }
             At::ScopeEnd(_, Scope::Kept) => String::from("RELEASE SAVEPOINT a"),
             At::ScopeEnd(_, Scope::Undone) => String::from("ROLLBACK TO SAVEPOINT a"),
@@ -112,12 +119,17 @@ impl<'p> Client<'p> {
     }
 
     fn next_line(&self, line: usize) -> At {
-        match self.program.lines.get(line) {
+        match self.program().lines.get(line) {
             Some(next) if next.scope.is_some() => At::Savepoint(line),
             Some(_) => At::Line(line),
-            None if self.program.rolls_back => At::RollBack(End::ByItself),
+            None if self.program().rolls_back => At::RollBack(End::ByItself),
             None => At::Commit,
         }
+    }
+
+    /// Whether the statement that is on its way has to find a row.
+    fn expects_one(&self) -> bool {
+        matches!(self.at, At::Line(line) if self.program().lines[line].statement.expects_one())
     }
 
     /// Goes on with what it was told. Answers whether a transaction has ended.
@@ -125,6 +137,7 @@ impl<'p> Client<'p> {
         self.in_flight = false;
         self.busy = None;
         let failed = match told {
+            Told::Ok(None) if self.expects_one() => Some(End::Conflict),
             Told::Ok(_) => None,
             Told::Busy | Told::Conflict => Some(End::Conflict),
             Told::Deadlock => {
@@ -135,7 +148,7 @@ impl<'p> Client<'p> {
         };
         if let Some(end) = failed {
             match (self.at, end) {
-                (At::Line(line), End::Violation) if self.program.lines[line].scope.is_some() => {
+                (At::Line(line), End::Violation) if self.program().lines[line].scope.is_some() => {
                     self.at = At::ScopeEnd(line, Scope::Undone);
                 }
                 // It has ended the transaction.
@@ -159,7 +172,7 @@ impl<'p> Client<'p> {
             At::Savepoint(line) => self.at = At::Line(line),
             At::Line(line) => {
                 self.has_run = true;
-                let Line { statement, scope } = self.program.lines[line];
+                let Line { statement, scope } = self.program().lines[line];
                 if let Told::Ok(Some(value)) = told
                     && statement.reads()
                 {
@@ -178,12 +191,17 @@ impl<'p> Client<'p> {
     }
 
     fn ends(&mut self, told: String) {
-        self.told = told;
-        self.at = At::Done;
+        self.told.push(told);
+        if self.unit + 1 == self.programs.len() {
+            self.at = At::Done;
+        } else {
+            self.unit += 1;
+            (self.at, self.attempt) = (At::Begin, 1);
+        }
     }
 
     fn again(&mut self) {
-        if self.attempt == self.program.attempts {
+        if self.attempt == self.program().attempts {
             self.ends(String::from("used up"));
         } else {
             self.attempt += 1;
@@ -285,7 +303,7 @@ pub(crate) async fn outcomes<E: Engine>(pool: &TestPool<E>, pair: &Pair) -> Opti
         let [one, other] = &order.clients;
         if !one.deadlock && !other.deadlock {
             let content = E::content(pool).await;
-            ran.outcomes.insert(format!("{} | {} | {content}", one.told, other.told));
+            ran.outcomes.insert(format!("{:?} | {:?} | {content}", one.told, other.told));
         }
         for (i, (ready, chosen)) in taken.iter().enumerate().skip(beginning.len()) {
             for other in ready.iter().filter(|other| *other != chosen) {

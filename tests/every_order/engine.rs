@@ -44,6 +44,9 @@ pub(crate) trait Engine: TestBackend {
     /// A lock on one row, where there are locks on rows.
     const FOR_UPDATE: &'static str;
 
+    /// Settings for connections to come.
+    fn prepare(pool: &Pool<Self>) -> impl Future<Output = ()> + Send;
+
     /// A connection that gives up at once where it would have to wait without a server that knows.
     fn connect(url: &str) -> impl Future<Output = Self::Connection> + Send;
 
@@ -92,6 +95,14 @@ impl Engine for Postgres {
     ];
     const FOR_UPDATE: &'static str = " FOR UPDATE";
 
+    /// Deadlocks are found early: which transaction is ended does not matter here.
+    async fn prepare(pool: &Pool<Self>) {
+        let mut connection = pool.acquire().await.expect("a connection");
+        let set = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = 15', current_database()); END $$";
+        connection.execute(set).await.expect("a setting");
+        connection.close().await.expect("the next one has it");
+    }
+
     async fn connect(url: &str) -> Self::Connection {
         Self::Connection::connect(url).await.expect("connect")
     }
@@ -133,6 +144,8 @@ impl Engine for Sqlite {
         },
     ];
     const FOR_UPDATE: &'static str = "";
+
+    async fn prepare(_: &Pool<Self>) {}
 
     async fn connect(url: &str) -> Self::Connection {
         let mut connection = Self::Connection::connect(url).await.expect("connect");

@@ -32,12 +32,13 @@ async fn outcomes_are_those_of_every_order<E: Engine>() {
     for sql in program::TABLES {
         E::pool_execute(&pool, E::sql(sql), &[]).await.expect("a table");
     }
+    E::prepare(&pool).await;
     let one = variable("EVERY_ORDER_SEED");
     let most = variable("EVERY_ORDER_PAIRS").unwrap_or(1000);
     let seconds = variable("EVERY_ORDER_SECONDS").unwrap_or(30);
     let seeds = one.map_or(0..u64::MAX, |seed| seed..seed + 1);
-    let (started, mut by_hand_took, mut pairs, mut orders, mut schedules, mut skipped) =
-        (Instant::now(), Duration::ZERO, 0, 0, 0, 0);
+    let (started, mut by_hand_took, mut pairs, mut orders, mut schedules, mut skipped, mut by_chance) =
+        (Instant::now(), Duration::ZERO, 0, 0, 0, 0, 0);
     for seed in seeds {
         if pairs == most || (one.is_none() && started.elapsed() > Duration::from_secs(seconds)) {
             break;
@@ -49,7 +50,10 @@ async fn outcomes_are_those_of_every_order<E: Engine>() {
             continue;
         };
         by_hand_took += began.elapsed();
-        let explored = explored::outcomes::<E>(&pool, &pair).await;
+        let Some(explored) = explored::outcomes::<E>(&pool, &pair).await else {
+            by_chance += 1;
+            continue;
+        };
         assert!(
             explored.outcomes == by_hand.outcomes,
             "{}, seed {seed}: explored and by hand, there are different outcomes\n{pair}\nonly explored: {:#?}\nonly by \
@@ -67,7 +71,7 @@ async fn outcomes_are_those_of_every_order<E: Engine>() {
     }
     println!(
         "{}: {pairs} pairs in {:?}, {schedules} schedules explored and {orders} orders by hand in {by_hand_took:?}; {skipped} \
-         pairs have too many",
+         pairs have too many, and {by_chance} depend on which deadlock the server ends",
         E::NAME,
         started.elapsed()
     );

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use atomically::Options;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -28,6 +29,8 @@ pub(crate) enum Statement {
     Add(&'static str, i64, i64),
     /// What was read last, and something.
     Write(&'static str, i64, i64),
+    /// Only if it is what was read last, or the program is run again.
+    WriteIfUnchanged(&'static str, i64, i64),
     Insert(&'static str, i64, i64),
     Delete(&'static str, i64),
 }
@@ -56,8 +59,9 @@ pub(crate) struct Program {
     pub(crate) rolls_back: bool,
 }
 
+/// What the two clients run, one program after the other.
 #[derive(Debug, Clone)]
-pub(crate) struct Pair(pub(crate) [Program; 2]);
+pub(crate) struct Pair(pub(crate) [Vec<Program>; 2]);
 
 /// How many orders of two programs without conflicts are tried at most.
 const MOST_ORDERS: u64 = 130;
@@ -67,15 +71,21 @@ impl Statement {
         let table = *["one", "two"].choose(random).expect("two tables");
         let (id, value) =
             (random.random_range(1..=2), random.random_range(1..=3) * 10_i64.pow(random.random_range(0..=1)));
-        match random.random_range(0..10) {
+        match random.random_range(0..12) {
             0..=1 => Self::Read(table, id),
             2 => Self::ReadAll(table),
             3 => Self::ReadForUpdate(table, id),
             4..=5 => Self::Add(table, id, value),
             6..=7 => Self::Write(table, id, value),
-            8 => Self::Insert(table, random.random_range(2..=3), value),
+            8..=9 => Self::WriteIfUnchanged(table, id, value),
+            10 => Self::Insert(table, random.random_range(2..=3), value),
             _ => Self::Delete(table, id),
         }
+    }
+
+    /// Whether it has to find a row.
+    pub(crate) fn expects_one(&self) -> bool {
+        matches!(self, Self::WriteIfUnchanged(..))
     }
 
     /// Whether it answers a number.
@@ -98,6 +108,12 @@ impl Statement {
             Self::Write(table, id, value) => {
                 format!("UPDATE {table} SET value = {} WHERE id = {id}", last + value)
             }
+            Self::WriteIfUnchanged(table, id, value) => {
+                format!(
+                    "UPDATE {table} SET value = {} WHERE id = {id} AND value = {last} RETURNING id",
+                    last + value
+                )
+            }
             Self::Insert(table, id, value) => format!("INSERT INTO {table} VALUES ({id}, {value})"),
             Self::Delete(table, id) => format!("DELETE FROM {table} WHERE id = {id}"),
         }
@@ -105,8 +121,8 @@ impl Statement {
 }
 
 impl Program {
-    fn random<E: Engine>(random: &mut StdRng) -> Self {
-        let lines = (0..random.random_range(1..=3)).map(|_| Line {
+    fn random<E: Engine>(random: &mut StdRng, most_lines: usize) -> Self {
+        let lines = (0..random.random_range(1..=most_lines)).map(|_| Line {
             statement: Statement::random(random),
             scope: match random.random_range(0..8) {
                 0 => Some(Scope::Kept),
@@ -122,6 +138,10 @@ impl Program {
         }
     }
 
+    pub(crate) fn options(&self) -> Options {
+        self.level.options().isolation(self.level.isolation).attempts(self.attempts)
+    }
+
     fn steps(&self) -> u64 {
         2 + self.lines.iter().map(|line| if line.scope.is_some() { 3 } else { 1 }).sum::<u64>()
     }
@@ -132,8 +152,11 @@ impl Pair {
     pub(crate) fn random<E: Engine>(seed: u64) -> Self {
         let random = &mut StdRng::seed_from_u64(seed);
         loop {
-            let pair = [Program::random::<E>(random), Program::random::<E>(random)];
-            let (one, other) = (pair[0].steps(), pair[1].steps());
+            let pair: [Vec<Program>; 2] = std::array::from_fn(|_| {
+                let (programs, most_lines) = if random.random_range(0..3) == 0 { (2, 1) } else { (1, 3) };
+                (0..programs).map(|_| Program::random::<E>(random, most_lines)).collect()
+            });
+            let [one, other] = pair.each_ref().map(|client| client.iter().map(Program::steps).sum::<u64>());
             let orders = (1..=other).fold(1, |orders, i| orders * (one + i) / i);
             if orders <= MOST_ORDERS {
                 return Self(pair);
@@ -144,7 +167,10 @@ impl Pair {
 
 impl fmt::Display for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (client, program) in self.0.iter().enumerate() {
+        let clients = self.0.iter().enumerate();
+        for (client, program) in
+            clients.flat_map(|(i, client)| client.iter().map(move |program| (i, program)))
+        {
             let end = if program.rolls_back { "rolls back" } else { "commits" };
             writeln!(f, "{client}: {}, {} attempts, {end}", program.level.name, program.attempts)?;
             for Line { statement, scope } in &program.lines {
