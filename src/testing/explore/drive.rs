@@ -169,7 +169,7 @@ impl<DB: Backend> Explore<'_, DB> {
     ) -> Result<(Ran, Option<Finding>), Unexplored> {
         let set_up = timeout(self.patience, (self.set_up)(self.pool.clone())).await;
         set_up.unwrap_or_else(|_| Err(self.too_slow())).map_err(Unexplored::SetUp)?;
-        let stage = Arc::new(Stage::new(self.clients.len()));
+        let stage = Arc::new(Stage::new(self.clients.len(), DB::SYNTAX));
         let clients = self.clients.iter().enumerate().map(|(client, body)| {
             let seat = Seat { stage: stage.clone(), client, several: several::<DB> };
             (body.what)(self.options(seat))

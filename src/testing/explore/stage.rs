@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use crate::backend::LockWait;
 use crate::failure::FailureKind;
 use crate::intercept::{Answer, Fault, Interceptor, Next, Step, StepKind, TransactionToken};
+use crate::sql_text::Syntax;
 
 use super::log::{Entry, Log, Sent, Waited};
 use super::view;
@@ -19,6 +20,7 @@ pub(super) struct Stage(Mutex<State>);
 #[derive(Debug)]
 struct State {
     places: Vec<Place>,
+    syntax: Syntax,
     /// The transaction of each client that has not ended.
     open: Vec<TransactionToken>,
     log: Log,
@@ -48,11 +50,12 @@ pub(super) enum Place {
 }
 
 impl Stage {
-    pub(super) fn new(clients: usize) -> Self {
+    pub(super) fn new(clients: usize, syntax: Syntax) -> Self {
         let places = (0..clients).map(|_| Place::Running { session: None, in_line: false }).collect();
         let open = vec![TransactionToken::default(); clients];
         Self(Mutex::new(State {
             places,
+            syntax,
             open,
             log: Log::default(),
             ended: 0,
@@ -122,13 +125,15 @@ impl Stage {
     pub(super) fn view(&self) -> Vec<String> {
         let state = self.state();
         let places = state.places.iter().enumerate();
-        places.map(|(client, place)| view::of(place, state.ended, state.log.last_of(client))).collect()
+        places
+            .map(|(client, place)| view::of(place, state.ended, state.log.last_of(client), state.syntax))
+            .collect()
     }
 
     /// What the schedule has come to, failed attempts left out that have left nothing behind.
     pub(super) fn progress(&self) -> u64 {
         let state = self.state();
-        view::progress(&state.log, &state.places, state.ended)
+        view::progress(&state.log, &state.places, state.ended, state.syntax)
     }
 
     pub(super) fn side_by_side(&self) -> Option<usize> {

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher};
 
 use crate::failure::{ConstraintKind, FailureKind};
 use crate::intercept::{Step, StepKind};
+use crate::sql_text::{Syntax, without_values};
 
 use super::log::{Entry, Log, Sent};
 use super::stage::Place;
@@ -17,10 +18,10 @@ const ALIKE_FROM: u32 = 3;
 
 /// Where a client stands: the same words for two schedules that have gone the same way. They leave out what may differ
 /// each time without changing anything: values, and what the crate itself tells the server about time.
-pub(super) fn of(place: &Place, ended: usize, last: Option<&Sent>) -> String {
+pub(super) fn of(place: &Place, ended: usize, last: Option<&Sent>, syntax: Syntax) -> String {
     let stands = match place {
         Place::Running { .. } => String::from("waits"),
-        Place::Held { step, .. } => in_front_of(step),
+        Place::Held { step, .. } => in_front_of(step, syntax),
         Place::Busy { ended: at, .. } if *at < ended => String::from("may ask for the busy database again"),
         Place::Busy { .. } => String::from("waits for the busy database"),
         Place::Done => String::from("is done"),
@@ -31,13 +32,15 @@ pub(super) fn of(place: &Place, ended: usize, last: Option<&Sent>) -> String {
     }
 }
 
-fn in_front_of(step: &Step) -> String {
+fn in_front_of(step: &Step, syntax: Syntax) -> String {
     let again = if step.attempt > 1 { format!(" (attempt {})", step.attempt) } else { String::new() };
     match step.kind {
         StepKind::Begin => format!("is about to begin{again}"),
         StepKind::Commit => String::from("is about to commit"),
         StepKind::Rollback => String::from("is about to roll back"),
-        StepKind::Statement | StepKind::Control => format!("is about to send {:?}{again}", step.sql),
+        StepKind::Statement | StepKind::Control => {
+            format!("is about to send {:?}{again}", without_values(syntax, &step.sql))
+        }
     }
 }
 
@@ -58,7 +61,7 @@ fn in_short(sent: &Sent) -> Option<String> {
 ///
 /// Two things do tell such attempts: the number of the next one, as far as that matters, and how many unique violations
 /// there were, which units are run again after only so often.
-pub(super) fn progress(log: &Log, places: &[Place], ended: usize) -> u64 {
+pub(super) fn progress(log: &Log, places: &[Place], ended: usize, syntax: Syntax) -> u64 {
     let undone = undone(log, places);
     let mut digest = DefaultHasher::new();
     for (i, entry) in log.0.iter().enumerate() {
@@ -72,16 +75,19 @@ pub(super) fn progress(log: &Log, places: &[Place], ended: usize) -> u64 {
         }
         (sent.client, is_new).hash(&mut digest);
         if is_new {
-            (in_front_of(&Step { attempt: 1, ..sent.step.clone() }), sent.waited.is_some()).hash(&mut digest);
+            (in_front_of(&Step { attempt: 1, ..sent.step.clone() }, syntax), sent.waited.is_some())
+                .hash(&mut digest);
         }
         let is_answered = sent.waited.is_none() || !is_new;
         is_answered.then(|| in_short(sent)).flatten().hash(&mut digest);
     }
     for (client, place) in places.iter().enumerate() {
         let (step, stands) = match place {
-            Place::Held { step, .. } => (Some(step), in_front_of(&Step { attempt: 1, ..step.clone() })),
+            Place::Held { step, .. } => {
+                (Some(step), in_front_of(&Step { attempt: 1, ..step.clone() }, syntax))
+            }
             Place::Running { .. } | Place::Busy { .. } | Place::Done => {
-                (log.last_of(client).map(|sent| &sent.step), of(place, ended, None))
+                (log.last_of(client).map(|sent| &sent.step), of(place, ended, None, syntax))
             }
         };
         (stands, step.map(|step| (attempt_that_matters(step), violations(log, client, step))))
