@@ -14,6 +14,7 @@ use crate::transactor::{Options, Transactor, TransactorExt as _, With};
 use crate::tx::{Repeatable, Tx, TxFn};
 
 mod drive;
+mod gap;
 mod lanes;
 mod log;
 mod report;
@@ -24,7 +25,8 @@ mod several;
 mod stage;
 mod view;
 
-pub use report::{Finding, Gap, Problem, Report, Unexplored};
+pub use gap::Gap;
+pub use report::{Finding, Problem, Report, Unexplored};
 use run::End;
 use schedule::letter;
 pub use schedule::{BadSchedule, Schedule};

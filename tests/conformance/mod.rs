@@ -143,6 +143,7 @@ macro_rules! conformance {
             schedules::two_units_of_one_client_at_once_are_refused,
             schedules::a_unit_that_was_dropped_is_not_beside_the_next_one,
             schedules::a_schedule_that_passes_may_be_replayed,
+            schedules::a_lock_timeout_of_the_transactor_is_set_aside,
             promises::get_or_create_makes_one,
             promises::a_savepoint_rescues_the_second,
             promises::hooks_run_once_for_each_commit,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use atomically::testing::{Client, Explore, Finding, Gap, Problem, Report, Unexplored, explore};
-use atomically::{Error, Isolation, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use atomically::{Error, Isolation, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::Pool;
 
 use super::exploration::{Unguarded, all, database, integer, passes};
@@ -246,4 +246,16 @@ pub(crate) async fn a_schedule_that_passes_may_be_replayed<DB: TestBackend>() {
     // One that asks for more steps than there are is not the schedule that was kept.
     let report = two().replay("a3b4").await.expect("replayed");
     assert_eq!(problems(&report), [&Problem::DoesNotFit { step: 7, client: 1 }]);
+}
+
+/// A wait lasts until the other client's turn has come, whatever the transactor would wait for.
+pub(crate) async fn a_lock_timeout_of_the_transactor_is_set_aside<DB: TestBackend>() {
+    let pool = database::<DB>(ITEM, 2).await;
+    let options = Options::new().lock_timeout(std::time::Duration::from_millis(1));
+    let db = Pessimistic::default().on(&pool).options(options);
+    let write = async |tx: &mut Tx<DB>| set(tx, 1, 1).await;
+    let report =
+        items(&pool).unit("alice", &db, write).unit("bob", &db, write).run().await.expect("explored");
+    report.assert_passes();
+    assert_eq!((report.complete, report.retrying.len()), (true, 0), "{report}");
 }

@@ -95,12 +95,22 @@ impl Engine for Postgres {
     ];
     const FOR_UPDATE: &'static str = " FOR UPDATE";
 
-    /// Deadlocks are found early: which transaction is ended does not matter here.
+    /// Deadlocks are found early: which transaction is ended does not matter here. What SERIALIZABLE takes for a conflict
+    /// depends on the plan, which must not change while the tables fill with dead rows.
     async fn prepare(pool: &Pool<Self>) {
         let mut connection = pool.acquire().await.expect("a connection");
-        let set = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = 15', current_database()); END $$";
-        connection.execute(set).await.expect("a setting");
-        connection.close().await.expect("the next one has it");
+        for set in [
+            "deadlock_timeout = 15",
+            "enable_indexscan = off",
+            "enable_indexonlyscan = off",
+            "enable_bitmapscan = off",
+        ] {
+            let sql = format!(
+                "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET {set}', current_database()); END $$"
+            );
+            connection.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await.expect("a setting");
+        }
+        connection.close().await.expect("the next one has them");
     }
 
     async fn connect(url: &str) -> Self::Connection {

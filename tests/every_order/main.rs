@@ -5,6 +5,7 @@
 //! `EVERY_ORDER_PAIRS` and `EVERY_ORDER_SECONDS` run more of them than the suite does.
 
 mod by_hand;
+mod client;
 mod engine;
 mod explored;
 mod program;

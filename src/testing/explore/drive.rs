@@ -11,9 +11,9 @@ use crate::backoff::Backoff;
 use crate::intercept::Step;
 use crate::transactor::Options;
 
+use super::gap::Accepted;
 use super::lanes::Lanes;
 use super::log::Log;
-use super::report::Accepted;
 use super::run::{Choice, Plot, Ran, Run};
 use super::schedule::MOST_CLIENTS;
 use super::search::{Beginning, Search};
@@ -25,6 +25,9 @@ use super::{Broken, Explore, Finding, Gap, Named, Problem, Report, Schedule, Une
 /// How often a schedule is begun again that did not go like an earlier one with the same beginning: on a busy machine a
 /// server may take another transaction for the one to end.
 const TRIES: usize = 3;
+
+/// Longer than any schedule takes.
+const AGES: Duration = Duration::from_secs(60 * 60);
 
 /// How many schedules are run where nobody says otherwise.
 const DEFAULT_SCHEDULES: usize = 1000;
@@ -232,12 +235,10 @@ impl<DB: Backend> Explore<'_, DB> {
 
     /// What makes a client's steps wait for their turn, and nothing else wait for anything.
     fn options(&self, seat: Seat) -> Options {
-        let options = Options::new()
-            .intercepted_by(Arc::new(seat))
-            .backoff(Backoff::none())
-            .deadline(Duration::from_secs(60 * 60));
+        let options = Options::new().intercepted_by(Arc::new(seat)).backoff(Backoff::none()).deadline(AGES);
         match DB::SESSION {
-            Some(_) => options,
+            // One that is set on the transactor would end a wait that another client's turn is to end.
+            Some(_) => options.lock_timeout(AGES),
             // Whoever finds the database busy says so at once, and waits here.
             None => options.lock_timeout(Duration::from_millis(1)),
         }
