@@ -2,7 +2,7 @@
 //! of their statements on plain connections. What can come of them must be the same.
 //!
 //! Two programs are a pair, and each pair has a seed. `EVERY_ORDER_SEED` runs one pair and shows it,
-//! `EVERY_ORDER_PAIRS` and `EVERY_ORDER_SECONDS` run more of them than the suite does.
+//! `EVERY_ORDER_PAIRS` and `EVERY_ORDER_SECONDS` run more of them than the suite does, `EVERY_ORDER_FROM` others.
 
 mod by_hand;
 mod client;
@@ -37,7 +37,8 @@ async fn outcomes_are_those_of_every_order<E: Engine>() {
     let one = variable("EVERY_ORDER_SEED");
     let most = variable("EVERY_ORDER_PAIRS").unwrap_or(1000);
     let seconds = variable("EVERY_ORDER_SECONDS").unwrap_or(30);
-    let seeds = one.map_or(0..u64::MAX, |seed| seed..seed + 1);
+    let first = variable("EVERY_ORDER_FROM").unwrap_or(0);
+    let seeds = one.map_or(first..u64::MAX, |seed| seed..seed + 1);
     let (started, mut by_hand_took, mut pairs, mut orders, mut schedules, mut skipped, mut by_chance) =
         (Instant::now(), Duration::ZERO, 0, 0, 0, 0, 0);
     for seed in seeds {
@@ -71,7 +72,7 @@ async fn outcomes_are_those_of_every_order<E: Engine>() {
         }
     }
     println!(
-        "{}: {pairs} pairs in {:?}, {schedules} schedules explored and {orders} orders by hand in {by_hand_took:?}; {skipped} \
+        "{}: {pairs} pairs from seed {first} on in {:?}, {schedules} schedules explored and {orders} orders by hand in {by_hand_took:?}; {skipped} \
          pairs have too many, and {by_chance} depend on which deadlock the server ends",
         E::NAME,
         started.elapsed()
