@@ -16,6 +16,14 @@ const MOST_ORDERS: usize = 3000;
 /// How long a statement may take before the server is asked whether it waits.
 const USUAL: Duration = Duration::from_millis(1);
 
+/// Why a pair is not compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Skipped {
+    TooMany,
+    /// The server ended another transaction of a deadlock than the last time.
+    ByChance,
+}
+
 /// What came of all orders.
 #[derive(Debug)]
 pub(crate) struct Ran {
@@ -57,19 +65,23 @@ struct Order<'a, E: Engine> {
 impl<E: Engine> Order<'_, E> {
     /// Runs one order that begins like this, and then takes the first client that can go on. Answers who could have gone
     /// on each time, and who did.
-    async fn run(&mut self, beginning: &[usize]) -> Vec<(Vec<usize>, usize)> {
+    async fn run(&mut self, beginning: &[usize]) -> Option<Vec<(Vec<usize>, usize)>> {
         let mut taken = Vec::new();
         loop {
             self.settle().await;
             if self.clients.iter().all(|client| client.at == At::Done) {
-                return taken;
+                return Some(taken);
             }
             let ready: Vec<usize> = (0..2).filter(|client| self.can_go_on(*client)).collect();
             let Some(first) = ready.first().copied() else {
                 panic!("nobody can go on");
             };
             let chosen = beginning.get(taken.len()).copied().unwrap_or(first);
-            assert!(ready.contains(&chosen), "{chosen} could go on here a moment ago");
+            if !ready.contains(&chosen) {
+                let deadlock = self.clients.iter().any(|client| client.deadlock);
+                assert!(deadlock, "{chosen} could go on here a moment ago");
+                return None;
+            }
             taken.push((ready, chosen));
             let client = &mut self.clients[chosen];
             client.in_flight = true;
@@ -92,7 +104,11 @@ impl<E: Engine> Order<'_, E> {
                 }
                 let answer = self.hands[client].answers.recv();
                 match tokio::time::timeout(USUAL, answer).await {
-                    Ok(told) => self.hear(client, &told.expect("its task")),
+                    Ok(told) => {
+                        self.hear(client, &told.expect("its task"));
+                        // It may have let the other one go on, which was asked before.
+                        waits = false;
+                    }
                     Err(_) => waits &= E::is_blocked(self.watcher, self.hands[client].session).await,
                 }
             }
@@ -117,21 +133,21 @@ impl<E: Engine> Order<'_, E> {
     }
 }
 
-/// What can come of the pair, without what follows deadlocks. `None` if it has too many orders.
-pub(crate) async fn outcomes<E: Engine>(pool: &TestPool<E>, pair: &Pair) -> Option<Ran> {
+/// What can come of the pair, without what follows deadlocks.
+pub(crate) async fn outcomes<E: Engine>(pool: &TestPool<E>, pair: &Pair) -> Result<Ran, Skipped> {
     let mut hands = [Hand::new::<E>(&pool.url).await, Hand::new::<E>(&pool.url).await];
     let mut watcher = E::connect(&pool.url).await;
     let mut ran = Ran { outcomes: Outcomes::new(), orders: 0 };
     let mut pending = vec![Vec::new()];
     while let Some(beginning) = pending.pop() {
         if ran.orders == MOST_ORDERS {
-            return None;
+            return Err(Skipped::TooMany);
         }
         ran.orders += 1;
         E::reset(pool).await.expect("the set-up");
         let clients = [Client::new(&pair.0[0]), Client::new(&pair.0[1])];
         let mut order = Order::<E> { hands: &mut hands, watcher: &mut watcher, clients, ended: 0 };
-        let taken = order.run(&beginning).await;
+        let taken = order.run(&beginning).await.ok_or(Skipped::ByChance)?;
         let [one, other] = &order.clients;
         if !one.deadlock && !other.deadlock {
             let content = E::content(pool).await;
@@ -145,5 +161,5 @@ pub(crate) async fn outcomes<E: Engine>(pool: &TestPool<E>, pair: &Pair) -> Opti
             }
         }
     }
-    Some(ran)
+    Ok(ran)
 }
