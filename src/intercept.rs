@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 
@@ -22,6 +22,9 @@ pub(crate) trait Interceptor: Debug + Send + Sync {
     /// Called before a step is sent for the first time, which waits for the answer. `Some` is what happens instead.
     async fn before(&self, step: &Step) -> Option<Fault>;
 
+    /// Called when a unit asks for the connection itself: what it sends there does not pass here.
+    fn unwatched(&self) {}
+
     /// Called with what a step was answered.
     async fn after(&self, step: &Step, answer: &Answer) -> Next;
 }
@@ -31,11 +34,36 @@ pub(crate) trait Interceptor: Debug + Send + Sync {
 pub(crate) struct Step {
     pub(crate) kind: StepKind,
     pub(crate) attempt: u32,
+    /// How many attempts there are at most.
+    pub(crate) most_attempts: u32,
+    pub(crate) transaction: TransactionToken,
     pub(crate) sql: String,
     /// The values that are bound, as SQL would spell them, where they can be read.
     pub(crate) arguments: Option<Vec<String>>,
     /// The server's name for the session.
     pub(crate) session: Option<i64>,
+}
+
+/// Tells the transactions apart that steps belong to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TransactionToken(Weak<()>);
+
+impl TransactionToken {
+    /// The token of the transaction that keeps `owner` for as long as it is in use.
+    pub(crate) fn of(owner: &Arc<()>) -> Self {
+        Self(Arc::downgrade(owner))
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+
+    /// Whether the transaction may still send something.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.0.strong_count() > 0
+    }
 }
 
 /// What a step is for.
@@ -155,6 +183,10 @@ impl Interceptors {
         tell(true);
         let _told = scopeguard::guard((), |()| tell(false));
         turn.await
+    }
+
+    pub(crate) fn unwatched(&self) {
+        self.0.iter().for_each(|interceptor| interceptor.unwatched());
     }
 
     /// All of them see the step; the first fault is the one that happens.

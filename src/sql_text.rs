@@ -25,6 +25,8 @@ pub(crate) use shown::ShownStatement;
 #[allow(unreachable_pub, reason = "named by a sealed trait that is public")]
 pub use statement::Statement;
 pub(crate) use statement::{Statements, begins_with_a_query, has_inner_semicolon};
+#[cfg(feature = "testing")]
+pub(crate) use tokens::without_values;
 use tokens::{Kind, Reading, Token};
 
 /// Whose SQL it is.

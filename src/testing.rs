@@ -22,7 +22,9 @@ mod shown;
 mod zombie;
 
 pub use crate::intercept::Fault;
-pub use explore::{BadSchedule, Client, Explore, Finding, Problem, Report, Schedule, Unexplored, explore};
+pub use explore::{
+    BadSchedule, Client, Explore, Finding, Gap, Problem, Report, Schedule, Unexplored, explore,
+};
 pub use faults::{Faults, Moment};
 pub use lock_order::{Inversion, LockOrder, Locked, Order, Unclear, Unknown, Watched};
 pub use retry_safe::{NotRetrySafe, RetryCheck, assert_retry_safe, check_retry_safe};

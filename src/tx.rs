@@ -37,8 +37,8 @@ pub(crate) use admission::unreadable;
 pub use body::{Repeatable, TxFn};
 pub(crate) use ending::{Commit, Unseen};
 pub(crate) use hooks::{End, Hooks};
-pub(crate) use interception::Interception;
 use interception::send;
+pub(crate) use interception::{Attempts, Interception};
 use journal::Journal;
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use no_connection::{cut_short, is_used_up, not_connected};
@@ -171,6 +171,9 @@ impl<DB: Backend> Tx<DB> {
             return Err(Error::failed(failure.clone(), None));
         }
         self.journal.mark_unwatched();
+        if let Some(interception) = &self.interception {
+            interception.unwatched();
+        }
         self.journal.distrusts_guard = self.depth == 0 && !self.journal.has_savepoints;
         Ok(self.session.connection())
     }

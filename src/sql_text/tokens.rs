@@ -49,6 +49,27 @@ impl Token<'_> {
     }
 }
 
+/// The text with a question mark for each value, and one space where there is any: the same for statements that differ
+/// in nothing else. A text that cannot be read is left as it is.
+#[cfg(feature = "testing")]
+pub(crate) fn without_values(syntax: Syntax, text: &str) -> String {
+    let reading = Reading::usual(syntax, text);
+    if !reading.complete {
+        return text.to_owned();
+    }
+    let (mut shown, mut end) = (String::new(), 0);
+    for token in reading.tokens {
+        let is_string = syntax == Syntax::MySql && token.text.starts_with('"');
+        if matches!(token.kind, Kind::Literal | Kind::Number) || is_string {
+            shown.push_str(&text[end..token.at]);
+            shown.push('?');
+            end = token.end();
+        }
+    }
+    shown.push_str(&text[end..]);
+    shown.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// A text as tokens, under one assumption about backslashes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Reading<'t> {

@@ -14,14 +14,18 @@ use crate::transactor::{Options, Transactor, TransactorExt as _, With};
 use crate::tx::{Repeatable, Tx, TxFn};
 
 mod drive;
+mod gap;
 mod lanes;
 mod log;
 mod report;
 mod run;
 mod schedule;
 mod search;
+mod several;
 mod stage;
+mod view;
 
+pub use gap::Gap;
 pub use report::{Finding, Problem, Report, Unexplored};
 use run::End;
 use schedule::letter;
@@ -34,11 +38,12 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
         set_up: Box::new(|_| Box::pin(async { Ok(()) })),
         clients: Vec::new(),
         invariants: Vec::new(),
-        most_schedules: 1000,
+        most_schedules: None,
         most_preemptions: usize::MAX,
         most_steps: 1000,
         patience: Duration::from_secs(10),
         deadlocks: false,
+        unseen: false,
     }
 }
 
@@ -83,12 +88,17 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 /// recognised by asking the server, and the others go on. What a unit does when it fails is part of the schedule: its
 /// retries are explored as well, without their delays.
 ///
+/// The first schedule is run twice, and each later one begins like an earlier one. Where the same beginning leads
+/// somewhere else, the schedule has [diverged](Problem::Diverged), which is a finding: what lies behind it is unknown.
+///
 /// The first schedules are the ones with the fewest preemptions: those in which a client that could go on is rarely
 /// made to wait. Most bugs need one or two, and the example that is found first is the simplest.
 ///
 /// # Default
 ///
-/// - at most 1000 schedules ([`most_schedules`](Self::most_schedules)), with any number of preemptions
+/// - at most 1000 schedules, with any number of preemptions. If there are more,
+///   [`assert_passes`](Report::assert_passes) fails, unless [`most_schedules`](Self::most_schedules) or
+///   [`most_preemptions`](Self::most_preemptions) sets the limit.
 /// - a deadlock is a finding ([`allow_deadlocks`](Self::allow_deadlocks)), and so is a client that ends with an error
 ///
 /// # What it takes
@@ -101,23 +111,30 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 /// - *SQLite*: a file, not `:memory:`, which has one connection only. There is nobody to ask; a statement that finds the
 ///   database busy is sent again after another client's transaction has ended, which is what SQLite does by itself.
 ///
+/// - One unit at a time per client: two that run at the same time (`tokio::join!`) are
+///   [refused](Unexplored::SideBySide). Give each unit a client of its own.
+/// - The same behavior in each schedule. A transactor that learns, as [`Adaptive`](crate::Adaptive) does, remembers what
+///   happened in earlier schedules; explore the strategies that it chooses between.
+///
 /// # What it does not see
 ///
-/// - What a unit does outside of its `tx`: on the pool, on [`Tx::connection`], in other systems. A unit that waits for
-///   another one by such means is [stuck](Problem::Stuck).
-/// - Timeouts: the limits of the options are set aside, so that a step takes as long as its turn takes to come.
-/// - The order in which a server grants a lock to several who wait: it is the server's.
+/// Schedules are orders of *steps*. The [guide](crate::guide::testing) lists what that leaves out: what happens inside of
+/// a statement, outside of the `tx`, in the server's queue for a lock, and through the passing of time. A report says so
+/// in [`gaps`](Report::gaps) where the exploration itself can tell.
+///
+/// A unit that waits for another one by means that are not seen is [stuck](Problem::Stuck).
 #[must_use = "it does nothing until it is run"]
 pub struct Explore<'a, DB: Backend> {
     pool: Pool<DB>,
     set_up: Check<'a, DB, Result<(), String>>,
     clients: Vec<Named<Body<'a>>>,
     invariants: Vec<Named<Check<'a, DB, Option<Broken>>>>,
-    most_schedules: usize,
+    most_schedules: Option<usize>,
     most_preemptions: usize,
     most_steps: usize,
     patience: Duration,
     deadlocks: bool,
+    unseen: bool,
 }
 
 type Body<'a> = Box<dyn Fn(Options) -> BoxFuture<'a, End> + Send + Sync + 'a>;
@@ -244,9 +261,10 @@ impl<'a, DB: Backend> Explore<'a, DB> {
         self
     }
 
-    /// How many schedules are run at most.
+    /// How many schedules are run at most. Whoever sets this agrees that there may be more, which
+    /// [`assert_passes`](Report::assert_passes) does not with the default of 1000.
     pub fn most_schedules(mut self, schedules: usize) -> Self {
-        self.most_schedules = schedules.max(1);
+        self.most_schedules = Some(schedules.max(1));
         self
     }
 
@@ -272,6 +290,15 @@ impl<'a, DB: Backend> Explore<'a, DB> {
     /// Deadlocks are no finding: the units are run again after one, and what counts is that they succeed.
     pub fn allow_deadlocks(mut self) -> Self {
         self.deadlocks = true;
+        self
+    }
+
+    /// Agrees that a text of several statements is one step, and so is a CALL, a block like `DO $$…$$`, and all that runs
+    /// on [`Tx::connection`]: what other clients could do in the middle of it is not explored.
+    ///
+    /// The exploration is not complete then, and [`Report::gaps`] says why.
+    pub fn allow_unseen_statements(mut self) -> Self {
+        self.unseen = true;
         self
     }
 }

@@ -1,25 +1,35 @@
 //! How the steps of a transaction pass an interceptor.
 
 use std::io;
+use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 
 use crate::backend::{Backend, Injected, Provocation, Reply, WatchedQuery, failure_of};
 use crate::error::shown;
 use crate::failure::{Failure, FailureKind};
-use crate::intercept::{Answer, Fault, Interceptors, Next, Step, StepKind};
+use crate::intercept::{Answer, Fault, Interceptors, Next, Step, StepKind, TransactionToken};
 
 /// The interceptors, and what they are told about each step of one transaction.
 pub(crate) struct Interception {
     by: Interceptors,
-    attempt: u32,
+    attempts: Attempts,
     session: Option<i64>,
+    /// What the token of this transaction points to.
+    in_use: Arc<()>,
+}
+
+/// Which attempt it is, and of how many.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attempts {
+    pub(crate) number: u32,
+    pub(crate) most: u32,
 }
 
 impl Interception {
     pub(crate) async fn new<DB: Backend>(
         by: Interceptors,
-        attempt: u32,
+        attempts: Attempts,
         connection: &mut DB::Connection,
     ) -> Self {
         let session = match DB::SESSION {
@@ -28,11 +38,24 @@ impl Interception {
             }
             _ => None,
         };
-        Self { by, attempt, session }
+        Self { by, attempts, session, in_use: Arc::new(()) }
     }
 
     fn step(&self, kind: StepKind, sql: &str) -> Step {
-        Step { kind, attempt: self.attempt, sql: sql.to_owned(), arguments: None, session: self.session }
+        Step {
+            kind,
+            attempt: self.attempts.number,
+            most_attempts: self.attempts.most,
+            transaction: TransactionToken::of(&self.in_use),
+            sql: sql.to_owned(),
+            arguments: None,
+            session: self.session,
+        }
+    }
+
+    /// The unit has asked for the connection itself.
+    pub(super) fn unwatched(&self) {
+        self.by.unwatched();
     }
 
     fn statement<DB: Backend>(&self, query: &WatchedQuery<DB>) -> Step {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::journal::Journal;
 use super::no_connection::not_connected;
-use super::{Handoff, Hooks, Interception, RightOfWay, Session, Tx, identity, send};
+use super::{Attempts, Handoff, Hooks, Interception, RightOfWay, Session, Tx, identity, send};
 use crate::backend::{Backend, Closing, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
@@ -22,6 +22,7 @@ use crate::policy::{Limits, Plan, Trace};
 pub(crate) struct Opening<'a> {
     pub(crate) plan: Plan,
     pub(crate) attempt: u32,
+    pub(crate) most_attempts: u32,
     pub(crate) trace: Option<Trace>,
     /// Whether the transaction may idle in line before its unit begins.
     pub(crate) waits_in_line: bool,
@@ -132,7 +133,8 @@ impl<DB: Backend> Tx<DB> {
         let interception = if interceptors.is_empty() {
             None
         } else {
-            Some(Interception::new::<DB>(interceptors, opening.attempt, session.connection()).await)
+            let attempts = Attempts { number: opening.attempt, most: opening.most_attempts };
+            Some(Interception::new::<DB>(interceptors, attempts, session.connection()).await)
         };
         let closing = Closing::new(engine, opening.plan, limits);
         // A session that outlives a dropped run has to get its settings back, also when the run is dropped

@@ -26,6 +26,7 @@ pub(crate) mod pools;
 pub(crate) mod promises;
 pub(crate) mod raw_access;
 pub(crate) mod savepoints;
+pub(crate) mod schedules;
 pub(crate) mod write_skew;
 
 /// The tests that every database has to pass.
@@ -35,7 +36,7 @@ macro_rules! conformance {
         use $crate::conformance::{
             cancellation, coalescing, exploration, failures, faults, gate, handoff, histories, hooks, increments,
             limits, lock_order, locks, misuse, observation, observers, options, outcomes, pools, promises, raw_access,
-            savepoints, write_skew,
+            savepoints, schedules, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -137,6 +138,18 @@ macro_rules! conformance {
             exploration::a_unit_that_waits_for_another_one_is_stuck,
             exploration::a_unit_without_end_is_endless,
             exploration::an_exploration_may_be_dropped,
+            schedules::a_cache_that_outlives_the_set_up_is_a_finding,
+            schedules::a_set_up_that_resets_too_little_is_a_finding,
+            schedules::several_statements_in_one_text_are_not_everything,
+            schedules::what_runs_on_the_connection_itself_is_not_explored,
+            schedules::few_attempts_are_used_up_in_some_schedule,
+            schedules::a_limit_that_nobody_set_is_not_agreed_to,
+            schedules::a_complete_report_says_how_many_preemptions_there_are,
+            schedules::each_unit_of_a_client_may_wait_for_its_first_lock,
+            schedules::two_units_of_one_client_at_once_are_refused,
+            schedules::a_unit_that_was_dropped_is_not_beside_the_next_one,
+            schedules::a_schedule_that_passes_may_be_replayed,
+            schedules::a_lock_timeout_of_the_transactor_is_set_aside,
             promises::get_or_create_makes_one,
             promises::a_savepoint_rescues_the_second,
             promises::hooks_run_once_for_each_commit,

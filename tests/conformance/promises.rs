@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use atomically::testing::{Client, Explore, Fault, Faults, Moment, explore};
+use atomically::testing::{Client, Explore, Fault, Faults, Finding, Moment, Problem, Report, explore};
 use atomically::{
     Adaptive, Atomic, Error, Gate, Isolation, Optimistic, Options, Pessimistic, PoolTransactor, Resolve,
     RowLock, Serializable, Strategy, TransactorExt as _, Tx,
@@ -174,23 +174,30 @@ pub(crate) async fn lone_statements_add_up<DB: TestBackend>() {
     .await;
 }
 
-/// Who explores also has what other test tools plan.
+/// Who explores also has what other test tools plan: once in each schedule, which is how each can be repeated.
 pub(crate) async fn faults_happen_in_explorations<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = Pessimistic::default().on(&pool);
-    let faults = Faults::new().at(Moment::Statement(2), Fault::Deadlock);
+    let faults = Faults::new();
     let faulty = faults.on(&db);
     let unit = async |tx: &mut Tx<DB>| {
         DB::fetch(tx, tx.for_update(DB::sql(VALUE)), &[]).await?;
         add_one(tx).await
     };
-    let exploration = items(&pool)
-        .unit("alice", &faulty, unit)
-        .unit("bob", &faulty, unit)
-        .allow_deadlocks()
-        .expect("value", 2_i64, |pool| integer(pool, VALUE));
-    // It happens in one schedule, which is not repeated like that.
-    exploration.run().await.expect("explored").assert_passes();
+    let planned = faults.clone();
+    let exploration =
+        items(&pool)
+            .set_up(move |pool| {
+                let _ = planned.clone().at(Moment::Statement(2), Fault::Deadlock);
+                async move {
+                    all::<DB>(pool, &["DELETE FROM item", "INSERT INTO item VALUES (1, 0), (2, 0)"]).await
+                }
+            })
+            .unit("alice", &faulty, unit)
+            .unit("bob", &faulty, unit)
+            .allow_deadlocks()
+            .expect("value", 2_i64, |pool| integer(pool, VALUE));
+    passes(exploration).await;
     assert_eq!(faults.pending(), 0);
 }
 
@@ -202,7 +209,7 @@ async fn add_one_guarded<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> 
     tx.expect_one(done)
 }
 
-async fn behind_a_gate<DB: TestBackend, S: Strategy>(pool: &Pool<DB>, strategy: S) {
+async fn behind_a_gate<DB: TestBackend, S: Strategy>(pool: &Pool<DB>, strategy: S) -> Report {
     let db = PoolTransactor::new(strategy, pool).gate(&Gate::new().width(1));
     let keyed = db.on_key(("item", 1));
     let exploration = items(pool)
@@ -212,16 +219,22 @@ async fn behind_a_gate<DB: TestBackend, S: Strategy>(pool: &Pool<DB>, strategy: 
         .expect("value", 3_i64, |pool| integer(pool, VALUE))
         .most_preemptions(2)
         .allow_deadlocks();
-    let report = exploration.run().await.expect("explored");
-    // Where all of them wait before they begin, there is one order only.
-    assert!(report.passes(), "{report}");
+    exploration.run().await.expect("explored")
 }
 
 /// Whoever waits in line holds up nobody else, and comes in when it is its turn.
 pub(crate) async fn gates_let_everybody_in<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 3).await;
-    behind_a_gate(&pool, Pessimistic::default()).await;
-    behind_a_gate(&pool, Optimistic::default()).await;
-    behind_a_gate(&pool, Serializable::default()).await;
-    behind_a_gate(&pool, Adaptive::default()).await;
+    for report in [
+        behind_a_gate(&pool, Pessimistic::default()).await,
+        behind_a_gate(&pool, Optimistic::default()).await,
+        behind_a_gate(&pool, Serializable::default()).await,
+    ] {
+        // Where all of them wait before they begin, there is one order only.
+        assert!(report.passes(), "{report}");
+    }
+    // What it learns in one schedule changes how the next one goes.
+    let report = behind_a_gate(&pool, Adaptive::default()).await;
+    let mut problems = report.findings.iter().flat_map(Finding::problems);
+    assert!(problems.all(|problem| matches!(problem, Problem::Diverged { .. })), "{report}");
 }

@@ -69,3 +69,17 @@ fn notices_what_is_left_open() {
         assert!(!Reading::usual(syntax, text).complete, "{text}");
     }
 }
+
+#[cfg(feature = "testing")]
+#[test]
+fn values_are_left_out() {
+    let same = "SELECT a1, ?\u{20}FROM \"t\" WHERE a = ? AND b IN (?, ?)";
+    for text in [
+        "SELECT a1, 'x;''y' FROM \"t\" WHERE a = $1 AND b IN (1, 2.5)",
+        "SELECT a1,  17\n FROM \"t\" WHERE a = $$?$$ AND b IN (3, E'4')",
+    ] {
+        assert_eq!(without_values(Syntax::Postgres, text), same);
+    }
+    assert_eq!(without_values(Syntax::MySql, "SELECT \"a\", `b`"), "SELECT ?, `b`");
+    assert_eq!(without_values(Syntax::Sqlite, "SELECT 'open"), "SELECT 'open");
+}

@@ -7,7 +7,7 @@ use crate::failure::FailureKind;
 use crate::intercept::{Answer, Step, StepKind};
 use crate::testing::shown::with_arguments;
 
-use super::log::{Entry, Sent, Waited};
+use super::log::{Entry, Log, Sent, Waited};
 
 /// How wide all lanes together are.
 const WIDTH: usize = 116;
@@ -18,7 +18,7 @@ const NARROWEST: usize = 24;
 #[derive(Debug, Clone)]
 pub(super) struct Lanes {
     pub(super) clients: Vec<String>,
-    pub(super) log: Vec<Entry>,
+    pub(super) log: Log,
 }
 
 impl fmt::Display for Lanes {
@@ -42,7 +42,7 @@ impl fmt::Display for Lanes {
         let rule = vec!["─".repeat(width); self.clients.len()];
         writeln!(f, "    {}", rule.join("─┼─"))?;
         let mut number = 0;
-        for entry in &self.log {
+        for entry in &self.log.0 {
             match entry {
                 Entry::Sent(sent) => {
                     number += 1;
@@ -55,7 +55,7 @@ impl fmt::Display for Lanes {
                     lane(sent.client, &lines, &number.to_string(), f)?;
                 }
                 Entry::GotOn(step) => {
-                    if let Some(Entry::Sent(sent)) = self.log.get(*step) {
+                    if let Some(Entry::Sent(sent)) = self.log.0.get(*step) {
                         lane(sent.client, &self.got_on(sent, width), "", f)?;
                     }
                 }

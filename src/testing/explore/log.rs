@@ -1,9 +1,14 @@
 //! What happened in a schedule, in order.
 
-use crate::failure::FailureKind;
-use crate::intercept::{Answer, Step};
+use std::collections::HashMap;
+
+use crate::failure::{Failure, FailureKind};
+use crate::intercept::{Answer, Step, StepKind, TransactionToken};
 
 /// What happened, in order.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Log(pub(super) Vec<Entry>);
+
 #[derive(Debug, Clone)]
 pub(super) enum Entry {
     /// A client took a step.
@@ -29,14 +34,53 @@ pub(super) struct Waited {
     pub(super) lock: String,
 }
 
-impl Entry {
-    pub(super) fn is_deadlock(&self) -> bool {
-        match self {
-            Self::Sent(sent) => {
-                let failure = sent.answer.as_ref().and_then(|answer| answer.failure.as_ref());
-                failure.is_some_and(|failure| failure.kind() == FailureKind::Deadlock)
-            }
-            Self::GotOn(_) => false,
-        }
+impl Log {
+    /// The steps that were sent, in order.
+    pub(super) fn sent(&self) -> impl DoubleEndedIterator<Item = &Sent> {
+        self.0.iter().filter_map(|entry| match entry {
+            Entry::Sent(sent) => Some(&**sent),
+            Entry::GotOn(_) => None,
+        })
+    }
+
+    pub(super) fn last_of(&self, client: usize) -> Option<&Sent> {
+        self.sent().rev().find(|sent| sent.client == client)
+    }
+
+    pub(super) fn last_of_mut(&mut self, client: usize) -> Option<(usize, &mut Sent)> {
+        self.0.iter_mut().enumerate().rev().find_map(|(i, entry)| match entry {
+            Entry::Sent(sent) if sent.client == client => Some((i, &mut **sent)),
+            Entry::Sent(_) | Entry::GotOn(_) => None,
+        })
+    }
+
+    /// Which client was last seen in which session.
+    pub(super) fn sessions(&self) -> HashMap<i64, usize> {
+        self.sent().filter_map(|sent| Some((sent.step.session?, sent.client))).collect()
+    }
+
+    /// Whether the step is the first one of its transaction.
+    pub(super) fn is_first(&self, client: usize, step: &Step) -> bool {
+        !self.last_of(client).is_some_and(|last| last.step.transaction.is(&step.transaction))
+    }
+
+    /// Whether a statement of this transaction has succeeded.
+    pub(super) fn has_run_a_statement(&self, transaction: &TransactionToken) -> bool {
+        self.sent().any(|sent| {
+            sent.step.kind == StepKind::Statement
+                && sent.step.transaction.is(transaction)
+                && sent.answer.as_ref().is_some_and(|answer| answer.failure.is_none())
+        })
+    }
+
+    pub(super) fn has_deadlock(&self) -> bool {
+        let mut failures = self.sent().filter_map(Sent::failure);
+        failures.any(|failure| failure.kind() == FailureKind::Deadlock)
+    }
+}
+
+impl Sent {
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        self.answer.as_ref()?.failure.as_ref()
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::gap::{Accepted, Gap};
 use super::lanes::Lanes;
 use super::schedule::{BadSchedule, Schedule, letter};
 
@@ -14,17 +15,25 @@ use super::schedule::{BadSchedule, Schedule, letter};
 pub struct Report {
     /// How many schedules were run.
     pub schedules: usize,
-    /// Whether these were all that there are.
+    /// Whether these were all that there are. What "all" means is told in the [guide](crate::guide::testing).
     pub complete: bool,
-    /// Up to how many preemptions all schedules were run; `None` when not even those without.
+    /// Up to how many preemptions all schedules were run; `None` when not even those without. Where all schedules were
+    /// run, the most that one of them has.
     pub preemptions: Option<usize>,
-    /// How often a schedule, begun like an earlier one, did not go on like it: something besides the clients is at
-    /// work on the database, or a client draws lots.
+    /// How often a schedule, begun like an earlier one, did not go on like it. Each is a
+    /// [finding](Problem::Diverged).
     pub diverged: usize,
     /// How long it took.
     pub elapsed: Duration,
     /// The schedules that went wrong, those with the fewest preemptions first.
     pub findings: Vec<Finding>,
+    /// What was not explored; empty if the exploration is complete.
+    pub gaps: Vec<Gap>,
+    /// Clients with units that were run again and have more than five attempts. Schedules in which such a unit uses all
+    /// of them up, while the others hardly move, are not among those that were run.
+    pub retrying: Vec<String>,
+    pub(super) accepted: Accepted,
+    pub(super) replayed: bool,
 }
 
 /// A schedule that went wrong.
@@ -69,6 +78,19 @@ pub enum Problem {
         /// [`Explore::most_steps`](super::Explore::most_steps).
         steps: usize,
     },
+    /// A schedule began like an earlier one and did not go on like it, so what was to be explored behind it could not be.
+    /// Something besides the schedule decides what happens: a cache in the process, a table that the set-up does not
+    /// bring back to where it began, chance, or another user of the database.
+    Diverged {
+        /// In front of which step, counted from 1.
+        step: usize,
+        /// Which client, counted from 0, did otherwise.
+        client: usize,
+        /// Where it stood in the earlier schedule.
+        expected: String,
+        /// Where it stands in this one.
+        found: String,
+    },
     /// The schedule to be replayed asks for a step that is not possible.
     DoesNotFit {
         /// Which step, counted from 1.
@@ -101,27 +123,47 @@ pub enum Unexplored {
     /// No connection for asking the server who waits.
     #[error("the server cannot be asked who waits for locks: {0}")]
     LockWaits(#[source] sqlx::Error),
+    /// A client began a transaction while an earlier one of its own was still open.
+    #[error(
+        "{client} runs two units at the same time, and a client of an exploration takes one step after the other: give \
+         each unit a client of its own"
+    )]
+    SideBySide {
+        /// Its name.
+        client: String,
+    },
     /// The schedule to be replayed is none.
     #[error(transparent)]
     Schedule(#[from] BadSchedule),
 }
 
 impl Report {
-    /// Whether no schedule went wrong.
+    /// Whether no schedule went wrong, of those that were run.
     #[must_use]
     pub fn passes(&self) -> bool {
         self.findings.is_empty()
     }
 
-    /// Asserts that no schedule went wrong.
+    /// Asserts that no schedule went wrong, and that none was left out but by a limit that the test has set itself.
     ///
     /// # Panics
     ///
-    /// When one did, with its swim lanes; or when there was nothing to interleave.
+    /// - When a schedule went wrong, with its swim lanes.
+    /// - When there was nothing to interleave, unless it was a [replay](super::Explore::replay).
+    /// - When something was not explored (see [`gaps`](Self::gaps)) that the test has not agreed to:
+    ///   [`most_preemptions`](super::Explore::most_preemptions) and
+    ///   [`most_schedules`](super::Explore::most_schedules) agree to their limit, and
+    ///   [`allow_unseen_statements`](super::Explore::allow_unseen_statements) to steps of several statements.
     #[track_caller]
     pub fn assert_passes(&self) {
         assert!(self.passes(), "{self}");
+        if self.replayed {
+            return;
+        }
         assert!(self.schedules > 1, "one schedule is no exploration: there was nothing to interleave");
+        let gap = self.gaps.iter().find(|gap| !self.accepted.accepts(gap));
+        let advice = gap.map(Gap::advice).unwrap_or_default();
+        assert!(gap.is_none(), "not everything was explored: {advice}\n\n{self}");
     }
 
     /// The finding that is read most easily: the first one.
@@ -149,6 +191,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { schedules, findings, .. } = self;
         match findings.as_slice() {
+            [] if self.replayed => write!(f, "the schedule passed")?,
             [] => write!(f, "all of {schedules} schedules passed")?,
             [first, ..] => {
                 writeln!(
@@ -159,15 +202,20 @@ impl fmt::Display for Report {
                 writeln!(f, "{first}")?;
             }
         }
-        match (self.complete, self.preemptions) {
-            (true, _) => write!(f, "; there are no others")?,
-            (false, Some(most)) => {
-                write!(f, "; these are all with up to {most} preemptions, and there are more")?
-            }
-            (false, None) => write!(f, "; there are more")?,
+        if self.replayed {
+            return Ok(());
         }
-        if self.diverged > 0 {
-            write!(f, "; {} did not repeat what their beginning had done before", self.diverged)?;
+        match (self.gaps.is_empty(), self.preemptions) {
+            (true, _) => write!(f, "; there are no others")?,
+            (false, Some(most)) => write!(f, "; these are all with up to {most} preemptions")?,
+            (false, None) => {}
+        }
+        if let [names @ .., last] = self.retrying.as_slice() {
+            let and = if names.is_empty() { "" } else { " and " };
+            write!(f, ", except where {}{and}{last} would use up all attempts", names.join(", "))?;
+        }
+        for gap in &self.gaps {
+            write!(f, "; {gap}")?;
         }
         Ok(())
     }
@@ -200,6 +248,15 @@ impl fmt::Display for Problem {
                 )
             }
             Self::Endless { steps } => write!(f, "endless: not done after {steps} steps"),
+            Self::Diverged { step, client, expected, found } => {
+                write!(
+                    f,
+                    "diverged: in front of step {step}, {} {found}; in a schedule that began alike, it {expected}. \
+                     Something besides the schedule decides what happens: a cache in the process, a table that the \
+                     set-up does not bring back, chance, or another user of the database",
+                    letter(*client)
+                )
+            }
             Self::DoesNotFit { step, client } => {
                 write!(f, "the schedule does not fit: {} cannot take step {step}", letter(*client))
             }

@@ -27,6 +27,13 @@ pub(super) struct Choice {
     pub(super) chosen: usize,
     /// The client whose turn it was, when taking it away was a preemption.
     pub(super) interrupted: Option<usize>,
+    /// Those who would begin again without having let each other client move first: as much against the usual order
+    /// of things as a preemption.
+    pub(super) hasty: Vec<usize>,
+    /// Where the clients stood.
+    pub(super) view: Vec<String>,
+    /// What it had come to.
+    pub(super) progress: u64,
 }
 
 /// What came of one schedule.
@@ -38,13 +45,22 @@ pub(super) struct Ran {
     pub(super) deadlocked: bool,
     /// What kept it from its end.
     pub(super) problem: Option<Problem>,
+    /// A client ran two units at the same time.
+    pub(super) side_by_side: Option<usize>,
 }
 
 impl Ran {
-    /// Whether the schedule that was to be followed was possible.
+    /// Whether the schedule that was to be followed was possible, and went as it had gone before.
     pub(super) fn fits(&self) -> bool {
-        !matches!(self.problem, Some(Problem::DoesNotFit { .. }))
+        !matches!(self.problem, Some(Problem::DoesNotFit { .. } | Problem::Diverged { .. }))
     }
+}
+
+/// A schedule to be followed: who takes which step, and the choices of an earlier schedule that began alike.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plot<'a> {
+    pub(super) steps: &'a [usize],
+    pub(super) before: &'a [Choice],
 }
 
 /// The clients of one schedule at work.
@@ -80,17 +96,32 @@ impl<'a, DB: Backend> Run<'a, DB> {
     }
 
     /// Follows a schedule as far as it goes, and from there on lets each client go on for as long as it can.
-    pub(super) async fn follow(mut self, schedule: &[usize], most_steps: usize) -> Result<Ran, Unexplored> {
+    pub(super) async fn follow(mut self, plot: Plot<'_>, most_steps: usize) -> Result<Ran, Unexplored> {
         loop {
-            if !self.settle().await? {
+            let settled = self.settle().await?;
+            self.ran.side_by_side = self.stage.side_by_side();
+            if self.ran.side_by_side.is_some() {
+                break;
+            }
+            if !settled {
                 self.ran.problem = Some(Problem::Stuck { limit: self.patience });
                 break;
             }
-            if self.clients.iter().all(Option::is_none) {
+            let step = self.ran.choices.len();
+            let view = self.stage.view();
+            if let Some(diverged) = diverged(step, &view, plot) {
+                self.ran.problem = Some(diverged);
                 break;
             }
-            let ready = self.ready();
-            let Some(first) = ready.first().copied() else {
+            if self.clients.iter().all(Option::is_none) {
+                if let Some(asked) = plot.steps.get(step) {
+                    self.ran.problem = Some(Problem::DoesNotFit { step: step + 1, client: *asked });
+                }
+                break;
+            }
+            let (ready, hasty) = self.ready();
+            let first = ready.iter().find(|client| !hasty.contains(client)).copied();
+            let Some(first) = first else {
                 // Nobody can go on, and no server will break the tie: SQLite tells the one who came last.
                 if let Some(last) = self.last_busy() {
                     self.ran.deadlocked = true;
@@ -98,10 +129,9 @@ impl<'a, DB: Backend> Run<'a, DB> {
                 }
                 continue;
             };
-            let step = self.ran.choices.len();
             let interrupted =
                 self.last.filter(|last| ready.contains(last) && !self.stage.begins_again(*last));
-            let chosen = match schedule.get(step) {
+            let chosen = match plot.steps.get(step) {
                 Some(asked) if ready.contains(asked) => *asked,
                 Some(asked) => {
                     self.ran.problem = Some(Problem::DoesNotFit { step: step + 1, client: *asked });
@@ -113,7 +143,8 @@ impl<'a, DB: Backend> Run<'a, DB> {
                 }
                 None => interrupted.unwrap_or(first),
             };
-            self.ran.choices.push(Choice { ready, chosen, interrupted });
+            let progress = self.stage.progress();
+            self.ran.choices.push(Choice { ready, chosen, interrupted, hasty, view, progress });
             self.take_step(chosen);
         }
         Ok(std::mem::take(&mut self.ran))
@@ -125,17 +156,16 @@ impl<'a, DB: Backend> Run<'a, DB> {
         self.stage.go(client);
     }
 
-    /// Who may take the next step. One who begins again lets all others move first, as its backoff would; or two of them
-    /// could fail in turn for ever, while the one that they wait for is held.
-    fn ready(&self) -> Vec<usize> {
+    /// Who may take the next step, and which of them are hasty. Usually one who begins again lets all others move first,
+    /// as its backoff would; or two of them could fail in turn for ever, while the one that they wait for is held.
+    fn ready(&self) -> (Vec<usize>, Vec<usize>) {
         let ready = self.stage.ready();
         let (again, others): (Vec<usize>, Vec<usize>) =
             ready.iter().partition(|client| self.stage.begins_again(**client));
-        let may = |client: &usize| others.iter().all(|other| self.moved[*other] > self.moved[*client]);
-        let mut may_move: Vec<usize> =
-            others.iter().chain(again.iter().filter(|client| may(client))).copied().collect();
-        may_move.sort_unstable();
-        if may_move.is_empty() { ready } else { may_move }
+        let waits_its_turn =
+            |client: &usize| others.iter().all(|other| self.moved[*other] > self.moved[*client]);
+        let hasty = again.into_iter().filter(|client| !waits_its_turn(client)).collect();
+        (ready, hasty)
     }
 
     fn last_busy(&self) -> Option<usize> {
@@ -229,6 +259,14 @@ impl<DB: Backend> Drop for Run<'_, DB> {
     fn drop(&mut self) {
         self.stage.close();
     }
+}
+
+/// How a schedule goes otherwise than one that began alike, if it does.
+fn diverged(step: usize, view: &[String], plot: Plot<'_>) -> Option<Problem> {
+    let before = plot.before.get(step).filter(|_| step < plot.steps.len())?;
+    let client = (0..view.len()).find(|client| before.view[*client] != view[*client])?;
+    let (expected, found) = (before.view[client].clone(), view[client].clone());
+    Some(Problem::Diverged { step: step + 1, client, expected, found })
 }
 
 /// Whether sessions wait for each other.

@@ -1,6 +1,7 @@
 //! Which schedule comes next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use super::run::Choice;
 
@@ -11,45 +12,64 @@ use super::run::Choice;
 /// depth-first search, with the first client in front.
 #[derive(Debug)]
 pub(super) struct Search {
-    pending: BTreeMap<usize, BTreeSet<Vec<usize>>>,
+    pending: BTreeMap<usize, BTreeMap<Vec<usize>, Arc<[Choice]>>>,
+    /// What schedules have come to, with what would cost a preemption there, where those are counted.
+    known: HashSet<(u64, Option<usize>)>,
     most_preemptions: usize,
     /// Something was left out because it takes more preemptions than were asked for.
     pub(super) left_out: bool,
 }
 
+/// How a schedule is to begin.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) steps: Vec<usize>,
+    pub(super) preemptions: usize,
+    /// The choices of the schedule that it is like, but for its last step.
+    pub(super) before: Arc<[Choice]>,
+}
+
 impl Search {
     pub(super) fn new(most_preemptions: usize) -> Self {
         Self {
-            pending: BTreeMap::from([(0, BTreeSet::from([Vec::new()]))]),
+            pending: BTreeMap::from([(0, BTreeMap::from([(Vec::new(), Arc::default())]))]),
+            known: HashSet::new(),
             most_preemptions,
             left_out: false,
         }
     }
 
-    /// The next schedule's beginning, and how many preemptions it has.
-    pub(super) fn next(&mut self) -> Option<(Vec<usize>, usize)> {
+    /// The next schedule's beginning.
+    pub(super) fn next(&mut self) -> Option<Beginning> {
         let mut fewest = self.pending.first_entry()?;
         let preemptions = *fewest.key();
-        let next = fewest.get_mut().pop_first()?;
+        let (steps, before) = fewest.get_mut().pop_first()?;
         if fewest.get().is_empty() {
             fewest.remove();
         }
-        Some((next, preemptions))
+        Some(Beginning { steps, preemptions, before })
     }
 
-    /// Notes what else could have been done after the first `known` choices of a schedule, which had so many preemptions.
-    pub(super) fn learn(&mut self, choices: &[Choice], known: usize, preemptions: usize) {
+    /// Notes what else could have been done behind the beginning of a schedule, up to where it came to what an earlier one
+    /// had come to.
+    pub(super) fn learn(&mut self, choices: &Arc<[Choice]>, beginning: &Beginning) {
         let taken: Vec<usize> = choices.iter().map(|choice| choice.chosen).collect();
-        for (i, choice) in choices.iter().enumerate().skip(known) {
+        let counts = self.most_preemptions != usize::MAX;
+        for (i, choice) in choices.iter().enumerate().skip(beginning.steps.len()) {
+            if !self.known.insert((choice.progress, choice.interrupted.filter(|_| counts))) {
+                break;
+            }
             for other in choice.ready.iter().filter(|other| **other != choice.chosen) {
-                let preemptions = preemptions + usize::from(choice.interrupted.is_some());
+                let preemptions = beginning.preemptions
+                    + usize::from(choice.interrupted.is_some())
+                    + usize::from(choice.hasty.contains(other));
                 if preemptions > self.most_preemptions {
                     self.left_out = true;
                     continue;
                 }
                 let mut beginning = taken[..i].to_vec();
                 beginning.push(*other);
-                self.pending.entry(preemptions).or_default().insert(beginning);
+                self.pending.entry(preemptions).or_default().insert(beginning, choices.clone());
             }
         }
     }
@@ -63,7 +83,7 @@ mod tests {
     fn all(clients: &[usize], most_preemptions: usize) -> Vec<(Vec<usize>, usize)> {
         let mut search = Search::new(most_preemptions);
         let mut found = Vec::new();
-        while let Some((beginning, preemptions)) = search.next() {
+        while let Some(next) = search.next() {
             let mut left = clients.to_vec();
             let mut last: Option<usize> = None;
             let mut choices = Vec::new();
@@ -71,13 +91,16 @@ mod tests {
                 let ready: Vec<usize> = (0..left.len()).filter(|client| left[*client] > 0).collect();
                 let interrupted = last.filter(|last| ready.contains(last));
                 let usual = interrupted.unwrap_or(ready[0]);
-                let chosen = beginning.get(choices.len()).copied().unwrap_or(usual);
+                let chosen = next.steps.get(choices.len()).copied().unwrap_or(usual);
                 left[chosen] -= 1;
                 last = Some(chosen);
-                choices.push(Choice { ready, chosen, interrupted });
+                let progress = found.len() as u64 * 1000 + choices.len() as u64;
+                let (hasty, view) = (Vec::new(), Vec::new());
+                choices.push(Choice { ready, chosen, interrupted, hasty, view, progress });
             }
-            search.learn(&choices, beginning.len(), preemptions);
-            found.push((choices.iter().map(|choice| choice.chosen).collect(), preemptions));
+            let choices: Arc<[Choice]> = choices.into();
+            search.learn(&choices, &next);
+            found.push((choices.iter().map(|choice| choice.chosen).collect(), next.preemptions));
         }
         found
     }

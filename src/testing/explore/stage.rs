@@ -1,15 +1,19 @@
 //! Where the clients of an exploration stand: each of its steps waits here until it is its turn.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use crate::backend::LockWait;
-use crate::failure::FailureKind;
-use crate::intercept::{Answer, Fault, Interceptor, Next, Step, StepKind};
+use crate::intercept::{Next, Step, StepKind, TransactionToken};
+use crate::sql_text::Syntax;
 
-use super::log::{Entry, Sent, Waited};
+use super::log::{Entry, Log, Sent, Waited};
+use super::view;
+
+mod seat;
+
+pub(super) use seat::Seat;
 
 /// What all clients of one schedule share.
 #[derive(Debug)]
@@ -18,18 +22,25 @@ pub(super) struct Stage(Mutex<State>);
 #[derive(Debug)]
 struct State {
     places: Vec<Place>,
-    log: Vec<Entry>,
+    syntax: Syntax,
+    /// The transaction of each client that has not ended.
+    open: Vec<TransactionToken>,
+    log: Log,
     /// How many transactions have ended.
     ended: usize,
     /// How often a client came to stand somewhere else by itself.
     changes: usize,
     /// The schedule is over: whoever still has something to send does without its connection.
     closed: bool,
+    /// A client that began a transaction while an earlier one of its own was open.
+    side_by_side: Option<usize>,
+    /// What ran as one step and may be several: whose it was, and what.
+    unseen: Vec<(usize, String)>,
 }
 
 /// Where a client stands.
 #[derive(Debug)]
-enum Place {
+pub(super) enum Place {
     /// At work, or waiting: for a lock in the server, or in line in this process.
     Running { session: Option<i64>, in_line: bool },
     /// In front of a step.
@@ -41,9 +52,20 @@ enum Place {
 }
 
 impl Stage {
-    pub(super) fn new(clients: usize) -> Self {
+    pub(super) fn new(clients: usize, syntax: Syntax) -> Self {
         let places = (0..clients).map(|_| Place::Running { session: None, in_line: false }).collect();
-        Self(Mutex::new(State { places, log: Vec::new(), ended: 0, changes: 0, closed: false }))
+        let open = vec![TransactionToken::default(); clients];
+        Self(Mutex::new(State {
+            places,
+            syntax,
+            open,
+            log: Log::default(),
+            ended: 0,
+            changes: 0,
+            closed: false,
+            side_by_side: None,
+            unseen: Vec::new(),
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -94,10 +116,34 @@ impl Stage {
 
     /// Whether the client is about to begin again after a failed attempt.
     pub(super) fn begins_again(&self, client: usize) -> bool {
-        match &self.state().places[client] {
-            Place::Held { step, .. } => step.kind == StepKind::Begin && step.attempt > 1,
+        let state = self.state();
+        match &state.places[client] {
+            Place::Held { step, .. } => step.attempt > 1 && state.log.is_first(client, step),
             Place::Running { .. } | Place::Busy { .. } | Place::Done => false,
         }
+    }
+
+    /// Where all clients stand, in words: the same for two schedules that have gone the same way.
+    pub(super) fn view(&self) -> Vec<String> {
+        let state = self.state();
+        let places = state.places.iter().enumerate();
+        places
+            .map(|(client, place)| view::of(place, state.ended, state.log.last_of(client), state.syntax))
+            .collect()
+    }
+
+    /// What the schedule has come to, failed attempts left out that have left nothing behind.
+    pub(super) fn progress(&self) -> u64 {
+        let state = self.state();
+        view::progress(&state.log, &state.places, state.ended, state.syntax)
+    }
+
+    pub(super) fn side_by_side(&self) -> Option<usize> {
+        self.state().side_by_side
+    }
+
+    pub(super) fn unseen(&self) -> Vec<(usize, String)> {
+        self.state().unseen.clone()
     }
 
     /// Lets a client take its step.
@@ -110,7 +156,7 @@ impl Stage {
         match std::mem::replace(&mut state.places[client], Place::Running { session, in_line: false }) {
             Place::Held { step, go } => {
                 let sent = Sent { client, step, answer: None, waited: None };
-                state.log.push(Entry::Sent(Box::new(sent)));
+                state.log.0.push(Entry::Sent(Box::new(sent)));
                 let _ = go.send(());
             }
             Place::Busy { decide, .. } => {
@@ -144,7 +190,7 @@ impl Stage {
                 |place| matches!(place, Place::Running { session: Some(own), .. } if *own == session),
             )
         };
-        let sessions = state.sessions();
+        let sessions = state.log.sessions();
         let waits: Vec<_> = waits
             .iter()
             .filter_map(|wait| {
@@ -166,129 +212,33 @@ impl Stage {
         state.places.clear();
     }
 
-    pub(super) fn log(&self) -> Vec<Entry> {
+    pub(super) fn log(&self) -> Log {
         self.state().log.clone()
     }
 }
 
 impl State {
-    /// Which client was last seen in which session.
-    fn sessions(&self) -> std::collections::HashMap<i64, usize> {
-        let sent = self.log.iter().filter_map(|entry| match entry {
-            Entry::Sent(sent) => Some((sent.step.session?, sent.client)),
-            Entry::GotOn(_) => None,
-        });
-        sent.collect()
-    }
-
-    fn last_of(&mut self, client: usize) -> Option<(usize, &mut Sent)> {
-        self.log.iter_mut().enumerate().rev().find_map(|(i, entry)| match entry {
-            Entry::Sent(sent) if sent.client == client => Some((i, &mut **sent)),
-            Entry::Sent(_) | Entry::GotOn(_) => None,
-        })
-    }
-
     fn wait(&mut self, client: usize, waited: Waited) {
-        if let Some((_, sent)) = self.last_of(client) {
+        if let Some((_, sent)) = self.log.last_of_mut(client) {
             sent.waited.get_or_insert(waited);
         }
     }
 
     /// Whether SQLite would have waited for the lock that it did not get: only for a transaction's first one, and at its
     /// end. Between, it says so at once: whoever holds a lock and waits for another one is how deadlocks are made.
-    fn would_wait(&self, client: usize, step: &Step) -> bool {
-        step.kind != StepKind::Statement
-            || !self.log.iter().any(|entry| match entry {
-                Entry::Sent(sent) => {
-                    sent.client == client
-                        && sent.step.attempt == step.attempt
-                        && sent.step.kind == StepKind::Statement
-                        && sent.answer.as_ref().is_some_and(|answer| answer.failure.is_none())
-                }
-                Entry::GotOn(_) => false,
-            })
+    fn would_wait(&self, step: &Step) -> bool {
+        step.kind != StepKind::Statement || !self.log.has_run_a_statement(&step.transaction)
     }
-}
 
-/// A client's place on the stage.
-#[derive(Debug)]
-pub(super) struct Seat {
-    pub(super) stage: Arc<Stage>,
-    pub(super) client: usize,
-}
-
-impl Seat {
-    fn answered(&self, state: &mut State, step: &Step, answer: &Answer) {
-        if step.kind.ends_transaction() {
-            state.ended += 1;
+    /// Lets a step of this client in, unless it belongs to a second transaction beside one that is open.
+    fn admit(&mut self, client: usize, step: &Step) -> bool {
+        let open = &self.open[client];
+        if open.is_in_use() && !open.is(&step.transaction) {
+            self.side_by_side = Some(client);
+            self.changes += 1;
+            return false;
         }
-        let Some((i, sent)) = state.last_of(self.client) else { return };
-        sent.answer = Some(answer.clone());
-        if sent.waited.is_some() {
-            state.log.push(Entry::GotOn(i));
-            // Whoever waits for the same lock waits on.
-            let now = state.ended;
-            for place in &mut state.places {
-                if let Place::Busy { ended, .. } = place {
-                    *ended = now;
-                }
-            }
-        }
-    }
-}
-
-#[async_trait]
-impl Interceptor for Seat {
-    fn wants_sessions(&self) -> bool {
+        self.open[client] = step.transaction.clone();
         true
-    }
-
-    fn in_line(&self, waits: bool) {
-        let mut state = self.stage.state();
-        state.changes += 1;
-        if let Some(Place::Running { in_line, .. }) = state.places.get_mut(self.client) {
-            *in_line = waits;
-        }
-    }
-
-    async fn before(&self, step: &Step) -> Option<Fault> {
-        let (go, gone) = oneshot::channel();
-        {
-            let mut state = self.stage.state();
-            if state.closed {
-                return Some(Fault::ConnectionLost);
-            }
-            state.places[self.client] = Place::Held { step: step.clone(), go };
-            state.changes += 1;
-        }
-        match gone.await {
-            Ok(()) => None,
-            Err(_) => Some(Fault::ConnectionLost),
-        }
-    }
-
-    async fn after(&self, step: &Step, answer: &Answer) -> Next {
-        let is_busy = answer.failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Busy);
-        let decided = {
-            let mut state = self.stage.state();
-            if state.closed || !is_busy || !state.would_wait(self.client, step) {
-                self.answered(&mut state, step, answer);
-                return Next::GoOn;
-            }
-            let (decide, decided) = oneshot::channel();
-            let ended = state.ended;
-            state.places[self.client] = Place::Busy { decide, ended };
-            state.changes += 1;
-            state.wait(
-                self.client,
-                Waited { blocked_by: Vec::new(), lock: String::from("the database is busy") },
-            );
-            decided
-        };
-        let next = decided.await.unwrap_or(Next::GoOn);
-        if next == Next::GoOn {
-            self.answered(&mut self.stage.state(), step, answer);
-        }
-        next
     }
 }

@@ -37,6 +37,7 @@ impl<DB: Backend> Opening<'_, DB> {
             let opening = tx::Opening {
                 plan: self.plan,
                 attempt: self.attempt,
+                most_attempts: self.options.most_attempts(),
                 trace: self.trace,
                 waits_in_line: self.waits_in_line,
                 connected: self.connected,

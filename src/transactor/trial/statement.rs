@@ -19,7 +19,7 @@ use crate::transactor::lone::{Sent, sent_once};
 use crate::transactor::options::Options;
 use crate::transactor::timer::Timer;
 use crate::transactor::tries::{Outcome, Trial};
-use crate::tx::{Handoff, Interception, RightOfWay, Session, cut_short, not_connected};
+use crate::tx::{Attempts, Handoff, Interception, RightOfWay, Session, cut_short, not_connected};
 
 /// Where a single statement runs, and what is known of it.
 pub(in crate::transactor) struct Alone<'a, DB: Backend> {
@@ -178,13 +178,15 @@ pub(in crate::transactor) fn sending<DB: Backend>(
     query: WatchedQuery<DB>,
 ) -> impl for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<u64, sqlx::Error>> {
     let interceptors = options.interceptors().clone();
+    let most = options.most_attempts();
     move |connection, Sending { attempt, .. }| {
         if interceptors.is_empty() {
             return DB::run_statement(connection, query.clone());
         }
         let (interceptors, query) = (interceptors.clone(), query.clone());
         Box::pin(async move {
-            let interception = Interception::new::<DB>(interceptors, attempt, connection).await;
+            let attempts = Attempts { number: attempt, most };
+            let interception = Interception::new::<DB>(interceptors, attempts, connection).await;
             let told = |rows: &u64| Answer::affected(*rows);
             interception.run(connection, &query, told, DB::run_statement).await
         })

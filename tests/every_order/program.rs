@@ -1,0 +1,186 @@
+//! Small random programs.
+
+use std::fmt;
+
+use atomically::Options;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::engine::{Engine, Level};
+
+pub(crate) const TABLES: [&str; 2] = [
+    "CREATE TABLE one (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
+    "CREATE TABLE two (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
+];
+pub(crate) const RESET: &str = "DELETE FROM one; DELETE FROM two; INSERT INTO one VALUES (1, 0), (2, 0); \
+                               INSERT INTO two VALUES (1, 0), (2, 0)";
+pub(crate) const CONTENT: &str =
+    "SELECT 'one', id, value FROM one UNION ALL SELECT 'two', id, value FROM two ORDER BY 1, 2";
+
+/// A statement of a program.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Statement {
+    Read(&'static str, i64),
+    /// All rows, also those that are not there yet.
+    ReadAll(&'static str),
+    ReadForUpdate(&'static str, i64),
+    /// In the database.
+    Add(&'static str, i64, i64),
+    /// What was read last, and something.
+    Write(&'static str, i64, i64),
+    /// Only if it is what was read last, or the program is run again.
+    WriteIfUnchanged(&'static str, i64, i64),
+    Insert(&'static str, i64, i64),
+    Delete(&'static str, i64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// It is released, unless its statement fails.
+    Kept,
+    /// It is undone.
+    Undone,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Line {
+    pub(crate) statement: Statement,
+    /// In a savepoint of its own.
+    pub(crate) scope: Option<Scope>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    pub(crate) level: Level,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) attempts: u32,
+    /// It ends with an error of its own.
+    pub(crate) rolls_back: bool,
+}
+
+/// What the two clients run, one program after the other.
+#[derive(Debug, Clone)]
+pub(crate) struct Pair(pub(crate) [Vec<Program>; 2]);
+
+/// How many orders of two programs without conflicts are tried at most.
+const MOST_ORDERS: u64 = 130;
+
+impl Statement {
+    fn random(random: &mut StdRng) -> Self {
+        let table = *["one", "two"].choose(random).expect("two tables");
+        let (id, value) =
+            (random.random_range(1..=2), random.random_range(1..=3) * 10_i64.pow(random.random_range(0..=1)));
+        match random.random_range(0..12) {
+            0..=1 => Self::Read(table, id),
+            2 => Self::ReadAll(table),
+            3 => Self::ReadForUpdate(table, id),
+            4..=5 => Self::Add(table, id, value),
+            6..=7 => Self::Write(table, id, value),
+            8..=9 => Self::WriteIfUnchanged(table, id, value),
+            10 => Self::Insert(table, random.random_range(2..=3), value),
+            _ => Self::Delete(table, id),
+        }
+    }
+
+    /// Whether it has to find a row.
+    pub(crate) fn expects_one(&self) -> bool {
+        matches!(self, Self::WriteIfUnchanged(..))
+    }
+
+    /// Whether it answers a number.
+    pub(crate) fn reads(&self) -> bool {
+        matches!(self, Self::Read(..) | Self::ReadAll(..))
+    }
+
+    pub(crate) fn sql<E: Engine>(&self, last: i64) -> String {
+        let sum =
+            |of: &str, table: &str| format!("SELECT CAST(COALESCE(SUM({of}), -1) AS BIGINT) FROM {table}");
+        match self {
+            Self::Read(table, id) => format!("{} WHERE id = {id}", sum("value", table)),
+            Self::ReadAll(table) => sum("id * 1000 + value", table),
+            Self::ReadForUpdate(table, id) => {
+                format!("SELECT id FROM {table} WHERE id = {id}{}", E::FOR_UPDATE)
+            }
+            Self::Add(table, id, value) => {
+                format!("UPDATE {table} SET value = value + {value} WHERE id = {id}")
+            }
+            Self::Write(table, id, value) => {
+                format!("UPDATE {table} SET value = {} WHERE id = {id}", last + value)
+            }
+            Self::WriteIfUnchanged(table, id, value) => {
+                format!(
+                    "UPDATE {table} SET value = {} WHERE id = {id} AND value = {last} RETURNING id",
+                    last + value
+                )
+            }
+            Self::Insert(table, id, value) => format!("INSERT INTO {table} VALUES ({id}, {value})"),
+            Self::Delete(table, id) => format!("DELETE FROM {table} WHERE id = {id}"),
+        }
+    }
+}
+
+impl Program {
+    fn random<E: Engine>(random: &mut StdRng, most_lines: usize) -> Self {
+        let lines = (0..random.random_range(1..=most_lines)).map(|_| Line {
+            statement: Statement::random(random),
+            scope: match random.random_range(0..8) {
+                0 => Some(Scope::Kept),
+                1 => Some(Scope::Undone),
+                _ => None,
+            },
+        });
+        Self {
+            lines: lines.collect(),
+            level: *E::LEVELS.choose(random).expect("a level"),
+            attempts: random.random_range(1..=3),
+            rolls_back: random.random_range(0..8) == 0,
+        }
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        self.level.options().isolation(self.level.isolation).attempts(self.attempts)
+    }
+
+    fn steps(&self) -> u64 {
+        2 + self.lines.iter().map(|line| if line.scope.is_some() { 3 } else { 1 }).sum::<u64>()
+    }
+}
+
+impl Pair {
+    /// The pair of a seed.
+    pub(crate) fn random<E: Engine>(seed: u64) -> Self {
+        let random = &mut StdRng::seed_from_u64(seed);
+        loop {
+            let pair: [Vec<Program>; 2] = std::array::from_fn(|_| {
+                let (programs, most_lines) = if random.random_range(0..3) == 0 { (2, 1) } else { (1, 3) };
+                (0..programs).map(|_| Program::random::<E>(random, most_lines)).collect()
+            });
+            let [one, other] = pair.each_ref().map(|client| client.iter().map(Program::steps).sum::<u64>());
+            let orders = (1..=other).fold(1, |orders, i| orders * (one + i) / i);
+            if orders <= MOST_ORDERS {
+                return Self(pair);
+            }
+        }
+    }
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clients = self.0.iter().enumerate();
+        for (client, program) in
+            clients.flat_map(|(i, client)| client.iter().map(move |program| (i, program)))
+        {
+            let end = if program.rolls_back { "rolls back" } else { "commits" };
+            writeln!(f, "{client}: {}, {} attempts, {end}", program.level.name, program.attempts)?;
+            for Line { statement, scope } in &program.lines {
+                writeln!(
+                    f,
+                    "    {statement:?} {}",
+                    scope.map(|scope| format!("{scope:?}")).unwrap_or_default()
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
