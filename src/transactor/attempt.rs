@@ -11,8 +11,8 @@ use crate::observe::{Observation, Run, counted, within};
 use crate::policy::{Attempt, Strategy, Verdict};
 use crate::tx::has_given_way;
 
-use super::deadlock_line::{COSTLY, Turn};
-use super::lines::{Lines, behind_others, behind_victims};
+use super::deadlock_line::COSTLY;
+use super::lines::{Lines, Standing, behind_others, behind_victims};
 use super::options::Options;
 use super::timer::Timer;
 use super::tries::{Otherwise, Outcome, Trial};
@@ -102,13 +102,12 @@ async fn attempts<X: Trial>(
             return Err(Error::deadline_exceeded(Some(waited), clock.spent(number - 1)));
         };
         timer.tell(|observation| observation.attempt_started(number));
-        attempt.queued = place.as_ref().is_some_and(|place| place.queued);
-        let way = behind_victims.as_ref().and_then(Turn::gives_way_to);
+        let standing = Standing { place, behind_victims };
+        attempt.queued = standing.place.as_ref().is_some_and(|place| place.queued);
         let begun = Instant::now();
         let server_deadline = begun + clock.server_limit();
         let span = timer.observation.as_ref().and_then(|observation| observation.attempt_span());
-        let outcome = within(span, || trial.once(plan, number, place, way, timer)).await;
-        drop(behind_victims);
+        let outcome = within(span, || trial.once(plan, number, standing, timer)).await;
         timer.tell(Observation::attempt_over);
         let (failure, otherwise, may_run_again) = match outcome {
             Outcome::Done(output) => {
@@ -195,11 +194,10 @@ mod tests {
     use super::*;
     use crate::backoff::Backoff;
     use crate::error::ErrorKind;
-    use crate::gate::{Gate, Place};
+    use crate::gate::Gate;
     use crate::observe::RunOutcome;
     use crate::policy::Plan;
     use crate::strategy::Optimistic;
-    use crate::tx::RightOfWay;
 
     /// Ends as it is told to, and notes when it was tried.
     struct Script {
@@ -228,8 +226,7 @@ mod tests {
             &mut self,
             _plan: Plan,
             attempt: u32,
-            _place: Option<Place>,
-            _way: Option<RightOfWay>,
+            _standing: Standing,
             timer: &mut Timer,
         ) -> Outcome<&'static str> {
             assert_eq!(attempt as usize, self.tried_at.len() + 1);

@@ -13,18 +13,17 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::attempt::until_done;
-use super::lines::Lines;
+use super::lines::{Lines, Standing};
 use super::options::Options;
 use super::timer::Timer;
 use super::tries::{Outcome, Trial};
 use crate::budget::RetryBudget;
 use crate::failure::{Failure, FailureKind};
-use crate::gate::{Gate, Place};
+use crate::gate::Gate;
 use crate::isolation::Isolation;
 use crate::observe::RunOutcome;
 use crate::policy::{Attempt, Plan, Strategy};
 use crate::sql_text::Syntax;
-use crate::tx::RightOfWay;
 
 const CLIENTS: u64 = 10_000;
 /// Between two runs of a client, on average.
@@ -108,8 +107,7 @@ impl Trial for Request<'_> {
         &mut self,
         _plan: Plan,
         _attempt: u32,
-        _place: Option<Place>,
-        _way: Option<RightOfWay>,
+        _standing: Standing,
         _timer: &mut Timer,
     ) -> Outcome<()> {
         self.0.attempts.count(self.0.started);

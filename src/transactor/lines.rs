@@ -4,7 +4,8 @@ use super::deadlock_line::{DeadlockLine, Turn};
 use super::options::Options;
 use super::timer::Timer;
 use crate::failure::{Failure, FailureKind};
-use crate::gate::Gate;
+use crate::gate::{Gate, Place};
+use crate::tx::RightOfWay;
 
 /// Where runs wait for each other before an attempt.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +18,20 @@ pub(super) struct Lines<'a> {
 impl<'a> Lines<'a> {
     pub(super) const fn at(gate: &'a Gate) -> Self {
         Self { gate, deadlocked: None }
+    }
+}
+
+/// The places that an attempt has in these lines; dropping it lets the next ones go.
+#[derive(Default)]
+pub(super) struct Standing {
+    pub(super) place: Option<Place>,
+    pub(super) behind_victims: Option<Turn>,
+}
+
+impl Standing {
+    /// To whom the attempt gives way.
+    pub(super) fn gives_way_to(&self) -> Option<RightOfWay> {
+        self.behind_victims.as_ref().and_then(Turn::gives_way_to)
     }
 }
 

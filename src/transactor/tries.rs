@@ -2,13 +2,12 @@
 
 use std::future::Future;
 
+use super::lines::Standing;
 use super::timer::Timer;
 use crate::failure::Failure;
-use crate::gate::Place;
 use crate::observe::RunOutcome;
 use crate::policy::Plan;
 use crate::sql_text::Syntax;
-use crate::tx::RightOfWay;
 
 /// Something that can be tried, and tried again.
 pub(super) trait Trial: Send {
@@ -23,14 +22,12 @@ pub(super) trait Trial: Send {
     /// What an output means to observers.
     fn outcome(output: &Self::Output) -> RunOutcome;
 
-    /// One attempt, which gives way to others where it is told to whom. It leaves neither a lock nor a
-    /// connection behind, nor its place at the gate, whatever it ends with.
+    /// One attempt. It leaves neither a lock nor a connection behind, nor its places in line, whatever it ends with.
     fn once(
         &mut self,
         plan: Plan,
         attempt: u32,
-        place: Option<Place>,
-        way: Option<RightOfWay>,
+        standing: Standing,
         timer: &mut Timer,
     ) -> impl Future<Output = Outcome<Self::Output>> + Send;
 

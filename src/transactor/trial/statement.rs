@@ -10,16 +10,16 @@ use tokio::time::Instant;
 use crate::backend::{Backend, WatchedQuery, failure_of, failure_or_other};
 use crate::error::shown;
 use crate::failure::{Failure, FailureKind};
-use crate::gate::Place;
 use crate::intercept::Answer;
 use crate::observe::{RunOutcome, counted};
 use crate::policy::Plan;
 use crate::sql_text::Syntax;
+use crate::transactor::lines::Standing;
 use crate::transactor::lone::{Sent, sent_once};
 use crate::transactor::options::Options;
 use crate::transactor::timer::Timer;
 use crate::transactor::tries::{Outcome, Trial};
-use crate::tx::{Attempts, Handoff, Interception, RightOfWay, Session, cut_short, not_connected};
+use crate::tx::{Attempts, Handoff, Interception, Session, cut_short, not_connected};
 
 /// Where a single statement runs, and what is known of it.
 pub(in crate::transactor) struct Alone<'a, DB: Backend> {
@@ -82,8 +82,7 @@ where
         &mut self,
         _plan: Plan,
         attempt: u32,
-        _place: Option<Place>,
-        _way: Option<RightOfWay>,
+        _standing: Standing,
         timer: &mut Timer,
     ) -> Outcome<T> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth

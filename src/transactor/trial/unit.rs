@@ -15,12 +15,12 @@ use super::unseen::{explained, unseen};
 use super::{has_room_to_wait_inside, waited_for_the_pool};
 use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
-use crate::gate::Place;
 use crate::isolation::Access;
 use crate::observe::{RunOutcome, watched};
 use crate::policy::{Plan, Resolve, Trace};
 use crate::sql_text::Syntax;
 use crate::transactor::attempt::is_unique_violation;
+use crate::transactor::lines::Standing;
 use crate::transactor::lone::sent_once;
 use crate::transactor::options::Options;
 use crate::transactor::resolve::{Fate, fate};
@@ -87,11 +87,10 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         &mut self,
         plan: Plan,
         attempt: u32,
-        mut place: Option<Place>,
-        way: Option<RightOfWay>,
+        mut standing: Standing,
         timer: &mut Timer,
     ) -> Outcome<Ended> {
-        self.gives_way_to = way;
+        self.gives_way_to = standing.gives_way_to();
         if let Some(outcome) = self.look_back(timer).await {
             return outcome;
         }
@@ -100,12 +99,12 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         let mut turn = Turn::of::<DB>(&plan, opens_bare && has_room_to_wait_inside(self.pool));
         loop {
             if let Some(outcome) =
-                turn.wait(Turn::Outside, place.as_mut(), self.options.interceptors(), timer).await
+                turn.wait(Turn::Outside, standing.place.as_mut(), self.options.interceptors(), timer).await
             {
                 return outcome;
             }
             let (asked, connected) = (Instant::now(), AtomicBool::new(false));
-            let waits_in_line = turn == Turn::Inside && place.is_some();
+            let waits_in_line = turn == Turn::Inside && standing.place.is_some();
             let opening = self.opening(plan, attempt, waits_in_line, &connected, timer);
             let opened = timer.within(pin!(opening.run())).await;
             let tx = match opened {
@@ -117,10 +116,10 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                     return Outcome::out_of_time("for a transaction to begin", failure);
                 }
             };
-            let idles =
-                waits_in_line && place.as_mut().is_some_and(|place| place.alone().now_or_never().is_none());
+            let idles = waits_in_line
+                && standing.place.as_mut().is_some_and(|place| place.alone().now_or_never().is_none());
             if !(idles && tx.limits_idling()) {
-                return self.run_unit(tx, turn, place, timer).await;
+                return self.run_unit(tx, turn, standing, timer).await;
             }
             // The server would close a session that idles until it is its turn.
             tx.rollback().await;
@@ -146,7 +145,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         &mut self,
         mut tx: Box<Tx<DB>>,
         turn: Turn,
-        mut place: Option<Place>,
+        mut standing: Standing,
         timer: &mut Timer,
     ) -> Outcome<Ended> {
         if DB::unique_keys_fence(tx.engine()) && self.trace.is_some() {
@@ -156,7 +155,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             self.answered = tx.answered().to_vec();
         }
         if let Some(outcome) =
-            turn.wait(Turn::Inside, place.as_mut(), self.options.interceptors(), timer).await
+            turn.wait(Turn::Inside, standing.place.as_mut(), self.options.interceptors(), timer).await
         {
             tx.rollback().await;
             return outcome;
@@ -181,7 +180,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             self.roll_back(tx).await;
             return Outcome::failed(failure);
         }
-        self.end(tx, wish, unseen, place, timer).await
+        self.end(tx, wish, unseen, standing, timer).await
     }
 
     /// Ends the transaction as the unit wishes, unless a failure stands in the way.
@@ -190,7 +189,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         mut tx: Box<Tx<DB>>,
         wish: Wish,
         unseen: Option<Unseen>,
-        place: Option<Place>,
+        standing: Standing,
         timer: &mut Timer,
     ) -> Outcome<Ended> {
         let failure = match (tx.over(), wish) {
@@ -244,7 +243,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
                     during: "for the unit itself, which ended too late to commit",
                 }
             }
-            (None, Wish::Commit) => match (self.commit(tx, place, timer).await, unseen) {
+            (None, Wish::Commit) => match (self.commit(tx, standing, timer).await, unseen) {
                 (Outcome::Failed { failure, .. }, Some(Unseen::Failed(cause)))
                     if failure.kind() == FailureKind::Aborted =>
                 {
@@ -260,7 +259,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         tx.rollback()
     }
 
-    async fn commit(&mut self, tx: Box<Tx<DB>>, place: Option<Place>, timer: &mut Timer) -> Outcome<Ended> {
+    async fn commit(&mut self, tx: Box<Tx<DB>>, standing: Standing, timer: &mut Timer) -> Outcome<Ended> {
         let reads_only = tx.plan().access == Access::ReadOnly;
         let mut committing = tx.commit(timer.clock.deadline);
         let (commit, hooks) = match timer.within(&mut committing).await {
@@ -271,7 +270,7 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             }
         };
         // Nobody waits in line for hooks.
-        drop(place);
+        drop(standing);
         match commit {
             Commit::Done => {
                 self.unresolved = None;
