@@ -52,6 +52,8 @@ mod doctor;
 mod ending;
 mod insertion;
 mod job;
+#[cfg(feature = "testing")]
+mod lapse;
 mod lease;
 #[cfg(feature = "mysql")]
 mod mysql;

@@ -28,6 +28,8 @@ mod nesting;
 mod probe;
 mod rows;
 mod savepoint;
+#[cfg(feature = "testing")]
+mod scope;
 mod session;
 mod shield;
 
@@ -39,6 +41,8 @@ pub(crate) use interception::Interception;
 use interception::send;
 use journal::Journal;
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
+#[cfg(feature = "testing")]
+pub(crate) use scope::Scope;
 pub(crate) use session::{Handoff, Session};
 pub(crate) use shield::Shield;
 

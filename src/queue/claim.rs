@@ -206,25 +206,6 @@ impl<DB: QueueBackend> Claim<DB> {
         .await
     }
 
-    /// Lets the lease end now.
-    #[cfg(feature = "testing")]
-    pub(crate) async fn lapse(&self) -> Result<(), Error> {
-        let Self { id, token, .. } = self;
-        let job =
-            format!("UPDATE atomically_job SET due_at = {} - 1 WHERE id = {id} AND token = {token}", DB::NOW);
-        let lease = format!("DELETE FROM atomically_job_lease WHERE job_id = {id} AND token = {token}");
-        self.queue
-            .db
-            .run(async |tx| {
-                if DB::send(tx, job, Vec::new()).await? == 0 {
-                    return Err(tx.stale_claim(self.stale()));
-                }
-                DB::send(tx, lease, Vec::new()).await?;
-                Ok(())
-            })
-            .await
-    }
-
     /// What is said when somebody else has it.
     pub(super) fn stale(&self) -> String {
         let (Self { id, token, .. }, queue) = (self, self.queue.name());

@@ -137,11 +137,17 @@ impl<'h> Graph<'h> {
         }
     }
 
+    /// A session has seen its own commits. One whose answer never came may have been stored after the session had gone on:
+    /// it comes after what the session had done before it, and before nothing.
     fn add_sessions(&mut self, versions: &Versions<'h>) {
         let mut latest = BTreeMap::new();
         for (i, transaction) in versions.history.transactions.iter().enumerate() {
             let Some(session) = transaction.session.filter(|_| versions.committed(i)) else { continue };
-            if let Some(before) = latest.insert(session, i) {
+            let before = match transaction.outcome {
+                Outcome::Committed => latest.insert(session, i),
+                Outcome::Unknown | Outcome::Aborted => latest.get(&session).copied(),
+            };
+            if let Some(before) = before {
                 self.add(before, i, DependencyKind::Session, Evidence::Session(session));
             }
         }

@@ -1,8 +1,8 @@
 //! Transactions that may wait for each other in a circle.
 //!
 //! A transaction that holds some locks and asks for another one may wait for whoever holds that. A circle of such
-//! waits is a deadlock to come, unless two of the transactions cannot be at it at the same time: because they hold, at
-//! that point, a lock that keeps the other one out.
+//! waits is a deadlock to come, unless two of the transactions cannot be at it at the same time: because they certainly
+//! hold, at that point, a lock that keeps the other one out.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -81,8 +81,18 @@ impl<'t> Waits<'t> {
     }
 
     fn held(&self, wait: Wait) -> HashMap<&'t Lock, Strength> {
+        Self::strongest(self.traces[wait.trace].held_at(wait.place))
+    }
+
+    /// Of these, those that are certainly held.
+    fn certainly_held(&self, wait: Wait) -> HashMap<&'t Lock, Strength> {
+        let held = self.traces[wait.trace].held_at(wait.place);
+        Self::strongest(held.filter(|held| held.is_certain_at(wait.place)))
+    }
+
+    fn strongest(taken: impl Iterator<Item = &'t Taken>) -> HashMap<&'t Lock, Strength> {
         let mut all = HashMap::new();
-        for held in self.traces[wait.trace].held_at(wait.place) {
+        for held in taken {
             let strength = all.entry(&held.lock).or_insert(held.strength);
             if covers(held.strength, *strength) {
                 *strength = held.strength;
@@ -107,10 +117,10 @@ impl<'t> Waits<'t> {
                 }
                 if *next == start {
                     // One wait is a circle if two transactions can be at it.
-                    if chain.len() > 1 || self.together(&held, start) {
+                    if chain.len() > 1 || self.together(*next, start) {
                         return Some(chain);
                     }
-                } else if !reached.contains(next) && chain.iter().all(|wait| self.together(&held, *wait)) {
+                } else if !reached.contains(next) && chain.iter().all(|wait| self.together(*next, *wait)) {
                     reached.insert(*next);
                     chains.push_back(chain.iter().copied().chain([*next]).collect());
                 }
@@ -119,10 +129,13 @@ impl<'t> Waits<'t> {
         None
     }
 
-    /// Whether one transaction can hold this while another one is at that wait.
-    fn together(&self, held: &HashMap<&Lock, Strength>, wait: Wait) -> bool {
-        let others = self.held(wait);
-        !held.iter().any(|(lock, one)| others.get(lock).is_some_and(|other| conflict(*one, *other)))
+    /// Whether one transaction can be at the one wait while another one is at the other.
+    fn together(&self, one: Wait, other: Wait) -> bool {
+        let others = self.certainly_held(other);
+        !self
+            .certainly_held(one)
+            .iter()
+            .any(|(lock, one)| others.get(lock).is_some_and(|other| conflict(*one, *other)))
     }
 
     /// What each transaction of a circle holds that the one before it asks for, and what it asks for itself.
@@ -186,7 +199,8 @@ fn without_beginnings<'t>(edges: Vec<(&'t Lock, &'t Lock)>) -> Vec<(&'t Lock, &'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::lock_order::trace::{Statement, Transaction};
+    use crate::testing::lock_order::sql::Locking;
+    use crate::testing::lock_order::trace::{Answered, Granted, Statement, Transaction};
 
     use Strength::{KeyShare, NoKeyUpdate, Share, Update};
 
@@ -204,11 +218,21 @@ mod tests {
     }
 
     fn take(transaction: &mut Transaction, names: &[&str], strength: Strength, waits: bool) {
+        ask(transaction, names, strength, waits);
+        transaction.answered(Answered { rows: names.len(), is_true: None });
+    }
+
+    /// The same without an answer.
+    fn ask(transaction: &mut Transaction, names: &[&str], strength: Strength, waits: bool) {
         transaction.begin_statement();
         let statement = Statement { sql: names.concat().into(), shown: names.concat().into() };
+        transaction.take(locking(names, strength, waits), &statement);
+    }
+
+    fn locking(names: &[&str], strength: Strength, waits: bool) -> Locking {
         let locks: Vec<Lock> = names.iter().map(|name| lock(name)).collect();
-        let locks = transaction.not_held(&locks, strength);
-        transaction.take(locks, strength, waits, false, &statement);
+        let granted = Granted::IfRows(locks.len());
+        Locking { locks, strength, waits, ordered: false, granted, outlives: false }
     }
 
     fn in_order(names: &str) -> Transaction {
@@ -251,7 +275,7 @@ mod tests {
             let mut transaction = Transaction::default();
             for name in [from, to] {
                 let statement = Statement { sql: "UPDATE".into(), shown: name.into() };
-                transaction.take(vec![lock(name)], Update, true, true, &statement);
+                transaction.take(locking(&[name], Update, true), &statement);
             }
             transaction
         };
@@ -270,6 +294,34 @@ mod tests {
         assert_eq!(found(vec![open(["a", "b"]), open(["b", "a"])]), ["ab ba"]);
         // A gate in front of two of three.
         assert_eq!(found(vec![in_order("gab"), in_order("gbc"), in_order("ca")]), NONE);
+    }
+
+    #[test]
+    fn a_lock_that_may_not_be_held_is_no_gate() {
+        let behind = |rows, names: [&str; 2]| {
+            let mut transaction = Transaction::default();
+            ask(&mut transaction, &["g"], Update, true);
+            if let Some(rows) = rows {
+                transaction.answered(Answered { rows, is_true: None });
+            }
+            for name in names {
+                take(&mut transaction, &[name], Update, true);
+            }
+            transaction
+        };
+        for (rows, expected) in [(Some(1), &NONE[..]), (Some(0), &["ab ba"]), (None, &["ab ba"])] {
+            assert_eq!(found(vec![behind(rows, ["a", "b"]), behind(rows, ["b", "a"])]), expected, "{rows:?}");
+        }
+        // Asked for again, it turns out to be there.
+        let again = |names: [&str; 2]| {
+            let mut transaction = Transaction::default();
+            ask(&mut transaction, &["g"], Update, true);
+            for name in ["g", names[0], names[1]] {
+                take(&mut transaction, &[name], Update, true);
+            }
+            transaction
+        };
+        assert_eq!(found(vec![again(["a", "b"]), again(["b", "a"])]), NONE);
     }
 
     #[test]
