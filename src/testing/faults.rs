@@ -33,9 +33,9 @@ use crate::transactor::{Options, Transactor, TransactorExt as _, With};
 /// # #[cfg(not(feature = "sqlite"))] fn main() {}
 /// ```
 ///
-/// Each fault happens once, the first time that its moment comes: the next attempt, and the next run, go past it. For one
-/// in a later attempt there is [`in_attempt`](Self::in_attempt). A fault that has not happened is still
-/// [`pending`](Self::pending); a test that means something asks.
+/// Each fault happens once, the first time that its moment comes: the next attempt, and the next run, go past
+/// it. For one in a later attempt there is [`in_attempt`](Self::in_attempt). A fault that has not happened is
+/// still [`pending`](Self::pending); a test that means something asks.
 ///
 /// # How real they are
 ///

@@ -72,18 +72,19 @@ use values::folded;
 ///
 /// # What is a lock
 ///
-/// - A *row*: its table, and the values of its key. Locked by `SELECT … FOR UPDATE` and its weaker kin, `UPDATE`, `DELETE`,
-///   and by `INSERT`, for which another one with the same key waits. Which rows is told by `column = value` and
-///   `column IN (values)` in the condition, alone or joined by `AND`, for each column of the key. There need not be such a
-///   row: what counts is the order that the code keeps, not today's data.
-/// - A *value of another unique key*: an `INSERT`, or an `UPDATE` of its columns, keeps others from writing the same value
-///   until the transaction ends.
-/// - An *advisory lock*, the crate's ([`Tx::advisory_lock`](crate::Tx::advisory_lock)) or the database's own. One that
-///   belongs to the session is held until it is unlocked.
+/// - A *row*: its table, and the values of its key. Locked by `SELECT … FOR UPDATE` and its weaker kin,
+///   `UPDATE`, `DELETE`, and by `INSERT`, for which another one with the same key waits. Which rows is told
+///   by `column = value` and `column IN (values)` in the condition, alone or joined by `AND`, for each column
+///   of the key. There need not be such a row: what counts is the order that the code keeps, not today's
+///   data.
+/// - A *value of another unique key*: an `INSERT`, or an `UPDATE` of its columns, keeps others from writing
+///   the same value until the transaction ends.
+/// - An *advisory lock*, the crate's ([`Tx::advisory_lock`](crate::Tx::advisory_lock)) or the database's own.
+///   One that belongs to the session is held until it is unlocked.
 ///
-/// Tables and their keys are read from the catalog, in a transaction of its own before the first unit that is watched, and
-/// again after a statement named a table that was not there. [`key`](Self::key) says that rows are told apart in another
-/// way.
+/// Tables and their keys are read from the catalog, in a transaction of its own before the first unit that is
+/// watched, and again after a statement named a table that was not there. [`key`](Self::key) says that rows
+/// are told apart in another way.
 ///
 /// A lock that the transaction holds already is not taken again. One that was refused (`NOWAIT`) is not held, nor is one
 /// that went with its savepoint; MySQL and MariaDB keep those, unless the savepoint came first. Whoever did not commit
@@ -95,10 +96,10 @@ use values::folded;
 ///
 /// - Locks that do not exclude each other are no reason to wait, so two orders of shared locks are none. A lock that is
 ///   shared first and then wanted for a change is one by itself, if two transactions can share it.
-/// - Two transactions that hold another lock at that point which excludes the other one never meet: a *gate* in front of
-///   the two orders suppresses them. It has to be a lock of the database's that is seen here, and its statement's answer
-///   has to show that it was granted: an `UPDATE` that found no row, a row that was skipped (`SKIP LOCKED`) and a lock that
-///   was tried in vain keep nobody out.
+/// - Two transactions that hold another lock at that point which excludes the other one never meet: a *gate*
+///   in front of the two orders suppresses them. It has to be a lock of the database's that is seen here, and
+///   its statement's answer has to show that it was granted: an `UPDATE` that found no row, a row that was
+///   skipped (`SKIP LOCKED`) and a lock that was tried in vain keep nobody out.
 /// - What does not wait (`NOWAIT`, `SKIP LOCKED`, `try_advisory_lock`) waits for nobody, but is waited for.
 ///
 /// Several rows locked by one statement are locked in order if it says so (`ORDER BY key`, with numbers by their value
@@ -110,10 +111,11 @@ use values::folded;
 ///
 /// # What is unknown
 ///
-/// A statement of which it cannot be told what it locks is listed by [`unknown`](Self::unknown), with the reason: it locks
-/// rows by other columns, by ranges or subqueries, or a whole table; its advisory lock has a key that is not written out;
-/// its text cannot be read. No inversions mean little then, so [`assert_consistent`](Self::assert_consistent) fails, unless
-/// [`allow_unknown`](Self::allow_unknown) says that the rest has been looked at.
+/// A statement of which it cannot be told what it locks is listed by [`unknown`](Self::unknown), with the
+/// reason: it locks rows by other columns, by ranges or subqueries, or a whole table; its advisory lock has a
+/// key that is not written out; its text cannot be read. No inversions mean little then, so
+/// [`assert_consistent`](Self::assert_consistent) fails, unless [`allow_unknown`](Self::allow_unknown) says
+/// that the rest has been looked at.
 ///
 /// # SQLite
 ///
@@ -124,7 +126,8 @@ use values::folded;
 /// # What it does not see
 ///
 /// - Locks that no statement names: of foreign keys, triggers, functions and views, on gaps and pages.
-/// - That a row which is locked by its key also keeps others from inserting the values of its other unique keys.
+/// - That a row which is locked by its key also keeps others from inserting the values of its other unique
+///   keys.
 /// - What a unit does outside of its `tx`, and on [`Tx::connection`](crate::Tx::connection).
 ///
 /// # Why rows and not tables?
@@ -137,6 +140,8 @@ pub struct LockOrder {
     keys: Arc<BTreeMap<String, Vec<String>>>,
     allows_unknown: bool,
     seen: Arc<Mutex<Seen>>,
+    /// Held while the catalog is read: the units of others wait for it as well.
+    reading: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -158,8 +163,9 @@ impl LockOrder {
         Self::default()
     }
 
-    /// Which columns tell the rows of a table apart, where that is not its primary key. Several are divided by commas:
-    /// `key("item", "tenant, number")`. The table is called as in the statements, with its schema if they name one.
+    /// Which columns tell the rows of a table apart, where that is not its primary key. Several are divided
+    /// by commas: `key("item", "tenant, number")`. The table is called as in the statements, with its schema
+    /// if they name one.
     ///
     /// Say it before [`on`](Self::on).
     #[must_use]
@@ -214,7 +220,8 @@ impl LockOrder {
         let unknown: Vec<String> = self.unknown().iter().map(ToString::to_string).collect();
         if !unknown.is_empty() && !self.allows_unknown {
             panic!(
-                "no two orders of locks were found that can deadlock, but the locks of some statements are not known; look \
+                "no two orders of locks were found that can deadlock, but the locks of some statements are \
+                 not known; look \
                  at them, and say allow_unknown() if they are in order:\n\n{}",
                 unknown.join("\n")
             );
@@ -263,14 +270,17 @@ impl LockOrder {
 
     /// Reads the catalog, unless it is known already.
     async fn read_catalog<DB: Backend, X: Transactor<DB> + ?Sized>(&self, transactor: &X) {
-        if std::mem::replace(&mut self.seen().has_asked, true) {
+        let _reading = self.reading.lock().await;
+        if self.seen().has_asked {
             return;
         }
         let mut reading = Reading::new(Dialect::of::<DB>());
         // Where that fails, tables are unknown, and said to be.
         let _ = transactor.transact(&Options::new().read_only(), &mut reading).await;
+        let mut seen = self.seen();
+        seen.has_asked = true;
         if let Some(catalog) = reading.catalog {
-            self.seen().catalog = Arc::new(catalog);
+            seen.catalog = Arc::new(catalog);
         }
     }
 }

@@ -59,15 +59,17 @@ impl Display for NotRetrySafe {
 
 /// Checks that a unit of work can be run again: runs it with each fault at each of its steps in turn, and counts its effects.
 ///
-/// `count` returns how often the effect is there, in all: rows of a ledger, a counter, messages at a fake mail server. Each
-/// run that succeeds must add one to it, each that fails must add nothing, and only one whose commit is
-/// [unknown](Error::is_commit_unknown) may do either. So what a unit does outside of its transaction is found out:
-/// it happens once for each attempt.
+/// `count` returns how often the effect is there, in all: rows of a ledger, a counter, messages at a fake
+/// mail server. Each run that succeeds must add one to it, each that fails must add nothing, and only one
+/// whose commit is [unknown](Error::is_commit_unknown) may do either. So what a unit does outside of its
+/// transaction is found out: it happens once for each attempt.
 ///
-/// The second attempt gets its faults too: for each fault of the first attempt that the unit was run again after, the unit
-/// is run with that fault at the last step where it is retried, and with each fault at each step of the second attempt.
+/// The second attempt gets its faults too: for each fault of the first attempt that the unit was run again
+/// after, the unit is run with that fault at the last step where it is retried, and with each fault at each
+/// step of the second attempt.
 ///
-/// The check fails where it would show nothing: the unit does not commit without a fault, or no fault has it run again.
+/// The check fails where it would show nothing: the unit does not commit without a fault, or no fault has it
+/// run again.
 ///
 /// Returns how many faults there were.
 ///
@@ -96,7 +98,8 @@ impl Display for NotRetrySafe {
 ///
 /// # Panics
 ///
-/// With the [`NotRetrySafe`] that it finds, or the error of `count`. [`check_retry_safe`] returns them instead.
+/// With the [`NotRetrySafe`] that it finds, or the error of `count`. [`check_retry_safe`] returns them
+/// instead.
 pub async fn assert_retry_safe<DB, X, F, T, E, C, Fut, N>(transactor: &X, unit: F, count: C) -> usize
 where
     DB: Backend,
@@ -135,13 +138,15 @@ pub enum RetryCheck {
     NotCommitted(String),
     /// No fault made the transactor run the unit again.
     #[error(
-        "nothing was checked: the unit was never run again; give the transactor more than one attempt, and a strategy that \
+        "nothing was checked: the unit was never run again; give the transactor more than one attempt, and \
+         a strategy that \
          retries"
     )]
     NeverRunAgain,
     /// The steps of the unit were not seen: the transactor does not pass on the options that it is given.
     #[error(
-        "nothing was checked: the transactor ignores the options that it is given, so no fault can be injected"
+        "nothing was checked: the transactor ignores the options that it is given, so no fault can be \
+         injected"
     )]
     NotSeen,
 }
@@ -203,7 +208,8 @@ fn each_fault(steps: &[Moment]) -> impl Iterator<Item = At> + use<'_> {
     steps.iter().flat_map(|moment| FAULTS.map(|fault| (*moment, fault)))
 }
 
-/// Of the faults that a second attempt follows, the last one of each kind; and each that leads to other steps.
+/// Of the faults that a second attempt follows, the last one of each kind; and each that leads to other
+/// steps.
 fn ways_to_the_second_attempt(retried: Vec<(At, Vec<Moment>)>) -> Vec<(At, Vec<Moment>)> {
     let mut ways: Vec<(At, Vec<Moment>)> = Vec::new();
     for (at, steps) in retried {

@@ -55,22 +55,25 @@ pub enum NotFenced {
 
 /// Checks that a queue's handler has one effect for each job, whatever becomes of its lease.
 ///
-/// The handler is run once without a disturbance, and must do its job then. After that it is held at one point of its work
-/// after another: before it begins, before and after each statement that its claim sends, and wherever it waits for
-/// anything. There its lease lapses and a second worker claims the job. The first one goes on, once while the second one
-/// only has the job, and once after the second one is done. From then on it must not leave anything, and must be told: a
-/// claim that was checked a moment ago is no permission to do something now.
+/// The handler is run once without a disturbance, and must do its job then. After that it is held at one
+/// point of its work after another: before it begins, before and after each statement that its claim sends,
+/// and wherever it waits for anything. There its lease lapses and a second worker claims the job. The first
+/// one goes on, once while the second one only has the job, and once after the second one is done. From then
+/// on it must not leave anything, and must be told: a claim that was checked a moment ago is no permission to
+/// do something now.
 ///
-/// `enqueue` puts one job into the queue, which has no other; `handler` does it and completes it; `count` returns how often
-/// the effects of all jobs are there. All of that happens a few dozen times: twice for each point.
+/// `enqueue` puts one job into the queue, which has no other; `handler` does it and completes it; `count`
+/// returns how often the effects of all jobs are there. All of that happens a few dozen times: twice for each
+/// point.
 ///
 /// # What it cannot check
 ///
-/// The handler is held where its future waits. What it does between two such points, without waiting, happens at one
-/// moment here. What it does in tasks that it spawns, and on other threads, is not held back.
+/// The handler is held where its future waits. What it does between two such points, without waiting, happens
+/// at one moment here. What it does in tasks that it spawns, and on other threads, is not held back.
 ///
-/// While the handler's own transaction has locked the job, nobody can take it over, and it is not handed over there. The
-/// second worker needs a connection while the first one is held: give the queue's pool at least two, and SQLite a file.
+/// While the handler's own transaction has locked the job, nobody can take it over, and it is not handed over
+/// there. The second worker needs a connection while the first one is held: give the queue's pool at least
+/// two, and SQLite a file.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {

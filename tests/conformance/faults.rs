@@ -121,7 +121,8 @@ pub(crate) async fn a_unit_whose_steps_are_not_seen_is_not_checked<DB: TestBacke
     assert!(!matches!(found, RetryCheck::NotSafe(_)), "{found}");
 }
 
-/// What happens outside of the transaction from the second attempt on happens twice when there is a third one.
+/// What happens outside of the transaction from the second attempt on happens twice when there is a third
+/// one.
 pub(crate) async fn an_effect_of_later_attempts_is_found<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);

@@ -34,8 +34,8 @@ macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
             cancellation, coalescing, exploration, failures, faults, gate, handoff, histories, hooks, increments,
-            limits, lock_knowledge, lock_order, locks, misuse, observation, options, outcomes, pools, promises, raw_access,
-            savepoints, write_skew,
+            limits, lock_knowledge, lock_order, locks, misuse, observation, options, outcomes, pools, promises,
+            raw_access, savepoints, write_skew,
         };
 
         $crate::conformance!(@tests $database;

@@ -229,8 +229,8 @@ fn write_skew() {
     assert_eq!(report.forbidden_at(Isolation::Serializable).count(), 1);
 }
 
-/// A cycle of five, and one of three in the same knot: the smaller one is shown.
-/// T3 sees half of what T1 did, which is wrong by itself, and has nothing to do with what T1 and T2 did to each other.
+/// A cycle of five, and one of three in the same knot: the smaller one is shown. T3 sees half of what T1 did,
+/// which is wrong by itself, and has nothing to do with what T1 and T2 did to each other.
 #[test]
 fn one_cycle_does_not_hide_another() {
     let both = history([

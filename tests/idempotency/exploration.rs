@@ -205,7 +205,8 @@ pub(crate) async fn a_part_is_safe_to_run_again<DB: Keeps>() {
     let faults = assert_retry_safe(&db, unit, count).await;
     assert!(
         faults > 40,
-        "five at BEGIN, the look, the savepoint, the key, the effect, the response, the release, COMMIT, and more in \
+        "five at BEGIN, the look, the savepoint, the key, the effect, the response, the release, COMMIT, \
+         and more in \
          second attempts"
     );
 }

@@ -85,8 +85,8 @@ enum Searched {
     Undecided,
 }
 
-/// For each knot of transactions that depend on each other, the smallest cycle of each kind that is in it; and the kinds
-/// that some knot is too large for.
+/// For each knot of transactions that depend on each other, the smallest cycle of each kind that is in it;
+/// and the kinds that some knot is too large for.
 pub(super) fn anomalies(versions: &Versions<'_>, graph: &Graph<'_>) -> (Vec<Anomaly>, Vec<AnomalyKind>) {
     let (mut anomalies, mut undecided) = (Vec::new(), Vec::new());
     // What the data alone show needs no clock to be believed.
@@ -172,8 +172,8 @@ impl<'g, 'h> Search<'g, 'h> {
         nodes.len() == cycle.len()
     }
 
-    /// The shortest way back to the beginning that begins with this step, if it has fewer steps than `limit`: a search in
-    /// breadth. It may come through one place several times.
+    /// The shortest way back to the beginning that begins with this step, if it has fewer steps than `limit`:
+    /// a search in breadth. It may come through one place several times.
     fn close(&self, shape: &Shape, from: Node, first: Edge, to: Node, limit: usize) -> Option<Vec<Edge>> {
         let start = shape.begin(to);
         let mut reached: HashMap<Place, Option<(Place, Edge)>> = HashMap::from([(start, None)]);
@@ -337,3 +337,6 @@ fn anomaly(versions: &Versions<'_>, graph: &Graph<'_>, kind: AnomalyKind, cycle:
     let transactions = versions.printed(steps.iter().map(|step| step.from - 1));
     Anomaly { kind, evidence: String::new(), cycle: steps, transactions }
 }
+
+#[cfg(test)]
+mod tests;

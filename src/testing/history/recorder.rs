@@ -146,8 +146,9 @@ pub struct Run {
 impl Run {
     /// An attempt begins: the first thing that the unit does. The one before it has aborted.
     ///
-    /// By then its transaction is open, and may have a snapshot. So it counts as begun from the moment at which its first
-    /// packet may have been sent: since the [run began](Session::begin), or since the attempt before it did something.
+    /// By then its transaction is open, and may have a snapshot. So it counts as begun from the moment at
+    /// which its first packet may have been sent: since the [run began](Session::begin), or since the attempt
+    /// before it did something.
     #[must_use]
     pub fn attempt(&self) -> Attempt {
         let mut state = self.session.recorder.state();
@@ -187,9 +188,10 @@ fn finish(state: &mut State, attempt: Option<usize>, outcome: Outcome) {
 
 /// One attempt of a unit, and what it does.
 ///
-/// What it does inside of a [`Tx::savepoint`](crate::Tx::savepoint) that is rolled back counts as a transaction of its own
-/// that has aborted. Whatever else takes an append back has to be [said](Self::not_appended): a savepoint that the unit
-/// sets by itself, or a statement that failed where the database undoes the statement alone.
+/// What it does inside of a [`Tx::savepoint`](crate::Tx::savepoint) that is rolled back counts as a
+/// transaction of its own that has aborted. Whatever else takes an append back has to be
+/// [said](Self::not_appended): a savepoint that the unit sets by itself, or a statement that failed where the
+/// database undoes the statement alone.
 pub struct Attempt {
     recorder: Recorder,
     index: usize,

@@ -17,8 +17,8 @@ pub enum Order {
     /// Nothing: what no read or append shows did not happen. What the isolation levels promise by themselves.
     #[default]
     Data,
-    /// A session comes after what it did before: whoever has committed sees it from then on. A commit whose answer never
-    /// came may be stored later, and binds nobody.
+    /// A session comes after what it did before: whoever has committed sees it from then on. A commit whose
+    /// answer never came may be stored later, and binds nobody.
     Session,
     /// Whatever had ended before a transaction began comes before it. With SERIALIZABLE this is strict serializability,
     /// which a single server gives and a stale replica does not.
@@ -75,14 +75,15 @@ impl Report {
         &self.anomalies
     }
 
-    /// Whether there is one of this kind; see [`undecided`](Self::undecided) for kinds of which that is not known.
+    /// Whether there is one of this kind; see [`undecided`](Self::undecided) for kinds of which that is not
+    /// known.
     #[must_use]
     pub fn has(&self, kind: AnomalyKind) -> bool {
         self.anomalies.iter().any(|anomaly| anomaly.kind() == kind)
     }
 
-    /// Kinds of which none was found, and of which it is not known that there is none: the search for one was given up, because
-    /// hundreds of transactions depend on each other in circles. Assertions on them fail.
+    /// Kinds of which none was found, and of which it is not known that there is none: the search for one was
+    /// given up, because hundreds of transactions depend on each other in circles. Assertions on them fail.
     #[must_use]
     pub fn undecided(&self) -> &[AnomalyKind] {
         &self.undecided
@@ -131,7 +132,8 @@ impl Report {
         }
         if let Some(kind) = self.undecided.iter().find(|kind| forbidden(**kind)) {
             panic!(
-                "{what} {kind}, and it is not known whether there is one: too many transactions depend on each other in \
+                "{what} {kind}, and it is not known whether there is one: too many transactions depend on \
+                 each other in \
                  circles; check a shorter history: {self}"
             );
         }

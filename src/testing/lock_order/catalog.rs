@@ -89,23 +89,27 @@ impl Table {
     }
 }
 
-/// The statements that ask for the tables and their unique keys. What is unique in another way than by its columns
-/// (expressions, prefixes, exclusion constraints) has an empty column.
+/// The statements that ask for the tables and their unique keys. What is unique in another way than by its
+/// columns (expressions, prefixes, exclusion constraints) has an empty column.
 fn question(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Postgres => {
-            "SELECT concat_ws(chr(31), CASE WHEN pg_table_is_visible(c.oid) THEN '1' ELSE '0' END, n.nspname, \
+            "SELECT concat_ws(chr(31), CASE WHEN pg_table_is_visible(c.oid) THEN '1' ELSE '0' END, \
+             n.nspname, \
              c.relname, coalesce(i.indexrelid::text, ''), CASE WHEN i.indisprimary THEN '1' ELSE '0' END, \
              CASE WHEN i.indisexclusion THEN '' ELSE coalesce(a.attname::text, '') END) \
              FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
              LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion) \
-             LEFT JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, place) ON k.place <= i.indnkeyatts \
+             LEFT JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, place) ON k.place <= \
+             i.indnkeyatts \
              LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0 \
-             WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') \
+             WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', \
+             'pg_toast') \
              ORDER BY c.oid, i.indexrelid, k.place"
         }
         Dialect::MySql => {
-            "SELECT CONCAT_WS(CHAR(31 USING utf8mb4), IF(t.table_schema = DATABASE(), '1', '0'), t.table_schema, \
+            "SELECT CONCAT_WS(CHAR(31 USING utf8mb4), IF(t.table_schema = DATABASE(), '1', '0'), \
+             t.table_schema, \
              t.table_name, COALESCE(s.index_name, ''), IF(s.index_name = 'PRIMARY', '1', '0'), \
              COALESCE(IF(s.sub_part IS NULL, s.column_name, ''), '')) \
              FROM information_schema.tables AS t LEFT JOIN information_schema.statistics AS s \
@@ -116,9 +120,11 @@ fn question(dialect: Dialect) -> &'static str {
         }
         // A primary key that is the row's number has no index.
         Dialect::Sqlite => {
-            "SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || char(31) || '0' || char(31) \
+            "SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || char(31) || '0' || \
+             char(31) \
              FROM sqlite_master AS m WHERE m.type = 'table'; \
-             SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || 'primary' || char(31) || '1' \
+             SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || 'primary' || char(31) \
+             || '1' \
              || char(31) || c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c \
              WHERE m.type = 'table' AND c.pk > 0; \
              SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || i.name || char(31) || '0' \

@@ -53,7 +53,8 @@ pub enum Unclear {
     Rows,
     /// It locks several rows, in an order that is the server's.
     Order,
-    /// The unique keys of its table are not known: it is not in the catalog, or has keys that are not made of columns.
+    /// The unique keys of its table are not known: it is not in the catalog, or has keys that are not made of
+    /// columns.
     Keys,
     /// It names a lock that may be the same as one which another statement spells in another way.
     Name,

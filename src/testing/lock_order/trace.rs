@@ -83,7 +83,8 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// Whether it is certainly held when the lock at this place is asked for. Only such a lock keeps others out.
+    /// Whether it is certainly held when the lock at this place is asked for. Only such a lock keeps others
+    /// out.
     pub(super) fn is_certain_at(&self, place: usize) -> bool {
         self.certain_from.is_some_and(|from| from <= place)
     }
@@ -169,7 +170,8 @@ impl Transaction {
         locks.iter().filter(|lock| !is_held(lock)).cloned().collect()
     }
 
-    /// The last statement was answered. Returns whether that leaves open if a lock is held that it had not waited for.
+    /// The last statement was answered. Returns whether that leaves open if a lock is held that it had not
+    /// waited for.
     pub(super) fn answered(&mut self, answer: Answered) -> bool {
         let (now, before) = (self.trace.0.len(), self.before_last);
         let mut is_open = false;

@@ -6,8 +6,8 @@ use sqlparser::ast::{DataType, Expr, UnaryOperator, Value};
 
 use super::trace::Lock;
 
-/// Compares rows by some of the columns of their keys: numbers by their value and everything else by its bytes, which is
-/// not how every database sorts text.
+/// Compares rows by some of the columns of their keys: numbers by their value and everything else by its
+/// bytes, which is not how every database sorts text.
 pub(super) fn by_value(one: &Lock, other: &Lock, by: &[(usize, bool)]) -> Ordering {
     let (Lock::Row { values: one, .. }, Lock::Row { values: other, .. }) = (one, other) else {
         return Ordering::Equal;
@@ -26,8 +26,8 @@ pub(super) fn by_value(one: &Lock, other: &Lock, by: &[(usize, bool)]) -> Orderi
     Ordering::Equal
 }
 
-/// A value that is written out or bound, without its quotes: `1` and `'1'` are the same key. None where it cannot be read,
-/// and for NULL, which no row has for a key.
+/// A value that is written out or bound, without its quotes: `1` and `'1'` are the same key. None where it
+/// cannot be read, and for NULL, which no row has for a key.
 pub(super) fn value_of(expr: &Expr, arguments: &[String]) -> Option<String> {
     match expr {
         Expr::Value(value) => match &value.value {
@@ -90,8 +90,8 @@ pub(super) fn is_null(expr: &Expr, arguments: &[String]) -> bool {
     }
 }
 
-/// What values have in common that a database may take for one: `1`, `01` and `1.0`; and where text is compared without its
-/// case, `a` and `A`.
+/// What values have in common that a database may take for one: `1`, `01` and `1.0`; and where text is
+/// compared without its case, `a` and `A`.
 pub(super) fn folded(value: &str, ignores_case: bool) -> String {
     let trimmed = value.trim();
     if let Ok(number) = trimmed.parse::<i128>() {

@@ -17,8 +17,8 @@ use crate::queue::{Claim, Queue, QueueBackend};
 /// The longest time that one step of the check may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// How long the second worker may take while the first one is held. After that it is taken to wait for a lock of the first
-/// one, and both go on.
+/// How long the second worker may take while the first one is held. After that it is taken to wait for a lock
+/// of the first one, and both go on.
 const STANDSTILL: Duration = Duration::from_millis(300);
 
 /// How often a lease is ended that the first worker has extended again, by a statement that was on its way.
@@ -102,8 +102,8 @@ where
         Ok(held.max(worked))
     }
 
-    /// Runs the handler up to a point, hands the job over, and lets both workers end. Returns how often the handler waited
-    /// if it was not disturbed.
+    /// Runs the handler up to a point, hands the job over, and lets both workers end. Returns how often the
+    /// handler waited if it was not disturbed.
     async fn hand_over_at(&self, point: Point, heir: Heir) -> Result<usize, NotFenced> {
         let (before, claim) = self.begin().await?;
         let (id, token) = (claim.id(), claim.token());
@@ -166,8 +166,8 @@ where
         Ok((before, claim))
     }
 
-    /// Claims the job for a second worker. `None` if it cannot be claimed: it is done, or a transaction of the handler has
-    /// locked it.
+    /// Claims the job for a second worker. `None` if it cannot be claimed: it is done, or a transaction of
+    /// the handler has locked it.
     async fn take_over(&self, id: i64, token: i64) -> Result<Option<Claim<DB>>, NotFenced> {
         for _ in 0..TRIES {
             if let Err(error) = self.queue.lapse_at_once(id, token).await {

@@ -17,7 +17,8 @@ pub(super) enum Point {
     Start,
     /// Before or after a statement that the claim itself sends, counted from 1.
     ClaimStep(usize),
-    /// The moment at which it waits for something for the nth time: the answer to a statement, a connection, a timer.
+    /// The moment at which it waits for something for the nth time: the answer to a statement, a connection,
+    /// a timer.
     Wait(usize),
     /// Nowhere.
     Never,
@@ -25,8 +26,9 @@ pub(super) enum Point {
 
 /// Counts the statements of a claim, and lets its handler wait before and after each of them.
 ///
-/// A future that is ready at once is no point at which a handler can be held, and whether the answer of a database is there
-/// at once is a matter of luck. With these, there is a point between any two calls on a claim in every run.
+/// A future that is ready at once is no point at which a handler can be held, and whether the answer of a
+/// database is there at once is a matter of luck. With these, there is a point between any two calls on a
+/// claim in every run.
 #[derive(Debug, Default)]
 pub(super) struct ClaimSteps(AtomicUsize);
 
@@ -58,7 +60,8 @@ impl Interceptor for ClaimSteps {
     }
 }
 
-/// Runs a handler up to a point, and counts how often it waits. Returns its result if it ends before that point.
+/// Runs a handler up to a point, and counts how often it waits. Returns its result if it ends before that
+/// point.
 pub(super) async fn run_up_to<F: Future>(
     mut handler: Pin<&mut F>,
     point: Point,
