@@ -221,8 +221,7 @@ impl LockOrder {
         if !unknown.is_empty() && !self.allows_unknown {
             panic!(
                 "no two orders of locks were found that can deadlock, but the locks of some statements are \
-                 not known; look \
-                 at them, and say allow_unknown() if they are in order:\n\n{}",
+                 not known; look at them, and say allow_unknown() if they are in order:\n\n{}",
                 unknown.join("\n")
             );
         }

@@ -139,8 +139,7 @@ pub enum RetryCheck {
     /// No fault made the transactor run the unit again.
     #[error(
         "nothing was checked: the unit was never run again; give the transactor more than one attempt, and \
-         a strategy that \
-         retries"
+         a strategy that retries"
     )]
     NeverRunAgain,
     /// The steps of the unit were not seen: the transactor does not pass on the options that it is given.

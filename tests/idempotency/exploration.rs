@@ -206,7 +206,6 @@ pub(crate) async fn a_part_is_safe_to_run_again<DB: Keeps>() {
     assert!(
         faults > 40,
         "five at BEGIN, the look, the savepoint, the key, the effect, the response, the release, COMMIT, \
-         and more in \
-         second attempts"
+         and more in second attempts"
     );
 }

@@ -133,8 +133,7 @@ impl Report {
         if let Some(kind) = self.undecided.iter().find(|kind| forbidden(**kind)) {
             panic!(
                 "{what} {kind}, and it is not known whether there is one: too many transactions depend on \
-                 each other in \
-                 circles; check a shorter history: {self}"
+                 each other in circles; check a shorter history: {self}"
             );
         }
     }

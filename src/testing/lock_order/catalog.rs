@@ -95,9 +95,8 @@ fn question(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Postgres => {
             "SELECT concat_ws(chr(31), CASE WHEN pg_table_is_visible(c.oid) THEN '1' ELSE '0' END, \
-             n.nspname, \
-             c.relname, coalesce(i.indexrelid::text, ''), CASE WHEN i.indisprimary THEN '1' ELSE '0' END, \
-             CASE WHEN i.indisexclusion THEN '' ELSE coalesce(a.attname::text, '') END) \
+             n.nspname, c.relname, coalesce(i.indexrelid::text, ''), CASE WHEN i.indisprimary THEN '1' \
+             ELSE '0' END, CASE WHEN i.indisexclusion THEN '' ELSE coalesce(a.attname::text, '') END) \
              FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
              LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion) \
              LEFT JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, place) ON k.place <= \
@@ -109,27 +108,29 @@ fn question(dialect: Dialect) -> &'static str {
         }
         Dialect::MySql => {
             "SELECT CONCAT_WS(CHAR(31 USING utf8mb4), IF(t.table_schema = DATABASE(), '1', '0'), \
-             t.table_schema, \
-             t.table_name, COALESCE(s.index_name, ''), IF(s.index_name = 'PRIMARY', '1', '0'), \
-             COALESCE(IF(s.sub_part IS NULL, s.column_name, ''), '')) \
-             FROM information_schema.tables AS t LEFT JOIN information_schema.statistics AS s \
-             ON s.table_schema = t.table_schema AND s.table_name = t.table_name AND s.non_unique = 0 \
-             WHERE t.table_type = 'BASE TABLE' \
-             AND t.table_schema NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys') \
+             t.table_schema, t.table_name, COALESCE(s.index_name, ''), IF(s.index_name = 'PRIMARY', '1', \
+             '0'), COALESCE(IF(s.sub_part IS NULL, s.column_name, ''), '')) \
+             FROM information_schema.tables AS t \
+             LEFT JOIN information_schema.statistics AS s ON s.table_schema = t.table_schema AND \
+             s.table_name = t.table_name AND s.non_unique = 0 \
+             WHERE t.table_type = 'BASE TABLE' AND t.table_schema NOT IN ('information_schema', 'mysql', \
+             'performance_schema', 'sys') \
              ORDER BY t.table_schema, t.table_name, s.index_name, s.seq_in_index"
         }
         // A primary key that is the row's number has no index.
         Dialect::Sqlite => {
             "SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || char(31) || '0' || \
              char(31) \
-             FROM sqlite_master AS m WHERE m.type = 'table'; \
+             FROM sqlite_master AS m \
+             WHERE m.type = 'table'; \
              SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || 'primary' || char(31) \
-             || '1' \
-             || char(31) || c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c \
+             || '1' || char(31) || c.name \
+             FROM sqlite_master AS m, pragma_table_info(m.name) AS c \
              WHERE m.type = 'table' AND c.pk > 0; \
-             SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || i.name || char(31) || '0' \
-             || char(31) || coalesce(c.name, '') FROM sqlite_master AS m, pragma_index_list(m.name) AS i, \
-             pragma_index_info(i.name) AS c WHERE m.type = 'table' AND i.\"unique\" AND i.origin <> 'pk'"
+             SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || i.name || char(31) || \
+             '0' || char(31) || coalesce(c.name, '') \
+             FROM sqlite_master AS m, pragma_index_list(m.name) AS i, pragma_index_info(i.name) AS c \
+             WHERE m.type = 'table' AND i.\"unique\" AND i.origin <> 'pk'"
         }
     }
 }
