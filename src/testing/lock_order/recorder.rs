@@ -84,8 +84,11 @@ fn answered(answer: &Answer) -> Answered {
     let affected = answer.rows_affected.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(0);
     let is_true = match (answer.integers.as_slice(), answer.rows.as_slice()) {
         ([integer], []) => Some(*integer == 1),
-        // `pg_try_advisory_xact_lock = true`
-        ([], [row]) => row.rsplit(' ').next().map(|value| ["1", "true"].contains(&value)),
+        // `pg_try_advisory_xact_lock = true`, if that is the only column
+        ([], [row]) => {
+            let (_, value) = row.split_once(" = ").filter(|(_, value)| !value.contains(" = ")).unzip();
+            value.map(|value| ["1", "true"].contains(&value))
+        }
         _ => None,
     };
     Answered { rows: answer.rows_read.max(affected), is_true }
