@@ -206,6 +206,12 @@ impl<DB: QueueBackend> Claim<DB> {
         .await
     }
 
+    /// The same claim, whose own transactions are those of another value of its queue.
+    #[cfg(feature = "testing")]
+    pub(super) fn held_through(self, queue: &Queue<DB>) -> Self {
+        Self { queue: queue.clone(), ..self }
+    }
+
     /// What is said when somebody else has it.
     pub(super) fn stale(&self) -> String {
         let (Self { id, token, .. }, queue) = (self, self.queue.name());

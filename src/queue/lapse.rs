@@ -7,10 +7,15 @@ use crate::error::Error;
 use crate::lock::RowLock;
 use crate::transactor::{Options, TransactorExt as _};
 
+/// A transaction that does not wait for locks.
+fn at_once() -> Options {
+    Options::new().attempts(1).lock_timeout(Duration::from_millis(1))
+}
+
 impl<DB: QueueBackend> Claim<DB> {
     /// Ends the lease now.
     pub(crate) async fn lapse(&self) -> Result<(), Error> {
-        self.queue().end_lease(self.id(), self.token(), "", Options::new()).await
+        self.queue().lapse(self.id(), self.token()).await
     }
 }
 
@@ -21,12 +26,22 @@ impl<DB: QueueBackend> Queue<DB> {
         Self { db, ..self.clone() }
     }
 
+    /// Ends the lease of a claim now.
+    pub(crate) async fn lapse(&self, id: i64, token: i64) -> Result<(), Error> {
+        self.end_lease(id, token, "", Options::new()).await
+    }
+
     /// Ends the lease of a claim now. Fails instead of waiting where a transaction has locked the job.
     pub(crate) async fn lapse_at_once(&self, id: i64, token: i64) -> Result<(), Error> {
         // InnoDB counts waits for locks in seconds, so the clause says it as well where there is one.
         let clause = DB::lock_clause(RowLock::UPDATE.nowait()).unwrap_or_default();
-        let at_once = Options::new().attempts(1).lock_timeout(Duration::from_millis(1));
-        self.end_lease(id, token, &clause, at_once).await
+        self.end_lease(id, token, &clause, at_once()).await
+    }
+
+    /// Claims jobs, and fails instead of waiting where a transaction has locked the database.
+    pub(crate) async fn claim_at_once(&self, most: usize) -> Result<Vec<Claim<DB>>, Error> {
+        let claims = self.with_options(at_once()).claim(most).await?;
+        Ok(claims.into_iter().map(|claim| claim.held_through(self)).collect())
     }
 
     async fn end_lease(&self, id: i64, token: i64, clause: &str, options: Options) -> Result<(), Error> {

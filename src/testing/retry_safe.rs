@@ -23,8 +23,8 @@ const FAULTS: [Fault; 5] = [
     Fault::AnswerLost,
 ];
 
-/// How often a run is begun again in which a fault did not happen: a conflict that is real may end an attempt before
-/// its time, with the connection that an earlier fault has closed, for one.
+/// How often a run is begun again in which a fault did not happen: a conflict that is real may end an attempt
+/// before its time, with the connection that an earlier fault has closed, for one.
 const TRIES: usize = 5;
 
 /// A run in which a unit's effect was not there as often as its outcome says.

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::NotFenced;
 use super::pausing::{ClaimSteps, Point, run_up_to};
+use crate::error::Error;
 use crate::failure::FailureKind;
 use crate::queue::{Claim, Queue, QueueBackend};
 
@@ -89,7 +90,7 @@ where
             return Err(unchecked(format!("the handler fails although nobody takes its job over: {error}")));
         }
         self.expect("when nobody took the job over", 1, before).await?;
-        match self.queue.lapse_at_once(id, token).await {
+        match self.queue.lapse(id, token).await {
             Err(error) if error.is_stale_claim() => Ok(waits),
             Err(error) => Err(unchecked(error)),
             Ok(()) => Err(unchecked("the handler ended without an error, and its job is not completed")),
@@ -158,9 +159,9 @@ where
     async fn begin(&self) -> Result<(i64, Claim<DB>), NotFenced> {
         let before = self.counted().await?;
         limited("no job was enqueued", (self.enqueue)()).await??;
-        let claim = match limited("no job was claimed", only_one(&self.watched)).await?? {
-            Some(claim) => claim,
-            None => return Err(unchecked("one job was to be claimed from the queue, none was")),
+        let claims = limited("no job was claimed", self.watched.claim(2)).await?.map_err(unchecked)?;
+        let Some(claim) = only_one(claims)? else {
+            return Err(unchecked("one job was to be claimed from the queue, none was"));
         };
         self.steps.reset();
         Ok((before, claim))
@@ -170,17 +171,18 @@ where
     /// the handler has locked it.
     async fn take_over(&self, id: i64, token: i64) -> Result<Option<Claim<DB>>, NotFenced> {
         for _ in 0..TRIES {
-            if let Err(error) = self.queue.lapse_at_once(id, token).await {
-                let is_locked = error.failure().is_some_and(|failure| {
-                    use FailureKind::{Busy, LockNotAvailable, LockTimeout};
-                    matches!(failure.kind(), Busy | LockNotAvailable | LockTimeout)
-                });
-                return if is_locked || error.is_stale_claim() { Ok(None) } else { Err(unchecked(error)) };
+            let claims = match self.queue.lapse_at_once(id, token).await {
+                Ok(()) => self.queue.claim_at_once(2).await,
+                Err(error) => Err(error),
+            };
+            match claims {
+                // A statement of the handler that is on its way may extend the lease, or lock the job,
+                // meanwhile.
+                Ok(claims) if claims.is_empty() => sleep(Duration::from_millis(2)).await,
+                Ok(claims) => return only_one(claims),
+                Err(error) if error.is_stale_claim() || is_locked(&error) => return Ok(None),
+                Err(error) => return Err(unchecked(error)),
             }
-            if let Some(claim) = only_one(self.queue).await? {
-                return Ok(Some(claim));
-            }
-            sleep(Duration::from_millis(2)).await;
         }
         Err(unchecked("the job could not be claimed a second time, although its lease had lapsed"))
     }
@@ -222,10 +224,15 @@ async fn limited<T>(what: &str, future: impl Future<Output = T>) -> Result<T, No
     timeout(LIMIT, future).await.map_err(|_| unchecked(format!("{what} within {LIMIT:?}")))
 }
 
-async fn only_one<DB: QueueBackend>(queue: &Queue<DB>) -> Result<Option<Claim<DB>>, NotFenced> {
-    let mut claims = queue.claim(2).await.map_err(unchecked)?;
+fn only_one<DB: QueueBackend>(mut claims: Vec<Claim<DB>>) -> Result<Option<Claim<DB>>, NotFenced> {
     match claims.len() {
         0 | 1 => Ok(claims.pop()),
         _ => Err(unchecked("one job was to be claimed from the queue, several were")),
     }
+}
+
+/// Whether a transaction has locked what was asked for.
+fn is_locked(error: &Error) -> bool {
+    use FailureKind::{Busy, LockNotAvailable, LockTimeout};
+    error.failure().is_some_and(|failure| matches!(failure.kind(), Busy | LockNotAvailable | LockTimeout))
 }

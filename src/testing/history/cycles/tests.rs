@@ -36,7 +36,7 @@ fn note(cycle: &[DependencyKind], found: &mut [bool; 5]) {
 #[test]
 fn every_kind_of_cycle_is_found_and_no_other() {
     let mut seen = [[0; 2]; 5];
-    for seed in 0..3_000 {
+    for seed in 0..6_000 {
         let mut random = StdRng::seed_from_u64(seed);
         let nodes = random.random_range(2..=6);
         let edges: Vec<_> = (0..random.random_range(2..=10))
@@ -62,5 +62,5 @@ fn every_kind_of_cycle_is_found_and_no_other() {
             seen[usize::from(is_there)] += 1;
         }
     }
-    assert!(seen.iter().flatten().all(|times| *times > 50), "{seen:?}");
+    assert!(seen.iter().flatten().all(|times| *times > 20), "{seen:?}");
 }
