@@ -187,8 +187,8 @@ impl<'g, 'h> Search<'g, 'h> {
             }
             for (edge, next, kind) in self.steps(place.node) {
                 let Some(next) = shape.step(place, next, kind, self.ordered) else { continue };
-                if !reached.contains_key(&next) {
-                    reached.insert(next, Some((place, edge)));
+                if let Entry::Vacant(vacant) = reached.entry(next) {
+                    vacant.insert(Some((place, edge)));
                     queue.push_back((next, length + 1));
                 }
             }
