@@ -3,10 +3,13 @@
 use std::fmt::{self, Display};
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::sleep;
 
 use crate::backend::Backend;
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::intercept::Fault;
 use crate::transactor::{Ended, Options, Transactor, TransactorExt as _, Unit};
@@ -23,9 +26,11 @@ const FAULTS: [Fault; 5] = [
     Fault::AnswerLost,
 ];
 
-/// How often a run is begun again in which a fault did not happen: a conflict that is real may end an attempt
-/// before its time, with the connection that an earlier fault has closed, for one.
-const TRIES: usize = 5;
+/// How often a run is begun again in which a fault did not happen. A conflict that is real may have ended the
+/// attempt before its time: SQLite reports one while the connection that an earlier fault has broken is being
+/// closed. So there is a longer pause before each attempt each time.
+const TRIES: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A run in which a unit's effect was not there as often as its outcome says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,7 +184,7 @@ where
     let counted = || async { count().await.map_err(|error| RetryCheck::NotCounted(error.to_string())) };
     let check = Check { transactor, unit: &unit, count: counted };
     let none = Faults::new();
-    if let Some(outcome) = check.run(&none, Injected::default()).await?.failure {
+    if let Some(outcome) = check.run(none.options(), Injected::default()).await?.failure {
         return Err(RetryCheck::NotCommitted(outcome));
     }
     let steps = none.seen_in(1);
@@ -272,9 +277,15 @@ impl<X: ?Sized, F, C> Check<'_, X, F, C> {
         Fut: Future<Output = Result<i64, RetryCheck>>,
     {
         let Some((moment, fault)) = injected.second.or(injected.first) else { return Ok(Vec::new()) };
-        for _ in 0..TRIES {
+        for again in 0..TRIES {
             let faults = injected.faults();
-            self.run(&faults, injected).await?;
+            let pause = PAUSE * again;
+            sleep(pause).await;
+            let options = match again {
+                0 => faults.options(),
+                _ => faults.options().backoff(Backoff::exponential(pause, pause).equal_jitter()),
+            };
+            self.run(options, injected).await?;
             if faults.pending() == 0 {
                 return Ok(faults.seen_in(2));
             }
@@ -282,7 +293,7 @@ impl<X: ?Sized, F, C> Check<'_, X, F, C> {
         Err(RetryCheck::NotReached(moment, fault))
     }
 
-    async fn run<DB, T, E, Fut>(&self, faults: &Faults, injected: Injected) -> Result<Ran, RetryCheck>
+    async fn run<DB, T, E, Fut>(&self, options: Options, injected: Injected) -> Result<Ran, RetryCheck>
     where
         DB: Backend,
         X: Transactor<DB>,
@@ -296,7 +307,7 @@ impl<X: ?Sized, F, C> Check<'_, X, F, C> {
     {
         let before = (self.count)().await?;
         let told = Told { transactor: self.transactor, outcome: Mutex::new(None) };
-        let _ = told.with(faults.options()).run(self.unit.clone()).await;
+        let _ = told.with(options).run(self.unit.clone()).await;
         let found = (self.count)().await? - before;
         let (outcome, expected) = match told.outcome.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(Ok(Ended::Committed)) => (String::from("a commit"), (1, 1)),
