@@ -18,7 +18,7 @@ pub enum Order {
     #[default]
     Data,
     /// A session comes after what it did before: whoever has committed sees it from then on. A commit whose
-    /// answer never came may be stored later, and binds nobody.
+    /// answer never came may be stored later, so nothing that follows comes after it.
     Session,
     /// Whatever had ended before a transaction began comes before it. With SERIALIZABLE this is strict serializability,
     /// which a single server gives and a stale replica does not.

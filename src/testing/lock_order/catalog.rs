@@ -33,7 +33,7 @@ pub(super) struct Table {
 }
 
 impl Catalog {
-    /// Reads the answers to the [question](question), a line for each column of each unique key.
+    /// Reads the answers to the [`question`], a line for each column of each unique key.
     pub(super) fn read(lines: &[String]) -> Self {
         let mut catalog = Self::default();
         let mut keys: HashMap<String, Vec<Key>> = HashMap::new();
