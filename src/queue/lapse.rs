@@ -26,6 +26,11 @@ impl<DB: QueueBackend> Queue<DB> {
         Self { db, ..self.clone() }
     }
 
+    /// How many connections its pool may have.
+    pub(crate) fn max_connections(&self) -> u32 {
+        self.db.pool().options().get_max_connections()
+    }
+
     /// Ends the lease of a claim now.
     pub(crate) async fn lapse(&self, id: i64, token: i64) -> Result<(), Error> {
         self.end_lease(id, token, "", Options::new()).await

@@ -60,6 +60,12 @@ where
 {
     /// Hands the job over at every point of the handler's work.
     pub(super) async fn everywhere(&self) -> Result<(), NotFenced> {
+        if self.queue.max_connections() < 2 {
+            return Err(unchecked(
+                "the pool of the queue has one connection, which the handler may hold while a second worker takes \
+                 the job over; give it at least two (and SQLite a file in place of `:memory:`)",
+            ));
+        }
         let mut waits = self.undisturbed().await?;
         let steps = self.steps.count();
         self.at(Point::Start).await?;
