@@ -350,7 +350,8 @@ pub(crate) async fn handlers_that_do_not_do_their_job_are_not_checked<DB: QueueT
     let found = check_fenced(queue, enqueue, forgets, count).await.expect_err("the job is still there");
     assert!(matches!(found, NotFenced::Unchecked(_)), "{found}");
 
-    let lone = Queue::new("lone", &DB::pool(1).await).expect("a name");
+    let small = DB::pool(1).await;
+    let lone = Queue::new("lone", &small.pool).expect("a name");
     let found = check_fenced(&lone, enqueue, fails, count).await.expect_err("there is one connection");
     assert!(found.to_string().contains("at least two"), "{found}");
 }
