@@ -112,6 +112,8 @@ pub(crate) struct Answer {
     pub(crate) rows: Vec<String>,
     /// How many rows were written, where the database says so.
     pub(crate) rows_affected: Option<u64>,
+    /// What a text of the crate's own was answered.
+    pub(crate) integers: Vec<i64>,
 }
 
 impl Answer {

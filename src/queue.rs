@@ -52,6 +52,8 @@ mod doctor;
 mod ending;
 mod insertion;
 mod job;
+#[cfg(feature = "testing")]
+mod lapse;
 mod lease;
 mod log;
 #[cfg(feature = "mysql")]

@@ -30,6 +30,8 @@ mod probe;
 mod right_of_way;
 mod rows;
 mod savepoint;
+#[cfg(feature = "testing")]
+mod scope;
 mod session;
 mod shield;
 
@@ -44,6 +46,8 @@ pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use no_connection::{cut_short, is_used_up, not_connected};
 pub(crate) use opening::{NotOpened, Opening};
 pub(crate) use right_of_way::{RightOfWay, has_given_way};
+#[cfg(feature = "testing")]
+pub(crate) use scope::Scope;
 use session::refusal_since;
 pub(crate) use session::{Handoff, Session};
 pub(crate) use shield::Shield;

@@ -23,6 +23,11 @@ async fn a_constraint_that_fails_at_commit_is_typed() {
     failures::a_constraint_that_fails_at_commit_is_typed::<sqlx::Postgres>().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_on_a_table_is_unknown() {
+    lock_knowledge::a_lock_on_a_table_is_unknown::<sqlx::Postgres>().await;
+}
+
 /// What `Serializable` is for: without a lock on what was read, both go off duty.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn write_skew_is_possible_without_serializable() {

@@ -223,23 +223,10 @@ impl<DB: QueueBackend> Claim<DB> {
         found.is_ok_and(|found| found.is_empty())
     }
 
-    /// Lets the lease end now.
+    /// The same claim, whose own transactions are those of another value of its queue.
     #[cfg(feature = "testing")]
-    pub(crate) async fn lapse(&self) -> Result<(), Error> {
-        let Self { id, token, .. } = self;
-        let job =
-            format!("UPDATE atomically_job SET due_at = {} - 1 WHERE id = {id} AND token = {token}", DB::NOW);
-        let lease = format!("DELETE FROM atomically_job_lease WHERE job_id = {id} AND token = {token}");
-        self.queue
-            .db
-            .run(async |tx| {
-                if DB::send(tx, job, Vec::new()).await? == 0 {
-                    return Err(tx.stale_claim(self.stale()));
-                }
-                DB::send(tx, lease, Vec::new()).await?;
-                Ok(())
-            })
-            .await
+    pub(super) fn held_through(self, queue: &Queue<DB>) -> Self {
+        Self { queue: queue.clone(), ..self }
     }
 
     /// What is said when somebody else has it.

@@ -33,8 +33,9 @@ use crate::transactor::{Options, Transactor, TransactorExt as _, With};
 /// # #[cfg(not(feature = "sqlite"))] fn main() {}
 /// ```
 ///
-/// Each fault happens once, the first time that its moment comes: the next attempt, and the next run, go past it. One that
-/// has not happened is still [`pending`](Self::pending); a test that means something asks.
+/// Each fault happens once, the first time that its moment comes: the next attempt, and the next run, go past
+/// it. For one in a later attempt there is [`in_attempt`](Self::in_attempt). A fault that has not happened is
+/// still [`pending`](Self::pending); a test that means something asks.
 ///
 /// # How real they are
 ///
@@ -47,15 +48,23 @@ pub struct Faults(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    planned: Vec<(Moment, Planned)>,
+    planned: Vec<Planned>,
     /// How many statements of its own the unit has sent, in each attempt.
     statements: HashMap<u32, u32>,
-    /// The moments that have come, in the first attempt.
-    seen: Vec<Moment>,
+    /// The moments that have come, with their attempts.
+    seen: Vec<(u32, Moment)>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Planned {
+struct Planned {
+    /// `None` is the first attempt that gets there.
+    attempt: Option<u32>,
+    moment: Moment,
+    disturbance: Disturbance,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Disturbance {
     Fault(Fault),
     Delay(Duration),
 }
@@ -82,17 +91,23 @@ impl Faults {
     /// Something goes wrong at this moment.
     #[must_use]
     pub fn at(self, moment: Moment, fault: Fault) -> Self {
-        self.planned(moment, Planned::Fault(fault))
+        self.planned(Planned { attempt: None, moment, disturbance: Disturbance::Fault(fault) })
+    }
+
+    /// Something goes wrong at this moment of the attempt with this number, the first being 1.
+    #[must_use]
+    pub fn in_attempt(self, attempt: u32, moment: Moment, fault: Fault) -> Self {
+        self.planned(Planned { attempt: Some(attempt), moment, disturbance: Disturbance::Fault(fault) })
     }
 
     /// The step of this moment is held back for so long.
     #[must_use]
     pub fn delay(self, moment: Moment, delay: Duration) -> Self {
-        self.planned(moment, Planned::Delay(delay))
+        self.planned(Planned { attempt: None, moment, disturbance: Disturbance::Delay(delay) })
     }
 
-    fn planned(self, moment: Moment, planned: Planned) -> Self {
-        self.state().planned.push((moment, planned));
+    fn planned(self, planned: Planned) -> Self {
+        self.state().planned.push(planned);
         self
     }
 
@@ -113,9 +128,15 @@ impl Faults {
         self.state().planned.len()
     }
 
-    /// The moments that have come in first attempts, in order.
-    pub(super) fn seen(&self) -> Vec<Moment> {
-        self.state().seen.clone()
+    /// The moments that have come in attempts with this number, in order and each once.
+    pub(super) fn seen_in(&self, attempt: u32) -> Vec<Moment> {
+        let mut moments = Vec::new();
+        for (number, moment) in &self.state().seen {
+            if *number == attempt && !moments.contains(moment) {
+                moments.push(*moment);
+            }
+        }
+        moments
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -138,17 +159,18 @@ impl State {
             StepKind::Commit => Moment::Commit,
             StepKind::Rollback => return None,
         };
-        if step.attempt == 1 {
-            self.seen.push(moment);
-        }
+        self.seen.push((step.attempt, moment));
         Some(moment)
     }
 
-    fn take(&mut self, moment: Moment) -> Vec<Planned> {
+    fn take(&mut self, attempt: u32, moment: Moment) -> Vec<Disturbance> {
+        let is_due = |planned: &Planned| {
+            planned.moment == moment && planned.attempt.is_none_or(|planned| planned == attempt)
+        };
         let (due, planned): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.planned).into_iter().partition(|(planned, _)| *planned == moment);
+            std::mem::take(&mut self.planned).into_iter().partition(is_due);
         self.planned = planned;
-        due.into_iter().map(|(_, planned)| planned).collect()
+        due.into_iter().map(|planned| planned.disturbance).collect()
     }
 }
 
@@ -158,13 +180,13 @@ impl Interceptor for Faults {
         let due = {
             let mut state = self.state();
             let moment = state.moment(step)?;
-            state.take(moment)
+            state.take(step.attempt, moment)
         };
         let mut fault = None;
-        for planned in due {
-            match planned {
-                Planned::Delay(delay) => tokio::time::sleep(delay).await,
-                Planned::Fault(planned) => fault = Some(planned),
+        for disturbance in due {
+            match disturbance {
+                Disturbance::Delay(delay) => tokio::time::sleep(delay).await,
+                Disturbance::Fault(planned) => fault = Some(planned),
             }
         }
         fault

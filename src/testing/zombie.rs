@@ -2,9 +2,17 @@
 
 use std::fmt::Display;
 use std::future::Future;
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::queue::{Claim, Queue, QueueBackend};
+use crate::transactor::Options;
+
+mod hand_over;
+mod pausing;
+
+use hand_over::{Check, unchecked};
+use pausing::ClaimSteps;
 
 /// Lets the lease of a claim lapse at once: the next claim takes its job over.
 ///
@@ -25,7 +33,7 @@ pub enum NotFenced {
     #[error("{moment}: the effect of one job was expected {expected} times, and is there {found} times")]
     Effects {
         /// What had happened.
-        moment: &'static str,
+        moment: String,
         /// How often it was to be there.
         expected: i64,
         /// How often it is.
@@ -35,7 +43,7 @@ pub enum NotFenced {
     #[error("{moment}: the worker that had lost the job was told that it had done it")]
     NotTold {
         /// What had happened.
-        moment: &'static str,
+        moment: String,
     },
     /// The one that had taken the job over could not do it.
     #[error("the worker that had taken the job over failed: {0}")]
@@ -47,11 +55,25 @@ pub enum NotFenced {
 
 /// Checks that a queue's handler has one effect for each job, whatever becomes of its lease.
 ///
-/// A worker claims a job, its lease lapses, and a second one claims the job. Then the first one comes back and does its work:
-/// once while the second has the job, and once when the second is done. It must not leave anything, and must be told.
+/// The handler is run once without a disturbance, and must do its job then. After that it is held at one
+/// point of its work after another: before it begins, before and after each statement that its claim sends,
+/// and wherever it waits for anything. There its lease lapses and a second worker claims the job. The first
+/// one goes on, once while the second one only has the job, and once after the second one is done. From then
+/// on it must not leave anything, and must be told: a claim that was checked a moment ago is no permission to
+/// do something now.
 ///
-/// `enqueue` puts one job into the queue, which has no other; `handler` does it and completes it; `count` answers how often
-/// the effects of all jobs are there.
+/// `enqueue` puts one job into the queue, which has no other; `handler` does it and completes it; `count`
+/// returns how often the effects of all jobs are there. All of that happens a few dozen times: twice for each
+/// point.
+///
+/// # What it cannot check
+///
+/// The handler is held where its future waits. What it does between two such points, without waiting, happens
+/// at one moment here. What it does in tasks that it spawns, and on other threads, is not held back.
+///
+/// While the handler's own transaction has locked the job, nobody can take it over, and it is not handed over
+/// there. The second worker needs a connection while the first one is held: give the queue's pool at least
+/// two, and SQLite a file.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
@@ -59,7 +81,9 @@ pub enum NotFenced {
 /// use atomically::testing::assert_fenced;
 /// use atomically::{Error, Pessimistic, TransactorExt as _};
 ///
-/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # let directory = tempfile::tempdir().map_err(sqlx::Error::Io)?;
+/// # let file = format!("sqlite:{}?mode=rwc", directory.path().join("shop.db").display());
+/// # let pool = sqlx::SqlitePool::connect(&file).await?;
 /// # sqlx::query("CREATE TABLE payment (amount INTEGER)").execute(&pool).await?;
 /// let db = Pessimistic::default().on(&pool);
 /// let payments = Queue::new("payments", &pool)?;
@@ -86,7 +110,7 @@ pub enum NotFenced {
 ///
 /// # Panics
 ///
-/// With the [`NotFenced`] that it finds. [`check_fenced`] answers it instead.
+/// With the [`NotFenced`] that it finds. [`check_fenced`] returns it instead.
 pub async fn assert_fenced<DB, Enqueue, Enqueued, T, Handler, Handled, E, Count, Counted, N>(
     queue: &Queue<DB>,
     enqueue: Enqueue,
@@ -115,7 +139,7 @@ pub async fn assert_fenced<DB, Enqueue, Enqueued, T, Handler, Handled, E, Count,
 ///
 /// # Errors
 ///
-/// Where a worker that had lost its job left an effect, or was not told; or why that cannot be said.
+/// A worker that had lost its job left an effect, or was not told; or the check could not be made.
 pub async fn check_fenced<DB, Enqueue, Enqueued, T, Handler, Handled, E, Count, Counted, N>(
     queue: &Queue<DB>,
     enqueue: Enqueue,
@@ -133,52 +157,17 @@ where
     Counted: Future<Output = Result<i64, N>>,
     N: Display,
 {
-    let counted = || async { count().await.map_err(unchecked) };
-    let take_over = || async {
-        enqueue().await.map_err(unchecked)?;
-        let zombie = only_one(queue).await?;
-        lapse_lease(&zombie).await.map_err(unchecked)?;
-        let heir = only_one(queue).await?;
-        Ok::<_, NotFenced>((zombie, heir))
+    let steps = Arc::new(ClaimSteps::default());
+    let check = Check {
+        queue,
+        watched: queue.with_options(Options::new().intercepted_by(steps.clone())),
+        steps,
+        enqueue: || async { enqueue().await.map(drop).map_err(unchecked) },
+        handler: |claim| {
+            let handled = handler(claim);
+            async { handled.await.map_err(|error| error.to_string()) }
+        },
+        count: || async { count().await.map_err(unchecked) },
     };
-    let heir_works =
-        |heir| async { handler(heir).await.map_err(|error| NotFenced::HeirFailed(error.to_string())) };
-
-    let before = counted().await?;
-    let (zombie, heir) = take_over().await?;
-    let moment = "while another one had the job";
-    let told = handler(zombie).await.is_err();
-    expect(moment, 0, counted().await? - before)?;
-    heir_works(heir).await?;
-    expect(moment, 1, counted().await? - before)?;
-    if !told {
-        return Err(NotFenced::NotTold { moment });
-    }
-
-    let before = counted().await?;
-    let (zombie, heir) = take_over().await?;
-    let moment = "after another one had done the job";
-    heir_works(heir).await?;
-    let told = handler(zombie).await.is_err();
-    expect(moment, 1, counted().await? - before)?;
-    if told { Ok(()) } else { Err(NotFenced::NotTold { moment }) }
-}
-
-fn unchecked(error: impl Display) -> NotFenced {
-    NotFenced::Unchecked(error.to_string())
-}
-
-fn expect(moment: &'static str, expected: i64, found: i64) -> Result<(), NotFenced> {
-    if expected == found { Ok(()) } else { Err(NotFenced::Effects { moment, expected, found }) }
-}
-
-async fn only_one<DB: QueueBackend>(queue: &Queue<DB>) -> Result<Claim<DB>, NotFenced> {
-    let mut claims = queue.claim(2).await.map_err(unchecked)?;
-    match (claims.pop(), claims.len()) {
-        (Some(claim), 0) => Ok(claim),
-        (claim, others) => {
-            let claimed = others + usize::from(claim.is_some());
-            Err(unchecked(format!("one job was to be claimed from the queue, {claimed} were")))
-        }
-    }
+    check.everywhere().await
 }

@@ -125,7 +125,10 @@ impl Interception {
                     Reply { error: Some(error), ..Reply::default() }
                 }
             };
-            let answer = reply.error.as_ref().map(|error| failed::<DB>(error, false)).unwrap_or_default();
+            let answer = match &reply.error {
+                Some(error) => failed::<DB>(error, false),
+                None => Answer { integers: reply.integers.clone(), ..Answer::default() },
+            };
             let again = self.after(&step, &answer).await;
             if again {
                 sql = sql.split("; ").skip(reply.completed).collect::<Vec<_>>().join("; ");

@@ -13,6 +13,8 @@ use crate::intercept::StepKind;
 
 use super::executor::Parts;
 use super::journal::admit_control;
+#[cfg(feature = "testing")]
+use super::scope::Scope;
 use super::{Tx, TxFn, send};
 
 impl<DB: Backend> Tx<DB> {
@@ -68,11 +70,21 @@ impl<DB: Backend> Tx<DB> {
         let left_open =
             scopeguard::guard(dropped, |dropped: Arc<AtomicBool>| dropped.store(true, Ordering::Release));
         self.depth += 1;
+        #[cfg(feature = "testing")]
+        let (noted, result) = {
+            let noted = Scope::open();
+            (noted.clone(), noted.hold(scope(&mut *self)).await)
+        };
+        #[cfg(not(feature = "testing"))]
         let result = scope(&mut *self).await;
         self.depth -= 1;
         ScopeGuard::into_inner(left_open);
 
         let failure = self.journal.over().cloned();
+        #[cfg(feature = "testing")]
+        if result.is_err() || failure.is_some() {
+            noted.undo();
+        }
         match (result, failure) {
             (Ok(value), None) => {
                 self.control(format!("RELEASE SAVEPOINT {name}")).await?;

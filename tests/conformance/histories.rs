@@ -7,8 +7,8 @@ use atomically::testing::history::{
     AnomalyKind, Appends, Attempt, History, ListAppend, Lists, Order, Outcome, Recorder, Report,
 };
 use atomically::{
-    Atomic, Backend, Ended, Error, Isolation, Optimistic, Options, Pessimistic, Serializable, Strategy,
-    Transactor, TransactorExt as _, Tx, Unit,
+    Atomic, Backend, Ended, Error, Isolation, Optimistic, Options, Pessimistic, Resolve, Serializable,
+    Strategy, Transactor, TransactorExt as _, Tx, Unit,
 };
 use tokio::sync::Barrier;
 
@@ -265,6 +265,51 @@ async fn read_across<DB: TestBackend>(level: Isolation) -> History {
     let history = ended(&recorder, &pool).await;
     assert_eq!(history.count(Outcome::Committed), 2, "{:?}", history.transactions());
     history
+}
+
+/// The opening of a unit whose commits are resolved takes the snapshot, a moment before the closure begins.
+pub(crate) async fn histories_with_resolved_commits_are_in_order<DB: TestBackend + Lists>() {
+    let pool = DB::pool(SESSIONS).await;
+    let db = patient(Serializable::default(), &pool);
+    db.create_operation_table().await.expect("a table");
+    let db = db.options(Options::new().resolve_commits(Resolve::Operation));
+    for seed in 0..10 {
+        let load = ListAppend::new().sessions(SESSIONS).transactions(TRANSACTIONS).seed(seed);
+        let history = load.run(&pool, &db).await.expect("a history");
+        report(&history, Order::RealTime).assert(Isolation::Serializable);
+    }
+}
+
+/// What a savepoint takes back was never there.
+pub(crate) async fn an_append_that_a_savepoint_undoes_has_not_happened<DB: TestBackend>() {
+    let pool = lists::<DB>().await;
+    let db = patient(Pessimistic::default(), &pool);
+    let recorder = Recorder::new();
+    let run = recorder.session().begin();
+    let recorded = &run;
+    let result = db
+        .run(async move |tx: &mut Tx<DB>| {
+            let attempt = recorded.attempt();
+            append(tx, &attempt, 1).await?;
+            let undone = tx
+                .savepoint(async |tx: &mut Tx<DB>| {
+                    append(tx, &attempt, 1).await?;
+                    read(tx, &attempt, 1).await?;
+                    let inner = tx.savepoint(async |tx: &mut Tx<DB>| append(tx, &attempt, 2).await).await;
+                    inner?;
+                    Err::<(), Error>(sqlx::Error::RowNotFound.into())
+                })
+                .await;
+            assert!(undone.is_err());
+            tx.savepoint(async |tx: &mut Tx<DB>| append(tx, &attempt, 2).await).await?;
+            read(tx, &attempt, 1).await?;
+            Ok::<_, Error>(())
+        })
+        .await;
+    run.end(Outcome::of(&result));
+    let history = ended(&recorder, &pool).await;
+    assert_eq!(history.count(Outcome::Committed), 1);
+    assert_eq!(report(&history, Order::Data).anomalies(), [], "{history:?}");
 }
 
 pub(crate) async fn read_skew_is_found_at_read_committed<DB: TestBackend>() {

@@ -14,6 +14,7 @@ pub(crate) mod handoff;
 pub(crate) mod hooks;
 pub(crate) mod increments;
 pub(crate) mod limits;
+pub(crate) mod lock_knowledge;
 pub(crate) mod lock_order;
 pub(crate) mod locks;
 pub(crate) mod misuse;
@@ -35,8 +36,8 @@ macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
             cancellation, coalescing, exploration, failures, faults, gate, handoff, histories, hooks, increments,
-            limits, lock_order, locks, misuse, observation, observers, options, outcomes, pools, promises, raw_access,
-            savepoints, schedules, write_skew,
+            limits, lock_knowledge, lock_order, locks, misuse, observation, observers, options, outcomes, pools, promises,
+            raw_access, savepoints, schedules, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -121,6 +122,8 @@ macro_rules! conformance {
             histories::atomic_histories_lose_no_append,
             histories::a_unit_that_is_stored_twice_is_found,
             histories::loads_share_a_table,
+            histories::histories_with_resolved_commits_are_in_order,
+            histories::an_append_that_a_savepoint_undoes_has_not_happened,
             histories::write_skew_is_not_found_at_serializable,
             histories::read_skew_is_not_found_in_a_snapshot,
             misuse::a_run_inside_of_a_run_is_refused,
@@ -161,6 +164,10 @@ macro_rules! conformance {
             faults::a_commit_that_is_run_again_is_found,
             faults::an_effect_outside_of_the_transaction_is_found,
             faults::a_fault_is_what_the_database_would_say,
+            faults::a_unit_that_never_commits_is_not_checked,
+            faults::a_unit_that_is_never_run_again_is_not_checked,
+            faults::a_unit_whose_steps_are_not_seen_is_not_checked,
+            faults::an_effect_of_later_attempts_is_found,
             faults::a_step_can_be_held_back,
             lock_order::opposite_transfers_are_reported,
             lock_order::rows_locked_first_are_not,
@@ -169,6 +176,11 @@ macro_rules! conformance {
             lock_order::attempts_are_transactions_of_their_own,
             lock_order::what_cannot_be_told_is_listed,
             lock_order::what_is_explored_is_seen,
+            lock_knowledge::what_is_unknown_is_not_consistent,
+            lock_knowledge::unique_keys_in_opposite_orders_are_not_missed,
+            lock_knowledge::a_schema_does_not_make_another_table,
+            lock_knowledge::a_row_that_is_not_there_is_no_gate,
+            lock_knowledge::rows_of_a_composite_key_are_told_apart,
             coalescing::each_call_is_answered_with_what_became_of_it,
             coalescing::calls_behind_a_flight_share_the_next_one,
             coalescing::what_the_database_refuses_is_told_to_the_calls_it_is_about,
@@ -237,6 +249,11 @@ macro_rules! conformance {
             locks::an_advisory_lock_survives_or_is_taken_again,
             lock_order::advisory_locks_have_an_order_too,
             lock_order::a_lock_in_front_is_a_gate,
+            lock_knowledge::an_unlocked_session_lock_is_no_gate,
+            lock_knowledge::an_advisory_lock_with_a_column_for_a_key_is_unknown,
+            lock_knowledge::a_cast_does_not_make_another_lock,
+            lock_knowledge::a_lock_that_is_not_granted_is_no_gate,
+            lock_knowledge::a_row_that_was_skipped_is_no_gate,
             lock_order::shared_first_and_changed_then_is_reported,
             lock_order::savepoints_give_back_what_the_server_gives_back,
             lock_order::a_refused_lock_is_not_held,

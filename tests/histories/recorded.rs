@@ -1,6 +1,6 @@
 //! What a recorder writes down.
 
-use atomically::testing::history::{Operation, Outcome, Recorder, Transaction};
+use atomically::testing::history::{AnomalyKind, Operation, Order, Outcome, Recorder, Transaction};
 
 #[test]
 fn every_attempt_is_a_transaction() {
@@ -19,11 +19,51 @@ fn every_attempt_is_a_transaction() {
     overlapping.end(Outcome::Unknown);
 
     let wanted = [
-        Transaction::aborted([Operation::append(7, 1)]).in_session(1).between(1, 2),
-        Transaction::committed([Operation::read(7, []), Operation::append(7, 2)]).in_session(1).between(3, 5),
-        Transaction::unknown([Operation::read(7, [])]).in_session(2).between(4, 6),
+        Transaction::aborted([Operation::append(7, 1)]).in_session(1).between(1, 4),
+        Transaction::committed([Operation::read(7, []), Operation::append(7, 2)])
+            .in_session(1)
+            .between(3, 11),
+        Transaction::unknown([Operation::read(7, [])]).in_session(2).between(8, 12),
     ];
     assert_eq!(recorder.history().transactions(), wanted);
+}
+
+/// Its transaction may have a snapshot by the time that the unit says that it begins.
+#[test]
+fn an_attempt_counts_from_its_first_packet() {
+    let recorder = Recorder::new();
+    let (reading, writing) = (recorder.session().begin(), recorder.session().begin());
+    // Between the opening of the reader and its closure, the writer does it all.
+    let value = writing.attempt().append(1);
+    writing.end(Outcome::Committed);
+    reading.attempt().read(1, []);
+    reading.end(Outcome::Committed);
+    let again = recorder.session().begin();
+    again.attempt().read(1, [value]);
+    // The second attempt opens as soon as the first one is over.
+    let other = recorder.session().begin();
+    let next = other.attempt().append(1);
+    other.end(Outcome::Committed);
+    again.attempt().read(1, [value]);
+    again.end(Outcome::Committed);
+    let history = recorder.history().ending_with(1, [value, next]);
+    let report = history.check_in_order(Order::RealTime).expect("values are unique");
+    assert_eq!(report.anomalies(), [], "{report}");
+}
+
+#[test]
+fn an_append_that_did_not_happen_is_none() {
+    let recorder = Recorder::new();
+    let run = recorder.session().begin();
+    let attempt = run.attempt();
+    let (failed, stored) = (attempt.append(1), attempt.append(1));
+    attempt.not_appended(1, failed);
+    run.end(Outcome::Committed);
+    let history = recorder.history().ending_with(1, [stored]);
+    assert_eq!(history.check().expect("values are unique").anomalies(), []);
+    // And if it is there all the same, somebody is wrong.
+    let history = recorder.history().ending_with(1, [failed, stored]);
+    assert!(history.check().expect("values are unique").has(AnomalyKind::AbortedRead));
 }
 
 #[test]

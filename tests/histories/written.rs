@@ -229,7 +229,29 @@ fn write_skew() {
     assert_eq!(report.forbidden_at(Isolation::Serializable).count(), 1);
 }
 
-/// A cycle of five, and one of three in the same knot: the smaller one is shown.
+/// A cycle of five, and one of three in the same knot: the smaller one is shown. T3 sees half of what T1 did,
+/// which is wrong by itself, and has nothing to do with what T1 and T2 did to each other.
+#[test]
+fn one_cycle_does_not_hide_another() {
+    let both = history([
+        committed([read(1, []), append(2, 4), append(3, 6)]),
+        committed([read(2, []), append(1, 5)]),
+        committed([read(3, [6]), read(2, [])]),
+    ]);
+    let report = both.check().expect("values are unique");
+    assert!(report.has(AnomalyKind::GSingle), "{report}");
+    assert!(report.has(AnomalyKind::G2Item), "{report}");
+    // A read skew alone is no write skew, however often one goes round.
+    let alone = history([
+        committed([append(2, 4), append(3, 6)]),
+        committed([read(3, [6]), read(2, [])]),
+        committed([read(2, [4]), read(3, [6])]),
+    ]);
+    let report = alone.check().expect("values are unique");
+    assert!(report.has(AnomalyKind::GSingle), "{report}");
+    assert!(!report.has(AnomalyKind::G2Item) && !report.has(AnomalyKind::GNonadjacent), "{report}");
+}
+
 #[test]
 fn the_smallest_cycle_is_shown() {
     let mut knot = history([
@@ -316,6 +338,25 @@ fn a_session_that_forgets_is_wrong_in_its_order_only() {
     ]);
     assert_eq!(found(&forgets), [""; 0]);
     assert_eq!(found_in(&forgets, Order::Session), ["G-single: T2 -rw-> T1 -session-> T2"]);
+}
+
+/// The session has gone on before it was known what became of its commit.
+#[test]
+fn an_unknown_commit_may_land_late() {
+    let late = history([
+        Transaction::unknown([append(1, 1)]).in_session(1),
+        committed([read(1, []), append(2, 2)]).in_session(1),
+        committed([read(1, [1]), read(2, [2])]).in_session(2),
+    ]);
+    assert_eq!(found_in(&late, Order::Session), [""; 0]);
+    // What the session knew before still counts.
+    let forgets = history([
+        committed([append(1, 1)]).in_session(1),
+        Transaction::unknown([append(2, 2)]).in_session(1),
+        committed([read(1, [])]).in_session(1),
+        committed([read(2, [2]), read(1, [1])]).in_session(2),
+    ]);
+    assert_eq!(found_in(&forgets, Order::Session), ["G-single: T3 -rw-> T1 -session-> T3"]);
 }
 
 #[test]

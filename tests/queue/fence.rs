@@ -271,6 +271,91 @@ pub(crate) async fn handlers_that_complete_in_their_transaction_are_fenced<DB: Q
     assert!(matches!(found, NotFenced::NotTold { .. }), "{found}");
 }
 
+/// A claim that was checked is no permission: by the time of the effect somebody else may have the job.
+pub(crate) async fn handlers_that_check_and_then_act_are_not_fenced<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let db = Pessimistic::default().on(&pool);
+    let (db, queue, pool) = (&db, &queue, &pool);
+    let enqueue = || db.run(async |tx| queue.enqueue(tx, job(1)).await);
+    let count = || async { Ok::<_, Error>(effects(pool).await) };
+    let pay = async |claim: &Claim<DB>| {
+        let sql = DB::sql("INSERT INTO ledger VALUES (?, ?)");
+        DB::pool_execute(pool, sql, &[claim.payload::<i64>()?, claim.token()]).await?;
+        Ok::<_, Error>(())
+    };
+    let clear = async || {
+        lapse(pool).await;
+        for claim in queue.claim(10).await.expect("a claim") {
+            claim.complete().await.expect("cleared away");
+        }
+    };
+
+    let extends = |claim: Claim<DB>| async move {
+        claim.extend().await?;
+        pay(&claim).await?;
+        claim.complete().await
+    };
+    let found = check_fenced(queue, enqueue, extends, count).await.expect_err("two payments");
+    assert!(matches!(found, NotFenced::Effects { .. }), "{found}");
+    clear().await;
+
+    let looks = |claim: Claim<DB>| async move {
+        let held = format!("SELECT COUNT(*) FROM atomically_job WHERE token = {}", claim.token());
+        if ask(pool, &held).await == 0 {
+            return Err(claim.complete().await.expect_err("somebody else has it"));
+        }
+        pay(&claim).await?;
+        claim.complete().await
+    };
+    let found = check_fenced(queue, enqueue, looks, count).await.expect_err("two payments");
+    assert!(matches!(found, NotFenced::Effects { .. }), "{found}");
+    clear().await;
+
+    // Inside of the unit, and not in its transaction.
+    if DB::NAME != "SQLite" {
+        let beside = |claim: Claim<DB>| async move {
+            claim.extend().await?;
+            db.run(async |tx| {
+                pay(&claim).await?;
+                claim.complete_in(tx).await
+            })
+            .await
+        };
+        let found = check_fenced(queue, enqueue, beside, count).await.expect_err("two payments");
+        assert!(matches!(found, NotFenced::Effects { .. }), "{found}");
+        clear().await;
+    }
+
+    let right = |claim: Claim<DB>| async move {
+        claim.extend().await?;
+        work(db, &claim).await
+    };
+    check_fenced(queue, enqueue, right, count).await.expect("one payment for each job");
+}
+
+/// A check that shows nothing is not passed.
+pub(crate) async fn handlers_that_do_not_do_their_job_are_not_checked<DB: QueueTest>() {
+    let (pool, queue) = queue::<DB>(3).await;
+    let db = Pessimistic::default().on(&pool);
+    let (db, queue, pool) = (&db, &queue, &pool);
+    let enqueue = || db.run(async |tx| queue.enqueue(tx, job(1)).await);
+    let count = || async { Ok::<_, Error>(effects(pool).await) };
+    let fails = |_: Claim<DB>| async { Err::<(), _>("a typo") };
+    let found = check_fenced(queue, enqueue, fails, count).await.expect_err("it never works");
+    assert!(matches!(found, NotFenced::Unchecked(_)), "{found}");
+    lapse(pool).await;
+    claim_one(queue).await.complete().await.expect("cleared away");
+
+    let forgets = |claim: Claim<DB>| async move { db.run(async |tx| write_ledger(tx, &claim).await).await };
+    let found = check_fenced(queue, enqueue, forgets, count).await.expect_err("the job is still there");
+    assert!(matches!(found, NotFenced::Unchecked(_)), "{found}");
+
+    let small = DB::pool(1).await;
+    let lone = Queue::new("lone", &small.pool).expect("a name");
+    let found = check_fenced(&lone, enqueue, fails, count).await.expect_err("there is one connection");
+    assert!(found.to_string().contains("at least two"), "{found}");
+}
+
 async fn complete<DB: QueueTest>(
     db: Client<'_, PoolTransactor<DB, Optimistic>>,
     claim: Arc<Claim<DB>>,

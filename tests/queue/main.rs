@@ -71,6 +71,8 @@ on_every_database! {
     fence::every_change_is_fenced,
     fence::all_or_none_are_completed,
     fence::handlers_that_complete_in_their_transaction_are_fenced,
+    fence::handlers_that_check_and_then_act_are_not_fenced,
+    fence::handlers_that_do_not_do_their_job_are_not_checked,
     fence::one_of_two_who_complete_is_fenced,
     fence::extending_does_not_disturb_a_completion,
     worker::handlers_complete_or_are_completed,

@@ -83,6 +83,20 @@ impl<'h> Graph<'h> {
         graph
     }
 
+    /// A graph without a history.
+    #[cfg(test)]
+    pub(super) fn of(nodes: usize, edges: &[(usize, usize, DependencyKind)]) -> Self {
+        let mut graph =
+            Self { dependencies: DiGraph::with_capacity(nodes, edges.len()), known: HashSet::new() };
+        for _ in 0..nodes {
+            graph.dependencies.add_node(());
+        }
+        for (from, to, kind) in edges {
+            graph.add(*from, *to, *kind, Evidence::Session(0));
+        }
+        graph
+    }
+
     fn add(&mut self, from: usize, to: usize, kind: DependencyKind, evidence: Evidence<'h>) {
         if from != to && self.known.insert((from, to, kind)) {
             let (from, to) = (NodeIndex::new(from), NodeIndex::new(to));
@@ -137,11 +151,17 @@ impl<'h> Graph<'h> {
         }
     }
 
+    /// A session has seen its own commits. One whose answer never came may have been stored after the session
+    /// had gone on: it comes after what the session had done before it, and before nothing.
     fn add_sessions(&mut self, versions: &Versions<'h>) {
         let mut latest = BTreeMap::new();
         for (i, transaction) in versions.history.transactions.iter().enumerate() {
             let Some(session) = transaction.session.filter(|_| versions.committed(i)) else { continue };
-            if let Some(before) = latest.insert(session, i) {
+            let before = match transaction.outcome {
+                Outcome::Committed => latest.insert(session, i),
+                Outcome::Unknown | Outcome::Aborted => latest.get(&session).copied(),
+            };
+            if let Some(before) = before {
                 self.add(before, i, DependencyKind::Session, Evidence::Session(session));
             }
         }

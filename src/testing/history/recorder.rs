@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::tx::Scope;
+
 use super::transaction::{History, Operation, Outcome, Transaction};
 
 /// Writes down the appends and reads of your own units of work.
@@ -45,16 +47,48 @@ pub struct Recorder {
 
 #[derive(Default)]
 struct State {
-    history: History,
+    attempts: Vec<Noted>,
     sessions: u32,
     value: i64,
     time: u64,
 }
 
+/// An attempt, as far as it is known.
+struct Noted {
+    session: u32,
+    began: u64,
+    /// When it did something the last time: the next attempt of its unit has not sent anything before that.
+    active: u64,
+    ended: Option<u64>,
+    outcome: Outcome,
+    operations: Vec<(Operation, Option<Arc<Scope>>)>,
+}
+
 impl State {
-    fn tick(&mut self) -> Option<u64> {
+    fn tick(&mut self) -> u64 {
         self.time += 1;
-        Some(self.time)
+        self.time
+    }
+}
+
+impl Noted {
+    /// The transaction; and what savepoints have taken back of it, which never was.
+    fn transactions(&self) -> impl Iterator<Item = Transaction> {
+        let is_undone = |scope: &Option<Arc<Scope>>| scope.as_ref().is_some_and(|scope| scope.is_undone());
+        let operations = |undone: bool| {
+            let all = self.operations.iter().filter(move |(_, scope)| is_undone(scope) == undone);
+            all.map(|(operation, _)| operation.clone()).collect::<Vec<_>>()
+        };
+        let transaction = |operations: Vec<Operation>, outcome| Transaction {
+            session: Some(self.session),
+            began: Some(self.began),
+            ended: self.ended,
+            outcome,
+            ..Transaction::unknown(operations)
+        };
+        let undone = operations(true);
+        let undone = (!undone.is_empty()).then(|| transaction(undone, Outcome::Aborted));
+        std::iter::once(transaction(operations(false), self.outcome)).chain(undone)
     }
 }
 
@@ -76,7 +110,7 @@ impl Recorder {
     /// What was written down so far. What has not ended yet is unknown.
     #[must_use]
     pub fn history(&self) -> History {
-        self.state().history.clone()
+        self.state().attempts.iter().flat_map(Noted::transactions).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -93,10 +127,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// The run of a unit is about to begin.
+    /// The run of a unit is about to begin: say so before anything is sent for it.
     #[must_use]
     pub fn begin(&self) -> Run {
-        Run { session: self.clone(), latest: Mutex::new(None) }
+        let begun = self.recorder.state().tick();
+        Run { session: self.clone(), begun, latest: Mutex::new(None) }
     }
 }
 
@@ -104,23 +139,33 @@ impl Session {
 /// dropped is.
 pub struct Run {
     session: Session,
+    begun: u64,
     latest: Mutex<Option<usize>>,
 }
 
 impl Run {
     /// An attempt begins: the first thing that the unit does. The one before it has aborted.
+    ///
+    /// By then its transaction is open, and may have a snapshot. So it counts as begun from the moment at
+    /// which its first packet may have been sent: since the [run began](Session::begin), or since the attempt
+    /// before it did something.
     #[must_use]
     pub fn attempt(&self) -> Attempt {
         let mut state = self.session.recorder.state();
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = latest.and_then(|before| state.attempts.get(before));
+        let began = before.map_or(self.begun, |before| before.active);
         finish(&mut state, latest.take(), Outcome::Aborted);
-        let transaction = Transaction {
-            session: Some(self.session.number),
-            began: state.tick(),
-            ..Transaction::unknown([])
-        };
-        let index = state.history.transactions.len();
-        state.history.push(transaction);
+        let active = state.tick();
+        let index = state.attempts.len();
+        state.attempts.push(Noted {
+            session: self.session.number,
+            began,
+            active,
+            ended: None,
+            outcome: Outcome::Unknown,
+            operations: Vec::new(),
+        });
         *latest = Some(index);
         Attempt { recorder: self.session.recorder.clone(), index }
     }
@@ -132,16 +177,21 @@ impl Run {
     }
 }
 
-fn finish(state: &mut State, transaction: Option<usize>, outcome: Outcome) {
-    let Some(index) = transaction else { return };
+fn finish(state: &mut State, attempt: Option<usize>, outcome: Outcome) {
+    let Some(index) = attempt else { return };
     let ended = state.tick();
-    if let Some(transaction) = state.history.transactions.get_mut(index) {
-        transaction.outcome = outcome;
-        transaction.ended = ended;
+    if let Some(attempt) = state.attempts.get_mut(index) {
+        attempt.outcome = outcome;
+        attempt.ended = Some(ended);
     }
 }
 
 /// One attempt of a unit, and what it does.
+///
+/// What it does inside of a [`Tx::savepoint`](crate::Tx::savepoint) that is rolled back counts as a
+/// transaction of its own that has aborted. Whatever else takes an append back has to be
+/// [said](Self::not_appended): a savepoint that the unit sets by itself, or a statement that failed where the
+/// database undoes the statement alone.
 pub struct Attempt {
     recorder: Recorder,
     index: usize,
@@ -163,17 +213,32 @@ impl Attempt {
         self.note(&mut self.recorder.state(), Operation::read(key, list));
     }
 
+    /// The append of this value has failed or was undone, and the transaction goes on without it.
+    pub fn not_appended(&self, key: i64, value: i64) {
+        let mut state = self.recorder.state();
+        let Some(attempt) = state.attempts.get_mut(self.index) else { return };
+        for (operation, scope) in &mut attempt.operations {
+            if *operation == (Operation::Append { key, value }) {
+                let undone = Scope::default();
+                undone.undo();
+                *scope = Some(Arc::new(undone));
+            }
+        }
+    }
+
     fn note(&self, state: &mut State, operation: Operation) {
-        if let Some(transaction) = state.history.transactions.get_mut(self.index) {
-            transaction.operations.push(operation);
+        let active = state.tick();
+        if let Some(attempt) = state.attempts.get_mut(self.index) {
+            attempt.active = active;
+            attempt.operations.push((operation, Scope::current()));
         }
     }
 }
 
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let transactions = self.state().history.transactions.len();
-        f.debug_struct("Recorder").field("transactions", &transactions).finish_non_exhaustive()
+        let attempts = self.state().attempts.len();
+        f.debug_struct("Recorder").field("attempts", &attempts).finish_non_exhaustive()
     }
 }
 
@@ -191,6 +256,6 @@ impl fmt::Debug for Run {
 
 impl fmt::Debug for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attempt").field("transaction", &(self.index + 1)).finish_non_exhaustive()
+        f.debug_struct("Attempt").field("number", &(self.index + 1)).finish_non_exhaustive()
     }
 }

@@ -141,7 +141,9 @@ impl Transaction {
         self
     }
 
-    /// When it was begun, on any clock that only goes forward, and when its end was known.
+    /// When its first packet may have been sent, on any clock that only goes forward, and when its end was
+    /// known. A beginning that is noted later, when the snapshot has been taken, makes a right history look
+    /// wrong.
     #[must_use]
     pub const fn between(mut self, began: u64, ended: u64) -> Self {
         (self.began, self.ended) = (Some(began), Some(ended));

@@ -1,19 +1,54 @@
 //! What is read from statements, database by database.
 
+use std::sync::Arc;
+
+use super::catalog::Catalog;
 use super::rows::Keys;
 use super::sql::Dialect::{self, MySql, Postgres, Sqlite};
-use super::sql::{Effect, effects};
+use super::sql::{Effect, Locking, effects};
+use super::trace::Granted;
+
+/// Tables with the primary key `id`, but for those with another one, and one with several unique keys.
+fn keys() -> Keys {
+    let line = |visible: &str, schema: &str, table: &str, key: &str, column: &str| {
+        let primary = if key == "primary" { "1" } else { "0" };
+        [visible, schema, table, key, primary, column].join("\u{1f}")
+    };
+    let mut lines: Vec<String> = ["account", "owner", "a", "b", "job"]
+        .iter()
+        .map(|table| line("1", "public", table, "primary", "id"))
+        .collect();
+    lines.extend([
+        line("0", "bank", "account", "primary", "id"),
+        line("1", "public", "event", "primary", "id"),
+        line("1", "public", "item", "primary", "tenant"),
+        line("1", "public", "item", "primary", "id"),
+        line("1", "public", "member", "by_email", "email"),
+        line("1", "public", "member", "primary", "id"),
+        line("1", "public", "odd", "primary", "id"),
+        line("1", "public", "odd", "by_expression", ""),
+        line("1", "public", "log", "", ""),
+    ]);
+    Keys {
+        told: Arc::new([("event".to_owned(), vec!["code".to_owned()])].into()),
+        catalog: Arc::new(Catalog::read(&lines)),
+    }
+}
 
 /// `Update: account id=1 < account id=2`, and `&` in place of `<` where the order is the server's.
 fn shown(dialect: Dialect, sql: &str, arguments: &[&str]) -> String {
-    let keys = Keys([("event".to_owned(), "code".to_owned())].into());
     let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-    let shown = effects(dialect, &keys, sql, &arguments).into_iter().map(|effect| match effect {
-        Effect::Locks { locks, strength, waits, ordered } => {
+    let shown = effects(dialect, &keys(), sql, &arguments).into_iter().map(|effect| match effect {
+        Effect::Locks(Locking { locks, strength, waits, ordered, granted, outlives }) => {
             let locks: Vec<String> = locks.iter().map(ToString::to_string).collect();
             let locks = locks.join(if ordered { " < " } else { " & " });
-            format!("{strength:?}: {locks}{}", if waits { "" } else { " at once" })
+            let at_once = if waits { "" } else { " at once" };
+            let session = if outlives { " for the session" } else { "" };
+            let granted = if granted == Granted::IfTrue { " if granted" } else { "" };
+            format!("{strength:?}: {locks}{at_once}{session}{granted}")
         }
+        Effect::Unlocks(None) => String::from("unlocks everything"),
+        Effect::Unlocks(Some((lock, strength))) => format!("unlocks {strength:?}: {lock}"),
         Effect::Reads(rows) => {
             format!("reads {}", rows.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
         }
@@ -119,6 +154,37 @@ fn several_rows_have_an_order_only_if_they_are_sorted() {
 }
 
 #[test]
+fn rows_are_named_by_all_columns_of_their_key() {
+    let item = |condition: &str| format!("UPDATE item SET n = 1 WHERE {condition}");
+    for (condition, expected) in [
+        ("tenant = 1 AND id = 2", "NoKeyUpdate: item tenant=1, id=2"),
+        ("id = 2", "? Rows"),
+        ("id = 2 AND tenant IN (1, 2)", "NoKeyUpdate: item tenant=1, id=2 & item tenant=2, id=2"),
+    ] {
+        check(&ALL, &[(&item(condition), expected)]);
+    }
+    let select = "SELECT * FROM item WHERE tenant = 1 AND id IN (2, 1)";
+    for (order, expected) in [
+        ("ORDER BY id FOR UPDATE", "Update: item tenant=1, id=1 < item tenant=1, id=2"),
+        ("ORDER BY tenant, id DESC FOR UPDATE", "Update: item tenant=1, id=2 < item tenant=1, id=1"),
+        ("ORDER BY tenant FOR UPDATE", "Update: item tenant=1, id=2 & item tenant=1, id=1"),
+    ] {
+        check(&SERVERS, &[(&format!("{select} {order}"), expected)]);
+    }
+}
+
+#[test]
+fn a_schema_that_can_be_left_out_makes_no_other_table() {
+    check(
+        &SERVERS,
+        &[
+            ("SELECT * FROM public.account WHERE id = 1 FOR UPDATE", "Update: account id=1"),
+            ("SELECT * FROM bank.account WHERE id = 1 FOR UPDATE", "Update: bank.account id=1"),
+        ],
+    );
+}
+
+#[test]
 fn writes_lock_what_they_name() {
     check(
         &ALL,
@@ -126,7 +192,13 @@ fn writes_lock_what_they_name() {
             ("UPDATE account SET balance = 2 WHERE id = 1", "NoKeyUpdate: account id=1"),
             ("UPDATE account SET balance = 2 WHERE id = 1 AND version = 3", "NoKeyUpdate: account id=1"),
             ("UPDATE account SET balance = 2 WHERE (version = 3 AND (1 = id))", "NoKeyUpdate: account id=1"),
-            ("UPDATE account SET id = 2 WHERE id = 1", "Update: account id=1"),
+            ("UPDATE account SET id = 2 WHERE id = 1", "Update: account id=1; Update: account id=2"),
+            ("UPDATE account SET id = id + 1 WHERE id = 1", "Update: account id=1; ? Rows"),
+            ("UPDATE elsewhere SET n = 2 WHERE id = 1", "? Keys; NoKeyUpdate: elsewhere id=1"),
+            ("UPDATE odd SET n = 2 WHERE id = 1", "NoKeyUpdate: odd id=1; ? Keys"),
+            ("UPDATE log SET n = 2 WHERE id = 1", "? Rows"),
+            ("UPDATE member SET email = 'b' WHERE id = 1", "Update: member id=1; Update: member email=b"),
+            ("UPDATE member SET email = lower(email) WHERE id = 1", "Update: member id=1; ? Rows"),
             ("UPDATE account SET balance = 2 WHERE id = 1 OR id = 2", "? Rows"),
             ("UPDATE account SET balance = 2 WHERE id > 1", "? Rows"),
             ("UPDATE account SET balance = 2 WHERE id NOT IN (1)", "? Rows"),
@@ -163,7 +235,18 @@ fn inserts_lock_the_keys_they_name() {
                 "Update: account id=2 < account id=1",
             ),
             ("INSERT INTO account (balance) VALUES (1)", ""),
-            ("INSERT INTO account (id, balance) VALUES (make(), 0)", ""),
+            ("INSERT INTO account (id, balance) VALUES (gen_random_uuid(), 0)", ""),
+            ("INSERT INTO account (id, balance) VALUES (make(), 0)", "? Rows"),
+            ("INSERT INTO member (email) VALUES ('a')", "Update: member email=a"),
+            ("INSERT INTO member (email) VALUES (NULL)", ""),
+            ("INSERT INTO member (id, email) VALUES (1, lower('A'))", "? Rows; Update: member id=1"),
+            (
+                "INSERT INTO member (id, email) VALUES (1, 'a'), (2, 'b')",
+                "Update: member id=1 < member email=a < member id=2 < member email=b",
+            ),
+            ("INSERT INTO item (tenant, id) VALUES (1, 2)", "Update: item tenant=1, id=2"),
+            ("INSERT INTO log VALUES (1)", ""),
+            ("INSERT INTO elsewhere (id) VALUES (1)", "? Keys; Update: elsewhere id=1"),
             ("INSERT INTO account VALUES (1, 2)", "? Rows"),
             ("INSERT INTO account (id) SELECT 1", "? Rows"),
         ],
@@ -227,6 +310,8 @@ fn queries_inside_of_queries_are_not_passed_over() {
             ("SELECT * FROM (SELECT id FROM job FOR UPDATE) AS x", "? Rows"),
             ("WITH x AS (SELECT 1) SELECT * FROM x", ""),
             ("LOCK TABLE job", "? Rows"),
+            ("TRUNCATE job", "? Rows"),
+            ("ALTER TABLE job ADD COLUMN n BIGINT", "? Rows"),
             ("MERGE INTO job USING x ON x.id = job.id WHEN MATCHED THEN DELETE", "? Rows"),
         ],
     );
@@ -248,17 +333,35 @@ fn advisory_locks_are_known_by_their_functions() {
                 "SELECT 1::bigint FROM (SELECT pg_advisory_xact_lock(-42)) AS taken",
                 "Update: advisory lock -42",
             ),
-            ("SELECT pg_try_advisory_xact_lock(42)::int::bigint", "Update: advisory lock 42 at once"),
+            (
+                "SELECT pg_try_advisory_xact_lock(42)::int::bigint",
+                "Update: advisory lock 42 at once if granted",
+            ),
             ("SELECT pg_advisory_xact_lock_shared(1, 2)", "Share: advisory lock 1,2"),
-            ("SELECT pg_advisory_unlock(1)", ""),
+            ("SELECT pg_advisory_lock(1::bigint)", "Update: advisory lock 1 for the session"),
+            ("SELECT pg_advisory_unlock(1)", "unlocks Update: advisory lock 1"),
+            ("SELECT pg_advisory_unlock_all()", "unlocks everything"),
             ("SELECT pg_advisory_lock(hashtext($1))", "? Rows"),
+            ("SELECT pg_advisory_xact_lock(hashtext('a')::bigint)", "Update: advisory lock hashtext(a)"),
+            ("SELECT pg_advisory_xact_lock(id) FROM account WHERE id = 1", "? Rows"),
+            ("SELECT pg_advisory_xact_lock(1) FROM account WHERE id = 1", "? Rows"),
+            ("SELECT CASE WHEN true THEN pg_advisory_xact_lock(1) END", "? Rows"),
+            ("SELECT pg_advisory_xact_lock(1.5::int)", "? Rows"),
         ],
     );
     check(
         &[MySql],
         &[
-            ("SELECT CAST(GET_LOCK('day, 7', 3) AS SIGNED)", "Update: advisory lock day, 7"),
-            ("SELECT CAST(GET_LOCK('day', 0) AS SIGNED)", "Update: advisory lock day at once"),
+            (
+                "SELECT CAST(GET_LOCK('day, 7', 3) AS SIGNED)",
+                "Update: advisory lock day, 7 for the session if granted",
+            ),
+            (
+                "SELECT CAST(GET_LOCK('Day', 0) AS SIGNED)",
+                "Update: advisory lock day at once for the session if granted",
+            ),
+            ("DO RELEASE_LOCK('day')", "? Rows; ? Text"),
+            ("SELECT RELEASE_LOCK('day')", "unlocks Update: advisory lock day"),
         ],
     );
     assert_eq!(shown(Postgres, "SELECT pg_advisory_xact_lock($1)", &["5"]), "Update: advisory lock 5");

@@ -53,6 +53,15 @@ pub enum Unclear {
     Rows,
     /// It locks several rows, in an order that is the server's.
     Order,
+    /// The unique keys of its table are not known: it is not in the catalog, or has keys that are not made of
+    /// columns.
+    Keys,
+    /// It names a lock that may be the same as one which another statement spells in another way.
+    Name,
+    /// It only tries to take a lock, and its answer was not read.
+    Granted,
+    /// Its lock belongs to the session and is still held when the transaction ends.
+    Session,
 }
 
 impl Inversion {
@@ -108,6 +117,10 @@ impl fmt::Display for Unclear {
             Self::Text => "could not be read",
             Self::Rows => "does not say which rows it locks",
             Self::Order => "locks several rows in no order of its own",
+            Self::Keys => "locks rows of a table whose unique keys are not known",
+            Self::Name => "spells a lock in another way than another statement does",
+            Self::Granted => "does not show whether its lock was granted",
+            Self::Session => "leaves a lock with its session when the transaction ends",
         })
     }
 }
@@ -115,7 +128,10 @@ impl fmt::Display for Unclear {
 impl fmt::Display for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Row { table, column, value } => write!(f, "{table} {column}={value}"),
+            Self::Row { table, columns, values } => {
+                let named = columns.iter().zip(values).map(|(column, value)| format!("{column}={value}"));
+                write!(f, "{table} {}", named.collect::<Vec<_>>().join(", "))
+            }
             Self::Advisory(key) => write!(f, "advisory lock {key}"),
         }
     }

@@ -1,28 +1,55 @@
 //! Which rows a condition names by their keys.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use sqlparser::ast::{self, BinaryOperator, Expr, TableFactor, UnaryOperator, Value};
-use sqlparser::tokenizer::Token;
+use sqlparser::ast::{self, BinaryOperator, Expr, TableFactor};
 
 use crate::lock::Strength;
 
+use super::catalog::Catalog;
 use super::report::Unclear;
-use super::sql::Effect;
-use super::trace::Lock;
+use super::sql::{Effect, Locking};
+use super::trace::{Granted, Lock};
+use super::values::{by_value, value_of};
 
-/// Which column tells a table's rows apart, where it is not `id`.
+/// What is known of the keys of tables.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Keys(pub(super) BTreeMap<String, String>);
+pub(super) struct Keys {
+    /// Which columns tell a table's rows apart, by [`LockOrder::key`](super::LockOrder::key).
+    pub(super) told: Arc<BTreeMap<String, Vec<String>>>,
+    pub(super) catalog: Arc<Catalog>,
+}
+
+/// A table that a statement names, and what tells its rows apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) name: String,
+    /// The columns that name a row; none where no columns do.
+    pub(super) key: Vec<String>,
+    /// Whether somebody said so, or `id` is only assumed.
+    pub(super) is_known: bool,
+    /// Its other unique keys, where all of them are known.
+    pub(super) others: Option<Vec<Vec<String>>>,
+}
 
 impl Keys {
-    /// A table's name, and its key column.
-    pub(super) fn of(&self, table: &ast::ObjectName) -> (String, String) {
+    pub(super) fn of(&self, table: &ast::ObjectName) -> Named {
         let parts: Vec<String> = table.0.iter().filter_map(|part| part.as_ident()).map(name_of).collect();
-        let name = parts.join(".");
-        let key = self.0.get(&name).cloned().unwrap_or_else(|| String::from("id"));
-        (name, key)
+        let spelled = parts.join(".");
+        let known = self.catalog.table(&spelled);
+        let name = known.map_or_else(|| spelled.clone(), |known| known.name.clone());
+        let told = self.told.get(&spelled).or_else(|| self.told.get(&name));
+        let all = known.map(|known| std::iter::once(&known.key).chain(&known.others));
+        let key = match (told, known) {
+            (Some(told), _) => told.clone(),
+            (None, Some(known)) => known.key.clone(),
+            (None, None) => vec![String::from("id")],
+        };
+        let others = all
+            .filter(|_| known.is_some_and(|known| !known.has_more))
+            .map(|all| all.filter(|other| !other.is_empty() && **other != key).cloned().collect());
+        Named { name, is_known: told.is_some() || known.is_some(), key, others }
     }
 }
 
@@ -38,8 +65,7 @@ pub(super) fn last_name(name: &ast::ObjectName) -> String {
 /// A table of a statement.
 #[derive(Debug)]
 pub(super) struct Table<'s> {
-    name: String,
-    key: String,
+    pub(super) named: Named,
     alias: Option<&'s ast::Ident>,
 }
 
@@ -47,7 +73,7 @@ impl Table<'_> {
     pub(super) fn is_called(&self, name: &str) -> bool {
         match self.alias {
             Some(alias) => name_of(alias) == name,
-            None => self.name.rsplit('.').next() == Some(name),
+            None => self.named.name.rsplit('.').next() == Some(name),
         }
     }
 }
@@ -75,8 +101,8 @@ impl<'s> Scope<'s> {
         for factor in factors {
             match factor {
                 TableFactor::Table { name, alias, args: None, .. } => {
-                    let (name, key) = keys.of(name);
-                    scope.tables.push(Table { name, key, alias: alias.as_ref().map(|alias| &alias.name) });
+                    let alias = alias.as_ref().map(|alias| &alias.name);
+                    scope.tables.push(Table { named: keys.of(name), alias });
                 }
                 _ => scope.has_more = true,
             }
@@ -106,113 +132,97 @@ impl<'s> Scope<'s> {
         order: &[ast::OrderByExpr],
         strength: Strength,
         waits: bool,
-    ) -> Effect {
-        let Some(mut locks) = self.rows(table) else { return Effect::Unclear(Unclear::Rows) };
-        let first = order.first().filter(|first| self.is_key(table, &first.expr));
-        let descends = first.is_some_and(|first| first.options.sort == Some(ast::OrderBySort::Desc));
-        if first.is_some() {
-            locks.sort_by(by_value);
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if !table.named.is_known {
+            effects.push(Effect::Unclear(Unclear::Keys));
         }
-        if descends {
-            locks.reverse();
+        let Some(mut locks) = self.rows(table) else {
+            effects.push(Effect::Unclear(Unclear::Rows));
+            return effects;
+        };
+        let sorted = self.sort(table, order, &mut locks);
+        let (ordered, granted) = (sorted || locks.len() < 2, Granted::IfRows(locks.len()));
+        effects.push(Effect::Locks(Locking { locks, strength, waits, ordered, granted, outlives: false }));
+        effects
+    }
+
+    /// Sorts rows as the statement does. Returns whether it says in which order it comes to them.
+    fn sort(&self, table: &Table<'_>, order: &[ast::OrderByExpr], locks: &mut [Lock]) -> bool {
+        let key = &table.named.key;
+        let place = |by: &ast::OrderByExpr| {
+            let place = key.iter().position(|column| self.is_column(table, column, &by.expr))?;
+            Some((place, by.options.sort == Some(ast::OrderBySort::Desc)))
+        };
+        let by: Vec<(usize, bool)> = order.iter().map_while(place).collect();
+        let varies = |place: usize| {
+            let value = |lock: &Lock| match lock {
+                Lock::Row { values, .. } => values.get(place).cloned(),
+                Lock::Advisory(_) => None,
+            };
+            locks.windows(2).any(|pair| value(&pair[0]) != value(&pair[1]))
+        };
+        let is_sorted = (0..key.len()).all(|place| !varies(place) || by.iter().any(|by| by.0 == place));
+        if !by.is_empty() {
+            locks.sort_by(|one, other| by_value(one, other, &by));
         }
-        Effect::Locks { ordered: first.is_some() || locks.len() < 2, locks, strength, waits }
+        is_sorted && !by.is_empty()
     }
 
     /// The rows of a table that are meant at most, where their keys are said.
     pub(super) fn rows(&self, table: &Table<'_>) -> Option<Vec<Lock>> {
-        let values = self.conditions.iter().find_map(|condition| match condition {
+        let Named { name, key, .. } = &table.named;
+        if key.is_empty() {
+            return None;
+        }
+        let mut rows = vec![Vec::new()];
+        for column in key {
+            let values = self.values(table, column)?;
+            let with = |row: &Vec<String>, value: &String| row.iter().chain([value]).cloned().collect();
+            rows = rows.iter().flat_map(|row| values.iter().map(move |value| with(row, value))).collect();
+        }
+        let mut locks = Vec::with_capacity(rows.len());
+        for values in rows {
+            let row = Lock::Row { table: name.clone(), columns: key.clone(), values };
+            if !locks.contains(&row) {
+                locks.push(row);
+            }
+        }
+        Some(locks)
+    }
+
+    /// The values that a column can have in the rows that are meant.
+    pub(super) fn values(&self, table: &Table<'_>, column: &str) -> Option<Vec<String>> {
+        self.conditions.iter().find_map(|condition| match condition {
             Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
-                let value = match (self.is_key(table, left), self.is_key(table, right)) {
+                let value = match (self.is_column(table, column, left), self.is_column(table, column, right))
+                {
                     (true, _) => right,
                     (_, true) => left,
                     (false, false) => return None,
                 };
                 Some(vec![value_of(value, self.arguments)?])
             }
-            Expr::InList { expr, list, negated: false } if self.is_key(table, expr) => {
+            Expr::InList { expr, list, negated: false } if self.is_column(table, column, expr) => {
                 list.iter().map(|value| value_of(value, self.arguments)).collect()
             }
             _ => None,
-        })?;
-        let mut rows = Vec::with_capacity(values.len());
-        for value in values {
-            let row = Lock::Row { table: table.name.clone(), column: table.key.clone(), value };
-            if !rows.contains(&row) {
-                rows.push(row);
-            }
-        }
-        Some(rows)
+        })
     }
 
-    fn is_key(&self, table: &Table<'_>, expr: &Expr) -> bool {
+    fn is_column(&self, table: &Table<'_>, column: &str, expr: &Expr) -> bool {
         match expr {
-            Expr::Identifier(name) => self.is_only_table() && name_of(name) == table.key,
+            Expr::Identifier(name) => self.is_only_table() && name_of(name) == column,
             Expr::CompoundIdentifier(names) => match names.as_slice() {
-                [.., owner, name] => name_of(name) == table.key && table.is_called(&name_of(owner)),
+                [.., owner, name] => name_of(name) == column && table.is_called(&name_of(owner)),
                 _ => false,
             },
-            Expr::Nested(inner) => self.is_key(table, inner),
+            Expr::Nested(inner) => self.is_column(table, column, inner),
             _ => false,
         }
     }
 
-    pub(super) fn is_key_name(&self, table: &Table<'_>, name: &ast::ObjectName) -> bool {
-        last_name(name) == table.key
-    }
-
     fn is_only_table(&self) -> bool {
         self.tables.len() == 1 && !self.has_more
-    }
-}
-
-/// Numbers by their value and everything else by its bytes, which is not how every database sorts text.
-fn by_value(one: &Lock, other: &Lock) -> Ordering {
-    match (one, other) {
-        (Lock::Row { value: one, .. }, Lock::Row { value: other, .. }) => {
-            match (one.parse::<i128>(), other.parse::<i128>()) {
-                (Ok(one), Ok(other)) => one.cmp(&other),
-                _ => one.cmp(other),
-            }
-        }
-        _ => Ordering::Equal,
-    }
-}
-
-/// A value that is written out or bound, without its quotes: `1` and `'1'` are the same key.
-pub(super) fn value_of(expr: &Expr, arguments: &[String]) -> Option<String> {
-    match expr {
-        Expr::Value(value) => match &value.value {
-            Value::Number(number, _) => Some(number.clone()),
-            Value::Boolean(is_true) => Some(is_true.to_string()),
-            Value::HexStringLiteral(digits) => Some(format!("x'{}'", digits.to_lowercase())),
-            Value::Placeholder(name) => argument(name, arguments),
-            Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) => Some(text.clone()),
-            _ => None,
-        },
-        Expr::TypedString(typed) => typed.value.clone().into_string(),
-        Expr::Cast { expr, .. } | Expr::Nested(expr) => value_of(expr, arguments),
-        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => Some(format!("-{}", value_of(expr, arguments)?)),
-        _ => None,
-    }
-}
-
-/// The same for a word of a text.
-pub(super) fn token_value(token: &Token, arguments: &[String]) -> Option<String> {
-    match token {
-        Token::Placeholder(name) => argument(name, arguments),
-        Token::SingleQuotedString(text) => Some(text.clone()),
-        token => Some(token.to_string()),
-    }
-}
-
-/// What is bound to `$1` or `?1`, where it can be read and is no NULL, which no row has for a key.
-fn argument(name: &str, arguments: &[String]) -> Option<String> {
-    let number: usize = name.trim_start_matches(['$', '?']).parse().ok()?;
-    let shown = arguments.get(number.checked_sub(1)?)?;
-    match shown.strip_prefix('\'').and_then(|shown| shown.strip_suffix('\'')) {
-        Some(text) => Some(text.replace("''", "'")),
-        None if shown == "NULL" || shown == "…" => None,
-        None => Some(shown.clone()),
     }
 }

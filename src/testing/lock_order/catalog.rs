@@ -1,0 +1,160 @@
+//! Which unique keys tables have, as the catalog of the database says.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+
+use crate::backend::Backend;
+use crate::transactor::{Unit, Wish};
+use crate::tx::Tx;
+
+use super::sql::Dialect;
+
+/// What the fields of a line are divided by.
+const DIVIDER: char = '\u{1f}';
+
+/// The tables of a database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Catalog {
+    tables: HashMap<String, Table>,
+}
+
+/// A table, and what tells its rows apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Table {
+    /// Its name, without its schema where that can be left out.
+    pub(super) name: String,
+    /// The columns of its primary key, or of another unique key where it has none.
+    pub(super) key: Vec<String>,
+    /// The columns of all other unique keys.
+    pub(super) others: Vec<Vec<String>>,
+    /// There is a unique key that is not made of columns alone.
+    pub(super) has_more: bool,
+}
+
+impl Catalog {
+    /// Reads the answers to the [`question`], a line for each column of each unique key.
+    pub(super) fn read(lines: &[String]) -> Self {
+        let mut catalog = Self::default();
+        let mut keys: HashMap<String, Vec<Key>> = HashMap::new();
+        for line in lines {
+            let fields: Vec<&str> = line.split(DIVIDER).collect();
+            let [visible, schema, table, key, primary, column] = fields[..] else { continue };
+            let [qualified, plain] =
+                [format!("{schema}.{table}"), table.to_owned()].map(|n| n.to_lowercase());
+            let name = if visible == "1" { plain.clone() } else { qualified.clone() };
+            let entry = Table { name: name.clone(), ..Table::default() };
+            catalog.tables.entry(qualified).or_insert_with(|| entry.clone());
+            catalog.tables.entry(name.clone()).or_insert(entry);
+            if key.is_empty() {
+                continue;
+            }
+            let keys = keys.entry(name).or_default();
+            let column = column.to_lowercase();
+            match keys.iter_mut().find(|known| known.name == key) {
+                Some(known) => known.columns.push(column),
+                None => {
+                    keys.push(Key { name: key.to_owned(), is_primary: primary == "1", columns: vec![column] })
+                }
+            }
+        }
+        for table in catalog.tables.values_mut() {
+            table.set_keys(keys.get(&table.name).map_or(&[][..], Vec::as_slice));
+        }
+        catalog
+    }
+
+    /// The table of this name, with or without its schema.
+    pub(super) fn table(&self, name: &str) -> Option<&Table> {
+        self.tables.get(name)
+    }
+}
+
+/// A unique key, with an empty column for what is no column.
+struct Key {
+    name: String,
+    is_primary: bool,
+    columns: Vec<String>,
+}
+
+impl Table {
+    fn set_keys(&mut self, keys: &[Key]) {
+        let mut readable: Vec<&Key> =
+            keys.iter().filter(|key| key.columns.iter().all(|column| !column.is_empty())).collect();
+        self.has_more = readable.len() < keys.len();
+        readable.sort_by_key(|key| !key.is_primary);
+        let mut columns = readable.into_iter().map(|key| key.columns.clone());
+        self.key = columns.next().unwrap_or_default();
+        self.others = columns.collect();
+    }
+}
+
+/// The statements that ask for the tables and their unique keys. What is unique in another way than by its
+/// columns (expressions, prefixes, exclusion constraints) has an empty column.
+fn question(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => {
+            "SELECT concat_ws(chr(31), CASE WHEN pg_table_is_visible(c.oid) THEN '1' ELSE '0' END, \
+             n.nspname, c.relname, coalesce(i.indexrelid::text, ''), CASE WHEN i.indisprimary THEN '1' \
+             ELSE '0' END, CASE WHEN i.indisexclusion THEN '' ELSE coalesce(a.attname::text, '') END) \
+             FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+             LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion) \
+             LEFT JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, place) ON k.place <= \
+             i.indnkeyatts \
+             LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0 \
+             WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', \
+             'pg_toast') \
+             ORDER BY c.oid, i.indexrelid, k.place"
+        }
+        Dialect::MySql => {
+            "SELECT CONCAT_WS(CHAR(31 USING utf8mb4), IF(t.table_schema = DATABASE(), '1', '0'), \
+             t.table_schema, t.table_name, COALESCE(s.index_name, ''), IF(s.index_name = 'PRIMARY', '1', \
+             '0'), COALESCE(IF(s.sub_part IS NULL, s.column_name, ''), '')) \
+             FROM information_schema.tables AS t \
+             LEFT JOIN information_schema.statistics AS s ON s.table_schema = t.table_schema AND \
+             s.table_name = t.table_name AND s.non_unique = 0 \
+             WHERE t.table_type = 'BASE TABLE' AND t.table_schema NOT IN ('information_schema', 'mysql', \
+             'performance_schema', 'sys') \
+             ORDER BY t.table_schema, t.table_name, s.index_name, s.seq_in_index"
+        }
+        // A primary key that is the row's number has no index.
+        Dialect::Sqlite => {
+            "SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || char(31) || '0' || \
+             char(31) \
+             FROM sqlite_master AS m \
+             WHERE m.type = 'table'; \
+             SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || 'primary' || char(31) \
+             || '1' || char(31) || c.name \
+             FROM sqlite_master AS m, pragma_table_info(m.name) AS c \
+             WHERE m.type = 'table' AND c.pk > 0; \
+             SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || i.name || char(31) || \
+             '0' || char(31) || coalesce(c.name, '') \
+             FROM sqlite_master AS m, pragma_index_list(m.name) AS i, pragma_index_info(i.name) AS c \
+             WHERE m.type = 'table' AND i.\"unique\" AND i.origin <> 'pk'"
+        }
+    }
+}
+
+/// A unit that reads the catalog.
+#[derive(Debug)]
+pub(super) struct Reading {
+    dialect: Dialect,
+    pub(super) catalog: Option<Catalog>,
+}
+
+impl Reading {
+    pub(super) const fn new(dialect: Dialect) -> Self {
+        Self { dialect, catalog: None }
+    }
+}
+
+#[async_trait]
+impl<DB: Backend> Unit<DB> for Reading {
+    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish {
+        if let Ok(connection) = tx.connection() {
+            let lines = DB::fetch_text(connection, question(self.dialect).to_owned()).await;
+            self.catalog = lines.ok().map(|lines| Catalog::read(&lines));
+        }
+        Wish::Stop
+    }
+}

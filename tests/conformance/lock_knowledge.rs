@@ -1,0 +1,279 @@
+//! What the checker of lock orders knows, and what it says that it does not know.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use atomically::testing::LockOrder;
+use atomically::{Error, Pessimistic, RowLock, Transactor, TransactorExt as _, Tx};
+use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+use tokio::sync::Barrier;
+
+use super::locks::bank;
+use crate::support::{TestBackend, TestPool};
+
+/// One transaction of these statements, one after the other.
+async fn run<DB: TestBackend>(db: &impl Transactor<DB>, statements: &[&str]) {
+    let unit = async |tx: &mut Tx<DB>| {
+        for sql in statements {
+            send(tx, sql).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    db.run(unit).await.expect("a commit");
+}
+
+/// Reads what a SELECT returns, so that its answer is seen; other statements have none.
+async fn send<DB: TestBackend>(tx: &mut Tx<DB>, sql: &str) -> Result<(), Error> {
+    let text = AssertSqlSafe(sql.to_owned()).into_sql_str();
+    if sql.starts_with("SELECT") {
+        let _ = DB::fetch(tx, text, &[]).await;
+    } else {
+        DB::execute(tx, text, &[]).await?;
+    }
+    Ok(())
+}
+
+async fn prepare<DB: TestBackend>(pool: &TestPool<DB>, statements: &[&str]) {
+    for sql in statements {
+        let text = AssertSqlSafe((*sql).to_owned()).into_sql_str();
+        DB::pool_execute(pool, text, &[]).await.expect(sql);
+    }
+}
+
+/// What is found after these two transactions have run one after the other.
+async fn order_of<DB: TestBackend>(pool: &TestPool<DB>, units: [&[&str]; 2]) -> LockOrder {
+    let db = Pessimistic::default().on(&pool.pool);
+    let order = LockOrder::new();
+    for unit in units {
+        run(&order.on(&db), unit).await;
+    }
+    order
+}
+
+fn is_certain(order: &LockOrder) -> bool {
+    order.inversions().is_empty() && order.unknown().is_empty()
+}
+
+fn shown(order: &LockOrder) -> String {
+    format!("{:?} {:?}", order.inversions(), order.unknown())
+}
+
+const FIRST: &str = "UPDATE account SET balance = balance + 1 WHERE id = 1";
+const SECOND: &str = "UPDATE account SET balance = balance + 1 WHERE id = 2";
+
+/// An assertion does not hold because nobody could tell.
+pub(crate) async fn what_is_unknown_is_not_consistent<DB: TestBackend>() {
+    let pool = bank::<DB>(1).await;
+    let unit = ["UPDATE account SET balance = 7 WHERE balance = 1"];
+    let order = order_of(&pool, [&unit, &unit]).await;
+    assert!(order.inversions().is_empty());
+    assert_eq!(order.unknown().len(), 1);
+    catch_unwind(AssertUnwindSafe(|| order.assert_consistent())).expect_err("nobody knows");
+}
+
+/// A lock of the session that is given back lets the others in.
+pub(crate) async fn an_unlocked_session_lock_is_no_gate<DB: TestBackend>() {
+    let pool = bank::<DB>(1).await;
+    let [lock, unlock] = match DB::NAME {
+        "PostgreSQL" => [
+            "SELECT 1::bigint FROM (SELECT pg_advisory_lock(7)) AS taken",
+            "SELECT pg_advisory_unlock(7)::int::bigint",
+        ],
+        _ => ["SELECT GET_LOCK('gate', 5)", "SELECT RELEASE_LOCK('gate')"],
+    };
+    let unlocked = order_of(&pool, [&[lock, unlock, FIRST, SECOND], &[lock, unlock, SECOND, FIRST]]).await;
+    assert_eq!(unlocked.inversions().len(), 1, "{}", shown(&unlocked));
+    let kept = order_of(&pool, [&[lock, FIRST, SECOND, unlock], &[lock, SECOND, FIRST, unlock]]).await;
+    assert_eq!(kept.inversions(), []);
+    // It is given back before the commit, and the rows are not: what the next one locks is none of it.
+    assert!(kept.unknown().is_empty(), "{}", shown(&kept));
+}
+
+/// Which lock it is depends on the data.
+pub(crate) async fn an_advisory_lock_with_a_column_for_a_key_is_unknown<DB: TestBackend>() {
+    let pool = bank::<DB>(1).await;
+    let [one, other] = match DB::NAME {
+        "PostgreSQL" => [
+            "SELECT id FROM (SELECT id, pg_advisory_xact_lock(id) FROM account WHERE id = 5) AS taken",
+            "SELECT id FROM (SELECT id, pg_advisory_xact_lock(id) FROM account WHERE id = 6) AS taken",
+        ],
+        _ => [
+            "SELECT GET_LOCK(id, 5) FROM account WHERE id = 5",
+            "SELECT GET_LOCK(id, 5) FROM account WHERE id = 6",
+        ],
+    };
+    let order = order_of(&pool, [&[one, FIRST, SECOND], &[other, SECOND, FIRST]]).await;
+    assert!(!is_certain(&order), "nobody knows whether they are one lock");
+}
+
+/// One lock, spelled in two ways.
+pub(crate) async fn a_cast_does_not_make_another_lock<DB: TestBackend>() {
+    let pool = bank::<DB>(1).await;
+    let [plain, cast] = match DB::NAME {
+        "PostgreSQL" => [
+            "SELECT 1::bigint FROM (SELECT pg_advisory_xact_lock(7)) AS taken",
+            "SELECT 1::bigint FROM (SELECT pg_advisory_xact_lock(7::bigint)) AS taken",
+        ],
+        _ => ["SELECT GET_LOCK('gate', 5)", "SELECT GET_LOCK('GATE', 5)"],
+    };
+    let order = order_of(&pool, [&[plain, FIRST], &[FIRST, cast]]).await;
+    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
+}
+
+/// Two transactions that each insert both values wait for each other.
+pub(crate) async fn unique_keys_in_opposite_orders_are_not_missed<DB: TestBackend>() {
+    let pool = bank::<DB>(1).await;
+    let create = "CREATE TABLE member (id BIGINT PRIMARY KEY, email VARCHAR(20) NOT NULL UNIQUE)";
+    prepare(&pool, &[create]).await;
+    let order = order_of(
+        &pool,
+        [
+            &[
+                "INSERT INTO member (id, email) VALUES (1, 'a')",
+                "INSERT INTO member (id, email) VALUES (2, 'b')",
+                "DELETE FROM member WHERE id = 1",
+                "DELETE FROM member WHERE id = 2",
+            ],
+            &[
+                "INSERT INTO member (id, email) VALUES (3, 'b')",
+                "INSERT INTO member (id, email) VALUES (4, 'a')",
+            ],
+        ],
+    )
+    .await;
+    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
+    assert_eq!(order.unknown(), []);
+}
+
+/// A table that has another name with its schema.
+pub(crate) async fn a_schema_does_not_make_another_table<DB: TestBackend>() {
+    let pool = bank::<DB>(1).await;
+    let schema = match DB::NAME {
+        "PostgreSQL" => "public".to_owned(),
+        "MySQL" => pool.url.rsplit('/').next().expect("a database").to_owned(),
+        _ => "main".to_owned(),
+    };
+    let [first, second] = [FIRST, SECOND].map(|sql| sql.replace("account", &format!("{schema}.account")));
+    let order = order_of(&pool, [&[FIRST, SECOND], &[&second, &first]]).await;
+    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
+    assert_eq!(order.unknown(), []);
+}
+
+/// It locks all rows of the table, whatever they are called.
+pub(crate) async fn a_lock_on_a_table_is_unknown<DB: TestBackend>() {
+    let pool = bank::<DB>(1).await;
+    prepare(&pool, &["CREATE TABLE note (id BIGINT)"]).await;
+    let order = order_of(&pool, [&["TRUNCATE note", FIRST], &[FIRST, "TRUNCATE note"]]).await;
+    assert!(!is_certain(&order), "they can deadlock");
+}
+
+/// Runs what is given while a transaction on a pool of its own holds what it has taken.
+async fn while_held<DB: TestBackend>(pool: &TestPool<DB>, gate: bool, what: impl Future<Output = ()>) {
+    let other = DB::another(&pool.url).await;
+    let db = Pessimistic::default().on(&other);
+    let held = Barrier::new(2);
+    let holder = db.run(async |tx: &mut Tx<DB>| {
+        if gate {
+            tx.advisory_lock("gate").await?;
+        } else {
+            send(tx, "UPDATE account SET balance = 1 WHERE id = 3").await?;
+        }
+        held.wait().await;
+        held.wait().await;
+        Ok::<_, Error>(())
+    });
+    let rest = async {
+        held.wait().await;
+        what.await;
+        held.wait().await;
+    };
+    tokio::join!(holder, rest).0.expect("a commit");
+}
+
+async fn try_first<DB: TestBackend>(db: &impl Transactor<DB>, granted: bool, rows: [&str; 2]) {
+    let unit = async |tx: &mut Tx<DB>| {
+        assert_eq!(tx.try_advisory_lock("gate").await?, granted);
+        for sql in rows {
+            send(tx, sql).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    db.run(unit).await.expect("a commit");
+}
+
+/// A lock that was not granted keeps nobody out.
+pub(crate) async fn a_lock_that_is_not_granted_is_no_gate<DB: TestBackend>() {
+    let pool = bank::<DB>(3).await;
+    let db = Pessimistic::default().on(&pool.pool);
+    for granted in [true, false] {
+        let order = LockOrder::new();
+        let watched = order.on(&db);
+        let both = async {
+            try_first(&watched, granted, [FIRST, SECOND]).await;
+            try_first(&watched, granted, [SECOND, FIRST]).await;
+        };
+        if granted {
+            both.await
+        } else {
+            while_held(&pool, true, both).await
+        }
+        assert_eq!(order.inversions().len(), usize::from(!granted), "granted: {granted}");
+    }
+}
+
+/// There is no row, so there is no lock in front of the others.
+pub(crate) async fn a_row_that_is_not_there_is_no_gate<DB: TestBackend>() {
+    let pool = bank::<DB>(2).await;
+    let missing = "UPDATE account SET balance = 1 WHERE id = 99";
+    let order = order_of(&pool, [&[missing, FIRST, SECOND], &[missing, SECOND, FIRST]]).await;
+    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
+    let there = "UPDATE account SET balance = 1 WHERE id = 3";
+    let order = order_of(&pool, [&[there, FIRST, SECOND], &[there, SECOND, FIRST]]).await;
+    assert!(is_certain(&order), "{}", shown(&order));
+}
+
+async fn skip_first<DB: TestBackend>(db: &impl Transactor<DB>, rows: [&str; 2]) {
+    let unit = async |tx: &mut Tx<DB>| {
+        let select = DB::sql("SELECT balance FROM account WHERE id = 3");
+        let _ = DB::fetch(tx, tx.locking(RowLock::UPDATE.skip_locked(), select)?, &[]).await;
+        for sql in rows {
+            send(tx, sql).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    db.run(unit).await.expect("a commit");
+}
+
+/// Rows that somebody else has are skipped, and not locked.
+pub(crate) async fn a_row_that_was_skipped_is_no_gate<DB: TestBackend>() {
+    let pool = bank::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool.pool);
+    let order = LockOrder::new();
+    let watched = order.on(&db);
+    let both = async {
+        skip_first(&watched, [FIRST, SECOND]).await;
+        skip_first(&watched, [SECOND, FIRST]).await;
+    };
+    while_held(&pool, false, both).await;
+    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
+}
+
+/// Rows of different tenants are different rows, whatever their numbers.
+pub(crate) async fn rows_of_a_composite_key_are_told_apart<DB: TestBackend>() {
+    let pool = bank::<DB>(1).await;
+    prepare(
+        &pool,
+        &[
+            "CREATE TABLE item (tenant BIGINT NOT NULL, id BIGINT NOT NULL, n BIGINT NOT NULL, \
+             PRIMARY KEY (tenant, id))",
+            "INSERT INTO item VALUES (1, 1, 0), (1, 2, 0), (2, 1, 0), (2, 2, 0)",
+        ],
+    )
+    .await;
+    let change =
+        |tenant: i64, id: i64| format!("UPDATE item SET n = n + 1 WHERE tenant = {tenant} AND id = {id}");
+    let order = order_of(&pool, [&[&change(1, 1), &change(1, 2)], &[&change(2, 2), &change(2, 1)]]).await;
+    assert!(is_certain(&order), "{}", shown(&order));
+    let order = order_of(&pool, [&[&change(1, 1), &change(1, 2)], &[&change(1, 2), &change(1, 1)]]).await;
+    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
+}
