@@ -4,9 +4,6 @@
 //! Behind criterion's figures comes what they cannot show: the contenders taking turns, transaction by transaction, so
 //! that whatever else the machine does hits them alike, on one and the same connection, and the ratio of their medians.
 
-#[path = "../tests/support/servers/mod.rs"]
-mod servers;
-
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -69,7 +66,7 @@ const SCHEMA: [&str; 3] = [
 ];
 
 async fn postgres_pool(options: PgPoolOptions) -> PgPool {
-    let pool = options.max_connections(1).connect(&servers::postgres_url()).await.expect("PostgreSQL");
+    let pool = options.max_connections(1).connect(&test_servers::postgres_url()).await.expect("PostgreSQL");
     for sql in SCHEMA {
         sqlx::query(sql).execute(&pool).await.expect("set up");
     }

@@ -3,9 +3,6 @@
 //! `cargo bench --bench queue`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it. Plain
 //! runs and no statistics: what is looked for are factors.
 
-#[path = "../tests/support/servers/mod.rs"]
-mod servers;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -150,8 +147,11 @@ async fn held_back(pool: &Pool<sqlx::Postgres>) {
 
 #[tokio::main]
 async fn main() {
-    let pool =
-        PgPoolOptions::new().max_connections(8).connect(&servers::postgres_url()).await.expect("PostgreSQL");
+    let pool = PgPoolOptions::new()
+        .max_connections(8)
+        .connect(&test_servers::postgres_url())
+        .await
+        .expect("PostgreSQL");
     figures("PostgreSQL", &pool, CLIENTS).await;
     held_back(&pool).await;
 
