@@ -25,6 +25,7 @@ pub(crate) mod pools;
 pub(crate) mod promises;
 pub(crate) mod raw_access;
 pub(crate) mod savepoints;
+pub(crate) mod use_cases;
 pub(crate) mod write_skew;
 
 /// The tests that every database has to pass.
@@ -34,7 +35,7 @@ macro_rules! conformance {
         use $crate::conformance::{
             cancellation, coalescing, exploration, failures, faults, gate, handoff, histories, hooks, increments,
             limits, lock_order, locks, misuse, observation, options, outcomes, pools, promises, raw_access,
-            savepoints, write_skew,
+            savepoints, use_cases, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -167,6 +168,11 @@ macro_rules! conformance {
             coalescing::what_a_double_cannot_hold_is_refused,
             coalescing::keys_may_be_text,
             coalescing::a_runtime_that_is_gone_strands_nobody,
+            use_cases::transfers_keep_the_total_and_refuse_overdrafts,
+            use_cases::the_last_seat_is_sold_once_with_a_version_check,
+            use_cases::the_last_seat_is_sold_once_with_a_row_lock,
+            use_cases::a_note_that_fails_in_a_savepoint_does_not_lose_its_payment,
+            use_cases::a_mail_is_sent_once_for_each_committed_order,
         );
         $crate::conformance!(@alone $database;
             handoff::a_run_leaves_its_connection_to_the_next,
