@@ -1,6 +1,6 @@
 //! What the crate costs on top of the same transaction written by hand in sqlx.
 //!
-//! `cargo bench --bench overhead`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it.
+//! `cargo bench -p benches --bench overhead`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it.
 //! Behind criterion's figures comes what they cannot show: the contenders taking turns, transaction by transaction, so
 //! that whatever else the machine does hits them alike, on one and the same connection, and the ratio of their medians.
 

@@ -1,6 +1,6 @@
 //! How many jobs go through a queue in a second.
 //!
-//! `cargo bench --bench queue`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it. Plain
+//! `cargo bench -p benches --bench queue`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it. Plain
 //! runs and no statistics: what is looked for are factors.
 
 use std::sync::Arc;
