@@ -1,8 +1,8 @@
 //! Decrements of one row, and of a thousand: coalesced, and by pgbench, side by side.
 //!
-//! `cargo bench -p benches --bench hot_row`. PostgreSQL is a private server that is started for it, whose commits wait for the disk, and
-//! pgbench is taken from where that server is. The contenders take turns, so that whatever else the machine does hits them alike, and
-//! the medians of the turns are compared.
+//! `cargo bench -p benches --bench hot_row`. PostgreSQL is a private server that is started for it, whose
+//! commits wait for the disk, and pgbench is taken from where that server is. The contenders take turns, so
+//! that whatever else the machine does hits them alike, and the medians of the turns are compared.
 
 use std::process::Command;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! What the crate costs on top of the same transaction written by hand in sqlx.
 //!
-//! `cargo bench -p benches --bench overhead`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it.
-//! Behind criterion's figures comes what they cannot show: the contenders taking turns, transaction by transaction, so
-//! that whatever else the machine does hits them alike, on one and the same connection, and the ratio of their medians.
+//! `cargo bench -p benches --bench overhead`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server
+//! that is started for it. Behind criterion's figures comes what they cannot show: the contenders taking
+//! turns, transaction by transaction, so that whatever else the machine does hits them alike, on one and the
+//! same connection, and the ratio of their medians.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -88,8 +89,8 @@ async fn sqlite_pool(file: &std::path::Path) -> SqlitePool {
     pool
 }
 
-/// Pools take a connection back in a task of their own, with a round trip of its own: let that be outside of anybody's
-/// time.
+/// Pools take a connection back in a task of their own, with a round trip of its own: let that be outside of
+/// anybody's time.
 async fn settled<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) {
     while pool.num_idle() < pool.size() as usize {
         tokio::task::yield_now().await;

@@ -1,7 +1,7 @@
 //! How many jobs go through a queue in a second.
 //!
-//! `cargo bench -p benches --bench queue`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it. Plain
-//! runs and no statistics: what is looked for are factors.
+//! `cargo bench -p benches --bench queue`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that
+//! is started for it. Plain runs and no statistics: what is looked for are factors.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

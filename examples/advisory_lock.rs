@@ -1,4 +1,5 @@
-//! Locks something that is not a row: invoice numbers without gaps for each customer, and a nightly job that runs once.
+//! Locks something that is not a row: invoice numbers without gaps for each customer, and a nightly job that
+//! runs once.
 //!
 //! `DATABASE_URL=postgres://user:password@localhost/test cargo run --example advisory_lock`
 //!

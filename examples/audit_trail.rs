@@ -1,4 +1,5 @@
-//! Stores a payment and a note about it. A note that cannot be stored does not lose the payment: it is in a savepoint.
+//! Stores a payment and a note about it. A note that cannot be stored does not lose the payment: it is in a
+//! savepoint.
 //!
 //! `cargo run --example audit_trail`
 
@@ -12,8 +13,8 @@ async fn pay(tx: &mut Tx<Sqlite>, payment: i64, receipt: &str) -> Result<bool, E
 
     match tx.savepoint(async |tx: &mut Tx<Sqlite>| add_note(tx, payment, receipt).await).await {
         Ok(()) => Ok(true),
-        // The note is rolled back to the savepoint, and the payment goes on. Without the savepoint, PostgreSQL would
-        // refuse every further statement of the transaction.
+        // The note is rolled back to the savepoint, and the payment goes on. Without the savepoint,
+        // PostgreSQL would refuse every further statement of the transaction.
         Err(error) if is_duplicate(&error) => Ok(false),
         // Another error, or a conflict, after which the whole unit runs again.
         Err(error) => Err(error),

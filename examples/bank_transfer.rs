@@ -29,8 +29,8 @@ impl From<sqlx::Error> for TransferError {
     }
 }
 
-/// The unit of work. It locks both accounts first, always in the same order, so that two transfers in opposite
-/// directions wait for each other instead of deadlocking. (SQLite locks the whole database.)
+/// The unit of work. It locks both accounts first, always in the same order, so that two transfers in
+/// opposite directions wait for each other instead of deadlocking. (SQLite locks the whole database.)
 async fn transfer(tx: &mut Tx<Sqlite>, from: i64, to: i64, amount: i64) -> Result<(), TransferError> {
     let missing = tx.lock_rows("account", "id", &[from, to]).await?;
     if let Some(account) = missing.first() {

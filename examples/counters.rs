@@ -2,8 +2,8 @@
 //!
 //! `cargo run --example counters`
 //!
-//! `Atomic` sends one statement that computes the new value, without BEGIN and COMMIT. `Deltas` collects the additions
-//! of many tasks, and stores them in one commit.
+//! `Atomic` sends one statement that computes the new value, without BEGIN and COMMIT. `Deltas` collects the
+//! additions of many tasks, and stores them in one commit.
 
 use anyhow::ensure;
 use atomically::{Atomic, DeltaOutcome, Deltas};

@@ -23,7 +23,8 @@ impl Strategy for LockAfter {
     }
 }
 
-/// The unit of work, which does not depend on the strategy: it marks what it reads for update, and checks the version.
+/// The unit of work, which does not depend on the strategy: it marks what it reads for update, and checks the
+/// version.
 async fn increment(tx: &mut Tx<Sqlite>) -> Result<(), Error> {
     let select = tx.for_update("SELECT value, version FROM counter WHERE id = 1");
     let (value, version): (i64, i64) = sqlx::query_as(select).fetch_one(&mut *tx).await?;

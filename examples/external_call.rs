@@ -1,9 +1,10 @@
-//! Calls another service in the middle of a piece of work without holding a lock meanwhile: look, call, lock, check
-//! again, write.
+//! Calls another service in the middle of a piece of work without holding a lock meanwhile: look, call, lock,
+//! check again, write.
 //!
 //! `cargo run --example external_call`
 //!
-//! A call inside the unit would keep its rows locked for as long as the service takes, and would be repeated by a retry.
+//! A call inside the unit would keep its rows locked for as long as the service takes, and would be repeated
+//! by a retry.
 
 use anyhow::ensure;
 use atomically::{Error, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
@@ -46,15 +47,6 @@ async fn ship(db: &Db, carrier: &Carrier, order: i64) -> Result<Option<String>, 
     Ok(None)
 }
 
-async fn cancel(db: &Db, order: i64) -> Result<(), Error> {
-    db.run(async |tx: &mut Tx<Sqlite>| {
-        let update = sqlx::query("UPDATE orders SET state = 'cancelled' WHERE id = $1 AND state = 'paid'");
-        update.bind(order).execute(&mut *tx).await?;
-        Ok(())
-    })
-    .await
-}
-
 /// Stands for a service that takes its time: `called` says that a call has begun, and `answer` lets it end.
 #[derive(Default)]
 struct Carrier {
@@ -94,7 +86,7 @@ async fn main() -> anyhow::Result<()> {
 
     let customer = async {
         carrier.called.notified().await;
-        cancel(&db, 2).await?;
+        sqlx::query("UPDATE orders SET state = 'cancelled' WHERE id = 2").execute(&pool).await?;
         println!(
             "Order 2 is cancelled while the carrier prints its label. Nothing is locked, so nobody waits."
         );

@@ -1,9 +1,11 @@
-//! Runs jobs with a worker, each with its effect once, although another worker freezes with a job and comes back later.
+//! Runs jobs with a worker, each with its effect once, although another worker freezes with a job and comes
+//! back later.
 //!
 //! `cargo run --example job_worker`
 //!
-//! The lease of the frozen worker expires, so its job is claimed again. A lock or a lease alone would not stop it from
-//! going on afterwards. What stops it is the fence: the job is completed in the transaction of its effect.
+//! The lease of the frozen worker expires, so its job is claimed again. A lock or a lease alone would not
+//! stop it from going on afterwards. What stops it is the fence: the job is completed in the transaction of
+//! its effect.
 
 use std::sync::Arc;
 use std::time::Duration;

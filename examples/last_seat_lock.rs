@@ -1,4 +1,5 @@
-//! Books the last seat for two buyers at once, with a row lock: the second buyer waits until the first has decided.
+//! Books the last seat for two buyers at once, with a row lock: the second buyer waits until the first has
+//! decided.
 //!
 //! `DATABASE_URL=postgres://user:password@localhost/test cargo run --example last_seat_lock`
 //!
@@ -23,7 +24,8 @@ enum BookingError {
 
 /// The unit of work. Returns the number of attempts that it took.
 async fn book(tx: &mut Tx<Postgres>, buyer: &str) -> Result<u32, BookingError> {
-    // Sent as `… FOR NO KEY UPDATE`: another buyer waits here until this transaction ends, and then reads what it stored.
+    // Sent as `… FOR NO KEY UPDATE`: another buyer waits here until this transaction ends, and then reads
+    // what it stored.
     let select = tx.for_update("SELECT seats FROM event WHERE id = 1");
     let seats: i64 = sqlx::query_scalar(select).fetch_one(&mut *tx).await?;
     if seats == 0 {

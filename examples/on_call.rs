@@ -1,9 +1,11 @@
-//! Keeps a rule over several rows, one doctor on call at all times, although no row and no version stands for it.
+//! Keeps a rule over several rows, one doctor on call at all times, although no row and no version stands for
+//! it.
 //!
 //! `cargo run --example on_call`
 //!
-//! Two doctors go off call at the same time. Each of them changes a different row, so neither a row lock nor a version
-//! check on it would help: this is write skew. `Serializable` lets the database detect it, and runs one of them again.
+//! Two doctors go off call at the same time. Each of them changes a different row, so neither a row lock nor
+//! a version check on it would help: this is write skew. `Serializable` lets the database detect it, and runs
+//! one of them again.
 
 use anyhow::{bail, ensure};
 use atomically::{Serializable, TransactorExt as _, Tx};

@@ -1,9 +1,10 @@
-//! Takes an order from stock, and sends a mail after the commit: never for an order that was rolled back, and once for
-//! an order that took several attempts.
+//! Takes an order from stock, and sends a mail after the commit: never for an order that was rolled back, and
+//! once for an order that took several attempts.
 //!
 //! `cargo run --example order_stock`
 //!
-//! A hook does not survive a crash between the commit and the mail. Where that matters, use a job: see `outbox`.
+//! A hook does not survive a crash between the commit and the mail. Where that matters, use a job: see
+//! `outbox`.
 
 use anyhow::{bail, ensure};
 use atomically::{Optimistic, TransactorExt as _, Tx};

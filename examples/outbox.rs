@@ -1,5 +1,5 @@
-//! Stores an order and the message about it in one transaction. The message arrives, never for an order that was rolled
-//! back, and has its effect once, although it is delivered twice.
+//! Stores an order and the message about it in one transaction. The message arrives, never for an order that
+//! was rolled back, and has its effect once, although it is delivered twice.
 //!
 //! `cargo run --example outbox`
 
@@ -22,8 +22,8 @@ async fn place(tx: &mut Tx<Sqlite>, outbox: &Queue<Sqlite>, order: i64) -> Resul
     Ok(message.id())
 }
 
-/// Stands for another system, which receives the messages. A real one stores the ids in its own database, in the
-/// transaction that has the message's effect.
+/// Stands for another system, which receives the messages. A real one stores the ids in its own database, in
+/// the transaction that has the message's effect.
 #[derive(Debug, Clone, Default)]
 struct Warehouse(Arc<Mutex<BTreeMap<i64, (i64, u32)>>>);
 

@@ -1,4 +1,5 @@
-//! Three ways to meet a row that another transaction has locked: skip it, fail at once, or wait for a limited time.
+//! Three ways to meet a row that another transaction has locked: skip it, fail at once, or wait for a limited
+//! time.
 //!
 //! `DATABASE_URL=postgres://user:password@localhost/test cargo run --example row_locks`
 //!

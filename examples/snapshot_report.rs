@@ -58,8 +58,8 @@ async fn main() -> anyhow::Result<()> {
     let mixed = db.run(async |tx: &mut Tx<Postgres>| total(tx, &bank).await).await?;
     println!("At READ COMMITTED, the report finds {mixed}: 10 were counted twice.");
 
-    // REPEATABLE READ: all queries see what was committed when the first one began. `read_only` makes the database refuse
-    // writes, and allows another attempt if the connection is lost while the unit commits.
+    // REPEATABLE READ: all queries see what was committed when the first one began. `read_only` makes the
+    // database refuse writes, and allows another attempt if the connection is lost while the unit commits.
     let report = Options::new().isolation(Isolation::RepeatableRead).read_only();
     let consistent = db.with(report).run(async |tx: &mut Tx<Postgres>| total(tx, &bank).await).await?;
     println!("At REPEATABLE READ, it finds {consistent}, although 10 were moved meanwhile.");

@@ -1,4 +1,5 @@
-//! Enqueues a job at most once for each key: however often a product changes, it is indexed once for all changes so far.
+//! Enqueues a job at most once for each key: however often a product changes, it is indexed once for all
+//! changes so far.
 //!
 //! `cargo run --example unique_jobs`
 
@@ -16,8 +17,9 @@ async fn rename(
 ) -> Result<Enqueued, Error> {
     let update = sqlx::query("UPDATE product SET name = $1 WHERE id = $2").bind(name).bind(product);
     update.execute(&mut *tx).await?;
-    // Unique until claimed: a change during the indexing gets a job of its own, as the indexer may have read the product
-    // before. A job that must not run twice at the same time would be `unique` instead, until it is complete.
+    // Unique until claimed: a change during the indexing gets a job of its own, as the indexer may have read
+    // the product before. A job that must not run twice at the same time would be `unique` instead, until it
+    // is complete.
     let job = NewJob::new(&product)?.unique_until_claimed(format!("index:{product}"))?;
     queue.enqueue(tx, job).await
 }

@@ -60,7 +60,8 @@ impl Place {
     ///
     /// # Errors
     ///
-    /// The URL names none of the supported products or a database in memory, or there is no temporary directory.
+    /// The URL names none of the supported products or a database in memory, or there is no temporary
+    /// directory.
     pub fn new(url: Option<&str>) -> anyhow::Result<Self> {
         let Some(url) = url else {
             let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
@@ -144,7 +145,8 @@ pub async fn open<DB: Database>(
     connections: u32,
     acquire_timeout: Duration,
 ) -> anyhow::Result<Pool<DB>> {
-    // A pool takes a refused connection for a server that is about to start, and does not say what it waits for.
+    // A pool takes a refused connection for a server that is about to start, and does not say what it waits
+    // for.
     within(async { options.connect().await?.close().await })
         .await
         .with_context(|| format!("cannot reach {name}"))?;

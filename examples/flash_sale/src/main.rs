@@ -24,31 +24,47 @@ use shop::{Approach, Shop};
 
 /// Sells few seats to many buyers at once, with every strategy, and reports which of them sold a seat twice.
 ///
-/// The exit code is 1 if a strategy of the crate oversells, undersells or loses a buyer, and 2 if the sale could not
-/// take place. The naive and the folklore approach are there for comparison, and do not affect the exit code.
+/// The exit code is 1 if a strategy of the crate oversells, undersells or loses a buyer, and 2 if the sale
+/// could not take place. The naive and the folklore approach are there for comparison, and do not affect the
+/// exit code.
 #[derive(Debug, Parser)]
 #[command(name = "flash_sale")]
 struct Arguments {
     /// The database: postgres://…, mysql://… or sqlite://…; by default, a temporary SQLite file.
     ///
-    /// sqlite://FILE?mode=rwc creates a SQLite file that does not exist. PostgreSQL and MySQL have to be built in:
-    /// `--features postgres,mysql`.
+    /// sqlite://FILE?mode=rwc creates a SQLite file that does not exist. PostgreSQL and MySQL have to be
+    /// built in: `--features postgres,mysql`.
     ///
-    /// The tables atomically_flash_sale_event and atomically_flash_sale_ticket are created there, and dropped before
-    /// and after.
+    /// The tables atomically_flash_sale_event and atomically_flash_sale_ticket are created there, and dropped
+    /// before and after.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
 
     /// Number of buyers, who all come at once
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(1..=100_000)
+    )]
     buyers: u64,
 
     /// Number of seats; with 0, every buyer has to be refused
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(0..=1_000_000)
+    )]
     seats: u64,
 
     /// Number of connections that the buyers share
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..=256)
+    )]
     pool: u32,
 
     /// What to sell with; may be repeated

@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use crate::report::{Offer, Outcome};
 use crate::shop::{Answer, Approach, Counter, Shop};
 
-/// How long a buyer waits at most. It grows with the number of buyers, because the last one waits for all others.
+/// How long a buyer waits at most. It grows with the number of buyers, because the last one waits for all
+/// others.
 pub(crate) fn patience(offer: Offer) -> Duration {
     Duration::from_secs(60) + Duration::from_millis(offer.buyers.saturating_mul(20))
 }

@@ -18,8 +18,8 @@ pub(crate) enum Answer {
     SoldOut,
 }
 
-// A macro, because this program supports three databases, and sqlx's executors are implemented for each of them. A program
-// for one database needs only the functions.
+// A macro, because this program supports three databases, and sqlx's executors are implemented for each of
+// them. A program for one database needs only the functions.
 macro_rules! shop {
     ($database:ty, numbered_parameters: $numbered:literal $(, $pool_options:item)?) => {
         impl Shop for $database {
@@ -114,7 +114,8 @@ shop!(sqlx::Postgres, numbered_parameters: true);
 shop!(
     sqlx::MySql,
     numbered_parameters: false,
-    /// PostgreSQL's default level, so that folklore means the same on both. The crate's strategies set their own.
+    /// PostgreSQL's default level, so that folklore means the same on both. The crate's strategies set their
+    /// own.
     fn pool_options() -> PoolOptions<Self> {
         PoolOptions::new().after_connect(|connection: &mut sqlx::MySqlConnection, _| {
             Box::pin(async move {
@@ -273,7 +274,8 @@ impl<DB: Shop> Counter<DB> {
     }
 }
 
-/// A transactor that gives a thousand buyers of one row enough attempts and time, so that none of them is lost.
+/// A transactor that gives a thousand buyers of one row enough attempts and time, so that none of them is
+/// lost.
 ///
 /// The key names the contended row. `Adaptive` needs it, and the others ignore it without a gate.
 fn patient<DB: Backend>(

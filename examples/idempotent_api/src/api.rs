@@ -94,7 +94,8 @@ async fn show(State(orders): State<Orders>, Path(id): Path<i64>) -> Result<Order
     orders.db.run(async |tx: &mut Tx<Sqlite>| find(tx, id).await?.ok_or(Refusal::NotFound)).await
 }
 
-/// PUT: changes the order if it still has the version that the client read. It needs no key: a repetition is refused.
+/// PUT: changes the order if it still has the version that the client read. It needs no key: a repetition is
+/// refused.
 async fn change(
     State(orders): State<Orders>,
     Path(id): Path<i64>,
@@ -107,9 +108,8 @@ async fn change(
     orders
         .db
         .run(async |tx: &mut Tx<Sqlite>| {
-            let update =
-            "UPDATE orders SET item = $1, quantity = $2, version = version + 1 WHERE id = $3 AND version = $4
-                      RETURNING *";
+            let update = "UPDATE orders SET item = $1, quantity = $2, version = version + 1
+                WHERE id = $3 AND version = $4 RETURNING *";
             let changed =
                 sqlx::query_as(update).bind(&wanted.item).bind(wanted.quantity).bind(id).bind(version);
             match changed.fetch_optional(&mut *tx).await? {
@@ -185,7 +185,7 @@ impl Refusal {
     fn detail(&self, status: StatusCode) -> String {
         match self {
             Self::Database(_) if status == StatusCode::SERVICE_UNAVAILABLE => {
-                "the service is busy; send the request again later, with the same key".to_owned()
+                "the service is busy; send the request again later".to_owned()
             }
             Self::Database(_) => "the request could not be served".to_owned(),
             refusal => refusal.to_string(),

@@ -1,4 +1,5 @@
-//! Orders over HTTP, safe for clients that send their requests again: `Idempotency-Key` on POST, `If-Match` on PUT.
+//! Orders over HTTP, safe for clients that send their requests again: `Idempotency-Key` on POST, `If-Match`
+//! on PUT.
 //!
 //! `cargo run -p idempotent_api`, and then
 //!

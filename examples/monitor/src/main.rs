@@ -2,8 +2,9 @@
 //!
 //! `cargo run --release -p monitor`, and then <http://127.0.0.1:3000/>
 //!
-//! On the page you choose the strategy, the number of buyers, and how many of them want the same event. Figures for
-//! Prometheus are at `/metrics`. `recorder.rs` is a custom observer, and `shop.rs` has the unit of work.
+//! On the page you choose the strategy, the number of buyers, and how many of them want the same event.
+//! Figures for Prometheus are at `/metrics`. `recorder.rs` is a custom observer, and `shop.rs` has the unit
+//! of work.
 
 mod books;
 mod chart;
@@ -58,7 +59,12 @@ struct Arguments {
     port: u16,
 
     /// Number of connections that the buyers share
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..=256)
+    )]
     pool: u32,
 }
 

@@ -1,7 +1,8 @@
 //! Refuses requests that other web sites make through a visitor's browser.
 //!
-//! The server listens on 127.0.0.1 only, but every page that the browser shows can send requests to it. A form of another
-//! site could change the settings, and a site whose name resolves to 127.0.0.1 could read the answers as well.
+//! The server listens on 127.0.0.1 only, but every page that the browser shows can send requests to it. A
+//! form of another site could change the settings, and a site whose name resolves to 127.0.0.1 could read the
+//! answers as well.
 
 use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};
@@ -9,7 +10,8 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-/// Answers 403 unless the request is for this machine by name, and comes from a page of this server or from no page.
+/// Answers 403 unless the request is for this machine by name, and comes from a page of this server or from
+/// no page.
 pub(crate) async fn check(request: Request, next: Next) -> Response {
     match refusal(request.headers()) {
         None => next.run(request).await,
@@ -21,7 +23,8 @@ fn refusal(headers: &HeaderMap) -> Option<&'static str> {
     let Some(host) = text(headers, HOST).filter(|host| is_this_machine(host)) else {
         return Some("the Host header does not name this machine: open the page as http://127.0.0.1:PORT/\n");
     };
-    // Browsers send it with every POST and with every request to another site. Other clients, such as curl, do not.
+    // Browsers send it with every POST and with every request to another site. Other clients, such as curl,
+    // do not.
     let is_ours = |origin: &str| origin.strip_prefix("http://") == Some(host);
     let is_from_elsewhere = headers.contains_key(ORIGIN) && !text(headers, ORIGIN).is_some_and(is_ours);
     is_from_elsewhere.then_some("requests from pages of other sites are refused\n")

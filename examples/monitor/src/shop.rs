@@ -38,8 +38,8 @@ pub(crate) trait Shop: Backend {
     fn taken(pool: &Pool<Self>) -> impl Future<Output = Result<i64, sqlx::Error>> + Send;
 }
 
-// A macro, because this program supports three databases, and sqlx's executors are implemented for each of them. A program
-// for one database needs only the functions.
+// A macro, because this program supports three databases, and sqlx's executors are implemented for each of
+// them. A program for one database needs only the functions.
 macro_rules! shop {
     ($database:ty, $select:literal, $update:literal, $subtract:literal) => {
         impl Shop for $database {

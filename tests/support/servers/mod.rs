@@ -1,5 +1,5 @@
-//! Private, throwaway PostgreSQL and MariaDB servers, a Galera cluster of the latter, and the other programs that
-//! the tests and benchmarks of this workspace need, on 127.0.0.1.
+//! Private, throwaway PostgreSQL and MariaDB servers, a Galera cluster of the latter, and the other programs
+//! that the tests and benchmarks of this workspace need, on 127.0.0.1.
 //!
 //! A server starts when the first test needs it, and is gone, with its directory, when the test process ends,
 //! however it ends. Nothing that is installed or running on the machine is touched.
@@ -36,7 +36,8 @@ use process::{Process, wait_until};
 const START_LIMIT: Duration = Duration::from_secs(60);
 const PORTS_TRIED: usize = 5;
 
-/// The URL of the PostgreSQL server that all tests of this process share: `ATOMICALLY_POSTGRES_URL`, else our own.
+/// The URL of the PostgreSQL server that all tests of this process share: `ATOMICALLY_POSTGRES_URL`, else our
+/// own.
 #[track_caller]
 pub fn postgres_url() -> String {
     static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
@@ -80,7 +81,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a private PostgreSQL and waits until it accepts connections, whatever `ATOMICALLY_POSTGRES_URL` says.
+    /// Starts a private PostgreSQL and waits until it accepts connections, whatever `ATOMICALLY_POSTGRES_URL`
+    /// says.
     #[track_caller]
     pub fn postgres() -> Self {
         must(start_postgres())
@@ -98,8 +100,8 @@ impl Server {
         must(start_mariadb())
     }
 
-    /// Starts a pgbouncer in front of this PostgreSQL, which must outlive it, with or without its support for prepared
-    /// statements. Versions that have no such support ignore the wish.
+    /// Starts a pgbouncer in front of this PostgreSQL, which must outlive it, with or without its support for
+    /// prepared statements. Versions that have no such support ignore the wish.
     #[track_caller]
     pub fn pgbouncer(&self, prepared_statements: bool) -> Self {
         let found = pgbouncer::Pgbouncer::find(self.port, prepared_statements);
@@ -125,21 +127,24 @@ impl Server {
         self.port
     }
 
-    /// The URL of its database `test`, for the user `app` who may do everything; it stays the same over a restart.
+    /// The URL of its database `test`, for the user `app` who may do everything; it stays the same over a
+    /// restart.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The process id of the running server (the postmaster, for PostgreSQL); panics between `kill` and `restart`.
+    /// The process id of the running server (the postmaster, for PostgreSQL); panics between `kill` and
+    /// `restart`.
     #[track_caller]
     pub fn pid(&self) -> u32 {
         must(self.process.as_ref().map(Process::pid).ok_or("the server was killed and has no pid"))
     }
 
-    /// Kills the server with SIGKILL and returns once all of its processes are dead; its data directory stays.
+    /// Kills the server with SIGKILL and returns once all of its processes are dead; its data directory
+    /// stays.
     ///
-    /// PostgreSQL's own children see the death of the postmaster and follow it by themselves, so a statement that
-    /// was running may still get its commit in before this returns, but none can afterwards.
+    /// PostgreSQL's own children see the death of the postmaster and follow it by themselves, so a statement
+    /// that was running may still get its commit in before this returns, but none can afterwards.
     #[track_caller]
     pub fn kill(&mut self) {
         if let Some(process) = self.process.take() {
@@ -147,7 +152,8 @@ impl Server {
         }
     }
 
-    /// Starts the server again on the same data and port and waits until it accepts connections (crash recovery).
+    /// Starts the server again on the same data and port and waits until it accepts connections (crash
+    /// recovery).
     #[track_caller]
     pub fn restart(&mut self) {
         self.kill();
@@ -233,8 +239,9 @@ fn launch(engine: &dyn Engine, home: &Home, port: u16) -> Result<Process, String
 
 /// A port below those that systems give to outgoing connections (from 32768 on Linux, 49152 elsewhere).
 ///
-/// A port of that range, as binding port 0 yields, cannot be relied upon while its server is dead: a client that
-/// keeps dialling it may be given that very port for its own end, be connected to itself, and keep it occupied.
+/// A port of that range, as binding port 0 yields, cannot be relied upon while its server is dead: a client
+/// that keeps dialling it may be given that very port for its own end, be connected to itself, and keep it
+/// occupied.
 fn free_port() -> Result<u16, String> {
     let start = RandomState::new().hash_one(0) % 22_000;
     (0..1_000)

@@ -21,8 +21,8 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Asserts that the program refused to start: one line on stderr that contains all of the words, nothing on stdout,
-    /// exit code 2.
+    /// Asserts that the program refused to start: one line on stderr that contains all of the words, nothing
+    /// on stdout, exit code 2.
     #[track_caller]
     pub fn refused_with(&self, words: &[&str]) {
         assert_eq!((self.code, self.stdout.as_str()), (Some(2), ""), "{self:?}");

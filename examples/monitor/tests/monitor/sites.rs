@@ -45,8 +45,8 @@ async fn a_page_of_another_site_cannot_change_the_settings() {
     let browser = Browser::at(&other.address, WIDE).await;
     // As a form does it, without asking the server first whether it may. The page cannot read the answer.
     let script = format!(
-        "return fetch('{}/settings', {{ method: 'post', mode: 'no-cors', body: new URLSearchParams('{CHOICE}') }})
-            .then((answer) => answer.type)",
+        "const body = new URLSearchParams('{CHOICE}');
+         return fetch('{}/settings', {{ method: 'post', mode: 'no-cors', body }}).then((answer) => answer.type)",
         monitor.address
     );
     assert_eq!(browser.ask(&script).await, "opaque", "the request arrived, and was answered");
