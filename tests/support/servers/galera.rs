@@ -60,7 +60,12 @@ impl Cluster {
         must(Self::try_start())
     }
 
-    fn try_start() -> Result<Self, String> {
+    /// The same, with the reason instead of a panic.
+    ///
+    /// # Errors
+    ///
+    /// A program is missing, or a node does not start.
+    pub fn try_start() -> Result<Self, String> {
         let library = library()?;
         let is_rsync_there = find::program(&find::path(), &["rsync"]).is_some();
         is_rsync_there.then_some(()).ok_or(MISSING_RSYNC)?;
