@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use atomically::{Pessimistic, TransactorExt as _, Tx};
 use sqlx::Postgres;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::sync::Barrier;
 
 #[derive(Debug, thiserror::Error)]
 enum BookingError {
@@ -23,7 +24,9 @@ enum BookingError {
 }
 
 /// The unit of work. Returns the number of attempts that it took.
-async fn book(tx: &mut Tx<Postgres>, buyer: &str) -> Result<u32, BookingError> {
+async fn book(tx: &mut Tx<Postgres>, buyer: &str, both_have_begun: &Barrier) -> Result<u32, BookingError> {
+    // Only for the demonstration: the transactions overlap.
+    both_have_begun.wait().await;
     // Sent as `… FOR NO KEY UPDATE`: another buyer waits here until this transaction ends, and then reads
     // what it stored.
     let select = tx.for_update("SELECT seats FROM event WHERE id = 1");
@@ -51,9 +54,10 @@ async fn main() -> anyhow::Result<()> {
     sqlx::raw_sql(schema).execute(&pool).await?;
 
     let db = Pessimistic::default().on(&pool);
+    let both_have_begun = Barrier::new(2);
     let (ann, bob) = tokio::join!(
-        db.run(async |tx: &mut Tx<Postgres>| book(tx, "Ann").await),
-        db.run(async |tx: &mut Tx<Postgres>| book(tx, "Bob").await),
+        db.run(async |tx: &mut Tx<Postgres>| book(tx, "Ann", &both_have_begun).await),
+        db.run(async |tx: &mut Tx<Postgres>| book(tx, "Bob", &both_have_begun).await),
     );
     println!("One seat is left, and Ann and Bob both want it.");
     let (winner, loser, attempts) = match (ann, bob) {

@@ -141,12 +141,21 @@ const EVENT: [&str; 3] = [
     "INSERT INTO event (id, seats, version) VALUES (1, 1, 0)",
 ];
 
-/// Books a seat, in the first attempt not before both buyers have read. Returns the number of attempts.
+/// Makes two units wait for each other in their first attempt, so that their transactions overlap.
+async fn meet(attempt: u32, barrier: Option<&Barrier>) {
+    if let Some(barrier) = barrier.filter(|_| attempt == 1) {
+        barrier.wait().await;
+    }
+}
+
+/// Books a seat, and meets the other buyer before or after reading. Returns the number of attempts.
 async fn book<DB: TestBackend>(
     tx: &mut Tx<DB>,
     buyer: i64,
-    both_have_read: Option<&Barrier>,
+    before_reading: Option<&Barrier>,
+    after_reading: Option<&Barrier>,
 ) -> Result<u32, UnitError> {
+    meet(tx.attempt(), before_reading).await;
     // The columns are read one by one, because the helper reads one integer at a time.
     let version = tx.for_update(DB::sql("SELECT version FROM event WHERE id = 1"));
     let version = DB::fetch(tx, version, &[]).await?;
@@ -154,9 +163,7 @@ async fn book<DB: TestBackend>(
     if seats == 0 {
         return Err(UnitError::SoldOut { attempts: tx.attempt() });
     }
-    if let Some(both_have_read) = both_have_read.filter(|_| tx.attempt() == 1) {
-        both_have_read.wait().await;
-    }
+    meet(tx.attempt(), after_reading).await;
     let update = DB::sql("UPDATE event SET seats = ?, version = version + 1 WHERE id = 1 AND version = ?");
     let updated = DB::execute(tx, update, &[seats - 1, version]).await?;
     tx.expect_one(updated)?;
@@ -186,8 +193,8 @@ pub(crate) async fn the_last_seat_is_sold_once_with_a_version_check<DB: TestBack
     let db = Optimistic::default().on(&pool);
     let both_have_read = Barrier::new(2);
     let (one, other) = tokio::join!(
-        db.run(async |tx: &mut Tx<DB>| book(tx, 1, Some(&both_have_read)).await),
-        db.run(async |tx: &mut Tx<DB>| book(tx, 2, Some(&both_have_read)).await),
+        db.run(async |tx: &mut Tx<DB>| book(tx, 1, None, Some(&both_have_read)).await),
+        db.run(async |tx: &mut Tx<DB>| book(tx, 2, None, Some(&both_have_read)).await),
     );
     let attempts = one_has_the_seat(&pool, one, other).await;
     assert!(attempts > 1, "the loser has seen the seat, and is refused in a later attempt");
@@ -196,9 +203,12 @@ pub(crate) async fn the_last_seat_is_sold_once_with_a_version_check<DB: TestBack
 pub(crate) async fn the_last_seat_is_sold_once_with_a_row_lock<DB: TestBackend>() {
     let pool = tables::<DB>(4, &EVENT).await;
     let db = Pessimistic::default().on(&pool);
+    let both_have_begun = Barrier::new(2);
+    // SQLite locks the database when a transaction begins, so the second one cannot begin meanwhile.
+    let both_have_begun = (DB::NAME != "SQLite").then_some(&both_have_begun);
     let (one, other) = tokio::join!(
-        db.run(async |tx: &mut Tx<DB>| book(tx, 1, None).await),
-        db.run(async |tx: &mut Tx<DB>| book(tx, 2, None).await),
+        db.run(async |tx: &mut Tx<DB>| book(tx, 1, both_have_begun, None).await),
+        db.run(async |tx: &mut Tx<DB>| book(tx, 2, both_have_begun, None).await),
     );
     let attempts = one_has_the_seat(&pool, one, other).await;
     assert_eq!(attempts, 1, "the loser waits for the row instead of running again");
