@@ -1,11 +1,8 @@
 //! Decrements of one row, and of a thousand: coalesced, and by pgbench, side by side.
 //!
-//! `cargo bench --bench hot_row`. PostgreSQL is a private server that is started for it, whose commits wait for the disk, and
-//! pgbench is taken from where that server is. The contenders take turns, so that whatever else the machine does hits them alike, and
-//! the medians of the turns are compared.
-
-#[path = "../tests/support/servers/mod.rs"]
-mod servers;
+//! `cargo bench -p benches --bench hot_row`. PostgreSQL is a private server that is started for it, whose
+//! commits wait for the disk, and pgbench is taken from where that server is. The contenders take turns, so
+//! that whatever else the machine does hits them alike, and the medians of the turns are compared.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -46,7 +43,7 @@ const CONTENDERS: [Contender; 6] = [
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let server = servers::Server::durable_postgres();
+    let server = test_servers::Server::durable_postgres();
     let url = server.url().to_owned();
     let pool = runtime.block_on(stocked(&url));
     for rows in [1, ROWS] {
@@ -86,7 +83,7 @@ fn pgbench(url: &str, clients: u32, rows: i64) -> f64 {
     let script = directory.path().join("decrement.sql");
     let update = "UPDATE product SET stock = stock - 1 WHERE id = :id AND stock >= 1;";
     std::fs::write(&script, format!("\\set id random(1, {rows})\n{update}\n")).expect("a script");
-    let mut pgbench = Command::new(servers::pgbench());
+    let mut pgbench = Command::new(test_servers::pgbench());
     pgbench.args(["--no-vacuum", "--protocol=prepared", "--jobs=2"]);
     pgbench.arg(format!("--client={clients}")).arg(format!("--time={}", TURN.as_secs()));
     let output = pgbench.arg("--file").arg(&script).arg(url).output().expect("pgbench runs");

@@ -1,11 +1,9 @@
 //! What the crate costs on top of the same transaction written by hand in sqlx.
 //!
-//! `cargo bench --bench overhead`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it.
-//! Behind criterion's figures comes what they cannot show: the contenders taking turns, transaction by transaction, so
-//! that whatever else the machine does hits them alike, on one and the same connection, and the ratio of their medians.
-
-#[path = "../tests/support/servers/mod.rs"]
-mod servers;
+//! `cargo bench -p benches --bench overhead`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server
+//! that is started for it. Behind criterion's figures comes what they cannot show: the contenders taking
+//! turns, transaction by transaction, so that whatever else the machine does hits them alike, on one and the
+//! same connection, and the ratio of their medians.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -69,7 +67,7 @@ const SCHEMA: [&str; 3] = [
 ];
 
 async fn postgres_pool(options: PgPoolOptions) -> PgPool {
-    let pool = options.max_connections(1).connect(&servers::postgres_url()).await.expect("PostgreSQL");
+    let pool = options.max_connections(1).connect(&test_servers::postgres_url()).await.expect("PostgreSQL");
     for sql in SCHEMA {
         sqlx::query(sql).execute(&pool).await.expect("set up");
     }
@@ -91,8 +89,8 @@ async fn sqlite_pool(file: &std::path::Path) -> SqlitePool {
     pool
 }
 
-/// Pools take a connection back in a task of their own, with a round trip of its own: let that be outside of anybody's
-/// time.
+/// Pools take a connection back in a task of their own, with a round trip of its own: let that be outside of
+/// anybody's time.
 async fn settled<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) {
     while pool.num_idle() < pool.size() as usize {
         tokio::task::yield_now().await;

@@ -1,10 +1,7 @@
 //! How many jobs go through a queue in a second.
 //!
-//! `cargo bench --bench queue`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it. Plain
-//! runs and no statistics: what is looked for are factors.
-
-#[path = "../tests/support/servers/mod.rs"]
-mod servers;
+//! `cargo bench -p benches --bench queue`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that
+//! is started for it. Plain runs and no statistics: what is looked for are factors.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -150,8 +147,11 @@ async fn held_back(pool: &Pool<sqlx::Postgres>) {
 
 #[tokio::main]
 async fn main() {
-    let pool =
-        PgPoolOptions::new().max_connections(8).connect(&servers::postgres_url()).await.expect("PostgreSQL");
+    let pool = PgPoolOptions::new()
+        .max_connections(8)
+        .connect(&test_servers::postgres_url())
+        .await
+        .expect("PostgreSQL");
     figures("PostgreSQL", &pool, CLIENTS).await;
     held_back(&pool).await;
 

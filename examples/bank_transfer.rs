@@ -1,117 +1,17 @@
-//! Transfers between accounts: no overdraft, no deadlock, and not a cent lost or made.
+//! Transfers money between accounts: no deadlock, no overdraft, and the total never changes.
 //!
 //! `cargo run --example bank_transfer`
+//!
+//! The unit checks the balance itself. A constraint stops a unit that does not.
 
-mod support;
+use anyhow::{Context as _, bail, ensure};
+use atomically::{ConstraintKind, Pessimistic, TransactorExt as _, Tx};
+use futures_util::future::join_all;
+use sqlx::{Sqlite, SqlitePool};
 
-use std::process::ExitCode;
-
-use anyhow::{bail, ensure};
-use atomically::{ConstraintKind, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
-use sqlx::Pool;
-use support::say;
-use tokio::task::JoinSet;
-
-// `Db` is the database, and `sql` puts its own parameters in place of each `?`.
-support::on_each_database! {
-    /// The unit of work. Both accounts are locked before either is looked at, always in the same order: two transfers
-    /// that cross wait for each other in turn, and never both at once.
-    async fn transfer(tx: &mut Tx<Db>, from: i64, to: i64, amount: i64) -> Result<u32, TransferError> {
-        let missing = tx.lock_rows("atomically_bank_account", "id", &[from, to]).await?;
-        if let Some(account) = missing.first() {
-            return Err(TransferError::NoAccount(*account));
-        }
-        let balance = sql("SELECT balance FROM atomically_bank_account WHERE id = ?");
-        let balance: i64 = sqlx::query_scalar(balance).bind(from).fetch_one(&mut *tx).await?;
-        if balance < amount {
-            return Err(TransferError::Overdraft { account: from, balance, amount });
-        }
-        post(tx, from, to, amount).await?;
-        Ok(tx.attempt())
-    }
-
-    /// Knows no rule. Who calls it without having looked first has the table's CHECK to stop him.
-    async fn post(tx: &mut Tx<Db>, from: i64, to: i64, amount: i64) -> Result<(), TransferError> {
-        for (account, change) in [(from, -amount), (to, amount)] {
-            let post = sql("UPDATE atomically_bank_account SET balance = balance + ? WHERE id = ?");
-            sqlx::query(post).bind(change).bind(account).execute(&mut *tx).await?;
-        }
-        Ok(())
-    }
-
-    pub(crate) async fn story(pool: &Pool<Db>) -> anyhow::Result<()> {
-        for account in 1..=ACCOUNTS {
-            let open = sql("INSERT INTO atomically_bank_account (id, balance) VALUES (?, ?)");
-            sqlx::query(open).bind(account).bind(DEPOSIT).execute(pool).await?;
-        }
-        let db = Pessimistic::default().on(pool);
-
-        let refused = db.run(async |tx: &mut Tx<Db>| transfer(tx, 1, 2, 1000).await).await;
-        let Err(refusal @ TransferError::Overdraft { .. }) = refused else {
-            bail!("an overdraft ended with {refused:?}");
-        };
-        say!("The unit refuses: {refusal}.");
-
-        let refused = db.run(async |tx: &mut Tx<Db>| post(tx, 1, 2, 1000).await).await;
-        let Err(TransferError::Database(error)) = refused else { bail!("an unchecked overdraft was stored") };
-        let Some(rule) = error.constraint() else { bail!("no constraint stopped an overdraft, but {error}") };
-        let name = rule.name.as_deref().unwrap_or("unnamed");
-        say!("A unit that does not look is refused by the database: {:?} constraint {name}.", rule.kind);
-        ensure!(
-            (rule.kind, name) == (ConstraintKind::Check, "atomically_bank_solvent"),
-            "the wrong rule: {rule:?}"
-        );
-
-        let (mut customers, mut answers) = (JoinSet::new(), Vec::new());
-        for seed in 0..CUSTOMERS {
-            customers.spawn(customer(db.clone(), seed));
-        }
-        while let Some(customer) = customers.join_next().await {
-            answers.extend(customer??);
-        }
-        let (done, attempts) = (answers.iter().flatten().count(), answers.iter().flatten().sum::<u32>());
-        let refused = answers.len() - done;
-        say!("{CUSTOMERS} customers: {done} transfers in {attempts} attempts, {refused} overdrafts refused.");
-
-        let balances = "SELECT balance FROM atomically_bank_account";
-        let balances: Vec<i64> = sqlx::query_scalar(balances).fetch_all(pool).await?;
-        let total: i64 = balances.iter().sum();
-        ensure!(total == ACCOUNTS * DEPOSIT, "{} became {total}", ACCOUNTS * DEPOSIT);
-        say!("The bank held {} before, and holds {total} now.", ACCOUNTS * DEPOSIT);
-        Ok(())
-    }
-
-    /// Makes one transfer after the other, and answers for each how many attempts it took, or that it was refused.
-    async fn customer(
-        db: PoolTransactor<Db, Pessimistic>,
-        seed: u64,
-    ) -> Result<Vec<Option<u32>>, TransferError> {
-        let (mut dice, mut answers) = (Dice(seed), Vec::new());
-        for _ in 0..TRANSFERS {
-            let from = dice.below(ACCOUNTS);
-            let to = (from + 1 + dice.below(ACCOUNTS - 1)) % ACCOUNTS;
-            let amount = 1 + dice.below(DEPOSIT);
-            match db.run(async |tx: &mut Tx<Db>| transfer(tx, from + 1, to + 1, amount).await).await {
-                Ok(attempts) => answers.push(Some(attempts)),
-                Err(TransferError::Overdraft { .. }) => answers.push(None),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(answers)
-    }
-}
-
-const ACCOUNTS: i64 = 10;
+const ACCOUNTS: i64 = 5;
 const DEPOSIT: i64 = 100;
-const CUSTOMERS: u64 = 8;
-const TRANSFERS: u32 = 50;
 
-const TABLES: [(&str, &str); 1] = [(
-    "atomically_bank_account",
-    "id BIGINT PRIMARY KEY, balance BIGINT NOT NULL, CONSTRAINT atomically_bank_solvent CHECK (balance >= 0)",
-)];
-
-/// Why no money was moved.
 #[derive(Debug, thiserror::Error)]
 enum TransferError {
     #[error("there is no account {0}")]
@@ -119,27 +19,80 @@ enum TransferError {
     #[error("account {account} holds {balance}, which is less than {amount}")]
     Overdraft { account: i64, balance: i64, amount: i64 },
     #[error(transparent)]
-    Database(#[from] atomically::Error),
+    Transaction(#[from] atomically::Error),
 }
 
-/// By way of the crate's error, which says which constraint was violated.
+/// By way of the crate's error, which names the constraint that was violated.
 impl From<sqlx::Error> for TransferError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(error.into())
+        Self::Transaction(error.into())
     }
 }
 
-/// The same numbers on every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: i64) -> i64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as i64 % limit
+/// The unit of work. It locks both accounts first, always in the same order, so that two transfers in
+/// opposite directions wait for each other instead of deadlocking. (SQLite locks the whole database.)
+async fn transfer(tx: &mut Tx<Sqlite>, from: i64, to: i64, amount: i64) -> Result<(), TransferError> {
+    let missing = tx.lock_rows("account", "id", &[from, to]).await?;
+    if let Some(account) = missing.first() {
+        return Err(TransferError::NoAccount(*account));
     }
+    let select = sqlx::query_scalar("SELECT balance FROM account WHERE id = $1").bind(from);
+    let balance: i64 = select.fetch_one(&mut *tx).await?;
+    if balance < amount {
+        return Err(TransferError::Overdraft { account: from, balance, amount });
+    }
+    move_money(tx, from, to, amount).await
+}
+
+/// Does not check the balance.
+async fn move_money(tx: &mut Tx<Sqlite>, from: i64, to: i64, amount: i64) -> Result<(), TransferError> {
+    for (account, change) in [(from, -amount), (to, amount)] {
+        let update = sqlx::query("UPDATE account SET balance = balance + $1 WHERE id = $2");
+        update.bind(change).bind(account).execute(&mut *tx).await?;
+    }
+    Ok(())
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    support::main(on_any).await
+async fn main() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("bank.db");
+    let pool = SqlitePool::connect(&format!("sqlite://{}?mode=rwc", file.display())).await?;
+    let schema = "PRAGMA journal_mode = WAL;
+        CREATE TABLE account (
+            id INTEGER PRIMARY KEY, balance INTEGER NOT NULL, CONSTRAINT solvent CHECK (balance >= 0)
+        );";
+    sqlx::raw_sql(schema).execute(&pool).await?;
+    for account in 1..=ACCOUNTS {
+        let insert = sqlx::query("INSERT INTO account (id, balance) VALUES ($1, $2)");
+        insert.bind(account).bind(DEPOSIT).execute(&pool).await?;
+    }
+    let db = Pessimistic::default().on(&pool);
+
+    let refused = db.run(async |tx: &mut Tx<Sqlite>| transfer(tx, 1, 2, 1000).await).await;
+    let Err(overdraft @ TransferError::Overdraft { .. }) = refused else { bail!("got {refused:?}") };
+    println!("Refused by the unit: {overdraft}.");
+
+    let refused = db.run(async |tx: &mut Tx<Sqlite>| move_money(tx, 1, 2, 1000).await).await;
+    let Err(TransferError::Transaction(error)) = refused else { bail!("got {refused:?}") };
+    let constraint = error.constraint().context("no constraint was violated")?;
+    ensure!(constraint.kind == ConstraintKind::Check && constraint.name.as_deref() == Some("solvent"));
+    println!("Refused by the database: constraint `solvent`.");
+
+    let transfers = (0..100).map(|number| {
+        let (from, to) = (1 + number % ACCOUNTS, 1 + (number * 3 + 1) % ACCOUNTS);
+        db.run(async move |tx: &mut Tx<Sqlite>| transfer(tx, from, to, 10 + number).await)
+    });
+    let (mut made, mut refused) = (0, 0);
+    for transfer in join_all(transfers).await {
+        match transfer {
+            Ok(()) => made += 1,
+            Err(TransferError::Overdraft { .. }) => refused += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let total: i64 = sqlx::query_scalar("SELECT sum(balance) FROM account").fetch_one(&pool).await?;
+    ensure!(total == ACCOUNTS * DEPOSIT, "{} became {total}", ACCOUNTS * DEPOSIT);
+    println!("100 transfers at once: {made} are made, {refused} are overdrafts. The total is still {total}.");
+    Ok(())
 }

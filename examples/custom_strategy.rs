@@ -1,4 +1,4 @@
-//! A strategy of one's own: optimistic as long as that goes well, with a lock when it does not.
+//! A custom strategy: optimistic in the first attempts, and with a row lock in later ones.
 //!
 //! `cargo run --example custom_strategy`
 
@@ -10,10 +10,9 @@ use atomically::{
     Attempt, Error, Isolation, Plan, PoolTransactor, RowLock, Strategy, Transactor, TransactorExt as _, Tx,
 };
 use futures_util::future::try_join_all;
-use sqlx::Sqlite;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
+use sqlx::{Sqlite, SqlitePool};
 
-/// Takes no lock for this many attempts, and locks from then on: nobody is overtaken for ever.
+/// Takes no lock for this many attempts, and locks from then on, so that no unit is overtaken for ever.
 #[derive(Debug, Clone, Copy)]
 struct LockAfter(u32);
 
@@ -24,7 +23,8 @@ impl Strategy for LockAfter {
     }
 }
 
-/// Knows nothing of strategies: it says what it reads in order to change it, and checks the version.
+/// The unit of work, which does not depend on the strategy: it marks what it reads for update, and checks the
+/// version.
 async fn increment(tx: &mut Tx<Sqlite>) -> Result<(), Error> {
     let select = tx.for_update("SELECT value, version FROM counter WHERE id = 1");
     let (value, version): (i64, i64) = sqlx::query_as(select).fetch_one(&mut *tx).await?;
@@ -38,17 +38,14 @@ const TASKS: i64 = 200;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
-    let file = SqliteConnectOptions::new()
-        .filename(directory.path().join("counter.db"))
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal);
-    let pool = SqlitePoolOptions::new().max_connections(8).connect_with(file).await?;
-    sqlx::query("CREATE TABLE counter (id INTEGER PRIMARY KEY, value INTEGER, version INTEGER)")
-        .execute(&pool)
-        .await?;
-    sqlx::query("INSERT INTO counter VALUES (1, 0, 0)").execute(&pool).await?;
+    let file = directory.path().join("counter.db");
+    let pool = SqlitePool::connect(&format!("sqlite://{}?mode=rwc", file.display())).await?;
+    let schema = "PRAGMA journal_mode = WAL;
+        CREATE TABLE counter (id INTEGER PRIMARY KEY, value INTEGER NOT NULL, version INTEGER NOT NULL);
+        INSERT INTO counter (id, value, version) VALUES (1, 0, 0);";
+    sqlx::raw_sql(schema).execute(&pool).await?;
 
-    // `new` does for any strategy what `Pessimistic::default().on(&pool)` does for one of the crate's.
+    // `new` binds any strategy to a pool, as `Pessimistic::default().on(&pool)` does for those of the crate.
     let db = PoolTransactor::new(LockAfter(2), &pool).deadline(Duration::from_secs(60));
 
     let (optimistic, locking) = (AtomicU32::new(0), AtomicU32::new(0));
@@ -62,7 +59,6 @@ async fn main() -> anyhow::Result<()> {
         locking.load(Ordering::Relaxed)
     );
     ensure!(value == TASKS, "{} increments were lost", TASKS - value);
-    pool.close().await;
     Ok(())
 }
 

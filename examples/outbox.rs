@@ -1,206 +1,99 @@
-//! An order and the message about it are stored together, and the message arrives: never for an order that was rolled
-//! back, and taken once, though the relay is killed after it has delivered and the next one delivers again.
+//! Stores an order and the message about it in one transaction. The message arrives, never for an order that
+//! was rolled back, and has its effect once, although it is delivered twice.
 //!
 //! `cargo run --example outbox`
-//!
-//! `on_commit`, as in `order_stock`, is less work, and enough where nobody asks why it did not happen: to empty a cache that
-//! would expire anyway, or to wake a relay that looks by itself, as here. It is lost when the process ends between the
-//! commit and the hook. What others rely on belongs into the queue.
 
-mod support;
-
-use std::collections::BTreeSet;
-use std::future::pending;
-use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use atomically::queue::{Claim, NewJob, Queue, Worker};
-use atomically::{Event, JobEvent, Pessimistic, TransactorExt as _, Tx};
-use sqlx::Pool;
-use support::say;
-use tokio::sync::Notify;
-use tokio::sync::mpsc::unbounded_channel;
+use atomically::{Error, Event, JobEvent, Pessimistic, TransactorExt as _, Tx};
+use sqlx::{Sqlite, SqlitePool};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// As short as this for the sake of the story: see [`Queue::lease`].
-const LEASE: Duration = Duration::from_secs(1);
-const LIMIT: Duration = Duration::from_secs(60);
-
-const IN_STOCK: i64 = 10;
-
-// `Db` is the database, and `sql` puts its own parameters in place of each `?`.
-support::on_each_database! {
-    /// The unit of work. It answers the id of the message.
-    async fn place(
-        tx: &mut Tx<Db>,
-        outbox: &Queue<Db>,
-        wake: &Arc<Notify>,
-        order: Order,
-    ) -> Result<Option<i64>, OrderError> {
-        let store = sql("INSERT INTO atomically_outbox_order (id, quantity) VALUES (?, ?)");
-        sqlx::query(store).bind(order.id).bind(order.quantity).execute(&mut *tx).await?;
-        let message = outbox.enqueue(tx, NewJob::new(&order.id)?).await?;
-        let wake = wake.clone();
-        tx.on_commit(async move { wake.notify_one() });
-        // Last, to show that the place does not matter: the message of an order that is rolled back is not there.
-        if order.quantity > IN_STOCK {
-            return Err(OrderError::OutOfStock { wanted: order.quantity });
-        }
-        Ok(message.id())
-    }
-
-    /// Delivers one message and is killed before it can say so.
-    async fn killed(outbox: &Queue<Db>, warehouse: &Warehouse) -> anyhow::Result<()> {
-        let delivered = Arc::new(Notify::new());
-        let relay = Worker::new(outbox).handlers(1);
-        let work = relay.run(pending::<()>(), |claim: Arc<Claim<Db>>| {
-            let (warehouse, delivered) = (warehouse.clone(), delivered.clone());
-            async move {
-                warehouse.take(claim.id(), claim.payload()?);
-                delivered.notify_one();
-                pending().await
-            }
-        });
-        // Dropping the relay is what is left of it when its process is killed: nothing is said to anybody.
-        tokio::select! {
-            () = work => bail!("the relay was not told to stop, and did"),
-            delivered = timeout(LIMIT, delivered.notified()) => delivered.context("nothing was delivered"),
-        }
-    }
-
-    /// Delivers until so many messages are complete.
-    async fn relay(
-        outbox: &Queue<Db>,
-        wake: &Arc<Notify>,
-        warehouse: &Warehouse,
-        messages: usize,
-    ) -> anyhow::Result<()> {
-        let (completed, mut completions) = unbounded_channel();
-        let relay = Worker::new(outbox).wake(wake.clone()).observed_by(move |event: &Event<'_>| {
-            if let Event::Job { event: JobEvent::Completed { id }, .. } = event {
-                let _ = completed.send(*id);
-            }
-        });
-        let all_complete = async {
-            for _ in 0..messages {
-                completions.recv().await;
-            }
-        };
-        // A handler that returns `Ok` has its job completed.
-        let work = relay.run(all_complete, |claim: Arc<Claim<Db>>| {
-            let warehouse = warehouse.clone();
-            async move {
-                warehouse.take(claim.id(), claim.payload()?);
-                Ok(())
-            }
-        });
-        timeout(LIMIT, work).await.context("there is still something to deliver")
-    }
-
-    pub(crate) async fn story(pool: &Pool<Db>) -> anyhow::Result<()> {
-        let outbox = Queue::new("atomically_outbox", pool)?.lease(LEASE);
-        outbox.create_tables().await?;
-        // Those of a run that did not end.
-        sqlx::query("DELETE FROM atomically_job WHERE queue = 'atomically_outbox'").execute(pool).await?;
-        let db = Pessimistic::default().on(pool);
-        let (wake, warehouse) = (Arc::new(Notify::new()), Warehouse::default());
-
-        let one = Order { id: 1, quantity: 3 };
-        let first = db.run(async |tx: &mut Tx<Db>| place(tx, &outbox, &wake, one).await).await?;
-        let first = first.context("there is no message about order 1")?;
-        say!("Order 1 is stored, and with it message {first} to the warehouse.");
-
-        let two = Order { id: 2, quantity: 100 };
-        let refused = db.run(async |tx: &mut Tx<Db>| place(tx, &outbox, &wake, two).await).await;
-        let Err(OrderError::OutOfStock { wanted }) = refused else {
-            bail!("order 2 was to be out of stock, and ended with {refused:?}");
-        };
-        say!("Order 2 wants {wanted} of {IN_STOCK}: it is rolled back, and its message with it.");
-
-        killed(&outbox, &warehouse).await?;
-        ensure!(warehouse.deliveries() == [(first, 1)], "delivered were {:?}", warehouse.deliveries());
-        say!("A relay delivers message {first}, and is killed before it can say so.");
-
-        let three = Order { id: 3, quantity: 2 };
-        let third = db.run(async |tx: &mut Tx<Db>| place(tx, &outbox, &wake, three).await).await?;
-        let third = third.context("there is no message about order 3")?;
-        relay(&outbox, &wake, &warehouse, 2).await?;
-        let mut deliveries = warehouse.deliveries();
-        deliveries.sort_unstable();
-        ensure!(deliveries == [(first, 1), (first, 1), (third, 3)], "delivered were {deliveries:?}");
-        say!("Order 3 is stored, with message {third}. The next relay delivers it, and, when the lease of the first");
-        say!("relay has lapsed, message {first} again: by the same id, so that the warehouse knows it and ignores it.");
-
-        let orders = "SELECT id FROM atomically_outbox_order ORDER BY id";
-        let orders: Vec<i64> = sqlx::query_scalar(orders).fetch_all(pool).await?;
-        let taken = warehouse.orders();
-        ensure!(orders == [1, 3] && taken == orders, "stored are {orders:?}, and the warehouse took {taken:?}");
-        say!("The database says the same: orders 1 and 3, and the warehouse has each of them once.");
-        Ok(())
-    }
+/// The unit of work: the order and its message. Returns the id of the message.
+async fn place(tx: &mut Tx<Sqlite>, outbox: &Queue<Sqlite>, order: i64) -> Result<Option<i64>, Error> {
+    let message = outbox.enqueue(tx, NewJob::new(&order)?).await?;
+    // A constraint refuses what does not fit, and the message is rolled back as well.
+    sqlx::query("INSERT INTO orders (id) VALUES ($1)").bind(order).execute(&mut *tx).await?;
+    Ok(message.id())
 }
 
-const TABLES: [(&str, &str); 1] =
-    [("atomically_outbox_order", "id BIGINT PRIMARY KEY, quantity BIGINT NOT NULL")];
-
-#[derive(Debug, Clone, Copy)]
-struct Order {
-    id: i64,
-    quantity: i64,
-}
-
-/// Why there is no order.
-#[derive(Debug, thiserror::Error)]
-enum OrderError {
-    #[error("{wanted} were wanted, {IN_STOCK} are in stock")]
-    OutOfStock { wanted: i64 },
-    #[error(transparent)]
-    Transaction(#[from] atomically::Error),
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
-}
-
-/// The receiver, which is another system: it knows nothing of this database.
-///
-/// A real one keeps the ids in a database of its own, and adds one in the transaction that does what the message asks for.
+/// Stands for another system, which receives the messages. A real one stores the ids in its own database, in
+/// the transaction that has the message's effect.
 #[derive(Debug, Clone, Default)]
-struct Warehouse(Arc<Mutex<Shelves>>);
-
-#[derive(Debug, Default)]
-struct Shelves {
-    /// All that came, each an id and an order.
-    deliveries: Vec<(i64, i64)>,
-    seen: BTreeSet<i64>,
-    orders: Vec<i64>,
-}
+struct Warehouse(Arc<Mutex<BTreeMap<i64, (i64, u32)>>>);
 
 impl Warehouse {
-    fn take(&self, id: i64, order: i64) {
-        let mut shelves = self.shelves();
-        shelves.deliveries.push((id, order));
-        if shelves.seen.insert(id) {
-            shelves.orders.push(order);
-        }
+    /// Takes a message, and ignores it if it has been delivered before.
+    fn deliver(&self, id: i64, order: i64) {
+        let mut messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.entry(id).or_insert((order, 0)).1 += 1;
     }
 
-    fn deliveries(&self) -> Vec<(i64, i64)> {
-        self.shelves().deliveries.clone()
-    }
-
-    fn orders(&self) -> Vec<i64> {
-        let mut orders = self.shelves().orders.clone();
-        orders.sort_unstable();
-        orders
-    }
-
-    fn shelves(&self) -> MutexGuard<'_, Shelves> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The orders, and how often the message about each was delivered.
+    fn orders(&self) -> Vec<(i64, u32)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
     }
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    support::main(on_any).await
+async fn main() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("orders.db");
+    let pool = SqlitePool::connect(&format!("sqlite://{}?mode=rwc", file.display())).await?;
+    let schema = "PRAGMA journal_mode = WAL;
+        CREATE TABLE orders (id INTEGER PRIMARY KEY, CONSTRAINT wanted CHECK (id < 100));";
+    sqlx::raw_sql(schema).execute(&pool).await?;
+    let db = Pessimistic::default().on(&pool);
+    // So short only for the demonstration: see `Queue::lease`.
+    let outbox = Queue::new("outbox", &pool)?.lease(Duration::from_secs(1));
+    outbox.create_tables().await?;
+    let warehouse = Warehouse::default();
+
+    for order in [1, 2] {
+        let message = db.run(async |tx: &mut Tx<Sqlite>| place(tx, &outbox, order).await).await?;
+        println!("Order {order} is stored, with message {}.", message.context("there is no message")?);
+    }
+    match db.run(async |tx: &mut Tx<Sqlite>| place(tx, &outbox, 100).await).await {
+        Err(error) if error.constraint().is_some() => {
+            println!("Order 100 is rolled back with its message: {error}.")
+        }
+        other => bail!("order 100 was not refused: {other:?}"),
+    }
+
+    // A relay that is killed between the delivery and its note that the message is delivered.
+    let claim = outbox.claim(1).await?.pop().context("there is no message")?;
+    warehouse.deliver(claim.id(), claim.payload()?);
+    println!("A relay delivers message {}, and crashes.", claim.id());
+    drop(claim);
+
+    let delivered = Arc::new(Semaphore::new(0));
+    let counter = delivered.clone();
+    let relay =
+        Worker::new(&outbox).poll_every(Duration::from_millis(100)).observed_by(move |event: &Event<'_>| {
+            if let Event::Job { event: JobEvent::Completed { .. }, .. } = event {
+                counter.add_permits(1);
+            }
+        });
+    let both = async move {
+        let _ = delivered.acquire_many(2).await;
+    };
+    let work = relay.run(both, |claim: Arc<Claim<Sqlite>>| {
+        let warehouse = warehouse.clone();
+        async move {
+            warehouse.deliver(claim.id(), claim.payload()?);
+            Ok(())
+        }
+    });
+    timeout(Duration::from_secs(60), work).await.context("not all messages were delivered")?;
+    println!("The next relay delivers all messages, the first one again, with the same id.");
+
+    let orders = warehouse.orders();
+    ensure!(orders == [(1, 2), (2, 1)], "the warehouse got {orders:?}");
+    println!("The warehouse has orders 1 and 2, once each.");
+    Ok(())
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests (arguments go to `cargo test`). On Debian and Ubuntu it first installs what they need and the machine
+# Runs all tests of the workspace (arguments go to `cargo test`). On Debian and Ubuntu it first installs what they need and the machine
 # lacks: PostgreSQL, pgbouncer, MariaDB with Galera and rsync, Prometheus (for promtool, which tests the alerts), Chromium
 # and a C compiler. The tests start servers of their own, so no system service is started.
 set -euo pipefail
@@ -110,4 +110,4 @@ if ((${#missing[@]})); then
     "${as_root[@]}" bash -c "$(declare -f install_quietly); install_quietly \"\$@\"" bash "${missing[@]}"
 fi
 
-exec cargo test "$@"
+exec cargo test --workspace --all-features "$@"

@@ -1,9 +1,9 @@
 //! What contention for one row costs, with the gate and without.
 //!
-//! `cargo bench --bench contention`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that is started for it;
-//! MariaDB likewise. Behind criterion's figures comes what they cannot show: latencies, the strangers' among them, and
-//! ratios, from contenders that take turns, so that whatever else the machine does hits them alike. With a filter that
-//! matches nothing (`-- none`) only these are printed.
+//! `cargo bench -p benches --bench contention`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server
+//! that is started for it; MariaDB likewise. Behind criterion's figures comes what they cannot show:
+//! latencies, the strangers' among them, and ratios, from contenders that take turns, so that whatever else
+//! the machine does hits them alike. With a filter that matches nothing (`-- none`) only these are printed.
 
 mod load;
 mod pgbench;

@@ -28,6 +28,7 @@ pub(crate) mod promises;
 pub(crate) mod raw_access;
 pub(crate) mod savepoints;
 pub(crate) mod schedules;
+pub(crate) mod use_cases;
 pub(crate) mod write_skew;
 
 /// The tests that every database has to pass.
@@ -36,8 +37,8 @@ macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
             cancellation, coalescing, exploration, failures, faults, gate, handoff, histories, hooks, increments,
-            limits, lock_knowledge, lock_order, locks, misuse, observation, observers, options, outcomes, pools, promises,
-            raw_access, savepoints, schedules, write_skew,
+            limits, lock_knowledge, lock_order, locks, misuse, observation, observers, options, outcomes, pools,
+            promises, raw_access, savepoints, schedules, use_cases, write_skew,
         };
 
         $crate::conformance!(@tests $database;
@@ -198,6 +199,11 @@ macro_rules! conformance {
             coalescing::what_a_double_cannot_hold_is_refused,
             coalescing::keys_may_be_text,
             coalescing::a_runtime_that_is_gone_strands_nobody,
+            use_cases::transfers_keep_the_total_and_refuse_overdrafts,
+            use_cases::the_last_seat_is_sold_once_with_a_version_check,
+            use_cases::the_last_seat_is_sold_once_with_a_row_lock,
+            use_cases::a_note_that_fails_in_a_savepoint_does_not_lose_its_payment,
+            use_cases::a_mail_is_sent_once_for_each_committed_order,
         );
         $crate::conformance!(@alone $database;
             handoff::a_run_leaves_its_connection_to_the_next,

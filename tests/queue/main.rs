@@ -22,6 +22,7 @@ mod spent;
 #[path = "../support/mod.rs"]
 mod support;
 mod unique;
+mod use_cases;
 mod waking;
 mod worker;
 
@@ -108,6 +109,8 @@ on_every_database! {
     doctor::what_is_missing_is_named,
     doctor::a_missing_index_is_named,
     doctor::a_missing_column_is_named,
+    use_cases::each_job_has_its_effect_once_despite_a_killed_and_a_frozen_worker,
+    use_cases::a_message_is_stored_with_its_order_and_delivered_again_after_a_crash,
 }
 
 /// Tests of what takes a server: SQLite has neither a network nor row locks.

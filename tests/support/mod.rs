@@ -4,7 +4,6 @@
 pub(crate) mod proxy;
 mod mysql;
 mod postgres;
-pub(crate) mod servers;
 mod sqlite;
 mod statements;
 
@@ -14,6 +13,8 @@ use std::time::Duration;
 
 use atomically::{Atomic, Backend, Error, Options, PoolTransactor, Tx};
 use sqlx::{AssertSqlSafe, Pool, SqlStr};
+#[allow(unused_imports, reason = "each test binary uses its part")]
+pub(crate) use test_servers as servers;
 
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn futures_util::Stream<Item = T> + Send + 'a>>;
 type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

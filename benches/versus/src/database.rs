@@ -4,7 +4,6 @@ use anyhow::Result;
 use sqlx::PgPool;
 
 use crate::contender::pool;
-use crate::servers;
 
 pub(crate) const ACCOUNTS: i64 = 1000;
 
@@ -20,7 +19,7 @@ pub(crate) struct Database {
 
 impl Database {
     pub(crate) async fn create() -> Result<Self> {
-        let url = servers::postgres_url();
+        let url = test_servers::postgres_url();
         let admin = pool(&url, 1, true).await?;
         // What the server does about dead rows, it does when it is told to: between the turns, and not in somebody's.
         for sql in [

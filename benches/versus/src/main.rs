@@ -9,8 +9,6 @@ mod database;
 mod pgbench;
 mod queue;
 mod round_trips;
-#[path = "../../../tests/support/servers/mod.rs"]
-mod servers;
 mod turn;
 mod wire;
 mod workload;

@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::servers;
 use crate::turn::Turn;
 use crate::workload::Workload;
 
@@ -21,7 +20,7 @@ pub(crate) struct Pgbench {
 
 impl Pgbench {
     pub(crate) fn new(url: &str, connections: u32) -> Result<Self> {
-        let (program, url) = (servers::pgbench(), url.to_owned());
+        let (program, url) = (test_servers::pgbench(), url.to_owned());
         Ok(Self { program, url, connections, scripts: tempfile::tempdir()? })
     }
 

@@ -16,7 +16,6 @@ use clap::Args;
 use self::contender::Contender;
 use self::turn::Work;
 use crate::compare::{median, ratio};
-use crate::servers;
 
 /// Connections of everybody's pool; and callers, or handlers, where jobs are taken one by one.
 const CONNECTIONS: u32 = 8;
@@ -39,7 +38,7 @@ pub(crate) struct Arguments {
 
 /// Prints a table for each kind of work.
 pub(crate) async fn measure(arguments: &Arguments) -> Result<()> {
-    let url = servers::postgres_url();
+    let url = test_servers::postgres_url();
     let contenders: Vec<Box<dyn Contender>> = vec![
         Box::new(atomically::Atomically::new(&url, atomically::Work::ByHand).await?),
         Box::new(atomically::Atomically::new(&url, atomically::Work::Worker).await?),

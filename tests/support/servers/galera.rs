@@ -41,12 +41,13 @@ const PROVIDER: &str = "gcache.size=16M;evs.keepalive_period=PT0.2S;evs.inactive
 
 /// Three MariaDB servers with the same data, each of which takes writes.
 #[derive(Debug)]
-pub(crate) struct Cluster {
+pub struct Cluster {
     nodes: Vec<Server>,
 }
 
 impl Cluster {
-    pub(crate) const NODES: usize = 3;
+    /// How many nodes it has.
+    pub const NODES: usize = 3;
 
     /// The node that says that it is another product, which has no compound statements: what is sent to Percona XtraDB
     /// Cluster is tested here as well.
@@ -55,11 +56,16 @@ impl Cluster {
     /// Starts the nodes one after another, which takes about eight seconds, and waits until all of them accept
     /// connections. Dropping the cluster stops them and removes their directories.
     #[track_caller]
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         must(Self::try_start())
     }
 
-    pub(crate) fn try_start() -> Result<Self, String> {
+    /// The same, with the reason instead of a panic.
+    ///
+    /// # Errors
+    ///
+    /// A program is missing, or a node does not start.
+    pub fn try_start() -> Result<Self, String> {
         let library = library()?;
         let is_rsync_there = find::program(&find::path(), &["rsync"]).is_some();
         is_rsync_there.then_some(()).ok_or(MISSING_RSYNC)?;
@@ -73,19 +79,19 @@ impl Cluster {
     }
 
     /// The URL of the database `test` on each node, for the user `app` who may do everything.
-    pub(crate) fn urls(&self) -> Vec<String> {
+    pub fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.url().to_owned()).collect()
     }
 
     /// Kills a node with SIGKILL and returns once it is dead. The others evict it by themselves.
     #[track_caller]
-    pub(crate) fn kill(&mut self, index: usize) {
+    pub fn kill(&mut self, index: usize) {
         self.nodes[index].kill();
     }
 
     /// Starts the nodes that were killed once more, and returns when they have caught up with the others.
     #[track_caller]
-    pub(crate) fn restart_dead(&mut self) {
+    pub fn restart_dead(&mut self) {
         for node in self.nodes.iter_mut().filter(|node| node.process.is_none()) {
             node.restart();
         }

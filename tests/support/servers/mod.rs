@@ -1,19 +1,24 @@
-//! Private, throwaway PostgreSQL and MariaDB servers, a Galera cluster of the latter, and what else the
-//! integration tests need, on 127.0.0.1.
+//! Private, throwaway PostgreSQL and MariaDB servers, a Galera cluster of the latter, and the other programs
+//! that the tests and benchmarks of this workspace need, on 127.0.0.1.
 //!
-//! A server starts when the first test asks for one, and is gone, with its directory, when the test process ends,
-//! however it ends. Nothing installed or running on the machine is touched.
+//! A server starts when the first test needs it, and is gone, with its directory, when the test process ends,
+//! however it ends. Nothing that is installed or running on the machine is touched.
 
-#![allow(dead_code, reason = "a test binary that includes this module rarely needs all of it")]
+#![allow(
+    clippy::must_use_candidate,
+    clippy::return_self_not_must_use,
+    reason = "only tests call these functions"
+)]
 
 mod chromedriver;
 mod find;
-pub(crate) mod galera;
+pub mod galera;
 mod lifetime;
 mod mariadb;
 mod pgbouncer;
 mod postgres;
 mod process;
+pub mod program;
 
 use std::collections::hash_map::RandomState;
 use std::env;
@@ -31,22 +36,23 @@ use process::{Process, wait_until};
 const START_LIMIT: Duration = Duration::from_secs(60);
 const PORTS_TRIED: usize = 5;
 
-/// The URL of the PostgreSQL server that all tests of this process share: `ATOMICALLY_POSTGRES_URL`, else our own.
+/// The URL of the PostgreSQL server that all tests of this process share: `ATOMICALLY_POSTGRES_URL`, else our
+/// own.
 #[track_caller]
-pub(crate) fn postgres_url() -> String {
+pub fn postgres_url() -> String {
     static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
     shared_url("ATOMICALLY_POSTGRES_URL", &SHARED, start_postgres)
 }
 
 /// The pgbench that belongs to the PostgreSQL that would be started.
 #[track_caller]
-pub(crate) fn pgbench() -> PathBuf {
+pub fn pgbench() -> PathBuf {
     must(postgres::Postgres::find()).program("pgbench")
 }
 
 /// The URL of the MariaDB server that all tests of this process share: `ATOMICALLY_MYSQL_URL`, else our own.
 #[track_caller]
-pub(crate) fn mysql_url() -> String {
+pub fn mysql_url() -> String {
     static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
     shared_url("ATOMICALLY_MYSQL_URL", &SHARED, start_mariadb)
 }
@@ -66,7 +72,7 @@ fn shared_url(
 
 /// A server of its own, for a test that kills or stops it; dropping it stops it and removes its directory.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     engine: Box<dyn Engine>,
     port: u16,
     url: String,
@@ -75,68 +81,72 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a private PostgreSQL and waits until it accepts connections, whatever `ATOMICALLY_POSTGRES_URL` says.
+    /// Starts a private PostgreSQL and waits until it accepts connections, whatever `ATOMICALLY_POSTGRES_URL`
+    /// says.
     #[track_caller]
-    pub(crate) fn postgres() -> Self {
+    pub fn postgres() -> Self {
         must(start_postgres())
     }
 
     /// The same, whose commits wait for the disk, as those of a server in use do.
     #[track_caller]
-    pub(crate) fn durable_postgres() -> Self {
+    pub fn durable_postgres() -> Self {
         must(postgres::Postgres::find().and_then(|engine| Self::start(Box::new(engine.durable()))))
     }
 
     /// Starts a private MariaDB and waits until it accepts connections, whatever `ATOMICALLY_MYSQL_URL` says.
     #[track_caller]
-    pub(crate) fn mariadb() -> Self {
+    pub fn mariadb() -> Self {
         must(start_mariadb())
     }
 
-    /// Starts a pgbouncer in front of this PostgreSQL, which must outlive it, with or without its support for prepared
-    /// statements. Versions that have no such support ignore the wish.
+    /// Starts a pgbouncer in front of this PostgreSQL, which must outlive it, with or without its support for
+    /// prepared statements. Versions that have no such support ignore the wish.
     #[track_caller]
-    pub(crate) fn pgbouncer(&self, prepared_statements: bool) -> Self {
+    pub fn pgbouncer(&self, prepared_statements: bool) -> Self {
         let found = pgbouncer::Pgbouncer::find(self.port, prepared_statements);
         must(found.and_then(|pooler| Self::start(Box::new(pooler))))
     }
 
     /// Whether the pgbouncer that would be started supports prepared statements.
     #[track_caller]
-    pub(crate) fn pgbouncer_prepares() -> bool {
+    pub fn pgbouncer_prepares() -> bool {
         must(pgbouncer::Pgbouncer::find(0, true).and_then(|pooler| pooler.can_prepare()))
     }
 
     /// Starts a chromedriver, which starts browsers; and the browser that it is to start.
     #[track_caller]
-    pub(crate) fn chromedriver() -> (Self, PathBuf) {
+    pub fn chromedriver() -> (Self, PathBuf) {
         let driver = must(chromedriver::Chromedriver::find());
         let browser = driver.browser();
         (must(Self::start(Box::new(driver))), browser)
     }
 
     /// Where it listens, on 127.0.0.1.
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The URL of its database `test`, for the user `app` who may do everything; it stays the same over a restart.
-    pub(crate) fn url(&self) -> &str {
+    /// The URL of its database `test`, for the user `app` who may do everything; it stays the same over a
+    /// restart.
+    pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The process id of the running server (the postmaster, for PostgreSQL); panics between `kill` and `restart`.
+    /// The process id of the running server (the postmaster, for PostgreSQL); panics between `kill` and
+    /// `restart`.
     #[track_caller]
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         must(self.process.as_ref().map(Process::pid).ok_or("the server was killed and has no pid"))
     }
 
-    /// Kills the server with SIGKILL and returns once all of its processes are dead; its data directory stays.
+    /// Kills the server with SIGKILL and returns once all of its processes are dead; its data directory
+    /// stays.
     ///
-    /// PostgreSQL's own children see the death of the postmaster and follow it by themselves, so a statement that
-    /// was running may still get its commit in before this returns, but none can afterwards.
+    /// PostgreSQL's own children see the death of the postmaster and follow it by themselves, so a statement
+    /// that was running may still get its commit in before this returns, but none can afterwards.
     #[track_caller]
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(process) = self.process.take() {
             must(self.home.kill(process));
         }
@@ -145,22 +155,23 @@ impl Server {
     /// Stops all processes of the server (SIGSTOP) until the guard is dropped, as a machine does that hangs: connections
     /// stay open, new ones are accepted by the kernel, and nothing is answered.
     #[track_caller]
-    pub(crate) fn freeze(&self) -> Frozen {
+    pub fn freeze(&self) -> Frozen {
         let frozen = Frozen(self.pid());
         must(process::stop(frozen.0));
         frozen
     }
 
-    /// Starts the server again on the same data and port and waits until it accepts connections (crash recovery).
+    /// Starts the server again on the same data and port and waits until it accepts connections (crash
+    /// recovery).
     #[track_caller]
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.kill();
         self.process = Some(must(launch(&*self.engine, &self.home, self.port)));
     }
 
     /// Writes a file into its directory, for its next start.
     #[track_caller]
-    pub(crate) fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         must(self.home.write(name, text));
     }
 
@@ -187,7 +198,7 @@ impl Server {
 
 /// A server that is stopped, and goes on when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Frozen(u32);
+pub struct Frozen(u32);
 
 impl Drop for Frozen {
     fn drop(&mut self) {
@@ -247,8 +258,9 @@ fn launch(engine: &dyn Engine, home: &Home, port: u16) -> Result<Process, String
 
 /// A port below those that systems give to outgoing connections (from 32768 on Linux, 49152 elsewhere).
 ///
-/// A port of that range, as binding port 0 yields, cannot be relied upon while its server is dead: a client that
-/// keeps dialling it may be given that very port for its own end, be connected to itself, and keep it occupied.
+/// A port of that range, as binding port 0 yields, cannot be relied upon while its server is dead: a client
+/// that keeps dialling it may be given that very port for its own end, be connected to itself, and keep it
+/// occupied.
 fn free_port() -> Result<u16, String> {
     let start = RandomState::new().hash_one(0) % 22_000;
     (0..1_000)

@@ -1,0 +1,83 @@
+//! The books: compares the database with what buyers were told.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use atomically::Error;
+use example_database::within;
+use sqlx::Pool;
+use tokio::time::sleep;
+
+use crate::shop::Shop;
+
+/// Counts what buyers were told, and compares it with the database.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    begun: AtomicI64,
+    sold: AtomicI64,
+    refused: AtomicI64,
+    state: Mutex<State>,
+}
+
+/// The result of the last comparison.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct State {
+    /// Seats that are taken in the database.
+    pub(crate) taken: i64,
+    /// Seats that were sold to a buyer, and are not taken in the database.
+    pub(crate) lost: i64,
+    /// Seats that are taken in the database without a purchase.
+    pub(crate) surplus: i64,
+    /// The last error.
+    pub(crate) trouble: Option<String>,
+}
+
+impl Books {
+    /// Counts a purchase that begins.
+    pub(crate) fn begun(&self) {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Counts the answer to the buyer.
+    pub(crate) fn told(&self, answer: &Result<(), Error>) {
+        match answer {
+            Ok(()) => _ = self.sold.fetch_add(1, Ordering::SeqCst),
+            Err(error) => {
+                // After an unknown commit the seat may be taken: this counts as not answered.
+                if !error.is_commit_unknown() {
+                    self.refused.fetch_add(1, Ordering::SeqCst);
+                }
+                self.change(|state| state.trouble = Some(error.to_string()));
+            }
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Compares once a second, on a pool of its own, so that buyers do not wait for it.
+    pub(crate) async fn keep<DB: Shop>(&self, pool: &Pool<DB>) {
+        loop {
+            // Purchases that were answered by now are in the database. Those that begin while it is read may
+            // be.
+            let [sold, refused] = [&self.sold, &self.refused].map(|number| number.load(Ordering::SeqCst));
+            let taken = within(DB::taken(pool)).await;
+            let begun = self.begun.load(Ordering::SeqCst);
+            self.change(|state| match taken {
+                Ok(taken) => {
+                    state.taken = taken;
+                    state.lost = (sold - taken).max(0);
+                    state.surplus = (taken - (begun - refused)).max(0);
+                }
+                Err(error) => state.trouble = Some(format!("{error:#}")),
+            });
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
