@@ -33,7 +33,7 @@ enum Way<DB: StormServer> {
     Unit(Arc<dyn Transactor<DB>>),
     /// Through the gate, by the number of the row.
     Keyed(Arc<dyn Transactor<DB>>),
-    Applied(PoolTransactor<DB, Atomic>),
+    Applied(Box<PoolTransactor<DB, Atomic>>),
 }
 
 impl<DB: StormServer> Way<DB> {
@@ -41,11 +41,11 @@ impl<DB: StormServer> Way<DB> {
     fn all(pool: &Pool<DB>) -> [Self; 8] {
         [
             Self::Unit(Arc::new(Pessimistic::default().on(pool))),
-            Self::Applied(Atomic::default().on(pool)),
+            Self::Applied(Box::new(Atomic::default().on(pool))),
             Self::Unit(Arc::new(Optimistic::default().on(pool))),
             Self::Unit(Arc::new(Serializable::default().on(pool))),
             Self::Unit(Arc::new(Pessimistic::default().on(pool).reuse_connections())),
-            Self::Applied(Atomic::default().on(pool).reuse_connections()),
+            Self::Applied(Box::new(Atomic::default().on(pool).reuse_connections())),
             Self::Keyed(Arc::new(Adaptive::default().on(pool))),
             Self::Keyed(Arc::new(Pessimistic::default().on(pool))),
         ]

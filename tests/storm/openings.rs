@@ -73,13 +73,10 @@ pub(crate) async fn callers_without_patience_get_sessions_and_do_not_flood_the_s
         let mut committed = 0;
         while Instant::now() < end {
             let run = db.run(async |_: &mut Tx<DB>| Ok::<_, Error>(()));
-            match timeout(Duration::from_millis(100), run).await {
-                Ok(done) => {
-                    done.expect("the server is there");
-                    committed += 1;
-                    sleep(Duration::from_millis(5)).await;
-                }
-                Err(_) => {}
+            if let Ok(done) = timeout(Duration::from_millis(100), run).await {
+                done.expect("the server is there");
+                committed += 1;
+                sleep(Duration::from_millis(5)).await;
             }
         }
         committed

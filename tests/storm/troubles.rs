@@ -50,14 +50,14 @@ pub(crate) async fn run(mut server: Server, total: Duration, clock: &Arc<Clock>)
 fn happen(server: &mut Server, trouble: Trouble, clock: &Clock) {
     match trouble {
         Trouble::Kill(down) => {
-            clock.outage_begins("killed");
             server.kill();
+            clock.outage_begins("killed");
             thread::sleep(down);
             server.restart();
         }
         Trouble::Freeze(time) => {
-            clock.outage_begins("frozen");
             let frozen = server.freeze();
+            clock.outage_begins("frozen");
             thread::sleep(time);
             drop(frozen);
         }
