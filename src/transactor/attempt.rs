@@ -197,6 +197,7 @@ mod tests {
     use crate::gate::Gate;
     use crate::observe::RunOutcome;
     use crate::policy::Plan;
+    use crate::sql_text::Syntax;
     use crate::strategy::Optimistic;
 
     /// Ends as it is told to, and notes when it was tried.
