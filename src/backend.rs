@@ -14,16 +14,16 @@ use crate::error::shown;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::Isolation;
-use crate::lock::{RowLock, Wait};
-use crate::policy::{Limits, Plan, Trace};
+use crate::row_lock::{RowLock, Wait};
 use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
+use crate::strategy::{Limits, Plan, Trace};
 
-mod at_once;
+mod single_statement;
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod classification;
 mod driver;
 mod engine;
-mod known;
+mod carried_failure;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
@@ -34,17 +34,17 @@ mod schema;
 mod sqlite;
 mod text;
 mod values;
-mod wire;
+mod query;
 
-pub(crate) use at_once::{Addition, AtOnce};
+pub(crate) use carried_failure::{Injected, NotSent, TransactionOver, with_failure};
 pub(crate) use engine::{AskEngine, Engine};
-pub(crate) use known::{Injected, NotSent, TransactionOver, with_failure};
 #[cfg(all(feature = "mysql", feature = "idempotency"))]
 pub(crate) use mysql::whole_seconds;
 #[cfg(all(feature = "postgres", feature = "queue"))]
-pub(crate) use postgres::kept::Kept;
-pub use wire::Key;
-pub(crate) use wire::{Numbers, Reply, WatchedQuery, Wire};
+pub(crate) use postgres::prepared::Kept;
+pub use query::Key;
+pub(crate) use query::{Numbers, Reply, WatchedQuery, Wire};
+pub(crate) use single_statement::{Addition, AtOnce};
 
 /// The savepoint whose release, just before COMMIT, shows that the transaction is still the one that was opened.
 const GUARD: &str = "atomically_guard";
@@ -469,7 +469,7 @@ pub enum Provocation {
 /// was not found, a value that did not decode).
 pub(crate) fn failure_of<DB: Facts>(error: &sqlx::Error, nowait: bool) -> Option<Failure> {
     match error {
-        sqlx::Error::Database(error) => known::failure(error.as_ref()).or_else(|| {
+        sqlx::Error::Database(error) => carried_failure::failure(error.as_ref()).or_else(|| {
             let report = DB::report(error.as_ref())?;
             Some(DB::classify(&Report { nowait, ..report }))
         }),

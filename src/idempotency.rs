@@ -34,9 +34,9 @@ mod error;
 mod key;
 mod keys;
 mod once;
-mod store;
+mod sql;
 
-use crate::observe::KeyOutcome;
+use crate::events::KeyOutcome;
 use crate::transactor::Transactor;
 use crate::tx::Tx;
 
@@ -44,7 +44,7 @@ pub use error::KeyError;
 pub use key::{IdempotencyKey, InvalidKey};
 pub use keys::{Keys, StoredKey};
 pub use once::{Once, OnceIn};
-pub use store::KeyStore;
+pub use sql::KeyStore;
 
 /// What became of a request.
 ///

@@ -77,27 +77,26 @@ mod sql_text;
 mod deadlock;
 mod failure;
 mod error;
-mod observe;
+mod events;
 mod isolation;
-mod lock;
+mod row_lock;
 mod backoff;
-mod budget;
+mod retry_budget;
 mod digest;
-mod policy;
+mod strategy;
 mod intercept;
 // Facts about databases.
 mod backend;
+mod telemetry;
 // One attempt.
 mod tx;
 // Many attempts.
 mod gate;
 mod transactor;
-mod strategy;
+mod strategies;
 // The hot path.
-mod hot;
+mod deltas;
 // Built on top, through public items only.
-#[cfg(feature = "metrics")]
-mod metrics;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
 #[cfg(feature = "queue")]
@@ -110,20 +109,20 @@ pub mod guide;
 
 pub use backend::{Backend, Key};
 pub use backoff::Backoff;
-pub use budget::RetryBudget;
 pub use deadlock::{DeadlockParty, DeadlockReport, DeadlockUnit, WantedLock};
+pub use deltas::{DeltaOutcome, Deltas};
 pub use error::{Error, ErrorKind};
+pub use events::{Event, JobEvent, KeyOutcome, Observer, Run, RunOutcome, Summary, Times, UnitEvent};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
 pub use gate::Gate;
-pub use hot::{DeltaOutcome, Deltas};
 pub use isolation::{Access, Begin, Isolation};
-pub use lock::RowLock;
+pub use retry_budget::RetryBudget;
+pub use row_lock::RowLock;
+pub use strategies::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable};
+pub use strategy::{Attempt, Plan, Resolve, Strategy, Verdict};
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
-pub use metrics::Metrics;
-pub use observe::{Event, JobEvent, KeyOutcome, Observer, Run, RunOutcome, Summary, Times, UnitEvent};
-pub use policy::{Attempt, Plan, Resolve, Strategy, Verdict};
-pub use strategy::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable};
+pub use telemetry::Metrics;
 pub use transactor::{Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, Wish, With};
 pub use tx::{Repeatable, Tx, TxFn};
 

@@ -47,30 +47,22 @@
 
 mod claim;
 mod depth;
-mod dialect;
+mod sql;
 mod doctor;
-mod ending;
-mod insertion;
+mod completion;
 mod job;
 #[cfg(feature = "testing")]
 mod lapse;
+mod insertion;
 mod lease;
 mod log;
-#[cfg(feature = "mysql")]
-mod mysql;
 mod next_due;
-#[cfg(feature = "postgres")]
-mod notify;
-#[cfg(feature = "postgres")]
-mod postgres;
 mod priority;
 mod reschedule;
 mod resend;
 mod search;
 mod spent;
-#[cfg(feature = "sqlite")]
-mod sqlite;
-mod upkeep;
+mod operators;
 mod wake;
 mod worker;
 
@@ -83,25 +75,25 @@ use rand::rngs::StdRng;
 use sqlx::Pool;
 
 pub use claim::Claim;
+pub use completion::{Fate, Retry, complete_all_in};
 pub use depth::Depth;
-pub use dialect::QueueBackend;
 pub use doctor::{Fault, Finding};
-pub use ending::{Fate, Retry, complete_all_in};
 use insertion::NewRows;
 pub use job::{Enqueued, NewJob};
-#[cfg(feature = "postgres")]
-pub use notify::PgWake;
+pub use operators::{Counts, DeadJob};
 pub use priority::Priority;
 pub use reschedule::Reschedule;
 use search::Search;
-pub use upkeep::{Counts, DeadJob};
+pub use sql::QueueBackend;
+#[cfg(feature = "postgres")]
+pub use wake::PgWake;
 pub use wake::Wake;
 pub use worker::{BoxError, Worker};
 
 use crate::backend::Backend;
 use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::strategy::Pessimistic;
+use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
 

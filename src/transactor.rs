@@ -6,7 +6,7 @@ use crate::backend::Backend;
 use crate::error::Error;
 use crate::tx::Tx;
 
-mod attempt;
+mod retry;
 mod deadlock_line;
 mod extension;
 #[cfg(test)]
@@ -16,9 +16,9 @@ mod lone;
 mod operation;
 mod options;
 mod pool;
-mod resolve;
-mod timer;
-mod trial;
+mod commit_check;
+mod deadline;
+mod attempt;
 mod tries;
 
 pub use extension::{TransactorExt, With};

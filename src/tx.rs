@@ -10,18 +10,18 @@ use tokio::time::Instant;
 use crate::backend::{Backend, Closing, WatchedQuery};
 use crate::error::Error;
 use crate::failure::Failure;
-use crate::observe::Observation;
-use crate::policy::Plan;
+use crate::strategy::Plan;
+use crate::telemetry::Observation;
 
 mod admission;
-mod body;
+mod unit_fn;
 mod deadlock;
-mod ending;
+mod finish;
 mod executor;
 mod expect_one;
 mod hooks;
 mod interception;
-mod journal;
+mod state;
 mod locks;
 mod nesting;
 mod no_connection;
@@ -32,25 +32,25 @@ mod rows;
 mod savepoint;
 #[cfg(feature = "testing")]
 mod scope;
-mod session;
-mod shield;
+mod connection;
+mod shielded_commit;
 
 pub(crate) use admission::unreadable;
-pub use body::{Repeatable, TxFn};
-pub(crate) use ending::{Commit, Unseen};
+use connection::refusal_since;
+pub(crate) use connection::{Handoff, Session};
+pub(crate) use finish::{Commit, Unseen};
 pub(crate) use hooks::{End, Hooks};
 use interception::send;
 pub(crate) use interception::{Attempts, Interception};
-use journal::Journal;
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use no_connection::{cut_short, is_used_up, not_connected};
 pub(crate) use opening::{NotOpened, Opening};
 pub(crate) use right_of_way::{RightOfWay, has_given_way};
 #[cfg(feature = "testing")]
 pub(crate) use scope::Scope;
-use session::refusal_since;
-pub(crate) use session::{Handoff, Session};
-pub(crate) use shield::Shield;
+pub(crate) use shielded_commit::Shield;
+use state::Journal;
+pub use unit_fn::{Repeatable, TxFn};
 
 /// An open transaction: what a unit of work runs its queries on.
 ///

@@ -11,28 +11,28 @@ pub(crate) use self::transaction::whole_seconds;
 use super::text::{between, last_between, names, unquoted};
 use super::{
     AskEngine, Backend, BeforeLoneStatement, Closing, Ending, Engine, Facts, Guard, Key, LatestDeadlock,
-    LockWaits, Probe, Provocation, Report, Sealed, SnapshotAge, Survival, Target, WatchedQuery, whole_clause,
-    wire,
+    LockWaits, Probe, Provocation, Report, Sealed, SnapshotAge, Survival, Target, WatchedQuery, query,
+    whole_clause,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::Isolation;
-use crate::lock::{RowLock, Strength, Wait};
-use crate::policy::{Limits, Plan, Trace};
+use crate::row_lock::{RowLock, Strength, Wait};
 use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
+use crate::strategy::{Limits, Plan, Trace};
 
 mod deadlock;
-mod innodb;
+mod innodb_status;
 mod literals;
 mod said;
 mod schema;
-mod seen;
+mod debug;
 mod statements;
 mod transaction;
 
 impl Backend for MySql {}
 impl Sealed for MySql {}
-wire::wire!(MySql);
+query::wire!(MySql);
 
 impl Facts for MySql {
     const SYSTEM: &'static str = "mysql";
@@ -194,7 +194,7 @@ impl Facts for MySql {
                    /*!80022 UNION ALL SELECT CONCAT('process ', processlist_id, ' a row of ', waiting.object_name, ' (', \
                    lock_mode, ')') FROM performance_schema.data_locks AS waiting \
                    JOIN performance_schema.threads USING (thread_id) WHERE lock_status = 'WAITING'*/";
-        Some(LockWaits { sql: sql.to_owned(), read: seen::lock_waits })
+        Some(LockWaits { sql: sql.to_owned(), read: debug::lock_waits })
     }
 
     fn latest_deadlock(age: Duration) -> Option<LatestDeadlock> {
@@ -219,7 +219,7 @@ impl Facts for MySql {
     }
 
     fn shown_arguments(arguments: &str) -> Option<Vec<String>> {
-        seen::arguments(arguments)
+        debug::arguments(arguments)
     }
 
     const INTEGER: &'static str = "SIGNED";

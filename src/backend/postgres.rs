@@ -10,29 +10,29 @@ use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSeverity};
 use super::text::{between, names};
 use super::{
     AtOnce, Backend, Closing, Ending, Facts, GUARD, Guard, Key, LockWaits, OwnLockTimeout, Provocation,
-    Report, Sealed, SnapshotAge, Survival, Target, TransactionStatus, WatchedQuery, add_listed, whole_clause,
-    wire,
+    Report, Sealed, SnapshotAge, Survival, Target, TransactionStatus, WatchedQuery, add_listed, query,
+    whole_clause,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::{Access, Isolation};
-use crate::lock::{RowLock, Strength};
-use crate::policy::{Limits, Plan, Trace};
+use crate::row_lock::{RowLock, Strength};
 use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
+use crate::strategy::{Limits, Plan, Trace};
 
-mod at_once;
+mod single_statement;
 mod deadlock;
-pub(super) mod kept;
+pub(super) mod prepared;
 mod limits;
 mod literals;
 mod said;
 mod schema;
-mod seen;
+mod debug;
 mod statements;
 
 impl Backend for Postgres {}
 impl Sealed for Postgres {}
-wire::wire!(Postgres);
+query::wire!(Postgres);
 
 impl Facts for Postgres {
     const SYSTEM: &'static str = "postgresql";
@@ -201,7 +201,7 @@ impl Facts for Postgres {
              ELSE concat_ws(' ', locktype, relation::regclass::text) END, '(' || mode || ')') \
              FROM pg_locks AS waits WHERE NOT granted AND pid IN ({sessions})"
         );
-        Some(LockWaits { sql, read: seen::lock_wait })
+        Some(LockWaits { sql, read: debug::lock_wait })
     }
 
     fn provoke(fault: Fault) -> Option<Provocation> {
@@ -219,7 +219,7 @@ impl Facts for Postgres {
     }
 
     fn shown_arguments(arguments: &str) -> Option<Vec<String>> {
-        seen::arguments(arguments)
+        debug::arguments(arguments)
     }
 
     const INTEGER: &'static str = "BIGINT";
@@ -232,7 +232,7 @@ impl Facts for Postgres {
     }
 
     fn at_once<K: Key<Self>>(target: Target) -> Option<Box<dyn AtOnce<Self, K>>> {
-        at_once::statement(target)
+        single_statement::statement(target)
     }
 
     fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {

@@ -11,21 +11,21 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteError};
 use super::text::names;
 use super::{
     Backend, Closing, Ending, Facts, Guard, Key, LockWaits, Provocation, Report, Sealed, Survival, Target,
-    WatchedQuery, add_listed, whole_millis, wire,
+    WatchedQuery, add_listed, query, whole_millis,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::{Access, Begin};
-use crate::lock::RowLock;
-use crate::policy::{Limits, Plan, Trace};
+use crate::row_lock::RowLock;
 use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
+use crate::strategy::{Limits, Plan, Trace};
 
 mod said;
-mod seen;
+mod debug;
 
 impl Backend for Sqlite {}
 impl Sealed for Sqlite {}
-wire::wire!(Sqlite);
+query::wire!(Sqlite);
 
 /// `busy_timeout` as sqlx sets it. A transaction with more time than this leaves it alone.
 const USUAL_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -183,7 +183,7 @@ impl Facts for Sqlite {
     }
 
     fn shown_arguments(arguments: &str) -> Option<Vec<String>> {
-        seen::arguments(arguments)
+        debug::arguments(arguments)
     }
 
     const INTEGER: &'static str = "INTEGER";

@@ -7,7 +7,7 @@ use crate::tx::Tx;
 
 use super::error::KeyError;
 use super::key::IdempotencyKey;
-use super::store::{Found, KeyStore, Row, Write};
+use super::sql::{Found, KeyStore, Row, Write};
 
 /// How often a row may go away between the attempt to write it and the look at it, or turn out to have expired.
 const ROUNDS: u32 = 5;

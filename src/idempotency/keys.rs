@@ -3,13 +3,13 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::isolation::Isolation;
-use crate::policy::Strategy;
+use crate::strategy::Strategy;
 use crate::transactor::{Options, PoolTransactor, Transactor, TransactorExt as _};
 use crate::tx::Tx;
 
 use super::error::KeyError;
 use super::key::IdempotencyKey;
-use super::store::KeyStore;
+use super::sql::KeyStore;
 
 /// The keys that are stored: what [`IdempotencyExt::keys`](super::IdempotencyExt::keys) gives to those who operate the
 /// database.

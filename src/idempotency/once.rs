@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
-use crate::observe::KeyOutcome;
+use crate::events::KeyOutcome;
 use crate::transactor::{Ended, Options, Transactor, Unit, Wish};
 use crate::tx::{Repeatable, Tx, TxFn};
 
@@ -16,7 +16,7 @@ use super::Outcome;
 use super::claim::{Claim, Claimant, Terms};
 use super::error::KeyError;
 use super::key::IdempotencyKey;
-use super::store::KeyStore;
+use super::sql::KeyStore;
 
 /// A run of a unit of work that happens at most once for its key: what [`IdempotencyExt::once`](super::IdempotencyExt::once)
 /// begins.

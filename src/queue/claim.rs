@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::Queue;
-use super::dialect::{QueueBackend, Row};
 use super::job::micros;
 use super::lease::Lease;
 use super::resend::{Sending, Sent};
+use super::sql::{QueueBackend, Row};
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};

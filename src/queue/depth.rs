@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::dialect::no_lease;
 use super::priority::Priority;
+use super::sql::no_lease;
 use super::{Queue, QueueBackend};
 use crate::error::Error;
 use crate::transactor::{Options, TransactorExt as _};

@@ -1,7 +1,7 @@
 //! Jobs on their way into the table.
 
-use super::dialect::Dialect;
 use super::job::NewJob;
+use super::sql::Dialect;
 
 /// The columns that a new job has.
 pub(super) const COLUMNS: &str = "atomically_job (queue, priority, due_at, max_attempts, enqueued_at, unique_key, unique_until_claimed, payload)";

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::dialect::Dialect;
 use super::priority::Priority;
+use super::sql::Dialect;
 use crate::error::Error;
 
 /// The longest unique key, in bytes.

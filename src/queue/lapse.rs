@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Claim, Queue, QueueBackend};
 use crate::error::Error;
-use crate::lock::RowLock;
+use crate::row_lock::RowLock;
 use crate::transactor::{Options, TransactorExt as _};
 
 /// A transaction that does not wait for locks.

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::claim::Claim;
-use super::dialect::QueueBackend;
 use super::job::{Due, json, micros};
+use super::sql::QueueBackend;
 use crate::error::Error;
 use crate::tx::Tx;
 

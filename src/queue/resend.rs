@@ -8,10 +8,10 @@ use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
 
 use super::claim::Claim;
-use super::dialect::QueueBackend;
+use super::sql::QueueBackend;
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind};
-use crate::strategy::Pessimistic;
+use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor};
 
 /// The longest time that one sending may take: the deadline of the queue's transactions.

@@ -5,15 +5,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::dialect::{Dialect, JOB, Row, no_lease};
 use super::job::micros;
 use super::log::{self, Death};
 use super::priority::Priority;
 use super::spent::{LAPSED, bury, is_spent, listed};
+use super::sql::{Dialect, JOB, Row, no_lease};
 use super::{Claim, Queue, QueueBackend};
 use crate::backend::Backend;
 use crate::error::Error;
-use crate::strategy::Pessimistic;
+use crate::strategies::Pessimistic;
 use crate::transactor::{PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
 

@@ -1,8 +1,8 @@
 //! Jobs whose last attempt began and did not end.
 
-use super::dialect::{JOB, Row, no_lease};
 use super::priority::Priority;
 use super::search::{MAX_BATCH, Place, claimed};
+use super::sql::{JOB, Row, no_lease};
 use super::{Queue, QueueBackend};
 use crate::error::Error;
 use crate::transactor::TransactorExt as _;

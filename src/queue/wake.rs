@@ -1,5 +1,11 @@
 //! Hearing of new jobs before the next poll.
 
+#[cfg(feature = "postgres")]
+mod postgres;
+
+#[cfg(feature = "postgres")]
+pub use postgres::PgWake;
+
 use futures_core::future::BoxFuture;
 use tokio::sync::Notify;
 

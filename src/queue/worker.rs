@@ -17,16 +17,17 @@ use super::log;
 use super::search;
 use super::{Claim, Queue, QueueBackend, Wake};
 use crate::backend::Backend;
-use crate::observe::{Event, JobEvent, Observer, Observers};
+use crate::events::{Event, JobEvent, Observer};
+use crate::telemetry::Observers;
 
 mod alive;
-mod care;
+mod supervisor;
 mod connections;
 mod shutdown;
 mod waiting;
 
 use alive::Number;
-use care::Care;
+use supervisor::Care;
 
 /// What a handler fails with: whatever `?` turns into one, which is nearly every error there is.
 pub type BoxError = Box<dyn StdError + Send + Sync>;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::{Ended, Options, PoolTransactor, Transactor, Unit, Wish};
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
-use crate::policy::Strategy;
+use crate::strategy::Strategy;
 use crate::tx::{Repeatable, Tx, TxFn};
 
 /// What users do with a [`Transactor`].

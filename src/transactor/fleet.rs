@@ -12,18 +12,18 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::attempt::until_done;
+use super::deadline::Timer;
 use super::lines::{Lines, Standing};
 use super::options::Options;
-use super::timer::Timer;
+use super::retry::until_done;
 use super::tries::{Outcome, Trial};
-use crate::budget::RetryBudget;
+use crate::events::RunOutcome;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Gate;
 use crate::isolation::Isolation;
-use crate::observe::RunOutcome;
-use crate::policy::{Attempt, Plan, Strategy};
+use crate::retry_budget::RetryBudget;
 use crate::sql_text::Syntax;
+use crate::strategy::{Attempt, Plan, Strategy};
 
 const CLIENTS: u64 = 10_000;
 /// Between two runs of a client, on average.

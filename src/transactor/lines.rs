@@ -1,8 +1,8 @@
 //! Where runs wait for each other before an attempt.
 
+use super::deadline::Timer;
 use super::deadlock_line::{DeadlockLine, Turn};
 use super::options::Options;
-use super::timer::Timer;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::{Gate, Place};
 use crate::tx::RightOfWay;

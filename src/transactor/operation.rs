@@ -10,7 +10,7 @@ use crate::backend::{Backend, Facts, WatchedQuery};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::isolation::Isolation;
-use crate::policy::{Attempt, Plan, Strategy, Verdict};
+use crate::strategy::{Attempt, Plan, Strategy, Verdict};
 
 use super::PoolTransactor;
 

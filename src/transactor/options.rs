@@ -9,14 +9,15 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::backoff::Backoff;
-use crate::budget::RetryBudget;
 use crate::digest::digest;
+use crate::events::{Observer, Run};
 #[cfg(feature = "testing")]
 use crate::intercept::Interceptor;
 use crate::intercept::Interceptors;
 use crate::isolation::{Access, Begin, Isolation};
-use crate::observe::{Observer, Observers, Run};
-use crate::policy::{Limits, Plan, Resolve};
+use crate::retry_budget::RetryBudget;
+use crate::strategy::{Limits, Plan, Resolve};
+use crate::telemetry::Observers;
 
 mod identity;
 

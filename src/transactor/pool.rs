@@ -8,19 +8,19 @@ use async_trait::async_trait;
 use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 
-use super::attempt::until_done;
+use super::attempt::{Alone, Sending, StatementTrial, UnitTrial, sending};
 use super::deadlock_line::DeadlockLine;
 use super::lines::Lines;
 use super::lone::{self, Sent};
-use super::trial::{Alone, Sending, StatementTrial, UnitTrial, sending};
+use super::retry::until_done;
 use super::{Ended, Options, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
 use crate::backoff::Backoff;
-use crate::budget::RetryBudget;
 use crate::error::Error;
+use crate::events::Observer;
 use crate::gate::Gate;
-use crate::observe::Observer;
-use crate::policy::Strategy;
+use crate::retry_budget::RetryBudget;
+use crate::strategy::Strategy;
 use crate::tx::{Handoff, holds_connection_of, nested};
 
 /// A strategy bound to a pool: the transactor that applications use.

@@ -2,12 +2,12 @@
 
 use std::future::Future;
 
+use super::deadline::Timer;
 use super::lines::Standing;
-use super::timer::Timer;
+use crate::events::RunOutcome;
 use crate::failure::Failure;
-use crate::observe::RunOutcome;
-use crate::policy::Plan;
 use crate::sql_text::Syntax;
+use crate::strategy::Plan;
 
 /// Something that can be tried, and tried again.
 pub(super) trait Trial: Send {

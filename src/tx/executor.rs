@@ -8,7 +8,7 @@ use futures_core::future::BoxFuture;
 use crate::backend::{Backend, Engine, WatchedQuery};
 use crate::intercept::Answer;
 
-use super::journal::{Journal, admit};
+use super::state::{Journal, admit};
 use super::{Interception, Tx};
 
 /// What a statement needs of its transaction.

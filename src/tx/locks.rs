@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::Answer;
 use crate::isolation::Begin;
-use crate::lock::RowLock;
+use crate::row_lock::RowLock;
 use crate::sql_text::with_lock_clause;
 
 use super::Tx;

@@ -9,14 +9,14 @@ use std::time::Duration;
 use sqlx::Pool;
 use tokio::time::Instant;
 
-use super::journal::Journal;
 use super::no_connection::not_connected;
+use super::state::Journal;
 use super::{Attempts, Handoff, Hooks, Interception, RightOfWay, Session, Tx, identity, send};
 use crate::backend::{Backend, Closing, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
-use crate::observe::{Observation, counted};
-use crate::policy::{Limits, Plan, Trace};
+use crate::strategy::{Limits, Plan, Trace};
+use crate::telemetry::{Observation, counted};
 
 /// How a transaction is to be opened.
 pub(crate) struct Opening<'a> {

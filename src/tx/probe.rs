@@ -10,8 +10,8 @@ use sqlx::SqlSafeStr as _;
 use crate::backend::{Backend, Probe, failure_or_other};
 use crate::failure::FailureKind;
 
-use super::ending::ended_unseen;
-use super::journal::Journal;
+use super::finish::ended_unseen;
+use super::state::Journal;
 
 /// Sets the savepoint, in front of such a statement.
 pub(super) async fn set<DB: Backend>(journal: &mut Journal, connection: &mut DB::Connection) {

@@ -12,9 +12,9 @@ use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
 
 use super::executor::Parts;
-use super::journal::admit_control;
 #[cfg(feature = "testing")]
 use super::scope::Scope;
+use super::state::admit_control;
 use super::{Tx, TxFn, send};
 
 impl<DB: Backend> Tx<DB> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::backend::LatestDeadlock;
 use crate::deadlock::{DeadlockParty, DeadlockReport, WantedLock};
 
-use super::innodb::{self, Lock};
+use super::innodb_status::{self, Lock};
 use super::literals::masked;
 use super::transaction::whole_seconds;
 
@@ -127,7 +127,7 @@ struct Block<'a> {
 impl Block<'_> {
     /// Below the line with the session.
     fn statement(&self) -> String {
-        let lines = self.lines.iter().skip_while(|line| innodb::session(line).is_none());
+        let lines = self.lines.iter().skip_while(|line| innodb_status::session(line).is_none());
         lines.skip(1).copied().collect::<Vec<_>>().join("\n")
     }
 
@@ -174,7 +174,7 @@ fn transactions(section: &str) -> Option<Vec<Transaction<'_>>> {
                 transactions.push(Transaction {
                     number: Some(number)
                         .filter(|number| number.chars().all(|char| char.is_ascii_alphanumeric()))?,
-                    session: block.lines.iter().find_map(|line| innodb::session(line)),
+                    session: block.lines.iter().find_map(|line| innodb_status::session(line)),
                     statement,
                     waits_for: None,
                     locks: Vec::new(),
@@ -211,7 +211,7 @@ fn blocks(section: &str) -> Vec<Block<'_>> {
 fn places<'a>(lines: &[&'a str]) -> Vec<Place<'a>> {
     let mut places: Vec<Place<'a>> = Vec::new();
     for line in lines {
-        if let Some(lock) = innodb::lock(line) {
+        if let Some(lock) = innodb_status::lock(line) {
             places.push(Place { lock, records: Vec::new() });
         } else if let Some(place) = places.last_mut() {
             let record = line.strip_prefix("Record lock, heap no ").and_then(|rest| rest.split(' ').next());

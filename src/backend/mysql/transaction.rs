@@ -8,7 +8,7 @@ use super::lock_name;
 use crate::backend::{Closing, Ending, Engine, GUARD, whole_millis};
 use crate::failure::Failure;
 use crate::isolation::Access;
-use crate::policy::{Limits, Plan};
+use crate::strategy::{Limits, Plan};
 
 /// Fails if the savepoint that was set at the opening is gone.
 pub(super) const GUARD_HOLDS: &str = "RELEASE SAVEPOINT atomically_guard";

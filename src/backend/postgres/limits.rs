@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::backend::{OwnLockTimeout, whole_millis};
-use crate::policy::Limits;
+use crate::strategy::Limits;
 
 /// Behind a text that opens a transaction: the limits that were asked for, and that of the deadline.
 pub(super) fn of_statement(limits: &Limits) -> String {

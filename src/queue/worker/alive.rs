@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Worker;
-use crate::observe::JobEvent;
+use crate::events::JobEvent;
 use crate::queue::QueueBackend;
 
 /// How often a worker says that it is alive.

@@ -2,7 +2,7 @@
 
 use super::Worker;
 use crate::error::Error;
-use crate::observe::JobEvent;
+use crate::events::JobEvent;
 use crate::queue::{Fault, Finding, QueueBackend};
 
 impl<DB: QueueBackend> Worker<DB> {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::Worker;
 use crate::error::Error;
-use crate::observe::JobEvent;
+use crate::events::JobEvent;
 use crate::queue::search::Found;
 use crate::queue::{Claim, QueueBackend};
 

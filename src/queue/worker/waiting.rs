@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use tokio::time::sleep;
 
 use super::Worker;
-use crate::observe::JobEvent;
+use crate::events::JobEvent;
 use crate::queue::{QueueBackend, log};
 
 /// A worker that polls more seldom than this asks when the next job is due. For others that would be as many questions

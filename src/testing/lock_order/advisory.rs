@@ -3,7 +3,7 @@
 use sqlparser::ast::{self, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, SelectItem, TableFactor};
 use sqlparser::tokenizer::Token;
 
-use crate::lock::Strength;
+use crate::row_lock::Strength;
 
 use super::report::Unclear;
 use super::sql::{Effect, Locking};

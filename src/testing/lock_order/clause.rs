@@ -3,7 +3,7 @@
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::Token;
 
-use crate::lock::Strength;
+use crate::row_lock::Strength;
 
 use super::rows::Table;
 use super::sql::is;

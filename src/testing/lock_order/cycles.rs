@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::lock::Strength;
+use crate::row_lock::Strength;
 
 use super::trace::{Lock, Taken, Trace, conflict, covers};
 

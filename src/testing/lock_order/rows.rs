@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sqlparser::ast::{self, BinaryOperator, Expr, TableFactor};
 
-use crate::lock::Strength;
+use crate::row_lock::Strength;
 
 use super::catalog::Catalog;
 use super::report::Unclear;

@@ -7,7 +7,7 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::backend::Backend;
-use crate::lock::Strength;
+use crate::row_lock::Strength;
 
 use super::clause::{Clause, take_clauses};
 use super::report::Unclear;

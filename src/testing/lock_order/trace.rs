@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use crate::lock::Strength;
+use crate::row_lock::Strength;
 
 use super::sql::Locking;
 

@@ -2,7 +2,7 @@
 
 use sqlparser::ast::{self, Expr};
 
-use crate::lock::Strength;
+use crate::row_lock::Strength;
 
 use super::report::Unclear;
 use super::rows::{Named, Scope, Table, last_name, name_of};

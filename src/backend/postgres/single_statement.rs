@@ -1,0 +1,191 @@
+//! Numbers that are added to in one round trip.
+
+use std::sync::Arc;
+
+use futures_core::future::BoxFuture;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgArgumentBuffer;
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, SqlSafeStr as _, SqlStr};
+
+use super::literals::{numbers, texts};
+use super::prepared::Kept;
+use crate::backend::single_statement::{Addition, AtOnce};
+use crate::backend::{Key, Target};
+use crate::digest::digest;
+use crate::strategy::Limits;
+
+/// What holds for the statement alone.
+///
+/// To plan it takes longer than to run it, and a plan for each list of values is what the server chooses, which it takes for
+/// cheaper. The plan that is kept must do for tables that grow: each row is looked for by its key.
+const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL plan_cache_mode = force_generic_plan; \
+                        SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+
+/// Types whose sums are stored as they are, or not at all. One of floating point rounds them.
+const EXACT: &str = "('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype, 'numeric'::regtype)";
+
+/// What of a changed table can make another number of a sum: a trigger of a user, unless it runs before the
+/// update and not for a row (bits of `tgtype`: 1 for each row, 2 before, 16 update); a `numeric` that rounds
+/// to tens.
+const MEDDLING: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
+         WHERE tgrelid IN (SELECT relation FROM changed) AND NOT tgisinternal \
+         AND tgtype & 16 = 16 AND tgtype & 3 <> 2) \
+     OR EXISTS (SELECT FROM pg_catalog.pg_attribute \
+         WHERE attrelid IN (SELECT relation FROM changed) AND atttypid = 'numeric'::regtype \
+         AND atttypmod >= 4 AND (atttypmod - 4) & 1024 = 1024)";
+
+/// Changes the rows whose numbers allow it, in one statement.
+///
+/// # Why not lock them first?
+///
+/// A lock on a row is written to the row and to the log, as its change is, and costs the server nearly as much.
+struct Statement {
+    kept: Arc<Kept>,
+    sql: SqlStr,
+    keys: Keys,
+}
+
+/// `None` for keys whose values cannot be written into a text here.
+pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AtOnce<Postgres, K>>> {
+    let keys = Keys::of::<K>()?;
+    let Target { table, key, column } = target;
+    let exactly = keys.exactly(key);
+    // The division fails, and with it the whole statement, where several rows have one key, and where the
+    // table can make another number of a sum: `RETURNING` shows neither what a row held nor what triggers
+    // make of it later.
+    let sql = format!(
+        "WITH changed AS (\
+             UPDATE {table} AS target SET {column} = target.{column} + addition.delta \
+             FROM ROWS FROM (unnest($1), unnest($2), unnest($3), unnest($4)) WITH ORDINALITY \
+                 AS addition (id, delta, least, most, place) \
+             WHERE target.{key} = addition.id{exactly} \
+             AND target.{column} BETWEEN addition.least AND addition.most \
+             AND pg_typeof(target.{column}) IN {EXACT} AND CAST(target.{column} AS BIGINT) = target.{column} \
+             RETURNING addition.place, CAST(target.{column} AS BIGINT) - addition.delta AS before, \
+                 target.tableoid AS relation\
+         ) SELECT place, before, 1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 OR {MEDDLING} \
+             THEN 0 ELSE 1 END FROM changed"
+    );
+    let name = format!("add {}", digest(&sql));
+    let parameters = format!("{}[], bigint[], bigint[], bigint[]", keys.name());
+    let kept = Arc::new(Kept::new(&name, &parameters, sql.clone()));
+    Some(Box::new(Statement { kept, sql: AssertSqlSafe(sql).into_sql_str(), keys }))
+}
+
+impl<K: Key<Postgres>> AtOnce<Postgres, K> for Statement {
+    fn sql(&self) -> SqlStr {
+        self.sql.clone()
+    }
+
+    fn add<'c>(
+        &self,
+        connection: &'c mut PgConnection,
+        additions: &[Addition<'_, K>],
+        limits: &Limits,
+    ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>> {
+        let arguments = self.keys.array(additions).map(|keys| {
+            let list =
+                |number: fn(&Addition<'_, K>) -> i64| numbers(additions.iter().map(|one| Some(number(one))));
+            let [deltas, least, most] =
+                [list(|one| one.delta), list(|one| *one.to.start()), list(|one| *one.to.end())];
+            format!("{keys}, '{deltas}', '{least}', '{most}'")
+        });
+        let (kept, limits) = (self.kept.clone(), *limits);
+        Box::pin(async move {
+            let arguments = arguments.map_err(sqlx::Error::Encode)?;
+            let rows = kept.fetch(connection, SETTINGS, limits, &arguments).await?;
+            let place_and_number = |row: &sqlx::postgres::PgRow| {
+                let place: i64 = row.try_get(0)?;
+                Ok((usize::try_from(place - 1).unwrap_or(usize::MAX), row.try_get(1)?))
+            };
+            rows.iter().map(place_and_number).collect()
+        })
+    }
+}
+
+/// The types of keys whose values can be written into a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    SmallInt,
+    Integer,
+    BigInt,
+    Text,
+    Uuid,
+}
+
+impl Keys {
+    /// By the numbers that these types have [everywhere](https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat).
+    fn of<K: Key<Postgres>>() -> Option<Self> {
+        match K::type_info().oid()?.0 {
+            20 => Some(Self::BigInt),
+            21 => Some(Self::SmallInt),
+            23 => Some(Self::Integer),
+            25 => Some(Self::Text),
+            2950 => Some(Self::Uuid),
+            _ => None,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::SmallInt => "smallint",
+            Self::Integer => "integer",
+            Self::BigInt => "bigint",
+            Self::Text => "text",
+            Self::Uuid => "uuid",
+        }
+    }
+
+    /// What is a match to Rust, and to the driver, which reads no column as another type.
+    ///
+    /// Texts that the database takes for equal may be different ones: without regard to case, or to blanks at the end, as
+    /// `char(n)` has them. `concat` shows what a client is shown.
+    fn exactly(self, key: &str) -> String {
+        match self {
+            Self::Text => format!(" AND concat(target.{key}) = addition.id COLLATE \"C\""),
+            _ => format!(" AND pg_typeof(target.{key}) = '{}'::regtype", self.name()),
+        }
+    }
+
+    fn array<K: Key<Postgres>>(self, additions: &[Addition<'_, K>]) -> Result<String, BoxDynError> {
+        let values: Vec<Vec<u8>> =
+            additions.iter().map(|addition| encoded(addition.key)).collect::<Result<_, _>>()?;
+        Ok(match self {
+            Self::Text => {
+                let values: Vec<&str> =
+                    values.iter().map(|value| std::str::from_utf8(value)).collect::<Result<_, _>>()?;
+                texts(values.into_iter().map(Some))
+            }
+            Self::Uuid => {
+                let digits =
+                    |value: &Vec<u8>| value.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                format!("'{}'", numbers(values.iter().map(|value| Some(digits(value)))))
+            }
+            Self::SmallInt | Self::Integer | Self::BigInt => {
+                let values: Vec<i64> = values.iter().map(|value| integer(value)).collect::<Result<_, _>>()?;
+                format!("'{}'", numbers(values.into_iter().map(Some)))
+            }
+        })
+    }
+}
+
+/// As it would be sent as a bound value.
+fn encoded<K: Key<Postgres>>(key: &K) -> Result<Vec<u8>, BoxDynError> {
+    let mut buffer = PgArgumentBuffer::default();
+    match key.encode_by_ref(&mut buffer)? {
+        IsNull::No => Ok(buffer.to_vec()),
+        IsNull::Yes => Err("a key that is NULL finds no row".into()),
+    }
+}
+
+/// Big-endian, of two, four or eight bytes.
+fn integer(bytes: &[u8]) -> Result<i64, BoxDynError> {
+    if let Ok(bytes) = bytes.try_into() {
+        return Ok(i64::from_be_bytes(bytes));
+    }
+    if let Ok(bytes) = bytes.try_into() {
+        return Ok(i32::from_be_bytes(bytes).into());
+    }
+    Ok(i16::from_be_bytes(bytes.try_into()?).into())
+}

@@ -1,0 +1,213 @@
+//! Calls that share a transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::repeat;
+use std::ops::RangeInclusive;
+
+use async_trait::async_trait;
+use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr as _, SqlStr};
+
+use crate::backend::{Backend, Key, Target, WatchedQuery};
+use crate::error::Error;
+use crate::failure::{Failure, FailureKind};
+use crate::transactor::{Ended, Unit, Wish};
+use crate::tx::Tx;
+
+use super::pending::Call;
+use super::{DeltaOutcome, Settings};
+
+type Answers<K> = Vec<(Call<K>, Result<DeltaOutcome, Error>)>;
+
+/// A unit of work made of calls, in the order of their arrival.
+pub(super) struct Batch<'a, K> {
+    settings: &'a Settings,
+    calls: Vec<Call<K>>,
+    /// Those of the last attempt, call by call.
+    outcomes: Vec<Option<Result<DeltaOutcome, Error>>>,
+    error: Option<Error>,
+}
+
+impl<'a, K> Batch<'a, K> {
+    pub(super) fn new(settings: &'a Settings, calls: Vec<Call<K>>) -> Self {
+        Self { settings, calls, outcomes: Vec::new(), error: None }
+    }
+
+    /// The calls with their answers, or with the error that is the answer to them all. Those that were withdrawn are left
+    /// out.
+    pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<Answers<K>, (Vec<Call<K>>, Error)> {
+        let error = match (ended, self.error) {
+            (Ok(Ended::Committed), _) => {
+                let answers = self.calls.into_iter().zip(self.outcomes);
+                return Ok(answers.filter_map(|(call, outcome)| Some((call, outcome?))).collect());
+            }
+            (Ok(Ended::RolledBack), Some(error)) | (Err(error), _) => error,
+            (Ok(Ended::RolledBack), None) => Error::transactor_broke_its_contract(),
+        };
+        Err((self.calls.into_iter().filter(Call::is_wanted).collect(), error))
+    }
+}
+
+#[async_trait]
+impl<DB: Backend, K: Key<DB>> Unit<DB> for Batch<'_, K> {
+    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish {
+        self.error = self.apply(tx).await.err();
+        if self.error.is_none() { Wish::Commit } else { Wish::RollBack }
+    }
+}
+
+impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
+    async fn apply<DB: Backend>(&mut self, tx: &mut Tx<DB>) -> Result<(), Error>
+    where
+        K: Key<DB>,
+    {
+        self.outcomes.clear();
+        let wanted = self.calls.iter().filter(|call| call.is_wanted()).map(|call| call.key.clone());
+        let keys: Vec<K> = wanted.collect::<BTreeSet<K>>().into_iter().collect();
+        let select = tx.for_update(self.select::<DB>(&keys));
+        let locked = self.read(tx, select, &keys).await?;
+        let mut rows: BTreeMap<K, Row> =
+            locked.into_iter().map(|(key, value)| (key, Row { value, change: 0 })).collect();
+        // What waited for a lock may have waited too long: from here on it is not given up any more.
+        for call in &mut self.calls {
+            let outcome = call.take().then(|| match rows.get_mut(&call.key) {
+                None => Ok(DeltaOutcome::NotFound),
+                Some(row) => {
+                    row.add(call.delta, &self.settings.bounds).ok_or_else(|| no_integer(self.settings.target))
+                }
+            });
+            self.outcomes.push(outcome);
+        }
+        let changed = rows.iter().filter(|(_, row)| row.change != 0);
+        let changes: Option<Vec<_>> =
+            changed.map(|(key, row)| Some((key, i64::try_from(row.change).ok()?))).collect();
+        match changes {
+            Some(changes) if changes.is_empty() => Ok(()),
+            Some(changes) => {
+                self.write(tx, changes).await?;
+                self.check(tx, &keys, &rows).await
+            }
+            None => Err(aborted("the changes of one row add up to more than fits an integer".into())),
+        }
+    }
+
+    /// The text that reads the numbers of rows, in the order of their keys.
+    fn select<DB: Backend>(&self, keys: &[K]) -> SqlStr {
+        let Target { table, key, column } = self.settings.target;
+        let (placeholders, integer) = (1..=listed(keys), DB::INTEGER);
+        let placeholders = placeholders.map(DB::placeholder).collect::<Vec<_>>().join(", ");
+        let select = format!(
+            "SELECT {key}, \
+             CASE WHEN CAST({column} AS {integer}) = {column} THEN CAST({column} AS {integer}) END \
+             FROM {table} WHERE {key} IN ({placeholders}) ORDER BY {key}"
+        );
+        AssertSqlSafe(select).into_sql_str()
+    }
+
+    /// Reads the number of each row that is there.
+    async fn read<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        select: SqlStr,
+        keys: &[K],
+    ) -> Result<BTreeMap<K, Option<i64>>, Error>
+    where
+        K: Key<DB>,
+    {
+        let Settings { target: Target { table, key, .. }, persistent, .. } = *self.settings;
+        let Some(last) = keys.last() else { return Ok(BTreeMap::new()) };
+        let mut arguments = DB::Arguments::default();
+        for key in keys.iter().chain(repeat(last)).take(listed(keys)) {
+            arguments.add(key).map_err(sqlx::Error::Encode)?;
+        }
+        let found = tx.fetch_numbers::<K>(WatchedQuery::made_of(select, arguments).kept(persistent)).await?;
+        let count = found.len();
+        let rows: BTreeMap<K, Option<i64>> = found.into_iter().collect();
+        if rows.len() < count {
+            return Err(aborted(format!("several rows of {table} have the same {key}")));
+        }
+        Ok(rows)
+    }
+
+    /// Compares what the rows hold after the update with what the calls are to be answered.
+    ///
+    /// A database may store another number than the sum, without an error: cut to the range of its column,
+    /// rounded by a floating-point type, or changed by a trigger. Only a statement after the update sees what
+    /// triggers that run after it have made of the row.
+    async fn check<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        keys: &[K],
+        rows: &BTreeMap<K, Row>,
+    ) -> Result<(), Error>
+    where
+        K: Key<DB>,
+    {
+        let stored = self.read(tx, self.select::<DB>(keys), keys).await?;
+        let holds = |(key, row): (&K, &Row)| stored.get(key) == Some(&row.value);
+        if rows.iter().all(holds) { Ok(()) } else { Err(another_number(self.settings.target)) }
+    }
+
+    async fn write<DB: Backend>(&self, tx: &mut Tx<DB>, mut changes: Vec<(&K, i64)>) -> Result<(), Error>
+    where
+        K: Key<DB>,
+    {
+        let rows = changes.len();
+        if let Some((last, _)) = changes.last().copied() {
+            changes.resize(rows.next_power_of_two(), (last, 0));
+        }
+        let update = DB::add_to_rows(self.settings.target, &changes).map_err(sqlx::Error::Encode)?;
+        let touched = tx.execute_query(update.kept(self.settings.persistent)).await?;
+        if touched == rows as u64 {
+            return Ok(());
+        }
+        Err(aborted(format!(
+            "{rows} rows were locked to be changed, and {touched} were: is there a trigger or a policy?"
+        )))
+    }
+}
+
+/// A locked row: what it held, and what is to be added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    /// Of all calls so far; `None` where it is no integer.
+    value: Option<i64>,
+    /// The sum of a batch can be beyond what its steps are not.
+    change: i128,
+}
+
+impl Row {
+    /// One call after another.
+    fn add(&mut self, delta: i64, bounds: &RangeInclusive<i64>) -> Option<DeltaOutcome> {
+        let value = self.value?;
+        Some(match value.checked_add(delta).filter(|sum| bounds.contains(sum)) {
+            Some(sum) => {
+                self.value = Some(sum);
+                self.change += i128::from(delta);
+                DeltaOutcome::Applied { value: sum }
+            }
+            None => DeltaOutcome::Refused { value },
+        })
+    }
+}
+
+/// How many keys a statement for these names, the last one several times: few different texts are prepared.
+fn listed<K>(keys: &[K]) -> usize {
+    keys.len().next_power_of_two()
+}
+
+fn aborted(message: String) -> Error {
+    Error::failed(Failure::new(FailureKind::Aborted, message), None)
+}
+
+fn another_number(target: Target) -> Error {
+    let Target { table, column, .. } = target;
+    aborted(format!(
+        "nothing was stored, because the row would have held another number than the sum: {column} of \
+         {table} is of a type that cannot hold it, or a trigger changes it"
+    ))
+}
+
+fn no_integer(target: Target) -> Error {
+    let Target { table, column, .. } = target;
+    aborted(format!("{column} of this row of {table} holds no integer that fits an i64"))
+}

@@ -1,0 +1,16 @@
+//! What stands behind the events: the clock of a run, the registry of sessions, spans and metrics.
+
+#[cfg(feature = "metrics")]
+mod metrics;
+mod observers;
+mod run_clock;
+mod sessions;
+mod tracing;
+mod watched;
+
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
+pub(crate) use observers::Observers;
+pub(crate) use run_clock::{Observation, counted};
+pub(crate) use tracing::within;
+pub(crate) use watched::watched;

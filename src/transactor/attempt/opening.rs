@@ -1,0 +1,56 @@
+//! How an attempt at a unit gets its transaction.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use sqlx::Pool;
+
+use crate::backend::Backend;
+use crate::failure::Failure;
+use crate::strategy::{Plan, Trace};
+use crate::telemetry::Observation;
+use crate::transactor::deadline::Clock;
+use crate::transactor::options::Options;
+use crate::tx::{self, Handoff, NotOpened, RightOfWay, Tx};
+
+/// What it takes to open a transaction.
+pub(super) struct Opening<'a, DB: Backend> {
+    pub(super) pool: &'a Pool<DB>,
+    pub(super) handoff: &'a Handoff<DB>,
+    pub(super) options: &'a Options,
+    pub(super) plan: Plan,
+    pub(super) attempt: u32,
+    pub(super) waits_in_line: bool,
+    pub(super) gives_way_to: Option<RightOfWay>,
+    pub(super) connected: &'a AtomicBool,
+    pub(super) clock: Clock,
+    pub(super) trace: Option<Trace>,
+    pub(super) observation: Option<Arc<Observation>>,
+}
+
+impl<DB: Backend> Opening<'_, DB> {
+    /// A pooled connection may have died since it was last used. Finding out is not an attempt: nothing was
+    /// run. There are at most as many of them as the pool holds.
+    pub(super) async fn run(self) -> Result<Box<Tx<DB>>, Failure> {
+        let mut replacements = self.pool.options().get_max_connections();
+        loop {
+            let opening = tx::Opening {
+                plan: self.plan,
+                attempt: self.attempt,
+                most_attempts: self.options.most_attempts(),
+                trace: self.trace,
+                waits_in_line: self.waits_in_line,
+                connected: self.connected,
+                gives_way_to: self.gives_way_to.clone(),
+                interceptors: self.options.interceptors().clone(),
+                observation: self.observation.clone(),
+            };
+            let limits = || self.options.limits(self.clock.server_limit());
+            match Tx::open(self.pool, self.handoff, opening, limits).await {
+                Ok(tx) => return Ok(tx),
+                Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
+                Err(NotOpened { failure, .. }) => return Err(failure),
+            }
+        }
+    }
+}
