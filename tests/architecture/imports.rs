@@ -11,13 +11,13 @@ use crate::source::{Source, is_for_tests};
 /// The files of the crate, and an edge from each file to those that it takes names from.
 ///
 /// A name that a module passes on (`pub use hooks::Hooks`) counts as taken from the file that defines it.
-pub struct Imports {
+pub(crate) struct Imports {
     /// By the path of the file.
-    pub edges: BTreeMap<String, BTreeSet<String>>,
+    pub(crate) edges: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Imports {
-    pub fn of(sources: &[Source]) -> Self {
+    pub(crate) fn of(sources: &[Source]) -> Self {
         let modules = Modules::of(sources);
         let mut edges = BTreeMap::new();
         for source in sources.iter().filter(|source| !source.is_test()) {
@@ -33,7 +33,7 @@ impl Imports {
         Self { edges }
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.edges.values().map(BTreeSet::len).sum()
     }
 }
@@ -105,7 +105,9 @@ fn collect(items: &[Item], file: &[String], module: &[String], paths: &mut Vec<V
                 collect(items, file, &[module, &[ident.to_string()]].concat(), paths);
             }
             Item::Use(item) => {
-                paths.extend(leaves(&item.tree, &[]).into_iter().map(|(_, path)| absolute(&path, file, module)));
+                paths.extend(
+                    leaves(&item.tree, &[]).into_iter().map(|(_, path)| absolute(&path, file, module)),
+                );
             }
             item => scan(item.to_token_stream(), file, module, paths),
         }

@@ -80,7 +80,8 @@ fn no_two_files_import_each_other_in_a_circle() {
 /// A file and the folder of its name are one module: children use what the parent defines, and the parent puts them
 /// together.
 fn are_one_module(one: &str, other: &str) -> bool {
-    let contains = |parent: &str, child: &str| child.starts_with(&format!("{}/", parent.trim_end_matches(".rs")));
+    let contains =
+        |parent: &str, child: &str| child.starts_with(&format!("{}/", parent.trim_end_matches(".rs")));
     contains(one, other) || contains(other, one)
 }
 

@@ -6,32 +6,32 @@ use std::path::Path;
 use walkdir::WalkDir;
 
 /// The directory of the package.
-pub const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
+pub(crate) const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
 
 /// One file below `src`.
-pub struct Source {
+pub(crate) struct Source {
     /// Its path, relative to `src`.
-    pub path: String,
+    pub(crate) path: String,
     /// The path of its module in the crate: `["tx", "hooks"]` for `tx/hooks.rs`, empty for `lib.rs`.
-    pub module: Vec<String>,
-    pub text: String,
-    pub parsed: syn::File,
+    pub(crate) module: Vec<String>,
+    pub(crate) text: String,
+    pub(crate) parsed: syn::File,
 }
 
 impl Source {
     /// The module of `lib.rs` that the file belongs to; `None` for `lib.rs` itself.
-    pub fn layer(&self) -> Option<&str> {
+    pub(crate) fn layer(&self) -> Option<&str> {
         self.module.first().map(String::as_str)
     }
 
     /// Whether the file is there for tests only.
-    pub fn is_test(&self) -> bool {
+    pub(crate) fn is_test(&self) -> bool {
         self.path.ends_with("/tests.rs") || self.path == "backend/classification.rs"
     }
 }
 
 /// All files below `src` that are compiled, in the order of their paths.
-pub fn sources() -> Vec<Source> {
+pub(crate) fn sources() -> Vec<Source> {
     let root = Path::new(PACKAGE).join("src");
     let mut sources: Vec<_> = rust_files(&root)
         .into_iter()
@@ -48,7 +48,7 @@ pub fn sources() -> Vec<Source> {
 }
 
 /// The paths of the Rust files below a directory, relative to it.
-pub fn rust_files(root: &Path) -> Vec<String> {
+pub(crate) fn rust_files(root: &Path) -> Vec<String> {
     WalkDir::new(root)
         .into_iter()
         .map(|entry| entry.expect("a readable directory").into_path())
@@ -58,7 +58,7 @@ pub fn rust_files(root: &Path) -> Vec<String> {
 }
 
 /// Whether an item is compiled for tests only.
-pub fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
+pub(crate) fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| match &attribute.meta {
         syn::Meta::List(list) if list.path.is_ident("cfg") => {
             list.tokens.to_string().split(|c: char| !c.is_alphanumeric()).any(|word| word == "test")
