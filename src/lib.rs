@@ -72,21 +72,24 @@
     allow(dead_code, reason = "what the features that are left out would use")
 )]
 
-// Words: plain data, no I/O, no database.
-mod sql_text;
-mod deadlock;
-mod failure;
-mod error;
-mod events;
-mod isolation;
-mod row_lock;
+// Plain data: no I/O, no clock, no database.
 mod backoff;
 mod retry_budget;
+mod deadlock;
+mod isolation;
+mod row_lock;
 mod digest;
+mod sql_text;
+mod failure;
+// The contract between strategies and the retry loop.
 mod strategy;
+// What the test kit hooks into.
 mod intercept;
-// Facts about databases.
+// What is true of each database.
 mod backend;
+mod error;
+// What observers learn, and what measures it.
+mod events;
 mod telemetry;
 // One attempt.
 mod tx;
@@ -94,14 +97,14 @@ mod tx;
 mod gate;
 mod transactor;
 mod strategies;
-// The hot path.
+// Built on transactors, side by side.
 mod deltas;
-// Built on top, through public items only.
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
 #[cfg(feature = "queue")]
 #[cfg_attr(docsrs, doc(cfg(feature = "queue")))]
 pub mod queue;
+// Tests of the caller's units.
 #[cfg(feature = "testing")]
 pub mod testing;
 // Essays.
