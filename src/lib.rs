@@ -130,6 +130,6 @@ pub use transactor::{Ended, Options, PoolTransactor, Transactor, TransactorExt, 
 pub use tx::{Repeatable, Tx, TxFn};
 
 /// The examples of the README, which compile.
-#[cfg(all(doctest, feature = "postgres"))]
+#[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
