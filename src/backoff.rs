@@ -1,11 +1,13 @@
-//! Delays between attempts: sequences that never sleep.
+//! Delays between attempts, as iterators: nothing here sleeps.
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
-/// Exponential backoff with full jitter: each delay is drawn evenly between zero and a ceiling that grows;
-/// [`equal_jitter`](Self::equal_jitter) draws from the upper half.
+/// The delays between attempts: exponential backoff with full jitter.
+///
+/// Each delay is drawn uniformly between zero and a ceiling that grows from retry to retry;
+/// [`equal_jitter`](Self::equal_jitter) draws from the upper half of that range.
 ///
 /// # Default
 ///
@@ -15,14 +17,14 @@ use rand::{Rng, RngExt};
 ///
 /// # Why full jitter, from the first retry on?
 ///
-/// Transactions that collided once were in step. A fixed pause, or a jitter that is only added on top of one, keeps
-/// them in step, and they collide again. Drawing from the whole range spreads them out at once, and spends the least
-/// total work for a given load
+/// Transactions that conflicted once were in step. A fixed delay, or a fixed delay plus some jitter, keeps them in
+/// step, and they conflict again. Drawing from the whole range spreads them out at once, and takes the least total
+/// work for a given load
 /// ([measurements](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/)).
 ///
 /// # Why milliseconds?
 ///
-/// A conflict on a row lasts as long as the other transaction, not as long as an outage.
+/// A conflict over a row is over when the other transaction is. That takes milliseconds, unlike an outage.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
     first: Duration,
@@ -43,36 +45,37 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// A backoff whose ceiling starts at `first`, doubles with each attempt and stops growing at `max`.
+    /// Creates a backoff whose ceiling starts at `first`, doubles with each retry and stops growing at `max`.
     #[must_use]
     pub const fn exponential(first: Duration, max: Duration) -> Self {
         Self { first, factor: 2, max, equal_jitter: false }
     }
 
-    /// A backoff that never waits.
+    /// Creates a backoff without delays.
     #[must_use]
     pub const fn none() -> Self {
         Self { first: Duration::ZERO, factor: 1, max: Duration::ZERO, equal_jitter: false }
     }
 
-    /// By how much the ceiling grows from one attempt to the next; 1 keeps it, 0 counts as 1.
+    /// Sets the factor by which the ceiling grows from one retry to the next. A factor of 1 keeps it constant; 0 is
+    /// treated as 1.
     #[must_use]
     pub const fn factor(mut self, factor: u32) -> Self {
         self.factor = if factor == 0 { 1 } else { factor };
         self
     }
 
-    /// Draws each delay from the upper half of its range: at least half of the ceiling, and no more than the ceiling.
+    /// Draws each delay from the upper half of its range: between half of the ceiling and the ceiling.
     ///
-    /// For delays that are to last as long as an outage. Full jitter may draw several short ones in a row, and use up
-    /// attempts that were meant to be hours apart.
+    /// Use it where the delays have to outlast an outage. Full jitter may draw several short delays in a row, and use
+    /// up attempts that were meant to be hours apart.
     #[must_use]
     pub const fn equal_jitter(mut self) -> Self {
         self.equal_jitter = true;
         self
     }
 
-    /// The ceilings of the delays, in order: one for each retry, without end.
+    /// Returns the ceilings of the delays, one for each retry, without end.
     pub fn ceilings(self) -> impl Iterator<Item = Duration> + Send {
         let Self { first, factor, max, equal_jitter: _ } = self;
         std::iter::successors(Some(first.min(max)), move |ceiling| {
@@ -80,7 +83,7 @@ impl Backoff {
         })
     }
 
-    /// The delays themselves, drawn from `rng`.
+    /// Returns the delays, drawn from `rng`, without end.
     pub fn delays<R: Rng + Send>(self, mut rng: R) -> impl Iterator<Item = Duration> + Send {
         self.ceilings().map(move |ceiling| {
             let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);

@@ -1,35 +1,35 @@
-//! Who waited for whom.
+//! Deadlock reports: which transactions waited for each other.
 
 use std::fmt;
 use std::panic::Location;
 
-/// A deadlock as data: who waited for whom, for which lock, with which statements.
+/// A deadlock: which transactions waited for each other, for which locks, with which statements.
 ///
-/// From [`Failure::deadlock`](crate::Failure::deadlock). PostgreSQL tells it with the error; MySQL and MariaDB are asked
-/// for InnoDB's status, which takes the privilege `PROCESS`: without it a report holds the side of this unit alone. SQLite
-/// has no deadlocks to report.
+/// Obtained from [`Failure::deadlock`](crate::Failure::deadlock). PostgreSQL reports it with the error. On MySQL and
+/// MariaDB the crate reads InnoDB's status, which takes the privilege `PROCESS`; without it, a report has this unit's
+/// side only. SQLite reports no deadlocks.
 ///
-/// Text of SQL never holds values: neither those that were bound, nor those that the server puts into what it shows.
+/// Statements are reported without values: neither bound ones nor literals that the server puts into its report.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct DeadlockReport {
-    /// The transactions of the cycle; the one that was given up comes first.
+    /// The transactions of the cycle, beginning with the one that was rolled back.
     pub parties: Vec<DeadlockParty>,
 }
 
-/// A transaction in a cycle of waits.
+/// One transaction of a deadlock.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct DeadlockParty {
-    /// The server's name for the session: PostgreSQL's process id, the connection id of MySQL and MariaDB.
+    /// The server's id of the session: PostgreSQL's process id, the connection id of MySQL and MariaDB.
     pub session: Option<i64>,
-    /// The unit of work, where it is one of this process.
+    /// The unit of work, if it ran in this process.
     pub unit: Option<DeadlockUnit>,
-    /// What it waited for, as far as the server says.
+    /// The lock that it waited for, if the server reports it.
     pub waits_for: Option<WantedLock>,
-    /// The sessions that held it.
+    /// The sessions that held that lock.
     pub blocked_by: Vec<i64>,
-    /// The texts of its statements so far, the last being the one that waited.
+    /// The texts of its statements; the last one is the one that waited.
     pub statements: Vec<String>,
 }
 
@@ -37,35 +37,35 @@ pub struct DeadlockParty {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadlockUnit {
-    /// Its name.
+    /// The name of the unit.
     pub name: &'static str,
-    /// Tells its runs apart, in this process.
+    /// The id of the run, unique in this process.
     pub run: u64,
     /// The number of the attempt.
     pub attempt: u32,
-    /// Where in the program the run was started, where that is known.
+    /// Where in the program the run was started, if known.
     pub place: Option<&'static Location<'static>>,
 }
 
-/// A lock that somebody waits for.
+/// A lock that a transaction waited for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WantedLock {
-    /// Its mode, in the server's words: `ShareLock`, `X locks rec but not gap`.
+    /// The lock mode, in the server's words: `ShareLock`, `X locks rec but not gap`.
     pub mode: String,
-    /// What it is on, in the server's words: `transaction 741`, `RECORD LOCKS`.
+    /// The locked object, in the server's words: `transaction 741`, `RECORD LOCKS`.
     pub on: String,
-    /// The table, where the server says. On PostgreSQL, to which an index is a relation too, it is that of the key that was
-    /// to be written.
+    /// The table, if the server reports it. On PostgreSQL, where an index is a relation too, it is the table of the key
+    /// that was being written.
     pub relation: Option<String>,
-    /// The index, where the server says.
+    /// The index, if the server reports it.
     pub index: Option<String>,
     /// The row, in the server's terms: a tuple of PostgreSQL (`(0,1)`), or a page and a heap number of InnoDB (`page 4 heap
     /// 2`).
     pub row: Option<String>,
 }
 
-/// One line per transaction, then its statements.
+/// Prints one line per transaction, followed by its statements.
 impl fmt::Display for DeadlockReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, party) in self.parties.iter().enumerate() {
@@ -87,7 +87,7 @@ impl fmt::Display for DeadlockParty {
                     write!(f, " ({}:{})", place.file(), place.line())?;
                 }
             }
-            None => f.write_str("a transaction of somebody else")?,
+            None => f.write_str("a transaction of another process")?,
         }
         if let Some(session) = self.session {
             write!(f, ", session {session}")?;

@@ -1,10 +1,11 @@
-//! Keys as numbers that are the same everywhere.
+//! Stable hashes of keys.
 
 use std::hash::Hash;
 
 use rustc_stable_hash::{FromStableHash, SipHasher128Hash, StableSipHasher128};
 
-/// The same for the same key everywhere: neither seeded, nor dependent on the size and order of the machine's integers.
+/// Hashes a key. The result is the same in every process and on every machine: the hash is not seeded and does not
+/// depend on the machine's integer size or byte order.
 pub(crate) fn digest(key: &impl Hash) -> u64 {
     struct Half(u64);
     impl FromStableHash for Half {
@@ -22,7 +23,7 @@ pub(crate) fn digest(key: &impl Hash) -> u64 {
 mod tests {
     use super::*;
 
-    /// Processes of different versions wait for each other by these numbers: they must not change.
+    /// Processes that run different versions of the crate lock each other out by these numbers, so they must not change.
     #[test]
     fn digests_are_stable() {
         assert_eq!(digest(&("event", 7_i64)), 14_697_136_109_097_000_801);

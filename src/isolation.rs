@@ -1,17 +1,17 @@
-//! Isolation levels, and how else a transaction may be opened.
+//! Isolation levels and the other ways in which a transaction can be opened.
 
 use std::fmt;
 
-/// How far a transaction is shielded from the others that run at the same time.
+/// An isolation level: how far a transaction is isolated from concurrent ones.
 ///
-/// The names are those of the SQL standard; what a level prevents is the database's own affair: PostgreSQL's
-/// `RepeatableRead` is snapshot isolation and has no phantoms, MariaDB's lets an `UPDATE` act on newer rows than the
-/// `SELECT` before it showed. A database may always give more than was asked for: SQLite runs one writer at a time and
-/// is serializable whatever is asked.
+/// The names are those of the SQL standard. What a level prevents depends on the database: PostgreSQL's
+/// `RepeatableRead` is snapshot isolation and has no phantoms; MariaDB's lets an `UPDATE` act on newer rows than the
+/// preceding `SELECT` returned. A database may provide a stronger level than requested: SQLite runs one writer at a
+/// time and is always serializable. [`anomalies`](crate::guide::anomalies) has the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isolation {
-    /// May see rows that are never committed. PostgreSQL and SQLite give `ReadCommitted` and better instead.
+    /// May read rows that are never committed. PostgreSQL and SQLite provide `ReadCommitted` or better instead.
     ReadUncommitted,
     /// Every statement sees what was committed before that statement began.
     ReadCommitted,
@@ -22,7 +22,7 @@ pub enum Isolation {
 }
 
 impl Isolation {
-    /// The level as SQL spells it.
+    /// Returns the level as SQL spells it.
     #[must_use]
     pub const fn as_sql(self) -> &'static str {
         match self {
@@ -40,24 +40,26 @@ impl fmt::Display for Isolation {
     }
 }
 
-/// What a transaction may do to the data.
+/// Whether a transaction may write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Access {
     /// Read and write.
     #[default]
     ReadWrite,
-    /// Read only: the database refuses writes, and row locks.
+    /// Read only: the database refuses writes and row locks.
     ReadOnly,
 }
 
-/// When a transaction of SQLite takes the database's locks. The other databases have row locks and no such choice.
+/// When a SQLite transaction acquires the locks of the database.
+///
+/// The other databases lock rows and have no such choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Begin {
-    /// With the first statement that needs one. A transaction that has read and then writes fails if somebody else has
+    /// With the first statement that needs one. A transaction that writes after it has read fails if another one has
     /// written in between.
     Deferred,
-    /// The right to write, at once.
+    /// The write lock, when the transaction begins.
     Immediate,
-    /// The database for itself, at once; in WAL mode the same as [`Immediate`](Self::Immediate).
+    /// The exclusive lock, when the transaction begins; in WAL mode the same as [`Immediate`](Self::Immediate).
     Exclusive,
 }

@@ -1,9 +1,9 @@
-//! Concurrent database updates that are correct, and fast under contention.
+//! Correct and fast concurrent updates of a database, for sqlx.
 //!
-//! A *unit of work* is an async closure with your own sqlx queries in it. A *transactor* runs it as one transaction of
-//! PostgreSQL, MySQL/MariaDB or SQLite, under a *strategy* that is picked in one place: it locks, checks versions or
-//! relies on serializable isolation; it runs the unit again when concurrency got in its way; and it tells apart what
-//! callers must tell apart.
+//! A *unit of work* is an async closure that runs your own sqlx queries. A *transactor* runs it as one transaction on
+//! PostgreSQL, MySQL/MariaDB or SQLite, under a *strategy* that you choose in one place: row locks, version checks,
+//! single statements, serializable isolation, or an adaptive mix. It retries the unit when another transaction was in
+//! conflict with it, and it reports precisely why a unit did not commit.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
@@ -27,44 +27,46 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # How to read these pages
+//! # Where to start
 //!
-//! - [`TransactorExt::run`] runs a unit of work; [`Tx`] is what it runs on.
-//! - [`Pessimistic`], [`Optimistic`], [`Atomic`], [`Serializable`] and [`Adaptive`] are the strategies; [`Strategy`] is
-//!   how to write one.
-//! - [`TransactorExt::on_key`] names what many units want at once, so that they wait at a [`Gate`] and not in the pool.
-//! - [`Deltas`] adds to numbers that everybody wants at once, many calls to one commit.
-//! - [`Options`] is what can be asked for beyond that, for all runs or for one.
-//! - [`Error`] says why a unit did not commit; [`Failure`] is what the database said.
-//! - The [`guide`] argues: which strategy when, what can go wrong and does, and what stands between you and your database.
+//! - [`TransactorExt::run`] runs a unit of work; [`Tx`] is the transaction that it runs on.
+//! - [`Pessimistic`], [`Optimistic`], [`Atomic`], [`Serializable`] and [`Adaptive`] are the strategies; implement
+//!   [`Strategy`] for one of your own.
+//! - [`TransactorExt::on_key`] names the row that many units contend for, so that they wait at a [`Gate`] and not in
+//!   the pool.
+//! - [`Deltas`] adds to hot counters, many additions in one commit.
+//! - [`Options`] holds deadlines, limits and the rest, for all runs or for one.
+//! - [`Error`] says why a unit did not commit; [`Failure`] is what the database reported.
+//! - The [`guide`] explains which strategy to choose, what can go wrong, and how to operate and monitor the result.
 //!
-//! # What it promises
+//! # Guarantees
 //!
-//! 1. *No lost update* under any of its strategies.
-//! 2. *No double effect*: a commit whose outcome is unknown is never blindly run again.
-//! 3. *No silent loss*: a transaction that the database has given up never reports success.
-//! 4. *No stuck worker*: every wait has a limit; a dropped future leaves neither a lock nor a dirty connection behind.
-//! 5. *No starvation*: a unit commits, or gets its typed error, within its deadline.
+//! 1. *No lost update* under any of the strategies.
+//! 2. *No double effect*: a unit is never retried blindly after a commit whose outcome is unknown.
+//! 3. *No silent loss*: a transaction that the database rolled back never reports success.
+//! 4. *No stuck worker*: every wait has a limit, and a dropped future leaves neither a lock nor an unclean connection
+//!    behind.
+//! 5. *No starvation*: a unit commits, or returns a typed error, by its deadline.
 //!
-//! # What it does not do
+//! # Non-goals
 //!
-//! It is no query builder and no ORM: queries are sqlx's. It does not pool: the pool is sqlx's. It does not coordinate
-//! databases with each other.
+//! The crate is not a query builder, an ORM or a pool: sqlx provides queries and pools. It does not coordinate
+//! transactions across several databases.
 //!
 //! # Features
 //!
-//! | feature | what for | what it adds |
+//! | feature | provides | depends on |
 //! |---|---|---|
-//! | `postgres` | PostgreSQL and what speaks its protocol | `sqlx/postgres` |
-//! | `mysql` | MySQL, MariaDB and what speaks their protocol | `sqlx/mysql` |
+//! | `postgres` | PostgreSQL and engines with its protocol | `sqlx/postgres` |
+//! | `mysql` | MySQL, MariaDB and engines with their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
-//! | `idempotency` | `atomically::idempotency`: requests that are sent again have one effect and one answer | `serde`, `serde_json`, `sha2` |
-//! | `queue` | fenced background jobs and the outbox: `atomically::queue` | `serde`, `serde_json`, `tokio/macros`, `tokio/sync` |
-//! | `tracing` | spans and log lines: [`guide::monitoring`] | `tracing` |
-//! | `metrics` | `atomically::Metrics`: what units, queues and keys go through, for Prometheus and others | `metrics` |
-//! | `testing` | `atomically::testing`: tests that explore interleavings, inject faults, check lock orders and histories | `petgraph`, `sqlparser`, `textwrap` |
+//! | `idempotency` | `atomically::idempotency`: one effect and one answer per idempotency key | `serde`, `serde_json`, `sha2` |
+//! | `queue` | `atomically::queue`: fenced background jobs, and the outbox | `serde`, `serde_json`, `tokio/macros`, `tokio/sync` |
+//! | `tracing` | spans and log events: [`guide::monitoring`] | `tracing` |
+//! | `metrics` | `atomically::Metrics`: counters and histograms, for Prometheus and others | `metrics` |
+//! | `testing` | `atomically::testing`: interleavings, faults, lock orders, histories | `petgraph`, `sqlparser`, `textwrap` |
 //!
-//! None is on by default. TLS is left to you: name one of sqlx's `tls-*` features in your own manifest.
+//! No feature is enabled by default. For TLS, enable one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
 #![cfg_attr(

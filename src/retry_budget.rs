@@ -1,15 +1,15 @@
-//! How much may be tried again, all in all.
+//! A limit on retries that many runs share.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What all runs that share it may spend on further attempts, so that retries do not become the load.
+/// Limits retries with a budget that is shared across runs, so that retries never become the load.
 ///
-/// A bucket of tokens. Every run that ends as its unit wished puts in a part of one, every attempt after a run's first
-/// takes one out, and some are put in as time goes by. When it is empty, a run that would be tried again ends with
-/// [`BudgetSpent`](crate::ErrorKind::BudgetSpent) and its last failure. What is not used fades away.
+/// The budget is a token bucket. Each run that succeeds adds a fraction of a token, each retry takes one token, and a
+/// reserve is added as time passes. When the bucket is empty, a run that would be retried fails with
+/// [`BudgetSpent`](crate::ErrorKind::BudgetSpent) and its last failure. Unused tokens decay.
 ///
 /// ```
 /// # use atomically::{Optimistic, Options, RetryBudget, Serializable};
@@ -20,31 +20,31 @@ use tokio::time::Instant;
 /// # }
 /// ```
 ///
-/// Clones are the same budget. Without one, runs are limited by their own attempts and time only.
+/// Clones share one budget. Without a budget, a run is limited by its own attempts and deadline only.
 ///
 /// # Default
 ///
-/// - ratio: 0.2, one further attempt for five runs that are done
-/// - reserve: 10 further attempts each second, for those who have done nothing yet
-/// - window: 10 s, the time in which what is put in fades away
+/// - ratio: 0.2, one retry for five runs that succeed
+/// - reserve: 10 retries per second, whether or not any run succeeds
+/// - window: 10 s, the time constant with which unused tokens decay
 ///
-/// # Why?
+/// # Why a budget and not only a maximum of attempts?
 ///
-/// Retries help while failures are few. When most attempts fail, because the database is overloaded or everybody wants
-/// one row, each run turns into many attempts, and what the database has to do grows just when it can do least. A load
-/// that it had carried well then keeps it down, also when what had brought it down is long gone. With a budget, attempts
-/// are never more than the runs plus the ratio and the reserve.
+/// Retries help while failures are rare. When most attempts fail, because the database is overloaded or every unit
+/// wants the same row, each run turns into many attempts, and the load grows just when the database can serve least.
+/// The retries then keep the database overloaded after the cause is gone. With a budget, the number of attempts is
+/// bounded by the number of runs plus the ratio and the reserve.
 ///
-/// # Why is only what is done paid for?
+/// # Why do only successful runs add tokens?
 ///
-/// If each run put something in, an outage would keep the bucket full: all of them would be spent on a database that
-/// does nothing.
+/// If every run added some, an outage would keep the bucket full, and all tokens would be spent on a database that
+/// serves nothing.
 ///
 /// # Which ratio?
 ///
-/// More than conflicts take on a good day. Under [`Optimistic`](crate::Optimistic) on a row that everybody wants, that
-/// is several attempts for each commit: see to that first, with
-/// [`on_key`](crate::TransactorExt::on_key) or [`Adaptive`](crate::Adaptive).
+/// More than conflicts take on a normal day. Under [`Optimistic`](crate::Optimistic) on one hot row, that is several
+/// attempts for each commit: reduce the conflicts first, with [`on_key`](crate::TransactorExt::on_key) or
+/// [`Adaptive`](crate::Adaptive).
 #[derive(Debug, Clone)]
 pub struct RetryBudget {
     terms: Terms,
@@ -72,28 +72,28 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    /// A budget that nothing was spent of.
+    /// Creates a full budget.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many further attempts each run that is done pays for: between 0 and 1000. No number at all counts as 0.
+    /// Sets how many retries each successful run pays for, between 0 and 1000. NaN is treated as 0.
     #[must_use]
     pub fn ratio(self, ratio: f64) -> Self {
         let ratio = if ratio.is_nan() { 0.0 } else { ratio.clamp(0.0, 1000.0) };
         Self::on(Terms { ratio, ..self.terms })
     }
 
-    /// How many further attempts there are each second in any case.
+    /// Sets how many retries per second are available in any case.
     #[must_use]
     pub fn reserve(self, per_second: u32) -> Self {
         Self::on(Terms { reserve: per_second.into(), ..self.terms })
     }
 
-    /// How long what is put in lasts; less than a second counts as one.
+    /// Sets the time constant with which unused tokens decay. Less than a second is treated as one second.
     ///
-    /// A longer one lets more be spent at once, after a quiet time.
+    /// A longer window allows a larger burst of retries after a quiet time.
     #[must_use]
     pub fn window(self, window: Duration) -> Self {
         Self::on(Terms { window: window.max(Duration::from_secs(1)), ..self.terms })
@@ -104,12 +104,12 @@ impl RetryBudget {
         Self { terms, bucket: Arc::new(Mutex::new(bucket)) }
     }
 
-    /// A run is done.
+    /// Adds the tokens for a run that succeeded.
     pub(crate) fn deposit(&self) {
         self.bucket().tokens += self.terms.ratio;
     }
 
-    /// Whether there may be a further attempt, which is paid for then.
+    /// Takes a token for a retry; returns whether there was one.
     pub(crate) fn withdraw(&self) -> bool {
         let mut bucket = self.bucket();
         let pays = bucket.tokens >= 1.0;
@@ -119,8 +119,8 @@ impl RetryBudget {
         pays
     }
 
-    /// What is left of it by now. A part of the tokens fades that is the same for the same time, so that they settle
-    /// where as many fade as are put in: at what is put in during a window.
+    /// The bucket as of now. Tokens decay exponentially, and the reserve is added at a constant rate, so the number of
+    /// tokens tends towards the reserve of one window.
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
         let Terms { reserve, window, .. } = self.terms;
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +133,7 @@ impl RetryBudget {
     }
 }
 
-/// The same bucket.
+/// Equal if both are the same budget.
 impl PartialEq for RetryBudget {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.bucket, &other.bucket)
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_done_pays_for_its_ratio() {
+    async fn each_successful_run_pays_for_its_ratio() {
         let budget = RetryBudget::new().reserve(0).ratio(0.25);
         assert_eq!(withdrawals(&budget), 0);
         for _ in 0..40 {
@@ -159,17 +159,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_reserve_is_there_from_the_start_and_comes_back() {
+    async fn the_reserve_is_available_at_once_and_refills() {
         let budget = RetryBudget::new().reserve(10).ratio(0.0);
         assert_eq!(withdrawals(&budget), 100);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(withdrawals(&budget), 9, "a second's reserve, some of which has faded");
+        assert_eq!(withdrawals(&budget), 9, "the reserve of a second, some of which has decayed");
         tokio::time::advance(Duration::from_secs(1_000)).await;
-        assert_eq!(withdrawals(&budget), 100, "never more than a window's, however long it was quiet");
+        assert_eq!(withdrawals(&budget), 100, "the reserve of one window at most");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_not_used_fades() {
+    async fn unused_tokens_decay() {
         let budget = RetryBudget::new().reserve(0).ratio(1.0).window(Duration::from_secs(10));
         for _ in 0..1000 {
             budget.deposit();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn odd_terms_are_no_trap() {
+    async fn extreme_settings_neither_panic_nor_block() {
         let endless = RetryBudget::new().ratio(f64::INFINITY).window(Duration::MAX).reserve(u32::MAX);
         endless.deposit();
         tokio::time::advance(Duration::from_secs(60 * 60 * 24 * 365)).await;
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn clones_are_one_budget() {
+    fn clones_share_one_budget() {
         let budget = RetryBudget::new();
         assert_eq!(budget, budget.clone());
         assert_ne!(budget, RetryBudget::new());

@@ -1,6 +1,6 @@
-//! Row locks.
+//! Row locks and what a statement does when it meets one.
 
-/// A lock that a reading statement takes on the rows it returns, held until the transaction ends.
+/// A row lock: what `SELECT … FOR UPDATE` acquires on the rows it returns, held until the transaction ends.
 ///
 /// ```
 /// use atomically::RowLock;
@@ -12,10 +12,10 @@
 /// # Why `NO_KEY_UPDATE` and not `UPDATE`?
 ///
 /// A row that is about to be *changed* needs protection from other writers, not from rows that refer to it. On
-/// PostgreSQL `FOR UPDATE` also blocks every insert of a child row, whose foreign key check takes a key-share lock on
-/// the parent; `FOR NO KEY UPDATE` does not.
+/// PostgreSQL, `FOR UPDATE` also blocks every insert of a child row, because the foreign key check acquires a key-share
+/// lock on the parent; `FOR NO KEY UPDATE` does not.
 ///
-/// Databases without one of the finer locks take the coarser one in its place: MySQL and MariaDB know two.
+/// MySQL and MariaDB have two strengths only: the stronger one replaces a strength that they lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RowLock {
     pub(crate) strength: Strength,
@@ -23,7 +23,7 @@ pub struct RowLock {
     pub(crate) table: Option<&'static str>,
 }
 
-/// What a row lock keeps others from.
+/// How strong a row lock is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Strength {
     Update,
@@ -32,7 +32,7 @@ pub(crate) enum Strength {
     KeyShare,
 }
 
-/// What a statement does about rows that others have locked.
+/// What a statement does when another transaction has locked a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Wait {
     Block,
@@ -41,38 +41,37 @@ pub(crate) enum Wait {
 }
 
 impl RowLock {
-    /// For rows whose key is about to change, or which are about to be deleted.
+    /// For rows that will be deleted or whose key will change.
     pub const UPDATE: Self = Self::blocking(Strength::Update);
-    /// For rows of which anything but the key is about to change.
+    /// For rows that will change, except for their key.
     pub const NO_KEY_UPDATE: Self = Self::blocking(Strength::NoKeyUpdate);
-    /// For rows that must not change while this transaction relies on them. Others may take the same lock.
+    /// For rows that must not change while this transaction relies on them. Other transactions can acquire the same lock.
     pub const SHARE: Self = Self::blocking(Strength::Share);
-    /// For rows that must not go away or change their key while this transaction refers to them.
+    /// For rows that must not be deleted or change their key while this transaction refers to them.
     pub const KEY_SHARE: Self = Self::blocking(Strength::KeyShare);
 
     const fn blocking(strength: Strength) -> Self {
         Self { strength, wait: Wait::Block, table: None }
     }
 
-    /// The same lock, refused at once where another transaction is in the way: the statement fails with
-    /// [`LockNotAvailable`](crate::FailureKind::LockNotAvailable), which no shipped strategy runs again.
+    /// Returns the same lock with `NOWAIT`: if another transaction has locked a row, the statement fails at once with
+    /// [`LockNotAvailable`](crate::FailureKind::LockNotAvailable), which no strategy of this crate retries.
     #[must_use]
     pub const fn nowait(self) -> Self {
         Self { wait: Wait::Refuse, ..self }
     }
 
-    /// The same lock, on those of the rows that nobody has locked: the others are left out of the answer. For queues,
-    /// and hardly anything else: what is seen is not consistent.
+    /// Returns the same lock with `SKIP LOCKED`: rows that another transaction has locked are left out of the result.
+    /// Suited to queues and little else, because the result is not a consistent view of the table.
     #[must_use]
     pub const fn skip_locked(self) -> Self {
         Self { wait: Wait::Skip, ..self }
     }
 
-    /// The same lock, on the rows of one table of several: `FOR UPDATE OF event`.
+    /// Returns the same lock, limited to the rows of one table: `FOR UPDATE OF event`.
     ///
-    /// With it, a query may also read what cannot be locked: a common table expression, a subquery, or the side of an
-    /// outer join whose rows may be missing. Name the table as the query calls it, by its alias where it has one, and
-    /// quoted where the query quotes it.
+    /// The query may then also read what cannot be locked: a common table expression, a subquery, or the nullable side
+    /// of an outer join. Name the table as the query does: by its alias if it has one, and quoted if the query quotes it.
     ///
     /// ```
     /// use atomically::RowLock;
@@ -81,7 +80,7 @@ impl RowLock {
     /// # let _ = event;
     /// ```
     ///
-    /// PostgreSQL and MySQL 8 have such locks. MariaDB does not, and refuses the statement.
+    /// PostgreSQL and MySQL 8 support this. MariaDB does not, and refuses the statement.
     #[must_use]
     pub const fn of(self, table: &'static str) -> Self {
         Self { table: Some(table), ..self }

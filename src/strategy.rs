@@ -1,4 +1,4 @@
-//! What a strategy decides, as plain data: how an attempt opens, and what a failure means.
+//! The contract between strategies and the retry loop, as plain data.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -9,7 +9,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::isolation::{Access, Begin, Isolation};
 use crate::row_lock::RowLock;
 
-/// How one attempt is to be opened and how its rows are guarded.
+/// How one attempt opens its transaction, and how it locks rows.
 ///
 /// ```
 /// use atomically::{Isolation, Plan, RowLock};
@@ -22,26 +22,26 @@ use crate::row_lock::RowLock;
 pub struct Plan {
     /// The isolation level of the transaction.
     pub isolation: Isolation,
-    /// The lock that [`Tx::for_update`](crate::Tx::for_update) takes; `None` leaves the statement alone.
+    /// The lock that [`Tx::for_update`](crate::Tx::for_update) acquires; with `None` it does not change the statement.
     ///
-    /// SQLite has no row locks: there, `Some` opens the transaction with `BEGIN IMMEDIATE`, so that it waits for other
-    /// writers before it has read anything, and `None` with a deferred `BEGIN`.
+    /// SQLite has no row locks: `Some` opens the transaction with `BEGIN IMMEDIATE`, so that it waits for other writers
+    /// before it has read anything, and `None` with a deferred `BEGIN`.
     pub row_lock: Option<RowLock>,
-    /// Whether it may write.
+    /// Whether the transaction may write.
     pub access: Access,
-    /// PostgreSQL: whether a serializable transaction that only reads waits for a moment from which it cannot fail.
+    /// PostgreSQL: whether a serializable read-only transaction waits for a snapshot with which it cannot fail.
     pub deferrable: bool,
-    /// SQLite: when the locks are taken, where `row_lock` is not to decide.
+    /// SQLite: when the locks are acquired, overriding what `row_lock` implies.
     pub begin: Option<Begin>,
-    /// Whether a run that names a key waits for its turn at the [`Gate`](crate::Gate), before it takes a connection.
+    /// Whether a run with a key waits at the [`Gate`](crate::Gate) before it acquires a connection.
     pub gated: bool,
 }
 
-/// The limits that a transaction is opened with.
+/// The limits of a transaction.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// What is left of the deadline.
+    /// The time that is left until the deadline.
     pub left: Option<Duration>,
     /// For each wait for a lock.
     pub lock: Option<Duration>,
@@ -54,21 +54,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What a wait for a lock may take: the deadline is a limit to everything.
+    /// How long a statement may wait for a lock: its own limit, or the rest of the deadline if that is shorter.
     pub(crate) fn on_locks(&self) -> Option<Duration> {
         self.lock.into_iter().chain(self.left).min()
     }
 
-    /// What a wait for a lock may take where the deadline is the only limit: a little less than its
-    /// statement, so that a server that limits both reports a lock timeout. `None` where the caller has asked
-    /// for less.
-    pub(crate) fn derived_on_locks(&self) -> Option<Duration> {
-        let statement = self.on_statements()?;
-        let is_derived = self.lock.is_none_or(|asked| asked >= statement);
-        is_derived.then(|| just_below(statement))
-    }
-
-    /// What a statement may take.
+    /// How long a statement may take: its own limit, or the rest of the deadline if that is shorter.
     pub(crate) fn on_statements(&self) -> Option<Duration> {
         self.statement.into_iter().chain(self.left).min()
     }
@@ -80,8 +71,8 @@ pub(crate) fn just_below(limit: Duration) -> Duration {
 }
 
 impl Plan {
-    /// A transaction at this level that takes no locks but those its statements take by themselves, and its turn at the
-    /// gate where the run names a key.
+    /// Creates the plan of a transaction at this level that adds no row locks, and that waits at the gate if the run has
+    /// a key.
     #[must_use]
     pub const fn new(isolation: Isolation) -> Self {
         Self {
@@ -94,14 +85,14 @@ impl Plan {
         }
     }
 
-    /// The same, with rows that are read for update locked as they are read.
+    /// Returns this plan with a lock for rows that are read with [`Tx::for_update`](crate::Tx::for_update).
     #[must_use]
     pub const fn locking(mut self, lock: RowLock) -> Self {
         self.row_lock = Some(lock);
         self
     }
 
-    /// The same, with or without waiting at the gate.
+    /// Returns this plan with or without waiting at the gate.
     #[must_use]
     pub const fn gated(mut self, gated: bool) -> Self {
         self.gated = gated;
@@ -109,7 +100,7 @@ impl Plan {
     }
 }
 
-/// What a strategy is told of an attempt.
+/// What a strategy knows about an attempt.
 ///
 /// ```
 /// use atomically::{Attempt, Optimistic, Strategy as _};
@@ -122,21 +113,21 @@ impl Plan {
 pub struct Attempt {
     /// The number of the attempt, the first being 1.
     pub number: u32,
-    /// What the run said that it contends for, as a number that is the same for the same key in every process.
+    /// The run's key as a stable hash: the same key has the same hash in every process.
     pub key: Option<u64>,
-    /// Whether others were at the gate for the same key when this attempt came to it. Known afterwards; `false` where it
-    /// did not go through the gate.
+    /// Whether the attempt found other attempts with the same key at the gate. Known once the attempt has passed the
+    /// gate; `false` if it did not wait there.
     pub queued: bool,
 }
 
 impl Attempt {
-    /// The attempt with this number, of a run that names no key.
+    /// Creates an attempt with this number, of a run without a key.
     #[must_use]
     pub const fn new(number: u32) -> Self {
         Self { number, key: None, queued: false }
     }
 
-    /// The same, of a run that names this key.
+    /// Returns this attempt with a key.
     #[must_use]
     pub fn on_key(mut self, key: impl Hash) -> Self {
         self.key = Some(digest(&key));
@@ -144,44 +135,45 @@ impl Attempt {
     }
 }
 
-/// How it is found out what became of a commit whose answer never came.
+/// How the crate finds out whether a commit that was never acknowledged was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Resolve {
-    /// By a row with an id, which each attempt writes first. Right on every database, through crashes and failovers.
+    /// By a row with a unique id that each attempt writes first. Reliable on every database, across crashes and
+    /// failovers.
     Operation,
-    /// PostgreSQL: by asking for the state of the transaction, which leaves no trace in a table.
+    /// PostgreSQL: by the status of the transaction's id, which leaves nothing behind in a table.
     ///
-    /// After a crash the number of a transaction that never reached the disk is handed out again, so "committed" may be
-    /// somebody else's. It is believed only while the server has neither been started anew, nor recovered, nor written a
-    /// checkpoint, nor handed over to a standby since the transaction began; else the commit stays unknown. It is also the
-    /// dearer of the two: at each opening the server reads its control file.
+    /// After a crash, the id of a transaction that never reached the disk is assigned again, so that the status
+    /// "committed" may be that of another transaction. The crate trusts it only if the server has not restarted, not
+    /// recovered, not written a checkpoint and not failed over to a standby since the transaction began; otherwise the
+    /// commit stays unknown. It is also the more expensive way: the server reads its control file for each transaction.
     TransactionStatus,
 }
 
-/// What an attempt leaves behind to be found by.
+/// The marker by which a commit can be found again.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trace {
     /// A row with this id.
     Operation(u128),
-    /// Nothing but its number.
+    /// The id of the transaction.
     TransactionStatus,
 }
 
-/// What a strategy makes of a failure.
+/// A strategy's decision about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Run the whole unit of work again in a new transaction, after a delay, while attempts and time last.
+    /// Retry the whole unit in a new transaction, after a delay, as long as attempts and time are left.
     RunAgain,
-    /// Tell the caller.
+    /// Return the failure to the caller.
     GiveUp,
 }
 
-/// Decides how units of work run: how each attempt opens, and which failures are worth another one.
+/// Decides how each attempt at a unit opens, and which failures are retried.
 ///
-/// A strategy neither sleeps nor touches a connection, so it can be tested without either. It never names a database.
+/// A strategy neither sleeps nor uses a connection, so it can be tested without either. It never names a database.
 /// Bind one to a pool with [`PoolTransactor::new`](crate::PoolTransactor::new).
 ///
 /// ```
@@ -202,11 +194,11 @@ pub enum Verdict {
 /// assert_eq!(LockOnThird.plan(&Attempt::new(3)).row_lock, Some(RowLock::NO_KEY_UPDATE));
 /// ```
 pub trait Strategy: Debug + Send + Sync + 'static {
-    /// What it is called in logs and metrics.
+    /// Returns the name of the strategy for logs and metrics.
     ///
     /// # Default
     ///
-    /// The name of its type.
+    /// The name of the type.
     ///
     /// ```
     /// # use atomically::{Attempt, Isolation, Optimistic, Plan, Strategy};
@@ -227,15 +219,15 @@ pub trait Strategy: Debug + Send + Sync + 'static {
         path.rsplit("::").next().unwrap_or(path)
     }
 
-    /// How this attempt is to be opened.
+    /// Decides how this attempt opens.
     fn plan(&self, attempt: &Attempt) -> Plan;
 
-    /// What is to be made of a failure.
+    /// Decides whether the unit is retried after this failure.
     ///
     /// # Default
     ///
-    /// Run again after every failure that is [retryable](Failure::is_retryable), but for
-    /// [`LockNotAvailable`](FailureKind::LockNotAvailable): who asks for `NOWAIT` wants to hear of it at once.
+    /// Retries every [retryable](Failure::is_retryable) failure except [`LockNotAvailable`](FailureKind::LockNotAvailable):
+    /// a caller that uses `NOWAIT` wants to know at once.
     fn verdict(&self, failure: &Failure) -> Verdict {
         if failure.is_retryable() && failure.kind() != FailureKind::LockNotAvailable {
             Verdict::RunAgain
@@ -244,17 +236,17 @@ pub trait Strategy: Debug + Send + Sync + 'static {
         }
     }
 
-    /// Takes note of how an attempt went, for strategies that learn: `None` is one that ended as its unit wished.
+    /// Records how an attempt ended, for strategies that learn; `None` is a success.
     ///
-    /// Called once for each attempt that was opened, or could not be, from whatever task it ran on. Not called for one
-    /// that the deadline cut short or that was dropped.
+    /// Called once for each attempt, whether or not its transaction could be opened, on the task of the run. Not called
+    /// for an attempt that was cut short by the deadline or dropped.
     ///
     /// # Default
     ///
-    /// Nothing is noted.
+    /// Records nothing.
     fn observe(&self, _attempt: &Attempt, _failure: Option<&Failure>) {}
 }
 
-// The loop takes strategies as `&dyn Strategy`.
+// The retry loop takes strategies as `&dyn Strategy`.
 #[cfg(test)]
 fn _object_safe(_: &dyn Strategy) {}

@@ -11,51 +11,51 @@ use crate::row_lock::RowLock;
 use crate::strategy::{Attempt, Plan, Strategy};
 use crate::transactor::PoolTransactor;
 
-/// From here on a key is hot.
+/// A key with at least this heat is hot.
 const HOT: u8 = 16;
-/// No key is hotter.
+/// The maximum heat of a key.
 const HOTTEST: u8 = 64;
-/// What a contended attempt adds; one that was not takes away 1.
+/// What a contended attempt adds to the heat; an uncontended one subtracts 1.
 const CONTENDED: u8 = 8;
-/// From this attempt on a unit is late, and spared further conflicts.
+/// From this attempt on, a unit is locked whatever the heat, so that it meets no further conflicts.
 const LATE: u32 = 3;
-/// A power of two. One byte each.
+/// The number of heat counters, of one byte each. A power of two.
 const SLOTS: usize = 4096;
 
-/// [`Optimistic`](crate::Optimistic) as long as that goes well, and like [`Pessimistic`](crate::Pessimistic) behind the
-/// [`Gate`](crate::Gate) for what turns hot.
+/// Runs units like [`Optimistic`](crate::Optimistic), and switches to row locks and the [`Gate`](crate::Gate) for keys
+/// that turn out to be hot.
 ///
-/// Units are written as for these two: they read with [`Tx::for_update`](crate::Tx::for_update), check the version when
-/// they write, and say what they contend for with [`on_key`](crate::TransactorExt::on_key).
+/// A unit reads with [`Tx::for_update`](crate::Tx::for_update), checks the version when it writes, and names what it
+/// contends for with [`on_key`](crate::TransactorExt::on_key).
 ///
 /// # The rule
 ///
-/// Each key has a heat between 0 and 64. An attempt that met contention adds 8 to it, any other takes 1 away. Contention
-/// is a conflict; or, for one that went through the gate, that others were there when it came. From a heat of 16 on,
-/// attempts take the gate and lock their rows; so does the third attempt of any unit and all after it.
+/// Each key has a heat between 0 and 64. A contended attempt adds 8, any other attempt subtracts 1. An attempt is
+/// contended if it met a conflict, or if it found other units at the gate. At a heat of 16 or more, attempts pass
+/// through the gate and lock their rows; so do the third and later attempts of any unit.
 ///
-/// What follows, whatever the load does:
+/// It follows, for any load:
 ///
-/// - Two conflicts in a row are enough to turn a key hot.
-/// - Of the attempts without a lock, those lost to conflicts are at most one for each 8 of the key's attempts that met
-///   none, and 3 more; besides those that were under way already when the key turned hot.
-/// - A key that nobody contends for any more is optimistic again after at most 49 attempts.
+/// - Two conflicts in a row make a key hot.
+/// - At most one attempt without a lock is lost to a conflict for every 8 attempts on the key that met none, plus 3;
+///   attempts that had already started when the key turned hot come on top.
+/// - A key that is no longer contended is optimistic again after at most 49 attempts.
 ///
 /// # What it costs
 ///
-/// 4 KiB, which clones share, however many keys there are: two keys may fall on the same heat, and are then locked
-/// without need, or a little late. Nothing else depends on it. The heat of a key that is not used stays until it is.
+/// 4 KiB, shared by clones, for any number of keys. Two keys may share a counter; one of them may then be locked without
+/// need, or a little late, which affects nothing but speed. The heat of a key that is not used does not change.
 ///
 /// # What it does not do
 ///
-/// A unit whose run names no key is locked from its third attempt on and teaches nothing. The gate shows the contention
-/// within this process: where many processes each have one unit at a time for a hot key, they try without the lock every
-/// now and then, at the rate above.
+/// A run without a key is locked from its third attempt on, and does not contribute to any heat. The gate sees the
+/// contention of one process: where each of many processes has one unit at a time for a hot key, they try without the
+/// lock now and then, at the rate above.
 ///
 /// # Why counters and no clock?
 ///
-/// What matters is how many attempts are lost for each that is not, and that is what is counted. A rate over time would
-/// need to know how fast units are.
+/// The figure that matters is the share of attempts that are lost, which is what the counters bound. A rate over time
+/// would depend on how fast units are.
 #[derive(Clone)]
 pub struct Adaptive {
     heat: Arc<[AtomicU8]>,
@@ -100,7 +100,7 @@ impl Strategy for Adaptive {
 
     fn observe(&self, attempt: &Attempt, failure: Option<&Failure>) {
         let contended = match failure {
-            // Of an outage, or a violated constraint, nothing is to be learned.
+            // An outage or a constraint violation says nothing about contention.
             Some(failure) if !failure.kind().is_conflict() => return,
             Some(_) => true,
             None => attempt.queued,
@@ -108,7 +108,7 @@ impl Strategy for Adaptive {
         let Some(heat) = attempt.key.and_then(|key| self.heat_of(key)) else { return };
         let _ = heat.fetch_update(Relaxed, Relaxed, |heat| {
             let next = if contended { (heat + CONTENDED).min(HOTTEST) } else { heat.saturating_sub(1) };
-            // Most keys are cold, and stay so: nothing is written then.
+            // Most keys are cold and stay cold, so that nothing has to be written.
             (next != heat).then_some(next)
         });
     }
@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
     use crate::failure::FailureKind;
-    // proptest has one, too.
+    // proptest exports a trait of this name, too.
     use crate::strategy::Strategy as _;
 
     const KEY: u64 = 11;
@@ -141,7 +141,7 @@ mod tests {
         !plan.gated
     }
 
-    /// One attempt at a key, where others are in the way or not. Answers whether it was lost to a conflict.
+    /// Makes one attempt at a key, with or without other units at work on it. Returns whether it was lost to a conflict.
     fn one(adaptive: &Adaptive, number: u32, others: bool) -> bool {
         let mut attempt = attempt(number);
         let lost = others && is_optimistic(&adaptive.plan(&attempt));
@@ -152,9 +152,9 @@ mod tests {
     }
 
     proptest! {
-        /// The promise: whatever the load does.
+        /// The bound of the documentation.
         #[test]
-        fn few_attempts_are_lost(phases in prop::collection::vec((1_usize..200, 0.0..=1.0), 1..20), seed: u64) {
+        fn lost_attempts_stay_within_the_documented_bound(phases in prop::collection::vec((1_usize..200, 0.0..=1.0), 1..20), seed: u64) {
             use rand::{RngExt as _, SeedableRng as _};
             let mut chance = rand::rngs::StdRng::seed_from_u64(seed);
             let adaptive = Adaptive::default();
@@ -169,9 +169,9 @@ mod tests {
             }
         }
 
-        /// Without this, locking always would do.
+        /// A strategy that always locks would pass the other tests.
         #[test]
-        fn a_key_that_cools_is_optimistic_again(before in prop::collection::vec(any::<bool>(), 0..200)) {
+        fn a_key_that_is_no_longer_contended_is_optimistic_again(before in prop::collection::vec(any::<bool>(), 0..200)) {
             let adaptive = Adaptive::default();
             for others in before {
                 one(&adaptive, 1, others);
@@ -194,13 +194,13 @@ mod tests {
         }
 
         #[test]
-        fn late_attempts_lock_and_first_ones_on_fresh_keys_do_not(number in 1_u32.., key: Option<u64>) {
+        fn third_attempts_lock_and_first_attempts_on_cold_keys_do_not(number in 1_u32.., key: Option<u64>) {
             let attempt = Attempt { number, key, queued: false };
             prop_assert_eq!(is_optimistic(&Adaptive::default().plan(&attempt)), number < 3);
         }
 
         #[test]
-        fn a_hot_key_is_hot_alone(other: u64) {
+        fn other_keys_stay_cold(other: u64) {
             prop_assume!(other % SLOTS as u64 != KEY);
             let adaptive = Adaptive::default();
             one(&adaptive, 1, true);

@@ -6,13 +6,13 @@ use crate::isolation::Isolation;
 use crate::strategy::{Attempt, Plan, Strategy};
 use crate::transactor::{PoolTransactor, With};
 
-/// Lets the database compute: one statement that reads and writes at once (`SET stock = stock - 1`).
+/// Has the database compute the new value in the statement that stores it (`SET stock = stock - 1`).
 ///
 /// # When to use
 ///
-/// The new value is an expression of the old one, and the rule that guards it fits in the `WHERE`
-/// (`AND stock >= 1`). A single statement goes through [`PoolTransactor::apply`], without BEGIN and COMMIT; several that
-/// belong together are a unit like any other.
+/// The new value is an expression of the old one, and the condition that guards it fits into the `WHERE`
+/// (`AND stock >= 1`). Run a single statement with [`PoolTransactor::apply`], which sends neither BEGIN nor COMMIT.
+/// Several statements that belong together are a unit like any other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Atomic;
@@ -36,7 +36,7 @@ impl Strategy for Atomic {
 }
 
 impl<DB: Backend> PoolTransactor<DB, Atomic> {
-    /// Runs one statement as its own transaction, in one round trip, and answers how many rows it touched.
+    /// Runs one statement as its own transaction, in one round trip, and returns how many rows it affected.
     ///
     /// ```
     /// # use atomically::Atomic;
@@ -51,29 +51,29 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     /// # Ok(()) }
     /// ```
     ///
-    /// The statement runs at the isolation level of its session, and runs again when a conflict undid it.
+    /// The statement runs at the isolation level of its session. It is retried when a conflict rolled it back.
     ///
     /// # What is not one transaction
     ///
-    /// - A statement that may store a part of its work before it fails is sent once and never again, whatever the
-    ///   strategy and the failure: `CALL`, `DO` and what works `CONCURRENTLY` on PostgreSQL, `CALL`, `EXECUTE` and
-    ///   compound statements on MySQL and MariaDB, `OR FAIL` on SQLite, and any text that cannot be read. The error says
-    ///   so.
-    /// - Several statements in one text are one transaction on PostgreSQL, if none of them is of that kind. On MySQL,
-    ///   MariaDB and SQLite they are refused as [`Unsupported`](crate::ErrorKind::Unsupported).
-    /// - What begins or ends a transaction, sets a savepoint or locks tables is refused as
-    ///   [`Aborted`](crate::ErrorKind::Aborted): it would stay behind on a connection of the pool.
+    /// - A statement that may store a part of its work before it fails is sent once and never retried, whatever the
+    ///   strategy and the failure: `CALL`, `DO` and statements with `CONCURRENTLY` on PostgreSQL, `CALL`, `EXECUTE` and
+    ///   compound statements on MySQL and MariaDB, `OR FAIL` on SQLite, and any text that the crate cannot parse. The
+    ///   error says so.
+    /// - Several statements in one text are one transaction on PostgreSQL, unless one of them is of that kind. On MySQL,
+    ///   MariaDB and SQLite they are refused with [`Unsupported`](crate::ErrorKind::Unsupported).
+    /// - A statement that begins or ends a transaction, sets a savepoint or locks tables is refused with
+    ///   [`Aborted`](crate::ErrorKind::Aborted): its effect would stay on a connection of the pool.
     ///
-    /// A table without transactions (MyISAM) is beyond this: a statement that failed in the middle runs again.
+    /// Tables without transactions (MyISAM) are not covered: a statement on them that failed half-way is retried.
     ///
-    /// # Why only here?
+    /// # Why under `Atomic` only?
     ///
-    /// The other strategies promise something about the transaction around a statement, and here there is none.
+    /// The other strategies make promises about the transaction around a statement, and here there is none.
     ///
     /// # Errors
     ///
-    /// As those of a unit of work. A connection that breaks while the statement is in flight, or a deadline that passes
-    /// then, leaves a [commit unknown](crate::Error::is_commit_unknown): nothing tells the statement from its commit.
+    /// Those of a unit of work. When the connection breaks or the deadline passes while the statement is in flight, the
+    /// error is [`CommitUnknown`](crate::Error::is_commit_unknown), because the statement is its own commit.
     ///
     /// # Cancellation
     ///
@@ -81,11 +81,11 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     ///
     /// # Limits
     ///
-    /// The server is not told of the deadline: that would take a round trip of its own. A statement that
-    /// waits for a lock when the deadline passes, or when its future is dropped, goes on waiting there, and
-    /// is stored when it gets the lock. Until then its session counts against the server's limit on
-    /// connections, and once there are 8 of them against the pool's. Where locks are held for long, run a
-    /// unit, or set limits for the sessions of the pool: `lock_timeout` or `statement_timeout` on PostgreSQL,
+    /// The server does not know the deadline: sending it would take another round trip. A statement that waits for a
+    /// lock when the deadline passes, or when its future is dropped, keeps waiting on the server, and is stored when it
+    /// gets the lock. Until then its session counts towards the server's limit on connections and, beyond 8 such
+    /// sessions, towards the pool's. Where locks are held for long, run a unit, or set limits for the sessions of the
+    /// pool: `lock_timeout` or `statement_timeout` on PostgreSQL,
     /// `innodb_lock_wait_timeout` and `lock_wait_timeout` on MySQL and MariaDB, for example in
     /// `after_connect`.
     pub async fn apply<'q>(&self, query: impl sqlx::Execute<'q, DB>) -> Result<u64, Error> {
@@ -94,7 +94,7 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
 }
 
 impl<DB: Backend> With<'_, PoolTransactor<DB, Atomic>> {
-    /// The same as [`PoolTransactor::apply`], with these options.
+    /// Runs one statement like [`PoolTransactor::apply`], with these options.
     ///
     /// # Errors
     ///

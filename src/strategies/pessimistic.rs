@@ -6,25 +6,25 @@ use crate::row_lock::RowLock;
 use crate::strategy::{Attempt, Plan, Strategy};
 use crate::transactor::PoolTransactor;
 
-/// Locks rows as they are read, so that nobody changes them before this transaction does.
+/// Locks rows when they are read, so that no other transaction can change them first.
 ///
-/// Read with [`Tx::for_update`](crate::Tx::for_update) what you are going to change: others that read it the same way
-/// wait in line, plain reads go on. SQLite has no row locks; there the whole unit waits its turn before it starts.
+/// Read the rows that the unit will change with [`Tx::for_update`](crate::Tx::for_update): other units that do the same
+/// wait, and plain reads do not. SQLite has no row locks; there the unit acquires the write lock before it starts.
 ///
 /// # When to use
 ///
-/// Many units want the same rows, and each is short. A unit almost always commits on its first attempt. What it costs
-/// is waiting: whoever holds a row and thinks makes everybody think.
+/// Many units want the same rows, and each unit is short. A unit almost always commits on its first attempt. The price is
+/// waiting: a unit that is slow while it holds a lock delays every unit behind it.
 ///
 /// # What it does not do
 ///
-/// It guards the rows that were locked, not the ones that were read without, and not rows that do not exist yet.
-/// Invariants over many rows are [`Serializable`](crate::Serializable)'s.
+/// It protects the rows that were locked: not rows that were read without a lock, and not rows that do not exist yet. For
+/// invariants over many rows, use [`Serializable`](crate::Serializable).
 ///
 /// # Why READ COMMITTED?
 ///
-/// A row that was waited for must be read as it is now. Under a snapshot the lock is granted and the read is stale:
-/// PostgreSQL refuses that with a serialization failure, MariaDB does not.
+/// After waiting for a lock, the unit must see the row as it is now. In a snapshot the lock is granted but the read is
+/// stale: PostgreSQL then fails with a serialization failure, MariaDB returns the stale row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pessimistic {
     lock: RowLock,
@@ -37,7 +37,7 @@ impl Default for Pessimistic {
 }
 
 impl Pessimistic {
-    /// With another lock than [`RowLock::NO_KEY_UPDATE`], for units that delete the rows or change their keys.
+    /// Uses another lock than [`RowLock::NO_KEY_UPDATE`], for units that delete rows or change keys.
     #[must_use]
     pub const fn with(lock: RowLock) -> Self {
         Self { lock }

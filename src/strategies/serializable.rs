@@ -5,21 +5,21 @@ use crate::isolation::Isolation;
 use crate::strategy::{Attempt, Plan, Strategy};
 use crate::transactor::PoolTransactor;
 
-/// Lets the database see to it that the outcome is that of some serial order, and runs again what does not fit in.
+/// Runs units at the isolation level SERIALIZABLE, and retries those that the database rolls back for it.
 ///
 /// # When to use
 ///
-/// The rule that must hold spans rows which no lock or version names: at least one on call, no overlapping bookings, a
-/// sum over a table. Write the unit as if it ran alone.
+/// The invariant spans rows that no single lock or version covers: at least one doctor on call, no overlapping bookings,
+/// a sum over a table. Write the unit as if it ran alone.
 ///
 /// # What it costs
 ///
-/// Attempts: PostgreSQL reports a conflict at any statement or at the commit; MariaDB locks what is read, so two units
-/// that read and then write the same row deadlock, and one of them runs again.
+/// Attempts: PostgreSQL may report a conflict at any statement and at the commit. MariaDB locks what is read, so two
+/// units that read and then write the same row deadlock, and one of them is retried.
 ///
 /// # What it does not do
 ///
-/// It holds among transactions that are *all* serializable. On a Galera cluster it holds within one node only.
+/// It protects transactions that are *all* serializable. On a Galera cluster it holds within one node only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Serializable;
