@@ -9,6 +9,12 @@ pub mod contention {}
 #[doc = include_str!("guide/anomalies.md")]
 pub mod anomalies {}
 
+#[doc = include_str!("guide/isolation.md")]
+pub mod isolation {}
+
+#[doc = include_str!("guide/versions.md")]
+pub mod versions {}
+
 #[doc = include_str!("guide/units.md")]
 pub mod units {}
 
@@ -17,6 +23,9 @@ pub mod coalescing {}
 
 #[doc = include_str!("guide/failures.md")]
 pub mod failures {}
+
+#[doc = include_str!("guide/durability.md")]
+pub mod durability {}
 
 #[cfg(feature = "idempotency")]
 #[doc = include_str!("guide/idempotency.md")]

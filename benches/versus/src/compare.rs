@@ -98,7 +98,7 @@ impl Contest {
         Ok(entries.iter().map(|entry| entry.0).zip(&turns).map(standing).collect())
     }
 
-    /// One turn, on a table without dead rows; and afterwards each transaction that was counted is there to be found.
+    /// One turn, on a table without dead rows. Fails unless each account has changed by what was acknowledged.
     async fn one(
         &self,
         contender: Option<&Arc<dyn Contender>>,
@@ -107,12 +107,16 @@ impl Contest {
         database: &Database,
     ) -> Result<Turn> {
         database.tidy().await?;
-        let before = database.total().await?;
+        let before = database.balances().await?;
         let turn = match contender {
             None => self.pgbench.turn(workload, length).await?,
             Some(contender) => turn(contender, workload, length).await?,
         };
-        let taken = before - database.total().await?;
+        let after = database.balances().await?;
+        if let Some(ledger) = &turn.ledger {
+            ledger.check(&before, &after)?;
+        }
+        let taken = before.values().sum::<i64>() - after.values().sum::<i64>();
         let wanted = turn.transactions * workload.takes();
         ensure!(taken == wanted, "{wanted} were to be taken from the accounts, and {taken} were");
         Ok(turn)

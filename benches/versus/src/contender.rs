@@ -28,6 +28,17 @@ pub(crate) enum Work {
     Transfer { from: i64, to: i64 },
 }
 
+impl Work {
+    /// The accounts that it changes, and by how much.
+    pub(crate) fn changes(self) -> impl Iterator<Item = (i64, i64)> {
+        let (taken, given) = match self {
+            Self::Statement { id } | Self::Unit { id } | Self::ReadThenWrite { id } => (id, None),
+            Self::Transfer { from, to } => (from, Some((to, 1))),
+        };
+        std::iter::once((taken, -1)).chain(given)
+    }
+}
+
 /// A library that can do the work.
 #[async_trait]
 pub(crate) trait Contender: Send + Sync {

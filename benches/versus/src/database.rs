@@ -4,6 +4,8 @@ use anyhow::Result;
 use sqlx::PgPool;
 
 use crate::contender::pool;
+use crate::ledger::Balances;
+use crate::servers;
 
 pub(crate) const ACCOUNTS: i64 = 1000;
 
@@ -40,10 +42,11 @@ impl Database {
         Ok(())
     }
 
-    /// The sum of all balances.
-    pub(crate) async fn total(&self) -> Result<i64> {
-        let sum = sqlx::query_scalar("SELECT sum(balance)::bigint FROM account");
-        Ok(sum.fetch_one(&self.admin).await?)
+    /// The balance of each account.
+    pub(crate) async fn balances(&self) -> Result<Balances> {
+        let rows: Vec<(i64, i64)> =
+            sqlx::query_as("SELECT id, balance FROM account").fetch_all(&self.admin).await?;
+        Ok(rows.into_iter().collect())
     }
 
     /// Leaves nothing behind on a server that was there before.

@@ -6,6 +6,7 @@ mod chart;
 mod compare;
 mod contender;
 mod database;
+mod ledger;
 mod pgbench;
 mod queue;
 mod round_trips;

@@ -8,13 +8,16 @@ use rand::rngs::SmallRng;
 use tokio::task::JoinSet;
 
 use crate::contender::Contender;
+use crate::ledger::Ledger;
 use crate::workload::Workload;
 
 /// What was done in a turn.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) transactions: i64,
     pub(crate) per_second: f64,
+    /// What must have changed; `None` where the contender does not say which accounts it has drawn.
+    pub(crate) ledger: Option<Ledger>,
 }
 
 /// All callers of a workload at once, until the time is over and the last of them has its answer.
@@ -29,20 +32,24 @@ pub(crate) async fn turn(
         let contender = contender.clone();
         callers.spawn(async move {
             let mut random: SmallRng = rand::make_rng();
-            let mut done: i64 = 0;
+            let (mut done, mut ledger) = (0_i64, Ledger::default());
             while started.elapsed() < length {
-                contender.perform(workload.next(&mut random)).await?;
+                let work = workload.next(&mut random);
+                contender.perform(work).await?;
+                ledger.record(work);
                 done += 1;
             }
-            anyhow::Ok(done)
+            anyhow::Ok((done, ledger))
         });
     }
-    let mut transactions = 0;
-    while let Some(done) = callers.join_next().await {
-        transactions += done??;
+    let (mut transactions, mut ledger) = (0, Ledger::default());
+    while let Some(caller) = callers.join_next().await {
+        let (done, changes) = caller??;
+        transactions += done;
+        ledger.merge(&changes);
     }
     let seconds = started.elapsed().as_secs_f64();
     contender.settled().await;
     #[expect(clippy::cast_precision_loss, reason = "nobody does 2^52 transactions in a turn")]
-    Ok(Turn { transactions, per_second: transactions as f64 / seconds })
+    Ok(Turn { transactions, per_second: transactions as f64 / seconds, ledger: Some(ledger) })
 }
