@@ -101,6 +101,7 @@ mod transactor;
 mod strategies;
 // Built on transactors, side by side.
 mod deltas;
+// Built on top of everything above.
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
 #[cfg(feature = "queue")]
