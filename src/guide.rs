@@ -1,4 +1,4 @@
-//! Essays: what the reference pages take for granted.
+//! The guide: choosing a strategy, what can go wrong, and running it in production.
 
 #[doc = include_str!("guide/choosing.md")]
 pub mod choosing {}
