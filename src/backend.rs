@@ -21,6 +21,7 @@ use crate::strategy::{Limits, Plan, Trace};
 mod single_statement;
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod classification;
+mod codec;
 mod driver;
 mod engine;
 mod carried_failure;
@@ -35,16 +36,19 @@ mod sqlite;
 mod text;
 mod values;
 mod query;
+mod wire;
 
 pub(crate) use carried_failure::{Injected, NotSent, TransactionOver, with_failure};
+pub(crate) use codec::{Value, required};
 pub(crate) use engine::{AskEngine, Engine};
 #[cfg(all(feature = "mysql", feature = "idempotency"))]
 pub(crate) use mysql::whole_seconds;
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::prepared::Kept;
 pub use query::Key;
-pub(crate) use query::{Numbers, Reply, WatchedQuery, Wire};
+pub(crate) use query::{Numbers, Reply, WatchedQuery};
 pub(crate) use single_statement::{Addition, AtOnce};
+pub(crate) use wire::{Driver, ResultOrRow, Wire};
 
 /// The savepoint whose release, just before COMMIT, shows that the transaction is still the one that was opened.
 const GUARD: &str = "atomically_guard";
@@ -221,10 +225,6 @@ pub trait Facts: Wire + Sealed {
 
     /// What it means.
     fn classify(report: &Report<'_>) -> Failure;
-
-    /// Whether the driver may answer that a statement is done, or found no row, when in truth its connection
-    /// is lost.
-    const ENDS_SILENTLY: bool = false;
 
     /// What is left of a transaction after this failure.
     fn after(failure: &Failure) -> Survival;

@@ -59,6 +59,14 @@ impl Limits {
         self.lock.into_iter().chain(self.left).min()
     }
 
+    /// How long a statement may wait for a lock if the deadline is the only limit: a little less than the statement may
+    /// take, so that a server that limits both reports a lock timeout. `None` if the caller has set a shorter limit.
+    pub(crate) fn derived_on_locks(&self) -> Option<Duration> {
+        let statement = self.on_statements()?;
+        let is_derived = self.lock.is_none_or(|asked| asked >= statement);
+        is_derived.then(|| just_below(statement))
+    }
+
     /// How long a statement may take: its own limit, or the rest of the deadline if that is shorter.
     pub(crate) fn on_statements(&self) -> Option<Duration> {
         self.statement.into_iter().chain(self.left).min()

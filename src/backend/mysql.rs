@@ -10,9 +10,9 @@ use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 pub(crate) use self::transaction::whole_seconds;
 use super::text::{between, last_between, names, unquoted};
 use super::{
-    AskEngine, Backend, BeforeLoneStatement, Closing, Ending, Engine, Facts, Guard, Key, LatestDeadlock,
-    LockWaits, Probe, Provocation, Report, Sealed, SnapshotAge, Survival, Target, WatchedQuery, query,
-    whole_clause,
+    AskEngine, Backend, BeforeLoneStatement, Closing, Driver, Ending, Engine, Facts, Guard, Key,
+    LatestDeadlock, LockWaits, Probe, Provocation, Report, Sealed, SnapshotAge, Survival, Target,
+    WatchedQuery, whole_clause,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
@@ -32,7 +32,12 @@ mod transaction;
 
 impl Backend for MySql {}
 impl Sealed for MySql {}
-query::wire!(MySql);
+
+impl Driver for MySql {
+    fn rows_affected(result: &sqlx::mysql::MySqlQueryResult) -> u64 {
+        result.rows_affected()
+    }
+}
 
 impl Facts for MySql {
     const SYSTEM: &'static str = "mysql";

@@ -9,8 +9,8 @@ use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
 use super::{
-    AtOnce, Backend, Closing, Ending, Facts, GUARD, Guard, Key, LockWaits, OwnLockTimeout, Provocation,
-    Report, Sealed, SnapshotAge, Survival, Target, TransactionStatus, WatchedQuery, add_listed, query,
+    AtOnce, Backend, Closing, Driver, Ending, Facts, GUARD, Guard, Key, LockWaits, OwnLockTimeout,
+    Provocation, Report, Sealed, SnapshotAge, Survival, Target, TransactionStatus, WatchedQuery, add_listed,
     whole_clause,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
@@ -32,7 +32,12 @@ mod statements;
 
 impl Backend for Postgres {}
 impl Sealed for Postgres {}
-query::wire!(Postgres);
+
+impl Driver for Postgres {
+    fn rows_affected(result: &sqlx::postgres::PgQueryResult) -> u64 {
+        result.rows_affected()
+    }
+}
 
 impl Facts for Postgres {
     const SYSTEM: &'static str = "postgresql";

@@ -1,12 +1,9 @@
-//! The few operations that the crate itself performs on a connection, with sqlx's bounds hidden behind them.
-//!
-//! They are implemented database by database: over a generic one the compiler cannot show that `&mut Connection` is an
-//! executor without the bounds leaking into every signature above.
+//! Statements, and what a connection answers to them.
 
-use futures_core::future::BoxFuture;
-use sqlx::Database;
+use sqlx::{Database, SqlSafeStr as _};
 
-use super::{Facts, NotSent};
+use super::codec::Codec;
+use super::{Facts, NotSent, Value, Wire};
 use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{asks_nowait, column_compared_with_null, is_update_or_delete};
 
@@ -24,48 +21,8 @@ pub struct Reply {
     pub error: Option<sqlx::Error>,
 }
 
-/// Keys, and the number that the row of each holds, where it holds one.
+/// Keys, each with the number that its row holds, if it holds one.
 pub(crate) type Numbers<K> = Vec<(K, Option<i64>)>;
-
-/// What a database can be asked to do by the generic code above.
-#[doc(hidden)]
-pub trait Wire: Database<Arguments: Clone + std::fmt::Debug + Sync, Statement: Sync> {
-    /// Sends a text of one or more statements in one round trip and reads all answers.
-    fn send_text(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
-
-    /// Runs one statement with its arguments and answers how many rows it touched.
-    fn run_statement(
-        connection: &mut Self::Connection,
-        statement: WatchedQuery<Self>,
-    ) -> BoxFuture<'_, Result<u64, sqlx::Error>>;
-
-    /// Runs one statement with its arguments and answers the first column of its rows.
-    fn fetch_column<'c, K: Key<Self>>(
-        connection: &'c mut Self::Connection,
-        statement: WatchedQuery<Self>,
-    ) -> BoxFuture<'c, Result<Vec<K>, sqlx::Error>>;
-
-    /// Sends a text of one or more statements and answers the last column of each row, where it is text.
-    fn fetch_text(
-        connection: &mut Self::Connection,
-        sql: String,
-    ) -> BoxFuture<'_, Result<Vec<String>, sqlx::Error>>;
-
-    /// Finds out whether the worker thread of an embedded database is still there.
-    fn ping(connection: &mut Self::Connection) -> BoxFuture<'_, Result<(), sqlx::Error>>;
-
-    /// A row as text: its columns and their values, as far as they are of the usual types.
-    fn show_row(row: &Self::Row) -> String;
-
-    /// How many rows a statement touched.
-    fn rows_affected(result: &Self::QueryResult) -> u64;
-
-    /// Runs one statement with its arguments and answers the first two columns of its rows: a key and a number.
-    fn fetch_numbers<'c, K: Key<Self>>(
-        connection: &'c mut Self::Connection,
-        statement: WatchedQuery<Self>,
-    ) -> BoxFuture<'c, Result<Numbers<K>, sqlx::Error>>;
-}
 
 /// What can be the key of a row: whatever sqlx can send and read back, and Rust can put in order.
 pub trait Key<DB: Database>:
@@ -113,6 +70,20 @@ impl<DB: Database> WatchedQuery<DB> {
     /// A query made here. Its text depends on how much it asks for, so it is not worth preparing.
     pub(crate) fn made_of(sql: sqlx::SqlStr, arguments: DB::Arguments) -> Self {
         Self { sql, arguments: Some(arguments), statement: None, persistent: false }
+    }
+
+    /// Creates a query with these values. Without any, the text goes to the server as it is.
+    pub(crate) fn of_values(sql: String, values: impl IntoIterator<Item = Value>) -> Result<Self, sqlx::Error>
+    where
+        DB: Codec,
+    {
+        let mut arguments = None;
+        for value in values {
+            DB::bind(arguments.get_or_insert_with(DB::Arguments::default), value)
+                .map_err(sqlx::Error::Encode)?;
+        }
+        let sql = sqlx::AssertSqlSafe(sql).into_sql_str();
+        Ok(Self { sql, arguments, statement: None, persistent: false })
     }
 
     /// The same query, prepared once and kept by the connection.
@@ -240,8 +211,8 @@ impl<'q, DB: Database> sqlx::Execute<'q, DB> for WatchedQuery<DB> {
     }
 }
 
-/// The number of bytes in what a driver shows of its arguments: a list of decimal numbers, the only way in
-/// which it shows them. Stops counting above `limit`.
+/// The number of bytes in what a driver shows of its arguments: a list of decimal numbers, the only way in which it shows
+/// them. Stops counting above `limit`.
 fn shown_bytes_up_to(arguments: &impl std::fmt::Debug, limit: usize) -> usize {
     struct Numbers {
         count: usize,
@@ -260,130 +231,3 @@ fn shown_bytes_up_to(arguments: &impl std::fmt::Debug, limit: usize) -> usize {
     let _ = std::fmt::write(&mut numbers, format_args!("{arguments:?}"));
     numbers.count
 }
-
-/// Implements [`Wire`] for one of sqlx's databases.
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-macro_rules! wire {
-    ($database:ty) => {
-        impl crate::backend::query::Wire for $database {
-            fn send_text(
-                connection: &mut Self::Connection,
-                sql: String,
-            ) -> futures_core::future::BoxFuture<'_, crate::backend::query::Reply> {
-                use futures_util::StreamExt as _;
-                use sqlx::{Executor as _, Row as _};
-
-                Box::pin(async move {
-                    let mut reply = crate::backend::query::Reply::default();
-                    let mut answers = connection.fetch_many(sqlx::raw_sql(sqlx::AssertSqlSafe(sql)));
-                    while let Some(answer) = answers.next().await {
-                        match answer {
-                            Ok(sqlx::Either::Left(_)) => reply.completed += 1,
-                            Ok(sqlx::Either::Right(row)) => match row.try_get::<i64, _>(0) {
-                                Ok(integer) => reply.integers.push(integer),
-                                Err(_) => reply.texts.extend(row.try_get::<String, _>(0).ok()),
-                            },
-                            Err(error) => reply.error = Some(error),
-                        }
-                    }
-                    if <Self as crate::backend::Facts>::ENDS_SILENTLY
-                        && reply.completed == 0
-                        && reply.error.is_none()
-                    {
-                        reply.error = Some(sqlx::Error::WorkerCrashed);
-                    }
-                    reply
-                })
-            }
-
-            fn run_statement(
-                connection: &mut Self::Connection,
-                statement: crate::backend::query::WatchedQuery<Self>,
-            ) -> futures_core::future::BoxFuture<'_, Result<u64, sqlx::Error>> {
-                use sqlx::Executor as _;
-
-                Box::pin(async move {
-                    let rows = connection.execute(statement).await?.rows_affected();
-                    if rows == 0 && <Self as crate::backend::Facts>::ENDS_SILENTLY {
-                        Self::ping(connection).await?;
-                    }
-                    Ok(rows)
-                })
-            }
-
-            fn fetch_column<'c, K: crate::backend::Key<Self>>(
-                connection: &'c mut Self::Connection,
-                statement: crate::backend::query::WatchedQuery<Self>,
-            ) -> futures_core::future::BoxFuture<'c, Result<Vec<K>, sqlx::Error>> {
-                use sqlx::{Executor as _, Row as _};
-
-                Box::pin(async move {
-                    connection.fetch_all(statement).await?.iter().map(|row| row.try_get(0)).collect()
-                })
-            }
-
-            fn fetch_text(
-                connection: &mut Self::Connection,
-                sql: String,
-            ) -> futures_core::future::BoxFuture<'_, Result<Vec<String>, sqlx::Error>> {
-                use sqlx::{Executor as _, Row as _};
-
-                Box::pin(async move {
-                    let rows = connection.fetch_all(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await?;
-                    Ok(rows.iter().filter_map(|row| row.try_get(row.len().checked_sub(1)?).ok()).collect())
-                })
-            }
-
-            fn ping(
-                connection: &mut Self::Connection,
-            ) -> futures_core::future::BoxFuture<'_, Result<(), sqlx::Error>> {
-                Box::pin(async move {
-                    // A worker that is dying takes the question and answers nothing. It takes no second one.
-                    let patience = std::time::Duration::from_millis(10);
-                    loop {
-                        let ping = sqlx::Connection::ping(&mut *connection);
-                        if let Ok(answer) = tokio::time::timeout(patience, ping).await {
-                            return answer;
-                        }
-                    }
-                })
-            }
-
-            fn show_row(row: &Self::Row) -> String {
-                use sqlx::{Column as _, Row as _};
-
-                let shown: Vec<String> = row
-                    .columns()
-                    .iter()
-                    .map(|column| {
-                        let value = crate::backend::values::shown!(row, column.ordinal());
-                        format!("{} = {value}", column.name())
-                    })
-                    .collect();
-                shown.join(", ")
-            }
-
-            fn rows_affected(result: &Self::QueryResult) -> u64 {
-                result.rows_affected()
-            }
-
-            fn fetch_numbers<'c, K: crate::backend::Key<Self>>(
-                connection: &'c mut Self::Connection,
-                statement: crate::backend::query::WatchedQuery<Self>,
-            ) -> futures_core::future::BoxFuture<'c, Result<crate::backend::query::Numbers<K>, sqlx::Error>>
-            {
-                use sqlx::{Executor as _, Row as _};
-
-                Box::pin(async move {
-                    let rows = connection.fetch_all(statement).await?;
-                    if rows.is_empty() && <Self as crate::backend::Facts>::ENDS_SILENTLY {
-                        Self::ping(connection).await?;
-                    }
-                    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
-                })
-            }
-        }
-    };
-}
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-pub(super) use wire;

@@ -10,8 +10,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteError};
 
 use super::text::names;
 use super::{
-    Backend, Closing, Ending, Facts, Guard, Key, LockWaits, Provocation, Report, Sealed, Survival, Target,
-    WatchedQuery, add_listed, query, whole_millis,
+    Backend, Closing, Driver, Ending, Facts, Guard, Key, LockWaits, Provocation, Report, Sealed, Survival,
+    Target, WatchedQuery, add_listed, whole_millis,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
@@ -25,7 +25,16 @@ mod debug;
 
 impl Backend for Sqlite {}
 impl Sealed for Sqlite {}
-query::wire!(Sqlite);
+
+impl Driver for Sqlite {
+    /// The driver's worker is a thread. When it panics, on a row of a table that another connection has
+    /// altered for example, the statement at hand ends without an error, and without any row.
+    const ENDS_SILENTLY: bool = true;
+
+    fn rows_affected(result: &sqlx::sqlite::SqliteQueryResult) -> u64 {
+        result.rows_affected()
+    }
+}
 
 /// `busy_timeout` as sqlx sets it. A transaction with more time than this leaves it alone.
 const USUAL_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -248,10 +257,6 @@ impl Facts for Sqlite {
             _ => Survival::Over,
         }
     }
-
-    /// The driver's worker is a thread. When it panics, on a row of a table that another connection has
-    /// altered for example, the statement at hand ends without an error, and without any row.
-    const ENDS_SILENTLY: bool = true;
 
     fn address(options: &SqliteConnectOptions) -> String {
         options.get_filename().display().to_string()

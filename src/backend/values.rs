@@ -31,30 +31,3 @@ pub(super) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     *bytes = rest;
     Some(*front)
 }
-
-/// A value of a row, by the first of the usual types that fits it. A macro because sqlx implements its traits for each
-/// database by itself.
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-macro_rules! shown {
-    ($row:expr, $column:expr) => {
-        crate::backend::values::shown!($row, $column,
-            i64 => |value| value.to_string(),
-            i32 => |value| value.to_string(),
-            i16 => |value| value.to_string(),
-            f64 => |value| value.to_string(),
-            bool => |value| value.to_string(),
-            String => |value| crate::backend::values::quoted(&value),
-            Vec<u8> => |value| crate::backend::values::hex(&value)
-        )
-    };
-    ($row:expr, $column:expr, $($type:ty => $show:expr),+) => {
-        $(if let Ok(value) = $row.try_get::<Option<$type>, _>($column) {
-            let show: fn($type) -> String = $show;
-            value.map_or_else(|| String::from("NULL"), show)
-        } else)+ {
-            String::from("…")
-        }
-    };
-}
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-pub(super) use shown;

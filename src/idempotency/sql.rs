@@ -1,8 +1,9 @@
 //! How each database keeps keys. The files of the databases hold the same items in the same order.
 
 use futures_core::future::BoxFuture;
+use sqlx::Row as _;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Value, WatchedQuery, required};
 use crate::tx::Tx;
 
 use super::claim::Claimant;
@@ -44,16 +45,31 @@ pub trait Facts: Backend {
     /// The text that answers what is stored for a key.
     fn select_key(key: &IdempotencyKey) -> String;
 
-    /// Runs a text that answers one row of [`Row`]'s columns, perhaps among others.
-    fn fetch_key(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Option<Row>, sqlx::Error>>;
+    /// Whether a connection keeps the prepared statements: behind a pooler, those of PostgreSQL may be another client's.
+    const KEEPS_STATEMENTS: bool;
 
-    /// Runs a statement with these arguments and answers how many rows it touched.
+    /// Runs a text that returns one row with the columns of [`Row`], perhaps among others.
+    fn fetch_key(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Option<Row>, sqlx::Error>> {
+        Box::pin(async move {
+            let rows = tx.fetch_rows(WatchedQuery::of_values(sql, [])?).await?;
+            rows.iter().find(|row| row.len() == Row::COLUMNS).map(Row::decode::<Self>).transpose()
+        })
+    }
+
+    /// Runs a statement with these arguments, and returns how many rows it affected.
     fn change_keys<'t>(
         tx: &'t mut Tx<Self>,
         sql: &'static str,
         response: Option<String>,
         bytes: Vec<Vec<u8>>,
-    ) -> BoxFuture<'t, Result<u64, sqlx::Error>>;
+    ) -> BoxFuture<'t, Result<u64, sqlx::Error>> {
+        Box::pin(async move {
+            let response = response.map(|text| Value::Text(Some(text)));
+            let values = response.into_iter().chain(bytes.into_iter().map(Value::Bytes));
+            tx.execute_query(WatchedQuery::of_values(sql.to_owned(), values)?.kept(Self::KEEPS_STATEMENTS))
+                .await
+        })
+    }
 }
 
 /// What the attempt to write the row of a key found.
@@ -101,6 +117,18 @@ impl Row {
     /// How many columns there are: more than in any other row that the texts answer.
     const COLUMNS: usize = 5;
 
+    fn decode<DB: Backend>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        let bytes = |column| required(DB::bytes(row, column)?, column);
+        let integer = |column| required(DB::integer(row, column)?, column);
+        Ok(Self {
+            fingerprint: bytes(0)?,
+            run: bytes(1)?,
+            response: DB::text(row, 2)?,
+            age: integer(3)?,
+            expires_in: integer(4)?,
+        })
+    }
+
     pub(super) const fn has_expired(&self) -> bool {
         self.expires_in <= 0
     }
@@ -109,47 +137,3 @@ impl Row {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
-
-/// What is performed, which is the same text for every database and another type; and whether a connection may keep the
-/// statements: behind a pooler, PostgreSQL's may be another client's.
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-macro_rules! performed {
-    ($kept:literal) => {
-        fn fetch_key(
-            tx: &mut crate::tx::Tx<Self>,
-            sql: String,
-        ) -> futures_core::future::BoxFuture<'_, Result<Option<super::Row>, sqlx::Error>> {
-            use sqlx::Row as _;
-
-            Box::pin(async move {
-                let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_all(tx).await?;
-                let Some(row) = rows.iter().find(|row| row.len() == super::Row::COLUMNS) else {
-                    return Ok(None);
-                };
-                Ok(Some(super::Row {
-                    fingerprint: row.try_get(0)?,
-                    run: row.try_get(1)?,
-                    response: row.try_get(2)?,
-                    age: row.try_get(3)?,
-                    expires_in: row.try_get(4)?,
-                }))
-            })
-        }
-
-        fn change_keys<'t>(
-            tx: &'t mut crate::tx::Tx<Self>,
-            sql: &'static str,
-            response: Option<String>,
-            bytes: Vec<Vec<u8>>,
-        ) -> futures_core::future::BoxFuture<'t, Result<u64, sqlx::Error>> {
-            Box::pin(async move {
-                let query = sqlx::query(sql).persistent($kept);
-                let query = response.into_iter().fold(query, |query, text| query.bind(text));
-                let query = bytes.into_iter().fold(query, |query, bytes| query.bind(bytes));
-                Ok(query.execute(tx).await?.rows_affected())
-            })
-        }
-    };
-}
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-use performed;

@@ -1,6 +1,7 @@
 //! What queues need to know of a database.
 
 use futures_core::future::BoxFuture;
+use sqlx::Row as _;
 
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -12,7 +13,7 @@ mod sqlite;
 use super::doctor::Check;
 use super::insertion::NewRows;
 use super::search::{Wanted, claim_by_priority};
-use crate::backend::Backend;
+use crate::backend::{Backend, Value, WatchedQuery, required};
 use crate::error::Error;
 use crate::strategies::Pessimistic;
 use crate::transactor::PoolTransactor;
@@ -93,28 +94,66 @@ pub trait Dialect: Backend {
     /// Up to a thousand rows of a table, by their key.
     fn delete_batch(table: &str, key: &str, condition: &str) -> String;
 
-    /// Runs a statement, and answers how many rows it touched.
+    /// Runs a statement, and returns how many rows it affected.
     fn send(
         tx: &mut Tx<Self>,
         sql: String,
         arguments: Vec<Option<String>>,
-    ) -> BoxFuture<'_, Result<u64, sqlx::Error>>;
+    ) -> BoxFuture<'_, Result<u64, sqlx::Error>> {
+        Box::pin(async move { tx.execute_query(query(sql, arguments)?).await })
+    }
 
-    /// All columns of all rows, one after the other.
+    /// Returns all columns of all rows, one after the other.
     fn fetch_integers(
         tx: &mut Tx<Self>,
         sql: String,
         arguments: Vec<Option<String>>,
-    ) -> BoxFuture<'_, Result<Vec<i64>, sqlx::Error>>;
+    ) -> BoxFuture<'_, Result<Vec<i64>, sqlx::Error>> {
+        Box::pin(async move {
+            let mut integers = Vec::new();
+            for row in tx.fetch_rows(query(sql, arguments)?).await? {
+                for column in 0..row.len() {
+                    integers.push(required(Self::integer(&row, column)?, column)?);
+                }
+            }
+            Ok(integers)
+        })
+    }
 
-    /// The first column of each row.
-    fn fetch_texts(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Vec<String>, sqlx::Error>>;
+    /// Returns the first column of each row.
+    fn fetch_texts(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Vec<String>, sqlx::Error>> {
+        Box::pin(async move {
+            let rows = tx.fetch_rows(query(sql, Vec::new())?).await?;
+            rows.iter().map(|row| required(Self::text(row, 0)?, 0)).collect()
+        })
+    }
 
-    /// Jobs, by [`JOB`].
-    fn fetch_jobs(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Vec<Row>, sqlx::Error>>;
+    /// Returns jobs, selected by [`JOB`].
+    fn fetch_jobs(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Vec<Row>, sqlx::Error>> {
+        Box::pin(async move { tx.fetch_rows(query(sql, Vec::new())?).await?.iter().map(Self::job).collect() })
+    }
 
-    /// A job, by [`JOB`].
-    fn job(row: &Self::Row) -> Result<Row, sqlx::Error>;
+    /// Decodes a job that was selected by [`JOB`].
+    fn job(row: &Self::Row) -> Result<Row, sqlx::Error> {
+        let integer = |column| required(Self::integer(row, column)?, column);
+        let small =
+            |column| i32::try_from(integer(column)?).map_err(|error| sqlx::Error::Decode(error.into()));
+        Ok(Row {
+            id: integer(0)?,
+            token: integer(1)?,
+            priority: i16::try_from(integer(2)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
+            attempts: small(3)?,
+            max_attempts: small(4)?,
+            due_at: Self::integer(row, 5)?,
+            payload: required(Self::text(row, 6)?, 6)?,
+            last_error: Self::text(row, 7)?,
+        })
+    }
+}
+
+/// A statement of the queue's own. Its text varies, so it is not worth preparing.
+fn query<DB: Backend>(sql: String, arguments: Vec<Option<String>>) -> Result<WatchedQuery<DB>, sqlx::Error> {
+    WatchedQuery::of_values(sql, arguments.into_iter().map(Value::Text))
 }
 
 /// The columns of a [`Row`].
@@ -162,92 +201,3 @@ pub(super) fn no_lease<DB: Dialect>() -> String {
         DB::NOW
     )
 }
-
-/// The part of [`Dialect`] that is the same text for every database, and another type.
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-macro_rules! statements {
-    () => {
-        fn send(
-            tx: &mut Tx<Self>,
-            sql: String,
-            arguments: Vec<Option<String>>,
-        ) -> BoxFuture<'_, Result<u64, sqlx::Error>> {
-            Box::pin(async move {
-                let sql = sqlx::AssertSqlSafe(sql);
-                let done = if arguments.is_empty() {
-                    sqlx::raw_sql(sql).execute(&mut *tx).await?
-                } else {
-                    let query = sqlx::query(sql).persistent(false);
-                    arguments
-                        .into_iter()
-                        .fold(query, |query, text| query.bind(text))
-                        .execute(&mut *tx)
-                        .await?
-                };
-                Ok(done.rows_affected())
-            })
-        }
-
-        fn fetch_integers(
-            tx: &mut Tx<Self>,
-            sql: String,
-            arguments: Vec<Option<String>>,
-        ) -> BoxFuture<'_, Result<Vec<i64>, sqlx::Error>> {
-            use sqlx::Row as _;
-            Box::pin(async move {
-                let sql = sqlx::AssertSqlSafe(sql);
-                let rows = if arguments.is_empty() {
-                    sqlx::raw_sql(sql).fetch_all(&mut *tx).await?
-                } else {
-                    let query = sqlx::query(sql).persistent(false);
-                    arguments
-                        .into_iter()
-                        .fold(query, |query, text| query.bind(text))
-                        .fetch_all(&mut *tx)
-                        .await?
-                };
-                let mut integers = Vec::with_capacity(rows.len());
-                for row in rows {
-                    for column in 0..row.len() {
-                        integers.push(row.try_get(column)?);
-                    }
-                }
-                Ok(integers)
-            })
-        }
-
-        fn fetch_texts(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Vec<String>, sqlx::Error>> {
-            use sqlx::Row as _;
-            Box::pin(async move {
-                let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *tx).await?;
-                rows.iter().map(|row| row.try_get(0)).collect()
-            })
-        }
-
-        fn fetch_jobs(
-            tx: &mut Tx<Self>,
-            sql: String,
-        ) -> BoxFuture<'_, Result<Vec<crate::queue::sql::Row>, sqlx::Error>> {
-            Box::pin(async move {
-                let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *tx).await?;
-                rows.iter().map(Self::job).collect()
-            })
-        }
-
-        fn job(row: &Self::Row) -> Result<crate::queue::sql::Row, sqlx::Error> {
-            use sqlx::Row as _;
-            Ok(crate::queue::sql::Row {
-                id: row.try_get(0)?,
-                token: row.try_get(1)?,
-                priority: row.try_get(2)?,
-                attempts: row.try_get(3)?,
-                max_attempts: row.try_get(4)?,
-                due_at: row.try_get(5)?,
-                payload: row.try_get(6)?,
-                last_error: row.try_get(7)?,
-            })
-        }
-    };
-}
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-pub(super) use statements;

@@ -53,6 +53,5 @@ mod workload;
 pub use anomaly::{Anomaly, AnomalyKind, DependencyKind, Step};
 pub use recorder::{Attempt, Recorder, Run, Session};
 pub use report::{Order, Report};
-pub use table::Lists;
 pub use transaction::{History, NotUnique, Operation, Outcome, Transaction};
 pub use workload::{Appends, ListAppend};

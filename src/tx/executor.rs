@@ -1,11 +1,14 @@
 //! `&mut Tx` as a [`sqlx::Executor`].
 //!
-//! Written once as a macro and not as a generic impl: over any `DB` the compiler does not see that `&mut DB::Connection`
-//! is an executor of `DB` (sqlx has the same comment on its own `Transaction`).
+//! One implementation for all databases: that `&mut DB::Connection` is an executor of `DB` is known behind
+//! [`Wire`](crate::backend::Wire), and not needed here.
 
 use futures_core::future::BoxFuture;
+use futures_core::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use sqlx::{Either, SqlStr};
 
-use crate::backend::{Backend, Engine, WatchedQuery};
+use crate::backend::{Backend, Engine, ResultOrRow, WatchedQuery};
 use crate::intercept::Answer;
 
 use super::state::{Journal, admit};
@@ -70,183 +73,130 @@ impl<DB: Backend> Tx<DB> {
     }
 }
 
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-macro_rules! executor {
-    ($database:ty) => {
-        impl<'c> sqlx::Executor<'c> for &'c mut Tx<$database> {
-            type Database = $database;
+impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
+    type Database = DB;
 
-            fn execute<'e, 'q: 'e, E>(
-                self,
-                query: E,
-            ) -> BoxFuture<'e, Result<<$database as Database>::QueryResult, sqlx::Error>>
-            where
-                'c: 'e,
-                E: 'q + sqlx::Execute<'q, $database>,
-            {
-                let query = WatchedQuery::new(query);
-                Box::pin(watch(self.parts(), query, done::<$database>(), |connection, query| {
-                    connection.execute(query)
-                }))
-            }
+    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<DB::QueryResult, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + sqlx::Execute<'q, DB>,
+    {
+        Box::pin(watch(self.parts(), WatchedQuery::new(query), done::<DB>(), DB::send_statement))
+    }
 
-            fn fetch_many<'e, 'q: 'e, E>(
-                self,
-                query: E,
-            ) -> BoxStream<'e, Result<Either<$database>, sqlx::Error>>
-            where
-                'c: 'e,
-                E: 'q + sqlx::Execute<'q, $database>,
-            {
-                let Parts { journal, connection, interception, .. } = self.parts();
-                let query = WatchedQuery::new(query);
-                Box::pin(async_stream::try_stream! {
-                    let query = query?;
-                    admit(journal, connection, &query).await?;
-                    let nowait = query.asks_nowait();
-                    if let Some(interception) = interception {
-                        journal.begin_statement(|| query.text());
-                        // An interceptor is told of a statement as a whole.
-                        let answers = interception
-                            .run::<$database, _>(connection, &query, all::<$database>, |connection, query| {
-                                Box::pin(connection.fetch_many(query).try_collect::<Vec<_>>())
-                            })
-                            .await;
-                        for answer in journal.end_statement::<$database, _>(answers, nowait, true)? {
-                            yield answer;
-                        }
-                    } else {
-                        journal.begin_statement(|| query.text());
-                        let mut answers = (&mut *connection).fetch_many(query);
-                        let mut is_done = !<$database as Facts>::ENDS_SILENTLY;
-                        loop {
-                            journal.resume_statement();
-                            let answer = answers.next().await.transpose();
-                            if matches!(answer, Ok(None)) {
-                                break;
-                            }
-                            is_done |= matches!(answer, Ok(Some(Either::<$database>::Left(_))));
-                            let answer = journal.end_statement::<$database, _>(answer, nowait, false)?;
-                            if let Some(answer) = answer {
-                                yield answer;
-                            }
-                        }
-                        drop(answers);
-                        let end = if is_done { Ok(()) } else { <$database>::ping(connection).await };
-                        journal.end_statement::<$database, _>(end, nowait, true)?;
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<ResultOrRow<DB>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + sqlx::Execute<'q, DB>,
+    {
+        let Parts { journal, connection, interception, .. } = self.parts();
+        let query = WatchedQuery::new(query);
+        Box::pin(async_stream::try_stream! {
+            let query = query?;
+            admit(journal, connection, &query).await?;
+            let nowait = query.asks_nowait();
+            journal.begin_statement(|| query.text());
+            if let Some(interception) = interception {
+                // An interceptor is told of a statement as a whole.
+                let answers = interception
+                    .run::<DB, _>(connection, &query, all::<DB>, |connection, query| {
+                        Box::pin(DB::send_for_answers(connection, query).try_collect::<Vec<_>>())
+                    })
+                    .await;
+                for answer in journal.end_statement::<DB, _>(answers, nowait, true)? {
+                    yield answer;
+                }
+            } else {
+                let mut answers = DB::send_for_answers(&mut *connection, query);
+                let mut is_done = !DB::ENDS_SILENTLY;
+                loop {
+                    journal.resume_statement();
+                    let answer = answers.next().await.transpose();
+                    if matches!(answer, Ok(None)) {
+                        break;
                     }
-                })
+                    is_done |= matches!(answer, Ok(Some(Either::Left(_))));
+                    if let Some(answer) = journal.end_statement::<DB, _>(answer, nowait, false)? {
+                        yield answer;
+                    }
+                }
+                drop(answers);
+                let end = if is_done { Ok(()) } else { DB::ping(connection).await };
+                journal.end_statement::<DB, _>(end, nowait, true)?;
             }
+        })
+    }
 
-            fn fetch_all<'e, 'q: 'e, E>(
-                self,
-                query: E,
-            ) -> BoxFuture<'e, Result<Vec<<$database as Database>::Row>, sqlx::Error>>
-            where
-                'c: 'e,
-                E: 'q + sqlx::Execute<'q, $database>,
-            {
-                let query = WatchedQuery::new(query);
-                Box::pin(watch(self.parts(), query, rows::<$database>(), |connection, query| {
-                    connection.fetch_all(query)
-                }))
-            }
+    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Vec<DB::Row>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + sqlx::Execute<'q, DB>,
+    {
+        Box::pin(watch(self.parts(), WatchedQuery::new(query), rows::<DB>(), DB::send_for_rows))
+    }
 
-            fn fetch_optional<'e, 'q: 'e, E>(
-                self,
-                query: E,
-            ) -> BoxFuture<'e, Result<Option<<$database as Database>::Row>, sqlx::Error>>
-            where
-                'c: 'e,
-                E: 'q + sqlx::Execute<'q, $database>,
-            {
-                let query = WatchedQuery::new(query);
-                Box::pin(watch(self.parts(), query, row::<$database>(), |connection, query| {
-                    connection.fetch_optional(query)
-                }))
-            }
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<DB::Row>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + sqlx::Execute<'q, DB>,
+    {
+        Box::pin(watch(self.parts(), WatchedQuery::new(query), row::<DB>(), DB::send_for_row))
+    }
 
-            fn prepare_with<'e>(
-                self,
-                sql: sqlx::SqlStr,
-                parameters: &'e [<$database as Database>::TypeInfo],
-            ) -> BoxFuture<'e, Result<<$database as Database>::Statement, sqlx::Error>>
-            where
-                'c: 'e,
-            {
-                let query = WatchedQuery::new(sql.clone());
-                let parameters = parameters.to_vec();
-                Box::pin(watch::<$database, _>(self.parts(), query, nothing(), move |connection, _| {
-                    let (sql, parameters) = (sql.clone(), parameters.clone());
-                    Box::pin(async move { connection.prepare_with(sql, &parameters).await })
-                }))
-            }
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [DB::TypeInfo],
+    ) -> BoxFuture<'e, Result<DB::Statement, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        let (query, parameters) = (WatchedQuery::new(sql.clone()), parameters.to_vec());
+        Box::pin(watch::<DB, _>(self.parts(), query, nothing(), move |connection, _| {
+            DB::prepare_statement(connection, sql.clone(), parameters.clone())
+        }))
+    }
 
-            #[doc(hidden)]
-            fn describe<'e>(
-                self,
-                sql: sqlx::SqlStr,
-            ) -> BoxFuture<'e, Result<sqlx::Describe<$database>, sqlx::Error>>
-            where
-                'c: 'e,
-            {
-                let query = WatchedQuery::new(sql.clone());
-                Box::pin(watch::<$database, _>(self.parts(), query, nothing(), move |connection, _| {
-                    connection.describe(sql.clone())
-                }))
-            }
-        }
-    };
+    #[doc(hidden)]
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<sqlx::Describe<DB>, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        let query = WatchedQuery::new(sql.clone());
+        Box::pin(watch::<DB, _>(self.parts(), query, nothing(), move |connection, _| {
+            DB::describe_statement(connection, sql.clone())
+        }))
+    }
 }
 
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-mod databases {
-    use futures_core::future::BoxFuture;
-    use futures_core::stream::BoxStream;
-    use futures_util::{StreamExt as _, TryStreamExt as _};
-    use sqlx::Database;
+const fn nothing<T>() -> Reading<T> {
+    Reading { told: |_| Answer::default(), is_nothing: |_| false }
+}
 
-    use super::*;
-    use crate::backend::{Facts, Wire as _};
-
-    type Either<DB> = sqlx::Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
-
-    const fn nothing<T>() -> Reading<T> {
-        Reading { told: |_| Answer::default(), is_nothing: |_| false }
+fn done<DB: Backend>() -> Reading<DB::QueryResult> {
+    Reading {
+        told: |result| Answer::affected(DB::rows_affected(result)),
+        is_nothing: |result| DB::rows_affected(result) == 0,
     }
+}
 
-    fn done<DB: Backend>() -> Reading<DB::QueryResult> {
-        Reading {
-            told: |result| Answer::affected(DB::rows_affected(result)),
-            is_nothing: |result| DB::rows_affected(result) == 0,
-        }
-    }
+fn row<DB: Backend>() -> Reading<Option<DB::Row>> {
+    Reading { told: |row| Answer::of_rows(row, DB::show_row), is_nothing: Option::is_none }
+}
 
-    fn row<DB: Backend>() -> Reading<Option<DB::Row>> {
-        Reading { told: |row| Answer::of_rows(row, DB::show_row), is_nothing: Option::is_none }
-    }
+pub(super) fn rows<DB: Backend>() -> Reading<Vec<DB::Row>> {
+    Reading { told: |rows| Answer::of_rows(rows, DB::show_row), is_nothing: Vec::is_empty }
+}
 
-    fn rows<DB: Backend>() -> Reading<Vec<DB::Row>> {
-        Reading { told: |rows| Answer::of_rows(rows, DB::show_row), is_nothing: Vec::is_empty }
-    }
-
-    fn all<DB: Backend>(answers: &Vec<Either<DB>>) -> Answer {
-        let mut told = Answer::default();
-        for answer in answers {
-            match answer {
-                sqlx::Either::Left(result) => {
-                    told.rows_affected = Some(told.rows_affected.unwrap_or(0) + DB::rows_affected(result));
-                }
-                sqlx::Either::Right(row) => told.add_row(row, DB::show_row),
+fn all<DB: Backend>(answers: &Vec<ResultOrRow<DB>>) -> Answer {
+    let mut told = Answer::default();
+    for answer in answers {
+        match answer {
+            Either::Left(result) => {
+                told.rows_affected = Some(told.rows_affected.unwrap_or(0) + DB::rows_affected(result));
             }
+            Either::Right(row) => told.add_row(row, DB::show_row),
         }
-        told
     }
-
-    #[cfg(feature = "mysql")]
-    executor!(sqlx::MySql);
-    #[cfg(feature = "postgres")]
-    executor!(sqlx::Postgres);
-    #[cfg(feature = "sqlite")]
-    executor!(sqlx::Sqlite);
+    told
 }

@@ -1,13 +1,18 @@
-//! Queries of the crate's own, over whatever database.
+//! Queries of the crate's own.
 
 use crate::backend::{Backend, Key, Numbers, WatchedQuery};
 use crate::intercept::Answer;
 
 use super::Tx;
-use super::executor::{Reading, watch};
+use super::executor::{Reading, rows, watch};
 
 impl<DB: Backend> Tx<DB> {
-    /// A key and a number from each row.
+    /// Returns the rows of a query.
+    pub(crate) async fn fetch_rows(&mut self, query: WatchedQuery<DB>) -> Result<Vec<DB::Row>, sqlx::Error> {
+        watch(self.parts(), Ok(query), rows::<DB>(), DB::send_for_rows).await
+    }
+
+    /// Returns a key and a number from each row.
     pub(crate) async fn fetch_numbers<K: Key<DB>>(
         &mut self,
         query: WatchedQuery<DB>,
@@ -20,7 +25,7 @@ impl<DB: Backend> Tx<DB> {
             .await
     }
 
-    /// How many rows were touched.
+    /// Runs a statement, and returns how many rows it affected.
     pub(crate) async fn execute_query(&mut self, query: WatchedQuery<DB>) -> Result<u64, sqlx::Error> {
         let reading = Reading { told: |rows| Answer::affected(*rows), is_nothing: |_: &u64| false };
         watch(self.parts(), Ok(query), reading, DB::run_statement).await

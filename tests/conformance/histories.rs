@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use atomically::testing::history::{
-    AnomalyKind, Appends, Attempt, History, ListAppend, Lists, Order, Outcome, Recorder, Report,
+    AnomalyKind, Appends, Attempt, History, ListAppend, Order, Outcome, Recorder, Report,
 };
 use atomically::{
     Atomic, Backend, Ended, Error, Isolation, Optimistic, Options, Pessimistic, Resolve, Serializable,
@@ -19,7 +19,7 @@ const SESSIONS: u32 = 8;
 const TRANSACTIONS: u32 = 20;
 
 /// What a load of everything at once leaves behind. That it was a load of everything at once is part of it.
-async fn load<DB: TestBackend + Lists, S: Strategy>(strategy: S, appends: Appends) -> History {
+async fn load<DB: TestBackend, S: Strategy>(strategy: S, appends: Appends) -> History {
     let pool = DB::pool(SESSIONS).await;
     let db = patient(strategy, &pool);
     let load = ListAppend::new().sessions(SESSIONS).transactions(TRANSACTIONS).appends(appends).seed(7);
@@ -33,14 +33,14 @@ fn report(history: &History, order: Order) -> Report {
     history.check_in_order(order).expect("values are unique")
 }
 
-pub(crate) async fn pessimistic_histories_are_serializable<DB: TestBackend + Lists>() {
+pub(crate) async fn pessimistic_histories_are_serializable<DB: TestBackend>() {
     for appends in [Appends::InDatabase, Appends::Guarded] {
         let history = load::<DB, _>(Pessimistic::default(), appends).await;
         report(&history, Order::RealTime).assert(Isolation::Serializable);
     }
 }
 
-pub(crate) async fn serializable_histories_are_serializable<DB: TestBackend + Lists>() {
+pub(crate) async fn serializable_histories_are_serializable<DB: TestBackend>() {
     for appends in [Appends::InDatabase, Appends::Guarded, Appends::Unguarded] {
         let history = load::<DB, _>(Serializable::default(), appends).await;
         report(&history, Order::Data).assert(Isolation::Serializable);
@@ -48,7 +48,7 @@ pub(crate) async fn serializable_histories_are_serializable<DB: TestBackend + Li
 }
 
 /// On SQLite whoever has read what is no longer so is not let through, guarded or not.
-pub(crate) async fn every_history_is_serializable<DB: TestBackend + Lists>() {
+pub(crate) async fn every_history_is_serializable<DB: TestBackend>() {
     for appends in [Appends::InDatabase, Appends::Guarded, Appends::Unguarded] {
         for history in [
             load::<DB, _>(Pessimistic::default(), appends).await,
@@ -60,7 +60,7 @@ pub(crate) async fn every_history_is_serializable<DB: TestBackend + Lists>() {
     }
 }
 
-pub(crate) async fn optimistic_histories_lose_no_update<DB: TestBackend + Lists>() {
+pub(crate) async fn optimistic_histories_lose_no_update<DB: TestBackend>() {
     let history = load::<DB, _>(Optimistic::default(), Appends::Guarded).await;
     let report = report(&history, Order::RealTime);
     report.assert(Isolation::ReadCommitted);
@@ -68,7 +68,7 @@ pub(crate) async fn optimistic_histories_lose_no_update<DB: TestBackend + Lists>
     assert!(history.count(Outcome::Aborted) > 0, "no version was stale, so nothing was shown");
 }
 
-pub(crate) async fn atomic_histories_lose_no_append<DB: TestBackend + Lists>() {
+pub(crate) async fn atomic_histories_lose_no_append<DB: TestBackend>() {
     let history = load::<DB, _>(Atomic::default(), Appends::InDatabase).await;
     report(&history, Order::RealTime).assert(Isolation::ReadCommitted);
 
@@ -89,7 +89,7 @@ impl<DB: Backend, X: Transactor<DB>> Transactor<DB> for Twice<X> {
     }
 }
 
-pub(crate) async fn a_unit_that_is_stored_twice_is_found<DB: TestBackend + Lists>() {
+pub(crate) async fn a_unit_that_is_stored_twice_is_found<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let db = Twice(patient(Pessimistic::default(), &pool));
     let load = ListAppend::new().sessions(2).transactions(5);
@@ -97,7 +97,7 @@ pub(crate) async fn a_unit_that_is_stored_twice_is_found<DB: TestBackend + Lists
     assert!(report.has(AnomalyKind::AbortedRead), "{report}");
 }
 
-pub(crate) async fn loads_share_a_table<DB: TestBackend + Lists>() {
+pub(crate) async fn loads_share_a_table<DB: TestBackend>() {
     let pool = DB::pool(6).await;
     let db = patient(Pessimistic::default(), &pool);
     let load = ListAppend::new().table("shared").sessions(2).transactions(5);

@@ -3,7 +3,7 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 use sqlx::{AssertSqlSafe, MySql};
 
-use super::{Facts, Found, KeyStore, Write, hex, performed};
+use super::{Facts, Found, KeyStore, Write, hex};
 use crate::backend::whole_seconds;
 use crate::idempotency::claim::{Claimant, Terms};
 use crate::idempotency::key::IdempotencyKey;
@@ -12,6 +12,8 @@ use crate::tx::Tx;
 impl KeyStore for MySql {}
 
 impl Facts for MySql {
+    const KEEPS_STATEMENTS: bool = true;
+
     /// The times are UTC whatever the time zone of the session.
     const CREATE_KEYS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_key (
         digest BINARY(32) PRIMARY KEY,
@@ -73,8 +75,6 @@ impl Facts for MySql {
             hex(&key.digest)
         )
     }
-
-    performed!(true);
 }
 
 /// How long statements wait for locks, in seconds, where the key has another limit than the rest of the unit.

@@ -1,7 +1,7 @@
 use futures_core::future::BoxFuture;
 use sqlx::Postgres;
 
-use super::{Facts, Found, KeyStore, Write, hex, performed};
+use super::{Facts, Found, KeyStore, Write, hex};
 use crate::idempotency::claim::{Claimant, Terms};
 use crate::idempotency::key::IdempotencyKey;
 use crate::tx::Tx;
@@ -9,6 +9,8 @@ use crate::tx::Tx;
 impl KeyStore for Postgres {}
 
 impl Facts for Postgres {
+    const KEEPS_STATEMENTS: bool = false;
+
     const CREATE_KEYS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_key (
         digest BYTEA PRIMARY KEY,
         fingerprint BYTEA NOT NULL,
@@ -47,8 +49,6 @@ impl Facts for Postgres {
             hex(&key.digest)
         )
     }
-
-    performed!(false);
 }
 
 /// Everything in one round trip.

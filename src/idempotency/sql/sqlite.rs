@@ -1,7 +1,7 @@
 use futures_core::future::BoxFuture;
 use sqlx::Sqlite;
 
-use super::{Facts, Found, KeyStore, Write, hex, performed};
+use super::{Facts, Found, KeyStore, Write, hex};
 use crate::idempotency::claim::{Claimant, Terms};
 use crate::idempotency::key::IdempotencyKey;
 use crate::tx::Tx;
@@ -9,6 +9,8 @@ use crate::tx::Tx;
 impl KeyStore for Sqlite {}
 
 impl Facts for Sqlite {
+    const KEEPS_STATEMENTS: bool = true;
+
     const CREATE_KEYS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_key (
         digest BLOB PRIMARY KEY,
         fingerprint BLOB NOT NULL,
@@ -44,8 +46,6 @@ impl Facts for Sqlite {
             hex(&key.digest)
         )
     }
-
-    performed!(true);
 }
 
 /// Everything in one round trip.

@@ -3,7 +3,7 @@
 use futures_core::future::BoxFuture;
 use sqlx::MySql;
 
-use super::{Dialect, Inserted, QueueBackend, statements};
+use super::{Dialect, Inserted, QueueBackend};
 use crate::queue::doctor::{Check, Fault};
 use crate::queue::insertion::NewRows;
 use crate::tx::Tx;
@@ -174,6 +174,4 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     fn delete_batch(table: &str, _key: &str, condition: &str) -> String {
         format!("DELETE FROM {table} WHERE {condition} LIMIT 1000")
     }
-
-    statements!();
 }

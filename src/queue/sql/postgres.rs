@@ -3,7 +3,7 @@
 use futures_core::future::BoxFuture;
 use sqlx::{Executor as _, Postgres, Row as _};
 
-use super::{Dialect, Inserted, QueueBackend, Row, statements};
+use super::{Dialect, Inserted, QueueBackend, Row};
 use crate::error::Error;
 use crate::queue::doctor::{Check, Fault};
 use crate::queue::insertion::NewRows;
@@ -156,6 +156,4 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
              FOR UPDATE SKIP LOCKED)) AND {condition}"
         )
     }
-
-    statements!();
 }

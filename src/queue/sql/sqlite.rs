@@ -1,11 +1,9 @@
 //! Queues in SQLite.
 
-use futures_core::future::BoxFuture;
 use sqlx::Sqlite;
 
-use super::{Dialect, QueueBackend, statements};
+use super::{Dialect, QueueBackend};
 use crate::queue::doctor::{Check, Fault};
-use crate::tx::Tx;
 
 impl QueueBackend for Sqlite {}
 
@@ -90,6 +88,4 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     fn delete_batch(table: &str, key: &str, condition: &str) -> String {
         format!("DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT 1000)")
     }
-
-    statements!();
 }

@@ -1,61 +1,118 @@
-//! Lists in a table, on each database.
+//! Lists in a table: the statements of the workload.
 
 use std::collections::BTreeMap;
 
-use futures_core::future::BoxFuture;
-use sqlx::Pool;
+use sqlx::{AssertSqlSafe, Pool, SqlSafeStr as _};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, WatchedQuery, required};
 use crate::error::Error;
+use crate::sql_text::Syntax;
 use crate::tx::Tx;
 
 /// The rows of one run in a table.
-#[doc(hidden)]
+///
+/// Numbers are written into the text of the statements: databases number parameters differently.
 #[derive(Debug)]
-pub struct Table {
-    /// Its name.
+pub(super) struct ListTable {
+    /// The name of the table.
     pub(super) name: String,
-    /// What tells the rows of this run from those of others.
+    /// Distinguishes the rows of this run from those of others.
     pub(super) run: i64,
 }
 
-/// What a statement answers.
-type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
+impl ListTable {
+    /// Creates the table if it is missing, and empty lists with the keys from 1 to `keys`.
+    pub(super) async fn create<DB: Backend>(&self, pool: &Pool<DB>, keys: i64) -> Result<(), Error> {
+        let Self { name, run } = self;
+        let text = if DB::SYNTAX == Syntax::MySql { "MEDIUMTEXT" } else { "TEXT" };
+        let create = format!(
+            "CREATE TABLE IF NOT EXISTS {name} (run BIGINT NOT NULL, id BIGINT NOT NULL, \
+             elements {text} NOT NULL, version BIGINT NOT NULL, PRIMARY KEY (run, id))"
+        );
+        let mut connection = pool.acquire().await?;
+        // On PostgreSQL, two sessions that create it at the same time conflict. The second time it is there.
+        if DB::send_statement(&mut connection, query(create.clone())?).await.is_err() {
+            DB::send_statement(&mut connection, query(create)?).await?;
+        }
+        let rows: Vec<_> = (1..=keys).map(|key| format!("({run}, {key}, '', 0)")).collect();
+        let insert = format!("INSERT INTO {name} VALUES {}", rows.join(", "));
+        DB::send_statement(&mut connection, query(insert)?).await?;
+        Ok(())
+    }
 
-/// A database that can hold lists: every [`Backend`] can.
-///
-/// The trait exists because queries cannot be run over a generic database without sqlx's bounds in every signature. It is
-/// implemented for all of them, and cannot be for others.
-pub trait Lists: Backend + Statements {}
-
-/// The statements of the workload.
-#[doc(hidden)]
-pub trait Statements: Backend {
-    /// Makes the table where it is missing, and empty lists with the keys from 1 to `keys`.
-    fn create<'a>(pool: &'a Pool<Self>, table: &'a Table, keys: i64) -> Answer<'a, ()>;
-
-    /// A list and its version; read for update, or not.
-    fn read<'a>(
-        tx: &'a mut Tx<Self>,
-        table: &'a Table,
+    /// Reads a list and its version, for update or not.
+    pub(super) async fn read<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
         key: i64,
         for_update: bool,
-    ) -> Answer<'a, (Vec<i64>, i64)>;
+    ) -> Result<(Vec<i64>, i64), Error> {
+        let Self { name, run } = self;
+        let select = format!("SELECT elements, version FROM {name} WHERE run = {run} AND id = {key}");
+        let select = if for_update {
+            tx.for_update(AssertSqlSafe(select))
+        } else {
+            AssertSqlSafe(select).into_sql_str()
+        };
+        let rows = tx.fetch_rows(query(select.as_str().to_owned())?).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        Ok((parse(&required(DB::text(row, 0)?, 0)?)?, required(DB::integer(row, 1)?, 1)?))
+    }
 
-    /// Has the database append.
-    fn append<'a>(tx: &'a mut Tx<Self>, table: &'a Table, key: i64, value: i64) -> Answer<'a, ()>;
-
-    /// Puts another list in the place of the one of this version, or of whatever is there.
-    fn write<'a>(
-        tx: &'a mut Tx<Self>,
-        table: &'a Table,
+    /// Appends a value in the database.
+    pub(super) async fn append<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
         key: i64,
-        list: &'a [i64],
-        version: Option<i64>,
-    ) -> Answer<'a, u64>;
+        value: i64,
+    ) -> Result<(), Error> {
+        let Self { name, run } = self;
+        let longer = if DB::SYNTAX == Syntax::MySql {
+            format!("CONCAT(elements, ' {value}')")
+        } else {
+            format!("elements || ' {value}'")
+        };
+        let update = format!(
+            "UPDATE {name} SET elements = {longer}, version = version + 1 WHERE run = {run} AND id = {key}"
+        );
+        let rows = tx.execute_query(query(update)?).await?;
+        tx.expect_one(rows)
+    }
 
-    /// All lists, outside of any transaction.
-    fn read_all<'a>(pool: &'a Pool<Self>, table: &'a Table) -> Answer<'a, BTreeMap<i64, Vec<i64>>>;
+    /// Replaces the list, if it has this version or if none is given. Returns how many rows were changed.
+    pub(super) async fn write<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        key: i64,
+        list: &[i64],
+        version: Option<i64>,
+    ) -> Result<u64, Error> {
+        let Self { name, run } = self;
+        let check = version.map(|version| format!(" AND version = {version}")).unwrap_or_default();
+        let update = format!(
+            "UPDATE {name} SET elements = '{}', version = version + 1 WHERE run = {run} AND id = {key}{check}",
+            text(list)
+        );
+        Ok(tx.execute_query(query(update)?).await?)
+    }
+
+    /// Reads all lists, outside of any transaction.
+    pub(super) async fn read_all<DB: Backend>(
+        &self,
+        pool: &Pool<DB>,
+    ) -> Result<BTreeMap<i64, Vec<i64>>, Error> {
+        let Self { name, run } = self;
+        let select = format!("SELECT id, elements FROM {name} WHERE run = {run} ORDER BY id");
+        let rows = DB::send_for_rows(&mut *pool.acquire().await?, query(select)?).await?;
+        let list = |row: &DB::Row| -> Result<_, Error> {
+            Ok((required(DB::integer(row, 0)?, 0)?, parse(&required(DB::text(row, 1)?, 1)?)?))
+        };
+        rows.iter().map(list).collect()
+    }
+}
+
+fn query<DB: Backend>(sql: String) -> Result<WatchedQuery<DB>, sqlx::Error> {
+    WatchedQuery::of_values(sql, [])
 }
 
 /// The text of the values, each after a space.
@@ -66,111 +123,4 @@ fn text(list: &[i64]) -> String {
 fn parse(text: &str) -> Result<Vec<i64>, Error> {
     let values = text.split_whitespace().map(str::parse).collect::<Result<_, _>>();
     values.map_err(|error| Error::from(sqlx::Error::Decode(Box::new(error))))
-}
-
-/// Numbers are written into the text, which makes it the same everywhere: the databases number parameters differently.
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-macro_rules! lists {
-    ($database:ty, $text:literal, $concatenation:literal) => {
-        impl Lists for $database {}
-
-        impl Statements for $database {
-            fn create<'a>(
-                pool: &'a Pool<Self>,
-                Table { name, run }: &'a Table,
-                keys: i64,
-            ) -> Answer<'a, ()> {
-                Box::pin(async move {
-                    let create = format!(
-                        "CREATE TABLE IF NOT EXISTS {name} (run BIGINT NOT NULL, id BIGINT NOT NULL, \
-                         elements {} NOT NULL, version BIGINT NOT NULL, PRIMARY KEY (run, id))",
-                        $text
-                    );
-                    // On PostgreSQL two who make it at the same time are in each other's way. The second time it is there.
-                    if sqlx::raw_sql(AssertSqlSafe(create.clone())).execute(pool).await.is_err() {
-                        sqlx::raw_sql(AssertSqlSafe(create)).execute(pool).await?;
-                    }
-                    let rows: Vec<_> = (1..=keys).map(|key| format!("({run}, {key}, '', 0)")).collect();
-                    let insert = format!("INSERT INTO {name} VALUES {}", rows.join(", "));
-                    sqlx::raw_sql(AssertSqlSafe(insert)).execute(pool).await?;
-                    Ok(())
-                })
-            }
-
-            fn read<'a>(
-                tx: &'a mut Tx<Self>,
-                Table { name, run }: &'a Table,
-                key: i64,
-                for_update: bool,
-            ) -> Answer<'a, (Vec<i64>, i64)> {
-                Box::pin(async move {
-                    let select = AssertSqlSafe(format!(
-                        "SELECT elements, version FROM {name} WHERE run = {run} AND id = {key}"
-                    ));
-                    let select = if for_update { tx.for_update(select) } else { select.into_sql_str() };
-                    let row = tx.fetch_one(sqlx::raw_sql(select)).await?;
-                    Ok((parse(row.try_get(0)?)?, row.try_get(1)?))
-                })
-            }
-
-            fn append<'a>(
-                tx: &'a mut Tx<Self>,
-                Table { name, run }: &'a Table,
-                key: i64,
-                value: i64,
-            ) -> Answer<'a, ()> {
-                Box::pin(async move {
-                    let update = format!(
-                        "UPDATE {name} SET elements = {}, version = version + 1 WHERE run = {run} AND id = {key}",
-                        $concatenation.replace("value", &value.to_string())
-                    );
-                    let done = tx.execute(sqlx::raw_sql(AssertSqlSafe(update))).await?;
-                    tx.expect_one(done.rows_affected())
-                })
-            }
-
-            fn write<'a>(
-                tx: &'a mut Tx<Self>,
-                Table { name, run }: &'a Table,
-                key: i64,
-                list: &'a [i64],
-                version: Option<i64>,
-            ) -> Answer<'a, u64> {
-                Box::pin(async move {
-                    let check = version.map(|version| format!(" AND version = {version}")).unwrap_or_default();
-                    let update = format!(
-                        "UPDATE {name} SET elements = '{}', version = version + 1 \
-                         WHERE run = {run} AND id = {key}{check}",
-                        text(list)
-                    );
-                    Ok(tx.execute(sqlx::raw_sql(AssertSqlSafe(update))).await?.rows_affected())
-                })
-            }
-
-            fn read_all<'a>(
-                pool: &'a Pool<Self>,
-                Table { name, run }: &'a Table,
-            ) -> Answer<'a, BTreeMap<i64, Vec<i64>>> {
-                Box::pin(async move {
-                    let select = format!("SELECT id, elements FROM {name} WHERE run = {run} ORDER BY id");
-                    let rows = sqlx::raw_sql(AssertSqlSafe(select)).fetch_all(pool).await?;
-                    rows.iter().map(|row| Ok((row.try_get(0)?, parse(row.try_get(1)?)?))).collect()
-                })
-            }
-        }
-    };
-}
-
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-mod databases {
-    use sqlx::{AssertSqlSafe, Executor as _, Row as _, SqlSafeStr as _};
-
-    use super::*;
-
-    #[cfg(feature = "mysql")]
-    lists!(sqlx::MySql, "MEDIUMTEXT", "CONCAT(elements, ' value')");
-    #[cfg(feature = "postgres")]
-    lists!(sqlx::Postgres, "TEXT", "elements || ' value'");
-    #[cfg(feature = "sqlite")]
-    lists!(sqlx::Sqlite, "TEXT", "elements || ' value'");
 }

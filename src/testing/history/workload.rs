@@ -5,12 +5,13 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use sqlx::Pool;
 
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::transactor::{Transactor, TransactorExt as _};
 use crate::tx::Tx;
 
 use super::recorder::{Attempt, Recorder, Session};
-use super::table::{Lists, Table};
+use super::table::ListTable;
 use super::transaction::{History, Outcome};
 
 /// Clients that append to a few lists and read them, at random and at the same time, through any transactor.
@@ -147,9 +148,9 @@ impl ListAppend {
     /// # Cancellation
     ///
     /// May be dropped at any time, and drops the units that are running.
-    pub async fn run<DB: Lists>(&self, pool: &Pool<DB>, db: &dyn Transactor<DB>) -> Result<History, Error> {
-        let table = Table { name: self.table.clone(), run: rand::random_range(0..i64::MAX) };
-        DB::create(pool, &table, i64::from(self.keys)).await?;
+    pub async fn run<DB: Backend>(&self, pool: &Pool<DB>, db: &dyn Transactor<DB>) -> Result<History, Error> {
+        let table = ListTable { name: self.table.clone(), run: rand::random_range(0..i64::MAX) };
+        table.create(pool, i64::from(self.keys)).await?;
         let recorder = Recorder::new();
         join_all((0..self.sessions).map(|number| {
             let (session, table) = (recorder.session(), &table);
@@ -162,7 +163,7 @@ impl ListAppend {
         }))
         .await;
         let mut history = recorder.history();
-        for (key, list) in DB::read_all(pool, &table).await? {
+        for (key, list) in table.read_all(pool).await? {
             history = history.ending_with(key, list);
         }
         Ok(history)
@@ -177,11 +178,11 @@ impl ListAppend {
         (0..operations).map(step).collect()
     }
 
-    async fn run_unit<DB: Lists>(
+    async fn run_unit<DB: Backend>(
         &self,
         db: &dyn Transactor<DB>,
         session: &Session,
-        table: &Table,
+        table: &ListTable,
         steps: &[Step],
     ) {
         let (run, appends) = (session.begin(), self.appends);
@@ -206,9 +207,9 @@ enum Step {
     Append(i64),
 }
 
-async fn take<DB: Lists>(
+async fn take<DB: Backend>(
     tx: &mut Tx<DB>,
-    table: &Table,
+    table: &ListTable,
     appends: Appends,
     attempt: &Attempt,
     step: Step,
@@ -216,19 +217,19 @@ async fn take<DB: Lists>(
     let guarded = appends != Appends::Unguarded;
     match step {
         Step::Read(key) => {
-            let (list, _) = DB::read(tx, table, key, guarded).await?;
+            let (list, _) = table.read(tx, key, guarded).await?;
             attempt.read(key, list);
         }
         Step::Append(key) if appends == Appends::InDatabase => {
             let value = attempt.append(key);
-            DB::append(tx, table, key, value).await?;
+            table.append(tx, key, value).await?;
         }
         Step::Append(key) => {
-            let (mut list, version) = DB::read(tx, table, key, guarded).await?;
+            let (mut list, version) = table.read(tx, key, guarded).await?;
             attempt.read(key, list.as_slice());
             let value = attempt.append(key);
             list.push(value);
-            let rows = DB::write(tx, table, key, &list, guarded.then_some(version)).await?;
+            let rows = table.write(tx, key, &list, guarded.then_some(version)).await?;
             tx.expect_one(rows)?;
         }
     }

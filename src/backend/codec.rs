@@ -1,0 +1,116 @@
+//! Binds values and decodes columns on any database.
+//!
+//! sqlx's bounds stay behind the blanket implementation: the bounds of a supertrait are implied, those of a `where` clause
+//! would be needed in every signature.
+
+use sqlx::error::BoxDynError;
+use sqlx::{Arguments as _, Column as _, ColumnIndex, Database, Decode, Encode, Row as _, Type};
+
+use super::Key;
+use super::values::{hex, quoted};
+
+/// A value that the crate binds to a statement of its own.
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub enum Value {
+    Integer(i64),
+    Text(Option<String>),
+    Bytes(Vec<u8>),
+}
+
+/// Binds values and decodes columns.
+#[doc(hidden)]
+pub trait Codec: Database {
+    fn bind(arguments: &mut Self::Arguments, value: Value) -> Result<(), BoxDynError>;
+
+    /// Decodes an integer of any width.
+    fn integer(row: &Self::Row, column: usize) -> Result<Option<i64>, sqlx::Error>;
+
+    fn text(row: &Self::Row, column: usize) -> Result<Option<String>, sqlx::Error>;
+
+    fn bytes(row: &Self::Row, column: usize) -> Result<Option<Vec<u8>>, sqlx::Error>;
+
+    fn key<K: Key<Self>>(row: &Self::Row, column: usize) -> Result<K, sqlx::Error>;
+
+    /// Returns a row as text for a reader: its columns, and their values if they are of the usual types.
+    fn show_row(row: &Self::Row) -> String;
+}
+
+impl<DB> Codec for DB
+where
+    DB: Database,
+    usize: ColumnIndex<DB::Row>,
+    bool: Type<DB> + for<'r> Decode<'r, DB>,
+    f64: Type<DB> + for<'r> Decode<'r, DB>,
+    i16: Type<DB> + for<'r> Decode<'r, DB>,
+    i32: Type<DB> + for<'r> Decode<'r, DB>,
+    i64: Type<DB> + for<'r> Decode<'r, DB> + for<'q> Encode<'q, DB>,
+    String: Type<DB> + for<'r> Decode<'r, DB>,
+    Option<String>: for<'q> Encode<'q, DB>,
+    Vec<u8>: Type<DB> + for<'r> Decode<'r, DB> + for<'q> Encode<'q, DB>,
+{
+    fn bind(arguments: &mut DB::Arguments, value: Value) -> Result<(), BoxDynError> {
+        match value {
+            Value::Integer(integer) => arguments.add(integer),
+            Value::Text(text) => arguments.add(text),
+            Value::Bytes(bytes) => arguments.add(bytes),
+        }
+    }
+
+    fn integer(row: &DB::Row, column: usize) -> Result<Option<i64>, sqlx::Error> {
+        row.try_get(column)
+            .or_else(|_| row.try_get(column).map(|value: Option<i32>| value.map(i64::from)))
+            .or_else(|_| row.try_get(column).map(|value: Option<i16>| value.map(i64::from)))
+    }
+
+    fn text(row: &DB::Row, column: usize) -> Result<Option<String>, sqlx::Error> {
+        row.try_get(column)
+    }
+
+    fn bytes(row: &DB::Row, column: usize) -> Result<Option<Vec<u8>>, sqlx::Error> {
+        row.try_get(column)
+    }
+
+    fn key<K: Key<DB>>(row: &DB::Row, column: usize) -> Result<K, sqlx::Error> {
+        row.try_get(column)
+    }
+
+    fn show_row(row: &DB::Row) -> String {
+        let values = row.columns().iter().map(|column| {
+            let value = shown::<DB>(row, column.ordinal());
+            format!("{} = {}", column.name(), value.as_deref().unwrap_or("…"))
+        });
+        values.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A value as text, by the first of the usual types that fits it; `None` if there is none.
+fn shown<DB>(row: &DB::Row, column: usize) -> Option<String>
+where
+    DB: Codec,
+    usize: ColumnIndex<DB::Row>,
+    bool: Type<DB> + for<'r> Decode<'r, DB>,
+    f64: Type<DB> + for<'r> Decode<'r, DB>,
+{
+    fn or_null<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
+        value.map_or_else(|| String::from("NULL"), show)
+    }
+
+    let decimal = |value: f64| value.to_string();
+    let boolean = |value: bool| value.to_string();
+    DB::integer(row, column)
+        .map(|value| or_null(value, |integer| integer.to_string()))
+        .or_else(|_| row.try_get(column).map(|value| or_null(value, decimal)))
+        .or_else(|_| row.try_get(column).map(|value| or_null(value, boolean)))
+        .or_else(|_| DB::text(row, column).map(|value| or_null(value, |text| quoted(&text))))
+        .or_else(|_| DB::bytes(row, column).map(|value| or_null(value, |bytes| hex(&bytes))))
+        .ok()
+}
+
+/// The value of a column that is never NULL.
+pub(crate) fn required<T>(value: Option<T>, column: usize) -> Result<T, sqlx::Error> {
+    value.ok_or_else(|| sqlx::Error::ColumnDecode {
+        index: column.to_string(),
+        source: Box::new(sqlx::error::UnexpectedNullError),
+    })
+}

@@ -1,0 +1,211 @@
+//! Sends SQL on a connection, whatever the database.
+//!
+//! Everything that the crate sends, for itself and for its callers, goes through these functions.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures_core::future::BoxFuture;
+use futures_core::stream::BoxStream;
+use futures_util::StreamExt as _;
+use sqlx::{AssertSqlSafe, Connection, Database, Describe, Either, Executor, SqlStr};
+
+use tokio::time::timeout;
+
+use super::codec::Codec;
+use super::{Key, Numbers, Reply, WatchedQuery};
+
+/// What has to be known about a driver of sqlx, and sqlx has no trait for.
+#[doc(hidden)]
+pub trait Driver: Database {
+    /// Whether the driver may report that a statement is done, or that it has no rows, after it has lost its connection.
+    const ENDS_SILENTLY: bool = false;
+
+    /// How many rows a statement affected.
+    fn rows_affected(result: &Self::QueryResult) -> u64;
+}
+
+/// How long a ping of an embedded database may take before it is repeated.
+const PING_PATIENCE: Duration = Duration::from_millis(10);
+
+/// An answer of the server: the end of a statement, or a row.
+pub(crate) type ResultOrRow<DB> = Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
+
+/// Sends statements. Each is one round trip, or one more to prepare it.
+#[doc(hidden)]
+pub trait Wire: Codec + Driver + Database<Arguments: Clone + Debug + Sync, Statement: Sync> {
+    fn send_statement(
+        connection: &mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxFuture<'_, Result<Self::QueryResult, sqlx::Error>>;
+
+    fn send_for_rows(
+        connection: &mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>>;
+
+    fn send_for_row(
+        connection: &mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxFuture<'_, Result<Option<Self::Row>, sqlx::Error>>;
+
+    fn send_for_answers(
+        connection: &mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxStream<'_, Result<ResultOrRow<Self>, sqlx::Error>>;
+
+    fn prepare_statement(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+        parameters: Vec<Self::TypeInfo>,
+    ) -> BoxFuture<'_, Result<Self::Statement, sqlx::Error>>;
+
+    fn describe_statement(
+        connection: &mut Self::Connection,
+        sql: SqlStr,
+    ) -> BoxFuture<'_, Result<Describe<Self>, sqlx::Error>>;
+
+    /// Sends a text of one or more statements in one round trip, and reads all answers.
+    fn send_text(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
+
+    /// Finds out whether the worker thread of an embedded database is still there.
+    ///
+    /// A worker that is ending accepts the first ping without an answer, and refuses the next one.
+    fn ping(connection: &mut Self::Connection) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        Box::pin(async move {
+            loop {
+                let ping = Connection::ping(&mut *connection);
+                if let Ok(answer) = timeout(PING_PATIENCE, ping).await {
+                    return answer;
+                }
+            }
+        })
+    }
+
+    /// Sends a text of one or more statements, and returns the last column of each row that holds text.
+    fn fetch_text(
+        connection: &mut Self::Connection,
+        sql: String,
+    ) -> BoxFuture<'_, Result<Vec<String>, sqlx::Error>>;
+
+    /// Returns how many rows the statement affected.
+    fn run_statement(
+        connection: &mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxFuture<'_, Result<u64, sqlx::Error>> {
+        Box::pin(async move {
+            let rows = Self::rows_affected(&Self::send_statement(connection, statement).await?);
+            if rows == 0 && Self::ENDS_SILENTLY {
+                Self::ping(connection).await?;
+            }
+            Ok(rows)
+        })
+    }
+
+    /// Returns the first column of each row.
+    fn fetch_column<'c, K: Key<Self>>(
+        connection: &'c mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxFuture<'c, Result<Vec<K>, sqlx::Error>> {
+        Box::pin(async move {
+            Self::send_for_rows(connection, statement).await?.iter().map(|row| Self::key(row, 0)).collect()
+        })
+    }
+
+    /// Returns the first two columns of each row: a key and a number.
+    fn fetch_numbers<'c, K: Key<Self>>(
+        connection: &'c mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxFuture<'c, Result<Numbers<K>, sqlx::Error>> {
+        Box::pin(async move {
+            let rows = Self::send_for_rows(connection, statement).await?;
+            if rows.is_empty() && Self::ENDS_SILENTLY {
+                Self::ping(connection).await?;
+            }
+            rows.iter().map(|row| Ok((Self::key(row, 0)?, Self::integer(row, 1)?))).collect()
+        })
+    }
+}
+
+impl<DB> Wire for DB
+where
+    DB: Codec + Driver + Database<Arguments: Clone + Debug + Sync, Statement: Sync>,
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+{
+    fn send_statement(
+        connection: &mut DB::Connection,
+        statement: WatchedQuery<DB>,
+    ) -> BoxFuture<'_, Result<DB::QueryResult, sqlx::Error>> {
+        connection.execute(statement)
+    }
+
+    fn send_for_rows(
+        connection: &mut DB::Connection,
+        statement: WatchedQuery<DB>,
+    ) -> BoxFuture<'_, Result<Vec<DB::Row>, sqlx::Error>> {
+        connection.fetch_all(statement)
+    }
+
+    fn send_for_row(
+        connection: &mut DB::Connection,
+        statement: WatchedQuery<DB>,
+    ) -> BoxFuture<'_, Result<Option<DB::Row>, sqlx::Error>> {
+        connection.fetch_optional(statement)
+    }
+
+    fn send_for_answers(
+        connection: &mut DB::Connection,
+        statement: WatchedQuery<DB>,
+    ) -> BoxStream<'_, Result<ResultOrRow<DB>, sqlx::Error>> {
+        connection.fetch_many(statement)
+    }
+
+    fn prepare_statement(
+        connection: &mut DB::Connection,
+        sql: SqlStr,
+        parameters: Vec<DB::TypeInfo>,
+    ) -> BoxFuture<'_, Result<DB::Statement, sqlx::Error>> {
+        Box::pin(async move { connection.prepare_with(sql, &parameters).await })
+    }
+
+    fn describe_statement(
+        connection: &mut DB::Connection,
+        sql: SqlStr,
+    ) -> BoxFuture<'_, Result<Describe<DB>, sqlx::Error>> {
+        connection.describe(sql)
+    }
+
+    fn send_text(connection: &mut DB::Connection, sql: String) -> BoxFuture<'_, Reply> {
+        Box::pin(async move {
+            let mut reply = Reply::default();
+            let mut answers = connection.fetch_many(sqlx::raw_sql(AssertSqlSafe(sql)));
+            while let Some(answer) = answers.next().await {
+                match answer {
+                    Ok(Either::Left(_)) => reply.completed += 1,
+                    Ok(Either::Right(row)) => match DB::integer(&row, 0) {
+                        Ok(integer) => reply.integers.extend(integer),
+                        Err(_) => reply.texts.extend(DB::text(&row, 0).ok().flatten()),
+                    },
+                    Err(error) => reply.error = Some(error),
+                }
+            }
+            if DB::ENDS_SILENTLY && reply.completed == 0 && reply.error.is_none() {
+                reply.error = Some(sqlx::Error::WorkerCrashed);
+            }
+            reply
+        })
+    }
+
+    fn fetch_text(
+        connection: &mut DB::Connection,
+        sql: String,
+    ) -> BoxFuture<'_, Result<Vec<String>, sqlx::Error>> {
+        use sqlx::Row as _;
+
+        Box::pin(async move {
+            let rows = connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+            let last = |row: &DB::Row| DB::text(row, row.len().checked_sub(1)?).ok().flatten();
+            Ok(rows.iter().filter_map(last).collect())
+        })
+    }
+}
