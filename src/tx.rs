@@ -50,7 +50,7 @@ pub(crate) use right_of_way::{RightOfWay, has_given_way};
 pub(crate) use scope::Scope;
 pub(crate) use shielded_commit::Shield;
 use state::Journal;
-pub use unit_fn::{Repeatable, TxFn};
+pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
 
 /// An open transaction: what a unit of work runs its queries on.
 ///

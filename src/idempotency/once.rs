@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::error::Error;
 use crate::events::KeyOutcome;
 use crate::transactor::{Ended, Options, Transactor, Unit, Wish};
-use crate::tx::{Repeatable, Tx, TxFn};
+use crate::tx::{ScopeFn, Tx, UnitFn};
 
 use super::Outcome;
 use super::claim::{Claim, Claimant, Terms};
@@ -104,9 +104,7 @@ impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
         unit: F,
     ) -> impl Future<Output = Result<Outcome<T>, E>> + Send + use<'a, DB, X, F, T, E>
     where
-        F: Repeatable
-            + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
-            + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+        F: UnitFn<DB, T, E>,
         T: Serialize + DeserializeOwned + Send,
         E: From<Error> + Send,
     {
@@ -138,9 +136,7 @@ struct Keyed<F, T, E> {
 impl<DB, F, T, E> Unit<DB> for Keyed<F, T, E>
 where
     DB: KeyStore,
-    F: Repeatable
-        + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
-        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+    F: UnitFn<DB, T, E>,
     T: Serialize + DeserializeOwned + Send,
     E: From<Error> + Send,
 {
@@ -237,9 +233,7 @@ impl<'t, DB: KeyStore> OnceIn<'t, DB> {
     /// The transaction is over.
     pub fn run<F, T, E>(self, part: F) -> impl Future<Output = Result<Outcome<T>, E>> + Send
     where
-        F: Send
-            + for<'x> AsyncFnOnce(&'x mut Tx<DB>) -> Result<T, E>
-            + for<'x> TxFn<&'x mut Tx<DB>, Result<T, E>, Fut: Send>,
+        F: Send + ScopeFn<DB, T, E>,
         T: Serialize + DeserializeOwned + Send,
         E: From<Error> + Send,
     {
@@ -268,8 +262,7 @@ impl<'t, DB: KeyStore> OnceIn<'t, DB> {
 async fn fresh<DB, F, T, E>(tx: &mut Tx<DB>, claimant: &Claimant, body: F) -> Result<Outcome<T>, E>
 where
     DB: KeyStore,
-    F: for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
-        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+    F: ScopeFn<DB, T, E>,
     T: Serialize,
     E: From<Error>,
 {

@@ -11,7 +11,7 @@ use sqlx::Pool;
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::transactor::{Options, Transactor, TransactorExt as _, With};
-use crate::tx::{Repeatable, Tx, TxFn};
+use crate::tx::UnitFn;
 
 mod drive;
 mod gap;
@@ -173,10 +173,7 @@ impl<'a, DB: Backend> Explore<'a, DB> {
     pub fn unit<X, F, T, E>(self, name: impl Into<String>, transactor: &'a X, unit: F) -> Self
     where
         X: Transactor<DB> + ?Sized,
-        F: Repeatable
-            + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
-            + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
-            + 'a,
+        F: UnitFn<DB, T, E> + 'a,
         T: Send + 'a,
         E: From<Error> + Display + Send + 'a,
     {

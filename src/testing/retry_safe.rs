@@ -13,7 +13,7 @@ use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::intercept::Fault;
 use crate::transactor::{Ended, Options, Transactor, TransactorExt as _, Unit};
-use crate::tx::{Repeatable, Tx, TxFn};
+use crate::tx::UnitFn;
 
 use super::faults::{Faults, Moment};
 
@@ -113,9 +113,7 @@ pub async fn assert_retry_safe<DB, X, F, T, E, C, Fut, N>(transactor: &X, unit: 
 where
     DB: Backend,
     X: Transactor<DB> + ?Sized,
-    F: Repeatable
-        + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
-        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+    F: UnitFn<DB, T, E>,
     T: Send,
     E: From<Error> + Send,
     C: Fn() -> Fut,
@@ -172,9 +170,7 @@ pub async fn check_retry_safe<DB, X, F, T, E, C, Fut, N>(
 where
     DB: Backend,
     X: Transactor<DB> + ?Sized,
-    F: Repeatable
-        + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
-        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+    F: UnitFn<DB, T, E>,
     T: Send,
     E: From<Error> + Send,
     C: Fn() -> Fut,
@@ -268,9 +264,7 @@ impl<X: ?Sized, F, C> Check<'_, X, F, C> {
     where
         DB: Backend,
         X: Transactor<DB>,
-        F: Repeatable
-            + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
-            + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+        F: UnitFn<DB, T, E>,
         T: Send,
         E: From<Error> + Send,
         C: Fn() -> Fut,
@@ -297,9 +291,7 @@ impl<X: ?Sized, F, C> Check<'_, X, F, C> {
     where
         DB: Backend,
         X: Transactor<DB>,
-        F: Repeatable
-            + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
-            + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+        F: UnitFn<DB, T, E>,
         T: Send,
         E: From<Error> + Send,
         C: Fn() -> Fut,

@@ -9,7 +9,7 @@ use super::{Ended, Options, PoolTransactor, Transactor, Unit, Wish};
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::strategy::Strategy;
-use crate::tx::{Repeatable, Tx, TxFn};
+use crate::tx::{Tx, UnitFn};
 
 /// What users do with a [`Transactor`].
 pub trait TransactorExt<DB: Backend>: Transactor<DB> {
@@ -59,9 +59,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     #[track_caller]
     fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
-        F: Repeatable
-            + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
-            + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+        F: UnitFn<DB, T, E>,
         E: From<Error> + Send,
         T: Send;
 
@@ -120,9 +118,7 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
     #[track_caller]
     fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
-        F: Repeatable
-            + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
-            + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+        F: UnitFn<DB, T, E>,
         E: From<Error> + Send,
         T: Send,
     {
@@ -183,9 +179,7 @@ struct Closure<F, T, E> {
 impl<DB, F, T, E> Unit<DB> for Closure<F, T, E>
 where
     DB: Backend,
-    F: Repeatable
-        + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
-        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>,
+    F: UnitFn<DB, T, E>,
     E: Send,
     T: Send,
 {

@@ -15,7 +15,7 @@ use super::executor::Parts;
 #[cfg(feature = "testing")]
 use super::scope::Scope;
 use super::state::admit_control;
-use super::{Tx, TxFn, send};
+use super::{ScopeFn, Tx, send};
 
 impl<DB: Backend> Tx<DB> {
     /// Runs a part of the unit that may fail on its own: its `Err` undoes what it did, and the unit goes on.
@@ -58,8 +58,7 @@ impl<DB: Backend> Tx<DB> {
     /// A scope that is dropped before its end leaves half of what it did: the transaction is over.
     pub async fn savepoint<F, T, E>(&mut self, scope: F) -> Result<T, E>
     where
-        F: for<'t> AsyncFnOnce(&'t mut Self) -> Result<T, E>
-            + for<'t> TxFn<&'t mut Self, Result<T, E>, Fut: Send>,
+        F: ScopeFn<DB, T, E>,
         E: From<Error>,
     {
         let name = format!("atomically_{}", self.depth + 1);

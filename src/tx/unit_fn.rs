@@ -1,11 +1,15 @@
-//! The bounds that let a unit of work be a plain async closure.
+//! The bounds of closures that run in a transaction.
 
 use std::future::Future;
 
+use crate::backend::Backend;
+
+use super::Tx;
+
 /// An async closure whose future can be named, so that it can be required to be `Send`.
 ///
-/// Implemented for every async closure of one argument; never by hand. `AsyncFnOnce` alone says nothing about its
-/// future, and a future that may not be `Send` cannot be spawned.
+/// Implemented for every async closure of one argument. `AsyncFnOnce` alone says nothing about its future, and a future
+/// that may not be `Send` cannot be spawned.
 #[diagnostic::on_unimplemented(
     message = "this is not a unit of work",
     label = "expected an async closure: `async |tx| {{ … }}` or `async move |tx| {{ … }}`",
@@ -24,9 +28,9 @@ where
     type Fut = Fut;
 }
 
-/// What may be run again: each attempt runs a fresh clone.
+/// A closure that can be retried: each attempt runs a fresh clone of it.
 ///
-/// Implemented for everything that is `Clone`, `Send` and `Sync`. It has a name of its own so that the compiler can say
+/// Implemented for everything that is `Clone`, `Send` and `Sync`. It has a name of its own so that the compiler can explain
 /// what is wrong with a closure that is not:
 ///
 /// ```compile_fail
@@ -61,3 +65,53 @@ pub trait Repeatable: Clone + Send + Sync {}
 
 #[diagnostic::do_not_recommend]
 impl<F: Clone + Send + Sync> Repeatable for F {}
+
+/// An async closure over a transaction that returns a `Result`: the bound of [`Tx::savepoint`].
+///
+/// Implemented for every such closure.
+pub trait ScopeFn<DB: Backend, T, E>:
+    for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E> + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
+{
+}
+
+#[diagnostic::do_not_recommend]
+impl<DB: Backend, T, E, F> ScopeFn<DB, T, E> for F where
+    F: for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
+{
+}
+
+/// A unit of work: an async closure over a transaction that can be retried. The bound of
+/// [`run`](crate::TransactorExt::run).
+///
+/// Implemented for every such closure. Use it for functions of your own around `run`:
+///
+/// ```
+/// use atomically::{Error, Transactor, TransactorExt as _, UnitFn};
+/// use sqlx::Sqlite;
+///
+/// async fn run_and_log<T: Send>(
+///     db: &dyn Transactor<Sqlite>,
+///     unit: impl UnitFn<Sqlite, T, Error>,
+/// ) -> Result<T, Error> {
+///     let result = db.run(unit).await;
+///     if let Err(error) = &result {
+///         eprintln!("{error}");
+///     }
+///     result
+/// }
+/// ```
+pub trait UnitFn<DB: Backend, T, E>:
+    Repeatable
+    + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+    + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
+{
+}
+
+#[diagnostic::do_not_recommend]
+impl<DB: Backend, T, E, F> UnitFn<DB, T, E> for F where
+    F: Repeatable
+        + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+        + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
+{
+}
