@@ -39,10 +39,10 @@ mod query;
 mod wire;
 
 pub(crate) use carried_failure::{Injected, NotSent, TransactionOver, with_failure};
-pub(crate) use codec::{Value, required};
+pub(crate) use codec::Value;
+#[cfg(any(feature = "idempotency", feature = "queue", feature = "testing"))]
+pub(crate) use codec::required;
 pub(crate) use engine::{AskEngine, Engine};
-#[cfg(all(feature = "mysql", feature = "idempotency"))]
-pub(crate) use mysql::whole_seconds;
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::prepared::Kept;
 pub use query::Key;
@@ -543,4 +543,12 @@ where
 /// bits, which is 24 days.
 pub(crate) fn whole_millis(limit: Duration) -> u128 {
     limit.as_micros().div_ceil(1000).clamp(1, i32::MAX as u128)
+}
+
+/// A year: the longest wait that servers accept.
+const MAX_SECONDS: u64 = 365 * 24 * 60 * 60;
+
+/// Seconds to tell a server, rounded up: 0 means "no wait" to one variable and "no limit" to another.
+pub(crate) fn whole_seconds(limit: Duration) -> u64 {
+    limit.as_secs().saturating_add(u64::from(limit.subsec_nanos() > 0)).clamp(1, MAX_SECONDS)
 }

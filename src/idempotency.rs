@@ -30,12 +30,14 @@
 //! [guide](crate::guide::idempotency) argues, and says what to answer over HTTP.
 
 mod claim;
+mod claimant;
 mod error;
 mod key;
 mod keys;
 mod once;
 mod sql;
 
+use crate::backend::Backend;
 use crate::events::KeyOutcome;
 use crate::transactor::Transactor;
 use crate::tx::Tx;
@@ -44,7 +46,6 @@ pub use error::KeyError;
 pub use key::{IdempotencyKey, InvalidKey};
 pub use keys::{Keys, StoredKey};
 pub use once::{Once, OnceIn};
-pub use sql::KeyStore;
 
 /// What became of a request.
 ///
@@ -86,7 +87,7 @@ impl<T> Outcome<T> {
 }
 
 /// What users do with a [`Transactor`] and idempotency keys.
-pub trait IdempotencyExt<DB: KeyStore>: Transactor<DB> {
+pub trait IdempotencyExt<DB: Backend>: Transactor<DB> {
     /// Begins a run under a key: see [`Once`].
     fn once(&self, key: &IdempotencyKey) -> Once<'_, DB, Self> {
         Once::new(self, key)
@@ -98,9 +99,9 @@ pub trait IdempotencyExt<DB: KeyStore>: Transactor<DB> {
     }
 }
 
-impl<DB: KeyStore, X: Transactor<DB> + ?Sized> IdempotencyExt<DB> for X {}
+impl<DB: Backend, X: Transactor<DB> + ?Sized> IdempotencyExt<DB> for X {}
 
 /// Begins a part of a unit of work that is done once for a key, in a transaction that somebody else began: see [`OnceIn`].
-pub fn once_in<'t, DB: KeyStore>(tx: &'t mut Tx<DB>, key: &IdempotencyKey) -> OnceIn<'t, DB> {
+pub fn once_in<'t, DB: Backend>(tx: &'t mut Tx<DB>, key: &IdempotencyKey) -> OnceIn<'t, DB> {
     OnceIn::new(tx, key)
 }

@@ -222,7 +222,7 @@ impl<DB: Backend> Tx<DB> {
     }
 
     /// How long each statement may wait for a lock, as the opening has told the server.
-    #[cfg(all(feature = "mysql", feature = "idempotency"))]
+    #[cfg(feature = "idempotency")]
     pub(crate) fn lock_wait(&self) -> Option<Duration> {
         self.closing.limits.on_locks()
     }

@@ -2,7 +2,6 @@
 
 mod support;
 
-use atomically::idempotency::KeyStore;
 use atomically::queue::{Queue, QueueBackend};
 use atomically::{Error, Pessimistic};
 use sqlx::{PgPool, Postgres};
@@ -55,7 +54,7 @@ async fn two_make_the_tables_of_queues() {
 }
 
 /// Makes all tables of the crate, as a program does that starts.
-async fn create_all<DB: TestBackend + QueueBackend + KeyStore>(pool: &sqlx::Pool<DB>) -> Result<(), Error> {
+async fn create_all<DB: TestBackend + QueueBackend>(pool: &sqlx::Pool<DB>) -> Result<(), Error> {
     let db = Pessimistic::default().on(pool);
     db.create_operation_table().await?;
     db.create_key_table().await?;
@@ -63,7 +62,7 @@ async fn create_all<DB: TestBackend + QueueBackend + KeyStore>(pool: &sqlx::Pool
 }
 
 /// A process starts while another one writes, or has the tables locked altogether.
-async fn tables_that_exist_are_not_locked<DB: TestBackend + QueueBackend + KeyStore>(lock: &[&'static str]) {
+async fn tables_that_exist_are_not_locked<DB: TestBackend + QueueBackend>(lock: &[&'static str]) {
     let pool = DB::pool(3).await;
     create_all(&pool.pool).await.expect("the tables");
     let mut writer = pool.acquire().await.expect("a connection");

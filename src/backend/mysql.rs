@@ -7,12 +7,11 @@ use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlDatabaseError};
 use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 
-pub(crate) use self::transaction::whole_seconds;
 use super::text::{between, last_between, names, unquoted};
 use super::{
     AskEngine, Backend, BeforeLoneStatement, Closing, Driver, Ending, Engine, Facts, Guard, Key,
     LatestDeadlock, LockWaits, Probe, Provocation, Report, Sealed, SnapshotAge, Survival, Target,
-    WatchedQuery, whole_clause,
+    WatchedQuery, whole_clause, whole_seconds,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;

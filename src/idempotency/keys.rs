@@ -1,6 +1,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::isolation::Isolation;
 use crate::strategy::Strategy;
@@ -9,7 +10,7 @@ use crate::tx::Tx;
 
 use super::error::KeyError;
 use super::key::IdempotencyKey;
-use super::sql::KeyStore;
+use super::sql::KeySql;
 
 /// The keys that are stored: what [`IdempotencyExt::keys`](super::IdempotencyExt::keys) gives to those who operate the
 /// database.
@@ -31,7 +32,7 @@ pub struct StoredKey {
     pub expires_in: Duration,
 }
 
-impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
+impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
     pub(super) fn new(transactor: &'a X) -> Self {
         Self { transactor, database: PhantomData }
     }
@@ -42,8 +43,7 @@ impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
     ///
     /// The database's; [`KeyError::NoTable`].
     pub async fn find(&self, key: &IdempotencyKey) -> Result<Option<StoredKey>, Error> {
-        let sql = DB::select_key(key);
-        let find = async |tx: &mut Tx<DB>| DB::fetch_key(tx, sql).await.map_err(KeyError::or_other);
+        let find = async |tx: &mut Tx<DB>| KeySql::of::<DB>().find(tx, key).await.map_err(KeyError::or_other);
         let row = self.transactor.with(Options::new().read_only()).run(find).await?;
         let seconds = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
         Ok(row.and_then(|row| {
@@ -60,7 +60,7 @@ impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
     /// The database's; a lock timeout while a request is at work on the key.
     pub async fn release(&self, key: &IdempotencyKey) -> Result<bool, Error> {
         let row = vec![key.digest.to_vec()];
-        self.change(DB::RELEASE, row).await.map(|released| released > 0)
+        self.change(KeySql::of::<DB>().release, row).await.map(|released| released > 0)
     }
 
     /// Removes what has expired, a thousand at a time and each thousand in a transaction of its own, and answers how many
@@ -78,7 +78,7 @@ impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
     pub async fn purge(&self) -> Result<u64, Error> {
         let mut removed = 0;
         loop {
-            match self.change(DB::PURGE, Vec::new()).await? {
+            match self.change(KeySql::of::<DB>().purge, Vec::new()).await? {
                 0 => return Ok(removed),
                 batch => removed += batch,
             }
@@ -87,18 +87,19 @@ impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
 
     /// Above READ COMMITTED, InnoDB would also lock the gaps between the rows, into which others write.
     async fn change(&self, sql: &'static str, row: Vec<Vec<u8>>) -> Result<u64, Error> {
-        let change =
-            async |tx: &mut Tx<DB>| DB::change_keys(tx, sql, None, row).await.map_err(KeyError::or_other);
+        let change = async |tx: &mut Tx<DB>| {
+            KeySql::of::<DB>().change(tx, sql, None, row).await.map_err(KeyError::or_other)
+        };
         self.transactor.with(Options::new().isolation(Isolation::ReadCommitted)).run(change).await
     }
 }
 
 /// # The table of idempotency keys
-impl<DB: KeyStore, S: Strategy> PoolTransactor<DB, S> {
+impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// The statements that make the table of idempotency keys where it is missing, for migrations of your own.
     #[must_use]
     pub fn key_schema() -> &'static str {
-        DB::CREATE_KEYS
+        KeySql::of::<DB>().create
     }
 
     /// Makes the table of idempotency keys where it is missing.
@@ -109,6 +110,6 @@ impl<DB: KeyStore, S: Strategy> PoolTransactor<DB, S> {
     ///
     /// The database's.
     pub async fn create_key_table(&self) -> Result<(), Error> {
-        self.create_schema(DB::CREATE_KEYS).await
+        self.create_schema(KeySql::of::<DB>().create).await
     }
 }

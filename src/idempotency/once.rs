@@ -7,16 +7,18 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::events::KeyOutcome;
 use crate::transactor::{Ended, Options, Transactor, Unit, Wish};
 use crate::tx::{ScopeFn, Tx, UnitFn};
 
 use super::Outcome;
-use super::claim::{Claim, Claimant, Terms};
+use super::claim::Claim;
+use super::claimant::{Claimant, Terms};
 use super::error::KeyError;
 use super::key::IdempotencyKey;
-use super::sql::KeyStore;
+use super::sql::KeySql;
 
 /// A run of a unit of work that happens at most once for its key: what [`IdempotencyExt::once`](super::IdempotencyExt::once)
 /// begins.
@@ -47,7 +49,7 @@ pub struct Once<'a, DB, X: ?Sized> {
     database: PhantomData<fn() -> DB>,
 }
 
-impl<'a, DB: KeyStore, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
+impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     pub(super) fn new(transactor: &'a X, key: &IdempotencyKey) -> Self {
         Self { transactor, terms: Terms::new(*key), database: PhantomData }
     }
@@ -135,7 +137,7 @@ struct Keyed<F, T, E> {
 #[async_trait]
 impl<DB, F, T, E> Unit<DB> for Keyed<F, T, E>
 where
-    DB: KeyStore,
+    DB: Backend,
     F: UnitFn<DB, T, E>,
     T: Serialize + DeserializeOwned + Send,
     E: From<Error> + Send,
@@ -206,12 +208,12 @@ where
 /// ([`Options::resolve_commits`]).
 #[derive(Debug)]
 #[must_use = "nothing is run before `run`"]
-pub struct OnceIn<'t, DB: KeyStore> {
+pub struct OnceIn<'t, DB: Backend> {
     tx: &'t mut Tx<DB>,
     terms: Terms,
 }
 
-impl<'t, DB: KeyStore> OnceIn<'t, DB> {
+impl<'t, DB: Backend> OnceIn<'t, DB> {
     pub(super) fn new(tx: &'t mut Tx<DB>, key: &IdempotencyKey) -> Self {
         Self { tx, terms: Terms { wait: None, ..Terms::new(*key) } }
     }
@@ -261,7 +263,7 @@ impl<'t, DB: KeyStore> OnceIn<'t, DB> {
 /// Runs what is to be run, and stores what it answers.
 async fn fresh<DB, F, T, E>(tx: &mut Tx<DB>, claimant: &Claimant, body: F) -> Result<Outcome<T>, E>
 where
-    DB: KeyStore,
+    DB: Backend,
     F: ScopeFn<DB, T, E>,
     T: Serialize,
     E: From<Error>,
@@ -270,7 +272,8 @@ where
     let written =
         serde_json::to_string(&response).map_err(|error| Error::from(KeyError::Unwritable(error)))?;
     let row = vec![claimant.terms.key.digest.to_vec(), claimant.run.to_vec()];
-    let stored = DB::change_keys(tx, DB::STORE_RESPONSE, Some(written), row).await.map_err(Error::from)?;
+    let sql = KeySql::of::<DB>();
+    let stored = sql.change(tx, sql.store_response, Some(written), row).await.map_err(Error::from)?;
     tx.expect_one(stored)?;
     if let Some(observation) = tx.observation().cloned() {
         tx.on_commit(async move { observation.tell_key(KeyOutcome::Fresh) });
@@ -280,7 +283,7 @@ where
 
 /// Tells those who watch of an answer that holds however the transaction ends, once that is known: an attempt that is run
 /// again may get another one.
-fn tell_when_over<DB: KeyStore>(tx: &mut Tx<DB>, outcome: KeyOutcome) {
+fn tell_when_over<DB: Backend>(tx: &mut Tx<DB>, outcome: KeyOutcome) {
     if let Some(observation) = tx.observation().cloned() {
         let on_rollback = observation.clone();
         tx.on_commit(async move { observation.tell_key(outcome) });

@@ -1,99 +1,151 @@
-//! How each database keeps keys. The files of the databases hold the same items in the same order.
+//! The statements about keys.
+//!
+//! Each database has one [`KeySql`], in a file of its own. What is done with them is the same for all.
 
-use futures_core::future::BoxFuture;
 use sqlx::Row as _;
 
-use crate::backend::{Backend, Value, WatchedQuery, required};
+use crate::backend::{Backend, Value, WatchedQuery, required, whole_seconds};
+use crate::sql_text::Syntax;
 use crate::tx::Tx;
 
-use super::claim::Claimant;
+use super::claimant::Claimant;
 use super::key::IdempotencyKey;
 
-#[cfg(feature = "mysql")]
 mod mysql;
-#[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(feature = "sqlite")]
 mod sqlite;
 
-/// A database that keeps idempotency keys: all of them do. Sealed, as [`Backend`] is.
-pub trait KeyStore: Facts {}
+/// The statements of one database.
+pub(super) struct KeySql {
+    /// Creates the table of keys and its index, if they are missing.
+    pub(super) create: &'static str,
+    /// Stores a response. Binds the response, the digest and the run.
+    pub(super) store_response: &'static str,
+    /// Deletes the row of a key. Binds the digest.
+    pub(super) release: &'static str,
+    /// Deletes up to a thousand rows that have expired.
+    pub(super) purge: &'static str,
+    /// Whether a connection keeps the prepared statements. Behind a pooler, those of PostgreSQL may be another client's.
+    keeps_statements: bool,
+    /// Selects the row of a key, with the columns of [`KeyRow`].
+    select: fn(&IdempotencyKey) -> String,
+    /// Writes the row of a key unless another run has it, and does not fail then.
+    write: fn(&Claimant, &KeyWrite) -> String,
+    claiming: Claiming,
+}
 
-/// The items behind [`KeyStore`], out of reach of its users so that they may grow.
-#[doc(hidden)]
-pub trait Facts: Backend {
-    /// The table of keys and its index, made where they are missing.
-    const CREATE_KEYS: &'static str;
+/// How a key is claimed: how its row is written, and then read in a way that every isolation level sees.
+enum Claiming {
+    /// In one text, which this function puts around the two statements.
+    OneText(fn(&Claimant, write: String, select: String) -> String),
+    /// Each statement in a packet of its own: see [`Engine::is_galera`](crate::backend::Engine::is_galera).
+    OneByOne,
+}
 
-    /// Stores a response: the response, the digest, the run.
-    const STORE_RESPONSE: &'static str;
-
-    /// Removes the row of a digest.
-    const RELEASE: &'static str;
-
-    /// Removes up to a thousand rows that have expired.
-    const PURGE: &'static str;
-
-    /// Writes the row of a key where it can be written, and returns what is there then, in a way that every isolation
-    /// level sees.
-    fn claim<'t>(
-        tx: &'t mut Tx<Self>,
-        claimant: &Claimant,
-        write: &Write,
-    ) -> BoxFuture<'t, Result<Found, sqlx::Error>>;
-
-    /// The text that answers what is stored for a key.
-    fn select_key(key: &IdempotencyKey) -> String;
-
-    /// Whether a connection keeps the prepared statements: behind a pooler, those of PostgreSQL may be another client's.
-    const KEEPS_STATEMENTS: bool;
-
-    /// Runs a text that returns one row with the columns of [`Row`], perhaps among others.
-    fn fetch_key(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Option<Row>, sqlx::Error>> {
-        Box::pin(async move {
-            let rows = tx.fetch_rows(WatchedQuery::of_values(sql, [])?).await?;
-            rows.iter().find(|row| row.len() == Row::COLUMNS).map(Row::decode::<Self>).transpose()
-        })
+impl KeySql {
+    pub(super) fn of<DB: Backend>() -> &'static Self {
+        match DB::SYNTAX {
+            Syntax::MySql => &mysql::SQL,
+            Syntax::Postgres => &postgres::SQL,
+            Syntax::Sqlite => &sqlite::SQL,
+        }
     }
 
-    /// Runs a statement with these arguments, and returns how many rows it affected.
-    fn change_keys<'t>(
-        tx: &'t mut Tx<Self>,
+    /// Writes the row of a key if no other run has it, and returns what is there then.
+    pub(super) async fn claim<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        claimant: &Claimant,
+        write: &KeyWrite,
+    ) -> Result<KeyFound, sqlx::Error> {
+        let (write, select) = ((self.write)(claimant, write), (self.select)(&claimant.terms.key));
+        match self.claiming {
+            Claiming::OneText(text) => {
+                Ok(fetch(tx, text(claimant, write, select)).await?.map_or(KeyFound::Nothing, KeyFound::Row))
+            }
+            Claiming::OneByOne => claim_one_by_one(tx, claimant, write, select).await,
+        }
+    }
+
+    /// Returns the row of a key.
+    pub(super) async fn find<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<KeyRow>, sqlx::Error> {
+        fetch(tx, (self.select)(key)).await
+    }
+
+    /// Runs one of the statements with these arguments, and returns how many rows it affected.
+    pub(super) async fn change<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
         sql: &'static str,
         response: Option<String>,
         bytes: Vec<Vec<u8>>,
-    ) -> BoxFuture<'t, Result<u64, sqlx::Error>> {
-        Box::pin(async move {
-            let response = response.map(|text| Value::Text(Some(text)));
-            let values = response.into_iter().chain(bytes.into_iter().map(Value::Bytes));
-            tx.execute_query(WatchedQuery::of_values(sql.to_owned(), values)?.kept(Self::KEEPS_STATEMENTS))
-                .await
-        })
+    ) -> Result<u64, sqlx::Error> {
+        let response = response.map(|text| Value::Text(Some(text)));
+        let values = response.into_iter().chain(bytes.into_iter().map(Value::Bytes));
+        let query = WatchedQuery::of_values(sql.to_owned(), values)?;
+        tx.execute_query(query.kept(self.keeps_statements)).await
     }
 }
 
-/// What the attempt to write the row of a key found.
-#[doc(hidden)]
+/// The row is read with a lock, because a snapshot may be older than it. A row of another node is only there once its
+/// transaction is certified, so what is read of it holds. Two nodes that write the same key find out at COMMIT.
+///
+/// MariaDB can limit the wait of one statement. On MySQL the limit is the session's, which takes two round trips more.
+async fn claim_one_by_one<DB: Backend>(
+    tx: &mut Tx<DB>,
+    claimant: &Claimant,
+    mut write: String,
+    select: String,
+) -> Result<KeyFound, sqlx::Error> {
+    let mut waits = KeyWaits::new(claimant, tx.lock_wait());
+    if let Some(KeyWaits { key, .. }) = waits
+        && tx.engine().is_mariadb
+    {
+        write = mysql::with_lock_wait(key, &write);
+        waits = None;
+    }
+    if let Some(KeyWaits { key, .. }) = waits {
+        execute(tx, mysql::set_lock_wait(key)).await?;
+    }
+    if execute(tx, write).await? == 0 {
+        // A run that finds the key in use ends its transaction, which restores the limit.
+        let row = fetch(tx, format!("{select} LOCK IN SHARE MODE")).await?;
+        return Ok(row.map_or(KeyFound::Nothing, KeyFound::Row));
+    }
+    if let Some(KeyWaits { unit, .. }) = waits {
+        execute(tx, mysql::set_lock_wait(unit)).await?;
+    }
+    Ok(KeyFound::Written)
+}
+
+async fn execute<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<u64, sqlx::Error> {
+    tx.execute_query(WatchedQuery::of_values(sql, [])?).await
+}
+
+/// Runs a text that returns one row with the columns of [`KeyRow`], perhaps among others.
+async fn fetch<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<Option<KeyRow>, sqlx::Error> {
+    let rows = tx.fetch_rows(WatchedQuery::of_values(sql, [])?).await?;
+    rows.iter().find(|row| row.len() == KeyRow::COLUMNS).map(KeyRow::decode::<DB>).transpose()
+}
+
+/// What a claim found.
 #[derive(Debug)]
-pub enum Found {
-    /// The row was written: it is this run's.
+pub(super) enum KeyFound {
+    /// The row was written: the key is this run's.
     Written,
-    /// This row is there, which may be the one that was written just now.
-    Row(Row),
+    /// This row is there. It may be the one that was just written.
+    Row(KeyRow),
     /// There is no row.
     Nothing,
 }
 
-impl From<Option<Row>> for Found {
-    fn from(row: Option<Row>) -> Self {
-        row.map_or(Self::Nothing, Self::Row)
-    }
-}
-
-/// How a row comes to be a claimant's.
-#[doc(hidden)]
+/// How the row of a key is written.
 #[derive(Debug)]
-pub enum Write {
+pub(super) enum KeyWrite {
     /// There is none yet.
     Insert,
     /// There is one of this run, which has expired.
@@ -101,9 +153,8 @@ pub enum Write {
 }
 
 /// The row of a key.
-#[doc(hidden)]
 #[derive(Debug)]
-pub struct Row {
+pub(super) struct KeyRow {
     pub(super) fingerprint: Vec<u8>,
     pub(super) run: Vec<u8>,
     pub(super) response: Option<String>,
@@ -113,8 +164,8 @@ pub struct Row {
     pub(super) expires_in: i64,
 }
 
-impl Row {
-    /// How many columns there are: more than in any other row that the texts answer.
+impl KeyRow {
+    /// The number of columns: more than in any other row that the texts return.
     const COLUMNS: usize = 5;
 
     fn decode<DB: Backend>(row: &DB::Row) -> Result<Self, sqlx::Error> {
@@ -134,6 +185,42 @@ impl Row {
     }
 }
 
+/// How long statements wait for locks, in seconds, if the key has a shorter limit than the rest of the unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct KeyWaits {
+    key: u64,
+    unit: u64,
+}
+
+impl KeyWaits {
+    /// `unit` is the limit with which the transaction was opened.
+    fn new(claimant: &Claimant, unit: Option<std::time::Duration>) -> Option<Self> {
+        let (key, unit) = (whole_seconds(claimant.terms.wait?), whole_seconds(unit?));
+        (key < unit).then_some(Self { key, unit })
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::idempotency::claimant::Terms;
+
+    #[test]
+    fn a_limit_is_set_only_if_the_key_waits_for_less_time_than_the_unit() {
+        let seconds = |seconds: f64| Some(Duration::from_secs_f64(seconds));
+        let waits = |key: Option<Duration>, unit| {
+            let key = Terms { wait: key, ..Terms::new(IdempotencyKey::new("a", &()).expect("a key")) };
+            KeyWaits::new(&key.new_run(), unit)
+        };
+        assert_eq!(waits(seconds(0.1), seconds(9.9)), Some(KeyWaits { key: 1, unit: 10 }));
+        assert_eq!(waits(seconds(1.5), seconds(1.9)), None, "both are two");
+        assert_eq!(waits(seconds(20.0), seconds(10.0)), None);
+        assert_eq!(waits(None, seconds(10.0)), None, "a part waits as long as its unit");
+    }
 }

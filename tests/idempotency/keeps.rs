@@ -4,14 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use atomically::idempotency::{IdempotencyKey, KeyStore};
+use atomically::idempotency::IdempotencyKey;
 use atomically::{Error, Pessimistic, Tx};
 use sqlx::{MySql, Pool, Postgres, Row as _, Sqlite};
 
 use crate::support::{TestBackend, TestPool};
 
 /// A database under test that keeps keys.
-pub(crate) trait Keeps: TestBackend + KeyStore {
+pub(crate) trait Keeps: TestBackend {
     /// Makes as many keys as there are rows in `ledger`, all of which have expired.
     const EXPIRED_KEYS: &'static str;
 

@@ -1,6 +1,6 @@
 //! Requests with an idempotency key.
 
-use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, KeyStore, Outcome, once_in};
+use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome, once_in};
 use atomically::testing::{Fault, Faults, Moment};
 use atomically::{Error, Pessimistic, TransactorExt as _, Tx};
 
@@ -19,7 +19,7 @@ async fn work<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<i64, Error> {
 
 /// A fresh answer is told of when its commit is certain, and once: not for an attempt that was run again, nor for a unit
 /// that was rolled back.
-pub(crate) async fn each_answer_is_counted_once<DB: TestBackend + KeyStore>() {
+pub(crate) async fn each_answer_is_counted_once<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let exporter = Exporter::new();
     let db = patient(Pessimistic::default(), &pool);

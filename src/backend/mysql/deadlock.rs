@@ -7,7 +7,7 @@ use crate::deadlock::{DeadlockParty, DeadlockReport, WantedLock};
 
 use super::innodb_status::{self, Lock};
 use super::literals::masked;
-use super::transaction::whole_seconds;
+use crate::backend::whole_seconds;
 
 /// What the answer of the session that asks begins with.
 const ASKING: &str = "deadlock of session ";

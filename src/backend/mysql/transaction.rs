@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::lock_name;
-use crate::backend::{Closing, Ending, Engine, GUARD, whole_millis};
+use crate::backend::{Closing, Ending, Engine, GUARD, MAX_SECONDS, whole_millis, whole_seconds};
 use crate::failure::Failure;
 use crate::isolation::Access;
 use crate::strategy::{Limits, Plan};
@@ -35,7 +35,7 @@ pub(super) fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
         let is_asked_for = limits.lock == Some(limit);
         // Rounded down, where the deadline is the limit: the answer comes before the client gives up, and leaves no session
         // waiting on the server.
-        let tables = if is_asked_for { whole_seconds(limit) } else { limit.as_secs().clamp(1, YEAR) };
+        let tables = if is_asked_for { whole_seconds(limit) } else { limit.as_secs().clamp(1, MAX_SECONDS) };
         let rows = if is_asked_for { tables } else { seconds_below(limit) };
         let [rows, tables] =
             [("innodb_lock_wait_timeout", rows), ("lock_wait_timeout", tables)].map(|(setting, seconds)| {
@@ -133,16 +133,12 @@ fn putting_back(closing: &Closing) -> String {
 /// before the statement's own limit ends it; or above it, where rounding down would give up a good part of
 /// the time. Whoever waits anew stands at the end of the queue.
 fn seconds_below(limit: Duration) -> u64 {
-    let below = limit.as_secs().clamp(1, YEAR);
-    if below as f64 >= limit.as_secs_f64() * 0.75 || below == YEAR { below } else { whole_seconds(limit) }
-}
-
-/// The longest time, in seconds, that a server accepts for a wait.
-const YEAR: u64 = 365 * 24 * 60 * 60;
-
-/// Rounded up: 0 means "no wait" to one variable and "no limit" to another.
-pub(crate) fn whole_seconds(limit: Duration) -> u64 {
-    limit.as_secs().saturating_add(u64::from(limit.subsec_nanos() > 0)).clamp(1, YEAR)
+    let below = limit.as_secs().clamp(1, MAX_SECONDS);
+    if below as f64 >= limit.as_secs_f64() * 0.75 || below == MAX_SECONDS {
+        below
+    } else {
+        whole_seconds(limit)
+    }
 }
 
 #[cfg(test)]
@@ -191,6 +187,6 @@ mod tests {
         for (millis, seconds) in [(9_900, 9), (4_400, 4), (2_050, 2), (1_900, 2), (900, 1), (10, 1)] {
             assert_eq!(seconds_below(Duration::from_millis(millis)), seconds, "{millis} ms");
         }
-        assert_eq!(seconds_below(Duration::from_secs(u32::MAX.into())), YEAR);
+        assert_eq!(seconds_below(Duration::from_secs(u32::MAX.into())), MAX_SECONDS);
     }
 }
