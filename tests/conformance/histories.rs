@@ -268,7 +268,7 @@ async fn read_across<DB: TestBackend>(level: Isolation) -> History {
 }
 
 /// The opening of a unit whose commits are resolved takes the snapshot, a moment before the closure begins.
-pub(crate) async fn histories_with_resolved_commits_are_in_order<DB: TestBackend + Lists>() {
+pub(crate) async fn histories_with_resolved_commits_are_in_order<DB: TestBackend>() {
     let pool = DB::pool(SESSIONS).await;
     let db = patient(Serializable::default(), &pool);
     db.create_operation_table().await.expect("a table");

@@ -137,7 +137,7 @@ fn stable(text: &str) -> String {
     let text = words.join(" ");
     let text = cut(&text, " (os error ", ")");
     // A connection that the pool is opening counts as open.
-    let text = text.replace("(pool: 0 of", "(pool: N of").replace("(pool: 1 of", "(pool: N of");
+    let text = (0..=3).fold(text, |text, open| text.replace(&format!("(pool: {open} of"), "(pool: N of"));
     // How many attempts fit into a deadline depends on the machine.
     match text.split_once("deadline passed after ") {
         Some((front, rest)) => match rest.split_once(" in ") {
