@@ -184,10 +184,10 @@ async fn coalesced_sums_that_are_cut_are_not_applied() {
         ("YEAR", 2155),
         ("VARCHAR(3)", 999),
     ] {
-        let limited = coalescing::Limited { start: maximum - 7, fits: 7, too_much: 12 };
+        let limited = stored_sums::Limited { start: maximum - 7, fits: 7, too_much: 12 };
         let create = format!("CREATE TABLE counter (id BIGINT PRIMARY KEY, value {kind} NOT NULL)");
         let pool = lenient(&[&create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;
-        coalescing::only_sums_that_are_stored_are_applied(kind, &pool, limited).await;
+        stored_sums::only_sums_that_are_stored_are_applied(kind, &pool, limited).await;
     }
 }
 
@@ -195,8 +195,8 @@ async fn coalesced_sums_that_are_cut_are_not_applied() {
 async fn coalesced_sums_that_are_rounded_are_not_applied() {
     let create = "CREATE TABLE counter (id BIGINT PRIMARY KEY, value FLOAT NOT NULL)";
     let pool = lenient(&[create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;
-    let limited = coalescing::Limited { start: 1 << 24, fits: 2, too_much: 1 };
-    coalescing::only_sums_that_are_stored_are_applied("FLOAT", &pool, limited).await;
+    let limited = stored_sums::Limited { start: 1 << 24, fits: 2, too_much: 1 };
+    stored_sums::only_sums_that_are_stored_are_applied("FLOAT", &pool, limited).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -207,8 +207,8 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
         "CREATE TRIGGER cap BEFORE UPDATE ON counter FOR EACH ROW SET NEW.value = LEAST(NEW.value, 10)",
     ])
     .await;
-    let limited = coalescing::Limited { start: 3, fits: 7, too_much: 12 };
-    coalescing::only_sums_that_are_stored_are_applied("a trigger", &pool, limited).await;
+    let limited = stored_sums::Limited { start: 3, fits: 7, too_much: 12 };
+    stored_sums::only_sums_that_are_stored_are_applied("a trigger", &pool, limited).await;
 }
 
 /// Without the strict mode, MariaDB ignores what a generated column is set to, and calls that a warning.
@@ -227,7 +227,7 @@ async fn a_generated_column_is_not_added_to() {
 
 /// A table `counter`, and a connection to it without the strict mode.
 async fn lenient(statements: &[&str]) -> TestPool<sqlx::MySql> {
-    let mut made = coalescing::made_by::<sqlx::MySql>(statements).await;
+    let mut made = stored_sums::made_by::<sqlx::MySql>(statements).await;
     made.pool = pool_with(&made.url, "SET sql_mode = ''").await;
     made
 }

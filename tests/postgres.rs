@@ -59,16 +59,16 @@ async fn a_coalesced_update_that_is_taken_back_is_not_applied() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn coalesced_sums_that_do_not_fit_their_type_are_not_applied() {
     for (kind, limited) in [
-        ("SMALLINT", coalescing::Limited { start: 32_760, fits: 7, too_much: 12 }),
-        ("INTEGER", coalescing::Limited { start: 2_147_483_640, fits: 7, too_much: 12 }),
-        ("NUMERIC(3, 0)", coalescing::Limited { start: 992, fits: 7, too_much: 12 }),
-        ("REAL", coalescing::Limited { start: 1 << 24, fits: 2, too_much: 1 }),
+        ("SMALLINT", stored_sums::Limited { start: 32_760, fits: 7, too_much: 12 }),
+        ("INTEGER", stored_sums::Limited { start: 2_147_483_640, fits: 7, too_much: 12 }),
+        ("NUMERIC(3, 0)", stored_sums::Limited { start: 992, fits: 7, too_much: 12 }),
+        ("REAL", stored_sums::Limited { start: 1 << 24, fits: 2, too_much: 1 }),
         // Tens, which PostgreSQL has had since version 15.
-        ("NUMERIC(3, -1)", coalescing::Limited { start: 100, fits: 10, too_much: 5 }),
+        ("NUMERIC(3, -1)", stored_sums::Limited { start: 100, fits: 10, too_much: 5 }),
     ] {
         let create = format!("CREATE TABLE counter (id BIGINT PRIMARY KEY, value {kind} NOT NULL)");
-        let pool = coalescing::made_by(&[&create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;
-        coalescing::only_sums_that_are_stored_are_applied::<sqlx::Postgres>(kind, &pool, limited).await;
+        let pool = stored_sums::made_by(&[&create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;
+        stored_sums::only_sums_that_are_stored_are_applied::<sqlx::Postgres>(kind, &pool, limited).await;
     }
 }
 
@@ -82,15 +82,15 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
         ("AFTER UPDATE ON counter FOR EACH ROW WHEN (pg_trigger_depth() = 0)", after),
         ("AFTER UPDATE ON counter FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)", after),
     ] {
-        let pool = coalescing::made_by(&[
+        let pool = stored_sums::made_by(&[
             "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
             "INSERT INTO counter VALUES (1, 1), (2, 1)",
             &format!("CREATE FUNCTION cap() RETURNS trigger LANGUAGE plpgsql AS '{body}'"),
             &format!("CREATE TRIGGER cap {when} EXECUTE FUNCTION cap()"),
         ])
         .await;
-        let limited = coalescing::Limited { start: 3, fits: 7, too_much: 12 };
-        coalescing::only_sums_that_are_stored_are_applied::<sqlx::Postgres>(when, &pool, limited).await;
+        let limited = stored_sums::Limited { start: 3, fits: 7, too_much: 12 };
+        stored_sums::only_sums_that_are_stored_are_applied::<sqlx::Postgres>(when, &pool, limited).await;
     }
 }
 

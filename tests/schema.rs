@@ -127,10 +127,7 @@ async fn postgres_an_index_that_is_missing_stops_no_writer_for_long() {
     assert!(made);
 }
 
-async fn missing_indexes_are_made<DB: TestBackend + QueueBackend + KeyStore>(
-    drop: &[&'static str],
-    count: &str,
-) {
+async fn missing_indexes_are_made<DB: TestBackend + QueueBackend>(drop: &[&'static str], count: &str) {
     let pool = DB::pool(2).await;
     create_all(&pool.pool).await.expect("the tables");
     let indexes = async || DB::pool_fetch(&pool.pool, DB::sql(count), &[]).await.expect("a count");

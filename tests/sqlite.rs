@@ -18,6 +18,31 @@ async fn a_constraint_that_fails_at_commit_is_typed() {
     failures::a_constraint_that_fails_at_commit_is_typed::<Sqlite>().await;
 }
 
+/// SQLite has one level, whichever is asked for: a unit reads one snapshot, and does not write what it made
+/// of one that is outdated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_isolation_level_is_serializable() {
+    let pool = increments::counter::<Sqlite>(2).await;
+    let others = Sqlite::another(&pool.url).await;
+    let db = Optimistic::default().on(&pool);
+    for level in options::LEVELS {
+        let before = increments::value(&pool).await;
+        let unit = async |tx: &mut Tx<Sqlite>| {
+            let value = "SELECT value FROM counter WHERE id = 1";
+            let first = Sqlite::fetch(tx, Sqlite::sql(value), &[]).await?;
+            if tx.attempt() == 1 {
+                let add = Sqlite::sql("UPDATE counter SET value = value + 10 WHERE id = 1");
+                Sqlite::pool_execute(&others, add, &[]).await?;
+            }
+            assert_eq!(Sqlite::fetch(tx, Sqlite::sql(value), &[]).await?, first, "{level}");
+            outcomes::set_value(tx, first + 1).await?;
+            Ok::<_, Error>(tx.attempt())
+        };
+        let attempts = db.with(Options::new().isolation(level)).run(unit).await.expect("a commit");
+        assert_eq!((attempts, increments::value(&pool).await), (2, before + 11), "{level}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_history_is_serializable() {
     histories::every_history_is_serializable::<Sqlite>().await;
@@ -26,7 +51,7 @@ async fn every_history_is_serializable() {
 /// SQLite's triggers change a row after its update.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
-    let pool = coalescing::made_by(&[
+    let pool = stored_sums::made_by(&[
         "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
         "INSERT INTO counter VALUES (1, 1), (2, 1)",
         "CREATE TRIGGER cap AFTER UPDATE ON counter WHEN NEW.value > 10 BEGIN
@@ -34,8 +59,8 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
          END",
     ])
     .await;
-    let limited = coalescing::Limited { start: 3, fits: 7, too_much: 12 };
-    coalescing::only_sums_that_are_stored_are_applied::<Sqlite>("a trigger", &pool, limited).await;
+    let limited = stored_sums::Limited { start: 3, fits: 7, too_much: 12 };
+    stored_sums::only_sums_that_are_stored_are_applied::<Sqlite>("a trigger", &pool, limited).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,8 +80,8 @@ async fn a_busy_database_is_a_conflict() {
     assert!(error.is_conflict());
 }
 
-/// `OR ROLLBACK` ends the transaction and says no more than "constraint failed": what comes after would be stored on
-/// its own.
+/// `OR ROLLBACK` ends the transaction and says no more than "constraint failed": what comes after would be
+/// stored on its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_automatic_rollback_is_noticed_before_the_next_statement() {
     let pool = increments::counter::<Sqlite>(1).await;
@@ -218,7 +243,8 @@ async fn deadlocks_in_a_shared_cache_are_retried() {
     assert_eq!(increments::value(&pool).await, 30);
 }
 
-/// With a rollback journal, a writer's commit waits for readers, and a reader who wants to write for the writer.
+/// With a rollback journal, a writer's commit waits for readers, and a reader who wants to write for the
+/// writer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explorations_see_readers_and_writers_wait_for_each_other() {
     let directory = tempfile::tempdir().expect("make a temporary directory");
@@ -259,7 +285,8 @@ async fn explorations_see_readers_and_writers_wait_for_each_other() {
     assert_eq!(report.diverged, 0, "{report}");
 }
 
-/// Nobody can go on when a stranger holds the lock: the one who came last is told, and a replay tells the same one.
+/// Nobody can go on when a stranger holds the lock: the one who came last is told, and a replay tells the
+/// same one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explorations_that_a_stranger_locks_out_can_be_replayed() {
     let pool = increments::counter::<Sqlite>(2).await;

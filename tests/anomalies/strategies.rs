@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use atomically::{
-    Error, Optimistic, Pessimistic, PoolTransactor, Serializable, Strategy, TransactorExt as _, Tx,
+    Adaptive, Error, Optimistic, Options, Pessimistic, PoolTransactor, Serializable, Strategy,
+    TransactorExt as _, Tx,
 };
 use tokio::sync::Notify;
 
 use crate::engines::Engine;
 use crate::session::LIMIT;
+use crate::support::TestPool;
 use crate::table::{Table, assert_is_in_the_guide};
 
 /// A unit of work that looks at something and then relies on it.
@@ -73,18 +75,39 @@ impl Job {
     }
 }
 
-/// What becomes of two units, the second of which runs while the first has looked and not yet acted.
-async fn cell<E: Engine>(strategy: impl Strategy, job: Job) -> &'static str {
+async fn database<E: Engine>() -> TestPool<E> {
     let pool = E::pool(3).await;
     for statement in
         ["CREATE TABLE test (id BIGINT PRIMARY KEY, value BIGINT)", "INSERT INTO test VALUES (1, 1), (2, 1)"]
     {
         E::pool_execute(&pool, E::sql(statement), &[]).await.expect("the table");
     }
-    let db = PoolTransactor::new(strategy, &pool);
+    pool
+}
+
+async fn cell<E: Engine>(strategy: impl Strategy, job: Job) -> &'static str {
+    let pool = database::<E>().await;
+    outcome(&pool, &PoolTransactor::new(strategy, &pool.pool), job).await
+}
+
+/// `Adaptive` where both units name a key that has met conflicts before.
+async fn hot_cell<E: Engine>(job: Job) -> &'static str {
+    let pool = database::<E>().await;
+    let db = Adaptive::default().on(&pool).options(Options::new().on_key("a key"));
+    let conflict = async |tx: &mut Tx<E>| tx.expect_one(0);
+    assert!(db.clone().attempts(3).run(conflict).await.expect_err("a conflict").is_exhausted());
+    outcome(&pool, &db, job).await
+}
+
+/// What becomes of two units, the second of which runs while the first has looked and not yet acted.
+async fn outcome<E: Engine, S: Strategy>(
+    pool: &TestPool<E>,
+    db: &PoolTransactor<E, S>,
+    job: Job,
+) -> &'static str {
     let (attempts, second, done, looked) =
         (AtomicU32::new(0), AtomicI64::new(0), AtomicBool::new(false), Notify::new());
-    let (attempts, second, done, looked, watch) = (&attempts, &second, &done, &looked, &*pool);
+    let (attempts, second, done, looked, watch) = (&attempts, &second, &done, &looked, &**pool);
     let unit = |me: i64| {
         db.run(async move |tx: &mut Tx<E>| {
             attempts.fetch_add(1, SeqCst);
@@ -115,7 +138,7 @@ async fn cell<E: Engine>(strategy: impl Strategy, job: Job) -> &'static str {
     other.expect("the second commits");
 
     let (question, right) = job.audit();
-    let answer = E::pool_fetch(&pool, E::sql(question), &[]).await.expect("the audit");
+    let answer = E::pool_fetch(pool, E::sql(question), &[]).await.expect("the audit");
     match attempts.load(SeqCst) {
         _ if answer != right => "possible",
         2 => "—",
@@ -124,14 +147,17 @@ async fn cell<E: Engine>(strategy: impl Strategy, job: Job) -> &'static str {
 }
 
 async fn all<E: Engine>(title: &str) -> Table {
-    let mut table =
-        vec![[title, "`Pessimistic`", "`Optimistic`", "`Serializable`"].map(str::to_owned).to_vec()];
+    let heading =
+        [title, "`Pessimistic`", "`Optimistic`", "`Serializable`", "`Adaptive`", "`Adaptive`, hot key"];
+    let mut table = vec![heading.map(str::to_owned).to_vec()];
     for (name, job) in JOBS {
         let cells = [
             name,
             cell::<E>(Pessimistic::default(), job).await,
             cell::<E>(Optimistic::default(), job).await,
             cell::<E>(Serializable::default(), job).await,
+            cell::<E>(Adaptive::default(), job).await,
+            hot_cell::<E>(job).await,
         ];
         table.push(cells.map(str::to_owned).to_vec());
     }

@@ -1,14 +1,13 @@
 //! Futures that are dropped before they are done.
 
+pub(crate) mod every_poll;
+
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use atomically::{
-    Atomic, Error, ErrorKind, Optimistic, Pessimistic, Serializable, Transactor, TransactorExt as _, Tx,
-};
-
+use atomically::{Atomic, Error, ErrorKind, Optimistic, Pessimistic, TransactorExt as _, Tx};
 use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
@@ -31,66 +30,6 @@ pub(crate) async fn polled<F: Future>(polls: u32, future: F) -> Option<F::Output
     .await
 }
 
-/// The pool has one connection, so that whatever a dropped run leaves behind meets the next one.
-pub(crate) async fn dropped_at_every_poll<DB: TestBackend>() {
-    let pool = DB::pool(1).await;
-    DB::pool_execute(&pool, DB::sql("CREATE TABLE ledger (k BIGINT NOT NULL)"), &[])
-        .await
-        .expect("create a table");
-    let watcher = DB::another(&pool.url).await;
-
-    let transactors: Vec<Box<dyn Transactor<DB>>> = vec![
-        Box::new(Pessimistic::default().on(&pool)),
-        Box::new(Optimistic::default().on(&pool)),
-        Box::new(Serializable::default().on(&pool)),
-    ];
-    let mut key = 0;
-    for db in &transactors {
-        let (mut dropped, mut completed, mut k) = (0, 0, 0);
-        // SQLite's answers may be there before they are waited for: then a round is over after a poll or two.
-        while dropped < 10 || completed < 2 {
-            k += 1;
-            key += 1;
-            assert!(key < 5_000, "the runs are over at once: {dropped} were cut short");
-            let run = db.run(async |tx: &mut Tx<DB>| {
-                DB::execute(tx, DB::sql("INSERT INTO ledger VALUES (?)"), &[key]).await?;
-                DB::fetch(tx, tx.for_update(DB::sql("SELECT k FROM ledger WHERE k = ?")), &[key]).await?;
-                DB::execute(tx, DB::sql("INSERT INTO ledger VALUES (?)"), &[key]).await?;
-                Ok::<_, Error>(())
-            });
-            let outcome = polled(k, run).await;
-
-            // A stranger's autocommit write, right behind it on the same pool, is stored.
-            DB::pool_execute(&pool, DB::sql("INSERT INTO ledger VALUES (?)"), &[-key])
-                .await
-                .expect("the pool works");
-            let count = DB::sql("SELECT COUNT(*) FROM ledger WHERE k = ?");
-            assert_eq!(
-                DB::pool_fetch(&watcher, count, &[-key]).await.expect("a count"),
-                1,
-                "lost after {k} polls"
-            );
-
-            eventually(0, async || DB::open_transactions(&watcher).await).await;
-            let count = DB::sql("SELECT COUNT(*) FROM ledger WHERE k = ?");
-            let rows = DB::pool_fetch(&watcher, count, &[key]).await.expect("a count");
-            match outcome {
-                Some(done) => {
-                    done.expect("an undisturbed run commits");
-                    assert_eq!(rows, 2);
-                    completed += 1;
-                    k = 0;
-                }
-                None => {
-                    assert!(rows == 0 || rows == 2, "half a unit is stored after {k} polls: {rows}");
-                    dropped += 1;
-                }
-            }
-        }
-    }
-}
-
-/// The statement waits for a lock that is held all the while, so it is cut short for certain.
 /// Reading the rest of the rows before the connection is closed could take for ever, with the locks held.
 pub(crate) async fn a_stream_that_is_given_up_leaves_no_lock_behind<DB: TestBackend>(endless: &'static str) {
     let pool = counter::<DB>(2).await;
@@ -117,6 +56,7 @@ pub(crate) async fn a_stream_that_is_given_up_leaves_no_lock_behind<DB: TestBack
     }
 }
 
+/// The statement waits for a lock that is held all the while, so it is cut short for certain.
 pub(crate) async fn a_dropped_statement_kills_the_transaction<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;

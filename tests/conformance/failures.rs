@@ -11,7 +11,7 @@ use tokio::sync::Barrier;
 
 use super::increments::{counter, increment, patient, value};
 use super::outcomes::{Text, set_value};
-use crate::support::{TestBackend, eventually};
+use crate::support::{ServerBackend, TestBackend, eventually};
 
 /// Runs a unit as `Pessimistic` does, but never again.
 #[derive(Debug)]
@@ -233,7 +233,7 @@ pub(crate) async fn a_serialization_conflict_is_run_again<DB: TestBackend>() {
     assert!(attempts.load(Ordering::Relaxed) > 2, "one of the two had to run again");
 }
 
-pub(crate) async fn nowait_is_told_from_a_lock_timeout<DB: TestBackend>() {
+pub(crate) async fn nowait_is_told_from_a_lock_timeout<DB: ServerBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
 
@@ -260,7 +260,7 @@ pub(crate) async fn nowait_is_told_from_a_lock_timeout<DB: TestBackend>() {
 }
 
 /// A session that is killed in the middle of a unit has stored nothing: the unit runs again on another one.
-pub(crate) async fn a_killed_session_is_run_again<DB: TestBackend>() {
+pub(crate) async fn a_killed_session_is_run_again<DB: ServerBackend>() {
     let pool = counter::<DB>(1).await;
     let url = pool.url.clone();
     let db = Pessimistic::default().on(&pool);

@@ -1,13 +1,15 @@
 //! Waiting in line for one key, and what it costs the others.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst};
+pub(crate) mod under_load;
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use atomically::{
     Adaptive, Atomic, Attempt, Backoff, Error, ErrorKind, Failure, Gate, Isolation, Optimistic, Options,
-    Pessimistic, Plan, PoolTransactor, Resolve, RetryBudget, Serializable, Strategy, Transactor,
-    TransactorExt as _, Tx,
+    Pessimistic, Plan, PoolTransactor, RetryBudget, Serializable, Strategy, Transactor, TransactorExt as _,
+    Tx,
 };
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
@@ -50,8 +52,8 @@ async fn look<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<i64, Error> {
     Ok(DB::fetch(tx, DB::sql("SELECT value FROM counter WHERE id = 2"), &[]).await?)
 }
 
-/// Forty units wait for one that does not end. They are served in the order in which they came, and hold neither a
-/// connection nor a transaction meanwhile: a stranger gets through, on a pool of four.
+/// Forty units wait for one that does not end. They are served in the order in which they came, and hold
+/// neither a connection nor a transaction meanwhile: a stranger gets through, on a pool of four.
 pub(crate) async fn waiting_holds_nothing_and_keeps_the_order<DB: TestBackend>() {
     const WAITING: usize = 40;
     let pool = counter::<DB>(4).await;
@@ -150,51 +152,30 @@ pub(crate) async fn whoever_leaves_the_line_is_passed_over<DB: TestBackend>() {
 pub(crate) async fn a_dropped_run_leaves_the_gate<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let gate = Gate::new();
-    for (_, db) in strategies(&pool, &gate) {
-        for polls in 1..40 {
+    for (name, db) in strategies(&pool, &gate) {
+        let (mut dropped, mut rounds) = (0, 0);
+        // Where SQLite answers at once, a run may be over after a poll or two.
+        while rounds < 40 || dropped == 0 {
+            assert!(rounds < 2_000, "{name}: no run was dropped behind the gate");
+            rounds += 1;
+            if name == "adaptive" {
+                // It only takes the gate for a key that has met conflicts, and each commit cools the key.
+                let conflict = async |tx: &mut Tx<DB>| tx.expect_one(0);
+                let conflicts = db.with(Options::new().on_key("hot").attempts(3));
+                assert!(conflicts.run(conflict).await.expect_err("a conflict").is_exhausted());
+            }
+            let polls = 1 + rounds % 40;
             let db = db.with(Options::new().on_key("hot"));
-            super::cancellation::polled(polls, db.run(increment::<DB>)).await;
-            assert_eq!(gate.keys(), 0, "after {polls} polls");
+            let seen = AtomicUsize::new(0);
+            let unit = async |tx: &mut Tx<DB>| {
+                seen.store(gate.at("hot"), SeqCst);
+                increment(tx).await
+            };
+            let outcome = super::cancellation::polled(polls, db.run(unit)).await;
+            dropped += u32::from(outcome.is_none() && seen.load(SeqCst) == 1);
+            assert_eq!(gate.keys(), 0, "{name}, after {polls} polls");
         }
         db.with(Options::new().on_key("hot")).run(increment::<DB>).await.expect("a free gate");
-    }
-}
-
-/// Two of one key at one gate never meet, so nothing is ever run twice, under any strategy; nor where the opening itself
-/// reads and writes.
-pub(crate) async fn behind_a_gate_there_are_no_conflicts<DB: TestBackend>() {
-    const TASKS: i64 = 32;
-    const ROUNDS: i64 = 10;
-    let pool = counter::<DB>(8).await;
-    Pessimistic::default().on(&pool).create_operation_table().await.expect("the table of operations");
-    let found_out = Options::new().resolve_commits(Resolve::Operation);
-    for options in [Options::new(), found_out] {
-        for (name, db) in strategies(&pool, &Gate::new()) {
-            // What adapts begins without the gate.
-            if name == "adaptive" {
-                continue;
-            }
-            let before = value(&pool).await;
-            let attempts = Arc::new(AtomicI64::new(0));
-            let mut tasks = JoinSet::new();
-            for _ in 0..TASKS {
-                let (db, attempts, options) = (db.clone(), attempts.clone(), options.clone());
-                tasks.spawn(async move {
-                    for _ in 0..ROUNDS {
-                        let unit = async |tx: &mut Tx<DB>| {
-                            attempts.fetch_add(1, SeqCst);
-                            increment(tx).await
-                        };
-                        db.with(options.clone().on_key("hot")).run(unit).await.expect("a commit");
-                    }
-                });
-            }
-            while let Some(task) = tasks.join_next().await {
-                task.expect("a task");
-            }
-            assert_eq!(value(&pool).await - before, TASKS * ROUNDS, "{name}");
-            assert_eq!(attempts.load(SeqCst), TASKS * ROUNDS, "{name}, {options:?}: something was run again");
-        }
     }
 }
 
@@ -330,43 +311,6 @@ pub(crate) async fn a_spent_budget_is_a_typed_error<DB: TestBackend>() {
     }
     let error = db.run(never).await.expect_err("never");
     assert_eq!((error.kind(), error.attempts()), (ErrorKind::BudgetSpent, Some(4)), "{error:?}");
-}
-
-/// Two hundred at once want one row: whatever the strategy, with the gate and without, each unit commits or says why not,
-/// and nothing else happens to the row.
-pub(crate) async fn nobody_starves<DB: TestBackend>() {
-    const TASKS: i64 = 200;
-    let pool = counter::<DB>(16).await;
-    for gated in [true, false] {
-        for (name, db) in strategies(&pool, &Gate::new()) {
-            let before = value(&pool).await;
-            let options = Options::new().deadline(Duration::from_secs(60));
-            let options = if gated { options.on_key("hot") } else { options };
-            let mut tasks = JoinSet::new();
-            for _ in 0..TASKS {
-                let (db, options) = (db.clone(), options.clone());
-                tasks.spawn(async move {
-                    let started = Instant::now();
-                    let outcome = db.with(options).run(increment::<DB>).await;
-                    (started.elapsed(), outcome)
-                });
-            }
-            let (mut committed, mut slowest) = (0, Duration::ZERO);
-            while let Some(task) = tasks.join_next().await {
-                let (took, outcome) = task.expect("a task");
-                slowest = slowest.max(took);
-                match outcome {
-                    Ok(()) => committed += 1,
-                    Err(error) => assert!(error.is_exhausted() && !gated, "{name}, gated {gated}: {error:?}"),
-                }
-            }
-            assert_eq!(value(&pool).await - before, committed, "{name}, gated {gated}");
-            println!(
-                "{}, {name}, gated {gated}: {committed} of {TASKS}, the slowest took {slowest:.1?}",
-                DB::NAME
-            );
-        }
-    }
 }
 
 /// Through `dyn`, and with the key of a whole transactor.

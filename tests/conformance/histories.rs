@@ -1,5 +1,7 @@
 //! Histories of real databases: what each strategy promises, and what happens to those who ask for less.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,8 +9,8 @@ use atomically::testing::history::{
     AnomalyKind, Appends, Attempt, History, ListAppend, Order, Outcome, Recorder, Report,
 };
 use atomically::{
-    Atomic, Backend, Ended, Error, Isolation, Optimistic, Options, Pessimistic, Resolve, Serializable,
-    Strategy, Transactor, TransactorExt as _, Tx, Unit,
+    Adaptive, Atomic, Backend, Ended, Error, Failure, Isolation, Optimistic, Options, Pessimistic, Plan,
+    Resolve, Serializable, Strategy, Transactor, TransactorExt as _, Tx, Unit, Verdict,
 };
 use tokio::sync::Barrier;
 
@@ -21,9 +23,54 @@ const TRANSACTIONS: u32 = 20;
 /// What a load of everything at once leaves behind. That it was a load of everything at once is part of it.
 async fn load<DB: TestBackend, S: Strategy>(strategy: S, appends: Appends) -> History {
     let pool = DB::pool(SESSIONS).await;
-    let db = patient(strategy, &pool);
+    run_load(&pool, &patient(strategy, &pool), appends).await
+}
+
+/// The same under `Adaptive` where all units name one key, which turns hot: some lock their rows, and some do
+/// not.
+async fn load_on_one_key<DB: TestBackend>(appends: Appends) -> History {
+    let pool = DB::pool(SESSIONS).await;
+    let (locked, unlocked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let planned =
+        Planned { strategy: Adaptive::default(), locked: locked.clone(), unlocked: unlocked.clone() };
+    let db = patient(planned, &pool).options(Options::new().on_key("all lists"));
+    let history = run_load(&pool, &db, appends).await;
+    assert!(locked.load(Relaxed) && unlocked.load(Relaxed), "the key was hot or cold throughout");
+    history
+}
+
+/// `Adaptive`, and whether it has planned attempts with and without row locks.
+#[derive(Debug)]
+struct Planned {
+    strategy: Adaptive,
+    locked: Arc<AtomicBool>,
+    unlocked: Arc<AtomicBool>,
+}
+
+impl Strategy for Planned {
+    fn plan(&self, attempt: &atomically::Attempt) -> Plan {
+        let plan = self.strategy.plan(attempt);
+        let noted = if plan.row_lock.is_some() { &self.locked } else { &self.unlocked };
+        noted.store(true, Relaxed);
+        plan
+    }
+
+    fn verdict(&self, failure: &Failure) -> Verdict {
+        self.strategy.verdict(failure)
+    }
+
+    fn observe(&self, attempt: &atomically::Attempt, failure: Option<&Failure>) {
+        self.strategy.observe(attempt, failure);
+    }
+}
+
+async fn run_load<DB: TestBackend>(
+    pool: &TestPool<DB>,
+    db: &dyn Transactor<DB>,
+    appends: Appends,
+) -> History {
     let load = ListAppend::new().sessions(SESSIONS).transactions(TRANSACTIONS).appends(appends).seed(7);
-    let history = load.run(&pool, &db).await.expect("a history");
+    let history = load.run(pool, db).await.expect("a history");
     assert_eq!(history.count(Outcome::Committed), (SESSIONS * TRANSACTIONS) as usize, "every unit commits");
     assert_eq!(history.count(Outcome::Unknown), 0);
     history
@@ -54,6 +101,8 @@ pub(crate) async fn every_history_is_serializable<DB: TestBackend>() {
             load::<DB, _>(Pessimistic::default(), appends).await,
             load::<DB, _>(Optimistic::default(), appends).await,
             load::<DB, _>(Atomic::default(), appends).await,
+            load::<DB, _>(Adaptive::default(), appends).await,
+            load_on_one_key::<DB>(appends).await,
         ] {
             report(&history, Order::RealTime).assert(Isolation::Serializable);
         }
@@ -66,6 +115,19 @@ pub(crate) async fn optimistic_histories_lose_no_update<DB: TestBackend>() {
     report.assert(Isolation::ReadCommitted);
     report.assert_none_of(&[AnomalyKind::LostUpdate]);
     assert!(history.count(Outcome::Aborted) > 0, "no version was stale, so nothing was shown");
+}
+
+/// By itself, and on a key that turns hot.
+pub(crate) async fn adaptive_histories_lose_no_update<DB: TestBackend>() {
+    for history in [
+        load::<DB, _>(Adaptive::default(), Appends::Guarded).await,
+        load_on_one_key::<DB>(Appends::Guarded).await,
+    ] {
+        let report = report(&history, Order::RealTime);
+        report.assert(Isolation::ReadCommitted);
+        report.assert_none_of(&[AnomalyKind::LostUpdate]);
+        assert!(history.count(Outcome::Aborted) > 0, "no version was stale, so nothing was shown");
+    }
 }
 
 pub(crate) async fn atomic_histories_lose_no_append<DB: TestBackend>() {

@@ -1,15 +1,20 @@
 //! Every wait has a limit, and nothing is left behind.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use atomically::testing::{Fault, Faults, Moment};
 use atomically::{
-    Atomic, Error, ErrorKind, FailureKind, Options, Pessimistic, Serializable, TransactorExt as _, Tx,
+    Adaptive, Atomic, Backoff, Error, ErrorKind, Event, FailureKind, Optimistic, Options, Pessimistic,
+    PoolTransactor, Serializable, Strategy, TransactorExt as _, Tx, UnitEvent,
 };
+use sqlx::Pool;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::increments::{counter, increment, value};
 use super::outcomes::set_value;
-use crate::support::{TestBackend, eventually};
+use crate::support::{ServerBackend, TestBackend, eventually};
 
 /// Only to tell "in time" from "never", on the busiest of machines.
 const FOR_EVER: Duration = Duration::from_secs(20);
@@ -132,7 +137,7 @@ pub(crate) async fn no_limit_is_left_behind<DB: TestBackend>() {
     assert_eq!(DB::limits(&pool).await, before, "after a failure");
 }
 
-pub(crate) async fn a_dead_pooled_connection_is_replaced<DB: TestBackend>() {
+pub(crate) async fn a_dead_pooled_connection_is_replaced<DB: ServerBackend>() {
     let pool = counter::<DB>(3).await;
     // Three connections, all of them idle.
     let held = [pool.acquire().await, pool.acquire().await, pool.acquire().await]
@@ -158,4 +163,68 @@ pub(crate) async fn limits_may_be_longer_than_servers_can_count<DB: TestBackend>
         let db = Pessimistic::default().on(&pool).options(options);
         db.run(increment::<DB>).await.expect("an increment");
     }
+}
+
+/// The pool has one connection, and the next attempt comes in some hours: meanwhile another unit commits.
+pub(crate) async fn a_backoff_holds_no_connection<DB: TestBackend>() {
+    others_commit_during_a_backoff::<DB, _>(Pessimistic::default()).await;
+    others_commit_during_a_backoff::<DB, _>(Optimistic::default()).await;
+    others_commit_during_a_backoff::<DB, _>(Serializable::default()).await;
+    others_commit_during_a_backoff::<DB, _>(Adaptive::default()).await;
+    others_commit_during_a_backoff::<DB, _>(Atomic::default()).await;
+
+    let pool = counter::<DB>(1).await;
+    let faults = Faults::new().at(Moment::Statement(1), Fault::SerializationFailure);
+    let (paused, backs_off) = pausing(Atomic::default().on(&pool).options(faults.options()));
+    let conflict = async move {
+        paused.apply(sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 1"))).await.map(drop)
+    };
+    another_unit_commits(&pool, conflict, &backs_off).await;
+}
+
+async fn others_commit_during_a_backoff<DB: TestBackend, S: Strategy + Clone>(strategy: S) {
+    let pool = counter::<DB>(1).await;
+    let db = PoolTransactor::new(strategy, &pool.pool);
+    for db in [db.clone(), db.clone().reuse_connections(), db.options(Options::new().on_key("a key"))] {
+        let (paused, backs_off) = pausing(db);
+        let conflict = async move {
+            let unit = async |tx: &mut Tx<DB>| {
+                increment(tx).await?;
+                tx.expect_one(0)
+            };
+            paused.run(unit).await
+        };
+        another_unit_commits(&pool, conflict, &backs_off).await;
+    }
+}
+
+/// The same transactor with delays of hours between attempts, and what it notifies when one begins.
+fn pausing<DB: TestBackend, S: Strategy>(db: PoolTransactor<DB, S>) -> (PoolTransactor<DB, S>, Arc<Notify>) {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let backs_off = Arc::<Notify>::default();
+    let notified = backs_off.clone();
+    let pausing = Options::new().backoff(Backoff::exponential(day, day)).deadline(20 * day).seed(1);
+    let db = db.options(pausing).observed_by(move |event: &Event<'_>| {
+        if let Event::Unit { event: UnitEvent::BackingOff { delay }, .. } = event {
+            assert!(*delay > FOR_EVER, "the pause is over before anything can be shown: {delay:?}");
+            notified.notify_one();
+        }
+    });
+    (db, backs_off)
+}
+
+async fn another_unit_commits<DB: TestBackend>(
+    pool: &Pool<DB>,
+    paused: impl Future<Output = Result<(), Error>> + Send + 'static,
+    backs_off: &Notify,
+) {
+    let before = value(pool).await;
+    let paused = tokio::spawn(paused);
+    timeout(FOR_EVER, backs_off.notified()).await.expect("it is going to be tried again");
+    let other = Pessimistic::default().on(pool);
+    timeout(FOR_EVER, other.run(increment::<DB>)).await.expect("the connection is free").expect("a commit");
+    assert!(!paused.is_finished(), "it was to wait for another attempt");
+    assert_eq!(value(pool).await, before + 1);
+    paused.abort();
+    let _ = paused.await;
 }

@@ -5,12 +5,12 @@
 pub(crate) mod cancellation;
 pub(crate) mod coalescing;
 pub(crate) mod commit_outcome;
+pub(crate) mod connection_reuse;
 pub(crate) mod exploration;
 pub(crate) mod failures;
 pub(crate) mod faults;
 pub(crate) mod histories;
 pub(crate) mod gate;
-pub(crate) mod handoff;
 pub(crate) mod hooks;
 pub(crate) mod increments;
 pub(crate) mod limits;
@@ -36,10 +36,16 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, coalescing, exploration, failures, faults, gate, handoff, histories, hooks, increments,
-            limits, lock_knowledge, lock_order, locks, misuse, observation, observers, options, outcomes, pools,
-            promises, raw_access, savepoints, schedules, use_cases, write_skew,
+            cancellation, exploration, failures, faults, gate, histories, hooks, increments, limits,
+            lock_knowledge, lock_order, locks, misuse, observation, observers, options, outcomes, pools, promises,
+            raw_access, savepoints, schedules, use_cases, write_skew,
         };
+        use $crate::conformance::cancellation::every_poll::{self, dropped_jobs, dropped_requests};
+        use $crate::conformance::coalescing::{
+            answers, callers, contended_rows, lost_connections, stored_sums,
+        };
+        use $crate::conformance::connection_reuse::{endings, next_run, pool_users};
+        use $crate::conformance::gate::under_load;
 
         $crate::conformance!(@tests $database;
             increments::pessimistic_is_exact,
@@ -66,7 +72,15 @@ macro_rules! conformance {
             pools::a_nested_run_is_refused_after_new_connect_options,
             outcomes::streams_may_be_given_up_between_rows,
             outcomes::apply_counts_rows_and_reports_errors,
-            cancellation::dropped_at_every_poll,
+            every_poll::runs_leave_nothing_behind,
+            every_poll::resolved_commits_leave_nothing_behind,
+            every_poll::savepoints_leave_nothing_behind,
+            every_poll::lone_statements_leave_nothing_behind,
+            dropped_requests::requests_have_one_effect,
+            dropped_requests::parts_of_a_unit_have_one_effect,
+            dropped_jobs::claims_lose_no_job,
+            dropped_jobs::completions_lose_no_job,
+            dropped_jobs::completions_in_a_unit_go_with_its_effects,
             cancellation::a_dropped_statement_kills_the_transaction,
             failures::constraint_violations_say_which,
             failures::a_swallowed_violation_is_never_a_silent_loss,
@@ -77,7 +91,7 @@ macro_rules! conformance {
             limits::a_slow_unit_meets_its_deadline,
             limits::no_limit_is_left_behind,
             limits::limits_may_be_longer_than_servers_can_count,
-            limits::a_dead_pooled_connection_is_replaced,
+            limits::a_backoff_holds_no_connection,
             options::every_level_is_set_and_gone,
             options::read_only_refuses_writes_and_is_gone,
             options::timeouts_are_set_and_gone,
@@ -106,12 +120,12 @@ macro_rules! conformance {
             gate::waiting_holds_nothing_and_keeps_the_order,
             gate::whoever_leaves_the_line_is_passed_over,
             gate::a_dropped_run_leaves_the_gate,
-            gate::behind_a_gate_there_are_no_conflicts,
+            under_load::behind_a_gate_there_are_no_conflicts,
             gate::adaptive_locks_what_is_hot_and_lets_go,
             gate::pauses_and_hooks_hold_no_place,
             gate::strategies_are_told_how_attempts_went,
             gate::a_spent_budget_is_a_typed_error,
-            gate::nobody_starves,
+            under_load::nobody_starves,
             pools::a_gate_does_not_stall_a_small_pool,
             gate::keys_travel_with_the_options,
             increments::adaptive_is_exact,
@@ -121,6 +135,7 @@ macro_rules! conformance {
             histories::serializable_histories_are_serializable,
             histories::optimistic_histories_lose_no_update,
             histories::atomic_histories_lose_no_append,
+            histories::adaptive_histories_lose_no_update,
             histories::a_unit_that_is_stored_twice_is_found,
             histories::loads_share_a_table,
             histories::histories_with_resolved_commits_are_in_order,
@@ -182,23 +197,23 @@ macro_rules! conformance {
             lock_knowledge::a_schema_does_not_make_another_table,
             lock_knowledge::a_row_that_is_not_there_is_no_gate,
             lock_knowledge::rows_of_a_composite_key_are_told_apart,
-            coalescing::each_call_is_answered_with_what_became_of_it,
-            coalescing::calls_behind_a_flight_share_the_next_one,
-            coalescing::what_the_database_refuses_is_told_to_the_calls_it_is_about,
-            coalescing::any_number_of_keys_is_changed_once_each,
-            coalescing::the_answers_are_those_of_a_serial_order,
-            coalescing::nothing_is_lost_among_others_on_the_same_rows,
-            coalescing::each_value_is_handed_out_once,
-            coalescing::a_dropped_caller_takes_only_its_own_call_along,
-            coalescing::a_caller_that_is_dropped_in_flight_has_stored_nothing,
-            coalescing::a_deadline_is_kept_and_nothing_is_stored,
-            coalescing::a_full_queue_says_so_at_once,
-            coalescing::a_call_inside_of_a_unit_is_refused,
-            coalescing::a_closed_pool_is_told_to_every_caller,
-            coalescing::numbers_that_are_no_integers_are_left_alone,
-            coalescing::what_a_double_cannot_hold_is_refused,
-            coalescing::keys_may_be_text,
-            coalescing::a_runtime_that_is_gone_strands_nobody,
+            answers::each_call_is_answered_with_what_became_of_it,
+            answers::calls_behind_a_flight_share_the_next_one,
+            answers::what_the_database_refuses_is_told_to_the_calls_it_is_about,
+            answers::any_number_of_keys_is_changed_once_each,
+            contended_rows::the_answers_are_those_of_a_serial_order,
+            contended_rows::nothing_is_lost_among_others_on_the_same_rows,
+            contended_rows::each_value_is_handed_out_once,
+            callers::a_dropped_caller_takes_only_its_own_call_along,
+            callers::a_caller_that_is_dropped_in_flight_has_stored_nothing,
+            callers::a_deadline_is_kept_and_nothing_is_stored,
+            callers::a_full_queue_says_so_at_once,
+            callers::a_call_inside_of_a_unit_is_refused,
+            callers::a_closed_pool_is_told_to_every_caller,
+            stored_sums::numbers_that_are_no_integers_are_left_alone,
+            stored_sums::what_a_double_cannot_hold_is_refused,
+            answers::keys_may_be_text,
+            lost_connections::a_runtime_that_is_gone_strands_nobody,
             use_cases::transfers_keep_the_total_and_refuse_overdrafts,
             use_cases::the_last_seat_is_sold_once_with_a_version_check,
             use_cases::the_last_seat_is_sold_once_with_a_row_lock,
@@ -206,15 +221,15 @@ macro_rules! conformance {
             use_cases::a_mail_is_sent_once_for_each_committed_order,
         );
         $crate::conformance!(@alone $database;
-            handoff::a_run_leaves_its_connection_to_the_next,
-            handoff::a_connection_passes_by_the_pool_now_and_then,
-            handoff::whoever_has_waited_longest_is_next,
-            handoff::a_waiter_that_goes_takes_no_connection_along,
-            handoff::other_users_of_the_pool_get_their_turn,
-            handoff::what_comes_back_to_the_pool_is_taken_too,
-            handoff::of_two_that_come_at_once_none_is_lost,
-            handoff::a_pool_can_be_closed_under_it,
-            handoff::nothing_is_left_behind_with_a_runtime,
+            next_run::a_run_leaves_its_connection_to_the_next,
+            pool_users::a_connection_passes_by_the_pool_now_and_then,
+            next_run::whoever_has_waited_longest_is_next,
+            next_run::a_waiter_that_goes_takes_no_connection_along,
+            pool_users::other_users_of_the_pool_get_their_turn,
+            pool_users::what_comes_back_to_the_pool_is_taken_too,
+            pool_users::of_two_that_come_at_once_none_is_lost,
+            endings::a_pool_can_be_closed_under_it,
+            endings::nothing_is_left_behind_with_a_runtime,
             pools::each_run_sees_what_before_acquire_sets,
         );
     };
@@ -235,6 +250,7 @@ macro_rules! conformance {
             failures::a_swallowed_deadlock_is_never_ok,
             failures::nowait_is_told_from_a_lock_timeout,
             failures::a_killed_session_is_run_again,
+            limits::a_dead_pooled_connection_is_replaced,
             network::a_server_that_is_not_there_is_a_typed_error_in_time,
             network::a_peer_that_falls_silent_is_a_typed_error_in_time,
             network::a_commit_that_is_not_answered_is_unknown,
@@ -250,7 +266,7 @@ macro_rules! conformance {
             misuse::a_missing_value_is_an_error_at_once,
             limits::a_lock_timeout_below_the_deadline_is_reported,
             cancellation::callers_that_give_up_on_a_locked_row_do_not_fill_the_server,
-            handoff::no_connection_is_closed_while_the_pool_tests_it,
+            pool_users::no_connection_is_closed_while_the_pool_tests_it,
             locks::advisory_locks_are_the_transactions,
             locks::an_advisory_lock_survives_or_is_taken_again,
             lock_order::advisory_locks_have_an_order_too,
@@ -272,16 +288,16 @@ macro_rules! conformance {
             histories::read_skew_is_found_at_read_committed,
             histories::write_skew_is_found_below_serializable,
             network::a_connection_cut_before_the_commit_is_run_again,
-            coalescing::a_batch_that_lost_its_connection_is_run_again,
-            coalescing::an_unknown_commit_is_told_to_every_caller,
-            coalescing::a_commit_whose_runtime_is_gone_is_unknown,
-            coalescing::a_locked_row_does_not_hold_up_the_others,
-            coalescing::whoever_waits_behind_a_late_flight_is_fetched,
-            coalescing::nothing_is_left_behind_by_the_last_handle,
+            lost_connections::a_batch_that_lost_its_connection_is_run_again,
+            lost_connections::an_unknown_commit_is_told_to_every_caller,
+            lost_connections::a_commit_whose_runtime_is_gone_is_unknown,
+            contended_rows::a_locked_row_does_not_hold_up_the_others,
+            contended_rows::whoever_waits_behind_a_late_flight_is_fetched,
+            lost_connections::nothing_is_left_behind_by_the_last_handle,
         );
         $crate::conformance!(@alone $database;
-            handoff::one_that_died_on_its_way_is_replaced,
-            handoff::whoever_gives_up_a_test_closes_no_connection,
+            endings::one_that_died_on_its_way_is_replaced,
+            pool_users::whoever_gives_up_a_test_closes_no_connection,
         );
     };
     // On one thread.

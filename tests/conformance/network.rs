@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::increments::{counter, increment, value};
 use crate::support::proxy::{Fault, Proxy};
-use crate::support::{TestBackend, eventually};
+use crate::support::{ServerBackend, TestBackend, eventually};
 
 /// Only to tell "in time" from "never", on the busiest of machines.
 const FOR_EVER: Duration = Duration::from_secs(20);
@@ -59,7 +59,7 @@ pub(crate) async fn a_peer_that_falls_silent_is_a_typed_error_in_time<DB: TestBa
 }
 
 /// Whether or not it was delivered: nobody can know, and it is not run again.
-pub(crate) async fn a_commit_that_is_not_answered_is_unknown<DB: TestBackend>() {
+pub(crate) async fn a_commit_that_is_not_answered_is_unknown<DB: ServerBackend>() {
     let direct = counter::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
     let pool =

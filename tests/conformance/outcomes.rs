@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use atomically::{
-    Atomic, Error, ErrorKind, FailureKind, Optimistic, Pessimistic, Serializable, Transactor,
+    Adaptive, Atomic, Error, ErrorKind, FailureKind, Optimistic, Pessimistic, Serializable, Transactor,
     TransactorExt as _, Tx,
 };
 use futures_util::TryStreamExt as _;
@@ -157,6 +157,7 @@ pub(crate) async fn a_unit_can_be_spawned_and_boxed<DB: TestBackend>() {
         Arc::new(Optimistic::default().on(&pool)),
         Arc::new(Serializable::default().on(&pool)),
         Arc::new(Atomic::default().on(&pool)),
+        Arc::new(Adaptive::default().on(&pool)),
     ];
     for db in &transactors {
         let db = db.clone();

@@ -12,8 +12,8 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::keeps::{Keeps, answer, effect, effects, key, ledger, work};
-use crate::support::eventually;
 use crate::support::proxy::{Fault, Proxy};
+use crate::support::{ServerBackend, eventually};
 
 async fn through<DB: Keeps>(proxy: &Proxy, url: &str, connections: u32) -> Pool<DB> {
     let pool = PoolOptions::<DB>::new().max_connections(connections).connect(&proxy.url(url)).await;
@@ -65,7 +65,7 @@ pub(crate) async fn one_trace_is_enough<DB: Keeps>() {
 
 /// The network swallows a COMMIT, so that its transaction stays open on the server: nobody else gets the key before that
 /// has come to its end.
-pub(crate) async fn a_first_attempt_that_is_still_there_is_fenced<DB: Keeps>() {
+pub(crate) async fn a_first_attempt_that_is_still_there_is_fenced<DB: Keeps + ServerBackend>() {
     let direct = ledger::<DB>(2).await;
     let proxy = Proxy::to(&direct.url).await;
     let lost = Pessimistic::default().on(&through::<DB>(&proxy, &direct.url, 2).await);

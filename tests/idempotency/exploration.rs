@@ -5,8 +5,8 @@ use std::time::Duration;
 use atomically::idempotency::{IdempotencyExt as _, Outcome, once_in};
 use atomically::testing::{Client, Explore, Fault, Faults, Moment, assert_retry_safe, explore};
 use atomically::{
-    Atomic, Error, Isolation, Optimistic, Options, Pessimistic, PoolTransactor, Serializable, Strategy,
-    Transactor, TransactorExt as _, Tx,
+    Adaptive, Atomic, Error, Isolation, Optimistic, Options, Pessimistic, PoolTransactor, Serializable,
+    Strategy, Transactor, TransactorExt as _, Tx,
 };
 use sqlx::Pool;
 
@@ -191,6 +191,7 @@ pub(crate) async fn every_fault_at_every_step<DB: Keeps>() {
     survives(&pool, &Pessimistic::default().on(&pool)).await;
     survives(&pool, &Optimistic::default().on(&pool)).await;
     survives(&pool, &Serializable::default().on(&pool)).await;
+    survives(&pool, &Adaptive::default().on(&pool)).await;
 }
 
 /// A key for each run: the number of effects before it.

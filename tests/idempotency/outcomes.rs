@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome, once_in};
 use atomically::{
-    Atomic, Error, Isolation, Optimistic, Options, Pessimistic, Serializable, Transactor, TransactorExt as _,
-    Tx,
+    Adaptive, Atomic, Error, Isolation, Optimistic, Options, Pessimistic, Serializable, Transactor,
+    TransactorExt as _, Tx,
 };
 use sqlx::Pool;
 
@@ -27,11 +27,12 @@ async fn replays<DB: Keeps>(pool: &Pool<DB>, db: &dyn Transactor<DB>, k: i64) {
 
 pub(crate) async fn every_strategy_and_level_replays<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
-    let strategies: [&dyn Transactor<DB>; 4] = [
+    let strategies: [&dyn Transactor<DB>; 5] = [
         &Pessimistic::default().on(&pool),
         &Optimistic::default().on(&pool),
         &Serializable::default().on(&pool),
         &Atomic::default().on(&pool),
+        &Adaptive::default().on(&pool),
     ];
     let mut k = 0;
     for db in strategies {

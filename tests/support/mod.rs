@@ -46,10 +46,10 @@ pub(crate) use on_every_database;
 /// Scenarios write `?` for a parameter, whatever the database.
 #[allow(dead_code, reason = "each test binary uses its part")]
 pub(crate) trait TestBackend: Backend {
-    /// The isolation level of the session. SQLite has no such thing.
+    /// Selects the isolation level of the session.
     const LEVEL: &'static str;
 
-    /// The isolation level of the transaction that is open.
+    /// Selects the isolation level of the transaction that is open.
     const LEVEL_INSIDE: &'static str;
 
     /// How [`LIMITS`](Self::LIMITS) begins with 2 s for locks and 3 s for statements.
@@ -64,13 +64,11 @@ pub(crate) trait TestBackend: Backend {
     /// What a request to commit is recognised by on the wire.
     const COMMIT: &'static str;
 
-    /// A statement after which this transaction waits for locks a very short time. SQLite has no such thing.
-    const SHORT_LOCK_TIMEOUT: &'static str;
-
     /// A pool of connections to an empty database of its own.
     fn pool(connections: u32) -> BoxFuture<'static, TestPool<Self>>;
 
-    /// How many transactions are open on this database, not counting this question, and how many locks they hold.
+    /// How many transactions are open on this database, not counting this question, and how many locks they
+    /// hold.
     fn open_transactions(pool: &Pool<Self>) -> BoxFuture<'_, i64>;
 
     fn execute<'a>(
@@ -113,14 +111,15 @@ pub(crate) trait TestBackend: Backend {
     fn stream<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxStream<'a, sqlx::Result<i64>>;
     fn raw<'a>(connection: &'a mut Self::Connection, sql: &'static str) -> BoxFuture<'a, sqlx::Result<()>>;
 
-    /// A connection of its own, outside of every pool, that has written to row 1 of `counter` and holds its lock.
+    /// A connection of its own, outside of every pool, that has written to row 1 of `counter` and holds its
+    /// lock.
     fn blocker(url: &str) -> BoxFuture<'_, Self::Connection>;
 
     /// A small pool of its own on the same database.
     fn another(url: &str) -> BoxFuture<'_, Pool<Self>>;
 
-    /// The limits that are in force on the next connection out of the pool, and its isolation level; the limits inside
-    /// of a transaction.
+    /// The limits that are in force on the next connection out of the pool, and its isolation level; the
+    /// limits inside of a transaction.
     fn limits(pool: &Pool<Self>) -> BoxFuture<'_, (String, String)>;
     fn limits_inside(tx: &mut Tx<Self>) -> BoxFuture<'_, String>;
 
@@ -132,11 +131,19 @@ pub(crate) trait TestBackend: Backend {
         options.statement_timeout(limit)
     }
 
-    /// Has the server end the sessions of all connections to this database. SQLite has no server.
-    fn kill_sessions(url: &str) -> BoxFuture<'_, ()>;
-
     /// The text with the database's own placeholders.
     fn sql(text: &str) -> SqlStr;
+}
+
+/// A database under test that is a server, with sessions and locks of its own. SQLite has no implementation
+/// that does nothing, so a test that needs a server does not compile there.
+#[allow(dead_code, reason = "each test binary uses its part")]
+pub(crate) trait ServerBackend: TestBackend {
+    /// A statement that limits this transaction's waits for locks to a very short time.
+    const SHORT_LOCK_TIMEOUT: &'static str;
+
+    /// Has the server end the sessions of all connections to this database.
+    fn kill_sessions(url: &str) -> BoxFuture<'_, ()>;
 }
 
 /// A pool, and what has to live as long as it does.
@@ -181,8 +188,8 @@ fn with_database(url: &str, name: &str) -> String {
     format!("{server}/{name}")
 }
 
-/// Asks until the answer is as wanted, for as long as a loaded machine may need: for what a server does on its own
-/// time after a client has gone.
+/// Asks until the answer is as wanted, for as long as a loaded machine may need: for what a server does on
+/// its own time after a client has gone.
 #[allow(dead_code, reason = "each test binary uses its part")]
 pub(crate) async fn eventually<T: PartialEq + std::fmt::Debug>(wanted: T, mut ask: impl AsyncFnMut() -> T) {
     let mut got = ask().await;

@@ -4,15 +4,18 @@ use atomically::{Atomic, Error, PoolTransactor, Tx};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySql, Pool, Row, SqlStr};
 
 use super::statements::statements;
-use super::{BoxFuture, BoxStream, TestBackend, TestPool, as_written, fresh_name, servers, with_database};
+use super::{
+    BoxFuture, BoxStream, ServerBackend, TestBackend, TestPool, as_written, fresh_name, servers,
+    with_database,
+};
 
 impl TestBackend for MySql {
     const TWO_AND_THREE_SECONDS: &'static str = "2 3";
     const TOTAL: &'static str = "SELECT CAST(SUM(balance) AS SIGNED) FROM account";
-    const LEVEL_INSIDE: &'static str = "SELECT trx_isolation_level FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = connection_id()";
+    const LEVEL_INSIDE: &'static str = "SELECT trx_isolation_level FROM information_schema.innodb_trx
+         WHERE trx_mysql_thread_id = connection_id()";
     const LEVEL: &'static str = "SELECT /*M! @@tx_isolation*/ /*!50720 @@transaction_isolation*/";
     const COMMIT: &'static str = "; COMMIT";
-    const SHORT_LOCK_TIMEOUT: &'static str = "SET innodb_lock_wait_timeout = 1";
     const LIMITS: &'static str = "SELECT CONCAT_WS(' ', @@innodb_lock_wait_timeout
          /*M! , @@max_statement_time*/ /*!50708 , @@max_execution_time*/,
          @@lock_wait_timeout)";
@@ -58,11 +61,20 @@ impl TestBackend for MySql {
 
     statements!();
 
+    fn sql(text: &str) -> SqlStr {
+        as_written(text)
+    }
+}
+
+impl ServerBackend for MySql {
+    const SHORT_LOCK_TIMEOUT: &'static str = "SET innodb_lock_wait_timeout = 1";
+
     fn kill_sessions(url: &str) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let mut admin = sqlx::MySqlConnection::connect(url).await.expect("a connection");
             let ids: Vec<i64> = sqlx::query_scalar(
-                "SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = database() AND id <> connection_id()",
+                "SELECT CAST(id AS SIGNED) FROM information_schema.processlist
+                 WHERE db = database() AND id <> connection_id()",
             )
             .fetch_all(&mut admin)
             .await
@@ -72,9 +84,5 @@ impl TestBackend for MySql {
                 admin.execute(AssertSqlSafe(format!("KILL {id}"))).await.expect("kill");
             }
         })
-    }
-
-    fn sql(text: &str) -> SqlStr {
-        as_written(text)
     }
 }

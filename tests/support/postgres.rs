@@ -4,7 +4,9 @@ use atomically::{Atomic, Error, PoolTransactor, Tx};
 use sqlx::{AssertSqlSafe, Connection, Executor, Pool, Postgres, Row, SqlStr};
 
 use super::statements::statements;
-use super::{BoxFuture, BoxStream, TestBackend, TestPool, fresh_name, numbered, servers, with_database};
+use super::{
+    BoxFuture, BoxStream, ServerBackend, TestBackend, TestPool, fresh_name, numbered, servers, with_database,
+};
 
 impl TestBackend for Postgres {
     const TWO_AND_THREE_SECONDS: &'static str = "lock_timeout=2000 statement_timeout=3000";
@@ -12,7 +14,6 @@ impl TestBackend for Postgres {
     const LEVEL_INSIDE: &'static str = "SELECT current_setting('transaction_isolation')";
     const LEVEL: &'static str = "SELECT current_setting('transaction_isolation')";
     const COMMIT: &'static str = "COMMIT\0";
-    const SHORT_LOCK_TIMEOUT: &'static str = "SET LOCAL lock_timeout = 20";
     const LIMITS: &'static str =
         "SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings
          WHERE name IN ('lock_timeout', 'statement_timeout')";
@@ -46,6 +47,14 @@ impl TestBackend for Postgres {
 
     statements!();
 
+    fn sql(text: &str) -> SqlStr {
+        numbered(text)
+    }
+}
+
+impl ServerBackend for Postgres {
+    const SHORT_LOCK_TIMEOUT: &'static str = "SET LOCAL lock_timeout = 20";
+
     fn kill_sessions(url: &str) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let mut admin = sqlx::PgConnection::connect(url).await.expect("a connection");
@@ -54,9 +63,5 @@ impl TestBackend for Postgres {
             let killed = sqlx::query(kill).fetch_all(&mut admin).await.expect("kill");
             assert!(!killed.is_empty(), "there was no session");
         })
-    }
-
-    fn sql(text: &str) -> SqlStr {
-        numbered(text)
     }
 }

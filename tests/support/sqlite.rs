@@ -8,13 +8,16 @@ use sqlx::{Connection, Executor, Pool, Row, SqlStr, Sqlite};
 use super::statements::statements;
 use super::{BoxFuture, BoxStream, TestBackend, TestPool, as_written};
 
+/// A session can only lower its isolation, by a pragma.
+const LEVEL: &str = "SELECT CASE read_uncommitted WHEN 0 THEN 'SERIALIZABLE' ELSE 'READ UNCOMMITTED' END
+    FROM pragma_read_uncommitted";
+
 impl TestBackend for Sqlite {
     const TWO_AND_THREE_SECONDS: &'static str = "2000";
     const TOTAL: &'static str = "SELECT SUM(balance) FROM account";
-    const LEVEL_INSIDE: &'static str = "SELECT 'SERIALIZABLE'";
-    const LEVEL: &'static str = "SELECT ''";
+    const LEVEL_INSIDE: &'static str = LEVEL;
+    const LEVEL: &'static str = LEVEL;
     const COMMIT: &'static str = "";
-    const SHORT_LOCK_TIMEOUT: &'static str = "";
     const LIMITS: &'static str = "SELECT CAST(timeout AS TEXT) FROM pragma_busy_timeout";
 
     fn pool(connections: u32) -> BoxFuture<'static, TestPool<Self>> {
@@ -54,11 +57,6 @@ impl TestBackend for Sqlite {
     }
 
     statements!();
-
-    fn kill_sessions(url: &str) -> BoxFuture<'_, ()> {
-        let _ = url;
-        Box::pin(async {})
-    }
 
     fn sql(text: &str) -> SqlStr {
         as_written(text)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, KeyError, KeyStore};
+use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, KeyError};
 use atomically::queue::{Enqueued, NewJob, Queue, QueueBackend, Retry};
 use atomically::{DeltaOutcome, Deltas, Error, Key, Options, TransactorExt as _, Tx};
 use sqlx::{Pool, Postgres};
@@ -51,7 +51,7 @@ pub(crate) async fn jobs_show_no_payload_and_no_key<DB: TestBackend + QueueBacke
     watch.check_lines_of_everybody();
 }
 
-pub(crate) async fn idempotency_keys_show_no_request_and_no_response<DB: TestBackend + KeyStore>() {
+pub(crate) async fn idempotency_keys_show_no_request_and_no_response<DB: TestBackend>() {
     let (pool, watch) = (DB::pool(2).await, Watch::new());
     let db = watch.on(&pool);
     let key = IdempotencyKey::new(&watch.text, watch.number.to_string()).expect("a key").request(&watch.text);

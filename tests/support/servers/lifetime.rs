@@ -1,13 +1,14 @@
 //! A private directory and the programs that run in it, none of which outlives the test process.
 //!
 //! A destructor cannot promise that: nothing runs when a process aborts or is killed. So each directory has a
-//! watchdog, a shell that waits at the end of a pipe whose other end only the test process holds. However that
-//! process ends, the system closes the pipe, and the watchdog cleans up.
+//! watchdog, a shell that waits at the end of a pipe whose other end only the test process holds. However
+//! that process ends, the system closes the pipe, and the watchdog cleans up. It also creates the directory:
+//! one that was there first would be left by a process that is killed before it has a watchdog.
 
 use std::env;
-use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
@@ -18,13 +19,19 @@ use super::process::{Process, spawn};
 
 /// What the watchdog does, with up to five seconds for each step.
 ///
-/// An installation may finish, which takes a second: one that is interrupted can leave shared memory behind. Moving
-/// the directory away then means that a program which starts too late cannot leave its pid in it, and gives up (see
-/// [`LAUNCH`]). PostgreSQL is asked to quit, as only it can give back its shared memory; when it was killed by a
-/// test, line 7 of `postmaster.pid` names what is left of that. A server is the leader of a process group, which
-/// takes what it started along.
+/// It answers when it has created the directory, and ends at once if it cannot. A pipe that is closed when it
+/// answers must not end it.
+///
+/// An installation may finish, which takes a second: one that is interrupted can leave shared memory behind.
+/// Moving the directory away then means that a program which starts too late cannot leave its pid in it, and
+/// gives up (see [`LAUNCH`]). PostgreSQL is asked to quit, as only it can give back its shared memory; when
+/// it was killed by a test, line 7 of `postmaster.pid` names what is left of that. A server is the leader of
+/// a process group, which takes what it started along.
 const WATCHDOG: &str = r#"
-trap '' HUP INT QUIT TERM
+trap '' HUP INT PIPE QUIT TERM
+mkdir -m 700 "$1" "$1/run" || exit
+echo created
+
 patiently() {
     tries=0
     until "$@" || [ $tries -ge 100 ]; do
@@ -57,7 +64,8 @@ const LAUNCH: &str = r#"echo $$ > "$1.new" && mv "$1.new" "$1" || exit; shift; e
 
 const RUN_LIMIT: Duration = Duration::from_secs(60);
 
-/// A private directory for one server, removed with everything that runs in it when this value or the process ends.
+/// A private directory for one server, removed with everything that runs in it when this value or the process
+/// ends.
 #[derive(Debug)]
 pub(super) struct Home {
     directory: PathBuf,
@@ -68,12 +76,8 @@ pub(super) struct Home {
 impl Home {
     /// Creates it for one of the named system users when root calls, as no database server runs as root.
     pub(super) fn new(users: &[&str]) -> Result<Self, String> {
-        let parent = create_directory().map_err(|e| format!("could not create a directory: {e}"))?;
-        let directory = parent.join("run");
-        let mut watchdog = Command::new("sh");
-        watchdog.args(["-c", WATCHDOG, "watchdog"]).arg(&parent).process_group(0);
-        watchdog.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut home = Self { watchdog: spawn(&mut watchdog)?, user: None, directory };
+        let (parent, watchdog) = create_directory()?;
+        let mut home = Self { directory: parent.join("run"), user: None, watchdog };
 
         let is_root = fs::metadata(&parent).is_ok_and(|metadata| metadata.uid() == 0);
         if is_root {
@@ -176,26 +180,32 @@ impl Drop for Home {
     }
 }
 
-fn create_directory() -> io::Result<PathBuf> {
+/// A new directory with the watchdog that has created it.
+fn create_directory() -> Result<(PathBuf, Child), String> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let parent = temporary_directory();
-    loop {
+    for _ in 0..1_000 {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = parent.join(format!("atomically-{}-{count}", process::id()));
-        match DirBuilder::new().mode(0o700).create(&directory) {
-            // Left by a process that had our pid and lost its watchdog as well.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && count < 1_000 => {}
-            Err(e) => return Err(e),
-            Ok(()) => {
-                DirBuilder::new().mode(0o700).create(directory.join("run"))?;
-                return Ok(directory);
-            }
+        let mut command = Command::new("sh");
+        command.args(["-c", WATCHDOG, "watchdog"]).arg(&directory).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut watchdog = spawn(&mut command)?;
+        let answer = watchdog.stdout.take().map(|stdout| BufReader::new(stdout).lines().next());
+        if matches!(answer, Some(Some(Ok(_)))) {
+            return Ok((directory, watchdog));
+        }
+        _ = watchdog.wait();
+        // Else left by a process that had our pid and lost its watchdog as well.
+        if !directory.exists() {
+            return Err(format!("could not create {}", directory.display()));
         }
     }
+    Err(format!("every name for a directory in {} is taken", parent.display()))
 }
 
-/// The configured one, unless a unix socket in it had too long a path (about 100 bytes), or the server's user might
-/// not be let through.
+/// The configured one, unless a unix socket in it had too long a path (about 100 bytes), or the server's user
+/// might not be let through.
 fn temporary_directory() -> PathBuf {
     let configured = env::temp_dir();
     let is_short = configured.as_os_str().len() <= 60;

@@ -25,7 +25,7 @@ use std::env;
 use std::fmt::{Debug, Display};
 use std::hash::BuildHasher;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -131,6 +131,12 @@ impl Server {
     /// restart.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Its private directory, which is removed with it.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.home.directory()
     }
 
     /// The process id of the running server (the postmaster, for PostgreSQL); panics between `kill` and

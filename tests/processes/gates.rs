@@ -1,8 +1,4 @@
 //! Gates are a process's own, and nothing rests on them: two processes on one database lose no update.
-//!
-//! The test starts itself twice more, as the processes.
-
-mod support;
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -14,8 +10,9 @@ use atomically::{
     TransactorExt as _, Tx,
 };
 use sqlx::{MySql, Pool, Postgres, Sqlite};
-use support::{TestBackend, eventually};
 use tokio::task::JoinSet;
+
+use crate::support::{TestBackend, TestPool, eventually};
 
 const PROCESSES: i64 = 2;
 const TASKS: i64 = 8;
@@ -96,47 +93,62 @@ async fn processes_lose_nothing<DB: TestBackend>(name: &str) {
         .await
         .expect("two rows");
     for strategy in ["pessimistic", "optimistic", "serializable", "adaptive"] {
-        DB::pool_execute(&pool, DB::sql("UPDATE counter SET value = 0"), &[]).await.expect("from the start");
-        let start = |_| {
-            Command::new(std::env::current_exe().expect("this test"))
-                .args([name, "--exact", "--nocapture"])
-                .env(URL, &pool.url)
-                .env(STRATEGY, strategy)
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .expect("a process")
-        };
-        let processes: Vec<_> = (0..PROCESSES).map(start).collect();
-        let mut attempts = 0;
-        for process in processes {
-            let output = tokio::task::spawn_blocking(move || process.wait_with_output());
-            let output = output.await.expect("a thread").expect("the end of a process");
-            let text = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success(), "{strategy}: {text}{}", String::from_utf8_lossy(&output.stderr));
-            let line = text.lines().find_map(|line| line.split_once("attempts: "));
-            let (_, count) = line.unwrap_or_else(|| panic!("{strategy}: {text}"));
-            attempts += count.trim().parse::<i64>().expect("a number");
+        let value = PROCESSES * TASKS * ROUNDS;
+        // On a busy machine, one process may be done before the other begins.
+        let mut met = strategy != "optimistic";
+        for _ in 0..20 {
+            let attempts = attempts_of_processes(name, strategy, &pool).await;
+            println!("{}, {strategy}: {attempts} attempts for {value} increments", DB::NAME);
+            met |= attempts > value;
+            if met {
+                break;
+            }
         }
-        let value = DB::sql("SELECT value FROM counter WHERE id = 1");
-        let value = DB::pool_fetch(&pool, value, &[]).await.expect("the counter");
-        assert_eq!(value, PROCESSES * TASKS * ROUNDS, "{strategy}");
-        println!("{}, {strategy}: {attempts} attempts for {value} increments", DB::NAME);
-        assert!(attempts > value || strategy != "optimistic", "the processes did not meet");
+        assert!(met, "the processes did not meet");
     }
+}
+
+/// Starts the processes, and returns how many attempts their increments took, none of which is lost.
+async fn attempts_of_processes<DB: TestBackend>(name: &str, strategy: &str, pool: &TestPool<DB>) -> i64 {
+    DB::pool_execute(pool, DB::sql("UPDATE counter SET value = 0"), &[]).await.expect("from the start");
+    let start = |_| {
+        Command::new(std::env::current_exe().expect("this test"))
+            .args([name, "--exact", "--nocapture"])
+            .env(URL, &pool.url)
+            .env(STRATEGY, strategy)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a process")
+    };
+    let processes: Vec<_> = (0..PROCESSES).map(start).collect();
+    let mut attempts = 0;
+    for process in processes {
+        let output = tokio::task::spawn_blocking(move || process.wait_with_output());
+        let output = output.await.expect("a thread").expect("the end of a process");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{strategy}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        let line = text.lines().find_map(|line| line.split_once("attempts: "));
+        let (_, count) = line.unwrap_or_else(|| panic!("{strategy}: {text}"));
+        attempts += count.trim().parse::<i64>().expect("a number");
+    }
+    let value = DB::sql("SELECT value FROM counter WHERE id = 1");
+    let value = DB::pool_fetch(pool, value, &[]).await.expect("the counter");
+    assert_eq!(value, PROCESSES * TASKS * ROUNDS, "{strategy}");
+    attempts
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres() {
-    processes_lose_nothing::<Postgres>("postgres").await;
+    processes_lose_nothing::<Postgres>("gates::postgres").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mariadb() {
-    processes_lose_nothing::<MySql>("mariadb").await;
+    processes_lose_nothing::<MySql>("gates::mariadb").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite() {
-    processes_lose_nothing::<Sqlite>("sqlite").await;
+    processes_lose_nothing::<Sqlite>("gates::sqlite").await;
 }

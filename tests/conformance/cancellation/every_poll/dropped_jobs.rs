@@ -1,0 +1,107 @@
+//! Claims and completions of jobs that are dropped.
+
+use atomically::queue::{Claim, NewJob, Queue, QueueBackend};
+use atomically::{Error, ErrorKind, Pessimistic, TransactorExt as _, Tx};
+
+use super::{Ledger, write_twice};
+use crate::support::{TestBackend, eventually};
+
+async fn queue_of<DB: TestBackend + QueueBackend>(ledger: &Ledger<DB>) -> Queue<DB> {
+    let queue = Queue::new("jobs", &ledger.pool).expect("a name");
+    queue.create_tables().await.expect("the tables");
+    queue
+}
+
+async fn enqueued<DB: TestBackend + QueueBackend>(queue: &Queue<DB>, k: i64) {
+    let job = NewJob::new(&k).expect("a payload");
+    assert!(queue.enqueue_alone(job).await.expect("a commit").id().is_some());
+}
+
+/// Claims the one job that there is, as soon as its lease has lapsed; a claim that was dropped may still get
+/// it meanwhile.
+async fn claimed<DB: TestBackend + QueueBackend>(ledger: &Ledger<DB>, queue: &Queue<DB>) -> Claim<DB> {
+    let mut claims = Vec::new();
+    eventually(1, async || {
+        for sql in [
+            "UPDATE atomically_job SET due_at = 1 WHERE died_at IS NULL",
+            "UPDATE atomically_job_lease SET until = 1",
+        ] {
+            DB::pool_execute(&ledger.watcher, DB::sql(sql), &[]).await.expect("an update");
+        }
+        claims.extend(queue.claim(2).await.expect("a claim"));
+        claims.len()
+    })
+    .await;
+    claims.remove(0)
+}
+
+/// Whether or not the claim that was dropped had got the job, another one gets it when the lease has lapsed.
+pub(crate) async fn claims_lose_no_job<DB: TestBackend + QueueBackend>() {
+    let ledger = Ledger::<DB>::new().await;
+    let queue = queue_of(&ledger).await;
+    let prepare = async |k: i64| enqueued(&queue, k).await;
+    let run = async |_: i64, (): &()| queue.claim(1).await;
+    let check = async |k: i64, (): (), outcome: Option<Result<Vec<Claim<DB>>, Error>>| {
+        let claim = match outcome {
+            Some(claims) => claims.expect("a claim").pop().expect("the job"),
+            None => claimed(&ledger, &queue).await,
+        };
+        assert_eq!(claim.payload::<i64>().expect("a payload"), k);
+        claim.complete().await.expect("it holds the job");
+        assert_eq!(ledger.count("atomically_job").await, 0);
+    };
+    ledger.at_every_poll("claim", prepare, run, check).await;
+}
+
+/// A completion that was dropped can be sent again: in the end the job is gone.
+pub(crate) async fn completions_lose_no_job<DB: TestBackend + QueueBackend>() {
+    let ledger = Ledger::<DB>::new().await;
+    let queue = queue_of(&ledger).await;
+    let prepare = async |k: i64| {
+        enqueued(&queue, k).await;
+        claimed(&ledger, &queue).await
+    };
+    let run = async |_: i64, claim: &Claim<DB>| claim.complete().await;
+    let check = async |_: i64, claim: Claim<DB>, outcome: Option<Result<(), Error>>| {
+        match outcome {
+            Some(done) => done.expect("it holds the job"),
+            None => match claim.complete().await {
+                Ok(()) => {}
+                Err(error) => assert_eq!(error.kind(), ErrorKind::StaleClaim, "{error:?}"),
+            },
+        }
+        assert_eq!(ledger.count("atomically_job").await, 0);
+    };
+    ledger.at_every_poll("complete", prepare, run, check).await;
+}
+
+/// The job is gone if, and only if, the effects of the unit that completes it are stored.
+pub(crate) async fn completions_in_a_unit_go_with_its_effects<DB: TestBackend + QueueBackend>() {
+    let ledger = Ledger::<DB>::new().await;
+    let queue = queue_of(&ledger).await;
+    let db = Pessimistic::default().on(&ledger.pool);
+    let prepare = async |k: i64| {
+        enqueued(&queue, k).await;
+        claimed(&ledger, &queue).await
+    };
+    let run = async |k: i64, claim: &Claim<DB>| {
+        let unit = async |tx: &mut Tx<DB>| {
+            write_twice(tx, k).await?;
+            claim.complete_in(tx).await
+        };
+        db.run(unit).await
+    };
+    let check = async |k: i64, claim: Claim<DB>, outcome: Option<Result<(), Error>>| {
+        let (rows, jobs) = (ledger.rows(k).await, ledger.count("atomically_job").await);
+        if let Some(done) = outcome {
+            done.expect("it holds the job");
+            assert_eq!((rows, jobs), (2, 0));
+        }
+        match (rows, jobs) {
+            (0, 1) => claim.complete().await.expect("it still holds the job"),
+            (2, 0) => assert!(claim.complete().await.expect_err("it is complete").is_stale_claim()),
+            _ => panic!("{rows} rows are stored, and {jobs} jobs are left"),
+        }
+    };
+    ledger.at_every_poll("complete_in", prepare, run, check).await;
+}

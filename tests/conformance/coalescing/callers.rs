@@ -1,0 +1,122 @@
+//! Callers that give up, come too late, or call from where they must not.
+
+use std::time::Duration;
+
+use atomically::DeltaOutcome::Applied;
+use atomically::{ErrorKind, Key, Options, Pessimistic, TransactorExt as _, Tx};
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+
+use super::{Jam, behind, deltas, ok, patient, step_by_step};
+use crate::conformance::increments::{counter, value};
+use crate::support::{TestBackend, eventually};
+
+/// Also the one whose call set the flight off. What was not written yet is not stored.
+pub(crate) async fn a_dropped_caller_takes_only_its_own_call_along<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(1).await;
+    let stock = deltas(&pool).flights(1);
+    let jam = Jam::new(&pool.url, &pool, &stock).await;
+    let mut calls: Vec<_> = (0..9).map(|n| Box::pin(stock.add(1, 1 << n))).collect();
+    for call in &mut calls {
+        assert!(call.now_or_never().is_none());
+    }
+    jam.first.abort();
+    let kept: Vec<_> =
+        calls.into_iter().enumerate().filter(|(n, _)| n % 3 == 1).map(|(_, call)| call).collect();
+    let mut blocker = jam.blocker;
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    let expected = [2, 2 + 16, 2 + 16 + 128].map(|value| Applied { value });
+    assert_eq!(ok(join_all(kept).await), expected);
+    assert_eq!(value(&pool).await, 146);
+}
+
+/// The batch has the call already, and has not got its locks.
+pub(crate) async fn a_caller_that_is_dropped_in_flight_has_stored_nothing<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(1).await;
+    let stock = deltas(&pool).options(step_by_step()).flights(1);
+    eventually(1, async || pool.num_idle()).await;
+    let mut blocker = DB::blocker(&pool.url).await;
+    let (mut first, mut second) = (Box::pin(stock.add(1, 1)), Box::pin(stock.add(1, 10)));
+    assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+    eventually(0, async || pool.num_idle()).await;
+    drop(first);
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    assert_eq!(second.await.expect("a commit"), Applied { value: 10 });
+}
+
+/// Calls that share a flight have deadlines of their own: the flight goes on for the last of them, without
+/// its locks, while the others give up.
+pub(crate) async fn a_deadline_is_kept_and_nothing_is_stored<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(1).await;
+    eventually(1, async || pool.num_idle()).await;
+    let mut blocker = DB::blocker(&pool.url).await;
+    let hasty = deltas(&pool).options(Options::new().deadline(Duration::from_millis(300)));
+    let staggered = (0..6).map(async |n| {
+        tokio::time::sleep(Duration::from_millis(60 * n)).await;
+        hasty.add(1, 1).await
+    });
+    for error in join_all(staggered).await {
+        let error = error.expect_err("somebody has it");
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
+    }
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    assert_eq!(hasty.options(patient()).add(1, 1).await.expect("a commit"), Applied { value: 1 });
+    assert_eq!(value(&pool).await, 1);
+}
+
+pub(crate) async fn a_full_queue_says_so_at_once<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(1).await;
+    let stock = deltas(&pool).capacity(2).flights(1);
+    let jam = Jam::new(&pool.url, &pool, &stock).await;
+    let (mut one, mut two) = (Box::pin(stock.add(1, 1)), Box::pin(stock.add(1, 10)));
+    assert!((&mut one).now_or_never().is_none() && (&mut two).now_or_never().is_none());
+    let full = stock.add(1, 100).now_or_never().expect("at once").expect_err("two wait already");
+    assert_eq!(full.kind(), ErrorKind::Overloaded, "{full:?}");
+    assert!(full.is_overloaded() && full.to_string().contains("2 calls"), "{full}");
+
+    // Who gives up leaves room.
+    drop(one);
+    let (_, answers) = behind(jam, [two, Box::pin(stock.add(1, 1000))]).await;
+    assert_eq!(ok(answers), [Applied { value: 10 }, Applied { value: 1010 }]);
+}
+
+/// It would wait for a connection, or for a lock, that only its own end gives back.
+pub(crate) async fn a_call_inside_of_a_unit_is_refused<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(1).await;
+    let stock = deltas(&pool);
+    let error = Pessimistic::default()
+        .on(&pool)
+        .run(async |_: &mut Tx<DB>| stock.add(1, 1).await.map(drop))
+        .await
+        .expect_err("it would wait for itself");
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
+    assert_eq!(value(&pool).await, 0);
+}
+
+pub(crate) async fn a_closed_pool_is_told_to_every_caller<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(1).await;
+    let stock = deltas(&pool);
+    pool.close().await;
+    for answer in join_all((0..4).map(|n| stock.add(n, 1))).await {
+        let error = answer.expect_err("there is no database");
+        assert!(error.to_string().contains("closed"), "{error}");
+    }
+}

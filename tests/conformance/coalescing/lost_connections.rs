@@ -1,0 +1,145 @@
+//! Batches whose connection, answer, runtime or last handle is gone.
+
+use atomically::DeltaOutcome::Applied;
+use atomically::{ErrorKind, Key};
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+use sqlx::pool::PoolOptions;
+
+use super::{Jam, behind, deltas, ok, step_by_step};
+use crate::conformance::increments::{counter, value};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::{ServerBackend, TestBackend, eventually};
+
+/// The flight's task is on another runtime. When that is gone, those who wait here are told.
+pub(crate) async fn a_runtime_that_is_gone_strands_nobody<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(1).await;
+    let stock = deltas(&pool).flights(1);
+    eventually(1, async || pool.num_idle()).await;
+    let mut blocker = DB::blocker(&pool.url).await;
+    let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let elsewhere = elsewhere.expect("a runtime");
+    let first = stock.clone();
+    elsewhere.spawn(async move { first.add(1, 1).await });
+    eventually(0, async || pool.num_idle()).await;
+    let waiting = tokio::spawn({
+        let stock = stock.clone();
+        async move { stock.add(1, 10).await }
+    });
+    let mut probe = Box::pin(stock.add(1, 100));
+    assert!((&mut probe).now_or_never().is_none());
+    elsewhere.shutdown_background();
+    let error = probe.await.expect_err("nobody serves it");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    let stored = match waiting.await.expect("no panic") {
+        Ok(_) => 10,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+            0
+        }
+    };
+    assert_eq!(stock.add(1, 1000).await.expect("a commit"), Applied { value: stored + 1000 });
+}
+
+/// Nobody is told twice, and nothing is stored twice.
+pub(crate) async fn a_batch_that_lost_its_connection_is_run_again<DB: ServerBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(1).await;
+    let watcher = DB::another(&pool.url).await;
+    let stock = deltas(&pool).options(step_by_step());
+    eventually(1, async || pool.num_idle()).await;
+    let _blocker = DB::blocker(&pool.url).await;
+    let mut calls = join_all((0..5).map(|n| stock.add(1, 1 << n)));
+    assert!((&mut calls).now_or_never().is_none());
+    eventually(2, async || DB::open_transactions(&watcher).await).await;
+    DB::kill_sessions(&pool.url).await;
+    let mut values: Vec<i64> = Vec::new();
+    for outcome in ok(calls.await) {
+        let Applied { value } = outcome else { panic!("{outcome:?}") };
+        values.push(value);
+    }
+    assert_eq!(values, [1, 3, 7, 15, 31]);
+    assert_eq!(value(&DB::another(&pool.url).await).await, 31);
+}
+
+pub(crate) async fn an_unknown_commit_is_told_to_every_caller<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    for (fault, delivered) in [(Fault::CutBefore, false), (Fault::CutAfter, true)] {
+        let direct = counter::<DB>(1).await;
+        let proxy = Proxy::to(&direct.url).await;
+        let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
+        let pool = pool.expect("a pool through the proxy");
+        let stock = deltas(&pool).options(step_by_step()).at_least(0).flights(1);
+        let jam = Jam::new(&direct.url, &pool, &stock).await;
+        // The first flight commits; the next one does not come back.
+        proxy.cycle(DB::COMMIT, &[None, Some(fault)]);
+        let (first, answers) = behind(jam, [5, -9, 2].map(|delta| stock.add(1, delta))).await;
+        assert_eq!(first.expect("a commit"), Applied { value: 0 });
+        for answer in answers {
+            let error = answer.expect_err("nobody knows");
+            assert!(error.is_commit_unknown(), "{fault:?}: {error:?}");
+        }
+        assert_eq!(proxy.hits(), 1, "the commit was sent once");
+        proxy.heal();
+        eventually(if delivered { 7 } else { 0 }, async || value(&direct).await).await;
+    }
+}
+
+/// The flight's runtime is shut down while the commit is on its way.
+pub(crate) async fn a_commit_whose_runtime_is_gone_is_unknown<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let direct = counter::<DB>(1).await;
+    let proxy = Proxy::to(&direct.url).await;
+    let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
+    let pool = pool.expect("a pool through the proxy");
+    let stock = deltas(&pool).options(step_by_step()).flights(1);
+    eventually(1, async || pool.num_idle()).await;
+    let mut blocker = DB::blocker(&direct.url).await;
+    let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let elsewhere = elsewhere.expect("a runtime");
+    let first = stock.clone();
+    elsewhere.spawn(async move { first.add(1, 0).await });
+    eventually(0, async || pool.num_idle()).await;
+    let mut call = Box::pin(stock.add(1, 1));
+    assert!((&mut call).now_or_never().is_none());
+    proxy.cycle(DB::COMMIT, &[None, Some(Fault::SilenceAfter)]);
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    eventually(1, async || proxy.hits()).await;
+    elsewhere.shutdown_background();
+    let error = call.await.expect_err("nobody knows");
+    assert!(error.is_commit_unknown(), "{error:?}");
+}
+
+/// The flight that waits for a lock goes with them, at once and not at its deadline.
+pub(crate) async fn nothing_is_left_behind_by_the_last_handle<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = counter::<DB>(1).await;
+    let watcher = DB::another(&pool.url).await;
+    let runtime = tokio::runtime::Handle::current();
+    eventually(1, async || pool.num_idle()).await;
+    let blocker = DB::blocker(&pool.url).await;
+    let before = runtime.metrics().num_alive_tasks();
+    let stock = deltas(&pool);
+    let mut call = Box::pin(stock.add(1, 1));
+    assert!((&mut call).now_or_never().is_none());
+    eventually(2, async || DB::open_transactions(&watcher).await).await;
+    assert!(runtime.metrics().num_alive_tasks() > before, "there is a task while there is a flight");
+    drop(call);
+    drop(stock);
+    eventually(0, async || pool.size()).await;
+    // The server waits for the row until then, and the connection for the server.
+    drop(blocker);
+    eventually(true, async || runtime.metrics().num_alive_tasks() <= before).await;
+}

@@ -1,0 +1,98 @@
+//! A call succeeds only if the row holds the sum, whatever the column's type and the database make of it.
+
+use atomically::DeltaOutcome::Applied;
+use atomically::{Atomic, ErrorKind, Key};
+
+use super::{Answer, Jam, behind, deltas, ok, patient, step_by_step};
+use crate::support::{TestBackend, TestPool};
+
+/// Only the calls on the rows that are not as they have to be.
+pub(crate) async fn numbers_that_are_no_integers_are_left_alone<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let pool = DB::pool(1).await;
+    let create = "CREATE TABLE counter (id BIGINT, value NUMERIC(30, 2))";
+    DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
+    let rows = "INSERT INTO counter VALUES (1, 5), (2, 2.5), (3, NULL), (4, 5), (4, 6)";
+    DB::pool_execute(&pool, DB::sql(rows), &[]).await.expect("rows");
+    let stock = deltas(&pool).at_least(0).flights(1);
+    let jam = Jam::new(&pool.url, &pool, &stock).await;
+    let (_, answers) = behind(jam, (1..=4).map(|id| stock.add(id, -1))).await;
+    let seen: Vec<_> = answers.into_iter().map(|answer| answer.map_err(|error| error.to_string())).collect();
+    assert_eq!(seen[0], Ok(Applied { value: 4 }));
+    for (answer, what) in seen[1..].iter().zip(["no integer", "no integer", "several rows"]) {
+        assert!(answer.as_ref().expect_err("not changed").contains(what), "{answer:?}");
+    }
+    let left = DB::sql("SELECT COUNT(*) FROM counter WHERE value IN (4, 2.5, 5, 6) OR value IS NULL");
+    assert_eq!(DB::pool_fetch(&pool, left, &[]).await.expect("a count"), 5);
+}
+
+/// Rows 1 and 2 of the table `counter` hold `start`. They can hold `start + fits`, and neither `start +
+/// too_much` nor `start + fits + too_much`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limited {
+    pub(crate) start: i64,
+    pub(crate) fits: i64,
+    pub(crate) too_much: i64,
+}
+
+/// Whatever a batch does to the rows, and whether or not the database calls it an error: a call is told that
+/// it is applied if, and only if, the row holds the sum.
+pub(crate) async fn only_sums_that_are_stored_are_applied<DB: TestBackend>(
+    what: &str,
+    pool: &TestPool<DB>,
+    limited: Limited,
+) where
+    i64: Key<DB>,
+{
+    let Limited { start, fits, too_much } = limited;
+    let holds = async |id: i64, value: i64| {
+        let select = DB::sql("SELECT COUNT(*) FROM counter WHERE id = ? AND value = ?");
+        let count = DB::pool_fetch(pool, select, &[id, value]).await.expect("a count");
+        assert_eq!(count, 1, "{what}: row {id} does not hold {value}");
+    };
+    for options in [patient(), step_by_step()] {
+        let restart = DB::sql("UPDATE counter SET value = ?");
+        DB::pool_execute(pool, restart, &[start]).await.expect("the start");
+        let stock = deltas(pool).flights(1).options(options);
+        let refused = |answer: Answer| {
+            let kind = answer.map_err(|error| error.kind());
+            let is_refused =
+                matches!(kind, Err(ErrorKind::Aborted | ErrorKind::Database | ErrorKind::Constraint));
+            assert!(is_refused, "{what}: {too_much:+} to {start} was answered {kind:?}");
+        };
+        refused(stock.add(1, too_much).await);
+        holds(1, start).await;
+
+        let jam = Jam::unchanged(&pool.url, pool, &stock).await;
+        let calls = [(1, fits), (1, too_much), (2, fits)].map(|(id, delta)| stock.add(id, delta));
+        let mut answers = behind(jam, calls).await.1;
+        refused(answers.remove(1));
+        assert_eq!(ok(answers), [Applied { value: start + fits }; 2], "{what}");
+        holds(1, start + fits).await;
+        holds(2, start + fits).await;
+    }
+}
+
+/// A database of its own, with a table `counter` of two rows that is made by these statements.
+pub(crate) async fn made_by<DB: TestBackend>(statements: &[&str]) -> TestPool<DB> {
+    let pool = DB::pool(1).await;
+    for sql in statements {
+        // MySQL prepares no CREATE TRIGGER.
+        let done = Atomic::default().on(&pool).apply(sqlx::raw_sql(DB::sql(sql))).await;
+        done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    pool
+}
+
+/// A floating-point number says no word when it is too big to grow by one.
+pub(crate) async fn what_a_double_cannot_hold_is_refused<DB: TestBackend>()
+where
+    i64: Key<DB>,
+{
+    let create = "CREATE TABLE counter (id BIGINT PRIMARY KEY, value DOUBLE PRECISION NOT NULL)";
+    let pool = made_by::<DB>(&[create, "INSERT INTO counter VALUES (1, 0), (2, 0)"]).await;
+    let limited = Limited { start: 1 << 53, fits: 2, too_much: 1 };
+    only_sums_that_are_stored_are_applied("double precision", &pool, limited).await;
+}

@@ -1,0 +1,98 @@
+//! Many units on one key: none conflicts behind the gate, and each ends by its deadline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use atomically::{ErrorKind, Gate, Options, Pessimistic, Resolve, TransactorExt as _, Tx};
+use tokio::task::JoinSet;
+
+use super::strategies;
+use crate::conformance::increments::{counter, increment, value};
+use crate::support::TestBackend;
+
+/// Two of one key at one gate never meet, so nothing is ever run twice, under any strategy; nor where the
+/// opening itself reads and writes.
+pub(crate) async fn behind_a_gate_there_are_no_conflicts<DB: TestBackend>() {
+    const TASKS: i64 = 32;
+    const ROUNDS: i64 = 10;
+    let pool = counter::<DB>(8).await;
+    Pessimistic::default().on(&pool).create_operation_table().await.expect("the table of operations");
+    let found_out = Options::new().resolve_commits(Resolve::Operation);
+    for options in [Options::new(), found_out] {
+        for (name, db) in strategies(&pool, &Gate::new()) {
+            // What adapts begins without the gate.
+            if name == "adaptive" {
+                continue;
+            }
+            let before = value(&pool).await;
+            let attempts = Arc::new(AtomicI64::new(0));
+            let mut tasks = JoinSet::new();
+            for _ in 0..TASKS {
+                let (db, attempts, options) = (db.clone(), attempts.clone(), options.clone());
+                tasks.spawn(async move {
+                    for _ in 0..ROUNDS {
+                        let unit = async |tx: &mut Tx<DB>| {
+                            attempts.fetch_add(1, SeqCst);
+                            increment(tx).await
+                        };
+                        db.with(options.clone().on_key("hot")).run(unit).await.expect("a commit");
+                    }
+                });
+            }
+            while let Some(task) = tasks.join_next().await {
+                task.expect("a task");
+            }
+            assert_eq!(value(&pool).await - before, TASKS * ROUNDS, "{name}");
+            assert_eq!(attempts.load(SeqCst), TASKS * ROUNDS, "{name}, {options:?}: something was run again");
+        }
+    }
+}
+
+/// Two hundred at once want one row: whatever the strategy, each unit ends by its deadline, and nothing else
+/// happens to the row. Behind the gate, every unit commits; without it, one may run out of time.
+pub(crate) async fn nobody_starves<DB: TestBackend>() {
+    const TASKS: i64 = 200;
+    const DEADLINE: Duration = Duration::from_secs(60);
+    // To roll back, and to be scheduled on a busy machine.
+    const GRACE: Duration = Duration::from_secs(5);
+    let pool = counter::<DB>(16).await;
+    for gated in [true, false] {
+        for (name, db) in strategies(&pool, &Gate::new()) {
+            let before = value(&pool).await;
+            let options = Options::new().deadline(DEADLINE);
+            let options = if gated { options.on_key("hot") } else { options };
+            let mut tasks = JoinSet::new();
+            for _ in 0..TASKS {
+                let (db, options) = (db.clone(), options.clone());
+                tasks.spawn(async move {
+                    let started = Instant::now();
+                    let outcome = db.with(options).run(increment::<DB>).await;
+                    (started.elapsed(), outcome)
+                });
+            }
+            let (mut committed, mut slowest) = (0, Duration::ZERO);
+            while let Some(task) = tasks.join_next().await {
+                let (took, outcome) = task.expect("a task");
+                slowest = slowest.max(took);
+                match outcome {
+                    Ok(()) => committed += 1,
+                    Err(error) => {
+                        assert!(!gated, "{name}, gated: {error:?}");
+                        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{name}: {error:?}");
+                    }
+                }
+            }
+            assert!(
+                slowest <= DEADLINE + GRACE,
+                "{name}, gated {gated}: a unit took {slowest:.1?}, with a deadline of {DEADLINE:?}"
+            );
+            assert!(committed > 0, "{name}, gated {gated}: no unit got through");
+            assert_eq!(value(&pool).await - before, committed, "{name}, gated {gated}");
+            println!(
+                "{}, {name}, gated {gated}: {committed} of {TASKS}, the slowest took {slowest:.1?}",
+                DB::NAME
+            );
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The servers that tests start are gone when the test process is, however that ends.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::servers::Server;
+
+/// How a process of the test ends. Tells it from the test.
+const ENDING: &str = "ATOMICALLY_TEST_PROCESS_ENDING";
+
+/// Far more than a server takes to start or to stop.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// Without any destructor, as the servers that all tests of a process share.
+const ENDINGS: [&str; 6] = ["returns", "panics", "aborts", "INT", "TERM", "KILL"];
+
+/// How far a server has come when its process is killed: what is in its directory by then.
+const MOMENTS: [&str; 4] = ["run", "run/data", "run/installed", "run/pid"];
+
+/// The process: starts a server that it never stops, tells where it is, and ends.
+fn end(ending: &str, start: fn() -> Server) {
+    let server: &'static Server = Box::leak(Box::new(start()));
+    println!("\nserver {} {}", server.pid(), server.directory().display());
+    match ending {
+        "returns" => {}
+        "panics" => panic!("as it was told to"),
+        "aborts" => std::process::abort(),
+        _ => loop {
+            thread::park();
+        },
+    }
+}
+
+fn process(test: &str, ending: &str) -> Child {
+    Command::new(env::current_exe().expect("this test"))
+        .args([test, "--exact", "--nocapture"])
+        .env(ENDING, ending)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a process")
+}
+
+fn signal(name: &str, pid: u32) {
+    let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).status().expect("kill");
+    assert!(sent.success(), "{name} was not sent");
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < LIMIT, "after {LIMIT:?}, still not: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn ended(mut process: Child, ending: &str) -> ExitStatus {
+    until(&format!("the process that {ending} has ended"), || {
+        process.try_wait().expect("its status").is_some()
+    });
+    process.wait().expect("its status")
+}
+
+/// The processes that work in a directory or below it, the directory itself renamed or removed meanwhile.
+fn processes_in(directory: &Path) -> Vec<PathBuf> {
+    let all = fs::read_dir("/proc").expect("the processes of the system");
+    let works_there = |process: &PathBuf| {
+        fs::read_link(process.join("cwd")).is_ok_and(|current| current.starts_with(directory))
+    };
+    all.filter_map(|process| Some(process.ok()?.path())).filter(works_there).collect()
+}
+
+fn is_alive(pid: u32) -> bool {
+    let asked = Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status();
+    asked.expect("kill").success()
+}
+
+/// Ends a process whose server is running.
+fn takes_its_server_along(test: &str, ending: &str) {
+    let mut process = process(test, ending);
+    let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+    let line = lines.find_map(|line| line.ok().filter(|line| line.starts_with("server ")));
+    let line = line.expect("its server has started");
+    // Reads on, or the process would end because nobody does.
+    thread::spawn(move || lines.count());
+    let (pid, directory) = line["server ".len()..].split_once(' ').expect("a pid and a directory");
+    let (server, directory) = (pid.parse().expect("a pid"), PathBuf::from(directory));
+    // Below the one that everything of a server is removed with.
+    let directory = directory.parent().expect("a private directory");
+
+    if ending.chars().all(char::is_uppercase) {
+        assert!(is_alive(server) && !processes_in(directory).is_empty(), "{ending}: nothing to take along");
+        signal(ending, process.id());
+    }
+    let status = ended(process, ending);
+    assert_eq!(status.success(), ending == "returns", "{status}");
+    until(&format!("{ending}: the server is gone"), || {
+        !is_alive(server) && processes_in(directory).is_empty()
+    });
+    until(&format!("{ending}: its directory is gone"), || !directory.exists());
+}
+
+/// Kills a process that is about to start a server, as soon as so much of it is there.
+fn takes_half_a_server_along(test: &str, moment: &str) {
+    let process = process(test, "KILL");
+    let name = format!("atomically-{}-0", process.id());
+    let candidates = [env::temp_dir().join(&name), Path::new("/tmp").join(&name)];
+    let mut directory = None;
+    until(moment, || {
+        directory = candidates.iter().find(|candidate| candidate.join(moment).exists());
+        directory.is_some()
+    });
+    signal("KILL", process.id());
+    let status = ended(process, "KILL");
+    assert!(!status.success(), "{status}");
+    let directory = directory.expect("the directory that was seen");
+    until(&format!("killed at {moment}: the directory is gone"), || !directory.exists());
+    until(&format!("killed at {moment}: the server is gone"), || processes_in(directory).is_empty());
+    assert!(!directory.exists(), "killed at {moment}: what was left has made the directory again");
+}
+
+fn a_server_does_not_outlive_its_process(test: &str, start: fn() -> Server) {
+    if let Ok(ending) = env::var(ENDING) {
+        return end(&ending, start);
+    }
+    for ending in ENDINGS {
+        takes_its_server_along(test, ending);
+    }
+    for moment in MOMENTS {
+        takes_half_a_server_along(test, moment);
+    }
+}
+
+#[test]
+fn postgres_does_not_outlive_its_process() {
+    a_server_does_not_outlive_its_process("servers::postgres_does_not_outlive_its_process", Server::postgres);
+}
+
+#[test]
+fn mariadb_does_not_outlive_its_process() {
+    a_server_does_not_outlive_its_process("servers::mariadb_does_not_outlive_its_process", Server::mariadb);
+}
