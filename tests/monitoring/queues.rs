@@ -160,12 +160,16 @@ pub(crate) async fn trouble_is_counted<DB: TestBackend + QueueBackend>() {
 /// As long as it lives a worker is seen to; one that is dropped is seen to have ended, and one that was told to stop is
 /// not missed.
 pub(crate) async fn workers_have_a_heartbeat<DB: TestBackend + QueueBackend>() {
-    let (_pool, queue) = queue::<DB>().await;
+    // Workers are numbered by the name of their queue, and other tests of this process have workers for "jobs".
+    let name = format!("beats-{}", DB::NAME.to_lowercase());
+    let (pool, _) = queue::<DB>().await;
+    let queue = Queue::new(&name, &pool).expect("a name");
+    let queue_name = name.as_str();
     let exporter = Exporter::new();
     let heartbeat = |worker: &str| {
         let name = "atomically_queue_worker_heartbeat_timestamp_seconds";
         if exporter.render().contains(&format!("worker=\"{worker}\"")) {
-            exporter.scrape().sum(name, &[("queue", "jobs"), ("worker", worker)])
+            exporter.scrape().sum(name, &[("queue", queue_name), ("worker", worker)])
         } else {
             -1.0
         }
@@ -188,6 +192,6 @@ pub(crate) async fn workers_have_a_heartbeat<DB: TestBackend + QueueBackend>() {
     let _ = stop.send(());
     second.await.expect("no panic");
     assert_eq!((heartbeat("0"), heartbeat("1")), (last, 0.0));
-    let read = exporter.scrape().sum("atomically_queue_depth_timestamp_seconds", &[("queue", "jobs")]);
+    let read = exporter.scrape().sum("atomically_queue_depth_timestamp_seconds", &[("queue", queue_name)]);
     assert!((now() - read).abs() < 60.0);
 }
