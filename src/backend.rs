@@ -1,8 +1,8 @@
 //! Facts about databases.
 //!
-//! [`Backend`] states facts and performs nothing: which text opens a transaction, which clause locks a row, what an
-//! error means. Its functions are pure and tested without a server. The files of the backends hold the same items in
-//! the same order, so that comparing two of them shows how two databases differ.
+//! [`Backend`] states facts and performs nothing: which text opens a transaction, which clause locks a row,
+//! what an error means. Its functions are pure and tested without a server. The files of the backends hold
+//! the same items in the same order, so that comparing two of them shows how two databases differ.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,7 +10,6 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 
 use crate::deadlock::DeadlockReport;
-use crate::error::shown;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::Isolation;
@@ -23,6 +22,7 @@ mod single_statement;
 mod classification;
 mod codec;
 mod driver;
+mod shown;
 mod engine;
 mod carried_failure;
 #[cfg(feature = "mysql")]
@@ -47,16 +47,20 @@ pub(crate) use engine::{AskEngine, Engine};
 pub(crate) use postgres::prepared::Kept;
 pub use query::Key;
 pub(crate) use query::{Numbers, Reply, WatchedQuery};
+#[cfg(feature = "idempotency")]
+pub(crate) use shown::json as shown_json;
+pub(crate) use shown::{shown, source as quotable_source};
 pub(crate) use single_statement::{Addition, AtOnce};
 pub(crate) use wire::{Driver, ResultOrRow, Wire};
 
-/// The savepoint whose release, just before COMMIT, shows that the transaction is still the one that was opened.
+/// The savepoint whose release, just before COMMIT, shows that the transaction is still the one that was
+/// opened.
 const GUARD: &str = "atomically_guard";
 
 /// A database that units of work can run on: `Postgres`, `MySql` (also for MariaDB) or `Sqlite`.
 ///
-/// This trait is sealed and cannot be implemented outside of this crate: engines that speak one of the three protocols
-/// come in through it.
+/// This trait is sealed and cannot be implemented outside of this crate: engines that speak one of the three
+/// protocols come in through it.
 pub trait Backend: Facts {}
 
 mod sealed {
@@ -73,8 +77,8 @@ pub trait Facts: Wire + Sealed {
     /// How a server is asked which product it is; `None` where no text depends on it.
     const ASK_ENGINE: Option<AskEngine> = None;
 
-    /// The text that opens a transaction in one round trip, with its limits as far as the server can be told of them;
-    /// or what the database does not have.
+    /// The text that opens a transaction in one round trip, with its limits as far as the server can be told
+    /// of them; or what the database does not have.
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure>;
 
     /// What the opening's answers, as texts, say of the session's own limit for lock waits, where the opening
@@ -93,18 +97,20 @@ pub trait Facts: Wire + Sealed {
         None
     }
 
-    /// Whether an opening was refused because the connection came from the pool with a transaction open on it.
+    /// Whether an opening was refused because the connection came from the pool with a transaction open on
+    /// it.
     fn found_open_transaction(_failure: &Failure) -> bool {
         false
     }
 
-    /// What to ask when an opening was refused with `failure`, to find out whether the server is one that takes no writes.
-    /// It answers 1 if so.
+    /// What to ask when an opening was refused with `failure`, to find out whether the server is one that
+    /// takes no writes. It answers 1 if so.
     fn ask_read_only(_failure: &Failure) -> Option<&'static str> {
         None
     }
 
-    /// How it is found out whether a statement has ended its transaction; `None` where none can that is let through.
+    /// How it is found out whether a statement has ended its transaction; `None` where none can that is let
+    /// through.
     const PROBE: Option<Probe> = None;
 
     /// How it is found out, at the end of a transaction, whether something had ended it unseen.
@@ -132,8 +138,8 @@ pub trait Facts: Wire + Sealed {
     /// Whether a refused COMMIT leaves nothing to roll back.
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool;
 
-    /// How a session that comes from the pool is made ready for a statement that is its own transaction; `None` where
-    /// every session is.
+    /// How a session that comes from the pool is made ready for a statement that is its own transaction;
+    /// `None` where every session is.
     const BEFORE_LONE_STATEMENT: Option<BeforeLoneStatement> = None;
 
     /// The clause that locks the rows of a SELECT; `None` where the database has no row locks.
@@ -145,14 +151,16 @@ pub trait Facts: Wire + Sealed {
     /// Whether a text that is prepared holds one statement: the server refuses others.
     const PREPARES_ONE_STATEMENT: bool;
 
-    /// Whether several statements that are sent as one text, without a transaction around them, are one transaction.
+    /// Whether several statements that are sent as one text, without a transaction around them, are one
+    /// transaction.
     const TEXT_IS_ONE_TRANSACTION: bool;
 
-    /// What commits after a statement that is no transaction by itself, and may have left one open on its connection: a
-    /// procedure that has begun one. The connection is closed then. `None` where none can.
+    /// What commits after a statement that is no transaction by itself, and may have left one open on its
+    /// connection: a procedure that has begun one. The connection is closed then. `None` where none can.
     const AFTER_CALL: Option<&'static str> = None;
 
-    /// Whether a statement that violates a constraint may be stored in part, by what a table or a trigger says.
+    /// Whether a statement that violates a constraint may be stored in part, by what a table or a trigger
+    /// says.
     const VIOLATIONS_KEEP_PARTS: bool = false;
 
     /// What a statement does to the transaction that it runs in.
@@ -164,11 +172,13 @@ pub trait Facts: Wire + Sealed {
     /// The parameter with this number, counted from 1.
     fn placeholder(number: usize) -> Cow<'static, str>;
 
-    /// A statement that takes a lock on a number until the transaction ends, and answers 1 when it has it; `None` where
-    /// the database has no such locks. Without `wait` it answers 0 at once when somebody else has it.
+    /// A statement that takes a lock on a number until the transaction ends, and answers 1 when it has it;
+    /// `None` where the database has no such locks. Without `wait` it answers 0 at once when somebody else
+    /// has it.
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String>;
 
-    /// Whether what is read behind an advisory lock, at this level, may be older than the lock: then it protects nothing.
+    /// Whether what is read behind an advisory lock, at this level, may be older than the lock: then it
+    /// protects nothing.
     fn snapshot_age(_isolation: Isolation) -> SnapshotAge {
         SnapshotAge::Younger
     }
@@ -176,8 +186,8 @@ pub trait Facts: Wire + Sealed {
     /// Whether an advisory lock that was taken inside of a savepoint's scope is given back with it.
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool;
 
-    /// Whether a transaction that has written a unique key can be sure that no other one with the same key commits any
-    /// more. On the nodes of a Galera cluster that is only certain at the commit.
+    /// Whether a transaction that has written a unique key can be sure that no other one with the same key
+    /// commits any more. On the nodes of a Galera cluster that is only certain at the commit.
     fn unique_keys_fence(_engine: Engine) -> bool {
         true
     }
@@ -187,17 +197,19 @@ pub trait Facts: Wire + Sealed {
         schema.to_owned()
     }
 
-    /// What puts back the settings of the session where a [creation](Self::creation) has changed some and failed.
+    /// What puts back the settings of the session where a [creation](Self::creation) has changed some and
+    /// failed.
     const AFTER_CREATION_FAILED: Option<&'static str> = None;
 
     /// The table of operations, made where it is missing.
     const CREATE_OPERATIONS: &'static str;
 
-    /// The statement, last of the opening, by which a transaction can be found again; or what the database does not have.
+    /// The statement, last of the opening, by which a transaction can be found again; or what the database
+    /// does not have.
     fn trace(trace: Trace) -> Result<String, Failure>;
 
-    /// The statement that asks for the transaction whose trace answered this. It answers its [`TransactionStatus`] and,
-    /// as 1 or 0, whether that may be believed.
+    /// The statement that asks for the transaction whose trace answered this. It answers its
+    /// [`TransactionStatus`] and, as 1 or 0, whether that may be believed.
     fn ask_for_status(_answered: &[i64]) -> Option<String> {
         None
     }
@@ -208,8 +220,8 @@ pub trait Facts: Wire + Sealed {
     /// What a `CAST` to an `i64` is spelled like.
     const INTEGER: &'static str;
 
-    /// The statement that adds to a column of many rows. A row whose key comes twice is changed by the first of the two, and
-    /// the second one adds 0.
+    /// The statement that adds to a column of many rows. A row whose key comes twice is changed by the first
+    /// of the two, and the second one adds 0.
     fn add_to_rows<K: Key<Self>>(
         target: Target,
         changes: &[(&K, i64)],
@@ -232,11 +244,12 @@ pub trait Facts: Wire + Sealed {
     /// The statement that asks a server which session this is; `None` where there is no server.
     const SESSION: Option<&'static str>;
 
-    /// How it is found out which of these sessions wait for locks; `None` where waiting is not the server's business.
+    /// How it is found out which of these sessions wait for locks; `None` where waiting is not the server's
+    /// business.
     fn lock_waits(sessions: &[i64]) -> Option<LockWaits>;
 
-    /// How the session that a deadlock has just cost its transaction finds out about it, `age` being the most that can have
-    /// passed since; `None` where the error says it all, or nobody knows.
+    /// How the session that a deadlock has just cost its transaction finds out about it, `age` being the most
+    /// that can have passed since; `None` where the error says it all, or nobody knows.
     fn latest_deadlock(_age: Duration) -> Option<LatestDeadlock> {
         None
     }
@@ -244,8 +257,8 @@ pub trait Facts: Wire + Sealed {
     /// How a fault is brought about; `None` for one of the network's, which needs no database.
     fn provoke(fault: Fault) -> Option<Provocation>;
 
-    /// The values of a statement, taken from how the driver shows its arguments to programmers: it has no other way of
-    /// showing them. `None` when they cannot be made out.
+    /// The values of a statement, taken from how the driver shows its arguments to programmers: it has no
+    /// other way of showing them. `None` when they cannot be made out.
     fn shown_arguments(arguments: &str) -> Option<Vec<String>>;
 
     /// What these options connect to, without secrets: `127.0.0.1:5432`.
@@ -339,7 +352,8 @@ pub struct Probe {
     pub reset: &'static str,
 }
 
-/// The texts that commit, each sent in a packet of its own, and where in the answers the commit is acknowledged.
+/// The texts that commit, each sent in a packet of its own, and where in the answers the commit is
+/// acknowledged.
 #[doc(hidden)]
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ending {
@@ -446,9 +460,9 @@ pub struct LockWait {
 pub struct LatestDeadlock {
     /// One or more statements, sent as one.
     pub sql: String,
-    /// What the last column of each row says, given the statement that failed, where that is known: who waited for whom,
-    /// and the statement by which the session remembers that it was told of this one. `None` if it is no deadlock of this
-    /// session, or one that it was told of.
+    /// What the last column of each row says, given the statement that failed, where that is known: who
+    /// waited for whom, and the statement by which the session remembers that it was told of this one. `None`
+    /// if it is no deadlock of this session, or one that it was told of.
     pub read: fn(&[String], Option<&str>) -> FoundDeadlock,
 }
 
@@ -465,8 +479,8 @@ pub enum Provocation {
     Pretend(FailureKind),
 }
 
-/// What a driver's error says about the database; `None` where it only says something about the caller (a row that
-/// was not found, a value that did not decode).
+/// What a driver's error says about the database; `None` where it only says something about the caller (a row
+/// that was not found, a value that did not decode).
 pub(crate) fn failure_of<DB: Facts>(error: &sqlx::Error, nowait: bool) -> Option<Failure> {
     match error {
         sqlx::Error::Database(error) => carried_failure::failure(error.as_ref()).or_else(|| {
@@ -494,8 +508,8 @@ pub(crate) fn failure_of_any(error: &sqlx::Error) -> Option<Failure> {
     failure
 }
 
-/// A locking clause, the table that it names, and what it does about rows that others have locked: the same words
-/// everywhere.
+/// A locking clause, the table that it names, and what it does about rows that others have locked: the same
+/// words everywhere.
 fn whole_clause(clause: &'static str, lock: RowLock) -> Cow<'static, str> {
     let wait = match lock.wait {
         Wait::Block => "",
@@ -539,8 +553,8 @@ where
     Ok(WatchedQuery::made_of(sqlx::AssertSqlSafe(sql).into_sql_str(), arguments))
 }
 
-/// Milliseconds to tell a server, rounded up: 0 means "no limit" to all of them. None of them takes more than fit into 31
-/// bits, which is 24 days.
+/// Milliseconds to tell a server, rounded up: 0 means "no limit" to all of them. None of them takes more than
+/// fit into 31 bits, which is 24 days.
 pub(crate) fn whole_millis(limit: Duration) -> u128 {
     limit.as_micros().div_ceil(1000).clamp(1, i32::MAX as u128)
 }

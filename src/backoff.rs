@@ -17,9 +17,9 @@ use rand::{Rng, RngExt};
 ///
 /// # Why full jitter, from the first retry on?
 ///
-/// Transactions that conflicted once were in step. A fixed delay, or a fixed delay plus some jitter, keeps them in
-/// step, and they conflict again. Drawing from the whole range spreads them out at once, and takes the least total
-/// work for a given load
+/// Transactions that conflicted once were in step. A fixed delay, or a fixed delay plus some jitter, keeps
+/// them in step, and they conflict again. Drawing from the whole range spreads them out at once, and takes
+/// the least total work for a given load
 /// ([measurements](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/)).
 ///
 /// # Why milliseconds?
@@ -57,8 +57,8 @@ impl Backoff {
         Self { first: Duration::ZERO, factor: 1, max: Duration::ZERO, equal_jitter: false }
     }
 
-    /// Sets the factor by which the ceiling grows from one retry to the next. A factor of 1 keeps it constant; 0 is
-    /// treated as 1.
+    /// Sets the factor by which the ceiling grows from one retry to the next. A factor of 1 keeps it
+    /// constant; 0 is treated as 1.
     #[must_use]
     pub const fn factor(mut self, factor: u32) -> Self {
         self.factor = if factor == 0 { 1 } else { factor };
@@ -67,8 +67,8 @@ impl Backoff {
 
     /// Draws each delay from the upper half of its range: between half of the ceiling and the ceiling.
     ///
-    /// Use it where the delays have to outlast an outage. Full jitter may draw several short delays in a row, and use
-    /// up attempts that were meant to be hours apart.
+    /// Use it where the delays have to outlast an outage. Full jitter may draw several short delays in a row,
+    /// and use up attempts that were meant to be hours apart.
     #[must_use]
     pub const fn equal_jitter(mut self) -> Self {
         self.equal_jitter = true;

@@ -4,8 +4,8 @@ use std::hash::Hash;
 
 use rustc_stable_hash::{FromStableHash, SipHasher128Hash, StableSipHasher128};
 
-/// Hashes a key. The result is the same in every process and on every machine: the hash is not seeded and does not
-/// depend on the machine's integer size or byte order.
+/// Hashes a key. The result is the same in every process and on every machine: the hash is not seeded and
+/// does not depend on the machine's integer size or byte order.
 pub(crate) fn digest(key: &impl Hash) -> u64 {
     struct Half(u64);
     impl FromStableHash for Half {
@@ -23,7 +23,8 @@ pub(crate) fn digest(key: &impl Hash) -> u64 {
 mod tests {
     use super::*;
 
-    /// Processes that run different versions of the crate lock each other out by these numbers, so they must not change.
+    /// Processes that run different versions of the crate lock each other out by these numbers, so they must
+    /// not change.
     #[test]
     fn digests_are_stable() {
         assert_eq!(digest(&("event", 7_i64)), 14_697_136_109_097_000_801);

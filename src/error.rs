@@ -5,33 +5,30 @@ use std::error::Error as StdError;
 use std::panic::Location;
 use std::time::Duration;
 
+use crate::backend::{quotable_source, shown};
 use crate::failure::{Constraint, Failure, FailureKind};
 
-mod shown;
 mod text;
-
-#[cfg(feature = "idempotency")]
-pub(crate) use shown::json as shown_json;
-pub(crate) use shown::shown;
 
 /// Why a unit of work did not commit.
 ///
 /// # Why one opaque type?
 ///
-/// A unit may end for many reasons, but its callers act in few ways: try later, tell the user, raise an alarm. So there
-/// is one type with a [`kind`](Self::kind) and predicates, rather than an enum whose every payload is a promise. The
-/// predicates about causes (`is_conflict`, `is_lock_timeout`, …) look at the *last failure*, also when it was running
-/// out of attempts or of time that ended the unit; `kind` says how it ended.
+/// A unit may end for many reasons, but its callers act in few ways: try later, tell the user, raise an
+/// alarm. So there is one type with a [`kind`](Self::kind) and predicates, rather than an enum whose every
+/// payload is a promise. The predicates about causes (`is_conflict`, `is_lock_timeout`, …) look at the *last
+/// failure*, also when it was running out of attempts or of time that ended the unit; `kind` says how it
+/// ended.
 ///
-/// An error that says [`is_exhausted`](Self::is_exhausted) is final: do not wrap it into a loop of your own, the time
-/// that was granted has been spent.
+/// An error that says [`is_exhausted`](Self::is_exhausted) is final: do not wrap it into a loop of your own,
+/// the time that was granted has been spent.
 ///
 /// # Values
 ///
-/// Neither its text nor its `Debug` output holds a value of the program, and neither does any [source](StdError::source) of
-/// it, so that all of it may be logged: what the server or the driver quotes is left out (`Duplicate entry '…' for key
-/// 'email'`). The driver's own error, with everything that it says, is in [`driver_error`](Self::driver_error), where the
-/// error was made from one.
+/// Neither its text nor its `Debug` output holds a value of the program, and neither does any
+/// [source](StdError::source) of it, so that all of it may be logged: what the server or the driver quotes is
+/// left out (`Duplicate entry '…' for key 'email'`). The driver's own error, with everything that it says, is
+/// in [`driver_error`](Self::driver_error), where the error was made from one.
 ///
 /// ```
 /// # use atomically::Error;
@@ -97,8 +94,8 @@ pub enum ErrorKind {
     Constraint,
     /// The connection broke before a commit was sent.
     ConnectionLost,
-    /// A commit was sent and its answer never came: it may have been stored, or not. Never run such a unit again
-    /// blindly.
+    /// A commit was sent and its answer never came: it may have been stored, or not. Never run such a unit
+    /// again blindly.
     CommitUnknown,
     /// No connection was to be had, or the server is starting, stopping or short of something.
     Unavailable,
@@ -108,8 +105,8 @@ pub enum ErrorKind {
     ReadOnly,
     /// The unit of work misused its transaction, or something ended it underneath; the message says what.
     Aborted,
-    /// Somebody else has taken over what was claimed here: the effect is theirs to have, and was rolled back here. Drop
-    /// the work; it must not be run again under this claim.
+    /// Somebody else has taken over what was claimed here: the effect is theirs to have, and was rolled back
+    /// here. Drop the work; it must not be run again under this claim.
     StaleClaim,
     /// The database has no such thing as was asked for; nothing was run.
     Unsupported,
@@ -213,7 +210,8 @@ impl Error {
         Self::failed(Failure::new(FailureKind::Aborted, message), None)
     }
 
-    /// A driver's error that says nothing about the database: a row that was not found, a value that did not decode.
+    /// A driver's error that says nothing about the database: a row that was not found, a value that did not
+    /// decode.
     pub(crate) fn driver(source: sqlx::Error, failure: Option<Failure>) -> Self {
         let kind = failure.as_ref().map_or(ErrorKind::Database, |failure| failure.kind().into());
         let mut error = Self::new(kind, failure, None);
@@ -235,8 +233,8 @@ impl Error {
         text.as_deref().map(Cow::Borrowed).or_else(|| source.as_ref().map(shown))
     }
 
-    /// The same error for another one who waited for the same commit. The driver's own error goes to one of them only, and
-    /// the others are told what it said.
+    /// The same error for another one who waited for the same commit. The driver's own error goes to one of
+    /// them only, and the others are told what it said.
     pub(crate) fn told_again(&self) -> Self {
         let Inner { kind, failure, spent, swallowed, during, input, run, source: _, text: _ } = &*self.0;
         let said = || self.shown_source().map(|shown| Failure::new(FailureKind::Other, shown));
@@ -269,8 +267,9 @@ impl Error {
 
     /// The driver's error that this one was made from, where it was.
     ///
-    /// It says all that the server and the driver had to say, and so may quote values of the program: the text of a
-    /// duplicate, a row that violates a constraint, what could not be decoded. Take care where it is logged.
+    /// It says all that the server and the driver had to say, and so may quote values of the program: the
+    /// text of a duplicate, a row that violates a constraint, what could not be decoded. Take care where it
+    /// is logged.
     #[must_use]
     pub fn driver_error(&self) -> Option<&sqlx::Error> {
         self.0.source.as_ref()
@@ -336,7 +335,8 @@ impl Error {
         self.failed_with(FailureKind::Overloaded)
     }
 
-    /// Whether the transaction was refused a commit because it had failed, was misused or had ended underneath.
+    /// Whether the transaction was refused a commit because it had failed, was misused or had ended
+    /// underneath.
     #[must_use]
     pub fn is_aborted(&self) -> bool {
         self.failed_with(FailureKind::Aborted)
@@ -354,12 +354,13 @@ impl Error {
 }
 
 impl StdError for Error {
-    /// What is behind the driver's error, where that is not part of this one's text already and quotes no values: an error of
-    /// the operating system, of TLS, of the configuration. The driver's error is in [`driver_error`](Error::driver_error).
+    /// What is behind the driver's error, where that is not part of this one's text already and quotes no
+    /// values: an error of the operating system, of TLS, of the configuration. The driver's error is in
+    /// [`driver_error`](Error::driver_error).
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self.0.failure {
             Some(_) => None,
-            None => self.driver_error().and_then(shown::source),
+            None => self.driver_error().and_then(quotable_source),
         }
     }
 }

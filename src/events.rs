@@ -14,8 +14,8 @@ pub use summary::{RunOutcome, Summary, Times};
 
 /// Is told what units of work, jobs and idempotency keys go through, as it happens.
 ///
-/// Given to a transactor with [`PoolTransactor::observed_by`](crate::PoolTransactor::observed_by), or to a single run with
-/// [`Options::observed_by`](crate::Options::observed_by). Any closure over `&Event` is one.
+/// Given to a transactor with [`PoolTransactor::observed_by`](crate::PoolTransactor::observed_by), or to a
+/// single run with [`Options::observed_by`](crate::Options::observed_by). Any closure over `&Event` is one.
 ///
 /// ```
 /// use atomically::{Event, Pessimistic, TransactorExt as _, UnitEvent};
@@ -29,29 +29,30 @@ pub use summary::{RunOutcome, Summary, Times};
 /// # }
 /// ```
 ///
-/// It is called on the task that runs the unit, in the order in which things happen to that unit, and must not block:
-/// the transaction is open meanwhile. What takes longer belongs into a channel.
+/// It is called on the task that runs the unit, in the order in which things happen to that unit, and must
+/// not block: the transaction is open meanwhile. What takes longer belongs into a channel.
 ///
 /// # Values
 ///
-/// No event holds a value of the program: statements have `?` in place of their literals, failures and errors leave out what
-/// the server or the driver quotes (see [`Failure::message`]). Names are not values: those of tables, columns, savepoints,
-/// queues and units are shown. What a handler of a job returns as its error is reported as it is
-/// ([`JobEvent::Failed`]).
+/// No event holds a value of the program: statements have `?` in place of their literals, failures and errors
+/// leave out what the server or the driver quotes (see [`Failure::message`]). Names are not values: those of
+/// tables, columns, savepoints, queues and units are shown. What a handler of a job returns as its error is
+/// reported as it is ([`JobEvent::Failed`]).
 ///
 /// # Panics
 ///
-/// A panic of an observer is contained: it changes nothing about the unit or the worker that is observed, the other
-/// observers are called all the same, and this one is called again for the next event. The first panic of an observer is a
-/// line in the log, at the level of errors (feature `tracing`).
+/// A panic of an observer is contained: it changes nothing about the unit or the worker that is observed, the
+/// other observers are called all the same, and this one is called again for the next event. The first panic
+/// of an observer is a line in the log, at the level of errors (feature `tracing`).
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn observe(&self, event: &Event<'_>);
 
-    /// Whether [deadlock reports](crate::DeadlockReport) are to name the units of *this* process on all sides of a deadlock.
+    /// Whether [deadlock reports](crate::DeadlockReport) are to name the units of *this* process on all sides
+    /// of a deadlock.
     ///
-    /// Servers name sessions. To know whose they are, each transaction asks the server for its session, in the round trip
-    /// that opens it.
+    /// Servers name sessions. To know whose they are, each transaction asks the server for its session, in
+    /// the round trip that opens it.
     ///
     /// # Default
     ///
@@ -112,15 +113,15 @@ pub enum Event<'a> {
 pub struct Run {
     /// Tells runs apart, in this process.
     pub id: u64,
-    /// The name that the unit was given by [`TransactorExt::named`](crate::TransactorExt::named); `unnamed` where it was given
-    /// none.
+    /// The name that the unit was given by [`TransactorExt::named`](crate::TransactorExt::named); `unnamed`
+    /// where it was given none.
     pub name: &'static str,
     /// The name of the strategy: [`Strategy::name`](crate::Strategy::name).
     pub strategy: &'static str,
     /// The database as OpenTelemetry calls it: `postgresql`, `mysql` (also for MariaDB) or `sqlite`.
     pub database: &'static str,
-    /// Where in the program the run was started; `None` where [`Transactor::transact`](crate::Transactor::transact) was called
-    /// by itself.
+    /// Where in the program the run was started; `None` where
+    /// [`Transactor::transact`](crate::Transactor::transact) was called by itself.
     pub place: Option<&'static Location<'static>>,
 }
 
@@ -152,8 +153,8 @@ pub enum UnitEvent<'a> {
         /// Its number, the first being 1.
         attempt: u32,
     },
-    /// The attempt has its place at the [`Gate`](crate::Gate), or there is none for it. Told again when it has its turn there, where
-    /// that is waited for as well.
+    /// The attempt has its place at the [`Gate`](crate::Gate), or there is none for it. Told again when it
+    /// has its turn there, where that is waited for as well.
     WaitedAtGate {
         /// How long it was in line.
         waited: Duration,
@@ -176,16 +177,17 @@ pub enum UnitEvent<'a> {
         /// What the database said, if that was no success.
         failure: Option<&'a Failure>,
     },
-    /// The transaction is open and has been idle for longer than [`Options::idle_warning`](crate::Options::idle_warning)
-    /// allows: the unit waits for something that is not its database, or works without giving way, and others may be
-    /// waiting for its locks. Told once for each pause.
+    /// The transaction is open and has been idle for longer than
+    /// [`Options::idle_warning`](crate::Options::idle_warning) allows: the unit waits for something that is
+    /// not its database, or works without giving way, and others may be waiting for its locks. Told once for
+    /// each pause.
     Idle {
         /// How long, up to now.
         idle: Duration,
         /// The text of the last statement.
         after: &'a str,
-        /// Whether the pool has no connection to give at this moment. A unit that waits for one, because it queries the pool
-        /// and not its transaction, waits for itself then.
+        /// Whether the pool has no connection to give at this moment. A unit that waits for one, because it
+        /// queries the pool and not its transaction, waits for itself then.
         pool_exhausted: bool,
     },
     /// The attempt failed, and was rolled back.
@@ -223,14 +225,14 @@ pub enum JobEvent<'a> {
         /// Its id.
         id: i64,
     },
-    /// The handler has ended, however, and what it asks for is done: its place is free. The last that is reported of this
-    /// attempt.
+    /// The handler has ended, however, and what it asks for is done: its place is free. The last that is
+    /// reported of this attempt.
     Ended {
         /// Its id.
         id: i64,
     },
-    /// The worker has as many handlers as its pool has connections, or more: handlers that each hold one leave none to
-    /// claim jobs, extend leases and complete jobs with. Reported once, when the worker starts.
+    /// The worker has as many handlers as its pool has connections, or more: handlers that each hold one
+    /// leave none to claim jobs, extend leases and complete jobs with. Reported once, when the worker starts.
     PoolTooSmall {
         /// How many handlers.
         handlers: usize,
@@ -277,14 +279,15 @@ pub enum JobEvent<'a> {
         /// How many are dead.
         dead: u64,
     },
-    /// A worker is alive. Reported every ten seconds by the task that does its work, the first time when it starts.
+    /// A worker is alive. Reported every ten seconds by the task that does its work, the first time when it
+    /// starts.
     Heartbeat {
-        /// Tells the workers of the queue in this process apart, from 0 on. One that is started in the place of one that
-        /// has ended has its number.
+        /// Tells the workers of the queue in this process apart, from 0 on. One that is started in the place
+        /// of one that has ended has its number.
         worker: u32,
     },
-    /// A worker has done what it does at its end. The last that is reported of it; one that was dropped or whose task was
-    /// aborted reports nothing more.
+    /// A worker has done what it does at its end. The last that is reported of it; one that was dropped or
+    /// whose task was aborted reports nothing more.
     Stopped {
         /// Which of the workers.
         worker: u32,

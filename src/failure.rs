@@ -9,8 +9,8 @@ use crate::deadlock::DeadlockReport;
 
 /// What went wrong in a transaction, and whether running the whole unit of work again can help.
 ///
-/// Holds text and plain data only, and no values of the program: the driver's own error went to the unit of work that
-/// caused it.
+/// Holds text and plain data only, and no values of the program: the driver's own error went to the unit of
+/// work that caused it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     kind: FailureKind,
@@ -27,8 +27,8 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureKind {
-    /// The database could not fit this transaction into a serial order with the others (PostgreSQL 40001, MariaDB
-    /// 1020, SQLite 517).
+    /// The database could not fit this transaction into a serial order with the others (PostgreSQL 40001,
+    /// MariaDB 1020, SQLite 517).
     SerializationFailure,
     /// The database ended this transaction to break a cycle of transactions waiting for each other.
     Deadlock,
@@ -46,7 +46,8 @@ pub enum FailureKind {
     Constraint,
     /// The connection broke while no commit was in flight: nothing was stored.
     ConnectionLost,
-    /// The connection broke, or time ran out, while a commit was in flight: nobody knows whether it was stored.
+    /// The connection broke, or time ran out, while a commit was in flight: nobody knows whether it was
+    /// stored.
     CommitUnknown,
     /// The server or the pool had no connection to give, is starting, stopping or out of some resource.
     Unavailable,
@@ -54,8 +55,8 @@ pub enum FailureKind {
     Overloaded,
     /// The server or the transaction only reads: after a failover, or because it was asked to.
     ReadOnly,
-    /// The transaction had ended before its commit was due: an earlier error, a statement whose future was dropped,
-    /// an implicit commit.
+    /// The transaction had ended before its commit was due: an earlier error, a statement whose future was
+    /// dropped, an implicit commit.
     Aborted,
     /// A claim was taken over by somebody else: its token is not the newest any more.
     StaleClaim,
@@ -96,8 +97,8 @@ impl FailureKind {
         )
     }
 
-    /// Whether every failure of this kind leaves its session of no further use: the session is broken, or its server is
-    /// going down or has taken on another role.
+    /// Whether every failure of this kind leaves its session of no further use: the session is broken, or its
+    /// server is going down or has taken on another role.
     const fn ends_session(self) -> bool {
         matches!(self, Self::ConnectionLost | Self::CommitUnknown | Self::Unavailable | Self::ReadOnly)
     }
@@ -233,9 +234,10 @@ impl Failure {
 
     /// Whether the whole unit of work, run again in a new transaction, may succeed.
     ///
-    /// A fact about the failure, not a decision: the strategy decides. Where the cause is the session, as after a migration
-    /// that outdates its prepared statements ("cached plan must not change result type") or on a server that takes no
-    /// writes any more, the connection is closed, so that the next attempt runs on another one.
+    /// A fact about the failure, not a decision: the strategy decides. Where the cause is the session, as
+    /// after a migration that outdates its prepared statements ("cached plan must not change result type") or
+    /// on a server that takes no writes any more, the connection is closed, so that the next attempt runs on
+    /// another one.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         self.retryable
@@ -251,8 +253,8 @@ impl Failure {
         self.spoils_session || self.kind.ends_session()
     }
 
-    /// The database's own code: an SQLSTATE on PostgreSQL, an error number on MySQL and MariaDB, an extended result
-    /// code on SQLite. `None` where no server spoke.
+    /// The database's own code: an SQLSTATE on PostgreSQL, an error number on MySQL and MariaDB, an extended
+    /// result code on SQLite. `None` where no server spoke.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         self.code.as_deref()
@@ -260,9 +262,9 @@ impl Failure {
 
     /// What the database said, in its own words, with `…` in place of the values that it quotes.
     ///
-    /// Names are shown: of constraints, tables and columns. What a trigger or a function of the database says by itself (`RAISE`,
-    /// `SIGNAL`) is left out as a whole, because nobody can tell the values in it; the [driver's
-    /// error](crate::Error::driver_error) has it.
+    /// Names are shown: of constraints, tables and columns. What a trigger or a function of the database says
+    /// by itself (`RAISE`, `SIGNAL`) is left out as a whole, because nobody can tell the values in it; the
+    /// [driver's error](crate::Error::driver_error) has it.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message

@@ -23,14 +23,16 @@ const MOST: usize = Semaphore::MAX_PERMITS / INSIDE;
 /// Below this many keys the table is not worth making smaller.
 const FEW_KEYS: usize = 64;
 
-/// A line for each contended thing, in front of the pool: who waits in it holds neither a connection nor a lock.
+/// A line for each contended thing, in front of the pool: who waits in it holds neither a connection nor a
+/// lock.
 ///
-/// A run that names a key ([`TransactorExt::on_key`](crate::TransactorExt::on_key)) takes its place at the gate before
-/// each attempt, as far as its strategy wants that ([`Plan::gated`](crate::Plan::gated)), and gives it back when the
-/// attempt has ended. First come, first served. Keys that nobody is at cost no memory.
+/// A run that names a key ([`TransactorExt::on_key`](crate::TransactorExt::on_key)) takes its place at the
+/// gate before each attempt, as far as its strategy wants that ([`Plan::gated`](crate::Plan::gated)), and
+/// gives it back when the attempt has ended. First come, first served. Keys that nobody is at cost no memory.
 ///
-/// Every transactor has a gate of its own, which its clones share; [`PoolTransactor::gate`](crate::PoolTransactor::gate)
-/// gives several transactors one in common, as two strategies on the same rows want it.
+/// Every transactor has a gate of its own, which its clones share;
+/// [`PoolTransactor::gate`](crate::PoolTransactor::gate) gives several transactors one in common, as two
+/// strategies on the same rows want it.
 ///
 /// ```
 /// # use atomically::{Error, Gate, Optimistic, Pessimistic, TransactorExt as _};
@@ -55,35 +57,37 @@ const FEW_KEYS: usize = 64;
 ///
 /// # Why in front of the pool?
 ///
-/// Units that wait for a row in the database hold a connection each. Sixteen of them empty a pool of sixteen, and
-/// everybody else waits for a row that is none of theirs. Units that do not wait, but try and fail, hold the connection
-/// and throw its work away.
+/// Units that wait for a row in the database hold a connection each. Sixteen of them empty a pool of sixteen,
+/// and everybody else waits for a row that is none of theirs. Units that do not wait, but try and fail, hold
+/// the connection and throw its work away.
 ///
 /// # Why are the next two let in early?
 ///
-/// While one is at work, the next ones open their transactions. If they lock the row, they wait in the database, which
-/// hands it over without a round trip; if not, they wait here for the other's end, and begin to read then. The database is
-/// never without work: to open and to ask for the row takes as long as to change it and to commit, so one would at times
-/// come too late. More would only hold more connections. They wait without a transaction where it would hold a lock as soon as
-/// it is open, which is so on SQLite under [`Pessimistic`](crate::Pessimistic); in a pool of one or two connections; and while
-/// all connections of the pool are in use, because the one at work may be waiting for one of them.
+/// While one is at work, the next ones open their transactions. If they lock the row, they wait in the
+/// database, which hands it over without a round trip; if not, they wait here for the other's end, and begin
+/// to read then. The database is never without work: to open and to ask for the row takes as long as to
+/// change it and to commit, so one would at times come too late. More would only hold more connections. They
+/// wait without a transaction where it would hold a lock as soon as it is open, which is so on SQLite under
+/// [`Pessimistic`](crate::Pessimistic); in a pool of one or two connections; and while all connections of the
+/// pool are in use, because the one at work may be waiting for one of them.
 ///
 /// # When to leave it out
 ///
-/// On SQLite under [`Pessimistic`](crate::Pessimistic) and [`Atomic`](crate::Atomic), unless the order of arrival matters.
-/// There is one writer at a time in any case, and a unit that waits for it costs the others nothing but its connection; what
-/// the gate adds is the order, which SQLite's own busy handler does not keep, at about a third of the throughput. Under
-/// [`Optimistic`](crate::Optimistic) and [`Serializable`](crate::Serializable), where units would fail and try again, 64 tasks
-/// on one row get on nearly twice as fast with a gate, there as elsewhere. With few tasks there is nothing to win anywhere.
+/// On SQLite under [`Pessimistic`](crate::Pessimistic) and [`Atomic`](crate::Atomic), unless the order of
+/// arrival matters. There is one writer at a time in any case, and a unit that waits for it costs the others
+/// nothing but its connection; what the gate adds is the order, which SQLite's own busy handler does not
+/// keep, at about a third of the throughput. Under [`Optimistic`](crate::Optimistic) and
+/// [`Serializable`](crate::Serializable), where units would fail and try again, 64 tasks on one row get on
+/// nearly twice as fast with a gate, there as elsewhere. With few tasks there is nothing to win anywhere.
 ///
 /// # What it does not do
 ///
-/// It knows nothing of other processes, and nothing rests on it: what keeps updates from getting lost is the strategy,
-/// gate or no gate. With several processes there are as many contenders for a row as there are processes, instead of as
-/// many as there are tasks.
+/// It knows nothing of other processes, and nothing rests on it: what keeps updates from getting lost is the
+/// strategy, gate or no gate. With several processes there are as many contenders for a row as there are
+/// processes, instead of as many as there are tasks.
 ///
-/// A unit that runs another one, on another pool, at the same gate and under the same key waits for itself until its
-/// deadline.
+/// A unit that runs another one, on another pool, at the same gate and under the same key waits for itself
+/// until its deadline.
 #[derive(Clone, Default)]
 pub struct Gate {
     bounds: Bounds,
@@ -114,7 +118,8 @@ struct Lines {
 ///
 /// Fair: permits are given out in the order in which they were asked for.
 struct Line {
-    /// For the one who is next to come in: nobody gets room, or a part of the total, before those in front of them.
+    /// For the one who is next to come in: nobody gets room, or a part of the total, before those in front of
+    /// them.
     door: Arc<Semaphore>,
     /// For those at work, and for those whose transaction may be open already.
     room: Arc<Semaphore>,
@@ -138,8 +143,8 @@ impl Gate {
         Self::default()
     }
 
-    /// How many units are at work at once for each key, while twice as many wait with their transactions open; 0 counts as
-    /// 1.
+    /// How many units are at work at once for each key, while twice as many wait with their transactions
+    /// open; 0 counts as 1.
     ///
     /// More than one makes sense where units do much before they come to what they contend for.
     #[must_use]
@@ -149,13 +154,15 @@ impl Gate {
 
     /// How many attempts hold a connection at once, for all keys together; 0 counts as 1.
     ///
-    /// Fewer than the pool has connections leaves some to those who name no key, however many keys are contended.
+    /// Fewer than the pool has connections leaves some to those who name no key, however many keys are
+    /// contended.
     #[must_use]
     pub fn total(self, total: usize) -> Self {
         Self::bounded(Bounds { total: Some(total.clamp(1, MOST)), ..self.bounds })
     }
 
-    /// How many may wait for each key. Whoever comes then is told [`Overloaded`](crate::ErrorKind::Overloaded) at once.
+    /// How many may wait for each key. Whoever comes then is told
+    /// [`Overloaded`](crate::ErrorKind::Overloaded) at once.
     #[must_use]
     pub fn queue(self, queue: usize) -> Self {
         Self::bounded(Bounds { queue, ..self.bounds })

@@ -1,7 +1,7 @@
 //! Idempotency keys: a request that is sent again has one effect, and everybody gets the same answer.
 //!
-//! A client that hears nothing sends its request again, with the same key. [`IdempotencyExt::once`] runs the unit of work
-//! of a key at most once:
+//! A client that hears nothing sends its request again, with the same key. [`IdempotencyExt::once`] runs the
+//! unit of work of a key at most once:
 //!
 //! ```
 //! # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,9 +25,9 @@
 //! # #[cfg(not(feature = "sqlite"))] fn main() {}
 //! ```
 //!
-//! The row of the key is written first in the *same* transaction as the effect, and the response is stored in it. So
-//! there is no state in between to recover from: a process that dies leaves neither an effect nor a key. The
-//! [guide](crate::guide::idempotency) argues, and says what to answer over HTTP.
+//! The row of the key is written first in the *same* transaction as the effect, and the response is stored in
+//! it. So there is no state in between to recover from: a process that dies leaves neither an effect nor a
+//! key. The [guide](crate::guide::idempotency) argues, and says what to answer over HTTP.
 
 mod claim;
 mod claimant;
@@ -51,8 +51,8 @@ pub use once::{Once, OnceIn};
 ///
 /// # Why not a `Result`?
 ///
-/// None of it is an error: each is an answer that somebody who sends a request twice has to expect. Callers act on each
-/// in another way, so each has a name; over HTTP they are 200, 200, 409 and 422.
+/// None of it is an error: each is an answer that somebody who sends a request twice has to expect. Callers
+/// act on each in another way, so each has a name; over HTTP they are 200, 200, 409 and 422.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Outcome<T> {
@@ -60,8 +60,8 @@ pub enum Outcome<T> {
     Fresh(T),
     /// The unit had been run before, and this is what it answered then.
     Replayed(T),
-    /// Somebody else is at work on this key and was not done in time. Nothing was run; send the request again, later and
-    /// with the same key.
+    /// Somebody else is at work on this key and was not done in time. Nothing was run; send the request
+    /// again, later and with the same key.
     InProgress,
     /// The key was used for another request. Nothing was run, and never will be under this key.
     Mismatch,
@@ -101,7 +101,8 @@ pub trait IdempotencyExt<DB: Backend>: Transactor<DB> {
 
 impl<DB: Backend, X: Transactor<DB> + ?Sized> IdempotencyExt<DB> for X {}
 
-/// Begins a part of a unit of work that is done once for a key, in a transaction that somebody else began: see [`OnceIn`].
+/// Begins a part of a unit of work that is done once for a key, in a transaction that somebody else began:
+/// see [`OnceIn`].
 pub fn once_in<'t, DB: Backend>(tx: &'t mut Tx<DB>, key: &IdempotencyKey) -> OnceIn<'t, DB> {
     OnceIn::new(tx, key)
 }

@@ -11,15 +11,18 @@ use crate::failure::Failure;
 /// Sees everything that is asked of a database, and may hold it back or put a fault in its place.
 #[async_trait]
 pub(crate) trait Interceptor: Debug + Send + Sync {
-    /// Whether steps are to say which of the server's sessions they run in; that costs a round trip per transaction.
+    /// Whether steps are to say which of the server's sessions they run in; that costs a round trip per
+    /// transaction.
     fn wants_sessions(&self) -> bool {
         false
     }
 
-    /// Called when a unit begins to wait in line, in this process, for others to end; and when it no longer does.
+    /// Called when a unit begins to wait in line, in this process, for others to end; and when it no longer
+    /// does.
     fn in_line(&self, _waits: bool) {}
 
-    /// Called before a step is sent for the first time, which waits for the answer. `Some` is what happens instead.
+    /// Called before a step is sent for the first time, which waits for the answer. `Some` is what happens
+    /// instead.
     async fn before(&self, step: &Step) -> Option<Fault>;
 
     /// Called when a unit asks for the connection itself: what it sends there does not pass here.

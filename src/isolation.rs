@@ -5,13 +5,14 @@ use std::fmt;
 /// An isolation level: how far a transaction is isolated from concurrent ones.
 ///
 /// The names are those of the SQL standard. What a level prevents depends on the database: PostgreSQL's
-/// `RepeatableRead` is snapshot isolation and has no phantoms; MariaDB's lets an `UPDATE` act on newer rows than the
-/// preceding `SELECT` returned. A database may provide a stronger level than requested: SQLite runs one writer at a
-/// time and is always serializable. [`anomalies`](crate::guide::anomalies) has the tables.
+/// `RepeatableRead` is snapshot isolation and has no phantoms; MariaDB's lets an `UPDATE` act on newer rows
+/// than the preceding `SELECT` returned. A database may provide a stronger level than requested: SQLite runs
+/// one writer at a time and is always serializable. [`anomalies`](crate::guide::anomalies) has the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isolation {
-    /// May read rows that are never committed. PostgreSQL and SQLite provide `ReadCommitted` or better instead.
+    /// May read rows that are never committed. PostgreSQL and SQLite provide `ReadCommitted` or better
+    /// instead.
     ReadUncommitted,
     /// Every statement sees what was committed before that statement began.
     ReadCommitted,
@@ -55,11 +56,12 @@ pub enum Access {
 /// The other databases lock rows and have no such choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Begin {
-    /// With the first statement that needs one. A transaction that writes after it has read fails if another one has
-    /// written in between.
+    /// With the first statement that needs one. A transaction that writes after it has read fails if another
+    /// one has written in between.
     Deferred,
     /// The write lock, when the transaction begins.
     Immediate,
-    /// The exclusive lock, when the transaction begins; in WAL mode the same as [`Immediate`](Self::Immediate).
+    /// The exclusive lock, when the transaction begins; in WAL mode the same as
+    /// [`Immediate`](Self::Immediate).
     Exclusive,
 }

@@ -1,9 +1,9 @@
 //! Correct and fast concurrent updates of a database, for sqlx.
 //!
-//! A *unit of work* is an async closure that runs your own sqlx queries. A *transactor* runs it as one transaction on
-//! PostgreSQL, MySQL/MariaDB or SQLite, under a *strategy* that you choose in one place: row locks, version checks,
-//! single statements, serializable isolation, or an adaptive mix. It retries the unit when another transaction was in
-//! conflict with it, and it reports precisely why a unit did not commit.
+//! A *unit of work* is an async closure that runs your own sqlx queries. A *transactor* runs it as one
+//! transaction on PostgreSQL, MySQL/MariaDB or SQLite, under a *strategy* that you choose in one place: row
+//! locks, version checks, single statements, serializable isolation, or an adaptive mix. It retries the unit
+//! when another transaction was in conflict with it, and it reports precisely why a unit did not commit.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
@@ -30,28 +30,29 @@
 //! # Where to start
 //!
 //! - [`TransactorExt::run`] runs a unit of work; [`Tx`] is the transaction that it runs on.
-//! - [`Pessimistic`], [`Optimistic`], [`Atomic`], [`Serializable`] and [`Adaptive`] are the strategies; implement
-//!   [`Strategy`] for one of your own.
-//! - [`TransactorExt::on_key`] names the row that many units contend for, so that they wait at a [`Gate`] and not in
-//!   the pool.
+//! - [`Pessimistic`], [`Optimistic`], [`Atomic`], [`Serializable`] and [`Adaptive`] are the strategies;
+//!   implement [`Strategy`] for one of your own.
+//! - [`TransactorExt::on_key`] names the row that many units contend for, so that they wait at a [`Gate`] and
+//!   not in the pool.
 //! - [`Deltas`] adds to hot counters, many additions in one commit.
 //! - [`Options`] holds deadlines, limits and the rest, for all runs or for one.
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database reported.
-//! - The [`guide`] explains which strategy to choose, what can go wrong, and how to operate and monitor the result.
+//! - The [`guide`] explains which strategy to choose, what can go wrong, and how to operate and monitor the
+//!   result.
 //!
 //! # Guarantees
 //!
 //! 1. *No lost update* under any of the strategies.
 //! 2. *No double effect*: a unit is never retried blindly after a commit whose outcome is unknown.
 //! 3. *No silent loss*: a transaction that the database rolled back never reports success.
-//! 4. *No stuck worker*: every wait has a limit, and a dropped future leaves neither a lock nor an unclean connection
-//!    behind.
+//! 4. *No stuck worker*: every wait has a limit, and a dropped future leaves neither a lock nor an unclean
+//!    connection behind.
 //! 5. *No starvation*: a unit commits, or returns a typed error, by its deadline.
 //!
 //! # Non-goals
 //!
-//! The crate is not a query builder, an ORM or a pool: sqlx provides queries and pools. It does not coordinate
-//! transactions across several databases.
+//! The crate is not a query builder, an ORM or a pool: sqlx provides queries and pools. It does not
+//! coordinate transactions across several databases.
 //!
 //! # Features
 //!

@@ -1,9 +1,10 @@
 //! Fenced background jobs, and the outbox.
 //!
-//! A job is enqueued *in the caller's transaction*, so that it is there if, and only if, the rest is. A worker claims it,
-//! works on it without a transaction, and completes it in the transaction that has its effects. A worker that was taken for
-//! dead, and comes back, is [fenced off](Claim): its transaction rolls back with all that is in it. So the effect of each
-//! job is stored exactly once, whichever processes are killed whenever.
+//! A job is enqueued *in the caller's transaction*, so that it is there if, and only if, the rest is. A
+//! worker claims it, works on it without a transaction, and completes it in the transaction that has its
+//! effects. A worker that was taken for dead, and comes back, is [fenced off](Claim): its transaction rolls
+//! back with all that is in it. So the effect of each job is stored exactly once, whichever processes are
+//! killed whenever.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
@@ -37,13 +38,13 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Worker`] is the loop around that. The [guide](crate::guide::queue) has the SQL of each database, the outbox, and what
-//! to look after.
+//! [`Worker`] is the loop around that. The [guide](crate::guide::queue) has the SQL of each database, the
+//! outbox, and what to look after.
 //!
 //! # What it does not do
 //!
-//! Schedules (cron), workflows, rate limits, results, a user interface. What it has is meant to be small enough to be
-//! relied on, and [`Tx`] does its work inside the handlers of other queues as well.
+//! Schedules (cron), workflows, rate limits, results, a user interface. What it has is meant to be small
+//! enough to be relied on, and [`Tx`] does its work inside the handlers of other queues as well.
 
 mod claim;
 mod depth;
@@ -109,22 +110,21 @@ const MIN_LEASE: Duration = Duration::from_millis(100);
 
 /// A queue of jobs, in two tables of the database that the jobs are about.
 ///
-/// A plain value with a name: any number of them, in any number of processes, with the same name on the same database are
-/// the same queue. Cloning is cheap.
+/// A plain value with a name: any number of them, in any number of processes, with the same name on the same
+/// database are the same queue. Cloning is cheap.
 ///
 /// # Default
 ///
 /// - lease: 30 s
 /// - attempts of a job: 25
-/// - backoff between them: [exponential](Backoff) with [equal jitter](Backoff::equal_jitter), the first ceiling 2 s,
-///   doubling up to 12 h. A job that fails at each attempt lives for at least 63 hours, about four days as a rule: longer
-///   than a weekend on which a service that it needs is down
+/// - backoff between them: [exponential](Backoff) with [equal jitter](Backoff::equal_jitter), the first
+///   ceiling 2 s, doubling up to 12 h. A job that fails at each attempt lives for at least 63 hours, about
+///   four days as a rule: longer than a weekend on which a service that it needs is down
 ///
 /// # Its own transactions
 ///
-/// Claims, extensions and the like are short transactions of their own under
-/// [`Pessimistic`], with a deadline of 10 s. Do not call them from inside of a unit on the same pool; what takes a
-/// [`Tx`] is for that.
+/// Claims, extensions and the like are short transactions of their own under [`Pessimistic`], with a deadline
+/// of 10 s. Do not call them from inside of a unit on the same pool; what takes a [`Tx`] is for that.
 pub struct Queue<DB: Backend> {
     name: Arc<str>,
     db: PoolTransactor<DB, Pessimistic>,
@@ -141,8 +141,8 @@ impl<DB: QueueBackend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput): a name that is empty, longer than 100 bytes, or has anything but
-    /// letters, digits and `_ - . : /` of ASCII in it.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput): a name that is empty, longer than 100 bytes, or has
+    /// anything but letters, digits and `_ - . : /` of ASCII in it.
     pub fn new(name: &str, pool: &Pool<DB>) -> Result<Self, Error> {
         // The name goes into statements as it is.
         let fits = |c: char| c.is_ascii_alphanumeric() || "_-.:/".contains(c);
@@ -168,16 +168,16 @@ impl<DB: QueueBackend> Queue<DB> {
 
     /// How long a claim keeps a job from others, unless it is extended. Counted by the database's clock.
     ///
-    /// That is also how long the job of a worker that was killed waits for the next one. A
-    /// [`Worker`] extends it after a third of it. Less than 100 ms counts as that, and more than a year as a year.
+    /// That is also how long the job of a worker that was killed waits for the next one. A [`Worker`] extends
+    /// it after a third of it. Less than 100 ms counts as that, and more than a year as a year.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.clamp(MIN_LEASE, LONGEST_LEASE);
         self
     }
 
-    /// How often jobs are tried that do not [say it themselves](NewJob::max_attempts), the first time included; 0 counts
-    /// as 1.
+    /// How often jobs are tried that do not [say it themselves](NewJob::max_attempts), the first time
+    /// included; 0 counts as 1.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
@@ -202,10 +202,11 @@ impl<DB: QueueBackend> Queue<DB> {
     /// Whether connections to PostgreSQL keep the statement that enqueues prepared, as sqlx's own
     /// [`persistent`](sqlx::query::Query::persistent).
     ///
-    /// By default a connection keeps it if it keeps statements of the program already: where those are safe, it is, too. A
-    /// connection that keeps none may go through a [pooler](crate::guide::operating) that cannot have it. There an
-    /// [`enqueue`](Self::enqueue) takes a round trip more, and an [`enqueue_alone`](Self::enqueue_alone) a transaction. Say
-    /// `true` where the pool goes straight to the server and the program prepares nothing itself.
+    /// By default a connection keeps it if it keeps statements of the program already: where those are safe,
+    /// it is, too. A connection that keeps none may go through a [pooler](crate::guide::operating) that
+    /// cannot have it. There an [`enqueue`](Self::enqueue) takes a round trip more, and an
+    /// [`enqueue_alone`](Self::enqueue_alone) a transaction. Say `true` where the pool goes straight to the
+    /// server and the program prepares nothing itself.
     #[must_use]
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = Some(persistent);
@@ -218,7 +219,8 @@ impl<DB: QueueBackend> Queue<DB> {
         &self.name
     }
 
-    /// The statements that make the tables and indexes of all queues where they are missing, for migrations of your own.
+    /// The statements that make the tables and indexes of all queues where they are missing, for migrations
+    /// of your own.
     #[must_use]
     pub fn schema() -> &'static str {
         DB::SCHEMA
@@ -226,15 +228,16 @@ impl<DB: QueueBackend> Queue<DB> {
 
     /// Makes the tables and indexes of all queues where they are missing.
     ///
-    /// Looks in the catalog first: where all of them are there, nothing is locked, so it may be called at each start. An
-    /// index that is missing on a table in use is made under a lock. On servers that lock is waited for no longer than a
-    /// second at a time, since all others wait behind it, and for some eight seconds in all. For a large table, create the
-    /// index by a migration of your own, on PostgreSQL `CONCURRENTLY`.
+    /// Looks in the catalog first: where all of them are there, nothing is locked, so it may be called at
+    /// each start. An index that is missing on a table in use is made under a lock. On servers that lock is
+    /// waited for no longer than a second at a time, since all others wait behind it, and for some eight
+    /// seconds in all. For a large table, create the index by a migration of your own, on PostgreSQL
+    /// `CONCURRENTLY`.
     ///
     /// # Errors
     ///
-    /// The database's; a [`LockTimeout`](crate::ErrorKind::LockTimeout) where another transaction keeps a table or an
-    /// index from being made.
+    /// The database's; a [`LockTimeout`](crate::ErrorKind::LockTimeout) where another transaction keeps a
+    /// table or an index from being made.
     pub async fn create_tables(&self) -> Result<(), Error> {
         self.db.create_schema(DB::SCHEMA).await
     }
@@ -254,13 +257,15 @@ impl<DB: QueueBackend> Queue<DB> {
     ///
     /// They are sent in statements of at most a thousand jobs, and about a megabyte where that is several.
     ///
-    /// Jobs with [unique keys](NewJob::unique) are inserted after those without, in the order of their keys, so that two
-    /// calls that bring the same keys in different orders do not deadlock; of several with the same key the first one is
-    /// taken. A transaction that enqueues keyed jobs by several calls should make them in that order as well.
+    /// Jobs with [unique keys](NewJob::unique) are inserted after those without, in the order of their keys,
+    /// so that two calls that bring the same keys in different orders do not deadlock; of several with the
+    /// same key the first one is taken. A transaction that enqueues keyed jobs by several calls should make
+    /// them in that order as well.
     ///
     /// # Errors
     ///
-    /// The database's. On MySQL and MariaDB, a job that is larger than `max_allowed_packet` is refused before it is sent.
+    /// The database's. On MySQL and MariaDB, a job that is larger than `max_allowed_packet` is refused before
+    /// it is sent.
     pub async fn enqueue_many(&self, tx: &mut Tx<DB>, jobs: &[NewJob]) -> Result<u64, Error> {
         let mut added = 0;
         for jobs in insertion::parts(jobs) {
@@ -269,13 +274,13 @@ impl<DB: QueueBackend> Queue<DB> {
         Ok(added)
     }
 
-    /// Puts a job into the queue that nothing else is to be stored with. On PostgreSQL, in one round trip, where
-    /// the connection keeps the statement [prepared](Self::persistent).
+    /// Puts a job into the queue that nothing else is to be stored with. On PostgreSQL, in one round trip,
+    /// where the connection keeps the statement [prepared](Self::persistent).
     ///
     /// # Errors
     ///
-    /// The database's. After a [commit unknown](crate::Error::is_commit_unknown) the job may be there: give it a
-    /// [unique key](NewJob::unique), or see to it that twice does no harm.
+    /// The database's. After a [commit unknown](crate::Error::is_commit_unknown) the job may be there: give
+    /// it a [unique key](NewJob::unique), or see to it that twice does no harm.
     ///
     /// # Cancellation
     ///
@@ -309,12 +314,13 @@ impl<DB: QueueBackend> Queue<DB> {
         Ok((inserted.rows, inserted.id))
     }
 
-    /// Claims up to `most` jobs that are due, in the order of their turn: by priority, then by when they were due.
+    /// Claims up to `most` jobs that are due, in the order of their turn: by priority, then by when they were
+    /// due.
     ///
-    /// Due are also those whose lease has lapsed: there is no other process that has to look for them. One whose last attempt
-    /// has begun and not ended is *spent*: it is marked [dead](Self::dead) on the way and does not count, so a claim returns
-    /// as many jobs as there are, up to `most`. A [`Worker`] reports these deaths as
-    /// [`JobEvent::Dead`](crate::JobEvent::Dead).
+    /// Due are also those whose lease has lapsed: there is no other process that has to look for them. One
+    /// whose last attempt has begun and not ended is *spent*: it is marked [dead](Self::dead) on the way and
+    /// does not count, so a claim returns as many jobs as there are, up to `most`. A [`Worker`] reports these
+    /// deaths as [`JobEvent::Dead`](crate::JobEvent::Dead).
     ///
     /// A thousand jobs are claimed by one statement; more take several.
     ///

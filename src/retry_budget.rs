@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 /// Limits retries with a budget that is shared across runs, so that retries never become the load.
 ///
-/// The budget is a token bucket. Each run that succeeds adds a fraction of a token, each retry takes one token, and a
-/// reserve is added as time passes. When the bucket is empty, a run that would be retried fails with
-/// [`BudgetSpent`](crate::ErrorKind::BudgetSpent) and its last failure. Unused tokens decay.
+/// The budget is a token bucket. Each run that succeeds adds a fraction of a token, each retry takes one
+/// token, and a reserve is added as time passes. When the bucket is empty, a run that would be retried fails
+/// with [`BudgetSpent`](crate::ErrorKind::BudgetSpent) and its last failure. Unused tokens decay.
 ///
 /// ```
 /// # use atomically::{Optimistic, Options, RetryBudget, Serializable};
@@ -30,21 +30,21 @@ use tokio::time::Instant;
 ///
 /// # Why a budget and not only a maximum of attempts?
 ///
-/// Retries help while failures are rare. When most attempts fail, because the database is overloaded or every unit
-/// wants the same row, each run turns into many attempts, and the load grows just when the database can serve least.
-/// The retries then keep the database overloaded after the cause is gone. With a budget, the number of attempts is
-/// bounded by the number of runs plus the ratio and the reserve.
+/// Retries help while failures are rare. When most attempts fail, because the database is overloaded or every
+/// unit wants the same row, each run turns into many attempts, and the load grows just when the database can
+/// serve least. The retries then keep the database overloaded after the cause is gone. With a budget, the
+/// number of attempts is bounded by the number of runs plus the ratio and the reserve.
 ///
 /// # Why do only successful runs add tokens?
 ///
-/// If every run added some, an outage would keep the bucket full, and all tokens would be spent on a database that
-/// serves nothing.
+/// If every run added some, an outage would keep the bucket full, and all tokens would be spent on a database
+/// that serves nothing.
 ///
 /// # Which ratio?
 ///
-/// More than conflicts take on a normal day. Under [`Optimistic`](crate::Optimistic) on one hot row, that is several
-/// attempts for each commit: reduce the conflicts first, with [`on_key`](crate::TransactorExt::on_key) or
-/// [`Adaptive`](crate::Adaptive).
+/// More than conflicts take on a normal day. Under [`Optimistic`](crate::Optimistic) on one hot row, that is
+/// several attempts for each commit: reduce the conflicts first, with
+/// [`on_key`](crate::TransactorExt::on_key) or [`Adaptive`](crate::Adaptive).
 #[derive(Debug, Clone)]
 pub struct RetryBudget {
     terms: Terms,
@@ -119,8 +119,8 @@ impl RetryBudget {
         pays
     }
 
-    /// The bucket as of now. Tokens decay exponentially, and the reserve is added at a constant rate, so the number of
-    /// tokens tends towards the reserve of one window.
+    /// The bucket as of now. Tokens decay exponentially, and the reserve is added at a constant rate, so the
+    /// number of tokens tends towards the reserve of one window.
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
         let Terms { reserve, window, .. } = self.terms;
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,9 +11,9 @@
 ///
 /// # Why `NO_KEY_UPDATE` and not `UPDATE`?
 ///
-/// A row that is about to be *changed* needs protection from other writers, not from rows that refer to it. On
-/// PostgreSQL, `FOR UPDATE` also blocks every insert of a child row, because the foreign key check acquires a key-share
-/// lock on the parent; `FOR NO KEY UPDATE` does not.
+/// A row that is about to be *changed* needs protection from other writers, not from rows that refer to it.
+/// On PostgreSQL, `FOR UPDATE` also blocks every insert of a child row, because the foreign key check
+/// acquires a key-share lock on the parent; `FOR NO KEY UPDATE` does not.
 ///
 /// MySQL and MariaDB have two strengths only: the stronger one replaces a strength that they lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,7 +45,8 @@ impl RowLock {
     pub const UPDATE: Self = Self::blocking(Strength::Update);
     /// For rows that will change, except for their key.
     pub const NO_KEY_UPDATE: Self = Self::blocking(Strength::NoKeyUpdate);
-    /// For rows that must not change while this transaction relies on them. Other transactions can acquire the same lock.
+    /// For rows that must not change while this transaction relies on them. Other transactions can acquire
+    /// the same lock.
     pub const SHARE: Self = Self::blocking(Strength::Share);
     /// For rows that must not be deleted or change their key while this transaction refers to them.
     pub const KEY_SHARE: Self = Self::blocking(Strength::KeyShare);
@@ -54,15 +55,16 @@ impl RowLock {
         Self { strength, wait: Wait::Block, table: None }
     }
 
-    /// Returns the same lock with `NOWAIT`: if another transaction has locked a row, the statement fails at once with
-    /// [`LockNotAvailable`](crate::FailureKind::LockNotAvailable), which no strategy of this crate retries.
+    /// Returns the same lock with `NOWAIT`: if another transaction has locked a row, the statement fails at
+    /// once with [`LockNotAvailable`](crate::FailureKind::LockNotAvailable), which no strategy of this crate
+    /// retries.
     #[must_use]
     pub const fn nowait(self) -> Self {
         Self { wait: Wait::Refuse, ..self }
     }
 
-    /// Returns the same lock with `SKIP LOCKED`: rows that another transaction has locked are left out of the result.
-    /// Suited to queues and little else, because the result is not a consistent view of the table.
+    /// Returns the same lock with `SKIP LOCKED`: rows that another transaction has locked are left out of the
+    /// result. Suited to queues and little else, because the result is not a consistent view of the table.
     #[must_use]
     pub const fn skip_locked(self) -> Self {
         Self { wait: Wait::Skip, ..self }
@@ -70,8 +72,9 @@ impl RowLock {
 
     /// Returns the same lock, limited to the rows of one table: `FOR UPDATE OF event`.
     ///
-    /// The query may then also read what cannot be locked: a common table expression, a subquery, or the nullable side
-    /// of an outer join. Name the table as the query does: by its alias if it has one, and quoted if the query quotes it.
+    /// The query may then also read what cannot be locked: a common table expression, a subquery, or the
+    /// nullable side of an outer join. Name the table as the query does: by its alias if it has one, and
+    /// quoted if the query quotes it.
     ///
     /// ```
     /// use atomically::RowLock;

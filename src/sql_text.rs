@@ -1,14 +1,14 @@
 //! What the crate reads in the caller's SQL, and the one thing that it writes into it: a lock clause.
 //!
-//! Plain functions over text: no I/O and no database. The words that matter are the databases' own, so each backend
-//! judges a [`Statement`] itself (`transaction_effect`, `lone_effect`).
+//! Plain functions over text: no I/O and no database. The words that matter are the databases' own, so each
+//! backend judges a [`Statement`] itself (`transaction_effect`, `lone_effect`).
 //!
 //! # Why not the tokenizer of `sqlparser`?
 //!
-//! It reads a few texts otherwise than the servers do, and each difference would hide a COMMIT or a lock clause: MariaDB
-//! runs `/*M! COMMIT */`, which it takes for a comment; on PostgreSQL `@/* ' */` begins a comment, which it takes for an
-//! operator and a string; `U&'\'` it refuses; and it has no word for a session with `NO_BACKSLASH_ESCAPES`. It also
-//! knows lines and columns where a clause has to be put at a byte.
+//! It reads a few texts otherwise than the servers do, and each difference would hide a COMMIT or a lock
+//! clause: MariaDB runs `/*M! COMMIT */`, which it takes for a comment; on PostgreSQL `@/* ' */` begins a
+//! comment, which it takes for an operator and a string; `U&'\'` it refuses; and it has no word for a session
+//! with `NO_BACKSLASH_ESCAPES`. It also knows lines and columns where a clause has to be put at a byte.
 
 mod locking;
 mod nowait;
@@ -58,7 +58,8 @@ impl Syntax {
 pub enum TransactionEffect {
     /// It runs inside of the transaction.
     Inside,
-    /// It may end the transaction unseen: a procedure, a prepared or compound statement, a text that cannot be read.
+    /// It may end the transaction unseen: a procedure, a prepared or compound statement, a text that cannot
+    /// be read.
     MayEnd,
     /// The database commits before it runs it.
     CommitsImplicitly,

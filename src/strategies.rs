@@ -8,8 +8,8 @@
 //! | [`Serializable`] | SERIALIZABLE | are not locked | a serialization failure | invariants over many rows |
 //! | [`Adaptive`] | READ COMMITTED | are locked once their key is hot | all of the above | load that changes |
 //!
-//! A strategy is a plain value. A new one takes a file here, or an implementation of [`Strategy`](crate::Strategy) in any
-//! crate.
+//! A strategy is a plain value. A new one takes a file here, or an implementation of
+//! [`Strategy`](crate::Strategy) in any crate.
 
 mod adaptive;
 mod atomic;

@@ -22,14 +22,16 @@ use crate::row_lock::RowLock;
 pub struct Plan {
     /// The isolation level of the transaction.
     pub isolation: Isolation,
-    /// The lock that [`Tx::for_update`](crate::Tx::for_update) acquires; with `None` it does not change the statement.
+    /// The lock that [`Tx::for_update`](crate::Tx::for_update) acquires; with `None` it does not change the
+    /// statement.
     ///
-    /// SQLite has no row locks: `Some` opens the transaction with `BEGIN IMMEDIATE`, so that it waits for other writers
-    /// before it has read anything, and `None` with a deferred `BEGIN`.
+    /// SQLite has no row locks: `Some` opens the transaction with `BEGIN IMMEDIATE`, so that it waits for
+    /// other writers before it has read anything, and `None` with a deferred `BEGIN`.
     pub row_lock: Option<RowLock>,
     /// Whether the transaction may write.
     pub access: Access,
-    /// PostgreSQL: whether a serializable read-only transaction waits for a snapshot with which it cannot fail.
+    /// PostgreSQL: whether a serializable read-only transaction waits for a snapshot with which it cannot
+    /// fail.
     pub deferrable: bool,
     /// SQLite: when the locks are acquired, overriding what `row_lock` implies.
     pub begin: Option<Begin>,
@@ -54,13 +56,15 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// How long a statement may wait for a lock: its own limit, or the rest of the deadline if that is shorter.
+    /// How long a statement may wait for a lock: its own limit, or the rest of the deadline if that is
+    /// shorter.
     pub(crate) fn on_locks(&self) -> Option<Duration> {
         self.lock.into_iter().chain(self.left).min()
     }
 
-    /// How long a statement may wait for a lock if the deadline is the only limit: a little less than the statement may
-    /// take, so that a server that limits both reports a lock timeout. `None` if the caller has set a shorter limit.
+    /// How long a statement may wait for a lock if the deadline is the only limit: a little less than the
+    /// statement may take, so that a server that limits both reports a lock timeout. `None` if the caller has
+    /// set a shorter limit.
     pub(crate) fn derived_on_locks(&self) -> Option<Duration> {
         let statement = self.on_statements()?;
         let is_derived = self.lock.is_none_or(|asked| asked >= statement);
@@ -79,8 +83,8 @@ pub(crate) fn just_below(limit: Duration) -> Duration {
 }
 
 impl Plan {
-    /// Creates the plan of a transaction at this level that adds no row locks, and that waits at the gate if the run has
-    /// a key.
+    /// Creates the plan of a transaction at this level that adds no row locks, and that waits at the gate if
+    /// the run has a key.
     #[must_use]
     pub const fn new(isolation: Isolation) -> Self {
         Self {
@@ -123,8 +127,8 @@ pub struct Attempt {
     pub number: u32,
     /// The run's key as a stable hash: the same key has the same hash in every process.
     pub key: Option<u64>,
-    /// Whether the attempt found other attempts with the same key at the gate. Known once the attempt has passed the
-    /// gate; `false` if it did not wait there.
+    /// Whether the attempt found other attempts with the same key at the gate. Known once the attempt has
+    /// passed the gate; `false` if it did not wait there.
     pub queued: bool,
 }
 
@@ -147,15 +151,16 @@ impl Attempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Resolve {
-    /// By a row with a unique id that each attempt writes first. Reliable on every database, across crashes and
-    /// failovers.
+    /// By a row with a unique id that each attempt writes first. Reliable on every database, across crashes
+    /// and failovers.
     Operation,
     /// PostgreSQL: by the status of the transaction's id, which leaves nothing behind in a table.
     ///
-    /// After a crash, the id of a transaction that never reached the disk is assigned again, so that the status
-    /// "committed" may be that of another transaction. The crate trusts it only if the server has not restarted, not
-    /// recovered, not written a checkpoint and not failed over to a standby since the transaction began; otherwise the
-    /// commit stays unknown. It is also the more expensive way: the server reads its control file for each transaction.
+    /// After a crash, the id of a transaction that never reached the disk is assigned again, so that the
+    /// status "committed" may be that of another transaction. The crate trusts it only if the server has not
+    /// restarted, not recovered, not written a checkpoint and not failed over to a standby since the
+    /// transaction began; otherwise the commit stays unknown. It is also the more expensive way: the server
+    /// reads its control file for each transaction.
     TransactionStatus,
 }
 
@@ -181,8 +186,8 @@ pub enum Verdict {
 
 /// Decides how each attempt at a unit opens, and which failures are retried.
 ///
-/// A strategy neither sleeps nor uses a connection, so it can be tested without either. It never names a database.
-/// Bind one to a pool with [`PoolTransactor::new`](crate::PoolTransactor::new).
+/// A strategy neither sleeps nor uses a connection, so it can be tested without either. It never names a
+/// database. Bind one to a pool with [`PoolTransactor::new`](crate::PoolTransactor::new).
 ///
 /// ```
 /// use atomically::{Attempt, Isolation, Plan, RowLock, Strategy};
@@ -234,8 +239,9 @@ pub trait Strategy: Debug + Send + Sync + 'static {
     ///
     /// # Default
     ///
-    /// Retries every [retryable](Failure::is_retryable) failure except [`LockNotAvailable`](FailureKind::LockNotAvailable):
-    /// a caller that uses `NOWAIT` wants to know at once.
+    /// Retries every [retryable](Failure::is_retryable) failure except
+    /// [`LockNotAvailable`](FailureKind::LockNotAvailable): a caller that uses `NOWAIT` wants to know at
+    /// once.
     fn verdict(&self, failure: &Failure) -> Verdict {
         if failure.is_retryable() && failure.kind() != FailureKind::LockNotAvailable {
             Verdict::RunAgain
@@ -246,8 +252,8 @@ pub trait Strategy: Debug + Send + Sync + 'static {
 
     /// Records how an attempt ended, for strategies that learn; `None` is a success.
     ///
-    /// Called once for each attempt, whether or not its transaction could be opened, on the task of the run. Not called
-    /// for an attempt that was cut short by the deadline or dropped.
+    /// Called once for each attempt, whether or not its transaction could be opened, on the task of the run.
+    /// Not called for an attempt that was cut short by the deadline or dropped.
     ///
     /// # Default
     ///

@@ -36,10 +36,12 @@ pub trait Unit<DB: Backend>: Send {
     /// May be called several times; nothing of one call may show in the next.
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish;
 
-    /// Whether an attempt finds out by itself what became of an earlier one whose commit went unanswered, and keeps one
-    /// that is still at work from being stored: by a row with a unique key, which each attempt writes first.
+    /// Whether an attempt finds out by itself what became of an earlier one whose commit went unanswered, and
+    /// keeps one that is still at work from being stored: by a row with a unique key, which each attempt
+    /// writes first.
     ///
-    /// Such a unit is run again after an unanswered commit, and says [`Wish::AlreadyStored`] when it finds it stored.
+    /// Such a unit is run again after an unanswered commit, and says [`Wish::AlreadyStored`] when it finds it
+    /// stored.
     fn finds_its_commits(&self) -> bool {
         false
     }
@@ -53,10 +55,11 @@ pub enum Wish {
     Commit,
     /// The unit returned an error of its own.
     RollBack,
-    /// The unit has its answer: nothing of this attempt is stored, and there is no other one, even if a statement met a
-    /// failure that would be worth it.
+    /// The unit has its answer: nothing of this attempt is stored, and there is no other one, even if a
+    /// statement met a failure that would be worth it.
     Stop,
-    /// The unit found that an earlier attempt is stored, whose commit went unanswered: this one had nothing to do.
+    /// The unit found that an earlier attempt is stored, whose commit went unanswered: this one had nothing
+    /// to do.
     AlreadyStored,
 }
 

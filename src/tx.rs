@@ -54,42 +54,42 @@ pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
 
 /// An open transaction: what a unit of work runs its queries on.
 ///
-/// `&mut Tx<Postgres>`, `&mut Tx<MySql>` and `&mut Tx<Sqlite>` are [`sqlx::Executor`]s, so sqlx's queries run on it as
-/// they are (`.fetch_one(&mut *tx)`), and it can be handed on (`helper(tx).await`).
+/// `&mut Tx<Postgres>`, `&mut Tx<MySql>` and `&mut Tx<Sqlite>` are [`sqlx::Executor`]s, so sqlx's queries run
+/// on it as they are (`.fetch_one(&mut *tx)`), and it can be handed on (`helper(tx).await`).
 ///
 /// # It remembers
 ///
 /// Every statement and every database error passes through it. Once a statement has failed in a way that the
-/// transaction cannot survive, later statements answer the root cause without being sent, and no commit happens,
-/// whatever the unit of work returns. This is not pedantry: PostgreSQL answers the COMMIT of a failed transaction with
-/// `ROLLBACK` and no error, and MariaDB goes on in autocommit mode after a deadlock, so that half of a unit is stored.
-/// The memory also means that an error can be wrapped, turned into a string or thrown away without hiding a conflict
-/// from the loop that retries.
+/// transaction cannot survive, later statements answer the root cause without being sent, and no commit
+/// happens, whatever the unit of work returns. This is not pedantry: PostgreSQL answers the COMMIT of a
+/// failed transaction with `ROLLBACK` and no error, and MariaDB goes on in autocommit mode after a deadlock,
+/// so that half of a unit is stored. The memory also means that an error can be wrapped, turned into a string
+/// or thrown away without hiding a conflict from the loop that retries.
 ///
 /// # Constraint violations
 ///
-/// MySQL, MariaDB and SQLite undo the statement alone and go on; PostgreSQL ends the transaction. A unit that wants to
-/// go on after one everywhere asks first (`ON CONFLICT`, `INSERT IGNORE`), or tries inside of a
+/// MySQL, MariaDB and SQLite undo the statement alone and go on; PostgreSQL ends the transaction. A unit that
+/// wants to go on after one everywhere asks first (`ON CONFLICT`, `INSERT IGNORE`), or tries inside of a
 /// [`savepoint`](Self::savepoint).
 ///
 /// # Statements that are dropped
 ///
-/// Dropping a statement's future before it is done (`timeout`, `select!`) does not stop the statement: it runs on in
-/// the server, and its answer would be taken for the next one's. The transaction is over from then on. Dropping a
-/// *stream* between two rows is fine.
+/// Dropping a statement's future before it is done (`timeout`, `select!`) does not stop the statement: it
+/// runs on in the server, and its answer would be taken for the next one's. The transaction is over from then
+/// on. Dropping a *stream* between two rows is fine.
 ///
 /// # Statements that end a transaction
 ///
-/// `COMMIT`, `ROLLBACK` and their kin are refused before they are sent, also as one of several statements in a text and
-/// whatever comments surround them: the unit's `Ok` and `Err` say which it is. So are `SET autocommit`, `XA`, savepoints
-/// whose names begin with `atomically_`, and, on MySQL and MariaDB, statements that commit implicitly: DDL other than for
-/// temporary tables, `LOCK TABLES`, `GRANT`, `ANALYZE TABLE` and [the
-/// like](https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html). Run those on the pool.
+/// `COMMIT`, `ROLLBACK` and their kin are refused before they are sent, also as one of several statements in
+/// a text and whatever comments surround them: the unit's `Ok` and `Err` say which it is. So are `SET
+/// autocommit`, `XA`, savepoints whose names begin with `atomically_`, and, on MySQL and MariaDB, statements
+/// that commit implicitly: DDL other than for temporary tables, `LOCK TABLES`, `GRANT`, `ANALYZE TABLE` and
+/// [the like](https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html). Run those on the pool.
 ///
-/// A procedure may still commit on its own on MySQL and MariaDB (`CALL`, `EXECUTE`). That is noticed before the next
-/// statement, and the unit fails with [`Aborted`](crate::ErrorKind::Aborted). A deadlock inside of the procedure hides
-/// whether it had committed before, so the unit is not retried then: put statements that may deadlock into the unit
-/// itself.
+/// A procedure may still commit on its own on MySQL and MariaDB (`CALL`, `EXECUTE`). That is noticed before
+/// the next statement, and the unit fails with [`Aborted`](crate::ErrorKind::Aborted). A deadlock inside of
+/// the procedure hides whether it had committed before, so the unit is not retried then: put statements that
+/// may deadlock into the unit itself.
 pub struct Tx<DB: Backend> {
     session: Session<DB>,
     journal: Journal,
@@ -129,8 +129,8 @@ impl<DB: Backend> Tx<DB> {
         self.closing.plan
     }
 
-    /// Ends the unit because something that it had claimed was taken over: the end of every update that is guarded by a
-    /// fencing token and finds no row.
+    /// Ends the unit because something that it had claimed was taken over: the end of every update that is
+    /// guarded by a fencing token and finds no row.
     ///
     /// ```
     /// # use atomically::{Error, Tx};
@@ -146,25 +146,30 @@ impl<DB: Backend> Tx<DB> {
     /// # Ok(()) }
     /// ```
     ///
-    /// Whatever the unit makes of the error: it is rolled back, it is not run again, whatever the strategy, and the caller
-    /// of `run` is told of a [stale claim](crate::Error::is_stale_claim), also in place of an error of the unit's own.
+    /// Whatever the unit makes of the error: it is rolled back, it is not run again, whatever the strategy,
+    /// and the caller of `run` is told of a [stale claim](crate::Error::is_stale_claim), also in place of an
+    /// error of the unit's own.
     pub fn stale_claim(&mut self, message: impl Into<String>) -> Error {
         let failure = Failure::new(crate::failure::FailureKind::StaleClaim, message);
         self.journal.end(failure.clone());
         Error::failed(failure, None)
     }
 
-    /// The connection underneath, for what an executor cannot do (`COPY`, say). What runs on it is not seen by the
-    /// transaction.
+    /// The connection underneath, for what an executor cannot do (`COPY`, say). What runs on it is not seen
+    /// by the transaction.
     ///
-    /// - A conflict there is retried only if its error is turned into an [`Error`](crate::Error) on its way out of the
-    ///   unit (by `?`, or in the `From` of an error type of your own); another one comes back as the unit's own error.
-    /// - The server is asked whether the transaction is still open, before its commit and before a rollback. Where
-    ///   something has ended it, the run ends with [`Aborted`](crate::ErrorKind::Aborted) and is not retried.
-    /// - Do not end the transaction on it, and run no DDL on it on MySQL and MariaDB, which commit before they do so. A
-    ///   transaction that is ended there and begun anew is not noticed on PostgreSQL and SQLite; one that is ended there,
-    ///   right before a deadlock there, or inside of a savepoint, is not noticed on MySQL and MariaDB.
-    /// - On MySQL and MariaDB, a savepoint that is set on it is gone with the next statement that does not run on it.
+    /// - A conflict there is retried only if its error is turned into an [`Error`](crate::Error) on its way
+    ///   out of the unit (by `?`, or in the `From` of an error type of your own); another one comes back as
+    ///   the unit's own error.
+    /// - The server is asked whether the transaction is still open, before its commit and before a rollback.
+    ///   Where something has ended it, the run ends with [`Aborted`](crate::ErrorKind::Aborted) and is not
+    ///   retried.
+    /// - Do not end the transaction on it, and run no DDL on it on MySQL and MariaDB, which commit before
+    ///   they do so. A transaction that is ended there and begun anew is not noticed on PostgreSQL and
+    ///   SQLite; one that is ended there, right before a deadlock there, or inside of a savepoint, is not
+    ///   noticed on MySQL and MariaDB.
+    /// - On MySQL and MariaDB, a savepoint that is set on it is gone with the next statement that does not
+    ///   run on it.
     /// - Await every future that you start on it.
     ///
     /// # Errors
@@ -182,7 +187,8 @@ impl<DB: Backend> Tx<DB> {
         Ok(self.session.connection())
     }
 
-    /// Whether this failure may hide that a part of the unit is stored, so that the unit must not be run again.
+    /// Whether this failure may hide that a part of the unit is stored, so that the unit must not be run
+    /// again.
     pub(crate) fn may_be_stored_in_part(&self, failure: &Failure) -> bool {
         self.journal.may_be_stored_in_part::<DB>(failure)
     }

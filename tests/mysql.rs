@@ -15,7 +15,8 @@ use support::TestPool;
 
 conformance!(server sqlx::MySql);
 
-/// MySQL and MariaDB commit before they run DDL, and go on in autocommit. So it is not sent, and nothing is stored.
+/// MySQL and MariaDB commit before they run DDL, and go on in autocommit. So it is not sent, and nothing is
+/// stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_implicit_commit_is_noticed() {
     let pool = increments::counter::<sqlx::MySql>(2).await;
@@ -34,7 +35,8 @@ async fn an_implicit_commit_is_noticed() {
     assert_eq!(increments::value(&pool).await, 0, "what came before it is rolled back");
 }
 
-/// A procedure that commits has stored what the unit did before it. Whatever the unit meets then, it must not run again.
+/// A procedure that commits has stored what the unit did before it. Whatever the unit meets then, it must not
+/// run again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_unit_whose_procedure_commits_is_not_run_again() {
     #[derive(Debug, Clone, Copy)]
@@ -147,7 +149,8 @@ async fn an_implicit_commit_on_the_connection_is_noticed_before_a_conflict() {
     assert_eq!(stored(&pool).await, 1, "once, and the caller is told");
 }
 
-/// What a procedure leaves open belongs to the statement that called it, and stays on no connection of the pool.
+/// What a procedure leaves open belongs to the statement that called it, and stays on no connection of the
+/// pool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_lone_call_leaves_open_is_committed() {
     let pool = increments::counter::<sqlx::MySql>(1).await;
@@ -173,7 +176,8 @@ async fn stored(pool: &MySqlPool) -> i64 {
     sqlx::query_scalar("SELECT value FROM counter WHERE id = 2").fetch_one(pool).await.expect("a value")
 }
 
-/// Without the strict mode, MySQL and MariaDB cut a number to the range of its column, and call that a warning.
+/// Without the strict mode, MySQL and MariaDB cut a number to the range of its column, and call that a
+/// warning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn coalesced_sums_that_are_cut_are_not_applied() {
     for (kind, maximum) in [
@@ -232,7 +236,8 @@ async fn lenient(statements: &[&str]) -> TestPool<sqlx::MySql> {
     made
 }
 
-/// A session that was ended by a statement that commits implicitly may still hold the locks that this statement took.
+/// A session that was ended by a statement that commits implicitly may still hold the locks that this
+/// statement took.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn table_locks_do_not_outlive_a_refused_commit() {
     let pool = increments::counter::<sqlx::MySql>(2).await;

@@ -135,8 +135,9 @@ async fn a_report_can_be_deferrable() {
     assert_eq!(deferrable, "onon");
 }
 
-/// A transaction dies with the server in the middle of its COMMIT. Its number never reached the disk, is handed out again,
-/// and "committed" is somebody else's: whoever believes it has lost an update without knowing.
+/// A transaction dies with the server in the middle of its COMMIT. Its number never reached the disk, is
+/// handed out again, and "committed" is somebody else's: whoever believes it has lost an update without
+/// knowing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_number_that_was_handed_out_again_is_not_believed() {
     let mut server = tokio::task::spawn_blocking(Server::postgres).await.expect("a server");
@@ -210,8 +211,8 @@ async fn a_transaction_number_that_was_handed_out_again_is_not_believed() {
     drop(server);
 }
 
-/// The server closes a session that is idle in its transaction for too long, and says so to the COMMIT that comes later:
-/// it has not read it.
+/// The server closes a session that is idle in its transaction for too long, and says so to the COMMIT that
+/// comes later: it has not read it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_meets_a_closed_session_is_known_not_to_be_stored() {
     let pool = increments::counter::<sqlx::Postgres>(2).await;
@@ -256,8 +257,8 @@ fn closed(watcher: sqlx::PgPool, session: i32) -> futures_util::future::BoxFutur
     }))
 }
 
-/// It refuses `Serializable` as a feature that it does not have. After a failover the same address leads to a server that
-/// takes writes.
+/// It refuses `Serializable` as a feature that it does not have. After a failover the same address leads to a
+/// server that takes writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hot_standby_is_left_for_another_server() {
     let mut server = tokio::task::spawn_blocking(Server::postgres).await.expect("a server");

@@ -13,8 +13,8 @@ use sqlx::{MySql, Sqlite};
 use support::servers::Server;
 use support::{TestBackend, eventually};
 
-/// The first has made its table and not yet committed when the second comes. PostgreSQL's `IF NOT EXISTS` does not see
-/// it, and its unique keys do.
+/// The first has made its table and not yet committed when the second comes. PostgreSQL's `IF NOT EXISTS`
+/// does not see it, and its unique keys do.
 async fn two_at_once<F: Future<Output = Result<(), Error>> + Send + 'static>(create: fn(PgPool) -> F) {
     let pool = Postgres::pool(4).await;
     let hold = "CREATE FUNCTION hold() RETURNS event_trigger LANGUAGE plpgsql AS
@@ -94,7 +94,8 @@ async fn sqlite_tables_that_exist_are_not_locked() {
     tables_that_exist_are_not_locked::<Sqlite>(&["BEGIN IMMEDIATE"]).await;
 }
 
-/// An index that is missing is waited for with a limit, and the other writers are not stopped meanwhile for longer.
+/// An index that is missing is waited for with a limit, and the other writers are not stopped meanwhile for
+/// longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_an_index_that_is_missing_stops_no_writer_for_long() {
     let pool = Postgres::pool(4).await;

@@ -86,7 +86,8 @@ impl<DB: TestBackend> Contender<DB> {
         }
     }
 
-    /// As many units as `tasks` get done in this time, while one more task updates cold rows if it is told to.
+    /// As many units as `tasks` get done in this time, while one more task updates cold rows if it is told
+    /// to.
     pub(crate) async fn during(&self, time: Duration, tasks: u64, hot_percent: u32, cold: bool) -> Figures {
         let end = Instant::now() + time;
         let mut working = JoinSet::new();

@@ -23,8 +23,8 @@ pub(super) fn failure(error: &(dyn DatabaseError + 'static)) -> Option<Failure> 
     Some(carried.0.clone())
 }
 
-/// What every statement of a transaction answers once the transaction is over: the root cause, and none of the kinds
-/// and names that would make it look like an error of the statement at hand.
+/// What every statement of a transaction answers once the transaction is over: the root cause, and none of
+/// the kinds and names that would make it look like an error of the statement at hand.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction is over, this statement was not run: {0}")]
 pub(crate) struct TransactionOver(pub(crate) Failure);
@@ -41,9 +41,9 @@ pub(crate) struct NotSent(pub(crate) Failure);
 
 /// Lets a database error carry its failure, for whoever turns it into an error of this crate later on.
 ///
-/// Servers use one code for a lock refused at once and for one that was waited for; what was sent tells them apart, and
-/// is no longer known when the error has left the transaction. To everybody else the error is what it was: its text,
-/// its code, and what it can be cast to.
+/// Servers use one code for a lock refused at once and for one that was waited for; what was sent tells them
+/// apart, and is no longer known when the error has left the transaction. To everybody else the error is what
+/// it was: its text, its code, and what it can be cast to.
 pub(crate) fn with_failure(error: sqlx::Error, failure: &Failure) -> sqlx::Error {
     match error {
         sqlx::Error::Database(driver) => {

@@ -4,9 +4,9 @@ use super::driver::failure as failure_without_server;
 use super::{Facts, Report, failure_of};
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 
-/// Codes, and what they mean, gathered from the manuals of the engines and from what their servers were seen to say.
-/// `flag` is what the code alone does not tell: `nowait`, or PostgreSQL's severity `fatal`. A `commit` row is an answer
-/// to COMMIT.
+/// Codes, and what they mean, gathered from the manuals of the engines and from what their servers were seen
+/// to say. `flag` is what the code alone does not tell: `nowait`, or PostgreSQL's severity `fatal`. A
+/// `commit` row is an answer to COMMIT.
 const CODES: &str = include_str!("error_codes.csv");
 
 fn classify(engine: &str, report: &Report<'_>) -> Failure {

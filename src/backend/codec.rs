@@ -1,7 +1,7 @@
 //! Binds values and decodes columns on any database.
 //!
-//! sqlx's bounds stay behind the blanket implementation: the bounds of a supertrait are implied, those of a `where` clause
-//! would be needed in every signature.
+//! sqlx's bounds stay behind the blanket implementation: the bounds of a supertrait are implied, those of a
+//! `where` clause would be needed in every signature.
 
 use sqlx::error::BoxDynError;
 use sqlx::{Arguments as _, Column as _, ColumnIndex, Database, Decode, Encode, Row as _, Type};

@@ -4,7 +4,8 @@ use std::io;
 
 use crate::failure::{Failure, FailureKind, with_causes};
 
-/// What such an error says about the database; `None` where it says something about the caller's values or rows.
+/// What such an error says about the database; `None` where it says something about the caller's values or
+/// rows.
 pub(super) fn failure(error: &sqlx::Error) -> Option<Failure> {
     let kind = match error {
         sqlx::Error::Protocol(message) => {
@@ -27,10 +28,12 @@ fn lost(error: &sqlx::Error) -> Failure {
     Failure::new(FailureKind::ConnectionLost, with_causes(error)).retryable(true).definite(false)
 }
 
-/// Statements that sqlx refuses to send, as parts of its messages, and whether the connection can be used again.
+/// Statements that sqlx refuses to send, as parts of its messages, and whether the connection can be used
+/// again.
 ///
-/// The driver for MySQL compares the numbers of parameters after it has noted that an answer is to come: another statement on
-/// that connection would wait for it in vain. A message that is too long may have others before it in the buffer.
+/// The driver for MySQL compares the numbers of parameters after it has noted that an answer is to come:
+/// another statement on that connection would wait for it in vain. A message that is too long may have others
+/// before it in the buffer.
 const REFUSED: [(&str, bool); 9] = [
     // MySQL
     ("parameters were provided", false),
@@ -46,7 +49,8 @@ const REFUSED: [(&str, bool); 9] = [
     ("parameters with non-integer names", true),
 ];
 
-/// A statement that was not sent, for a reason that is the caller's and stays the same however often it is tried.
+/// A statement that was not sent, for a reason that is the caller's and stays the same however often it is
+/// tried.
 fn misuse(message: &str) -> Option<Failure> {
     let (_, usable) = REFUSED.into_iter().find(|(part, _)| message.contains(part))?;
     // Behind it, the driver for MySQL names a line of its own source.

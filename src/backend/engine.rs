@@ -10,10 +10,10 @@ pub struct Engine {
     ///
     /// # Why does that matter?
     ///
-    /// A node that aborts a transaction in favour of another node's reports that with the next answer. When several
-    /// statements share a packet, a statement behind the aborted one runs all the same, outside of the transaction,
-    /// and its success is what the client is told: 145 of 3 775 acknowledged commits were not stored. So an open
-    /// transaction must get each statement in a packet of its own.
+    /// A node that aborts a transaction in favour of another node's reports that with the next answer. When
+    /// several statements share a packet, a statement behind the aborted one runs all the same, outside of
+    /// the transaction, and its success is what the client is told: 145 of 3 775 acknowledged commits were
+    /// not stored. So an open transaction must get each statement in a packet of its own.
     pub is_galera: bool,
     /// Its sessions may idle in a transaction for a limited time only.
     pub limits_idling: bool,

@@ -52,8 +52,8 @@ impl Facts for MySql {
         transaction::opening(plan, limits)
     }
 
-    /// 1568: `SET TRANSACTION` is refused while a transaction is open, which a session with `autocommit = 0` has after
-    /// any SELECT.
+    /// 1568: `SET TRANSACTION` is refused while a transaction is open, which a session with `autocommit = 0`
+    /// has after any SELECT.
     fn found_open_transaction(failure: &Failure) -> bool {
         failure.code() == Some("1568")
     }
@@ -65,15 +65,15 @@ impl Facts for MySql {
         reset: "SAVEPOINT atomically_guard",
     });
 
-    /// DDL and procedures commit implicitly, and the session goes on in autocommit without a word: the release of the
-    /// savepoint that was set at the opening fails after any of it.
+    /// DDL and procedures commit implicitly, and the session goes on in autocommit without a word: the
+    /// release of the savepoint that was set at the opening fails after any of it.
     const GUARD: Guard = Guard {
         sql: transaction::GUARD_HOLDS,
         has_ended: |failure| failure.is_some_and(|failure| failure.kind() == FailureKind::Aborted),
     };
 
-    /// [InnoDB](https://dev.mysql.com/doc/refman/8.4/en/innodb-error-handling.html) ends the transaction of a deadlock's
-    /// victim, savepoints included.
+    /// [InnoDB](https://dev.mysql.com/doc/refman/8.4/en/innodb-error-handling.html) ends the transaction of a
+    /// deadlock's victim, savepoints included.
     fn rolls_back_everything(failure: &Failure) -> bool {
         matches!(failure.kind(), FailureKind::Deadlock | FailureKind::SerializationFailure)
     }
@@ -86,8 +86,8 @@ impl Facts for MySql {
         transaction::rollback(closing)
     }
 
-    /// The savepoint stays, to be replaced by the next one with its name: a second statement would need a packet of its
-    /// own.
+    /// The savepoint stays, to be replaced by the next one with its name: a second statement would need a
+    /// packet of its own.
     fn rollback_to(savepoint: &str) -> String {
         format!("ROLLBACK TO SAVEPOINT {savepoint}")
     }
@@ -100,8 +100,8 @@ impl Facts for MySql {
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
 
-    /// MariaDB has no `FOR SHARE`. MySQL has, and only there it takes OF, NOWAIT and SKIP LOCKED. MariaDB has no OF, and
-    /// answers with a syntax error.
+    /// MariaDB has no `FOR SHARE`. MySQL has, and only there it takes OF, NOWAIT and SKIP LOCKED. MariaDB has
+    /// no OF, and answers with a syntax error.
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>> {
         let clause = match (lock.strength, lock.wait, lock.table) {
             (Strength::Update | Strength::NoKeyUpdate, ..) => "FOR UPDATE",
@@ -187,9 +187,10 @@ impl Facts for MySql {
 
     const SESSION: Option<&'static str> = Some("SELECT CAST(CONNECTION_ID() AS SIGNED)");
 
-    /// InnoDB's status is asked because its table of transactions is a copy that is not renewed while anybody reads it; it
-    /// knows nothing of user and metadata locks, which the list of processes does. MySQL's leaves out a transaction that
-    /// has only read, also while it waits for a lock; the table of locks has it.
+    /// InnoDB's status is asked because its table of transactions is a copy that is not renewed while anybody
+    /// reads it; it knows nothing of user and metadata locks, which the list of processes does. MySQL's
+    /// leaves out a transaction that has only read, also while it waits for a lock; the table of locks has
+    /// it.
     fn lock_waits(_sessions: &[i64]) -> Option<LockWaits> {
         let sql = "SHOW ENGINE INNODB STATUS; \
                    SELECT CONCAT('process ', id, ' ', state) \
@@ -260,16 +261,18 @@ impl Facts for MySql {
 
     /// Numbers below 1900 are shared by MySQL and MariaDB
     /// ([MySQL](https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html),
-    /// [MariaDB](https://mariadb.com/kb/en/mariadb-error-code-reference/)); what InnoDB rolls back is in
-    /// [its manual](https://dev.mysql.com/doc/refman/8.4/en/innodb-error-handling.html). From 8000 on they are TiDB's.
+    /// [MariaDB](https://mariadb.com/kb/en/mariadb-error-code-reference/)); what InnoDB rolls back is in [its
+    /// manual](https://dev.mysql.com/doc/refman/8.4/en/innodb-error-handling.html). From 8000 on they are
+    /// TiDB's.
     fn classify(report: &Report<'_>) -> Failure {
         use ConstraintKind::{Check, ForeignKey, NotNull, Unique};
         use FailureKind as Kind;
 
         let (kind, retryable) = match report.number {
             1213 | 1614 | 3058 => (Kind::Deadlock, true),
-            // 1020: a row changed since the snapshot (MariaDB, innodb_snapshot_isolation). 3101: certification failed
-            // (Group Replication). 1412: a table's definition changed. 1402, 1613: an XA branch was rolled back.
+            // 1020: a row changed since the snapshot (MariaDB, innodb_snapshot_isolation). 3101:
+            // certification failed (Group Replication). 1412: a table's definition changed. 1402, 1613: an XA
+            // branch was rolled back.
             1020 | 3101 | 1402 | 1412 | 1613 => (Kind::SerializationFailure, true),
             8002 | 8005 | 8022 | 8028 | 8055 | 9006 | 9007 => (Kind::SerializationFailure, true),
             // MariaDB has one number for NOWAIT and for a timeout: what was sent tells them apart.
@@ -288,8 +291,8 @@ impl Facts for MySql {
                 (Kind::ReadOnly, true)
             }
             1836 | 1874 => (Kind::ReadOnly, true),
-            // A variable that this server does not have; what Group Replication does not support (SERIALIZABLE, tables
-            // without a primary key).
+            // A variable that this server does not have; what Group Replication does not support
+            // (SERIALIZABLE, tables without a primary key).
             1193 | 3098 => (Kind::Unsupported, false),
             1792 => (Kind::ReadOnly, false),
             1305 if report.message.contains("SAVEPOINT") => (Kind::Aborted, false),
@@ -322,8 +325,8 @@ impl Facts for MySql {
             .definite(definite)
     }
 
-    /// InnoDB undoes the statement alone, or everything; which of the two depends on the error, and after a lock wait
-    /// on the server's configuration.
+    /// InnoDB undoes the statement alone, or everything; which of the two depends on the error, and after a
+    /// lock wait on the server's configuration.
     fn after(failure: &Failure) -> Survival {
         match failure.kind() {
             _ if failure.ends_session() => Survival::Over,
@@ -394,7 +397,8 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
             constraint.table = between(message, "`.`", "`").map(str::to_owned);
         }
     }
-    // Only constraints checked at COMMIT (TiDB's optimistic mode) could answer one, and there nothing says what then.
+    // Only constraints checked at COMMIT (TiDB's optimistic mode) could answer one, and there nothing says
+    // what then.
     Failure::new(FailureKind::Constraint, said::said(report))
         .with_code(report.number.to_string())
         .with_constraint(Some(constraint))

@@ -75,7 +75,8 @@ impl Facts for Postgres {
         failure.code() == Some("25001")
     }
 
-    /// A hot standby refuses SERIALIZABLE as a feature that it does not have, in the words of the server's language.
+    /// A hot standby refuses SERIALIZABLE as a feature that it does not have, in the words of the server's
+    /// language.
     fn ask_read_only(failure: &Failure) -> Option<&'static str> {
         (failure.code() == Some("0A000")).then_some("SELECT pg_is_in_recovery()::int::bigint")
     }
@@ -88,8 +89,8 @@ impl Facts for Postgres {
 
     const EVERY_ERROR_ABORTS: bool = true;
 
-    /// COMMIT answers an aborted transaction with `ROLLBACK` and no error, and no transaction at all with a warning;
-    /// the driver shows neither. SAVEPOINT fails in both cases.
+    /// COMMIT answers an aborted transaction with `ROLLBACK` and no error, and no transaction at all with a
+    /// warning; the driver shows neither. SAVEPOINT fails in both cases.
     fn commit(closing: &Closing) -> Ending {
         if closing.unwatched {
             Ending { sql: format!("SAVEPOINT {GUARD}; COMMIT").into(), before_commit: 1, ..Ending::default() }
@@ -140,8 +141,8 @@ impl Facts for Postgres {
         })
     }
 
-    /// The SELECT that asks for the lock takes the snapshot before it waits. At SERIALIZABLE, what was read too early is
-    /// found out at the commit.
+    /// The SELECT that asks for the lock takes the snapshot before it waits. At SERIALIZABLE, what was read
+    /// too early is found out at the commit.
     fn snapshot_age(isolation: Isolation) -> SnapshotAge {
         if isolation == Isolation::RepeatableRead { SnapshotAge::Older } else { SnapshotAge::Younger }
     }
@@ -192,7 +193,8 @@ impl Facts for Postgres {
 
     const SESSION: Option<&'static str> = Some("SELECT pg_backend_pid()::bigint");
 
-    /// By the locks that are not granted, and not by `pg_stat_activity.wait_event_type`: that is set a moment later.
+    /// By the locks that are not granted, and not by `pg_stat_activity.wait_event_type`: that is set a moment
+    /// later.
     fn lock_waits(sessions: &[i64]) -> Option<LockWaits> {
         let sessions = sessions.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
         let tables_it_writes_to = "SELECT string_agg(DISTINCT held.relation::regclass::text, ', ') FROM pg_locks AS held \
@@ -256,9 +258,9 @@ impl Facts for Postgres {
         })
     }
 
-    /// SQLSTATEs after [PostgreSQL's list](https://www.postgresql.org/docs/current/errcodes-appendix.html); what may
-    /// be run again after its
-    /// [chapter on serialization failures](https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
+    /// SQLSTATEs after [PostgreSQL's list](https://www.postgresql.org/docs/current/errcodes-appendix.html);
+    /// what may be run again after its [chapter on serialization
+    /// failures](https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
     fn classify(report: &Report<'_>) -> Failure {
         use ConstraintKind::{Check, Exclusion, ForeignKey, NotNull, Unique};
         use FailureKind as Kind;
@@ -288,7 +290,8 @@ impl Facts for Postgres {
             "23503" | "23001" => return violation(report, ForeignKey),
             "23502" => return violation(report, NotNull),
             "23514" | "44000" => return violation(report, Check),
-            // Behind a pooler that mixes up the names of statements, each further attempt might run another client's.
+            // Behind a pooler that mixes up the names of statements, each further attempt might run another
+            // client's.
             _ if is_outdated(report) => (Kind::Other, !matches!(report.sqlstate, "26000" | "42P05")),
             _ => (Kind::Other, false),
         };
@@ -315,13 +318,13 @@ impl Facts for Postgres {
     }
 }
 
-/// What the session, or the driver's memory of it, knows of the schema or of its prepared statements is not true any
-/// more: each further use of it fails the same way, and another session learns it anew.
+/// What the session, or the driver's memory of it, knows of the schema or of its prepared statements is not
+/// true any more: each further use of it fails the same way, and another session learns it anew.
 ///
-/// - `0A000` is a plan that outlived a change of its table. The message comes in the server's language, the name of the
-///   function that raised it does not.
-/// - `26000` and `42P05` are about a statement of the driver's that somebody has removed from the session, or left in it.
-///   About any other name they are the caller's mistake.
+/// - `0A000` is a plan that outlived a change of its table. The message comes in the server's language, the
+///   name of the function that raised it does not.
+/// - `26000` and `42P05` are about a statement of the driver's that somebody has removed from the session, or
+///   left in it. About any other name they are the caller's mistake.
 /// - `XX000` is a type that was dropped and created anew under the number that the driver remembers.
 fn is_outdated(report: &Report<'_>) -> bool {
     let says = |text: &str| report.message.contains(text);
@@ -333,8 +336,8 @@ fn is_outdated(report: &Report<'_>) -> bool {
     }
 }
 
-/// What changes when numbers of transactions may have been handed out again: the start of the server, its timeline, and
-/// its last checkpoint, which a recovery writes before anything else.
+/// What changes when numbers of transactions may have been handed out again: the start of the server, its
+/// timeline, and its last checkpoint, which a recovery writes before anything else.
 const INCARNATION: &str = "(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, timeline_id::bigint, \
                            (checkpoint_lsn - '0/0')::bigint";
 
@@ -360,8 +363,8 @@ fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
         .definite(!report.fatal)
 }
 
-/// Errors of the statement itself: the transaction was aborted by them. What comes from the server's surroundings
-/// (classes 08, 53, 57, 58, XX) may have struck after the commit was made durable.
+/// Errors of the statement itself: the transaction was aborted by them. What comes from the server's
+/// surroundings (classes 08, 53, 57, 58, XX) may have struck after the commit was made durable.
 fn is_definite(sqlstate: &str) -> bool {
     match sqlstate {
         "40003" | "XXA00" => false,

@@ -211,8 +211,8 @@ impl<'q, DB: Database> sqlx::Execute<'q, DB> for WatchedQuery<DB> {
     }
 }
 
-/// The number of bytes in what a driver shows of its arguments: a list of decimal numbers, the only way in which it shows
-/// them. Stops counting above `limit`.
+/// The number of bytes in what a driver shows of its arguments: a list of decimal numbers, the only way in
+/// which it shows them. Stops counting above `limit`.
 fn shown_bytes_up_to(arguments: &impl std::fmt::Debug, limit: usize) -> usize {
     struct Numbers {
         count: usize,

@@ -25,9 +25,10 @@ pub trait AtOnce<DB: Database, K>: Send + Sync {
     /// The statement, for those who watch: without its values.
     fn sql(&self) -> SqlStr;
 
-    /// Answers which additions were made, by their places in the list, and what the numbers were before. The others were
-    /// not: the row is not there, or its number is none of those that were asked for. An error that is not about the
-    /// connection means that none was: a row is locked for too long, or one of several with its key.
+    /// Answers which additions were made, by their places in the list, and what the numbers were before. The
+    /// others were not: the row is not there, or its number is none of those that were asked for. An error
+    /// that is not about the connection means that none was: a row is locked for too long, or one of several
+    /// with its key.
     ///
     /// The text is made before this returns.
     fn add<'c>(

@@ -42,8 +42,8 @@ const USUAL_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 impl Facts for Sqlite {
     const SYSTEM: &'static str = "sqlite";
 
-    /// Whoever is going to write says so at once: a deferred transaction that reads first and writes later fails with
-    /// SQLITE_BUSY_SNAPSHOT as soon as anybody else has written, whatever the busy timeout.
+    /// Whoever is going to write says so at once: a deferred transaction that reads first and writes later
+    /// fails with SQLITE_BUSY_SNAPSHOT as soon as anybody else has written, whatever the busy timeout.
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
         let missing = |what| Err(Failure::unsupported("SQLite", what));
         if plan.deferrable {
@@ -130,7 +130,8 @@ impl Facts for Sqlite {
         })
     }
 
-    /// A savepoint opens a transaction where there is none. `OR FAIL` keeps what was changed before the failure.
+    /// A savepoint opens a transaction where there is none. `OR FAIL` keeps what was changed before the
+    /// failure.
     fn lone_effect(statement: &Statement<'_>) -> LoneEffect {
         if statement.savepoint_effect().is_some()
             || Self::transaction_effect(statement) != TransactionEffect::Inside
@@ -210,8 +211,8 @@ impl Facts for Sqlite {
         Some(Report { number, message: DatabaseError::message(sqlite), ..Report::default() })
     }
 
-    /// Extended result codes after [SQLite's list](https://www.sqlite.org/rescode.html): the low byte is the primary
-    /// code.
+    /// Extended result codes after [SQLite's list](https://www.sqlite.org/rescode.html): the low byte is the
+    /// primary code.
     fn classify(report: &Report<'_>) -> Failure {
         use ConstraintKind::{Check, ForeignKey, NotNull, Unique};
         use FailureKind as Kind;
@@ -249,8 +250,8 @@ impl Facts for Sqlite {
             .definite(definite)
     }
 
-    /// `INSERT OR ROLLBACK`, a full disk and the like end the transaction, and later statements commit by themselves.
-    /// Only a second BEGIN tells: inside a transaction it fails.
+    /// `INSERT OR ROLLBACK`, a full disk and the like end the transaction, and later statements commit by
+    /// themselves. Only a second BEGIN tells: inside a transaction it fails.
     fn after(failure: &Failure) -> Survival {
         match failure.kind() {
             FailureKind::Constraint | FailureKind::Other => Survival::Ask("BEGIN"),
@@ -292,7 +293,8 @@ fn ends_unseen(message: &str) -> bool {
 
 fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
     let mut constraint = Constraint::new(kind);
-    // "UNIQUE constraint failed: t.a, t.b", "NOT NULL constraint failed: t.a", "CHECK constraint failed: name"
+    // "UNIQUE constraint failed: t.a, t.b", "NOT NULL constraint failed: t.a", "CHECK constraint failed:
+    // name"
     let subject = report.message.split_once("constraint failed: ").map(|(_, subject)| subject);
     match (kind, subject) {
         (ConstraintKind::Unique | ConstraintKind::NotNull, Some(list)) => {

@@ -1,4 +1,5 @@
-//! Reading names out of messages, for the databases that put them nowhere else, and leaving values out of them.
+//! Reading names out of messages, for the databases that put them nowhere else, and leaving values out of
+//! them.
 
 use std::borrow::Cow;
 

@@ -1,7 +1,7 @@
 //! Values as a reader wants to see them.
 //!
-//! The drivers keep the arguments of a statement encoded and to themselves; what they show of them is their `Debug`
-//! output, and that is read here. It is only ever shown, never relied upon.
+//! The drivers keep the arguments of a statement encoded and to themselves; what they show of them is their
+//! `Debug` output, and that is read here. It is only ever shown, never relied upon.
 
 /// A value among SQL's own words.
 pub(super) fn quoted(text: &str) -> String {

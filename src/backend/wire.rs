@@ -18,7 +18,8 @@ use super::{Key, Numbers, Reply, WatchedQuery};
 /// What has to be known about a driver of sqlx, and sqlx has no trait for.
 #[doc(hidden)]
 pub trait Driver: Database {
-    /// Whether the driver may report that a statement is done, or that it has no rows, after it has lost its connection.
+    /// Whether the driver may report that a statement is done, or that it has no rows, after it has lost its
+    /// connection.
     const ENDS_SILENTLY: bool = false;
 
     /// How many rows a statement affected.

@@ -32,8 +32,8 @@ impl<'a, K> Batch<'a, K> {
         Self { settings, calls, outcomes: Vec::new(), error: None }
     }
 
-    /// The calls with their answers, or with the error that is the answer to them all. Those that were withdrawn are left
-    /// out.
+    /// The calls with their answers, or with the error that is the answer to them all. Those that were
+    /// withdrawn are left out.
     pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<Answers<K>, (Vec<Call<K>>, Error)> {
         let error = match (ended, self.error) {
             (Ok(Ended::Committed), _) => {

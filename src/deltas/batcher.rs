@@ -20,10 +20,12 @@ use super::batch::Batch;
 use super::pending::{Call, Queue, Stage};
 use super::single_statement::Shortcut;
 
-/// How often other tasks are given a turn before a batch departs: a stream of calls that never ends is no reason to wait.
+/// How often other tasks are given a turn before a batch departs: a stream of calls that never ends is no
+/// reason to wait.
 const MOST_TURNS: u32 = 16;
 
-/// After so long a batch waits for something, and calls that have nothing to do with it are not to wait along.
+/// After so long a batch waits for something, and calls that have nothing to do with it are not to wait
+/// along.
 const LONG: Duration = Duration::from_millis(5);
 
 /// What the handles and the flights share.
@@ -98,8 +100,8 @@ impl<DB: Backend, K: Key<DB> + 'static> Lane<DB, K> {
         }
     }
 
-    /// Those who were just answered, and want the next thing, are let in before the doors close: as long as the other tasks,
-    /// each given its turn, bring calls.
+    /// Those who were just answered, and want the next thing, are let in before the doors close: as long as
+    /// the other tasks, each given its turn, bring calls.
     async fn gather(&self) {
         let mut waiting = 0;
         for _ in 0..MOST_TURNS {
@@ -128,8 +130,8 @@ impl<DB: Backend, K: Key<DB>> Drop for Lane<DB, K> {
     }
 }
 
-/// Carries calls to their commit: in one round trip, or in a transaction, or in halves where the database refuses some of
-/// them.
+/// Carries calls to their commit: in one round trip, or in a transaction, or in halves where the database
+/// refuses some of them.
 async fn fly<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<Call<K>>) {
     let Shared { shortcut, transactor, settings, .. } = shared;
     let mut parts = vec![shortcut.take(transactor, &settings.bounds, calls).await];

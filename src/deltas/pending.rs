@@ -113,7 +113,8 @@ impl<K: Ord + Clone> Queue<K> {
         Ok((ticket, starts))
     }
 
-    /// Whether a further flight is of use. Two at a time, where one would do, share out the calls and take two commits.
+    /// Whether a further flight is of use. Two at a time, where one would do, share out the calls and take
+    /// two commits.
     fn may_start(&self, settings: &Settings) -> bool {
         self.flights < settings.flights && self.late == self.flights
     }
@@ -133,8 +134,9 @@ impl<K: Ord + Clone> Queue<K> {
         self.waiting.remove(place)
     }
 
-    /// The calls of the next batch of a flight that was at `stage`: all that wait, but for those whose key is on its way or
-    /// one too many. `None` when there is none, or another flight is about to take them, and this one is over.
+    /// The calls of the next batch of a flight that was at `stage`: all that wait, but for those whose key is
+    /// on its way or one too many. `None` when there is none, or another flight is about to take them, and
+    /// this one is over.
     pub(super) fn depart(&mut self, stage: &mut Stage<K>) -> Option<Vec<Call<K>>> {
         self.land(stage);
         if self.flights - self.late > 1 {
@@ -167,7 +169,8 @@ impl<K: Ord + Clone> Queue<K> {
         }
     }
 
-    /// A flight ended that was not over. Where it was the last one, answers the calls that nobody serves any more.
+    /// A flight ended that was not over. Where it was the last one, answers the calls that nobody serves any
+    /// more.
     pub(super) fn crash(&mut self, stage: &mut Stage<K>) -> VecDeque<Call<K>> {
         self.land(stage);
         self.flights -= 1;

@@ -17,7 +17,8 @@ use crate::transactor::{Options, PoolTransactor};
 use super::pending::Call;
 use super::{DeltaOutcome, Settings};
 
-/// How long a lock is waited for: for the commit of somebody who does the same, on another connection or in another process.
+/// How long a lock is waited for: for the commit of somebody who does the same, on another connection or in
+/// another process.
 const MOST_PATIENCE: Duration = Duration::from_millis(5);
 
 /// So many batches are not tried at once after one of which most rows had to be tried again.
@@ -25,14 +26,15 @@ const DETOURS: u32 = 16;
 
 /// Where the database can do it: adds to rows in one round trip, which is the commit, too.
 ///
-/// What does not come of it is left to a [`Batch`](super::batch::Batch), with all of its round trips: a row that is not there;
-/// the calls on a row of which one does not fit; whatever the database refuses; and everything, if somebody else keeps a
-/// row locked.
+/// What does not come of it is left to a [`Batch`](super::batch::Batch), with all of its round trips: a row
+/// that is not there; the calls on a row of which one does not fit; whatever the database refuses; and
+/// everything, if somebody else keeps a row locked.
 ///
 /// # Why so little patience with locks?
 ///
-/// A call that was sent can no longer be taken back. A batch may wait long for its locks, and whoever gives up meanwhile is
-/// told that nothing was stored. Here the wait ends before anybody's deadline, and soon enough for those behind it.
+/// A call that was sent can no longer be taken back. A batch may wait long for its locks, and whoever gives
+/// up meanwhile is told that nothing was stored. Here the wait ends before anybody's deadline, and soon
+/// enough for those behind it.
 pub(super) struct Shortcut<DB: Backend, K> {
     by: Option<Box<dyn AtOnce<DB, K>>>,
     detours: AtomicU32,
@@ -117,8 +119,8 @@ struct Sum {
 }
 
 impl<K: Ord + Clone> Sent<K> {
-    /// How long a lock may be waited for, so that nobody's deadline passes before the server says so, slow as the answer may
-    /// be; `None` where that is too little.
+    /// How long a lock may be waited for, so that nobody's deadline passes before the server says so, slow as
+    /// the answer may be; `None` where that is too little.
     fn patience(&self) -> Option<Duration> {
         let first = self.calls.iter().map(|call| call.deadline).min()?;
         let patience = MOST_PATIENCE.min(first.saturating_duration_since(Instant::now()) / 100);
@@ -140,7 +142,8 @@ impl<K: Ord + Clone> Sent<K> {
         fitting.map(|(key, (delta, to))| Addition { key, delta, to }).collect()
     }
 
-    /// Answers the calls on the rows that were changed, by the places of their additions; and returns the others.
+    /// Answers the calls on the rows that were changed, by the places of their additions; and returns the
+    /// others.
     fn arrive(self, made: &[(usize, i64)]) -> Vec<Call<K>> {
         let keys: Vec<&K> = self.sums.keys().collect();
         let mut values: BTreeMap<&K, i64> =
@@ -168,8 +171,8 @@ impl Sum {
         self.highest = Some(self.highest.map_or(self.total, |highest| highest.max(self.total)));
     }
 
-    /// What is to be added, and to which numbers: those from which no step leaves the bounds. `None` where nothing is to be
-    /// written, or it does not fit any number.
+    /// What is to be added, and to which numbers: those from which no step leaves the bounds. `None` where
+    /// nothing is to be written, or it does not fit any number.
     fn fits(&self, bounds: &RangeInclusive<i64>) -> Option<(i64, RangeInclusive<i64>)> {
         let delta = i64::try_from(self.total).ok().filter(|delta| *delta != 0)?;
         let least = i128::from(*bounds.start()) - self.lowest?;

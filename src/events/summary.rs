@@ -24,7 +24,8 @@ pub struct Summary {
 pub enum RunOutcome {
     /// It is stored.
     Committed,
-    /// It was rolled back, as the unit wished: it returned an error of its own, perhaps about a violated constraint.
+    /// It was rolled back, as the unit wished: it returned an error of its own, perhaps about a violated
+    /// constraint.
     RolledBack,
     /// Every attempt that was granted met a failure worth another one.
     Exhausted,
@@ -56,8 +57,8 @@ impl RunOutcome {
         Self::Dropped,
     ];
 
-    /// As a label: `committed`, `rolled_back`, `exhausted`, `deadline_exceeded`, `budget_spent`, `commit_unknown`,
-    /// `overloaded`, `failed` or `dropped`.
+    /// As a label: `committed`, `rolled_back`, `exhausted`, `deadline_exceeded`, `budget_spent`,
+    /// `commit_unknown`, `overloaded`, `failed` or `dropped`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -95,8 +96,8 @@ pub struct Times {
     pub gate: Duration,
     /// Until there was a connection.
     pub pool: Duration,
-    /// In statements that ask for locks before they answer: locking reads, writes, `lock_rows`, advisory locks. They
-    /// hardly take any time unless they wait, so this is what waiting for locks took, at most.
+    /// In statements that ask for locks before they answer: locking reads, writes, `lock_rows`, advisory
+    /// locks. They hardly take any time unless they wait, so this is what waiting for locks took, at most.
     pub locking: Duration,
     /// In all statements of the unit, those that lock among them.
     pub statements: Duration,

@@ -8,7 +8,8 @@ use super::claimant::Claimant;
 use super::error::KeyError;
 use super::sql::{KeyFound, KeyRow, KeySql, KeyWrite};
 
-/// How often a row may go away between the attempt to write it and the look at it, or turn out to have expired.
+/// How often a row may go away between the attempt to write it and the look at it, or turn out to have
+/// expired.
 const ROUNDS: u32 = 5;
 
 /// Whose key it is.
@@ -27,8 +28,8 @@ pub(super) enum Claim {
 }
 
 impl Claimant {
-    /// Waits for a twin whose transaction is open. What is found then is read in a way that sees what was committed after
-    /// this transaction's snapshot, or fails as a serialization failure.
+    /// Waits for a twin whose transaction is open. What is found then is read in a way that sees what was
+    /// committed after this transaction's snapshot, or fails as a serialization failure.
     pub(super) async fn claim<DB: Backend>(&self, tx: &mut Tx<DB>) -> Result<Claim, Error> {
         let mut write = KeyWrite::Insert;
         for _ in 0..ROUNDS {

@@ -16,7 +16,8 @@ pub(super) struct Terms {
     pub(super) wait: Option<Duration>,
 }
 
-/// One run under a key. All its attempts write the same row, so that each recognises what an earlier one has stored.
+/// One run under a key. All its attempts write the same row, so that each recognises what an earlier one has
+/// stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Claimant {
     pub(super) terms: Terms,
@@ -29,8 +30,8 @@ impl Terms {
         Self { key, expires_after: Duration::from_secs(24 * 60 * 60), wait: Some(Duration::from_secs(1)) }
     }
 
-    /// A new run under these terms. The id is drawn for each run and not with the terms: a value that is run twice would
-    /// take the row of its first run for one of its own attempts.
+    /// A new run under these terms. The id is drawn for each run and not with the terms: a value that is run
+    /// twice would take the row of its first run for one of its own attempts.
     pub(super) fn new_run(self) -> Claimant {
         Claimant { terms: self, run: rand::random() }
     }

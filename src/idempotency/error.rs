@@ -1,13 +1,15 @@
 use std::fmt;
 
-use crate::error::{Error, shown_json};
+use crate::backend::shown_json;
+use crate::error::Error;
 
 /// What was wrong with the table of keys or with what is in it.
 ///
-/// A unit of work gets it as an [`Error`], turned into its own error type; [`of`](Self::of) finds it in there.
+/// A unit of work gets it as an [`Error`], turned into its own error type; [`of`](Self::of) finds it in
+/// there.
 ///
-/// Neither its text nor its `Debug` output quotes a response, and it has no [source](std::error::Error::source): the errors
-/// in it may quote one.
+/// Neither its text nor its `Debug` output quotes a response, and it has no
+/// [source](std::error::Error::source): the errors in it may quote one.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
@@ -20,8 +22,8 @@ pub enum KeyError {
     /// The response could not be serialized. Nothing is stored.
     #[error("the response of an idempotency key cannot be stored: {}", shown_json(.0))]
     Unwritable(serde_json::Error),
-    /// What was stored is no response of the type that was asked for: the type has changed, or the key means something
-    /// else here. The effect is stored, and nothing was run.
+    /// What was stored is no response of the type that was asked for: the type has changed, or the key means
+    /// something else here. The effect is stored, and nothing was run.
     #[error("the stored response of an idempotency key is not of the type that was asked for: {}", shown_json(.0))]
     Unreadable(serde_json::Error),
 }

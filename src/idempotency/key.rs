@@ -1,7 +1,7 @@
 use sha2::{Digest as _, Sha256};
 
-/// What a request is recognised by: a key that its client chose, in a scope that the client cannot choose, and a
-/// fingerprint of the request itself.
+/// What a request is recognised by: a key that its client chose, in a scope that the client cannot choose,
+/// and a fingerprint of the request itself.
 ///
 /// ```
 /// use atomically::idempotency::{IdempotencyKey, InvalidKey};
@@ -13,14 +13,15 @@ use sha2::{Digest as _, Sha256};
 ///
 /// # Why digests?
 ///
-/// The database compares SHA-256 digests of a fixed length, and never the text. A column of text has a collation, in which
-/// `abc` may equal `ABC` and `abc `, and a length, at which some databases cut off what is longer: two clients would get
-/// each other's answers. Digests also keep what clients put into keys out of the table.
+/// The database compares SHA-256 digests of a fixed length, and never the text. A column of text has a
+/// collation, in which `abc` may equal `ABC` and `abc `, and a length, at which some databases cut off what
+/// is longer: two clients would get each other's answers. Digests also keep what clients put into keys out of
+/// the table.
 ///
 /// # Why must it be made before it is used?
 ///
-/// What a client sent is checked where it comes in, and answered there (400 over HTTP). Whoever holds one of these can
-/// rely on it.
+/// What a client sent is checked where it comes in, and answered there (400 over HTTP). Whoever holds one of
+/// these can rely on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey {
     pub(super) digest: [u8; 32],
@@ -45,8 +46,8 @@ impl IdempotencyKey {
 
     /// A key in a scope, for a request that is not compared.
     ///
-    /// The scope is whatever keeps clients apart (a tenant and an endpoint, say); it may be empty, and of any length.
-    /// The same key in two scopes is two keys.
+    /// The scope is whatever keeps clients apart (a tenant and an endpoint, say); it may be empty, and of any
+    /// length. The same key in two scopes is two keys.
     ///
     /// # Errors
     ///
@@ -66,10 +67,11 @@ impl IdempotencyKey {
         Ok(Self { digest: digest.finalize().into(), fingerprint: [0; 32] })
     }
 
-    /// The same key, for this request: the same key with other bytes is a [mismatch](super::Outcome::Mismatch).
+    /// The same key, for this request: the same key with other bytes is a
+    /// [mismatch](super::Outcome::Mismatch).
     ///
-    /// The bytes are whatever makes it the same request, usually its body as it came. Serialize a value to leave out what
-    /// may differ between two sendings (a time stamp, the order of the fields).
+    /// The bytes are whatever makes it the same request, usually its body as it came. Serialize a value to
+    /// leave out what may differ between two sendings (a time stamp, the order of the fields).
     #[must_use]
     pub fn request(self, bytes: impl AsRef<[u8]>) -> Self {
         Self { fingerprint: Sha256::digest(bytes).into(), ..self }

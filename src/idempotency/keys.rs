@@ -12,8 +12,8 @@ use super::error::KeyError;
 use super::key::IdempotencyKey;
 use super::sql::KeySql;
 
-/// The keys that are stored: what [`IdempotencyExt::keys`](super::IdempotencyExt::keys) gives to those who operate the
-/// database.
+/// The keys that are stored: what [`IdempotencyExt::keys`](super::IdempotencyExt::keys) gives to those who
+/// operate the database.
 #[derive(Debug)]
 pub struct Keys<'a, DB, X: ?Sized> {
     transactor: &'a X,
@@ -52,8 +52,8 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
         }))
     }
 
-    /// Forgets a key and its response, and answers whether there was one. The next request with this key is a new one:
-    /// its effect happens again.
+    /// Forgets a key and its response, and answers whether there was one. The next request with this key is a
+    /// new one: its effect happens again.
     ///
     /// # Errors
     ///
@@ -63,8 +63,8 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
         self.change(KeySql::of::<DB>().release, row).await.map(|released| released > 0)
     }
 
-    /// Removes what has expired, a thousand at a time and each thousand in a transaction of its own, and answers how many
-    /// there were.
+    /// Removes what has expired, a thousand at a time and each thousand in a transaction of its own, and
+    /// answers how many there were.
     ///
     /// Several may do so at once.
     ///
@@ -96,7 +96,8 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
 
 /// # The table of idempotency keys
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
-    /// The statements that make the table of idempotency keys where it is missing, for migrations of your own.
+    /// The statements that make the table of idempotency keys where it is missing, for migrations of your
+    /// own.
     #[must_use]
     pub fn key_schema() -> &'static str {
         KeySql::of::<DB>().create
@@ -104,7 +105,8 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 
     /// Makes the table of idempotency keys where it is missing.
     ///
-    /// Looks in the catalog first: where the table and its index are there, nothing is locked, so it may be called at each start.
+    /// Looks in the catalog first: where the table and its index are there, nothing is locked, so it may be
+    /// called at each start.
     ///
     /// # Errors
     ///

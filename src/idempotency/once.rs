@@ -20,22 +20,23 @@ use super::error::KeyError;
 use super::key::IdempotencyKey;
 use super::sql::KeySql;
 
-/// A run of a unit of work that happens at most once for its key: what [`IdempotencyExt::once`](super::IdempotencyExt::once)
-/// begins.
+/// A run of a unit of work that happens at most once for its key: what
+/// [`IdempotencyExt::once`](super::IdempotencyExt::once) begins.
 ///
 /// # How it works
 ///
-/// The first statement of the transaction writes the row of the key; the last one stores the response in it, as JSON. A
-/// twin that sends the same key meanwhile waits for the row, and finds the response when it is there. When a transaction
-/// does not commit, for whatever reason, its key goes with it.
+/// The first statement of the transaction writes the row of the key; the last one stores the response in it,
+/// as JSON. A twin that sends the same key meanwhile waits for the row, and finds the response when it is
+/// there. When a transaction does not commit, for whatever reason, its key goes with it.
 ///
-/// When the answer to the commit is lost, the run asks on another connection, by writing the key again: either it is
-/// there, and so is the effect, or the first transaction cannot be stored any more and the unit runs again. So a
-/// [commit unknown](crate::Error::is_commit_unknown) is left only where time or attempts ran out first; sending the
-/// same key again tells what became of it. [`Options::resolve_commits`] has nothing to add.
+/// When the answer to the commit is lost, the run asks on another connection, by writing the key again:
+/// either it is there, and so is the effect, or the first transaction cannot be stored any more and the unit
+/// runs again. So a [commit unknown](crate::Error::is_commit_unknown) is left only where time or attempts ran
+/// out first; sending the same key again tells what became of it. [`Options::resolve_commits`] has nothing to
+/// add.
 ///
-/// It works at every isolation level. A conflict that is met on the key runs the whole unit again, as one that is met
-/// anywhere else.
+/// It works at every isolation level. A conflict that is met on the key runs the whole unit again, as one
+/// that is met anywhere else.
 ///
 /// # Default
 ///
@@ -57,40 +58,45 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     /// How long a twin is waited for that is at work on the same key, before the answer is
     /// [`InProgress`](Outcome::InProgress). MySQL and MariaDB count in whole seconds, rounded up.
     ///
-    /// Who waits holds a connection. The limits of the transaction hold as well: its deadline, and the lock timeout of the
-    /// options where that is shorter.
+    /// Who waits holds a connection. The limits of the transaction hold as well: its deadline, and the lock
+    /// timeout of the options where that is shorter.
     ///
-    /// On SQLite a twin waits for its turn like everybody else who writes, within the deadline, and `InProgress` is not
-    /// answered: who gets no turn in time is told of a [conflict](crate::Error::is_conflict).
+    /// On SQLite a twin waits for its turn like everybody else who writes, within the deadline, and
+    /// `InProgress` is not answered: who gets no turn in time is told of a
+    /// [conflict](crate::Error::is_conflict).
     pub fn wait(mut self, limit: Duration) -> Self {
         self.terms.wait = Some(limit);
         self
     }
 
-    /// How long the key and its response are kept, in whole seconds, rounded up, by the clock of the database. A century
-    /// is the longest.
+    /// How long the key and its response are kept, in whole seconds, rounded up, by the clock of the
+    /// database. A century is the longest.
     ///
-    /// It must be longer than clients go on sending, and longer than the deadline of the run: a key that has expired is a
-    /// new one. What has expired is removed by [`Keys::purge`](super::Keys::purge).
+    /// It must be longer than clients go on sending, and longer than the deadline of the run: a key that has
+    /// expired is a new one. What has expired is removed by [`Keys::purge`](super::Keys::purge).
     pub fn expires_after(mut self, life: Duration) -> Self {
         self.terms.expires_after = life;
         self
     }
 
-    /// Runs the closure as [`TransactorExt::run`](crate::TransactorExt::run) does, unless it has been run for this key
-    /// before. Each call is a run of its own, also of the same value: the second one replays the first.
+    /// Runs the closure as [`TransactorExt::run`](crate::TransactorExt::run) does, unless it has been run for
+    /// this key before. Each call is a run of its own, also of the same value: the second one replays the
+    /// first.
     ///
-    /// The response is stored as JSON, and read back for those who come later: it must survive that journey unchanged.
+    /// The response is stored as JSON, and read back for those who come later: it must survive that journey
+    /// unchanged.
     ///
     /// # Why does an error leave no key?
     ///
-    /// An `Err` rolls back, so there is no effect that must not be repeated, and whatever was in the way may be gone
-    /// when the request is sent again. An answer that *is* final, and is to be the same for everybody who sends the
-    /// request again ("the card was declined"), is an `Ok`: make it part of the response's type.
+    /// An `Err` rolls back, so there is no effect that must not be repeated, and whatever was in the way may
+    /// be gone when the request is sent again. An answer that *is* final, and is to be the same for everybody
+    /// who sends the request again ("the card was declined"), is an `Ok`: make it part of the response's
+    /// type.
     ///
     /// # Errors
     ///
-    /// The closure's own error; or this crate's, turned into the closure's error type. [`KeyError`] is among them.
+    /// The closure's own error; or this crate's, turned into the closure's error type. [`KeyError`] is among
+    /// them.
     ///
     /// # Panics
     ///
@@ -98,8 +104,8 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     ///
     /// # Cancellation
     ///
-    /// May be dropped at any time. A commit that was sent is finished in the background; sending the same key again
-    /// tells what became of it.
+    /// May be dropped at any time. A commit that was sent is finished in the background; sending the same key
+    /// again tells what became of it.
     #[track_caller]
     pub fn run<F, T, E>(
         &self,
@@ -158,7 +164,8 @@ where
             Err(error) if error.is_lock_timeout() => (Ok(Outcome::InProgress), Wish::Stop),
             Err(error) => (Err(error.into()), Wish::RollBack),
         };
-        // A fresh one is not certain yet: its commit tells. The others change nothing, and nothing changes them.
+        // A fresh one is not certain yet: its commit tells. The others change nothing, and nothing changes
+        // them.
         if let (Some(observation), Wish::RollBack | Wish::Stop, Ok(outcome)) =
             (tx.observation(), &wish, &output)
         {
@@ -195,14 +202,14 @@ where
 /// # Ok(()) }
 /// ```
 ///
-/// The key is stored if the transaction is. The part runs in a [savepoint](Tx::savepoint), so that its `Err` leaves
-/// neither an effect nor a key, whatever the rest of the unit makes of it.
+/// The key is stored if the transaction is. The part runs in a [savepoint](Tx::savepoint), so that its `Err`
+/// leaves neither an effect nor a key, whatever the rest of the unit makes of it.
 ///
 /// # What is different from `once`
 ///
-/// A twin is waited for as long as the transaction waits for locks. In vain, that is a lock timeout, which ends the
-/// transaction, and the whole unit is run again while time lasts. [`InProgress`](Outcome::InProgress) says that this
-/// very transaction is at work on the key.
+/// A twin is waited for as long as the transaction waits for locks. In vain, that is a lock timeout, which
+/// ends the transaction, and the whole unit is run again while time lasts.
+/// [`InProgress`](Outcome::InProgress) says that this very transaction is at work on the key.
 ///
 /// What becomes of a commit whose answer is lost is the business of who began the transaction
 /// ([`Options::resolve_commits`]).
@@ -281,8 +288,8 @@ where
     Ok(Outcome::Fresh(response))
 }
 
-/// Tells those who watch of an answer that holds however the transaction ends, once that is known: an attempt that is run
-/// again may get another one.
+/// Tells those who watch of an answer that holds however the transaction ends, once that is known: an attempt
+/// that is run again may get another one.
 fn tell_when_over<DB: Backend>(tx: &mut Tx<DB>, outcome: KeyOutcome) {
     if let Some(observation) = tx.observation().cloned() {
         let on_rollback = observation.clone();

@@ -25,7 +25,8 @@ pub(super) struct KeySql {
     pub(super) release: &'static str,
     /// Deletes up to a thousand rows that have expired.
     pub(super) purge: &'static str,
-    /// Whether a connection keeps the prepared statements. Behind a pooler, those of PostgreSQL may be another client's.
+    /// Whether a connection keeps the prepared statements. Behind a pooler, those of PostgreSQL may be
+    /// another client's.
     keeps_statements: bool,
     /// Selects the row of a key, with the columns of [`KeyRow`].
     select: fn(&IdempotencyKey) -> String,
@@ -91,10 +92,12 @@ impl KeySql {
     }
 }
 
-/// The row is read with a lock, because a snapshot may be older than it. A row of another node is only there once its
-/// transaction is certified, so what is read of it holds. Two nodes that write the same key find out at COMMIT.
+/// The row is read with a lock, because a snapshot may be older than it. A row of another node is only there
+/// once its transaction is certified, so what is read of it holds. Two nodes that write the same key find out
+/// at COMMIT.
 ///
-/// MariaDB can limit the wait of one statement. On MySQL the limit is the session's, which takes two round trips more.
+/// MariaDB can limit the wait of one statement. On MySQL the limit is the session's, which takes two round
+/// trips more.
 async fn claim_one_by_one<DB: Backend>(
     tx: &mut Tx<DB>,
     claimant: &Claimant,
@@ -215,7 +218,7 @@ mod tests {
     fn a_limit_is_set_only_if_the_key_waits_for_less_time_than_the_unit() {
         let seconds = |seconds: f64| Some(Duration::from_secs_f64(seconds));
         let waits = |key: Option<Duration>, unit| {
-            let key = Terms { wait: key, ..Terms::new(IdempotencyKey::new("a", "").expect("a key")) };
+            let key = Terms { wait: key, ..Terms::new(IdempotencyKey::new("scope", "key").expect("a key")) };
             KeyWaits::new(&key.new_run(), unit)
         };
         assert_eq!(waits(seconds(0.1), seconds(9.9)), Some(KeyWaits { key: 1, unit: 10 }));

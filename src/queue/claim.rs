@@ -21,14 +21,15 @@ use crate::transactor::{Options, TransactorExt as _};
 ///
 /// # The fence
 ///
-/// A claim has a [token](Self::token), which is the number of times that the job has changed hands. Everything that is done
-/// to a claimed job checks it in the same statement. Who holds a claim that was taken over, because its lease had lapsed,
-/// gets [`StaleClaim`](crate::ErrorKind::StaleClaim), and a transaction that this happens in is rolled back with all its
-/// effects. The lease only says when somebody else may take over; a clock that is wrong, a worker that slept, or a
-/// connection that hung makes a job late, and never done twice.
+/// A claim has a [token](Self::token), which is the number of times that the job has changed hands.
+/// Everything that is done to a claimed job checks it in the same statement. Who holds a claim that was taken
+/// over, because its lease had lapsed, gets [`StaleClaim`](crate::ErrorKind::StaleClaim), and a transaction
+/// that this happens in is rolled back with all its effects. The lease only says when somebody else may take
+/// over; a clock that is wrong, a worker that slept, or a connection that hung makes a job late, and never
+/// done twice.
 ///
-/// That holds for effects *in the transaction that completes the job*. A mail that was sent is not rolled back. Hand the
-/// token, or the id, to a service that can refuse what it has seen.
+/// That holds for effects *in the transaction that completes the job*. A mail that was sent is not rolled
+/// back. Hand the token, or the id, to a service that can refuse what it has seen.
 ///
 /// # Dropping it
 ///
@@ -83,8 +84,8 @@ impl Drop for Completing {
 }
 
 impl Progress {
-    /// Notes that a transaction that completes it is open. One that rolls back drops what is returned, and the claim is
-    /// like any other again.
+    /// Notes that a transaction that completes it is open. One that rolls back drops what is returned, and
+    /// the claim is like any other again.
     pub(super) fn completes(self: &Arc<Self>) -> Completing {
         self.completing.fetch_add(1, Ordering::AcqRel);
         Completing(self.clone())
@@ -106,7 +107,8 @@ impl Progress {
 }
 
 impl<DB: QueueBackend> Claim<DB> {
-    /// Of a row as it was when it was found, and so before it was claimed. `asked` is when the database was asked.
+    /// Of a row as it was when it was found, and so before it was claimed. `asked` is when the database was
+    /// asked.
     pub(super) fn of(queue: &Queue<DB>, row: Row, asked: Instant) -> Self {
         Self {
             queue: queue.clone(),
@@ -133,7 +135,8 @@ impl<DB: QueueBackend> Claim<DB> {
         self.token
     }
 
-    /// The number of this attempt, the first being 1. An attempt whose lease lapsed counts; one that was released does not.
+    /// The number of this attempt, the first being 1. An attempt whose lease lapsed counts; one that was
+    /// released does not.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
@@ -171,15 +174,16 @@ impl<DB: QueueBackend> Claim<DB> {
     ///
     /// # Why in a table of its own?
     ///
-    /// A transaction under REPEATABLE READ or SERIALIZABLE that has begun before its job's row was changed cannot change
-    /// that row any more: PostgreSQL refuses. Each extension would throw away the work that it is there to protect. So
-    /// the lease of a claim is in the job's row, and extended ones are beside it. Jobs that end in time never have one.
+    /// A transaction under REPEATABLE READ or SERIALIZABLE that has begun before its job's row was changed
+    /// cannot change that row any more: PostgreSQL refuses. Each extension would throw away the work that it
+    /// is there to protect. So the lease of a claim is in the job's row, and extended ones are beside it.
+    /// Jobs that end in time never have one.
     ///
     /// # Errors
     ///
-    /// [`StaleClaim`](crate::ErrorKind::StaleClaim): stop working on it. A lease that has lapsed and was not taken over is
-    /// extended as any other. The database's, when it could not be reached until the lease had lapsed: until then it
-    /// is asked again and again.
+    /// [`StaleClaim`](crate::ErrorKind::StaleClaim): stop working on it. A lease that has lapsed and was not
+    /// taken over is extended as any other. The database's, when it could not be reached until the lease had
+    /// lapsed: until then it is asked again and again.
     pub async fn extend(&self) -> Result<(), Error> {
         let Self { id, token, .. } = self;
         let until = format!("{} + {}", DB::NOW, micros(self.queue.lease));
@@ -206,8 +210,8 @@ impl<DB: QueueBackend> Claim<DB> {
         .await
     }
 
-    /// Whether the job, which this claim does not hold any more, was completed or rescheduled by its own handler: by a
-    /// commit that went unanswered. While the lease is certain, nobody else can have done so.
+    /// Whether the job, which this claim does not hold any more, was completed or rescheduled by its own
+    /// handler: by a commit that went unanswered. While the lease is certain, nobody else can have done so.
     pub(super) async fn has_ended_by_itself(&self) -> bool {
         if !self.lease.is_certain() {
             return false;

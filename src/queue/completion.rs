@@ -62,28 +62,31 @@ impl<DB: QueueBackend> Claim<DB> {
     /// # }
     /// ```
     ///
-    /// A job that is complete is gone from its table; what is worth keeping of it is an effect. Call it *last*: from then
-    /// on the job's row is locked. A job that comes again is not completed, but
-    /// [rescheduled](Self::reschedule_in): until it is complete, a successor with its unique key is a duplicate. Every strategy and isolation level will do, and leases that are extended meanwhile do not
+    /// A job that is complete is gone from its table; what is worth keeping of it is an effect. Call it
+    /// *last*: from then on the job's row is locked. A job that comes again is not completed, but
+    /// [rescheduled](Self::reschedule_in): until it is complete, a successor with its unique key is a
+    /// duplicate. Every strategy and isolation level will do, and leases that are extended meanwhile do not
     /// get in the way.
     ///
     /// # Errors
     ///
-    /// [`StaleClaim`](crate::ErrorKind::StaleClaim): the job was taken over, completed, failed or released. The unit is
-    /// rolled back, whatever it makes of this error, and not run again; the caller of `run` is told.
+    /// [`StaleClaim`](crate::ErrorKind::StaleClaim): the job was taken over, completed, failed or released.
+    /// The unit is rolled back, whatever it makes of this error, and not run again; the caller of `run` is
+    /// told.
     pub async fn complete_in(&self, tx: &mut Tx<DB>) -> Result<(), Error> {
         complete_all_in(tx, std::slice::from_ref(self)).await
     }
 
     /// Completes the job, where its effects are elsewhere.
     ///
-    /// A completion whose connection breaks is sent again while the lease lasts; the token keeps it from being done
-    /// twice. So a handler that has finished is not run again because an answer was lost.
+    /// A completion whose connection breaks is sent again while the lease lasts; the token keeps it from
+    /// being done twice. So a handler that has finished is not run again because an answer was lost.
     ///
     /// # Errors
     ///
-    /// [`StaleClaim`](crate::ErrorKind::StaleClaim); the database's, when it gave no answer until the lease had lapsed.
-    /// After a [commit unknown](crate::Error::is_commit_unknown) the job may be complete, or another worker's.
+    /// [`StaleClaim`](crate::ErrorKind::StaleClaim); the database's, when it gave no answer until the lease
+    /// had lapsed. After a [commit unknown](crate::Error::is_commit_unknown) the job may be complete, or
+    /// another worker's.
     pub async fn complete(&self) -> Result<(), Error> {
         let removal = &removal(std::slice::from_ref(self));
         let completing = self.progress().completes();
@@ -131,9 +134,9 @@ impl<DB: QueueBackend> Claim<DB> {
 
     /// Gives the job back because it could not be done.
     ///
-    /// It is tried again later, or is dead when this was its last attempt, which is written to the log as an error. `error`
-    /// is kept with it, as its alternate form (`{:#}`) shows it: an `anyhow::Error` with its causes. Sent again while
-    /// the lease lasts, as [`complete`](Self::complete) is.
+    /// It is tried again later, or is dead when this was its last attempt, which is written to the log as an
+    /// error. `error` is kept with it, as its alternate form (`{:#}`) shows it: an `anyhow::Error` with its
+    /// causes. Sent again while the lease lasts, as [`complete`](Self::complete) is.
     ///
     /// # Errors
     ///
@@ -164,8 +167,8 @@ impl<DB: QueueBackend> Claim<DB> {
         Ok(fate)
     }
 
-    /// Gives the job back untouched: it is due at once, and the attempt does not count. Sent again while the lease lasts,
-    /// as [`complete`](Self::complete) is. For later, [`snooze`](Self::snooze).
+    /// Gives the job back untouched: it is due at once, and the attempt does not count. Sent again while the
+    /// lease lasts, as [`complete`](Self::complete) is. For later, [`snooze`](Self::snooze).
     ///
     /// # Errors
     ///
@@ -176,11 +179,13 @@ impl<DB: QueueBackend> Claim<DB> {
         Ok(())
     }
 
-    /// Gives the job back for later: it is due after `delay`, by the database's clock, and the attempt does not count.
+    /// Gives the job back for later: it is due after `delay`, by the database's clock, and the attempt does
+    /// not count.
     ///
-    /// For a job that cannot be done *yet*: a service asks for patience, or something that it needs is not there. Released
-    /// at once, it would come back at once. Sent again while the lease lasts, as [`complete`](Self::complete) is. A job can
-    /// be snoozed any number of times; to limit that, use [`fail`](Self::fail) with [`Retry::After`].
+    /// For a job that cannot be done *yet*: a service asks for patience, or something that it needs is not
+    /// there. Released at once, it would come back at once. Sent again while the lease lasts, as
+    /// [`complete`](Self::complete) is. A job can be snoozed any number of times; to limit that, use
+    /// [`fail`](Self::fail) with [`Retry::After`].
     ///
     /// # Errors
     ///
@@ -239,8 +244,8 @@ pub async fn complete_all_in<DB: QueueBackend>(tx: &mut Tx<DB>, claims: &[Claim<
     }))
 }
 
-/// The statement that removes the jobs of claims that are still held. Most have the same token, and few tokens make a short
-/// text.
+/// The statement that removes the jobs of claims that are still held. Most have the same token, and few
+/// tokens make a short text.
 fn removal<DB: QueueBackend>(claims: &[Claim<DB>]) -> String {
     let mut by_token = BTreeMap::<_, Vec<_>>::new();
     for claim in claims {

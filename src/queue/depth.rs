@@ -26,11 +26,12 @@ pub struct Depth {
 }
 
 impl<DB: QueueBackend> Queue<DB> {
-    /// How many jobs could be claimed, for how long the oldest of them could have been, and how many are dead: for a figure
-    /// every few seconds. A [`Worker`](super::Worker) that is observed tells it by itself.
+    /// How many jobs could be claimed, for how long the oldest of them could have been, and how many are
+    /// dead: for a figure every few seconds. A [`Worker`](super::Worker) that is observed tells it by itself.
     ///
-    /// Unlike [`counts`](Self::counts) it reads indexes only, and of those only what is due or dead. It counts no further than
-    /// 100 000 of each priority, and of the dead: of a queue that is so far behind the age is what there is to know.
+    /// Unlike [`counts`](Self::counts) it reads indexes only, and of those only what is due or dead. It
+    /// counts no further than 100 000 of each priority, and of the dead: of a queue that is so far behind the
+    /// age is what there is to know.
     ///
     /// # Errors
     ///
@@ -40,7 +41,8 @@ impl<DB: QueueBackend> Queue<DB> {
         let dead = format!(
             "SELECT 1 FROM atomically_job WHERE queue = '{name}' AND died_at IS NOT NULL LIMIT {MOST}"
         );
-        // Few jobs have a lease that was prolonged. Taking them off spares a look at the row of every other one.
+        // Few jobs have a lease that was prolonged. Taking them off spares a look at the row of every other
+        // one.
         let prolonged = format!(
             "FROM atomically_job_lease AS lease JOIN atomically_job AS job ON job.id = job_id AND job.token = lease.token \
              WHERE until > {now} AND queue = '{name}' AND due_at <= {now}"

@@ -27,22 +27,24 @@ pub enum Fault {
     ReadOnly,
     /// A table is not there, or lacks a column.
     Missing,
-    /// A table is kept in a way that loses or mixes up jobs: on MySQL and MariaDB not by InnoDB, on PostgreSQL not logged, on
-    /// SQLite with ids that are used again.
+    /// A table is kept in a way that loses or mixes up jobs: on MySQL and MariaDB not by InnoDB, on
+    /// PostgreSQL not logged, on SQLite with ids that are used again.
     Engine,
-    /// An index is not there or is not valid: claims are slow, on MySQL and MariaDB they also find nothing where there is
-    /// something, and unique keys are not unique.
+    /// An index is not there or is not valid: claims are slow, on MySQL and MariaDB they also find nothing
+    /// where there is something, and unique keys are not unique.
     Index,
     /// Texts that are different are taken for the same.
     Collation,
     /// Transactions do not get the isolation level that they ask for.
     Isolation,
-    /// The journal of SQLite, or the binary log of MySQL and MariaDB, is kept in a way that does not go with a queue.
+    /// The journal of SQLite, or the binary log of MySQL and MariaDB, is kept in a way that does not go with
+    /// a queue.
     Journal,
-    /// A transaction that has been open for more than ten minutes holds back PostgreSQL's vacuum, or the purge of MySQL and
-    /// MariaDB, which those show only to accounts with the privilege `PROCESS`.
+    /// A transaction that has been open for more than ten minutes holds back PostgreSQL's vacuum, or the
+    /// purge of MySQL and MariaDB, which those show only to accounts with the privilege `PROCESS`.
     Vacuum,
-    /// A worker has as many handlers as its pool has connections, or more: [`Worker::doctor`](super::Worker::doctor).
+    /// A worker has as many handlers as its pool has connections, or more:
+    /// [`Worker::doctor`](super::Worker::doctor).
     Pool,
 }
 
@@ -61,11 +63,12 @@ impl fmt::Display for Finding {
 }
 
 impl<DB: QueueBackend> Queue<DB> {
-    /// Looks for what is wrong with the database that the queue is in, as far as that can be seen from outside: its version,
-    /// tables, indexes, collations, isolation level and journal. Nothing found is an empty list.
+    /// Looks for what is wrong with the database that the queue is in, as far as that can be seen from
+    /// outside: its version, tables, indexes, collations, isolation level and journal. Nothing found is an
+    /// empty list.
     ///
-    /// Most of it is silent otherwise. A claim without its index works, on a small table; and names that are compared
-    /// without regard to case are, until there are two of them.
+    /// Most of it is silent otherwise. A claim without its index works, on a small table; and names that are
+    /// compared without regard to case are, until there are two of them.
     ///
     /// # Errors
     ///
@@ -79,7 +82,8 @@ impl<DB: QueueBackend> Queue<DB> {
                     match DB::fetch_texts(tx, (*sql).to_owned()).await {
                         Ok(messages) => findings
                             .extend(messages.into_iter().map(|message| Finding { fault: *fault, message })),
-                        // MySQL's and MariaDB's "you need the PROCESS privilege": that is not shown to everybody.
+                        // MySQL's and MariaDB's "you need the PROCESS privilege": that is not shown to
+                        // everybody.
                         Err(error) if failure_or_other::<DB>(&error).code() == Some("1227") => {}
                         Err(error) => return Err(error.into()),
                     }

@@ -9,8 +9,9 @@ pub(super) const COLUMNS: &str = "atomically_job (queue, priority, due_at, max_a
 /// The most rows of one INSERT: six arguments or fewer for each, and SQLite takes no more than 32 766.
 const MAX_ROWS: usize = 1_000;
 
-/// The most bytes of one INSERT of several rows. MySQL and MariaDB close the connection on which they are sent more than
-/// `max_allowed_packet`, which is 16 MiB by default and 1 MiB on servers that are meant to be small.
+/// The most bytes of one INSERT of several rows. MySQL and MariaDB close the connection on which they are
+/// sent more than `max_allowed_packet`, which is 16 MiB by default and 1 MiB on servers that are meant to be
+/// small.
 const MAX_BYTES: usize = 900_000;
 
 /// What a row takes beside its texts.
@@ -18,8 +19,9 @@ const BYTES_OF_A_ROW: usize = 128;
 
 /// The jobs in the order in which they are to be inserted, in as many statements as there are parts.
 ///
-/// Two transactions that insert the same keys in different orders wait for each other until one of them is given up. So
-/// the keys are inserted in their order; of several jobs with the same key the first one stays the first.
+/// Two transactions that insert the same keys in different orders wait for each other until one of them is
+/// given up. So the keys are inserted in their order; of several jobs with the same key the first one stays
+/// the first.
 pub(super) fn parts(jobs: &[NewJob]) -> Vec<Vec<&NewJob>> {
     let mut jobs: Vec<_> = jobs.iter().collect();
     jobs.sort_by(|one, other| one.unique_key.cmp(&other.unique_key));

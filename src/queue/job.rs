@@ -29,10 +29,10 @@ const LONGEST_KEY: usize = 255;
 ///
 /// # Why JSON, kept as text?
 ///
-/// A payload outlives the program that wrote it: it is read by its next version, by hand, and by whoever asks why a job is
-/// dead. Text is the same on every database and comes back byte by byte, which PostgreSQL's `jsonb` does not, and
-/// `payload::jsonb` is there when it is to be looked into. Large or binary things belong somewhere else, and their name
-/// into the payload.
+/// A payload outlives the program that wrote it: it is read by its next version, by hand, and by whoever asks
+/// why a job is dead. Text is the same on every database and comes back byte by byte, which PostgreSQL's
+/// `jsonb` does not, and `payload::jsonb` is there when it is to be looked into. Large or binary things
+/// belong somewhere else, and their name into the payload.
 #[derive(Clone)]
 #[must_use]
 pub struct NewJob {
@@ -94,19 +94,19 @@ impl NewJob {
         })
     }
 
-    /// Makes the job unique until it is done: it is left out if the queue has another job with the same key, be it
-    /// waiting or being worked on.
+    /// Makes the job unique until it is done: it is left out if the queue has another job with the same key,
+    /// be it waiting or being worked on.
     ///
-    /// The key is compared byte by byte. It is free again when the job is complete or dead: to do something once and
-    /// never again, keep a row of your own that says so, in the transaction that does it.
+    /// The key is compared byte by byte. It is free again when the job is complete or dead: to do something
+    /// once and never again, keep a row of your own that says so, in the transaction that does it.
     ///
     /// # Which of the two?
     ///
-    /// A job that is left out because its twin is *being worked on* may be lost work: the twin may have read its data
-    /// before they changed. Where a job stands for "something has changed, look at it", use
-    /// [`unique_until_claimed`](Self::unique_until_claimed). A job that is to come back under its own key is put back
-    /// by [`Claim::reschedule_in`](super::Claim::reschedule_in): as long as it is not complete, a successor with the
-    /// same key is a duplicate of it.
+    /// A job that is left out because its twin is *being worked on* may be lost work: the twin may have read
+    /// its data before they changed. Where a job stands for "something has changed, look at it", use
+    /// [`unique_until_claimed`](Self::unique_until_claimed). A job that is to come back under its own key is
+    /// put back by [`Claim::reschedule_in`](super::Claim::reschedule_in): as long as it is not complete, a
+    /// successor with the same key is a duplicate of it.
     ///
     /// # Errors
     ///
@@ -115,11 +115,13 @@ impl NewJob {
         Ok(Self { unique_key: Some(checked(key.into())?), unique_until_claimed: false, ..self })
     }
 
-    /// Makes the job unique until it is claimed: it is left out if the queue has another job with the same key that
-    /// nobody works on yet. A claimed job is none, so whatever changes while it runs gets a job of its own.
+    /// Makes the job unique until it is claimed: it is left out if the queue has another job with the same
+    /// key that nobody works on yet. A claimed job is none, so whatever changes while it runs gets a job of
+    /// its own.
     ///
-    /// The key is given up at the first claim and does not come back: when the job fails and is tried again, or is
-    /// rescheduled, there may be another one with its key beside it. Jobs of both modes share one set of keys.
+    /// The key is given up at the first claim and does not come back: when the job fails and is tried again,
+    /// or is rescheduled, there may be another one with its key beside it. Jobs of both modes share one set
+    /// of keys.
     ///
     /// ```
     /// use atomically::queue::NewJob;
@@ -190,10 +192,11 @@ fn checked(key: String) -> Result<String, Error> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use = "a duplicate was not put into the queue"]
 pub enum Enqueued {
-    /// It is in the queue, once the transaction commits. Its id is never given to another job of this database.
+    /// It is in the queue, once the transaction commits. Its id is never given to another job of this
+    /// database.
     Added(i64),
-    /// A job with the same unique key is there already, and this one was not put into the queue. The one that is there
-    /// may be the job that is being worked on right now: see [`NewJob::unique`].
+    /// A job with the same unique key is there already, and this one was not put into the queue. The one that
+    /// is there may be the job that is being worked on right now: see [`NewJob::unique`].
     Duplicate,
 }
 
@@ -208,7 +211,8 @@ impl Enqueued {
     }
 }
 
-/// Microseconds, as far as the database can count them: a century is as good as for ever, and leaves room to add to.
+/// Microseconds, as far as the database can count them: a century is as good as for ever, and leaves room to
+/// add to.
 pub(super) fn micros(duration: Duration) -> i64 {
     const CENTURIES: i64 = 1 << 58;
     i64::try_from(duration.as_micros()).unwrap_or(CENTURIES).min(CENTURIES)

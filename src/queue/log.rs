@@ -24,8 +24,8 @@ impl Death {
     }
 }
 
-/// An error with its causes: `sending the receipt: connection refused`. A cause that an error quotes itself is not
-/// repeated.
+/// An error with its causes: `sending the receipt: connection refused`. A cause that an error quotes itself
+/// is not repeated.
 pub(super) fn with_sources(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -78,7 +78,8 @@ mod with {
     pub(in crate::queue) struct Troubles(Mutex<[Option<Instant>; 2]>);
 
     impl Troubles {
-        /// Reports what is in the way of a worker, the first time and then seldom: it tries again every second.
+        /// Reports what is in the way of a worker, the first time and then seldom: it tries again every
+        /// second.
         pub(in crate::queue) fn report(&self, queue: &str, error: &Error) {
             let is_missing = lacks_tables(error);
             let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,8 +8,8 @@ use crate::error::Error;
 use crate::transactor::{Options, TransactorExt as _};
 
 impl<DB: QueueBackend> Queue<DB> {
-    /// How long it is until the next job is due that is not due yet, or until the first lease lapses; by the database's
-    /// clock, so that no other clock has to agree with it.
+    /// How long it is until the next job is due that is not due yet, or until the first lease lapses; by the
+    /// database's clock, so that no other clock has to agree with it.
     pub(super) async fn until_next_due(&self) -> Result<Option<Duration>, Error> {
         let (name, now, hint) = (&self.name, DB::NOW, DB::HINT);
         let waits = Priority::ALL.map(|priority| {

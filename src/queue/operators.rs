@@ -66,7 +66,8 @@ impl<DB: QueueBackend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// A [`Constraint`](crate::ErrorKind::Constraint), if another job has its unique key by now; and the database's.
+    /// A [`Constraint`](crate::ErrorKind::Constraint), if another job has its unique key by now; and the
+    /// database's.
     pub async fn requeue(&self, id: i64) -> Result<bool, Error> {
         let sql = format!(
             "UPDATE atomically_job SET died_at = NULL, due_at = {}, attempts = 0, token = token + 1 \
@@ -77,8 +78,8 @@ impl<DB: QueueBackend> Queue<DB> {
         self.db.run(async |tx| Ok(DB::send(tx, sql, Vec::new()).await? > 0)).await
     }
 
-    /// Removes jobs that have been dead for this long, a thousand at a time, and answers how many there were. Also leases
-    /// that lapsed so long ago and whose jobs are gone.
+    /// Removes jobs that have been dead for this long, a thousand at a time, and answers how many there were.
+    /// Also leases that lapsed so long ago and whose jobs are gone.
     ///
     /// # Errors
     ///

@@ -4,9 +4,10 @@
 ///
 /// # Why three, and not any number?
 ///
-/// Each is a range of its own in the index, read in the order of the due times and no further than to now. With any number
-/// of priorities a claim would walk past every job of a higher priority that is not due yet, and on MySQL and MariaDB lock
-/// what it walks past. What needs more classes than three needs queues of their own, with workers of their own.
+/// Each is a range of its own in the index, read in the order of the due times and no further than to now.
+/// With any number of priorities a claim would walk past every job of a higher priority that is not due yet,
+/// and on MySQL and MariaDB lock what it walks past. What needs more classes than three needs queues of their
+/// own, with workers of their own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Priority {
     /// Before everything else.

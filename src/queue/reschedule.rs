@@ -40,10 +40,11 @@ impl Reschedule {
 }
 
 impl<DB: QueueBackend> Claim<DB> {
-    /// Puts the job back for later in the transaction that has the effects of this run: both are stored, or neither.
+    /// Puts the job back for later in the transaction that has the effects of this run: both are stored, or
+    /// neither.
     ///
-    /// For jobs that come again (a poll, a renewal, the next page of a long list). The job keeps its id, its priority
-    /// and its [unique key](super::NewJob::unique), and has all its attempts anew. Instead of
+    /// For jobs that come again (a poll, a renewal, the next page of a long list). The job keeps its id, its
+    /// priority and its [unique key](super::NewJob::unique), and has all its attempts anew. Instead of
     /// [`complete_in`](Self::complete_in), and last, as that is.
     ///
     /// ```
@@ -63,8 +64,8 @@ impl<DB: QueueBackend> Claim<DB> {
     ///
     /// # Why not enqueue a successor?
     ///
-    /// One with the same unique key is a [duplicate](super::Enqueued::Duplicate) of the job that enqueues it, as long as
-    /// that is not complete.
+    /// One with the same unique key is a [duplicate](super::Enqueued::Duplicate) of the job that enqueues it,
+    /// as long as that is not complete.
     ///
     /// # Errors
     ///

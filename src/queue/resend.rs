@@ -28,7 +28,8 @@ const MAX_PAUSE: Duration = Duration::from_millis(250);
 pub(super) struct Sending<DB: QueueBackend> {
     /// The queue's transactor, with the time that this sending has.
     pub(super) db: PoolTransactor<DB, Pessimistic>,
-    /// Whether an earlier sending may have been executed: a job that is not found then may have been changed by it.
+    /// Whether an earlier sending may have been executed: a job that is not found then may have been changed
+    /// by it.
     pub(super) is_repeated: bool,
 }
 
@@ -37,20 +38,21 @@ pub(super) struct Sending<DB: QueueBackend> {
 pub(super) enum Sent {
     /// The job was held by this claim, and is changed.
     Changed,
-    /// The job is not held by this claim any more: an earlier sending has changed it, or another worker has it.
+    /// The job is not held by this claim any more: an earlier sending has changed it, or another worker has
+    /// it.
     NotHeld,
 }
 
 impl<DB: QueueBackend> Claim<DB> {
-    /// Sends a change of the job until it is answered or the lease has lapsed. `change` reports a job that is not held
-    /// as [`Sent::NotHeld`] where the sending is repeated, and as a stale claim otherwise.
+    /// Sends a change of the job until it is answered or the lease has lapsed. `change` reports a job that is
+    /// not held as [`Sent::NotHeld`] where the sending is repeated, and as a stale claim otherwise.
     ///
     /// # Why may it be sent again?
     ///
-    /// The statement checks the token, and a change that was executed has removed the token with it: the second
-    /// sending finds nothing to do. As long as the lease lasts, the only one who can have removed it is the holder, so
-    /// "not found" means that an earlier sending was executed. Afterwards another worker may have taken the job over,
-    /// and the outcome stays unknown.
+    /// The statement checks the token, and a change that was executed has removed the token with it: the
+    /// second sending finds nothing to do. As long as the lease lasts, the only one who can have removed it
+    /// is the holder, so "not found" means that an earlier sending was executed. Afterwards another worker
+    /// may have taken the job over, and the outcome stays unknown.
     pub(super) async fn resend<'c>(
         &'c self,
         change: impl Fn(Sending<DB>) -> BoxFuture<'c, Result<Sent, Error>> + Send + Sync,
@@ -84,7 +86,8 @@ impl<DB: QueueBackend> Claim<DB> {
     }
 }
 
-/// Half of what is left of the lease, so that a connection that has fallen silent is given up in time for another one.
+/// Half of what is left of the lease, so that a connection that has fallen silent is given up in time for
+/// another one.
 fn time_of_a_sending(left: Duration) -> Duration {
     if left < MIN_DIVIDED { MAX_SENDING } else { MAX_SENDING.min(left / 2) }
 }

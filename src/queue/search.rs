@@ -26,12 +26,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// What looking everywhere may take of the time: one part in so many.
 const SWEEP_SHARE: u32 = 20;
 
-/// A claim that has found nothing may look everywhere while that takes no longer than this, or has found something the last
-/// time. An idle queue whose index is full of dead entries keeps to the share.
+/// A claim that has found nothing may look everywhere while that takes no longer than this, or has found
+/// something the last time. An idle queue whose index is full of dead entries keeps to the share.
 const CHEAP: Duration = Duration::from_millis(50);
 
-/// How far before the mark a claim looks where jobs are claimed as they come: transactions do not commit in the order of
-/// their times.
+/// How far before the mark a claim looks where jobs are claimed as they come: transactions do not commit in
+/// the order of their times.
 const MARGIN: i64 = 50_000;
 
 /// Jobs that have been due for longer than this are claimed from a backlog, and all of it is there.
@@ -41,16 +41,17 @@ const BACKLOG: i64 = 1_000_000;
 ///
 /// # Why?
 ///
-/// Jobs that are done leave dead entries at the front of the index, and while some transaction holds back vacuum, it may be
-/// a report, they stay there. Each claim would read through all of them, more at each claim. A claim that begins where the
-/// last one ended does not see them, however many are due at the same time. It is a hint only: once a second, or as seldom
-/// as keeps that from taking more than a twentieth of the time, a claim looks everywhere.
+/// Jobs that are done leave dead entries at the front of the index, and while some transaction holds back
+/// vacuum, it may be a report, they stay there. Each claim would read through all of them, more at each
+/// claim. A claim that begins where the last one ended does not see them, however many are due at the same
+/// time. It is a hint only: once a second, or as seldom as keeps that from taking more than a twentieth of
+/// the time, a claim looks everywhere.
 ///
 /// # Why does it go back?
 ///
-/// Jobs get behind the mark when their transaction commits late, or when they are due in the past. A claim that looks
-/// everywhere takes as many as were wanted, which may be one. The next claims go on from there, so that all of those jobs
-/// are done in their turn, and not one of them at each look.
+/// Jobs get behind the mark when their transaction commits late, or when they are due in the past. A claim
+/// that looks everywhere takes as many as were wanted, which may be one. The next claims go on from there, so
+/// that all of those jobs are done in their turn, and not one of them at each look.
 #[derive(Debug, Default)]
 pub(super) struct Search(Mutex<Mark>);
 
@@ -72,13 +73,14 @@ struct Sweep {
 }
 
 impl Sweep {
-    /// What looking everywhere costs: the shorter of the last two times. A server that stands still for a moment makes one
-    /// of them long, and it must not be looked everywhere more seldom because of that.
+    /// What looking everywhere costs: the shorter of the last two times. A server that stands still for a
+    /// moment makes one of them long, and it must not be looked everywhere more seldom because of that.
     fn cost(&self) -> Duration {
         self.took.min(self.before)
     }
 
-    /// One that has just ended. Those that were under way at the same time count as one: they met the same server.
+    /// One that has just ended. Those that were under way at the same time count as one: they met the same
+    /// server.
     fn ended(last: Option<&Self>, took: Duration, found: bool) -> Self {
         let at = Instant::now();
         let (took, before) = match last {
@@ -155,7 +157,8 @@ pub(super) struct Found<DB: Backend> {
     pub(super) died: Vec<i64>,
 }
 
-/// Looks until there are as many as wanted, or no more. Jobs that are spent do not count: they are marked dead on the way.
+/// Looks until there are as many as wanted, or no more. Jobs that are spent do not count: they are marked
+/// dead on the way.
 pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> Result<Found<DB>, Error> {
     let (mut since, mut all) = queue.search.since();
     let (mut good, mut died) = (Vec::new(), Vec::new());
@@ -232,8 +235,8 @@ pub(super) async fn claim_by_priority<DB: Dialect>(
 
 /// The statement that finds and locks the due jobs of one priority: one range of the index, in its order.
 ///
-/// It locks what it answers, and the jobs are changed by their ids then. `UPDATE ... WHERE id IN (SELECT ... LIMIT ...)`
-/// does not promise that: the subquery may be run again for each row.
+/// It locks what it answers, and the jobs are changed by their ids then. `UPDATE ... WHERE id IN (SELECT ...
+/// LIMIT ...)` does not promise that: the subquery may be run again for each row.
 pub(super) fn due<DB: Dialect>(
     columns: &str,
     queue: &str,
@@ -251,8 +254,8 @@ pub(super) fn due<DB: Dialect>(
     )
 }
 
-/// The begin of the statement that claims jobs for a time, or has them dead where their last attempt has begun and did not
-/// end.
+/// The begin of the statement that claims jobs for a time, or has them dead where their last attempt has
+/// begun and did not end.
 ///
 /// Keys that are unique until the claim are given up here.
 ///

@@ -17,10 +17,11 @@ pub(super) fn is_spent(row: &Row) -> bool {
     row.attempts >= row.max_attempts
 }
 
-/// Marks the spent among the first due jobs of each priority as dead, and returns the id of each and how often it was
-/// tried.
+/// Marks the spent among the first due jobs of each priority as dead, and returns the id of each and how
+/// often it was tried.
 ///
-/// They are looked for without locks, which would keep good jobs from other claims, and no further than a thousand jobs.
+/// They are looked for without locks, which would keep good jobs from other claims, and no further than a
+/// thousand jobs.
 pub(super) async fn bury<DB: QueueBackend>(
     queue: &Queue<DB>,
     since: [Place; Priority::ALL.len()],

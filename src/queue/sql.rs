@@ -34,8 +34,8 @@ pub trait Dialect: Backend {
     ///
     /// # Why numbers, and not timestamps?
     ///
-    /// Types for points in time come with time zones of sessions, summer times and ranges, different ones on each
-    /// database. A number compares the same everywhere.
+    /// Types for points in time come with time zones of sessions, summer times and ranges, different ones on
+    /// each database. A number compares the same everywhere.
     const NOW: &'static str;
 
     /// What the doctor looks at. Each row that a statement answers is something that is wrong, in words.
@@ -78,8 +78,8 @@ pub trait Dialect: Backend {
         })
     }
 
-    /// Inserts one job in a transaction of its own; `None` where that is no less than any transaction, which may only be found
-    /// out on the connection.
+    /// Inserts one job in a transaction of its own; `None` where that is no less than any transaction, which
+    /// may only be found out on the connection.
     fn insert_alone<'d>(
         _db: &'d PoolTransactor<Self, Pessimistic>,
         _rows: NewRows<'_>,
@@ -192,8 +192,8 @@ impl Inserted {
 
 /// The condition that nobody has extended the lease of a job beyond now.
 ///
-/// A subquery and not a join, so that the rows are still met in the order of the index: the lock must fall on those that
-/// are answered, and on no others.
+/// A subquery and not a join, so that the rows are still met in the order of the index: the lock must fall on
+/// those that are answered, and on no others.
 pub(super) fn no_lease<DB: Dialect>() -> String {
     format!(
         "COALESCE((SELECT lease.until FROM atomically_job_lease AS lease \

@@ -35,7 +35,8 @@ use tokio::sync::Notify;
 /// # Ok(()) }
 /// ```
 pub trait Wake: Send + Sync + 'static {
-    /// Is done when there may be a new job. May be dropped before it is; what it would have told must not be lost by that.
+    /// Is done when there may be a new job. May be dropped before it is; what it would have told must not be
+    /// lost by that.
     fn woken(&self) -> BoxFuture<'_, ()>;
 }
 

@@ -87,16 +87,17 @@ const MIN_POLL: Duration = Duration::from_millis(10);
 /// | loses its lease | somebody else's: the handler is cancelled |
 /// | is cut off at the end of the grace | given back, and the attempt does not count |
 ///
-/// A handler that has finished is not run again because a connection broke: what the worker sends for its job is sent again
-/// until the lease ends.
+/// A handler that has finished is not run again because a connection broke: what the worker sends for its job
+/// is sent again until the lease ends.
 ///
-/// An unknown commit needs nothing special. A handler hands it on as an error; if the commit was stored, the job is gone and
-/// cannot fail, and while its lease lasts the worker reports it as completed.
+/// An unknown commit needs nothing special. A handler hands it on as an error; if the commit was stored, the
+/// job is gone and cannot fail, and while its lease lasts the worker reports it as completed.
 ///
 /// # What is logged
 ///
-/// With the feature `tracing`, each job that dies is an error with its queue, id, attempts and last error, and so are missing
-/// tables. Whatever else is in the way of the worker is a warning, once in five minutes at most.
+/// With the feature `tracing`, each job that dies is an error with its queue, id, attempts and last error,
+/// and so are missing tables. Whatever else is in the way of the worker is a warning, once in five minutes at
+/// most.
 pub struct Worker<DB: Backend> {
     queue: Queue<DB>,
     handlers: usize,
@@ -147,10 +148,10 @@ impl<DB: QueueBackend> Worker<DB> {
 
     /// How many handlers run at the same time; 0 counts as 1.
     ///
-    /// Fewer than the pool has connections, where each of them may hold one: the worker needs one for claims and one for
-    /// leases. Otherwise handlers that work keep the worker from extending their leases, and their jobs begin anew. A
-    /// worker that could starve itself like that reports [`JobEvent::PoolTooSmall`] when it starts, and
-    /// [`doctor`](Self::doctor) says so.
+    /// Fewer than the pool has connections, where each of them may hold one: the worker needs one for claims
+    /// and one for leases. Otherwise handlers that work keep the worker from extending their leases, and
+    /// their jobs begin anew. A worker that could starve itself like that reports [`JobEvent::PoolTooSmall`]
+    /// when it starts, and [`doctor`](Self::doctor) says so.
     #[must_use]
     pub fn handlers(mut self, handlers: usize) -> Self {
         self.handlers = handlers.max(1);
@@ -159,8 +160,9 @@ impl<DB: QueueBackend> Worker<DB> {
 
     /// How often it looks for jobs when nothing tells it that there are any. Less than 10 ms counts as that.
     ///
-    /// A worker that looks more seldom than once a second also asks when the next job is due, or the next lease lapses,
-    /// and looks again then. It learns of jobs that are enqueued meanwhile from its [wake](Self::wake).
+    /// A worker that looks more seldom than once a second also asks when the next job is due, or the next
+    /// lease lapses, and looks again then. It learns of jobs that are enqueued meanwhile from its
+    /// [wake](Self::wake).
     #[must_use]
     pub fn poll_every(mut self, interval: Duration) -> Self {
         self.poll = interval.max(MIN_POLL);
@@ -169,26 +171,27 @@ impl<DB: QueueBackend> Worker<DB> {
 
     /// How long handlers may go on after the worker was told to stop. Their leases are extended meanwhile.
     ///
-    /// Then the handlers are cancelled and their jobs given back, for which there are 5 s more. The worker ends after
-    /// that even if the database does not answer; what could not be sent is left to the leases. So a container needs
-    /// the grace and 5 s before it is killed.
+    /// Then the handlers are cancelled and their jobs given back, for which there are 5 s more. The worker
+    /// ends after that even if the database does not answer; what could not be sent is left to the leases. So
+    /// a container needs the grace and 5 s before it is killed.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// The longest time that a handler may run. One that runs for longer is cancelled, and its job has failed, with the
-    /// queue's backoff.
+    /// The longest time that a handler may run. One that runs for longer is cancelled, and its job has
+    /// failed, with the queue's backoff.
     ///
     /// # Why is there none by default?
     ///
-    /// A lease that is extended says that the worker is alive, not that the handler gets on: one that hangs keeps its
-    /// place for ever. But no limit suits all jobs, and one that is too short makes a long job fail at each attempt and
-    /// die. Set it well above the longest time that a job may take. Without it, watch the gauge of running jobs.
+    /// A lease that is extended says that the worker is alive, not that the handler gets on: one that hangs
+    /// keeps its place for ever. But no limit suits all jobs, and one that is too short makes a long job fail
+    /// at each attempt and die. Set it well above the longest time that a job may take. Without it, watch the
+    /// gauge of running jobs.
     ///
-    /// A handler is cancelled where it waits. One that blocks its thread does not notice: its place is free after 2 s, and
-    /// what it does in the transaction that completes the job is fenced.
+    /// A handler is cancelled where it waits. One that blocks its thread does not notice: its place is free
+    /// after 2 s, and what it does in the transaction that completes the job is fenced.
     #[must_use]
     pub fn job_timeout(mut self, limit: Duration) -> Self {
         self.limit = Some(limit);
@@ -202,7 +205,8 @@ impl<DB: QueueBackend> Worker<DB> {
         self
     }
 
-    /// Also tells this observer what happens to the jobs: [`Event::Job`]. It must not block. If it panics, the worker goes on.
+    /// Also tells this observer what happens to the jobs: [`Event::Job`]. It must not block. If it panics,
+    /// the worker goes on.
     ///
     /// The transactions in which handlers work are told of to those who watch their transactors.
     #[must_use]
@@ -212,18 +216,19 @@ impl<DB: QueueBackend> Worker<DB> {
         self
     }
 
-    /// How often those who watch are told [how much there is to do](Queue::depth), the first time at once. Less than 100 ms
-    /// counts as that. Where nobody watches, the database is not asked.
+    /// How often those who watch are told [how much there is to do](Queue::depth), the first time at once.
+    /// Less than 100 ms counts as that. Where nobody watches, the database is not asked.
     #[must_use]
     pub fn depth_every(mut self, interval: Duration) -> Self {
         self.depth = interval.max(MOST_OFTEN);
         self
     }
 
-    /// Works until `shutdown` is done, and then lets the handlers finish for the time of the [grace](Self::grace).
+    /// Works until `shutdown` is done, and then lets the handlers finish for the time of the
+    /// [grace](Self::grace).
     ///
-    /// No handler begins after the signal. A claim that is on its way then is waited for within the grace, and its jobs
-    /// are given back; where it is not answered in time, they wait for their leases to lapse.
+    /// No handler begins after the signal. A claim that is on its way then is waited for within the grace,
+    /// and its jobs are given back; where it is not answered in time, they wait for their leases to lapse.
     ///
     /// # Which signal?
     ///
@@ -250,8 +255,9 @@ impl<DB: QueueBackend> Worker<DB> {
     ///
     /// # Panics
     ///
-    /// Never. A panic of a handler is its job's failure; of a [wake](Self::wake), a poll that is waited for; of an
-    /// observer, nothing. One of `shutdown` is no signal: the worker goes on, and ends when it is dropped.
+    /// Never. A panic of a handler is its job's failure; of a [wake](Self::wake), a poll that is waited for;
+    /// of an observer, nothing. One of `shutdown` is no signal: the worker goes on, and ends when it is
+    /// dropped.
     ///
     /// # Cancellation
     ///

@@ -1,7 +1,8 @@
 //! A lock clause for a SELECT, where one reaches its rows.
 //!
-//! Servers accept the clause behind texts whose rows it does not reach, and lock nothing. So a text is refused unless all
-//! of its parts are known to be reached; what each database does was tried on a server, and is tested on one.
+//! Servers accept the clause behind texts whose rows it does not reach, and lock nothing. So a text is
+//! refused unless all of its parts are known to be reached; what each database does was tried on a server,
+//! and is tested on one.
 
 use std::borrow::Cow;
 
@@ -51,8 +52,8 @@ impl Obstacle {
 
 /// The text of a SELECT with this clause; unchanged without one. `table` is the one that the clause names.
 ///
-/// The clause goes behind the last token, on a line of its own: what follows is a semicolon, which is left out, and
-/// comments. An error says why the clause would not lock the rows that the text reads.
+/// The clause goes behind the last token, on a line of its own: what follows is a semicolon, which is left
+/// out, and comments. An error says why the clause would not lock the rows that the text reads.
 pub(crate) fn with_lock_clause(
     syntax: Syntax,
     text: &str,
@@ -167,7 +168,8 @@ impl<'a, 't> Tokens<'a, 't> {
         self.0.get(place)
     }
 
-    /// Whether the token at this place is a keyword and one of these: not a name behind a dot, nor one given by AS.
+    /// Whether the token at this place is a keyword and one of these: not a name behind a dot, nor one given
+    /// by AS.
     fn is_keyword(self, place: usize, words: &[&str]) -> bool {
         let is_name = || {
             let before = place.checked_sub(1).and_then(|before| self.get(before));

@@ -5,8 +5,8 @@ use super::{Reading, Syntax, Token};
 /// Statements about tables, which take NOWAIT behind the names of these.
 const ABOUT_TABLES: [&str; 7] = ["LOCK", "ALTER", "DROP", "CREATE", "RENAME", "TRUNCATE", "OPTIMIZE"];
 
-/// Whether a text asks not to wait for locks: by a NOWAIT that is part of a lock clause, and not by a comment, a string
-/// or a name that contains the word.
+/// Whether a text asks not to wait for locks: by a NOWAIT that is part of a lock clause, and not by a
+/// comment, a string or a name that contains the word.
 pub(crate) fn asks_nowait(syntax: Syntax, text: &str) -> bool {
     const WORD: &[u8] = b"NOWAIT";
     if !text.as_bytes().windows(WORD.len()).any(|word| word.eq_ignore_ascii_case(WORD)) {

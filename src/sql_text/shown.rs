@@ -31,9 +31,9 @@ impl ShownStatement {
 
 /// Puts `?` in place of each literal, and leaves comments out. Names and placeholders stay.
 ///
-/// Where it depends on the session's settings, or on what the text lacks, whether a string ends, the rest is left out:
-/// nothing that may be a value stays. What is in double quotes is a name, and on MySQL and MariaDB a string, as it is
-/// there by default.
+/// Where it depends on the session's settings, or on what the text lacks, whether a string ends, the rest is
+/// left out: nothing that may be a value stays. What is in double quotes is a name, and on MySQL and MariaDB
+/// a string, as it is there by default.
 fn masked<'t>(syntax: Syntax, sql: &'t str, usual: &Reading<'t>) -> Cow<'t, str> {
     let unusual = Reading::unusual(syntax, sql).filter(|unusual| unusual != usual);
     let certain = match &unusual {

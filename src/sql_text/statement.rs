@@ -160,8 +160,8 @@ impl<'t> Statements<'t> {
     }
 }
 
-/// MySQL and MariaDB: what stands between the beginning of a body and the last END is its own affair. How a statement
-/// with a body is judged depends on how it begins alone.
+/// MySQL and MariaDB: what stands between the beginning of a body and the last END is its own affair. How a
+/// statement with a body is judged depends on how it begins alone.
 fn leave_out_bodies(pieces: &mut Vec<&[Token<'_>]>) {
     let Some(opens) = pieces.iter().position(|tokens| begins_block(tokens)) else { return };
     let Some(ends) = pieces.iter().rposition(|tokens| tokens[0].is_word("END")) else { return };
@@ -230,7 +230,8 @@ fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<Statement<'t>> {
 /// Statements that change nothing about a transaction on any database, and most of all there are.
 const QUERIES: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
 
-/// Whether a look at the first bytes tells that the text begins with a query, which stays inside of its transaction.
+/// Whether a look at the first bytes tells that the text begins with a query, which stays inside of its
+/// transaction.
 pub(crate) fn begins_with_a_query(text: &str) -> bool {
     leading_keyword(text).is_some_and(|word| QUERIES.iter().any(|query| query.eq_ignore_ascii_case(word)))
 }

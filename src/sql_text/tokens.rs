@@ -49,8 +49,8 @@ impl Token<'_> {
     }
 }
 
-/// The text with a question mark for each value, and one space where there is any: the same for statements that differ
-/// in nothing else. A text that cannot be read is left as it is.
+/// The text with a question mark for each value, and one space where there is any: the same for statements
+/// that differ in nothing else. A text that cannot be read is left as it is.
 #[cfg(feature = "testing")]
 pub(crate) fn without_values(syntax: Syntax, text: &str) -> String {
     let reading = Reading::usual(syntax, text);
@@ -84,8 +84,8 @@ impl<'t> Reading<'t> {
         Self::with(syntax, text, syntax == Syntax::MySql)
     }
 
-    /// As other settings have it read (`NO_BACKSLASH_ESCAPES`, `standard_conforming_strings = off`), where that may
-    /// make a difference.
+    /// As other settings have it read (`NO_BACKSLASH_ESCAPES`, `standard_conforming_strings = off`), where
+    /// that may make a difference.
     pub(super) fn unusual(syntax: Syntax, text: &'t str) -> Option<Self> {
         let differs = syntax != Syntax::Sqlite && text.contains('\\');
         differs.then(|| Self::with(syntax, text, syntax != Syntax::MySql))
@@ -288,7 +288,8 @@ impl Scanner<'_> {
         }
     }
 
-    /// Where a string goes on that was interrupted by a line break: with the same escapes as in its first part.
+    /// Where a string goes on that was interrupted by a line break: with the same escapes as in its first
+    /// part.
     fn continuation(&self) -> Option<usize> {
         let mut at = self.at;
         let mut has_break = false;

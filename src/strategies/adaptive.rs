@@ -22,40 +22,41 @@ const LATE: u32 = 3;
 /// The number of heat counters, of one byte each. A power of two.
 const SLOTS: usize = 4096;
 
-/// Runs units like [`Optimistic`](crate::Optimistic), and switches to row locks and the [`Gate`](crate::Gate) for keys
-/// that turn out to be hot.
+/// Runs units like [`Optimistic`](crate::Optimistic), and switches to row locks and the [`Gate`](crate::Gate)
+/// for keys that turn out to be hot.
 ///
-/// A unit reads with [`Tx::for_update`](crate::Tx::for_update), checks the version when it writes, and names what it
-/// contends for with [`on_key`](crate::TransactorExt::on_key).
+/// A unit reads with [`Tx::for_update`](crate::Tx::for_update), checks the version when it writes, and names
+/// what it contends for with [`on_key`](crate::TransactorExt::on_key).
 ///
 /// # The rule
 ///
-/// Each key has a heat between 0 and 64. A contended attempt adds 8, any other attempt subtracts 1. An attempt is
-/// contended if it met a conflict, or if it found other units at the gate. At a heat of 16 or more, attempts pass
-/// through the gate and lock their rows; so do the third and later attempts of any unit.
+/// Each key has a heat between 0 and 64. A contended attempt adds 8, any other attempt subtracts 1. An
+/// attempt is contended if it met a conflict, or if it found other units at the gate. At a heat of 16 or
+/// more, attempts pass through the gate and lock their rows; so do the third and later attempts of any unit.
 ///
 /// It follows, for any load:
 ///
 /// - Two conflicts in a row make a key hot.
-/// - At most one attempt without a lock is lost to a conflict for every 8 attempts on the key that met none, plus 3;
-///   attempts that had already started when the key turned hot come on top.
+/// - At most one attempt without a lock is lost to a conflict for every 8 attempts on the key that met none,
+///   plus 3; attempts that had already started when the key turned hot come on top.
 /// - A key that is no longer contended is optimistic again after at most 49 attempts.
 ///
 /// # What it costs
 ///
-/// 4 KiB, shared by clones, for any number of keys. Two keys may share a counter; one of them may then be locked without
-/// need, or a little late, which affects nothing but speed. The heat of a key that is not used does not change.
+/// 4 KiB, shared by clones, for any number of keys. Two keys may share a counter; one of them may then be
+/// locked without need, or a little late, which affects nothing but speed. The heat of a key that is not used
+/// does not change.
 ///
 /// # What it does not do
 ///
-/// A run without a key is locked from its third attempt on, and does not contribute to any heat. The gate sees the
-/// contention of one process: where each of many processes has one unit at a time for a hot key, they try without the
-/// lock now and then, at the rate above.
+/// A run without a key is locked from its third attempt on, and does not contribute to any heat. The gate
+/// sees the contention of one process: where each of many processes has one unit at a time for a hot key,
+/// they try without the lock now and then, at the rate above.
 ///
 /// # Why counters and no clock?
 ///
-/// The figure that matters is the share of attempts that are lost, which is what the counters bound. A rate over time
-/// would depend on how fast units are.
+/// The figure that matters is the share of attempts that are lost, which is what the counters bound. A rate
+/// over time would depend on how fast units are.
 #[derive(Clone)]
 pub struct Adaptive {
     heat: Arc<[AtomicU8]>,
@@ -141,7 +142,8 @@ mod tests {
         !plan.gated
     }
 
-    /// Makes one attempt at a key, with or without other units at work on it. Returns whether it was lost to a conflict.
+    /// Makes one attempt at a key, with or without other units at work on it. Returns whether it was lost to
+    /// a conflict.
     fn one(adaptive: &Adaptive, number: u32, others: bool) -> bool {
         let mut attempt = attempt(number);
         let lost = others && is_optimistic(&adaptive.plan(&attempt));

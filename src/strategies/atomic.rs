@@ -11,8 +11,8 @@ use crate::transactor::{PoolTransactor, With};
 /// # When to use
 ///
 /// The new value is an expression of the old one, and the condition that guards it fits into the `WHERE`
-/// (`AND stock >= 1`). Run a single statement with [`PoolTransactor::apply`], which sends neither BEGIN nor COMMIT.
-/// Several statements that belong together are a unit like any other.
+/// (`AND stock >= 1`). Run a single statement with [`PoolTransactor::apply`], which sends neither BEGIN nor
+/// COMMIT. Several statements that belong together are a unit like any other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Atomic;
@@ -51,20 +51,23 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     /// # Ok(()) }
     /// ```
     ///
-    /// The statement runs at the isolation level of its session. It is retried when a conflict rolled it back.
+    /// The statement runs at the isolation level of its session. It is retried when a conflict rolled it
+    /// back.
     ///
     /// # What is not one transaction
     ///
-    /// - A statement that may store a part of its work before it fails is sent once and never retried, whatever the
-    ///   strategy and the failure: `CALL`, `DO` and statements with `CONCURRENTLY` on PostgreSQL, `CALL`, `EXECUTE` and
-    ///   compound statements on MySQL and MariaDB, `OR FAIL` on SQLite, and any text that the crate cannot parse. The
-    ///   error says so.
-    /// - Several statements in one text are one transaction on PostgreSQL, unless one of them is of that kind. On MySQL,
-    ///   MariaDB and SQLite they are refused with [`Unsupported`](crate::ErrorKind::Unsupported).
+    /// - A statement that may store a part of its work before it fails is sent once and never retried,
+    ///   whatever the strategy and the failure: `CALL`, `DO` and statements with `CONCURRENTLY` on
+    ///   PostgreSQL, `CALL`, `EXECUTE` and compound statements on MySQL and MariaDB, `OR FAIL` on SQLite, and
+    ///   any text that the crate cannot parse. The error says so.
+    /// - Several statements in one text are one transaction on PostgreSQL, unless one of them is of that
+    ///   kind. On MySQL, MariaDB and SQLite they are refused with
+    ///   [`Unsupported`](crate::ErrorKind::Unsupported).
     /// - A statement that begins or ends a transaction, sets a savepoint or locks tables is refused with
     ///   [`Aborted`](crate::ErrorKind::Aborted): its effect would stay on a connection of the pool.
     ///
-    /// Tables without transactions (MyISAM) are not covered: a statement on them that failed half-way is retried.
+    /// Tables without transactions (MyISAM) are not covered: a statement on them that failed half-way is
+    /// retried.
     ///
     /// # Why under `Atomic` only?
     ///
@@ -72,8 +75,9 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     ///
     /// # Errors
     ///
-    /// Those of a unit of work. When the connection breaks or the deadline passes while the statement is in flight, the
-    /// error is [`CommitUnknown`](crate::Error::is_commit_unknown), because the statement is its own commit.
+    /// Those of a unit of work. When the connection breaks or the deadline passes while the statement is in
+    /// flight, the error is [`CommitUnknown`](crate::Error::is_commit_unknown), because the statement is its
+    /// own commit.
     ///
     /// # Cancellation
     ///
@@ -81,11 +85,11 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     ///
     /// # Limits
     ///
-    /// The server does not know the deadline: sending it would take another round trip. A statement that waits for a
-    /// lock when the deadline passes, or when its future is dropped, keeps waiting on the server, and is stored when it
-    /// gets the lock. Until then its session counts towards the server's limit on connections and, beyond 8 such
-    /// sessions, towards the pool's. Where locks are held for long, run a unit, or set limits for the sessions of the
-    /// pool: `lock_timeout` or `statement_timeout` on PostgreSQL,
+    /// The server does not know the deadline: sending it would take another round trip. A statement that
+    /// waits for a lock when the deadline passes, or when its future is dropped, keeps waiting on the server,
+    /// and is stored when it gets the lock. Until then its session counts towards the server's limit on
+    /// connections and, beyond 8 such sessions, towards the pool's. Where locks are held for long, run a
+    /// unit, or set limits for the sessions of the pool: `lock_timeout` or `statement_timeout` on PostgreSQL,
     /// `innodb_lock_wait_timeout` and `lock_wait_timeout` on MySQL and MariaDB, for example in
     /// `after_connect`.
     pub async fn apply<'q>(&self, query: impl sqlx::Execute<'q, DB>) -> Result<u64, Error> {

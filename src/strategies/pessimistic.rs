@@ -8,23 +8,24 @@ use crate::transactor::PoolTransactor;
 
 /// Locks rows when they are read, so that no other transaction can change them first.
 ///
-/// Read the rows that the unit will change with [`Tx::for_update`](crate::Tx::for_update): other units that do the same
-/// wait, and plain reads do not. SQLite has no row locks; there the unit acquires the write lock before it starts.
+/// Read the rows that the unit will change with [`Tx::for_update`](crate::Tx::for_update): other units that
+/// do the same wait, and plain reads do not. SQLite has no row locks; there the unit acquires the write lock
+/// before it starts.
 ///
 /// # When to use
 ///
-/// Many units want the same rows, and each unit is short. A unit almost always commits on its first attempt. The price is
-/// waiting: a unit that is slow while it holds a lock delays every unit behind it.
+/// Many units want the same rows, and each unit is short. A unit almost always commits on its first attempt.
+/// The price is waiting: a unit that is slow while it holds a lock delays every unit behind it.
 ///
 /// # What it does not do
 ///
-/// It protects the rows that were locked: not rows that were read without a lock, and not rows that do not exist yet. For
-/// invariants over many rows, use [`Serializable`](crate::Serializable).
+/// It protects the rows that were locked: not rows that were read without a lock, and not rows that do not
+/// exist yet. For invariants over many rows, use [`Serializable`](crate::Serializable).
 ///
 /// # Why READ COMMITTED?
 ///
-/// After waiting for a lock, the unit must see the row as it is now. In a snapshot the lock is granted but the read is
-/// stale: PostgreSQL then fails with a serialization failure, MariaDB returns the stale row.
+/// After waiting for a lock, the unit must see the row as it is now. In a snapshot the lock is granted but
+/// the read is stale: PostgreSQL then fails with a serialization failure, MariaDB returns the stale row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pessimistic {
     lock: RowLock,

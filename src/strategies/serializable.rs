@@ -9,13 +9,13 @@ use crate::transactor::PoolTransactor;
 ///
 /// # When to use
 ///
-/// The invariant spans rows that no single lock or version covers: at least one doctor on call, no overlapping bookings,
-/// a sum over a table. Write the unit as if it ran alone.
+/// The invariant spans rows that no single lock or version covers: at least one doctor on call, no
+/// overlapping bookings, a sum over a table. Write the unit as if it ran alone.
 ///
 /// # What it costs
 ///
-/// Attempts: PostgreSQL may report a conflict at any statement and at the commit. MariaDB locks what is read, so two
-/// units that read and then write the same row deadlock, and one of them is retried.
+/// Attempts: PostgreSQL may report a conflict at any statement and at the commit. MariaDB locks what is read,
+/// so two units that read and then write the same row deadlock, and one of them is retried.
 ///
 /// # What it does not do
 ///

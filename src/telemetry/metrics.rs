@@ -34,20 +34,22 @@ use handles::{KeyHandles, QueueHandles, UnitHandles, WorkerHandles};
 /// # Ok(()) }
 /// ```
 ///
-/// The [guide](crate::guide::monitoring) has the table of all metrics, alerts over them, and a dashboard. Units and labels of
-/// each are told to the exporter before its first value.
+/// The [guide](crate::guide::monitoring) has the table of all metrics, alerts over them, and a dashboard.
+/// Units and labels of each are told to the exporter before its first value.
 ///
 /// # Labels
 ///
-/// The name of the unit and that of its strategy, the name of the queue, and labels with a fixed set of values. None grows
-/// with the number of users, rows or keys, as long as the names that units are given do not. Each pair of a unit and a
-/// strategy has all its counters from its first run on, at zero, so that the first event of a kind is seen to be one. With
-/// the [buckets](Self::buckets) below these are 83 series for each pair.
+/// The name of the unit and that of its strategy, the name of the queue, and labels with a fixed set of
+/// values. None grows with the number of users, rows or keys, as long as the names that units are given do
+/// not. Each pair of a unit and a strategy has all its counters from its first run on, at zero, so that the
+/// first event of a kind is seen to be one. With the [buckets](Self::buckets) below these are 83 series for
+/// each pair.
 ///
 /// # What it costs
 ///
-/// Less than a microsecond for each run. What is registered with the exporter is kept, since to look it up by its name and
-/// labels takes longer than to count. It is registered anew with a recorder that is installed later.
+/// Less than a microsecond for each run. What is registered with the exporter is kept, since to look it up by
+/// its name and labels takes longer than to count. It is registered anew with a recorder that is installed
+/// later.
 ///
 /// One is enough for all transactors and workers of a program. Clones share what is registered.
 #[derive(Clone)]
@@ -68,8 +70,8 @@ struct Bound {
 }
 
 impl Metrics {
-    /// Metrics that go where those of the macros of the crate `metrics` go: to the recorder of the thread, or else to the one
-    /// that is installed.
+    /// Metrics that go where those of the macros of the crate `metrics` go: to the recorder of the thread, or
+    /// else to the one that is installed.
     ///
     /// Install it before the first unit is run: what happens earlier is not counted.
     #[must_use]
@@ -77,17 +79,18 @@ impl Metrics {
         Self { recorder: None, bound: Arc::default() }
     }
 
-    /// Metrics for one recorder, wherever the units run: for tests, whose threads share the recorder that is installed, and
-    /// for programs with several exporters.
+    /// Metrics for one recorder, wherever the units run: for tests, whose threads share the recorder that is
+    /// installed, and for programs with several exporters.
     #[must_use]
     pub fn recorded_by(recorder: impl Recorder + Send + Sync + 'static) -> Self {
         Self { recorder: Some(Arc::new(recorder)), bound: Arc::default() }
     }
 
-    /// The histograms, and bounds of buckets for them that fit units of work: half a millisecond to ten seconds for the
-    /// duration, and one to twenty attempts. Of the parts of the duration the alerts and the dashboard ask for sums only, so
-    /// they have a single bound: each further one is a time series for each unit, strategy and part. Without buckets,
-    /// exporters for Prometheus make summaries, which cannot be added up over processes.
+    /// The histograms, and bounds of buckets for them that fit units of work: half a millisecond to ten
+    /// seconds for the duration, and one to twenty attempts. Of the parts of the duration the alerts and the
+    /// dashboard ask for sums only, so they have a single bound: each further one is a time series for each
+    /// unit, strategy and part. Without buckets, exporters for Prometheus make summaries, which cannot be
+    /// added up over processes.
     pub fn buckets() -> impl Iterator<Item = (&'static str, &'static [f64])> {
         names::HISTOGRAMS.iter().map(|(described, bounds)| (described.name, *bounds))
     }

@@ -229,8 +229,8 @@ impl Observation {
         self.tell(UnitEvent::AttemptFailed { attempt, failure });
     }
 
-    /// There is no other attempt after this failure, of which the unit makes what it likes. A violated constraint is news
-    /// for the unit's caller, and nothing that went wrong.
+    /// There is no other attempt after this failure, of which the unit makes what it likes. A violated
+    /// constraint is news for the unit's caller, and nothing that went wrong.
     pub(crate) fn given_up(&self, failure: &Failure) {
         self.state().failed = failure.kind() != FailureKind::Constraint;
     }
@@ -289,8 +289,8 @@ impl Observation {
         }
     }
 
-    /// The transaction is no longer idle. A pause that nobody told of while it lasted, because the unit did not give way,
-    /// is told of now.
+    /// The transaction is no longer idle. A pause that nobody told of while it lasted, because the unit did
+    /// not give way, is told of now.
     fn end_pause(&self, go_on: impl FnOnce(&mut State, Duration)) {
         let mut state = self.state();
         let idle = state.idle_since.take().map(|since| since.elapsed()).unwrap_or_default();

@@ -14,8 +14,8 @@ pub(crate) type Session = (usize, i64);
 /// How many sessions are remembered before those are forgotten that nobody is in.
 const SESSIONS_KEPT: usize = 1024;
 
-/// Who was in a session. Two of them: by the time that the victim of a deadlock hears of it, the other side may have
-/// committed and given its session to somebody else.
+/// Who was in a session. Two of them: by the time that the victim of a deadlock hears of it, the other side
+/// may have committed and given its session to somebody else.
 #[derive(Default)]
 struct Guests {
     last: Option<Guest>,
@@ -51,8 +51,8 @@ pub(super) fn left(session: Session) {
     }
 }
 
-/// Says which units of this process the parties of a deadlock are. The first party is this run, which asked for its lock
-/// at this time.
+/// Says which units of this process the parties of a deadlock are. The first party is this run, which asked
+/// for its lock at this time.
 pub(super) fn name(report: &mut DeadlockReport, pool: usize, asked: Instant, run: &Observation) {
     if report.parties.is_empty() {
         report.parties.push(DeadlockParty::default());

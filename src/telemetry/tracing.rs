@@ -118,8 +118,8 @@ mod with {
         }
     }
 
-    /// Writes down what happens to units: what somebody has to look at as warnings and errors, the rest for those who
-    /// are looking already.
+    /// Writes down what happens to units: what somebody has to look at as warnings and errors, the rest for
+    /// those who are looking already.
     struct Log;
 
     impl Observer for Log {

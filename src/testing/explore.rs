@@ -47,8 +47,8 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
     }
 }
 
-/// Drives units of work through every order of their statements, and checks what must hold after each: what a model
-/// checker does for threads, done for transactions on a real database.
+/// Drives units of work through every order of their statements, and checks what must hold after each: what a
+/// model checker does for threads, done for transactions on a real database.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -83,44 +83,47 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 ///
 /// # How it works
 ///
-/// A transaction of this crate sees every statement that its unit sends, so each can be held back until it is its turn.
-/// One client at a time takes a step: BEGIN, a statement, a savepoint, COMMIT or ROLLBACK. One that waits for a lock is
-/// recognised by asking the server, and the others go on. What a unit does when it fails is part of the schedule: its
-/// retries are explored as well, without their delays.
+/// A transaction of this crate sees every statement that its unit sends, so each can be held back until it is
+/// its turn. One client at a time takes a step: BEGIN, a statement, a savepoint, COMMIT or ROLLBACK. One that
+/// waits for a lock is recognised by asking the server, and the others go on. What a unit does when it fails
+/// is part of the schedule: its retries are explored as well, without their delays.
 ///
-/// The first schedule is run twice, and each later one begins like an earlier one. Where the same beginning leads
-/// somewhere else, the schedule has [diverged](Problem::Diverged), which is a finding: what lies behind it is unknown.
+/// The first schedule is run twice, and each later one begins like an earlier one. Where the same beginning
+/// leads somewhere else, the schedule has [diverged](Problem::Diverged), which is a finding: what lies behind
+/// it is unknown.
 ///
-/// The first schedules are the ones with the fewest preemptions: those in which a client that could go on is rarely
-/// made to wait. Most bugs need one or two, and the example that is found first is the simplest.
+/// The first schedules are the ones with the fewest preemptions: those in which a client that could go on is
+/// rarely made to wait. Most bugs need one or two, and the example that is found first is the simplest.
 ///
 /// # Default
 ///
 /// - at most 1000 schedules, with any number of preemptions. If there are more,
 ///   [`assert_passes`](Report::assert_passes) fails, unless [`most_schedules`](Self::most_schedules) or
 ///   [`most_preemptions`](Self::most_preemptions) sets the limit.
-/// - a deadlock is a finding ([`allow_deadlocks`](Self::allow_deadlocks)), and so is a client that ends with an error
+/// - a deadlock is a finding ([`allow_deadlocks`](Self::allow_deadlocks)), and so is a client that ends with
+///   an error
 ///
 /// # What it takes
 ///
 /// - A pool with a connection for each client and one more, and a database that nobody else uses meanwhile.
-/// - *PostgreSQL*: a deadlock lasts `deadlock_timeout`, 1 s by default, before the server ends it; set 100 ms on a server
-///   for tests. Not less: which transaction is ended then depends on who came first, and a schedule must end the same way
-///   each time.
+/// - *PostgreSQL*: a deadlock lasts `deadlock_timeout`, 1 s by default, before the server ends it; set 100 ms
+///   on a server for tests. Not less: which transaction is ended then depends on who came first, and a
+///   schedule must end the same way each time.
 /// - *MySQL and MariaDB*: the privilege `PROCESS`, for `SHOW ENGINE INNODB STATUS`.
-/// - *SQLite*: a file, not `:memory:`, which has one connection only. There is nobody to ask; a statement that finds the
-///   database busy is sent again after another client's transaction has ended, which is what SQLite does by itself.
+/// - *SQLite*: a file, not `:memory:`, which has one connection only. There is nobody to ask; a statement
+///   that finds the database busy is sent again after another client's transaction has ended, which is what
+///   SQLite does by itself.
 ///
 /// - One unit at a time per client: two that run at the same time (`tokio::join!`) are
 ///   [refused](Unexplored::SideBySide). Give each unit a client of its own.
-/// - The same behavior in each schedule. A transactor that learns, as [`Adaptive`](crate::Adaptive) does, remembers what
-///   happened in earlier schedules; explore the strategies that it chooses between.
+/// - The same behavior in each schedule. A transactor that learns, as [`Adaptive`](crate::Adaptive) does,
+///   remembers what happened in earlier schedules; explore the strategies that it chooses between.
 ///
 /// # What it does not see
 ///
-/// Schedules are orders of *steps*. The [guide](crate::guide::testing) lists what that leaves out: what happens inside of
-/// a statement, outside of the `tx`, in the server's queue for a lock, and through the passing of time. A report says so
-/// in [`gaps`](Report::gaps) where the exploration itself can tell.
+/// Schedules are orders of *steps*. The [guide](crate::guide::testing) lists what that leaves out: what
+/// happens inside of a statement, outside of the `tx`, in the server's queue for a lock, and through the
+/// passing of time. A report says so in [`gaps`](Report::gaps) where the exploration itself can tell.
 ///
 /// A unit that waits for another one by means that are not seen is [stuck](Problem::Stuck).
 #[must_use = "it does nothing until it is run"]
@@ -183,7 +186,8 @@ impl<'a, DB: Backend> Explore<'a, DB> {
         })
     }
 
-    /// A client that does more than running one unit: it runs several, or knows which errors it has to expect.
+    /// A client that does more than running one unit: it runs several, or knows which errors it has to
+    /// expect.
     ///
     /// ```
     /// # use atomically::testing::Explore;
@@ -277,8 +281,8 @@ impl<'a, DB: Backend> Explore<'a, DB> {
         self
     }
 
-    /// How long a client may be busy with something else than its steps and the locks of others; 10 s by default, and
-    /// longer than the server takes to notice a deadlock.
+    /// How long a client may be busy with something else than its steps and the locks of others; 10 s by
+    /// default, and longer than the server takes to notice a deadlock.
     pub fn patience(mut self, limit: Duration) -> Self {
         self.patience = limit;
         self
@@ -290,8 +294,8 @@ impl<'a, DB: Backend> Explore<'a, DB> {
         self
     }
 
-    /// Agrees that a text of several statements is one step, and so is a CALL, a block like `DO $$…$$`, and all that runs
-    /// on [`Tx::connection`]: what other clients could do in the middle of it is not explored.
+    /// Agrees that a text of several statements is one step, and so is a CALL, a block like `DO $$…$$`, and
+    /// all that runs on [`Tx::connection`]: what other clients could do in the middle of it is not explored.
     ///
     /// The exploration is not complete then, and [`Report::gaps`] says why.
     pub fn allow_unseen_statements(mut self) -> Self {

@@ -39,10 +39,10 @@ use crate::transactor::{Options, Transactor, TransactorExt as _, With};
 ///
 /// # How real they are
 ///
-/// PostgreSQL, MySQL and MariaDB raise the error themselves, and leave the transaction as the real failure leaves it. On
-/// SQLite the statement is not sent and answers what SQLite would; a [`Deadlock`](Fault::Deadlock) or
-/// [`LockTimeout`](Fault::LockTimeout) is a busy database there. A connection that breaks is closed on this side, and the
-/// server rolls back what was open when it notices.
+/// PostgreSQL, MySQL and MariaDB raise the error themselves, and leave the transaction as the real failure
+/// leaves it. On SQLite the statement is not sent and answers what SQLite would; a
+/// [`Deadlock`](Fault::Deadlock) or [`LockTimeout`](Fault::LockTimeout) is a busy database there. A
+/// connection that breaks is closed on this side, and the server rolls back what was open when it notices.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Mutex<State>>);
 
@@ -75,7 +75,8 @@ enum Disturbance {
 pub enum Moment {
     /// The transaction is opened.
     Begin,
-    /// The statement with this number, counted from 1 in each attempt. Savepoints and advisory locks count as well.
+    /// The statement with this number, counted from 1 in each attempt. Savepoints and advisory locks count as
+    /// well.
     Statement(u32),
     /// The transaction is committed.
     Commit,

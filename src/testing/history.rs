@@ -1,11 +1,11 @@
-//! Checks what clients did and saw for the anomalies that isolation is to prevent: lost updates, dirty and aborted
-//! reads, and the cycles G0, G1c, G-single and G2-item.
+//! Checks what clients did and saw for the anomalies that isolation is to prevent: lost updates, dirty and
+//! aborted reads, and the cycles G0, G1c, G-single and G2-item.
 //!
-//! A [`History`] is a list of transactions that append values to lists and read them. Because every value is appended
-//! once, and a list keeps them in order, what was read tells who came before whom. Where that goes round in a circle, no
-//! order explains what happened, and the circle is the proof. That is the method of
-//! [Elle](https://github.com/jepsen-io/elle), with [Adya's](https://pmg.csail.mit.edu/papers/icde00.pdf) names for the
-//! circles.
+//! A [`History`] is a list of transactions that append values to lists and read them. Because every value is
+//! appended once, and a list keeps them in order, what was read tells who came before whom. Where that goes
+//! round in a circle, no order explains what happened, and the circle is the proof. That is the method of
+//! [Elle](https://github.com/jepsen-io/elle), with [Adya's](https://pmg.csail.mit.edu/papers/icde00.pdf)
+//! names for the circles.
 //!
 //! ```
 //! use atomically::Isolation;
@@ -37,7 +37,8 @@
 //! - [`Recorder`] records units of your own.
 //! - [`History::check`] finds what is wrong, and [`Report::assert`] says which of it a level forbids.
 //!
-//! The guide has [a chapter](crate::guide::histories) on it. Nothing here is global: tests may run next to each other.
+//! The guide has [a chapter](crate::guide::histories) on it. Nothing here is global: tests may run next to
+//! each other.
 
 mod anomaly;
 mod cycles;

@@ -31,8 +31,8 @@ use sql::Dialect;
 use trace::{Lock, Trace};
 use values::folded;
 
-/// Records in which order transactions take locks, and finds those that could deadlock: on the first run that shows
-/// both orders, one after the other, long before two of them meet.
+/// Records in which order transactions take locks, and finds those that could deadlock: on the first run that
+/// shows both orders, one after the other, long before two of them meet.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
@@ -67,8 +67,8 @@ use values::folded;
 /// # #[cfg(not(feature = "sqlite"))] fn main() {}
 /// ```
 ///
-/// The cure is [`Tx::lock_rows`](crate::Tx::lock_rows), or a lock that all of them take first. Cheap to clone: clones
-/// share what they have seen, and several transactors of one database can be watched by one.
+/// The cure is [`Tx::lock_rows`](crate::Tx::lock_rows), or a lock that all of them take first. Cheap to
+/// clone: clones share what they have seen, and several transactors of one database can be watched by one.
 ///
 /// # What is a lock
 ///
@@ -86,28 +86,32 @@ use values::folded;
 /// watched, and again after a statement named a table that was not there. [`key`](Self::key) says that rows
 /// are told apart in another way.
 ///
-/// A lock that the transaction holds already is not taken again. One that was refused (`NOWAIT`) is not held, nor is one
-/// that went with its savepoint; MySQL and MariaDB keep those, unless the savepoint came first. Whoever did not commit
-/// has shown its order as well.
+/// A lock that the transaction holds already is not taken again. One that was refused (`NOWAIT`) is not held,
+/// nor is one that went with its savepoint; MySQL and MariaDB keep those, unless the savepoint came first.
+/// Whoever did not commit has shown its order as well.
 ///
 /// # What is an inversion
 ///
-/// A circle of transactions each of which holds what the one before it asks for, if they can all be there at once:
+/// A circle of transactions each of which holds what the one before it asks for, if they can all be there at
+/// once:
 ///
-/// - Locks that do not exclude each other are no reason to wait, so two orders of shared locks are none. A lock that is
-///   shared first and then wanted for a change is one by itself, if two transactions can share it.
+/// - Locks that do not exclude each other are no reason to wait, so two orders of shared locks are none. A
+///   lock that is shared first and then wanted for a change is one by itself, if two transactions can share
+///   it.
 /// - Two transactions that hold another lock at that point which excludes the other one never meet: a *gate*
 ///   in front of the two orders suppresses them. It has to be a lock of the database's that is seen here, and
 ///   its statement's answer has to show that it was granted: an `UPDATE` that found no row, a row that was
 ///   skipped (`SKIP LOCKED`) and a lock that was tried in vain keep nobody out.
 /// - What does not wait (`NOWAIT`, `SKIP LOCKED`, `try_advisory_lock`) waits for nobody, but is waited for.
 ///
-/// Several rows locked by one statement are locked in order if it says so (`ORDER BY key`, with numbers by their value
-/// and everything else by its bytes), or if it inserts them. Otherwise the server picks the order, most often that of an
-/// index, and no order among them is concluded; [`unknown`](Self::unknown) lists the statement. To call two such
-/// statements an inversion would condemn every `UPDATE … WHERE id IN (1, 2)` that runs twice.
+/// Several rows locked by one statement are locked in order if it says so (`ORDER BY key`, with numbers by
+/// their value and everything else by its bytes), or if it inserts them. Otherwise the server picks the
+/// order, most often that of an index, and no order among them is concluded; [`unknown`](Self::unknown) lists
+/// the statement. To call two such statements an inversion would condemn every `UPDATE … WHERE id IN (1, 2)`
+/// that runs twice.
 ///
-/// Each inversion is reported once, however many rows show it: for each order a shortest circle, the shortest first.
+/// Each inversion is reported once, however many rows show it: for each order a shortest circle, the shortest
+/// first.
 ///
 /// # What is unknown
 ///
@@ -119,9 +123,10 @@ use values::folded;
 ///
 /// # SQLite
 ///
-/// It has one lock, so nothing can deadlock; but tests run there for code that runs elsewhere. Its writes are taken for
-/// the row locks that they would be. Nothing tells a `SELECT` that would lock from one that would not, so a row that was
-/// read by its key before it is written says nothing about the order: what is reported is true, and some is missed.
+/// It has one lock, so nothing can deadlock; but tests run there for code that runs elsewhere. Its writes are
+/// taken for the row locks that they would be. Nothing tells a `SELECT` that would lock from one that would
+/// not, so a row that was read by its key before it is written says nothing about the order: what is reported
+/// is true, and some is missed.
 ///
 /// # What it does not see
 ///
@@ -132,9 +137,9 @@ use values::folded;
 ///
 /// # Why rows and not tables?
 ///
-/// Checkers for threads tell locks apart by where they are made, so that one transfer that locks two accounts would be
-/// suspicious by itself. A database locks what the data says; transfers that are sorted would be condemned with those
-/// that are not.
+/// Checkers for threads tell locks apart by where they are made, so that one transfer that locks two accounts
+/// would be suspicious by itself. A database locks what the data says; transfers that are sorted would be
+/// condemned with those that are not.
 #[derive(Debug, Clone, Default)]
 pub struct LockOrder {
     keys: Arc<BTreeMap<String, Vec<String>>>,
@@ -183,8 +188,8 @@ impl LockOrder {
         self
     }
 
-    /// The transactor, watched. What else watches or disturbs it in a test goes around this, as an exploration of what
-    /// this gives does.
+    /// The transactor, watched. What else watches or disturbs it in a test goes around this, as an
+    /// exploration of what this gives does.
     #[must_use]
     pub fn on<'a, X: ?Sized>(&self, transactor: &'a X) -> Watched<'a, X> {
         Watched { transactor, order: self.clone() }
@@ -197,8 +202,8 @@ impl LockOrder {
         cycles::cycles(&traces).iter().map(|parts| Inversion::new(parts)).collect()
     }
 
-    /// Statements that may take locks, of which it could not be told what or in which order: each text once. Where
-    /// there are some, no inversions does not mean that there are none.
+    /// Statements that may take locks, of which it could not be told what or in which order: each text once.
+    /// Where there are some, no inversions does not mean that there are none.
     #[must_use]
     pub fn unknown(&self) -> Vec<Unknown> {
         self.seen().unknown.clone()

@@ -66,7 +66,8 @@ impl Display for NotRetrySafe {
     }
 }
 
-/// Checks that a unit of work can be run again: runs it with each fault at each of its steps in turn, and counts its effects.
+/// Checks that a unit of work can be run again: runs it with each fault at each of its steps in turn, and
+/// counts its effects.
 ///
 /// `count` returns how often the effect is there, in all: rows of a ledger, a counter, messages at a fake
 /// mail server. Each run that succeeds must add one to it, each that fails must add nothing, and only one

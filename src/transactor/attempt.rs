@@ -27,9 +27,11 @@ fn waited_for_the_pool<DB: Backend>(pool: &Pool<DB>, tx: &Tx<DB>) -> Option<Fail
     })
 }
 
-/// Whether a transaction may be opened before its turn at the gate: only with a connection that nobody else waits for.
+/// Whether a transaction may be opened before its turn at the gate: only with a connection that nobody else
+/// waits for.
 ///
-/// One that waits for its turn with the last connection of the pool in hand would wait for a unit that waits for a connection.
+/// One that waits for its turn with the last connection of the pool in hand would wait for a unit that waits
+/// for a connection.
 fn has_room_to_wait_inside<DB: Backend>(pool: &Pool<DB>) -> bool {
     pool.options().get_max_connections() > MAX_WITHOUT_ROOM && !is_used_up(pool)
 }

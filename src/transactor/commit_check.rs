@@ -38,8 +38,8 @@ pub(super) async fn fate<DB: Backend>(pool: &Pool<DB>, answered: &[i64]) -> Resu
     }
 }
 
-/// That a transaction was rolled back may be believed in any case: one that was stored is never forgotten. That it was
-/// stored, only of the server that it began on.
+/// That a transaction was rolled back may be believed in any case: one that was stored is never forgotten.
+/// That it was stored, only of the server that it began on.
 fn fate_from(reply: &[i64]) -> Fate {
     match reply {
         [TransactionStatus::ABORTED, _] => Fate::Aborted,

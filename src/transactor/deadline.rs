@@ -32,8 +32,8 @@ impl Clock {
         Spent { attempts, elapsed: self.started.elapsed() }
     }
 
-    /// What the server is told: a little less than what is left, so that its answer, which leaves the connection
-    /// usable, comes before the client gives up.
+    /// What the server is told: a little less than what is left, so that its answer, which leaves the
+    /// connection usable, comes before the client gives up.
     pub(super) fn server_limit(self) -> Duration {
         just_below(self.deadline.saturating_duration_since(Instant::now()))
     }
@@ -43,7 +43,8 @@ impl Clock {
     }
 }
 
-/// The clock, and the alarm that it sets: one for the whole run. Setting one at every wait wakes the runtime up each time.
+/// The clock, and the alarm that it sets: one for the whole run. Setting one at every wait wakes the runtime
+/// up each time.
 pub(super) struct Timer {
     pub(super) clock: Clock,
     alarm: Pin<Box<Sleep>>,
@@ -74,7 +75,8 @@ impl Timer {
 
     /// Waits for a future until the deadline.
     ///
-    /// The future is pinned by the caller: moved in here, it would take its room twice in the future of every run.
+    /// The future is pinned by the caller: moved in here, it would take its room twice in the future of every
+    /// run.
     pub(super) async fn within<F: Future + Unpin>(&mut self, mut future: F) -> Option<F::Output> {
         poll_fn(|context| match Pin::new(&mut future).poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),

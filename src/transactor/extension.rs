@@ -15,9 +15,10 @@ use crate::tx::{Tx, UnitFn};
 pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// Runs an async closure as one transaction, and runs it again when concurrency got in its way.
     ///
-    /// The closure's `Ok` commits, its `Err` rolls back and comes back as it is. Each attempt runs a fresh clone of the
-    /// closure in a new transaction, so nothing leaks from one attempt into the next; a closure that changes what it
-    /// captures does not compile. What it does *outside* of its transaction is done once per attempt.
+    /// The closure's `Ok` commits, its `Err` rolls back and comes back as it is. Each attempt runs a fresh
+    /// clone of the closure in a new transaction, so nothing leaks from one attempt into the next; a closure
+    /// that changes what it captures does not compile. What it does *outside* of its transaction is done once
+    /// per attempt.
     ///
     /// ```
     /// # use atomically::{Optimistic, TransactorExt};
@@ -45,8 +46,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// # Errors
     ///
-    /// The closure's own error; or this crate's, turned into the closure's error type, when the database or the
-    /// deadline stood in the way.
+    /// The closure's own error; or this crate's, turned into the closure's error type, when the database or
+    /// the deadline stood in the way.
     ///
     /// # Panics
     ///
@@ -54,8 +55,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// # Cancellation
     ///
-    /// May be dropped at any time. Before the commit was sent, nothing is stored and the connection is closed; a commit
-    /// that was sent is finished in the background.
+    /// May be dropped at any time. Before the commit was sent, nothing is stored and the connection is
+    /// closed; a commit that was sent is finished in the background.
     #[track_caller]
     fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
@@ -68,9 +69,9 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
 
     /// The same transactor for runs that contend for this: a row, a tenant, whatever many units want at once.
     ///
-    /// They wait for each other at the transactor's [`Gate`](crate::Gate), in the order in which they came, before they take a
-    /// connection. [`Adaptive`](crate::Adaptive) learns about it. The key means nothing to the database; any hashable
-    /// value will do.
+    /// They wait for each other at the transactor's [`Gate`](crate::Gate), in the order in which they came,
+    /// before they take a connection. [`Adaptive`](crate::Adaptive) learns about it. The key means nothing to
+    /// the database; any hashable value will do.
     ///
     /// ```
     /// # use atomically::{Error, Pessimistic, TransactorExt as _};
@@ -109,8 +110,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// # Why a `&'static str`?
     ///
-    /// Each name is a time series of its own, for as long as the process lives. Names that are put together at run time,
-    /// from ids say, would be as many as there are ids.
+    /// Each name is a time series of its own, for as long as the process lives. Names that are put together
+    /// at run time, from ids say, would be as many as there are ids.
     fn named(&self, name: &'static str) -> With<'_, Self>;
 }
 

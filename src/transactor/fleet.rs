@@ -1,7 +1,9 @@
-//! Ten thousand clients, an outage, and what retries make of it: a simulation around the loop that everybody runs.
+//! Ten thousand clients, an outage, and what retries make of it: a simulation around the loop that everybody
+//! runs.
 //!
-//! The server is a queue that works off one attempt after the other, also those whose clients have stopped waiting; that is
-//! what servers do. It carries the fleet with a third of its strength to spare. Then it stands still for a while.
+//! The server is a queue that works off one attempt after the other, also those whose clients have stopped
+//! waiting; that is what servers do. It carries the fleet with a third of its strength to spare. Then it
+//! stands still for a while.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};

@@ -58,7 +58,8 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Sent, Error
     }
 }
 
-/// What the caller is told of a failure that would have been worth another attempt, had the statement been atomic.
+/// What the caller is told of a failure that would have been worth another attempt, had the statement been
+/// atomic.
 pub(super) fn sent_once(failure: Failure) -> Failure {
     failure.with_note(
         "it was sent once and is not sent again, because a part of it may be stored: look at what is there before you \

@@ -26,18 +26,22 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 
     /// Makes the table of operations where it is missing.
     ///
-    /// Looks in the catalog first: where the table is there, nothing is locked, so it may be called at each start.
+    /// Looks in the catalog first: where the table is there, nothing is locked, so it may be called at each
+    /// start.
     ///
     /// # Errors
     ///
-    /// The database's; a [`LockTimeout`](crate::ErrorKind::LockTimeout) where a lock keeps the table from being made.
+    /// The database's; a [`LockTimeout`](crate::ErrorKind::LockTimeout) where a lock keeps the table from
+    /// being made.
     pub async fn create_operation_table(&self) -> Result<(), Error> {
         self.create_schema(DB::CREATE_OPERATIONS).await
     }
 
-    /// Makes tables of the crate's own where they are missing, also when other processes do so at the same time.
+    /// Makes tables of the crate's own where they are missing, also when other processes do so at the same
+    /// time.
     ///
-    /// A lock that others hold is waited for several times, a second each: whoever comes later waits behind it.
+    /// A lock that others hold is waited for several times, a second each: whoever comes later waits behind
+    /// it.
     pub(crate) async fn create_schema(&self, schema: &'static str) -> Result<(), Error> {
         let creating = self.under(Creating);
         let begun = Instant::now();

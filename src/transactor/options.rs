@@ -38,9 +38,9 @@ mod identity;
 /// # Ok(()) }
 /// ```
 ///
-/// Everything travels in the round trip that opens the transaction, and is gone when it ends. An option that the
-/// database does not have is an error ([`Unsupported`](crate::ErrorKind::Unsupported)) before anything is run, never
-/// silently left out.
+/// Everything travels in the round trip that opens the transaction, and is gone when it ends. An option that
+/// the database does not have is an error ([`Unsupported`](crate::ErrorKind::Unsupported)) before anything is
+/// run, never silently left out.
 ///
 /// # What each database has
 ///
@@ -86,24 +86,24 @@ impl Options {
 
     /// The isolation level, instead of the strategy's.
     ///
-    /// A strategy relies on its level: `Serializable` below SERIALIZABLE promises nothing, and `Pessimistic` above READ
-    /// COMMITTED meets serialization failures on PostgreSQL and stale reads on MariaDB.
+    /// A strategy relies on its level: `Serializable` below SERIALIZABLE promises nothing, and `Pessimistic`
+    /// above READ COMMITTED meets serialization failures on PostgreSQL and stale reads on MariaDB.
     #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = Some(isolation);
         self
     }
 
-    /// The database refuses writes, and [`Tx::for_update`](crate::Tx::for_update) takes no locks. A commit without an
-    /// answer is then no mystery: the unit is run again.
+    /// The database refuses writes, and [`Tx::for_update`](crate::Tx::for_update) takes no locks. A commit
+    /// without an answer is then no mystery: the unit is run again.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.access = Some(Access::ReadOnly);
         self
     }
 
-    /// PostgreSQL: a serializable, read-only transaction waits for a moment from which it can neither fail nor make
-    /// others fail. For long reports.
+    /// PostgreSQL: a serializable, read-only transaction waits for a moment from which it can neither fail
+    /// nor make others fail. For long reports.
     #[must_use]
     pub fn deferrable(mut self) -> Self {
         self.deferrable = Some(true);
@@ -124,11 +124,11 @@ impl Options {
         self
     }
 
-    /// How long a unit may take: all attempts, waits for locks and connections, delays and the commit together. The
-    /// default is 10 s.
+    /// How long a unit may take: all attempts, waits for locks and connections, delays and the commit
+    /// together. The default is 10 s.
     ///
-    /// The server is told what is left of it, as its limit for lock waits and statements; the client keeps it too,
-    /// because a server that has stalled says nothing. A commit that is not answered by then is
+    /// The server is told what is left of it, as its limit for lock waits and statements; the client keeps it
+    /// too, because a server that has stalled says nothing. A commit that is not answered by then is
     /// [unknown](crate::Error::is_commit_unknown).
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -143,8 +143,8 @@ impl Options {
         self
     }
 
-    /// How long each wait for a lock may take, where that is less than what is left of the deadline: for a row, and on
-    /// PostgreSQL, MySQL and MariaDB also for a table whose definition is being changed.
+    /// How long each wait for a lock may take, where that is less than what is left of the deadline: for a
+    /// row, and on PostgreSQL, MySQL and MariaDB also for a table whose definition is being changed.
     ///
     /// Without it, the limit is a little less than what is left of the deadline when the transaction is
     /// opened, or the session's own limit (`lock_timeout` on PostgreSQL, `innodb_lock_wait_timeout` and
@@ -166,23 +166,24 @@ impl Options {
         self
     }
 
-    /// How long the unit may be busy with something else than the database, between two statements. The server closes
-    /// the connection then, and the unit is run again.
+    /// How long the unit may be busy with something else than the database, between two statements. The
+    /// server closes the connection then, and the unit is run again.
     #[must_use]
     pub fn idle_timeout(mut self, limit: Duration) -> Self {
         self.idle_timeout = Some(limit);
         self
     }
 
-    /// Runs the unit again when it ends because of a unique violation, up to this many times: for "get it, or create it
-    /// if it is not there", where the one who comes second finds it at the next attempt.
+    /// Runs the unit again when it ends because of a unique violation, up to this many times: for "get it, or
+    /// create it if it is not there", where the one who comes second finds it at the next attempt.
     ///
     /// A violation that a [savepoint](crate::Tx::savepoint) has rescued does not count, also where the unit
     /// returns its error: the unit has had its chance to deal with it.
     ///
     /// # Why not always?
     ///
-    /// A violation that persists would be met again and again. Most of them are the caller's news: the name is taken.
+    /// A violation that persists would be met again and again. Most of them are the caller's news: the name
+    /// is taken.
     #[must_use]
     pub fn retry_unique(mut self, times: u32) -> Self {
         self.retry_unique = Some(times);
@@ -192,19 +193,21 @@ impl Options {
     /// Finds out what became of a commit whose answer never came, instead of reporting it as
     /// [unknown](crate::Error::is_commit_unknown).
     ///
-    /// With [`Resolve::Operation`] each attempt writes a row with an id of its own into the table `atomically_operation`,
-    /// in the round trip that opens the transaction. When a commit goes unanswered, the next attempt writes the *same* id
-    /// first: if it is there already, the earlier attempt was stored, and its value is answered; if not, the earlier one
-    /// cannot be stored any more, not even if it is still at work, and the unit runs again. All of that within the
-    /// deadline; a commit that is still unanswered then stays unknown.
+    /// With [`Resolve::Operation`] each attempt writes a row with an id of its own into the table
+    /// `atomically_operation`, in the round trip that opens the transaction. When a commit goes unanswered,
+    /// the next attempt writes the *same* id first: if it is there already, the earlier attempt was stored,
+    /// and its value is answered; if not, the earlier one cannot be stored any more, not even if it is still
+    /// at work, and the unit runs again. All of that within the deadline; a commit that is still unanswered
+    /// then stays unknown.
     ///
-    /// The table is made by [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or by
-    /// your own migrations, and rows are removed by
-    /// [`purge_operations`](crate::PoolTransactor::purge_operations).
+    /// The table is made by
+    /// [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or by your
+    /// own migrations, and rows are removed by [`purge_operations`](crate::PoolTransactor::purge_operations).
     ///
     /// # Why not always?
     ///
-    /// It costs a row for each transaction. And not on SQLite without need: there it makes a writer of every unit.
+    /// It costs a row for each transaction. And not on SQLite without need: there it makes a writer of every
+    /// unit.
     #[must_use]
     pub fn resolve_commits(mut self, by: Resolve) -> Self {
         self.resolve_commits = Some(by);
@@ -213,16 +216,16 @@ impl Options {
 
     /// Names what the unit contends for: [`TransactorExt::on_key`](crate::TransactorExt::on_key).
     ///
-    /// For a whole transactor, on SQLite: there every writer contends for the same thing, and one key for all of them puts
-    /// them into a line that SQLite itself does not keep.
+    /// For a whole transactor, on SQLite: there every writer contends for the same thing, and one key for all
+    /// of them puts them into a line that SQLite itself does not keep.
     #[must_use]
     pub fn on_key(mut self, key: impl Hash) -> Self {
         self.key = Some(digest(&key));
         self
     }
 
-    /// What further attempts are paid from, together with all other runs that have the same budget. The default is that
-    /// they cost nothing.
+    /// What further attempts are paid from, together with all other runs that have the same budget. The
+    /// default is that they cost nothing.
     #[must_use]
     pub fn retry_budget(mut self, budget: &RetryBudget) -> Self {
         self.retry_budget = Some(budget.clone());
@@ -250,7 +253,8 @@ impl Options {
         self
     }
 
-    /// For how long an open transaction may be idle before observers are [told](crate::UnitEvent::Idle). The default is 1 s.
+    /// For how long an open transaction may be idle before observers are [told](crate::UnitEvent::Idle). The
+    /// default is 1 s.
     ///
     /// Unlike [`idle_timeout`](Self::idle_timeout) this ends nothing.
     #[must_use]
@@ -265,7 +269,8 @@ impl Options {
         self
     }
 
-    /// Lets everything that is asked of the database pass this first, and then those of the options underneath.
+    /// Lets everything that is asked of the database pass this first, and then those of the options
+    /// underneath.
     #[cfg(feature = "testing")]
     pub(crate) fn intercepted_by(mut self, interceptor: Arc<dyn Interceptor>) -> Self {
         self.interceptors = Interceptors::one(interceptor);

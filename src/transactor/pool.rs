@@ -25,8 +25,8 @@ use crate::tx::{Handoff, holds_connection_of, nested};
 
 /// A strategy bound to a pool: the transactor that applications use.
 ///
-/// Made by the `on` of a strategy (`Pessimistic::default().on(&pool)`), or by [`new`](Self::new) for one of your own.
-/// Cloning is cheap, and clones share the pool and the gate.
+/// Made by the `on` of a strategy (`Pessimistic::default().on(&pool)`), or by [`new`](Self::new) for one of
+/// your own. Cloning is cheap, and clones share the pool and the gate.
 ///
 /// # Default
 ///
@@ -89,8 +89,8 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.options(Options::new().retry_budget(budget))
     }
 
-    /// Tells this observer what happens to the units: besides those that it was given before, and those of a run's own
-    /// options.
+    /// Tells this observer what happens to the units: besides those that it was given before, and those of a
+    /// run's own options.
     #[must_use]
     pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
         self.options(Options::new().observed_by(Arc::new(observer)))
@@ -103,32 +103,34 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self
     }
 
-    /// Lets runs reuse a connection that another run of this transactor, or of a clone, has just released, instead of
-    /// passing it through the pool. Saves one or two round trips per run under load.
+    /// Lets runs reuse a connection that another run of this transactor, or of a clone, has just released,
+    /// instead of passing it through the pool. Saves one or two round trips per run under load.
     ///
-    /// Between two runs, sqlx's pool pings a connection twice: in a background task when it is released, and again when it
-    /// is acquired. Right after a run that ended cleanly, both pings are redundant. With reuse:
+    /// Between two runs, sqlx's pool pings a connection twice: in a background task when it is released, and
+    /// again when it is acquired. Right after a run that ended cleanly, both pings are redundant. With reuse:
     ///
-    /// - A connection goes to the run that has waited longest for one, or to the next run if that begins right away. It
-    ///   is returned to the pool after 32 runs or 50 ms, whichever comes first, so that other users of the pool are not
-    ///   starved and its `max_lifetime` and `idle_timeout` still apply. A run that waits also waits for the pool, and
-    ///   takes what comes first.
-    /// - An idle connection is acquired without a ping: a BEGIN that meets a dead connection has done nothing and is sent on
-    ///   another one, without counting as an attempt.
+    /// - A connection goes to the run that has waited longest for one, or to the next run if that begins
+    ///   right away. It is returned to the pool after 32 runs or 50 ms, whichever comes first, so that other
+    ///   users of the pool are not starved and its `max_lifetime` and `idle_timeout` still apply. A run that
+    ///   waits also waits for the pool, and takes what comes first.
+    /// - An idle connection is acquired without a ping: a BEGIN that meets a dead connection has done nothing
+    ///   and is sent on another one, without counting as an attempt.
     ///
     /// # Why not by default?
     ///
-    /// The pool's callbacks are not called for a connection that does not pass through it, and sqlx does not say whether a
-    /// pool has any. Where `before_acquire` sets a tenant, or a role, a run would see the rows of the previous run's tenant.
-    /// Ask for reuse if your pool has no such callbacks, or if they set nothing that differs from run to run.
+    /// The pool's callbacks are not called for a connection that does not pass through it, and sqlx does not
+    /// say whether a pool has any. Where `before_acquire` sets a tenant, or a role, a run would see the rows
+    /// of the previous run's tenant. Ask for reuse if your pool has no such callbacks, or if they set nothing
+    /// that differs from run to run.
     #[must_use]
     pub fn reuse_connections(mut self) -> Self {
         self.handoff = Handoff::on();
         self
     }
 
-    /// Acquires every connection from the pool and releases it to the pool, so that its health checks and callbacks apply
-    /// to every run. This is the default; it undoes [`reuse_connections`](Self::reuse_connections).
+    /// Acquires every connection from the pool and releases it to the pool, so that its health checks and
+    /// callbacks apply to every run. This is the default; it undoes
+    /// [`reuse_connections`](Self::reuse_connections).
     #[must_use]
     pub fn always_through_pool(mut self) -> Self {
         self.handoff = Handoff::off();
@@ -159,8 +161,8 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.run_alone(sql, nowait, sent, sending(&self.options, query)).await
     }
 
-    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool, with what the server may be told of
-    /// the time that is left; `sql` is what is said of it. Interceptors do not see it.
+    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool, with what the
+    /// server may be told of the time that is left; `sql` is what is said of it. Interceptors do not see it.
     pub(crate) async fn run_on_connection<T: Send>(
         &self,
         sql: SqlStr,

@@ -49,7 +49,8 @@ async fn told_of<X: Trial>(
     if let (Ok(_), Some(budget)) = (&result, options.budget()) {
         budget.deposit();
     }
-    // Whatever ended the run: as long as an earlier commit may have been stored, that is what its caller must know.
+    // Whatever ended the run: as long as an earlier commit may have been stored, that is what its caller must
+    // know.
     let result = match (result, trial.unresolved()) {
         (Err(error), Some(failure)) => Err(error.about_commit(failure)),
         (result, _) => result,
@@ -137,7 +138,8 @@ async fn attempts<X: Trial>(
         unique_retries -= u32::from(retries_unique);
         let gives_up = match failure.kind() {
             _ if !may_run_again => true,
-            // Whatever the strategy says: an unknown commit is never blindly run again, but only behind its fence.
+            // Whatever the strategy says: an unknown commit is never blindly run again, but only behind its
+            // fence.
             FailureKind::CommitUnknown => !failure.is_retryable(),
             // What was taken over does not come back.
             FailureKind::StaleClaim => true,

@@ -22,7 +22,8 @@ pub(super) trait Trial: Send {
     /// What an output means to observers.
     fn outcome(output: &Self::Output) -> RunOutcome;
 
-    /// One attempt. It leaves neither a lock nor a connection behind, nor its places in line, whatever it ends with.
+    /// One attempt. It leaves neither a lock nor a connection behind, nor its places in line, whatever it
+    /// ends with.
     fn once(
         &mut self,
         plan: Plan,

@@ -15,7 +15,8 @@ pub(super) enum Admission {
     SetsSavepoint,
     /// Several statements in one text: the ones behind the first are not seen.
     Unwatched,
-    /// It may end the transaction unseen: a procedure, a prepared or a compound statement, a text that cannot be read.
+    /// It may end the transaction unseen: a procedure, a prepared or a compound statement, a text that cannot
+    /// be read.
     MayEnd,
     /// It must not be sent.
     Refused(Failure),

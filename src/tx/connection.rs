@@ -31,8 +31,8 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 /// dropped, as soon as the server is [done with it](abandoned::close_when_done). Its place in the pool is
 /// free at once, unless many are in that state already.
 ///
-/// sqlx itself returns such a connection to the pool after sending `ROLLBACK`, which waits for whatever the connection
-/// is busy with, and does nothing for a BEGIN that was cut short (sqlx issue 4393).
+/// sqlx itself returns such a connection to the pool after sending `ROLLBACK`, which waits for whatever the
+/// connection is busy with, and does nothing for a BEGIN that was cut short (sqlx issue 4393).
 pub(crate) struct Session<DB: Backend> {
     held: ScopeGuard<Held<DB>, fn(Held<DB>)>,
     /// Where the connection goes after a clean end.
@@ -69,7 +69,8 @@ impl<DB: Backend> Session<DB> {
         if let Some(held) = handoff.take() {
             return Ok(Self::of(held, handoff));
         }
-        // `try_acquire` skips the test, but also the `before_acquire` callback, whose presence nobody can ask for.
+        // `try_acquire` skips the test, but also the `before_acquire` callback, whose presence nobody can ask
+        // for.
         let skips_the_test = handoff.is_on() && pool.options().get_test_before_acquire();
         match skips_the_test.then(|| pool.try_acquire()).flatten() {
             Some(connection) => Ok(Self::of(Held::new(connection, pool), handoff)),
@@ -77,8 +78,8 @@ impl<DB: Backend> Session<DB> {
         }
     }
 
-    /// Takes a connection for a statement that is its own transaction: one that has answered a moment ago, to a run that
-    /// ended or to the pool's test, and that commits each statement by itself.
+    /// Takes a connection for a statement that is its own transaction: one that has answered a moment ago, to
+    /// a run that ended or to the pool's test, and that commits each statement by itself.
     ///
     /// Must be called inside of a Tokio runtime.
     pub(crate) async fn acquire_for_lone_statement(
@@ -95,8 +96,8 @@ impl<DB: Backend> Session<DB> {
         Ok(session)
     }
 
-    /// Any user of the pool may have left the session otherwise, and a statement that nothing commits would be reported as
-    /// stored.
+    /// Any user of the pool may have left the session otherwise, and a statement that nothing commits would
+    /// be reported as stored.
     async fn commit_each_statement(&mut self, before: &BeforeLoneStatement) -> Result<(), sqlx::Error> {
         let reply = DB::send_text(self.connection(), before.ask.to_owned()).await;
         if let Some(error) = reply.error {
@@ -211,7 +212,8 @@ fn abandon<DB: Backend>(held: Held<DB>) {
             let _ = DB::send_text(&mut connection, cure.into_owned()).await;
         });
     } else if DB::SESSION.is_some() && is_streaming.load(Ordering::Acquire) {
-        // A server that sends rows notices a closed socket at once. Reading the rest of them could take for ever.
+        // A server that sends rows notices a closed socket at once. Reading the rest of them could take for
+        // ever.
         drop(connection.detach());
     } else if DB::SESSION.is_some() && !is_settled {
         abandoned::close_when_done(connection, &pool, &runtime);

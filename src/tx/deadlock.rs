@@ -13,8 +13,8 @@ use super::Tx;
 const ASKING_LIMIT: Duration = Duration::from_secs(1);
 
 impl<DB: Backend> Tx<DB> {
-    /// The failure that ended this transaction; a deadlock with a report of who waited for whom, where the error has none and
-    /// the server tells.
+    /// The failure that ended this transaction; a deadlock with a report of who waited for whom, where the
+    /// error has none and the server tells.
     ///
     /// Must be asked before the rollback: the next transaction of this session may meet the next deadlock.
     ///
@@ -32,7 +32,8 @@ impl<DB: Backend> Tx<DB> {
         self.journal.question(true);
         let connection = self.session.connection();
         let answered = timeout(ASKING_LIMIT, async {
-            // Whoever may not look is refused, and that was all. A broken connection is not given back by the rollback.
+            // Whoever may not look is refused, and that was all. A broken connection is not given back by the
+            // rollback.
             let answers = DB::fetch_text(connection, asking.sql).await.ok()?;
             let (report, remember) = (asking.read)(&answers, failed.as_deref())?;
             DB::send_text(connection, remember).await;

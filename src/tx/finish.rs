@@ -18,11 +18,12 @@ use crate::telemetry::{Observation, counted};
 use super::shielded_commit::{Finish, Shieldable};
 use super::{End, Hooks, Shield, Tx, send};
 
-/// How long a rollback is waited for. A server that does not answer loses the connection, and rolls back by itself.
+/// How long a rollback is waited for. A server that does not answer loses the connection, and rolls back by
+/// itself.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
 
-/// A node of a Galera cluster answers the first rollback with the conflict that has rolled the transaction back already,
-/// and leaves out what comes behind it.
+/// A node of a Galera cluster answers the first rollback with the conflict that has rolled the transaction
+/// back already, and leaves out what comes behind it.
 const ROLLBACKS: usize = 2;
 
 /// The outcome of a commit.
@@ -43,8 +44,8 @@ pub(crate) enum Unseen {
     Nothing,
     /// A statement failed, in a way that ends the transaction.
     Failed(Failure),
-    /// Something has ended the transaction, so that what the unit did is stored, all of it or a part. That is the failure
-    /// then, whatever the unit had failed with: the unit must not be run again.
+    /// Something has ended the transaction, so that what the unit did is stored, all of it or a part. That is
+    /// the failure then, whatever the unit had failed with: the unit must not be run again.
     Ended(Failure),
 }
 
@@ -82,8 +83,8 @@ impl<F: Shieldable<Output = Commit>> Finish<F> for Waiting {
 impl<DB: Backend> Tx<DB> {
     /// Commits. Answers the outcome, and the hooks that are to be run then.
     ///
-    /// Cancellation: goes on in the background until the deadline, hooks included. Given up, the connection is closed, and
-    /// its place in the pool is free at once.
+    /// Cancellation: goes on in the background until the deadline, hooks included. Given up, the connection
+    /// is closed, and its place in the pool is free at once.
     pub(crate) fn commit(
         mut self: Box<Self>,
         deadline: Instant,
@@ -118,7 +119,8 @@ impl<DB: Backend> Tx<DB> {
                 Some(after) => self.put_back(after.into_owned()).await,
             },
             (Commit::Refused(failure), _) if failure.ends_session() => {}
-            // What ended the transaction may have left more on the session than a rollback undoes: locks on tables, say.
+            // What ended the transaction may have left more on the session than a rollback undoes: locks on
+            // tables, say.
             (Commit::Refused(failure), _) if failure.kind() == FailureKind::Aborted && closing.unwatched => {}
             (Commit::Refused(_), _) => {
                 if DB::REFUSED_COMMIT_ENDS_TRANSACTION && !closing.unwatched {
@@ -159,8 +161,8 @@ impl<DB: Backend> Tx<DB> {
         DB::after(failure) == Survival::Over
     }
 
-    /// Asks the server, before a rollback, what became of a transaction of which not every statement was seen. `converted`
-    /// is what the unit has said of it.
+    /// Asks the server, before a rollback, what became of a transaction of which not every statement was
+    /// seen. `converted` is what the unit has said of it.
     ///
     /// Costs a round trip where the unit had its hands on the connection, and nothing elsewhere.
     ///
@@ -194,8 +196,8 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
-    /// Rolls back and gives the connection back; closes it where that is in doubt. In a box of its own: in place, it would be
-    /// in the future of every run, wherever one may end.
+    /// Rolls back and gives the connection back; closes it where that is in doubt. In a box of its own: in
+    /// place, it would be in the future of every run, wherever one may end.
     ///
     /// Cancellation: the connection is closed, and the server rolls back.
     pub(crate) fn rollback(mut self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -230,7 +232,8 @@ impl<DB: Backend> Tx<DB> {
 
 /// Waits for the end of the transaction under the eyes of those who watch.
 ///
-/// The step is pinned by the caller: moved in here, it would take its room twice in the future of every commit.
+/// The step is pinned by the caller: moved in here, it would take its room twice in the future of every
+/// commit.
 async fn last_step(
     observation: Option<&Arc<Observation>>,
     step: impl Future<Output = Reply> + Unpin,

@@ -16,7 +16,8 @@ pub(crate) struct Hooks(Vec<Hook>);
 
 struct Hook {
     on: End,
-    /// It was registered inside a savepoint that has been rolled back: what it is about has come to its end already.
+    /// It was registered inside a savepoint that has been rolled back: what it is about has come to its end
+    /// already.
     undone: bool,
     task: BoxFuture<'static, ()>,
 }
@@ -32,7 +33,8 @@ pub(crate) enum End {
 impl Hooks {
     fn register<F: Future<Output: Send> + Send + 'static>(&mut self, on: End, hook: F) {
         let task = Box::pin(async move {
-            // A hook that panics must not keep the others from running. The panic has been reported by its own hook.
+            // A hook that panics must not keep the others from running. The panic has been reported by its
+            // own hook.
             let _ = AssertUnwindSafe(hook).catch_unwind().await;
         });
         self.0.push(Hook { on, undone: false, task });
@@ -68,19 +70,19 @@ impl Hooks {
 
 /// # Hooks
 ///
-/// What a unit wants done *outside* of the database belongs here and not into the unit itself, which may run several
-/// times. Hooks belong to the attempt that registers them: those of an attempt that is run again are dropped. Those
-/// registered inside a savepoint that is rolled back are dropped too, but for `on_rollback`.
+/// What a unit wants done *outside* of the database belongs here and not into the unit itself, which may run
+/// several times. Hooks belong to the attempt that registers them: those of an attempt that is run again are
+/// dropped. Those registered inside a savepoint that is rolled back are dropped too, but for `on_rollback`.
 ///
-/// They run once, one after the other in the order of their registration, after the transaction has ended and with its
-/// connection given back; also when the caller of `run` has gone. `run` waits for them while its deadline lasts, and they
-/// go on in the background then. What they return is dropped, and a panic of one keeps none of the others from running:
-/// a commit stays a commit.
+/// They run once, one after the other in the order of their registration, after the transaction has ended and
+/// with its connection given back; also when the caller of `run` has gone. `run` waits for them while its
+/// deadline lasts, and they go on in the background then. What they return is dropped, and a panic of one
+/// keeps none of the others from running: a commit stays a commit.
 ///
 /// # What a hook cannot do
 ///
-/// Be relied on. A process that dies between the commit and the hook has committed and not run it. What must happen
-/// belongs into the transaction: as a row that somebody works off.
+/// Be relied on. A process that dies between the commit and the hook has committed and not run it. What must
+/// happen belongs into the transaction: as a row that somebody works off.
 impl<DB: Backend> Tx<DB> {
     /// Has something done once the commit is known: mails, messages, caches.
     ///

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 
+use crate::backend::shown;
 use crate::backend::{Backend, Injected, Provocation, Reply, WatchedQuery, failure_of};
-use crate::error::shown;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Answer, Fault, Interceptors, Next, Step, StepKind, TransactionToken};
 
@@ -163,7 +163,8 @@ fn failed<DB: Backend>(error: &sqlx::Error, nowait: bool) -> Answer {
     Answer::failed(failure.unwrap_or_else(|| Failure::new(FailureKind::Other, shown(error))))
 }
 
-/// The error of a fault that keeps a step from reaching the server: the server's own, where it can be made to raise it.
+/// The error of a fault that keeps a step from reaching the server: the server's own, where it can be made to
+/// raise it.
 async fn provoked<DB: Backend>(connection: &mut DB::Connection, fault: Fault) -> sqlx::Error {
     match DB::provoke(fault) {
         None => connection_reset(),

@@ -26,31 +26,35 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
 /// # Locks
 impl<DB: Backend> Tx<DB> {
-    /// The text of a `SELECT`, with the lock that the strategy takes on rows that are read in order to be changed.
+    /// The text of a `SELECT`, with the lock that the strategy takes on rows that are read in order to be
+    /// changed.
     ///
-    /// Under [`Pessimistic`](crate::Pessimistic) that is `FOR NO KEY UPDATE` on PostgreSQL and `FOR UPDATE` on MySQL
-    /// and MariaDB, put behind the last word of the text; elsewhere, and on SQLite, the text is unchanged.
+    /// Under [`Pessimistic`](crate::Pessimistic) that is `FOR NO KEY UPDATE` on PostgreSQL and `FOR UPDATE`
+    /// on MySQL and MariaDB, put behind the last word of the text; elsewhere, and on SQLite, the text is
+    /// unchanged.
     ///
     /// # Texts that cannot be locked
     ///
-    /// Servers accept a lock clause behind some texts and then lock nothing. Such a text is refused, under every strategy
-    /// alike: the transaction ends with an [`Unsupported`](crate::ErrorKind::Unsupported) error that names the reason,
-    /// which the next statement returns, so nothing is read without the lock. Refused are:
+    /// Servers accept a lock clause behind some texts and then lock nothing. Such a text is refused, under
+    /// every strategy alike: the transaction ends with an [`Unsupported`](crate::ErrorKind::Unsupported)
+    /// error that names the reason, which the next statement returns, so nothing is read without the lock.
+    /// Refused are:
     ///
     /// - what is not one `SELECT`, or has a lock clause of its own, `INTO`, or no table to read from;
-    /// - `UNION`, `INTERSECT`, `EXCEPT`, `DISTINCT` and `GROUP BY`; on PostgreSQL all aggregates, window functions,
-    ///   `HAVING` and set-returning functions, on MySQL and MariaDB `MIN` and `MAX`, which look at one row of many;
-    /// - `WITH`, a subquery in the select list, outer joins on PostgreSQL, and subqueries in `FROM` on MySQL and MariaDB,
-    ///   unless the lock [names a table](RowLock::of);
+    /// - `UNION`, `INTERSECT`, `EXCEPT`, `DISTINCT` and `GROUP BY`; on PostgreSQL all aggregates, window
+    ///   functions, `HAVING` and set-returning functions, on MySQL and MariaDB `MIN` and `MAX`, which look at
+    ///   one row of many;
+    /// - `WITH`, a subquery in the select list, outer joins on PostgreSQL, and subqueries in `FROM` on MySQL
+    ///   and MariaDB, unless the lock [names a table](RowLock::of);
     /// - executable comments (`/*! … */`) on MySQL and MariaDB.
     ///
     /// On SQLite, which has no row locks, only what is no single `SELECT` or has a lock clause.
     ///
     /// # What a text does not tell
     ///
-    /// A subquery in `WHERE` is read, and its rows are not locked. A view is locked as far as the database reaches through
-    /// it: not where its definition has a `WITH` (PostgreSQL) or is materialized for each query (MySQL, MariaDB). Tables
-    /// without transactions (MyISAM, Aria) have no row locks.
+    /// A subquery in `WHERE` is read, and its rows are not locked. A view is locked as far as the database
+    /// reaches through it: not where its definition has a `WITH` (PostgreSQL) or is materialized for each
+    /// query (MySQL, MariaDB). Tables without transactions (MyISAM, Aria) have no row locks.
     pub fn for_update(&self, sql: impl SqlSafeStr) -> SqlStr {
         let sql = sql.into_sql_str();
         match locked::<DB>(self.closing.plan.row_lock, &sql) {
@@ -90,19 +94,21 @@ impl<DB: Backend> Tx<DB> {
     /// # Ok::<_, Error>(()) }).await }
     /// ```
     ///
-    /// Units that each lock what they need as they go, in whatever order they come across it, deadlock: one holds the
-    /// first row and waits for the second, another one the other way round. Units that lock all of it here first, do
-    /// not: keys are sorted, duplicates left out, and one statement locks them in the order of the column.
+    /// Units that each lock what they need as they go, in whatever order they come across it, deadlock: one
+    /// holds the first row and waits for the second, another one the other way round. Units that lock all of
+    /// it here first, do not: keys are sorted, duplicates left out, and one statement locks them in the order
+    /// of the column.
     ///
-    /// More than 32 000 keys take several statements, one after the other in Rust's order of the keys. Where the column is
-    /// text and its collation has another order, such a call can still deadlock with another one.
+    /// More than 32 000 keys take several statements, one after the other in Rust's order of the keys. Where
+    /// the column is text and its collation has another order, such a call can still deadlock with another
+    /// one.
     ///
-    /// `table` and `column` go into the statement as they are; quote them where your database asks for it. Taken is
-    /// [`RowLock::NO_KEY_UPDATE`], or what the strategy takes. Text keys are compared as the database compares them, but
-    /// reported as missing by Rust's equality.
+    /// `table` and `column` go into the statement as they are; quote them where your database asks for it.
+    /// Taken is [`RowLock::NO_KEY_UPDATE`], or what the strategy takes. Text keys are compared as the
+    /// database compares them, but reported as missing by Rust's equality.
     ///
-    /// SQLite locks the database as a whole: under a plan that opens with `BEGIN IMMEDIATE` that has happened, and the
-    /// keys are only looked up.
+    /// SQLite locks the database as a whole: under a plan that opens with `BEGIN IMMEDIATE` that has
+    /// happened, and the keys are only looked up.
     ///
     /// # Errors
     ///
@@ -146,18 +152,21 @@ impl<DB: Backend> Tx<DB> {
         Ok(missing.into_iter().collect())
     }
 
-    /// Takes a lock on something that is no row, and holds it until the transaction ends: a name, a tenant, a day.
+    /// Takes a lock on something that is no row, and holds it until the transaction ends: a name, a tenant, a
+    /// day.
     ///
-    /// Any hashable key will do. It is turned into 64 bits in a way that is the same in every process and on every
-    /// machine, as long as the key's type hashes the same; two keys that come out alike only wait for each other.
+    /// Any hashable key will do. It is turned into 64 bits in a way that is the same in every process and on
+    /// every machine, as long as the key's type hashes the same; two keys that come out alike only wait for
+    /// each other.
     ///
     /// # Snapshots
     ///
-    /// The lock protects what is read after it was granted. A transaction at REPEATABLE READ reads from a snapshot, which
-    /// may be older than the lock, and two units that lock, count and insert would get the same number. So at REPEATABLE
-    /// READ the lock is refused as [`Unsupported`](crate::ErrorKind::Unsupported): on PostgreSQL always, because the
-    /// snapshot is taken before the lock is waited for; on MySQL and MariaDB when a statement ran before it. At READ
-    /// COMMITTED, which is the level of all shipped strategies but one, each statement has a snapshot of its own; at
+    /// The lock protects what is read after it was granted. A transaction at REPEATABLE READ reads from a
+    /// snapshot, which may be older than the lock, and two units that lock, count and insert would get the
+    /// same number. So at REPEATABLE READ the lock is refused as
+    /// [`Unsupported`](crate::ErrorKind::Unsupported): on PostgreSQL always, because the snapshot is taken
+    /// before the lock is waited for; on MySQL and MariaDB when a statement ran before it. At READ COMMITTED,
+    /// which is the level of all shipped strategies but one, each statement has a snapshot of its own; at
     /// SERIALIZABLE, a unit that read too early runs again.
     ///
     /// # Errors

@@ -23,8 +23,9 @@ struct Unit {
     converted: Option<Failure>,
 }
 
-/// What tells one pool from another: where it keeps its options, which stays the same for all of its clones, and for as
-/// long as there is one. (How it connects may be changed while it is in use: credentials that rotate.)
+/// What tells one pool from another: where it keeps its options, which stays the same for all of its clones,
+/// and for as long as there is one. (How it connects may be changed while it is in use: credentials that
+/// rotate.)
 pub(crate) fn identity<DB: Backend>(pool: &Pool<DB>) -> usize {
     std::ptr::from_ref(pool.options()).addr()
 }
@@ -34,8 +35,9 @@ pub(crate) fn holds_connection_of<DB: Backend>(pool: &Pool<DB>) -> bool {
     HELD.try_with(|held| held.borrow().iter().any(|unit| unit.pool == identity(pool))).unwrap_or(false)
 }
 
-/// Runs a unit as one that holds a connection of this pool. Returns with its output what the last driver's error said
-/// that it turned into one of this crate's: of what a unit does on the connection itself, nothing else is seen.
+/// Runs a unit as one that holds a connection of this pool. Returns with its output what the last driver's
+/// error said that it turned into one of this crate's: of what a unit does on the connection itself, nothing
+/// else is seen.
 pub(crate) async fn holding<DB: Backend, F: Future>(
     pool: &Pool<DB>,
     unit: F,

@@ -1,9 +1,9 @@
 //! A savepoint around a statement that may end its transaction unseen: a procedure, say, that commits.
 //!
-//! The guard that is set when a transaction opens is looked at when it ends. That is too late for what comes in between: a
-//! conflict that the database answers by rolling everything back takes the guard along, and the unit would run again
-//! although a part of it is stored. For the same reason a conflict that answers such a statement itself is final: the
-//! savepoint is gone either way.
+//! The guard that is set when a transaction opens is looked at when it ends. That is too late for what comes
+//! in between: a conflict that the database answers by rolling everything back takes the guard along, and the
+//! unit would run again although a part of it is stored. For the same reason a conflict that answers such a
+//! statement itself is final: the savepoint is gone either way.
 
 use sqlx::SqlSafeStr as _;
 

@@ -40,14 +40,16 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # What it can rescue
     ///
-    /// A constraint violation, a refused `NOWAIT`, a statement that the database could not make sense of, and errors of
-    /// the unit's own. A scope that hides such a failure and returns `Ok` is undone and answers the failure.
+    /// A constraint violation, a refused `NOWAIT`, a statement that the database could not make sense of, and
+    /// errors of the unit's own. A scope that hides such a failure and returns `Ok` is undone and answers the
+    /// failure.
     ///
     /// # What it cannot
     ///
-    /// A conflict, or a failure that ends the session. After a serialization failure or a deadlock there is nothing left to go on with: the failure outlives
-    /// the scope, later statements answer it, and the whole unit is run again. Rolling back to a savepoint would meet the
-    /// same failure for ever on PostgreSQL, and there is no savepoint left on MySQL and MariaDB.
+    /// A conflict, or a failure that ends the session. After a serialization failure or a deadlock there is
+    /// nothing left to go on with: the failure outlives the scope, later statements answer it, and the whole
+    /// unit is run again. Rolling back to a savepoint would meet the same failure for ever on PostgreSQL, and
+    /// there is no savepoint left on MySQL and MariaDB.
     ///
     /// # Errors
     ///
@@ -104,8 +106,8 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
-    /// Back to where the scope began. Where that fails there is no transaction any more, and nothing hides the error that
-    /// led here.
+    /// Back to where the scope began. Where that fails there is no transaction any more, and nothing hides
+    /// the error that led here.
     async fn undo(&mut self, savepoint: &str, before: Before) {
         self.journal.forgive();
         self.hooks.undo(before.hooks);
@@ -115,7 +117,8 @@ impl<DB: Backend> Tx<DB> {
         let _ = self.control(DB::rollback_to(savepoint)).await;
     }
 
-    /// A statement of the crate's own, whose failure ends the transaction. Answers the integers that it answers.
+    /// A statement of the crate's own, whose failure ends the transaction. Answers the integers that it
+    /// answers.
     pub(super) async fn control(&mut self, sql: String) -> Result<Vec<i64>, Error> {
         let Parts { journal, connection, interception, .. } = self.parts();
         admit_control::<DB>(journal, connection).await?;

@@ -11,7 +11,8 @@ use tokio::runtime::Handle;
 ///
 /// # Why not spawn it in the first place?
 ///
-/// A commit that nobody cancels, which is nearly all of them, would pay for a task and two wake-ups across threads.
+/// A commit that nobody cancels, which is nearly all of them, would pay for a task and two wake-ups across
+/// threads.
 pub(crate) struct Shield<F: Shieldable, P: Finish<F>> {
     rest: Option<(Pin<Box<F>>, P)>,
     runtime: Handle,

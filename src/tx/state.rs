@@ -120,7 +120,8 @@ impl Journal {
         self.in_flight || self.distrusted || self.over.as_ref().is_some_and(is_ended)
     }
 
-    /// Something has ended the transaction unseen, and may have left more on the session than a rollback undoes.
+    /// Something has ended the transaction unseen, and may have left more on the session than a rollback
+    /// undoes.
     pub(super) fn distrust_session(&mut self) {
         self.distrusted = true;
     }
@@ -133,8 +134,8 @@ impl Journal {
         self.touched = true;
     }
 
-    /// Whether this failure may hide that a part of the unit is stored: it has rolled everything back, the savepoint
-    /// included that would have shown it.
+    /// Whether this failure may hide that a part of the unit is stored: it has rolled everything back, the
+    /// savepoint included that would have shown it.
     pub(super) fn may_be_stored_in_part<DB: Backend>(&self, failure: &Failure) -> bool {
         self.is_probing && DB::rolls_back_everything(failure)
     }
@@ -170,7 +171,8 @@ impl Journal {
         }
     }
 
-    /// A question of the crate's own is on its way, or was answered: no statement of the unit's, and nobody is told.
+    /// A question of the crate's own is on its way, or was answered: no statement of the unit's, and nobody
+    /// is told.
     pub(super) fn question(&mut self, on_its_way: bool) {
         self.in_flight = on_its_way;
     }
@@ -292,8 +294,8 @@ pub(super) async fn admit<DB: Backend>(
     Ok(())
 }
 
-/// On a node that aborts the transaction between two statements of one text, the second one would run outside of it, and
-/// would be stored.
+/// On a node that aborts the transaction between two statements of one text, the second one would run outside
+/// of it, and would be stored.
 fn several_on_galera() -> Failure {
     Failure::new(
         FailureKind::Unsupported,

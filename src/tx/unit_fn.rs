@@ -8,8 +8,8 @@ use super::Tx;
 
 /// An async closure whose future can be named, so that it can be required to be `Send`.
 ///
-/// Implemented for every async closure of one argument. `AsyncFnOnce` alone says nothing about its future, and a future
-/// that may not be `Send` cannot be spawned.
+/// Implemented for every async closure of one argument. `AsyncFnOnce` alone says nothing about its future,
+/// and a future that may not be `Send` cannot be spawned.
 #[diagnostic::on_unimplemented(
     message = "this is not a unit of work",
     label = "expected an async closure: `async |tx| {{ … }}` or `async move |tx| {{ … }}`",
@@ -30,8 +30,8 @@ where
 
 /// A closure that can be retried: each attempt runs a fresh clone of it.
 ///
-/// Implemented for everything that is `Clone`, `Send` and `Sync`. It has a name of its own so that the compiler can explain
-/// what is wrong with a closure that is not:
+/// Implemented for everything that is `Clone`, `Send` and `Sync`. It has a name of its own so that the
+/// compiler can explain what is wrong with a closure that is not:
 ///
 /// ```compile_fail
 /// # use atomically::{Error, Optimistic, TransactorExt as _};

@@ -1,5 +1,5 @@
-//! The scripts. Those of [Hermitage](https://github.com/ept/hermitage), with the steps so arranged that the answers
-//! alone tell whether the anomaly happened, and not who had to wait.
+//! The scripts. Those of [Hermitage](https://github.com/ept/hermitage), with the steps so arranged that the
+//! answers alone tell whether the anomaly happened, and not who had to wait.
 
 use crate::engines::Rows;
 use crate::script::{Case, Seen};
@@ -111,7 +111,8 @@ pub(crate) const CASES: [Case; 14] = [
             (T1, COMMIT),
             (T2, COMMIT),
         ],
-        // The row that T2 has seen is the one that it deletes, unless it goes by something else than what it saw.
+        // The row that T2 has seen is the one that it deletes, unless it goes by something else than what it
+        // saw.
         happened: |seen| seen.by[T2][0].iter().any(|row| value(&seen.after, row[0]).is_some()),
     },
     Case {

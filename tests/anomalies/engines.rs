@@ -39,7 +39,8 @@ pub(crate) trait Engine: TestBackend {
     const TITLE: &'static str;
     const LEVELS: &'static [Level];
 
-    /// Whether a transaction that has announced that it will write keeps all others of its kind from beginning.
+    /// Whether a transaction that has announced that it will write keeps all others of its kind from
+    /// beginning.
     const ONE_WRITER: bool = false;
 
     /// A statement that answers the server's number for this connection.
@@ -91,8 +92,8 @@ impl Engine for Postgres {
 
     ask!();
 
-    /// The table of locks, and not `pg_stat_activity`: who gives a lock away marks it as granted there at once, while
-    /// the waiting state of the activity lasts until the one who waited has woken up.
+    /// The table of locks, and not `pg_stat_activity`: who gives a lock away marks it as granted there at
+    /// once, while the waiting state of the activity lasts until the one who waited has woken up.
     fn is_waiting(pool: &Pool<Self>, number: i64) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $1::int8 AND NOT granted)")
@@ -122,8 +123,8 @@ impl Engine for MySql {
 
     ask!();
 
-    /// The server makes this table anew only when nobody has looked at it for a tenth of a second, so those who ask
-    /// stand in line and let that time pass.
+    /// The server makes this table anew only when nobody has looked at it for a tenth of a second, so those
+    /// who ask stand in line and let that time pass.
     fn is_waiting(pool: &Pool<Self>, number: i64) -> BoxFuture<'_, bool> {
         static LINE: Mutex<()> = Mutex::const_new(());
         Box::pin(async move {
@@ -137,7 +138,8 @@ impl Engine for MySql {
         })
     }
 
-    /// The variable is on by default in newer servers and missing in older ones: what is not asked for is off.
+    /// The variable is on by default in newer servers and missing in older ones: what is not asked for is
+    /// off.
     fn settings<'a>(pool: &'a Pool<Self>, level: &'a Level) -> BoxFuture<'a, Option<String>> {
         const NAME: &str = "innodb_snapshot_isolation";
         Box::pin(async move {

@@ -14,8 +14,8 @@ use crate::support::TestPool;
 /// An anomaly: how to provoke it, and how to tell that it happened.
 pub(crate) struct Case {
     pub name: &'static str,
-    /// Who does what. A transaction begins with its session's first step. Whose turn it is while its session waits
-    /// does it later, as soon as it can.
+    /// Who does what. A transaction begins with its session's first step. Whose turn it is while its session
+    /// waits does it later, as soon as it can.
     pub steps: &'static [(usize, &'static str)],
     /// Asked only when every transaction has committed: what a failed one has read is not to be used.
     pub happened: fn(&Seen) -> bool,
@@ -82,7 +82,8 @@ impl Player {
         self.running.is_none() && self.to_do.is_empty()
     }
 
-    /// Goes on until there is nothing more to do or a lock is in the way; tells whether any statement was answered.
+    /// Goes on until there is nothing more to do or a lock is in the way; tells whether any statement was
+    /// answered.
     async fn go_on<E: Engine>(&mut self, pool: &Pool<E>) -> bool {
         let mut progress = false;
         loop {
@@ -99,8 +100,9 @@ impl Player {
             match answer {
                 Ok(reply) => self.learn(statement, reply),
                 Err(error) => match error.failure().map(|failure| failure.kind()) {
-                    // With a busy timeout SQLite would wait, but only before the transaction has read anything: so
-                    // this is its way of being blocked, and the statement is sent again when others have moved.
+                    // With a busy timeout SQLite would wait, but only before the transaction has read
+                    // anything: so this is its way of being blocked, and the statement is sent again when
+                    // others have moved.
                     Some(FailureKind::Busy) if self.fresh => {
                         self.to_do.push_front(statement);
                         return progress;
@@ -167,7 +169,8 @@ async fn go_on<E: Engine>(players: &mut [Player], pool: &Pool<E>) {
     }
 }
 
-/// Until everybody is done: a cycle of transactions that wait for each other is broken by the server, in its own time.
+/// Until everybody is done: a cycle of transactions that wait for each other is broken by the server, in its
+/// own time.
 async fn finish<E: Engine>(players: &mut [Player], pool: &Pool<E>) {
     let start = Instant::now();
     while !players.iter().all(Player::is_done) {

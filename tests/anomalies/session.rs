@@ -12,10 +12,12 @@ use crate::engines::{Engine, Reply};
 /// No wait of these tests is longer: a test that stands still has failed.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-/// How long a statement may take before the server is asked whether it waits for a lock. Not a limit: an answer decides.
+/// How long a statement may take before the server is asked whether it waits for a lock. Not a limit: an
+/// answer decides.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// A connection that a task of its own works on, so that a statement that waits for a lock keeps nobody else waiting.
+/// A connection that a task of its own works on, so that a statement that waits for a lock keeps nobody else
+/// waiting.
 pub(crate) struct Session {
     /// The server's own number for the connection.
     number: i64,

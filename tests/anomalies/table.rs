@@ -20,7 +20,8 @@ fn of_the_guide(title: &str) -> Table {
         .collect()
 }
 
-/// Fails, with the table to paste, unless the guide says what was seen; the columns that were left out are not compared.
+/// Fails, with the table to paste, unless the guide says what was seen; the columns that were left out are
+/// not compared.
 pub(crate) fn assert_is_in_the_guide(seen: &Table, left_out: &[&str]) {
     let title = &seen[0][0];
     let mut written = of_the_guide(title);

@@ -61,7 +61,8 @@ impl<'s> Modules<'s> {
         Self { files, used }
     }
 
-    /// The file that defines what a full path names: that of its last module, or where that module takes the name from.
+    /// The file that defines what a full path names: that of its last module, or where that module takes the
+    /// name from.
     fn file_of(&self, path: &[String]) -> Option<&'s str> {
         let mut path = path.to_vec();
         for _ in 0..8 {
@@ -158,8 +159,8 @@ fn leaves(tree: &UseTree, before: &[String]) -> Vec<(String, Vec<String>)> {
     }
 }
 
-/// A path without `crate`, `self` and `super`. Another one is taken to begin in the module of the file: what it names there
-/// is a child module, or else a crate, which is no module here.
+/// A path without `crate`, `self` and `super`. Another one is taken to begin in the module of the file: what
+/// it names there is a child module, or else a crate, which is no module here.
 fn absolute(path: &[String], file: &[String], module: &[String]) -> Vec<String> {
     let mut base = match path.first().map(String::as_str) {
         Some("crate") => return path[1..].to_vec(),

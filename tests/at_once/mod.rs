@@ -1,7 +1,7 @@
 //! Calls that one round trip is enough for: how PostgreSQL carries a batch of `Deltas`.
 //!
-//! What they come to is a matter of `conformance/coalescing.rs`, whichever way they go. Where calls have to share a batch, there
-//! is one thread: the flight's task has its turn when all of them have been made.
+//! What they come to is a matter of `conformance/coalescing.rs`, whichever way they go. Where calls have to
+//! share a batch, there is one thread: the flight's task has its turn when all of them have been made.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -123,8 +123,8 @@ enum Client {
     Naive,
 }
 
-/// 200 transfers through a network that cuts connections at every step. Answers how often each was applied, and what
-/// its client was told.
+/// 200 transfers through a network that cuts connections at every step. Answers how often each was applied,
+/// and what its client was told.
 async fn transfers<DB: TestBackend>(client: Client) -> Vec<(i64, Result<(), ErrorKind>)> {
     let direct = bank::<DB>().await;
     let proxy = Proxy::to(&direct.url).await;

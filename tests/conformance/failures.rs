@@ -101,8 +101,8 @@ pub(crate) async fn a_constraint_that_fails_at_commit_is_typed<DB: TestBackend>(
     assert_eq!(DB::open_transactions(&pool).await, 0);
 }
 
-/// Two units lock two rows in opposite order, each when the other has its first. What `swallow` makes of the error is
-/// what the unit returns.
+/// Two units lock two rows in opposite order, each when the other has its first. What `swallow` makes of the
+/// error is what the unit returns.
 async fn opposite_order<DB, E>(
     pool: &Pool<DB>,
     attempts: u32,
@@ -145,8 +145,8 @@ pub(crate) async fn a_deadlock_victim_is_run_again<DB: TestBackend>() {
     assert_eq!(both_rows(&pool).await, [2, 2]);
 }
 
-/// One attempt each, so that the victim's failure reaches its caller: as a typed error, with nothing stored, whatever
-/// the unit made of it.
+/// One attempt each, so that the victim's failure reaches its caller: as a typed error, with nothing stored,
+/// whatever the unit made of it.
 pub(crate) async fn a_swallowed_deadlock_is_never_ok<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let thrown_away = opposite_order::<DB, Error>(&pool, 1, |_| Ok(())).await;
@@ -185,7 +185,8 @@ async fn both_rows<DB: TestBackend>(pool: &Pool<DB>) -> [i64; 2] {
     [row(1).await.expect("row 1"), row(2).await.expect("row 2")]
 }
 
-/// A violation hidden by the unit: stored where the database undoes the statement alone, refused where it does not.
+/// A violation hidden by the unit: stored where the database undoes the statement alone, refused where it
+/// does not.
 pub(crate) async fn a_swallowed_violation_is_never_a_silent_loss<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);

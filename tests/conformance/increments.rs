@@ -162,7 +162,8 @@ pub(crate) async fn a_strategy_of_ones_own_is_exact<DB: TestBackend>() {
     assert!(attempts > TASKS * ROUNDS, "no conflict happened, so nothing was shown");
 }
 
-/// Without this, the tests above would prove nothing: the same storm, read and written without any protection.
+/// Without this, the tests above would prove nothing: the same storm, read and written without any
+/// protection.
 pub(crate) async fn naive_loses_updates<DB: TestBackend>() {
     let pool = counter::<DB>(8).await;
     let shared = pool.pool.clone();

@@ -290,7 +290,8 @@ pub(crate) async fn shared_first_and_changed_then_is_reported<DB: TestBackend>()
     assert_eq!(deadlocks.into_inner(), 1);
 }
 
-/// PostgreSQL gives the locks of a savepoint back, InnoDB only if it came first: the checker says what the server does.
+/// PostgreSQL gives the locks of a savepoint back, InnoDB only if it came first: the checker says what the
+/// server does.
 pub(crate) async fn savepoints_give_back_what_the_server_gives_back<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);

@@ -183,7 +183,8 @@ pub(crate) async fn locks_that_do_not_exist_are_refused<DB: TestBackend>() {
     assert_eq!(rows.expect_err("deferred").kind(), ErrorKind::Unsupported);
 }
 
-/// PostgreSQL gives it back with the savepoint, MySQL and MariaDB keep it: either way, who asks again holds it.
+/// PostgreSQL gives it back with the savepoint, MySQL and MariaDB keep it: either way, who asks again holds
+/// it.
 pub(crate) async fn an_advisory_lock_survives_or_is_taken_again<DB: TestBackend>() {
     let pool = DB::pool(1).await;
     let others = DB::another(&pool.url).await;

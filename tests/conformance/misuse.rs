@@ -100,7 +100,8 @@ pub(crate) async fn a_second_connection_is_told_from_a_busy_pool<DB: TestBackend
     assert!(error.to_string().contains("on `tx`"), "{error}");
 }
 
-/// Whoever waits for the pool while holding its only connection waits in vain, which is reported long before it times out.
+/// Whoever waits for the pool while holding its only connection waits in vain, which is reported long before
+/// it times out.
 pub(crate) async fn an_idle_unit_is_told_that_its_pool_is_exhausted<DB: TestBackend>() {
     for (connections, wanted) in [(1, true), (2, false)] {
         let server = counter::<DB>(connections).await;

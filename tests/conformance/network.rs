@@ -30,7 +30,8 @@ pub(crate) async fn a_server_that_is_not_there_is_a_typed_error_in_time<DB: Test
     assert!(error.is_exhausted(), "{error:?}");
 }
 
-/// The pool has one connection; it goes silent at the opening, or at a statement, and the next run has another one.
+/// The pool has one connection; it goes silent at the opening, or at a statement, and the next run has
+/// another one.
 pub(crate) async fn a_peer_that_falls_silent_is_a_typed_error_in_time<DB: TestBackend>() {
     let direct = counter::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
@@ -83,7 +84,8 @@ pub(crate) async fn a_commit_that_is_not_answered_is_unknown<DB: ServerBackend>(
         stored += i64::from(delivered);
         eventually(stored, async || value(&direct).await).await;
 
-        // The row is not locked for those who come after, unless the server has not heard that its client is gone.
+        // The row is not locked for those who come after, unless the server has not heard that its client is
+        // gone.
         if !matches!(fault, Fault::SilenceBefore) {
             let patient = db.clone().deadline(FOR_EVER);
             timeout(FOR_EVER, patient.run(increment::<DB>)).await.expect("in time").expect("usable at once");

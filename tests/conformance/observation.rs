@@ -82,7 +82,8 @@ impl Notes {
     }
 }
 
-/// Each step in its order, with the name, the strategy, the database and the place of the run, and without any value.
+/// Each step in its order, with the name, the strategy, the database and the place of the run, and without
+/// any value.
 pub(crate) async fn observers_are_told_of_every_step<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let notes = Notes::default();
@@ -224,8 +225,8 @@ pub(crate) async fn a_failed_statement_is_told_with_its_failure<DB: TestBackend>
     assert_eq!(notes.count("INSERT: constraint"), 1, "{:?}", notes.lines());
 }
 
-/// A unit that waits for something else than its database with a transaction open is told of while it waits; it is the
-/// observer who lets it go on. Told once for each pause.
+/// A unit that waits for something else than its database with a transaction open is told of while it waits;
+/// it is the observer who lets it go on. Told once for each pause.
 pub(crate) async fn a_unit_that_idles_is_reported_while_it_does<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let (notes, release) = (Notes::default(), Arc::new(Notify::new()));

@@ -49,7 +49,8 @@ pub(crate) async fn a_panic_of_an_observer_changes_nothing<DB: TestBackend>() {
     assert_eq!(DB::apply(&apply, update, &[1]).await.expect("a commit"), 1);
 }
 
-/// The panic of the unit is the one that its caller sees, and the process lives. So it is with a unit that is dropped.
+/// The panic of the unit is the one that its caller sees, and the process lives. So it is with a unit that is
+/// dropped.
 pub(crate) async fn an_observer_may_panic_while_its_unit_unwinds<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let panics = Panics::default();

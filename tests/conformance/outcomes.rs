@@ -50,7 +50,8 @@ pub(crate) async fn own_errors_come_back_and_roll_back<DB: TestBackend>() {
     assert_eq!(DB::open_transactions(&watcher).await, 0);
 }
 
-/// The error is stringified, wrapped in `anyhow`, or thrown away: a conflict is still seen and the unit runs again.
+/// The error is stringified, wrapped in `anyhow`, or thrown away: a conflict is still seen and the unit runs
+/// again.
 pub(crate) async fn any_error_type_lets_conflicts_through<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = patient(Optimistic::default(), &pool);

@@ -55,7 +55,8 @@ pub(crate) async fn each_run_sees_what_before_acquire_sets<DB: TestBackend>() {
     }
 }
 
-/// Who waits at the gate with its transaction open must not hold the connection that the one at work waits for.
+/// Who waits at the gate with its transaction open must not hold the connection that the one at work waits
+/// for.
 pub(crate) async fn a_gate_does_not_stall_a_small_pool<DB: TestBackend>() {
     const TASKS: i64 = 48;
     const ROUNDS: i64 = 10;

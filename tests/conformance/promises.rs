@@ -185,7 +185,8 @@ pub(crate) async fn lone_statements_add_up<DB: TestBackend>() {
     .await;
 }
 
-/// Who explores also has what other test tools plan: once in each schedule, which is how each can be repeated.
+/// Who explores also has what other test tools plan: once in each schedule, which is how each can be
+/// repeated.
 pub(crate) async fn faults_happen_in_explorations<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = Pessimistic::default().on(&pool);

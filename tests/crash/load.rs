@@ -29,8 +29,8 @@ pub(crate) enum Client {
     Naive,
 }
 
-/// Counts the attempts of one run, and those among them that failed with anything but an unanswered commit: of those, no
-/// strategy is asked.
+/// Counts the attempts of one run, and those among them that failed with anything but an unanswered commit:
+/// of those, no strategy is asked.
 #[derive(Debug, Clone, Default)]
 struct Counting {
     attempts: Arc<AtomicU32>,

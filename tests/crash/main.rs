@@ -23,8 +23,8 @@ const KILLS: u32 = 8;
 /// Every other kill comes while a commit is held.
 const HELD: u32 = KILLS / 2;
 
-/// Kills the server under load, again and again, and answers how often each transfer was applied and what its client was
-/// told.
+/// Kills the server under load, again and again, and answers how often each transfer was applied and what its
+/// client was told.
 async fn transfers<DB: Mortal>(client: Client) -> Vec<(usize, Told)> {
     let mut server = spawn_blocking(DB::server).await.expect("a server");
     let url = server.url().to_owned();

@@ -18,8 +18,8 @@ impl Mortal for Postgres {
         Server::postgres()
     }
 
-    /// Commits that are stored wait for a standby that does not exist. The setting is gone from the file again before the
-    /// server is.
+    /// Commits that are stored wait for a standby that does not exist. The setting is gone from the file
+    /// again before the server is.
     async fn hold_a_commit(url: &str) -> Pool<Self> {
         let pool = Self::another(url).await;
         let execute = async |sql: &'static str| sqlx::query(sql).execute(&pool).await.expect(sql);

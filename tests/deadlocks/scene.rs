@@ -119,7 +119,8 @@ pub(crate) fn patient<DB: TestBackend, S: Strategy>(strategy: S, pool: &Pool<DB>
     PoolTransactor::new(strategy, pool).deadline(Duration::from_secs(120))
 }
 
-/// Each of these units takes its first lock, waits until all of them have theirs, and asks for its second one.
+/// Each of these units takes its first lock, waits until all of them have theirs, and asks for its second
+/// one.
 pub(crate) async fn collide<DB: TestBackend, const N: usize>(
     strategy: impl Strategy,
     pool: &Pool<DB>,
@@ -145,7 +146,8 @@ pub(crate) async fn collide<DB: TestBackend, const N: usize>(
     futures_util::future::join_all(runs).await;
 }
 
-/// A unit on this pool, and a transaction that nobody watches on the other one, which wins. Answers its session.
+/// A unit on this pool, and a transaction that nobody watches on the other one, which wins. Answers its
+/// session.
 pub(crate) async fn lose_to_somebody_else<DB: TestBackend>(
     pool: &Pool<DB>,
     others: &Pool<DB>,

@@ -75,7 +75,8 @@ impl Table {
         self.note(what, &error);
     }
 
-    /// The same without lines for debugging: how many attempts there were at which limit depends on the machine.
+    /// The same without lines for debugging: how many attempts there were at which limit depends on the
+    /// machine.
     pub(crate) async fn record_loud<T, E: fmt::Display>(
         &mut self,
         what: &str,

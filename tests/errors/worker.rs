@@ -68,8 +68,8 @@ async fn a_reader_whose_worker_died_has_no_unknown_commit() {
     let _ = lone.apply(sqlx::query("SELECT * FROM t")).await;
 }
 
-/// Dropped at any moment, the opening included, after the driver's thread has done what it was told: whoever gets the
-/// connection next can write, and waits for locks as long as before.
+/// Dropped at any moment, the opening included, after the driver's thread has done what it was told: whoever
+/// gets the connection next can write, and waits for locks as long as before.
 #[tokio::test(flavor = "current_thread")]
 async fn a_dropped_read_only_run_in_memory_leaves_nothing_set() {
     let options = SqliteConnectOptions::new().in_memory(true);

@@ -1,4 +1,5 @@
-//! A pair, in every order of its statements, on plain connections: nothing is left out because it is like something else.
+//! A pair, in every order of its statements, on plain connections: nothing is left out because it is like
+//! something else.
 
 use std::time::Duration;
 
@@ -63,8 +64,8 @@ struct Order<'a, E: Engine> {
 }
 
 impl<E: Engine> Order<'_, E> {
-    /// Runs one order that begins like this, and then takes the first client that can go on. Answers who could have gone
-    /// on each time, and who did.
+    /// Runs one order that begins like this, and then takes the first client that can go on. Answers who
+    /// could have gone on each time, and who did.
     async fn run(&mut self, beginning: &[usize]) -> Option<Vec<(Vec<usize>, usize)>> {
         let mut taken = Vec::new();
         loop {

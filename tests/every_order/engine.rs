@@ -95,8 +95,8 @@ impl Engine for Postgres {
     ];
     const FOR_UPDATE: &'static str = " FOR UPDATE";
 
-    /// Deadlocks are found early: which transaction is ended does not matter here. What SERIALIZABLE takes for a conflict
-    /// depends on the plan, which must not change while the tables fill with dead rows.
+    /// Deadlocks are found early: which transaction is ended does not matter here. What SERIALIZABLE takes
+    /// for a conflict depends on the plan, which must not change while the tables fill with dead rows.
     async fn prepare(pool: &Pool<Self>) {
         let mut connection = pool.acquire().await.expect("a connection");
         for set in [

@@ -123,8 +123,8 @@ fn told(result: &Result<(), Ended>, notes: &Notes) -> String {
     format!("{end} {:?}", notes.seen)
 }
 
-/// What can come of the pair, without what follows deadlocks. `None` if a schedule did not repeat itself because the
-/// server chose another victim of a deadlock.
+/// What can come of the pair, without what follows deadlocks. `None` if a schedule did not repeat itself
+/// because the server chose another victim of a deadlock.
 pub(crate) async fn outcomes<E: Engine>(pool: &Pool<E>, pair: &Pair) -> Option<Ran> {
     let notes: [Arc<Mutex<Notes>>; 2] = Default::default();
     let ends: Arc<Mutex<[Vec<String>; 2]>> = Arc::default();

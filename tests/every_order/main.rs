@@ -1,8 +1,9 @@
-//! Explorations checked against something simpler: small random programs are run by `explore`, and by hand in every order
-//! of their statements on plain connections. What can come of them must be the same.
+//! Explorations checked against something simpler: small random programs are run by `explore`, and by hand in
+//! every order of their statements on plain connections. What can come of them must be the same.
 //!
 //! Two programs are a pair, and each pair has a seed. `EVERY_ORDER_SEED` runs one pair and shows it,
-//! `EVERY_ORDER_PAIRS` and `EVERY_ORDER_SECONDS` run more of them than the suite does, `EVERY_ORDER_FROM` others.
+//! `EVERY_ORDER_PAIRS` and `EVERY_ORDER_SECONDS` run more of them than the suite does, `EVERY_ORDER_FROM`
+//! others.
 
 mod by_hand;
 mod client;

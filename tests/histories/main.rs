@@ -1,5 +1,5 @@
-//! The history checker on histories that need no database: written by hand, made by a simulated one, and looked at by
-//! another checker.
+//! The history checker on histories that need no database: written by hand, made by a simulated one, and
+//! looked at by another checker.
 
 mod opinion;
 mod recorded;

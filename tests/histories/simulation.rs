@@ -16,11 +16,11 @@ const SEEDS: u64 = 300;
 pub(super) enum Simulated {
     /// One transaction after another.
     Serial,
-    /// Everybody sees the state of when he began; who finds at the end that somebody else has written to what he wrote to
-    /// is rolled back.
+    /// Everybody sees the state of when he began; who finds at the end that somebody else has written to what
+    /// he wrote to is rolled back.
     Snapshot,
-    /// Everybody sees what is committed at the moment of looking. Who appends locks the list, and who finds it locked is
-    /// rolled back.
+    /// Everybody sees what is committed at the moment of looking. Who appends locks the list, and who finds
+    /// it locked is rolled back.
     Committed,
     /// The same without locks, and the list is written as it was read.
     LostUpdates,

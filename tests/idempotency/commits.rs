@@ -63,8 +63,8 @@ pub(crate) async fn one_trace_is_enough<DB: Keeps>() {
     assert_eq!(proxy.hits(), 1);
 }
 
-/// The network swallows a COMMIT, so that its transaction stays open on the server: nobody else gets the key before that
-/// has come to its end.
+/// The network swallows a COMMIT, so that its transaction stays open on the server: nobody else gets the key
+/// before that has come to its end.
 pub(crate) async fn a_first_attempt_that_is_still_there_is_fenced<DB: Keeps + ServerBackend>() {
     let direct = ledger::<DB>(2).await;
     let proxy = Proxy::to(&direct.url).await;
@@ -87,7 +87,8 @@ const REQUESTS: i64 = 500;
 const SENDERS: usize = 3;
 const LANES: usize = 4;
 
-/// What one client does with a request: it sends it until it is answered. Answers the response, and how often it sent.
+/// What one client does with a request: it sends it until it is answered. Answers the response, and how often
+/// it sent.
 async fn sends<DB: Keeps>(db: &PoolTransactor<DB, Pessimistic>, k: i64) -> (Outcome<i64>, u32) {
     for sent in 1..=100 {
         let unit = async |tx: &mut Tx<DB>| effect(tx, k).await.map_err(Error::from);
@@ -101,8 +102,8 @@ async fn sends<DB: Keeps>(db: &PoolTransactor<DB, Pessimistic>, k: i64) -> (Outc
     panic!("request {k} was never answered");
 }
 
-/// 500 requests, each sent by three clients at once, through a network that cuts connections at every step, also between
-/// a COMMIT and its answer.
+/// 500 requests, each sent by three clients at once, through a network that cuts connections at every step,
+/// also between a COMMIT and its answer.
 pub(crate) async fn requests_through_a_cutting_proxy_have_one_effect_and_one_answer<DB: Keeps>() {
     let direct = ledger::<DB>(2).await;
     let proxy = Proxy::to(&direct.url).await;

@@ -145,7 +145,8 @@ pub(crate) async fn waiting_in_vain_is_in_progress<DB: Keeps>() {
     }
 }
 
-/// All wait for one that fails. On MySQL and MariaDB all but one of them are ended as deadlocks then, and run again.
+/// All wait for one that fails. On MySQL and MariaDB all but one of them are ended as deadlocks then, and run
+/// again.
 pub(crate) async fn one_of_many_runs<DB: Keeps>() {
     const WAITING: u32 = 5;
     let pool = ledger::<DB>(WAITING + 2).await;

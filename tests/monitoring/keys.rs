@@ -17,8 +17,8 @@ async fn work<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<i64, Error> {
     Ok(1)
 }
 
-/// A fresh answer is told of when its commit is certain, and once: not for an attempt that was run again, nor for a unit
-/// that was rolled back.
+/// A fresh answer is told of when its commit is certain, and once: not for an attempt that was run again, nor
+/// for a unit that was rolled back.
 pub(crate) async fn each_answer_is_counted_once<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let exporter = Exporter::new();

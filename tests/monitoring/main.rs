@@ -1,4 +1,5 @@
-//! Metrics, the alerts over them, and the dashboard: what is counted is what happened, and what is asked for is there.
+//! Metrics, the alerts over them, and the dashboard: what is counted is what happened, and what is asked for
+//! is there.
 
 mod dashboard;
 mod ends;

@@ -1,4 +1,5 @@
-//! The names of metrics and the values of their labels: those that are sent, and those that are asked for or explained.
+//! The names of metrics and the values of their labels: those that are sent, and those that are asked for or
+//! explained.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -71,8 +72,8 @@ fn sent(scrape: &Scrape) -> BTreeMap<String, (String, BTreeSet<String>)> {
     scrape.types.iter().map(|(name, kind)| (name.clone(), (kind.clone(), labels(name)))).collect()
 }
 
-/// Every metric is sent as soon as there is something that it is about, with all values of its labels; and each of them
-/// is in the guide as it is sent.
+/// Every metric is sent as soon as there is something that it is about, with all values of its labels; and
+/// each of them is in the guide as it is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_sent_is_what_the_guide_explains() {
     let exporter = Exporter::new();

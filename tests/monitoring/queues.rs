@@ -157,10 +157,11 @@ pub(crate) async fn trouble_is_counted<DB: TestBackend + QueueBackend>() {
     until(seldom, nothing, &exporter, &[("atomically_queue_troubles_total", "", 2.0)]).await;
 }
 
-/// As long as it lives a worker is seen to; one that is dropped is seen to have ended, and one that was told to stop is
-/// not missed.
+/// As long as it lives a worker is seen to; one that is dropped is seen to have ended, and one that was told
+/// to stop is not missed.
 pub(crate) async fn workers_have_a_heartbeat<DB: TestBackend + QueueBackend>() {
-    // Workers are numbered by the name of their queue, and other tests of this process have workers for "jobs".
+    // Workers are numbered by the name of their queue, and other tests of this process have workers for
+    // "jobs".
     let name = format!("beats-{}", DB::NAME.to_lowercase());
     let (pool, _) = queue::<DB>().await;
     let queue = Queue::new(&name, &pool).expect("a name");

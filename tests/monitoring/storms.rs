@@ -47,7 +47,8 @@ fn conflicts(scrape: &Scrape, unit: &str) -> f64 {
         .sum()
 }
 
-/// All have read the row before any of them writes it: all but one run again. What the units have seen is what is counted.
+/// All have read the row before any of them writes it: all but one run again. What the units have seen is
+/// what is counted.
 pub(crate) async fn conflicts_are_counted<DB: TestBackend>() {
     let pool = counter::<DB>(UNITS).await;
     let exporter = Exporter::new();

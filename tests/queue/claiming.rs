@@ -29,7 +29,8 @@ async fn postgres_enqueues_claims_and_completes_in_a_round_trip_each() {
     // From now on the session has the statements.
     claim_one(&queue).await.complete().await.expect("complete");
     let _ = queue.enqueue_alone(job(0)).await.expect("a commit");
-    // The pool tests each connection that comes back, which nobody waits for: once this one, once the one before.
+    // The pool tests each connection that comes back, which nobody waits for: once this one, once the one
+    // before.
     let counted = async || {
         let _held = proxied.acquire().await.expect("it has come back");
         proxy.requests()
@@ -134,8 +135,8 @@ async fn mariadb_goes_by_the_index() {
         row.get::<String, _>(1).parse().expect("a number")
     };
     assert_eq!((counted("Sort_rows"), counted("Handler_read_rnd_next")), (0, 0));
-    // A thousand were not wanted. Each of the others was found once, then its lease, and then its id. MySQL also counts
-    // a few reads of its own dictionary.
+    // A thousand were not wanted. Each of the others was found once, then its lease, and then its id. MySQL
+    // also counts a few reads of its own dictionary.
     let read = (counted("Handler_read_next"), counted("Handler_read_key"));
     assert!(read.0 <= 501 + 20 && read.1 < 3 * 501, "{read:?}");
 }

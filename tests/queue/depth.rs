@@ -51,7 +51,8 @@ pub(crate) async fn a_depth_is_what_could_be_claimed<DB: QueueTest>() {
     assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job").await, 10);
 }
 
-/// Told at once and again and again, while the handlers are busy; and the database is not asked where nobody watches.
+/// Told at once and again and again, while the handlers are busy; and the database is not asked where nobody
+/// watches.
 pub(crate) async fn a_worker_tells_the_depth<DB: QueueTest>() {
     let (pool, queue) = queue::<DB>(4).await;
     for n in 0..3 {

@@ -223,7 +223,8 @@ async fn mariadb_whose_purge_is_held_back_is_named() {
         .execute(&mut *session)
         .await
         .expect("a snapshot");
-    // InnoDB renews what it shows of transactions when nobody has looked for a tenth of a second, and not before.
+    // InnoDB renews what it shows of transactions when nobody has looked for a tenth of a second, and not
+    // before.
     let kinds = async || -> Vec<Fault> {
         tokio::time::sleep(Duration::from_millis(150)).await;
         faults(&queue).await.into_iter().map(|(fault, _)| fault).collect()

@@ -386,7 +386,8 @@ pub(crate) async fn the_dead_are_purged<DB: QueueTest>() {
     );
 }
 
-/// A claim that is held up in the middle, with its locks, after it has found its job and before it has stored that.
+/// A claim that is held up in the middle, with its locks, after it has found its job and before it has stored
+/// that.
 async fn next_to_a_claim_that_is_held_up<DB: QueueTest>(
     hold: &[&'static str],
     held: &str,

@@ -35,8 +35,8 @@ async fn waiting<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
     ask(pool, sql).await
 }
 
-/// Both callers are stopped half-way by a key that a third transaction holds. When that rolls back, each of them has what
-/// the other one wants next, if they insert in the order in which the jobs were brought.
+/// Both callers are stopped half-way by a key that a third transaction holds. When that rolls back, each of
+/// them has what the other one wants next, if they insert in the order in which the jobs were brought.
 pub(crate) async fn keys_in_different_orders_do_not_deadlock<DB: QueueTest>() {
     let (pool, queue) = queue::<DB>(5).await;
     let db = Pessimistic::default().on(&pool);

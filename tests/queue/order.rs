@@ -12,8 +12,8 @@ const OVERDUE: i64 = 60;
 const FRESH: i64 = 3_000;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Jobs that a slow transaction commits late are behind what has been claimed. One worker with one handler, and fresh jobs
-/// that do not run out.
+/// Jobs that a slow transaction commits late are behind what has been claimed. One worker with one handler,
+/// and fresh jobs that do not run out.
 pub(crate) async fn jobs_behind_what_was_claimed_have_their_turn<DB: QueueTest>() {
     late_jobs_are_claimed_one_after_the_other::<DB>(|job| job.run_at(SystemTime::now() - MINUTE)).await;
 }

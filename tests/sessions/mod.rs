@@ -65,7 +65,8 @@ async fn a_unit_whose_plan_is_outdated_commits_on_another_session() {
     assert_eq!(opened.count(), 4, "one for each migration");
 }
 
-/// Inside of a savepoint, the failure outlives the scope: rolled back to, the session would meet it again for ever.
+/// Inside of a savepoint, the failure outlives the scope: rolled back to, the session would meet it again for
+/// ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outdated_plan_inside_of_a_savepoint_runs_the_unit_again() {
     let direct = counter::<sqlx::Postgres>(1).await;
@@ -99,7 +100,8 @@ async fn an_applied_statement_whose_plan_is_outdated_is_sent_on_another_session(
     assert_eq!(opened.count(), 2);
 }
 
-/// `DISCARD ALL`, as poolers and callbacks send it, removes the statements that the driver believes to be there.
+/// `DISCARD ALL`, as poolers and callbacks send it, removes the statements that the driver believes to be
+/// there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_lost_its_prepared_statements_is_left() {
     let direct = counter::<sqlx::Postgres>(1).await;
@@ -130,7 +132,8 @@ async fn a_session_that_lost_its_prepared_statements_is_left() {
     assert_eq!(opened.count(), 2);
 }
 
-/// Sums and claims are statements that the server keeps, and `Deltas` and queues name no column's type in their answer.
+/// Sums and claims are statements that the server keeps, and `Deltas` and queues name no column's type in
+/// their answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sums_go_on_after_a_migration() {
     let direct = counter::<sqlx::Postgres>(1).await;

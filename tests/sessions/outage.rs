@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep};
 use super::RETURNING;
 use crate::support::servers::Server;
 
-/// How long after the server's return the last of them may be done. On a machine that is not busy, it is half of that.
+/// How long after the server's return the last of them may be done. On a machine that is not busy, it is half
+/// of that.
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// sqlx's pool has then just begun to sleep for two and a half seconds.

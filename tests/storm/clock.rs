@@ -68,7 +68,8 @@ impl Clock {
         self.lock().clone()
     }
 
-    /// How long something has been waiting since `since` (microseconds since 1970) while the server was in order.
+    /// How long something has been waiting since `since` (microseconds since 1970) while the server was in
+    /// order.
     pub(crate) fn waited(&self, since: i64, until: i64) -> Duration {
         let overlaps = self.lock().iter().fold(0, |sum, outage| {
             let (from, to) = (outage.from.max(since), outage.to.unwrap_or(until).min(until));
@@ -91,7 +92,8 @@ impl Clock {
         committed as f64 / (SLICE * slices.len() as u32).as_secs_f64()
     }
 
-    /// How many calls were committed well within an outage: on a busy machine, callers hear late of what came before it.
+    /// How many calls were committed well within an outage: on a busy machine, callers hear late of what came
+    /// before it.
     pub(crate) fn committed_during(&self, outage: &Outage) -> u64 {
         let late = Duration::from_secs(1).min(outage.length() / 2);
         let from = slice(outage.ended.saturating_sub(outage.length()) + late) + 1;

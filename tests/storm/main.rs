@@ -1,7 +1,8 @@
-//! A storm: callers that give up soon on a few hot rows, workers with poisonous, slow and panicking jobs, and a
-//! server that is killed and frozen meanwhile. What is promised is checked from outside.
+//! A storm: callers that give up soon on a few hot rows, workers with poisonous, slow and panicking jobs, and
+//! a server that is killed and frozen meanwhile. What is promised is checked from outside.
 //!
-//! It takes some twenty seconds for each database. `ATOMICALLY_STORM_SECONDS=300` makes it longer, with a second kill:
+//! It takes some twenty seconds for each database. `ATOMICALLY_STORM_SECONDS=300` makes it longer, with a
+//! second kill:
 //!
 //! ```sh
 //! ATOMICALLY_STORM_SECONDS=300 cargo test --test storm -- --nocapture --test-threads=1

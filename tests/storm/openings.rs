@@ -17,7 +17,8 @@ use crate::support::proxy::address;
 /// What a pool may have open beyond its maximum, as documentation says.
 const MAX_BEYOND_POOL: i64 = 8;
 
-/// The sessions of a server behind a slow door. One that was asked for begins, whether or not its client still waits.
+/// The sessions of a server behind a slow door. One that was asked for begins, whether or not its client
+/// still waits.
 #[derive(Debug, Default)]
 struct Sessions {
     open: AtomicI64,

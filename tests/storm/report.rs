@@ -13,8 +13,8 @@ use crate::watch::Watched;
 /// What a pool may have open beyond its maximum, as documentation says.
 const MAX_BEYOND_POOL: i64 = 8;
 
-/// How long a job may be overdue while the server is in order: a poll, and a second for one that got behind the mark,
-/// and as much again on a machine that is busy with other things.
+/// How long a job may be overdue while the server is in order: a poll, and a second for one that got behind
+/// the mark, and as much again on a machine that is busy with other things.
 const MAX_OVERDUE: Duration = Duration::from_secs(4);
 
 /// The first moments are not counted: connections are opened.

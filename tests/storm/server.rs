@@ -6,13 +6,13 @@ use sqlx::{MySql, Postgres};
 use crate::support::TestBackend;
 use crate::support::servers::Server;
 
-/// A database with a server of its own. Callers, workers and the watch connect as different users, so that their
-/// sessions can be told apart.
+/// A database with a server of its own. Callers, workers and the watch connect as different users, so that
+/// their sessions can be told apart.
 pub(crate) trait StormServer: TestBackend + QueueBackend {
     const TITLE: &'static str;
 
-    /// The tables, and a trigger that writes each change of a hot row to `ledger`: each commit counts once there,
-    /// whichever call it was made by.
+    /// The tables, and a trigger that writes each change of a hot row to `ledger`: each commit counts once
+    /// there, whichever call it was made by.
     const SETUP: &'static [&'static str];
 
     fn server() -> Server;

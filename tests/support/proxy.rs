@@ -9,8 +9,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What happens to a connection on which the client sends a text that holds the trigger. Silence is for ever: nothing
-/// is closed and nothing is answered, as when a host is gone.
+/// What happens to a connection on which the client sends a text that holds the trigger. Silence is for ever:
+/// nothing is closed and nothing is answered, as when a host is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The request is not delivered, and nothing is ever answered again.

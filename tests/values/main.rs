@@ -1,6 +1,7 @@
 //! No value of the program is in any log line, event, metric, deadlock report or error of the crate.
 //!
-//! Each test has values of its own, puts them wherever a program can put one, and looks for them in everything that is shown.
+//! Each test has values of its own, puts them wherever a program can put one, and looks for them in
+//! everything that is shown.
 
 mod features;
 #[path = "../support/mod.rs"]
@@ -43,7 +44,8 @@ on_every_server!(
     units::a_url_shows_no_password,
 );
 
-/// The log of sqlx and the server show statements as they are sent: those of the crate hold no payload and no key.
+/// The log of sqlx and the server show statements as they are sent: those of the crate hold no payload and no
+/// key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_is_shown_no_payload() {
     features::the_server_is_shown_no_payload().await;

@@ -65,7 +65,8 @@ pub(crate) async fn values_and_literals_of_statements_are_not_shown<DB: TestBack
     assert!(lines.iter().any(|line| line.contains(insert)), "the statement itself is shown: {lines:?}");
 }
 
-/// What a statement that is refused quotes: a value of the wrong type, a piece of its text, what a trigger says.
+/// What a statement that is refused quotes: a value of the wrong type, a piece of its text, what a trigger
+/// says.
 pub(crate) async fn what_the_database_quotes_is_not_shown<DB: TestBackend>() {
     let (pool, watch) = (accounts::<DB>().await, Watch::new());
     let db = watch.on(&pool);

@@ -98,7 +98,8 @@ impl Contest {
         Ok(entries.iter().map(|entry| entry.0).zip(&turns).map(standing).collect())
     }
 
-    /// One turn, on a table without dead rows. Fails unless each account has changed by what was acknowledged.
+    /// One turn, on a table without dead rows. Fails unless each account has changed by what was
+    /// acknowledged.
     async fn one(
         &self,
         contender: Option<&Arc<dyn Contender>>,
@@ -123,8 +124,8 @@ impl Contest {
     }
 }
 
-/// The median, over the rounds, of how one compares with another in the same round: what the machine does besides hits
-/// neighbours alike.
+/// The median, over the rounds, of how one compares with another in the same round: what the machine does
+/// besides hits neighbours alike.
 pub(crate) fn ratio(one: &[f64], other: &[f64]) -> f64 {
     median(one.iter().zip(other).map(|(one, other)| one / other))
 }

@@ -24,7 +24,8 @@ pub(crate) enum Work {
     Unit { id: i64 },
     /// Reads an account and locks it, takes one from what was read, writes it.
     ReadThenWrite { id: i64 },
-    /// Reads two accounts and locks them in the order of their ids, takes one from the first, gives it to the other.
+    /// Reads two accounts and locks them in the order of their ids, takes one from the first, gives it to the
+    /// other.
     Transfer { from: i64, to: i64 },
 }
 

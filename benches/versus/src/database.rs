@@ -12,8 +12,8 @@ pub(crate) const ACCOUNTS: i64 = 1000;
 /// Enough that nobody runs out of it.
 const BALANCE: i64 = 1_000_000_000;
 
-/// The table of accounts on the server of `ATOMICALLY_POSTGRES_URL`, or on one that is started for it and ends with
-/// this process.
+/// The table of accounts on the server of `ATOMICALLY_POSTGRES_URL`, or on one that is started for it and
+/// ends with this process.
 pub(crate) struct Database {
     pub(crate) url: String,
     admin: PgPool,
@@ -23,7 +23,8 @@ impl Database {
     pub(crate) async fn create() -> Result<Self> {
         let url = test_servers::postgres_url();
         let admin = pool(&url, 1, true).await?;
-        // What the server does about dead rows, it does when it is told to: between the turns, and not in somebody's.
+        // What the server does about dead rows, it does when it is told to: between the turns, and not in
+        // somebody's.
         for sql in [
             "DROP TABLE IF EXISTS account",
             "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL, version BIGINT NOT NULL DEFAULT 0) \

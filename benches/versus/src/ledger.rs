@@ -28,8 +28,8 @@ impl Ledger {
         }
     }
 
-    /// Fails unless every account holds what it held before, plus its changes. The sum of the balances alone would not
-    /// show a lost transfer, which does not change it.
+    /// Fails unless every account holds what it held before, plus its changes. The sum of the balances alone
+    /// would not show a lost transfer, which does not change it.
     pub(crate) fn check(&self, before: &Balances, after: &Balances) -> Result<()> {
         ensure!(before.len() == after.len(), "there were {} accounts, and now {}", before.len(), after.len());
         for (id, balance) in before {

@@ -22,8 +22,9 @@ const ALL: &[Work] = &[
 
 /// Prints a table, and behind it what each round trip is for.
 pub(crate) fn print() -> Result<()> {
-    // The proxy has threads of its own. The contenders have one alone: what they do in the background only begins when
-    // nobody asks for anything else, and so not before the caller, whose turn it is, has looked at the list.
+    // The proxy has threads of its own. The contenders have one alone: what they do in the background only
+    // begins when nobody asks for anything else, and so not before the caller, whose turn it is, has looked
+    // at the list.
     let background = Runtime::new()?;
     let foreground = Builder::new_current_thread().enable_all().build()?;
     let database = background.block_on(Database::create())?;

@@ -8,7 +8,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What takes a client to the server and back: messages up to the one that makes the server say that it is ready.
+/// What takes a client to the server and back: messages up to the one that makes the server say that it is
+/// ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RoundTrip {
     /// What is asked for.

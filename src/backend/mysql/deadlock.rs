@@ -14,8 +14,8 @@ const ASKING: &str = "deadlock of session ";
 
 /// Asks for the status, and for what tells whether it is about the deadlock that is asked for.
 ///
-/// InnoDB prints the time of the system, whatever the session's time zone is. A variable that was never set is binary, and so
-/// would be the answer.
+/// InnoDB prints the time of the system, whatever the session's time zone is. A variable that was never set
+/// is binary, and so would be the answer.
 pub(super) fn latest_deadlock(age: Duration) -> LatestDeadlock {
     let sql = format!(
         "SELECT CONVERT(CONCAT('{ASKING}', CONNECTION_ID(), ' after ', IFNULL(@atomically_deadlock, 'none'), ' since ', \
@@ -26,14 +26,16 @@ pub(super) fn latest_deadlock(age: Duration) -> LatestDeadlock {
     LatestDeadlock { sql, read: report }
 }
 
-/// The status shows a deadlock until there is another one, and not everything that is called a deadlock is shown there (a
-/// conflict of Galera's, a cycle of user or metadata locks, any at all where `innodb_deadlock_report` is off). So it is
-/// believed only if the session that asks is a part of it and waited there with the statement that failed, no earlier than
-/// the time that was named; and once only, because the times are in seconds, and the next attempt comes sooner.
+/// The status shows a deadlock until there is another one, and not everything that is called a deadlock is
+/// shown there (a conflict of Galera's, a cycle of user or metadata locks, any at all where
+/// `innodb_deadlock_report` is off). So it is believed only if the session that asks is a part of it and
+/// waited there with the statement that failed, no earlier than the time that was named; and once only,
+/// because the times are in seconds, and the next attempt comes sooner.
 ///
 /// # Why not by the transaction that the last line names?
 ///
-/// It is the wrong one on MariaDB 10.11.14, and 0 on other versions (MDEV-29187). The session knows that it was given up.
+/// It is the wrong one on MariaDB 10.11.14, and 0 on other versions (MDEV-29187). The session knows that it
+/// was given up.
 fn report(answers: &[String], failed: Option<&str>) -> Option<(DeadlockReport, String)> {
     let asking = answers.iter().find_map(|answer| answer.strip_prefix(ASKING))?;
     let (session, asking) = asking.split_once(" after ")?;
@@ -53,8 +55,8 @@ fn report(answers: &[String], failed: Option<&str>) -> Option<(DeadlockReport, S
 
 /// Whether a statement that the server shows, without its values, is this one that was sent.
 ///
-/// The server shows values in place of parameters, may cut the text off, and shows the statement of a procedure in place of
-/// its call.
+/// The server shows values in place of parameters, may cut the text off, and shows the statement of a
+/// procedure in place of its call.
 fn is_the_statement(shown: &str, sent: &str) -> bool {
     let sent = masked(sent).sql;
     if shown.is_empty() || ["CALL", "EXECUTE"].iter().any(|word| begins_with_word(&sent, word)) {
@@ -91,7 +93,8 @@ fn latest(status: &str) -> Option<&str> {
 enum Heading {
     Transaction(usize),
     Waits,
-    /// `HOLDS THE LOCK(S)` of MySQL shows those of the transaction above, `CONFLICTING WITH` of MariaDB those of others.
+    /// `HOLDS THE LOCK(S)` of MySQL shows those of the transaction above, `CONFLICTING WITH` of MariaDB those
+    /// of others.
     Locks,
     /// The last line. It names a transaction, and not always the one that was given up.
     End,
@@ -131,7 +134,8 @@ impl Block<'_> {
         lines.skip(1).copied().collect::<Vec<_>>().join("\n")
     }
 
-    /// Whether the statement goes on behind a line that looks like a heading: such a line can be part of a string.
+    /// Whether the statement goes on behind a line that looks like a heading: such a line can be part of a
+    /// string.
     fn goes_on(&self) -> bool {
         /// What servers cut off is longer than this.
         const SHORTEST_CUT: usize = 900;
@@ -245,8 +249,8 @@ fn wanted(place: &Place<'_>) -> WantedLock {
     }
 }
 
-/// The sessions with a lock where this one waits. They are listed in the order of the cycle, each waiting for the next one;
-/// that has to do where the locks in the way are not shown (`innodb_deadlock_report = basic`).
+/// The sessions with a lock where this one waits. They are listed in the order of the cycle, each waiting for
+/// the next one; that has to do where the locks in the way are not shown (`innodb_deadlock_report = basic`).
 fn blocked_by(transactions: &[Transaction<'_>], number: usize) -> Vec<i64> {
     let mut locks = transactions.iter().flat_map(|transaction| &transaction.locks).peekable();
     if locks.peek().is_none() {

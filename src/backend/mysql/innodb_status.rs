@@ -23,7 +23,8 @@ impl Lock<'_> {
     }
 }
 
-/// ``RECORD LOCKS space id 5 page no 3 n bits 8 index PRIMARY of table `shop`.`product` trx id 423 lock_mode X waiting``
+/// ``RECORD LOCKS space id 5 page no 3 n bits 8 index PRIMARY of table `shop`.`product` trx id 423 lock_mode
+/// X waiting``
 pub(super) fn lock(line: &str) -> Option<Lock<'_>> {
     let on = ["RECORD LOCKS", "TABLE LOCK"].into_iter().find(|on| line.starts_with(on))?;
     let (place, rest) = line.split_once("table `")?;
@@ -41,7 +42,8 @@ pub(super) fn lock(line: &str) -> Option<Lock<'_>> {
     })
 }
 
-/// The last one of names in backticks and with dots between them, and what comes behind it. The first backtick is gone.
+/// The last one of names in backticks and with dots between them, and what comes behind it. The first
+/// backtick is gone.
 fn last_name(mut text: &str) -> Option<(String, &str)> {
     let mut name = String::new();
     loop {

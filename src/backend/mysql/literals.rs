@@ -10,9 +10,9 @@ pub(super) struct Masked {
 
 /// Takes the values out of a statement.
 ///
-/// Where it depends on the session's `sql_mode` whether a string ends (a backslash in front of a quote), the rest is left
-/// out: nothing that may be a value stays. What is in double quotes is taken for a string, which it is unless the mode says
-/// `ANSI_QUOTES`.
+/// Where it depends on the session's `sql_mode` whether a string ends (a backslash in front of a quote), the
+/// rest is left out: nothing that may be a value stays. What is in double quotes is taken for a string, which
+/// it is unless the mode says `ANSI_QUOTES`.
 pub(super) fn masked(sql: &str) -> Masked {
     let mut shown = String::with_capacity(sql.len());
     let mut rest = sql;
@@ -85,7 +85,8 @@ fn string(text: &str, quote: char) -> Piece {
     Piece::Open("?")
 }
 
-/// A name in backticks; one that is doubled stands for itself, and makes two names of one here, which changes nothing.
+/// A name in backticks; one that is doubled stands for itself, and makes two names of one here, which changes
+/// nothing.
 fn name(text: &str) -> Piece {
     text[1..].find('`').map_or(Piece::Open("…"), |end| Piece::Kept(end + 2))
 }
@@ -183,7 +184,8 @@ mod tests {
         }
     }
 
-    /// The pieces of a statement: as they are written, and what is to be seen of them. Values are of what is in no name.
+    /// The pieces of a statement: as they are written, and what is to be seen of them. Values are of what is
+    /// in no name.
     fn piece() -> impl Strategy<Value = (String, String)> {
         let value = prop_oneof![
             "'([Q7 \n\"`#/*-]|''|\\\\[nrt0%_Q\\\\])*'",

@@ -20,7 +20,8 @@ pub(super) fn said<'a>(report: &Report<'a>) -> Cow<'a, str> {
     }
 }
 
-/// Errors whose messages quote nothing but names: of columns, tables, constraints, databases, users, variables.
+/// Errors whose messages quote nothing but names: of columns, tables, constraints, databases, users,
+/// variables.
 const NAMES_ONLY: [u32; 30] = [
     1044, 1045, 1048, 1049, 1050, 1051, 1052, 1054, 1060, 1061, 1072, 1091, 1109, 1142, 1143, 1146, 1153,
     1193, 1216, 1217, 1264, 1265, 1305, 1364, 1369, 1406, 1451, 1452, 3819, 4025,

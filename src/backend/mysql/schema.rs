@@ -5,12 +5,12 @@ use crate::backend::schema::objects;
 /// Gives the session its own limit back.
 pub(super) const PUT_BACK: &str = "SET lock_wait_timeout = @atomically_table_wait";
 
-/// `CREATE TABLE IF NOT EXISTS` waits for the metadata lock of a table that is there, behind any `ALTER TABLE`, and is
-/// replicated to all nodes of a cluster. So the catalog is read first. There are no conditional statements outside of
-/// procedures, but texts that are prepared.
+/// `CREATE TABLE IF NOT EXISTS` waits for the metadata lock of a table that is there, behind any `ALTER
+/// TABLE`, and is replicated to all nodes of a cluster. So the catalog is read first. There are no
+/// conditional statements outside of procedures, but texts that are prepared.
 ///
-/// What is missing waits for a lock no longer than a second at a time. The server's own limit is a day or a year, and it
-/// goes on waiting for a client that has gone.
+/// What is missing waits for a lock no longer than a second at a time. The server's own limit is a day or a
+/// year, and it goes on waiting for a client that has gone.
 pub(super) fn creation(schema: &'static str) -> String {
     let tables = objects(schema).map(|(table, statement)| {
         let exists =

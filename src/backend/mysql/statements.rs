@@ -2,8 +2,8 @@
 
 use crate::sql_text::{LoneEffect, Statement, TransactionEffect};
 
-/// What stays inside of a transaction, by its first word. What begins otherwise (CALL, EXECUTE, a compound statement, one
-/// of a version to come) may hold anything.
+/// What stays inside of a transaction, by its first word. What begins otherwise (CALL, EXECUTE, a compound
+/// statement, one of a version to come) may hold anything.
 const INSIDE: [&str; 28] = [
     "SELECT",
     "INSERT",

@@ -17,12 +17,13 @@ pub(super) const GUARD_HOLDS: &str = "RELEASE SAVEPOINT atomically_guard";
 pub(super) const COMMIT: &str = "COMMIT AND NO CHAIN NO RELEASE";
 const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
 
-/// One text: sent in two, a level that is never followed by its START TRANSACTION would be the next borrower's.
+/// One text: sent in two, a level that is never followed by its START TRANSACTION would be the next
+/// borrower's.
 ///
-/// The limits are the session's, so they are saved and put back. InnoDB's is for rows, the other one for definitions of
-/// tables, which a statement waits for while it is prepared: behind an ALTER that waits for a reader, say. `/*M! */` is read by MariaDB alone, and
-/// `/*!50708 */` by MySQL alone: MariaDB skips the numbers from 50700 to 50799
-/// ([comment syntax](https://mariadb.com/kb/en/comment-syntax/)).
+/// The limits are the session's, so they are saved and put back. InnoDB's is for rows, the other one for
+/// definitions of tables, which a statement waits for while it is prepared: behind an ALTER that waits for a
+/// reader, say. `/*M! */` is read by MariaDB alone, and `/*!50708 */` by MySQL alone: MariaDB skips the
+/// numbers from 50700 to 50799 ([comment syntax](https://mariadb.com/kb/en/comment-syntax/)).
 pub(super) fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
     if plan.begin.is_some() {
         return Err(Failure::unsupported("MySQL", "deferred, immediate or exclusive transactions"));
@@ -33,8 +34,8 @@ pub(super) fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
     let mut sql = String::new();
     if let Some(limit) = limits.on_locks() {
         let is_asked_for = limits.lock == Some(limit);
-        // Rounded down, where the deadline is the limit: the answer comes before the client gives up, and leaves no session
-        // waiting on the server.
+        // Rounded down, where the deadline is the limit: the answer comes before the client gives up, and
+        // leaves no session waiting on the server.
         let tables = if is_asked_for { whole_seconds(limit) } else { limit.as_secs().clamp(1, MAX_SECONDS) };
         let rows = if is_asked_for { tables } else { seconds_below(limit) };
         let [rows, tables] =
@@ -78,8 +79,8 @@ pub(super) fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
 }
 
 /// On a Galera cluster the guard and COMMIT must not share a packet with anything: see
-/// [`Engine::is_galera`](super::Engine::is_galera). To MariaDB a compound statement is one, in one packet; what it
-/// selects before COMMIT shows, should it fail, whether the guard had held.
+/// [`Engine::is_galera`](super::Engine::is_galera). To MariaDB a compound statement is one, in one packet;
+/// what it selects before COMMIT shows, should it fail, whether the guard had held.
 pub(super) fn commit(closing: &Closing) -> Ending {
     let (guard, put_back) = (GUARD_HOLDS, putting_back(closing));
     match closing.engine {

@@ -3,16 +3,16 @@
 use crate::backend::text::between;
 use crate::deadlock::{DeadlockParty, DeadlockReport, WantedLock};
 
-/// Out of the error's detail, which has a line for each process, and of its context, which says what the failed statement
-/// was at.
+/// Out of the error's detail, which has a line for each process, and of its context, which says what the
+/// failed statement was at.
 ///
-/// The session that reports the deadlock is the one that is given up, and comes first: its own process is where the search
-/// for a cycle starts
-/// ([`DeadLockReport`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/storage/lmgr/deadlock.c), and
-/// `FindLockCycleRecurse` there).
+/// The session that reports the deadlock is the one that is given up, and comes first: its own process is
+/// where the search for a cycle starts
+/// ([`DeadLockReport`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/storage/lmgr/deadlock.c),
+/// and `FindLockCycleRecurse` there).
 ///
-/// The texts are translated where `lc_messages` says so. Each translation begins a line with the process that waits and ends
-/// it with the one that blocks it; what they wait for is read from the English ones only.
+/// The texts are translated where `lc_messages` says so. Each translation begins a line with the process that
+/// waits and ends it with the one that blocks it; what they wait for is read from the English ones only.
 pub(super) fn report(detail: Option<&str>, context: Option<&str>) -> Option<DeadlockReport> {
     let waits: Vec<_> = detail?.lines().map(wait).collect::<Option<_>>()?;
     let blocked_by_the_next =
@@ -53,8 +53,8 @@ fn wait(line: &str) -> Option<(i64, i64, Option<WantedLock>)> {
 
 /// `while updating tuple (0,1) in relation "account"`, the innermost line of the context.
 ///
-/// Who writes a key that somebody else is writing waits in the name of the index, or, with `ON CONFLICT`, in that of the
-/// table; and the tuple is its own, which is no row yet
+/// Who writes a key that somebody else is writing waits in the name of the index, or, with `ON CONFLICT`, in
+/// that of the table; and the tuple is its own, which is no row yet
 /// ([`_bt_doinsert`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/access/nbtree/nbtinsert.c),
 /// [`check_exclusion_or_unique_constraint`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/executor/execIndexing.c)).
 fn add_row(lock: &mut WantedLock, context: &str) {

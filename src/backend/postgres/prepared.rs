@@ -10,11 +10,11 @@ use crate::strategy::Limits;
 ///
 /// # Why `PREPARE`, and not the driver's statements?
 ///
-/// To plan such a statement takes several times as long as to run it, so it has to be kept. The driver sends one of its own
-/// statements in a round trip, and what is to be set for it in others, with BEGIN and COMMIT around them. A text can have
-/// all of that in it, and is one transaction. A session that does not know the statement says so, and has done nothing. That also
-/// happens behind a pooler that hands out sessions by the transaction, where the driver's own names, which are numbers,
-/// may stand for another client's statement.
+/// To plan such a statement takes several times as long as to run it, so it has to be kept. The driver sends
+/// one of its own statements in a round trip, and what is to be set for it in others, with BEGIN and COMMIT
+/// around them. A text can have all of that in it, and is one transaction. A session that does not know the
+/// statement says so, and has done nothing. That also happens behind a pooler that hands out sessions by the
+/// transaction, where the driver's own names, which are numbers, may stand for another client's statement.
 #[derive(Debug)]
 pub(crate) struct Kept {
     name: String,

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use crate::backend::Report;
 use crate::backend::text::{WITHHELD, without_quoted};
 
-/// A message as it may be shown. What the server says in the fields beside it (`DETAIL`, `CONTEXT`) quotes whole rows, and
-/// is not a part of any failure.
+/// A message as it may be shown. What the server says in the fields beside it (`DETAIL`, `CONTEXT`) quotes
+/// whole rows, and is not a part of any failure.
 pub(super) fn said<'a>(report: &Report<'a>) -> Cow<'a, str> {
     // `RAISE` and `ASSERT` of PL/pgSQL, whatever SQLSTATE they ask for.
     let is_raised = matches!(report.routine, Some("exec_stmt_raise" | "exec_stmt_assert"));

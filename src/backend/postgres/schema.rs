@@ -2,12 +2,12 @@
 
 use crate::backend::schema::objects;
 
-/// `CREATE INDEX IF NOT EXISTS` locks the table against writers even if the index is there, and every writer that comes
-/// later waits behind that lock. So the catalog is read first, without any lock. What is missing is made with a limit that
-/// the server knows, since it goes on waiting for a client that has gone.
+/// `CREATE INDEX IF NOT EXISTS` locks the table against writers even if the index is there, and every writer
+/// that comes later waits behind that lock. So the catalog is read first, without any lock. What is missing
+/// is made with a limit that the server knows, since it goes on waiting for a client that has gone.
 ///
-/// The advisory lock is for two processes at once: `IF NOT EXISTS` looks first and makes then, so that the second one
-/// violates a unique key of the catalog.
+/// The advisory lock is for two processes at once: `IF NOT EXISTS` looks first and makes then, so that the
+/// second one violates a unique key of the catalog.
 pub(super) fn creation(schema: &'static str) -> String {
     let is_missing = |name: &str| {
         format!(

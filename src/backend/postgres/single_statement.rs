@@ -17,8 +17,9 @@ use crate::strategy::Limits;
 
 /// What holds for the statement alone.
 ///
-/// To plan it takes longer than to run it, and a plan for each list of values is what the server chooses, which it takes for
-/// cheaper. The plan that is kept must do for tables that grow: each row is looked for by its key.
+/// To plan it takes longer than to run it, and a plan for each list of values is what the server chooses,
+/// which it takes for cheaper. The plan that is kept must do for tables that grow: each row is looked for by
+/// its key.
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL plan_cache_mode = force_generic_plan; \
                         SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 
@@ -39,7 +40,8 @@ const MEDDLING: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
 ///
 /// # Why not lock them first?
 ///
-/// A lock on a row is written to the row and to the log, as its change is, and costs the server nearly as much.
+/// A lock on a row is written to the row and to the log, as its change is, and costs the server nearly as
+/// much.
 struct Statement {
     kept: Arc<Kept>,
     sql: SqlStr,
@@ -115,7 +117,8 @@ enum Keys {
 }
 
 impl Keys {
-    /// By the numbers that these types have [everywhere](https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat).
+    /// By the numbers that these types have
+    /// [everywhere](https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat).
     fn of<K: Key<Postgres>>() -> Option<Self> {
         match K::type_info().oid()?.0 {
             20 => Some(Self::BigInt),
@@ -139,8 +142,8 @@ impl Keys {
 
     /// What is a match to Rust, and to the driver, which reads no column as another type.
     ///
-    /// Texts that the database takes for equal may be different ones: without regard to case, or to blanks at the end, as
-    /// `char(n)` has them. `concat` shows what a client is shown.
+    /// Texts that the database takes for equal may be different ones: without regard to case, or to blanks at
+    /// the end, as `char(n)` has them. `concat` shows what a client is shown.
     fn exactly(self, key: &str) -> String {
         match self {
             Self::Text => format!(" AND concat(target.{key}) = addition.id COLLATE \"C\""),

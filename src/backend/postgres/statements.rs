@@ -13,8 +13,9 @@ pub(super) fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect
     if controls { TransactionEffect::Controls } else { TransactionEffect::Inside }
 }
 
-/// What may commit several times on its way ([transaction management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)),
-/// or runs as several transactions.
+/// What may commit several times on its way ([transaction
+/// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), or runs as several
+/// transactions.
 pub(super) fn lone_effect(statement: &Statement<'_>) -> LoneEffect {
     if statement.savepoint_effect().is_some() || transaction_effect(statement) != TransactionEffect::Inside {
         return LoneEffect::LeavesSomething;

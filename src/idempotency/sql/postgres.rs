@@ -16,7 +16,8 @@ pub(super) const SQL: KeySql = KeySql {
     CREATE INDEX IF NOT EXISTS atomically_key_expires_at ON atomically_key (expires_at)",
     store_response: "UPDATE atomically_key SET response = $1 WHERE digest = $2 AND run = $3",
     release: "DELETE FROM atomically_key WHERE digest = $1",
-    // A key may be taken over between the search and the deletion: the lock and the repeated condition protect it.
+    // A key may be taken over between the search and the deletion: the lock and the repeated condition
+    // protect it.
     purge: "DELETE FROM atomically_key WHERE digest = ANY(ARRAY(SELECT digest FROM atomically_key \
          WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)) AND expires_at <= now()",
     keeps_statements: false,
@@ -33,9 +34,9 @@ fn select(key: &IdempotencyKey) -> String {
     )
 }
 
-/// A key that is there does not make the INSERT fail, which would end the transaction. If the key was committed after the
-/// snapshot of a transaction above READ COMMITTED, the INSERT is a serialization failure; so a row that the SELECT does
-/// not see is not there.
+/// A key that is there does not make the INSERT fail, which would end the transaction. If the key was
+/// committed after the snapshot of a transaction above READ COMMITTED, the INSERT is a serialization failure;
+/// so a row that the SELECT does not see is not there.
 fn write(claimant: &Claimant, write: &KeyWrite) -> String {
     let Claimant { terms: Terms { key, .. }, run } = claimant;
     let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));

@@ -14,8 +14,9 @@ const MIN_CHECKED: usize = 1_000_000;
 impl QueueBackend for MySql {}
 
 impl Dialect for MySql {
-    /// Names and keys are bytes: the usual collations take `a`, `A` and `a ` for the same. There are no partial indexes:
-    /// the key that is unique is a column of its own, which is NULL for the dead, and NULLs are not compared.
+    /// Names and keys are bytes: the usual collations take `a`, `A` and `a ` for the same. There are no
+    /// partial indexes: the key that is unique is a column of its own, which is NULL for the dead, and NULLs
+    /// are not compared.
     const SCHEMA: &'static str = "CREATE TABLE IF NOT EXISTS atomically_job (
     id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     queue VARBINARY(100) NOT NULL,
@@ -43,7 +44,8 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
 ) ENGINE = InnoDB;
 ";
 
-    /// `UNIX_TIMESTAMP` would ask for the time zone of the session, in which an hour of each year is there twice.
+    /// `UNIX_TIMESTAMP` would ask for the time zone of the session, in which an hour of each year is there
+    /// twice.
     const NOW: &'static str = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
 
     const CHECKS: &'static [Check] = &[
@@ -122,16 +124,17 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
         },
     ];
 
-    /// InnoDB locks every row that it reads on the way, before it sorts and counts them. Without this index, read in its
-    /// order, one claim locks the whole queue, and the next one finds none.
-    /// Neither makes a range of a comparison of rows.
+    /// InnoDB locks every row that it reads on the way, before it sorts and counts them. Without this index,
+    /// read in its order, one claim locks the whole queue, and the next one finds none. Neither makes a range
+    /// of a comparison of rows.
     fn behind(due_at: &str, id: &str) -> String {
         format!("due_at >= {due_at} AND (due_at > {due_at} OR id > {id})")
     }
 
     const HINT: &'static str = "FORCE INDEX (atomically_job_claim)";
 
-    /// The server closes the connection on which it is sent too much, which cannot be told from one that broke.
+    /// The server closes the connection on which it is sent too much, which cannot be told from one that
+    /// broke.
     fn check_size(tx: &mut Tx<Self>, bytes: usize) -> BoxFuture<'_, Result<(), sqlx::Error>> {
         Box::pin(async move {
             if bytes < MIN_CHECKED {
@@ -150,8 +153,9 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
         })
     }
 
-    /// `IGNORE` and not `ON DUPLICATE KEY UPDATE`, after which nobody can tell a new row from an old one: sqlx asks the
-    /// server to count rows that were found. What else `IGNORE` lets pass, values that are too long, has been refused before.
+    /// `IGNORE` and not `ON DUPLICATE KEY UPDATE`, after which nobody can tell a new row from an old one:
+    /// sqlx asks the server to count rows that were found. What else `IGNORE` lets pass, values that are too
+    /// long, has been refused before.
     fn insert<'t>(tx: &'t mut Tx<Self>, rows: NewRows<'_>) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
         let ((values, arguments), bytes) = (rows.values::<Self>(), rows.bytes());
         Box::pin(async move {

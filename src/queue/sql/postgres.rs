@@ -46,7 +46,8 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
 ) WITH (fillfactor = 50);
 ";
 
-    /// The statement's, which does not move while an index is read; `clock_timestamp()` could not be looked up in one.
+    /// The statement's, which does not move while an index is read; `clock_timestamp()` could not be looked
+    /// up in one.
     const NOW: &'static str = "(extract(epoch FROM statement_timestamp()) * 1000000)::bigint";
 
     const CHECKS: &'static [Check] = &[
@@ -147,9 +148,9 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     /// One text is one transaction: what is set here is set until its end.
     const ALONE: &'static str = "SET LOCAL statement_timeout = 9900; ";
 
-    /// A row that was found may be changed before it is deleted. The lock keeps it as it was found, and passes by a row
-    /// that is being changed; the condition is repeated because behind a wait only that of the outer statement is
-    /// checked again.
+    /// A row that was found may be changed before it is deleted. The lock keeps it as it was found, and
+    /// passes by a row that is being changed; the condition is repeated because behind a wait only that of
+    /// the outer statement is checked again.
     fn delete_batch(table: &str, key: &str, condition: &str) -> String {
         format!(
             "DELETE FROM {table} WHERE {key} = ANY(ARRAY(SELECT {key} FROM {table} WHERE {condition} LIMIT 1000 \

@@ -8,7 +8,8 @@ use crate::queue::doctor::{Check, Fault};
 impl QueueBackend for Sqlite {}
 
 impl Dialect for Sqlite {
-    /// `AUTOINCREMENT`: without it the id of a job that is done is given to the next one, whose tokens begin anew.
+    /// `AUTOINCREMENT`: without it the id of a job that is done is given to the next one, whose tokens begin
+    /// anew.
     const SCHEMA: &'static str = "CREATE TABLE IF NOT EXISTS atomically_job (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     queue TEXT NOT NULL,

@@ -20,12 +20,14 @@ const CHANNEL: &str = "atomically_job";
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Queue<Postgres> {
-    /// Sends a notification with each transaction that enqueues something, for those who listen with [`PgWake`].
+    /// Sends a notification with each transaction that enqueues something, for those who listen with
+    /// [`PgWake`].
     ///
     /// # Why not always?
     ///
-    /// A commit that notifies takes a lock of the whole database cluster, so that notifications come in the order of the
-    /// commits; under many small transactions they queue up there. Polling costs nothing of the kind.
+    /// A commit that notifies takes a lock of the whole database cluster, so that notifications come in the
+    /// order of the commits; under many small transactions they queue up there. Polling costs nothing of the
+    /// kind.
     #[must_use]
     pub fn notifying(mut self) -> Self {
         self.after_enqueue = Some(Arc::from(format!("SELECT pg_notify('{CHANNEL}', '{}')::text", self.name)));
@@ -35,8 +37,8 @@ impl Queue<Postgres> {
 
 /// Wakes a worker by PostgreSQL's LISTEN, where the queue is [notifying](Queue::notifying).
 ///
-/// It keeps a connection of the pool for itself. Behind a pooler in transaction mode it hears nothing, as `LISTEN` belongs
-/// to a session.
+/// It keeps a connection of the pool for itself. Behind a pooler in transaction mode it hears nothing, as
+/// `LISTEN` belongs to a session.
 pub struct PgWake {
     queue: Arc<str>,
     pool: PgPool,
@@ -84,7 +86,8 @@ impl Wake for PgWake {
                 };
                 match heard.try_recv().await {
                     Ok(Some(heard)) if heard.payload() != &*self.queue => {}
-                    // Nothing is what comes of a connection that broke and was replaced: something may have been missed.
+                    // Nothing is what comes of a connection that broke and was replaced: something may have
+                    // been missed.
                     Ok(_) => return,
                     // The listener would replace its connection by and by, and not say when.
                     Err(_) => *listening = None,

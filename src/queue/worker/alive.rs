@@ -14,8 +14,8 @@ use crate::queue::QueueBackend;
 /// How often a worker says that it is alive.
 const BEAT: Duration = Duration::from_secs(10);
 
-/// Tells a running worker from the others of its queue in this process: the smallest number that is free, so that a
-/// worker that is started again has the number of the one that has ended.
+/// Tells a running worker from the others of its queue in this process: the smallest number that is free, so
+/// that a worker that is started again has the number of the one that has ended.
 #[derive(Debug)]
 pub(super) struct Number {
     queue: Arc<str>,

@@ -6,8 +6,8 @@ use crate::events::JobEvent;
 use crate::queue::{Fault, Finding, QueueBackend};
 
 impl<DB: QueueBackend> Worker<DB> {
-    /// What [`Queue::doctor`](crate::queue::Queue::doctor) finds, and whether the handlers of this worker can use up all
-    /// connections of its pool.
+    /// What [`Queue::doctor`](crate::queue::Queue::doctor) finds, and whether the handlers of this worker can
+    /// use up all connections of its pool.
     ///
     /// # Errors
     ///

@@ -13,8 +13,8 @@ use crate::events::JobEvent;
 use crate::queue::search::Found;
 use crate::queue::{Claim, QueueBackend};
 
-/// How long cancelled handlers and the release of their jobs may take after the grace. What does not end until then is
-/// dropped, and left to the lease.
+/// How long cancelled handlers and the release of their jobs may take after the grace. What does not end
+/// until then is dropped, and left to the lease.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl<DB: QueueBackend> Worker<DB> {

@@ -69,7 +69,8 @@ impl<DB: QueueBackend> Care<DB> {
         Self { claim, watchers, stopped, extend, limit }
     }
 
-    /// Runs the handler, in a task of its own so that a panic ends nothing else, and does what its end asks for.
+    /// Runs the handler, in a task of its own so that a panic ends nothing else, and does what its end asks
+    /// for.
     pub(super) async fn take(mut self, work: impl Future<Output = Result<(), BoxError>> + Send + 'static) {
         let _running = Running::start(self.claim.id(), &self.watchers);
         // A set of one, because it cancels when it is dropped.

@@ -11,13 +11,13 @@ use super::Worker;
 use crate::events::JobEvent;
 use crate::queue::{QueueBackend, log};
 
-/// A worker that polls more seldom than this asks when the next job is due. For others that would be as many questions
-/// as polls.
+/// A worker that polls more seldom than this asks when the next job is due. For others that would be as many
+/// questions as polls.
 const MIN_FORESEEN: Duration = Duration::from_secs(1);
 
 impl<DB: QueueBackend> Worker<DB> {
-    /// How long to wait for the next look: until the next poll or, where that is further away than a moment and nothing
-    /// is to be done, until the next job is due.
+    /// How long to wait for the next look: until the next poll or, where that is further away than a moment
+    /// and nothing is to be done, until the next job is due.
     pub(super) async fn time_to_wait(&self, is_idle: bool) -> Duration {
         if !is_idle || self.poll <= MIN_FORESEEN {
             return self.poll;

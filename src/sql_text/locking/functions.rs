@@ -71,7 +71,8 @@ pub(super) fn aggregate(syntax: Syntax, tokens: &[Token<'_>]) -> Option<String> 
         let is_called = all.has_symbol(at + 1, b'(');
         let known: &[&str] = match syntax {
             Syntax::Postgres => &AGGREGATES,
-            // These two look at one row of many where an index is sorted; the others read, and lock, all of them.
+            // These two look at one row of many where an index is sorted; the others read, and lock, all of
+            // them.
             Syntax::MySql | Syntax::Sqlite => &["MIN", "MAX"],
         };
         if is_called && all.is_keyword(at, known) {

@@ -14,7 +14,8 @@ struct Parts<'a, 't> {
     rest: Tokens<'a, 't>,
 }
 
-/// Whether the text is a SELECT without a lock clause, which is all that matters where there are no row locks.
+/// Whether the text is a SELECT without a lock clause, which is all that matters where there are no row
+/// locks.
 pub(super) fn is_select(tokens: &[Token<'_>]) -> Result<(), Obstacle> {
     let tokens = Tokens(tokens);
     let statement = tokens.outside().find(|place| {
@@ -28,8 +29,8 @@ pub(super) fn is_select(tokens: &[Token<'_>]) -> Result<(), Obstacle> {
     clause.map_or(Ok(()), |_| Err(locked_already()))
 }
 
-/// Whether a lock clause at the end of the text locks the rows that it reads, or those of `table` where the clause
-/// names one.
+/// Whether a lock clause at the end of the text locks the rows that it reads, or those of `table` where the
+/// clause names one.
 pub(super) fn can_be_locked(
     syntax: Syntax,
     tokens: &[Token<'_>],
@@ -150,7 +151,8 @@ fn parts<'a, 't>(syntax: Syntax, tokens: &'a [Token<'t>]) -> Result<Parts<'a, 't
     Ok(parts)
 }
 
-/// Whether the FROM clause is over at this place. Words that are no names everywhere are told by what follows them.
+/// Whether the FROM clause is over at this place. Words that are no names everywhere are told by what follows
+/// them.
 fn ends_from(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> bool {
     if !tokens.get(place).is_some_and(|token| token.kind == Kind::Word) {
         return false;

@@ -22,8 +22,8 @@ use super::stage::{Seat, Stage};
 use super::view::EXPLORED_ATTEMPTS;
 use super::{Broken, Explore, Finding, Gap, Named, Problem, Report, Schedule, Unexplored};
 
-/// How often a schedule is begun again that did not go like an earlier one with the same beginning: on a busy machine a
-/// server may take another transaction for the one to end.
+/// How often a schedule is begun again that did not go like an earlier one with the same beginning: on a busy
+/// machine a server may take another transaction for the one to end.
 const TRIES: usize = 3;
 
 /// Longer than any schedule takes.
@@ -77,8 +77,8 @@ impl<DB: Backend> Explore<'_, DB> {
         Ok(report)
     }
 
-    /// Runs one schedule, as a finding named it: to see the finding again, or as a test that it does not come back. A
-    /// schedule that ends early is followed by each client going on for as long as it can.
+    /// Runs one schedule, as a finding named it: to see the finding again, or as a test that it does not come
+    /// back. A schedule that ends early is followed by each client going on for as long as it can.
     ///
     /// # Errors
     ///

@@ -145,7 +145,8 @@ fn text_of(step: &Step) -> String {
     }
 }
 
-/// The text in lines of at most so many characters, all of them indented by so many, and all but the first by two more.
+/// The text in lines of at most so many characters, all of them indented by so many, and all but the first by
+/// two more.
 fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
     let (first, others) = (" ".repeat(indent), " ".repeat(indent + 2));
     let options = textwrap::Options::new(width).initial_indent(&first).subsequent_indent(&others);

@@ -17,8 +17,8 @@ pub struct Report {
     pub schedules: usize,
     /// Whether these were all that there are. What "all" means is told in the [guide](crate::guide::testing).
     pub complete: bool,
-    /// Up to how many preemptions all schedules were run; `None` when not even those without. Where all schedules were
-    /// run, the most that one of them has.
+    /// Up to how many preemptions all schedules were run; `None` when not even those without. Where all
+    /// schedules were run, the most that one of them has.
     pub preemptions: Option<usize>,
     /// How often a schedule, begun like an earlier one, did not go on like it. Each is a
     /// [finding](Problem::Diverged).
@@ -29,8 +29,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What was not explored; empty if the exploration is complete.
     pub gaps: Vec<Gap>,
-    /// Clients with units that were run again and have more than five attempts. Schedules in which such a unit uses all
-    /// of them up, while the others hardly move, are not among those that were run.
+    /// Clients with units that were run again and have more than five attempts. Schedules in which such a
+    /// unit uses all of them up, while the others hardly move, are not among those that were run.
     pub retrying: Vec<String>,
     pub(super) accepted: Accepted,
     pub(super) replayed: bool,
@@ -38,7 +38,8 @@ pub struct Report {
 
 /// A schedule that went wrong.
 ///
-/// Its `Display` shows it as swim lanes: a column for each client, a row for each step, and what was expected and found.
+/// Its `Display` shows it as swim lanes: a column for each client, a row for each step, and what was expected
+/// and found.
 #[derive(Debug, Clone)]
 pub struct Finding {
     pub(super) schedule: Schedule,
@@ -78,9 +79,9 @@ pub enum Problem {
         /// [`Explore::most_steps`](super::Explore::most_steps).
         steps: usize,
     },
-    /// A schedule began like an earlier one and did not go on like it, so what was to be explored behind it could not be.
-    /// Something besides the schedule decides what happens: a cache in the process, a table that the set-up does not
-    /// bring back to where it began, chance, or another user of the database.
+    /// A schedule began like an earlier one and did not go on like it, so what was to be explored behind it
+    /// could not be. Something besides the schedule decides what happens: a cache in the process, a table
+    /// that the set-up does not bring back to where it began, chance, or another user of the database.
     Diverged {
         /// In front of which step, counted from 1.
         step: usize,
@@ -144,7 +145,8 @@ impl Report {
         self.findings.is_empty()
     }
 
-    /// Asserts that no schedule went wrong, and that none was left out but by a limit that the test has set itself.
+    /// Asserts that no schedule went wrong, and that none was left out but by a limit that the test has set
+    /// itself.
     ///
     /// # Panics
     ///

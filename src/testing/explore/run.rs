@@ -27,8 +27,8 @@ pub(super) struct Choice {
     pub(super) chosen: usize,
     /// The client whose turn it was, when taking it away was a preemption.
     pub(super) interrupted: Option<usize>,
-    /// Those who would begin again without having let each other client move first: as much against the usual order
-    /// of things as a preemption.
+    /// Those who would begin again without having let each other client move first: as much against the usual
+    /// order of things as a preemption.
     pub(super) hasty: Vec<usize>,
     /// Where the clients stood.
     pub(super) view: Vec<String>,
@@ -156,8 +156,9 @@ impl<'a, DB: Backend> Run<'a, DB> {
         self.stage.go(client);
     }
 
-    /// Who may take the next step, and which of them are hasty. Usually one who begins again lets all others move first,
-    /// as its backoff would; or two of them could fail in turn for ever, while the one that they wait for is held.
+    /// Who may take the next step, and which of them are hasty. Usually one who begins again lets all others
+    /// move first, as its backoff would; or two of them could fail in turn for ever, while the one that they
+    /// wait for is held.
     fn ready(&self) -> (Vec<usize>, Vec<usize>) {
         let ready = self.stage.ready();
         let (again, others): (Vec<usize>, Vec<usize>) =
@@ -173,8 +174,8 @@ impl<'a, DB: Backend> Run<'a, DB> {
         self.last.filter(|last| busy.contains(last)).or_else(|| busy.last().copied())
     }
 
-    /// Waits until every client stands in front of a step, is done, or waits for what only a step of another client can
-    /// give it: a lock, or its turn. Answers whether that came to be within the limit.
+    /// Waits until every client stands in front of a step, is done, or waits for what only a step of another
+    /// client can give it: a lock, or its turn. Answers whether that came to be within the limit.
     async fn settle(&mut self) -> Result<bool, Unexplored> {
         let started = Instant::now();
         loop {

@@ -5,9 +5,10 @@ use std::str::FromStr;
 
 /// An order of steps: which client takes the next one, each time.
 ///
-/// Shown as letters, one per client in the order in which they were named, with the number of steps that they take in a
-/// row: in `a3b5a2` the first client takes three steps, the second one five, and the first one two more. A step is
-/// BEGIN, a statement, COMMIT or ROLLBACK. A step that waits for a lock counts when it is sent.
+/// Shown as letters, one per client in the order in which they were named, with the number of steps that they
+/// take in a row: in `a3b5a2` the first client takes three steps, the second one five, and the first one two
+/// more. A step is BEGIN, a statement, COMMIT or ROLLBACK. A step that waits for a lock counts when it is
+/// sent.
 ///
 /// ```
 /// use atomically::testing::Schedule;

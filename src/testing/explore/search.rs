@@ -7,9 +7,8 @@ use super::run::Choice;
 
 /// The beginnings of schedules that were seen to be possible and have not been run.
 ///
-/// Those with the fewest preemptions come first, because most bugs need few and the simplest example of one is the one to
-/// read; among them it is a
-/// depth-first search, with the first client in front.
+/// Those with the fewest preemptions come first, because most bugs need few and the simplest example of one
+/// is the one to read; among them it is a depth-first search, with the first client in front.
 #[derive(Debug)]
 pub(super) struct Search {
     pending: BTreeMap<usize, BTreeMap<Vec<usize>, Arc<[Choice]>>>,
@@ -50,8 +49,8 @@ impl Search {
         Some(Beginning { steps, preemptions, before })
     }
 
-    /// Notes what else could have been done behind the beginning of a schedule, up to where it came to what an earlier one
-    /// had come to.
+    /// Notes what else could have been done behind the beginning of a schedule, up to where it came to what
+    /// an earlier one had come to.
     pub(super) fn learn(&mut self, choices: &Arc<[Choice]>, beginning: &Beginning) {
         let taken: Vec<usize> = choices.iter().map(|choice| choice.chosen).collect();
         let counts = self.most_preemptions != usize::MAX;

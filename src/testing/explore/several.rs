@@ -9,12 +9,12 @@ use crate::sql_text::{
 /// How much of a text a report quotes.
 const QUOTED: usize = 200;
 
-/// What the texts of the crate's own features mention: a claim of a key, say, which is one step. Users can neither split
-/// it nor see into it, and the guide says so.
+/// What the texts of the crate's own features mention: a claim of a key, say, which is one step. Users can
+/// neither split it nor see into it, and the guide says so.
 const OWN: &str = "atomically_";
 
-/// What the text is, where it is not certain that it is one statement: such a text is one step, and what other clients
-/// could do in the middle of it is not explored.
+/// What the text is, where it is not certain that it is one statement: such a text is one step, and what
+/// other clients could do in the middle of it is not explored.
 pub(super) fn several<DB: Backend>(sql: &str) -> Option<String> {
     if sql.contains(OWN) || (!has_inner_semicolon(sql) && begins_with_a_query(sql)) {
         return None;

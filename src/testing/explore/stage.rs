@@ -204,8 +204,9 @@ impl Stage {
         }
     }
 
-    /// Ends the schedule, also for transactions that go on without their client: a commit that was given up is finished in
-    /// the background, and must not wait here for a turn that never comes, nor be sent into the next schedule.
+    /// Ends the schedule, also for transactions that go on without their client: a commit that was given up
+    /// is finished in the background, and must not wait here for a turn that never comes, nor be sent into
+    /// the next schedule.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
@@ -224,8 +225,9 @@ impl State {
         }
     }
 
-    /// Whether SQLite would have waited for the lock that it did not get: only for a transaction's first one, and at its
-    /// end. Between, it says so at once: whoever holds a lock and waits for another one is how deadlocks are made.
+    /// Whether SQLite would have waited for the lock that it did not get: only for a transaction's first one,
+    /// and at its end. Between, it says so at once: whoever holds a lock and waits for another one is how
+    /// deadlocks are made.
     fn would_wait(&self, step: &Step) -> bool {
         step.kind != StepKind::Statement || !self.log.has_run_a_statement(&step.transaction)
     }

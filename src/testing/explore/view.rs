@@ -12,12 +12,13 @@ use super::stage::Place;
 /// Of a unit that has at most so many attempts, each order is run in which it uses them up.
 pub(super) const EXPLORED_ATTEMPTS: u32 = 5;
 
-/// From this one on, the attempts of a unit with more of them are taken to be alike. Strategies that become more
-/// cautious with the attempts have done so by then.
+/// From this one on, the attempts of a unit with more of them are taken to be alike. Strategies that become
+/// more cautious with the attempts have done so by then.
 const ALIKE_FROM: u32 = 3;
 
-/// Where a client stands: the same words for two schedules that have gone the same way. They leave out what may differ
-/// each time without changing anything: values, and what the crate itself tells the server about time.
+/// Where a client stands: the same words for two schedules that have gone the same way. They leave out what
+/// may differ each time without changing anything: values, and what the crate itself tells the server about
+/// time.
 pub(super) fn of(place: &Place, ended: usize, last: Option<&Sent>, syntax: Syntax) -> String {
     let stands = match place {
         Place::Running { .. } => String::from("waits"),
@@ -44,7 +45,8 @@ fn in_front_of(step: &Step, syntax: Syntax) -> String {
     }
 }
 
-/// What a step was answered, if it was. SQLite says of a query how many rows the statement before it has written.
+/// What a step was answered, if it was. SQLite says of a query how many rows the statement before it has
+/// written.
 fn in_short(sent: &Sent) -> Option<String> {
     let answer = sent.answer.as_ref()?;
     let first = sent.step.sql.split_whitespace().next().unwrap_or_default();
@@ -56,11 +58,11 @@ fn in_short(sent: &Sent) -> Option<String> {
     })
 }
 
-/// What a schedule has come to: a digest of all steps in order, but for the attempts that failed and were begun again.
-/// They have left nothing behind, so from two states with the same digest the same can happen.
+/// What a schedule has come to: a digest of all steps in order, but for the attempts that failed and were
+/// begun again. They have left nothing behind, so from two states with the same digest the same can happen.
 ///
-/// Two things do tell such attempts: the number of the next one, as far as that matters, and how many unique violations
-/// there were, which units are run again after only so often.
+/// Two things do tell such attempts: the number of the next one, as far as that matters, and how many unique
+/// violations there were, which units are run again after only so often.
 pub(super) fn progress(log: &Log, places: &[Place], ended: usize, syntax: Syntax) -> u64 {
     let undone = undone(log, places);
     let mut digest = DefaultHasher::new();
@@ -113,8 +115,8 @@ fn violations(log: &Log, client: usize, step: &Step) -> usize {
     count
 }
 
-/// Which entries belong to attempts behind which another one has begun, or is about to; without those that may have
-/// been stored all the same.
+/// Which entries belong to attempts behind which another one has begun, or is about to; without those that
+/// may have been stored all the same.
 fn undone(log: &Log, places: &[Place]) -> Vec<bool> {
     const IN_DOUBT: [FailureKind; 3] =
         [FailureKind::ConnectionLost, FailureKind::CommitUnknown, FailureKind::Unavailable];

@@ -15,8 +15,8 @@ use crate::isolation::Isolation;
 ///
 /// # Why is REPEATABLE READ the level of a snapshot?
 ///
-/// It is what PostgreSQL gives under that name, and what MySQL gives to those who only read. Adya's own level of this
-/// name forbids `G2Item` and is given by nobody below SERIALIZABLE.
+/// It is what PostgreSQL gives under that name, and what MySQL gives to those who only read. Adya's own level
+/// of this name forbids `G2Item` and is given by nobody below SERIALIZABLE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum AnomalyKind {
@@ -32,7 +32,8 @@ pub enum AnomalyKind {
     LostAppend,
     /// G1a: a committed transaction read a value of one that was rolled back.
     AbortedRead,
-    /// G1b: a committed transaction read a list as another one left it for a moment, before its last append to it.
+    /// G1b: a committed transaction read a list as another one left it for a moment, before its last append
+    /// to it.
     IntermediateRead,
     /// G1c: a cycle of appends that follow each other and of reads that saw them.
     CircularInformationFlow,
@@ -44,7 +45,8 @@ pub enum AnomalyKind {
     LostUpdate,
     /// A cycle with exactly one read that missed an append: read skew, and lost update seen as a cycle.
     GSingle,
-    /// A cycle with several reads that missed an append, no two of them next to each other: no snapshot explains it.
+    /// A cycle with several reads that missed an append, no two of them next to each other: no snapshot
+    /// explains it.
     GNonadjacent,
     /// A cycle with several reads that missed an append, some of them next to each other: write skew.
     G2Item,

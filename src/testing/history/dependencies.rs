@@ -104,7 +104,8 @@ impl<'h> Graph<'h> {
         }
     }
 
-    /// Appends follow each other in the order of the list; those that nobody has read come after all that were.
+    /// Appends follow each other in the order of the list; those that nobody has read come after all that
+    /// were.
     fn add_appends(&mut self, versions: &Versions<'h>) {
         for Observation { key, list, .. } in versions.longest() {
             let appends: Vec<_> = committed(versions, key, list).collect();
@@ -167,8 +168,8 @@ impl<'h> Graph<'h> {
         }
     }
 
-    /// Whoever had ended before another began comes before it. Only the latest to have ended are linked: from the
-    /// others it follows.
+    /// Whoever had ended before another began comes before it. Only the latest to have ended are linked: from
+    /// the others it follows.
     fn add_real_time(&mut self, versions: &Versions<'h>) {
         let mut events = Vec::new();
         for (i, transaction) in versions.history.transactions.iter().enumerate() {
@@ -206,7 +207,8 @@ fn committed<'v>(
     appends.filter(|(appender, _)| versions.committed(*appender))
 }
 
-/// Appends that are committed and in no read. Where the state at the end is known, they are lost and not late.
+/// Appends that are committed and in no read. Where the state at the end is known, they are lost and not
+/// late.
 fn unread(versions: &Versions<'_>) -> impl Iterator<Item = (usize, i64, i64)> {
     versions.committed_appends().filter(|(_, key, value)| {
         !versions.history.last.contains_key(key) && !versions.was_seen(*key, *value)

@@ -135,8 +135,8 @@ impl Session {
     }
 }
 
-/// One run of a unit. Dropped without an [`end`](Self::end), its last attempt stays unknown, as that of a run that is
-/// dropped is.
+/// One run of a unit. Dropped without an [`end`](Self::end), its last attempt stays unknown, as that of a run
+/// that is dropped is.
 pub struct Run {
     session: Session,
     begun: u64,

@@ -20,16 +20,16 @@ pub enum Order {
     /// A session comes after what it did before: whoever has committed sees it from then on. A commit whose
     /// answer never came may be stored later, so nothing that follows comes after it.
     Session,
-    /// Whatever had ended before a transaction began comes before it. With SERIALIZABLE this is strict serializability,
-    /// which a single server gives and a stale replica does not.
+    /// Whatever had ended before a transaction began comes before it. With SERIALIZABLE this is strict
+    /// serializability, which a single server gives and a stale replica does not.
     RealTime,
 }
 
 impl History {
     /// Looks for everything that is wrong, by the data alone.
     ///
-    /// Takes time in proportion to what was read, plus a search in each knot of transactions that depend on each other in a
-    /// circle, of which there is none where nothing is wrong.
+    /// Takes time in proportion to what was read, plus a search in each knot of transactions that depend on
+    /// each other in a circle, of which there is none where nothing is wrong.
     ///
     /// # Errors
     ///
@@ -57,8 +57,8 @@ impl History {
 
 /// What is wrong with a history.
 ///
-/// Its `Display` explains every anomaly. No anomalies do not prove that there are none: a history shows what happened,
-/// not what could have.
+/// Its `Display` explains every anomaly. No anomalies do not prove that there are none: a history shows what
+/// happened, not what could have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     anomalies: Vec<Anomaly>,
@@ -98,14 +98,15 @@ impl Report {
     ///
     /// # Panics
     ///
-    /// With an explanation of the first five, where it is not; also where nothing was committed, because that shows
-    /// nothing.
+    /// With an explanation of the first five, where it is not; also where nothing was committed, because that
+    /// shows nothing.
     #[track_caller]
     pub fn assert(&self, level: Isolation) {
         self.assert_none(&format!("{level} forbids"), |kind| kind.is_forbidden_at(level));
     }
 
-    /// Asserts that nothing of these kinds was found: for what a strategy promises beyond its isolation level.
+    /// Asserts that nothing of these kinds was found: for what a strategy promises beyond its isolation
+    /// level.
     ///
     /// # Panics
     ///

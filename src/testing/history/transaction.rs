@@ -73,8 +73,8 @@ pub enum Outcome {
     Committed,
     /// It is not, and never will be.
     Aborted,
-    /// Nobody told. It counts as committed once a committed transaction has read what it appended; what it read itself
-    /// is not looked at.
+    /// Nobody told. It counts as committed once a committed transaction has read what it appended; what it
+    /// read itself is not looked at.
     Unknown,
 }
 
@@ -134,7 +134,8 @@ impl Transaction {
         Self::new(operations, Outcome::Unknown)
     }
 
-    /// The session that ran it. Sessions run their transactions one after another, in the order of the history.
+    /// The session that ran it. Sessions run their transactions one after another, in the order of the
+    /// history.
     #[must_use]
     pub const fn in_session(mut self, session: u32) -> Self {
         self.session = Some(session);
@@ -211,8 +212,8 @@ impl History {
         self.transactions.push(transaction);
     }
 
-    /// What a list holds after everything has ended. With it, a lost append can be told from one that nobody happened
-    /// to read.
+    /// What a list holds after everything has ended. With it, a lost append can be told from one that nobody
+    /// happened to read.
     #[must_use]
     pub fn ending_with(mut self, key: i64, list: impl Into<Vec<i64>>) -> Self {
         self.last.insert(key, list.into());
@@ -225,7 +226,8 @@ impl History {
         &self.transactions
     }
 
-    /// How many transactions ended like this. A history in which nothing was committed has no anomalies either.
+    /// How many transactions ended like this. A history in which nothing was committed has no anomalies
+    /// either.
     #[must_use]
     pub fn count(&self, outcome: Outcome) -> usize {
         self.transactions.iter().filter(|transaction| transaction.outcome == outcome).count()

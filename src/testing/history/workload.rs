@@ -38,8 +38,8 @@ use super::transaction::{History, Outcome};
 ///
 /// # The table
 ///
-/// It is made where it is missing. Each run has rows of its own in it, which stay: any number of runs, also at the same
-/// time, get along with one table. Drop it when you like.
+/// It is made where it is missing. Each run has rows of its own in it, which stay: any number of runs, also
+/// at the same time, get along with one table. Drop it when you like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListAppend {
     table: String,
@@ -128,8 +128,8 @@ impl ListAppend {
         self
     }
 
-    /// What the units are drawn from. The same seed makes the same units; in which order they run is the database's and
-    /// the scheduler's affair.
+    /// What the units are drawn from. The same seed makes the same units; in which order they run is the
+    /// database's and the scheduler's affair.
     #[must_use]
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;

@@ -21,8 +21,8 @@ struct Wait {
 /// One transaction's part in a circle: it holds the first and asks for the second.
 pub(super) type Part<'t> = (&'t Taken, &'t Taken);
 
-/// For each wait that is part of a circle, a shortest one; each circle of the same statements once, and none that a
-/// shorter one with the same wait in it explains. Shortest first.
+/// For each wait that is part of a circle, a shortest one; each circle of the same statements once, and none
+/// that a shorter one with the same wait in it explains. Shortest first.
 pub(super) fn cycles(traces: &[Arc<Trace>]) -> Vec<Vec<Part<'_>>> {
     let waits = Waits::of(traces);
     let mut found: Vec<Vec<Wait>> = waits.all.iter().filter_map(|wait| waits.circle_from(*wait)).collect();
@@ -101,8 +101,8 @@ impl<'t> Waits<'t> {
         all
     }
 
-    /// A shortest circle that begins here. Each wait is reached once, by a shortest way; where a gate closes that way
-    /// further on, a longer one around it is not tried.
+    /// A shortest circle that begins here. Each wait is reached once, by a shortest way; where a gate closes
+    /// that way further on, a longer one around it is not tried.
     fn circle_from(&self, start: Wait) -> Option<Vec<Wait>> {
         let mut reached = HashSet::from([start]);
         let mut chains = VecDeque::from([vec![start]]);

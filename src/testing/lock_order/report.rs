@@ -71,10 +71,11 @@ impl Inversion {
         Self { orders: orders.collect() }
     }
 
-    /// Who locks what before what: each asks for what the next one holds, and the last for what the first holds.
+    /// Who locks what before what: each asks for what the next one holds, and the last for what the first
+    /// holds.
     ///
-    /// A single one is a lock that is shared first and wanted for itself then: two transactions that both do this wait
-    /// for each other.
+    /// A single one is a lock that is shared first and wanted for itself then: two transactions that both do
+    /// this wait for each other.
     #[must_use]
     pub fn orders(&self) -> &[Order] {
         &self.orders

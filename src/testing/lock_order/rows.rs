@@ -53,7 +53,8 @@ impl Keys {
     }
 }
 
-/// Names are compared without their case and quotes: two tables that differ by these alone are not worth a surprise.
+/// Names are compared without their case and quotes: two tables that differ by these alone are not worth a
+/// surprise.
 pub(super) fn name_of(name: &ast::Ident) -> String {
     name.value.to_lowercase()
 }

@@ -232,8 +232,8 @@ impl Transaction {
         self.savepoints.push(Savepoint { name, taken: self.trace.0.len(), is_first: !self.is_used });
     }
 
-    /// Back to a savepoint, which gives the locks since then back. InnoDB gives rows back only if nothing had been done
-    /// before it, and other locks never.
+    /// Back to a savepoint, which gives the locks since then back. InnoDB gives rows back only if nothing had
+    /// been done before it, and other locks never.
     pub(super) fn undo_to(&mut self, name: &str, in_innodb: bool) {
         let savepoint = self.savepoints.iter().rev().find(|savepoint| savepoint.name == name);
         if let Some(savepoint) = savepoint.filter(|savepoint| savepoint.is_first || !in_innodb) {
@@ -256,8 +256,8 @@ impl Transaction {
     }
 }
 
-/// Whether two transactions cannot hold these at the same time
-/// ([PostgreSQL's table](https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS), of which the other
+/// Whether two transactions cannot hold these at the same time ([PostgreSQL's
+/// table](https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS), of which the other
 /// databases have a part).
 pub(super) const fn conflict(one: Strength, other: Strength) -> bool {
     use Strength::{NoKeyUpdate, Share, Update};

@@ -7,8 +7,8 @@ use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 use tokio::time::Instant;
 
+use crate::backend::shown;
 use crate::backend::{Backend, WatchedQuery, failure_of, failure_or_other};
-use crate::error::shown;
 use crate::events::RunOutcome;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::Answer;
@@ -86,8 +86,8 @@ where
         _standing: Standing,
         timer: &mut Timer,
     ) -> Outcome<T> {
-        // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is worth
-        // its round trip.
+        // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is
+        // worth its round trip.
         let observation = timer.observation.clone();
         let Alone { pool, handoff, .. } = self.alone;
         let asked = Instant::now();

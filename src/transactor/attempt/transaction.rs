@@ -230,7 +230,8 @@ impl<DB: Backend> UnitTrial<'_, DB> {
                 match self.unresolved() {
                     // Another server may yet store what an earlier attempt has sent.
                     Some(unknown) if !is_fenced => Outcome::failed(unknown),
-                    // This attempt had locked the row of the earlier one: nothing is left that could still be stored.
+                    // This attempt had locked the row of the earlier one: nothing is left that could still be
+                    // stored.
                     _ => {
                         self.unresolved = None;
                         Outcome::Done(Ended::RolledBack)
@@ -299,8 +300,8 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         }
     }
 
-    /// Each attempt writes an id of its own, until a commit goes unanswered: from then on that one's, so that at most one
-    /// of them is ever stored.
+    /// Each attempt writes an id of its own, until a commit goes unanswered: from then on that one's, so that
+    /// at most one of them is ever stored.
     fn leave_trace(&mut self) {
         let keeps = self.unresolved.is_some() && self.trace.is_some();
         if !keeps {
@@ -313,8 +314,8 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         }
     }
 
-    /// Asks for the commit that went unanswered, where it left nothing that the next attempt would run into. Answers the
-    /// outcome of this attempt, unless the unit is to be run.
+    /// Asks for the commit that went unanswered, where it left nothing that the next attempt would run into.
+    /// Answers the outcome of this attempt, unless the unit is to be run.
     async fn look_back(&mut self, timer: &mut Timer) -> Option<Outcome<Ended>> {
         if self.trace != Some(Trace::TransactionStatus) {
             return None;

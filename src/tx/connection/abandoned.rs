@@ -18,13 +18,13 @@ pub(super) const SERVER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits in the background until the server is done with whatever it is busy with, and closes the connection.
 ///
-/// Its place in the pool is free at once, as long as there are [places](Places) beyond the pool's maximum. Otherwise it
-/// keeps its place in the pool.
+/// Its place in the pool is free at once, as long as there are [places](Places) beyond the pool's maximum.
+/// Otherwise it keeps its place in the pool.
 ///
 /// # Why any beyond the maximum?
 ///
-/// A server that has fallen silent, or a lock that is held for long, would have every place of a small pool taken by
-/// those who gave up.
+/// A server that has fallen silent, or a lock that is held for long, would have every place of a small pool
+/// taken by those who gave up.
 ///
 /// # Why not close it at once?
 ///

@@ -11,8 +11,8 @@ use crate::backend::Engine;
 ///
 /// # Why not for ever?
 ///
-/// The address of a pool may come to lead to another server: a standalone one is replaced by a cluster. One question in
-/// five seconds costs nothing.
+/// The address of a pool may come to lead to another server: a standalone one is replaced by a cluster. One
+/// question in five seconds costs nothing.
 const BELIEVED: Duration = Duration::from_secs(5);
 
 /// The engine that has answered last, shared by all clones of a transactor.

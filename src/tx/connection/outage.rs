@@ -22,24 +22,25 @@ use crate::tx::identity;
 /// The pause before a server is asked, and again while it does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// After this time without an answer the server is asked by another connection: the network may have lost the request. The
-/// next one has twice the time, for a server that is slow.
+/// After this time without an answer the server is asked by another connection: the network may have lost the
+/// request. The next one has twice the time, for a server that is slow.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// A server that stood still answers everybody at once. This is the time for those whose own connection was on its way.
+/// A server that stood still answers everybody at once. This is the time for those whose own connection was
+/// on its way.
 const SETTLING: Duration = Duration::from_millis(100);
 
-/// The question whether an outage is over, shared by all who wait for their pool to open a connection. Yields whether
-/// the pool, which tries less and less often, may have missed that the server is back; otherwise opening a
-/// connection just takes its time.
+/// The question whether an outage is over, shared by all who wait for their pool to open a connection. Yields
+/// whether the pool, which tries less and less often, may have missed that the server is back; otherwise
+/// opening a connection just takes its time.
 pub(super) type Probe = Shared<BoxFuture<'static, bool>>;
 
 /// Joins the probe of this pool that is under way, or begins one.
 ///
 /// # Why one for all?
 ///
-/// Each probe is a session of the server. A pool whose server takes its time for each new session would have as many
-/// again as it has runs that wait.
+/// Each probe is a session of the server. A pool whose server takes its time for each new session would have
+/// as many again as it has runs that wait.
 pub(super) fn is_over<DB: Backend>(pool: &Pool<DB>) -> Probe {
     static PROBES: LazyLock<Mutex<HashMap<usize, WeakShared<BoxFuture<'static, bool>>>>> =
         LazyLock::new(Mutex::default);
@@ -90,8 +91,8 @@ async fn probe<DB: Backend>(pool: Pool<DB>) -> bool {
 ///
 /// # Why in the background?
 ///
-/// A connection that is given up before it has its answer is a session of the server all the same, once that gets to
-/// it. So it keeps its place until then.
+/// A connection that is given up before it has its answer is a session of the server all the same, once that
+/// gets to it. So it keeps its place until then.
 fn dial<DB: Backend>(pool: &Pool<DB>, place: Place) -> oneshot::Receiver<bool> {
     let (report, reported) = oneshot::channel();
     let (options, pool) = (pool.connect_options(), identity(pool));

@@ -5,14 +5,15 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// So many connections beyond the maximum of their pool may be busy with statements that nobody waits for any more.
+/// So many connections beyond the maximum of their pool may be busy with statements that nobody waits for any
+/// more.
 const MAX_ABANDONED: usize = 7;
 
 /// So many are always left to ask whether the server is back. Together they are the 8 that the guide names.
 const MAX_PROBES: usize = 1;
 
-/// The places beyond the maximum of a pool, which all transactors on it share. Each connection outside of the pool
-/// holds one until the server is done with it.
+/// The places beyond the maximum of a pool, which all transactors on it share. Each connection outside of the
+/// pool holds one until the server is done with it.
 #[derive(Debug)]
 pub(super) struct Places {
     abandoned: Arc<Semaphore>,

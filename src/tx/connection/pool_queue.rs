@@ -18,8 +18,8 @@ use super::abandoned::SERVER_LIMIT;
 use super::outage::{self, Probe};
 use crate::backend::Backend;
 
-/// How long a connection that the pool tests is waited for when its run has gone. One that is silent was idle for so long
-/// that the network has lost it.
+/// How long a connection that the pool tests is waited for when its run has gone. One that is silent was idle
+/// for so long that the network has lost it.
 const TEST_LIMIT: Duration = Duration::from_secs(1);
 
 /// So many wake-ups are more than it takes to test a connection: the pool is opening one.
@@ -27,17 +27,17 @@ const WAKES_OF_A_TEST: u32 = 2;
 
 /// Waits for a connection of the pool's, and knows whether the pool has called.
 ///
-/// Until then it can be left without a trace. Afterwards sqlx tests a connection or opens one, and would close it if it
-/// were left then: so that is finished in the background. The pool's line tells nobody how far it is, but it wakes up only
-/// whom it calls.
+/// Until then it can be left without a trace. Afterwards sqlx tests a connection or opens one, and would
+/// close it if it were left then: so that is finished in the background. The pool's line tells nobody how far
+/// it is, but it wakes up only whom it calls.
 ///
-/// Where the pool opens a connection and the server does not let it, sqlx sleeps longer each time. It is asked anew as soon as
-/// the server is [back](outage::is_over).
+/// Where the pool opens a connection and the server does not let it, sqlx sleeps longer each time. It is
+/// asked anew as soon as the server is [back](outage::is_over).
 ///
 /// # Why is a connection opened for a run that has gone?
 ///
-/// Runs that are given up sooner than the server opens a session would never have a connection, and each of them
-/// would leave the server a session that it has yet to begin.
+/// Runs that are given up sooner than the server opens a session would never have a connection, and each of
+/// them would leave the server a session that it has yet to begin.
 pub(super) struct InLine<DB: Backend> {
     /// None when it is done.
     acquiring: Option<BoxFuture<'static, Result<PoolConnection<DB>, sqlx::Error>>>,
@@ -106,8 +106,8 @@ impl<DB: Backend> InLine<DB> {
         if acquired.is_ready() {
             self.acquiring = None;
         } else if !std::mem::replace(&mut self.joined, true) {
-            // Nobody is called by joining the line, even where that asks to be polled once more. But where a connection is
-            // idle, or the pool may grow, there is no line: it tests or opens one at once.
+            // Nobody is called by joining the line, even where that asks to be polled once more. But where a
+            // connection is idle, or the pool may grow, there is no line: it tests or opens one at once.
             self.called.wakes.store(0, Ordering::Release);
             self.called.yes.store(opens || idle > 0 || self.pool.num_idle() != idle, Ordering::Release);
         }

@@ -25,29 +25,30 @@ const MOST_RUNS: u32 = 32;
 /// After this time it passes by the pool, however few they were.
 const LONGEST: Duration = Duration::from_millis(50);
 
-/// So many turns other tasks are given before a connection that nobody waits for goes back to the pool: whoever was just
-/// answered gets to its next run. [`Deltas`](crate::Deltas) needs two of them to gather what its callers want next.
+/// So many turns other tasks are given before a connection that nobody waits for goes back to the pool:
+/// whoever was just answered gets to its next run. [`Deltas`](crate::Deltas) needs two of them to gather what
+/// its callers want next.
 const TURNS: u32 = 4;
 
 /// Hands connections on: to the run that has waited longest, or else to the next one that begins right away.
 ///
 /// # What for?
 ///
-/// The pool tests each connection that comes back, in a task of its own: a round trip, in which nobody has the connection.
-/// Whoever wants one meanwhile waits, and is given it tested once more. After a run that ended well, right before another
-/// one, both tests ask what is known.
+/// The pool tests each connection that comes back, in a task of its own: a round trip, in which nobody has
+/// the connection. Whoever wants one meanwhile waits, and is given it tested once more. After a run that
+/// ended well, right before another one, both tests ask what is known.
 ///
 /// # Why not for ever?
 ///
-/// The pool has other users, who wait in its line and nowhere else, and it ends connections that have lived long enough.
-/// What has served [`MOST_RUNS`] or has been away for [`LONGEST`] goes by it: the first bound is for short runs, whose
-/// others are used to waiting little, and leaves a thirty-second of the tests; the second one for long ones, which a round
-/// trip does not matter to.
+/// The pool has other users, who wait in its line and nowhere else, and it ends connections that have lived
+/// long enough. What has served [`MOST_RUNS`] or has been away for [`LONGEST`] goes by it: the first bound is
+/// for short runs, whose others are used to waiting little, and leaves a thirty-second of the tests; the
+/// second one for long ones, which a round trip does not matter to.
 ///
 /// # Why does nobody wait here alone?
 ///
-/// Who waits stands in the pool's line as well, as without all this: a connection that comes back from somebody else is
-/// not missed, and whoever asks the pool finds everybody in the order in which they came.
+/// Who waits stands in the pool's line as well, as without all this: a connection that comes back from
+/// somebody else is not missed, and whoever asks the pool finds everybody in the order in which they came.
 pub(crate) struct Handoff<DB: Backend> {
     /// None where each connection has to pass by the pool.
     lines: Option<Arc<Mutex<Lines<DB>>>>,

@@ -4,7 +4,8 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The directories to search: those that the variable names, which then are the only ones, or else the usual ones.
+/// The directories to search: those that the variable names, which then are the only ones, or else the usual
+/// ones.
 pub(super) fn search_path(variable: &str, usual: impl FnOnce() -> Vec<PathBuf>) -> Vec<PathBuf> {
     match env::var_os(variable) {
         Some(named) if !named.is_empty() => env::split_paths(&named).collect(),
@@ -17,8 +18,8 @@ pub(super) fn path() -> Vec<PathBuf> {
     env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default()
 }
 
-/// The directories `parent/prefix*/bin`, where packages of several versions of a program are installed side by
-/// side, the newest version first.
+/// The directories `parent/prefix*/bin`, where packages of several versions of a program are installed side
+/// by side, the newest version first.
 pub(super) fn versioned(places: &[(&str, &str)]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for (parent, prefix) in places {

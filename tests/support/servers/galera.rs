@@ -49,12 +49,12 @@ impl Cluster {
     /// How many nodes it has.
     pub const NODES: usize = 3;
 
-    /// The node that says that it is another product, which has no compound statements: what is sent to Percona XtraDB
-    /// Cluster is tested here as well.
+    /// The node that says that it is another product, which has no compound statements: what is sent to
+    /// Percona XtraDB Cluster is tested here as well.
     const NOT_MARIADB: usize = 1;
 
-    /// Starts the nodes one after another, which takes about eight seconds, and waits until all of them accept
-    /// connections. Dropping the cluster stops them and removes their directories.
+    /// Starts the nodes one after another, which takes about eight seconds, and waits until all of them
+    /// accept connections. Dropping the cluster stops them and removes their directories.
     #[track_caller]
     pub fn start() -> Self {
         must(Self::try_start())

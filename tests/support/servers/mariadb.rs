@@ -28,9 +28,9 @@ GRANT ALL PRIVILEGES ON *.* TO app@'%' WITH GRANT OPTION;
 /// The installation and the server have to agree on these.
 const STORAGE: [&str; 3] = ["--innodb-log-file-size=16M", "--aria-log-file-size=8M", "--skip-name-resolve"];
 
-/// The tests kill the server, not the machine: every commit has to reach the kernel, and no more. At 0 a kill would
-/// take up to a second of acknowledged commits with it; and the doublewrite buffer stays on, as a kill can tear a
-/// page. Options that come and go between versions are `loose`.
+/// The tests kill the server, not the machine: every commit has to reach the kernel, and no more. At 0 a kill
+/// would take up to a second of acknowledged commits with it; and the doublewrite buffer stays on, as a kill
+/// can tear a page. Options that come and go between versions are `loose`.
 const SAFE_FROM_KILL: [&str; 3] = [
     "--innodb-flush-log-at-trx-commit=2",
     "--loose-innodb-flush-method=nosync",

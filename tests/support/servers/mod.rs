@@ -158,8 +158,8 @@ impl Server {
         }
     }
 
-    /// Stops all processes of the server (SIGSTOP) until the guard is dropped, as a machine does that hangs: connections
-    /// stay open, new ones are accepted by the kernel, and nothing is answered.
+    /// Stops all processes of the server (SIGSTOP) until the guard is dropped, as a machine does that hangs:
+    /// connections stay open, new ones are accepted by the kernel, and nothing is answered.
     #[track_caller]
     pub fn freeze(&self) -> Frozen {
         let frozen = Frozen(self.pid());

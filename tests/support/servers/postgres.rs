@@ -79,8 +79,8 @@ impl super::Engine for Postgres {
             "max_connections=200",
             "shared_buffers=64MB",
             "deadlock_timeout=100ms",
-            // The tests kill the server, not the machine: what it wrote is safe with the kernel. What matters for
-            // them, synchronous_commit and full_page_writes, stays on.
+            // The tests kill the server, not the machine: what it wrote is safe with the kernel. What matters
+            // for them, synchronous_commit and full_page_writes, stays on.
             if self.durable { "fsync=on" } else { "fsync=off" },
             // Files in the data directory, which go with it; those in /dev/shm outlive a SIGKILL.
             "dynamic_shared_memory_type=mmap",
@@ -90,7 +90,8 @@ impl super::Engine for Postgres {
         Ok(server)
     }
 
-    /// The server tells its state in the eighth line of this file. One of an earlier life has another process id.
+    /// The server tells its state in the eighth line of this file. One of an earlier life has another process
+    /// id.
     fn is_ready(&self, home: &Home, pid: u32) -> bool {
         let text = fs::read_to_string(home.path("data/postmaster.pid")).unwrap_or_default();
         let mut lines = text.lines().map(str::trim);

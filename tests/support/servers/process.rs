@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 const DEATH_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where the system has no way to create a pipe that other programs do not inherit in one step, two programs that
-/// start at the same time could inherit each other's, and a watchdog would wait for a server that waits for it.
+/// Where the system has no way to create a pipe that other programs do not inherit in one step, two programs
+/// that start at the same time could inherit each other's, and a watchdog would wait for a server that waits
+/// for it.
 static SPAWN: Mutex<()> = Mutex::new(());
 
 /// Spawns the command, one at a time.
@@ -24,7 +25,8 @@ pub(super) fn spawn(command: &mut Command) -> Result<Child, String> {
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
-    /// Ends with the last process that inherited the program's standard output, the only portable sign of that.
+    /// Ends with the last process that inherited the program's standard output, the only portable sign of
+    /// that.
     output: JoinHandle<()>,
 }
 

@@ -16,8 +16,8 @@ use crate::transactor::PoolTransactor;
 
 /// What holds for the claim alone, because a text of several statements is one transaction.
 ///
-/// A plan that was made when the table was empty reads it from one end to the other, and is kept while the table grows.
-/// Without these two there is only the index, in its order.
+/// A plan that was made when the table was empty reads it from one end to the other, and is kept while the
+/// table grows. Without these two there is only the index, in its order.
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL enable_seqscan = off; \
                         SET LOCAL enable_sort = off";
 
@@ -45,13 +45,14 @@ pub(super) async fn claim(
     .await
 }
 
-/// The priorities are read one after the other, and no further than to the last job that is wanted: nothing else is
-/// locked.
+/// The priorities are read one after the other, and no further than to the last job that is wanted: nothing
+/// else is locked.
 ///
-/// Not `UPDATE ... WHERE id IN (SELECT ... LIMIT ... FOR UPDATE SKIP LOCKED)`, which may be run again for each row: the
-/// search is an expression of its own that is said to be materialized. The update goes to where the search has been, by
-/// `ctid`; an index on the ids would be another thing to choose wrongly, as `(..., due_at, id)` has them too. A job that
-/// changed between the snapshot and the lock is not where it was, and is left to the next claim.
+/// Not `UPDATE ... WHERE id IN (SELECT ... LIMIT ... FOR UPDATE SKIP LOCKED)`, which may be run again for
+/// each row: the search is an expression of its own that is said to be materialized. The update goes to where
+/// the search has been, by `ctid`; an index on the ids would be another thing to choose wrongly, as `(...,
+/// due_at, id)` has them too. A job that changed between the snapshot and the lock is not where it was, and
+/// is left to the next claim.
 fn statement() -> Kept {
     let [high, normal, low] = Priority::ALL.map(Priority::number);
     let due = due::<Postgres>(

@@ -2,8 +2,8 @@
 //!
 //! # Why is everything bound?
 //!
-//! A payload or a unique key in the text would be shown by the log of sqlx and by `pg_stat_activity`. And a text that is always
-//! the same can be kept prepared, which makes it one round trip.
+//! A payload or a unique key in the text would be shown by the log of sqlx and by `pg_stat_activity`. And a
+//! text that is always the same can be kept prepared, which makes it one round trip.
 
 use std::sync::{Arc, LazyLock};
 
@@ -28,7 +28,8 @@ const JOB: &str = "$1, $2, COALESCE($3, {now} + $4), $5, {now}, $6, $7, $8";
 /// Inserts one job and answers its id.
 static ONE: LazyLock<SqlStr> = LazyLock::new(|| insert(&format!("VALUES ({JOB})"), "RETURNING id"));
 
-/// The same as a transaction of its own, whose waits for locks have a limit: it is set in front of the first of them.
+/// The same as a transaction of its own, whose waits for locks have a limit: it is set in front of the first
+/// of them.
 static ONE_ALONE: LazyLock<SqlStr> = LazyLock::new(|| {
     insert(&format!("SELECT {JOB} WHERE set_config('lock_timeout', $9, true) IS NOT NULL"), "RETURNING id")
 });
@@ -97,9 +98,10 @@ fn attempts(rows: &NewRows<'_>, job: &NewJob) -> i32 {
     i32::try_from(rows.attempts(job)).unwrap_or(i32::MAX)
 }
 
-/// Inserts a job as its own transaction, without BEGIN and COMMIT around it. Inserts nothing, and answers `None`, on a
-/// connection that is not to keep the statement: behind a pooler that hands out sessions by the transaction, what is
-/// prepared on one of them would be run on another one, unless a transaction is around both.
+/// Inserts a job as its own transaction, without BEGIN and COMMIT around it. Inserts nothing, and answers
+/// `None`, on a connection that is not to keep the statement: behind a pooler that hands out sessions by the
+/// transaction, what is prepared on one of them would be run on another one, unless a transaction is around
+/// both.
 pub(super) async fn alone(
     db: &PoolTransactor<Postgres, Pessimistic>,
     arguments: Result<PgArguments, BoxDynError>,

@@ -29,7 +29,7 @@ pub(crate) fn shown(error: &sqlx::Error) -> Cow<'static, str> {
 }
 
 /// The error's own source, unless it may quote a value.
-pub(super) fn source(error: &sqlx::Error) -> Option<&(dyn StdError + 'static)> {
+pub(crate) fn source(error: &sqlx::Error) -> Option<&(dyn StdError + 'static)> {
     match error {
         sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::Decode(_)
