@@ -51,7 +51,9 @@ pub(crate) use query::{Numbers, Reply, WatchedQuery};
 pub(crate) use shown::json as shown_json;
 pub(crate) use shown::{shown, source as quotable_source};
 pub(crate) use single_statement::{Addition, AtOnce};
-pub(crate) use wire::{Driver, ResultOrRow, Wire};
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub(crate) use wire::Driver;
+pub(crate) use wire::{ResultOrRow, Wire};
 
 /// The savepoint whose release, just before COMMIT, shows that the transaction is still the one that was
 /// opened.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-#[cfg(all(feature = "mysql", feature = "idempotency"))]
+#[cfg(feature = "idempotency")]
 use std::time::Duration;
 
 use tokio::time::Instant;
