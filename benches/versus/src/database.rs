@@ -5,7 +5,6 @@ use sqlx::PgPool;
 
 use crate::contender::pool;
 use crate::ledger::Balances;
-use crate::servers;
 
 pub(crate) const ACCOUNTS: i64 = 1000;
 
