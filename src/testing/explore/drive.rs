@@ -24,7 +24,7 @@ use super::{Broken, Explore, Finding, Gap, Named, Problem, Report, Schedule, Une
 
 /// How often a schedule is begun again that did not go like an earlier one with the same beginning: on a busy
 /// machine a server may take another transaction for the one to end.
-const TRIES: usize = 3;
+const TRIES: usize = 8;
 
 /// Longer than any schedule takes.
 const AGES: Duration = Duration::from_secs(60 * 60);
