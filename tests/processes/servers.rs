@@ -36,8 +36,11 @@ fn end(ending: &str, start: fn() -> Server) {
     }
 }
 
+/// A shell that starts this test in the background may have had it ignore SIGINT, which children inherit.
 fn process(test: &str, ending: &str) -> Child {
-    Command::new(env::current_exe().expect("this test"))
+    Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(env::current_exe().expect("this test"))
         .args([test, "--exact", "--nocapture"])
         .env(ENDING, ending)
         .stdout(Stdio::piped())
