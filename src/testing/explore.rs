@@ -295,7 +295,8 @@ impl<'a, DB: Backend> Explore<'a, DB> {
     }
 
     /// Agrees that a text of several statements is one step, and so is a CALL, a block like `DO $$…$$`, and
-    /// all that runs on [`Tx::connection`](crate::Tx::connection): what other clients could do in the middle of it is not explored.
+    /// all that runs on [`Tx::connection`](crate::Tx::connection): what other clients could do in the middle
+    /// of it is not explored.
     ///
     /// The exploration is not complete then, and [`Report::gaps`] says why.
     pub fn allow_unseen_statements(mut self) -> Self {
