@@ -74,7 +74,6 @@ pub trait ScopeFn<DB: Backend, T, E>:
 {
 }
 
-#[diagnostic::do_not_recommend]
 impl<DB: Backend, T, E, F> ScopeFn<DB, T, E> for F where
     F: for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
         + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
@@ -108,7 +107,6 @@ pub trait UnitFn<DB: Backend, T, E>:
 {
 }
 
-#[diagnostic::do_not_recommend]
 impl<DB: Backend, T, E, F> UnitFn<DB, T, E> for F where
     F: Repeatable
         + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
