@@ -100,6 +100,13 @@ impl<DB: Backend, T, E, F> ScopeFn<DB, T, E> for F where
 ///     result
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "this unit of work cannot be run again",
+    label = "changes what it captures, or captures something that is not `Clone`, `Send` and `Sync`",
+    note = "each attempt runs a fresh clone of the closure, so that nothing leaks from one attempt into the next",
+    note = "return a value instead of changing a captured variable; capture an `Arc` instead of an `Rc`",
+    note = "a unit is an async closure that returns a `Result`: `async |tx| {{ … }}`, not `|tx| async move {{ … }}`"
+)]
 pub trait UnitFn<DB: Backend, T, E>:
     Repeatable
     + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
@@ -107,6 +114,7 @@ pub trait UnitFn<DB: Backend, T, E>:
 {
 }
 
+#[diagnostic::do_not_recommend]
 impl<DB: Backend, T, E, F> UnitFn<DB, T, E> for F where
     F: Repeatable
         + for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
