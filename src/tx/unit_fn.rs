@@ -102,10 +102,10 @@ impl<DB: Backend, T, E, F> ScopeFn<DB, T, E> for F where
 /// ```
 #[diagnostic::on_unimplemented(
     message = "this unit of work cannot be run again",
-    label = "changes what it captures, or captures something that is not `Clone`, `Send` and `Sync`",
-    note = "each attempt runs a fresh clone of the closure, so that nothing leaks from one attempt into the next",
+    label = "changes a capture, captures what is not `Clone + Send + Sync`, or awaits with a local that is not `Send`",
+    note = "each attempt runs a fresh clone of the closure: nothing leaks from one attempt into the next",
     note = "return a value instead of changing a captured variable; capture an `Arc` instead of an `Rc`",
-    note = "a unit is an async closure that returns a `Result`: `async |tx| {{ … }}`, not `|tx| async move {{ … }}`"
+    note = "a unit is an async closure: `async |tx| {{ … }}`, not `|tx| async move {{ … }}`"
 )]
 pub trait UnitFn<DB: Backend, T, E>:
     Repeatable
