@@ -102,7 +102,7 @@ impl<DB: Backend, T, E, F> ScopeFn<DB, T, E> for F where
 /// ```
 #[diagnostic::on_unimplemented(
     message = "this unit of work cannot be run again",
-    label = "changes a capture, captures what is not `Clone + Send + Sync`, or awaits with a local that is not `Send`",
+    label = "changes a capture, captures what is not `Clone + Send + Sync`, or holds what is not `Send`",
     note = "each attempt runs a fresh clone of the closure: nothing leaks from one attempt into the next",
     note = "return a value instead of changing a captured variable; capture an `Arc` instead of an `Rc`",
     note = "a unit is an async closure: `async |tx| {{ … }}`, not `|tx| async move {{ … }}`"
