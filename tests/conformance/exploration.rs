@@ -55,6 +55,18 @@ pub(crate) async fn passes<DB: TestBackend>(exploration: Explore<'_, DB>) {
     assert!(report.complete, "{report}");
 }
 
+/// The same where units deadlock. Of two transactions that have done equally much, InnoDB ends one or the other, so a
+/// schedule may not repeat itself there; nothing else may go wrong.
+async fn passes_whoever_is_the_victim<DB: TestBackend>(exploration: Explore<'_, DB>) {
+    if DB::NAME != "MySQL" {
+        return passes(exploration).await;
+    }
+    let report = exploration.run().await.expect("explored");
+    let mut problems = report.findings.iter().flat_map(Finding::problems);
+    assert!(problems.all(|problem| matches!(problem, Problem::Diverged { .. })), "{report}");
+    assert!(report.findings.len() * 10 < report.schedules, "{report}");
+}
+
 /// Some schedules break the invariant and some do not; the first one does again when it is replayed.
 async fn breaks<'a, DB: TestBackend>(exploration: impl Fn() -> Explore<'a, DB>) -> Report {
     let report = explored(exploration()).await;
@@ -249,7 +261,8 @@ pub(crate) async fn an_unguarded_seat_is_booked_twice<DB: TestBackend>() {
 pub(crate) async fn a_guarded_seat_is_booked_once<DB: TestBackend>() {
     let pool = theatre::<DB>().await;
     passes(bookings(&pool, &Pessimistic::default().on(&pool))).await;
-    passes(bookings(&pool, &Serializable::default().on(&pool)).allow_deadlocks()).await;
+    let serializable = Serializable::default().on(&pool);
+    passes_whoever_is_the_victim(bookings(&pool, &serializable).allow_deadlocks()).await;
 }
 
 // --- Transfers. ---
