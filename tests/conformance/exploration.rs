@@ -55,8 +55,8 @@ pub(crate) async fn passes<DB: TestBackend>(exploration: Explore<'_, DB>) {
     assert!(report.complete, "{report}");
 }
 
-/// The same where units deadlock. Of two transactions that have done equally much, InnoDB ends one or the other, so a
-/// schedule may not repeat itself there; nothing else may go wrong.
+/// The same where units deadlock. Of two transactions that have done equally much, InnoDB ends one or the
+/// other, so a schedule may not repeat itself there; nothing else may go wrong.
 async fn passes_whoever_is_the_victim<DB: TestBackend>(exploration: Explore<'_, DB>) {
     if DB::NAME != "MySQL" {
         return passes(exploration).await;
