@@ -1,10 +1,10 @@
-//! Books the last seat for two buyers at once, with a version check: one gets it, the other is told that it
-//! is gone.
+//! Books the last seat for two buyers at once, with a version check: one gets it, and the other learns
+//! that it is gone.
 //!
 //! `cargo run --example last_seat_version`
 //!
-//! Nothing is locked between reading and writing. Whoever writes second finds another version, and runs
-//! again.
+//! Nothing is locked between reading and writing. The unit that writes second finds another version,
+//! and is retried.
 
 use anyhow::{bail, ensure};
 use atomically::{Optimistic, TransactorExt as _, Tx};

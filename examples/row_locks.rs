@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 type Db = PoolTransactor<Postgres, Pessimistic>;
 
-/// SKIP LOCKED: takes the first seat that nobody else is looking at. Units never wait for each other.
+/// SKIP LOCKED: takes the first seat that no other unit has locked. Units never wait for each other.
 async fn any_free_seat(tx: &mut Tx<Postgres>) -> Result<Option<i64>, Error> {
     let select = "SELECT id FROM seat WHERE buyer IS NULL ORDER BY id LIMIT 1";
     let select = tx.locking(RowLock::NO_KEY_UPDATE.skip_locked(), select)?;

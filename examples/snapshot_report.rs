@@ -19,7 +19,7 @@ async fn total(tx: &mut Tx<Postgres>, db: &Bank) -> Result<i64, Error> {
     Ok(savings + checking)
 }
 
-/// Somebody else, with connections of their own.
+/// Another service that writes to the accounts, with connections of its own.
 struct Bank(PoolTransactor<Postgres, Pessimistic>);
 
 impl Bank {

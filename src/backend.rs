@@ -39,13 +39,13 @@ mod query;
 mod wire;
 
 pub(crate) use carried_failure::{Injected, NotSent, TransactionOver, with_failure};
+pub use codec::Key;
 pub(crate) use codec::Value;
 #[cfg(any(feature = "idempotency", feature = "queue", feature = "testing"))]
 pub(crate) use codec::required;
 pub(crate) use engine::{AskEngine, Engine};
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::prepared::Kept;
-pub use query::Key;
 pub(crate) use query::{Numbers, Reply, WatchedQuery};
 #[cfg(feature = "idempotency")]
 pub(crate) use shown::json as shown_json;
@@ -174,9 +174,9 @@ pub trait Facts: Wire + Sealed {
     /// The parameter with this number, counted from 1.
     fn placeholder(number: usize) -> Cow<'static, str>;
 
-    /// A statement that takes a lock on a number until the transaction ends, and answers 1 when it has it;
-    /// `None` where the database has no such locks. Without `wait` it answers 0 at once when somebody else
-    /// has it.
+    /// The statement that acquires an advisory lock until the transaction ends, and returns 1 when it has
+    /// it; `None` if the database has no such locks. Without `wait` it returns 0 at once if another session
+    /// holds the lock.
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String>;
 
     /// Whether what is read behind an advisory lock, at this level, may be older than the lock: then it
@@ -250,8 +250,8 @@ pub trait Facts: Wire + Sealed {
     /// business.
     fn lock_waits(sessions: &[i64]) -> Option<LockWaits>;
 
-    /// How the session that a deadlock has just cost its transaction finds out about it, `age` being the most
-    /// that can have passed since; `None` where the error says it all, or nobody knows.
+    /// How to ask for the report of a deadlock that has just rolled back the session's transaction, at most
+    /// `age` ago; `None` if the error contains the report, or the database keeps none.
     fn latest_deadlock(_age: Duration) -> Option<LatestDeadlock> {
         None
     }
@@ -462,13 +462,13 @@ pub struct LockWait {
 pub struct LatestDeadlock {
     /// One or more statements, sent as one.
     pub sql: String,
-    /// What the last column of each row says, given the statement that failed, where that is known: who
-    /// waited for whom, and the statement by which the session remembers that it was told of this one. `None`
-    /// if it is no deadlock of this session, or one that it was told of.
+    /// Reads the last column of each row, given the statement that failed if it is known: returns the report,
+    /// and the statement by which the session remembers that it has read it. `None` if the deadlock is not
+    /// one of this session, or was read before.
     pub read: fn(&[String], Option<&str>) -> FoundDeadlock,
 }
 
-/// Who waited for whom, and the statement by which the session remembers that.
+/// A report, and the statement by which the session remembers that it has read it.
 type FoundDeadlock = Option<(DeadlockReport, String)>;
 
 /// How a fault is brought about.

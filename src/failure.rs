@@ -292,8 +292,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The text of an error, and those of its sources as far as they are not part of it already: I/O errors and
-/// TLS hide the cause in there.
+/// The text of an error followed by those of its sources: `sending the receipt: connection refused`. A source
+/// that the text quotes already is not repeated.
 pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -352,4 +352,35 @@ pub enum ConstraintKind {
     Check,
     /// PostgreSQL's exclusion constraint.
     Exclusion,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as StdError;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Layer(&'static str, Option<Box<Self>>);
+
+    impl fmt::Display for Layer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl StdError for Layer {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            self.1.as_deref().map(|source| source as _)
+        }
+    }
+
+    #[test]
+    fn causes_follow_the_error_and_none_is_repeated() {
+        let refused = || Some(Box::new(Layer("connection refused", None)));
+        let sending = Layer("sending the receipt", refused());
+        assert_eq!(with_causes(&sending), "sending the receipt: connection refused");
+        let quoting = Layer("sending: connection refused", refused());
+        assert_eq!(with_causes(&quoting), "sending: connection refused");
+    }
 }

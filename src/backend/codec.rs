@@ -3,10 +3,11 @@
 //! sqlx's bounds stay behind the blanket implementation: the bounds of a supertrait are implied, those of a
 //! `where` clause would be needed in every signature.
 
+use std::fmt::Debug;
+
 use sqlx::error::BoxDynError;
 use sqlx::{Arguments as _, Column as _, ColumnIndex, Database, Decode, Encode, Row as _, Type};
 
-use super::Key;
 use super::values::{hex, quoted};
 
 /// A value that the crate binds to a statement of its own.
@@ -18,18 +19,47 @@ pub enum Value {
     Bytes(Vec<u8>),
 }
 
+/// A type that can be the key of a row: one that sqlx can bind and decode, and that Rust can sort.
+pub trait Key<DB: Database>:
+    Ord
+    + Clone
+    + Send
+    + Sync
+    + 'static
+    + sqlx::Type<DB>
+    + for<'q> sqlx::Encode<'q, DB>
+    + for<'r> sqlx::Decode<'r, DB>
+{
+}
+
+impl<DB: Database, K> Key<DB> for K where
+    K: Ord
+        + Clone
+        + Send
+        + Sync
+        + 'static
+        + sqlx::Type<DB>
+        + for<'q> sqlx::Encode<'q, DB>
+        + for<'r> sqlx::Decode<'r, DB>
+{
+}
+
 /// Binds values and decodes columns.
 #[doc(hidden)]
-pub trait Codec: Database {
+pub trait Codec: Database<Arguments: Clone + Debug + Sync, Statement: Sync> {
+    /// Appends a value to the arguments of a statement.
     fn bind(arguments: &mut Self::Arguments, value: Value) -> Result<(), BoxDynError>;
 
-    /// Decodes an integer of any width.
+    /// Decodes an integer of any width; `None` is NULL.
     fn integer(row: &Self::Row, column: usize) -> Result<Option<i64>, sqlx::Error>;
 
+    /// Decodes text; `None` is NULL.
     fn text(row: &Self::Row, column: usize) -> Result<Option<String>, sqlx::Error>;
 
+    /// Decodes bytes; `None` is NULL.
     fn bytes(row: &Self::Row, column: usize) -> Result<Option<Vec<u8>>, sqlx::Error>;
 
+    /// Decodes the key of a row.
     fn key<K: Key<Self>>(row: &Self::Row, column: usize) -> Result<K, sqlx::Error>;
 
     /// Returns a row as text for a reader: its columns, and their values if they are of the usual types.
@@ -38,7 +68,7 @@ pub trait Codec: Database {
 
 impl<DB> Codec for DB
 where
-    DB: Database,
+    DB: Database<Arguments: Clone + Debug + Sync, Statement: Sync>,
     usize: ColumnIndex<DB::Row>,
     bool: Type<DB> + for<'r> Decode<'r, DB>,
     f64: Type<DB> + for<'r> Decode<'r, DB>,
@@ -58,9 +88,12 @@ where
     }
 
     fn integer(row: &DB::Row, column: usize) -> Result<Option<i64>, sqlx::Error> {
-        row.try_get(column)
-            .or_else(|_| row.try_get(column).map(|value: Option<i32>| value.map(i64::from)))
-            .or_else(|_| row.try_get(column).map(|value: Option<i16>| value.map(i64::from)))
+        row.try_get(column).or_else(|error| {
+            // PostgreSQL decodes each width into the type of that width only.
+            let narrow = row.try_get(column).map(|value: Option<i32>| value.map(i64::from));
+            let narrowest = |_| row.try_get(column).map(|value: Option<i16>| value.map(i64::from));
+            narrow.or_else(narrowest).map_err(|_| error)
+        })
     }
 
     fn text(row: &DB::Row, column: usize) -> Result<Option<String>, sqlx::Error> {

@@ -32,8 +32,8 @@ fn lost(error: &sqlx::Error) -> Failure {
 /// again.
 ///
 /// The driver for MySQL compares the numbers of parameters after it has noted that an answer is to come:
-/// another statement on that connection would wait for it in vain. A message that is too long may have others
-/// before it in the buffer.
+/// the next statement on that connection would wait for that answer until its deadline. A message that is too
+/// long may have others before it in the buffer.
 const REFUSED: [(&str, bool); 9] = [
     // MySQL
     ("parameters were provided", false),

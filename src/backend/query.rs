@@ -3,7 +3,7 @@
 use sqlx::{Database, SqlSafeStr as _};
 
 use super::codec::Codec;
-use super::{Facts, NotSent, Value, Wire};
+use super::{Facts, NotSent, Value};
 use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{asks_nowait, column_compared_with_null, is_update_or_delete};
 
@@ -23,31 +23,6 @@ pub struct Reply {
 
 /// Keys, each with the number that its row holds, if it holds one.
 pub(crate) type Numbers<K> = Vec<(K, Option<i64>)>;
-
-/// What can be the key of a row: whatever sqlx can send and read back, and Rust can put in order.
-pub trait Key<DB: Database>:
-    Ord
-    + Clone
-    + Send
-    + Sync
-    + 'static
-    + sqlx::Type<DB>
-    + for<'q> sqlx::Encode<'q, DB>
-    + for<'r> sqlx::Decode<'r, DB>
-{
-}
-
-impl<DB: Database, K> Key<DB> for K where
-    K: Ord
-        + Clone
-        + Send
-        + Sync
-        + 'static
-        + sqlx::Type<DB>
-        + for<'q> sqlx::Encode<'q, DB>
-        + for<'r> sqlx::Decode<'r, DB>
-{
-}
 
 /// A query taken apart: so that its text can be looked at, and so that it can be run again.
 #[doc(hidden)]
@@ -125,7 +100,7 @@ impl<DB: Database> WatchedQuery<DB> {
     /// About how many bytes it has on the wire, or any number above `limit` if it is more than that.
     fn size_up_to(&self, limit: usize) -> usize
     where
-        DB: Wire,
+        DB: Codec,
     {
         let text = self.sql().len();
         match &self.arguments {
@@ -155,7 +130,7 @@ impl<DB: Database> WatchedQuery<DB> {
     /// server's own error.
     pub(crate) fn or_too_large(&self, error: sqlx::Error, max_packet: usize) -> sqlx::Error
     where
-        DB: Wire,
+        DB: Codec,
     {
         let is_cut_off = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_));
         if !is_cut_off || max_packet == 0 || self.size_up_to(max_packet) <= max_packet {
@@ -176,7 +151,7 @@ impl<DB: Database> WatchedQuery<DB> {
     }
 }
 
-impl<DB: Wire> Clone for WatchedQuery<DB> {
+impl<DB: Codec> Clone for WatchedQuery<DB> {
     fn clone(&self) -> Self {
         Self {
             sql: self.sql.clone(),

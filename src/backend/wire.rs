@@ -2,14 +2,12 @@
 //!
 //! Everything that the crate sends, for itself and for its callers, goes through these functions.
 
-use std::fmt::Debug;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use futures_util::StreamExt as _;
-use sqlx::{AssertSqlSafe, Connection, Database, Describe, Either, Executor, SqlStr};
-
+use sqlx::{AssertSqlSafe, Connection, Database, Describe, Either, Executor, Row as _, SqlStr};
 use tokio::time::timeout;
 
 use super::codec::Codec;
@@ -34,33 +32,39 @@ pub(crate) type ResultOrRow<DB> = Either<<DB as Database>::QueryResult, <DB as D
 
 /// Sends statements. Each is one round trip, or one more to prepare it.
 #[doc(hidden)]
-pub trait Wire: Codec + Driver + Database<Arguments: Clone + Debug + Sync, Statement: Sync> {
+pub trait Wire: Codec + Driver {
+    /// Runs a statement that returns no rows.
     fn send_statement(
         connection: &mut Self::Connection,
         statement: WatchedQuery<Self>,
     ) -> BoxFuture<'_, Result<Self::QueryResult, sqlx::Error>>;
 
+    /// Runs a statement, and returns its rows.
     fn send_for_rows(
         connection: &mut Self::Connection,
         statement: WatchedQuery<Self>,
     ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>>;
 
+    /// Runs a statement, and returns its first row.
     fn send_for_row(
         connection: &mut Self::Connection,
         statement: WatchedQuery<Self>,
     ) -> BoxFuture<'_, Result<Option<Self::Row>, sqlx::Error>>;
 
+    /// Runs a statement, and returns its rows as they arrive.
     fn send_for_answers(
         connection: &mut Self::Connection,
         statement: WatchedQuery<Self>,
     ) -> BoxStream<'_, Result<ResultOrRow<Self>, sqlx::Error>>;
 
+    /// Prepares a statement.
     fn prepare_statement(
         connection: &mut Self::Connection,
         sql: SqlStr,
         parameters: Vec<Self::TypeInfo>,
     ) -> BoxFuture<'_, Result<Self::Statement, sqlx::Error>>;
 
+    /// Describes the parameters and columns of a statement.
     fn describe_statement(
         connection: &mut Self::Connection,
         sql: SqlStr,
@@ -120,9 +124,6 @@ pub trait Wire: Codec + Driver + Database<Arguments: Clone + Debug + Sync, State
     ) -> BoxFuture<'c, Result<Numbers<K>, sqlx::Error>> {
         Box::pin(async move {
             let rows = Self::send_for_rows(connection, statement).await?;
-            if rows.is_empty() && Self::ENDS_SILENTLY {
-                Self::ping(connection).await?;
-            }
             rows.iter().map(|row| Ok((Self::key(row, 0)?, Self::integer(row, 1)?))).collect()
         })
     }
@@ -130,7 +131,7 @@ pub trait Wire: Codec + Driver + Database<Arguments: Clone + Debug + Sync, State
 
 impl<DB> Wire for DB
 where
-    DB: Codec + Driver + Database<Arguments: Clone + Debug + Sync, Statement: Sync>,
+    DB: Codec + Driver,
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
 {
     fn send_statement(
@@ -201,8 +202,6 @@ where
         connection: &mut DB::Connection,
         sql: String,
     ) -> BoxFuture<'_, Result<Vec<String>, sqlx::Error>> {
-        use sqlx::Row as _;
-
         Box::pin(async move {
             let rows = connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
             let last = |row: &DB::Row| DB::text(row, row.len().checked_sub(1)?).ok().flatten();

@@ -1,7 +1,5 @@
 //! What queues write to the log, where the feature `tracing` is on.
 
-use std::error::Error as StdError;
-
 /// Why a job is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Death {
@@ -22,22 +20,6 @@ impl Death {
             Self::Lapsed => "lapsed",
         }
     }
-}
-
-/// An error with its causes: `sending the receipt: connection refused`. A cause that an error quotes itself
-/// is not repeated.
-pub(super) fn with_sources(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(feature = "tracing")]
@@ -129,36 +111,5 @@ mod without {
 
     impl Troubles {
         pub(in crate::queue) fn report(&self, _queue: &str, _error: &Error) {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fmt;
-
-    use super::*;
-
-    #[derive(Debug)]
-    struct Layer(&'static str, Option<Box<Self>>);
-
-    impl fmt::Display for Layer {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.0)
-        }
-    }
-
-    impl StdError for Layer {
-        fn source(&self) -> Option<&(dyn StdError + 'static)> {
-            self.1.as_deref().map(|source| source as _)
-        }
-    }
-
-    #[test]
-    fn an_error_is_told_with_its_causes_and_none_of_them_twice() {
-        let refused = || Some(Box::new(Layer("connection refused", None)));
-        let sending = Layer("sending the receipt", refused());
-        assert_eq!(with_sources(&sending), "sending the receipt: connection refused");
-        let quoting = Layer("sending: connection refused", refused());
-        assert_eq!(with_sources(&quoting), "sending: connection refused");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::events::{Event, Observer};
 
-use super::tracing::observer_panicked;
+use super::tracing::{log, observer_panicked};
 
 /// The observers of a run.
 #[derive(Clone, Default)]
@@ -45,6 +45,15 @@ impl Observers {
         let mut all = self.clone();
         for other in &others.0 {
             all.push(other.clone());
+        }
+        all
+    }
+
+    /// Returns these observers and the one that writes the log.
+    pub(crate) fn and_log(&self) -> Self {
+        let mut all = self.clone();
+        if let Some(log) = log() {
+            all.add(log);
         }
         all
     }

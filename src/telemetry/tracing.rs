@@ -5,13 +5,13 @@
 //! [code attributes](https://opentelemetry.io/docs/specs/semconv/registry/attributes/code/)).
 
 #[cfg(feature = "tracing")]
-pub(super) use with::observer_panicked;
-#[cfg(feature = "tracing")]
 pub(crate) use with::{Span, within};
-#[cfg(not(feature = "tracing"))]
-pub(super) use without::observer_panicked;
+#[cfg(feature = "tracing")]
+pub(super) use with::{log, observer_panicked};
 #[cfg(not(feature = "tracing"))]
 pub(crate) use without::{Span, within};
+#[cfg(not(feature = "tracing"))]
+pub(super) use without::{log, observer_panicked};
 
 #[cfg(feature = "tracing")]
 mod with {
@@ -24,7 +24,6 @@ mod with {
     use crate::error::Error;
     use crate::events::{Event, Observer, Run, RunOutcome, Summary, UnitEvent};
     use crate::failure::{Failure, FailureKind};
-    use crate::telemetry::Observers;
 
     const WAITS_FOR_ITSELF: &str = "; its pool has no free connection: if the unit waits for one, it waits for itself, and has to \
                                     run its queries on `tx`";
@@ -106,16 +105,10 @@ mod with {
         );
     }
 
-    impl Observers {
-        /// These, and the log, if anybody reads it.
-        pub(crate) fn and_log(&self) -> Self {
-            static LOG: LazyLock<Arc<dyn Observer>> = LazyLock::new(|| Arc::new(Log));
-            let mut all = self.clone();
-            if LevelFilter::current() >= LevelFilter::ERROR {
-                all.add(&LOG);
-            }
-            all
-        }
+    /// Returns the observer that writes the log, unless the log is off.
+    pub(in crate::telemetry) fn log() -> Option<&'static Arc<dyn Observer>> {
+        static LOG: LazyLock<Arc<dyn Observer>> = LazyLock::new(|| Arc::new(Log));
+        (LevelFilter::current() >= LevelFilter::ERROR).then(|| &*LOG)
     }
 
     /// Writes down what happens to units: what somebody has to look at as warnings and errors, the rest for
@@ -221,9 +214,10 @@ mod without {
     use std::convert::Infallible;
     use std::future::Future;
 
-    use crate::events::{Run, RunOutcome};
+    use std::sync::Arc;
+
+    use crate::events::{Observer, Run, RunOutcome};
     use crate::failure::Failure;
-    use crate::telemetry::Observers;
 
     /// There are no spans.
     #[derive(Debug, Clone)]
@@ -253,9 +247,7 @@ mod without {
         future().await
     }
 
-    impl Observers {
-        pub(crate) fn and_log(&self) -> Self {
-            self.clone()
-        }
+    pub(in crate::telemetry) fn log() -> Option<&'static Arc<dyn Observer>> {
+        None
     }
 }

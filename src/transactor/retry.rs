@@ -1,4 +1,4 @@
-//! The loop: the only retry and the only sleep of the crate.
+//! The retry loop: the only one that runs units and single statements again.
 
 use std::pin::pin;
 

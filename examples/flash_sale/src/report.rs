@@ -15,8 +15,9 @@ pub(crate) struct Outcome {
     pub(crate) name: String,
     /// Whether it is a strategy of the crate, which has promises to keep.
     pub(crate) is_strategy: bool,
-    /// Buyers who were told that they have a seat, or that there is none left.
+    /// The number of buyers that received a seat in their answer. The tables may contain fewer sales.
     pub(crate) told_sold: u64,
+    /// The number of buyers whose answer was that the event is sold out.
     pub(crate) told_sold_out: u64,
     /// The first error that a buyer got instead.
     pub(crate) first_error: Option<String>,

@@ -132,7 +132,7 @@ fn putting_back(closing: &Closing) -> String {
 
 /// The whole seconds below the limit that the deadline sets, so that a wait for a row is reported as one,
 /// before the statement's own limit ends it; or above it, where rounding down would give up a good part of
-/// the time. Whoever waits anew stands at the end of the queue.
+/// the time. A transaction that waits again stands at the end of the queue.
 fn seconds_below(limit: Duration) -> u64 {
     let below = limit.as_secs().clamp(1, MAX_SECONDS);
     if below as f64 >= limit.as_secs_f64() * 0.75 || below == MAX_SECONDS {

@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::{BoxError, Watchers};
 use crate::error::Error;
 use crate::events::JobEvent;
+use crate::failure::with_causes;
 use crate::queue::claim::Settled;
-use crate::queue::log::with_sources;
 use crate::queue::{Claim, QueueBackend, Retry};
 
 /// How long a handler that was cancelled may take to notice. One that does not is left alone: it is fenced.
@@ -196,7 +196,7 @@ fn error_of(ended: Result<Result<(), BoxError>, JoinError>) -> Option<String> {
     match ended {
         Ok(Ok(())) => None,
         // Its text is the handler's code as well.
-        Ok(Err(error)) => match catch_unwind(AssertUnwindSafe(|| with_sources(&*error))) {
+        Ok(Err(error)) => match catch_unwind(AssertUnwindSafe(|| with_causes(&*error))) {
             Ok(text) => Some(text),
             Err(panic) => Some(panicked(&*panic)),
         },
