@@ -244,8 +244,7 @@ async fn behind_a_gate<DB: TestBackend, S: Strategy>(
 
 /// Whoever waits in line holds up nobody else, and comes in when it is its turn.
 pub(crate) async fn gates_let_everybody_in<DB: TestBackend>() {
-    // While a pool is used up, nobody opens a transaction before its turn, which would be chance here.
-    let pool = database::<DB>(ITEM, 8).await;
+    let pool = database::<DB>(ITEM, 3).await;
     // Where a transaction locks as soon as it is open, the others wait before they begin: there is one order
     // only.
     let min_if_locked = if DB::NAME == "SQLite" { 1 } else { MIN_SCHEDULES };

@@ -97,7 +97,7 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         }
         self.leave_trace();
         let opens_bare = self.trace.is_none() && !self.options.limits_idling();
-        let mut turn = Turn::of::<DB>(&plan, opens_bare && has_room_to_wait_inside(self.pool));
+        let mut turn = Turn::of::<DB>(&plan, opens_bare && has_room_to_wait_inside(self.pool, self.options));
         loop {
             if let Some(outcome) =
                 turn.wait(Turn::Outside, standing.place.as_mut(), self.options.interceptors(), timer).await
