@@ -93,7 +93,8 @@ fn pgbench(url: &str, clients: u32, rows: i64) -> f64 {
 }
 
 fn coalesced(runtime: &Runtime, pool: &PgPool, callers: u64, flights: usize, rows: i64) -> f64 {
-    let stock = Deltas::on(pool, "product", "id", "stock").reuse_connections().at_least(0).flights(flights);
+    let stock =
+        Deltas::on(pool, "product", "id", "stock").reuse_connections().at_least(0).max_batches(flights);
     let (done, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     runtime.block_on(async {
         let mut tasks = JoinSet::new();

@@ -13,9 +13,9 @@ use crate::deadlock::DeadlockReport;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::Isolation;
-use crate::row_lock::{RowLock, Wait};
+use crate::row_lock::{RowLock, WaitPolicy};
 use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
-use crate::strategy::{Limits, Plan, Trace};
+use crate::strategy::{CommitMarker, Limits, Plan};
 
 mod single_statement;
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
@@ -50,7 +50,7 @@ pub(crate) use query::{Numbers, Reply, WatchedQuery};
 #[cfg(feature = "idempotency")]
 pub(crate) use shown::json as shown_json;
 pub(crate) use shown::{shown, source as quotable_source};
-pub(crate) use single_statement::{Addition, AtOnce};
+pub(crate) use single_statement::{AddInOneStatement, Addition};
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub(crate) use wire::Driver;
 pub(crate) use wire::{ResultOrRow, Wire};
@@ -208,9 +208,9 @@ pub trait Facts: Wire + Sealed {
 
     /// The statement, last of the opening, by which a transaction can be found again; or what the database
     /// does not have.
-    fn trace(trace: Trace) -> Result<String, Failure>;
+    fn marker(marker: CommitMarker) -> Result<String, Failure>;
 
-    /// The statement that asks for the transaction whose trace answered this. It answers its
+    /// The statement that asks for the transaction whose marker answered this. It answers its
     /// [`TransactionStatus`] and, as 1 or 0, whether that may be believed.
     fn ask_for_status(_answered: &[i64]) -> Option<String> {
         None
@@ -230,15 +230,15 @@ pub trait Facts: Wire + Sealed {
     ) -> Result<WatchedQuery<Self>, sqlx::error::BoxDynError>;
 
     /// How numbers are added to in one round trip; `None` where it takes more, or with keys of this type.
-    fn at_once<K: Key<Self>>(_target: Target) -> Option<Box<dyn AtOnce<Self, K>>> {
+    fn add_in_one_statement<K: Key<Self>>(_target: Target) -> Option<Box<dyn AddInOneStatement<Self, K>>> {
         None
     }
 
     /// What the server said, taken out of the driver's error; `None` for another driver's.
-    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>>;
+    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<ServerReport<'e>>;
 
     /// What it means.
-    fn classify(report: &Report<'_>) -> Failure;
+    fn classify(report: &ServerReport<'_>) -> Failure;
 
     /// What is left of a transaction after this failure.
     fn after(failure: &Failure) -> Survival;
@@ -397,7 +397,7 @@ impl TransactionStatus {
 /// What a server said about a statement, as the drivers show it.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Report<'a> {
+pub struct ServerReport<'a> {
     /// SQLSTATE. On SQLite, nothing.
     pub sqlstate: &'a str,
     /// The error number of MySQL and MariaDB, the extended result code of SQLite.
@@ -487,7 +487,7 @@ pub(crate) fn failure_of<DB: Facts>(error: &sqlx::Error, nowait: bool) -> Option
     match error {
         sqlx::Error::Database(error) => carried_failure::failure(error.as_ref()).or_else(|| {
             let report = DB::report(error.as_ref())?;
-            Some(DB::classify(&Report { nowait, ..report }))
+            Some(DB::classify(&ServerReport { nowait, ..report }))
         }),
         error => driver::failure(error),
     }
@@ -514,9 +514,9 @@ pub(crate) fn failure_of_any(error: &sqlx::Error) -> Option<Failure> {
 /// words everywhere.
 fn whole_clause(clause: &'static str, lock: RowLock) -> Cow<'static, str> {
     let wait = match lock.wait {
-        Wait::Block => "",
-        Wait::Refuse => " NOWAIT",
-        Wait::Skip => " SKIP LOCKED",
+        WaitPolicy::Block => "",
+        WaitPolicy::Refuse => " NOWAIT",
+        WaitPolicy::Skip => " SKIP LOCKED",
     };
     match lock.table {
         Some(table) => format!("{clause} OF {table}{wait}").into(),

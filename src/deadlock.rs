@@ -45,7 +45,7 @@ pub struct DeadlockUnit {
     /// The number of the attempt.
     pub attempt: u32,
     /// Where in the program the run was started, if known.
-    pub place: Option<&'static Location<'static>>,
+    pub location: Option<&'static Location<'static>>,
 }
 
 /// A lock that a transaction waited for.
@@ -82,10 +82,10 @@ impl fmt::Display for DeadlockReport {
 impl fmt::Display for DeadlockParty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.unit {
-            Some(DeadlockUnit { name, attempt, place, .. }) => {
+            Some(DeadlockUnit { name, attempt, location, .. }) => {
                 write!(f, "{name}, attempt {attempt}")?;
-                if let Some(place) = place {
-                    write!(f, " ({}:{})", place.file(), place.line())?;
+                if let Some(location) = location {
+                    write!(f, " ({}:{})", location.file(), location.line())?;
                 }
             }
             None => f.write_str("a transaction of another process")?,

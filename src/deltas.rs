@@ -22,7 +22,7 @@ mod batch;
 mod batcher;
 mod pending;
 
-use batcher::{Lane, Shared};
+use batcher::{Batcher, Shared};
 use pending::Call;
 
 /// How many calls wait by default.
@@ -104,7 +104,7 @@ const CAPACITY: usize = 10_000;
 /// - no floor and no ceiling but those of an `i64`
 /// - [options](Self::options): those of [`PoolTransactor`], with a deadline of 10 s for each call
 /// - [capacity](Self::capacity): 10 000 calls
-/// - [flights](Self::flights): 2 batches at a time
+/// - [flights](Self::max_batches): 2 batches at a time
 ///
 /// # Why a task and not a caller that leads the others?
 ///
@@ -142,7 +142,7 @@ struct Settings {
     bounds: RangeInclusive<i64>,
     options: Options,
     capacity: usize,
-    flights: usize,
+    max_batches: usize,
     persistent: bool,
     single_statement: bool,
 }
@@ -156,7 +156,7 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
             bounds: i64::MIN..=i64::MAX,
             options: Options::default(),
             capacity: CAPACITY,
-            flights: 2,
+            max_batches: 2,
             persistent: true,
             single_statement: true,
         };
@@ -208,8 +208,8 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     /// as long as there is another flight to be had. While nothing has to be waited for, two batches would be
     /// half as big each, and two commits.
     #[must_use]
-    pub fn flights(self, flights: usize) -> Self {
-        self.with(|settings| settings.flights = flights.max(1))
+    pub fn max_batches(self, batches: usize) -> Self {
+        self.with(|settings| settings.max_batches = batches.max(1))
     }
 
     /// Lets batches reuse connections: [`PoolTransactor::reuse_connections`]. By default each batch acquires
@@ -280,7 +280,7 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
         let (ticket, starts) = shared.queue().push(call, &shared.settings)?;
         let place = scopeguard::guard(ticket, |ticket| drop(shared.queue().withdraw(ticket)));
         if starts {
-            Lane::start(shared, &runtime);
+            Batcher::start(shared, &runtime);
         }
         let answered = timeout_at(deadline, answered).await;
         let spent = Spent { attempts: 0, elapsed: started.elapsed() };

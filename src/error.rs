@@ -62,7 +62,7 @@ struct Inner {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RunLabel {
     pub(crate) name: &'static str,
-    pub(crate) place: Option<&'static Location<'static>>,
+    pub(crate) location: Option<&'static Location<'static>>,
 }
 
 /// What a run had used up when it ended.

@@ -122,7 +122,7 @@ pub struct Run {
     pub database: &'static str,
     /// Where in the program the run was started; `None` where
     /// [`Transactor::transact`](crate::Transactor::transact) was called by itself.
-    pub place: Option<&'static Location<'static>>,
+    pub location: Option<&'static Location<'static>>,
 }
 
 impl Run {
@@ -133,8 +133,8 @@ impl Run {
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)?;
-        match self.place {
-            Some(place) => write!(f, " ({}:{})", place.file(), place.line()),
+        match self.location {
+            Some(location) => write!(f, " ({}:{})", location.file(), location.line()),
             None => Ok(()),
         }
     }

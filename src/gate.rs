@@ -18,7 +18,7 @@ use crate::failure::{Failure, FailureKind};
 const INSIDE: usize = 3;
 
 /// As many as there can be at work.
-const MOST: usize = Semaphore::MAX_PERMITS / INSIDE;
+const MAX_WIDTH: usize = Semaphore::MAX_PERMITS / INSIDE;
 
 /// Below this many keys the table is not worth making smaller.
 const FEW_KEYS: usize = 64;
@@ -28,7 +28,7 @@ const FEW_KEYS: usize = 64;
 ///
 /// A run that names a key ([`TransactorExt::on_key`](crate::TransactorExt::on_key)) takes its place at the
 /// gate before each attempt, as far as its strategy wants that ([`Plan::gated`](crate::Plan::gated)), and
-/// gives it back when the attempt has ended. First come, first served. Keys that nobody is at cost no memory.
+/// gives it back when the attempt has ended. First come, first served. KeyTable that nobody is at cost no memory.
 ///
 /// Every transactor has a gate of its own, which its clones share;
 /// [`PoolTransactor::gate`](crate::PoolTransactor::gate) gives several transactors one in common, as two
@@ -91,7 +91,7 @@ const FEW_KEYS: usize = 64;
 #[derive(Clone, Default)]
 pub struct Gate {
     bounds: Bounds,
-    lines: Arc<Lines>,
+    lines: Arc<KeyTable>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +109,7 @@ impl Default for Bounds {
 
 /// Who is at the gate.
 #[derive(Default)]
-struct Lines {
+struct KeyTable {
     by_key: Mutex<HashMap<u64, Line>>,
     total: Option<Arc<Semaphore>>,
 }
@@ -149,7 +149,7 @@ impl Gate {
     /// More than one makes sense where units do much before they come to what they contend for.
     #[must_use]
     pub fn width(self, width: usize) -> Self {
-        Self::bounded(Bounds { width: width.clamp(1, MOST), ..self.bounds })
+        Self::bounded(Bounds { width: width.clamp(1, MAX_WIDTH), ..self.bounds })
     }
 
     /// How many attempts hold a connection at once, for all keys together; 0 counts as 1.
@@ -158,7 +158,7 @@ impl Gate {
     /// contended.
     #[must_use]
     pub fn total(self, total: usize) -> Self {
-        Self::bounded(Bounds { total: Some(total.clamp(1, MOST)), ..self.bounds })
+        Self::bounded(Bounds { total: Some(total.clamp(1, MAX_WIDTH)), ..self.bounds })
     }
 
     /// How many may wait for each key. Whoever comes then is told
@@ -170,7 +170,7 @@ impl Gate {
 
     fn bounded(bounds: Bounds) -> Self {
         let total = bounds.total.map(|total| Arc::new(Semaphore::new(total)));
-        Self { bounds, lines: Arc::new(Lines { by_key: Mutex::default(), total }) }
+        Self { bounds, lines: Arc::new(KeyTable { by_key: Mutex::default(), total }) }
     }
 
     /// How many are at this key: inside, or waiting.
@@ -188,7 +188,7 @@ impl Gate {
     /// Waits for a place.
     ///
     /// Cancellation: the line closes up.
-    pub(crate) async fn enter(&self, key: u64) -> Result<Place, Failure> {
+    pub(crate) async fn enter(&self, key: u64) -> Result<GatePermit, Failure> {
         let (mut place, room) = poll_fn(|context| Poll::Ready(self.line_up(key, context))).await?;
         place.door.called().await;
         place.room = room.acquire_owned().await.ok();
@@ -200,7 +200,7 @@ impl Gate {
     }
 
     /// Both tickets are drawn at once, so that one order holds for all that is waited for.
-    fn line_up(&self, key: u64, context: &mut Context<'_>) -> Result<(Place, Arc<Semaphore>), Failure> {
+    fn line_up(&self, key: u64, context: &mut Context<'_>) -> Result<(GatePermit, Arc<Semaphore>), Failure> {
         let Bounds { width, queue, .. } = self.bounds;
         let mut lines = self.lines.lock();
         let line = lines.entry(key).or_insert_with(|| Line::new(width));
@@ -211,12 +211,12 @@ impl Gate {
         let queued = line.length > 0;
         line.length += 1;
         let [door, work] = [&line.door, &line.work].map(|semaphore| Ticket::draw(semaphore, context));
-        let seat = Seat { key, lines: self.lines.clone() };
-        Ok((Place { queued, work, room: None, total: None, door, _seat: seat }, line.room.clone()))
+        let membership = Membership { key, lines: self.lines.clone() };
+        Ok((GatePermit { queued, work, room: None, total: None, door, _seat: membership }, line.room.clone()))
     }
 }
 
-impl Lines {
+impl KeyTable {
     fn at(&self, key: u64) -> usize {
         self.lock().get(&key).map_or(0, |line| line.length)
     }
@@ -228,20 +228,20 @@ impl Lines {
 }
 
 /// A place inside, or on the way there; dropping it lets the next one in.
-pub(crate) struct Place {
+pub(crate) struct GatePermit {
     /// Whether others were at the key before.
     pub(crate) queued: bool,
-    // Given back before the seat is: the line may be gone with it.
+    // Given back before the membership is: the line may be gone with it.
     work: Ticket,
     room: Option<OwnedSemaphorePermit>,
     total: Option<OwnedSemaphorePermit>,
     door: Ticket,
-    _seat: Seat,
+    _seat: Membership,
 }
 
-impl Place {
+impl GatePermit {
     /// Waits until those who came before are done.
-    pub(crate) async fn alone(&mut self) {
+    pub(crate) async fn admitted(&mut self) {
         self.work.called().await;
     }
 }
@@ -274,12 +274,12 @@ impl Ticket {
 }
 
 /// Being counted at a key.
-struct Seat {
+struct Membership {
     key: u64,
-    lines: Arc<Lines>,
+    lines: Arc<KeyTable>,
 }
 
-impl Drop for Seat {
+impl Drop for Membership {
     fn drop(&mut self) {
         let mut lines = self.lines.lock();
         if let Entry::Occupied(mut entry) = lines.entry(self.key) {
@@ -311,13 +311,13 @@ mod tests {
     const KEY: u64 = 7;
 
     /// Takes a place that must be free.
-    fn now(gate: &Gate, key: u64) -> Place {
+    fn now(gate: &Gate, key: u64) -> GatePermit {
         gate.enter(key).now_or_never().expect("a free place").expect("not full")
     }
 
     /// Whether it may go to work.
-    fn works(place: &mut Place) -> bool {
-        place.alone().now_or_never().is_some()
+    fn works(place: &mut GatePermit) -> bool {
+        place.admitted().now_or_never().is_some()
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(crate) trait Interceptor: Debug + Send + Sync {
     fn unwatched(&self) {}
 
     /// Called with what a step was answered.
-    async fn after(&self, step: &Step, answer: &Answer) -> Next;
+    async fn after(&self, step: &Step, answer: &StatementAnswer) -> Next;
 }
 
 /// Something that is asked of a database.
@@ -38,7 +38,7 @@ pub(crate) struct Step {
     pub(crate) kind: StepKind,
     pub(crate) attempt: u32,
     /// How many attempts there are at most.
-    pub(crate) most_attempts: u32,
+    pub(crate) max_attempts: u32,
     pub(crate) transaction: TransactionToken,
     pub(crate) sql: String,
     /// The values that are bound, as SQL would spell them, where they can be read.
@@ -107,7 +107,7 @@ pub enum Fault {
 
 /// What a step was answered.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Answer {
+pub(crate) struct StatementAnswer {
     pub(crate) failure: Option<Failure>,
     /// How many rows were read.
     pub(crate) rows_read: usize,
@@ -119,7 +119,7 @@ pub(crate) struct Answer {
     pub(crate) integers: Vec<i64>,
 }
 
-impl Answer {
+impl StatementAnswer {
     /// How many rows are kept as text: who reads them wants to see what was read, not all of it.
     const ROWS_SHOWN: usize = 3;
 
@@ -205,7 +205,7 @@ impl Interceptors {
     }
 
     /// A step that is sent again has not been answered yet.
-    pub(crate) async fn after(&self, step: &Step, answer: &Answer) -> Next {
+    pub(crate) async fn after(&self, step: &Step, answer: &StatementAnswer) -> Next {
         for interceptor in &self.0 {
             if interceptor.after(step, answer).await == Next::SendAgain {
                 return Next::SendAgain;

@@ -130,7 +130,7 @@ pub use strategy::{Attempt, Plan, Resolve, Strategy, Verdict};
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub use telemetry::Metrics;
-pub use transactor::{Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, Wish, With};
+pub use transactor::{Decision, Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, With};
 pub use tx::{Repeatable, ScopeFn, Tx, TxFn, UnitFn};
 
 /// The examples of the README, which compile.

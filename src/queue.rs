@@ -76,15 +76,15 @@ use rand::rngs::StdRng;
 use sqlx::Pool;
 
 pub use claim::Claim;
-pub use completion::{Fate, Retry, complete_all_in};
+pub use completion::{FailOutcome, Retry, complete_all_in};
 pub use depth::Depth;
-pub use doctor::{Fault, Finding};
+pub use doctor::{Finding, FindingKind};
 use insertion::NewRows;
 pub use job::{Enqueued, NewJob};
 pub use operators::{Counts, DeadJob};
 pub use priority::Priority;
 pub use reschedule::Reschedule;
-use search::Search;
+use search::JobSearch;
 pub use sql::QueueBackend;
 #[cfg(feature = "postgres")]
 pub use wake::PgWake;
@@ -103,7 +103,7 @@ const MAX_ATTEMPTS: u32 = 25;
 const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_secs(2), Duration::from_secs(12 * 60 * 60)).equal_jitter();
 
-const LONGEST_LEASE: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+const MAX_LEASE: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
 /// A shorter one would lapse before its claim is answered.
 const MIN_LEASE: Duration = Duration::from_millis(100);
@@ -131,7 +131,7 @@ pub struct Queue<DB: Backend> {
     lease: Duration,
     max_attempts: u32,
     backoff: Backoff,
-    search: Arc<Search>,
+    search: Arc<JobSearch>,
     persistent: Option<bool>,
     after_enqueue: Option<Arc<str>>,
 }
@@ -172,7 +172,7 @@ impl<DB: QueueBackend> Queue<DB> {
     /// it after a third of it. Less than 100 ms counts as that, and more than a year as a year.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.clamp(MIN_LEASE, LONGEST_LEASE);
+        self.lease = lease.clamp(MIN_LEASE, MAX_LEASE);
         self
     }
 

@@ -47,12 +47,12 @@ use tokio::time::Instant;
 /// [`on_key`](crate::TransactorExt::on_key) or [`Adaptive`](crate::Adaptive).
 #[derive(Debug, Clone)]
 pub struct RetryBudget {
-    terms: Terms,
+    terms: BudgetTerms,
     bucket: Arc<Mutex<Bucket>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Terms {
+struct BudgetTerms {
     ratio: f64,
     /// For each second.
     reserve: f64,
@@ -67,7 +67,7 @@ struct Bucket {
 
 impl Default for RetryBudget {
     fn default() -> Self {
-        Self::on(Terms { ratio: 0.2, reserve: 10.0, window: Duration::from_secs(10) })
+        Self::on(BudgetTerms { ratio: 0.2, reserve: 10.0, window: Duration::from_secs(10) })
     }
 }
 
@@ -82,13 +82,13 @@ impl RetryBudget {
     #[must_use]
     pub fn ratio(self, ratio: f64) -> Self {
         let ratio = if ratio.is_nan() { 0.0 } else { ratio.clamp(0.0, 1000.0) };
-        Self::on(Terms { ratio, ..self.terms })
+        Self::on(BudgetTerms { ratio, ..self.terms })
     }
 
     /// Sets how many retries per second are available in any case.
     #[must_use]
     pub fn reserve(self, per_second: u32) -> Self {
-        Self::on(Terms { reserve: per_second.into(), ..self.terms })
+        Self::on(BudgetTerms { reserve: per_second.into(), ..self.terms })
     }
 
     /// Sets the time constant with which unused tokens decay. Less than a second is treated as one second.
@@ -96,10 +96,10 @@ impl RetryBudget {
     /// A longer window allows a larger burst of retries after a quiet time.
     #[must_use]
     pub fn window(self, window: Duration) -> Self {
-        Self::on(Terms { window: window.max(Duration::from_secs(1)), ..self.terms })
+        Self::on(BudgetTerms { window: window.max(Duration::from_secs(1)), ..self.terms })
     }
 
-    fn on(terms: Terms) -> Self {
+    fn on(terms: BudgetTerms) -> Self {
         let bucket = Bucket { tokens: terms.reserve * terms.window.as_secs_f64(), as_of: Instant::now() };
         Self { terms, bucket: Arc::new(Mutex::new(bucket)) }
     }
@@ -122,7 +122,7 @@ impl RetryBudget {
     /// The bucket as of now. Tokens decay exponentially, and the reserve is added at a constant rate, so the
     /// number of tokens tends towards the reserve of one window.
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
-        let Terms { reserve, window, .. } = self.terms;
+        let BudgetTerms { reserve, window, .. } = self.terms;
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let windows = now.saturating_duration_since(bucket.as_of).as_secs_f64() / window.as_secs_f64();

@@ -19,7 +19,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RowLock {
     pub(crate) strength: Strength,
-    pub(crate) wait: Wait,
+    pub(crate) wait: WaitPolicy,
     pub(crate) table: Option<&'static str>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) enum Strength {
 
 /// What a statement does when another transaction has locked a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Wait {
+pub(crate) enum WaitPolicy {
     Block,
     Refuse,
     Skip,
@@ -52,7 +52,7 @@ impl RowLock {
     pub const KEY_SHARE: Self = Self::blocking(Strength::KeyShare);
 
     const fn blocking(strength: Strength) -> Self {
-        Self { strength, wait: Wait::Block, table: None }
+        Self { strength, wait: WaitPolicy::Block, table: None }
     }
 
     /// Returns the same lock with `NOWAIT`: if another transaction has locked a row, the statement fails at
@@ -60,14 +60,14 @@ impl RowLock {
     /// retries.
     #[must_use]
     pub const fn nowait(self) -> Self {
-        Self { wait: Wait::Refuse, ..self }
+        Self { wait: WaitPolicy::Refuse, ..self }
     }
 
     /// Returns the same lock with `SKIP LOCKED`: rows that another transaction has locked are left out of the
     /// result. Suited to queues and little else, because the result is not a consistent view of the table.
     #[must_use]
     pub const fn skip_locked(self) -> Self {
-        Self { wait: Wait::Skip, ..self }
+        Self { wait: WaitPolicy::Skip, ..self }
     }
 
     /// Returns the same lock, limited to the rows of one table: `FOR UPDATE OF event`.

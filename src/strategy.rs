@@ -167,7 +167,7 @@ pub enum Resolve {
 /// The marker by which a commit can be found again.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trace {
+pub enum CommitMarker {
     /// A row with this id.
     Operation(u128),
     /// The id of the transaction.
@@ -258,7 +258,7 @@ pub trait Strategy: Debug + Send + Sync + 'static {
     /// # Default
     ///
     /// Records nothing.
-    fn observe(&self, _attempt: &Attempt, _failure: Option<&Failure>) {}
+    fn record(&self, _attempt: &Attempt, _failure: Option<&Failure>) {}
 }
 
 // The retry loop takes strategies as `&dyn Strategy`.

@@ -11,6 +11,6 @@ mod watched;
 #[cfg(feature = "metrics")]
 pub use metrics::Metrics;
 pub(crate) use observers::Observers;
-pub(crate) use run_clock::{Observation, counted};
+pub(crate) use run_clock::{RunClock, counted};
 pub(crate) use tracing::within;
 pub(crate) use watched::watched;

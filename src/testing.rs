@@ -24,7 +24,7 @@ mod zombie;
 
 pub use crate::intercept::Fault;
 pub use explore::{
-    BadSchedule, Client, Explore, Finding, Gap, Problem, Report, Schedule, Unexplored, explore,
+    BadSchedule, Client, Counterexample, Explore, Gap, Problem, Report, Schedule, Unexplored, explore,
 };
 pub use faults::{Faults, Moment};
 pub use lock_order::{Inversion, LockOrder, Locked, Order, Unclear, Unknown, Watched};

@@ -34,13 +34,13 @@ pub trait Unit<DB: Backend>: Send {
     /// Runs the unit once, on a transaction of its own, and says what it wants to become of it.
     ///
     /// May be called several times; nothing of one call may show in the next.
-    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish;
+    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision;
 
     /// Whether an attempt finds out by itself what became of an earlier one whose commit went unanswered, and
     /// keeps one that is still at work from being stored: by a row with a unique key, which each attempt
     /// writes first.
     ///
-    /// Such a unit is run again after an unanswered commit, and says [`Wish::AlreadyStored`] when it finds it
+    /// Such a unit is run again after an unanswered commit, and says [`Decision::AlreadyCommitted`] when it finds it
     /// stored.
     fn finds_its_commits(&self) -> bool {
         false
@@ -50,17 +50,17 @@ pub trait Unit<DB: Backend>: Send {
 /// What a unit of work wants to become of its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
-pub enum Wish {
+pub enum Decision {
     /// The unit returned `Ok`.
     Commit,
     /// The unit returned an error of its own.
     RollBack,
     /// The unit has its answer: nothing of this attempt is stored, and there is no other one, even if a
     /// statement met a failure that would be worth it.
-    Stop,
+    Abandon,
     /// The unit found that an earlier attempt is stored, whose commit went unanswered: this one had nothing
     /// to do.
-    AlreadyStored,
+    AlreadyCommitted,
 }
 
 /// How a run ended that did what its unit wished.
@@ -85,7 +85,7 @@ pub trait Transactor<DB: Backend>: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Why the unit did not commit, other than by its own wish.
+    /// Why the unit did not commit, other than by its own decision.
     async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error>;
 }
 

@@ -11,7 +11,7 @@ use crate::backend::{Backend, Closing, WatchedQuery};
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::strategy::Plan;
-use crate::telemetry::Observation;
+use crate::telemetry::RunClock;
 
 mod admission;
 mod unit_fn;
@@ -37,9 +37,9 @@ mod shielded_commit;
 
 pub(crate) use admission::unreadable;
 use connection::refusal_since;
-pub(crate) use connection::{Handoff, Session};
-pub(crate) use finish::{Commit, Unseen};
-pub(crate) use hooks::{End, Hooks};
+pub(crate) use connection::{ConnectionReuse, PooledSession};
+pub(crate) use finish::{CommitOutcome, Unseen};
+pub(crate) use hooks::{Hooks, TxEnd};
 use interception::send;
 pub(crate) use interception::{Attempts, Interception};
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
@@ -49,7 +49,7 @@ pub(crate) use right_of_way::{RightOfWay, has_given_way};
 #[cfg(feature = "testing")]
 pub(crate) use scope::Scope;
 pub(crate) use shielded_commit::Shield;
-use state::Journal;
+use state::TxState;
 pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
 
 /// An open transaction: what a unit of work runs its queries on.
@@ -91,8 +91,8 @@ pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
 /// the procedure hides whether it had committed before, so the unit is not retried then: put statements that
 /// may deadlock into the unit itself.
 pub struct Tx<DB: Backend> {
-    session: Session<DB>,
-    journal: Journal,
+    session: PooledSession<DB>,
+    state: TxState,
     hooks: Hooks,
     attempt: u32,
     /// When the server was asked for it.
@@ -151,7 +151,7 @@ impl<DB: Backend> Tx<DB> {
     /// error of the unit's own.
     pub fn stale_claim(&mut self, message: impl Into<String>) -> Error {
         let failure = Failure::new(crate::failure::FailureKind::StaleClaim, message);
-        self.journal.end(failure.clone());
+        self.state.end(failure.clone());
         Error::failed(failure, None)
     }
 
@@ -176,55 +176,55 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// The root cause, once the transaction is over.
     pub fn connection(&mut self) -> Result<&mut DB::Connection, Error> {
-        if let Some(failure) = self.journal.over() {
+        if let Some(failure) = self.state.over() {
             return Err(Error::failed(failure.clone(), None));
         }
-        self.journal.mark_unwatched();
+        self.state.mark_unwatched();
         if let Some(interception) = &self.interception {
             interception.unwatched();
         }
-        self.journal.distrusts_guard = self.depth == 0 && !self.journal.has_savepoints;
+        self.state.distrusts_guard = self.depth == 0 && !self.state.has_savepoints;
         Ok(self.session.connection())
     }
 
     /// Whether this failure may hide that a part of the unit is stored, so that the unit must not be run
     /// again.
     pub(crate) fn may_be_stored_in_part(&self, failure: &Failure) -> bool {
-        self.journal.may_be_stored_in_part::<DB>(failure)
+        self.state.may_be_stored_in_part::<DB>(failure)
     }
 
     /// Whether statements ran, or may have run, that were not seen.
     pub(crate) fn is_unwatched(&self) -> bool {
-        self.journal.is_unwatched()
+        self.state.is_unwatched()
     }
 
     /// Ends the transaction early.
     pub(crate) fn end(&mut self, failure: Failure) {
-        self.journal.end(failure);
+        self.state.end(failure);
     }
 
     /// What ended the transaction early, if anything did.
     pub(crate) fn over(&mut self) -> Option<&Failure> {
-        self.journal.over()
+        self.state.over()
     }
 
     fn closing(&self) -> Closing {
-        Closing { unwatched: self.journal.is_unwatched(), ..self.closing.clone() }
+        Closing { unwatched: self.state.is_unwatched(), ..self.closing.clone() }
     }
 
     /// The unique violation that the last statement met, if that is what it met.
     pub(crate) fn unique_violation(&self) -> Option<&Failure> {
-        self.journal.unique_violation()
+        self.state.unique_violation()
     }
 
     /// Whether a statement of the unit is on its way.
     pub(crate) fn is_in_flight(&self) -> bool {
-        self.journal.is_in_flight()
+        self.state.is_in_flight()
     }
 
     /// Those who watch the unit, if anybody does.
-    pub(crate) fn observation(&self) -> Option<&Arc<Observation>> {
-        self.journal.observation()
+    pub(crate) fn observation(&self) -> Option<&Arc<RunClock>> {
+        self.state.observation()
     }
 
     /// How long each statement may wait for a lock, as the opening has told the server.
@@ -259,7 +259,7 @@ impl<DB: Backend> fmt::Debug for Tx<DB> {
             .field("database", &DB::NAME)
             .field("attempt", &self.attempt)
             .field("plan", &self.closing.plan)
-            .field("journal", &self.journal)
+            .field("state", &self.state)
             .finish_non_exhaustive()
     }
 }

@@ -276,7 +276,7 @@ async fn explorations_see_readers_and_writers_wait_for_each_other() {
         .unit("bob", &db, look_and_add)
         .unit("carol", &db, look)
         .allow_deadlocks()
-        .most_preemptions(1)
+        .max_preemptions(1)
         .expect("value", 2_i64, |pool| async move {
             sqlx::query_scalar("SELECT value FROM item").fetch_one(&pool).await
         });
@@ -299,7 +299,7 @@ async fn explorations_that_a_stranger_locks_out_can_be_replayed() {
     let report = exploration().run().await.expect("explored");
     let finding = report.first().expect("neither gets the lock");
     let again = exploration().replay(&finding.schedule().to_string()).await.expect("replayed");
-    let lanes = |finding: &atomically::testing::Finding| {
+    let lanes = |finding: &atomically::testing::Counterexample| {
         // Behind them stand errors that say how long things took.
         finding.to_string().split_once("deadlock:").map(|(lanes, _)| lanes.to_owned())
     };

@@ -1,7 +1,7 @@
 //! Every known code of every engine, classified: tests without a server.
 
 use super::driver::failure as failure_without_server;
-use super::{Facts, Report, failure_of};
+use super::{Facts, ServerReport, failure_of};
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 
 /// Codes, and what they mean, gathered from the manuals of the engines and from what their servers were seen
@@ -9,7 +9,7 @@ use crate::failure::{ConstraintKind, Failure, FailureKind};
 /// `commit` row is an answer to COMMIT.
 const CODES: &str = include_str!("error_codes.csv");
 
-fn classify(engine: &str, report: &Report<'_>) -> Failure {
+fn classify(engine: &str, report: &ServerReport<'_>) -> Failure {
     match engine {
         "postgres" | "cockroachdb" | "yugabytedb" => sqlx::Postgres::classify(report),
         "mysql8" | "mariadb" | "galera" | "tidb" => sqlx::MySql::classify(report),
@@ -56,13 +56,13 @@ fn every_known_code_is_classified() {
             panic!("nine fields: {line}");
         };
         for code in codes.split('|') {
-            let report = Report {
+            let report = ServerReport {
                 sqlstate,
                 number: code.parse().unwrap_or_default(),
                 message,
                 fatal: flag == "fatal",
                 nowait: flag == "nowait",
-                ..Report::default()
+                ..ServerReport::default()
             };
             let mut failure = classify(engine, &report);
             if phase == "commit" && !failure.is_definite() {
@@ -80,7 +80,7 @@ fn every_known_code_is_classified() {
 #[test]
 fn only_definite_errors_say_that_a_commit_failed() {
     let postgres = |sqlstate, fatal| {
-        sqlx::Postgres::classify(&Report { sqlstate, fatal, ..Report::default() }).is_definite()
+        sqlx::Postgres::classify(&ServerReport { sqlstate, fatal, ..ServerReport::default() }).is_definite()
     };
     for sqlstate in ["40001", "40P01", "23503", "23505", "25P02", "57014", "22012", "42P01", "55P03", "P0001"]
     {
@@ -92,7 +92,7 @@ fn only_definite_errors_say_that_a_commit_failed() {
     }
 
     let mysql = |number, message| {
-        sqlx::MySql::classify(&Report { number, message, ..Report::default() }).is_definite()
+        sqlx::MySql::classify(&ServerReport { number, message, ..ServerReport::default() }).is_definite()
     };
     for number in [1213, 3101, 8002, 8005, 8022, 8028, 9007] {
         assert!(mysql(number, ""), "{number}");
@@ -102,7 +102,8 @@ fn only_definite_errors_say_that_a_commit_failed() {
         assert!(!mysql(number, ""), "{number}");
     }
 
-    let sqlite = |number| sqlx::Sqlite::classify(&Report { number, ..Report::default() }).is_definite();
+    let sqlite =
+        |number| sqlx::Sqlite::classify(&ServerReport { number, ..ServerReport::default() }).is_definite();
     assert!([5, 261, 517, 787, 2067].into_iter().all(sqlite));
     assert!(![10, 1034, 13].into_iter().any(sqlite));
 }
@@ -110,7 +111,7 @@ fn only_definite_errors_say_that_a_commit_failed() {
 #[test]
 fn failures_that_another_session_does_not_meet_end_the_session() {
     let postgres = |sqlstate, message, fatal| {
-        let report = Report { sqlstate, message, fatal, ..Report::default() };
+        let report = ServerReport { sqlstate, message, fatal, ..ServerReport::default() };
         sqlx::Postgres::classify(&report).ends_session()
     };
     assert!(postgres("0A000", "cached plan must not change result type", false));
@@ -125,16 +126,16 @@ fn failures_that_another_session_does_not_meet_end_the_session() {
     for sqlstate in ["40001", "57014", "23505", "0A000", "42P01"] {
         assert!(!postgres(sqlstate, "", false), "{sqlstate}");
     }
-    let in_german = Report {
+    let in_german = ServerReport {
         sqlstate: "0A000",
         message: "gecachter Plan darf den Ergebnistyp nicht ändern",
         routine: Some("RevalidateCachedQuery"),
-        ..Report::default()
+        ..ServerReport::default()
     };
     assert!(sqlx::Postgres::classify(&in_german).ends_session());
 
     let mysql = |number, message| {
-        sqlx::MySql::classify(&Report { number, message, ..Report::default() }).ends_session()
+        sqlx::MySql::classify(&ServerReport { number, message, ..ServerReport::default() }).ends_session()
     };
     for number in [1615, 1836, 1053, 1927, 1047] {
         assert!(mysql(number, ""), "{number}");
@@ -146,11 +147,11 @@ fn failures_that_another_session_does_not_meet_end_the_session() {
 #[test]
 fn what_was_sent_tells_nowait_from_a_timeout() {
     for (engine, report) in [
-        ("postgres", Report { sqlstate: "55P03", ..Report::default() }),
-        ("mariadb", Report { number: 1205, ..Report::default() }),
+        ("postgres", ServerReport { sqlstate: "55P03", ..ServerReport::default() }),
+        ("mariadb", ServerReport { number: 1205, ..ServerReport::default() }),
     ] {
         assert_eq!(classify(engine, &report).kind(), FailureKind::LockTimeout);
-        let nowait = Report { nowait: true, ..report };
+        let nowait = ServerReport { nowait: true, ..report };
         assert_eq!(classify(engine, &nowait).kind(), FailureKind::LockNotAvailable);
     }
 }
@@ -202,11 +203,11 @@ mod constraints {
     use super::*;
 
     fn mysql(number: u32, sqlstate: &str, message: &str) -> (Option<String>, Option<String>, Vec<String>) {
-        parts(&sqlx::MySql::classify(&Report { number, sqlstate, message, ..Report::default() }))
+        parts(&sqlx::MySql::classify(&ServerReport { number, sqlstate, message, ..ServerReport::default() }))
     }
 
     fn sqlite(number: u32, message: &str) -> (Option<String>, Option<String>, Vec<String>) {
-        parts(&sqlx::Sqlite::classify(&Report { number, message, ..Report::default() }))
+        parts(&sqlx::Sqlite::classify(&ServerReport { number, message, ..ServerReport::default() }))
     }
 
     fn parts(failure: &Failure) -> (Option<String>, Option<String>, Vec<String>) {
@@ -256,12 +257,12 @@ mod constraints {
 
     #[test]
     fn of_postgres_are_fields_and_a_detail_in_any_language() {
-        let report = |sqlstate, detail| Report {
+        let report = |sqlstate, detail| ServerReport {
             sqlstate,
             constraint: Some("account_email_key"),
             table: Some("account"),
             detail: Some(detail),
-            ..Report::default()
+            ..ServerReport::default()
         };
         let unique =
             sqlx::Postgres::classify(&report("23505", "Key (lower(email), shop)=(a, 1) already exists."));

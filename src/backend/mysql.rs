@@ -10,15 +10,15 @@ use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 use super::text::{between, last_between, names, unquoted};
 use super::{
     AskEngine, Backend, BeforeLoneStatement, Closing, Driver, Ending, Engine, Facts, Guard, Key,
-    LatestDeadlock, LockWaits, Probe, Provocation, Report, Sealed, SnapshotAge, Survival, Target,
+    LatestDeadlock, LockWaits, Probe, Provocation, Sealed, ServerReport, SnapshotAge, Survival, Target,
     WatchedQuery, whole_clause, whole_seconds,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::Isolation;
-use crate::row_lock::{RowLock, Strength, Wait};
+use crate::row_lock::{RowLock, Strength, WaitPolicy};
 use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
-use crate::strategy::{Limits, Plan, Trace};
+use crate::strategy::{CommitMarker, Limits, Plan};
 
 mod deadlock;
 mod innodb_status;
@@ -106,7 +106,7 @@ impl Facts for MySql {
         let clause = match (lock.strength, lock.wait, lock.table) {
             (Strength::Update | Strength::NoKeyUpdate, ..) => "FOR UPDATE",
             (Strength::Share | Strength::KeyShare, _, Some(_)) => "FOR SHARE",
-            (Strength::Share | Strength::KeyShare, Wait::Block, None) => "LOCK IN SHARE MODE",
+            (Strength::Share | Strength::KeyShare, WaitPolicy::Block, None) => "LOCK IN SHARE MODE",
             (Strength::Share | Strength::KeyShare, _, None) => {
                 "/*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/"
             }
@@ -167,12 +167,12 @@ impl Facts for MySql {
         recorded_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
     ) ENGINE = InnoDB";
 
-    fn trace(trace: Trace) -> Result<String, Failure> {
-        match trace {
-            Trace::Operation(id) => {
+    fn marker(marker: CommitMarker) -> Result<String, Failure> {
+        match marker {
+            CommitMarker::Operation(id) => {
                 Ok(format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')"))
             }
-            Trace::TransactionStatus => {
+            CommitMarker::TransactionStatus => {
                 Err(Failure::unsupported("MySQL", "memory of transactions that have ended"))
             }
         }
@@ -249,13 +249,13 @@ impl Facts for MySql {
         Ok(WatchedQuery::made_of(AssertSqlSafe(sql).into_sql_str(), arguments))
     }
 
-    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
+    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<ServerReport<'e>> {
         let error = error.try_downcast_ref::<MySqlDatabaseError>()?;
-        Some(Report {
+        Some(ServerReport {
             sqlstate: error.code().unwrap_or_default(),
             number: u32::from(error.number()),
             message: error.message(),
-            ..Report::default()
+            ..ServerReport::default()
         })
     }
 
@@ -264,7 +264,7 @@ impl Facts for MySql {
     /// [MariaDB](https://mariadb.com/kb/en/mariadb-error-code-reference/)); what InnoDB rolls back is in [its
     /// manual](https://dev.mysql.com/doc/refman/8.4/en/innodb-error-handling.html). From 8000 on they are
     /// TiDB's.
-    fn classify(report: &Report<'_>) -> Failure {
+    fn classify(report: &ServerReport<'_>) -> Failure {
         use ConstraintKind::{Check, ForeignKey, NotNull, Unique};
         use FailureKind as Kind;
 
@@ -364,7 +364,7 @@ fn names_a_deadlock(message: &str) -> bool {
     message.contains("error 149") || message.contains("error 146")
 }
 
-fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
+fn violation(report: &ServerReport<'_>, kind: ConstraintKind) -> Failure {
     let message = report.message;
     let mut constraint = Constraint::new(kind);
     match kind {

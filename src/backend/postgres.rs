@@ -9,16 +9,16 @@ use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSeverity};
 
 use super::text::{between, names};
 use super::{
-    AtOnce, Backend, Closing, Driver, Ending, Facts, GUARD, Guard, Key, LockWaits, OwnLockTimeout,
-    Provocation, Report, Sealed, SnapshotAge, Survival, Target, TransactionStatus, WatchedQuery, add_listed,
-    whole_clause,
+    AddInOneStatement, Backend, Closing, Driver, Ending, Facts, GUARD, Guard, Key, LockWaits, OwnLockTimeout,
+    Provocation, Sealed, ServerReport, SnapshotAge, Survival, Target, TransactionStatus, WatchedQuery,
+    add_listed, whole_clause,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::{Access, Isolation};
 use crate::row_lock::{RowLock, Strength};
 use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
-use crate::strategy::{Limits, Plan, Trace};
+use crate::strategy::{CommitMarker, Limits, Plan};
 
 mod single_statement;
 mod deadlock;
@@ -158,10 +158,12 @@ impl Facts for Postgres {
         recorded_at TIMESTAMPTZ NOT NULL DEFAULT now()
     )";
 
-    fn trace(trace: Trace) -> Result<String, Failure> {
-        Ok(match trace {
-            Trace::Operation(id) => format!("INSERT INTO atomically_operation (id) VALUES ('\\x{id:032x}')"),
-            Trace::TransactionStatus => {
+    fn marker(marker: CommitMarker) -> Result<String, Failure> {
+        Ok(match marker {
+            CommitMarker::Operation(id) => {
+                format!("INSERT INTO atomically_operation (id) VALUES ('\\x{id:032x}')")
+            }
+            CommitMarker::TransactionStatus => {
                 format!(
                     "SELECT unnest(ARRAY[pg_current_xact_id()::text::bigint, {INCARNATION}]) FROM pg_control_checkpoint()"
                 )
@@ -238,13 +240,13 @@ impl Facts for Postgres {
         add_listed(target, changes)
     }
 
-    fn at_once<K: Key<Self>>(target: Target) -> Option<Box<dyn AtOnce<Self, K>>> {
+    fn add_in_one_statement<K: Key<Self>>(target: Target) -> Option<Box<dyn AddInOneStatement<Self, K>>> {
         single_statement::statement(target)
     }
 
-    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
+    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<ServerReport<'e>> {
         let error = error.try_downcast_ref::<PgDatabaseError>()?;
-        Some(Report {
+        Some(ServerReport {
             sqlstate: error.code(),
             message: error.message(),
             fatal: matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic),
@@ -254,14 +256,14 @@ impl Facts for Postgres {
             detail: error.detail(),
             context: error.r#where(),
             routine: error.routine(),
-            ..Report::default()
+            ..ServerReport::default()
         })
     }
 
     /// SQLSTATEs after [PostgreSQL's list](https://www.postgresql.org/docs/current/errcodes-appendix.html);
     /// what may be run again after its [chapter on serialization
     /// failures](https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
-    fn classify(report: &Report<'_>) -> Failure {
+    fn classify(report: &ServerReport<'_>) -> Failure {
         use ConstraintKind::{Check, Exclusion, ForeignKey, NotNull, Unique};
         use FailureKind as Kind;
 
@@ -326,7 +328,7 @@ impl Facts for Postgres {
 /// - `26000` and `42P05` are about a statement of the driver's that somebody has removed from the session, or
 ///   left in it. About any other name they are the caller's mistake.
 /// - `XX000` is a type that was dropped and created anew under the number that the driver remembers.
-fn is_outdated(report: &Report<'_>) -> bool {
+fn is_outdated(report: &ServerReport<'_>) -> bool {
     let says = |text: &str| report.message.contains(text);
     match report.sqlstate {
         "0A000" => report.routine == Some("RevalidateCachedQuery") || says("cached plan must not change"),
@@ -341,7 +343,7 @@ fn is_outdated(report: &Report<'_>) -> bool {
 const INCARNATION: &str = "(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, timeline_id::bigint, \
                            (checkpoint_lsn - '0/0')::bigint";
 
-fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
+fn violation(report: &ServerReport<'_>, kind: ConstraintKind) -> Failure {
     let owned = |text: Option<&str>| text.map(str::to_owned);
     let columns = match kind {
         ConstraintKind::NotNull => report.column.into_iter().map(str::to_owned).collect(),

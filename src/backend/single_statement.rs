@@ -21,7 +21,7 @@ pub struct Addition<'k, K> {
 
 /// Adds to the numbers of rows in one round trip, which is a transaction of its own.
 #[doc(hidden)]
-pub trait AtOnce<DB: Database, K>: Send + Sync {
+pub trait AddInOneStatement<DB: Database, K>: Send + Sync {
     /// The statement, for those who watch: without its values.
     fn sql(&self) -> SqlStr;
 

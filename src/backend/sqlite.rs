@@ -10,15 +10,15 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteError};
 
 use super::text::names;
 use super::{
-    Backend, Closing, Driver, Ending, Facts, Guard, Key, LockWaits, Provocation, Report, Sealed, Survival,
-    Target, WatchedQuery, add_listed, whole_millis,
+    Backend, Closing, Driver, Ending, Facts, Guard, Key, LockWaits, Provocation, Sealed, ServerReport,
+    Survival, Target, WatchedQuery, add_listed, whole_millis,
 };
 use crate::failure::{Constraint, ConstraintKind, Failure, FailureKind};
 use crate::intercept::Fault;
 use crate::isolation::{Access, Begin};
 use crate::row_lock::RowLock;
 use crate::sql_text::{LoneEffect, Statement, Syntax, TransactionEffect};
-use crate::strategy::{Limits, Plan, Trace};
+use crate::strategy::{CommitMarker, Limits, Plan};
 
 mod said;
 mod debug;
@@ -159,12 +159,12 @@ impl Facts for Sqlite {
         recorded_at INTEGER NOT NULL DEFAULT (unixepoch())
     ) WITHOUT ROWID";
 
-    fn trace(trace: Trace) -> Result<String, Failure> {
-        match trace {
-            Trace::Operation(id) => {
+    fn marker(marker: CommitMarker) -> Result<String, Failure> {
+        match marker {
+            CommitMarker::Operation(id) => {
                 Ok(format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')"))
             }
-            Trace::TransactionStatus => {
+            CommitMarker::TransactionStatus => {
                 Err(Failure::unsupported("SQLite", "memory of transactions that have ended"))
             }
         }
@@ -205,15 +205,15 @@ impl Facts for Sqlite {
         add_listed(target, changes)
     }
 
-    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<Report<'e>> {
+    fn report<'e>(error: &'e (dyn DatabaseError + 'static)) -> Option<ServerReport<'e>> {
         let sqlite = error.try_downcast_ref::<SqliteError>()?;
         let number = error.code()?.parse().ok()?;
-        Some(Report { number, message: DatabaseError::message(sqlite), ..Report::default() })
+        Some(ServerReport { number, message: DatabaseError::message(sqlite), ..ServerReport::default() })
     }
 
     /// Extended result codes after [SQLite's list](https://www.sqlite.org/rescode.html): the low byte is the
     /// primary code.
-    fn classify(report: &Report<'_>) -> Failure {
+    fn classify(report: &ServerReport<'_>) -> Failure {
         use ConstraintKind::{Check, ForeignKey, NotNull, Unique};
         use FailureKind as Kind;
 
@@ -291,7 +291,7 @@ fn ends_unseen(message: &str) -> bool {
     message.contains("no transaction is active") || message.contains("no such savepoint")
 }
 
-fn violation(report: &Report<'_>, kind: ConstraintKind) -> Failure {
+fn violation(report: &ServerReport<'_>, kind: ConstraintKind) -> Failure {
     let mut constraint = Constraint::new(kind);
     // "UNIQUE constraint failed: t.a, t.b", "NOT NULL constraint failed: t.a", "CHECK constraint failed:
     // name"

@@ -10,7 +10,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use crate::backend::{Backend, Key, Target, WatchedQuery};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::transactor::{Ended, Unit, Wish};
+use crate::transactor::{Decision, Ended, Unit};
 use crate::tx::Tx;
 
 use super::pending::Call;
@@ -49,9 +49,9 @@ impl<'a, K> Batch<'a, K> {
 
 #[async_trait]
 impl<DB: Backend, K: Key<DB>> Unit<DB> for Batch<'_, K> {
-    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish {
+    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
         self.error = self.apply(tx).await.err();
-        if self.error.is_none() { Wish::Commit } else { Wish::RollBack }
+        if self.error.is_none() { Decision::Commit } else { Decision::RollBack }
     }
 }
 
@@ -65,8 +65,8 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
         let keys: Vec<K> = wanted.collect::<BTreeSet<K>>().into_iter().collect();
         let select = tx.for_update(self.select::<DB>(&keys));
         let locked = self.read(tx, select, &keys).await?;
-        let mut rows: BTreeMap<K, Row> =
-            locked.into_iter().map(|(key, value)| (key, Row { value, change: 0 })).collect();
+        let mut rows: BTreeMap<K, LockedRow> =
+            locked.into_iter().map(|(key, value)| (key, LockedRow { value, change: 0 })).collect();
         // What waited for a lock may have waited too long: from here on it is not given up any more.
         for call in &mut self.calls {
             let outcome = call.take().then(|| match rows.get_mut(&call.key) {
@@ -137,13 +137,13 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
         &self,
         tx: &mut Tx<DB>,
         keys: &[K],
-        rows: &BTreeMap<K, Row>,
+        rows: &BTreeMap<K, LockedRow>,
     ) -> Result<(), Error>
     where
         K: Key<DB>,
     {
         let stored = self.read(tx, self.select::<DB>(keys), keys).await?;
-        let holds = |(key, row): (&K, &Row)| stored.get(key) == Some(&row.value);
+        let holds = |(key, row): (&K, &LockedRow)| stored.get(key) == Some(&row.value);
         if rows.iter().all(holds) { Ok(()) } else { Err(another_number(self.settings.target)) }
     }
 
@@ -168,14 +168,14 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
 
 /// A locked row: what it held, and what is to be added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Row {
+struct LockedRow {
     /// Of all calls so far; `None` where it is no integer.
     value: Option<i64>,
     /// The sum of a batch can be beyond what its steps are not.
     change: i128,
 }
 
-impl Row {
+impl LockedRow {
     /// One call after another.
     fn add(&mut self, delta: i64, bounds: &RangeInclusive<i64>) -> Option<DeltaOutcome> {
         let value = self.value?;

@@ -17,12 +17,12 @@ use crate::transactor::{Options, PoolTransactor, Transactor as _};
 
 use super::Settings;
 use super::batch::Batch;
-use super::pending::{Call, Queue, Stage};
-use super::single_statement::Shortcut;
+use super::pending::{BatchKeys, Call, Pending};
+use super::single_statement::SingleStatement;
 
 /// How often other tasks are given a turn before a batch departs: a stream of calls that never ends is no
 /// reason to wait.
-const MOST_TURNS: u32 = 16;
+const MAX_YIELDS: u32 = 16;
 
 /// After so long a batch waits for something, and calls that have nothing to do with it are not to wait
 /// along.
@@ -32,8 +32,8 @@ const LONG: Duration = Duration::from_millis(5);
 pub(super) struct Shared<DB: Backend, K> {
     pub(super) transactor: PoolTransactor<DB, Pessimistic>,
     pub(super) settings: Settings,
-    shortcut: Shortcut<DB, K>,
-    queue: Mutex<Queue<K>>,
+    single_statement: SingleStatement<DB, K>,
+    queue: Mutex<Pending<K>>,
     /// Ends with the last handle.
     gone: watch::Receiver<()>,
 }
@@ -45,12 +45,12 @@ impl<DB: Backend, K: Key<DB>> Shared<DB, K> {
         gone: watch::Receiver<()>,
     ) -> Self {
         let transactor = transactor.options(settings.options.or(&Options::new().named("deltas")));
-        let shortcut = Shortcut::new(&settings);
-        Self { transactor, settings, shortcut, queue: Mutex::new(Queue::new()), gone }
+        let single_statement = SingleStatement::new(&settings);
+        Self { transactor, settings, single_statement, queue: Mutex::new(Pending::new()), gone }
     }
 
     /// Whoever panicked with the lock in hand (a key's `Ord`) has not left the queue half-done.
-    pub(super) fn queue(&self) -> MutexGuard<'_, Queue<K>> {
+    pub(super) fn queue(&self) -> MutexGuard<'_, Pending<K>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -61,30 +61,30 @@ impl<DB: Backend, K: Key<DB>> Shared<DB, K> {
 }
 
 /// A flight: the right to have a batch on its way.
-pub(super) struct Lane<DB: Backend, K: Key<DB>> {
+pub(super) struct Batcher<DB: Backend, K: Key<DB>> {
     shared: Arc<Shared<DB, K>>,
-    stage: Stage<K>,
+    stage: BatchKeys<K>,
     over: bool,
 }
 
-impl<DB: Backend, K: Key<DB> + 'static> Lane<DB, K> {
+impl<DB: Backend, K: Key<DB> + 'static> Batcher<DB, K> {
     /// Starts a flight that the queue has counted.
     pub(super) fn start(shared: &Arc<Shared<DB, K>>, runtime: &Handle) {
         // Made before the task is: a runtime that is shutting down drops what it is given.
-        let lane = Self { shared: shared.clone(), stage: Stage::default(), over: false };
+        let batcher = Self { shared: shared.clone(), stage: BatchKeys::default(), over: false };
         runtime.spawn(async move {
-            let mut gone = lane.shared.gone.clone();
+            let mut gone = batcher.shared.gone.clone();
             // With the last handle, the last one who could be answered has gone.
-            select(pin!(lane.run()), pin!(gone.changed())).await;
+            select(pin!(batcher.run()), pin!(gone.changed())).await;
         });
     }
 
     async fn run(mut self) {
         loop {
             self.gather().await;
-            let Some(calls) = self.depart() else { return };
+            let Some(calls) = self.take_batch() else { return };
             let shared = self.shared.clone();
-            let mut flying = pin!(fly(&shared, calls));
+            let mut flying = pin!(run_batch(&shared, calls));
             if timeout(LONG, &mut flying).await.is_err() {
                 self.is_late();
                 flying.await;
@@ -104,7 +104,7 @@ impl<DB: Backend, K: Key<DB> + 'static> Lane<DB, K> {
     /// the other tasks, each given its turn, bring calls.
     async fn gather(&self) {
         let mut waiting = 0;
-        for _ in 0..MOST_TURNS {
+        for _ in 0..MAX_YIELDS {
             yield_now().await;
             let before = std::mem::replace(&mut waiting, self.shared.queue().len());
             if waiting <= before {
@@ -113,18 +113,18 @@ impl<DB: Backend, K: Key<DB> + 'static> Lane<DB, K> {
         }
     }
 
-    fn depart(&mut self) -> Option<Vec<Call<K>>> {
-        let calls = self.shared.queue().depart(&mut self.stage);
+    fn take_batch(&mut self) -> Option<Vec<Call<K>>> {
+        let calls = self.shared.queue().take_batch(&mut self.stage);
         self.over = calls.is_none();
         calls
     }
 }
 
 /// Panics, and runtimes that are shut down.
-impl<DB: Backend, K: Key<DB>> Drop for Lane<DB, K> {
+impl<DB: Backend, K: Key<DB>> Drop for Batcher<DB, K> {
     fn drop(&mut self) {
         if !self.over {
-            let stranded = self.shared.queue().crash(&mut self.stage);
+            let stranded = self.shared.queue().abandon(&mut self.stage);
             drop(stranded);
         }
     }
@@ -132,9 +132,9 @@ impl<DB: Backend, K: Key<DB>> Drop for Lane<DB, K> {
 
 /// Carries calls to their commit: in one round trip, or in a transaction, or in halves where the database
 /// refuses some of them.
-async fn fly<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<Call<K>>) {
-    let Shared { shortcut, transactor, settings, .. } = shared;
-    let mut parts = vec![shortcut.take(transactor, &settings.bounds, calls).await];
+async fn run_batch<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<Call<K>>) {
+    let Shared { single_statement, transactor, settings, .. } = shared;
+    let mut parts = vec![single_statement.take(transactor, &settings.bounds, calls).await];
     while let Some(calls) = parts.pop() {
         let Some(deadline) = calls.iter().map(|call| call.deadline).max() else { continue };
         let left = deadline.saturating_duration_since(Instant::now());

@@ -13,7 +13,7 @@ use crate::failure::{Failure, FailureKind};
 use super::{DeltaOutcome, Settings};
 
 /// How many keys a batch has at most: what their statement and their locks may cost.
-const MOST_KEYS: usize = 256;
+const MAX_KEYS: usize = 256;
 
 /// One call, and where its answer goes.
 pub(super) struct Call<K> {
@@ -65,33 +65,33 @@ impl<K> Call<K> {
 }
 
 /// Where a flight is.
-pub(super) struct Stage<K> {
+pub(super) struct BatchKeys<K> {
     /// Those of its batch.
     keys: BTreeSet<K>,
     pub(super) is_late: bool,
 }
 
 // Not derived: that would ask for `K: Default`.
-impl<K> Default for Stage<K> {
+impl<K> Default for BatchKeys<K> {
     fn default() -> Self {
         Self { keys: BTreeSet::new(), is_late: false }
     }
 }
 
 /// The calls that no batch has yet, in the order of their arrival.
-pub(super) struct Queue<K> {
+pub(super) struct Pending<K> {
     waiting: VecDeque<Call<K>>,
     /// The keys that are on their way.
     busy: BTreeSet<K>,
-    flights: usize,
+    max_batches: usize,
     /// Those of them that take long.
     late: usize,
     next_ticket: u64,
 }
 
-impl<K: Ord + Clone> Queue<K> {
+impl<K: Ord + Clone> Pending<K> {
     pub(super) fn new() -> Self {
-        Self { waiting: VecDeque::new(), busy: BTreeSet::new(), flights: 0, late: 0, next_ticket: 0 }
+        Self { waiting: VecDeque::new(), busy: BTreeSet::new(), max_batches: 0, late: 0, next_ticket: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -105,7 +105,7 @@ impl<K: Ord + Clone> Queue<K> {
             return Err(Error::failed(Failure::new(FailureKind::Overloaded, message).retryable(true), None));
         }
         let starts = self.may_start(settings) && !self.busy.contains(&call.key);
-        self.flights += usize::from(starts);
+        self.max_batches += usize::from(starts);
         call.ticket = self.next_ticket;
         self.next_ticket += 1;
         let ticket = call.ticket;
@@ -116,7 +116,7 @@ impl<K: Ord + Clone> Queue<K> {
     /// Whether a further flight is of use. Two at a time, where one would do, share out the calls and take
     /// two commits.
     fn may_start(&self, settings: &Settings) -> bool {
-        self.flights < settings.flights && self.late == self.flights
+        self.max_batches < settings.max_batches && self.late == self.max_batches
     }
 
     /// A flight takes long. Answers whether another one is to be started.
@@ -124,7 +124,7 @@ impl<K: Ord + Clone> Queue<K> {
         self.late += 1;
         let starts =
             self.may_start(settings) && self.waiting.iter().any(|call| !self.busy.contains(&call.key));
-        self.flights += usize::from(starts);
+        self.max_batches += usize::from(starts);
         starts
     }
 
@@ -137,32 +137,30 @@ impl<K: Ord + Clone> Queue<K> {
     /// The calls of the next batch of a flight that was at `stage`: all that wait, but for those whose key is
     /// on its way or one too many. `None` when there is none, or another flight is about to take them, and
     /// this one is over.
-    pub(super) fn depart(&mut self, stage: &mut Stage<K>) -> Option<Vec<Call<K>>> {
-        self.land(stage);
-        if self.flights - self.late > 1 {
-            self.flights -= 1;
+    pub(super) fn take_batch(&mut self, stage: &mut BatchKeys<K>) -> Option<Vec<Call<K>>> {
+        self.finish_batch(stage);
+        if self.max_batches - self.late > 1 {
+            self.max_batches -= 1;
             return None;
         }
         let keys = &mut stage.keys;
         let (mut calls, mut left) = (Vec::with_capacity(self.waiting.len()), VecDeque::new());
         for call in self.waiting.drain(..) {
             let fits = keys.contains(&call.key)
-                || (!self.busy.contains(&call.key)
-                    && keys.len() < MOST_KEYS
-                    && keys.insert(call.key.clone()));
+                || (!self.busy.contains(&call.key) && keys.len() < MAX_KEYS && keys.insert(call.key.clone()));
             if fits { calls.push(call) } else { left.push_back(call) }
         }
         self.waiting = left;
         self.busy.extend(keys.iter().cloned());
         if calls.is_empty() {
-            self.flights -= 1;
+            self.max_batches -= 1;
             return None;
         }
         Some(calls)
     }
 
-    fn land(&mut self, stage: &mut Stage<K>) {
-        let Stage { keys, is_late } = std::mem::take(stage);
+    fn finish_batch(&mut self, stage: &mut BatchKeys<K>) {
+        let BatchKeys { keys, is_late } = std::mem::take(stage);
         self.late -= usize::from(is_late);
         for key in keys {
             self.busy.remove(&key);
@@ -171,10 +169,10 @@ impl<K: Ord + Clone> Queue<K> {
 
     /// A flight ended that was not over. Where it was the last one, answers the calls that nobody serves any
     /// more.
-    pub(super) fn crash(&mut self, stage: &mut Stage<K>) -> VecDeque<Call<K>> {
-        self.land(stage);
-        self.flights -= 1;
-        if self.flights == 0 { std::mem::take(&mut self.waiting) } else { VecDeque::new() }
+    pub(super) fn abandon(&mut self, stage: &mut BatchKeys<K>) -> VecDeque<Call<K>> {
+        self.finish_batch(stage);
+        self.max_batches -= 1;
+        if self.max_batches == 0 { std::mem::take(&mut self.waiting) } else { VecDeque::new() }
     }
 }
 
@@ -192,32 +190,32 @@ mod tests {
             bounds: i64::MIN..=i64::MAX,
             options: Options::new(),
             capacity: 100,
-            flights,
+            max_batches: flights,
             persistent: true,
             single_statement: true,
         }
     }
 
     /// Calls for this key, and answers whether a flight is to be started.
-    fn call(queue: &mut Queue<u32>, key: u32, settings: &Settings) -> bool {
+    fn call(queue: &mut Pending<u32>, key: u32, settings: &Settings) -> bool {
         let (answer, _) = oneshot::channel();
         let deadline = Instant::now() + Duration::from_secs(60);
         let call = Call::new(key, 1, deadline, Arc::default(), answer);
         queue.push(call, settings).expect("there is room").1
     }
 
-    fn departs(queue: &mut Queue<u32>, stage: &mut Stage<u32>) -> Option<Vec<u32>> {
-        Some(queue.depart(stage)?.into_iter().map(|call| call.key).collect())
+    fn departs(queue: &mut Pending<u32>, stage: &mut BatchKeys<u32>) -> Option<Vec<u32>> {
+        Some(queue.take_batch(stage)?.into_iter().map(|call| call.key).collect())
     }
 
-    fn late(queue: &mut Queue<u32>, stage: &mut Stage<u32>, settings: &Settings) -> bool {
+    fn late(queue: &mut Pending<u32>, stage: &mut BatchKeys<u32>, settings: &Settings) -> bool {
         stage.is_late = true;
         queue.is_late(settings)
     }
 
     #[test]
     fn calls_wait_for_a_flight_that_is_in_time() {
-        let (settings, mut queue, mut flight) = (settings(3), Queue::new(), Stage::default());
+        let (settings, mut queue, mut flight) = (settings(3), Pending::new(), BatchKeys::default());
         assert!(call(&mut queue, 1, &settings), "nobody flies");
         assert_eq!(departs(&mut queue, &mut flight), Some(vec![1]));
         assert!(!call(&mut queue, 2, &settings) && !call(&mut queue, 3, &settings));
@@ -228,8 +226,8 @@ mod tests {
 
     #[test]
     fn another_flight_takes_what_would_wait_behind_a_late_one() {
-        let (settings, mut queue) = (settings(2), Queue::new());
-        let [mut first, mut second] = [Stage::default(), Stage::default()];
+        let (settings, mut queue) = (settings(2), Pending::new());
+        let [mut first, mut second] = [BatchKeys::default(), BatchKeys::default()];
         assert!(call(&mut queue, 1, &settings));
         assert_eq!(departs(&mut queue, &mut first), Some(vec![1]));
         assert!(!call(&mut queue, 1, &settings));
@@ -244,19 +242,19 @@ mod tests {
 
     #[test]
     fn those_who_wait_when_a_flight_gets_late_are_fetched() {
-        let (settings, mut queue, mut first) = (settings(2), Queue::new(), Stage::default());
+        let (settings, mut queue, mut first) = (settings(2), Pending::new(), BatchKeys::default());
         assert!(call(&mut queue, 1, &settings));
         assert_eq!(departs(&mut queue, &mut first), Some(vec![1]));
         assert!(!call(&mut queue, 2, &settings));
         assert!(late(&mut queue, &mut first, &settings));
-        assert_eq!(departs(&mut queue, &mut Stage::default()), Some(vec![2]));
+        assert_eq!(departs(&mut queue, &mut BatchKeys::default()), Some(vec![2]));
     }
 
     /// Else two flights would share the calls for as long as there are any.
     #[test]
     fn of_two_flights_in_time_one_is_over() {
-        let (settings, mut queue) = (settings(2), Queue::new());
-        let [mut first, mut second] = [Stage::default(), Stage::default()];
+        let (settings, mut queue) = (settings(2), Pending::new());
+        let [mut first, mut second] = [BatchKeys::default(), BatchKeys::default()];
         assert!(call(&mut queue, 1, &settings));
         assert_eq!(departs(&mut queue, &mut first), Some(vec![1]));
         assert!(!late(&mut queue, &mut first, &settings));
@@ -271,16 +269,16 @@ mod tests {
 
     #[test]
     fn the_last_flight_that_crashes_strands_those_who_wait() {
-        let (settings, mut queue) = (settings(2), Queue::new());
-        let [mut first, mut second] = [Stage::default(), Stage::default()];
+        let (settings, mut queue) = (settings(2), Pending::new());
+        let [mut first, mut second] = [BatchKeys::default(), BatchKeys::default()];
         assert!(call(&mut queue, 1, &settings));
         assert_eq!(departs(&mut queue, &mut first), Some(vec![1]));
         late(&mut queue, &mut first, &settings);
         assert!(call(&mut queue, 2, &settings));
         assert_eq!(departs(&mut queue, &mut second), Some(vec![2]));
         assert!(!call(&mut queue, 1, &settings));
-        assert!(queue.crash(&mut first).is_empty(), "the second one will take it");
-        assert_eq!(queue.crash(&mut second).len(), 1);
+        assert!(queue.abandon(&mut first).is_empty(), "the second one will take it");
+        assert_eq!(queue.abandon(&mut second).len(), 1);
         assert!(call(&mut queue, 1, &settings), "nobody flies");
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backend::{Addition, AtOnce, Backend, Key};
+use crate::backend::{AddInOneStatement, Addition, Backend, Key};
 use crate::strategies::Pessimistic;
 use crate::strategy::Limits;
 use crate::transactor::{Options, PoolTransactor};
@@ -19,10 +19,10 @@ use super::{DeltaOutcome, Settings};
 
 /// How long a lock is waited for: for the commit of somebody who does the same, on another connection or in
 /// another process.
-const MOST_PATIENCE: Duration = Duration::from_millis(5);
+const MAX_LOCK_WAIT: Duration = Duration::from_millis(5);
 
 /// So many batches are not tried at once after one of which most rows had to be tried again.
-const DETOURS: u32 = 16;
+const SKIPS: u32 = 16;
 
 /// Where the database can do it: adds to rows in one round trip, which is the commit, too.
 ///
@@ -35,15 +35,18 @@ const DETOURS: u32 = 16;
 /// A call that was sent can no longer be taken back. A batch may wait long for its locks, and whoever gives
 /// up meanwhile is told that nothing was stored. Here the wait ends before anybody's deadline, and soon
 /// enough for those behind it.
-pub(super) struct Shortcut<DB: Backend, K> {
-    by: Option<Box<dyn AtOnce<DB, K>>>,
-    detours: AtomicU32,
+pub(super) struct SingleStatement<DB: Backend, K> {
+    by: Option<Box<dyn AddInOneStatement<DB, K>>>,
+    skips: AtomicU32,
 }
 
-impl<DB: Backend, K: Key<DB>> Shortcut<DB, K> {
+impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
     pub(super) fn new(settings: &Settings) -> Self {
         let is_enough = settings.single_statement && !settings.options.ask_for_a_transaction();
-        Self { by: is_enough.then(|| DB::at_once(settings.target)).flatten(), detours: AtomicU32::new(0) }
+        Self {
+            by: is_enough.then(|| DB::add_in_one_statement(settings.target)).flatten(),
+            skips: AtomicU32::new(0),
+        }
     }
 
     /// Carries calls to their commit, and answers those that are still to be carried.
@@ -55,13 +58,12 @@ impl<DB: Backend, K: Key<DB>> Shortcut<DB, K> {
     ) -> Vec<Call<K>> {
         let deadline = calls.iter().map(|call| call.deadline).max();
         let (Some(by), Some(deadline)) = (&self.by, deadline) else { return calls };
-        if self.detours.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-        {
+        if self.skips.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
             return calls;
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let once = transactor.clone().options(Options::new().deadline(left).attempts(1));
-        let sent = Sent { calls, sums: BTreeMap::new() };
+        let sent = SentCalls { calls, sums: BTreeMap::new() };
         // Before a connection is taken in vain, and once more when there is one.
         if sent.patience().is_none() {
             return sent.calls;
@@ -71,7 +73,7 @@ impl<DB: Backend, K: Key<DB>> Shortcut<DB, K> {
             .run_on_connection(by.sql(), |connection, limit: Duration| {
                 let mut sent = lock(&sent);
                 let Some(patience) = sent.patience() else { return Box::pin(ready(Ok(Vec::new()))) };
-                sent.depart(bounds);
+                sent.take_batch(bounds);
                 let limits = Limits { left: Some(limit), lock: Some(patience), ..Limits::default() };
                 match &sent.additions(bounds)[..] {
                     [] => Box::pin(ready(Ok(Vec::new()))),
@@ -83,7 +85,7 @@ impl<DB: Backend, K: Key<DB>> Shortcut<DB, K> {
         match made {
             Ok(made) => {
                 if made.len() * 2 < sent.sums.len() {
-                    self.detours.store(DETOURS, Ordering::Relaxed);
+                    self.skips.store(SKIPS, Ordering::Relaxed);
                 }
                 sent.arrive(&made)
             }
@@ -95,7 +97,7 @@ impl<DB: Backend, K: Key<DB>> Shortcut<DB, K> {
             }
             // Nothing was stored. Whatever was in the way, the other way meets it again, and tells.
             Err(_) => {
-                self.detours.store(DETOURS, Ordering::Relaxed);
+                self.skips.store(SKIPS, Ordering::Relaxed);
                 sent.calls.into_iter().map(Call::given_back).collect()
             }
         }
@@ -103,7 +105,7 @@ impl<DB: Backend, K: Key<DB>> Shortcut<DB, K> {
 }
 
 /// What is on its way.
-struct Sent<K> {
+struct SentCalls<K> {
     calls: Vec<Call<K>>,
     /// Of the calls on each row that is to be changed.
     sums: BTreeMap<K, Sum>,
@@ -118,17 +120,17 @@ struct Sum {
     highest: Option<i128>,
 }
 
-impl<K: Ord + Clone> Sent<K> {
+impl<K: Ord + Clone> SentCalls<K> {
     /// How long a lock may be waited for, so that nobody's deadline passes before the server says so, slow as
     /// the answer may be; `None` where that is too little.
     fn patience(&self) -> Option<Duration> {
         let first = self.calls.iter().map(|call| call.deadline).min()?;
-        let patience = MOST_PATIENCE.min(first.saturating_duration_since(Instant::now()) / 100);
+        let patience = MAX_LOCK_WAIT.min(first.saturating_duration_since(Instant::now()) / 100);
         (patience >= Duration::from_millis(1)).then_some(patience)
     }
 
     /// From here on nobody can take a call back.
-    fn depart(&mut self, bounds: &RangeInclusive<i64>) {
+    fn take_batch(&mut self, bounds: &RangeInclusive<i64>) {
         self.calls.retain_mut(Call::take);
         self.sums.clear();
         for call in &self.calls {
@@ -185,7 +187,7 @@ impl Sum {
 }
 
 /// A key whose `Ord` panics leaves nothing half-done that is used again.
-fn lock<K>(sent: &Mutex<Sent<K>>) -> MutexGuard<'_, Sent<K>> {
+fn lock<K>(sent: &Mutex<SentCalls<K>>) -> MutexGuard<'_, SentCalls<K>> {
     sent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -229,9 +231,9 @@ mod tests {
                 let deadline = Instant::now() + Duration::from_millis(*millis);
                 Call::new(1, 1, deadline, Default::default(), tokio::sync::oneshot::channel().0)
             };
-            Sent { calls: millis.iter().map(call).collect(), sums: BTreeMap::new() }.patience()
+            SentCalls { calls: millis.iter().map(call).collect(), sums: BTreeMap::new() }.patience()
         };
-        assert_eq!(patience(&[10_000]), Some(MOST_PATIENCE));
+        assert_eq!(patience(&[10_000]), Some(MAX_LOCK_WAIT));
         assert!(patience(&[10_000, 400, 10_000]).is_some_and(|wait| wait <= Duration::from_millis(4)));
         assert_eq!(patience(&[10_000, 99]), None);
         assert_eq!(patience(&[]), None);

@@ -40,8 +40,8 @@ impl fmt::Display for Error {
 impl fmt::Display for RunLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)?;
-        match self.place {
-            Some(place) => write!(f, " ({}:{})", place.file(), place.line()),
+        match self.location {
+            Some(location) => write!(f, " ({}:{})", location.file(), location.line()),
             None => Ok(()),
         }
     }

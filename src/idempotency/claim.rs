@@ -14,7 +14,7 @@ const ROUNDS: u32 = 5;
 
 /// Whose key it is.
 #[derive(Debug)]
-pub(super) enum Claim {
+pub(super) enum ClaimOutcome {
     /// This transaction's: the row is written.
     Ours,
     /// An earlier attempt's of this run, which is stored, with this response.
@@ -28,30 +28,30 @@ pub(super) enum Claim {
 }
 
 impl Claimant {
-    /// Waits for a twin whose transaction is open. What is found then is read in a way that sees what was
+    /// KeyWaits for a twin whose transaction is open. What is found then is read in a way that sees what was
     /// committed after this transaction's snapshot, or fails as a serialization failure.
-    pub(super) async fn claim<DB: Backend>(&self, tx: &mut Tx<DB>) -> Result<Claim, Error> {
+    pub(super) async fn claim<DB: Backend>(&self, tx: &mut Tx<DB>) -> Result<ClaimOutcome, Error> {
         let mut write = KeyWrite::Insert;
         for _ in 0..ROUNDS {
             let found = KeySql::of::<DB>().claim(tx, self, &write).await.map_err(KeyError::or_other)?;
             write = match found {
-                KeyFound::Written => return Ok(Claim::Ours),
+                KeyFound::Written => return Ok(ClaimOutcome::Ours),
                 // It was released or purged in between.
                 KeyFound::Nothing => KeyWrite::Insert,
                 KeyFound::Row(row) if row.run == self.run => {
-                    return Ok(row.response.map_or(Claim::Ours, Claim::Earlier));
+                    return Ok(row.response.map_or(ClaimOutcome::Ours, ClaimOutcome::Earlier));
                 }
                 KeyFound::Row(row) if row.has_expired() => KeyWrite::TakeOver(row.run),
                 KeyFound::Row(row) => return Ok(self.others(row)),
             };
         }
-        Ok(Claim::Unanswered)
+        Ok(ClaimOutcome::Unanswered)
     }
 
-    fn others(&self, row: KeyRow) -> Claim {
+    fn others(&self, row: KeyRow) -> ClaimOutcome {
         if row.fingerprint != self.terms.key.fingerprint {
-            return Claim::Mismatch;
+            return ClaimOutcome::Mismatch;
         }
-        row.response.map_or(Claim::Unanswered, Claim::Others)
+        row.response.map_or(ClaimOutcome::Unanswered, ClaimOutcome::Others)
     }
 }

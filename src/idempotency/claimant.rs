@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::key::IdempotencyKey;
 
 /// A century. The clocks of the databases do not reach much further.
-const LONGEST_LIFE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+const MAX_LIFE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The key that a run claims, and how: what the builders collect before anything runs.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
+pub(super) struct ClaimTerms {
     pub(super) key: IdempotencyKey,
     pub(super) expires_after: Duration,
     /// How long to wait for another run with the same key; `None` leaves it to the limits of the transaction.
@@ -20,12 +20,12 @@ pub(super) struct Terms {
 /// stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Claimant {
-    pub(super) terms: Terms,
+    pub(super) terms: ClaimTerms,
     /// Identifies this run: no other run has the same id.
     pub(super) run: [u8; 16],
 }
 
-impl Terms {
+impl ClaimTerms {
     pub(super) fn new(key: IdempotencyKey) -> Self {
         Self { key, expires_after: Duration::from_secs(24 * 60 * 60), wait: Some(Duration::from_secs(1)) }
     }
@@ -38,6 +38,6 @@ impl Terms {
 
     /// In whole seconds.
     pub(super) fn life(&self) -> u128 {
-        self.expires_after.min(LONGEST_LIFE).as_millis().div_ceil(1000).max(1)
+        self.expires_after.min(MAX_LIFE).as_millis().div_ceil(1000).max(1)
     }
 }

@@ -35,14 +35,14 @@ pub enum InvalidKey {
     /// It is empty, so that everybody's would be the same.
     #[error("an idempotency key must not be empty")]
     Empty,
-    /// It is longer than [`IdempotencyKey::MOST_BYTES`].
-    #[error("an idempotency key has at most {most} bytes, and this one has {0}", most = IdempotencyKey::MOST_BYTES)]
+    /// It is longer than [`IdempotencyKey::MAX_BYTES`].
+    #[error("an idempotency key has at most {most} bytes, and this one has {0}", most = IdempotencyKey::MAX_BYTES)]
     TooLong(usize),
 }
 
 impl IdempotencyKey {
     /// How long a key may be: what clients of well-known interfaces are used to.
-    pub const MOST_BYTES: usize = 255;
+    pub const MAX_BYTES: usize = 255;
 
     /// A key in a scope, for a request that is not compared.
     ///
@@ -51,12 +51,12 @@ impl IdempotencyKey {
     ///
     /// # Errors
     ///
-    /// When the key is empty or longer than [`MOST_BYTES`](Self::MOST_BYTES).
+    /// When the key is empty or longer than [`MAX_BYTES`](Self::MAX_BYTES).
     pub fn new(scope: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Result<Self, InvalidKey> {
         let (scope, key) = (scope.as_ref(), key.as_ref());
         match key.len() {
             0 => return Err(InvalidKey::Empty),
-            1..=Self::MOST_BYTES => {}
+            1..=Self::MAX_BYTES => {}
             bytes => return Err(InvalidKey::TooLong(bytes)),
         }
         let mut digest = Sha256::new();

@@ -10,12 +10,12 @@ use serde::de::DeserializeOwned;
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::events::KeyOutcome;
-use crate::transactor::{Ended, Options, Transactor, Unit, Wish};
+use crate::transactor::{Decision, Ended, Options, Transactor, Unit};
 use crate::tx::{ScopeFn, Tx, UnitFn};
 
 use super::Outcome;
-use super::claim::Claim;
-use super::claimant::{Claimant, Terms};
+use super::claim::ClaimOutcome;
+use super::claimant::{ClaimTerms, Claimant};
 use super::error::KeyError;
 use super::key::IdempotencyKey;
 use super::sql::KeySql;
@@ -46,13 +46,13 @@ use super::sql::KeySql;
 #[must_use = "nothing is run before `run`"]
 pub struct Once<'a, DB, X: ?Sized> {
     transactor: &'a X,
-    terms: Terms,
+    terms: ClaimTerms,
     database: PhantomData<fn() -> DB>,
 }
 
 impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     pub(super) fn new(transactor: &'a X, key: &IdempotencyKey) -> Self {
-        Self { transactor, terms: Terms::new(*key), database: PhantomData }
+        Self { transactor, terms: ClaimTerms::new(*key), database: PhantomData }
     }
 
     /// How long a twin is waited for that is at work on the same key, before the answer is
@@ -148,31 +148,35 @@ where
     T: Serialize + DeserializeOwned + Send,
     E: From<Error> + Send,
 {
-    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish {
+    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
         self.output = None;
-        let (output, wish) = match self.claimant.claim(tx).await {
-            Ok(Claim::Ours) => {
+        let (output, decision) = match self.claimant.claim(tx).await {
+            Ok(ClaimOutcome::Ours) => {
                 let output = fresh(tx, &self.claimant, self.body.clone()).await;
-                let wish = if output.is_ok() { Wish::Commit } else { Wish::RollBack };
-                (output, wish)
+                let decision = if output.is_ok() { Decision::Commit } else { Decision::RollBack };
+                (output, decision)
             }
-            Ok(Claim::Earlier(response)) => (read(&response).map(Outcome::Fresh), Wish::AlreadyStored),
-            Ok(Claim::Others(response)) => (read(&response).map(Outcome::Replayed), Wish::RollBack),
-            Ok(Claim::Mismatch) => (Ok(Outcome::Mismatch), Wish::RollBack),
-            Ok(Claim::Unanswered) => (Ok(Outcome::InProgress), Wish::Stop),
+            Ok(ClaimOutcome::Earlier(response)) => {
+                (read(&response).map(Outcome::Fresh), Decision::AlreadyCommitted)
+            }
+            Ok(ClaimOutcome::Others(response)) => {
+                (read(&response).map(Outcome::Replayed), Decision::RollBack)
+            }
+            Ok(ClaimOutcome::Mismatch) => (Ok(Outcome::Mismatch), Decision::RollBack),
+            Ok(ClaimOutcome::Unanswered) => (Ok(Outcome::InProgress), Decision::Abandon),
             // Running it again would wait again.
-            Err(error) if error.is_lock_timeout() => (Ok(Outcome::InProgress), Wish::Stop),
-            Err(error) => (Err(error.into()), Wish::RollBack),
+            Err(error) if error.is_lock_timeout() => (Ok(Outcome::InProgress), Decision::Abandon),
+            Err(error) => (Err(error.into()), Decision::RollBack),
         };
         // A fresh one is not certain yet: its commit tells. The others change nothing, and nothing changes
         // them.
-        if let (Some(observation), Wish::RollBack | Wish::Stop, Ok(outcome)) =
-            (tx.observation(), &wish, &output)
+        if let (Some(observation), Decision::RollBack | Decision::Abandon, Ok(outcome)) =
+            (tx.observation(), &decision, &output)
         {
             observation.tell_key(outcome.as_key_outcome());
         }
         self.output = Some(output);
-        wish
+        decision
     }
 
     fn finds_its_commits(&self) -> bool {
@@ -217,12 +221,12 @@ where
 #[must_use = "nothing is run before `run`"]
 pub struct OnceIn<'t, DB: Backend> {
     tx: &'t mut Tx<DB>,
-    terms: Terms,
+    terms: ClaimTerms,
 }
 
 impl<'t, DB: Backend> OnceIn<'t, DB> {
     pub(super) fn new(tx: &'t mut Tx<DB>, key: &IdempotencyKey) -> Self {
-        Self { tx, terms: Terms { wait: None, ..Terms::new(*key) } }
+        Self { tx, terms: ClaimTerms { wait: None, ..ClaimTerms::new(*key) } }
     }
 
     /// How long the key and its response are kept: [`Once::expires_after`]. The default is 24 h.
@@ -249,17 +253,17 @@ impl<'t, DB: Backend> OnceIn<'t, DB> {
         let Self { tx, terms } = self;
         let claimant = terms.new_run();
         tx.savepoint(async move |tx: &mut Tx<DB>| match claimant.claim(tx).await? {
-            Claim::Ours => fresh(tx, &claimant, part).await,
-            Claim::Earlier(response) | Claim::Others(response) => {
+            ClaimOutcome::Ours => fresh(tx, &claimant, part).await,
+            ClaimOutcome::Earlier(response) | ClaimOutcome::Others(response) => {
                 let response = read(&response)?;
                 tell_when_over(tx, KeyOutcome::Replayed);
                 Ok(Outcome::Replayed(response))
             }
-            Claim::Mismatch => {
+            ClaimOutcome::Mismatch => {
                 tell_when_over(tx, KeyOutcome::Mismatch);
                 Ok(Outcome::Mismatch)
             }
-            Claim::Unanswered => {
+            ClaimOutcome::Unanswered => {
                 tell_when_over(tx, KeyOutcome::InProgress);
                 Ok(Outcome::InProgress)
             }

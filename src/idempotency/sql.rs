@@ -212,13 +212,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::idempotency::claimant::Terms;
+    use crate::idempotency::claimant::ClaimTerms;
 
     #[test]
     fn a_limit_is_set_only_if_the_key_waits_for_less_time_than_the_unit() {
         let seconds = |seconds: f64| Some(Duration::from_secs_f64(seconds));
         let waits = |key: Option<Duration>, unit| {
-            let key = Terms { wait: key, ..Terms::new(IdempotencyKey::new("scope", "key").expect("a key")) };
+            let key = ClaimTerms {
+                wait: key,
+                ..ClaimTerms::new(IdempotencyKey::new("scope", "key").expect("a key"))
+            };
             KeyWaits::new(&key.new_run(), unit)
         };
         assert_eq!(waits(seconds(0.1), seconds(9.9)), Some(KeyWaits { key: 1, unit: 10 }));

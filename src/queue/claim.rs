@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::Queue;
 use super::job::micros;
 use super::lease::Lease;
-use super::resend::{Sending, Sent};
-use super::sql::{QueueBackend, Row};
+use super::resend::{EndSending, SentEnd};
+use super::sql::{JobRow, QueueBackend};
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
@@ -109,7 +109,7 @@ impl Progress {
 impl<DB: QueueBackend> Claim<DB> {
     /// Of a row as it was when it was found, and so before it was claimed. `asked` is when the database was
     /// asked.
-    pub(super) fn of(queue: &Queue<DB>, row: Row, asked: Instant) -> Self {
+    pub(super) fn of(queue: &Queue<DB>, row: JobRow, asked: Instant) -> Self {
         Self {
             queue: queue.clone(),
             id: row.id,
@@ -192,7 +192,7 @@ impl<DB: QueueBackend> Claim<DB> {
             "INSERT INTO atomically_job_lease (job_id, token, until) VALUES ({id}, {token}, {until}) {}",
             DB::REPLACING_LEASE
         );
-        self.resend(|Sending { db, .. }| {
+        self.resend(|EndSending { db, .. }| {
             Box::pin(async move {
                 let asked = Instant::now();
                 db.run(async |tx| {
@@ -204,7 +204,7 @@ impl<DB: QueueBackend> Claim<DB> {
                 })
                 .await?;
                 self.lease.extended(asked);
-                Ok(Sent::Changed)
+                Ok(SentEnd::Changed)
             })
         })
         .await

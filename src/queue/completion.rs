@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 use super::claim::{Claim, Settled};
 use super::job::micros;
 use super::log::{self, Death};
-use super::resend::{Sending, Sent};
+use super::resend::{EndSending, SentEnd};
 use super::sql::QueueBackend;
 use crate::backend::WatchedQuery;
 use crate::error::Error;
@@ -31,7 +31,7 @@ pub enum Retry {
 
 /// What became of a job that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Fate {
+pub enum FailOutcome {
     /// It is tried again after this much time.
     Retried(Duration),
     /// It is dead: it was to be, or that was its last attempt.
@@ -90,7 +90,7 @@ impl<DB: QueueBackend> Claim<DB> {
     pub async fn complete(&self) -> Result<(), Error> {
         let removal = &removal(std::slice::from_ref(self));
         let completing = self.progress().completes();
-        self.resend(|Sending { db, is_repeated }| {
+        self.resend(|EndSending { db, is_repeated }| {
             Box::pin(async move {
                 if is_repeated {
                     return self.complete_again(&db, removal).await;
@@ -98,7 +98,7 @@ impl<DB: QueueBackend> Claim<DB> {
                 let sql = AssertSqlSafe(format!("{}{removal}", DB::ALONE));
                 match db.run_statement(WatchedQuery::new(sqlx::raw_sql(sql))?).await? {
                     0 => Err(self.stale_error()),
-                    _ => Ok(Sent::Changed),
+                    _ => Ok(SentEnd::Changed),
                 }
             })
         })
@@ -118,14 +118,14 @@ impl<DB: QueueBackend> Claim<DB> {
         &self,
         db: &PoolTransactor<DB, Pessimistic>,
         removal: &str,
-    ) -> Result<Sent, Error> {
+    ) -> Result<SentEnd, Error> {
         let job = format!("SELECT id FROM atomically_job WHERE id = {}", self.id());
         db.run(async |tx| {
             if DB::send(tx, removal.to_owned(), Vec::new()).await? > 0 {
-                return Ok(Sent::Changed);
+                return Ok(SentEnd::Changed);
             }
             if DB::fetch_integers(tx, job, Vec::new()).await?.is_empty() {
-                return Ok(Sent::NotHeld);
+                return Ok(SentEnd::NotHeld);
             }
             Err(tx.stale_claim(self.stale()))
         })
@@ -136,38 +136,40 @@ impl<DB: QueueBackend> Claim<DB> {
     ///
     /// It is tried again later, or is dead when this was its last attempt, which is written to the log as an
     /// error. `error` is kept with it, as its alternate form (`{:#}`) shows it: an `anyhow::Error` with its
-    /// causes. Sent again while the lease lasts, as [`complete`](Self::complete) is.
+    /// causes. SentEnd again while the lease lasts, as [`complete`](Self::complete) is.
     ///
     /// # Errors
     ///
     /// Those of [`complete`](Self::complete).
-    pub async fn fail(&self, error: impl fmt::Display, retry: Retry) -> Result<Fate, Error> {
+    pub async fn fail(&self, error: impl fmt::Display, retry: Retry) -> Result<FailOutcome, Error> {
         let delay = match retry {
             Retry::Backoff => Some(self.queue().delay_after(self.attempt())),
             Retry::After(delay) => Some(delay),
             Retry::Never => None,
         };
-        let fate = delay.filter(|_| self.attempt() < self.max_attempts()).map_or(Fate::Dead, Fate::Retried);
+        let fate = delay
+            .filter(|_| self.attempt() < self.max_attempts())
+            .map_or(FailOutcome::Dead, FailOutcome::Retried);
         let change = match fate {
-            Fate::Retried(delay) => format!("due_at = {} + {}", DB::NOW, micros(delay)),
-            Fate::Dead => format!("due_at = NULL, died_at = {}", DB::NOW),
+            FailOutcome::Retried(delay) => format!("due_at = {} + {}", DB::NOW, micros(delay)),
+            FailOutcome::Dead => format!("due_at = NULL, died_at = {}", DB::NOW),
         };
         let placeholder = DB::placeholder(1);
         let change = format!("{change}, last_error = {placeholder}");
         let error = shortened(format!("{error:#}"));
         self.give_back(&change, vec![Some(error.clone())]).await?;
-        if fate == Fate::Dead {
+        if fate == FailOutcome::Dead {
             let death = if retry == Retry::Never { Death::GivenUp } else { Death::Exhausted };
             log::died(self.queue().name(), self.id(), death, self.attempt(), &error);
         }
         self.progress().settle(match fate {
-            Fate::Retried(_) => Settled::Failed(error),
-            Fate::Dead => Settled::Dead(error),
+            FailOutcome::Retried(_) => Settled::Failed(error),
+            FailOutcome::Dead => Settled::Dead(error),
         });
         Ok(fate)
     }
 
-    /// Gives the job back untouched: it is due at once, and the attempt does not count. Sent again while the
+    /// Gives the job back untouched: it is due at once, and the attempt does not count. SentEnd again while the
     /// lease lasts, as [`complete`](Self::complete) is. For later, [`snooze`](Self::snooze).
     ///
     /// # Errors
@@ -183,7 +185,7 @@ impl<DB: QueueBackend> Claim<DB> {
     /// not count.
     ///
     /// For a job that cannot be done *yet*: a service asks for patience, or something that it needs is not
-    /// there. Released at once, it would come back at once. Sent again while the lease lasts, as
+    /// there. Released at once, it would come back at once. SentEnd again while the lease lasts, as
     /// [`complete`](Self::complete) is. A job can be snoozed any number of times; to limit that, use
     /// [`fail`](Self::fail) with [`Retry::After`].
     ///
@@ -204,13 +206,13 @@ impl<DB: QueueBackend> Claim<DB> {
             "UPDATE atomically_job SET {change}, claimed_at = NULL, token = token + 1 WHERE id = {id} AND token = {token}"
         );
         let arguments = &arguments;
-        self.resend(|Sending { db, is_repeated }| {
+        self.resend(|EndSending { db, is_repeated }| {
             Box::pin(async move {
                 let (sql, arguments) = (sql.clone(), arguments.clone());
                 db.run(async |tx| match DB::send(tx, sql, arguments).await? {
-                    0 if is_repeated => Ok(Sent::NotHeld),
+                    0 if is_repeated => Ok(SentEnd::NotHeld),
                     0 => Err(tx.stale_claim(self.stale())),
-                    _ => Ok(Sent::Changed),
+                    _ => Ok(SentEnd::Changed),
                 })
                 .await
             })
@@ -260,8 +262,8 @@ fn removal<DB: QueueBackend>(claims: &[Claim<DB>]) -> String {
 
 /// Errors are kept to be read, and may quote whole documents.
 fn shortened(mut error: String) -> String {
-    const LONGEST: usize = 4_000;
-    let end = (0..=LONGEST).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
+    const MAX_BYTES: usize = 4_000;
+    let end = (0..=MAX_BYTES).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
     error.truncate(end);
     // PostgreSQL keeps no NUL in a text.
     error.replace('\0', "\u{fffd}")

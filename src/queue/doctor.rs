@@ -12,7 +12,7 @@ use crate::transactor::TransactorExt as _;
 #[non_exhaustive]
 pub struct Finding {
     /// What is wrong.
-    pub fault: Fault,
+    pub fault: FindingKind,
     /// With what, and what comes of it.
     pub message: String,
 }
@@ -20,7 +20,7 @@ pub struct Finding {
 /// What can be wrong with a queue's database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum FindingKind {
     /// The database is too old for what is asked of it.
     Version,
     /// It takes no writes.
@@ -51,8 +51,8 @@ pub enum Fault {
 /// A statement that answers a row, in words, for everything that is wrong.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct Check {
-    pub fault: Fault,
+pub struct DoctorCheck {
+    pub fault: FindingKind,
     pub sql: &'static str,
 }
 
@@ -78,7 +78,7 @@ impl<DB: QueueBackend> Queue<DB> {
             .db
             .run(async |tx| {
                 let mut findings = Vec::new();
-                for Check { fault, sql } in DB::CHECKS {
+                for DoctorCheck { fault, sql } in DB::CHECKS {
                     match DB::fetch_texts(tx, (*sql).to_owned()).await {
                         Ok(messages) => findings
                             .extend(messages.into_iter().map(|message| Finding { fault: *fault, message })),
@@ -94,7 +94,7 @@ impl<DB: QueueBackend> Queue<DB> {
         match looked {
             // SQLite refuses the transaction.
             Err(error) if error.kind() == ErrorKind::ReadOnly => {
-                Ok(vec![Finding { fault: Fault::ReadOnly, message: error.to_string() }])
+                Ok(vec![Finding { fault: FindingKind::ReadOnly, message: error.to_string() }])
             }
             looked => looked,
         }

@@ -10,7 +10,7 @@ use super::sql::Dialect;
 use crate::error::Error;
 
 /// The longest unique key, in bytes.
-const LONGEST_KEY: usize = 255;
+const MAX_KEY_BYTES: usize = 255;
 
 /// A job that is about to be put into a queue.
 ///
@@ -179,12 +179,12 @@ impl fmt::Debug for NewJob {
 
 /// Checks a unique key.
 fn checked(key: String) -> Result<String, Error> {
-    if key.len() <= LONGEST_KEY && !key.contains('\0') {
+    if key.len() <= MAX_KEY_BYTES && !key.contains('\0') {
         return Ok(key);
     }
     let what = if key.contains('\0') { "has a NUL".to_owned() } else { format!("has {} bytes", key.len()) };
     Err(Error::invalid_input(format!(
-        "a unique key has at most {LONGEST_KEY} bytes and no NUL, and this one {what}"
+        "a unique key has at most {MAX_KEY_BYTES} bytes and no NUL, and this one {what}"
     )))
 }
 

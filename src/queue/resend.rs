@@ -25,7 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 /// One sending of a change.
-pub(super) struct Sending<DB: QueueBackend> {
+pub(super) struct EndSending<DB: QueueBackend> {
     /// The queue's transactor, with the time that this sending has.
     pub(super) db: PoolTransactor<DB, Pessimistic>,
     /// Whether an earlier sending may have been executed: a job that is not found then may have been changed
@@ -35,7 +35,7 @@ pub(super) struct Sending<DB: QueueBackend> {
 
 /// What a sending found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sent {
+pub(super) enum SentEnd {
     /// The job was held by this claim, and is changed.
     Changed,
     /// The job is not held by this claim any more: an earlier sending has changed it, or another worker has
@@ -45,7 +45,7 @@ pub(super) enum Sent {
 
 impl<DB: QueueBackend> Claim<DB> {
     /// Sends a change of the job until it is answered or the lease has lapsed. `change` reports a job that is
-    /// not held as [`Sent::NotHeld`] where the sending is repeated, and as a stale claim otherwise.
+    /// not held as [`SentEnd::NotHeld`] where the sending is repeated, and as a stale claim otherwise.
     ///
     /// # Why may it be sent again?
     ///
@@ -55,7 +55,7 @@ impl<DB: QueueBackend> Claim<DB> {
     /// may have taken the job over, and the outcome stays unknown.
     pub(super) async fn resend<'c>(
         &'c self,
-        change: impl Fn(Sending<DB>) -> BoxFuture<'c, Result<Sent, Error>> + Send + Sync,
+        change: impl Fn(EndSending<DB>) -> BoxFuture<'c, Result<SentEnd, Error>> + Send + Sync,
     ) -> Result<(), Error> {
         let mut pauses =
             Backoff::exponential(FIRST_PAUSE, MAX_PAUSE).delays(StdRng::from_rng(&mut rand::rng()));
@@ -63,10 +63,10 @@ impl<DB: QueueBackend> Claim<DB> {
         loop {
             let left = self.lease().end().saturating_duration_since(Instant::now());
             let db = self.queue().db.clone().options(Options::new().deadline(time_of_a_sending(left)));
-            let error = match change(Sending { db, is_repeated: unknown.is_some() }).await {
-                Ok(Sent::Changed) => return Ok(()),
-                Ok(Sent::NotHeld) if self.lease().is_certain() => return Ok(()),
-                Ok(Sent::NotHeld) => return Err(unknown.unwrap_or_else(|| self.stale_error())),
+            let error = match change(EndSending { db, is_repeated: unknown.is_some() }).await {
+                Ok(SentEnd::Changed) => return Ok(()),
+                Ok(SentEnd::NotHeld) if self.lease().is_certain() => return Ok(()),
+                Ok(SentEnd::NotHeld) => return Err(unknown.unwrap_or_else(|| self.stale_error())),
                 Err(error) => error,
             };
             // Definite, whatever was sent before.

@@ -9,7 +9,7 @@ use super::job::micros;
 use super::log::{self, Death};
 use super::priority::Priority;
 use super::spent::{LAPSED, bury, is_spent, listed};
-use super::sql::{Dialect, JOB, Row, no_lease};
+use super::sql::{Dialect, JOB, JobRow, no_lease};
 use super::{Claim, Queue, QueueBackend};
 use crate::backend::Backend;
 use crate::error::Error;
@@ -53,13 +53,13 @@ const BACKLOG: i64 = 1_000_000;
 /// that looks everywhere takes as many as were wanted, which may be one. The next claims go on from there, so
 /// that all of those jobs are done in their turn, and not one of them at each look.
 #[derive(Debug, Default)]
-pub(super) struct Search(Mutex<Mark>);
+pub(super) struct JobSearch(Mutex<Mark>);
 
 #[derive(Debug, Default)]
 struct Mark {
     /// The last time that everything was looked at.
     swept: Option<Sweep>,
-    reached: [Option<Place>; Priority::ALL.len()],
+    reached: [Option<MarkPlace>; Priority::ALL.len()],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,12 +94,12 @@ impl Sweep {
 
 /// A job's place in the index of its priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct MarkPlace {
     pub(super) due_at: i64,
     pub(super) id: i64,
 }
 
-impl Place {
+impl MarkPlace {
     /// In front of all jobs.
     const FRONT: Self = Self { due_at: i64::MIN, id: i64::MIN };
 
@@ -114,14 +114,14 @@ impl Place {
     }
 }
 
-impl Search {
+impl JobSearch {
     /// From when on to look; and whether that is everything.
-    fn since(&self) -> ([Place; Priority::ALL.len()], bool) {
+    fn since(&self) -> ([MarkPlace; Priority::ALL.len()], bool) {
         let mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if mark.swept.is_none_or(|last| last.at.elapsed() >= SWEEP.max(last.cost() * SWEEP_SHARE)) {
-            return ([Place::FRONT; Priority::ALL.len()], true);
+            return ([MarkPlace::FRONT; Priority::ALL.len()], true);
         }
-        (mark.reached.map(|reached| reached.map_or(Place::FRONT, Place::begin)), false)
+        (mark.reached.map(|reached| reached.map_or(MarkPlace::FRONT, MarkPlace::begin)), false)
     }
 
     /// Whether a claim that has found nothing may look everywhere.
@@ -134,14 +134,14 @@ impl Search {
     }
 
     /// What a claim found; and how long it took, if it looked everywhere.
-    fn found(&self, rows: &[Row], swept: Option<Duration>) {
+    fn found(&self, rows: &[JobRow], swept: Option<Duration>) {
         let mut mark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(took) = swept {
             mark.swept = Some(Sweep::ended(mark.swept.as_ref(), took, !rows.is_empty()));
         }
         for (priority, reached) in Priority::ALL.into_iter().zip(&mut mark.reached) {
             let here = rows.iter().filter(|row| row.priority == priority.number());
-            let last = here.filter_map(|row| Some(Place { due_at: row.due_at?, id: row.id })).max();
+            let last = here.filter_map(|row| Some(MarkPlace { due_at: row.due_at?, id: row.id })).max();
             *reached = match (swept, last) {
                 (Some(_), Some(last)) => Some(last),
                 _ => (*reached).max(last),
@@ -151,7 +151,7 @@ impl Search {
 }
 
 /// What a claim brings.
-pub(super) struct Found<DB: Backend> {
+pub(super) struct JobsFound<DB: Backend> {
     pub(super) claims: Vec<Claim<DB>>,
     /// The jobs that died, because their last attempt had begun and not ended.
     pub(super) died: Vec<i64>,
@@ -159,7 +159,7 @@ pub(super) struct Found<DB: Backend> {
 
 /// Looks until there are as many as wanted, or no more. Jobs that are spent do not count: they are marked
 /// dead on the way.
-pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> Result<Found<DB>, Error> {
+pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> Result<JobsFound<DB>, Error> {
     let (mut since, mut all) = queue.search.since();
     let (mut good, mut died) = (Vec::new(), Vec::new());
     while good.len() < most {
@@ -185,14 +185,14 @@ pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> R
                 died.push(id);
             }
         } else if is_short && good.is_empty() && !all && queue.search.may_sweep() {
-            (since, all) = ([Place::FRONT; Priority::ALL.len()], true);
+            (since, all) = ([MarkPlace::FRONT; Priority::ALL.len()], true);
         } else if is_short {
             break;
         }
     }
     good.sort_by_key(|(row, _)| (row.priority, row.due_at, row.id));
     let claims = good.into_iter().map(|(row, asked)| Claim::of(queue, row, asked)).collect();
-    Ok(Found { claims, died })
+    Ok(JobsFound { claims, died })
 }
 
 /// What a claim looks for.
@@ -201,7 +201,7 @@ pub(super) async fn claim<DB: QueueBackend>(queue: &Queue<DB>, most: usize) -> R
 pub struct Wanted {
     pub(super) queue: Arc<str>,
     pub(super) most: usize,
-    pub(super) since: [Place; Priority::ALL.len()],
+    pub(super) since: [MarkPlace; Priority::ALL.len()],
     pub(super) lease: Duration,
 }
 
@@ -209,7 +209,7 @@ pub struct Wanted {
 pub(super) async fn claim_by_priority<DB: Dialect>(
     db: &PoolTransactor<DB, Pessimistic>,
     wanted: Wanted,
-) -> Result<Vec<Row>, Error> {
+) -> Result<Vec<JobRow>, Error> {
     let Wanted { queue, most, since, lease } = wanted;
     let queue = format!("'{queue}'");
     let claimed = claimed::<DB>(&micros(lease).to_string());
@@ -277,9 +277,9 @@ pub(super) fn claimed<DB: Dialect>(lease: &str) -> String {
 mod tests {
     use super::*;
 
-    fn row(priority: Priority, due_at: i64) -> Row {
+    fn row(priority: Priority, due_at: i64) -> JobRow {
         let (payload, last_error) = Default::default();
-        Row {
+        JobRow {
             id: 1,
             token: 0,
             priority: priority.number(),
@@ -293,9 +293,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_begins_where_the_last_one_ended_and_once_a_second_anew() {
-        let search = Search::default();
-        let (front, quick) = (Place::FRONT, Some(Duration::ZERO));
-        let place = |due_at| Place { due_at, id: 1 };
+        let search = JobSearch::default();
+        let (front, quick) = (MarkPlace::FRONT, Some(Duration::ZERO));
+        let place = |due_at| MarkPlace { due_at, id: 1 };
         assert_eq!(search.since(), ([front; 3], true), "the first one looks everywhere");
         search.found(&[row(Priority::Normal, 7_000_000), row(Priority::Normal, 5_000_000)], quick);
         assert_eq!(search.since(), ([front, place(7_000_000), front], false));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     /// Of twice in a row, which is what it takes to be believed.
-    async fn swept(search: &Search, rows: &[Row], took: Duration) {
+    async fn swept(search: &JobSearch, rows: &[JobRow], took: Duration) {
         for _ in 0..2 {
             tokio::time::advance(took).await;
             search.found(rows, Some(took));
@@ -321,7 +321,7 @@ mod tests {
     /// An idle worker asks at each poll.
     #[tokio::test(start_paused = true)]
     async fn a_claim_that_finds_nothing_keeps_to_its_share_of_the_time() {
-        let search = Search::default();
+        let search = JobSearch::default();
         swept(&search, &[], CHEAP).await;
         assert!(search.may_sweep(), "it costs next to nothing");
         swept(&search, &[], Duration::from_millis(500)).await;
@@ -335,7 +335,7 @@ mod tests {
     /// What took a second is done every twenty.
     #[tokio::test(start_paused = true)]
     async fn looking_everywhere_takes_a_twentieth_of_the_time() {
-        let search = Search::default();
+        let search = JobSearch::default();
         swept(&search, &[], Duration::from_secs(1)).await;
         tokio::time::advance(Duration::from_secs(19)).await;
         assert!(!search.since().1);
@@ -346,7 +346,7 @@ mod tests {
     /// Three workers look everywhere while the server stands still for two seconds.
     #[tokio::test(start_paused = true)]
     async fn a_server_that_stood_still_is_not_looked_through_more_seldom() {
-        let search = Search::default();
+        let search = JobSearch::default();
         swept(&search, &[], CHEAP).await;
         tokio::time::advance(Duration::from_secs(2)).await;
         for took in [2_000, 1_900, 1_000] {
@@ -361,9 +361,9 @@ mod tests {
     #[test]
     fn jobs_that_are_claimed_as_they_come_are_looked_for_from_a_little_earlier() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, micros);
-        let place = Place { due_at: now, id: 7 };
-        assert_eq!(place.begin(), Place { due_at: now - MARGIN, id: i64::MIN });
-        let old = Place { due_at: now - 2 * BACKLOG, id: 7 };
+        let place = MarkPlace { due_at: now, id: 7 };
+        assert_eq!(place.begin(), MarkPlace { due_at: now - MARGIN, id: i64::MIN });
+        let old = MarkPlace { due_at: now - 2 * BACKLOG, id: 7 };
         assert_eq!(old.begin(), old);
     }
 

@@ -1,8 +1,8 @@
 //! Jobs whose last attempt began and did not end.
 
 use super::priority::Priority;
-use super::search::{MAX_BATCH, Place, claimed};
-use super::sql::{JOB, Row, no_lease};
+use super::search::{MAX_BATCH, MarkPlace, claimed};
+use super::sql::{JOB, JobRow, no_lease};
 use super::{Queue, QueueBackend};
 use crate::error::Error;
 use crate::transactor::TransactorExt as _;
@@ -13,7 +13,7 @@ pub(super) const LAPSED: &str =
     "the lease of the last attempt lapsed: its worker died, or was too slow to extend it";
 
 /// Its last attempt has begun, and did not end.
-pub(super) fn is_spent(row: &Row) -> bool {
+pub(super) fn is_spent(row: &JobRow) -> bool {
     row.attempts >= row.max_attempts
 }
 
@@ -24,7 +24,7 @@ pub(super) fn is_spent(row: &Row) -> bool {
 /// thousand jobs.
 pub(super) async fn bury<DB: QueueBackend>(
     queue: &Queue<DB>,
-    since: [Place; Priority::ALL.len()],
+    since: [MarkPlace; Priority::ALL.len()],
 ) -> Result<Vec<(i64, u32)>, Error> {
     let (name, now, no_lease) = (&queue.name, DB::NOW, no_lease::<DB>());
     let first = Priority::ALL.into_iter().zip(since).map(|(priority, since)| {

@@ -10,7 +10,7 @@ mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-use super::doctor::Check;
+use super::doctor::DoctorCheck;
 use super::insertion::NewRows;
 use super::search::{Wanted, claim_by_priority};
 use crate::backend::{Backend, Value, WatchedQuery, required};
@@ -39,7 +39,7 @@ pub trait Dialect: Backend {
     const NOW: &'static str;
 
     /// What the doctor looks at. Each row that a statement answers is something that is wrong, in words.
-    const CHECKS: &'static [Check];
+    const CHECKS: &'static [DoctorCheck];
 
     /// What stands behind the name of the table when jobs are looked for.
     const HINT: &'static str = "";
@@ -56,7 +56,7 @@ pub trait Dialect: Backend {
     fn claim(
         db: &PoolTransactor<Self, Pessimistic>,
         wanted: Wanted,
-    ) -> BoxFuture<'_, Result<Vec<Row>, Error>> {
+    ) -> BoxFuture<'_, Result<Vec<JobRow>, Error>> {
         Box::pin(claim_by_priority(db, wanted))
     }
 
@@ -129,16 +129,16 @@ pub trait Dialect: Backend {
     }
 
     /// Returns jobs, selected by [`JOB`].
-    fn fetch_jobs(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Vec<Row>, sqlx::Error>> {
+    fn fetch_jobs(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Vec<JobRow>, sqlx::Error>> {
         Box::pin(async move { tx.fetch_rows(query(sql, Vec::new())?).await?.iter().map(Self::job).collect() })
     }
 
     /// Decodes a job that was selected by [`JOB`].
-    fn job(row: &Self::Row) -> Result<Row, sqlx::Error> {
+    fn job(row: &Self::Row) -> Result<JobRow, sqlx::Error> {
         let integer = |column| required(Self::integer(row, column)?, column);
         let small =
             |column| i32::try_from(integer(column)?).map_err(|error| sqlx::Error::Decode(error.into()));
-        Ok(Row {
+        Ok(JobRow {
             id: integer(0)?,
             token: integer(1)?,
             priority: i16::try_from(integer(2)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
@@ -156,13 +156,13 @@ fn query<DB: Backend>(sql: String, arguments: Vec<Option<String>>) -> Result<Wat
     WatchedQuery::of_values(sql, arguments.into_iter().map(Value::Text))
 }
 
-/// The columns of a [`Row`].
+/// The columns of a [`JobRow`].
 pub(super) const JOB: &str = "id, token, priority, attempts, max_attempts, due_at, payload, last_error";
 
 /// A job as it is in its table.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct Row {
+pub struct JobRow {
     pub id: i64,
     pub token: i64,
     pub priority: i16,

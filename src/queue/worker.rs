@@ -33,7 +33,7 @@ use supervisor::Care;
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The shortest time between two questions for the depth.
-const MOST_OFTEN: Duration = Duration::from_millis(100);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The shortest time between two polls.
 const MIN_POLL: Duration = Duration::from_millis(10);
@@ -220,7 +220,7 @@ impl<DB: QueueBackend> Worker<DB> {
     /// Less than 100 ms counts as that. Where nobody watches, the database is not asked.
     #[must_use]
     pub fn depth_every(mut self, interval: Duration) -> Self {
-        self.depth = interval.max(MOST_OFTEN);
+        self.depth = interval.max(MIN_INTERVAL);
         self
     }
 

@@ -99,7 +99,7 @@ impl Strategy for Adaptive {
         }
     }
 
-    fn observe(&self, attempt: &Attempt, failure: Option<&Failure>) {
+    fn record(&self, attempt: &Attempt, failure: Option<&Failure>) {
         let contended = match failure {
             // An outage or a constraint violation says nothing about contention.
             Some(failure) if !failure.kind().is_conflict() => return,
@@ -149,7 +149,7 @@ mod tests {
         let lost = others && is_optimistic(&adaptive.plan(&attempt));
         attempt.queued = others && !lost;
         let conflict = Failure::new(FailureKind::StaleVersion, "changed").retryable(true);
-        adaptive.observe(&attempt, lost.then_some(&conflict));
+        adaptive.record(&attempt, lost.then_some(&conflict));
         lost
     }
 
@@ -217,7 +217,7 @@ mod tests {
         let adaptive = Adaptive::default();
         for kind in [FailureKind::Unavailable, FailureKind::Constraint, FailureKind::ConnectionLost] {
             for _ in 0..100 {
-                adaptive.observe(&attempt(1), Some(&Failure::new(kind, "unrelated")));
+                adaptive.record(&attempt(1), Some(&Failure::new(kind, "unrelated")));
             }
         }
         assert!(is_optimistic(&adaptive.plan(&attempt(1))));

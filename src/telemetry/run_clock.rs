@@ -10,7 +10,7 @@ use std::time::Duration;
 use sqlx::SqlStr;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::sessions::{self, Session};
+use super::sessions::{self, SessionId};
 use super::tracing::Span;
 use crate::deadlock::{DeadlockReport, DeadlockUnit};
 use crate::error::Error;
@@ -25,7 +25,7 @@ const STATEMENTS_KEPT: usize = 16;
 /// A run that somebody watches.
 ///
 /// Whoever lets the unit wait says so here, before and after. Where nobody watches there is none of this.
-pub(crate) struct Observation {
+pub(crate) struct RunClock {
     run: Run,
     /// How its statements are read, for what is shown of them.
     syntax: Syntax,
@@ -33,16 +33,16 @@ pub(crate) struct Observation {
     idle_limit: Duration,
     started: Instant,
     span: Option<Span>,
-    state: Mutex<State>,
+    state: Mutex<ClockState>,
 }
 
 #[derive(Default)]
-struct State {
+struct ClockState {
     attempt: u32,
     attempt_span: Option<Span>,
     times: Times,
     /// The statement that was sent last, until another one is sent or the transaction ends.
-    statement: Option<Statement>,
+    statement: Option<StatementClock>,
     /// When the transaction began to be idle, while it is.
     idle_since: Option<Instant>,
     /// Whether this pause was told of.
@@ -52,14 +52,14 @@ struct State {
     /// When the last of them was sent.
     sent_at: Option<Instant>,
     /// The server's session that the transaction is in, where it was asked for.
-    session: Option<Session>,
+    session: Option<SessionId>,
     /// The unit made an error of its own of a failure that is none of its business.
     failed: bool,
     ended: bool,
 }
 
 /// A statement on its way.
-struct Statement {
+struct StatementClock {
     shown: ShownStatement,
     idle: Duration,
     took: Duration,
@@ -67,7 +67,7 @@ struct Statement {
     since: Option<Instant>,
 }
 
-impl Observation {
+impl RunClock {
     /// A run begins, which these observers are told of, and the log. `None` if nobody is.
     pub(crate) fn start(
         observers: &Observers,
@@ -97,7 +97,7 @@ impl Observation {
         self.state().attempt_span.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ClockState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -111,8 +111,8 @@ impl Observation {
 
     /// The unit as a report of a deadlock names it.
     pub(crate) fn unit(&self) -> DeadlockUnit {
-        let Run { id, name, place, .. } = self.run;
-        DeadlockUnit { name, run: id, attempt: self.state().attempt, place }
+        let Run { id, name, location, .. } = self.run;
+        DeadlockUnit { name, run: id, attempt: self.state().attempt, location }
     }
 
     /// The texts of the attempt's statements so far.
@@ -148,7 +148,7 @@ impl Observation {
     }
 
     /// The transaction is open, in this session of the server, where it was asked for.
-    pub(crate) fn opened(self: &Arc<Self>, waited: Duration, took: Duration, session: Option<Session>) {
+    pub(crate) fn opened(self: &Arc<Self>, waited: Duration, took: Duration, session: Option<SessionId>) {
         let mut state = self.state();
         state.idle_since = Some(Instant::now());
         state.session = session;
@@ -173,7 +173,7 @@ impl Observation {
             let since = Some(Instant::now());
             state.remember(&shown.sql);
             state.sent_at = since;
-            state.statement = Some(Statement { shown, idle, took: Duration::ZERO, since });
+            state.statement = Some(StatementClock { shown, idle, took: Duration::ZERO, since });
         });
     }
 
@@ -291,7 +291,7 @@ impl Observation {
 
     /// The transaction is no longer idle. A pause that nobody told of while it lasted, because the unit did
     /// not give way, is told of now.
-    fn end_pause(&self, go_on: impl FnOnce(&mut State, Duration)) {
+    fn end_pause(&self, go_on: impl FnOnce(&mut ClockState, Duration)) {
         let mut state = self.state();
         let idle = state.idle_since.take().map(|since| since.elapsed()).unwrap_or_default();
         state.times.idle += idle;
@@ -314,14 +314,14 @@ impl Observation {
         self.tell_statement(statement, None);
     }
 
-    fn tell_statement(&self, statement: Option<Statement>, failure: Option<&Failure>) {
-        if let Some(Statement { shown, idle, took, .. }) = statement {
+    fn tell_statement(&self, statement: Option<StatementClock>, failure: Option<&Failure>) {
+        if let Some(StatementClock { shown, idle, took, .. }) = statement {
             self.tell(UnitEvent::StatementDone { sql: shown.sql.as_str(), idle, took, failure });
         }
     }
 }
 
-impl State {
+impl ClockState {
     fn begin(&mut self, attempt: u32) {
         self.attempt = attempt;
         self.sent.clear();
@@ -348,7 +348,7 @@ impl State {
         }
     }
 
-    fn take_statement(&mut self) -> Option<Statement> {
+    fn take_statement(&mut self) -> Option<StatementClock> {
         self.pause();
         let statement = self.statement.take()?;
         self.times.statements += statement.took;
@@ -363,7 +363,7 @@ impl State {
 ///
 /// It is pinned by the caller: moved in here, it would take its room twice in the future of every run.
 pub(crate) async fn counted<F: Future + Unpin>(
-    observation: Option<&Observation>,
+    observation: Option<&RunClock>,
     into: fn(&mut Times) -> &mut Duration,
     waiting: F,
 ) -> F::Output {
@@ -377,7 +377,7 @@ pub(crate) async fn counted<F: Future + Unpin>(
 }
 
 /// A run that was dropped says so.
-impl Drop for Observation {
+impl Drop for RunClock {
     fn drop(&mut self) {
         self.ended(RunOutcome::Dropped, None);
     }

@@ -5,11 +5,11 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::time::Instant;
 
-use super::Observation;
+use super::RunClock;
 use crate::deadlock::{DeadlockParty, DeadlockReport, DeadlockUnit};
 
 /// A session of a server: the pool that it is reached through, and its number.
-pub(crate) type Session = (usize, i64);
+pub(crate) type SessionId = (usize, i64);
 
 /// How many sessions are remembered before those are forgotten that nobody is in.
 const SESSIONS_KEPT: usize = 1024;
@@ -24,17 +24,17 @@ struct Guests {
 
 struct Guest {
     unit: DeadlockUnit,
-    run: Weak<Observation>,
+    run: Weak<RunClock>,
     until: Option<Instant>,
 }
 
-fn sessions() -> MutexGuard<'static, HashMap<Session, Guests>> {
-    static SESSIONS: LazyLock<Mutex<HashMap<Session, Guests>>> = LazyLock::new(Mutex::default);
+fn sessions() -> MutexGuard<'static, HashMap<SessionId, Guests>> {
+    static SESSIONS: LazyLock<Mutex<HashMap<SessionId, Guests>>> = LazyLock::new(Mutex::default);
     SESSIONS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A transaction of this run is open in this session.
-pub(super) fn entered(session: Session, run: &Arc<Observation>) {
+pub(super) fn entered(session: SessionId, run: &Arc<RunClock>) {
     let guest = Guest { unit: run.unit(), run: Arc::downgrade(run), until: None };
     let mut sessions = sessions();
     if sessions.len() >= SESSIONS_KEPT {
@@ -45,7 +45,7 @@ pub(super) fn entered(session: Session, run: &Arc<Observation>) {
 }
 
 /// It has ended.
-pub(super) fn left(session: Session) {
+pub(super) fn left(session: SessionId) {
     if let Some(last) = sessions().get_mut(&session).and_then(|guests| guests.last.as_mut()) {
         last.until = Some(Instant::now());
     }
@@ -53,7 +53,7 @@ pub(super) fn left(session: Session) {
 
 /// Says which units of this process the parties of a deadlock are. The first party is this run, which asked
 /// for its lock at this time.
-pub(super) fn name(report: &mut DeadlockReport, pool: usize, asked: Instant, run: &Observation) {
+pub(super) fn name(report: &mut DeadlockReport, pool: usize, asked: Instant, run: &RunClock) {
     if report.parties.is_empty() {
         report.parties.push(DeadlockParty::default());
     }

@@ -5,14 +5,14 @@ use std::pin::{Pin, pin};
 
 use tokio::time::Sleep;
 
-use super::Observation;
+use super::RunClock;
 
 /// Runs a unit; those who watch are told while it lets its transaction wait for something else.
 ///
 /// A timer is set only when the unit is found waiting while nothing of its own is on its way to the database,
 /// which hardly ever happens between two statements.
 pub(crate) async fn watched<F: Future>(
-    observation: Option<&Observation>,
+    observation: Option<&RunClock>,
     pool_exhausted: impl Fn() -> bool,
     unit: F,
 ) -> F::Output {

@@ -26,7 +26,7 @@ mod stage;
 mod view;
 
 pub use gap::Gap;
-pub use report::{Finding, Problem, Report, Unexplored};
+pub use report::{Counterexample, Problem, Report, Unexplored};
 use run::End;
 use schedule::letter;
 pub use schedule::{BadSchedule, Schedule};
@@ -38,9 +38,9 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
         set_up: Box::new(|_| Box::pin(async { Ok(()) })),
         clients: Vec::new(),
         invariants: Vec::new(),
-        most_schedules: None,
-        most_preemptions: usize::MAX,
-        most_steps: 1000,
+        max_schedules: None,
+        max_preemptions: usize::MAX,
+        max_steps: 1000,
         patience: Duration::from_secs(10),
         deadlocks: false,
         unseen: false,
@@ -98,8 +98,8 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 /// # Default
 ///
 /// - at most 1000 schedules, with any number of preemptions. If there are more,
-///   [`assert_passes`](Report::assert_passes) fails, unless [`most_schedules`](Self::most_schedules) or
-///   [`most_preemptions`](Self::most_preemptions) sets the limit.
+///   [`assert_passes`](Report::assert_passes) fails, unless [`max_schedules`](Self::max_schedules) or
+///   [`max_preemptions`](Self::max_preemptions) sets the limit.
 /// - a deadlock is a finding ([`allow_deadlocks`](Self::allow_deadlocks)), and so is a client that ends with
 ///   an error
 ///
@@ -129,19 +129,19 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 #[must_use = "it does nothing until it is run"]
 pub struct Explore<'a, DB: Backend> {
     pool: Pool<DB>,
-    set_up: Check<'a, DB, Result<(), String>>,
+    set_up: CheckFn<'a, DB, Result<(), String>>,
     clients: Vec<Named<Body<'a>>>,
-    invariants: Vec<Named<Check<'a, DB, Option<Broken>>>>,
-    most_schedules: Option<usize>,
-    most_preemptions: usize,
-    most_steps: usize,
+    invariants: Vec<Named<CheckFn<'a, DB, Option<Broken>>>>,
+    max_schedules: Option<usize>,
+    max_preemptions: usize,
+    max_steps: usize,
     patience: Duration,
     deadlocks: bool,
     unseen: bool,
 }
 
 type Body<'a> = Box<dyn Fn(Options) -> BoxFuture<'a, End> + Send + Sync + 'a>;
-type Check<'a, DB, T> = Box<dyn Fn(Pool<DB>) -> BoxFuture<'a, T> + Send + Sync + 'a>;
+type CheckFn<'a, DB, T> = Box<dyn Fn(Pool<DB>) -> BoxFuture<'a, T> + Send + Sync + 'a>;
 
 struct Named<T> {
     name: String,
@@ -264,20 +264,20 @@ impl<'a, DB: Backend> Explore<'a, DB> {
 
     /// How many schedules are run at most. Whoever sets this agrees that there may be more, which
     /// [`assert_passes`](Report::assert_passes) does not with the default of 1000.
-    pub fn most_schedules(mut self, schedules: usize) -> Self {
-        self.most_schedules = Some(schedules.max(1));
+    pub fn max_schedules(mut self, schedules: usize) -> Self {
+        self.max_schedules = Some(schedules.max(1));
         self
     }
 
     /// How often, at most, a client that could go on is made to wait in a schedule.
-    pub fn most_preemptions(mut self, preemptions: usize) -> Self {
-        self.most_preemptions = preemptions;
+    pub fn max_preemptions(mut self, preemptions: usize) -> Self {
+        self.max_preemptions = preemptions;
         self
     }
 
     /// After how many steps a schedule is given up as endless; 1000 by default.
-    pub fn most_steps(mut self, steps: usize) -> Self {
-        self.most_steps = steps;
+    pub fn max_steps(mut self, steps: usize) -> Self {
+        self.max_steps = steps;
         self
     }
 
@@ -311,8 +311,8 @@ impl<DB: Backend> Debug for Explore<'_, DB> {
         let clients = clients.map(|(i, client)| format!("{}: {}", letter(i), client.name));
         f.debug_struct("Explore")
             .field("clients", &clients.collect::<Vec<_>>())
-            .field("most_schedules", &self.most_schedules)
-            .field("most_preemptions", &self.most_preemptions)
+            .field("max_schedules", &self.max_schedules)
+            .field("max_preemptions", &self.max_preemptions)
             .finish_non_exhaustive()
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::backend::Backend;
-use crate::intercept::{Answer, Fault, Interceptor, Next, Step, StepKind};
+use crate::intercept::{Fault, Interceptor, Next, StatementAnswer, Step, StepKind};
 use crate::transactor::{Options, Transactor, TransactorExt as _, With};
 
 /// Lets the steps of transactions fail or lag, at the moments of your choice, on a real database.
@@ -193,7 +193,7 @@ impl Interceptor for Faults {
         fault
     }
 
-    async fn after(&self, _step: &Step, _answer: &Answer) -> Next {
+    async fn after(&self, _step: &Step, _answer: &StatementAnswer) -> Next {
         Next::GoOn
     }
 }

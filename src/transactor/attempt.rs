@@ -13,8 +13,8 @@ mod gate_stage;
 mod transaction;
 mod unseen;
 
-pub(super) use statement::{Alone, Sending, StatementTrial, sending};
-pub(super) use transaction::UnitTrial;
+pub(super) use statement::{Alone, Sending, StatementAttempts, sending};
+pub(super) use transaction::UnitAttempts;
 
 /// What a unit may have waited for that was not its own statement.
 fn waited_for_the_pool<DB: Backend>(pool: &Pool<DB>, tx: &Tx<DB>) -> Option<Failure> {

@@ -5,11 +5,11 @@ use tokio::time::Instant;
 
 use crate::backend::{Backend, TransactionStatus, failure_or_other};
 use crate::failure::Failure;
-use crate::tx::{Handoff, Session, not_connected};
+use crate::tx::{ConnectionReuse, PooledSession, not_connected};
 
 /// What became of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum CommitStatus {
     /// It is stored.
     Committed,
     /// It is not, and never will be.
@@ -17,35 +17,38 @@ pub(super) enum Fate {
     /// It may yet be stored.
     Pending,
     /// The server cannot tell any more.
-    Untold,
+    Unknown,
 }
 
 /// Asks on a connection of its own; fails where none is to be had.
-pub(super) async fn fate<DB: Backend>(pool: &Pool<DB>, answered: &[i64]) -> Result<Fate, Failure> {
-    let Some(question) = DB::ask_for_status(answered) else { return Ok(Fate::Untold) };
-    let (handoff, since) = (Handoff::off(), Instant::now());
+pub(super) async fn commit_status<DB: Backend>(
+    pool: &Pool<DB>,
+    answered: &[i64],
+) -> Result<CommitStatus, Failure> {
+    let Some(question) = DB::ask_for_status(answered) else { return Ok(CommitStatus::Unknown) };
+    let (reuse, since) = (ConnectionReuse::off(), Instant::now());
     let mut session =
-        Session::acquire(pool, &handoff).await.map_err(|error| not_connected(pool, since, &error))?;
+        PooledSession::acquire(pool, &reuse).await.map_err(|error| not_connected(pool, since, &error))?;
     let reply = DB::send_text(session.connection(), question).await;
     match reply.error {
         None => {
             session.release();
-            Ok(fate_from(&reply.integers))
+            Ok(status_from(&reply.integers))
         }
         // It does not know the number: of another life of the server, or long forgotten.
-        Some(sqlx::Error::Database(_)) => Ok(Fate::Untold),
+        Some(sqlx::Error::Database(_)) => Ok(CommitStatus::Unknown),
         Some(error) => Err(failure_or_other::<DB>(&error)),
     }
 }
 
 /// That a transaction was rolled back may be believed in any case: one that was stored is never forgotten.
 /// That it was stored, only of the server that it began on.
-fn fate_from(reply: &[i64]) -> Fate {
+fn status_from(reply: &[i64]) -> CommitStatus {
     match reply {
-        [TransactionStatus::ABORTED, _] => Fate::Aborted,
-        [TransactionStatus::COMMITTED, 1] => Fate::Committed,
-        [TransactionStatus::IN_PROGRESS, 1] => Fate::Pending,
-        _ => Fate::Untold,
+        [TransactionStatus::ABORTED, _] => CommitStatus::Aborted,
+        [TransactionStatus::COMMITTED, 1] => CommitStatus::Committed,
+        [TransactionStatus::IN_PROGRESS, 1] => CommitStatus::Pending,
+        _ => CommitStatus::Unknown,
     }
 }
 
@@ -55,21 +58,21 @@ mod tests {
 
     #[test]
     fn committed_is_believed_of_the_same_server_only() {
-        assert_eq!(fate_from(&[1, 1]), Fate::Committed);
-        assert_eq!(fate_from(&[1, 0]), Fate::Untold);
-        assert_eq!(fate_from(&[3, 1]), Fate::Pending);
-        assert_eq!(fate_from(&[3, 0]), Fate::Untold);
+        assert_eq!(status_from(&[1, 1]), CommitStatus::Committed);
+        assert_eq!(status_from(&[1, 0]), CommitStatus::Unknown);
+        assert_eq!(status_from(&[3, 1]), CommitStatus::Pending);
+        assert_eq!(status_from(&[3, 0]), CommitStatus::Unknown);
     }
 
     #[test]
     fn aborted_is_believed_of_any() {
-        assert_eq!(fate_from(&[2, 1]), Fate::Aborted);
-        assert_eq!(fate_from(&[2, 0]), Fate::Aborted);
+        assert_eq!(status_from(&[2, 1]), CommitStatus::Aborted);
+        assert_eq!(status_from(&[2, 0]), CommitStatus::Aborted);
     }
 
     #[test]
     fn nothing_else_is_believed() {
-        assert_eq!(fate_from(&[0, 1]), Fate::Untold);
-        assert_eq!(fate_from(&[]), Fate::Untold);
+        assert_eq!(status_from(&[0, 1]), CommitStatus::Unknown);
+        assert_eq!(status_from(&[]), CommitStatus::Unknown);
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::Spent;
 use crate::strategy::just_below;
-use crate::telemetry::Observation;
+use crate::telemetry::RunClock;
 
 /// The time that a run has.
 #[derive(Debug, Clone, Copy)]
@@ -49,17 +49,17 @@ pub(super) struct Timer {
     pub(super) clock: Clock,
     alarm: Pin<Box<Sleep>>,
     /// What the time goes into, if anybody wants to know.
-    pub(super) observation: Option<Arc<Observation>>,
+    pub(super) observation: Option<Arc<RunClock>>,
 }
 
 impl Timer {
-    pub(super) fn start(limit: Duration, observation: Option<Arc<Observation>>) -> Self {
+    pub(super) fn start(limit: Duration, observation: Option<Arc<RunClock>>) -> Self {
         let clock = Clock::start(limit);
         Self { clock, alarm: Box::pin(sleep_until(clock.deadline)), observation }
     }
 
     /// Says what happens to those who watch.
-    pub(super) fn tell(&self, what: impl FnOnce(&Observation)) {
+    pub(super) fn tell(&self, what: impl FnOnce(&RunClock)) {
         if let Some(observation) = &self.observation {
             what(observation);
         }

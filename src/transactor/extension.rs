@@ -5,7 +5,7 @@ use std::panic::Location;
 
 use async_trait::async_trait;
 
-use super::{Ended, Options, PoolTransactor, Transactor, Unit, Wish};
+use super::{Decision, Ended, Options, PoolTransactor, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::strategy::Strategy;
@@ -184,11 +184,11 @@ where
     E: Send,
     T: Send,
 {
-    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish {
+    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
         self.output = None;
         let output = (self.body.clone())(tx).await;
-        let wish = if output.is_ok() { Wish::Commit } else { Wish::RollBack };
+        let decision = if output.is_ok() { Decision::Commit } else { Decision::RollBack };
         self.output = Some(output);
-        wish
+        decision
     }
 }

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::deadline::Timer;
 use super::lines::{Lines, Standing};
 use super::options::Options;
-use super::retry::until_done;
-use super::tries::{Outcome, Trial};
+use super::retry::run_with_retries;
+use super::tries::{AttemptOutcome, Retryable};
 use crate::events::RunOutcome;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Gate;
@@ -94,7 +94,7 @@ impl World {
 
 struct Request<'a>(&'a World);
 
-impl Trial for Request<'_> {
+impl Retryable for Request<'_> {
     const SYSTEM: &'static str = "none";
 
     const SYNTAX: Syntax = Syntax::Sqlite;
@@ -105,21 +105,23 @@ impl Trial for Request<'_> {
 
     type Output = ();
 
-    async fn once(
+    async fn attempt(
         &mut self,
         _plan: Plan,
         _attempt: u32,
         _standing: Standing,
         _timer: &mut Timer,
-    ) -> Outcome<()> {
+    ) -> AttemptOutcome<()> {
         self.0.attempts.count(self.0.started);
         let answered = self.0.send();
         if answered > Instant::now() + ATTEMPT_LIMIT {
             sleep(ATTEMPT_LIMIT).await;
-            return Outcome::failed(Failure::new(FailureKind::Unavailable, "no answer").retryable(true));
+            return AttemptOutcome::failed(
+                Failure::new(FailureKind::Unavailable, "no answer").retryable(true),
+            );
         }
         sleep_until(answered).await;
-        Outcome::Done(())
+        AttemptOutcome::Done(())
     }
 
     fn unresolved(&self) -> Option<Failure> {
@@ -141,7 +143,7 @@ async fn client(world: Arc<World>, options: Options, seed: u64) {
         }
         world.wanted.count(world.started);
         let options = Options::new().seed(seed + run * CLIENTS).or(&options);
-        if until_done(&Plain, Lines::at(&gate), &options, &mut Request(&world)).await.is_ok() {
+        if run_with_retries(&Plain, Lines::at(&gate), &options, &mut Request(&world)).await.is_ok() {
             world.done.count(world.started);
         }
     }

@@ -4,7 +4,7 @@ use super::deadline::Timer;
 use super::deadlock_line::{DeadlockLine, Turn};
 use super::options::Options;
 use crate::failure::{Failure, FailureKind};
-use crate::gate::{Gate, Place};
+use crate::gate::{Gate, GatePermit};
 use crate::tx::RightOfWay;
 
 /// Where runs wait for each other before an attempt.
@@ -24,7 +24,7 @@ impl<'a> Lines<'a> {
 /// The places that an attempt has in these lines; dropping it lets the next ones go.
 #[derive(Default)]
 pub(super) struct Standing {
-    pub(super) place: Option<Place>,
+    pub(super) permit: Option<GatePermit>,
     pub(super) behind_victims: Option<Turn>,
 }
 

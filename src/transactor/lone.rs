@@ -8,7 +8,7 @@ use crate::tx::unreadable;
 
 /// Whether a statement that failed may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sent {
+pub(super) enum MaySend {
     /// It is stored as a whole or not at all, so the strategy decides.
     AsOftenAsItTakes,
     /// A part of it may be stored.
@@ -16,14 +16,14 @@ pub(super) enum Sent {
 }
 
 /// Reads a text before it is sent on its own.
-pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Sent, Error> {
+pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<MaySend, Error> {
     let text = query.sql();
     if let Some(failure) = unreadable::<DB>(text) {
         return Err(Error::failed(failure, None));
     }
     // On servers, one query is one transaction; SQLite has `OR FAIL`.
     if DB::PREPARES_ONE_STATEMENT && !has_inner_semicolon(text) && begins_with_a_query(text) {
-        return Ok(Sent::AsOftenAsItTakes);
+        return Ok(MaySend::AsOftenAsItTakes);
     }
     let read = Statements::of(DB::SYNTAX, text);
     let effects: Vec<_> = read.statements.iter().map(|it| (it, DB::lone_effect(it))).collect();
@@ -52,9 +52,9 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Sent, Error
     let other = Statements::under_unusual_settings(DB::SYNTAX, text);
     let may_be_more = other.is_some_and(|other| is_one_text && other.count > read.count);
     if in_parts.is_some() || !read.complete || may_be_more {
-        Ok(Sent::Once)
+        Ok(MaySend::Once)
     } else {
-        Ok(Sent::AsOftenAsItTakes)
+        Ok(MaySend::AsOftenAsItTakes)
     }
 }
 

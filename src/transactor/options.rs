@@ -71,7 +71,7 @@ pub struct Options {
     retry_budget: Option<RetryBudget>,
     seed: Option<u64>,
     name: Option<&'static str>,
-    place: Option<&'static Location<'static>>,
+    location: Option<&'static Location<'static>>,
     observers: Observers,
     idle_warning: Option<Duration>,
     interceptors: Interceptors,
@@ -264,8 +264,8 @@ impl Options {
     }
 
     /// Where the run was started.
-    pub(crate) fn started_at(mut self, place: &'static Location<'static>) -> Self {
-        self.place = Some(place);
+    pub(crate) fn started_at(mut self, location: &'static Location<'static>) -> Self {
+        self.location = Some(location);
         self
     }
 
@@ -297,7 +297,7 @@ impl Options {
             retry_budget: self.retry_budget.as_ref().or(base.retry_budget.as_ref()).cloned(),
             seed: self.seed.or(base.seed),
             name: self.name.or(base.name),
-            place: self.place.or(base.place),
+            location: self.location.or(base.location),
             observers: self.observers.and(&base.observers),
             idle_warning: self.idle_warning.or(base.idle_warning),
             interceptors: self.interceptors.and(&base.interceptors),
@@ -328,7 +328,7 @@ impl Options {
         }
     }
 
-    pub(super) fn most_attempts(&self) -> u32 {
+    pub(super) fn max_attempts(&self) -> u32 {
         self.attempts.unwrap_or(50)
     }
 
@@ -370,8 +370,8 @@ impl Options {
         self.name.unwrap_or(Run::UNNAMED)
     }
 
-    pub(super) fn place(&self) -> Option<&'static Location<'static>> {
-        self.place
+    pub(super) fn location(&self) -> Option<&'static Location<'static>> {
+        self.location
     }
 
     pub(super) fn observers(&self) -> &Observers {

@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 
-use super::attempt::{Alone, Sending, StatementTrial, UnitTrial, sending};
+use super::attempt::{Alone, Sending, StatementAttempts, UnitAttempts, sending};
 use super::deadlock_line::DeadlockLine;
 use super::lines::Lines;
-use super::lone::{self, Sent};
-use super::retry::until_done;
+use super::lone::{self, MaySend};
+use super::retry::run_with_retries;
 use super::{Ended, Options, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
 use crate::backoff::Backoff;
@@ -21,7 +21,7 @@ use crate::events::Observer;
 use crate::gate::Gate;
 use crate::retry_budget::RetryBudget;
 use crate::strategy::Strategy;
-use crate::tx::{Handoff, holds_connection_of, nested};
+use crate::tx::{ConnectionReuse, holds_connection_of, nested};
 
 /// A strategy bound to a pool: the transactor that applications use.
 ///
@@ -41,7 +41,7 @@ pub struct PoolTransactor<DB: Backend, S> {
     gate: Gate,
     deadlocked: DeadlockLine,
     options: Options,
-    handoff: Handoff<DB>,
+    reuse: ConnectionReuse<DB>,
 }
 
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
@@ -54,7 +54,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             gate: Gate::new(),
             deadlocked: DeadlockLine::default(),
             options: Options::default(),
-            handoff: Handoff::off(),
+            reuse: ConnectionReuse::off(),
         }
     }
 
@@ -124,7 +124,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// that differs from run to run.
     #[must_use]
     pub fn reuse_connections(mut self) -> Self {
-        self.handoff = Handoff::on();
+        self.reuse = ConnectionReuse::on();
         self
     }
 
@@ -133,7 +133,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// [`reuse_connections`](Self::reuse_connections).
     #[must_use]
     pub fn always_through_pool(mut self) -> Self {
-        self.handoff = Handoff::off();
+        self.reuse = ConnectionReuse::off();
         self
     }
 
@@ -147,7 +147,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// One statement as its own transaction; answers how many rows it touched.
     pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
-        self.send_alone(query, Sent::AsOftenAsItTakes).await
+        self.send_alone(query, MaySend::AsOftenAsItTakes).await
     }
 
     /// The same for a statement of the caller's, which may be anything.
@@ -156,7 +156,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.send_alone(query, sent).await
     }
 
-    async fn send_alone(&self, query: WatchedQuery<DB>, sent: Sent) -> Result<u64, Error> {
+    async fn send_alone(&self, query: WatchedQuery<DB>, sent: MaySend) -> Result<u64, Error> {
         let (sql, nowait) = (query.text(), query.asks_nowait());
         self.run_alone(sql, nowait, sent, sending(&self.options, query)).await
     }
@@ -170,21 +170,21 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         + Send
         + Sync,
     ) -> Result<T, Error> {
-        self.run_alone(sql, false, Sent::AsOftenAsItTakes, |connection, sending| {
+        self.run_alone(sql, false, MaySend::AsOftenAsItTakes, |connection, sending| {
             run(connection, sending.limit)
         })
         .await
     }
 
-    async fn run_alone<R, T>(&self, sql: SqlStr, nowait: bool, sent: Sent, run: R) -> Result<T, Error>
+    async fn run_alone<R, T>(&self, sql: SqlStr, nowait: bool, sent: MaySend, run: R) -> Result<T, Error>
     where
         R: for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
         T: Send,
     {
         self.refuse_nesting()?;
-        let alone = Alone { pool: &self.pool, handoff: &self.handoff, sql, nowait, sent };
-        let mut statement = StatementTrial::new(alone, run);
-        until_done(&*self.strategy, self.lines(), &self.options, &mut statement).await
+        let alone = Alone { pool: &self.pool, reuse: &self.reuse, sql, nowait, sent };
+        let mut statement = StatementAttempts::new(alone, run);
+        run_with_retries(&*self.strategy, self.lines(), &self.options, &mut statement).await
     }
 
     const fn lines(&self) -> Lines<'_> {
@@ -198,7 +198,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             strategy: Arc::new(strategy),
             gate: self.gate.clone(),
             options: self.options.clone(),
-            handoff: self.handoff.clone(),
+            reuse: self.reuse.clone(),
             deadlocked: self.deadlocked.clone(),
         }
     }
@@ -214,8 +214,8 @@ impl<DB: Backend, S: Strategy> Transactor<DB> for PoolTransactor<DB, S> {
     async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
         self.refuse_nesting()?;
         let options = options.or(&self.options);
-        let mut unit = UnitTrial::new(&self.pool, &self.handoff, &options, unit);
-        until_done(&*self.strategy, self.lines(), &options, &mut unit).await
+        let mut unit = UnitAttempts::new(&self.pool, &self.reuse, &options, unit);
+        run_with_retries(&*self.strategy, self.lines(), &options, &mut unit).await
     }
 }
 
@@ -228,7 +228,7 @@ impl<DB: Backend, S> Clone for PoolTransactor<DB, S> {
             gate: self.gate.clone(),
             deadlocked: self.deadlocked.clone(),
             options: self.options.clone(),
-            handoff: self.handoff.clone(),
+            reuse: self.reuse.clone(),
         }
     }
 }

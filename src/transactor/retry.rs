@@ -9,54 +9,54 @@ use crate::events::Run;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 use crate::isolation::Access;
 use crate::strategy::{Attempt, Strategy, Verdict};
-use crate::telemetry::{Observation, counted, within};
+use crate::telemetry::{RunClock, counted, within};
 use crate::tx::has_given_way;
 
 use super::deadline::Timer;
 use super::deadlock_line::COSTLY;
 use super::lines::{Lines, Standing, behind_others, behind_victims};
 use super::options::Options;
-use super::tries::{Otherwise, Outcome, Trial};
+use super::tries::{AttemptOutcome, GiveUpWith, Retryable};
 
 /// Tries until it is done, may not be tried again, or has used up what it was granted.
-pub(super) async fn until_done<X: Trial>(
+pub(super) async fn run_with_retries<X: Retryable>(
     strategy: &dyn Strategy,
     lines: Lines<'_>,
     options: &Options,
-    trial: &mut X,
+    work: &mut X,
 ) -> Result<X::Output, Error> {
-    let observation = Observation::start(options.observers(), options.idle_limit(), X::SYNTAX, |id| Run {
+    let observation = RunClock::start(options.observers(), options.idle_limit(), X::SYNTAX, |id| Run {
         id,
         name: options.name(),
         strategy: strategy.name(),
         database: X::SYSTEM,
-        place: options.place(),
+        location: options.location(),
     });
     let span = observation.as_ref().and_then(|observation| observation.span());
     let mut timer = Timer::start(options.time(), observation);
-    within(span, || told_of(strategy, lines, options, trial, &mut timer)).await
+    within(span, || observed(strategy, lines, options, work, &mut timer)).await
 }
 
 /// Tells those who watch how it ended.
-async fn told_of<X: Trial>(
+async fn observed<X: Retryable>(
     strategy: &dyn Strategy,
     lines: Lines<'_>,
     options: &Options,
-    trial: &mut X,
+    work: &mut X,
     timer: &mut Timer,
 ) -> Result<X::Output, Error> {
-    let result = attempts(strategy, lines, options, trial, timer).await;
+    let result = attempts(strategy, lines, options, work, timer).await;
     if let (Ok(_), Some(budget)) = (&result, options.budget()) {
         budget.deposit();
     }
     // Whatever ended the run: as long as an earlier commit may have been stored, that is what its caller must
     // know.
-    let result = match (result, trial.unresolved()) {
+    let result = match (result, work.unresolved()) {
         (Err(error), Some(failure)) => Err(error.about_commit(failure)),
         (result, _) => result,
     };
     let result = result.map_err(|error| error.of_run(options.label()));
-    trial.ended(timer).await;
+    work.ended(timer).await;
     timer.tell(|observation| match &result {
         Ok(output) => observation.ended(X::outcome(output), None),
         Err(error) => observation.ended(error.into(), Some(error)),
@@ -64,12 +64,12 @@ async fn told_of<X: Trial>(
     result
 }
 
-/// The connection, and the place at the gate, have been given back before any delay begins.
-async fn attempts<X: Trial>(
+/// The connection, and the permit at the gate, have been given back before any delay begins.
+async fn attempts<X: Retryable>(
     strategy: &dyn Strategy,
     lines: Lines<'_>,
     options: &Options,
-    trial: &mut X,
+    work: &mut X,
     timer: &mut Timer,
 ) -> Result<X::Output, Error> {
     let clock = timer.clock;
@@ -82,12 +82,12 @@ async fn attempts<X: Trial>(
         number += 1;
         let mut attempt = Attempt { number, key: options.key(), queued: false };
         let plan = options.applied_to(strategy.plan(&attempt));
-        let place = match options.key().filter(|_| plan.gated) {
+        let permit = match options.key().filter(|_| plan.gated) {
             None => None,
             Some(key) => {
                 let turn = options.interceptors().while_in_line(lines.gate.enter(key));
                 match timer.at_gate(turn).await {
-                    Some(Ok(place)) => Some(place),
+                    Some(Ok(permit)) => Some(permit),
                     Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(number - 1)))),
                     None => {
                         let waited = last.unwrap_or_else(still_in_line);
@@ -104,19 +104,19 @@ async fn attempts<X: Trial>(
             return Err(Error::deadline_exceeded(Some(waited), clock.spent(number - 1)));
         };
         timer.tell(|observation| observation.attempt_started(number));
-        let standing = Standing { place, behind_victims };
-        attempt.queued = standing.place.as_ref().is_some_and(|place| place.queued);
+        let standing = Standing { permit, behind_victims };
+        attempt.queued = standing.permit.as_ref().is_some_and(|permit| permit.queued);
         let begun = Instant::now();
         let server_deadline = begun + clock.server_limit();
         let span = timer.observation.as_ref().and_then(|observation| observation.attempt_span());
-        let outcome = within(span, || trial.once(plan, number, standing, timer)).await;
-        timer.tell(Observation::attempt_over);
+        let outcome = within(span, || work.attempt(plan, number, standing, timer)).await;
+        timer.tell(RunClock::attempt_over);
         let (failure, otherwise, may_run_again) = match outcome {
-            Outcome::Done(output) => {
-                strategy.observe(&attempt, None);
+            AttemptOutcome::Done(output) => {
+                strategy.record(&attempt, None);
                 return Ok(output);
             }
-            Outcome::OutOfTime { failure, during } => {
+            AttemptOutcome::OutOfTime { failure, during } => {
                 let spent = clock.spent(number);
                 // What the attempt before it met says more about the cause.
                 return Err(match last {
@@ -124,10 +124,10 @@ async fn attempts<X: Trial>(
                     None => Error::deadline_exceeded(failure, spent).while_waiting(during),
                 });
             }
-            Outcome::Failed { failure, otherwise } => (failure, otherwise, true),
-            Outcome::Final(failure) => (failure, Otherwise::Failure, false),
+            AttemptOutcome::Failed { failure, otherwise } => (failure, otherwise, true),
+            AttemptOutcome::Final(failure) => (failure, GiveUpWith::Failure, false),
         };
-        strategy.observe(&attempt, Some(&failure));
+        strategy.record(&attempt, Some(&failure));
         timer.tell(|observation| observation.attempt_failed(&failure));
         // The server ended a statement on our behalf: what the attempt before it met says more about the
         // cause.
@@ -150,18 +150,18 @@ async fn attempts<X: Trial>(
         if gives_up && !retries_unique {
             return match otherwise {
                 // Its caller acts on it, whatever the unit made of it.
-                Otherwise::Own(_) if failure.kind() == FailureKind::StaleClaim => {
+                GiveUpWith::Own(_) if failure.kind() == FailureKind::StaleClaim => {
                     Err(Error::failed(failure, Some(clock.spent(number))))
                 }
-                Otherwise::Own(output) => {
+                GiveUpWith::Own(output) => {
                     timer.tell(|observation| observation.given_up(&failure));
                     Ok(output)
                 }
-                Otherwise::Failure => Err(Error::failed(failure, Some(clock.spent(number)))),
-                Otherwise::Swallowed => Err(Error::swallowed(failure, Some(clock.spent(number)))),
+                GiveUpWith::Failure => Err(Error::failed(failure, Some(clock.spent(number)))),
+                GiveUpWith::Swallowed => Err(Error::swallowed(failure, Some(clock.spent(number)))),
             };
         }
-        if number >= options.most_attempts() {
+        if number >= options.max_attempts() {
             return Err(Error::exhausted(failure, clock.spent(number)));
         }
         let delay = delays.get_or_insert_with(|| options.delays()).next().unwrap_or_default();
@@ -205,17 +205,17 @@ mod tests {
 
     /// Ends as it is told to, and notes when it was tried.
     struct Script {
-        outcomes: VecDeque<Outcome<&'static str>>,
+        outcomes: VecDeque<AttemptOutcome<&'static str>>,
         tried_at: Vec<Duration>,
     }
 
     impl Script {
-        fn new(outcomes: impl IntoIterator<Item = Outcome<&'static str>>) -> Self {
+        fn new(outcomes: impl IntoIterator<Item = AttemptOutcome<&'static str>>) -> Self {
             Self { outcomes: outcomes.into_iter().collect(), tried_at: Vec::new() }
         }
     }
 
-    impl Trial for Script {
+    impl Retryable for Script {
         type Output = &'static str;
 
         const SYSTEM: &'static str = "none";
@@ -226,13 +226,13 @@ mod tests {
             RunOutcome::Committed
         }
 
-        async fn once(
+        async fn attempt(
             &mut self,
             _plan: Plan,
             attempt: u32,
             _standing: Standing,
             timer: &mut Timer,
-        ) -> Outcome<&'static str> {
+        ) -> AttemptOutcome<&'static str> {
             assert_eq!(attempt as usize, self.tried_at.len() + 1);
             self.tried_at.push(timer.clock.started.elapsed());
             self.outcomes.pop_front().unwrap_or_else(conflict)
@@ -245,26 +245,26 @@ mod tests {
         async fn ended(&mut self, _timer: &mut Timer) {}
     }
 
-    fn conflict() -> Outcome<&'static str> {
-        Outcome::failed(Failure::new(FailureKind::Deadlock, "a cycle").retryable(true))
+    fn conflict() -> AttemptOutcome<&'static str> {
+        AttemptOutcome::failed(Failure::new(FailureKind::Deadlock, "a cycle").retryable(true))
     }
 
     fn options() -> Options {
         Options::new().seed(1)
     }
 
-    async fn until_done(
+    async fn run_with_retries(
         strategy: &dyn Strategy,
         options: &Options,
         script: &mut Script,
     ) -> Result<&'static str, Error> {
-        super::until_done(strategy, Lines::at(&Gate::new()), options, script).await
+        super::run_with_retries(strategy, Lines::at(&Gate::new()), options, script).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn conflicts_are_tried_again_with_delays_within_their_ceilings() {
-        let mut script = Script::new([conflict(), conflict(), conflict(), Outcome::Done("done")]);
-        let answer = until_done(&Optimistic::default(), &options(), &mut script).await;
+        let mut script = Script::new([conflict(), conflict(), conflict(), AttemptOutcome::Done("done")]);
+        let answer = run_with_retries(&Optimistic::default(), &options(), &mut script).await;
         assert_eq!(answer.expect("the fourth attempt"), "done");
         let mut ceilings = Backoff::default().ceilings();
         for (one, next) in script.tried_at.iter().zip(&script.tried_at[1..]) {
@@ -282,8 +282,9 @@ mod tests {
     async fn attempts_run_out() {
         let mut script = Script::new([]);
         let limited = options().attempts(5);
-        let error =
-            until_done(&Optimistic::default(), &limited, &mut script).await.expect_err("always a conflict");
+        let error = run_with_retries(&Optimistic::default(), &limited, &mut script)
+            .await
+            .expect_err("always a conflict");
         assert_eq!(error.kind(), ErrorKind::Exhausted);
         assert_eq!((error.attempts(), script.tried_at.len()), (Some(5), 5));
     }
@@ -294,8 +295,9 @@ mod tests {
         let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(1));
         let limited = options().attempts(u32::MAX).deadline(Duration::from_secs(10)).backoff(backoff);
         let started = Instant::now();
-        let error =
-            until_done(&Optimistic::default(), &limited, &mut script).await.expect_err("always a conflict");
+        let error = run_with_retries(&Optimistic::default(), &limited, &mut script)
+            .await
+            .expect_err("always a conflict");
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
         assert!(error.is_conflict(), "the last failure is told");
         assert!(started.elapsed() <= Duration::from_secs(10));
@@ -315,8 +317,9 @@ mod tests {
                 Verdict::RunAgain
             }
         }
-        let mut script = Script::new([Outcome::failed(Failure::new(FailureKind::CommitUnknown, "silence"))]);
-        let error = until_done(&Reckless, &options(), &mut script).await.expect_err("unknown");
+        let mut script =
+            Script::new([AttemptOutcome::failed(Failure::new(FailureKind::CommitUnknown, "silence"))]);
+        let error = run_with_retries(&Reckless, &options(), &mut script).await.expect_err("unknown");
         assert_eq!(error.kind(), ErrorKind::CommitUnknown);
         assert_eq!(script.tried_at.len(), 1);
     }
@@ -327,9 +330,10 @@ mod tests {
         let constraint = crate::failure::Constraint::new(ConstraintKind::Unique);
         let violation = Failure::new(FailureKind::Constraint, "taken").with_constraint(Some(constraint));
         for failure in [Failure::new(FailureKind::Deadlock, "a cycle").retryable(true), violation] {
-            let mut script = Script::new([Outcome::Final(failure.clone())]);
+            let mut script = Script::new([AttemptOutcome::Final(failure.clone())]);
             let asked = options().retry_unique(5);
-            let error = until_done(&Optimistic::default(), &asked, &mut script).await.expect_err("final");
+            let error =
+                run_with_retries(&Optimistic::default(), &asked, &mut script).await.expect_err("final");
             assert_eq!((error.failure(), script.tried_at.len()), (Some(&failure), 1));
         }
     }
@@ -337,12 +341,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_not_worth_another_attempt_is_told_as_the_unit_made_of_it() {
         let violation = || Failure::new(FailureKind::Constraint, "a duplicate");
-        let own = Outcome::Failed { failure: violation(), otherwise: Otherwise::Own("its own error") };
-        let answer = until_done(&Optimistic::default(), &options(), &mut Script::new([own])).await;
+        let own =
+            AttemptOutcome::Failed { failure: violation(), otherwise: GiveUpWith::Own("its own error") };
+        let answer = run_with_retries(&Optimistic::default(), &options(), &mut Script::new([own])).await;
         assert_eq!(answer.expect("what the unit said"), "its own error");
 
-        let swallowed = Outcome::Failed { failure: violation(), otherwise: Otherwise::Swallowed };
-        let answer = until_done(&Optimistic::default(), &options(), &mut Script::new([swallowed])).await;
+        let swallowed = AttemptOutcome::Failed { failure: violation(), otherwise: GiveUpWith::Swallowed };
+        let answer =
+            run_with_retries(&Optimistic::default(), &options(), &mut Script::new([swallowed])).await;
         let error = answer.expect_err("never Ok");
         assert_eq!(error.kind(), ErrorKind::Constraint);
         assert!(error.to_string().contains("returned Ok"), "{error}");
@@ -353,30 +359,35 @@ mod tests {
         let violation = || {
             let constraint = crate::failure::Constraint::new(ConstraintKind::Unique);
             let failure = Failure::new(FailureKind::Constraint, "taken").with_constraint(Some(constraint));
-            Outcome::Failed { failure, otherwise: Otherwise::Own("its own error") }
+            AttemptOutcome::Failed { failure, otherwise: GiveUpWith::Own("its own error") }
         };
-        let mut script = Script::new([violation(), violation(), violation(), Outcome::Done("found")]);
-        let answer = until_done(&Optimistic::default(), &options().retry_unique(2), &mut script).await;
+        let mut script = Script::new([violation(), violation(), violation(), AttemptOutcome::Done("found")]);
+        let answer = run_with_retries(&Optimistic::default(), &options().retry_unique(2), &mut script).await;
         assert_eq!((answer.expect("what the unit said"), script.tried_at.len()), ("its own error", 3));
 
-        let mut script = Script::new([violation(), Outcome::Done("found")]);
-        let answer = until_done(&Optimistic::default(), &options().retry_unique(1), &mut script).await;
+        let mut script = Script::new([violation(), AttemptOutcome::Done("found")]);
+        let answer = run_with_retries(&Optimistic::default(), &options().retry_unique(1), &mut script).await;
         assert_eq!(answer.expect("the second attempt"), "found");
     }
 
     #[tokio::test(start_paused = true)]
     async fn nowait_is_told_at_once() {
         let refused = Failure::new(FailureKind::LockNotAvailable, "held").retryable(true);
-        let mut script = Script::new([Outcome::failed(refused)]);
-        let error = until_done(&Optimistic::default(), &options(), &mut script).await.expect_err("refused");
+        let mut script = Script::new([AttemptOutcome::failed(refused)]);
+        let error =
+            run_with_retries(&Optimistic::default(), &options(), &mut script).await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::LockNotAvailable);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_beyond_all_time_is_none() {
         let endless = options().deadline(Duration::MAX);
-        let answer =
-            until_done(&Optimistic::default(), &endless, &mut Script::new([Outcome::Done("done")])).await;
+        let answer = run_with_retries(
+            &Optimistic::default(),
+            &endless,
+            &mut Script::new([AttemptOutcome::Done("done")]),
+        )
+        .await;
         assert_eq!(answer.expect("done"), "done");
     }
 }

@@ -10,7 +10,7 @@ use crate::sql_text::Syntax;
 use crate::strategy::Plan;
 
 /// Something that can be tried, and tried again.
-pub(super) trait Trial: Send {
+pub(super) trait Retryable: Send {
     type Output: Send;
 
     /// What observers know the database by.
@@ -24,13 +24,13 @@ pub(super) trait Trial: Send {
 
     /// One attempt. It leaves neither a lock nor a connection behind, nor its places in line, whatever it
     /// ends with.
-    fn once(
+    fn attempt(
         &mut self,
         plan: Plan,
         attempt: u32,
         standing: Standing,
         timer: &mut Timer,
-    ) -> impl Future<Output = Outcome<Self::Output>> + Send;
+    ) -> impl Future<Output = AttemptOutcome<Self::Output>> + Send;
 
     /// The commit that an attempt was waiting for in vain, while nobody knows what became of it.
     fn unresolved(&self) -> Option<Failure>;
@@ -41,11 +41,11 @@ pub(super) trait Trial: Send {
 
 /// What became of one attempt.
 #[derive(Debug)]
-pub(super) enum Outcome<T> {
+pub(super) enum AttemptOutcome<T> {
     /// It ended as it was wished to.
     Done(T),
     /// The database was in the way.
-    Failed { failure: Failure, otherwise: Otherwise<T> },
+    Failed { failure: Failure, otherwise: GiveUpWith<T> },
     /// It failed, and must not be tried again, whatever the strategy says: a part of it may be stored.
     Final(Failure),
     /// The deadline passed while the attempt waited for this, perhaps with something known about it.
@@ -54,7 +54,7 @@ pub(super) enum Outcome<T> {
 
 /// What the caller is told of a failure that is not worth another attempt.
 #[derive(Debug)]
-pub(super) enum Otherwise<T> {
+pub(super) enum GiveUpWith<T> {
     /// The failure.
     Failure,
     /// The failure, and that the unit of work had hidden it.
@@ -63,9 +63,9 @@ pub(super) enum Otherwise<T> {
     Own(T),
 }
 
-impl<T> Outcome<T> {
+impl<T> AttemptOutcome<T> {
     pub(super) const fn failed(failure: Failure) -> Self {
-        Self::Failed { failure, otherwise: Otherwise::Failure }
+        Self::Failed { failure, otherwise: GiveUpWith::Failure }
     }
 
     pub(super) const fn out_of_time(during: &'static str, failure: Failure) -> Self {

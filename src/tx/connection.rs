@@ -22,7 +22,7 @@ mod outage;
 mod places;
 
 pub(crate) use outage::refusal_since;
-pub(crate) use reuse::Handoff;
+pub(crate) use reuse::ConnectionReuse;
 
 /// How long an orderly farewell to a server may take before the socket is simply closed.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
@@ -33,20 +33,20 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 ///
 /// sqlx itself returns such a connection to the pool after sending `ROLLBACK`, which waits for whatever the
 /// connection is busy with, and does nothing for a BEGIN that was cut short (sqlx issue 4393).
-pub(crate) struct Session<DB: Backend> {
-    held: ScopeGuard<Held<DB>, fn(Held<DB>)>,
+pub(crate) struct PooledSession<DB: Backend> {
+    held: ScopeGuard<OpenConnection<DB>, fn(OpenConnection<DB>)>,
     /// Where the connection goes after a clean end.
-    handoff: Handoff<DB>,
+    reuse: ConnectionReuse<DB>,
 }
 
 /// A connection outside of the pool.
-struct Held<DB: Backend> {
+struct OpenConnection<DB: Backend> {
     connection: PoolConnection<DB>,
     pool: Pool<DB>,
     /// Giving a connection back or closing it spawns a task, and a drop may happen anywhere.
     runtime: Handle,
     /// What makes the connection usable again where it must not be closed.
-    cure: Cow<'static, str>,
+    reset: Cow<'static, str>,
     /// When it left the pool.
     since: Instant,
     /// How many runs it has served since then.
@@ -61,20 +61,20 @@ struct Held<DB: Backend> {
     is_streaming: Arc<AtomicBool>,
 }
 
-impl<DB: Backend> Session<DB> {
+impl<DB: Backend> PooledSession<DB> {
     /// Takes a connection, without the round trip that tests it where the pool would spend one.
     ///
     /// Must be called inside of a Tokio runtime.
-    pub(crate) async fn acquire(pool: &Pool<DB>, handoff: &Handoff<DB>) -> Result<Self, sqlx::Error> {
-        if let Some(held) = handoff.take() {
-            return Ok(Self::of(held, handoff));
+    pub(crate) async fn acquire(pool: &Pool<DB>, reuse: &ConnectionReuse<DB>) -> Result<Self, sqlx::Error> {
+        if let Some(held) = reuse.take() {
+            return Ok(Self::of(held, reuse));
         }
         // `try_acquire` skips the test, but also the `before_acquire` callback, whose presence nobody can ask
         // for.
-        let skips_the_test = handoff.is_on() && pool.options().get_test_before_acquire();
+        let skips_the_test = reuse.is_on() && pool.options().get_test_before_acquire();
         match skips_the_test.then(|| pool.try_acquire()).flatten() {
-            Some(connection) => Ok(Self::of(Held::new(connection, pool), handoff)),
-            None => Self::wait(pool, handoff).await,
+            Some(connection) => Ok(Self::of(OpenConnection::new(connection, pool), reuse)),
+            None => Self::wait(pool, reuse).await,
         }
     }
 
@@ -84,11 +84,11 @@ impl<DB: Backend> Session<DB> {
     /// Must be called inside of a Tokio runtime.
     pub(crate) async fn acquire_for_lone_statement(
         pool: &Pool<DB>,
-        handoff: &Handoff<DB>,
+        reuse: &ConnectionReuse<DB>,
     ) -> Result<Self, sqlx::Error> {
-        let mut session = match handoff.take() {
-            Some(held) => Self::of(held, handoff),
-            None => Self::wait(pool, handoff).await?,
+        let mut session = match reuse.take() {
+            Some(held) => Self::of(held, reuse),
+            None => Self::wait(pool, reuse).await?,
         };
         if let Some(before) = DB::BEFORE_LONE_STATEMENT.filter(|_| !session.held.commits_each) {
             session.commit_each_statement(&before).await?;
@@ -114,22 +114,22 @@ impl<DB: Backend> Session<DB> {
     /// The product that answers. It is asked once in a while, outside of any transaction.
     pub(super) async fn engine(&mut self) -> Result<Engine, sqlx::Error> {
         let Some(ask) = DB::ASK_ENGINE else { return Ok(Engine::default()) };
-        if let Some(known) = self.handoff.engine() {
+        if let Some(known) = self.reuse.engine() {
             return Ok(known);
         }
         let answers = DB::fetch_text(self.connection(), ask.sql.to_owned()).await?;
         let engine = (ask.read)(&answers);
-        self.handoff.learn(engine);
+        self.reuse.learn(engine);
         Ok(engine)
     }
 
-    async fn wait(pool: &Pool<DB>, handoff: &Handoff<DB>) -> Result<Self, sqlx::Error> {
+    async fn wait(pool: &Pool<DB>, reuse: &ConnectionReuse<DB>) -> Result<Self, sqlx::Error> {
         // In a box of its own: in place, it would make the future of every run several times as large.
-        Ok(Self::of(Box::pin(handoff.wait(pool)).await?, handoff))
+        Ok(Self::of(Box::pin(reuse.wait(pool)).await?, reuse))
     }
 
-    fn of(held: Held<DB>, handoff: &Handoff<DB>) -> Self {
-        Self { held: scopeguard::guard(held, abandon), handoff: handoff.clone() }
+    fn of(held: OpenConnection<DB>, reuse: &ConnectionReuse<DB>) -> Self {
+        Self { held: scopeguard::guard(held, abandon), reuse: reuse.clone() }
     }
 
     pub(crate) fn connection(&mut self) -> &mut DB::Connection {
@@ -137,13 +137,13 @@ impl<DB: Backend> Session<DB> {
     }
 
     /// What a rollback has to put back, besides.
-    pub(super) fn cured_by(&mut self, rollback: Cow<'static, str>) {
-        self.held.cure = rollback;
+    pub(super) fn reset_with(&mut self, rollback: Cow<'static, str>) {
+        self.held.reset = rollback;
     }
 
     /// The session's own limit for lock waits was this one.
     pub(super) fn learn_lock_timeout(&self, own: Option<Duration>) {
-        self.handoff.known().learn_lock_timeout(own);
+        self.reuse.known().learn_lock_timeout(own);
     }
 
     /// What a transaction sets while it reads the rows of a statement.
@@ -164,7 +164,7 @@ impl<DB: Backend> Session<DB> {
 
     /// Gives the connection to the next run, or back to the pool, after a clean end.
     pub(crate) fn release(self) {
-        self.handoff.hand_on(ScopeGuard::into_inner(self.held));
+        self.reuse.pass_on(ScopeGuard::into_inner(self.held));
     }
 
     /// The same, after a statement that was its own transaction.
@@ -181,7 +181,7 @@ impl<DB: Backend> Session<DB> {
     }
 }
 
-impl<DB: Backend> Held<DB> {
+impl<DB: Backend> OpenConnection<DB> {
     /// As it comes out of the pool.
     fn new(connection: PoolConnection<DB>, pool: &Pool<DB>) -> Self {
         let (runtime, since) = (Handle::current(), Instant::now());
@@ -189,7 +189,7 @@ impl<DB: Backend> Held<DB> {
             connection,
             pool: pool.clone(),
             runtime,
-            cure: ROLLBACK,
+            reset: ROLLBACK,
             since,
             runs: 0,
             commits_each: false,
@@ -203,13 +203,13 @@ impl<DB: Backend> Held<DB> {
 const ROLLBACK: Cow<'static, str> = Cow::Borrowed("ROLLBACK");
 
 /// The end of a connection that had no clean one.
-fn abandon<DB: Backend>(held: Held<DB>) {
-    let Held { mut connection, pool, runtime, cure, is_settled, is_streaming, .. } = held;
+fn abandon<DB: Backend>(held: OpenConnection<DB>) {
+    let OpenConnection { mut connection, pool, runtime, reset, is_settled, is_streaming, .. } = held;
     let _inside = runtime.enter();
     if DB::lives_in_its_connection(&pool.connect_options()) {
         // Closing it would lose the database. In memory there is no network to be stuck on.
         runtime.spawn(async move {
-            let _ = DB::send_text(&mut connection, cure.into_owned()).await;
+            let _ = DB::send_text(&mut connection, reset.into_owned()).await;
         });
     } else if DB::SESSION.is_some() && is_streaming.load(Ordering::Acquire) {
         // A server that sends rows notices a closed socket at once. Reading the rest of them could take for

@@ -9,14 +9,14 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use sqlx::{Either, SqlStr};
 
 use crate::backend::{Backend, Engine, ResultOrRow, WatchedQuery};
-use crate::intercept::Answer;
+use crate::intercept::StatementAnswer;
 
-use super::state::{Journal, admit};
+use super::state::{TxState, admit};
 use super::{Interception, Tx};
 
 /// What a statement needs of its transaction.
-pub(super) struct Parts<'c, DB: Backend> {
-    pub(super) journal: &'c mut Journal,
+pub(super) struct StatementParts<'c, DB: Backend> {
+    pub(super) state: &'c mut TxState,
     pub(super) connection: &'c mut DB::Connection,
     pub(super) interception: Option<&'c Interception>,
     /// The last statement, where its values may explain its failure.
@@ -28,23 +28,23 @@ pub(super) struct Parts<'c, DB: Backend> {
 #[derive(Clone, Copy)]
 pub(super) struct Reading<T> {
     /// What interceptors are told.
-    pub(super) told: fn(&T) -> Answer,
+    pub(super) told: fn(&T) -> StatementAnswer,
     /// Whether it is what a driver answers that has lost its connection without a word.
     pub(super) is_nothing: fn(&T) -> bool,
 }
 
-/// Runs one statement under the eyes of the journal, and past the interceptor, if there is one.
+/// Runs one statement under the eyes of the state, and past the interceptor, if there is one.
 pub(super) async fn watch<DB: Backend, T>(
-    parts: Parts<'_, DB>,
+    parts: StatementParts<'_, DB>,
     query: Result<WatchedQuery<DB>, sqlx::Error>,
     reading: Reading<T>,
     run: impl for<'x> Fn(&'x mut DB::Connection, WatchedQuery<DB>) -> BoxFuture<'x, Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    let Parts { journal, connection, interception, latest, engine } = parts;
+    let StatementParts { state, connection, interception, latest, engine } = parts;
     let query = query?;
-    admit(journal, connection, &query).await?;
+    admit(state, connection, &query).await?;
     let nowait = query.asks_nowait();
-    journal.begin_statement(|| query.text());
+    state.begin_statement(|| query.text());
     let limits_packets = engine.max_packet > 0;
     *latest = (limits_packets || query.may_compare_with_null()).then(|| query.clone());
     let mut result = match interception {
@@ -58,13 +58,13 @@ pub(super) async fn watch<DB: Backend, T>(
     if let Some(sent) = latest.take_if(|query| result.is_err() || !query.may_compare_with_null()) {
         result = result.map_err(|error| sent.or_too_large(error, engine.max_packet));
     }
-    journal.end_statement::<DB, _>(result, nowait, true)
+    state.end_statement::<DB, _>(result, nowait, true)
 }
 
 impl<DB: Backend> Tx<DB> {
-    pub(super) fn parts(&mut self) -> Parts<'_, DB> {
-        Parts {
-            journal: &mut self.journal,
+    pub(super) fn parts(&mut self) -> StatementParts<'_, DB> {
+        StatementParts {
+            state: &mut self.state,
             connection: self.session.connection(),
             interception: self.interception.as_ref(),
             latest: &mut self.latest,
@@ -89,13 +89,13 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
         'c: 'e,
         E: 'q + sqlx::Execute<'q, DB>,
     {
-        let Parts { journal, connection, interception, .. } = self.parts();
+        let StatementParts { state, connection, interception, .. } = self.parts();
         let query = WatchedQuery::new(query);
         Box::pin(async_stream::try_stream! {
             let query = query?;
-            admit(journal, connection, &query).await?;
+            admit(state, connection, &query).await?;
             let nowait = query.asks_nowait();
-            journal.begin_statement(|| query.text());
+            state.begin_statement(|| query.text());
             if let Some(interception) = interception {
                 // An interceptor is told of a statement as a whole.
                 let answers = interception
@@ -103,26 +103,26 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
                         Box::pin(DB::send_for_answers(connection, query).try_collect::<Vec<_>>())
                     })
                     .await;
-                for answer in journal.end_statement::<DB, _>(answers, nowait, true)? {
+                for answer in state.end_statement::<DB, _>(answers, nowait, true)? {
                     yield answer;
                 }
             } else {
                 let mut answers = DB::send_for_answers(&mut *connection, query);
                 let mut is_done = !DB::ENDS_SILENTLY;
                 loop {
-                    journal.resume_statement();
+                    state.resume_statement();
                     let answer = answers.next().await.transpose();
                     if matches!(answer, Ok(None)) {
                         break;
                     }
                     is_done |= matches!(answer, Ok(Some(Either::Left(_))));
-                    if let Some(answer) = journal.end_statement::<DB, _>(answer, nowait, false)? {
+                    if let Some(answer) = state.end_statement::<DB, _>(answer, nowait, false)? {
                         yield answer;
                     }
                 }
                 drop(answers);
                 let end = if is_done { Ok(()) } else { DB::ping(connection).await };
-                journal.end_statement::<DB, _>(end, nowait, true)?;
+                state.end_statement::<DB, _>(end, nowait, true)?;
             }
         })
     }
@@ -170,26 +170,26 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
 }
 
 const fn nothing<T>() -> Reading<T> {
-    Reading { told: |_| Answer::default(), is_nothing: |_| false }
+    Reading { told: |_| StatementAnswer::default(), is_nothing: |_| false }
 }
 
 fn done<DB: Backend>() -> Reading<DB::QueryResult> {
     Reading {
-        told: |result| Answer::affected(DB::rows_affected(result)),
+        told: |result| StatementAnswer::affected(DB::rows_affected(result)),
         is_nothing: |result| DB::rows_affected(result) == 0,
     }
 }
 
 fn row<DB: Backend>() -> Reading<Option<DB::Row>> {
-    Reading { told: |row| Answer::of_rows(row, DB::show_row), is_nothing: Option::is_none }
+    Reading { told: |row| StatementAnswer::of_rows(row, DB::show_row), is_nothing: Option::is_none }
 }
 
 pub(super) fn rows<DB: Backend>() -> Reading<Vec<DB::Row>> {
-    Reading { told: |rows| Answer::of_rows(rows, DB::show_row), is_nothing: Vec::is_empty }
+    Reading { told: |rows| StatementAnswer::of_rows(rows, DB::show_row), is_nothing: Vec::is_empty }
 }
 
-fn all<DB: Backend>(answers: &Vec<ResultOrRow<DB>>) -> Answer {
-    let mut told = Answer::default();
+fn all<DB: Backend>(answers: &Vec<ResultOrRow<DB>>) -> StatementAnswer {
+    let mut told = StatementAnswer::default();
     for answer in answers {
         match answer {
             Either::Left(result) => {

@@ -49,7 +49,7 @@ impl<DB: Backend> Tx<DB> {
                 ),
             ),
         };
-        self.journal.end(failure.clone());
+        self.state.end(failure.clone());
         Err(Error::failed(failure, None))
     }
 

@@ -13,10 +13,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::backend::{Backend, Reply, Survival, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
-use crate::telemetry::{Observation, counted};
+use crate::telemetry::{RunClock, counted};
 
 use super::shielded_commit::{Finish, Shieldable};
-use super::{End, Hooks, Shield, Tx, send};
+use super::{Hooks, Shield, Tx, TxEnd, send};
 
 /// How long a rollback is waited for. A server that does not answer loses the connection, and rolls back by
 /// itself.
@@ -28,7 +28,7 @@ const ROLLBACKS: usize = 2;
 
 /// The outcome of a commit.
 #[derive(Debug)]
-pub(crate) enum Commit {
+pub(crate) enum CommitOutcome {
     /// It is stored.
     Done,
     /// It is not stored.
@@ -49,18 +49,18 @@ pub(crate) enum Unseen {
     Ended(Failure),
 }
 
-impl Commit {
+impl CommitOutcome {
     /// The outcome of one that was waited for too long.
     pub(crate) fn unanswered() -> Self {
         Self::Unknown(unanswered())
     }
 
     /// What hooks are told.
-    const fn end(&self) -> End {
+    const fn end(&self) -> TxEnd {
         match self {
-            Self::Done => End::Committed,
-            Self::Refused(_) => End::RolledBack,
-            Self::Unknown(_) => End::Unknown,
+            Self::Done => TxEnd::Committed,
+            Self::Refused(_) => TxEnd::RolledBack,
+            Self::Unknown(_) => TxEnd::Unknown,
         }
     }
 }
@@ -71,10 +71,10 @@ pub(crate) struct Waiting {
     deadline: Instant,
 }
 
-impl<F: Shieldable<Output = Commit>> Finish<F> for Waiting {
+impl<F: Shieldable<Output = CommitOutcome>> Finish<F> for Waiting {
     fn finish(self, commit: Pin<Box<F>>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            let end = timeout_at(self.deadline, commit).await.map_or(End::Unknown, |commit| commit.end());
+            let end = timeout_at(self.deadline, commit).await.map_or(TxEnd::Unknown, |commit| commit.end());
             self.hooks.run(end).await;
         })
     }
@@ -88,17 +88,17 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) fn commit(
         mut self: Box<Self>,
         deadline: Instant,
-    ) -> Shield<impl Shieldable<Output = Commit>, Waiting> {
+    ) -> Shield<impl Shieldable<Output = CommitOutcome>, Waiting> {
         let waiting = Waiting { hooks: std::mem::take(&mut self.hooks), deadline };
         Shield::new(Handle::current(), self.commit_and_wait(), waiting)
     }
 
     /// Cancellation: the connection is closed, and the commit may or may not happen.
-    async fn commit_and_wait(mut self: Box<Self>) -> Commit {
+    async fn commit_and_wait(mut self: Box<Self>) -> CommitOutcome {
         if let Some(failure) = self.over() {
             let failure = failure.clone();
             self.rollback().await;
-            return Commit::Refused(failure);
+            return CommitOutcome::Refused(failure);
         }
         let closing = self.closing();
         let ending = DB::commit(&closing);
@@ -107,22 +107,27 @@ impl<DB: Backend> Tx<DB> {
         {
             let failure = failure_or_other::<DB>(&error);
             let has_ended = (DB::GUARD.has_ended)(Some(&failure));
-            return Commit::Refused(if has_ended { ended_unseen("commit", Some(&failure)) } else { failure });
+            return CommitOutcome::Refused(if has_ended {
+                ended_unseen("commit", Some(&failure))
+            } else {
+                failure
+            });
         }
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
         let commit = send::<DB>(interception, connection, StepKind::Commit, ending.sql.into_owned());
-        let reply = last_step(self.journal.observation(), pin!(commit)).await;
+        let reply = last_step(self.state.observation(), pin!(commit)).await;
         let outcome = outcome::<DB>(&reply, ending.before_commit);
         match (&outcome, &reply.error) {
-            (Commit::Done, None) => match ending.after {
+            (CommitOutcome::Done, None) => match ending.after {
                 None => self.release(),
                 Some(after) => self.put_back(after.into_owned()).await,
             },
-            (Commit::Refused(failure), _) if failure.ends_session() => {}
+            (CommitOutcome::Refused(failure), _) if failure.ends_session() => {}
             // What ended the transaction may have left more on the session than a rollback undoes: locks on
             // tables, say.
-            (Commit::Refused(failure), _) if failure.kind() == FailureKind::Aborted && closing.unwatched => {}
-            (Commit::Refused(_), _) => {
+            (CommitOutcome::Refused(failure), _)
+                if failure.kind() == FailureKind::Aborted && closing.unwatched => {}
+            (CommitOutcome::Refused(_), _) => {
                 if DB::REFUSED_COMMIT_ENDS_TRANSACTION && !closing.unwatched {
                     self.release();
                 } else {
@@ -136,7 +141,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// Gives the connection back after a clean end.
     fn release(mut self) {
-        if self.journal.is_unwatched() {
+        if self.state.is_unwatched() {
             self.session.forget_settings();
         }
         self.session.release();
@@ -168,21 +173,21 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// Cancellation: the connection is closed.
     pub(crate) async fn look_for_unseen(&mut self, converted: Option<Failure>) -> Unseen {
-        if !self.journal.is_unwatched()
-            || self.journal.lost_its_place()
-            || self.journal.is_streaming.load(Ordering::Acquire)
-            || self.journal.over().is_some_and(DB::rolls_back_everything)
+        if !self.state.is_unwatched()
+            || self.state.lost_its_place()
+            || self.state.is_streaming.load(Ordering::Acquire)
+            || self.state.over().is_some_and(DB::rolls_back_everything)
         {
             return Unseen::Nothing;
         }
-        self.journal.question(true);
+        self.state.question(true);
         let asked = self.step(StepKind::Control, DB::GUARD.sql.to_owned());
         // A server that does not answer loses the connection, as the question stays on its way.
         let Ok(reply) = timeout(ROLLBACK_LIMIT, asked).await else { return Unseen::Nothing };
-        self.journal.question(false);
+        self.state.question(false);
         let answer = reply.error.as_ref().map(failure_or_other::<DB>);
         if (DB::GUARD.has_ended)(answer.as_ref()) {
-            self.journal.distrust_session();
+            self.state.distrust_session();
             return match converted {
                 Some(failure) if DB::rolls_back_everything(&failure) => Unseen::Failed(failure),
                 _ => Unseen::Ended(ended_unseen("rollback", answer.as_ref())),
@@ -203,8 +208,8 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) fn rollback(mut self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             // What is left of a stream may have no end.
-            if self.journal.lost_its_place() || self.journal.is_streaming.load(Ordering::Acquire) {
-                if !self.journal.is_in_flight() {
+            if self.state.lost_its_place() || self.state.is_streaming.load(Ordering::Acquire) {
+                if !self.state.is_in_flight() {
                     self.session.close();
                 }
                 return;
@@ -214,7 +219,7 @@ impl<DB: Backend> Tx<DB> {
                 let (interception, connection) = (self.interception.as_ref(), self.session.connection());
                 let sql = DB::rollback(&closing).into_owned();
                 let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
-                let rollback = last_step(self.journal.observation(), Box::pin(rollback));
+                let rollback = last_step(self.state.observation(), Box::pin(rollback));
                 let Ok(reply) = timeout(ROLLBACK_LIMIT, rollback).await else { return };
                 let refused = reply.error.as_ref().map(|error| failure_or_other::<DB>(error));
                 match refused {
@@ -234,10 +239,7 @@ impl<DB: Backend> Tx<DB> {
 ///
 /// The step is pinned by the caller: moved in here, it would take its room twice in the future of every
 /// commit.
-async fn last_step(
-    observation: Option<&Arc<Observation>>,
-    step: impl Future<Output = Reply> + Unpin,
-) -> Reply {
+async fn last_step(observation: Option<&Arc<RunClock>>, step: impl Future<Output = Reply> + Unpin) -> Reply {
     let Some(observation) = observation else { return step.await };
     observation.ending();
     let reply = counted(Some(observation), |times| &mut times.control, step).await;
@@ -245,13 +247,13 @@ async fn last_step(
     reply
 }
 
-fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {
+fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
     // What comes behind the COMMIT changes nothing about it.
     if reply.completed > before_commit {
-        return Commit::Done;
+        return CommitOutcome::Done;
     }
     let Some(error) = &reply.error else {
-        return Commit::Unknown(unanswered());
+        return CommitOutcome::Unknown(unanswered());
     };
     let failure = failure_or_other::<DB>(error);
     let spoke = matches!(error, sqlx::Error::Database(_));
@@ -259,18 +261,18 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> Commit {
     if at_the_guard && spoke && (failure.is_definite() || !failure.ends_session()) {
         let has_ended = (DB::GUARD.has_ended)(Some(&failure));
         let is_aborted = matches!(failure.kind(), FailureKind::Aborted | FailureKind::Other);
-        return Commit::Refused(match (has_ended, is_aborted) {
+        return CommitOutcome::Refused(match (has_ended, is_aborted) {
             (true, _) => ended_unseen("commit", Some(&failure)),
             (false, true) => failed_unseen(&failure),
             (false, false) => failure,
         });
     }
     if spoke && failure.kind() == FailureKind::Aborted && before_commit == 0 {
-        Commit::Refused(ended_unseen("commit", Some(&failure)))
+        CommitOutcome::Refused(ended_unseen("commit", Some(&failure)))
     } else if spoke && failure.is_definite() {
-        Commit::Refused(failure)
+        CommitOutcome::Refused(failure)
     } else {
-        Commit::Unknown(failure.into_commit_unknown())
+        CommitOutcome::Unknown(failure.into_commit_unknown())
     }
 }
 

@@ -15,7 +15,7 @@ use super::Tx;
 pub(crate) struct Hooks(Vec<Hook>);
 
 struct Hook {
-    on: End,
+    on: TxEnd,
     /// It was registered inside a savepoint that has been rolled back: what it is about has come to its end
     /// already.
     undone: bool,
@@ -24,14 +24,14 @@ struct Hook {
 
 /// How a transaction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum TxEnd {
     Committed,
     RolledBack,
     Unknown,
 }
 
 impl Hooks {
-    fn register<F: Future<Output: Send> + Send + 'static>(&mut self, on: End, hook: F) {
+    fn register<F: Future<Output: Send> + Send + 'static>(&mut self, on: TxEnd, hook: F) {
         let task = Box::pin(async move {
             // A hook that panics must not keep the others from running. The panic has been reported by its
             // own hook.
@@ -51,7 +51,7 @@ impl Hooks {
     /// The savepoint since which there were `since` hooks was rolled back.
     pub(super) fn undo(&mut self, since: usize) {
         for mut hook in self.0.split_off(since.min(self.0.len())) {
-            if hook.on == End::RolledBack {
+            if hook.on == TxEnd::RolledBack {
                 hook.undone = true;
                 self.0.push(hook);
             }
@@ -59,7 +59,7 @@ impl Hooks {
     }
 
     /// Runs those that were waiting for this end, one after the other.
-    pub(crate) async fn run(self, end: End) {
+    pub(crate) async fn run(self, end: TxEnd) {
         for hook in self.0 {
             if hook.on == end || hook.undone {
                 hook.task.await;
@@ -101,18 +101,18 @@ impl<DB: Backend> Tx<DB> {
     /// # }
     /// ```
     pub fn on_commit<F: Future<Output: Send> + Send + 'static>(&mut self, hook: F) {
-        self.hooks.register(End::Committed, hook);
+        self.hooks.register(TxEnd::Committed, hook);
     }
 
     /// Has something done once the unit has been rolled back for good.
     ///
     /// Not when the caller drops the run before it has come that far.
     pub fn on_rollback<F: Future<Output: Send> + Send + 'static>(&mut self, hook: F) {
-        self.hooks.register(End::RolledBack, hook);
+        self.hooks.register(TxEnd::RolledBack, hook);
     }
 
     /// Has something done when nobody can know whether the commit was stored: an alarm, a note to look.
     pub fn on_unknown<F: Future<Output: Send> + Send + 'static>(&mut self, hook: F) {
-        self.hooks.register(End::Unknown, hook);
+        self.hooks.register(TxEnd::Unknown, hook);
     }
 }

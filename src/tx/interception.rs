@@ -8,7 +8,7 @@ use futures_core::future::BoxFuture;
 use crate::backend::shown;
 use crate::backend::{Backend, Injected, Provocation, Reply, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
-use crate::intercept::{Answer, Fault, Interceptors, Next, Step, StepKind, TransactionToken};
+use crate::intercept::{Fault, Interceptors, Next, StatementAnswer, Step, StepKind, TransactionToken};
 
 /// The interceptors, and what they are told about each step of one transaction.
 pub(crate) struct Interception {
@@ -45,7 +45,7 @@ impl Interception {
         Step {
             kind,
             attempt: self.attempts.number,
-            most_attempts: self.attempts.most,
+            max_attempts: self.attempts.most,
             transaction: TransactionToken::of(&self.in_use),
             sql: sql.to_owned(),
             arguments: None,
@@ -67,7 +67,7 @@ impl Interception {
     }
 
     /// Whether the step is to be sent again.
-    async fn after(&self, step: &Step, answer: &Answer) -> bool {
+    async fn after(&self, step: &Step, answer: &StatementAnswer) -> bool {
         self.by.after(step, answer).await == Next::SendAgain
     }
 
@@ -76,7 +76,7 @@ impl Interception {
         &self,
         connection: &mut DB::Connection,
         query: &WatchedQuery<DB>,
-        told: fn(&T) -> Answer,
+        told: fn(&T) -> StatementAnswer,
         run: impl for<'x> Fn(&'x mut DB::Connection, WatchedQuery<DB>) -> BoxFuture<'x, Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
         let step = self.statement(query);
@@ -127,7 +127,7 @@ impl Interception {
             };
             let answer = match &reply.error {
                 Some(error) => failed::<DB>(error, false),
-                None => Answer { integers: reply.integers.clone(), ..Answer::default() },
+                None => StatementAnswer { integers: reply.integers.clone(), ..StatementAnswer::default() },
             };
             let again = self.after(&step, &answer).await;
             if again {
@@ -158,9 +158,9 @@ pub(super) async fn send<DB: Backend>(
     }
 }
 
-fn failed<DB: Backend>(error: &sqlx::Error, nowait: bool) -> Answer {
+fn failed<DB: Backend>(error: &sqlx::Error, nowait: bool) -> StatementAnswer {
     let failure = failure_of::<DB>(error, nowait);
-    Answer::failed(failure.unwrap_or_else(|| Failure::new(FailureKind::Other, shown(error))))
+    StatementAnswer::failed(failure.unwrap_or_else(|| Failure::new(FailureKind::Other, shown(error))))
 }
 
 /// The error of a fault that keeps a step from reaching the server: the server's own, where it can be made to

@@ -10,7 +10,7 @@ use crate::backend::{Backend, Key, SnapshotAge, WatchedQuery};
 use crate::digest::digest;
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::intercept::Answer;
+use crate::intercept::StatementAnswer;
 use crate::isolation::Begin;
 use crate::row_lock::RowLock;
 use crate::sql_text::with_lock_clause;
@@ -22,7 +22,7 @@ use super::executor::{Reading, watch};
 const MAX_KEYS: usize = 32_000;
 
 /// What a blocking advisory lock waits for where nothing else limits it.
-const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
+const MAX_WAIT: Duration = Duration::from_secs(60 * 60);
 
 /// # Locks
 impl<DB: Backend> Tx<DB> {
@@ -61,7 +61,7 @@ impl<DB: Backend> Tx<DB> {
             Ok(Some(locked)) => AssertSqlSafe(locked).into_sql_str(),
             Ok(None) => sql,
             Err(failure) => {
-                self.journal.refuse_lock(failure);
+                self.state.refuse_lock(failure);
                 sql
             }
         }
@@ -140,7 +140,10 @@ impl<DB: Backend> Tx<DB> {
         for keys in sorted.chunks(MAX_KEYS) {
             let query = select_keys::<DB, K>(table, column, keys, clause.as_deref());
             let reading = Reading {
-                told: |found: &Vec<K>| Answer { rows_read: found.len(), ..Answer::default() },
+                told: |found: &Vec<K>| StatementAnswer {
+                    rows_read: found.len(),
+                    ..StatementAnswer::default()
+                },
                 is_nothing: Vec::is_empty,
             };
             let found =
@@ -178,13 +181,13 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// The transaction is over, and its connection and the lock with it.
     pub async fn advisory_lock(&mut self, key: impl Hash + Send) -> Result<(), Error> {
-        let wait = self.closing.limits.on_locks().unwrap_or(LONGEST_WAIT);
+        let wait = self.closing.limits.on_locks().unwrap_or(MAX_WAIT);
         if self.take_advisory_lock(digest(&key), Some(wait)).await? {
             return Ok(());
         }
         let failure = Failure::new(FailureKind::LockTimeout, "an advisory lock was not granted in time")
             .retryable(true);
-        self.journal.end(failure.clone());
+        self.state.end(failure.clone());
         Err(Error::failed(failure, None))
     }
 
@@ -205,7 +208,7 @@ impl<DB: Backend> Tx<DB> {
                 "an advisory lock does not protect what is read at {isolation} on {databases}: the snapshot is taken \
                  before the lock is waited for; run the unit at READ COMMITTED or SERIALIZABLE"
             ),
-            SnapshotAge::OfTheFirstStatement if self.journal.has_sent() => format!(
+            SnapshotAge::OfTheFirstStatement if self.state.has_sent() => format!(
                 "an advisory lock does not protect what is read at {isolation} on {databases} when other statements \
                  ran before it: the snapshot may be older than the lock; take the lock first, or run the unit at READ \
                  COMMITTED"

@@ -11,12 +11,12 @@ use crate::failure::{Failure, FailureKind};
 
 tokio::task_local! {
     /// The units that this task is inside of, the innermost last.
-    static HELD: RefCell<Vec<Unit>>;
+    static HELD: RefCell<Vec<HeldPool>>;
 }
 
 /// A unit that holds a connection.
 #[derive(Clone)]
-struct Unit {
+struct HeldPool {
     /// Of which pool.
     pool: usize,
     /// What the last driver's error said that was turned into one of this crate's meanwhile.
@@ -43,7 +43,7 @@ pub(crate) async fn holding<DB: Backend, F: Future>(
     unit: F,
 ) -> (F::Output, Option<Failure>) {
     let mut held = HELD.try_with(|held| held.borrow().clone()).unwrap_or_default();
-    held.push(Unit { pool: identity(pool), converted: None });
+    held.push(HeldPool { pool: identity(pool), converted: None });
     let converted = || HELD.try_with(|held| held.borrow_mut().pop().and_then(|unit| unit.converted));
     HELD.scope(RefCell::new(held), async move { (unit.await, converted().ok().flatten()) }).await
 }

@@ -10,20 +10,20 @@ use sqlx::Pool;
 use tokio::time::Instant;
 
 use super::no_connection::not_connected;
-use super::state::Journal;
-use super::{Attempts, Handoff, Hooks, Interception, RightOfWay, Session, Tx, identity, send};
+use super::state::TxState;
+use super::{Attempts, ConnectionReuse, Hooks, Interception, PooledSession, RightOfWay, Tx, identity, send};
 use crate::backend::{Backend, Closing, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
-use crate::strategy::{Limits, Plan, Trace};
-use crate::telemetry::{Observation, counted};
+use crate::strategy::{CommitMarker, Limits, Plan};
+use crate::telemetry::{RunClock, counted};
 
 /// How a transaction is to be opened.
 pub(crate) struct Opening<'a> {
     pub(crate) plan: Plan,
     pub(crate) attempt: u32,
-    pub(crate) most_attempts: u32,
-    pub(crate) trace: Option<Trace>,
+    pub(crate) max_attempts: u32,
+    pub(crate) marker: Option<CommitMarker>,
     /// Whether the transaction may idle in line before its unit begins.
     pub(crate) waits_in_line: bool,
     /// Set as soon as there is a connection.
@@ -31,7 +31,7 @@ pub(crate) struct Opening<'a> {
     /// To whom the transaction gives way.
     pub(crate) gives_way_to: Option<RightOfWay>,
     pub(crate) interceptors: Interceptors,
-    pub(crate) observation: Option<Arc<Observation>>,
+    pub(crate) observation: Option<Arc<RunClock>>,
 }
 
 /// Why no transaction could be opened.
@@ -59,8 +59,8 @@ impl Opening<'_> {
             let _ = write!(text, "; {question}");
         }
         // Last: behind the first write, a statement would need a packet of its own on a Galera cluster.
-        if let Some(trace) = self.trace {
-            let _ = write!(text, "; {}", DB::trace(trace)?);
+        if let Some(marker) = self.marker {
+            let _ = write!(text, "; {}", DB::marker(marker)?);
         }
         Ok(text)
     }
@@ -75,16 +75,16 @@ impl<DB: Backend> Tx<DB> {
     /// Cancellation: the connection is closed, so that no half-open transaction gets back into the pool.
     pub(crate) async fn open(
         pool: &Pool<DB>,
-        handoff: &Handoff<DB>,
+        reuse: &ConnectionReuse<DB>,
         opening: Opening<'_>,
         remaining: impl Fn() -> Limits,
     ) -> Result<Box<Self>, NotOpened> {
-        let remaining = || Limits { own_lock: handoff.own_lock_timeout(), ..remaining() };
+        let remaining = || Limits { own_lock: reuse.own_lock_timeout(), ..remaining() };
         // What the database does not have is told before anything is waited for.
         let (mut limits, asked) = (remaining(), Instant::now());
         let mut text = opening.text::<DB>(&limits).map_err(NotOpened::because)?;
         let watched = opening.observation.clone();
-        let acquiring = Session::acquire(pool, handoff);
+        let acquiring = PooledSession::acquire(pool, reuse);
         let session = counted(watched.as_deref(), |times| &mut times.pool, pin!(acquiring))
             .await
             .map_err(|error| NotOpened::because(not_connected(pool, asked, &error)))?;
@@ -106,7 +106,7 @@ impl<DB: Backend> Tx<DB> {
         }
         tx.closing.saved = std::mem::take(&mut reply.integers);
         if !tx.closing.saved.is_empty() {
-            tx.session.cured_by(DB::rollback(&tx.closing));
+            tx.session.reset_with(DB::rollback(&tx.closing));
         }
         if opening.asks_idle_limit::<DB>().is_some() {
             tx.limits_idling |= reply.texts.pop().is_some_and(|limit| limit != "0");
@@ -123,7 +123,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// The connection, and what is known of it, before anything is opened on it.
     async fn on(
-        mut session: Session<DB>,
+        mut session: PooledSession<DB>,
         pool: &Pool<DB>,
         opening: &Opening<'_>,
         limits: Limits,
@@ -133,7 +133,7 @@ impl<DB: Backend> Tx<DB> {
         let interception = if interceptors.is_empty() {
             None
         } else {
-            let attempts = Attempts { number: opening.attempt, most: opening.most_attempts };
+            let attempts = Attempts { number: opening.attempt, most: opening.max_attempts };
             Some(Interception::new::<DB>(interceptors, attempts, session.connection()).await)
         };
         let closing = Closing::new(engine, opening.plan, limits);
@@ -143,15 +143,15 @@ impl<DB: Backend> Tx<DB> {
             && DB::lives_in_its_connection(&pool.connect_options())
         {
             let saved = DB::send_text(session.connection(), ask).await.integers;
-            session.cured_by(DB::rollback(&Closing { saved, ..closing.clone() }));
+            session.reset_with(DB::rollback(&Closing { saved, ..closing.clone() }));
         }
-        let mut journal = Journal::new(opening.observation.clone());
-        journal.takes_one_at_a_time = engine.is_galera;
-        journal.gives_way_to = opening.gives_way_to.clone();
-        journal.is_streaming = session.streaming();
+        let mut state = TxState::new(opening.observation.clone());
+        state.takes_one_at_a_time = engine.is_galera;
+        state.gives_way_to = opening.gives_way_to.clone();
+        state.is_streaming = session.streaming();
         Ok(Box::new(Self {
             session,
-            journal,
+            state,
             hooks: Hooks::default(),
             attempt: opening.attempt,
             opened: Instant::now(),
@@ -174,7 +174,7 @@ impl<DB: Backend> Tx<DB> {
     async fn not_opened(mut self: Box<Self>, error: &sqlx::Error) -> NotOpened {
         let failure = self.why_not_opened(failure_or_other::<DB>(error)).await;
         let stale_connection = failure.kind() == FailureKind::ConnectionLost;
-        self.journal.end(failure.clone());
+        self.state.end(failure.clone());
         self.rollback().await;
         NotOpened { failure, stale_connection }
     }
@@ -207,7 +207,7 @@ impl NotOpened {
 
 /// The round trip that opens a transaction.
 struct Begin<'a, DB: Backend> {
-    session: &'a mut Session<DB>,
+    session: &'a mut PooledSession<DB>,
     by: Option<&'a Interception>,
 }
 

@@ -11,53 +11,49 @@ use crate::backend::{Backend, Probe, failure_or_other};
 use crate::failure::FailureKind;
 
 use super::finish::ended_unseen;
-use super::state::Journal;
+use super::state::TxState;
 
 /// Sets the savepoint, in front of such a statement.
-pub(super) async fn set<DB: Backend>(journal: &mut Journal, connection: &mut DB::Connection) {
+pub(super) async fn set<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
     let Some(Probe { set, .. }) = DB::PROBE else { return };
-    if send::<DB>(journal, connection, set).await {
-        journal.is_probing = true;
+    if send::<DB>(state, connection, set).await {
+        state.is_probing = true;
     }
 }
 
 /// Looks whether the savepoint is still there, in front of whatever comes next.
-pub(super) async fn look<DB: Backend>(journal: &mut Journal, connection: &mut DB::Connection) {
+pub(super) async fn look<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
     let Some(Probe { release, reset, .. }) = DB::PROBE else { return };
-    if journal.over().is_some() {
+    if state.over().is_some() {
         return;
     }
-    if std::mem::take(&mut journal.is_probing) {
-        send::<DB>(journal, connection, release).await;
+    if std::mem::take(&mut state.is_probing) {
+        send::<DB>(state, connection, release).await;
     }
     // In two packets: see `Engine::is_galera`.
-    if std::mem::take(&mut journal.distrusts_guard)
-        && journal.over().is_none()
-        && send::<DB>(journal, connection, DB::GUARD.sql).await
+    if std::mem::take(&mut state.distrusts_guard)
+        && state.over().is_none()
+        && send::<DB>(state, connection, DB::GUARD.sql).await
     {
-        send::<DB>(journal, connection, reset).await;
+        send::<DB>(state, connection, reset).await;
     }
 }
 
 /// Whether the statement succeeded; a failure ends the transaction.
-async fn send<DB: Backend>(
-    journal: &mut Journal,
-    connection: &mut DB::Connection,
-    sql: &'static str,
-) -> bool {
-    journal.begin_statement(|| sql.into_sql_str());
+async fn send<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection, sql: &'static str) -> bool {
+    state.begin_statement(|| sql.into_sql_str());
     let reply = DB::send_text(connection, sql.to_owned()).await;
     let failure = reply.error.as_ref().map(failure_or_other::<DB>);
-    journal.question(false);
-    if let Some(observation) = journal.observation() {
+    state.question(false);
+    if let Some(observation) = state.observation() {
         observation.answered(failure.as_ref());
     }
     let Some(failure) = failure else { return true };
     if failure.kind() == FailureKind::Aborted {
-        journal.distrust_session();
-        journal.end(ended_unseen("next statement", Some(&failure)));
+        state.distrust_session();
+        state.end(ended_unseen("next statement", Some(&failure)));
     } else {
-        journal.end(failure);
+        state.end(failure);
     }
     false
 }

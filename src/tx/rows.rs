@@ -1,7 +1,7 @@
 //! Queries of the crate's own.
 
 use crate::backend::{Backend, Key, Numbers, WatchedQuery};
-use crate::intercept::Answer;
+use crate::intercept::StatementAnswer;
 
 use super::Tx;
 use super::executor::{Reading, rows, watch};
@@ -18,7 +18,7 @@ impl<DB: Backend> Tx<DB> {
         query: WatchedQuery<DB>,
     ) -> Result<Numbers<K>, sqlx::Error> {
         let reading = Reading {
-            told: |rows: &Numbers<K>| Answer { rows_read: rows.len(), ..Answer::default() },
+            told: |rows: &Numbers<K>| StatementAnswer { rows_read: rows.len(), ..StatementAnswer::default() },
             is_nothing: Vec::is_empty,
         };
         watch(self.parts(), Ok(query), reading, |connection, query| DB::fetch_numbers(connection, query))
@@ -27,7 +27,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// Runs a statement, and returns how many rows it affected.
     pub(crate) async fn execute_query(&mut self, query: WatchedQuery<DB>) -> Result<u64, sqlx::Error> {
-        let reading = Reading { told: |rows| Answer::affected(*rows), is_nothing: |_: &u64| false };
+        let reading = Reading { told: |rows| StatementAnswer::affected(*rows), is_nothing: |_: &u64| false };
         watch(self.parts(), Ok(query), reading, DB::run_statement).await
     }
 }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
 
-use super::executor::Parts;
+use super::executor::StatementParts;
 #[cfg(feature = "testing")]
 use super::scope::Scope;
 use super::state::admit_control;
@@ -67,7 +67,7 @@ impl<DB: Backend> Tx<DB> {
         let before = Before { hooks: self.hooks.len(), advisory_locks: self.closing.advisory_locks.len() };
         self.control(format!("SAVEPOINT {name}")).await?;
 
-        let dropped = self.journal.watch_for_drops();
+        let dropped = self.state.watch_for_drops();
         let left_open =
             scopeguard::guard(dropped, |dropped: Arc<AtomicBool>| dropped.store(true, Ordering::Release));
         self.depth += 1;
@@ -81,7 +81,7 @@ impl<DB: Backend> Tx<DB> {
         self.depth -= 1;
         ScopeGuard::into_inner(left_open);
 
-        let failure = self.journal.over().cloned();
+        let failure = self.state.over().cloned();
         #[cfg(feature = "testing")]
         if result.is_err() || failure.is_some() {
             noted.undo();
@@ -109,7 +109,7 @@ impl<DB: Backend> Tx<DB> {
     /// Back to where the scope began. Where that fails there is no transaction any more, and nothing hides
     /// the error that led here.
     async fn undo(&mut self, savepoint: &str, before: Before) {
-        self.journal.forgive();
+        self.state.forgive();
         self.hooks.undo(before.hooks);
         if DB::SAVEPOINTS_HOLD_ADVISORY_LOCKS {
             self.closing.advisory_locks.truncate(before.advisory_locks);
@@ -120,11 +120,11 @@ impl<DB: Backend> Tx<DB> {
     /// A statement of the crate's own, whose failure ends the transaction. Answers the integers that it
     /// answers.
     pub(super) async fn control(&mut self, sql: String) -> Result<Vec<i64>, Error> {
-        let Parts { journal, connection, interception, .. } = self.parts();
-        admit_control::<DB>(journal, connection).await?;
-        journal.begin_statement(|| AssertSqlSafe(sql.clone()).into_sql_str());
+        let StatementParts { state, connection, interception, .. } = self.parts();
+        admit_control::<DB>(state, connection).await?;
+        state.begin_statement(|| AssertSqlSafe(sql.clone()).into_sql_str());
         let reply = send::<DB>(interception, connection, StepKind::Control, sql).await;
-        journal.end_control::<DB>(reply.error)?;
+        state.end_control::<DB>(reply.error)?;
         Ok(reply.integers)
     }
 }

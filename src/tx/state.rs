@@ -11,7 +11,7 @@ use crate::backend::{
 };
 use crate::error::Error;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
-use crate::telemetry::Observation;
+use crate::telemetry::RunClock;
 
 use super::admission::{Admission, admission};
 use super::probe;
@@ -19,7 +19,7 @@ use super::right_of_way::{RightOfWay, gave_way};
 
 /// The memory of one transaction.
 #[derive(Default)]
-pub(super) struct Journal {
+pub(super) struct TxState {
     over: Option<Failure>,
     /// What the last statement failed with, survivable or not.
     last: Option<Failure>,
@@ -52,15 +52,15 @@ pub(super) struct Journal {
     /// A text that was to be locked and cannot be: the next statement returns it.
     not_lockable: OnceLock<Failure>,
     /// Those who watch the unit.
-    observation: Option<Arc<Observation>>,
+    observation: Option<Arc<RunClock>>,
 }
 
-impl Journal {
-    pub(super) fn new(observation: Option<Arc<Observation>>) -> Self {
+impl TxState {
+    pub(super) fn new(observation: Option<Arc<RunClock>>) -> Self {
         Self { observation, ..Self::default() }
     }
 
-    pub(super) fn observation(&self) -> Option<&Arc<Observation>> {
+    pub(super) fn observation(&self) -> Option<&Arc<RunClock>> {
         self.observation.as_ref()
     }
 
@@ -232,28 +232,28 @@ impl Journal {
 
 /// Lets a statement of the crate's own pass, or answers why it may not.
 pub(super) async fn admit_control<DB: Backend>(
-    journal: &mut Journal,
+    state: &mut TxState,
     connection: &mut DB::Connection,
 ) -> Result<(), Error> {
-    make_sure::<DB>(journal, connection).await;
-    match journal.over() {
+    make_sure::<DB>(state, connection).await;
+    match state.over() {
         Some(failure) => Err(Error::failed(failure.clone(), None)),
         None => Ok(()),
     }
 }
 
 /// Asks whether a failed statement has ended the transaction, where nobody can tell without asking.
-async fn make_sure<DB: Backend>(journal: &mut Journal, connection: &mut DB::Connection) {
-    probe::look::<DB>(journal, connection).await;
-    let Some(statement) = journal.ask.take() else { return };
-    journal.begin_statement(|| statement.into_sql_str());
+async fn make_sure<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
+    probe::look::<DB>(state, connection).await;
+    let Some(statement) = state.ask.take() else { return };
+    state.begin_statement(|| statement.into_sql_str());
     let reply = DB::send_text(connection, statement.to_owned()).await;
-    journal.in_flight = false;
-    if let Some(observation) = &journal.observation {
+    state.in_flight = false;
+    if let Some(observation) = &state.observation {
         observation.answered(None);
     }
     if reply.error.is_none() {
-        journal.end(Failure::new(
+        state.end(Failure::new(
             FailureKind::Aborted,
             "a failed statement had ended the transaction, and another one was about to be run outside of it",
         ));
@@ -262,35 +262,35 @@ async fn make_sure<DB: Backend>(journal: &mut Journal, connection: &mut DB::Conn
 
 /// Lets a statement pass, or answers why it may not.
 pub(super) async fn admit<DB: Backend>(
-    journal: &mut Journal,
+    state: &mut TxState,
     connection: &mut DB::Connection,
     query: &WatchedQuery<DB>,
 ) -> Result<(), sqlx::Error> {
-    make_sure::<DB>(journal, connection).await;
-    if journal.gives_way_to.as_ref().is_some_and(RightOfWay::is_taken) {
-        journal.end(gave_way());
+    make_sure::<DB>(state, connection).await;
+    if state.gives_way_to.as_ref().is_some_and(RightOfWay::is_taken) {
+        state.end(gave_way());
     }
-    if journal.over().is_none() {
+    if state.over().is_none() {
         match admission(query) {
             Admission::Admitted => {}
-            Admission::SetsSavepoint => journal.has_savepoints = true,
-            Admission::Unwatched if journal.takes_one_at_a_time => journal.end(several_on_galera()),
+            Admission::SetsSavepoint => state.has_savepoints = true,
+            Admission::Unwatched if state.takes_one_at_a_time => state.end(several_on_galera()),
             Admission::Unwatched => {
-                journal.has_savepoints = true;
-                journal.mark_unwatched();
+                state.has_savepoints = true;
+                state.mark_unwatched();
             }
             Admission::MayEnd => {
-                journal.has_savepoints = true;
-                journal.mark_unwatched();
-                probe::set::<DB>(journal, connection).await;
+                state.has_savepoints = true;
+                state.mark_unwatched();
+                probe::set::<DB>(state, connection).await;
             }
-            Admission::Refused(failure) => journal.end(failure),
+            Admission::Refused(failure) => state.end(failure),
         }
     }
-    if let Some(failure) = journal.over() {
+    if let Some(failure) = state.over() {
         return Err(sqlx::Error::Database(Box::new(TransactionOver(failure.clone()))));
     }
-    journal.sent = true;
+    state.sent = true;
     Ok(())
 }
 
@@ -304,9 +304,9 @@ fn several_on_galera() -> Failure {
     )
 }
 
-impl fmt::Debug for Journal {
+impl fmt::Debug for TxState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Journal")
+        f.debug_struct("TxState")
             .field("over", &self.over)
             .field("in_flight", &self.in_flight)
             .finish_non_exhaustive()
@@ -319,9 +319,9 @@ mod tests {
 
     #[test]
     fn the_first_failure_is_the_cause() {
-        let mut journal = Journal::default();
-        journal.end(Failure::new(FailureKind::Deadlock, "first"));
-        journal.end(Failure::new(FailureKind::Aborted, "consequence"));
-        assert_eq!(journal.over().map(Failure::kind), Some(FailureKind::Deadlock));
+        let mut state = TxState::default();
+        state.end(Failure::new(FailureKind::Deadlock, "first"));
+        state.end(Failure::new(FailureKind::Aborted, "consequence"));
+        assert_eq!(state.over().map(Failure::kind), Some(FailureKind::Deadlock));
     }
 }

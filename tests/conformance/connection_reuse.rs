@@ -24,7 +24,7 @@ use crate::support::{TestBackend, TestPool, eventually};
 const FOR_EVER: Duration = Duration::from_secs(20);
 
 /// What documentation says that a connection serves at most.
-const MOST_RUNS: u32 = 32;
+const MAX_RUNS: u32 = 32;
 
 /// A pool of one connection that counts how often connections are opened, and how often they come back.
 struct Counting<DB: TestBackend> {

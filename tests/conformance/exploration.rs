@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomically::testing::{Client, Explore, Finding, Problem, Report, Unexplored, explore};
+use atomically::testing::{Client, Counterexample, Explore, Problem, Report, Unexplored, explore};
 use atomically::{
     Atomic, Attempt, Error, Isolation, Optimistic, Pessimistic, Plan, PoolTransactor, Serializable, Strategy,
     Transactor, TransactorExt as _, Tx,
@@ -62,7 +62,7 @@ async fn passes_whoever_is_the_victim<DB: TestBackend>(exploration: Explore<'_, 
         return passes(exploration).await;
     }
     let report = exploration.run().await.expect("explored");
-    let mut problems = report.findings.iter().flat_map(Finding::problems);
+    let mut problems = report.findings.iter().flat_map(Counterexample::problems);
     assert!(problems.all(|problem| matches!(problem, Problem::Diverged { .. })), "{report}");
     assert!(report.findings.len() * 10 < report.schedules, "{report}");
 }
@@ -166,7 +166,7 @@ pub(crate) async fn a_finding_is_shown_as_swim_lanes<DB: TestBackend>() {
     let report = sales(&pool)
         .unit("alice", &db, sell_one)
         .client("bob", &db, sell_one_in_two)
-        .most_schedules(40)
+        .max_schedules(40)
         .run()
         .await
         .expect("explored");
@@ -300,7 +300,7 @@ pub(crate) async fn transfers_in_opposite_order_deadlock<DB: TestBackend>() {
         bank(&pool)
             .unit("alice", &db, async |tx: &mut Tx<DB>| transfer(tx, 1, 2).await)
             .unit("bob", &db, async |tx: &mut Tx<DB>| transfer(tx, 2, 1).await)
-            .most_preemptions(1),
+            .max_preemptions(1),
     )
     .await;
     let finding = report.first().expect("a finding");
@@ -337,8 +337,8 @@ async fn three_transfers<DB: TestBackend, X: Transactor<DB>>(pool: &Pool<DB>, db
         .expect("the least that anybody has", 10_i64, |pool| {
             integer(pool, "SELECT MIN(balance) FROM account")
         })
-        .most_preemptions(1)
-        .most_schedules(100)
+        .max_preemptions(1)
+        .max_schedules(100)
         .allow_deadlocks();
     let report = exploration.run().await.expect("explored");
     report.assert_passes();
@@ -384,9 +384,13 @@ pub(crate) async fn a_unit_that_waits_for_another_one_is_stuck<DB: TestBackend>(
     };
     let limit = Duration::from_millis(300);
     let both =
-        explore(&pool).unit("alice", &db, unit).unit("bob", &db, unit).patience(limit).most_schedules(1);
+        explore(&pool).unit("alice", &db, unit).unit("bob", &db, unit).patience(limit).max_schedules(1);
     let report = both.run().await.expect("explored");
-    assert_eq!(report.first().map(Finding::problems), Some(&[Problem::Stuck { limit }][..]), "{report}");
+    assert_eq!(
+        report.first().map(Counterexample::problems),
+        Some(&[Problem::Stuck { limit }][..]),
+        "{report}"
+    );
     eventually(0, async || DB::open_transactions(&pool).await).await;
 }
 
@@ -394,10 +398,10 @@ pub(crate) async fn a_unit_without_end_is_endless<DB: TestBackend>() {
     let pool = DB::pool(3).await;
     let db = Optimistic::default().on(&pool).attempts(u32::MAX);
     let stale = async |tx: &mut Tx<DB>| tx.expect_one(0);
-    let exploration = explore(&pool).unit("alice", &db, stale).unit("bob", &db, nothing).most_steps(50);
+    let exploration = explore(&pool).unit("alice", &db, stale).unit("bob", &db, nothing).max_steps(50);
     let report = exploration.run().await.expect("explored");
     assert_eq!(
-        report.first().map(Finding::problems),
+        report.first().map(Counterexample::problems),
         Some(&[Problem::Endless { steps: 50 }][..]),
         "{report}"
     );
@@ -405,7 +409,7 @@ pub(crate) async fn a_unit_without_end_is_endless<DB: TestBackend>() {
     let db = db.attempts(3);
     let exploration = explore(&pool).unit("alice", &db, stale).unit("bob", &db, nothing);
     let report = exploration.run().await.expect("explored");
-    let Some([Problem::Failed { client, error }]) = report.first().map(Finding::problems) else {
+    let Some([Problem::Failed { client, error }]) = report.first().map(Counterexample::problems) else {
         panic!("{report}")
     };
     assert_eq!(client, "alice");

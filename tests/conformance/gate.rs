@@ -261,7 +261,7 @@ pub(crate) async fn strategies_are_told_how_attempts_went<DB: TestBackend>() {
             assert!(attempt.key.is_some() && !attempt.queued, "{attempt:?}");
             Plan::new(Isolation::ReadCommitted)
         }
-        fn observe(&self, attempt: &Attempt, failure: Option<&Failure>) {
+        fn record(&self, attempt: &Attempt, failure: Option<&Failure>) {
             let note = (attempt.number, attempt.queued, failure.is_some());
             self.0.lock().expect("the notes").push(note);
         }

@@ -59,8 +59,8 @@ impl Strategy for Planned {
         self.strategy.verdict(failure)
     }
 
-    fn observe(&self, attempt: &atomically::Attempt, failure: Option<&Failure>) {
-        self.strategy.observe(attempt, failure);
+    fn record(&self, attempt: &atomically::Attempt, failure: Option<&Failure>) {
+        self.strategy.record(attempt, failure);
     }
 }
 

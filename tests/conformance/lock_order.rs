@@ -194,7 +194,7 @@ pub(crate) async fn what_is_explored_is_seen<DB: TestBackend>() {
             add(tx, 2, 5).await?;
             add(tx, 1, 5).await
         })
-        .most_schedules(2)
+        .max_schedules(2)
         .allow_deadlocks()
         .run()
         .await

@@ -130,7 +130,7 @@ pub(crate) async fn observers_are_told_of_every_step<DB: TestBackend>() {
     let runs = std::mem::take(&mut *runs.lock().expect("the runs"));
     assert_eq!(runs.len(), told.len());
     assert!(runs.iter().all(|run| *run == runs[0]), "{runs:?}");
-    let (run, place) = (&runs[0], runs[0].place.expect("a place"));
+    let (run, place) = (&runs[0], runs[0].location.expect("a place"));
     assert_eq!((run.strategy, run.database), ("optimistic", DB::SYSTEM));
     assert_eq!((place.file(), place.line()), (file!(), line));
     assert_eq!(run.to_string(), format!("checkout ({}:{line})", file!()));

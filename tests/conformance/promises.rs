@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use atomically::testing::{Client, Explore, Fault, Faults, Finding, Moment, Problem, Report, explore};
+use atomically::testing::{Client, Counterexample, Explore, Fault, Faults, Moment, Problem, Report, explore};
 use atomically::{
     Adaptive, Atomic, Error, Gate, Isolation, Optimistic, Options, Pessimistic, PoolTransactor, Resolve,
     RowLock, Serializable, Strategy, TransactorExt as _, Tx,
@@ -235,7 +235,7 @@ async fn behind_a_gate<DB: TestBackend, S: Strategy>(
         .unit("bob", &keyed, add_one_guarded)
         .unit("carol", &keyed, add_one_guarded)
         .expect("value", 3_i64, |pool| integer(pool, VALUE))
-        .most_preemptions(2)
+        .max_preemptions(2)
         .allow_deadlocks();
     let report = exploration.run().await.expect("explored");
     assert!(report.schedules >= min_schedules, "{report}");
@@ -257,6 +257,6 @@ pub(crate) async fn gates_let_everybody_in<DB: TestBackend>() {
     }
     // What it learns in one schedule changes how the next one goes.
     let report = behind_a_gate(&pool, Adaptive::default(), MIN_SCHEDULES).await;
-    let mut problems = report.findings.iter().flat_map(Finding::problems);
+    let mut problems = report.findings.iter().flat_map(Counterexample::problems);
     assert!(problems.all(|problem| matches!(problem, Problem::Diverged { .. })), "{report}");
 }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use atomically::testing::{Client, Explore, Finding, Gap, Problem, Report, Unexplored, explore};
+use atomically::testing::{Client, Counterexample, Explore, Gap, Problem, Report, Unexplored, explore};
 use atomically::{Error, Isolation, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::Pool;
 
@@ -44,7 +44,7 @@ fn refusal(report: &Report) -> String {
 }
 
 fn problems(report: &Report) -> Vec<&Problem> {
-    report.findings.iter().flat_map(Finding::problems).collect()
+    report.findings.iter().flat_map(Counterexample::problems).collect()
 }
 
 /// It asks the database once in the life of the process, and trusts the answer from then on.
@@ -157,12 +157,12 @@ pub(crate) async fn a_limit_that_nobody_set_is_not_agreed_to<DB: TestBackend>() 
     let two = || items(&pool).unit("alice", &db, long).unit("bob", &db, long);
     let report = two().run().await.expect("explored");
     assert_eq!((report.schedules, &report.gaps[..]), (1000, &[Gap::Schedules { limit: 1000 }][..]));
-    assert!(refusal(&report).contains("set `most_schedules` yourself"), "{report}");
+    assert!(refusal(&report).contains("set `max_schedules` yourself"), "{report}");
 
-    let report = two().most_schedules(20).run().await.expect("explored");
+    let report = two().max_schedules(20).run().await.expect("explored");
     report.assert_passes();
     assert!(report.to_string().ends_with("there are more schedules than the 20 that were run"), "{report}");
-    let report = two().most_preemptions(1).run().await.expect("explored");
+    let report = two().max_preemptions(1).run().await.expect("explored");
     report.assert_passes();
     assert_eq!((report.preemptions, report.complete), (Some(1), false), "{report}");
 }
@@ -214,7 +214,7 @@ pub(crate) async fn two_units_of_one_client_at_once_are_refused<DB: TestBackend>
     // A client of its own for each is what it takes.
     let one = async |tx: &mut Tx<DB>| set(tx, 1, 1).await;
     let three = items(&pool).unit("alice", &db, one).unit("bob", &db, write).unit("carol", &db, write);
-    three.most_preemptions(1).run().await.expect("explored").assert_passes();
+    three.max_preemptions(1).run().await.expect("explored").assert_passes();
 }
 
 /// A client may give up a unit, and begin the next one.
@@ -229,7 +229,7 @@ pub(crate) async fn a_unit_that_was_dropped_is_not_beside_the_next_one<DB: TestB
         let _ = tokio::time::timeout(std::time::Duration::from_millis(20), stuck).await;
         db.run(async |tx: &mut Tx<DB>| set(tx, 1, 1).await).await
     }
-    let exploration = items(&pool).client("alice", &db, restless).most_schedules(1);
+    let exploration = items(&pool).client("alice", &db, restless).max_schedules(1);
     let report = exploration.run().await.expect("explored");
     assert!(!problems(&report).iter().any(|problem| matches!(problem, Problem::Failed { .. })), "{report}");
 }

@@ -75,7 +75,7 @@ impl Deadlocks {
             assert_eq!(party.blocked_by, next.session.into_iter().collect::<Vec<_>>(), "{report}");
             let unit = party.unit.expect("a unit");
             assert_eq!(unit.attempt, 1, "{report}");
-            assert!(unit.place.expect("a place").file().ends_with("scene.rs"), "{report}");
+            assert!(unit.location.expect("a place").file().ends_with("scene.rs"), "{report}");
         }
         report
     }

@@ -132,7 +132,7 @@ pub(crate) async fn outcomes<E: Engine>(pool: &Pool<E>, pair: &Pair) -> Option<R
     let deadlocks = Arc::new(AtomicBool::new(false));
     let (reset, no_ends) = (notes.clone(), ends.clone());
     let db = PoolTransactor::new(Unguarded(Isolation::ReadCommitted), pool);
-    let mut exploration = explore(pool).allow_deadlocks().most_schedules(100_000).set_up(move |pool| {
+    let mut exploration = explore(pool).allow_deadlocks().max_schedules(100_000).set_up(move |pool| {
         for notes in &reset {
             *notes.lock().expect("no panic") = Notes::default();
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atomically::queue::{Fault, Queue};
+use atomically::queue::{FindingKind, Queue};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{MySql, Postgres, Sqlite};
@@ -14,7 +14,7 @@ use crate::support::servers::Server;
 use crate::support::{TestBackend as _, eventually};
 use crate::{QueueTest, queue};
 
-async fn faults<DB: QueueTest>(queue: &Queue<DB>) -> Vec<(Fault, String)> {
+async fn faults<DB: QueueTest>(queue: &Queue<DB>) -> Vec<(FindingKind, String)> {
     let findings = queue.doctor().await.expect("an answer");
     findings.into_iter().map(|finding| (finding.fault, finding.message)).collect()
 }
@@ -30,7 +30,10 @@ pub(crate) async fn what_is_missing_is_named<DB: QueueTest>() {
     let queue = Queue::new("jobs", &pool).expect("a name");
     let faults = faults(&queue).await;
     assert_eq!(faults.len(), 2, "{faults:?}");
-    assert!(faults.contains(&(Fault::Missing, "there is no table atomically_job".to_owned())), "{faults:?}");
+    assert!(
+        faults.contains(&(FindingKind::Missing, "there is no table atomically_job".to_owned())),
+        "{faults:?}"
+    );
 }
 
 /// The fault that this change makes, and a word of what is said about it.
@@ -38,7 +41,7 @@ async fn finds<DB: QueueTest>(
     queue: &Queue<DB>,
     pool: &sqlx::Pool<DB>,
     change: &str,
-    fault: Fault,
+    fault: FindingKind,
     word: &str,
 ) {
     for change in change.split(';') {
@@ -55,7 +58,7 @@ pub(crate) async fn a_missing_index_is_named<DB: QueueTest>() {
     for (index, word) in [("atomically_job_claim", "due_at"), ("atomically_job_unique", "unique")] {
         let (pool, queue) = queue::<DB>(2).await;
         let on = if pool.url.starts_with("mysql") { " ON atomically_job" } else { "" };
-        finds(&queue, &pool, &format!("DROP INDEX {index}{on}"), Fault::Index, word).await;
+        finds(&queue, &pool, &format!("DROP INDEX {index}{on}"), FindingKind::Index, word).await;
     }
 }
 
@@ -63,7 +66,7 @@ pub(crate) async fn a_missing_index_is_named<DB: QueueTest>() {
 pub(crate) async fn a_missing_column_is_named<DB: QueueTest>() {
     let (pool, queue) = queue::<DB>(2).await;
     let change = "ALTER TABLE atomically_job DROP COLUMN unique_until_claimed";
-    finds(&queue, &pool, change, Fault::Missing, "ALTER TABLE atomically_job ADD COLUMN").await;
+    finds(&queue, &pool, change, FindingKind::Missing, "ALTER TABLE atomically_job ADD COLUMN").await;
     // What it says is what helps.
     let (_, message) = faults(&queue).await.remove(0);
     let (_, remedy) = message.split_once(": ").expect("a remedy");
@@ -76,14 +79,14 @@ pub(crate) async fn a_missing_column_is_named<DB: QueueTest>() {
 #[tokio::test]
 async fn mariadb_with_another_engine_is_named() {
     let (pool, queue) = queue::<MySql>(2).await;
-    finds(&queue, &pool, "ALTER TABLE atomically_job ENGINE = MyISAM", Fault::Engine, "MyISAM").await;
+    finds(&queue, &pool, "ALTER TABLE atomically_job ENGINE = MyISAM", FindingKind::Engine, "MyISAM").await;
 }
 
 #[tokio::test]
 async fn mariadb_with_another_collation_is_named() {
     let (pool, queue) = queue::<MySql>(2).await;
     let change = "ALTER TABLE atomically_job MODIFY queue VARCHAR(100) CHARACTER SET utf8mb4 NOT NULL";
-    finds(&queue, &pool, change, Fault::Collation, "queue").await;
+    finds(&queue, &pool, change, FindingKind::Collation, "queue").await;
 }
 
 #[tokio::test]
@@ -91,13 +94,13 @@ async fn mariadb_with_an_index_in_another_order_is_named() {
     let (pool, queue) = queue::<MySql>(2).await;
     let change = "DROP INDEX atomically_job_claim ON atomically_job;
         CREATE INDEX atomically_job_claim ON atomically_job (queue, due_at, priority, id)";
-    finds(&queue, &pool, change, Fault::Index, "queue,priority,due_at,id").await;
+    finds(&queue, &pool, change, FindingKind::Index, "queue,priority,due_at,id").await;
 }
 
 #[tokio::test]
 async fn postgres_that_does_not_log_is_named() {
     let (pool, queue) = queue::<Postgres>(2).await;
-    finds(&queue, &pool, "ALTER TABLE atomically_job SET UNLOGGED", Fault::Engine, "not logged").await;
+    finds(&queue, &pool, "ALTER TABLE atomically_job SET UNLOGGED", FindingKind::Engine, "not logged").await;
 }
 
 #[tokio::test]
@@ -105,7 +108,7 @@ async fn postgres_with_another_collation_is_named() {
     let (pool, queue) = queue::<Postgres>(2).await;
     let change = "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
         ALTER TABLE atomically_job ALTER unique_key TYPE TEXT COLLATE loose";
-    finds(&queue, &pool, change, Fault::Collation, "unique_key").await;
+    finds(&queue, &pool, change, FindingKind::Collation, "unique_key").await;
 }
 
 #[tokio::test]
@@ -114,7 +117,7 @@ async fn sqlite_without_wal_is_named() {
     let change = "PRAGMA journal_mode = DELETE";
     sqlx::query(change).execute(&pool.pool).await.expect("a change");
     let queue = Queue::new("jobs", &pool).expect("a name");
-    assert_eq!(faults(&queue).await.first().map(|(fault, _)| *fault), Some(Fault::Journal));
+    assert_eq!(faults(&queue).await.first().map(|(fault, _)| *fault), Some(FindingKind::Journal));
 }
 
 #[tokio::test]
@@ -127,14 +130,14 @@ async fn sqlite_that_gives_ids_out_again_is_named() {
     assert_ne!(changed, schema);
     sqlx::raw_sql(sqlx::AssertSqlSafe(changed)).execute(&pool.pool).await.expect("the tables");
     let faults: Vec<_> = faults(&queue).await.into_iter().map(|(fault, _)| fault).collect();
-    assert_eq!(faults, [Fault::Engine, Fault::Collation]);
+    assert_eq!(faults, [FindingKind::Engine, FindingKind::Collation]);
 }
 
 #[tokio::test]
 async fn postgres_with_an_index_that_is_not_valid_is_named() {
     let (pool, queue) = queue::<Postgres>(2).await;
     let change = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'atomically_job_claim'::regclass";
-    finds(&queue, &pool, change, Fault::Index, "queue,priority,due_at,id").await;
+    finds(&queue, &pool, change, FindingKind::Index, "queue,priority,due_at,id").await;
 }
 
 #[tokio::test]
@@ -146,7 +149,7 @@ async fn postgres_that_takes_no_writes_is_named() {
     let queue = Queue::new("jobs", &Postgres::another(&pool.url).await).expect("a name");
     let faults = faults(&queue).await;
     assert!(
-        matches!(&faults[..], [(Fault::ReadOnly, message)] if message.contains("default_transaction")),
+        matches!(&faults[..], [(FindingKind::ReadOnly, message)] if message.contains("default_transaction")),
         "{faults:?}"
     );
 }
@@ -167,7 +170,10 @@ async fn postgres_whose_vacuum_is_held_back_is_named() {
         .await
         .expect("a snapshot");
     let found = faults(&queue).await;
-    assert!(matches!(&found[..], [(Fault::Vacuum, message)] if message.contains("00:11:")), "{found:?}");
+    assert!(
+        matches!(&found[..], [(FindingKind::Vacuum, message)] if message.contains("00:11:")),
+        "{found:?}"
+    );
     sqlx::raw_sql("ROLLBACK").execute(&mut *session).await.expect("its end");
     assert_eq!(faults(&queue).await, []);
 }
@@ -203,7 +209,7 @@ async fn postgres_that_gives_another_isolation_level_is_named() {
     let queue = Queue::new("jobs", &other).expect("a name");
     let faults = faults(&queue).await;
     assert!(
-        matches!(&faults[..], [(Fault::Isolation, message)] if message.contains("SERIALIZABLE")),
+        matches!(&faults[..], [(FindingKind::Isolation, message)] if message.contains("SERIALIZABLE")),
         "{faults:?}"
     );
 }
@@ -225,14 +231,14 @@ async fn mariadb_whose_purge_is_held_back_is_named() {
         .expect("a snapshot");
     // InnoDB renews what it shows of transactions when nobody has looked for a tenth of a second, and not
     // before.
-    let kinds = async || -> Vec<Fault> {
+    let kinds = async || -> Vec<FindingKind> {
         tokio::time::sleep(Duration::from_millis(150)).await;
         faults(&queue).await.into_iter().map(|(fault, _)| fault).collect()
     };
-    eventually(vec![Fault::Vacuum], kinds).await;
+    eventually(vec![FindingKind::Vacuum], kinds).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut *session).await.expect("its end");
     sqlx::raw_sql("SET GLOBAL read_only = 1").execute(&mut *session).await.expect("a change");
-    eventually(vec![Fault::ReadOnly], kinds).await;
+    eventually(vec![FindingKind::ReadOnly], kinds).await;
     // Who may not see the transactions of others is told of the rest.
     sqlx::raw_sql(
         "SET GLOBAL read_only = 0; CREATE USER few@'%'; CREATE USER few@localhost;
@@ -255,7 +261,7 @@ async fn mariadb_whose_purge_is_held_back_is_named() {
 async fn sqlite_that_takes_no_writes_is_named() {
     let (pool, queue) = queue::<Sqlite>(1).await;
     let change = "PRAGMA query_only = 1";
-    finds(&queue, &pool, change, Fault::ReadOnly, "readonly").await;
+    finds(&queue, &pool, change, FindingKind::ReadOnly, "readonly").await;
 }
 
 #[tokio::test]
@@ -263,5 +269,5 @@ async fn sqlite_with_an_index_in_another_order_is_named() {
     let (pool, queue) = queue::<Sqlite>(1).await;
     let change = "DROP INDEX atomically_job_claim;
         CREATE INDEX atomically_job_claim ON atomically_job (queue, due_at, priority, id)";
-    finds(&queue, &pool, change, Fault::Index, "queue,priority,due_at,id").await;
+    finds(&queue, &pool, change, FindingKind::Index, "queue,priority,due_at,id").await;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use atomically::queue::{Claim, Fault, Retry, Wake, Worker};
+use atomically::queue::{Claim, FindingKind, Retry, Wake, Worker};
 use atomically::{Backoff, Error, Event, JobEvent, Pessimistic, TransactorExt as _};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
@@ -252,7 +252,7 @@ pub(crate) async fn a_worker_that_can_starve_itself_says_so<DB: QueueTest>() {
         });
         worker.run(std::future::ready(()), |_| async { Ok(()) }).await;
         let findings = worker.doctor().await.expect("findings");
-        let found = findings.iter().filter(|finding| finding.fault == Fault::Pool).count();
+        let found = findings.iter().filter(|finding| finding.fault == FindingKind::Pool).count();
         (warned.load(SeqCst), found)
     };
     assert_eq!(warnings(4).await, (1, 1));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use atomically::queue::{Enqueued, Fate, NewJob, Priority, Queue, Retry};
+use atomically::queue::{Enqueued, FailOutcome, NewJob, Priority, Queue, Retry};
 use atomically::{Backoff, Error, ErrorKind, Pessimistic, TransactorExt as _};
 
 use crate::{QueueTest, ask, claim_one, enqueue, job, lapse, queue};
@@ -128,7 +128,7 @@ pub(crate) async fn a_job_that_fails_is_tried_again_and_dies<DB: QueueTest>() {
     let id = enqueue(&pool, &queue, job(1)).await;
     let claim = claim_one(&queue).await;
     let fate = claim.fail("first", Retry::Backoff).await.expect("a fate");
-    assert!(matches!(fate, Fate::Retried(delay) if delay <= HOUR), "{fate:?}");
+    assert!(matches!(fate, FailOutcome::Retried(delay) if delay <= HOUR), "{fate:?}");
     assert_eq!(queue.counts().await.expect("the counts").scheduled, 1);
     assert!(queue.claim(1).await.expect("a claim").is_empty(), "not yet");
     assert!(claim.complete().await.expect_err("it has failed").is_stale_claim());
@@ -137,11 +137,11 @@ pub(crate) async fn a_job_that_fails_is_tried_again_and_dies<DB: QueueTest>() {
     let claim = claim_one(&queue).await;
     assert_eq!((claim.attempt(), claim.last_error()), (2, Some("first")));
     let fate = claim.fail("second", Retry::After(Duration::ZERO)).await.expect("a fate");
-    assert_eq!(fate, Fate::Retried(Duration::ZERO));
+    assert_eq!(fate, FailOutcome::Retried(Duration::ZERO));
 
     let claim = claim_one(&queue).await;
     assert_eq!((claim.attempt(), claim.max_attempts()), (3, 3));
-    assert_eq!(claim.fail("third", Retry::After(HOUR)).await.expect("a fate"), Fate::Dead);
+    assert_eq!(claim.fail("third", Retry::After(HOUR)).await.expect("a fate"), FailOutcome::Dead);
     lapse(&pool).await;
     assert!(queue.claim(1).await.expect("a claim").is_empty());
     let dead = queue.dead(10).await.expect("the dead");
@@ -161,7 +161,7 @@ pub(crate) async fn a_job_can_be_dead_at_once<DB: QueueTest>() {
     enqueue(&pool, &queue, job(1)).await;
     let claim = claim_one(&queue).await;
     let long = "\u{fc}\0".repeat(5_000);
-    assert_eq!(claim.fail(&long, Retry::Never).await.expect("a fate"), Fate::Dead);
+    assert_eq!(claim.fail(&long, Retry::Never).await.expect("a fate"), FailOutcome::Dead);
     let dead = queue.dead(1).await.expect("the dead");
     let error = dead[0].last_error.as_deref().expect("an error");
     assert!(error.starts_with("\u{fc}\u{fffd}\u{fc}") && error.len() < 10_000, "{error}");

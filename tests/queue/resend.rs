@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use atomically::queue::{Claim, Fate, Queue, Reschedule, Retry};
+use atomically::queue::{Claim, FailOutcome, Queue, Reschedule, Retry};
 use atomically::{Error, Pessimistic, TransactorExt as _};
 use sqlx::pool::PoolOptions;
 
@@ -36,7 +36,9 @@ pub(crate) async fn a_finished_handler_is_not_run_again<DB: QueueTest>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Proxy::to(&pool.url).await;
     let distant = through::<DB>(&proxy, &pool.url).await.lease(Duration::from_secs(6));
-    for fault in [Fault::CutBefore, Fault::CutAfter, Fault::SilenceBefore, Fault::SilenceAfter] {
+    for fault in
+        [Fault::CutBefore, Fault::CutAfter, Fault::SilenceBefore, Fault::SilenceAfter]
+    {
         once(&proxy, COMPLETION, fault);
         let id = enqueue(&pool, &queue, job(1)).await;
         let (worker, events) = worker(&distant);
@@ -80,7 +82,7 @@ pub(crate) async fn a_lost_commit_is_sent_again_while_the_lease_lasts<DB: QueueT
         let claim = claim_one(&distant).await;
         once(&proxy, DB::COMMIT, fault);
         let fate = claim.fail("no", Retry::After(HOUR)).await.expect("failed");
-        assert_eq!(fate, Fate::Retried(HOUR), "{fault:?}");
+        assert_eq!(fate, FailOutcome::Retried(HOUR), "{fault:?}");
         assert_eq!(ask(&pool, state).await, 410, "{fault:?}");
 
         lapse(&pool).await;

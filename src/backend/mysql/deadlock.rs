@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::backend::LatestDeadlock;
 use crate::deadlock::{DeadlockParty, DeadlockReport, WantedLock};
 
-use super::innodb_status::{self, Lock};
+use super::innodb_status::{self, ReportedLock};
 use super::literals::masked;
 use crate::backend::whole_seconds;
 
@@ -44,7 +44,7 @@ fn report(answers: &[String], failed: Option<&str>) -> Option<(DeadlockReport, S
     let section = answers.iter().find_map(|answer| latest(answer))?;
     let transactions = transactions(section).filter(|_| is_recent(section, since))?;
     let own = transactions.iter().position(|transaction| transaction.session == Some(session))?;
-    let Transaction { number, statement, .. } = &transactions[own];
+    let ReportedTransaction { number, statement, .. } = &transactions[own];
     if *number == told || failed.is_some_and(|failed| !is_the_statement(statement, failed)) {
         return None;
     }
@@ -91,7 +91,7 @@ fn latest(status: &str) -> Option<&str> {
 
 /// What a line is the heading of.
 enum Heading {
-    Transaction(usize),
+    ReportedTransaction(usize),
     Waits,
     /// `HOLDS THE LOCK(S)` of MySQL shows those of the transaction above, `CONFLICTING WITH` of MariaDB those
     /// of others.
@@ -108,7 +108,7 @@ fn heading(line: &str) -> Option<Heading> {
     }
     let (number, words) = numbered(words).map_or((None, words), |(number, words)| (Some(number), words));
     match (words.trim(), number) {
-        ("TRANSACTION:", Some(number)) => Some(Heading::Transaction(number)),
+        ("TRANSACTION:", Some(number)) => Some(Heading::ReportedTransaction(number)),
         ("WAITING FOR THIS LOCK TO BE GRANTED:", _) => Some(Heading::Waits),
         ("HOLDS THE LOCK(S):" | "CONFLICTING WITH:", _) => Some(Heading::Locks),
         _ => None,
@@ -140,42 +140,42 @@ impl Block<'_> {
         /// What servers cut off is longer than this.
         const SHORTEST_CUT: usize = 900;
         let statement = self.statement();
-        matches!(self.heading, Heading::Transaction(_))
+        matches!(self.heading, Heading::ReportedTransaction(_))
             && statement.len() < SHORTEST_CUT
             && masked(&statement).is_open
     }
 }
 
 /// A transaction of the cycle.
-struct Transaction<'a> {
+struct ReportedTransaction<'a> {
     /// InnoDB's number.
     number: &'a str,
     session: Option<i64>,
     statement: String,
-    waits_for: Option<Place<'a>>,
+    waits_for: Option<RecordPlace<'a>>,
     /// Its own, or those in its way.
-    locks: Vec<Place<'a>>,
+    locks: Vec<RecordPlace<'a>>,
 }
 
 /// A lock, and the records of its page that it is on.
-struct Place<'a> {
-    lock: Lock<'a>,
+struct RecordPlace<'a> {
+    lock: ReportedLock<'a>,
     records: Vec<&'a str>,
 }
 
 /// The transactions. `None` where the section is not all there.
-fn transactions(section: &str) -> Option<Vec<Transaction<'_>>> {
-    let mut transactions: Vec<Transaction<'_>> = Vec::new();
+fn transactions(section: &str) -> Option<Vec<ReportedTransaction<'_>>> {
+    let mut transactions: Vec<ReportedTransaction<'_>> = Vec::new();
     for block in blocks(section) {
         match (&block.heading, transactions.last_mut()) {
             (Heading::End, _) => return Some(transactions),
-            (Heading::Transaction(number), _) => {
+            (Heading::ReportedTransaction(number), _) => {
                 let statement = masked(&block.statement()).sql;
                 if *number != transactions.len() + 1 || statement.lines().any(is_of_something_else) {
                     return None;
                 }
                 let number = block.lines.first()?.strip_prefix("TRANSACTION ")?.split(',').next()?;
-                transactions.push(Transaction {
+                transactions.push(ReportedTransaction {
                     number: Some(number)
                         .filter(|number| number.chars().all(|char| char.is_ascii_alphanumeric()))?,
                     session: block.lines.iter().find_map(|line| innodb_status::session(line)),
@@ -212,11 +212,11 @@ fn blocks(section: &str) -> Vec<Block<'_>> {
 }
 
 /// Each lock is followed by its records, and these by their values, of which nothing is read.
-fn places<'a>(lines: &[&'a str]) -> Vec<Place<'a>> {
-    let mut places: Vec<Place<'a>> = Vec::new();
+fn places<'a>(lines: &[&'a str]) -> Vec<RecordPlace<'a>> {
+    let mut places: Vec<RecordPlace<'a>> = Vec::new();
     for line in lines {
         if let Some(lock) = innodb_status::lock(line) {
-            places.push(Place { lock, records: Vec::new() });
+            places.push(RecordPlace { lock, records: Vec::new() });
         } else if let Some(place) = places.last_mut() {
             let record = line.strip_prefix("Record lock, heap no ").and_then(|rest| rest.split(' ').next());
             place.records.extend(record);
@@ -225,7 +225,7 @@ fn places<'a>(lines: &[&'a str]) -> Vec<Place<'a>> {
     places
 }
 
-fn party(transactions: &[Transaction<'_>], number: usize) -> DeadlockParty {
+fn party(transactions: &[ReportedTransaction<'_>], number: usize) -> DeadlockParty {
     let transaction = &transactions[number];
     let statement = Some(transaction.statement.clone()).filter(|statement| !statement.is_empty());
     DeadlockParty {
@@ -237,7 +237,7 @@ fn party(transactions: &[Transaction<'_>], number: usize) -> DeadlockParty {
     }
 }
 
-fn wanted(place: &Place<'_>) -> WantedLock {
+fn wanted(place: &RecordPlace<'_>) -> WantedLock {
     let lock = &place.lock;
     let row = lock.page.zip(place.records.first());
     WantedLock {
@@ -251,7 +251,7 @@ fn wanted(place: &Place<'_>) -> WantedLock {
 
 /// The sessions with a lock where this one waits. They are listed in the order of the cycle, each waiting for
 /// the next one; that has to do where the locks in the way are not shown (`innodb_deadlock_report = basic`).
-fn blocked_by(transactions: &[Transaction<'_>], number: usize) -> Vec<i64> {
+fn blocked_by(transactions: &[ReportedTransaction<'_>], number: usize) -> Vec<i64> {
     let mut locks = transactions.iter().flat_map(|transaction| &transaction.locks).peekable();
     if locks.peek().is_none() {
         return transactions[(number + 1) % transactions.len()].session.into_iter().collect();
@@ -266,7 +266,7 @@ fn blocked_by(transactions: &[Transaction<'_>], number: usize) -> Vec<i64> {
         .collect()
 }
 
-impl Place<'_> {
+impl RecordPlace<'_> {
     fn is_where(&self, wait: &Self) -> bool {
         self.lock.is_where(&wait.lock) && wait.records.iter().all(|record| self.records.contains(record))
     }

@@ -3,7 +3,7 @@
 use crate::backend::LockWait;
 use crate::backend::values::{all_between, bytes_after, hex, quoted, take};
 
-use super::innodb_status::{self, Lock};
+use super::innodb_status::{self, ReportedLock};
 
 /// Out of the driver's `Debug` output.
 pub(super) fn arguments(arguments: &str) -> Option<Vec<String>> {
@@ -63,7 +63,7 @@ pub(super) fn lock_waits(text: &str) -> Vec<LockWait> {
         .filter_map(|one| {
             let session = one.lines().find_map(innodb_status::session)?;
             let (_, wanted) = one.split_once("FOR THIS LOCK TO BE GRANTED:")?;
-            let Lock { on, table, mode, .. } = wanted.lines().find_map(innodb_status::lock)?;
+            let ReportedLock { on, table, mode, .. } = wanted.lines().find_map(innodb_status::lock)?;
             let what = if on.starts_with("RECORD") { "a row of " } else { "" };
             Some(LockWait { session, blocked_by: Vec::new(), lock: format!("{what}{table} ({mode})") })
         })

@@ -4,7 +4,7 @@ use crate::backend::text::{between, unquoted};
 
 /// A lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Lock<'a> {
+pub(super) struct ReportedLock<'a> {
     /// `RECORD LOCKS` or `TABLE LOCK`.
     pub(super) on: &'a str,
     /// The number of the tablespace and the page in it, of record locks.
@@ -16,7 +16,7 @@ pub(super) struct Lock<'a> {
     pub(super) mode: &'a str,
 }
 
-impl Lock<'_> {
+impl ReportedLock<'_> {
     /// Whether both are on the same table, or on the same page of it.
     pub(super) fn is_where(&self, other: &Self) -> bool {
         (self.on, self.page, self.index) == (other.on, other.page, other.index) && self.table == other.table
@@ -25,14 +25,14 @@ impl Lock<'_> {
 
 /// ``RECORD LOCKS space id 5 page no 3 n bits 8 index PRIMARY of table `shop`.`product` trx id 423 lock_mode
 /// X waiting``
-pub(super) fn lock(line: &str) -> Option<Lock<'_>> {
+pub(super) fn lock(line: &str) -> Option<ReportedLock<'_>> {
     let on = ["RECORD LOCKS", "TABLE LOCK"].into_iter().find(|on| line.starts_with(on))?;
     let (place, rest) = line.split_once("table `")?;
     let (table, rest) = last_name(rest)?;
     let (_, rest) = rest.split_once(" trx id ")?;
     let (transaction, mode) =
         [" lock_mode ", " lock mode "].into_iter().find_map(|word| rest.split_once(word))?;
-    Some(Lock {
+    Some(ReportedLock {
         on,
         page: between(place, "space id ", " ").zip(between(place, "page no ", " ")),
         index: between(place, " index ", " of ").map(unquoted),
@@ -76,7 +76,7 @@ mod tests {
     fn locks_on_rows_are_read() {
         let line = "RECORD LOCKS space id 14 page no 3 n bits 320 index my key of table `shop`.`we``ird.t` \
                     /* Partition `p1` */ trx id 143 lock_mode X locks gap before rec insert intention waiting";
-        let wanted = Lock {
+        let wanted = ReportedLock {
             on: "RECORD LOCKS",
             page: Some(("14", "3")),
             index: Some("my key"),
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(lock(line), Some(wanted));
         let old = "RECORD LOCKS space id 244 page no 817 n bits 824 index `by code` of table `crm`.`business` \
                    trx id AEE50DCA lock mode S";
-        let wanted = Lock {
+        let wanted = ReportedLock {
             on: "RECORD LOCKS",
             page: Some(("244", "817")),
             index: Some("by code"),
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn locks_on_tables_are_read() {
-        let wanted = Lock {
+        let wanted = ReportedLock {
             on: "TABLE LOCK",
             page: None,
             index: None,

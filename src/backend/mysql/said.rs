@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use crate::backend::Report;
+use crate::backend::ServerReport;
 use crate::backend::text::{WITHHELD, without_quoted};
 
 /// A message as it may be shown.
-pub(super) fn said<'a>(report: &Report<'a>) -> Cow<'a, str> {
+pub(super) fn said<'a>(report: &ServerReport<'a>) -> Cow<'a, str> {
     let message = report.message;
     match report.number {
         // `SIGNAL`
@@ -61,16 +61,21 @@ mod tests {
                 "BIGINT value is out of range in '…'",
             ),
             (1048, "Column 'a' cannot be null", "Column 'a' cannot be null"),
-            (1205, "Lock wait timeout exceeded", "Lock wait timeout exceeded"),
+            (1205, "ReportedLock wait timeout exceeded", "ReportedLock wait timeout exceeded"),
             (1644, "no secret", WITHHELD),
         ] {
-            assert_eq!(said(&Report { number, message, ..Report::default() }), wanted);
+            assert_eq!(said(&ServerReport { number, message, ..ServerReport::default() }), wanted);
         }
     }
 
     #[test]
     fn the_text_of_a_signal_is_withheld() {
-        let report = Report { sqlstate: "45000", number: 30001, message: "no secret", ..Report::default() };
+        let report = ServerReport {
+            sqlstate: "45000",
+            number: 30001,
+            message: "no secret",
+            ..ServerReport::default()
+        };
         assert_eq!(said(&report), WITHHELD);
     }
 }

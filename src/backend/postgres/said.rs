@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use crate::backend::Report;
+use crate::backend::ServerReport;
 use crate::backend::text::{WITHHELD, without_quoted};
 
 /// A message as it may be shown. What the server says in the fields beside it (`DETAIL`, `CONTEXT`) quotes
 /// whole rows, and is not a part of any failure.
-pub(super) fn said<'a>(report: &Report<'a>) -> Cow<'a, str> {
+pub(super) fn said<'a>(report: &ServerReport<'a>) -> Cow<'a, str> {
     // `RAISE` and `ASSERT` of PL/pgSQL, whatever SQLSTATE they ask for.
     let is_raised = matches!(report.routine, Some("exec_stmt_raise" | "exec_stmt_assert"));
     let (class, state) = (report.sqlstate.get(..2).unwrap_or_default(), report.sqlstate);
@@ -64,18 +64,18 @@ mod tests {
             ),
             ("40P01", "deadlock detected", "deadlock detected"),
         ] {
-            assert_eq!(said(&Report { sqlstate, message, ..Report::default() }), wanted);
+            assert_eq!(said(&ServerReport { sqlstate, message, ..ServerReport::default() }), wanted);
         }
     }
 
     #[test]
     fn the_text_of_a_raise_is_withheld_whatever_its_code() {
         for sqlstate in ["P0001", "23505", "40001"] {
-            let report = Report {
+            let report = ServerReport {
                 sqlstate,
                 message: "no secret",
                 routine: Some("exec_stmt_raise"),
-                ..Report::default()
+                ..ServerReport::default()
             };
             assert_eq!(said(&report), WITHHELD);
         }

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, SqlSafeStr as _, Sql
 
 use super::literals::{numbers, texts};
 use super::prepared::Kept;
-use crate::backend::single_statement::{Addition, AtOnce};
+use crate::backend::single_statement::{AddInOneStatement, Addition};
 use crate::backend::{Key, Target};
 use crate::digest::digest;
 use crate::strategy::Limits;
@@ -42,15 +42,15 @@ const MEDDLING: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
 ///
 /// A lock on a row is written to the row and to the log, as its change is, and costs the server nearly as
 /// much.
-struct Statement {
+struct AddStatement {
     kept: Arc<Kept>,
     sql: SqlStr,
-    keys: Keys,
+    keys: BoundKeys,
 }
 
 /// `None` for keys whose values cannot be written into a text here.
-pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AtOnce<Postgres, K>>> {
-    let keys = Keys::of::<K>()?;
+pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AddInOneStatement<Postgres, K>>> {
+    let keys = BoundKeys::of::<K>()?;
     let Target { table, key, column } = target;
     let exactly = keys.exactly(key);
     // The division fails, and with it the whole statement, where several rows have one key, and where the
@@ -72,10 +72,10 @@ pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AtOn
     let name = format!("add {}", digest(&sql));
     let parameters = format!("{}[], bigint[], bigint[], bigint[]", keys.name());
     let kept = Arc::new(Kept::new(&name, &parameters, sql.clone()));
-    Some(Box::new(Statement { kept, sql: AssertSqlSafe(sql).into_sql_str(), keys }))
+    Some(Box::new(AddStatement { kept, sql: AssertSqlSafe(sql).into_sql_str(), keys }))
 }
 
-impl<K: Key<Postgres>> AtOnce<Postgres, K> for Statement {
+impl<K: Key<Postgres>> AddInOneStatement<Postgres, K> for AddStatement {
     fn sql(&self) -> SqlStr {
         self.sql.clone()
     }
@@ -108,7 +108,7 @@ impl<K: Key<Postgres>> AtOnce<Postgres, K> for Statement {
 
 /// The types of keys whose values can be written into a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keys {
+enum BoundKeys {
     SmallInt,
     Integer,
     BigInt,
@@ -116,7 +116,7 @@ enum Keys {
     Uuid,
 }
 
-impl Keys {
+impl BoundKeys {
     /// By the numbers that these types have
     /// [everywhere](https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat).
     fn of<K: Key<Postgres>>() -> Option<Self> {

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use crate::backend::Report;
+use crate::backend::ServerReport;
 use crate::backend::text::{WITHHELD, without_quoted};
 
 /// A message as it may be shown.
-pub(super) fn said<'a>(report: &Report<'a>) -> Cow<'a, str> {
+pub(super) fn said<'a>(report: &ServerReport<'a>) -> Cow<'a, str> {
     match (report.number, report.number & 0xff) {
         // `RAISE` of a trigger, which may put a text together.
         (1811, _) => WITHHELD.into(),
@@ -32,7 +32,7 @@ mod tests {
             (5, "database is locked", "database is locked"),
             (1811, "no secret", WITHHELD),
         ] {
-            assert_eq!(said(&Report { number, message, ..Report::default() }), wanted);
+            assert_eq!(said(&ServerReport { number, message, ..ServerReport::default() }), wanted);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Keys in MySQL and MariaDB.
 
 use super::{Claiming, KeySql, KeyWrite, hex};
-use crate::idempotency::claimant::{Claimant, Terms};
+use crate::idempotency::claimant::{ClaimTerms, Claimant};
 use crate::idempotency::key::IdempotencyKey;
 
 /// The times are UTC whatever the time zone of the session.
@@ -35,7 +35,7 @@ fn select(key: &IdempotencyKey) -> String {
 
 /// `IGNORE` skips a key that is there. It has nothing else to ignore, because the values fit their columns.
 fn write(claimant: &Claimant, write: &KeyWrite) -> String {
-    let Claimant { terms: Terms { key, .. }, run } = claimant;
+    let Claimant { terms: ClaimTerms { key, .. }, run } = claimant;
     let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
     let expires_at = format!("UTC_TIMESTAMP() + INTERVAL {} SECOND", claimant.terms.life());
     match write {

@@ -1,7 +1,7 @@
 //! Keys in PostgreSQL.
 
 use super::{Claiming, KeySql, KeyWrite, hex};
-use crate::idempotency::claimant::{Claimant, Terms};
+use crate::idempotency::claimant::{ClaimTerms, Claimant};
 use crate::idempotency::key::IdempotencyKey;
 
 pub(super) const SQL: KeySql = KeySql {
@@ -38,7 +38,7 @@ fn select(key: &IdempotencyKey) -> String {
 /// committed after the snapshot of a transaction above READ COMMITTED, the INSERT is a serialization failure;
 /// so a row that the SELECT does not see is not there.
 fn write(claimant: &Claimant, write: &KeyWrite) -> String {
-    let Claimant { terms: Terms { key, .. }, run } = claimant;
+    let Claimant { terms: ClaimTerms { key, .. }, run } = claimant;
     let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
     let expires_at = format!("now() + interval '1 second' * {}", claimant.terms.life());
     match write {

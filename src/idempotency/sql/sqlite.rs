@@ -1,7 +1,7 @@
 //! Keys in SQLite.
 
 use super::{Claiming, KeySql, KeyWrite, hex};
-use crate::idempotency::claimant::{Claimant, Terms};
+use crate::idempotency::claimant::{ClaimTerms, Claimant};
 use crate::idempotency::key::IdempotencyKey;
 
 pub(super) const SQL: KeySql = KeySql {
@@ -34,7 +34,7 @@ fn select(key: &IdempotencyKey) -> String {
 }
 
 fn write(claimant: &Claimant, write: &KeyWrite) -> String {
-    let Claimant { terms: Terms { key, .. }, run } = claimant;
+    let Claimant { terms: ClaimTerms { key, .. }, run } = claimant;
     let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
     let life = claimant.terms.life();
     match write {

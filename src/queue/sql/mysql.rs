@@ -4,7 +4,7 @@ use futures_core::future::BoxFuture;
 use sqlx::MySql;
 
 use super::{Dialect, Inserted, QueueBackend};
-use crate::queue::doctor::{Check, Fault};
+use crate::queue::doctor::{DoctorCheck, FindingKind};
 use crate::queue::insertion::NewRows;
 use crate::tx::Tx;
 
@@ -48,28 +48,28 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     /// twice.
     const NOW: &'static str = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
 
-    const CHECKS: &'static [Check] = &[
-        Check {
-            fault: Fault::Version,
+    const CHECKS: &'static [DoctorCheck] = &[
+        DoctorCheck {
+            fault: FindingKind::Version,
             sql: "SELECT CONVERT(CONCAT('version ', VERSION(), ' has no SKIP LOCKED: MySQL 8.0 or MariaDB 10.6 have') USING utf8mb4)
                   FROM (SELECT 1) AS one
                   WHERE CAST(SUBSTRING_INDEX(VERSION(), '.', 1) AS UNSIGNED) * 100
                       + CAST(SUBSTRING_INDEX(SUBSTRING_INDEX(VERSION(), '.', 2), '.', -1) AS UNSIGNED)
                       < IF(VERSION() LIKE '%MariaDB%', 1006, 800)",
         },
-        Check {
-            fault: Fault::ReadOnly,
+        DoctorCheck {
+            fault: FindingKind::ReadOnly,
             sql: "SELECT CONVERT('the server takes no writes' USING utf8mb4) FROM (SELECT 1) AS one WHERE @@global.read_only",
         },
-        Check {
-            fault: Fault::Missing,
+        DoctorCheck {
+            fault: FindingKind::Missing,
             sql: "SELECT CONVERT(CONCAT('there is no table ', name) USING utf8mb4)
                   FROM (SELECT 'atomically_job' AS name UNION ALL SELECT 'atomically_job_lease') AS wanted
                   WHERE NOT EXISTS (SELECT 1 FROM information_schema.tables
                                     WHERE table_schema = DATABASE() AND table_name = name)",
         },
-        Check {
-            fault: Fault::Missing,
+        DoctorCheck {
+            fault: FindingKind::Missing,
             sql: "SELECT CONVERT('the table atomically_job is of an earlier version: ALTER TABLE atomically_job ADD COLUMN unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE' USING utf8mb4)
                   FROM information_schema.tables
                   WHERE table_schema = DATABASE() AND table_name = 'atomically_job'
@@ -77,16 +77,16 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
                                   WHERE table_schema = DATABASE() AND table_name = 'atomically_job'
                                   AND column_name = 'unique_until_claimed')",
         },
-        Check {
-            fault: Fault::Engine,
+        DoctorCheck {
+            fault: FindingKind::Engine,
             sql: "SELECT CONVERT(CONCAT('the table ', table_name, ' is kept by ', engine,
                          ', which ignores SKIP LOCKED and has no transactions') USING utf8mb4)
                   FROM information_schema.tables
                   WHERE table_schema = DATABASE() AND table_name IN ('atomically_job', 'atomically_job_lease')
                   AND engine <> 'InnoDB'",
         },
-        Check {
-            fault: Fault::Index,
+        DoctorCheck {
+            fault: FindingKind::Index,
             sql: "SELECT CONVERT(CONCAT('atomically_job has no', IF(non_unique, '', ' unique'), ' index ', name, ' on (', columns,
                          '): ', otherwise) USING utf8mb4)
                   FROM (SELECT 'atomically_job_claim' AS name, 'queue,priority,due_at,id' AS columns, 1 AS non_unique,
@@ -101,22 +101,22 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
                                   GROUP BY index_name
                                   HAVING GROUP_CONCAT(column_name ORDER BY seq_in_index) = columns)",
         },
-        Check {
-            fault: Fault::Collation,
+        DoctorCheck {
+            fault: FindingKind::Collation,
             sql: "SELECT CONVERT(CONCAT('the column ', column_name, ' is ', column_type, ' and not of bytes: it takes different ',
                          'texts for equal') USING utf8mb4)
                   FROM information_schema.columns
                   WHERE table_schema = DATABASE() AND table_name = 'atomically_job'
                   AND column_name IN ('queue', 'unique_key', 'live_key') AND data_type <> 'varbinary'",
         },
-        Check {
-            fault: Fault::Journal,
+        DoctorCheck {
+            fault: FindingKind::Journal,
             sql: "SELECT CONVERT('the binary log is written by statement, which knows neither READ COMMITTED nor SKIP LOCKED'
                          USING utf8mb4) FROM (SELECT 1) AS one
                   WHERE @@global.log_bin AND @@session.binlog_format = 'STATEMENT'",
         },
-        Check {
-            fault: Fault::Vacuum,
+        DoctorCheck {
+            fault: FindingKind::Vacuum,
             sql: "SELECT CONVERT(CONCAT('session ', trx_mysql_thread_id, ' has held back the purge of old rows since ', trx_started,
                          ': claims become slower while it does') USING utf8mb4)
                   FROM information_schema.innodb_trx

@@ -3,9 +3,9 @@
 use futures_core::future::BoxFuture;
 use sqlx::{Executor as _, Postgres, Row as _};
 
-use super::{Dialect, Inserted, QueueBackend, Row};
+use super::{Dialect, Inserted, JobRow, QueueBackend};
 use crate::error::Error;
-use crate::queue::doctor::{Check, Fault};
+use crate::queue::doctor::{DoctorCheck, FindingKind};
 use crate::queue::insertion::NewRows;
 use crate::queue::search::Wanted;
 use crate::strategies::Pessimistic;
@@ -50,38 +50,38 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     /// up in one.
     const NOW: &'static str = "(extract(epoch FROM statement_timestamp()) * 1000000)::bigint";
 
-    const CHECKS: &'static [Check] = &[
-        Check {
-            fault: Fault::Version,
+    const CHECKS: &'static [DoctorCheck] = &[
+        DoctorCheck {
+            fault: FindingKind::Version,
             sql: "SELECT 'PostgreSQL ' || current_setting('server_version') || ' is older than 12'
                   WHERE current_setting('server_version_num')::int < 120000",
         },
-        Check {
-            fault: Fault::ReadOnly,
+        DoctorCheck {
+            fault: FindingKind::ReadOnly,
             sql: "SELECT CASE WHEN pg_is_in_recovery() THEN 'the server is a standby and takes no writes'
                       ELSE 'transactions take no writes unless they ask for it: default_transaction_read_only' END
                   WHERE current_setting('transaction_read_only')::bool",
         },
-        Check {
-            fault: Fault::Missing,
+        DoctorCheck {
+            fault: FindingKind::Missing,
             sql: "SELECT 'there is no table ' || name FROM unnest(ARRAY['atomically_job', 'atomically_job_lease']) AS name
                   WHERE to_regclass(name) IS NULL",
         },
-        Check {
-            fault: Fault::Missing,
+        DoctorCheck {
+            fault: FindingKind::Missing,
             sql: "SELECT 'the table atomically_job is of an earlier version: ALTER TABLE atomically_job ADD COLUMN unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE'
                   WHERE to_regclass('atomically_job') IS NOT NULL AND NOT EXISTS (
                       SELECT FROM pg_attribute WHERE attrelid = to_regclass('atomically_job')
                       AND attname = 'unique_until_claimed' AND NOT attisdropped)",
         },
-        Check {
-            fault: Fault::Engine,
+        DoctorCheck {
+            fault: FindingKind::Engine,
             sql: "SELECT 'the table ' || relname || ' is not logged: a crash of the server empties it' FROM pg_class
                   WHERE oid IN (to_regclass('atomically_job'), to_regclass('atomically_job_lease'))
                   AND relpersistence <> 'p'",
         },
-        Check {
-            fault: Fault::Index,
+        DoctorCheck {
+            fault: FindingKind::Index,
             sql: "SELECT 'no valid' || CASE WHEN is_unique THEN ' unique' ELSE '' END || ' index of atomically_job begins with ('
                       || columns || '): ' || otherwise
                   FROM (VALUES ('queue,priority,due_at,id', false, 'each claim reads the whole table'),
@@ -94,21 +94,21 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
                                      FROM unnest(indkey) WITH ORDINALITY AS key (number, position)
                                      JOIN pg_attribute ON attrelid = indrelid AND attnum = number))",
         },
-        Check {
-            fault: Fault::Collation,
+        DoctorCheck {
+            fault: FindingKind::Collation,
             sql: "SELECT 'the column ' || attname || ' takes different texts for equal' FROM pg_attribute
                   JOIN pg_collation ON pg_collation.oid = attcollation
                   WHERE attrelid = to_regclass('atomically_job') AND attname IN ('queue', 'unique_key')
                   AND NOT collisdeterministic",
         },
-        Check {
-            fault: Fault::Isolation,
+        DoctorCheck {
+            fault: FindingKind::Isolation,
             sql: "SELECT 'a transaction that asks for READ COMMITTED is ' || upper(current_setting('transaction_isolation'))
                       || ': claims will run into each other'
                   WHERE current_setting('transaction_isolation') <> 'read committed'",
         },
-        Check {
-            fault: Fault::Vacuum,
+        DoctorCheck {
+            fault: FindingKind::Vacuum,
             sql: "SELECT 'session ' || pid || ' has held back vacuum for ' || date_trunc('second', now() - xact_start)
                       || ': claims become slower while it does'
                   FROM pg_stat_activity
@@ -120,7 +120,7 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     fn claim(
         db: &PoolTransactor<Self, Pessimistic>,
         wanted: Wanted,
-    ) -> BoxFuture<'_, Result<Vec<Row>, Error>> {
+    ) -> BoxFuture<'_, Result<Vec<JobRow>, Error>> {
         Box::pin(claim::claim(db, wanted))
     }
 

@@ -3,7 +3,7 @@
 use sqlx::Sqlite;
 
 use super::{Dialect, QueueBackend};
-use crate::queue::doctor::{Check, Fault};
+use crate::queue::doctor::{DoctorCheck, FindingKind};
 
 impl QueueBackend for Sqlite {}
 
@@ -40,26 +40,26 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     /// `unixepoch('subsec')` needs SQLite 3.42.
     const NOW: &'static str = "(CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000)";
 
-    const CHECKS: &'static [Check] = &[
-        Check {
-            fault: Fault::Missing,
+    const CHECKS: &'static [DoctorCheck] = &[
+        DoctorCheck {
+            fault: FindingKind::Missing,
             sql: "SELECT 'there is no table ' || name
                   FROM (SELECT 'atomically_job' AS name UNION ALL SELECT 'atomically_job_lease')
                   WHERE name NOT IN (SELECT name FROM sqlite_master WHERE type = 'table')",
         },
-        Check {
-            fault: Fault::Missing,
+        DoctorCheck {
+            fault: FindingKind::Missing,
             sql: "SELECT 'the table atomically_job is of an earlier version: ALTER TABLE atomically_job ADD COLUMN unique_until_claimed INTEGER NOT NULL DEFAULT 0' FROM sqlite_master
                   WHERE type = 'table' AND name = 'atomically_job'
                   AND 'unique_until_claimed' NOT IN (SELECT name FROM pragma_table_info('atomically_job'))",
         },
-        Check {
-            fault: Fault::Engine,
+        DoctorCheck {
+            fault: FindingKind::Engine,
             sql: "SELECT 'the ids of atomically_job are not AUTOINCREMENT: they are given out again' FROM sqlite_master
                   WHERE type = 'table' AND name = 'atomically_job' AND sql NOT LIKE '%AUTOINCREMENT%'",
         },
-        Check {
-            fault: Fault::Index,
+        DoctorCheck {
+            fault: FindingKind::Index,
             sql: "SELECT 'no' || iif(is_unique, ' unique', '') || ' index of atomically_job begins with (' || columns || '): '
                       || otherwise
                   FROM (SELECT 'queue,priority,due_at,id' AS columns, 0 AS is_unique,
@@ -69,14 +69,14 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
                   AND NOT EXISTS (SELECT 1 FROM pragma_index_list('atomically_job') AS list WHERE list.\"unique\" = is_unique
                       AND columns = (SELECT group_concat(name) FROM pragma_index_info(list.name)))",
         },
-        Check {
-            fault: Fault::Collation,
+        DoctorCheck {
+            fault: FindingKind::Collation,
             sql: "SELECT 'the column ' || info.name || ' takes different texts for equal: it is compared by ' || info.coll
                   FROM pragma_index_list('atomically_job') AS list, pragma_index_xinfo(list.name) AS info
                   WHERE info.name IN ('queue', 'unique_key') AND info.key AND info.coll <> 'BINARY'",
         },
-        Check {
-            fault: Fault::Journal,
+        DoctorCheck {
+            fault: FindingKind::Journal,
             sql: "SELECT 'the journal mode is ' || journal_mode || ' and not WAL: readers and workers wait for each other'
                   FROM pragma_journal_mode WHERE journal_mode NOT IN ('wal', 'memory')",
         },

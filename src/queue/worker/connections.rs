@@ -3,7 +3,7 @@
 use super::Worker;
 use crate::error::Error;
 use crate::events::JobEvent;
-use crate::queue::{Fault, Finding, QueueBackend};
+use crate::queue::{Finding, FindingKind, QueueBackend};
 
 impl<DB: QueueBackend> Worker<DB> {
     /// What [`Queue::doctor`](crate::queue::Queue::doctor) finds, and whether the handlers of this worker can
@@ -16,7 +16,7 @@ impl<DB: QueueBackend> Worker<DB> {
         let mut findings = self.queue.doctor().await?;
         findings.extend(
             self.small_pool()
-                .map(|connections| Finding { fault: Fault::Pool, message: self.starves(connections) }),
+                .map(|connections| Finding { fault: FindingKind::Pool, message: self.starves(connections) }),
         );
         Ok(findings)
     }

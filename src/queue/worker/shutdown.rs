@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::Worker;
 use crate::error::Error;
 use crate::events::JobEvent;
-use crate::queue::search::Found;
+use crate::queue::search::JobsFound;
 use crate::queue::{Claim, QueueBackend};
 
 /// How long cancelled handlers and the release of their jobs may take after the grace. What does not end
@@ -21,7 +21,7 @@ impl<DB: QueueBackend> Worker<DB> {
     /// Lets the handlers finish, then cancels them; gives back what a claim brings that was not answered yet.
     pub(super) async fn wind_down(
         &self,
-        unanswered: Option<impl Future<Output = Result<Found<DB>, Error>>>,
+        unanswered: Option<impl Future<Output = Result<JobsFound<DB>, Error>>>,
         mut running: JoinSet<()>,
         stop: watch::Sender<bool>,
     ) {
@@ -38,7 +38,7 @@ impl<DB: QueueBackend> Worker<DB> {
         let _ = timeout(LAST_WORDS, async { while running.join_next().await.is_some() {} }).await;
     }
 
-    async fn give_back(&self, found: Result<Found<DB>, Error>) {
+    async fn give_back(&self, found: Result<JobsFound<DB>, Error>) {
         for claim in self.report(found) {
             match claim.release().await {
                 Ok(()) => self.watchers.tell(JobEvent::Released { id: claim.id() }),
@@ -48,8 +48,8 @@ impl<DB: QueueBackend> Worker<DB> {
     }
 
     /// Tells the observers what a claim has brought, and returns its jobs.
-    pub(super) fn report(&self, found: Result<Found<DB>, Error>) -> Vec<Claim<DB>> {
-        let Found { claims, died } = match found {
+    pub(super) fn report(&self, found: Result<JobsFound<DB>, Error>) -> Vec<Claim<DB>> {
+        let JobsFound { claims, died } = match found {
             Ok(found) => found,
             Err(error) => {
                 self.watchers.tell(JobEvent::Trouble { error: &error });

@@ -18,12 +18,12 @@ pub(super) enum Item<'a, 't> {
 
 /// The items of a FROM clause, and whether there is an outer join between them.
 pub(super) fn items<'a, 't>(syntax: Syntax, from: &'a [Token<'t>]) -> (Vec<Item<'a, 't>>, bool) {
-    let mut reader = Reader { syntax, items: Vec::new(), has_outer_join: false };
+    let mut reader = FromReader { syntax, items: Vec::new(), has_outer_join: false };
     reader.read(from);
     (reader.items, reader.has_outer_join)
 }
 
-struct Reader<'a, 't> {
+struct FromReader<'a, 't> {
     syntax: Syntax,
     items: Vec<Item<'a, 't>>,
     has_outer_join: bool,
@@ -54,7 +54,7 @@ const NO_ALIAS: [&str; 21] = [
     "OUTER",
 ];
 
-impl<'a, 't> Reader<'a, 't> {
+impl<'a, 't> FromReader<'a, 't> {
     fn read(&mut self, from: &'a [Token<'t>]) {
         let tokens = Tokens(from);
         let mut at = 0;

@@ -6,7 +6,7 @@ use super::functions::aggregate;
 use super::{Instead, Obstacle, Tokens, is_query};
 
 /// Where the words stand that tell the parts of a SELECT apart.
-struct Parts<'a, 't> {
+struct SelectParts<'a, 't> {
     /// Between SELECT and FROM.
     list: &'a [Token<'t>],
     from: &'a [Token<'t>],
@@ -126,7 +126,7 @@ fn reached(query: &[Token<'_>]) -> Result<usize, Obstacle> {
     tables(Syntax::Postgres, query)
 }
 
-fn parts<'a, 't>(syntax: Syntax, tokens: &'a [Token<'t>]) -> Result<Parts<'a, 't>, Obstacle> {
+fn parts<'a, 't>(syntax: Syntax, tokens: &'a [Token<'t>]) -> Result<SelectParts<'a, 't>, Obstacle> {
     let all = Tokens(tokens);
     if !all.has(0, &["SELECT"]) {
         return Err(not_a_select(all));
@@ -144,7 +144,8 @@ fn parts<'a, 't>(syntax: Syntax, tokens: &'a [Token<'t>]) -> Result<Parts<'a, 't
     };
     let ends = |place: &usize| *place > from && ends_from(syntax, all, *place);
     let end = all.outside().find(ends).unwrap_or(tokens.len());
-    let parts = Parts { list: &tokens[1..from], from: &tokens[from + 1..end], rest: Tokens(&tokens[end..]) };
+    let parts =
+        SelectParts { list: &tokens[1..from], from: &tokens[from + 1..end], rest: Tokens(&tokens[end..]) };
     for place in all.outside() {
         refuse_word(syntax, all, place)?;
     }
@@ -211,7 +212,7 @@ fn refuse_word(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> Result<(
 }
 
 /// Refuses queries whose rows are not those of a table.
-fn plain_rows(syntax: Syntax, parts: &Parts<'_, '_>) -> Result<(), Obstacle> {
+fn plain_rows(syntax: Syntax, parts: &SelectParts<'_, '_>) -> Result<(), Obstacle> {
     let refuse = |what: &str| {
         let why = format!("it has {what}, so its rows are not those of a table");
         Err(Obstacle::new(why, Instead::SelectOfItsOwn))

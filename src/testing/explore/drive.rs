@@ -15,12 +15,12 @@ use super::gap::Accepted;
 use super::lanes::Lanes;
 use super::log::Log;
 use super::run::{Choice, Plot, Ran, Run};
-use super::schedule::MOST_CLIENTS;
+use super::schedule::MAX_CLIENTS;
 use super::search::{Beginning, Search};
 use super::several::several;
 use super::stage::{Seat, Stage};
 use super::view::EXPLORED_ATTEMPTS;
-use super::{Broken, Explore, Finding, Gap, Named, Problem, Report, Schedule, Unexplored};
+use super::{Broken, Counterexample, Explore, Gap, Named, Problem, Report, Schedule, Unexplored};
 
 /// How often a schedule is begun again that did not go like an earlier one with the same beginning: on a busy
 /// machine a server may take another transaction for the one to end.
@@ -45,18 +45,18 @@ impl<DB: Backend> Explore<'_, DB> {
     pub async fn run(self) -> Result<Report, Unexplored> {
         let started = Instant::now();
         let mut server = self.server().await?;
-        let mut search = Search::new(self.most_preemptions);
+        let mut search = Search::new(self.max_preemptions);
         let mut report = self.report(false);
-        let (mut most_preemptions, mut is_cut_short) = (0, false);
+        let (mut max_preemptions, mut is_cut_short) = (0, false);
         while let Some(beginning) = search.next() {
             report.preemptions = beginning.preemptions.checked_sub(1);
-            if report.schedules == self.most_schedules.unwrap_or(DEFAULT_SCHEDULES) {
+            if report.schedules == self.max_schedules.unwrap_or(DEFAULT_SCHEDULES) {
                 report.gaps.push(Gap::Schedules { limit: report.schedules });
                 is_cut_short = true;
                 break;
             }
             report.schedules += 1;
-            most_preemptions = beginning.preemptions;
+            max_preemptions = beginning.preemptions;
             let mut choices = self.explore(&beginning, server.as_deref_mut(), &mut report).await?;
             if report.schedules == 1 {
                 choices = self.repeat(choices, server.as_deref_mut(), &mut report).await?;
@@ -64,13 +64,13 @@ impl<DB: Backend> Explore<'_, DB> {
             search.learn(&choices, &beginning);
         }
         if search.left_out {
-            report.gaps.push(Gap::Preemptions { limit: self.most_preemptions });
+            report.gaps.push(Gap::Preemptions { limit: self.max_preemptions });
         }
         if report.diverged > 0 {
             report.gaps.push(Gap::Diverged { schedules: report.diverged });
         }
         if !is_cut_short {
-            report.preemptions = Some(if search.left_out { self.most_preemptions } else { most_preemptions });
+            report.preemptions = Some(if search.left_out { self.max_preemptions } else { max_preemptions });
         }
         report.complete = report.gaps.is_empty();
         report.elapsed = started.elapsed();
@@ -108,7 +108,7 @@ impl<DB: Backend> Explore<'_, DB> {
             findings: Vec::new(),
             gaps: Vec::new(),
             retrying: Vec::new(),
-            accepted: Accepted { schedules: self.most_schedules.is_some(), unseen: self.unseen },
+            accepted: Accepted { schedules: self.max_schedules.is_some(), unseen: self.unseen },
             replayed,
         }
     }
@@ -152,7 +152,7 @@ impl<DB: Backend> Explore<'_, DB> {
     /// A connection for asking who waits, where there is somebody to ask.
     async fn server(&self) -> Result<Option<PoolConnection<DB>>, Unexplored> {
         let clients = self.clients.len();
-        if !(1..=MOST_CLIENTS).contains(&clients) {
+        if !(1..=MAX_CLIENTS).contains(&clients) {
             return Err(Unexplored::Clients(clients));
         }
         let asks = DB::SESSION.is_some();
@@ -169,7 +169,7 @@ impl<DB: Backend> Explore<'_, DB> {
         plot: Plot<'_>,
         server: Option<&mut DB::Connection>,
         report: &mut Report,
-    ) -> Result<(Ran, Option<Finding>), Unexplored> {
+    ) -> Result<(Ran, Option<Counterexample>), Unexplored> {
         let set_up = timeout(self.patience, (self.set_up)(self.pool.clone())).await;
         set_up.unwrap_or_else(|_| Err(self.too_slow())).map_err(Unexplored::SetUp)?;
         let stage = Arc::new(Stage::new(self.clients.len(), DB::SYNTAX));
@@ -178,7 +178,7 @@ impl<DB: Backend> Explore<'_, DB> {
             (body.what)(self.options(seat))
         });
         let run = Run::<DB>::new(stage.clone(), clients.collect(), server, self.patience);
-        let mut ran = run.follow(plot, self.most_steps).await?;
+        let mut ran = run.follow(plot, self.max_steps).await?;
         if let Some(client) = ran.side_by_side {
             return Err(Unexplored::SideBySide { client: self.clients[client].name.clone() });
         }
@@ -204,7 +204,7 @@ impl<DB: Backend> Explore<'_, DB> {
                 }
             }
         }
-        let finding = (!problems.is_empty()).then(|| Finding {
+        let finding = (!problems.is_empty()).then(|| Counterexample {
             schedule: Schedule(ran.choices.iter().map(|choice| choice.chosen).collect()),
             problems,
             lanes: Lanes { clients: self.clients.iter().map(|client| client.name.clone()).collect(), log },
@@ -220,7 +220,7 @@ impl<DB: Backend> Explore<'_, DB> {
                 report.gaps.push(gap);
             }
         }
-        let has_more = |step: &Step| step.attempt > 1 && step.most_attempts > EXPLORED_ATTEMPTS;
+        let has_more = |step: &Step| step.attempt > 1 && step.max_attempts > EXPLORED_ATTEMPTS;
         for sent in log.sent().filter(|sent| has_more(&sent.step)) {
             let name = &self.clients[sent.client].name;
             if !report.retrying.contains(name) {

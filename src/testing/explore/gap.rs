@@ -13,12 +13,12 @@ pub(super) struct Accepted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Gap {
-    /// There are more schedules than [were to be run](super::Explore::most_schedules).
+    /// There are more schedules than [were to be run](super::Explore::max_schedules).
     Schedules {
         /// How many were run.
         limit: usize,
     },
-    /// There are schedules with more [preemptions](super::Explore::most_preemptions) than were asked for.
+    /// There are schedules with more [preemptions](super::Explore::max_preemptions) than were asked for.
     Preemptions {
         /// How many were asked for.
         limit: usize,
@@ -55,8 +55,8 @@ impl Gap {
     pub(super) fn advice(&self) -> String {
         match self {
             Self::Schedules { limit } => format!(
-                "there are more than {limit} schedules; explore less, bound the preemptions with `most_preemptions`, or \
-                 set `most_schedules` yourself"
+                "there are more than {limit} schedules; explore less, bound the preemptions with `max_preemptions`, or \
+                 set `max_schedules` yourself"
             ),
             Self::Preemptions { .. } | Self::Diverged { .. } => self.to_string(),
             Self::Unseen { .. } => format!(

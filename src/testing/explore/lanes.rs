@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::failure::FailureKind;
-use crate::intercept::{Answer, Step, StepKind};
+use crate::intercept::{StatementAnswer, Step, StepKind};
 use crate::testing::shown::with_arguments;
 
 use super::log::{Entry, Log, Sent, Waited};
@@ -93,7 +93,7 @@ fn first_word(text: &str) -> String {
 }
 
 /// What a step was answered, as far as that is worth a line.
-fn told(step: &Step, answer: &Answer, width: usize) -> Vec<String> {
+fn told(step: &Step, answer: &StatementAnswer, width: usize) -> Vec<String> {
     let mut told = Vec::new();
     if let Some(failure) = &answer.failure {
         let what = match failure.kind() {

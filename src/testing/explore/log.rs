@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::failure::{Failure, FailureKind};
-use crate::intercept::{Answer, Step, StepKind, TransactionToken};
+use crate::intercept::{StatementAnswer, Step, StepKind, TransactionToken};
 
 /// What happened, in order.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +21,7 @@ pub(super) enum Entry {
 pub(super) struct Sent {
     pub(super) client: usize,
     pub(super) step: Step,
-    pub(super) answer: Option<Answer>,
+    pub(super) answer: Option<StatementAnswer>,
     pub(super) waited: Option<Waited>,
 }
 

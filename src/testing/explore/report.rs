@@ -26,7 +26,7 @@ pub struct Report {
     /// How long it took.
     pub elapsed: Duration,
     /// The schedules that went wrong, those with the fewest preemptions first.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Counterexample>,
     /// What was not explored; empty if the exploration is complete.
     pub gaps: Vec<Gap>,
     /// Clients with units that were run again and have more than five attempts. Schedules in which such a
@@ -41,7 +41,7 @@ pub struct Report {
 /// Its `Display` shows it as swim lanes: a column for each client, a row for each step, and what was expected
 /// and found.
 #[derive(Debug, Clone)]
-pub struct Finding {
+pub struct Counterexample {
     pub(super) schedule: Schedule,
     pub(super) problems: Vec<Problem>,
     pub(super) lanes: Lanes,
@@ -76,7 +76,7 @@ pub enum Problem {
     },
     /// There was no end after this many steps.
     Endless {
-        /// [`Explore::most_steps`](super::Explore::most_steps).
+        /// [`Explore::max_steps`](super::Explore::max_steps).
         steps: usize,
     },
     /// A schedule began like an earlier one and did not go on like it, so what was to be explored behind it
@@ -153,8 +153,8 @@ impl Report {
     /// - When a schedule went wrong, with its swim lanes.
     /// - When there was nothing to interleave, unless it was a [replay](super::Explore::replay).
     /// - When something was not explored (see [`gaps`](Self::gaps)) that the test has not agreed to:
-    ///   [`most_preemptions`](super::Explore::most_preemptions) and
-    ///   [`most_schedules`](super::Explore::most_schedules) agree to their limit, and
+    ///   [`max_preemptions`](super::Explore::max_preemptions) and
+    ///   [`max_schedules`](super::Explore::max_schedules) agree to their limit, and
     ///   [`allow_unseen_statements`](super::Explore::allow_unseen_statements) to steps of several statements.
     #[track_caller]
     pub fn assert_passes(&self) {
@@ -170,12 +170,12 @@ impl Report {
 
     /// The finding that is read most easily: the first one.
     #[must_use]
-    pub fn first(&self) -> Option<&Finding> {
+    pub fn first(&self) -> Option<&Counterexample> {
         self.findings.first()
     }
 }
 
-impl Finding {
+impl Counterexample {
     /// The schedule, for [`Explore::replay`](super::Explore::replay).
     #[must_use]
     pub fn schedule(&self) -> &Schedule {
@@ -223,7 +223,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Counterexample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.lanes)?;
         for problem in &self.problems {

@@ -96,7 +96,7 @@ impl<'a, DB: Backend> Run<'a, DB> {
     }
 
     /// Follows a schedule as far as it goes, and from there on lets each client go on for as long as it can.
-    pub(super) async fn follow(mut self, plot: Plot<'_>, most_steps: usize) -> Result<Ran, Unexplored> {
+    pub(super) async fn follow(mut self, plot: Plot<'_>, max_steps: usize) -> Result<Ran, Unexplored> {
         loop {
             let settled = self.settle().await?;
             self.ran.side_by_side = self.stage.side_by_side();
@@ -137,7 +137,7 @@ impl<'a, DB: Backend> Run<'a, DB> {
                     self.ran.problem = Some(Problem::DoesNotFit { step: step + 1, client: *asked });
                     break;
                 }
-                None if step >= most_steps => {
+                None if step >= max_steps => {
                     self.ran.problem = Some(Problem::Endless { steps: step });
                     break;
                 }

@@ -28,10 +28,10 @@ pub struct BadSchedule {
 }
 
 /// Letters name the clients.
-pub(super) const MOST_CLIENTS: usize = 26;
+pub(super) const MAX_CLIENTS: usize = 26;
 
 /// No schedule is as long as this.
-const MOST_STEPS: usize = 100_000;
+const MAX_STEPS: usize = 100_000;
 
 pub(super) fn letter(client: usize) -> char {
     u8::try_from(client).map_or('?', |client| char::from(b'a' + client))
@@ -50,9 +50,9 @@ impl FromStr for Schedule {
             }
             rest = &rest[1..];
             let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-            let times = rest[..digits].parse().ok().filter(|times| (1..=MOST_STEPS).contains(times));
+            let times = rest[..digits].parse().ok().filter(|times| (1..=MAX_STEPS).contains(times));
             steps.extend(std::iter::repeat_n(client as usize - 'a' as usize, times.ok_or_else(bad)?));
-            if steps.len() > MOST_STEPS {
+            if steps.len() > MAX_STEPS {
                 return Err(bad());
             }
             rest = &rest[digits..];

@@ -14,7 +14,7 @@ pub(super) struct Search {
     pending: BTreeMap<usize, BTreeMap<Vec<usize>, Arc<[Choice]>>>,
     /// What schedules have come to, with what would cost a preemption there, where those are counted.
     known: HashSet<(u64, Option<usize>)>,
-    most_preemptions: usize,
+    max_preemptions: usize,
     /// Something was left out because it takes more preemptions than were asked for.
     pub(super) left_out: bool,
 }
@@ -29,11 +29,11 @@ pub(super) struct Beginning {
 }
 
 impl Search {
-    pub(super) fn new(most_preemptions: usize) -> Self {
+    pub(super) fn new(max_preemptions: usize) -> Self {
         Self {
             pending: BTreeMap::from([(0, BTreeMap::from([(Vec::new(), Arc::default())]))]),
             known: HashSet::new(),
-            most_preemptions,
+            max_preemptions,
             left_out: false,
         }
     }
@@ -53,7 +53,7 @@ impl Search {
     /// an earlier one had come to.
     pub(super) fn learn(&mut self, choices: &Arc<[Choice]>, beginning: &Beginning) {
         let taken: Vec<usize> = choices.iter().map(|choice| choice.chosen).collect();
-        let counts = self.most_preemptions != usize::MAX;
+        let counts = self.max_preemptions != usize::MAX;
         for (i, choice) in choices.iter().enumerate().skip(beginning.steps.len()) {
             if !self.known.insert((choice.progress, choice.interrupted.filter(|_| counts))) {
                 break;
@@ -62,7 +62,7 @@ impl Search {
                 let preemptions = beginning.preemptions
                     + usize::from(choice.interrupted.is_some())
                     + usize::from(choice.hasty.contains(other));
-                if preemptions > self.most_preemptions {
+                if preemptions > self.max_preemptions {
                     self.left_out = true;
                     continue;
                 }
@@ -79,8 +79,8 @@ mod tests {
     use super::*;
 
     /// Runs clients with so many steps each, none of which waits for another.
-    fn all(clients: &[usize], most_preemptions: usize) -> Vec<(Vec<usize>, usize)> {
-        let mut search = Search::new(most_preemptions);
+    fn all(clients: &[usize], max_preemptions: usize) -> Vec<(Vec<usize>, usize)> {
+        let mut search = Search::new(max_preemptions);
         let mut found = Vec::new();
         while let Some(next) = search.next() {
             let mut left = clients.to_vec();

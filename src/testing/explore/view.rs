@@ -99,7 +99,7 @@ pub(super) fn progress(log: &Log, places: &[Place], ended: usize, syntax: Syntax
 }
 
 fn attempt_that_matters(step: &Step) -> u32 {
-    if step.most_attempts <= EXPLORED_ATTEMPTS { step.attempt } else { step.attempt.min(ALIKE_FROM) }
+    if step.max_attempts <= EXPLORED_ATTEMPTS { step.attempt } else { step.attempt.min(ALIKE_FROM) }
 }
 
 /// How many attempts of the unit that this step belongs to have ended with a unique violation.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 
 use crate::backend::Backend;
-use crate::transactor::{Unit, Wish};
+use crate::transactor::{Decision, Unit};
 use crate::tx::Tx;
 
 use super::sql::Dialect;
@@ -150,11 +150,11 @@ impl Reading {
 
 #[async_trait]
 impl<DB: Backend> Unit<DB> for Reading {
-    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Wish {
+    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
         if let Ok(connection) = tx.connection() {
             let lines = DB::fetch_text(connection, question(self.dialect).to_owned()).await;
             self.catalog = lines.ok().map(|lines| Catalog::read(&lines));
         }
-        Wish::Stop
+        Decision::Abandon
     }
 }

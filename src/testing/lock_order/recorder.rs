@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use crate::failure::FailureKind;
-use crate::intercept::{Answer, Fault, Interceptor, Next, Step, StepKind};
+use crate::intercept::{Fault, Interceptor, Next, StatementAnswer, Step, StepKind};
 use crate::testing::shown::with_arguments;
 
 use super::LockOrder;
@@ -80,7 +80,7 @@ fn shown(step: &Step) -> Statement {
 }
 
 /// What a statement was answered, where there is no doubt about it.
-fn answered(answer: &Answer) -> Answered {
+fn answered(answer: &StatementAnswer) -> Answered {
     let affected = answer.rows_affected.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(0);
     let is_true = match (answer.integers.as_slice(), answer.rows.as_slice()) {
         ([integer], []) => Some(*integer == 1),
@@ -105,7 +105,7 @@ impl Interceptor for Recorder {
         None
     }
 
-    async fn after(&self, step: &Step, answer: &Answer) -> Next {
+    async fn after(&self, step: &Step, answer: &StatementAnswer) -> Next {
         match &answer.failure {
             None => {
                 if self.transaction().answered(answered(answer)) {

@@ -8,7 +8,7 @@ use std::task::Poll;
 use async_trait::async_trait;
 use tokio::task::yield_now;
 
-use crate::intercept::{Answer, Fault, Interceptor, Next, Step};
+use crate::intercept::{Fault, Interceptor, Next, StatementAnswer, Step};
 
 /// A point at which a handler is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Interceptor for ClaimSteps {
         None
     }
 
-    async fn after(&self, _step: &Step, _answer: &Answer) -> Next {
+    async fn after(&self, _step: &Step, _answer: &StatementAnswer) -> Next {
         self.pass().await;
         Next::GoOn
     }

@@ -1,18 +1,18 @@
 //! When an attempt that has come through the gate may go on.
 
 use crate::backend::Backend;
-use crate::gate::Place;
+use crate::gate::GatePermit;
 use crate::intercept::Interceptors;
 use crate::isolation::{Begin, Isolation};
 use crate::row_lock::RowLock;
 use crate::strategy::Plan;
 use crate::transactor::deadline::Timer;
 use crate::transactor::retry::still_in_line;
-use crate::transactor::tries::Outcome;
+use crate::transactor::tries::AttemptOutcome;
 
 /// Where an attempt waits for the one before it at the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum GateStage {
     /// Before it opens its transaction.
     Outside,
     /// With its transaction open, before it reads anything.
@@ -21,7 +21,7 @@ pub(super) enum Turn {
     AtTheRow,
 }
 
-impl Turn {
+impl GateStage {
     /// As late as is safe, so that the database waits for nobody.
     ///
     /// `opens_bare` is false where the opening already reads or writes, or may not be followed by a pause.
@@ -47,14 +47,14 @@ impl Turn {
     pub(super) async fn wait<T>(
         self,
         here: Self,
-        place: Option<&mut Place>,
+        place: Option<&mut GatePermit>,
         interceptors: &Interceptors,
         timer: &mut Timer,
-    ) -> Option<Outcome<T>> {
+    ) -> Option<AttemptOutcome<T>> {
         let place = place.filter(|_| self == here)?;
-        match timer.at_gate(interceptors.while_in_line(place.alone())).await {
+        match timer.at_gate(interceptors.while_in_line(place.admitted())).await {
             Some(()) => None,
-            None => Some(Outcome::out_of_time("at the gate", still_in_line())),
+            None => Some(AttemptOutcome::out_of_time("at the gate", still_in_line())),
         }
     }
 }
@@ -71,8 +71,8 @@ mod tests {
     #[test]
     fn who_locks_rows_waits_for_them() {
         for opens_bare in [true, false] {
-            assert_eq!(Turn::of::<Postgres>(&LOCKING, opens_bare), Turn::AtTheRow);
-            assert_eq!(Turn::of::<MySql>(&LOCKING, opens_bare), Turn::AtTheRow);
+            assert_eq!(GateStage::of::<Postgres>(&LOCKING, opens_bare), GateStage::AtTheRow);
+            assert_eq!(GateStage::of::<MySql>(&LOCKING, opens_bare), GateStage::AtTheRow);
         }
     }
 
@@ -80,20 +80,20 @@ mod tests {
     fn a_snapshot_is_taken_when_it_is_the_turn() {
         for isolation in [Isolation::RepeatableRead, Isolation::Serializable] {
             let plan = Plan::new(isolation);
-            assert_eq!(Turn::of::<Postgres>(&plan, true), Turn::Inside);
-            assert_eq!(Turn::of::<Postgres>(&plan, false), Turn::Outside);
-            assert_eq!(Turn::of::<Postgres>(&plan.locking(RowLock::UPDATE), true), Turn::Inside);
+            assert_eq!(GateStage::of::<Postgres>(&plan, true), GateStage::Inside);
+            assert_eq!(GateStage::of::<Postgres>(&plan, false), GateStage::Outside);
+            assert_eq!(GateStage::of::<Postgres>(&plan.locking(RowLock::UPDATE), true), GateStage::Inside);
         }
     }
 
     #[test]
     fn nobody_holds_the_lock_of_a_whole_database_while_waiting() {
-        assert_eq!(Turn::of::<Sqlite>(&LOCKING, true), Turn::Outside);
-        assert_eq!(Turn::of::<Sqlite>(&PLAIN, true), Turn::Inside);
-        assert_eq!(Turn::of::<Sqlite>(&PLAIN, false), Turn::Outside);
+        assert_eq!(GateStage::of::<Sqlite>(&LOCKING, true), GateStage::Outside);
+        assert_eq!(GateStage::of::<Sqlite>(&PLAIN, true), GateStage::Inside);
+        assert_eq!(GateStage::of::<Sqlite>(&PLAIN, false), GateStage::Outside);
         let immediate = Plan { begin: Some(Begin::Immediate), ..PLAIN };
-        assert_eq!(Turn::of::<Sqlite>(&immediate, true), Turn::Outside);
+        assert_eq!(GateStage::of::<Sqlite>(&immediate, true), GateStage::Outside);
         let deferred = Plan { begin: Some(Begin::Deferred), ..LOCKING };
-        assert_eq!(Turn::of::<Sqlite>(&deferred, true), Turn::Inside);
+        assert_eq!(GateStage::of::<Sqlite>(&deferred, true), GateStage::Inside);
     }
 }

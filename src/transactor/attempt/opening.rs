@@ -7,16 +7,16 @@ use sqlx::Pool;
 
 use crate::backend::Backend;
 use crate::failure::Failure;
-use crate::strategy::{Plan, Trace};
-use crate::telemetry::Observation;
+use crate::strategy::{CommitMarker, Plan};
+use crate::telemetry::RunClock;
 use crate::transactor::deadline::Clock;
 use crate::transactor::options::Options;
-use crate::tx::{self, Handoff, NotOpened, RightOfWay, Tx};
+use crate::tx::{self, ConnectionReuse, NotOpened, RightOfWay, Tx};
 
 /// What it takes to open a transaction.
 pub(super) struct Opening<'a, DB: Backend> {
     pub(super) pool: &'a Pool<DB>,
-    pub(super) handoff: &'a Handoff<DB>,
+    pub(super) reuse: &'a ConnectionReuse<DB>,
     pub(super) options: &'a Options,
     pub(super) plan: Plan,
     pub(super) attempt: u32,
@@ -24,8 +24,8 @@ pub(super) struct Opening<'a, DB: Backend> {
     pub(super) gives_way_to: Option<RightOfWay>,
     pub(super) connected: &'a AtomicBool,
     pub(super) clock: Clock,
-    pub(super) trace: Option<Trace>,
-    pub(super) observation: Option<Arc<Observation>>,
+    pub(super) marker: Option<CommitMarker>,
+    pub(super) observation: Option<Arc<RunClock>>,
 }
 
 impl<DB: Backend> Opening<'_, DB> {
@@ -37,8 +37,8 @@ impl<DB: Backend> Opening<'_, DB> {
             let opening = tx::Opening {
                 plan: self.plan,
                 attempt: self.attempt,
-                most_attempts: self.options.most_attempts(),
-                trace: self.trace,
+                max_attempts: self.options.max_attempts(),
+                marker: self.marker,
                 waits_in_line: self.waits_in_line,
                 connected: self.connected,
                 gives_way_to: self.gives_way_to.clone(),
@@ -46,7 +46,7 @@ impl<DB: Backend> Opening<'_, DB> {
                 observation: self.observation.clone(),
             };
             let limits = || self.options.limits(self.clock.server_limit());
-            match Tx::open(self.pool, self.handoff, opening, limits).await {
+            match Tx::open(self.pool, self.reuse, opening, limits).await {
                 Ok(tx) => return Ok(tx),
                 Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
                 Err(NotOpened { failure, .. }) => return Err(failure),

@@ -11,31 +11,31 @@ use crate::backend::shown;
 use crate::backend::{Backend, WatchedQuery, failure_of, failure_or_other};
 use crate::events::RunOutcome;
 use crate::failure::{Failure, FailureKind};
-use crate::intercept::Answer;
+use crate::intercept::StatementAnswer;
 use crate::sql_text::Syntax;
 use crate::strategy::Plan;
 use crate::telemetry::counted;
 use crate::transactor::deadline::Timer;
 use crate::transactor::lines::Standing;
-use crate::transactor::lone::{Sent, sent_once};
+use crate::transactor::lone::{MaySend, sent_once};
 use crate::transactor::options::Options;
-use crate::transactor::tries::{Outcome, Trial};
-use crate::tx::{Attempts, Handoff, Interception, Session, cut_short, not_connected};
+use crate::transactor::tries::{AttemptOutcome, Retryable};
+use crate::tx::{Attempts, ConnectionReuse, Interception, PooledSession, cut_short, not_connected};
 
 /// Where a single statement runs, and what is known of it.
 pub(in crate::transactor) struct Alone<'a, DB: Backend> {
     pub(in crate::transactor) pool: &'a Pool<DB>,
-    pub(in crate::transactor) handoff: &'a Handoff<DB>,
+    pub(in crate::transactor) reuse: &'a ConnectionReuse<DB>,
     /// Its text, for those who watch.
     pub(in crate::transactor) sql: SqlStr,
     pub(in crate::transactor) nowait: bool,
     /// Whether it may be sent again when it has failed.
-    pub(in crate::transactor) sent: Sent,
+    pub(in crate::transactor) sent: MaySend,
 }
 
 /// A single statement, without BEGIN and COMMIT.
-pub(in crate::transactor) struct StatementTrial<'a, DB: Backend, R> {
-    alone: Alone<'a, DB>,
+pub(in crate::transactor) struct StatementAttempts<'a, DB: Backend, R> {
+    admitted: Alone<'a, DB>,
     run: R,
 }
 
@@ -48,16 +48,16 @@ pub(in crate::transactor) struct Sending {
     pub(in crate::transactor) limit: Duration,
 }
 
-impl<'a, DB: Backend, R> StatementTrial<'a, DB, R> {
-    pub(in crate::transactor) fn new<T>(alone: Alone<'a, DB>, run: R) -> Self
+impl<'a, DB: Backend, R> StatementAttempts<'a, DB, R> {
+    pub(in crate::transactor) fn new<T>(admitted: Alone<'a, DB>, run: R) -> Self
     where
         R: for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<T, sqlx::Error>>,
     {
-        Self { alone, run }
+        Self { admitted, run }
     }
 }
 
-impl<DB, R, T> Trial for StatementTrial<'_, DB, R>
+impl<DB, R, T> Retryable for StatementAttempts<'_, DB, R>
 where
     DB: Backend,
     R: for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
@@ -79,55 +79,55 @@ where
 
     async fn ended(&mut self, _timer: &mut Timer) {}
 
-    async fn once(
+    async fn attempt(
         &mut self,
         _plan: Plan,
         attempt: u32,
         _standing: Standing,
         timer: &mut Timer,
-    ) -> Outcome<T> {
+    ) -> AttemptOutcome<T> {
         // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is
         // worth its round trip.
         let observation = timer.observation.clone();
-        let Alone { pool, handoff, .. } = self.alone;
+        let Alone { pool, reuse, .. } = self.admitted;
         let asked = Instant::now();
-        let acquiring = pin!(Session::acquire_for_lone_statement(pool, handoff));
+        let acquiring = pin!(PooledSession::acquire_for_lone_statement(pool, reuse));
         let acquiring = counted(observation.as_deref(), |times| &mut times.pool, acquiring);
         let session = timer.within(pin!(acquiring)).await;
         let mut session = match session {
             Some(Ok(session)) => session,
-            Some(Err(error)) => return Outcome::failed(not_connected(pool, asked, &error)),
-            None => return Outcome::out_of_time("for a connection", cut_short(pool, asked, false)),
+            Some(Err(error)) => return AttemptOutcome::failed(not_connected(pool, asked, &error)),
+            None => return AttemptOutcome::out_of_time("for a connection", cut_short(pool, asked, false)),
         };
-        timer.tell(|observation| observation.sent(&self.alone.sql));
+        timer.tell(|observation| observation.sent(&self.admitted.sql));
         let sending = Sending { attempt, limit: timer.clock.server_limit() };
         let answer = timer.within((self.run)(session.connection(), sending)).await;
         let error = match answer {
             Some(Ok(output)) => {
-                return match DB::AFTER_CALL.filter(|_| self.alone.sent == Sent::Once) {
+                return match DB::AFTER_CALL.filter(|_| self.admitted.sent == MaySend::Once) {
                     None => {
                         session.release_after_lone_statement().await;
-                        Outcome::Done(output)
+                        AttemptOutcome::Done(output)
                     }
                     Some(commit) => self.commit_call(session, commit, output, timer).await,
                 };
             }
             Some(Err(error)) => error,
             None => {
-                return Outcome::failed(Failure::new(
+                return AttemptOutcome::failed(Failure::new(
                     FailureKind::CommitUnknown,
                     "the deadline passed before the server answered the statement",
                 ));
             }
         };
-        let failure = failure_of::<DB>(&error, self.alone.nowait)
+        let failure = failure_of::<DB>(&error, self.admitted.nowait)
             .unwrap_or_else(|| Failure::new(FailureKind::Other, shown(&error)));
         timer.tell(|observation| observation.answered(Some(&failure)));
         if in_doubt(&failure) {
             session.close();
-            return Outcome::failed(failure.into_commit_unknown());
+            return AttemptOutcome::failed(failure.into_commit_unknown());
         }
-        let is_once = self.alone.sent == Sent::Once;
+        let is_once = self.admitted.sent == MaySend::Once;
         let may_hold_a_transaction = is_once && DB::AFTER_CALL.is_some();
         if failure.ends_session() || may_hold_a_transaction {
             session.close();
@@ -135,36 +135,40 @@ where
             session.release_after_lone_statement().await;
         }
         if is_once {
-            Outcome::Final(sent_once(failure))
+            AttemptOutcome::Final(sent_once(failure))
         } else if DB::VIOLATIONS_KEEP_PARTS && failure.kind() == FailureKind::Constraint {
-            Outcome::Final(failure)
+            AttemptOutcome::Final(failure)
         } else {
-            Outcome::failed(failure)
+            AttemptOutcome::failed(failure)
         }
     }
 }
 
-impl<DB: Backend, R> StatementTrial<'_, DB, R> {
+impl<DB: Backend, R> StatementAttempts<'_, DB, R> {
     /// Commits what a call has left open. Its connection is closed: who knows what else it has left there.
     async fn commit_call<T>(
         &self,
-        mut session: Session<DB>,
+        mut session: PooledSession<DB>,
         commit: &'static str,
         output: T,
         timer: &mut Timer,
-    ) -> Outcome<T> {
+    ) -> AttemptOutcome<T> {
         let committed = timer.within(DB::send_text(session.connection(), commit.to_owned())).await;
         match committed.map(|reply| reply.error) {
             Some(None) => {
                 session.close();
-                Outcome::Done(output)
+                AttemptOutcome::Done(output)
             }
             Some(Some(error)) => {
                 let failure = failure_or_other::<DB>(&error);
                 let is_refused = failure.is_definite();
-                Outcome::Final(if is_refused { sent_once(failure) } else { failure.into_commit_unknown() })
+                AttemptOutcome::Final(if is_refused {
+                    sent_once(failure)
+                } else {
+                    failure.into_commit_unknown()
+                })
             }
-            None => Outcome::Final(Failure::new(
+            None => AttemptOutcome::Final(Failure::new(
                 FailureKind::CommitUnknown,
                 "the deadline passed before the server answered the commit of what the statement had left open",
             )),
@@ -178,7 +182,7 @@ pub(in crate::transactor) fn sending<DB: Backend>(
     query: WatchedQuery<DB>,
 ) -> impl for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<u64, sqlx::Error>> {
     let interceptors = options.interceptors().clone();
-    let most = options.most_attempts();
+    let most = options.max_attempts();
     move |connection, Sending { attempt, .. }| {
         if interceptors.is_empty() {
             return DB::run_statement(connection, query.clone());
@@ -187,7 +191,7 @@ pub(in crate::transactor) fn sending<DB: Backend>(
         Box::pin(async move {
             let attempts = Attempts { number: attempt, most };
             let interception = Interception::new::<DB>(interceptors, attempts, connection).await;
-            let told = |rows: &u64| Answer::affected(*rows);
+            let told = |rows: &u64| StatementAnswer::affected(*rows);
             interception.run(connection, &query, told, DB::run_statement).await
         })
     }

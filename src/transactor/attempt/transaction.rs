@@ -9,7 +9,7 @@ use sqlx::Pool;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::gate_stage::Turn;
+use super::gate_stage::GateStage;
 use super::opening::Opening;
 use super::unseen::{explained, unseen};
 use super::{has_room_to_wait_inside, waited_for_the_pool};
@@ -18,29 +18,31 @@ use crate::events::RunOutcome;
 use crate::failure::{Failure, FailureKind};
 use crate::isolation::Access;
 use crate::sql_text::Syntax;
-use crate::strategy::{Plan, Resolve, Trace};
+use crate::strategy::{CommitMarker, Plan, Resolve};
 use crate::telemetry::watched;
-use crate::transactor::commit_check::{Fate, fate};
+use crate::transactor::commit_check::{CommitStatus, commit_status};
 use crate::transactor::deadline::Timer;
 use crate::transactor::lines::Standing;
 use crate::transactor::lone::sent_once;
 use crate::transactor::options::Options;
 use crate::transactor::retry::is_unique_violation;
-use crate::transactor::tries::{Otherwise, Outcome, Trial};
-use crate::transactor::{Ended, Unit, Wish};
+use crate::transactor::tries::{AttemptOutcome, GiveUpWith, Retryable};
+use crate::transactor::{Decision, Ended, Unit};
 use crate::tx::is_used_up;
-use crate::tx::{Commit, End, Handoff, Hooks, RightOfWay, Shield, Tx, Unseen, cut_short, holding};
+use crate::tx::{
+    CommitOutcome, ConnectionReuse, Hooks, RightOfWay, Shield, Tx, TxEnd, Unseen, cut_short, holding,
+};
 
 /// A unit of work, in a transaction.
-pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
+pub(in crate::transactor) struct UnitAttempts<'a, DB: Backend> {
     pool: &'a Pool<DB>,
-    handoff: &'a Handoff<DB>,
+    reuse: &'a ConnectionReuse<DB>,
     options: &'a Options,
     unit: &'a mut dyn Unit<DB>,
     /// Those of the last attempt whose unit ran, which nothing has run yet.
     hooks: Hooks,
     /// What the last attempt can be found by.
-    trace: Option<Trace>,
+    marker: Option<CommitMarker>,
     /// What its opening answered, to ask for it by.
     answered: Vec<i64>,
     /// To whom the attempt gives way.
@@ -49,20 +51,20 @@ pub(in crate::transactor) struct UnitTrial<'a, DB: Backend> {
     unresolved: Option<(Failure, Hooks)>,
 }
 
-impl<'a, DB: Backend> UnitTrial<'a, DB> {
+impl<'a, DB: Backend> UnitAttempts<'a, DB> {
     pub(in crate::transactor) fn new(
         pool: &'a Pool<DB>,
-        handoff: &'a Handoff<DB>,
+        reuse: &'a ConnectionReuse<DB>,
         options: &'a Options,
         unit: &'a mut dyn Unit<DB>,
     ) -> Self {
         Self {
             pool,
-            handoff,
+            reuse,
             options,
             unit,
             hooks: Hooks::default(),
-            trace: None,
+            marker: None,
             answered: Vec::new(),
             gives_way_to: None,
             unresolved: None,
@@ -70,7 +72,7 @@ impl<'a, DB: Backend> UnitTrial<'a, DB> {
     }
 }
 
-impl<DB: Backend> Trial for UnitTrial<'_, DB> {
+impl<DB: Backend> Retryable for UnitAttempts<'_, DB> {
     type Output = Ended;
 
     const SYSTEM: &'static str = DB::SYSTEM;
@@ -84,28 +86,30 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
         }
     }
 
-    async fn once(
+    async fn attempt(
         &mut self,
         plan: Plan,
         attempt: u32,
         mut standing: Standing,
         timer: &mut Timer,
-    ) -> Outcome<Ended> {
+    ) -> AttemptOutcome<Ended> {
         self.gives_way_to = standing.gives_way_to();
         if let Some(outcome) = self.look_back(timer).await {
             return outcome;
         }
         self.leave_trace();
-        let opens_bare = self.trace.is_none() && !self.options.limits_idling();
-        let mut turn = Turn::of::<DB>(&plan, opens_bare && has_room_to_wait_inside(self.pool, self.options));
+        let opens_bare = self.marker.is_none() && !self.options.limits_idling();
+        let mut turn =
+            GateStage::of::<DB>(&plan, opens_bare && has_room_to_wait_inside(self.pool, self.options));
         loop {
-            if let Some(outcome) =
-                turn.wait(Turn::Outside, standing.place.as_mut(), self.options.interceptors(), timer).await
+            if let Some(outcome) = turn
+                .wait(GateStage::Outside, standing.permit.as_mut(), self.options.interceptors(), timer)
+                .await
             {
                 return outcome;
             }
             let (asked, connected) = (Instant::now(), AtomicBool::new(false));
-            let waits_in_line = turn == Turn::Inside && standing.place.is_some();
+            let waits_in_line = turn == GateStage::Inside && standing.permit.is_some();
             let opening = self.opening(plan, attempt, waits_in_line, &connected, timer);
             let opened = timer.within(pin!(opening.run())).await;
             let tx = match opened {
@@ -114,17 +118,17 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
                 None => {
                     let connected = connected.load(Ordering::Acquire);
                     let failure = cut_short(self.pool, asked, connected);
-                    return Outcome::out_of_time("for a transaction to begin", failure);
+                    return AttemptOutcome::out_of_time("for a transaction to begin", failure);
                 }
             };
             let idles = waits_in_line
-                && standing.place.as_mut().is_some_and(|place| place.alone().now_or_never().is_none());
+                && standing.permit.as_mut().is_some_and(|place| place.admitted().now_or_never().is_none());
             if !(idles && tx.limits_idling()) {
                 return self.run_unit(tx, turn, standing, timer).await;
             }
             // The server would close a session that idles until it is its turn.
             tx.rollback().await;
-            turn = Turn::Outside;
+            turn = GateStage::Outside;
         }
     }
 
@@ -134,29 +138,29 @@ impl<DB: Backend> Trial for UnitTrial<'_, DB> {
 
     async fn ended(&mut self, timer: &mut Timer) {
         match self.unresolved.take() {
-            Some((_, hooks)) => run_hooks(hooks, End::Unknown, timer).await,
-            None => run_hooks(std::mem::take(&mut self.hooks), End::RolledBack, timer).await,
+            Some((_, hooks)) => run_hooks(hooks, TxEnd::Unknown, timer).await,
+            None => run_hooks(std::mem::take(&mut self.hooks), TxEnd::RolledBack, timer).await,
         }
     }
 }
 
-impl<DB: Backend> UnitTrial<'_, DB> {
+impl<DB: Backend> UnitAttempts<'_, DB> {
     /// Runs the unit in the transaction that was opened for it, and ends the transaction.
     async fn run_unit(
         &mut self,
         mut tx: Box<Tx<DB>>,
-        turn: Turn,
+        turn: GateStage,
         mut standing: Standing,
         timer: &mut Timer,
-    ) -> Outcome<Ended> {
-        if DB::unique_keys_fence(tx.engine()) && self.trace.is_some() {
+    ) -> AttemptOutcome<Ended> {
+        if DB::unique_keys_fence(tx.engine()) && self.marker.is_some() {
             self.unresolved = None;
         }
-        if self.trace == Some(Trace::TransactionStatus) {
+        if self.marker == Some(CommitMarker::TransactionStatus) {
             self.answered = tx.answered().to_vec();
         }
         if let Some(outcome) =
-            turn.wait(Turn::Inside, standing.place.as_mut(), self.options.interceptors(), timer).await
+            turn.wait(GateStage::Inside, standing.permit.as_mut(), self.options.interceptors(), timer).await
         {
             tx.rollback().await;
             return outcome;
@@ -166,90 +170,91 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         let observation = timer.observation.clone();
         let pool = self.pool;
         let unit = holding(pool, self.unit.attempt(&mut tx));
-        let wish = timer.within(pin!(watched(observation.as_deref(), || is_used_up(pool), unit))).await;
-        let Some((wish, converted)) = wish else {
+        let decision = timer.within(pin!(watched(observation.as_deref(), || is_used_up(pool), unit))).await;
+        let Some((decision, converted)) = decision else {
             self.hooks = tx.take_hooks();
             let during = match tx.is_in_flight() {
                 true => "for the answer to a statement of the unit",
                 false => "for the unit itself, which had no statement in flight",
             };
-            return Outcome::OutOfTime { failure: waited_for_the_pool(self.pool, &tx), during };
+            return AttemptOutcome::OutOfTime { failure: waited_for_the_pool(self.pool, &tx), during };
         };
         // In a box of its own: in place, it would be in the future of every run.
-        let unseen = if tx.is_unwatched() { Box::pin(unseen(&mut tx, wish, converted)).await } else { None };
+        let unseen =
+            if tx.is_unwatched() { Box::pin(unseen(&mut tx, decision, converted)).await } else { None };
         if let Some(Unseen::Ended(failure)) = unseen {
             self.roll_back(tx).await;
-            return Outcome::failed(failure);
+            return AttemptOutcome::failed(failure);
         }
-        self.end(tx, wish, unseen, standing, timer).await
+        self.end(tx, decision, unseen, standing, timer).await
     }
 
     /// Ends the transaction as the unit wishes, unless a failure stands in the way.
     async fn end(
         &mut self,
         mut tx: Box<Tx<DB>>,
-        wish: Wish,
+        decision: Decision,
         unseen: Option<Unseen>,
         standing: Standing,
         timer: &mut Timer,
-    ) -> Outcome<Ended> {
-        let failure = match (tx.over(), wish) {
+    ) -> AttemptOutcome<Ended> {
+        let failure = match (tx.over(), decision) {
             (Some(failure), _) => Some(failure.clone()),
             // Databases that undo the statement alone leave it to the unit what it makes of a violation.
-            (None, Wish::RollBack) => tx.unique_violation().cloned(),
-            (None, Wish::Commit | Wish::Stop | Wish::AlreadyStored) => None,
+            (None, Decision::RollBack) => tx.unique_violation().cloned(),
+            (None, Decision::Commit | Decision::Abandon | Decision::AlreadyCommitted) => None,
         };
         let failure = match failure {
             Some(failure) => Some(explained(failure, &mut tx, self.pool, timer).await),
             None => None,
         };
-        match (failure, wish) {
-            (_, Wish::Stop) => {
+        match (failure, decision) {
+            (_, Decision::Abandon) => {
                 self.roll_back(tx).await;
-                Outcome::Done(Ended::RolledBack)
+                AttemptOutcome::Done(Ended::RolledBack)
             }
-            (_, Wish::AlreadyStored) => {
+            (_, Decision::AlreadyCommitted) => {
                 tx.rollback().await;
                 self.already_stored(timer).await
             }
-            (Some(failure), Wish::Commit | Wish::RollBack) if tx.may_be_stored_in_part(&failure) => {
+            (Some(failure), Decision::Commit | Decision::RollBack) if tx.may_be_stored_in_part(&failure) => {
                 self.roll_back(tx).await;
-                Outcome::Final(sent_once(failure))
+                AttemptOutcome::Final(sent_once(failure))
             }
-            (Some(failure), Wish::Commit) => {
+            (Some(failure), Decision::Commit) => {
                 self.roll_back(tx).await;
-                Outcome::Failed { failure, otherwise: Otherwise::Swallowed }
+                AttemptOutcome::Failed { failure, otherwise: GiveUpWith::Swallowed }
             }
-            (Some(failure), Wish::RollBack) => {
+            (Some(failure), Decision::RollBack) => {
                 self.roll_back(tx).await;
-                Outcome::Failed { failure, otherwise: Otherwise::Own(Ended::RolledBack) }
+                AttemptOutcome::Failed { failure, otherwise: GiveUpWith::Own(Ended::RolledBack) }
             }
-            (None, Wish::RollBack) => {
+            (None, Decision::RollBack) => {
                 let is_fenced = DB::unique_keys_fence(tx.engine());
                 self.roll_back(tx).await;
                 match self.unresolved() {
                     // Another server may yet store what an earlier attempt has sent.
-                    Some(unknown) if !is_fenced => Outcome::failed(unknown),
+                    Some(unknown) if !is_fenced => AttemptOutcome::failed(unknown),
                     // This attempt had locked the row of the earlier one: nothing is left that could still be
                     // stored.
                     _ => {
                         self.unresolved = None;
-                        Outcome::Done(Ended::RolledBack)
+                        AttemptOutcome::Done(Ended::RolledBack)
                     }
                 }
             }
-            (None, Wish::Commit) if timer.clock.is_over() => {
+            (None, Decision::Commit) if timer.clock.is_over() => {
                 self.roll_back(tx).await;
-                Outcome::OutOfTime {
+                AttemptOutcome::OutOfTime {
                     failure: None,
                     during: "for the unit itself, which ended too late to commit",
                 }
             }
-            (None, Wish::Commit) => match (self.commit(tx, standing, timer).await, unseen) {
-                (Outcome::Failed { failure, .. }, Some(Unseen::Failed(cause)))
+            (None, Decision::Commit) => match (self.commit(tx, standing, timer).await, unseen) {
+                (AttemptOutcome::Failed { failure, .. }, Some(Unseen::Failed(cause)))
                     if failure.kind() == FailureKind::Aborted =>
                 {
-                    Outcome::Failed { failure: cause, otherwise: Otherwise::Swallowed }
+                    AttemptOutcome::Failed { failure: cause, otherwise: GiveUpWith::Swallowed }
                 }
                 (outcome, _) => outcome,
             },
@@ -261,41 +266,46 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         tx.rollback()
     }
 
-    async fn commit(&mut self, tx: Box<Tx<DB>>, standing: Standing, timer: &mut Timer) -> Outcome<Ended> {
+    async fn commit(
+        &mut self,
+        tx: Box<Tx<DB>>,
+        standing: Standing,
+        timer: &mut Timer,
+    ) -> AttemptOutcome<Ended> {
         let reads_only = tx.plan().access == Access::ReadOnly;
         let mut committing = tx.commit(timer.clock.deadline);
         let (commit, hooks) = match timer.within(&mut committing).await {
             Some((commit, waiting)) => (commit, waiting.hooks),
             None => {
                 let waiting = committing.give_up();
-                (Commit::unanswered(), waiting.map(|waiting| waiting.hooks).unwrap_or_default())
+                (CommitOutcome::unanswered(), waiting.map(|waiting| waiting.hooks).unwrap_or_default())
             }
         };
         // Nobody waits in line for hooks.
         drop(standing);
         match commit {
-            Commit::Done => {
+            CommitOutcome::Done => {
                 self.unresolved = None;
-                run_hooks(hooks, End::Committed, timer).await;
-                Outcome::Done(Ended::Committed)
+                run_hooks(hooks, TxEnd::Committed, timer).await;
+                AttemptOutcome::Done(Ended::Committed)
             }
-            Commit::Refused(failure) => {
+            CommitOutcome::Refused(failure) => {
                 self.hooks = hooks;
-                Outcome::failed(failure)
+                AttemptOutcome::failed(failure)
             }
             // Nothing was written, so nothing can have been stored or lost.
-            Commit::Unknown(failure) if reads_only && timer.clock.is_over() => {
+            CommitOutcome::Unknown(failure) if reads_only && timer.clock.is_over() => {
                 self.hooks = hooks;
-                Outcome::OutOfTime { failure: Some(nothing_stored(&failure)), during: COMMIT }
+                AttemptOutcome::OutOfTime { failure: Some(nothing_stored(&failure)), during: COMMIT }
             }
-            Commit::Unknown(failure) if reads_only => {
+            CommitOutcome::Unknown(failure) if reads_only => {
                 self.hooks = hooks;
-                Outcome::failed(nothing_stored(&failure))
+                AttemptOutcome::failed(nothing_stored(&failure))
             }
-            Commit::Unknown(failure) => {
+            CommitOutcome::Unknown(failure) => {
                 self.unresolved = Some((failure.clone(), hooks));
-                let is_found = self.trace.is_some() || self.unit.finds_its_commits();
-                Outcome::failed(failure.retryable(is_found))
+                let is_found = self.marker.is_some() || self.unit.finds_its_commits();
+                AttemptOutcome::failed(failure.retryable(is_found))
             }
         }
     }
@@ -303,37 +313,37 @@ impl<DB: Backend> UnitTrial<'_, DB> {
     /// Each attempt writes an id of its own, until a commit goes unanswered: from then on that one's, so that
     /// at most one of them is ever stored.
     fn leave_trace(&mut self) {
-        let keeps = self.unresolved.is_some() && self.trace.is_some();
+        let keeps = self.unresolved.is_some() && self.marker.is_some();
         if !keeps {
-            // One trace is enough.
+            // One marker is enough.
             let wanted = self.options.resolves_commits().filter(|_| !self.unit.finds_its_commits());
-            self.trace = wanted.map(|by| match by {
-                Resolve::Operation => Trace::Operation(rand::random()),
-                Resolve::TransactionStatus => Trace::TransactionStatus,
+            self.marker = wanted.map(|by| match by {
+                Resolve::Operation => CommitMarker::Operation(rand::random()),
+                Resolve::TransactionStatus => CommitMarker::TransactionStatus,
             });
         }
     }
 
     /// Asks for the commit that went unanswered, where it left nothing that the next attempt would run into.
     /// Answers the outcome of this attempt, unless the unit is to be run.
-    async fn look_back(&mut self, timer: &mut Timer) -> Option<Outcome<Ended>> {
-        if self.trace != Some(Trace::TransactionStatus) {
+    async fn look_back(&mut self, timer: &mut Timer) -> Option<AttemptOutcome<Ended>> {
+        if self.marker != Some(CommitMarker::TransactionStatus) {
             return None;
         }
         let unknown = self.unresolved()?;
-        let fate = timer.within(pin!(fate(self.pool, &self.answered))).await;
-        let Some(fate) = fate else {
-            return Some(Outcome::OutOfTime { failure: None, during: COMMIT });
+        let commit_status = timer.within(pin!(commit_status(self.pool, &self.answered))).await;
+        let Some(commit_status) = commit_status else {
+            return Some(AttemptOutcome::OutOfTime { failure: None, during: COMMIT });
         };
-        match fate {
-            Ok(Fate::Committed) => Some(self.already_stored(timer).await),
-            Ok(Fate::Aborted) => {
+        match commit_status {
+            Ok(CommitStatus::Committed) => Some(self.already_stored(timer).await),
+            Ok(CommitStatus::Aborted) => {
                 self.unresolved = None;
                 None
             }
-            Ok(Fate::Pending) => Some(Outcome::failed(unknown.retryable(true))),
-            Ok(Fate::Untold) => Some(Outcome::failed(unknown)),
-            Err(failure) => Some(Outcome::failed(failure)),
+            Ok(CommitStatus::Pending) => Some(AttemptOutcome::failed(unknown.retryable(true))),
+            Ok(CommitStatus::Unknown) => Some(AttemptOutcome::failed(unknown)),
+            Err(failure) => Some(AttemptOutcome::failed(failure)),
         }
     }
 
@@ -345,12 +355,12 @@ impl<DB: Backend> UnitTrial<'_, DB> {
         connected: &'o AtomicBool,
         timer: &Timer,
     ) -> Opening<'o, DB> {
-        let (pool, handoff, options, trace) = (self.pool, self.handoff, self.options, self.trace);
+        let (pool, reuse, options, marker) = (self.pool, self.reuse, self.options, self.marker);
         let (clock, observation) = (timer.clock, timer.observation.clone());
         let gives_way_to = self.gives_way_to.clone();
         Opening {
             pool,
-            handoff,
+            reuse,
             options,
             plan,
             attempt,
@@ -358,30 +368,34 @@ impl<DB: Backend> UnitTrial<'_, DB> {
             gives_way_to,
             connected,
             clock,
-            trace,
+            marker,
             observation,
         }
     }
 
     /// An id that is there already is the answer that the commit never gave.
-    async fn not_opened(&mut self, failure: Failure, timer: &mut Timer) -> Outcome<Ended> {
+    async fn not_opened(&mut self, failure: Failure, timer: &mut Timer) -> AttemptOutcome<Ended> {
         if !is_unique_violation(&failure) {
             let is_missing =
                 failure.kind() == FailureKind::Other && failure.message().contains("atomically_operation");
             let note = "make the table with `create_operation_table`";
-            return Outcome::failed(if is_missing { failure.with_note(note) } else { failure });
+            return AttemptOutcome::failed(if is_missing { failure.with_note(note) } else { failure });
         }
-        if self.unresolved.is_some() { self.already_stored(timer).await } else { Outcome::failed(failure) }
+        if self.unresolved.is_some() {
+            self.already_stored(timer).await
+        } else {
+            AttemptOutcome::failed(failure)
+        }
     }
 
     /// The commit that went unanswered was stored.
-    async fn already_stored(&mut self, timer: &mut Timer) -> Outcome<Ended> {
+    async fn already_stored(&mut self, timer: &mut Timer) -> AttemptOutcome<Ended> {
         // Attempts that came after the commit rolled back, but the unit did not.
         self.hooks = Hooks::default();
         if let Some((_, hooks)) = self.unresolved.take() {
-            run_hooks(hooks, End::Committed, timer).await;
+            run_hooks(hooks, TxEnd::Committed, timer).await;
         }
-        Outcome::Done(Ended::Committed)
+        AttemptOutcome::Done(Ended::Committed)
     }
 }
 
@@ -393,7 +407,7 @@ fn nothing_stored(unknown: &Failure) -> Failure {
 }
 
 /// Hooks are waited for until the deadline, and finished in any case.
-async fn run_hooks(hooks: Hooks, end: End, timer: &mut Timer) {
+async fn run_hooks(hooks: Hooks, end: TxEnd, timer: &mut Timer) {
     if !hooks.is_empty() {
         timer.within(Shield::new(Handle::current(), hooks.run(end), ())).await;
     }

@@ -4,7 +4,7 @@ use sqlx::Pool;
 
 use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
-use crate::transactor::Wish;
+use crate::transactor::Decision;
 use crate::transactor::deadline::Timer;
 use crate::tx::{Tx, Unseen, identity};
 
@@ -13,11 +13,11 @@ use crate::tx::{Tx, Unseen, identity};
 /// returned.
 pub(super) async fn unseen<DB: Backend>(
     tx: &mut Tx<DB>,
-    wish: Wish,
+    decision: Decision,
     converted: Option<Failure>,
 ) -> Option<Unseen> {
     let converted = converted.filter(Tx::<DB>::ends_with);
-    if wish == Wish::Commit && tx.over().is_none() {
+    if decision == Decision::Commit && tx.over().is_none() {
         let failure = converted?;
         // Where a transaction survives its conflicts, the commit would go through.
         if !DB::EVERY_ERROR_ABORTS && failure.kind().is_conflict() {

@@ -27,7 +27,7 @@ const WAKES_OF_A_TEST: u32 = 2;
 
 /// Waits for a connection of the pool's, and knows whether the pool has called.
 ///
-/// Until then it can be left without a trace. Afterwards sqlx tests a connection or opens one, and would
+/// Until then it can be left without a marker. Afterwards sqlx tests a connection or opens one, and would
 /// close it if it were left then: so that is finished in the background. The pool's line tells nobody how far
 /// it is, but it wakes up only whom it calls.
 ///
@@ -38,7 +38,7 @@ const WAKES_OF_A_TEST: u32 = 2;
 ///
 /// Runs that are given up sooner than the server opens a session would never have a connection, and each of
 /// them would leave the server a session that it has yet to begin.
-pub(super) struct InLine<DB: Backend> {
+pub(super) struct PoolWaiter<DB: Backend> {
     /// None when it is done.
     acquiring: Option<BoxFuture<'static, Result<PoolConnection<DB>, sqlx::Error>>>,
     pool: Pool<DB>,
@@ -76,7 +76,7 @@ impl Wake for Called {
     }
 }
 
-impl<DB: Backend> InLine<DB> {
+impl<DB: Backend> PoolWaiter<DB> {
     /// Must be called inside of a Tokio runtime.
     pub(super) fn new(pool: &Pool<DB>) -> Self {
         Self {
@@ -148,7 +148,7 @@ impl<DB: Backend> InLine<DB> {
     }
 }
 
-impl<DB: Backend> Future for InLine<DB> {
+impl<DB: Backend> Future for PoolWaiter<DB> {
     type Output = Result<PoolConnection<DB>, sqlx::Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -167,7 +167,7 @@ impl<DB: Backend> Future for InLine<DB> {
     }
 }
 
-impl<DB: Backend> Drop for InLine<DB> {
+impl<DB: Backend> Drop for PoolWaiter<DB> {
     fn drop(&mut self) {
         if self.is_left || !self.is_called() {
             return;
@@ -180,7 +180,7 @@ impl<DB: Backend> Drop for InLine<DB> {
 }
 
 /// Waits for a connection that is for nobody, and so goes to the pool.
-async fn finish<DB: Backend>(mut rest: InLine<DB>) {
+async fn finish<DB: Backend>(mut rest: PoolWaiter<DB>) {
     // Only now is it known what the pool does for one that it called in its last moment.
     if timeout(TEST_LIMIT, &mut rest).await.is_err() && rest.called.is_opening() {
         let _ = timeout(SERVER_LIMIT, rest).await;

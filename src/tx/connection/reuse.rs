@@ -15,15 +15,15 @@ use tokio::task::yield_now;
 
 use super::engine::KnownEngine;
 use super::known::Known;
-use super::pool_queue::InLine;
-use super::{Held, ROLLBACK};
+use super::pool_queue::PoolWaiter;
+use super::{OpenConnection, ROLLBACK};
 use crate::backend::{Backend, Engine};
 
 /// So many runs may share a connection before it passes by the pool.
-const MOST_RUNS: u32 = 32;
+const MAX_RUNS: u32 = 32;
 
 /// After this time it passes by the pool, however few they were.
-const LONGEST: Duration = Duration::from_millis(50);
+const MAX_REUSE_TIME: Duration = Duration::from_millis(50);
 
 /// So many turns other tasks are given before a connection that nobody waits for goes back to the pool:
 /// whoever was just answered gets to its next run. [`Deltas`](crate::Deltas) needs two of them to gather what
@@ -41,7 +41,7 @@ const TURNS: u32 = 4;
 /// # Why not for ever?
 ///
 /// The pool has other users, who wait in its line and nowhere else, and it ends connections that have lived
-/// long enough. What has served [`MOST_RUNS`] or has been away for [`LONGEST`] goes by it: the first bound is
+/// long enough. What has served [`MAX_RUNS`] or has been away for [`MAX_REUSE_TIME`] goes by it: the first bound is
 /// for short runs, whose others are used to waiting little, and leaves a thirty-second of the tests; the
 /// second one for long ones, which a round trip does not matter to.
 ///
@@ -49,14 +49,14 @@ const TURNS: u32 = 4;
 ///
 /// Who waits stands in the pool's line as well, as without all this: a connection that comes back from
 /// somebody else is not missed, and whoever asks the pool finds everybody in the order in which they came.
-pub(crate) struct Handoff<DB: Backend> {
+pub(crate) struct ConnectionReuse<DB: Backend> {
     /// None where each connection has to pass by the pool.
-    lines: Option<Arc<Mutex<Lines<DB>>>>,
+    shared: Option<Arc<Mutex<IdleConnections<DB>>>>,
     engine: KnownEngine,
     known: Known,
 }
 
-struct Lines<DB: Backend> {
+struct IdleConnections<DB: Backend> {
     waiting: VecDeque<Sender<Returning<DB>>>,
     /// What nobody waited for, for a moment.
     left: Vec<(u64, Returning<DB>)>,
@@ -64,14 +64,14 @@ struct Lines<DB: Backend> {
 }
 
 /// A connection after a clean end: dropped, it goes back to the pool.
-type Returning<DB> = ScopeGuard<Held<DB>, fn(Held<DB>)>;
+type Returning<DB> = ScopeGuard<OpenConnection<DB>, fn(OpenConnection<DB>)>;
 
-impl<DB: Backend> Handoff<DB> {
-    /// Shared by those it is cloned for.
+impl<DB: Backend> ConnectionReuse<DB> {
+    /// IdleConnections by those it is cloned for.
     pub(crate) fn on() -> Self {
-        let lines = Lines { waiting: VecDeque::new(), left: Vec::new(), next_ticket: 0 };
+        let shared = IdleConnections { waiting: VecDeque::new(), left: Vec::new(), next_ticket: 0 };
         Self {
-            lines: Some(Arc::new(Mutex::new(lines))),
+            shared: Some(Arc::new(Mutex::new(shared))),
             engine: KnownEngine::default(),
             known: Known::default(),
         }
@@ -79,7 +79,7 @@ impl<DB: Backend> Handoff<DB> {
 
     /// Every connection comes from the pool, with whatever it does to connections, and goes back to it.
     pub(crate) fn off() -> Self {
-        Self { lines: None, engine: KnownEngine::default(), known: Known::default() }
+        Self { shared: None, engine: KnownEngine::default(), known: Known::default() }
     }
 
     /// What was last heard of the sessions of the pool.
@@ -101,19 +101,19 @@ impl<DB: Backend> Handoff<DB> {
     }
 
     pub(super) const fn is_on(&self) -> bool {
-        self.lines.is_some()
+        self.shared.is_some()
     }
 
     /// Gives a connection on after a clean end.
-    pub(super) fn hand_on(&self, mut held: Held<DB>) {
+    pub(super) fn pass_on(&self, mut held: OpenConnection<DB>) {
         held.runs += 1;
         self.pass(scopeguard::guard(held, give_back));
     }
 
     fn pass(&self, mut returning: Returning<DB>) {
-        let Some(lines) = self.lines.as_ref().filter(|_| returning.may_go_on()) else { return };
+        let Some(shared) = self.shared.as_ref().filter(|_| returning.may_be_reused()) else { return };
         let runtime = returning.runtime.clone();
-        let mut locked = lock(lines);
+        let mut locked = lock(shared);
         while let Some(longest) = locked.waiting.pop_front() {
             match longest.send(returning) {
                 Ok(()) => return,
@@ -125,7 +125,7 @@ impl<DB: Backend> Handoff<DB> {
         locked.left.push((ticket, returning));
         drop(locked);
         // A runtime that is gone drops the task without having polled it.
-        let tidying = scopeguard::guard(lines.clone(), move |lines| drop(remove(&lines, ticket)));
+        let tidying = scopeguard::guard(shared.clone(), move |shared| drop(remove(&shared, ticket)));
         runtime.spawn(async move {
             for _ in 0..TURNS {
                 if !is_left(&tidying, ticket) {
@@ -137,11 +137,11 @@ impl<DB: Backend> Handoff<DB> {
     }
 
     /// What was left a moment ago.
-    pub(super) fn take(&self) -> Option<Held<DB>> {
-        let lines = self.lines.as_ref()?;
+    pub(super) fn take(&self) -> Option<OpenConnection<DB>> {
+        let shared = self.shared.as_ref()?;
         loop {
-            let (_, left) = lock(lines).left.pop()?;
-            if left.may_go_on() {
+            let (_, left) = lock(shared).left.pop()?;
+            if left.may_be_reused() {
                 return Some(taken(left));
             }
         }
@@ -150,13 +150,13 @@ impl<DB: Backend> Handoff<DB> {
     /// Waits for whichever connection comes first.
     ///
     /// Cancellation: one that was handed on already goes back to the pool.
-    pub(super) async fn wait(&self, pool: &Pool<DB>) -> Result<Held<DB>, sqlx::Error> {
-        let (mut in_line, mut handed) = (InLine::new(pool), None);
+    pub(super) async fn wait(&self, pool: &Pool<DB>) -> Result<OpenConnection<DB>, sqlx::Error> {
+        let (mut in_line, mut handed) = (PoolWaiter::new(pool), None);
         poll_fn(|context| {
             let acquired = Pin::new(&mut in_line).poll(context);
             if acquired.is_ready() || in_line.is_called() {
                 self.leave(handed.take());
-                return acquired.map_ok(|connection| Held::new(connection, pool));
+                return acquired.map_ok(|connection| OpenConnection::new(connection, pool));
             }
             if handed.is_none() {
                 handed = self.join();
@@ -171,9 +171,9 @@ impl<DB: Backend> Handoff<DB> {
 
     /// Stands in line, unless something is left.
     fn join(&self) -> Option<Receiver<Returning<DB>>> {
-        let lines = self.lines.as_ref()?;
+        let shared = self.shared.as_ref()?;
         let (sender, receiver) = oneshot::channel();
-        let mut locked = lock(lines);
+        let mut locked = lock(shared);
         match locked.left.pop() {
             Some((_, left)) => drop(sender.send(left)),
             None => {
@@ -195,41 +195,41 @@ impl<DB: Backend> Handoff<DB> {
     }
 }
 
-impl<DB: Backend> Held<DB> {
+impl<DB: Backend> OpenConnection<DB> {
     /// Whether the next run may have it before the pool does.
-    fn may_go_on(&self) -> bool {
-        self.runs < MOST_RUNS && self.since.elapsed() < LONGEST && !self.pool.is_closed()
+    fn may_be_reused(&self) -> bool {
+        self.runs < MAX_RUNS && self.since.elapsed() < MAX_REUSE_TIME && !self.pool.is_closed()
     }
 }
 
-fn taken<DB: Backend>(returning: Returning<DB>) -> Held<DB> {
+fn taken<DB: Backend>(returning: Returning<DB>) -> OpenConnection<DB> {
     let held = ScopeGuard::into_inner(returning);
-    Held { runtime: Handle::current(), cure: ROLLBACK, ..held }
+    OpenConnection { runtime: Handle::current(), reset: ROLLBACK, ..held }
 }
 
-fn give_back<DB: Backend>(held: Held<DB>) {
+fn give_back<DB: Backend>(held: OpenConnection<DB>) {
     let _inside = held.runtime.enter();
     drop(held.connection);
 }
 
-fn remove<DB: Backend>(lines: &Mutex<Lines<DB>>, ticket: u64) -> Option<Returning<DB>> {
-    let mut locked = lock(lines);
+fn remove<DB: Backend>(shared: &Mutex<IdleConnections<DB>>, ticket: u64) -> Option<Returning<DB>> {
+    let mut locked = lock(shared);
     let place = locked.left.iter().position(|(left, _)| *left == ticket)?;
     Some(locked.left.swap_remove(place).1)
 }
 
-fn is_left<DB: Backend>(lines: &Mutex<Lines<DB>>, ticket: u64) -> bool {
-    lock(lines).left.iter().any(|(left, _)| *left == ticket)
+fn is_left<DB: Backend>(shared: &Mutex<IdleConnections<DB>>, ticket: u64) -> bool {
+    lock(shared).left.iter().any(|(left, _)| *left == ticket)
 }
 
 /// Nothing panics while it is held.
-fn lock<DB: Backend>(lines: &Mutex<Lines<DB>>) -> MutexGuard<'_, Lines<DB>> {
-    lines.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<DB: Backend>(shared: &Mutex<IdleConnections<DB>>) -> MutexGuard<'_, IdleConnections<DB>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // Not derived: that would ask for `DB: Clone`.
-impl<DB: Backend> Clone for Handoff<DB> {
+impl<DB: Backend> Clone for ConnectionReuse<DB> {
     fn clone(&self) -> Self {
-        Self { lines: self.lines.clone(), engine: self.engine.clone(), known: self.known.clone() }
+        Self { shared: self.shared.clone(), engine: self.engine.clone(), known: self.known.clone() }
     }
 }

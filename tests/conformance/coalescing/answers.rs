@@ -46,7 +46,7 @@ where
     DB::pool_execute(&pool, DB::sql("INSERT INTO counter VALUES (1, 8), (2, 9)"), &[])
         .await
         .expect("two rows");
-    let stock = deltas(&pool).at_least(0).flights(1);
+    let stock = deltas(&pool).at_least(0).max_batches(1);
     let alone = stock.add(1, 5).await.expect_err("alone, it is refused");
     assert_eq!(alone.kind(), ErrorKind::Constraint);
 
@@ -75,7 +75,7 @@ where
     DB::pool_execute(&pool, DB::sql("INSERT INTO counter VALUES (1, 0), (2, 0), (3, 0)"), &[])
         .await
         .expect("three rows");
-    let stock = deltas(&pool).at_least(0).flights(1);
+    let stock = deltas(&pool).at_least(0).max_batches(1);
     let jam = Jam::new(&pool.url, &pool, &stock).await;
     let calls = [(1, 1), (2, 2), (3, 11), (2, 3), (3, 4), (1, 20), (1, 5)];
     let (_, answers) = behind(jam, calls.map(|(id, delta)| stock.add(id, delta))).await;

@@ -17,7 +17,7 @@ where
     i64: Key<DB>,
 {
     let pool = counter::<DB>(1).await;
-    let stock = deltas(&pool).flights(1);
+    let stock = deltas(&pool).max_batches(1);
     let jam = Jam::new(&pool.url, &pool, &stock).await;
     let mut calls: Vec<_> = (0..9).map(|n| Box::pin(stock.add(1, 1 << n))).collect();
     for call in &mut calls {
@@ -39,7 +39,7 @@ where
     i64: Key<DB>,
 {
     let pool = counter::<DB>(1).await;
-    let stock = deltas(&pool).options(step_by_step()).flights(1);
+    let stock = deltas(&pool).options(step_by_step()).max_batches(1);
     eventually(1, async || pool.num_idle()).await;
     let mut blocker = DB::blocker(&pool.url).await;
     let (mut first, mut second) = (Box::pin(stock.add(1, 1)), Box::pin(stock.add(1, 10)));
@@ -78,7 +78,7 @@ where
     i64: Key<DB>,
 {
     let pool = counter::<DB>(1).await;
-    let stock = deltas(&pool).capacity(2).flights(1);
+    let stock = deltas(&pool).capacity(2).max_batches(1);
     let jam = Jam::new(&pool.url, &pool, &stock).await;
     let (mut one, mut two) = (Box::pin(stock.add(1, 1)), Box::pin(stock.add(1, 10)));
     assert!((&mut one).now_or_never().is_none() && (&mut two).now_or_never().is_none());

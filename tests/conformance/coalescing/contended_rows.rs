@@ -67,7 +67,7 @@ where
         let mut dice = Dice(seed);
         set(&pool, 0).await;
         let mut model: Model = (1..KEYS).map(|key| (key, BTreeSet::from([0]))).collect();
-        let stock = deltas(&pool).at_least(FLOOR).at_most(CEILING).flights(1 + dice.below(3) as usize);
+        let stock = deltas(&pool).at_least(FLOOR).at_most(CEILING).max_batches(1 + dice.below(3) as usize);
         let mut calls = Vec::new();
         let mut answers: Vec<Option<DeltaOutcome>> = Vec::new();
         let mut pending = FuturesUnordered::new();

@@ -17,7 +17,7 @@ where
     i64: Key<DB>,
 {
     let pool = counter::<DB>(1).await;
-    let stock = deltas(&pool).flights(1);
+    let stock = deltas(&pool).max_batches(1);
     eventually(1, async || pool.num_idle()).await;
     let mut blocker = DB::blocker(&pool.url).await;
     let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -77,7 +77,7 @@ where
         let proxy = Proxy::to(&direct.url).await;
         let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
         let pool = pool.expect("a pool through the proxy");
-        let stock = deltas(&pool).options(step_by_step()).at_least(0).flights(1);
+        let stock = deltas(&pool).options(step_by_step()).at_least(0).max_batches(1);
         let jam = Jam::new(&direct.url, &pool, &stock).await;
         // The first flight commits; the next one does not come back.
         proxy.cycle(DB::COMMIT, &[None, Some(fault)]);
@@ -102,7 +102,7 @@ where
     let proxy = Proxy::to(&direct.url).await;
     let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
     let pool = pool.expect("a pool through the proxy");
-    let stock = deltas(&pool).options(step_by_step()).flights(1);
+    let stock = deltas(&pool).options(step_by_step()).max_batches(1);
     eventually(1, async || pool.num_idle()).await;
     let mut blocker = DB::blocker(&direct.url).await;
     let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();

@@ -16,7 +16,7 @@ where
     DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
     let rows = "INSERT INTO counter VALUES (1, 5), (2, 2.5), (3, NULL), (4, 5), (4, 6)";
     DB::pool_execute(&pool, DB::sql(rows), &[]).await.expect("rows");
-    let stock = deltas(&pool).at_least(0).flights(1);
+    let stock = deltas(&pool).at_least(0).max_batches(1);
     let jam = Jam::new(&pool.url, &pool, &stock).await;
     let (_, answers) = behind(jam, (1..=4).map(|id| stock.add(id, -1))).await;
     let seen: Vec<_> = answers.into_iter().map(|answer| answer.map_err(|error| error.to_string())).collect();
@@ -55,7 +55,7 @@ pub(crate) async fn only_sums_that_are_stored_are_applied<DB: TestBackend>(
     for options in [patient(), step_by_step()] {
         let restart = DB::sql("UPDATE counter SET value = ?");
         DB::pool_execute(pool, restart, &[start]).await.expect("the start");
-        let stock = deltas(pool).flights(1).options(options);
+        let stock = deltas(pool).max_batches(1).options(options);
         let refused = |answer: Answer| {
             let kind = answer.map_err(|error| error.kind());
             let is_refused =

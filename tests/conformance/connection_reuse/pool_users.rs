@@ -10,7 +10,7 @@ use sqlx::pool::PoolOptions;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::{Counting, FOR_EVER, MOST_RUNS, hold};
+use super::{Counting, FOR_EVER, MAX_RUNS, hold};
 use crate::conformance::increments::{counter, increment, value};
 use crate::support::{TestBackend, eventually};
 
@@ -18,7 +18,7 @@ pub(crate) async fn a_connection_passes_by_the_pool_now_and_then<DB: TestBackend
     let counting = Counting::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     let (mut seen, mut in_a_row, mut most_in_a_row) = (counting.returned(), 0, 0);
-    for _ in 0..20 * MOST_RUNS {
+    for _ in 0..20 * MAX_RUNS {
         let began_on = db.run(async |tx: &mut Tx<DB>| {
             increment(tx).await?;
             Ok::<_, Error>(counting.returned())
@@ -26,7 +26,7 @@ pub(crate) async fn a_connection_passes_by_the_pool_now_and_then<DB: TestBackend
         let returned = began_on.await.expect("an increment");
         in_a_row = if returned == seen { in_a_row + 1 } else { 1 };
         seen = returned;
-        assert!(in_a_row <= MOST_RUNS, "{in_a_row} runs in a row");
+        assert!(in_a_row <= MAX_RUNS, "{in_a_row} runs in a row");
         most_in_a_row = most_in_a_row.max(in_a_row);
     }
     assert!(most_in_a_row > 1, "no run took over the connection of the one before: nothing was shown");
@@ -55,7 +55,7 @@ pub(crate) async fn other_users_of_the_pool_get_their_turn<DB: TestBackend>() {
         drop(own);
         // The two that stood in the pool's line before may each have been called, and have handed their
         // connection on.
-        assert!(waited <= 3 * MOST_RUNS, "{waited} runs went before");
+        assert!(waited <= 3 * MAX_RUNS, "{waited} runs went before");
         eventually(true, async || runs.load(Ordering::Relaxed) > before + waited + 5).await;
     }
     for task in busy {

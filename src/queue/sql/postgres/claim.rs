@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::queue::job::micros;
 use crate::queue::priority::Priority;
 use crate::queue::search::{Wanted, claimed, due};
-use crate::queue::sql::{Dialect as _, JOB, Row};
+use crate::queue::sql::{Dialect as _, JOB, JobRow};
 use crate::strategies::Pessimistic;
 use crate::strategy::Limits;
 use crate::transactor::PoolTransactor;
@@ -28,7 +28,7 @@ static CLAIM: LazyLock<Kept> = LazyLock::new(statement);
 pub(super) async fn claim(
     db: &PoolTransactor<Postgres, Pessimistic>,
     wanted: Wanted,
-) -> Result<Vec<Row>, Error> {
+) -> Result<Vec<JobRow>, Error> {
     let Wanted { queue, most, since: [high, normal, low], lease } = wanted;
     let lease = micros(lease);
     let places: Vec<_> = [high, normal, low].map(|place| format!("{}, {}", place.due_at, place.id)).into();

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use crate::failure::FailureKind;
-use crate::intercept::{Answer, Fault, Interceptor, Next, Step, StepKind, TransactionToken};
+use crate::intercept::{Fault, Interceptor, Next, StatementAnswer, Step, StepKind, TransactionToken};
 
 use super::super::log::{Entry, Waited};
 use super::{Place, Stage, State};
@@ -29,7 +29,7 @@ impl Seat {
         }
     }
 
-    fn answered(&self, state: &mut State, step: &Step, answer: &Answer) {
+    fn answered(&self, state: &mut State, step: &Step, answer: &StatementAnswer) {
         if step.kind.ends_transaction() {
             state.ended += 1;
             // What is left to be done with its connection is no step.
@@ -89,7 +89,7 @@ impl Interceptor for Seat {
         }
     }
 
-    async fn after(&self, step: &Step, answer: &Answer) -> Next {
+    async fn after(&self, step: &Step, answer: &StatementAnswer) -> Next {
         let is_busy = answer.failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Busy);
         let decided = {
             let mut state = self.stage.state();
