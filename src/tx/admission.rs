@@ -9,8 +9,10 @@ use crate::sql_text::{
 /// Whether a statement may be sent.
 #[derive(Debug)]
 pub(super) enum Admission {
-    /// It stays inside of the transaction.
+    /// It is a query, which stays inside of the transaction.
     Admitted,
+    /// It stays inside of the transaction. It is no query, so it may change settings of the session.
+    MayChangeSettings,
     /// It stays inside of the transaction, and sets a savepoint.
     SetsSavepoint,
     /// Several statements in one text: the ones behind the first are not seen.
@@ -54,7 +56,7 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     } else if seen.iter().any(|statement| statement.begins(&["SAVEPOINT"])) {
         Admission::SetsSavepoint
     } else {
-        Admission::Admitted
+        Admission::MayChangeSettings
     }
 }
 

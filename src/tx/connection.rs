@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use crate::backend::{Backend, BeforeLoneStatement, Engine, Reply};
+use crate::strategy::OwnLockLimit;
 
 mod abandoned;
 mod engine;
@@ -53,6 +54,8 @@ struct OpenConnection<DB: Backend> {
     runs: u32,
     /// It has said, since it left the pool, that it commits each statement by itself.
     commits_each: bool,
+    /// The limit for lock waits that it has reported since it left the pool.
+    own_lock: Option<OwnLockLimit>,
     /// What its owner's settings are put back by, where a statement of its own needed others.
     put_back: Option<&'static str>,
     /// The server has answered everything, or cannot be expected to.
@@ -141,9 +144,15 @@ impl<DB: Backend> PooledSession<DB> {
         self.held.reset = rollback;
     }
 
-    /// The session's own limit for lock waits was this one.
-    pub(super) fn learn_lock_timeout(&self, own: Option<Duration>) {
+    /// Remembers the session's own limit for lock waits.
+    pub(super) fn learn_lock_limit(&mut self, own: Option<Duration>) {
         self.reuse.known().learn_lock_timeout(own);
+        self.held.own_lock = Some(OwnLockLimit::Known(own));
+    }
+
+    /// The session's own limit for lock waits: as it has reported it, or else as others of its pool have.
+    pub(super) fn own_lock_limit(&self) -> OwnLockLimit {
+        self.held.own_lock.unwrap_or_else(|| self.reuse.own_lock_limit())
     }
 
     /// What a transaction sets while it reads the rows of a statement.
@@ -154,6 +163,7 @@ impl<DB: Backend> PooledSession<DB> {
     /// Statements ran that were not seen, and may have changed its settings.
     pub(super) fn forget_settings(&mut self) {
         self.held.commits_each = false;
+        self.held.own_lock = None;
     }
 
     /// Closes the connection at once: there is nothing on its way that the server would have to be waited
@@ -171,6 +181,7 @@ impl<DB: Backend> PooledSession<DB> {
     ///
     /// Cancellation: the connection is closed.
     pub(crate) async fn release_after_lone_statement(mut self) {
+        self.held.own_lock = None;
         if let Some(put_back) = self.held.put_back.take() {
             let settings = DB::send_text(self.connection(), put_back.to_owned());
             if !matches!(timeout(FAREWELL_LIMIT, settings).await, Ok(Reply { error: None, .. })) {
@@ -193,6 +204,7 @@ impl<DB: Backend> OpenConnection<DB> {
             since,
             runs: 0,
             commits_each: false,
+            own_lock: None,
             put_back: None,
             is_settled: false,
             is_streaming: Arc::default(),

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use sqlx::Pool;
 use tokio::time::Instant;
@@ -79,22 +78,17 @@ impl<DB: Backend> Tx<DB> {
         opening: Opening<'_>,
         remaining: impl Fn() -> Limits,
     ) -> Result<Box<Self>, NotOpened> {
-        let remaining = || Limits { own_lock: reuse.own_lock_timeout(), ..remaining() };
-        // What the database does not have is told before anything is waited for.
-        let (mut limits, asked) = (remaining(), Instant::now());
-        let mut text = opening.text::<DB>(&limits).map_err(NotOpened::because)?;
+        // What the database does not support is reported before anything is waited for.
+        opening.text::<DB>(&Limits::default()).map_err(NotOpened::because)?;
+        let asked = Instant::now();
         let watched = opening.observation.clone();
         let acquiring = PooledSession::acquire(pool, reuse);
         let session = counted(watched.as_deref(), |times| &mut times.pool, pin!(acquiring))
             .await
             .map_err(|error| NotOpened::because(not_connected(pool, asked, &error)))?;
         opening.connected.store(true, Ordering::Release);
-        // What is left of the time is less by what a wait for a connection took; servers count in
-        // milliseconds.
-        if asked.elapsed() >= Duration::from_millis(1) {
-            limits = remaining();
-            text = opening.text::<DB>(&limits).map_err(NotOpened::because)?;
-        }
+        let limits = Limits { own_lock: session.own_lock_limit(), ..remaining() };
+        let text = opening.text::<DB>(&limits).map_err(NotOpened::because)?;
         let (mut tx, connected) = (Self::on(session, pool, &opening, limits).await?, Instant::now());
         let begin = Begin { session: &mut tx.session, by: tx.interception.as_ref() };
         let begin = begin.send(text, &tx.closing);
@@ -166,8 +160,8 @@ impl<DB: Backend> Tx<DB> {
     /// Gives the session its own limit for lock waits back, where the opening did not know of it.
     async fn correct_lock_timeout(&mut self, answers: &[String]) -> Option<sqlx::Error> {
         let own = DB::own_lock_timeout(&self.closing.limits, answers)?;
+        self.session.learn_lock_limit(own.limit);
         let correction = own.correction?;
-        self.session.learn_lock_timeout(own.limit);
         DB::send_text(self.session.connection(), correction).await.error
     }
 

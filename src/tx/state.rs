@@ -11,6 +11,7 @@ use crate::backend::{
 };
 use crate::error::Error;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
+use crate::sql_text::asks_nowait;
 use crate::telemetry::RunClock;
 
 use super::admission::{Admission, admission};
@@ -37,6 +38,8 @@ pub(super) struct TxState {
     pub(super) gives_way_to: Option<RightOfWay>,
     /// Each statement needs a packet of its own.
     pub(super) takes_one_at_a_time: bool,
+    /// A statement other than a query was sent: it may have changed settings of the session.
+    pub(super) may_have_changed_settings: bool,
     /// A statement of the unit's was sent.
     sent: bool,
     /// The caller's hands were on the connection.
@@ -181,7 +184,7 @@ impl TxState {
     pub(super) fn end_statement<DB: Backend, T>(
         &mut self,
         result: Result<T, sqlx::Error>,
-        nowait: bool,
+        sql: &SqlStr,
         complete: bool,
     ) -> Result<T, sqlx::Error> {
         self.in_flight = false;
@@ -190,7 +193,7 @@ impl TxState {
         }
         self.unread = !complete;
         self.last = None;
-        let result = result.map_err(|error| self.remember::<DB>(error, nowait));
+        let result = result.map_err(|error| self.remember::<DB>(error, sql));
         if let Some(observation) = &self.observation {
             if complete || result.is_err() {
                 observation.answered(self.last.as_ref());
@@ -201,7 +204,8 @@ impl TxState {
         result
     }
 
-    fn remember<DB: Backend>(&mut self, error: sqlx::Error, nowait: bool) -> sqlx::Error {
+    fn remember<DB: Backend>(&mut self, error: sqlx::Error, sql: &SqlStr) -> sqlx::Error {
+        let nowait = asks_nowait(DB::SYNTAX, sql.as_str());
         let Some(failure) = failure_of::<DB>(&error, nowait) else { return error };
         let error = if failure.kind() == FailureKind::LockNotAvailable {
             with_failure(error, &failure)
@@ -273,6 +277,7 @@ pub(super) async fn admit<DB: Backend>(
     if state.over().is_none() {
         match admission(query) {
             Admission::Admitted => {}
+            Admission::MayChangeSettings => state.may_have_changed_settings = true,
             Admission::SetsSavepoint => state.has_savepoints = true,
             Admission::Unwatched if state.takes_one_at_a_time => state.end(several_on_galera()),
             Admission::Unwatched => {

@@ -18,6 +18,7 @@ use super::known::Known;
 use super::pool_queue::PoolWaiter;
 use super::{OpenConnection, ROLLBACK};
 use crate::backend::{Backend, Engine};
+use crate::strategy::OwnLockLimit;
 
 /// So many runs may share a connection before it passes by the pool.
 const MAX_RUNS: u32 = 32;
@@ -88,8 +89,8 @@ impl<DB: Backend> ConnectionReuse<DB> {
     }
 
     /// The limit for lock waits that a session of this pool had of its own.
-    pub(crate) fn own_lock_timeout(&self) -> Option<Duration> {
-        self.known.lock_timeout()
+    pub(crate) fn own_lock_limit(&self) -> OwnLockLimit {
+        OwnLockLimit::Likely(self.known.lock_timeout())
     }
 
     pub(super) fn engine(&self) -> Option<Engine> {
