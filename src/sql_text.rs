@@ -1,7 +1,7 @@
 //! What the crate reads in the caller's SQL, and the one thing that it writes into it: a lock clause.
 //!
 //! Plain functions over text: no I/O and no database. The words that matter are the databases' own, so each
-//! backend judges a [`Statement`] itself (`transaction_effect`, `lone_effect`).
+//! backend judges a [`SqlStatement`] itself (`transaction_effect`, `lone_effect`).
 //!
 //! # Why not the tokenizer of `sqlparser`?
 //!
@@ -23,11 +23,11 @@ pub(crate) use nowait::asks_nowait;
 pub(crate) use null::{column_compared_with_null, is_update_or_delete};
 pub(crate) use shown::ShownStatement;
 #[allow(unreachable_pub, reason = "named by a sealed trait that is public")]
-pub use statement::Statement;
-pub(crate) use statement::{Statements, begins_with_a_query, has_inner_semicolon};
+pub use statement::SqlStatement;
+pub(crate) use statement::{SqlStatements, begins_with_a_query, has_inner_semicolon};
 #[cfg(feature = "testing")]
 pub(crate) use tokens::without_values;
-use tokens::{Kind, Reading, Token};
+use tokens::{Kind, Token, TokenizedText};
 
 /// Whose SQL it is.
 #[doc(hidden)]
@@ -74,9 +74,9 @@ pub enum TransactionEffect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoneEffect {
     /// All of it is stored, or nothing.
-    Whole,
+    Atomic,
     /// A part of it may be stored when it fails.
-    InParts,
+    MayStoreParts,
     /// It leaves something behind on its connection: a transaction, a savepoint, a lock on a table.
-    LeavesSomething,
+    LeavesState,
 }

@@ -1,4 +1,4 @@
-//! Driver errors that carry a failure which the driver's own error does not tell.
+//! Driver errors that carry the failure they are classified as.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -8,42 +8,42 @@ use sqlx::error::{DatabaseError, ErrorKind};
 
 use crate::failure::Failure;
 
-/// The failure that an error carries.
+/// Returns the failure that an error carries.
 pub(super) fn failure(error: &(dyn DatabaseError + 'static)) -> Option<Failure> {
     if let Some(over) = error.try_downcast_ref::<TransactionOver>() {
         return Some(over.0.clone());
     }
-    if let Some(injected) = error.try_downcast_ref::<Injected>() {
+    if let Some(injected) = error.try_downcast_ref::<InjectedFailure>() {
         return Some(injected.0.clone());
     }
-    if let Some(not_sent) = error.try_downcast_ref::<NotSent>() {
+    if let Some(not_sent) = error.try_downcast_ref::<StatementNotSent>() {
         return Some(not_sent.0.clone());
     }
     let carried = error.source()?.downcast_ref::<Carried>()?;
     Some(carried.0.clone())
 }
 
-/// What every statement of a transaction answers once the transaction is over: the root cause, and none of
-/// the kinds and names that would make it look like an error of the statement at hand.
+/// The error of every statement of a transaction that is over: the root cause, without the kinds and names that
+/// would make it look like an error of the statement itself.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction is over, this statement was not run: {0}")]
 pub(crate) struct TransactionOver(pub(crate) Failure);
 
-/// A failure that no server raised, for tests of what is made of it.
+/// A failure that was injected by a test, and no server raised.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Injected(pub(crate) Failure);
+pub(crate) struct InjectedFailure(pub(crate) Failure);
 
-/// A failure that the crate knows the cause of, in place of the driver's error, which does not tell it.
+/// The failure of a statement that was too large to be sent, in place of the driver's error, which does not tell
+/// the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct NotSent(pub(crate) Failure);
+pub(crate) struct StatementNotSent(pub(crate) Failure);
 
-/// Lets a database error carry its failure, for whoever turns it into an error of this crate later on.
+/// Attaches its failure to a database error, for the conversion into an error of this crate.
 ///
-/// Servers use one code for a lock refused at once and for one that was waited for; what was sent tells them
-/// apart, and is no longer known when the error has left the transaction. To everybody else the error is what
-/// it was: its text, its code, and what it can be cast to.
+/// Servers use one code for NOWAIT and for a lock timeout. The statement tells them apart, but is no longer
+/// available once the error has left the transaction. The error's text, code and downcasts stay as they were.
 pub(crate) fn with_failure(error: sqlx::Error, failure: &Failure) -> sqlx::Error {
     match error {
         sqlx::Error::Database(driver) => {
@@ -109,7 +109,7 @@ impl DatabaseError for Carrier {
     }
 }
 
-/// An error that is nothing but its failure.
+/// Implements `DatabaseError` for an error that consists of its failure.
 macro_rules! failure_as_database_error {
     ($error:ty) => {
         impl DatabaseError for $error {
@@ -140,5 +140,5 @@ macro_rules! failure_as_database_error {
     };
 }
 failure_as_database_error!(TransactionOver);
-failure_as_database_error!(Injected);
-failure_as_database_error!(NotSent);
+failure_as_database_error!(InjectedFailure);
+failure_as_database_error!(StatementNotSent);

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::{Kind, Reading, Syntax, Token};
+use super::{Kind, Syntax, Token, TokenizedText};
 
 mod from;
 mod functions;
@@ -60,12 +60,12 @@ pub(crate) fn with_lock_clause(
     table: Option<&str>,
     clause: Option<&str>,
 ) -> Result<Option<String>, Obstacle> {
-    let reading = Reading::usual(syntax, text);
+    let reading = TokenizedText::usual(syntax, text);
     let tokens = only_statement(syntax, &reading)?;
     if syntax == Syntax::Sqlite {
         select::is_select(tokens)?;
     } else {
-        if let Some(other) = Reading::unusual(syntax, text)
+        if let Some(other) = TokenizedText::unusual(syntax, text)
             && other.complete
             && other != reading
         {
@@ -98,7 +98,10 @@ pub(crate) fn with_lock_clause(
 }
 
 /// The tokens of the one statement that the text consists of.
-fn only_statement<'a, 't>(syntax: Syntax, reading: &'a Reading<'t>) -> Result<&'a [Token<'t>], Obstacle> {
+fn only_statement<'a, 't>(
+    syntax: Syntax,
+    reading: &'a TokenizedText<'t>,
+) -> Result<&'a [Token<'t>], Obstacle> {
     if !reading.complete {
         return Err(Obstacle::new(
             "it has a string or a comment that does not end, or one within an executable comment",

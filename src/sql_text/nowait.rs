@@ -1,6 +1,6 @@
 //! Whether a text asks not to wait for locks.
 
-use super::{Reading, Syntax, Token};
+use super::{Syntax, Token, TokenizedText};
 
 /// Statements about tables, which take NOWAIT behind the names of these.
 const ABOUT_TABLES: [&str; 7] = ["LOCK", "ALTER", "DROP", "CREATE", "RENAME", "TRUNCATE", "OPTIMIZE"];
@@ -12,7 +12,7 @@ pub(crate) fn asks_nowait(syntax: Syntax, text: &str) -> bool {
     if !text.as_bytes().windows(WORD.len()).any(|word| word.eq_ignore_ascii_case(WORD)) {
         return false;
     }
-    let reading = Reading::usual(syntax, text);
+    let reading = TokenizedText::usual(syntax, text);
     reading.tokens.split(|token| token.is_symbol(b';')).any(|tokens| {
         let places = tokens.iter().enumerate().filter(|(_, token)| token.is_word("NOWAIT"));
         places

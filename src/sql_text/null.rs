@@ -1,6 +1,6 @@
 //! Comparisons with NULL, which no row satisfies.
 
-use super::{Kind, Reading, Syntax, Token};
+use super::{Kind, Syntax, Token, TokenizedText};
 
 /// What follows a condition that stands alone, or among others that all have to hold.
 const ENDS_CONDITION: [&str; 5] = ["AND", "RETURNING", "ORDER", "LIMIT", "OPTION"];
@@ -26,7 +26,7 @@ pub(crate) fn column_compared_with_null(
     text: &str,
     is_null: impl Fn(usize) -> bool,
 ) -> Option<String> {
-    let reading = Reading::usual(syntax, text);
+    let reading = TokenizedText::usual(syntax, text);
     let tokens = &reading.tokens;
     let place = top_level(tokens).find(|(_, token)| token.is_word("WHERE")).map(|(place, _)| place)?;
     let condition = &tokens[place + 1..];

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 
 use super::waiting::asks_for_locks;
-use super::{Kind, Reading, Syntax, Token};
+use super::{Kind, Syntax, Token, TokenizedText};
 
 /// Stands for what is not shown because it could not be told whether it is a value.
 const REST: &str = "…";
@@ -19,7 +19,7 @@ pub(crate) struct ShownStatement {
 
 impl ShownStatement {
     pub(crate) fn new(syntax: Syntax, sql: &SqlStr) -> Self {
-        let reading = Reading::usual(syntax, sql.as_str());
+        let reading = TokenizedText::usual(syntax, sql.as_str());
         let asks_for_locks = asks_for_locks(&reading.tokens);
         let sql = match masked(syntax, sql.as_str(), &reading) {
             Cow::Borrowed(_) => sql.clone(),
@@ -34,8 +34,8 @@ impl ShownStatement {
 /// Where it depends on the session's settings, or on what the text lacks, whether a string ends, the rest is
 /// left out: nothing that may be a value stays. What is in double quotes is a name, and on MySQL and MariaDB
 /// a string, as it is there by default.
-fn masked<'t>(syntax: Syntax, sql: &'t str, usual: &Reading<'t>) -> Cow<'t, str> {
-    let unusual = Reading::unusual(syntax, sql).filter(|unusual| unusual != usual);
+fn masked<'t>(syntax: Syntax, sql: &'t str, usual: &TokenizedText<'t>) -> Cow<'t, str> {
+    let unusual = TokenizedText::unusual(syntax, sql).filter(|unusual| unusual != usual);
     let certain = match &unusual {
         Some(unusual) => {
             usual.tokens.iter().zip(&unusual.tokens).take_while(|(one, other)| one == other).count()

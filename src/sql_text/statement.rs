@@ -1,6 +1,6 @@
 //! A text as statements, and how each of them begins.
 
-use super::{Kind, Reading, Syntax, Token, TransactionEffect};
+use super::{Kind, Syntax, Token, TokenizedText, TransactionEffect};
 
 /// Savepoints that begin like this are the crate's own.
 const OWN_SAVEPOINTS: &str = "atomically_";
@@ -8,11 +8,11 @@ const OWN_SAVEPOINTS: &str = "atomically_";
 /// One statement of a text, in the words that it may be taken for.
 #[doc(hidden)]
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Statement<'t> {
+pub struct SqlStatement<'t> {
     tokens: Vec<Token<'t>>,
 }
 
-impl<'t> Statement<'t> {
+impl<'t> SqlStatement<'t> {
     /// The word at this place, counted from 0; empty where something else stands there.
     fn word(&self, place: usize) -> &'t str {
         match self.tokens.get(place) {
@@ -114,9 +114,9 @@ fn unquoted<'t>(token: &Token<'t>) -> &'t str {
 
 /// What a text consists of, under the usual settings.
 #[derive(Debug)]
-pub(crate) struct Statements<'t> {
+pub(crate) struct SqlStatements<'t> {
     /// Each statement; several times, where executable comments leave open how it begins.
-    pub(crate) statements: Vec<Statement<'t>>,
+    pub(crate) statements: Vec<SqlStatement<'t>>,
     /// How many there are, those of a body not counted.
     pub(crate) count: usize,
     /// How many entries the first of them has.
@@ -125,17 +125,17 @@ pub(crate) struct Statements<'t> {
     pub(crate) complete: bool,
 }
 
-impl<'t> Statements<'t> {
+impl<'t> SqlStatements<'t> {
     pub(crate) fn of(syntax: Syntax, text: &'t str) -> Self {
-        Self::read(syntax, &Reading::usual(syntax, text))
+        Self::read(syntax, &TokenizedText::usual(syntax, text))
     }
 
     /// As other settings of the session have it read, where that makes a difference.
     pub(crate) fn under_unusual_settings(syntax: Syntax, text: &'t str) -> Option<Self> {
-        Some(Self::read(syntax, &Reading::unusual(syntax, text)?))
+        Some(Self::read(syntax, &TokenizedText::unusual(syntax, text)?))
     }
 
-    fn read(syntax: Syntax, reading: &Reading<'t>) -> Self {
+    fn read(syntax: Syntax, reading: &TokenizedText<'t>) -> Self {
         let mut pieces: Vec<&[Token<'t>]> =
             reading.tokens.split(|token| token.is_symbol(b';')).filter(|tokens| !tokens.is_empty()).collect();
         if syntax == Syntax::MySql {
@@ -201,8 +201,8 @@ fn opens_body(syntax: Syntax, tokens: &[Token<'_>]) -> bool {
 }
 
 /// The statement as it may begin: which of its executable comments are executed is the server's to decide.
-fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<Statement<'t>> {
-    let whole = Statement { tokens: tokens.to_vec() };
+fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<SqlStatement<'t>> {
+    let whole = SqlStatement { tokens: tokens.to_vec() };
     if tokens.iter().all(|token| token.hint.is_none()) {
         return vec![whole];
     }
@@ -210,7 +210,7 @@ fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<Statement<'t>> {
     let mut last = None;
     for (place, token) in tokens.iter().enumerate() {
         if place > 0 && token.hint != last {
-            found.push(Statement { tokens: tokens[place..].to_vec() });
+            found.push(SqlStatement { tokens: tokens[place..].to_vec() });
         }
         last = token.hint;
         if token.hint.is_none() {
@@ -220,7 +220,7 @@ fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<Statement<'t>> {
     let outside = found.iter().map(|statement| {
         let first = statement.tokens.first().copied();
         let rest = statement.tokens.iter().skip(1).filter(|token| token.hint.is_none()).copied();
-        Statement { tokens: first.into_iter().chain(rest).collect() }
+        SqlStatement { tokens: first.into_iter().chain(rest).collect() }
     });
     let outside: Vec<_> = outside.collect();
     found.extend(outside);
@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     fn titles(syntax: Syntax, text: &str) -> Vec<String> {
-        Statements::of(syntax, text).statements.iter().map(Statement::title).collect()
+        SqlStatements::of(syntax, text).statements.iter().map(SqlStatement::title).collect()
     }
 
     #[test]

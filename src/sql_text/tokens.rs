@@ -53,7 +53,7 @@ impl Token<'_> {
 /// that differ in nothing else. A text that cannot be read is left as it is.
 #[cfg(feature = "testing")]
 pub(crate) fn without_values(syntax: Syntax, text: &str) -> String {
-    let reading = Reading::usual(syntax, text);
+    let reading = TokenizedText::usual(syntax, text);
     if !reading.complete {
         return text.to_owned();
     }
@@ -72,13 +72,13 @@ pub(crate) fn without_values(syntax: Syntax, text: &str) -> String {
 
 /// A text as tokens, under one assumption about backslashes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Reading<'t> {
+pub(super) struct TokenizedText<'t> {
     pub(super) tokens: Vec<Token<'t>>,
     /// Whether the text could be read to its end: no string or comment is left open.
     pub(super) complete: bool,
 }
 
-impl<'t> Reading<'t> {
+impl<'t> TokenizedText<'t> {
     /// As a session reads it whose settings for strings are the usual ones.
     pub(super) fn usual(syntax: Syntax, text: &'t str) -> Self {
         Self::with(syntax, text, syntax == Syntax::MySql)

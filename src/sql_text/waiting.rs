@@ -18,7 +18,7 @@ pub(super) fn asks_for_locks(tokens: &[Token<'_>]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Reading, Syntax};
+    use super::super::{Syntax, TokenizedText};
     use super::asks_for_locks;
 
     #[test]
@@ -41,7 +41,7 @@ mod tests {
             (Syntax::Sqlite, "ROLLBACK TO SAVEPOINT atomically_1; RELEASE SAVEPOINT atomically_1", false),
             (Syntax::Postgres, "SET LOCAL lock_timeout = 7", false),
         ] {
-            assert_eq!(asks_for_locks(&Reading::usual(syntax, sql).tokens), wanted, "{sql}");
+            assert_eq!(asks_for_locks(&TokenizedText::usual(syntax, sql).tokens), wanted, "{sql}");
         }
     }
 
@@ -54,7 +54,7 @@ mod tests {
             "SELECT \"update\" FROM t",
         ] {
             for syntax in [Syntax::Postgres, Syntax::MySql, Syntax::Sqlite] {
-                assert!(!asks_for_locks(&Reading::usual(syntax, sql).tokens), "{sql}");
+                assert!(!asks_for_locks(&TokenizedText::usual(syntax, sql).tokens), "{sql}");
             }
         }
     }

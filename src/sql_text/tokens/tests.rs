@@ -1,7 +1,7 @@
 use super::*;
 
 fn texts(syntax: Syntax, text: &str) -> Vec<&str> {
-    let reading = Reading::usual(syntax, text);
+    let reading = TokenizedText::usual(syntax, text);
     assert!(reading.complete, "{text}");
     reading.tokens.iter().map(|token| token.text).collect()
 }
@@ -33,7 +33,7 @@ fn reads_mysql_as_mysql_does() {
     assert_eq!(read(r#"'a\'' "b\"" `c\` `d``e`"#), [r"'a\''", r#""b\"""#, r"`c\`", "`d``e`"]);
     assert_eq!(read("/* a /* b */ c"), ["c"]);
     assert_eq!(read("/*!50700 a*/ /*M! b */ /*!c*/ /*+ d */ e"), ["a", "b", "c", "e"]);
-    let hints = Reading::usual(Syntax::MySql, "/*! a b */ c /*M!100100 d*/");
+    let hints = TokenizedText::usual(Syntax::MySql, "/*! a b */ c /*M!100100 d*/");
     let hints: Vec<_> = hints.tokens.iter().map(|token| token.hint).collect();
     assert_eq!(hints, [Some(1), Some(1), None, Some(2)]);
 }
@@ -66,7 +66,7 @@ fn notices_what_is_left_open() {
         (Syntax::Sqlite, "SELECT [a"),
         (Syntax::Sqlite, "SELECT $a(;)"),
     ] {
-        assert!(!Reading::usual(syntax, text).complete, "{text}");
+        assert!(!TokenizedText::usual(syntax, text).complete, "{text}");
     }
 }
 

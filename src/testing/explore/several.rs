@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::sql_text::{
-    Statement, Statements, Syntax, TransactionEffect, begins_with_a_query, has_inner_semicolon,
+    SqlStatement, SqlStatements, Syntax, TransactionEffect, begins_with_a_query, has_inner_semicolon,
     without_values,
 };
 
@@ -19,7 +19,7 @@ pub(super) fn several<DB: Backend>(sql: &str) -> Option<String> {
     if sql.contains(OWN) || (!has_inner_semicolon(sql) && begins_with_a_query(sql)) {
         return None;
     }
-    let read = Statements::of(DB::SYNTAX, sql);
+    let read = SqlStatements::of(DB::SYNTAX, sql);
     let is_one = read.complete && read.count <= 1 && !read.statements.iter().any(runs_others::<DB>);
     (!is_one).then(|| {
         // Without values, which may differ each time.
@@ -32,7 +32,7 @@ pub(super) fn several<DB: Backend>(sql: &str) -> Option<String> {
 }
 
 /// A procedure, or a block of several statements.
-fn runs_others<DB: Backend>(statement: &Statement<'_>) -> bool {
+fn runs_others<DB: Backend>(statement: &SqlStatement<'_>) -> bool {
     statement.begins(&["CALL"])
         || statement.begins(&["BEGIN", "NOT"])
         || (DB::SYNTAX == Syntax::Postgres && statement.begins(&["DO"]))
