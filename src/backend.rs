@@ -37,6 +37,7 @@ use additions::AdditionSql;
 pub(crate) use additions::{AddInOneStatement, Addition, Target};
 pub(crate) use carried_failure::{InjectedFailure, TransactionOver, with_failure};
 pub use codec::Key;
+#[cfg(any(feature = "idempotency", feature = "queue"))]
 pub(crate) use codec::Value;
 #[cfg(any(feature = "idempotency", feature = "queue", feature = "testing"))]
 pub(crate) use codec::required;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::Database;
 
 use crate::isolation::Isolation;
-use crate::row_lock::{RowLock, WaitPolicy};
+use crate::row_lock::RowLock;
 
 /// The SQL that acquires locks and shows waits for them.
 #[doc(hidden)]
@@ -70,6 +70,8 @@ pub struct LockWait {
 /// Appends to a locking clause the table and the wait policy, which are spelled alike everywhere.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(super) fn whole_clause(clause: &'static str, lock: RowLock) -> Cow<'static, str> {
+    use crate::row_lock::WaitPolicy;
+
     let wait = match lock.wait {
         WaitPolicy::Block => "",
         WaitPolicy::Refuse => " NOWAIT",

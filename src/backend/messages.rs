@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 /// Replaces a message that a function or a trigger of the application has written.
-pub(super) const WITHHELD: &str = "raised by a function or a trigger of the database; its text may hold values \
-                                   and is left out here: the driver's error has it";
+pub(super) const WITHHELD: &str = "raised by a function or a trigger of the database; its message may contain \
+                                   values and is left out here: `Error::driver_error` has it";
 
 /// The quotes of messages, in all languages.
 const QUOTES: [char; 12] = ['"', '\'', '«', '»', '„', '“', '”', '‘', '’', '「', '」', '`'];

@@ -6,7 +6,7 @@ use super::carried_failure::StatementNotSent;
 use super::codec::{Codec, Value};
 use super::statements::StatementRules;
 use crate::failure::{Failure, FailureKind};
-use crate::sql_text::{asks_nowait, column_compared_with_null, is_update_or_delete};
+use crate::sql_text::{column_compared_with_null, has_nowait, is_update_or_delete};
 
 /// The reply to a text of one or more statements.
 #[doc(hidden)]
@@ -81,11 +81,11 @@ impl<DB: Database> WatchedQuery<DB> {
     }
 
     /// Whether the text has NOWAIT.
-    pub(crate) fn asks_nowait(&self) -> bool
+    pub(crate) fn has_nowait(&self) -> bool
     where
         DB: StatementRules,
     {
-        asks_nowait(DB::SYNTAX, self.sql())
+        has_nowait(DB::SYNTAX, self.sql())
     }
 
     /// Returns the bound values as text, if they can be read.

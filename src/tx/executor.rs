@@ -43,7 +43,7 @@ pub(super) async fn watch<DB: Backend, T>(
     let StatementParts { state, connection, interception, latest, engine } = parts;
     let query = query?;
     admit(state, connection, &query).await?;
-    let nowait = query.asks_nowait();
+    let nowait = query.has_nowait();
     state.begin_statement(|| query.text());
     let limits_packets = engine.max_packet > 0;
     *latest = (limits_packets || query.may_compare_with_null()).then(|| query.clone());
@@ -94,7 +94,7 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
         Box::pin(async_stream::try_stream! {
             let query = query?;
             admit(state, connection, &query).await?;
-            let nowait = query.asks_nowait();
+            let nowait = query.has_nowait();
             state.begin_statement(|| query.text());
             if let Some(interception) = interception {
                 // An interceptor is told of a statement as a whole.

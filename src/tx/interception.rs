@@ -91,7 +91,7 @@ impl Interception {
             };
             let answer = match &result {
                 Ok(output) => told(output),
-                Err(error) => failed::<DB>(error, query.asks_nowait()),
+                Err(error) => failed::<DB>(error, query.has_nowait()),
             };
             if !self.after(&step, &answer).await {
                 return result;

@@ -21,7 +21,7 @@ impl CommitMarkerSql for MySql {
                 Ok(format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')"))
             }
             CommitMarker::TransactionStatus => {
-                Err(Failure::unsupported("MySQL", "memory of transactions that have ended"))
+                Err(Failure::unsupported("MySQL", "record of the status of ended transactions"))
             }
         }
     }

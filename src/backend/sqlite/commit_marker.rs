@@ -15,7 +15,7 @@ impl CommitMarkerSql for Sqlite {
                 Ok(format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')"))
             }
             CommitMarker::TransactionStatus => {
-                Err(Failure::unsupported("SQLite", "memory of transactions that have ended"))
+                Err(Failure::unsupported("SQLite", "record of the status of ended transactions"))
             }
         }
     }

@@ -36,7 +36,7 @@ impl StatementRules for Sqlite {
             || Self::transaction_effect(statement) != TransactionEffect::Inside
         {
             LoneEffect::LeavesState
-        } else if statement.has_in_a_row(&["OR", "FAIL"]) {
+        } else if statement.has_sequence(&["OR", "FAIL"]) {
             LoneEffect::MayStoreParts
         } else {
             LoneEffect::Atomic

@@ -24,10 +24,10 @@ impl TransactionSql for Sqlite {
             return missing("deferrable transactions");
         }
         if limits.statement.is_some() {
-            return missing("limit for statements");
+            return missing("statement timeout");
         }
         if limits.idle.is_some() {
-            return missing("limit for the pauses between statements");
+            return missing("idle timeout for transactions");
         }
         let mut sql = String::new();
         // A pragma without a value returns the one to restore.

@@ -3,7 +3,7 @@
 use crate::backend::Backend;
 use crate::sql_text::{
     SqlStatement, SqlStatements, Syntax, TransactionEffect, begins_with_a_query, has_inner_semicolon,
-    without_values,
+    normalized,
 };
 
 /// How much of a text a report quotes.
@@ -23,7 +23,7 @@ pub(super) fn several<DB: Backend>(sql: &str) -> Option<String> {
     let is_one = read.complete && read.count <= 1 && !read.statements.iter().any(runs_others::<DB>);
     (!is_one).then(|| {
         // Without values, which may differ each time.
-        let shape = without_values(DB::SYNTAX, sql);
+        let shape = normalized(DB::SYNTAX, sql);
         match shape.char_indices().nth(QUOTED) {
             Some((end, _)) => format!("`{}…`", &shape[..end]),
             None => format!("`{shape}`"),
