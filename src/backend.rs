@@ -1,9 +1,9 @@
 //! Databases: their SQL, and what their errors mean.
 //!
 //! Each trait below covers one subject. It is implemented once per database, in a file of the same name in
-//! `postgres/`, `mysql/` and `sqlite/`, with the items in the same order: a diff of two of these files shows
-//! how two databases differ. Their functions are pure and tested without a server; statements are sent by
-//! [`Wire`] only.
+//! `postgres/`, `mysql/` and `sqlite/`, with the items in the same order: a diff of two of these files
+//! shows how two databases differ. Their functions are pure and tested without a server; statements are
+//! sent by [`Wire`] only.
 
 use crate::failure::Failure;
 

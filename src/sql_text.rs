@@ -5,10 +5,11 @@
 //!
 //! # Why not the tokenizer of `sqlparser`?
 //!
-//! It reads a few texts differently from the servers, and each difference would hide a COMMIT or a lock clause.
-//! MariaDB executes `/*M! COMMIT */`, which `sqlparser` takes for a comment. On PostgreSQL `@/* ' */` begins a
-//! comment, which it takes for an operator and a string. It rejects `U&'\'`, and cannot represent a session
-//! with `NO_BACKSLASH_ESCAPES`. It reports lines and columns, while a clause must be inserted at a byte.
+//! It reads a few texts differently from the servers, and each difference would hide a COMMIT or a lock
+//! clause. MariaDB executes `/*M! COMMIT */`, which `sqlparser` takes for a comment. On PostgreSQL `@/* '
+//! */` begins a comment, which it takes for an operator and a string. It rejects `U&'\'`, and cannot
+//! represent a session with `NO_BACKSLASH_ESCAPES`. It reports lines and columns, while a clause must be
+//! inserted at a byte.
 
 mod locking;
 mod masked;
@@ -58,8 +59,8 @@ impl Syntax {
 pub enum TransactionEffect {
     /// None: it runs within the transaction.
     Inside,
-    /// It may end the transaction without the driver noticing: a procedure, a prepared or compound statement, a
-    /// text that cannot be parsed.
+    /// It may end the transaction without the driver noticing: a procedure, a prepared or compound
+    /// statement, a text that cannot be parsed.
     MayEnd,
     /// The database commits before it executes the statement.
     CommitsImplicitly,

@@ -14,8 +14,8 @@ use crate::strategy::Limits;
 /// The SQL that adds to the numbers of rows.
 #[doc(hidden)]
 pub trait AdditionSql: Codec + StatementRules {
-    /// Returns the statement that adds to the numbers of many rows. A row whose key occurs twice is changed by
-    /// the first occurrence; the second one adds 0.
+    /// Returns the statement that adds to the numbers of many rows. A row whose key occurs twice is changed
+    /// by the first occurrence; the second one adds 0.
     fn add_to_rows<K: Key<Self>>(
         target: Target,
         changes: &[(&K, i64)],
@@ -37,8 +37,8 @@ pub trait AdditionSql: Codec + StatementRules {
         Ok(WatchedQuery::with_arguments(AssertSqlSafe(sql).into_sql_str(), arguments))
     }
 
-    /// Returns the statement that checks and adds in one round trip; `None` if the database needs several, or
-    /// does not support keys of this type.
+    /// Returns the statement that checks and adds in one round trip; `None` if the database needs several,
+    /// or does not support keys of this type.
     fn add_in_one_statement<K: Key<Self>>(_target: Target) -> Option<Box<dyn AddInOneStatement<Self, K>>> {
         None
     }
@@ -74,9 +74,10 @@ pub trait AddInOneStatement<DB: Database, K>: Send + Sync {
     /// The statement as observers see it, without its values.
     fn sql(&self) -> SqlStr;
 
-    /// Returns the additions that were made, by their index, each with the number before it. The others were
-    /// not made: the row is missing, or its number is out of the requested range. An error that is not about
-    /// the connection means that none was made: a row was locked for too long, or a key is not unique.
+    /// Returns the additions that were made, by their index, each with the number before it. The others
+    /// were not made: the row is missing, or its number is out of the requested range. An error that is not
+    /// about the connection means that none was made: a row was locked for too long, or a key is not
+    /// unique.
     ///
     /// The text is complete when this returns.
     fn add<'c>(

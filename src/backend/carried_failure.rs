@@ -23,8 +23,8 @@ pub(super) fn failure(error: &(dyn DatabaseError + 'static)) -> Option<Failure> 
     Some(carried.0.clone())
 }
 
-/// The error of every statement of a transaction that is over: the root cause, without the kinds and names that
-/// would make it look like an error of the statement itself.
+/// The error of every statement of a transaction that is over: the root cause, without the kinds and names
+/// that would make it look like an error of the statement itself.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction is over, this statement was not run: {0}")]
 pub(crate) struct TransactionOver(pub(crate) Failure);
@@ -34,8 +34,8 @@ pub(crate) struct TransactionOver(pub(crate) Failure);
 #[error("{0}")]
 pub(crate) struct InjectedFailure(pub(crate) Failure);
 
-/// The failure of a statement that was too large to be sent, in place of the driver's error, which does not tell
-/// the cause.
+/// The failure of a statement that was too large to be sent, in place of the driver's error, which does not
+/// tell the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct StatementNotSent(pub(crate) Failure);
@@ -43,7 +43,8 @@ pub(crate) struct StatementNotSent(pub(crate) Failure);
 /// Attaches its failure to a database error, for the conversion into an error of this crate.
 ///
 /// Servers use one code for NOWAIT and for a lock timeout. The statement tells them apart, but is no longer
-/// available once the error has left the transaction. The error's text, code and downcasts stay as they were.
+/// available once the error has left the transaction. The error's text, code and downcasts stay as they
+/// were.
 pub(crate) fn with_failure(error: sqlx::Error, failure: &Failure) -> sqlx::Error {
     match error {
         sqlx::Error::Database(driver) => {

@@ -17,8 +17,8 @@ pub trait CommitMarkerSql: Database {
         true
     }
 
-    /// Returns the statement, last of the opening, that leaves a marker, or the failure that the database does
-    /// not support it.
+    /// Returns the statement, last of the opening, that leaves a marker, or the failure that the database
+    /// does not support it.
     fn marker(marker: CommitMarker) -> Result<String, Failure>;
 
     /// Returns the query for the status of the transaction whose marker returned `answered`. It returns the
@@ -31,7 +31,8 @@ pub trait CommitMarkerSql: Database {
     fn purge_operations(older_than: Duration) -> String;
 }
 
-/// The integers that [`status_query`](CommitMarkerSql::status_query) returns for the state of a transaction.
+/// The integers that [`status_query`](CommitMarkerSql::status_query) returns for the state of a
+/// transaction.
 #[derive(Debug)]
 pub(crate) struct TransactionStatus;
 

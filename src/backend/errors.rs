@@ -19,8 +19,8 @@ pub trait ErrorReports: Database {
     /// Classifies a report.
     fn classify(report: &ServerReport<'_>) -> Failure;
 
-    /// Returns the query for the report of a deadlock that has rolled back the session's transaction at most
-    /// `age` ago; `None` if the error contains the report, or the database keeps none.
+    /// Returns the query for the report of a deadlock that has rolled back the session's transaction at
+    /// most `age` ago; `None` if the error contains the report, or the database keeps none.
     fn deadlock_query(_age: Duration) -> Option<DeadlockQuery> {
         None
     }
@@ -81,8 +81,8 @@ pub enum Provocation {
     Pretend(FailureKind),
 }
 
-/// Classifies an error; `None` if it is about the caller, not the database: a missing row, a value that does
-/// not decode.
+/// Classifies an error; `None` if it is about the caller, not the database: a missing row, a value that
+/// does not decode.
 pub(crate) fn failure_of<DB: ErrorReports>(error: &sqlx::Error, nowait: bool) -> Option<Failure> {
     match error {
         sqlx::Error::Database(error) => carried_failure::failure(error.as_ref()).or_else(|| {

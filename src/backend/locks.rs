@@ -15,8 +15,8 @@ pub trait LockSql: Database {
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>>;
 
     /// Returns the statement that acquires an advisory lock until the end of the transaction, and returns 1
-    /// once it holds the lock; `None` if the database has no such locks. Without `wait` it returns 0 at once
-    /// if another session holds the lock.
+    /// once it holds the lock; `None` if the database has no such locks. Without `wait` it returns 0 at
+    /// once if another session holds the lock.
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String>;
 
     /// Returns how old the transaction's snapshot is when an advisory lock is granted. Reads from an older

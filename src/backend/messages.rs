@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 
 /// Replaces a message that a function or a trigger of the application has written.
-pub(super) const WITHHELD: &str = "raised by a function or a trigger of the database; its message may contain \
-                                   values and is left out here: `Error::driver_error` has it";
+pub(super) const WITHHELD: &str = "raised by a function or a trigger of the database; its message may \
+                                   contain values and is left out here: `Error::driver_error` has it";
 
 /// The quotes of messages, in all languages.
 const QUOTES: [char; 12] = ['"', '\'', '«', '»', '„', '“', '”', '‘', '’', '「', '」', '`'];
 
-/// Removes everything between the first quote of a message and the last one, since a value may contain quotes.
+/// Removes everything between the first quote of a message and the last one, since a value may contain
+/// quotes.
 pub(super) fn without_quoted(message: &str) -> Cow<'_, str> {
     let Some((start, open)) = message.char_indices().find(|(_, char)| QUOTES.contains(char)) else {
         return message.into();

@@ -191,8 +191,8 @@ impl<'q, DB: Database> sqlx::Execute<'q, DB> for WatchedQuery<DB> {
     }
 }
 
-/// Counts the bytes of a driver's arguments in their `Debug` output, which lists them as decimal numbers. Stops
-/// above `limit`.
+/// Counts the bytes of a driver's arguments in their `Debug` output, which lists them as decimal numbers.
+/// Stops above `limit`.
 fn argument_bytes_up_to(arguments: &impl std::fmt::Debug, limit: usize) -> usize {
     struct NumberCounter {
         count: usize,

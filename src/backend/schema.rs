@@ -10,8 +10,8 @@ pub trait SchemaSql: Database {
         schema.to_owned()
     }
 
-    /// Restores the settings of the session if [`create_missing`](Self::create_missing) has changed some and
-    /// failed.
+    /// Restores the settings of the session if [`create_missing`](Self::create_missing) has changed some
+    /// and failed.
     const RESTORE_AFTER_FAILED_CREATION: Option<&'static str> = None;
 
     /// The schema of the table of operations.

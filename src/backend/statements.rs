@@ -41,8 +41,8 @@ pub trait StatementRules: Database {
     /// The type that CAST converts to an `i64`.
     const INTEGER_TYPE: &'static str;
 
-    /// Reads the bound values of a statement from the `Debug` output of the driver's arguments, the only form
-    /// in which the driver shows them. `None` if the output is not understood.
+    /// Reads the bound values of a statement from the `Debug` output of the driver's arguments, the only
+    /// form in which the driver shows them. `None` if the output is not understood.
     fn argument_texts(arguments: &str) -> Option<Vec<String>>;
 }
 

@@ -40,8 +40,8 @@ pub trait TransactionSql: Database {
         false
     }
 
-    /// Returns the query for whether the server is a read-only one, if that may be why an opening failed with
-    /// `failure`. The query returns 1 if it is.
+    /// Returns the query for whether the server is a read-only one, if that may be why an opening failed
+    /// with `failure`. The query returns 1 if it is.
     fn read_only_query(_failure: &Failure) -> Option<&'static str> {
         None
     }

@@ -1,7 +1,7 @@
 //! Appends a lock clause to a SELECT if the clause locks the rows that it reads.
 //!
-//! Servers accept a lock clause on queries whose rows it does not lock. So a text is refused unless the clause
-//! is known to apply to all of it. The rules were determined on servers, and are tested on servers.
+//! Servers accept a lock clause on queries whose rows it does not lock. So a text is refused unless the
+//! clause is known to apply to all of it. The rules were determined on servers, and are tested on servers.
 
 use std::borrow::Cow;
 
@@ -49,8 +49,8 @@ impl Obstacle {
     }
 }
 
-/// Appends a lock clause to a SELECT. Without a clause, it only checks the text and returns `None`. `table` is
-/// the one that the clause names. Fails if the clause would not lock the rows that the text reads.
+/// Appends a lock clause to a SELECT. Without a clause, it only checks the text and returns `None`. `table`
+/// is the one that the clause names. Fails if the clause would not lock the rows that the text reads.
 ///
 /// The clause is inserted after the last token, on a line of its own. Comments follow it; semicolons are
 /// removed.

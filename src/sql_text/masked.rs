@@ -31,9 +31,9 @@ impl MaskedStatement {
 
 /// Replaces each literal by `?`, and removes comments. Names and placeholders remain.
 ///
-/// If the end of a string depends on the session's settings, or the text is incomplete, the rest is removed, so
-/// that nothing that may be a value remains. Text in double quotes is a name, except on MySQL and MariaDB,
-/// where it is a string by default.
+/// If the end of a string depends on the session's settings, or the text is incomplete, the rest is
+/// removed, so that nothing that may be a value remains. Text in double quotes is a name, except on MySQL
+/// and MariaDB, where it is a string by default.
 fn masked<'t>(syntax: Syntax, sql: &'t str, usual: &TokenizedText<'t>) -> Cow<'t, str> {
     let unusual = TokenizedText::unusual(syntax, sql).filter(|unusual| unusual != usual);
     let unambiguous = match &unusual {
@@ -43,27 +43,27 @@ fn masked<'t>(syntax: Syntax, sql: &'t str, usual: &TokenizedText<'t>) -> Cow<'t
         None => usual.tokens.len(),
     };
     let is_whole = usual.complete && unusual.is_none();
-    let mut shown = String::with_capacity(sql.len());
+    let mut output = String::with_capacity(sql.len());
     let mut previous: Option<&Token<'_>> = None;
     for token in &usual.tokens[..unambiguous] {
         let between = &sql[previous.map_or(0, Token::end)..token.at];
         match between.trim() {
-            "" if previous.is_some() => shown.push_str(between),
+            "" if previous.is_some() => output.push_str(between),
             "" => {}
-            _comment if previous.is_some() => shown.push(' '),
+            _comment if previous.is_some() => output.push(' '),
             _comment => {}
         }
-        shown.push_str(if is_value(syntax, token, previous) { "?" } else { token.text });
+        output.push_str(if is_value(syntax, token, previous) { "?" } else { token.text });
         previous = Some(token);
     }
     if !is_whole {
-        shown.push_str(REST);
+        output.push_str(REST);
     }
-    if shown == sql { Cow::Borrowed(sql) } else { Cow::Owned(shown) }
+    if output == sql { Cow::Borrowed(sql) } else { Cow::Owned(output) }
 }
 
-/// Returns the text with `?` in place of each value and each run of whitespace collapsed, so that statements
-/// that differ in values only become equal. A text that cannot be parsed is returned as it is.
+/// Returns the text with `?` in place of each value and each run of whitespace collapsed, so that
+/// statements that differ in values only become equal. A text that cannot be parsed is returned as it is.
 #[cfg(feature = "testing")]
 pub(crate) fn normalized(syntax: Syntax, text: &str) -> String {
     let tokenized = TokenizedText::usual(syntax, text);

@@ -48,8 +48,8 @@ fn without_tables<'a, 't>(front: &'a [Token<'t>]) -> &'a [Token<'t>] {
     }
 }
 
-/// Whether the NOWAIT at `place` belongs to a statement about tables: `LOCK TABLE a IN … MODE NOWAIT`, `ALTER
-/// TABLE a NOWAIT …`.
+/// Whether the NOWAIT at `place` belongs to a statement about tables: `LOCK TABLE a IN … MODE NOWAIT`,
+/// `ALTER TABLE a NOWAIT …`.
 fn is_about_tables(tokens: &[Token<'_>], place: usize) -> bool {
     if !tokens[0].is_any_word(&ABOUT_TABLES) {
         return false;

@@ -16,11 +16,11 @@ pub(crate) fn is_update_or_delete(text: &str) -> bool {
         .any(|word| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(*word)))
 }
 
-/// Returns the column that an UPDATE or DELETE compares with a parameter that is NULL, so that it never matches
-/// a row. `is_null` takes the number of a parameter, counted from 1.
+/// Returns the column that an UPDATE or DELETE compares with a parameter that is NULL, so that it never
+/// matches a row. `is_null` takes the number of a parameter, counted from 1.
 ///
-/// Only certain cases count: `column = ?` as the whole WHERE, or as one of several conditions that are joined
-/// by AND.
+/// Only certain cases count: `column = ?` as the whole WHERE, or as one of several conditions that are
+/// joined by AND.
 pub(crate) fn column_compared_with_null(
     syntax: Syntax,
     text: &str,

@@ -163,8 +163,8 @@ impl<'t> SqlStatements<'t> {
     }
 }
 
-/// MySQL and MariaDB: removes the statements of a body, up to the last END. The effect of a statement with a
-/// body depends on its beginning only.
+/// MySQL and MariaDB: removes the statements of a body, up to the last END. The effect of a statement with
+/// a body depends on its beginning only.
 fn remove_bodies(pieces: &mut Vec<&[Token<'_>]>) {
     let Some(opens) = pieces.iter().position(|tokens| begins_block(tokens)) else { return };
     let Some(ends) = pieces.iter().rposition(|tokens| tokens[0].is_word("END")) else { return };

@@ -130,8 +130,8 @@ impl Scanner<'_> {
         Some(())
     }
 
-    /// Fails within an executable comment: whether an inner comment ends both depends on whether the outer one
-    /// is executed.
+    /// Fails within an executable comment: whether an inner comment ends both depends on whether the outer
+    /// one is executed.
     fn outside_of_hints(&self) -> Option<()> {
         self.hint.is_none().then_some(())
     }

@@ -66,9 +66,9 @@ mod tests {
         bound.add(vec![1_u8, 255]).expect("an argument");
         bound.add(-3_i32).expect("an argument");
         bound.add("x".repeat(300)).expect("an argument");
-        let shown = argument_texts(&format!("{bound:?}")).expect("the output of this driver");
-        assert_eq!(shown[..8], ["7", "'it''s'", "NULL", "1", "1.5", "18446744073709551615", "x'01ff'", "-3"]);
-        assert_eq!(shown[8].len(), 302);
+        let texts = argument_texts(&format!("{bound:?}")).expect("the output of this driver");
+        assert_eq!(texts[..8], ["7", "'it''s'", "NULL", "1", "1.5", "18446744073709551615", "x'01ff'", "-3"]);
+        assert_eq!(texts[8].len(), 302);
         assert_eq!(argument_texts("MySqlArguments { something: else }"), None);
     }
 }

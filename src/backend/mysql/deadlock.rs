@@ -30,15 +30,15 @@ pub(super) fn deadlock_query(age: Duration) -> DeadlockQuery {
 /// Reads the report if it describes the deadlock of the session that asks.
 ///
 /// The status keeps a deadlock until the next one, and omits some that are reported with the same error:
-/// conflicts of Galera, cycles of user or metadata locks, and all of them if `innodb_deadlock_report` is off.
-/// So the report is accepted only if the session takes part in it, waited in it with the statement that
-/// failed, and did so no earlier than the given time. It is accepted once only, because the status has times
-/// in seconds, and the next attempt may begin sooner.
+/// conflicts of Galera, cycles of user or metadata locks, and all of them if `innodb_deadlock_report` is
+/// off. So the report is accepted only if the session takes part in it, waited in it with the statement
+/// that failed, and did so no earlier than the given time. It is accepted once only, because the status has
+/// times in seconds, and the next attempt may begin sooner.
 ///
 /// # Why is the victim not read from the last line?
 ///
-/// The transaction that it names is the wrong one on MariaDB 10.11.14, and 0 on other versions (MDEV-29187).
-/// The session that received the error is the victim.
+/// The transaction that it names is the wrong one on MariaDB 10.11.14, and 0 on other versions
+/// (MDEV-29187). The session that received the error is the victim.
 fn report(answers: &[String], failed: Option<&str>) -> Option<(DeadlockReport, String)> {
     let asking = answers.iter().find_map(|answer| answer.strip_prefix(SESSION_ROW))?;
     let (session, asking) = asking.split_once(" after ")?;
@@ -60,15 +60,15 @@ fn report(answers: &[String], failed: Option<&str>) -> Option<(DeadlockReport, S
 ///
 /// The server prints values in place of parameters, may truncate the text, and prints the statement of a
 /// procedure instead of its call.
-fn is_the_statement(shown: &str, sent: &str) -> bool {
+fn is_the_statement(reported: &str, sent: &str) -> bool {
     let sent = masked(sent).sql;
-    if shown.is_empty() || ["CALL", "EXECUTE"].iter().any(|word| begins_with_word(&sent, word)) {
+    if reported.is_empty() || ["CALL", "EXECUTE"].iter().any(|word| begins_with_word(&sent, word)) {
         return true;
     }
-    let mut rest = shown;
+    let mut rest = reported;
     for piece in sent.split('?') {
         match rest.find(piece.trim()) {
-            Some(at) if rest.len() < shown.len() || at == 0 => rest = &rest[at + piece.trim().len()..],
+            Some(at) if rest.len() < reported.len() || at == 0 => rest = &rest[at + piece.trim().len()..],
             // Truncated within this piece.
             _ => return rest.trim_start_matches(['?', '-', ' ']).len() < piece.trim().len(),
         }
@@ -96,8 +96,8 @@ fn deadlock_section(status: &str) -> Option<&str> {
 enum Heading {
     ReportedTransaction(usize),
     Waits,
-    /// `HOLDS THE LOCK(S)` (MySQL) lists locks of the transaction above, `CONFLICTING WITH` (MariaDB) those of
-    /// other transactions.
+    /// `HOLDS THE LOCK(S)` (MySQL) lists locks of the transaction above, `CONFLICTING WITH` (MariaDB) those
+    /// of other transactions.
     Locks,
     /// The last line, which names a transaction, but not always the victim.
     End,
@@ -194,8 +194,8 @@ fn transactions(section: &str) -> Option<Vec<ReportedTransaction<'_>>> {
     None
 }
 
-/// Whether a line cannot be part of a statement: if one is, the end of the statement was missed, and records
-/// with their values follow.
+/// Whether a line cannot be part of a statement: if one is, the end of the statement was missed, and
+/// records with their values follow.
 fn is_outside_of_statement(line: &str) -> bool {
     let prefixes = ["*** ", "RECORD LOCKS ", "TABLE LOCK ", "Record lock, ", "?: len "];
     prefixes.iter().any(|start| line.trim_start().starts_with(start))

@@ -26,9 +26,9 @@ impl ErrorReports for MySql {
 
     /// Numbers below 1900 are shared by MySQL and MariaDB
     /// ([MySQL](https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html),
-    /// [MariaDB](https://mariadb.com/kb/en/mariadb-error-code-reference/)); what InnoDB rolls back is in [its
-    /// manual](https://dev.mysql.com/doc/refman/8.4/en/innodb-error-handling.html). From 8000 on they are
-    /// TiDB's.
+    /// [MariaDB](https://mariadb.com/kb/en/mariadb-error-code-reference/)); what InnoDB rolls back is in
+    /// [its manual](https://dev.mysql.com/doc/refman/8.4/en/innodb-error-handling.html). From 8000 on they
+    /// are TiDB's.
     fn classify(report: &ServerReport<'_>) -> Failure {
         use ConstraintKind::{Check, ForeignKey, NotNull, Unique};
         use FailureKind as Kind;
@@ -36,8 +36,8 @@ impl ErrorReports for MySql {
         let (kind, retryable) = match report.number {
             1213 | 1614 | 3058 => (Kind::Deadlock, true),
             // 1020: a row changed since the snapshot (MariaDB, innodb_snapshot_isolation). 3101:
-            // certification failed (Group Replication). 1412: a table's definition changed. 1402, 1613: an XA
-            // branch was rolled back.
+            // certification failed (Group Replication). 1412: a table's definition changed. 1402, 1613: an
+            // XA branch was rolled back.
             1020 | 3101 | 1402 | 1412 | 1613 => (Kind::SerializationFailure, true),
             8002 | 8005 | 8022 | 8028 | 8055 | 9006 | 9007 => (Kind::SerializationFailure, true),
             // MariaDB has one number for NOWAIT and for a timeout; the statement tells them apart.
@@ -69,7 +69,8 @@ impl ErrorReports for MySql {
             3819 | 1369 => return violation(report, Check),
             // MySQL uses 4025 for something else, with another SQLSTATE.
             4025 if report.sqlstate == "23000" => return violation(report, Check),
-            // A table of a prepared statement was changed, and the server could not prepare the statement again.
+            // A table of a prepared statement was changed, and the server could not prepare the statement
+            // again.
             1615 => (Kind::Other, true),
             _ => (Kind::Other, false),
         };
@@ -112,8 +113,8 @@ impl ErrorReports for MySql {
     }
 }
 
-/// Whether the message names handler error 149 (deadlock) or 146 (lock wait), which are rolled back before they
-/// are reported.
+/// Whether the message names handler error 149 (deadlock) or 146 (lock wait), which are rolled back before
+/// they are reported.
 fn names_a_deadlock(message: &str) -> bool {
     message.contains("error 149") || message.contains("error 146")
 }
@@ -141,8 +142,8 @@ fn violation(report: &ServerReport<'_>, kind: ConstraintKind) -> Failure {
         ConstraintKind::NotNull => {
             constraint.columns = between(message, "'", "'").map_or_else(Vec::new, names)
         }
-        // MariaDB: "CONSTRAINT `name` failed for `db`.`table`". MySQL: "Check constraint 'name' is violated."
-        // A view: "CHECK OPTION failed `db`.`view`"
+        // MariaDB: "CONSTRAINT `name` failed for `db`.`table`". MySQL: "Check constraint 'name' is
+        // violated." A view: "CHECK OPTION failed `db`.`view`"
         ConstraintKind::Check | ConstraintKind::Exclusion => {
             constraint.name = between(message, "CONSTRAINT `", "`")
                 .or_else(|| between(message, "constraint '", "'"))
@@ -151,8 +152,8 @@ fn violation(report: &ServerReport<'_>, kind: ConstraintKind) -> Failure {
             constraint.table = between(message, "`.`", "`").map(str::to_owned);
         }
     }
-    // Only a constraint that is checked at COMMIT (TiDB's optimistic mode) can fail there, and its documentation
-    // does not say what is stored then.
+    // Only a constraint that is checked at COMMIT (TiDB's optimistic mode) can fail there, and its
+    // documentation does not say what is stored then.
     Failure::new(FailureKind::Constraint, redacted(report))
         .with_code(report.number.to_string())
         .with_constraint(Some(constraint))

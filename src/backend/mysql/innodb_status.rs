@@ -23,8 +23,8 @@ impl ReportedLock<'_> {
     }
 }
 
-/// Parses ``RECORD LOCKS space id 5 page no 3 n bits 8 index PRIMARY of table `shop`.`product` trx id 423 lock_mode
-/// X waiting``
+/// Parses ``RECORD LOCKS space id 5 page no 3 n bits 8 index PRIMARY of table `shop`.`product` trx id 423
+/// lock_mode X waiting``
 pub(super) fn lock(line: &str) -> Option<ReportedLock<'_>> {
     let on = ["RECORD LOCKS", "TABLE LOCK"].into_iter().find(|on| line.starts_with(on))?;
     let (location, rest) = line.split_once("table `")?;
@@ -75,7 +75,8 @@ mod tests {
     #[test]
     fn record_locks_are_parsed() {
         let line = "RECORD LOCKS space id 14 page no 3 n bits 320 index my key \
-                    of table `shop`.`we``ird.t` /* Partition `p1` */ trx id 143 lock_mode X locks gap before rec insert intention waiting";
+                    of table `shop`.`we``ird.t` /* Partition `p1` */ trx id 143 \
+                    lock_mode X locks gap before rec insert intention waiting";
         let wanted = ReportedLock {
             on: "RECORD LOCKS",
             page: Some(("14", "3")),

@@ -14,7 +14,7 @@ pub(super) struct Masked {
 /// removed, so that nothing that may be a value remains. Text in double quotes is taken for a string, which
 /// it is unless the mode has `ANSI_QUOTES`.
 pub(super) fn masked(sql: &str) -> Masked {
-    let mut shown = String::with_capacity(sql.len());
+    let mut output = String::with_capacity(sql.len());
     let mut rest = sql;
     let mut is_open = false;
     while let Some(first) = rest.chars().next() {
@@ -30,31 +30,31 @@ pub(super) fn masked(sql: &str) -> Masked {
         };
         let length = match piece {
             Piece::PreparedStatement(length) => {
-                shown.push_str(&rest[..length]);
+                output.push_str(&rest[..length]);
                 length
             }
             Piece::Value(length) => {
-                shown.push('?');
+                output.push('?');
                 length
             }
             Piece::Introducer(length) => length,
             Piece::Comment(length) => {
-                shown.push(' ');
+                output.push(' ');
                 length
             }
             Piece::Ambiguous => {
-                shown.push_str("?…");
+                output.push_str("?…");
                 rest.len()
             }
             Piece::Open(sign) => {
-                shown.push_str(sign);
+                output.push_str(sign);
                 is_open = true;
                 rest.len()
             }
         };
         rest = &rest[length..];
     }
-    Masked { sql: shown.trim().to_owned(), is_open }
+    Masked { sql: output.trim().to_owned(), is_open }
 }
 
 /// The first token of a text, with its length.
@@ -170,7 +170,8 @@ mod tests {
         }
     }
 
-    /// Under `NO_BACKSLASH_ESCAPES` the first string ends before the comma, so that `secret` is not a string.
+    /// Under `NO_BACKSLASH_ESCAPES` the first string ends before the comma, so that `secret` is not a
+    /// string.
     #[test]
     fn text_that_may_be_a_value_is_removed() {
         let unclear = masked("UPDATE t SET a = '\\', b = 'secret' WHERE id = 1");
@@ -224,8 +225,8 @@ mod tests {
         fn no_value_remains_wherever_the_text_is_cut(pieces in proptest::collection::vec(piece(), 0..10)) {
             let sql = pieces.into_iter().map(|(sql, _)| sql).collect::<Vec<_>>().join(" ");
             for end in (0..=sql.len()).filter(|end| sql.is_char_boundary(*end)) {
-                let shown = masked(&sql[..end]).sql;
-                prop_assert!(!shown.contains(['Q', '7']), "{}", shown);
+                let output = masked(&sql[..end]).sql;
+                prop_assert!(!output.contains(['Q', '7']), "{}", output);
             }
         }
 

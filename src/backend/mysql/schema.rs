@@ -29,7 +29,8 @@ impl SchemaSql for MySql {
         });
         let create: Vec<_> = tables.chain(indexes).collect();
         format!(
-            "SET @atomically_table_wait = @@lock_wait_timeout, lock_wait_timeout = 1; {}; {RESTORE_LOCK_WAIT}",
+            "SET @atomically_table_wait = @@lock_wait_timeout, lock_wait_timeout = 1; {}; \
+             {RESTORE_LOCK_WAIT}",
             create.join("; ")
         )
     }

@@ -42,8 +42,8 @@ impl StatementRules for MySql {
     }
 }
 
-/// First words of statements that cannot end a transaction. A statement that begins with another word (CALL,
-/// EXECUTE, a compound statement, one of a future version) may execute anything.
+/// First words of statements that cannot end a transaction. A statement that begins with another word
+/// (CALL, EXECUTE, a compound statement, one of a future version) may execute anything.
 const INSIDE: [&str; 28] = [
     "SELECT",
     "INSERT",

@@ -29,8 +29,8 @@ impl TransactionSql for MySql {
         opening(plan, limits)
     }
 
-    /// 1568: `SET TRANSACTION` is refused while a transaction is open, which a session with `autocommit = 0`
-    /// has after any SELECT.
+    /// 1568: `SET TRANSACTION` is refused while a transaction is open, which a session with `autocommit =
+    /// 0` has after any SELECT.
     fn found_open_transaction(failure: &Failure) -> bool {
         failure.code() == Some("1568")
     }
@@ -42,8 +42,8 @@ impl TransactionSql for MySql {
         reset: "SAVEPOINT atomically_guard",
     });
 
-    /// DDL and procedures commit implicitly, and the session silently continues in autocommit: afterwards the
-    /// savepoint that was set at the opening cannot be released.
+    /// DDL and procedures commit implicitly, and the session silently continues in autocommit: afterwards
+    /// the savepoint that was set at the opening cannot be released.
     const GUARD: Guard = Guard {
         sql: RELEASE_GUARD,
         has_ended: |failure| failure.is_some_and(|failure| failure.kind() == FailureKind::Aborted),
@@ -55,8 +55,8 @@ impl TransactionSql for MySql {
         matches!(failure.kind(), FailureKind::Deadlock | FailureKind::SerializationFailure)
     }
 
-    /// InnoDB rolls back either the statement or the transaction; which one depends on the error and, after a
-    /// lock wait, on the server's configuration.
+    /// InnoDB rolls back either the statement or the transaction; which one depends on the error and, after
+    /// a lock wait, on the server's configuration.
     fn survival(failure: &Failure) -> Survival {
         match failure.kind() {
             _ if failure.ends_session() => Survival::Over,
@@ -86,10 +86,10 @@ impl TransactionSql for MySql {
 /// followed, the level would apply to the next borrower's transaction.
 ///
 /// The limits are settings of the session, so they are saved here and restored at the end. One limits waits
-/// for rows, the other one waits for table definitions, which happen while a statement is prepared: behind an
-/// ALTER that waits for a reader, for example. `/*M! */` is executed by MariaDB only, and `/*!50708 */` by
-/// MySQL only, since MariaDB skips the numbers from 50700 to 50799
-/// ([comment syntax](https://mariadb.com/kb/en/comment-syntax/)).
+/// for rows, the other one waits for table definitions, which happen while a statement is prepared: behind
+/// an ALTER that waits for a reader, for example. `/*M! */` is executed by MariaDB only, and `/*!50708 */`
+/// by MySQL only, since MariaDB skips the numbers from 50700 to 50799 ([comment
+/// syntax](https://mariadb.com/kb/en/comment-syntax/)).
 fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
     if plan.begin.is_some() {
         return Err(Failure::unsupported("MySQL", "deferred, immediate or exclusive transactions"));
@@ -100,8 +100,8 @@ fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
     let mut sql = String::new();
     if let Some(limit) = limits.on_locks() {
         let is_requested = limits.lock == Some(limit);
-        // Rounded down if the deadline is the limit, so that the server reports the timeout before the client
-        // gives up and leaves a waiting session behind.
+        // Rounded down if the deadline is the limit, so that the server reports the timeout before the
+        // client gives up and leaves a waiting session behind.
         let tables = if is_requested { whole_seconds(limit) } else { limit.as_secs().clamp(1, MAX_SECONDS) };
         let rows = if is_requested { tables } else { seconds_below(limit) };
         let [rows, tables] =
@@ -145,8 +145,8 @@ fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
 }
 
 /// On a Galera cluster the guard and COMMIT each need a packet of their own: see [`Engine::is_galera`]. On
-/// MariaDB a compound statement is one statement, in one packet; if it fails, the result of the SELECT shows
-/// that the guard had held.
+/// MariaDB a compound statement is one statement, in one packet; if it fails, the result of the SELECT
+/// shows that the guard had held.
 fn commit(closing: &Closing) -> CommitSql {
     let (guard, restore) = (RELEASE_GUARD, restoring(closing));
     match closing.engine {

@@ -56,16 +56,16 @@ mod tests {
         bound.add(vec![1_i64, 2]).expect("an argument");
         bound.add(vec![1_u8, 255]).expect("an argument");
         bound.add(-3_i32).expect("an argument");
-        let shown = argument_texts(&format!("{bound:?}")).expect("the output of this driver");
-        assert_eq!(shown, ["7", "'it''s'", "NULL", "true", "1.5", "…", "x'01ff'", "-3"]);
+        let texts = argument_texts(&format!("{bound:?}")).expect("the output of this driver");
+        assert_eq!(texts, ["7", "'it''s'", "NULL", "true", "1.5", "…", "x'01ff'", "-3"]);
         assert_eq!(argument_texts("PgArguments { something: else }"), None);
     }
 
     #[test]
     fn uuids_have_their_usual_form() {
         let arguments = argument_texts(
-            "PgArguments { types: [PgTypeInfo(Uuid)], buffer: PgArgumentBuffer { buffer: [0, 0, 0, 16, 0, 17, \
-             34, 51, 68, 85, 102, 119, 136, 153, 170, 187, 204, 221, 238, 255], count: 1 } }",
+            "PgArguments { types: [PgTypeInfo(Uuid)], buffer: PgArgumentBuffer { buffer: [0, 0, 0, 16, 0, \
+             17, 34, 51, 68, 85, 102, 119, 136, 153, 170, 187, 204, 221, 238, 255], count: 1 } }",
         );
         assert_eq!(arguments.expect("a value"), ["'00112233-4455-6677-8899-aabbccddeeff'"]);
     }

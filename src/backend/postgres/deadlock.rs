@@ -9,8 +9,8 @@ use crate::deadlock::{DeadlockParty, DeadlockReport, WantedLock};
 /// The first line is about the session that reports the error, which is the victim: the search for a cycle
 /// starts at its own process ([`DeadLockReport`][report], and `FindLockCycleRecurse` there).
 ///
-/// The texts are in the language of `lc_messages`. Each translation begins a line with the process that waits
-/// and ends it with the one that blocks it; the lock is read from English texts only.
+/// The texts are in the language of `lc_messages`. Each translation begins a line with the process that
+/// waits and ends it with the one that blocks it; the lock is read from English texts only.
 ///
 /// [report]: https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/storage/lmgr/deadlock.c
 pub(super) fn report(detail: Option<&str>, context: Option<&str>) -> Option<DeadlockReport> {
@@ -51,11 +51,11 @@ fn wait(line: &str) -> Option<(i64, i64, Option<WantedLock>)> {
     Some((session, blocker, lock))
 }
 
-/// Adds the table and the row of `while updating tuple (0,1) in relation "account"`, the innermost line of the
-/// context.
+/// Adds the table and the row of `while updating tuple (0,1) in relation "account"`, the innermost line of
+/// the context.
 ///
-/// A session that inserts a key while another one is inserting the same key reports the index instead of the
-/// table ([`_bt_doinsert`][insert]) or, with `ON CONFLICT`, the table
+/// A session that inserts a key while another one is inserting the same key reports the index instead of
+/// the table ([`_bt_doinsert`][insert]) or, with `ON CONFLICT`, the table
 /// ([`check_exclusion_or_unique_constraint`][check]). Its tuple is the new one, which is not a row yet.
 ///
 /// [insert]: https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/access/nbtree/nbtinsert.c
@@ -240,7 +240,8 @@ mod tests {
             "Process 1 waits for ShareLock on transaction 741; blocked by process 2.\n\
              Process 3 waits for ShareLock on transaction 740; blocked by process 1.",
             "Process 1 waits for ShareLock on transaction 741; blocked by process 2.\nand so on",
-            "Process 1 waits; blocked by process 2.\nProcess 99999999999999999999 waits; blocked by process 1.",
+            "Process 1 waits; blocked by process 2.\n\
+             Process 99999999999999999999 waits; blocked by process 1.",
         ] {
             assert_eq!(report(Some(detail), None), None, "{detail}");
         }

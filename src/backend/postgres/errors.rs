@@ -29,8 +29,8 @@ impl ErrorReports for Postgres {
     }
 
     /// The SQLSTATEs are in [PostgreSQL's
-    /// list](https://www.postgresql.org/docs/current/errcodes-appendix.html), those that can be retried in its
-    /// [chapter on serialization
+    /// list](https://www.postgresql.org/docs/current/errcodes-appendix.html), those that can be retried in
+    /// its [chapter on serialization
     /// failures](https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
     fn classify(report: &ServerReport<'_>) -> Failure {
         use ConstraintKind::{Check, Exclusion, ForeignKey, NotNull, Unique};
@@ -61,8 +61,8 @@ impl ErrorReports for Postgres {
             "23503" | "23001" => return violation(report, ForeignKey),
             "23502" => return violation(report, NotNull),
             "23514" | "44000" => return violation(report, Check),
-            // A pooler may mix up the names of prepared statements, so that another attempt would run another
-            // client's statement.
+            // A pooler may mix up the names of prepared statements, so that another attempt would run
+            // another client's statement.
             _ if is_outdated(report) => (Kind::Other, !matches!(report.sqlstate, "26000" | "42P05")),
             _ => (Kind::Other, false),
         };
@@ -92,13 +92,13 @@ impl ErrorReports for Postgres {
     }
 }
 
-/// Whether the session's plans and prepared statements, or the driver's memory of types, no longer match the
-/// schema. The statement fails on this connection each time, and works on another one.
+/// Whether the session's plans and prepared statements, or the driver's memory of types, no longer match
+/// the schema. The statement fails on this connection each time, and works on another one.
 ///
-/// - `0A000` is a plan that outlived a change of its table. The message is in the server's language, but the
-///   name of the function that raised it is not.
-/// - `26000` and `42P05` are about a prepared statement of the driver that another client has removed from the
-///   session or left in it. About any other name they are the caller's mistake.
+/// - `0A000` is a plan that outlived a change of its table. The message is in the server's language, but
+///   the name of the function that raised it is not.
+/// - `26000` and `42P05` are about a prepared statement of the driver that another client has removed from
+///   the session or left in it. About any other name they are the caller's mistake.
 /// - `XX000` is a type that was dropped and created again, while the driver remembers its old number.
 fn is_outdated(report: &ServerReport<'_>) -> bool {
     let has = |text: &str| report.message.contains(text);

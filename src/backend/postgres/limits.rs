@@ -43,8 +43,8 @@ pub(super) fn of_transaction(limits: &Limits) -> String {
     }
 }
 
-/// Reads the result of `SHOW`, and returns how to correct the lock timeout that was set without knowing it. The
-/// correction costs a round trip once; the next transaction knows the session's timeout.
+/// Reads the result of `SHOW`, and returns how to correct the lock timeout that was set without knowing it.
+/// The correction costs a round trip once; the next transaction knows the session's timeout.
 pub(super) fn own_lock_timeout(limits: &Limits, answers: &[String]) -> Option<OwnLockTimeout> {
     let derived = limits.derived_on_locks()?;
     let limit = duration(answers.first()?)?;
@@ -59,10 +59,10 @@ fn no_longer_than(own: Option<Duration>, derived: Duration) -> Duration {
 }
 
 /// Parses a setting: a number and its unit, which is milliseconds if missing.
-fn duration(shown: &str) -> Option<Duration> {
-    let unit = shown.find(|c: char| !c.is_ascii_digit()).unwrap_or(shown.len());
-    let number: u64 = shown[..unit].parse().ok()?;
-    let millis = match &shown[unit..] {
+fn duration(setting: &str) -> Option<Duration> {
+    let unit = setting.find(|c: char| !c.is_ascii_digit()).unwrap_or(setting.len());
+    let number: u64 = setting[..unit].parse().ok()?;
+    let millis = match &setting[unit..] {
         "" | "ms" => 1,
         "s" => 1000,
         "min" => 60_000,
@@ -79,9 +79,10 @@ mod tests {
 
     #[test]
     fn settings_are_parsed_in_every_unit() {
-        for (shown, millis) in [("0", 0), ("150ms", 150), ("2s", 2000), ("1min", 60_000), ("1d", 86_400_000)]
+        for (setting, millis) in
+            [("0", 0), ("150ms", 150), ("2s", 2000), ("1min", 60_000), ("1d", 86_400_000)]
         {
-            assert_eq!(duration(shown), Some(Duration::from_millis(millis)), "{shown}");
+            assert_eq!(duration(setting), Some(Duration::from_millis(millis)), "{setting}");
         }
         assert_eq!(duration("on"), None);
     }
@@ -89,8 +90,8 @@ mod tests {
     #[test]
     fn a_lock_timeout_is_corrected_if_the_sessions_own_is_shorter() {
         let limits = |own_lock| Limits { left: Some(Duration::from_secs(10)), own_lock, ..Limits::default() };
-        let correction = |own_lock, shown: &str| {
-            own_lock_timeout(&limits(own_lock), &[shown.to_owned()]).expect("an answer").correction
+        let correction = |own_lock, setting: &str| {
+            own_lock_timeout(&limits(own_lock), &[setting.to_owned()]).expect("an answer").correction
         };
         let (short, set) =
             (Some(Duration::from_millis(150)), |millis| Some(format!("SET LOCAL lock_timeout = {millis}")));

@@ -11,10 +11,10 @@ use crate::strategy::Limits;
 /// # Why `PREPARE`, and not a prepared statement of the driver?
 ///
 /// Planning such a statement takes several times as long as executing it, so the plan must be reused. A
-/// prepared statement of the driver takes a round trip, and BEGIN, its settings and COMMIT take others. A text
-/// contains all of them and is one transaction. A session that has not prepared the statement fails without an
-/// effect. This also works behind a pooler in transaction mode, where the driver's own names, which are
-/// numbers, may stand for another client's statement.
+/// prepared statement of the driver takes a round trip, and BEGIN, its settings and COMMIT take others. A
+/// text contains all of them and is one transaction. A session that has not prepared the statement fails
+/// without an effect. This also works behind a pooler in transaction mode, where the driver's own names,
+/// which are numbers, may stand for another client's statement.
 #[derive(Debug)]
 pub(crate) struct PreparedStatement {
     name: String,

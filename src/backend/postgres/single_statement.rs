@@ -26,9 +26,9 @@ const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; \
 /// Types that store a sum exactly or fail. Floating point rounds it.
 const EXACT: &str = "('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype, 'numeric'::regtype)";
 
-/// Whether a changed table can store another number than the sum: by a user's trigger, unless it runs before
-/// the update and per statement (bits of `tgtype`: 1 per row, 2 before, 16 update), or by a `numeric` that
-/// rounds to tens.
+/// Whether a changed table can store another number than the sum: by a user's trigger, unless it runs
+/// before the update and per statement (bits of `tgtype`: 1 per row, 2 before, 16 update), or by a
+/// `numeric` that rounds to tens.
 const MAY_CHANGE_SUM: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
          WHERE tgrelid IN (SELECT relation FROM changed) AND NOT tgisinternal \
          AND tgtype & 16 = 16 AND tgtype & 3 <> 2) \
@@ -139,10 +139,11 @@ impl BoundKeys {
         }
     }
 
-    /// Returns the condition that a row's key is equal in Rust too, and has the type that the driver decodes.
+    /// Returns the condition that a row's key is equal in Rust too, and has the type that the driver
+    /// decodes.
     ///
-    /// The database may regard different texts as equal: with another case, or with trailing blanks, as those
-    /// of `char(n)`. `concat` returns the text that a client receives.
+    /// The database may regard different texts as equal: with another case, or with trailing blanks, as
+    /// those of `char(n)`. `concat` returns the text that a client receives.
     fn exactly(self, key: &str) -> String {
         match self {
             Self::Text => format!(" AND concat(target.{key}) = addition.id COLLATE \"C\""),

@@ -46,8 +46,8 @@ fn transaction_effect(statement: &SqlStatement<'_>) -> TransactionEffect {
 }
 
 /// Procedures may commit several times ([transaction
-/// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), and some commands run as
-/// several transactions.
+/// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), and some commands run
+/// as several transactions.
 fn lone_effect(statement: &SqlStatement<'_>) -> LoneEffect {
     if statement.savepoint_effect().is_some() || transaction_effect(statement) != TransactionEffect::Inside {
         return LoneEffect::LeavesState;

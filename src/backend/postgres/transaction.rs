@@ -46,7 +46,8 @@ impl TransactionSql for Postgres {
         failure.code() == Some("25001")
     }
 
-    /// A hot standby refuses SERIALIZABLE as an unsupported feature, with a message in the server's language.
+    /// A hot standby refuses SERIALIZABLE as an unsupported feature, with a message in the server's
+    /// language.
     fn read_only_query(failure: &Failure) -> Option<&'static str> {
         (failure.code() == Some("0A000")).then_some("SELECT pg_is_in_recovery()::int::bigint")
     }

@@ -22,13 +22,13 @@ fn first_value(list: &str) -> Option<(String, &str)> {
     }
     let (name, rest) = list.split_once('(')?;
     if let Some(text) = rest.strip_prefix('"') {
-        let mut shown = String::new();
+        let mut unescaped = String::new();
         let mut characters = text.char_indices();
         loop {
             match characters.next()? {
-                (end, '"') => return Some((quoted(&shown), text[end + 1..].strip_prefix(')')?)),
-                (_, '\\') => shown.push(characters.next()?.1),
-                (_, character) => shown.push(character),
+                (end, '"') => return Some((quoted(&unescaped), text[end + 1..].strip_prefix(')')?)),
+                (_, '\\') => unescaped.push(characters.next()?.1),
+                (_, character) => unescaped.push(character),
             }
         }
     }
@@ -55,8 +55,8 @@ mod tests {
         bound.add(1.5_f64).expect("an argument");
         bound.add(vec![1_u8, 255]).expect("an argument");
         bound.add("").expect("an argument");
-        let shown = argument_texts(&format!("{bound:?}")).expect("the output of this driver");
-        assert_eq!(shown, ["7", "'it''s \"so\", or \\'", "NULL", "1", "1.5", "x'01ff'", "''"]);
+        let texts = argument_texts(&format!("{bound:?}")).expect("the output of this driver");
+        assert_eq!(texts, ["7", "'it''s \"so\", or \\'", "NULL", "1", "1.5", "x'01ff'", "''"]);
         assert_eq!(argument_texts("SqliteArguments { something: else }"), None);
     }
 }

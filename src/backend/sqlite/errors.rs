@@ -17,8 +17,8 @@ impl ErrorReports for Sqlite {
         Some(ServerReport { number, message: DatabaseError::message(sqlite), ..ServerReport::default() })
     }
 
-    /// The extended result codes are in [SQLite's list](https://www.sqlite.org/rescode.html); the low byte is
-    /// the primary code.
+    /// The extended result codes are in [SQLite's list](https://www.sqlite.org/rescode.html); the low byte
+    /// is the primary code.
     fn classify(report: &ServerReport<'_>) -> Failure {
         use ConstraintKind::{Check, ForeignKey, NotNull, Unique};
         use FailureKind as Kind;

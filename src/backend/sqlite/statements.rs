@@ -29,8 +29,8 @@ impl StatementRules for Sqlite {
         })
     }
 
-    /// A savepoint opens a transaction if none is open. `OR FAIL` keeps the rows that were changed before the
-    /// failure.
+    /// A savepoint opens a transaction if none is open. `OR FAIL` keeps the rows that were changed before
+    /// the failure.
     fn lone_effect(statement: &SqlStatement<'_>) -> LoneEffect {
         if statement.savepoint_effect().is_some()
             || Self::transaction_effect(statement) != TransactionEffect::Inside

@@ -59,8 +59,8 @@ impl TransactionSql for Sqlite {
     /// Within a transaction BEGIN fails.
     const GUARD: Guard = Guard { sql: "BEGIN", has_ended: |failure| failure.is_none() };
 
-    /// `INSERT OR ROLLBACK`, a full disk and the like end the transaction, and later statements would commit
-    /// by themselves. Only a second BEGIN, which fails within a transaction, detects it.
+    /// `INSERT OR ROLLBACK`, a full disk and the like end the transaction, and later statements would
+    /// commit by themselves. Only a second BEGIN, which fails within a transaction, detects it.
     fn survival(failure: &Failure) -> Survival {
         match failure.kind() {
             FailureKind::Constraint | FailureKind::Other => Survival::Ask("BEGIN"),

@@ -28,7 +28,8 @@ pub(super) fn is_select(tokens: &[Token<'_>]) -> Result<(), Obstacle> {
     clause.map_or(Ok(()), |_| Err(already_locked()))
 }
 
-/// Checks that a lock clause locks the rows that the text reads, or those of `table` if the clause names one.
+/// Checks that a lock clause locks the rows that the text reads, or those of `table` if the clause names
+/// one.
 pub(super) fn can_be_locked(
     syntax: Syntax,
     tokens: &[Token<'_>],
@@ -65,7 +66,8 @@ pub(super) fn can_be_locked(
     Err(Obstacle::new(reason, Remedy::SeparateSelect))
 }
 
-/// Returns how many tables a query reads. Fails unless a clause that names no table locks all of their rows.
+/// Returns how many tables a query reads. Fails unless a clause that names no table locks all of their
+/// rows.
 fn tables(syntax: Syntax, tokens: &[Token<'_>]) -> Result<usize, Obstacle> {
     let all = Tokens(tokens);
     if all.has(0, &["WITH"]) {
@@ -109,7 +111,8 @@ fn tables(syntax: Syntax, tokens: &[Token<'_>]) -> Result<usize, Obstacle> {
     Ok(count)
 }
 
-/// Returns how many tables a subquery in FROM reads. PostgreSQL locks its rows like those of the outer query.
+/// Returns how many tables a subquery in FROM reads. PostgreSQL locks its rows like those of the outer
+/// query.
 fn tables_of_subquery(query: &[Token<'_>]) -> Result<usize, Obstacle> {
     let query_tokens = Tokens(query);
     if query_tokens.has(0, &["VALUES"]) {
@@ -150,7 +153,8 @@ fn parts<'a, 't>(syntax: Syntax, tokens: &'a [Token<'t>]) -> Result<SelectParts<
     Ok(parts)
 }
 
-/// Whether the FROM clause ends at this index. Words that can also be names are recognized by what follows them.
+/// Whether the FROM clause ends at this index. Words that can also be names are recognized by what follows
+/// them.
 fn ends_from(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> bool {
     if !tokens.get(place).is_some_and(|token| token.kind == Kind::Word) {
         return false;
@@ -192,7 +196,7 @@ fn refuse_word(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> Result<(
     }
     if is_set_operation(tokens, place) || (place > 0 && tokens.is_keyword(place, &["SELECT"])) {
         return refuse(
-            "it combines queries (UNION, INTERSECT, EXCEPT), and a lock clause does not lock the rows of all of them",
+            "it combines queries (UNION, INTERSECT, EXCEPT), and a lock clause does not lock all rows",
             Remedy::SeparateSelect,
         );
     }
