@@ -35,7 +35,7 @@ mod wire;
 
 use additions::AdditionSql;
 pub(crate) use additions::{AddInOneStatement, Addition, Target};
-pub(crate) use carried_failure::{InjectedFailure, TransactionOver, with_failure};
+pub(crate) use carried_failure::{SyntheticError, with_failure};
 pub use codec::Key;
 #[cfg(any(feature = "idempotency", feature = "queue"))]
 pub(crate) use codec::Value;

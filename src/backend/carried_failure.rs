@@ -1,4 +1,4 @@
-//! Driver errors that carry the failure they are classified as.
+//! Database errors that carry the failure they are classified as.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -10,35 +10,32 @@ use crate::failure::Failure;
 
 /// Returns the failure that an error carries.
 pub(super) fn failure(error: &(dyn DatabaseError + 'static)) -> Option<Failure> {
-    if let Some(over) = error.try_downcast_ref::<TransactionOver>() {
-        return Some(over.0.clone());
-    }
-    if let Some(injected) = error.try_downcast_ref::<InjectedFailure>() {
-        return Some(injected.0.clone());
-    }
-    if let Some(not_sent) = error.try_downcast_ref::<StatementNotSent>() {
-        return Some(not_sent.0.clone());
+    if let Some(error) = error.try_downcast_ref::<SyntheticError>() {
+        return Some(error.failure().clone());
     }
     let carried = error.source()?.downcast_ref::<Carried>()?;
     Some(carried.0.clone())
 }
 
-/// The error of every statement of a transaction that is over: the root cause, without the kinds and names
-/// that would make it look like an error of the statement itself.
+/// A database error that no server raised, and that consists of its failure.
 #[derive(Debug, thiserror::Error)]
-#[error("the transaction is over, this statement was not run: {0}")]
-pub(crate) struct TransactionOver(pub(crate) Failure);
+pub(crate) enum SyntheticError {
+    /// A statement after the end of its transaction. It has the code of the root cause, but none of the kinds
+    /// and names that would make it look like an error of the statement itself.
+    #[error("the transaction is over, this statement was not run: {0}")]
+    TransactionOver(Failure),
+    /// A statement whose failure the crate knows better than the driver, or that a test has injected.
+    #[error("{0}")]
+    Failed(Failure),
+}
 
-/// A failure that was injected by a test, and no server raised.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct InjectedFailure(pub(crate) Failure);
-
-/// The failure of a statement that was too large to be sent, in place of the driver's error, which does not
-/// tell the cause.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct StatementNotSent(pub(crate) Failure);
+impl SyntheticError {
+    const fn failure(&self) -> &Failure {
+        match self {
+            Self::TransactionOver(failure) | Self::Failed(failure) => failure,
+        }
+    }
+}
 
 /// Attaches its failure to a database error, for the conversion into an error of this crate.
 ///
@@ -110,36 +107,28 @@ impl DatabaseError for Carrier {
     }
 }
 
-/// Implements `DatabaseError` for an error that consists of its failure.
-macro_rules! failure_as_database_error {
-    ($error:ty) => {
-        impl DatabaseError for $error {
-            fn message(&self) -> &str {
-                self.0.message()
-            }
+impl DatabaseError for SyntheticError {
+    fn message(&self) -> &str {
+        self.failure().message()
+    }
 
-            fn code(&self) -> Option<Cow<'_, str>> {
-                self.0.code().map(Cow::Borrowed)
-            }
+    fn code(&self) -> Option<Cow<'_, str>> {
+        self.failure().code().map(Cow::Borrowed)
+    }
 
-            fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
-                self
-            }
+    fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        self
+    }
 
-            fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
-                self
-            }
+    fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+        self
+    }
 
-            fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
-                self
-            }
+    fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+        self
+    }
 
-            fn kind(&self) -> ErrorKind {
-                ErrorKind::Other
-            }
-        }
-    };
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Other
+    }
 }
-failure_as_database_error!(TransactionOver);
-failure_as_database_error!(InjectedFailure);
-failure_as_database_error!(StatementNotSent);

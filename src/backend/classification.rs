@@ -193,7 +193,7 @@ fn driver_errors_are_classified_without_a_server() {
 #[test]
 fn a_dead_transaction_reports_the_root_cause() {
     let cause = Failure::new(FailureKind::Deadlock, "a cycle").with_code("40P01").retryable(true);
-    let error = sqlx::Error::Database(Box::new(super::TransactionOver(cause.clone())));
+    let error = sqlx::Error::from(super::SyntheticError::TransactionOver(cause.clone()));
     assert_eq!(failure_of::<sqlx::Sqlite>(&error, false), Some(cause));
     assert_eq!(error.as_database_error().and_then(|error| error.code()).as_deref(), Some("40P01"));
     assert!(crate::Error::from(error).is_conflict());

@@ -2,7 +2,7 @@
 
 use sqlx::{Database, SqlSafeStr as _};
 
-use super::carried_failure::StatementNotSent;
+use super::carried_failure::SyntheticError;
 use super::codec::{Codec, Value};
 use super::statements::StatementRules;
 use crate::failure::{Failure, FailureKind};
@@ -147,7 +147,7 @@ impl<DB: Database> WatchedQuery<DB> {
              not run: send less at a time, or raise max_allowed_packet"
         );
         let failure = Failure::new(FailureKind::Other, message).with_code("1153").spoiling_session(true);
-        sqlx::Error::Database(Box::new(StatementNotSent(failure)))
+        SyntheticError::Failed(failure).into()
     }
 
     /// Whether the text is sent as it is, and so may contain several statements.

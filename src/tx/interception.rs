@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_core::future::BoxFuture;
 
 use crate::backend::error_text;
-use crate::backend::{Backend, InjectedFailure, Provocation, Reply, WatchedQuery, failure_of};
+use crate::backend::{Backend, Provocation, Reply, SyntheticError, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Fault, Interceptors, Next, StatementAnswer, Step, StepKind, TransactionToken};
 
@@ -177,7 +177,7 @@ async fn provoked<DB: Backend>(connection: &mut DB::Connection, fault: Fault) ->
 }
 
 fn injected(kind: FailureKind) -> sqlx::Error {
-    sqlx::Error::Database(Box::new(InjectedFailure(Failure::new(kind, "an injected fault").retryable(true))))
+    SyntheticError::Failed(Failure::new(kind, "an injected fault").retryable(true)).into()
 }
 
 fn connection_reset() -> sqlx::Error {

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use sqlx::{SqlSafeStr as _, SqlStr};
 
 use crate::backend::{
-    Backend, Survival, TransactionOver, WatchedQuery, failure_of, failure_or_other, with_failure,
+    Backend, Survival, SyntheticError, WatchedQuery, failure_of, failure_or_other, with_failure,
 };
 use crate::error::Error;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
@@ -288,7 +288,7 @@ pub(super) async fn admit<DB: Backend>(
         }
     }
     if let Some(failure) = state.over() {
-        return Err(sqlx::Error::Database(Box::new(TransactionOver(failure.clone()))));
+        return Err(SyntheticError::TransactionOver(failure.clone()).into());
     }
     state.sent = true;
     Ok(())

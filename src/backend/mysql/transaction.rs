@@ -25,8 +25,68 @@ pub(super) const COMMIT: &str = "COMMIT AND NO CHAIN NO RELEASE";
 const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
 
 impl TransactionSql for MySql {
+    /// The level and START TRANSACTION are one text: if they were sent separately and the second one never
+    /// followed, the level would apply to the next borrower's transaction.
+    ///
+    /// The limits are settings of the session, so they are saved here and restored at the end. One limits waits
+    /// for rows, the other one waits for table definitions, which happen while a statement is prepared: behind
+    /// an ALTER that waits for a reader, for example. `/*M! */` is executed by MariaDB only, and `/*!50708 */`
+    /// by MySQL only, since MariaDB skips the numbers from 50700 to 50799 ([comment
+    /// syntax](https://mariadb.com/kb/en/comment-syntax/)).
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
-        opening(plan, limits)
+        if plan.begin.is_some() {
+            return Err(Failure::unsupported("MySQL", "deferred, immediate or exclusive transactions"));
+        }
+        if plan.deferrable {
+            return Err(Failure::unsupported("MySQL", "deferrable transactions"));
+        }
+        let mut sql = String::new();
+        if let Some(limit) = limits.on_locks() {
+            let is_requested = limits.lock == Some(limit);
+            // Rounded down if the deadline is the limit, so that the server reports the timeout before the
+            // client gives up and leaves a waiting session behind.
+            let tables =
+                if is_requested { whole_seconds(limit) } else { limit.as_secs().clamp(1, MAX_SECONDS) };
+            let rows = if is_requested { tables } else { seconds_below(limit) };
+            let [rows, tables] = [("innodb_lock_wait_timeout", rows), ("lock_wait_timeout", tables)].map(
+                |(setting, seconds)| {
+                    match is_requested {
+                        true => seconds.to_string(),
+                        // The session's own limit stays if it is shorter. MySQL accepts no expression here.
+                        false => format!("/*M! LEAST(@@{setting},*/ {seconds} /*M! )*/"),
+                    }
+                },
+            );
+            let _ = write!(
+                sql,
+                "SET @atomically_lock_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = {rows}, \
+                 @atomically_table_wait = @@lock_wait_timeout, lock_wait_timeout = {tables}; "
+            );
+        }
+        if let Some(limit) = limits.on_statements() {
+            let millis = whole_millis(limit);
+            let _ = write!(
+                sql,
+                "SET @atomically_limited = 1\
+                 /*M! , @atomically_statement = @@max_statement_time, max_statement_time = {millis} / 1000*/\
+                 /*!50708 , @atomically_statement = @@max_execution_time, max_execution_time = {millis}*/; "
+            );
+        }
+        if let Some(limit) = limits.idle {
+            // MySQL does not have the variable and reports an unknown one.
+            let seconds = whole_seconds(limit);
+            let _ = write!(
+                sql,
+                "SET @atomically_idle = @@idle_transaction_timeout, idle_transaction_timeout = {seconds}; "
+            );
+        }
+        let access = if plan.access == Access::ReadOnly { ", READ ONLY" } else { "" };
+        let _ = write!(
+            sql,
+            "SET TRANSACTION ISOLATION LEVEL {}{access}; START TRANSACTION; SAVEPOINT {GUARD_NAME}",
+            plan.isolation
+        );
+        Ok(sql)
     }
 
     /// 1568: `SET TRANSACTION` is refused while a transaction is open, which a session with `autocommit =
@@ -65,8 +125,28 @@ impl TransactionSql for MySql {
         }
     }
 
+    /// On a Galera cluster the guard and COMMIT each need a packet of their own: see [`Engine::is_galera`]. On
+    /// MariaDB a compound statement is one statement, in one packet; if it fails, the result of the SELECT
+    /// shows that the guard had held.
     fn commit(closing: &Closing) -> CommitSql {
-        commit(closing)
+        let (guard, restore) = (RELEASE_GUARD, restoring(closing));
+        match closing.engine {
+            Engine { is_galera: false, .. } => CommitSql {
+                sql: format!("{guard}; {COMMIT}{restore}").into(),
+                before_commit: 1,
+                ..CommitSql::default()
+            },
+            Engine { is_galera: true, is_mariadb: true, .. } => {
+                let sql = format!("BEGIN NOT ATOMIC {guard}; SELECT 1; {COMMIT}{restore}; END");
+                CommitSql { sql: sql.into(), before_commit: 1, ..CommitSql::default() }
+            }
+            Engine { is_galera: true, is_mariadb: false, .. } => CommitSql {
+                guard: Some(guard.into()),
+                sql: COMMIT.into(),
+                before_commit: 0,
+                after: restore.strip_prefix("; ").map(|settings| settings.to_owned().into()),
+            },
+        }
     }
 
     fn rollback(closing: &Closing) -> Cow<'static, str> {
@@ -80,92 +160,6 @@ impl TransactionSql for MySql {
     }
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
-}
-
-/// The level and START TRANSACTION are one text: if they were sent separately and the second one never
-/// followed, the level would apply to the next borrower's transaction.
-///
-/// The limits are settings of the session, so they are saved here and restored at the end. One limits waits
-/// for rows, the other one waits for table definitions, which happen while a statement is prepared: behind
-/// an ALTER that waits for a reader, for example. `/*M! */` is executed by MariaDB only, and `/*!50708 */`
-/// by MySQL only, since MariaDB skips the numbers from 50700 to 50799 ([comment
-/// syntax](https://mariadb.com/kb/en/comment-syntax/)).
-fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
-    if plan.begin.is_some() {
-        return Err(Failure::unsupported("MySQL", "deferred, immediate or exclusive transactions"));
-    }
-    if plan.deferrable {
-        return Err(Failure::unsupported("MySQL", "deferrable transactions"));
-    }
-    let mut sql = String::new();
-    if let Some(limit) = limits.on_locks() {
-        let is_requested = limits.lock == Some(limit);
-        // Rounded down if the deadline is the limit, so that the server reports the timeout before the
-        // client gives up and leaves a waiting session behind.
-        let tables = if is_requested { whole_seconds(limit) } else { limit.as_secs().clamp(1, MAX_SECONDS) };
-        let rows = if is_requested { tables } else { seconds_below(limit) };
-        let [rows, tables] =
-            [("innodb_lock_wait_timeout", rows), ("lock_wait_timeout", tables)].map(|(setting, seconds)| {
-                match is_requested {
-                    true => seconds.to_string(),
-                    // The session's own limit stays if it is shorter. MySQL accepts no expression here.
-                    false => format!("/*M! LEAST(@@{setting},*/ {seconds} /*M! )*/"),
-                }
-            });
-        let _ = write!(
-            sql,
-            "SET @atomically_lock_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = {rows}, \
-             @atomically_table_wait = @@lock_wait_timeout, lock_wait_timeout = {tables}; "
-        );
-    }
-    if let Some(limit) = limits.on_statements() {
-        let millis = whole_millis(limit);
-        let _ = write!(
-            sql,
-            "SET @atomically_limited = 1\
-             /*M! , @atomically_statement = @@max_statement_time, max_statement_time = {millis} / 1000*/\
-             /*!50708 , @atomically_statement = @@max_execution_time, max_execution_time = {millis}*/; "
-        );
-    }
-    if let Some(limit) = limits.idle {
-        // MySQL does not have the variable and reports an unknown one.
-        let seconds = whole_seconds(limit);
-        let _ = write!(
-            sql,
-            "SET @atomically_idle = @@idle_transaction_timeout, idle_transaction_timeout = {seconds}; "
-        );
-    }
-    let access = if plan.access == Access::ReadOnly { ", READ ONLY" } else { "" };
-    let _ = write!(
-        sql,
-        "SET TRANSACTION ISOLATION LEVEL {}{access}; START TRANSACTION; SAVEPOINT {GUARD_NAME}",
-        plan.isolation
-    );
-    Ok(sql)
-}
-
-/// On a Galera cluster the guard and COMMIT each need a packet of their own: see [`Engine::is_galera`]. On
-/// MariaDB a compound statement is one statement, in one packet; if it fails, the result of the SELECT
-/// shows that the guard had held.
-fn commit(closing: &Closing) -> CommitSql {
-    let (guard, restore) = (RELEASE_GUARD, restoring(closing));
-    match closing.engine {
-        Engine { is_galera: false, .. } => CommitSql {
-            sql: format!("{guard}; {COMMIT}{restore}").into(),
-            before_commit: 1,
-            ..CommitSql::default()
-        },
-        Engine { is_galera: true, is_mariadb: true, .. } => {
-            let sql = format!("BEGIN NOT ATOMIC {guard}; SELECT 1; {COMMIT}{restore}; END");
-            CommitSql { sql: sql.into(), before_commit: 1, ..CommitSql::default() }
-        }
-        Engine { is_galera: true, is_mariadb: false, .. } => CommitSql {
-            guard: Some(guard.into()),
-            sql: COMMIT.into(),
-            before_commit: 0,
-            after: restore.strip_prefix("; ").map(|settings| settings.to_owned().into()),
-        },
-    }
 }
 
 /// The statements, each after a semicolon, that release advisory locks and restore the session's settings.
@@ -227,7 +221,7 @@ mod tests {
     #[test]
     fn a_single_server_commits_in_one_packet() {
         for is_mariadb in [true, false] {
-            let ending = commit(&closing(is_mariadb, false));
+            let ending = MySql::commit(&closing(is_mariadb, false));
             assert_eq!(ending.sql, format!("{RELEASE}; {COMMIT}; {SETTINGS}"));
             assert_eq!((ending.before_commit, ending.guard, ending.after), (1, None, None));
         }
@@ -235,14 +229,14 @@ mod tests {
 
     #[test]
     fn a_galera_node_of_mariadb_commits_in_one_compound_statement() {
-        let ending = commit(&closing(true, true));
+        let ending = MySql::commit(&closing(true, true));
         assert_eq!(ending.sql, format!("BEGIN NOT ATOMIC {RELEASE}; SELECT 1; {COMMIT}; {SETTINGS}; END"));
         assert_eq!((ending.before_commit, ending.guard, ending.after), (1, None, None));
     }
 
     #[test]
     fn another_galera_node_receives_each_statement_in_a_packet_of_its_own() {
-        let ending = commit(&closing(false, true));
+        let ending = MySql::commit(&closing(false, true));
         assert_eq!((ending.sql.as_ref(), ending.before_commit), (COMMIT, 0));
         assert_eq!((ending.guard.as_deref(), ending.after.as_deref()), (Some(RELEASE), Some(SETTINGS)));
     }

@@ -15,12 +15,30 @@ impl StatementRules for Postgres {
 
     const TEXT_IS_ONE_TRANSACTION: bool = true;
 
+    /// CALL and DO cannot end a transaction: within one, the server refuses the COMMIT of a procedure.
     fn transaction_effect(statement: &SqlStatement<'_>) -> TransactionEffect {
-        transaction_effect(statement)
+        if let Some(effect) = statement.savepoint_effect() {
+            return effect;
+        }
+        let controls = statement.begins_with_any(&["BEGIN", "COMMIT", "END", "ABORT"])
+            || statement.begins(&["START", "TRANSACTION"])
+            || statement.begins(&["PREPARE", "TRANSACTION"]);
+        if controls { TransactionEffect::Controls } else { TransactionEffect::Inside }
     }
 
+    /// Procedures may commit several times ([transaction
+    /// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), and some commands run
+    /// as several transactions.
     fn lone_effect(statement: &SqlStatement<'_>) -> LoneEffect {
-        lone_effect(statement)
+        if statement.savepoint_effect().is_some()
+            || Self::transaction_effect(statement) != TransactionEffect::Inside
+        {
+            return LoneEffect::LeavesState;
+        }
+        let in_steps = statement.begins_with_any(&["CALL", "DO", "VACUUM", "CLUSTER", "REINDEX"])
+            || (statement.begins_with_any(&["CREATE", "DROP", "ALTER"])
+                && statement.mentions_any(&["CONCURRENTLY"]));
+        if in_steps { LoneEffect::MayStoreParts } else { LoneEffect::Atomic }
     }
 
     fn placeholder(number: usize) -> Cow<'static, str> {
@@ -32,28 +50,4 @@ impl StatementRules for Postgres {
     fn argument_texts(arguments: &str) -> Option<Vec<String>> {
         arguments::argument_texts(arguments)
     }
-}
-
-/// CALL and DO cannot end a transaction: within one, the server refuses the COMMIT of a procedure.
-fn transaction_effect(statement: &SqlStatement<'_>) -> TransactionEffect {
-    if let Some(effect) = statement.savepoint_effect() {
-        return effect;
-    }
-    let controls = statement.begins_with_any(&["BEGIN", "COMMIT", "END", "ABORT"])
-        || statement.begins(&["START", "TRANSACTION"])
-        || statement.begins(&["PREPARE", "TRANSACTION"]);
-    if controls { TransactionEffect::Controls } else { TransactionEffect::Inside }
-}
-
-/// Procedures may commit several times ([transaction
-/// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), and some commands run
-/// as several transactions.
-fn lone_effect(statement: &SqlStatement<'_>) -> LoneEffect {
-    if statement.savepoint_effect().is_some() || transaction_effect(statement) != TransactionEffect::Inside {
-        return LoneEffect::LeavesState;
-    }
-    let in_steps = statement.begins_with_any(&["CALL", "DO", "VACUUM", "CLUSTER", "REINDEX"])
-        || (statement.begins_with_any(&["CREATE", "DROP", "ALTER"])
-            && statement.mentions_any(&["CONCURRENTLY"]));
-    if in_steps { LoneEffect::MayStoreParts } else { LoneEffect::Atomic }
 }
