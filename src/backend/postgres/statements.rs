@@ -38,7 +38,7 @@ impl StatementRules for Postgres {
         let in_steps = statement.begins_with_any(&["CALL", "DO", "VACUUM", "CLUSTER", "REINDEX"])
             || (statement.begins_with_any(&["CREATE", "DROP", "ALTER"])
                 && statement.mentions_any(&["CONCURRENTLY"]));
-        if in_steps { LoneEffect::MayStoreParts } else { LoneEffect::Atomic }
+        if in_steps { LoneEffect::MayStoreParts } else { LoneEffect::AllOrNothing }
     }
 
     fn placeholder(number: usize) -> Cow<'static, str> {
