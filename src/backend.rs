@@ -68,7 +68,7 @@ use transaction::TransactionSql;
 pub(crate) use transaction::{Closing, ProbeSavepoint, Survival};
 pub(crate) use wire::{ResultOrRow, Wire};
 
-/// A database that units of work can run on: `Postgres`, `MySql` (which is also MariaDB) or `Sqlite`.
+/// A database that units of work can run on: `Postgres`, `MySql` (which includes MariaDB) or `Sqlite`.
 ///
 /// The trait is sealed: it cannot be implemented outside of this crate. Products that speak the protocol of
 /// one of the three run on its implementation.

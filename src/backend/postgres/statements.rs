@@ -27,8 +27,8 @@ impl StatementRules for Postgres {
     }
 
     /// Procedures may commit several times ([transaction
-    /// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), and some commands run
-    /// as several transactions.
+    /// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), and some commands
+    /// run as several transactions.
     fn lone_effect(statement: &SqlStatement<'_>) -> LoneEffect {
         if statement.savepoint_effect().is_some()
             || Self::transaction_effect(statement) != TransactionEffect::Inside
