@@ -74,7 +74,7 @@ fn parameters(syntax: Syntax, tokens: &[Token<'_>]) -> Vec<(usize, usize, usize)
     let mut found = Vec::new();
     let mut largest = 0;
     for (index, token) in tokens.iter().enumerate() {
-        let (number, behind) = if token.is_symbol(b'?') && syntax != Syntax::Postgres {
+        let (number, after) = if token.is_symbol(b'?') && syntax != Syntax::Postgres {
             let next =
                 tokens.get(index + 1).filter(|next| next.kind == Kind::Number && next.at == token.end());
             match next.and_then(|next| next.text.parse().ok()) {
@@ -88,7 +88,7 @@ fn parameters(syntax: Syntax, tokens: &[Token<'_>]) -> Vec<(usize, usize, usize)
             }
         };
         largest = largest.max(number);
-        found.push((index, number, behind));
+        found.push((index, number, after));
     }
     found
 }
