@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use std::panic::Location;
 use std::time::Duration;
 
-use crate::backend::{quotable_source, shown};
+use crate::backend::{error_text, quotable_source};
 use crate::failure::{Constraint, Failure, FailureKind};
 
 mod text;
@@ -230,7 +230,7 @@ impl Error {
     /// What is shown of the driver's error.
     fn shown_source(&self) -> Option<Cow<'_, str>> {
         let Inner { text, source, .. } = &*self.0;
-        text.as_deref().map(Cow::Borrowed).or_else(|| source.as_ref().map(shown))
+        text.as_deref().map(Cow::Borrowed).or_else(|| source.as_ref().map(error_text))
     }
 
     /// The same error for another one who waited for the same commit. The driver's own error goes to one of

@@ -163,7 +163,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// Whether a transaction is over after a statement that failed like this.
     pub(crate) fn ends_with(failure: &Failure) -> bool {
-        DB::after(failure) == Survival::Over
+        DB::survival(failure) == Survival::Over
     }
 
     /// Asks the server, before a rollback, what became of a transaction of which not every statement was

@@ -45,11 +45,11 @@ impl Opening<'_> {
     /// What to ask for the number of the session, where that is wanted.
     fn asks_session<DB: Backend>(&self) -> Option<&'static str> {
         let observation = self.observation.as_ref()?;
-        DB::SESSION.filter(|_| observation.wants_sessions())
+        DB::SESSION_ID_QUERY.filter(|_| observation.wants_sessions())
     }
 
     fn asks_idle_limit<DB: Backend>(&self) -> Option<&'static str> {
-        DB::ASK_IDLE_LIMIT.filter(|_| self.waits_in_line)
+        DB::IDLE_LIMIT_QUERY.filter(|_| self.waits_in_line)
     }
 
     fn text<DB: Backend>(&self, limits: &Limits) -> Result<String, Failure> {
@@ -133,7 +133,7 @@ impl<DB: Backend> Tx<DB> {
         let closing = Closing::new(engine, opening.plan, limits);
         // A session that outlives a dropped run has to get its settings back, also when the run is dropped
         // before the opening has answered what they were.
-        if let Some(ask) = DB::ask_settings(&closing)
+        if let Some(ask) = DB::settings_query(&closing)
             && DB::lives_in_its_connection(&pool.connect_options())
         {
             let saved = DB::send_text(session.connection(), ask).await.integers;
@@ -175,7 +175,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// A server that takes no writes may refuse to open a transaction without saying why.
     async fn why_not_opened(&mut self, failure: Failure) -> Failure {
-        let Some(ask) = DB::ask_read_only(&failure) else { return failure };
+        let Some(ask) = DB::read_only_query(&failure) else { return failure };
         let answer = DB::send_text(self.session.connection(), ask.to_owned()).await;
         if answer.integers.first() != Some(&1) {
             return failure;

@@ -7,11 +7,11 @@ use std::sync::{Arc, OnceLock};
 use sqlx::{SqlSafeStr as _, SqlStr};
 
 use crate::backend::{
-    Backend, Survival, TransactionOver, WatchedQuery, failure_of, failure_or_other, with_failure,
+    Backend, Survival, SyntheticError, WatchedQuery, failure_of, failure_or_other, with_failure,
 };
 use crate::error::Error;
 use crate::failure::{ConstraintKind, Failure, FailureKind};
-use crate::sql_text::asks_nowait;
+use crate::sql_text::has_nowait;
 use crate::telemetry::RunClock;
 
 use super::admission::{Admission, admission};
@@ -205,7 +205,7 @@ impl TxState {
     }
 
     fn remember<DB: Backend>(&mut self, error: sqlx::Error, sql: &SqlStr) -> sqlx::Error {
-        let nowait = asks_nowait(DB::SYNTAX, sql.as_str());
+        let nowait = has_nowait(DB::SYNTAX, sql.as_str());
         let Some(failure) = failure_of::<DB>(&error, nowait) else { return error };
         let error = if failure.kind() == FailureKind::LockNotAvailable {
             with_failure(error, &failure)
@@ -213,7 +213,7 @@ impl TxState {
             error
         };
         self.last = Some(failure.clone());
-        match DB::after(&failure) {
+        match DB::survival(&failure) {
             Survival::Open => {}
             Survival::Ask(statement) => self.ask = Some(statement),
             Survival::Over => self.end(failure),
@@ -293,7 +293,7 @@ pub(super) async fn admit<DB: Backend>(
         }
     }
     if let Some(failure) = state.over() {
-        return Err(sqlx::Error::Database(Box::new(TransactionOver(failure.clone()))));
+        return Err(SyntheticError::TransactionOver(failure.clone()).into());
     }
     state.sent = true;
     Ok(())
