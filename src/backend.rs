@@ -150,6 +150,11 @@ pub trait Facts: Wire + Sealed {
     /// How its texts are read.
     const SYNTAX: Syntax;
 
+    /// Whether this connection already keeps prepared statements, the caller's or this crate's.
+    fn keeps_statements(_connection: &Self::Connection) -> bool {
+        true
+    }
+
     /// Whether a text that is prepared holds one statement: the server refuses others.
     const PREPARES_ONE_STATEMENT: bool;
 

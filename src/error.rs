@@ -8,7 +8,10 @@ use std::time::Duration;
 use crate::backend::{quotable_source, shown};
 use crate::failure::{Constraint, Failure, FailureKind};
 
+mod conversion;
 mod text;
+
+pub(crate) use conversion::{is_running_unit_on, with_running_unit};
 
 /// Why a unit of work did not commit.
 ///

@@ -100,7 +100,12 @@ impl FailureKind {
     /// Whether every failure of this kind leaves its session of no further use: the session is broken, or its
     /// server is going down or has taken on another role.
     const fn ends_session(self) -> bool {
-        matches!(self, Self::ConnectionLost | Self::CommitUnknown | Self::Unavailable | Self::ReadOnly)
+        self.may_hide_commit() || matches!(self, Self::ReadOnly)
+    }
+
+    /// Whether a commit that fails like this may have been stored.
+    pub(crate) const fn may_hide_commit(self) -> bool {
+        matches!(self, Self::ConnectionLost | Self::CommitUnknown | Self::Unavailable)
     }
 
     /// As a label: the name of the variant in snake case.
@@ -251,6 +256,16 @@ impl Failure {
     /// Whether the session that met this failure is of no further use and is to be closed.
     pub(crate) const fn ends_session(&self) -> bool {
         self.spoils_session || self.kind.ends_session()
+    }
+
+    /// Whether a statement that commits itself may have been stored although it failed like this.
+    pub(crate) const fn is_in_doubt(&self) -> bool {
+        !self.definite && self.kind.may_hide_commit()
+    }
+
+    /// Whether a unique or primary key was violated.
+    pub(crate) fn is_unique_violation(&self) -> bool {
+        self.constraint().is_some_and(|constraint| constraint.kind == ConstraintKind::Unique)
     }
 
     /// The database's own code: an SQLSTATE on PostgreSQL, an error number on MySQL and MariaDB, an extended

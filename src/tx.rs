@@ -14,6 +14,7 @@ use crate::strategy::Plan;
 use crate::telemetry::RunClock;
 
 mod admission;
+mod admit;
 mod unit_fn;
 mod deadlock;
 mod finish;
@@ -31,7 +32,7 @@ mod right_of_way;
 mod rows;
 mod savepoint;
 #[cfg(feature = "testing")]
-mod scope;
+mod savepoint_scope;
 mod connection;
 mod shielded_commit;
 
@@ -44,10 +45,10 @@ use interception::send;
 pub(crate) use interception::{Attempts, Interception};
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use no_connection::{cut_short, is_used_up, not_connected};
-pub(crate) use opening::{NotOpened, Opening};
+pub(crate) use opening::{NotOpened, OpenRequest};
 pub(crate) use right_of_way::{RightOfWay, has_given_way};
 #[cfg(feature = "testing")]
-pub(crate) use scope::Scope;
+pub(crate) use savepoint_scope::SavepointScope;
 pub(crate) use shielded_commit::Shield;
 use state::TxState;
 pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
@@ -106,14 +107,6 @@ pub struct Tx<DB: Backend> {
     /// The last statement, where its values may explain its failure.
     latest: Option<WatchedQuery<DB>>,
     interception: Option<Interception>,
-}
-
-#[cfg(all(feature = "postgres", feature = "queue"))]
-impl Tx<sqlx::Postgres> {
-    /// Whether the connection keeps prepared statements already, of the program or of this crate.
-    pub(crate) fn keeps_statements(&mut self) -> bool {
-        sqlx::Connection::cached_statements_size(self.session.connection()) > 0
-    }
 }
 
 impl<DB: Backend> Tx<DB> {
@@ -246,6 +239,12 @@ impl<DB: Backend> Tx<DB> {
     /// What the opening answered.
     pub(crate) fn answered(&self) -> &[i64] {
         &self.closing.saved
+    }
+
+    /// Returns whether the connection already keeps prepared statements.
+    #[cfg(feature = "queue")]
+    pub(crate) fn keeps_statements(&mut self) -> bool {
+        DB::keeps_statements(self.session.connection())
     }
 
     pub(crate) fn take_hooks(&mut self) -> Hooks {

@@ -173,7 +173,7 @@ where
         if let (Some(observation), Decision::RollBack | Decision::Abandon, Ok(outcome)) =
             (tx.observation(), &decision, &output)
         {
-            observation.tell_key(outcome.as_key_outcome());
+            observation.notify_of_key(outcome.as_key_outcome());
         }
         self.output = Some(output);
         decision
@@ -287,7 +287,7 @@ where
     let stored = sql.change(tx, sql.store_response, Some(written), row).await.map_err(Error::from)?;
     tx.expect_one(stored)?;
     if let Some(observation) = tx.observation().cloned() {
-        tx.on_commit(async move { observation.tell_key(KeyOutcome::Fresh) });
+        tx.on_commit(async move { observation.notify_of_key(KeyOutcome::Fresh) });
     }
     Ok(Outcome::Fresh(response))
 }
@@ -297,8 +297,8 @@ where
 fn tell_when_over<DB: Backend>(tx: &mut Tx<DB>, outcome: KeyOutcome) {
     if let Some(observation) = tx.observation().cloned() {
         let on_rollback = observation.clone();
-        tx.on_commit(async move { observation.tell_key(outcome) });
-        tx.on_rollback(async move { on_rollback.tell_key(outcome) });
+        tx.on_commit(async move { observation.notify_of_key(outcome) });
+        tx.on_rollback(async move { on_rollback.notify_of_key(outcome) });
     }
 }
 

@@ -21,7 +21,7 @@ impl<DB: Backend> Tx<DB> {
     /// Cancellation: the connection is closed.
     pub(crate) async fn explain(&mut self, failure: Failure) -> Failure {
         let is_told = failure.kind() != FailureKind::Deadlock || failure.deadlock().is_some();
-        if is_told || self.state.lost_its_place() {
+        if is_told || self.state.session_is_unusable() {
             return failure;
         }
         // It was met by this transaction, so it is no older; and the answer may be on its way for so long.
@@ -29,7 +29,7 @@ impl<DB: Backend> Tx<DB> {
         let Some(asking) = DB::latest_deadlock(age) else { return failure };
         let failed = self.state.failed_statement();
         // An answer that does not come leaves the question on its way, which is the end of the connection.
-        self.state.question(true);
+        self.state.set_in_flight(true);
         let connection = self.session.connection();
         let answered = timeout(ASKING_LIMIT, async {
             // Whoever may not look is refused, and that was all. A broken connection is not given back by the
@@ -40,7 +40,7 @@ impl<DB: Backend> Tx<DB> {
             Some(report)
         });
         let Ok(report) = answered.await else { return failure };
-        self.state.question(false);
+        self.state.set_in_flight(false);
         failure.with_deadlock(report)
     }
 }

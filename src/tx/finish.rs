@@ -174,17 +174,17 @@ impl<DB: Backend> Tx<DB> {
     /// Cancellation: the connection is closed.
     pub(crate) async fn look_for_unseen(&mut self, converted: Option<Failure>) -> Unseen {
         if !self.state.is_unwatched()
-            || self.state.lost_its_place()
+            || self.state.session_is_unusable()
             || self.state.is_streaming.load(Ordering::Acquire)
             || self.state.over().is_some_and(DB::rolls_back_everything)
         {
             return Unseen::Nothing;
         }
-        self.state.question(true);
+        self.state.set_in_flight(true);
         let asked = self.step(StepKind::Control, DB::GUARD.sql.to_owned());
         // A server that does not answer loses the connection, as the question stays on its way.
         let Ok(reply) = timeout(ROLLBACK_LIMIT, asked).await else { return Unseen::Nothing };
-        self.state.question(false);
+        self.state.set_in_flight(false);
         let answer = reply.error.as_ref().map(failure_or_other::<DB>);
         if (DB::GUARD.has_ended)(answer.as_ref()) {
             self.state.distrust_session();
@@ -208,7 +208,7 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) fn rollback(mut self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             // What is left of a stream may have no end.
-            if self.state.lost_its_place() || self.state.is_streaming.load(Ordering::Acquire) {
+            if self.state.session_is_unusable() || self.state.is_streaming.load(Ordering::Acquire) {
                 if !self.state.is_in_flight() {
                     self.session.close();
                 }

@@ -22,7 +22,7 @@ pub(super) async fn set<DB: Backend>(state: &mut TxState, connection: &mut DB::C
 }
 
 /// Looks whether the savepoint is still there, in front of whatever comes next.
-pub(super) async fn look<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
+pub(super) async fn check<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
     let Some(Probe { release, reset, .. }) = DB::PROBE else { return };
     if state.over().is_some() {
         return;
@@ -44,7 +44,7 @@ async fn send<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection,
     state.begin_statement(|| sql.into_sql_str());
     let reply = DB::send_text(connection, sql.to_owned()).await;
     let failure = reply.error.as_ref().map(failure_or_other::<DB>);
-    state.question(false);
+    state.set_in_flight(false);
     if let Some(observation) = state.observation() {
         observation.answered(failure.as_ref());
     }

@@ -11,10 +11,10 @@ use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
 
+use super::admit::admit_control;
 use super::executor::StatementParts;
 #[cfg(feature = "testing")]
-use super::scope::Scope;
-use super::state::admit_control;
+use super::savepoint_scope::SavepointScope;
 use super::{ScopeFn, Tx, send};
 
 impl<DB: Backend> Tx<DB> {
@@ -72,9 +72,9 @@ impl<DB: Backend> Tx<DB> {
             scopeguard::guard(dropped, |dropped: Arc<AtomicBool>| dropped.store(true, Ordering::Release));
         self.depth += 1;
         #[cfg(feature = "testing")]
-        let (noted, result) = {
-            let noted = Scope::open();
-            (noted.clone(), noted.hold(scope(&mut *self)).await)
+        let (recorded, result) = {
+            let open = SavepointScope::open();
+            (open.clone(), open.run(scope(&mut *self)).await)
         };
         #[cfg(not(feature = "testing"))]
         let result = scope(&mut *self).await;
@@ -84,7 +84,7 @@ impl<DB: Backend> Tx<DB> {
         let failure = self.state.over().cloned();
         #[cfg(feature = "testing")]
         if result.is_err() || failure.is_some() {
-            noted.undo();
+            recorded.undo();
         }
         match (result, failure) {
             (Ok(value), None) => {

@@ -4,18 +4,14 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use sqlx::{SqlSafeStr as _, SqlStr};
+use sqlx::SqlStr;
 
-use crate::backend::{
-    Backend, Survival, TransactionOver, WatchedQuery, failure_of, failure_or_other, with_failure,
-};
+use crate::backend::{Backend, Survival, failure_of, failure_or_other, with_failure};
 use crate::error::Error;
-use crate::failure::{ConstraintKind, Failure, FailureKind};
+use crate::failure::{Failure, FailureKind};
 use crate::telemetry::RunClock;
 
-use super::admission::{Admission, admission};
-use super::probe;
-use super::right_of_way::{RightOfWay, gave_way};
+use super::right_of_way::RightOfWay;
 
 /// The memory of one transaction.
 #[derive(Default)]
@@ -26,7 +22,7 @@ pub(super) struct TxState {
     /// Left set by a statement whose future was dropped before it was done: nothing has to notice the drop.
     in_flight: bool,
     /// A statement failed in a way that may have ended the transaction; this one, sent first, tells.
-    ask: Option<&'static str>,
+    pub(super) status_query: Option<&'static str>,
     /// A savepoint was set around a statement that may have ended the transaction.
     pub(super) is_probing: bool,
     /// The caller's hands were on the connection since the guard was last known to hold.
@@ -37,8 +33,8 @@ pub(super) struct TxState {
     pub(super) gives_way_to: Option<RightOfWay>,
     /// Each statement needs a packet of its own.
     pub(super) takes_one_at_a_time: bool,
-    /// A statement of the unit's was sent.
-    sent: bool,
+    /// A statement of the unit was sent.
+    pub(super) sent: bool,
     /// The caller's hands were on the connection.
     touched: bool,
     /// The session is not to be used again.
@@ -93,7 +89,7 @@ impl TxState {
     pub(super) fn forgive(&mut self) {
         self.over = None;
         self.last = None;
-        self.ask = None;
+        self.status_query = None;
     }
 
     /// Ends the transaction because of a text whose rows cannot be locked.
@@ -109,13 +105,11 @@ impl TxState {
 
     /// The unique violation that the last statement met, if that is what it met.
     pub(super) fn unique_violation(&self) -> Option<&Failure> {
-        self.last.as_ref().filter(|failure| {
-            failure.constraint().is_some_and(|constraint| constraint.kind == ConstraintKind::Unique)
-        })
+        self.last.as_ref().filter(|failure| failure.is_unique_violation())
     }
 
     /// The session cannot be trusted with another statement, not even a ROLLBACK.
-    pub(super) fn lost_its_place(&self) -> bool {
+    pub(super) fn session_is_unusable(&self) -> bool {
         let is_ended = |failure: &Failure| failure.ends_session();
         self.in_flight || self.distrusted || self.over.as_ref().is_some_and(is_ended)
     }
@@ -173,8 +167,8 @@ impl TxState {
 
     /// A question of the crate's own is on its way, or was answered: no statement of the unit's, and nobody
     /// is told.
-    pub(super) fn question(&mut self, on_its_way: bool) {
-        self.in_flight = on_its_way;
+    pub(super) fn set_in_flight(&mut self, in_flight: bool) {
+        self.in_flight = in_flight;
     }
 
     /// `complete` says whether all that the server has to say has been read.
@@ -211,7 +205,7 @@ impl TxState {
         self.last = Some(failure.clone());
         match DB::after(&failure) {
             Survival::Open => {}
-            Survival::Ask(statement) => self.ask = Some(statement),
+            Survival::Ask(statement) => self.status_query = Some(statement),
             Survival::Over => self.end(failure),
         }
         error
@@ -228,80 +222,6 @@ impl TxState {
         self.end(failure.clone());
         Err(Error::failed(failure, None))
     }
-}
-
-/// Lets a statement of the crate's own pass, or answers why it may not.
-pub(super) async fn admit_control<DB: Backend>(
-    state: &mut TxState,
-    connection: &mut DB::Connection,
-) -> Result<(), Error> {
-    make_sure::<DB>(state, connection).await;
-    match state.over() {
-        Some(failure) => Err(Error::failed(failure.clone(), None)),
-        None => Ok(()),
-    }
-}
-
-/// Asks whether a failed statement has ended the transaction, where nobody can tell without asking.
-async fn make_sure<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
-    probe::look::<DB>(state, connection).await;
-    let Some(statement) = state.ask.take() else { return };
-    state.begin_statement(|| statement.into_sql_str());
-    let reply = DB::send_text(connection, statement.to_owned()).await;
-    state.in_flight = false;
-    if let Some(observation) = &state.observation {
-        observation.answered(None);
-    }
-    if reply.error.is_none() {
-        state.end(Failure::new(
-            FailureKind::Aborted,
-            "a failed statement had ended the transaction, and another one was about to be run outside of it",
-        ));
-    }
-}
-
-/// Lets a statement pass, or answers why it may not.
-pub(super) async fn admit<DB: Backend>(
-    state: &mut TxState,
-    connection: &mut DB::Connection,
-    query: &WatchedQuery<DB>,
-) -> Result<(), sqlx::Error> {
-    make_sure::<DB>(state, connection).await;
-    if state.gives_way_to.as_ref().is_some_and(RightOfWay::is_taken) {
-        state.end(gave_way());
-    }
-    if state.over().is_none() {
-        match admission(query) {
-            Admission::Admitted => {}
-            Admission::SetsSavepoint => state.has_savepoints = true,
-            Admission::Unwatched if state.takes_one_at_a_time => state.end(several_on_galera()),
-            Admission::Unwatched => {
-                state.has_savepoints = true;
-                state.mark_unwatched();
-            }
-            Admission::MayEnd => {
-                state.has_savepoints = true;
-                state.mark_unwatched();
-                probe::set::<DB>(state, connection).await;
-            }
-            Admission::Refused(failure) => state.end(failure),
-        }
-    }
-    if let Some(failure) = state.over() {
-        return Err(sqlx::Error::Database(Box::new(TransactionOver(failure.clone()))));
-    }
-    state.sent = true;
-    Ok(())
-}
-
-/// On a node that aborts the transaction between two statements of one text, the second one would run outside
-/// of it, and would be stored.
-fn several_on_galera() -> Failure {
-    Failure::new(
-        FailureKind::Unsupported,
-        "several statements in one text were not sent: on a Galera cluster a conflict between two of them would go \
-         unnoticed; send them one by one",
-    )
 }
 
 impl fmt::Debug for TxState {

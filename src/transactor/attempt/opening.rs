@@ -34,7 +34,7 @@ impl<DB: Backend> Opening<'_, DB> {
     pub(super) async fn run(self) -> Result<Box<Tx<DB>>, Failure> {
         let mut replacements = self.pool.options().get_max_connections();
         loop {
-            let opening = tx::Opening {
+            let opening = tx::OpenRequest {
                 plan: self.plan,
                 attempt: self.attempt,
                 max_attempts: self.options.max_attempts(),

@@ -25,7 +25,6 @@ use crate::transactor::deadline::Timer;
 use crate::transactor::lines::Standing;
 use crate::transactor::lone::sent_once;
 use crate::transactor::options::Options;
-use crate::transactor::retry::is_unique_violation;
 use crate::transactor::tries::{AttemptOutcome, GiveUpWith, Retryable};
 use crate::transactor::{Decision, Ended, Unit};
 use crate::tx::is_used_up;
@@ -375,7 +374,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
 
     /// An id that is there already is the answer that the commit never gave.
     async fn not_opened(&mut self, failure: Failure, timer: &mut Timer) -> AttemptOutcome<Ended> {
-        if !is_unique_violation(&failure) {
+        if !failure.is_unique_violation() {
             let is_missing =
                 failure.kind() == FailureKind::Other && failure.message().contains("atomically_operation");
             let note = "make the table with `create_operation_table`";
