@@ -7,6 +7,12 @@ use std::fmt;
 
 use crate::deadlock::DeadlockReport;
 
+mod constraint;
+mod kind;
+
+pub use constraint::{Constraint, ConstraintKind};
+pub use kind::FailureKind;
+
 /// A classified failure of a transaction, with the database's code and message.
 ///
 /// Contains only text and plain data, and no values of the program. The driver's own error is returned to
@@ -21,143 +27,6 @@ pub struct Failure {
     message: String,
     constraint: Option<Box<Constraint>>,
     deadlock: Option<Box<DeadlockReport>>,
-}
-
-/// The class of a [`Failure`], the same on every database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum FailureKind {
-    /// The database could not serialize this transaction with the concurrent ones (PostgreSQL 40001,
-    /// MariaDB 1020, SQLite 517).
-    SerializationFailure,
-    /// The database rolled this transaction back to resolve a deadlock.
-    Deadlock,
-    /// A row was not found with the expected version: another transaction has changed it since it was read.
-    StaleVersion,
-    /// SQLite: another connection was writing for longer than `busy_timeout`.
-    Busy,
-    /// A lock was not granted within the lock timeout.
-    LockTimeout,
-    /// A lock that was requested with `NOWAIT` was held by another transaction.
-    LockNotAvailable,
-    /// The server cancelled the statement, because it ran for too long or on request.
-    StatementTimeout,
-    /// A constraint was violated; [`Failure::constraint`] describes it.
-    Constraint,
-    /// The connection was lost while no COMMIT was in flight, so nothing was stored.
-    ConnectionLost,
-    /// The connection was lost, or the deadline passed, while COMMIT was in flight; its outcome is unknown.
-    CommitUnknown,
-    /// No connection was available, or the server is starting, shutting down or out of a resource.
-    Unavailable,
-    /// Too many units were waiting for the same key in this process. Nothing was sent to the database.
-    Overloaded,
-    /// The server or the transaction is read-only: after a failover, or as requested.
-    ReadOnly,
-    /// The transaction had ended before its commit: by an earlier error, a statement whose future was
-    /// dropped, or an implicit commit.
-    Aborted,
-    /// A claim was taken over by another worker: its fencing token is no longer the newest.
-    StaleClaim,
-    /// The database does not support the requested feature.
-    Unsupported,
-    /// Any other error of the database.
-    Other,
-}
-
-impl FailureKind {
-    /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 17] = [
-        Self::SerializationFailure,
-        Self::Deadlock,
-        Self::StaleVersion,
-        Self::Busy,
-        Self::LockTimeout,
-        Self::LockNotAvailable,
-        Self::StatementTimeout,
-        Self::Constraint,
-        Self::ConnectionLost,
-        Self::CommitUnknown,
-        Self::Unavailable,
-        Self::Overloaded,
-        Self::ReadOnly,
-        Self::Aborted,
-        Self::StaleClaim,
-        Self::Unsupported,
-        Self::Other,
-    ];
-
-    /// Returns whether such a failure is caused by concurrent transactions on the same rows.
-    #[must_use]
-    pub const fn is_conflict(self) -> bool {
-        matches!(
-            self,
-            Self::SerializationFailure | Self::Deadlock | Self::StaleVersion | Self::Busy | Self::LockTimeout
-        )
-    }
-
-    /// Returns whether such a failure makes its session unusable: the session is lost, or its server is
-    /// shutting down or has changed its role.
-    const fn ends_session(self) -> bool {
-        self.may_hide_commit() || matches!(self, Self::ReadOnly)
-    }
-
-    /// Returns whether a commit that fails like this may have been stored.
-    pub(crate) const fn may_hide_commit(self) -> bool {
-        matches!(self, Self::ConnectionLost | Self::CommitUnknown | Self::Unavailable)
-    }
-
-    /// Returns the name of the variant in snake case, for use as a label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::SerializationFailure => "serialization_failure",
-            Self::Deadlock => "deadlock",
-            Self::StaleVersion => "stale_version",
-            Self::Busy => "busy",
-            Self::LockTimeout => "lock_timeout",
-            Self::LockNotAvailable => "lock_not_available",
-            Self::StatementTimeout => "statement_timeout",
-            Self::Constraint => "constraint",
-            Self::ConnectionLost => "connection_lost",
-            Self::CommitUnknown => "commit_unknown",
-            Self::Unavailable => "unavailable",
-            Self::Overloaded => "overloaded",
-            Self::ReadOnly => "read_only",
-            Self::Aborted => "aborted",
-            Self::StaleClaim => "stale_claim",
-            Self::Unsupported => "unsupported",
-            Self::Other => "other",
-        }
-    }
-
-    const fn describe(self) -> &'static str {
-        match self {
-            Self::SerializationFailure => "serialization failure",
-            Self::Deadlock => "deadlock",
-            Self::StaleVersion => "stale version",
-            Self::Busy => "database busy",
-            Self::LockTimeout => "lock timeout",
-            Self::LockNotAvailable => "lock not available",
-            Self::StatementTimeout => "statement timeout",
-            Self::Constraint => "constraint violation",
-            Self::ConnectionLost => "connection lost",
-            Self::CommitUnknown => "outcome of the commit unknown",
-            Self::Unavailable => "database unavailable",
-            Self::Overloaded => "overloaded",
-            Self::ReadOnly => "read only",
-            Self::Aborted => "transaction aborted",
-            Self::StaleClaim => "stale claim",
-            Self::Unsupported => "not supported",
-            Self::Other => "database error",
-        }
-    }
-}
-
-impl fmt::Display for FailureKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.describe())
-    }
 }
 
 impl Failure {
@@ -322,52 +191,6 @@ pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     text
-}
-
-/// A violated constraint: its kind and, as far as the database reports them, its name, table and columns.
-///
-/// # What each database reports
-///
-/// | | name | table | columns |
-/// |---|---|---|---|
-/// | PostgreSQL | all but not-null | all | unique, foreign key, not-null |
-/// | MySQL, MariaDB | unique, foreign key, check | foreign key, check (MariaDB) | foreign key, not-null |
-/// | SQLite | check | unique, not-null | unique, not-null |
-///
-/// On MySQL, MariaDB and SQLite these are parsed from the text of the message.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Constraint {
-    /// The kind of the constraint.
-    pub kind: ConstraintKind,
-    /// The name of the constraint, or of the index that enforces it.
-    pub name: Option<String>,
-    /// The table of the constraint.
-    pub table: Option<String>,
-    /// The columns of the constraint, in the order in which the database names them.
-    pub columns: Vec<String>,
-}
-
-impl Constraint {
-    pub(crate) const fn new(kind: ConstraintKind) -> Self {
-        Self { kind, name: None, table: None, columns: Vec::new() }
-    }
-}
-
-/// The kind of a violated constraint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ConstraintKind {
-    /// A primary key or unique constraint: a row with this key exists already.
-    Unique,
-    /// A foreign key: the parent row does not exist, or rows that refer to it still do.
-    ForeignKey,
-    /// A NOT NULL column without a value.
-    NotNull,
-    /// A `CHECK` expression, a strict column type, or a view's check option.
-    Check,
-    /// An exclusion constraint of PostgreSQL.
-    Exclusion,
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ mod shielded_commit;
 pub(crate) use admission::unreadable;
 use connection::refusal_since;
 pub(crate) use connection::{ConnectionReuse, PooledSession};
-pub(crate) use finish::{CommitOutcome, Unseen};
+pub(crate) use finish::{CommitOutcome, Unwatched};
 pub(crate) use hooks::{Hooks, TxEnd};
 use interception::send;
 pub(crate) use interception::{Attempts, Interception};

@@ -63,6 +63,7 @@ fn record(failure: &Failure) {
 fn second_connection() -> Failure {
     Failure::new(
         FailureKind::Aborted,
-        "the pool had no second connection for a unit of work that holds one already: run its queries on `tx`",
+        "the pool had no second connection for a unit of work that holds one already: run its queries on \
+         `tx`",
     )
 }

@@ -123,7 +123,7 @@ fn advice(kind: ErrorKind, failure: &Failure) -> &'static str {
         FailureKind::StatementTimeout => "; make the statement faster, or raise the limit",
         FailureKind::ConnectionLost => "; nothing was stored",
         FailureKind::CommitUnknown => {
-            "; the unit may be stored or not: check before you run it again (with `resolve_commits` a unit \
+            "; it may be stored or not: check before you run it again (with `resolve_commits` a unit \
              checks by itself)"
         }
         FailureKind::Overloaded if kind == ErrorKind::Overloaded => {

@@ -256,8 +256,8 @@ impl RunClock {
         self.observers.notify(&Event::Key { run: &self.run, outcome });
     }
 
-    /// Warns when the transaction has been idle for longer than the limit, and otherwise registers `context` to
-    /// be woken at that time.
+    /// Warns when the transaction has been idle for longer than the limit, and otherwise registers
+    /// `context` to be woken at that time.
     pub(super) fn check_idle(
         &self,
         alarm: &mut Option<Pin<Box<Sleep>>>,
@@ -279,8 +279,8 @@ impl RunClock {
         }
     }
 
-    /// Ends a pause of the transaction. If the unit blocked its task, the pause could not be reported while it
-    /// lasted, and is reported here.
+    /// Ends a pause of the transaction. If the unit blocked its task, the pause could not be reported while
+    /// it lasted, and is reported here.
     fn end_pause(&self, go_on: impl FnOnce(&mut ClockState, Duration)) {
         let mut state = self.state();
         let idle = state.idle_since.take().map(|since| since.elapsed()).unwrap_or_default();

@@ -25,8 +25,8 @@ mod with {
     use crate::events::{Event, Observer, Run, RunOutcome, Summary, UnitEvent};
     use crate::failure::{Failure, FailureKind};
 
-    const WAITS_FOR_ITSELF: &str = "; all connections of its pool are in use: if the unit runs a query on the \
-                                    pool, it waits for itself; run it on `tx` instead";
+    const WAITS_FOR_ITSELF: &str = "; all connections of its pool are in use: if the unit runs a query on \
+     the pool, it waits for itself; run it on `tx` instead";
 
     /// The span of a run or of an attempt.
     #[derive(Debug, Clone)]
@@ -100,8 +100,8 @@ mod with {
     pub(in crate::telemetry) fn observer_panicked() {
         error!(
             target: "atomically",
-            "an observer panicked: the observed unit or worker and the other observers are not affected; the observer is \
-             called again for the next event, and its further panics are not logged"
+            "an observer panicked: the observed unit or worker and the other observers are not affected; \
+             the observer is called again for the next event, and its further panics are not logged"
         );
     }
 
@@ -188,10 +188,16 @@ mod with {
                 "{run}: {error}"
             ),
             (RunOutcome::Exhausted | RunOutcome::DeadlineExceeded | RunOutcome::BudgetSpent, Some(error)) => {
-                warn!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {error}");
+                warn!(
+                    target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what,
+                    "{run}: {error}"
+                );
             }
             (_, Some(error)) => {
-                debug!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {error}");
+                debug!(
+                    target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what,
+                    "{run}: {error}"
+                );
             }
             (_, None) => {
                 let ended = match outcome {

@@ -35,9 +35,9 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     }
     let read = Statements::of(DB::SYNTAX, text);
     // A server that prepares one statement rejects a text with more before it executes any.
-    let seen = if may_hold_several { read.statements.len() } else { read.firsts };
-    let seen = &read.statements[..seen];
-    if let Some(failure) = seen.iter().find_map(refusal::<DB>) {
+    let executed = if may_hold_several { read.statements.len() } else { read.firsts };
+    let executed = &read.statements[..executed];
+    if let Some(failure) = executed.iter().find_map(refusal::<DB>) {
         return Admission::Refused(failure);
     }
     let stays_inside =
@@ -45,13 +45,13 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     let other = || Statements::under_unusual_settings(DB::SYNTAX, text);
     let is_certain = |other: Statements<'_>| other.complete && other.statements.iter().all(stays_inside);
     let may_end = !read.complete
-        || !seen.iter().all(stays_inside)
+        || !executed.iter().all(stays_inside)
         || (may_hold_several && !other().is_none_or(is_certain));
     if may_end {
         Admission::MayEnd
     } else if may_hold_several && read.count > 1 {
         Admission::Unwatched
-    } else if seen.iter().any(|statement| statement.begins(&["SAVEPOINT"])) {
+    } else if executed.iter().any(|statement| statement.begins(&["SAVEPOINT"])) {
         Admission::SetsSavepoint
     } else {
         Admission::Admitted
@@ -80,8 +80,8 @@ fn refusal<DB: Backend>(statement: &Statement<'_>) -> Option<Failure> {
             statement.title()
         ),
         TransactionEffect::TouchesGuard => format!(
-            "{} was not sent: savepoints whose names begin with atomically_ are reserved; use another name, or \
-             `tx.savepoint`",
+            "{} was not sent: savepoints whose names begin with atomically_ are reserved; use another \
+             name, or `tx.savepoint`",
             statement.title()
         ),
         TransactionEffect::CommitsImplicitly => format!(

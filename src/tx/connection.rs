@@ -70,7 +70,8 @@ impl<DB: Backend> PooledSession<DB> {
         if let Some(open) = reuse.take() {
             return Ok(Self::of(open, reuse));
         }
-        // `try_acquire` skips the ping, but also the `before_acquire` callback, which the pool does not reveal.
+        // `try_acquire` skips the ping, but also the `before_acquire` callback, which the pool does not
+        // reveal.
         let skips_ping = reuse.is_on() && pool.options().get_test_before_acquire();
         match skips_ping.then(|| pool.try_acquire()).flatten() {
             Some(connection) => Ok(Self::of(OpenConnection::new(connection, pool), reuse)),

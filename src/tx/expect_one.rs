@@ -44,8 +44,8 @@ impl<DB: Backend> Tx<DB> {
             rows => Failure::new(
                 FailureKind::Aborted,
                 format!(
-                    "expected to change one row, changed {rows}: narrow the WHERE to one row (an upsert or a REPLACE \
-                     on MySQL and MariaDB counts 2 for each row that it changes)"
+                    "expected to change one row, changed {rows}: narrow the WHERE to one row (an upsert \
+                     or a REPLACE on MySQL and MariaDB counts 2 for each row that it changes)"
                 ),
             ),
         };
@@ -58,9 +58,9 @@ impl<DB: Backend> Tx<DB> {
             Some(column) => Failure::new(
                 FailureKind::Aborted,
                 format!(
-                    "no row was changed, and a retry would not change one either: {column} is compared with NULL, \
-                     which equals nothing; set {column} in these rows and declare it NOT NULL, or compare it \
-                     with IS NULL"
+                    "no row was changed, and a retry would not change one either: {column} is compared \
+                     with NULL, which equals nothing; set {column} in these rows and declare it NOT NULL, \
+                     or compare it with IS NULL"
                 ),
             ),
             None => Failure::new(FailureKind::StaleVersion, "expected to change one row, changed none")

@@ -38,9 +38,9 @@ pub(crate) enum CommitOutcome {
 
 /// What unwatched statements did to their transaction.
 #[derive(Debug)]
-pub(crate) enum Unseen {
+pub(crate) enum Unwatched {
     /// The transaction is open, and none of them failed.
-    Nothing,
+    Unchanged,
     /// One of them failed in a way that ends the transaction.
     Failed(Failure),
     /// One of them has ended the transaction, so the unit's changes are stored, all or in part. This
@@ -172,32 +172,32 @@ impl<DB: Backend> Tx<DB> {
     /// Costs a round trip if the unit has used the connection itself, and nothing otherwise.
     ///
     /// Cancellation: the connection is closed.
-    pub(crate) async fn look_for_unseen(&mut self, converted: Option<Failure>) -> Unseen {
+    pub(crate) async fn check_unwatched(&mut self, converted: Option<Failure>) -> Unwatched {
         if !self.state.is_unwatched()
             || self.state.session_is_unusable()
             || self.state.is_streaming.load(Ordering::Acquire)
             || self.state.over().is_some_and(DB::rolls_back_everything)
         {
-            return Unseen::Nothing;
+            return Unwatched::Unchanged;
         }
         self.state.set_in_flight(true);
-        let asked = self.step(StepKind::Control, DB::GUARD.sql.to_owned());
+        let check = self.step(StepKind::Control, DB::GUARD.sql.to_owned());
         // If the server does not answer, the statement stays in flight, which closes the connection.
-        let Ok(reply) = timeout(ROLLBACK_LIMIT, asked).await else { return Unseen::Nothing };
+        let Ok(reply) = timeout(ROLLBACK_LIMIT, check).await else { return Unwatched::Unchanged };
         self.state.set_in_flight(false);
         let answer = reply.error.as_ref().map(failure_or_other::<DB>);
         if (DB::GUARD.has_ended)(answer.as_ref()) {
             self.state.distrust_session();
             return match converted {
-                Some(failure) if DB::rolls_back_everything(&failure) => Unseen::Failed(failure),
-                _ => Unseen::Ended(ended_unseen("rollback", answer.as_ref())),
+                Some(failure) if DB::rolls_back_everything(&failure) => Unwatched::Failed(failure),
+                _ => Unwatched::Ended(ended_unseen("rollback", answer.as_ref())),
             };
         }
         match converted {
             // If this transaction has seen no error, the unit converted an error of another database.
-            Some(_) if DB::EVERY_ERROR_ABORTS && answer.is_none() => Unseen::Nothing,
-            Some(failure) => Unseen::Failed(failure),
-            None => Unseen::Nothing,
+            Some(_) if DB::EVERY_ERROR_ABORTS && answer.is_none() => Unwatched::Unchanged,
+            Some(failure) => Unwatched::Failed(failure),
+            None => Unwatched::Unchanged,
         }
     }
 
@@ -255,9 +255,9 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
         return CommitOutcome::Unknown(unanswered());
     };
     let failure = failure_or_other::<DB>(error);
-    let spoke = matches!(error, sqlx::Error::Database(_));
+    let is_from_server = matches!(error, sqlx::Error::Database(_));
     let at_the_guard = reply.completed < before_commit;
-    if at_the_guard && spoke && (failure.is_definite() || !failure.ends_session()) {
+    if at_the_guard && is_from_server && (failure.is_definite() || !failure.ends_session()) {
         let has_ended = (DB::GUARD.has_ended)(Some(&failure));
         let is_aborted = matches!(failure.kind(), FailureKind::Aborted | FailureKind::Other);
         return CommitOutcome::Refused(match (has_ended, is_aborted) {
@@ -266,9 +266,9 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
             (false, false) => failure,
         });
     }
-    if spoke && failure.kind() == FailureKind::Aborted && before_commit == 0 {
+    if is_from_server && failure.kind() == FailureKind::Aborted && before_commit == 0 {
         CommitOutcome::Refused(ended_unseen("commit", Some(&failure)))
-    } else if spoke && failure.is_definite() {
+    } else if is_from_server && failure.is_definite() {
         CommitOutcome::Refused(failure)
     } else {
         CommitOutcome::Unknown(failure.into_commit_unknown())
@@ -276,22 +276,23 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
 }
 
 /// The failure if the transaction is still the one that was opened, but has failed.
-fn failed_unseen(said: &Failure) -> Failure {
+fn failed_unseen(reported: &Failure) -> Failure {
     let message = format!(
-        "a statement on the connection itself had failed, so nothing was stored. The server reported: {said}"
+        "a statement on the connection itself had failed, so nothing was stored. The server reported: \
+         {reported}"
     );
     Failure::new(FailureKind::Aborted, message)
 }
 
 /// The failure if the transaction is no longer the one that was opened.
-pub(super) fn ended_unseen(before: &str, said: Option<&Failure>) -> Failure {
-    let said = said.map(|failure| format!(" The server reported: {failure}")).unwrap_or_default();
+pub(super) fn ended_unseen(before: &str, reported: Option<&Failure>) -> Failure {
+    let reported = reported.map(|failure| format!(" The server reported: {failure}")).unwrap_or_default();
     Failure::new(
         FailureKind::Aborted,
         format!(
             "something ended the transaction before its {before} (a statement that commits implicitly, or an \
              error on the connection itself); statements that ran outside of it may be stored: check before \
-             you run the unit again.{said}"
+             you run the unit again.{reported}"
         ),
     )
 }

@@ -10,6 +10,9 @@ use crate::backend::{Backend, Injected, Provocation, Reply, WatchedQuery, failur
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Fault, Interceptors, Next, StatementAnswer, Step, StepKind, TransactionToken};
 
+/// The result of a statement, once the driver has it.
+type SqlxFuture<'a, T> = BoxFuture<'a, Result<T, sqlx::Error>>;
+
 /// The interceptors of one transaction, and what its steps have in common.
 pub(crate) struct Interception {
     interceptors: Interceptors,
@@ -77,7 +80,7 @@ impl Interception {
         connection: &mut DB::Connection,
         query: &WatchedQuery<DB>,
         describe: fn(&T) -> StatementAnswer,
-        run: impl for<'x> Fn(&'x mut DB::Connection, WatchedQuery<DB>) -> BoxFuture<'x, Result<T, sqlx::Error>>,
+        run: impl for<'x> Fn(&'x mut DB::Connection, WatchedQuery<DB>) -> SqlxFuture<'x, T>,
     ) -> Result<T, sqlx::Error> {
         let step = self.statement(query);
         let mut fault = self.before(&step).await;

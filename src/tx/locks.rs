@@ -204,8 +204,9 @@ impl<DB: Backend> Tx<DB> {
         let (databases, isolation) = (DB::SYNTAX.databases(), self.closing.plan.isolation);
         let message = match DB::snapshot_age(isolation) {
             SnapshotAge::Older => format!(
-                "an advisory lock does not protect what is read at {isolation} on {databases}: the snapshot is \
-                 taken before the lock is waited for; run the unit at READ COMMITTED or SERIALIZABLE"
+                "an advisory lock does not protect what is read at {isolation} on {databases}: the \
+                 snapshot is taken before the lock is waited for; run the unit at READ COMMITTED or \
+                 SERIALIZABLE"
             ),
             SnapshotAge::OfTheFirstStatement if self.state.has_sent() => format!(
                 "an advisory lock does not protect what is read at {isolation} on {databases} when other \

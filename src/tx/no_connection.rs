@@ -56,8 +56,8 @@ fn explain_wait<DB: Backend>(pool: &Pool<DB>, since: Instant) -> String {
     match refusal_since(identity(pool), since) {
         Some(reason) => {
             format!(
-                "could not connect to {address}: {reason} (pool: {open} of {max} connections open); check that \
-                 the server is running and listens on that address"
+                "could not connect to {address}: {reason} (pool: {open} of {max} connections open); check \
+                 that the server is running and listens on that address"
             )
         }
         None if is_used_up(pool) => format!(

@@ -25,7 +25,7 @@ pub(crate) struct OpenRequest<'a> {
     pub(crate) max_attempts: u32,
     pub(crate) marker: Option<CommitMarker>,
     /// Whether the transaction may wait at the gate, open and idle, before its unit begins.
-    pub(crate) waits_in_line: bool,
+    pub(crate) waits_at_gate: bool,
     /// Set once a connection was acquired.
     pub(crate) connected: &'a AtomicBool,
     /// The runs of the same unit that take precedence.
@@ -50,7 +50,7 @@ impl OpenRequest<'_> {
     }
 
     fn idle_limit_query<DB: Backend>(&self) -> Option<&'static str> {
-        DB::ASK_IDLE_LIMIT.filter(|_| self.waits_in_line)
+        DB::ASK_IDLE_LIMIT.filter(|_| self.waits_at_gate)
     }
 
     fn text<DB: Backend>(&self, limits: &Limits) -> Result<String, Failure> {

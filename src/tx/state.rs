@@ -69,8 +69,9 @@ impl TxState {
         if self.over.is_none() {
             let dropped = if self.in_flight {
                 Some(
-                    "the future of a statement was dropped before the statement had ended, which continues in \
-                     the server; await it to its end, or limit it with `Options::statement_timeout`",
+                    "the future of a statement was dropped before the statement had ended, which \
+                     continues in the server; await it to its end, or limit it with \
+                     `Options::statement_timeout`",
                 )
             } else if self.scope_dropped.as_ref().is_some_and(|dropped| dropped.load(Ordering::Acquire)) {
                 Some("the future of a savepoint was dropped before it had ended; await it to its end")

@@ -69,8 +69,10 @@ impl<F: Clone + Send + Sync> Repeatable for F {}
 /// An async closure over a transaction that returns a `Result`: the bound of [`Tx::savepoint`].
 ///
 /// Implemented for every such closure.
+#[rustfmt::skip] // rustfmt joins the bounds into a line that is longer than its own limit.
 pub trait ScopeFn<DB: Backend, T, E>:
-    for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E> + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
+    for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+    + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
 {
 }
 

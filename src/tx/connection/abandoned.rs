@@ -29,8 +29,9 @@ pub(super) const SERVER_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Why not close it at once?
 ///
-/// Closing the socket does not end a statement. One that waits for a lock goes on waiting, in a server session
-/// that no pool counts. Callers that often give up on one locked row would fill the server with such sessions.
+/// Closing the socket does not end a statement. One that waits for a lock goes on waiting, in a server
+/// session that no pool counts. Callers that often give up on one locked row would fill the server with
+/// such sessions.
 pub(super) fn close_when_done<DB: Backend>(
     connection: PoolConnection<DB>,
     pool: &Pool<DB>,

@@ -32,8 +32,8 @@ const SETTLING: Duration = Duration::from_millis(100);
 
 /// A check for the end of an outage, shared by all runs that wait for their pool to open a connection.
 ///
-/// Yields true if the pool, whose attempts become less and less frequent, may not have noticed that the server
-/// is back, and false if opening a connection merely takes time.
+/// Yields true if the pool, whose attempts become less and less frequent, may not have noticed that the
+/// server is back, and false if opening a connection merely takes time.
 pub(super) type OutageCheck = Shared<BoxFuture<'static, bool>>;
 
 /// Joins the check of this pool that is in progress, or starts one.

@@ -37,10 +37,10 @@ const MAX_YIELDS: u32 = 4;
 ///
 /// # Limits
 ///
-/// A connection returns to the pool after [`MAX_RUNS`] or [`MAX_REUSE_TIME`], whichever comes first, so that
-/// other users of the pool are not starved and the pool's `max_lifetime` still applies. The first limit is for
-/// short runs, for which it leaves one ping in 32; the second is for long runs, for which a round trip does
-/// not matter.
+/// A connection returns to the pool after [`MAX_RUNS`] or [`MAX_REUSE_TIME`], whichever comes first, so
+/// that other users of the pool are not starved and the pool's `max_lifetime` still applies. The first
+/// limit is for short runs, for which it leaves one ping in 32; the second is for long runs, for which a
+/// round trip does not matter.
 ///
 /// # Waiting
 ///
