@@ -177,8 +177,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Returns the text of an error followed by those of its sources: `sending the receipt: connection
-/// refused`. A source whose text is contained already is left out.
+/// Returns the text of an error followed by those of its sources:
+/// `sending the receipt: connection refused`. A source whose text is contained already is left out.
 pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,7 +1,7 @@
 //! `&mut Tx` as a [`sqlx::Executor`].
 //!
-//! One implementation for all databases: [`Wire`](crate::backend::Wire) hides the bound that `&mut
-//! DB::Connection` is an executor.
+//! One implementation for all databases: [`Wire`](crate::backend::Wire) hides the bound that
+//! `&mut DB::Connection` is an executor.
 
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;

@@ -278,8 +278,8 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
 /// The failure if the transaction is still the one that was opened, but has failed.
 fn failed_unseen(reported: &Failure) -> Failure {
     let message = format!(
-        "a statement on the connection itself had failed, so nothing was stored. The server reported: \
-         {reported}"
+        "a statement that the transaction did not see had failed, so nothing was stored. The server \
+         reported: {reported}"
     );
     Failure::new(FailureKind::Aborted, message)
 }
@@ -291,8 +291,8 @@ pub(super) fn ended_unseen(before: &str, reported: Option<&Failure>) -> Failure 
         FailureKind::Aborted,
         format!(
             "something ended the transaction before its {before} (a statement that commits implicitly, or an \
-             error on the connection itself); statements that ran outside of it may be stored: check before \
-             you run the unit again.{reported}"
+             error that the transaction did not see); statements that ran outside of it may be stored: check \
+             before you run the unit again.{reported}"
         ),
     )
 }

@@ -29,9 +29,9 @@ impl<DB: Backend> Tx<DB> {
     /// Adds the strategy's row lock to a `SELECT` whose rows the unit is going to change, and returns the
     /// text.
     ///
-    /// Under [`Pessimistic`](crate::Pessimistic) the lock is `FOR NO KEY UPDATE` on PostgreSQL and `FOR
-    /// UPDATE` on MySQL and MariaDB, appended to the text. Under the other strategies, and on SQLite, the
-    /// text is returned unchanged.
+    /// Under [`Pessimistic`](crate::Pessimistic) the lock is `FOR NO KEY UPDATE` on PostgreSQL and
+    /// `FOR UPDATE` on MySQL and MariaDB, appended to the text. Under the other strategies, and on SQLite,
+    /// the text is returned unchanged.
     ///
     /// # Texts that cannot be locked
     ///

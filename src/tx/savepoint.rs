@@ -70,7 +70,7 @@ impl<DB: Backend> Tx<DB> {
         self.control(format!("SAVEPOINT {name}")).await?;
 
         let dropped = self.state.watch_for_drops();
-        let left_open =
+        let on_drop =
             scopeguard::guard(dropped, |dropped: Arc<AtomicBool>| dropped.store(true, Ordering::Release));
         self.depth += 1;
         #[cfg(feature = "testing")]
@@ -81,7 +81,7 @@ impl<DB: Backend> Tx<DB> {
         #[cfg(not(feature = "testing"))]
         let result = scope(&mut *self).await;
         self.depth -= 1;
-        ScopeGuard::into_inner(left_open);
+        ScopeGuard::into_inner(on_drop);
 
         let failure = self.state.over().cloned();
         #[cfg(feature = "testing")]

@@ -39,9 +39,9 @@ pub(super) struct TxState {
     /// The unit has sent a statement.
     pub(super) sent: bool,
     /// The unit has used the connection itself.
-    touched: bool,
+    used_directly: bool,
     /// The session must not be used again.
-    distrusted: bool,
+    is_unusable: bool,
     /// A stream was dropped with rows unread.
     unread: bool,
     /// The same for the connection when it is closed; set from the first row on.
@@ -114,13 +114,13 @@ impl TxState {
 
     /// Returns whether the session cannot execute another statement, not even ROLLBACK.
     pub(super) fn session_is_unusable(&self) -> bool {
-        self.in_flight || self.distrusted || self.over.as_ref().is_some_and(Failure::ends_session)
+        self.in_flight || self.is_unusable || self.over.as_ref().is_some_and(Failure::ends_session)
     }
 
     /// Marks the session as unusable: something has ended the transaction unseen, and may have left more on
     /// the session than a rollback undoes.
     pub(super) fn distrust_session(&mut self) {
-        self.distrusted = true;
+        self.is_unusable = true;
     }
 
     pub(super) fn end(&mut self, failure: Failure) {
@@ -128,7 +128,7 @@ impl TxState {
     }
 
     pub(super) fn mark_unwatched(&mut self) {
-        self.touched = true;
+        self.used_directly = true;
     }
 
     /// Returns whether a part of the unit may be stored despite this failure, because it has rolled
@@ -139,7 +139,7 @@ impl TxState {
 
     /// Returns whether unwatched statements ran, or may have run.
     pub(super) fn is_unwatched(&self) -> bool {
-        self.touched || self.unread
+        self.used_directly || self.unread
     }
 
     /// Returns the text of the last statement, unless unwatched statements may have run after it.
@@ -149,7 +149,7 @@ impl TxState {
 
     /// Returns whether the unit has sent a statement, or may have.
     pub(super) fn has_sent(&self) -> bool {
-        self.sent || self.touched
+        self.sent || self.used_directly
     }
 
     /// Records that a statement is sent. `sql` is called only if the run is observed.

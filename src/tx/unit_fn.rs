@@ -85,7 +85,7 @@ impl<DB: Backend, T, E, F> ScopeFn<DB, T, E> for F where
 /// A unit of work: an async closure over a transaction that can be retried. The bound of
 /// [`run`](crate::TransactorExt::run).
 ///
-/// Implemented for every such closure. Use it for functions of your own around `run`:
+/// Implemented for every such closure. Use it as the bound of your own functions around `run`:
 ///
 /// ```
 /// use atomically::{Error, Transactor, TransactorExt as _, UnitFn};
