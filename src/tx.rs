@@ -217,8 +217,8 @@ impl<DB: Backend> Tx<DB> {
     }
 
     /// Returns the clock of the run, if it is observed.
-    pub(crate) fn observation(&self) -> Option<&Arc<RunClock>> {
-        self.state.observation()
+    pub(crate) fn run_clock(&self) -> Option<&Arc<RunClock>> {
+        self.state.run_clock()
     }
 
     /// Returns the lock timeout that was set for this transaction.

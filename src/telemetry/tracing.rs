@@ -26,7 +26,7 @@ mod with {
     use crate::failure::{Failure, FailureKind};
 
     const WAITS_FOR_ITSELF: &str = "; all connections of its pool are in use: if the unit runs a query on \
-     the pool, it waits for itself; run it on `tx` instead";
+                                    the pool, it waits for itself; run it on `tx` instead";
 
     /// The span of a run or of an attempt.
     #[derive(Debug, Clone)]

@@ -64,8 +64,8 @@ async fn check_still_open<DB: Backend>(state: &mut TxState, connection: &mut DB:
     state.begin_statement(|| statement.into_sql_str());
     let reply = DB::send_text(connection, statement.to_owned()).await;
     state.set_in_flight(false);
-    if let Some(observation) = state.observation() {
-        observation.answered(None);
+    if let Some(run_clock) = state.run_clock() {
+        run_clock.answered(None);
     }
     if reply.error.is_none() {
         state.end(Failure::new(

@@ -115,7 +115,7 @@ impl<DB: Backend> Tx<DB> {
         }
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
         let commit = send::<DB>(interception, connection, StepKind::Commit, ending.sql.into_owned());
-        let reply = last_step(self.state.observation(), pin!(commit)).await;
+        let reply = last_step(self.state.run_clock(), pin!(commit)).await;
         let outcome = outcome::<DB>(&reply, ending.before_commit);
         match (&outcome, &reply.error) {
             (CommitOutcome::Done, None) => match ending.after {
@@ -219,7 +219,7 @@ impl<DB: Backend> Tx<DB> {
                 let (interception, connection) = (self.interception.as_ref(), self.session.connection());
                 let sql = DB::rollback(&closing).into_owned();
                 let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
-                let rollback = last_step(self.state.observation(), Box::pin(rollback));
+                let rollback = last_step(self.state.run_clock(), Box::pin(rollback));
                 let Ok(reply) = timeout(ROLLBACK_LIMIT, rollback).await else { return };
                 let refused = reply.error.as_ref().map(|error| failure_or_other::<DB>(error));
                 match refused {
@@ -238,11 +238,11 @@ impl<DB: Backend> Tx<DB> {
 /// Awaits COMMIT or ROLLBACK and measures it for the observers.
 ///
 /// The caller pins the step: moving it here would store it twice in the future of every commit.
-async fn last_step(observation: Option<&Arc<RunClock>>, step: impl Future<Output = Reply> + Unpin) -> Reply {
-    let Some(observation) = observation else { return step.await };
-    observation.ending();
-    let reply = counted(Some(observation), |times| &mut times.control, step).await;
-    observation.ended_transaction();
+async fn last_step(run_clock: Option<&Arc<RunClock>>, step: impl Future<Output = Reply> + Unpin) -> Reply {
+    let Some(run_clock) = run_clock else { return step.await };
+    run_clock.ending();
+    let reply = counted(Some(run_clock), |times| &mut times.control, step).await;
+    run_clock.ended_transaction();
     reply
 }
 

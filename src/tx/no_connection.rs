@@ -24,7 +24,7 @@ pub(crate) fn not_connected<DB: Backend>(pool: &Pool<DB>, since: Instant, error:
             ))
         }
         sqlx::Error::PoolClosed => {
-            Failure::new(FailureKind::Other, "the pool is closed; let all units end before it is closed")
+            Failure::new(FailureKind::Other, "the pool is closed; close it only after all units have ended")
         }
         sqlx::Error::Io(error) => {
             unavailable(format!("could not connect to {address}: {}", with_causes(error)))

@@ -31,7 +31,7 @@ pub(crate) struct OpenRequest<'a> {
     /// The runs of the same unit that take precedence.
     pub(crate) gives_way_to: Option<RightOfWay>,
     pub(crate) interceptors: Interceptors,
-    pub(crate) observation: Option<Arc<RunClock>>,
+    pub(crate) run_clock: Option<Arc<RunClock>>,
 }
 
 /// Why a transaction could not be opened.
@@ -45,8 +45,8 @@ pub(crate) struct NotOpened {
 impl OpenRequest<'_> {
     /// The query for the number of the server session, if an observer wants it.
     fn session_query<DB: Backend>(&self) -> Option<&'static str> {
-        let observation = self.observation.as_ref()?;
-        DB::SESSION.filter(|_| observation.wants_sessions())
+        let run_clock = self.run_clock.as_ref()?;
+        DB::SESSION.filter(|_| run_clock.wants_sessions())
     }
 
     fn idle_limit_query<DB: Backend>(&self) -> Option<&'static str> {
@@ -84,9 +84,9 @@ impl<DB: Backend> Tx<DB> {
         // A plan that the database does not support fails before anything is waited for.
         let (mut limits, requested) = (remaining(), Instant::now());
         let mut text = request.text::<DB>(&limits).map_err(NotOpened::because)?;
-        let observation = request.observation.clone();
+        let run_clock = request.run_clock.clone();
         let acquiring = PooledSession::acquire(pool, reuse);
-        let session = counted(observation.as_deref(), |times| &mut times.pool, pin!(acquiring))
+        let session = counted(run_clock.as_deref(), |times| &mut times.pool, pin!(acquiring))
             .await
             .map_err(|error| NotOpened::because(not_connected(pool, requested, &error)))?;
         request.connected.store(true, Ordering::Release);
@@ -97,11 +97,11 @@ impl<DB: Backend> Tx<DB> {
         }
         let (mut tx, connected) = (Self::on(session, pool, &request, limits).await?, Instant::now());
         let begin = send_begin::<DB>(tx.interception.as_ref(), tx.session.connection(), text, &tx.closing);
-        let mut reply = counted(observation.as_deref(), |times| &mut times.control, pin!(begin)).await;
-        if let (Some(observation), None) = (&observation, &reply.error) {
+        let mut reply = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
+        if let (Some(run_clock), None) = (&run_clock, &reply.error) {
             let query = request.session_query::<DB>().filter(|_| !reply.integers.is_empty());
             let session = query.map(|_| (identity(pool), reply.integers.remove(0)));
-            observation.opened(connected - requested, connected.elapsed(), session);
+            run_clock.opened(connected - requested, connected.elapsed(), session);
         }
         tx.closing.saved = std::mem::take(&mut reply.integers);
         if !tx.closing.saved.is_empty() {
@@ -144,7 +144,7 @@ impl<DB: Backend> Tx<DB> {
             let saved = DB::send_text(session.connection(), ask).await.integers;
             session.reset_with(DB::rollback(&Closing { saved, ..closing.clone() }));
         }
-        let mut state = TxState::new(request.observation.clone());
+        let mut state = TxState::new(request.run_clock.clone());
         state.takes_one_at_a_time = engine.is_galera;
         state.gives_way_to = request.gives_way_to.clone();
         state.is_streaming = session.streaming();

@@ -45,8 +45,8 @@ async fn send<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection,
     let reply = DB::send_text(connection, sql.to_owned()).await;
     let failure = reply.error.as_ref().map(failure_or_other::<DB>);
     state.set_in_flight(false);
-    if let Some(observation) = state.observation() {
-        observation.answered(failure.as_ref());
+    if let Some(run_clock) = state.run_clock() {
+        run_clock.answered(failure.as_ref());
     }
     let Some(failure) = failure else { return true };
     if failure.kind() == FailureKind::Aborted {

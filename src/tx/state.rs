@@ -51,16 +51,16 @@ pub(super) struct TxState {
     /// A text could not be locked; the next statement returns this failure.
     not_lockable: OnceLock<Failure>,
     /// The clock of the run, if it is observed.
-    observation: Option<Arc<RunClock>>,
+    run_clock: Option<Arc<RunClock>>,
 }
 
 impl TxState {
-    pub(super) fn new(observation: Option<Arc<RunClock>>) -> Self {
-        Self { observation, ..Self::default() }
+    pub(super) fn new(run_clock: Option<Arc<RunClock>>) -> Self {
+        Self { run_clock, ..Self::default() }
     }
 
-    pub(super) fn observation(&self) -> Option<&Arc<RunClock>> {
-        self.observation.as_ref()
+    pub(super) fn run_clock(&self) -> Option<&Arc<RunClock>> {
+        self.run_clock.as_ref()
     }
 
     /// Returns the failure that ended the transaction: the first one, since later failures are consequences
@@ -144,7 +144,7 @@ impl TxState {
 
     /// Returns the text of the last statement, unless unwatched statements may have run after it.
     pub(super) fn failed_statement(&self) -> Option<String> {
-        self.observation.as_ref().filter(|_| !self.is_unwatched())?.last_statement()
+        self.run_clock.as_ref().filter(|_| !self.is_unwatched())?.last_statement()
     }
 
     /// Returns whether the unit has sent a statement, or may have.
@@ -155,16 +155,16 @@ impl TxState {
     /// Records that a statement is sent. `sql` is called only if the run is observed.
     pub(super) fn begin_statement(&mut self, sql: impl FnOnce() -> SqlStr) {
         self.in_flight = true;
-        if let Some(observation) = &self.observation {
-            observation.sent(&sql());
+        if let Some(run_clock) = &self.run_clock {
+            run_clock.sent(&sql());
         }
     }
 
     /// Records that the unit requests more rows of the statement.
     pub(super) fn resume_statement(&mut self) {
         self.in_flight = true;
-        if let Some(observation) = &self.observation {
-            observation.resumed();
+        if let Some(run_clock) = &self.run_clock {
+            run_clock.resumed();
         }
     }
 
@@ -188,11 +188,11 @@ impl TxState {
         self.unread = !complete;
         self.last = None;
         let result = result.map_err(|error| self.record_error::<DB>(error, nowait));
-        if let Some(observation) = &self.observation {
+        if let Some(run_clock) = &self.run_clock {
             if complete || result.is_err() {
-                observation.answered(self.last.as_ref());
+                run_clock.answered(self.last.as_ref());
             } else {
-                observation.paused();
+                run_clock.paused();
             }
         }
         result
@@ -218,8 +218,8 @@ impl TxState {
     pub(super) fn end_control<DB: Backend>(&mut self, error: Option<sqlx::Error>) -> Result<(), Error> {
         self.in_flight = false;
         let failure = error.as_ref().map(failure_or_other::<DB>);
-        if let Some(observation) = &self.observation {
-            observation.answered(failure.as_ref());
+        if let Some(run_clock) = &self.run_clock {
+            run_clock.answered(failure.as_ref());
         }
         let Some(failure) = failure else { return Ok(()) };
         self.end(failure.clone());

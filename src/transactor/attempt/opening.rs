@@ -43,7 +43,7 @@ impl<DB: Backend> Opening<'_, DB> {
                 connected: self.connected,
                 gives_way_to: self.gives_way_to.clone(),
                 interceptors: self.options.interceptors().clone(),
-                observation: self.observation.clone(),
+                run_clock: self.observation.clone(),
             };
             let limits = || self.options.limits(self.clock.server_limit());
             match Tx::open(self.pool, self.reuse, opening, limits).await {
