@@ -86,7 +86,7 @@ pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
 /// statements and between comments: return `Ok` to commit and `Err` to roll back. So do `SET autocommit`,
 /// `XA`, savepoints whose names begin with `atomically_`, and, on MySQL and MariaDB, statements that commit
 /// implicitly: DDL other than for temporary tables, `LOCK TABLES`, `GRANT`, `ANALYZE TABLE` and
-/// [others](https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html). Run those on the pool.
+/// [others](https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html). Run such statements on the pool.
 ///
 /// On MySQL and MariaDB a procedure may still commit (`CALL`, `EXECUTE`). The next statement detects that,
 /// and the unit fails with [`Aborted`](crate::ErrorKind::Aborted). After a deadlock inside of a procedure

@@ -215,7 +215,7 @@ impl<DB: Backend> Explore<'_, DB> {
     /// Notes what of this schedule an exploration does not speak of.
     fn note(&self, log: &Log, unseen: Vec<(usize, String)>, report: &mut Report) {
         for (client, what) in unseen {
-            let gap = Gap::Unwatched { client: self.clients[client].name.clone(), what };
+            let gap = Gap::Unseen { client: self.clients[client].name.clone(), what };
             if !report.gaps.contains(&gap) {
                 report.gaps.push(gap);
             }

@@ -25,7 +25,7 @@ pub enum Gap {
     },
     /// Several statements, or what may be several, ran as one step. See
     /// [`allow_unseen_statements`](super::Explore::allow_unseen_statements).
-    Unwatched {
+    Unseen {
         /// The client.
         client: String,
         /// The text, or the method that leads past the exploration.
@@ -44,7 +44,7 @@ impl Accepted {
         match gap {
             Gap::Schedules { .. } => self.schedules,
             Gap::Preemptions { .. } => true,
-            Gap::Unwatched { .. } => self.unseen,
+            Gap::Unseen { .. } => self.unseen,
             Gap::Diverged { .. } => false,
         }
     }
@@ -59,7 +59,7 @@ impl Gap {
                  set `max_schedules` yourself"
             ),
             Self::Preemptions { .. } | Self::Diverged { .. } => self.to_string(),
-            Self::Unwatched { .. } => format!(
+            Self::Unseen { .. } => format!(
                 "{self}; send the statements one by one, or agree to it with `allow_unseen_statements`"
             ),
         }
@@ -73,7 +73,7 @@ impl fmt::Display for Gap {
             Self::Preemptions { limit } => {
                 write!(f, "schedules with more than {limit} preemptions were left out")
             }
-            Self::Unwatched { client, what } => {
+            Self::Unseen { client, what } => {
                 write!(f, "what others do in the middle of {what} of {client} was not explored")
             }
             Self::Diverged { schedules } => {
