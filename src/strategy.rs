@@ -51,8 +51,32 @@ pub struct Limits {
     pub statement: Option<Duration>,
     /// For each pause between two statements.
     pub idle: Option<Duration>,
-    /// For each wait for a lock, as far as is known what sessions of this pool have set for themselves.
-    pub own_lock: Option<Duration>,
+    /// What the session itself limits each wait for a lock to.
+    pub own_lock: OwnLockLimit,
+}
+
+/// What is known of the limit for lock waits that a session has of its own; `None` stands for no limit.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnLockLimit {
+    /// Another session of the pool has reported it: it is likely to be this one's too.
+    Likely(Option<Duration>),
+    /// This session has reported it, and nothing can have changed it since.
+    Known(Option<Duration>),
+}
+
+impl Default for OwnLockLimit {
+    fn default() -> Self {
+        Self::Likely(None)
+    }
+}
+
+impl OwnLockLimit {
+    pub(crate) const fn limit(self) -> Option<Duration> {
+        match self {
+            Self::Likely(limit) | Self::Known(limit) => limit,
+        }
+    }
 }
 
 impl Limits {

@@ -6,7 +6,9 @@
 use std::fmt::Debug;
 
 use sqlx::error::BoxDynError;
-use sqlx::{Arguments as _, Column as _, ColumnIndex, Database, Decode, Encode, Row as _, Type};
+use sqlx::{
+    Arguments as _, Column as _, ColumnIndex, Database, Decode, Encode, Row as _, Type, ValueRef as _,
+};
 
 use super::values::{hex, quoted};
 
@@ -50,6 +52,9 @@ pub trait Codec: Database<Arguments: Clone + Debug + Sync, Statement: Sync> {
     /// Appends a value to the arguments of a statement.
     fn bind(arguments: &mut Self::Arguments, value: Value) -> Result<(), BoxDynError>;
 
+    /// Whether a column holds text.
+    fn is_text(row: &Self::Row, column: usize) -> bool;
+
     /// Decodes an integer of any width; `None` is NULL.
     fn integer(row: &Self::Row, column: usize) -> Result<Option<i64>, sqlx::Error>;
 
@@ -85,6 +90,10 @@ where
             Value::Text(text) => arguments.add(text),
             Value::Bytes(bytes) => arguments.add(bytes),
         }
+    }
+
+    fn is_text(row: &DB::Row, column: usize) -> bool {
+        row.try_get_raw(column).is_ok_and(|value| String::compatible(&value.type_info()))
     }
 
     fn integer(row: &DB::Row, column: usize) -> Result<Option<i64>, sqlx::Error> {

@@ -184,10 +184,10 @@ where
             while let Some(answer) = answers.next().await {
                 match answer {
                     Ok(Either::Left(_)) => reply.completed += 1,
-                    Ok(Either::Right(row)) => match DB::integer(&row, 0) {
-                        Ok(integer) => reply.integers.extend(integer),
-                        Err(_) => reply.texts.extend(DB::text(&row, 0).ok().flatten()),
-                    },
+                    Ok(Either::Right(row)) if DB::is_text(&row, 0) => {
+                        reply.texts.extend(DB::text(&row, 0).ok().flatten());
+                    }
+                    Ok(Either::Right(row)) => reply.integers.extend(DB::integer(&row, 0).ok().flatten()),
                     Err(error) => reply.error = Some(error),
                 }
             }

@@ -26,7 +26,9 @@ pub(super) const COSTLY: Duration = Duration::from_millis(50);
 /// # Why only then?
 ///
 /// The order in which a unit locks its rows is a property of its code, so units are told apart by where they
-/// are started. While deadlocks are rare, most runs of a unit never meet anybody in this line.
+/// are started. While deadlocks are rare, most runs of a unit never wait in this line.
+///
+/// A line is kept once it exists: there are no more of them than places in the program that start units.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DeadlockLine(Arc<Mutex<HashMap<u64, Arc<Line>>>>);
 
@@ -39,9 +41,7 @@ struct Line {
 /// One run of a unit, at its line; dropping it lets the next one go.
 #[derive(Debug)]
 pub(super) struct Turn {
-    lines: DeadlockLine,
-    unit: u64,
-    line: Option<Arc<Line>>,
+    line: Arc<Line>,
     is_victim: bool,
     waits: bool,
     permit: Option<OwnedSemaphorePermit>,
@@ -58,7 +58,7 @@ impl DeadlockLine {
             line.way.add_victim();
         }
         let permit = if waits { line.turn.clone().try_acquire_owned().ok() } else { None };
-        Turn { lines: self.clone(), unit, line: Some(line), is_victim, waits, permit }
+        Turn { line, is_victim, waits, permit }
     }
 
     /// Nothing panics while it is held.
@@ -77,30 +77,20 @@ impl Turn {
     ///
     /// Cancellation: the line closes up.
     pub(super) async fn come(&mut self) {
-        if let Some(line) = &self.line {
-            // Nobody closes the semaphore.
-            self.permit = line.turn.clone().acquire_owned().await.ok();
-        }
+        // Nothing closes the semaphore.
+        self.permit = self.line.turn.clone().acquire_owned().await.ok();
     }
 
     /// To whom a run without a turn gives way.
     pub(super) fn gives_way_to(&self) -> Option<RightOfWay> {
-        self.line.as_ref().filter(|_| self.permit.is_none()).map(|line| line.way.clone())
+        self.permit.is_none().then(|| self.line.way.clone())
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.permit = None;
-        let Some(line) = self.line.take() else { return };
         if self.is_victim {
-            line.way.remove_victim();
-        }
-        let mut lines = self.lines.lines();
-        drop(line);
-        // Others join under this lock only.
-        if lines.get(&self.unit).is_some_and(|line| Arc::strong_count(line) == 1) {
-            lines.remove(&self.unit);
+            self.line.way.remove_victim();
         }
     }
 }
@@ -136,7 +126,5 @@ mod tests {
         assert!(behind.is_to_come() && gives_way() && !line.join(2, false).is_to_come());
         drop((first, second));
         assert!(!line.join(1, false).is_to_come() && !gives_way(), "those who came behind victims are none");
-        drop((behind, runs));
-        assert!(line.lines().is_empty(), "a line that nobody is at costs nothing");
     }
 }

@@ -16,7 +16,7 @@ use crate::intercept::Interceptor;
 use crate::intercept::Interceptors;
 use crate::isolation::{Access, Begin, Isolation};
 use crate::retry_budget::RetryBudget;
-use crate::strategy::{Limits, Plan, Resolve};
+use crate::strategy::{Limits, OwnLockLimit, Plan, Resolve};
 use crate::telemetry::Observers;
 
 mod identity;
@@ -324,7 +324,7 @@ impl Options {
             lock: self.lock_timeout,
             statement: self.statement_timeout,
             idle: self.idle_timeout,
-            own_lock: None,
+            own_lock: OwnLockLimit::default(),
         }
     }
 

@@ -9,8 +9,11 @@ use crate::sql_text::{
 /// Whether a statement may be sent, and what it does to the transaction.
 #[derive(Debug)]
 pub(super) enum Admission {
-    /// The statement leaves the transaction open.
+    /// The statement is a query, which leaves the transaction open.
     Admitted,
+    /// The statement leaves the transaction open. It is not a query, so it may change settings of the
+    /// session.
+    MayChangeSettings,
     /// The statement leaves the transaction open and sets a savepoint.
     SetsSavepoint,
     /// The text holds several statements: the ones after the first are not watched.
@@ -54,7 +57,7 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     } else if executed.iter().any(|statement| statement.begins(&["SAVEPOINT"])) {
         Admission::SetsSavepoint
     } else {
-        Admission::Admitted
+        Admission::MayChangeSettings
     }
 }
 

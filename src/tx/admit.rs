@@ -24,6 +24,7 @@ pub(super) async fn admit<DB: Backend>(
     if state.over().is_none() {
         match admission(query) {
             Admission::Admitted => {}
+            Admission::MayChangeSettings => state.may_have_changed_settings = true,
             Admission::SetsSavepoint => state.has_savepoints = true,
             Admission::Unwatched if state.takes_one_at_a_time => state.end(several_on_galera()),
             Admission::Unwatched => {

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use crate::backend::{Backend, BeforeLoneStatement, Engine, Reply};
+use crate::strategy::OwnLockLimit;
 
 mod abandoned;
 mod extra;
@@ -54,6 +55,8 @@ struct OpenConnection<DB: Backend> {
     runs: u32,
     /// The server has confirmed, since then, that the session is in autocommit mode.
     is_autocommit: bool,
+    /// The lock timeout that the session has reported since then.
+    own_lock: Option<OwnLockLimit>,
     /// The statement that restores the session's settings after a lone statement.
     restore: Option<&'static str>,
     /// No statement is in flight, or the server cannot be expected to answer it.
@@ -144,8 +147,16 @@ impl<DB: Backend> PooledSession<DB> {
     }
 
     /// Caches the lock timeout that the session had before the transaction changed it.
-    pub(super) fn cache_lock_timeout(&self, timeout: Option<Duration>) {
+    pub(super) fn cache_lock_timeout(&mut self, timeout: Option<Duration>) {
         self.reuse.server().set_lock_timeout(timeout);
+        self.open.own_lock = Some(OwnLockLimit::Known(timeout));
+    }
+
+    /// Returns the lock timeout of the session itself: the one that it has reported, or else the last one
+    /// that another session of the pool has reported.
+    pub(super) fn own_lock_limit(&self) -> OwnLockLimit {
+        let likely = || OwnLockLimit::Likely(self.reuse.server().lock_timeout());
+        self.open.own_lock.unwrap_or_else(likely)
     }
 
     /// The flag that a transaction sets while rows of a statement are unread.
@@ -156,6 +167,7 @@ impl<DB: Backend> PooledSession<DB> {
     /// Discards what is known of the session's settings, because unwatched statements may have changed them.
     pub(super) fn forget_settings(&mut self) {
         self.open.is_autocommit = false;
+        self.open.own_lock = None;
     }
 
     /// Closes the connection at once, without waiting for the server.
@@ -172,6 +184,7 @@ impl<DB: Backend> PooledSession<DB> {
     ///
     /// Cancellation: the connection is closed.
     pub(crate) async fn release_after_lone_statement(mut self) {
+        self.open.own_lock = None;
         if let Some(restore) = self.open.restore.take() {
             let restored = DB::send_text(self.connection(), restore.to_owned());
             if !matches!(timeout(CLOSE_LIMIT, restored).await, Ok(Reply { error: None, .. })) {
@@ -193,6 +206,7 @@ impl<DB: Backend> OpenConnection<DB> {
             since,
             runs: 0,
             is_autocommit: false,
+            own_lock: None,
             restore: None,
             is_settled: false,
             is_streaming: Arc::default(),

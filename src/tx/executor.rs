@@ -45,8 +45,8 @@ pub(super) async fn watch<DB: Backend, T>(
     let StatementParts { state, connection, interception, latest, engine } = parts;
     let query = query?;
     admit(state, connection, &query).await?;
-    let nowait = query.asks_nowait();
-    state.begin_statement(|| query.text());
+    let text = query.text();
+    state.begin_statement(|| text.clone());
     let limits_packets = engine.max_packet > 0;
     *latest = (limits_packets || query.may_compare_with_null()).then(|| query.clone());
     let mut result = match interception {
@@ -60,7 +60,7 @@ pub(super) async fn watch<DB: Backend, T>(
     if let Some(sent) = latest.take_if(|query| result.is_err() || !query.may_compare_with_null()) {
         result = result.map_err(|error| sent.or_too_large(error, engine.max_packet));
     }
-    state.end_statement::<DB, _>(result, nowait, true)
+    state.end_statement::<DB, _>(result, &text, true)
 }
 
 impl<DB: Backend> Tx<DB> {
@@ -96,8 +96,8 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
         Box::pin(async_stream::try_stream! {
             let query = query?;
             admit(state, connection, &query).await?;
-            let nowait = query.asks_nowait();
-            state.begin_statement(|| query.text());
+            let text = query.text();
+            state.begin_statement(|| text.clone());
             if let Some(interception) = interception {
                 // Interceptors receive the result of a statement as a whole.
                 let answers = interception
@@ -105,7 +105,7 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
                         Box::pin(DB::send_for_answers(connection, query).try_collect::<Vec<_>>())
                     })
                     .await;
-                for answer in state.end_statement::<DB, _>(answers, nowait, true)? {
+                for answer in state.end_statement::<DB, _>(answers, &text, true)? {
                     yield answer;
                 }
             } else {
@@ -118,13 +118,13 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
                         break;
                     }
                     is_done |= matches!(answer, Ok(Some(Either::Left(_))));
-                    if let Some(answer) = state.end_statement::<DB, _>(answer, nowait, false)? {
+                    if let Some(answer) = state.end_statement::<DB, _>(answer, &text, false)? {
                         yield answer;
                     }
                 }
                 drop(answers);
                 let end = if is_done { Ok(()) } else { DB::ping(connection).await };
-                state.end_statement::<DB, _>(end, nowait, true)?;
+                state.end_statement::<DB, _>(end, &text, true)?;
             }
         })
     }

@@ -141,7 +141,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// Releases the connection after a clean end.
     fn release(mut self) {
-        if self.state.is_unwatched() {
+        if self.state.is_unwatched() || self.state.may_have_changed_settings {
             self.session.forget_settings();
         }
         self.session.release();

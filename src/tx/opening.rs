@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use sqlx::Pool;
 use tokio::time::Instant;
@@ -80,21 +79,17 @@ impl<DB: Backend> Tx<DB> {
         request: OpenRequest<'_>,
         remaining: impl Fn() -> Limits,
     ) -> Result<Box<Self>, NotOpened> {
-        let remaining = || Limits { own_lock: reuse.own_lock_timeout(), ..remaining() };
         // A plan that the database does not support fails before anything is waited for.
-        let (mut limits, requested) = (remaining(), Instant::now());
-        let mut text = request.text::<DB>(&limits).map_err(NotOpened::because)?;
+        request.text::<DB>(&Limits::default()).map_err(NotOpened::because)?;
+        let requested = Instant::now();
         let run_clock = request.run_clock.clone();
         let acquiring = PooledSession::acquire(pool, reuse);
         let session = counted(run_clock.as_deref(), |times| &mut times.pool, pin!(acquiring))
             .await
             .map_err(|error| NotOpened::because(not_connected(pool, requested, &error)))?;
         request.connected.store(true, Ordering::Release);
-        // The wait for a connection has used up a part of the time. Servers count in milliseconds.
-        if requested.elapsed() >= Duration::from_millis(1) {
-            limits = remaining();
-            text = request.text::<DB>(&limits).map_err(NotOpened::because)?;
-        }
+        let limits = Limits { own_lock: session.own_lock_limit(), ..remaining() };
+        let text = request.text::<DB>(&limits).map_err(NotOpened::because)?;
         let (mut tx, connected) = (Self::on(session, pool, &request, limits).await?, Instant::now());
         let begin = send_begin::<DB>(tx.interception.as_ref(), tx.session.connection(), text, &tx.closing);
         let mut reply = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
@@ -166,8 +161,8 @@ impl<DB: Backend> Tx<DB> {
     /// known.
     async fn correct_lock_timeout(&mut self, answers: &[String]) -> Option<sqlx::Error> {
         let own = DB::own_lock_timeout(&self.closing.limits, answers)?;
-        let correction = own.correction?;
         self.session.cache_lock_timeout(own.limit);
+        let correction = own.correction?;
         DB::send_text(self.session.connection(), correction).await.error
     }
 

@@ -9,6 +9,7 @@ use sqlx::SqlStr;
 use crate::backend::{Backend, Survival, failure_of, failure_or_other, with_failure};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
+use crate::sql_text::asks_nowait;
 use crate::telemetry::RunClock;
 
 use super::right_of_way::RightOfWay;
@@ -36,6 +37,8 @@ pub(super) struct TxState {
     pub(super) gives_way_to: Option<RightOfWay>,
     /// The server requires a packet of its own for each statement.
     pub(super) takes_one_at_a_time: bool,
+    /// A statement other than a query was sent, so it may have changed settings of the session.
+    pub(super) may_have_changed_settings: bool,
     /// The unit has sent a statement.
     pub(super) sent: bool,
     /// The unit has used the connection itself.
@@ -178,7 +181,7 @@ impl TxState {
     pub(super) fn end_statement<DB: Backend, T>(
         &mut self,
         result: Result<T, sqlx::Error>,
-        nowait: bool,
+        sql: &SqlStr,
         complete: bool,
     ) -> Result<T, sqlx::Error> {
         self.in_flight = false;
@@ -187,7 +190,7 @@ impl TxState {
         }
         self.unread = !complete;
         self.last = None;
-        let result = result.map_err(|error| self.record_error::<DB>(error, nowait));
+        let result = result.map_err(|error| self.record_error::<DB>(error, sql));
         if let Some(run_clock) = &self.run_clock {
             if complete || result.is_err() {
                 run_clock.answered(self.last.as_ref());
@@ -198,7 +201,8 @@ impl TxState {
         result
     }
 
-    fn record_error<DB: Backend>(&mut self, error: sqlx::Error, nowait: bool) -> sqlx::Error {
+    fn record_error<DB: Backend>(&mut self, error: sqlx::Error, sql: &SqlStr) -> sqlx::Error {
+        let nowait = asks_nowait(DB::SYNTAX, sql.as_str());
         let Some(failure) = failure_of::<DB>(&error, nowait) else { return error };
         let error = if failure.kind() == FailureKind::LockNotAvailable {
             with_failure(error, &failure)

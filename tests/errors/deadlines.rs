@@ -85,6 +85,33 @@ async fn a_shorter_lock_timeout_of_one_session_stays_on_postgres() {
     }
 }
 
+/// A reused connection reports its own limit once, and again after a unit that may have changed it.
+#[tokio::test]
+async fn a_lock_timeout_that_a_unit_sets_for_its_session_applies_to_the_next_run() {
+    let server = counter::<sqlx::Postgres>(1).await;
+    let pool = PgPoolOptions::new().max_connections(1).connect(&server.url).await.expect("a pool");
+    let db = Pessimistic::default().on(&pool).reuse_connections();
+    let run = async |sql: &'static str| {
+        db.run(async |tx| {
+            sqlx::raw_sql(sql).execute(&mut *tx).await?;
+            let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *tx).await?;
+            let shown: String =
+                sqlx::query_scalar("SELECT current_setting('lock_timeout')").fetch_one(&mut *tx).await?;
+            Ok::<_, atomically::Error>((pid, shown))
+        })
+        .await
+        .expect("a setting")
+    };
+    let (first, _) = run("SELECT 1").await;
+    run("SET lock_timeout = '150ms'").await;
+    for _ in 0..3 {
+        assert_eq!(run("SELECT 1").await, (first, "150ms".to_owned()));
+    }
+    run("SET lock_timeout = 0").await;
+    let (_, shown) = run("SELECT 1").await;
+    assert_ne!(shown, "150ms");
+}
+
 /// What the deadline derives costs no round trip: BEGIN, one statement and COMMIT are three requests, and
 /// nothing is read before the unit's first statement, whose snapshot is the transaction's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

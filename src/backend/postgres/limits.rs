@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::backend::{OwnLockTimeout, whole_millis};
-use crate::strategy::Limits;
+use crate::strategy::{Limits, OwnLockLimit};
 
 /// Behind a text that opens a transaction: the limits that were asked for, and that of the deadline.
 pub(super) fn of_statement(limits: &Limits) -> String {
@@ -27,28 +27,31 @@ pub(super) fn of_statement(limits: &Limits) -> String {
 /// The same, with a limit for lock waits that is derived from the deadline where none was asked for: the
 /// server reports the limit that is met first, and a wait for a lock is to be reported as one.
 ///
-/// A session may have a shorter one of its own, which stays. The opening cannot compute with it: `SELECT
+/// A session may have a shorter limit of its own, which stays. The text cannot compute with it: `SELECT
 /// set_config(…)` would take the snapshot of a transaction at REPEATABLE READ before the unit has begun, and
-/// `SET` takes no expression. `SHOW` takes no snapshot; so the text says what was set before, and what was
-/// [set in ignorance](own_lock_timeout) is corrected.
+/// `SET` takes no expression. `SHOW` takes no snapshot; so the text returns what was set before, where the
+/// session has not reported it already, and a [wrong guess](own_lock_timeout) is corrected.
 pub(super) fn of_transaction(limits: &Limits) -> String {
     let asked_for = of_statement(limits);
     match limits.derived_on_locks() {
         None => asked_for,
         Some(derived) => {
-            let millis = whole_millis(no_longer_than(limits.own_lock, derived));
-            format!("; SHOW lock_timeout; SET LOCAL lock_timeout = {millis}{asked_for}")
+            let millis = whole_millis(no_longer_than(limits.own_lock.limit(), derived));
+            let show =
+                if matches!(limits.own_lock, OwnLockLimit::Known(_)) { "" } else { "; SHOW lock_timeout" };
+            format!("{show}; SET LOCAL lock_timeout = {millis}{asked_for}")
         }
     }
 }
 
-/// What `SHOW` has answered, and how to correct what was set without knowing it: by a round trip, which the
-/// next transaction does without.
+/// Reads what `SHOW` returned, and corrects a wrong guess by one more round trip, which the next transaction
+/// on the pool does without.
 pub(super) fn own_lock_timeout(limits: &Limits, answers: &[String]) -> Option<OwnLockTimeout> {
     let derived = limits.derived_on_locks()?;
     let limit = duration(answers.first()?)?;
     let limit = Some(limit).filter(|limit| !limit.is_zero());
-    let [set, wanted] = [limits.own_lock, limit].map(|own| whole_millis(no_longer_than(own, derived)));
+    let [set, wanted] =
+        [limits.own_lock.limit(), limit].map(|own| whole_millis(no_longer_than(own, derived)));
     let correction = (set != wanted).then(|| format!("SET LOCAL lock_timeout = {wanted}"));
     Some(OwnLockTimeout { limit, correction })
 }
@@ -86,8 +89,22 @@ mod tests {
     }
 
     #[test]
+    fn a_session_is_asked_for_its_own_limit_once() {
+        let text = |own_lock| {
+            of_transaction(&Limits { left: Some(Duration::from_secs(10)), own_lock, ..Limits::default() })
+        };
+        let limits = "SET LOCAL lock_timeout = 9900; SET LOCAL statement_timeout = 10000";
+        assert_eq!(text(OwnLockLimit::Likely(None)), format!("; SHOW lock_timeout; {limits}"));
+        assert_eq!(text(OwnLockLimit::Known(None)), format!("; {limits}"));
+    }
+
+    #[test]
     fn a_limit_that_was_set_in_ignorance_is_corrected() {
-        let limits = |own_lock| Limits { left: Some(Duration::from_secs(10)), own_lock, ..Limits::default() };
+        let limits = |own_lock| Limits {
+            left: Some(Duration::from_secs(10)),
+            own_lock: OwnLockLimit::Likely(own_lock),
+            ..Limits::default()
+        };
         let correction = |own_lock, shown: &str| {
             own_lock_timeout(&limits(own_lock), &[shown.to_owned()]).expect("an answer").correction
         };

@@ -16,7 +16,7 @@ fn prepared<DB: Backend>(text: &str) -> &'static str {
 
 const fn name(admission: &Admission) -> &'static str {
     match admission {
-        Admission::Admitted | Admission::SetsSavepoint => "admitted",
+        Admission::Admitted | Admission::MayChangeSettings | Admission::SetsSavepoint => "admitted",
         Admission::Unwatched => "unwatched",
         Admission::MayEnd => "may end",
         Admission::Refused(_) => "refused",

@@ -78,11 +78,6 @@ impl<DB: Backend> ConnectionReuse<DB> {
         &self.server
     }
 
-    /// Returns the lock timeout that sessions of this pool have by themselves, if it is known.
-    pub(crate) fn own_lock_timeout(&self) -> Option<Duration> {
-        self.server.lock_timeout()
-    }
-
     pub(super) const fn is_on(&self) -> bool {
         self.shared.is_some()
     }
