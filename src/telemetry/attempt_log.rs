@@ -16,11 +16,11 @@ const MAX_STATEMENTS: usize = 16;
 /// to it, so they never show the statements of a later attempt.
 pub(super) struct AttemptLog {
     unit: DeadlockUnit,
-    sent: Mutex<Sent>,
+    sent: Mutex<SentStatements>,
 }
 
 #[derive(Default)]
-struct Sent {
+struct SentStatements {
     /// The last [`MAX_STATEMENTS`] texts, without the values in them.
     texts: Vec<SqlStr>,
     last_at: Option<Instant>,
@@ -35,7 +35,7 @@ impl AttemptLog {
         self.unit
     }
 
-    fn sent(&self) -> MutexGuard<'_, Sent> {
+    fn sent(&self) -> MutexGuard<'_, SentStatements> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

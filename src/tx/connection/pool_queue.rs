@@ -42,7 +42,7 @@ pub(super) struct PoolWaiter<DB: Backend> {
     /// `None` once it has completed.
     acquiring: Option<BoxFuture<'static, Result<PoolConnection<DB>, sqlx::Error>>>,
     pool: Pool<DB>,
-    progress: Arc<Progress>,
+    progress: Arc<PoolProgress>,
     /// Whether it has been polled, and so is in the pool's queue.
     joined: bool,
     outage: Option<OutageCheck>,
@@ -53,21 +53,21 @@ pub(super) struct PoolWaiter<DB: Backend> {
 
 /// What the wake-ups tell about the pool's progress.
 #[derive(Default)]
-struct Progress {
+struct PoolProgress {
     is_served: AtomicBool,
     wakes: AtomicU32,
     opens: AtomicBool,
     waiting: AtomicWaker,
 }
 
-impl Progress {
+impl PoolProgress {
     /// Returns whether the pool is opening a connection.
     fn is_opening(&self) -> bool {
         self.opens.load(Ordering::Acquire) || self.wakes.load(Ordering::Acquire) > MAX_WAKES_OF_PING
     }
 }
 
-impl Wake for Progress {
+impl Wake for PoolProgress {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
