@@ -6,8 +6,8 @@ use std::panic::Location;
 /// A deadlock: which transactions waited for each other, for which locks, with which statements.
 ///
 /// Obtained from [`Failure::deadlock`](crate::Failure::deadlock). PostgreSQL reports it with the error. On
-/// MySQL and MariaDB the crate reads InnoDB's status, which takes the privilege `PROCESS`; without it, a
-/// report has this unit's side only. SQLite reports no deadlocks.
+/// MySQL and MariaDB the crate reads InnoDB's status, which requires the `PROCESS` privilege; without it,
+/// a report describes this unit only. SQLite reports no deadlocks.
 ///
 /// Statements are reported without values: neither bound ones nor literals that the server puts into its
 /// report.
@@ -56,13 +56,13 @@ pub struct WantedLock {
     pub mode: String,
     /// The locked object, in the server's words: `transaction 741`, `RECORD LOCKS`.
     pub on: String,
-    /// The table, if the server reports it. On PostgreSQL, where an index is a relation too, it is the table
-    /// of the key that was being written.
+    /// The table, if the server reports it. On PostgreSQL, where an index is a relation too, it is the
+    /// table of the key that was being written.
     pub relation: Option<String>,
     /// The index, if the server reports it.
     pub index: Option<String>,
-    /// The row, in the server's terms: a tuple of PostgreSQL (`(0,1)`), or a page and a heap number of InnoDB
-    /// (`page 4 heap 2`).
+    /// The row, in the server's terms: a tuple of PostgreSQL (`(0,1)`), or a page and a heap number of
+    /// InnoDB (`page 4 heap 2`).
     pub row: Option<String>,
 }
 

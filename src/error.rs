@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use std::panic::Location;
 use std::time::Duration;
 
-use crate::backend::{quotable_source, shown};
+use crate::backend::{error_text, quotable_source};
 use crate::failure::{Constraint, Failure, FailureKind};
 
 mod conversion;
@@ -234,7 +234,7 @@ impl Error {
     /// Returns the text of the driver's error without the values in it.
     fn shown_source(&self) -> Option<Cow<'_, str>> {
         let Inner { text, source, .. } = &*self.0;
-        text.as_deref().map(Cow::Borrowed).or_else(|| source.as_ref().map(shown))
+        text.as_deref().map(Cow::Borrowed).or_else(|| source.as_ref().map(error_text))
     }
 
     /// Returns a copy for another caller that waited for the same commit. The driver's error cannot be

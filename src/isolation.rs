@@ -6,8 +6,9 @@ use std::fmt;
 ///
 /// The names are those of the SQL standard. What a level prevents depends on the database: PostgreSQL's
 /// `RepeatableRead` is snapshot isolation and has no phantoms; MariaDB's lets an `UPDATE` act on newer rows
-/// than the preceding `SELECT` returned. A database may provide a stronger level than requested: SQLite runs
-/// one writer at a time and is always serializable. [`anomalies`](crate::guide::anomalies) has the tables.
+/// than the preceding `SELECT` returned. A database may provide a stronger level than requested: SQLite
+/// runs one writer at a time and is always serializable. [`anomalies`](crate::guide::anomalies) has the
+/// tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isolation {
@@ -56,8 +57,8 @@ pub enum Access {
 /// The other databases lock rows and have no such choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Begin {
-    /// With the first statement that needs one. A transaction that writes after it has read fails if another
-    /// one has written in between.
+    /// With the first statement that needs one. A transaction that writes after it has read fails if
+    /// another one has written in between.
     Deferred,
     /// The write lock, when the transaction begins.
     Immediate,

@@ -56,15 +56,16 @@ impl RowLock {
     }
 
     /// Returns the same lock with `NOWAIT`: if another transaction has locked a row, the statement fails at
-    /// once with [`LockNotAvailable`](crate::FailureKind::LockNotAvailable), which no strategy of this crate
-    /// retries.
+    /// once with [`LockNotAvailable`](crate::FailureKind::LockNotAvailable), which no strategy of this
+    /// crate retries.
     #[must_use]
     pub const fn nowait(self) -> Self {
         Self { wait: WaitPolicy::Refuse, ..self }
     }
 
-    /// Returns the same lock with `SKIP LOCKED`: rows that another transaction has locked are left out of the
-    /// result. Suited to queues and little else, because the result is not a consistent view of the table.
+    /// Returns the same lock with `SKIP LOCKED`: rows that another transaction has locked are left out of
+    /// the result. Suited to queues and little else, because the result is not a consistent view of the
+    /// table.
     #[must_use]
     pub const fn skip_locked(self) -> Self {
         Self { wait: WaitPolicy::Skip, ..self }

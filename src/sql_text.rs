@@ -1,39 +1,40 @@
-//! What the crate reads in the caller's SQL, and the one thing that it writes into it: a lock clause.
+//! Analyzes the caller's SQL, and appends lock clauses to it.
 //!
-//! Plain functions over text: no I/O and no database. The words that matter are the databases' own, so each
-//! backend judges a [`Statement`] itself (`transaction_effect`, `lone_effect`).
+//! These are functions of the text, without I/O. Each backend interprets a [`SqlStatement`] itself
+//! (`transaction_effect`, `lone_effect`), because the keywords differ between databases.
 //!
 //! # Why not the tokenizer of `sqlparser`?
 //!
-//! It reads a few texts otherwise than the servers do, and each difference would hide a COMMIT or a lock
-//! clause: MariaDB runs `/*M! COMMIT */`, which it takes for a comment; on PostgreSQL `@/* ' */` begins a
-//! comment, which it takes for an operator and a string; `U&'\'` it refuses; and it has no word for a session
-//! with `NO_BACKSLASH_ESCAPES`. It also knows lines and columns where a clause has to be put at a byte.
+//! It reads a few texts differently from the servers, and each difference would hide a COMMIT or a lock
+//! clause. MariaDB executes `/*M! COMMIT */`, which `sqlparser` takes for a comment. On PostgreSQL `@/* '
+//! */` begins a comment, which it takes for an operator and a string. It rejects `U&'\'`, and cannot
+//! represent a session with `NO_BACKSLASH_ESCAPES`. It reports lines and columns, while a clause must be
+//! inserted at a byte.
 
 mod locking;
+mod masked;
 mod nowait;
 mod null;
-mod shown;
 mod statement;
 mod tokens;
 mod waiting;
 
 pub(crate) use locking::with_lock_clause;
-pub(crate) use nowait::asks_nowait;
-pub(crate) use null::{column_compared_with_null, is_update_or_delete};
-pub(crate) use shown::ShownStatement;
-#[allow(unreachable_pub, reason = "named by a sealed trait that is public")]
-pub use statement::Statement;
-pub(crate) use statement::{Statements, begins_with_a_query, has_inner_semicolon};
+pub(crate) use masked::MaskedStatement;
 #[cfg(feature = "testing")]
-pub(crate) use tokens::without_values;
-use tokens::{Kind, Reading, Token};
+pub(crate) use masked::normalized;
+pub(crate) use nowait::has_nowait;
+pub(crate) use null::{column_compared_with_null, is_update_or_delete};
+#[allow(unreachable_pub, reason = "named by a sealed trait that is public")]
+pub use statement::SqlStatement;
+pub(crate) use statement::{SqlStatements, begins_with_a_query, has_inner_semicolon};
+use tokens::{Kind, Token, TokenizedText};
 
-/// Whose SQL it is.
+/// The dialect of a text.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Syntax {
-    /// PostgreSQL and what speaks its protocol.
+    /// PostgreSQL, and products that speak its protocol.
     Postgres,
     /// MySQL and MariaDB.
     MySql,
@@ -42,7 +43,7 @@ pub enum Syntax {
 }
 
 impl Syntax {
-    /// What messages call the databases.
+    /// Returns the names of the databases for messages.
     pub(crate) const fn databases(self) -> &'static str {
         match self {
             Self::Postgres => "PostgreSQL",
@@ -56,27 +57,27 @@ impl Syntax {
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TransactionEffect {
-    /// It runs inside of the transaction.
+    /// None: it runs within the transaction.
     Inside,
-    /// It may end the transaction unseen: a procedure, a prepared or compound statement, a text that cannot
-    /// be read.
+    /// It may end the transaction without the driver noticing: a procedure, a prepared or compound
+    /// statement, a text that cannot be parsed.
     MayEnd,
-    /// The database commits before it runs it.
+    /// The database commits before it executes the statement.
     CommitsImplicitly,
-    /// It begins, ends or prepares a transaction, or sets how transactions begin and end.
+    /// It begins, ends or prepares a transaction, or changes how transactions begin and end.
     Controls,
-    /// It touches a savepoint that is the crate's own.
+    /// It sets, releases or rolls back to one of the crate's own savepoints.
     TouchesGuard,
 }
 
-/// What a statement is when it runs on its own, without a transaction around it.
+/// What a statement does when it runs outside of a transaction.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoneEffect {
-    /// All of it is stored, or nothing.
-    Whole,
-    /// A part of it may be stored when it fails.
-    InParts,
-    /// It leaves something behind on its connection: a transaction, a savepoint, a lock on a table.
-    LeavesSomething,
+    /// It is stored completely or not at all.
+    Atomic,
+    /// Part of it may be stored even if it fails.
+    MayStoreParts,
+    /// It leaves state on its connection: a transaction, a savepoint, a table lock.
+    LeavesState,
 }

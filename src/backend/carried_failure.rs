@@ -1,4 +1,4 @@
-//! Driver errors that carry a failure which the driver's own error does not tell.
+//! Database errors that carry the failure they are classified as.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -8,42 +8,40 @@ use sqlx::error::{DatabaseError, ErrorKind};
 
 use crate::failure::Failure;
 
-/// The failure that an error carries.
+/// Returns the failure that an error carries.
 pub(super) fn failure(error: &(dyn DatabaseError + 'static)) -> Option<Failure> {
-    if let Some(over) = error.try_downcast_ref::<TransactionOver>() {
-        return Some(over.0.clone());
-    }
-    if let Some(injected) = error.try_downcast_ref::<Injected>() {
-        return Some(injected.0.clone());
-    }
-    if let Some(not_sent) = error.try_downcast_ref::<NotSent>() {
-        return Some(not_sent.0.clone());
+    if let Some(error) = error.try_downcast_ref::<SyntheticError>() {
+        return Some(error.failure().clone());
     }
     let carried = error.source()?.downcast_ref::<Carried>()?;
     Some(carried.0.clone())
 }
 
-/// What every statement of a transaction answers once the transaction is over: the root cause, and none of
-/// the kinds and names that would make it look like an error of the statement at hand.
+/// A database error that no server raised, and that consists of its failure.
 #[derive(Debug, thiserror::Error)]
-#[error("the transaction is over, this statement was not run: {0}")]
-pub(crate) struct TransactionOver(pub(crate) Failure);
+pub(crate) enum SyntheticError {
+    /// A statement after the end of its transaction. It has the code of the root cause, but none of the kinds
+    /// and names that would make it look like an error of the statement itself.
+    #[error("the transaction is over, this statement was not run: {0}")]
+    TransactionOver(Failure),
+    /// A statement whose failure the crate knows better than the driver, or that a test has injected.
+    #[error("{0}")]
+    Failed(Failure),
+}
 
-/// A failure that no server raised, for tests of what is made of it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Injected(pub(crate) Failure);
+impl SyntheticError {
+    const fn failure(&self) -> &Failure {
+        match self {
+            Self::TransactionOver(failure) | Self::Failed(failure) => failure,
+        }
+    }
+}
 
-/// A failure that the crate knows the cause of, in place of the driver's error, which does not tell it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct NotSent(pub(crate) Failure);
-
-/// Lets a database error carry its failure, for whoever turns it into an error of this crate later on.
+/// Attaches its failure to a database error, for the conversion into an error of this crate.
 ///
-/// Servers use one code for a lock refused at once and for one that was waited for; what was sent tells them
-/// apart, and is no longer known when the error has left the transaction. To everybody else the error is what
-/// it was: its text, its code, and what it can be cast to.
+/// Servers use one code for NOWAIT and for a lock timeout. The statement tells them apart, but is no longer
+/// available once the error has left the transaction. The error's text, code and downcasts stay as they
+/// were.
 pub(crate) fn with_failure(error: sqlx::Error, failure: &Failure) -> sqlx::Error {
     match error {
         sqlx::Error::Database(driver) => {
@@ -109,36 +107,28 @@ impl DatabaseError for Carrier {
     }
 }
 
-/// An error that is nothing but its failure.
-macro_rules! failure_as_database_error {
-    ($error:ty) => {
-        impl DatabaseError for $error {
-            fn message(&self) -> &str {
-                self.0.message()
-            }
+impl DatabaseError for SyntheticError {
+    fn message(&self) -> &str {
+        self.failure().message()
+    }
 
-            fn code(&self) -> Option<Cow<'_, str>> {
-                self.0.code().map(Cow::Borrowed)
-            }
+    fn code(&self) -> Option<Cow<'_, str>> {
+        self.failure().code().map(Cow::Borrowed)
+    }
 
-            fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
-                self
-            }
+    fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        self
+    }
 
-            fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
-                self
-            }
+    fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+        self
+    }
 
-            fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
-                self
-            }
+    fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+        self
+    }
 
-            fn kind(&self) -> ErrorKind {
-                ErrorKind::Other
-            }
-        }
-    };
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Other
+    }
 }
-failure_as_database_error!(TransactionOver);
-failure_as_database_error!(Injected);
-failure_as_database_error!(NotSent);

@@ -1,12 +1,12 @@
-//! Every known code of every engine, classified: tests without a server.
+//! Tests of how every known error code of every engine is classified, without a server.
 
 use super::driver::failure as failure_without_server;
-use super::{Facts, ServerReport, failure_of};
+use super::errors::{ErrorReports as _, ServerReport, failure_of};
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 
-/// Codes, and what they mean, gathered from the manuals of the engines and from what their servers were seen
-/// to say. `flag` is what the code alone does not tell: `nowait`, or PostgreSQL's severity `fatal`. A
-/// `commit` row is an answer to COMMIT.
+/// Error codes and their meaning, from the manuals of the engines and from their servers. `flag` is what
+/// the code alone does not tell: `nowait`, or PostgreSQL's severity `fatal`. The error of a `commit` row
+/// was reported by COMMIT.
 const CODES: &str = include_str!("error_codes.csv");
 
 fn classify(engine: &str, report: &ServerReport<'_>) -> Failure {
@@ -76,9 +76,9 @@ fn every_known_code_is_classified() {
     assert!(checked > 250, "only {checked} codes were read");
 }
 
-/// What an answer to COMMIT proves: only errors of the statement itself are sure to have stored nothing.
+/// Only an error of the statement itself proves that COMMIT has stored nothing.
 #[test]
-fn only_definite_errors_say_that_a_commit_failed() {
+fn only_errors_of_the_statement_prove_that_a_commit_failed() {
     let postgres = |sqlstate, fatal| {
         sqlx::Postgres::classify(&ServerReport { sqlstate, fatal, ..ServerReport::default() }).is_definite()
     };
@@ -109,7 +109,7 @@ fn only_definite_errors_say_that_a_commit_failed() {
 }
 
 #[test]
-fn failures_that_another_session_does_not_meet_end_the_session() {
+fn failures_that_only_affect_one_session_end_it() {
     let postgres = |sqlstate, message, fatal| {
         let report = ServerReport { sqlstate, message, fatal, ..ServerReport::default() };
         sqlx::Postgres::classify(&report).ends_session()
@@ -145,7 +145,7 @@ fn failures_that_another_session_does_not_meet_end_the_session() {
 }
 
 #[test]
-fn what_was_sent_tells_nowait_from_a_timeout() {
+fn nowait_and_lock_timeout_are_told_apart_by_the_statement() {
     for (engine, report) in [
         ("postgres", ServerReport { sqlstate: "55P03", ..ServerReport::default() }),
         ("mariadb", ServerReport { number: 1205, ..ServerReport::default() }),
@@ -176,7 +176,7 @@ fn driver_errors_are_classified_without_a_server() {
     assert_eq!(kind(sqlx::Error::Tls("no".into())), other);
     assert_eq!(kind(sqlx::Error::PoolClosed), other);
     assert_eq!(kind(sqlx::Error::BeginFailed), other);
-    // These are about the caller, and say nothing about the transaction.
+    // These are about the caller, and do not affect the transaction.
     for error in [
         sqlx::Error::RowNotFound,
         sqlx::Error::ColumnNotFound(String::new()),
@@ -189,11 +189,11 @@ fn driver_errors_are_classified_without_a_server() {
     }
 }
 
-/// The answers of a dead transaction carry the root cause to whoever turns them into an error of this crate.
+/// The error of a dead transaction keeps the root cause when it becomes an error of this crate.
 #[test]
-fn a_dead_transaction_answers_with_the_root_cause() {
+fn a_dead_transaction_reports_the_root_cause() {
     let cause = Failure::new(FailureKind::Deadlock, "a cycle").with_code("40P01").retryable(true);
-    let error = sqlx::Error::Database(Box::new(super::TransactionOver(cause.clone())));
+    let error = sqlx::Error::from(super::SyntheticError::TransactionOver(cause.clone()));
     assert_eq!(failure_of::<sqlx::Sqlite>(&error, false), Some(cause));
     assert_eq!(error.as_database_error().and_then(|error| error.code()).as_deref(), Some("40P01"));
     assert!(crate::Error::from(error).is_conflict());
@@ -221,14 +221,15 @@ mod constraints {
     }
 
     #[test]
-    fn of_mysql_and_mariadb_are_read_from_the_text() {
+    fn of_mysql_and_mariadb_are_read_from_the_message() {
         assert_eq!(mysql(1062, "23000", "Duplicate entry 'a@b' for key 'email'"), named("email", "", &[]));
         assert_eq!(
             mysql(1062, "23000", "Duplicate entry ' for key 'x'' for key 'account.email'"),
             named("email", "account", &[])
         );
-        let child = "Cannot add or update a child row: a foreign key constraint fails (`shop`.`item`, CONSTRAINT \
-                     `item_order` FOREIGN KEY (`order_id`, `shop_id`) REFERENCES `orders` (`id`, `shop_id`))";
+        let child = "Cannot add or update a child row: a foreign key constraint fails (`shop`.`item`, \
+                     CONSTRAINT `item_order` FOREIGN KEY (`order_id`, `shop_id`) \
+                     REFERENCES `orders` (`id`, `shop_id`))";
         assert_eq!(mysql(1452, "23000", child), named("item_order", "item", &["order_id", "shop_id"]));
         assert_eq!(mysql(1048, "23000", "Column 'name' cannot be null"), named("", "", &["name"]));
         assert_eq!(
@@ -246,7 +247,7 @@ mod constraints {
     }
 
     #[test]
-    fn of_sqlite_are_read_from_the_text() {
+    fn of_sqlite_are_read_from_the_message() {
         assert_eq!(sqlite(2067, "UNIQUE constraint failed: account.email"), named("", "account", &["email"]));
         assert_eq!(sqlite(1555, "UNIQUE constraint failed: t.a, t.b"), named("", "t", &["a", "b"]));
         assert_eq!(sqlite(2067, "UNIQUE constraint failed: index 'by_lower'"), named("by_lower", "", &[]));
@@ -256,7 +257,7 @@ mod constraints {
     }
 
     #[test]
-    fn of_postgres_are_fields_and_a_detail_in_any_language() {
+    fn of_postgres_are_read_from_fields_and_from_a_detail_in_any_language() {
         let report = |sqlstate, detail| ServerReport {
             sqlstate,
             constraint: Some("account_email_key"),

@@ -1,6 +1,6 @@
 //! Binds values and decodes columns on any database.
 //!
-//! sqlx's bounds stay behind the blanket implementation: the bounds of a supertrait are implied, those of a
+//! The blanket implementation hides sqlx's bounds: the bounds of a supertrait are implied, while those of a
 //! `where` clause would be needed in every signature.
 
 use std::fmt::Debug;
@@ -67,7 +67,7 @@ pub trait Codec: Database<Arguments: Clone + Debug + Sync, Statement: Sync> {
     /// Decodes the key of a row.
     fn key<K: Key<Self>>(row: &Self::Row, column: usize) -> Result<K, sqlx::Error>;
 
-    /// Returns a row as text for a reader: its columns, and their values if they are of the usual types.
+    /// Formats a row for a reader: its columns, and their values if they are of the usual types.
     fn show_row(row: &Self::Row) -> String;
 }
 
@@ -119,15 +119,15 @@ where
 
     fn show_row(row: &DB::Row) -> String {
         let values = row.columns().iter().map(|column| {
-            let value = shown::<DB>(row, column.ordinal());
+            let value = value_text::<DB>(row, column.ordinal());
             format!("{} = {}", column.name(), value.as_deref().unwrap_or("…"))
         });
         values.collect::<Vec<_>>().join(", ")
     }
 }
 
-/// A value as text, by the first of the usual types that fits it; `None` if there is none.
-fn shown<DB>(row: &DB::Row, column: usize) -> Option<String>
+/// Formats a value by the first of the usual types that decodes it; `None` if none does.
+fn value_text<DB>(row: &DB::Row, column: usize) -> Option<String>
 where
     DB: Codec,
     usize: ColumnIndex<DB::Row>,
@@ -149,7 +149,7 @@ where
         .ok()
 }
 
-/// The value of a column that is never NULL.
+/// Returns the value of a column that is never NULL, or an error if it is.
 pub(crate) fn required<T>(value: Option<T>, column: usize) -> Result<T, sqlx::Error> {
     value.ok_or_else(|| sqlx::Error::ColumnDecode {
         index: column.to_string(),

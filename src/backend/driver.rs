@@ -1,11 +1,10 @@
-//! Errors that the driver raises by itself, without a server's report.
+//! Errors that the driver raises itself, without a server's report.
 
 use std::io;
 
 use crate::failure::{Failure, FailureKind, with_causes};
 
-/// What such an error says about the database; `None` where it says something about the caller's values or
-/// rows.
+/// Classifies such an error; `None` if it is about the caller's values or rows.
 pub(super) fn failure(error: &sqlx::Error) -> Option<Failure> {
     let kind = match error {
         sqlx::Error::Protocol(message) => {
@@ -23,17 +22,17 @@ pub(super) fn failure(error: &sqlx::Error) -> Option<Failure> {
     Some(Failure::new(kind, with_causes(error)).retryable(retryable).definite(false))
 }
 
-/// A driver that lost its place in the protocol cannot be trusted with another statement.
+/// The failure of a connection on which the driver no longer follows the protocol.
 fn lost(error: &sqlx::Error) -> Failure {
     Failure::new(FailureKind::ConnectionLost, with_causes(error)).retryable(true).definite(false)
 }
 
-/// Statements that sqlx refuses to send, as parts of its messages, and whether the connection can be used
-/// again.
+/// Parts of the messages with which sqlx refuses to send a statement, and whether the connection remains
+/// usable.
 ///
-/// The driver for MySQL compares the numbers of parameters after it has noted that an answer is to come:
-/// the next statement on that connection would wait for that answer until its deadline. A message that is too
-/// long may have others before it in the buffer.
+/// The driver for MySQL compares the number of parameters after it has registered an expected response: the
+/// next statement on that connection would wait for that response until its deadline. A message that is too
+/// long may leave others before it in the buffer.
 const REFUSED: [(&str, bool); 9] = [
     // MySQL
     ("parameters were provided", false),
@@ -49,11 +48,10 @@ const REFUSED: [(&str, bool); 9] = [
     ("parameters with non-integer names", true),
 ];
 
-/// A statement that was not sent, for a reason that is the caller's and stays the same however often it is
-/// tried.
+/// The failure of a statement that was not sent because of a mistake of the caller, which a retry repeats.
 fn misuse(message: &str) -> Option<Failure> {
     let (_, usable) = REFUSED.into_iter().find(|(part, _)| message.contains(part))?;
-    // Behind it, the driver for MySQL names a line of its own source.
+    // The driver for MySQL appends a line of its own source.
     let message = message.split(" (sqlx_").next().unwrap_or(message);
     let message = format!("the driver did not send the statement: {message}");
     Some(Failure::new(FailureKind::Other, message).spoiling_session(!usable))
@@ -64,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_that_the_driver_refuses_is_the_callers_mistake() {
+    fn a_statement_that_the_driver_refuses_is_not_retried() {
         for (message, usable) in [
             ("prepared statement expected 2 parameters but 1 parameters were provided", false),
             ("PgConnection::run(): too many arguments for query: 70000", true),
@@ -78,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_trouble_with_the_protocol_loses_the_connection() {
+    fn any_other_protocol_error_loses_the_connection() {
         let failure = failure(&sqlx::Error::Protocol("unexpected message".to_owned())).expect("a failure");
         assert_eq!((failure.kind(), failure.is_retryable()), (FailureKind::ConnectionLost, true));
         assert!(failure.ends_session() && !failure.is_definite());

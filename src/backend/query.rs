@@ -1,30 +1,31 @@
-//! Statements, and what a connection answers to them.
+//! Statements, and the replies to them.
 
 use sqlx::{Database, SqlSafeStr as _};
 
-use super::codec::Codec;
-use super::{Facts, NotSent, Value};
+use super::carried_failure::SyntheticError;
+use super::codec::{Codec, Value};
+use super::statements::StatementRules;
 use crate::failure::{Failure, FailureKind};
-use crate::sql_text::{asks_nowait, column_compared_with_null, is_update_or_delete};
+use crate::sql_text::{column_compared_with_null, has_nowait, is_update_or_delete};
 
-/// The answers to a text of one or more statements.
+/// The reply to a text of one or more statements.
 #[doc(hidden)]
 #[derive(Debug, Default)]
 pub struct Reply {
-    /// How many statements were answered without an error.
+    /// How many statements succeeded.
     pub completed: usize,
-    /// The first column of each row, where it is an integer.
+    /// The first column of each row in which it is an integer.
     pub integers: Vec<i64>,
-    /// The first column of each row, where it is text.
+    /// The first column of each row in which it is text.
     pub texts: Vec<String>,
-    /// What ended the text early.
+    /// The error that ended the text early.
     pub error: Option<sqlx::Error>,
 }
 
-/// Keys, each with the number that its row holds, if it holds one.
+/// Keys, each with the number in its row, or `None` for NULL.
 pub(crate) type Numbers<K> = Vec<(K, Option<i64>)>;
 
-/// A query taken apart: so that its text can be looked at, and so that it can be run again.
+/// A query taken apart, so that its text can be inspected and the query can run again.
 #[doc(hidden)]
 pub struct WatchedQuery<DB: Database> {
     sql: sqlx::SqlStr,
@@ -34,7 +35,7 @@ pub struct WatchedQuery<DB: Database> {
 }
 
 impl<DB: Database> WatchedQuery<DB> {
-    /// Takes a query apart; an error is one of encoding its arguments.
+    /// Takes a query apart. Fails if its arguments cannot be encoded.
     pub(crate) fn new<'q>(mut query: impl sqlx::Execute<'q, DB>) -> Result<Self, sqlx::Error> {
         let arguments = query.take_arguments().map_err(sqlx::Error::Encode)?;
         let persistent = query.persistent();
@@ -42,13 +43,17 @@ impl<DB: Database> WatchedQuery<DB> {
         Ok(Self { sql: query.sql(), arguments, statement, persistent })
     }
 
-    /// A query made here. Its text depends on how much it asks for, so it is not worth preparing.
-    pub(crate) fn made_of(sql: sqlx::SqlStr, arguments: DB::Arguments) -> Self {
+    /// Creates a query with these arguments. It is not prepared, unless
+    /// [`persistent_if`](Self::persistent_if) says so.
+    pub(crate) fn with_arguments(sql: sqlx::SqlStr, arguments: DB::Arguments) -> Self {
         Self { sql, arguments: Some(arguments), statement: None, persistent: false }
     }
 
-    /// Creates a query with these values. Without any, the text goes to the server as it is.
-    pub(crate) fn of_values(sql: String, values: impl IntoIterator<Item = Value>) -> Result<Self, sqlx::Error>
+    /// Creates a query with these values. Without values, the text is sent as it is.
+    pub(crate) fn with_values(
+        sql: String,
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Self, sqlx::Error>
     where
         DB: Codec,
     {
@@ -61,8 +66,8 @@ impl<DB: Database> WatchedQuery<DB> {
         Ok(Self { sql, arguments, statement: None, persistent: false })
     }
 
-    /// The same query, prepared once and kept by the connection.
-    pub(crate) fn kept(self, persistent: bool) -> Self {
+    /// Returns the query, prepared once per connection if `persistent`.
+    pub(crate) fn persistent_if(self, persistent: bool) -> Self {
         Self { persistent, ..self }
     }
 
@@ -70,82 +75,82 @@ impl<DB: Database> WatchedQuery<DB> {
         self.sql.as_str()
     }
 
-    /// The text, to be kept.
+    /// Returns a cheap copy of the text.
     pub(crate) fn text(&self) -> sqlx::SqlStr {
         self.sql.clone()
     }
 
-    /// Whether the text asks not to wait for locks.
-    pub(crate) fn asks_nowait(&self) -> bool
+    /// Whether the text has NOWAIT.
+    pub(crate) fn has_nowait(&self) -> bool
     where
-        DB: Facts,
+        DB: StatementRules,
     {
-        asks_nowait(DB::SYNTAX, self.sql())
+        has_nowait(DB::SYNTAX, self.sql())
     }
 
-    /// The values that are bound, where they can be read.
-    pub(crate) fn shown_arguments(&self) -> Option<Vec<String>>
+    /// Returns the bound values as text, if they can be read.
+    pub(crate) fn argument_texts(&self) -> Option<Vec<String>>
     where
-        DB: Facts,
+        DB: Codec + StatementRules,
     {
         let arguments = self.arguments.as_ref()?;
-        DB::shown_arguments(&format!("{arguments:?}"))
+        DB::argument_texts(&format!("{arguments:?}"))
     }
 
-    /// Whether values are bound to it.
+    /// Whether it has bound values.
     pub(crate) fn has_arguments(&self) -> bool {
         self.arguments.as_ref().is_some_and(|arguments| sqlx::Arguments::len(arguments) > 0)
     }
 
-    /// About how many bytes it has on the wire, or any number above `limit` if it is more than that.
+    /// Estimates its size on the wire in bytes. Above `limit`, it only returns a number above `limit`.
     fn size_up_to(&self, limit: usize) -> usize
     where
         DB: Codec,
     {
         let text = self.sql().len();
         match &self.arguments {
-            Some(arguments) if text <= limit => text + shown_bytes_up_to(arguments, limit - text),
+            Some(arguments) if text <= limit => text + argument_bytes_up_to(arguments, limit - text),
             _ => text,
         }
     }
 
-    /// Whether it is a statement with values in its WHERE, maybe.
+    /// Whether it is an UPDATE or DELETE that may compare a column with a bound NULL.
     pub(crate) fn may_compare_with_null(&self) -> bool {
         self.has_arguments() && is_update_or_delete(self.sql())
     }
 
-    /// The column that the statement compares with a bound NULL, which no row can satisfy.
+    /// Returns the column that the statement compares with a bound NULL, so that no row matches.
     pub(crate) fn column_compared_with_null(&self) -> Option<String>
     where
-        DB: Facts,
+        DB: Codec + StatementRules,
     {
-        let values = self.shown_arguments()?;
+        let values = self.argument_texts()?;
         column_compared_with_null(DB::SYNTAX, self.sql(), |number| {
             number.checked_sub(1).and_then(|place| values.get(place)).is_some_and(|value| value == "NULL")
         })
     }
 
-    /// The driver's error, or that the statement is larger than what the server reads: it closes the
-    /// connection then, often before the driver has sent all of it, and so before the driver looks for the
-    /// server's own error.
-    pub(crate) fn or_too_large(&self, error: sqlx::Error, max_packet: usize) -> sqlx::Error
+    /// Returns the driver's error, or, if the statement exceeds `max_packet`, one that says so.
+    ///
+    /// The server closes the connection on such a statement, often before the driver has sent all of it and
+    /// reads the server's own error.
+    pub(crate) fn explain_if_oversized(&self, error: sqlx::Error, max_packet: usize) -> sqlx::Error
     where
         DB: Codec,
     {
-        let is_cut_off = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_));
-        if !is_cut_off || max_packet == 0 || self.size_up_to(max_packet) <= max_packet {
+        let is_disconnected = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_));
+        if !is_disconnected || max_packet == 0 || self.size_up_to(max_packet) <= max_packet {
             return error;
         }
         let message = format!(
             "the statement is larger than the server's max_allowed_packet of {max_packet} bytes, and was \
-             not run: send \
-             less at a time, or raise max_allowed_packet"
+             not run: send less at a time, or raise max_allowed_packet"
         );
         let failure = Failure::new(FailureKind::Other, message).with_code("1153").spoiling_session(true);
-        sqlx::Error::Database(Box::new(NotSent(failure)))
+        SyntheticError::Failed(failure).into()
     }
 
-    /// Whether the text goes to the server as it is, and so may hold several statements.
+    /// Whether the text is sent as it is, and so may contain several statements.
     pub(crate) fn is_plain_text(&self) -> bool {
         self.arguments.is_none()
     }
@@ -186,15 +191,15 @@ impl<'q, DB: Database> sqlx::Execute<'q, DB> for WatchedQuery<DB> {
     }
 }
 
-/// The number of bytes in what a driver shows of its arguments: a list of decimal numbers, the only way in
-/// which it shows them. Stops counting above `limit`.
-fn shown_bytes_up_to(arguments: &impl std::fmt::Debug, limit: usize) -> usize {
-    struct Numbers {
+/// Counts the bytes of a driver's arguments in their `Debug` output, which lists them as decimal numbers.
+/// Stops above `limit`.
+fn argument_bytes_up_to(arguments: &impl std::fmt::Debug, limit: usize) -> usize {
+    struct NumberCounter {
         count: usize,
         limit: usize,
     }
 
-    impl std::fmt::Write for Numbers {
+    impl std::fmt::Write for NumberCounter {
         fn write_str(&mut self, text: &str) -> std::fmt::Result {
             let begins_with_digit = text.as_bytes().first().is_some_and(u8::is_ascii_digit);
             self.count += usize::from(begins_with_digit);
@@ -202,7 +207,7 @@ fn shown_bytes_up_to(arguments: &impl std::fmt::Debug, limit: usize) -> usize {
         }
     }
 
-    let mut numbers = Numbers { count: 0, limit };
+    let mut numbers = NumberCounter { count: 0, limit };
     let _ = std::fmt::write(&mut numbers, format_args!("{arguments:?}"));
     numbers.count
 }

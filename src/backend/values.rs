@@ -1,9 +1,9 @@
-//! Values as a reader wants to see them.
+//! Formats values for readers.
 //!
-//! The drivers keep the arguments of a statement encoded and to themselves; what they show of them is their
-//! `Debug` output, and that is read here. It is only ever shown, never relied upon.
+//! The drivers expose the bound arguments of a statement through their `Debug` output only. What is read
+//! from it is displayed, and nothing depends on it.
 
-/// A value among SQL's own words.
+/// Formats text as an SQL string.
 pub(super) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -13,19 +13,19 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     format!("x'{digits}'")
 }
 
-/// The bytes between `start` and the next `]`, in which a list of numbers is shown.
+/// Reads a list of byte values, which begins with `start` and ends at the next `]`.
 pub(super) fn bytes_after(text: &str, start: &str) -> Option<Vec<u8>> {
     let (_, rest) = text.split_once(start)?;
     let (list, _) = rest.split_once(']')?;
     list.split(", ").filter(|number| !number.is_empty()).map(|number| number.parse().ok()).collect()
 }
 
-/// What stands between `start` and `end`, each time.
+/// Returns the text between `start` and the next `end`, for each `start`.
 pub(super) fn all_between<'t>(text: &'t str, start: &str, end: char) -> Vec<&'t str> {
     text.split(start).skip(1).filter_map(|rest| rest.split(end).next()).collect()
 }
 
-/// Takes so many bytes off the front.
+/// Takes `N` bytes from the front.
 pub(super) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     let (front, rest) = bytes.split_first_chunk()?;
     *bytes = rest;

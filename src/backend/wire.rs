@@ -1,6 +1,6 @@
-//! Sends SQL on a connection, whatever the database.
+//! Sends SQL on a connection of any database.
 //!
-//! Everything that the crate sends, for itself and for its callers, goes through these functions.
+//! All statements, those of the crate and those of its callers, are sent by these functions.
 
 use std::time::Duration;
 
@@ -10,24 +10,23 @@ use futures_util::StreamExt as _;
 use sqlx::{AssertSqlSafe, Connection, Database, Describe, Either, Executor, Row as _, SqlStr};
 use tokio::time::timeout;
 
-use super::codec::Codec;
-use super::{Key, Numbers, Reply, WatchedQuery};
+use super::codec::{Codec, Key};
+use super::query::{Numbers, Reply, WatchedQuery};
 
-/// What has to be known about a driver of sqlx, and sqlx has no trait for.
+/// Properties of a driver that sqlx has no trait for.
 #[doc(hidden)]
 pub trait Driver: Database {
-    /// Whether the driver may report that a statement is done, or that it has no rows, after it has lost its
-    /// connection.
+    /// Whether the driver may report success, or a result without rows, after it has lost its connection.
     const ENDS_SILENTLY: bool = false;
 
-    /// How many rows a statement affected.
+    /// Returns how many rows a statement affected.
     fn rows_affected(result: &Self::QueryResult) -> u64;
 }
 
 /// How long a ping of an embedded database may take before it is repeated.
 const PING_PATIENCE: Duration = Duration::from_millis(10);
 
-/// An answer of the server: the end of a statement, or a row.
+/// One item of a server's response: the result of a statement, or a row.
 pub(crate) type ResultOrRow<DB> = Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
 
 /// Sends statements. Each is one round trip, or one more to prepare it.
@@ -70,12 +69,12 @@ pub trait Wire: Codec + Driver {
         sql: SqlStr,
     ) -> BoxFuture<'_, Result<Describe<Self>, sqlx::Error>>;
 
-    /// Sends a text of one or more statements in one round trip, and reads all answers.
+    /// Sends a text of one or more statements in one round trip, and reads all results.
     fn send_text(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
 
-    /// Finds out whether the worker thread of an embedded database is still there.
+    /// Fails if the worker thread of an embedded database has ended.
     ///
-    /// A worker that is ending accepts the first ping without an answer, and refuses the next one.
+    /// A worker that is ending accepts the first ping without a response, and refuses the next one.
     fn ping(connection: &mut Self::Connection) -> BoxFuture<'_, Result<(), sqlx::Error>> {
         Box::pin(async move {
             loop {

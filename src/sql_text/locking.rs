@@ -1,12 +1,11 @@
-//! A lock clause for a SELECT, where one reaches its rows.
+//! Appends a lock clause to a SELECT if the clause locks the rows that it reads.
 //!
-//! Servers accept the clause behind texts whose rows it does not reach, and lock nothing. So a text is
-//! refused unless all of its parts are known to be reached; what each database does was tried on a server,
-//! and is tested on one.
+//! Servers accept a lock clause on queries whose rows it does not lock. So a text is refused unless the
+//! clause is known to apply to all of it. The rules were determined on servers, and are tested on servers.
 
 use std::borrow::Cow;
 
-use super::{Kind, Reading, Syntax, Token};
+use super::{Kind, Syntax, Token, TokenizedText};
 
 mod from;
 mod functions;
@@ -15,63 +14,64 @@ mod select;
 /// Why the rows of a text cannot be locked, and what to do instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Obstacle {
-    why: Cow<'static, str>,
-    instead: Instead,
+    reason: Cow<'static, str>,
+    remedy: Remedy,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Instead {
-    /// The text is no SELECT of rows.
-    SelectOfItsOwn,
-    /// The same, or the table is named.
+enum Remedy {
+    /// Lock the rows with a separate SELECT.
+    SeparateSelect,
+    /// Lock the rows with a separate SELECT, or name the table in the lock.
     NameTheTable,
-    /// Something is to be taken out of the text.
-    LeaveItOut,
+    /// Remove a part of the text.
+    RemoveIt,
 }
 
 impl Obstacle {
-    fn new(why: impl Into<Cow<'static, str>>, instead: Instead) -> Self {
-        Self { why: why.into(), instead }
+    fn new(reason: impl Into<Cow<'static, str>>, remedy: Remedy) -> Self {
+        Self { reason: reason.into(), remedy }
     }
 
-    /// The whole sentence.
+    /// Returns the error message.
     pub(crate) fn explain(&self, syntax: Syntax) -> String {
-        let instead = match self.instead {
-            Instead::LeaveItOut => "leave it out, or run the text without `for_update`",
-            Instead::NameTheTable if syntax == Syntax::Postgres => {
-                "lock the table's rows by a SELECT of their own, or name the table: \
+        let remedy = match self.remedy {
+            Remedy::RemoveIt => "remove that, or run the text without `for_update`",
+            Remedy::NameTheTable if syntax == Syntax::Postgres => {
+                "lock the table's rows with a SELECT of their own, or name the table: \
                  RowLock::NO_KEY_UPDATE.of(\"event\")"
             }
-            Instead::NameTheTable | Instead::SelectOfItsOwn => {
-                "lock the table's rows by a SELECT of their own"
+            Remedy::NameTheTable | Remedy::SeparateSelect => {
+                "lock the table's rows with a SELECT of their own"
             }
         };
-        format!("cannot lock the rows of this query on {}: {}; {instead}", syntax.databases(), self.why)
+        format!("cannot lock the rows of this query on {}: {}; {remedy}", syntax.databases(), self.reason)
     }
 }
 
-/// The text of a SELECT with this clause; unchanged without one. `table` is the one that the clause names.
+/// Appends a lock clause to a SELECT. Without a clause, it only checks the text and returns `None`. `table`
+/// is the one that the clause names. Fails if the clause would not lock the rows that the text reads.
 ///
-/// The clause goes behind the last token, on a line of its own: what follows is a semicolon, which is left
-/// out, and comments. An error says why the clause would not lock the rows that the text reads.
+/// The clause is inserted after the last token, on a line of its own. Comments follow it; semicolons are
+/// removed.
 pub(crate) fn with_lock_clause(
     syntax: Syntax,
     text: &str,
     table: Option<&str>,
     clause: Option<&str>,
 ) -> Result<Option<String>, Obstacle> {
-    let reading = Reading::usual(syntax, text);
-    let tokens = only_statement(syntax, &reading)?;
+    let tokenized = TokenizedText::usual(syntax, text);
+    let tokens = only_statement(syntax, &tokenized)?;
     if syntax == Syntax::Sqlite {
         select::is_select(tokens)?;
     } else {
-        if let Some(other) = Reading::unusual(syntax, text)
+        if let Some(other) = TokenizedText::unusual(syntax, text)
             && other.complete
-            && other != reading
+            && other != tokenized
         {
             return Err(Obstacle::new(
-                "its strings hold backslashes, which the settings of the session give one meaning or another",
-                Instead::LeaveItOut,
+                "its strings contain backslashes, whose meaning depends on settings of the session",
+                Remedy::RemoveIt,
             ));
         }
         select::can_be_locked(syntax, tokens, table)?;
@@ -82,9 +82,9 @@ pub(crate) fn with_lock_clause(
     locked.push_str(front);
     locked.push('\n');
     locked.push_str(clause);
-    // Comments; the semicolons between them are tokens, and the only ones.
+    // What follows are comments, and semicolons between them.
     let mut from = 0;
-    let semicolons = reading.tokens.iter().filter(|token| token.at >= last.end());
+    let semicolons = tokenized.tokens.iter().filter(|token| token.at >= last.end());
     let ends = semicolons.map(|token| token.at - last.end()).chain([behind.len()]);
     for end in ends {
         let comment = behind.get(from..end).unwrap_or_default().trim();
@@ -97,38 +97,44 @@ pub(crate) fn with_lock_clause(
     Ok(Some(locked))
 }
 
-/// The tokens of the one statement that the text consists of.
-fn only_statement<'a, 't>(syntax: Syntax, reading: &'a Reading<'t>) -> Result<&'a [Token<'t>], Obstacle> {
-    if !reading.complete {
+/// Returns the tokens of the text's only statement.
+fn only_statement<'a, 't>(
+    syntax: Syntax,
+    tokenized: &'a TokenizedText<'t>,
+) -> Result<&'a [Token<'t>], Obstacle> {
+    if !tokenized.complete {
         return Err(Obstacle::new(
-            "it has a string or a comment that does not end, or one within an executable comment",
-            Instead::SelectOfItsOwn,
+            "it has a string or a comment that does not end, or a comment within an executable comment",
+            Remedy::SeparateSelect,
         ));
     }
-    if reading.tokens.iter().any(|token| token.hint.is_some()) {
+    if tokenized.tokens.iter().any(|token| token.hint.is_some()) {
         return Err(Obstacle::new(
-            "it has an executable comment, of which each server decides whether it is part of the text",
-            Instead::LeaveItOut,
+            "it has an executable comment, which some servers execute and others ignore",
+            Remedy::RemoveIt,
         ));
     }
     let mut statements =
-        reading.tokens.split(|token| token.is_symbol(b';')).filter(|tokens| !tokens.is_empty());
+        tokenized.tokens.split(|token| token.is_symbol(b';')).filter(|tokens| !tokens.is_empty());
     match (statements.next(), statements.next()) {
         (Some(tokens), None) => Ok(tokens),
-        (None, _) => Err(Obstacle::new("it is empty", Instead::SelectOfItsOwn)),
+        (None, _) => Err(Obstacle::new("it is empty", Remedy::SeparateSelect)),
         (Some(_), Some(_)) => Err(Obstacle::new(
-            format!("it is several statements for {}, and a clause would lock one", syntax.databases()),
-            Instead::SelectOfItsOwn,
+            format!(
+                "it consists of several statements on {}, and the clause would apply to one of them",
+                syntax.databases()
+            ),
+            Remedy::SeparateSelect,
         )),
     }
 }
 
-/// Walks over tokens and steps over what is in brackets.
+/// Tokens that are traversed without the contents of brackets.
 #[derive(Debug, Clone, Copy)]
 struct Tokens<'a, 't>(&'a [Token<'t>]);
 
 impl<'a, 't> Tokens<'a, 't> {
-    /// The places of the tokens that are in no bracket but the opening ones themselves.
+    /// The indexes of the tokens outside of brackets, opening brackets included.
     fn outside(self) -> impl Iterator<Item = usize> + 'a
     where
         't: 'a,
@@ -142,7 +148,7 @@ impl<'a, 't> Tokens<'a, 't> {
         })
     }
 
-    /// The place behind the token at this one, or behind the bracket that opens there.
+    /// The index after the token at `place`, or after the bracket that opens there.
     fn behind(self, place: usize) -> usize {
         let mut depth = 0_usize;
         for (at, token) in self.0.iter().enumerate().skip(place) {
@@ -158,7 +164,7 @@ impl<'a, 't> Tokens<'a, 't> {
         self.0.len()
     }
 
-    /// What is in the bracket that opens at this place.
+    /// The tokens within the bracket that opens at `place`.
     fn inside(self, place: usize) -> &'a [Token<'t>] {
         let end = self.behind(place);
         self.0.get(place + 1..end.saturating_sub(1)).unwrap_or_default()
@@ -168,8 +174,7 @@ impl<'a, 't> Tokens<'a, 't> {
         self.0.get(place)
     }
 
-    /// Whether the token at this place is a keyword and one of these: not a name behind a dot, nor one given
-    /// by AS.
+    /// Whether the token at `place` is one of these keywords, and not a name after a dot or AS.
     fn is_keyword(self, place: usize, words: &[&str]) -> bool {
         let is_name = || {
             let before = place.checked_sub(1).and_then(|before| self.get(before));
@@ -187,7 +192,7 @@ impl<'a, 't> Tokens<'a, 't> {
     }
 }
 
-/// Whether what is in a bracket is a query, rather than a list or a join.
+/// Whether the tokens within a bracket are a query, and not a list or a join.
 fn is_query(inside: &[Token<'_>]) -> bool {
     let tokens = Tokens(inside);
     if tokens.has(0, &["SELECT", "WITH", "VALUES", "TABLE"]) {

@@ -1,19 +1,18 @@
-//! Whether a text asks not to wait for locks.
+//! Recognizes NOWAIT.
 
-use super::{Reading, Syntax, Token};
+use super::{Syntax, Token, TokenizedText};
 
-/// Statements about tables, which take NOWAIT behind the names of these.
+/// First words of statements that accept NOWAIT after the names of tables.
 const ABOUT_TABLES: [&str; 7] = ["LOCK", "ALTER", "DROP", "CREATE", "RENAME", "TRUNCATE", "OPTIMIZE"];
 
-/// Whether a text asks not to wait for locks: by a NOWAIT that is part of a lock clause, and not by a
-/// comment, a string or a name that contains the word.
-pub(crate) fn asks_nowait(syntax: Syntax, text: &str) -> bool {
+/// Whether a text has NOWAIT as part of a lock clause, and not in a comment, a string or a name.
+pub(crate) fn has_nowait(syntax: Syntax, text: &str) -> bool {
     const WORD: &[u8] = b"NOWAIT";
     if !text.as_bytes().windows(WORD.len()).any(|word| word.eq_ignore_ascii_case(WORD)) {
         return false;
     }
-    let reading = Reading::usual(syntax, text);
-    reading.tokens.split(|token| token.is_symbol(b';')).any(|tokens| {
+    let tokenized = TokenizedText::usual(syntax, text);
+    tokenized.tokens.split(|token| token.is_symbol(b';')).any(|tokens| {
         let places = tokens.iter().enumerate().filter(|(_, token)| token.is_word("NOWAIT"));
         places
             .into_iter()
@@ -21,7 +20,7 @@ pub(crate) fn asks_nowait(syntax: Syntax, text: &str) -> bool {
     })
 }
 
-/// Whether what stands in front ends with a lock clause that has no NOWAIT yet.
+/// Whether the tokens before NOWAIT end with a lock clause.
 fn ends_lock_clause(front: &[Token<'_>]) -> bool {
     let front = without_tables(front);
     let ends = |words: &[&str]| {
@@ -35,7 +34,7 @@ fn ends_lock_clause(front: &[Token<'_>]) -> bool {
         || ends(&["IN", "SHARE", "MODE"])
 }
 
-/// Without `OF a, b.c` at its end.
+/// Removes a trailing `OF a, b.c`.
 fn without_tables<'a, 't>(front: &'a [Token<'t>]) -> &'a [Token<'t>] {
     let names = front.iter().rev().take_while(|token| {
         (token.is_name() && !token.is_any_word(&["OF", "UPDATE", "SHARE", "MODE"]))
@@ -49,7 +48,8 @@ fn without_tables<'a, 't>(front: &'a [Token<'t>]) -> &'a [Token<'t>] {
     }
 }
 
-/// `LOCK TABLE a IN … MODE NOWAIT`, `ALTER TABLE a NOWAIT …`: at the end, or behind the names.
+/// Whether the NOWAIT at `place` belongs to a statement about tables: `LOCK TABLE a IN … MODE NOWAIT`,
+/// `ALTER TABLE a NOWAIT …`.
 fn is_about_tables(tokens: &[Token<'_>], place: usize) -> bool {
     if !tokens[0].is_any_word(&ABOUT_TABLES) {
         return false;
@@ -64,7 +64,7 @@ fn is_about_tables(tokens: &[Token<'_>], place: usize) -> bool {
     while names.first().is_some_and(|token| token.is_any_word(&["IF", "NOT", "EXISTS"])) {
         names = &names[1..];
     }
-    // Names and what stands between them take turns.
+    // Names alternate with commas and dots.
     !names.is_empty()
         && names.len() % 2 == 1
         && names.iter().enumerate().all(|(i, token)| {
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_clause_asks() {
+    fn nowait_of_a_lock_clause_is_found() {
         for text in [
             "SELECT * FROM t FOR UPDATE NOWAIT",
             "select * from t for no key update of t nowait ;",
@@ -88,7 +88,7 @@ mod tests {
             "LOCK TABLE t IN EXCLUSIVE MODE NOWAIT",
             "LOCK t NOWAIT",
         ] {
-            assert!(asks_nowait(Syntax::Postgres, text), "{text}");
+            assert!(has_nowait(Syntax::Postgres, text), "{text}");
         }
         for text in [
             "SELECT * FROM t LOCK IN SHARE MODE NOWAIT",
@@ -96,12 +96,12 @@ mod tests {
             "DROP TABLE IF EXISTS t, `u` NOWAIT",
             "/*! SELECT */ * FROM t FOR UPDATE /*M! NOWAIT */",
         ] {
-            assert!(asks_nowait(Syntax::MySql, text), "{text}");
+            assert!(has_nowait(Syntax::MySql, text), "{text}");
         }
     }
 
     #[test]
-    fn a_comment_a_string_or_a_name_does_not() {
+    fn nowait_in_comments_strings_and_names_is_ignored() {
         for text in [
             "SELECT * FROM t FOR UPDATE -- NOWAIT",
             "SELECT * FROM t FOR UPDATE /* NOWAIT */",
@@ -116,8 +116,8 @@ mod tests {
             "CREATE TABLE t (nowait INT)",
             "SELECT share, nowait FROM t",
         ] {
-            assert!(!asks_nowait(Syntax::Postgres, text), "{text}");
+            assert!(!has_nowait(Syntax::Postgres, text), "{text}");
         }
-        assert!(!asks_nowait(Syntax::MySql, "SELECT 1 FROM t FOR UPDATE # NOWAIT"));
+        assert!(!has_nowait(Syntax::MySql, "SELECT 1 FROM t FOR UPDATE # NOWAIT"));
     }
 }

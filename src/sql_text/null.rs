@@ -1,14 +1,14 @@
-//! Comparisons with NULL, which no row satisfies.
+//! Finds comparisons with NULL, which no row satisfies.
 
-use super::{Kind, Reading, Syntax, Token};
+use super::{Kind, Syntax, Token, TokenizedText};
 
-/// What follows a condition that stands alone, or among others that all have to hold.
+/// Words that end a condition which must hold for every matching row.
 const ENDS_CONDITION: [&str; 5] = ["AND", "RETURNING", "ORDER", "LIMIT", "OPTION"];
 
-/// With one of these in it, a WHERE may hold although one of its comparisons does not.
+/// With one of these words, a WHERE may hold although one of its comparisons does not.
 const ALTERNATIVES: [&str; 8] = ["OR", "XOR", "NOT", "CASE", "IF", "IIF", "IS", "SELECT"];
 
-/// Whether a text begins like a statement that changes or deletes rows that it looks for.
+/// Whether a text begins with UPDATE or DELETE.
 pub(crate) fn is_update_or_delete(text: &str) -> bool {
     let text = text.trim_start().as_bytes();
     [b"UPDATE", b"DELETE"]
@@ -16,21 +16,21 @@ pub(crate) fn is_update_or_delete(text: &str) -> bool {
         .any(|word| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(*word)))
 }
 
-/// The column that an UPDATE or DELETE compares with a parameter that is NULL, so that it never finds a row.
-/// `is_null` says whether the value with this number, counted from 1, is.
+/// Returns the column that an UPDATE or DELETE compares with a parameter that is NULL, so that it never
+/// matches a row. `is_null` takes the number of a parameter, counted from 1.
 ///
-/// Only what is certain counts: `column = ?` as the whole of a WHERE or as one of the conditions that it
-/// joins by AND.
+/// Only certain cases count: `column = ?` as the whole WHERE, or as one of several conditions that are
+/// joined by AND.
 pub(crate) fn column_compared_with_null(
     syntax: Syntax,
     text: &str,
     is_null: impl Fn(usize) -> bool,
 ) -> Option<String> {
-    let reading = Reading::usual(syntax, text);
-    let tokens = &reading.tokens;
+    let tokenized = TokenizedText::usual(syntax, text);
+    let tokens = &tokenized.tokens;
     let place = top_level(tokens).find(|(_, token)| token.is_word("WHERE")).map(|(place, _)| place)?;
     let condition = &tokens[place + 1..];
-    if !reading.complete
+    if !tokenized.complete
         || condition.iter().any(|token| token.is_any_word(&ALTERNATIVES) || token.is_symbol(b'|'))
     {
         return None;
@@ -48,7 +48,7 @@ pub(crate) fn column_compared_with_null(
     begins_condition(tokens, at - 1).then(|| tokens[at - 1].text.to_owned())
 }
 
-/// Whether the name at this place, with its qualifiers, is all that stands in front of its comparison.
+/// Whether the name at this index, with its qualifiers, is the whole left side of its comparison.
 fn begins_condition(tokens: &[Token<'_>], mut name: usize) -> bool {
     while name >= 2 && tokens[name - 1].is_symbol(b'.') && tokens[name - 2].is_name() {
         name -= 2;
@@ -56,7 +56,7 @@ fn begins_condition(tokens: &[Token<'_>], mut name: usize) -> bool {
     name.checked_sub(1).is_some_and(|before| tokens[before].is_any_word(&["WHERE", "AND"]))
 }
 
-/// The tokens that stand in no parentheses, and their places.
+/// The tokens outside of parentheses, with their indexes.
 fn top_level<'a, 't>(tokens: &'a [Token<'t>]) -> impl Iterator<Item = (usize, &'a Token<'t>)> {
     let mut depth = 0_i32;
     tokens.iter().enumerate().filter(move |(_, token)| {
@@ -69,7 +69,7 @@ fn top_level<'a, 't>(tokens: &'a [Token<'t>]) -> impl Iterator<Item = (usize, &'
     })
 }
 
-/// The parameters of a text: the place of each one's first token, its number, and the place behind it.
+/// The parameters of a text: the index of each one's first token, its number, and the index after it.
 fn parameters(syntax: Syntax, tokens: &[Token<'_>]) -> Vec<(usize, usize, usize)> {
     let mut found = Vec::new();
     let mut largest = 0;
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_is_null_is_found() {
+    fn a_comparison_with_a_null_version_is_found() {
         for (syntax, text, null) in [
             (
                 Syntax::Postgres,
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_match_all_the_same_is_left_alone() {
+    fn conditions_that_may_match_are_ignored() {
         for (syntax, text, null) in [
             (Syntax::MySql, "UPDATE t SET note = ? WHERE id = ? AND version = ?", 1),
             (Syntax::MySql, "UPDATE t SET n = ? WHERE version <=> ?", 2),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn updates_are_recognised() {
+    fn updates_and_deletes_are_recognized() {
         assert!(is_update_or_delete("  update t SET n = 1") && is_update_or_delete("DELETE FROM t"));
         assert!(!is_update_or_delete("INSERT INTO t VALUES (1)") && !is_update_or_delete("UPD"));
     }

@@ -1,19 +1,19 @@
-//! A text as statements, and how each of them begins.
+//! Splits a text into statements, and recognizes how each of them begins.
 
-use super::{Kind, Reading, Syntax, Token, TransactionEffect};
+use super::{Kind, Syntax, Token, TokenizedText, TransactionEffect};
 
-/// Savepoints that begin like this are the crate's own.
+/// The prefix of the crate's own savepoints.
 const OWN_SAVEPOINTS: &str = "atomically_";
 
-/// One statement of a text, in the words that it may be taken for.
+/// The tokens of one statement.
 #[doc(hidden)]
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Statement<'t> {
+pub struct SqlStatement<'t> {
     tokens: Vec<Token<'t>>,
 }
 
-impl<'t> Statement<'t> {
-    /// The word at this place, counted from 0; empty where something else stands there.
+impl<'t> SqlStatement<'t> {
+    /// Returns the word at this index; empty if the token is not a word.
     fn word(&self, place: usize) -> &'t str {
         match self.tokens.get(place) {
             Some(token) if token.kind == Kind::Word => token.text,
@@ -31,18 +31,18 @@ impl<'t> Statement<'t> {
         words.iter().any(|word| self.word(0).eq_ignore_ascii_case(word))
     }
 
-    /// Whether the word at this place, counted from 0, is one of these.
+    /// Whether the word at this index is one of these.
     pub(crate) fn has_any_at(&self, place: usize, words: &[&str]) -> bool {
         words.iter().any(|word| self.word(place).eq_ignore_ascii_case(word))
     }
 
-    /// Whether one of its words or names, whatever its quotes, is one of these.
+    /// Whether it contains one of these words or names, quoted or not.
     pub(crate) fn mentions_any(&self, names: &[&str]) -> bool {
         let is_it = |token: &Token<'_>| names.iter().any(|name| unquoted(token).eq_ignore_ascii_case(name));
         self.tokens.iter().any(|token| token.is_name() && is_it(token))
     }
 
-    /// The same, user variables (`@name`) left out.
+    /// Like [`mentions_any`](Self::mentions_any), without user variables (`@name`).
     pub(crate) fn mentions_any_setting(&self, names: &[&str]) -> bool {
         let is_at = |place: Option<usize>| {
             place.and_then(|place| self.tokens.get(place)).is_some_and(|token| token.is_symbol(b'@'))
@@ -54,8 +54,8 @@ impl<'t> Statement<'t> {
         })
     }
 
-    /// Whether these words follow each other somewhere in it.
-    pub(crate) fn has_in_a_row(&self, words: &[&str]) -> bool {
+    /// Whether it contains these words in sequence.
+    pub(crate) fn has_sequence(&self, words: &[&str]) -> bool {
         self.tokens
             .windows(words.len())
             .any(|run| run.iter().zip(words).all(|(token, word)| token.is_word(word)))
@@ -66,19 +66,19 @@ impl<'t> Statement<'t> {
         self.tokens.first().is_some_and(|token| token.is_symbol(b'('))
     }
 
-    /// What follows the first of this word.
+    /// Returns the tokens after the first occurrence of this word.
     pub(crate) fn after(&self, word: &str) -> Option<Self> {
         let place = self.tokens.iter().position(|token| token.is_word(word))?;
         Some(Self { tokens: self.tokens[place + 1..].to_vec() })
     }
 
-    /// The words that it begins with, for messages.
+    /// Returns its first words, for messages.
     pub(crate) fn title(&self) -> String {
         let words = self.tokens.iter().take(2).take_while(|token| token.kind == Kind::Word);
         words.map(|token| token.text.to_uppercase()).collect::<Vec<_>>().join(" ")
     }
 
-    /// The effect of a statement about savepoints; `None` for any other.
+    /// Returns the effect of SAVEPOINT, RELEASE and ROLLBACK; `None` for other statements.
     pub(crate) fn savepoint_effect(&self) -> Option<TransactionEffect> {
         let name = if self.begins(&["SAVEPOINT"]) {
             1
@@ -88,7 +88,7 @@ impl<'t> Statement<'t> {
             1
         } else if self.begins(&["ROLLBACK"]) {
             let to = if self.has_any_at(1, &["WORK", "TRANSACTION"]) { 2 } else { 1 };
-            // SQLite: the name of a transaction, which means nothing.
+            // SQLite: the name of a transaction, which has no effect.
             let to = if self.has_any_at(to, &["TO"]) { to } else { to + 1 };
             if !self.has_any_at(to, &["TO"]) {
                 return Some(TransactionEffect::Controls);
@@ -112,39 +112,42 @@ fn unquoted<'t>(token: &Token<'t>) -> &'t str {
     token.text.trim_matches(['"', '`', '\'', '[', ']'])
 }
 
-/// What a text consists of, under the usual settings.
+/// The statements of a text.
 #[derive(Debug)]
-pub(crate) struct Statements<'t> {
-    /// Each statement; several times, where executable comments leave open how it begins.
-    pub(crate) statements: Vec<Statement<'t>>,
-    /// How many there are, those of a body not counted.
+pub(crate) struct SqlStatements<'t> {
+    /// The statements. One with executable comments has an entry for each way in which it may begin.
+    pub(crate) statements: Vec<SqlStatement<'t>>,
+    /// How many statements there are, without those of a body.
     pub(crate) count: usize,
-    /// How many entries the first of them has.
+    /// How many entries the first statement has.
     pub(crate) firsts: usize,
-    /// Whether the text could be read to its end.
+    /// Whether the text could be parsed to its end.
     pub(crate) complete: bool,
 }
 
-impl<'t> Statements<'t> {
+impl<'t> SqlStatements<'t> {
     pub(crate) fn of(syntax: Syntax, text: &'t str) -> Self {
-        Self::read(syntax, &Reading::usual(syntax, text))
+        Self::read(syntax, &TokenizedText::usual(syntax, text))
     }
 
-    /// As other settings of the session have it read, where that makes a difference.
+    /// Parses the text under other settings of the session; `None` if they make no difference.
     pub(crate) fn under_unusual_settings(syntax: Syntax, text: &'t str) -> Option<Self> {
-        Some(Self::read(syntax, &Reading::unusual(syntax, text)?))
+        Some(Self::read(syntax, &TokenizedText::unusual(syntax, text)?))
     }
 
-    fn read(syntax: Syntax, reading: &Reading<'t>) -> Self {
-        let mut pieces: Vec<&[Token<'t>]> =
-            reading.tokens.split(|token| token.is_symbol(b';')).filter(|tokens| !tokens.is_empty()).collect();
+    fn read(syntax: Syntax, tokenized: &TokenizedText<'t>) -> Self {
+        let mut pieces: Vec<&[Token<'t>]> = tokenized
+            .tokens
+            .split(|token| token.is_symbol(b';'))
+            .filter(|tokens| !tokens.is_empty())
+            .collect();
         if syntax == Syntax::MySql {
-            leave_out_bodies(&mut pieces);
+            remove_bodies(&mut pieces);
         }
         let mut statements = Vec::new();
         let (mut count, mut firsts, mut bodies) = (0, 0, 0);
         for tokens in pieces {
-            // The end of a body that was split at its semicolons.
+            // The END of a body that was split at its semicolons.
             if bodies > 0 && tokens.len() == 1 && tokens[0].is_word("END") {
                 bodies -= 1;
                 continue;
@@ -156,13 +159,13 @@ impl<'t> Statements<'t> {
                 firsts = statements.len();
             }
         }
-        Self { statements, count, firsts, complete: reading.complete }
+        Self { statements, count, firsts, complete: tokenized.complete }
     }
 }
 
-/// MySQL and MariaDB: what stands between the beginning of a body and the last END is its own affair. How a
-/// statement with a body is judged depends on how it begins alone.
-fn leave_out_bodies(pieces: &mut Vec<&[Token<'_>]>) {
+/// MySQL and MariaDB: removes the statements of a body, up to the last END. The effect of a statement with
+/// a body depends on its beginning only.
+fn remove_bodies(pieces: &mut Vec<&[Token<'_>]>) {
     let Some(opens) = pieces.iter().position(|tokens| begins_block(tokens)) else { return };
     let Some(ends) = pieces.iter().rposition(|tokens| tokens[0].is_word("END")) else { return };
     if ends > opens {
@@ -170,7 +173,7 @@ fn leave_out_bodies(pieces: &mut Vec<&[Token<'_>]>) {
     }
 }
 
-/// Whether a compound statement begins here, or the creation of a procedure with a body.
+/// Whether this is the beginning of a compound statement, or of a CREATE with a body.
 fn begins_block(tokens: &[Token<'_>]) -> bool {
     let compound = tokens[0].is_any_word(&["IF", "CASE", "LOOP", "WHILE", "REPEAT", "FOR", "DECLARE"])
         || (tokens[0].is_word("BEGIN") && tokens.get(1).is_some_and(|token| token.is_word("NOT")))
@@ -185,7 +188,7 @@ fn begins_block(tokens: &[Token<'_>]) -> bool {
     compound || creates
 }
 
-/// Whether a body of several statements begins in this one, and ends with an END of its own.
+/// Whether a body of several statements begins in this one, which ends with an END of its own.
 fn opens_body(syntax: Syntax, tokens: &[Token<'_>]) -> bool {
     if !tokens[0].is_word("CREATE") {
         return false;
@@ -200,9 +203,10 @@ fn opens_body(syntax: Syntax, tokens: &[Token<'_>]) -> bool {
     }
 }
 
-/// The statement as it may begin: which of its executable comments are executed is the server's to decide.
-fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<Statement<'t>> {
-    let whole = Statement { tokens: tokens.to_vec() };
+/// Returns the statement in each way in which it may begin, since it depends on the server which executable
+/// comments are executed.
+fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<SqlStatement<'t>> {
+    let whole = SqlStatement { tokens: tokens.to_vec() };
     if tokens.iter().all(|token| token.hint.is_none()) {
         return vec![whole];
     }
@@ -210,7 +214,7 @@ fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<Statement<'t>> {
     let mut last = None;
     for (place, token) in tokens.iter().enumerate() {
         if place > 0 && token.hint != last {
-            found.push(Statement { tokens: tokens[place..].to_vec() });
+            found.push(SqlStatement { tokens: tokens[place..].to_vec() });
         }
         last = token.hint;
         if token.hint.is_none() {
@@ -220,28 +224,27 @@ fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<Statement<'t>> {
     let outside = found.iter().map(|statement| {
         let first = statement.tokens.first().copied();
         let rest = statement.tokens.iter().skip(1).filter(|token| token.hint.is_none()).copied();
-        Statement { tokens: first.into_iter().chain(rest).collect() }
+        SqlStatement { tokens: first.into_iter().chain(rest).collect() }
     });
     let outside: Vec<_> = outside.collect();
     found.extend(outside);
     found
 }
 
-/// Statements that change nothing about a transaction on any database, and most of all there are.
+/// The most frequent statements that do not affect their transaction on any database.
 const QUERIES: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
 
-/// Whether a look at the first bytes tells that the text begins with a query, which stays inside of its
-/// transaction.
+/// Whether the text begins with a query, which cannot end its transaction. Looks at the first bytes only.
 pub(crate) fn begins_with_a_query(text: &str) -> bool {
     leading_keyword(text).is_some_and(|word| QUERIES.iter().any(|query| query.eq_ignore_ascii_case(word)))
 }
 
-/// Whether the text may be more than one statement: it has a semicolon that is not at its end.
+/// Whether the text may have several statements: it contains a semicolon that is not at its end.
 pub(crate) fn has_inner_semicolon(text: &str) -> bool {
     text.trim_end_matches(|c: char| c == ';' || c.is_whitespace()).contains(';')
 }
 
-/// The word that a text begins with, where a look at its first bytes tells.
+/// Returns the first word of a text, if its first bytes show it.
 fn leading_keyword(text: &str) -> Option<&str> {
     let text = text.trim_start_matches([' ', '\n', '\t', '\r']);
     let length = text.bytes().take_while(u8::is_ascii_alphabetic).count();
@@ -254,11 +257,11 @@ mod tests {
     use super::*;
 
     fn titles(syntax: Syntax, text: &str) -> Vec<String> {
-        Statements::of(syntax, text).statements.iter().map(Statement::title).collect()
+        SqlStatements::of(syntax, text).statements.iter().map(SqlStatement::title).collect()
     }
 
     #[test]
-    fn splits_at_semicolons_that_are_code() {
+    fn text_is_split_at_semicolons_outside_of_literals() {
         assert_eq!(
             titles(Syntax::Postgres, "SELECT ';' ;; -- ;\n UPDATE t SET a = $$;$$;"),
             ["SELECT", "UPDATE T"]
@@ -267,23 +270,23 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_a_part_of_its_statement() {
+    fn a_body_is_part_of_its_statement() {
         let trigger =
             "CREATE TEMP TRIGGER a AFTER UPDATE ON t BEGIN UPDATE u SET n = 1; DELETE FROM v; END; SELECT 1";
         assert_eq!(titles(Syntax::Sqlite, trigger), ["CREATE TEMP", "DELETE FROM", "SELECT"]);
         let function = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END; SELECT 3";
         assert_eq!(titles(Syntax::Postgres, function), ["CREATE FUNCTION", "SELECT", "SELECT"]);
-        // Only one END belongs to it.
+        // Only one END belongs to the trigger.
         assert_eq!(
             titles(Syntax::Sqlite, "CREATE TRIGGER a BEGIN SELECT 1; END; END"),
             ["CREATE TRIGGER", "END"]
         );
-        // A table with a column of that name has no body.
+        // A table with a column named `begin` has no body.
         assert_eq!(titles(Syntax::Sqlite, "CREATE TABLE t (begin INT); END"), ["CREATE TABLE", "END"]);
     }
 
     #[test]
-    fn an_executable_comment_leaves_open_how_a_statement_begins() {
+    fn an_executable_comment_gives_a_statement_several_beginnings() {
         for (text, title) in [
             ("/*! COMMIT */", "COMMIT"),
             ("/*M! COMMIT */", "COMMIT"),
@@ -302,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_word_is_found_at_a_glance() {
+    fn the_first_word_is_found_in_the_first_bytes() {
         assert_eq!(leading_keyword(" \n SELECT 1"), Some("SELECT"));
         assert_eq!(leading_keyword("commit"), Some("commit"));
         for text in

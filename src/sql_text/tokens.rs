@@ -1,8 +1,8 @@
-//! Text into tokens, the way that the servers read it.
+//! Splits a text into tokens, like the servers do.
 
 use super::Syntax;
 
-/// What a token is, as far as it matters here.
+/// The kind of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A keyword or a name without quotes.
@@ -11,7 +11,7 @@ pub(super) enum Kind {
     Quoted,
     /// A string or a numbered parameter.
     Literal,
-    /// What begins with a digit.
+    /// A token that begins with a digit.
     Number,
     /// Any other character.
     Symbol(u8),
@@ -21,9 +21,9 @@ pub(super) enum Kind {
 pub(super) struct Token<'t> {
     pub(super) kind: Kind,
     pub(super) text: &'t str,
-    /// Where it begins.
+    /// The byte offset at which it begins.
     pub(super) at: usize,
-    /// The number of the executable comment that it stands in, counted from 1.
+    /// The number of the executable comment that contains it, counted from 1.
     pub(super) hint: Option<u32>,
 }
 
@@ -49,43 +49,22 @@ impl Token<'_> {
     }
 }
 
-/// The text with a question mark for each value, and one space where there is any: the same for statements
-/// that differ in nothing else. A text that cannot be read is left as it is.
-#[cfg(feature = "testing")]
-pub(crate) fn without_values(syntax: Syntax, text: &str) -> String {
-    let reading = Reading::usual(syntax, text);
-    if !reading.complete {
-        return text.to_owned();
-    }
-    let (mut shown, mut end) = (String::new(), 0);
-    for token in reading.tokens {
-        let is_string = syntax == Syntax::MySql && token.text.starts_with('"');
-        if matches!(token.kind, Kind::Literal | Kind::Number) || is_string {
-            shown.push_str(&text[end..token.at]);
-            shown.push('?');
-            end = token.end();
-        }
-    }
-    shown.push_str(&text[end..]);
-    shown.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// A text as tokens, under one assumption about backslashes.
+/// The tokens of a text, under one assumption about backslashes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Reading<'t> {
+pub(super) struct TokenizedText<'t> {
     pub(super) tokens: Vec<Token<'t>>,
-    /// Whether the text could be read to its end: no string or comment is left open.
+    /// Whether the text could be parsed to its end: every string and comment ends.
     pub(super) complete: bool,
 }
 
-impl<'t> Reading<'t> {
-    /// As a session reads it whose settings for strings are the usual ones.
+impl<'t> TokenizedText<'t> {
+    /// Parses the text under the default settings of a session.
     pub(super) fn usual(syntax: Syntax, text: &'t str) -> Self {
         Self::with(syntax, text, syntax == Syntax::MySql)
     }
 
-    /// As other settings have it read (`NO_BACKSLASH_ESCAPES`, `standard_conforming_strings = off`), where
-    /// that may make a difference.
+    /// Parses the text under other settings (`NO_BACKSLASH_ESCAPES`, `standard_conforming_strings = off`);
+    /// `None` if they make no difference.
     pub(super) fn unusual(syntax: Syntax, text: &'t str) -> Option<Self> {
         let differs = syntax != Syntax::Sqlite && text.contains('\\');
         differs.then(|| Self::with(syntax, text, syntax != Syntax::MySql))
@@ -113,7 +92,7 @@ struct Scanner<'t> {
     text: &'t str,
     bytes: &'t [u8],
     at: usize,
-    /// The executable comment that is open.
+    /// The executable comment that is being read.
     hint: Option<u32>,
     hints: u32,
     tokens: Vec<Token<'t>>,
@@ -128,7 +107,7 @@ impl Scanner<'_> {
         self.bytes[self.at..].starts_with(what.as_bytes())
     }
 
-    /// `None` where the text cannot be read on.
+    /// Reads all tokens; `None` if it cannot continue.
     fn run(&mut self) -> Option<()> {
         while let Some(byte) = self.byte(0) {
             if byte.is_ascii_whitespace() || byte == 0x0b {
@@ -151,7 +130,8 @@ impl Scanner<'_> {
         Some(())
     }
 
-    /// Whether a comment in an executable comment ends both depends on whether the outer one is executed.
+    /// Fails within an executable comment: whether an inner comment ends both depends on whether the outer
+    /// one is executed.
     fn outside_of_hints(&self) -> Option<()> {
         self.hint.is_none().then_some(())
     }
@@ -159,7 +139,7 @@ impl Scanner<'_> {
     fn begins_line_comment(&self) -> bool {
         match self.syntax {
             Syntax::MySql if self.byte(0) == Some(b'#') => true,
-            // There `5--3` is a sum.
+            // `5--3` is an expression.
             Syntax::MySql => {
                 self.starts_with("--") && self.byte(2).is_none_or(|next| next <= b' ' || next == 0x7f)
             }
@@ -196,7 +176,7 @@ impl Scanner<'_> {
             } else if self.byte(0).is_some() {
                 self.at += 1;
             } else {
-                // SQLite ends a comment with the text.
+                // On SQLite the end of the text ends a comment.
                 return (self.syntax == Syntax::Sqlite).then_some(());
             }
         }
@@ -228,7 +208,7 @@ impl Scanner<'_> {
             b'$' | b':' | b'@' | b'#' if self.syntax == Syntax::Sqlite => {
                 self.at += 1;
                 self.skip_word();
-                // A variable of Tcl's, with whatever stands in its brackets.
+                // A Tcl variable, with any text in its brackets.
                 if self.at > start + 1 && self.byte(0) == Some(b'(') {
                     return None;
                 }
@@ -260,14 +240,14 @@ impl Scanner<'_> {
         };
         let text = &self.text[start..self.at];
         if self.hint.is_some() && text.contains("*/") {
-            // There it ends, where the executable comment is not executed.
+            // It ends there if the executable comment is not executed.
             return None;
         }
         self.tokens.push(Token { kind, text, at: start, hint: self.hint });
         Some(())
     }
 
-    /// A quote in quotes is written twice.
+    /// Skips a quoted token, in which a quote is doubled.
     fn quoted(&mut self, quote: u8, backslash_escapes: bool) -> Option<()> {
         self.at += 1;
         loop {
@@ -288,8 +268,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Where a string goes on that was interrupted by a line break: with the same escapes as in its first
-    /// part.
+    /// Returns where a string continues after a line break, with the same escapes as its first part.
     fn continuation(&self) -> Option<usize> {
         let mut at = self.at;
         let mut has_break = false;
@@ -309,7 +288,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// A parameter (`$1`), or a string (`$tag$ … $tag$`).
+    /// Reads a parameter (`$1`) or a string (`$tag$ … $tag$`).
     fn dollar(&mut self) -> Option<Kind> {
         let start = self.at;
         self.at += 1;

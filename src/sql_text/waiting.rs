@@ -1,11 +1,11 @@
-//! Which statements ask for locks.
+//! Recognizes statements that may wait for locks.
 
 use super::Token;
 
-/// Whether a statement may have to wait for rows that others have locked: it writes, or locks what it reads.
-pub(super) fn asks_for_locks(tokens: &[Token<'_>]) -> bool {
+/// Whether a statement may wait for locks: it writes, or locks what it reads.
+pub(super) fn may_wait_for_locks(tokens: &[Token<'_>]) -> bool {
     const CONTROL: [&str; 4] = ["SAVEPOINT", "RELEASE", "ROLLBACK", "SET"];
-    // A SELECT has these words where it locks (`FOR UPDATE`, `LOCK IN SHARE MODE`), or where a WITH writes.
+    // A SELECT contains these words if it locks (`FOR UPDATE`, `LOCK IN SHARE MODE`) or its WITH writes.
     const LOCKS: [&str; 8] = ["UPDATE", "INSERT", "DELETE", "MERGE", "REPLACE", "SHARE", "LOCK", "GET_LOCK"];
     const ADVISORY: &[u8] = b"pg_advisory";
     let Some(first) = tokens.first() else { return false };
@@ -18,11 +18,11 @@ pub(super) fn asks_for_locks(tokens: &[Token<'_>]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Reading, Syntax};
-    use super::asks_for_locks;
+    use super::super::{Syntax, TokenizedText};
+    use super::may_wait_for_locks;
 
     #[test]
-    fn statements_that_lock_are_recognised() {
+    fn statements_that_lock_are_recognized() {
         for (syntax, sql, wanted) in [
             (Syntax::Sqlite, "UPDATE account SET balance = 1", true),
             (Syntax::Postgres, "insert into t values (1)", true),
@@ -41,12 +41,12 @@ mod tests {
             (Syntax::Sqlite, "ROLLBACK TO SAVEPOINT atomically_1; RELEASE SAVEPOINT atomically_1", false),
             (Syntax::Postgres, "SET LOCAL lock_timeout = 7", false),
         ] {
-            assert_eq!(asks_for_locks(&Reading::usual(syntax, sql).tokens), wanted, "{sql}");
+            assert_eq!(may_wait_for_locks(&TokenizedText::usual(syntax, sql).tokens), wanted, "{sql}");
         }
     }
 
     #[test]
-    fn words_in_comments_literals_and_names_do_not_lock() {
+    fn words_in_comments_literals_and_names_are_ignored() {
         for sql in [
             "SELECT a FROM t -- before the update",
             "SELECT a FROM t /* FOR UPDATE */",
@@ -54,7 +54,7 @@ mod tests {
             "SELECT \"update\" FROM t",
         ] {
             for syntax in [Syntax::Postgres, Syntax::MySql, Syntax::Sqlite] {
-                assert!(!asks_for_locks(&Reading::usual(syntax, sql).tokens), "{sql}");
+                assert!(!may_wait_for_locks(&TokenizedText::usual(syntax, sql).tokens), "{sql}");
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::deadlock::{DeadlockReport, DeadlockUnit};
 use crate::error::Error;
 use crate::events::{Event, KeyOutcome, Run, RunOutcome, Summary, Times, UnitEvent};
 use crate::failure::{Failure, FailureKind};
-use crate::sql_text::{ShownStatement, Syntax};
+use crate::sql_text::{MaskedStatement, Syntax};
 use crate::telemetry::Observers;
 
 /// The clock of an observed run: measures what the run spends its time on and notifies its observers.
@@ -54,7 +54,7 @@ struct ClockState {
 
 /// Measures one statement.
 struct StatementClock {
-    shown: ShownStatement,
+    shown: MaskedStatement,
     /// How long the transaction was idle before it.
     idle: Duration,
     took: Duration,
@@ -156,7 +156,7 @@ impl RunClock {
     /// Records that a statement is sent.
     pub(crate) fn sent(&self, sql: &SqlStr) {
         self.settle();
-        let shown = ShownStatement::new(self.syntax, sql);
+        let shown = MaskedStatement::new(self.syntax, sql);
         self.end_pause(|state, idle| {
             let now = Instant::now();
             state.attempt.record(&shown.sql, now);
@@ -344,7 +344,7 @@ impl ClockState {
         self.pause();
         let statement = self.statement.take()?;
         self.times.statements += statement.took;
-        if statement.shown.asks_for_locks {
+        if statement.shown.may_wait_for_locks {
             self.times.locking += statement.took;
         }
         Some(statement)

@@ -3,7 +3,7 @@
 use crate::backend::{Backend, WatchedQuery};
 use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{
-    Statement, Statements, Syntax, TransactionEffect, begins_with_a_query, has_inner_semicolon,
+    SqlStatement, SqlStatements, Syntax, TransactionEffect, begins_with_a_query, has_inner_semicolon,
 };
 
 /// Whether a statement may be sent, and what it does to the transaction.
@@ -36,7 +36,7 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     if !may_hold_several && begins_with_a_query(text) {
         return Admission::Admitted;
     }
-    let read = Statements::of(DB::SYNTAX, text);
+    let read = SqlStatements::of(DB::SYNTAX, text);
     // A server that prepares one statement rejects a text with more before it executes any.
     let executed = if may_hold_several { read.statements.len() } else { read.firsts };
     let executed = &read.statements[..executed];
@@ -44,9 +44,9 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
         return Admission::Refused(failure);
     }
     let stays_inside =
-        |statement: &Statement<'_>| DB::transaction_effect(statement) == TransactionEffect::Inside;
-    let other = || Statements::under_unusual_settings(DB::SYNTAX, text);
-    let is_certain = |other: Statements<'_>| other.complete && other.statements.iter().all(stays_inside);
+        |statement: &SqlStatement<'_>| DB::transaction_effect(statement) == TransactionEffect::Inside;
+    let other = || SqlStatements::under_unusual_settings(DB::SYNTAX, text);
+    let is_certain = |other: SqlStatements<'_>| other.complete && other.statements.iter().all(stays_inside);
     let may_end = !read.complete
         || !executed.iter().all(stays_inside)
         || (may_hold_several && !other().is_none_or(is_certain));
@@ -73,7 +73,7 @@ pub(crate) fn unreadable<DB: Backend>(text: &str) -> Option<Failure> {
     })
 }
 
-fn refusal<DB: Backend>(statement: &Statement<'_>) -> Option<Failure> {
+fn refusal<DB: Backend>(statement: &SqlStatement<'_>) -> Option<Failure> {
     let databases = DB::SYNTAX.databases();
     let message = match DB::transaction_effect(statement) {
         TransactionEffect::Inside | TransactionEffect::MayEnd => return None,

@@ -2,7 +2,7 @@
 
 use sqlx::SqlSafeStr as _;
 
-use crate::backend::{Backend, TransactionOver, WatchedQuery};
+use crate::backend::{Backend, SyntheticError, WatchedQuery};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 
@@ -40,7 +40,7 @@ pub(super) async fn admit<DB: Backend>(
         }
     }
     if let Some(failure) = state.over() {
-        return Err(sqlx::Error::Database(Box::new(TransactionOver(failure.clone()))));
+        return Err(SyntheticError::TransactionOver(failure.clone()).into());
     }
     state.sent = true;
     Ok(())

@@ -118,7 +118,7 @@ impl<DB: Backend> PooledSession<DB> {
 
     /// Returns the engine of the server: from the cache, or by a query outside of any transaction.
     pub(super) async fn engine(&mut self) -> Result<Engine, sqlx::Error> {
-        let Some(ask) = DB::ASK_ENGINE else { return Ok(Engine::default()) };
+        let Some(ask) = DB::ENGINE_QUERY else { return Ok(Engine::default()) };
         if let Some(known) = self.reuse.server().engine() {
             return Ok(known);
         }
@@ -225,10 +225,10 @@ fn abandon<DB: Backend>(open: OpenConnection<DB>) {
         runtime.spawn(async move {
             let _ = DB::send_text(&mut connection, reset.into_owned()).await;
         });
-    } else if DB::SESSION.is_some() && is_streaming.load(Ordering::Acquire) {
+    } else if DB::SESSION_ID_QUERY.is_some() && is_streaming.load(Ordering::Acquire) {
         // A server that is sending rows notices a closed socket at once, and reading the rest may never end.
         drop(connection.detach());
-    } else if DB::SESSION.is_some() && !is_settled {
+    } else if DB::SESSION_ID_QUERY.is_some() && !is_settled {
         abandoned::close_when_done(connection, &pool, &runtime);
     } else {
         let connection = connection.detach();

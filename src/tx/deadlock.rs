@@ -27,7 +27,7 @@ impl<DB: Backend> Tx<DB> {
         }
         // The deadlock ended this transaction, so it is no older; the query may take as long as the limit.
         let age = self.opened.elapsed() + REPORT_LIMIT;
-        let Some(query) = DB::latest_deadlock(age) else { return failure };
+        let Some(query) = DB::deadlock_query(age) else { return failure };
         let failed = self.state.failed_statement();
         // Without an answer the query stays in flight, which closes the connection.
         self.state.set_in_flight(true);

@@ -58,7 +58,7 @@ pub(super) async fn watch<DB: Backend, T>(
         result = is_alive.and(result);
     }
     if let Some(sent) = latest.take_if(|query| result.is_err() || !query.may_compare_with_null()) {
-        result = result.map_err(|error| sent.or_too_large(error, engine.max_packet));
+        result = result.map_err(|error| sent.explain_if_oversized(error, engine.max_packet));
     }
     state.end_statement::<DB, _>(result, &text, true)
 }

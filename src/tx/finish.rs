@@ -163,7 +163,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// Returns whether a statement that failed like this has ended the transaction.
     pub(crate) fn ends_with(failure: &Failure) -> bool {
-        DB::after(failure) == Survival::Over
+        DB::survival(failure) == Survival::Over
     }
 
     /// Finds out, before a rollback, what unwatched statements did to the transaction. `converted` is the

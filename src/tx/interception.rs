@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 
-use crate::backend::shown;
-use crate::backend::{Backend, Injected, Provocation, Reply, WatchedQuery, failure_of};
+use crate::backend::error_text;
+use crate::backend::{Backend, Provocation, Reply, SyntheticError, WatchedQuery, failure_of};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Fault, Interceptors, Next, StatementAnswer, Step, StepKind, TransactionToken};
 
@@ -35,7 +35,7 @@ impl Interception {
         attempts: Attempts,
         connection: &mut DB::Connection,
     ) -> Self {
-        let session = match DB::SESSION {
+        let session = match DB::SESSION_ID_QUERY {
             Some(ask) if interceptors.want_sessions() => {
                 DB::send_text(connection, ask.to_owned()).await.integers.first().copied()
             }
@@ -62,7 +62,7 @@ impl Interception {
     }
 
     fn statement<DB: Backend>(&self, query: &WatchedQuery<DB>) -> Step {
-        Step { arguments: query.shown_arguments(), ..self.step(StepKind::Statement, query.sql()) }
+        Step { arguments: query.argument_texts(), ..self.step(StepKind::Statement, query.sql()) }
     }
 
     async fn before(&self, step: &Step) -> Option<Fault> {
@@ -94,7 +94,7 @@ impl Interception {
             };
             let answer = match &result {
                 Ok(output) => describe(output),
-                Err(error) => failed::<DB>(error, query.asks_nowait()),
+                Err(error) => failed::<DB>(error, query.has_nowait()),
             };
             if !self.after(&step, &answer).await {
                 return result;
@@ -164,7 +164,7 @@ pub(super) async fn send<DB: Backend>(
 
 fn failed<DB: Backend>(error: &sqlx::Error, nowait: bool) -> StatementAnswer {
     let failure = failure_of::<DB>(error, nowait);
-    StatementAnswer::failed(failure.unwrap_or_else(|| Failure::new(FailureKind::Other, shown(error))))
+    StatementAnswer::failed(failure.unwrap_or_else(|| Failure::new(FailureKind::Other, error_text(error))))
 }
 
 /// Returns the error for a fault that keeps a step from reaching the server. If possible, the server raises
@@ -181,7 +181,7 @@ async fn provoked<DB: Backend>(connection: &mut DB::Connection, fault: Fault) ->
 }
 
 fn injected(kind: FailureKind) -> sqlx::Error {
-    sqlx::Error::Database(Box::new(Injected(Failure::new(kind, "an injected fault").retryable(true))))
+    SyntheticError::Failed(Failure::new(kind, "an injected fault").retryable(true)).into()
 }
 
 fn connection_reset() -> sqlx::Error {

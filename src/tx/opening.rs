@@ -45,11 +45,11 @@ impl OpenRequest<'_> {
     /// The query for the number of the server session, if an observer wants it.
     fn session_query<DB: Backend>(&self) -> Option<&'static str> {
         let run_clock = self.run_clock.as_ref()?;
-        DB::SESSION.filter(|_| run_clock.wants_sessions())
+        DB::SESSION_ID_QUERY.filter(|_| run_clock.wants_sessions())
     }
 
     fn idle_limit_query<DB: Backend>(&self) -> Option<&'static str> {
-        DB::ASK_IDLE_LIMIT.filter(|_| self.waits_at_gate)
+        DB::IDLE_LIMIT_QUERY.filter(|_| self.waits_at_gate)
     }
 
     fn text<DB: Backend>(&self, limits: &Limits) -> Result<String, Failure> {
@@ -133,7 +133,7 @@ impl<DB: Backend> Tx<DB> {
         let closing = Closing::new(engine, request.plan, limits);
         // A session that outlives a dropped run needs its settings back, also if the run is dropped before
         // the server has returned them.
-        if let Some(ask) = DB::ask_settings(&closing)
+        if let Some(ask) = DB::settings_query(&closing)
             && DB::lives_in_its_connection(&pool.connect_options())
         {
             let saved = DB::send_text(session.connection(), ask).await.integers;
@@ -176,7 +176,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// A read-only server may refuse to open a transaction without saying why.
     async fn why_not_opened(&mut self, failure: Failure) -> Failure {
-        let Some(ask) = DB::ask_read_only(&failure) else { return failure };
+        let Some(ask) = DB::read_only_query(&failure) else { return failure };
         let answer = DB::send_text(self.session.connection(), ask.to_owned()).await;
         if answer.integers.first() != Some(&1) {
             return failure;

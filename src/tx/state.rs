@@ -9,7 +9,7 @@ use sqlx::SqlStr;
 use crate::backend::{Backend, Survival, failure_of, failure_or_other, with_failure};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::sql_text::asks_nowait;
+use crate::sql_text::has_nowait;
 use crate::telemetry::RunClock;
 
 use super::right_of_way::RightOfWay;
@@ -202,7 +202,7 @@ impl TxState {
     }
 
     fn record_error<DB: Backend>(&mut self, error: sqlx::Error, sql: &SqlStr) -> sqlx::Error {
-        let nowait = asks_nowait(DB::SYNTAX, sql.as_str());
+        let nowait = has_nowait(DB::SYNTAX, sql.as_str());
         let Some(failure) = failure_of::<DB>(&error, nowait) else { return error };
         let error = if failure.kind() == FailureKind::LockNotAvailable {
             with_failure(error, &failure)
@@ -210,7 +210,7 @@ impl TxState {
             error
         };
         self.last = Some(failure.clone());
-        match DB::after(&failure) {
+        match DB::survival(&failure) {
             Survival::Open => {}
             Survival::Ask(statement) => self.status_query = Some(statement),
             Survival::Over => self.end(failure),

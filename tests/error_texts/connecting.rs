@@ -1,4 +1,4 @@
-//! Runs that get no connection.
+//! Runs without a connection.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn run<DB: TestBackend>(table: &mut Table, what: &str, pool: &Pool<DB>) {
     table.record(what, checkout(&db).run(nothing::<DB>)).await;
 }
 
-fn elsewhere(url: &str, change: impl Fn(&url::Url) -> url::Url) -> String {
+fn changed_url(url: &str, change: impl Fn(&url::Url) -> url::Url) -> String {
     change(&url::Url::parse(url).expect("a URL")).to_string()
 }
 
@@ -36,10 +36,11 @@ pub(crate) async fn to_a_server<DB: TestBackend>(table: &mut Table) {
     table.record("bad URL", async { bad }).await;
 
     // A port that was free a moment ago.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
-    let url = elsewhere(&pool.url, |url| {
+    let closed_port =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
+    let url = changed_url(&pool.url, |url| {
         let mut url = url.clone();
-        url.set_port(Some(nobody)).expect("a port");
+        url.set_port(Some(closed_port)).expect("a port");
         url
     });
     let down = lazy::<DB>(&url);
@@ -51,7 +52,7 @@ pub(crate) async fn to_a_server<DB: TestBackend>(table: &mut Table) {
     let db = Pessimistic::default().on(&impatient.expect("a URL")).attempts(1);
     table.record("server down, acquire_timeout", checkout(&db).run(nothing::<DB>)).await;
 
-    let url = elsewhere(&pool.url, |url| {
+    let url = changed_url(&pool.url, |url| {
         let mut url = url.clone();
         url.set_path("/no_such_database");
         url
@@ -60,7 +61,7 @@ pub(crate) async fn to_a_server<DB: TestBackend>(table: &mut Table) {
 }
 
 fn with_password(url: &str) -> String {
-    elsewhere(url, |url| {
+    changed_url(url, |url| {
         let mut url = url.clone();
         url.set_password(Some("wrong")).expect("a password");
         url
@@ -79,7 +80,7 @@ pub(crate) async fn with_a_wrong_password_on_postgres(table: &mut Table) {
         server.restart();
         server
     });
-    let server = server.await.expect("a server that asks for a password");
+    let server = server.await.expect("a server that requires a password");
     run(table, "wrong password", &lazy::<Postgres>(&with_password(server.url()))).await;
 }
 
@@ -89,7 +90,7 @@ pub(crate) async fn without_a_server(table: &mut Table) {
     run(table, "database missing", &lazy::<Sqlite>("sqlite:///no/such/directory/test.db")).await;
 }
 
-pub(crate) async fn with_a_pool_that_gives_none<DB: TestBackend>(table: &mut Table) {
+pub(crate) async fn with_an_exhausted_pool<DB: TestBackend>(table: &mut Table) {
     let pool = DB::pool(1).await;
     let held = pool.acquire().await.expect("the only connection");
     run(table, "pool exhausted until the deadline", &pool).await;

@@ -1,8 +1,7 @@
-//! What an error and the log say of every way in which a run can fail, kept as snapshots: one file for each
-//! database.
+//! The error and the log lines of every way in which a run can fail, as snapshots: one file per database.
 //!
-//! Whoever reads such a line at night must find in it what failed, where, why, and what to do. A change of a
-//! text shows up here; look at it, and keep it with `UPDATE_SNAPSHOTS=1`.
+//! Each text must say what failed, where, why, and what to do. Review a changed text, and accept it with
+//! `UPDATE_SNAPSHOTS=1`.
 
 mod connecting;
 mod misuse;
@@ -16,7 +15,7 @@ use sqlx::{MySql, Postgres, Sqlite};
 use support::TestBackend;
 use table::Table;
 
-/// On one thread, so that the log of this test is that of this thread.
+/// Runs on one thread, so that the log of the thread is the log of the test.
 #[tokio::test]
 async fn every_failure_on_postgresql_says_what_to_do() {
     let mut table = Table::new::<Postgres>();
@@ -29,7 +28,7 @@ async fn every_failure_on_postgresql_says_what_to_do() {
 #[tokio::test]
 async fn every_failure_on_mariadb_says_what_to_do() {
     let mut table = Table::new::<MySql>();
-    // MySQL has other words for some of them.
+    // MySQL's own messages differ.
     let pool = MySql::pool(1).await;
     let version: String =
         sqlx::query_scalar("SELECT VERSION()").fetch_one(&*pool).await.expect("the version");
@@ -38,7 +37,7 @@ async fn every_failure_on_mariadb_says_what_to_do() {
     }
     on_a_server::<MySql>(&mut table).await;
     connecting::with_a_wrong_password_on_mariadb(&mut table).await;
-    misuse::what_commits_implicitly(&mut table).await;
+    misuse::with_an_implicit_commit(&mut table).await;
     table.compare("mariadb");
 }
 
@@ -53,7 +52,7 @@ async fn every_failure_on_sqlite_says_what_to_do() {
 }
 
 async fn on_any_database<DB: TestBackend>(table: &mut Table) {
-    connecting::with_a_pool_that_gives_none::<DB>(table).await;
+    connecting::with_an_exhausted_pool::<DB>(table).await;
     statements::that_fail::<DB>(table).await;
     statements::that_violate_constraints::<DB>(table).await;
     statements::that_conflict::<DB>(table).await;

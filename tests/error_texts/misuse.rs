@@ -32,8 +32,8 @@ pub(crate) async fn of_transactions<DB: TestBackend>(table: &mut Table) {
     let named = checkout(&optimistic);
     let run = named.run(async |tx: &mut Tx<DB>| {
         let update = DB::execute(tx, DB::sql("UPDATE counter SET value = 1 WHERE id = 1"), &[]);
-        let cut = tokio::time::timeout(Duration::from_millis(50), update).await;
-        assert!(cut.is_err(), "the row was not locked");
+        let timed_out = tokio::time::timeout(Duration::from_millis(50), update).await;
+        assert!(timed_out.is_err(), "the row was not locked");
         nothing(tx).await
     });
     table.record("a statement whose future was dropped", run).await;
@@ -123,7 +123,7 @@ pub(crate) async fn of_locks<DB: TestBackend>(table: &mut Table) {
     table.record("an advisory lock that protects nothing", run).await;
 }
 
-pub(crate) async fn what_commits_implicitly(table: &mut Table) {
+pub(crate) async fn with_an_implicit_commit(table: &mut Table) {
     let pool = counter::<MySql>(1).await;
     let db = Pessimistic::default().on(&pool);
     let named = checkout(&db);

@@ -24,7 +24,7 @@ pub(crate) async fn counter<DB: TestBackend>(connections: u32) -> TestPool<DB> {
     pool
 }
 
-/// A unit of this one statement.
+/// A unit that consists of this statement.
 pub(crate) async fn unit<DB: TestBackend>(tx: &mut Tx<DB>, sql: &str) -> Result<(), Error> {
     DB::execute(tx, DB::sql(sql), &[]).await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! The table of texts: how a failure is recorded, and what in its texts differs from run to run.
+//! Records the texts of failures, and removes what differs between runs.
 
 use std::fmt::{self, Write as _};
 use std::future::Future;
@@ -9,14 +9,14 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-/// What was recorded so far.
+/// The texts that were recorded so far.
 pub(crate) struct Table {
     text: String,
     log: Log,
-    _listening: tracing::subscriber::DefaultGuard,
+    _subscription: tracing::subscriber::DefaultGuard,
 }
 
-/// The lines that the crate logs on this thread, from debug upwards.
+/// The crate's log lines of this thread, from level debug upwards.
 #[derive(Debug, Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -38,17 +38,17 @@ impl<S: Subscriber> Layer<S> for Log {
         }
         let mut message = Message(None);
         event.record(&mut message);
-        // The report of a deadlock has lines of its own, in the server's words and numbers.
+        // The further lines of a deadlock report contain ids of the server.
         let text = message.0.unwrap_or_default();
         let line = text.lines().next().unwrap_or_default();
-        // Who else commits meanwhile, and when, is left to the database.
+        // Whether another run commits meanwhile depends on timing.
         if line != "another attempt follows" && !line.ends_with(": committed") {
             self.0.lock().expect("the log").push(format!("{:5} {line}", level.to_string().to_lowercase()));
         }
     }
 }
 
-/// The unit under test, by a name that its log lines and errors begin with.
+/// Names the unit under test; its log lines and errors begin with the name.
 pub(crate) fn checkout<DB: Backend, S: Strategy>(
     db: &PoolTransactor<DB, S>,
 ) -> With<'_, PoolTransactor<DB, S>> {
@@ -59,12 +59,12 @@ impl Table {
     pub(crate) fn new<DB: Backend>() -> Self {
         let log = Log::default();
         let subscriber = tracing_subscriber::registry().with(log.clone());
-        let listening = tracing::subscriber::set_default(subscriber);
+        let subscription = tracing::subscriber::set_default(subscriber);
         let text = format!("What a failure on {} says: the error, and the lines of the log.\n", DB::NAME);
-        Self { text, log, _listening: listening }
+        Self { text, log, _subscription: subscription }
     }
 
-    /// Records the error of a run, and what was logged meanwhile.
+    /// Records the error of a run, and its log lines.
     pub(crate) async fn record<T, E: fmt::Display>(
         &mut self,
         what: &str,
@@ -75,9 +75,8 @@ impl Table {
         self.note(what, &error);
     }
 
-    /// The same without lines for debugging: how many attempts there were at which limit depends on the
-    /// machine.
-    pub(crate) async fn record_loud<T, E: fmt::Display>(
+    /// Like [`record`](Self::record), without lines of level debug, whose number depends on the machine.
+    pub(crate) async fn record_without_debug<T, E: fmt::Display>(
         &mut self,
         what: &str,
         run: impl Future<Output = Result<T, E>>,
@@ -88,7 +87,7 @@ impl Table {
         self.note(what, &error);
     }
 
-    /// The same, for what is a mistake on some databases only.
+    /// Like [`record`](Self::record), for mistakes on some databases only.
     pub(crate) async fn record_if_it_fails<T, E: fmt::Display>(
         &mut self,
         what: &str,
@@ -105,7 +104,7 @@ impl Table {
         let mut lines: Vec<String> = Vec::new();
         for line in self.log.0.lock().expect("the log").drain(..) {
             let line = stable(&line);
-            // The same again, at further attempts.
+            // Repeated by further attempts.
             if !lines.contains(&line) {
                 lines.push(line);
             }
@@ -120,26 +119,28 @@ impl Table {
         if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
             std::fs::write(&file, &self.text).expect("write the snapshot");
         }
-        let kept = std::fs::read_to_string(&file).unwrap_or_default();
-        if let Some((is, was)) = self.text.lines().zip(kept.lines()).find(|(is, was)| is != was) {
-            panic!("not as in {file}; look at it, and keep it with UPDATE_SNAPSHOTS=1:\n- {was}\n+ {is}");
+        let snapshot = std::fs::read_to_string(&file).unwrap_or_default();
+        if let Some((is, was)) = self.text.lines().zip(snapshot.lines()).find(|(is, was)| is != was) {
+            panic!(
+                "differs from {file}; review the change, and accept it with UPDATE_SNAPSHOTS=1:\n- {was}\n+ {is}"
+            );
         }
-        assert_eq!(self.text.lines().count(), kept.lines().count(), "{file} has other entries");
+        assert_eq!(self.text.lines().count(), snapshot.lines().count(), "{file} has other entries");
     }
 }
 
-/// The text without ports, durations, places, names of databases and files, and numbers of the operating
-/// system.
+/// Replaces ports, durations, line numbers, names of databases and files, and error numbers of the
+/// operating system.
 fn stable(text: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     for word in text.split(' ') {
         words.push(stable_word(word));
     }
     let text = words.join(" ");
-    let text = cut(&text, " (os error ", ")");
-    // A connection that the pool is opening counts as open.
+    let text = without(&text, " (os error ", ")");
+    // The pool counts a connection that is being opened.
     let text = (0..=3).fold(text, |text, open| text.replace(&format!("(pool: {open} of"), "(pool: N of"));
-    // How many attempts fit into a deadline depends on the machine.
+    // The number of attempts within a deadline depends on the machine.
     match text.split_once("deadline passed after ") {
         Some((front, rest)) => match rest.split_once(" in ") {
             Some((_, rest)) => format!("{front}deadline passed after N attempts in {rest}"),
@@ -170,7 +171,7 @@ fn stable_word(word: &str) -> String {
     format!("{start}{core}{end}")
 }
 
-/// Databases of tests are called `t12_3`.
+/// Replaces names of test databases, which look like `t12_3`.
 fn stable_name(name: &str) -> String {
     let bare = name.trim_matches(['`', '\'', '"', '(', ')', ',']);
     let is_database = bare
@@ -191,7 +192,7 @@ fn is_duration(text: &str) -> bool {
         && text.starts_with(|c: char| c.is_ascii_digit())
 }
 
-fn cut(text: &str, from: &str, to: &str) -> String {
+fn without(text: &str, from: &str, to: &str) -> String {
     let mut rest = text;
     let mut left = String::new();
     while let Some((front, behind)) = rest.split_once(from) {

@@ -1,4 +1,4 @@
-//! Waits that take too long.
+//! Waits that exceed their limits.
 
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ pub(crate) async fn in_this_process<DB: TestBackend>(table: &mut Table) {
     let db = Optimistic::default().on(&pool).gate(&Gate::new().queue(0));
     let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
     let sleeper = async |tx: &mut Tx<DB>| {
-        started.send(()).expect("somebody listens");
+        started.send(()).expect("the receiver");
         nothing(tx).await?;
         std::future::pending::<()>().await;
         Ok::<_, Error>(())
     };
     let hot = db.on_key(7);
     let full = async {
-        // Three are let in, and nobody may wait behind them.
+        // The gate admits three runs, and no further one may wait.
         let inside =
             async { tokio::join!(hot.run(sleeper), hot.run(nothing::<DB>), hot.run(nothing::<DB>),) };
         let late = async {
@@ -72,7 +72,7 @@ pub(crate) async fn for_locks<DB: TestBackend>(table: &mut Table) {
     let db = Pessimistic::default().on(&pool).options(limited);
     table.record("lock timeout", checkout(&db).run(add)).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(4)).backoff(Backoff::none());
-    table.record_loud("lock wait until the deadline", checkout(&db).run(add)).await;
+    table.record_without_debug("lock wait until the deadline", checkout(&db).run(add)).await;
     let nowait = "SELECT value FROM counter WHERE id = 1 FOR UPDATE NOWAIT";
     let db = Pessimistic::default().on(&pool);
     let refused = async |tx: &mut Tx<DB>| {
@@ -128,9 +128,9 @@ pub(crate) async fn for_a_writer(table: &mut Table) {
     let db = Pessimistic::default().on(&pool).options(limited);
     table.record("database busy", checkout(&db).run(add)).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(400));
-    table.record_loud("database busy until the deadline", checkout(&db).run(add)).await;
+    table.record_without_debug("database busy until the deadline", checkout(&db).run(add)).await;
     drop(blocker);
-    // Reads, another connection writes, and what was read is not the newest any more.
+    // Another connection writes after the read, so the snapshot is outdated.
     let other = pool.pool.clone();
     let db = Optimistic::default().on(&pool).attempts(1);
     let named = checkout(&db);

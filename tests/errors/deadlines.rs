@@ -1,4 +1,4 @@
-//! What a run is told whose deadline passes while it waits for a lock.
+//! Runs whose deadline passes while they wait for a lock.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use tokio::time::timeout;
 
 use crate::support::TestBackend;
 use crate::support::proxy::Proxy;
-use crate::{FOR_EVER, add_one, counter};
+use crate::{TEST_TIMEOUT, add_one, counter};
 
-/// At every isolation level: also where nothing may be asked of the server before the unit's first statement.
+/// At every isolation level, even if no query may precede the unit's first statement.
 pub(crate) async fn a_lock_wait_that_meets_the_deadline_is_a_lock_timeout<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
     for isolation in [Isolation::ReadCommitted, Isolation::RepeatableRead, Isolation::Serializable] {
         let options = Options::new().isolation(isolation).deadline(Duration::from_millis(4500));
         let db = Pessimistic::default().on(&pool).options(options);
-        let error = timeout(FOR_EVER, db.run(add_one::<DB>)).await.expect("in time").expect_err("locked");
+        let error = timeout(TEST_TIMEOUT, db.run(add_one::<DB>)).await.expect("in time").expect_err("locked");
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{isolation}: {error:?}");
         assert!(error.is_lock_timeout() && error.is_conflict(), "{isolation}: {error:?}");
     }
     drop(blocker);
 }
 
-/// Deadlines of about a second, too: PostgreSQL counts in milliseconds.
+/// PostgreSQL's timeouts have milliseconds, so this includes deadlines of about a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_deadline_is_a_lock_timeout_on_postgres() {
     let pool = counter::<sqlx::Postgres>(2).await;
@@ -39,9 +39,9 @@ async fn a_short_deadline_is_a_lock_timeout_on_postgres() {
     drop(blocker);
 }
 
-/// A statement that is slow without waiting for anything stays a statement timeout.
+/// A statement that is slow without waiting for a lock is a statement timeout.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_statement_is_no_lock_timeout_on_postgres() {
+async fn a_slow_statement_is_not_a_lock_timeout_on_postgres() {
     let pool = counter::<sqlx::Postgres>(1).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(500));
     let error = db
@@ -55,10 +55,9 @@ async fn a_slow_statement_is_no_lock_timeout_on_postgres() {
     assert!(!error.is_lock_timeout(), "{error:?}");
 }
 
-/// A session whose own limit is shorter keeps it, whatever the sessions before it had, at every isolation
-/// level.
+/// At every isolation level, and independently of the timeouts of earlier sessions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shorter_lock_timeout_of_one_session_stays_on_postgres() {
+async fn a_session_keeps_its_own_shorter_lock_timeout_on_postgres() {
     let server = counter::<sqlx::Postgres>(1).await;
     let pool = PgPoolOptions::new().max_connections(1).connect(&server.url).await.expect("a pool");
     let db = Pessimistic::default().on(&pool);
@@ -112,10 +111,10 @@ async fn a_lock_timeout_that_a_unit_sets_for_its_session_applies_to_the_next_run
     assert_ne!(shown, "150ms");
 }
 
-/// What the deadline derives costs no round trip: BEGIN, one statement and COMMIT are three requests, and
-/// nothing is read before the unit's first statement, whose snapshot is the transaction's.
+/// BEGIN, one statement and COMMIT are three requests, and nothing is read before the unit's first
+/// statement, which takes the transaction's snapshot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_limit_from_the_deadline_costs_no_round_trip_on_postgres() {
+async fn deriving_a_lock_timeout_from_the_deadline_costs_no_round_trip_on_postgres() {
     let direct = counter::<sqlx::Postgres>(2).await;
     let proxy = Proxy::to(&direct.url).await;
     let pool = PgPoolOptions::new()
@@ -128,13 +127,13 @@ async fn a_limit_from_the_deadline_costs_no_round_trip_on_postgres() {
     let db = Pessimistic::default().on(&pool).reuse_connections().options(serializable);
     let other = direct.pool.clone();
     let unit = async |tx: &mut atomically::Tx<sqlx::Postgres>| {
-        // Committed after the transaction was opened, and before anything was read in it.
+        // Committed after the transaction was opened, and before it has read anything.
         sqlx::raw_sql("UPDATE counter SET value = 5 WHERE id = 2").execute(&other).await?;
-        let seen: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe("SELECT value FROM counter WHERE id = 2"))
+        let value: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe("SELECT value FROM counter WHERE id = 2"))
             .persistent(true)
             .fetch_one(&mut *tx)
             .await?;
-        Ok::<_, atomically::Error>(seen)
+        Ok::<_, atomically::Error>(value)
     };
     assert_eq!(db.run(unit).await.expect("a commit"), 5, "the snapshot is older than the first statement");
     let count = async || {
@@ -146,7 +145,7 @@ async fn a_limit_from_the_deadline_costs_no_round_trip_on_postgres() {
         db.run(one).await.expect("a commit");
         proxy.requests() - before
     };
-    // A connection that went back to the pool in between was pinged.
+    // A connection that was returned to the pool in between is pinged, so the minimum counts.
     let mut fewest = u32::MAX;
     for _ in 0..20 {
         fewest = fewest.min(count().await);

@@ -1,4 +1,4 @@
-//! Units that deadlock with each other all the time get done all the same.
+//! Units that keep deadlocking with each other all commit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::support::TestBackend as _;
 const UNITS: i64 = 60;
 const ROWS: i64 = 10;
 
-/// A pool whose sessions look for deadlocks after a second, as PostgreSQL does by default.
+/// A pool whose sessions detect deadlocks after a second, PostgreSQL's default.
 async fn shop(connections: u32) -> (crate::support::TestPool<Postgres>, PgPool) {
     let server = Postgres::pool(1).await;
     let text = "CREATE TABLE stock (id BIGINT PRIMARY KEY, n BIGINT NOT NULL);
@@ -28,7 +28,7 @@ async fn shop(connections: u32) -> (crate::support::TestPool<Postgres>, PgPool) 
     (server, pool)
 }
 
-/// All rows, in an order of this unit's own, another one at each attempt.
+/// Updates all rows in a random order, which differs between attempts.
 async fn update_all(db: &PoolTransactor<Postgres, Optimistic>, unit: i64) -> Result<(), Error> {
     static DRAW: AtomicU64 = AtomicU64::new(1);
     db.run(async move |tx: &mut Tx<Postgres>| {
@@ -46,8 +46,8 @@ async fn update_all(db: &PoolTransactor<Postgres, Optimistic>, unit: i64) -> Res
     .await
 }
 
-/// All of them at once, within the default deadline of 10 s.
-async fn all_finish(connections: u32) {
+/// Runs all units concurrently, within the default deadline of 10 s.
+async fn all_commit(connections: u32) {
     let (_server, pool) = shop(connections).await;
     let db = Optimistic::default().on(&pool);
     let started = Instant::now();
@@ -63,7 +63,7 @@ async fn all_finish(connections: u32) {
             Err(error) => failed.push(error),
         }
     }
-    println!("{connections} connections: {} failed, the last was done after {last:.1?}", failed.len());
+    println!("{connections} connections: {} failed, the last commit came after {last:.1?}", failed.len());
     assert!(failed.is_empty(), "{} of {UNITS} failed: {:?}", failed.len(), failed[0]);
     let sum: i64 =
         sqlx::query_scalar("SELECT SUM(n)::bigint FROM stock").fetch_one(&pool).await.expect("a sum");
@@ -71,16 +71,16 @@ async fn all_finish(connections: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixty_units_that_deadlock_all_finish_on_five_connections() {
-    all_finish(5).await;
+async fn sixty_units_that_deadlock_all_commit_on_five_connections() {
+    all_commit(5).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixty_units_that_deadlock_all_finish_on_twenty_connections() {
-    all_finish(20).await;
+async fn sixty_units_that_deadlock_all_commit_on_twenty_connections() {
+    all_commit(20).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixty_units_that_deadlock_all_finish_on_sixty_connections() {
-    all_finish(60).await;
+async fn sixty_units_that_deadlock_all_commit_on_sixty_connections() {
+    all_commit(60).await;
 }

@@ -1,4 +1,4 @@
-//! Sessions that the server closes when they idle, at the gate.
+//! Units that wait at a gate do not hold a session that the server closes for idling.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use crate::counter;
 use crate::support::{TestBackend, eventually};
 
-/// Three units at one key, each of which takes longer than a session may idle: each needs one attempt.
+/// Runs four units with one key, each of which takes longer than a session may idle. Each needs one
+/// attempt.
 async fn one_attempt_each<DB: TestBackend>(pool: &Pool<DB>, pause: Duration) {
     let db = Optimistic::default().on(pool);
     let (attempts, mut units) = (Arc::new(AtomicU32::new(0)), JoinSet::new());
@@ -36,12 +37,12 @@ async fn one_attempt_each<DB: TestBackend>(pool: &Pool<DB>, pause: Duration) {
     while let Some(unit) = units.join_next().await {
         unit.expect("no panic").expect("a commit");
     }
-    assert_eq!(attempts.load(Ordering::SeqCst), 4, "units lost their sessions while they waited");
+    assert_eq!(attempts.load(Ordering::SeqCst), 4, "units lost their sessions at the gate");
     eventually(0, async || DB::open_transactions(pool).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sessions_own_idle_limit_is_kept_at_the_gate_on_postgres() {
+async fn waiting_at_the_gate_does_not_exceed_the_sessions_idle_limit_on_postgres() {
     let server = counter::<sqlx::Postgres>(1).await;
     let impatient = PgPoolOptions::new().max_connections(5).after_connect(|connection, _| {
         let set = "SET idle_in_transaction_session_timeout = '300ms'";
@@ -52,7 +53,7 @@ async fn a_sessions_own_idle_limit_is_kept_at_the_gate_on_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sessions_own_idle_limit_is_kept_at_the_gate_on_mariadb() {
+async fn waiting_at_the_gate_does_not_exceed_the_sessions_idle_limit_on_mariadb() {
     let server = counter::<sqlx::MySql>(1).await;
     let impatient = MySqlPoolOptions::new().max_connections(5).after_connect(|connection, _| {
         let set = "SET idle_transaction_timeout = 1";

@@ -1,4 +1,4 @@
-//! Hooks of an attempt behind which no other one could begin.
+//! Hooks of an attempt after which no other one can begin.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,7 +8,7 @@ use atomically::{Error, Pessimistic, TransactorExt as _, Tx};
 use crate::support::{TestBackend, eventually};
 use crate::{add_one, counter};
 
-/// The first attempt loses to a conflict, and the second one finds the pool closed.
+/// The first attempt ends with a conflict, and the second one finds the pool closed.
 pub(crate) async fn on_rollback_runs_when_the_next_attempt_cannot_open<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let ran = Arc::new([const { AtomicU32::new(0) }; 2]);

@@ -1,6 +1,6 @@
-//! What callers are told when a run fails, and that failures which look alike are told apart.
+//! The errors of runs that fail, and the distinction of failures that look alike.
 
-#![allow(dead_code, reason = "SQLite has no use for what takes a server")]
+#![allow(dead_code, reason = "SQLite does not use the helpers for servers")]
 
 mod deadlines;
 mod deadlocks;
@@ -18,15 +18,15 @@ use std::time::Duration;
 use atomically::{Error, Tx};
 use support::{TestBackend, TestPool, on_every_database};
 
-/// Only to tell "in time" from "never", on the busiest of machines.
-const FOR_EVER: Duration = Duration::from_secs(60);
+/// Distinguishes a slow test from one that hangs.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 on_every_database!(
     hooks::on_rollback_runs_when_the_next_attempt_cannot_open,
-    unique::a_violation_that_a_savepoint_rescued_is_not_retried,
+    unique::a_violation_within_a_savepoint_is_not_retried,
     unique::a_violation_that_ends_the_unit_is_retried,
     versions::a_comparison_with_null_is_not_retried,
-    versions::a_null_that_is_assigned_is_not_a_comparison,
+    versions::other_uses_of_null_are_retried,
 );
 
 mod servers {
@@ -38,7 +38,7 @@ mod servers {
     );
 }
 
-/// Two rows, `1` and `2`, with a value and a version that may be NULL.
+/// A table with rows `1` and `2`, each with a value and a nullable version.
 async fn counter<DB: TestBackend>(connections: u32) -> TestPool<DB> {
     let pool = DB::pool(connections).await;
     for sql in [

@@ -1,4 +1,4 @@
-//! Statements that are too large for the server.
+//! Statements that exceed the server's maximum size.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -7,9 +7,9 @@ use sqlx::{AssertSqlSafe, Executor as _, MySql};
 
 use crate::support::servers::Server;
 
-/// MariaDB closes the connection on one, and may do so before the driver has sent all of it.
+/// MariaDB closes the connection, possibly before the driver has sent the whole statement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_statement_beyond_max_allowed_packet_is_refused_once() {
+async fn a_statement_beyond_max_allowed_packet_is_not_retried() {
     let server = tokio::task::spawn_blocking(Server::mariadb).await.expect("a server");
     let admin = sqlx::MySqlPool::connect(server.url()).await.expect("a pool");
     admin.execute(sqlx::raw_sql("CREATE TABLE t (body LONGTEXT)")).await.expect("a table");

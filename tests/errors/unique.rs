@@ -1,4 +1,4 @@
-//! Which unique violations `retry_unique` is about.
+//! Which unique violations `retry_unique` retries.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -24,8 +24,8 @@ async fn duplicate<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The unit has dealt with the violation, and ends for a reason of its own.
-pub(crate) async fn a_violation_that_a_savepoint_rescued_is_not_retried<DB: TestBackend>() {
+/// The unit handles the violation, and fails for another reason.
+pub(crate) async fn a_violation_within_a_savepoint_is_not_retried<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Pessimistic::default().on(&pool).options(Options::new().retry_unique(3));
     let attempts = AtomicU32::new(0);

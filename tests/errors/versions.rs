@@ -1,4 +1,4 @@
-//! Versions that never match, told apart from those that somebody has changed.
+//! A comparison with NULL is distinguished from a version conflict.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,11 +8,10 @@ use sqlx::SqlStr;
 use crate::counter;
 use crate::support::TestBackend;
 
-/// Binds NULL for every `None`.
+/// Values to bind; `None` is NULL.
 type Values<'a> = &'a [Option<i64>];
 
-/// Runs an update with values that may be NULL, then `expect_one`; returns the error and how many attempts
-/// there were.
+/// Runs an update and `expect_one`; returns the error and the number of attempts.
 async fn update<DB: TestBackend>(sql: SqlStr, values: Values<'_>) -> (Error, u32) {
     let pool = counter::<DB>(1).await;
     let attempts = AtomicU32::new(0);
@@ -26,7 +25,7 @@ async fn update<DB: TestBackend>(sql: SqlStr, values: Values<'_>) -> (Error, u32
     (error, attempts.load(Ordering::Relaxed))
 }
 
-/// `version = NULL` matches no row, whatever its version is, at no attempt.
+/// `version = NULL` never matches a row.
 pub(crate) async fn a_comparison_with_null_is_not_retried<DB: TestBackend>() {
     let sql = "UPDATE counter SET value = ?, version = 1 WHERE id = ? AND version = ?";
     let (error, attempts) = update::<DB>(DB::sql(sql), &[Some(7), Some(1), None]).await;
@@ -36,8 +35,8 @@ pub(crate) async fn a_comparison_with_null_is_not_retried<DB: TestBackend>() {
     assert_eq!(attempts, 1);
 }
 
-/// NULL may be what is stored, and a comparison that has an alternative may match.
-pub(crate) async fn a_null_that_is_assigned_is_not_a_comparison<DB: TestBackend>() {
+/// NULL may be assigned, and a comparison with an alternative may match.
+pub(crate) async fn other_uses_of_null_are_retried<DB: TestBackend>() {
     for sql in [
         "UPDATE counter SET version = ? WHERE id = ? AND version = ?",
         "UPDATE counter SET version = ? /* WHERE x = ? */ WHERE id = ? AND version = ?",

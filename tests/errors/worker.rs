@@ -1,4 +1,4 @@
-//! What is SQLite's own: a worker thread of the driver that dies, and pragmas that outlive a dropped run.
+//! Failures of SQLite's driver: a worker thread that panics, and pragmas that outlive a dropped run.
 
 use std::future::Future as _;
 use std::pin::pin;
@@ -11,7 +11,7 @@ use sqlx::{Connection as _, Executor as _, Sqlite};
 
 use crate::support::TestBackend as _;
 
-/// A table, a pool of one connection that has a `SELECT *` of it in its cache, and another column since then.
+/// Returns a pool of one connection that has cached a `SELECT *` of a table which was altered since.
 async fn outdated() -> crate::support::TestPool<Sqlite> {
     let pool = Sqlite::pool(1).await;
     pool.execute(sqlx::raw_sql("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)"))
@@ -24,9 +24,9 @@ async fn outdated() -> crate::support::TestPool<Sqlite> {
     pool
 }
 
-/// The driver's worker panics on it, and the driver says nothing, or that there is no row.
+/// The driver's worker panics, and the driver reports no error and no row.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_select_star_after_an_alter_is_run_again() {
+async fn a_select_whose_worker_panics_is_retried() {
     for (how, fetch) in
         [("fetch_one", 0_usize), ("fetch_optional", 1), ("fetch_all", 2), ("execute", 3), ("fetch", 4)]
     {
@@ -53,9 +53,9 @@ async fn a_select_star_after_an_alter_is_run_again() {
     }
 }
 
-/// Nothing was changed, so nothing is unknown.
+/// Nothing was written, so the commit cannot be in doubt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_whose_worker_died_has_no_unknown_commit() {
+async fn a_reader_whose_worker_panics_has_no_unknown_commit() {
     let pool = outdated().await;
     let db = Optimistic::default().on(&pool);
     db.run(async |tx: &mut Tx<Sqlite>| {
@@ -68,10 +68,10 @@ async fn a_reader_whose_worker_died_has_no_unknown_commit() {
     let _ = lone.apply(sqlx::query("SELECT * FROM t")).await;
 }
 
-/// Dropped at any moment, the opening included, after the driver's thread has done what it was told: whoever
-/// gets the connection next can write, and waits for locks as long as before.
+/// The run is dropped at many points, the opening included, after the driver's thread has executed its
+/// statement. The next user of the connection can write, and waits for locks as long as before.
 #[tokio::test(flavor = "current_thread")]
-async fn a_dropped_read_only_run_in_memory_leaves_nothing_set() {
+async fn a_dropped_read_only_run_in_memory_restores_its_pragmas() {
     let options = SqliteConnectOptions::new().in_memory(true);
     let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.expect("a pool");
     pool.execute(sqlx::raw_sql("CREATE TABLE t (id INTEGER)")).await.expect("a table");

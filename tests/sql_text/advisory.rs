@@ -1,4 +1,4 @@
-//! Lock, count, insert: two units never get the same number.
+//! Units that lock, count and insert never draw the same number.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn numbers<DB: TestBackend>() -> TestPool<DB> {
     pool
 }
 
-/// Draws numbers from several tasks at once; returns those that were committed.
+/// Draws numbers in several concurrent tasks; returns the committed ones.
 async fn draw<DB: TestBackend>(pool: &TestPool<DB>, isolation: Isolation) -> Result<Vec<i64>, Error> {
     let db = PoolTransactor::new(At(isolation), pool).attempts(10_000).deadline(Duration::from_secs(120));
     let mut tasks = JoinSet::new();
@@ -61,18 +61,18 @@ async fn are_distinct<DB: TestBackend>(isolation: Isolation) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_numbers_under_an_advisory_lock_are_distinct() {
+async fn postgres_advisory_locks_protect_reads() {
     are_distinct::<Postgres>(Isolation::ReadCommitted).await;
     are_distinct::<Postgres>(Isolation::Serializable).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mysql_numbers_under_an_advisory_lock_are_distinct() {
+async fn mysql_advisory_locks_protect_reads() {
     are_distinct::<MySql>(Isolation::ReadCommitted).await;
     are_distinct::<MySql>(Isolation::RepeatableRead).await;
 }
 
-/// There the snapshot is older than the lock, so what it is to protect is read as it was.
+/// The snapshot is older than the lock, so the lock would not protect reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_refuses_an_advisory_lock_under_repeatable_read() {
     let pool = numbers::<Postgres>().await;
@@ -84,9 +84,9 @@ async fn postgres_refuses_an_advisory_lock_under_repeatable_read() {
     assert_eq!(error.expect_err("refused").kind(), ErrorKind::Unsupported);
 }
 
-/// A snapshot that was taken before the lock is as old there.
+/// The read has taken the snapshot before the lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mysql_refuses_an_advisory_lock_behind_a_read_under_repeatable_read() {
+async fn mysql_refuses_an_advisory_lock_after_a_read_under_repeatable_read() {
     let pool = numbers::<MySql>().await;
     let locks_late = async |tx: &mut Tx<MySql>| {
         MySql::fetch(tx, MySql::sql("SELECT count(*) FROM number"), &[]).await?;

@@ -1,4 +1,4 @@
-//! What would end the transaction behind the back of its unit is refused before it is sent.
+//! Statements that would end a unit's transaction are refused before they are sent.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(crate) async fn value<DB: TestBackend>(pool: &TestPool<DB>, id: i64) -> i64 
     DB::pool_fetch(pool, select, &[id]).await.expect("the value")
 }
 
-/// Runs a unit that sends this text between two updates and ignores what became of it.
+/// Runs a unit that sends this text between two updates and ignores its result.
 async fn unit_with<DB: TestBackend>(pool: &TestPool<DB>, plain: bool, sql: &str) -> Result<(), Error> {
     let db = Optimistic::default().on(pool);
     db.run(async |tx: &mut Tx<DB>| {
@@ -61,12 +61,12 @@ pub(crate) async fn a_commit_among_several_statements_is_refused<DB: TestBackend
     ] {
         is_refused(&pool, true, sql).await;
     }
-    // What only looks like it is not.
+    // A COMMIT in a literal or a comment is not one.
     unit_with(&pool, true, "SELECT 'COMMIT; BEGIN'; -- ; COMMIT").await.expect("a commit");
     assert_eq!(value(&pool, 1).await, 11);
 }
 
-pub(crate) async fn own_savepoints_cannot_be_touched<DB: TestBackend>() {
+pub(crate) async fn savepoints_of_the_crate_are_protected<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     for sql in [
         "SAVEPOINT atomically_guard",
@@ -85,20 +85,20 @@ pub(crate) async fn own_savepoints_cannot_be_touched<DB: TestBackend>() {
         Ok::<_, Error>(())
     })
     .await
-    .expect("one's own savepoint");
+    .expect("savepoints of the caller are allowed");
     assert_eq!(value(&pool, 1).await, 0);
 }
 
-/// The driver runs all statements of a text, also with arguments.
+/// The driver runs all statements of a text, even if it is prepared.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_refuses_a_commit_behind_a_prepared_statement() {
+async fn sqlite_refuses_a_commit_in_a_prepared_text() {
     let pool = counter::<Sqlite>(2).await;
     is_refused(&pool, false, "SELECT 1; COMMIT; BEGIN").await;
     is_refused(&pool, false, "UPDATE counter SET value = 5; END").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_creates_a_trigger_within_a_unit() {
+async fn sqlite_allows_the_creation_of_a_trigger_in_a_unit() {
     let pool = counter::<Sqlite>(2).await;
     let trigger = "CREATE TRIGGER more AFTER UPDATE ON counter WHEN NEW.id = 1
                    BEGIN UPDATE counter SET value = value + 1 WHERE id = 2; SELECT 1; END";
@@ -106,7 +106,7 @@ async fn sqlite_creates_a_trigger_within_a_unit() {
     assert_eq!((value(&pool, 1).await, value(&pool, 2).await), (11, 1));
 }
 
-/// What commits implicitly, what sets how transactions end, and what looks like neither.
+/// Statements that commit implicitly or change how transactions end, some of them disguised.
 const REFUSED_BY_MYSQL: [&str; 34] = [
     "CREATE TABLE surprise (id INT)",
     "# why\nCREATE TABLE surprise (id INT)",
@@ -145,7 +145,7 @@ const REFUSED_BY_MYSQL: [&str; 34] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mysql_refuses_what_commits_implicitly_before_it_is_sent() {
+async fn mysql_refuses_statements_that_commit_implicitly() {
     let pool = counter::<MySql>(2).await;
     sqlx::query("CREATE TABLE other (id INT) ENGINE = MyISAM").execute(&*pool).await.expect("a table");
     for sql in REFUSED_BY_MYSQL {
@@ -159,9 +159,9 @@ async fn mysql_refuses_what_commits_implicitly_before_it_is_sent() {
     assert_eq!(value(&pool, 1).await, 0);
 }
 
-/// Each of the other statements leaves the transaction open on a real server.
+/// Each of these statements leaves the transaction open on a real server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mysql_admits_what_does_not_commit() {
+async fn mysql_admits_statements_that_do_not_commit() {
     let pool = counter::<MySql>(2).await;
     let mut session = sqlx::MySqlConnection::connect(&pool.url).await.expect("a connection");
     for sql in [
@@ -197,7 +197,7 @@ async fn mysql_admits_what_does_not_commit() {
         }
         let stays = session.execute(sqlx::raw_sql("RELEASE SAVEPOINT probe")).await.is_ok();
         session.execute(sqlx::raw_sql("ROLLBACK")).await.expect("a rollback");
-        // One that is known to commit, so that the probe is seen to tell.
+        // FLUSH STATUS commits; it proves that the savepoint detects a commit.
         assert_eq!(stays, sql != "FLUSH STATUS", "{sql}");
         if stays && !refused {
             unit_with(&pool, true, sql).await.expect(sql);
@@ -205,8 +205,8 @@ async fn mysql_admits_what_does_not_commit() {
     }
 }
 
-/// The word in a comment, or as the name of a column, changed what a lock timeout was taken for.
-pub(crate) async fn a_lock_timeout_beside_the_word_nowait_stays_one<DB: TestBackend>() {
+/// The text contains the word NOWAIT in a comment, a string or a name only.
+pub(crate) async fn a_lock_timeout_is_not_mistaken_for_nowait<DB: TestBackend>() {
     let pool = counter::<DB>(3).await;
     let create = "CREATE TABLE waiting (id BIGINT PRIMARY KEY, nowait BIGINT)";
     DB::pool_execute(&pool, text(create), &[]).await.expect("a table");

@@ -1,4 +1,4 @@
-//! A lock clause locks the rows, or the text is refused.
+//! A lock clause locks the rows that a query reads, or the query is refused.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn tables<DB: TestBackend>() -> TestPool<DB> {
     pool
 }
 
-/// Of these rows, those that another transaction has locked.
+/// Returns the rows of a table that another transaction has locked.
 async fn locked<DB: TestBackend>(pool: &Pool<DB>, table: &str) -> Vec<i64> {
     let mut locked = Vec::new();
     for id in 1..=4 {
@@ -62,12 +62,9 @@ async fn check<DB: TestBackend>(pool: &TestPool<DB>, lock: RowLock, sql: &str, e
         .await;
     match (result, expected) {
         (Ok((t, u)), Expected::Locked(expected_t, expected_u)) => {
-            // Versions differ in which rows they lock besides, on their way to those that they return.
+            // A server may also lock rows that it reads without returning them, depending on its version.
             let all = |locked: &[i64], expected: &[i64]| expected.iter().all(|id| locked.contains(id));
-            assert!(
-                all(&t, expected_t) && all(&u, expected_u),
-                "{sql}: locked are {t:?} of t and {u:?} of u"
-            );
+            assert!(all(&t, expected_t) && all(&u, expected_u), "{sql}: locked {t:?} of t and {u:?} of u");
         }
         (Err(error), Expected::Refused(why)) => {
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{sql}: {error}");
@@ -115,7 +112,8 @@ pub(crate) async fn rows_are_locked_or_the_text_is_refused<DB: TestBackend>() {
     }
 }
 
-/// Also under those that would not have locked, so that a unit does not fail only once its key turns hot.
+/// Strategies that would not lock refuse it too, so that a unit does not begin to fail once its key is
+/// contended.
 pub(crate) async fn a_refused_text_ends_the_unit_under_every_strategy<DB: TestBackend>() {
     let pool = tables::<DB>().await;
     refused(&pool, Pessimistic::default(), Options::new()).await;
@@ -138,7 +136,7 @@ async fn refused<DB: TestBackend, S: Strategy>(pool: &TestPool<DB>, strategy: S,
     for sql in texts {
         let error = db
             .run(async |tx: &mut Tx<DB>| {
-                // Whatever the unit makes of it, and whatever it runs instead.
+                // The unit ignores the refusal and continues.
                 let _ = DB::execute(tx, tx.for_update(text(sql)), &[]).await;
                 let _ = DB::execute(tx, text("SELECT 1"), &[]).await;
                 Ok::<_, Error>(())
@@ -154,8 +152,8 @@ async fn refused<DB: TestBackend, S: Strategy>(pool: &TestPool<DB>, strategy: S,
     }
 }
 
-/// Eight tasks add to one row that they read with a comment behind the text.
-pub(crate) async fn increments_behind_a_comment_are_exact<DB: TestBackend>() {
+/// Eight tasks increment one row that they read with a query that ends with a comment.
+pub(crate) async fn no_increment_is_lost_if_the_select_ends_with_a_comment<DB: TestBackend>() {
     let pool = tables::<DB>().await;
     let db = Pessimistic::default().on(&pool).attempts(1000).deadline(Duration::from_secs(60));
     let mut tasks = JoinSet::new();

@@ -1,4 +1,4 @@
-//! Texts put together at random, of parts that are meant to mislead a reader of SQL.
+//! Random texts that are composed of parts which mislead a parser of SQL.
 
 use atomically::{Error, ErrorKind, Optimistic, Pessimistic, TransactorExt as _, Tx};
 use rand::rngs::StdRng;
@@ -11,7 +11,7 @@ use crate::support::TestBackend;
 
 const TEXTS: u64 = 150;
 
-/// What may stand between two words.
+/// Separators of words.
 fn gaps(database: &str) -> Vec<&'static str> {
     let mut gaps = vec![
         " ",
@@ -32,7 +32,7 @@ fn gaps(database: &str) -> Vec<&'static str> {
     gaps
 }
 
-/// Values.
+/// Literals and expressions.
 fn values(database: &str) -> Vec<&'static str> {
     let mut values = vec![
         "1",
@@ -81,7 +81,7 @@ fn values(database: &str) -> Vec<&'static str> {
     values
 }
 
-/// Names for a column.
+/// Names of columns.
 fn names(database: &str) -> Vec<&'static str> {
     match database {
         "PostgreSQL" => vec!["\"; COMMIT;\"", "\"a\"\" -- \"", "union", "a$b$", "\"$$\"", "naïve", "\"/*\""],
@@ -105,7 +105,7 @@ impl Author {
         self.one_of(&all)
     }
 
-    /// A SELECT that reads from this, each word of which is set off by some gap.
+    /// A SELECT with this FROM clause and random gaps between its words.
     fn select(&mut self, from: &str) -> String {
         let mut text = format!("SELECT{}", self.gap());
         for _ in 0..self.random.random_range(0..3) {
@@ -129,8 +129,8 @@ fn sql(text: &str) -> SqlStr {
     AssertSqlSafe(text.to_owned()).into_sql_str()
 }
 
-/// Whether a COMMIT is among the statements decides what becomes of the unit, and nothing else does.
-pub(crate) async fn a_commit_is_found_wherever_it_stands<DB: TestBackend>() {
+/// A unit is refused if, and only if, a COMMIT is among its statements.
+pub(crate) async fn a_commit_is_found_at_any_position<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let (mut stored, mut refused) = (0, 0);
     for seed in 0..TEXTS {
@@ -168,15 +168,14 @@ pub(crate) async fn a_commit_is_found_wherever_it_stands<DB: TestBackend>() {
             Ok(()) if !commits => stored += 1,
             Err(error) if commits && error.kind() == ErrorKind::Aborted => refused += 1,
             Err(error) => panic!("seed {seed}: {text}\n{error}"),
-            Ok(()) => panic!("seed {seed}, COMMIT was not seen: {text}"),
+            Ok(()) => panic!("seed {seed}, COMMIT was not found: {text}"),
         }
         assert_eq!(value(&pool, 1).await, stored, "seed {seed}: {text}");
     }
     assert!(stored > 20 && refused > 20, "{stored} stored, {refused} refused");
 }
 
-/// Whatever stands around its words, the row is locked.
-pub(crate) async fn a_row_is_locked_whatever_surrounds_the_text<DB: TestBackend>() {
+pub(crate) async fn a_row_is_locked_with_any_comments_and_literals<DB: TestBackend>() {
     let pool = counter::<DB>(3).await;
     let others = DB::another(&pool.url).await;
     DB::pool_execute(&pool, sql("CREATE TABLE t (id BIGINT PRIMARY KEY, n BIGINT)"), &[])
@@ -210,7 +209,7 @@ pub(crate) async fn a_row_is_locked_whatever_surrounds_the_text<DB: TestBackend>
                 assert!(is_locked, "seed {seed}, not locked: {text}");
                 locked += 1;
             }
-            // Other settings of the session would read another text.
+            // The meaning of the text depends on settings of the session.
             Err(error) if error.to_string().contains("backslashes") => {}
             Err(error) => panic!("seed {seed}: {text}\n{error}"),
         }

@@ -1,18 +1,18 @@
-//! Texts that ask for locks, and the rows that they lock.
+//! Queries, and the rows that a lock clause locks.
 
-/// The tables that the texts are about; rows 1 to 4 of each.
+/// The tables that the queries read, which have rows 1 to 4.
 pub(crate) const TABLES: [&str; 3] = [
     "CREATE TABLE t (id BIGINT PRIMARY KEY, g BIGINT, n BIGINT)",
     "CREATE TABLE u (id BIGINT PRIMARY KEY, t_id BIGINT, n BIGINT)",
     "CREATE TABLE nowait (id BIGINT PRIMARY KEY)",
 ];
 
-/// What becomes of a text.
+/// The expected effect of a lock clause.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Expected {
-    /// These rows of `t`, and these of `u`, are locked: at least those that the text returns.
+    /// It locks at least these rows of `t` and of `u`.
     Locked(&'static [i64], &'static [i64]),
-    /// It is refused, for a reason with these words.
+    /// It is refused with a message that contains these words.
     Refused(&'static str),
 }
 pub(crate) use Expected::{Locked, Refused};
@@ -40,7 +40,7 @@ pub(crate) const COMMON: Texts = &[
     ("SELECT id AS x FROM t WHERE id = 1", Locked(&[1], &[])),
     ("select id from t where id = 1 order by n limit 1", Locked(&[1], &[])),
     ("SELECT id FROM t WHERE id < 3 ORDER BY id LIMIT 1", Locked(&[1], &[])),
-    // What is skipped is locked on its way.
+    // The skipped row may be locked as well.
     ("SELECT id FROM t ORDER BY id LIMIT 1 OFFSET 1", Locked(&[2], &[])),
     ("SELECT id FROM t WHERE id = 1 ORDER BY id LIMIT 1 -- the first", Locked(&[1], &[])),
     ("SELECT t.id FROM t AS t WHERE t.id = 1", Locked(&[1], &[])),
@@ -255,7 +255,7 @@ pub(crate) const SQLITE: Texts = &[
     ("PRAGMA user_version", Refused("begins with PRAGMA")),
 ];
 
-/// Texts with a lock that names a table, and what becomes of them on PostgreSQL.
+/// Queries with a lock that names a table, on PostgreSQL.
 pub(crate) const NAMED: &[(&str, &str, Expected)] = &[
     ("t", "SELECT t.id FROM t LEFT JOIN u ON u.t_id = t.id WHERE t.id = 1", Locked(&[1], &[])),
     ("T", "SELECT t.id FROM t JOIN u ON u.t_id = t.id WHERE t.id = 1", Locked(&[1], &[])),
@@ -265,12 +265,12 @@ pub(crate) const NAMED: &[(&str, &str, Expected)] = &[
     ("t", "SELECT t.id, (SELECT n FROM u LIMIT 1) FROM t WHERE t.id = 1", Locked(&[1], &[])),
     ("t", "SELECT t.id FROM t, (SELECT DISTINCT g FROM t AS y) x WHERE t.id = 1", Locked(&[1], &[])),
     ("t", "SELECT t.id FROM public.t, u WHERE t.id = 1 AND u.id = 1", Locked(&[1], &[])),
-    ("t", "SELECT x.id FROM t AS x WHERE x.id = 1", Refused("no table that it calls so")),
-    ("c", "WITH c AS (SELECT * FROM t) SELECT id FROM c", Refused("no table that it calls so")),
-    ("t", "WITH t AS (SELECT 1 AS id) SELECT id FROM t", Refused("no table that it calls so")),
-    ("x", "SELECT id FROM (SELECT * FROM t) x", Refused("no table that it calls so")),
-    ("t NOWAIT", "SELECT id FROM t", Refused("no table that it calls so")),
-    ("\"T\"", "SELECT id FROM t", Refused("no table that it calls so")),
+    ("t", "SELECT x.id FROM t AS x WHERE x.id = 1", Refused("no table of that name")),
+    ("c", "WITH c AS (SELECT * FROM t) SELECT id FROM c", Refused("no table of that name")),
+    ("t", "WITH t AS (SELECT 1 AS id) SELECT id FROM t", Refused("no table of that name")),
+    ("x", "SELECT id FROM (SELECT * FROM t) x", Refused("no table of that name")),
+    ("t NOWAIT", "SELECT id FROM t", Refused("no table of that name")),
+    ("\"T\"", "SELECT id FROM t", Refused("no table of that name")),
     ("t", "SELECT count(*) FROM t", Refused("count()")),
     ("t", "SELECT id FROM t UNION SELECT id FROM u", Refused("UNION")),
     ("t", "SELECT id FROM t FOR UPDATE", Refused("lock clause already")),

@@ -23,7 +23,7 @@ async fn queue<DB: TestBackend + QueueBackend>(pool: &Pool<DB>) -> Queue<DB> {
     queue
 }
 
-pub(crate) async fn jobs_show_no_payload_and_no_key<DB: TestBackend + QueueBackend>() {
+pub(crate) async fn jobs_show_neither_payload_nor_key<DB: TestBackend + QueueBackend>() {
     let (pool, watch) = (DB::pool(2).await, Watch::new());
     let (db, queue) = (watch.on(&pool), queue(&pool).await);
     for queue in [queue.clone(), queue.clone().persistent(true), queue.persistent(false)] {
@@ -41,17 +41,17 @@ pub(crate) async fn jobs_show_no_payload_and_no_key<DB: TestBackend + QueueBacke
         assert_eq!(claims.len(), 3);
         for claim in claims {
             watch.check("a claim", &format!("{claim:?}"));
-            watch.check_error(&claim.payload::<Vec<i64>>().expect_err("it is of another type"));
+            watch.check_error(&claim.payload::<Vec<i64>>().expect_err("the payload has another type"));
             claim.fail("a text of the program's own", Retry::Never).await.expect("a dead job");
         }
     }
     let long = NewJob::new(&()).expect("a payload").unique(watch.text.repeat(20));
     watch.check_error(&long.expect_err("a long key"));
     watch.check_all();
-    watch.check_lines_of_everybody();
+    watch.check_lines_of_all_targets();
 }
 
-pub(crate) async fn idempotency_keys_show_no_request_and_no_response<DB: TestBackend>() {
+pub(crate) async fn idempotency_keys_show_neither_request_nor_response<DB: TestBackend>() {
     let (pool, watch) = (DB::pool(2).await, Watch::new());
     let db = watch.on(&pool);
     let key = IdempotencyKey::new(&watch.text, watch.number.to_string()).expect("a key").request(&watch.text);
@@ -73,15 +73,16 @@ pub(crate) async fn idempotency_keys_show_no_request_and_no_response<DB: TestBac
     let _ = mismatch.expect("a mismatch");
     watch.check("a key", &format!("{key:?}"));
     watch.check_all();
-    watch.check_lines_of_everybody();
+    watch.check_lines_of_all_targets();
 }
 
-pub(crate) async fn deltas_show_no_key_and_no_amount<DB: TestBackend>()
+pub(crate) async fn deltas_show_neither_key_nor_amount<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
     let (pool, watch) = (DB::pool(2).await, Watch::new());
-    let create = "CREATE TABLE product (id BIGINT PRIMARY KEY, stock BIGINT NOT NULL CHECK (stock < 9223372036854775807))";
+    let create = "CREATE TABLE product (id BIGINT PRIMARY KEY, \
+                  stock BIGINT NOT NULL CHECK (stock < 9223372036854775807))";
     DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("a table");
     DB::pool_execute(&pool, DB::sql("INSERT INTO product VALUES (?, 0)"), &[watch.number])
         .await
@@ -102,13 +103,14 @@ where
     watch.check_all();
 }
 
-/// Also not of deltas that are told to bind what they send.
-pub(crate) async fn the_server_is_shown_no_payload() {
+/// The statements of deltas with `single_statement(false)` are included.
+pub(crate) async fn statements_of_the_crate_contain_no_payload() {
     let (pool, watch) = (Postgres::pool(2).await, Watch::new());
     let (db, queue) = (watch.on(&pool), queue(&pool).await);
     let others = Postgres::another(&pool.url).await;
     let shown = async |what: &str| {
-        let activity = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        let activity = "SELECT query FROM pg_stat_activity \
+                        WHERE datname = current_database() AND pid <> pg_backend_pid()";
         let shown: Vec<String> = sqlx::query_scalar(activity).fetch_all(&others).await.expect("the sessions");
         assert!(shown.iter().any(|query| query.contains(what)), "{what}: {shown:?}");
         watch.check("a session", &shown.join("\n"));
@@ -141,5 +143,5 @@ pub(crate) async fn the_server_is_shown_no_payload() {
     let added = stock.add(watch.number, watch.literal).await.expect("a commit");
     assert!(matches!(added, DeltaOutcome::Applied { .. }), "{added:?}");
     watch.check_all();
-    watch.check_lines_of_everybody();
+    watch.check_lines_of_all_targets();
 }

@@ -1,7 +1,6 @@
-//! No value of the program is in any log line, event, metric, deadlock report or error of the crate.
+//! Log lines, events, metrics, deadlock reports and errors of the crate contain no value of the program.
 //!
-//! Each test has values of its own, puts them wherever a program can put one, and looks for them in
-//! everything that is shown.
+//! Each test uses unique values in every place that accepts one, and searches all output for them.
 
 mod features;
 #[path = "../support/mod.rs"]
@@ -12,13 +11,13 @@ mod watch;
 use support::on_every_database;
 
 on_every_database!(
-    units::values_and_literals_of_statements_are_not_shown,
-    units::what_the_database_quotes_is_not_shown,
+    units::bound_values_and_literals_are_not_shown,
+    units::values_quoted_by_the_database_are_not_shown,
     units::a_lone_statement_shows_no_value,
     units::an_idle_transaction_shows_no_value,
-    features::jobs_show_no_payload_and_no_key,
-    features::idempotency_keys_show_no_request_and_no_response,
-    features::deltas_show_no_key_and_no_amount,
+    features::jobs_show_neither_payload_nor_key,
+    features::idempotency_keys_show_neither_request_nor_response,
+    features::deltas_show_neither_key_nor_amount,
 );
 
 macro_rules! on_every_server {
@@ -44,9 +43,8 @@ on_every_server!(
     units::a_url_shows_no_password,
 );
 
-/// The log of sqlx and the server show statements as they are sent: those of the crate hold no payload and no
-/// key.
+/// sqlx's log and the server show statements as they are sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_server_is_shown_no_payload() {
-    features::the_server_is_shown_no_payload().await;
+async fn statements_of_the_crate_contain_no_payload() {
+    features::statements_of_the_crate_contain_no_payload().await;
 }

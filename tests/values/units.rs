@@ -20,12 +20,12 @@ async fn accounts<DB: TestBackend>() -> TestPool<DB> {
     pool
 }
 
-/// Both write the same row: its key is bound, and the rest is in the text.
+/// Inserts the same row each time: its key is bound, the other values are literals.
 fn insert<DB: TestBackend>(watch: &Watch) -> SqlStr {
     DB::sql(&format!("INSERT INTO account VALUES (?, '{}', {})", watch.literal_text, watch.literal))
 }
 
-pub(crate) async fn values_and_literals_of_statements_are_not_shown<DB: TestBackend>() {
+pub(crate) async fn bound_values_and_literals_are_not_shown<DB: TestBackend>() {
     let (pool, watch) = (accounts::<DB>().await, Watch::new());
     let db = watch.on(&pool);
     let opens = async |tx: &mut Tx<DB>| {
@@ -50,7 +50,7 @@ pub(crate) async fn values_and_literals_of_statements_are_not_shown<DB: TestBack
     let error = db.run(twice).await.expect_err("a duplicate");
     assert!(error.constraint().is_some(), "{error:?}");
     watch.check_error(&error);
-    // The caller may have it all.
+    // The driver's error, which has the values, remains available.
     assert!(error.driver_error().is_some(), "{error:?}");
 
     let swallows = async |tx: &mut Tx<DB>| {
@@ -62,12 +62,11 @@ pub(crate) async fn values_and_literals_of_statements_are_not_shown<DB: TestBack
 
     let lines = watch.check_all();
     let insert = "INSERT INTO account VALUES (";
-    assert!(lines.iter().any(|line| line.contains(insert)), "the statement itself is shown: {lines:?}");
+    assert!(lines.iter().any(|line| line.contains(insert)), "the statement is missing: {lines:?}");
 }
 
-/// What a statement that is refused quotes: a value of the wrong type, a piece of its text, what a trigger
-/// says.
-pub(crate) async fn what_the_database_quotes_is_not_shown<DB: TestBackend>() {
+/// Errors quote a value of the wrong type, a part of the statement, or the message of a trigger.
+pub(crate) async fn values_quoted_by_the_database_are_not_shown<DB: TestBackend>() {
     let (pool, watch) = (accounts::<DB>().await, Watch::new());
     let db = watch.on(&pool);
     let text = &watch.literal_text;
@@ -87,7 +86,7 @@ pub(crate) async fn what_the_database_quotes_is_not_shown<DB: TestBackend>() {
         format!("SELECT '{text}' FROM"),
         format!("SELECT a '{text}' b '{text}' FROM account"),
         format!("UPDATE account SET email = '{text}"),
-        // Read as a number.
+        // Decoded as a number.
         format!("SELECT '{text}'"),
     ];
     if DB::NAME != "SQLite" {
@@ -134,7 +133,7 @@ pub(crate) async fn an_idle_transaction_shows_no_value<DB: TestBackend>() {
 pub(crate) async fn a_deadlock_report_shows_no_value<DB: TestBackend>() {
     let (pool, watch) = (accounts::<DB>().await, Watch::new());
     let db = &watch.on(&pool);
-    let (both_hold_one, watch) = (&Barrier::new(2), &watch);
+    let (both_locked, watch) = (&Barrier::new(2), &watch);
     let runs = [("crosses", [1, 2]), ("meets", [2, 1])].map(|(name, rows)| async move {
         let crosses = db.named(name);
         let crosses = crosses.run(async move |tx: &mut Tx<DB>| {
@@ -142,11 +141,12 @@ pub(crate) async fn a_deadlock_report_shows_no_value<DB: TestBackend>() {
                 for (i, row) in rows.into_iter().enumerate() {
                     let (text, number) = (&watch.literal_text, watch.literal);
                     let update = format!(
-                        "UPDATE account SET email = '{text}{row}', balance = {number} + ? WHERE id = {row} /* {text} */"
+                        "UPDATE account SET email = '{text}{row}', balance = {number} + ? \
+                         WHERE id = {row} /* {text} */"
                     );
                     DB::execute(tx, DB::sql(&update), &[watch.number]).await?;
                     if i == 0 {
-                        both_hold_one.wait().await;
+                        both_locked.wait().await;
                     }
                 }
             }
@@ -158,7 +158,7 @@ pub(crate) async fn a_deadlock_report_shows_no_value<DB: TestBackend>() {
     let lines = watch.check_all();
     let reports: Vec<_> =
         lines.iter().filter(|line| line.contains("deadlock") && line.contains("waited for")).collect();
-    assert!(!reports.is_empty(), "there was no deadlock: {lines:?}");
+    assert!(!reports.is_empty(), "no deadlock was reported: {lines:?}");
     assert!(
         reports.iter().any(|line| line.contains("UPDATE account SET email = ?, balance = ? +")),
         "{reports:?}"
@@ -174,10 +174,10 @@ pub(crate) async fn advisory_locks_show_no_key<DB: TestBackend>() {
     };
     db.run(locks).await.expect("a commit");
     watch.check_all();
-    watch.check_lines_of_everybody();
+    watch.check_lines_of_all_targets();
 }
 
-/// A server that is not there, and one that knows another password.
+/// A server that is down, and one that rejects the password.
 pub(crate) async fn a_url_shows_no_password<DB: TestBackend>() {
     let (pool, watch) = (accounts::<DB>().await, Watch::new());
     let (scheme, rest) = pool.url.split_once("://").expect("a URL");
@@ -185,7 +185,7 @@ pub(crate) async fn a_url_shows_no_password<DB: TestBackend>() {
     let password = watch.text.replace('@', "%40");
     let database = place.split_once('/').expect("a database").1;
     for place in [format!("127.0.0.1:1/{database}"), place.to_owned()] {
-        let url = format!("{scheme}://somebody:{password}@{place}");
+        let url = format!("{scheme}://user:{password}@{place}");
         let options = sqlx::pool::PoolOptions::<DB>::new().acquire_timeout(Duration::from_millis(300));
         let pool = options.connect_lazy(&url).expect("a pool");
         let db = watch.on(&pool).deadline(Duration::from_millis(300)).attempts(2);
@@ -193,5 +193,5 @@ pub(crate) async fn a_url_shows_no_password<DB: TestBackend>() {
         watch.check_error(&run.await.expect_err("no connection"));
     }
     watch.check_all();
-    watch.check_lines_of_everybody();
+    watch.check_lines_of_all_targets();
 }

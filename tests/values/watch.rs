@@ -1,4 +1,4 @@
-//! Everything that is shown of what the crate does.
+//! Collects all output of the crate and searches it for values.
 
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,10 +15,10 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use crate::support::TestBackend;
 
-/// What is said for any target, as target and text.
-static SAID: LazyLock<Mutex<Vec<(String, String)>>> = LazyLock::new(Mutex::default);
+/// All log lines of this process, as target and text.
+static LINES: LazyLock<Mutex<Vec<(String, String)>>> = LazyLock::new(Mutex::default);
 
-/// Values that nothing else in this process holds, and all that is shown while they are used.
+/// Values that are unique in this process, and the output while they are in use.
 #[derive(Clone)]
 pub(crate) struct Watch {
     /// A number that is bound, or a key.
@@ -36,11 +36,11 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new() -> Self {
-        static LISTENING: Once = Once::new();
+        static SUBSCRIBED: Once = Once::new();
         static NEXT: AtomicI64 = AtomicI64::new(471_100);
-        LISTENING.call_once(|| {
-            let all = tracing_subscriber::registry().with(Ears);
-            tracing::subscriber::set_global_default(all).expect("nobody else listens");
+        SUBSCRIBED.call_once(|| {
+            let all = tracing_subscriber::registry().with(LineRecorder);
+            tracing::subscriber::set_global_default(all).expect("the only subscriber");
         });
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let recorder = PrometheusBuilder::new().build_recorder();
@@ -64,7 +64,7 @@ impl Watch {
         [self.number.to_string(), self.literal.to_string(), self.text.clone(), self.literal_text.clone()]
     }
 
-    /// The error, by itself and with all that is behind it.
+    /// Searches an error and its sources.
     pub(crate) fn check_error(&self, error: &Error) {
         let mut shown = format!("{error}\n{error:?}\n{:?}\n{:?}", error.failure(), error.constraint());
         let mut source = std::error::Error::source(error);
@@ -81,7 +81,7 @@ impl Watch {
         }
     }
 
-    /// The lines of the crate, the events and the metrics. Answers the lines.
+    /// Searches the events, the metrics and the log lines of the crate, and returns the lines.
     pub(crate) fn check_all(&self) -> Vec<String> {
         let events = self.events.lock().expect("the events").clone();
         assert!(!events.is_empty(), "nothing was observed");
@@ -89,19 +89,19 @@ impl Watch {
             self.check("an event", &event);
         }
         self.check("a metric", &self.exporter.render());
-        let said = SAID.lock().expect("what was said").clone();
-        let lines: Vec<_> = said.into_iter().filter(|(target, _)| target == "atomically").collect();
+        let lines = LINES.lock().expect("the lines").clone();
+        let lines: Vec<_> = lines.into_iter().filter(|(target, _)| target == "atomically").collect();
         for (_, line) in &lines {
             self.check("a line", line);
         }
         lines.into_iter().map(|(_, line)| line).collect()
     }
 
-    /// The lines of everybody, sqlx included.
-    pub(crate) fn check_lines_of_everybody(&self) {
-        let said = SAID.lock().expect("what was said").clone();
-        assert!(said.iter().any(|(target, _)| target == "sqlx::query"), "sqlx said nothing");
-        for (target, line) in said {
+    /// Searches the log lines of all targets, sqlx included.
+    pub(crate) fn check_lines_of_all_targets(&self) {
+        let lines = LINES.lock().expect("the lines").clone();
+        assert!(lines.iter().any(|(target, _)| target == "sqlx::query"), "sqlx logged nothing");
+        for (target, line) in lines {
             self.check(&format!("a line of {target}"), &line);
         }
     }
@@ -118,38 +118,38 @@ impl Observer for Watch {
     }
 }
 
-struct Ears;
+struct LineRecorder;
 
-impl Ears {
-    fn note(metadata: &Metadata<'_>, text: String) {
-        SAID.lock().expect("what was said").push((metadata.target().to_owned(), text));
+impl LineRecorder {
+    fn record(metadata: &Metadata<'_>, text: String) {
+        LINES.lock().expect("the lines").push((metadata.target().to_owned(), text));
     }
 }
 
-struct Reader<'a>(&'a mut String);
+struct FieldWriter<'a>(&'a mut String);
 
-impl Visit for Reader<'_> {
+impl Visit for FieldWriter<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         write!(self.0, "{}={value:?} ", field.name()).expect("a text");
     }
 }
 
-impl<S: Subscriber> Layer<S> for Ears {
+impl<S: Subscriber> Layer<S> for LineRecorder {
     fn on_new_span(&self, attributes: &Attributes<'_>, _id: &Id, _context: Context<'_, S>) {
         let mut text = String::new();
-        attributes.record(&mut Reader(&mut text));
-        Self::note(attributes.metadata(), text);
+        attributes.record(&mut FieldWriter(&mut text));
+        Self::record(attributes.metadata(), text);
     }
 
     fn on_record(&self, _id: &Id, values: &Record<'_>, _context: Context<'_, S>) {
         let mut text = String::new();
-        values.record(&mut Reader(&mut text));
-        SAID.lock().expect("what was said").push(("atomically".to_owned(), text));
+        values.record(&mut FieldWriter(&mut text));
+        LINES.lock().expect("the lines").push(("atomically".to_owned(), text));
     }
 
     fn on_event(&self, event: &tracing::Event<'_>, _context: Context<'_, S>) {
         let mut text = String::new();
-        event.record(&mut Reader(&mut text));
-        Self::note(event.metadata(), text);
+        event.record(&mut FieldWriter(&mut text));
+        Self::record(event.metadata(), text);
     }
 }

@@ -1,51 +1,54 @@
-//! Who waited for whom, as InnoDB's status tells of the latest deadlock.
+//! Reads the latest deadlock from InnoDB's status.
 
 use std::time::Duration;
 
-use crate::backend::LatestDeadlock;
+use super::innodb_status::{self, ReportedLock};
+use super::mask::masked;
+use crate::backend::errors::DeadlockQuery;
+use crate::backend::limits::whole_seconds;
 use crate::deadlock::{DeadlockParty, DeadlockReport, WantedLock};
 
-use super::innodb_status::{self, ReportedLock};
-use super::literals::masked;
-use crate::backend::whole_seconds;
+/// The beginning of the row that identifies the session that asks.
+const SESSION_ROW: &str = "deadlock of session ";
 
-/// What the answer of the session that asks begins with.
-const ASKING: &str = "deadlock of session ";
-
-/// Asks for the status, and for what tells whether it is about the deadlock that is asked for.
+/// Queries the status, and a row that identifies the session, the last deadlock that it has read, and the
+/// earliest time of the requested one.
 ///
-/// InnoDB prints the time of the system, whatever the session's time zone is. A variable that was never set
-/// is binary, and so would be the answer.
-pub(super) fn latest_deadlock(age: Duration) -> LatestDeadlock {
+/// InnoDB prints times in the system's time zone, whatever the session's is. The conversion to `utf8mb4` is
+/// needed because a variable that was never set is binary.
+pub(super) fn deadlock_query(age: Duration) -> DeadlockQuery {
     let sql = format!(
-        "SELECT CONVERT(CONCAT('{ASKING}', CONNECTION_ID(), ' after ', IFNULL(@atomically_deadlock, 'none'), ' since ', \
-         DATE_FORMAT(CONVERT_TZ(UTC_TIMESTAMP() - INTERVAL {} SECOND, '+00:00', 'SYSTEM'), '%Y-%m-%d %H:%i:%s')) \
+        "SELECT CONVERT(CONCAT('{SESSION_ROW}', CONNECTION_ID(), ' after ', \
+         IFNULL(@atomically_deadlock, 'none'), ' since ', DATE_FORMAT(CONVERT_TZ(\
+         UTC_TIMESTAMP() - INTERVAL {} SECOND, '+00:00', 'SYSTEM'), '%Y-%m-%d %H:%i:%s')) \
          USING utf8mb4); SHOW ENGINE INNODB STATUS",
         whole_seconds(age)
     );
-    LatestDeadlock { sql, read: report }
+    DeadlockQuery { sql, read: report }
 }
 
-/// The status shows a deadlock until there is another one, and not everything that is called a deadlock is
-/// shown there (a conflict of Galera's, a cycle of user or metadata locks, any at all where
-/// `innodb_deadlock_report` is off). So it is believed only if the session that asks is a part of it and
-/// waited there with the statement that failed, no earlier than the time that was named; and once only,
-/// because the times are in seconds, and the next attempt comes sooner.
+/// Reads the report if it describes the deadlock of the session that asks.
 ///
-/// # Why not by the transaction that the last line names?
+/// The status keeps a deadlock until the next one, and omits some that are reported with the same error:
+/// conflicts of Galera, cycles of user or metadata locks, and all of them if `innodb_deadlock_report` is
+/// off. So the report is accepted only if the session takes part in it, waited in it with the statement
+/// that failed, and did so no earlier than the given time. It is accepted once only, because the status has
+/// times in seconds, and the next attempt may begin sooner.
 ///
-/// It is the wrong one on MariaDB 10.11.14, and 0 on other versions (MDEV-29187). The session knows that it
-/// was given up.
+/// # Why is the victim not read from the last line?
+///
+/// The transaction that it names is the wrong one on MariaDB 10.11.14, and 0 on other versions
+/// (MDEV-29187). The session that received the error is the victim.
 fn report(answers: &[String], failed: Option<&str>) -> Option<(DeadlockReport, String)> {
-    let asking = answers.iter().find_map(|answer| answer.strip_prefix(ASKING))?;
+    let asking = answers.iter().find_map(|answer| answer.strip_prefix(SESSION_ROW))?;
     let (session, asking) = asking.split_once(" after ")?;
-    let (told, since) = asking.split_once(" since ")?;
+    let (last_read, since) = asking.split_once(" since ")?;
     let session: i64 = session.parse().ok()?;
-    let section = answers.iter().find_map(|answer| latest(answer))?;
+    let section = answers.iter().find_map(|answer| deadlock_section(answer))?;
     let transactions = transactions(section).filter(|_| is_recent(section, since))?;
     let own = transactions.iter().position(|transaction| transaction.session == Some(session))?;
     let ReportedTransaction { number, statement, .. } = &transactions[own];
-    if *number == told || failed.is_some_and(|failed| !is_the_statement(statement, failed)) {
+    if *number == last_read || failed.is_some_and(|failed| !is_the_statement(statement, failed)) {
         return None;
     }
     let mut parties: Vec<_> = (0..transactions.len()).map(|number| party(&transactions, number)).collect();
@@ -53,20 +56,20 @@ fn report(answers: &[String], failed: Option<&str>) -> Option<(DeadlockReport, S
     Some((DeadlockReport { parties }, format!("SET @atomically_deadlock = '{number}'")))
 }
 
-/// Whether a statement that the server shows, without its values, is this one that was sent.
+/// Whether a statement in the report, without its values, can be the one that was sent.
 ///
-/// The server shows values in place of parameters, may cut the text off, and shows the statement of a
-/// procedure in place of its call.
-fn is_the_statement(shown: &str, sent: &str) -> bool {
+/// The server prints values in place of parameters, may truncate the text, and prints the statement of a
+/// procedure instead of its call.
+fn is_the_statement(reported: &str, sent: &str) -> bool {
     let sent = masked(sent).sql;
-    if shown.is_empty() || ["CALL", "EXECUTE"].iter().any(|word| begins_with_word(&sent, word)) {
+    if reported.is_empty() || ["CALL", "EXECUTE"].iter().any(|word| begins_with_word(&sent, word)) {
         return true;
     }
-    let mut rest = shown;
+    let mut rest = reported;
     for piece in sent.split('?') {
         match rest.find(piece.trim()) {
-            Some(at) if rest.len() < shown.len() || at == 0 => rest = &rest[at + piece.trim().len()..],
-            // Cut off within this piece.
+            Some(at) if rest.len() < reported.len() || at == 0 => rest = &rest[at + piece.trim().len()..],
+            // Truncated within this piece.
             _ => return rest.trim_start_matches(['?', '-', ' ']).len() < piece.trim().len(),
         }
     }
@@ -77,30 +80,30 @@ fn begins_with_word(text: &str, word: &str) -> bool {
     text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
-/// It begins like `2026-11-21 07:58:55 0x7fcf7a6d66c0`.
+/// Whether a section, which begins like `2026-11-21 07:58:55 0x7fcf7a6d66c0`, is not older than `since`.
 fn is_recent(section: &str, since: &str) -> bool {
     let shape = |time: &str| time.replace(|char: char| char.is_ascii_digit(), "0");
     section.get(..since.len()).is_some_and(|time| shape(time) == shape(since) && time >= since)
 }
 
-/// The section, without its heading.
-fn latest(status: &str) -> Option<&str> {
+/// Returns the section about the latest deadlock, without its heading.
+fn deadlock_section(status: &str) -> Option<&str> {
     let (_, rest) = status.split_once("\nLATEST DETECTED DEADLOCK\n---")?;
     rest.split_once('\n').map(|(_, section)| section)
 }
 
-/// What a line is the heading of.
+/// A line that begins a block of the section.
 enum Heading {
     ReportedTransaction(usize),
     Waits,
-    /// `HOLDS THE LOCK(S)` of MySQL shows those of the transaction above, `CONFLICTING WITH` of MariaDB those
-    /// of others.
+    /// `HOLDS THE LOCK(S)` (MySQL) lists locks of the transaction above, `CONFLICTING WITH` (MariaDB) those
+    /// of other transactions.
     Locks,
-    /// The last line. It names a transaction, and not always the one that was given up.
+    /// The last line, which names a transaction, but not always the victim.
     End,
 }
 
-/// Numbered everywhere by MySQL and by old versions of MariaDB.
+/// Parses a heading. MySQL and old versions of MariaDB number all of them.
 fn heading(line: &str) -> Option<Heading> {
     let words = line.strip_prefix("*** ")?;
     if let Some(victim) = words.strip_prefix("WE ROLL BACK TRANSACTION ") {
@@ -115,7 +118,7 @@ fn heading(line: &str) -> Option<Heading> {
     }
 }
 
-/// `(2)`, and what comes behind it.
+/// Parses `(2)`, and returns what follows it.
 fn numbered(text: &str) -> Option<(usize, &str)> {
     let (number, rest) = text.strip_prefix('(')?.split_once(')')?;
     Some((number.parse().ok()?, rest))
@@ -128,16 +131,15 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Below the line with the session.
+    /// Returns the statement, which follows the line with the session.
     fn statement(&self) -> String {
         let lines = self.lines.iter().skip_while(|line| innodb_status::session(line).is_none());
         lines.skip(1).copied().collect::<Vec<_>>().join("\n")
     }
 
-    /// Whether the statement goes on behind a line that looks like a heading: such a line can be part of a
-    /// string.
-    fn goes_on(&self) -> bool {
-        /// What servers cut off is longer than this.
+    /// Whether the statement continues after a line that looks like a heading but is part of a string.
+    fn is_unfinished(&self) -> bool {
+        /// Servers truncate longer statements only.
         const SHORTEST_CUT: usize = 900;
         let statement = self.statement();
         matches!(self.heading, Heading::ReportedTransaction(_))
@@ -148,22 +150,22 @@ impl Block<'_> {
 
 /// A transaction of the cycle.
 struct ReportedTransaction<'a> {
-    /// InnoDB's number.
+    /// InnoDB's number of the transaction.
     number: &'a str,
     session: Option<i64>,
     statement: String,
-    waits_for: Option<RecordPlace<'a>>,
-    /// Its own, or those in its way.
-    locks: Vec<RecordPlace<'a>>,
+    waits_for: Option<LockedRecords<'a>>,
+    /// The locks that it holds, or those that block it.
+    locks: Vec<LockedRecords<'a>>,
 }
 
-/// A lock, and the records of its page that it is on.
-struct RecordPlace<'a> {
+/// A lock, and the heap numbers of the records that it is on.
+struct LockedRecords<'a> {
     lock: ReportedLock<'a>,
     records: Vec<&'a str>,
 }
 
-/// The transactions. `None` where the section is not all there.
+/// Parses the transactions of the section; `None` if it is not complete.
 fn transactions(section: &str) -> Option<Vec<ReportedTransaction<'_>>> {
     let mut transactions: Vec<ReportedTransaction<'_>> = Vec::new();
     for block in blocks(section) {
@@ -171,7 +173,7 @@ fn transactions(section: &str) -> Option<Vec<ReportedTransaction<'_>>> {
             (Heading::End, _) => return Some(transactions),
             (Heading::ReportedTransaction(number), _) => {
                 let statement = masked(&block.statement()).sql;
-                if *number != transactions.len() + 1 || statement.lines().any(is_of_something_else) {
+                if *number != transactions.len() + 1 || statement.lines().any(is_outside_of_statement) {
                     return None;
                 }
                 let number = block.lines.first()?.strip_prefix("TRANSACTION ")?.split(',').next()?;
@@ -184,24 +186,25 @@ fn transactions(section: &str) -> Option<Vec<ReportedTransaction<'_>>> {
                     locks: Vec::new(),
                 });
             }
-            (Heading::Waits, Some(transaction)) => transaction.waits_for = places(&block.lines).pop(),
-            (Heading::Locks, Some(transaction)) => transaction.locks.extend(places(&block.lines)),
+            (Heading::Waits, Some(transaction)) => transaction.waits_for = locked_records(&block.lines).pop(),
+            (Heading::Locks, Some(transaction)) => transaction.locks.extend(locked_records(&block.lines)),
             (Heading::Waits | Heading::Locks, None) => return None,
         }
     }
     None
 }
 
-/// The statement has ended above, and it was not seen: below are records with their values.
-fn is_of_something_else(line: &str) -> bool {
-    let known = ["*** ", "RECORD LOCKS ", "TABLE LOCK ", "Record lock, ", "?: len "];
-    known.iter().any(|start| line.trim_start().starts_with(start))
+/// Whether a line cannot be part of a statement: if one is, the end of the statement was missed, and
+/// records with their values follow.
+fn is_outside_of_statement(line: &str) -> bool {
+    let prefixes = ["*** ", "RECORD LOCKS ", "TABLE LOCK ", "Record lock, ", "?: len "];
+    prefixes.iter().any(|start| line.trim_start().starts_with(start))
 }
 
 fn blocks(section: &str) -> Vec<Block<'_>> {
     let mut blocks: Vec<Block<'_>> = Vec::new();
     for line in section.lines() {
-        let heading = heading(line).filter(|_| !blocks.last().is_some_and(Block::goes_on));
+        let heading = heading(line).filter(|_| !blocks.last().is_some_and(Block::is_unfinished));
         match (heading, blocks.last_mut()) {
             (Some(heading), _) => blocks.push(Block { heading, lines: Vec::new() }),
             (None, Some(block)) => block.lines.push(line),
@@ -211,18 +214,18 @@ fn blocks(section: &str) -> Vec<Block<'_>> {
     blocks
 }
 
-/// Each lock is followed by its records, and these by their values, of which nothing is read.
-fn places<'a>(lines: &[&'a str]) -> Vec<RecordPlace<'a>> {
-    let mut places: Vec<RecordPlace<'a>> = Vec::new();
+/// Parses locks, each followed by its records, whose values are skipped.
+fn locked_records<'a>(lines: &[&'a str]) -> Vec<LockedRecords<'a>> {
+    let mut locked: Vec<LockedRecords<'a>> = Vec::new();
     for line in lines {
         if let Some(lock) = innodb_status::lock(line) {
-            places.push(RecordPlace { lock, records: Vec::new() });
-        } else if let Some(place) = places.last_mut() {
+            locked.push(LockedRecords { lock, records: Vec::new() });
+        } else if let Some(last) = locked.last_mut() {
             let record = line.strip_prefix("Record lock, heap no ").and_then(|rest| rest.split(' ').next());
-            place.records.extend(record);
+            last.records.extend(record);
         }
     }
-    places
+    locked
 }
 
 fn party(transactions: &[ReportedTransaction<'_>], number: usize) -> DeadlockParty {
@@ -237,9 +240,9 @@ fn party(transactions: &[ReportedTransaction<'_>], number: usize) -> DeadlockPar
     }
 }
 
-fn wanted(place: &RecordPlace<'_>) -> WantedLock {
-    let lock = &place.lock;
-    let row = lock.page.zip(place.records.first());
+fn wanted(locked: &LockedRecords<'_>) -> WantedLock {
+    let lock = &locked.lock;
+    let row = lock.page.zip(locked.records.first());
     WantedLock {
         mode: lock.mode.to_owned(),
         on: lock.on.to_owned(),
@@ -249,8 +252,8 @@ fn wanted(place: &RecordPlace<'_>) -> WantedLock {
     }
 }
 
-/// The sessions with a lock where this one waits. They are listed in the order of the cycle, each waiting for
-/// the next one; that has to do where the locks in the way are not shown (`innodb_deadlock_report = basic`).
+/// The sessions whose locks block this one. If the report has no blocking locks (`innodb_deadlock_report =
+/// basic`), that is the next one, because the transactions are listed in the order of the cycle.
 fn blocked_by(transactions: &[ReportedTransaction<'_>], number: usize) -> Vec<i64> {
     let mut locks = transactions.iter().flat_map(|transaction| &transaction.locks).peekable();
     if locks.peek().is_none() {
@@ -258,7 +261,7 @@ fn blocked_by(transactions: &[ReportedTransaction<'_>], number: usize) -> Vec<i6
     }
     let Some(wait) = &transactions[number].waits_for else { return Vec::new() };
     let holders: Vec<_> =
-        locks.filter(|lock| lock.is_where(wait)).map(|lock| lock.lock.transaction).collect();
+        locks.filter(|lock| lock.includes(wait)).map(|lock| lock.lock.transaction).collect();
     let others = transactions.iter().enumerate().filter(|(other, _)| *other != number);
     others
         .filter(|(_, other)| holders.contains(&other.number))
@@ -266,9 +269,10 @@ fn blocked_by(transactions: &[ReportedTransaction<'_>], number: usize) -> Vec<i6
         .collect()
 }
 
-impl RecordPlace<'_> {
-    fn is_where(&self, wait: &Self) -> bool {
-        self.lock.is_where(&wait.lock) && wait.records.iter().all(|record| self.records.contains(record))
+impl LockedRecords<'_> {
+    fn includes(&self, wait: &Self) -> bool {
+        self.lock.is_at_same_location(&wait.lock)
+            && wait.records.iter().all(|record| self.records.contains(record))
     }
 }
 

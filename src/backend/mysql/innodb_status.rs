@@ -1,49 +1,49 @@
-//! The lines of InnoDB's status that show a lock, or whose transaction it is.
+//! Parses the lines of InnoDB's status that describe locks and sessions.
 
-use crate::backend::text::{between, unquoted};
+use crate::backend::messages::{between, unquoted};
 
-/// A lock.
+/// A lock as InnoDB's status describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ReportedLock<'a> {
-    /// `RECORD LOCKS` or `TABLE LOCK`.
+    /// The kind: `RECORD LOCKS` or `TABLE LOCK`.
     pub(super) on: &'a str,
-    /// The number of the tablespace and the page in it, of record locks.
+    /// For record locks, the numbers of the tablespace and of the page.
     pub(super) page: Option<(&'a str, &'a str)>,
     pub(super) index: Option<&'a str>,
     pub(super) table: String,
-    /// InnoDB's number of the transaction.
+    /// InnoDB's number of the transaction that holds or wants it.
     pub(super) transaction: &'a str,
     pub(super) mode: &'a str,
 }
 
 impl ReportedLock<'_> {
-    /// Whether both are on the same table, or on the same page of it.
-    pub(super) fn is_where(&self, other: &Self) -> bool {
+    /// Whether both are on the same table or page.
+    pub(super) fn is_at_same_location(&self, other: &Self) -> bool {
         (self.on, self.page, self.index) == (other.on, other.page, other.index) && self.table == other.table
     }
 }
 
-/// ``RECORD LOCKS space id 5 page no 3 n bits 8 index PRIMARY of table `shop`.`product` trx id 423 lock_mode
-/// X waiting``
+/// Parses ``RECORD LOCKS space id 5 page no 3 n bits 8 index PRIMARY of table `shop`.`product` trx id 423
+/// lock_mode X waiting``
 pub(super) fn lock(line: &str) -> Option<ReportedLock<'_>> {
     let on = ["RECORD LOCKS", "TABLE LOCK"].into_iter().find(|on| line.starts_with(on))?;
-    let (place, rest) = line.split_once("table `")?;
+    let (location, rest) = line.split_once("table `")?;
     let (table, rest) = last_name(rest)?;
     let (_, rest) = rest.split_once(" trx id ")?;
     let (transaction, mode) =
         [" lock_mode ", " lock mode "].into_iter().find_map(|word| rest.split_once(word))?;
     Some(ReportedLock {
         on,
-        page: between(place, "space id ", " ").zip(between(place, "page no ", " ")),
-        index: between(place, " index ", " of ").map(unquoted),
+        page: between(location, "space id ", " ").zip(between(location, "page no ", " ")),
+        index: between(location, " index ", " of ").map(unquoted),
         table,
         transaction,
         mode: mode.trim().trim_end_matches(" waiting"),
     })
 }
 
-/// The last one of names in backticks and with dots between them, and what comes behind it. The first
-/// backtick is gone.
+/// Returns the last one of several names in backticks that are joined by dots, and what follows it. The
+/// first backtick is already removed.
 fn last_name(mut text: &str) -> Option<(String, &str)> {
     let mut name = String::new();
     loop {
@@ -61,10 +61,10 @@ fn last_name(mut text: &str) -> Option<(String, &str)> {
     }
 }
 
-/// `MariaDB thread id 12, OS thread handle 1, query id 99 localhost root Updating`
+/// Parses the session of `MariaDB thread id 12, OS thread handle 1, query id 99 localhost root Updating`
 pub(super) fn session(line: &str) -> Option<i64> {
-    let known = ["MySQL thread id ", "MariaDB thread id "];
-    let id = known.into_iter().find_map(|start| line.strip_prefix(start))?;
+    let prefixes = ["MySQL thread id ", "MariaDB thread id "];
+    let id = prefixes.into_iter().find_map(|start| line.strip_prefix(start))?;
     id.split(',').next()?.parse().ok()
 }
 
@@ -73,9 +73,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locks_on_rows_are_read() {
-        let line = "RECORD LOCKS space id 14 page no 3 n bits 320 index my key of table `shop`.`we``ird.t` \
-                    /* Partition `p1` */ trx id 143 lock_mode X locks gap before rec insert intention waiting";
+    fn record_locks_are_parsed() {
+        let line = "RECORD LOCKS space id 14 page no 3 n bits 320 index my key \
+                    of table `shop`.`we``ird.t` /* Partition `p1` */ trx id 143 \
+                    lock_mode X locks gap before rec insert intention waiting";
         let wanted = ReportedLock {
             on: "RECORD LOCKS",
             page: Some(("14", "3")),
@@ -85,8 +86,8 @@ mod tests {
             mode: "X locks gap before rec insert intention",
         };
         assert_eq!(lock(line), Some(wanted));
-        let old = "RECORD LOCKS space id 244 page no 817 n bits 824 index `by code` of table `crm`.`business` \
-                   trx id AEE50DCA lock mode S";
+        let old = "RECORD LOCKS space id 244 page no 817 n bits 824 index `by code` \
+                   of table `crm`.`business` trx id AEE50DCA lock mode S";
         let wanted = ReportedLock {
             on: "RECORD LOCKS",
             page: Some(("244", "817")),
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn locks_on_tables_are_read() {
+    fn table_locks_are_parsed() {
         let wanted = ReportedLock {
             on: "TABLE LOCK",
             page: None,
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_read() {
+    fn sessions_are_parsed() {
         assert_eq!(
             session("MariaDB thread id 12, OS thread handle 1, query id 99 localhost root Updating"),
             Some(12)

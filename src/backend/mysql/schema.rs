@@ -1,38 +1,51 @@
-//! Tables and indexes that are made where they are missing.
+//! Creates tables and indexes where they are missing.
 
-use crate::backend::schema::objects;
+use sqlx::MySql;
 
-/// Gives the session its own limit back.
-pub(super) const PUT_BACK: &str = "SET lock_wait_timeout = @atomically_table_wait";
+use crate::backend::schema::{SchemaSql, objects};
 
-/// `CREATE TABLE IF NOT EXISTS` waits for the metadata lock of a table that is there, behind any `ALTER
-/// TABLE`, and is replicated to all nodes of a cluster. So the catalog is read first. There are no
-/// conditional statements outside of procedures, but texts that are prepared.
-///
-/// What is missing waits for a lock no longer than a second at a time. The server's own limit is a day or a
-/// year, and it goes on waiting for a client that has gone.
-pub(super) fn creation(schema: &'static str) -> String {
-    let tables = objects(schema).map(|(table, statement)| {
-        let exists =
-            format!("information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{table}'");
-        unless(&exists, statement)
-    });
-    let indexes = objects(schema).flat_map(|(table, statement)| {
-        keys(statement).map(move |(index, definition)| {
+impl SchemaSql for MySql {
+    /// `CREATE TABLE IF NOT EXISTS` waits for the metadata lock of a table that exists, behind any `ALTER
+    /// TABLE`, and is replicated to all nodes of a cluster. So the catalog is read first. MySQL has no
+    /// conditional statements outside of procedures, but a prepared text can be any statement.
+    ///
+    /// The creation waits for a lock for at most a second at a time. The server's own limit is a day or a
+    /// year, and it keeps waiting for a client that is gone.
+    fn create_missing(schema: &'static str) -> String {
+        let tables = objects(schema).map(|(table, statement)| {
             let exists = format!(
-                "information_schema.statistics WHERE table_schema = DATABASE() AND table_name = '{table}' \
-                 AND index_name = '{index}'"
+                "information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{table}'"
             );
-            unless(&exists, &format!("ALTER TABLE {table} ADD {definition}"))
-        })
-    });
-    let create: Vec<_> = tables.chain(indexes).collect();
-    format!(
-        "SET @atomically_table_wait = @@lock_wait_timeout, lock_wait_timeout = 1; {}; {PUT_BACK}",
-        create.join("; ")
-    )
+            unless(&exists, statement)
+        });
+        let indexes = objects(schema).flat_map(|(table, statement)| {
+            keys(statement).map(move |(index, definition)| {
+                let exists = format!(
+                    "information_schema.statistics WHERE table_schema = DATABASE() \
+                     AND table_name = '{table}' AND index_name = '{index}'"
+                );
+                unless(&exists, &format!("ALTER TABLE {table} ADD {definition}"))
+            })
+        });
+        let create: Vec<_> = tables.chain(indexes).collect();
+        format!(
+            "SET @atomically_table_wait = @@lock_wait_timeout, lock_wait_timeout = 1; {}; \
+             {RESTORE_LOCK_WAIT}",
+            create.join("; ")
+        )
+    }
+
+    const RESTORE_AFTER_FAILED_CREATION: Option<&'static str> = Some(RESTORE_LOCK_WAIT);
+
+    const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
+        id BINARY(16) PRIMARY KEY,
+        recorded_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
+    ) ENGINE = InnoDB";
 }
 
+const RESTORE_LOCK_WAIT: &str = "SET lock_wait_timeout = @atomically_table_wait";
+
+/// The text that executes `statement` unless this part of a SELECT finds a row.
 fn unless(exists: &str, statement: &str) -> String {
     let statement = statement.replace('\'', "''");
     format!(
@@ -42,7 +55,7 @@ fn unless(exists: &str, statement: &str) -> String {
     )
 }
 
-/// The indexes that the statement for a table defines, each on a line of its own: name and definition.
+/// The name and definition of each index that a CREATE TABLE defines, given one definition per line.
 fn keys(statement: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
     statement.lines().filter_map(|line| {
         let definition = line.trim().trim_end_matches(',');
@@ -56,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_index_is_found_with_its_definition() {
+    fn indexes_are_found_with_their_definitions() {
         let statement = "CREATE TABLE IF NOT EXISTS a (
             id INT PRIMARY KEY,
             KEY by_b (b, c),

@@ -1,18 +1,18 @@
-//! Who waited for whom, as PostgreSQL tells it with the error.
+//! Reads a deadlock from PostgreSQL's error.
 
-use crate::backend::text::between;
+use crate::backend::messages::between;
 use crate::deadlock::{DeadlockParty, DeadlockReport, WantedLock};
 
-/// Out of the error's detail, which has a line for each process, and of its context, which says what the
-/// failed statement was at.
+/// Reads the error's detail, which has a line for each process, and its context, which says what the failed
+/// statement was doing.
 ///
-/// The session that reports the deadlock is the one that is given up, and comes first: its own process is
-/// where the search for a cycle starts
-/// ([`DeadLockReport`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/storage/lmgr/deadlock.c),
-/// and `FindLockCycleRecurse` there).
+/// The first line is about the session that reports the error, which is the victim: the search for a cycle
+/// starts at its own process ([`DeadLockReport`][report], and `FindLockCycleRecurse` there).
 ///
-/// The texts are translated where `lc_messages` says so. Each translation begins a line with the process that
-/// waits and ends it with the one that blocks it; what they wait for is read from the English ones only.
+/// The texts are in the language of `lc_messages`. Each translation begins a line with the process that
+/// waits and ends it with the one that blocks it; the lock is read from English texts only.
+///
+/// [report]: https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/storage/lmgr/deadlock.c
 pub(super) fn report(detail: Option<&str>, context: Option<&str>) -> Option<DeadlockReport> {
     let waits: Vec<_> = detail?.lines().map(wait).collect::<Option<_>>()?;
     let blocked_by_the_next =
@@ -35,7 +35,7 @@ pub(super) fn report(detail: Option<&str>, context: Option<&str>) -> Option<Dead
     Some(DeadlockReport { parties })
 }
 
-/// `Process 123 waits for ShareLock on transaction 741; blocked by process 456.`
+/// Parses `Process 123 waits for ShareLock on transaction 741; blocked by process 456.`
 fn wait(line: &str) -> Option<(i64, i64, Option<WantedLock>)> {
     let mut numbers = line.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
     let session = numbers.next()?.parse().ok()?;
@@ -44,19 +44,22 @@ fn wait(line: &str) -> Option<(i64, i64, Option<WantedLock>)> {
     let lock = lock.map(|(mode, on)| WantedLock {
         mode: mode.to_owned(),
         on: on.to_owned(),
-        // Of a table, it says the number alone.
+        // The table is given by its OID only.
         row: on.strip_prefix("tuple ").and_then(tuple),
         ..WantedLock::default()
     });
     Some((session, blocker, lock))
 }
 
-/// `while updating tuple (0,1) in relation "account"`, the innermost line of the context.
+/// Adds the table and the row of `while updating tuple (0,1) in relation "account"`, the innermost line of
+/// the context.
 ///
-/// Who writes a key that somebody else is writing waits in the name of the index, or, with `ON CONFLICT`, in
-/// that of the table; and the tuple is its own, which is no row yet
-/// ([`_bt_doinsert`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/access/nbtree/nbtinsert.c),
-/// [`check_exclusion_or_unique_constraint`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/executor/execIndexing.c)).
+/// A session that inserts a key while another one is inserting the same key reports the index instead of
+/// the table ([`_bt_doinsert`][insert]) or, with `ON CONFLICT`, the table
+/// ([`check_exclusion_or_unique_constraint`][check]). Its tuple is the new one, which is not a row yet.
+///
+/// [insert]: https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/access/nbtree/nbtinsert.c
+/// [check]: https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/executor/execIndexing.c
 fn add_row(lock: &mut WantedLock, context: &str) {
     let innermost = context.lines().next().and_then(|line| line.strip_prefix("while "));
     let Some((what, relation)) = innermost.and_then(|line| line.split_once(" in relation \"")) else {
@@ -73,7 +76,7 @@ fn add_row(lock: &mut WantedLock, context: &str) {
     }
 }
 
-/// `(0,1)`, at the beginning of a text.
+/// Parses `(0,1)` at the beginning of a text.
 fn tuple(text: &str) -> Option<String> {
     let inside = between(text, "(", ")").filter(|_| text.starts_with('('))?;
     let (block, offset) = inside.split_once(',')?;
@@ -106,7 +109,7 @@ mod tests {
                        Process 456 waits for ShareLock on transaction 740; blocked by process 123.";
 
     #[test]
-    fn the_victim_comes_first_with_the_row_it_waited_for() {
+    fn the_victim_is_first_and_has_its_row() {
         let context = "while updating tuple (0,1) in relation \"account\"\n\
                        SQL statement \"UPDATE account SET balance = 4711 WHERE id = (0,2)\"\n\
                        PL/pgSQL function transfer(bigint) line 3 at SQL statement";
@@ -122,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_lock_is_taken_over_in_the_servers_words() {
+    fn every_kind_of_lock_keeps_the_servers_words() {
         for (mode, on, row) in [
             ("ExclusiveLock", "tuple (0,17) of relation 16385 of database 5", Some("(0,17)")),
             ("AccessExclusiveLock", "relation 16385 of database 5", None),
@@ -150,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn cycles_may_be_long() {
+    fn cycles_of_three_are_read() {
         let detail = "Process 1 waits for ShareLock on transaction 12; blocked by process 2.\n\
                       Process 2 waits for ShareLock on transaction 13; blocked by process 3.\n\
                       Process 3 waits for ShareLock on transaction 11; blocked by process 1.";
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_context_says_where_it_waited() {
+    fn the_context_gives_the_table_and_the_row() {
         for what in [
             "updating tuple (7,12)",
             "deleting tuple (7,12)",
@@ -193,9 +196,9 @@ mod tests {
         }
     }
 
-    /// As PostgreSQL 15 says it in every language that numbers its processes in the usual digits.
+    /// The translations of PostgreSQL 15 that use ASCII digits.
     #[test]
-    fn in_other_languages_the_sessions_are_known() {
+    fn translated_reports_have_the_sessions() {
         for (detail, context) in [
             (
                 "Prozess 123 wartet auf ShareLock-Sperre auf Transaktion 741; blockiert von Prozess 456.\n\
@@ -208,7 +211,8 @@ mod tests {
                 "lors de la mise à jour de la ligne (0,1) dans la relation « account »",
             ),
             (
-                "プロセス 123 は ShareLock を トランザクション 741 で待機していましたが、プロセス 456 でブロックされました\n\
+                "プロセス 123 は ShareLock を トランザクション 741 で待機していましたが、\
+                 プロセス 456 でブロックされました\n\
                  プロセス 456 は ShareLock を トランザクション 740 で待機していましたが、プロセス 123 でブロックされました",
                 "リレーション\"account\"のタプル(0,1)の更新中",
             ),
@@ -227,16 +231,17 @@ mod tests {
         }
     }
 
-    /// What is no cycle was not understood.
+    /// Waits that form no cycle were misread.
     #[test]
-    fn nonsense_is_no_report() {
+    fn text_without_a_cycle_is_no_report() {
         for detail in [
             "",
             "Process 123 waits for ShareLock on transaction 741; blocked by process 456.",
             "Process 1 waits for ShareLock on transaction 741; blocked by process 2.\n\
              Process 3 waits for ShareLock on transaction 740; blocked by process 1.",
             "Process 1 waits for ShareLock on transaction 741; blocked by process 2.\nand so on",
-            "Process 1 waits; blocked by process 2.\nProcess 99999999999999999999 waits; blocked by process 1.",
+            "Process 1 waits; blocked by process 2.\n\
+             Process 99999999999999999999 waits; blocked by process 1.",
         ] {
             assert_eq!(report(Some(detail), None), None, "{detail}");
         }
@@ -244,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_may_end_anywhere() {
+    fn a_truncated_text_is_no_report() {
         let context = "while locking updated version (0,1) of tuple in relation \"account\"";
         for end in 0..TWO.len() {
             let cut = report(TWO.get(..end), Some(context));

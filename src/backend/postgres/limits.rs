@@ -1,15 +1,16 @@
-//! The limits that a transaction is opened with.
+//! The limits of a transaction or a statement.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::backend::{OwnLockTimeout, whole_millis};
+use crate::backend::limits::whole_millis;
+use crate::backend::transaction::OwnLockTimeout;
 use crate::strategy::{Limits, OwnLockLimit};
 
-/// Behind a text that opens a transaction: the limits that were asked for, and that of the deadline.
+/// The statements, each after a semicolon, that set the requested limits and that of the deadline.
 pub(super) fn of_statement(limits: &Limits) -> String {
     let on_statements = limits.on_statements();
-    // A wait for a lock is a part of its statement.
+    // The limit of the statement includes its waits for locks.
     let on_locks = limits.on_locks().filter(|limit| on_statements.is_none_or(|longer| *limit < longer));
     let mut sql = String::new();
     for (setting, limit) in [
@@ -24,28 +25,28 @@ pub(super) fn of_statement(limits: &Limits) -> String {
     sql
 }
 
-/// The same, with a limit for lock waits that is derived from the deadline where none was asked for: the
-/// server reports the limit that is met first, and a wait for a lock is to be reported as one.
+/// Like [`of_statement`], with a lock timeout that is derived from the deadline if none is requested. It is
+/// shorter than the statement timeout, so that the server reports a wait for a lock as such.
 ///
-/// A session may have a shorter limit of its own, which stays. The text cannot compute with it: `SELECT
-/// set_config(…)` would take the snapshot of a transaction at REPEATABLE READ before the unit has begun, and
-/// `SET` takes no expression. `SHOW` takes no snapshot; so the text returns what was set before, where the
-/// session has not reported it already, and a [wrong guess](own_lock_timeout) is corrected.
+/// The session's own lock timeout stays if it is shorter. The opening cannot compute with it: `SELECT
+/// set_config(…)` would take the snapshot of a transaction at REPEATABLE READ before the unit begins, and
+/// `SET` accepts no expression. `SHOW` takes no snapshot, so the opening returns the session's own timeout if
+/// the session has not reported it before, and [`own_lock_timeout`] corrects the setting if necessary.
 pub(super) fn of_transaction(limits: &Limits) -> String {
-    let asked_for = of_statement(limits);
+    let requested = of_statement(limits);
     match limits.derived_on_locks() {
-        None => asked_for,
+        None => requested,
         Some(derived) => {
             let millis = whole_millis(no_longer_than(limits.own_lock.limit(), derived));
             let show =
                 if matches!(limits.own_lock, OwnLockLimit::Known(_)) { "" } else { "; SHOW lock_timeout" };
-            format!("{show}; SET LOCAL lock_timeout = {millis}{asked_for}")
+            format!("{show}; SET LOCAL lock_timeout = {millis}{requested}")
         }
     }
 }
 
-/// Reads what `SHOW` returned, and corrects a wrong guess by one more round trip, which the next transaction
-/// on the pool does without.
+/// Reads the result of `SHOW`, and returns how to correct the lock timeout that was set without knowing it.
+/// The correction costs a round trip once; the next transaction knows the session's timeout.
 pub(super) fn own_lock_timeout(limits: &Limits, answers: &[String]) -> Option<OwnLockTimeout> {
     let derived = limits.derived_on_locks()?;
     let limit = duration(answers.first()?)?;
@@ -60,11 +61,11 @@ fn no_longer_than(own: Option<Duration>, derived: Duration) -> Duration {
     own.map_or(derived, |own| own.min(derived))
 }
 
-/// A setting as the server shows it: a number and its unit, milliseconds where it has none.
-fn duration(shown: &str) -> Option<Duration> {
-    let unit = shown.find(|c: char| !c.is_ascii_digit()).unwrap_or(shown.len());
-    let number: u64 = shown[..unit].parse().ok()?;
-    let millis = match &shown[unit..] {
+/// Parses a setting: a number and its unit, which is milliseconds if missing.
+fn duration(setting: &str) -> Option<Duration> {
+    let unit = setting.find(|c: char| !c.is_ascii_digit()).unwrap_or(setting.len());
+    let number: u64 = setting[..unit].parse().ok()?;
+    let millis = match &setting[unit..] {
         "" | "ms" => 1,
         "s" => 1000,
         "min" => 60_000,
@@ -80,10 +81,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_read_in_every_unit() {
-        for (shown, millis) in [("0", 0), ("150ms", 150), ("2s", 2000), ("1min", 60_000), ("1d", 86_400_000)]
+    fn settings_are_parsed_in_every_unit() {
+        for (setting, millis) in
+            [("0", 0), ("150ms", 150), ("2s", 2000), ("1min", 60_000), ("1d", 86_400_000)]
         {
-            assert_eq!(duration(shown), Some(Duration::from_millis(millis)), "{shown}");
+            assert_eq!(duration(setting), Some(Duration::from_millis(millis)), "{setting}");
         }
         assert_eq!(duration("on"), None);
     }
@@ -99,14 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_was_set_in_ignorance_is_corrected() {
+    fn a_lock_timeout_is_corrected_if_the_sessions_own_is_shorter() {
         let limits = |own_lock| Limits {
             left: Some(Duration::from_secs(10)),
             own_lock: OwnLockLimit::Likely(own_lock),
             ..Limits::default()
         };
-        let correction = |own_lock, shown: &str| {
-            own_lock_timeout(&limits(own_lock), &[shown.to_owned()]).expect("an answer").correction
+        let correction = |own_lock, setting: &str| {
+            own_lock_timeout(&limits(own_lock), &[setting.to_owned()]).expect("an answer").correction
         };
         let (short, set) =
             (Some(Duration::from_millis(150)), |millis| Some(format!("SET LOCAL lock_timeout = {millis}")));

@@ -1,13 +1,13 @@
-//! Values written into a text.
+//! Writes values into a text.
 
 use std::fmt::{Display, Write as _};
 
-/// A text, whatever `standard_conforming_strings` is set to.
+/// A string literal that does not depend on `standard_conforming_strings`.
 fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// What goes between the quotes of an array of numbers.
+/// The content of an array literal of numbers.
 pub(super) fn numbers(numbers: impl Iterator<Item = Option<impl Display>>) -> String {
     let mut array = String::from("{");
     for number in numbers {
@@ -20,7 +20,7 @@ pub(super) fn numbers(numbers: impl Iterator<Item = Option<impl Display>>) -> St
     closed(array)
 }
 
-/// An array of texts.
+/// An array literal of texts.
 pub(super) fn texts<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> String {
     let mut array = String::from("{");
     for text in texts {
@@ -36,7 +36,7 @@ pub(super) fn texts<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> String 
     literal(&closed(array))
 }
 
-/// With a bracket in place of the last comma.
+/// Replaces the last comma by the closing bracket.
 fn closed(mut array: String) -> String {
     array.pop();
     array.push('}');

@@ -1,4 +1,4 @@
-//! Statements that sessions keep, sent together with what is set for them.
+//! Prepared statements that are sent together with their settings.
 
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -6,30 +6,30 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::limits;
 use crate::strategy::Limits;
 
-/// A statement that sessions keep prepared, under a name with the version of its text.
+/// A statement that each session prepares once, under a name that contains the crate's version.
 ///
-/// # Why `PREPARE`, and not the driver's statements?
+/// # Why `PREPARE`, and not a prepared statement of the driver?
 ///
-/// To plan such a statement takes several times as long as to run it, so it has to be kept. The driver sends
-/// one of its own statements in a round trip, and what is to be set for it in others, with BEGIN and COMMIT
-/// around them. A text can have all of that in it, and is one transaction. A session that does not know the
-/// statement says so, and has done nothing. That also happens behind a pooler that hands out sessions by the
-/// transaction, where the driver's own names, which are numbers, may stand for another client's statement.
+/// Planning such a statement takes several times as long as executing it, so the plan must be reused. A
+/// prepared statement of the driver takes a round trip, and BEGIN, its settings and COMMIT take others. A
+/// text contains all of them and is one transaction. A session that has not prepared the statement fails
+/// without an effect. This also works behind a pooler in transaction mode, where the driver's own names,
+/// which are numbers, may stand for another client's statement.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct PreparedStatement {
     name: String,
     parameters: String,
     statement: String,
 }
 
-impl Kept {
-    /// Two with the same name are the same statement.
+impl PreparedStatement {
+    /// Creates the statement. Two with the same name must be the same statement.
     pub(crate) fn new(name: &str, parameters: &str, statement: String) -> Self {
         let name = format!("atomically {} {name}", env!("CARGO_PKG_VERSION"));
         Self { name, parameters: parameters.to_owned(), statement }
     }
 
-    /// Runs it in a transaction of its own for which these settings and limits hold.
+    /// Executes it in a transaction of its own with these settings and limits.
     pub(crate) async fn fetch(
         &self,
         connection: &mut PgConnection,
@@ -43,19 +43,19 @@ impl Kept {
             sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *connection).await
         };
         match send(self.execute(arguments)).await {
-            Err(error) if has_code(&error, UNKNOWN) => {}
+            Err(error) if has_code(&error, NOT_PREPARED) => {}
             answer => return answer,
         }
         match send(self.prepare(&self.name) + &self.execute(arguments)).await {
-            Err(error) if has_code(&error, KNOWN_ALREADY) => {}
+            Err(error) if has_code(&error, ALREADY_PREPARED) => {}
             answer => return answer,
         }
-        // Behind a pooler, these were two sessions, and nobody can tell what the next one knows.
+        // A pooler has used two sessions, and the next one may or may not have the statement.
         let once = format!("{} {}", self.name, rand::random::<u32>());
         send(format!("{}EXECUTE \"{once}\" ({arguments}); DEALLOCATE \"{once}\"", self.prepare(&once))).await
     }
 
-    /// The text of it for sessions that know it.
+    /// Returns the text that executes it in a session that has prepared it.
     pub(crate) fn execute(&self, arguments: &str) -> String {
         format!("EXECUTE \"{}\" ({arguments})", self.name)
     }
@@ -66,10 +66,10 @@ impl Kept {
 }
 
 /// `invalid_sql_statement_name`
-const UNKNOWN: &str = "26000";
+const NOT_PREPARED: &str = "26000";
 
 /// `duplicate_prepared_statement`
-const KNOWN_ALREADY: &str = "42P05";
+const ALREADY_PREPARED: &str = "42P05";
 
 fn has_code(error: &sqlx::Error, code: &str) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|found| found == code)

@@ -1,4 +1,4 @@
-//! Numbers that are added to in one round trip.
+//! Additions that are checked and made in one round trip.
 
 use std::sync::Arc;
 
@@ -9,53 +9,52 @@ use sqlx::postgres::PgArgumentBuffer;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, SqlSafeStr as _, SqlStr};
 
 use super::literals::{numbers, texts};
-use super::prepared::Kept;
-use crate::backend::single_statement::{AddInOneStatement, Addition};
-use crate::backend::{Key, Target};
+use super::prepared::PreparedStatement;
+use crate::backend::additions::{AddInOneStatement, Addition, Target};
+use crate::backend::codec::Key;
 use crate::digest::digest;
 use crate::strategy::Limits;
 
-/// What holds for the statement alone.
+/// The settings of the statement's transaction.
 ///
-/// To plan it takes longer than to run it, and a plan for each list of values is what the server chooses,
-/// which it takes for cheaper. The plan that is kept must do for tables that grow: each row is looked for by
-/// its key.
-const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL plan_cache_mode = force_generic_plan; \
-                        SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+/// Planning takes longer than executing, and the server would make a plan for each list of values, which it
+/// estimates to be cheaper. The generic plan must suit tables that grow, so it finds each row by its key.
+const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+                        SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
+                        SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 
-/// Types whose sums are stored as they are, or not at all. One of floating point rounds them.
+/// Types that store a sum exactly or fail. Floating point rounds it.
 const EXACT: &str = "('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype, 'numeric'::regtype)";
 
-/// What of a changed table can make another number of a sum: a trigger of a user, unless it runs before the
-/// update and not for a row (bits of `tgtype`: 1 for each row, 2 before, 16 update); a `numeric` that rounds
-/// to tens.
-const MEDDLING: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
+/// Whether a changed table can store another number than the sum: by a user's trigger, unless it runs
+/// before the update and per statement (bits of `tgtype`: 1 per row, 2 before, 16 update), or by a
+/// `numeric` that rounds to tens.
+const MAY_CHANGE_SUM: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
          WHERE tgrelid IN (SELECT relation FROM changed) AND NOT tgisinternal \
          AND tgtype & 16 = 16 AND tgtype & 3 <> 2) \
      OR EXISTS (SELECT FROM pg_catalog.pg_attribute \
          WHERE attrelid IN (SELECT relation FROM changed) AND atttypid = 'numeric'::regtype \
          AND atttypmod >= 4 AND (atttypmod - 4) & 1024 = 1024)";
 
-/// Changes the rows whose numbers allow it, in one statement.
+/// Adds to the rows whose numbers are within the requested range, in one statement.
 ///
-/// # Why not lock them first?
+/// # Why does it not lock the rows first?
 ///
-/// A lock on a row is written to the row and to the log, as its change is, and costs the server nearly as
-/// much.
+/// A row lock is written to the row and to the log, like a change, and costs the server nearly as much.
 struct AddStatement {
-    kept: Arc<Kept>,
+    prepared: Arc<PreparedStatement>,
     sql: SqlStr,
     keys: BoundKeys,
 }
 
-/// `None` for keys whose values cannot be written into a text here.
+/// Returns the statement; `None` if values of the key's type cannot be written into a text.
 pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AddInOneStatement<Postgres, K>>> {
     let keys = BoundKeys::of::<K>()?;
     let Target { table, key, column } = target;
     let exactly = keys.exactly(key);
-    // The division fails, and with it the whole statement, where several rows have one key, and where the
-    // table can make another number of a sum: `RETURNING` shows neither what a row held nor what triggers
-    // make of it later.
+    // The division by zero makes the statement fail if several rows have the same key, or if the table can
+    // store another number than the sum: `RETURNING` returns neither the number before, nor what a trigger
+    // stores later.
     let sql = format!(
         "WITH changed AS (\
              UPDATE {table} AS target SET {column} = target.{column} + addition.delta \
@@ -66,13 +65,13 @@ pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AddI
              AND pg_typeof(target.{column}) IN {EXACT} AND CAST(target.{column} AS BIGINT) = target.{column} \
              RETURNING addition.place, CAST(target.{column} AS BIGINT) - addition.delta AS before, \
                  target.tableoid AS relation\
-         ) SELECT place, before, 1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 OR {MEDDLING} \
+         ) SELECT place, before, 1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 OR {MAY_CHANGE_SUM} \
              THEN 0 ELSE 1 END FROM changed"
     );
     let name = format!("add {}", digest(&sql));
     let parameters = format!("{}[], bigint[], bigint[], bigint[]", keys.name());
-    let kept = Arc::new(Kept::new(&name, &parameters, sql.clone()));
-    Some(Box::new(AddStatement { kept, sql: AssertSqlSafe(sql).into_sql_str(), keys }))
+    let prepared = Arc::new(PreparedStatement::new(&name, &parameters, sql.clone()));
+    Some(Box::new(AddStatement { prepared, sql: AssertSqlSafe(sql).into_sql_str(), keys }))
 }
 
 impl<K: Key<Postgres>> AddInOneStatement<Postgres, K> for AddStatement {
@@ -93,10 +92,10 @@ impl<K: Key<Postgres>> AddInOneStatement<Postgres, K> for AddStatement {
                 [list(|one| one.delta), list(|one| *one.to.start()), list(|one| *one.to.end())];
             format!("{keys}, '{deltas}', '{least}', '{most}'")
         });
-        let (kept, limits) = (self.kept.clone(), *limits);
+        let (prepared, limits) = (self.prepared.clone(), *limits);
         Box::pin(async move {
             let arguments = arguments.map_err(sqlx::Error::Encode)?;
-            let rows = kept.fetch(connection, SETTINGS, limits, &arguments).await?;
+            let rows = prepared.fetch(connection, SETTINGS, limits, &arguments).await?;
             let place_and_number = |row: &sqlx::postgres::PgRow| {
                 let place: i64 = row.try_get(0)?;
                 Ok((usize::try_from(place - 1).unwrap_or(usize::MAX), row.try_get(1)?))
@@ -106,7 +105,7 @@ impl<K: Key<Postgres>> AddInOneStatement<Postgres, K> for AddStatement {
     }
 }
 
-/// The types of keys whose values can be written into a text.
+/// A type of keys whose values can be written into a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BoundKeys {
     SmallInt,
@@ -117,8 +116,8 @@ enum BoundKeys {
 }
 
 impl BoundKeys {
-    /// By the numbers that these types have
-    /// [everywhere](https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat).
+    /// Identifies the type by its OID, which is
+    /// [fixed](https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat).
     fn of<K: Key<Postgres>>() -> Option<Self> {
         match K::type_info().oid()?.0 {
             20 => Some(Self::BigInt),
@@ -140,10 +139,11 @@ impl BoundKeys {
         }
     }
 
-    /// What is a match to Rust, and to the driver, which reads no column as another type.
+    /// Returns the condition that a row's key is equal in Rust too, and has the type that the driver
+    /// decodes.
     ///
-    /// Texts that the database takes for equal may be different ones: without regard to case, or to blanks at
-    /// the end, as `char(n)` has them. `concat` shows what a client is shown.
+    /// The database may regard different texts as equal: with another case, or with trailing blanks, as
+    /// those of `char(n)`. `concat` returns the text that a client receives.
     fn exactly(self, key: &str) -> String {
         match self {
             Self::Text => format!(" AND concat(target.{key}) = addition.id COLLATE \"C\""),
@@ -173,7 +173,7 @@ impl BoundKeys {
     }
 }
 
-/// As it would be sent as a bound value.
+/// Encodes a key like a bound value.
 fn encoded<K: Key<Postgres>>(key: &K) -> Result<Vec<u8>, BoxDynError> {
     let mut buffer = PgArgumentBuffer::default();
     match key.encode_by_ref(&mut buffer)? {
@@ -182,7 +182,7 @@ fn encoded<K: Key<Postgres>>(key: &K) -> Result<Vec<u8>, BoxDynError> {
     }
 }
 
-/// Big-endian, of two, four or eight bytes.
+/// Decodes a big-endian integer of two, four or eight bytes.
 fn integer(bytes: &[u8]) -> Result<i64, BoxDynError> {
     if let Ok(bytes) = bytes.try_into() {
         return Ok(i64::from_be_bytes(bytes));

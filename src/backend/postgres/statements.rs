@@ -1,27 +1,57 @@
 //! What PostgreSQL's statements do to transactions.
 
-use crate::sql_text::{LoneEffect, Statement, TransactionEffect};
+use std::borrow::Cow;
 
-/// CALL and DO stay inside: within a transaction, the server refuses the COMMIT of a procedure.
-pub(super) fn transaction_effect(statement: &Statement<'_>) -> TransactionEffect {
-    if let Some(effect) = statement.savepoint_effect() {
-        return effect;
-    }
-    let controls = statement.begins_with_any(&["BEGIN", "COMMIT", "END", "ABORT"])
-        || statement.begins(&["START", "TRANSACTION"])
-        || statement.begins(&["PREPARE", "TRANSACTION"]);
-    if controls { TransactionEffect::Controls } else { TransactionEffect::Inside }
-}
+use sqlx::Postgres;
 
-/// What may commit several times on its way ([transaction
-/// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), or runs as several
-/// transactions.
-pub(super) fn lone_effect(statement: &Statement<'_>) -> LoneEffect {
-    if statement.savepoint_effect().is_some() || transaction_effect(statement) != TransactionEffect::Inside {
-        return LoneEffect::LeavesSomething;
+use super::arguments;
+use crate::backend::statements::StatementRules;
+use crate::sql_text::{LoneEffect, SqlStatement, Syntax, TransactionEffect};
+
+impl StatementRules for Postgres {
+    const SYNTAX: Syntax = Syntax::Postgres;
+
+    fn keeps_statements(connection: &Self::Connection) -> bool {
+        sqlx::Connection::cached_statements_size(connection) > 0
     }
-    let in_steps = statement.begins_with_any(&["CALL", "DO", "VACUUM", "CLUSTER", "REINDEX"])
-        || (statement.begins_with_any(&["CREATE", "DROP", "ALTER"])
-            && statement.mentions_any(&["CONCURRENTLY"]));
-    if in_steps { LoneEffect::InParts } else { LoneEffect::Whole }
+
+    const PREPARES_ONE_STATEMENT: bool = true;
+
+    const TEXT_IS_ONE_TRANSACTION: bool = true;
+
+    /// CALL and DO cannot end a transaction: within one, the server refuses the COMMIT of a procedure.
+    fn transaction_effect(statement: &SqlStatement<'_>) -> TransactionEffect {
+        if let Some(effect) = statement.savepoint_effect() {
+            return effect;
+        }
+        let controls = statement.begins_with_any(&["BEGIN", "COMMIT", "END", "ABORT"])
+            || statement.begins(&["START", "TRANSACTION"])
+            || statement.begins(&["PREPARE", "TRANSACTION"]);
+        if controls { TransactionEffect::Controls } else { TransactionEffect::Inside }
+    }
+
+    /// Procedures may commit several times ([transaction
+    /// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), and some commands run
+    /// as several transactions.
+    fn lone_effect(statement: &SqlStatement<'_>) -> LoneEffect {
+        if statement.savepoint_effect().is_some()
+            || Self::transaction_effect(statement) != TransactionEffect::Inside
+        {
+            return LoneEffect::LeavesState;
+        }
+        let in_steps = statement.begins_with_any(&["CALL", "DO", "VACUUM", "CLUSTER", "REINDEX"])
+            || (statement.begins_with_any(&["CREATE", "DROP", "ALTER"])
+                && statement.mentions_any(&["CONCURRENTLY"]));
+        if in_steps { LoneEffect::MayStoreParts } else { LoneEffect::Atomic }
+    }
+
+    fn placeholder(number: usize) -> Cow<'static, str> {
+        format!("${number}").into()
+    }
+
+    const INTEGER_TYPE: &'static str = "BIGINT";
+
+    fn argument_texts(arguments: &str) -> Option<Vec<String>> {
+        arguments::argument_texts(arguments)
+    }
 }

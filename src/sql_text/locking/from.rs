@@ -1,22 +1,22 @@
-//! What a FROM clause reads from.
+//! Parses FROM clauses.
 
 use super::super::{Kind, Syntax, Token};
 use super::{Tokens, is_query};
 
-/// What stands in a FROM clause.
+/// An item of a FROM clause.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Item<'a, 't> {
-    /// A table or a view: its name, and the one by which the statement knows it.
+    /// A table or a view: its name, and the name by which the statement refers to it.
     Table { name: Token<'t>, alias: Token<'t>, qualified: bool },
     /// A query in brackets.
     Query(&'a [Token<'t>]),
-    /// Rows of no table: a function, `DUAL`.
+    /// Rows that are not a table's: a function, `DUAL`.
     Rows,
-    /// Something that is not understood.
-    Unclear,
+    /// An item that could not be parsed.
+    Unknown,
 }
 
-/// The items of a FROM clause, and whether there is an outer join between them.
+/// Parses the items of a FROM clause, and whether they are joined by an outer join.
 pub(super) fn items<'a, 't>(syntax: Syntax, from: &'a [Token<'t>]) -> (Vec<Item<'a, 't>>, bool) {
     let mut reader = FromReader { syntax, items: Vec::new(), has_outer_join: false };
     reader.read(from);
@@ -29,7 +29,7 @@ struct FromReader<'a, 't> {
     has_outer_join: bool,
 }
 
-/// What may follow the name of a table and is not another name for it.
+/// Words after the name of a table that are not an alias.
 const NO_ALIAS: [&str; 21] = [
     "JOIN",
     "STRAIGHT_JOIN",
@@ -60,7 +60,7 @@ impl<'a, 't> FromReader<'a, 't> {
         let mut at = 0;
         while at < from.len() {
             at = self.item(tokens, at);
-            // What follows is its alias, its hints and its condition, up to the next one.
+            // Skip the alias, the hints and the condition, up to the next item.
             while at < from.len() {
                 let is_join = tokens.is_keyword(at, &["JOIN", "STRAIGHT_JOIN"])
                     && !at.checked_sub(1).is_some_and(|before| tokens.has(before, &["FOR"]));
@@ -77,7 +77,7 @@ impl<'a, 't> FromReader<'a, 't> {
         }
     }
 
-    /// Reads the item at this place, and returns the place behind it.
+    /// Parses the item at this index, and returns the index after it.
     fn item(&mut self, tokens: Tokens<'a, 't>, mut at: usize) -> usize {
         let only = self.syntax == Syntax::Postgres && tokens.has(at, &["ONLY"]);
         if only || tokens.has(at, &["LATERAL"]) {
@@ -99,7 +99,7 @@ impl<'a, 't> FromReader<'a, 't> {
             return tokens.behind(at + 2);
         }
         let Some(mut name) = tokens.get(at).filter(|token| token.is_name()).copied() else {
-            self.items.push(Item::Unclear);
+            self.items.push(Item::Unknown);
             return at + 1;
         };
         let mut qualified = false;
@@ -123,7 +123,7 @@ impl<'a, 't> FromReader<'a, 't> {
         at
     }
 
-    /// Names that are no tables, nor called with brackets.
+    /// Names without brackets that are not tables.
     fn no_tables(&self) -> &'static [&'static str] {
         match self.syntax {
             Syntax::MySql => &["DUAL"],

@@ -1,9 +1,9 @@
-//! Calls after which rows are not those of a table any more.
+//! Recognizes functions whose results are not rows of a table.
 
 use super::super::{Syntax, Token};
 use super::{Tokens, is_query};
 
-/// PostgreSQL's own functions that make one row of many, or many of one.
+/// PostgreSQL's built-in functions that return one row for many, or many rows for one.
 const AGGREGATES: [&str; 52] = [
     "COUNT",
     "SUM",
@@ -59,7 +59,7 @@ const AGGREGATES: [&str; 52] = [
     "JSONB_ARRAY_ELEMENTS",
 ];
 
-/// The call of a function that does not give one row for one, outside of subqueries.
+/// Finds a call, outside of subqueries, of a function that does not return one row for each row.
 pub(super) fn aggregate(syntax: Syntax, tokens: &[Token<'_>]) -> Option<String> {
     let all = Tokens(tokens);
     let mut at = 0;
@@ -69,13 +69,12 @@ pub(super) fn aggregate(syntax: Syntax, tokens: &[Token<'_>]) -> Option<String> 
             continue;
         }
         let is_called = all.has_symbol(at + 1, b'(');
-        let known: &[&str] = match syntax {
+        let functions: &[&str] = match syntax {
             Syntax::Postgres => &AGGREGATES,
-            // These two look at one row of many where an index is sorted; the others read, and lock, all of
-            // them.
+            // With an index, these two read one row; the others read, and lock, all of them.
             Syntax::MySql | Syntax::Sqlite => &["MIN", "MAX"],
         };
-        if is_called && all.is_keyword(at, known) {
+        if is_called && all.is_keyword(at, functions) {
             return Some(format!("{}()", tokens[at].text.to_lowercase()));
         }
         let behind_call = at > 0 && all.has_symbol(at - 1, b')');

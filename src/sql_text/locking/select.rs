@@ -1,21 +1,20 @@
-//! Which SELECT has rows that a lock clause reaches.
+//! Decides whether a lock clause locks the rows that a SELECT reads.
 
 use super::super::{Kind, Syntax, Token};
 use super::from::{Item, items};
 use super::functions::aggregate;
-use super::{Instead, Obstacle, Tokens, is_query};
+use super::{Obstacle, Remedy, Tokens, is_query};
 
-/// Where the words stand that tell the parts of a SELECT apart.
+/// The parts of a SELECT.
 struct SelectParts<'a, 't> {
     /// Between SELECT and FROM.
     list: &'a [Token<'t>],
     from: &'a [Token<'t>],
-    /// What follows the FROM clause.
+    /// The clauses after FROM.
     rest: Tokens<'a, 't>,
 }
 
-/// Whether the text is a SELECT without a lock clause, which is all that matters where there are no row
-/// locks.
+/// Checks that the text is a SELECT without a lock clause, for databases without row locks.
 pub(super) fn is_select(tokens: &[Token<'_>]) -> Result<(), Obstacle> {
     let tokens = Tokens(tokens);
     let statement = tokens.outside().find(|place| {
@@ -26,11 +25,11 @@ pub(super) fn is_select(tokens: &[Token<'_>]) -> Result<(), Obstacle> {
         return Err(not_a_select(tokens));
     }
     let clause = tokens.outside().find(|place| is_lock_clause(tokens, *place));
-    clause.map_or(Ok(()), |_| Err(locked_already()))
+    clause.map_or(Ok(()), |_| Err(already_locked()))
 }
 
-/// Whether a lock clause at the end of the text locks the rows that it reads, or those of `table` where the
-/// clause names one.
+/// Checks that a lock clause locks the rows that the text reads, or those of `table` if the clause names
+/// one.
 pub(super) fn can_be_locked(
     syntax: Syntax,
     tokens: &[Token<'_>],
@@ -38,7 +37,7 @@ pub(super) fn can_be_locked(
 ) -> Result<(), Obstacle> {
     let Some(table) = table else {
         return match tables(syntax, tokens)? {
-            0 => Err(Obstacle::new("it reads from no table", Instead::SelectOfItsOwn)),
+            0 => Err(Obstacle::new("it reads from no table", Remedy::SeparateSelect)),
             _ => Ok(()),
         };
     };
@@ -58,37 +57,38 @@ pub(super) fn can_be_locked(
             let is_of_with = !qualified && is_defined(with, name);
             named(alias) && !is_of_with
         }
-        Item::Query(_) | Item::Rows | Item::Unclear => false,
+        Item::Query(_) | Item::Rows | Item::Unknown => false,
     });
     if is_there {
         return Ok(());
     }
-    let why = format!("the lock is for {table:?}, and its FROM has no table that it calls so");
-    Err(Obstacle::new(why, Instead::SelectOfItsOwn))
+    let reason = format!("the lock is for {table:?}, and its FROM clause has no table of that name");
+    Err(Obstacle::new(reason, Remedy::SeparateSelect))
 }
 
-/// How many tables a query reads whose rows are all reached by a clause without names.
+/// Returns how many tables a query reads. Fails unless a clause that names no table locks all of their
+/// rows.
 fn tables(syntax: Syntax, tokens: &[Token<'_>]) -> Result<usize, Obstacle> {
     let all = Tokens(tokens);
     if all.has(0, &["WITH"]) {
         return Err(Obstacle::new(
-            "it begins with WITH, and a lock clause does not reach the rows of a common table expression",
-            Instead::NameTheTable,
+            "it begins with WITH, and a lock clause does not lock the rows of a common table expression",
+            Remedy::NameTheTable,
         ));
     }
     let parts = parts(syntax, tokens)?;
     if has_query(parts.list) {
         return Err(Obstacle::new(
-            "a subquery is among what it selects, and a lock clause does not reach the rows of that one",
-            Instead::NameTheTable,
+            "it selects a subquery, and a lock clause does not lock the rows of that subquery",
+            Remedy::NameTheTable,
         ));
     }
     plain_rows(syntax, &parts)?;
     let (items, has_outer_join) = items(syntax, parts.from);
     if has_outer_join && syntax == Syntax::Postgres {
         return Err(Obstacle::new(
-            "it has an outer join, and the rows that may be missing cannot be locked",
-            Instead::NameTheTable,
+            "it has an outer join, whose nullable side cannot be locked",
+            Remedy::NameTheTable,
         ));
     }
     let mut count = 0;
@@ -96,23 +96,24 @@ fn tables(syntax: Syntax, tokens: &[Token<'_>]) -> Result<usize, Obstacle> {
         count += match item {
             Item::Table { .. } => 1,
             Item::Rows => 0,
-            Item::Query(query) if syntax == Syntax::Postgres => reached(query)?,
+            Item::Query(query) if syntax == Syntax::Postgres => tables_of_subquery(query)?,
             Item::Query(_) => {
                 return Err(Obstacle::new(
-                    "it reads from a subquery, and a lock clause does not reach the rows of that one",
-                    Instead::NameTheTable,
+                    "it reads from a subquery, and a lock clause does not lock the rows of that subquery",
+                    Remedy::NameTheTable,
                 ));
             }
-            Item::Unclear => {
-                return Err(Obstacle::new("its FROM clause is not understood", Instead::SelectOfItsOwn));
+            Item::Unknown => {
+                return Err(Obstacle::new("its FROM clause is not understood", Remedy::SeparateSelect));
             }
         };
     }
     Ok(count)
 }
 
-/// PostgreSQL locks the rows of a subquery in FROM like those of the query around it.
-fn reached(query: &[Token<'_>]) -> Result<usize, Obstacle> {
+/// Returns how many tables a subquery in FROM reads. PostgreSQL locks its rows like those of the outer
+/// query.
+fn tables_of_subquery(query: &[Token<'_>]) -> Result<usize, Obstacle> {
     let query_tokens = Tokens(query);
     if query_tokens.has(0, &["VALUES"]) {
         return Ok(0);
@@ -140,7 +141,7 @@ fn parts<'a, 't>(syntax: Syntax, tokens: &'a [Token<'t>]) -> Result<SelectParts<
         for place in all.outside() {
             refuse_word(syntax, all, place)?;
         }
-        return Err(Obstacle::new("it has no FROM", Instead::SelectOfItsOwn));
+        return Err(Obstacle::new("it has no FROM", Remedy::SeparateSelect));
     };
     let ends = |place: &usize| *place > from && ends_from(syntax, all, *place);
     let end = all.outside().find(ends).unwrap_or(tokens.len());
@@ -152,7 +153,7 @@ fn parts<'a, 't>(syntax: Syntax, tokens: &'a [Token<'t>]) -> Result<SelectParts<
     Ok(parts)
 }
 
-/// Whether the FROM clause is over at this place. Words that are no names everywhere are told by what follows
+/// Whether the FROM clause ends at this index. Words that can also be names are recognized by what follows
 /// them.
 fn ends_from(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> bool {
     if !tokens.get(place).is_some_and(|token| token.kind == Kind::Word) {
@@ -184,38 +185,38 @@ fn ends_from(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> bool {
     }
 }
 
-/// Refuses what a lock clause does not go with, at whatever place outside of brackets.
+/// Refuses a word that excludes a lock clause.
 fn refuse_word(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> Result<(), Obstacle> {
     if !tokens.get(place).is_some_and(|token| token.kind == Kind::Word) {
         return Ok(());
     }
-    let refuse = |why: &'static str, instead| Err(Obstacle::new(why, instead));
+    let refuse = |reason: &'static str, remedy| Err(Obstacle::new(reason, remedy));
     if is_lock_clause(tokens, place) {
-        return Err(locked_already());
+        return Err(already_locked());
     }
     if is_set_operation(tokens, place) || (place > 0 && tokens.is_keyword(place, &["SELECT"])) {
         return refuse(
-            "it combines queries (UNION, INTERSECT, EXCEPT), and a lock clause does not reach the rows of all",
-            Instead::SelectOfItsOwn,
+            "it combines queries (UNION, INTERSECT, EXCEPT), and a lock clause does not lock all rows",
+            Remedy::SeparateSelect,
         );
     }
     if tokens.is_keyword(place, &["INTO"]) {
-        return refuse("it has INTO, so its rows go elsewhere", Instead::LeaveItOut);
+        return refuse("it has INTO, so its rows are not returned", Remedy::RemoveIt);
     }
     if syntax == Syntax::MySql
         && tokens.is_keyword(place, &["FOR"])
         && tokens.has(place + 1, &["SYSTEM_TIME"])
     {
-        return refuse("it reads rows as they were (FOR SYSTEM_TIME)", Instead::LeaveItOut);
+        return refuse("it reads historical rows (FOR SYSTEM_TIME)", Remedy::RemoveIt);
     }
     Ok(())
 }
 
-/// Refuses queries whose rows are not those of a table.
+/// Refuses a query whose rows are not rows of a table.
 fn plain_rows(syntax: Syntax, parts: &SelectParts<'_, '_>) -> Result<(), Obstacle> {
     let refuse = |what: &str| {
-        let why = format!("it has {what}, so its rows are not those of a table");
-        Err(Obstacle::new(why, Instead::SelectOfItsOwn))
+        let reason = format!("it has {what}, so its rows are not those of a table");
+        Err(Obstacle::new(reason, Remedy::SeparateSelect))
     };
     let list = Tokens(parts.list);
     let is_distinct = |place: usize| {
@@ -243,7 +244,7 @@ fn plain_rows(syntax: Syntax, parts: &SelectParts<'_, '_>) -> Result<(), Obstacl
     Ok(())
 }
 
-/// Whether there is a subquery in brackets of any depth.
+/// Whether the tokens contain a subquery at any depth.
 fn has_query(tokens: &[Token<'_>]) -> bool {
     let all = Tokens(tokens);
     (0..tokens.len()).any(|place| all.has_symbol(place, b'(') && is_query(all.inside(place)))
@@ -272,7 +273,7 @@ fn is_defined(with: &[Token<'_>], name: &Token<'_>) -> bool {
     tokens.outside().any(|place| starts(place) && with[place].is_name() && same_name(&with[place], name.text))
 }
 
-/// Whether a name means the same as this text, quotes or not.
+/// Whether a token and a text are the same name, quoted or not.
 fn same_name(token: &Token<'_>, name: &str) -> bool {
     let bare = |name: &str| name.trim_matches(['"', '`']).to_owned();
     let is_quoted = |text: &str| text.starts_with(['"', '`']);
@@ -286,9 +287,9 @@ fn same_name(token: &Token<'_>, name: &str) -> bool {
 
 fn not_a_select(tokens: Tokens<'_, '_>) -> Obstacle {
     let first = tokens.get(0).map(|token| token.text.to_uppercase()).unwrap_or_default();
-    Obstacle::new(format!("it begins with {first} and not with SELECT"), Instead::SelectOfItsOwn)
+    Obstacle::new(format!("it begins with {first} and not with SELECT"), Remedy::SeparateSelect)
 }
 
-fn locked_already() -> Obstacle {
-    Obstacle::new("it has a lock clause already", Instead::LeaveItOut)
+fn already_locked() -> Obstacle {
+    Obstacle::new("it has a lock clause already", Remedy::RemoveIt)
 }

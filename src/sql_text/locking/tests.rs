@@ -8,7 +8,7 @@ fn locked(syntax: Syntax, text: &str) -> Result<String, String> {
 }
 
 #[test]
-fn the_clause_is_on_a_line_of_its_own_in_front_of_comments() {
+fn the_clause_has_a_line_of_its_own_before_comments() {
     for (text, expected) in [
         ("SELECT n FROM seat WHERE id = 1 -- hot\n", "SELECT n FROM seat WHERE id = 1\nFOR UPDATE\n-- hot"),
         ("SELECT n FROM seat ; -- a; b\n /* c; */;", "SELECT n FROM seat\nFOR UPDATE\n-- a; b\n /* c; */"),
@@ -23,18 +23,18 @@ fn the_clause_is_on_a_line_of_its_own_in_front_of_comments() {
 }
 
 #[test]
-fn messages_say_what_failed_why_and_what_to_do() {
+fn messages_have_the_reason_and_the_remedy() {
     let message = locked(Syntax::Postgres, "WITH a AS (SELECT 1) SELECT * FROM a").expect_err("a CTE");
     assert_eq!(
         message,
-        "cannot lock the rows of this query on PostgreSQL: it begins with WITH, and a lock clause does not reach the \
-         rows of a common table expression; lock the table's rows by a SELECT of their own, or name the table: \
-         RowLock::NO_KEY_UPDATE.of(\"event\")"
+        "cannot lock the rows of this query on PostgreSQL: it begins with WITH, and a lock clause \
+         does not lock the rows of a common table expression; lock the table's rows with a SELECT of their \
+         own, or name the table: RowLock::NO_KEY_UPDATE.of(\"event\")"
     );
 }
 
 #[test]
-fn without_row_locks_only_mistakes_are_refused() {
+fn sqlite_refuses_only_texts_that_are_no_select() {
     for text in [
         "SELECT * FROM (SELECT * FROM t) UNION SELECT 1",
         "WITH a AS (SELECT 1) SELECT * FROM a;",

@@ -1,13 +1,13 @@
 use super::*;
 
 fn texts(syntax: Syntax, text: &str) -> Vec<&str> {
-    let reading = Reading::usual(syntax, text);
-    assert!(reading.complete, "{text}");
-    reading.tokens.iter().map(|token| token.text).collect()
+    let tokenized = TokenizedText::usual(syntax, text);
+    assert!(tokenized.complete, "{text}");
+    tokenized.tokens.iter().map(|token| token.text).collect()
 }
 
 #[test]
-fn reads_postgres_as_postgres_does() {
+fn postgres_text_is_tokenized_like_postgres_does() {
     let read = |text| texts(Syntax::Postgres, text);
     assert_eq!(read("SELECT 1 /* a /* b */ ; */ -- ;\n, 2"), ["SELECT", "1", ",", "2"]);
     assert_eq!(read("$a$ ; $b$ ' $a$ $1 a$b$ $$;$$"), ["$a$ ; $b$ ' $a$", "$1", "a$b$", "$$;$$"]);
@@ -19,27 +19,27 @@ fn reads_postgres_as_postgres_does() {
     assert_eq!(read("@/* ' */ ; /* ' */"), ["@", ";"]);
     assert_eq!(read("$é$ ; $é$ naïve"), ["$é$ ; $é$", "naïve"]);
     assert_eq!(read("$1$a$;$a$"), ["$1", "$a$;$a$"]);
-    // The escapes of a string go on behind a line break, and only there.
+    // A string with escapes continues after a line break, and only there.
     let continued = "E'a' -- b\n '\\';' ; 'c'";
     assert_eq!(read(continued), ["E'a' -- b\n '\\';'", ";", "'c'"]);
     assert_eq!(read("E'a' '\\' ;"), ["E'a'", "'\\'", ";"]);
 }
 
 #[test]
-fn reads_mysql_as_mysql_does() {
+fn mysql_text_is_tokenized_like_mysql_does() {
     let read = |text| texts(Syntax::MySql, text);
     assert_eq!(read("a # ; '\n, b -- ;\n, c--d --\n"), ["a", ",", "b", ",", "c", "-", "-", "d"]);
     assert_eq!(read("a --\u{1}'\n--"), ["a"]);
     assert_eq!(read(r#"'a\'' "b\"" `c\` `d``e`"#), [r"'a\''", r#""b\"""#, r"`c\`", "`d``e`"]);
     assert_eq!(read("/* a /* b */ c"), ["c"]);
     assert_eq!(read("/*!50700 a*/ /*M! b */ /*!c*/ /*+ d */ e"), ["a", "b", "c", "e"]);
-    let hints = Reading::usual(Syntax::MySql, "/*! a b */ c /*M!100100 d*/");
+    let hints = TokenizedText::usual(Syntax::MySql, "/*! a b */ c /*M!100100 d*/");
     let hints: Vec<_> = hints.tokens.iter().map(|token| token.hint).collect();
     assert_eq!(hints, [Some(1), Some(1), None, Some(2)]);
 }
 
 #[test]
-fn reads_sqlite_as_sqlite_does() {
+fn sqlite_text_is_tokenized_like_sqlite_does() {
     let read = |text| texts(Syntax::Sqlite, text);
     assert_eq!(
         read("[a;b] `c;` \"d;\" 'e\\' ?1 :f @g $h /* ; "),
@@ -48,7 +48,7 @@ fn reads_sqlite_as_sqlite_does() {
 }
 
 #[test]
-fn notices_what_is_left_open() {
+fn unterminated_tokens_are_detected() {
     for (syntax, text) in [
         (Syntax::Postgres, "SELECT 'a"),
         (Syntax::Postgres, "SELECT \"a"),
@@ -66,20 +66,6 @@ fn notices_what_is_left_open() {
         (Syntax::Sqlite, "SELECT [a"),
         (Syntax::Sqlite, "SELECT $a(;)"),
     ] {
-        assert!(!Reading::usual(syntax, text).complete, "{text}");
+        assert!(!TokenizedText::usual(syntax, text).complete, "{text}");
     }
-}
-
-#[cfg(feature = "testing")]
-#[test]
-fn values_are_left_out() {
-    let same = "SELECT a1, ?\u{20}FROM \"t\" WHERE a = ? AND b IN (?, ?)";
-    for text in [
-        "SELECT a1, 'x;''y' FROM \"t\" WHERE a = $1 AND b IN (1, 2.5)",
-        "SELECT a1,  17\n FROM \"t\" WHERE a = $$?$$ AND b IN (3, E'4')",
-    ] {
-        assert_eq!(without_values(Syntax::Postgres, text), same);
-    }
-    assert_eq!(without_values(Syntax::MySql, "SELECT \"a\", `b`"), "SELECT ?, `b`");
-    assert_eq!(without_values(Syntax::Sqlite, "SELECT 'open"), "SELECT 'open");
 }

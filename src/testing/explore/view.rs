@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher};
 
 use crate::intercept::{Step, StepKind};
-use crate::sql_text::{Syntax, without_values};
+use crate::sql_text::{Syntax, normalized};
 
 use super::log::{Entry, Log, Sent};
 use super::stage::Place;
@@ -39,7 +39,7 @@ fn in_front_of(step: &Step, syntax: Syntax) -> String {
         StepKind::Commit => String::from("is about to commit"),
         StepKind::Rollback => String::from("is about to roll back"),
         StepKind::Statement | StepKind::Control => {
-            format!("is about to send {:?}{again}", without_values(syntax, &step.sql))
+            format!("is about to send {:?}{again}", normalized(syntax, &step.sql))
         }
     }
 }

@@ -7,7 +7,7 @@ use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 use tokio::time::Instant;
 
-use crate::backend::shown;
+use crate::backend::error_text;
 use crate::backend::{Backend, WatchedQuery, failure_of, failure_or_other};
 use crate::events::RunOutcome;
 use crate::failure::{Failure, FailureKind};
@@ -104,7 +104,7 @@ where
         let answer = timer.within((self.run)(session.connection(), sending)).await;
         let error = match answer {
             Some(Ok(output)) => {
-                return match DB::AFTER_CALL.filter(|_| self.admitted.sent == MaySend::Once) {
+                return match DB::COMMIT_AFTER_CALL.filter(|_| self.admitted.sent == MaySend::Once) {
                     None => {
                         session.release_after_lone_statement().await;
                         AttemptOutcome::Done(output)
@@ -121,7 +121,7 @@ where
             }
         };
         let failure = failure_of::<DB>(&error, self.admitted.nowait)
-            .unwrap_or_else(|| Failure::new(FailureKind::Other, shown(&error)));
+            .unwrap_or_else(|| Failure::new(FailureKind::Other, error_text(&error)));
         timer.tell(|observation| observation.answered(Some(&failure)));
         // A lone statement commits itself, so an error that breaks it may have broken its commit.
         if failure.is_in_doubt() {
@@ -129,7 +129,7 @@ where
             return AttemptOutcome::failed(failure.into_commit_unknown());
         }
         let is_once = self.admitted.sent == MaySend::Once;
-        let may_hold_a_transaction = is_once && DB::AFTER_CALL.is_some();
+        let may_hold_a_transaction = is_once && DB::COMMIT_AFTER_CALL.is_some();
         if failure.ends_session() || may_hold_a_transaction {
             session.close();
         } else {
@@ -137,7 +137,7 @@ where
         }
         if is_once {
             AttemptOutcome::Final(sent_once(failure))
-        } else if DB::VIOLATIONS_KEEP_PARTS && failure.kind() == FailureKind::Constraint {
+        } else if DB::VIOLATIONS_MAY_STORE_PARTS && failure.kind() == FailureKind::Constraint {
             AttemptOutcome::Final(failure)
         } else {
             AttemptOutcome::failed(failure)

@@ -134,7 +134,7 @@ impl<DB: Backend> PoolWaiter<DB> {
 
     /// Returns whether the wait should start again, because the pool sleeps after an outage that is over.
     fn outage_is_over(&mut self, context: &mut Context<'_>) -> bool {
-        if DB::SESSION.is_none() || !self.is_served() || !self.progress.is_opening() {
+        if DB::SESSION_ID_QUERY.is_none() || !self.is_served() || !self.progress.is_opening() {
             return false;
         }
         loop {

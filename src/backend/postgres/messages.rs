@@ -1,24 +1,24 @@
-//! What PostgreSQL said, without the values that it quotes.
+//! Messages of PostgreSQL without the values that they quote.
 
 use std::borrow::Cow;
 
-use crate::backend::ServerReport;
-use crate::backend::text::{WITHHELD, without_quoted};
+use crate::backend::errors::ServerReport;
+use crate::backend::messages::{WITHHELD, without_quoted};
 
-/// A message as it may be shown. What the server says in the fields beside it (`DETAIL`, `CONTEXT`) quotes
-/// whole rows, and is not a part of any failure.
-pub(super) fn said<'a>(report: &ServerReport<'a>) -> Cow<'a, str> {
-    // `RAISE` and `ASSERT` of PL/pgSQL, whatever SQLSTATE they ask for.
+/// Returns the message of a report without values. The other fields (`DETAIL`, `CONTEXT`) quote whole rows
+/// and are not part of any failure.
+pub(super) fn redacted<'a>(report: &ServerReport<'a>) -> Cow<'a, str> {
+    // `RAISE` and `ASSERT` of PL/pgSQL, which may have any SQLSTATE.
     let is_raised = matches!(report.routine, Some("exec_stmt_raise" | "exec_stmt_assert"));
     let (class, state) = (report.sqlstate.get(..2).unwrap_or_default(), report.sqlstate);
     match class {
         _ if is_raised => WITHHELD.into(),
-        // External routines, written in whatever language.
+        // External routines.
         "38" | "39" => WITHHELD.into(),
-        // Data exceptions, and what nobody expected: `invalid input syntax for type integer: "…"`.
+        // Data exceptions (`invalid input syntax for type integer: "…"`) and internal errors.
         "22" | "XX" | "P0" | "F0" | "HV" => without_quoted(report.message),
         _ if state == "42601" => without_quoted(report.message),
-        // The others quote names: of tables, columns, constraints, users.
+        // The others quote only names: of tables, columns, constraints, users.
         _ => report.message.into(),
     }
 }
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_left_out_and_names_are_not() {
+    fn values_are_removed_and_names_are_kept() {
         for (sqlstate, message, wanted) in [
             (
                 "22P02",
@@ -64,12 +64,12 @@ mod tests {
             ),
             ("40P01", "deadlock detected", "deadlock detected"),
         ] {
-            assert_eq!(said(&ServerReport { sqlstate, message, ..ServerReport::default() }), wanted);
+            assert_eq!(redacted(&ServerReport { sqlstate, message, ..ServerReport::default() }), wanted);
         }
     }
 
     #[test]
-    fn the_text_of_a_raise_is_withheld_whatever_its_code() {
+    fn the_message_of_a_raise_is_withheld_at_any_code() {
         for sqlstate in ["P0001", "23505", "40001"] {
             let report = ServerReport {
                 sqlstate,
@@ -77,7 +77,7 @@ mod tests {
                 routine: Some("exec_stmt_raise"),
                 ..ServerReport::default()
             };
-            assert_eq!(said(&report), WITHHELD);
+            assert_eq!(redacted(&report), WITHHELD);
         }
     }
 }

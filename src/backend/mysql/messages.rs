@@ -1,34 +1,33 @@
-//! What MySQL and MariaDB said, without the values that they quote.
+//! Messages of MySQL and MariaDB without the values that they quote.
 
 use std::borrow::Cow;
 
-use crate::backend::ServerReport;
-use crate::backend::text::{WITHHELD, without_quoted};
+use crate::backend::errors::ServerReport;
+use crate::backend::messages::{WITHHELD, without_quoted};
 
-/// A message as it may be shown.
-pub(super) fn said<'a>(report: &ServerReport<'a>) -> Cow<'a, str> {
+/// Returns the message of a report without values.
+pub(super) fn redacted<'a>(report: &ServerReport<'a>) -> Cow<'a, str> {
     let message = report.message;
     match report.number {
         // `SIGNAL`
         1644 => WITHHELD.into(),
         _ if report.sqlstate == "45000" => WITHHELD.into(),
         // "Duplicate entry 'x' for key 'name'", "Incorrect integer value: 'x' for column 'a' at row 1"
-        1062 | 1586 => up_to(message, " for key "),
-        1366 | 1292 | 1411 => up_to(message, " for column "),
+        1062 | 1586 => redacted_before(message, " for key "),
+        1366 | 1292 | 1411 => redacted_before(message, " for column "),
         number if NAMES_ONLY.contains(&number) => message.into(),
         _ => without_quoted(message),
     }
 }
 
-/// Errors whose messages quote nothing but names: of columns, tables, constraints, databases, users,
-/// variables.
+/// Errors whose messages quote only names: of columns, tables, constraints, databases, users, variables.
 const NAMES_ONLY: [u32; 30] = [
     1044, 1045, 1048, 1049, 1050, 1051, 1052, 1054, 1060, 1061, 1072, 1091, 1109, 1142, 1143, 1146, 1153,
     1193, 1216, 1217, 1264, 1265, 1305, 1364, 1369, 1406, 1451, 1452, 3819, 4025,
 ];
 
-/// Leaves out what is quoted in front of the last of these words: a value may hold the words, too.
-fn up_to<'a>(message: &'a str, word: &str) -> Cow<'a, str> {
+/// Removes what is quoted before the last occurrence of these words, which a value may contain too.
+fn redacted_before<'a>(message: &'a str, word: &str) -> Cow<'a, str> {
     let Some(at) = message.rfind(word) else { return without_quoted(message) };
     let (value, names) = message.split_at(at);
     format!("{}{names}", without_quoted(value)).into()
@@ -39,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_left_out_and_names_are_not() {
+    fn values_are_removed_and_names_are_kept() {
         for (number, message, wanted) in [
             (1062, "Duplicate entry 'secret' for key 'email'", "Duplicate entry '…' for key 'email'"),
             (1062, "Duplicate entry 'a' for key 'b' for key 'email'", "Duplicate entry '…' for key 'email'"),
@@ -64,18 +63,18 @@ mod tests {
             (1205, "ReportedLock wait timeout exceeded", "ReportedLock wait timeout exceeded"),
             (1644, "no secret", WITHHELD),
         ] {
-            assert_eq!(said(&ServerReport { number, message, ..ServerReport::default() }), wanted);
+            assert_eq!(redacted(&ServerReport { number, message, ..ServerReport::default() }), wanted);
         }
     }
 
     #[test]
-    fn the_text_of_a_signal_is_withheld() {
+    fn the_message_of_a_signal_is_withheld() {
         let report = ServerReport {
             sqlstate: "45000",
             number: 30001,
             message: "no secret",
             ..ServerReport::default()
         };
-        assert_eq!(said(&report), WITHHELD);
+        assert_eq!(redacted(&report), WITHHELD);
     }
 }

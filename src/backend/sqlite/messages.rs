@@ -1,18 +1,18 @@
-//! What SQLite said, without the values that it quotes.
+//! Messages of SQLite without the values that they quote.
 
 use std::borrow::Cow;
 
-use crate::backend::ServerReport;
-use crate::backend::text::{WITHHELD, without_quoted};
+use crate::backend::errors::ServerReport;
+use crate::backend::messages::{WITHHELD, without_quoted};
 
-/// A message as it may be shown.
-pub(super) fn said<'a>(report: &ServerReport<'a>) -> Cow<'a, str> {
+/// Returns the message of a report without values.
+pub(super) fn redacted<'a>(report: &ServerReport<'a>) -> Cow<'a, str> {
     match (report.number, report.number & 0xff) {
-        // `RAISE` of a trigger, which may put a text together.
+        // `RAISE` of a trigger, whose text may be composed of values.
         (1811, _) => WITHHELD.into(),
         // SQLITE_ERROR: `near "…": syntax error`, `unrecognized token: "…"`, `bad JSON path: '…'`
         (_, 1) => without_quoted(report.message),
-        // Constraints name columns, indexes and expressions of the schema.
+        // The others quote only names and expressions of the schema.
         _ => report.message.into(),
     }
 }
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_left_out_and_names_are_not() {
+    fn values_are_removed_and_names_are_kept() {
         for (number, message, wanted) in [
             (1, "near \"secret\": syntax error", "near \"…\": syntax error"),
             (1, "unrecognized token: \"'secret\"", "unrecognized token: \"…\""),
@@ -32,7 +32,7 @@ mod tests {
             (5, "database is locked", "database is locked"),
             (1811, "no secret", WITHHELD),
         ] {
-            assert_eq!(said(&ServerReport { number, message, ..ServerReport::default() }), wanted);
+            assert_eq!(redacted(&ServerReport { number, message, ..ServerReport::default() }), wanted);
         }
     }
 }

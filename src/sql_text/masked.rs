@@ -1,65 +1,86 @@
-//! What observers, logs and reports show of a statement: its text without the values in it.
+//! Removes literals from statements, for observers, logs and reports.
 
 use std::borrow::Cow;
 
 use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 
-use super::waiting::asks_for_locks;
-use super::{Kind, Reading, Syntax, Token};
+use super::waiting::may_wait_for_locks;
+use super::{Kind, Syntax, Token, TokenizedText};
 
-/// Stands for what is not shown because it could not be told whether it is a value.
+/// Replaces the end of a text if it may consist of values.
 const REST: &str = "…";
 
-/// A statement as it may be shown, and what telemetry needs to know of it.
-pub(crate) struct ShownStatement {
+/// A statement without literals.
+pub(crate) struct MaskedStatement {
     pub(crate) sql: SqlStr,
-    /// Whether it may have to wait for rows that others have locked: it writes, or locks what it reads.
-    pub(crate) asks_for_locks: bool,
+    /// Whether it may wait for locks: it writes, or locks what it reads.
+    pub(crate) may_wait_for_locks: bool,
 }
 
-impl ShownStatement {
+impl MaskedStatement {
     pub(crate) fn new(syntax: Syntax, sql: &SqlStr) -> Self {
-        let reading = Reading::usual(syntax, sql.as_str());
-        let asks_for_locks = asks_for_locks(&reading.tokens);
-        let sql = match masked(syntax, sql.as_str(), &reading) {
+        let tokenized = TokenizedText::usual(syntax, sql.as_str());
+        let may_wait_for_locks = may_wait_for_locks(&tokenized.tokens);
+        let sql = match masked(syntax, sql.as_str(), &tokenized) {
             Cow::Borrowed(_) => sql.clone(),
             Cow::Owned(masked) => AssertSqlSafe(masked).into_sql_str(),
         };
-        Self { sql, asks_for_locks }
+        Self { sql, may_wait_for_locks }
     }
 }
 
-/// Puts `?` in place of each literal, and leaves comments out. Names and placeholders stay.
+/// Replaces each literal by `?`, and removes comments. Names and placeholders remain.
 ///
-/// Where it depends on the session's settings, or on what the text lacks, whether a string ends, the rest is
-/// left out: nothing that may be a value stays. What is in double quotes is a name, and on MySQL and MariaDB
-/// a string, as it is there by default.
-fn masked<'t>(syntax: Syntax, sql: &'t str, usual: &Reading<'t>) -> Cow<'t, str> {
-    let unusual = Reading::unusual(syntax, sql).filter(|unusual| unusual != usual);
-    let certain = match &unusual {
+/// If the end of a string depends on the session's settings, or the text is incomplete, the rest is
+/// removed, so that nothing that may be a value remains. Text in double quotes is a name, except on MySQL
+/// and MariaDB, where it is a string by default.
+fn masked<'t>(syntax: Syntax, sql: &'t str, usual: &TokenizedText<'t>) -> Cow<'t, str> {
+    let unusual = TokenizedText::unusual(syntax, sql).filter(|unusual| unusual != usual);
+    let unambiguous = match &unusual {
         Some(unusual) => {
             usual.tokens.iter().zip(&unusual.tokens).take_while(|(one, other)| one == other).count()
         }
         None => usual.tokens.len(),
     };
     let is_whole = usual.complete && unusual.is_none();
-    let mut shown = String::with_capacity(sql.len());
+    let mut output = String::with_capacity(sql.len());
     let mut previous: Option<&Token<'_>> = None;
-    for token in &usual.tokens[..certain] {
+    for token in &usual.tokens[..unambiguous] {
         let between = &sql[previous.map_or(0, Token::end)..token.at];
         match between.trim() {
-            "" if previous.is_some() => shown.push_str(between),
+            "" if previous.is_some() => output.push_str(between),
             "" => {}
-            _comment if previous.is_some() => shown.push(' '),
+            _comment if previous.is_some() => output.push(' '),
             _comment => {}
         }
-        shown.push_str(if is_value(syntax, token, previous) { "?" } else { token.text });
+        output.push_str(if is_value(syntax, token, previous) { "?" } else { token.text });
         previous = Some(token);
     }
     if !is_whole {
-        shown.push_str(REST);
+        output.push_str(REST);
     }
-    if shown == sql { Cow::Borrowed(sql) } else { Cow::Owned(shown) }
+    if output == sql { Cow::Borrowed(sql) } else { Cow::Owned(output) }
+}
+
+/// Returns the text with `?` in place of each value and each run of whitespace collapsed, so that
+/// statements that differ in values only become equal. A text that cannot be parsed is returned as it is.
+#[cfg(feature = "testing")]
+pub(crate) fn normalized(syntax: Syntax, text: &str) -> String {
+    let tokenized = TokenizedText::usual(syntax, text);
+    if !tokenized.complete {
+        return text.to_owned();
+    }
+    let (mut normalized, mut end) = (String::new(), 0);
+    for token in tokenized.tokens {
+        let is_string = syntax == Syntax::MySql && token.text.starts_with('"');
+        if matches!(token.kind, Kind::Literal | Kind::Number) || is_string {
+            normalized.push_str(&text[end..token.at]);
+            normalized.push('?');
+            end = token.end();
+        }
+    }
+    normalized.push_str(&text[end..]);
+    normalized.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn is_value(syntax: Syntax, token: &Token<'_>, previous: Option<&Token<'_>>) -> bool {
@@ -93,11 +114,11 @@ mod tests {
 
     fn shown(syntax: Syntax, sql: &str) -> String {
         let sql = AssertSqlSafe(sql.to_owned()).into_sql_str();
-        ShownStatement::new(syntax, &sql).sql.as_str().to_owned()
+        MaskedStatement::new(syntax, &sql).sql.as_str().to_owned()
     }
 
     #[test]
-    fn literals_become_question_marks_everywhere() {
+    fn literals_are_replaced_on_every_database() {
         for (sql, wanted) in [
             (
                 "UPDATE t1 SET a = 4711, b = 'secret' WHERE id = -1.5",
@@ -116,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_and_names_stay() {
+    fn placeholders_and_names_remain() {
         for (syntax, sql, wanted) in [
             (
                 Syntax::Postgres,
@@ -141,9 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_value_is_left_out() {
+    fn text_that_may_be_a_value_is_removed() {
         for (syntax, sql, wanted) in [
-            // Under `NO_BACKSLASH_ESCAPES` the first string ends in front of the comma.
+            // Under `NO_BACKSLASH_ESCAPES` the first string ends before the comma.
             (Syntax::MySql, "UPDATE t SET a = '\\', b = 'secret' WHERE id = 1", "UPDATE t SET a =…"),
             (Syntax::Postgres, "UPDATE t SET a = '\\', b = 'secret'", "UPDATE t SET a =…"),
             (Syntax::Postgres, "UPDATE t SET a = 'secret", "UPDATE t SET a =…"),
@@ -153,10 +174,24 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "testing")]
+    #[test]
+    fn normalized_texts_differ_in_values_only() {
+        let same = "SELECT a1, ?\u{20}FROM \"t\" WHERE a = ? AND b IN (?, ?)";
+        for text in [
+            "SELECT a1, 'x;''y' FROM \"t\" WHERE a = $1 AND b IN (1, 2.5)",
+            "SELECT a1,  17\n FROM \"t\" WHERE a = $$?$$ AND b IN (3, E'4')",
+        ] {
+            assert_eq!(normalized(Syntax::Postgres, text), same);
+        }
+        assert_eq!(normalized(Syntax::MySql, "SELECT \"a\", `b`"), "SELECT ?, `b`");
+        assert_eq!(normalized(Syntax::Sqlite, "SELECT 'open"), "SELECT 'open");
+    }
+
     proptest! {
-        /// Values are made of Q and 7, and nothing else is.
+        /// Only values contain Q and 7.
         #[test]
-        fn no_value_is_shown_wherever_the_text_is_cut(
+        fn no_value_remains_wherever_the_text_is_cut(
             values in proptest::collection::vec("'([Q7 \n;-]|'')*'|7{1,9}(\\.7{1,4})?|0x7{1,4}", 0..8),
             end in 0.0..=1.0,
         ) {
@@ -168,12 +203,12 @@ mod tests {
             for syntax in ALL {
                 let shown = shown(syntax, &sql[..end]);
                 prop_assert!(!shown.contains(['Q', '7']), "{}", shown);
-                prop_assert_eq!(super::super::shown::tests::shown(syntax, &shown), shown, "once more changes nothing");
+                prop_assert_eq!(super::tests::shown(syntax, &shown), shown, "masking twice changes nothing");
             }
         }
 
         #[test]
-        fn any_text_can_be_shown(text in ".{0,60}") {
+        fn any_text_can_be_masked(text in ".{0,60}") {
             for syntax in ALL {
                 shown(syntax, &text);
             }

@@ -1,20 +1,20 @@
-//! Statements without the values in them.
+//! Removes literals from the statements of InnoDB's status.
 
-/// A statement as a server shows it, with `?` in place of each literal, and without its comments.
+/// A statement with `?` in place of each literal, and without comments.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Masked {
     pub(super) sql: String,
-    /// The text ends inside of a literal, a name or a comment.
+    /// Whether the text ends within a literal, a name or a comment.
     pub(super) is_open: bool,
 }
 
-/// Takes the values out of a statement.
+/// Replaces the literals of a statement.
 ///
-/// Where it depends on the session's `sql_mode` whether a string ends (a backslash in front of a quote), the
-/// rest is left out: nothing that may be a value stays. What is in double quotes is taken for a string, which
-/// it is unless the mode says `ANSI_QUOTES`.
+/// If the end of a string depends on the session's `sql_mode` (a backslash before a quote), the rest is
+/// removed, so that nothing that may be a value remains. Text in double quotes is taken for a string, which
+/// it is unless the mode has `ANSI_QUOTES`.
 pub(super) fn masked(sql: &str) -> Masked {
-    let mut shown = String::with_capacity(sql.len());
+    let mut output = String::with_capacity(sql.len());
     let mut rest = sql;
     let mut is_open = false;
     while let Some(first) = rest.chars().next() {
@@ -25,48 +25,48 @@ pub(super) fn masked(sql: &str) -> Masked {
             '#' => line(rest),
             '-' if starts_a_line_comment(rest) => line(rest),
             _ if is_number(rest) => number(rest),
-            _ if is_of_word(first) => word(rest),
-            _ => Piece::Kept(first.len_utf8()),
+            _ if is_word_char(first) => word(rest),
+            _ => Piece::PreparedStatement(first.len_utf8()),
         };
         let length = match piece {
-            Piece::Kept(length) => {
-                shown.push_str(&rest[..length]);
+            Piece::PreparedStatement(length) => {
+                output.push_str(&rest[..length]);
                 length
             }
             Piece::Value(length) => {
-                shown.push('?');
+                output.push('?');
                 length
             }
             Piece::Introducer(length) => length,
             Piece::Comment(length) => {
-                shown.push(' ');
+                output.push(' ');
                 length
             }
-            Piece::Unclear => {
-                shown.push_str("?…");
+            Piece::Ambiguous => {
+                output.push_str("?…");
                 rest.len()
             }
             Piece::Open(sign) => {
-                shown.push_str(sign);
+                output.push_str(sign);
                 is_open = true;
                 rest.len()
             }
         };
         rest = &rest[length..];
     }
-    Masked { sql: shown.trim().to_owned(), is_open }
+    Masked { sql: output.trim().to_owned(), is_open }
 }
 
-/// What a text begins with, and how long that is.
+/// The first token of a text, with its length.
 enum Piece {
-    Kept(usize),
+    PreparedStatement(usize),
     Value(usize),
     /// The `x` of `x'41'`.
     Introducer(usize),
     Comment(usize),
-    /// A string of which nobody can tell where it ends.
-    Unclear,
-    /// It does not end. This is shown instead.
+    /// A string whose end depends on the session's mode.
+    Ambiguous,
+    /// A token that does not end, and its replacement.
     Open(&'static str),
 }
 
@@ -75,7 +75,7 @@ fn string(text: &str, quote: char) -> Piece {
     while let Some((at, char)) = chars.next() {
         let next = chars.peek().map(|(_, next)| *next);
         if char == '\\' && next == Some(quote) {
-            return Piece::Unclear;
+            return Piece::Ambiguous;
         } else if char == '\\' || (char == quote && next == Some(quote)) {
             chars.next();
         } else if char == quote {
@@ -85,17 +85,16 @@ fn string(text: &str, quote: char) -> Piece {
     Piece::Open("?")
 }
 
-/// A name in backticks; one that is doubled stands for itself, and makes two names of one here, which changes
-/// nothing.
+/// A name in backticks. A doubled backtick splits it into two names, which does not change the result.
 fn name(text: &str) -> Piece {
-    text[1..].find('`').map_or(Piece::Open("…"), |end| Piece::Kept(end + 2))
+    text[1..].find('`').map_or(Piece::Open("…"), |end| Piece::PreparedStatement(end + 2))
 }
 
-/// What is in `/*! */` and `/*M! */` is run.
+/// A comment, or the beginning of an executable one (`/*! */`, `/*M! */`).
 fn comment(text: &str) -> Piece {
     if let Some(start) = ["/*!", "/*M!"].into_iter().find(|start| text.starts_with(start)) {
         let version = text[start.len()..].chars().take_while(char::is_ascii_digit).count();
-        return Piece::Kept(start.len() + version);
+        return Piece::PreparedStatement(start.len() + version);
     }
     text[2..].find("*/").map_or(Piece::Open(""), |end| Piece::Comment(end + 4))
 }
@@ -112,10 +111,12 @@ fn is_number(text: &str) -> bool {
     text.strip_prefix('.').unwrap_or(text).starts_with(|first: char| first.is_ascii_digit())
 }
 
-/// Also a name that begins with a digit: better one name less than one value more.
+/// A number, or a name that begins with a digit: removing a name is better than keeping a value.
 fn number(text: &str) -> Piece {
     let end_of_part = |from: usize| {
-        text[from..].find(|char| !is_of_word(char) && char != '.').map_or(text.len(), |length| from + length)
+        text[from..]
+            .find(|char| !is_word_char(char) && char != '.')
+            .map_or(text.len(), |length| from + length)
     };
     let end = end_of_part(0);
     let has_exponent =
@@ -124,14 +125,18 @@ fn number(text: &str) -> Piece {
 }
 
 fn word(text: &str) -> Piece {
-    let length = text.find(|char| !is_of_word(char)).unwrap_or(text.len());
+    let length = text.find(|char| !is_word_char(char)).unwrap_or(text.len());
     let (word, rest) = text.split_at(length);
     let introduces =
         word.starts_with('_') || ["x", "b", "n"].iter().any(|one| one.eq_ignore_ascii_case(word));
-    if introduces && rest.starts_with(['\'', '"']) { Piece::Introducer(length) } else { Piece::Kept(length) }
+    if introduces && rest.starts_with(['\'', '"']) {
+        Piece::Introducer(length)
+    } else {
+        Piece::PreparedStatement(length)
+    }
 }
 
-fn is_of_word(char: char) -> bool {
+fn is_word_char(char: char) -> bool {
     char.is_alphanumeric() || char == '_' || char == '$' || !char.is_ascii()
 }
 
@@ -165,15 +170,16 @@ mod tests {
         }
     }
 
-    /// Under `NO_BACKSLASH_ESCAPES`, the first string ends in front of the comma, and `secret` is no string.
+    /// Under `NO_BACKSLASH_ESCAPES` the first string ends before the comma, so that `secret` is not a
+    /// string.
     #[test]
-    fn what_may_be_a_value_is_left_out() {
+    fn text_that_may_be_a_value_is_removed() {
         let unclear = masked("UPDATE t SET a = '\\', b = 'secret' WHERE id = 1");
         assert_eq!(unclear, Masked { sql: String::from("UPDATE t SET a = ?…"), is_open: false });
     }
 
     #[test]
-    fn a_text_that_was_cut_is_told() {
+    fn a_truncated_text_is_detected() {
         for (sql, wanted) in [
             ("UPDATE t SET a = 'secr", "UPDATE t SET a = ?"),
             ("UPDATE t SET a = 'secret\\", "UPDATE t SET a = ?"),
@@ -184,8 +190,7 @@ mod tests {
         }
     }
 
-    /// The pieces of a statement: as they are written, and what is to be seen of them. Values are of what is
-    /// in no name.
+    /// Generates a token and its masked form. Values consist of characters that no name contains.
     fn piece() -> impl Strategy<Value = (String, String)> {
         let value = prop_oneof![
             "'([Q7 \n\"`#/*-]|''|\\\\[nrt0%_Q\\\\])*'",
@@ -210,23 +215,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_but_values_is_replaced(pieces in proptest::collection::vec(piece(), 0..30)) {
+        fn only_values_are_replaced(pieces in proptest::collection::vec(piece(), 0..30)) {
             let (sql, wanted): (Vec<_>, Vec<_>) = pieces.into_iter().unzip();
             let wanted = Masked { sql: wanted.join(" "), is_open: false };
             prop_assert_eq!(masked(&sql.join(" ")), wanted);
         }
 
         #[test]
-        fn no_value_is_seen_wherever_the_text_is_cut(pieces in proptest::collection::vec(piece(), 0..10)) {
+        fn no_value_remains_wherever_the_text_is_cut(pieces in proptest::collection::vec(piece(), 0..10)) {
             let sql = pieces.into_iter().map(|(sql, _)| sql).collect::<Vec<_>>().join(" ");
             for end in (0..=sql.len()).filter(|end| sql.is_char_boundary(*end)) {
-                let shown = masked(&sql[..end]).sql;
-                prop_assert!(!shown.contains(['Q', '7']), "{}", shown);
+                let output = masked(&sql[..end]).sql;
+                prop_assert!(!output.contains(['Q', '7']), "{}", output);
             }
         }
 
         #[test]
-        fn any_text_is_read(text in ".{0,60}") {
+        fn any_text_can_be_masked(text in ".{0,60}") {
             masked(&text);
         }
     }

@@ -1,18 +1,18 @@
-//! What is shown of a driver's error: its text without the values in it.
+//! The texts of drivers' errors without the values that they quote.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
 
 use crate::failure::with_causes;
 
-/// Where the text that is left out can be found.
+/// Replaces a cause, and says where to find it.
 const CAUSE_LEFT_OUT: &str =
     "the cause may quote the value and is left out here: `Error::driver_error` has it";
 
-/// The text of a driver's error, without what may be a value of the program.
+/// Returns the text of a driver's error without parts that may be values of the program.
 ///
-/// What a server said is shown by the [`Failure`](crate::Failure) that it was classified as.
-pub(crate) fn shown(error: &sqlx::Error) -> Cow<'static, str> {
+/// The message of a server is in the [`Failure`](crate::Failure) that the error is classified as.
+pub(crate) fn error_text(error: &sqlx::Error) -> Cow<'static, str> {
     match error {
         sqlx::Error::ColumnDecode { index, source } => {
             format!("the column {index} could not be decoded: {}", cause(&**source)).into()
@@ -28,7 +28,7 @@ pub(crate) fn shown(error: &sqlx::Error) -> Cow<'static, str> {
     }
 }
 
-/// The error's own source, unless it may quote a value.
+/// Returns the error's source, unless it may quote a value.
 pub(crate) fn source(error: &sqlx::Error) -> Option<&(dyn StdError + 'static)> {
     match error {
         sqlx::Error::ColumnDecode { .. }
@@ -40,7 +40,7 @@ pub(crate) fn source(error: &sqlx::Error) -> Option<&(dyn StdError + 'static)> {
     }
 }
 
-/// Causes that are about types are shown, others are not.
+/// Returns the text of a cause if it is about types, which quotes no value.
 fn cause(cause: &(dyn StdError + 'static)) -> Cow<'static, str> {
     let is_unexpected_null = cause.is::<sqlx::error::UnexpectedNullError>();
     let text = cause.to_string();
@@ -49,14 +49,14 @@ fn cause(cause: &(dyn StdError + 'static)) -> Cow<'static, str> {
     }
     #[cfg(any(feature = "queue", feature = "idempotency"))]
     if let Some(error) = cause.downcast_ref::<serde_json::Error>() {
-        return json(error).into();
+        return json_error_text(error).into();
     }
     CAUSE_LEFT_OUT.into()
 }
 
-/// The kind of an error of JSON and its place; its text quotes the value.
+/// Describes a JSON error by its kind and position, because its own text quotes the value.
 #[cfg(any(feature = "queue", feature = "idempotency"))]
-pub(crate) fn json(error: &serde_json::Error) -> String {
+pub(crate) fn json_error_text(error: &serde_json::Error) -> String {
     use serde_json::error::Category;
 
     let what = match error.classify() {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_that_may_quote_values_are_left_out() {
+    fn causes_that_may_quote_values_are_removed() {
         let quoting = || Box::<dyn StdError + Send + Sync>::from("invalid value \"secret\" for enum Mood");
         for error in [
             sqlx::Error::Decode(quoting()),
@@ -81,17 +81,17 @@ mod tests {
             sqlx::Error::ColumnDecode { index: "\"mood\"".to_owned(), source: quoting() },
             sqlx::Error::AnyDriverError(quoting()),
         ] {
-            assert!(!shown(&error).contains("secret"), "{}", shown(&error));
+            assert!(!error_text(&error).contains("secret"), "{}", error_text(&error));
             assert!(source(&error).is_none(), "{error:?}");
         }
     }
 
     #[test]
-    fn causes_about_types_are_shown() {
+    fn causes_about_types_are_kept() {
         let null = || Box::new(sqlx::error::UnexpectedNullError);
-        let text = shown(&sqlx::Error::ColumnDecode { index: "0".to_owned(), source: null() });
+        let text = error_text(&sqlx::Error::ColumnDecode { index: "0".to_owned(), source: null() });
         assert!(text.contains("the column 0") && text.contains("null"), "{text}");
         let mismatch = "mismatched types; Rust type `i64` is not compatible with SQL type `TEXT`";
-        assert!(shown(&sqlx::Error::Decode(mismatch.into())).contains(mismatch));
+        assert!(error_text(&sqlx::Error::Decode(mismatch.into())).contains(mismatch));
     }
 }

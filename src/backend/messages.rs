@@ -1,16 +1,16 @@
-//! Reading names out of messages, for the databases that put them nowhere else, and leaving values out of
-//! them.
+//! Removes values from servers' messages, and reads names from them.
 
 use std::borrow::Cow;
 
-/// Stands in for a message that a function or a trigger of the application has written.
-pub(super) const WITHHELD: &str = "raised by a function or a trigger of the database; its text may hold values and is left \
-                                   out here: the driver's error has it";
+/// Replaces a message that a function or a trigger of the application has written.
+pub(super) const WITHHELD: &str = "raised by a function or a trigger of the database; its message may \
+                                   contain values and is left out here: `Error::driver_error` has it";
 
-/// What messages quote with, in whatever language.
+/// The quotes of messages, in all languages.
 const QUOTES: [char; 12] = ['"', '\'', '«', '»', '„', '“', '”', '‘', '’', '「', '」', '`'];
 
-/// A message without all that stands between its first quote and its last one: a value may hold quotes, too.
+/// Removes everything between the first quote of a message and the last one, since a value may contain
+/// quotes.
 pub(super) fn without_quoted(message: &str) -> Cow<'_, str> {
     let Some((start, open)) = message.char_indices().find(|(_, char)| QUOTES.contains(char)) else {
         return message.into();
@@ -22,19 +22,20 @@ pub(super) fn without_quoted(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// What stands between `open` and the next `close`.
+/// Returns the text between the first `open` and the next `close`.
 pub(super) fn between<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {
     let rest = &text[text.find(open)? + open.len()..];
     Some(&rest[..rest.find(close)?])
 }
 
-/// What stands between the last `open` and the last `close`: for messages that quote the user's data first.
+/// Returns the text between the last `open` and the last `close`, for messages that quote a value before a
+/// name.
 pub(super) fn last_between<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {
     let rest = &text[text.rfind(open)? + open.len()..];
     Some(&rest[..rest.rfind(close)?])
 }
 
-/// The names of a comma-separated list, without quotes.
+/// Splits a comma-separated list of names, and removes their quotes.
 pub(super) fn names(list: &str) -> Vec<String> {
     list.split(',').map(|name| unquoted(name.trim()).to_owned()).filter(|name| !name.is_empty()).collect()
 }
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quoted_text_is_left_out() {
+    fn quoted_text_is_removed() {
         for (message, wanted) in [
             ("no quotes", "no quotes"),
             ("near \"a\"b\": error", "near \"…\": error"),
@@ -60,20 +61,20 @@ mod tests {
     }
 
     #[test]
-    fn between_needs_both_ends() {
+    fn text_between_needs_both_ends() {
         assert_eq!(between("a (b) c", "(", ")"), Some("b"));
         assert_eq!(between("a (b c", "(", ")"), None);
         assert_eq!(between("a b) c", "(", ")"), None);
     }
 
     #[test]
-    fn the_last_quote_wins_over_the_users_data() {
+    fn the_last_quote_is_the_name_whatever_the_value_contains() {
         let message = "Duplicate entry 'it''s for key 'fake'' for key 'account_email'";
         assert_eq!(last_between(message, "for key '", "'"), Some("account_email"));
     }
 
     #[test]
-    fn names_come_without_quotes() {
+    fn names_lose_their_quotes() {
         assert_eq!(names("`a`, b ,\"c\""), ["a", "b", "c"]);
         assert!(names("").is_empty());
     }

@@ -1,4 +1,4 @@
-//! A lone statement is one transaction, or is sent once, or is refused.
+//! A statement outside of a unit is one transaction, or is sent only once, or is refused.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySql, Postgres, Sqlit
 use crate::control::{counter, value};
 use crate::support::{TestBackend, eventually};
 
-pub(crate) async fn transaction_control_leaves_nothing_behind<DB: TestBackend>() {
+pub(crate) async fn transaction_control_is_refused_outside_of_a_unit<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
-    let watcher = DB::another(&pool.url).await;
+    let others = DB::another(&pool.url).await;
     let db = Atomic::default().on(&pool);
     let mut texts = vec![
         "BEGIN",
@@ -33,18 +33,19 @@ pub(crate) async fn transaction_control_leaves_nothing_behind<DB: TestBackend>()
     for sql in texts {
         let error = db.apply(sqlx::raw_sql(sql)).await.expect_err(sql);
         assert_eq!(error.kind(), ErrorKind::Aborted, "{sql}: {error}");
-        assert_eq!(DB::open_transactions(&watcher).await, 0, "{sql}");
+        assert_eq!(DB::open_transactions(&others).await, 0, "{sql}");
     }
     let update = sqlx::raw_sql("UPDATE counter SET value = value + 1 WHERE id = 1");
     assert_eq!(db.apply(update).await.expect("a change"), 1);
-    let seen = DB::pool_fetch(&watcher, DB::sql("SELECT value FROM counter WHERE id = 1"), &[]).await;
-    assert_eq!(seen.expect("the value"), 1, "it is stored for everybody");
+    let stored = DB::pool_fetch(&others, DB::sql("SELECT value FROM counter WHERE id = 1"), &[]).await;
+    assert_eq!(stored.expect("the value"), 1, "another session does not see the update");
 }
 
 pub(crate) async fn several_statements_are_one_transaction_or_refused<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Atomic::default().on(&pool);
-    let both = "UPDATE counter SET value = value + 1 WHERE id = 1; UPDATE counter SET value = value + 1 WHERE id = 2";
+    let both = "UPDATE counter SET value = value + 1 WHERE id = 1; \
+                UPDATE counter SET value = value + 1 WHERE id = 2";
     let half = "UPDATE counter SET value = value + 1 WHERE id = 1; INSERT INTO counter VALUES (1, 1)";
     if DB::NAME == "PostgreSQL" {
         db.apply(sqlx::raw_sql(both)).await.expect("one transaction");
@@ -61,7 +62,7 @@ pub(crate) async fn several_statements_are_one_transaction_or_refused<DB: TestBa
         }
         assert_eq!((value(&pool, 1).await, value(&pool, 2).await), (0, 0));
     }
-    // A semicolon at the end, or in a string, makes no second one.
+    // A semicolon at the end, or in a string, does not begin another statement.
     for sql in [
         "UPDATE counter SET value = 9 WHERE id = 3;",
         "UPDATE counter SET value = 9 WHERE ';' = ';' -- ; BEGIN",
@@ -70,7 +71,7 @@ pub(crate) async fn several_statements_are_one_transaction_or_refused<DB: TestBa
     }
 }
 
-pub(crate) async fn schemas_of_the_crate_can_be_created_again<DB: TestBackend>() {
+pub(crate) async fn creating_a_schema_twice_succeeds<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let db = Atomic::default().on(&pool);
     for _ in 0..2 {
@@ -78,23 +79,27 @@ pub(crate) async fn schemas_of_the_crate_can_be_created_again<DB: TestBackend>()
     }
 }
 
-const RIVAL: &str = "BEGIN; UPDATE counter SET value = value + 100 WHERE id = 3";
+const LOCK_ROW_3: &str = "BEGIN; UPDATE counter SET value = value + 100 WHERE id = 3";
 
-/// A procedure that has committed its first half dies of a deadlock in the second.
+/// The procedure commits its first half and fails with a deadlock in the second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_calls_a_procedure_that_committed_half_once() {
+async fn postgres_does_not_retry_a_procedure_that_has_committed() {
     let pool = counter::<Postgres>(3).await;
     let body = "UPDATE counter SET value = value + 1 WHERE id = 1; COMMIT;
-                UPDATE counter SET value = value + 1 WHERE id = 2; UPDATE counter SET value = value + 1 WHERE id = 3;";
+                UPDATE counter SET value = value + 1 WHERE id = 2;
+                UPDATE counter SET value = value + 1 WHERE id = 3;";
     let procedure = format!("CREATE PROCEDURE halves() LANGUAGE plpgsql AS $$ BEGIN {body} END $$");
     pool.execute(AssertSqlSafe(procedure)).await.expect("a procedure");
-    // The one that has waited for three seconds looks for a circle, and is its victim.
-    let patience = |seconds| (*pool.connect_options()).clone().options([("deadlock_timeout", seconds)]);
+    // The session with the shorter timeout detects the deadlock first and becomes its victim.
+    let with_deadlock_timeout =
+        |seconds| (*pool.connect_options()).clone().options([("deadlock_timeout", seconds)]);
     let mut calls = 0;
     for call in [String::from("CALL halves()"), format!("DO $$ BEGIN {body} END $$")] {
-        let mut rival = sqlx::PgConnection::connect_with(&patience("60s")).await.expect("a connection");
-        rival.execute(sqlx::raw_sql(RIVAL)).await.expect("the lock of row 3");
-        let callers = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(patience("3s"));
+        let mut rival =
+            sqlx::PgConnection::connect_with(&with_deadlock_timeout("60s")).await.expect("a connection");
+        rival.execute(sqlx::raw_sql(LOCK_ROW_3)).await.expect("the lock of row 3");
+        let callers =
+            sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(with_deadlock_timeout("3s"));
         let db = Atomic::default().on(&callers.await.expect("a pool"));
         let running = tokio::spawn(async move { db.apply(sqlx::raw_sql(AssertSqlSafe(call))).await });
         eventually(1_i64, async || {
@@ -104,19 +109,19 @@ async fn postgres_calls_a_procedure_that_committed_half_once() {
         })
         .await;
         let row_2 = sqlx::raw_sql("UPDATE counter SET value = value + 100 WHERE id = 2; ROLLBACK");
-        rival.execute(row_2).await.expect("the other one is the victim");
+        rival.execute(row_2).await.expect("the other session is the victim");
         let error = running.await.expect("no panic").expect_err("a deadlock");
         calls += 1;
         assert!(error.is_conflict(), "{error:?}");
         assert!(error.to_string().contains("sent once"), "{error}");
-        assert_eq!(value(&pool, 1).await, calls, "the first half, once for each call");
+        assert_eq!(value(&pool, 1).await, calls, "each call has stored its first half once");
         assert_eq!(value(&pool, 2).await, 0);
     }
 }
 
-/// Without a transaction around it, each update of a procedure is stored by itself.
+/// Outside of a transaction, each statement of a procedure commits by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mysql_calls_a_procedure_that_stored_half_once() {
+async fn mysql_does_not_retry_a_procedure_that_has_stored_a_part() {
     let pool = counter::<MySql>(3).await;
     let impatient = sqlx::mysql::MySqlPoolOptions::new().max_connections(1).after_connect(|connection, _| {
         Box::pin(async move {
@@ -124,11 +129,12 @@ async fn mysql_calls_a_procedure_that_stored_half_once() {
         })
     });
     let impatient = impatient.connect(&pool.url).await.expect("a pool");
-    let body = "UPDATE counter SET value = value + 1 WHERE id = 1; UPDATE counter SET value = value + 1 WHERE id = 3;";
+    let body = "UPDATE counter SET value = value + 1 WHERE id = 1; \
+                UPDATE counter SET value = value + 1 WHERE id = 3;";
     let procedure = format!("CREATE PROCEDURE halves() BEGIN {body} END");
     pool.execute(sqlx::raw_sql(AssertSqlSafe(procedure))).await.expect("a procedure");
     let mut rival = sqlx::MySqlConnection::connect(&pool.url).await.expect("a connection");
-    rival.execute(sqlx::raw_sql(RIVAL)).await.expect("the lock of row 3");
+    rival.execute(sqlx::raw_sql(LOCK_ROW_3)).await.expect("the lock of row 3");
     let db = Atomic::default().on(&impatient).deadline(Duration::from_secs(20)).attempts(3);
     let compound = format!("BEGIN NOT ATOMIC {body} END");
     let mut calls = 0;
@@ -144,12 +150,11 @@ async fn mysql_calls_a_procedure_that_stored_half_once() {
 
 /// `OR FAIL` keeps the rows that were changed before the failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_sends_what_keeps_a_part_once() {
+async fn sqlite_does_not_retry_a_statement_that_keeps_a_part() {
     let pool = counter::<Sqlite>(1).await;
-    sqlx::raw_sql("CREATE UNIQUE INDEX one_nine ON counter (value) WHERE value = 9; UPDATE counter SET value = 9 WHERE id = 3")
-        .execute(&*pool)
-        .await
-        .expect("set up");
+    let set_up = "CREATE UNIQUE INDEX one_nine ON counter (value) WHERE value = 9; \
+                  UPDATE counter SET value = 9 WHERE id = 3";
+    sqlx::raw_sql(set_up).execute(&*pool).await.expect("set up");
     let db = Atomic::default().on(&pool).options(Options::new().retry_unique(5));
     let update = "UPDATE OR FAIL counter SET value = CASE id WHEN 1 THEN value + 1 ELSE 9 END WHERE id < 3";
     let error = db.apply(sqlx::query(update)).await.expect_err("a duplicate");

@@ -1,10 +1,9 @@
-//! What SQLite's driver shows to who looks closely.
+//! Reads bound values from the `Debug` output of the driver's arguments.
 
-use crate::backend::text::between;
+use crate::backend::messages::between;
 use crate::backend::values::{bytes_after, hex, quoted};
 
-/// Out of the driver's `Debug` output.
-pub(super) fn arguments(arguments: &str) -> Option<Vec<String>> {
+pub(super) fn argument_texts(arguments: &str) -> Option<Vec<String>> {
     let list = between(arguments, "SqliteArgumentsBuffer([", "]) }")?;
     let mut values = Vec::new();
     let mut rest = list;
@@ -16,20 +15,20 @@ pub(super) fn arguments(arguments: &str) -> Option<Vec<String>> {
     Some(values)
 }
 
-/// `Int64(7)`, `Text("it's \"so\"")`, `Blob([1, 2])` or `Null`, and what comes behind it.
+/// Reads `Int64(7)`, `Text("it's \"so\"")`, `Blob([1, 2])` or `Null`, and returns what follows it.
 fn first_value(list: &str) -> Option<(String, &str)> {
     if let Some(behind) = list.strip_prefix("Null") {
         return Some((String::from("NULL"), behind));
     }
     let (name, rest) = list.split_once('(')?;
     if let Some(text) = rest.strip_prefix('"') {
-        let mut shown = String::new();
+        let mut unescaped = String::new();
         let mut characters = text.char_indices();
         loop {
             match characters.next()? {
-                (end, '"') => return Some((quoted(&shown), text[end + 1..].strip_prefix(')')?)),
-                (_, '\\') => shown.push(characters.next()?.1),
-                (_, character) => shown.push(character),
+                (end, '"') => return Some((quoted(&unescaped), text[end + 1..].strip_prefix(')')?)),
+                (_, '\\') => unescaped.push(characters.next()?.1),
+                (_, character) => unescaped.push(character),
             }
         }
     }
@@ -45,9 +44,9 @@ mod tests {
 
     use super::*;
 
-    /// The driver's output is nobody's promise: this says when it has changed.
+    /// The driver does not promise its output: this test fails when it changes.
     #[test]
-    fn arguments_are_read() {
+    fn values_are_read_from_the_drivers_output() {
         let mut bound = SqliteArguments::default();
         bound.add(7_i64).expect("an argument");
         bound.add("it's \"so\", or \\").expect("an argument");
@@ -56,8 +55,8 @@ mod tests {
         bound.add(1.5_f64).expect("an argument");
         bound.add(vec![1_u8, 255]).expect("an argument");
         bound.add("").expect("an argument");
-        let shown = arguments(&format!("{bound:?}")).expect("the output of this driver");
-        assert_eq!(shown, ["7", "'it''s \"so\", or \\'", "NULL", "1", "1.5", "x'01ff'", "''"]);
-        assert_eq!(arguments("SqliteArguments { something: else }"), None);
+        let texts = argument_texts(&format!("{bound:?}")).expect("the output of this driver");
+        assert_eq!(texts, ["7", "'it''s \"so\", or \\'", "NULL", "1", "1.5", "x'01ff'", "''"]);
+        assert_eq!(argument_texts("SqliteArguments { something: else }"), None);
     }
 }

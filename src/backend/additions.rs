@@ -1,0 +1,89 @@
+//! Additions to the numbers of rows: several in one statement.
+
+use std::ops::RangeInclusive;
+
+use futures_core::future::BoxFuture;
+use sqlx::error::BoxDynError;
+use sqlx::{Arguments as _, AssertSqlSafe, Database, SqlSafeStr as _, SqlStr};
+
+use super::codec::{Codec, Key, Value};
+use super::query::WatchedQuery;
+use super::statements::StatementRules;
+use crate::strategy::Limits;
+
+/// The SQL that adds to the numbers of rows.
+#[doc(hidden)]
+pub trait AdditionSql: Codec + StatementRules {
+    /// Returns the statement that adds to the numbers of many rows. A row whose key occurs twice is changed
+    /// by the first occurrence; the second one adds 0.
+    fn add_to_rows<K: Key<Self>>(
+        target: Target,
+        changes: &[(&K, i64)],
+    ) -> Result<WatchedQuery<Self>, BoxDynError> {
+        let Target { table, key, column } = target;
+        let mut arguments = Self::Arguments::default();
+        let mut values = Vec::with_capacity(changes.len());
+        for (i, (id, delta)) in changes.iter().enumerate() {
+            arguments.add(*id)?;
+            Self::bind(&mut arguments, Value::Integer(*delta))?;
+            values.push(format!("({}, {})", Self::placeholder(2 * i + 1), Self::placeholder(2 * i + 2)));
+        }
+        let values = values.join(", ");
+        let sql = format!(
+            "WITH change (id, delta) AS (VALUES {values}) \
+             UPDATE {table} AS target SET {column} = target.{column} + change.delta FROM change \
+             WHERE target.{key} = change.id AND change.delta <> 0"
+        );
+        Ok(WatchedQuery::with_arguments(AssertSqlSafe(sql).into_sql_str(), arguments))
+    }
+
+    /// Returns the statement that checks and adds in one round trip; `None` if the database needs several,
+    /// or does not support keys of this type.
+    fn add_in_one_statement<K: Key<Self>>(_target: Target) -> Option<Box<dyn AddInOneStatement<Self, K>>> {
+        None
+    }
+}
+
+/// A column of numbers, and the key column of its rows. The names are written into statements as they are.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The table.
+    pub table: &'static str,
+    /// The column with the keys.
+    pub key: &'static str,
+    /// The column with the numbers.
+    pub column: &'static str,
+}
+
+/// An addition to the number of one row, made only if the number is within `to`.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Addition<'k, K> {
+    /// The key of the row.
+    pub key: &'k K,
+    /// The amount.
+    pub delta: i64,
+    /// The numbers that may be added to.
+    pub to: RangeInclusive<i64>,
+}
+
+/// Makes additions in one round trip, which is a transaction of its own.
+#[doc(hidden)]
+pub trait AddInOneStatement<DB: Database, K>: Send + Sync {
+    /// The statement as observers see it, without its values.
+    fn sql(&self) -> SqlStr;
+
+    /// Returns the additions that were made, by their index, each with the number before it. The others
+    /// were not made: the row is missing, or its number is out of the requested range. An error that is not
+    /// about the connection means that none was made: a row was locked for too long, or a key is not
+    /// unique.
+    ///
+    /// The text is complete when this returns.
+    fn add<'c>(
+        &self,
+        connection: &'c mut DB::Connection,
+        additions: &[Addition<'_, K>],
+        limits: &Limits,
+    ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>>;
+}

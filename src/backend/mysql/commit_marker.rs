@@ -1,0 +1,36 @@
+//! Commit markers in the table of operations.
+
+use std::time::Duration;
+
+use sqlx::MySql;
+
+use crate::backend::commit_marker::CommitMarkerSql;
+use crate::backend::engine::Engine;
+use crate::failure::Failure;
+use crate::strategy::CommitMarker;
+
+impl CommitMarkerSql for MySql {
+    /// Not on Galera, nor on MySQL, which does not tell whether it is a member of a replication group.
+    fn unique_keys_fence(engine: Engine) -> bool {
+        engine.is_mariadb && !engine.is_galera
+    }
+
+    fn marker(marker: CommitMarker) -> Result<String, Failure> {
+        match marker {
+            CommitMarker::Operation(id) => {
+                Ok(format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')"))
+            }
+            CommitMarker::TransactionStatus => {
+                Err(Failure::unsupported("MySQL", "record of the status of ended transactions"))
+            }
+        }
+    }
+
+    fn purge_operations(older_than: Duration) -> String {
+        format!(
+            "DELETE FROM atomically_operation \
+             WHERE recorded_at < CURRENT_TIMESTAMP - INTERVAL {} SECOND LIMIT 1000",
+            older_than.as_secs()
+        )
+    }
+}

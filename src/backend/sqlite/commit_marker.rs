@@ -1,0 +1,30 @@
+//! Commit markers in the table of operations.
+
+use std::time::Duration;
+
+use sqlx::Sqlite;
+
+use crate::backend::commit_marker::CommitMarkerSql;
+use crate::failure::Failure;
+use crate::strategy::CommitMarker;
+
+impl CommitMarkerSql for Sqlite {
+    fn marker(marker: CommitMarker) -> Result<String, Failure> {
+        match marker {
+            CommitMarker::Operation(id) => {
+                Ok(format!("INSERT INTO atomically_operation (id) VALUES (x'{id:032x}')"))
+            }
+            CommitMarker::TransactionStatus => {
+                Err(Failure::unsupported("SQLite", "record of the status of ended transactions"))
+            }
+        }
+    }
+
+    fn purge_operations(older_than: Duration) -> String {
+        format!(
+            "DELETE FROM atomically_operation WHERE id IN (SELECT id FROM atomically_operation \
+             WHERE recorded_at < unixepoch() - {} LIMIT 1000)",
+            older_than.as_secs()
+        )
+    }
+}
