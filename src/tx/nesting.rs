@@ -34,7 +34,7 @@ pub(crate) async fn holding<DB: Backend, F: Future>(
 pub(crate) fn nested() -> Failure {
     Failure::new(
         FailureKind::Aborted,
-        "a unit of work was run inside another one on the same pool, which would need a second connection \
+        "a unit of work was run inside of another one on the same pool, which would need a second connection \
          and open a separate transaction: pass `tx` on, and use `tx.savepoint` for a part that may fail",
     )
 }

@@ -79,8 +79,8 @@ impl<DB: Backend> Tx<DB> {
         request: OpenRequest<'_>,
         remaining: impl Fn() -> Limits,
     ) -> Result<Box<Self>, NotOpened> {
-        // A plan that the database does not support fails before anything is waited for.
-        request.text::<DB>(&Limits::default()).map_err(NotOpened::because)?;
+        // A plan or a limit that the database does not support fails before anything is waited for.
+        request.text::<DB>(&remaining()).map_err(NotOpened::because)?;
         let requested = Instant::now();
         let run_clock = request.run_clock.clone();
         let acquiring = PooledSession::acquire(pool, reuse);
