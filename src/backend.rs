@@ -68,26 +68,31 @@ use transaction::TransactionSql;
 pub(crate) use transaction::{Closing, ProbeSavepoint, Survival};
 pub(crate) use wire::{ResultOrRow, Wire};
 
-/// A database that units of work can run on: `Postgres`, `MySql` (which is also MariaDB) or `Sqlite`.
+/// A database that units of work can run on: `Postgres`, `MySql` (which includes MariaDB) or `Sqlite`.
 ///
 /// The trait is sealed: it cannot be implemented outside of this crate. Products that speak the protocol of
 /// one of the three run on its implementation.
-pub trait Backend:
-    Wire
-    + Product
-    + TransactionSql
-    + StatementRules
-    + LockSql
-    + SchemaSql
-    + CommitMarkerSql
-    + AdditionSql
-    + ErrorReports
-    + sealed::Sealed
-{
-}
+pub trait Backend: sealed::Sealed {}
 
 mod sealed {
-    pub trait Sealed {}
+    use super::{
+        AdditionSql, CommitMarkerSql, ErrorReports, LockSql, Product, SchemaSql, StatementRules,
+        TransactionSql, Wire,
+    };
+
+    /// The subjects of a backend.
+    pub trait Sealed:
+        Wire
+        + Product
+        + TransactionSql
+        + StatementRules
+        + LockSql
+        + SchemaSql
+        + CommitMarkerSql
+        + AdditionSql
+        + ErrorReports
+    {
+    }
 }
 
 /// Classifies an error of which it is not known which database it comes from.

@@ -6,8 +6,8 @@
 //! # Why not the tokenizer of `sqlparser`?
 //!
 //! It reads a few texts differently from the servers, and each difference would hide a COMMIT or a lock
-//! clause. MariaDB executes `/*M! COMMIT */`, which `sqlparser` takes for a comment. On PostgreSQL `@/* '
-//! */` begins a comment, which it takes for an operator and a string. It rejects `U&'\'`, and cannot
+//! clause. MariaDB executes `/*M! COMMIT */`, which `sqlparser` takes for a comment. On PostgreSQL
+//! `@/* ' */` begins a comment, which it takes for an operator and a string. It rejects `U&'\'`, and cannot
 //! represent a session with `NO_BACKSLASH_ESCAPES`. It reports lines and columns, while a clause must be
 //! inserted at a byte.
 
@@ -75,7 +75,7 @@ pub enum TransactionEffect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoneEffect {
     /// It is stored completely or not at all.
-    Atomic,
+    AllOrNothing,
     /// Part of it may be stored even if it fails.
     MayStoreParts,
     /// It leaves state on its connection: a transaction, a savepoint, a table lock.

@@ -1,4 +1,4 @@
-//! Additions to the numbers of rows: several in one statement.
+//! Additions to the numbers of rows, several in one statement.
 
 use std::ops::RangeInclusive;
 

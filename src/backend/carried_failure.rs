@@ -20,11 +20,11 @@ pub(super) fn failure(error: &(dyn DatabaseError + 'static)) -> Option<Failure> 
 /// A database error that no server raised, and that consists of its failure.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SyntheticError {
-    /// A statement after the end of its transaction. It has the code of the root cause, but none of the kinds
-    /// and names that would make it look like an error of the statement itself.
+    /// A statement after the end of its transaction. It has the code of the root cause, but none of the
+    /// kinds and names that would make it look like an error of the statement itself.
     #[error("the transaction is over, this statement was not run: {0}")]
     TransactionOver(Failure),
-    /// A statement whose failure the crate knows better than the driver, or that a test has injected.
+    /// A failure that was injected by a test, or whose cause the driver's error does not tell.
     #[error("{0}")]
     Failed(Failure),
 }

@@ -21,9 +21,9 @@ pub trait CommitMarkerSql: Database {
     /// does not support it.
     fn marker(marker: CommitMarker) -> Result<String, Failure>;
 
-    /// Returns the query for the status of the transaction whose marker returned `answered`. It returns the
-    /// [`TransactionStatus`] and, as 1 or 0, whether that can be trusted.
-    fn status_query(_answered: &[i64]) -> Option<String> {
+    /// Returns the query for the status of the transaction whose marker statement returned `marker`. It
+    /// returns the [`TransactionStatus`] and, as 1 or 0, whether that can be trusted.
+    fn status_query(_marker: &[i64]) -> Option<String> {
         None
     }
 

@@ -1,4 +1,4 @@
-//! Which product runs on a server, and where.
+//! Which product runs on a server, and with which properties.
 
 use sqlx::{Connection, Database};
 

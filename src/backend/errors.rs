@@ -1,4 +1,4 @@
-//! What errors mean.
+//! Reads servers' errors, and classifies them.
 
 use std::time::Duration;
 

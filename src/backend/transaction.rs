@@ -9,8 +9,8 @@ use super::engine::Engine;
 use crate::failure::Failure;
 use crate::strategy::{Limits, Plan};
 
-/// The savepoint that is set at the opening and released just before COMMIT: the release fails if the
-/// transaction is not the one that was opened.
+/// The savepoint that guards the commit: PostgreSQL sets it, and the others release it, just before COMMIT,
+/// which fails if the transaction is not the one that was opened.
 pub(super) const GUARD_NAME: &str = "atomically_guard";
 
 /// The SQL that begins, ends and checks a transaction.

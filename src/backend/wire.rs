@@ -51,7 +51,7 @@ pub trait Wire: Codec + Driver {
     ) -> BoxFuture<'_, Result<Option<Self::Row>, sqlx::Error>>;
 
     /// Runs a statement, and returns its rows as they arrive.
-    fn send_for_answers(
+    fn send_for_results(
         connection: &mut Self::Connection,
         statement: WatchedQuery<Self>,
     ) -> BoxStream<'_, Result<ResultOrRow<Self>, sqlx::Error>>;
@@ -154,7 +154,7 @@ where
         connection.fetch_optional(statement)
     }
 
-    fn send_for_answers(
+    fn send_for_results(
         connection: &mut DB::Connection,
         statement: WatchedQuery<DB>,
     ) -> BoxStream<'_, Result<ResultOrRow<DB>, sqlx::Error>> {

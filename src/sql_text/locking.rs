@@ -63,7 +63,7 @@ pub(crate) fn with_lock_clause(
     let tokenized = TokenizedText::usual(syntax, text);
     let tokens = only_statement(syntax, &tokenized)?;
     if syntax == Syntax::Sqlite {
-        select::is_select(tokens)?;
+        select::check_select(tokens)?;
     } else {
         if let Some(other) = TokenizedText::unusual(syntax, text)
             && other.complete
@@ -74,10 +74,10 @@ pub(crate) fn with_lock_clause(
                 Remedy::RemoveIt,
             ));
         }
-        select::can_be_locked(syntax, tokens, table)?;
+        select::check_lockable(syntax, tokens, table)?;
     }
     let (Some(clause), Some(last)) = (clause, tokens.last()) else { return Ok(None) };
-    let (front, behind) = text.split_at(last.end());
+    let (front, after) = text.split_at(last.end());
     let mut locked = String::with_capacity(text.len() + clause.len() + 2);
     locked.push_str(front);
     locked.push('\n');
@@ -85,9 +85,9 @@ pub(crate) fn with_lock_clause(
     // What follows are comments, and semicolons between them.
     let mut from = 0;
     let semicolons = tokenized.tokens.iter().filter(|token| token.at >= last.end());
-    let ends = semicolons.map(|token| token.at - last.end()).chain([behind.len()]);
+    let ends = semicolons.map(|token| token.at - last.end()).chain([after.len()]);
     for end in ends {
-        let comment = behind.get(from..end).unwrap_or_default().trim();
+        let comment = after.get(from..end).unwrap_or_default().trim();
         if !comment.is_empty() {
             locked.push('\n');
             locked.push_str(comment);
@@ -108,7 +108,7 @@ fn only_statement<'a, 't>(
             Remedy::SeparateSelect,
         ));
     }
-    if tokenized.tokens.iter().any(|token| token.hint.is_some()) {
+    if tokenized.tokens.iter().any(|token| token.executable_comment.is_some()) {
         return Err(Obstacle::new(
             "it has an executable comment, which some servers execute and others ignore",
             Remedy::RemoveIt,
@@ -141,17 +141,17 @@ impl<'a, 't> Tokens<'a, 't> {
     {
         let mut next = 0;
         std::iter::from_fn(move || {
-            let place = next;
-            self.0.get(place)?;
-            next = self.behind(place);
-            Some(place)
+            let index = next;
+            self.0.get(index)?;
+            next = self.after(index);
+            Some(index)
         })
     }
 
-    /// The index after the token at `place`, or after the bracket that opens there.
-    fn behind(self, place: usize) -> usize {
+    /// The index after the token at `index`, or after the bracket that opens there.
+    fn after(self, index: usize) -> usize {
         let mut depth = 0_usize;
-        for (at, token) in self.0.iter().enumerate().skip(place) {
+        for (at, token) in self.0.iter().enumerate().skip(index) {
             match token.kind {
                 Kind::Symbol(b'(' | b'[' | b'{') => depth += 1,
                 Kind::Symbol(b')' | b']' | b'}') => depth = depth.saturating_sub(1),
@@ -164,31 +164,31 @@ impl<'a, 't> Tokens<'a, 't> {
         self.0.len()
     }
 
-    /// The tokens within the bracket that opens at `place`.
-    fn inside(self, place: usize) -> &'a [Token<'t>] {
-        let end = self.behind(place);
-        self.0.get(place + 1..end.saturating_sub(1)).unwrap_or_default()
+    /// The tokens within the bracket that opens at `index`.
+    fn inside(self, index: usize) -> &'a [Token<'t>] {
+        let end = self.after(index);
+        self.0.get(index + 1..end.saturating_sub(1)).unwrap_or_default()
     }
 
-    fn get(self, place: usize) -> Option<&'a Token<'t>> {
-        self.0.get(place)
+    fn get(self, index: usize) -> Option<&'a Token<'t>> {
+        self.0.get(index)
     }
 
-    /// Whether the token at `place` is one of these keywords, and not a name after a dot or AS.
-    fn is_keyword(self, place: usize, words: &[&str]) -> bool {
+    /// Whether the token at `index` is one of these keywords, and not a name after a dot or AS.
+    fn is_keyword(self, index: usize, words: &[&str]) -> bool {
         let is_name = || {
-            let before = place.checked_sub(1).and_then(|before| self.get(before));
+            let before = index.checked_sub(1).and_then(|before| self.get(before));
             before.is_some_and(|before| before.is_symbol(b'.') || before.is_word("AS"))
         };
-        self.has(place, words) && !is_name()
+        self.has(index, words) && !is_name()
     }
 
-    fn has(self, place: usize, words: &[&str]) -> bool {
-        self.get(place).is_some_and(|token| token.is_any_word(words))
+    fn has(self, index: usize, words: &[&str]) -> bool {
+        self.get(index).is_some_and(|token| token.is_any_word(words))
     }
 
-    fn has_symbol(self, place: usize, symbol: u8) -> bool {
-        self.get(place).is_some_and(|token| token.is_symbol(symbol))
+    fn has_symbol(self, index: usize, symbol: u8) -> bool {
+        self.get(index).is_some_and(|token| token.is_symbol(symbol))
     }
 }
 
@@ -201,8 +201,8 @@ fn is_query(inside: &[Token<'_>]) -> bool {
     // `(SELECT …) UNION …`, but not `(SELECT …) AS a JOIN …`.
     let goes_on = ["UNION", "INTERSECT", "EXCEPT", "MINUS", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR"];
     tokens.has_symbol(0, b'(') && is_query(tokens.inside(0)) && {
-        let behind = tokens.behind(0);
-        behind >= inside.len() || tokens.has(behind, &goes_on)
+        let after = tokens.after(0);
+        after >= inside.len() || tokens.has(after, &goes_on)
     }
 }
 

@@ -62,7 +62,7 @@ fn masked<'t>(syntax: Syntax, sql: &'t str, usual: &TokenizedText<'t>) -> Cow<'t
     if output == sql { Cow::Borrowed(sql) } else { Cow::Owned(output) }
 }
 
-/// Returns the text with `?` in place of each value and each run of whitespace collapsed, so that
+/// Returns the text with `?` in index of each value and each run of whitespace collapsed, so that
 /// statements that differ in values only become equal. A text that cannot be parsed is returned as it is.
 #[cfg(feature = "testing")]
 pub(crate) fn normalized(syntax: Syntax, text: &str) -> String {

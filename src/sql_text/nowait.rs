@@ -13,10 +13,10 @@ pub(crate) fn has_nowait(syntax: Syntax, text: &str) -> bool {
     }
     let tokenized = TokenizedText::usual(syntax, text);
     tokenized.tokens.split(|token| token.is_symbol(b';')).any(|tokens| {
-        let places = tokens.iter().enumerate().filter(|(_, token)| token.is_word("NOWAIT"));
-        places
+        let indexes = tokens.iter().enumerate().filter(|(_, token)| token.is_word("NOWAIT"));
+        indexes
             .into_iter()
-            .any(|(place, _)| ends_lock_clause(&tokens[..place]) || is_about_tables(tokens, place))
+            .any(|(index, _)| ends_lock_clause(&tokens[..index]) || is_about_tables(tokens, index))
     })
 }
 
@@ -48,19 +48,19 @@ fn without_tables<'a, 't>(front: &'a [Token<'t>]) -> &'a [Token<'t>] {
     }
 }
 
-/// Whether the NOWAIT at `place` belongs to a statement about tables: `LOCK TABLE a IN … MODE NOWAIT`,
+/// Whether the NOWAIT at `index` belongs to a statement about tables: `LOCK TABLE a IN … MODE NOWAIT`,
 /// `ALTER TABLE a NOWAIT …`.
-fn is_about_tables(tokens: &[Token<'_>], place: usize) -> bool {
+fn is_about_tables(tokens: &[Token<'_>], index: usize) -> bool {
     if !tokens[0].is_any_word(&ABOUT_TABLES) {
         return false;
     }
-    if place + 1 == tokens.len() && tokens[0].is_any_word(&["LOCK", "ALTER"]) && place > 0 {
+    if index + 1 == tokens.len() && tokens[0].is_any_word(&["LOCK", "ALTER"]) && index > 0 {
         return true;
     }
     let Some(table) = tokens.iter().position(|token| token.is_any_word(&["TABLE", "TABLES"])) else {
         return false;
     };
-    let mut names = tokens.get(table + 1..place).unwrap_or_default();
+    let mut names = tokens.get(table + 1..index).unwrap_or_default();
     while names.first().is_some_and(|token| token.is_any_word(&["IF", "NOT", "EXISTS"])) {
         names = &names[1..];
     }

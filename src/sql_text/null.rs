@@ -28,15 +28,15 @@ pub(crate) fn column_compared_with_null(
 ) -> Option<String> {
     let tokenized = TokenizedText::usual(syntax, text);
     let tokens = &tokenized.tokens;
-    let place = top_level(tokens).find(|(_, token)| token.is_word("WHERE")).map(|(place, _)| place)?;
-    let condition = &tokens[place + 1..];
+    let index = top_level(tokens).find(|(_, token)| token.is_word("WHERE")).map(|(index, _)| index)?;
+    let condition = &tokens[index + 1..];
     if !tokenized.complete
         || condition.iter().any(|token| token.is_any_word(&ALTERNATIVES) || token.is_symbol(b'|'))
     {
         return None;
     }
     let numbers = parameters(syntax, tokens);
-    let compared = top_level(tokens).filter(|(at, _)| *at > place).find(|(at, token)| {
+    let compared = top_level(tokens).filter(|(at, _)| *at > index).find(|(at, token)| {
         let value = at + 1;
         let number = numbers.iter().find(|(token, _, _)| *token == value);
         let is_comparison =
@@ -73,22 +73,22 @@ fn top_level<'a, 't>(tokens: &'a [Token<'t>]) -> impl Iterator<Item = (usize, &'
 fn parameters(syntax: Syntax, tokens: &[Token<'_>]) -> Vec<(usize, usize, usize)> {
     let mut found = Vec::new();
     let mut largest = 0;
-    for (place, token) in tokens.iter().enumerate() {
-        let (number, behind) = if token.is_symbol(b'?') && syntax != Syntax::Postgres {
+    for (index, token) in tokens.iter().enumerate() {
+        let (number, after) = if token.is_symbol(b'?') && syntax != Syntax::Postgres {
             let next =
-                tokens.get(place + 1).filter(|next| next.kind == Kind::Number && next.at == token.end());
+                tokens.get(index + 1).filter(|next| next.kind == Kind::Number && next.at == token.end());
             match next.and_then(|next| next.text.parse().ok()) {
-                Some(number) => (number, place + 2),
-                None => (largest + 1, place + 1),
+                Some(number) => (number, index + 2),
+                None => (largest + 1, index + 1),
             }
         } else {
             match token.text.strip_prefix('$').and_then(|number| number.parse().ok()) {
-                Some(number) => (number, place + 1),
+                Some(number) => (number, index + 1),
                 None => continue,
             }
         };
         largest = largest.max(number);
-        found.push((place, number, behind));
+        found.push((index, number, after));
     }
     found
 }

@@ -14,8 +14,8 @@ pub struct SqlStatement<'t> {
 
 impl<'t> SqlStatement<'t> {
     /// Returns the word at this index; empty if the token is not a word.
-    fn word(&self, place: usize) -> &'t str {
-        match self.tokens.get(place) {
+    fn word(&self, index: usize) -> &'t str {
+        match self.tokens.get(index) {
             Some(token) if token.kind == Kind::Word => token.text,
             _ => "",
         }
@@ -23,7 +23,7 @@ impl<'t> SqlStatement<'t> {
 
     /// Whether the statement begins with these words.
     pub(crate) fn begins(&self, words: &[&str]) -> bool {
-        words.iter().enumerate().all(|(place, word)| self.word(place).eq_ignore_ascii_case(word))
+        words.iter().enumerate().all(|(index, word)| self.word(index).eq_ignore_ascii_case(word))
     }
 
     /// Whether the statement begins with one of these words.
@@ -32,8 +32,8 @@ impl<'t> SqlStatement<'t> {
     }
 
     /// Whether the word at this index is one of these.
-    pub(crate) fn has_any_at(&self, place: usize, words: &[&str]) -> bool {
-        words.iter().any(|word| self.word(place).eq_ignore_ascii_case(word))
+    pub(crate) fn has_any_at(&self, index: usize, words: &[&str]) -> bool {
+        words.iter().any(|word| self.word(index).eq_ignore_ascii_case(word))
     }
 
     /// Whether it contains one of these words or names, quoted or not.
@@ -44,11 +44,11 @@ impl<'t> SqlStatement<'t> {
 
     /// Like [`mentions_any`](Self::mentions_any), without user variables (`@name`).
     pub(crate) fn mentions_any_setting(&self, names: &[&str]) -> bool {
-        let is_at = |place: Option<usize>| {
-            place.and_then(|place| self.tokens.get(place)).is_some_and(|token| token.is_symbol(b'@'))
+        let is_at = |index: Option<usize>| {
+            index.and_then(|index| self.tokens.get(index)).is_some_and(|token| token.is_symbol(b'@'))
         };
-        self.tokens.iter().enumerate().any(|(place, token)| {
-            let is_user_variable = is_at(place.checked_sub(1)) && !is_at(place.checked_sub(2));
+        self.tokens.iter().enumerate().any(|(index, token)| {
+            let is_user_variable = is_at(index.checked_sub(1)) && !is_at(index.checked_sub(2));
             let is_it = |name: &&str| unquoted(token).eq_ignore_ascii_case(name);
             token.is_name() && !is_user_variable && names.iter().any(is_it)
         })
@@ -68,8 +68,8 @@ impl<'t> SqlStatement<'t> {
 
     /// Returns the tokens after the first occurrence of this word.
     pub(crate) fn after(&self, word: &str) -> Option<Self> {
-        let place = self.tokens.iter().position(|token| token.is_word(word))?;
-        Some(Self { tokens: self.tokens[place + 1..].to_vec() })
+        let index = self.tokens.iter().position(|token| token.is_word(word))?;
+        Some(Self { tokens: self.tokens[index + 1..].to_vec() })
     }
 
     /// Returns its first words, for messages.
@@ -207,23 +207,24 @@ fn opens_body(syntax: Syntax, tokens: &[Token<'_>]) -> bool {
 /// comments are executed.
 fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<SqlStatement<'t>> {
     let whole = SqlStatement { tokens: tokens.to_vec() };
-    if tokens.iter().all(|token| token.hint.is_none()) {
+    if tokens.iter().all(|token| token.executable_comment.is_none()) {
         return vec![whole];
     }
     let mut found = vec![whole];
     let mut last = None;
-    for (place, token) in tokens.iter().enumerate() {
-        if place > 0 && token.hint != last {
-            found.push(SqlStatement { tokens: tokens[place..].to_vec() });
+    for (index, token) in tokens.iter().enumerate() {
+        if index > 0 && token.executable_comment != last {
+            found.push(SqlStatement { tokens: tokens[index..].to_vec() });
         }
-        last = token.hint;
-        if token.hint.is_none() {
+        last = token.executable_comment;
+        if token.executable_comment.is_none() {
             break;
         }
     }
     let outside = found.iter().map(|statement| {
         let first = statement.tokens.first().copied();
-        let rest = statement.tokens.iter().skip(1).filter(|token| token.hint.is_none()).copied();
+        let rest =
+            statement.tokens.iter().skip(1).filter(|token| token.executable_comment.is_none()).copied();
         SqlStatement { tokens: first.into_iter().chain(rest).collect() }
     });
     let outside: Vec<_> = outside.collect();

@@ -24,7 +24,7 @@ pub(super) struct Token<'t> {
     /// The byte offset at which it begins.
     pub(super) at: usize,
     /// The number of the executable comment that contains it, counted from 1.
-    pub(super) hint: Option<u32>,
+    pub(super) executable_comment: Option<u32>,
 }
 
 impl Token<'_> {
@@ -77,11 +77,11 @@ impl<'t> TokenizedText<'t> {
             text,
             bytes: text.as_bytes(),
             at: 0,
-            hint: None,
-            hints: 0,
+            executable_comment: None,
+            executable_comments: 0,
             tokens: Vec::with_capacity(text.len() / 5 + 1),
         };
-        let complete = scanner.run().is_some() && scanner.hint.is_none();
+        let complete = scanner.run().is_some() && scanner.executable_comment.is_none();
         Self { tokens: scanner.tokens, complete }
     }
 }
@@ -93,8 +93,8 @@ struct Scanner<'t> {
     bytes: &'t [u8],
     at: usize,
     /// The executable comment that is being read.
-    hint: Option<u32>,
-    hints: u32,
+    executable_comment: Option<u32>,
+    executable_comments: u32,
     tokens: Vec<Token<'t>>,
 }
 
@@ -115,13 +115,13 @@ impl Scanner<'_> {
             } else if self.syntax == Syntax::Sqlite && self.starts_with("\u{feff}") {
                 self.at += "\u{feff}".len();
             } else if self.begins_line_comment() {
-                self.outside_of_hints()?;
+                self.outside_of_executable_comments()?;
                 self.skip_line();
             } else if self.starts_with("/*") {
-                self.outside_of_hints()?;
+                self.outside_of_executable_comments()?;
                 self.comment()?;
-            } else if self.hint.is_some() && self.starts_with("*/") {
-                self.hint = None;
+            } else if self.executable_comment.is_some() && self.starts_with("*/") {
+                self.executable_comment = None;
                 self.at += 2;
             } else {
                 self.token(byte)?;
@@ -132,8 +132,8 @@ impl Scanner<'_> {
 
     /// Fails within an executable comment: whether an inner comment ends both depends on whether the outer
     /// one is executed.
-    fn outside_of_hints(&self) -> Option<()> {
-        self.hint.is_none().then_some(())
+    fn outside_of_executable_comments(&self) -> Option<()> {
+        self.executable_comment.is_none().then_some(())
     }
 
     fn begins_line_comment(&self) -> bool {
@@ -160,8 +160,8 @@ impl Scanner<'_> {
             if digits >= 5 {
                 self.at += digits;
             }
-            self.hints += 1;
-            self.hint = Some(self.hints);
+            self.executable_comments += 1;
+            self.executable_comment = Some(self.executable_comments);
             return Some(());
         }
         self.at += 2;
@@ -239,11 +239,11 @@ impl Scanner<'_> {
             }
         };
         let text = &self.text[start..self.at];
-        if self.hint.is_some() && text.contains("*/") {
+        if self.executable_comment.is_some() && text.contains("*/") {
             // It ends there if the executable comment is not executed.
             return None;
         }
-        self.tokens.push(Token { kind, text, at: start, hint: self.hint });
+        self.tokens.push(Token { kind, text, at: start, executable_comment: self.executable_comment });
         Some(())
     }
 

@@ -102,14 +102,14 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
                 // Interceptors receive the result of a statement as a whole.
                 let answers = interception
                     .run::<DB, _>(connection, &query, all::<DB>, |connection, query| {
-                        Box::pin(DB::send_for_answers(connection, query).try_collect::<Vec<_>>())
+                        Box::pin(DB::send_for_results(connection, query).try_collect::<Vec<_>>())
                     })
                     .await;
                 for answer in state.end_statement::<DB, _>(answers, &text, true)? {
                     yield answer;
                 }
             } else {
-                let mut answers = DB::send_for_answers(&mut *connection, query);
+                let mut answers = DB::send_for_results(&mut *connection, query);
                 let mut is_done = !DB::ENDS_SILENTLY;
                 loop {
                     state.resume_statement();

@@ -195,9 +195,9 @@ fn is_duration(text: &str) -> bool {
 fn without(text: &str, from: &str, to: &str) -> String {
     let mut rest = text;
     let mut left = String::new();
-    while let Some((front, behind)) = rest.split_once(from) {
+    while let Some((front, after)) = rest.split_once(from) {
         left.push_str(front);
-        rest = behind.split_once(to).map_or("", |(_, behind)| behind);
+        rest = after.split_once(to).map_or("", |(_, after)| after);
     }
     left + rest
 }

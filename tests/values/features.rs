@@ -60,8 +60,8 @@ pub(crate) async fn idempotency_keys_show_neither_request_nor_response<DB: TestB
     db.create_key_table().await.expect("the table");
     for _ in 0..2 {
         let text = watch.text.clone();
-        let answered = db.once(&key).run(async move |_: &mut Tx<DB>| Ok::<_, Error>(text)).await;
-        let _ = answered.expect("an answer");
+        let response = db.once(&key).run(async move |_: &mut Tx<DB>| Ok::<_, Error>(text)).await;
+        let _ = response.expect("a response");
     }
     let error = db.once(&key).run(async |_: &mut Tx<DB>| Ok::<_, Error>(7_i64)).await.expect_err("a text");
     watch.check_error(&error);

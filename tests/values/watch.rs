@@ -68,9 +68,9 @@ impl Watch {
     pub(crate) fn check_error(&self, error: &Error) {
         let mut shown = format!("{error}\n{error:?}\n{:?}\n{:?}", error.failure(), error.constraint());
         let mut source = std::error::Error::source(error);
-        while let Some(behind) = source {
-            write!(shown, "\n{behind}\n{behind:?}").expect("a text");
-            source = behind.source();
+        while let Some(cause) = source {
+            write!(shown, "\n{cause}\n{cause:?}").expect("a text");
+            source = cause.source();
         }
         self.check("an error", &shown);
     }

@@ -36,8 +36,8 @@ fn value(type_name: &str, unsigned: bool, rest: &mut &[u8]) -> Option<String> {
                 [short @ ..=0xfa] => usize::from(short),
                 _ => return None,
             };
-            let (value, behind) = rest.split_at_checked(length)?;
-            *rest = behind;
+            let (value, remainder) = rest.split_at_checked(length)?;
+            *rest = remainder;
             match (type_name, str::from_utf8(value)) {
                 ("VarString" | "VarChar" | "String", Ok(text)) => quoted(text),
                 _ => hex(value),

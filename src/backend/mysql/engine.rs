@@ -1,4 +1,4 @@
-//! MySQL, MariaDB or a node of Galera.
+//! How MySQL, MariaDB and Galera are identified.
 
 use sqlx::MySql;
 use sqlx::mysql::MySqlConnectOptions;

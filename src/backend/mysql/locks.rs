@@ -12,8 +12,8 @@ use crate::isolation::Isolation;
 use crate::row_lock::{RowLock, Strength, WaitPolicy};
 
 impl LockSql for MySql {
-    /// MariaDB has no `FOR SHARE`. MySQL has it, and accepts OF, NOWAIT and SKIP LOCKED behind it only.
-    /// MariaDB has no OF and reports a syntax error.
+    /// MariaDB has neither `FOR SHARE` nor OF, which is a syntax error there. MySQL has `FOR SHARE`, and
+    /// requires it for OF, NOWAIT and SKIP LOCKED.
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>> {
         let clause = match (lock.strength, lock.wait, lock.table) {
             (Strength::Update | Strength::NoKeyUpdate, ..) => "FOR UPDATE",
@@ -43,9 +43,10 @@ impl LockSql for MySql {
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;
 
-    /// InnoDB's status, because `innodb_trx` is a cached copy that is not refreshed while it is being read.
-    /// The status does not show user locks and metadata locks, which the process list does. MySQL's status
-    /// also omits a transaction that has only read, even while it waits for a lock; `data_locks` has it.
+    /// Reads InnoDB's status, because `innodb_trx` is a cached copy that is not refreshed while it is being
+    /// read. The status does not show user locks and metadata locks, which the process list does. MySQL's
+    /// status also omits a transaction that has only read, even while it waits for a lock; `data_locks` has
+    /// it.
     fn lock_wait_query(_sessions: &[i64]) -> Option<LockWaitQuery> {
         let sql = "SHOW ENGINE INNODB STATUS; \
                    SELECT CONCAT('process ', id, ' ', state) \

@@ -84,7 +84,7 @@ impl StatementRules for MySql {
                 }
             }
             TransactionEffect::MayEnd => LoneEffect::MayStoreParts,
-            TransactionEffect::Inside | TransactionEffect::CommitsImplicitly => LoneEffect::Atomic,
+            TransactionEffect::Inside | TransactionEffect::CommitsImplicitly => LoneEffect::AllOrNothing,
         }
     }
 

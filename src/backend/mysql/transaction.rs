@@ -28,10 +28,10 @@ impl TransactionSql for MySql {
     /// The level and START TRANSACTION are one text: if they were sent separately and the second one never
     /// followed, the level would apply to the next borrower's transaction.
     ///
-    /// The limits are settings of the session, so they are saved here and restored at the end. One limits waits
-    /// for rows, the other one waits for table definitions, which happen while a statement is prepared: behind
-    /// an ALTER that waits for a reader, for example. `/*M! */` is executed by MariaDB only, and `/*!50708 */`
-    /// by MySQL only, since MariaDB skips the numbers from 50700 to 50799 ([comment
+    /// The limits are settings of the session, so they are saved here and restored at the end. One limits
+    /// waits for rows, the other one waits for table definitions, which happen while a statement is
+    /// prepared: behind an ALTER that waits for a reader, for example. `/*M! */` is executed by MariaDB
+    /// only, and `/*!50708 */` by MySQL only, since MariaDB skips the numbers from 50700 to 50799 ([comment
     /// syntax](https://mariadb.com/kb/en/comment-syntax/)).
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
         if plan.begin.is_some() {
@@ -125,9 +125,9 @@ impl TransactionSql for MySql {
         }
     }
 
-    /// On a Galera cluster the guard and COMMIT each need a packet of their own: see [`Engine::is_galera`]. On
-    /// MariaDB a compound statement is one statement, in one packet; if it fails, the result of the SELECT
-    /// shows that the guard had held.
+    /// On a Galera cluster the guard and COMMIT each need a packet of their own: see [`Engine::is_galera`].
+    /// On MariaDB a compound statement is one statement, in one packet; if it fails, the result of the
+    /// SELECT shows that the guard had held.
     fn commit(closing: &Closing) -> CommitSql {
         let (guard, restore) = (RELEASE_GUARD, restoring(closing));
         match closing.engine {

@@ -15,8 +15,8 @@ fn value(type_name: &str, rest: &mut &[u8]) -> Option<String> {
     let Ok(length) = usize::try_from(i32::from_be_bytes(take(rest)?)) else {
         return Some(String::from("NULL"));
     };
-    let (value, behind) = rest.split_at_checked(length)?;
-    *rest = behind;
+    let (value, remainder) = rest.split_at_checked(length)?;
+    *rest = remainder;
     Some(match type_name {
         "Bool" => (value == [1]).to_string(),
         "Int2" => i16::from_be_bytes(value.try_into().ok()?).to_string(),

@@ -23,8 +23,8 @@ impl CommitMarkerSql for Postgres {
         })
     }
 
-    fn status_query(answered: &[i64]) -> Option<String> {
-        let [number, started, timeline, checkpoint] = answered else { return None };
+    fn status_query(marker: &[i64]) -> Option<String> {
+        let [number, started, timeline, checkpoint] = marker else { return None };
         Some(format!(
             "SELECT unnest(ARRAY[\
                  CASE pg_xact_status('{number}') WHEN 'committed' THEN {} WHEN 'aborted' THEN {} \

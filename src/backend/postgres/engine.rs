@@ -1,4 +1,4 @@
-//! PostgreSQL.
+//! How PostgreSQL is identified.
 
 use sqlx::Postgres;
 use sqlx::postgres::PgConnectOptions;

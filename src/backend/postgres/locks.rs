@@ -36,7 +36,7 @@ impl LockSql for Postgres {
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = true;
 
-    /// By the locks that are not granted, and not by `pg_stat_activity.wait_event_type`, which is set a
+    /// Reads the locks that are not granted, and not `pg_stat_activity.wait_event_type`, which is set a
     /// moment later. A session that waits for a row waits for the transaction that holds it, so the table
     /// is one of those that the waiting session has locked for writing.
     fn lock_wait_query(sessions: &[i64]) -> Option<LockWaitQuery> {

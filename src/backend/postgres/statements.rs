@@ -31,8 +31,8 @@ impl StatementRules for Postgres {
     }
 
     /// Procedures may commit several times ([transaction
-    /// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), and some commands run
-    /// as several transactions.
+    /// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), and some commands
+    /// run as several transactions.
     fn lone_effect(statement: &SqlStatement<'_>) -> LoneEffect {
         if statement.savepoint_effect().is_some()
             || Self::transaction_effect(statement) != TransactionEffect::Inside
@@ -42,7 +42,7 @@ impl StatementRules for Postgres {
         let in_steps = statement.begins_with_any(&["CALL", "DO", "VACUUM", "CLUSTER", "REINDEX"])
             || (statement.begins_with_any(&["CREATE", "DROP", "ALTER"])
                 && statement.mentions_any(&["CONCURRENTLY"]));
-        if in_steps { LoneEffect::MayStoreParts } else { LoneEffect::Atomic }
+        if in_steps { LoneEffect::MayStoreParts } else { LoneEffect::AllOrNothing }
     }
 
     fn placeholder(number: usize) -> Cow<'static, str> {

@@ -8,17 +8,17 @@ pub(super) fn argument_texts(arguments: &str) -> Option<Vec<String>> {
     let mut values = Vec::new();
     let mut rest = list;
     while !rest.is_empty() {
-        let (value, behind) = first_value(rest)?;
+        let (value, remainder) = first_value(rest)?;
         values.push(value);
-        rest = behind.strip_prefix(", ").unwrap_or(behind);
+        rest = remainder.strip_prefix(", ").unwrap_or(remainder);
     }
     Some(values)
 }
 
 /// Reads `Int64(7)`, `Text("it's \"so\"")`, `Blob([1, 2])` or `Null`, and returns what follows it.
 fn first_value(list: &str) -> Option<(String, &str)> {
-    if let Some(behind) = list.strip_prefix("Null") {
-        return Some((String::from("NULL"), behind));
+    if let Some(remainder) = list.strip_prefix("Null") {
+        return Some((String::from("NULL"), remainder));
     }
     let (name, rest) = list.split_once('(')?;
     if let Some(text) = rest.strip_prefix('"') {
@@ -32,9 +32,9 @@ fn first_value(list: &str) -> Option<(String, &str)> {
             }
         }
     }
-    let (value, behind) = rest.split_once(')')?;
+    let (value, remainder) = rest.split_once(')')?;
     let value = if name == "Blob" { hex(&bytes_after(value, "[")?) } else { value.to_owned() };
-    Some((value, behind))
+    Some((value, remainder))
 }
 
 #[cfg(test)]

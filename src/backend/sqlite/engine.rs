@@ -1,4 +1,4 @@
-//! SQLite.
+//! How SQLite is identified.
 
 use sqlx::Sqlite;
 use sqlx::sqlite::SqliteConnectOptions;

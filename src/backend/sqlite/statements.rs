@@ -39,7 +39,7 @@ impl StatementRules for Sqlite {
         } else if statement.has_sequence(&["OR", "FAIL"]) {
             LoneEffect::MayStoreParts
         } else {
-            LoneEffect::Atomic
+            LoneEffect::AllOrNothing
         }
     }
 

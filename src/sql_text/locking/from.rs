@@ -72,7 +72,7 @@ impl<'a, 't> FromReader<'a, 't> {
                 {
                     self.has_outer_join = true;
                 }
-                at = tokens.behind(at);
+                at = tokens.after(at);
             }
         }
     }
@@ -92,11 +92,11 @@ impl<'a, 't> FromReader<'a, 't> {
             } else {
                 self.read(inside);
             }
-            return tokens.behind(at);
+            return tokens.after(at);
         }
         if tokens.has(at, &["ROWS"]) && tokens.has(at + 1, &["FROM"]) && tokens.has_symbol(at + 2, b'(') {
             self.items.push(Item::Rows);
-            return tokens.behind(at + 2);
+            return tokens.after(at + 2);
         }
         let Some(mut name) = tokens.get(at).filter(|token| token.is_name()).copied() else {
             self.items.push(Item::Unknown);
@@ -112,7 +112,7 @@ impl<'a, 't> FromReader<'a, 't> {
         }
         if tokens.has_symbol(at, b'(') {
             self.items.push(Item::Rows);
-            return tokens.behind(at);
+            return tokens.after(at);
         }
         if !qualified && name.is_any_word(self.no_tables()) {
             self.items.push(Item::Rows);
@@ -147,7 +147,7 @@ impl<'a, 't> FromReader<'a, 't> {
 
     fn alias(&self, tokens: Tokens<'a, 't>, mut at: usize) -> Option<Token<'t>> {
         if self.syntax == Syntax::MySql && tokens.has(at, &["PARTITION"]) {
-            at = tokens.behind(at + 1);
+            at = tokens.after(at + 1);
         }
         if self.syntax == Syntax::Postgres && tokens.has_symbol(at, b'*') {
             at += 1;

@@ -65,7 +65,7 @@ pub(super) fn aggregate(syntax: Syntax, tokens: &[Token<'_>]) -> Option<String> 
     let mut at = 0;
     while at < tokens.len() {
         if all.has_symbol(at, b'(') && is_query(all.inside(at)) {
-            at = all.behind(at);
+            at = all.after(at);
             continue;
         }
         let is_called = all.has_symbol(at + 1, b'(');
@@ -77,8 +77,8 @@ pub(super) fn aggregate(syntax: Syntax, tokens: &[Token<'_>]) -> Option<String> 
         if is_called && all.is_keyword(at, functions) {
             return Some(format!("{}()", tokens[at].text.to_lowercase()));
         }
-        let behind_call = at > 0 && all.has_symbol(at - 1, b')');
-        if syntax == Syntax::Postgres && behind_call && all.has(at, &["OVER", "FILTER", "WITHIN"]) {
+        let after_call = at > 0 && all.has_symbol(at - 1, b')');
+        if syntax == Syntax::Postgres && after_call && all.has(at, &["OVER", "FILTER", "WITHIN"]) {
             return Some(tokens[at].text.to_uppercase());
         }
         if syntax == Syntax::MySql && all.has(at, &["DISTINCT"]) && at > 0 && all.has_symbol(at - 1, b'(') {

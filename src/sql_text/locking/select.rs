@@ -15,22 +15,22 @@ struct SelectParts<'a, 't> {
 }
 
 /// Checks that the text is a SELECT without a lock clause, for databases without row locks.
-pub(super) fn is_select(tokens: &[Token<'_>]) -> Result<(), Obstacle> {
+pub(super) fn check_select(tokens: &[Token<'_>]) -> Result<(), Obstacle> {
     let tokens = Tokens(tokens);
-    let statement = tokens.outside().find(|place| {
-        tokens.is_keyword(*place, &["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "VALUES"])
+    let statement = tokens.outside().find(|index| {
+        tokens.is_keyword(*index, &["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "VALUES"])
     });
     let may_begin = tokens.has(0, &["SELECT", "WITH"]);
-    if !may_begin || !statement.is_some_and(|place| tokens.has(place, &["SELECT"])) {
+    if !may_begin || !statement.is_some_and(|index| tokens.has(index, &["SELECT"])) {
         return Err(not_a_select(tokens));
     }
-    let clause = tokens.outside().find(|place| is_lock_clause(tokens, *place));
+    let clause = tokens.outside().find(|index| is_lock_clause(tokens, *index));
     clause.map_or(Ok(()), |_| Err(already_locked()))
 }
 
 /// Checks that a lock clause locks the rows that the text reads, or those of `table` if the clause names
 /// one.
-pub(super) fn can_be_locked(
+pub(super) fn check_lockable(
     syntax: Syntax,
     tokens: &[Token<'_>],
     table: Option<&str>,
@@ -44,7 +44,7 @@ pub(super) fn can_be_locked(
     let all = Tokens(tokens);
     let begins = if all.has(0, &["WITH"]) {
         let words = ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "TABLE"];
-        all.outside().find(|place| all.is_keyword(*place, &words)).unwrap_or(0)
+        all.outside().find(|index| all.is_keyword(*index, &words)).unwrap_or(0)
     } else {
         0
     };
@@ -118,8 +118,8 @@ fn tables_of_subquery(query: &[Token<'_>]) -> Result<usize, Obstacle> {
     if query_tokens.has(0, &["VALUES"]) {
         return Ok(0);
     }
-    let has_from = query_tokens.outside().any(|place| query_tokens.is_keyword(place, &["FROM"]));
-    let has_set = query_tokens.outside().any(|place| is_set_operation(query_tokens, place));
+    let has_from = query_tokens.outside().any(|index| query_tokens.is_keyword(index, &["FROM"]));
+    let has_set = query_tokens.outside().any(|index| is_set_operation(query_tokens, index));
     let is_plain = !has_set && !has_query(query) && aggregate(Syntax::Postgres, query).is_none();
     if query_tokens.has(0, &["SELECT"]) && !has_from && is_plain {
         return Ok(0);
@@ -132,80 +132,80 @@ fn parts<'a, 't>(syntax: Syntax, tokens: &'a [Token<'t>]) -> Result<SelectParts<
     if !all.has(0, &["SELECT"]) {
         return Err(not_a_select(all));
     }
-    let is_from = |place: usize| {
+    let is_from = |index: usize| {
         // `a IS DISTINCT FROM b`
-        let of_distinct = place > 1 && all.has(place - 1, &["DISTINCT"]) && !all.has(place - 2, &["SELECT"]);
-        all.is_keyword(place, &["FROM"]) && !of_distinct
+        let of_distinct = index > 1 && all.has(index - 1, &["DISTINCT"]) && !all.has(index - 2, &["SELECT"]);
+        all.is_keyword(index, &["FROM"]) && !of_distinct
     };
-    let Some(from) = all.outside().find(|place| is_from(*place)) else {
-        for place in all.outside() {
-            refuse_word(syntax, all, place)?;
+    let Some(from) = all.outside().find(|index| is_from(*index)) else {
+        for index in all.outside() {
+            refuse_word(syntax, all, index)?;
         }
         return Err(Obstacle::new("it has no FROM", Remedy::SeparateSelect));
     };
-    let ends = |place: &usize| *place > from && ends_from(syntax, all, *place);
+    let ends = |index: &usize| *index > from && ends_from(syntax, all, *index);
     let end = all.outside().find(ends).unwrap_or(tokens.len());
     let parts =
         SelectParts { list: &tokens[1..from], from: &tokens[from + 1..end], rest: Tokens(&tokens[end..]) };
-    for place in all.outside() {
-        refuse_word(syntax, all, place)?;
+    for index in all.outside() {
+        refuse_word(syntax, all, index)?;
     }
     Ok(parts)
 }
 
 /// Whether the FROM clause ends at this index. Words that can also be names are recognized by what follows
 /// them.
-fn ends_from(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> bool {
-    if !tokens.get(place).is_some_and(|token| token.kind == Kind::Word) {
+fn ends_from(syntax: Syntax, tokens: Tokens<'_, '_>, index: usize) -> bool {
+    if !tokens.get(index).is_some_and(|token| token.kind == Kind::Word) {
         return false;
     }
-    let is = |words: &[&str]| tokens.is_keyword(place, words);
-    let next = |words: &[&str]| tokens.has(place + 1, words);
-    let before = |words: &[&str]| place.checked_sub(1).is_some_and(|before| tokens.has(before, words));
+    let is = |words: &[&str]| tokens.is_keyword(index, words);
+    let next = |words: &[&str]| tokens.has(index + 1, words);
+    let before = |words: &[&str]| index.checked_sub(1).is_some_and(|before| tokens.has(before, words));
     // `USE INDEX FOR ORDER BY (…)`
     if syntax == Syntax::MySql && before(&["FOR"]) {
         return false;
     }
-    if is(&["WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "INTO"]) || is_set_operation(tokens, place) {
+    if is(&["WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "INTO"]) || is_set_operation(tokens, index) {
         return true;
     }
     match syntax {
         Syntax::Postgres => is(&["WINDOW", "OFFSET", "FETCH", "FOR"]),
         Syntax::MySql | Syntax::Sqlite => {
-            let is_number = tokens.get(place + 1).is_some_and(|next| {
+            let is_number = tokens.get(index + 1).is_some_and(|next| {
                 matches!(next.kind, Kind::Number | Kind::Literal | Kind::Symbol(b'?' | b'@' | b':' | b'('))
             });
             (is(&["OFFSET"]) && is_number)
                 || (is(&["FETCH"]) && next(&["FIRST", "NEXT"]))
-                || (is(&["WINDOW"]) && tokens.has(place + 2, &["AS"]))
+                || (is(&["WINDOW"]) && tokens.has(index + 2, &["AS"]))
                 || is(&["PROCEDURE"])
-                || is_lock_clause(tokens, place)
+                || is_lock_clause(tokens, index)
                 || (is(&["FOR"]) && !before(&["INDEX", "KEY"]) && !next(&["SYSTEM_TIME"]))
         }
     }
 }
 
 /// Refuses a word that excludes a lock clause.
-fn refuse_word(syntax: Syntax, tokens: Tokens<'_, '_>, place: usize) -> Result<(), Obstacle> {
-    if !tokens.get(place).is_some_and(|token| token.kind == Kind::Word) {
+fn refuse_word(syntax: Syntax, tokens: Tokens<'_, '_>, index: usize) -> Result<(), Obstacle> {
+    if !tokens.get(index).is_some_and(|token| token.kind == Kind::Word) {
         return Ok(());
     }
     let refuse = |reason: &'static str, remedy| Err(Obstacle::new(reason, remedy));
-    if is_lock_clause(tokens, place) {
+    if is_lock_clause(tokens, index) {
         return Err(already_locked());
     }
-    if is_set_operation(tokens, place) || (place > 0 && tokens.is_keyword(place, &["SELECT"])) {
+    if is_set_operation(tokens, index) || (index > 0 && tokens.is_keyword(index, &["SELECT"])) {
         return refuse(
             "it combines queries (UNION, INTERSECT, EXCEPT), and a lock clause does not lock all rows",
             Remedy::SeparateSelect,
         );
     }
-    if tokens.is_keyword(place, &["INTO"]) {
+    if tokens.is_keyword(index, &["INTO"]) {
         return refuse("it has INTO, so its rows are not returned", Remedy::RemoveIt);
     }
     if syntax == Syntax::MySql
-        && tokens.is_keyword(place, &["FOR"])
-        && tokens.has(place + 1, &["SYSTEM_TIME"])
+        && tokens.is_keyword(index, &["FOR"])
+        && tokens.has(index + 1, &["SYSTEM_TIME"])
     {
         return refuse("it reads historical rows (FOR SYSTEM_TIME)", Remedy::RemoveIt);
     }
@@ -219,20 +219,20 @@ fn plain_rows(syntax: Syntax, parts: &SelectParts<'_, '_>) -> Result<(), Obstacl
         Err(Obstacle::new(reason, Remedy::SeparateSelect))
     };
     let list = Tokens(parts.list);
-    let is_distinct = |place: usize| {
-        list.is_keyword(place, &["DISTINCT", "DISTINCTROW"])
+    let is_distinct = |index: usize| {
+        list.is_keyword(index, &["DISTINCT", "DISTINCTROW"])
             // `a IS DISTINCT FROM b`; the FROM of the statement is not in the list.
-            && !list.has(place + 1, &["FROM"])
+            && !list.has(index + 1, &["FROM"])
     };
     if list.outside().any(is_distinct) {
         return refuse("DISTINCT");
     }
     let rest = parts.rest;
-    for place in rest.outside() {
-        if rest.is_keyword(place, &["GROUP"]) && rest.has(place + 1, &["BY"]) {
+    for index in rest.outside() {
+        if rest.is_keyword(index, &["GROUP"]) && rest.has(index + 1, &["BY"]) {
             return refuse("GROUP BY");
         }
-        if rest.is_keyword(place, &["HAVING"]) && syntax == Syntax::Postgres {
+        if rest.is_keyword(index, &["HAVING"]) && syntax == Syntax::Postgres {
             return refuse("HAVING");
         }
     }
@@ -247,30 +247,30 @@ fn plain_rows(syntax: Syntax, parts: &SelectParts<'_, '_>) -> Result<(), Obstacl
 /// Whether the tokens contain a subquery at any depth.
 fn has_query(tokens: &[Token<'_>]) -> bool {
     let all = Tokens(tokens);
-    (0..tokens.len()).any(|place| all.has_symbol(place, b'(') && is_query(all.inside(place)))
+    (0..tokens.len()).any(|index| all.has_symbol(index, b'(') && is_query(all.inside(index)))
 }
 
-fn is_set_operation(tokens: Tokens<'_, '_>, place: usize) -> bool {
-    tokens.is_keyword(place, &["UNION", "INTERSECT", "EXCEPT"])
-        || (tokens.is_keyword(place, &["MINUS"]) && tokens.has(place + 1, &["SELECT", "ALL", "DISTINCT"]))
+fn is_set_operation(tokens: Tokens<'_, '_>, index: usize) -> bool {
+    tokens.is_keyword(index, &["UNION", "INTERSECT", "EXCEPT"])
+        || (tokens.is_keyword(index, &["MINUS"]) && tokens.has(index + 1, &["SELECT", "ALL", "DISTINCT"]))
 }
 
-fn is_lock_clause(tokens: Tokens<'_, '_>, place: usize) -> bool {
-    (tokens.is_keyword(place, &["FOR"]) && tokens.has(place + 1, &["UPDATE", "SHARE", "NO", "KEY", "READ"]))
-        || (tokens.is_keyword(place, &["LOCK"])
-            && tokens.has(place + 1, &["IN"])
-            && tokens.has(place + 2, &["SHARE"]))
+fn is_lock_clause(tokens: Tokens<'_, '_>, index: usize) -> bool {
+    (tokens.is_keyword(index, &["FOR"]) && tokens.has(index + 1, &["UPDATE", "SHARE", "NO", "KEY", "READ"]))
+        || (tokens.is_keyword(index, &["LOCK"])
+            && tokens.has(index + 1, &["IN"])
+            && tokens.has(index + 2, &["SHARE"]))
 }
 
 /// Whether a WITH defines this name.
 fn is_defined(with: &[Token<'_>], name: &Token<'_>) -> bool {
     let tokens = Tokens(with);
-    let starts = |place: usize| {
-        place.checked_sub(1).is_some_and(|before| {
+    let starts = |index: usize| {
+        index.checked_sub(1).is_some_and(|before| {
             tokens.has(before, &["WITH", "RECURSIVE"]) || tokens.has_symbol(before, b',')
         })
     };
-    tokens.outside().any(|place| starts(place) && with[place].is_name() && same_name(&with[place], name.text))
+    tokens.outside().any(|index| starts(index) && with[index].is_name() && same_name(&with[index], name.text))
 }
 
 /// Whether a token and a text are the same name, quoted or not.

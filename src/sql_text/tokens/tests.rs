@@ -33,9 +33,10 @@ fn mysql_text_is_tokenized_like_mysql_does() {
     assert_eq!(read(r#"'a\'' "b\"" `c\` `d``e`"#), [r"'a\''", r#""b\"""#, r"`c\`", "`d``e`"]);
     assert_eq!(read("/* a /* b */ c"), ["c"]);
     assert_eq!(read("/*!50700 a*/ /*M! b */ /*!c*/ /*+ d */ e"), ["a", "b", "c", "e"]);
-    let hints = TokenizedText::usual(Syntax::MySql, "/*! a b */ c /*M!100100 d*/");
-    let hints: Vec<_> = hints.tokens.iter().map(|token| token.hint).collect();
-    assert_eq!(hints, [Some(1), Some(1), None, Some(2)]);
+    let executable_comments = TokenizedText::usual(Syntax::MySql, "/*! a b */ c /*M!100100 d*/");
+    let executable_comments: Vec<_> =
+        executable_comments.tokens.iter().map(|token| token.executable_comment).collect();
+    assert_eq!(executable_comments, [Some(1), Some(1), None, Some(2)]);
 }
 
 #[test]
