@@ -1,4 +1,4 @@
-//! The crate's error.
+//! The error of the crate.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -8,27 +8,30 @@ use std::time::Duration;
 use crate::backend::{error_text, quotable_source};
 use crate::failure::{Constraint, Failure, FailureKind};
 
+mod conversion;
 mod text;
+
+pub(crate) use conversion::{is_running_unit_on, with_running_unit};
 
 /// Why a unit of work did not commit.
 ///
 /// # Why one opaque type?
 ///
-/// A unit may end for many reasons, but its callers act in few ways: try later, tell the user, raise an
-/// alarm. So there is one type with a [`kind`](Self::kind) and predicates, rather than an enum whose every
-/// payload is a promise. The predicates about causes (`is_conflict`, `is_lock_timeout`, …) look at the *last
-/// failure*, also when it was running out of attempts or of time that ended the unit; `kind` says how it
-/// ended.
+/// A unit may fail for many reasons, but callers react in a few ways: try later, report to the user, raise
+/// an alarm. The type therefore has a [`kind`](Self::kind) and predicates, instead of variants whose
+/// payloads could never change. `kind` says how the run ended. The predicates about causes (`is_conflict`,
+/// `is_lock_timeout`, …) look at the *last failure*, also if the run ended because it was out of attempts
+/// or of time.
 ///
-/// An error that says [`is_exhausted`](Self::is_exhausted) is final: do not wrap it into a loop of your own,
-/// the time that was granted has been spent.
+/// Do not retry an error for which [`is_exhausted`](Self::is_exhausted) is true: the run has used all the
+/// time or attempts that it was given.
 ///
 /// # Values
 ///
-/// Neither its text nor its `Debug` output holds a value of the program, and neither does any
-/// [source](StdError::source) of it, so that all of it may be logged: what the server or the driver quotes is
-/// left out (`Duplicate entry '…' for key 'email'`). The driver's own error, with everything that it says, is
-/// in [`driver_error`](Self::driver_error), where the error was made from one.
+/// Neither the text nor the `Debug` output contains values of the program, and neither does any
+/// [source](StdError::source), so all of it may be logged. Values that the server or the driver quotes are
+/// replaced (`Duplicate entry '…' for key 'email'`). [`driver_error`](Self::driver_error) returns the
+/// complete error of the driver, if there is one.
 ///
 /// ```
 /// # use atomically::Error;
@@ -48,71 +51,73 @@ struct Inner {
     failure: Option<Failure>,
     spent: Option<Spent>,
     source: Option<sqlx::Error>,
-    /// The text of the source, where it is one of this crate's own and holds no values.
+    /// The text of the source if that is an error of this crate, which contains no values.
     text: Option<String>,
     swallowed: bool,
-    /// What the deadline was spent on waiting for.
+    /// What the run was waiting for when its deadline passed.
     during: Option<&'static str>,
-    /// What is wrong with an argument.
+    /// Why an argument is invalid.
     input: Option<String>,
     run: Option<RunLabel>,
 }
 
-/// A run as its errors call it.
+/// The run that an error names.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RunLabel {
     pub(crate) name: &'static str,
     pub(crate) location: Option<&'static Location<'static>>,
 }
 
-/// What a run had used up when it ended.
+/// What a run had used when it ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spent {
     pub(crate) attempts: u32,
     pub(crate) elapsed: Duration,
 }
 
-/// How a unit of work ended without a commit.
+/// How a run ended without a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Every attempt that was granted met a failure worth another one.
+    /// All attempts failed with retryable failures.
     Exhausted,
-    /// The deadline passed first.
+    /// The deadline passed.
     DeadlineExceeded,
-    /// The next attempt was not in the [`RetryBudget`](crate::RetryBudget).
+    /// The [`RetryBudget`](crate::RetryBudget) had no retry left.
     BudgetSpent,
-    /// The database gave up on this transaction because of others, and the strategy does not run it again.
+    /// The transaction conflicted with another one, and the strategy does not retry it.
     Conflict,
-    /// A lock was not granted in time, and the strategy does not run the unit again.
+    /// A lock was not granted in time, and the strategy does not retry the unit.
     LockTimeout,
-    /// A lock asked for with `NOWAIT` was held by somebody else.
+    /// A lock that was requested with `NOWAIT` was held by another transaction.
     LockNotAvailable,
-    /// The server ended a statement that ran too long.
+    /// The server cancelled a statement that ran for too long.
     StatementTimeout,
     /// A constraint was violated.
     Constraint,
-    /// The connection broke before a commit was sent.
+    /// The connection was lost before COMMIT was sent.
     ConnectionLost,
-    /// A commit was sent and its answer never came: it may have been stored, or not. Never run such a unit
-    /// again blindly.
+    /// COMMIT was sent and its outcome is unknown: the unit may be stored or not. Never retry such a unit
+    /// blindly.
     CommitUnknown,
-    /// No connection was to be had, or the server is starting, stopping or short of something.
+    /// No connection was available, or the server is starting, shutting down or out of a resource.
     Unavailable,
-    /// Too many were waiting in this process already. Nothing was asked of the database.
+    /// Too many units were waiting in this process. Nothing was sent to the database.
     Overloaded,
-    /// The server takes no writes.
+    /// The server is read-only.
     ReadOnly,
-    /// The unit of work misused its transaction, or something ended it underneath; the message says what.
+    /// The unit misused its transaction, or something ended the transaction unseen; the message names the
+    /// reason.
     Aborted,
-    /// Somebody else has taken over what was claimed here: the effect is theirs to have, and was rolled back
-    /// here. Drop the work; it must not be run again under this claim.
+    /// The claim was taken over by another worker, and the transaction was rolled back. Drop the work: it
+    /// must not run again under this claim.
     StaleClaim,
-    /// The database has no such thing as was asked for; nothing was run.
+    /// The database does not support the requested feature. Nothing was run.
     Unsupported,
-    /// An argument that cannot be used: the name of a queue, a key. Nothing was sent; the message names it.
+    /// An argument is invalid, such as the name of a queue or a key; the message names it. Nothing was
+    /// sent.
     InvalidInput,
-    /// Anything else, as the database or the driver said it.
+    /// Any other error of the database or the driver.
     Database,
 }
 
@@ -159,7 +164,7 @@ impl Error {
         Self::new(failure.kind().into(), Some(failure), spent)
     }
 
-    /// A failure that the unit of work hid by returning `Ok`.
+    /// A failure that the unit ignored by returning `Ok`.
     pub(crate) fn swallowed(failure: Failure, spent: Option<Spent>) -> Self {
         let mut error = Self::failed(failure, spent);
         error.0.swallowed = true;
@@ -178,8 +183,7 @@ impl Error {
         Self::new(ErrorKind::BudgetSpent, Some(last), Some(spent))
     }
 
-    /// An argument of the crate's own that cannot be used. The message names it, and shows no value of the
-    /// caller's.
+    /// An invalid argument. The message names the argument and contains none of the caller's values.
     #[cfg(feature = "queue")]
     pub(crate) fn invalid_input(message: String) -> Self {
         let mut error = Self::new(ErrorKind::InvalidInput, None, None);
@@ -187,31 +191,31 @@ impl Error {
         error
     }
 
-    /// The same error, with what the deadline was spent on waiting for.
+    /// Adds what the run was waiting for when its deadline passed.
     pub(crate) fn while_waiting(mut self, during: &'static str) -> Self {
         self.0.during = Some(during);
         self
     }
 
-    /// The same error, of the run with this name.
+    /// Adds the run.
     pub(crate) fn of_run(mut self, run: Option<RunLabel>) -> Self {
         self.0.run = run;
         self
     }
 
-    /// The same end of a run, of which an earlier commit is still unknown.
+    /// Replaces the failure by that of an earlier commit whose outcome is unknown.
     pub(crate) fn about_commit(self, failure: Failure) -> Self {
         Self::failed(failure, self.0.spent)
     }
 
-    /// A transactor that is not of this crate said that its unit was done, and never ran it.
+    /// A `Transactor` of another crate reported that the unit was done without running it.
     pub(crate) fn transactor_broke_its_contract() -> Self {
-        let message = "the transactor reported an end that its unit of work does not know of";
+        let message = "the transactor reported that its unit of work had ended, but has not run it";
         Self::failed(Failure::new(FailureKind::Aborted, message), None)
     }
 
-    /// A driver's error that says nothing about the database: a row that was not found, a value that did not
-    /// decode.
+    /// An error of the driver, which need not be a failure of the database: a row that was not found, a
+    /// value that could not be decoded.
     pub(crate) fn driver(source: sqlx::Error, failure: Option<Failure>) -> Self {
         let kind = failure.as_ref().map_or(ErrorKind::Database, |failure| failure.kind().into());
         let mut error = Self::new(kind, failure, None);
@@ -219,7 +223,7 @@ impl Error {
         error
     }
 
-    /// An error of this crate's own that is carried by one of the driver's. Its text holds no values.
+    /// An error of another module of this crate, wrapped in one of the driver. The text contains no values.
     #[cfg_attr(not(any(feature = "queue", feature = "idempotency")), allow(dead_code))]
     pub(crate) fn carried(text: String, source: sqlx::Error) -> Self {
         let mut error = Self::driver(source, None);
@@ -227,122 +231,123 @@ impl Error {
         error
     }
 
-    /// What is shown of the driver's error.
+    /// Returns the text of the driver's error without the values in it.
     fn shown_source(&self) -> Option<Cow<'_, str>> {
         let Inner { text, source, .. } = &*self.0;
         text.as_deref().map(Cow::Borrowed).or_else(|| source.as_ref().map(error_text))
     }
 
-    /// The same error for another one who waited for the same commit. The driver's own error goes to one of
-    /// them only, and the others are told what it said.
-    pub(crate) fn told_again(&self) -> Self {
+    /// Returns a copy for another caller that waited for the same commit. The driver's error cannot be
+    /// cloned, so the copy has its text only.
+    pub(crate) fn duplicate(&self) -> Self {
         let Inner { kind, failure, spent, swallowed, during, input, run, source: _, text: _ } = &*self.0;
-        let said = || self.shown_source().map(|shown| Failure::new(FailureKind::Other, shown));
-        let failure = failure.clone().or_else(said);
-        let mut again = Self::new(*kind, failure, *spent);
-        again.0.swallowed = *swallowed;
-        again.0.during = *during;
-        again.0.input = input.clone();
-        again.0.run = *run;
-        again
+        let text = || self.shown_source().map(|shown| Failure::new(FailureKind::Other, shown));
+        let failure = failure.clone().or_else(text);
+        let mut copy = Self::new(*kind, failure, *spent);
+        copy.0.swallowed = *swallowed;
+        copy.0.during = *during;
+        copy.0.input = input.clone();
+        copy.0.run = *run;
+        copy
     }
 
-    /// How the unit ended.
+    /// Returns how the run ended.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The last thing that went wrong in the database, where there is one.
+    /// Returns the last failure, if there was one.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         self.0.failure.as_ref()
     }
 
-    /// The constraint that was violated, where that was the last failure.
+    /// Returns the violated constraint, if the last failure was a constraint violation.
     #[must_use]
     pub fn constraint(&self) -> Option<&Constraint> {
         self.failure()?.constraint()
     }
 
-    /// The driver's error that this one was made from, where it was.
+    /// Returns the driver's error that this error was created from, if there is one.
     ///
-    /// It says all that the server and the driver had to say, and so may quote values of the program: the
-    /// text of a duplicate, a row that violates a constraint, what could not be decoded. Take care where it
-    /// is logged.
+    /// It contains everything that the server and the driver reported, which may include values of the
+    /// program: a duplicate key, a row that violates a constraint, a value that could not be decoded. Do
+    /// not log it without care.
     #[must_use]
     pub fn driver_error(&self) -> Option<&sqlx::Error> {
         self.0.source.as_ref()
     }
 
-    /// How many attempts were made, the first included; 0 where none began. `None` where no run was involved.
+    /// Returns how many attempts were made, the first one included; 0 if none began, and `None` if the
+    /// error does not come from a run.
     #[must_use]
     pub fn attempts(&self) -> Option<u32> {
         self.0.spent.map(|spent| spent.attempts)
     }
 
-    /// How long the run took in all. `None` where no run was involved.
+    /// Returns how long the whole run took. `None` if the error does not come from a run.
     #[must_use]
     pub fn elapsed(&self) -> Option<Duration> {
         self.0.spent.map(|spent| spent.elapsed)
     }
 
-    /// Whether the run used up what it was granted, be it attempts, time or a share of the retries.
+    /// Returns whether the run has used up its attempts, its deadline or its retry budget.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         matches!(self.kind(), ErrorKind::Exhausted | ErrorKind::DeadlineExceeded | ErrorKind::BudgetSpent)
     }
 
-    /// Whether the deadline ended the run.
+    /// Returns whether the deadline passed.
     #[must_use]
     pub fn is_deadline_exceeded(&self) -> bool {
         self.kind() == ErrorKind::DeadlineExceeded
     }
 
-    /// Whether the unit may or may not have been stored.
+    /// Returns whether the outcome of the commit is unknown.
     #[must_use]
     pub fn is_commit_unknown(&self) -> bool {
         self.kind() == ErrorKind::CommitUnknown
     }
 
-    /// Whether other transactions on the same rows were the last thing in the way.
+    /// Returns whether the last failure was a conflict with another transaction.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         self.failure().is_some_and(|failure| failure.kind().is_conflict())
     }
 
-    /// Whether the last failure was a lock that was not granted in time.
+    /// Returns whether the last failure was a lock timeout.
     #[must_use]
     pub fn is_lock_timeout(&self) -> bool {
         self.failed_with(FailureKind::LockTimeout)
     }
 
-    /// Whether the last failure was a lock refused at once, as `NOWAIT` asks.
+    /// Returns whether the last failure was a `NOWAIT` lock that another transaction held.
     #[must_use]
     pub fn is_lock_not_available(&self) -> bool {
         self.failed_with(FailureKind::LockNotAvailable)
     }
 
-    /// Whether the last failure was that no connection could be had or the server was not ready.
+    /// Returns whether the last failure was that no connection was available or the server was not ready.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         self.failed_with(FailureKind::Unavailable)
     }
 
-    /// Whether the last thing in the way was that too many were waiting in this process already.
+    /// Returns whether the last failure was that too many units were waiting in this process.
     #[must_use]
     pub fn is_overloaded(&self) -> bool {
         self.failed_with(FailureKind::Overloaded)
     }
 
-    /// Whether the transaction was refused a commit because it had failed, was misused or had ended
-    /// underneath.
+    /// Returns whether the last failure was that the unit misused its transaction, or that something ended
+    /// the transaction unseen.
     #[must_use]
     pub fn is_aborted(&self) -> bool {
         self.failed_with(FailureKind::Aborted)
     }
 
-    /// Whether what was claimed has been taken over by somebody else.
+    /// Returns whether the last failure was that the claim was taken over by another worker.
     #[must_use]
     pub fn is_stale_claim(&self) -> bool {
         self.failed_with(FailureKind::StaleClaim)
@@ -354,8 +359,8 @@ impl Error {
 }
 
 impl StdError for Error {
-    /// What is behind the driver's error, where that is not part of this one's text already and quotes no
-    /// values: an error of the operating system, of TLS, of the configuration. The driver's error is in
+    /// Returns the cause of the driver's error if this error's text does not contain it and it quotes no
+    /// values: an error of the operating system, of TLS, of the configuration. The driver's error itself is
     /// [`driver_error`](Error::driver_error).
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self.0.failure {

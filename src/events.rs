@@ -1,4 +1,4 @@
-//! What is told to those who watch: logs, metrics, alarms.
+//! Events, which observers turn into logs, metrics and alerts.
 
 use std::fmt;
 use std::panic::Location;
@@ -12,10 +12,11 @@ mod summary;
 
 pub use summary::{RunOutcome, Summary, Times};
 
-/// Is told what units of work, jobs and idempotency keys go through, as it happens.
+/// Observes units of work, jobs and idempotency keys as they run.
 ///
-/// Given to a transactor with [`PoolTransactor::observed_by`](crate::PoolTransactor::observed_by), or to a
-/// single run with [`Options::observed_by`](crate::Options::observed_by). Any closure over `&Event` is one.
+/// Register an observer for a transactor with
+/// [`PoolTransactor::observed_by`](crate::PoolTransactor::observed_by), or for a single run with
+/// [`Options::observed_by`](crate::Options::observed_by). Any closure over `&Event` is an observer.
 ///
 /// ```
 /// use atomically::{Event, Pessimistic, TransactorExt as _, UnitEvent};
@@ -29,34 +30,34 @@ pub use summary::{RunOutcome, Summary, Times};
 /// # }
 /// ```
 ///
-/// It is called on the task that runs the unit, in the order in which things happen to that unit, and must
-/// not block: the transaction is open meanwhile. What takes longer belongs into a channel.
+/// Observers are called on the task that runs the unit, in the order in which the events happen, while the
+/// transaction is open. They must not block: send the event to a channel if handling it takes long.
 ///
 /// # Values
 ///
-/// No event holds a value of the program: statements have `?` in place of their literals, failures and errors
-/// leave out what the server or the driver quotes (see [`Failure::message`]). Names are not values: those of
-/// tables, columns, savepoints, queues and units are shown. What a handler of a job returns as its error is
+/// Events contain no values of the program: in the text of statements `?` replaces each literal, and
+/// failures and errors leave out what the server or the driver quotes (see [`Failure::message`]). Names of
+/// tables, columns, savepoints, queues and units are shown. The error that a job's handler returns is
 /// reported as it is ([`JobEvent::Failed`]).
 ///
 /// # Panics
 ///
-/// A panic of an observer is contained: it changes nothing about the unit or the worker that is observed, the
-/// other observers are called all the same, and this one is called again for the next event. The first panic
-/// of an observer is a line in the log, at the level of errors (feature `tracing`).
+/// A panic in an observer does not affect the unit or the worker that is observed. The other observers are
+/// still called, and this one is called again for the next event. The first panic of each observer is
+/// logged at the level of errors (feature `tracing`).
 pub trait Observer: Send + Sync {
-    /// Something happened.
+    /// Called for each event.
     fn observe(&self, event: &Event<'_>);
 
-    /// Whether [deadlock reports](crate::DeadlockReport) are to name the units of *this* process on all sides
-    /// of a deadlock.
+    /// Returns whether [deadlock reports](crate::DeadlockReport) name the units of *this* process on all
+    /// sides of a deadlock.
     ///
-    /// Servers name sessions. To know whose they are, each transaction asks the server for its session, in
-    /// the round trip that opens it.
+    /// Servers report the numbers of sessions. To attribute them to units, each transaction queries the
+    /// number of its session in the round trip that opens it.
     ///
     /// # Default
     ///
-    /// No: a report names the unit that was given up, and the sessions of the others.
+    /// False: a report names the unit that was rolled back, and the sessions of the others.
     fn wants_sessions(&self) -> bool {
         false
     }
@@ -78,55 +79,55 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
     }
 }
 
-/// Something that an [`Observer`] is told of.
+/// An event that an [`Observer`] receives.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A unit of work got on.
+    /// A unit of work made progress.
     Unit {
-        /// Which run of which unit.
+        /// The run.
         run: &'a Run,
-        /// What happened to it.
+        /// The event.
         event: UnitEvent<'a>,
     },
-    /// A worker of a queue got on.
+    /// A worker of a queue made progress.
     Job {
         /// The queue.
         queue: &'a str,
-        /// What happened in it.
+        /// The event.
         event: JobEvent<'a>,
     },
-    /// An idempotency key was answered for.
+    /// A request with an idempotency key was answered.
     Key {
-        /// The run that asked.
+        /// The run that handled the request.
         run: &'a Run,
-        /// The answer.
+        /// How the request was answered.
         outcome: KeyOutcome,
     },
 }
 
 /// A run of a unit of work, from its first attempt to its last.
 ///
-/// Shown as its name and where it was started: `checkout (src/shop.rs:41)`.
+/// Displayed as its name and location: `checkout (src/shop.rs:41)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Run {
-    /// Tells runs apart, in this process.
+    /// The id of the run, unique in this process.
     pub id: u64,
-    /// The name that the unit was given by [`TransactorExt::named`](crate::TransactorExt::named); `unnamed`
-    /// where it was given none.
+    /// The name of the unit, set by [`TransactorExt::named`](crate::TransactorExt::named); `unnamed` by
+    /// default.
     pub name: &'static str,
     /// The name of the strategy: [`Strategy::name`](crate::Strategy::name).
     pub strategy: &'static str,
-    /// The database as OpenTelemetry calls it: `postgresql`, `mysql` (also for MariaDB) or `sqlite`.
+    /// The database's name in OpenTelemetry: `postgresql`, `mysql` (also for MariaDB) or `sqlite`.
     pub database: &'static str,
-    /// Where in the program the run was started; `None` where
-    /// [`Transactor::transact`](crate::Transactor::transact) was called by itself.
+    /// Where in the program the run was started; `None` if
+    /// [`Transactor::transact`](crate::Transactor::transact) was called directly.
     pub location: Option<&'static Location<'static>>,
 }
 
 impl Run {
-    /// What a unit is called that was given no name.
+    /// The name of units without a name.
     pub const UNNAMED: &'static str = "unnamed";
 }
 
@@ -140,161 +141,162 @@ impl fmt::Display for Run {
     }
 }
 
-/// What happens to a unit of work.
+/// An event of a unit of work.
 ///
-/// Text of SQL holds no values: neither those that were bound to it nor its literals, which are shown as `?`.
+/// SQL texts contain no values: bound values are not part of them, and `?` replaces each literal.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum UnitEvent<'a> {
-    /// The run begins.
+    /// The run starts.
     Started,
-    /// An attempt begins.
+    /// An attempt starts.
     AttemptStarted {
-        /// Its number, the first being 1.
+        /// The number of the attempt, counted from 1.
         attempt: u32,
     },
-    /// The attempt has its place at the [`Gate`](crate::Gate), or there is none for it. Told again when it
-    /// has its turn there, where that is waited for as well.
+    /// The attempt has entered its [`Gate`](crate::Gate), or has none. Reported a second time if the unit
+    /// also had to wait inside until the units before it had ended.
     WaitedAtGate {
-        /// How long it was in line.
+        /// How long it waited.
         waited: Duration,
     },
     /// The transaction is open.
     Opened {
-        /// How long it took to get a connection.
+        /// How long it took to acquire a connection.
         waited: Duration,
         /// How long the server took to open the transaction.
         took: Duration,
     },
-    /// A statement was answered, or its future was dropped.
+    /// A statement has ended, or its future was dropped.
     StatementDone {
-        /// Its text, with `?` in place of each literal.
+        /// The text of the statement, with `?` in place of each literal.
         sql: &'a str,
-        /// What it was waiting behind: how long the transaction had been idle.
+        /// How long the transaction had been idle before the statement.
         idle: Duration,
-        /// How long the answer took.
+        /// How long the statement took.
         took: Duration,
-        /// What the database said, if that was no success.
+        /// The failure of the statement, if it failed.
         failure: Option<&'a Failure>,
     },
     /// The transaction is open and has been idle for longer than
-    /// [`Options::idle_warning`](crate::Options::idle_warning) allows: the unit waits for something that is
-    /// not its database, or works without giving way, and others may be waiting for its locks. Told once for
-    /// each pause.
+    /// [`Options::idle_warning`](crate::Options::idle_warning): the unit waits for something other than its
+    /// database, or computes without yielding, while other transactions may wait for its locks. Reported
+    /// once per pause.
     Idle {
-        /// How long, up to now.
+        /// How long it has been idle so far.
         idle: Duration,
         /// The text of the last statement.
         after: &'a str,
-        /// Whether the pool has no connection to give at this moment. A unit that waits for one, because it
-        /// queries the pool and not its transaction, waits for itself then.
+        /// Whether all connections of the pool are in use. A unit that then runs a query on the pool,
+        /// instead of on its transaction, waits for itself.
         pool_exhausted: bool,
     },
-    /// The attempt failed, and was rolled back.
+    /// The attempt failed and was rolled back.
     AttemptFailed {
-        /// Its number.
+        /// The number of the attempt.
         attempt: u32,
-        /// Why. [`Failure::deadlock`] says who waited for whom, where it was a deadlock.
+        /// The failure. After a deadlock, [`Failure::deadlock`] reports the transactions involved.
         failure: &'a Failure,
     },
-    /// There will be another attempt, after a delay.
+    /// Another attempt follows after a delay.
     BackingOff {
-        /// How long.
+        /// The delay.
         delay: Duration,
     },
-    /// The run is over. The last that is told of it.
+    /// The run has ended. This is its last event.
     Ended {
-        /// How.
+        /// The result and times of the run.
         summary: &'a Summary,
-        /// What the caller was told, where that was no success and no error of the unit's own.
+        /// The error that the caller receives; `None` after a success, or if the unit returned an error of
+        /// its own.
         error: Option<&'a Error>,
     },
 }
 
-/// What happens to the jobs of a queue's `Worker`.
+/// An event of a queue's `Worker`.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum JobEvent<'a> {
-    /// Jobs were claimed.
+    /// The worker has claimed jobs.
     Claimed {
-        /// How many.
+        /// The number of jobs.
         jobs: usize,
     },
-    /// A handler begins with a job.
+    /// The handler of a job starts.
     Started {
-        /// Its id.
+        /// The id of the job.
         id: i64,
     },
-    /// The handler has ended, however, and what it asks for is done: its place is free. The last that is
-    /// reported of this attempt.
+    /// The handler has ended, successfully or not, and its result was written. This is the last event of
+    /// the attempt.
     Ended {
-        /// Its id.
+        /// The id of the job.
         id: i64,
     },
-    /// The worker has as many handlers as its pool has connections, or more: handlers that each hold one
-    /// leave none to claim jobs, extend leases and complete jobs with. Reported once, when the worker starts.
+    /// The worker runs at least as many handlers as its pool has connections: handlers that each hold one
+    /// leave none to claim jobs, extend leases and complete jobs. Reported once, when the worker starts.
     PoolTooSmall {
-        /// How many handlers.
+        /// The number of handlers.
         handlers: usize,
-        /// How many connections at most.
+        /// The maximum size of the pool.
         connections: u32,
     },
-    /// A job is complete, or its handler has rescheduled it.
+    /// The job is complete, or its handler has rescheduled it.
     Completed {
-        /// Its id.
+        /// The id of the job.
         id: i64,
     },
-    /// An attempt failed, and there will be another one.
+    /// An attempt failed, and another one follows.
     Failed {
-        /// Its id.
+        /// The id of the job.
         id: i64,
-        /// With what.
+        /// The error.
         error: &'a str,
     },
-    /// The last attempt failed, or its worker died: the job is dead until it is requeued.
+    /// The last attempt failed, or its worker died. The job stays dead until it is requeued.
     Dead {
-        /// Its id.
+        /// The id of the job.
         id: i64,
-        /// With what.
+        /// The error.
         error: &'a str,
     },
-    /// Somebody else has the job, or may have it: its lease was lost.
+    /// The job's lease was lost: another worker has claimed the job, or may have.
     LeaseLost {
-        /// Its id.
+        /// The id of the job.
         id: i64,
     },
-    /// The job was given back, untouched as far as the worker knows.
+    /// The worker released the job without a result.
     Released {
-        /// Its id.
+        /// The id of the job.
         id: i64,
     },
-    /// How much there is to do.
+    /// The number of jobs in the queue.
     Depth {
-        /// How many jobs could be claimed now.
+        /// The number of jobs that can be claimed now.
         ready: u64,
-        /// For how long the oldest of them could have been, of whatever priority; zero where there is none.
+        /// Age of the oldest claimable job of any priority; zero if there is none.
         oldest: Duration,
-        /// The same for each priority: high, normal, low.
+        /// Age of the oldest claimable job of each priority: high, normal, low.
         oldest_by_priority: [Duration; 3],
-        /// How many are dead.
+        /// The number of dead jobs.
         dead: u64,
     },
-    /// A worker is alive. Reported every ten seconds by the task that does its work, the first time when it
-    /// starts.
+    /// The worker is alive. Reported when it starts, and then every ten seconds by the task that claims
+    /// jobs.
     Heartbeat {
-        /// Tells the workers of the queue in this process apart, from 0 on. One that is started in the place
-        /// of one that has ended has its number.
+        /// The number of the worker among those of the queue in this process, counted from 0. A worker that
+        /// replaces one which has ended has the same number.
         worker: u32,
     },
-    /// A worker has done what it does at its end. The last that is reported of it; one that was dropped or
-    /// whose task was aborted reports nothing more.
+    /// The worker has shut down. This is its last event; a worker that is dropped or whose task is aborted
+    /// does not report it.
     Stopped {
-        /// Which of the workers.
+        /// The number of the worker.
         worker: u32,
     },
-    /// The database was in the way. What was to be done is tried again, or left to the lease.
+    /// A database error interrupted the worker; it retries, or lets the lease expire.
     Trouble {
-        /// What it said.
+        /// The error.
         error: &'a Error,
     },
 }
@@ -303,21 +305,21 @@ pub enum JobEvent<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyOutcome {
-    /// It ran, and its effect is stored.
+    /// The request ran, and its effect is stored.
     Fresh,
-    /// It had run before: the stored response was answered.
+    /// The request had run before, and the stored response was returned.
     Replayed,
-    /// A twin is at work on it.
+    /// The same request is running already.
     InProgress,
-    /// The key was used for another request.
+    /// The key was used for a different request.
     Mismatch,
 }
 
 impl KeyOutcome {
-    /// All of them.
+    /// All outcomes, in the order of their declaration.
     pub const ALL: [Self; 4] = [Self::Fresh, Self::Replayed, Self::InProgress, Self::Mismatch];
 
-    /// As a label: `fresh`, `replayed`, `in_progress` or `mismatch`.
+    /// Returns the outcome as a label: `fresh`, `replayed`, `in_progress` or `mismatch`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What may stand between transactions and their database, a step at a time: the test kit does.
+//! Interceptors between a transaction and its database, one step at a time. The test kit uses them.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -8,51 +8,49 @@ use async_trait::async_trait;
 
 use crate::failure::Failure;
 
-/// Sees everything that is asked of a database, and may hold it back or put a fault in its place.
+/// Observes every step of a transaction, and may delay it or inject a fault.
 #[async_trait]
 pub(crate) trait Interceptor: Debug + Send + Sync {
-    /// Whether steps are to say which of the server's sessions they run in; that costs a round trip per
-    /// transaction.
+    /// Returns whether steps name their server session, which costs a round trip per transaction.
     fn wants_sessions(&self) -> bool {
         false
     }
 
-    /// Called when a unit begins to wait in line, in this process, for others to end; and when it no longer
-    /// does.
-    fn in_line(&self, _waits: bool) {}
+    /// Called when a unit begins to wait at the gate (`true`), and when it stops waiting (`false`).
+    fn at_gate(&self, _waits: bool) {}
 
-    /// Called before a step is sent for the first time, which waits for the answer. `Some` is what happens
-    /// instead.
+    /// Called before a step is sent for the first time; the step waits until this returns. Returns the
+    /// fault to inject, if any.
     async fn before(&self, step: &Step) -> Option<Fault>;
 
-    /// Called when a unit asks for the connection itself: what it sends there does not pass here.
+    /// Called when a unit takes the connection itself: statements that it runs there are not intercepted.
     fn unwatched(&self) {}
 
-    /// Called with what a step was answered.
+    /// Called with the result of a step.
     async fn after(&self, step: &Step, answer: &StatementAnswer) -> Next;
 }
 
-/// Something that is asked of a database.
+/// One step of a transaction: a text that is sent to the database.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
     pub(crate) kind: StepKind,
     pub(crate) attempt: u32,
-    /// How many attempts there are at most.
+    /// The maximum number of attempts.
     pub(crate) max_attempts: u32,
     pub(crate) transaction: TransactionToken,
     pub(crate) sql: String,
-    /// The values that are bound, as SQL would spell them, where they can be read.
+    /// The bound values as SQL literals, if they can be read.
     pub(crate) arguments: Option<Vec<String>>,
-    /// The server's name for the session.
+    /// The number of the server session.
     pub(crate) session: Option<i64>,
 }
 
-/// Tells the transactions apart that steps belong to.
+/// Identifies the transaction that a step belongs to.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TransactionToken(Weak<()>);
 
 impl TransactionToken {
-    /// The token of the transaction that keeps `owner` for as long as it is in use.
+    /// Returns the token of the transaction that owns `owner`.
     pub(crate) fn of(owner: &Arc<()>) -> Self {
         Self(Arc::downgrade(owner))
     }
@@ -62,25 +60,25 @@ impl TransactionToken {
         self.0.ptr_eq(&other.0)
     }
 
-    /// Whether the transaction may still send something.
+    /// Returns whether the transaction may still send statements.
     #[cfg(feature = "testing")]
     pub(crate) fn is_in_use(&self) -> bool {
         self.0.strong_count() > 0
     }
 }
 
-/// What a step is for.
+/// The kind of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum StepKind {
     /// Opens the transaction.
     Begin,
-    /// A statement of the unit's own.
+    /// A statement of the unit.
     Statement,
     /// A savepoint or an advisory lock.
     Control,
     /// Commits the transaction.
     Commit,
-    /// Rolls it back.
+    /// Rolls the transaction back.
     Rollback,
 }
 
@@ -90,41 +88,45 @@ impl StepKind {
     }
 }
 
-/// What goes wrong in place of a step.
+/// A fault that is injected instead of, or after, a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// The server finds that it cannot put the transaction into a serial order.
+    /// The server reports a serialization failure.
     SerializationFailure,
-    /// The server ends the transaction to break a cycle of waits.
+    /// The server reports a deadlock.
     Deadlock,
-    /// The server grants no lock in time.
+    /// The server reports a lock timeout.
     LockTimeout,
-    /// The connection breaks before the step reaches the server.
+    /// The connection is lost before the step reaches the server.
     ConnectionLost,
-    /// The server does what it is asked, and the connection breaks before it can say so.
+    /// The server executes the step, and the connection is lost before its answer arrives.
     AnswerLost,
 }
 
-/// What a step was answered.
+/// The result of a step.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StatementAnswer {
     pub(crate) failure: Option<Failure>,
-    /// How many rows were read.
+    /// The number of rows that were read.
     pub(crate) rows_read: usize,
-    /// The first of them, as text.
+    /// The first of these rows, as text.
     pub(crate) rows: Vec<String>,
-    /// How many rows were written, where the database says so.
+    /// The number of rows that were written, if the database reports it.
     pub(crate) rows_affected: Option<u64>,
-    /// What a text of the crate's own was answered.
+    /// The integers that a text of this crate returned.
     pub(crate) integers: Vec<i64>,
 }
 
 impl StatementAnswer {
-    /// How many rows are kept as text: who reads them wants to see what was read, not all of it.
-    const ROWS_SHOWN: usize = 3;
+    /// How many rows are shown as text. Reports need an example, not all of them.
+    const MAX_ROWS_SHOWN: usize = 3;
 
     pub(crate) fn failed(failure: Failure) -> Self {
         Self { failure: Some(failure), ..Self::default() }
+    }
+
+    pub(crate) fn read(rows: usize) -> Self {
+        Self { rows_read: rows, ..Self::default() }
     }
 
     pub(crate) fn affected(rows: u64) -> Self {
@@ -141,22 +143,23 @@ impl StatementAnswer {
 
     pub(crate) fn add_row<R>(&mut self, row: &R, show: fn(&R) -> String) {
         self.rows_read += 1;
-        if self.rows.len() < Self::ROWS_SHOWN {
+        if self.rows.len() < Self::MAX_ROWS_SHOWN {
             self.rows.push(show(row));
         }
     }
 }
 
-/// What becomes of a step that was answered.
+/// What happens after the result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Next {
-    /// The transaction hears the answer.
+    /// The transaction receives the result.
     GoOn,
-    /// The step did nothing, and is sent once more: how a database without a queue for locks is waited for.
+    /// The step had no effect and is sent again. On a database without a lock queue, this is how to wait
+    /// for a lock.
     SendAgain,
 }
 
-/// Interceptors among the options, one behind the other: the first one hears of a step first.
+/// The interceptors of a run, in the order in which they are called.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Interceptors(Vec<Arc<dyn Interceptor>>);
 
@@ -170,7 +173,7 @@ impl Interceptors {
         self.0.is_empty()
     }
 
-    /// These, and behind them the others.
+    /// Returns these interceptors followed by `others`.
     pub(crate) fn and(&self, others: &Self) -> Self {
         Self(self.0.iter().chain(&others.0).cloned().collect())
     }
@@ -179,22 +182,22 @@ impl Interceptors {
         self.0.iter().any(|interceptor| interceptor.wants_sessions())
     }
 
-    /// Waits in line.
-    pub(crate) async fn while_in_line<F: Future>(&self, turn: F) -> F::Output {
+    /// Notifies the interceptors of a wait at the gate.
+    pub(crate) async fn while_at_gate<F: Future>(&self, wait: F) -> F::Output {
         if self.is_empty() {
-            return turn.await;
+            return wait.await;
         }
-        let tell = |waits| self.0.iter().for_each(|interceptor| interceptor.in_line(waits));
-        tell(true);
-        let _told = scopeguard::guard((), |()| tell(false));
-        turn.await
+        let notify = |waits| self.0.iter().for_each(|interceptor| interceptor.at_gate(waits));
+        notify(true);
+        let _notify = scopeguard::guard((), |()| notify(false));
+        wait.await
     }
 
     pub(crate) fn unwatched(&self) {
         self.0.iter().for_each(|interceptor| interceptor.unwatched());
     }
 
-    /// All of them see the step; the first fault is the one that happens.
+    /// Calls all interceptors and returns the first fault.
     pub(crate) async fn before(&self, step: &Step) -> Option<Fault> {
         let mut fault = None;
         for interceptor in &self.0 {
@@ -204,7 +207,7 @@ impl Interceptors {
         fault
     }
 
-    /// A step that is sent again has not been answered yet.
+    /// Calls the interceptors until one of them sends the step again, because then the result is not final.
     pub(crate) async fn after(&self, step: &Step, answer: &StatementAnswer) -> Next {
         for interceptor in &self.0 {
             if interceptor.after(step, answer).await == Next::SendAgain {
@@ -215,7 +218,7 @@ impl Interceptors {
     }
 }
 
-/// The same if they are the very same ones.
+/// Equal if they are the same interceptors in the same order.
 impl PartialEq for Interceptors {
     fn eq(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()

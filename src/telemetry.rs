@@ -1,7 +1,8 @@
-//! What stands behind the events: the clock of a run, the registry of sessions, spans and metrics.
+//! Produces the events: the clock of each run, the registry of server sessions, log, spans and metrics.
 
 #[cfg(feature = "metrics")]
 mod metrics;
+mod attempt_log;
 mod observers;
 mod run_clock;
 mod sessions;

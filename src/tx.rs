@@ -1,4 +1,4 @@
-//! One attempt: a transaction that remembers.
+//! One attempt: a transaction that remembers its failures.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::strategy::Plan;
 use crate::telemetry::RunClock;
 
 mod admission;
+mod admit;
 mod unit_fn;
 mod deadlock;
 mod finish;
@@ -31,106 +32,99 @@ mod right_of_way;
 mod rows;
 mod savepoint;
 #[cfg(feature = "testing")]
-mod scope;
+mod savepoint_scope;
 mod connection;
 mod shielded_commit;
 
 pub(crate) use admission::unreadable;
 use connection::refusal_since;
 pub(crate) use connection::{ConnectionReuse, PooledSession};
-pub(crate) use finish::{CommitOutcome, Unseen};
+pub(crate) use finish::{CommitOutcome, Unwatched};
 pub(crate) use hooks::{Hooks, TxEnd};
 use interception::send;
 pub(crate) use interception::{Attempts, Interception};
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use no_connection::{cut_short, is_used_up, not_connected};
-pub(crate) use opening::{NotOpened, Opening};
+pub(crate) use opening::{NotOpened, OpenRequest};
 pub(crate) use right_of_way::{RightOfWay, has_given_way};
 #[cfg(feature = "testing")]
-pub(crate) use scope::Scope;
+pub(crate) use savepoint_scope::SavepointScope;
 pub(crate) use shielded_commit::Shield;
 use state::TxState;
 pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
 
-/// An open transaction: what a unit of work runs its queries on.
+/// An open transaction, on which a unit of work runs its queries.
 ///
-/// `&mut Tx<Postgres>`, `&mut Tx<MySql>` and `&mut Tx<Sqlite>` are [`sqlx::Executor`]s, so sqlx's queries run
-/// on it as they are (`.fetch_one(&mut *tx)`), and it can be handed on (`helper(tx).await`).
+/// `&mut Tx<Postgres>`, `&mut Tx<MySql>` and `&mut Tx<Sqlite>` implement [`sqlx::Executor`], so sqlx's
+/// queries run on it as usual (`.fetch_one(&mut *tx)`), and it can be passed to functions
+/// (`helper(tx).await`).
 ///
-/// # It remembers
+/// # Failures are remembered
 ///
-/// Every statement and every database error passes through it. Once a statement has failed in a way that the
-/// transaction cannot survive, later statements answer the root cause without being sent, and no commit
-/// happens, whatever the unit of work returns. This is not pedantry: PostgreSQL answers the COMMIT of a
-/// failed transaction with `ROLLBACK` and no error, and MariaDB goes on in autocommit mode after a deadlock,
-/// so that half of a unit is stored. The memory also means that an error can be wrapped, turned into a string
-/// or thrown away without hiding a conflict from the loop that retries.
+/// Every statement and every database error passes through the transaction. After a failure that ends the
+/// transaction, later statements are not sent and return that failure, and the transaction is not
+/// committed, whatever the unit of work returns. Without this, changes would be lost or stored by half:
+/// PostgreSQL answers the COMMIT of a failed transaction with `ROLLBACK` and no error, and MariaDB
+/// continues in autocommit mode after a deadlock. It also means that the unit may wrap an error, turn it
+/// into a string or ignore it, and the retry loop still sees the conflict.
 ///
 /// # Constraint violations
 ///
-/// MySQL, MariaDB and SQLite undo the statement alone and go on; PostgreSQL ends the transaction. A unit that
-/// wants to go on after one everywhere asks first (`ON CONFLICT`, `INSERT IGNORE`), or tries inside of a
-/// [`savepoint`](Self::savepoint).
+/// MySQL, MariaDB and SQLite undo only the statement and continue the transaction; PostgreSQL ends it. To
+/// continue after a violation on every database, avoid the error (`ON CONFLICT`, `INSERT IGNORE`), or run
+/// the statement in a [`savepoint`](Self::savepoint).
 ///
-/// # Statements that are dropped
+/// # Dropped statements
 ///
-/// Dropping a statement's future before it is done (`timeout`, `select!`) does not stop the statement: it
-/// runs on in the server, and its answer would be taken for the next one's. The transaction is over from then
-/// on. Dropping a *stream* between two rows is fine.
+/// Dropping a statement's future before it has completed (`timeout`, `select!`) does not stop the statement
+/// on the server, and its answer would be taken for that of the next statement. It therefore ends the
+/// transaction. Dropping a *stream* between two rows does not.
 ///
 /// # Statements that end a transaction
 ///
-/// `COMMIT`, `ROLLBACK` and their kin are refused before they are sent, also as one of several statements in
-/// a text and whatever comments surround them: the unit's `Ok` and `Err` say which it is. So are `SET
-/// autocommit`, `XA`, savepoints whose names begin with `atomically_`, and, on MySQL and MariaDB, statements
-/// that commit implicitly: DDL other than for temporary tables, `LOCK TABLES`, `GRANT`, `ANALYZE TABLE` and
-/// [the like](https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html). Run those on the pool.
+/// `COMMIT`, `ROLLBACK` and similar statements fail before they are sent, also within a text of several
+/// statements and between comments: return `Ok` to commit and `Err` to roll back. So do `SET autocommit`,
+/// `XA`, savepoints whose names begin with `atomically_`, and, on MySQL and MariaDB, statements that commit
+/// implicitly: DDL other than for temporary tables, `LOCK TABLES`, `GRANT`, `ANALYZE TABLE` and
+/// [others](https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html). Run such statements on the pool.
 ///
-/// A procedure may still commit on its own on MySQL and MariaDB (`CALL`, `EXECUTE`). That is noticed before
-/// the next statement, and the unit fails with [`Aborted`](crate::ErrorKind::Aborted). A deadlock inside of
-/// the procedure hides whether it had committed before, so the unit is not retried then: put statements that
-/// may deadlock into the unit itself.
+/// On MySQL and MariaDB a procedure may still commit (`CALL`, `EXECUTE`). The next statement detects that,
+/// and the unit fails with [`Aborted`](crate::ErrorKind::Aborted). After a deadlock inside of a procedure
+/// it is not known whether the procedure had committed before, so the unit is not retried: put statements
+/// that may deadlock into the unit itself.
 pub struct Tx<DB: Backend> {
     session: PooledSession<DB>,
     state: TxState,
     hooks: Hooks,
     attempt: u32,
-    /// When the server was asked for it.
+    /// When BEGIN was sent.
     opened: Instant,
-    /// How many savepoints are open.
+    /// The number of open savepoints.
     depth: u32,
-    /// How it was opened, and what that left to be put back.
+    /// How it was opened, and the settings to restore at its end.
     closing: Closing,
-    /// The session may idle in its transaction for a limited time only, which nobody has asked for here.
+    /// The session has a time limit of its own for idling in a transaction.
     limits_idling: bool,
-    /// The last statement, where its values may explain its failure.
+    /// The last statement, if its values may explain its failure.
     latest: Option<WatchedQuery<DB>>,
     interception: Option<Interception>,
 }
 
-#[cfg(all(feature = "postgres", feature = "queue"))]
-impl Tx<sqlx::Postgres> {
-    /// Whether the connection keeps prepared statements already, of the program or of this crate.
-    pub(crate) fn keeps_statements(&mut self) -> bool {
-        sqlx::Connection::cached_statements_size(self.session.connection()) > 0
-    }
-}
-
 impl<DB: Backend> Tx<DB> {
-    /// The number of this attempt, the first being 1.
+    /// Returns the number of this attempt, counted from 1.
     #[must_use]
     pub const fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// How this attempt was opened.
+    /// Returns the plan with which this attempt was opened.
     #[must_use]
     pub const fn plan(&self) -> Plan {
         self.closing.plan
     }
 
-    /// Ends the unit because something that it had claimed was taken over: the end of every update that is
-    /// guarded by a fencing token and finds no row.
+    /// Ends the unit because its claim was taken over. Call it when an update that is guarded by a fencing
+    /// token finds no row.
     ///
     /// ```
     /// # use atomically::{Error, Tx};
@@ -141,40 +135,40 @@ impl<DB: Backend> Tx<DB> {
     ///     .execute(&mut *tx)
     ///     .await?;
     /// if done.rows_affected() == 0 {
-    ///     return Err(tx.stale_claim("somebody else has this task by now"));
+    ///     return Err(tx.stale_claim("another worker has claimed this task"));
     /// }
     /// # Ok(()) }
     /// ```
     ///
-    /// Whatever the unit makes of the error: it is rolled back, it is not run again, whatever the strategy,
-    /// and the caller of `run` is told of a [stale claim](crate::Error::is_stale_claim), also in place of an
-    /// error of the unit's own.
+    /// The transaction is rolled back and the unit is not retried, under any strategy. `run` returns an
+    /// error with [`is_stale_claim`](crate::Error::is_stale_claim), even if the unit returns another error
+    /// or ignores this one.
     pub fn stale_claim(&mut self, message: impl Into<String>) -> Error {
         let failure = Failure::new(crate::failure::FailureKind::StaleClaim, message);
         self.state.end(failure.clone());
         Error::failed(failure, None)
     }
 
-    /// The connection underneath, for what an executor cannot do (`COPY`, say). What runs on it is not seen
-    /// by the transaction.
+    /// Returns the underlying connection, for operations that an executor cannot do, such as `COPY`. The
+    /// transaction does not watch what runs on it:
     ///
-    /// - A conflict there is retried only if its error is turned into an [`Error`](crate::Error) on its way
-    ///   out of the unit (by `?`, or in the `From` of an error type of your own); another one comes back as
-    ///   the unit's own error.
-    /// - The server is asked whether the transaction is still open, before its commit and before a rollback.
-    ///   Where something has ended it, the run ends with [`Aborted`](crate::ErrorKind::Aborted) and is not
-    ///   retried.
-    /// - Do not end the transaction on it, and run no DDL on it on MySQL and MariaDB, which commit before
-    ///   they do so. A transaction that is ended there and begun anew is not noticed on PostgreSQL and
-    ///   SQLite; one that is ended there, right before a deadlock there, or inside of a savepoint, is not
-    ///   noticed on MySQL and MariaDB.
-    /// - On MySQL and MariaDB, a savepoint that is set on it is gone with the next statement that does not
-    ///   run on it.
-    /// - Await every future that you start on it.
+    /// - A conflict on the connection is retried only if its sqlx error is converted to an
+    ///   [`Error`](crate::Error) within the unit (by `?`, or in a `From` implementation of the unit's error
+    ///   type). Otherwise the unit's own error is returned.
+    /// - Before the commit and before a rollback, the server is queried whether the transaction is still
+    ///   open. If something has ended it, the run fails with [`Aborted`](crate::ErrorKind::Aborted) and is
+    ///   not retried.
+    /// - Do not end the transaction on the connection, and run no DDL on it on MySQL and MariaDB, where DDL
+    ///   commits implicitly. On PostgreSQL and SQLite it is not detected if a transaction is ended and
+    ///   another one begun. On MySQL and MariaDB it is not detected if the transaction is ended inside of a
+    ///   savepoint, or immediately before a deadlock on the connection.
+    /// - On MySQL and MariaDB, a savepoint that is set on the connection is removed by the next statement
+    ///   that runs elsewhere.
+    /// - Await every future that runs on the connection.
     ///
     /// # Errors
     ///
-    /// The root cause, once the transaction is over.
+    /// The failure that ended the transaction, if it has ended.
     pub fn connection(&mut self) -> Result<&mut DB::Connection, Error> {
         if let Some(failure) = self.state.over() {
             return Err(Error::failed(failure.clone(), None));
@@ -187,23 +181,23 @@ impl<DB: Backend> Tx<DB> {
         Ok(self.session.connection())
     }
 
-    /// Whether this failure may hide that a part of the unit is stored, so that the unit must not be run
-    /// again.
+    /// Returns whether a part of the unit may be stored despite this failure, so that it must not be
+    /// retried.
     pub(crate) fn may_be_stored_in_part(&self, failure: &Failure) -> bool {
         self.state.may_be_stored_in_part::<DB>(failure)
     }
 
-    /// Whether statements ran, or may have run, that were not seen.
+    /// Returns whether unwatched statements ran, or may have run.
     pub(crate) fn is_unwatched(&self) -> bool {
         self.state.is_unwatched()
     }
 
-    /// Ends the transaction early.
+    /// Ends the transaction with a failure.
     pub(crate) fn end(&mut self, failure: Failure) {
         self.state.end(failure);
     }
 
-    /// What ended the transaction early, if anything did.
+    /// Returns the failure that ended the transaction, if it has ended.
     pub(crate) fn over(&mut self) -> Option<&Failure> {
         self.state.over()
     }
@@ -212,40 +206,46 @@ impl<DB: Backend> Tx<DB> {
         Closing { unwatched: self.state.is_unwatched(), ..self.closing.clone() }
     }
 
-    /// The unique violation that the last statement met, if that is what it met.
+    /// Returns the failure of the last statement if it violated a unique key.
     pub(crate) fn unique_violation(&self) -> Option<&Failure> {
         self.state.unique_violation()
     }
 
-    /// Whether a statement of the unit is on its way.
+    /// Returns whether a statement of the unit is in flight.
     pub(crate) fn is_in_flight(&self) -> bool {
         self.state.is_in_flight()
     }
 
-    /// Those who watch the unit, if anybody does.
-    pub(crate) fn observation(&self) -> Option<&Arc<RunClock>> {
-        self.state.observation()
+    /// Returns the clock of the run, if it is observed.
+    pub(crate) fn run_clock(&self) -> Option<&Arc<RunClock>> {
+        self.state.run_clock()
     }
 
-    /// How long each statement may wait for a lock, as the opening has told the server.
+    /// Returns the lock timeout that was set for this transaction.
     #[cfg(feature = "idempotency")]
     pub(crate) fn lock_wait(&self) -> Option<Duration> {
         self.closing.limits.on_locks()
     }
 
-    /// Which product it runs on.
+    /// Returns the engine that it runs on.
     pub(crate) fn engine(&self) -> crate::backend::Engine {
         self.closing.engine
     }
 
-    /// Whether the server closes the session when it idles, by a limit of the session's own.
+    /// Returns whether the server closes the session after a time of idling that this crate has not set.
     pub(crate) const fn limits_idling(&self) -> bool {
         self.limits_idling
     }
 
-    /// What the opening answered.
+    /// Returns the integers that the opening returned.
     pub(crate) fn answered(&self) -> &[i64] {
         &self.closing.saved
+    }
+
+    /// Returns whether the connection already keeps prepared statements.
+    #[cfg(feature = "queue")]
+    pub(crate) fn keeps_statements(&mut self) -> bool {
+        DB::keeps_statements(self.session.connection())
     }
 
     pub(crate) fn take_hooks(&mut self) -> Hooks {

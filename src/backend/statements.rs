@@ -12,6 +12,11 @@ pub trait StatementRules: Database {
     /// The syntax of its SQL.
     const SYNTAX: Syntax;
 
+    /// Returns whether the connection already keeps prepared statements, the caller's or this crate's.
+    fn keeps_statements(_connection: &Self::Connection) -> bool {
+        true
+    }
+
     /// Whether only single statements can be prepared.
     const PREPARES_ONE_STATEMENT: bool;
 

@@ -1,4 +1,4 @@
-//! What an error says: where, what failed, why, and what to do about it.
+//! The texts of errors: where, what failed, why, and what to do about it.
 
 use std::fmt;
 
@@ -55,13 +55,13 @@ impl fmt::Display for Spent {
 }
 
 impl Error {
-    /// The text without the name of the run, for a line that begins with it.
+    /// Returns the text without the name of the run, for a log line that begins with it.
     pub(crate) const fn text(&self) -> Text<'_> {
         Text(self)
     }
 }
 
-/// What failed, why, and what to do about it.
+/// Displays what failed, why, and what to do about it.
 pub(crate) struct Text<'a>(&'a Error);
 
 impl fmt::Display for Text<'_> {
@@ -97,41 +97,40 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// What to do, where neither the kind of the failure nor the server's message says it.
+/// Returns what to do, unless the kind of the failure or the server's message says so already.
 fn advice(kind: ErrorKind, failure: &Failure) -> &'static str {
     match failure.kind() {
         FailureKind::Deadlock => {
-            "; lock the rows of a unit in one order everywhere, for example first of all with `tx.lock_rows`"
+            "; lock rows in the same order in every unit, for example with `tx.lock_rows` at its start"
         }
         FailureKind::StaleVersion => {
-            "; other transactions changed the row each time, or there is no such row: check the WHERE, or \
-             name what is \
-             contended with `on_key`"
+            "; other transactions changed the row each time, or it does not exist: check the WHERE, or name \
+             the contended row with `on_key`"
         }
         FailureKind::SerializationFailure if kind != ErrorKind::Conflict => {
-            "; make the unit shorter, or name what is contended with `on_key`"
+            "; make the unit shorter, or name the contended rows with `on_key`"
         }
-        FailureKind::SerializationFailure => "; it may succeed when it is run again",
+        FailureKind::SerializationFailure => "; the unit may succeed if it is run again",
         FailureKind::Busy => {
-            "; another connection is writing: keep units that write short, or give them one key with `on_key`"
+            "; another connection is writing: keep writing units short, or give them one key with `on_key`"
         }
         FailureKind::LockTimeout => {
-            "; another transaction holds the lock: look for one that is open for long"
+            "; another transaction holds the lock: look for one that has been open for long"
         }
         FailureKind::LockNotAvailable => {
-            "; another transaction holds the lock, and NOWAIT asks not to wait for it"
+            "; another transaction holds the lock, and NOWAIT does not wait for it"
         }
         FailureKind::StatementTimeout => "; make the statement faster, or raise the limit",
         FailureKind::ConnectionLost => "; nothing was stored",
         FailureKind::CommitUnknown => {
-            "; it may be stored or not: look before you run it again (a unit with `resolve_commits` finds \
-             out by itself)"
+            "; it may be stored or not: check before you run it again (with `resolve_commits` a unit \
+             checks by itself)"
         }
         FailureKind::Overloaded if kind == ErrorKind::Overloaded => {
             "; try again later, or raise `Gate::queue`"
         }
-        FailureKind::Overloaded => "; raise the deadline, or have fewer units contend for one key",
-        FailureKind::ReadOnly => "; run it on a server that takes writes, and not as `read_only`",
+        FailureKind::Overloaded => "; raise the deadline, or let fewer units contend for one key",
+        FailureKind::ReadOnly => "; run the unit on a server that accepts writes, and not as `read_only`",
         FailureKind::Constraint
         | FailureKind::Aborted
         | FailureKind::StaleClaim

@@ -1,20 +1,20 @@
-//! How a run ended, and what its time went into.
+//! Summaries of runs.
 
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 
-/// How a run ended, and what its time went into.
+/// The result of a run and the time that it took.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Summary {
-    /// How it ended.
+    /// How the run ended.
     pub outcome: RunOutcome,
-    /// How many attempts began.
+    /// How many attempts were started.
     pub attempts: u32,
-    /// How long it took in all.
+    /// How long the whole run took.
     pub elapsed: Duration,
-    /// What the time went into, all attempts together.
+    /// What the time was spent on, over all attempts.
     pub times: Times,
 }
 
@@ -22,29 +22,29 @@ pub struct Summary {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RunOutcome {
-    /// It is stored.
+    /// The unit is committed.
     Committed,
-    /// It was rolled back, as the unit wished: it returned an error of its own, perhaps about a violated
-    /// constraint.
+    /// The unit returned an error of its own and was rolled back. A constraint violation counts as such an
+    /// error.
     RolledBack,
-    /// Every attempt that was granted met a failure worth another one.
+    /// All attempts failed with retryable failures.
     Exhausted,
-    /// The deadline passed first.
+    /// The deadline passed.
     DeadlineExceeded,
-    /// The next attempt was not in the [`RetryBudget`](crate::RetryBudget).
+    /// The [`RetryBudget`](crate::RetryBudget) had no retry left.
     BudgetSpent,
-    /// Nobody knows whether it is stored.
+    /// The outcome of the commit is unknown.
     CommitUnknown,
-    /// Too many were waiting at the [`Gate`](crate::Gate).
+    /// Too many units were waiting at the [`Gate`](crate::Gate).
     Overloaded,
-    /// The database was in the way, and another attempt would not have helped: whatever the unit made of it.
+    /// A database failure that is not retried ended the run, whatever error the unit returned.
     Failed,
-    /// Its future was dropped before it ended, or the unit panicked.
+    /// The run was dropped before it ended, or the unit panicked.
     Dropped,
 }
 
 impl RunOutcome {
-    /// All of them.
+    /// All outcomes, in the order of their declaration.
     pub const ALL: [Self; 9] = [
         Self::Committed,
         Self::RolledBack,
@@ -57,8 +57,8 @@ impl RunOutcome {
         Self::Dropped,
     ];
 
-    /// As a label: `committed`, `rolled_back`, `exhausted`, `deadline_exceeded`, `budget_spent`,
-    /// `commit_unknown`, `overloaded`, `failed` or `dropped`.
+    /// Returns the outcome as a label: `committed`, `rolled_back`, `exhausted`, `deadline_exceeded`,
+    /// `budget_spent`, `commit_unknown`, `overloaded`, `failed` or `dropped`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -88,22 +88,23 @@ impl From<&Error> for RunOutcome {
     }
 }
 
-/// What the time of a run went into. What is not listed is the program's own.
+/// What a run spent its time on. The rest of its time was spent by the unit itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Times {
-    /// In line at the [`Gate`](crate::Gate).
+    /// Waiting at the [`Gate`](crate::Gate).
     pub gate: Duration,
-    /// Until there was a connection.
+    /// Acquiring connections from the pool.
     pub pool: Duration,
-    /// In statements that ask for locks before they answer: locking reads, writes, `lock_rows`, advisory
-    /// locks. They hardly take any time unless they wait, so this is what waiting for locks took, at most.
+    /// In statements that acquire locks: locking reads, writes, `lock_rows` and advisory locks. An upper
+    /// bound for the time spent waiting for locks, and close to it, because such statements take little
+    /// time otherwise.
     pub locking: Duration,
-    /// In all statements of the unit, those that lock among them.
+    /// In all statements of the unit, including those that acquire locks.
     pub statements: Duration,
-    /// Idle inside of an open transaction: the unit was busy with something that is not the database.
+    /// With the transaction open but no statement running.
     pub idle: Duration,
-    /// In opening, committing and rolling back.
+    /// Opening, committing and rolling back transactions.
     pub control: Duration,
     /// Between attempts.
     pub backoff: Duration,

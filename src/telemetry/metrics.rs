@@ -1,4 +1,4 @@
-//! Observations as metrics, for whatever exporter the program has.
+//! Metrics, by the crate `metrics`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,8 +15,8 @@ mod names;
 
 use handles::{KeyHandles, QueueHandles, UnitHandles, WorkerHandles};
 
-/// Counts and measures what units of work, queues and idempotency keys go through, by the crate
-/// [`metrics`](https://docs.rs/metrics), and so for every exporter there is for it.
+/// An observer that reports units of work, queues and idempotency keys through the crate
+/// [`metrics`](https://docs.rs/metrics), to any of its exporters.
 ///
 /// ```
 /// # use atomically::{Metrics, Pessimistic, TransactorExt as _};
@@ -34,34 +34,34 @@ use handles::{KeyHandles, QueueHandles, UnitHandles, WorkerHandles};
 /// # Ok(()) }
 /// ```
 ///
-/// The [guide](crate::guide::monitoring) has the table of all metrics, alerts over them, and a dashboard.
-/// Units and labels of each are told to the exporter before its first value.
+/// The [guide](crate::guide::monitoring) has a table of all metrics, alert rules and a dashboard. The
+/// exporter receives the unit and the description of each metric before its first value.
 ///
 /// # Labels
 ///
-/// The name of the unit and that of its strategy, the name of the queue, and labels with a fixed set of
-/// values. None grows with the number of users, rows or keys, as long as the names that units are given do
-/// not. Each pair of a unit and a strategy has all its counters from its first run on, at zero, so that the
-/// first event of a kind is seen to be one. With the [buckets](Self::buckets) below these are 83 series for
-/// each pair.
+/// The labels are the names of the unit and its strategy, the name of the queue, and labels with a fixed
+/// set of values. Their number does not grow with users, rows or keys, as long as the names of units do
+/// not. All counters of a unit and its strategy are registered at zero with its first run, so that the
+/// first event of each kind shows as an increase. With the [buckets](Self::buckets) below, a unit and its
+/// strategy have 83 series.
 ///
-/// # What it costs
+/// # Cost
 ///
-/// Less than a microsecond for each run. What is registered with the exporter is kept, since to look it up by
-/// its name and labels takes longer than to count. It is registered anew with a recorder that is installed
-/// later.
+/// Less than a microsecond per run. Registered metrics are cached, because looking one up by its name and
+/// labels takes longer than counting. If another recorder is installed later, they are registered with that
+/// one.
 ///
-/// One is enough for all transactors and workers of a program. Clones share what is registered.
+/// One value can serve all transactors and workers of a program. Clones share the registered metrics.
 #[derive(Clone)]
 pub struct Metrics {
     recorder: Option<Arc<dyn Recorder + Send + Sync>>,
-    bound: Arc<RwLock<Bound>>,
+    registered: Arc<RwLock<Registered>>,
 }
 
-/// What is registered, and with which recorder.
+/// The registered metrics and their recorder.
 #[derive(Default)]
-struct Bound {
-    /// Its address.
+struct Registered {
+    /// The address of the recorder.
     recorder: Option<usize>,
     units: HashMap<(&'static str, &'static str), Arc<UnitHandles>>,
     keys: HashMap<(&'static str, &'static str), Arc<KeyHandles>>,
@@ -70,27 +70,27 @@ struct Bound {
 }
 
 impl Metrics {
-    /// Metrics that go where those of the macros of the crate `metrics` go: to the recorder of the thread, or
-    /// else to the one that is installed.
+    /// Creates metrics that go to the same recorder as the macros of the crate `metrics`: the recorder of
+    /// the current thread, or else the installed one.
     ///
-    /// Install it before the first unit is run: what happens earlier is not counted.
+    /// Install the recorder before the first run: earlier events are not counted.
     #[must_use]
     pub fn new() -> Self {
-        Self { recorder: None, bound: Arc::default() }
+        Self { recorder: None, registered: Arc::default() }
     }
 
-    /// Metrics for one recorder, wherever the units run: for tests, whose threads share the recorder that is
-    /// installed, and for programs with several exporters.
+    /// Creates metrics for a specific recorder, on every thread: for tests, whose threads share the
+    /// installed recorder, and for programs with several exporters.
     #[must_use]
     pub fn recorded_by(recorder: impl Recorder + Send + Sync + 'static) -> Self {
-        Self { recorder: Some(Arc::new(recorder)), bound: Arc::default() }
+        Self { recorder: Some(Arc::new(recorder)), registered: Arc::default() }
     }
 
-    /// The histograms, and bounds of buckets for them that fit units of work: half a millisecond to ten
-    /// seconds for the duration, and one to twenty attempts. Of the parts of the duration the alerts and the
-    /// dashboard ask for sums only, so they have a single bound: each further one is a time series for each
-    /// unit, strategy and part. Without buckets, exporters for Prometheus make summaries, which cannot be
-    /// added up over processes.
+    /// Returns the names of the histograms, with bucket bounds that suit units of work: half a millisecond
+    /// to ten seconds for the duration, and one to twenty attempts. The alerts and the dashboard use only
+    /// the sums of the parts of the duration, so these have a single bound: each further one would be a
+    /// time series per unit, strategy and part. Without buckets, exporters for Prometheus produce
+    /// summaries, which cannot be aggregated over processes.
     pub fn buckets() -> impl Iterator<Item = (&'static str, &'static [f64])> {
         names::HISTOGRAMS.iter().map(|(described, bounds)| (described.name, *bounds))
     }
@@ -102,12 +102,12 @@ impl Metrics {
         }
     }
 
-    /// The handles for a key, registered if they are not yet with the recorder of now.
+    /// Returns the handles for a key, and registers them if the current recorder does not have them.
     fn handles<K, Q, H>(
         &self,
         key: &Q,
-        map: impl Fn(&Bound) -> &HashMap<K, Arc<H>>,
-        map_mut: impl FnOnce(&mut Bound) -> &mut HashMap<K, Arc<H>>,
+        map: impl Fn(&Registered) -> &HashMap<K, Arc<H>>,
+        map_mut: impl FnOnce(&mut Registered) -> &mut HashMap<K, Arc<H>>,
         register: impl FnOnce(&dyn Recorder) -> H,
     ) -> Arc<H>
     where
@@ -116,17 +116,17 @@ impl Metrics {
     {
         self.with_recorder(|recorder| {
             let address = Some(ptr::from_ref(recorder).cast::<()>().addr());
-            let bound = self.bound.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(handles) = map(&bound).get(key).filter(|_| bound.recorder == address) {
+            let registered = self.registered.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(handles) = map(&registered).get(key).filter(|_| registered.recorder == address) {
                 return handles.clone();
             }
-            drop(bound);
-            let mut bound = self.bound.write().unwrap_or_else(PoisonError::into_inner);
-            if bound.recorder != address {
-                *bound = Bound { recorder: address, ..Bound::default() };
+            drop(registered);
+            let mut registered = self.registered.write().unwrap_or_else(PoisonError::into_inner);
+            if registered.recorder != address {
+                *registered = Registered { recorder: address, ..Registered::default() };
                 names::describe(recorder);
             }
-            let map = map_mut(&mut bound);
+            let map = map_mut(&mut registered);
             map.entry(key.to_owned()).or_insert_with(|| Arc::new(register(recorder))).clone()
         })
     }
@@ -170,13 +170,13 @@ impl Observer for Metrics {
                 UnitEvent::Idle { .. } => self.unit(run).idle_warnings.increment(1),
                 UnitEvent::AttemptFailed { failure, .. } => self.unit(run).failed(failure.kind()),
                 UnitEvent::Ended { summary, .. } => self.unit(run).ended(summary),
-                // Their times are in the summary.
+                // Their times are part of the summary.
                 UnitEvent::WaitedAtGate { .. }
                 | UnitEvent::Opened { .. }
                 | UnitEvent::StatementDone { .. }
                 | UnitEvent::BackingOff { .. } => {}
             },
-            // Each of them comes to an end, and is counted then.
+            // Jobs are counted when they end.
             Event::Job { event: JobEvent::Claimed { .. }, .. } => {}
             Event::Job { queue, event: JobEvent::Heartbeat { worker } } => self.worker(queue, *worker).beat(),
             Event::Job { queue, event: JobEvent::Stopped { worker } } => {

@@ -1,4 +1,4 @@
-//! The observers of a run, and how they are called.
+//! The observers of a run.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,29 +9,29 @@ use crate::events::{Event, Observer};
 
 use super::tracing::{log, observer_panicked};
 
-/// The observers of a run.
+/// The observers of a run, without duplicates.
 #[derive(Clone, Default)]
-pub(crate) struct Observers(Vec<Watching>);
+pub(crate) struct Observers(Vec<GuardedObserver>);
 
-/// An observer, called so that its panics end nothing else.
+/// Calls an observer and contains its panics.
 #[derive(Clone)]
-struct Watching {
+struct GuardedObserver {
     observer: Arc<dyn Observer>,
     has_panicked: Arc<AtomicBool>,
 }
 
-impl Watching {
+impl GuardedObserver {
     fn is(&self, other: &Arc<dyn Observer>) -> bool {
         Arc::ptr_eq(&self.observer, other)
     }
 
-    /// `None` where the observer panics. The panic itself was reported by its hook.
-    fn call<T>(&self, what: impl FnOnce(&dyn Observer) -> T) -> Option<T> {
-        let called = catch_unwind(AssertUnwindSafe(|| what(&*self.observer)));
-        if called.is_err() && !self.has_panicked.swap(true, Ordering::Relaxed) {
+    /// Returns `None` if the observer panics. The panic itself is reported by the panic hook.
+    fn call<T>(&self, method: impl FnOnce(&dyn Observer) -> T) -> Option<T> {
+        let result = catch_unwind(AssertUnwindSafe(|| method(&*self.observer)));
+        if result.is_err() && !self.has_panicked.swap(true, Ordering::Relaxed) {
             observer_panicked();
         }
-        called.ok()
+        result.ok()
     }
 }
 
@@ -40,7 +40,7 @@ impl Observers {
         self.0.is_empty()
     }
 
-    /// These, and the others; nobody twice.
+    /// Returns these observers and `others`.
     pub(crate) fn and(&self, others: &Self) -> Self {
         let mut all = self.clone();
         for other in &others.0 {
@@ -59,27 +59,27 @@ impl Observers {
     }
 
     pub(crate) fn add(&mut self, observer: &Arc<dyn Observer>) {
-        self.push(Watching { observer: observer.clone(), has_panicked: Arc::default() });
+        self.push(GuardedObserver { observer: observer.clone(), has_panicked: Arc::default() });
     }
 
-    fn push(&mut self, watching: Watching) {
-        if !self.0.iter().any(|known| known.is(&watching.observer)) {
-            self.0.push(watching);
+    fn push(&mut self, observer: GuardedObserver) {
+        if !self.0.iter().any(|known| known.is(&observer.observer)) {
+            self.0.push(observer);
         }
     }
 
     pub(crate) fn want_sessions(&self) -> bool {
-        self.0.iter().any(|one| one.call(|observer| observer.wants_sessions()) == Some(true))
+        self.0.iter().any(|observer| observer.call(|observer| observer.wants_sessions()) == Some(true))
     }
 
-    pub(crate) fn tell(&self, event: &Event<'_>) {
-        for one in &self.0 {
-            one.call(|observer| observer.observe(event));
+    pub(crate) fn notify(&self, event: &Event<'_>) {
+        for observer in &self.0 {
+            observer.call(|observer| observer.observe(event));
         }
     }
 }
 
-/// The same if they are the very same ones.
+/// Equal if they are the same observers in the same order.
 impl PartialEq for Observers {
     fn eq(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()

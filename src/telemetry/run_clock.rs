@@ -1,4 +1,4 @@
-//! One run under observation: what it is doing, and what its time goes into.
+//! The clock of an observed run.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use sqlx::SqlStr;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::attempt_log::AttemptLog;
 use super::sessions::{self, SessionId};
 use super::tracing::Span;
 use crate::deadlock::{DeadlockReport, DeadlockUnit};
@@ -19,15 +20,13 @@ use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{MaskedStatement, Syntax};
 use crate::telemetry::Observers;
 
-/// How many statements of an attempt are remembered, for reports of deadlocks.
-const STATEMENTS_KEPT: usize = 16;
-
-/// A run that somebody watches.
+/// The clock of an observed run: measures what the run spends its time on and notifies its observers.
 ///
-/// Whoever lets the unit wait says so here, before and after. Where nobody watches there is none of this.
+/// Code that makes the unit wait reports to the clock before and after the wait. Runs without observers, and
+/// with the log turned off, have no clock.
 pub(crate) struct RunClock {
     run: Run,
-    /// How its statements are read, for what is shown of them.
+    /// The dialect of its statements, whose literals are replaced before they are shown.
     syntax: Syntax,
     observers: Observers,
     idle_limit: Duration,
@@ -36,39 +35,36 @@ pub(crate) struct RunClock {
     state: Mutex<ClockState>,
 }
 
-#[derive(Default)]
 struct ClockState {
-    attempt: u32,
+    attempt: Arc<AttemptLog>,
     attempt_span: Option<Span>,
     times: Times,
-    /// The statement that was sent last, until another one is sent or the transaction ends.
+    /// The last statement, until the next one is sent or the transaction ends.
     statement: Option<StatementClock>,
-    /// When the transaction began to be idle, while it is.
+    /// Since when the open transaction has been idle; `None` while it is not.
     idle_since: Option<Instant>,
-    /// Whether this pause was told of.
+    /// Whether observers were notified of the current pause.
     warned: bool,
-    /// The texts of the attempt's statements, without the values in them.
-    sent: Vec<SqlStr>,
-    /// When the last of them was sent.
-    sent_at: Option<Instant>,
-    /// The server's session that the transaction is in, where it was asked for.
+    /// The server session of the transaction, if an observer wants it.
     session: Option<SessionId>,
-    /// The unit made an error of its own of a failure that is none of its business.
+    /// A failure other than a constraint violation ended the run, whatever error the unit returned.
     failed: bool,
     ended: bool,
 }
 
-/// A statement on its way.
+/// Measures one statement.
 struct StatementClock {
     shown: MaskedStatement,
+    /// How long the transaction was idle before it.
     idle: Duration,
     took: Duration,
-    /// Since when the server has been at work on it, while it is.
+    /// Since when the server has been working on it; `None` while it is not.
     since: Option<Instant>,
 }
 
 impl RunClock {
-    /// A run begins, which these observers are told of, and the log. `None` if nobody is.
+    /// Starts the clock of a run and notifies its observers. Returns `None` if there are none and the log is
+    /// off.
     pub(crate) fn start(
         observers: &Observers,
         idle_limit: Duration,
@@ -82,17 +78,16 @@ impl RunClock {
         }
         let run = run(NEXT.fetch_add(1, Ordering::Relaxed));
         let (started, span) = (Instant::now(), Span::of_unit(&run));
-        let observation = Self { run, syntax, observers, idle_limit, started, span, state: Mutex::default() };
-        observation.tell(UnitEvent::Started);
-        Some(Arc::new(observation))
+        let state = Mutex::new(ClockState::new(AttemptLog::new(unit(&run, 0))));
+        let clock = Self { run, syntax, observers, idle_limit, started, span, state };
+        clock.notify(UnitEvent::Started);
+        Some(Arc::new(clock))
     }
 
-    /// The span of the run.
     pub(crate) fn span(&self) -> Option<Span> {
         self.span.clone()
     }
 
-    /// The span of the attempt.
     pub(crate) fn attempt_span(&self) -> Option<Span> {
         self.state().attempt_span.clone()
     }
@@ -101,88 +96,80 @@ impl RunClock {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, event: UnitEvent<'_>) {
-        self.observers.tell(&Event::Unit { run: &self.run, event });
+    fn notify(&self, event: UnitEvent<'_>) {
+        self.observers.notify(&Event::Unit { run: &self.run, event });
     }
 
     pub(crate) fn wants_sessions(&self) -> bool {
         self.observers.want_sessions()
     }
 
-    /// The unit as a report of a deadlock names it.
-    pub(crate) fn unit(&self) -> DeadlockUnit {
-        let Run { id, name, location, .. } = self.run;
-        DeadlockUnit { name, run: id, attempt: self.state().attempt, location }
-    }
-
-    /// The texts of the attempt's statements so far.
-    pub(crate) fn statements(&self) -> Vec<String> {
-        self.state().sent.iter().map(|sql| sql.as_str().to_owned()).collect()
-    }
-
-    /// The text of the statement that was sent last, without the values in it.
+    /// Returns the text of the attempt's last statement, with `?` in place of each literal.
     pub(crate) fn last_statement(&self) -> Option<String> {
-        self.state().last_sent().map(|sql| sql.as_str().to_owned())
+        self.state().attempt.last_statement().map(|sql| sql.as_str().to_owned())
     }
 
     pub(crate) fn attempt_started(&self, attempt: u32) {
         let mut state = self.state();
-        state.begin(attempt);
+        state.begin(AttemptLog::new(unit(&self.run, attempt)));
         state.attempt_span = self.span.as_ref().and_then(|_| Span::of_attempt(attempt));
         drop(state);
-        self.tell(UnitEvent::AttemptStarted { attempt });
+        self.notify(UnitEvent::AttemptStarted { attempt });
     }
 
-    /// Waits at the gate. A transaction that is open meanwhile is not idle: its unit has not begun.
+    /// Measures a wait at the gate. A transaction that is open meanwhile does not count as idle, because its
+    /// unit has not begun.
     pub(crate) async fn at_gate<T>(&self, turn: impl Future<Output = T>) -> T {
-        let asked = Instant::now();
-        let _told = scopeguard::guard((), |()| {
-            let waited = asked.elapsed();
+        let started = Instant::now();
+        let _notify = scopeguard::guard((), |()| {
+            let waited = started.elapsed();
             let mut state = self.state();
             state.times.gate += waited;
             state.idle_since = state.idle_since.map(|_| Instant::now());
             drop(state);
-            self.tell(UnitEvent::WaitedAtGate { waited });
+            self.notify(UnitEvent::WaitedAtGate { waited });
         });
         turn.await
     }
 
-    /// The transaction is open, in this session of the server, where it was asked for.
-    pub(crate) fn opened(self: &Arc<Self>, waited: Duration, took: Duration, session: Option<SessionId>) {
+    /// Records that the transaction is open. `session` is its server session, if an observer wants it.
+    pub(crate) fn opened(&self, waited: Duration, took: Duration, session: Option<SessionId>) {
         let mut state = self.state();
         state.idle_since = Some(Instant::now());
         state.session = session;
+        let attempt = state.attempt.clone();
         drop(state);
         if let Some(session) = session {
-            sessions::entered(session, self);
+            sessions::enter(session, &attempt);
         }
-        self.tell(UnitEvent::Opened { waited, took });
+        self.notify(UnitEvent::Opened { waited, took });
     }
 
-    /// Fills in which units of this process are parties to a deadlock of this one, met on this pool.
+    /// Fills in the units of this process in the report of a deadlock that ended this attempt. `pool` is the
+    /// identity of its pool.
     pub(crate) fn name_units(&self, report: &mut DeadlockReport, pool: usize) {
-        let asked = self.state().sent_at.unwrap_or(self.started);
-        sessions::name(report, pool, asked, self);
+        let attempt = self.state().attempt.clone();
+        let requested = attempt.last_sent_at().unwrap_or(self.started);
+        sessions::name_parties(report, pool, requested, &attempt);
     }
 
-    /// A statement is sent.
+    /// Records that a statement is sent.
     pub(crate) fn sent(&self, sql: &SqlStr) {
         self.settle();
         let shown = MaskedStatement::new(self.syntax, sql);
         self.end_pause(|state, idle| {
-            let since = Some(Instant::now());
-            state.remember(&shown.sql);
-            state.sent_at = since;
-            state.statement = Some(StatementClock { shown, idle, took: Duration::ZERO, since });
+            let now = Instant::now();
+            state.attempt.record(&shown.sql, now);
+            state.statement = Some(StatementClock { shown, idle, took: Duration::ZERO, since: Some(now) });
         });
     }
 
-    /// The server answered a part of the statement, and nobody asks for more yet.
+    /// Records that the server has sent a part of the statement's rows, and the unit has not requested more.
     pub(crate) fn paused(&self) {
         self.state().pause();
     }
 
-    /// More of the statement's answer is asked for.
+    /// Records that the unit requests more of the statement's rows.
     pub(crate) fn resumed(&self) {
         self.end_pause(|state, _| {
             if let Some(statement) = &mut state.statement {
@@ -191,56 +178,57 @@ impl RunClock {
         });
     }
 
-    /// The statement was answered.
+    /// Records that the statement has ended.
     pub(crate) fn answered(&self, failure: Option<&Failure>) {
         let mut state = self.state();
         state.pause();
         let statement = state.take_statement();
         drop(state);
-        self.tell_statement(statement, failure);
+        self.notify_of_statement(statement, failure);
     }
 
-    /// The transaction is about to be ended.
+    /// Records that COMMIT or ROLLBACK is about to be sent.
     pub(crate) fn ending(&self) {
         self.settle();
         self.end_pause(|_, _| ());
     }
 
-    /// The end of the transaction was answered.
+    /// Records that the server has ended the transaction.
     pub(crate) fn ended_transaction(&self) {
         let session = self.state().session.take();
         if let Some(session) = session {
-            sessions::left(session);
+            sessions::leave(session);
         }
     }
 
-    /// The attempt is over, whatever was going on in it.
+    /// Records that the attempt has ended, with or without an open transaction.
     pub(crate) fn attempt_over(&self) {
         self.ending();
     }
 
     pub(crate) fn attempt_failed(&self, failure: &Failure) {
         let mut state = self.state();
-        let (attempt, span) = (state.attempt, state.attempt_span.take());
+        let (attempt, span) = (state.attempt.unit().attempt, state.attempt_span.take());
         drop(state);
         if let Some(span) = span {
             span.failed(failure);
         }
-        self.tell(UnitEvent::AttemptFailed { attempt, failure });
+        self.notify(UnitEvent::AttemptFailed { attempt, failure });
     }
 
-    /// There is no other attempt after this failure, of which the unit makes what it likes. A violated
-    /// constraint is news for the unit's caller, and nothing that went wrong.
+    /// Records that the run is not retried after `failure`. The run then counts as failed even if the unit
+    /// returns an error of its own; a constraint violation counts as rolled back, because it is a result that
+    /// the unit's caller expects.
     pub(crate) fn given_up(&self, failure: &Failure) {
         self.state().failed = failure.kind() != FailureKind::Constraint;
     }
 
-    /// There will be another attempt.
+    /// Records that another attempt follows after `delay`.
     pub(crate) fn backing_off(&self, delay: Duration) {
-        self.tell(UnitEvent::BackingOff { delay });
+        self.notify(UnitEvent::BackingOff { delay });
     }
 
-    /// The run is over. Nothing that is told later counts.
+    /// Ends the run and notifies its observers. Later calls do nothing.
     pub(crate) fn ended(&self, outcome: RunOutcome, error: Option<&Error>) {
         let mut state = self.state();
         if std::mem::replace(&mut state.ended, true) {
@@ -251,29 +239,34 @@ impl RunClock {
             RunOutcome::RolledBack if state.failed => RunOutcome::Failed,
             outcome => outcome,
         };
-        let summary =
-            Summary { outcome, attempts: state.attempt, elapsed: self.started.elapsed(), times: state.times };
+        let summary = Summary {
+            outcome,
+            attempts: state.attempt.unit().attempt,
+            elapsed: self.started.elapsed(),
+            times: state.times,
+        };
         drop(state);
         if let Some(span) = &self.span {
             span.ended(outcome, summary.attempts);
         }
-        self.tell(UnitEvent::Ended { summary: &summary, error });
+        self.notify(UnitEvent::Ended { summary: &summary, error });
     }
 
-    pub(crate) fn tell_key(&self, outcome: KeyOutcome) {
-        self.observers.tell(&Event::Key { run: &self.run, outcome });
+    pub(crate) fn notify_of_key(&self, outcome: KeyOutcome) {
+        self.observers.notify(&Event::Key { run: &self.run, outcome });
     }
 
-    pub(super) fn look_at_the_clock(
+    /// Warns when the transaction has been idle for longer than the limit, and otherwise registers
+    /// `context` to be woken at that time.
+    pub(super) fn check_idle(
         &self,
         alarm: &mut Option<Pin<Box<Sleep>>>,
         pool_exhausted: impl Fn() -> bool,
         context: &mut Context<'_>,
     ) {
         let state = self.state();
-        let Some(since) = state.idle_since.filter(|_| !state.warned && !state.sent.is_empty()) else {
-            return;
-        };
+        let Some(since) = state.idle_since.filter(|_| !state.warned) else { return };
+        let Some(after) = state.attempt.last_statement() else { return };
         drop(state);
         let Some(at) = since.checked_add(self.idle_limit) else { return };
         let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
@@ -281,62 +274,61 @@ impl RunClock {
             alarm.as_mut().reset(at);
         }
         if alarm.as_mut().poll(context) == Poll::Ready(()) {
-            let mut state = self.state();
-            state.warned = true;
-            let after = state.last_sent();
-            drop(state);
-            self.tell_idle(since.elapsed(), after.as_ref(), pool_exhausted());
+            self.state().warned = true;
+            self.notify_of_idle(since.elapsed(), Some(&after), pool_exhausted());
         }
     }
 
-    /// The transaction is no longer idle. A pause that nobody told of while it lasted, because the unit did
-    /// not give way, is told of now.
+    /// Ends a pause of the transaction. If the unit blocked its task, the pause could not be reported while
+    /// it lasted, and is reported here.
     fn end_pause(&self, go_on: impl FnOnce(&mut ClockState, Duration)) {
         let mut state = self.state();
         let idle = state.idle_since.take().map(|since| since.elapsed()).unwrap_or_default();
         state.times.idle += idle;
-        let is_news = !std::mem::take(&mut state.warned) && idle > self.idle_limit;
-        let after = if is_news { state.last_sent() } else { None };
+        let is_unreported = !std::mem::take(&mut state.warned) && idle > self.idle_limit;
+        let after = if is_unreported { state.attempt.last_statement() } else { None };
         go_on(&mut state, idle);
         drop(state);
-        self.tell_idle(idle, after.as_ref(), false);
+        self.notify_of_idle(idle, after.as_ref(), false);
     }
 
-    fn tell_idle(&self, idle: Duration, after: Option<&SqlStr>, pool_exhausted: bool) {
+    fn notify_of_idle(&self, idle: Duration, after: Option<&SqlStr>, pool_exhausted: bool) {
         if let Some(after) = after {
-            self.tell(UnitEvent::Idle { idle, after: after.as_str(), pool_exhausted });
+            self.notify(UnitEvent::Idle { idle, after: after.as_str(), pool_exhausted });
         }
     }
 
-    /// A statement whose answer nobody waited for, or read to its end.
+    /// Ends a statement whose result was dropped or not read to its end.
     fn settle(&self) {
         let statement = self.state().take_statement();
-        self.tell_statement(statement, None);
+        self.notify_of_statement(statement, None);
     }
 
-    fn tell_statement(&self, statement: Option<StatementClock>, failure: Option<&Failure>) {
+    fn notify_of_statement(&self, statement: Option<StatementClock>, failure: Option<&Failure>) {
         if let Some(StatementClock { shown, idle, took, .. }) = statement {
-            self.tell(UnitEvent::StatementDone { sql: shown.sql.as_str(), idle, took, failure });
+            self.notify(UnitEvent::StatementDone { sql: shown.sql.as_str(), idle, took, failure });
         }
     }
 }
 
 impl ClockState {
-    fn begin(&mut self, attempt: u32) {
-        self.attempt = attempt;
-        self.sent.clear();
-        (self.statement, self.idle_since, self.warned, self.session) = (None, None, false, None);
-    }
-
-    fn remember(&mut self, sql: &SqlStr) {
-        if self.sent.len() == STATEMENTS_KEPT {
-            self.sent.remove(0);
+    fn new(attempt: AttemptLog) -> Self {
+        Self {
+            attempt: Arc::new(attempt),
+            attempt_span: None,
+            times: Times::default(),
+            statement: None,
+            idle_since: None,
+            warned: false,
+            session: None,
+            failed: false,
+            ended: false,
         }
-        self.sent.push(sql.clone());
     }
 
-    fn last_sent(&self) -> Option<SqlStr> {
-        self.sent.last().cloned()
+    fn begin(&mut self, attempt: AttemptLog) {
+        self.attempt = Arc::new(attempt);
+        (self.statement, self.idle_since, self.warned, self.session) = (None, None, false, None);
     }
 
     fn pause(&mut self) {
@@ -359,24 +351,29 @@ impl ClockState {
     }
 }
 
-/// Waits for a future, whose time goes there, also when it is dropped.
+/// The unit as deadlock reports name it.
+fn unit(run: &Run, attempt: u32) -> DeadlockUnit {
+    let Run { id, name, location, .. } = *run;
+    DeadlockUnit { name, run: id, attempt, location }
+}
+
+/// Awaits a future and adds its time to one of the run's times, also when the future is dropped.
 ///
-/// It is pinned by the caller: moved in here, it would take its room twice in the future of every run.
+/// The caller pins the future: moving it here would store it twice in the future of every run.
 pub(crate) async fn counted<F: Future + Unpin>(
-    observation: Option<&RunClock>,
+    clock: Option<&RunClock>,
     into: fn(&mut Times) -> &mut Duration,
     waiting: F,
 ) -> F::Output {
-    let started = observation.map(|observation| (observation, Instant::now()));
+    let started = clock.map(|clock| (clock, Instant::now()));
     let _counted = scopeguard::guard(started, |started| {
-        if let Some((observation, asked)) = started {
-            *into(&mut observation.state().times) += asked.elapsed();
+        if let Some((clock, started)) = started {
+            *into(&mut clock.state().times) += started.elapsed();
         }
     });
     waiting.await
 }
 
-/// A run that was dropped says so.
 impl Drop for RunClock {
     fn drop(&mut self) {
         self.ended(RunOutcome::Dropped, None);

@@ -1,82 +1,88 @@
-//! Which unit of this process is, or was a moment ago, at work in which of the server's sessions.
+//! Registry of the server sessions that this process uses, so that deadlock reports can name its units.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::time::Instant;
 
-use super::RunClock;
+use super::attempt_log::AttemptLog;
 use crate::deadlock::{DeadlockParty, DeadlockReport, DeadlockUnit};
 
-/// A session of a server: the pool that it is reached through, and its number.
+/// A server session: the identity of the pool, and the session's number on the server.
 pub(crate) type SessionId = (usize, i64);
 
-/// How many sessions are remembered before those are forgotten that nobody is in.
-const SESSIONS_KEPT: usize = 1024;
+/// Above this number of sessions, those without a running attempt are removed.
+const MAX_SESSIONS: usize = 1024;
 
-/// Who was in a session. Two of them: by the time that the victim of a deadlock hears of it, the other side
-/// may have committed and given its session to somebody else.
+/// The last two attempts in a session. By the time the victim of a deadlock receives its error, the other
+/// transaction may have committed and another attempt may be using its session.
 #[derive(Default)]
-struct Guests {
-    last: Option<Guest>,
-    one_before: Option<Guest>,
+struct SessionUse {
+    current: Option<UsedBy>,
+    previous: Option<UsedBy>,
 }
 
-struct Guest {
+struct UsedBy {
     unit: DeadlockUnit,
-    run: Weak<RunClock>,
+    attempt: Weak<AttemptLog>,
+    /// When its transaction ended.
     until: Option<Instant>,
 }
 
-fn sessions() -> MutexGuard<'static, HashMap<SessionId, Guests>> {
-    static SESSIONS: LazyLock<Mutex<HashMap<SessionId, Guests>>> = LazyLock::new(Mutex::default);
+fn sessions() -> MutexGuard<'static, HashMap<SessionId, SessionUse>> {
+    static SESSIONS: LazyLock<Mutex<HashMap<SessionId, SessionUse>>> = LazyLock::new(Mutex::default);
     SESSIONS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A transaction of this run is open in this session.
-pub(super) fn entered(session: SessionId, run: &Arc<RunClock>) {
-    let guest = Guest { unit: run.unit(), run: Arc::downgrade(run), until: None };
+/// Records that `attempt` has opened a transaction in `session`.
+pub(super) fn enter(session: SessionId, attempt: &Arc<AttemptLog>) {
+    let used_by = UsedBy { unit: attempt.unit(), attempt: Arc::downgrade(attempt), until: None };
     let mut sessions = sessions();
-    if sessions.len() >= SESSIONS_KEPT {
-        sessions.retain(|_, guests| guests.last.as_ref().is_some_and(|last| last.run.strong_count() > 0));
+    if sessions.len() >= MAX_SESSIONS {
+        let is_running = |used: &UsedBy| used.attempt.strong_count() > 0;
+        sessions.retain(|_, session| session.current.as_ref().is_some_and(is_running));
     }
-    let guests = sessions.entry(session).or_default();
-    guests.one_before = guests.last.replace(guest);
+    let session = sessions.entry(session).or_default();
+    session.previous = session.current.replace(used_by);
 }
 
-/// It has ended.
-pub(super) fn left(session: SessionId) {
-    if let Some(last) = sessions().get_mut(&session).and_then(|guests| guests.last.as_mut()) {
-        last.until = Some(Instant::now());
+/// Records that the transaction in `session` has ended.
+pub(super) fn leave(session: SessionId) {
+    if let Some(current) = sessions().get_mut(&session).and_then(|session| session.current.as_mut()) {
+        current.until = Some(Instant::now());
     }
 }
 
-/// Says which units of this process the parties of a deadlock are. The first party is this run, which asked
-/// for its lock at this time.
-pub(super) fn name(report: &mut DeadlockReport, pool: usize, asked: Instant, run: &RunClock) {
+/// Fills in the units of this process in a deadlock report, `victim` as the first party. `requested` is when
+/// the victim requested the lock.
+pub(super) fn name_parties(
+    report: &mut DeadlockReport,
+    pool: usize,
+    requested: Instant,
+    victim: &AttemptLog,
+) {
     if report.parties.is_empty() {
         report.parties.push(DeadlockParty::default());
     }
     let sessions = sessions();
     let mut parties = report.parties.iter_mut();
-    if let Some(victim) = parties.next() {
-        (victim.unit, victim.statements) = (Some(run.unit()), run.statements());
+    if let Some(first) = parties.next() {
+        (first.unit, first.statements) = (Some(victim.unit()), victim.statements());
     }
     for party in parties {
-        let guests = party.session.and_then(|session| sessions.get(&(pool, session)));
-        let Some(guest) = guests.and_then(|guests| guests.at(asked)) else { continue };
-        party.unit = Some(guest.unit);
-        // Unless it has gone on to another attempt.
-        if let Some(other) = guest.run.upgrade().filter(|other| other.unit() == guest.unit) {
-            party.statements = other.statements();
+        let session = party.session.and_then(|session| sessions.get(&(pool, session)));
+        let Some(used_by) = session.and_then(|session| session.used_at(requested)) else { continue };
+        party.unit = Some(used_by.unit);
+        if let Some(attempt) = used_by.attempt.upgrade() {
+            party.statements = attempt.statements();
         }
     }
 }
 
-impl Guests {
-    /// Who was there at this time, or came soon after.
-    fn at(&self, time: Instant) -> Option<&Guest> {
-        let stayed = |guest: &&Guest| guest.until.is_none_or(|until| until >= time);
-        self.one_before.as_ref().filter(stayed).or(self.last.as_ref())
+impl SessionUse {
+    /// Returns the attempt that used the session at `time`, or the next one after it.
+    fn used_at(&self, time: Instant) -> Option<&UsedBy> {
+        let still_open = |used: &&UsedBy| used.until.is_none_or(|until| until >= time);
+        self.previous.as_ref().filter(still_open).or(self.current.as_ref())
     }
 }

@@ -1,8 +1,8 @@
-//! Spans and log lines, where the feature `tracing` is on.
+//! Spans and log events, with the feature `tracing`.
 //!
-//! Names of fields are OpenTelemetry's, where it has one
-//! ([database spans](https://opentelemetry.io/docs/specs/semconv/database/database-spans/),
-//! [code attributes](https://opentelemetry.io/docs/specs/semconv/registry/attributes/code/)).
+//! Field names follow OpenTelemetry where it defines one ([database
+//! spans](https://opentelemetry.io/docs/specs/semconv/database/database-spans/), [code
+//! attributes](https://opentelemetry.io/docs/specs/semconv/registry/attributes/code/)).
 
 #[cfg(feature = "tracing")]
 pub(crate) use with::{Span, within};
@@ -25,10 +25,10 @@ mod with {
     use crate::events::{Event, Observer, Run, RunOutcome, Summary, UnitEvent};
     use crate::failure::{Failure, FailureKind};
 
-    const WAITS_FOR_ITSELF: &str = "; its pool has no free connection: if the unit waits for one, it waits for itself, and has to \
-                                    run its queries on `tx`";
+    const WAITS_FOR_ITSELF: &str = "; all connections of its pool are in use: if the unit runs a query on \
+                                    the pool, it waits for itself; run it on `tx` instead";
 
-    /// The span of a run, or of an attempt.
+    /// The span of a run or of an attempt.
     #[derive(Debug, Clone)]
     pub(crate) struct Span(tracing::Span);
 
@@ -67,7 +67,7 @@ mod with {
             (!span.is_disabled()).then_some(Self(span))
         }
 
-        /// The attempt failed.
+        /// Records the failure of the attempt.
         pub(crate) fn failed(&self, failure: &Failure) {
             self.0.record("otel.status_code", "ERROR");
             self.0.record("error.type", failure.kind().as_str());
@@ -76,7 +76,7 @@ mod with {
             }
         }
 
-        /// The run has ended.
+        /// Records the outcome of the run.
         pub(crate) fn ended(&self, outcome: RunOutcome, attempts: u32) {
             self.0.record("atomically.outcome", outcome.as_str());
             self.0.record("atomically.attempts", attempts);
@@ -87,48 +87,48 @@ mod with {
         }
     }
 
-    /// Runs a future inside of a span, if there is one.
+    /// Runs a future in a span, if there is one.
     pub(crate) async fn within<F: Future>(span: Option<Span>, future: impl FnOnce() -> F) -> F::Output {
         match span {
-            // In a box of its own: in place, it would make the future of every run twice as large.
+            // Boxed, because it would double the size of every run's future.
             Some(Span(span)) => Box::pin(future()).instrument(span).await,
             None => future().await,
         }
     }
 
-    /// An observer panicked for the first time. What it said is in the report of the panic.
+    /// Logs the first panic of an observer. The panic hook reports its message.
     pub(in crate::telemetry) fn observer_panicked() {
         error!(
             target: "atomically",
-            "an observer panicked: the unit or worker that it observes goes on, and so do the other observers; it is called \
-             again for the next event, and further panics of it are not logged"
+            "an observer panicked: the observed unit or worker and the other observers are not affected; \
+             the observer is called again for the next event, and its further panics are not logged"
         );
     }
 
     /// Returns the observer that writes the log, unless the log is off.
     pub(in crate::telemetry) fn log() -> Option<&'static Arc<dyn Observer>> {
-        static LOG: LazyLock<Arc<dyn Observer>> = LazyLock::new(|| Arc::new(Log));
+        static LOG: LazyLock<Arc<dyn Observer>> = LazyLock::new(|| Arc::new(LogObserver));
         (LevelFilter::current() >= LevelFilter::ERROR).then(|| &*LOG)
     }
 
-    /// Writes down what happens to units: what somebody has to look at as warnings and errors, the rest for
-    /// those who are looking already.
-    struct Log;
+    /// Logs the events of units: those that need attention as warnings and errors, the others as debug and
+    /// trace events.
+    struct LogObserver;
 
-    impl Observer for Log {
+    impl Observer for LogObserver {
         fn observe(&self, event: &Event<'_>) {
             if let Event::Unit { run, event } = event {
-                tell(run, event);
+                log_event(run, event);
             }
         }
 
-        /// A warning that names one side of a deadlock only is half of one.
+        /// A warning about a deadlock should name both sides.
         fn wants_sessions(&self) -> bool {
             LevelFilter::current() >= LevelFilter::WARN
         }
     }
 
-    fn tell(run: &Run, event: &UnitEvent<'_>) {
+    fn log_event(run: &Run, event: &UnitEvent<'_>) {
         match *event {
             UnitEvent::StatementDone { sql, idle, took, failure } => trace!(
                 target: "atomically",
@@ -136,13 +136,13 @@ mod with {
                 took = ?took,
                 db.query.text = sql,
                 failure = failure.map(field::display),
-                "statement done"
+                "statement ended"
             ),
             UnitEvent::WaitedAtGate { waited } => {
-                trace!(target: "atomically", waited = ?waited, "had its turn at the gate")
+                trace!(target: "atomically", waited = ?waited, "admitted by the gate")
             }
             UnitEvent::Opened { waited, took } => {
-                trace!(target: "atomically", waited = ?waited, took = ?took, "transaction open")
+                trace!(target: "atomically", waited = ?waited, took = ?took, "transaction opened")
             }
             UnitEvent::Idle { idle, after, pool_exhausted } => {
                 let hint = if pool_exhausted { WAITS_FOR_ITSELF } else { "" };
@@ -154,16 +154,16 @@ mod with {
                     "{run}: the transaction has been idle for {idle:.1?}, after: {after}{hint}"
                 )
             }
-            UnitEvent::AttemptFailed { attempt, failure } => failed(run, attempt, failure),
+            UnitEvent::AttemptFailed { attempt, failure } => log_failure(run, attempt, failure),
             UnitEvent::BackingOff { delay } => {
                 debug!(target: "atomically", unit = %run, delay = ?delay, "another attempt follows")
             }
-            UnitEvent::Ended { summary, error } => ended(run, summary, error),
+            UnitEvent::Ended { summary, error } => log_end(run, summary, error),
             UnitEvent::Started | UnitEvent::AttemptStarted { .. } => {}
         }
     }
 
-    fn failed(run: &Run, attempt: u32, failure: &Failure) {
+    fn log_failure(run: &Run, attempt: u32, failure: &Failure) {
         let code = failure.code();
         match (failure.kind(), failure.deadlock()) {
             (FailureKind::Deadlock, Some(report)) => warn!(
@@ -179,7 +179,7 @@ mod with {
         }
     }
 
-    fn ended(run: &Run, summary: &Summary, error: Option<&Error>) {
+    fn log_end(run: &Run, summary: &Summary, error: Option<&Error>) {
         let Summary { outcome, attempts, elapsed, .. } = summary;
         let (what, error) = (outcome.as_str(), error.map(Error::text));
         match (outcome, error) {
@@ -188,10 +188,16 @@ mod with {
                 "{run}: {error}"
             ),
             (RunOutcome::Exhausted | RunOutcome::DeadlineExceeded | RunOutcome::BudgetSpent, Some(error)) => {
-                warn!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {error}");
+                warn!(
+                    target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what,
+                    "{run}: {error}"
+                );
             }
             (_, Some(error)) => {
-                debug!(target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what, "{run}: {error}");
+                debug!(
+                    target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what,
+                    "{run}: {error}"
+                );
             }
             (_, None) => {
                 let ended = match outcome {
@@ -219,7 +225,7 @@ mod without {
     use crate::events::{Observer, Run, RunOutcome};
     use crate::failure::Failure;
 
-    /// There are no spans.
+    /// Never constructed.
     #[derive(Debug, Clone)]
     pub(crate) struct Span(Infallible);
 

@@ -1,4 +1,4 @@
-//! A unit under observation while it waits.
+//! Detects transactions that are left idle.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -7,12 +7,12 @@ use tokio::time::Sleep;
 
 use super::RunClock;
 
-/// Runs a unit; those who watch are told while it lets its transaction wait for something else.
+/// Runs a unit, and notifies the observers of its run when it leaves its transaction idle for too long.
 ///
-/// A timer is set only when the unit is found waiting while nothing of its own is on its way to the database,
-/// which hardly ever happens between two statements.
+/// The timer is set only when the unit is pending without a statement in flight, which is rare between two
+/// statements.
 pub(crate) async fn watched<F: Future>(
-    observation: Option<&RunClock>,
+    clock: Option<&RunClock>,
     pool_exhausted: impl Fn() -> bool,
     unit: F,
 ) -> F::Output {
@@ -20,8 +20,8 @@ pub(crate) async fn watched<F: Future>(
     let mut alarm: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|context| {
         let polled = unit.as_mut().poll(context);
-        if let (Some(observation), true) = (observation, polled.is_pending()) {
-            observation.look_at_the_clock(&mut alarm, &pool_exhausted, context);
+        if let (Some(clock), true) = (clock, polled.is_pending()) {
+            clock.check_idle(&mut alarm, &pool_exhausted, context);
         }
         polled
     })

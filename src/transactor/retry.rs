@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::events::Run;
-use crate::failure::{ConstraintKind, Failure, FailureKind};
+use crate::failure::{Failure, FailureKind};
 use crate::isolation::Access;
 use crate::strategy::{Attempt, Strategy, Verdict};
 use crate::telemetry::{RunClock, counted, within};
@@ -85,7 +85,7 @@ async fn attempts<X: Retryable>(
         let permit = match options.key().filter(|_| plan.gated) {
             None => None,
             Some(key) => {
-                let turn = options.interceptors().while_in_line(lines.gate.enter(key));
+                let turn = options.interceptors().while_at_gate(lines.gate.enter(key));
                 match timer.at_gate(turn).await {
                     Some(Ok(permit)) => Some(permit),
                     Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(number - 1)))),
@@ -134,7 +134,7 @@ async fn attempts<X: Retryable>(
         if failure.kind() == FailureKind::StatementTimeout && Instant::now() >= server_deadline {
             return Err(Error::deadline_exceeded(last.or(Some(failure)), clock.spent(number)));
         }
-        let retries_unique = may_run_again && is_unique_violation(&failure) && unique_retries > 0;
+        let retries_unique = may_run_again && failure.is_unique_violation() && unique_retries > 0;
         unique_retries -= u32::from(retries_unique);
         let gives_up = match failure.kind() {
             _ if !may_run_again => true,
@@ -183,10 +183,6 @@ async fn attempts<X: Retryable>(
 pub(super) fn still_in_line() -> Failure {
     let message = "the unit was still waiting for its turn at the gate";
     Failure::new(FailureKind::Overloaded, message).retryable(true)
-}
-
-pub(super) fn is_unique_violation(failure: &Failure) -> bool {
-    failure.constraint().is_some_and(|constraint| constraint.kind == ConstraintKind::Unique)
 }
 
 #[cfg(test)]
@@ -327,7 +323,7 @@ mod tests {
     /// Whatever the failure, and whatever was asked for.
     #[tokio::test(start_paused = true)]
     async fn never_runs_again_what_may_be_stored_in_part() {
-        let constraint = crate::failure::Constraint::new(ConstraintKind::Unique);
+        let constraint = crate::failure::Constraint::new(crate::failure::ConstraintKind::Unique);
         let violation = Failure::new(FailureKind::Constraint, "taken").with_constraint(Some(constraint));
         for failure in [Failure::new(FailureKind::Deadlock, "a cycle").retryable(true), violation] {
             let mut script = Script::new([AttemptOutcome::Final(failure.clone())]);
@@ -357,7 +353,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn unique_violations_are_tried_again_as_often_as_was_asked() {
         let violation = || {
-            let constraint = crate::failure::Constraint::new(ConstraintKind::Unique);
+            let constraint = crate::failure::Constraint::new(crate::failure::ConstraintKind::Unique);
             let failure = Failure::new(FailureKind::Constraint, "taken").with_constraint(Some(constraint));
             AttemptOutcome::Failed { failure, otherwise: GiveUpWith::Own("its own error") }
         };

@@ -1,4 +1,4 @@
-//! What a statement would do to its transaction, read from its text before it is sent.
+//! Reads from a statement's text, before it is sent, what it would do to its transaction.
 
 use crate::backend::{Backend, WatchedQuery};
 use crate::failure::{Failure, FailureKind};
@@ -6,25 +6,26 @@ use crate::sql_text::{
     SqlStatement, SqlStatements, Syntax, TransactionEffect, begins_with_a_query, has_inner_semicolon,
 };
 
-/// Whether a statement may be sent.
+/// Whether a statement may be sent, and what it does to the transaction.
 #[derive(Debug)]
 pub(super) enum Admission {
-    /// It is a query, which stays inside of the transaction.
+    /// The statement is a query, which leaves the transaction open.
     Admitted,
-    /// It stays inside of the transaction. It is no query, so it may change settings of the session.
+    /// The statement leaves the transaction open. It is not a query, so it may change settings of the
+    /// session.
     MayChangeSettings,
-    /// It stays inside of the transaction, and sets a savepoint.
+    /// The statement leaves the transaction open and sets a savepoint.
     SetsSavepoint,
-    /// Several statements in one text: the ones behind the first are not seen.
+    /// The text holds several statements: the ones after the first are not watched.
     Unwatched,
-    /// It may end the transaction unseen: a procedure, a prepared or a compound statement, a text that cannot
-    /// be read.
+    /// The statement may end the transaction unseen: a procedure, a prepared or a compound statement, or a
+    /// text that cannot be parsed.
     MayEnd,
-    /// It must not be sent.
+    /// The statement must not be sent.
     Refused(Failure),
 }
 
-/// Reads the text only as far as it takes: of one statement the first word says it all.
+/// Parses no more of the text than necessary: for a single query the first word is enough.
 pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     let text = query.sql();
     let may_hold_several =
@@ -36,10 +37,10 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
         return Admission::Admitted;
     }
     let read = SqlStatements::of(DB::SYNTAX, text);
-    // A server that prepares one statement refuses a text of more, before it has run any.
-    let seen = if may_hold_several { read.statements.len() } else { read.firsts };
-    let seen = &read.statements[..seen];
-    if let Some(failure) = seen.iter().find_map(refusal::<DB>) {
+    // A server that prepares one statement rejects a text with more before it executes any.
+    let executed = if may_hold_several { read.statements.len() } else { read.firsts };
+    let executed = &read.statements[..executed];
+    if let Some(failure) = executed.iter().find_map(refusal::<DB>) {
         return Admission::Refused(failure);
     }
     let stays_inside =
@@ -47,26 +48,27 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     let other = || SqlStatements::under_unusual_settings(DB::SYNTAX, text);
     let is_certain = |other: SqlStatements<'_>| other.complete && other.statements.iter().all(stays_inside);
     let may_end = !read.complete
-        || !seen.iter().all(stays_inside)
+        || !executed.iter().all(stays_inside)
         || (may_hold_several && !other().is_none_or(is_certain));
     if may_end {
         Admission::MayEnd
     } else if may_hold_several && read.count > 1 {
         Admission::Unwatched
-    } else if seen.iter().any(|statement| statement.begins(&["SAVEPOINT"])) {
+    } else if executed.iter().any(|statement| statement.begins(&["SAVEPOINT"])) {
         Admission::SetsSavepoint
     } else {
         Admission::MayChangeSettings
     }
 }
 
-/// The driver of SQLite never gets behind a NUL, with the lock of the whole database in its hands.
+/// Returns a failure for a text with a NUL on SQLite, where the driver would loop for ever at the NUL while
+/// it holds the lock of the whole database.
 pub(crate) fn unreadable<DB: Backend>(text: &str) -> Option<Failure> {
-    let is_it = DB::SYNTAX == Syntax::Sqlite && text.contains('\0');
-    is_it.then(|| {
+    let has_nul = DB::SYNTAX == Syntax::Sqlite && text.contains('\0');
+    has_nul.then(|| {
         Failure::new(
             FailureKind::Aborted,
-            "the statement was not sent: its text has a NUL in it; bind the value",
+            "the statement was not sent: its text contains a NUL character; bind the value instead",
         )
     })
 }
@@ -77,18 +79,17 @@ fn refusal<DB: Backend>(statement: &SqlStatement<'_>) -> Option<Failure> {
         TransactionEffect::Inside | TransactionEffect::MayEnd => return None,
         TransactionEffect::Controls => format!(
             "{} was not sent: a unit of work must not begin, commit or roll back by itself; return Ok to \
-             commit, or Err to \
-             roll back",
+             commit, or Err to roll back",
             statement.title()
         ),
         TransactionEffect::TouchesGuard => format!(
-            "{} was not sent: savepoints whose names begin with atomically_ belong to the transaction itself; use \
-             another name, or `tx.savepoint`",
+            "{} was not sent: savepoints whose names begin with atomically_ are reserved; use another \
+             name, or `tx.savepoint`",
             statement.title()
         ),
         TransactionEffect::CommitsImplicitly => format!(
-            "{} was not sent: it commits implicitly on {databases}, so what the unit did before would be stored \
-             whatever it returns; run it on the pool, outside of a unit of work",
+            "{} was not sent: it commits implicitly on {databases}, so what the unit did before would be \
+             stored whatever it returns; run it on the pool, outside of a unit of work",
             statement.title()
         ),
     };

@@ -1,4 +1,4 @@
-//! A pooled connection that is only used again after a clean, awaited end.
+//! A pooled connection that is reused only after a clean, awaited end of its transaction.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,74 +15,76 @@ use crate::backend::{Backend, BeforeLoneStatement, Engine, Reply};
 use crate::strategy::OwnLockLimit;
 
 mod abandoned;
-mod engine;
+mod extra;
 mod reuse;
-mod known;
+mod server_cache;
 mod pool_queue;
 mod outage;
-mod places;
 
 pub(crate) use outage::refusal_since;
 pub(crate) use reuse::ConnectionReuse;
 
-/// How long an orderly farewell to a server may take before the socket is simply closed.
-const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+/// How long an orderly close may take before the socket is simply closed.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// The unit of trust: "this connection had a clean, awaited end". One that had none is closed when this is
-/// dropped, as soon as the server is [done with it](abandoned::close_when_done). Its place in the pool is
-/// free at once, unless many are in that state already.
+/// A connection for one transaction or one lone statement.
 ///
-/// sqlx itself returns such a connection to the pool after sending `ROLLBACK`, which waits for whatever the
-/// connection is busy with, and does nothing for a BEGIN that was cut short (sqlx issue 4393).
+/// After a clean, awaited end the connection is [released](Self::release). Dropped without one, it is closed
+/// as soon as the server has [finished](abandoned::close_when_done) with its last statement, and the pool may
+/// open another connection at once, unless many connections are in that state already.
+///
+/// sqlx would return such a connection to the pool after a `ROLLBACK`, which waits for the statement that is
+/// in flight, and which does nothing about a BEGIN that was cut short (sqlx issue 4393).
 pub(crate) struct PooledSession<DB: Backend> {
-    held: ScopeGuard<OpenConnection<DB>, fn(OpenConnection<DB>)>,
-    /// Where the connection goes after a clean end.
+    open: ScopeGuard<OpenConnection<DB>, fn(OpenConnection<DB>)>,
+    /// Receives the connection after a clean end.
     reuse: ConnectionReuse<DB>,
 }
 
-/// A connection outside of the pool.
+/// A connection that was acquired from the pool.
 struct OpenConnection<DB: Backend> {
     connection: PoolConnection<DB>,
     pool: Pool<DB>,
-    /// Giving a connection back or closing it spawns a task, and a drop may happen anywhere.
+    /// Releasing or closing the connection spawns a task, and it may be dropped outside of the runtime.
     runtime: Handle,
-    /// What makes the connection usable again where it must not be closed.
+    /// The text that makes the connection usable again where it must not be closed.
     reset: Cow<'static, str>,
-    /// When it left the pool.
+    /// When it was acquired from the pool.
     since: Instant,
     /// How many runs it has served since then.
     runs: u32,
-    /// It has said, since it left the pool, that it commits each statement by itself.
-    commits_each: bool,
-    /// The limit for lock waits that it has reported since it left the pool.
+    /// The server has confirmed, since then, that the session is in autocommit mode.
+    is_autocommit: bool,
+    /// The lock timeout that the session has reported since then.
     own_lock: Option<OwnLockLimit>,
-    /// What its owner's settings are put back by, where a statement of its own needed others.
-    put_back: Option<&'static str>,
-    /// The server has answered everything, or cannot be expected to.
+    /// The statement that restores the session's settings after a lone statement.
+    restore: Option<&'static str>,
+    /// No statement is in flight, or the server cannot be expected to answer it.
     is_settled: bool,
-    /// The server is sending rows, and how many are left is not known.
+    /// The server is sending rows, an unknown number of which are unread.
     is_streaming: Arc<AtomicBool>,
 }
 
 impl<DB: Backend> PooledSession<DB> {
-    /// Takes a connection, without the round trip that tests it where the pool would spend one.
+    /// Acquires a connection, without the ping that the pool would send where that can be avoided.
     ///
     /// Must be called inside of a Tokio runtime.
     pub(crate) async fn acquire(pool: &Pool<DB>, reuse: &ConnectionReuse<DB>) -> Result<Self, sqlx::Error> {
-        if let Some(held) = reuse.take() {
-            return Ok(Self::of(held, reuse));
+        if let Some(open) = reuse.take() {
+            return Ok(Self::of(open, reuse));
         }
-        // `try_acquire` skips the test, but also the `before_acquire` callback, whose presence nobody can ask
-        // for.
-        let skips_the_test = reuse.is_on() && pool.options().get_test_before_acquire();
-        match skips_the_test.then(|| pool.try_acquire()).flatten() {
+        // `try_acquire` skips the ping, but also the `before_acquire` callback, which the pool does not
+        // reveal.
+        let skips_ping = reuse.is_on() && pool.options().get_test_before_acquire();
+        match skips_ping.then(|| pool.try_acquire()).flatten() {
             Some(connection) => Ok(Self::of(OpenConnection::new(connection, pool), reuse)),
             None => Self::wait(pool, reuse).await,
         }
     }
 
-    /// Takes a connection for a statement that is its own transaction: one that has answered a moment ago, to
-    /// a run that ended or to the pool's test, and that commits each statement by itself.
+    /// Acquires a connection in autocommit mode for a statement that is its own transaction. The connection
+    /// has just ended another run or passed the pool's ping, because such a statement cannot be repeated on
+    /// another connection.
     ///
     /// Must be called inside of a Tokio runtime.
     pub(crate) async fn acquire_for_lone_statement(
@@ -90,101 +92,102 @@ impl<DB: Backend> PooledSession<DB> {
         reuse: &ConnectionReuse<DB>,
     ) -> Result<Self, sqlx::Error> {
         let mut session = match reuse.take() {
-            Some(held) => Self::of(held, reuse),
+            Some(open) => Self::of(open, reuse),
             None => Self::wait(pool, reuse).await?,
         };
-        if let Some(before) = DB::BEFORE_LONE_STATEMENT.filter(|_| !session.held.commits_each) {
-            session.commit_each_statement(&before).await?;
+        if let Some(before) = DB::BEFORE_LONE_STATEMENT.filter(|_| !session.open.is_autocommit) {
+            session.set_autocommit(&before).await?;
         }
         Ok(session)
     }
 
-    /// Any user of the pool may have left the session otherwise, and a statement that nothing commits would
-    /// be reported as stored.
-    async fn commit_each_statement(&mut self, before: &BeforeLoneStatement) -> Result<(), sqlx::Error> {
+    /// Any user of the pool may have turned autocommit off, and a statement that is never committed would be
+    /// reported as stored.
+    async fn set_autocommit(&mut self, before: &BeforeLoneStatement) -> Result<(), sqlx::Error> {
         let reply = DB::send_text(self.connection(), before.ask.to_owned()).await;
         if let Some(error) = reply.error {
             return Err(error);
         }
         if reply.integers.first() == Some(&1) {
-            self.held.commits_each = true;
+            self.open.is_autocommit = true;
             return Ok(());
         }
-        self.held.put_back = Some(before.put_back);
+        self.open.restore = Some(before.put_back);
         DB::send_text(self.connection(), before.set.to_owned()).await.error.map_or(Ok(()), Err)
     }
 
-    /// The product that answers. It is asked once in a while, outside of any transaction.
+    /// Returns the engine of the server: from the cache, or by a query outside of any transaction.
     pub(super) async fn engine(&mut self) -> Result<Engine, sqlx::Error> {
         let Some(ask) = DB::ENGINE_QUERY else { return Ok(Engine::default()) };
-        if let Some(known) = self.reuse.engine() {
+        if let Some(known) = self.reuse.server().engine() {
             return Ok(known);
         }
         let answers = DB::fetch_text(self.connection(), ask.sql.to_owned()).await?;
         let engine = (ask.read)(&answers);
-        self.reuse.learn(engine);
+        self.reuse.server().set_engine(engine);
         Ok(engine)
     }
 
     async fn wait(pool: &Pool<DB>, reuse: &ConnectionReuse<DB>) -> Result<Self, sqlx::Error> {
-        // In a box of its own: in place, it would make the future of every run several times as large.
+        // Boxed, because it would make the future of every run several times as large.
         Ok(Self::of(Box::pin(reuse.wait(pool)).await?, reuse))
     }
 
-    fn of(held: OpenConnection<DB>, reuse: &ConnectionReuse<DB>) -> Self {
-        Self { held: scopeguard::guard(held, abandon), reuse: reuse.clone() }
+    fn of(open: OpenConnection<DB>, reuse: &ConnectionReuse<DB>) -> Self {
+        Self { open: scopeguard::guard(open, abandon), reuse: reuse.clone() }
     }
 
     pub(crate) fn connection(&mut self) -> &mut DB::Connection {
-        &mut self.held.connection
+        &mut self.open.connection
     }
 
-    /// What a rollback has to put back, besides.
+    /// Sets the rollback that also restores the session's settings.
     pub(super) fn reset_with(&mut self, rollback: Cow<'static, str>) {
-        self.held.reset = rollback;
+        self.open.reset = rollback;
     }
 
-    /// Remembers the session's own limit for lock waits.
-    pub(super) fn learn_lock_limit(&mut self, own: Option<Duration>) {
-        self.reuse.known().learn_lock_timeout(own);
-        self.held.own_lock = Some(OwnLockLimit::Known(own));
+    /// Caches the lock timeout that the session had before the transaction changed it.
+    pub(super) fn cache_lock_timeout(&mut self, timeout: Option<Duration>) {
+        self.reuse.server().set_lock_timeout(timeout);
+        self.open.own_lock = Some(OwnLockLimit::Known(timeout));
     }
 
-    /// The session's own limit for lock waits: as it has reported it, or else as others of its pool have.
+    /// Returns the lock timeout of the session itself: the one that it has reported, or else the last one
+    /// that another session of the pool has reported.
     pub(super) fn own_lock_limit(&self) -> OwnLockLimit {
-        self.held.own_lock.unwrap_or_else(|| self.reuse.own_lock_limit())
+        let likely = || OwnLockLimit::Likely(self.reuse.server().lock_timeout());
+        self.open.own_lock.unwrap_or_else(likely)
     }
 
-    /// What a transaction sets while it reads the rows of a statement.
+    /// The flag that a transaction sets while rows of a statement are unread.
     pub(super) fn streaming(&self) -> Arc<AtomicBool> {
-        self.held.is_streaming.clone()
+        self.open.is_streaming.clone()
     }
 
-    /// Statements ran that were not seen, and may have changed its settings.
+    /// Discards what is known of the session's settings, because unwatched statements may have changed them.
     pub(super) fn forget_settings(&mut self) {
-        self.held.commits_each = false;
-        self.held.own_lock = None;
+        self.open.is_autocommit = false;
+        self.open.own_lock = None;
     }
 
-    /// Closes the connection at once: there is nothing on its way that the server would have to be waited
-    /// for.
+    /// Closes the connection at once, without waiting for the server.
     pub(crate) fn close(mut self) {
-        self.held.is_settled = true;
+        self.open.is_settled = true;
     }
 
-    /// Gives the connection to the next run, or back to the pool, after a clean end.
+    /// Passes the connection to the next run, or returns it to the pool, after a clean end.
     pub(crate) fn release(self) {
-        self.reuse.pass_on(ScopeGuard::into_inner(self.held));
+        self.reuse.release(ScopeGuard::into_inner(self.open));
     }
 
-    /// The same, after a statement that was its own transaction.
+    /// Restores the settings that a lone statement needed, and releases the connection.
     ///
     /// Cancellation: the connection is closed.
     pub(crate) async fn release_after_lone_statement(mut self) {
-        self.held.own_lock = None;
-        if let Some(put_back) = self.held.put_back.take() {
-            let settings = DB::send_text(self.connection(), put_back.to_owned());
-            if !matches!(timeout(FAREWELL_LIMIT, settings).await, Ok(Reply { error: None, .. })) {
+        self.open.own_lock = None;
+        if let Some(restore) = self.open.restore.take() {
+            let restored = DB::send_text(self.connection(), restore.to_owned());
+            if !matches!(timeout(CLOSE_LIMIT, restored).await, Ok(Reply { error: None, .. })) {
                 return;
             }
         }
@@ -193,7 +196,6 @@ impl<DB: Backend> PooledSession<DB> {
 }
 
 impl<DB: Backend> OpenConnection<DB> {
-    /// As it comes out of the pool.
     fn new(connection: PoolConnection<DB>, pool: &Pool<DB>) -> Self {
         let (runtime, since) = (Handle::current(), Instant::now());
         Self {
@@ -203,9 +205,9 @@ impl<DB: Backend> OpenConnection<DB> {
             reset: ROLLBACK,
             since,
             runs: 0,
-            commits_each: false,
+            is_autocommit: false,
             own_lock: None,
-            put_back: None,
+            restore: None,
             is_settled: false,
             is_streaming: Arc::default(),
         }
@@ -214,26 +216,24 @@ impl<DB: Backend> OpenConnection<DB> {
 
 const ROLLBACK: Cow<'static, str> = Cow::Borrowed("ROLLBACK");
 
-/// The end of a connection that had no clean one.
-fn abandon<DB: Backend>(held: OpenConnection<DB>) {
-    let OpenConnection { mut connection, pool, runtime, reset, is_settled, is_streaming, .. } = held;
-    let _inside = runtime.enter();
+/// Disposes of a connection that had no clean end.
+fn abandon<DB: Backend>(open: OpenConnection<DB>) {
+    let OpenConnection { mut connection, pool, runtime, reset, is_settled, is_streaming, .. } = open;
+    let _entered = runtime.enter();
     if DB::lives_in_its_connection(&pool.connect_options()) {
-        // Closing it would lose the database. In memory there is no network to be stuck on.
+        // Closing it would lose the database, and there is no network to wait for.
         runtime.spawn(async move {
             let _ = DB::send_text(&mut connection, reset.into_owned()).await;
         });
     } else if DB::SESSION_ID_QUERY.is_some() && is_streaming.load(Ordering::Acquire) {
-        // A server that sends rows notices a closed socket at once. Reading the rest of them could take for
-        // ever.
+        // A server that is sending rows notices a closed socket at once, and reading the rest may never end.
         drop(connection.detach());
     } else if DB::SESSION_ID_QUERY.is_some() && !is_settled {
         abandoned::close_when_done(connection, &pool, &runtime);
     } else {
         let connection = connection.detach();
-        // Whether the farewell is orderly or not, the connection is gone.
         runtime.spawn(async move {
-            let _ = timeout(FAREWELL_LIMIT, connection.close()).await;
+            let _ = timeout(CLOSE_LIMIT, connection.close()).await;
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Asking who waited for whom.
+//! Reports of deadlocks.
 
 use std::time::Duration;
 
@@ -9,38 +9,39 @@ use crate::failure::{Failure, FailureKind};
 
 use super::Tx;
 
-/// How long the answer is waited for. A server that does not answer loses the connection.
-const ASKING_LIMIT: Duration = Duration::from_secs(1);
+/// How long the server may take to report the deadlock. After that the connection is closed.
+const REPORT_LIMIT: Duration = Duration::from_secs(1);
 
 impl<DB: Backend> Tx<DB> {
-    /// The failure that ended this transaction; a deadlock with a report of who waited for whom, where the
-    /// error has none and the server tells.
+    /// Adds a report of the transactions involved to a deadlock, if the error has none and the server keeps
+    /// one. Returns other failures as they are.
     ///
-    /// Must be asked before the rollback: the next transaction of this session may meet the next deadlock.
+    /// Must be called before the rollback: the next transaction of this session may run into the next
+    /// deadlock.
     ///
     /// Cancellation: the connection is closed.
     pub(crate) async fn explain(&mut self, failure: Failure) -> Failure {
-        let is_told = failure.kind() != FailureKind::Deadlock || failure.deadlock().is_some();
-        if is_told || self.state.lost_its_place() {
+        let is_complete = failure.kind() != FailureKind::Deadlock || failure.deadlock().is_some();
+        if is_complete || self.state.session_is_unusable() {
             return failure;
         }
-        // It was met by this transaction, so it is no older; and the answer may be on its way for so long.
-        let age = self.opened.elapsed() + ASKING_LIMIT;
-        let Some(asking) = DB::deadlock_query(age) else { return failure };
+        // The deadlock ended this transaction, so it is no older; the query may take as long as the limit.
+        let age = self.opened.elapsed() + REPORT_LIMIT;
+        let Some(query) = DB::deadlock_query(age) else { return failure };
         let failed = self.state.failed_statement();
-        // An answer that does not come leaves the question on its way, which is the end of the connection.
-        self.state.question(true);
+        // Without an answer the query stays in flight, which closes the connection.
+        self.state.set_in_flight(true);
         let connection = self.session.connection();
-        let answered = timeout(ASKING_LIMIT, async {
-            // Whoever may not look is refused, and that was all. A broken connection is not given back by the
-            // rollback.
-            let answers = DB::fetch_text(connection, asking.sql).await.ok()?;
-            let (report, remember) = (asking.read)(&answers, failed.as_deref())?;
+        let answered = timeout(REPORT_LIMIT, async {
+            // Without the privilege to read the report, there is none. If the connection breaks, the
+            // rollback notices.
+            let answers = DB::fetch_text(connection, query.sql).await.ok()?;
+            let (report, remember) = (query.read)(&answers, failed.as_deref())?;
             DB::send_text(connection, remember).await;
             Some(report)
         });
         let Ok(report) = answered.await else { return failure };
-        self.state.question(false);
+        self.state.set_in_flight(false);
         failure.with_deadlock(report)
     }
 }

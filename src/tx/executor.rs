@@ -1,7 +1,7 @@
 //! `&mut Tx` as a [`sqlx::Executor`].
 //!
-//! One implementation for all databases: that `&mut DB::Connection` is an executor of `DB` is known behind
-//! [`Wire`](crate::backend::Wire), and not needed here.
+//! One implementation for all databases: [`Wire`](crate::backend::Wire) hides the bound that
+//! `&mut DB::Connection` is an executor.
 
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
@@ -11,33 +11,35 @@ use sqlx::{Either, SqlStr};
 use crate::backend::{Backend, Engine, ResultOrRow, WatchedQuery};
 use crate::intercept::StatementAnswer;
 
-use super::state::{TxState, admit};
+use super::admit::admit;
+use super::state::TxState;
 use super::{Interception, Tx};
 
-/// What a statement needs of its transaction.
+/// The parts of a transaction that a statement uses.
 pub(super) struct StatementParts<'c, DB: Backend> {
     pub(super) state: &'c mut TxState,
     pub(super) connection: &'c mut DB::Connection,
     pub(super) interception: Option<&'c Interception>,
-    /// The last statement, where its values may explain its failure.
+    /// The last statement, if its values may explain its failure.
     pub(super) latest: &'c mut Option<WatchedQuery<DB>>,
     pub(super) engine: Engine,
 }
 
-/// What is done with the output of a statement.
+/// How to read the result of a statement.
 #[derive(Clone, Copy)]
-pub(super) struct Reading<T> {
-    /// What interceptors are told.
-    pub(super) told: fn(&T) -> StatementAnswer,
-    /// Whether it is what a driver answers that has lost its connection without a word.
-    pub(super) is_nothing: fn(&T) -> bool,
+pub(super) struct ResultReader<T> {
+    /// Describes the result to interceptors.
+    pub(super) answer: fn(&T) -> StatementAnswer,
+    /// Whether the result is empty. A driver that lost its connection may return an empty result and no
+    /// error.
+    pub(super) is_empty: fn(&T) -> bool,
 }
 
-/// Runs one statement under the eyes of the state, and past the interceptor, if there is one.
+/// Runs one statement: records its result in the state, and passes it through the interceptors.
 pub(super) async fn watch<DB: Backend, T>(
     parts: StatementParts<'_, DB>,
     query: Result<WatchedQuery<DB>, sqlx::Error>,
-    reading: Reading<T>,
+    reader: ResultReader<T>,
     run: impl for<'x> Fn(&'x mut DB::Connection, WatchedQuery<DB>) -> BoxFuture<'x, Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
     let StatementParts { state, connection, interception, latest, engine } = parts;
@@ -49,9 +51,9 @@ pub(super) async fn watch<DB: Backend, T>(
     *latest = (limits_packets || query.may_compare_with_null()).then(|| query.clone());
     let mut result = match interception {
         None => run(connection, query).await,
-        Some(interception) => interception.run(connection, &query, reading.told, run).await,
+        Some(interception) => interception.run(connection, &query, reader.answer, run).await,
     };
-    if DB::ENDS_SILENTLY && result.as_ref().is_ok_and(reading.is_nothing) {
+    if DB::ENDS_SILENTLY && result.as_ref().is_ok_and(reader.is_empty) {
         let is_alive = DB::ping(connection).await;
         result = is_alive.and(result);
     }
@@ -97,7 +99,7 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
             let text = query.text();
             state.begin_statement(|| text.clone());
             if let Some(interception) = interception {
-                // An interceptor is told of a statement as a whole.
+                // Interceptors receive the result of a statement as a whole.
                 let answers = interception
                     .run::<DB, _>(connection, &query, all::<DB>, |connection, query| {
                         Box::pin(DB::send_for_results(connection, query).try_collect::<Vec<_>>())
@@ -169,34 +171,34 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
     }
 }
 
-const fn nothing<T>() -> Reading<T> {
-    Reading { told: |_| StatementAnswer::default(), is_nothing: |_| false }
+const fn nothing<T>() -> ResultReader<T> {
+    ResultReader { answer: |_| StatementAnswer::default(), is_empty: |_| false }
 }
 
-fn done<DB: Backend>() -> Reading<DB::QueryResult> {
-    Reading {
-        told: |result| StatementAnswer::affected(DB::rows_affected(result)),
-        is_nothing: |result| DB::rows_affected(result) == 0,
+fn done<DB: Backend>() -> ResultReader<DB::QueryResult> {
+    ResultReader {
+        answer: |result| StatementAnswer::affected(DB::rows_affected(result)),
+        is_empty: |result| DB::rows_affected(result) == 0,
     }
 }
 
-fn row<DB: Backend>() -> Reading<Option<DB::Row>> {
-    Reading { told: |row| StatementAnswer::of_rows(row, DB::show_row), is_nothing: Option::is_none }
+fn row<DB: Backend>() -> ResultReader<Option<DB::Row>> {
+    ResultReader { answer: |row| StatementAnswer::of_rows(row, DB::show_row), is_empty: Option::is_none }
 }
 
-pub(super) fn rows<DB: Backend>() -> Reading<Vec<DB::Row>> {
-    Reading { told: |rows| StatementAnswer::of_rows(rows, DB::show_row), is_nothing: Vec::is_empty }
+pub(super) fn rows<DB: Backend>() -> ResultReader<Vec<DB::Row>> {
+    ResultReader { answer: |rows| StatementAnswer::of_rows(rows, DB::show_row), is_empty: Vec::is_empty }
 }
 
 fn all<DB: Backend>(answers: &Vec<ResultOrRow<DB>>) -> StatementAnswer {
-    let mut told = StatementAnswer::default();
+    let mut all = StatementAnswer::default();
     for answer in answers {
         match answer {
             Either::Left(result) => {
-                told.rows_affected = Some(told.rows_affected.unwrap_or(0) + DB::rows_affected(result));
+                all.rows_affected = Some(all.rows_affected.unwrap_or(0) + DB::rows_affected(result));
             }
-            Either::Right(row) => told.add_row(row, DB::show_row),
+            Either::Right(row) => all.add_row(row, DB::show_row),
         }
     }
-    told
+    all
 }

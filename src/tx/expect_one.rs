@@ -1,4 +1,4 @@
-//! The end of an optimistic update.
+//! Checks that an optimistic update changed its row.
 
 use crate::backend::Backend;
 use crate::error::Error;
@@ -7,45 +7,45 @@ use crate::failure::{Failure, FailureKind};
 use super::Tx;
 
 impl<DB: Backend> Tx<DB> {
-    /// Checks that a statement changed exactly one row: the end of every optimistic update.
+    /// Checks that a statement changed exactly one row. Call it after every optimistic update.
     ///
     /// # Errors
     ///
-    /// No row is a conflict: another transaction has changed the version since it was read, or the row is
-    /// gone. The unit is run again, whatever it makes of this error. More than one row is a mistake in the
-    /// statement and ends the unit for good.
+    /// - No row: a conflict, because another transaction has changed the version since it was read, or has
+    ///   deleted the row. The unit is retried, even if it ignores this error.
+    /// - More than one row: the statement is wrong, and the unit fails without a retry.
     ///
     /// # The version
     ///
-    /// It must change with every update, so that no two transactions read the same version and both write:
+    /// Every update must change the version, so that no two transactions read the same version and both
+    /// write:
     ///
-    /// - Use an integer, `version = version + 1`, declared `NOT NULL DEFAULT 0`. `version = NULL` matches no
-    ///   row. A statement that compares a column with a bound NULL and changes no row ends the unit at once,
-    ///   as [`Aborted`](crate::ErrorKind::Aborted): at no attempt would it change one. A NULL that the
-    ///   statement hides, as `COALESCE(version, 0)` in the SELECT does, is met at every attempt until they
-    ///   run out.
-    /// - A timestamp is a version only if two updates cannot fall on the same one. In whole seconds
-    ///   (`DATETIME` on MySQL and MariaDB, `CURRENT_TIMESTAMP` on SQLite), and even in microseconds, updates
-    ///   are lost: the second of two that fall on the same time finds the version that it has read.
+    /// - Use an integer, `version = version + 1`, declared `NOT NULL DEFAULT 0`. `version = NULL` matches
+    ///   no row: a statement that compares a column with a bound NULL and changes no row ends the unit at
+    ///   once as [`Aborted`](crate::ErrorKind::Aborted), because no attempt could succeed. A NULL that the
+    ///   statement hides, as with `COALESCE(version, 0)` in the SELECT, fails every attempt until they are
+    ///   exhausted.
+    /// - A timestamp is a version only if two updates cannot have the same one. With whole seconds
+    ///   (`DATETIME` on MySQL and MariaDB, `CURRENT_TIMESTAMP` on SQLite), and even with microseconds,
+    ///   updates are lost: the second of two updates at the same time finds the version that it has read.
     ///
-    /// # How databases count
+    /// # Which count to pass
     ///
-    /// Pass the count of an `UPDATE` or a `DELETE`. Others count differently:
+    /// Pass the count of an `UPDATE` or a `DELETE`. Other statements count differently:
     ///
     /// - `INSERT … ON DUPLICATE KEY UPDATE` and `REPLACE` on MySQL and MariaDB count 2 for a row that they
     ///   change, which ends the unit.
-    /// - `INSERT IGNORE`, `INSERT OR IGNORE` and `ON CONFLICT DO NOTHING` count 0 for a row that is there
-    ///   already, which runs the unit again.
+    /// - `INSERT IGNORE`, `INSERT OR IGNORE` and `ON CONFLICT DO NOTHING` count 0 for a row that exists
+    ///   already, which retries the unit.
     pub fn expect_one(&mut self, rows_affected: u64) -> Result<(), Error> {
         let failure = match rows_affected {
             1 => return Ok(()),
-            0 => self.why_none(),
+            0 => self.no_row_changed(),
             rows => Failure::new(
                 FailureKind::Aborted,
                 format!(
-                    "one row was to be changed, {rows} were: narrow the WHERE down to one row (an upsert or \
-                     a REPLACE on \
-                     MySQL and MariaDB counts 2 for each row that it changes)"
+                    "expected to change one row, changed {rows}: narrow the WHERE to one row (an upsert \
+                     or a REPLACE on MySQL and MariaDB counts 2 for each row that it changes)"
                 ),
             ),
         };
@@ -53,19 +53,18 @@ impl<DB: Backend> Tx<DB> {
         Err(Error::failed(failure, None))
     }
 
-    fn why_none(&self) -> Failure {
+    fn no_row_changed(&self) -> Failure {
         match self.latest.as_ref().and_then(|update| update.column_compared_with_null()) {
             Some(column) => Failure::new(
                 FailureKind::Aborted,
                 format!(
-                    "no row was changed, and none ever will be: {column} is compared with NULL, which \
-                     equals nothing; give \
-                     the rows a {column} and declare it NOT NULL, or compare it with IS NULL"
+                    "no row was changed, and a retry would not change one either: {column} is compared \
+                     with NULL, which equals nothing; set {column} in these rows and declare it NOT NULL, \
+                     or compare it with IS NULL"
                 ),
             ),
-            None => {
-                Failure::new(FailureKind::StaleVersion, "one row was to be changed, none was").retryable(true)
-            }
+            None => Failure::new(FailureKind::StaleVersion, "expected to change one row, changed none")
+                .retryable(true),
         }
     }
 }

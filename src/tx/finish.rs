@@ -18,44 +18,43 @@ use crate::telemetry::{RunClock, counted};
 use super::shielded_commit::{Finish, Shieldable};
 use super::{Hooks, Shield, Tx, TxEnd, send};
 
-/// How long a rollback is waited for. A server that does not answer loses the connection, and rolls back by
-/// itself.
+/// How long a rollback may take. After that the connection is closed, and the server rolls back by itself.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
 
-/// A node of a Galera cluster answers the first rollback with the conflict that has rolled the transaction
-/// back already, and leaves out what comes behind it.
-const ROLLBACKS: usize = 2;
+/// How often a rollback is sent. A Galera node answers the first one with the conflict that has rolled the
+/// transaction back already, and does not execute the rest of the text.
+const MAX_ROLLBACKS: usize = 2;
 
 /// The outcome of a commit.
 #[derive(Debug)]
 pub(crate) enum CommitOutcome {
-    /// It is stored.
+    /// The transaction is committed.
     Done,
-    /// It is not stored.
+    /// The transaction is not committed.
     Refused(Failure),
-    /// It was sent, and nobody knows.
+    /// COMMIT was sent and its outcome is unknown.
     Unknown(Failure),
 }
 
-/// What became of a transaction in statements that were not seen.
+/// What unwatched statements did to their transaction.
 #[derive(Debug)]
-pub(crate) enum Unseen {
-    /// Nothing that changes anything.
-    Nothing,
-    /// A statement failed, in a way that ends the transaction.
+pub(crate) enum Unwatched {
+    /// The transaction is open, and none of them failed.
+    Unchanged,
+    /// One of them failed in a way that ends the transaction.
     Failed(Failure),
-    /// Something has ended the transaction, so that what the unit did is stored, all of it or a part. That is
-    /// the failure then, whatever the unit had failed with: the unit must not be run again.
+    /// One of them has ended the transaction, so the unit's changes are stored, all or in part. This
+    /// failure replaces the unit's own, because the unit must not be retried.
     Ended(Failure),
 }
 
 impl CommitOutcome {
-    /// The outcome of one that was waited for too long.
+    /// The outcome of a commit that was not answered by the deadline.
     pub(crate) fn unanswered() -> Self {
         Self::Unknown(unanswered())
     }
 
-    /// What hooks are told.
+    /// Returns the end of the transaction that selects the hooks to run.
     const fn end(&self) -> TxEnd {
         match self {
             Self::Done => TxEnd::Committed,
@@ -65,13 +64,13 @@ impl CommitOutcome {
     }
 }
 
-/// What waits for a commit.
-pub(crate) struct Waiting {
+/// The hooks that run after a commit.
+pub(crate) struct HooksAfterCommit {
     pub(crate) hooks: Hooks,
     deadline: Instant,
 }
 
-impl<F: Shieldable<Output = CommitOutcome>> Finish<F> for Waiting {
+impl<F: Shieldable<Output = CommitOutcome>> Finish<F> for HooksAfterCommit {
     fn finish(self, commit: Pin<Box<F>>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let end = timeout_at(self.deadline, commit).await.map_or(TxEnd::Unknown, |commit| commit.end());
@@ -81,19 +80,20 @@ impl<F: Shieldable<Output = CommitOutcome>> Finish<F> for Waiting {
 }
 
 impl<DB: Backend> Tx<DB> {
-    /// Commits. Answers the outcome, and the hooks that are to be run then.
+    /// Commits the transaction. Returns the outcome, and the hooks that are to run after it.
     ///
-    /// Cancellation: goes on in the background until the deadline, hooks included. Given up, the connection
-    /// is closed, and its place in the pool is free at once.
+    /// Cancellation: the commit continues in the background until the deadline, and then its hooks run. If
+    /// it is [given up](Shield::give_up) instead, the connection is closed, and the pool may open another
+    /// one at once.
     pub(crate) fn commit(
         mut self: Box<Self>,
         deadline: Instant,
-    ) -> Shield<impl Shieldable<Output = CommitOutcome>, Waiting> {
-        let waiting = Waiting { hooks: std::mem::take(&mut self.hooks), deadline };
+    ) -> Shield<impl Shieldable<Output = CommitOutcome>, HooksAfterCommit> {
+        let waiting = HooksAfterCommit { hooks: std::mem::take(&mut self.hooks), deadline };
         Shield::new(Handle::current(), self.commit_and_wait(), waiting)
     }
 
-    /// Cancellation: the connection is closed, and the commit may or may not happen.
+    /// Cancellation: the connection is closed, and the commit may or may not be stored.
     async fn commit_and_wait(mut self: Box<Self>) -> CommitOutcome {
         if let Some(failure) = self.over() {
             let failure = failure.clone();
@@ -115,16 +115,16 @@ impl<DB: Backend> Tx<DB> {
         }
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
         let commit = send::<DB>(interception, connection, StepKind::Commit, ending.sql.into_owned());
-        let reply = last_step(self.state.observation(), pin!(commit)).await;
+        let reply = last_step(self.state.run_clock(), pin!(commit)).await;
         let outcome = outcome::<DB>(&reply, ending.before_commit);
         match (&outcome, &reply.error) {
             (CommitOutcome::Done, None) => match ending.after {
                 None => self.release(),
-                Some(after) => self.put_back(after.into_owned()).await,
+                Some(after) => self.restore_and_release(after.into_owned()).await,
             },
             (CommitOutcome::Refused(failure), _) if failure.ends_session() => {}
-            // What ended the transaction may have left more on the session than a rollback undoes: locks on
-            // tables, say.
+            // Whatever ended the transaction may have left more on the session than a rollback undoes, such
+            // as table locks.
             (CommitOutcome::Refused(failure), _)
                 if failure.kind() == FailureKind::Aborted && closing.unwatched => {}
             (CommitOutcome::Refused(_), _) => {
@@ -139,7 +139,7 @@ impl<DB: Backend> Tx<DB> {
         outcome
     }
 
-    /// Gives the connection back after a clean end.
+    /// Releases the connection after a clean end.
     fn release(mut self) {
         if self.state.is_unwatched() || self.state.may_have_changed_settings {
             self.session.forget_settings();
@@ -147,83 +147,83 @@ impl<DB: Backend> Tx<DB> {
         self.session.release();
     }
 
-    /// Sends a statement of the crate's own that is none of the unit's.
+    /// Sends a statement of this crate that does not count as a statement of the unit.
     async fn step(&mut self, kind: StepKind, sql: String) -> Reply {
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
         send::<DB>(interception, connection, kind, sql).await
     }
 
-    /// Puts the session's settings back, and gives the connection back.
-    async fn put_back(mut self: Box<Self>, settings: String) {
+    /// Restores the session's settings and releases the connection.
+    async fn restore_and_release(mut self: Box<Self>, settings: String) {
         let answered = timeout(ROLLBACK_LIMIT, DB::send_text(self.session.connection(), settings)).await;
         if matches!(answered, Ok(Reply { error: None, .. })) {
             self.release();
         }
     }
 
-    /// Whether a transaction is over after a statement that failed like this.
+    /// Returns whether a statement that failed like this has ended the transaction.
     pub(crate) fn ends_with(failure: &Failure) -> bool {
         DB::survival(failure) == Survival::Over
     }
 
-    /// Asks the server, before a rollback, what became of a transaction of which not every statement was
-    /// seen. `converted` is what the unit has said of it.
+    /// Finds out, before a rollback, what unwatched statements did to the transaction. `converted` is the
+    /// failure in the last sqlx error that the unit converted.
     ///
-    /// Costs a round trip where the unit had its hands on the connection, and nothing elsewhere.
+    /// Costs a round trip if the unit has used the connection itself, and nothing otherwise.
     ///
     /// Cancellation: the connection is closed.
-    pub(crate) async fn look_for_unseen(&mut self, converted: Option<Failure>) -> Unseen {
+    pub(crate) async fn check_unwatched(&mut self, converted: Option<Failure>) -> Unwatched {
         if !self.state.is_unwatched()
-            || self.state.lost_its_place()
+            || self.state.session_is_unusable()
             || self.state.is_streaming.load(Ordering::Acquire)
             || self.state.over().is_some_and(DB::rolls_back_everything)
         {
-            return Unseen::Nothing;
+            return Unwatched::Unchanged;
         }
-        self.state.question(true);
-        let asked = self.step(StepKind::Control, DB::GUARD.sql.to_owned());
-        // A server that does not answer loses the connection, as the question stays on its way.
-        let Ok(reply) = timeout(ROLLBACK_LIMIT, asked).await else { return Unseen::Nothing };
-        self.state.question(false);
+        self.state.set_in_flight(true);
+        let check = self.step(StepKind::Control, DB::GUARD.sql.to_owned());
+        // If the server does not answer, the statement stays in flight, which closes the connection.
+        let Ok(reply) = timeout(ROLLBACK_LIMIT, check).await else { return Unwatched::Unchanged };
+        self.state.set_in_flight(false);
         let answer = reply.error.as_ref().map(failure_or_other::<DB>);
         if (DB::GUARD.has_ended)(answer.as_ref()) {
             self.state.distrust_session();
             return match converted {
-                Some(failure) if DB::rolls_back_everything(&failure) => Unseen::Failed(failure),
-                _ => Unseen::Ended(ended_unseen("rollback", answer.as_ref())),
+                Some(failure) if DB::rolls_back_everything(&failure) => Unwatched::Failed(failure),
+                _ => Unwatched::Ended(ended_unseen("rollback", answer.as_ref())),
             };
         }
         match converted {
-            // The error was another database's, if this one has seen none.
-            Some(_) if DB::EVERY_ERROR_ABORTS && answer.is_none() => Unseen::Nothing,
-            Some(failure) => Unseen::Failed(failure),
-            None => Unseen::Nothing,
+            // If this transaction has seen no error, the unit converted an error of another database.
+            Some(_) if DB::EVERY_ERROR_ABORTS && answer.is_none() => Unwatched::Unchanged,
+            Some(failure) => Unwatched::Failed(failure),
+            None => Unwatched::Unchanged,
         }
     }
 
-    /// Rolls back and gives the connection back; closes it where that is in doubt. In a box of its own: in
-    /// place, it would be in the future of every run, wherever one may end.
+    /// Rolls back and releases the connection, or closes it if the rollback fails. Boxed, because a
+    /// rollback would add its size to the future of every run at each place where a run may end.
     ///
     /// Cancellation: the connection is closed, and the server rolls back.
     pub(crate) fn rollback(mut self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            // What is left of a stream may have no end.
-            if self.state.lost_its_place() || self.state.is_streaming.load(Ordering::Acquire) {
+            // The unread rest of a stream may be endless.
+            if self.state.session_is_unusable() || self.state.is_streaming.load(Ordering::Acquire) {
                 if !self.state.is_in_flight() {
                     self.session.close();
                 }
                 return;
             }
             let closing = self.closing();
-            for _ in 0..ROLLBACKS {
+            for _ in 0..MAX_ROLLBACKS {
                 let (interception, connection) = (self.interception.as_ref(), self.session.connection());
                 let sql = DB::rollback(&closing).into_owned();
                 let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
-                let rollback = last_step(self.state.observation(), Box::pin(rollback));
+                let rollback = last_step(self.state.run_clock(), Box::pin(rollback));
                 let Ok(reply) = timeout(ROLLBACK_LIMIT, rollback).await else { return };
                 let refused = reply.error.as_ref().map(|error| failure_or_other::<DB>(error));
                 match refused {
-                    // There was nothing left to roll back.
+                    // The transaction had ended already.
                     Some(failure) if failure.kind() == FailureKind::Aborted => break,
                     None => break,
                     Some(failure) if DB::rolls_back_everything(&failure) => {}
@@ -235,20 +235,19 @@ impl<DB: Backend> Tx<DB> {
     }
 }
 
-/// Waits for the end of the transaction under the eyes of those who watch.
+/// Awaits COMMIT or ROLLBACK and measures it for the observers.
 ///
-/// The step is pinned by the caller: moved in here, it would take its room twice in the future of every
-/// commit.
-async fn last_step(observation: Option<&Arc<RunClock>>, step: impl Future<Output = Reply> + Unpin) -> Reply {
-    let Some(observation) = observation else { return step.await };
-    observation.ending();
-    let reply = counted(Some(observation), |times| &mut times.control, step).await;
-    observation.ended_transaction();
+/// The caller pins the step: moving it here would store it twice in the future of every commit.
+async fn last_step(run_clock: Option<&Arc<RunClock>>, step: impl Future<Output = Reply> + Unpin) -> Reply {
+    let Some(run_clock) = run_clock else { return step.await };
+    run_clock.ending();
+    let reply = counted(Some(run_clock), |times| &mut times.control, step).await;
+    run_clock.ended_transaction();
     reply
 }
 
 fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
-    // What comes behind the COMMIT changes nothing about it.
+    // A failure after COMMIT does not change its outcome.
     if reply.completed > before_commit {
         return CommitOutcome::Done;
     }
@@ -256,9 +255,9 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
         return CommitOutcome::Unknown(unanswered());
     };
     let failure = failure_or_other::<DB>(error);
-    let spoke = matches!(error, sqlx::Error::Database(_));
+    let is_from_server = matches!(error, sqlx::Error::Database(_));
     let at_the_guard = reply.completed < before_commit;
-    if at_the_guard && spoke && (failure.is_definite() || !failure.ends_session()) {
+    if at_the_guard && is_from_server && (failure.is_definite() || !failure.ends_session()) {
         let has_ended = (DB::GUARD.has_ended)(Some(&failure));
         let is_aborted = matches!(failure.kind(), FailureKind::Aborted | FailureKind::Other);
         return CommitOutcome::Refused(match (has_ended, is_aborted) {
@@ -267,30 +266,33 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
             (false, false) => failure,
         });
     }
-    if spoke && failure.kind() == FailureKind::Aborted && before_commit == 0 {
+    if is_from_server && failure.kind() == FailureKind::Aborted && before_commit == 0 {
         CommitOutcome::Refused(ended_unseen("commit", Some(&failure)))
-    } else if spoke && failure.is_definite() {
+    } else if is_from_server && failure.is_definite() {
         CommitOutcome::Refused(failure)
     } else {
         CommitOutcome::Unknown(failure.into_commit_unknown())
     }
 }
 
-/// The transaction is the one that was opened, and has failed.
-fn failed_unseen(said: &Failure) -> Failure {
-    let message =
-        format!("a statement had failed that was not seen, so nothing was stored. The server said: {said}");
+/// The failure if the transaction is still the one that was opened, but has failed.
+fn failed_unseen(reported: &Failure) -> Failure {
+    let message = format!(
+        "a statement that the transaction did not see had failed, so nothing was stored. The server \
+         reported: {reported}"
+    );
     Failure::new(FailureKind::Aborted, message)
 }
 
-/// The transaction is not the one any more that was opened.
-pub(super) fn ended_unseen(before: &str, said: Option<&Failure>) -> Failure {
-    let said = said.map(|failure| format!(" The server said: {failure}")).unwrap_or_default();
+/// The failure if the transaction is no longer the one that was opened.
+pub(super) fn ended_unseen(before: &str, reported: Option<&Failure>) -> Failure {
+    let reported = reported.map(|failure| format!(" The server reported: {failure}")).unwrap_or_default();
     Failure::new(
         FailureKind::Aborted,
         format!(
-            "something ended the transaction before its {before} (a statement that commits implicitly, or an error that \
-             was not seen); what ran outside of it may be stored: look before you run the unit again.{said}"
+            "something ended the transaction before its {before} (a statement that commits implicitly, or an \
+             error that the transaction did not see); statements that ran outside of it may be stored: check \
+             before you run the unit again.{reported}"
         ),
     )
 }

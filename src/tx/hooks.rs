@@ -1,4 +1,4 @@
-//! What is to be done once the end of a transaction is known.
+//! Hooks, which run once the outcome of a transaction is known.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -16,8 +16,7 @@ pub(crate) struct Hooks(Vec<Hook>);
 
 struct Hook {
     on: TxEnd,
-    /// It was registered inside a savepoint that has been rolled back: what it is about has come to its end
-    /// already.
+    /// It was registered inside of a savepoint that was rolled back, so it runs whatever the outcome is.
     undone: bool,
     task: BoxFuture<'static, ()>,
 }
@@ -33,8 +32,7 @@ pub(crate) enum TxEnd {
 impl Hooks {
     fn register<F: Future<Output: Send> + Send + 'static>(&mut self, on: TxEnd, hook: F) {
         let task = Box::pin(async move {
-            // A hook that panics must not keep the others from running. The panic has been reported by its
-            // own hook.
+            // A panic in a hook must not prevent the other hooks. The panic hook reports it.
             let _ = AssertUnwindSafe(hook).catch_unwind().await;
         });
         self.0.push(Hook { on, undone: false, task });
@@ -48,7 +46,8 @@ impl Hooks {
         self.0.is_empty()
     }
 
-    /// The savepoint since which there were `since` hooks was rolled back.
+    /// Discards the hooks of a savepoint that was rolled back, except those for a rollback. `since` is the
+    /// number of hooks when the savepoint was set.
     pub(super) fn undo(&mut self, since: usize) {
         for mut hook in self.0.split_off(since.min(self.0.len())) {
             if hook.on == TxEnd::RolledBack {
@@ -58,7 +57,7 @@ impl Hooks {
         }
     }
 
-    /// Runs those that were waiting for this end, one after the other.
+    /// Runs the hooks for this end, one after another.
     pub(crate) async fn run(self, end: TxEnd) {
         for hook in self.0 {
             if hook.on == end || hook.undone {
@@ -70,21 +69,22 @@ impl Hooks {
 
 /// # Hooks
 ///
-/// What a unit wants done *outside* of the database belongs here and not into the unit itself, which may run
-/// several times. Hooks belong to the attempt that registers them: those of an attempt that is run again are
-/// dropped. Those registered inside a savepoint that is rolled back are dropped too, but for `on_rollback`.
+/// Use hooks for effects *outside* of the database: a unit may run several times, but its hooks run once.
+/// Hooks belong to the attempt that registers them; when an attempt is retried, its hooks are dropped.
+/// Hooks that are registered inside of a savepoint are dropped if it is rolled back, except for
+/// `on_rollback`.
 ///
-/// They run once, one after the other in the order of their registration, after the transaction has ended and
-/// with its connection given back; also when the caller of `run` has gone. `run` waits for them while its
-/// deadline lasts, and they go on in the background then. What they return is dropped, and a panic of one
-/// keeps none of the others from running: a commit stays a commit.
+/// Hooks run one after another in the order of their registration, after the transaction has ended and its
+/// connection was released, also if the caller has dropped the run by then. `run` waits for them until its
+/// deadline; after that they continue in the background. Their results are ignored, and a panic in one does
+/// not prevent the others from running.
 ///
-/// # What a hook cannot do
+/// # Limits
 ///
-/// Be relied on. A process that dies between the commit and the hook has committed and not run it. What must
-/// happen belongs into the transaction: as a row that somebody works off.
+/// A hook is not guaranteed to run: a process that dies after the commit has not run it. If something must
+/// happen, write it to the database in the same transaction, for example as a job.
 impl<DB: Backend> Tx<DB> {
-    /// Has something done once the commit is known: mails, messages, caches.
+    /// Registers a future to run after the commit: to send mail, publish a message or invalidate a cache.
     ///
     /// ```
     /// # use atomically::{Error, Pessimistic, TransactorExt as _};
@@ -104,14 +104,14 @@ impl<DB: Backend> Tx<DB> {
         self.hooks.register(TxEnd::Committed, hook);
     }
 
-    /// Has something done once the unit has been rolled back for good.
+    /// Registers a future to run after the unit was rolled back and is not retried.
     ///
-    /// Not when the caller drops the run before it has come that far.
+    /// It does not run if the caller drops the run before that.
     pub fn on_rollback<F: Future<Output: Send> + Send + 'static>(&mut self, hook: F) {
         self.hooks.register(TxEnd::RolledBack, hook);
     }
 
-    /// Has something done when nobody can know whether the commit was stored: an alarm, a note to look.
+    /// Registers a future to run if the outcome of the commit is unknown, for example to raise an alarm.
     pub fn on_unknown<F: Future<Output: Send> + Send + 'static>(&mut self, hook: F) {
         self.hooks.register(TxEnd::Unknown, hook);
     }

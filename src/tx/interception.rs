@@ -1,4 +1,4 @@
-//! How the steps of a transaction pass an interceptor.
+//! Passes the steps of a transaction through its interceptors.
 
 use std::io;
 use std::sync::Arc;
@@ -10,42 +10,45 @@ use crate::backend::{Backend, Provocation, Reply, SyntheticError, WatchedQuery, 
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Fault, Interceptors, Next, StatementAnswer, Step, StepKind, TransactionToken};
 
-/// The interceptors, and what they are told about each step of one transaction.
+/// The result of a statement, once the driver has it.
+type SqlxFuture<'a, T> = BoxFuture<'a, Result<T, sqlx::Error>>;
+
+/// The interceptors of one transaction, and what its steps have in common.
 pub(crate) struct Interception {
-    by: Interceptors,
+    interceptors: Interceptors,
     attempts: Attempts,
     session: Option<i64>,
-    /// What the token of this transaction points to.
+    /// What the transaction's token refers to.
     in_use: Arc<()>,
 }
 
-/// Which attempt it is, and of how many.
+/// The number of an attempt, and the maximum number of attempts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attempts {
     pub(crate) number: u32,
-    pub(crate) most: u32,
+    pub(crate) max: u32,
 }
 
 impl Interception {
     pub(crate) async fn new<DB: Backend>(
-        by: Interceptors,
+        interceptors: Interceptors,
         attempts: Attempts,
         connection: &mut DB::Connection,
     ) -> Self {
         let session = match DB::SESSION_ID_QUERY {
-            Some(ask) if by.want_sessions() => {
+            Some(ask) if interceptors.want_sessions() => {
                 DB::send_text(connection, ask.to_owned()).await.integers.first().copied()
             }
             _ => None,
         };
-        Self { by, attempts, session, in_use: Arc::new(()) }
+        Self { interceptors, attempts, session, in_use: Arc::new(()) }
     }
 
     fn step(&self, kind: StepKind, sql: &str) -> Step {
         Step {
             kind,
             attempt: self.attempts.number,
-            max_attempts: self.attempts.most,
+            max_attempts: self.attempts.max,
             transaction: TransactionToken::of(&self.in_use),
             sql: sql.to_owned(),
             arguments: None,
@@ -53,9 +56,9 @@ impl Interception {
         }
     }
 
-    /// The unit has asked for the connection itself.
+    /// Reports that the unit has taken the connection itself.
     pub(super) fn unwatched(&self) {
-        self.by.unwatched();
+        self.interceptors.unwatched();
     }
 
     fn statement<DB: Backend>(&self, query: &WatchedQuery<DB>) -> Step {
@@ -63,21 +66,21 @@ impl Interception {
     }
 
     async fn before(&self, step: &Step) -> Option<Fault> {
-        self.by.before(step).await
+        self.interceptors.before(step).await
     }
 
-    /// Whether the step is to be sent again.
+    /// Returns whether to send the step again.
     async fn after(&self, step: &Step, answer: &StatementAnswer) -> bool {
-        self.by.after(step, answer).await == Next::SendAgain
+        self.interceptors.after(step, answer).await == Next::SendAgain
     }
 
-    /// Runs a statement as often as it takes.
+    /// Runs a statement until no interceptor wants it to be sent again.
     pub(crate) async fn run<DB: Backend, T>(
         &self,
         connection: &mut DB::Connection,
         query: &WatchedQuery<DB>,
-        told: fn(&T) -> StatementAnswer,
-        run: impl for<'x> Fn(&'x mut DB::Connection, WatchedQuery<DB>) -> BoxFuture<'x, Result<T, sqlx::Error>>,
+        describe: fn(&T) -> StatementAnswer,
+        run: impl for<'x> Fn(&'x mut DB::Connection, WatchedQuery<DB>) -> SqlxFuture<'x, T>,
     ) -> Result<T, sqlx::Error> {
         let step = self.statement(query);
         let mut fault = self.before(&step).await;
@@ -90,7 +93,7 @@ impl Interception {
                 Some(fault) => Err(provoked::<DB>(connection, fault).await),
             };
             let answer = match &result {
-                Ok(output) => told(output),
+                Ok(output) => describe(output),
                 Err(error) => failed::<DB>(error, query.has_nowait()),
             };
             if !self.after(&step, &answer).await {
@@ -99,7 +102,8 @@ impl Interception {
         }
     }
 
-    /// Sends a text of the crate's own, or what is left of it, as often as it takes.
+    /// Sends a text of this crate until no interceptor wants it to be sent again; from the second time on,
+    /// only the statements that have not been completed.
     async fn send<DB: Backend>(
         &self,
         connection: &mut DB::Connection,
@@ -118,7 +122,7 @@ impl Interception {
                 }
                 Some(fault) => {
                     let error = provoked::<DB>(connection, fault).await;
-                    // A COMMIT that fails has ended the transaction.
+                    // A COMMIT that fails has ended the transaction on the server.
                     if kind == StepKind::Commit && matches!(error, sqlx::Error::Database(_)) {
                         DB::send_text(connection, "ROLLBACK".to_owned()).await;
                     }
@@ -144,7 +148,7 @@ impl Interception {
     }
 }
 
-/// Sends a text of the crate's own past the interceptor, if there is one.
+/// Sends a text of this crate, through the interceptors if there are any.
 pub(super) async fn send<DB: Backend>(
     interception: Option<&Interception>,
     connection: &mut DB::Connection,
@@ -153,7 +157,7 @@ pub(super) async fn send<DB: Backend>(
 ) -> Reply {
     match interception {
         None => DB::send_text(connection, sql).await,
-        // In a box of its own: in place, it would be in the future of every run.
+        // Boxed, because it would add its size to the future of every run.
         Some(interception) => Box::pin(interception.send::<DB>(connection, kind, sql)).await,
     }
 }
@@ -163,8 +167,8 @@ fn failed<DB: Backend>(error: &sqlx::Error, nowait: bool) -> StatementAnswer {
     StatementAnswer::failed(failure.unwrap_or_else(|| Failure::new(FailureKind::Other, error_text(error))))
 }
 
-/// The error of a fault that keeps a step from reaching the server: the server's own, where it can be made to
-/// raise it.
+/// Returns the error for a fault that keeps a step from reaching the server. If possible, the server raises
+/// it itself.
 async fn provoked<DB: Backend>(connection: &mut DB::Connection, fault: Fault) -> sqlx::Error {
     match DB::provoke(fault) {
         None => connection_reset(),

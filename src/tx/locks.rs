@@ -1,4 +1,4 @@
-//! Locks that a unit asks for by itself, whatever the strategy.
+//! Row locks and advisory locks that a unit acquires explicitly.
 
 use std::collections::BTreeSet;
 use std::hash::Hash;
@@ -16,45 +16,47 @@ use crate::row_lock::RowLock;
 use crate::sql_text::with_lock_clause;
 
 use super::Tx;
-use super::executor::{Reading, watch};
+use super::executor::{ResultReader, watch};
 
-/// The largest number of keys in one statement. Servers take 65 535 values, SQLite 32 766.
+/// The most keys in one statement. PostgreSQL, MySQL and MariaDB accept 65 535 values, SQLite 32 766.
 const MAX_KEYS: usize = 32_000;
 
-/// What a blocking advisory lock waits for where nothing else limits it.
+/// How long to wait for an advisory lock if nothing else limits the wait.
 const MAX_WAIT: Duration = Duration::from_secs(60 * 60);
 
 /// # Locks
 impl<DB: Backend> Tx<DB> {
-    /// The text of a `SELECT`, with the lock that the strategy takes on rows that are read in order to be
-    /// changed.
+    /// Adds the strategy's row lock to a `SELECT` whose rows the unit is going to change, and returns the
+    /// text.
     ///
-    /// Under [`Pessimistic`](crate::Pessimistic) that is `FOR NO KEY UPDATE` on PostgreSQL and `FOR UPDATE`
-    /// on MySQL and MariaDB, put behind the last word of the text; elsewhere, and on SQLite, the text is
-    /// unchanged.
+    /// Under [`Pessimistic`](crate::Pessimistic) the lock is `FOR NO KEY UPDATE` on PostgreSQL and
+    /// `FOR UPDATE` on MySQL and MariaDB, appended to the text. Under the other strategies, and on SQLite,
+    /// the text is returned unchanged.
     ///
     /// # Texts that cannot be locked
     ///
-    /// Servers accept a lock clause behind some texts and then lock nothing. Such a text is refused, under
-    /// every strategy alike: the transaction ends with an [`Unsupported`](crate::ErrorKind::Unsupported)
-    /// error that names the reason, which the next statement returns, so nothing is read without the lock.
-    /// Refused are:
+    /// Servers accept a lock clause on some texts and then lock nothing. Under every strategy, such a text
+    /// ends the transaction with an [`Unsupported`](crate::ErrorKind::Unsupported) error that names the
+    /// reason. The next statement returns it, so nothing is read without the lock. These texts cannot be
+    /// locked:
     ///
-    /// - what is not one `SELECT`, or has a lock clause of its own, `INTO`, or no table to read from;
-    /// - `UNION`, `INTERSECT`, `EXCEPT`, `DISTINCT` and `GROUP BY`; on PostgreSQL all aggregates, window
-    ///   functions, `HAVING` and set-returning functions, on MySQL and MariaDB `MIN` and `MAX`, which look at
-    ///   one row of many;
+    /// - anything but a single `SELECT`, and a `SELECT` that has a lock clause already, `INTO`, or no
+    ///   table;
+    /// - `UNION`, `INTERSECT`, `EXCEPT`, `DISTINCT` and `GROUP BY`; on PostgreSQL also aggregates, window
+    ///   functions, `HAVING` and set-returning functions; on MySQL and MariaDB also `MIN` and `MAX`, which
+    ///   read one row of many;
     /// - `WITH`, a subquery in the select list, outer joins on PostgreSQL, and subqueries in `FROM` on MySQL
     ///   and MariaDB, unless the lock [names a table](RowLock::of);
     /// - executable comments (`/*! … */`) on MySQL and MariaDB.
     ///
-    /// On SQLite, which has no row locks, only what is no single `SELECT` or has a lock clause.
+    /// On SQLite, which has no row locks, only texts that are not a single `SELECT`, or that have a lock
+    /// clause.
     ///
-    /// # What a text does not tell
+    /// # Rows that are not locked
     ///
-    /// A subquery in `WHERE` is read, and its rows are not locked. A view is locked as far as the database
-    /// reaches through it: not where its definition has a `WITH` (PostgreSQL) or is materialized for each
-    /// query (MySQL, MariaDB). Tables without transactions (MyISAM, Aria) have no row locks.
+    /// The rows of a subquery in `WHERE` are read without a lock. A view is locked unless its definition
+    /// has a `WITH` (PostgreSQL) or is materialized for each query (MySQL, MariaDB). Tables without
+    /// transactions (MyISAM, Aria) have no row locks.
     pub fn for_update(&self, sql: impl SqlSafeStr) -> SqlStr {
         let sql = sql.into_sql_str();
         match locked::<DB>(self.closing.plan.row_lock, &sql) {
@@ -67,7 +69,7 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
-    /// The text of a `SELECT`, with a lock of your choice on the rows it returns, whatever the strategy.
+    /// Adds a row lock of your choice to a `SELECT`, under any strategy, and returns the text.
     ///
     /// # Errors
     ///
@@ -82,7 +84,7 @@ impl<DB: Backend> Tx<DB> {
         Ok(locked.map_or(sql, |locked| AssertSqlSafe(locked).into_sql_str()))
     }
 
-    /// Locks the rows with these keys, all of them in one order, and answers which keys no row has.
+    /// Locks the rows with these keys in one fixed order, and returns the keys that no row has.
     ///
     /// ```
     /// # use atomically::{Error, Pessimistic, TransactorExt as _};
@@ -94,25 +96,25 @@ impl<DB: Backend> Tx<DB> {
     /// # Ok::<_, Error>(()) }).await }
     /// ```
     ///
-    /// Units that each lock what they need as they go, in whatever order they come across it, deadlock: one
-    /// holds the first row and waits for the second, another one the other way round. Units that lock all of
-    /// it here first, do not: keys are sorted, duplicates left out, and one statement locks them in the order
-    /// of the column.
+    /// Units that lock rows one by one, in the order in which they come across them, can deadlock: one
+    /// holds the first row and waits for the second, and another one the reverse. Units that first lock all
+    /// their rows here do not: the keys are sorted, duplicates are removed, and one statement locks the
+    /// rows in the order of the column.
     ///
-    /// More than 32 000 keys take several statements, one after the other in Rust's order of the keys. Where
-    /// the column is text and its collation has another order, such a call can still deadlock with another
-    /// one.
+    /// More than 32 000 keys take several statements, in Rust's order of the keys. If the column is text
+    /// and its collation has a different order, such a call can still deadlock with another one.
     ///
-    /// `table` and `column` go into the statement as they are; quote them where your database asks for it.
-    /// Taken is [`RowLock::NO_KEY_UPDATE`], or what the strategy takes. Text keys are compared as the
-    /// database compares them, but reported as missing by Rust's equality.
+    /// `table` and `column` become part of the statement as they are; quote them if your database requires
+    /// it. The lock is [`RowLock::NO_KEY_UPDATE`] or the strategy's. The database compares text keys by its
+    /// collation, but a key counts as missing unless a row has it by Rust's equality.
     ///
-    /// SQLite locks the database as a whole: under a plan that opens with `BEGIN IMMEDIATE` that has
-    /// happened, and the keys are only looked up.
+    /// SQLite locks the whole database, and has done so if the plan opens with `BEGIN IMMEDIATE`; then the
+    /// keys are only looked up.
     ///
     /// # Errors
     ///
-    /// The database's; [`Unsupported`](crate::ErrorKind::Unsupported) on SQLite in a deferred transaction.
+    /// Database errors, and [`Unsupported`](crate::ErrorKind::Unsupported) in a deferred transaction on
+    /// SQLite.
     pub async fn lock_rows<K: Key<DB>>(
         &mut self,
         table: &'static str,
@@ -120,7 +122,7 @@ impl<DB: Backend> Tx<DB> {
         keys: &[K],
     ) -> Result<Vec<K>, Error> {
         let plan = self.closing.plan;
-        // There is one table, whatever the strategy's lock names.
+        // The statement reads one table, so it need not be named.
         let lock = RowLock { table: None, ..plan.row_lock.unwrap_or(RowLock::NO_KEY_UPDATE) };
         let clause = DB::lock_clause(lock);
         let all_is_locked = match plan.begin {
@@ -139,15 +141,12 @@ impl<DB: Backend> Tx<DB> {
         let sorted: Vec<K> = missing.iter().cloned().collect();
         for keys in sorted.chunks(MAX_KEYS) {
             let query = select_keys::<DB, K>(table, column, keys, clause.as_deref());
-            let reading = Reading {
-                told: |found: &Vec<K>| StatementAnswer {
-                    rows_read: found.len(),
-                    ..StatementAnswer::default()
-                },
-                is_nothing: Vec::is_empty,
+            let reader = ResultReader {
+                answer: |found: &Vec<K>| StatementAnswer::read(found.len()),
+                is_empty: Vec::is_empty,
             };
             let found =
-                watch(self.parts(), query, reading, |connection, query| DB::fetch_column(connection, query));
+                watch(self.parts(), query, reader, |connection, query| DB::fetch_column(connection, query));
             for key in &found.await? {
                 missing.remove(key);
             }
@@ -155,31 +154,31 @@ impl<DB: Backend> Tx<DB> {
         Ok(missing.into_iter().collect())
     }
 
-    /// Takes a lock on something that is no row, and holds it until the transaction ends: a name, a tenant, a
-    /// day.
+    /// Acquires an advisory lock, which protects something other than a row (a name, a tenant, a day), and
+    /// holds it until the transaction ends.
     ///
-    /// Any hashable key will do. It is turned into 64 bits in a way that is the same in every process and on
-    /// every machine, as long as the key's type hashes the same; two keys that come out alike only wait for
-    /// each other.
+    /// `key` can be any hashable value. It is hashed to 64 bits, the same in every process and on every
+    /// machine as long as its type's `Hash` implementation stays the same. Two keys with the same hash
+    /// share a lock.
     ///
     /// # Snapshots
     ///
     /// The lock protects what is read after it was granted. A transaction at REPEATABLE READ reads from a
-    /// snapshot, which may be older than the lock, and two units that lock, count and insert would get the
-    /// same number. So at REPEATABLE READ the lock is refused as
+    /// snapshot that may be older than the lock, so two units that lock, count and insert could both use
+    /// the same number. The lock therefore fails at REPEATABLE READ as
     /// [`Unsupported`](crate::ErrorKind::Unsupported): on PostgreSQL always, because the snapshot is taken
-    /// before the lock is waited for; on MySQL and MariaDB when a statement ran before it. At READ COMMITTED,
-    /// which is the level of all shipped strategies but one, each statement has a snapshot of its own; at
-    /// SERIALIZABLE, a unit that read too early runs again.
+    /// before the lock is waited for; on MySQL and MariaDB if a statement ran before it. At READ COMMITTED,
+    /// the level of all shipped strategies but one, each statement has a snapshot of its own. At
+    /// SERIALIZABLE, a unit that has read too early is retried.
     ///
     /// # Errors
     ///
-    /// A lock timeout, when the limit of the transaction for waits passes. SQLite has no such locks:
-    /// [`Unsupported`](crate::ErrorKind::Unsupported).
+    /// [`LockTimeout`](crate::ErrorKind::LockTimeout) after the transaction's limit for lock waits;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) on SQLite, which has no advisory locks.
     ///
     /// # Cancellation
     ///
-    /// The transaction is over, and its connection and the lock with it.
+    /// Ends the transaction, which closes its connection and releases the lock.
     pub async fn advisory_lock(&mut self, key: impl Hash + Send) -> Result<(), Error> {
         let wait = self.closing.limits.on_locks().unwrap_or(MAX_WAIT);
         if self.take_advisory_lock(digest(&key), Some(wait)).await? {
@@ -191,27 +190,28 @@ impl<DB: Backend> Tx<DB> {
         Err(Error::failed(failure, None))
     }
 
-    /// The same without waiting: answers whether the lock was free and is now held.
+    /// Acquires an advisory lock if it is free, without waiting. Returns whether the transaction holds it.
     ///
     /// # Errors
     ///
-    /// As those of [`advisory_lock`](Self::advisory_lock), but for the timeout.
+    /// Those of [`advisory_lock`](Self::advisory_lock), except for the timeout.
     pub async fn try_advisory_lock(&mut self, key: impl Hash + Send) -> Result<bool, Error> {
         self.take_advisory_lock(digest(&key), None).await
     }
 
-    /// An advisory lock is no use to a transaction that goes on to read what was committed before.
+    /// Returns an error if the transaction may read what was committed before the lock was granted.
     fn protects_reads(&self) -> Result<(), Error> {
         let (databases, isolation) = (DB::SYNTAX.databases(), self.closing.plan.isolation);
         let message = match DB::snapshot_age(isolation) {
             SnapshotAge::Older => format!(
-                "an advisory lock does not protect what is read at {isolation} on {databases}: the snapshot is taken \
-                 before the lock is waited for; run the unit at READ COMMITTED or SERIALIZABLE"
+                "an advisory lock does not protect what is read at {isolation} on {databases}: the \
+                 snapshot is taken before the lock is waited for; run the unit at READ COMMITTED or \
+                 SERIALIZABLE"
             ),
             SnapshotAge::FirstStatement if self.state.has_sent() => format!(
-                "an advisory lock does not protect what is read at {isolation} on {databases} when other statements \
-                 ran before it: the snapshot may be older than the lock; take the lock first, or run the unit at READ \
-                 COMMITTED"
+                "an advisory lock does not protect what is read at {isolation} on {databases} when other \
+                 statements ran before it: the snapshot may be older than the lock; take the lock first, or \
+                 run the unit at READ COMMITTED"
             ),
             SnapshotAge::FirstStatement | SnapshotAge::Younger => return Ok(()),
         };
@@ -219,7 +219,7 @@ impl<DB: Backend> Tx<DB> {
     }
 
     async fn take_advisory_lock(&mut self, key: u64, wait: Option<Duration>) -> Result<bool, Error> {
-        // MySQL counts how often a session takes one, and wants it given back as often.
+        // MySQL counts how often a session acquires a lock, and it has to be released as often.
         if self.closing.advisory_locks.contains(&key) {
             return Ok(true);
         }
@@ -233,7 +233,7 @@ impl<DB: Backend> Tx<DB> {
     }
 }
 
-/// The statement that looks for the rows with these keys, and locks them where there is a clause for it.
+/// The statement that reads the keys which exist, and locks their rows if there is a lock clause.
 fn select_keys<DB: Backend, K: Key<DB>>(
     table: &str,
     column: &str,
@@ -256,7 +256,7 @@ fn select_keys<DB: Backend, K: Key<DB>>(
     Ok(WatchedQuery::with_arguments(AssertSqlSafe(select).into_sql_str(), arguments))
 }
 
-/// The text with a lock on the rows that it reads; `None` where it stays as it is.
+/// Returns the text with a row lock, or `None` if it needs none.
 fn locked<DB: Backend>(lock: Option<RowLock>, sql: &SqlStr) -> Result<Option<String>, Failure> {
     let clause = lock.and_then(DB::lock_clause);
     let table = lock.and_then(|lock| lock.table);

@@ -1,4 +1,4 @@
-//! Why a run has no transaction: what the pool and the server did while it waited.
+//! Explains why a run got no connection: what the pool and the server did while it waited.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::{identity, refusal_since};
 use crate::backend::{Backend, failure_or_other};
 use crate::failure::{Failure, FailureKind, with_causes};
 
-/// A server is asked every now and then, not only by the run that waits: this old may an answer be.
-const REFUSAL_IS_NEWS: Duration = Duration::from_secs(1);
+/// The last refusal is recorded for all runs of the pool, so it may be this much older than the wait.
+const MAX_REFUSAL_AGE: Duration = Duration::from_secs(1);
 
-/// The failure of a run that got no connection. Nothing was run, so any I/O error is worth another attempt.
+/// The failure of a run that got no connection. No statement was sent, so any I/O error is retryable.
 pub(crate) fn not_connected<DB: Backend>(pool: &Pool<DB>, since: Instant, error: &sqlx::Error) -> Failure {
     let address = DB::address(&pool.connect_options());
     match error {
@@ -20,14 +20,12 @@ pub(crate) fn not_connected<DB: Backend>(pool: &Pool<DB>, since: Instant, error:
             let limit = pool.options().get_acquire_timeout();
             unavailable(format!(
                 "no connection within the pool's acquire_timeout of {limit:?}: {}",
-                what_the_pool_did(pool, since)
+                explain_wait(pool, since)
             ))
         }
-        sqlx::Error::PoolClosed => Failure::new(
-            FailureKind::Other,
-            "the pool is closed, and hands out no connections any more; let the units end before it is \
-             closed",
-        ),
+        sqlx::Error::PoolClosed => {
+            Failure::new(FailureKind::Other, "the pool is closed; close it only after all units have ended")
+        }
         sqlx::Error::Io(error) => {
             unavailable(format!("could not connect to {address}: {}", with_causes(error)))
         }
@@ -37,44 +35,43 @@ pub(crate) fn not_connected<DB: Backend>(pool: &Pool<DB>, since: Instant, error:
     }
 }
 
-/// What the deadline was spent on while there was no transaction yet; `connected` says whether there was a
-/// connection.
+/// The failure of a run whose deadline passed before its transaction was open. `connected` says whether it
+/// had a connection.
 pub(crate) fn cut_short<DB: Backend>(pool: &Pool<DB>, since: Instant, connected: bool) -> Failure {
     if connected {
         let address = DB::address(&pool.connect_options());
-        return unavailable(format!("{address} accepted a connection, and did not answer BEGIN"));
+        return unavailable(format!("{address} accepted a connection, but did not answer BEGIN"));
     }
-    unavailable(what_the_pool_did(pool, since))
+    unavailable(explain_wait(pool, since))
 }
 
 fn unavailable(message: String) -> Failure {
     Failure::new(FailureKind::Unavailable, message).retryable(true).definite(false)
 }
 
-fn what_the_pool_did<DB: Backend>(pool: &Pool<DB>, since: Instant) -> String {
-    let (open, most) = (pool.size(), pool.options().get_max_connections());
+fn explain_wait<DB: Backend>(pool: &Pool<DB>, since: Instant) -> String {
+    let (open, max) = (pool.size(), pool.options().get_max_connections());
     let address = DB::address(&pool.connect_options());
-    let since = since.checked_sub(REFUSAL_IS_NEWS).unwrap_or(since);
+    let since = since.checked_sub(MAX_REFUSAL_AGE).unwrap_or(since);
     match refusal_since(identity(pool), since) {
         Some(reason) => {
             format!(
-                "could not connect to {address}: {reason} (pool: {open} of {most} connections open); check \
-                 that the \
-                 server runs, and that it listens there"
+                "could not connect to {address}: {reason} (pool: {open} of {max} connections open); check \
+                 that the server is running and listens on that address"
             )
         }
         None if is_used_up(pool) => format!(
-            "all {most} connections of the pool stayed in use; hold them for less time, or raise its \
+            "all {max} connections of the pool stayed in use; hold them for less time, or raise the pool's \
              max_connections"
         ),
         None => format!(
-            "{address} did not accept a connection (pool: {open} of {most} connections open, {} idle)",
+            "{address} did not accept a connection (pool: {open} of {max} connections open, {} idle)",
             pool.num_idle()
         ),
     }
 }
 
-/// Whether each connection that the pool may have is in somebody's hands.
+/// Returns whether all connections that the pool may open are in use.
 pub(crate) fn is_used_up<DB: Backend>(pool: &Pool<DB>) -> bool {
     pool.size() >= pool.options().get_max_connections() && pool.num_idle() == 0
 }

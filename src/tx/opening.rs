@@ -1,4 +1,4 @@
-//! How a transaction is opened.
+//! Opening a transaction.
 
 use std::fmt::Write as _;
 use std::pin::pin;
@@ -17,47 +17,48 @@ use crate::intercept::{Interceptors, StepKind};
 use crate::strategy::{CommitMarker, Limits, Plan};
 use crate::telemetry::{RunClock, counted};
 
-/// How a transaction is to be opened.
-pub(crate) struct Opening<'a> {
+/// The parameters of a new transaction.
+pub(crate) struct OpenRequest<'a> {
     pub(crate) plan: Plan,
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     pub(crate) marker: Option<CommitMarker>,
-    /// Whether the transaction may idle in line before its unit begins.
-    pub(crate) waits_in_line: bool,
-    /// Set as soon as there is a connection.
+    /// Whether the transaction may wait at the gate, open and idle, before its unit begins.
+    pub(crate) waits_at_gate: bool,
+    /// Set once a connection was acquired.
     pub(crate) connected: &'a AtomicBool,
-    /// To whom the transaction gives way.
+    /// The runs of the same unit that take precedence.
     pub(crate) gives_way_to: Option<RightOfWay>,
     pub(crate) interceptors: Interceptors,
-    pub(crate) observation: Option<Arc<RunClock>>,
+    pub(crate) run_clock: Option<Arc<RunClock>>,
 }
 
-/// Why no transaction could be opened.
+/// Why a transaction could not be opened.
 #[derive(Debug)]
 pub(crate) struct NotOpened {
     pub(crate) failure: Failure,
-    /// The connection came from the pool and turned out to be dead: another one may do.
+    /// The connection was dead when it came from the pool, so another connection may do.
     pub(crate) stale_connection: bool,
 }
 
-impl Opening<'_> {
-    /// What to ask for the number of the session, where that is wanted.
-    fn asks_session<DB: Backend>(&self) -> Option<&'static str> {
-        let observation = self.observation.as_ref()?;
-        DB::SESSION_ID_QUERY.filter(|_| observation.wants_sessions())
+impl OpenRequest<'_> {
+    /// The query for the number of the server session, if an observer wants it.
+    fn session_query<DB: Backend>(&self) -> Option<&'static str> {
+        let run_clock = self.run_clock.as_ref()?;
+        DB::SESSION_ID_QUERY.filter(|_| run_clock.wants_sessions())
     }
 
-    fn asks_idle_limit<DB: Backend>(&self) -> Option<&'static str> {
-        DB::IDLE_LIMIT_QUERY.filter(|_| self.waits_in_line)
+    fn idle_limit_query<DB: Backend>(&self) -> Option<&'static str> {
+        DB::IDLE_LIMIT_QUERY.filter(|_| self.waits_at_gate)
     }
 
     fn text<DB: Backend>(&self, limits: &Limits) -> Result<String, Failure> {
         let mut text = DB::opening(&self.plan, limits)?;
-        for question in [self.asks_session::<DB>(), self.asks_idle_limit::<DB>()].into_iter().flatten() {
-            let _ = write!(text, "; {question}");
+        for query in [self.session_query::<DB>(), self.idle_limit_query::<DB>()].into_iter().flatten() {
+            let _ = write!(text, "; {query}");
         }
-        // Last: behind the first write, a statement would need a packet of its own on a Galera cluster.
+        // Last, because a statement after the first write would need a packet of its own on a Galera
+        // cluster.
         if let Some(marker) = self.marker {
             let _ = write!(text, "; {}", DB::marker(marker)?);
         }
@@ -66,43 +67,42 @@ impl Opening<'_> {
 }
 
 impl<DB: Backend> Tx<DB> {
-    /// Takes a connection and opens a transaction on it, in one round trip.
+    /// Acquires a connection and opens a transaction on it, in one round trip.
     ///
-    /// It comes in a box: it goes through a few hands, and each would take its room once more in the future
-    /// of every run.
+    /// Boxed, because the transaction is moved several times, and each move would take its size in the
+    /// future of every run.
     ///
-    /// Cancellation: the connection is closed, so that no half-open transaction gets back into the pool.
+    /// Cancellation: the connection is closed, so that no half-open transaction returns to the pool.
     pub(crate) async fn open(
         pool: &Pool<DB>,
         reuse: &ConnectionReuse<DB>,
-        opening: Opening<'_>,
+        request: OpenRequest<'_>,
         remaining: impl Fn() -> Limits,
     ) -> Result<Box<Self>, NotOpened> {
-        // What the database does not support is reported before anything is waited for.
-        opening.text::<DB>(&Limits::default()).map_err(NotOpened::because)?;
-        let asked = Instant::now();
-        let watched = opening.observation.clone();
+        // A plan or a limit that the database does not support fails before anything is waited for.
+        request.text::<DB>(&remaining()).map_err(NotOpened::because)?;
+        let requested = Instant::now();
+        let run_clock = request.run_clock.clone();
         let acquiring = PooledSession::acquire(pool, reuse);
-        let session = counted(watched.as_deref(), |times| &mut times.pool, pin!(acquiring))
+        let session = counted(run_clock.as_deref(), |times| &mut times.pool, pin!(acquiring))
             .await
-            .map_err(|error| NotOpened::because(not_connected(pool, asked, &error)))?;
-        opening.connected.store(true, Ordering::Release);
+            .map_err(|error| NotOpened::because(not_connected(pool, requested, &error)))?;
+        request.connected.store(true, Ordering::Release);
         let limits = Limits { own_lock: session.own_lock_limit(), ..remaining() };
-        let text = opening.text::<DB>(&limits).map_err(NotOpened::because)?;
-        let (mut tx, connected) = (Self::on(session, pool, &opening, limits).await?, Instant::now());
-        let begin = Begin { session: &mut tx.session, by: tx.interception.as_ref() };
-        let begin = begin.send(text, &tx.closing);
-        let mut reply = counted(watched.as_deref(), |times| &mut times.control, pin!(begin)).await;
-        if let (Some(observation), None) = (&watched, &reply.error) {
-            let asked_for = opening.asks_session::<DB>().filter(|_| !reply.integers.is_empty());
-            let session = asked_for.map(|_| (identity(pool), reply.integers.remove(0)));
-            observation.opened(connected - asked, connected.elapsed(), session);
+        let text = request.text::<DB>(&limits).map_err(NotOpened::because)?;
+        let (mut tx, connected) = (Self::on(session, pool, &request, limits).await?, Instant::now());
+        let begin = send_begin::<DB>(tx.interception.as_ref(), tx.session.connection(), text, &tx.closing);
+        let mut reply = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
+        if let (Some(run_clock), None) = (&run_clock, &reply.error) {
+            let query = request.session_query::<DB>().filter(|_| !reply.integers.is_empty());
+            let session = query.map(|_| (identity(pool), reply.integers.remove(0)));
+            run_clock.opened(connected - requested, connected.elapsed(), session);
         }
         tx.closing.saved = std::mem::take(&mut reply.integers);
         if !tx.closing.saved.is_empty() {
             tx.session.reset_with(DB::rollback(&tx.closing));
         }
-        if opening.asks_idle_limit::<DB>().is_some() {
+        if request.idle_limit_query::<DB>().is_some() {
             tx.limits_idling |= reply.texts.pop().is_some_and(|limit| limit != "0");
         }
         let error = match reply.error {
@@ -115,39 +115,39 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
-    /// The connection, and what is known of it, before anything is opened on it.
+    /// Creates the transaction's value, before anything is opened on the connection.
     async fn on(
         mut session: PooledSession<DB>,
         pool: &Pool<DB>,
-        opening: &Opening<'_>,
+        request: &OpenRequest<'_>,
         limits: Limits,
     ) -> Result<Box<Self>, NotOpened> {
         let engine = session.engine().await.map_err(|error| NotOpened::on_connection::<DB>(&error))?;
-        let interceptors = opening.interceptors.clone();
+        let interceptors = request.interceptors.clone();
         let interception = if interceptors.is_empty() {
             None
         } else {
-            let attempts = Attempts { number: opening.attempt, most: opening.max_attempts };
+            let attempts = Attempts { number: request.attempt, max: request.max_attempts };
             Some(Interception::new::<DB>(interceptors, attempts, session.connection()).await)
         };
-        let closing = Closing::new(engine, opening.plan, limits);
-        // A session that outlives a dropped run has to get its settings back, also when the run is dropped
-        // before the opening has answered what they were.
+        let closing = Closing::new(engine, request.plan, limits);
+        // A session that outlives a dropped run needs its settings back, also if the run is dropped before
+        // the server has returned them.
         if let Some(ask) = DB::settings_query(&closing)
             && DB::lives_in_its_connection(&pool.connect_options())
         {
             let saved = DB::send_text(session.connection(), ask).await.integers;
             session.reset_with(DB::rollback(&Closing { saved, ..closing.clone() }));
         }
-        let mut state = TxState::new(opening.observation.clone());
+        let mut state = TxState::new(request.run_clock.clone());
         state.takes_one_at_a_time = engine.is_galera;
-        state.gives_way_to = opening.gives_way_to.clone();
+        state.gives_way_to = request.gives_way_to.clone();
         state.is_streaming = session.streaming();
         Ok(Box::new(Self {
             session,
             state,
             hooks: Hooks::default(),
-            attempt: opening.attempt,
+            attempt: request.attempt,
             opened: Instant::now(),
             depth: 0,
             closing,
@@ -157,10 +157,11 @@ impl<DB: Backend> Tx<DB> {
         }))
     }
 
-    /// Gives the session its own limit for lock waits back, where the opening did not know of it.
+    /// Restores the session's own lock timeout if the opening has set a longer one because it was not
+    /// known.
     async fn correct_lock_timeout(&mut self, answers: &[String]) -> Option<sqlx::Error> {
         let own = DB::own_lock_timeout(&self.closing.limits, answers)?;
-        self.session.learn_lock_limit(own.limit);
+        self.session.cache_lock_timeout(own.limit);
         let correction = own.correction?;
         DB::send_text(self.session.connection(), correction).await.error
     }
@@ -173,7 +174,7 @@ impl<DB: Backend> Tx<DB> {
         NotOpened { failure, stale_connection }
     }
 
-    /// A server that takes no writes may refuse to open a transaction without saying why.
+    /// A read-only server may refuse to open a transaction without saying why.
     async fn why_not_opened(&mut self, failure: Failure) -> Failure {
         let Some(ask) = DB::read_only_query(&failure) else { return failure };
         let answer = DB::send_text(self.session.connection(), ask.to_owned()).await;
@@ -191,7 +192,7 @@ impl NotOpened {
         Self { failure, stale_connection: false }
     }
 
-    /// A question of the crate's own was not answered, before anything was opened.
+    /// The failure of a query of this crate, before anything was opened.
     fn on_connection<DB: Backend>(error: &sqlx::Error) -> Self {
         let failure = failure_or_other::<DB>(error);
         let stale_connection = failure.kind() == FailureKind::ConnectionLost;
@@ -199,26 +200,22 @@ impl NotOpened {
     }
 }
 
-/// The round trip that opens a transaction.
-struct Begin<'a, DB: Backend> {
-    session: &'a mut PooledSession<DB>,
-    by: Option<&'a Interception>,
-}
-
-impl<DB: Backend> Begin<'_, DB> {
-    /// Sends the opening; a second time, where the pool's last user had left a transaction open, which
-    /// nothing can commit any more.
-    async fn send(self, opening: String, closing: &Closing) -> Reply {
-        let connection = self.session.connection();
-        let reply = send::<DB>(self.by, connection, StepKind::Begin, opening.clone()).await;
-        let refused = reply.error.as_ref().map(failure_or_other::<DB>);
-        if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) {
-            return reply;
-        }
-        let rolled_back = DB::send_text(connection, DB::rollback(closing).into_owned()).await;
-        if rolled_back.error.is_some() {
-            return reply;
-        }
-        send::<DB>(self.by, connection, StepKind::Begin, opening).await
+/// Sends the text that opens a transaction. If the previous user of the connection had left a transaction
+/// open, which nothing can commit any more, rolls that back and sends the text again.
+async fn send_begin<DB: Backend>(
+    interception: Option<&Interception>,
+    connection: &mut DB::Connection,
+    text: String,
+    closing: &Closing,
+) -> Reply {
+    let reply = send::<DB>(interception, connection, StepKind::Begin, text.clone()).await;
+    let refused = reply.error.as_ref().map(failure_or_other::<DB>);
+    if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) {
+        return reply;
     }
+    let rolled_back = DB::send_text(connection, DB::rollback(closing).into_owned()).await;
+    if rolled_back.error.is_some() {
+        return reply;
+    }
+    send::<DB>(interception, connection, StepKind::Begin, text).await
 }

@@ -1,14 +1,14 @@
-//! Who goes on when units have deadlocked with each other.
+//! Decides which runs continue after several runs of one unit have deadlocked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::failure::{Failure, FailureKind};
 
-/// With so many victims of deadlocks waiting for their turn, the other runs of their unit give way.
-const CROWD: usize = 2;
+/// If this many victims of deadlocks wait to run alone, the other runs of their unit give way.
+const MIN_VICTIMS: usize = 2;
 
-/// The victims of deadlocks in one unit that wait for their turn, as its other runs see them.
+/// Counts the victims of deadlocks of one unit that wait to run alone. Shared by all runs of the unit.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RightOfWay {
     victims: Arc<AtomicUsize>,
@@ -23,22 +23,22 @@ impl RightOfWay {
         self.victims.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Whether a run that has no turn must not go on.
+    /// Returns whether a run that does not run alone has to give way.
     pub(crate) fn is_taken(&self) -> bool {
-        self.victims.load(Ordering::Acquire) >= CROWD
+        self.victims.load(Ordering::Acquire) >= MIN_VICTIMS
     }
 }
 
-/// The failure of a transaction that gives way. No server raised it, so it has no code.
+/// The failure of a transaction that gives way. It has no code, because no server raised it.
 ///
-/// Its locks are part of what the others deadlock over: when it gets the one that it waited for, and goes on
-/// to the next, it is in the next deadlock, and the server takes its time to find that.
+/// The locks of such a transaction are part of what the other runs deadlock over: with the lock that it
+/// waited for, it would continue to the next deadlock, which the server takes its time to detect.
 pub(super) fn gave_way() -> Failure {
     let message = "gave way to other runs of the same unit, which had just deadlocked with each other";
     Failure::new(FailureKind::Deadlock, message).retryable(true)
 }
 
-/// Whether a transaction gave way, in contrast to one that the server has ended.
+/// Returns whether a transaction gave way, and was not ended by the server.
 pub(crate) fn has_given_way(failure: &Failure) -> bool {
     failure.kind() == FailureKind::Deadlock && failure.code().is_none()
 }

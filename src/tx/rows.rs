@@ -1,10 +1,10 @@
-//! Queries of the crate's own.
+//! Queries of this crate, for the features that are built on transactions.
 
 use crate::backend::{Backend, Key, Numbers, WatchedQuery};
 use crate::intercept::StatementAnswer;
 
 use super::Tx;
-use super::executor::{Reading, rows, watch};
+use super::executor::{ResultReader, rows, watch};
 
 impl<DB: Backend> Tx<DB> {
     /// Returns the rows of a query.
@@ -17,17 +17,17 @@ impl<DB: Backend> Tx<DB> {
         &mut self,
         query: WatchedQuery<DB>,
     ) -> Result<Numbers<K>, sqlx::Error> {
-        let reading = Reading {
-            told: |rows: &Numbers<K>| StatementAnswer { rows_read: rows.len(), ..StatementAnswer::default() },
-            is_nothing: Vec::is_empty,
+        let reader = ResultReader {
+            answer: |rows: &Numbers<K>| StatementAnswer::read(rows.len()),
+            is_empty: Vec::is_empty,
         };
-        watch(self.parts(), Ok(query), reading, |connection, query| DB::fetch_numbers(connection, query))
-            .await
+        watch(self.parts(), Ok(query), reader, |connection, query| DB::fetch_numbers(connection, query)).await
     }
 
-    /// Runs a statement, and returns how many rows it affected.
+    /// Runs a statement and returns the number of rows that it affected.
     pub(crate) async fn execute_query(&mut self, query: WatchedQuery<DB>) -> Result<u64, sqlx::Error> {
-        let reading = Reading { told: |rows| StatementAnswer::affected(*rows), is_nothing: |_: &u64| false };
-        watch(self.parts(), Ok(query), reading, DB::run_statement).await
+        let reader =
+            ResultReader { answer: |rows| StatementAnswer::affected(*rows), is_empty: |_: &u64| false };
+        watch(self.parts(), Ok(query), reader, DB::run_statement).await
     }
 }

@@ -1,4 +1,4 @@
-//! Scopes inside a transaction that can be undone on their own.
+//! Savepoints: parts of a transaction that can be rolled back on their own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,14 +11,15 @@ use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
 
+use super::admit::admit_control;
 use super::executor::StatementParts;
 #[cfg(feature = "testing")]
-use super::scope::Scope;
-use super::state::admit_control;
+use super::savepoint_scope::SavepointScope;
 use super::{ScopeFn, Tx, send};
 
 impl<DB: Backend> Tx<DB> {
-    /// Runs a part of the unit that may fail on its own: its `Err` undoes what it did, and the unit goes on.
+    /// Runs a part of the unit in a savepoint: if the closure returns `Err`, its changes are rolled back
+    /// and the transaction goes on.
     ///
     /// ```
     /// # use atomically::{Error, Pessimistic, TransactorExt as _};
@@ -36,28 +37,29 @@ impl<DB: Backend> Tx<DB> {
     /// # Ok::<_, Error>(()) }).await }
     /// ```
     ///
-    /// Scopes nest to any depth. The closure runs once.
+    /// Savepoints nest to any depth. The closure runs once.
     ///
-    /// # What it can rescue
+    /// # Failures that it recovers from
     ///
-    /// A constraint violation, a refused `NOWAIT`, a statement that the database could not make sense of, and
-    /// errors of the unit's own. A scope that hides such a failure and returns `Ok` is undone and answers the
-    /// failure.
+    /// A constraint violation, a `NOWAIT` lock that is not available, a statement that the database
+    /// rejects, and the closure's own errors. If the closure hides such a failure and returns `Ok`, the
+    /// savepoint is rolled back and returns the failure.
     ///
-    /// # What it cannot
+    /// # Failures that end the unit
     ///
-    /// A conflict, or a failure that ends the session. After a serialization failure or a deadlock there is
-    /// nothing left to go on with: the failure outlives the scope, later statements answer it, and the whole
-    /// unit is run again. Rolling back to a savepoint would meet the same failure for ever on PostgreSQL, and
-    /// there is no savepoint left on MySQL and MariaDB.
+    /// A conflict, or a failure that ends the session. After a serialization failure or a deadlock, later
+    /// statements return that failure, and the whole unit is retried. Rolling back to the savepoint would
+    /// not help: on PostgreSQL the same failure would occur again, and on MySQL and MariaDB the savepoint
+    /// is gone.
     ///
     /// # Errors
     ///
-    /// The closure's own; or this crate's, turned into its type.
+    /// The closure's own error, or one of this crate, converted to its type.
     ///
     /// # Cancellation
     ///
-    /// A scope that is dropped before its end leaves half of what it did: the transaction is over.
+    /// A savepoint that is dropped before its closure has ended ends the transaction, because its changes
+    /// are incomplete.
     pub async fn savepoint<F, T, E>(&mut self, scope: F) -> Result<T, E>
     where
         F: ScopeFn<DB, T, E>,
@@ -68,23 +70,23 @@ impl<DB: Backend> Tx<DB> {
         self.control(format!("SAVEPOINT {name}")).await?;
 
         let dropped = self.state.watch_for_drops();
-        let left_open =
+        let on_drop =
             scopeguard::guard(dropped, |dropped: Arc<AtomicBool>| dropped.store(true, Ordering::Release));
         self.depth += 1;
         #[cfg(feature = "testing")]
-        let (noted, result) = {
-            let noted = Scope::open();
-            (noted.clone(), noted.hold(scope(&mut *self)).await)
+        let (recorded, result) = {
+            let open = SavepointScope::open();
+            (open.clone(), open.run(scope(&mut *self)).await)
         };
         #[cfg(not(feature = "testing"))]
         let result = scope(&mut *self).await;
         self.depth -= 1;
-        ScopeGuard::into_inner(left_open);
+        ScopeGuard::into_inner(on_drop);
 
         let failure = self.state.over().cloned();
         #[cfg(feature = "testing")]
         if result.is_err() || failure.is_some() {
-            noted.undo();
+            recorded.undo();
         }
         match (result, failure) {
             (Ok(value), None) => {
@@ -92,13 +94,13 @@ impl<DB: Backend> Tx<DB> {
                 Ok(value)
             }
             (Ok(_), Some(failure)) => {
-                if can_be_undone(&failure) {
+                if is_recoverable(&failure) {
                     self.undo(&name, before).await;
                 }
                 Err(Error::swallowed(failure, None).into())
             }
             (Err(error), failure) => {
-                if failure.as_ref().is_none_or(can_be_undone) {
+                if failure.as_ref().is_none_or(is_recoverable) {
                     self.undo(&name, before).await;
                 }
                 Err(error)
@@ -106,10 +108,10 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
-    /// Back to where the scope began. Where that fails there is no transaction any more, and nothing hides
-    /// the error that led here.
+    /// Rolls back to the savepoint. If that fails, the transaction has ended, and the error that led here
+    /// is the one to return.
     async fn undo(&mut self, savepoint: &str, before: Before) {
-        self.state.forgive();
+        self.state.clear_failure();
         self.hooks.undo(before.hooks);
         if DB::SAVEPOINTS_HOLD_ADVISORY_LOCKS {
             self.closing.advisory_locks.truncate(before.advisory_locks);
@@ -117,8 +119,8 @@ impl<DB: Backend> Tx<DB> {
         let _ = self.control(DB::rollback_to(savepoint)).await;
     }
 
-    /// A statement of the crate's own, whose failure ends the transaction. Answers the integers that it
-    /// answers.
+    /// Runs a statement of this crate, whose failure ends the transaction, and returns the integers in its
+    /// result.
     pub(super) async fn control(&mut self, sql: String) -> Result<Vec<i64>, Error> {
         let StatementParts { state, connection, interception, .. } = self.parts();
         admit_control::<DB>(state, connection).await?;
@@ -129,15 +131,15 @@ impl<DB: Backend> Tx<DB> {
     }
 }
 
-/// How much there was of what a scope may add to.
+/// What the transaction had when the savepoint was set.
 #[derive(Debug, Clone, Copy)]
 struct Before {
     hooks: usize,
     advisory_locks: usize,
 }
 
-/// Failures after which a database goes on from a savepoint as if nothing had been.
-fn can_be_undone(failure: &Failure) -> bool {
+/// Returns whether a database can continue from a savepoint after this failure.
+fn is_recoverable(failure: &Failure) -> bool {
     !failure.ends_session()
         && matches!(
             failure.kind(),

@@ -1,4 +1,4 @@
-//! Futures that are finished even when nobody waits for them any more.
+//! Futures that are finished in the background when they are dropped.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,27 +7,28 @@ use std::task::{Context, Poll};
 use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
-/// Polls a future in place; if it is dropped before the future is done, a task of the runtime finishes it.
+/// Polls a future in place. If it is dropped before the future has completed, a background task finishes
+/// it.
 ///
-/// # Why not spawn it in the first place?
+/// # Why not spawn it from the start?
 ///
-/// A commit that nobody cancels, which is nearly all of them, would pay for a task and two wake-ups across
-/// threads.
+/// Almost no commit is cancelled, and each would pay for a task and two wake-ups across threads.
 pub(crate) struct Shield<F: Shieldable, P: Finish<F>> {
     rest: Option<(Pin<Box<F>>, P)>,
     runtime: Handle,
 }
 
-/// A future that can be handed to another task.
+/// A future that can be moved to another task.
 pub(crate) trait Shieldable: Future<Output: Send> + Send + 'static {}
 impl<F: Future<Output: Send> + Send + 'static> Shieldable for F {}
 
-/// How a future is finished that nobody waits for any more. Whoever does wait gets it back with the output.
+/// Finishes a future that was dropped. If the future completes in place instead, it is returned with the
+/// output.
 pub(crate) trait Finish<F: Shieldable>: Send + Unpin + 'static {
     fn finish(self, future: Pin<Box<F>>) -> BoxFuture<'static, ()>;
 }
 
-/// As it is.
+/// Awaits the future and ignores its output.
 impl<F: Shieldable> Finish<F> for () {
     fn finish(self, future: Pin<Box<F>>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
@@ -41,7 +42,7 @@ impl<F: Shieldable, P: Finish<F>> Shield<F, P> {
         Self { rest: Some((Box::pin(future), finish)), runtime }
     }
 
-    /// Drops the future where it stands.
+    /// Drops the future without finishing it.
     pub(crate) fn give_up(mut self) -> Option<P> {
         self.rest.take().map(|(_, finish)| finish)
     }
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_dropped_future_is_finished() {
+    async fn finishes_a_dropped_future() {
         let (go, started) = oneshot::channel::<()>();
         let (done, finished) = oneshot::channel();
         let future = async move {
@@ -87,18 +88,18 @@ mod tests {
         let mut shield = Shield::new(Handle::current(), future, ());
         assert!(futures_util::poll!(&mut shield).is_pending());
         drop(shield);
-        go.send(()).expect("somebody still waits");
+        go.send(()).expect("the future is still awaited");
         assert_eq!(finished.await, Ok("finished"));
     }
 
     #[tokio::test]
-    async fn a_future_that_is_done_is_not_run_again() {
+    async fn returns_the_output_of_a_completed_future() {
         let shield = Shield::new(Handle::current(), async { 7 }, ());
         assert_eq!(shield.await, (7, ()));
     }
 
     #[tokio::test]
-    async fn one_that_is_given_up_is_not_finished() {
+    async fn drops_a_future_that_is_given_up() {
         let (done, finished) = oneshot::channel();
         let shield = Shield::new(Handle::current(), async move { done.send(()) }, ());
         assert_eq!(shield.give_up(), Some(()));

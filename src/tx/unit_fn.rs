@@ -1,4 +1,4 @@
-//! The bounds of closures that run in a transaction.
+//! Traits for closures that run in a transaction.
 
 use std::future::Future;
 
@@ -8,8 +8,8 @@ use super::Tx;
 
 /// An async closure whose future can be named, so that it can be required to be `Send`.
 ///
-/// Implemented for every async closure of one argument. `AsyncFnOnce` alone says nothing about its future,
-/// and a future that may not be `Send` cannot be spawned.
+/// Implemented for every async closure with one argument. `AsyncFnOnce` alone does not make the future
+/// nameable, and a future that may not be `Send` cannot be spawned.
 #[diagnostic::on_unimplemented(
     message = "this is not a unit of work",
     label = "expected an async closure: `async |tx| {{ … }}` or `async move |tx| {{ … }}`",
@@ -28,10 +28,10 @@ where
     type Fut = Fut;
 }
 
-/// A closure that can be retried: each attempt runs a fresh clone of it.
+/// A closure that can be retried: each attempt runs a fresh clone.
 ///
-/// Implemented for everything that is `Clone`, `Send` and `Sync`. It has a name of its own so that the
-/// compiler can explain what is wrong with a closure that is not:
+/// Implemented for every type that is `Clone`, `Send` and `Sync`. It is a trait of its own so that the
+/// compiler can explain why a closure does not qualify:
 ///
 /// ```compile_fail
 /// # use atomically::{Error, Optimistic, TransactorExt as _};
@@ -58,7 +58,7 @@ where
 #[diagnostic::on_unimplemented(
     message = "this unit of work cannot be run again",
     label = "changes what it captures, or captures something that is not `Clone`, `Send` and `Sync`",
-    note = "each attempt runs a fresh clone of the closure, so that nothing leaks from one attempt into the next",
+    note = "each attempt runs a fresh clone of the closure: nothing leaks from one attempt into the next",
     note = "return a value instead of changing a captured variable; capture an `Arc` instead of an `Rc`"
 )]
 pub trait Repeatable: Clone + Send + Sync {}
@@ -69,8 +69,10 @@ impl<F: Clone + Send + Sync> Repeatable for F {}
 /// An async closure over a transaction that returns a `Result`: the bound of [`Tx::savepoint`].
 ///
 /// Implemented for every such closure.
+#[rustfmt::skip] // rustfmt joins the bounds into a line that is longer than its own limit.
 pub trait ScopeFn<DB: Backend, T, E>:
-    for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E> + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
+    for<'t> AsyncFnOnce(&'t mut Tx<DB>) -> Result<T, E>
+    + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
 {
 }
 
@@ -83,7 +85,7 @@ impl<DB: Backend, T, E, F> ScopeFn<DB, T, E> for F where
 /// A unit of work: an async closure over a transaction that can be retried. The bound of
 /// [`run`](crate::TransactorExt::run).
 ///
-/// Implemented for every such closure. Use it for functions of your own around `run`:
+/// Implemented for every such closure. Use it as the bound of your own functions around `run`:
 ///
 /// ```
 /// use atomically::{Error, Transactor, TransactorExt as _, UnitFn};

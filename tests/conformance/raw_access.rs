@@ -27,7 +27,7 @@ pub(crate) async fn a_commit_before_an_own_error_is_reported<DB: TestBackend>() 
         })
         .await
         .expect_err("stored, although the unit failed");
-    assert!(error.0.contains("what ran outside of it may be stored"), "{error:?}");
+    assert!(error.0.contains("statements that ran outside of it may be stored"), "{error:?}");
     assert_eq!((value(&pool).await, runs.into_inner()), (5, 1));
     eventually(0, async || DB::open_transactions(&pool).await).await;
 }

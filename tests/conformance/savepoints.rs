@@ -137,7 +137,7 @@ pub(crate) async fn a_dropped_scope_ends_the_transaction<DB: TestBackend>() {
             });
             assert!(tokio::time::timeout(Duration::from_millis(200), scope).await.is_err());
             let next = set_value(tx, 6).await.expect_err("fails fast");
-            assert!(next.to_string().contains("scope of a savepoint was dropped"), "{next}");
+            assert!(next.to_string().contains("the future of a savepoint was dropped"), "{next}");
             Ok::<_, Error>(())
         })
         .await

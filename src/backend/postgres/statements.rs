@@ -11,6 +11,10 @@ use crate::sql_text::{LoneEffect, SqlStatement, Syntax, TransactionEffect};
 impl StatementRules for Postgres {
     const SYNTAX: Syntax = Syntax::Postgres;
 
+    fn keeps_statements(connection: &Self::Connection) -> bool {
+        sqlx::Connection::cached_statements_size(connection) > 0
+    }
+
     const PREPARES_ONE_STATEMENT: bool = true;
 
     const TEXT_IS_ONE_TRANSACTION: bool = true;

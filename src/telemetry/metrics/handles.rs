@@ -1,4 +1,4 @@
-//! What is registered with a recorder for a unit, a queue or the keys of a unit.
+//! The metrics of a unit, of its idempotency keys, of a queue and of a worker.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ fn labels(run: &Run) -> Vec<Label> {
     vec![Label::from_static_parts("unit", run.name), Label::from_static_parts("strategy", run.strategy)]
 }
 
-/// A counter for each value of a label.
+/// Registers a counter for each value of a label.
 fn counters<const N: usize>(
     described: &Described,
     recorder: &dyn Recorder,
@@ -202,13 +202,13 @@ impl WorkerHandles {
         self.heartbeat.set(now());
     }
 
-    /// It has ended as it was told to, and is not missed.
+    /// Resets the heartbeat, so that alerts do not report a worker that has shut down.
     pub(super) fn stopped(&self) {
         self.heartbeat.set(0.0);
     }
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
@@ -217,15 +217,15 @@ fn now() -> f64 {
 mod tests {
     use super::*;
 
-    /// Counters are looked up by the number of the variant.
+    /// Counters are indexed by the discriminant of the variant.
     #[test]
-    fn lists_are_in_the_order_of_their_variants() {
+    fn lists_have_the_order_of_their_variants() {
         assert!(FailureKind::ALL.into_iter().map(|kind| kind as usize).eq(0..FailureKind::ALL.len()));
         assert!(RunOutcome::ALL.into_iter().map(|outcome| outcome as usize).eq(0..RunOutcome::ALL.len()));
         assert!(KeyOutcome::ALL.into_iter().map(|outcome| outcome as usize).eq(0..KeyOutcome::ALL.len()));
     }
 
-    /// The last variant is in its list, and so are those before it.
+    /// A list that ends with the last variant has all variants.
     #[test]
     fn lists_are_complete() {
         assert_eq!(FailureKind::ALL.last(), Some(&FailureKind::Other));

@@ -2,7 +2,6 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher};
 
-use crate::failure::{ConstraintKind, FailureKind};
 use crate::intercept::{Step, StepKind};
 use crate::sql_text::{Syntax, normalized};
 
@@ -108,8 +107,7 @@ fn violations(log: &Log, client: usize, step: &Step) -> usize {
     let mut count = 0;
     for sent in log.sent().rev().filter(|sent| sent.client == client) {
         let Some(failure) = sent.failure().filter(|_| sent.step.attempt < attempt) else { continue };
-        let constraint = failure.constraint();
-        count += usize::from(constraint.is_some_and(|constraint| constraint.kind == ConstraintKind::Unique));
+        count += usize::from(failure.is_unique_violation());
         attempt = sent.step.attempt;
     }
     count
@@ -118,11 +116,9 @@ fn violations(log: &Log, client: usize, step: &Step) -> usize {
 /// Which entries belong to attempts behind which another one has begun, or is about to; without those that
 /// may have been stored all the same.
 fn undone(log: &Log, places: &[Place]) -> Vec<bool> {
-    const IN_DOUBT: [FailureKind; 3] =
-        [FailureKind::ConnectionLost, FailureKind::CommitUnknown, FailureKind::Unavailable];
     let in_doubt = |sent: &Sent| {
         let mut same = log.sent().filter(|other| other.step.transaction.is(&sent.step.transaction));
-        same.any(|other| other.failure().is_some_and(|failure| IN_DOUBT.contains(&failure.kind())))
+        same.any(|other| other.failure().is_some_and(|failure| failure.kind().may_hide_commit()))
     };
     let mut undone = vec![false; log.0.len()];
     for (client, place) in places.iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::tx::Scope;
+use crate::tx::SavepointScope;
 
 use super::transaction::{History, Operation, Outcome, Transaction};
 
@@ -61,7 +61,7 @@ struct Noted {
     active: u64,
     ended: Option<u64>,
     outcome: Outcome,
-    operations: Vec<(Operation, Option<Arc<Scope>>)>,
+    operations: Vec<(Operation, Option<Arc<SavepointScope>>)>,
 }
 
 impl State {
@@ -74,7 +74,8 @@ impl State {
 impl Noted {
     /// The transaction; and what savepoints have taken back of it, which never was.
     fn transactions(&self) -> impl Iterator<Item = Transaction> {
-        let is_undone = |scope: &Option<Arc<Scope>>| scope.as_ref().is_some_and(|scope| scope.is_undone());
+        let is_undone =
+            |scope: &Option<Arc<SavepointScope>>| scope.as_ref().is_some_and(|scope| scope.is_undone());
         let operations = |undone: bool| {
             let all = self.operations.iter().filter(move |(_, scope)| is_undone(scope) == undone);
             all.map(|(operation, _)| operation.clone()).collect::<Vec<_>>()
@@ -219,7 +220,7 @@ impl Attempt {
         let Some(attempt) = state.attempts.get_mut(self.index) else { return };
         for (operation, scope) in &mut attempt.operations {
             if *operation == (Operation::Append { key, value }) {
-                let undone = Scope::default();
+                let undone = SavepointScope::default();
                 undone.undo();
                 *scope = Some(Arc::new(undone));
             }
@@ -230,7 +231,7 @@ impl Attempt {
         let active = state.tick();
         if let Some(attempt) = state.attempts.get_mut(self.index) {
             attempt.active = active;
-            attempt.operations.push((operation, Scope::current()));
+            attempt.operations.push((operation, SavepointScope::current()));
         }
     }
 }

@@ -123,7 +123,8 @@ where
         let failure = failure_of::<DB>(&error, self.admitted.nowait)
             .unwrap_or_else(|| Failure::new(FailureKind::Other, error_text(&error)));
         timer.tell(|observation| observation.answered(Some(&failure)));
-        if in_doubt(&failure) {
+        // A lone statement commits itself, so an error that breaks it may have broken its commit.
+        if failure.is_in_doubt() {
             session.close();
             return AttemptOutcome::failed(failure.into_commit_unknown());
         }
@@ -182,26 +183,17 @@ pub(in crate::transactor) fn sending<DB: Backend>(
     query: WatchedQuery<DB>,
 ) -> impl for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<u64, sqlx::Error>> {
     let interceptors = options.interceptors().clone();
-    let most = options.max_attempts();
+    let max = options.max_attempts();
     move |connection, Sending { attempt, .. }| {
         if interceptors.is_empty() {
             return DB::run_statement(connection, query.clone());
         }
         let (interceptors, query) = (interceptors.clone(), query.clone());
         Box::pin(async move {
-            let attempts = Attempts { number: attempt, most };
+            let attempts = Attempts { number: attempt, max };
             let interception = Interception::new::<DB>(interceptors, attempts, connection).await;
             let told = |rows: &u64| StatementAnswer::affected(*rows);
             interception.run(connection, &query, told, DB::run_statement).await
         })
     }
-}
-
-/// A lone statement commits itself, so what breaks while it is in flight may break its commit.
-fn in_doubt(failure: &Failure) -> bool {
-    !failure.is_definite()
-        && matches!(
-            failure.kind(),
-            FailureKind::ConnectionLost | FailureKind::CommitUnknown | FailureKind::Unavailable
-        )
 }

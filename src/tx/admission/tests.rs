@@ -2,13 +2,13 @@ use sqlx::{AssertSqlSafe, MySql, Postgres, SqlSafeStr as _, Sqlite};
 
 use super::*;
 
-/// What becomes of a text that goes to the server as it is.
+/// Classifies a text that is sent without being prepared.
 fn plain<DB: Backend>(text: &str) -> &'static str {
     let query = WatchedQuery::<DB>::new(sqlx::raw_sql(AssertSqlSafe(text.to_owned()).into_sql_str()));
     name(&admission(&query.expect("a query")))
 }
 
-/// What becomes of a text that is prepared.
+/// Classifies a text that is prepared.
 fn prepared<DB: Backend>(text: &str) -> &'static str {
     let sql = AssertSqlSafe(text.to_owned()).into_sql_str();
     name(&admission(&WatchedQuery::<DB>::with_arguments(sql, DB::Arguments::default())))
@@ -75,7 +75,7 @@ const INSIDE: [&str; 19] = [
     "EXPLAIN SELECT 1",
 ];
 
-/// Plain texts with a COMMIT that is one of several statements.
+/// Texts with a COMMIT among several statements, which are sent without being prepared.
 const HIDDEN: [&str; 7] = [
     "SELECT 1; COMMIT; BEGIN",
     "SELECT 1;COMMIT",
@@ -100,7 +100,7 @@ fn common<DB: Backend>() {
 }
 
 #[test]
-fn reads_postgres() {
+fn classifies_statements_of_postgres() {
     common::<Postgres>();
     all_are("refused", prepared::<Postgres>, &CONTROL);
     all_are(
@@ -147,14 +147,14 @@ fn reads_postgres() {
             "FETCH 1 FROM c",
         ],
     );
-    // Under `standard_conforming_strings = off` there would be a COMMIT.
+    // With `standard_conforming_strings = off` this text contains a COMMIT.
     all_are("may end", plain::<Postgres>, &["SELECT '\\'; SELECT '; COMMIT; SELECT '"]);
-    // The server refuses several statements before it has run one.
+    // The server rejects a text of several statements before it runs any.
     all_are("admitted", prepared::<Postgres>, &["SELECT 1; COMMIT"]);
 }
 
 #[test]
-fn reads_mysql() {
+fn classifies_statements_of_mysql() {
     common::<MySql>();
     all_are("refused", prepared::<MySql>, &CONTROL);
     for judge in [plain::<MySql>, prepared::<MySql>] {
@@ -271,15 +271,15 @@ fn reads_mysql() {
             "SELECT 1; SET autocommit = 1",
         ],
     );
-    // Under NO_BACKSLASH_ESCAPES there would be a COMMIT.
+    // With NO_BACKSLASH_ESCAPES this text contains a COMMIT.
     all_are("may end", plain::<MySql>, &["SELECT 'a\\'; COMMIT; SELECT '"]);
     all_are("admitted", prepared::<MySql>, &["SELECT 'a\\'; COMMIT; SELECT '"]);
 }
 
 #[test]
-fn reads_sqlite() {
+fn classifies_statements_of_sqlite() {
     common::<Sqlite>();
-    // The driver runs all statements of a text, also with arguments.
+    // The driver runs all statements of a text, even with arguments.
     for judge in [plain::<Sqlite>, prepared::<Sqlite>] {
         all_are(
             "refused",

@@ -1,4 +1,4 @@
-//! Connections whose server may be busy with a statement that nobody waits for any more.
+//! Closes connections whose last statement may still be running on the server.
 
 use std::time::Duration;
 
@@ -8,60 +8,62 @@ use sqlx::{Connection as _, Pool};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::FAREWELL_LIMIT;
-use super::places::Places;
+use super::CLOSE_LIMIT;
+use super::extra::ExtraConnections;
 use crate::backend::Backend;
 use crate::tx::identity;
 
-/// For how long a server is waited for. It may have fallen silent for good.
+/// How long the server may take to finish. A server that was cut off never does.
 pub(super) const SERVER_LIMIT: Duration = Duration::from_secs(30);
 
-/// Waits in the background until the server is done with whatever it is busy with, and closes the connection.
+/// Waits in the background until the server has finished with the connection's last statement, and closes
+/// the connection.
 ///
-/// Its place in the pool is free at once, as long as there are [places](Places) beyond the pool's maximum.
-/// Otherwise it keeps its place in the pool.
+/// The pool may open another connection at once, as long as a [permit](ExtraConnections) beyond its maximum
+/// is free. Otherwise the connection counts against the pool's maximum until it is closed.
 ///
-/// # Why any beyond the maximum?
+/// # Why beyond the maximum?
 ///
-/// A server that has fallen silent, or a lock that is held for long, would have every place of a small pool
-/// taken by those who gave up.
+/// A server that does not answer, or a lock that is held for long, would otherwise block a small pool with
+/// connections that nothing waits for any more.
 ///
 /// # Why not close it at once?
 ///
-/// That ends no statement. One that waits for a lock goes on waiting in a session of the server that no pool
-/// counts, and callers that give up soon and often on one locked row fill the server with such sessions.
+/// Closing the socket does not end a statement. One that waits for a lock goes on waiting, in a server
+/// session that no pool counts. Callers that often give up on one locked row would fill the server with
+/// such sessions.
 pub(super) fn close_when_done<DB: Backend>(
     connection: PoolConnection<DB>,
     pool: &Pool<DB>,
     runtime: &Handle,
 ) {
-    match Places::of(identity(pool)).for_abandoned() {
-        Some(place) => {
+    match ExtraConnections::of(identity(pool)).for_abandoned() {
+        Some(permit) => {
             let mut connection = connection.detach();
             runtime.spawn(async move {
                 wait_until_done::<DB>(&mut connection).await;
-                let _ = timeout(FAREWELL_LIMIT, connection.close()).await;
-                drop(place);
+                let _ = timeout(CLOSE_LIMIT, connection.close()).await;
+                drop(permit);
             });
         }
         None => {
-            // A runtime that ends drops its tasks, wherever they are: the pool must not get this one back.
+            // A runtime that shuts down drops the task; the connection must not return to the pool then.
             let entered = runtime.clone();
-            let kept = scopeguard::guard(connection, move |connection| {
-                let _inside = entered.enter();
+            let guarded = scopeguard::guard(connection, move |connection| {
+                let _entered = entered.enter();
                 drop(connection.detach());
             });
             runtime.spawn(async move {
-                let mut kept = kept;
-                wait_until_done::<DB>(&mut kept).await;
-                let connection = ScopeGuard::into_inner(kept).detach();
-                let _ = timeout(FAREWELL_LIMIT, connection.close()).await;
+                let mut guarded = guarded;
+                wait_until_done::<DB>(&mut guarded).await;
+                let connection = ScopeGuard::into_inner(guarded).detach();
+                let _ = timeout(CLOSE_LIMIT, connection.close()).await;
             });
         }
     }
 }
 
-/// The answer to a rollback comes behind that to everything before it.
+/// The server answers a rollback after everything that was sent before it.
 async fn wait_until_done<DB: Backend>(connection: &mut DB::Connection) {
     let _ = timeout(SERVER_LIMIT, DB::send_text(connection, "ROLLBACK".to_owned())).await;
 }

@@ -1,4 +1,4 @@
-//! The end of an outage.
+//! Notices the end of an outage before the pool does.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -12,64 +12,64 @@ use sqlx::{Connection as _, Pool};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::FAREWELL_LIMIT;
+use super::CLOSE_LIMIT;
 use super::abandoned::SERVER_LIMIT;
-use super::places::{Place, Places};
+use super::extra::{ExtraConnections, ExtraPermit};
 use crate::backend::Backend;
 use crate::failure::with_causes;
 use crate::tx::identity;
 
-/// The pause before a server is asked, and again while it does not answer.
+/// The pause before each attempt to connect.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// After this time without an answer the server is asked by another connection: the network may have lost the
-/// request. The next one has twice the time, for a server that is slow.
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// How long a connection attempt may take before another one is started, because the network may have lost
+/// the first. Doubled each time, for a server that is slow.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// A server that stood still answers everybody at once. This is the time for those whose own connection was
-/// on its way.
+/// A server that stood still answers all pending requests at once. This pause leaves time for the connections
+/// that the pool is opening already.
 const SETTLING: Duration = Duration::from_millis(100);
 
-/// The question whether an outage is over, shared by all who wait for their pool to open a connection. Yields
-/// whether the pool, which tries less and less often, may have missed that the server is back; otherwise
-/// opening a connection just takes its time.
-pub(super) type Probe = Shared<BoxFuture<'static, bool>>;
+/// A check for the end of an outage, shared by all runs that wait for their pool to open a connection.
+///
+/// Yields true if the pool, whose attempts become less and less frequent, may not have noticed that the
+/// server is back, and false if opening a connection merely takes time.
+pub(super) type OutageCheck = Shared<BoxFuture<'static, bool>>;
 
-/// Joins the probe of this pool that is under way, or begins one.
+/// Joins the check of this pool that is in progress, or starts one.
 ///
-/// # Why one for all?
-///
-/// Each probe is a session of the server. A pool whose server takes its time for each new session would have
-/// as many again as it has runs that wait.
-pub(super) fn is_over<DB: Backend>(pool: &Pool<DB>) -> Probe {
-    static PROBES: LazyLock<Mutex<HashMap<usize, WeakShared<BoxFuture<'static, bool>>>>> =
+/// One check serves all runs, because each connects to the server: a pool whose server is slow to accept
+/// connections would otherwise double the number of its sessions.
+pub(super) fn check<DB: Backend>(pool: &Pool<DB>) -> OutageCheck {
+    static CHECKS: LazyLock<Mutex<HashMap<usize, WeakShared<BoxFuture<'static, bool>>>>> =
         LazyLock::new(Mutex::default);
-    let mut probes = PROBES.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = probes.get(&identity(pool)).and_then(WeakShared::upgrade);
-    if let Some(under_way) = known.filter(|probe| probe.peek().is_none()) {
-        return under_way;
+    let mut checks = CHECKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = checks.get(&identity(pool)).and_then(WeakShared::upgrade);
+    if let Some(in_progress) = known.filter(|check| check.peek().is_none()) {
+        return in_progress;
     }
-    probes.retain(|_, probe| probe.upgrade().is_some());
-    let probe = probe(pool.clone()).boxed().shared();
-    if let Some(weak) = probe.downgrade() {
-        probes.insert(identity(pool), weak);
+    checks.retain(|_, check| check.upgrade().is_some());
+    let check = probe(pool.clone()).boxed().shared();
+    if let Some(weak) = check.downgrade() {
+        checks.insert(identity(pool), weak);
     }
-    probe
+    check
 }
 
-/// Connects to the server, past the pool, until that succeeds.
+/// Connects to the server, outside of the pool, until that succeeds.
 async fn probe<DB: Backend>(pool: Pool<DB>) -> bool {
-    let places = Places::of(identity(&pool));
+    let extra = ExtraConnections::of(identity(&pool));
     let (mut refused, mut silent) = (false, false);
-    let (mut dials, mut patience) = (FuturesUnordered::new(), ANSWER_LIMIT);
+    let (mut attempts, mut limit) = (FuturesUnordered::new(), CONNECT_LIMIT);
     loop {
         sleep(PAUSE).await;
-        if let Some(place) = places.for_probe() {
+        if let Some(permit) = extra.for_probe() {
             let is_first = !refused && !silent;
-            dials.push(dial(&pool, place).map(move |answers| (answers.unwrap_or(false), is_first)));
+            let connected = connect(&pool, permit);
+            attempts.push(connected.map(move |answers| (answers.unwrap_or(false), is_first)));
         }
-        match timeout(patience, dials.next()).await {
-            // The pool's own connections get their answers as well.
+        match timeout(limit, attempts.next()).await {
+            // The pool's own connections are accepted as well.
             Ok(Some((true, true))) if !refused => return false,
             Ok(Some((true, _))) => {
                 if silent {
@@ -80,39 +80,37 @@ async fn probe<DB: Backend>(pool: Pool<DB>) -> bool {
             Ok(Some((false, _))) => refused = true,
             Ok(None) => {}
             Err(_) => {
-                note_refusal(identity(&pool), format!("no answer within {patience:?}"));
-                (silent, patience) = (true, patience * 2);
+                record_refusal(identity(&pool), format!("no answer within {limit:?}"));
+                (silent, limit) = (true, limit * 2);
             }
         }
     }
 }
 
-/// Connects in the background, and reports whether the server answered.
+/// Connects in the background, and reports whether the server accepted the connection.
 ///
-/// # Why in the background?
-///
-/// A connection that is given up before it has its answer is a session of the server all the same, once that
-/// gets to it. So it keeps its place until then.
-fn dial<DB: Backend>(pool: &Pool<DB>, place: Place) -> oneshot::Receiver<bool> {
-    let (report, reported) = oneshot::channel();
+/// In the background, because an abandoned connection attempt still becomes a session when the server accepts
+/// it. The attempt keeps its permit until then.
+fn connect<DB: Backend>(pool: &Pool<DB>, permit: ExtraPermit) -> oneshot::Receiver<bool> {
+    let (sender, receiver) = oneshot::channel();
     let (options, pool) = (pool.connect_options(), identity(pool));
     tokio::spawn(async move {
         let connected = timeout(SERVER_LIMIT, DB::Connection::connect_with(&options)).await;
         if let Ok(Err(error)) = &connected {
-            note_refusal(pool, reason(error));
+            record_refusal(pool, reason(error));
         }
         let connection = connected.ok().and_then(Result::ok);
-        // Those who wait may have left.
-        let _ = report.send(connection.is_some());
+        // The check may have been dropped.
+        let _ = sender.send(connection.is_some());
         if let Some(connection) = connection {
-            let _ = timeout(FAREWELL_LIMIT, connection.close()).await;
+            let _ = timeout(CLOSE_LIMIT, connection.close()).await;
         }
-        drop(place);
+        drop(permit);
     });
-    reported
+    receiver
 }
 
-/// The address is named by whoever shows the reason.
+/// Returns the reason without sqlx's prefix for I/O errors; error messages add the address.
 fn reason(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Io(error) => with_causes(error),
@@ -120,19 +118,19 @@ fn reason(error: &sqlx::Error) -> String {
     }
 }
 
-/// Why connections of each pool were refused last. The pool keeps it to itself.
+/// The last reason for which the server refused a connection of each pool, which the pool does not report.
 static REFUSALS: LazyLock<Mutex<HashMap<usize, (Instant, String)>>> = LazyLock::new(Mutex::default);
 
-/// After this time a refusal explains nothing any more.
-const REFUSAL_LIFE: Duration = Duration::from_secs(60);
+/// How long refusals are kept.
+const REFUSAL_LIFETIME: Duration = Duration::from_secs(60);
 
-fn note_refusal(pool: usize, reason: String) {
+fn record_refusal(pool: usize, reason: String) {
     let mut refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
-    refusals.retain(|_, (at, _)| at.elapsed() < REFUSAL_LIFE);
+    refusals.retain(|_, (at, _)| at.elapsed() < REFUSAL_LIFETIME);
     refusals.insert(pool, (Instant::now(), reason));
 }
 
-/// Why the server has refused a connection of this pool, if it has done so since this time.
+/// Returns why the server last refused a connection of this pool, if it has done so since `since`.
 pub(crate) fn refusal_since(pool: usize, since: Instant) -> Option<String> {
     let refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
     refusals.get(&pool).filter(|(at, _)| *at >= since).map(|(_, reason)| reason.clone())

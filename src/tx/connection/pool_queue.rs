@@ -1,4 +1,4 @@
-//! A place in the pool's own line.
+//! Waiting in the queue of the pool itself.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,62 +15,65 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::abandoned::SERVER_LIMIT;
-use super::outage::{self, Probe};
+use super::outage::{self, OutageCheck};
 use crate::backend::Backend;
 
-/// How long a connection that the pool tests is waited for when its run has gone. One that is silent was idle
-/// for so long that the network has lost it.
-const TEST_LIMIT: Duration = Duration::from_secs(1);
+/// How long to wait for the pool's ping of a connection whose run was dropped. A connection that does not
+/// answer by then has been idle for so long that the network has lost it.
+const PING_LIMIT: Duration = Duration::from_secs(1);
 
-/// So many wake-ups are more than it takes to test a connection: the pool is opening one.
-const WAKES_OF_A_TEST: u32 = 2;
+/// The pool's ping wakes the waiter at most this often; further wake-ups mean that it opens a connection.
+const MAX_WAKES_OF_PING: u32 = 2;
 
-/// Waits for a connection of the pool's, and knows whether the pool has called.
+/// Waits for a connection of the pool, and knows whether the pool has begun to serve it.
 ///
-/// Until then it can be left without a marker. Afterwards sqlx tests a connection or opens one, and would
-/// close it if it were left then: so that is finished in the background. The pool's line tells nobody how far
-/// it is, but it wakes up only whom it calls.
+/// Until then the wait can be dropped without consequences. Afterwards sqlx pings a connection or opens one,
+/// and would close it if the wait were dropped, so the wait is finished in the background instead. sqlx does
+/// not expose its queue, but it wakes only the waiter that it serves.
 ///
-/// Where the pool opens a connection and the server does not let it, sqlx sleeps longer each time. It is
-/// asked anew as soon as the server is [back](outage::is_over).
+/// While the server refuses the pool's connection attempts, sqlx sleeps longer after each of them. The wait
+/// starts again as soon as the server is [back](outage::check).
 ///
-/// # Why is a connection opened for a run that has gone?
+/// # Why is a connection opened for a run that was dropped?
 ///
-/// Runs that are given up sooner than the server opens a session would never have a connection, and each of
-/// them would leave the server a session that it has yet to begin.
+/// Runs whose deadline is shorter than the server takes to open a session would otherwise never get a
+/// connection, and each would leave the server a session that it has yet to start.
 pub(super) struct PoolWaiter<DB: Backend> {
-    /// None when it is done.
+    /// `None` once it has completed.
     acquiring: Option<BoxFuture<'static, Result<PoolConnection<DB>, sqlx::Error>>>,
     pool: Pool<DB>,
-    called: Arc<Called>,
+    progress: Arc<PoolProgress>,
+    /// Whether it has been polled, and so is in the pool's queue.
     joined: bool,
-    outage: Option<Probe>,
+    outage: Option<OutageCheck>,
     runtime: Handle,
-    /// Its run has gone.
-    is_left: bool,
+    /// The run was dropped.
+    is_abandoned: bool,
 }
 
+/// What the wake-ups tell about the pool's progress.
 #[derive(Default)]
-struct Called {
-    yes: AtomicBool,
+struct PoolProgress {
+    is_served: AtomicBool,
     wakes: AtomicU32,
     opens: AtomicBool,
     waiting: AtomicWaker,
 }
 
-impl Called {
+impl PoolProgress {
+    /// Returns whether the pool is opening a connection.
     fn is_opening(&self) -> bool {
-        self.opens.load(Ordering::Acquire) || self.wakes.load(Ordering::Acquire) > WAKES_OF_A_TEST
+        self.opens.load(Ordering::Acquire) || self.wakes.load(Ordering::Acquire) > MAX_WAKES_OF_PING
     }
 }
 
-impl Wake for Called {
+impl Wake for PoolProgress {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.yes.store(true, Ordering::Release);
+        self.is_served.store(true, Ordering::Release);
         self.wakes.fetch_add(1, Ordering::AcqRel);
         self.waiting.wake();
     }
@@ -82,61 +85,63 @@ impl<DB: Backend> PoolWaiter<DB> {
         Self {
             acquiring: Some(Box::pin(pool.acquire())),
             pool: pool.clone(),
-            called: Arc::default(),
+            progress: Arc::default(),
             joined: false,
             outage: None,
             runtime: Handle::current(),
-            is_left: false,
+            is_abandoned: false,
         }
     }
 
-    pub(super) fn is_called(&self) -> bool {
-        self.called.yes.load(Ordering::Acquire)
+    pub(super) fn is_served(&self) -> bool {
+        self.progress.is_served.load(Ordering::Acquire)
     }
 
     fn acquired(&mut self, context: &mut Context<'_>) -> Poll<Result<PoolConnection<DB>, sqlx::Error>> {
         let Some(acquiring) = &mut self.acquiring else { return Poll::Pending };
-        self.called.waiting.register(context.waker());
-        let waker = Waker::from(self.called.clone());
+        self.progress.waiting.register(context.waker());
+        let waker = Waker::from(self.progress.clone());
         let (size, idle) = (self.pool.size(), self.pool.num_idle());
         let acquired = acquiring.as_mut().poll(&mut Context::from_waker(&waker));
-        // Another task may have the pool grow at the same time. To take that for one's own does no harm.
+        // Another task may make the pool grow at the same time. Mistaking that for this one is harmless.
         let opens = self.pool.size() > size;
-        self.called.opens.fetch_or(opens, Ordering::AcqRel);
+        self.progress.opens.fetch_or(opens, Ordering::AcqRel);
         if acquired.is_ready() {
             self.acquiring = None;
         } else if !std::mem::replace(&mut self.joined, true) {
-            // Nobody is called by joining the line, even where that asks to be polled once more. But where a
-            // connection is idle, or the pool may grow, there is no line: it tests or opens one at once.
-            self.called.wakes.store(0, Ordering::Release);
-            self.called.yes.store(opens || idle > 0 || self.pool.num_idle() != idle, Ordering::Release);
+            // Joining the queue may wake the waiter without serving it. But if a connection is idle, or the
+            // pool may grow, there is no queue: the pool pings or opens a connection at once.
+            self.progress.wakes.store(0, Ordering::Release);
+            self.progress
+                .is_served
+                .store(opens || idle > 0 || self.pool.num_idle() != idle, Ordering::Release);
         }
         acquired
     }
 
-    /// The same place, for nobody.
+    /// Takes over the wait after its run was dropped.
     fn rest(&mut self, acquiring: BoxFuture<'static, Result<PoolConnection<DB>, sqlx::Error>>) -> Self {
         Self {
             acquiring: Some(acquiring),
             pool: self.pool.clone(),
-            called: self.called.clone(),
+            progress: self.progress.clone(),
             joined: self.joined,
             outage: self.outage.take(),
             runtime: self.runtime.clone(),
-            is_left: true,
+            is_abandoned: true,
         }
     }
 
-    /// Whether the pool should be asked anew.
+    /// Returns whether the wait should start again, because the pool sleeps after an outage that is over.
     fn outage_is_over(&mut self, context: &mut Context<'_>) -> bool {
-        if DB::SESSION_ID_QUERY.is_none() || !self.is_called() || !self.called.is_opening() {
+        if DB::SESSION_ID_QUERY.is_none() || !self.is_served() || !self.progress.is_opening() {
             return false;
         }
         loop {
-            let outage = self.outage.get_or_insert_with(|| outage::is_over(&self.pool));
+            let outage = self.outage.get_or_insert_with(|| outage::check(&self.pool));
             match Pin::new(outage).poll(context) {
                 Poll::Pending => return false,
-                // What is done must not be polled again.
+                // A completed future must not be polled again.
                 Poll::Ready(is_over) => {
                     self.outage = None;
                     if is_over {
@@ -157,9 +162,9 @@ impl<DB: Backend> Future for PoolWaiter<DB> {
             if acquired.is_ready() || !self.outage_is_over(context) {
                 return acquired;
             }
-            // Without the place in the pool that it holds there might be none for the next one.
+            // Its permit of the pool might be the last one.
             self.acquiring = None;
-            if self.is_left {
+            if self.is_abandoned {
                 return Poll::Ready(Err(sqlx::Error::PoolTimedOut));
             }
             *self = Self::new(&self.pool);
@@ -169,7 +174,7 @@ impl<DB: Backend> Future for PoolWaiter<DB> {
 
 impl<DB: Backend> Drop for PoolWaiter<DB> {
     fn drop(&mut self) {
-        if self.is_left || !self.is_called() {
+        if self.is_abandoned || !self.is_served() {
             return;
         }
         if let Some(acquiring) = self.acquiring.take() {
@@ -179,10 +184,10 @@ impl<DB: Backend> Drop for PoolWaiter<DB> {
     }
 }
 
-/// Waits for a connection that is for nobody, and so goes to the pool.
+/// Waits for a connection that then returns to the pool.
 async fn finish<DB: Backend>(mut rest: PoolWaiter<DB>) {
-    // Only now is it known what the pool does for one that it called in its last moment.
-    if timeout(TEST_LIMIT, &mut rest).await.is_err() && rest.called.is_opening() {
+    // If the pool began to serve the wait just before it was dropped, only now is it known how.
+    if timeout(PING_LIMIT, &mut rest).await.is_err() && rest.progress.is_opening() {
         let _ = timeout(SERVER_LIMIT, rest).await;
     }
 }

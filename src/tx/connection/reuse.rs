@@ -1,4 +1,4 @@
-//! Connections that go from one run to the next without passing the pool.
+//! Reuse of connections between runs, without a detour through the pool.
 
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
@@ -13,123 +13,100 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 use tokio::task::yield_now;
 
-use super::engine::KnownEngine;
-use super::known::Known;
 use super::pool_queue::PoolWaiter;
+use super::server_cache::ServerCache;
 use super::{OpenConnection, ROLLBACK};
-use crate::backend::{Backend, Engine};
-use crate::strategy::OwnLockLimit;
+use crate::backend::Backend;
 
-/// So many runs may share a connection before it passes by the pool.
+/// How many runs a connection serves before it returns to the pool.
 const MAX_RUNS: u32 = 32;
 
-/// After this time it passes by the pool, however few they were.
+/// How long a connection is reused before it returns to the pool.
 const MAX_REUSE_TIME: Duration = Duration::from_millis(50);
 
-/// So many turns other tasks are given before a connection that nobody waits for goes back to the pool:
-/// whoever was just answered gets to its next run. [`Deltas`](crate::Deltas) needs two of them to gather what
-/// its callers want next.
-const TURNS: u32 = 4;
+/// How often the task yields before an idle connection returns to the pool, so that the caller of the last
+/// run can start its next one. [`Deltas`](crate::Deltas) needs two yields to collect the next batch.
+const MAX_YIELDS: u32 = 4;
 
-/// Hands connections on: to the run that has waited longest, or else to the next one that begins right away.
+/// Reuses a connection for the next run instead of returning it to the pool.
 ///
-/// # What for?
+/// sqlx's pool pings every connection twice: in a background task when it is released, and again when it is
+/// acquired. Between two runs of the same transactor both pings are redundant, because the first run has just
+/// ended cleanly on that connection. Reuse saves two round trips per run under load. A released connection
+/// goes to the run that has waited longest, or else to the next one that begins right away.
 ///
-/// The pool tests each connection that comes back, in a task of its own: a round trip, in which nobody has
-/// the connection. Whoever wants one meanwhile waits, and is given it tested once more. After a run that
-/// ended well, right before another one, both tests ask what is known.
+/// # Limits
 ///
-/// # Why not for ever?
+/// A connection returns to the pool after [`MAX_RUNS`] or [`MAX_REUSE_TIME`], whichever comes first, so
+/// that other users of the pool are not starved and the pool's `max_lifetime` still applies. The first
+/// limit is for short runs, for which it leaves one ping in 32; the second is for long runs, for which a
+/// round trip does not matter.
 ///
-/// The pool has other users, who wait in its line and nowhere else, and it ends connections that have lived
-/// long enough. What has served [`MAX_RUNS`] or has been away for [`MAX_REUSE_TIME`] goes by it: the first bound is
-/// for short runs, whose others are used to waiting little, and leaves a thirty-second of the tests; the
-/// second one for long ones, which a round trip does not matter to.
+/// # Waiting
 ///
-/// # Why does nobody wait here alone?
-///
-/// Who waits stands in the pool's line as well, as without all this: a connection that comes back from
-/// somebody else is not missed, and whoever asks the pool finds everybody in the order in which they came.
+/// A run that waits for a connection also waits in the pool's queue. So it does not miss a connection that
+/// another user of the pool releases, and the pool serves all its users in the order of arrival.
 pub(crate) struct ConnectionReuse<DB: Backend> {
-    /// None where each connection has to pass by the pool.
+    /// `None` if every connection has to go through the pool.
     shared: Option<Arc<Mutex<IdleConnections<DB>>>>,
-    engine: KnownEngine,
-    known: Known,
+    server: ServerCache,
 }
 
 struct IdleConnections<DB: Backend> {
-    waiting: VecDeque<Sender<Returning<DB>>>,
-    /// What nobody waited for, for a moment.
-    left: Vec<(u64, Returning<DB>)>,
+    waiting: VecDeque<Sender<Released<DB>>>,
+    /// Connections that no run waited for, with their tickets, until their tasks return them to the pool.
+    idle: Vec<(u64, Released<DB>)>,
     next_ticket: u64,
 }
 
-/// A connection after a clean end: dropped, it goes back to the pool.
-type Returning<DB> = ScopeGuard<OpenConnection<DB>, fn(OpenConnection<DB>)>;
+/// A connection after a clean end. Dropping it returns it to the pool.
+type Released<DB> = ScopeGuard<OpenConnection<DB>, fn(OpenConnection<DB>)>;
 
 impl<DB: Backend> ConnectionReuse<DB> {
-    /// IdleConnections by those it is cloned for.
+    /// Reuses connections between the runs of all clones of this value.
     pub(crate) fn on() -> Self {
-        let shared = IdleConnections { waiting: VecDeque::new(), left: Vec::new(), next_ticket: 0 };
-        Self {
-            shared: Some(Arc::new(Mutex::new(shared))),
-            engine: KnownEngine::default(),
-            known: Known::default(),
-        }
+        let shared = IdleConnections { waiting: VecDeque::new(), idle: Vec::new(), next_ticket: 0 };
+        Self { shared: Some(Arc::new(Mutex::new(shared))), server: ServerCache::default() }
     }
 
-    /// Every connection comes from the pool, with whatever it does to connections, and goes back to it.
+    /// Acquires every connection from the pool and returns it there.
     pub(crate) fn off() -> Self {
-        Self { shared: None, engine: KnownEngine::default(), known: Known::default() }
+        Self { shared: None, server: ServerCache::default() }
     }
 
-    /// What was last heard of the sessions of the pool.
-    pub(super) const fn known(&self) -> &Known {
-        &self.known
-    }
-
-    /// The limit for lock waits that a session of this pool had of its own.
-    pub(crate) fn own_lock_limit(&self) -> OwnLockLimit {
-        OwnLockLimit::Likely(self.known.lock_timeout())
-    }
-
-    pub(super) fn engine(&self) -> Option<Engine> {
-        self.engine.get()
-    }
-
-    pub(super) fn learn(&self, engine: Engine) {
-        self.engine.set(engine);
+    pub(super) const fn server(&self) -> &ServerCache {
+        &self.server
     }
 
     pub(super) const fn is_on(&self) -> bool {
         self.shared.is_some()
     }
 
-    /// Gives a connection on after a clean end.
-    pub(super) fn pass_on(&self, mut held: OpenConnection<DB>) {
-        held.runs += 1;
-        self.pass(scopeguard::guard(held, give_back));
+    /// Passes a connection on after a clean end.
+    pub(super) fn release(&self, mut open: OpenConnection<DB>) {
+        open.runs += 1;
+        self.pass_on(scopeguard::guard(open, return_to_pool));
     }
 
-    fn pass(&self, mut returning: Returning<DB>) {
-        let Some(shared) = self.shared.as_ref().filter(|_| returning.may_be_reused()) else { return };
-        let runtime = returning.runtime.clone();
+    fn pass_on(&self, mut released: Released<DB>) {
+        let Some(shared) = self.shared.as_ref().filter(|_| released.may_be_reused()) else { return };
+        let runtime = released.runtime.clone();
         let mut locked = lock(shared);
         while let Some(longest) = locked.waiting.pop_front() {
-            match longest.send(returning) {
+            match longest.send(released) {
                 Ok(()) => return,
-                Err(unwanted) => returning = unwanted,
+                Err(unsent) => released = unsent,
             }
         }
         let ticket = locked.next_ticket;
         locked.next_ticket += 1;
-        locked.left.push((ticket, returning));
+        locked.idle.push((ticket, released));
         drop(locked);
-        // A runtime that is gone drops the task without having polled it.
-        let tidying = scopeguard::guard(shared.clone(), move |shared| drop(remove(&shared, ticket)));
+        // A runtime that has shut down drops the task without polling it.
+        let expiry = scopeguard::guard(shared.clone(), move |shared| drop(remove(&shared, ticket)));
         runtime.spawn(async move {
-            for _ in 0..TURNS {
-                if !is_left(&tidying, ticket) {
+            for _ in 0..MAX_YIELDS {
+                if !is_idle(&expiry, ticket) {
                     return;
                 }
                 yield_now().await;
@@ -137,48 +114,48 @@ impl<DB: Backend> ConnectionReuse<DB> {
         });
     }
 
-    /// What was left a moment ago.
+    /// Takes an idle connection, if there is one.
     pub(super) fn take(&self) -> Option<OpenConnection<DB>> {
         let shared = self.shared.as_ref()?;
         loop {
-            let (_, left) = lock(shared).left.pop()?;
-            if left.may_be_reused() {
-                return Some(taken(left));
+            let (_, released) = lock(shared).idle.pop()?;
+            if released.may_be_reused() {
+                return Some(taken(released));
             }
         }
     }
 
-    /// Waits for whichever connection comes first.
+    /// Waits for the first connection, from the pool or from another run.
     ///
-    /// Cancellation: one that was handed on already goes back to the pool.
+    /// Cancellation: a connection that another run has already passed on returns to the pool.
     pub(super) async fn wait(&self, pool: &Pool<DB>) -> Result<OpenConnection<DB>, sqlx::Error> {
-        let (mut in_line, mut handed) = (PoolWaiter::new(pool), None);
+        let (mut in_pool, mut in_reuse) = (PoolWaiter::new(pool), None);
         poll_fn(|context| {
-            let acquired = Pin::new(&mut in_line).poll(context);
-            if acquired.is_ready() || in_line.is_called() {
-                self.leave(handed.take());
+            let acquired = Pin::new(&mut in_pool).poll(context);
+            if acquired.is_ready() || in_pool.is_served() {
+                self.leave(in_reuse.take());
                 return acquired.map_ok(|connection| OpenConnection::new(connection, pool));
             }
-            if handed.is_none() {
-                handed = self.join();
+            if in_reuse.is_none() {
+                in_reuse = self.join();
             }
-            match handed.as_mut().map(|handed| Pin::new(handed).poll(context)) {
-                Some(Poll::Ready(Ok(returning))) => Poll::Ready(Ok(taken(returning))),
+            match in_reuse.as_mut().map(|receiver| Pin::new(receiver).poll(context)) {
+                Some(Poll::Ready(Ok(released))) => Poll::Ready(Ok(taken(released))),
                 _ => Poll::Pending,
             }
         })
         .await
     }
 
-    /// Stands in line, unless something is left.
-    fn join(&self) -> Option<Receiver<Returning<DB>>> {
+    /// Joins the queue for released connections, with an idle connection if there is one.
+    fn join(&self) -> Option<Receiver<Released<DB>>> {
         let shared = self.shared.as_ref()?;
         let (sender, receiver) = oneshot::channel();
         let mut locked = lock(shared);
-        match locked.left.pop() {
-            Some((_, left)) => drop(sender.send(left)),
+        match locked.idle.pop() {
+            Some((_, released)) => drop(sender.send(released)),
             None => {
-                // Those who have left.
+                // Runs that have stopped waiting.
                 while locked.waiting.pop_front_if(|longest| longest.is_closed()).is_some() {}
                 locked.waiting.push_back(sender);
             }
@@ -186,51 +163,50 @@ impl<DB: Backend> ConnectionReuse<DB> {
         Some(receiver)
     }
 
-    /// Has got one from the pool: what was handed on meanwhile is the next one's.
-    fn leave(&self, handed: Option<Receiver<Returning<DB>>>) {
-        let Some(mut handed) = handed else { return };
-        handed.close();
-        if let Ok(returning) = handed.try_recv() {
-            self.pass(returning);
+    /// Leaves the queue. A connection that was passed on meanwhile goes to the next run.
+    fn leave(&self, receiver: Option<Receiver<Released<DB>>>) {
+        let Some(mut receiver) = receiver else { return };
+        receiver.close();
+        if let Ok(released) = receiver.try_recv() {
+            self.pass_on(released);
         }
     }
 }
 
 impl<DB: Backend> OpenConnection<DB> {
-    /// Whether the next run may have it before the pool does.
+    /// Returns whether the next run may have it before the pool does.
     fn may_be_reused(&self) -> bool {
         self.runs < MAX_RUNS && self.since.elapsed() < MAX_REUSE_TIME && !self.pool.is_closed()
     }
 }
 
-fn taken<DB: Backend>(returning: Returning<DB>) -> OpenConnection<DB> {
-    let held = ScopeGuard::into_inner(returning);
-    OpenConnection { runtime: Handle::current(), reset: ROLLBACK, ..held }
+fn taken<DB: Backend>(released: Released<DB>) -> OpenConnection<DB> {
+    let open = ScopeGuard::into_inner(released);
+    OpenConnection { runtime: Handle::current(), reset: ROLLBACK, ..open }
 }
 
-fn give_back<DB: Backend>(held: OpenConnection<DB>) {
-    let _inside = held.runtime.enter();
-    drop(held.connection);
+fn return_to_pool<DB: Backend>(open: OpenConnection<DB>) {
+    let _entered = open.runtime.enter();
+    drop(open.connection);
 }
 
-fn remove<DB: Backend>(shared: &Mutex<IdleConnections<DB>>, ticket: u64) -> Option<Returning<DB>> {
+fn remove<DB: Backend>(shared: &Mutex<IdleConnections<DB>>, ticket: u64) -> Option<Released<DB>> {
     let mut locked = lock(shared);
-    let place = locked.left.iter().position(|(left, _)| *left == ticket)?;
-    Some(locked.left.swap_remove(place).1)
+    let index = locked.idle.iter().position(|(idle, _)| *idle == ticket)?;
+    Some(locked.idle.swap_remove(index).1)
 }
 
-fn is_left<DB: Backend>(shared: &Mutex<IdleConnections<DB>>, ticket: u64) -> bool {
-    lock(shared).left.iter().any(|(left, _)| *left == ticket)
+fn is_idle<DB: Backend>(shared: &Mutex<IdleConnections<DB>>, ticket: u64) -> bool {
+    lock(shared).idle.iter().any(|(idle, _)| *idle == ticket)
 }
 
-/// Nothing panics while it is held.
 fn lock<DB: Backend>(shared: &Mutex<IdleConnections<DB>>) -> MutexGuard<'_, IdleConnections<DB>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// Not derived: that would ask for `DB: Clone`.
+// Not derived, because that would require `DB: Clone`.
 impl<DB: Backend> Clone for ConnectionReuse<DB> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), engine: self.engine.clone(), known: self.known.clone() }
+        Self { shared: self.shared.clone(), server: self.server.clone() }
     }
 }

@@ -1,0 +1,69 @@
+//! Conversion of sqlx's errors, and the record of it that the running unit keeps.
+//!
+//! A unit that uses the connection itself reports a conflict only by converting sqlx's error, so the retry
+//! loop reads the last conversion of each unit from here.
+
+use std::cell::RefCell;
+use std::future::Future;
+
+use super::Error;
+use crate::backend::failure_of_any;
+use crate::failure::{Failure, FailureKind};
+
+tokio::task_local! {
+    /// The units that this task is running, the innermost last.
+    static RUNNING: RefCell<Vec<RunningUnit>>;
+}
+
+/// A unit of work that holds a connection of its pool.
+#[derive(Clone)]
+struct RunningUnit {
+    /// The identity of the pool.
+    pool: usize,
+    /// The failure in the last error that was converted while the unit ran.
+    converted: Option<Failure>,
+}
+
+/// Returns whether this task runs a unit that holds a connection of the pool with this identity.
+pub(crate) fn is_running_unit_on(pool: usize) -> bool {
+    RUNNING.try_with(|running| running.borrow().iter().any(|unit| unit.pool == pool)).unwrap_or(false)
+}
+
+/// Runs `unit`, which holds a connection of the pool with this identity. Returns its output, and the failure
+/// in the last sqlx error that was converted to an [`Error`] meanwhile.
+pub(crate) async fn with_running_unit<F: Future>(pool: usize, unit: F) -> (F::Output, Option<Failure>) {
+    let mut running = RUNNING.try_with(|running| running.borrow().clone()).unwrap_or_default();
+    running.push(RunningUnit { pool, converted: None });
+    let converted = || RUNNING.try_with(|running| running.borrow_mut().pop().and_then(|unit| unit.converted));
+    RUNNING.scope(RefCell::new(running), async move { (unit.await, converted().ok().flatten()) }).await
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let is_in_unit = RUNNING.try_with(|running| !running.borrow().is_empty()).unwrap_or(false);
+        let failure = match error {
+            sqlx::Error::PoolTimedOut if is_in_unit => Some(second_connection()),
+            ref error => failure_of_any(error),
+        };
+        if let Some(failure) = &failure {
+            record(failure);
+        }
+        Self::driver(error, failure)
+    }
+}
+
+fn record(failure: &Failure) {
+    let _ = RUNNING.try_with(|running| {
+        if let Some(unit) = running.borrow_mut().last_mut() {
+            unit.converted = Some(failure.clone());
+        }
+    });
+}
+
+fn second_connection() -> Failure {
+    Failure::new(
+        FailureKind::Aborted,
+        "the pool had no second connection for a unit of work that holds one already: run its queries on \
+         `tx`",
+    )
+}

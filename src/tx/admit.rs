@@ -1,0 +1,87 @@
+//! Decides, before a statement is sent, whether the transaction is still open for it.
+
+use sqlx::SqlSafeStr as _;
+
+use crate::backend::{Backend, SyntheticError, WatchedQuery};
+use crate::error::Error;
+use crate::failure::{Failure, FailureKind};
+
+use super::admission::{Admission, admission};
+use super::probe;
+use super::right_of_way::{RightOfWay, gave_way};
+use super::state::TxState;
+
+/// Admits a statement of the unit, or returns the failure that ended the transaction.
+pub(super) async fn admit<DB: Backend>(
+    state: &mut TxState,
+    connection: &mut DB::Connection,
+    query: &WatchedQuery<DB>,
+) -> Result<(), sqlx::Error> {
+    check_still_open::<DB>(state, connection).await;
+    if state.gives_way_to.as_ref().is_some_and(RightOfWay::is_taken) {
+        state.end(gave_way());
+    }
+    if state.over().is_none() {
+        match admission(query) {
+            Admission::Admitted => {}
+            Admission::MayChangeSettings => state.may_have_changed_settings = true,
+            Admission::SetsSavepoint => state.has_savepoints = true,
+            Admission::Unwatched if state.takes_one_at_a_time => state.end(several_on_galera()),
+            Admission::Unwatched => {
+                state.has_savepoints = true;
+                state.mark_unwatched();
+            }
+            Admission::MayEnd => {
+                state.has_savepoints = true;
+                state.mark_unwatched();
+                probe::set::<DB>(state, connection).await;
+            }
+            Admission::Refused(failure) => state.end(failure),
+        }
+    }
+    if let Some(failure) = state.over() {
+        return Err(SyntheticError::TransactionOver(failure.clone()).into());
+    }
+    state.sent = true;
+    Ok(())
+}
+
+/// Admits a statement of this crate, or returns the failure that ended the transaction.
+pub(super) async fn admit_control<DB: Backend>(
+    state: &mut TxState,
+    connection: &mut DB::Connection,
+) -> Result<(), Error> {
+    check_still_open::<DB>(state, connection).await;
+    match state.over() {
+        Some(failure) => Err(Error::failed(failure.clone(), None)),
+        None => Ok(()),
+    }
+}
+
+/// Asks the server whether an earlier statement has ended the transaction, where its result does not tell.
+async fn check_still_open<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
+    probe::check::<DB>(state, connection).await;
+    let Some(statement) = state.status_query.take() else { return };
+    state.begin_statement(|| statement.into_sql_str());
+    let reply = DB::send_text(connection, statement.to_owned()).await;
+    state.set_in_flight(false);
+    if let Some(run_clock) = state.run_clock() {
+        run_clock.answered(None);
+    }
+    if reply.error.is_none() {
+        state.end(Failure::new(
+            FailureKind::Aborted,
+            "a failed statement had ended the transaction, and another one was about to run outside of it",
+        ));
+    }
+}
+
+/// If the node aborts the transaction between two statements of one text, the second one runs outside of it
+/// and is stored.
+fn several_on_galera() -> Failure {
+    Failure::new(
+        FailureKind::Unsupported,
+        "several statements in one text were not sent: on a Galera cluster a conflict between two of them \
+         would go unnoticed; send them one by one",
+    )
+}

@@ -1,0 +1,64 @@
+//! What a transactor remembers of the server behind its pool.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backend::Engine;
+
+/// How long the engine is cached. The address of a pool may lead to another server later, for example when a
+/// standalone server is replaced by a cluster; a query every five seconds costs nothing.
+const ENGINE_LIFETIME: Duration = Duration::from_secs(5);
+
+/// The server's last answers, shared by all clones of a transactor.
+#[derive(Clone, Default)]
+pub(super) struct ServerCache(Arc<Mutex<Cached>>);
+
+#[derive(Default)]
+struct Cached {
+    engine: Option<(Instant, Engine)>,
+    lock_timeout: Option<Duration>,
+}
+
+impl ServerCache {
+    pub(super) fn engine(&self) -> Option<Engine> {
+        let engine = self.cached().engine;
+        engine.filter(|(since, _)| since.elapsed() < ENGINE_LIFETIME).map(|(_, engine)| engine)
+    }
+
+    pub(super) fn set_engine(&self, engine: Engine) {
+        self.cached().engine = Some((Instant::now(), engine));
+    }
+
+    /// Returns the lock timeout that a session had before a transaction changed it; `None` if it had none, or
+    /// if that is not known.
+    pub(super) fn lock_timeout(&self) -> Option<Duration> {
+        self.cached().lock_timeout
+    }
+
+    pub(super) fn set_lock_timeout(&self, timeout: Option<Duration>) {
+        self.cached().lock_timeout = timeout;
+    }
+
+    fn cached(&self) -> MutexGuard<'_, Cached> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn caches_the_engine_for_five_seconds() {
+        let cache = ServerCache::default();
+        assert_eq!(cache.engine(), None);
+        let galera = Engine { is_mariadb: true, is_galera: true, ..Engine::default() };
+        cache.set_engine(galera);
+        tokio::time::advance(ENGINE_LIFETIME - Duration::from_millis(1)).await;
+        assert_eq!(cache.clone().engine(), Some(galera));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(cache.engine(), None);
+    }
+}
