@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomically::testing::{Client, Counterexample, Explore, Problem, Report, Unexplored, explore};
+use atomically::testing::{Client, Counterexample, Explore, ExploreError, Problem, Report, explore};
 use atomically::{
     Atomic, Attempt, Error, Isolation, Optimistic, Pessimistic, Plan, PoolTransactor, Serializable, Strategy,
     Transactor, TransactorExt as _, Tx,
@@ -62,15 +62,15 @@ async fn passes_whoever_is_the_victim<DB: TestBackend>(exploration: Explore<'_, 
         return passes(exploration).await;
     }
     let report = exploration.run().await.expect("explored");
-    let mut problems = report.findings.iter().flat_map(Counterexample::problems);
+    let mut problems = report.counterexamples.iter().flat_map(Counterexample::problems);
     assert!(problems.all(|problem| matches!(problem, Problem::Diverged { .. })), "{report}");
-    assert!(report.findings.len() * 10 < report.schedules, "{report}");
+    assert!(report.counterexamples.len() * 10 < report.schedules, "{report}");
 }
 
 /// Some schedules break the invariant and some do not; the first one does again when it is replayed.
 async fn breaks<'a, DB: TestBackend>(exploration: impl Fn() -> Explore<'a, DB>) -> Report {
     let report = explored(exploration()).await;
-    assert!(report.findings.len() < report.schedules, "one after the other is no problem: {report}");
+    assert!(report.counterexamples.len() < report.schedules, "one after the other is no problem: {report}");
     let finding = report.first().expect("a finding");
     assert!(
         finding.problems().iter().any(|problem| matches!(problem, Problem::Invariant { .. })),
@@ -119,7 +119,11 @@ pub(crate) async fn the_folklore_fix_loses_updates<DB: TestBackend>() {
     let db = PoolTransactor::new(Unguarded(Isolation::ReadCommitted), &pool);
     let report = breaks(|| sales(&pool).unit("alice", &db, sell_one).unit("bob", &db, sell_one)).await;
     assert!(report.complete);
-    assert_eq!((report.schedules, report.findings.len()), (50, 40), "8 over 4, less those that wait alike");
+    assert_eq!(
+        (report.schedules, report.counterexamples.len()),
+        (50, 40),
+        "8 over 4, less those that wait alike"
+    );
 }
 
 async fn sell_one_in_two<DB: TestBackend>(
@@ -355,21 +359,21 @@ pub(crate) async fn what_cannot_be_explored_is_told<DB: TestBackend>() {
     let pool = DB::pool(1).await;
     let db = Pessimistic::default().on(&pool);
     let refused = explore(&pool).run().await.expect_err("no clients");
-    assert!(matches!(refused, Unexplored::Clients(0)), "{refused}");
+    assert!(matches!(refused, ExploreError::ClientCount(0)), "{refused}");
     let two = || explore(&pool).unit("alice", &db, nothing).unit("bob", &db, nothing);
     let refused = two().run().await.expect_err("one connection");
-    assert!(matches!(refused, Unexplored::TooFewConnections { has: 1, .. }), "{refused}");
+    assert!(matches!(refused, ExploreError::TooFewConnections { has: 1, .. }), "{refused}");
 
     let pool = DB::pool(3).await;
     let db = Pessimistic::default().on(&pool);
     let two = || explore(&pool).unit("alice", &db, nothing).unit("bob", &db, nothing);
     let refused = two().set_up(|_| async { Err::<(), _>("no tables") }).run().await.expect_err("no set-up");
-    assert!(matches!(&refused, Unexplored::SetUp(why) if why == "no tables"), "{refused}");
+    assert!(matches!(&refused, ExploreError::SetUp(why) if why == "no tables"), "{refused}");
     let refused = two().replay("a1 b").await.expect_err("no schedule");
-    assert!(matches!(refused, Unexplored::Schedule(_)), "{refused}");
+    assert!(matches!(refused, ExploreError::Schedule(_)), "{refused}");
     let report = two().replay("a9").await.expect("a schedule");
     let problems = report.first().expect("there are two steps").problems();
-    assert_eq!(problems, [Problem::DoesNotFit { step: 3, client: 0 }]);
+    assert_eq!(problems, [Problem::Infeasible { step: 3, client: 0 }]);
 }
 
 /// Whoever waits for something that no schedule can give is stuck, and leaves nothing behind.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use atomically::testing::history::{
-    AnomalyKind, Appends, Attempt, History, ListAppend, Order, Outcome, Recorder, Report,
+    AnomalyKind, Appends, CheckReport, History, ListAppend, Order, RecordedAttempt, Recorder,
+    TransactionOutcome,
 };
 use atomically::{
     Adaptive, Atomic, Backend, Ended, Error, Failure, Isolation, Optimistic, Options, Pessimistic, Plan,
@@ -71,12 +72,16 @@ async fn run_load<DB: TestBackend>(
 ) -> History {
     let load = ListAppend::new().sessions(SESSIONS).transactions(TRANSACTIONS).appends(appends).seed(7);
     let history = load.run(pool, db).await.expect("a history");
-    assert_eq!(history.count(Outcome::Committed), (SESSIONS * TRANSACTIONS) as usize, "every unit commits");
-    assert_eq!(history.count(Outcome::Unknown), 0);
+    assert_eq!(
+        history.count(TransactionOutcome::Committed),
+        (SESSIONS * TRANSACTIONS) as usize,
+        "every unit commits"
+    );
+    assert_eq!(history.count(TransactionOutcome::Unknown), 0);
     history
 }
 
-fn report(history: &History, order: Order) -> Report {
+fn report(history: &History, order: Order) -> CheckReport {
     history.check_in_order(order).expect("values are unique")
 }
 
@@ -114,7 +119,7 @@ pub(crate) async fn optimistic_histories_lose_no_update<DB: TestBackend>() {
     let report = report(&history, Order::RealTime);
     report.assert(Isolation::ReadCommitted);
     report.assert_none_of(&[AnomalyKind::LostUpdate]);
-    assert!(history.count(Outcome::Aborted) > 0, "no version was stale, so nothing was shown");
+    assert!(history.count(TransactionOutcome::Aborted) > 0, "no version was stale, so nothing was shown");
 }
 
 /// By itself, and on a key that turns hot.
@@ -126,7 +131,7 @@ pub(crate) async fn adaptive_histories_lose_no_update<DB: TestBackend>() {
         let report = report(&history, Order::RealTime);
         report.assert(Isolation::ReadCommitted);
         report.assert_none_of(&[AnomalyKind::LostUpdate]);
-        assert!(history.count(Outcome::Aborted) > 0, "no version was stale, so nothing was shown");
+        assert!(history.count(TransactionOutcome::Aborted) > 0, "no version was stale, so nothing was shown");
     }
 }
 
@@ -166,7 +171,7 @@ pub(crate) async fn loads_share_a_table<DB: TestBackend>() {
     let load = || load.run(&pool, &db);
     for history in <[_; 3]>::from(tokio::join!(load(), load(), load())) {
         let history = history.expect("a history");
-        assert_eq!(history.count(Outcome::Committed), 10);
+        assert_eq!(history.count(TransactionOutcome::Committed), 10);
         report(&history, Order::Data).assert(Isolation::Serializable);
     }
 }
@@ -180,14 +185,14 @@ async fn lists<DB: TestBackend>() -> TestPool<DB> {
     pool
 }
 
-async fn read<DB: TestBackend>(tx: &mut Tx<DB>, attempt: &Attempt, key: i64) -> Result<i64, Error> {
+async fn read<DB: TestBackend>(tx: &mut Tx<DB>, attempt: &RecordedAttempt, key: i64) -> Result<i64, Error> {
     let value = DB::fetch(tx, DB::sql("SELECT value FROM list WHERE id = ?"), &[key]).await?;
     attempt.read(key, digits(value));
     Ok(value)
 }
 
 /// Has the database append.
-async fn append<DB: TestBackend>(tx: &mut Tx<DB>, attempt: &Attempt, key: i64) -> Result<(), Error> {
+async fn append<DB: TestBackend>(tx: &mut Tx<DB>, attempt: &RecordedAttempt, key: i64) -> Result<(), Error> {
     let update = DB::sql("UPDATE list SET value = value * 1000 + ? WHERE id = ?");
     let done = DB::execute(tx, update, &[attempt.append(key), key]).await?;
     tx.expect_one(done)
@@ -231,13 +236,13 @@ pub(crate) async fn an_update_is_lost_without_a_guard<DB: TestBackend>() {
                     Ok::<_, Error>(())
                 })
                 .await;
-            run.end(Outcome::of(&result));
+            run.end(TransactionOutcome::of(&result));
         }
     };
     tokio::join!(unit(), unit());
 
     let history = ended(&recorder, &pool).await;
-    assert_eq!(history.count(Outcome::Committed), 2);
+    assert_eq!(history.count(TransactionOutcome::Committed), 2);
     let report = report(&history, Order::Data);
     assert!(report.has(AnomalyKind::LostUpdate), "{report}");
     assert!(report.has(AnomalyKind::LostAppend), "{report}");
@@ -264,7 +269,7 @@ async fn skewed<DB: TestBackend>(level: Isolation) -> History {
                     append(tx, &attempt, key).await
                 })
                 .await;
-            run.end(Outcome::of(&result));
+            run.end(TransactionOutcome::of(&result));
         }
     };
     tokio::join!(unit(1), unit(2));
@@ -281,8 +286,8 @@ pub(crate) async fn write_skew_is_found_below_serializable<DB: TestBackend>() {
 
 pub(crate) async fn write_skew_is_not_found_at_serializable<DB: TestBackend>() {
     let history = skewed::<DB>(Isolation::Serializable).await;
-    assert_eq!(history.count(Outcome::Committed), 2);
-    assert!(history.count(Outcome::Aborted) > 0, "one of them had to run again");
+    assert_eq!(history.count(TransactionOutcome::Committed), 2);
+    assert!(history.count(TransactionOutcome::Aborted) > 0, "one of them had to run again");
     report(&history, Order::Data).assert(Isolation::Serializable);
 }
 
@@ -305,7 +310,7 @@ async fn read_across<DB: TestBackend>(level: Isolation) -> History {
                 Ok::<_, Error>(())
             })
             .await;
-        run.end(Outcome::of(&result));
+        run.end(TransactionOutcome::of(&result));
     };
     let writer = async {
         has_read_one.wait().await;
@@ -320,12 +325,12 @@ async fn read_across<DB: TestBackend>(level: Isolation) -> History {
                 Ok::<_, Error>(())
             })
             .await;
-        run.end(Outcome::of(&result));
+        run.end(TransactionOutcome::of(&result));
         has_written.wait().await;
     };
     tokio::join!(reader, writer);
     let history = ended(&recorder, &pool).await;
-    assert_eq!(history.count(Outcome::Committed), 2, "{:?}", history.transactions());
+    assert_eq!(history.count(TransactionOutcome::Committed), 2, "{:?}", history.transactions());
     history
 }
 
@@ -368,9 +373,9 @@ pub(crate) async fn an_append_that_a_savepoint_undoes_has_not_happened<DB: TestB
             Ok::<_, Error>(())
         })
         .await;
-    run.end(Outcome::of(&result));
+    run.end(TransactionOutcome::of(&result));
     let history = ended(&recorder, &pool).await;
-    assert_eq!(history.count(Outcome::Committed), 1);
+    assert_eq!(history.count(TransactionOutcome::Committed), 1);
     assert_eq!(report(&history, Order::Data).anomalies(), [], "{history:?}");
 }
 

@@ -257,6 +257,6 @@ pub(crate) async fn gates_let_everybody_in<DB: TestBackend>() {
     }
     // What it learns in one schedule changes how the next one goes.
     let report = behind_a_gate(&pool, Adaptive::default(), MIN_SCHEDULES).await;
-    let mut problems = report.findings.iter().flat_map(Counterexample::problems);
+    let mut problems = report.counterexamples.iter().flat_map(Counterexample::problems);
     assert!(problems.all(|problem| matches!(problem, Problem::Diverged { .. })), "{report}");
 }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use atomically::testing::{Client, Counterexample, Explore, Gap, Problem, Report, Unexplored, explore};
+use atomically::testing::{Client, Counterexample, Explore, ExploreError, Gap, Problem, Report, explore};
 use atomically::{Error, Isolation, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::Pool;
 
@@ -44,7 +44,7 @@ fn refusal(report: &Report) -> String {
 }
 
 fn problems(report: &Report) -> Vec<&Problem> {
-    report.findings.iter().flat_map(Counterexample::problems).collect()
+    report.counterexamples.iter().flat_map(Counterexample::problems).collect()
 }
 
 /// It asks the database once in the life of the process, and trusts the answer from then on.
@@ -210,7 +210,7 @@ pub(crate) async fn two_units_of_one_client_at_once_are_refused<DB: TestBackend>
     let write = async |tx: &mut Tx<DB>| set(tx, 2, 1).await;
     let refused = items(&pool).client("alice", &db, both).unit("bob", &db, write).run().await;
     let refused = refused.expect_err("two units at once");
-    assert!(matches!(&refused, Unexplored::SideBySide { client } if client == "alice"), "{refused}");
+    assert!(matches!(&refused, ExploreError::ConcurrentUnits { client } if client == "alice"), "{refused}");
     // A client of its own for each is what it takes.
     let one = async |tx: &mut Tx<DB>| set(tx, 1, 1).await;
     let three = items(&pool).unit("alice", &db, one).unit("bob", &db, write).unit("carol", &db, write);
@@ -245,7 +245,7 @@ pub(crate) async fn a_schedule_that_passes_may_be_replayed<DB: TestBackend>() {
     assert_eq!((report.to_string().as_str(), report.complete), ("the schedule passed", false));
     // One that asks for more steps than there are is not the schedule that was kept.
     let report = two().replay("a3b4").await.expect("replayed");
-    assert_eq!(problems(&report), [&Problem::DoesNotFit { step: 7, client: 1 }]);
+    assert_eq!(problems(&report), [&Problem::Infeasible { step: 7, client: 1 }]);
 }
 
 /// A wait lasts until the other client's turn has come, whatever the transactor would wait for.

@@ -2,7 +2,7 @@
 
 use adya::{History as Theirs, Opts, Valid, Workload, check};
 use atomically::Isolation;
-use atomically::testing::history::{History, Operation, Outcome};
+use atomically::testing::history::{History, Operation, TransactionOutcome};
 
 use crate::simulation::{Simulated, history};
 
@@ -13,9 +13,9 @@ fn as_json(history: &History) -> String {
         let operations: Vec<_> = transaction.operations().iter().map(operation).collect();
         let operations = operations.join(",");
         let end = match transaction.outcome() {
-            Outcome::Committed => "ok",
-            Outcome::Aborted => "fail",
-            Outcome::Unknown => "info",
+            TransactionOutcome::Committed => "ok",
+            TransactionOutcome::Aborted => "fail",
+            TransactionOutcome::Unknown => "info",
         };
         for kind in ["invoke", end] {
             lines.push_str(&format!(r#"{{"type":"{kind}","process":{process},"value":[{operations}]}}"#));

@@ -1,6 +1,8 @@
 //! What a recorder writes down.
 
-use atomically::testing::history::{AnomalyKind, Operation, Order, Outcome, Recorder, Transaction};
+use atomically::testing::history::{
+    AnomalyKind, Operation, Order, Recorder, Transaction, TransactionOutcome,
+};
 
 #[test]
 fn every_attempt_is_a_transaction() {
@@ -15,8 +17,8 @@ fn every_attempt_is_a_transaction() {
 
     let overlapping = other.begin();
     overlapping.attempt().read(7, []);
-    run.end(Outcome::Committed);
-    overlapping.end(Outcome::Unknown);
+    run.end(TransactionOutcome::Committed);
+    overlapping.end(TransactionOutcome::Unknown);
 
     let wanted = [
         Transaction::aborted([Operation::append(7, 1)]).in_session(1).between(1, 4),
@@ -35,17 +37,17 @@ fn an_attempt_counts_from_its_first_packet() {
     let (reading, writing) = (recorder.session().begin(), recorder.session().begin());
     // Between the opening of the reader and its closure, the writer does it all.
     let value = writing.attempt().append(1);
-    writing.end(Outcome::Committed);
+    writing.end(TransactionOutcome::Committed);
     reading.attempt().read(1, []);
-    reading.end(Outcome::Committed);
+    reading.end(TransactionOutcome::Committed);
     let again = recorder.session().begin();
     again.attempt().read(1, [value]);
     // The second attempt opens as soon as the first one is over.
     let other = recorder.session().begin();
     let next = other.attempt().append(1);
-    other.end(Outcome::Committed);
+    other.end(TransactionOutcome::Committed);
     again.attempt().read(1, [value]);
-    again.end(Outcome::Committed);
+    again.end(TransactionOutcome::Committed);
     let history = recorder.history().ending_with(1, [value, next]);
     let report = history.check_in_order(Order::RealTime).expect("values are unique");
     assert_eq!(report.anomalies(), [], "{report}");
@@ -58,7 +60,7 @@ fn an_append_that_did_not_happen_is_none() {
     let attempt = run.attempt();
     let (failed, stored) = (attempt.append(1), attempt.append(1));
     attempt.not_appended(1, failed);
-    run.end(Outcome::Committed);
+    run.end(TransactionOutcome::Committed);
     let history = recorder.history().ending_with(1, [stored]);
     assert_eq!(history.check().expect("values are unique").anomalies(), []);
     // And if it is there all the same, somebody is wrong.
@@ -72,10 +74,10 @@ fn a_run_that_is_dropped_stays_unknown() {
     let run = recorder.session().begin();
     let attempt = run.attempt();
     let value = attempt.append(1);
-    assert_eq!(recorder.history().count(Outcome::Unknown), 1);
+    assert_eq!(recorder.history().count(TransactionOutcome::Unknown), 1);
     drop((run, attempt));
     let history = recorder.history();
-    assert_eq!(history.count(Outcome::Unknown), 1);
+    assert_eq!(history.count(TransactionOutcome::Unknown), 1);
     let report = history.ending_with(1, [value]).check().expect("values are unique");
     assert_eq!(report.anomalies(), [], "it may have been stored");
 }

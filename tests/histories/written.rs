@@ -1,7 +1,9 @@
 //! One small history for each anomaly, and what is found in it: all of it, and the smallest cycle.
 
 use atomically::Isolation;
-use atomically::testing::history::{AnomalyKind, History, NotUnique, Operation, Order, Outcome, Transaction};
+use atomically::testing::history::{
+    AnomalyKind, DuplicateValue, History, Operation, Order, Transaction, TransactionOutcome,
+};
 
 fn append(key: i64, value: i64) -> Operation {
     Operation::append(key, value)
@@ -362,7 +364,7 @@ fn an_unknown_commit_may_land_late() {
 #[test]
 fn values_have_to_be_unique() {
     let ambiguous = history([committed([append(1, 1)]), aborted([append(1, 1)])]);
-    assert_eq!(ambiguous.check().expect_err("which was read?"), NotUnique { key: 1, value: 1 });
+    assert_eq!(ambiguous.check().expect_err("which was read?"), DuplicateValue { key: 1, value: 1 });
     let other_list = history([committed([append(1, 1), append(2, 1)])]);
     assert!(other_list.check().is_ok());
 }
@@ -399,7 +401,7 @@ fn an_assertion_says_what_it_found() {
 #[should_panic(expected = "nothing was committed, so nothing was shown")]
 fn an_empty_history_shows_nothing() {
     let empty = history([aborted([append(1, 1)])]);
-    assert_eq!(empty.count(Outcome::Aborted), 1);
+    assert_eq!(empty.count(TransactionOutcome::Aborted), 1);
     empty.check().expect("values are unique").assert_none_of(&[AnomalyKind::LostUpdate]);
 }
 
