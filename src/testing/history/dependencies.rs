@@ -128,9 +128,9 @@ impl<'h> Graph<'h> {
         for (transaction, key, value) in unread(versions) {
             unread_of.entry(key).or_default().push((transaction, value));
         }
-        for seen in versions.observations() {
-            let Some(reader) = seen.reader else { continue };
-            let (key, list) = (seen.key, versions.without_own(seen));
+        for read in versions.observations() {
+            let Some(reader) = read.reader else { continue };
+            let (key, list) = (read.key, versions.without_own(read));
             if let Some((appender, value)) = committed(versions, key, list).next_back() {
                 self.add(appender, reader, DependencyKind::WriteRead, Evidence::Saw { key, list, value });
             }

@@ -16,10 +16,10 @@ struct Collector<'v, 'h> {
 /// Finds the anomalies that the reads of a history show without a cycle.
 pub(super) fn anomalies(versions: &Versions<'_>) -> Vec<Anomaly> {
     let mut collector = Collector { versions, known: HashSet::new(), anomalies: Vec::new() };
-    for seen in versions.observations() {
-        collector.values(seen);
-        collector.intermediate_read(seen);
-        collector.incompatible_order(seen);
+    for read in versions.observations() {
+        collector.values(read);
+        collector.intermediate_read(read);
+        collector.incompatible_order(read);
     }
     collector.dirty_updates();
     collector.lost_appends();
@@ -43,54 +43,54 @@ impl Collector<'_, '_> {
     }
 
     /// Checks that each value was appended once, by a transaction that was not rolled back.
-    fn values(&mut self, seen: Observation<'_>) {
-        let Observation { key, reader, list } = seen;
+    fn values(&mut self, read: Observation<'_>) {
+        let Observation { key, reader, list } = read;
         let mut values = HashSet::new();
         for &value in list {
             let appender = self.versions.appender(key, value);
             let involved = reader.into_iter().chain(appender);
             if !values.insert(value) {
-                let evidence = format!("{} {value} twice: {}", describe(seen), List(list));
+                let evidence = format!("{} {value} twice: {}", describe(read), List(list));
                 self.add(AnomalyKind::DuplicateAppend, key, Some(value), involved.clone(), evidence);
             }
             let Some(appender) = appender else {
-                let evidence = format!("{} {value}, which was never appended", describe(seen));
+                let evidence = format!("{} {value}, which was never appended", describe(read));
                 self.add(AnomalyKind::GarbageRead, key, Some(value), involved, evidence);
                 continue;
             };
             if self.versions.history.transactions[appender].outcome == TransactionOutcome::Aborted {
                 let evidence =
-                    format!("{} {value} of T{}, which was rolled back", describe(seen), appender + 1);
+                    format!("{} {value} of T{}, which was rolled back", describe(read), appender + 1);
                 self.add(AnomalyKind::AbortedRead, key, Some(value), involved, evidence);
             }
         }
     }
 
     /// Checks that a read ends with the last append of a transaction to the list.
-    fn intermediate_read(&mut self, seen: Observation<'_>) {
-        let (Some(reader), Some(&value)) = (seen.reader, self.versions.without_own(seen).last()) else {
+    fn intermediate_read(&mut self, read: Observation<'_>) {
+        let (Some(reader), Some(&value)) = (read.reader, self.versions.without_own(read).last()) else {
             return;
         };
-        let Some(appender) = self.versions.appender(seen.key, value) else { return };
-        if appender != reader && self.versions.is_intermediate(seen.key, value) {
+        let Some(appender) = self.versions.appender(read.key, value) else { return };
+        if appender != reader && self.versions.is_intermediate(read.key, value) {
             let evidence =
-                format!("{} {value} as the last, and T{} appended more to it", describe(seen), appender + 1);
-            self.add(AnomalyKind::IntermediateRead, seen.key, Some(value), [reader, appender], evidence);
+                format!("{} {value} as the last, and T{} appended more to it", describe(read), appender + 1);
+            self.add(AnomalyKind::IntermediateRead, read.key, Some(value), [reader, appender], evidence);
         }
     }
 
-    fn incompatible_order(&mut self, seen: Observation<'_>) {
-        let Some(longest) = self.versions.longest_of(seen.key) else { return };
-        if !longest.list.starts_with(seen.list) {
+    fn incompatible_order(&mut self, read: Observation<'_>) {
+        let Some(longest) = self.versions.longest_of(read.key) else { return };
+        if !longest.list.starts_with(read.list) {
             let evidence = format!(
                 "{} {}, {} {}",
-                describe(seen),
-                List(seen.list),
+                describe(read),
+                List(read.list),
                 describe(longest),
                 List(longest.list)
             );
-            let involved = seen.reader.into_iter().chain(longest.reader);
-            self.add(AnomalyKind::IncompatibleOrder, seen.key, None, involved, evidence);
+            let involved = read.reader.into_iter().chain(longest.reader);
+            self.add(AnomalyKind::IncompatibleOrder, read.key, None, involved, evidence);
         }
     }
 
@@ -140,14 +140,14 @@ impl Collector<'_, '_> {
                     Operation::Append { key, value } => appended.entry(*key).or_default().push(*value),
                     Operation::Read { key, list } => {
                         let own = appended.get(key).map_or(&[][..], Vec::as_slice);
-                        let seen = Observation { reader: Some(reader), key: *key, list };
-                        let others = self.versions.without_own(seen);
+                        let read = Observation { reader: Some(reader), key: *key, list };
+                        let others = self.versions.without_own(read);
                         let scattered =
                             others.iter().any(|&value| self.versions.appender(*key, value) == Some(reader));
                         if scattered || &list[others.len()..] != own {
                             let evidence = format!(
                                 "{} {}, having appended {} by then",
-                                describe(seen),
+                                describe(read),
                                 List(list),
                                 List(own)
                             );
@@ -210,10 +210,10 @@ fn anomaly(
     Anomaly { kind, evidence, cycle: Vec::new(), transactions: versions.displayed(transactions) }
 }
 
-fn describe(seen: Observation<'_>) -> String {
-    match seen.reader {
-        Some(reader) => format!("T{} read key {} with", reader + 1, seen.key),
-        None => format!("key {} ended with", seen.key),
+fn describe(read: Observation<'_>) -> String {
+    match read.reader {
+        Some(reader) => format!("T{} read key {} with", reader + 1, read.key),
+        None => format!("key {} ended with", read.key),
     }
 }
 

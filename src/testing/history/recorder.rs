@@ -115,7 +115,7 @@ impl Recorder {
     }
 
     fn state(&self) -> MutexGuard<'_, RecorderState> {
-        // The state is consistent even after a panic, because each change is a single operation.
+        // A panic while the lock is held cannot leave the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
