@@ -58,13 +58,13 @@ impl ScheduleResult {
 
 /// The steps that a schedule must begin with, and the choices of an earlier schedule that began with them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Script<'a> {
+pub(super) struct ScheduleScript<'a> {
     pub(super) steps: &'a [usize],
     pub(super) expected: &'a [Choice],
 }
 
 /// Drives the clients through one schedule.
-pub(super) struct Driver<'a, DB: Backend> {
+pub(super) struct ScheduleDriver<'a, DB: Backend> {
     stage: Arc<Stage>,
     clients: Vec<Option<BoxFuture<'a, ClientResult>>>,
     /// A connection for querying lock waits, where the database reports them.
@@ -76,7 +76,7 @@ pub(super) struct Driver<'a, DB: Backend> {
     last_steps: Vec<usize>,
 }
 
-impl<'a, DB: Backend> Driver<'a, DB> {
+impl<'a, DB: Backend> ScheduleDriver<'a, DB> {
     pub(super) fn new(
         stage: Arc<Stage>,
         clients: Vec<BoxFuture<'a, ClientResult>>,
@@ -98,7 +98,7 @@ impl<'a, DB: Backend> Driver<'a, DB> {
     /// Follows the script to its end, and from there on lets each client go on for as long as it can.
     pub(super) async fn follow(
         mut self,
-        script: Script<'_>,
+        script: ScheduleScript<'_>,
         max_steps: usize,
     ) -> Result<ScheduleResult, ExploreError> {
         while self.follow_step(script, max_steps).await? {}
@@ -106,7 +106,11 @@ impl<'a, DB: Backend> Driver<'a, DB> {
     }
 
     /// Takes one step of the schedule. Returns whether the schedule goes on.
-    async fn follow_step(&mut self, script: Script<'_>, max_steps: usize) -> Result<bool, ExploreError> {
+    async fn follow_step(
+        &mut self,
+        script: ScheduleScript<'_>,
+        max_steps: usize,
+    ) -> Result<bool, ExploreError> {
         let is_settled = self.settle().await?;
         self.result.concurrent_client = self.stage.concurrent_client();
         if self.result.concurrent_client.is_some() {
@@ -263,14 +267,14 @@ impl<'a, DB: Backend> Driver<'a, DB> {
     }
 }
 
-impl<DB: Backend> Drop for Driver<'_, DB> {
+impl<DB: Backend> Drop for ScheduleDriver<'_, DB> {
     fn drop(&mut self) {
         self.stage.close();
     }
 }
 
 /// The first difference to the earlier schedule that began with the same steps.
-fn divergence(step: usize, states: &[String], script: Script<'_>) -> Option<Problem> {
+fn divergence(step: usize, states: &[String], script: ScheduleScript<'_>) -> Option<Problem> {
     let earlier = script.expected.get(step).filter(|_| step < script.steps.len())?;
     let client = (0..states.len()).find(|client| earlier.states[*client] != states[*client])?;
     let (expected, found) = (earlier.states[client].clone(), states[client].clone());

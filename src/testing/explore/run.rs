@@ -11,7 +11,7 @@ use crate::backoff::Backoff;
 use crate::intercept::Step;
 use crate::transactor::Options;
 
-use super::driver::{Choice, Driver, ScheduleResult, Script};
+use super::driver::{Choice, ScheduleDriver, ScheduleResult, ScheduleScript};
 use super::gap::Accepted;
 use super::lanes::Lanes;
 use super::log::ScheduleLog;
@@ -91,7 +91,7 @@ impl<DB: Backend> Explore<'_, DB> {
         let mut server = self.server().await?;
         let mut report = self.empty_report(true);
         report.schedules = 1;
-        let script = Script { steps: &steps, expected: &[] };
+        let script = ScheduleScript { steps: &steps, expected: &[] };
         let (_, counterexample) = self.run_schedule(script, server.as_deref_mut(), &mut report).await?;
         report.counterexamples.extend(counterexample);
         report.elapsed = started.elapsed();
@@ -121,7 +121,7 @@ impl<DB: Backend> Explore<'_, DB> {
         mut server: Option<&mut DB::Connection>,
         report: &mut Report,
     ) -> Result<Arc<[Choice]>, ExploreError> {
-        let script = Script { steps: &prefix.steps, expected: &prefix.choices };
+        let script = ScheduleScript { steps: &prefix.steps, expected: &prefix.choices };
         let mut reruns = 0;
         let (result, counterexample) = loop {
             let ran = self.run_schedule(script, server.as_deref_mut(), report).await?;
@@ -171,7 +171,7 @@ impl<DB: Backend> Explore<'_, DB> {
     /// Runs one schedule: the set-up, the clients, and the checks.
     async fn run_schedule(
         &self,
-        script: Script<'_>,
+        script: ScheduleScript<'_>,
         server: Option<&mut DB::Connection>,
         report: &mut Report,
     ) -> Result<(ScheduleResult, Option<Counterexample>), ExploreError> {
@@ -182,7 +182,7 @@ impl<DB: Backend> Explore<'_, DB> {
             let seat = Seat { stage: stage.clone(), client, quote_several: quote_several::<DB> };
             (setup.run)(Self::client_options(seat))
         });
-        let driver = Driver::<DB>::new(stage.clone(), clients.collect(), server, self.patience);
+        let driver = ScheduleDriver::<DB>::new(stage.clone(), clients.collect(), server, self.patience);
         let mut result = driver.follow(script, self.max_steps).await?;
         if let Some(client) = result.concurrent_client {
             return Err(ExploreError::ConcurrentUnits { client: self.clients[client].name.clone() });
