@@ -217,7 +217,7 @@ impl<'a, DB: Backend> ScheduleDriver<'a, DB> {
         let Some(sessions) = running.iter().map(|(_, session)| *session).collect::<Option<Vec<_>>>() else {
             return Ok(None);
         };
-        let Some(query) = DB::lock_waits(&sessions) else { return Ok(None) };
+        let Some(query) = DB::lock_wait_query(&sessions) else { return Ok(None) };
         let texts = DB::fetch_text(server, query.sql).await.map_err(ExploreError::LockWaits)?;
         let mut waits: Vec<LockWait> = texts.iter().flat_map(|text| (query.read)(text)).collect();
         waits.retain(|wait| sessions.contains(&wait.session));

@@ -156,7 +156,7 @@ impl<DB: Backend> Explore<'_, DB> {
         if !(1..=MAX_CLIENTS).contains(&clients) {
             return Err(ExploreError::ClientCount(clients));
         }
-        let reports_waits = DB::SESSION.is_some();
+        let reports_waits = DB::SESSION_ID_QUERY.is_some();
         let needs = u32::try_from(clients + usize::from(reports_waits)).unwrap_or(u32::MAX);
         let has = self.pool.options().get_max_connections();
         if has < needs {
@@ -248,7 +248,7 @@ impl<DB: Backend> Explore<'_, DB> {
     fn client_options(seat: Seat) -> Options {
         let options =
             Options::new().intercepted_by(Arc::new(seat)).backoff(Backoff::none()).deadline(UNLIMITED);
-        match DB::SESSION {
+        match DB::SESSION_ID_QUERY {
             // The lock timeout of the transactor would end a wait that the turn of another client is to end.
             Some(_) => options.lock_timeout(UNLIMITED),
             // SQLite reports a busy database at once, and the client waits here.

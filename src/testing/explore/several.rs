@@ -2,8 +2,7 @@
 
 use crate::backend::Backend;
 use crate::sql_text::{
-    Statement, Statements, Syntax, TransactionEffect, begins_with_a_query, has_inner_semicolon,
-    without_values,
+    Statement, Statements, Syntax, TransactionEffect, begins_with_a_query, has_inner_semicolon, normalized,
 };
 
 /// The maximum length of a quotation, in characters.
@@ -20,11 +19,11 @@ pub(super) fn quote_several<DB: Backend>(sql: &str) -> Option<String> {
     if sql.contains(OWN_TABLES) || (!has_inner_semicolon(sql) && begins_with_a_query(sql)) {
         return None;
     }
-    let parsed = Statements::of(DB::SYNTAX, sql);
+    let parsed = SqlStatements::of(DB::SYNTAX, sql);
     let is_one = parsed.complete && parsed.count <= 1 && !parsed.statements.iter().any(runs_others::<DB>);
     (!is_one).then(|| {
         // Values are left out because they may differ from schedule to schedule.
-        let shape = without_values(DB::SYNTAX, sql);
+        let shape = normalized(DB::SYNTAX, sql);
         match shape.char_indices().nth(MAX_QUOTED) {
             Some((end, _)) => format!("`{}…`", &shape[..end]),
             None => format!("`{shape}`"),
@@ -33,7 +32,7 @@ pub(super) fn quote_several<DB: Backend>(sql: &str) -> Option<String> {
 }
 
 /// Whether the statement calls a procedure or is a block of statements.
-fn runs_others<DB: Backend>(statement: &Statement<'_>) -> bool {
+fn runs_others<DB: Backend>(statement: &SqlStatement<'_>) -> bool {
     statement.begins(&["CALL"])
         || statement.begins(&["BEGIN", "NOT"])
         || (DB::SYNTAX == Syntax::Postgres && statement.begins(&["DO"]))

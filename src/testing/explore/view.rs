@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher};
 
 use crate::failure::{ConstraintKind, FailureKind};
 use crate::intercept::{Step, StepKind};
-use crate::sql_text::{Syntax, without_values};
+use crate::sql_text::{Syntax, normalized};
 
 use super::client_state::ClientState;
 use super::log::{Entry, ScheduleLog, Sent};
@@ -39,7 +39,7 @@ fn describe_step(step: &Step, syntax: Syntax) -> String {
         StepKind::Commit => String::from("is about to commit"),
         StepKind::Rollback => String::from("is about to roll back"),
         StepKind::Statement | StepKind::Control => {
-            format!("is about to send {:?}{attempt}", without_values(syntax, &step.sql))
+            format!("is about to send {:?}{attempt}", normalized(syntax, &step.sql))
         }
     }
 }
@@ -143,7 +143,7 @@ fn retried_entries(log: &ScheduleLog, states: &[ClientState]) -> Vec<bool> {
             let is_retried = match next {
                 None => false,
                 Some((step, is_retried)) if step.transaction.is(&sent.step.transaction) => is_retried,
-                Some((step, _)) => step.attempt == sent.step.attempt + 1 && !in_doubt(sent),
+                Some((step, _)) => step.attempt == sent.step.attempt + 1 && !sent.is_in_doubt(),
             };
             retried[i] = is_retried;
             next = Some((&sent.step, is_retried));

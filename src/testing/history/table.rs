@@ -114,7 +114,7 @@ impl ListTable {
 }
 
 fn query<DB: Backend>(sql: String) -> Result<WatchedQuery<DB>, sqlx::Error> {
-    WatchedQuery::of_values(sql, [])
+    WatchedQuery::with_values(sql, [])
 }
 
 /// The stored form of a list: each value with a space before it.
