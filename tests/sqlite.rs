@@ -45,7 +45,7 @@ async fn every_isolation_level_is_serializable() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_history_is_serializable() {
-    histories::every_history_is_serializable::<Sqlite>().await;
+    histories::every_history_is_strictly_serializable::<Sqlite>().await;
 }
 
 /// SQLite's triggers change a row after its update.

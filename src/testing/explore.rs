@@ -13,7 +13,8 @@ use crate::error::Error;
 use crate::transactor::{Options, Transactor, TransactorExt as _, With};
 use crate::tx::UnitFn;
 
-mod drive;
+mod client_state;
+mod driver;
 mod gap;
 mod lanes;
 mod log;
@@ -25,13 +26,13 @@ mod several;
 mod stage;
 mod view;
 
+use driver::ClientResult;
 pub use gap::Gap;
-pub use report::{Counterexample, Problem, Report, Unexplored};
-use run::End;
+pub use report::{Counterexample, ExploreError, Problem, Report};
 use schedule::letter;
-pub use schedule::{BadSchedule, Schedule};
+pub use schedule::{ParseScheduleError, Schedule};
 
-/// Begins an exploration on a database: see [`Explore`].
+/// Starts building an exploration on `pool`: see [`Explore`].
 pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
     Explore {
         pool: pool.clone(),
@@ -42,22 +43,24 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
         max_preemptions: usize::MAX,
         max_steps: 1000,
         patience: Duration::from_secs(10),
-        deadlocks: false,
-        unseen: false,
+        deadlocks_allowed: false,
+        unseen_allowed: false,
     }
 }
 
-/// Drives units of work through every order of their statements, and checks what must hold after each: what a
-/// model checker does for threads, done for transactions on a real database.
+/// Runs units of work in every order of their statements and checks invariants after each order: a model
+/// checker for transactions, on a real database.
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use atomically::testing::explore;
 /// use atomically::{Error, Pessimistic, Tx};
 /// use sqlx::{Sqlite, SqlitePool};
 ///
 /// async fn take_one(tx: &mut Tx<Sqlite>) -> Result<(), Error> {
-///     let stock: i64 = sqlx::query_scalar(tx.for_update("SELECT stock FROM product")).fetch_one(&mut *tx).await?;
+///     let read = tx.for_update("SELECT stock FROM product");
+///     let stock: i64 = sqlx::query_scalar(read).fetch_one(&mut *tx).await?;
 ///     sqlx::query("UPDATE product SET stock = $1").bind(stock - 1).execute(&mut *tx).await?;
 ///     Ok(())
 /// }
@@ -69,10 +72,14 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 ///
 /// let db = Pessimistic::default().on(&pool);
 /// let report = explore(&pool)
-///     .set_up(|pool| async move { sqlx::raw_sql("DELETE FROM product; INSERT INTO product VALUES (10)").execute(&pool).await })
+///     .set_up(|pool| async move {
+///         sqlx::raw_sql("DELETE FROM product; INSERT INTO product VALUES (10)").execute(&pool).await
+///     })
 ///     .unit("alice", &db, take_one)
 ///     .unit("bob", &db, take_one)
-///     .expect("stock", 8_i64, |pool| async move { sqlx::query_scalar("SELECT stock FROM product").fetch_one(&pool).await })
+///     .expect("stock", 8_i64, |pool| async move {
+///         sqlx::query_scalar("SELECT stock FROM product").fetch_one(&pool).await
+///     })
 ///     .run()
 ///     .await?;
 /// report.assert_passes();
@@ -83,82 +90,88 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 ///
 /// # How it works
 ///
-/// A transaction of this crate sees every statement that its unit sends, so each can be held back until it is
-/// its turn. One client at a time takes a step: BEGIN, a statement, a savepoint, COMMIT or ROLLBACK. One that
-/// waits for a lock is recognised by asking the server, and the others go on. What a unit does when it fails
-/// is part of the schedule: its retries are explored as well, without their delays.
+/// A transaction of this crate sees every statement that its unit sends, so the explorer can hold each
+/// statement back until its turn. One client at a time takes a step: BEGIN, a statement, a savepoint, COMMIT
+/// or ROLLBACK. The explorer asks the server which sessions wait for a lock, and lets the other clients go on
+/// meanwhile. Retries are part of the schedule and are explored as well, without their delays.
 ///
-/// The first schedule is run twice, and each later one begins like an earlier one. Where the same beginning
-/// leads somewhere else, the schedule has [diverged](Problem::Diverged), which is a finding: what lies behind
-/// it is unknown.
+/// The first schedule is run twice, and each later one starts with the same steps as an earlier one. If the
+/// same steps lead to a different state, the schedule has [diverged](Problem::Diverged). That is a
+/// counterexample, because the schedules behind it cannot be explored.
 ///
-/// The first schedules are the ones with the fewest preemptions: those in which a client that could go on is
-/// rarely made to wait. Most bugs need one or two, and the example that is found first is the simplest.
+/// Schedules with the fewest preemptions run first: those in which a client that could go on is rarely made
+/// to wait. Most bugs need one or two preemptions, so the first counterexample is also the simplest.
 ///
-/// # Default
+/// # Defaults
 ///
-/// - at most 1000 schedules, with any number of preemptions. If there are more,
+/// - At most 1000 schedules, with any number of preemptions. If there are more,
 ///   [`assert_passes`](Report::assert_passes) fails, unless [`max_schedules`](Self::max_schedules) or
 ///   [`max_preemptions`](Self::max_preemptions) sets the limit.
-/// - a deadlock is a finding ([`allow_deadlocks`](Self::allow_deadlocks)), and so is a client that ends with
-///   an error
+/// - A deadlock is a counterexample (see [`allow_deadlocks`](Self::allow_deadlocks)), and so is a client that
+///   ends with an error.
 ///
-/// # What it takes
+/// # Requirements
 ///
-/// - A pool with a connection for each client and one more, and a database that nobody else uses meanwhile.
-/// - *PostgreSQL*: a deadlock lasts `deadlock_timeout`, 1 s by default, before the server ends it; set 100 ms
-///   on a server for tests. Not less: which transaction is ended then depends on who came first, and a
+/// - The pool has a connection for each client and one more, and no other program uses the database.
+/// - *PostgreSQL*: the server ends a deadlock after `deadlock_timeout`, 1 s by default. Set it to 100 ms on a
+///   test server. With a shorter timeout the victim depends on which transaction started to wait first, but a
 ///   schedule must end the same way each time.
 /// - *MySQL and MariaDB*: the privilege `PROCESS`, for `SHOW ENGINE INNODB STATUS`.
-/// - *SQLite*: a file, not `:memory:`, which has one connection only. There is nobody to ask; a statement
-///   that finds the database busy is sent again after another client's transaction has ended, which is what
-///   SQLite does by itself.
+/// - *SQLite*: a file, because `:memory:` has only one connection. SQLite cannot list its waiting sessions,
+///   so a statement that finds the database busy is sent again after the transaction of another client has
+///   ended, as SQLite's own busy handler would do.
+/// - Each client runs one unit at a time. Two concurrent units (`tokio::join!`) are
+///   [an error](ExploreError::ConcurrentUnits): add a client for each.
+/// - The units behave the same in each schedule. A transactor that learns, such as
+///   [`Adaptive`](crate::Adaptive), carries state from one schedule to the next: explore the strategies that
+///   it chooses between.
 ///
-/// - One unit at a time per client: two that run at the same time (`tokio::join!`) are
-///   [refused](Unexplored::SideBySide). Give each unit a client of its own.
-/// - The same behavior in each schedule. A transactor that learns, as [`Adaptive`](crate::Adaptive) does,
-///   remembers what happened in earlier schedules; explore the strategies that it chooses between.
+/// # Limits
 ///
-/// # What it does not see
+/// Schedules are orders of *steps*. The [guide](crate::guide::testing) lists what that leaves out: events
+/// inside a statement, outside of the `tx`, in the server's lock queue, and events caused by the passing of
+/// time. Gaps that the explorer can detect are listed in [`Report::gaps`].
 ///
-/// Schedules are orders of *steps*. The [guide](crate::guide::testing) lists what that leaves out: what
-/// happens inside of a statement, outside of the `tx`, in the server's queue for a lock, and through the
-/// passing of time. A report says so in [`gaps`](Report::gaps) where the exploration itself can tell.
-///
-/// A unit that waits for another one by means that are not seen is [stuck](Problem::Stuck).
-#[must_use = "it does nothing until it is run"]
+/// A unit that waits for another unit through anything but the database, such as a barrier, is
+/// [stuck](Problem::Stuck).
+#[must_use = "an exploration does nothing until `run` or `replay` is called"]
 pub struct Explore<'a, DB: Backend> {
     pool: Pool<DB>,
     set_up: CheckFn<'a, DB, Result<(), String>>,
-    clients: Vec<Named<Body<'a>>>,
-    invariants: Vec<Named<CheckFn<'a, DB, Option<Broken>>>>,
+    clients: Vec<ClientSetup<'a>>,
+    invariants: Vec<Invariant<'a, DB>>,
     max_schedules: Option<usize>,
     max_preemptions: usize,
     max_steps: usize,
     patience: Duration,
-    deadlocks: bool,
-    unseen: bool,
+    deadlocks_allowed: bool,
+    unseen_allowed: bool,
 }
 
-type Body<'a> = Box<dyn Fn(Options) -> BoxFuture<'a, End> + Send + Sync + 'a>;
+type ClientFn<'a> = Box<dyn Fn(Options) -> BoxFuture<'a, ClientResult> + Send + Sync + 'a>;
 type CheckFn<'a, DB, T> = Box<dyn Fn(Pool<DB>) -> BoxFuture<'a, T> + Send + Sync + 'a>;
 
-struct Named<T> {
+struct ClientSetup<'a> {
     name: String,
-    what: T,
+    run: ClientFn<'a>,
 }
 
-/// What was expected of an invariant, and what was found.
-struct Broken {
+struct Invariant<'a, DB: Backend> {
+    name: String,
+    check: CheckFn<'a, DB, Result<(), Violation>>,
+}
+
+/// The expected and the actual state of a violated invariant.
+struct Violation {
     expected: String,
     found: String,
 }
 
-/// What a client of an exploration runs its units on: its transactor, each of whose steps waits for its turn.
+/// The transactor that a client of an exploration runs its units on. Each of its steps waits for its turn.
 pub type Client<'a, X> = With<'a, X>;
 
 impl<'a, DB: Backend> Explore<'a, DB> {
-    /// What is done before each schedule: it brings the tables back to where they began.
+    /// Sets the function that runs before each schedule and resets the tables to their initial state.
     pub fn set_up<F, Fut, T, E>(mut self, set_up: F) -> Self
     where
         F: Fn(Pool<DB>) -> Fut + Send + Sync + 'a,
@@ -172,7 +185,7 @@ impl<'a, DB: Backend> Explore<'a, DB> {
         self
     }
 
-    /// A client that runs one unit of work, which must succeed.
+    /// Adds a client that runs one unit of work, which must succeed.
     pub fn unit<X, F, T, E>(self, name: impl Into<String>, transactor: &'a X, unit: F) -> Self
     where
         X: Transactor<DB> + ?Sized,
@@ -186,17 +199,20 @@ impl<'a, DB: Backend> Explore<'a, DB> {
         })
     }
 
-    /// A client that does more than running one unit: it runs several, or knows which errors it has to
-    /// expect.
+    /// Adds a client that runs several units, or that handles some of their errors.
     ///
     /// ```
     /// # use atomically::testing::Explore;
     /// # use atomically::{Error, Pessimistic, TransactorExt as _, Transactor, Tx};
+    /// # use std::fmt;
     /// # enum Booking { SoldOut, Other(Error) }
     /// # impl From<Error> for Booking { fn from(error: Error) -> Self { Self::Other(error) } }
-    /// # impl std::fmt::Display for Booking { fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { Ok(()) } }
+    /// # impl fmt::Display for Booking {
+    /// #     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result { Ok(()) }
+    /// # }
     /// # async fn book(tx: &mut Tx<sqlx::Sqlite>) -> Result<(), Booking> { Ok(()) }
-    /// # fn example<'a>(explore: Explore<'a, sqlx::Sqlite>, db: &'a dyn Transactor<sqlx::Sqlite>) -> Explore<'a, sqlx::Sqlite> {
+    /// # type Sqlite<'a> = Explore<'a, sqlx::Sqlite>;
+    /// # fn example<'a>(explore: Sqlite<'a>, db: &'a dyn Transactor<sqlx::Sqlite>) -> Sqlite<'a> {
     /// explore.client("alice", db, |db| async move {
     ///     match db.run(book).await {
     ///         Err(Booking::SoldOut) => Ok(()),
@@ -212,16 +228,16 @@ impl<'a, DB: Backend> Explore<'a, DB> {
         Fut: Future<Output = Result<T, E>> + Send + 'a,
         E: Display,
     {
-        let what = move |options| -> BoxFuture<'a, End> {
+        let run = move |options| -> BoxFuture<'a, ClientResult> {
             let done = body(transactor.with(options));
             Box::pin(async move { done.await.map(|_| ()).map_err(|error| error.to_string()) })
         };
-        self.clients.push(Named { name: name.into(), what: Box::new(what) });
+        self.clients.push(ClientSetup { name: name.into(), run: Box::new(run) });
         self
     }
 
-    /// What must be found after each schedule.
-    pub fn expect<T, F, Fut, E>(mut self, name: impl Into<String>, expected: T, find: F) -> Self
+    /// Adds an invariant: after each schedule, `find` must return `expected`.
+    pub fn expect<T, F, Fut, E>(self, name: impl Into<String>, expected: T, find: F) -> Self
     where
         T: PartialEq + Debug + Send + Sync + 'a,
         F: Fn(Pool<DB>) -> Fut + Send + Sync + 'a,
@@ -229,78 +245,90 @@ impl<'a, DB: Backend> Explore<'a, DB> {
         E: Display,
     {
         let expected = Arc::new(expected);
-        let what = move |pool| -> BoxFuture<'a, Option<Broken>> {
+        self.check(name, move |pool| {
             let (found, expected) = (find(pool), expected.clone());
             Box::pin(async move {
                 let found = match found.await {
-                    Ok(found) if found == *expected => return None,
+                    Ok(found) if found == *expected => return Ok(()),
                     Ok(found) => format!("{found:?}"),
                     Err(error) => error.to_string(),
                 };
-                Some(Broken { expected: format!("{expected:?}"), found })
+                Err(Violation { expected: format!("{expected:?}"), found })
             })
-        };
-        self.invariants.push(Named { name: name.into(), what: Box::new(what) });
-        self
+        })
     }
 
-    /// What must hold after each schedule: an `Err` says what was found instead.
-    pub fn invariant<F, Fut, E>(mut self, name: impl Into<String>, holds: F) -> Self
+    /// Adds an invariant that must hold after each schedule. An `Err` describes the state that violates it.
+    pub fn invariant<F, Fut, E>(self, name: impl Into<String>, holds: F) -> Self
     where
         F: Fn(Pool<DB>) -> Fut + Send + Sync + 'a,
         Fut: Future<Output = Result<(), E>> + Send + 'a,
         E: Display,
     {
-        let what = move |pool| -> BoxFuture<'a, Option<Broken>> {
+        self.check(name, move |pool| {
             let holds = holds(pool);
             Box::pin(async move {
-                let found = holds.await.err()?.to_string();
-                Some(Broken { expected: String::from("that it holds"), found })
+                let violation = |error: E| Violation {
+                    expected: String::from("that it holds"),
+                    found: error.to_string(),
+                };
+                holds.await.map_err(violation)
             })
-        };
-        self.invariants.push(Named { name: name.into(), what: Box::new(what) });
+        })
+    }
+
+    fn check<F>(mut self, name: impl Into<String>, check: F) -> Self
+    where
+        F: Fn(Pool<DB>) -> BoxFuture<'a, Result<(), Violation>> + Send + Sync + 'a,
+    {
+        self.invariants.push(Invariant { name: name.into(), check: Box::new(check) });
         self
     }
 
-    /// How many schedules are run at most. Whoever sets this agrees that there may be more, which
-    /// [`assert_passes`](Report::assert_passes) does not with the default of 1000.
+    /// Limits how many schedules are run; at least 1.
+    ///
+    /// The default is 1000, and a report that reached it fails [`assert_passes`](Report::assert_passes). A
+    /// limit that is set here is accepted by it.
     pub fn max_schedules(mut self, schedules: usize) -> Self {
         self.max_schedules = Some(schedules.max(1));
         self
     }
 
-    /// How often, at most, a client that could go on is made to wait in a schedule.
+    /// Limits how often in a schedule a client that could go on is made to wait. Unlimited by default.
     pub fn max_preemptions(mut self, preemptions: usize) -> Self {
         self.max_preemptions = preemptions;
         self
     }
 
-    /// After how many steps a schedule is given up as endless; 1000 by default.
+    /// Limits the steps of a schedule, which is reported as [endless](Problem::Endless) beyond it; 1000 by
+    /// default.
     pub fn max_steps(mut self, steps: usize) -> Self {
         self.max_steps = steps;
         self
     }
 
-    /// How long a client may be busy with something else than its steps and the locks of others; 10 s by
-    /// default, and longer than the server takes to notice a deadlock.
+    /// Limits how long a client may be busy with anything but its steps and the locks of other clients.
+    ///
+    /// The default is 10 s. It must be longer than the server takes to detect a deadlock. Beyond it, the
+    /// schedule is reported as [stuck](Problem::Stuck).
     pub fn patience(mut self, limit: Duration) -> Self {
         self.patience = limit;
         self
     }
 
-    /// Deadlocks are no finding: the units are run again after one, and what counts is that they succeed.
+    /// Accepts deadlocks: they are no counterexamples, as long as the retries that follow them succeed.
     pub fn allow_deadlocks(mut self) -> Self {
-        self.deadlocks = true;
+        self.deadlocks_allowed = true;
         self
     }
 
-    /// Agrees that a text of several statements is one step, and so is a CALL, a block like `DO $$…$$`, and
-    /// all that runs on [`Tx::connection`](crate::Tx::connection): what other clients could do in the middle
-    /// of it is not explored.
+    /// Accepts steps that may be several statements: a text of several statements, a CALL, a block such as
+    /// `DO $$…$$`, and everything that runs on [`Tx::connection`](crate::Tx::connection).
     ///
-    /// The exploration is not complete then, and [`Report::gaps`] says why.
+    /// Schedules in which another client takes a step in the middle of them are not explored, so the report
+    /// is not [`complete`](Report::complete), and [`Report::gaps`] lists them.
     pub fn allow_unseen_statements(mut self) -> Self {
-        self.unseen = true;
+        self.unseen_allowed = true;
         self
     }
 }

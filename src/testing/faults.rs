@@ -1,4 +1,4 @@
-//! Failures on demand.
+//! Injects failures and delays into the steps of transactions.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,14 +10,16 @@ use crate::backend::Backend;
 use crate::intercept::{Fault, Interceptor, Next, StatementAnswer, Step, StepKind};
 use crate::transactor::{Options, Transactor, TransactorExt as _, With};
 
-/// Lets the steps of transactions fail or lag, at the moments of your choice, on a real database.
+/// Injects failures and delays into the steps of transactions, on a real database.
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
+/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), atomically::Error> {
 /// use atomically::testing::{Fault, Faults, Moment};
 /// use atomically::{Error, Pessimistic, TransactorExt as _};
 ///
-/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # let options = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+/// # let pool = options.connect("sqlite::memory:").await?;
 /// let db = Pessimistic::default().on(&pool);
 /// let faults = Faults::new().at(Moment::Statement(1), Fault::SerializationFailure);
 ///
@@ -33,31 +35,32 @@ use crate::transactor::{Options, Transactor, TransactorExt as _, With};
 /// # #[cfg(not(feature = "sqlite"))] fn main() {}
 /// ```
 ///
-/// Each fault happens once, the first time that its moment comes: the next attempt, and the next run, go past
-/// it. For one in a later attempt there is [`in_attempt`](Self::in_attempt). A fault that has not happened is
-/// still [`pending`](Self::pending); a test that means something asks.
+/// Each fault happens once, at the first step that reaches its moment; later attempts and runs are not
+/// affected. [`in_attempt`](Self::in_attempt) places a fault into a later attempt. Assert at the end of a
+/// test that no fault is still [`pending`](Self::pending).
 ///
-/// # How real they are
+/// # How realistic the faults are
 ///
-/// PostgreSQL, MySQL and MariaDB raise the error themselves, and leave the transaction as the real failure
-/// leaves it. On SQLite the statement is not sent and answers what SQLite would; a
-/// [`Deadlock`](Fault::Deadlock) or [`LockTimeout`](Fault::LockTimeout) is a busy database there. A
-/// connection that breaks is closed on this side, and the server rolls back what was open when it notices.
+/// On PostgreSQL, MySQL and MariaDB the server itself raises the error, so the transaction is left in the
+/// state that the real failure would leave. On SQLite the statement is not sent, and the error is the one
+/// that SQLite would return; [`Deadlock`](Fault::Deadlock) and [`LockTimeout`](Fault::LockTimeout) become a
+/// busy database. A lost connection is closed by the client, and the server rolls back the transaction when
+/// it notices.
 #[derive(Debug, Clone, Default)]
-pub struct Faults(Arc<Mutex<State>>);
+pub struct Faults(Arc<Mutex<FaultsState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct FaultsState {
     planned: Vec<Planned>,
-    /// How many statements of its own the unit has sent, in each attempt.
+    /// The number of statements that the unit has sent, by attempt.
     statements: HashMap<u32, u32>,
-    /// The moments that have come, with their attempts.
-    seen: Vec<(u32, Moment)>,
+    /// The moments that were reached, with their attempts.
+    reached: Vec<(u32, Moment)>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Planned {
-    /// `None` is the first attempt that gets there.
+    /// `None` for the first attempt that reaches the moment.
     attempt: Option<u32>,
     moment: Moment,
     disturbance: Disturbance,
@@ -69,70 +72,70 @@ enum Disturbance {
     Delay(Duration),
 }
 
-/// A step of a transaction.
+/// A step of a transaction, at which a fault can be injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Moment {
-    /// The transaction is opened.
+    /// The BEGIN.
     Begin,
-    /// The statement with this number, counted from 1 in each attempt. Savepoints and advisory locks count as
-    /// well.
+    /// The statement with this number, counted from 1 in each attempt. Savepoints and advisory locks are
+    /// counted too.
     Statement(u32),
-    /// The transaction is committed.
+    /// The COMMIT.
     Commit,
 }
 
 impl Faults {
-    /// No faults yet.
+    /// Creates a plan without faults.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Something goes wrong at this moment.
+    /// Injects a fault at this moment of the first attempt that reaches it.
     #[must_use]
     pub fn at(self, moment: Moment, fault: Fault) -> Self {
-        self.planned(Planned { attempt: None, moment, disturbance: Disturbance::Fault(fault) })
+        self.plan(Planned { attempt: None, moment, disturbance: Disturbance::Fault(fault) })
     }
 
-    /// Something goes wrong at this moment of the attempt with this number, the first being 1.
+    /// Injects a fault at this moment of an attempt, counted from 1.
     #[must_use]
     pub fn in_attempt(self, attempt: u32, moment: Moment, fault: Fault) -> Self {
-        self.planned(Planned { attempt: Some(attempt), moment, disturbance: Disturbance::Fault(fault) })
+        self.plan(Planned { attempt: Some(attempt), moment, disturbance: Disturbance::Fault(fault) })
     }
 
-    /// The step of this moment is held back for so long.
+    /// Delays the step at this moment.
     #[must_use]
     pub fn delay(self, moment: Moment, delay: Duration) -> Self {
-        self.planned(Planned { attempt: None, moment, disturbance: Disturbance::Delay(delay) })
+        self.plan(Planned { attempt: None, moment, disturbance: Disturbance::Delay(delay) })
     }
 
-    fn planned(self, planned: Planned) -> Self {
+    fn plan(self, planned: Planned) -> Self {
         self.state().planned.push(planned);
         self
     }
 
-    /// The transactor that these faults happen to. There may be several.
+    /// Returns a transactor with these faults. Several transactors can share them.
     pub fn on<'a, DB: Backend, X: Transactor<DB> + ?Sized>(&self, transactor: &'a X) -> With<'a, X> {
         transactor.with(self.options())
     }
 
-    /// The same as an option, for a transactor of its own.
+    /// Returns these faults as an option of a transactor.
     #[must_use]
     pub fn options(&self) -> Options {
         Options::new().intercepted_by(Arc::new(self.clone()))
     }
 
-    /// How many have not happened.
+    /// The number of faults and delays that have not happened yet.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.state().planned.len()
     }
 
-    /// The moments that have come in attempts with this number, in order and each once.
-    pub(super) fn seen_in(&self, attempt: u32) -> Vec<Moment> {
+    /// The moments that were reached in attempts with this number, in order and each once.
+    pub(super) fn reached_in(&self, attempt: u32) -> Vec<Moment> {
         let mut moments = Vec::new();
-        for (number, moment) in &self.state().seen {
+        for (number, moment) in &self.state().reached {
             if *number == attempt && !moments.contains(moment) {
                 moments.push(*moment);
             }
@@ -140,13 +143,14 @@ impl Faults {
         moments
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, FaultsState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn moment(&mut self, step: &Step) -> Option<Moment> {
+impl FaultsState {
+    /// Records the moment of a step.
+    fn reach(&mut self, step: &Step) -> Option<Moment> {
         let moment = match step.kind {
             StepKind::Begin => {
                 self.statements.insert(step.attempt, 0);
@@ -160,10 +164,11 @@ impl State {
             StepKind::Commit => Moment::Commit,
             StepKind::Rollback => return None,
         };
-        self.seen.push((step.attempt, moment));
+        self.reached.push((step.attempt, moment));
         Some(moment)
     }
 
+    /// Removes the disturbances that are due from the plan.
     fn take(&mut self, attempt: u32, moment: Moment) -> Vec<Disturbance> {
         let is_due = |planned: &Planned| {
             planned.moment == moment && planned.attempt.is_none_or(|planned| planned == attempt)
@@ -180,7 +185,7 @@ impl Interceptor for Faults {
     async fn before(&self, step: &Step) -> Option<Fault> {
         let due = {
             let mut state = self.state();
-            let moment = state.moment(step)?;
+            let moment = state.reach(step)?;
             state.take(step.attempt, moment)
         };
         let mut fault = None;

@@ -1,17 +1,17 @@
-//! Checks what clients did and saw for the anomalies that isolation is to prevent: lost updates, dirty and
-//! aborted reads, and the cycles G0, G1c, G-single and G2-item.
+//! Checks recorded histories for the anomalies that isolation levels forbid: lost updates, dirty and aborted
+//! reads, and the cycles G0, G1c, G-single and G2-item.
 //!
-//! A [`History`] is a list of transactions that append values to lists and read them. Because every value is
-//! appended once, and a list keeps them in order, what was read tells who came before whom. Where that goes
-//! round in a circle, no order explains what happened, and the circle is the proof. That is the method of
-//! [Elle](https://github.com/jepsen-io/elle), with [Adya's](https://pmg.csail.mit.edu/papers/icde00.pdf)
-//! names for the circles.
+//! A [`History`] is a list of transactions that append values to lists and read the lists. Every value is
+//! appended at most once and a list keeps its order, so the reads show which transactions came before which.
+//! If these dependencies form a cycle, no serial order explains the history, and the cycle is the proof. This
+//! is the method of [Elle](https://github.com/jepsen-io/elle). The anomalies are named as by
+//! [Adya](https://pmg.csail.mit.edu/papers/icde00.pdf).
 //!
 //! ```
 //! use atomically::Isolation;
 //! use atomically::testing::history::{AnomalyKind, History, Operation, Transaction};
 //!
-//! // Each looks at the list that the other is going to append to: write skew.
+//! // Each transaction reads the list that the other one appends to: write skew.
 //! let history: History = [
 //!     Transaction::committed([Operation::read(1, []), Operation::append(2, 4)]),
 //!     Transaction::committed([Operation::read(2, []), Operation::append(1, 5)]),
@@ -33,16 +33,19 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! - [`ListAppend`] runs a ready-made load on your pool, through your transactor, and records it.
-//! - [`Recorder`] records units of your own.
-//! - [`History::check`] finds what is wrong, and [`Report::assert`] says which of it a level forbids.
+//! - [`ListAppend`] runs a ready-made workload through your transactor and records it.
+//! - [`Recorder`] records your own units.
+//! - [`History::check`] finds the anomalies, and [`CheckReport::assert`] fails on those that an isolation
+//!   level forbids.
 //!
-//! The guide has [a chapter](crate::guide::histories) on it. Nothing here is global: tests may run next to
-//! each other.
+//! The guide has [a chapter](crate::guide::histories) on histories. There is no global state, so tests may
+//! run concurrently.
 
 mod anomaly;
+mod check;
 mod cycles;
 mod dependencies;
+mod order;
 mod reads;
 mod recorder;
 mod report;
@@ -51,8 +54,9 @@ mod transaction;
 mod versions;
 mod workload;
 
-pub use anomaly::{Anomaly, AnomalyKind, DependencyKind, Step};
-pub use recorder::{Attempt, Recorder, Run, Session};
-pub use report::{Order, Report};
-pub use transaction::{History, NotUnique, Operation, Outcome, Transaction};
+pub use anomaly::{Anomaly, AnomalyKind, CycleStep, DependencyKind};
+pub use order::Order;
+pub use recorder::{RecordedAttempt, RecordedRun, Recorder, Session};
+pub use report::CheckReport;
+pub use transaction::{DuplicateValue, History, Operation, Transaction, TransactionOutcome};
 pub use workload::{Appends, ListAppend};

@@ -1,4 +1,4 @@
-//! Deadlocks that have not happened yet.
+//! Detects deadlocks before they happen, from the order in which transactions acquire locks.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,14 +7,15 @@ use async_trait::async_trait;
 
 use crate::backend::Backend;
 use crate::error::Error;
+use crate::sql_text::Syntax;
 use crate::transactor::{Ended, Options, Transactor, Unit};
 
 mod advisory;
 mod catalog;
 mod clause;
 mod cycles;
-#[cfg(test)]
-mod reading;
+mod effect;
+mod names;
 mod recorder;
 mod report;
 mod rows;
@@ -23,24 +24,29 @@ mod trace;
 mod values;
 mod writes;
 
-use catalog::{Catalog, Reading};
-use recorder::Recorder;
-pub use report::{Inversion, Locked, Order, Unclear, Unknown};
-use rows::Keys;
-use sql::Dialect;
-use trace::{Lock, Trace};
-use values::folded;
+use catalog::{Catalog, CatalogQuery};
+use effect::Lock;
+use recorder::TraceRecorder;
+pub use report::{AcquisitionOrder, Inversion, Locked, UnknownLocks, UnknownReason};
+use rows::TableKeys;
+use trace::Trace;
+use values::normalized;
 
-/// Records in which order transactions take locks, and finds those that could deadlock: on the first run that
-/// shows both orders, one after the other, long before two of them meet.
+/// Records the order in which transactions acquire locks and reports the orders that could deadlock.
+///
+/// It finds two opposite orders even if the transactions run one after the other, long before two of them
+/// meet.
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
+/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), atomically::Error> {
 /// use atomically::testing::LockOrder;
 /// use atomically::{Error, Pessimistic, TransactorExt as _};
 ///
-/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
-/// # sqlx::query("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)").execute(&pool).await?;
+/// # let options = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+/// # let pool = options.connect("sqlite::memory:").await?;
+/// # let create = "CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)";
+/// # sqlx::query(create).execute(&pool).await?;
 /// let db = Pessimistic::default().on(&pool);
 /// let order = LockOrder::new();
 /// let db = order.on(&db);
@@ -53,9 +59,9 @@ use values::folded;
 ///     })
 ///     .await?;
 /// }
-/// let found = order.inversions();
+/// let inversions = order.inversions();
 /// assert_eq!(
-///     found[0].to_string(),
+///     inversions[0].to_string(),
 ///     "account id=1 before account id=2:
 ///     UPDATE account SET balance = balance + -5 WHERE id = 1
 ///     UPDATE account SET balance = balance + 5 WHERE id = 2
@@ -67,154 +73,158 @@ use values::folded;
 /// # #[cfg(not(feature = "sqlite"))] fn main() {}
 /// ```
 ///
-/// The cure is [`Tx::lock_rows`](crate::Tx::lock_rows), or a lock that all of them take first. Cheap to
-/// clone: clones share what they have seen, and several transactors of one database can be watched by one.
+/// To fix an inversion, lock all rows first with [`Tx::lock_rows`](crate::Tx::lock_rows), or let all
+/// transactions acquire a common lock first.
 ///
-/// # What is a lock
+/// Clones share their recordings, and one `LockOrder` can watch several transactors of the same database.
 ///
-/// - A *row*: its table, and the values of its key. Locked by `SELECT … FOR UPDATE` and its weaker kin,
-///   `UPDATE`, `DELETE`, and by `INSERT`, for which another one with the same key waits. Which rows is told
-///   by `column = value` and `column IN (values)` in the condition, alone or joined by `AND`, for each column
-///   of the key. There need not be such a row: what counts is the order that the code keeps, not today's
-///   data.
-/// - A *value of another unique key*: an `INSERT`, or an `UPDATE` of its columns, keeps others from writing
-///   the same value until the transaction ends.
-/// - An *advisory lock*, the crate's ([`Tx::advisory_lock`](crate::Tx::advisory_lock)) or the database's own.
-///   One that belongs to the session is held until it is unlocked.
+/// # Which locks are recorded
 ///
-/// Tables and their keys are read from the catalog, in a transaction of its own before the first unit that is
-/// watched, and again after a statement named a table that was not there. [`key`](Self::key) says that rows
-/// are told apart in another way.
+/// - A *row*, identified by its table and key. It is locked by `SELECT … FOR UPDATE` and the weaker clauses,
+///   by `UPDATE`, by `DELETE`, and by `INSERT`, because another `INSERT` of the same key waits for it. The
+///   statement must identify the row by `column = value` or `column IN (values)` for each key column, alone
+///   or joined by `AND`. The row need not exist: the order that the code keeps counts, not today's data.
+/// - An *entry in another unique key*: an `INSERT`, or an `UPDATE` of the key's columns, keeps other
+///   transactions from writing the same value until it ends.
+/// - An *advisory lock*, acquired by [`Tx::advisory_lock`](crate::Tx::advisory_lock) or by a function of the
+///   database. One that belongs to the session is held until it is unlocked.
 ///
-/// A lock that the transaction holds already is not taken again. One that was refused (`NOWAIT`) is not held,
-/// nor is one that went with its savepoint; MySQL and MariaDB keep those, unless the savepoint came first.
-/// Whoever did not commit has shown its order as well.
+/// Tables and their keys are read from the catalog, in a transaction of its own before the first watched
+/// unit, and again after a statement has named an unknown table. [`key`](Self::key) declares another key.
 ///
-/// # What is an inversion
+/// A lock that the transaction already holds is not acquired again. A lock that was refused (`NOWAIT`) is not
+/// held. Rolling back to a savepoint releases the locks that were acquired since; MySQL and MariaDB keep them
+/// unless the savepoint was the first statement. Transactions that roll back are recorded as well.
 ///
-/// A circle of transactions each of which holds what the one before it asks for, if they can all be there at
-/// once:
+/// # What an inversion is
 ///
-/// - Locks that do not exclude each other are no reason to wait, so two orders of shared locks are none. A
-///   lock that is shared first and then wanted for a change is one by itself, if two transactions can share
-///   it.
-/// - Two transactions that hold another lock at that point which excludes the other one never meet: a *gate*
-///   in front of the two orders suppresses them. It has to be a lock of the database's that is seen here, and
-///   its statement's answer has to show that it was granted: an `UPDATE` that found no row, a row that was
-///   skipped (`SKIP LOCKED`) and a lock that was tried in vain keep nobody out.
-/// - What does not wait (`NOWAIT`, `SKIP LOCKED`, `try_advisory_lock`) waits for nobody, but is waited for.
+/// A cycle of transactions each of which may request a lock that the next one holds, provided that all of
+/// them can be there at the same time:
 ///
-/// Several rows locked by one statement are locked in order if it says so (`ORDER BY key`, with numbers by
-/// their value and everything else by its bytes), or if it inserts them. Otherwise the server picks the
-/// order, most often that of an index, and no order among them is concluded; [`unknown`](Self::unknown) lists
-/// the statement. To call two such statements an inversion would condemn every `UPDATE … WHERE id IN (1, 2)`
-/// that runs twice.
+/// - Locks that do not exclude each other cause no wait, so two orders of shared locks are not an inversion.
+///   A lock that is acquired shared and then exclusively is an inversion by itself, if two transactions can
+///   share it.
+/// - Two transactions that both hold another, exclusive lock at that point never meet: such a *gate* in front
+///   of two orders suppresses the inversion. It must be a lock that is recorded here, and the answer to its
+///   statement must show that it was granted. An `UPDATE` that found no row, a row that was skipped
+///   (`SKIP LOCKED`), or a failed try for a lock is not a gate.
+/// - A request that does not wait (`NOWAIT`, `SKIP LOCKED`, `try_advisory_lock`) waits for nothing, but other
+///   transactions may wait for its lock.
 ///
-/// Each inversion is reported once, however many rows show it: for each order a shortest circle, the shortest
-/// first.
+/// Several rows that one statement locks are ordered if its `ORDER BY` sorts them by key (numbers by value,
+/// everything else by its bytes), or if it inserts them. Otherwise the server chooses the order, often that
+/// of an index. No order among them is assumed then, and [`unknown`](Self::unknown) lists the statement. If
+/// such statements counted as inversions, every `UPDATE … WHERE id IN (1, 2)` that runs twice would be one.
 ///
-/// # What is unknown
+/// Each inversion is reported once, however many rows show it: a shortest cycle for each order, the shortest
+/// ones first.
 ///
-/// A statement of which it cannot be told what it locks is listed by [`unknown`](Self::unknown), with the
-/// reason: it locks rows by other columns, by ranges or subqueries, or a whole table; its advisory lock has a
-/// key that is not written out; its text cannot be read. No inversions mean little then, so
-/// [`assert_consistent`](Self::assert_consistent) fails, unless [`allow_unknown`](Self::allow_unknown) says
-/// that the rest has been looked at.
+/// # Unknown locks
+///
+/// [`unknown`](Self::unknown) lists the statements whose locks could not be determined, with the reason: a
+/// statement selects rows by other columns, by ranges or by subqueries; it locks a whole table; the key of
+/// its advisory lock is not a value; or its text cannot be parsed. As such statements may be part of
+/// inversions, [`assert_consistent`](Self::assert_consistent) fails, unless
+/// [`allow_unknown`](Self::allow_unknown) accepts them.
 ///
 /// # SQLite
 ///
-/// It has one lock, so nothing can deadlock; but tests run there for code that runs elsewhere. Its writes are
-/// taken for the row locks that they would be. Nothing tells a `SELECT` that would lock from one that would
-/// not, so a row that was read by its key before it is written says nothing about the order: what is reported
-/// is true, and some is missed.
+/// SQLite has a single lock and cannot deadlock, but code that runs on another database may be tested on it.
+/// Writes are recorded as the row locks that they would be elsewhere. A `SELECT` that would lock rows cannot
+/// be distinguished from one that would not, so a row that is read by its key before it is written implies no
+/// order. Every reported inversion is real, and some are missed.
 ///
-/// # What it does not see
+/// # Limits
 ///
-/// - Locks that no statement names: of foreign keys, triggers, functions and views, on gaps and pages.
-/// - That a row which is locked by its key also keeps others from inserting the values of its other unique
-///   keys.
-/// - What a unit does outside of its `tx`, and on [`Tx::connection`](crate::Tx::connection).
+/// Not recorded are:
+///
+/// - locks that no statement names: of foreign keys, triggers, functions and views, and on gaps and pages
+/// - the entries of a locked row in its other unique keys, which also keep others from inserting their values
+/// - what a unit does outside of its `tx`, and on [`Tx::connection`](crate::Tx::connection)
 ///
 /// # Why rows and not tables?
 ///
-/// Checkers for threads tell locks apart by where they are made, so that one transfer that locks two accounts
-/// would be suspicious by itself. A database locks what the data says; transfers that are sorted would be
-/// condemned with those that are not.
+/// Lock order checkers for threads identify a lock by the place in the code that creates it. By that measure,
+/// a transfer that locks two accounts would be an inversion by itself. A database locks the rows that the
+/// data selects, so sorted transfers must be distinguished from unsorted ones.
 #[derive(Debug, Clone, Default)]
 pub struct LockOrder {
-    keys: Arc<BTreeMap<String, Vec<String>>>,
+    declared_keys: Arc<BTreeMap<String, Vec<String>>>,
     allows_unknown: bool,
-    seen: Arc<Mutex<Seen>>,
-    /// Held while the catalog is read: the units of others wait for it as well.
+    recorded: Arc<Mutex<Recorded>>,
+    /// Held while the catalog is read, so that concurrent units wait for it.
     reading: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Recorded {
+    /// Each trace once, in the order in which the transactions ended.
     traces: Vec<Arc<Trace>>,
-    known: HashSet<Arc<Trace>>,
-    unknown: Vec<Unknown>,
+    distinct: HashSet<Arc<Trace>>,
+    unknown: Vec<UnknownLocks>,
     catalog: Arc<Catalog>,
-    /// Whether the catalog was asked for all tables that were named.
-    has_asked: bool,
-    /// How a lock was spelled first, by what all of its spellings have in common.
+    /// Whether the catalog was read after the last unknown table.
+    is_catalog_current: bool,
+    /// The first spelling of each lock, by its normalized form.
     spellings: HashMap<Lock, Lock>,
 }
 
 impl LockOrder {
-    /// Nothing seen yet.
+    /// Creates a recorder without recordings.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Which columns tell the rows of a table apart, where that is not its primary key. Several are divided
-    /// by commas: `key("item", "tenant, number")`. The table is called as in the statements, with its schema
-    /// if they name one.
+    /// Declares the columns that identify the rows of a table, in place of its primary key.
     ///
-    /// Say it before [`on`](Self::on).
+    /// Several columns are separated by commas: `key("item", "tenant, number")`. The table is named as in the
+    /// statements, with its schema if they include one. Call this before [`on`](Self::on).
     #[must_use]
     pub fn key(mut self, table: &str, columns: &str) -> Self {
         let columns = columns.split(',').map(|column| column.trim().to_lowercase()).collect();
-        Arc::make_mut(&mut self.keys).insert(table.to_lowercase(), columns);
+        Arc::make_mut(&mut self.declared_keys).insert(table.to_lowercase(), columns);
         self
     }
 
-    /// Lets [`assert_consistent`](Self::assert_consistent) pass although there are statements that are
-    /// [unknown](Self::unknown): their locks were looked at in another way.
+    /// Lets [`assert_consistent`](Self::assert_consistent) pass in spite of [unknown](Self::unknown) locks,
+    /// after you have reviewed those statements.
     #[must_use]
     pub fn allow_unknown(mut self) -> Self {
         self.allows_unknown = true;
         self
     }
 
-    /// The transactor, watched. What else watches or disturbs it in a test goes around this, as an
-    /// exploration of what this gives does.
+    /// Returns a transactor that records the locks of its units.
+    ///
+    /// To combine it with [`Faults`](super::Faults) or an [exploration](super::explore()), apply those to the
+    /// transactor that this returns.
     #[must_use]
     pub fn on<'a, X: ?Sized>(&self, transactor: &'a X) -> Watched<'a, X> {
         Watched { transactor, order: self.clone() }
     }
 
-    /// What was found in the transactions that have ended, in whatever way.
+    /// The inversions among all transactions that have ended so far, committed or not.
     #[must_use]
     pub fn inversions(&self) -> Vec<Inversion> {
-        let traces = self.seen().traces.clone();
-        cycles::cycles(&traces).iter().map(|parts| Inversion::new(parts)).collect()
+        let traces = self.recorded().traces.clone();
+        cycles::cycles(&traces).iter().map(|parts| cycles::inversion(parts)).collect()
     }
 
-    /// Statements that may take locks, of which it could not be told what or in which order: each text once.
-    /// Where there are some, no inversions does not mean that there are none.
+    /// The statements whose locks, or their order, could not be determined; each text once.
+    ///
+    /// If there are any, an empty list of [inversions](Self::inversions) proves nothing about them.
     #[must_use]
-    pub fn unknown(&self) -> Vec<Unknown> {
-        self.seen().unknown.clone()
+    pub fn unknown(&self) -> Vec<UnknownLocks> {
+        self.recorded().unknown.clone()
     }
 
-    /// Checks that there are no inversions, and that nothing is [unknown](Self::unknown) unless that is
+    /// Asserts that there are no inversions and no [unknown](Self::unknown) locks, unless those are
     /// [allowed](Self::allow_unknown).
     ///
     /// # Panics
     ///
-    /// When there are inversions, with all of them; or statements that are unknown.
+    /// With all inversions, or with all statements whose locks are unknown.
     #[track_caller]
     #[expect(clippy::panic, reason = "it asserts")]
     pub fn assert_consistent(&self) {
@@ -225,71 +235,71 @@ impl LockOrder {
         let unknown: Vec<String> = self.unknown().iter().map(ToString::to_string).collect();
         if !unknown.is_empty() && !self.allows_unknown {
             panic!(
-                "no two orders of locks were found that can deadlock, but the locks of some statements are \
-                 not known; look at them, and say allow_unknown() if they are in order:\n\n{}",
+                "no inversion was found, but the locks of some statements are unknown; review them, and \
+                 accept them with allow_unknown():\n\n{}",
                 unknown.join("\n")
             );
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recorded(&self) -> MutexGuard<'_, Recorded> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, trace: Trace) {
         if trace.0.len() < 2 {
             return;
         }
-        let (trace, mut seen) = (Arc::new(trace), self.seen());
-        if seen.known.insert(trace.clone()) {
-            seen.traces.push(trace);
+        let (trace, mut recorded) = (Arc::new(trace), self.recorded());
+        if recorded.distinct.insert(trace.clone()) {
+            recorded.traces.push(trace);
         }
     }
 
-    fn add_unknown(&self, unknown: Unknown) {
-        let mut seen = self.seen();
-        if !seen.unknown.contains(&unknown) {
-            seen.has_asked &= unknown.why != Unclear::Keys;
-            seen.unknown.push(unknown);
+    fn add_unknown(&self, unknown: UnknownLocks) {
+        let mut recorded = self.recorded();
+        if !recorded.unknown.contains(&unknown) {
+            recorded.is_catalog_current &= unknown.reason != UnknownReason::Keys;
+            recorded.unknown.push(unknown);
         }
     }
 
-    fn keys(&self) -> Keys {
-        Keys { told: self.keys.clone(), catalog: self.seen().catalog.clone() }
+    fn keys(&self) -> TableKeys {
+        TableKeys { declared: self.declared_keys.clone(), catalog: self.recorded().catalog.clone() }
     }
 
-    /// Whether another statement spells a lock otherwise that a database may take for this one.
-    fn is_spelled_otherwise(&self, dialect: Dialect, lock: &Lock) -> bool {
-        let fold = |value: &String| folded(value, dialect == Dialect::MySql);
-        let common = match lock {
+    /// Whether an earlier statement spelled differently what may be the same lock.
+    fn is_spelled_differently(&self, syntax: Syntax, lock: &Lock) -> bool {
+        let normalize = |value: &String| normalized(value, syntax == Syntax::MySql);
+        let form = match lock {
             Lock::Row { table, columns, values } => Lock::Row {
                 table: table.clone(),
                 columns: columns.clone(),
-                values: values.iter().map(fold).collect(),
+                values: values.iter().map(normalize).collect(),
             },
-            Lock::Advisory(name) => Lock::Advisory(fold(name)),
+            Lock::Advisory(name) => Lock::Advisory(normalize(name)),
         };
-        self.seen().spellings.entry(common).or_insert_with(|| lock.clone()) != lock
+        self.recorded().spellings.entry(form).or_insert_with(|| lock.clone()) != lock
     }
 
-    /// Reads the catalog, unless it is known already.
+    /// Reads the catalog, unless that was done before.
     async fn read_catalog<DB: Backend, X: Transactor<DB> + ?Sized>(&self, transactor: &X) {
         let _reading = self.reading.lock().await;
-        if self.seen().has_asked {
+        if self.recorded().is_catalog_current {
             return;
         }
-        let mut reading = Reading::new(Dialect::of::<DB>());
-        // Where that fails, tables are unknown, and said to be.
-        let _ = transactor.transact(&Options::new().read_only(), &mut reading).await;
-        let mut seen = self.seen();
-        seen.has_asked = true;
-        if let Some(catalog) = reading.catalog {
-            seen.catalog = Arc::new(catalog);
+        let mut query = CatalogQuery::new(DB::SYNTAX);
+        // If it fails, the tables are reported as unknown.
+        let _ = transactor.transact(&Options::new().read_only(), &mut query).await;
+        let mut recorded = self.recorded();
+        recorded.is_catalog_current = true;
+        if let Some(catalog) = query.catalog {
+            recorded.catalog = Arc::new(catalog);
         }
     }
 }
 
-/// A transactor whose locks are recorded: what [`LockOrder::on`] gives.
+/// A transactor whose locks are recorded, returned by [`LockOrder::on`].
 #[derive(Debug)]
 pub struct Watched<'a, X: ?Sized> {
     transactor: &'a X,
@@ -300,8 +310,8 @@ pub struct Watched<'a, X: ?Sized> {
 impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for Watched<'_, X> {
     async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
         self.order.read_catalog(self.transactor).await;
-        // One for each run: the attempts of a run follow each other, while runs are at work side by side.
-        let recorder = Recorder::new(self.order.clone(), Dialect::of::<DB>());
+        // A recorder for each run, because runs are concurrent while the attempts of one run are not.
+        let recorder = TraceRecorder::new(self.order.clone(), DB::SYNTAX);
         let watched = Options::new().intercepted_by(Arc::new(recorder));
         self.transactor.transact(&options.or(&watched), unit).await
     }

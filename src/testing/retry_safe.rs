@@ -1,4 +1,4 @@
-//! Is a unit of work safe to run again?
+//! Checks that a unit of work is safe to retry.
 
 use std::fmt::{self, Display};
 use std::future::Future;
@@ -17,7 +17,7 @@ use crate::tx::UnitFn;
 
 use super::faults::{Faults, Moment};
 
-/// Everything that can go wrong with a statement, and with a commit.
+/// The faults that are injected at each step.
 const FAULTS: [Fault; 5] = [
     Fault::SerializationFailure,
     Fault::Deadlock,
@@ -26,25 +26,25 @@ const FAULTS: [Fault; 5] = [
     Fault::AnswerLost,
 ];
 
-/// How often a run is begun again in which a fault did not happen. A conflict that is real may have ended the
-/// attempt before its time: SQLite reports one while the connection that an earlier fault has broken is being
-/// closed. So there is a longer pause before each attempt each time.
-const TRIES: u32 = 8;
-const PAUSE: Duration = Duration::from_millis(10);
+/// How often a run is repeated in which a fault did not happen. A real conflict may have ended the attempt
+/// before it: SQLite is busy while the connection that an earlier fault has broken is being closed. So the
+/// pause before each attempt grows with each repetition.
+const MAX_TRIES: u32 = 8;
+const PAUSE_STEP: Duration = Duration::from_millis(10);
 
-/// A run in which a unit's effect was not there as often as its outcome says.
+/// A run whose number of effects does not match its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NotRetrySafe {
-    /// What went wrong, and at which step; `None` when nothing did.
+    /// The fault and the step of the first attempt; `None` if there was none.
     pub fault: Option<(Moment, Fault)>,
-    /// What went wrong in the second attempt, and at which step.
+    /// The fault and the step of the second attempt.
     pub second_fault: Option<(Moment, Fault)>,
-    /// How the unit ended.
+    /// The outcome of the run, as text.
     pub outcome: String,
-    /// How often the effect was to be there in the end: from, and to.
+    /// The expected number of effects of this run, as a minimum and a maximum.
     pub expected: (i64, i64),
-    /// How often it was there.
+    /// The actual number of effects of this run.
     pub found: i64,
 }
 
@@ -52,7 +52,7 @@ impl Display for NotRetrySafe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.fault {
             Some((moment, fault)) => write!(f, "after {fault:?} at {moment:?}")?,
-            None => f.write_str("without any fault")?,
+            None => f.write_str("without a fault")?,
         }
         if let Some((moment, fault)) = self.second_fault {
             write!(f, ", and {fault:?} at {moment:?} of the second attempt,")?;
@@ -66,29 +66,30 @@ impl Display for NotRetrySafe {
     }
 }
 
-/// Checks that a unit of work can be run again: runs it with each fault at each of its steps in turn, and
+/// Asserts that a unit of work is safe to retry: runs it with each fault at each of its steps in turn, and
 /// counts its effects.
 ///
-/// `count` returns how often the effect is there, in all: rows of a ledger, a counter, messages at a fake
-/// mail server. Each run that succeeds must add one to it, each that fails must add nothing, and only one
-/// whose commit is [unknown](Error::is_commit_unknown) may do either. So what a unit does outside of its
-/// transaction is found out: it happens once for each attempt.
+/// `count` returns the total number of effects: rows of a ledger, a counter, messages at a fake mail server.
+/// A run that succeeds must add one, a run that fails must add none, and a run whose commit is
+/// [unknown](Error::is_commit_unknown) may add one or none. This detects effects outside of the transaction,
+/// because they happen once per attempt.
 ///
-/// The second attempt gets its faults too: for each fault of the first attempt that the unit was run again
-/// after, the unit is run with that fault at the last step where it is retried, and with each fault at each
-/// step of the second attempt.
+/// Faults are also injected into second attempts: for each fault that was retried, the unit runs with that
+/// fault at the last step where it was retried, combined with each fault at each step of the second attempt.
 ///
-/// The check fails where it would show nothing: the unit does not commit without a fault, or no fault has it
-/// run again.
+/// A unit that does not commit without a fault, or that is never retried, fails the check, because it would
+/// prove nothing.
 ///
-/// Returns how many faults there were.
+/// Returns the number of injected faults.
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
+/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), atomically::Error> {
 /// use atomically::testing::assert_retry_safe;
 /// use atomically::{Error, Pessimistic};
 ///
-/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # let options = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+/// # let pool = options.connect("sqlite::memory:").await?;
 /// sqlx::query("CREATE TABLE ledger (amount INTEGER)").execute(&pool).await?;
 /// let db = Pessimistic::default().on(&pool);
 ///
@@ -108,8 +109,7 @@ impl Display for NotRetrySafe {
 ///
 /// # Panics
 ///
-/// With the [`NotRetrySafe`] that it finds, or the error of `count`. [`check_retry_safe`] returns them
-/// instead.
+/// With the [`RetryCheckError`] that [`check_retry_safe`] returns.
 pub async fn assert_retry_safe<DB, X, F, T, E, C, Fut, N>(transactor: &X, unit: F, count: C) -> usize
 where
     DB: Backend,
@@ -124,50 +124,50 @@ where
     match check_retry_safe(transactor, unit, count).await {
         Ok(faults) => faults,
         #[expect(clippy::panic, reason = "it asserts")]
-        Err(unsafe_run) => panic!("not safe to run again: {unsafe_run}"),
+        Err(error) => panic!("the unit is not shown to be safe to retry: {error}"),
     }
 }
 
-/// Why a check was not passed.
+/// Why a retry check failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum RetryCheck {
-    /// The effect was not there as often as it was to be.
+pub enum RetryCheckError {
+    /// The number of effects does not match the outcome of a run.
     #[error("{0}")]
     NotSafe(NotRetrySafe),
-    /// The effects could not be counted.
-    #[error("the effects could not be counted: {0}")]
+    /// The `count` function failed.
+    #[error("could not count the effects: {0}")]
     NotCounted(String),
-    /// A fault was planned and did not happen: the unit does not take the same steps each time.
-    #[error("{1:?} at {0:?} did not happen: the unit does not take the same steps each time")]
+    /// A run did not reach the step of its fault, because the unit does not take the same steps each time.
+    #[error("{1:?} at {0:?} could not be injected, because the unit does not take the same steps each time")]
     NotReached(Moment, Fault),
-    /// The unit does not commit without a fault, so none of its effects can be missing or doubled.
-    #[error("nothing was checked: without any fault the unit ended with {0}")]
+    /// The unit does not commit even without a fault, so it has no effects to count.
+    #[error("nothing was checked, because the unit does not commit even without a fault: it ended with {0}")]
     NotCommitted(String),
-    /// No fault made the transactor run the unit again.
+    /// The transactor did not retry the unit after any fault.
     #[error(
-        "nothing was checked: the unit was never run again; give the transactor more than one attempt, and \
-         a strategy that retries"
+        "nothing was checked, because the unit was never retried; give the transactor more than one attempt, \
+         and a strategy that retries"
     )]
-    NeverRunAgain,
-    /// The steps of the unit were not seen: the transactor does not pass on the options that it is given.
+    NeverRetried,
+    /// No fault could be injected, because the transactor ignores the options that it is given.
     #[error(
-        "nothing was checked: the transactor ignores the options that it is given, so no fault can be \
-         injected"
+        "nothing was checked, because the transactor ignores the options that it is given, so no fault can \
+         be injected"
     )]
-    NotSeen,
+    OptionsIgnored,
 }
 
-/// What [`assert_retry_safe`] asserts, as a value.
+/// Checks what [`assert_retry_safe`] asserts, and returns the result.
 ///
 /// # Errors
 ///
-/// The first run that shows that the unit is not safe to run again, or why that cannot be told.
+/// The first run whose effects do not match its outcome, or why the check could not be made.
 pub async fn check_retry_safe<DB, X, F, T, E, C, Fut, N>(
     transactor: &X,
     unit: F,
     count: C,
-) -> Result<usize, RetryCheck>
+) -> Result<usize, RetryCheckError>
 where
     DB: Backend,
     X: Transactor<DB> + ?Sized,
@@ -178,90 +178,81 @@ where
     Fut: Future<Output = Result<i64, N>>,
     N: Display,
 {
-    let counted = || async { count().await.map_err(|error| RetryCheck::NotCounted(error.to_string())) };
-    let check = Check { transactor, unit: &unit, count: counted };
+    let counted = || async { count().await.map_err(|error| RetryCheckError::NotCounted(error.to_string())) };
+    let check = RetrySafetyCheck { transactor, unit: &unit, count: counted };
     let none = Faults::new();
-    if let Some(outcome) = check.run(none.options(), Injected::default()).await?.failure {
-        return Err(RetryCheck::NotCommitted(outcome));
+    if let Some(outcome) = check.run(none.options(), InjectedFaults::default()).await? {
+        return Err(RetryCheckError::NotCommitted(outcome));
     }
-    let steps = none.seen_in(1);
+    let steps = none.reached_in(1);
     if steps.is_empty() {
-        return Err(RetryCheck::NotSeen);
+        return Err(RetryCheckError::OptionsIgnored);
     }
-    let mut happened = 0;
+    let mut injected = 0;
     let mut retried = Vec::new();
     for fault in each_fault(&steps) {
-        let again = check.run_with(Injected { first: Some(fault), second: None }).await?;
-        happened += 1;
-        retried.extend((!again.is_empty()).then_some((fault, again)));
+        let second_attempt = check.run_with(InjectedFaults { first: Some(fault), second: None }).await?;
+        injected += 1;
+        retried.extend((!second_attempt.is_empty()).then_some((fault, second_attempt)));
     }
     if retried.is_empty() {
-        return Err(RetryCheck::NeverRunAgain);
+        return Err(RetryCheckError::NeverRetried);
     }
-    for (first, steps) in ways_to_the_second_attempt(retried) {
+    for (first, steps) in distinct_second_attempts(retried) {
         for second in each_fault(&steps) {
-            check.run_with(Injected { first: Some(first), second: Some(second) }).await?;
-            happened += 2;
+            check.run_with(InjectedFaults { first: Some(first), second: Some(second) }).await?;
+            injected += 2;
         }
     }
-    Ok(happened)
+    Ok(injected)
 }
 
-type At = (Moment, Fault);
+type InjectedFault = (Moment, Fault);
 
-fn each_fault(steps: &[Moment]) -> impl Iterator<Item = At> + use<'_> {
+fn each_fault(steps: &[Moment]) -> impl Iterator<Item = InjectedFault> + use<'_> {
     steps.iter().flat_map(|moment| FAULTS.map(|fault| (*moment, fault)))
 }
 
-/// Of the faults that a second attempt follows, the last one of each kind; and each that leads to other
-/// steps.
-fn ways_to_the_second_attempt(retried: Vec<(At, Vec<Moment>)>) -> Vec<(At, Vec<Moment>)> {
-    let mut ways: Vec<(At, Vec<Moment>)> = Vec::new();
-    for (at, steps) in retried {
-        match ways.iter_mut().find(|(known, others)| known.1 == at.1 && *others == steps) {
-            Some(way) => way.0 = at,
-            None => ways.push((at, steps)),
+type SecondAttempt = (InjectedFault, Vec<Moment>);
+
+/// Of the first faults of the same kind that lead to the same steps of the second attempt, the last one.
+fn distinct_second_attempts(retried: Vec<SecondAttempt>) -> Vec<SecondAttempt> {
+    let mut distinct: Vec<SecondAttempt> = Vec::new();
+    for (first, steps) in retried {
+        match distinct.iter_mut().find(|(other, others)| other.1 == first.1 && *others == steps) {
+            Some(same) => same.0 = first,
+            None => distinct.push((first, steps)),
         }
     }
-    ways
+    distinct
 }
 
-/// The faults of a run.
+/// The faults of the first and second attempt of a run.
 #[derive(Debug, Clone, Copy, Default)]
-struct Injected {
-    first: Option<At>,
-    second: Option<At>,
+struct InjectedFaults {
+    first: Option<InjectedFault>,
+    second: Option<InjectedFault>,
 }
 
-impl Injected {
-    fn faults(self) -> Faults {
-        let faults = Faults::new();
-        let faults = match self.first {
-            Some((moment, fault)) => faults.in_attempt(1, moment, fault),
-            None => faults,
-        };
-        match self.second {
-            Some((moment, fault)) => faults.in_attempt(2, moment, fault),
-            None => faults,
-        }
+impl InjectedFaults {
+    fn plan(self) -> Faults {
+        let faults = (1..).zip([self.first, self.second]);
+        faults.fold(Faults::new(), |plan, (attempt, fault)| match fault {
+            Some((moment, fault)) => plan.in_attempt(attempt, moment, fault),
+            None => plan,
+        })
     }
 }
 
-/// How a run ended that left as many effects as it was to.
-struct Ran {
-    /// Why nothing was committed.
-    failure: Option<String>,
-}
-
-struct Check<'a, X: ?Sized, F, C> {
+struct RetrySafetyCheck<'a, X: ?Sized, F, C> {
     transactor: &'a X,
     unit: &'a F,
     count: C,
 }
 
-impl<X: ?Sized, F, C> Check<'_, X, F, C> {
-    /// Runs the unit with these faults, and returns the steps of its second attempt.
-    async fn run_with<DB, T, E, Fut>(&self, injected: Injected) -> Result<Vec<Moment>, RetryCheck>
+impl<X: ?Sized, F, C> RetrySafetyCheck<'_, X, F, C> {
+    /// Runs the unit with these faults. Returns the steps of its second attempt.
+    async fn run_with<DB, T, E, Fut>(&self, injected: InjectedFaults) -> Result<Vec<Moment>, RetryCheckError>
     where
         DB: Backend,
         X: Transactor<DB>,
@@ -269,26 +260,31 @@ impl<X: ?Sized, F, C> Check<'_, X, F, C> {
         T: Send,
         E: From<Error> + Send,
         C: Fn() -> Fut,
-        Fut: Future<Output = Result<i64, RetryCheck>>,
+        Fut: Future<Output = Result<i64, RetryCheckError>>,
     {
         let Some((moment, fault)) = injected.second.or(injected.first) else { return Ok(Vec::new()) };
-        for again in 0..TRIES {
-            let faults = injected.faults();
-            let pause = PAUSE * again;
+        for tries in 0..MAX_TRIES {
+            let faults = injected.plan();
+            let pause = PAUSE_STEP * tries;
             sleep(pause).await;
-            let options = match again {
+            let options = match tries {
                 0 => faults.options(),
                 _ => faults.options().backoff(Backoff::exponential(pause, pause).equal_jitter()),
             };
             self.run(options, injected).await?;
             if faults.pending() == 0 {
-                return Ok(faults.seen_in(2));
+                return Ok(faults.reached_in(2));
             }
         }
-        Err(RetryCheck::NotReached(moment, fault))
+        Err(RetryCheckError::NotReached(moment, fault))
     }
 
-    async fn run<DB, T, E, Fut>(&self, options: Options, injected: Injected) -> Result<Ran, RetryCheck>
+    /// Runs the unit once and compares its effects with its outcome. Returns the outcome unless it committed.
+    async fn run<DB, T, E, Fut>(
+        &self,
+        options: Options,
+        injected: InjectedFaults,
+    ) -> Result<Option<String>, RetryCheckError>
     where
         DB: Backend,
         X: Transactor<DB>,
@@ -296,43 +292,44 @@ impl<X: ?Sized, F, C> Check<'_, X, F, C> {
         T: Send,
         E: From<Error> + Send,
         C: Fn() -> Fut,
-        Fut: Future<Output = Result<i64, RetryCheck>>,
+        Fut: Future<Output = Result<i64, RetryCheckError>>,
     {
         let before = (self.count)().await?;
-        let told = Told { transactor: self.transactor, outcome: Mutex::new(None) };
-        let _ = told.with(options).run(self.unit.clone()).await;
+        let recorder = OutcomeRecorder { transactor: self.transactor, outcome: Mutex::new(None) };
+        let _ = recorder.with(options).run(self.unit.clone()).await;
         let found = (self.count)().await? - before;
-        let (outcome, expected) = match told.outcome.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let recorded = recorder.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (outcome, expected) = match recorded {
             Some(Ok(Ended::Committed)) => (String::from("a commit"), (1, 1)),
             Some(Ok(Ended::RolledBack)) => (String::from("an error of its own"), (0, 0)),
             Some(Err((error, true))) => (error, (0, 1)),
             Some(Err((error, false))) => (error, (0, 0)),
-            None => (String::from("nothing"), (0, 0)),
+            None => (String::from("no outcome"), (0, 0)),
         };
         if (expected.0..=expected.1).contains(&found) {
-            return Ok(Ran { failure: (expected != (1, 1)).then_some(outcome) });
+            return Ok((expected != (1, 1)).then_some(outcome));
         }
-        let Injected { first: fault, second: second_fault } = injected;
-        Err(RetryCheck::NotSafe(NotRetrySafe { fault, second_fault, outcome, expected, found }))
+        let InjectedFaults { first: fault, second: second_fault } = injected;
+        Err(RetryCheckError::NotSafe(NotRetrySafe { fault, second_fault, outcome, expected, found }))
     }
 }
 
-/// A transactor whose outcomes are noted, whatever the unit's error type makes of them.
-struct Told<'a, X: ?Sized> {
+/// A transactor that records the outcome of a run, independently of the unit's error type.
+struct OutcomeRecorder<'a, X: ?Sized> {
     transactor: &'a X,
-    /// An error as text, and whether it leaves the commit unknown.
+    /// An error is recorded as text, with whether the commit is unknown.
     outcome: Mutex<Option<Result<Ended, (String, bool)>>>,
 }
 
 #[async_trait]
-impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for Told<'_, X> {
+impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for OutcomeRecorder<'_, X> {
     async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
         let result = self.transactor.transact(options, unit).await;
-        let noted = match &result {
+        let outcome = match &result {
             Ok(ended) => Ok(*ended),
             Err(error) => Err((error.to_string(), error.is_commit_unknown())),
         };
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(noted);
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         result
     }
 }

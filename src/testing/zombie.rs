@@ -1,4 +1,4 @@
-//! Workers that were taken for dead, and are not.
+//! Checks job handlers for effects after the loss of their lease.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -11,72 +11,74 @@ use crate::transactor::Options;
 mod hand_over;
 mod pausing;
 
-use hand_over::{Check, unchecked};
+use hand_over::{FencingCheck, check_failed};
 use pausing::ClaimSteps;
 
-/// Lets the lease of a claim lapse at once: the next claim takes its job over.
+/// Ends the lease of a claim at once, so that another worker can claim its job.
 ///
-/// Whoever holds the claim does not notice, as a worker that slept, or was cut off, would not.
+/// The holder of the claim is not notified, like a worker that was suspended or disconnected for too long.
 ///
 /// # Errors
 ///
-/// The database's; and [`StaleClaim`](crate::ErrorKind::StaleClaim) where the job was taken over before.
+/// Errors of the database, and [`StaleClaim`](crate::ErrorKind::StaleClaim) if another worker has claimed the
+/// job already.
 pub async fn lapse_lease<DB: QueueBackend>(claim: &Claim<DB>) -> Result<(), Error> {
     claim.lapse().await
 }
 
-/// Why a handler is not fenced.
+/// Why a handler is not fenced, or why that could not be checked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotFenced {
-    /// The effect of a job was not there as often as it was to be.
-    #[error("{moment}: the effect of one job was expected {expected} times, and is there {found} times")]
+    /// The number of effects of a job is wrong.
+    #[error("{moment}: expected {expected} effects of the job, found {found}")]
     Effects {
-        /// What had happened.
+        /// When the job was taken over.
         moment: String,
-        /// How often it was to be there.
+        /// The expected number of effects.
         expected: i64,
-        /// How often it is.
+        /// The actual number of effects.
         found: i64,
     },
-    /// A worker that had lost its job was told that it had done it.
-    #[error("{moment}: the worker that had lost the job was told that it had done it")]
-    NotTold {
-        /// What had happened.
+    /// The handler of a worker that had lost its job returned `Ok`.
+    #[error("{moment}: the handler of the worker that had lost the job returned Ok instead of an error")]
+    LossNotReported {
+        /// When the job was taken over.
         moment: String,
     },
-    /// The one that had taken the job over could not do it.
-    #[error("the worker that had taken the job over failed: {0}")]
-    HeirFailed(String),
-    /// It did not get that far.
-    #[error("the check could not be made: {0}")]
-    Unchecked(String),
+    /// The worker that took the job over failed.
+    #[error("the worker that took the job over failed: {0}")]
+    SuccessorFailed(String),
+    /// The check could not be made.
+    #[error("could not check the handler: {0}")]
+    CheckFailed(String),
 }
 
-/// Checks that a queue's handler has one effect for each job, whatever becomes of its lease.
+/// Asserts that the handler of a queue has exactly one effect for each job, even if it loses its lease.
 ///
-/// The handler is run once without a disturbance, and must do its job then. After that it is held at one
-/// point of its work after another: before it begins, before and after each statement that its claim sends,
-/// and wherever it waits for anything. There its lease lapses and a second worker claims the job. The first
-/// one goes on, once while the second one only has the job, and once after the second one is done. From then
-/// on it must not leave anything, and must be told: a claim that was checked a moment ago is no permission to
-/// do something now.
+/// The handler first runs undisturbed and must complete its job. Then it is paused at one point of its work
+/// after another: before it begins, before and after each statement that its claim sends, and wherever its
+/// future is pending. At each point its lease expires and a second worker claims the job. The first worker
+/// goes on, once while the second one holds the job, and once after the second one has completed it. From
+/// then on the first handler must have no effect and must return an error: a claim that was valid a moment
+/// ago does not permit an effect now.
 ///
-/// `enqueue` puts one job into the queue, which has no other; `handler` does it and completes it; `count`
-/// returns how often the effects of all jobs are there. All of that happens a few dozen times: twice for each
-/// point.
+/// `enqueue` adds one job to the queue, which must have no other jobs. `handler` does the job and completes
+/// it. `count` returns the total number of effects of all jobs. All three are called a few dozen times, twice
+/// for each point.
 ///
-/// # What it cannot check
+/// # Limits
 ///
-/// The handler is held where its future waits. What it does between two such points, without waiting, happens
-/// at one moment here. What it does in tasks that it spawns, and on other threads, is not held back.
+/// The handler is paused where its future is pending. Everything that it does between two such points happens
+/// at once. Spawned tasks and other threads are not paused.
 ///
-/// While the handler's own transaction has locked the job, nobody can take it over, and it is not handed over
-/// there. The second worker needs a connection while the first one is held: give the queue's pool at least
-/// two, and SQLite a file.
+/// While the handler's own transaction has locked the job, no other worker can claim it, so the job is not
+/// taken over at those points. The second worker needs a connection while the first one is paused: give the
+/// queue's pool at least two, and use a file with SQLite.
 ///
 /// ```
-/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
+/// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), atomically::Error> {
 /// use atomically::queue::{Claim, NewJob, Queue};
 /// use atomically::testing::assert_fenced;
 /// use atomically::{Error, Pessimistic, TransactorExt as _};
@@ -92,8 +94,9 @@ pub enum NotFenced {
 /// let db = &db;
 /// let handler = |claim: Claim<sqlx::Sqlite>| async move {
 ///     db.run(async |tx| {
-///         sqlx::query("INSERT INTO payment VALUES ($1)").bind(claim.payload::<i64>()?).execute(&mut *tx).await?;
-///         claim.complete_in(tx).await // with `claim.complete()` behind the `run`, the assertion fails
+///         let insert = sqlx::query("INSERT INTO payment VALUES ($1)");
+///         insert.bind(claim.payload::<i64>()?).execute(&mut *tx).await?;
+///         claim.complete_in(tx).await // with `claim.complete()` after the `run`, the assertion fails
 ///     })
 ///     .await
 /// };
@@ -110,7 +113,7 @@ pub enum NotFenced {
 ///
 /// # Panics
 ///
-/// With the [`NotFenced`] that it finds. [`check_fenced`] returns it instead.
+/// With the [`NotFenced`] that [`check_fenced`] returns.
 pub async fn assert_fenced<DB, Enqueue, Enqueued, T, Handler, Handled, E, Count, Counted, N>(
     queue: &Queue<DB>,
     enqueue: Enqueue,
@@ -135,11 +138,12 @@ pub async fn assert_fenced<DB, Enqueue, Enqueued, T, Handler, Handled, E, Count,
     }
 }
 
-/// What [`assert_fenced`] asserts, as a value.
+/// Checks what [`assert_fenced`] asserts, and returns the result.
 ///
 /// # Errors
 ///
-/// A worker that had lost its job left an effect, or was not told; or the check could not be made.
+/// [`NotFenced`] if a worker that had lost its job had an effect or returned `Ok`, or if the check could not
+/// be made.
 pub async fn check_fenced<DB, Enqueue, Enqueued, T, Handler, Handled, E, Count, Counted, N>(
     queue: &Queue<DB>,
     enqueue: Enqueue,
@@ -158,16 +162,16 @@ where
     N: Display,
 {
     let steps = Arc::new(ClaimSteps::default());
-    let check = Check {
+    let check = FencingCheck {
         queue,
-        watched: queue.with_options(Options::new().intercepted_by(steps.clone())),
+        stepped: queue.with_options(Options::new().intercepted_by(steps.clone())),
         steps,
-        enqueue: || async { enqueue().await.map(drop).map_err(unchecked) },
+        enqueue: || async { enqueue().await.map(drop).map_err(check_failed) },
         handler: |claim| {
             let handled = handler(claim);
             async { handled.await.map_err(|error| error.to_string()) }
         },
-        count: || async { count().await.map_err(unchecked) },
+        count: || async { count().await.map_err(check_failed) },
     };
-    check.everywhere().await
+    check.all_points().await
 }

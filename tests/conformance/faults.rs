@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use atomically::testing::{Fault, Faults, Moment, RetryCheck, assert_retry_safe, check_retry_safe};
+use atomically::testing::{Fault, Faults, Moment, RetryCheckError, assert_retry_safe, check_retry_safe};
 use atomically::{
     Adaptive, Atomic, Ended, Error, ErrorKind, FailureKind, Optimistic, Options, Pessimistic, Resolve,
     Serializable, Transactor, TransactorExt as _, Tx, Unit,
@@ -84,7 +84,7 @@ pub(crate) async fn a_commit_that_is_run_again_is_found<DB: TestBackend>() {
     let db = Reckless(Pessimistic::default().on(&pool));
     let count = || async { Ok::<_, String>(value(&pool).await) };
     let found = check_retry_safe(&db, increment::<DB>, count).await.expect_err("it is applied twice");
-    let RetryCheck::NotSafe(found) = found else { panic!("{found}") };
+    let RetryCheckError::NotSafe(found) = found else { panic!("{found}") };
     assert_eq!(found.fault, Some((Moment::Commit, Fault::AnswerLost)));
     assert_eq!((found.expected, found.found), ((1, 1), 2), "{found}");
 }
@@ -99,7 +99,7 @@ pub(crate) async fn an_effect_outside_of_the_transaction_is_found<DB: TestBacken
     };
     let count = || async { Ok::<_, String>(mails.load(Ordering::Relaxed)) };
     let found = check_retry_safe(&db, unit, count).await.expect_err("one mail for each attempt");
-    let RetryCheck::NotSafe(found) = found else { panic!("{found}") };
+    let RetryCheckError::NotSafe(found) = found else { panic!("{found}") };
     assert_eq!(found.found, 2, "{found}");
 
     // In a hook it is sent once.
@@ -125,7 +125,7 @@ pub(crate) async fn a_unit_that_never_commits_is_not_checked<DB: TestBackend>() 
         Ok::<_, Error>(())
     };
     let found = check_retry_safe(&db, unit, count).await.expect_err("it has no effect");
-    assert!(!matches!(found, RetryCheck::NotSafe(_)), "{found}");
+    assert!(!matches!(found, RetryCheckError::NotSafe(_)), "{found}");
     let gives_up = async |_: &mut Tx<DB>| Err::<(), _>(Error::from(sqlx::Error::RowNotFound));
     check_retry_safe(&db, gives_up, count).await.expect_err("it has no effect");
 }
@@ -136,7 +136,7 @@ pub(crate) async fn a_unit_that_is_never_run_again_is_not_checked<DB: TestBacken
     let db = Pessimistic::default().on(&pool).attempts(1);
     let count = || async { Ok::<_, String>(value(&pool).await) };
     let found = check_retry_safe(&db, increment::<DB>, count).await.expect_err("there is one attempt");
-    assert!(!matches!(found, RetryCheck::NotSafe(_)), "{found}");
+    assert!(!matches!(found, RetryCheckError::NotSafe(_)), "{found}");
 }
 
 /// A transactor that keeps its options to itself has no faults.
@@ -152,7 +152,7 @@ pub(crate) async fn a_unit_whose_steps_are_not_seen_is_not_checked<DB: TestBacke
     let db = Deaf(Pessimistic::default().on(&pool));
     let count = || async { Ok::<_, String>(value(&pool).await) };
     let found = check_retry_safe(&db, increment::<DB>, count).await.expect_err("no fault can be injected");
-    assert!(!matches!(found, RetryCheck::NotSafe(_)), "{found}");
+    assert!(!matches!(found, RetryCheckError::NotSafe(_)), "{found}");
 }
 
 /// What happens outside of the transaction from the second attempt on happens twice when there is a third
@@ -175,7 +175,7 @@ pub(crate) async fn an_effect_of_later_attempts_is_found<DB: TestBackend>() {
     };
     let count = || async { Ok::<_, String>(mails.load(Ordering::Relaxed)) };
     let found = check_retry_safe(&db, unit, count).await.expect_err("two mails");
-    let RetryCheck::NotSafe(found) = found else { panic!("{found}") };
+    let RetryCheckError::NotSafe(found) = found else { panic!("{found}") };
     assert_eq!(found.found, 2, "{found}");
 }
 

@@ -1,4 +1,4 @@
-//! Histories of real databases: what each strategy promises, and what happens to those who ask for less.
+//! Histories of real databases: each strategy keeps its promises, and weaker guards show anomalies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use atomically::testing::history::{
-    AnomalyKind, Appends, Attempt, History, ListAppend, Order, Outcome, Recorder, Report,
+    AnomalyKind, Appends, CheckReport, History, ListAppend, Order, RecordedAttempt, Recorder,
+    TransactionOutcome,
 };
 use atomically::{
     Adaptive, Atomic, Backend, Ended, Error, Failure, Isolation, Optimistic, Options, Pessimistic, Plan,
@@ -20,38 +21,41 @@ use crate::support::{TestBackend, TestPool};
 const SESSIONS: u32 = 8;
 const TRANSACTIONS: u32 = 20;
 
-/// What a load of everything at once leaves behind. That it was a load of everything at once is part of it.
+/// The history of a concurrent workload under a strategy.
 async fn load<DB: TestBackend, S: Strategy>(strategy: S, appends: Appends) -> History {
     let pool = DB::pool(SESSIONS).await;
     run_load(&pool, &patient(strategy, &pool), appends).await
 }
 
-/// The same under `Adaptive` where all units name one key, which turns hot: some lock their rows, and some do
-/// not.
+/// The history of a workload under `Adaptive` with one key for all units, which turns hot, so that some
+/// attempts lock their rows and some do not.
 async fn load_on_one_key<DB: TestBackend>(appends: Appends) -> History {
     let pool = DB::pool(SESSIONS).await;
     let (locked, unlocked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let planned =
-        Planned { strategy: Adaptive::default(), locked: locked.clone(), unlocked: unlocked.clone() };
-    let db = patient(planned, &pool).options(Options::new().on_key("all lists"));
+    let strategy = RecordingAdaptive {
+        strategy: Adaptive::default(),
+        locked: locked.clone(),
+        unlocked: unlocked.clone(),
+    };
+    let db = patient(strategy, &pool).options(Options::new().on_key("all lists"));
     let history = run_load(&pool, &db, appends).await;
     assert!(locked.load(Relaxed) && unlocked.load(Relaxed), "the key was hot or cold throughout");
     history
 }
 
-/// `Adaptive`, and whether it has planned attempts with and without row locks.
+/// `Adaptive`, recording whether it has planned attempts with and without row locks.
 #[derive(Debug)]
-struct Planned {
+struct RecordingAdaptive {
     strategy: Adaptive,
     locked: Arc<AtomicBool>,
     unlocked: Arc<AtomicBool>,
 }
 
-impl Strategy for Planned {
+impl Strategy for RecordingAdaptive {
     fn plan(&self, attempt: &atomically::Attempt) -> Plan {
         let plan = self.strategy.plan(attempt);
-        let noted = if plan.row_lock.is_some() { &self.locked } else { &self.unlocked };
-        noted.store(true, Relaxed);
+        let planned = if plan.row_lock.is_some() { &self.locked } else { &self.unlocked };
+        planned.store(true, Relaxed);
         plan
     }
 
@@ -71,16 +75,20 @@ async fn run_load<DB: TestBackend>(
 ) -> History {
     let load = ListAppend::new().sessions(SESSIONS).transactions(TRANSACTIONS).appends(appends).seed(7);
     let history = load.run(pool, db).await.expect("a history");
-    assert_eq!(history.count(Outcome::Committed), (SESSIONS * TRANSACTIONS) as usize, "every unit commits");
-    assert_eq!(history.count(Outcome::Unknown), 0);
+    assert_eq!(
+        history.count(TransactionOutcome::Committed),
+        (SESSIONS * TRANSACTIONS) as usize,
+        "every unit commits"
+    );
+    assert_eq!(history.count(TransactionOutcome::Unknown), 0);
     history
 }
 
-fn report(history: &History, order: Order) -> Report {
+fn report(history: &History, order: Order) -> CheckReport {
     history.check_in_order(order).expect("values are unique")
 }
 
-pub(crate) async fn pessimistic_histories_are_serializable<DB: TestBackend>() {
+pub(crate) async fn pessimistic_histories_are_strictly_serializable<DB: TestBackend>() {
     for appends in [Appends::InDatabase, Appends::Guarded] {
         let history = load::<DB, _>(Pessimistic::default(), appends).await;
         report(&history, Order::RealTime).assert(Isolation::Serializable);
@@ -94,8 +102,8 @@ pub(crate) async fn serializable_histories_are_serializable<DB: TestBackend>() {
     }
 }
 
-/// On SQLite whoever has read what is no longer so is not let through, guarded or not.
-pub(crate) async fn every_history_is_serializable<DB: TestBackend>() {
+/// SQLite refuses writes after a stale read, with or without a guard.
+pub(crate) async fn every_history_is_strictly_serializable<DB: TestBackend>() {
     for appends in [Appends::InDatabase, Appends::Guarded, Appends::Unguarded] {
         for history in [
             load::<DB, _>(Pessimistic::default(), appends).await,
@@ -114,10 +122,10 @@ pub(crate) async fn optimistic_histories_lose_no_update<DB: TestBackend>() {
     let report = report(&history, Order::RealTime);
     report.assert(Isolation::ReadCommitted);
     report.assert_none_of(&[AnomalyKind::LostUpdate]);
-    assert!(history.count(Outcome::Aborted) > 0, "no version was stale, so nothing was shown");
+    assert!(history.count(TransactionOutcome::Aborted) > 0, "no version was stale, so nothing was tested");
 }
 
-/// By itself, and on a key that turns hot.
+/// Without keys, and with one key that turns hot.
 pub(crate) async fn adaptive_histories_lose_no_update<DB: TestBackend>() {
     for history in [
         load::<DB, _>(Adaptive::default(), Appends::Guarded).await,
@@ -126,7 +134,10 @@ pub(crate) async fn adaptive_histories_lose_no_update<DB: TestBackend>() {
         let report = report(&history, Order::RealTime);
         report.assert(Isolation::ReadCommitted);
         report.assert_none_of(&[AnomalyKind::LostUpdate]);
-        assert!(history.count(Outcome::Aborted) > 0, "no version was stale, so nothing was shown");
+        assert!(
+            history.count(TransactionOutcome::Aborted) > 0,
+            "no version was stale, so nothing was tested"
+        );
     }
 }
 
@@ -140,7 +151,7 @@ pub(crate) async fn atomic_histories_lose_no_append<DB: TestBackend>() {
     report.assert_none_of(&[AnomalyKind::LostUpdate]);
 }
 
-/// Commits a unit and runs it once more, as one does who repeats what he got no answer to.
+/// Commits a unit and runs it again, like a client that retries after an unknown commit.
 struct Twice<X>(X);
 
 #[async_trait]
@@ -151,7 +162,7 @@ impl<DB: Backend, X: Transactor<DB>> Transactor<DB> for Twice<X> {
     }
 }
 
-pub(crate) async fn a_unit_that_is_stored_twice_is_found<DB: TestBackend>() {
+pub(crate) async fn detects_a_unit_that_commits_twice<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let db = Twice(patient(Pessimistic::default(), &pool));
     let load = ListAppend::new().sessions(2).transactions(5);
@@ -159,19 +170,19 @@ pub(crate) async fn a_unit_that_is_stored_twice_is_found<DB: TestBackend>() {
     assert!(report.has(AnomalyKind::AbortedRead), "{report}");
 }
 
-pub(crate) async fn loads_share_a_table<DB: TestBackend>() {
+pub(crate) async fn concurrent_workloads_share_a_table<DB: TestBackend>() {
     let pool = DB::pool(6).await;
     let db = patient(Pessimistic::default(), &pool);
     let load = ListAppend::new().table("shared").sessions(2).transactions(5);
     let load = || load.run(&pool, &db);
     for history in <[_; 3]>::from(tokio::join!(load(), load(), load())) {
         let history = history.expect("a history");
-        assert_eq!(history.count(Outcome::Committed), 10);
+        assert_eq!(history.count(TransactionOutcome::Committed), 10);
         report(&history, Order::Data).assert(Isolation::Serializable);
     }
 }
 
-/// Two empty lists. A list is a number here: its values, each below 1000, are its digits.
+/// Two empty lists. A list is stored as a number, with its values as digits in base 1000.
 async fn lists<DB: TestBackend>() -> TestPool<DB> {
     let pool = DB::pool(3).await;
     let create = "CREATE TABLE list (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)";
@@ -180,14 +191,14 @@ async fn lists<DB: TestBackend>() -> TestPool<DB> {
     pool
 }
 
-async fn read<DB: TestBackend>(tx: &mut Tx<DB>, attempt: &Attempt, key: i64) -> Result<i64, Error> {
+async fn read<DB: TestBackend>(tx: &mut Tx<DB>, attempt: &RecordedAttempt, key: i64) -> Result<i64, Error> {
     let value = DB::fetch(tx, DB::sql("SELECT value FROM list WHERE id = ?"), &[key]).await?;
     attempt.read(key, digits(value));
     Ok(value)
 }
 
-/// Has the database append.
-async fn append<DB: TestBackend>(tx: &mut Tx<DB>, attempt: &Attempt, key: i64) -> Result<(), Error> {
+/// Lets the database append a value.
+async fn append<DB: TestBackend>(tx: &mut Tx<DB>, attempt: &RecordedAttempt, key: i64) -> Result<(), Error> {
     let update = DB::sql("UPDATE list SET value = value * 1000 + ? WHERE id = ?");
     let done = DB::execute(tx, update, &[attempt.append(key), key]).await?;
     tx.expect_one(done)
@@ -197,8 +208,8 @@ fn digits(value: i64) -> Vec<i64> {
     [value / 1_000_000, value / 1000 % 1000, value % 1000].into_iter().filter(|digit| *digit > 0).collect()
 }
 
-/// The final state of the lists joins the history.
-async fn ended<DB: TestBackend>(recorder: &Recorder, pool: &TestPool<DB>) -> History {
+/// The history, with the final state of the lists.
+async fn with_final_state<DB: TestBackend>(recorder: &Recorder, pool: &TestPool<DB>) -> History {
     let mut history = recorder.history();
     for key in [1, 2] {
         let value = DB::pool_fetch(pool, DB::sql("SELECT value FROM list WHERE id = ?"), &[key]).await;
@@ -211,8 +222,8 @@ fn at(level: Isolation) -> Options {
     Options::new().isolation(level).deadline(Duration::from_secs(60))
 }
 
-/// Two units read the list, and when both have, both write it with a value of their own at its end.
-pub(crate) async fn an_update_is_lost_without_a_guard<DB: TestBackend>() {
+/// Both units read the list before either writes it back with its own value appended.
+pub(crate) async fn detects_a_lost_update_without_a_guard<DB: TestBackend>() {
     let pool = lists::<DB>().await;
     let db = patient(Pessimistic::default(), &pool).options(at(Isolation::ReadCommitted));
     let (recorder, both_have_read) = (Recorder::new(), Barrier::new(2));
@@ -231,20 +242,20 @@ pub(crate) async fn an_update_is_lost_without_a_guard<DB: TestBackend>() {
                     Ok::<_, Error>(())
                 })
                 .await;
-            run.end(Outcome::of(&result));
+            run.end(TransactionOutcome::of(&result));
         }
     };
     tokio::join!(unit(), unit());
 
-    let history = ended(&recorder, &pool).await;
-    assert_eq!(history.count(Outcome::Committed), 2);
+    let history = with_final_state(&recorder, &pool).await;
+    assert_eq!(history.count(TransactionOutcome::Committed), 2);
     let report = report(&history, Order::Data);
     assert!(report.has(AnomalyKind::LostUpdate), "{report}");
     assert!(report.has(AnomalyKind::LostAppend), "{report}");
 }
 
-/// Two units read both lists, and when both have, each appends to the one that the other has only read.
-async fn skewed<DB: TestBackend>(level: Isolation) -> History {
+/// Both units read both lists before each appends to one of them.
+async fn write_skew<DB: TestBackend>(level: Isolation) -> History {
     let pool = lists::<DB>().await;
     let db = patient(Serializable::default(), &pool).options(at(level));
     let (recorder, both_have_read) = (Recorder::new(), Barrier::new(2));
@@ -264,30 +275,30 @@ async fn skewed<DB: TestBackend>(level: Isolation) -> History {
                     append(tx, &attempt, key).await
                 })
                 .await;
-            run.end(Outcome::of(&result));
+            run.end(TransactionOutcome::of(&result));
         }
     };
     tokio::join!(unit(1), unit(2));
-    ended(&recorder, &pool).await
+    with_final_state(&recorder, &pool).await
 }
 
-pub(crate) async fn write_skew_is_found_below_serializable<DB: TestBackend>() {
-    let history = skewed::<DB>(Isolation::RepeatableRead).await;
+pub(crate) async fn detects_write_skew_below_serializable<DB: TestBackend>() {
+    let history = write_skew::<DB>(Isolation::RepeatableRead).await;
     let found = report(&history, Order::Data);
     let kinds: Vec<_> = found.anomalies().iter().map(|anomaly| anomaly.kind()).collect();
     assert_eq!(kinds, [AnomalyKind::G2Item], "{found}");
     assert_eq!(found.anomalies()[0].cycle().len(), 2);
 }
 
-pub(crate) async fn write_skew_is_not_found_at_serializable<DB: TestBackend>() {
-    let history = skewed::<DB>(Isolation::Serializable).await;
-    assert_eq!(history.count(Outcome::Committed), 2);
-    assert!(history.count(Outcome::Aborted) > 0, "one of them had to run again");
+pub(crate) async fn serializable_histories_have_no_write_skew<DB: TestBackend>() {
+    let history = write_skew::<DB>(Isolation::Serializable).await;
+    assert_eq!(history.count(TransactionOutcome::Committed), 2);
+    assert!(history.count(TransactionOutcome::Aborted) > 0, "one unit was retried");
     report(&history, Order::Data).assert(Isolation::Serializable);
 }
 
-/// A reader looks at one list before, and at the other one after, somebody has appended to both.
-async fn read_across<DB: TestBackend>(level: Isolation) -> History {
+/// A reader reads one list before and the other one after a writer has appended to both.
+async fn read_skew<DB: TestBackend>(level: Isolation) -> History {
     let pool = lists::<DB>().await;
     let db = patient(Serializable::default(), &pool).options(at(level));
     let recorder = Recorder::new();
@@ -305,7 +316,7 @@ async fn read_across<DB: TestBackend>(level: Isolation) -> History {
                 Ok::<_, Error>(())
             })
             .await;
-        run.end(Outcome::of(&result));
+        run.end(TransactionOutcome::of(&result));
     };
     let writer = async {
         has_read_one.wait().await;
@@ -320,17 +331,17 @@ async fn read_across<DB: TestBackend>(level: Isolation) -> History {
                 Ok::<_, Error>(())
             })
             .await;
-        run.end(Outcome::of(&result));
+        run.end(TransactionOutcome::of(&result));
         has_written.wait().await;
     };
     tokio::join!(reader, writer);
-    let history = ended(&recorder, &pool).await;
-    assert_eq!(history.count(Outcome::Committed), 2, "{:?}", history.transactions());
+    let history = with_final_state(&recorder, &pool).await;
+    assert_eq!(history.count(TransactionOutcome::Committed), 2, "{:?}", history.transactions());
     history
 }
 
-/// The opening of a unit whose commits are resolved takes the snapshot, a moment before the closure begins.
-pub(crate) async fn histories_with_resolved_commits_are_in_order<DB: TestBackend>() {
+/// With operation rows the snapshot is taken before the closure begins, and the recorder accounts for that.
+pub(crate) async fn histories_with_operation_rows_are_strictly_serializable<DB: TestBackend>() {
     let pool = DB::pool(SESSIONS).await;
     let db = patient(Serializable::default(), &pool);
     db.create_operation_table().await.expect("a table");
@@ -342,8 +353,7 @@ pub(crate) async fn histories_with_resolved_commits_are_in_order<DB: TestBackend
     }
 }
 
-/// What a savepoint takes back was never there.
-pub(crate) async fn an_append_that_a_savepoint_undoes_has_not_happened<DB: TestBackend>() {
+pub(crate) async fn an_append_in_a_rolled_back_savepoint_is_not_missed<DB: TestBackend>() {
     let pool = lists::<DB>().await;
     let db = patient(Pessimistic::default(), &pool);
     let recorder = Recorder::new();
@@ -368,19 +378,19 @@ pub(crate) async fn an_append_that_a_savepoint_undoes_has_not_happened<DB: TestB
             Ok::<_, Error>(())
         })
         .await;
-    run.end(Outcome::of(&result));
-    let history = ended(&recorder, &pool).await;
-    assert_eq!(history.count(Outcome::Committed), 1);
+    run.end(TransactionOutcome::of(&result));
+    let history = with_final_state(&recorder, &pool).await;
+    assert_eq!(history.count(TransactionOutcome::Committed), 1);
     assert_eq!(report(&history, Order::Data).anomalies(), [], "{history:?}");
 }
 
-pub(crate) async fn read_skew_is_found_at_read_committed<DB: TestBackend>() {
-    let found = report(&read_across::<DB>(Isolation::ReadCommitted).await, Order::Data);
+pub(crate) async fn detects_read_skew_at_read_committed<DB: TestBackend>() {
+    let found = report(&read_skew::<DB>(Isolation::ReadCommitted).await, Order::Data);
     let kinds: Vec<_> = found.anomalies().iter().map(|anomaly| anomaly.kind()).collect();
     assert_eq!(kinds, [AnomalyKind::GSingle], "{found}");
 }
 
-pub(crate) async fn read_skew_is_not_found_in_a_snapshot<DB: TestBackend>() {
-    let found = report(&read_across::<DB>(Isolation::RepeatableRead).await, Order::Data);
+pub(crate) async fn snapshot_histories_have_no_read_skew<DB: TestBackend>() {
+    let found = report(&read_skew::<DB>(Isolation::RepeatableRead).await, Order::Data);
     assert_eq!(found.anomalies(), [], "{found}");
 }

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use atomically::testing::{LockOrder, Unclear, explore};
+use atomically::testing::{LockOrder, UnknownReason, explore};
 use atomically::{Error, FailureKind, Pessimistic, RowLock, Transactor, TransactorExt as _, Tx};
 use tokio::sync::{Barrier, Notify};
 
@@ -169,9 +169,9 @@ pub(crate) async fn what_cannot_be_told_is_listed<DB: TestBackend>() {
             order.on(&db).run(unit).await.expect("a commit");
         }
     }
-    let why = |order: &LockOrder| order.unknown().iter().map(|unknown| unknown.why).collect::<Vec<_>>();
-    assert_eq!(why(&by_id), [Unclear::Rows, Unclear::Order]);
-    assert_eq!(why(&by_balance), [Unclear::Rows]);
+    let why = |order: &LockOrder| order.unknown().iter().map(|unknown| unknown.reason).collect::<Vec<_>>();
+    assert_eq!(why(&by_id), [UnknownReason::Rows, UnknownReason::Order]);
+    assert_eq!(why(&by_balance), [UnknownReason::Rows]);
     let unknown = by_id.unknown()[0].to_string();
     assert!(
         unknown.starts_with("does not say which rows it locks: UPDATE account SET balance = 7"),

@@ -1,4 +1,4 @@
-//! What the crate promises besides its strategies, in every interleaving of two who ask for it at once.
+//! Promises of the crate beyond its strategies, in every interleaving of concurrent clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -16,47 +16,46 @@ use crate::support::TestBackend;
 const ITEM: &str = "CREATE TABLE item (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)";
 const VALUE: &str = "SELECT value FROM item WHERE id = 1";
 
-/// The interleavings of two clients with two steps each; fewer show that something was not tried.
+/// The number of interleavings of two clients with two steps each. With fewer, an exploration proves little.
 const MIN_SCHEDULES: usize = 6;
 
-/// Every interleaving was tried, and nothing went wrong.
-async fn passes<DB: TestBackend>(exploration: Explore<'_, DB>) {
+/// Asserts that every interleaving was run and passed.
+async fn assert_passes<DB: TestBackend>(exploration: Explore<'_, DB>) {
     let report = exploration.run().await.expect("explored");
-    assert_eq!(report.diverged, 0, "a schedule did not repeat itself: {report}");
+    assert_eq!(report.diverged, 0, "a schedule diverged: {report}");
     report.assert_passes();
     assert!(report.complete && report.schedules >= MIN_SCHEDULES, "{report}");
 }
 
-/// Two items of value 0.
+/// An exploration that starts with two items of value 0.
 fn items<DB: TestBackend>(pool: &Pool<DB>) -> Explore<'_, DB> {
     let items = ["DELETE FROM item", "INSERT INTO item VALUES (1, 0), (2, 0)"];
     explore(pool).set_up(move |pool| async move { all(pool, &items).await })
 }
 
-/// Reads and writes back, guarded by nothing.
+/// Reads the value and writes it back, without a guard.
 async fn add_one<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     let value = DB::fetch(tx, DB::sql(VALUE), &[]).await?;
     DB::execute(tx, DB::sql("UPDATE item SET value = ? WHERE id = 1"), &[value + 1]).await?;
     Ok(())
 }
 
-pub(crate) async fn advisory_locks_exclude<DB: TestBackend>() {
+pub(crate) async fn advisory_locks_exclude_each_other<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = PoolTransactor::new(Unguarded(Isolation::ReadCommitted), &pool);
     let unit = async |tx: &mut Tx<DB>| {
         tx.advisory_lock(("item", 1)).await?;
         add_one(tx).await
     };
-    passes(
-        items(&pool)
-            .unit("alice", &db, unit)
-            .unit("bob", &db, unit)
-            .expect("value", 2_i64, |pool| integer(pool, VALUE)),
-    )
+    assert_passes(items(&pool).unit("alice", &db, unit).unit("bob", &db, unit).expect(
+        "value",
+        2_i64,
+        |pool| integer(pool, VALUE),
+    ))
     .await;
 }
 
-pub(crate) async fn locked_rows_are_skipped<DB: TestBackend>() {
+pub(crate) async fn skip_locked_takes_each_row_once<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = PoolTransactor::new(Unguarded(Isolation::ReadCommitted), &pool);
     let unit = async |tx: &mut Tx<DB>| {
@@ -65,7 +64,7 @@ pub(crate) async fn locked_rows_are_skipped<DB: TestBackend>() {
         DB::execute(tx, DB::sql("UPDATE item SET value = value + 1 WHERE id = ?"), &[id]).await?;
         Ok::<_, Error>(())
     };
-    passes(items(&pool).unit("alice", &db, unit).unit("bob", &db, unit).expect(
+    assert_passes(items(&pool).unit("alice", &db, unit).unit("bob", &db, unit).expect(
         "items that were taken once",
         2_i64,
         |pool| integer(pool, "SELECT COUNT(*) FROM item WHERE value = 1"),
@@ -73,8 +72,8 @@ pub(crate) async fn locked_rows_are_skipped<DB: TestBackend>() {
     .await;
 }
 
-/// The one who comes second finds what the first one has made.
-pub(crate) async fn get_or_create_makes_one<DB: TestBackend>() {
+/// The second client finds the row that the first one has created.
+pub(crate) async fn get_or_create_creates_one_row<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = Pessimistic::default().on(&pool).options(Options::new().retry_unique(1));
     let unit = async |tx: &mut Tx<DB>| {
@@ -84,17 +83,16 @@ pub(crate) async fn get_or_create_makes_one<DB: TestBackend>() {
         DB::execute(tx, DB::sql("UPDATE item SET value = value + 1 WHERE id = 7"), &[]).await?;
         Ok::<_, Error>(())
     };
-    passes(
-        items(&pool)
-            .unit("alice", &db, unit)
-            .unit("bob", &db, unit)
-            .expect("value", 2_i64, |pool| integer(pool, "SELECT value FROM item WHERE id = 7")),
-    )
+    assert_passes(items(&pool).unit("alice", &db, unit).unit("bob", &db, unit).expect(
+        "value",
+        2_i64,
+        |pool| integer(pool, "SELECT value FROM item WHERE id = 7"),
+    ))
     .await;
 }
 
-/// The same with a scope that may fail.
-pub(crate) async fn a_savepoint_rescues_the_second<DB: TestBackend>() {
+/// Get or create with a savepoint around the INSERT.
+pub(crate) async fn a_savepoint_survives_a_unique_violation<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = Pessimistic::default().on(&pool);
     let unit = async |tx: &mut Tx<DB>| {
@@ -107,7 +105,7 @@ pub(crate) async fn a_savepoint_rescues_the_second<DB: TestBackend>() {
         DB::execute(tx, DB::sql("UPDATE item SET value = value + 1 WHERE id = 7"), &[]).await?;
         Ok::<_, Error>(())
     };
-    passes(items(&pool).unit("alice", &db, unit).unit("bob", &db, unit).allow_deadlocks().expect(
+    assert_passes(items(&pool).unit("alice", &db, unit).unit("bob", &db, unit).allow_deadlocks().expect(
         "value",
         2_i64,
         |pool| integer(pool, "SELECT value FROM item WHERE id = 7"),
@@ -115,8 +113,7 @@ pub(crate) async fn a_savepoint_rescues_the_second<DB: TestBackend>() {
     .await;
 }
 
-/// As many hooks as commits, whatever had to be run again.
-pub(crate) async fn hooks_run_once_for_each_commit<DB: TestBackend>() {
+pub(crate) async fn commit_hooks_run_once_per_commit<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = Serializable::default().on(&pool);
     let hooks = Arc::new(AtomicI64::new(0));
@@ -129,7 +126,7 @@ pub(crate) async fn hooks_run_once_for_each_commit<DB: TestBackend>() {
         add_one(tx).await
     };
     let items = ["DELETE FROM item", "INSERT INTO item VALUES (1, 0), (2, 0)"];
-    passes(
+    assert_passes(
         explore(&pool)
             .set_up(move |pool| {
                 reset.store(0, Ordering::Relaxed);
@@ -140,15 +137,15 @@ pub(crate) async fn hooks_run_once_for_each_commit<DB: TestBackend>() {
             .allow_deadlocks()
             .expect("value", 2_i64, |pool| integer(pool, VALUE))
             .expect("hooks", 2_i64, move |_| {
-                let run = hooks.load(Ordering::Relaxed);
-                async move { Ok::<_, Error>(run) }
+                let count = hooks.load(Ordering::Relaxed);
+                async move { Ok::<_, Error>(count) }
             }),
     )
     .await;
 }
 
-/// Operations' rows are in nobody's way.
-pub(crate) async fn operations_do_not_interfere<DB: TestBackend>() {
+/// The operation rows of two units cause neither waits nor conflicts between them.
+pub(crate) async fn operation_rows_do_not_conflict<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = Pessimistic::default().on(&pool);
     db.create_operation_table().await.expect("a table");
@@ -157,17 +154,16 @@ pub(crate) async fn operations_do_not_interfere<DB: TestBackend>() {
         DB::fetch(tx, tx.for_update(DB::sql(VALUE)), &[]).await?;
         add_one(tx).await
     };
-    passes(
-        items(&pool)
-            .unit("alice", &db, unit)
-            .unit("bob", &db, unit)
-            .expect("value", 2_i64, |pool| integer(pool, VALUE)),
-    )
+    assert_passes(items(&pool).unit("alice", &db, unit).unit("bob", &db, unit).expect(
+        "value",
+        2_i64,
+        |pool| integer(pool, VALUE),
+    ))
     .await;
 }
 
-/// A lone statement is one step.
-pub(crate) async fn lone_statements_add_up<DB: TestBackend>() {
+/// A statement without BEGIN is one step.
+pub(crate) async fn single_statements_lose_no_update<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = Atomic::default().on(&pool);
     async fn add<DB: TestBackend>(db: Client<'_, PoolTransactor<DB, Atomic>>) -> Result<(), Error> {
@@ -176,18 +172,16 @@ pub(crate) async fn lone_statements_add_up<DB: TestBackend>() {
         }
         Ok(())
     }
-    passes(
-        items(&pool)
-            .client("alice", &db, add)
-            .client("bob", &db, add)
-            .expect("value", 4_i64, |pool| integer(pool, VALUE)),
-    )
+    assert_passes(items(&pool).client("alice", &db, add).client("bob", &db, add).expect(
+        "value",
+        4_i64,
+        |pool| integer(pool, VALUE),
+    ))
     .await;
 }
 
-/// Who explores also has what other test tools plan: once in each schedule, which is how each can be
-/// repeated.
-pub(crate) async fn faults_happen_in_explorations<DB: TestBackend>() {
+/// The set-up plans the fault anew, so that it happens in each schedule.
+pub(crate) async fn faults_are_injected_into_every_schedule<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = Pessimistic::default().on(&pool);
     let faults = Faults::new();
@@ -215,7 +209,7 @@ pub(crate) async fn faults_happen_in_explorations<DB: TestBackend>() {
     assert_eq!(faults.pending(), 0);
 }
 
-/// Reads for update, and writes with a check of what was read.
+/// Reads the value for update and writes it with a check of the value that was read.
 async fn add_one_guarded<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     let value = DB::fetch(tx, tx.for_update(DB::sql(VALUE)), &[]).await?;
     let write = DB::sql("UPDATE item SET value = ? WHERE id = 1 AND value = ?");
@@ -242,11 +236,11 @@ async fn behind_a_gate<DB: TestBackend, S: Strategy>(
     report
 }
 
-/// Whoever waits in line holds up nobody else, and comes in when it is its turn.
-pub(crate) async fn gates_let_everybody_in<DB: TestBackend>() {
+/// Clients in a gate's queue do not block the others, and are admitted in turn.
+pub(crate) async fn gates_admit_every_client<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 3).await;
-    // Where a transaction locks as soon as it is open, the others wait before they begin: there is one order
-    // only.
+    // If a transaction locks the database when it begins, the others wait before they begin, so there is only
+    // one order.
     let min_if_locked = if DB::NAME == "SQLite" { 1 } else { MIN_SCHEDULES };
     for report in [
         behind_a_gate(&pool, Pessimistic::default(), min_if_locked).await,
@@ -255,8 +249,8 @@ pub(crate) async fn gates_let_everybody_in<DB: TestBackend>() {
     ] {
         assert!(report.passes(), "{report}");
     }
-    // What it learns in one schedule changes how the next one goes.
+    // Adaptive learns from one schedule and behaves differently in the next one.
     let report = behind_a_gate(&pool, Adaptive::default(), MIN_SCHEDULES).await;
-    let mut problems = report.findings.iter().flat_map(Counterexample::problems);
+    let mut problems = report.counterexamples.iter().flat_map(Counterexample::problems);
     assert!(problems.all(|problem| matches!(problem, Problem::Diverged { .. })), "{report}");
 }

@@ -1,14 +1,14 @@
-//! An exploration either knows that everything was tried, or says what was not.
+//! A report is complete, or lists the schedules that were left out.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use atomically::testing::{Client, Counterexample, Explore, Gap, Problem, Report, Unexplored, explore};
+use atomically::testing::{Client, Counterexample, Explore, ExploreError, Gap, Problem, Report, explore};
 use atomically::{Error, Isolation, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::Pool;
 
-use super::exploration::{Unguarded, all, database, integer, passes};
+use super::exploration::{Unguarded, all, assert_passes, database, integer};
 use crate::support::TestBackend;
 
 const ITEM: &str = "CREATE TABLE item (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)";
@@ -17,7 +17,7 @@ const WRITTEN: &str = "SELECT COUNT(*) FROM item WHERE value = 1";
 
 type Database<DB> = PoolTransactor<DB, Unguarded>;
 
-/// Two items of value 0.
+/// An exploration that starts with two items of value 0.
 fn items<DB: TestBackend>(pool: &Pool<DB>) -> Explore<'_, DB> {
     let items = ["DELETE FROM item", "INSERT INTO item VALUES (1, 0), (2, 0)"];
     explore(pool).set_up(move |pool| async move { all(pool, &items).await })
@@ -36,19 +36,18 @@ async fn set<DB: TestBackend>(tx: &mut Tx<DB>, id: i64, value: i64) -> Result<()
     Ok(())
 }
 
-/// What the assertion panics with.
-fn refusal(report: &Report) -> String {
-    let panic =
-        catch_unwind(AssertUnwindSafe(|| report.assert_passes())).expect_err("not everything was tried");
+/// The message that `assert_passes` panics with.
+fn panic_message(report: &Report) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(|| report.assert_passes())).expect_err("the assertion passed");
     panic.downcast_ref::<String>().expect("a message").clone()
 }
 
 fn problems(report: &Report) -> Vec<&Problem> {
-    report.findings.iter().flat_map(Counterexample::problems).collect()
+    report.counterexamples.iter().flat_map(Counterexample::problems).collect()
 }
 
-/// It asks the database once in the life of the process, and trusts the answer from then on.
-pub(crate) async fn a_cache_that_outlives_the_set_up_is_a_finding<DB: TestBackend>() {
+/// The unit caches an answer of the database for the lifetime of the process.
+pub(crate) async fn a_cache_that_outlives_the_set_up_makes_schedules_diverge<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool);
     let cached = Arc::new(AtomicBool::new(false));
@@ -64,11 +63,14 @@ pub(crate) async fn a_cache_that_outlives_the_set_up_is_a_finding<DB: TestBacken
     assert!(!report.complete, "{report}");
     assert!(report.diverged > 0, "{report}");
     assert!(matches!(problems(&report)[..], [Problem::Diverged { .. }, ..]), "{report}");
-    assert!(refusal(&report).contains("Something besides the schedule decides"), "{report}");
+    assert!(
+        panic_message(&report).contains("Something other than the schedule affects the clients"),
+        "{report}"
+    );
 }
 
-/// What the set-up leaves behind changes what the next schedule does.
-pub(crate) async fn a_set_up_that_resets_too_little_is_a_finding<DB: TestBackend>() {
+/// The state that a schedule leaves behind changes the next one.
+pub(crate) async fn a_set_up_that_resets_too_little_makes_schedules_diverge<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     all(pool.pool.clone(), &["INSERT INTO item VALUES (1, 0)"]).await.expect("an item");
     let db = unguarded(&pool);
@@ -84,28 +86,28 @@ pub(crate) async fn a_set_up_that_resets_too_little_is_a_finding<DB: TestBackend
     assert!(!report.complete, "{report}");
 }
 
-/// One text reads and writes; another client fits in between, when they are sent one by one.
-async fn both_in_one<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
+/// Two statements in one text. Sent one by one, another client could take a step between them.
+async fn two_statements_in_one_text<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     let both = "UPDATE item SET value = 1 WHERE id = 1; UPDATE item SET value = 1 WHERE id = 2";
     DB::plain(tx, DB::sql(both)).await?;
     Ok(())
 }
 
-pub(crate) async fn several_statements_in_one_text_are_not_everything<DB: TestBackend>() {
+pub(crate) async fn several_statements_in_one_text_are_a_gap<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool);
     let look = async |tx: &mut Tx<DB>| Ok::<_, Error>(value(tx).await?);
-    let two = || items(&pool).unit("alice", &db, both_in_one).unit("bob", &db, look);
+    let two = || items(&pool).unit("alice", &db, two_statements_in_one_text).unit("bob", &db, look);
     let report = two().run().await.expect("explored");
     assert!(report.passes() && !report.complete, "{report}");
     assert!(matches!(&report.gaps[..], [Gap::Unseen { client, .. }] if client == "alice"), "{report}");
-    assert!(refusal(&report).contains("send the statements one by one"), "{report}");
+    assert!(panic_message(&report).contains("send the statements one by one"), "{report}");
     let report = two().allow_unseen_statements().run().await.expect("explored");
     report.assert_passes();
     assert!(!report.complete, "{report}");
 }
 
-pub(crate) async fn what_runs_on_the_connection_itself_is_not_explored<DB: TestBackend>() {
+pub(crate) async fn raw_access_is_a_gap<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool);
     let raw = async |tx: &mut Tx<DB>| {
@@ -115,29 +117,32 @@ pub(crate) async fn what_runs_on_the_connection_itself_is_not_explored<DB: TestB
     let look = async |tx: &mut Tx<DB>| Ok::<_, Error>(value(tx).await?);
     let report = items(&pool).unit("alice", &db, raw).unit("bob", &db, look).run().await.expect("explored");
     assert!(!report.complete, "{report}");
-    assert!(refusal(&report).contains("Tx::connection"), "{report}");
+    assert!(panic_message(&report).contains("Tx::connection"), "{report}");
 }
 
-/// Needs what another client does in three steps, and does not wait for it.
-async fn needs_the_other<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
+/// Succeeds only after another client has set the value, and does not wait for it.
+async fn needs_the_value<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     let found = u64::from(value(tx).await? == 1);
     tx.expect_one(found)
 }
 
-pub(crate) async fn few_attempts_are_used_up_in_some_schedule<DB: TestBackend>() {
+pub(crate) async fn a_unit_with_few_attempts_is_run_until_they_are_exhausted<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let many = unguarded(&pool);
     let few = unguarded(&pool).attempts(4);
     let give = async |tx: &mut Tx<DB>| set(tx, 1, 1).await;
-    let report = items(&pool).unit("alice", &few, needs_the_other).unit("bob", &many, give).run().await;
+    let report = items(&pool).unit("alice", &few, needs_the_value).unit("bob", &many, give).run().await;
     let report = report.expect("explored");
     assert!(report.complete, "{report}");
-    let gives_up = |problem: &&Problem| matches!(problem, Problem::Failed { client, error } if client == "alice" && error.contains("4 attempts"));
-    assert!(problems(&report).iter().all(gives_up), "{report}");
+    let is_exhausted = |problem: &&Problem| {
+        matches!(problem, Problem::Failed { client, error }
+            if client == "alice" && error.contains("4 attempts"))
+    };
+    assert!(problems(&report).iter().all(is_exhausted), "{report}");
     assert!(!report.passes(), "{report}");
 
-    // Fifty are more than are explored, and the report says so.
-    let report = items(&pool).unit("alice", &many, needs_the_other).unit("bob", &many, give).run().await;
+    // Of the default of 50 attempts only some are explored, and the report says so.
+    let report = items(&pool).unit("alice", &many, needs_the_value).unit("bob", &many, give).run().await;
     let report = report.expect("explored");
     report.assert_passes();
     assert_eq!(report.retrying, ["alice"]);
@@ -145,7 +150,7 @@ pub(crate) async fn few_attempts_are_used_up_in_some_schedule<DB: TestBackend>()
 }
 
 /// Two clients of seven steps have 3432 orders.
-pub(crate) async fn a_limit_that_nobody_set_is_not_agreed_to<DB: TestBackend>() {
+pub(crate) async fn reaching_the_default_limit_fails_the_assertion<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool);
     let long = async |tx: &mut Tx<DB>| {
@@ -157,7 +162,7 @@ pub(crate) async fn a_limit_that_nobody_set_is_not_agreed_to<DB: TestBackend>() 
     let two = || items(&pool).unit("alice", &db, long).unit("bob", &db, long);
     let report = two().run().await.expect("explored");
     assert_eq!((report.schedules, &report.gaps[..]), (1000, &[Gap::Schedules { limit: 1000 }][..]));
-    assert!(refusal(&report).contains("set `max_schedules` yourself"), "{report}");
+    assert!(panic_message(&report).contains("set `max_schedules` yourself"), "{report}");
 
     let report = two().max_schedules(20).run().await.expect("explored");
     report.assert_passes();
@@ -167,8 +172,8 @@ pub(crate) async fn a_limit_that_nobody_set_is_not_agreed_to<DB: TestBackend>() 
     assert_eq!((report.preemptions, report.complete), (Some(1), false), "{report}");
 }
 
-/// Two clients of three steps: each may be interrupted twice.
-pub(crate) async fn a_complete_report_says_how_many_preemptions_there_are<DB: TestBackend>() {
+/// Two clients of three steps can each be interrupted twice.
+pub(crate) async fn a_complete_report_has_the_maximum_number_of_preemptions<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool);
     let look = async |tx: &mut Tx<DB>| Ok::<_, Error>(value(tx).await?);
@@ -177,8 +182,8 @@ pub(crate) async fn a_complete_report_says_how_many_preemptions_there_are<DB: Te
     assert_eq!((report.schedules, report.complete, report.preemptions), (20, true, Some(4)), "{report}");
 }
 
-/// The second unit begins by writing, and waits for whoever writes.
-pub(crate) async fn each_unit_of_a_client_may_wait_for_its_first_lock<DB: TestBackend>() {
+/// The second unit of alice starts with a write, which may have to wait for bob.
+pub(crate) async fn every_unit_of_a_client_may_wait_for_its_first_lock<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool).attempts(1);
     async fn two<DB: TestBackend>(db: Client<'_, Database<DB>>) -> Result<(), Error> {
@@ -188,16 +193,15 @@ pub(crate) async fn each_unit_of_a_client_may_wait_for_its_first_lock<DB: TestBa
         Ok(())
     }
     let write = async |tx: &mut Tx<DB>| set(tx, 2, 1).await;
-    passes(
-        items(&pool)
-            .client("alice", &db, two)
-            .unit("bob", &db, write)
-            .expect("written", 2, |pool| integer(pool, WRITTEN)),
-    )
+    assert_passes(items(&pool).client("alice", &db, two).unit("bob", &db, write).expect(
+        "written",
+        2,
+        |pool| integer(pool, WRITTEN),
+    ))
     .await;
 }
 
-pub(crate) async fn two_units_of_one_client_at_once_are_refused<DB: TestBackend>() {
+pub(crate) async fn concurrent_units_of_one_client_are_an_error<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 3).await;
     let db = Pessimistic::default().on(&pool);
     async fn both<DB: TestBackend>(db: Client<'_, PoolTransactor<DB, Pessimistic>>) -> Result<(), Error> {
@@ -208,17 +212,17 @@ pub(crate) async fn two_units_of_one_client_at_once_are_refused<DB: TestBackend>
         one.and(other)
     }
     let write = async |tx: &mut Tx<DB>| set(tx, 2, 1).await;
-    let refused = items(&pool).client("alice", &db, both).unit("bob", &db, write).run().await;
-    let refused = refused.expect_err("two units at once");
-    assert!(matches!(&refused, Unexplored::SideBySide { client } if client == "alice"), "{refused}");
-    // A client of its own for each is what it takes.
+    let result = items(&pool).client("alice", &db, both).unit("bob", &db, write).run().await;
+    let error = result.expect_err("concurrent units");
+    assert!(matches!(&error, ExploreError::ConcurrentUnits { client } if client == "alice"), "{error}");
+    // With a client for each unit it works.
     let one = async |tx: &mut Tx<DB>| set(tx, 1, 1).await;
     let three = items(&pool).unit("alice", &db, one).unit("bob", &db, write).unit("carol", &db, write);
     three.max_preemptions(1).run().await.expect("explored").assert_passes();
 }
 
-/// A client may give up a unit, and begin the next one.
-pub(crate) async fn a_unit_that_was_dropped_is_not_beside_the_next_one<DB: TestBackend>() {
+/// A client may drop a unit and run another one.
+pub(crate) async fn a_dropped_unit_is_not_concurrent_with_the_next_one<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool);
     async fn restless<DB: TestBackend>(db: Client<'_, Database<DB>>) -> Result<(), Error> {
@@ -234,8 +238,8 @@ pub(crate) async fn a_unit_that_was_dropped_is_not_beside_the_next_one<DB: TestB
     assert!(!problems(&report).iter().any(|problem| matches!(problem, Problem::Failed { .. })), "{report}");
 }
 
-/// It is what a test keeps when the bug is gone.
-pub(crate) async fn a_schedule_that_passes_may_be_replayed<DB: TestBackend>() {
+/// A replay is kept as a regression test after a bug was fixed.
+pub(crate) async fn a_passing_schedule_can_be_replayed<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool);
     let write = async |tx: &mut Tx<DB>| set(tx, 1, 1).await;
@@ -243,13 +247,13 @@ pub(crate) async fn a_schedule_that_passes_may_be_replayed<DB: TestBackend>() {
     let report = two().replay("a1b1").await.expect("replayed");
     report.assert_passes();
     assert_eq!((report.to_string().as_str(), report.complete), ("the schedule passed", false));
-    // One that asks for more steps than there are is not the schedule that was kept.
+    // A schedule with more steps than the units take is not feasible.
     let report = two().replay("a3b4").await.expect("replayed");
-    assert_eq!(problems(&report), [&Problem::DoesNotFit { step: 7, client: 1 }]);
+    assert_eq!(problems(&report), [&Problem::Infeasible { step: 7, client: 1 }]);
 }
 
-/// A wait lasts until the other client's turn has come, whatever the transactor would wait for.
-pub(crate) async fn a_lock_timeout_of_the_transactor_is_set_aside<DB: TestBackend>() {
+/// A client waits for a lock until the other client has moved, whatever the transactor's limit is.
+pub(crate) async fn a_lock_timeout_of_the_transactor_is_ignored<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let options = Options::new().lock_timeout(std::time::Duration::from_millis(1));
     let db = Pessimistic::default().on(&pool).options(options);

@@ -1,15 +1,16 @@
-//! A client that runs its programs by hand: which statement comes next, and what it makes of the answer.
+//! A client that sends the statements of its programs one by one, as the crate would.
 
-use crate::engine::{Engine, Told};
+use crate::engine::{Answer, Engine};
 use crate::program::{Line, Program, Scope};
 
-/// Where a client is in its program.
+/// The next statement of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
     Begin,
-    /// In front of the savepoint of a line, the line, or the end of its savepoint.
+    /// The savepoint around a line.
     Savepoint(usize),
     Line(usize),
+    /// The release or rollback of the savepoint around a line.
     ScopeEnd(usize, Scope),
     Commit,
     RollBack(End),
@@ -26,18 +27,21 @@ pub(crate) enum End {
 
 pub(crate) struct Client<'p> {
     programs: &'p [Program],
-    /// Which of them it is at.
+    /// The index of the current program.
     unit: usize,
     pub(crate) at: At,
     attempt: u32,
+    /// The values that the attempt has read.
     seen: Vec<i64>,
+    /// Whether a statement ended with a deadlock.
     pub(crate) deadlock: bool,
-    pub(crate) told: Vec<String>,
-    /// A statement is on its way.
+    /// The results of the programs.
+    pub(crate) results: Vec<String>,
+    /// A statement was sent and not yet answered.
     pub(crate) in_flight: bool,
-    /// SQLite: it was busy when so many transactions had ended.
+    /// SQLite: the database was busy when this number of transactions had ended.
     pub(crate) busy: Option<usize>,
-    /// SQLite: a statement has run, so that the transaction has a lock and does not wait for another one.
+    /// SQLite: a statement has run, so the transaction holds a lock and does not wait for another one.
     has_run: bool,
 }
 
@@ -50,7 +54,7 @@ impl<'p> Client<'p> {
             attempt: 1,
             seen: Vec::new(),
             deadlock: false,
-            told: Vec::new(),
+            results: Vec::new(),
             in_flight: false,
             busy: None,
             has_run: false,
@@ -84,37 +88,37 @@ impl<'p> Client<'p> {
         }
     }
 
-    /// Whether the statement that is on its way has to find a row.
+    /// Whether the current statement must find a row.
     fn expects_one(&self) -> bool {
         matches!(self.at, At::Line(line) if self.program().lines[line].statement.expects_one())
     }
 
-    /// Goes on with what it was told. Answers whether a transaction has ended.
-    pub(crate) fn hears(&mut self, told: &Told) -> bool {
+    /// Advances by the answer to the current statement. Returns whether a transaction has ended.
+    pub(crate) fn receive(&mut self, answer: &Answer) -> bool {
         self.in_flight = false;
         self.busy = None;
-        let failed = match told {
-            Told::Ok(None) if self.expects_one() => Some(End::Conflict),
-            Told::Ok(_) => None,
-            Told::Busy | Told::Conflict => Some(End::Conflict),
-            Told::Deadlock => {
+        let failed = match answer {
+            Answer::Ok(None) if self.expects_one() => Some(End::Conflict),
+            Answer::Ok(_) => None,
+            Answer::Busy | Answer::Conflict => Some(End::Conflict),
+            Answer::Deadlock => {
                 self.deadlock = true;
                 Some(End::Conflict)
             }
-            Told::Violation => Some(End::Violation),
+            Answer::Violation => Some(End::Violation),
         };
         if let Some(end) = failed {
             match (self.at, end) {
                 (At::Line(line), End::Violation) if self.program().lines[line].scope.is_some() => {
                     self.at = At::ScopeEnd(line, Scope::Undone);
                 }
-                // It has ended the transaction.
+                // A failed COMMIT has ended the transaction.
                 (At::Commit, End::Conflict) => {
-                    self.again();
+                    self.retry();
                     return true;
                 }
-                (At::RollBack(_) | At::Done, _) => panic!("a rollback failed: {told:?}"),
-                (At::Begin, End::Conflict) => self.again(),
+                (At::RollBack(_) | At::Done, _) => panic!("a rollback failed: {answer:?}"),
+                (At::Begin, End::Conflict) => self.retry(),
                 _ => self.at = At::RollBack(end),
             }
             return false;
@@ -130,7 +134,7 @@ impl<'p> Client<'p> {
             At::Line(line) => {
                 self.has_run = true;
                 let Line { statement, scope } = self.program().lines[line];
-                if let Told::Ok(Some(value)) = told
+                if let Answer::Ok(Some(value)) = answer
                     && statement.reads()
                 {
                     self.seen.push(*value);
@@ -138,17 +142,17 @@ impl<'p> Client<'p> {
                 self.at = scope.map_or_else(|| self.next_line(line + 1), |scope| At::ScopeEnd(line, scope));
             }
             At::ScopeEnd(line, _) => self.at = self.next_line(line + 1),
-            At::Commit => self.ends(format!("committed {:?}", self.seen)),
-            At::RollBack(End::ByItself) => self.ends(format!("rolled back {:?}", self.seen)),
-            At::RollBack(End::Violation) => self.ends(String::from("violation")),
-            At::RollBack(End::Conflict) => self.again(),
+            At::Commit => self.end_program(format!("committed {:?}", self.seen)),
+            At::RollBack(End::ByItself) => self.end_program(format!("rolled back {:?}", self.seen)),
+            At::RollBack(End::Violation) => self.end_program(String::from("violation")),
+            At::RollBack(End::Conflict) => self.retry(),
             At::Done => {}
         }
         ended
     }
 
-    fn ends(&mut self, told: String) {
-        self.told.push(told);
+    fn end_program(&mut self, result: String) {
+        self.results.push(result);
         if self.unit + 1 == self.programs.len() {
             self.at = At::Done;
         } else {
@@ -157,16 +161,16 @@ impl<'p> Client<'p> {
         }
     }
 
-    fn again(&mut self) {
+    fn retry(&mut self) {
         if self.attempt == self.program().attempts {
-            self.ends(String::from("used up"));
+            self.end_program(String::from("exhausted"));
         } else {
             self.attempt += 1;
             self.at = At::Begin;
         }
     }
 
-    /// Whether SQLite waits by itself for the lock that it did not get.
+    /// Whether SQLite's busy handler waits for the lock.
     pub(crate) fn waits_when_busy(&self) -> bool {
         !self.has_run || !matches!(self.at, At::Line(_))
     }

@@ -1,4 +1,4 @@
-//! What the two ways of running a pair need to know about a database.
+//! What differs between the databases.
 
 use atomically::{Begin, Isolation, Options};
 use sqlx::{Connection as _, Executor as _, Pool, Postgres, Row as _, Sqlite};
@@ -10,10 +10,10 @@ use crate::support::TestBackend;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Level {
     pub(crate) name: &'static str,
-    /// How it is opened by hand.
+    /// The statement that opens it on a plain connection.
     pub(crate) begin: &'static str,
     pub(crate) isolation: Isolation,
-    /// SQLite's.
+    /// SQLite: the lock that BEGIN acquires.
     pub(crate) lock: Option<Begin>,
 }
 
@@ -26,14 +26,14 @@ impl Level {
     }
 }
 
-/// What a plain connection was told.
+/// The answer to a statement on a plain connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// The first column of its row, where there is one.
+pub(crate) enum Answer {
+    /// The first column of the row, if there is one.
     Ok(Option<i64>),
-    /// SQLite: somebody has the lock.
+    /// SQLite: another connection holds the lock.
     Busy,
-    /// The transaction has failed and may be tried again.
+    /// The transaction has failed and may be retried.
     Conflict,
     Deadlock,
     Violation,
@@ -41,32 +41,32 @@ pub(crate) enum Told {
 
 pub(crate) trait Engine: TestBackend {
     const LEVELS: &'static [Level];
-    /// A lock on one row, where there are locks on rows.
+    /// The clause that locks rows; empty if there are no row locks.
     const FOR_UPDATE: &'static str;
 
-    /// Settings for connections to come.
+    /// Sets the server up for connections that are opened later.
     fn prepare(pool: &Pool<Self>) -> impl Future<Output = ()> + Send;
 
-    /// A connection that gives up at once where it would have to wait without a server that knows.
+    /// Opens a connection. On SQLite it does not wait for locks.
     fn connect(url: &str) -> impl Future<Output = Self::Connection> + Send;
 
-    /// What identifies the connection to its server.
+    /// The server's identifier of the session.
     fn session(connection: &mut Self::Connection) -> impl Future<Output = i64> + Send;
 
-    /// Whether the session waits for another one.
+    /// Whether the session is blocked by another one.
     fn is_blocked(watcher: &mut Self::Connection, session: i64) -> impl Future<Output = bool> + Send;
 
-    fn send(connection: &mut Self::Connection, sql: String) -> impl Future<Output = Told> + Send;
+    fn send(connection: &mut Self::Connection, sql: String) -> impl Future<Output = Answer> + Send;
 
-    /// Brings the tables back to where they began, in one round trip.
+    /// Resets the tables, in one round trip.
     fn reset(pool: &Pool<Self>) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// What is in the tables.
+    /// The content of the tables.
     fn content(pool: &Pool<Self>) -> impl Future<Output = String> + Send;
 }
 
-/// What is the same text for every database, and another type.
-macro_rules! whole_tables {
+/// The functions that differ between databases only in their types.
+macro_rules! table_functions {
     () => {
         async fn reset(pool: &Pool<Self>) -> sqlx::Result<()> {
             sqlx::raw_sql(RESET).execute(pool).await.map(drop)
@@ -95,8 +95,8 @@ impl Engine for Postgres {
     ];
     const FOR_UPDATE: &'static str = " FOR UPDATE";
 
-    /// Deadlocks are found early: which transaction is ended does not matter here. What SERIALIZABLE takes
-    /// for a conflict depends on the plan, which must not change while the tables fill with dead rows.
+    /// Deadlocks are detected early, because the victim does not matter here. The conflicts of SERIALIZABLE
+    /// depend on the query plan, which must not change while dead rows accumulate.
     async fn prepare(pool: &Pool<Self>) {
         let mut connection = pool.acquire().await.expect("a connection");
         for set in [
@@ -110,7 +110,7 @@ impl Engine for Postgres {
             );
             connection.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await.expect("a setting");
         }
-        connection.close().await.expect("the next one has them");
+        connection.close().await.expect("close the connection, which lacks the settings");
     }
 
     async fn connect(url: &str) -> Self::Connection {
@@ -121,7 +121,7 @@ impl Engine for Postgres {
         sqlx::query_scalar("SELECT pg_backend_pid()::bigint").fetch_one(connection).await.expect("a session")
     }
 
-    whole_tables!();
+    table_functions!();
 
     async fn is_blocked(watcher: &mut Self::Connection, session: i64) -> bool {
         sqlx::query_scalar("SELECT cardinality(pg_blocking_pids($1::int)) > 0")
@@ -131,14 +131,14 @@ impl Engine for Postgres {
             .expect("an answer")
     }
 
-    async fn send(connection: &mut Self::Connection, sql: String) -> Told {
+    async fn send(connection: &mut Self::Connection, sql: String) -> Answer {
         let row = connection.fetch_optional(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await;
         match row {
-            Ok(row) => Told::Ok(row.and_then(|row| row.try_get(0).ok())),
+            Ok(row) => Answer::Ok(row.and_then(|row| row.try_get(0).ok())),
             Err(error) => match error.as_database_error().and_then(|error| error.code()).as_deref() {
-                Some("40001") => Told::Conflict,
-                Some("40P01") => Told::Deadlock,
-                Some("23505") => Told::Violation,
+                Some("40001") => Answer::Conflict,
+                Some("40P01") => Answer::Deadlock,
+                Some("23505") => Answer::Violation,
                 _ => panic!("{error}"),
             },
         }
@@ -160,7 +160,7 @@ impl Engine for Sqlite {
     async fn connect(url: &str) -> Self::Connection {
         let mut connection = Self::Connection::connect(url).await.expect("connect");
         let settings = "PRAGMA busy_timeout = 0; PRAGMA synchronous = OFF";
-        connection.execute(sqlx::raw_sql(settings)).await.expect("no patience");
+        connection.execute(sqlx::raw_sql(settings)).await.expect("the settings");
         connection
     }
 
@@ -168,20 +168,20 @@ impl Engine for Sqlite {
         0
     }
 
-    whole_tables!();
+    table_functions!();
 
     async fn is_blocked(_: &mut Self::Connection, _: i64) -> bool {
         false
     }
 
-    async fn send(connection: &mut Self::Connection, sql: String) -> Told {
+    async fn send(connection: &mut Self::Connection, sql: String) -> Answer {
         let row = connection.fetch_optional(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await;
         match row {
-            Ok(row) => Told::Ok(row.and_then(|row| row.try_get(0).ok())),
+            Ok(row) => Answer::Ok(row.and_then(|row| row.try_get(0).ok())),
             Err(error) => match error.as_database_error().and_then(|error| error.code()).as_deref() {
-                Some("5") => Told::Busy,
-                Some("517") => Told::Conflict,
-                Some("1555" | "2067") => Told::Violation,
+                Some("5") => Answer::Busy,
+                Some("517") => Answer::Conflict,
+                Some("1555" | "2067") => Answer::Violation,
                 _ => panic!("{error}"),
             },
         }

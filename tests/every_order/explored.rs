@@ -1,4 +1,4 @@
-//! A pair, explored.
+//! Runs a pair in an exploration.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,10 +10,11 @@ use atomically::{Error, FailureKind, Isolation, PoolTransactor, Strategy, Transa
 use sqlx::Pool;
 
 use crate::Outcomes;
-use crate::by_hand::Ran;
+use crate::brute_force::Orders;
 use crate::engine::Engine;
 use crate::program::{Line, Pair, Program, Scope};
 
+/// A strategy without row locks or version checks.
 #[derive(Debug)]
 struct Unguarded(Isolation);
 
@@ -55,10 +56,12 @@ fn kind(ended: &Ended) -> Option<FailureKind> {
     }
 }
 
-/// What one attempt has read, and whether any attempt met a deadlock.
+/// The observations of a client.
 #[derive(Debug, Default)]
-struct Notes {
+struct Observed {
+    /// The values that the attempt has read.
     seen: Vec<i64>,
+    /// Whether any statement ended with a deadlock.
     deadlock: bool,
 }
 
@@ -66,7 +69,7 @@ async fn statement<E: Engine>(
     tx: &mut Tx<E>,
     line: Line,
     last: i64,
-    notes: &Mutex<Notes>,
+    observed: &Mutex<Observed>,
 ) -> Result<(), Ended> {
     let sql = E::sql(&line.statement.sql::<E>(last));
     let result = if line.statement.expects_one() {
@@ -79,28 +82,28 @@ async fn statement<E: Engine>(
     };
     match result {
         Ok(read) => {
-            notes.lock().expect("no panic").seen.extend(read);
+            observed.lock().expect("no panic").seen.extend(read);
             Ok(())
         }
         Err(error) => {
             let ended = Ended::from(error);
-            notes.lock().expect("no panic").deadlock |= kind(&ended) == Some(FailureKind::Deadlock);
+            observed.lock().expect("no panic").deadlock |= kind(&ended) == Some(FailureKind::Deadlock);
             Err(ended)
         }
     }
 }
 
-async fn run<E: Engine>(tx: &mut Tx<E>, program: &Program, notes: &Mutex<Notes>) -> Result<(), Ended> {
-    notes.lock().expect("no panic").seen.clear();
+async fn run<E: Engine>(tx: &mut Tx<E>, program: &Program, observed: &Mutex<Observed>) -> Result<(), Ended> {
+    observed.lock().expect("no panic").seen.clear();
     for &line in &program.lines {
-        let last = notes.lock().expect("no panic").seen.last().copied().unwrap_or(0);
+        let last = observed.lock().expect("no panic").seen.last().copied().unwrap_or(0);
         let Some(scope) = line.scope else {
-            statement(tx, line, last, notes).await?;
+            statement(tx, line, last, observed).await?;
             continue;
         };
         let result = tx
             .savepoint(async |tx: &mut Tx<E>| {
-                statement(tx, line, last, notes).await?;
+                statement(tx, line, last, observed).await?;
                 if scope == Scope::Undone { Err(Ended::ByItself) } else { Ok(()) }
             })
             .await;
@@ -112,52 +115,52 @@ async fn run<E: Engine>(tx: &mut Tx<E>, program: &Program, notes: &Mutex<Notes>)
     if program.rolls_back { Err(Ended::ByItself) } else { Ok(()) }
 }
 
-fn told(result: &Result<(), Ended>, notes: &Notes) -> String {
+fn describe(result: &Result<(), Ended>, observed: &Observed) -> String {
     let end = match result {
         Ok(()) => "committed",
         Err(Ended::ByItself) => "rolled back",
-        Err(Ended::Failed(error)) if error.is_exhausted() => return String::from("used up"),
+        Err(Ended::Failed(error)) if error.is_exhausted() => return String::from("exhausted"),
         Err(ended) if kind(ended) == Some(FailureKind::Constraint) => return String::from("violation"),
         Err(ended) => panic!("{ended}"),
     };
-    format!("{end} {:?}", notes.seen)
+    format!("{end} {:?}", observed.seen)
 }
 
-/// What can come of the pair, without what follows deadlocks. `None` if a schedule did not repeat itself
+/// The outcomes of all schedules of a pair, except for those with deadlocks. `None` if a schedule diverged
 /// because the server chose another victim of a deadlock.
-pub(crate) async fn outcomes<E: Engine>(pool: &Pool<E>, pair: &Pair) -> Option<Ran> {
-    let notes: [Arc<Mutex<Notes>>; 2] = Default::default();
+pub(crate) async fn outcomes<E: Engine>(pool: &Pool<E>, pair: &Pair) -> Option<Orders> {
+    let observed: [Arc<Mutex<Observed>>; 2] = Default::default();
     let ends: Arc<Mutex<[Vec<String>; 2]>> = Arc::default();
     let outcomes: Arc<Mutex<Outcomes>> = Arc::default();
     let deadlocks = Arc::new(AtomicBool::new(false));
-    let (reset, no_ends) = (notes.clone(), ends.clone());
+    let (reset, no_ends) = (observed.clone(), ends.clone());
     let db = PoolTransactor::new(Unguarded(Isolation::ReadCommitted), pool);
     let mut exploration = explore(pool).allow_deadlocks().max_schedules(100_000).set_up(move |pool| {
-        for notes in &reset {
-            *notes.lock().expect("no panic") = Notes::default();
+        for observed in &reset {
+            *observed.lock().expect("no panic") = Observed::default();
         }
         *no_ends.lock().expect("no panic") = Default::default();
         async move { E::reset(&pool).await }
     });
     for (client, programs) in pair.0.iter().enumerate() {
-        let (programs, own, ends) = (programs.clone(), notes[client].clone(), ends.clone());
+        let (programs, own, ends) = (programs.clone(), observed[client].clone(), ends.clone());
         exploration = exploration.client(["a", "b"][client], &db, move |db| {
             let (programs, own, ends) = (programs.clone(), own.clone(), ends.clone());
             async move {
                 for program in &programs {
                     let db = db.with(program.options());
                     let result = db.run(async |tx: &mut Tx<E>| run(tx, program, &own).await).await;
-                    let told = told(&result, &own.lock().expect("no panic"));
-                    ends.lock().expect("no panic")[client].push(told);
+                    let described = describe(&result, &own.lock().expect("no panic"));
+                    ends.lock().expect("no panic")[client].push(described);
                 }
                 Ok::<_, Error>(())
             }
         });
     }
-    let (found, met) = (outcomes.clone(), deadlocks.clone());
-    let exploration = exploration.invariant("an outcome", move |pool| {
-        let deadlock = notes.iter().any(|notes| notes.lock().expect("no panic").deadlock);
-        met.fetch_or(deadlock, Ordering::Relaxed);
+    let (found, had_deadlock) = (outcomes.clone(), deadlocks.clone());
+    let exploration = exploration.invariant("records the outcome", move |pool| {
+        let deadlock = observed.iter().any(|observed| observed.lock().expect("no panic").deadlock);
+        had_deadlock.fetch_or(deadlock, Ordering::Relaxed);
         let (ends, found) = (ends.lock().expect("no panic").clone(), found.clone());
         async move {
             let content = E::content(&pool).await;
@@ -173,5 +176,5 @@ pub(crate) async fn outcomes<E: Engine>(pool: &Pool<E>, pair: &Pair) -> Option<R
     }
     assert!(report.complete, "{pair}\n{report}");
     let outcomes = outcomes.lock().expect("no panic").clone();
-    Some(Ran { outcomes, orders: report.schedules })
+    Some(Orders { outcomes, orders: report.schedules })
 }

@@ -1,11 +1,11 @@
-//! Explorations checked against something simpler: small random programs are run by `explore`, and by hand in
-//! every order of their statements on plain connections. What can come of them must be the same.
+//! Compares explorations with brute force: random pairs of small programs are run by `explore`, and in every
+//! order of their statements on plain connections. The sets of outcomes must be equal.
 //!
-//! Two programs are a pair, and each pair has a seed. `EVERY_ORDER_SEED` runs one pair and shows it,
-//! `EVERY_ORDER_PAIRS` and `EVERY_ORDER_SECONDS` run more of them than the suite does, `EVERY_ORDER_FROM`
-//! others.
+//! Each pair is generated from a seed. `EVERY_ORDER_SEED` runs and prints a single pair. `EVERY_ORDER_PAIRS`
+//! and `EVERY_ORDER_SECONDS` set the number of pairs and the time limit, and `EVERY_ORDER_FROM` sets the
+//! first seed.
 
-mod by_hand;
+mod brute_force;
 mod client;
 mod engine;
 mod explored;
@@ -16,82 +16,83 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use by_hand::Skipped;
+use brute_force::Skipped;
 use engine::Engine;
 use program::Pair;
 
-/// What can come of a pair: what its clients were told, and what is in the tables.
+/// The possible outcomes of a pair: the results of its clients and the content of the tables.
 type Outcomes = BTreeSet<String>;
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name)
         .ok()
-        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {value:?}")))
 }
 
-/// As many pairs as are asked for, or as fit into the time.
-async fn outcomes_are_those_of_every_order<E: Engine>() {
+/// Compares as many pairs as requested, or as fit into the time limit.
+async fn explored_outcomes_are_those_of_every_order<E: Engine>() {
     let pool = E::pool(4).await;
     for sql in program::TABLES {
         E::pool_execute(&pool, E::sql(sql), &[]).await.expect("a table");
     }
     E::prepare(&pool).await;
     let one = variable("EVERY_ORDER_SEED");
-    let most = variable("EVERY_ORDER_PAIRS").unwrap_or(1000);
+    let max_pairs = variable("EVERY_ORDER_PAIRS").unwrap_or(1000);
     let seconds = variable("EVERY_ORDER_SECONDS").unwrap_or(30);
     let first = variable("EVERY_ORDER_FROM").unwrap_or(0);
     let seeds = one.map_or(first..u64::MAX, |seed| seed..seed + 1);
-    let (started, mut by_hand_took, mut pairs, mut orders, mut schedules, mut skipped, mut by_chance) =
-        (Instant::now(), Duration::ZERO, 0, 0, 0, 0, 0);
+    let (started, mut brute_force_took) = (Instant::now(), Duration::ZERO);
+    let (mut pairs, mut orders, mut schedules, mut too_large, mut by_chance) = (0, 0, 0, 0, 0);
     for seed in seeds {
-        if pairs == most || (one.is_none() && started.elapsed() > Duration::from_secs(seconds)) {
+        if pairs == max_pairs || (one.is_none() && started.elapsed() > Duration::from_secs(seconds)) {
             break;
         }
         let pair = Pair::random::<E>(seed);
         let began = Instant::now();
-        let by_hand = match by_hand::outcomes::<E>(&pool, &pair).await {
-            Ok(by_hand) => by_hand,
-            Err(why) => {
-                by_chance += usize::from(why == Skipped::ByChance);
-                skipped += usize::from(why == Skipped::TooMany);
+        let every_order = match brute_force::outcomes::<E>(&pool, &pair).await {
+            Ok(every_order) => every_order,
+            Err(reason) => {
+                by_chance += usize::from(reason == Skipped::ByChance);
+                too_large += usize::from(reason == Skipped::TooManyOrders);
                 continue;
             }
         };
-        by_hand_took += began.elapsed();
+        brute_force_took += began.elapsed();
         let Some(explored) = explored::outcomes::<E>(&pool, &pair).await else {
             by_chance += 1;
             continue;
         };
         assert!(
-            explored.outcomes == by_hand.outcomes,
-            "{}, seed {seed}: explored and by hand, there are different outcomes\n{pair}\nonly explored: {:#?}\nonly by \
-             hand: {:#?}\nrun it again with EVERY_ORDER_SEED={seed}",
+            explored.outcomes == every_order.outcomes,
+            "{}, seed {seed}: the outcomes differ\n{pair}\nonly explored: {:#?}\nonly by brute force: {:#?}\n\
+             run it again with EVERY_ORDER_SEED={seed}",
             E::NAME,
-            explored.outcomes.difference(&by_hand.outcomes).collect::<Vec<_>>(),
-            by_hand.outcomes.difference(&explored.outcomes).collect::<Vec<_>>(),
+            explored.outcomes.difference(&every_order.outcomes).collect::<Vec<_>>(),
+            every_order.outcomes.difference(&explored.outcomes).collect::<Vec<_>>(),
         );
         pairs += 1;
-        orders += by_hand.orders;
+        orders += every_order.orders;
         schedules += explored.orders;
         if one.is_some() {
-            println!("{pair}\n{:#?}", by_hand.outcomes);
+            println!("{pair}\n{:#?}", every_order.outcomes);
         }
     }
     println!(
-        "{}: {pairs} pairs from seed {first} on in {:?}, {schedules} schedules explored and {orders} orders by hand in {by_hand_took:?}; {skipped} \
-         pairs have too many, and {by_chance} depend on which deadlock the server ends",
+        "{}: {pairs} pairs from seed {first} in {:?}: {schedules} schedules explored, and {orders} orders \
+         by brute force in {brute_force_took:?}; skipped {too_large} pairs with too many orders, and \
+         {by_chance} whose deadlock victim varies",
         E::NAME,
         started.elapsed()
     );
-    assert!(pairs > 0, "there was no time for any pair");
+    assert!(pairs > 0, "no pair was compared within the time limit");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_outcomes_are_those_of_every_order() {
-    outcomes_are_those_of_every_order::<sqlx::Sqlite>().await;
+async fn sqlite_explored_outcomes_are_those_of_every_order() {
+    explored_outcomes_are_those_of_every_order::<sqlx::Sqlite>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_outcomes_are_those_of_every_order() {
-    outcomes_are_those_of_every_order::<sqlx::Postgres>().await;
+async fn postgres_explored_outcomes_are_those_of_every_order() {
+    explored_outcomes_are_those_of_every_order::<sqlx::Postgres>().await;
 }

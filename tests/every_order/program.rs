@@ -22,31 +22,32 @@ pub(crate) const CONTENT: &str =
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Statement {
     Read(&'static str, i64),
-    /// All rows, also those that are not there yet.
+    /// Reads all rows, including those that other clients insert.
     ReadAll(&'static str),
     ReadForUpdate(&'static str, i64),
-    /// In the database.
+    /// Adds a number in the database.
     Add(&'static str, i64, i64),
-    /// What was read last, and something.
+    /// Writes the value that was read last, plus a number.
     Write(&'static str, i64, i64),
-    /// Only if it is what was read last, or the program is run again.
+    /// The same, unless the value has changed since: then the program is retried.
     WriteIfUnchanged(&'static str, i64, i64),
     Insert(&'static str, i64, i64),
     Delete(&'static str, i64),
 }
 
+/// How the savepoint around a line ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// It is released, unless its statement fails.
     Kept,
-    /// It is undone.
+    /// It is rolled back.
     Undone,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line {
     pub(crate) statement: Statement,
-    /// In a savepoint of its own.
+    /// The savepoint around the statement, if there is one.
     pub(crate) scope: Option<Scope>,
 }
 
@@ -55,16 +56,16 @@ pub(crate) struct Program {
     pub(crate) level: Level,
     pub(crate) lines: Vec<Line>,
     pub(crate) attempts: u32,
-    /// It ends with an error of its own.
+    /// Whether it ends with its own error.
     pub(crate) rolls_back: bool,
 }
 
-/// What the two clients run, one program after the other.
+/// The programs of two clients. Each client runs its programs one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Pair(pub(crate) [Vec<Program>; 2]);
 
-/// How many orders of two programs without conflicts are tried at most.
-const MOST_ORDERS: u64 = 130;
+/// The maximum number of orders of a pair, not counting retries.
+const MAX_ORDERS: u64 = 130;
 
 impl Statement {
     fn random(random: &mut StdRng) -> Self {
@@ -83,12 +84,12 @@ impl Statement {
         }
     }
 
-    /// Whether it has to find a row.
+    /// Whether it must find a row.
     pub(crate) fn expects_one(&self) -> bool {
         matches!(self, Self::WriteIfUnchanged(..))
     }
 
-    /// Whether it answers a number.
+    /// Whether it returns a number.
     pub(crate) fn reads(&self) -> bool {
         matches!(self, Self::Read(..) | Self::ReadAll(..))
     }
@@ -121,8 +122,8 @@ impl Statement {
 }
 
 impl Program {
-    fn random<E: Engine>(random: &mut StdRng, most_lines: usize) -> Self {
-        let lines = (0..random.random_range(1..=most_lines)).map(|_| Line {
+    fn random<E: Engine>(random: &mut StdRng, max_lines: usize) -> Self {
+        let lines = (0..random.random_range(1..=max_lines)).map(|_| Line {
             statement: Statement::random(random),
             scope: match random.random_range(0..8) {
                 0 => Some(Scope::Kept),
@@ -148,17 +149,17 @@ impl Program {
 }
 
 impl Pair {
-    /// The pair of a seed.
+    /// Generates the pair of a seed.
     pub(crate) fn random<E: Engine>(seed: u64) -> Self {
         let random = &mut StdRng::seed_from_u64(seed);
         loop {
             let pair: [Vec<Program>; 2] = std::array::from_fn(|_| {
-                let (programs, most_lines) = if random.random_range(0..3) == 0 { (2, 1) } else { (1, 3) };
-                (0..programs).map(|_| Program::random::<E>(random, most_lines)).collect()
+                let (programs, max_lines) = if random.random_range(0..3) == 0 { (2, 1) } else { (1, 3) };
+                (0..programs).map(|_| Program::random::<E>(random, max_lines)).collect()
             });
             let [one, other] = pair.each_ref().map(|client| client.iter().map(Program::steps).sum::<u64>());
             let orders = (1..=other).fold(1, |orders, i| orders * (one + i) / i);
-            if orders <= MOST_ORDERS {
+            if orders <= MAX_ORDERS {
                 return Self(pair);
             }
         }

@@ -1,7 +1,7 @@
-//! The history checker on histories that need no database: written by hand, made by a simulated one, and
-//! looked at by another checker.
+//! Tests of the history checker without a database: histories written by hand, histories of simulated
+//! databases, and a comparison with another checker.
 
-mod opinion;
+mod other_checker;
 mod recorded;
 mod simulation;
 mod written;

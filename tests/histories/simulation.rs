@@ -1,4 +1,4 @@
-//! Histories of simulated databases: a right one is clean, a broken one is found out.
+//! Histories of simulated databases: correct ones have no anomalies, and broken ones are detected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,20 +11,20 @@ const SESSIONS: u32 = 5;
 const KEYS: i64 = 3;
 const SEEDS: u64 = 300;
 
-/// How the simulated database isolates.
+/// The isolation of the simulated database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Simulated {
     /// One transaction after another.
     Serial,
-    /// Everybody sees the state of when he began; who finds at the end that somebody else has written to what
-    /// he wrote to is rolled back.
+    /// Transactions read the state at their beginning. One that appended to a list that another transaction
+    /// has changed since is rolled back.
     Snapshot,
-    /// Everybody sees what is committed at the moment of looking. Who appends locks the list, and who finds
-    /// it locked is rolled back.
+    /// Transactions read the committed state at the time of the read. An append locks its list, and a
+    /// transaction that finds the list locked is rolled back.
     Committed,
-    /// The same without locks, and the list is written as it was read.
+    /// The same without locks, and an append writes back the list that was read.
     LostUpdates,
-    /// Everybody sees everything at once.
+    /// Transactions read uncommitted appends.
     Uncommitted,
 }
 
@@ -34,14 +34,16 @@ struct Open {
     session: u32,
     began: u64,
     snapshot: Lists,
-    /// The lists as this transaction reads and leaves them, and what it appended to them.
+    /// The lists as this transaction leaves them.
     written: Lists,
+    /// The values that it appended.
     appended: Lists,
     operations: Vec<Operation>,
+    /// The number of operations that are left.
     left: u32,
 }
 
-/// What a database of this kind did under a random load.
+/// The history of a random workload on the simulated database.
 pub(super) fn history(simulated: Simulated, seed: u64) -> History {
     let mut random = StdRng::seed_from_u64(seed);
     let (mut state, mut open, mut done) = (Lists::new(), Vec::<Open>::new(), Vec::new());
@@ -74,11 +76,11 @@ pub(super) fn history(simulated: Simulated, seed: u64) -> History {
             step(simulated, &mut state, transaction, key, append.then_some(value));
         } else {
             let transaction = open.swap_remove(index);
-            let wants = transaction.left == 0 && random.random_bool(0.9);
-            done.push(end(simulated, &mut state, transaction, wants, time));
+            let wants_commit = transaction.left == 0 && random.random_bool(0.9);
+            done.push(end(simulated, &mut state, transaction, wants_commit, time));
         }
     }
-    // Who has not ended will never.
+    // Transactions that are still open are rolled back.
     for transaction in open {
         done.push(end(simulated, &mut state, transaction, false, time));
     }
@@ -116,10 +118,10 @@ fn step(simulated: Simulated, state: &mut Lists, open: &mut Open, key: i64, appe
     open.written.insert(key, list);
 }
 
-fn end(simulated: Simulated, state: &mut Lists, open: Open, wants: bool, time: u64) -> Transaction {
+fn end(simulated: Simulated, state: &mut Lists, open: Open, wants_commit: bool, time: u64) -> Transaction {
     let overtaken = simulated == Simulated::Snapshot
         && open.appended.keys().any(|key| of(state, *key) != of(&open.snapshot, *key));
-    let commits = wants && !overtaken;
+    let commits = wants_commit && !overtaken;
     match simulated {
         Simulated::Uncommitted if !commits => {
             for (key, values) in &open.appended {
@@ -139,7 +141,7 @@ fn end(simulated: Simulated, state: &mut Lists, open: Open, wants: bool, time: u
     transaction.in_session(open.session).between(open.began, time)
 }
 
-/// Every kind that shows in one history or another, after checking that none shows which the level forbids.
+/// The kinds of anomalies in the histories of all seeds. Asserts that none of them is forbidden at the level.
 fn kinds(simulated: Simulated, level: Option<Isolation>, order: Order) -> BTreeSet<AnomalyKind> {
     let mut kinds = BTreeSet::new();
     for seed in 0..SEEDS {
@@ -153,18 +155,18 @@ fn kinds(simulated: Simulated, level: Option<Isolation>, order: Order) -> BTreeS
 }
 
 #[test]
-fn a_serial_database_is_clean() {
+fn a_serial_database_has_no_anomalies() {
     assert_eq!(kinds(Simulated::Serial, Some(Isolation::Serializable), Order::RealTime), BTreeSet::new());
 }
 
 #[test]
-fn snapshots_show_write_skew_and_nothing_else() {
+fn snapshot_isolation_shows_only_write_skew() {
     let kinds = kinds(Simulated::Snapshot, Some(Isolation::RepeatableRead), Order::RealTime);
     assert_eq!(kinds, BTreeSet::from([AnomalyKind::G2Item]));
 }
 
 #[test]
-fn read_committed_shows_what_it_may() {
+fn read_committed_shows_only_the_anomalies_that_it_allows() {
     let kinds = kinds(Simulated::Committed, Some(Isolation::ReadCommitted), Order::Data);
     let allowed =
         [AnomalyKind::LostUpdate, AnomalyKind::GSingle, AnomalyKind::GNonadjacent, AnomalyKind::G2Item];
@@ -172,14 +174,14 @@ fn read_committed_shows_what_it_may() {
 }
 
 #[test]
-fn lost_updates_are_found() {
+fn lost_updates_are_detected() {
     let kinds = kinds(Simulated::LostUpdates, None, Order::Data);
     assert!(kinds.contains(&AnomalyKind::LostUpdate), "{kinds:?}");
     assert!(kinds.contains(&AnomalyKind::IncompatibleOrder), "{kinds:?}");
 }
 
 #[test]
-fn read_uncommitted_shows_it_all() {
+fn read_uncommitted_shows_dirty_reads_and_writes() {
     let kinds = kinds(Simulated::Uncommitted, None, Order::Data);
     for kind in [
         AnomalyKind::DirtyWrite,

@@ -268,7 +268,7 @@ pub(crate) async fn handlers_that_complete_in_their_transaction_are_fenced<DB: Q
         Ok::<_, Error>(())
     };
     let found = check_fenced(queue, enqueue, careless, count).await.expect_err("it says that it was done");
-    assert!(matches!(found, NotFenced::NotTold { .. }), "{found}");
+    assert!(matches!(found, NotFenced::LossNotReported { .. }), "{found}");
 }
 
 /// A claim that was checked is no permission: by the time of the effect somebody else may have the job.
@@ -342,13 +342,13 @@ pub(crate) async fn handlers_that_do_not_do_their_job_are_not_checked<DB: QueueT
     let count = || async { Ok::<_, Error>(effects(pool).await) };
     let fails = |_: Claim<DB>| async { Err::<(), _>("a typo") };
     let found = check_fenced(queue, enqueue, fails, count).await.expect_err("it never works");
-    assert!(matches!(found, NotFenced::Unchecked(_)), "{found}");
+    assert!(matches!(found, NotFenced::CheckFailed(_)), "{found}");
     lapse(pool).await;
     claim_one(queue).await.complete().await.expect("cleared away");
 
     let forgets = |claim: Claim<DB>| async move { db.run(async |tx| write_ledger(tx, &claim).await).await };
     let found = check_fenced(queue, enqueue, forgets, count).await.expect_err("the job is still there");
-    assert!(matches!(found, NotFenced::Unchecked(_)), "{found}");
+    assert!(matches!(found, NotFenced::CheckFailed(_)), "{found}");
 
     let small = DB::pool(1).await;
     let lone = Queue::new("lone", &small.pool).expect("a name");

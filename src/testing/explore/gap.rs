@@ -1,48 +1,49 @@
-//! What an exploration did not explore.
+//! What an exploration left out.
 
 use std::fmt;
 
-/// Which gaps the author of the test has asked for.
+/// Which gaps the test accepts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Accepted {
     pub(super) schedules: bool,
     pub(super) unseen: bool,
 }
 
-/// What an exploration did not explore.
+/// A set of schedules that an exploration left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Gap {
-    /// There are more schedules than [were to be run](super::Explore::max_schedules).
+    /// There are more schedules than [`max_schedules`](super::Explore::max_schedules).
     Schedules {
-        /// How many were run.
+        /// The number of schedules that were run.
         limit: usize,
     },
-    /// There are schedules with more [preemptions](super::Explore::max_preemptions) than were asked for.
+    /// There are schedules with more preemptions than
+    /// [`max_preemptions`](super::Explore::max_preemptions).
     Preemptions {
-        /// How many were asked for.
+        /// The limit.
         limit: usize,
     },
-    /// Several statements, or what may be several, ran as one step. See
+    /// A client sent several statements, or what may be several, as one step. See
     /// [`allow_unseen_statements`](super::Explore::allow_unseen_statements).
     Unseen {
-        /// The client.
+        /// The name of the client.
         client: String,
-        /// The text, or the method that leads past the exploration.
+        /// The SQL text, or the method that bypasses the exploration.
         what: String,
     },
-    /// Schedules [diverged](super::Problem::Diverged), so what lies behind them is not known.
+    /// Schedules [diverged](super::Problem::Diverged), so the schedules behind them could not be explored.
     Diverged {
-        /// How many.
+        /// The number of schedules that diverged.
         schedules: usize,
     },
 }
 
 impl Accepted {
-    /// Preemptions are only limited where a test asks for it.
     pub(super) const fn accepts(self, gap: &Gap) -> bool {
         match gap {
             Gap::Schedules { .. } => self.schedules,
+            // Preemptions are only limited on request.
             Gap::Preemptions { .. } => true,
             Gap::Unseen { .. } => self.unseen,
             Gap::Diverged { .. } => false,
@@ -51,16 +52,16 @@ impl Accepted {
 }
 
 impl Gap {
-    /// What to do about it.
+    /// The gap, and how to close it.
     pub(super) fn advice(&self) -> String {
         match self {
             Self::Schedules { limit } => format!(
-                "there are more than {limit} schedules; explore less, bound the preemptions with `max_preemptions`, or \
-                 set `max_schedules` yourself"
+                "there are more than {limit} schedules; explore fewer steps, limit the preemptions with \
+                 `max_preemptions`, or set `max_schedules` yourself"
             ),
             Self::Preemptions { .. } | Self::Diverged { .. } => self.to_string(),
             Self::Unseen { .. } => format!(
-                "{self}; send the statements one by one, or agree to it with `allow_unseen_statements`"
+                "{self}; send the statements one by one, or accept the gap with `allow_unseen_statements`"
             ),
         }
     }
@@ -74,10 +75,10 @@ impl fmt::Display for Gap {
                 write!(f, "schedules with more than {limit} preemptions were left out")
             }
             Self::Unseen { client, what } => {
-                write!(f, "what others do in the middle of {what} of {client} was not explored")
+                write!(f, "steps of other clients in the middle of {what} of {client} were not explored")
             }
             Self::Diverged { schedules } => {
-                write!(f, "{schedules} did not repeat what their beginning had done before")
+                write!(f, "{schedules} schedules diverged from an earlier one that began with the same steps")
             }
         }
     }

@@ -1,29 +1,29 @@
-//! A schedule as swim lanes.
+//! Displays a schedule as swim lanes.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use crate::failure::FailureKind;
 use crate::intercept::{StatementAnswer, Step, StepKind};
-use crate::testing::shown::with_arguments;
+use crate::testing::bound_sql::with_arguments;
 
-use super::log::{Entry, Log, Sent, Waited};
+use super::log::{Entry, ScheduleLog, Sent, Waited};
 
-/// How wide all lanes together are.
-const WIDTH: usize = 116;
-/// What a lane has at least, however many there are.
-const NARROWEST: usize = 24;
+/// The width of all lanes together, in characters.
+const TOTAL_WIDTH: usize = 116;
+/// The minimum width of a lane, in characters.
+const MIN_WIDTH: usize = 24;
 
-/// What the clients did, a column for each and a row for each step.
+/// Displays the steps of a schedule: a column for each client, a row for each step.
 #[derive(Debug, Clone)]
 pub(super) struct Lanes {
     pub(super) clients: Vec<String>,
-    pub(super) log: Log,
+    pub(super) log: ScheduleLog,
 }
 
 impl fmt::Display for Lanes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = (WIDTH / self.clients.len().max(1)).saturating_sub(3).max(NARROWEST);
+        let width = (TOTAL_WIDTH / self.clients.len().max(1)).saturating_sub(3).max(MIN_WIDTH);
         let lane = |client: usize, lines: &[String], number: &str, f: &mut fmt::Formatter<'_>| {
             for (i, line) in lines.iter().enumerate() {
                 let cells =
@@ -46,17 +46,17 @@ impl fmt::Display for Lanes {
             match entry {
                 Entry::Sent(sent) => {
                     number += 1;
-                    let mut lines = wrapped(&text_of(&sent.step), width, 0);
+                    let mut lines = wrapped(&step_text(&sent.step), width, 0);
                     match (&sent.waited, &sent.answer) {
-                        (Some(waited), _) => lines.extend(wrapped(&self.wait(waited), width, 2)),
-                        (None, Some(answer)) => lines.extend(told(&sent.step, answer, width)),
+                        (Some(waited), _) => lines.extend(wrapped(&self.wait_text(waited), width, 2)),
+                        (None, Some(answer)) => lines.extend(answer_lines(&sent.step, answer, width)),
                         (None, None) => {}
                     }
                     lane(sent.client, &lines, &number.to_string(), f)?;
                 }
-                Entry::GotOn(step) => {
+                Entry::Unblocked(step) => {
                     if let Some(Entry::Sent(sent)) = self.log.0.get(*step) {
-                        lane(sent.client, &self.got_on(sent, width), "", f)?;
+                        lane(sent.client, &self.unblocked_lines(sent, width), "", f)?;
                     }
                 }
             }
@@ -66,7 +66,7 @@ impl fmt::Display for Lanes {
 }
 
 impl Lanes {
-    fn wait(&self, waited: &Waited) -> String {
+    fn wait_text(&self, waited: &Waited) -> String {
         let names: Vec<&str> =
             waited.blocked_by.iter().map(|client| self.clients[*client].as_str()).collect();
         match names.as_slice() {
@@ -75,14 +75,14 @@ impl Lanes {
         }
     }
 
-    fn got_on(&self, sent: &Sent, width: usize) -> Vec<String> {
-        let mut lines = wrapped(&format!("… {}", first_word(&text_of(&sent.step))), width, 0);
+    fn unblocked_lines(&self, sent: &Sent, width: usize) -> Vec<String> {
+        let mut lines = wrapped(&format!("… {}", first_word(&step_text(&sent.step))), width, 0);
         if let Some(answer) = &sent.answer {
-            let told = told(&sent.step, answer, width);
-            if told.is_empty() {
+            let answer = answer_lines(&sent.step, answer, width);
+            if answer.is_empty() {
                 lines[0].push_str(" goes on");
             }
-            lines.extend(told);
+            lines.extend(answer);
         }
         lines
     }
@@ -92,9 +92,9 @@ fn first_word(text: &str) -> String {
     text.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
-/// What a step was answered, as far as that is worth a line.
-fn told(step: &Step, answer: &StatementAnswer, width: usize) -> Vec<String> {
-    let mut told = Vec::new();
+/// The failure or the rows that a step was answered with.
+fn answer_lines(step: &Step, answer: &StatementAnswer, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
     if let Some(failure) = &answer.failure {
         let what = match failure.kind() {
             FailureKind::Other => failure.to_string(),
@@ -103,31 +103,34 @@ fn told(step: &Step, answer: &StatementAnswer, width: usize) -> Vec<String> {
                 None => kind.to_string(),
             },
         };
-        told.push(format!("✗ {what}"));
+        lines.push(format!("✗ {what}"));
     } else if step.kind == StepKind::Statement {
-        told.extend(answer.rows.iter().map(|row| format!("→ {row}")));
+        lines.extend(answer.rows.iter().map(|row| format!("→ {row}")));
         let more = answer.rows_read - answer.rows.len();
         match answer.rows_affected {
-            _ if more > 0 && !answer.rows.is_empty() => told.push(format!("→ and {more} more")),
-            _ if more > 0 => told.push(format!("→ {}", rows(more as u64))),
-            Some(written) if answer.rows_read == 0 => told.push(format!("→ {} written", rows(written))),
-            None if answer.rows_read == 0 => told.push(String::from("→ no rows")),
+            _ if more > 0 && !answer.rows.is_empty() => lines.push(format!("→ and {more} more")),
+            _ if more > 0 => lines.push(format!("→ {}", count_rows(more as u64))),
+            Some(written) if answer.rows_read == 0 => {
+                lines.push(format!("→ {} written", count_rows(written)))
+            }
+            None if answer.rows_read == 0 => lines.push(String::from("→ no rows")),
             _ => {}
         }
     }
-    told.iter().flat_map(|line| wrapped(line, width, 2)).collect()
+    lines.iter().flat_map(|line| wrapped(line, width, 2)).collect()
 }
 
-fn rows(number: u64) -> String {
+fn count_rows(number: u64) -> String {
     if number == 1 { String::from("1 row") } else { format!("{number} rows") }
 }
 
-/// The text of a step, without what this crate adds to it for itself.
-fn text_of(step: &Step) -> String {
-    const KEPT: [&str; 5] = ["BEGIN", "START ", "SET TRANSACTION ", "COMMIT", "ROLLBACK"];
+/// The text of a step, without the settings that this crate sends with it.
+fn step_text(step: &Step) -> String {
+    const SHOWN: [&str; 5] = ["BEGIN", "START ", "SET TRANSACTION ", "COMMIT", "ROLLBACK"];
     match step.kind {
         StepKind::Begin | StepKind::Commit | StepKind::Rollback => {
-            let statements = step.sql.split("; ").filter(|sql| KEPT.iter().any(|kept| sql.starts_with(kept)));
+            let statements =
+                step.sql.split("; ").filter(|sql| SHOWN.iter().any(|shown| sql.starts_with(shown)));
             let sql = statements.collect::<Vec<_>>().join("; ");
             match (step.kind, step.attempt) {
                 (StepKind::Begin, 2..) => format!("{sql} (attempt {})", step.attempt),
@@ -145,8 +148,7 @@ fn text_of(step: &Step) -> String {
     }
 }
 
-/// The text in lines of at most so many characters, all of them indented by so many, and all but the first by
-/// two more.
+/// Wraps the text at `width` characters. The first line is indented by `indent`, the others by two more.
 fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
     let (first, others) = (" ".repeat(indent), " ".repeat(indent + 2));
     let options = textwrap::Options::new(width).initial_indent(&first).subsequent_indent(&others);

@@ -1,20 +1,20 @@
-//! What happened in a schedule, in order.
+//! The steps of one schedule and their answers, in order.
 
 use std::collections::HashMap;
 
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{StatementAnswer, Step, StepKind, TransactionToken};
 
-/// What happened, in order.
+/// The steps of one schedule and their answers, in order.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Log(pub(super) Vec<Entry>);
+pub(super) struct ScheduleLog(pub(super) Vec<Entry>);
 
 #[derive(Debug, Clone)]
 pub(super) enum Entry {
-    /// A client took a step.
+    /// A client sent a step.
     Sent(Box<Sent>),
-    /// A step that had been waiting was answered: the number of its entry.
-    GotOn(usize),
+    /// A step that had been waiting was answered: the index of its [`Entry::Sent`].
+    Unblocked(usize),
 }
 
 #[derive(Debug, Clone)]
@@ -28,18 +28,18 @@ pub(super) struct Sent {
 /// What a step waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Waited {
-    /// Other clients, as far as the server says.
+    /// The clients that blocked it, as far as the server names them.
     pub(super) blocked_by: Vec<usize>,
-    /// The lock, in the server's words.
+    /// The lock, as the server describes it.
     pub(super) lock: String,
 }
 
-impl Log {
+impl ScheduleLog {
     /// The steps that were sent, in order.
     pub(super) fn sent(&self) -> impl DoubleEndedIterator<Item = &Sent> {
         self.0.iter().filter_map(|entry| match entry {
             Entry::Sent(sent) => Some(&**sent),
-            Entry::GotOn(_) => None,
+            Entry::Unblocked(_) => None,
         })
     }
 
@@ -50,11 +50,11 @@ impl Log {
     pub(super) fn last_of_mut(&mut self, client: usize) -> Option<(usize, &mut Sent)> {
         self.0.iter_mut().enumerate().rev().find_map(|(i, entry)| match entry {
             Entry::Sent(sent) if sent.client == client => Some((i, &mut **sent)),
-            Entry::Sent(_) | Entry::GotOn(_) => None,
+            Entry::Sent(_) | Entry::Unblocked(_) => None,
         })
     }
 
-    /// Which client was last seen in which session.
+    /// The client that used each session last.
     pub(super) fn sessions(&self) -> HashMap<i64, usize> {
         self.sent().filter_map(|sent| Some((sent.step.session?, sent.client))).collect()
     }

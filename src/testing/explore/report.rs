@@ -1,45 +1,46 @@
-//! What an exploration found.
+//! The result of an exploration.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::gap::{Accepted, Gap};
 use super::lanes::Lanes;
-use super::schedule::{BadSchedule, Schedule, letter};
+use super::schedule::{ParseScheduleError, Schedule, letter};
 
-/// What came of an exploration: how much was explored, and each schedule that went wrong.
+/// The result of an exploration: how much was explored, and each schedule that went wrong.
 ///
-/// Its `Display` is what [`assert_passes`](Self::assert_passes) panics with.
+/// Its `Display` is the message that [`assert_passes`](Self::assert_passes) panics with.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Report {
-    /// How many schedules were run.
+    /// The number of schedules that were run.
     pub schedules: usize,
-    /// Whether these were all that there are. What "all" means is told in the [guide](crate::guide::testing).
+    /// Whether all schedules were run. The [guide](crate::guide::testing) defines "all".
     pub complete: bool,
-    /// Up to how many preemptions all schedules were run; `None` when not even those without. Where all
-    /// schedules were run, the most that one of them has.
+    /// All schedules with up to this many preemptions were run; `None` if not even those without any.
+    ///
+    /// If the report is complete, this is the highest number of preemptions in any schedule.
     pub preemptions: Option<usize>,
-    /// How often a schedule, begun like an earlier one, did not go on like it. Each is a
-    /// [finding](Problem::Diverged).
+    /// The number of schedules that began with the same steps as an earlier one and then went differently.
+    /// Each is [a counterexample](Problem::Diverged).
     pub diverged: usize,
-    /// How long it took.
+    /// The duration of the exploration.
     pub elapsed: Duration,
     /// The schedules that went wrong, those with the fewest preemptions first.
-    pub findings: Vec<Counterexample>,
-    /// What was not explored; empty if the exploration is complete.
+    pub counterexamples: Vec<Counterexample>,
+    /// The schedules that were left out; empty if the exploration is complete.
     pub gaps: Vec<Gap>,
-    /// Clients with units that were run again and have more than five attempts. Schedules in which such a
-    /// unit uses all of them up, while the others hardly move, are not among those that were run.
+    /// The clients whose units were retried and have more than five attempts. For such a unit, the schedules
+    /// that use up all its attempts while the other clients hardly move were not run.
     pub retrying: Vec<String>,
     pub(super) accepted: Accepted,
     pub(super) replayed: bool,
 }
 
-/// A schedule that went wrong.
+/// A schedule that went wrong, with everything that it did.
 ///
-/// Its `Display` shows it as swim lanes: a column for each client, a row for each step, and what was expected
-/// and found.
+/// Its `Display` shows swim lanes (a column for each client, a row for each step), followed by the problems
+/// and the call that replays the schedule.
 #[derive(Debug, Clone)]
 pub struct Counterexample {
     pub(super) schedule: Schedule,
@@ -51,127 +52,135 @@ pub struct Counterexample {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
-    /// An invariant does not hold.
+    /// An invariant does not hold at the end.
     Invariant {
-        /// Its name.
+        /// The name of the invariant.
         name: String,
-        /// What was to be found.
+        /// The expected state.
         expected: String,
-        /// What was found.
+        /// The actual state.
         found: String,
     },
-    /// Clients waited for each other, and one of them was made to give up.
+    /// Clients waited for each other, and the database ended the transaction of one of them.
     Deadlock,
     /// A client ended with an error.
     Failed {
-        /// Its name.
+        /// The name of the client.
         client: String,
         /// Its error.
         error: String,
     },
-    /// A client waited for something that is no lock held by another client, for longer than the limit.
+    /// A client waited too long for something other than a lock that another client holds.
     Stuck {
-        /// [`Explore::patience`](super::Explore::patience).
+        /// The limit: [`Explore::patience`](super::Explore::patience).
         limit: Duration,
     },
-    /// There was no end after this many steps.
+    /// The schedule did not end within the limit.
     Endless {
-        /// [`Explore::max_steps`](super::Explore::max_steps).
+        /// The limit: [`Explore::max_steps`](super::Explore::max_steps).
         steps: usize,
     },
-    /// A schedule began like an earlier one and did not go on like it, so what was to be explored behind it
-    /// could not be. Something besides the schedule decides what happens: a cache in the process, a table
-    /// that the set-up does not bring back to where it began, chance, or another user of the database.
+    /// A schedule began with the same steps as an earlier one and then went differently, so the schedules
+    /// behind it could not be explored.
+    ///
+    /// Something other than the schedule affects the clients: a cache in the process, a table that the set-up
+    /// does not reset, randomness, or another user of the database.
     Diverged {
-        /// In front of which step, counted from 1.
+        /// The step, counted from 1, before which the schedules differ.
         step: usize,
-        /// Which client, counted from 0, did otherwise.
+        /// The client, counted from 0, that went differently.
         client: usize,
-        /// Where it stood in the earlier schedule.
+        /// The state of the client in the earlier schedule.
         expected: String,
-        /// Where it stands in this one.
+        /// The state of the client in this schedule.
         found: String,
     },
-    /// The schedule to be replayed asks for a step that is not possible.
-    DoesNotFit {
-        /// Which step, counted from 1.
+    /// The replayed schedule contains a step that its client cannot take.
+    Infeasible {
+        /// The step, counted from 1.
         step: usize,
-        /// Which client, counted from 0, cannot take it.
+        /// The client, counted from 0.
         client: usize,
     },
 }
 
-/// Why nothing could be explored.
+/// The error of an exploration that could not start or continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Unexplored {
-    /// There are no clients, or too many for letters to name them.
-    #[error("an exploration takes 1 to 26 clients, not {0}")]
-    Clients(usize),
-    /// All clients are held in their transactions at the same time, and the server is asked who waits.
+pub enum ExploreError {
+    /// There are no clients, or more than there are letters to name them.
+    #[error("an exploration needs 1 to 26 clients, not {0}")]
+    ClientCount(usize),
+    /// The pool has too few connections: every client may hold one, and the explorer needs one to query lock
+    /// waits.
     #[error(
-        "the pool has {has} connections, and this exploration needs {needs}: one for each client, and one to watch"
+        "the pool allows {has} connections, but this exploration needs {needs}: one for each client, and one \
+         to query lock waits where the database reports them; raise `max_connections`"
     )]
     TooFewConnections {
         /// `max_connections` of the pool.
         has: u32,
-        /// How many it takes.
+        /// The number of connections that the exploration needs.
         needs: u32,
     },
-    /// The set-up failed.
+    /// The set-up function failed, or exceeded [`Explore::patience`](super::Explore::patience).
     #[error("the set-up failed: {0}")]
     SetUp(String),
-    /// No connection for asking the server who waits.
-    #[error("the server cannot be asked who waits for locks: {0}")]
+    /// The lock waits could not be queried.
+    #[error("could not query the server's lock waits: {0}")]
     LockWaits(#[source] sqlx::Error),
-    /// A client began a transaction while an earlier one of its own was still open.
+    /// A client began a transaction while another one of its own was open.
     #[error(
-        "{client} runs two units at the same time, and a client of an exploration takes one step after the other: give \
-         each unit a client of its own"
+        "{client} runs two units at the same time, but a client of an exploration takes one step at a time; \
+         add a client for each unit"
     )]
-    SideBySide {
-        /// Its name.
+    ConcurrentUnits {
+        /// The name of the client.
         client: String,
     },
-    /// The schedule to be replayed is none.
+    /// The schedule to replay is not valid.
     #[error(transparent)]
-    Schedule(#[from] BadSchedule),
+    Schedule(#[from] ParseScheduleError),
 }
 
 impl Report {
-    /// Whether no schedule went wrong, of those that were run.
+    /// Whether none of the schedules that were run went wrong.
     #[must_use]
     pub fn passes(&self) -> bool {
-        self.findings.is_empty()
+        self.counterexamples.is_empty()
     }
 
-    /// Asserts that no schedule went wrong, and that none was left out but by a limit that the test has set
-    /// itself.
+    /// Asserts that no schedule went wrong and that no schedule was left out, except by limits that the test
+    /// itself has set.
     ///
     /// # Panics
     ///
-    /// - When a schedule went wrong, with its swim lanes.
-    /// - When there was nothing to interleave, unless it was a [replay](super::Explore::replay).
-    /// - When something was not explored (see [`gaps`](Self::gaps)) that the test has not agreed to:
+    /// - If a schedule went wrong, with its swim lanes.
+    /// - If there was only one schedule, unless it was a [replay](super::Explore::replay).
+    /// - If there is a [gap](Self::gaps) that the test has not accepted:
     ///   [`max_preemptions`](super::Explore::max_preemptions) and
-    ///   [`max_schedules`](super::Explore::max_schedules) agree to their limit, and
-    ///   [`allow_unseen_statements`](super::Explore::allow_unseen_statements) to steps of several statements.
+    ///   [`max_schedules`](super::Explore::max_schedules) accept their own limit, and
+    ///   [`allow_unseen_statements`](super::Explore::allow_unseen_statements) accepts steps of several
+    ///   statements.
     #[track_caller]
     pub fn assert_passes(&self) {
         assert!(self.passes(), "{self}");
         if self.replayed {
             return;
         }
-        assert!(self.schedules > 1, "one schedule is no exploration: there was nothing to interleave");
+        assert!(
+            self.schedules > 1,
+            "there was only one schedule, so nothing was interleaved; add a client with steps of its own"
+        );
         let gap = self.gaps.iter().find(|gap| !self.accepted.accepts(gap));
         let advice = gap.map(Gap::advice).unwrap_or_default();
-        assert!(gap.is_none(), "not everything was explored: {advice}\n\n{self}");
+        assert!(gap.is_none(), "the exploration is not complete: {advice}\n\n{self}");
     }
 
-    /// The finding that is read most easily: the first one.
+    /// The first counterexample, which has the fewest preemptions and is the easiest to read.
     #[must_use]
     pub fn first(&self) -> Option<&Counterexample> {
-        self.findings.first()
+        self.counterexamples.first()
     }
 }
 
@@ -182,7 +191,7 @@ impl Counterexample {
         &self.schedule
     }
 
-    /// What went wrong, at least one thing.
+    /// The problems, at least one.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -191,17 +200,13 @@ impl Counterexample {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { schedules, findings, .. } = self;
-        match findings.as_slice() {
+        let Self { schedules, counterexamples, .. } = self;
+        match counterexamples.as_slice() {
             [] if self.replayed => write!(f, "the schedule passed")?,
-            [] => write!(f, "all of {schedules} schedules passed")?,
+            [] => write!(f, "all {schedules} schedules passed")?,
             [first, ..] => {
-                writeln!(
-                    f,
-                    "{} of {schedules} schedules went wrong, this one among them:\n",
-                    findings.len()
-                )?;
-                writeln!(f, "{first}")?;
+                let wrong = counterexamples.len();
+                writeln!(f, "{wrong} of {schedules} schedules went wrong; the first of them:\n\n{first}")?;
             }
         }
         if self.replayed {
@@ -209,7 +214,7 @@ impl fmt::Display for Report {
         }
         match (self.gaps.is_empty(), self.preemptions) {
             (true, _) => write!(f, "; there are no others")?,
-            (false, Some(most)) => write!(f, "; these are all with up to {most} preemptions")?,
+            (false, Some(max)) => write!(f, "; these are all schedules with up to {max} preemptions")?,
             (false, None) => {}
         }
         if let [names @ .., last] = self.retrying.as_slice() {
@@ -239,28 +244,23 @@ impl fmt::Display for Problem {
             Self::Invariant { name, expected, found } => {
                 write!(f, "{name}: expected {expected}, found {found}")
             }
-            Self::Deadlock => {
-                f.write_str("deadlock: clients waited for each other, and one was made to give up")
-            }
+            Self::Deadlock => f.write_str(
+                "deadlock: clients waited for each other, and the database ended the transaction of one",
+            ),
             Self::Failed { client, error } => write!(f, "{client} failed: {error}"),
             Self::Stuck { limit } => {
-                write!(
-                    f,
-                    "stuck: after {limit:?} a client still waits for something that no other client holds"
-                )
+                write!(f, "stuck: after {limit:?} a client still waits, and not for a lock of another client")
             }
             Self::Endless { steps } => write!(f, "endless: not done after {steps} steps"),
-            Self::Diverged { step, client, expected, found } => {
-                write!(
-                    f,
-                    "diverged: in front of step {step}, {} {found}; in a schedule that began alike, it {expected}. \
-                     Something besides the schedule decides what happens: a cache in the process, a table that the \
-                     set-up does not bring back, chance, or another user of the database",
-                    letter(*client)
-                )
-            }
-            Self::DoesNotFit { step, client } => {
-                write!(f, "the schedule does not fit: {} cannot take step {step}", letter(*client))
+            Self::Diverged { step, client, expected, found } => write!(
+                f,
+                "diverged: before step {step}, {} {found}; in a schedule that began with the same steps, it \
+                 {expected}. Something other than the schedule affects the clients: a cache in the process, \
+                 a table that the set-up does not reset, randomness, or another user of the database",
+                letter(*client)
+            ),
+            Self::Infeasible { step, client } => {
+                write!(f, "infeasible: client {} cannot take step {step} of the schedule", letter(*client))
             }
         }
     }

@@ -1,291 +1,258 @@
-//! One schedule, from its first step to its last.
+//! Runs one schedule after another.
 
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_core::future::BoxFuture;
-use tokio::time::{Instant, sleep};
+use sqlx::pool::PoolConnection;
+use tokio::time::{Instant, timeout};
 
-use crate::backend::{Backend, LockWait};
+use crate::backend::Backend;
+use crate::backoff::Backoff;
+use crate::intercept::Step;
+use crate::transactor::Options;
 
-use super::report::{Problem, Unexplored};
-use super::stage::Stage;
+use super::driver::{Choice, ScheduleDriver, ScheduleResult, ScheduleScript};
+use super::gap::Accepted;
+use super::lanes::Lanes;
+use super::log::ScheduleLog;
+use super::schedule::MAX_CLIENTS;
+use super::search::{Prefix, Search};
+use super::several::quote_several;
+use super::stage::{Seat, Stage};
+use super::view::MAX_EXPLORED_ATTEMPTS;
+use super::{Counterexample, Explore, ExploreError, Gap, Problem, Report, Schedule, Violation};
 
-/// How long a step may go unanswered before the server is asked whether it waits for a lock.
-const USUAL: Duration = Duration::from_millis(1);
+/// How often a schedule that diverged is run again: on a busy machine, a server may once choose another
+/// victim of a deadlock.
+const MAX_RERUNS: usize = 8;
 
-/// What a client ended with.
-pub(super) type End = Result<(), String>;
+/// Longer than any schedule takes.
+const UNLIMITED: Duration = Duration::from_secs(60 * 60);
 
-/// A decision: who could have taken the next step, and who did.
-#[derive(Debug)]
-pub(super) struct Choice {
-    pub(super) ready: Vec<usize>,
-    pub(super) chosen: usize,
-    /// The client whose turn it was, when taking it away was a preemption.
-    pub(super) interrupted: Option<usize>,
-    /// Those who would begin again without having let each other client move first: as much against the usual
-    /// order of things as a preemption.
-    pub(super) hasty: Vec<usize>,
-    /// Where the clients stood.
-    pub(super) view: Vec<String>,
-    /// What it had come to.
-    pub(super) progress: u64,
-}
+const DEFAULT_MAX_SCHEDULES: usize = 1000;
 
-/// What came of one schedule.
-#[derive(Debug, Default)]
-pub(super) struct Ran {
-    pub(super) choices: Vec<Choice>,
-    pub(super) ends: Vec<Option<End>>,
-    /// Nobody could go on, and it was not for a server to see.
-    pub(super) deadlocked: bool,
-    /// What kept it from its end.
-    pub(super) problem: Option<Problem>,
-    /// A client ran two units at the same time.
-    pub(super) side_by_side: Option<usize>,
-}
-
-impl Ran {
-    /// Whether the schedule that was to be followed was possible, and went as it had gone before.
-    pub(super) fn fits(&self) -> bool {
-        !matches!(self.problem, Some(Problem::DoesNotFit { .. } | Problem::Diverged { .. }))
-    }
-}
-
-/// A schedule to be followed: who takes which step, and the choices of an earlier schedule that began alike.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Plot<'a> {
-    pub(super) steps: &'a [usize],
-    pub(super) before: &'a [Choice],
-}
-
-/// The clients of one schedule at work.
-pub(super) struct Run<'a, DB: Backend> {
-    stage: Arc<Stage>,
-    clients: Vec<Option<BoxFuture<'a, End>>>,
-    /// For asking the server, where there is one.
-    server: Option<&'a mut DB::Connection>,
-    patience: Duration,
-    ran: Ran,
-    last: Option<usize>,
-    /// When each client took its last step.
-    moved: Vec<usize>,
-}
-
-impl<'a, DB: Backend> Run<'a, DB> {
-    pub(super) fn new(
-        stage: Arc<Stage>,
-        clients: Vec<BoxFuture<'a, End>>,
-        server: Option<&'a mut DB::Connection>,
-        patience: Duration,
-    ) -> Self {
-        let ends = clients.iter().map(|_| None).collect();
-        Self {
-            stage,
-            moved: vec![0; clients.len()],
-            clients: clients.into_iter().map(Some).collect(),
-            server,
-            patience,
-            ran: Ran { ends, ..Ran::default() },
-            last: None,
-        }
-    }
-
-    /// Follows a schedule as far as it goes, and from there on lets each client go on for as long as it can.
-    pub(super) async fn follow(mut self, plot: Plot<'_>, max_steps: usize) -> Result<Ran, Unexplored> {
-        loop {
-            let settled = self.settle().await?;
-            self.ran.side_by_side = self.stage.side_by_side();
-            if self.ran.side_by_side.is_some() {
-                break;
-            }
-            if !settled {
-                self.ran.problem = Some(Problem::Stuck { limit: self.patience });
-                break;
-            }
-            let step = self.ran.choices.len();
-            let view = self.stage.view();
-            if let Some(diverged) = diverged(step, &view, plot) {
-                self.ran.problem = Some(diverged);
-                break;
-            }
-            if self.clients.iter().all(Option::is_none) {
-                if let Some(asked) = plot.steps.get(step) {
-                    self.ran.problem = Some(Problem::DoesNotFit { step: step + 1, client: *asked });
-                }
-                break;
-            }
-            let (ready, hasty) = self.ready();
-            let first = ready.iter().find(|client| !hasty.contains(client)).copied();
-            let Some(first) = first else {
-                // Nobody can go on, and no server will break the tie: SQLite tells the one who came last.
-                if let Some(last) = self.last_busy() {
-                    self.ran.deadlocked = true;
-                    self.stage.give_up(last);
-                }
-                continue;
-            };
-            let interrupted =
-                self.last.filter(|last| ready.contains(last) && !self.stage.begins_again(*last));
-            let chosen = match plot.steps.get(step) {
-                Some(asked) if ready.contains(asked) => *asked,
-                Some(asked) => {
-                    self.ran.problem = Some(Problem::DoesNotFit { step: step + 1, client: *asked });
-                    break;
-                }
-                None if step >= max_steps => {
-                    self.ran.problem = Some(Problem::Endless { steps: step });
-                    break;
-                }
-                None => interrupted.unwrap_or(first),
-            };
-            let progress = self.stage.progress();
-            self.ran.choices.push(Choice { ready, chosen, interrupted, hasty, view, progress });
-            self.take_step(chosen);
-        }
-        Ok(std::mem::take(&mut self.ran))
-    }
-
-    fn take_step(&mut self, client: usize) {
-        self.moved[client] = self.ran.choices.len();
-        self.last = Some(client);
-        self.stage.go(client);
-    }
-
-    /// Who may take the next step, and which of them are hasty. Usually one who begins again lets all others
-    /// move first, as its backoff would; or two of them could fail in turn for ever, while the one that they
-    /// wait for is held.
-    fn ready(&self) -> (Vec<usize>, Vec<usize>) {
-        let ready = self.stage.ready();
-        let (again, others): (Vec<usize>, Vec<usize>) =
-            ready.iter().partition(|client| self.stage.begins_again(**client));
-        let waits_its_turn =
-            |client: &usize| others.iter().all(|other| self.moved[*other] > self.moved[*client]);
-        let hasty = again.into_iter().filter(|client| !waits_its_turn(client)).collect();
-        (ready, hasty)
-    }
-
-    fn last_busy(&self) -> Option<usize> {
-        let busy = self.stage.busy();
-        self.last.filter(|last| busy.contains(last)).or_else(|| busy.last().copied())
-    }
-
-    /// Waits until every client stands in front of a step, is done, or waits for what only a step of another
-    /// client can give it: a lock, or its turn. Answers whether that came to be within the limit.
-    async fn settle(&mut self) -> Result<bool, Unexplored> {
+impl<DB: Backend> Explore<'_, DB> {
+    /// Runs schedules until all were run or a limit is reached.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the exploration could not start or continue. Schedules that went wrong are not errors:
+    /// the report lists them.
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time; the transactions of the clients are rolled back.
+    pub async fn run(self) -> Result<Report, ExploreError> {
         let started = Instant::now();
-        loop {
-            if self.until_all_stand(USUAL).await && self.can_go_on() {
-                return Ok(true);
+        let mut server = self.server().await?;
+        let mut search = Search::new(self.max_preemptions);
+        let mut report = self.empty_report(false);
+        let (mut max_preemptions, mut is_cut_short) = (0, false);
+        while let Some(prefix) = search.next() {
+            report.preemptions = prefix.preemptions.checked_sub(1);
+            if report.schedules == self.max_schedules.unwrap_or(DEFAULT_MAX_SCHEDULES) {
+                report.gaps.push(Gap::Schedules { limit: report.schedules });
+                is_cut_short = true;
+                break;
             }
-            if let Some(waits) = self.lock_waits().await? {
-                self.stage.wait(&waits);
-                // A cycle is for the server to break, and an only client has nobody to wait for.
-                if !is_cycle(&waits) && !self.stage.ready().is_empty() {
-                    return Ok(true);
-                }
+            report.schedules += 1;
+            max_preemptions = prefix.preemptions;
+            let choices = self.explore(&prefix, server.as_deref_mut(), &mut report).await?;
+            if report.schedules == 1 {
+                self.repeat(&choices, server.as_deref_mut(), &mut report).await?;
             }
-            if started.elapsed() > self.patience {
-                return Ok(false);
-            }
+            search.learn(&choices, &prefix);
+        }
+        if search.is_limited {
+            report.gaps.push(Gap::Preemptions { limit: self.max_preemptions });
+        }
+        if report.diverged > 0 {
+            report.gaps.push(Gap::Diverged { schedules: report.diverged });
+        }
+        if !is_cut_short {
+            report.preemptions = Some(if search.is_limited { self.max_preemptions } else { max_preemptions });
+        }
+        report.complete = report.gaps.is_empty();
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
+    /// Runs a single schedule, as printed by a [`Counterexample`]: to reproduce it, or as a regression test.
+    ///
+    /// Behind the end of `schedule`, each client goes on for as long as it can.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`run`](Self::run), and a text that is not a schedule. A schedule that is not possible is a
+    /// [counterexample](Problem::Infeasible).
+    pub async fn replay(self, schedule: &str) -> Result<Report, ExploreError> {
+        let started = Instant::now();
+        let Schedule(steps) = schedule.parse()?;
+        let mut server = self.server().await?;
+        let mut report = self.empty_report(true);
+        report.schedules = 1;
+        let script = ScheduleScript { steps: &steps, expected: &[] };
+        let (_, counterexample) = self.run_schedule(script, server.as_deref_mut(), &mut report).await?;
+        report.counterexamples.extend(counterexample);
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
+    fn empty_report(&self, replayed: bool) -> Report {
+        Report {
+            schedules: 0,
+            complete: false,
+            preemptions: None,
+            diverged: 0,
+            elapsed: Duration::ZERO,
+            counterexamples: Vec::new(),
+            gaps: Vec::new(),
+            retrying: Vec::new(),
+            accepted: Accepted { schedules: self.max_schedules.is_some(), unseen: self.unseen_allowed },
+            replayed,
         }
     }
 
-    /// Who waits for a lock in the server, when all who are at work do.
-    async fn lock_waits(&mut self) -> Result<Option<Vec<LockWait>>, Unexplored> {
-        let Some(server) = &mut self.server else { return Ok(None) };
-        let running = self.stage.running();
-        if running.is_empty() {
-            sleep(USUAL).await;
-            return Ok(None);
-        }
-        let Some(sessions) = running.iter().map(|(_, session)| *session).collect::<Option<Vec<_>>>() else {
-            return Ok(None);
+    /// Runs the schedule that begins with this prefix, adds its result to the report, and returns its
+    /// choices.
+    async fn explore(
+        &self,
+        prefix: &Prefix,
+        mut server: Option<&mut DB::Connection>,
+        report: &mut Report,
+    ) -> Result<Arc<[Choice]>, ExploreError> {
+        let script = ScheduleScript { steps: &prefix.steps, expected: &prefix.choices };
+        let mut reruns = 0;
+        let (result, counterexample) = loop {
+            let ran = self.run_schedule(script, server.as_deref_mut(), report).await?;
+            if ran.0.follows_script() || reruns == MAX_RERUNS {
+                break ran;
+            }
+            reruns += 1;
         };
-        let Some(asking) = DB::lock_wait_query(&sessions) else { return Ok(None) };
-        let said = DB::fetch_text(server, asking.sql).await.map_err(Unexplored::LockWaits)?;
-        let mut waits: Vec<LockWait> = said.iter().flat_map(|text| (asking.read)(text)).collect();
-        waits.retain(|wait| sessions.contains(&wait.session));
-        let all = sessions.iter().all(|session| waits.iter().any(|wait| wait.session == *session));
-        Ok(all.then_some(waits))
+        report.diverged += usize::from(!result.follows_script());
+        report.counterexamples.extend(counterexample);
+        Ok(result.choices.into())
     }
 
-    /// Lets the clients work until none of them does, for so long. Answers whether none of them does.
-    async fn until_all_stand(&mut self, limit: Duration) -> bool {
-        let mut alarm = pin!(sleep(limit));
-        poll_fn(|context| {
-            loop {
-                let changes = self.stage.changes();
-                self.poll_clients(context);
-                // Whoever stands in line may have been let in by one who was polled later.
-                if self.stage.changes() == changes {
-                    break;
+    /// Runs the first schedule again, to detect clients whose behavior changes from run to run.
+    async fn repeat(
+        &self,
+        choices: &Arc<[Choice]>,
+        server: Option<&mut DB::Connection>,
+        report: &mut Report,
+    ) -> Result<(), ExploreError> {
+        if report.passes() {
+            let steps = choices.iter().map(|choice| choice.chosen).collect();
+            let prefix = Prefix { steps, preemptions: 0, choices: choices.clone() };
+            self.explore(&prefix, server, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Acquires a connection for querying lock waits, where the database reports them.
+    async fn server(&self) -> Result<Option<PoolConnection<DB>>, ExploreError> {
+        let clients = self.clients.len();
+        if !(1..=MAX_CLIENTS).contains(&clients) {
+            return Err(ExploreError::ClientCount(clients));
+        }
+        let reports_waits = DB::SESSION_ID_QUERY.is_some();
+        let needs = u32::try_from(clients + usize::from(reports_waits)).unwrap_or(u32::MAX);
+        let has = self.pool.options().get_max_connections();
+        if has < needs {
+            return Err(ExploreError::TooFewConnections { has, needs });
+        }
+        if !reports_waits {
+            return Ok(None);
+        }
+        self.pool.acquire().await.map(Some).map_err(ExploreError::LockWaits)
+    }
+
+    /// Runs one schedule: the set-up, the clients, and the checks.
+    async fn run_schedule(
+        &self,
+        script: ScheduleScript<'_>,
+        server: Option<&mut DB::Connection>,
+        report: &mut Report,
+    ) -> Result<(ScheduleResult, Option<Counterexample>), ExploreError> {
+        let set_up = timeout(self.patience, (self.set_up)(self.pool.clone())).await;
+        set_up.unwrap_or_else(|_| Err(self.timed_out())).map_err(ExploreError::SetUp)?;
+        let stage = Arc::new(Stage::new(self.clients.len(), DB::SYNTAX));
+        let clients = self.clients.iter().enumerate().map(|(client, setup)| {
+            let seat = Seat { stage: stage.clone(), client, quote_several: quote_several::<DB> };
+            (setup.run)(Self::client_options(seat))
+        });
+        let driver = ScheduleDriver::<DB>::new(stage.clone(), clients.collect(), server, self.patience);
+        let mut result = driver.follow(script, self.max_steps).await?;
+        if let Some(client) = result.concurrent_client {
+            return Err(ExploreError::ConcurrentUnits { client: self.clients[client].name.clone() });
+        }
+        let log = stage.log();
+        self.record_gaps(&log, stage.unseen(), report);
+        let problems = self.problems(&mut result, &log).await;
+        let counterexample = (!problems.is_empty()).then(|| Counterexample {
+            schedule: Schedule(result.choices.iter().map(|choice| choice.chosen).collect()),
+            problems,
+            lanes: Lanes { clients: self.clients.iter().map(|client| client.name.clone()).collect(), log },
+        });
+        Ok((result, counterexample))
+    }
+
+    /// Judges a schedule that has ended.
+    async fn problems(&self, result: &mut ScheduleResult, log: &ScheduleLog) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = result.problem.clone().into_iter().collect();
+        if !self.deadlocks_allowed && (result.deadlocked || log.has_deadlock()) {
+            problems.push(Problem::Deadlock);
+        }
+        for (client_result, client) in result.client_results.iter_mut().zip(&self.clients) {
+            if let Some(Err(error)) = client_result.take() {
+                problems.push(Problem::Failed { client: client.name.clone(), error });
+            }
+        }
+        // The invariants hold at the end of a schedule, so they are not checked if it ended early.
+        if result.problem.is_none() {
+            for invariant in &self.invariants {
+                let checked = timeout(self.patience, (invariant.check)(self.pool.clone())).await;
+                let timed_out =
+                    |_| Err(Violation { expected: String::from("an answer"), found: self.timed_out() });
+                if let Err(Violation { expected, found }) = checked.unwrap_or_else(timed_out) {
+                    problems.push(Problem::Invariant { name: invariant.name.clone(), expected, found });
                 }
             }
-            if self.stage.running().is_empty() {
-                return Poll::Ready(true);
-            }
-            alarm.as_mut().poll(context).map(|()| false)
-        })
-        .await
+        }
+        problems
     }
 
-    fn poll_clients(&mut self, context: &mut Context<'_>) {
-        for client in 0..self.clients.len() {
-            if !self.stage.is_running(client) {
-                continue;
+    /// Adds to the report which schedules behind this one are left out.
+    fn record_gaps(&self, log: &ScheduleLog, unseen: Vec<(usize, String)>, report: &mut Report) {
+        for (client, what) in unseen {
+            let gap = Gap::Unseen { client: self.clients[client].name.clone(), what };
+            if !report.gaps.contains(&gap) {
+                report.gaps.push(gap);
             }
-            let Some(future) = &mut self.clients[client] else { continue };
-            if let Poll::Ready(end) = future.as_mut().poll(context) {
-                self.clients[client] = None;
-                self.ran.ends[client] = Some(end);
-                self.stage.done(client);
+        }
+        let is_retry_of_many = |step: &Step| step.attempt > 1 && step.max_attempts > MAX_EXPLORED_ATTEMPTS;
+        for sent in log.sent().filter(|sent| is_retry_of_many(&sent.step)) {
+            let name = &self.clients[sent.client].name;
+            if !report.retrying.contains(name) {
+                report.retrying.push(name.clone());
             }
         }
     }
 
-    /// Whether anything but waiting is left to do.
-    fn can_go_on(&self) -> bool {
-        self.clients.iter().all(Option::is_none)
-            || !self.stage.ready().is_empty()
-            || !self.stage.busy().is_empty()
+    fn timed_out(&self) -> String {
+        format!("no answer within {:?}", self.patience)
     }
-}
 
-impl<DB: Backend> Drop for Run<'_, DB> {
-    fn drop(&mut self) {
-        self.stage.close();
-    }
-}
-
-/// How a schedule goes otherwise than one that began alike, if it does.
-fn diverged(step: usize, view: &[String], plot: Plot<'_>) -> Option<Problem> {
-    let before = plot.before.get(step).filter(|_| step < plot.steps.len())?;
-    let client = (0..view.len()).find(|client| before.view[*client] != view[*client])?;
-    let (expected, found) = (before.view[client].clone(), view[client].clone());
-    Some(Problem::Diverged { step: step + 1, client, expected, found })
-}
-
-/// Whether sessions wait for each other.
-fn is_cycle(waits: &[LockWait]) -> bool {
-    waits.iter().any(|start| {
-        let mut reached = start.blocked_by.clone();
-        let mut seen = 0;
-        while seen < reached.len() {
-            let next = reached[seen];
-            for wait in waits.iter().filter(|wait| wait.session == next) {
-                for session in &wait.blocked_by {
-                    if !reached.contains(session) {
-                        reached.push(*session);
-                    }
-                }
-            }
-            seen += 1;
+    /// The options that make the steps of a client wait for their turn, and for nothing else.
+    fn client_options(seat: Seat) -> Options {
+        let options =
+            Options::new().intercepted_by(Arc::new(seat)).backoff(Backoff::none()).deadline(UNLIMITED);
+        match DB::SESSION_ID_QUERY {
+            // The lock timeout of the transactor would end a wait that the turn of another client is to end.
+            Some(_) => options.lock_timeout(UNLIMITED),
+            // SQLite reports a busy database at once, and the client waits here.
+            None => options.lock_timeout(Duration::from_millis(1)),
         }
-        reached.contains(&start.session)
-    })
+    }
 }

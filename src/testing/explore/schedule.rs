@@ -1,36 +1,38 @@
-//! Who went when, as a short string.
+//! The order of steps in a schedule, and its text form.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// An order of steps: which client takes the next one, each time.
+/// The order in which the clients of an exploration take their steps.
 ///
-/// Shown as letters, one per client in the order in which they were named, with the number of steps that they
-/// take in a row: in `a3b5a2` the first client takes three steps, the second one five, and the first one two
-/// more. A step is BEGIN, a statement, COMMIT or ROLLBACK. A step that waits for a lock counts when it is
-/// sent.
+/// Its text form has a letter for each client, in the order in which the clients were added, followed by the
+/// number of steps that it takes in a row: in `a3b5a2` the first client takes three steps, then the second
+/// takes five, then the first takes two more. A step is BEGIN, a statement, a savepoint, COMMIT or ROLLBACK.
+/// A step that waits for a lock counts when it is sent.
 ///
 /// ```
 /// use atomically::testing::Schedule;
 ///
 /// let schedule: Schedule = "a3b5a2".parse()?;
 /// assert_eq!(schedule.to_string(), "a3b5a2");
-/// # Ok::<_, atomically::testing::BadSchedule>(())
+/// # Ok::<_, atomically::testing::ParseScheduleError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Schedule(pub(super) Vec<usize>);
 
-/// A text that is no schedule.
+/// The error of parsing a text that is not a [`Schedule`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no schedule: it takes letters and numbers in turn, as in \"a3b5a2\"")]
-pub struct BadSchedule {
+#[error(
+    "{text:?} is not a schedule: expected lowercase letters, each with a number of steps, as in \"a3b5a2\""
+)]
+pub struct ParseScheduleError {
     text: String,
 }
 
-/// Letters name the clients.
+/// Each client is named by a letter.
 pub(super) const MAX_CLIENTS: usize = 26;
 
-/// No schedule is as long as this.
+/// Limits the memory that parsing can take.
 const MAX_STEPS: usize = 100_000;
 
 pub(super) fn letter(client: usize) -> char {
@@ -38,10 +40,10 @@ pub(super) fn letter(client: usize) -> char {
 }
 
 impl FromStr for Schedule {
-    type Err = BadSchedule;
+    type Err = ParseScheduleError;
 
-    fn from_str(text: &str) -> Result<Self, BadSchedule> {
-        let bad = || BadSchedule { text: text.to_owned() };
+    fn from_str(text: &str) -> Result<Self, ParseScheduleError> {
+        let bad = || ParseScheduleError { text: text.to_owned() };
         let mut steps = Vec::new();
         let mut rest = text.trim();
         while let Some(client) = rest.chars().next() {
@@ -75,14 +77,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_is_read() {
+    fn a_displayed_schedule_parses_back() {
         for text in ["", "a1", "a3b5a2", "c12a1"] {
             assert_eq!(text.parse::<Schedule>().expect(text).to_string(), text);
         }
     }
 
     #[test]
-    fn what_is_no_schedule_is_refused() {
+    fn an_invalid_text_does_not_parse() {
         for text in ["a", "3a", "a0", "A1", "a1 b1", "ä1", "a99999999999999999999", "a100000b1"] {
             assert!(text.parse::<Schedule>().is_err(), "{text}");
         }

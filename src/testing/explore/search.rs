@@ -1,74 +1,76 @@
-//! Which schedule comes next.
+//! The order in which schedules are explored.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::run::Choice;
+use super::driver::Choice;
 
-/// The beginnings of schedules that were seen to be possible and have not been run.
+/// The prefixes of schedules that were found to be possible and have not been run.
 ///
-/// Those with the fewest preemptions come first, because most bugs need few and the simplest example of one
-/// is the one to read; among them it is a depth-first search, with the first client in front.
+/// Prefixes with the fewest preemptions come first, because most bugs need few and the simplest
+/// counterexample is the easiest to read. Among those it is a depth-first search, in the order of the
+/// clients.
 #[derive(Debug)]
 pub(super) struct Search {
     pending: BTreeMap<usize, BTreeMap<Vec<usize>, Arc<[Choice]>>>,
-    /// What schedules have come to, with what would cost a preemption there, where those are counted.
-    known: HashSet<(u64, Option<usize>)>,
+    /// The digests of states that were reached. If preemptions are limited, each comes with the client whose
+    /// interruption would be a preemption.
+    visited: HashSet<(u64, Option<usize>)>,
     max_preemptions: usize,
-    /// Something was left out because it takes more preemptions than were asked for.
-    pub(super) left_out: bool,
+    /// Whether a prefix was left out because it has more preemptions than allowed.
+    pub(super) is_limited: bool,
 }
 
-/// How a schedule is to begin.
+/// The first steps of a schedule to be run.
 #[derive(Debug)]
-pub(super) struct Beginning {
+pub(super) struct Prefix {
     pub(super) steps: Vec<usize>,
     pub(super) preemptions: usize,
-    /// The choices of the schedule that it is like, but for its last step.
-    pub(super) before: Arc<[Choice]>,
+    /// The choices of the earlier schedule that begins with the same steps, except for the last one.
+    pub(super) choices: Arc<[Choice]>,
 }
 
 impl Search {
     pub(super) fn new(max_preemptions: usize) -> Self {
         Self {
             pending: BTreeMap::from([(0, BTreeMap::from([(Vec::new(), Arc::default())]))]),
-            known: HashSet::new(),
+            visited: HashSet::new(),
             max_preemptions,
-            left_out: false,
+            is_limited: false,
         }
     }
 
-    /// The next schedule's beginning.
-    pub(super) fn next(&mut self) -> Option<Beginning> {
+    /// Takes the next prefix.
+    pub(super) fn next(&mut self) -> Option<Prefix> {
         let mut fewest = self.pending.first_entry()?;
         let preemptions = *fewest.key();
-        let (steps, before) = fewest.get_mut().pop_first()?;
+        let (steps, choices) = fewest.get_mut().pop_first()?;
         if fewest.get().is_empty() {
             fewest.remove();
         }
-        Some(Beginning { steps, preemptions, before })
+        Some(Prefix { steps, preemptions, choices })
     }
 
-    /// Notes what else could have been done behind the beginning of a schedule, up to where it came to what
-    /// an earlier one had come to.
-    pub(super) fn learn(&mut self, choices: &Arc<[Choice]>, beginning: &Beginning) {
+    /// Adds the alternatives to each choice that a schedule made behind its prefix, up to the first state
+    /// that an earlier schedule has reached.
+    pub(super) fn learn(&mut self, choices: &Arc<[Choice]>, prefix: &Prefix) {
         let taken: Vec<usize> = choices.iter().map(|choice| choice.chosen).collect();
-        let counts = self.max_preemptions != usize::MAX;
-        for (i, choice) in choices.iter().enumerate().skip(beginning.steps.len()) {
-            if !self.known.insert((choice.progress, choice.interrupted.filter(|_| counts))) {
+        let is_counting = self.max_preemptions != usize::MAX;
+        for (i, choice) in choices.iter().enumerate().skip(prefix.steps.len()) {
+            if !self.visited.insert((choice.digest, choice.interrupted.filter(|_| is_counting))) {
                 break;
             }
             for other in choice.ready.iter().filter(|other| **other != choice.chosen) {
-                let preemptions = beginning.preemptions
+                let preemptions = prefix.preemptions
                     + usize::from(choice.interrupted.is_some())
-                    + usize::from(choice.hasty.contains(other));
+                    + usize::from(choice.early_retries.contains(other));
                 if preemptions > self.max_preemptions {
-                    self.left_out = true;
+                    self.is_limited = true;
                     continue;
                 }
-                let mut beginning = taken[..i].to_vec();
-                beginning.push(*other);
-                self.pending.entry(preemptions).or_default().insert(beginning, choices.clone());
+                let mut steps = taken[..i].to_vec();
+                steps.push(*other);
+                self.pending.entry(preemptions).or_default().insert(steps, choices.clone());
             }
         }
     }
@@ -78,7 +80,8 @@ impl Search {
 mod tests {
     use super::*;
 
-    /// Runs clients with so many steps each, none of which waits for another.
+    /// All schedules of clients with this many steps each, none of which waits for another, with their
+    /// preemptions.
     fn all(clients: &[usize], max_preemptions: usize) -> Vec<(Vec<usize>, usize)> {
         let mut search = Search::new(max_preemptions);
         let mut found = Vec::new();
@@ -89,13 +92,13 @@ mod tests {
             while left.iter().any(|steps| *steps > 0) {
                 let ready: Vec<usize> = (0..left.len()).filter(|client| left[*client] > 0).collect();
                 let interrupted = last.filter(|last| ready.contains(last));
-                let usual = interrupted.unwrap_or(ready[0]);
-                let chosen = next.steps.get(choices.len()).copied().unwrap_or(usual);
+                let default = interrupted.unwrap_or(ready[0]);
+                let chosen = next.steps.get(choices.len()).copied().unwrap_or(default);
                 left[chosen] -= 1;
                 last = Some(chosen);
-                let progress = found.len() as u64 * 1000 + choices.len() as u64;
-                let (hasty, view) = (Vec::new(), Vec::new());
-                choices.push(Choice { ready, chosen, interrupted, hasty, view, progress });
+                let digest = found.len() as u64 * 1000 + choices.len() as u64;
+                let (early_retries, states) = (Vec::new(), Vec::new());
+                choices.push(Choice { ready, chosen, interrupted, early_retries, states, digest });
             }
             let choices: Arc<[Choice]> = choices.into();
             search.learn(&choices, &next);
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn every_interleaving_comes_once() {
+    fn finds_every_interleaving_once() {
         let mut found = all(&[4, 4], usize::MAX);
         assert_eq!(found.len(), 70, "8 over 4");
         assert!(found.is_sorted_by_key(|(_, preemptions)| *preemptions));
@@ -116,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn preemptions_are_bounded() {
+    fn limits_preemptions() {
         assert_eq!(all(&[4, 4], 0).len(), 2);
         // Either client first, interrupted before its second, third or fourth step.
         assert_eq!(all(&[4, 4], 1).len(), 2 + 2 * 3);

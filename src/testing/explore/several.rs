@@ -1,4 +1,4 @@
-//! Whether a text is one statement.
+//! Recognizes texts that may be more than one statement.
 
 use crate::backend::Backend;
 use crate::sql_text::{
@@ -6,32 +6,33 @@ use crate::sql_text::{
     normalized,
 };
 
-/// How much of a text a report quotes.
-const QUOTED: usize = 200;
+/// The maximum length of a quotation, in characters.
+const MAX_QUOTED: usize = 200;
 
-/// What the texts of the crate's own features mention: a claim of a key, say, which is one step. Users can
-/// neither split it nor see into it, and the guide says so.
-const OWN: &str = "atomically_";
+/// Part of the table names in the texts of the crate's own features. Such a text, for example the claim of an
+/// idempotency key, counts as one step, because users can neither split it nor see into it. The guide says
+/// so.
+const OWN_TABLES: &str = "atomically_";
 
-/// What the text is, where it is not certain that it is one statement: such a text is one step, and what
-/// other clients could do in the middle of it is not explored.
-pub(super) fn several<DB: Backend>(sql: &str) -> Option<String> {
-    if sql.contains(OWN) || (!has_inner_semicolon(sql) && begins_with_a_query(sql)) {
+/// Returns a quotation of the text, unless it certainly is one statement. Such a text runs as one step, so
+/// the steps that other clients could take in the middle of it are not explored.
+pub(super) fn quote_several<DB: Backend>(sql: &str) -> Option<String> {
+    if sql.contains(OWN_TABLES) || (!has_inner_semicolon(sql) && begins_with_a_query(sql)) {
         return None;
     }
-    let read = SqlStatements::of(DB::SYNTAX, sql);
-    let is_one = read.complete && read.count <= 1 && !read.statements.iter().any(runs_others::<DB>);
+    let parsed = SqlStatements::of(DB::SYNTAX, sql);
+    let is_one = parsed.complete && parsed.count <= 1 && !parsed.statements.iter().any(runs_others::<DB>);
     (!is_one).then(|| {
-        // Without values, which may differ each time.
+        // Values are left out because they may differ from schedule to schedule.
         let shape = normalized(DB::SYNTAX, sql);
-        match shape.char_indices().nth(QUOTED) {
+        match shape.char_indices().nth(MAX_QUOTED) {
             Some((end, _)) => format!("`{}…`", &shape[..end]),
             None => format!("`{shape}`"),
         }
     })
 }
 
-/// A procedure, or a block of several statements.
+/// Whether the statement calls a procedure or is a block of statements.
 fn runs_others<DB: Backend>(statement: &SqlStatement<'_>) -> bool {
     statement.begins(&["CALL"])
         || statement.begins(&["BEGIN", "NOT"])
@@ -46,23 +47,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_of_several_statements_is_told_from_one() {
+    fn distinguishes_one_statement_from_several() {
         for one in ["SELECT 1", "SELECT ';' ;", "WITH a AS (SELECT 1) SELECT * FROM a", "SAVEPOINT a"] {
-            assert_eq!(several::<Postgres>(one), None);
-            assert_eq!(several::<MySql>(one), None);
-            assert_eq!(several::<Sqlite>(one), None);
+            assert_eq!(quote_several::<Postgres>(one), None);
+            assert_eq!(quote_several::<MySql>(one), None);
+            assert_eq!(quote_several::<Sqlite>(one), None);
         }
-        for many in ["SELECT 1; SELECT 2", "SELECT 1;;\n UPDATE t SET a = 1;", "CALL p()"] {
-            assert!(several::<Postgres>(many).is_some(), "{many}");
-            assert!(several::<MySql>(many).is_some(), "{many}");
+        for several in ["SELECT 1; SELECT 2", "SELECT 1;;\n UPDATE t SET a = 1;", "CALL p()"] {
+            assert!(quote_several::<Postgres>(several).is_some(), "{several}");
+            assert!(quote_several::<MySql>(several).is_some(), "{several}");
         }
-        assert!(several::<Sqlite>("SELECT 1; SELECT 2").is_some());
-        assert!(several::<Postgres>("DO $$ BEGIN DELETE FROM t; END $$").is_some());
-        assert!(several::<MySql>("BEGIN NOT ATOMIC SELECT 1; END").is_some());
+        assert!(quote_several::<Sqlite>("SELECT 1; SELECT 2").is_some());
+        assert!(quote_several::<Postgres>("DO $$ BEGIN DELETE FROM t; END $$").is_some());
+        assert!(quote_several::<MySql>("BEGIN NOT ATOMIC SELECT 1; END").is_some());
     }
 
     #[test]
-    fn a_text_that_cannot_be_read_is_not_taken_for_one() {
-        assert!(several::<Postgres>("SELECT 'open; SELECT 2").is_some());
+    fn an_unparsable_text_counts_as_several_statements() {
+        assert!(quote_several::<Postgres>("SELECT 'open; SELECT 2").is_some());
     }
 }

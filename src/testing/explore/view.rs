@@ -1,52 +1,51 @@
-//! Where the clients of a schedule stand, so that schedules can be compared.
+//! Descriptions and digests of schedule states, by which schedules are compared.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher};
 
 use crate::intercept::{Step, StepKind};
 use crate::sql_text::{Syntax, normalized};
 
-use super::log::{Entry, Log, Sent};
-use super::stage::Place;
+use super::client_state::ClientState;
+use super::log::{Entry, ScheduleLog, Sent};
 
-/// Of a unit that has at most so many attempts, each order is run in which it uses them up.
-pub(super) const EXPLORED_ATTEMPTS: u32 = 5;
+/// A unit with at most this many attempts is also run in every order in which it uses them all up.
+pub(super) const MAX_EXPLORED_ATTEMPTS: u32 = 5;
 
-/// From this one on, the attempts of a unit with more of them are taken to be alike. Strategies that become
-/// more cautious with the attempts have done so by then.
-const ALIKE_FROM: u32 = 3;
+/// In a unit with more attempts than that, all attempts from this one on count as equal. Strategies that
+/// become more cautious with each attempt have done so by then.
+const EQUAL_FROM_ATTEMPT: u32 = 3;
 
-/// Where a client stands: the same words for two schedules that have gone the same way. They leave out what
-/// may differ each time without changing anything: values, and what the crate itself tells the server about
-/// time.
-pub(super) fn of(place: &Place, ended: usize, last: Option<&Sent>, syntax: Syntax) -> String {
-    let stands = match place {
-        Place::Running { .. } => String::from("waits"),
-        Place::Held { step, .. } => in_front_of(step, syntax),
-        Place::Busy { ended: at, .. } if *at < ended => String::from("may ask for the busy database again"),
-        Place::Busy { .. } => String::from("waits for the busy database"),
-        Place::Done => String::from("is done"),
+/// Describes the state of a client. Two schedules that have gone the same way have equal descriptions: values
+/// are left out, because they may differ without changing what happens next.
+pub(super) fn describe(state: &ClientState, ended: usize, last: Option<&Sent>, syntax: Syntax) -> String {
+    let description = match state {
+        ClientState::Running { .. } => String::from("waits"),
+        ClientState::Held { step, .. } => describe_step(step, syntax),
+        ClientState::Busy { ended: at, .. } if *at < ended => String::from("may retry on the busy database"),
+        ClientState::Busy { .. } => String::from("waits for the busy database"),
+        ClientState::Done => String::from("is done"),
     };
-    match last.and_then(in_short) {
-        None => stands,
-        Some(answer) => format!("{stands}, the answer before it being {answer}"),
+    match last.and_then(summarize_answer) {
+        None => description,
+        Some(answer) => format!("{description} (previous answer: {answer})"),
     }
 }
 
-fn in_front_of(step: &Step, syntax: Syntax) -> String {
-    let again = if step.attempt > 1 { format!(" (attempt {})", step.attempt) } else { String::new() };
+fn describe_step(step: &Step, syntax: Syntax) -> String {
+    let attempt = if step.attempt > 1 { format!(" (attempt {})", step.attempt) } else { String::new() };
     match step.kind {
-        StepKind::Begin => format!("is about to begin{again}"),
+        StepKind::Begin => format!("is about to begin{attempt}"),
         StepKind::Commit => String::from("is about to commit"),
         StepKind::Rollback => String::from("is about to roll back"),
         StepKind::Statement | StepKind::Control => {
-            format!("is about to send {:?}{again}", normalized(syntax, &step.sql))
+            format!("is about to send {:?}{attempt}", normalized(syntax, &step.sql))
         }
     }
 }
 
-/// What a step was answered, if it was. SQLite says of a query how many rows the statement before it has
-/// written.
-fn in_short(sent: &Sent) -> Option<String> {
+/// Summarizes the answer to a step, if there is one. Rows written are only counted for writes, because SQLite
+/// reports for a query the rows that the previous statement has written.
+fn summarize_answer(sent: &Sent) -> Option<String> {
     let answer = sent.answer.as_ref()?;
     let first = sent.step.sql.split_whitespace().next().unwrap_or_default();
     let writes = ["INSERT", "UPDATE", "DELETE"].iter().any(|word| first.eq_ignore_ascii_case(word));
@@ -57,52 +56,57 @@ fn in_short(sent: &Sent) -> Option<String> {
     })
 }
 
-/// What a schedule has come to: a digest of all steps in order, but for the attempts that failed and were
-/// begun again. They have left nothing behind, so from two states with the same digest the same can happen.
+/// A digest of the state that a schedule has reached: of all steps in order, except for failed attempts that
+/// were retried. Those have left nothing behind, so states with equal digests have the same futures.
 ///
-/// Two things do tell such attempts: the number of the next one, as far as that matters, and how many unique
-/// violations there were, which units are run again after only so often.
-pub(super) fn progress(log: &Log, places: &[Place], ended: usize, syntax: Syntax) -> u64 {
-    let undone = undone(log, places);
+/// Two facts about failed attempts are included because they affect the future: the number of the next
+/// attempt, as far as it matters, and the number of unique violations, which only some retries are spent on.
+pub(super) fn digest(log: &ScheduleLog, states: &[ClientState], ended: usize, syntax: Syntax) -> u64 {
+    let retried = retried_entries(log, states);
     let mut digest = DefaultHasher::new();
     for (i, entry) in log.0.iter().enumerate() {
-        let (of, is_new) = match entry {
+        let (index, is_sent) = match entry {
             Entry::Sent(_) => (i, true),
-            Entry::GotOn(of) => (*of, false),
+            Entry::Unblocked(index) => (*index, false),
         };
-        let Some(Entry::Sent(sent)) = log.0.get(of) else { continue };
-        if undone[of] {
+        let Some(Entry::Sent(sent)) = log.0.get(index) else { continue };
+        if retried[index] {
             continue;
         }
-        (sent.client, is_new).hash(&mut digest);
-        if is_new {
-            (in_front_of(&Step { attempt: 1, ..sent.step.clone() }, syntax), sent.waited.is_some())
-                .hash(&mut digest);
+        (sent.client, is_sent).hash(&mut digest);
+        if is_sent {
+            (describe_without_attempt(&sent.step, syntax), sent.waited.is_some()).hash(&mut digest);
         }
-        let is_answered = sent.waited.is_none() || !is_new;
-        is_answered.then(|| in_short(sent)).flatten().hash(&mut digest);
+        let is_answered = sent.waited.is_none() || !is_sent;
+        is_answered.then(|| summarize_answer(sent)).flatten().hash(&mut digest);
     }
-    for (client, place) in places.iter().enumerate() {
-        let (step, stands) = match place {
-            Place::Held { step, .. } => {
-                (Some(step), in_front_of(&Step { attempt: 1, ..step.clone() }, syntax))
-            }
-            Place::Running { .. } | Place::Busy { .. } | Place::Done => {
-                (log.last_of(client).map(|sent| &sent.step), of(place, ended, None, syntax))
+    for (client, state) in states.iter().enumerate() {
+        let (step, description) = match state {
+            ClientState::Held { step, .. } => (Some(step), describe_without_attempt(step, syntax)),
+            ClientState::Running { .. } | ClientState::Busy { .. } | ClientState::Done => {
+                (log.last_of(client).map(|sent| &sent.step), describe(state, ended, None, syntax))
             }
         };
-        (stands, step.map(|step| (attempt_that_matters(step), violations(log, client, step))))
-            .hash(&mut digest);
+        let attempt = step.map(|step| (distinct_attempt(step), unique_violations(log, client, step)));
+        (description, attempt).hash(&mut digest);
     }
     digest.finish()
 }
 
-fn attempt_that_matters(step: &Step) -> u32 {
-    if step.max_attempts <= EXPLORED_ATTEMPTS { step.attempt } else { step.attempt.min(ALIKE_FROM) }
+fn describe_without_attempt(step: &Step, syntax: Syntax) -> String {
+    describe_step(&Step { attempt: 1, ..step.clone() }, syntax)
 }
 
-/// How many attempts of the unit that this step belongs to have ended with a unique violation.
-fn violations(log: &Log, client: usize, step: &Step) -> usize {
+fn distinct_attempt(step: &Step) -> u32 {
+    if step.max_attempts <= MAX_EXPLORED_ATTEMPTS {
+        step.attempt
+    } else {
+        step.attempt.min(EQUAL_FROM_ATTEMPT)
+    }
+}
+
+/// Counts the earlier attempts of the same unit that ended with a unique violation.
+fn unique_violations(log: &ScheduleLog, client: usize, step: &Step) -> usize {
     let mut attempt = step.attempt;
     let mut count = 0;
     for sent in log.sent().rev().filter(|sent| sent.client == client) {
@@ -113,33 +117,33 @@ fn violations(log: &Log, client: usize, step: &Step) -> usize {
     count
 }
 
-/// Which entries belong to attempts behind which another one has begun, or is about to; without those that
-/// may have been stored all the same.
-fn undone(log: &Log, places: &[Place]) -> Vec<bool> {
+/// Which entries belong to attempts that were retried, or are about to be. Attempts that may have been
+/// committed nevertheless are not among them.
+fn retried_entries(log: &ScheduleLog, states: &[ClientState]) -> Vec<bool> {
     let in_doubt = |sent: &Sent| {
         let mut same = log.sent().filter(|other| other.step.transaction.is(&sent.step.transaction));
         same.any(|other| other.failure().is_some_and(|failure| failure.kind().may_hide_commit()))
     };
-    let mut undone = vec![false; log.0.len()];
-    for (client, place) in places.iter().enumerate() {
-        // The attempt that came next, seen from behind, and the transaction that it ran in.
-        let mut later = match place {
-            Place::Held { step, .. } => Some((step, false)),
-            Place::Running { .. } | Place::Busy { .. } | Place::Done => None,
+    let mut retried = vec![false; log.0.len()];
+    for (client, state) in states.iter().enumerate() {
+        // Going backwards: the step that came next, and whether its attempt was retried.
+        let mut next = match state {
+            ClientState::Held { step, .. } => Some((step, false)),
+            ClientState::Running { .. } | ClientState::Busy { .. } | ClientState::Done => None,
         };
         for (i, entry) in log.0.iter().enumerate().rev() {
             let Entry::Sent(sent) = entry else { continue };
             if sent.client != client {
                 continue;
             }
-            let is_undone = match later {
+            let is_retried = match next {
                 None => false,
-                Some((step, is_undone)) if step.transaction.is(&sent.step.transaction) => is_undone,
+                Some((step, is_retried)) if step.transaction.is(&sent.step.transaction) => is_retried,
                 Some((step, _)) => step.attempt == sent.step.attempt + 1 && !in_doubt(sent),
             };
-            undone[i] = is_undone;
-            later = Some((&sent.step, is_undone));
+            retried[i] = is_retried;
+            next = Some((&sent.step, is_retried));
         }
     }
-    undone
+    retried
 }

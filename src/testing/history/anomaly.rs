@@ -1,59 +1,60 @@
-//! What can be wrong with a history.
+//! The anomalies of histories, and their explanations.
 
 use std::fmt;
 
 use crate::isolation::Isolation;
 
-/// The kinds of anomalies, by the names of Adya and of Elle, the worst first.
+/// A kind of anomaly, named as by Adya and Elle. The order is by severity, the most severe first.
 ///
-/// | level | forbids, with all above |
-/// |---|---|
-/// | READ UNCOMMITTED | `DirtyWrite`, `InternalInconsistency`, `DuplicateAppend`, `GarbageRead`, `LostAppend` |
-/// | READ COMMITTED | `AbortedRead`, `IntermediateRead`, `CircularInformationFlow`, `DirtyUpdate`, `IncompatibleOrder` |
-/// | REPEATABLE READ | `LostUpdate`, `GSingle`, `GNonadjacent` |
-/// | SERIALIZABLE | `G2Item` |
+/// Each isolation level forbids these kinds, and all those of the levels above it in this list:
 ///
-/// # Why is REPEATABLE READ the level of a snapshot?
+/// - READ UNCOMMITTED: `DirtyWrite`, `InternalInconsistency`, `DuplicateAppend`, `GarbageRead`, `LostAppend`
+/// - READ COMMITTED: `AbortedRead`, `IntermediateRead`, `CircularInformationFlow`, `DirtyUpdate`,
+///   `IncompatibleOrder`
+/// - REPEATABLE READ: `LostUpdate`, `GSingle`, `GNonadjacent`
+/// - SERIALIZABLE: `G2Item`
 ///
-/// It is what PostgreSQL gives under that name, and what MySQL gives to those who only read. Adya's own level
-/// of this name forbids `G2Item` and is given by nobody below SERIALIZABLE.
+/// # Why does REPEATABLE READ mean snapshot isolation?
+///
+/// PostgreSQL provides snapshot isolation under that name, and MySQL does for transactions that only read.
+/// Adya's own level of this name also forbids `G2Item`, which no supported database does below SERIALIZABLE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum AnomalyKind {
-    /// G0: a cycle of appends that follow each other.
+    /// G0: a cycle of appends, each of which follows the previous one.
     DirtyWrite,
-    /// A transaction does not see its own append, or sees it before it was made, or something behind it.
+    /// A transaction did not read its own append, read it before appending it, or read another value after
+    /// it.
     InternalInconsistency,
-    /// One append is in the list twice: a unit that was stored and run again.
+    /// One append is in the list twice: a unit committed and was retried.
     DuplicateAppend,
-    /// A value that nobody appended.
+    /// A transaction read a value that was never appended.
     GarbageRead,
-    /// A committed append is missing from what the list held at the end.
+    /// A committed append is missing from the final state of the list.
     LostAppend,
-    /// G1a: a committed transaction read a value of one that was rolled back.
+    /// G1a: a committed transaction read an append of one that was rolled back.
     AbortedRead,
-    /// G1b: a committed transaction read a list as another one left it for a moment, before its last append
-    /// to it.
+    /// G1b: a committed transaction read a list between two appends of another transaction.
     IntermediateRead,
-    /// G1c: a cycle of appends that follow each other and of reads that saw them.
+    /// G1c: a cycle of appends that follow each other and reads that saw them.
     CircularInformationFlow,
-    /// A committed append comes after one that was rolled back.
+    /// A committed append follows one that was rolled back.
     DirtyUpdate,
-    /// Two reads of a list, neither of which is the beginning of the other.
+    /// Two reads of a list, neither of which is a prefix of the other.
     IncompatibleOrder,
     /// P4: two transactions read the same state of a list, and both appended to it.
     LostUpdate,
-    /// A cycle with exactly one read that missed an append: read skew, and lost update seen as a cycle.
+    /// A cycle with exactly one read that missed an append: read skew, or a lost update as a cycle.
     GSingle,
-    /// A cycle with several reads that missed an append, no two of them next to each other: no snapshot
-    /// explains it.
+    /// A cycle with several reads that missed an append, no two of them adjacent. Snapshot isolation forbids
+    /// it.
     GNonadjacent,
-    /// A cycle with several reads that missed an append, some of them next to each other: write skew.
+    /// A cycle with several reads that missed an append, two of them adjacent: write skew.
     G2Item,
 }
 
 impl AnomalyKind {
-    /// The name that it is printed with.
+    /// The name, as it is displayed.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -74,7 +75,7 @@ impl AnomalyKind {
         }
     }
 
-    /// The lowest level that forbids it.
+    /// The lowest isolation level that forbids it.
     #[must_use]
     pub const fn forbidden_from(self) -> Isolation {
         match self {
@@ -93,7 +94,7 @@ impl AnomalyKind {
         }
     }
 
-    /// Whether this level forbids it.
+    /// Whether this isolation level forbids it.
     #[must_use]
     pub const fn is_forbidden_at(self, level: Isolation) -> bool {
         strength(self.forbidden_from()) <= strength(level)
@@ -115,19 +116,19 @@ impl fmt::Display for AnomalyKind {
     }
 }
 
-/// Why one transaction comes before another.
+/// Why one transaction precedes another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DependencyKind {
-    /// ww: the other appended right after it.
+    /// ww: the second one appended right after the first one.
     WriteWrite,
-    /// wr: the other read what it appended.
+    /// wr: the second one read what the first one appended.
     WriteRead,
-    /// rw: it did not see what the other appended.
+    /// rw: the first one did not read what the second one appended.
     ReadWrite,
-    /// The same session ran it first.
+    /// The same session ran the first one before the second one.
     Session,
-    /// It had ended before the other began.
+    /// The first one ended before the second one began.
     RealTime,
 }
 
@@ -143,69 +144,69 @@ impl fmt::Display for DependencyKind {
     }
 }
 
-/// One step of a cycle, and what shows it.
+/// One dependency in a cycle, with its evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct CycleStep {
     pub(super) from: usize,
     pub(super) to: usize,
     pub(super) kind: DependencyKind,
     pub(super) evidence: String,
 }
 
-impl Step {
-    /// The number of the transaction that comes first.
+impl CycleStep {
+    /// The number of the first transaction.
     #[must_use]
     pub const fn from(&self) -> usize {
         self.from
     }
 
-    /// The number of the one that comes after it.
+    /// The number of the second transaction.
     #[must_use]
     pub const fn to(&self) -> usize {
         self.to
     }
 
-    /// Why it does.
+    /// Why the first transaction precedes the second.
     #[must_use]
     pub const fn kind(&self) -> DependencyKind {
         self.kind
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for CycleStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "T{} -{}-> T{}: {}", self.from, self.kind, self.to, self.evidence)
     }
 }
 
-/// Something that is wrong with a history, with the transactions and the reads that show it.
+/// An anomaly of a history, with the transactions and reads that prove it.
 ///
-/// Its `Display` is the explanation, over several lines.
+/// Its `Display` is an explanation of several lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Anomaly {
     pub(super) kind: AnomalyKind,
-    /// What it is seen from, where that is not a cycle.
+    /// The evidence, unless it is a cycle.
     pub(super) evidence: String,
-    pub(super) cycle: Vec<Step>,
-    /// The transactions with their operations, for those who read the explanation.
+    pub(super) cycle: Vec<CycleStep>,
+    /// The numbers of the transactions, with their operations as text.
     pub(super) transactions: Vec<(usize, String)>,
 }
 
 impl Anomaly {
-    /// Which of the anomalies it is.
+    /// The kind of the anomaly.
     #[must_use]
     pub const fn kind(&self) -> AnomalyKind {
         self.kind
     }
 
-    /// The numbers of the transactions that take part, each once.
+    /// The numbers of the transactions that are part of it, each once.
     pub fn transactions(&self) -> impl Iterator<Item = usize> {
         self.transactions.iter().map(|(number, _)| *number)
     }
 
-    /// The smallest cycle of its kind around here; empty where the anomaly is not a cycle.
+    /// The shortest cycle of its kind among these transactions; empty if the anomaly is not a cycle.
     #[must_use]
-    pub fn cycle(&self) -> &[Step] {
+    pub fn cycle(&self) -> &[CycleStep] {
         &self.cycle
     }
 }

@@ -1,4 +1,4 @@
-//! The smallest cycle of each kind.
+//! Finds the shortest cycle of each kind.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -8,27 +8,29 @@ use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{EdgeIndex, NodeIndex};
 use petgraph::visit::{EdgeFiltered, EdgeRef as _};
 
-use super::anomaly::{Anomaly, AnomalyKind, DependencyKind, Step};
+use super::anomaly::{Anomaly, AnomalyKind, CycleStep, DependencyKind};
 use super::dependencies::{Dependency, Graph};
 use super::versions::Versions;
 
-/// Which cycles are of a kind: what they begin with, and what may follow.
+/// The definition of a kind of cycle: its first step, and the steps that may follow.
 struct Shape {
     kind: AnomalyKind,
     first: DependencyKind,
+    /// Whether wr steps may follow.
     reads: bool,
+    /// How many rw steps there may be.
     misses: Misses,
 }
 
-/// How often a cycle may go from a read to what it missed, its first step included.
+/// How many rw steps a cycle may have, including its first step.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Misses {
-    /// Not after the first step.
+    /// Only the first step.
     Once,
-    /// Several times, and never twice in a row.
+    /// Several, no two of them adjacent.
     Apart,
-    /// Several times, and twice in a row somewhere.
-    InARow,
+    /// Several, two of them adjacent.
+    Adjacent,
 }
 
 const SHAPES: [Shape; 5] = [
@@ -55,51 +57,51 @@ const SHAPES: [Shape; 5] = [
         kind: AnomalyKind::G2Item,
         first: DependencyKind::ReadWrite,
         reads: true,
-        misses: Misses::InARow,
+        misses: Misses::Adjacent,
     },
 ];
 
-/// How many steps a search for a cycle without repetitions may take in one knot.
+/// The maximum number of steps of a search for a simple cycle in one component.
 const MAX_STEPS: usize = 500_000;
 
-/// Where a search is.
+/// The state of a search at a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Place {
+struct SearchState {
     node: Node,
-    /// Whether a read missed something after the first step.
-    again: bool,
-    /// Whether the last step was that.
+    /// Whether there was an rw step after the first step.
+    missed_again: bool,
+    /// Whether the last step was rw.
     just_missed: bool,
-    /// Whether there were two such steps in a row.
-    in_a_row: bool,
+    /// Whether there were two adjacent rw steps.
+    adjacent: bool,
 }
 
 type Node = NodeIndex<usize>;
 type Edge = EdgeIndex<usize>;
 
-/// What a search for a cycle came to.
+/// The result of a search for a cycle.
 enum Searched {
     Found(Vec<Edge>),
     None,
-    /// It was given up.
+    /// The search was given up.
     Undecided,
 }
 
-/// For each knot of transactions that depend on each other, the smallest cycle of each kind that is in it;
-/// and the kinds that some knot is too large for.
+/// The shortest cycle of each kind in each strongly connected component, and the kinds whose search was given
+/// up in some component.
 pub(super) fn anomalies(versions: &Versions<'_>, graph: &Graph<'_>) -> (Vec<Anomaly>, Vec<AnomalyKind>) {
     let (mut anomalies, mut undecided) = (Vec::new(), Vec::new());
-    // What the data alone show needs no clock to be believed.
+    // Cycles that the data alone show are found first, without the order of sessions or time.
     let passes: &[bool] =
         if graph.dependencies.edge_weights().all(is_data) { &[false] } else { &[false, true] };
-    for &ordered in passes {
-        let allowed = EdgeFiltered::from_fn(&graph.dependencies, |edge| ordered || is_data(edge.weight()));
-        for knot in kosaraju_scc(&allowed).into_iter().filter(|knot| knot.len() > 1) {
-            let search = Search::new(graph, &knot, ordered);
+    for &with_order in passes {
+        let allowed = EdgeFiltered::from_fn(&graph.dependencies, |edge| with_order || is_data(edge.weight()));
+        for component in kosaraju_scc(&allowed).into_iter().filter(|component| component.len() > 1) {
+            let search = CycleSearch::new(graph, &component, with_order);
             for shape in &SHAPES {
-                match search.smallest(shape) {
+                match search.shortest(shape) {
                     Searched::Found(cycle) => {
-                        if !ordered || !cycle.iter().all(|edge| is_data(&graph.dependencies[*edge])) {
+                        if !with_order || !cycle.iter().all(|edge| is_data(&graph.dependencies[*edge])) {
                             anomalies.push(anomaly(versions, graph, shape.kind, &cycle));
                         }
                     }
@@ -117,22 +119,25 @@ const fn is_data(dependency: &Dependency<'_>) -> bool {
     !matches!(dependency.kind, DependencyKind::Session | DependencyKind::RealTime)
 }
 
-struct Search<'g, 'h> {
+/// A search for cycles in one strongly connected component.
+struct CycleSearch<'g, 'h> {
     graph: &'g Graph<'h>,
+    /// For each node of the graph, whether it is in the component.
     inside: Vec<bool>,
     nodes: Vec<Node>,
-    ordered: bool,
+    /// Whether the order of sessions or time counts.
+    with_order: bool,
 }
 
-impl<'g, 'h> Search<'g, 'h> {
-    fn new(graph: &'g Graph<'h>, knot: &[Node], ordered: bool) -> Self {
+impl<'g, 'h> CycleSearch<'g, 'h> {
+    fn new(graph: &'g Graph<'h>, component: &[Node], with_order: bool) -> Self {
         let mut inside = vec![false; graph.dependencies.node_count()];
-        for node in knot {
+        for node in component {
             inside[node.index()] = true;
         }
-        let mut nodes = knot.to_vec();
+        let mut nodes = component.to_vec();
         nodes.sort_unstable();
-        Self { graph, inside, nodes, ordered }
+        Self { graph, inside, nodes, with_order }
     }
 
     fn steps(&self, from: Node) -> impl Iterator<Item = (Edge, Node, DependencyKind)> {
@@ -141,7 +146,7 @@ impl<'g, 'h> Search<'g, 'h> {
     }
 
     /// All steps that a cycle of this shape can begin with.
-    fn firsts(&self, shape: &Shape) -> impl Iterator<Item = (Node, Edge, Node)> {
+    fn first_steps(&self, shape: &Shape) -> impl Iterator<Item = (Node, Edge, Node)> {
         let first = shape.first;
         self.nodes.iter().flat_map(move |&from| {
             let steps = self.steps(from).filter(move |(_, _, kind)| *kind == first);
@@ -149,17 +154,17 @@ impl<'g, 'h> Search<'g, 'h> {
         })
     }
 
-    fn smallest(&self, shape: &Shape) -> Searched {
-        let mut smallest: Option<Vec<Edge>> = None;
-        for (from, first, to) in self.firsts(shape) {
-            let limit = smallest.as_ref().map_or(usize::MAX, Vec::len);
-            smallest = self.close(shape, from, first, to, limit).or(smallest);
+    fn shortest(&self, shape: &Shape) -> Searched {
+        let mut shortest: Option<Vec<Edge>> = None;
+        for (from, first, to) in self.first_steps(shape) {
+            let limit = shortest.as_ref().map_or(usize::MAX, Vec::len);
+            shortest = self.close(shape, from, first, to, limit).or(shortest);
         }
-        match smallest {
+        match shortest {
             None => Searched::None,
             Some(cycle) if self.is_simple(&cycle) => Searched::Found(cycle),
-            // Whoever goes round a smaller cycle twice misses something twice.
-            Some(walk) => Simple { search: self, shape, steps: 0 }.smallest(walk.len()),
+            // The walk repeats a node: going round a shorter cycle twice doubles its rw steps.
+            Some(walk) => SimpleSearch { search: self, shape, steps: 0 }.shortest(walk.len()),
         }
     }
 
@@ -172,23 +177,23 @@ impl<'g, 'h> Search<'g, 'h> {
         nodes.len() == cycle.len()
     }
 
-    /// The shortest way back to the beginning that begins with this step, if it has fewer steps than `limit`:
-    /// a search in breadth. It may come through one place several times.
+    /// The shortest closed walk that begins with this step, if it has fewer steps than `limit`, by a
+    /// breadth-first search. It may visit a node several times.
     fn close(&self, shape: &Shape, from: Node, first: Edge, to: Node, limit: usize) -> Option<Vec<Edge>> {
         let start = shape.begin(to);
-        let mut reached: HashMap<Place, Option<(Place, Edge)>> = HashMap::from([(start, None)]);
+        let mut reached: HashMap<SearchState, Option<(SearchState, Edge)>> = HashMap::from([(start, None)]);
         let mut queue = VecDeque::from([(start, 1)]);
-        while let Some((place, length)) = queue.pop_front() {
-            if place.node == from && shape.is_closed(place) {
-                return Some(path(first, place, &reached));
+        while let Some((state, length)) = queue.pop_front() {
+            if state.node == from && shape.is_closed(state) {
+                return Some(path(first, state, &reached));
             }
             if length + 1 >= limit {
                 continue;
             }
-            for (edge, next, kind) in self.steps(place.node) {
-                let Some(next) = shape.step(place, next, kind, self.ordered) else { continue };
+            for (edge, next, kind) in self.steps(state.node) {
+                let Some(next) = shape.step(state, next, kind, self.with_order) else { continue };
                 if let Entry::Vacant(vacant) = reached.entry(next) {
-                    vacant.insert(Some((place, edge)));
+                    vacant.insert(Some((state, edge)));
                     queue.push_back((next, length + 1));
                 }
             }
@@ -198,13 +203,20 @@ impl<'g, 'h> Search<'g, 'h> {
 }
 
 impl Shape {
-    /// After the first step.
-    fn begin(&self, node: Node) -> Place {
+    /// The state after the first step.
+    fn begin(&self, node: Node) -> SearchState {
         let just_missed = self.first == DependencyKind::ReadWrite;
-        Place { node, again: false, just_missed, in_a_row: false }
+        SearchState { node, missed_again: false, just_missed, adjacent: false }
     }
 
-    fn step(&self, from: Place, node: Node, kind: DependencyKind, ordered: bool) -> Option<Place> {
+    /// The state after a further step, if the shape allows it.
+    fn step(
+        &self,
+        from: SearchState,
+        node: Node,
+        kind: DependencyKind,
+        with_order: bool,
+    ) -> Option<SearchState> {
         let just_missed = kind == DependencyKind::ReadWrite;
         let fits = match kind {
             DependencyKind::WriteWrite => true,
@@ -212,43 +224,43 @@ impl Shape {
             DependencyKind::ReadWrite => match self.misses {
                 Misses::Once => false,
                 Misses::Apart => !from.just_missed,
-                Misses::InARow => true,
+                Misses::Adjacent => true,
             },
-            DependencyKind::Session | DependencyKind::RealTime => ordered,
+            DependencyKind::Session | DependencyKind::RealTime => with_order,
         };
-        fits.then_some(Place {
+        fits.then_some(SearchState {
             node,
-            again: from.again || just_missed,
+            missed_again: from.missed_again || just_missed,
             just_missed,
-            in_a_row: from.in_a_row || (from.just_missed && just_missed),
+            adjacent: from.adjacent || (from.just_missed && just_missed),
         })
     }
 
-    /// Whether a cycle may end like this, where its last step is followed by its first.
-    const fn is_closed(&self, end: Place) -> bool {
+    /// Whether a cycle may end in this state, given that its first step follows its last.
+    const fn is_closed(&self, end: SearchState) -> bool {
         match self.misses {
             Misses::Once => true,
-            Misses::Apart => end.again && !end.just_missed,
-            Misses::InARow => end.again && (end.in_a_row || end.just_missed),
+            Misses::Apart => end.missed_again && !end.just_missed,
+            Misses::Adjacent => end.missed_again && (end.adjacent || end.just_missed),
         }
     }
 }
 
-/// A search for a cycle that comes through each place once: in depth, for longer and longer ones.
-struct Simple<'s, 'g, 'h> {
-    search: &'s Search<'g, 'h>,
+/// A search for a simple cycle, which visits each node once, by iterative deepening.
+struct SimpleSearch<'s, 'g, 'h> {
+    search: &'s CycleSearch<'g, 'h>,
     shape: &'s Shape,
     steps: usize,
 }
 
-impl Simple<'_, '_, '_> {
-    fn smallest(mut self, shortest: usize) -> Searched {
-        for limit in shortest..=self.search.nodes.len() {
-            for (from, first, to) in self.search.firsts(self.shape) {
-                let home = self.distances(from);
+impl SimpleSearch<'_, '_, '_> {
+    fn shortest(mut self, min_length: usize) -> Searched {
+        for limit in min_length..=self.search.nodes.len() {
+            for (from, first, to) in self.search.first_steps(self.shape) {
+                let distances = self.distances(from);
                 let mut cycle = vec![first];
                 let mut visited = HashSet::from([to]);
-                if self.extend(from, self.shape.begin(to), limit, &home, &mut cycle, &mut visited) {
+                if self.extend(from, self.shape.begin(to), limit, &distances, &mut cycle, &mut visited) {
                     return Searched::Found(cycle);
                 }
                 if self.steps > MAX_STEPS {
@@ -259,7 +271,7 @@ impl Simple<'_, '_, '_> {
         Searched::None
     }
 
-    /// How many steps it takes at least from each place to this one.
+    /// The distance from each node to this one.
     fn distances(&mut self, to: Node) -> HashMap<Node, usize> {
         let mut distances = HashMap::from([(to, 0)]);
         let mut queue = VecDeque::from([(to, 0)]);
@@ -276,33 +288,34 @@ impl Simple<'_, '_, '_> {
         distances
     }
 
+    /// Extends the path in every possible way. Returns whether `cycle` is complete.
     fn extend(
         &mut self,
-        home: Node,
-        place: Place,
+        start: Node,
+        state: SearchState,
         limit: usize,
         distances: &HashMap<Node, usize>,
         cycle: &mut Vec<Edge>,
         visited: &mut HashSet<Node>,
     ) -> bool {
-        let steps: Vec<_> = self.search.steps(place.node).collect();
+        let steps: Vec<_> = self.search.steps(state.node).collect();
         for (edge, node, kind) in steps {
             self.steps += 1;
             if self.steps > MAX_STEPS {
                 return false;
             }
-            let Some(next) = self.shape.step(place, node, kind, self.search.ordered) else { continue };
+            let Some(next) = self.shape.step(state, node, kind, self.search.with_order) else { continue };
             let distance = distances.get(&node).copied().unwrap_or(usize::MAX);
             if (cycle.len() + 1).saturating_add(distance) > limit {
                 continue;
             }
             cycle.push(edge);
-            if node == home {
+            if node == start {
                 if self.shape.is_closed(next) {
                     return true;
                 }
             } else if visited.insert(node) {
-                if self.extend(home, next, limit, distances, cycle, visited) {
+                if self.extend(start, next, limit, distances, cycle, visited) {
                     return true;
                 }
                 visited.remove(&node);
@@ -313,12 +326,16 @@ impl Simple<'_, '_, '_> {
     }
 }
 
-fn path(first: Edge, end: Place, reached: &HashMap<Place, Option<(Place, Edge)>>) -> Vec<Edge> {
+fn path(
+    first: Edge,
+    end: SearchState,
+    reached: &HashMap<SearchState, Option<(SearchState, Edge)>>,
+) -> Vec<Edge> {
     let mut edges = Vec::new();
-    let mut place = end;
-    while let Some(Some((before, edge))) = reached.get(&place) {
+    let mut state = end;
+    while let Some(Some((before, edge))) = reached.get(&state) {
         edges.push(*edge);
-        place = *before;
+        state = *before;
     }
     edges.push(first);
     edges.reverse();
@@ -332,9 +349,9 @@ fn anomaly(versions: &Versions<'_>, graph: &Graph<'_>, kind: AnomalyKind, cycle:
         let Some((from, to)) = graph.dependencies.edge_endpoints(edge) else { continue };
         let (from, to) = (from.index(), to.index());
         let evidence = dependency.explain(from, to);
-        steps.push(Step { from: from + 1, to: to + 1, kind: dependency.kind, evidence });
+        steps.push(CycleStep { from: from + 1, to: to + 1, kind: dependency.kind, evidence });
     }
-    let transactions = versions.printed(steps.iter().map(|step| step.from - 1));
+    let transactions = versions.displayed(steps.iter().map(|step| step.from - 1));
     Anomaly { kind, evidence: String::new(), cycle: steps, transactions }
 }
 

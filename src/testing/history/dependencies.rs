@@ -1,15 +1,15 @@
-//! What must have come before what.
+//! The dependencies between the transactions of a history.
 
 use std::collections::{BTreeMap, HashSet};
 
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::anomaly::DependencyKind;
-use super::report::Order;
-use super::transaction::{List, Outcome};
+use super::order::Order;
+use super::transaction::{List, TransactionOutcome};
 use super::versions::{Observation, Versions};
 
-/// Why one transaction comes before another, and what shows it.
+/// Why one transaction precedes another, with the evidence.
 #[derive(Clone, Copy)]
 pub(super) struct Dependency<'h> {
     pub(super) kind: DependencyKind,
@@ -18,22 +18,22 @@ pub(super) struct Dependency<'h> {
 
 #[derive(Clone, Copy)]
 enum Evidence<'h> {
-    /// The later one's value comes right after the earlier one's.
+    /// The later value comes right after the earlier one in the list.
     Follows { key: i64, earlier: i64, later: i64 },
-    /// Nobody has read the later one's value: it comes after all that were read.
+    /// No transaction has read the later value, so it comes after all values that were read.
     Unread { key: i64, earlier: i64, later: i64 },
-    /// The reader saw the list end with the value.
+    /// The reader read a list that ends with the value.
     Saw { key: i64, list: &'h [i64], value: i64 },
-    /// The reader saw the list without the value.
+    /// The reader read the list without the value.
     Missed { key: i64, list: &'h [i64], value: i64 },
     /// The session.
     Session(u32),
-    /// When the one had ended and the other began.
+    /// When the first ended and the second began.
     Times { ended: u64, began: u64 },
 }
 
 impl Dependency<'_> {
-    /// What shows it, in words.
+    /// Explains the evidence.
     pub(super) fn explain(&self, from: usize, to: usize) -> String {
         let (from, to) = (from + 1, to + 1);
         match self.evidence {
@@ -41,9 +41,7 @@ impl Dependency<'_> {
                 format!("T{from} appended {earlier} to key {key}, and T{to} appended {later} right after it")
             }
             Evidence::Unread { key, earlier, later } => {
-                format!(
-                    "T{from} appended {earlier} to key {key}, and nobody has read it with {later} of T{to} yet"
-                )
+                format!("T{from} appended {earlier} to key {key}, and {later} of T{to} was never read")
             }
             Evidence::Saw { key, list, value } => {
                 format!("T{to} read {} of key {key}, and T{from} had appended {value}", List(list))
@@ -59,7 +57,7 @@ impl Dependency<'_> {
     }
 }
 
-/// All dependencies of a history; its nodes are the transactions, those without dependencies included.
+/// The dependencies of a history. The nodes are all transactions, with or without dependencies.
 pub(super) struct Graph<'h> {
     pub(super) dependencies: DiGraph<(), Dependency<'h>, usize>,
     known: HashSet<(usize, usize, DependencyKind)>,
@@ -83,7 +81,7 @@ impl<'h> Graph<'h> {
         graph
     }
 
-    /// A graph without a history.
+    /// A graph of these edges, without a history.
     #[cfg(test)]
     pub(super) fn of(nodes: usize, edges: &[(usize, usize, DependencyKind)]) -> Self {
         let mut graph =
@@ -104,8 +102,8 @@ impl<'h> Graph<'h> {
         }
     }
 
-    /// Appends follow each other in the order of the list; those that nobody has read come after all that
-    /// were.
+    /// Appends precede each other in the order of the list. Appends that were never read come after all
+    /// others.
     fn add_appends(&mut self, versions: &Versions<'h>) {
         for Observation { key, list, .. } in versions.longest() {
             let appends: Vec<_> = committed(versions, key, list).collect();
@@ -123,27 +121,28 @@ impl<'h> Graph<'h> {
         }
     }
 
-    /// A reader comes after who appended the last value it saw, and before who appended the next one.
+    /// A reader follows the appender of the last value that it read, and precedes the appender of the next
+    /// one.
     fn add_reads(&mut self, versions: &Versions<'h>) {
         let mut unread_of: BTreeMap<i64, Vec<(usize, i64)>> = BTreeMap::new();
         for (transaction, key, value) in unread(versions) {
             unread_of.entry(key).or_default().push((transaction, value));
         }
-        for seen in versions.observations() {
-            let Some(reader) = seen.reader else { continue };
-            let (key, list) = (seen.key, versions.without_own(seen));
+        for read in versions.observations() {
+            let Some(reader) = read.reader else { continue };
+            let (key, list) = (read.key, versions.without_own(read));
             if let Some((appender, value)) = committed(versions, key, list).next_back() {
                 self.add(appender, reader, DependencyKind::WriteRead, Evidence::Saw { key, list, value });
             }
-            // Of a read that does not fit into the order nobody knows what came next.
+            // For a read that is not a prefix of the order, the next value is unknown.
             let Some(rest) = versions.order(key).strip_prefix(list) else { continue };
             let nexts: Vec<_> = match committed(versions, key, rest).next() {
                 Some(next) => vec![next],
                 None => {
                     let unread = unread_of.get(&key).map_or(&[][..], Vec::as_slice);
-                    // It appended as well, and among the unread nobody knows who was first.
-                    let took_part = unread.iter().any(|(appender, _)| *appender == reader);
-                    if took_part { Vec::new() } else { unread.to_vec() }
+                    // The reader appended as well, and the order of appends that were never read is unknown.
+                    let has_appended = unread.iter().any(|(appender, _)| *appender == reader);
+                    if has_appended { Vec::new() } else { unread.to_vec() }
                 }
             };
             for (appender, value) in nexts {
@@ -152,15 +151,15 @@ impl<'h> Graph<'h> {
         }
     }
 
-    /// A session has seen its own commits. One whose answer never came may have been stored after the session
-    /// had gone on: it comes after what the session had done before it, and before nothing.
+    /// A session's commits precede its later transactions. A transaction with an unknown outcome may commit
+    /// after the session has gone on: it follows the session's earlier transactions and precedes none.
     fn add_sessions(&mut self, versions: &Versions<'h>) {
         let mut latest = BTreeMap::new();
         for (i, transaction) in versions.history.transactions.iter().enumerate() {
             let Some(session) = transaction.session.filter(|_| versions.committed(i)) else { continue };
             let before = match transaction.outcome {
-                Outcome::Committed => latest.insert(session, i),
-                Outcome::Unknown | Outcome::Aborted => latest.get(&session).copied(),
+                TransactionOutcome::Committed => latest.insert(session, i),
+                TransactionOutcome::Unknown | TransactionOutcome::Aborted => latest.get(&session).copied(),
             };
             if let Some(before) = before {
                 self.add(before, i, DependencyKind::Session, Evidence::Session(session));
@@ -168,15 +167,17 @@ impl<'h> Graph<'h> {
         }
     }
 
-    /// Whoever had ended before another began comes before it. Only the latest to have ended are linked: from
-    /// the others it follows.
+    /// A transaction precedes those that began after it ended. Only the latest ones that ended are linked;
+    /// the dependency on earlier ones is transitive.
     fn add_real_time(&mut self, versions: &Versions<'h>) {
         let mut events = Vec::new();
         for (i, transaction) in versions.history.transactions.iter().enumerate() {
             if let Some(began) = transaction.began.filter(|_| versions.committed(i)) {
-                // At one and the same time, beginnings come first: neither is known to be before the other.
+                // At equal times, beginnings sort first, because neither transaction is known to precede the
+                // other.
                 events.push((began, false, i));
-                let ended = transaction.ended.filter(|_| transaction.outcome == Outcome::Committed);
+                let ended =
+                    transaction.ended.filter(|_| transaction.outcome == TransactionOutcome::Committed);
                 events.extend(ended.map(|ended| (ended, true, i)));
             }
         }
@@ -196,7 +197,7 @@ impl<'h> Graph<'h> {
     }
 }
 
-/// The values of a list that committed transactions appended, with who did.
+/// The values of a list that committed transactions appended, with their appenders.
 fn committed<'v>(
     versions: &'v Versions<'_>,
     key: i64,
@@ -207,10 +208,9 @@ fn committed<'v>(
     appends.filter(|(appender, _)| versions.committed(*appender))
 }
 
-/// Appends that are committed and in no read. Where the state at the end is known, they are lost and not
-/// late.
+/// Committed appends that were never read. If the final state of the list is known, they are lost instead.
 fn unread(versions: &Versions<'_>) -> impl Iterator<Item = (usize, i64, i64)> {
     versions.committed_appends().filter(|(_, key, value)| {
-        !versions.history.last.contains_key(key) && !versions.was_seen(*key, *value)
+        !versions.history.last.contains_key(key) && !versions.was_read(*key, *value)
     })
 }

@@ -1,35 +1,35 @@
-//! The anomalies that show without a cycle.
+//! Anomalies that single reads show, without a cycle.
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::anomaly::{Anomaly, AnomalyKind};
-use super::transaction::{List, Operation, Outcome};
+use super::transaction::{List, Operation, TransactionOutcome};
 use super::versions::{Observation, Versions};
 
-/// Collects anomalies, one of a kind for each value (or list) that is concerned.
-struct Findings<'v, 'h> {
+/// Collects anomalies, one of each kind for each value or list.
+struct Collector<'v, 'h> {
     versions: &'v Versions<'h>,
     known: HashSet<(AnomalyKind, i64, Option<i64>)>,
     anomalies: Vec<Anomaly>,
 }
 
-/// Everything that is wrong with the reads of a history.
+/// Finds the anomalies that the reads of a history show without a cycle.
 pub(super) fn anomalies(versions: &Versions<'_>) -> Vec<Anomaly> {
-    let mut findings = Findings { versions, known: HashSet::new(), anomalies: Vec::new() };
-    for seen in versions.observations() {
-        findings.values(seen);
-        findings.intermediate_read(seen);
-        findings.incompatible_order(seen);
+    let mut collector = Collector { versions, known: HashSet::new(), anomalies: Vec::new() };
+    for read in versions.observations() {
+        collector.values(read);
+        collector.intermediate_read(read);
+        collector.incompatible_order(read);
     }
-    findings.dirty_updates();
-    findings.lost_appends();
-    findings.internal_inconsistencies();
-    findings.lost_updates();
-    findings.anomalies
+    collector.dirty_updates();
+    collector.lost_appends();
+    collector.internal_inconsistencies();
+    collector.lost_updates();
+    collector.anomalies
 }
 
-impl Findings<'_, '_> {
-    fn found(
+impl Collector<'_, '_> {
+    fn add(
         &mut self,
         kind: AnomalyKind,
         key: i64,
@@ -42,55 +42,55 @@ impl Findings<'_, '_> {
         }
     }
 
-    /// Each value was appended, once, and by somebody who was not rolled back.
-    fn values(&mut self, seen: Observation<'_>) {
-        let Observation { key, reader, list } = seen;
+    /// Checks that each value was appended once, by a transaction that was not rolled back.
+    fn values(&mut self, read: Observation<'_>) {
+        let Observation { key, reader, list } = read;
         let mut values = HashSet::new();
         for &value in list {
             let appender = self.versions.appender(key, value);
-            let concerned = reader.into_iter().chain(appender);
+            let involved = reader.into_iter().chain(appender);
             if !values.insert(value) {
-                let evidence = format!("{} {value} twice: {}", describe(seen), List(list));
-                self.found(AnomalyKind::DuplicateAppend, key, Some(value), concerned.clone(), evidence);
+                let evidence = format!("{} {value} twice: {}", describe(read), List(list));
+                self.add(AnomalyKind::DuplicateAppend, key, Some(value), involved.clone(), evidence);
             }
             let Some(appender) = appender else {
-                let evidence = format!("{} {value}, which nobody appended", describe(seen));
-                self.found(AnomalyKind::GarbageRead, key, Some(value), concerned, evidence);
+                let evidence = format!("{} {value}, which was never appended", describe(read));
+                self.add(AnomalyKind::GarbageRead, key, Some(value), involved, evidence);
                 continue;
             };
-            if self.versions.history.transactions[appender].outcome == Outcome::Aborted {
+            if self.versions.history.transactions[appender].outcome == TransactionOutcome::Aborted {
                 let evidence =
-                    format!("{} {value} of T{}, which was rolled back", describe(seen), appender + 1);
-                self.found(AnomalyKind::AbortedRead, key, Some(value), concerned, evidence);
+                    format!("{} {value} of T{}, which was rolled back", describe(read), appender + 1);
+                self.add(AnomalyKind::AbortedRead, key, Some(value), involved, evidence);
             }
         }
     }
 
-    /// A list as others see it ends with the last thing that somebody appended to it.
-    fn intermediate_read(&mut self, seen: Observation<'_>) {
-        let (Some(reader), Some(&value)) = (seen.reader, self.versions.without_own(seen).last()) else {
+    /// Checks that a read ends with the last append of a transaction to the list.
+    fn intermediate_read(&mut self, read: Observation<'_>) {
+        let (Some(reader), Some(&value)) = (read.reader, self.versions.without_own(read).last()) else {
             return;
         };
-        let Some(appender) = self.versions.appender(seen.key, value) else { return };
-        if appender != reader && self.versions.is_intermediate(seen.key, value) {
+        let Some(appender) = self.versions.appender(read.key, value) else { return };
+        if appender != reader && self.versions.is_intermediate(read.key, value) {
             let evidence =
-                format!("{} {value} as the last, and T{} appended more to it", describe(seen), appender + 1);
-            self.found(AnomalyKind::IntermediateRead, seen.key, Some(value), [reader, appender], evidence);
+                format!("{} {value} as the last, and T{} appended more to it", describe(read), appender + 1);
+            self.add(AnomalyKind::IntermediateRead, read.key, Some(value), [reader, appender], evidence);
         }
     }
 
-    fn incompatible_order(&mut self, seen: Observation<'_>) {
-        let Some(longest) = self.versions.longest_of(seen.key) else { return };
-        if !longest.list.starts_with(seen.list) {
+    fn incompatible_order(&mut self, read: Observation<'_>) {
+        let Some(longest) = self.versions.longest_of(read.key) else { return };
+        if !longest.list.starts_with(read.list) {
             let evidence = format!(
                 "{} {}, {} {}",
-                describe(seen),
-                List(seen.list),
+                describe(read),
+                List(read.list),
                 describe(longest),
                 List(longest.list)
             );
-            let concerned = seen.reader.into_iter().chain(longest.reader);
-            self.found(AnomalyKind::IncompatibleOrder, seen.key, None, concerned, evidence);
+            let involved = read.reader.into_iter().chain(longest.reader);
+            self.add(AnomalyKind::IncompatibleOrder, read.key, None, involved, evidence);
         }
     }
 
@@ -99,15 +99,15 @@ impl Findings<'_, '_> {
             let mut aborted = None;
             for &value in list {
                 let Some(appender) = self.versions.appender(key, value) else { continue };
-                if self.versions.history.transactions[appender].outcome == Outcome::Aborted {
+                if self.versions.history.transactions[appender].outcome == TransactionOutcome::Aborted {
                     aborted = Some((appender, value));
                 } else if let Some((before, dirty)) = aborted.take() {
                     let evidence = format!(
-                        "T{} appended {value} to key {key} behind {dirty}, which T{} had rolled back",
+                        "T{} appended {value} to key {key} after {dirty}, which T{} rolled back",
                         appender + 1,
                         before + 1
                     );
-                    self.found(AnomalyKind::DirtyUpdate, key, Some(dirty), [before, appender], evidence);
+                    self.add(AnomalyKind::DirtyUpdate, key, Some(dirty), [before, appender], evidence);
                 }
             }
         }
@@ -123,15 +123,15 @@ impl Findings<'_, '_> {
                     transaction + 1,
                     List(last)
                 );
-                self.found(AnomalyKind::LostAppend, key, Some(value), [transaction], evidence);
+                self.add(AnomalyKind::LostAppend, key, Some(value), [transaction], evidence);
             }
         }
     }
 
-    /// A transaction sees what it has appended, behind everything else, and not before it has.
+    /// Checks that each transaction reads its own earlier appends, after all other values, and no later ones.
     fn internal_inconsistencies(&mut self) {
         for (reader, transaction) in self.versions.history.transactions.iter().enumerate() {
-            if transaction.outcome != Outcome::Committed {
+            if transaction.outcome != TransactionOutcome::Committed {
                 continue;
             }
             let mut appended: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
@@ -140,14 +140,14 @@ impl Findings<'_, '_> {
                     Operation::Append { key, value } => appended.entry(*key).or_default().push(*value),
                     Operation::Read { key, list } => {
                         let own = appended.get(key).map_or(&[][..], Vec::as_slice);
-                        let seen = Observation { reader: Some(reader), key: *key, list };
-                        let others = self.versions.without_own(seen);
+                        let read = Observation { reader: Some(reader), key: *key, list };
+                        let others = self.versions.without_own(read);
                         let scattered =
                             others.iter().any(|&value| self.versions.appender(*key, value) == Some(reader));
                         if scattered || &list[others.len()..] != own {
                             let evidence = format!(
                                 "{} {}, having appended {} by then",
-                                describe(seen),
+                                describe(read),
                                 List(list),
                                 List(own)
                             );
@@ -164,14 +164,14 @@ impl Findings<'_, '_> {
         }
     }
 
-    /// Two that appended to one and the same state of a list, each without the other's append.
+    /// Finds transactions that read the same state of a list and then appended to it.
     fn lost_updates(&mut self) {
         let mut appended_to: BTreeMap<(i64, &[i64]), Vec<usize>> = BTreeMap::new();
         for (i, transaction) in self.versions.history.transactions.iter().enumerate() {
-            if transaction.outcome != Outcome::Committed {
+            if transaction.outcome != TransactionOutcome::Committed {
                 continue;
             }
-            // What it saw last before it first appended is what it acted on.
+            // The last read before the first append is the state that the transaction acted on.
             let mut state: BTreeMap<i64, &[i64]> = BTreeMap::new();
             let mut appended = HashSet::new();
             for operation in &transaction.operations {
@@ -207,13 +207,13 @@ fn anomaly(
     evidence: String,
     transactions: impl IntoIterator<Item = usize>,
 ) -> Anomaly {
-    Anomaly { kind, evidence, cycle: Vec::new(), transactions: versions.printed(transactions) }
+    Anomaly { kind, evidence, cycle: Vec::new(), transactions: versions.displayed(transactions) }
 }
 
-fn describe(seen: Observation<'_>) -> String {
-    match seen.reader {
-        Some(reader) => format!("T{} read key {} with", reader + 1, seen.key),
-        None => format!("key {} ended with", seen.key),
+fn describe(read: Observation<'_>) -> String {
+    match read.reader {
+        Some(reader) => format!("T{} read key {} with", reader + 1, read.key),
+        None => format!("key {} ended with", read.key),
     }
 }
 

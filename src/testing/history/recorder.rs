@@ -1,19 +1,20 @@
-//! Writes down what clients do, while they do it.
+//! Records what clients do, while they do it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::tx::SavepointScope;
 
-use super::transaction::{History, Operation, Outcome, Transaction};
+use super::transaction::{History, Operation, Transaction, TransactionOutcome};
 
-/// Writes down the appends and reads of your own units of work.
+/// Records the appends and reads of your own units of work.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use atomically::{Error, Isolation, Pessimistic, TransactorExt as _};
-/// # use atomically::testing::history::{Outcome, Recorder};
-/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # use atomically::testing::history::{Recorder, TransactionOutcome};
+/// # let options = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+/// # let pool = options.connect("sqlite::memory:").await?;
 /// # sqlx::query("CREATE TABLE entry (ledger INTEGER, id INTEGER PRIMARY KEY)").execute(&pool).await?;
 /// let db = Pessimistic::default().on(&pool);
 /// let recorder = Recorder::new();
@@ -23,56 +24,56 @@ use super::transaction::{History, Operation, Outcome, Transaction};
 /// let result = db
 ///     .run(async |tx| {
 ///         let attempt = run.attempt();
-///         let ids = sqlx::query_scalar("SELECT id FROM entry WHERE ledger = 1 ORDER BY id").fetch_all(&mut *tx).await?;
+///         let select = "SELECT id FROM entry WHERE ledger = 1 ORDER BY id";
+///         let ids = sqlx::query_scalar(select).fetch_all(&mut *tx).await?;
 ///         attempt.read(1, ids);
 ///         let id = attempt.append(1);
 ///         sqlx::query("INSERT INTO entry VALUES (1, $1)").bind(id).execute(&mut *tx).await?;
 ///         Ok::<_, Error>(())
 ///     })
 ///     .await;
-/// run.end(Outcome::of(&result));
+/// run.end(TransactionOutcome::of(&result));
 ///
 /// recorder.history().check()?.assert(Isolation::Serializable);
 /// # Ok(()) }
 /// ```
 ///
-/// Each attempt of a unit is a transaction of its own. One that is followed by another attempt has aborted: a
-/// transactor that runs a unit again after a commit whose outcome it does not know shows as an aborted read.
+/// Each attempt of a unit is recorded as a transaction. An attempt that is followed by another one counts as
+/// aborted, so a transactor that retries after an unknown commit is detected as an aborted read.
 ///
-/// Clones write into one history. There is no state outside of it.
+/// Clones record into the same history.
 #[derive(Clone, Default)]
 pub struct Recorder {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<RecorderState>>,
 }
 
 #[derive(Default)]
-struct State {
-    attempts: Vec<Noted>,
+struct RecorderState {
+    attempts: Vec<AttemptRecord>,
     sessions: u32,
     value: i64,
     time: u64,
 }
 
-/// An attempt, as far as it is known.
-struct Noted {
+struct AttemptRecord {
     session: u32,
     began: u64,
-    /// When it did something the last time: the next attempt of its unit has not sent anything before that.
-    active: u64,
+    /// The time of its last operation. The next attempt of its unit has sent nothing before that.
+    last_active: u64,
     ended: Option<u64>,
-    outcome: Outcome,
+    outcome: TransactionOutcome,
     operations: Vec<(Operation, Option<Arc<SavepointScope>>)>,
 }
 
-impl State {
+impl RecorderState {
     fn tick(&mut self) -> u64 {
         self.time += 1;
         self.time
     }
 }
 
-impl Noted {
-    /// The transaction; and what savepoints have taken back of it, which never was.
+impl AttemptRecord {
+    /// The transaction, and the operations that savepoints have undone as an aborted transaction.
     fn transactions(&self) -> impl Iterator<Item = Transaction> {
         let is_undone =
             |scope: &Option<Arc<SavepointScope>>| scope.as_ref().is_some_and(|scope| scope.is_undone());
@@ -88,19 +89,19 @@ impl Noted {
             ..Transaction::unknown(operations)
         };
         let undone = operations(true);
-        let undone = (!undone.is_empty()).then(|| transaction(undone, Outcome::Aborted));
+        let undone = (!undone.is_empty()).then(|| transaction(undone, TransactionOutcome::Aborted));
         std::iter::once(transaction(operations(false), self.outcome)).chain(undone)
     }
 }
 
 impl Recorder {
-    /// Nothing written down yet.
+    /// Creates a recorder with an empty history.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A client that runs its units one after another.
+    /// Starts a session: a client that runs its units one after another.
     #[must_use]
     pub fn session(&self) -> Session {
         let mut state = self.state();
@@ -108,14 +109,14 @@ impl Recorder {
         Session { recorder: self.clone(), number: state.sessions }
     }
 
-    /// What was written down so far. What has not ended yet is unknown.
+    /// The history so far. The outcome of runs that have not ended is unknown.
     #[must_use]
     pub fn history(&self) -> History {
-        self.state().attempts.iter().flat_map(Noted::transactions).collect()
+        self.state().attempts.iter().flat_map(AttemptRecord::transactions).collect()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // What is in there is whole between any two statements, also when somebody has panicked.
+    fn state(&self) -> MutexGuard<'_, RecorderState> {
+        // A panic while the lock is held cannot leave the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -128,57 +129,58 @@ pub struct Session {
 }
 
 impl Session {
-    /// The run of a unit is about to begin: say so before anything is sent for it.
+    /// Records that a unit is about to run. Call this before the run, so that nothing was sent yet.
     #[must_use]
-    pub fn begin(&self) -> Run {
+    pub fn begin(&self) -> RecordedRun {
         let begun = self.recorder.state().tick();
-        Run { session: self.clone(), begun, latest: Mutex::new(None) }
+        RecordedRun { session: self.clone(), begun, latest: Mutex::new(None) }
     }
 }
 
-/// One run of a unit. Dropped without an [`end`](Self::end), its last attempt stays unknown, as that of a run
-/// that is dropped is.
-pub struct Run {
+/// The run of a unit that is being recorded.
+///
+/// If it is dropped without calling [`end`](Self::end), the outcome of its last attempt is unknown.
+pub struct RecordedRun {
     session: Session,
     begun: u64,
     latest: Mutex<Option<usize>>,
 }
 
-impl Run {
-    /// An attempt begins: the first thing that the unit does. The one before it has aborted.
+impl RecordedRun {
+    /// Records that an attempt begins. Call this first in the unit. The previous attempt counts as aborted.
     ///
-    /// By then its transaction is open, and may have a snapshot. So it counts as begun from the moment at
-    /// which its first packet may have been sent: since the [run began](Session::begin), or since the attempt
-    /// before it did something.
+    /// The transaction is open by then and may have a snapshot. So the attempt counts as begun from the
+    /// moment at which its first packet may have been sent: since the [run began](Session::begin), or since
+    /// the last operation of the previous attempt.
     #[must_use]
-    pub fn attempt(&self) -> Attempt {
+    pub fn attempt(&self) -> RecordedAttempt {
         let mut state = self.session.recorder.state();
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let before = latest.and_then(|before| state.attempts.get(before));
-        let began = before.map_or(self.begun, |before| before.active);
-        finish(&mut state, latest.take(), Outcome::Aborted);
-        let active = state.tick();
+        let began = before.map_or(self.begun, |before| before.last_active);
+        finish(&mut state, latest.take(), TransactionOutcome::Aborted);
+        let last_active = state.tick();
         let index = state.attempts.len();
-        state.attempts.push(Noted {
+        state.attempts.push(AttemptRecord {
             session: self.session.number,
             began,
-            active,
+            last_active,
             ended: None,
-            outcome: Outcome::Unknown,
+            outcome: TransactionOutcome::Unknown,
             operations: Vec::new(),
         });
         *latest = Some(index);
-        Attempt { recorder: self.session.recorder.clone(), index }
+        RecordedAttempt { recorder: self.session.recorder.clone(), index }
     }
 
-    /// The run has ended; what became of its last attempt.
-    pub fn end(self, outcome: Outcome) {
+    /// Records that the run has ended, with the outcome of its last attempt.
+    pub fn end(self, outcome: TransactionOutcome) {
         let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         finish(&mut self.session.recorder.state(), latest, outcome);
     }
 }
 
-fn finish(state: &mut State, attempt: Option<usize>, outcome: Outcome) {
+fn finish(state: &mut RecorderState, attempt: Option<usize>, outcome: TransactionOutcome) {
     let Some(index) = attempt else { return };
     let ended = state.tick();
     if let Some(attempt) = state.attempts.get_mut(index) {
@@ -187,34 +189,36 @@ fn finish(state: &mut State, attempt: Option<usize>, outcome: Outcome) {
     }
 }
 
-/// One attempt of a unit, and what it does.
+/// An attempt of a unit, and its operations.
 ///
-/// What it does inside of a [`Tx::savepoint`](crate::Tx::savepoint) that is rolled back counts as a
-/// transaction of its own that has aborted. Whatever else takes an append back has to be
-/// [said](Self::not_appended): a savepoint that the unit sets by itself, or a statement that failed where the
-/// database undoes the statement alone.
-pub struct Attempt {
+/// Operations inside a [`Tx::savepoint`](crate::Tx::savepoint) that is rolled back are recorded as an aborted
+/// transaction of their own. If anything else undoes an append, call [`not_appended`](Self::not_appended):
+/// for a savepoint that the unit sets with its own SQL, or for a failed statement after which the transaction
+/// goes on.
+pub struct RecordedAttempt {
     recorder: Recorder,
     index: usize,
 }
 
-impl Attempt {
-    /// It is going to append to a list: this value, which nobody has appended before.
+impl RecordedAttempt {
+    /// Records an append to a list, and returns the value to append. No other append of this recorder has the
+    /// same value.
     #[must_use]
     pub fn append(&self, key: i64) -> i64 {
         let mut state = self.recorder.state();
         state.value += 1;
         let value = state.value;
-        self.note(&mut state, Operation::Append { key, value });
+        self.record(&mut state, Operation::Append { key, value });
         value
     }
 
-    /// It has read a list.
+    /// Records that the attempt has read a list.
     pub fn read(&self, key: i64, list: impl Into<Vec<i64>>) {
-        self.note(&mut self.recorder.state(), Operation::read(key, list));
+        self.record(&mut self.recorder.state(), Operation::read(key, list));
     }
 
-    /// The append of this value has failed or was undone, and the transaction goes on without it.
+    /// Records that the append of this value failed or was undone, and that the transaction goes on without
+    /// it.
     pub fn not_appended(&self, key: i64, value: i64) {
         let mut state = self.recorder.state();
         let Some(attempt) = state.attempts.get_mut(self.index) else { return };
@@ -227,10 +231,10 @@ impl Attempt {
         }
     }
 
-    fn note(&self, state: &mut State, operation: Operation) {
-        let active = state.tick();
+    fn record(&self, state: &mut RecorderState, operation: Operation) {
+        let now = state.tick();
         if let Some(attempt) = state.attempts.get_mut(self.index) {
-            attempt.active = active;
+            attempt.last_active = now;
             attempt.operations.push((operation, SavepointScope::current()));
         }
     }
@@ -249,14 +253,14 @@ impl fmt::Debug for Session {
     }
 }
 
-impl fmt::Debug for Run {
+impl fmt::Debug for RecordedRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Run").field("session", &self.session.number).finish_non_exhaustive()
+        f.debug_struct("RecordedRun").field("session", &self.session.number).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Attempt {
+impl fmt::Debug for RecordedAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attempt").field("number", &(self.index + 1)).finish_non_exhaustive()
+        f.debug_struct("RecordedAttempt").field("number", &(self.index + 1)).finish_non_exhaustive()
     }
 }

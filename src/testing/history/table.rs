@@ -1,4 +1,4 @@
-//! Lists in a table: the statements of the workload.
+//! The table of the workload, with its lists.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::tx::Tx;
 
 /// The rows of one run in a table.
 ///
-/// Numbers are written into the text of the statements: databases number parameters differently.
+/// Numbers are inserted into the text of the statements, because databases differ in their placeholders.
 #[derive(Debug)]
 pub(super) struct ListTable {
     /// The name of the table.
@@ -21,7 +21,7 @@ pub(super) struct ListTable {
 }
 
 impl ListTable {
-    /// Creates the table if it is missing, and empty lists with the keys from 1 to `keys`.
+    /// Creates the table if it does not exist, and empty lists with the keys from 1 to `keys`.
     pub(super) async fn create<DB: Backend>(&self, pool: &Pool<DB>, keys: i64) -> Result<(), Error> {
         let Self { name, run } = self;
         let text = if DB::SYNTAX == Syntax::MySql { "MEDIUMTEXT" } else { "TEXT" };
@@ -30,7 +30,8 @@ impl ListTable {
              elements {text} NOT NULL, version BIGINT NOT NULL, PRIMARY KEY (run, id))"
         );
         let mut connection = pool.acquire().await?;
-        // On PostgreSQL, two sessions that create it at the same time conflict. The second time it is there.
+        // On PostgreSQL, concurrent CREATE TABLE IF NOT EXISTS statements conflict. The second try finds the
+        // table.
         if DB::send_statement(&mut connection, query(create.clone())?).await.is_err() {
             DB::send_statement(&mut connection, query(create)?).await?;
         }
@@ -40,7 +41,7 @@ impl ListTable {
         Ok(())
     }
 
-    /// Reads a list and its version, for update or not.
+    /// Reads a list and its version, optionally for update.
     pub(super) async fn read<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
@@ -59,7 +60,7 @@ impl ListTable {
         Ok((parse(&required(DB::text(row, 0)?, 0)?)?, required(DB::integer(row, 1)?, 1)?))
     }
 
-    /// Appends a value in the database.
+    /// Lets the database append a value.
     pub(super) async fn append<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
@@ -67,19 +68,19 @@ impl ListTable {
         value: i64,
     ) -> Result<(), Error> {
         let Self { name, run } = self;
-        let longer = if DB::SYNTAX == Syntax::MySql {
+        let appended = if DB::SYNTAX == Syntax::MySql {
             format!("CONCAT(elements, ' {value}')")
         } else {
             format!("elements || ' {value}'")
         };
         let update = format!(
-            "UPDATE {name} SET elements = {longer}, version = version + 1 WHERE run = {run} AND id = {key}"
+            "UPDATE {name} SET elements = {appended}, version = version + 1 WHERE run = {run} AND id = {key}"
         );
         let rows = tx.execute_query(query(update)?).await?;
         tx.expect_one(rows)
     }
 
-    /// Replaces the list, if it has this version or if none is given. Returns how many rows were changed.
+    /// Replaces the list, if it has the given version. Returns the number of updated rows.
     pub(super) async fn write<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
@@ -89,14 +90,15 @@ impl ListTable {
     ) -> Result<u64, Error> {
         let Self { name, run } = self;
         let check = version.map(|version| format!(" AND version = {version}")).unwrap_or_default();
+        let text = text(list);
         let update = format!(
-            "UPDATE {name} SET elements = '{}', version = version + 1 WHERE run = {run} AND id = {key}{check}",
-            text(list)
+            "UPDATE {name} SET elements = '{text}', version = version + 1 \
+             WHERE run = {run} AND id = {key}{check}"
         );
         Ok(tx.execute_query(query(update)?).await?)
     }
 
-    /// Reads all lists, outside of any transaction.
+    /// Reads all lists, outside any transaction.
     pub(super) async fn read_all<DB: Backend>(
         &self,
         pool: &Pool<DB>,
@@ -115,7 +117,7 @@ fn query<DB: Backend>(sql: String) -> Result<WatchedQuery<DB>, sqlx::Error> {
     WatchedQuery::with_values(sql, [])
 }
 
-/// The text of the values, each after a space.
+/// The stored form of a list: each value with a space before it.
 fn text(list: &[i64]) -> String {
     list.iter().map(|value| format!(" {value}")).collect()
 }

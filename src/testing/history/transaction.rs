@@ -1,37 +1,37 @@
-//! What was done and seen, as plain data.
+//! Histories of transactions, as plain data.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::Error;
 
-/// One thing that a transaction did to a list.
+/// An operation of a transaction on a list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// It put a value at the end. No other transaction puts the same value into the same list.
+    /// It appended a value. No other operation appends the same value to the same list.
     Append {
-        /// Which list.
+        /// The list.
         key: i64,
-        /// What was put there.
+        /// The value.
         value: i64,
     },
     /// It read the list.
     Read {
-        /// Which list.
+        /// The list.
         key: i64,
-        /// What it read, in the order of the list.
+        /// The values that it read, in the order of the list.
         list: Vec<i64>,
     },
 }
 
 impl Operation {
-    /// An append.
+    /// An append of `value` to the list `key`.
     #[must_use]
     pub const fn append(key: i64, value: i64) -> Self {
         Self::Append { key, value }
     }
 
-    /// A read, and what it read.
+    /// A read of the list `key`, with its result.
     #[must_use]
     pub fn read(key: i64, list: impl Into<Vec<i64>>) -> Self {
         Self::Read { key, list: list.into() }
@@ -47,14 +47,14 @@ impl fmt::Display for Operation {
     }
 }
 
-/// A list as it is printed: of a long one, the end.
+/// Displays a list: of a long one, only the end.
 pub(super) struct List<'a>(pub(super) &'a [i64]);
 
-const SHOWN: usize = 8;
+const MAX_DISPLAYED: usize = 8;
 
 impl fmt::Display for List<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hidden = self.0.len().saturating_sub(SHOWN);
+        let hidden = self.0.len().saturating_sub(MAX_DISPLAYED);
         f.write_str("[")?;
         if hidden > 0 {
             write!(f, "({hidden} more) ")?;
@@ -66,20 +66,20 @@ impl fmt::Display for List<'_> {
     }
 }
 
-/// What became of a transaction, as far as its client knows.
+/// The outcome of a transaction, as far as its client knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// It is stored.
+pub enum TransactionOutcome {
+    /// It committed.
     Committed,
-    /// It is not, and never will be.
+    /// It was rolled back, and will never commit.
     Aborted,
-    /// Nobody told. It counts as committed once a committed transaction has read what it appended; what it
-    /// read itself is not looked at.
+    /// The client does not know. It counts as committed if a committed transaction has read one of its
+    /// appends. Its own reads are ignored.
     Unknown,
 }
 
-impl Outcome {
-    /// What the end of a run says about its last attempt.
+impl TransactionOutcome {
+    /// The outcome of the last attempt of a run with this result.
     #[must_use]
     pub fn of<T>(result: &Result<T, Error>) -> Self {
         match result {
@@ -90,7 +90,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for TransactionOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Committed => "committed",
@@ -100,41 +100,41 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// One transaction: one attempt of a unit of work.
+/// A transaction of a history: one attempt of a unit of work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
     pub(super) operations: Vec<Operation>,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: TransactionOutcome,
     pub(super) session: Option<u32>,
     pub(super) began: Option<u64>,
     pub(super) ended: Option<u64>,
 }
 
 impl Transaction {
-    fn new(operations: impl IntoIterator<Item = Operation>, outcome: Outcome) -> Self {
+    fn new(operations: impl IntoIterator<Item = Operation>, outcome: TransactionOutcome) -> Self {
         let operations = operations.into_iter().collect();
         Self { operations, outcome, session: None, began: None, ended: None }
     }
 
-    /// One that committed.
+    /// A transaction that committed.
     #[must_use]
     pub fn committed(operations: impl IntoIterator<Item = Operation>) -> Self {
-        Self::new(operations, Outcome::Committed)
+        Self::new(operations, TransactionOutcome::Committed)
     }
 
-    /// One that was rolled back.
+    /// A transaction that was rolled back.
     #[must_use]
     pub fn aborted(operations: impl IntoIterator<Item = Operation>) -> Self {
-        Self::new(operations, Outcome::Aborted)
+        Self::new(operations, TransactionOutcome::Aborted)
     }
 
-    /// One whose commit was sent and never answered.
+    /// A transaction whose commit was sent and never answered.
     #[must_use]
     pub fn unknown(operations: impl IntoIterator<Item = Operation>) -> Self {
-        Self::new(operations, Outcome::Unknown)
+        Self::new(operations, TransactionOutcome::Unknown)
     }
 
-    /// The session that ran it. Sessions run their transactions one after another, in the order of the
+    /// Sets the session that ran it. A session runs its transactions one after another, in the order of the
     /// history.
     #[must_use]
     pub const fn in_session(mut self, session: u32) -> Self {
@@ -142,8 +142,9 @@ impl Transaction {
         self
     }
 
-    /// When its first packet may have been sent, on any clock that only goes forward, and when its end was
-    /// known. A beginning that is noted later, when the snapshot has been taken, makes a right history look
+    /// Sets when its first packet may have been sent and when its end was known, on any monotonic clock.
+    ///
+    /// `began` must not be later than the snapshot of the transaction, or a correct history is reported as
     /// wrong.
     #[must_use]
     pub const fn between(mut self, began: u64, ended: u64) -> Self {
@@ -151,15 +152,15 @@ impl Transaction {
         self
     }
 
-    /// What it did, in order.
+    /// Its operations, in order.
     #[must_use]
     pub fn operations(&self) -> &[Operation] {
         &self.operations
     }
 
-    /// What became of it.
+    /// Its outcome.
     #[must_use]
-    pub const fn outcome(&self) -> Outcome {
+    pub const fn outcome(&self) -> TransactionOutcome {
         self.outcome
     }
 }
@@ -177,9 +178,10 @@ impl fmt::Display for Transaction {
     }
 }
 
-/// What clients did to a set of lists, and what they saw: to be [checked](Self::check).
+/// The transactions of clients on a set of lists, with their results, to be [checked](Self::check).
 ///
-/// Recorded by [`ListAppend`](super::ListAppend) or a [`Recorder`](super::Recorder), or written by hand:
+/// [`ListAppend`](super::ListAppend) and [`Recorder`](super::Recorder) record histories. They can also be
+/// written by hand:
 ///
 /// ```
 /// use atomically::testing::history::{History, Operation, Transaction};
@@ -193,15 +195,16 @@ impl fmt::Display for Transaction {
 /// assert!(history.check().unwrap().anomalies().is_empty());
 /// ```
 ///
-/// Transactions have numbers, counted from 1 in the order in which they were put in: T1, T2, and so on.
+/// Transactions are numbered in the order in which they were added: T1, T2, and so on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
     pub(super) transactions: Vec<Transaction>,
+    /// The final states of lists.
     pub(super) last: BTreeMap<i64, Vec<i64>>,
 }
 
 impl History {
-    /// Nothing done yet.
+    /// Creates an empty history.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -212,8 +215,7 @@ impl History {
         self.transactions.push(transaction);
     }
 
-    /// What a list holds after everything has ended. With it, a lost append can be told from one that nobody
-    /// happened to read.
+    /// Adds the final state of a list. It distinguishes lost appends from those that no transaction has read.
     #[must_use]
     pub fn ending_with(mut self, key: i64, list: impl Into<Vec<i64>>) -> Self {
         self.last.insert(key, list.into());
@@ -226,10 +228,9 @@ impl History {
         &self.transactions
     }
 
-    /// How many transactions ended like this. A history in which nothing was committed has no anomalies
-    /// either.
+    /// The number of transactions with this outcome. A history without commits has no anomalies either.
     #[must_use]
-    pub fn count(&self, outcome: Outcome) -> usize {
+    pub fn count(&self, outcome: TransactionOutcome) -> usize {
         self.transactions.iter().filter(|transaction| transaction.outcome == outcome).count()
     }
 }
@@ -246,10 +247,10 @@ impl Extend<Transaction> for History {
     }
 }
 
-/// Two transactions of a history appended the same value to the same list, so nobody can tell who was read.
+/// The error of a history in which a value was appended twice to one list, so that reads of it are ambiguous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("value {value} was appended to key {key} by two operations: nobody can tell which of them was read")]
-pub struct NotUnique {
+#[error("two operations appended {value} to key {key}, so reads of it are ambiguous; append unique values")]
+pub struct DuplicateValue {
     /// The list.
     pub key: i64,
     /// The value.
@@ -262,10 +263,10 @@ mod tests {
     use crate::failure::{Failure, FailureKind};
 
     #[test]
-    fn a_commit_without_an_answer_is_unknown() {
+    fn an_unanswered_commit_has_an_unknown_outcome() {
         let failed = |kind| Err::<(), _>(Error::failed(Failure::new(kind, "no"), None));
-        assert_eq!(Outcome::of(&Ok(())), Outcome::Committed);
-        assert_eq!(Outcome::of(&failed(FailureKind::Deadlock)), Outcome::Aborted);
-        assert_eq!(Outcome::of(&failed(FailureKind::CommitUnknown)), Outcome::Unknown);
+        assert_eq!(TransactionOutcome::of(&Ok(())), TransactionOutcome::Committed);
+        assert_eq!(TransactionOutcome::of(&failed(FailureKind::Deadlock)), TransactionOutcome::Aborted);
+        assert_eq!(TransactionOutcome::of(&failed(FailureKind::CommitUnknown)), TransactionOutcome::Unknown);
     }
 }

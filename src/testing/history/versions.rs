@@ -1,60 +1,62 @@
-//! The order in which a list got its values, recovered from what was read.
+//! Recovers from the reads in which order each list got its values.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::transaction::{History, NotUnique, Operation, Outcome};
+use super::transaction::{DuplicateValue, History, Operation, TransactionOutcome};
 
-/// A read that is to be believed: one of a committed transaction, or the state at the end.
+/// A reliable read: of a committed transaction, or the final state of a list.
 #[derive(Clone, Copy)]
 pub(super) struct Observation<'h> {
-    /// The reader; `None` is the state at the end.
+    /// The reader; `None` for the final state.
     pub(super) reader: Option<usize>,
     pub(super) key: i64,
     pub(super) list: &'h [i64],
 }
 
-/// Who appended a value, and whether it is the last one that he appended to this list.
+/// The appender of a value, and whether it is the last one that it appended to this list.
 struct Append {
-    by: usize,
+    appender: usize,
     is_last: bool,
 }
 
-/// What follows from the values of a history being unique. Transactions are indices here.
+/// The appender of each value and the order of each list. Transactions are identified by their indices.
 pub(super) struct Versions<'h> {
     pub(super) history: &'h History,
     /// By list and value.
     appends: HashMap<(i64, i64), Append>,
-    /// For each list the longest state of it that was seen, and by whom.
+    /// The longest state of each list that was read, with its reader.
     longest: BTreeMap<i64, Observation<'h>>,
-    /// The values in there, and all that were seen anywhere.
+    /// The lists and values of these longest states.
     ordered: HashSet<(i64, i64)>,
-    seen: HashSet<(i64, i64)>,
-    /// The unknown ones that have turned out to be committed.
-    turned_out: HashSet<usize>,
+    /// The lists and values of all reads.
+    read: HashSet<(i64, i64)>,
+    /// The transactions with an unknown outcome that have committed, because their appends were read.
+    found_committed: HashSet<usize>,
 }
 
 impl<'h> Versions<'h> {
-    pub(super) fn recover(history: &'h History) -> Result<Self, NotUnique> {
+    pub(super) fn recover(history: &'h History) -> Result<Self, DuplicateValue> {
         let mut versions = Self {
             history,
             appends: appends(history)?,
             longest: BTreeMap::new(),
             ordered: HashSet::new(),
-            seen: HashSet::new(),
-            turned_out: HashSet::new(),
+            read: HashSet::new(),
+            found_committed: HashSet::new(),
         };
-        for seen in versions.observations() {
-            // What a list held at the end is its longest state, or something was lost.
-            let longest = versions.longest.entry(seen.key).or_insert(seen);
-            if longest.reader.is_some() && (seen.reader.is_none() || seen.list.len() > longest.list.len()) {
-                *longest = seen;
+        for observation in versions.observations() {
+            // The final state is the longest one, unless something was lost.
+            let longest = versions.longest.entry(observation.key).or_insert(observation);
+            let is_longer = observation.list.len() > longest.list.len();
+            if longest.reader.is_some() && (observation.reader.is_none() || is_longer) {
+                *longest = observation;
             }
-            for &value in seen.list {
-                versions.seen.insert((seen.key, value));
-                if let Some(append) = versions.appends.get(&(seen.key, value))
-                    && history.transactions[append.by].outcome == Outcome::Unknown
+            for &value in observation.list {
+                versions.read.insert((observation.key, value));
+                if let Some(append) = versions.appends.get(&(observation.key, value))
+                    && history.transactions[append.appender].outcome == TransactionOutcome::Unknown
                 {
-                    versions.turned_out.insert(append.by);
+                    versions.found_committed.insert(append.appender);
                 }
             }
         }
@@ -64,14 +66,14 @@ impl<'h> Versions<'h> {
         Ok(versions)
     }
 
-    /// The reads of committed transactions in the order of the history, then what the lists held at the end.
+    /// The reads of committed transactions in the order of the history, then the final states of the lists.
     pub(super) fn observations(&self) -> impl Iterator<Item = Observation<'h>> + use<'h> {
         let history = self.history;
         let reads = history
             .transactions
             .iter()
             .enumerate()
-            .filter(|(_, transaction)| transaction.outcome == Outcome::Committed)
+            .filter(|(_, transaction)| transaction.outcome == TransactionOutcome::Committed)
             .flat_map(|(reader, transaction)| {
                 transaction.operations.iter().filter_map(move |operation| match operation {
                     Operation::Read { key, list } => {
@@ -83,7 +85,7 @@ impl<'h> Versions<'h> {
         reads.chain(history.last.iter().map(|(&key, list)| Observation { reader: None, key, list }))
     }
 
-    /// The appends of transactions that are known to be committed: by whom, to which list, which value.
+    /// The appends of committed transactions: the appender, the list and the value.
     pub(super) fn committed_appends(&self) -> impl Iterator<Item = (usize, i64, i64)> {
         let committed =
             (0..self.history.transactions.len()).filter(|&transaction| self.committed(transaction));
@@ -97,31 +99,31 @@ impl<'h> Versions<'h> {
         })
     }
 
-    /// Whether a transaction is known to be committed.
+    /// Whether a transaction is known to have committed.
     pub(super) fn committed(&self, transaction: usize) -> bool {
         match self.history.transactions[transaction].outcome {
-            Outcome::Committed => true,
-            Outcome::Aborted => false,
-            Outcome::Unknown => self.turned_out.contains(&transaction),
+            TransactionOutcome::Committed => true,
+            TransactionOutcome::Aborted => false,
+            TransactionOutcome::Unknown => self.found_committed.contains(&transaction),
         }
     }
 
-    /// Who appended a value to a list.
+    /// The transaction that appended a value to a list.
     pub(super) fn appender(&self, key: i64, value: i64) -> Option<usize> {
-        self.appends.get(&(key, value)).map(|append| append.by)
+        self.appends.get(&(key, value)).map(|append| append.appender)
     }
 
-    /// Whether its transaction appended more to this list after this value.
+    /// Whether the appender of this value appended further values to the list.
     pub(super) fn is_intermediate(&self, key: i64, value: i64) -> bool {
         self.appends.get(&(key, value)).is_some_and(|append| !append.is_last)
     }
 
-    /// The longest state of each list that was seen.
+    /// The longest state of each list that was read.
     pub(super) fn longest(&self) -> impl Iterator<Item = Observation<'h>> {
         self.longest.values().copied()
     }
 
-    /// The longest state of one list.
+    /// The longest state of one list that was read.
     pub(super) fn longest_of(&self, key: i64) -> Option<Observation<'h>> {
         self.longest.get(&key).copied()
     }
@@ -136,44 +138,44 @@ impl<'h> Versions<'h> {
         self.ordered.contains(&(key, value))
     }
 
-    /// Whether anybody has seen a value.
-    pub(super) fn was_seen(&self, key: i64, value: i64) -> bool {
-        self.seen.contains(&(key, value))
+    /// Whether a value was read.
+    pub(super) fn was_read(&self, key: i64, value: i64) -> bool {
+        self.read.contains(&(key, value))
     }
 
-    /// What a transaction saw of a list that others had put there: without its own appends at the end.
-    pub(super) fn without_own(&self, seen: Observation<'h>) -> &'h [i64] {
-        let mut list = seen.list;
+    /// The list without the reader's own appends at its end.
+    pub(super) fn without_own(&self, observation: Observation<'h>) -> &'h [i64] {
+        let mut list = observation.list;
         while let [others @ .., value] = list
-            && seen.reader.is_some()
-            && self.appender(seen.key, *value) == seen.reader
+            && observation.reader.is_some()
+            && self.appender(observation.key, *value) == observation.reader
         {
             list = others;
         }
         list
     }
 
-    /// The numbers and texts of these transactions, each once, for those who read an explanation.
-    pub(super) fn printed(&self, transactions: impl IntoIterator<Item = usize>) -> Vec<(usize, String)> {
-        let mut printed: Vec<(usize, String)> = Vec::new();
+    /// The numbers and texts of these transactions, each once, for an explanation.
+    pub(super) fn displayed(&self, transactions: impl IntoIterator<Item = usize>) -> Vec<(usize, String)> {
+        let mut displayed: Vec<(usize, String)> = Vec::new();
         for transaction in transactions {
-            if printed.iter().all(|(number, _)| *number != transaction + 1) {
-                printed.push((transaction + 1, self.history.transactions[transaction].to_string()));
+            if displayed.iter().all(|(number, _)| *number != transaction + 1) {
+                displayed.push((transaction + 1, self.history.transactions[transaction].to_string()));
             }
         }
-        printed
+        displayed
     }
 }
 
-fn appends(history: &History) -> Result<HashMap<(i64, i64), Append>, NotUnique> {
+fn appends(history: &History) -> Result<HashMap<(i64, i64), Append>, DuplicateValue> {
     let mut appends = HashMap::new();
-    for (by, transaction) in history.transactions.iter().enumerate() {
+    for (appender, transaction) in history.transactions.iter().enumerate() {
         let mut keys = HashSet::new();
         for operation in transaction.operations.iter().rev() {
             if let Operation::Append { key, value } = *operation {
-                let append = Append { by, is_last: keys.insert(key) };
+                let append = Append { appender, is_last: keys.insert(key) };
                 if appends.insert((key, value), append).is_some() {
-                    return Err(NotUnique { key, value });
+                    return Err(DuplicateValue { key, value });
                 }
             }
         }

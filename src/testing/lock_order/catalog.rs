@@ -1,49 +1,48 @@
-//! Which unique keys tables have, as the catalog of the database says.
+//! Reads the unique keys of all tables from the catalog of the database.
 
 use std::collections::HashMap;
 
 use async_trait::async_trait;
 
 use crate::backend::Backend;
+use crate::sql_text::Syntax;
 use crate::transactor::{Decision, Unit};
 use crate::tx::Tx;
 
-use super::sql::Dialect;
-
-/// What the fields of a line are divided by.
-const DIVIDER: char = '\u{1f}';
+/// Separates the fields of a line.
+const SEPARATOR: char = '\u{1f}';
 
 /// The tables of a database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Catalog {
-    tables: HashMap<String, Table>,
+    tables: HashMap<String, CatalogTable>,
 }
 
-/// A table, and what tells its rows apart.
+/// A table and its unique keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Table {
-    /// Its name, without its schema where that can be left out.
+pub(super) struct CatalogTable {
+    /// The name, without the schema if the table is on the search path.
     pub(super) name: String,
-    /// The columns of its primary key, or of another unique key where it has none.
+    /// The columns of the primary key, or of another unique key if there is none.
     pub(super) key: Vec<String>,
     /// The columns of all other unique keys.
     pub(super) others: Vec<Vec<String>>,
-    /// There is a unique key that is not made of columns alone.
-    pub(super) has_more: bool,
+    /// Whether there is a unique key that is not made of columns alone.
+    pub(super) has_other_keys: bool,
 }
 
 impl Catalog {
-    /// Reads the answers to the [`question`], a line for each column of each unique key.
-    pub(super) fn read(lines: &[String]) -> Self {
+    /// Parses the rows of the [`query`], a line for each column of each unique key.
+    pub(super) fn parse(lines: &[String]) -> Self {
         let mut catalog = Self::default();
-        let mut keys: HashMap<String, Vec<Key>> = HashMap::new();
+        let mut keys: HashMap<String, Vec<UniqueKey>> = HashMap::new();
         for line in lines {
-            let fields: Vec<&str> = line.split(DIVIDER).collect();
+            let fields: Vec<&str> = line.split(SEPARATOR).collect();
             let [visible, schema, table, key, primary, column] = fields[..] else { continue };
             let [qualified, plain] =
                 [format!("{schema}.{table}"), table.to_owned()].map(|n| n.to_lowercase());
             let name = if visible == "1" { plain.clone() } else { qualified.clone() };
-            let entry = Table { name: name.clone(), ..Table::default() };
+            let entry = CatalogTable { name: name.clone(), ..CatalogTable::default() };
             catalog.tables.entry(qualified).or_insert_with(|| entry.clone());
             catalog.tables.entry(name.clone()).or_insert(entry);
             if key.is_empty() {
@@ -53,9 +52,11 @@ impl Catalog {
             let column = column.to_lowercase();
             match keys.iter_mut().find(|known| known.name == key) {
                 Some(known) => known.columns.push(column),
-                None => {
-                    keys.push(Key { name: key.to_owned(), is_primary: primary == "1", columns: vec![column] })
-                }
+                None => keys.push(UniqueKey {
+                    name: key.to_owned(),
+                    is_primary: primary == "1",
+                    columns: vec![column],
+                }),
             }
         }
         for table in catalog.tables.values_mut() {
@@ -64,36 +65,36 @@ impl Catalog {
         catalog
     }
 
-    /// The table of this name, with or without its schema.
-    pub(super) fn table(&self, name: &str) -> Option<&Table> {
+    /// Finds a table by its name, with or without the schema.
+    pub(super) fn table(&self, name: &str) -> Option<&CatalogTable> {
         self.tables.get(name)
     }
 }
 
-/// A unique key, with an empty column for what is no column.
-struct Key {
+/// A unique key. Parts that are not columns have an empty name.
+struct UniqueKey {
     name: String,
     is_primary: bool,
     columns: Vec<String>,
 }
 
-impl Table {
-    fn set_keys(&mut self, keys: &[Key]) {
-        let mut readable: Vec<&Key> =
+impl CatalogTable {
+    fn set_keys(&mut self, keys: &[UniqueKey]) {
+        let mut of_columns: Vec<&UniqueKey> =
             keys.iter().filter(|key| key.columns.iter().all(|column| !column.is_empty())).collect();
-        self.has_more = readable.len() < keys.len();
-        readable.sort_by_key(|key| !key.is_primary);
-        let mut columns = readable.into_iter().map(|key| key.columns.clone());
+        self.has_other_keys = of_columns.len() < keys.len();
+        of_columns.sort_by_key(|key| !key.is_primary);
+        let mut columns = of_columns.into_iter().map(|key| key.columns.clone());
         self.key = columns.next().unwrap_or_default();
         self.others = columns.collect();
     }
 }
 
-/// The statements that ask for the tables and their unique keys. What is unique in another way than by its
-/// columns (expressions, prefixes, exclusion constraints) has an empty column.
-fn question(dialect: Dialect) -> &'static str {
-    match dialect {
-        Dialect::Postgres => {
+/// The statements that query the tables and their unique keys. Parts of a key that are not columns
+/// (expressions, prefixes, exclusion constraints) have an empty name.
+fn query(syntax: Syntax) -> &'static str {
+    match syntax {
+        Syntax::Postgres => {
             "SELECT concat_ws(chr(31), CASE WHEN pg_table_is_visible(c.oid) THEN '1' ELSE '0' END, \
              n.nspname, c.relname, coalesce(i.indexrelid::text, ''), CASE WHEN i.indisprimary THEN '1' \
              ELSE '0' END, CASE WHEN i.indisexclusion THEN '' ELSE coalesce(a.attname::text, '') END) \
@@ -106,7 +107,7 @@ fn question(dialect: Dialect) -> &'static str {
              'pg_toast') \
              ORDER BY c.oid, i.indexrelid, k.place"
         }
-        Dialect::MySql => {
+        Syntax::MySql => {
             "SELECT CONCAT_WS(CHAR(31 USING utf8mb4), IF(t.table_schema = DATABASE(), '1', '0'), \
              t.table_schema, t.table_name, COALESCE(s.index_name, ''), IF(s.index_name = 'PRIMARY', '1', \
              '0'), COALESCE(IF(s.sub_part IS NULL, s.column_name, ''), '')) \
@@ -117,8 +118,8 @@ fn question(dialect: Dialect) -> &'static str {
              'performance_schema', 'sys') \
              ORDER BY t.table_schema, t.table_name, s.index_name, s.seq_in_index"
         }
-        // A primary key that is the row's number has no index.
-        Dialect::Sqlite => {
+        // A primary key that is an alias of the rowid has no index.
+        Syntax::Sqlite => {
             "SELECT '1' || char(31) || 'main' || char(31) || m.name || char(31) || char(31) || '0' || \
              char(31) \
              FROM sqlite_master AS m \
@@ -137,23 +138,23 @@ fn question(dialect: Dialect) -> &'static str {
 
 /// A unit that reads the catalog.
 #[derive(Debug)]
-pub(super) struct Reading {
-    dialect: Dialect,
+pub(super) struct CatalogQuery {
+    syntax: Syntax,
     pub(super) catalog: Option<Catalog>,
 }
 
-impl Reading {
-    pub(super) const fn new(dialect: Dialect) -> Self {
-        Self { dialect, catalog: None }
+impl CatalogQuery {
+    pub(super) const fn new(syntax: Syntax) -> Self {
+        Self { syntax, catalog: None }
     }
 }
 
 #[async_trait]
-impl<DB: Backend> Unit<DB> for Reading {
+impl<DB: Backend> Unit<DB> for CatalogQuery {
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
         if let Ok(connection) = tx.connection() {
-            let lines = DB::fetch_text(connection, question(self.dialect).to_owned()).await;
-            self.catalog = lines.ok().map(|lines| Catalog::read(&lines));
+            let lines = DB::fetch_text(connection, query(self.syntax).to_owned()).await;
+            self.catalog = lines.ok().map(|lines| Catalog::parse(&lines));
         }
         Decision::Abandon
     }

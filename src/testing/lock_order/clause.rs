@@ -1,24 +1,24 @@
-//! The locking clauses of a SELECT, which the parser of the rest does not know in all their forms.
+//! Parses the locking clauses of a SELECT, because `sqlparser` does not accept all their forms.
 
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::Token;
 
 use crate::row_lock::Strength;
 
-use super::rows::Table;
-use super::sql::is;
+use super::names::is_keyword;
+use super::rows::TableRef;
 
-/// `FOR UPDATE OF a, b NOWAIT`
+/// A locking clause, such as `FOR UPDATE OF a, b NOWAIT`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Clause {
     pub(super) strength: Strength,
-    /// The tables it is about; none are all.
+    /// The tables that it names; if empty, it applies to all tables.
     pub(super) of: Vec<String>,
     pub(super) waits: bool,
 }
 
 impl Clause {
-    pub(super) fn names(&self, table: &Table<'_>) -> bool {
+    pub(super) fn applies_to(&self, table: &TableRef<'_>) -> bool {
         self.of.is_empty() || self.of.iter().any(|name| table.is_called(name))
     }
 }
@@ -31,16 +31,16 @@ const FORMS: [(&[Keyword], Strength); 5] = [
     (&[Keyword::LOCK, Keyword::IN, Keyword::SHARE, Keyword::MODE], Strength::Share),
 ];
 
-/// The clause that begins here, and how many words name its strength.
-fn form(tokens: &[Token]) -> Option<(Strength, usize)> {
+/// The strength of the clause that begins here, and how many words name it.
+fn strength_at(tokens: &[Token]) -> Option<(Strength, usize)> {
     FORMS.iter().find_map(|(words, strength)| {
-        let is_it =
-            words.len() <= tokens.len() && words.iter().zip(tokens).all(|(word, token)| is(token, *word));
-        is_it.then_some((*strength, words.len()))
+        let is_match = words.len() <= tokens.len()
+            && words.iter().zip(tokens).all(|(word, token)| is_keyword(token, *word));
+        is_match.then_some((*strength, words.len()))
     })
 }
 
-/// The statement without its locking clauses, and these.
+/// Splits a statement into the rest and its locking clauses.
 pub(super) fn take_clauses(tokens: &[Token]) -> (Vec<Token>, Vec<Clause>) {
     let (mut rest, mut clauses) = (Vec::with_capacity(tokens.len()), Vec::new());
     let (mut depth, mut at) = (0_usize, 0);
@@ -50,7 +50,7 @@ pub(super) fn take_clauses(tokens: &[Token]) -> (Vec<Token>, Vec<Clause>) {
             Token::RParen => depth = depth.saturating_sub(1),
             _ => {}
         }
-        match form(&tokens[at..]) {
+        match strength_at(&tokens[at..]) {
             Some((strength, words)) if depth == 0 => {
                 at += words;
                 let (clause, words) = clause(strength, &tokens[at..]);
@@ -66,17 +66,17 @@ pub(super) fn take_clauses(tokens: &[Token]) -> (Vec<Token>, Vec<Clause>) {
     (rest, clauses)
 }
 
-/// Whether there is one somewhere in brackets.
-pub(super) fn in_brackets(tokens: &[Token]) -> bool {
+/// Whether there is a locking clause inside parentheses.
+pub(super) fn has_nested_clause(tokens: &[Token]) -> bool {
     let (rest, _) = take_clauses(tokens);
-    (0..rest.len()).any(|at| form(&rest[at..]).is_some())
+    (0..rest.len()).any(|at| strength_at(&rest[at..]).is_some())
 }
 
-/// What follows the strength, and how many words that is.
+/// Parses what follows the strength. Returns the clause and how many words were parsed.
 fn clause(strength: Strength, tokens: &[Token]) -> (Clause, usize) {
     let mut clause = Clause { strength, of: Vec::new(), waits: true };
     let mut at = 0;
-    if tokens.first().is_some_and(|token| is(token, Keyword::OF)) {
+    if tokens.first().is_some_and(|token| is_keyword(token, Keyword::OF)) {
         at = 1;
         while let Some(Token::Word(word)) = tokens.get(at) {
             clause.of.push(word.value.to_lowercase());
@@ -88,11 +88,12 @@ fn clause(strength: Strength, tokens: &[Token]) -> (Clause, usize) {
         }
     }
     let rest = &tokens[at.min(tokens.len())..];
-    let says =
-        |words: [Keyword; 2]| rest.len() >= 2 && words.iter().zip(rest).all(|(word, token)| is(token, *word));
-    if rest.first().is_some_and(|token| is(token, Keyword::NOWAIT)) {
+    let begins_with = |words: [Keyword; 2]| {
+        rest.len() >= 2 && words.iter().zip(rest).all(|(word, token)| is_keyword(token, *word))
+    };
+    if rest.first().is_some_and(|token| is_keyword(token, Keyword::NOWAIT)) {
         (Clause { waits: false, ..clause }, at + 1)
-    } else if says([Keyword::SKIP, Keyword::LOCKED]) {
+    } else if begins_with([Keyword::SKIP, Keyword::LOCKED]) {
         (Clause { waits: false, ..clause }, at + 2)
     } else {
         (clause, at)

@@ -1,4 +1,4 @@
-//! What sees the statements of one run.
+//! Records the locks of the transactions of one run.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,85 +6,86 @@ use async_trait::async_trait;
 
 use crate::failure::FailureKind;
 use crate::intercept::{Fault, Interceptor, Next, StatementAnswer, Step, StepKind};
-use crate::testing::shown::with_arguments;
+use crate::sql_text::Syntax;
+use crate::testing::bound_sql::with_arguments;
 
 use super::LockOrder;
-use super::report::{Unclear, Unknown};
-use super::sql::{Dialect, Effect, effects};
-use super::trace::{Answered, Statement, Transaction};
+use super::effect::Effect;
+use super::report::{UnknownLocks, UnknownReason};
+use super::sql::effects;
+use super::trace::{Answered, StatementText, TracedTransaction};
 
-/// Notes what the transactions of one run lock, one after the other.
+/// Records the locks of the transactions of one run, one transaction after the other.
 #[derive(Debug)]
-pub(super) struct Recorder {
-    pub(super) order: LockOrder,
-    pub(super) dialect: Dialect,
-    transaction: Mutex<Transaction>,
+pub(super) struct TraceRecorder {
+    order: LockOrder,
+    syntax: Syntax,
+    transaction: Mutex<TracedTransaction>,
 }
 
-impl Recorder {
-    pub(super) fn new(order: LockOrder, dialect: Dialect) -> Self {
-        Self { order, dialect, transaction: Mutex::default() }
+impl TraceRecorder {
+    pub(super) fn new(order: LockOrder, syntax: Syntax) -> Self {
+        Self { order, syntax, transaction: Mutex::default() }
     }
 
-    fn transaction(&self) -> MutexGuard<'_, Transaction> {
+    fn transaction(&self) -> MutexGuard<'_, TracedTransaction> {
         self.transaction.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn end_transaction(&self) {
         let transaction = std::mem::take(&mut *self.transaction());
         if let Some(left) = transaction.left_behind() {
-            let (statement, why) = (left.statement.sql.to_string(), Unclear::Session);
-            self.order.add_unknown(Unknown { statement, why });
+            self.add_unknown(&left.statement, UnknownReason::Session);
         }
         self.order.add(transaction.trace);
     }
 
-    fn note(&self, step: &Step) {
+    fn add_unknown(&self, statement: &StatementText, reason: UnknownReason) {
+        self.order.add_unknown(UnknownLocks { statement: statement.sql.to_string(), reason });
+    }
+
+    fn record(&self, step: &Step) {
         let arguments = step.arguments.as_deref().unwrap_or_default();
-        let statement = shown(step);
-        let unknown = |why| self.order.add_unknown(Unknown { statement: statement.sql.to_string(), why });
+        let statement = text_of(step);
         let mut transaction = self.transaction();
         transaction.begin_statement();
-        for effect in effects(self.dialect, &self.order.keys(), &step.sql, arguments) {
+        for effect in effects(self.syntax, &self.order.keys(), &step.sql, arguments) {
             match effect {
                 Effect::Locks(mut locking) => {
-                    // The crate's own end with their transaction.
-                    locking.outlives &= step.kind == StepKind::Statement;
-                    if locking.locks.iter().any(|lock| self.order.is_spelled_otherwise(self.dialect, lock)) {
-                        unknown(Unclear::Name);
+                    // Advisory locks that the crate itself acquires are released with their transaction.
+                    locking.session &= step.kind == StepKind::Statement;
+                    if locking.locks.iter().any(|lock| self.order.is_spelled_differently(self.syntax, lock)) {
+                        self.add_unknown(&statement, UnknownReason::Name);
                     }
                     let ordered = locking.ordered;
-                    if transaction.take(locking, &statement) > 1 && !ordered {
-                        unknown(Unclear::Order);
+                    if transaction.request(locking, &statement) > 1 && !ordered {
+                        self.add_unknown(&statement, UnknownReason::Order);
                     }
                 }
                 Effect::Unlocks(which) => transaction.unlock(which.as_ref()),
                 Effect::Reads(rows) => transaction.read(rows),
                 Effect::Savepoint(name) => transaction.savepoint(name),
-                Effect::RollbackTo(name) => {
-                    transaction.undo_to(&name, self.dialect == Dialect::MySql);
-                }
-                Effect::Unclear(why) => unknown(why),
+                Effect::RollbackTo(name) => transaction.roll_back_to(&name, self.syntax == Syntax::MySql),
+                Effect::Unknown(reason) => self.add_unknown(&statement, reason),
             }
         }
         if step.kind == StepKind::Statement {
-            transaction.use_it();
+            transaction.mark_used();
         }
     }
 }
 
-fn shown(step: &Step) -> Statement {
+fn text_of(step: &Step) -> StatementText {
     let sql = step.sql.split_whitespace().collect::<Vec<_>>().join(" ");
-    let shown = with_arguments(&sql, step.arguments.as_deref().unwrap_or_default());
-    Statement { sql: sql.into(), shown: shown.into() }
+    let with_values = with_arguments(&sql, step.arguments.as_deref().unwrap_or_default());
+    StatementText { sql: sql.into(), with_values: with_values.into() }
 }
 
-/// What a statement was answered, where there is no doubt about it.
 fn answered(answer: &StatementAnswer) -> Answered {
     let affected = answer.rows_affected.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(0);
     let is_true = match (answer.integers.as_slice(), answer.rows.as_slice()) {
         ([integer], []) => Some(*integer == 1),
-        // `pg_try_advisory_xact_lock = true`, if that is the only column
+        // `pg_try_advisory_xact_lock = true`, if that is the only column.
         ([], [row]) => {
             let (_, value) = row.split_once(" = ").filter(|(_, value)| !value.contains(" = ")).unzip();
             value.map(|value| ["1", "true"].contains(&value))
@@ -95,12 +96,12 @@ fn answered(answer: &StatementAnswer) -> Answered {
 }
 
 #[async_trait]
-impl Interceptor for Recorder {
+impl Interceptor for TraceRecorder {
     async fn before(&self, step: &Step) -> Option<Fault> {
         match step.kind {
             StepKind::Begin | StepKind::Commit | StepKind::Rollback => self.end_transaction(),
-            // Before it is sent: one that waits for ever has shown its order, too.
-            StepKind::Statement | StepKind::Control => self.note(step),
+            // Recorded before it is sent: a statement that waits for ever shows its order as well.
+            StepKind::Statement | StepKind::Control => self.record(step),
         }
         None
     }
@@ -109,12 +110,11 @@ impl Interceptor for Recorder {
         match &answer.failure {
             None => {
                 if self.transaction().answered(answered(answer)) {
-                    let statement = shown(step).sql.to_string();
-                    self.order.add_unknown(Unknown { statement, why: Unclear::Granted });
+                    self.add_unknown(&text_of(step), UnknownReason::Granted);
                 }
             }
             Some(failure) if failure.kind() == FailureKind::LockNotAvailable => {
-                self.transaction().undo_statement();
+                self.transaction().refuse_statement();
             }
             Some(_) => {}
         }
@@ -122,8 +122,8 @@ impl Interceptor for Recorder {
     }
 }
 
-/// A run that is given up has shown the order of what it did.
-impl Drop for Recorder {
+/// A transaction whose run was dropped shows its order as well.
+impl Drop for TraceRecorder {
     fn drop(&mut self) {
         self.end_transaction();
     }

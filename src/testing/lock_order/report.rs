@@ -1,96 +1,81 @@
-//! What a lock order checker has to say.
+//! What [`LockOrder`](super::LockOrder) reports.
 
 use std::fmt;
 
-use super::cycles::Part;
-use super::trace::{Lock, Taken};
-
-/// Transactions that may wait for each other in a circle, each with its part in it.
+/// A cycle of transactions each of which may wait for the next: a potential deadlock.
 ///
-/// Its `Display` shows them one below the other, with the statements that take the locks.
+/// Its `Display` lists the orders with the statements that acquire the locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inversion {
-    orders: Vec<Order>,
+    pub(super) orders: Vec<AcquisitionOrder>,
 }
 
-/// The order in which a transaction took two locks.
+/// The order in which a transaction acquired two locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Order {
-    /// What it held.
+pub struct AcquisitionOrder {
+    /// The lock that the transaction held.
     pub first: Locked,
-    /// What it asked for then.
+    /// The lock that it requested while it held the first.
     pub then: Locked,
 }
 
-/// A lock, and the statement that took it.
+/// A lock, and the statement that acquired it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Locked {
-    /// `account id=1`, `advisory lock 42`.
+    /// The lock, such as `account id=1` or `advisory lock 42`.
     pub lock: String,
-    /// The statement, with its values in place.
+    /// The statement, with its bound values in place.
     pub statement: String,
 }
 
-/// A statement whose locks could not be made out.
+/// A statement whose locks could not be determined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Unknown {
-    /// The statement, without its values.
+pub struct UnknownLocks {
+    /// The statement, without its bound values.
     pub statement: String,
-    /// What could not be made out.
-    pub why: Unclear,
+    /// Why its locks could not be determined.
+    pub reason: UnknownReason,
 }
 
-/// What could not be made out about a statement.
+/// Why the locks of a statement could not be determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Unclear {
-    /// Its text could not be read.
+pub enum UnknownReason {
+    /// Its text could not be parsed.
     Text,
-    /// It does not say by their keys which rows it locks; or what it locks is no row.
+    /// It does not identify the rows that it locks by their keys, or it locks something other than rows.
     Rows,
-    /// It locks several rows, in an order that is the server's.
+    /// It locks several rows in an order that the server chooses.
     Order,
-    /// The unique keys of its table are not known: it is not in the catalog, or has keys that are not made of
-    /// columns.
+    /// The unique keys of its table are unknown: the table is not in the catalog, or has keys that are not
+    /// made of columns.
     Keys,
-    /// It names a lock that may be the same as one which another statement spells in another way.
+    /// It may name the same lock as another statement that spells it differently.
     Name,
-    /// It only tries to take a lock, and its answer was not read.
+    /// It tries to acquire a lock without waiting, and its answer does not show whether it succeeded.
     Granted,
     /// Its lock belongs to the session and is still held when the transaction ends.
     Session,
 }
 
 impl Inversion {
-    pub(super) fn new(parts: &[Part<'_>]) -> Self {
-        let orders =
-            parts.iter().map(|(held, wanted)| Order { first: Locked::by(held), then: Locked::by(wanted) });
-        Self { orders: orders.collect() }
-    }
-
-    /// Who locks what before what: each asks for what the next one holds, and the last for what the first
-    /// holds.
+    /// The orders in which the transactions acquired their locks: each requests a lock that the next one
+    /// holds, and the last one requests a lock that the first one holds.
     ///
-    /// A single one is a lock that is shared first and wanted for itself then: two transactions that both do
+    /// A single order is a lock that is acquired shared and then exclusively: two transactions that both do
     /// this wait for each other.
     #[must_use]
-    pub fn orders(&self) -> &[Order] {
+    pub fn orders(&self) -> &[AcquisitionOrder] {
         &self.orders
-    }
-}
-
-impl Locked {
-    fn by(taken: &Taken) -> Self {
-        Self { lock: taken.lock.to_string(), statement: taken.statement.shown.to_string() }
     }
 }
 
 impl fmt::Display for Inversion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, Order { first, then }) in self.orders.iter().enumerate() {
+        for (i, AcquisitionOrder { first, then }) in self.orders.iter().enumerate() {
             let and = if i == 0 { "" } else { "\nand " };
             if first.lock == then.lock {
                 write!(f, "{and}{} shared before it is locked for a change, by two at a time:", first.lock)?;
@@ -106,34 +91,22 @@ impl fmt::Display for Inversion {
     }
 }
 
-impl fmt::Display for Unknown {
+impl fmt::Display for UnknownLocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.why, self.statement)
+        write!(f, "{}: {}", self.reason, self.statement)
     }
 }
 
-impl fmt::Display for Unclear {
+impl fmt::Display for UnknownReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Text => "could not be read",
+            Self::Text => "could not be parsed",
             Self::Rows => "does not say which rows it locks",
-            Self::Order => "locks several rows in no order of its own",
-            Self::Keys => "locks rows of a table whose unique keys are not known",
-            Self::Name => "spells a lock in another way than another statement does",
+            Self::Order => "locks several rows in an order that the server chooses",
+            Self::Keys => "locks rows of a table whose unique keys are unknown",
+            Self::Name => "spells a lock differently from another statement",
             Self::Granted => "does not show whether its lock was granted",
             Self::Session => "leaves a lock with its session when the transaction ends",
         })
-    }
-}
-
-impl fmt::Display for Lock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Row { table, columns, values } => {
-                let named = columns.iter().zip(values).map(|(column, value)| format!("{column}={value}"));
-                write!(f, "{table} {}", named.collect::<Vec<_>>().join(", "))
-            }
-            Self::Advisory(key) => write!(f, "advisory lock {key}"),
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Which rows a condition names by their keys.
+//! The rows that a condition identifies by their keys.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,94 +8,86 @@ use sqlparser::ast::{self, BinaryOperator, Expr, TableFactor};
 use crate::row_lock::Strength;
 
 use super::catalog::Catalog;
-use super::report::Unclear;
-use super::sql::{Effect, Locking};
-use super::trace::{Granted, Lock};
+use super::effect::{Effect, Granted, Lock, Locking};
+use super::names::name_of;
+use super::report::UnknownReason;
 use super::values::{by_value, value_of};
 
-/// What is known of the keys of tables.
+/// The known keys of tables.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Keys {
-    /// Which columns tell a table's rows apart, by [`LockOrder::key`](super::LockOrder::key).
-    pub(super) told: Arc<BTreeMap<String, Vec<String>>>,
+pub(super) struct TableKeys {
+    /// The keys that were declared with [`LockOrder::key`](super::LockOrder::key), by table.
+    pub(super) declared: Arc<BTreeMap<String, Vec<String>>>,
     pub(super) catalog: Arc<Catalog>,
 }
 
-/// A table that a statement names, and what tells its rows apart.
+/// A table that a statement names, and its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Named {
+pub(super) struct TargetTable {
     pub(super) name: String,
-    /// The columns that name a row; none where no columns do.
+    /// The columns that identify a row; empty if there is no key.
     pub(super) key: Vec<String>,
-    /// Whether somebody said so, or `id` is only assumed.
+    /// Whether the key is known. Otherwise it is assumed to be `id`.
     pub(super) is_known: bool,
-    /// Its other unique keys, where all of them are known.
+    /// The other unique keys, if all of them are known.
     pub(super) others: Option<Vec<Vec<String>>>,
 }
 
-impl Keys {
-    pub(super) fn of(&self, table: &ast::ObjectName) -> Named {
+impl TableKeys {
+    pub(super) fn of(&self, table: &ast::ObjectName) -> TargetTable {
         let parts: Vec<String> = table.0.iter().filter_map(|part| part.as_ident()).map(name_of).collect();
         let spelled = parts.join(".");
         let known = self.catalog.table(&spelled);
         let name = known.map_or_else(|| spelled.clone(), |known| known.name.clone());
-        let told = self.told.get(&spelled).or_else(|| self.told.get(&name));
+        let declared = self.declared.get(&spelled).or_else(|| self.declared.get(&name));
         let all = known.map(|known| std::iter::once(&known.key).chain(&known.others));
-        let key = match (told, known) {
-            (Some(told), _) => told.clone(),
+        let key = match (declared, known) {
+            (Some(declared), _) => declared.clone(),
             (None, Some(known)) => known.key.clone(),
             (None, None) => vec![String::from("id")],
         };
         let others = all
-            .filter(|_| known.is_some_and(|known| !known.has_more))
+            .filter(|_| known.is_some_and(|known| !known.has_other_keys))
             .map(|all| all.filter(|other| !other.is_empty() && **other != key).cloned().collect());
-        Named { name, is_known: told.is_some() || known.is_some(), key, others }
+        TargetTable { name, is_known: declared.is_some() || known.is_some(), key, others }
     }
 }
 
-/// Names are compared without their case and quotes: two tables that differ by these alone are not worth a
-/// surprise.
-pub(super) fn name_of(name: &ast::Ident) -> String {
-    name.value.to_lowercase()
-}
-
-pub(super) fn last_name(name: &ast::ObjectName) -> String {
-    name.0.last().and_then(|part| part.as_ident()).map(name_of).unwrap_or_default()
-}
-
-/// A table of a statement.
+/// A table of a statement, with its alias.
 #[derive(Debug)]
-pub(super) struct Table<'s> {
-    pub(super) named: Named,
+pub(super) struct TableRef<'s> {
+    pub(super) target: TargetTable,
     alias: Option<&'s ast::Ident>,
 }
 
-impl Table<'_> {
+impl TableRef<'_> {
+    /// Whether columns of this table can be qualified by `name`.
     pub(super) fn is_called(&self, name: &str) -> bool {
         match self.alias {
             Some(alias) => name_of(alias) == name,
-            None => self.named.name.rsplit('.').next() == Some(name),
+            None => self.target.name.rsplit('.').next() == Some(name),
         }
     }
 }
 
-/// The tables of a statement, and what it says about their rows.
-pub(super) struct Scope<'s> {
+/// The tables of a statement, and the conditions on their rows.
+pub(super) struct RowSelection<'s> {
     arguments: &'s [String],
-    tables: Vec<Table<'s>>,
-    /// Whether there is something that is no table: a subquery, a function.
+    tables: Vec<TableRef<'s>>,
+    /// Whether the statement also reads from something other than tables: a subquery, a function.
     pub(super) has_more: bool,
+    /// The conditions that are joined by AND.
     conditions: Vec<&'s Expr>,
 }
 
-impl<'s> Scope<'s> {
+impl<'s> RowSelection<'s> {
     pub(super) fn new(
-        keys: &Keys,
+        keys: &TableKeys,
         arguments: &'s [String],
         from: &'s [ast::TableWithJoins],
-        selection: Option<&'s Expr>,
+        condition: Option<&'s Expr>,
     ) -> Self {
-        let mut scope = Self { arguments, tables: Vec::new(), has_more: false, conditions: Vec::new() };
+        let mut selection = Self { arguments, tables: Vec::new(), has_more: false, conditions: Vec::new() };
         let factors = from.iter().flat_map(|from| {
             [&from.relation].into_iter().chain(from.joins.iter().map(|join| &join.relation))
         });
@@ -103,76 +95,76 @@ impl<'s> Scope<'s> {
             match factor {
                 TableFactor::Table { name, alias, args: None, .. } => {
                     let alias = alias.as_ref().map(|alias| &alias.name);
-                    scope.tables.push(Table { named: keys.of(name), alias });
+                    selection.tables.push(TableRef { target: keys.of(name), alias });
                 }
-                _ => scope.has_more = true,
+                _ => selection.has_more = true,
             }
         }
-        scope.conditions.extend(selection);
+        selection.conditions.extend(condition);
         let mut next = 0;
-        while let Some(condition) = scope.conditions.get(next).copied() {
+        while let Some(condition) = selection.conditions.get(next).copied() {
             match condition {
                 Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-                    scope.conditions.splice(next..=next, [&**left, &**right]);
+                    selection.conditions.splice(next..=next, [&**left, &**right]);
                 }
-                Expr::Nested(inner) => scope.conditions[next] = inner,
+                Expr::Nested(inner) => selection.conditions[next] = inner,
                 _ => next += 1,
             }
         }
-        scope
+        selection
     }
 
-    pub(super) fn tables(&self) -> impl Iterator<Item = &Table<'s>> {
+    pub(super) fn tables(&self) -> impl Iterator<Item = &TableRef<'s>> {
         self.tables.iter()
     }
 
-    /// What locking the rows of a table does.
+    /// The effects of locking the selected rows of a table.
     pub(super) fn locks(
         &self,
-        table: &Table<'_>,
+        table: &TableRef<'_>,
         order: &[ast::OrderByExpr],
         strength: Strength,
         waits: bool,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if !table.named.is_known {
-            effects.push(Effect::Unclear(Unclear::Keys));
+        if !table.target.is_known {
+            effects.push(Effect::Unknown(UnknownReason::Keys));
         }
         let Some(mut locks) = self.rows(table) else {
-            effects.push(Effect::Unclear(Unclear::Rows));
+            effects.push(Effect::Unknown(UnknownReason::Rows));
             return effects;
         };
-        let sorted = self.sort(table, order, &mut locks);
-        let (ordered, granted) = (sorted || locks.len() < 2, Granted::IfRows(locks.len()));
-        effects.push(Effect::Locks(Locking { locks, strength, waits, ordered, granted, outlives: false }));
+        let is_sorted = self.sort(table, order, &mut locks);
+        let (ordered, granted) = (is_sorted || locks.len() < 2, Granted::IfRows(locks.len()));
+        effects.push(Effect::Locks(Locking { locks, strength, waits, ordered, granted, session: false }));
         effects
     }
 
-    /// Sorts rows as the statement does. Returns whether it says in which order it comes to them.
-    fn sort(&self, table: &Table<'_>, order: &[ast::OrderByExpr], locks: &mut [Lock]) -> bool {
-        let key = &table.named.key;
-        let place = |by: &ast::OrderByExpr| {
-            let place = key.iter().position(|column| self.is_column(table, column, &by.expr))?;
-            Some((place, by.options.sort == Some(ast::OrderBySort::Desc)))
+    /// Sorts rows by the ORDER BY clause. Returns whether it determines their order.
+    fn sort(&self, table: &TableRef<'_>, order: &[ast::OrderByExpr], locks: &mut [Lock]) -> bool {
+        let key = &table.target.key;
+        let key_column = |by: &ast::OrderByExpr| {
+            let column = key.iter().position(|column| self.is_column(table, column, &by.expr))?;
+            Some((column, by.options.sort == Some(ast::OrderBySort::Desc)))
         };
-        let by: Vec<(usize, bool)> = order.iter().map_while(place).collect();
-        let varies = |place: usize| {
+        let by: Vec<(usize, bool)> = order.iter().map_while(key_column).collect();
+        let varies = |column: usize| {
             let value = |lock: &Lock| match lock {
-                Lock::Row { values, .. } => values.get(place).cloned(),
+                Lock::Row { values, .. } => values.get(column).cloned(),
                 Lock::Advisory(_) => None,
             };
             locks.windows(2).any(|pair| value(&pair[0]) != value(&pair[1]))
         };
-        let is_sorted = (0..key.len()).all(|place| !varies(place) || by.iter().any(|by| by.0 == place));
+        let is_total = (0..key.len()).all(|column| !varies(column) || by.iter().any(|by| by.0 == column));
         if !by.is_empty() {
             locks.sort_by(|one, other| by_value(one, other, &by));
         }
-        is_sorted && !by.is_empty()
+        is_total && !by.is_empty()
     }
 
-    /// The rows of a table that are meant at most, where their keys are said.
-    pub(super) fn rows(&self, table: &Table<'_>) -> Option<Vec<Lock>> {
-        let Named { name, key, .. } = &table.named;
+    /// The rows of a table that can be selected, if the conditions give their keys.
+    pub(super) fn rows(&self, table: &TableRef<'_>) -> Option<Vec<Lock>> {
+        let TargetTable { name, key, .. } = &table.target;
         if key.is_empty() {
             return None;
         }
@@ -192,15 +184,16 @@ impl<'s> Scope<'s> {
         Some(locks)
     }
 
-    /// The values that a column can have in the rows that are meant.
-    pub(super) fn values(&self, table: &Table<'_>, column: &str) -> Option<Vec<String>> {
+    /// The values that a column can have in the selected rows.
+    pub(super) fn values(&self, table: &TableRef<'_>, column: &str) -> Option<Vec<String>> {
         self.conditions.iter().find_map(|condition| match condition {
             Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
-                let value = match (self.is_column(table, column, left), self.is_column(table, column, right))
-                {
-                    (true, _) => right,
-                    (_, true) => left,
-                    (false, false) => return None,
+                let value = if self.is_column(table, column, left) {
+                    right
+                } else if self.is_column(table, column, right) {
+                    left
+                } else {
+                    return None;
                 };
                 Some(vec![value_of(value, self.arguments)?])
             }
@@ -211,9 +204,9 @@ impl<'s> Scope<'s> {
         })
     }
 
-    fn is_column(&self, table: &Table<'_>, column: &str, expr: &Expr) -> bool {
+    fn is_column(&self, table: &TableRef<'_>, column: &str, expr: &Expr) -> bool {
         match expr {
-            Expr::Identifier(name) => self.is_only_table() && name_of(name) == column,
+            Expr::Identifier(name) => self.has_one_table() && name_of(name) == column,
             Expr::CompoundIdentifier(names) => match names.as_slice() {
                 [.., owner, name] => name_of(name) == column && table.is_called(&name_of(owner)),
                 _ => false,
@@ -223,7 +216,7 @@ impl<'s> Scope<'s> {
         }
     }
 
-    fn is_only_table(&self) -> bool {
+    fn has_one_table(&self) -> bool {
         self.tables.len() == 1 && !self.has_more
     }
 }

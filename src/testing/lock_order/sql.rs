@@ -1,4 +1,4 @@
-//! What a statement locks, read from its text.
+//! Determines the locks of a statement from its text.
 
 use sqlparser::ast;
 use sqlparser::dialect;
@@ -6,70 +6,30 @@ use sqlparser::keywords::Keyword;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, Tokenizer};
 
-use crate::backend::Backend;
-use crate::row_lock::Strength;
+use crate::sql_text::Syntax;
 
-use super::clause::{Clause, take_clauses};
-use super::report::Unclear;
-use super::rows::{Keys, Scope};
-use super::trace::{Granted, Lock};
+use super::advisory;
+use super::clause::{Clause, has_nested_clause, take_clauses};
+use super::effect::{Effect, Granted, Locking};
+use super::names::is_keyword;
+use super::report::UnknownReason;
+use super::rows::{RowSelection, TableKeys};
 
-/// What a statement does about locks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Effect {
-    Locks(Locking),
-    /// Gives back a lock of the session, or all of them.
-    Unlocks(Option<(Lock, Strength)>),
-    /// Without row locks nothing tells a row that is read to be changed from one that is only read.
-    Reads(Vec<Lock>),
-    Savepoint(String),
-    RollbackTo(String),
-    Unclear(Unclear),
-}
+#[cfg(test)]
+mod tests;
 
-/// Locks that a statement asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Locking {
-    pub(super) locks: Vec<Lock>,
-    pub(super) strength: Strength,
-    pub(super) waits: bool,
-    /// Whether they are taken one by one, as listed.
-    pub(super) ordered: bool,
-    pub(super) granted: Granted,
-    /// Whether the session keeps them when the transaction ends.
-    pub(super) outlives: bool,
-}
-
-/// Whose SQL it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialect {
-    Postgres,
-    MySql,
-    Sqlite,
-}
-
-impl Dialect {
-    pub(super) fn of<DB: Backend>() -> Self {
-        match DB::NAME {
-            "PostgreSQL" => Self::Postgres,
-            "MySQL" => Self::MySql,
-            _ => Self::Sqlite,
-        }
-    }
-
-    fn grammar(self) -> &'static dyn dialect::Dialect {
-        match self {
-            Self::Postgres => &dialect::PostgreSqlDialect {},
-            Self::MySql => &dialect::MySqlDialect {},
-            Self::Sqlite => &dialect::SQLiteDialect {},
-        }
+fn dialect(syntax: Syntax) -> &'static dyn dialect::Dialect {
+    match syntax {
+        Syntax::Postgres => &dialect::PostgreSqlDialect {},
+        Syntax::MySql => &dialect::MySqlDialect {},
+        Syntax::Sqlite => &dialect::SQLiteDialect {},
     }
 }
 
-/// Reads a text of one or more statements.
-pub(super) fn effects(dialect: Dialect, keys: &Keys, sql: &str, arguments: &[String]) -> Vec<Effect> {
-    let Ok(mut tokens) = Tokenizer::new(dialect.grammar(), sql).tokenize() else {
-        return vec![Effect::Unclear(Unclear::Text)];
+/// The effects of a text of one or more statements.
+pub(super) fn effects(syntax: Syntax, keys: &TableKeys, sql: &str, arguments: &[String]) -> Vec<Effect> {
+    let Ok(mut tokens) = Tokenizer::new(dialect(syntax), sql).tokenize() else {
+        return vec![Effect::Unknown(UnknownReason::Text)];
     };
     tokens.retain(|token| !matches!(token, Token::Whitespace(_)));
     let placeholders = tokens.iter_mut().filter_map(|token| match token {
@@ -79,24 +39,25 @@ pub(super) fn effects(dialect: Dialect, keys: &Keys, sql: &str, arguments: &[Str
     for (i, name) in placeholders.enumerate() {
         *name = format!("?{}", i + 1);
     }
-    let reader = Reader { dialect, keys, arguments };
+    let reader = Reader { syntax, keys, arguments };
     let statements: Vec<&[Token]> =
         tokens.split(|token| *token == Token::SemiColon).filter(|tokens| !tokens.is_empty()).collect();
     let mut effects: Vec<Effect> = statements.iter().flat_map(|tokens| reader.statement(tokens)).collect();
     if statements.len() > 1 {
-        // The answers of several statements are one answer.
+        // The row count of the answer is that of all statements together.
         for effect in &mut effects {
             if let Effect::Locks(Locking { granted: granted @ Granted::IfRows(_), .. }) = effect {
-                *granted = Granted::Untold;
+                *granted = Granted::Unknown;
             }
         }
     }
     effects
 }
 
+/// Determines the effects of statements. Writes are in the module `writes`.
 pub(super) struct Reader<'a> {
-    dialect: Dialect,
-    pub(super) keys: &'a Keys,
+    syntax: Syntax,
+    pub(super) keys: &'a TableKeys,
     pub(super) arguments: &'a [String],
 }
 
@@ -104,15 +65,15 @@ impl Reader<'_> {
     fn statement(&self, tokens: &[Token]) -> Vec<Effect> {
         let Some(first) = tokens.first() else { return Vec::new() };
         let (rest, clauses) = take_clauses(tokens);
-        let statement = Parser::new(self.dialect.grammar()).with_tokens(rest).parse_statement().ok();
-        let mut effects = super::advisory::effects(tokens, statement.as_ref(), self.arguments);
-        if hides_locks(tokens) {
-            effects.push(Effect::Unclear(Unclear::Rows));
+        let statement = Parser::new(dialect(self.syntax)).with_tokens(rest).parse_statement().ok();
+        let mut effects = advisory::effects(tokens, statement.as_ref(), self.arguments);
+        if has_nested_locks(tokens) {
+            effects.push(Effect::Unknown(UnknownReason::Rows));
         }
         match &statement {
             Some(statement) => effects.extend(self.effects(statement, &clauses)),
             None if clauses.is_empty() && is_harmless(first) => {}
-            None => effects.push(Effect::Unclear(Unclear::Text)),
+            None => effects.push(Effect::Unknown(UnknownReason::Text)),
         }
         effects
     }
@@ -138,8 +99,8 @@ impl Reader<'_> {
             | Sql::Deallocate { .. }
             | Sql::LISTEN { .. }
             | Sql::UNLISTEN { .. } => Vec::new(),
-            // Whole tables, or what nothing is known of.
-            _ => vec![Effect::Unclear(Unclear::Rows)],
+            // A statement that locks whole tables, or an unknown one.
+            _ => vec![Effect::Unknown(UnknownReason::Rows)],
         }
     }
 
@@ -150,56 +111,52 @@ impl Reader<'_> {
                 return self.effects(inner, clauses);
             }
             _ if clauses.is_empty() => return Vec::new(),
-            _ => return vec![Effect::Unclear(Unclear::Rows)],
+            _ => return vec![Effect::Unknown(UnknownReason::Rows)],
         };
-        let scope = self.scope(&select.from, select.selection.as_ref());
+        let rows = self.select_rows(&select.from, select.selection.as_ref());
+        if self.syntax == Syntax::Sqlite {
+            return rows.tables().filter_map(|table| rows.rows(table)).map(Effect::Reads).collect();
+        }
         let order = query.order_by.as_ref().map_or(&[][..], |order| match &order.kind {
             ast::OrderByKind::Expressions(order) => order,
             ast::OrderByKind::All(_) => &[],
         });
-        if self.dialect == Dialect::Sqlite {
-            return scope.tables().filter_map(|table| scope.rows(table)).map(Effect::Reads).collect();
-        }
-        let locked = |clause: &Clause| {
+        let locked_by = |clause: &Clause| {
             let (strength, waits) = (clause.strength, clause.waits);
-            let tables: Vec<_> = scope.tables().filter(|table| clause.names(table)).collect();
+            let tables: Vec<_> = rows.tables().filter(|table| clause.applies_to(table)).collect();
             let mut effects: Vec<_> =
-                tables.iter().flat_map(|table| scope.locks(table, order, strength, waits)).collect();
-            // A lock without names is one on everything, what is no table included.
-            if tables.is_empty() || (clause.of.is_empty() && scope.has_more) {
-                effects.push(Effect::Unclear(Unclear::Rows));
+                tables.iter().flat_map(|table| rows.locks(table, order, strength, waits)).collect();
+            // A clause without table names also applies to subqueries in the FROM clause.
+            if tables.is_empty() || (clause.of.is_empty() && rows.has_more) {
+                effects.push(Effect::Unknown(UnknownReason::Rows));
             }
             effects
         };
-        clauses.iter().flat_map(locked).collect()
+        clauses.iter().flat_map(locked_by).collect()
     }
 
-    pub(super) fn scope<'s>(
+    pub(super) fn select_rows<'s>(
         &'s self,
         from: &'s [ast::TableWithJoins],
-        selection: Option<&'s ast::Expr>,
-    ) -> Scope<'s> {
-        Scope::new(self.keys, self.arguments, from, selection)
+        condition: Option<&'s ast::Expr>,
+    ) -> RowSelection<'s> {
+        RowSelection::new(self.keys, self.arguments, from, condition)
     }
 }
 
-/// Whether parts in brackets lock or change something: a subquery, or a query in front of the statement.
-fn hides_locks(tokens: &[Token]) -> bool {
-    let after_bracket = tokens.iter().zip(tokens.iter().skip(1)).any(|(bracket, word)| {
-        *bracket == Token::LParen
+/// Whether a part in parentheses locks or changes rows: a subquery, or a WITH query.
+fn has_nested_locks(tokens: &[Token]) -> bool {
+    let has_nested_write = tokens.iter().zip(tokens.iter().skip(1)).any(|(parenthesis, word)| {
+        *parenthesis == Token::LParen
             && [Keyword::UPDATE, Keyword::DELETE, Keyword::INSERT, Keyword::MERGE]
                 .iter()
-                .any(|keyword| is(word, *keyword))
+                .any(|keyword| is_keyword(word, *keyword))
     });
-    after_bracket || super::clause::in_brackets(tokens)
+    has_nested_write || has_nested_clause(tokens)
 }
 
-/// Whether a statement that begins like this takes no lock that matters, whatever the rest of it says.
+/// Whether no statement that begins with this word acquires a relevant lock.
 fn is_harmless(first: &Token) -> bool {
     use Keyword::{DESCRIBE, PRAGMA, RELEASE, SAVEPOINT, SET, SHOW};
-    [DESCRIBE, PRAGMA, RELEASE, SAVEPOINT, SET, SHOW].iter().any(|keyword| is(first, *keyword))
-}
-
-pub(super) fn is(token: &Token, keyword: Keyword) -> bool {
-    matches!(token, Token::Word(word) if word.keyword == keyword && word.quote_style.is_none())
+    [DESCRIBE, PRAGMA, RELEASE, SAVEPOINT, SET, SHOW].iter().any(|keyword| is_keyword(first, *keyword))
 }

@@ -1,4 +1,4 @@
-//! What one transaction locked, in order.
+//! The locks of one transaction, in the order in which it requested them.
 
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
@@ -6,158 +6,140 @@ use std::sync::Arc;
 
 use crate::row_lock::Strength;
 
-use super::sql::Locking;
+use super::effect::{Granted, Lock, Locking};
 
-/// Something that is locked.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Lock {
-    /// A row, by the values that it has in the columns of a unique key.
-    Row {
-        table: String,
-        columns: Vec<String>,
-        values: Vec<String>,
-    },
-    Advisory(String),
-}
-
-/// What the answer to a statement has to be for its locks to be held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Granted {
-    /// Any answer that is no failure.
-    IfAnswered,
-    /// So many rows, which were read or written: a row that is not there is not locked.
-    IfRows(usize),
-    /// One row that is true.
-    IfTrue,
-    /// Nobody can tell: it was one statement of several.
-    Untold,
-}
-
-/// What a statement was answered, as far as locks go.
+/// What the answer to a statement shows about its locks.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Answered {
-    /// How many rows were read or written.
+    /// The number of rows that were read or written.
     pub(super) rows: usize,
     /// Whether its only row is true.
     pub(super) is_true: Option<bool>,
 }
 
-/// A statement, the same as another one if it is so but for its values.
+/// The text of a statement. Texts that differ in their bound values only are equal.
 #[derive(Debug, Clone)]
-pub(super) struct Statement {
+pub(super) struct StatementText {
     pub(super) sql: Arc<str>,
-    /// With its values.
-    pub(super) shown: Arc<str>,
+    pub(super) with_values: Arc<str>,
 }
 
-impl PartialEq for Statement {
+impl PartialEq for StatementText {
     fn eq(&self, other: &Self) -> bool {
         self.sql == other.sql
     }
 }
 
-impl Eq for Statement {}
+impl Eq for StatementText {}
 
-impl Hash for Statement {
+impl Hash for StatementText {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.sql.hash(state);
     }
 }
 
-/// A lock that a statement takes.
+/// A lock that a statement requested.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Taken {
     pub(super) lock: Lock,
     pub(super) strength: Strength,
-    /// Whether it is waited for: whoever does not wait is in no deadlock for it.
+    /// Whether the statement waits for it. A statement that does not wait is not part of a deadlock.
     pub(super) waits: bool,
-    pub(super) statement: Statement,
-    /// Locks with the same number are taken together, in an order that is the server's.
-    pub(super) together: usize,
-    /// Whether it stays with the session when the transaction ends.
-    pub(super) outlives: bool,
-    /// How many locks had been taken when the answer showed that this one is held.
+    pub(super) statement: StatementText,
+    /// Locks of the same group are requested together, in an order that the server chooses.
+    pub(super) group: usize,
+    /// Whether the session keeps it when the transaction ends.
+    pub(super) session: bool,
+    /// The length of the trace when an answer showed that this lock is held.
     pub(super) certain_from: Option<usize>,
-    /// How many locks had been taken when this one was given back early.
+    /// The length of the trace when this lock was released before the end of the transaction.
     pub(super) until: Option<usize>,
 }
 
 impl Taken {
-    /// Whether it is certainly held when the lock at this place is asked for. Only such a lock keeps others
-    /// out.
-    pub(super) fn is_certain_at(&self, place: usize) -> bool {
-        self.certain_from.is_some_and(|from| from <= place)
+    /// Whether it is certainly held when the lock at `index` is requested. Only then it keeps other
+    /// transactions out.
+    pub(super) fn is_certain_at(&self, index: usize) -> bool {
+        self.certain_from.is_some_and(|from| from <= index)
     }
 }
 
-/// The locks of one transaction, in the order in which it asked for them.
+/// The locks of one transaction, in the order in which it requested them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Trace(pub(super) Vec<Taken>);
 
 impl Trace {
-    /// What is held when the lock at this place is asked for.
-    pub(super) fn held_at(&self, place: usize) -> impl Iterator<Item = &Taken> {
-        let together = self.0.get(place).map(|taken| taken.together);
-        self.0.iter().take(place).filter(move |taken| {
-            taken.until.is_none_or(|until| place < until) && Some(taken.together) != together
-        })
+    /// The locks that are held when the lock at `index` is requested.
+    pub(super) fn held_at(&self, index: usize) -> impl Iterator<Item = &Taken> {
+        let group = self.0.get(index).map(|taken| taken.group);
+        self.0
+            .iter()
+            .take(index)
+            .filter(move |taken| taken.until.is_none_or(|until| index < until) && Some(taken.group) != group)
     }
 }
 
 #[derive(Debug)]
 struct Savepoint {
     name: String,
-    /// How many locks had been taken before it.
+    /// The length of the trace when it was set.
     taken: usize,
-    /// Whether nothing else had been done before it.
+    /// Whether it was set before the first statement of the unit.
     is_first: bool,
 }
 
-/// A transaction at work.
+/// A running transaction.
 #[derive(Debug, Default)]
-pub(super) struct Transaction {
+pub(super) struct TracedTransaction {
     pub(super) trace: Trace,
-    /// Rows that may have been locked when they were read.
+    /// Rows that were read, and may be locked by that.
     read: HashSet<Lock>,
     savepoints: Vec<Savepoint>,
-    /// Whether there was a statement yet.
+    /// Whether the unit has sent a statement.
     is_used: bool,
-    /// How many locks had been taken before the last statement.
+    /// The length of the trace before the last statement.
     before_last: usize,
-    /// What the last statement asked for, what it held already included.
-    asked: Vec<Asked>,
+    /// What the last statement requested, including locks that were held before.
+    requested: Vec<Requested>,
 }
 
-/// A lock that a statement asks for.
 #[derive(Debug)]
-struct Asked {
+struct Requested {
     lock: Lock,
     strength: Strength,
     waits: bool,
     granted: Granted,
 }
 
-impl Transaction {
+impl TracedTransaction {
     pub(super) fn begin_statement(&mut self) {
         self.before_last = self.trace.0.len();
-        self.asked.clear();
+        self.requested.clear();
     }
 
-    /// Asks for locks. Returns how many of them the transaction did not hold yet.
-    pub(super) fn take(&mut self, locking: Locking, statement: &Statement) -> usize {
-        let Locking { locks, strength, waits, ordered, granted, outlives } = locking;
-        let asked = locks.iter().map(|lock| Asked { lock: lock.clone(), strength, waits, granted });
-        self.asked.extend(asked);
+    /// Records a request for locks. Returns how many of them the transaction did not hold before.
+    pub(super) fn request(&mut self, locking: Locking, statement: &StatementText) -> usize {
+        let Locking { locks, strength, waits, ordered, granted, session } = locking;
+        let requested = locks.iter().map(|lock| Requested { lock: lock.clone(), strength, waits, granted });
+        self.requested.extend(requested);
         let locks = self.not_held(&locks, strength);
-        let (first, number) = (self.trace.0.len(), locks.len());
+        let (first, count) = (self.trace.0.len(), locks.len());
         for (i, lock) in locks.into_iter().enumerate() {
-            let together = if ordered { first + i } else { first };
+            let group = if ordered { first + i } else { first };
             let statement = statement.clone();
             let (until, certain_from) = (None, None);
-            let taken = Taken { lock, strength, waits, statement, together, outlives, certain_from, until };
-            self.trace.0.push(taken);
+            self.trace.0.push(Taken {
+                lock,
+                strength,
+                waits,
+                statement,
+                group,
+                session,
+                certain_from,
+                until,
+            });
         }
-        number
+        count
     }
 
     fn not_held(&self, locks: &[Lock], strength: Strength) -> Vec<Lock> {
@@ -170,61 +152,58 @@ impl Transaction {
         locks.iter().filter(|lock| !is_held(lock)).cloned().collect()
     }
 
-    /// The last statement was answered. Returns whether that leaves open if a lock is held that it had not
-    /// waited for.
+    /// Records the answer to the last statement. Returns whether it is unknown if a lock was granted that the
+    /// statement did not wait for.
     pub(super) fn answered(&mut self, answer: Answered) -> bool {
         let (now, before) = (self.trace.0.len(), self.before_last);
-        let mut is_open = false;
-        for Asked { lock, strength, waits, granted } in std::mem::take(&mut self.asked) {
+        let mut is_unknown = false;
+        for Requested { lock, strength, waits, granted } in std::mem::take(&mut self.requested) {
             let is_held = match granted {
                 Granted::IfAnswered => Some(true),
                 Granted::IfRows(rows) if answer.rows >= rows => Some(true),
                 Granted::IfRows(_) if answer.rows == 0 && !waits => Some(false),
                 Granted::IfRows(_) => None,
                 Granted::IfTrue => {
-                    is_open |= answer.is_true.is_none();
+                    is_unknown |= answer.is_true.is_none();
                     answer.is_true
                 }
-                Granted::Untold => None,
+                Granted::Unknown => None,
             };
             let same = self.trace.0.iter_mut().enumerate().filter(|(_, taken)| {
                 taken.lock == lock && taken.until.is_none() && covers(taken.strength, strength)
             });
-            for (place, taken) in same {
+            for (index, taken) in same {
                 match is_held {
                     Some(true) => {
                         taken.certain_from.get_or_insert(now);
                     }
-                    Some(false) if place >= before => taken.until = Some(now),
+                    Some(false) if index >= before => taken.until = Some(now),
                     _ => {}
                 }
             }
         }
-        is_open
+        is_unknown
     }
 
-    /// Gives back locks of the session: one, or all of them.
+    /// Releases one lock of the session, or all of them (`None`).
     pub(super) fn unlock(&mut self, which: Option<&(Lock, Strength)>) {
-        let now = self.trace.0.len();
-        let is_meant = |taken: &Taken| {
-            which.is_none_or(|(lock, strength)| taken.lock == *lock && taken.strength == *strength)
-        };
-        for taken in self.trace.0.iter_mut().filter(|taken| taken.outlives && is_meant(taken)) {
-            taken.until.get_or_insert(now);
-        }
+        self.release(0, |taken| {
+            taken.session
+                && which.is_none_or(|(lock, strength)| taken.lock == *lock && taken.strength == *strength)
+        });
     }
 
-    /// A lock that its session keeps when the transaction ends.
+    /// A lock that the session keeps when the transaction ends.
     pub(super) fn left_behind(&self) -> Option<&Taken> {
-        self.trace.0.iter().find(|taken| taken.outlives && taken.until.is_none())
+        self.trace.0.iter().find(|taken| taken.session && taken.until.is_none())
     }
 
     pub(super) fn read(&mut self, rows: Vec<Lock>) {
         self.read.extend(rows);
     }
 
-    /// A statement of the unit's own was sent.
-    pub(super) fn use_it(&mut self) {
+    /// Records that the unit sent a statement of its own.
+    pub(super) fn mark_used(&mut self) {
         self.is_used = true;
     }
 
@@ -232,23 +211,23 @@ impl Transaction {
         self.savepoints.push(Savepoint { name, taken: self.trace.0.len(), is_first: !self.is_used });
     }
 
-    /// Back to a savepoint, which gives the locks since then back. InnoDB gives rows back only if nothing had
-    /// been done before it, and other locks never.
-    pub(super) fn undo_to(&mut self, name: &str, in_innodb: bool) {
+    /// Rolls back to a savepoint, which releases the locks that were acquired since. InnoDB releases row
+    /// locks only if the savepoint came before every statement, and other locks never.
+    pub(super) fn roll_back_to(&mut self, name: &str, in_innodb: bool) {
         let savepoint = self.savepoints.iter().rev().find(|savepoint| savepoint.name == name);
         if let Some(savepoint) = savepoint.filter(|savepoint| savepoint.is_first || !in_innodb) {
-            self.give_back(savepoint.taken, |taken| {
-                !taken.outlives && (!in_innodb || matches!(taken.lock, Lock::Row { .. }))
+            self.release(savepoint.taken, |taken| {
+                !taken.session && (!in_innodb || matches!(taken.lock, Lock::Row { .. }))
             });
         }
     }
 
-    /// What the last statement asked for was refused.
-    pub(super) fn undo_statement(&mut self) {
-        self.give_back(self.before_last, |_| true);
+    /// Records that the locks of the last statement were refused.
+    pub(super) fn refuse_statement(&mut self) {
+        self.release(self.before_last, |_| true);
     }
 
-    fn give_back(&mut self, from: usize, which: impl Fn(&Taken) -> bool) {
+    fn release(&mut self, from: usize, which: impl Fn(&Taken) -> bool) {
         let now = self.trace.0.len();
         for taken in self.trace.0.iter_mut().skip(from).filter(|taken| which(taken)) {
             taken.until.get_or_insert(now);
@@ -256,9 +235,9 @@ impl Transaction {
     }
 }
 
-/// Whether two transactions cannot hold these at the same time ([PostgreSQL's
-/// table](https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS), of which the other
-/// databases have a part).
+/// Whether two transactions cannot hold these strengths at the same time, by [PostgreSQL's
+/// table](https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS). The other databases
+/// have some of its rows.
 pub(super) const fn conflict(one: Strength, other: Strength) -> bool {
     use Strength::{NoKeyUpdate, Share, Update};
     matches!(
@@ -267,7 +246,7 @@ pub(super) const fn conflict(one: Strength, other: Strength) -> bool {
     )
 }
 
-/// Whether whoever holds the first has the second with it.
+/// Whether holding one strength includes holding the other.
 pub(super) const fn covers(held: Strength, wanted: Strength) -> bool {
     use Strength::{KeyShare, NoKeyUpdate, Share, Update};
     match held {

@@ -1,24 +1,25 @@
-//! Values that tell locks apart.
+//! The values that identify locks.
 
 use std::cmp::Ordering;
 
 use sqlparser::ast::{DataType, Expr, UnaryOperator, Value};
 
-use super::trace::Lock;
+use super::effect::Lock;
 
-/// Compares rows by some of the columns of their keys: numbers by their value and everything else by its
-/// bytes, which is not how every database sorts text.
+/// Compares rows by some of their key columns, each given by its index and whether the order is descending.
+/// Numbers are compared by value and everything else by its bytes, which is not how every database sorts
+/// text.
 pub(super) fn by_value(one: &Lock, other: &Lock, by: &[(usize, bool)]) -> Ordering {
     let (Lock::Row { values: one, .. }, Lock::Row { values: other, .. }) = (one, other) else {
         return Ordering::Equal;
     };
-    for (place, descends) in by {
-        let (Some(one), Some(other)) = (one.get(*place), other.get(*place)) else { continue };
+    for (column, descending) in by {
+        let (Some(one), Some(other)) = (one.get(*column), other.get(*column)) else { continue };
         let ordering = match (one.parse::<i128>(), other.parse::<i128>()) {
             (Ok(one), Ok(other)) => one.cmp(&other),
             _ => one.cmp(other),
         };
-        let ordering = if *descends { ordering.reverse() } else { ordering };
+        let ordering = if *descending { ordering.reverse() } else { ordering };
         if ordering != Ordering::Equal {
             return ordering;
         }
@@ -26,8 +27,8 @@ pub(super) fn by_value(one: &Lock, other: &Lock, by: &[(usize, bool)]) -> Orderi
     Ordering::Equal
 }
 
-/// A value that is written out or bound, without its quotes: `1` and `'1'` are the same key. None where it
-/// cannot be read, and for NULL, which no row has for a key.
+/// The value of a literal or a bound parameter, without its quotes: `1` and `'1'` are the same key. `None` if
+/// it is unknown, and for NULL, which equals no key.
 pub(super) fn value_of(expr: &Expr, arguments: &[String]) -> Option<String> {
     match expr {
         Expr::Value(value) => match &value.value {
@@ -40,7 +41,7 @@ pub(super) fn value_of(expr: &Expr, arguments: &[String]) -> Option<String> {
         },
         Expr::TypedString(typed) => typed.value.clone().into_string(),
         Expr::Cast { expr, data_type, .. } => {
-            value_of(expr, arguments).filter(|value| keeps(data_type, value))
+            value_of(expr, arguments).filter(|value| preserves(data_type, value))
         }
         Expr::Nested(expr) => value_of(expr, arguments),
         Expr::UnaryOp { op: UnaryOperator::Minus, expr } => Some(format!("-{}", value_of(expr, arguments)?)),
@@ -48,8 +49,8 @@ pub(super) fn value_of(expr: &Expr, arguments: &[String]) -> Option<String> {
     }
 }
 
-/// Whether a cast to this type leaves the value what it is. `1.5::int` is 2, and `'ab'::char(1)` is `a`.
-fn keeps(to: &DataType, value: &str) -> bool {
+/// Whether a cast to this type preserves the value. `1.5::int` is 2, and `'ab'::char(1)` is `a`.
+fn preserves(to: &DataType, value: &str) -> bool {
     use DataType::{
         BigInt, Int, Int2, Int4, Int8, Integer, Signed, SignedInteger, SmallInt, Text, Uuid, Varchar,
     };
@@ -62,27 +63,27 @@ fn keeps(to: &DataType, value: &str) -> bool {
     }
 }
 
-/// What is bound to `$1` or `?1`, where it can be read.
+/// The value that is bound to `$1` or `?1`, if it is known.
 fn argument(name: &str, arguments: &[String]) -> Option<String> {
-    let number: usize = name.trim_start_matches(['$', '?']).parse().ok()?;
-    let shown = arguments.get(number.checked_sub(1)?)?;
-    match shown.strip_prefix('\'').and_then(|shown| shown.strip_suffix('\'')) {
+    let literal = bound_literal(name, arguments)?;
+    match literal.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
         Some(text) => Some(text.replace("''", "'")),
-        None if shown == "NULL" || shown == "…" => None,
-        None => Some(shown.clone()),
+        None if literal == "NULL" || literal == "…" => None,
+        None => Some(literal.to_owned()),
     }
 }
 
-/// Whether a value is NULL, which no other value is equal to.
+fn bound_literal<'a>(name: &str, arguments: &'a [String]) -> Option<&'a str> {
+    let number: usize = name.trim_start_matches(['$', '?']).parse().ok()?;
+    arguments.get(number.checked_sub(1)?).map(String::as_str)
+}
+
+/// Whether an expression is NULL, literally or as a bound parameter.
 pub(super) fn is_null(expr: &Expr, arguments: &[String]) -> bool {
     match expr {
         Expr::Value(value) => match &value.value {
             Value::Null => true,
-            Value::Placeholder(name) => {
-                let number: Option<usize> = name.trim_start_matches(['$', '?']).parse().ok();
-                let shown = number.and_then(|number| arguments.get(number.checked_sub(1)?));
-                shown.is_some_and(|shown| shown == "NULL")
-            }
+            Value::Placeholder(name) => bound_literal(name, arguments) == Some("NULL"),
             _ => false,
         },
         Expr::Cast { expr, .. } | Expr::Nested(expr) => is_null(expr, arguments),
@@ -90,9 +91,9 @@ pub(super) fn is_null(expr: &Expr, arguments: &[String]) -> bool {
     }
 }
 
-/// What values have in common that a database may take for one: `1`, `01` and `1.0`; and where text is
-/// compared without its case, `a` and `A`.
-pub(super) fn folded(value: &str, ignores_case: bool) -> String {
+/// A form that all spellings of a value share which a database may consider equal: `1`, `01` and `1.0`; and
+/// if text is compared case-insensitively, `a` and `A`.
+pub(super) fn normalized(value: &str, ignores_case: bool) -> String {
     let trimmed = value.trim();
     if let Ok(number) = trimmed.parse::<i128>() {
         return number.to_string();
@@ -114,15 +115,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_one_value_are_folded() {
+    fn spellings_of_one_value_are_normalized() {
         for (one, other) in [("1", "01"), ("1", "1.0"), ("-5", "-5.00"), ("7", " 7")] {
-            assert_eq!(folded(one, false), folded(other, false), "{one} {other}");
+            assert_eq!(normalized(one, false), normalized(other, false), "{one} {other}");
         }
         let uuid = "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11";
-        assert_eq!(folded(uuid, false), folded(&uuid.to_lowercase(), false));
-        assert_eq!(folded("a", true), folded("A ", true));
+        assert_eq!(normalized(uuid, false), normalized(&uuid.to_lowercase(), false));
+        assert_eq!(normalized("a", true), normalized("A ", true));
         for (one, other) in [("a", "A"), ("1", "10"), ("1.5", "15"), ("10", "1.0")] {
-            assert_ne!(folded(one, false), folded(other, false), "{one} {other}");
+            assert_ne!(normalized(one, false), normalized(other, false), "{one} {other}");
         }
     }
 }

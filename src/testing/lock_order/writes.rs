@@ -1,17 +1,18 @@
-//! What changes of rows lock: the rows, and the values that no other row may have.
+//! The locks of writes: the rows, and their entries in unique keys.
 
 use sqlparser::ast::{self, Expr};
 
 use crate::row_lock::Strength;
 
-use super::report::Unclear;
-use super::rows::{Named, Scope, Table, last_name, name_of};
-use super::sql::{Effect, Locking, Reader};
-use super::trace::{Granted, Lock};
+use super::effect::{Effect, Granted, Lock, Locking};
+use super::names::{last_name, name_of};
+use super::report::UnknownReason;
+use super::rows::{RowSelection, TableRef, TargetTable};
+use super::sql::Reader;
 use super::values::{is_null, value_of};
 
-/// Functions whose values no other row has.
-const NEW: [&str; 9] = [
+/// Functions that return a value which no other row has.
+const GENERATORS: [&str; 9] = [
     "gen_random_uuid",
     "nextval",
     "rand",
@@ -23,12 +24,12 @@ const NEW: [&str; 9] = [
     "uuid_v7",
 ];
 
-/// The value of a column in a row that is written.
+/// The value that a write gives to a column.
 enum Given {
     Value(String),
-    /// No other row can have it: NULL, a default, or one that is made up on the way.
-    Own,
-    Unreadable,
+    /// A value that no other row can have: NULL, a default, or a generated value.
+    Unique,
+    Unknown,
 }
 
 impl Reader<'_> {
@@ -39,98 +40,103 @@ impl Reader<'_> {
         {
             from.extend(more.iter().cloned());
         }
-        let scope = self.scope(&from, update.selection.as_ref());
-        // MySQL changes joined tables together; elsewhere the others are only read.
-        let changed = if update.table.joins.is_empty() { 1 } else { usize::MAX };
+        let rows = self.select_rows(&from, update.selection.as_ref());
+        // MySQL updates all joined tables; other databases update the first and only read the others.
+        let updated_tables = if update.table.joins.is_empty() { 1 } else { usize::MAX };
         let mut effects = Vec::new();
-        for table in scope.tables().take(changed) {
-            let others = table.named.others.iter().flatten();
-            let keys = [&table.named.key].into_iter().chain(others);
+        for table in rows.tables().take(updated_tables) {
+            let others = table.target.others.iter().flatten();
+            let keys = [&table.target.key].into_iter().chain(others);
             let changed: Vec<_> =
                 keys.filter(|key| key.iter().any(|column| assigned(update, column).is_some())).collect();
             let strength = if changed.is_empty() { Strength::NoKeyUpdate } else { Strength::Update };
-            effects.extend(scope.locks(table, &update.order_by, strength, true));
-            if table.named.others.is_none() && table.named.is_known {
-                effects.push(Effect::Unclear(Unclear::Keys));
+            effects.extend(rows.locks(table, &update.order_by, strength, true));
+            if table.target.others.is_none() && table.target.is_known {
+                effects.push(Effect::Unknown(UnknownReason::Keys));
             }
             for key in changed {
-                effects.push(self.new_value(&scope, table, key, update));
+                effects.extend(self.new_value(&rows, table, key, update));
             }
         }
         effects
     }
 
-    /// A row that gets a new key keeps others from having it.
+    /// The lock on the new value of a key, which keeps other transactions from writing the same value.
     fn new_value(
         &self,
-        scope: &Scope<'_>,
-        table: &Table<'_>,
+        rows: &RowSelection<'_>,
+        table: &TableRef<'_>,
         key: &[String],
         update: &ast::Update,
-    ) -> Effect {
+    ) -> Option<Effect> {
         let given = key.iter().map(|column| match assigned(update, column) {
             Some(Some(value)) => self.given(value),
-            Some(None) => Given::Unreadable,
-            None => match scope.values(table, column).as_deref() {
+            Some(None) => Given::Unknown,
+            None => match rows.values(table, column).as_deref() {
                 Some([value]) => Given::Value(value.clone()),
-                _ => Given::Unreadable,
+                _ => Given::Unknown,
             },
         });
-        entry(&table.named.name, key, given)
+        match key_lock(&table.target.name, key, given) {
+            Ok(Some(lock)) => Some(locking(vec![lock], Granted::IfRows(1))),
+            Ok(None) => None,
+            Err(reason) => Some(Effect::Unknown(reason)),
+        }
     }
 
     pub(super) fn delete(&self, delete: &ast::Delete) -> Vec<Effect> {
         let (ast::FromTable::WithFromKeyword(from) | ast::FromTable::WithoutKeyword(from)) = &delete.from;
         let mut all = from.clone();
         all.extend(delete.using.iter().flatten().cloned());
-        let scope = self.scope(&all, delete.selection.as_ref());
-        match scope.tables().next() {
+        let rows = self.select_rows(&all, delete.selection.as_ref());
+        match rows.tables().next() {
             Some(table) if delete.tables.is_empty() => {
-                scope.locks(table, &delete.order_by, Strength::Update, true)
+                rows.locks(table, &delete.order_by, Strength::Update, true)
             }
-            _ => vec![Effect::Unclear(Unclear::Rows)],
+            _ => vec![Effect::Unknown(UnknownReason::Rows)],
         }
     }
 
-    /// A new row is waited for by whoever inserts a value that it has in a unique key.
+    /// An INSERT locks the unique keys of its rows: other transactions that insert the same values wait for
+    /// it.
     pub(super) fn insert(&self, insert: &ast::Insert) -> Vec<Effect> {
         let ast::TableObject::TableName(table) = &insert.table else {
-            return vec![Effect::Unclear(Unclear::Rows)];
+            return vec![Effect::Unknown(UnknownReason::Rows)];
         };
         let table = self.keys.of(table);
-        let may_meet_others =
+        let may_find_existing =
             insert.on.is_some() || insert.replace_into || insert.or.is_some() || insert.ignore;
         let mut effects = Vec::new();
         match &table.others {
             Some(others) if others.is_empty() && table.key.is_empty() => return effects,
             Some(_) => {}
-            None => effects.push(Effect::Unclear(Unclear::Keys)),
+            None => effects.push(Effect::Unknown(UnknownReason::Keys)),
         }
         match columns_and_rows(insert) {
             Some((columns, rows)) => {
-                effects.extend(self.new_rows(&table, &columns, &rows, may_meet_others));
+                effects.extend(self.new_rows(&table, &columns, &rows, may_find_existing));
             }
-            None => effects.push(Effect::Unclear(Unclear::Rows)),
+            None => effects.push(Effect::Unknown(UnknownReason::Rows)),
         }
-        // A row that is found by another column has a key of its own.
+        // A row that conflicts in another column has an unknown primary key.
         if let Some(ast::OnInsert::OnConflict(conflict)) = &insert.on
             && matches!(conflict.action, ast::OnConflictAction::DoUpdate(_))
             && !matches!(&conflict.conflict_target, Some(ast::ConflictTarget::Columns(columns))
                 if columns.iter().map(name_of).collect::<Vec<_>>() == table.key)
         {
-            effects.push(Effect::Unclear(Unclear::Rows));
+            effects.push(Effect::Unknown(UnknownReason::Rows));
         }
         effects.dedup();
         effects
     }
 
-    /// The entries of new rows in the unique keys, row by row.
+    /// The locks on the unique keys of new rows, row by row.
     fn new_rows(
         &self,
-        table: &Named,
+        table: &TargetTable,
         columns: &[String],
         rows: &[Vec<&Expr>],
-        may_meet_others: bool,
+        may_find_existing: bool,
     ) -> Vec<Effect> {
         let (mut effects, mut locks) = (Vec::new(), Vec::new());
         let keys: Vec<_> = [&table.key].into_iter().chain(table.others.iter().flatten()).collect();
@@ -139,65 +145,69 @@ impl Reader<'_> {
                 let given = key.iter().map(|column| {
                     let value = columns.iter().position(|name| name == column).and_then(|at| row.get(at));
                     match value.map(|value| self.given(value)) {
-                        // A row that is met has a key, whatever the new one would have had.
-                        None | Some(Given::Own) if may_meet_others && **key == table.key => Given::Unreadable,
-                        None => Given::Own,
+                        // The primary key of an existing row is unknown, whatever the new row would have.
+                        None | Some(Given::Unique) if may_find_existing && **key == table.key => {
+                            Given::Unknown
+                        }
+                        None => Given::Unique,
                         Some(given) => given,
                     }
                 });
-                match entry(&table.name, key, given) {
-                    Effect::Locks(locking) => locks.extend(locking.locks),
-                    Effect::Reads(_) => {}
-                    unclear => effects.push(unclear),
+                match key_lock(&table.name, key, given) {
+                    Ok(lock) => locks.extend(lock),
+                    Err(reason) => effects.push(Effect::Unknown(reason)),
                 }
             }
         }
         if !locks.is_empty() {
-            let granted = Granted::IfRows(rows.len());
-            effects.push(Effect::Locks(locking(locks, granted)));
+            effects.push(locking(locks, Granted::IfRows(rows.len())));
         }
         effects
     }
 
     fn given(&self, value: &Expr) -> Given {
-        let is_new = match value {
-            Expr::Function(function) => NEW.contains(&last_name(&function.name).as_str()),
+        let is_unique = match value {
+            Expr::Function(function) => GENERATORS.contains(&last_name(&function.name).as_str()),
             Expr::Identifier(name) => name_of(name) == "default" && name.quote_style.is_none(),
             value => is_null(value, self.arguments),
         };
         match value_of(value, self.arguments) {
-            _ if is_new => Given::Own,
+            _ if is_unique => Given::Unique,
             Some(value) => Given::Value(value),
-            None => Given::Unreadable,
+            None => Given::Unknown,
         }
     }
 }
 
-fn locking(locks: Vec<Lock>, granted: Granted) -> Locking {
-    Locking { locks, strength: Strength::Update, waits: true, ordered: true, granted, outlives: false }
+fn locking(locks: Vec<Lock>, granted: Granted) -> Effect {
+    let (strength, waits, ordered, session) = (Strength::Update, true, true, false);
+    Effect::Locks(Locking { locks, strength, waits, ordered, granted, session })
 }
 
-/// The lock on the values of one unique key; on nothing where no other row can have them.
-fn entry(table: &str, key: &[String], given: impl Iterator<Item = Given>) -> Effect {
-    let (mut values, mut is_own, mut is_readable) = (Vec::new(), false, true);
+/// The lock on an entry of a unique key; `None` if no other row can have the same values.
+fn key_lock(
+    table: &str,
+    key: &[String],
+    given: impl Iterator<Item = Given>,
+) -> Result<Option<Lock>, UnknownReason> {
+    let (mut values, mut is_unique, mut is_known) = (Vec::new(), false, true);
     for given in given {
         match given {
             Given::Value(value) => values.push(value),
-            Given::Own => is_own = true,
-            Given::Unreadable => is_readable = false,
+            Given::Unique => is_unique = true,
+            Given::Unknown => is_known = false,
         }
     }
-    if is_own {
-        return Effect::Reads(Vec::new());
+    if is_unique {
+        return Ok(None);
     }
-    if !is_readable {
-        return Effect::Unclear(Unclear::Rows);
+    if !is_known {
+        return Err(UnknownReason::Rows);
     }
-    let lock = Lock::Row { table: table.to_owned(), columns: key.to_vec(), values };
-    Effect::Locks(locking(vec![lock], Granted::IfRows(1)))
+    Ok(Some(Lock::Row { table: table.to_owned(), columns: key.to_vec(), values }))
 }
 
-/// Whether an update assigns to a column, and what, where that is a single value.
+/// The value that an update assigns to a column. The inner `None` is an assignment of unknown value.
 fn assigned<'u>(update: &'u ast::Update, column: &str) -> Option<Option<&'u Expr>> {
     update.assignments.iter().find_map(|assignment| match &assignment.target {
         ast::AssignmentTarget::ColumnName(name) => {
@@ -209,7 +219,7 @@ fn assigned<'u>(update: &'u ast::Update, column: &str) -> Option<Option<&'u Expr
     })
 }
 
-/// The columns that an insert names, and the values that it writes to them.
+/// The columns that an insert names, and the values of each row.
 fn columns_and_rows(insert: &ast::Insert) -> Option<(Vec<String>, Vec<Vec<&Expr>>)> {
     if !insert.assignments.is_empty() {
         let column = |assignment: &ast::Assignment| match &assignment.target {

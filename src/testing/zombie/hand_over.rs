@@ -1,4 +1,4 @@
-//! Hands a job over to a second worker while the first one is held still.
+//! Hands a job over to a second worker while the first one is paused.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -15,40 +15,40 @@ use crate::error::Error;
 use crate::failure::FailureKind;
 use crate::queue::{Claim, Queue, QueueBackend};
 
-/// The longest time that one step of the check may take.
-const LIMIT: Duration = Duration::from_secs(15);
+/// The time limit of one step of the check.
+const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long the second worker may take while the first one is held. After that it is taken to wait for a lock
-/// of the first one, and both go on.
-const STANDSTILL: Duration = Duration::from_millis(300);
+/// How long the second worker may take while the first one is paused. After that it presumably waits for a
+/// lock of the first one, so both go on.
+const BLOCKED_AFTER: Duration = Duration::from_millis(300);
 
-/// How often a lease is ended that the first worker has extended again, by a statement that was on its way.
-const TRIES: u32 = 100;
+/// How often the lease is ended again after a pending statement of the first worker has extended it.
+const MAX_TRIES: u32 = 100;
 
-/// A handler that waits more often than this is not checked any further.
+/// The maximum number of times that the future of a handler may be pending.
 const MAX_WAITS: usize = 2_000;
 
-/// What the second worker does while the first one is held.
+/// What the second worker does while the first one is paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heir {
-    /// It only has the job.
-    Holds,
-    /// It does all of its work.
-    Works,
+enum SecondWorker {
+    /// It claims the job.
+    Claims,
+    /// It claims the job and completes it.
+    Completes,
 }
 
-/// A handler, and what is needed to run it again and again.
-pub(super) struct Check<'a, DB: QueueBackend, Enqueue, Handler, Count> {
+/// A handler, with everything that is needed to run it repeatedly.
+pub(super) struct FencingCheck<'a, DB: QueueBackend, Enqueue, Handler, Count> {
     pub(super) queue: &'a Queue<DB>,
-    /// The same queue, whose claims stop at each of their statements.
-    pub(super) watched: Queue<DB>,
+    /// The same queue. Its claims yield before and after each of their statements.
+    pub(super) stepped: Queue<DB>,
     pub(super) steps: Arc<ClaimSteps>,
     pub(super) enqueue: Enqueue,
     pub(super) handler: Handler,
     pub(super) count: Count,
 }
 
-impl<DB, Enqueue, Enqueued, Handler, Handled, Count, Counted> Check<'_, DB, Enqueue, Handler, Count>
+impl<DB, Enqueue, Enqueued, Handler, Handled, Count, Counted> FencingCheck<'_, DB, Enqueue, Handler, Count>
 where
     DB: QueueBackend,
     Enqueue: Fn() -> Enqueued,
@@ -59,11 +59,12 @@ where
     Counted: Future<Output = Result<i64, NotFenced>>,
 {
     /// Hands the job over at every point of the handler's work.
-    pub(super) async fn everywhere(&self) -> Result<(), NotFenced> {
+    pub(super) async fn all_points(&self) -> Result<(), NotFenced> {
         if self.queue.max_connections() < 2 {
-            return Err(unchecked(
-                "the pool of the queue has one connection, which the handler may hold while a second worker takes \
-                 the job over; give it at least two (and SQLite a file in place of `:memory:`)",
+            return Err(check_failed(
+                "the pool of the queue allows one connection, which the handler may hold while a second \
+                 worker claims the job; allow at least two (and with SQLite, use a file instead of \
+                 `:memory:`)",
             ));
         }
         let mut waits = self.undisturbed().await?;
@@ -72,11 +73,11 @@ where
         for step in 1..=steps {
             self.at(Point::ClaimStep(step)).await?;
         }
-        // How often a handler waits differs from run to run, so the longest one counts.
+        // The number of waits differs from run to run, so the maximum counts.
         let mut wait = 1;
         while wait <= waits {
             if wait > MAX_WAITS {
-                return Err(unchecked(format!("the handler waits more than {MAX_WAITS} times")));
+                return Err(check_failed(format!("the handler waits more than {MAX_WAITS} times")));
             }
             waits = waits.max(self.at(Point::Wait(wait)).await?);
             wait += 1;
@@ -84,7 +85,7 @@ where
         Ok(())
     }
 
-    /// Without a disturbance the handler does its job, once. Returns how often it waits.
+    /// Checks that the handler completes its job if it is not disturbed. Returns how often it waits.
     async fn undisturbed(&self) -> Result<usize, NotFenced> {
         let (before, claim) = self.begin().await?;
         let (id, token) = (claim.id(), claim.token());
@@ -93,25 +94,26 @@ where
         let handled = run_up_to(handled, Point::Never, &self.steps, &mut waits);
         let result = limited("the handler did not end", handled).await?;
         if let Some(Err(error)) = result {
-            return Err(unchecked(format!("the handler fails although nobody takes its job over: {error}")));
+            return Err(check_failed(format!("the handler fails although it keeps its lease: {error}")));
         }
-        self.expect("when nobody took the job over", 1, before).await?;
+        self.expect("when the handler kept its lease", 1, before).await?;
         match self.queue.lapse(id, token).await {
             Err(error) if error.is_stale_claim() => Ok(waits),
-            Err(error) => Err(unchecked(error)),
-            Ok(()) => Err(unchecked("the handler ended without an error, and its job is not completed")),
+            Err(error) => Err(check_failed(error)),
+            Ok(()) => Err(check_failed("the handler returned Ok without completing its job")),
         }
     }
 
+    /// Hands the job over at one point, in both ways. Returns how often the handler waited if it was not
+    /// disturbed.
     async fn at(&self, point: Point) -> Result<usize, NotFenced> {
-        let held = self.hand_over_at(point, Heir::Holds).await?;
-        let worked = self.hand_over_at(point, Heir::Works).await?;
-        Ok(held.max(worked))
+        let claimed = self.hand_over_at(point, SecondWorker::Claims).await?;
+        let completed = self.hand_over_at(point, SecondWorker::Completes).await?;
+        Ok(claimed.max(completed))
     }
 
-    /// Runs the handler up to a point, hands the job over, and lets both workers end. Returns how often the
-    /// handler waited if it was not disturbed.
-    async fn hand_over_at(&self, point: Point, heir: Heir) -> Result<usize, NotFenced> {
+    /// Runs the handler up to a point, hands the job over, and lets both workers end.
+    async fn hand_over_at(&self, point: Point, second: SecondWorker) -> Result<usize, NotFenced> {
         let (before, claim) = self.begin().await?;
         let (id, token) = (claim.id(), claim.token());
         let mut waits = 0;
@@ -121,8 +123,11 @@ where
         let claim = match ended {
             Some(_) => None,
             None => {
-                limited("the job could not be claimed while its handler was held", self.take_over(id, token))
-                    .await??
+                limited(
+                    "the job could not be claimed while its handler was paused",
+                    self.take_over(id, token),
+                )
+                .await??
             }
         };
         let Some(claim) = claim else {
@@ -131,66 +136,67 @@ where
                 ended = limited("the handler did not end", rest).await?;
             }
             if let Some(Err(error)) = ended {
-                return Err(unchecked(format!("the handler failed, and nobody had its job: {error}")));
+                return Err(check_failed(format!(
+                    "the handler failed although no other worker had its job: {error}"
+                )));
             }
-            self.expect("when nobody took the job over", 1, before).await?;
+            self.expect("when the handler kept its lease", 1, before).await?;
             return Ok(waits);
         };
-        let moment = describe(point, heir);
-        let (told, done) = match heir {
-            Heir::Holds => {
-                let there = self.counted().await? - before;
-                let told = limited("the worker that had lost the job did not end", zombie).await?;
-                self.expect(&moment, there, before).await?;
-                let done = limited("the second worker did not end", (self.handler)(claim)).await?;
-                (told, done)
+        let moment = describe(point, second);
+        let (first_result, second_result) = match second {
+            SecondWorker::Claims => {
+                let effects = self.counted().await? - before;
+                let first_result = limited("the worker that had lost the job did not end", zombie).await?;
+                self.expect(&moment, effects, before).await?;
+                let second_result = limited("the second worker did not end", (self.handler)(claim)).await?;
+                (first_result, second_result)
             }
-            Heir::Works => {
-                let mut heir = pin!((self.handler)(claim));
+            SecondWorker::Completes => {
+                let mut successor = pin!((self.handler)(claim));
                 let both = async {
-                    match timeout(STANDSTILL, heir.as_mut()).await {
-                        Ok(done) => (zombie.await, done),
-                        Err(_) => join(zombie, heir).await,
+                    match timeout(BLOCKED_AFTER, successor.as_mut()).await {
+                        Ok(result) => (zombie.await, result),
+                        Err(_) => join(zombie, successor).await,
                     }
                 };
                 limited("the two workers did not end", both).await?
             }
         };
-        done.map_err(NotFenced::HeirFailed)?;
+        second_result.map_err(NotFenced::SuccessorFailed)?;
         self.expect(&moment, 1, before).await?;
-        if told.is_ok() { Err(NotFenced::NotTold { moment }) } else { Ok(0) }
+        if first_result.is_ok() { Err(NotFenced::LossNotReported { moment }) } else { Ok(0) }
     }
 
-    /// The count of effects before a new job, and the claim of that job.
+    /// Enqueues a job and claims it. Returns the number of effects before, and the claim.
     async fn begin(&self) -> Result<(i64, Claim<DB>), NotFenced> {
         let before = self.counted().await?;
         limited("no job was enqueued", (self.enqueue)()).await??;
-        let claims = limited("no job was claimed", self.watched.claim(2)).await?.map_err(unchecked)?;
+        let claims = limited("no job was claimed", self.stepped.claim(2)).await?.map_err(check_failed)?;
         let Some(claim) = only_one(claims)? else {
-            return Err(unchecked("one job was to be claimed from the queue, none was"));
+            return Err(check_failed("no job could be claimed after `enqueue`"));
         };
         self.steps.reset();
         Ok((before, claim))
     }
 
-    /// Claims the job for a second worker. `None` if it cannot be claimed: it is done, or a transaction of
-    /// the handler has locked it.
+    /// Claims the job for a second worker. `None` if that is not possible, because the job is completed or
+    /// locked by a transaction of the handler.
     async fn take_over(&self, id: i64, token: i64) -> Result<Option<Claim<DB>>, NotFenced> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             let claims = match self.queue.lapse_at_once(id, token).await {
                 Ok(()) => self.queue.claim_at_once(2).await,
                 Err(error) => Err(error),
             };
             match claims {
-                // A statement of the handler that is on its way may extend the lease, or lock the job,
-                // meanwhile.
+                // A pending statement of the handler may have extended the lease or locked the job.
                 Ok(claims) if claims.is_empty() => sleep(Duration::from_millis(2)).await,
                 Ok(claims) => return only_one(claims),
                 Err(error) if error.is_stale_claim() || is_locked(&error) => return Ok(None),
-                Err(error) => return Err(unchecked(error)),
+                Err(error) => return Err(check_failed(error)),
             }
         }
-        Err(unchecked("the job could not be claimed a second time, although its lease had lapsed"))
+        Err(check_failed("the job could not be claimed again, although its lease had expired"))
     }
 
     async fn counted(&self) -> Result<i64, NotFenced> {
@@ -206,8 +212,8 @@ where
     }
 }
 
-fn describe(point: Point, heir: Heir) -> String {
-    let taken = match point {
+fn describe(point: Point, second: SecondWorker) -> String {
+    let when = match point {
         Point::Start | Point::Never => String::from("before the handler began"),
         Point::ClaimStep(step) => {
             let side = if step % 2 == 1 { "before" } else { "after" };
@@ -215,29 +221,31 @@ fn describe(point: Point, heir: Heir) -> String {
         }
         Point::Wait(wait) => format!("while the handler waited for the {wait}. time"),
     };
-    let heir = match heir {
-        Heir::Holds => "while another one had the job",
-        Heir::Works => "after another one had done the job",
+    let who = match second {
+        SecondWorker::Claims => "while another worker held the job",
+        SecondWorker::Completes => "after another worker had completed the job",
     };
-    format!("{heir}, which was taken over {taken}")
+    format!("{who}, which was taken over {when}")
 }
 
-pub(super) fn unchecked(error: impl Display) -> NotFenced {
-    NotFenced::Unchecked(error.to_string())
+pub(super) fn check_failed(error: impl Display) -> NotFenced {
+    NotFenced::CheckFailed(error.to_string())
 }
 
 async fn limited<T>(what: &str, future: impl Future<Output = T>) -> Result<T, NotFenced> {
-    timeout(LIMIT, future).await.map_err(|_| unchecked(format!("{what} within {LIMIT:?}")))
+    timeout(STEP_TIMEOUT, future).await.map_err(|_| check_failed(format!("{what} within {STEP_TIMEOUT:?}")))
 }
 
 fn only_one<DB: QueueBackend>(mut claims: Vec<Claim<DB>>) -> Result<Option<Claim<DB>>, NotFenced> {
     match claims.len() {
         0 | 1 => Ok(claims.pop()),
-        _ => Err(unchecked("one job was to be claimed from the queue, several were")),
+        _ => Err(check_failed(
+            "several jobs could be claimed; the queue must have no jobs but those of `enqueue`",
+        )),
     }
 }
 
-/// Whether a transaction has locked what was asked for.
+/// Whether a transaction has locked the job.
 fn is_locked(error: &Error) -> bool {
     use FailureKind::{Busy, LockNotAvailable, LockTimeout};
     error.failure().is_some_and(|failure| matches!(failure.kind(), Busy | LockNotAvailable | LockTimeout))

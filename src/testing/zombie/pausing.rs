@@ -1,4 +1,4 @@
-//! Holds a handler still at a point of its work.
+//! Pauses a handler at a point of its work.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -10,25 +10,23 @@ use tokio::task::yield_now;
 
 use crate::intercept::{Fault, Interceptor, Next, StatementAnswer, Step};
 
-/// A point at which a handler is held.
+/// A point at which a handler is paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Point {
-    /// Before it does anything.
+    /// Before it is polled.
     Start,
-    /// Before or after a statement that the claim itself sends, counted from 1.
+    /// Before or after a statement of the claim itself: these points are counted from 1.
     ClaimStep(usize),
-    /// The moment at which it waits for something for the nth time: the answer to a statement, a connection,
-    /// a timer.
+    /// When its future is pending for the nth time: for an answer, a connection, a timer.
     Wait(usize),
-    /// Nowhere.
+    /// At no point.
     Never,
 }
 
-/// Counts the statements of a claim, and lets its handler wait before and after each of them.
+/// Counts the points before and after each statement of a claim, and lets its handler yield there.
 ///
-/// A future that is ready at once is no point at which a handler can be held, and whether the answer of a
-/// database is there at once is a matter of luck. With these, there is a point between any two calls on a
-/// claim in every run.
+/// A handler can only be paused where its future is pending, and an answer of the database may be ready at
+/// once. Yielding ensures that there is a point between any two calls on a claim in every run.
 #[derive(Debug, Default)]
 pub(super) struct ClaimSteps(AtomicUsize);
 
@@ -60,8 +58,8 @@ impl Interceptor for ClaimSteps {
     }
 }
 
-/// Runs a handler up to a point, and counts how often it waits. Returns its result if it ends before that
-/// point.
+/// Runs a handler up to a point, and counts how often it is pending. Returns its result if it ends before
+/// that point.
 pub(super) async fn run_up_to<F: Future>(
     mut handler: Pin<&mut F>,
     point: Point,

@@ -1,4 +1,4 @@
-//! A client's place on the stage: each of its steps stops here until it is its turn.
+//! The interceptor of one client: it stops the client before each step.
 
 use std::sync::Arc;
 
@@ -8,41 +8,42 @@ use tokio::sync::oneshot;
 use crate::failure::FailureKind;
 use crate::intercept::{Fault, Interceptor, Next, StatementAnswer, Step, StepKind, TransactionToken};
 
+use super::super::client_state::ClientState;
 use super::super::log::{Entry, Waited};
-use super::{Place, Stage, State};
+use super::{Stage, StageState};
 
-/// A client's place on the stage.
+/// The interceptor of one client: it stops the client before each step.
 #[derive(Debug)]
 pub(in super::super) struct Seat {
     pub(in super::super) stage: Arc<Stage>,
     pub(in super::super) client: usize,
-    /// What of a text cannot be told to be one statement.
-    pub(in super::super) several: fn(&str) -> Option<String>,
+    /// Returns a quotation of a text that may be several statements.
+    pub(in super::super) quote_several: fn(&str) -> Option<String>,
 }
 
 impl Seat {
-    fn note_unseen(&self, what: String) {
+    fn record_unseen(&self, what: String) {
         let mut state = self.stage.state();
-        let noted = (self.client, what);
-        if !state.unseen.contains(&noted) {
-            state.unseen.push(noted);
+        let unseen = (self.client, what);
+        if !state.unseen.contains(&unseen) {
+            state.unseen.push(unseen);
         }
     }
 
-    fn answered(&self, state: &mut State, step: &Step, answer: &StatementAnswer) {
+    fn record_answer(&self, state: &mut StageState, step: &Step, answer: &StatementAnswer) {
         if step.kind.ends_transaction() {
             state.ended += 1;
-            // What is left to be done with its connection is no step.
+            // Whatever the transaction still does with its connection is not a step.
             state.open[self.client] = TransactionToken::default();
         }
         let Some((i, sent)) = state.log.last_of_mut(self.client) else { return };
         sent.answer = Some(answer.clone());
         if sent.waited.is_some() {
-            state.log.0.push(Entry::GotOn(i));
-            // Whoever waits for the same lock waits on.
+            state.log.0.push(Entry::Unblocked(i));
+            // This client has taken the lock, so the other busy clients wait for it to end.
             let now = state.ended;
-            for place in &mut state.places {
-                if let Place::Busy { ended, .. } = place {
+            for client in &mut state.clients {
+                if let ClientState::Busy { ended, .. } = client {
                     *ended = now;
                 }
             }
@@ -59,31 +60,31 @@ impl Interceptor for Seat {
     fn at_gate(&self, waits: bool) {
         let mut state = self.stage.state();
         state.changes += 1;
-        if let Some(Place::Running { in_line, .. }) = state.places.get_mut(self.client) {
+        if let Some(ClientState::Running { in_line, .. }) = state.clients.get_mut(self.client) {
             *in_line = waits;
         }
     }
 
     fn unwatched(&self) {
-        self.note_unseen(String::from("`Tx::connection`"));
+        self.record_unseen(String::from("`Tx::connection`"));
     }
 
     async fn before(&self, step: &Step) -> Option<Fault> {
         if step.kind == StepKind::Statement
-            && let Some(several) = (self.several)(&step.sql)
+            && let Some(several) = (self.quote_several)(&step.sql)
         {
-            self.note_unseen(several);
+            self.record_unseen(several);
         }
-        let (go, gone) = oneshot::channel();
+        let (go, resumed) = oneshot::channel();
         {
             let mut state = self.stage.state();
             if state.closed || !state.admit(self.client, step) {
                 return Some(Fault::ConnectionLost);
             }
-            state.places[self.client] = Place::Held { step: step.clone(), go };
+            state.clients[self.client] = ClientState::Held { step: step.clone(), go };
             state.changes += 1;
         }
-        match gone.await {
+        match resumed.await {
             Ok(()) => None,
             Err(_) => Some(Fault::ConnectionLost),
         }
@@ -94,22 +95,20 @@ impl Interceptor for Seat {
         let decided = {
             let mut state = self.stage.state();
             if state.closed || !is_busy || !state.would_wait(step) {
-                self.answered(&mut state, step, answer);
+                self.record_answer(&mut state, step, answer);
                 return Next::GoOn;
             }
             let (decide, decided) = oneshot::channel();
             let ended = state.ended;
-            state.places[self.client] = Place::Busy { decide, ended };
+            state.clients[self.client] = ClientState::Busy { decide, ended };
             state.changes += 1;
-            state.wait(
-                self.client,
-                Waited { blocked_by: Vec::new(), lock: String::from("the database is busy") },
-            );
+            let lock = String::from("the database is busy");
+            state.record_wait(self.client, Waited { blocked_by: Vec::new(), lock });
             decided
         };
         let next = decided.await.unwrap_or(Next::GoOn);
         if next == Next::GoOn {
-            self.answered(&mut self.stage.state(), step, answer);
+            self.record_answer(&mut self.stage.state(), step, answer);
         }
         next
     }

@@ -1,4 +1,4 @@
-//! Which circles are found, and which are none.
+//! Which cycles are found, compared with an exhaustive search.
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -7,34 +7,33 @@ use super::*;
 
 use DependencyKind::{ReadWrite, WriteRead, WriteWrite};
 
-/// Extends a way in each possible manner, and notes which shapes the cycles among these have.
-fn all_cycles(graph: &Graph<'_>, way: &mut Vec<(Node, DependencyKind)>, at: Node, found: &mut [bool; 5]) {
+/// Extends a path in every possible way, and records the shapes of all cycles.
+fn all_cycles(graph: &Graph<'_>, path: &mut Vec<(Node, DependencyKind)>, at: Node, found: &mut [bool; 5]) {
     for edge in graph.dependencies.edges(at) {
-        way.push((at, edge.weight().kind));
-        if edge.target() == way[0].0 {
-            note(&way.iter().map(|(_, kind)| *kind).collect::<Vec<_>>(), found);
-        } else if way.iter().all(|(node, _)| *node != edge.target()) {
-            all_cycles(graph, way, edge.target(), found);
+        path.push((at, edge.weight().kind));
+        if edge.target() == path[0].0 {
+            record(&path.iter().map(|(_, kind)| *kind).collect::<Vec<_>>(), found);
+        } else if path.iter().all(|(node, _)| *node != edge.target()) {
+            all_cycles(graph, path, edge.target(), found);
         }
-        way.pop();
+        path.pop();
     }
 }
 
-/// By what the kinds of anomalies say of themselves.
-fn note(cycle: &[DependencyKind], found: &mut [bool; 5]) {
+/// Records the shape of a cycle by the definition of its kind.
+fn record(cycle: &[DependencyKind], found: &mut [bool; 5]) {
     let misses = cycle.iter().filter(|kind| **kind == ReadWrite).count();
     let next = |at: usize| cycle[(at + 1) % cycle.len()];
-    let in_a_row = (0..cycle.len()).any(|at| cycle[at] == ReadWrite && next(at) == ReadWrite);
+    let adjacent = (0..cycle.len()).any(|at| cycle[at] == ReadWrite && next(at) == ReadWrite);
     found[0] |= cycle.iter().all(|kind| *kind == WriteWrite);
     found[1] |= misses == 0 && cycle.contains(&WriteRead);
     found[2] |= misses == 1;
-    found[3] |= misses > 1 && !in_a_row;
-    found[4] |= misses > 1 && in_a_row;
+    found[3] |= misses > 1 && !adjacent;
+    found[4] |= misses > 1 && adjacent;
 }
 
-/// No cycle of one kind hides one of another kind, and none is made up.
 #[test]
-fn every_kind_of_cycle_is_found_and_no_other() {
+fn finds_exactly_the_kinds_of_cycles_that_exist() {
     let mut seen = [[0; 2]; 5];
     for seed in 0..6_000 {
         let mut random = StdRng::seed_from_u64(seed);
@@ -51,10 +50,10 @@ fn every_kind_of_cycle_is_found_and_no_other() {
             all_cycles(&graph, &mut Vec::new(), node, &mut expected);
         }
         let mut found = [false; 5];
-        for knot in kosaraju_scc(&graph.dependencies).into_iter().filter(|knot| knot.len() > 1) {
-            let search = Search::new(&graph, &knot, false);
+        for component in kosaraju_scc(&graph.dependencies).into_iter().filter(|nodes| nodes.len() > 1) {
+            let search = CycleSearch::new(&graph, &component, false);
             for (shape, found) in SHAPES.iter().zip(&mut found) {
-                *found |= matches!(search.smallest(shape), Searched::Found(_));
+                *found |= matches!(search.shortest(shape), Searched::Found(_));
             }
         }
         assert_eq!(found, expected, "seed {seed}: {edges:?}");

@@ -1,6 +1,6 @@
-//! Statements as a reader wants to see them.
+//! Displays statements with their bound values.
 
-/// The text with the values in the places that hold them.
+/// Replaces the placeholders of a text by their values.
 pub(super) fn with_arguments(sql: &str, arguments: &[String]) -> String {
     let mut shown = String::with_capacity(sql.len());
     let mut next = 0;
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_stand_in_their_places() {
+    fn values_replace_their_placeholders() {
         let arguments = [String::from("7"), String::from("'it''s'")];
         assert_eq!(with_arguments("a = $1 AND b = $2", &arguments), "a = 7 AND b = 'it''s'");
         assert_eq!(with_arguments("a = ? AND b = ?", &arguments), "a = 7 AND b = 'it''s'");

@@ -1,15 +1,13 @@
-//! What is read from statements, database by database.
+//! Which locks are determined from which statements, for each database.
 
 use std::sync::Arc;
 
-use super::catalog::Catalog;
-use super::rows::Keys;
-use super::sql::Dialect::{self, MySql, Postgres, Sqlite};
-use super::sql::{Effect, Locking, effects};
-use super::trace::Granted;
+use super::*;
+use crate::sql_text::Syntax::{self, MySql, Postgres, Sqlite};
+use crate::testing::lock_order::catalog::Catalog;
 
-/// Tables with the primary key `id`, but for those with another one, and one with several unique keys.
-fn keys() -> Keys {
+/// Tables with the primary key `id`, a few with another key, and one with several unique keys.
+fn keys() -> TableKeys {
     let line = |visible: &str, schema: &str, table: &str, key: &str, column: &str| {
         let primary = if key == "primary" { "1" } else { "0" };
         [visible, schema, table, key, primary, column].join("\u{1f}")
@@ -29,21 +27,21 @@ fn keys() -> Keys {
         line("1", "public", "odd", "by_expression", ""),
         line("1", "public", "log", "", ""),
     ]);
-    Keys {
-        told: Arc::new([("event".to_owned(), vec!["code".to_owned()])].into()),
-        catalog: Arc::new(Catalog::read(&lines)),
+    TableKeys {
+        declared: Arc::new([("event".to_owned(), vec!["code".to_owned()])].into()),
+        catalog: Arc::new(Catalog::parse(&lines)),
     }
 }
 
-/// `Update: account id=1 < account id=2`, and `&` in place of `<` where the order is the server's.
-fn shown(dialect: Dialect, sql: &str, arguments: &[&str]) -> String {
+/// The effects as text: `Update: account id=1 < account id=2`, with `&` for `<` if the order is unknown.
+fn shown(syntax: Syntax, sql: &str, arguments: &[&str]) -> String {
     let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-    let shown = effects(dialect, &keys(), sql, &arguments).into_iter().map(|effect| match effect {
-        Effect::Locks(Locking { locks, strength, waits, ordered, granted, outlives }) => {
+    let shown = effects(syntax, &keys(), sql, &arguments).into_iter().map(|effect| match effect {
+        Effect::Locks(Locking { locks, strength, waits, ordered, granted, session }) => {
             let locks: Vec<String> = locks.iter().map(ToString::to_string).collect();
             let locks = locks.join(if ordered { " < " } else { " & " });
             let at_once = if waits { "" } else { " at once" };
-            let session = if outlives { " for the session" } else { "" };
+            let session = if session { " for the session" } else { "" };
             let granted = if granted == Granted::IfTrue { " if granted" } else { "" };
             format!("{strength:?}: {locks}{at_once}{session}{granted}")
         }
@@ -54,24 +52,24 @@ fn shown(dialect: Dialect, sql: &str, arguments: &[&str]) -> String {
         }
         Effect::Savepoint(name) => format!("savepoint {name}"),
         Effect::RollbackTo(name) => format!("back to {name}"),
-        Effect::Unclear(why) => format!("? {why:?}"),
+        Effect::Unknown(reason) => format!("? {reason:?}"),
     });
     shown.collect::<Vec<_>>().join("; ")
 }
 
-const SERVERS: [Dialect; 2] = [Postgres, MySql];
-const ALL: [Dialect; 3] = [Postgres, MySql, Sqlite];
+const SERVERS: [Syntax; 2] = [Postgres, MySql];
+const ALL: [Syntax; 3] = [Postgres, MySql, Sqlite];
 
-fn check(dialects: &[Dialect], cases: &[(&str, &str)]) {
-    for dialect in dialects {
+fn check(syntaxes: &[Syntax], cases: &[(&str, &str)]) {
+    for syntax in syntaxes {
         for (sql, expected) in cases {
-            assert_eq!(shown(*dialect, sql, &[]), *expected, "{dialect:?}: {sql}");
+            assert_eq!(shown(*syntax, sql, &[]), *expected, "{syntax:?}: {sql}");
         }
     }
 }
 
 #[test]
-fn selects_lock_what_their_clause_says() {
+fn a_select_locks_by_its_clause() {
     check(
         &SERVERS,
         &[
@@ -111,7 +109,7 @@ fn selects_lock_what_their_clause_says() {
 }
 
 #[test]
-fn tables_are_told_apart() {
+fn a_clause_locks_the_tables_that_it_names() {
     let join = "SELECT * FROM account a JOIN owner o ON o.id = a.owner WHERE a.id = 1";
     for (clause, expected) in [
         ("FOR UPDATE OF a", "Update: account id=1"),
@@ -121,7 +119,7 @@ fn tables_are_told_apart() {
     ] {
         check(&SERVERS, &[(&format!("{join} {clause}"), expected)]);
     }
-    // Whose `id` it is nobody knows.
+    // The unqualified `id` is ambiguous.
     check(&SERVERS, &[("SELECT * FROM a, b WHERE id = 1 FOR UPDATE OF a", "? Rows")]);
     check(
         &SERVERS,
@@ -134,7 +132,7 @@ fn tables_are_told_apart() {
 }
 
 #[test]
-fn several_rows_have_an_order_only_if_they_are_sorted() {
+fn rows_are_ordered_only_by_an_order_by_clause() {
     let select = "SELECT * FROM account WHERE id IN (10, 9, 10)";
     for (order, expected) in [
         ("FOR UPDATE", "Update: account id=10 & account id=9"),
@@ -154,7 +152,7 @@ fn several_rows_have_an_order_only_if_they_are_sorted() {
 }
 
 #[test]
-fn rows_are_named_by_all_columns_of_their_key() {
+fn a_row_is_identified_by_all_its_key_columns() {
     let item = |condition: &str| format!("UPDATE item SET n = 1 WHERE {condition}");
     for (condition, expected) in [
         ("tenant = 1 AND id = 2", "NoKeyUpdate: item tenant=1, id=2"),
@@ -174,7 +172,7 @@ fn rows_are_named_by_all_columns_of_their_key() {
 }
 
 #[test]
-fn a_schema_that_can_be_left_out_makes_no_other_table() {
+fn a_qualified_name_denotes_the_table_on_the_search_path() {
     check(
         &SERVERS,
         &[
@@ -185,7 +183,7 @@ fn a_schema_that_can_be_left_out_makes_no_other_table() {
 }
 
 #[test]
-fn writes_lock_what_they_name() {
+fn a_write_locks_the_rows_that_its_condition_identifies() {
     check(
         &ALL,
         &[
@@ -226,7 +224,7 @@ fn writes_lock_what_they_name() {
 }
 
 #[test]
-fn inserts_lock_the_keys_they_name() {
+fn an_insert_locks_its_unique_keys() {
     check(
         &ALL,
         &[
@@ -278,18 +276,18 @@ fn inserts_lock_the_keys_they_name() {
 }
 
 #[test]
-fn bound_values_stand_for_themselves() {
+fn placeholders_stand_for_their_bound_values() {
     let arguments = ["0", "'it''s'", "…", "NULL"];
     let update = |key: &str| format!("UPDATE account SET n = $1 WHERE id = {key}");
-    for dialect in [Postgres, Sqlite] {
-        assert_eq!(shown(dialect, &update("$2"), &arguments), "NoKeyUpdate: account id=it's");
+    for syntax in [Postgres, Sqlite] {
+        assert_eq!(shown(syntax, &update("$2"), &arguments), "NoKeyUpdate: account id=it's");
         for unreadable in ["$3", "$4", "$5"] {
-            assert_eq!(shown(dialect, &update(unreadable), &arguments), "? Rows", "{unreadable}");
+            assert_eq!(shown(syntax, &update(unreadable), &arguments), "? Rows", "{unreadable}");
         }
     }
-    for dialect in [MySql, Sqlite] {
+    for syntax in [MySql, Sqlite] {
         let sql = "UPDATE account SET n = ? WHERE id IN (?)";
-        assert_eq!(shown(dialect, sql, &arguments), "NoKeyUpdate: account id=it's");
+        assert_eq!(shown(syntax, sql, &arguments), "NoKeyUpdate: account id=it's");
     }
     assert_eq!(
         shown(Sqlite, "UPDATE account SET n = ?1 WHERE id = ?2", &arguments),
@@ -298,12 +296,13 @@ fn bound_values_stand_for_themselves() {
 }
 
 #[test]
-fn queries_inside_of_queries_are_not_passed_over() {
+fn nested_queries_are_not_ignored() {
     check(
         &[Postgres],
         &[
             (
-                "WITH x AS (SELECT id FROM job FOR UPDATE SKIP LOCKED) UPDATE job SET n = 1 FROM x WHERE job.id = 1",
+                "WITH x AS (SELECT id FROM job FOR UPDATE SKIP LOCKED) \
+                 UPDATE job SET n = 1 FROM x WHERE job.id = 1",
                 "? Rows; NoKeyUpdate: job id=1",
             ),
             ("WITH x AS (DELETE FROM job RETURNING id) SELECT * FROM x", "? Rows"),
@@ -325,7 +324,7 @@ fn queries_inside_of_queries_are_not_passed_over() {
 }
 
 #[test]
-fn advisory_locks_are_known_by_their_functions() {
+fn calls_of_lock_functions_are_recognized() {
     check(
         &[Postgres],
         &[
@@ -368,7 +367,7 @@ fn advisory_locks_are_known_by_their_functions() {
 }
 
 #[test]
-fn savepoints_are_known() {
+fn savepoints_are_recognized() {
     check(
         &ALL,
         &[
@@ -378,9 +377,8 @@ fn savepoints_are_known() {
     );
 }
 
-/// Without row locks, what is read may have been meant to be locked.
 #[test]
-fn sqlite_reads() {
+fn reads_on_sqlite_may_stand_for_locks() {
     check(
         &[Sqlite],
         &[

@@ -1,0 +1,18 @@
+//! The state of one client between two steps.
+
+use tokio::sync::oneshot;
+
+use crate::intercept::{Next, Step};
+
+/// The state of one client between two steps.
+#[derive(Debug)]
+pub(super) enum ClientState {
+    /// Running, or waiting: for a lock in the server, or in the queue of a gate in this process.
+    Running { session: Option<i64>, in_line: bool },
+    /// Stopped before a step, until `go` is sent.
+    Held { step: Step, go: oneshot::Sender<()> },
+    /// A step found the database busy when `ended` transactions had ended. Waits for `decide`.
+    Busy { decide: oneshot::Sender<Next>, ended: usize },
+    /// The client has ended.
+    Done,
+}
