@@ -6,6 +6,7 @@ mod commits;
 mod exploration;
 mod keeps;
 mod outcomes;
+mod round_trips;
 #[path = "../support/mod.rs"]
 mod support;
 mod twins;

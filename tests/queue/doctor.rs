@@ -16,7 +16,7 @@ use crate::{QueueTest, queue};
 
 async fn faults<DB: QueueTest>(queue: &Queue<DB>) -> Vec<(FindingKind, String)> {
     let findings = queue.doctor().await.expect("an answer");
-    findings.into_iter().map(|finding| (finding.fault, finding.message)).collect()
+    findings.into_iter().map(|finding| (finding.kind, finding.message)).collect()
 }
 
 pub(crate) async fn nothing_is_wrong<DB: QueueTest>() {

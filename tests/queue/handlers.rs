@@ -252,7 +252,7 @@ pub(crate) async fn a_worker_that_can_starve_itself_says_so<DB: QueueTest>() {
         });
         worker.run(std::future::ready(()), |_| async { Ok(()) }).await;
         let findings = worker.doctor().await.expect("findings");
-        let found = findings.iter().filter(|finding| finding.fault == FindingKind::Pool).count();
+        let found = findings.iter().filter(|finding| finding.kind == FindingKind::Pool).count();
         (warned.load(SeqCst), found)
     };
     assert_eq!(warnings(4).await, (1, 1));

@@ -26,14 +26,14 @@ mod use_cases;
 mod waking;
 mod worker;
 
-use atomically::queue::{Claim, NewJob, Queue, QueueBackend};
+use atomically::queue::{Claim, NewJob, Queue};
 use atomically::{Error, Pessimistic, TransactorExt as _};
 use sqlx::Pool;
 use support::{TestBackend, TestPool, on_every_database};
 
 /// A database under test that can hold queues.
-trait QueueTest: TestBackend + QueueBackend {}
-impl<DB: TestBackend + QueueBackend> QueueTest for DB {}
+trait QueueTest: TestBackend {}
+impl<DB: TestBackend> QueueTest for DB {}
 
 on_every_database! {
     jobs::a_job_is_there_if_and_only_if_its_transaction_is,

@@ -11,9 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use super::NotFenced;
 use super::pausing::{ClaimSteps, Point, run_up_to};
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::failure::FailureKind;
-use crate::queue::{Claim, Queue, QueueBackend};
+use crate::queue::{Claim, Queue};
 
 /// The longest time that one step of the check may take.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -38,7 +39,7 @@ enum Heir {
 }
 
 /// A handler, and what is needed to run it again and again.
-pub(super) struct Check<'a, DB: QueueBackend, Enqueue, Handler, Count> {
+pub(super) struct Check<'a, DB: Backend, Enqueue, Handler, Count> {
     pub(super) queue: &'a Queue<DB>,
     /// The same queue, whose claims stop at each of their statements.
     pub(super) watched: Queue<DB>,
@@ -50,7 +51,7 @@ pub(super) struct Check<'a, DB: QueueBackend, Enqueue, Handler, Count> {
 
 impl<DB, Enqueue, Enqueued, Handler, Handled, Count, Counted> Check<'_, DB, Enqueue, Handler, Count>
 where
-    DB: QueueBackend,
+    DB: Backend,
     Enqueue: Fn() -> Enqueued,
     Enqueued: Future<Output = Result<(), NotFenced>>,
     Handler: Fn(Claim<DB>) -> Handled,
@@ -230,7 +231,7 @@ async fn limited<T>(what: &str, future: impl Future<Output = T>) -> Result<T, No
     timeout(LIMIT, future).await.map_err(|_| unchecked(format!("{what} within {LIMIT:?}")))
 }
 
-fn only_one<DB: QueueBackend>(mut claims: Vec<Claim<DB>>) -> Result<Option<Claim<DB>>, NotFenced> {
+fn only_one<DB: Backend>(mut claims: Vec<Claim<DB>>) -> Result<Option<Claim<DB>>, NotFenced> {
     match claims.len() {
         0 | 1 => Ok(claims.pop()),
         _ => Err(unchecked("one job was to be claimed from the queue, several were")),
