@@ -35,7 +35,10 @@ pub enum InvalidKey {
     #[error("an idempotency key must not be empty")]
     Empty,
     /// The key has this many bytes, more than [`IdempotencyKey::MAX_BYTES`].
-    #[error("an idempotency key has at most {} bytes, and this one has {0}", IdempotencyKey::MAX_BYTES)]
+    #[error(
+        "an idempotency key has at most {max} bytes, and this one has {0}",
+        max = IdempotencyKey::MAX_BYTES
+    )]
     TooLong(usize),
 }
 

@@ -6,11 +6,12 @@ use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{MySql, Pool, Postgres, Row as _};
 
+use crate::support::TestBackend;
 use crate::support::proxy::Proxy;
-use crate::{QueueTest, claim_one, job, queue};
+use crate::{claim_one, job, queue};
 
 /// Jobs of every priority.
-async fn fill<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>, count: i64) {
+async fn fill<DB: TestBackend>(pool: &Pool<DB>, queue: &Queue<DB>, count: i64) {
     let db = Pessimistic::default().on(pool);
     let priorities = [Priority::High, Priority::Normal, Priority::Low];
     let jobs: Vec<NewJob> =
@@ -19,7 +20,7 @@ async fn fill<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>, count: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_enqueues_claims_and_completes_in_a_round_trip_each() {
+async fn postgres_enqueues_claims_and_completes_in_one_round_trip_each() {
     let (pool, queue) = queue::<Postgres>(2).await;
     fill(&pool, &queue, 10).await;
     let proxy = Proxy::to(&pool.url).await;

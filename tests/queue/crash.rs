@@ -14,8 +14,8 @@ use sqlx::{MySql, Pool, Postgres, Sqlite};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use crate::support::TestPool;
-use crate::{QueueTest, ask, effects, job, queue, write_ledger};
+use crate::support::{TestBackend, TestPool};
+use crate::{ask, effects, job, queue, write_ledger};
 
 const BLOWS: i64 = 25;
 const PORTION: i64 = 800;
@@ -29,13 +29,13 @@ const LIMIT: Duration = Duration::from_secs(300);
 const URL: &str = "ATOMICALLY_STORM_URL";
 const COUNT: &str = "ATOMICALLY_STORM_WORKERS";
 
-fn storm_queue<DB: QueueTest>(pool: &Pool<DB>) -> Queue<DB> {
+fn storm_queue<DB: TestBackend>(pool: &Pool<DB>) -> Queue<DB> {
     let queue = Queue::new("jobs", pool).expect("a name");
     queue.lease(LEASE).max_attempts(1_000).backoff(Backoff::none())
 }
 
 /// Works until it is told to stop.
-async fn work<DB: QueueTest>(pool: Pool<DB>, shutdown: impl Future + Send) {
+async fn work<DB: TestBackend>(pool: Pool<DB>, shutdown: impl Future + Send) {
     let lost = pool.clone();
     let worker = Worker::new(&storm_queue(&pool))
         .handlers(HANDLERS)
@@ -67,20 +67,20 @@ async fn work<DB: QueueTest>(pool: Pool<DB>, shutdown: impl Future + Send) {
 }
 
 /// The jobs of one blow. All at once they would be a line at whose end everything that lapses would wait.
-async fn enqueue_portion<DB: QueueTest>(pool: &Pool<DB>, blow: i64) {
+async fn enqueue_portion<DB: TestBackend>(pool: &Pool<DB>, blow: i64) {
     let (queue, db) = (storm_queue(pool), Pessimistic::default().on(pool));
     let jobs: Vec<NewJob> = (blow * PORTION..(blow + 1) * PORTION).map(job).collect();
     let added = db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
     assert_eq!(added, PORTION.unsigned_abs());
 }
 
-async fn calm<DB: QueueTest>() -> TestPool<DB> {
+async fn calm<DB: TestBackend>() -> TestPool<DB> {
     let (pool, _) = queue::<DB>(2).await;
     DB::pool_execute(&pool, DB::sql("CREATE TABLE lost (job BIGINT NOT NULL)"), &[]).await.expect("a table");
     pool
 }
 
-async fn until<DB: QueueTest>(pool: &Pool<DB>, sql: &str, wanted: i64) {
+async fn until<DB: TestBackend>(pool: &Pool<DB>, sql: &str, wanted: i64) {
     let reached = async {
         while ask(pool, sql).await < wanted {
             sleep(Duration::from_millis(20)).await;
@@ -93,7 +93,7 @@ async fn until<DB: QueueTest>(pool: &Pool<DB>, sql: &str, wanted: i64) {
 
 const DONE: &str = "SELECT COUNT(*) FROM ledger";
 
-async fn all_were_done_exactly_once<DB: QueueTest>(pool: &Pool<DB>) {
+async fn all_were_done_exactly_once<DB: TestBackend>(pool: &Pool<DB>) {
     let queue = storm_queue(pool);
     let left = "SELECT COUNT(*) FROM ledger WHERE NOT EXISTS (SELECT 1 FROM atomically_job)";
     until(pool, left, JOBS).await;
@@ -145,7 +145,7 @@ async fn a_process_of_the_storm() {
     }
 }
 
-async fn be_a_process<DB: QueueTest>(url: &str, workers: usize) {
+async fn be_a_process<DB: TestBackend>(url: &str, workers: usize) {
     let pool = PoolOptions::<DB>::new().max_connections(8).connect(url).await.expect("a pool");
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let workers: Vec<_> = (0..workers)
@@ -164,7 +164,7 @@ async fn be_a_process<DB: QueueTest>(url: &str, workers: usize) {
     }
 }
 
-async fn killed_processes<DB: QueueTest>() {
+async fn killed_processes<DB: TestBackend>() {
     let pool = calm::<DB>().await;
     let mut processes: Vec<_> = WORKERS.iter().map(|workers| Process::start(&pool.url, *workers)).collect();
     for blow in 0..BLOWS {

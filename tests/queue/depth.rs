@@ -7,11 +7,11 @@ use atomically::queue::{Depth, Priority, Queue, Worker};
 use atomically::{Event, JobEvent};
 use tokio::sync::oneshot;
 
-use crate::support::eventually;
-use crate::{QueueTest, ask, claim_one, enqueue, job, queue};
+use crate::support::{TestBackend, eventually};
+use crate::{ask, claim_one, enqueue, job, queue};
 
 /// Ready is what a claim would find: not what is scheduled, held, prolonged, dead or another queue's.
-pub(crate) async fn a_depth_is_what_could_be_claimed<DB: QueueTest>() {
+pub(crate) async fn the_depth_counts_the_claimable_jobs<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     assert_eq!(queue.depth().await.expect("a depth"), Depth::default());
 
@@ -53,7 +53,7 @@ pub(crate) async fn a_depth_is_what_could_be_claimed<DB: QueueTest>() {
 
 /// Told at once and again and again, while the handlers are busy; and the database is not asked where nobody
 /// watches.
-pub(crate) async fn a_worker_tells_the_depth<DB: QueueTest>() {
+pub(crate) async fn a_worker_reports_the_depth<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     for n in 0..3 {
         enqueue(&pool, &queue, job(n)).await;

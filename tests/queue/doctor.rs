@@ -10,22 +10,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_blocking;
 
+use crate::queue;
 use crate::support::servers::Server;
-use crate::support::{TestBackend as _, eventually};
-use crate::{QueueTest, queue};
+use crate::support::{TestBackend, eventually};
 
-async fn faults<DB: QueueTest>(queue: &Queue<DB>) -> Vec<(FindingKind, String)> {
+async fn faults<DB: TestBackend>(queue: &Queue<DB>) -> Vec<(FindingKind, String)> {
     let findings = queue.doctor().await.expect("an answer");
     findings.into_iter().map(|finding| (finding.kind, finding.message)).collect()
 }
 
-pub(crate) async fn nothing_is_wrong<DB: QueueTest>() {
+pub(crate) async fn a_sound_database_has_no_findings<DB: TestBackend>() {
     let (_pool, queue) = queue::<DB>(2).await;
     queue.create_tables().await.expect("they are there already");
     assert_eq!(faults(&queue).await, []);
 }
 
-pub(crate) async fn what_is_missing_is_named<DB: QueueTest>() {
+pub(crate) async fn missing_tables_are_found<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let queue = Queue::new("jobs", &pool).expect("a name");
     let faults = faults(&queue).await;
@@ -37,7 +37,7 @@ pub(crate) async fn what_is_missing_is_named<DB: QueueTest>() {
 }
 
 /// The fault that this change makes, and a word of what is said about it.
-async fn finds<DB: QueueTest>(
+async fn finds<DB: TestBackend>(
     queue: &Queue<DB>,
     pool: &sqlx::Pool<DB>,
     change: &str,
@@ -54,7 +54,7 @@ async fn finds<DB: QueueTest>(
     );
 }
 
-pub(crate) async fn a_missing_index_is_named<DB: QueueTest>() {
+pub(crate) async fn a_missing_index_is_found<DB: TestBackend>() {
     for (index, word) in [("atomically_job_claim", "due_at"), ("atomically_job_unique", "unique")] {
         let (pool, queue) = queue::<DB>(2).await;
         let on = if pool.url.starts_with("mysql") { " ON atomically_job" } else { "" };
@@ -63,7 +63,7 @@ pub(crate) async fn a_missing_index_is_named<DB: QueueTest>() {
 }
 
 /// A table of an earlier version.
-pub(crate) async fn a_missing_column_is_named<DB: QueueTest>() {
+pub(crate) async fn a_missing_column_is_found<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let change = "ALTER TABLE atomically_job DROP COLUMN unique_until_claimed";
     finds(&queue, &pool, change, FindingKind::Missing, "ALTER TABLE atomically_job ADD COLUMN").await;
@@ -77,20 +77,20 @@ pub(crate) async fn a_missing_column_is_named<DB: QueueTest>() {
 }
 
 #[tokio::test]
-async fn mariadb_with_another_engine_is_named() {
+async fn mariadb_with_another_engine_is_found() {
     let (pool, queue) = queue::<MySql>(2).await;
     finds(&queue, &pool, "ALTER TABLE atomically_job ENGINE = MyISAM", FindingKind::Engine, "MyISAM").await;
 }
 
 #[tokio::test]
-async fn mariadb_with_another_collation_is_named() {
+async fn mariadb_with_another_collation_is_found() {
     let (pool, queue) = queue::<MySql>(2).await;
     let change = "ALTER TABLE atomically_job MODIFY queue VARCHAR(100) CHARACTER SET utf8mb4 NOT NULL";
     finds(&queue, &pool, change, FindingKind::Collation, "queue").await;
 }
 
 #[tokio::test]
-async fn mariadb_with_an_index_in_another_order_is_named() {
+async fn mariadb_with_an_index_in_another_order_is_found() {
     let (pool, queue) = queue::<MySql>(2).await;
     let change = "DROP INDEX atomically_job_claim ON atomically_job;
         CREATE INDEX atomically_job_claim ON atomically_job (queue, due_at, priority, id)";
@@ -98,13 +98,13 @@ async fn mariadb_with_an_index_in_another_order_is_named() {
 }
 
 #[tokio::test]
-async fn postgres_that_does_not_log_is_named() {
+async fn postgres_that_does_not_log_is_found() {
     let (pool, queue) = queue::<Postgres>(2).await;
     finds(&queue, &pool, "ALTER TABLE atomically_job SET UNLOGGED", FindingKind::Engine, "not logged").await;
 }
 
 #[tokio::test]
-async fn postgres_with_another_collation_is_named() {
+async fn postgres_with_another_collation_is_found() {
     let (pool, queue) = queue::<Postgres>(2).await;
     let change = "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
         ALTER TABLE atomically_job ALTER unique_key TYPE TEXT COLLATE loose";
@@ -112,7 +112,7 @@ async fn postgres_with_another_collation_is_named() {
 }
 
 #[tokio::test]
-async fn sqlite_without_wal_is_named() {
+async fn sqlite_without_wal_is_found() {
     let (pool, _) = queue::<Sqlite>(1).await;
     let change = "PRAGMA journal_mode = DELETE";
     sqlx::query(change).execute(&pool.pool).await.expect("a change");
@@ -121,7 +121,7 @@ async fn sqlite_without_wal_is_named() {
 }
 
 #[tokio::test]
-async fn sqlite_that_gives_ids_out_again_is_named() {
+async fn sqlite_that_reuses_ids_is_found() {
     let pool = Sqlite::pool(1).await;
     let queue = Queue::new("jobs", &pool).expect("a name");
     let schema = Queue::<Sqlite>::schema();
@@ -134,14 +134,14 @@ async fn sqlite_that_gives_ids_out_again_is_named() {
 }
 
 #[tokio::test]
-async fn postgres_with_an_index_that_is_not_valid_is_named() {
+async fn postgres_with_an_index_that_is_not_valid_is_found() {
     let (pool, queue) = queue::<Postgres>(2).await;
     let change = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'atomically_job_claim'::regclass";
     finds(&queue, &pool, change, FindingKind::Index, "queue,priority,due_at,id").await;
 }
 
 #[tokio::test]
-async fn postgres_that_takes_no_writes_is_named() {
+async fn read_only_postgres_is_found() {
     let (pool, _) = queue::<Postgres>(2).await;
     let change = "DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database());
         END$$";
@@ -156,7 +156,7 @@ async fn postgres_that_takes_no_writes_is_named() {
 
 /// Of the view, ten minutes are taken off; the transaction that is open is a real one.
 #[tokio::test]
-async fn postgres_whose_vacuum_is_held_back_is_named() {
+async fn postgres_whose_vacuum_is_held_back_is_found() {
     let (pool, _) = queue::<Postgres>(2).await;
     let later = "CREATE VIEW pg_stat_activity AS SELECT pid, datname, backend_xmin,
             xact_start - interval '11 minutes' AS xact_start FROM pg_catalog.pg_stat_activity;
@@ -180,7 +180,7 @@ async fn postgres_whose_vacuum_is_held_back_is_named() {
 
 /// As behind a server, or something in between, that knows better which level is wanted.
 #[tokio::test]
-async fn postgres_that_gives_another_isolation_level_is_named() {
+async fn postgres_that_gives_another_isolation_level_is_found() {
     let (pool, _) = queue::<Postgres>(2).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("its address").port();
@@ -216,7 +216,7 @@ async fn postgres_that_gives_another_isolation_level_is_named() {
 
 /// The clock of the session that looks is ahead; the transaction that is open is a real one.
 #[tokio::test]
-async fn mariadb_whose_purge_is_held_back_is_named() {
+async fn mariadb_whose_purge_is_held_back_is_found() {
     let server = spawn_blocking(Server::mariadb).await.expect("a server");
     let one = || MySqlPoolOptions::new().max_connections(1).connect(server.url());
     let (pool, other) = (one().await.expect("a pool"), one().await.expect("a pool"));
@@ -258,14 +258,14 @@ async fn mariadb_whose_purge_is_held_back_is_named() {
 }
 
 #[tokio::test]
-async fn sqlite_that_takes_no_writes_is_named() {
+async fn sqlite_that_takes_no_writes_is_found() {
     let (pool, queue) = queue::<Sqlite>(1).await;
     let change = "PRAGMA query_only = 1";
     finds(&queue, &pool, change, FindingKind::ReadOnly, "readonly").await;
 }
 
 #[tokio::test]
-async fn sqlite_with_an_index_in_another_order_is_named() {
+async fn sqlite_with_an_index_in_another_order_is_found() {
     let (pool, queue) = queue::<Sqlite>(1).await;
     let change = "DROP INDEX atomically_job_claim;
         CREATE INDEX atomically_job_claim ON atomically_job (queue, due_at, priority, id)";

@@ -10,9 +10,9 @@ use sqlx::{MySql, Pool};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::support::eventually;
+use crate::support::{TestBackend, eventually};
 use crate::worker::LIMIT;
-use crate::{QueueTest, ask, claim_one, enqueue, queue};
+use crate::{ask, claim_one, enqueue, queue};
 
 const JOBS: i64 = 1_000;
 
@@ -21,7 +21,7 @@ fn keyed(n: i64) -> NewJob {
 }
 
 /// How many transactions of this database wait for a lock.
-async fn waiting<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
+async fn waiting<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     let sql = match DB::NAME {
         "PostgreSQL" => {
             "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -37,7 +37,7 @@ async fn waiting<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
 
 /// Both callers are stopped half-way by a key that a third transaction holds. When that rolls back, each of
 /// them has what the other one wants next, if they insert in the order in which the jobs were brought.
-pub(crate) async fn keys_in_different_orders_do_not_deadlock<DB: QueueTest>() {
+pub(crate) async fn keys_in_different_orders_do_not_deadlock<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(5).await;
     let db = Pessimistic::default().on(&pool);
     let (holds, give_up) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -77,7 +77,7 @@ pub(crate) async fn keys_in_different_orders_do_not_deadlock<DB: QueueTest>() {
 }
 
 /// Of several jobs with one key the first one is taken, whatever the order of the inserts.
-pub(crate) async fn of_two_with_one_key_the_first_is_taken<DB: QueueTest>() {
+pub(crate) async fn of_two_jobs_with_one_key_the_first_is_enqueued<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let job = |n: i64, key: &str| NewJob::new(&n).expect("a payload").unique(key).expect("a key");
@@ -90,7 +90,7 @@ pub(crate) async fn of_two_with_one_key_the_first_is_taken<DB: QueueTest>() {
 }
 
 /// More than MariaDB takes in one statement by default.
-pub(crate) async fn large_payloads_are_sent_in_several_statements<DB: QueueTest>() {
+pub(crate) async fn large_payloads_are_sent_in_several_statements<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let payload = "x".repeat(17 * 1024);

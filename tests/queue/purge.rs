@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use atomically::queue::Retry;
 
-use crate::support::eventually;
-use crate::{QueueTest, ask, claim_one, enqueue, job, queue};
+use crate::support::{TestBackend, eventually};
+use crate::{ask, claim_one, enqueue, job, queue};
 
 /// How many sessions of this database wait for a row.
-async fn waiting<DB: QueueTest>(pool: &sqlx::Pool<DB>) -> i64 {
+async fn waiting<DB: TestBackend>(pool: &sqlx::Pool<DB>) -> i64 {
     // InnoDB renews its list when nobody has read it for a tenth of a second.
     tokio::time::sleep(Duration::from_millis(150)).await;
     ask(
@@ -24,7 +24,7 @@ async fn waiting<DB: QueueTest>(pool: &sqlx::Pool<DB>) -> i64 {
 }
 
 /// A session that requeues the job has its row locked when `purge` comes to it, and commits then.
-pub(crate) async fn a_job_that_is_requeued_meanwhile_is_not_purged<DB: QueueTest>() {
+pub(crate) async fn a_job_that_is_requeued_concurrently_is_not_purged<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let (kept, gone) = (enqueue(&pool, &queue, job(1)).await, enqueue(&pool, &queue, job(2)).await);
     for _ in 0..2 {

@@ -5,14 +5,14 @@ use std::time::Duration;
 use atomically::Backoff;
 use atomically::queue::{Priority, Queue};
 
-use crate::support::eventually;
+use crate::support::{TestBackend, eventually};
 use crate::worker::{LONG, jobs_left, noted, start, stopped, worker};
-use crate::{QueueTest, ask, enqueue, job, lapse, queue};
+use crate::{ask, enqueue, job, lapse, queue};
 
 const SPENT: i64 = 40;
 
 /// Jobs of the same priority as the good ones and due before them, whose worker died in their only attempt.
-async fn spend<DB: QueueTest>(pool: &sqlx::Pool<DB>, queue: &Queue<DB>) {
+async fn spend<DB: TestBackend>(pool: &sqlx::Pool<DB>, queue: &Queue<DB>) {
     for n in 0..SPENT {
         enqueue(pool, queue, job(n).max_attempts(1)).await;
     }
@@ -21,7 +21,7 @@ async fn spend<DB: QueueTest>(pool: &sqlx::Pool<DB>, queue: &Queue<DB>) {
     lapse(pool).await;
 }
 
-pub(crate) async fn spent_jobs_take_no_part_of_a_claim<DB: QueueTest>() {
+pub(crate) async fn spent_jobs_do_not_count_towards_the_limit_of_a_claim<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     spend(&pool, &queue).await;
     let mut good = Vec::new();
@@ -42,7 +42,7 @@ pub(crate) async fn spent_jobs_take_no_part_of_a_claim<DB: QueueTest>() {
 }
 
 /// With one handler, each spent job would be a poll of its own.
-pub(crate) async fn the_death_of_spent_jobs_is_reported<DB: QueueTest>() {
+pub(crate) async fn the_death_of_spent_jobs_is_reported<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let queue = queue.backoff(Backoff::none());
     spend(&pool, &queue).await;
@@ -59,7 +59,7 @@ pub(crate) async fn the_death_of_spent_jobs_is_reported<DB: QueueTest>() {
 }
 
 /// A single statement takes a thousand.
-pub(crate) async fn a_claim_takes_as_many_as_it_was_asked_for<DB: QueueTest>() {
+pub(crate) async fn a_claim_returns_as_many_jobs_as_requested<DB: TestBackend>() {
     use atomically::{Pessimistic, TransactorExt as _};
 
     let (pool, queue) = queue::<DB>(2).await;

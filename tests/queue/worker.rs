@@ -11,8 +11,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::support::eventually;
-use crate::{QueueTest, ask, claim_one, effects, enqueue, job, lapse, queue, write_ledger};
+use crate::support::{TestBackend, eventually};
+use crate::{ask, claim_one, effects, enqueue, job, lapse, queue, write_ledger};
 
 /// Nothing here takes that long; what waits for it hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
@@ -21,7 +21,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) type Events = Arc<Mutex<Vec<String>>>;
 
 /// A worker that notes what happens, does not give up soon, and is not in a hurry to look.
-pub(crate) fn worker<DB: QueueTest>(queue: &Queue<DB>) -> (Worker<DB>, Events) {
+pub(crate) fn worker<DB: TestBackend>(queue: &Queue<DB>) -> (Worker<DB>, Events) {
     let events = Events::default();
     let noted = events.clone();
     let note = move |event: &Event<'_>| {
@@ -55,7 +55,7 @@ pub(crate) fn noted(events: &Events) -> Vec<String> {
 /// Runs a worker in the background until it is told to stop.
 pub(crate) fn start<DB, H, F>(worker: Worker<DB>, handler: H) -> (oneshot::Sender<()>, JoinHandle<()>)
 where
-    DB: QueueTest,
+    DB: TestBackend,
     H: Fn(Arc<Claim<DB>>) -> F + Send + Sync + 'static,
     F: Future<Output = Result<(), Error>> + Send + 'static,
 {
@@ -75,11 +75,11 @@ pub(crate) async fn stopped(stop: oneshot::Sender<()>, running: JoinHandle<()>) 
     timeout(LIMIT, running).await.expect("it stops").expect("without a panic");
 }
 
-pub(crate) async fn jobs_left<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
+pub(crate) async fn jobs_left<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     ask(pool, "SELECT COUNT(*) FROM atomically_job").await
 }
 
-pub(crate) async fn handlers_complete_or_are_completed<DB: QueueTest>() {
+pub(crate) async fn the_worker_completes_jobs_that_their_handlers_did_not<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let queue = queue.backoff(Backoff::none());
     for n in 0..40 {
@@ -112,7 +112,7 @@ pub(crate) async fn handlers_complete_or_are_completed<DB: QueueTest>() {
     assert!(noted.iter().all(|event| event.starts_with("completed")), "{noted:?}");
 }
 
-pub(crate) async fn poison_ends_dead<DB: QueueTest>() {
+pub(crate) async fn a_job_that_always_fails_is_dead_in_the_end<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let queue = queue.max_attempts(3).backoff(Backoff::none());
     let failing = enqueue(&pool, &queue, job(1)).await;
@@ -159,7 +159,7 @@ pub(crate) async fn poison_ends_dead<DB: QueueTest>() {
     assert!(noted.contains(&format!("dead {panicking}: panicked: attempt 3")), "{noted:?}");
 }
 
-pub(crate) async fn leases_are_extended<DB: QueueTest>() {
+pub(crate) async fn leases_are_extended<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     enqueue(&pool, &queue, job(1)).await;
     let (worker, events) = worker(&queue.clone().lease(Duration::from_secs(3)));
@@ -191,7 +191,7 @@ impl Drop for Dropped {
 }
 
 /// A worker of one handler that never ends; done when it has begun.
-async fn begun<DB: QueueTest>(
+async fn begun<DB: TestBackend>(
     worker: Worker<DB>,
     id: i64,
 ) -> (oneshot::Sender<()>, JoinHandle<()>, Arc<AtomicBool>) {
@@ -211,7 +211,7 @@ async fn begun<DB: QueueTest>(
     (stop, running, dropped)
 }
 
-pub(crate) async fn a_lost_lease_cancels_its_handler<DB: QueueTest>() {
+pub(crate) async fn a_lost_lease_cancels_its_handler<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let id = enqueue(&pool, &queue, job(1)).await;
     let (worker, events) = worker(&queue.clone().lease(Duration::from_secs(3)));
@@ -225,7 +225,7 @@ pub(crate) async fn a_lost_lease_cancels_its_handler<DB: QueueTest>() {
     stopped(stop, running).await;
 }
 
-pub(crate) async fn a_worker_that_is_told_to_stop_finishes_what_it_has<DB: QueueTest>() {
+pub(crate) async fn a_worker_that_is_shut_down_finishes_its_jobs<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     for n in 0..3 {
         enqueue(&pool, &queue, job(n)).await;
@@ -249,7 +249,7 @@ pub(crate) async fn a_worker_that_is_told_to_stop_finishes_what_it_has<DB: Queue
     assert_eq!(queue.counts().await.expect("the counts").due, 2, "the others were not claimed");
 }
 
-pub(crate) async fn what_outlives_the_grace_is_given_back<DB: QueueTest>() {
+pub(crate) async fn jobs_still_running_after_the_grace_period_are_released<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let id = enqueue(&pool, &queue, job(1).max_attempts(1)).await;
     let (worker, events) = worker(&queue);
@@ -260,7 +260,7 @@ pub(crate) async fn what_outlives_the_grace_is_given_back<DB: QueueTest>() {
     assert_eq!(claim_one(&queue).await.attempt(), 1, "it does not count");
 }
 
-pub(crate) async fn a_worker_can_be_woken<DB: QueueTest>() {
+pub(crate) async fn a_worker_can_be_woken<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let wake = Arc::new(Notify::new());
     let (worker, _) = worker(&queue);
@@ -289,7 +289,7 @@ async fn a_notification_wakes_a_worker() {
 }
 
 /// A database that is not there is no reason to end: it will be again.
-pub(crate) async fn a_worker_survives_its_database<DB: QueueTest>() {
+pub(crate) async fn a_worker_continues_after_an_outage_of_the_database<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let hide = "ALTER TABLE atomically_job RENAME TO hidden";
     DB::pool_execute(&pool, DB::sql(hide), &[]).await.expect("hidden");
