@@ -325,7 +325,7 @@ impl<DB: Backend> Queue<DB> {
         Ok(inserted)
     }
 
-    /// Claims up to `most` due jobs, ordered by priority and then by due time.
+    /// Claims up to `limit` due jobs, ordered by priority and then by due time.
     ///
     /// This includes claimed jobs whose lease has expired, so no separate process has to look for them. A job
     /// whose lease expired during its last attempt is *spent*: the claim marks it [dead](Self::dead) and does
@@ -341,8 +341,8 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// If the future is dropped, jobs may have been claimed; they are claimed again once their leases have
     /// expired.
-    pub async fn claim(&self, most: usize) -> Result<Vec<Claim<DB>>, Error> {
-        Ok(claiming::claim(self, most).await?.claims)
+    pub async fn claim(&self, limit: usize) -> Result<Vec<Claim<DB>>, Error> {
+        Ok(claiming::claim(self, limit).await?.claims)
     }
 
     /// Returns the delay after the attempt with this number.

@@ -41,13 +41,13 @@ pub struct Counts {
 }
 
 impl<DB: Backend> Queue<DB> {
-    /// Returns up to `most` dead jobs, but no more than 10 000, the most recently died first.
+    /// Returns up to `limit` dead jobs, but no more than 10 000, the most recently died first.
     ///
     /// # Errors
     ///
     /// The database's.
-    pub async fn dead(&self, most: usize) -> Result<Vec<DeadJob>, Error> {
-        let limit = most.min(10_000);
+    pub async fn dead(&self, limit: usize) -> Result<Vec<DeadJob>, Error> {
+        let limit = limit.min(10_000);
         let sql = format!(
             "SELECT {JOB} FROM atomically_job WHERE queue = '{}' AND died_at IS NOT NULL \
              ORDER BY died_at DESC, id DESC LIMIT {limit}",

@@ -8,7 +8,6 @@ use crate::fence::work;
 use crate::support::TestBackend;
 use crate::{ask, claim_one, effects, job, lapse, queue, write_ledger};
 
-/// As the test kit checks it.
 pub(crate) async fn handlers_that_complete_in_their_transaction_are_fenced<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let db = Pessimistic::default().on(&pool);
@@ -34,7 +33,7 @@ pub(crate) async fn handlers_that_complete_in_their_transaction_are_fenced<DB: T
     assert!(matches!(found, NotFenced::NotTold { .. }), "{found}");
 }
 
-/// A claim that was checked is no permission: by the time of the effect somebody else may have the job.
+/// Checking a claim before the effect is not enough: by then another worker may have taken the job over.
 pub(crate) async fn handlers_that_check_and_then_act_are_not_fenced<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let db = Pessimistic::default().on(&pool);
@@ -74,7 +73,7 @@ pub(crate) async fn handlers_that_check_and_then_act_are_not_fenced<DB: TestBack
     assert!(matches!(found, NotFenced::Effects { .. }), "{found}");
     clear().await;
 
-    // Inside of the unit, and not in its transaction.
+    // The effect is inside the unit, but not in its transaction.
     if DB::NAME != "SQLite" {
         let beside = |claim: Claim<DB>| async move {
             claim.extend().await?;
@@ -96,7 +95,7 @@ pub(crate) async fn handlers_that_check_and_then_act_are_not_fenced<DB: TestBack
     check_fenced(queue, enqueue, right, count).await.expect("one payment for each job");
 }
 
-/// A check that shows nothing is not passed.
+/// A handler whose check proves nothing does not pass.
 pub(crate) async fn handlers_that_do_not_do_their_job_are_not_checked<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let db = Pessimistic::default().on(&pool);

@@ -21,12 +21,12 @@ pub(crate) async fn unique_keys_are_unique_among_jobs_that_are_not_dead<DB: Test
     };
     assert!(matches!(add(&queue, "a").await, Enqueued::Added(_)));
     assert_eq!(add(&queue, "a").await, Enqueued::Duplicate);
-    // What collations like to take for the same, and another queue.
+    // Keys that a collation might treat as equal, and the same key in another queue.
     for (queue, key) in [(&queue, "A"), (&queue, "a "), (&queue, "ä"), (&queue, ""), (&other, "a")] {
         assert!(matches!(add(queue, key).await, Enqueued::Added(_)), "{key:?}");
     }
     let claim = claim_one(&queue).await;
-    assert_eq!(add(&queue, "a").await, Enqueued::Duplicate, "it is still at work");
+    assert_eq!(add(&queue, "a").await, Enqueued::Duplicate, "the job is still running");
     claim.complete().await.expect("complete");
     let Enqueued::Added(id) = add(&queue, "a").await else { panic!("the key is free again") };
 
@@ -84,7 +84,7 @@ pub(crate) async fn payloads_are_returned_unchanged<DB: TestBackend>() {
         assert_eq!(claim.payload::<String>().expect("the payload"), text);
         claim.complete().await.expect("complete");
     }
-    // Many at once may be sent in another way; and so may one that nothing else is stored with.
+    // `enqueue_many` and `enqueue_alone` may use other statements.
     let jobs: Vec<_> = texts.iter().map(|text| NewJob::new(text).expect("a payload")).collect();
     let db = Pessimistic::default().on(&pool);
     db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
@@ -96,7 +96,7 @@ pub(crate) async fn payloads_are_returned_unchanged<DB: TestBackend>() {
     assert_eq!(back, texts.repeat(2));
 }
 
-/// Next to what is enqueued by itself, on whatever way it is sent.
+/// The same holds for `enqueue_many` and `enqueue_alone`, which may use other statements.
 pub(crate) async fn all_settings_of_a_job_are_stored<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);

@@ -1,4 +1,4 @@
-//! A worker that was taken for dead, and is not.
+//! Fencing: a worker that was presumed dead (the zombie) cannot change a job that another one took over.
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ fn at<DB: TestBackend>(level: Isolation, pool: &Pool<DB>) -> PoolTransactor<DB, 
     Optimistic::default().on(pool).options(Options::new().isolation(level))
 }
 
-/// The effect of a job, and its end.
+/// Stores the effect of a job and completes it, in one transaction.
 pub(crate) async fn work<DB: TestBackend>(
     db: &PoolTransactor<DB, impl Strategy>,
     claim: &Claim<DB>,
@@ -32,7 +32,7 @@ pub(crate) async fn work<DB: TestBackend>(
     .await
 }
 
-/// A claims, its lease lapses, B claims and is at work, A completes.
+/// The lease of the zombie expires, the heir claims the job and works on it, and the zombie completes it.
 pub(crate) async fn a_zombie_leaves_no_effect<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     for (round, level) in LEVELS.into_iter().enumerate() {
@@ -51,14 +51,14 @@ pub(crate) async fn a_zombie_leaves_no_effect<DB: TestBackend>() {
         work(&db, &heir).await.expect("the heir is not disturbed");
         assert_eq!(effects(&pool).await, round as i64 + 1);
         assert_eq!(ask(&pool, "SELECT COUNT(*) FROM ledger WHERE token <> 2").await, 0);
-        // Now that it is done, too.
+        // The same after the heir has completed the job.
         let error = work(&db, &zombie).await.expect_err("it is done");
         assert_eq!(error.kind(), ErrorKind::StaleClaim, "{level}: {error:?}");
         assert_eq!(effects(&pool).await, round as i64 + 1);
     }
 }
 
-/// The zombie's transaction has begun, and sees the job as its own, when the other one claims it.
+/// When the heir claims the job, the zombie's transaction has begun and still sees the zombie's token.
 pub(crate) async fn a_zombie_with_an_older_snapshot_leaves_no_effect<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let others = Queue::new("jobs", &DB::another(&pool.url).await).expect("a name");
@@ -69,7 +69,7 @@ pub(crate) async fn a_zombie_with_an_older_snapshot_leaves_no_effect<DB: TestBac
         lapse(&pool).await;
         let error = db
             .run(async |tx: &mut Tx<DB>| {
-                // A read of the job itself would lock it on MariaDB, under SERIALIZABLE.
+                // Under SERIALIZABLE, MariaDB would lock the job if this read its row.
                 DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM ledger"), &[]).await?;
                 if tx.attempt() == 1 {
                     let heir = claim_one(&others).await;
@@ -87,7 +87,7 @@ pub(crate) async fn a_zombie_with_an_older_snapshot_leaves_no_effect<DB: TestBac
     }
 }
 
-/// A claim that somebody else has taken over.
+/// Returns a claim whose job another worker has taken over.
 async fn stale<DB: TestBackend>(pool: &Pool<DB>, queue: &Queue<DB>) -> Claim<DB> {
     enqueue(pool, queue, job(1)).await;
     let zombie = claim_one(queue).await;
@@ -96,7 +96,7 @@ async fn stale<DB: TestBackend>(pool: &Pool<DB>, queue: &Queue<DB>) -> Claim<DB>
     zombie
 }
 
-/// An error that keeps nothing of what it was made from, but for that it was this crate's.
+/// An error that keeps only the kind of a crate error.
 #[derive(Debug, PartialEq)]
 enum Opaque {
     Own,
@@ -174,11 +174,11 @@ pub(crate) async fn a_stale_claim_in_a_savepoint_fails_the_transaction<DB: TestB
     assert_eq!((error.kind(), effects(&pool).await), (ErrorKind::StaleClaim, 0));
 }
 
-/// Not only the end.
 pub(crate) async fn every_change_is_fenced<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let zombie = stale(&pool, &queue).await;
-    let row = "SELECT token * 1000 + attempts * 10 + CASE WHEN claimed_at IS NULL THEN 0 ELSE 1 END FROM atomically_job
+    let row = "SELECT token * 1000 + attempts * 10 + CASE WHEN claimed_at IS NULL THEN 0 ELSE 1 END
+               FROM atomically_job
                WHERE due_at > 1 AND died_at IS NULL AND last_error IS NULL";
     assert_eq!(ask(&pool, row).await, 2_021, "the heir's");
     for result in [
@@ -216,7 +216,7 @@ pub(crate) async fn complete_all_in_completes_all_or_none<DB: TestBackend>() {
     db.run(async |tx| complete_all_in::<DB>(tx, &[]).await).await.expect("nothing to do");
 }
 
-/// The row that a serializable transaction is about to remove must not be written to meanwhile.
+/// An extension must not write to the row that a serializable transaction is about to delete.
 pub(crate) async fn extending_a_lease_does_not_conflict_with_a_completion<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let others = DB::another(&pool.url).await;
@@ -227,14 +227,14 @@ pub(crate) async fn extending_a_lease_does_not_conflict_with_a_completion<DB: Te
         let db = at(level, &pool);
         let attempt = db
             .run(async |tx: &mut Tx<DB>| {
-                // It has begun, and has seen the job.
+                // This takes the snapshot.
                 DB::fetch(tx, DB::sql("SELECT token FROM atomically_job WHERE id = ?"), &[claim.id()])
                     .await?;
                 if tx.attempt() == 1 {
                     claim.extend().await?;
                 }
                 write_ledger(tx, &claim).await?;
-                // SQLite has one writer at a time, and this is it.
+                // SQLite has one writer at a time, and it is this transaction.
                 if !pool.url.starts_with("sqlite") {
                     claim.extend().await?;
                 }
@@ -242,7 +242,7 @@ pub(crate) async fn extending_a_lease_does_not_conflict_with_a_completion<DB: Te
                 Ok::<_, Error>(tx.attempt())
             })
             .await;
-        // Of those whose snapshot is older, SQLite refuses every writer, whatever it wants to write.
+        // SQLite refuses every write of a transaction whose snapshot is older than the last commit.
         let needed = if pool.url.starts_with("sqlite") { 2 } else { 1 };
         assert!(attempt.as_ref().is_ok_and(|attempt| *attempt <= needed), "{level}: {attempt:?}");
     }
@@ -260,7 +260,7 @@ async fn complete<DB: TestBackend>(
     .await
 }
 
-/// The zombie and the heir complete in every interleaving of their transactions: one of them is told.
+/// The zombie and the heir complete the job, in every interleaving of their transactions: the zombie fails.
 pub(crate) async fn one_of_two_concurrent_completions_is_fenced<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     for level in LEVELS {

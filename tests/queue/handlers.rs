@@ -52,7 +52,7 @@ pub(crate) async fn a_panic_before_the_future_exists_fails_its_job_only<DB: Test
     assert_eq!(noted[2], format!("completed {innocent}"), "the other job was left alone");
 }
 
-/// Panics when it is called, and then when it is waited for, by turns.
+/// Panics alternately when it is called and when it is awaited.
 #[derive(Default)]
 struct BadWake(AtomicU32);
 
@@ -75,7 +75,7 @@ pub(crate) async fn a_panic_of_a_wake_ends_no_worker<DB: TestBackend>() {
     assert_eq!(noted(&events).len(), 1, "{:?}", noted(&events));
 }
 
-/// It is no signal to stop.
+/// A panic is not a shutdown signal.
 pub(crate) async fn a_panic_of_the_shutdown_signal_ends_no_worker<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let (worker, _) = worker(&queue);
@@ -178,7 +178,7 @@ pub(crate) async fn a_panic_of_an_observer_ends_no_worker<DB: TestBackend>() {
     assert_eq!(noted(&events).len(), 3, "the other observer is told all the same: {:?}", noted(&events));
 }
 
-/// The completion is undone with its transaction, so the claim is one like any other.
+/// The completion is rolled back with its transaction, so the claim can be lost like any other.
 pub(crate) async fn a_lost_lease_is_noticed_after_a_completion_that_rolled_back<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let id = enqueue(&pool, &queue, job(1)).await;

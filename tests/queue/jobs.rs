@@ -1,4 +1,4 @@
-//! What becomes of jobs.
+//! The life of a job: claimed, completed, failed, released, dead.
 
 use std::time::{Duration, SystemTime};
 
@@ -55,9 +55,9 @@ pub(crate) async fn jobs_are_claimed_by_priority_and_then_by_due_time<DB: TestBa
     }
     wanted.sort_unstable();
     let mut got = Vec::new();
-    for most in [3, 1, 5] {
-        got.extend(queue.claim(most).await.expect("a claim").iter().map(|claim| claim.id()));
-        assert_eq!(got.len(), [3, 4, 6][usize::from(most != 3) + usize::from(most == 5)]);
+    for (limit, total) in [(3, 3), (1, 4), (5, 6)] {
+        got.extend(queue.claim(limit).await.expect("a claim").iter().map(|claim| claim.id()));
+        assert_eq!(got.len(), total);
     }
     assert_eq!(got, wanted.iter().map(|(_, id)| *id).collect::<Vec<_>>());
 }
@@ -79,8 +79,8 @@ pub(crate) async fn a_failing_job_is_retried_until_it_is_dead<DB: TestBackend>()
     let queue = queue.max_attempts(3).backoff(Backoff::exponential(HOUR, HOUR));
     let id = enqueue(&pool, &queue, job(1)).await;
     let claim = claim_one(&queue).await;
-    let fate = claim.fail("first", Retry::Backoff).await.expect("a fate");
-    assert!(matches!(fate, FailOutcome::Retried(delay) if delay <= HOUR), "{fate:?}");
+    let outcome = claim.fail("first", Retry::Backoff).await.expect("an outcome");
+    assert!(matches!(outcome, FailOutcome::Retried(delay) if delay <= HOUR), "{outcome:?}");
     assert_eq!(queue.counts().await.expect("the counts").scheduled, 1);
     assert!(queue.claim(1).await.expect("a claim").is_empty(), "not yet");
     assert!(claim.complete().await.expect_err("it has failed").is_stale_claim());
@@ -88,12 +88,12 @@ pub(crate) async fn a_failing_job_is_retried_until_it_is_dead<DB: TestBackend>()
     lapse(&pool).await;
     let claim = claim_one(&queue).await;
     assert_eq!((claim.attempt(), claim.last_error()), (2, Some("first")));
-    let fate = claim.fail("second", Retry::After(Duration::ZERO)).await.expect("a fate");
-    assert_eq!(fate, FailOutcome::Retried(Duration::ZERO));
+    let outcome = claim.fail("second", Retry::After(Duration::ZERO)).await.expect("an outcome");
+    assert_eq!(outcome, FailOutcome::Retried(Duration::ZERO));
 
     let claim = claim_one(&queue).await;
     assert_eq!((claim.attempt(), claim.max_attempts()), (3, 3));
-    assert_eq!(claim.fail("third", Retry::After(HOUR)).await.expect("a fate"), FailOutcome::Dead);
+    assert_eq!(claim.fail("third", Retry::After(HOUR)).await.expect("an outcome"), FailOutcome::Dead);
     lapse(&pool).await;
     assert!(queue.claim(1).await.expect("a claim").is_empty());
     let dead = queue.dead(10).await.expect("the dead");
@@ -113,7 +113,7 @@ pub(crate) async fn retry_never_makes_a_job_dead<DB: TestBackend>() {
     enqueue(&pool, &queue, job(1)).await;
     let claim = claim_one(&queue).await;
     let long = "\u{fc}\0".repeat(5_000);
-    assert_eq!(claim.fail(&long, Retry::Never).await.expect("a fate"), FailOutcome::Dead);
+    assert_eq!(claim.fail(&long, Retry::Never).await.expect("an outcome"), FailOutcome::Dead);
     let dead = queue.dead(1).await.expect("the dead");
     let error = dead[0].last_error.as_deref().expect("an error");
     assert!(error.starts_with("\u{fc}\u{fffd}\u{fc}") && error.len() < 10_000, "{error}");
@@ -139,16 +139,16 @@ pub(crate) async fn a_job_with_an_expired_lease_is_claimed_again<DB: TestBackend
     lapse(&pool).await;
     let second = claim_one(&queue).await;
     assert_eq!((second.id(), second.attempt(), second.token()), (id, 2, first.token() + 1));
-    // No lease is shorter than a tenth of a second.
+    // The minimum lease is 100 ms.
     let hasty = queue.clone().lease(Duration::ZERO);
     lapse(&pool).await;
     claim_one(&hasty).await.extend().await.expect("held");
-    assert!(queue.claim(1).await.expect("a claim").is_empty(), "it lapsed at once");
+    assert!(queue.claim(1).await.expect("a claim").is_empty(), "the lease expired immediately");
     tokio::time::sleep(Duration::from_millis(150)).await;
     assert_eq!(claim_one(&queue).await.attempt(), 4);
 }
 
-/// It killed its worker each time: nobody else shall try.
+/// A job that kills its worker at each attempt must not be claimed again.
 pub(crate) async fn a_job_whose_last_lease_expired_is_dead<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let poison = enqueue(&pool, &queue, job(1).max_attempts(2)).await;
@@ -179,14 +179,14 @@ pub(crate) async fn an_extended_lease_keeps_its_job<DB: TestBackend>() {
     lapse(&pool).await;
     let taken = claim_one(&queue).await;
     assert_eq!((taken.id(), taken.attempt()), (id, 2));
-    // The extended lease was the first claim's and protects no other.
+    // The extended lease belongs to the first claim and does not protect later ones.
     let sql = "UPDATE atomically_job_lease SET until = until + 4000000000000000000";
     DB::pool_execute(&pool, DB::sql(sql), &[]).await.expect("an update");
     DB::pool_execute(&pool, DB::sql(lapsed), &[]).await.expect("an update");
     assert_eq!(claim_one(&queue).await.attempt(), 3);
 }
 
-/// Else a claim of the one that is done would be a claim of the next one.
+/// Otherwise a claim of a completed job would be a claim of the next job with the same id.
 pub(crate) async fn ids_are_never_reused<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let first = enqueue(&pool, &queue, job(1)).await;
@@ -199,7 +199,7 @@ pub(crate) async fn ids_are_never_reused<DB: TestBackend>() {
     claim.complete().await.expect("complete");
 }
 
-/// A claim begins where the last one ended.
+/// A claim starts where the last one ended, and scans everything if it finds nothing.
 pub(crate) async fn a_job_before_the_cursor_is_claimed<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     enqueue(&pool, &queue, job(1)).await;

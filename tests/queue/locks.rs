@@ -26,17 +26,16 @@ pub(crate) async fn claims_do_not_wait_for_locked_jobs<DB: TestBackend>() {
             Ok::<_, Error>(claims.iter().map(|claim| claim.id()).collect::<Vec<_>>())
         })
         .await;
-    // There is one writer at a time, and that is the one that completes.
+    // SQLite has one writer at a time, and it is the transaction that completes the job.
     if pool.url.starts_with("sqlite") {
-        assert!(ids.expect_err("it waits, and not for ever").is_conflict());
+        assert!(ids.expect_err("the wait has a limit").is_conflict());
         return;
     }
     let ids = ids.expect("a commit");
     assert_eq!((ids.len(), ids.contains(&first.id())), (3, false));
 }
 
-/// A claim that is held up in the middle, with its locks, after it has found its job and before it has stored
-/// that.
+/// Blocks a claim after it has locked its job and before it has updated it, and claims others meanwhile.
 async fn claim_beside_a_blocked_claim<DB: TestBackend>(
     hold: &[&'static str],
     held: &str,
@@ -48,17 +47,20 @@ async fn claim_beside_a_blocked_claim<DB: TestBackend>(
     db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
     let mut holder = pool.acquire().await.expect("a connection");
     for sql in hold {
-        DB::raw(&mut holder, sql).await.expect("hold it up");
+        DB::raw(&mut holder, sql).await.expect("blocked");
     }
     let first = queue.clone();
     let first = tokio::spawn(async move { claim_one(&first).await.id() });
     crate::support::eventually(1, async || ask(&pool, held).await).await;
     let claims = Queue::new("jobs", &pool).expect("a name").claim(300).await.expect("a claim");
-    assert_eq!(claims.len(), 300, "the claim that is held up keeps more than it has found");
-    let _ = db.run(async |tx| queue.enqueue(tx, job(0)).await).await.expect("and nobody from adding to it");
-    assert!(!first.is_finished(), "it was not held up");
-    DB::raw(&mut holder, let_go).await.expect("let it go");
-    let first = first.await.expect("it is done");
+    assert_eq!(claims.len(), 300, "the blocked claim locks more jobs than it returns");
+    let _ = db
+        .run(async |tx| queue.enqueue(tx, job(0)).await)
+        .await
+        .expect("the blocked claim does not block inserts");
+    assert!(!first.is_finished(), "the claim was not blocked");
+    DB::raw(&mut holder, let_go).await.expect("unblocked");
+    let first = first.await.expect("the claim returns");
     assert!(claims.iter().all(|claim| claim.id() != first), "claimed twice");
 }
 

@@ -1,4 +1,4 @@
-//! Queues: the same on every database, and what becomes of them when processes are killed.
+//! Tests of queues, on every database.
 
 mod check_fenced;
 mod claiming;
@@ -112,7 +112,7 @@ on_every_database! {
     use_cases::a_message_is_stored_with_its_order_and_delivered_again_after_a_crash,
 }
 
-/// Tests of what takes a server: SQLite has neither a network nor row locks.
+/// Tests that need a server: SQLite has neither a network nor row locks.
 macro_rules! on_every_server {
     ($($module:ident :: $test:ident),* $(,)?) => {
         on_every_server!(@on postgres_server sqlx::Postgres, $($module::$test)*);
@@ -144,7 +144,7 @@ on_every_server! {
     purge::a_job_that_is_requeued_concurrently_is_not_purged,
 }
 
-/// An empty queue in a database of its own, with a table `ledger` for effects.
+/// Returns an empty queue in a database of its own, with a table `ledger` for effects.
 async fn queue<DB: TestBackend>(connections: u32) -> (TestPool<DB>, Queue<DB>) {
     let pool = DB::pool(connections).await;
     let queue = Queue::new("jobs", &pool).expect("a name");
@@ -170,7 +170,7 @@ async fn claim_one<DB: TestBackend>(queue: &Queue<DB>) -> Claim<DB> {
     claims.remove(0)
 }
 
-/// Lets every lease lapse, and makes every job due, without waiting for it.
+/// Makes every lease expire and every job due.
 async fn lapse<DB: TestBackend>(pool: &Pool<DB>) {
     for sql in [
         "UPDATE atomically_job SET due_at = 1 WHERE died_at IS NULL",
@@ -188,7 +188,7 @@ async fn effects<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     ask(pool, "SELECT COUNT(*) FROM ledger").await
 }
 
-/// The effect of a job.
+/// Stores the effect of a job.
 async fn write_ledger<DB: TestBackend>(tx: &mut atomically::Tx<DB>, claim: &Claim<DB>) -> Result<(), Error> {
     let sql = DB::sql("INSERT INTO ledger VALUES (?, ?)");
     DB::execute(tx, sql, &[claim.payload()?, claim.token()]).await?;

@@ -1,4 +1,4 @@
-//! What becomes of a claim whose connection breaks just when its end is on the way.
+//! Claims whose connection is lost while the completion is in flight.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -18,13 +18,13 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The statement that completes a job.
 const COMPLETION: &str = "DELETE FROM atomically_job WHERE";
 
-/// The same queue by way of a proxy.
+/// Returns the same queue behind a proxy.
 async fn through<DB: TestBackend>(proxy: &Proxy, url: &str) -> Queue<DB> {
     let pool = PoolOptions::<DB>::new().max_connections(3).connect(&proxy.url(url)).await;
     Queue::new("jobs", &pool.expect("a pool through the proxy")).expect("a name")
 }
 
-/// The fault meets one request, and the ones behind it pass.
+/// Applies the fault to one request; later ones pass.
 fn once(proxy: &Proxy, trigger: &str, fault: Fault) {
     proxy.heal();
     let mut fates = vec![None; 50];
@@ -91,7 +91,7 @@ pub(crate) async fn a_lost_commit_is_sent_again_while_the_lease_lasts<DB: TestBa
     assert_eq!(proxy.hits(), 6);
 }
 
-/// When the lease has lapsed, a job that is gone may have been another worker's.
+/// After the lease has expired, another worker may have taken the job over and completed it.
 pub(crate) async fn a_completion_stays_unknown_after_the_lease<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Proxy::to(&pool.url).await;
@@ -107,7 +107,6 @@ pub(crate) async fn a_completion_stays_unknown_after_the_lease<DB: TestBackend>(
     assert_eq!(jobs_left(&pool).await, 0, "the first one was executed");
 }
 
-/// Whatever the clocks say.
 pub(crate) async fn a_completion_that_finds_another_holder_is_stale<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Proxy::to(&pool.url).await;
@@ -125,7 +124,7 @@ pub(crate) async fn a_completion_that_finds_another_holder_is_stale<DB: TestBack
     heir.complete().await.expect("it is the heir's");
 }
 
-/// The handler only knows that the outcome is unknown; the worker finds the job gone while the lease lasts.
+/// The handler reports an unknown outcome; the worker finds the job gone while the lease lasts.
 pub(crate) async fn a_completion_with_a_lost_response_is_not_a_lost_lease<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Arc::new(Proxy::to(&pool.url).await);

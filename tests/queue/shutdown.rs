@@ -1,4 +1,4 @@
-//! Workers that are told to stop while something of theirs is under way.
+//! Workers that are shut down while a request is in flight.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,15 @@ use crate::support::{TestBackend, eventually};
 use crate::worker::{noted, start, stopped, worker};
 use crate::{ask, claim_one, enqueue, job, queue};
 
-/// What every claim sends.
+/// Occurs in the text of every claim.
 const CLAIM: &str = "SKIP LOCKED";
 
-/// How many sessions of this database wait for a table.
+/// Returns how many sessions of this database wait for a table.
 async fn waiting<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     let sql = match DB::NAME {
         "PostgreSQL" => {
-            "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            "SELECT COUNT(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event_type = 'Lock'"
         }
         _ => {
             "SELECT COUNT(*) FROM information_schema.processlist \
@@ -28,7 +29,7 @@ async fn waiting<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     ask(pool, sql).await
 }
 
-/// The signal comes while the server holds the claim up.
+/// The signal arrives while the claim is blocked in the server.
 pub(crate) async fn no_handler_starts_after_the_signal<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let id = enqueue(&pool, &queue, job(1).max_attempts(1)).await;
@@ -63,7 +64,7 @@ pub(crate) async fn a_claim_without_a_response_does_not_delay_the_shutdown<DB: T
     assert!(told.elapsed() < grace + Duration::from_secs(1), "{:?}", told.elapsed());
 }
 
-/// A server that is hung takes no release either.
+/// A server that does not respond cannot release jobs either.
 pub(crate) async fn a_release_without_a_response_does_not_delay_the_shutdown<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let proxy = Proxy::to(&pool.url).await;

@@ -1,4 +1,4 @@
-//! Jobs that are put off without using up an attempt.
+//! Snoozed jobs: they are due later, and the attempt does not count.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Unique keys, and jobs that come again under theirs.
+//! Unique keys, and rescheduled jobs, which keep theirs.
 
 use std::time::{Duration, SystemTime};
 
@@ -47,7 +47,7 @@ pub(crate) async fn a_key_unique_until_claimed_is_free_while_its_job_runs<DB: Te
     assert_eq!((claim.id(), first < second), (second, true));
 }
 
-/// Else an attempt that fails would run into the job that has the key by now.
+/// Otherwise a failed attempt would conflict with the job that has the key by now.
 pub(crate) async fn a_key_unique_until_claimed_is_not_restored<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     add(&pool, &queue, until_claimed().max_attempts(3)).await.id().expect("added");
@@ -76,14 +76,14 @@ pub(crate) async fn both_kinds_of_uniqueness_share_their_keys<DB: TestBackend>()
     claim.complete().await.expect("complete");
     let _claim = claim_one(&queue).await;
     assert_eq!(add(&pool, &queue, until_claimed()).await, Enqueued::Duplicate, "the other one is not done");
-    // The last call says which it is.
+    // The last call determines the kind of uniqueness.
     let job = until_claimed().unique("b").expect("a key");
     add(&pool, &queue, job.clone()).await.id().expect("added");
     let _claim = claim_one(&queue).await;
     assert_eq!(add(&pool, &queue, job).await, Enqueued::Duplicate);
 }
 
-/// Completed last, the job would be the twin of its own successor.
+/// If the job completed last, its successor would be a duplicate of it.
 pub(crate) async fn a_successor_gets_the_key_of_a_completed_job<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     add(&pool, &queue, until_done()).await.id().expect("added");

@@ -66,7 +66,7 @@ async fn killed<DB: TestBackend>(pool: &Pool<DB>, queue: &Queue<DB>) -> i64 {
             Ok(())
         }
     });
-    // Dropping a worker is as close to killing its process as it gets here: it tells nobody.
+    // Dropping a worker comes closest to killing its process.
     tokio::select! {
         () = work => panic!("the worker ended by itself"),
         parcel = timeout(LIMIT, parcels.recv()) => parcel.expect("a parcel in time").expect("a parcel"),
@@ -195,7 +195,7 @@ async fn place<DB: TestBackend>(
     Ok(message.id().expect("no duplicate"))
 }
 
-/// Runs a relay that is killed after its first delivery, and before it can note that.
+/// Runs a relay that is killed after its first delivery, before it can record it.
 async fn killed_relay<DB: TestBackend>(outbox: &Queue<DB>, warehouse: &Warehouse) {
     let delivered = Arc::new(Notify::new());
     let relay = Worker::new(outbox).handlers(1);

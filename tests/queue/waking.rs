@@ -1,4 +1,4 @@
-//! Workers that do not wait for their next poll.
+//! Workers that claim before their next poll.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(crate) async fn an_expired_lease_is_taken_over_before_the_next_poll<DB: Test
     stopped(stop, running).await;
 }
 
-/// What is sent between the loss of the connection and the second attempt to replace it is not heard.
+/// A notification that is sent while there is no connection is lost; reconnecting wakes the worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reconnect_that_fails_loses_no_notification() {
     let (pool, queue) = queue::<Postgres>(4).await;

@@ -1,4 +1,4 @@
-//! The loop around claims.
+//! Workers.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -14,18 +14,20 @@ use tokio::time::timeout;
 use crate::support::{TestBackend, eventually};
 use crate::{ask, claim_one, effects, enqueue, job, lapse, queue, write_ledger};
 
-/// Nothing here takes that long; what waits for it hangs.
+/// Far longer than any step takes, so that a test fails instead of hanging.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) type Events = Arc<Mutex<Vec<String>>>;
 
-/// A worker that notes what happens, does not give up soon, and is not in a hurry to look.
+/// Returns a worker with a short poll interval and a long grace period, and the events that it reports.
 pub(crate) fn worker<DB: TestBackend>(queue: &Queue<DB>) -> (Worker<DB>, Events) {
     let events = Events::default();
     let noted = events.clone();
     let note = move |event: &Event<'_>| {
-        let Event::Job { queue: "jobs", event } = event else { panic!("of no job of the queue: {event:?}") };
+        let Event::Job { queue: "jobs", event } = event else {
+            panic!("not an event of this queue: {event:?}")
+        };
         let text = match event {
             JobEvent::Claimed { .. }
             | JobEvent::Depth { .. }
@@ -52,7 +54,7 @@ pub(crate) fn noted(events: &Events) -> Vec<String> {
     events.lock().expect("the events").clone()
 }
 
-/// Runs a worker in the background until it is told to stop.
+/// Runs a worker in the background until it is shut down.
 pub(crate) fn start<DB, H, F>(worker: Worker<DB>, handler: H) -> (oneshot::Sender<()>, JoinHandle<()>)
 where
     DB: TestBackend,
@@ -96,7 +98,7 @@ pub(crate) async fn the_worker_completes_jobs_that_their_handlers_did_not<DB: Te
                 if complete { claim.complete_in(tx).await } else { Ok(()) }
             })
             .await?;
-            // What comes behind a completion can fail, and changes nothing about it.
+            // An error after the completion does not change the outcome.
             if complete && claim.payload::<i64>()? % 4 == 0 {
                 Err(sqlx::Error::RowNotFound.into())
             } else {
@@ -151,7 +153,7 @@ pub(crate) async fn a_job_that_always_fails_is_dead_in_the_end<DB: TestBackend>(
         what.cloned().collect::<Vec<_>>()
     };
     assert_eq!(of(sound), [format!("completed {sound}")]);
-    // What the handler itself has made of its job.
+    // These jobs were ended by the handler itself.
     assert_eq!(of(given_up), [format!("dead {given_up}: never")]);
     assert_eq!(of(put_off), [format!("failed {put_off}: later"), format!("completed {put_off}")]);
     assert_eq!(of(given_back), [format!("released {given_back}"), format!("completed {given_back}")]);
@@ -181,7 +183,7 @@ pub(crate) async fn leases_are_extended<DB: TestBackend>() {
     assert_eq!(noted(&events).len(), 1, "{:?}", noted(&events));
 }
 
-/// Says when it is dropped.
+/// Records that it was dropped.
 struct Dropped(Arc<AtomicBool>);
 
 impl Drop for Dropped {
@@ -190,7 +192,7 @@ impl Drop for Dropped {
     }
 }
 
-/// A worker of one handler that never ends; done when it has begun.
+/// Starts a worker with one handler that never returns, and waits until the handler has started.
 async fn begun<DB: TestBackend>(
     worker: Worker<DB>,
     id: i64,
@@ -279,7 +281,7 @@ async fn a_notification_wakes_a_worker() {
     let wake = PgWake::listen(&queue).await.expect("a listener");
     let (worker, _) = worker(&queue);
     let (stop, running) = start(worker.poll_every(LONG).wake(Arc::new(wake)), |_| async { Ok(()) });
-    // The first may be found by the first look. Nothing but a notification makes it look again.
+    // The first claim may find the first job. Only a notification makes the worker claim again.
     let notifying = queue.clone().notifying();
     for n in 0..3 {
         enqueue(&pool, &notifying, job(n)).await;
@@ -288,7 +290,7 @@ async fn a_notification_wakes_a_worker() {
     stopped(stop, running).await;
 }
 
-/// A database that is not there is no reason to end: it will be again.
+/// The worker continues while the database is not available.
 pub(crate) async fn a_worker_continues_after_an_outage_of_the_database<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let hide = "ALTER TABLE atomically_job RENAME TO hidden";
