@@ -244,8 +244,8 @@ pub async fn complete_all_in<DB: Backend>(tx: &mut Tx<DB>, claims: &[Claim<DB>])
     Err(tx.stale_claim(match claims {
         [_] => first.stale(),
         claims => format!(
-            "{} of {} jobs of the queue {:?} are no longer held by their claims: they were taken over, or have \
-             ended",
+            "{} of {} jobs of the queue {:?} are no longer held by their claims: \
+             they were taken over, or have ended",
             claims.len() as u64 - completed,
             claims.len(),
             first.queue().name()

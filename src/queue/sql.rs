@@ -3,6 +3,8 @@
 //! Each database has one [`QueueSql`], in a file of its own. What is done with them is the same for all, but
 //! for the few calls in [`DriverCalls`] that need the types of one driver.
 
+use std::any::Any;
+
 use sqlx::Row as _;
 
 use crate::backend::{Backend, Value, WatchedQuery, required};
@@ -158,6 +160,19 @@ pub(super) async fn insert<DB: Backend>(tx: &mut Tx<DB>, rows: NewRows<'_>) -> R
     let insert = format!("INSERT INTO {values} ON CONFLICT DO NOTHING RETURNING id");
     let ids = integers::<DB>(tx.fetch_rows(query(insert, arguments)?).await?)?;
     Ok(Inserted { rows: ids.len() as u64, id: ids.first().copied() })
+}
+
+impl<DB: Backend> DriverCalls<DB> {
+    /// Returns the calls of this database, if it has any.
+    pub(super) fn get() -> Option<&'static Self> {
+        let calls: &[&'static (dyn Any + Sync)] = &[
+            #[cfg(feature = "postgres")]
+            &postgres::CALLS,
+            #[cfg(feature = "mysql")]
+            &mysql::CALLS,
+        ];
+        calls.iter().find_map(|calls| (*calls as &dyn Any).downcast_ref())
+    }
 }
 
 /// A list of ids for `IN (…)`.

@@ -34,16 +34,3 @@ pub(in crate::queue) struct DriverCalls<DB: Backend> {
     pub(in crate::queue) insert_alone: Option<InsertAlone<DB>>,
     pub(in crate::queue) claim: Option<ClaimRows<DB>>,
 }
-
-impl<DB: Backend> DriverCalls<DB> {
-    /// Returns the calls of this database, if it has any.
-    pub(in crate::queue) fn get() -> Option<&'static Self> {
-        let calls: &[&'static (dyn std::any::Any + Sync)] = &[
-            #[cfg(feature = "postgres")]
-            &super::postgres::CALLS,
-            #[cfg(feature = "mysql")]
-            &super::mysql::CALLS,
-        ];
-        calls.iter().find_map(|calls| (*calls as &dyn std::any::Any).downcast_ref())
-    }
-}
