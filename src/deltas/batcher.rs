@@ -152,7 +152,7 @@ async fn run_batch<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<C
             }
             Err((calls, error)) => {
                 for call in calls {
-                    call.answer(Err(error.told_again()));
+                    call.answer(Err(error.duplicate()));
                 }
             }
         }

@@ -91,7 +91,7 @@ impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
             }
             Err(error) if error.is_commit_unknown() => {
                 for call in sent.calls {
-                    call.answer(Err(error.told_again()));
+                    call.answer(Err(error.duplicate()));
                 }
                 Vec::new()
             }

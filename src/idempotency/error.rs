@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::backend::shown_json;
+use crate::backend::json_error_text;
 use crate::error::Error;
 
 /// A problem with the table of keys or with a stored response.
@@ -19,11 +19,11 @@ pub enum KeyError {
     )]
     NoTable(sqlx::Error),
     /// The response cannot be serialized. Nothing is stored.
-    #[error("the response of an idempotency key cannot be stored: {}", shown_json(.0))]
+    #[error("the response of an idempotency key cannot be stored: {}", json_error_text(.0))]
     Unwritable(serde_json::Error),
     /// The stored response cannot be deserialized: the type has changed, or the key is used for something
     /// else too. The effect of the earlier request is stored, and nothing was run.
-    #[error("the stored response of an idempotency key is not of the expected type: {}", shown_json(.0))]
+    #[error("the stored response of an idempotency key is not of the expected type: {}", json_error_text(.0))]
     Unreadable(serde_json::Error),
 }
 

@@ -170,9 +170,9 @@ where
         };
         // A fresh outcome is reported once it has committed. The others do not depend on a commit.
         if let (Some(observation), Decision::RollBack | Decision::Abandon, Ok(outcome)) =
-            (tx.observation(), &decision, &output)
+            (tx.run_clock(), &decision, &output)
         {
-            observation.tell_key(outcome.as_key_outcome());
+            observation.notify_of_key(outcome.as_key_outcome());
         }
         self.output = Some(output);
         decision
@@ -286,8 +286,8 @@ where
     let sql = KeySql::of::<DB>();
     let stored = sql.change(tx, sql.store_response, Some(written), row).await.map_err(Error::from)?;
     tx.expect_one(stored)?;
-    if let Some(observation) = tx.observation().cloned() {
-        tx.on_commit(async move { observation.tell_key(KeyOutcome::Fresh) });
+    if let Some(observation) = tx.run_clock().cloned() {
+        tx.on_commit(async move { observation.notify_of_key(KeyOutcome::Fresh) });
     }
     Ok(Outcome::Fresh(response))
 }
@@ -295,10 +295,10 @@ where
 /// Reports an outcome to the observers once the transaction has ended: an attempt that is retried may get
 /// another outcome.
 fn report_at_end<DB: Backend>(tx: &mut Tx<DB>, outcome: KeyOutcome) {
-    if let Some(observation) = tx.observation().cloned() {
+    if let Some(observation) = tx.run_clock().cloned() {
         let on_rollback = observation.clone();
-        tx.on_commit(async move { observation.tell_key(outcome) });
-        tx.on_rollback(async move { on_rollback.tell_key(outcome) });
+        tx.on_commit(async move { observation.notify_of_key(outcome) });
+        tx.on_rollback(async move { on_rollback.notify_of_key(outcome) });
     }
 }
 

@@ -185,7 +185,7 @@ fn query<DB: Backend>(
     sql: impl Into<String>,
     texts: Vec<Option<String>>,
 ) -> Result<WatchedQuery<DB>, sqlx::Error> {
-    WatchedQuery::of_values(sql.into(), texts.into_iter().map(Value::Text))
+    WatchedQuery::with_values(sql.into(), texts.into_iter().map(Value::Text))
 }
 
 /// Runs a statement with these texts as arguments, and returns the number of rows that it affected.

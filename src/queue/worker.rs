@@ -128,7 +128,7 @@ impl Reporter {
         if let JobEvent::Trouble { error } = event {
             self.log.report(&self.queue, error);
         }
-        self.observers.tell(&Event::Job { queue: &self.queue, event });
+        self.observers.notify(&Event::Job { queue: &self.queue, event });
     }
 }
 

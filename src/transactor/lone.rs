@@ -25,13 +25,13 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<MaySend, Er
     if DB::PREPARES_ONE_STATEMENT && !has_inner_semicolon(text) && begins_with_a_query(text) {
         return Ok(MaySend::AsOftenAsItTakes);
     }
-    let read = Statements::of(DB::SYNTAX, text);
+    let read = SqlStatements::of(DB::SYNTAX, text);
     let effects: Vec<_> = read.statements.iter().map(|it| (it, DB::lone_effect(it))).collect();
     let find = |effect| effects.iter().find(|(_, it)| *it == effect).map(|(statement, _)| *statement);
-    if let Some(statement) = find(LoneEffect::LeavesSomething) {
+    if let Some(statement) = find(LoneEffect::LeavesState) {
         return Err(leaves_something(statement));
     }
-    let in_parts = find(LoneEffect::InParts);
+    let in_parts = find(LoneEffect::MayStoreParts);
     let is_one_text = query.is_plain_text() || !DB::PREPARES_ONE_STATEMENT;
     if read.count > 1 && is_one_text {
         let databases = DB::SYNTAX.databases();
@@ -49,7 +49,7 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<MaySend, Er
             )));
         }
     }
-    let other = Statements::under_unusual_settings(DB::SYNTAX, text);
+    let other = SqlStatements::under_unusual_settings(DB::SYNTAX, text);
     let may_be_more = other.is_some_and(|other| is_one_text && other.count > read.count);
     if in_parts.is_some() || !read.complete || may_be_more {
         Ok(MaySend::Once)
@@ -67,7 +67,7 @@ pub(super) fn sent_once(failure: Failure) -> Failure {
     )
 }
 
-fn leaves_something(statement: &Statement<'_>) -> Error {
+fn leaves_something(statement: &SqlStatement<'_>) -> Error {
     let message = format!(
         "{} was not sent: it would leave a transaction, a savepoint or a lock behind on a connection of the pool; \
          statements that belong together are a unit of work",

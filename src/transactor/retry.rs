@@ -85,7 +85,7 @@ async fn attempts<X: Retryable>(
         let permit = match options.key().filter(|_| plan.gated) {
             None => None,
             Some(key) => {
-                let turn = options.interceptors().while_in_line(lines.gate.enter(key));
+                let turn = options.interceptors().while_at_gate(lines.gate.enter(key));
                 match timer.at_gate(turn).await {
                     Some(Ok(permit)) => Some(permit),
                     Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(number - 1)))),
@@ -134,7 +134,7 @@ async fn attempts<X: Retryable>(
         if failure.kind() == FailureKind::StatementTimeout && Instant::now() >= server_deadline {
             return Err(Error::deadline_exceeded(last.or(Some(failure)), clock.spent(number)));
         }
-        let retries_unique = may_run_again && is_unique_violation(&failure) && unique_retries > 0;
+        let retries_unique = may_run_again && failure.is_unique_violation() && unique_retries > 0;
         unique_retries -= u32::from(retries_unique);
         let gives_up = match failure.kind() {
             _ if !may_run_again => true,

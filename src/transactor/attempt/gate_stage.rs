@@ -52,7 +52,7 @@ impl GateStage {
         timer: &mut Timer,
     ) -> Option<AttemptOutcome<T>> {
         let place = place.filter(|_| self == here)?;
-        match timer.at_gate(interceptors.while_in_line(place.admitted())).await {
+        match timer.at_gate(interceptors.while_at_gate(place.admitted())).await {
             Some(()) => None,
             None => Some(AttemptOutcome::out_of_time("at the gate", still_in_line())),
         }

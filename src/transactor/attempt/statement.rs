@@ -104,7 +104,7 @@ where
         let answer = timer.within((self.run)(session.connection(), sending)).await;
         let error = match answer {
             Some(Ok(output)) => {
-                return match DB::AFTER_CALL.filter(|_| self.admitted.sent == MaySend::Once) {
+                return match DB::COMMIT_AFTER_CALL.filter(|_| self.admitted.sent == MaySend::Once) {
                     None => {
                         session.release_after_lone_statement().await;
                         AttemptOutcome::Done(output)
@@ -123,12 +123,12 @@ where
         let failure = failure_of::<DB>(&error, self.admitted.nowait)
             .unwrap_or_else(|| Failure::new(FailureKind::Other, shown(&error)));
         timer.tell(|observation| observation.answered(Some(&failure)));
-        if in_doubt(&failure) {
+        if failure.is_in_doubt() {
             session.close();
             return AttemptOutcome::failed(failure.into_commit_unknown());
         }
         let is_once = self.admitted.sent == MaySend::Once;
-        let may_hold_a_transaction = is_once && DB::AFTER_CALL.is_some();
+        let may_hold_a_transaction = is_once && DB::COMMIT_AFTER_CALL.is_some();
         if failure.ends_session() || may_hold_a_transaction {
             session.close();
         } else {
@@ -136,7 +136,7 @@ where
         }
         if is_once {
             AttemptOutcome::Final(sent_once(failure))
-        } else if DB::VIOLATIONS_KEEP_PARTS && failure.kind() == FailureKind::Constraint {
+        } else if DB::VIOLATIONS_MAY_STORE_PARTS && failure.kind() == FailureKind::Constraint {
             AttemptOutcome::Final(failure)
         } else {
             AttemptOutcome::failed(failure)

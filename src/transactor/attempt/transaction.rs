@@ -30,7 +30,7 @@ use crate::transactor::tries::{AttemptOutcome, GiveUpWith, Retryable};
 use crate::transactor::{Decision, Ended, Unit};
 use crate::tx::is_used_up;
 use crate::tx::{
-    CommitOutcome, ConnectionReuse, Hooks, RightOfWay, Shield, Tx, TxEnd, Unseen, cut_short, holding,
+    CommitOutcome, ConnectionReuse, Hooks, RightOfWay, Shield, Tx, TxEnd, Unwatched, cut_short, holding,
 };
 
 /// A unit of work, in a transaction.
@@ -109,8 +109,8 @@ impl<DB: Backend> Retryable for UnitAttempts<'_, DB> {
                 return outcome;
             }
             let (asked, connected) = (Instant::now(), AtomicBool::new(false));
-            let waits_in_line = turn == GateStage::Inside && standing.permit.is_some();
-            let opening = self.opening(plan, attempt, waits_in_line, &connected, timer);
+            let waits_at_gate = turn == GateStage::Inside && standing.permit.is_some();
+            let opening = self.opening(plan, attempt, waits_at_gate, &connected, timer);
             let opened = timer.within(pin!(opening.run())).await;
             let tx = match opened {
                 Some(Ok(tx)) => tx,
@@ -121,7 +121,7 @@ impl<DB: Backend> Retryable for UnitAttempts<'_, DB> {
                     return AttemptOutcome::out_of_time("for a transaction to begin", failure);
                 }
             };
-            let idles = waits_in_line
+            let idles = waits_at_gate
                 && standing.permit.as_mut().is_some_and(|place| place.admitted().now_or_never().is_none());
             if !(idles && tx.limits_idling()) {
                 return self.run_unit(tx, turn, standing, timer).await;
@@ -182,7 +182,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         // In a box of its own: in place, it would be in the future of every run.
         let unseen =
             if tx.is_unwatched() { Box::pin(unseen(&mut tx, decision, converted)).await } else { None };
-        if let Some(Unseen::Ended(failure)) = unseen {
+        if let Some(Unwatched::Ended(failure)) = unseen {
             self.roll_back(tx).await;
             return AttemptOutcome::failed(failure);
         }
@@ -194,7 +194,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         &mut self,
         mut tx: Box<Tx<DB>>,
         decision: Decision,
-        unseen: Option<Unseen>,
+        unseen: Option<Unwatched>,
         standing: Standing,
         timer: &mut Timer,
     ) -> AttemptOutcome<Ended> {
@@ -251,7 +251,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
                 }
             }
             (None, Decision::Commit) => match (self.commit(tx, standing, timer).await, unseen) {
-                (AttemptOutcome::Failed { failure, .. }, Some(Unseen::Failed(cause)))
+                (AttemptOutcome::Failed { failure, .. }, Some(Unwatched::Failed(cause)))
                     if failure.kind() == FailureKind::Aborted =>
                 {
                     AttemptOutcome::Failed { failure: cause, otherwise: GiveUpWith::Swallowed }
@@ -351,7 +351,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         &'o self,
         plan: Plan,
         attempt: u32,
-        waits_in_line: bool,
+        waits_at_gate: bool,
         connected: &'o AtomicBool,
         timer: &Timer,
     ) -> Opening<'o, DB> {
@@ -364,7 +364,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
             options,
             plan,
             attempt,
-            waits_in_line,
+            waits_at_gate,
             gives_way_to,
             connected,
             clock,
@@ -375,7 +375,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
 
     /// An id that is there already is the answer that the commit never gave.
     async fn not_opened(&mut self, failure: Failure, timer: &mut Timer) -> AttemptOutcome<Ended> {
-        if !is_unique_violation(&failure) {
+        if !failure.is_unique_violation() {
             let is_missing =
                 failure.kind() == FailureKind::Other && failure.message().contains("atomically_operation");
             let note = "make the table with `create_operation_table`";

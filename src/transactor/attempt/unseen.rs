@@ -6,7 +6,7 @@ use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
 use crate::transactor::Decision;
 use crate::transactor::deadline::Timer;
-use crate::tx::{Tx, Unseen, identity};
+use crate::tx::{Tx, Unwatched, identity};
 
 /// What became of a transaction in statements that were not seen, `converted` being what the unit has said of
 /// them. A failure that certainly ends the transaction has ended it; one that only the commit can confirm is
@@ -15,7 +15,7 @@ pub(super) async fn unseen<DB: Backend>(
     tx: &mut Tx<DB>,
     decision: Decision,
     converted: Option<Failure>,
-) -> Option<Unseen> {
+) -> Option<Unwatched> {
     let converted = converted.filter(Tx::<DB>::ends_with);
     if decision == Decision::Commit && tx.over().is_none() {
         let failure = converted?;
@@ -23,10 +23,10 @@ pub(super) async fn unseen<DB: Backend>(
         if !DB::EVERY_ERROR_ABORTS && failure.kind().is_conflict() {
             tx.end(failure.clone());
         }
-        return Some(Unseen::Failed(failure));
+        return Some(Unwatched::Failed(failure));
     }
-    let found = tx.look_for_unseen(converted).await;
-    if let Unseen::Failed(failure) = &found {
+    let found = tx.check_unwatched(converted).await;
+    if let Unwatched::Failed(failure) = &found {
         tx.end(failure.clone());
     }
     Some(found)

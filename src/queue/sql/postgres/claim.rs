@@ -6,7 +6,7 @@ use futures_core::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr as _};
 
 use super::SQL;
-use crate::backend::Kept;
+use crate::backend::PreparedStatement;
 use crate::error::Error;
 use crate::queue::job::micros;
 use crate::queue::priority::Priority;
@@ -22,7 +22,7 @@ const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCA
                         SET LOCAL enable_sort = off";
 
 /// The statement, which sessions keep prepared.
-static CLAIM: LazyLock<Kept> = LazyLock::new(statement);
+static CLAIM: LazyLock<PreparedStatement> = LazyLock::new(statement);
 
 /// Finds and claims jobs in one statement.
 pub(super) fn claim(
@@ -53,7 +53,7 @@ pub(super) fn claim(
 /// WHERE id IN (SELECT … LIMIT … FOR UPDATE SKIP LOCKED)` once for each row. The update finds the rows by
 /// their `ctid`; with ids the planner could choose the wrong index, since `(…, due_at, id)` has them too. A
 /// job that changed between the snapshot and the lock has another `ctid`, and is left to the next claim.
-fn statement() -> Kept {
+fn statement() -> PreparedStatement {
     let [high, normal, low] = Priority::ALL.map(Priority::number);
     let after = (SQL.after)("range.due_at", "range.id");
     let due = SQL.select_due(&format!("ctid, {JOB}"), "$1", "range.number", &after, "$2");
@@ -67,5 +67,9 @@ fn statement() -> Kept {
         SQL.claim("$3"),
         found.join(", ")
     );
-    Kept::new("claim", "text, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint", claim)
+    PreparedStatement::new(
+        "claim",
+        "text, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint",
+        claim,
+    )
 }

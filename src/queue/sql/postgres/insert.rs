@@ -64,8 +64,8 @@ pub(super) fn insert<'t>(
         _ => (&*MANY, many(&rows)),
     };
     Box::pin(async move {
-        let query = WatchedQuery::made_of(sql.clone(), arguments.map_err(sqlx::Error::Encode)?);
-        let query = query.kept(persistent.unwrap_or_else(|| tx.keeps_statements()));
+        let query = WatchedQuery::with_arguments(sql.clone(), arguments.map_err(sqlx::Error::Encode)?);
+        let query = query.persistent_if(persistent.unwrap_or_else(|| tx.keeps_statements()));
         if is_one {
             let row = tx.fetch_optional(query).await?;
             return Ok(Inserted::one(row.map(|row| row.try_get(0)).transpose()?));
@@ -98,7 +98,8 @@ pub(super) fn insert_alone<'d>(
                 if !persistent.unwrap_or_else(|| connection.cached_statements_size() > 0) {
                     return Ok(None);
                 }
-                let query = WatchedQuery::<Postgres>::made_of(ONE_ALONE.clone(), arguments).kept(true);
+                let query = WatchedQuery::<Postgres>::with_arguments(ONE_ALONE.clone(), arguments)
+                    .persistent_if(true);
                 let row = connection.fetch_optional(query).await?;
                 Ok(Some(Inserted::one(row.map(|row| row.try_get(0)).transpose()?)))
             })
