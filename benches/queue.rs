@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use atomically::queue::{NewJob, Queue, QueueBackend, complete_all_in};
-use atomically::{Error, Pessimistic, TransactorExt as _};
+use atomically::queue::{NewJob, Queue, complete_all_in};
+use atomically::{Backend, Error, Pessimistic, TransactorExt as _};
 use sqlx::Pool;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -20,7 +20,7 @@ fn jobs(count: usize) -> Vec<NewJob> {
     (0..count).map(|n| NewJob::new(&n).expect("a payload")).collect()
 }
 
-async fn enqueue<DB: QueueBackend>(pool: &Pool<DB>, queue: &Queue<DB>, count: usize, batch: usize) {
+async fn enqueue<DB: Backend>(pool: &Pool<DB>, queue: &Queue<DB>, count: usize, batch: usize) {
     let db = Pessimistic::default().on(pool).reuse_connections().deadline(Duration::from_secs(60));
     let jobs = jobs(batch);
     for _ in 0..count / batch {
@@ -32,7 +32,7 @@ async fn enqueue<DB: QueueBackend>(pool: &Pool<DB>, queue: &Queue<DB>, count: us
 }
 
 /// Claims and completes one batch, and answers how many that were.
-async fn drain<DB: QueueBackend>(pool: &Pool<DB>, queue: &Queue<DB>, batch: usize) -> Result<usize, Error> {
+async fn drain<DB: Backend>(pool: &Pool<DB>, queue: &Queue<DB>, batch: usize) -> Result<usize, Error> {
     let claims = queue.claim(batch).await?;
     match &claims[..] {
         [] => {}
@@ -52,7 +52,7 @@ fn report(what: &str, count: usize, took: Duration) {
     println!("  {what:<55} {:>9.0} jobs/s", count as f64 / took.as_secs_f64());
 }
 
-async fn figures<DB: QueueBackend>(name: &str, pool: &Pool<DB>, clients: usize) {
+async fn figures<DB: Backend>(name: &str, pool: &Pool<DB>, clients: usize) {
     println!("{name}");
     let queue = Queue::new("bench", pool).expect("a name").reuse_connections().persistent(true);
     queue.create_tables().await.expect("the tables");
@@ -77,7 +77,7 @@ async fn figures<DB: QueueBackend>(name: &str, pool: &Pool<DB>, clients: usize) 
 }
 
 /// With `mark`, a claim begins where the last one has ended.
-async fn concurrently<DB: QueueBackend>(
+async fn concurrently<DB: Backend>(
     pool: &Pool<DB>,
     queue: &Queue<DB>,
     clients: usize,

@@ -1,10 +1,12 @@
-//! Idempotency keys: a request that is sent again has one effect, and everybody gets the same answer.
+//! Idempotency keys: a request that is sent several times has one effect and one response.
 //!
-//! A client that hears nothing sends its request again, with the same key. [`IdempotencyExt::once`] runs the
-//! unit of work of a key at most once:
+//! A client that gets no response sends its request again with the same key. [`IdempotencyExt::once`] commits
+//! the unit of work of a key at most once, and returns the stored response afterwards:
 //!
 //! ```
-//! # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[cfg(feature = "sqlite")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome};
 //! use atomically::{Error, Pessimistic};
 //!
@@ -25,9 +27,9 @@
 //! # #[cfg(not(feature = "sqlite"))] fn main() {}
 //! ```
 //!
-//! The row of the key is written first in the *same* transaction as the effect, and the response is stored in
-//! it. So there is no state in between to recover from: a process that dies leaves neither an effect nor a
-//! key. The [guide](crate::guide::idempotency) argues, and says what to answer over HTTP.
+//! The key's row is written first in the *same* transaction as the effect, and the response is stored in it.
+//! So there is no intermediate state to recover from: a process that dies leaves neither an effect nor a key.
+//! The [guide](crate::guide::idempotency) explains the design, and which HTTP status to use for each outcome.
 
 mod claim;
 mod claimant;
@@ -47,28 +49,28 @@ pub use key::{IdempotencyKey, InvalidKey};
 pub use keys::{Keys, StoredKey};
 pub use once::{Once, OnceIn};
 
-/// What became of a request.
+/// The outcome of a request with an idempotency key.
 ///
 /// # Why not a `Result`?
 ///
-/// None of it is an error: each is an answer that somebody who sends a request twice has to expect. Callers
-/// act on each in another way, so each has a name; over HTTP they are 200, 200, 409 and 422.
+/// None of these is an error: a client that sends a request twice has to expect each of them. Callers handle
+/// each differently; over HTTP they are 200, 200, 409 and 422.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Outcome<T> {
-    /// The unit was run, and its effect is stored.
+    /// The unit was run, its effect is stored, and this is its response.
     Fresh(T),
-    /// The unit had been run before, and this is what it answered then.
+    /// An earlier request with this key has run the unit, and this is the stored response.
     Replayed(T),
-    /// Somebody else is at work on this key and was not done in time. Nothing was run; send the request
-    /// again, later and with the same key.
+    /// Another request with this key is in progress and did not finish in time. Nothing was run. Send the
+    /// request again later, with the same key.
     InProgress,
-    /// The key was used for another request. Nothing was run, and never will be under this key.
+    /// The key was used for a different request. Nothing was run; use another key.
     Mismatch,
 }
 
 impl<T> Outcome<T> {
-    /// The response, whoever's it was.
+    /// Returns the response, fresh or replayed.
     pub fn response(self) -> Option<T> {
         match self {
             Self::Fresh(response) | Self::Replayed(response) => Some(response),
@@ -86,14 +88,14 @@ impl<T> Outcome<T> {
     }
 }
 
-/// What users do with a [`Transactor`] and idempotency keys.
+/// Adds idempotency keys to every [`Transactor`].
 pub trait IdempotencyExt<DB: Backend>: Transactor<DB> {
-    /// Begins a run under a key: see [`Once`].
+    /// Returns a builder that runs a unit of work once for this key: see [`Once`].
     fn once(&self, key: &IdempotencyKey) -> Once<'_, DB, Self> {
         Once::new(self, key)
     }
 
-    /// The keys that are stored, for those who operate the database.
+    /// Returns access to the stored keys, for maintenance.
     fn keys(&self) -> Keys<'_, DB, Self> {
         Keys::new(self)
     }
@@ -101,8 +103,8 @@ pub trait IdempotencyExt<DB: Backend>: Transactor<DB> {
 
 impl<DB: Backend, X: Transactor<DB> + ?Sized> IdempotencyExt<DB> for X {}
 
-/// Begins a part of a unit of work that is done once for a key, in a transaction that somebody else began:
-/// see [`OnceIn`].
+/// Returns a builder that runs part of a unit of work once for this key, in the caller's transaction: see
+/// [`OnceIn`].
 pub fn once_in<'t, DB: Backend>(tx: &'t mut Tx<DB>, key: &IdempotencyKey) -> OnceIn<'t, DB> {
     OnceIn::new(tx, key)
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use atomically::queue::{Queue, QueueBackend};
+use atomically::queue::Queue;
 use atomically::{Error, Pessimistic};
 use sqlx::{PgPool, Postgres};
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ async fn two_make_the_tables_of_queues() {
 }
 
 /// Makes all tables of the crate, as a program does that starts.
-async fn create_all<DB: TestBackend + QueueBackend>(pool: &sqlx::Pool<DB>) -> Result<(), Error> {
+async fn create_all<DB: TestBackend>(pool: &sqlx::Pool<DB>) -> Result<(), Error> {
     let db = Pessimistic::default().on(pool);
     db.create_operation_table().await?;
     db.create_key_table().await?;
@@ -62,7 +62,7 @@ async fn create_all<DB: TestBackend + QueueBackend>(pool: &sqlx::Pool<DB>) -> Re
 }
 
 /// A process starts while another one writes, or has the tables locked altogether.
-async fn tables_that_exist_are_not_locked<DB: TestBackend + QueueBackend>(lock: &[&'static str]) {
+async fn tables_that_exist_are_not_locked<DB: TestBackend>(lock: &[&'static str]) {
     let pool = DB::pool(3).await;
     create_all(&pool.pool).await.expect("the tables");
     let mut writer = pool.acquire().await.expect("a connection");
@@ -128,7 +128,7 @@ async fn postgres_an_index_that_is_missing_stops_no_writer_for_long() {
     assert!(made);
 }
 
-async fn missing_indexes_are_made<DB: TestBackend + QueueBackend>(drop: &[&'static str], count: &str) {
+async fn missing_indexes_are_made<DB: TestBackend>(drop: &[&'static str], count: &str) {
     let pool = DB::pool(2).await;
     create_all(&pool.pool).await.expect("the tables");
     let indexes = async || DB::pool_fetch(&pool.pool, DB::sql(count), &[]).await.expect("a count");
@@ -176,7 +176,7 @@ async fn sqlite_missing_indexes_are_made() {
 }
 
 /// Returns how long it took to be refused, on a pool of one connection.
-async fn refused<DB: TestBackend + QueueBackend>(pool: &sqlx::Pool<DB>) -> Duration {
+async fn refused<DB: TestBackend>(pool: &sqlx::Pool<DB>) -> Duration {
     let begun = Instant::now();
     let error = Queue::new("jobs", pool).expect("a name").create_tables().await.expect_err("it is locked");
     assert_eq!(error.kind(), ErrorKind::LockTimeout, "{error:?}");

@@ -1,4 +1,4 @@
-//! Writing the row of a key, or finding who did.
+//! Claims a key: writes its row, or finds the row of another run.
 
 use crate::backend::Backend;
 use crate::error::Error;
@@ -8,35 +8,35 @@ use super::claimant::Claimant;
 use super::error::KeyError;
 use super::sql::{KeyFound, KeyRow, KeySql, KeyWrite};
 
-/// How often a row may go away between the attempt to write it and the look at it, or turn out to have
+/// How often to retry if a row disappears between the attempt to write it and the attempt to read it, or has
 /// expired.
 const ROUNDS: u32 = 5;
 
-/// Whose key it is.
+/// The result of claiming a key.
 #[derive(Debug)]
 pub(super) enum ClaimOutcome {
-    /// This transaction's: the row is written.
+    /// This transaction has written the row.
     Ours,
-    /// An earlier attempt's of this run, which is stored, with this response.
+    /// An earlier attempt of this run has committed, with this response.
     Earlier(String),
-    /// Somebody else's, who has answered this.
+    /// Another run has committed, with this response.
     Others(String),
-    /// Somebody else's, who has not answered.
+    /// Another run has the key, and has no response yet.
     Unanswered,
-    /// Somebody else's, for another request.
+    /// Another run has used the key for a different request.
     Mismatch,
 }
 
 impl Claimant {
-    /// KeyWaits for a twin whose transaction is open. What is found then is read in a way that sees what was
-    /// committed after this transaction's snapshot, or fails as a serialization failure.
+    /// Claims the key. Waits for a twin whose transaction is open. A row that was committed after this
+    /// transaction's snapshot is either read or causes a serialization failure; it is never missed.
     pub(super) async fn claim<DB: Backend>(&self, tx: &mut Tx<DB>) -> Result<ClaimOutcome, Error> {
         let mut write = KeyWrite::Insert;
         for _ in 0..ROUNDS {
             let found = KeySql::of::<DB>().claim(tx, self, &write).await.map_err(KeyError::or_other)?;
             write = match found {
                 KeyFound::Written => return Ok(ClaimOutcome::Ours),
-                // It was released or purged in between.
+                // The row was released or purged in between.
                 KeyFound::Nothing => KeyWrite::Insert,
                 KeyFound::Row(row) if row.run == self.run => {
                     return Ok(row.response.map_or(ClaimOutcome::Ours, ClaimOutcome::Earlier));

@@ -3,33 +3,32 @@ use std::fmt;
 use crate::backend::json_error_text;
 use crate::error::Error;
 
-/// What was wrong with the table of keys or with what is in it.
+/// A problem with the table of keys or with a stored response.
 ///
-/// A unit of work gets it as an [`Error`], turned into its own error type; [`of`](Self::of) finds it in
-/// there.
+/// A run returns it as an [`Error`], converted into the closure's error type; [`of`](Self::of) extracts it.
 ///
-/// Neither its text nor its `Debug` output quotes a response, and it has no
-/// [source](std::error::Error::source): the errors in it may quote one.
+/// Neither `Display` nor `Debug` quotes a response, and there is no [source](std::error::Error::source),
+/// because the inner errors may quote one.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// The table has not been made. Nothing was run.
+    /// The table does not exist. Nothing was run.
     #[error(
-        "there is no table of idempotency keys: make `atomically_key` with `create_key_table`, or with the text of \
-         `key_schema` in a migration"
+        "the table of idempotency keys does not exist: create `atomically_key` with `create_key_table`, or \
+         with the statements of `key_schema` in a migration"
     )]
     NoTable(sqlx::Error),
-    /// The response could not be serialized. Nothing is stored.
+    /// The response cannot be serialized. Nothing is stored.
     #[error("the response of an idempotency key cannot be stored: {}", json_error_text(.0))]
     Unwritable(serde_json::Error),
-    /// What was stored is no response of the type that was asked for: the type has changed, or the key means
-    /// something else here. The effect is stored, and nothing was run.
-    #[error("the stored response of an idempotency key is not of the type that was asked for: {}", json_error_text(.0))]
+    /// The stored response cannot be deserialized: the type has changed, or the key is used for something
+    /// else too. The effect of the earlier request is stored, and nothing was run.
+    #[error("the stored response of an idempotency key is not of the expected type: {}", json_error_text(.0))]
     Unreadable(serde_json::Error),
 }
 
 impl KeyError {
-    /// The error that this one was made from, where it was.
+    /// Returns the `KeyError` that `error` was created from, if there is one.
     #[must_use]
     pub fn of(error: &Error) -> Option<&Self> {
         match error.driver_error()? {
@@ -40,10 +39,10 @@ impl KeyError {
         }
     }
 
-    /// A failed statement on the table of keys.
+    /// Classifies the error of a statement on the table of keys.
     pub(super) fn or_other(error: sqlx::Error) -> Error {
         let is_missing = error.as_database_error().is_some_and(|error| match error.code().as_deref() {
-            // PostgreSQL; MySQL and MariaDB; SQLite, which has one code for everything.
+            // The codes of PostgreSQL, and of MySQL and MariaDB. SQLite has one code for everything.
             Some("42P01" | "42S02") => true,
             Some("1") => error.message().starts_with("no such table"),
             _ => false,
@@ -52,7 +51,7 @@ impl KeyError {
     }
 }
 
-/// As drivers report a value that does not fit, and a database that was not set up.
+/// Uses the variants with which drivers report such problems.
 impl From<KeyError> for Error {
     fn from(error: KeyError) -> Self {
         let wrap = match &error {

@@ -1,7 +1,7 @@
 use sha2::{Digest as _, Sha256};
 
-/// What a request is recognised by: a key that its client chose, in a scope that the client cannot choose,
-/// and a fingerprint of the request itself.
+/// Identifies a request: a key that the client chose, in a scope that the server chose, and a fingerprint of
+/// the request itself.
 ///
 /// ```
 /// use atomically::idempotency::{IdempotencyKey, InvalidKey};
@@ -13,45 +13,47 @@ use sha2::{Digest as _, Sha256};
 ///
 /// # Why digests?
 ///
-/// The database compares SHA-256 digests of a fixed length, and never the text. A column of text has a
-/// collation, in which `abc` may equal `ABC` and `abc `, and a length, at which some databases cut off what
-/// is longer: two clients would get each other's answers. Digests also keep what clients put into keys out of
-/// the table.
+/// The database compares SHA-256 digests of a fixed length, never the text. A text column has a collation, in
+/// which `abc` may equal `ABC` and `abc `, and a length, at which some databases truncate: two clients could
+/// get each other's responses. Digests also keep out of the table what clients put into their keys.
 ///
-/// # Why must it be made before it is used?
+/// # Why is this a type of its own?
 ///
-/// What a client sent is checked where it comes in, and answered there (400 over HTTP). Whoever holds one of
-/// these can rely on it.
+/// The key is validated where the request is received, where an invalid one can be answered (400 over HTTP).
+/// A value of this type is always valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey {
     pub(super) digest: [u8; 32],
     pub(super) fingerprint: [u8; 32],
 }
 
-/// Why a text cannot be a key.
+/// Why a string is not a valid idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {
-    /// It is empty, so that everybody's would be the same.
+    /// The key is empty.
     #[error("an idempotency key must not be empty")]
     Empty,
-    /// It is longer than [`IdempotencyKey::MAX_BYTES`].
-    #[error("an idempotency key has at most {most} bytes, and this one has {0}", most = IdempotencyKey::MAX_BYTES)]
+    /// The key has this many bytes, more than [`IdempotencyKey::MAX_BYTES`].
+    #[error(
+        "an idempotency key has at most {max} bytes, and this one has {0}",
+        max = IdempotencyKey::MAX_BYTES
+    )]
     TooLong(usize),
 }
 
 impl IdempotencyKey {
-    /// How long a key may be: what clients of well-known interfaces are used to.
+    /// The maximum length of a key in bytes, as in well-known HTTP APIs.
     pub const MAX_BYTES: usize = 255;
 
-    /// A key in a scope, for a request that is not compared.
+    /// Creates a key in a scope, without a fingerprint: requests with the same key are not compared.
     ///
-    /// The scope is whatever keeps clients apart (a tenant and an endpoint, say); it may be empty, and of any
-    /// length. The same key in two scopes is two keys.
+    /// The scope separates clients, for example by tenant and endpoint. It may be empty, and of any length.
+    /// The same key in two scopes is two keys.
     ///
     /// # Errors
     ///
-    /// When the key is empty or longer than [`MAX_BYTES`](Self::MAX_BYTES).
+    /// The key is empty or longer than [`MAX_BYTES`](Self::MAX_BYTES).
     pub fn new(scope: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Result<Self, InvalidKey> {
         let (scope, key) = (scope.as_ref(), key.as_ref());
         match key.len() {
@@ -60,18 +62,18 @@ impl IdempotencyKey {
             bytes => return Err(InvalidKey::TooLong(bytes)),
         }
         let mut digest = Sha256::new();
-        // Where the one ends and the other begins is part of what is digested.
+        // The length separates the scope from the key.
         digest.update((scope.len() as u64).to_le_bytes());
         digest.update(scope);
         digest.update(key);
         Ok(Self { digest: digest.finalize().into(), fingerprint: [0; 32] })
     }
 
-    /// The same key, for this request: the same key with other bytes is a
+    /// Returns the same key with a fingerprint of the request: the same key with other bytes is a
     /// [mismatch](super::Outcome::Mismatch).
     ///
-    /// The bytes are whatever makes it the same request, usually its body as it came. Serialize a value to
-    /// leave out what may differ between two sendings (a time stamp, the order of the fields).
+    /// The bytes are what makes it the same request, usually the body as received. Serialize a value of your
+    /// own to leave out what may differ when the request is sent again, such as a time stamp.
     #[must_use]
     pub fn request(self, bytes: impl AsRef<[u8]>) -> Self {
         Self { fingerprint: Sha256::digest(bytes).into(), ..self }
@@ -86,7 +88,7 @@ mod tests {
         IdempotencyKey::new(scope, key).expect("a key").digest
     }
 
-    /// Processes of different versions must know each other's keys: they must not change.
+    /// Processes of different versions share the table, so digests must never change.
     #[test]
     fn digests_are_stable() {
         let key = IdempotencyKey::new("payments", "7").expect("a key").request("500");
@@ -95,16 +97,16 @@ mod tests {
     }
 
     #[test]
-    fn what_a_collation_would_join_stays_apart() {
+    fn keys_that_a_collation_would_equate_are_different() {
         for (one, other) in [("abc", "ABC"), ("abc", "abc "), ("e\u{301}", "\u{e9}"), ("a", "a\0")] {
             assert_ne!(digest("", one), digest("", other));
         }
-        assert_ne!(digest("ab", "c"), digest("a", "bc"), "the scope ends somewhere");
+        assert_ne!(digest("ab", "c"), digest("a", "bc"), "the scope is separated from the key");
         assert_ne!(digest("a", "b"), digest("c", "b"));
     }
 
     #[test]
-    fn keys_are_neither_empty_nor_too_long() {
+    fn empty_and_long_keys_are_refused() {
         assert_eq!(IdempotencyKey::new("scope", ""), Err(InvalidKey::Empty));
         assert!(IdempotencyKey::new("scope", "a".repeat(255)).is_ok());
         assert_eq!(IdempotencyKey::new("scope", "a".repeat(256)), Err(InvalidKey::TooLong(256)));
@@ -112,10 +114,10 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_told_apart() {
+    fn requests_are_compared_by_their_bytes() {
         let key = IdempotencyKey::new("", "a").expect("a key");
         assert_eq!(key.request("x"), key.request(b"x"));
         assert_ne!(key.request("x"), key.request("y"));
-        assert_ne!(key.request(""), key, "an empty request is one that is compared");
+        assert_ne!(key.request(""), key, "an empty request is compared too");
     }
 }

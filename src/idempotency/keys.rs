@@ -12,23 +12,23 @@ use super::error::KeyError;
 use super::key::IdempotencyKey;
 use super::sql::KeySql;
 
-/// The keys that are stored: what [`IdempotencyExt::keys`](super::IdempotencyExt::keys) gives to those who
-/// operate the database.
+/// Access to the stored keys, for maintenance:
+/// [`IdempotencyExt::keys`](super::IdempotencyExt::keys) returns it.
 #[derive(Debug)]
 pub struct Keys<'a, DB, X: ?Sized> {
     transactor: &'a X,
     database: PhantomData<fn() -> DB>,
 }
 
-/// A key and the answer that is kept for it.
+/// What is stored for a key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct StoredKey {
     /// The response, as JSON.
     pub response: String,
-    /// Since when, by the clock of the database.
+    /// The time since the key was written, by the database's clock.
     pub age: Duration,
-    /// For how much longer; zero when it has expired and waits for being purged.
+    /// The time until the key expires; zero if it has expired and is not purged yet.
     pub expires_in: Duration,
 }
 
@@ -37,7 +37,7 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
         Self { transactor, database: PhantomData }
     }
 
-    /// What is stored for a key. A request that is still at work is not seen.
+    /// Returns what is stored for a key. The key of a request in progress is not visible.
     ///
     /// # Errors
     ///
@@ -52,40 +52,40 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
         }))
     }
 
-    /// Forgets a key and its response, and answers whether there was one. The next request with this key is a
-    /// new one: its effect happens again.
+    /// Deletes a key and its response, and returns whether there was one. The next request with this key runs
+    /// the unit again.
     ///
     /// # Errors
     ///
-    /// The database's; a lock timeout while a request is at work on the key.
+    /// The database's; a lock timeout while a request with this key is in progress.
     pub async fn release(&self, key: &IdempotencyKey) -> Result<bool, Error> {
         let row = vec![key.digest.to_vec()];
         self.change(KeySql::of::<DB>().release, row).await.map(|released| released > 0)
     }
 
-    /// Removes what has expired, a thousand at a time and each thousand in a transaction of its own, and
-    /// answers how many there were.
+    /// Deletes the keys that have expired, a thousand per transaction, and returns their number.
     ///
-    /// Several may do so at once.
+    /// Several processes may purge at the same time.
     ///
     /// # Errors
     ///
-    /// The database's; what was removed until then stays removed.
+    /// The database's. What has been deleted until then stays deleted.
     ///
     /// # Cancellation
     ///
-    /// The batch at hand may or may not be removed.
+    /// If the future is dropped, the current batch may or may not be deleted.
     pub async fn purge(&self) -> Result<u64, Error> {
-        let mut removed = 0;
+        let mut deleted = 0;
         loop {
             match self.change(KeySql::of::<DB>().purge, Vec::new()).await? {
-                0 => return Ok(removed),
-                batch => removed += batch,
+                0 => return Ok(deleted),
+                batch => deleted += batch,
             }
         }
     }
 
-    /// Above READ COMMITTED, InnoDB would also lock the gaps between the rows, into which others write.
+    /// Uses READ COMMITTED: above it, InnoDB would also lock the gaps between the rows, and block the
+    /// inserts of other requests.
     async fn change(&self, sql: &'static str, row: Vec<Vec<u8>>) -> Result<u64, Error> {
         let change = async |tx: &mut Tx<DB>| {
             KeySql::of::<DB>().change(tx, sql, None, row).await.map_err(KeyError::or_other)
@@ -96,17 +96,17 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
 
 /// # The table of idempotency keys
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
-    /// The statements that make the table of idempotency keys where it is missing, for migrations of your
-    /// own.
+    /// Returns the statements that create the table of idempotency keys if it is missing, for use in
+    /// migrations.
     #[must_use]
     pub fn key_schema() -> &'static str {
         KeySql::of::<DB>().create
     }
 
-    /// Makes the table of idempotency keys where it is missing.
+    /// Creates the table of idempotency keys if it is missing.
     ///
-    /// Looks in the catalog first: where the table and its index are there, nothing is locked, so it may be
-    /// called at each start.
+    /// Checks the catalog first and takes no locks if the table and its index exist, so it can be called at
+    /// each start.
     ///
     /// # Errors
     ///

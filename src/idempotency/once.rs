@@ -20,28 +20,29 @@ use super::error::KeyError;
 use super::key::IdempotencyKey;
 use super::sql::KeySql;
 
-/// A run of a unit of work that happens at most once for its key: what
-/// [`IdempotencyExt::once`](super::IdempotencyExt::once) begins.
+/// Runs a unit of work that commits at most once for its key:
+/// [`IdempotencyExt::once`](super::IdempotencyExt::once) returns it.
 ///
 /// # How it works
 ///
-/// The first statement of the transaction writes the row of the key; the last one stores the response in it,
-/// as JSON. A twin that sends the same key meanwhile waits for the row, and finds the response when it is
-/// there. When a transaction does not commit, for whatever reason, its key goes with it.
+/// The first statement of the transaction writes the key's row; the last one stores the response in it, as
+/// JSON. A concurrent request with the same key (a *twin*) waits for the row, and finds the response once the
+/// first transaction has committed. If that transaction does not commit, for whatever reason, the key is not
+/// stored either.
 ///
-/// When the answer to the commit is lost, the run asks on another connection, by writing the key again:
-/// either it is there, and so is the effect, or the first transaction cannot be stored any more and the unit
-/// runs again. So a [commit unknown](crate::Error::is_commit_unknown) is left only where time or attempts ran
-/// out first; sending the same key again tells what became of it. [`Options::resolve_commits`] has nothing to
-/// add.
+/// If the response to COMMIT is lost, the run writes the key again on another connection. Either the key is
+/// there, and so is the effect, or the first transaction can no longer commit and the unit is run again. So
+/// the run returns a [commit unknown](crate::Error::is_commit_unknown) only if its time or attempts run out
+/// before that; sending the same key again then reveals the outcome. [`Options::resolve_commits`] is not
+/// needed.
 ///
-/// It works at every isolation level. A conflict that is met on the key runs the whole unit again, as one
-/// that is met anywhere else.
+/// This works at every isolation level. As with any other row, a conflict on the key's row makes the whole
+/// unit run again.
 ///
 /// # Default
 ///
-/// - a twin is waited for 1 s at a time ([`wait`](Self::wait))
-/// - the key and the response expire after 24 h ([`expires_after`](Self::expires_after))
+/// - wait for a twin: 1 s ([`wait`](Self::wait))
+/// - expiry of the key and its response: after 24 h ([`expires_after`](Self::expires_after))
 #[derive(Debug)]
 #[must_use = "nothing is run before `run`"]
 pub struct Once<'a, DB, X: ?Sized> {
@@ -55,57 +56,56 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
         Self { transactor, terms: ClaimTerms::new(*key), database: PhantomData }
     }
 
-    /// How long a twin is waited for that is at work on the same key, before the answer is
-    /// [`InProgress`](Outcome::InProgress). MySQL and MariaDB count in whole seconds, rounded up.
+    /// Sets how long to wait for a twin before returning [`InProgress`](Outcome::InProgress). The default is
+    /// 1 s. MySQL and MariaDB round up to whole seconds.
     ///
-    /// Who waits holds a connection. The limits of the transaction hold as well: its deadline, and the lock
-    /// timeout of the options where that is shorter.
+    /// A waiting run holds a connection. The limits of the transaction apply too: its deadline, and the lock
+    /// timeout of the options if that is shorter.
     ///
-    /// On SQLite a twin waits for its turn like everybody else who writes, within the deadline, and
-    /// `InProgress` is not answered: who gets no turn in time is told of a
-    /// [conflict](crate::Error::is_conflict).
+    /// On SQLite a twin waits like any other writer, within the deadline. It never returns `InProgress`: if
+    /// it cannot write in time, it fails with a [conflict](crate::Error::is_conflict).
     pub fn wait(mut self, limit: Duration) -> Self {
         self.terms.wait = Some(limit);
         self
     }
 
-    /// How long the key and its response are kept, in whole seconds, rounded up, by the clock of the
-    /// database. A century is the longest.
+    /// Sets how long the key and its response are kept, by the database's clock. The default is 24 h. The
+    /// value is rounded up to whole seconds and limited to a century.
     ///
-    /// It must be longer than clients go on sending, and longer than the deadline of the run: a key that has
-    /// expired is a new one. What has expired is removed by [`Keys::purge`](super::Keys::purge).
+    /// It must be longer than clients retry, and longer than the deadline of the run: an expired key counts
+    /// as a new one. [`Keys::purge`](super::Keys::purge) deletes expired keys.
     pub fn expires_after(mut self, life: Duration) -> Self {
         self.terms.expires_after = life;
         self
     }
 
-    /// Runs the closure as [`TransactorExt::run`](crate::TransactorExt::run) does, unless it has been run for
-    /// this key before. Each call is a run of its own, also of the same value: the second one replays the
+    /// Runs the closure like [`TransactorExt::run`](crate::TransactorExt::run), unless it has committed for
+    /// this key before. Each call is a run of its own, even on the same value: the second one replays the
     /// first.
     ///
-    /// The response is stored as JSON, and read back for those who come later: it must survive that journey
-    /// unchanged.
+    /// The response is stored as JSON and deserialized for later requests, so it must be the same after a
+    /// round trip through JSON.
     ///
     /// # Why does an error leave no key?
     ///
-    /// An `Err` rolls back, so there is no effect that must not be repeated, and whatever was in the way may
-    /// be gone when the request is sent again. An answer that *is* final, and is to be the same for everybody
-    /// who sends the request again ("the card was declined"), is an `Ok`: make it part of the response's
-    /// type.
+    /// An `Err` rolls back, so there is no effect that must not be repeated, and the cause may be gone when
+    /// the request is sent again. A result that *is* final, such as a declined card, is an `Ok`: make it part
+    /// of the response type.
     ///
     /// # Errors
     ///
-    /// The closure's own error; or this crate's, turned into the closure's error type. [`KeyError`] is among
-    /// them.
+    /// The closure's own error; or this crate's, converted into the closure's error type, including
+    /// [`KeyError`].
     ///
     /// # Panics
     ///
-    /// When the closure does, and outside of a Tokio runtime; there is no key then, and no effect.
+    /// If the closure panics, and outside a Tokio runtime. In both cases neither the key nor an effect is
+    /// stored.
     ///
     /// # Cancellation
     ///
-    /// May be dropped at any time. A commit that was sent is finished in the background; sending the same key
-    /// again tells what became of it.
+    /// The future can be dropped at any time. A COMMIT that was sent is finished in the background; sending
+    /// the same key again reveals the outcome.
     #[track_caller]
     pub fn run<F, T, E>(
         &self,
@@ -133,7 +133,7 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     }
 }
 
-/// A closure as a unit that writes its key first, with what the last attempt came to.
+/// A unit of work that writes its key first, with the result of its last attempt.
 struct Keyed<F, T, E> {
     body: F,
     claimant: Claimant,
@@ -164,12 +164,11 @@ where
             }
             Ok(ClaimOutcome::Mismatch) => (Ok(Outcome::Mismatch), Decision::RollBack),
             Ok(ClaimOutcome::Unanswered) => (Ok(Outcome::InProgress), Decision::Abandon),
-            // Running it again would wait again.
+            // The time to wait for the twin has passed, so this is not retried.
             Err(error) if error.is_lock_timeout() => (Ok(Outcome::InProgress), Decision::Abandon),
             Err(error) => (Err(error.into()), Decision::RollBack),
         };
-        // A fresh one is not certain yet: its commit tells. The others change nothing, and nothing changes
-        // them.
+        // A fresh outcome is reported once it has committed. The others do not depend on a commit.
         if let (Some(run_clock), Decision::RollBack | Decision::Abandon, Ok(outcome)) =
             (tx.run_clock(), &decision, &output)
         {
@@ -184,8 +183,8 @@ where
     }
 }
 
-/// A part of a unit of work that is done once for a key, in a transaction that somebody else began: what
-/// [`once_in`](super::once_in) begins. For consumers of messages, hooks of other services, steps of jobs.
+/// Runs part of a unit of work once for a key, in the caller's transaction: [`once_in`](super::once_in)
+/// returns it. For message consumers, webhooks, and the steps of jobs.
 ///
 /// ```
 /// # use atomically::idempotency::{IdempotencyKey, once_in};
@@ -197,7 +196,8 @@ where
 ///     .run(async |tx| {
 ///         once_in(tx, &key)
 ///             .run(async |tx| {
-///                 sqlx::query("INSERT INTO invoice (message) VALUES ($1)").bind(message).execute(&mut *tx).await?;
+///                 let insert = "INSERT INTO invoice (message) VALUES ($1)";
+///                 sqlx::query(insert).bind(message).execute(&mut *tx).await?;
 ///                 Ok::<_, Error>(())
 ///             })
 ///             .await
@@ -206,16 +206,16 @@ where
 /// # Ok(()) }
 /// ```
 ///
-/// The key is stored if the transaction is. The part runs in a [savepoint](Tx::savepoint), so that its `Err`
-/// leaves neither an effect nor a key, whatever the rest of the unit makes of it.
+/// The key is stored if the transaction commits. The part runs in a [savepoint](Tx::savepoint), so an `Err`
+/// leaves neither an effect nor a key, even if the rest of the unit continues.
 ///
-/// # What is different from `once`
+/// # Differences from `once`
 ///
-/// A twin is waited for as long as the transaction waits for locks. In vain, that is a lock timeout, which
-/// ends the transaction, and the whole unit is run again while time lasts.
-/// [`InProgress`](Outcome::InProgress) says that this very transaction is at work on the key.
+/// The wait for a twin is limited by the lock timeout of the transaction. If it expires, the transaction
+/// fails with a lock timeout, and the whole unit is run again while time remains.
+/// [`InProgress`](Outcome::InProgress) means that this very transaction has already claimed the key.
 ///
-/// What becomes of a commit whose answer is lost is the business of who began the transaction
+/// A commit whose response is lost is resolved as the caller's transaction is configured
 /// ([`Options::resolve_commits`]).
 #[derive(Debug)]
 #[must_use = "nothing is run before `run`"]
@@ -229,21 +229,21 @@ impl<'t, DB: Backend> OnceIn<'t, DB> {
         Self { tx, terms: ClaimTerms { wait: None, ..ClaimTerms::new(*key) } }
     }
 
-    /// How long the key and its response are kept: [`Once::expires_after`]. The default is 24 h.
+    /// Sets how long the key and its response are kept, like [`Once::expires_after`]. The default is 24 h.
     pub fn expires_after(mut self, life: Duration) -> Self {
         self.terms.expires_after = life;
         self
     }
 
-    /// Runs the closure, unless it has been run for this key before.
+    /// Runs the closure, unless it has committed for this key before.
     ///
     /// # Errors
     ///
-    /// The closure's own; or this crate's, turned into its type.
+    /// The closure's own error; or this crate's, converted into the closure's error type.
     ///
     /// # Cancellation
     ///
-    /// The transaction is over.
+    /// If the future is dropped, the transaction is rolled back.
     pub fn run<F, T, E>(self, part: F) -> impl Future<Output = Result<Outcome<T>, E>> + Send
     where
         F: Send + ScopeFn<DB, T, E>,
@@ -256,22 +256,22 @@ impl<'t, DB: Backend> OnceIn<'t, DB> {
             ClaimOutcome::Ours => fresh(tx, &claimant, part).await,
             ClaimOutcome::Earlier(response) | ClaimOutcome::Others(response) => {
                 let response = read(&response)?;
-                tell_when_over(tx, KeyOutcome::Replayed);
+                report_at_end(tx, KeyOutcome::Replayed);
                 Ok(Outcome::Replayed(response))
             }
             ClaimOutcome::Mismatch => {
-                tell_when_over(tx, KeyOutcome::Mismatch);
+                report_at_end(tx, KeyOutcome::Mismatch);
                 Ok(Outcome::Mismatch)
             }
             ClaimOutcome::Unanswered => {
-                tell_when_over(tx, KeyOutcome::InProgress);
+                report_at_end(tx, KeyOutcome::InProgress);
                 Ok(Outcome::InProgress)
             }
         })
     }
 }
 
-/// Runs what is to be run, and stores what it answers.
+/// Runs the closure and stores its response.
 async fn fresh<DB, F, T, E>(tx: &mut Tx<DB>, claimant: &Claimant, body: F) -> Result<Outcome<T>, E>
 where
     DB: Backend,
@@ -292,9 +292,9 @@ where
     Ok(Outcome::Fresh(response))
 }
 
-/// Tells those who watch of an answer that holds however the transaction ends, once that is known: an attempt
-/// that is run again may get another one.
-fn tell_when_over<DB: Backend>(tx: &mut Tx<DB>, outcome: KeyOutcome) {
+/// Reports an outcome to the observers once the transaction has ended: an attempt that is retried may get
+/// another outcome.
+fn report_at_end<DB: Backend>(tx: &mut Tx<DB>, outcome: KeyOutcome) {
     if let Some(run_clock) = tx.run_clock().cloned() {
         let on_rollback = run_clock.clone();
         tx.on_commit(async move { run_clock.notify_of_key(outcome) });

@@ -1,6 +1,6 @@
-//! The statements about keys.
+//! The statements for keys.
 //!
-//! Each database has one [`KeySql`], in a file of its own. What is done with them is the same for all.
+//! Each database has one [`KeySql`], in a file of its own. The code that runs the statements is shared.
 
 use sqlx::Row as _;
 
@@ -92,12 +92,12 @@ impl KeySql {
     }
 }
 
-/// The row is read with a lock, because a snapshot may be older than it. A row of another node is only there
-/// once its transaction is certified, so what is read of it holds. Two nodes that write the same key find out
-/// at COMMIT.
+/// The row is read with a lock, because the transaction's snapshot may be older than the row. A row that
+/// another node wrote is visible only once its transaction is certified, so it is final. If two nodes write
+/// the same key, one of them fails at COMMIT.
 ///
-/// MariaDB can limit the wait of one statement. On MySQL the limit is the session's, which takes two round
-/// trips more.
+/// MariaDB can limit the wait of one statement. On MySQL the limit is the session's, which takes two more
+/// round trips.
 async fn claim_one_by_one<DB: Backend>(
     tx: &mut Tx<DB>,
     claimant: &Claimant,
@@ -138,9 +138,9 @@ async fn fetch<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<Option<KeyRo
 /// What a claim found.
 #[derive(Debug)]
 pub(super) enum KeyFound {
-    /// The row was written: the key is this run's.
+    /// The row was written.
     Written,
-    /// This row is there. It may be the one that was just written.
+    /// This row exists. It may be the one that was just written.
     Row(KeyRow),
     /// There is no row.
     Nothing,
@@ -151,7 +151,7 @@ pub(super) enum KeyFound {
 pub(super) enum KeyWrite {
     /// There is none yet.
     Insert,
-    /// There is one of this run, which has expired.
+    /// There is a row with this run, which has expired.
     TakeOver(Vec<u8>),
 }
 

@@ -1,4 +1,4 @@
-//! A claimed job, and what can become of it.
+//! Claimed jobs.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,33 +8,30 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::Queue;
-use super::job::micros;
 use super::lease::Lease;
-use super::resend::{EndSending, SentEnd};
-use super::sql::{JobRow, QueueBackend};
+use super::row::JobRow;
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
-use crate::transactor::{Options, TransactorExt as _};
 
-/// A job that was claimed: to be worked on, and then completed, failed or released.
+/// A job that this process has claimed, to be completed, failed or released.
 ///
 /// # The fence
 ///
-/// A claim has a [token](Self::token), which is the number of times that the job has changed hands.
-/// Everything that is done to a claimed job checks it in the same statement. Who holds a claim that was taken
-/// over, because its lease had lapsed, gets [`StaleClaim`](crate::ErrorKind::StaleClaim), and a transaction
-/// that this happens in is rolled back with all its effects. The lease only says when somebody else may take
-/// over; a clock that is wrong, a worker that slept, or a connection that hung makes a job late, and never
-/// done twice.
+/// A claim has a [token](Self::token), which grows each time that the job changes hands. Every statement that
+/// changes a claimed job checks the token. If the lease of a claim has expired and another worker has taken
+/// the job over, the earlier holder gets [`StaleClaim`](crate::ErrorKind::StaleClaim), and the transaction in
+/// which that happens is rolled back with all its effects. The lease only determines when another worker may
+/// take over: a wrong clock, a suspended worker or a hung connection delays a job, but never runs its effects
+/// twice.
 ///
-/// That holds for effects *in the transaction that completes the job*. A mail that was sent is not rolled
-/// back. Hand the token, or the id, to a service that can refuse what it has seen.
+/// That holds for effects *in the transaction that completes the job*. An email that was sent is not rolled
+/// back. Pass the token, or the id, to services that can refuse a request they have already seen.
 ///
-/// # Dropping it
+/// # Dropping
 ///
-/// Changes nothing: when its lease lapses, the job is claimed again.
-#[must_use = "a claim that is dropped keeps its job from others until its lease lapses"]
+/// Dropping a claim does not change the job: once its lease has expired, the job is claimed again.
+#[must_use = "a claim that is dropped keeps its job from other workers until its lease expires"]
 pub struct Claim<DB: Backend> {
     queue: Queue<DB>,
     id: i64,
@@ -47,199 +44,143 @@ pub struct Claim<DB: Backend> {
     lease: Lease,
 }
 
-/// How far a claim has come.
+/// What is known about the end of a claim. The transactions that complete it share this value with the claim.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// How many transactions that complete it are open.
+    /// How many transactions that complete the job are open.
     completing: AtomicUsize,
-    settled: OnceLock<Settled>,
+    outcome: OnceLock<JobOutcome>,
 }
 
-/// What is known to have become of a claim.
+/// How a claim ended.
 #[derive(Debug)]
-pub(super) enum Settled {
-    /// It is complete, or was rescheduled.
+pub(super) enum JobOutcome {
+    /// The job is complete, or was rescheduled.
     Completed,
+    /// The job was released or snoozed.
     Released,
-    /// With this error, and there will be another attempt.
+    /// The job failed with this error and will be retried.
     Failed(String),
-    /// With this error, and nobody tries it any more.
+    /// The job failed with this error and is dead.
     Dead(String),
 }
 
-/// A transaction that completes a claim is open for as long as this value lives.
+/// A transaction that completes a job is open for as long as this value lives.
 #[derive(Debug)]
-pub(super) struct Completing(Arc<Progress>);
+pub(super) struct OpenCompletion(Arc<Progress>);
 
-impl Completing {
-    pub(super) fn settle(&self) {
-        self.0.settle(Settled::Completed);
+impl OpenCompletion {
+    /// Records that the transaction has committed.
+    pub(super) fn committed(&self) {
+        self.0.record(JobOutcome::Completed);
     }
 }
 
-impl Drop for Completing {
+impl Drop for OpenCompletion {
     fn drop(&mut self) {
         self.0.completing.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl Progress {
-    /// Notes that a transaction that completes it is open. One that rolls back drops what is returned, and
-    /// the claim is like any other again.
-    pub(super) fn completes(self: &Arc<Self>) -> Completing {
+    /// Records that a transaction that completes the job is open. If it rolls back, it drops the returned
+    /// value, and the claim is as it was before.
+    pub(super) fn begin_completion(self: &Arc<Self>) -> OpenCompletion {
         self.completing.fetch_add(1, Ordering::AcqRel);
-        Completing(self.clone())
+        OpenCompletion(self.clone())
     }
 
-    /// Whether such a transaction is open, or has committed.
+    /// Whether a transaction that completes the job is open or has committed.
     pub(super) fn is_completing(&self) -> bool {
-        self.completing.load(Ordering::Acquire) > 0 || matches!(self.settled(), Some(Settled::Completed))
+        self.completing.load(Ordering::Acquire) > 0 || matches!(self.outcome(), Some(JobOutcome::Completed))
     }
 
-    pub(super) fn settle(&self, settled: Settled) {
-        // Whatever came first is what happened to the job.
-        let _ = self.settled.set(settled);
+    /// Records how the claim ended. The first outcome is the one that holds.
+    pub(super) fn record(&self, outcome: JobOutcome) {
+        let _ = self.outcome.set(outcome);
     }
 
-    pub(super) fn settled(&self) -> Option<&Settled> {
-        self.settled.get()
+    pub(super) fn outcome(&self) -> Option<&JobOutcome> {
+        self.outcome.get()
     }
 }
 
-impl<DB: QueueBackend> Claim<DB> {
-    /// Of a row as it was when it was found, and so before it was claimed. `asked` is when the database was
-    /// asked.
-    pub(super) fn of(queue: &Queue<DB>, row: JobRow, asked: Instant) -> Self {
+impl<DB: Backend> Claim<DB> {
+    /// Creates the claim of a job; `row` is the row before it was claimed, and `requested` is when the claim
+    /// was sent to the database.
+    pub(super) fn new(queue: &Queue<DB>, row: JobRow, requested: Instant) -> Self {
         Self {
             queue: queue.clone(),
             id: row.id,
             token: row.token + 1,
-            attempt: row.attempts.unsigned_abs() + 1,
-            max_attempts: row.max_attempts.unsigned_abs(),
+            attempt: row.attempts + 1,
+            max_attempts: row.max_attempts,
             payload: row.payload,
             last_error: row.last_error,
             progress: Arc::default(),
-            lease: Lease::new(queue.lease, asked),
+            lease: Lease::new(queue.lease, requested),
         }
     }
 
-    /// The job's id: the same at each attempt, and never another job's.
+    /// Returns the id of the job: the same at each attempt, and never that of another job.
     #[must_use]
     pub fn id(&self) -> i64 {
         self.id
     }
 
-    /// The token: greater than that of every earlier claim of this job.
+    /// Returns the fencing token: greater than that of every earlier claim of this job.
     #[must_use]
     pub fn token(&self) -> i64 {
         self.token
     }
 
-    /// The number of this attempt, the first being 1. An attempt whose lease lapsed counts; one that was
-    /// released does not.
+    /// Returns the number of this attempt; the first is 1. An attempt whose lease expired counts; one that
+    /// was released does not.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// How often the job is tried at most.
+    /// Returns the maximum number of attempts.
     #[must_use]
     pub fn max_attempts(&self) -> u32 {
         self.max_attempts
     }
 
-    /// What the attempt before this one failed with.
+    /// Returns the error of the previous attempt.
     #[must_use]
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
     }
 
-    /// The payload as it is kept, in JSON.
+    /// Returns the payload as it is stored, in JSON.
     #[must_use]
     pub fn json(&self) -> &str {
         &self.payload
     }
 
-    /// The payload.
+    /// Deserializes the payload.
     ///
     /// # Errors
     ///
-    /// It is not what was asked for.
+    /// The payload is not a `T`.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
         let payload = serde_json::from_str(&self.payload);
         Ok(payload.map_err(|error| sqlx::Error::Decode(Box::new(error)))?)
     }
 
-    /// Extends the lease to the [queue's](Queue::lease) time from now.
-    ///
-    /// # Why in a table of its own?
-    ///
-    /// A transaction under REPEATABLE READ or SERIALIZABLE that has begun before its job's row was changed
-    /// cannot change that row any more: PostgreSQL refuses. Each extension would throw away the work that it
-    /// is there to protect. So the lease of a claim is in the job's row, and extended ones are beside it.
-    /// Jobs that end in time never have one.
-    ///
-    /// # Errors
-    ///
-    /// [`StaleClaim`](crate::ErrorKind::StaleClaim): stop working on it. A lease that has lapsed and was not
-    /// taken over is extended as any other. The database's, when it could not be reached until the lease had
-    /// lapsed: until then it is asked again and again.
-    pub async fn extend(&self) -> Result<(), Error> {
-        let Self { id, token, .. } = self;
-        let until = format!("{} + {}", DB::NOW, micros(self.queue.lease));
-        let held = &format!("SELECT id FROM atomically_job WHERE id = {id} AND token = {token}");
-        let extend = &format!(
-            "INSERT INTO atomically_job_lease (job_id, token, until) VALUES ({id}, {token}, {until}) {}",
-            DB::REPLACING_LEASE
-        );
-        self.resend(|EndSending { db, .. }| {
-            Box::pin(async move {
-                let asked = Instant::now();
-                db.run(async |tx| {
-                    if DB::fetch_integers(tx, held.clone(), Vec::new()).await?.is_empty() {
-                        return Err(tx.stale_claim(self.stale()));
-                    }
-                    DB::send(tx, extend.clone(), Vec::new()).await?;
-                    Ok(())
-                })
-                .await?;
-                self.lease.extended(asked);
-                Ok(SentEnd::Changed)
-            })
-        })
-        .await
-    }
-
-    /// Whether the job, which this claim does not hold any more, was completed or rescheduled by its own
-    /// handler: by a commit that went unanswered. While the lease is certain, nobody else can have done so.
-    pub(super) async fn has_ended_by_itself(&self) -> bool {
-        if !self.lease.is_certain() {
-            return false;
-        }
-        // A job that was rescheduled has the next token, and is not held.
-        let other = format!(
-            "SELECT id FROM atomically_job WHERE id = {} AND (token <> {} OR claimed_at IS NOT NULL)",
-            self.id,
-            self.token + 1
-        );
-        let db = self.queue.db.with(Options::new().read_only());
-        let found = db.run(async |tx| Ok::<_, Error>(DB::fetch_integers(tx, other, Vec::new()).await?)).await;
-        found.is_ok_and(|found| found.is_empty())
-    }
-
-    /// The same claim, whose own transactions are those of another value of its queue.
+    /// Returns the same claim with another value of its queue, which runs the claim's own transactions.
     #[cfg(feature = "testing")]
-    pub(super) fn held_through(self, queue: &Queue<DB>) -> Self {
+    pub(super) fn with_queue(self, queue: &Queue<DB>) -> Self {
         Self { queue: queue.clone(), ..self }
     }
 
-    /// What is said when somebody else has it.
+    /// Returns the message of a stale claim.
     pub(super) fn stale(&self) -> String {
-        let (Self { id, token, .. }, queue) = (self, self.queue.name());
-        format!("job {id} of the queue {queue:?} is not held by the claim with the token {token} any more")
+        stale(self.queue.name(), self.id, self.token)
     }
 
-    /// The same as an error, where no transaction is open.
+    /// Returns the error of a stale claim, for use where no transaction is open.
     pub(super) fn stale_error(&self) -> Error {
         Error::failed(Failure::new(FailureKind::StaleClaim, self.stale()), None)
     }
@@ -255,6 +196,14 @@ impl<DB: QueueBackend> Claim<DB> {
     pub(super) fn progress(&self) -> &Arc<Progress> {
         &self.progress
     }
+}
+
+/// The message of a stale claim.
+pub(super) fn stale(queue: &str, id: i64, token: i64) -> String {
+    format!(
+        "the claim of job {id} of the queue {queue:?} with token {token} is stale: \
+         the job was taken over, or has ended"
+    )
 }
 
 impl<DB: Backend> fmt::Debug for Claim<DB> {

@@ -1,4 +1,4 @@
-//! What becomes of a job that is worked on.
+//! Ends claims: completes, fails or releases their jobs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,39 +6,39 @@ use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 
-use super::claim::{Claim, Settled};
+use super::claim::{Claim, JobOutcome};
 use super::job::micros;
 use super::log::{self, Death};
-use super::resend::{EndSending, SentEnd};
-use super::sql::QueueBackend;
-use crate::backend::WatchedQuery;
+use super::resend::{SendAttempt, SendOutcome};
+use super::sql::{QueueSql, execute, execute_with, fetch_integers};
+use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::strategies::Pessimistic;
 use crate::transactor::{PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
 
-/// When a job that failed is tried again.
+/// When a failed job is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Retry {
-    /// After the queue's [backoff](super::Queue::backoff).
+    /// After the delay of the queue's [backoff](super::Queue::backoff).
     Backoff,
-    /// After this much time.
+    /// After this delay.
     After(Duration),
-    /// Never: it is dead.
+    /// Never: the job is dead.
     Never,
 }
 
-/// What became of a job that failed.
+/// What [`Claim::fail`] did with the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailOutcome {
-    /// It is tried again after this much time.
+    /// The job is retried after this delay.
     Retried(Duration),
-    /// It is dead: it was to be, or that was its last attempt.
+    /// The job is dead, because of [`Retry::Never`] or because this was its last attempt.
     Dead,
 }
 
-impl<DB: QueueBackend> Claim<DB> {
+impl<DB: Backend> Claim<DB> {
     /// Completes the job in the transaction that has its effects: both are stored, or neither.
     ///
     /// ```
@@ -62,81 +62,83 @@ impl<DB: QueueBackend> Claim<DB> {
     /// # }
     /// ```
     ///
-    /// A job that is complete is gone from its table; what is worth keeping of it is an effect. Call it
-    /// *last*: from then on the job's row is locked. A job that comes again is not completed, but
-    /// [rescheduled](Self::reschedule_in): until it is complete, a successor with its unique key is a
-    /// duplicate. Every strategy and isolation level will do, and leases that are extended meanwhile do not
-    /// get in the way.
+    /// The row of a completed job is deleted; store what you want to keep as an effect. Call this method
+    /// *last*, because the job's row is locked from then on. To run the job again, use
+    /// [`reschedule_in`](Self::reschedule_in) instead: until the job is complete, a successor with its unique
+    /// key is a duplicate. Any strategy and isolation level will do, and extensions of the lease do not
+    /// conflict with the transaction.
     ///
     /// # Errors
     ///
     /// [`StaleClaim`](crate::ErrorKind::StaleClaim): the job was taken over, completed, failed or released.
-    /// The unit is rolled back, whatever it makes of this error, and not run again; the caller of `run` is
-    /// told.
+    /// The unit is rolled back and not run again, even if the closure discards the error; `run` returns it to
+    /// its caller.
     pub async fn complete_in(&self, tx: &mut Tx<DB>) -> Result<(), Error> {
         complete_all_in(tx, std::slice::from_ref(self)).await
     }
 
-    /// Completes the job, where its effects are elsewhere.
+    /// Completes the job in a transaction of its own, for jobs whose effects are elsewhere.
     ///
-    /// A completion whose connection breaks is sent again while the lease lasts; the token keeps it from
-    /// being done twice. So a handler that has finished is not run again because an answer was lost.
+    /// If the connection is lost, the completion is sent again while the lease lasts. The token prevents it
+    /// from being executed twice. So a job whose handler has finished is not run again because a response was
+    /// lost.
     ///
     /// # Errors
     ///
-    /// [`StaleClaim`](crate::ErrorKind::StaleClaim); the database's, when it gave no answer until the lease
-    /// had lapsed. After a [commit unknown](crate::Error::is_commit_unknown) the job may be complete, or
-    /// another worker's.
+    /// [`StaleClaim`](crate::ErrorKind::StaleClaim); or the database's last error before the lease expired.
+    /// After a [commit unknown](crate::Error::is_commit_unknown) the job may be complete, or another worker
+    /// may have taken it over.
     pub async fn complete(&self) -> Result<(), Error> {
-        let removal = &removal(std::slice::from_ref(self));
-        let completing = self.progress().completes();
-        self.resend(|EndSending { db, is_repeated }| {
+        let delete = &delete(std::slice::from_ref(self));
+        let completion = self.progress().begin_completion();
+        self.resend(|SendAttempt { db, is_repeated }| {
             Box::pin(async move {
                 if is_repeated {
-                    return self.complete_again(&db, removal).await;
+                    return self.complete_again(&db, delete).await;
                 }
-                let sql = AssertSqlSafe(format!("{}{removal}", DB::ALONE));
+                let sql = AssertSqlSafe(format!("{}{delete}", QueueSql::of::<DB>().lone_prefix));
                 match db.run_statement(WatchedQuery::new(sqlx::raw_sql(sql))?).await? {
                     0 => Err(self.stale_error()),
-                    _ => Ok(SentEnd::Changed),
+                    _ => Ok(SendOutcome::Changed),
                 }
             })
         })
         .await?;
-        completing.settle();
+        completion.committed();
         Ok(())
     }
 
-    /// Notes that this run of the job is complete if the transaction commits.
+    /// Records the completion once the transaction commits.
     pub(super) fn completes_with(&self, tx: &mut Tx<DB>) {
-        let completing = self.progress().completes();
-        tx.on_commit(async move { completing.settle() });
+        let completion = self.progress().begin_completion();
+        tx.on_commit(async move { completion.committed() });
     }
 
-    /// A job that is there, and not held by this claim, is another worker's, whatever the clocks say.
+    /// Repeats a completion whose outcome is unknown. A job that exists and is not held by this claim was
+    /// taken over by another worker, whatever the clocks say.
     async fn complete_again(
         &self,
         db: &PoolTransactor<DB, Pessimistic>,
-        removal: &str,
-    ) -> Result<SentEnd, Error> {
+        delete: &str,
+    ) -> Result<SendOutcome, Error> {
         let job = format!("SELECT id FROM atomically_job WHERE id = {}", self.id());
         db.run(async |tx| {
-            if DB::send(tx, removal.to_owned(), Vec::new()).await? > 0 {
-                return Ok(SentEnd::Changed);
+            if execute(tx, delete).await? > 0 {
+                return Ok(SendOutcome::Changed);
             }
-            if DB::fetch_integers(tx, job, Vec::new()).await?.is_empty() {
-                return Ok(SentEnd::NotHeld);
+            if fetch_integers(tx, job).await?.is_empty() {
+                return Ok(SendOutcome::NotHeld);
             }
             Err(tx.stale_claim(self.stale()))
         })
         .await
     }
 
-    /// Gives the job back because it could not be done.
+    /// Fails the job: it is retried later, or is dead if this was its last attempt.
     ///
-    /// It is tried again later, or is dead when this was its last attempt, which is written to the log as an
-    /// error. `error` is kept with it, as its alternate form (`{:#}`) shows it: an `anyhow::Error` with its
-    /// causes. SentEnd again while the lease lasts, as [`complete`](Self::complete) is.
+    /// `error` is stored with the job in its alternate form (`{:#}`), in which an `anyhow::Error` includes
+    /// its causes. The death of a job is logged as an error. Like [`complete`](Self::complete), this is sent
+    /// again while the lease lasts.
     ///
     /// # Errors
     ///
@@ -147,72 +149,75 @@ impl<DB: QueueBackend> Claim<DB> {
             Retry::After(delay) => Some(delay),
             Retry::Never => None,
         };
-        let fate = delay
+        let outcome = delay
             .filter(|_| self.attempt() < self.max_attempts())
             .map_or(FailOutcome::Dead, FailOutcome::Retried);
-        let change = match fate {
-            FailOutcome::Retried(delay) => format!("due_at = {} + {}", DB::NOW, micros(delay)),
-            FailOutcome::Dead => format!("due_at = NULL, died_at = {}", DB::NOW),
+        let now = QueueSql::of::<DB>().now;
+        let change = match outcome {
+            FailOutcome::Retried(delay) => format!("due_at = {now} + {}", micros(delay)),
+            FailOutcome::Dead => format!("due_at = NULL, died_at = {now}"),
         };
-        let placeholder = DB::placeholder(1);
-        let change = format!("{change}, last_error = {placeholder}");
-        let error = shortened(format!("{error:#}"));
+        let change = format!("{change}, last_error = {}", DB::placeholder(1));
+        let error = truncated(format!("{error:#}"));
         self.give_back(&change, vec![Some(error.clone())]).await?;
-        if fate == FailOutcome::Dead {
+        if outcome == FailOutcome::Dead {
             let death = if retry == Retry::Never { Death::GivenUp } else { Death::Exhausted };
             log::died(self.queue().name(), self.id(), death, self.attempt(), &error);
         }
-        self.progress().settle(match fate {
-            FailOutcome::Retried(_) => Settled::Failed(error),
-            FailOutcome::Dead => Settled::Dead(error),
+        self.progress().record(match outcome {
+            FailOutcome::Retried(_) => JobOutcome::Failed(error),
+            FailOutcome::Dead => JobOutcome::Dead(error),
         });
-        Ok(fate)
+        Ok(outcome)
     }
 
-    /// Gives the job back untouched: it is due at once, and the attempt does not count. SentEnd again while the
-    /// lease lasts, as [`complete`](Self::complete) is. For later, [`snooze`](Self::snooze).
+    /// Releases the job: it is due immediately, and the attempt does not count.
+    ///
+    /// Like [`complete`](Self::complete), this is sent again while the lease lasts. To release the job for
+    /// later, use [`snooze`](Self::snooze).
     ///
     /// # Errors
     ///
     /// Those of [`complete`](Self::complete).
     pub async fn release(&self) -> Result<(), Error> {
-        self.give_back(&format!("due_at = {}, attempts = attempts - 1", DB::NOW), Vec::new()).await?;
-        self.progress().settle(Settled::Released);
-        Ok(())
+        self.snooze(Duration::ZERO).await
     }
 
-    /// Gives the job back for later: it is due after `delay`, by the database's clock, and the attempt does
-    /// not count.
+    /// Releases the job for later: it is due after `delay`, by the database's clock, and the attempt does not
+    /// count.
     ///
-    /// For a job that cannot be done *yet*: a service asks for patience, or something that it needs is not
-    /// there. Released at once, it would come back at once. SentEnd again while the lease lasts, as
-    /// [`complete`](Self::complete) is. A job can be snoozed any number of times; to limit that, use
-    /// [`fail`](Self::fail) with [`Retry::After`].
+    /// Use this for a job that cannot be done *yet*, because a service asked to retry later or because
+    /// something is missing; a job that is released is claimed again immediately. A job can be snoozed any
+    /// number of times; to limit that, use [`fail`](Self::fail) with [`Retry::After`]. Like
+    /// [`complete`](Self::complete), this is sent again while the lease lasts.
     ///
     /// # Errors
     ///
     /// Those of [`complete`](Self::complete).
     pub async fn snooze(&self, delay: Duration) -> Result<(), Error> {
-        let change = format!("due_at = {} + {}, attempts = attempts - 1", DB::NOW, micros(delay));
+        let now = QueueSql::of::<DB>().now;
+        let change = format!("due_at = {now} + {}, attempts = attempts - 1", micros(delay));
         self.give_back(&change, Vec::new()).await?;
-        self.progress().settle(Settled::Released);
+        self.progress().record(JobOutcome::Released);
         Ok(())
     }
 
-    /// The token grows here too: a worker that gave the job back, and does not remember, is refused.
+    /// Ends the claim with this change of the job's row. The token grows too, so that a worker that does not
+    /// know of the change is refused.
     async fn give_back(&self, change: &str, arguments: Vec<Option<String>>) -> Result<(), Error> {
         let (id, token) = (self.id(), self.token());
         let sql = &format!(
-            "UPDATE atomically_job SET {change}, claimed_at = NULL, token = token + 1 WHERE id = {id} AND token = {token}"
+            "UPDATE atomically_job SET {change}, claimed_at = NULL, token = token + 1 \
+             WHERE id = {id} AND token = {token}"
         );
         let arguments = &arguments;
-        self.resend(|EndSending { db, is_repeated }| {
+        self.resend(|SendAttempt { db, is_repeated }| {
             Box::pin(async move {
-                let (sql, arguments) = (sql.clone(), arguments.clone());
-                db.run(async |tx| match DB::send(tx, sql, arguments).await? {
-                    0 if is_repeated => Ok(SentEnd::NotHeld),
+                let arguments = arguments.clone();
+                db.run(async |tx| match execute_with(tx, sql, arguments).await? {
+                    0 if is_repeated => Ok(SendOutcome::NotHeld),
                     0 => Err(tx.stale_claim(self.stale())),
-                    _ => Ok(SentEnd::Changed),
+                    _ => Ok(SendOutcome::Changed),
                 })
                 .await
             })
@@ -221,15 +226,16 @@ impl<DB: QueueBackend> Claim<DB> {
     }
 }
 
-/// Completes several jobs in one statement, as [`Claim::complete_in`] does one.
+/// Completes several jobs in one statement, like [`Claim::complete_in`].
 ///
 /// # Errors
 ///
-/// [`StaleClaim`](crate::ErrorKind::StaleClaim) where one of the claims was taken over: none is completed.
-pub async fn complete_all_in<DB: QueueBackend>(tx: &mut Tx<DB>, claims: &[Claim<DB>]) -> Result<(), Error> {
+/// [`StaleClaim`](crate::ErrorKind::StaleClaim): at least one of the jobs was taken over, completed, failed
+/// or released. None is completed.
+pub async fn complete_all_in<DB: Backend>(tx: &mut Tx<DB>, claims: &[Claim<DB>]) -> Result<(), Error> {
     let Some(first) = claims.first() else { return Ok(()) };
-    let done = DB::send(tx, removal(claims), Vec::new()).await?;
-    if done == claims.len() as u64 {
+    let completed = execute(tx, delete(claims)).await?;
+    if completed == claims.len() as u64 {
         for claim in claims {
             claim.completes_with(tx);
         }
@@ -238,17 +244,18 @@ pub async fn complete_all_in<DB: QueueBackend>(tx: &mut Tx<DB>, claims: &[Claim<
     Err(tx.stale_claim(match claims {
         [_] => first.stale(),
         claims => format!(
-            "{} of {} jobs of the queue {:?} are not held any more",
-            claims.len() as u64 - done,
+            "{} of {} jobs of the queue {:?} are no longer held by their claims: \
+             they were taken over, or have ended",
+            claims.len() as u64 - completed,
             claims.len(),
             first.queue().name()
         ),
     }))
 }
 
-/// The statement that removes the jobs of claims that are still held. Most have the same token, and few
-/// tokens make a short text.
-fn removal<DB: QueueBackend>(claims: &[Claim<DB>]) -> String {
+/// Returns the statement that deletes the jobs that these claims still hold. Most claims have the same token,
+/// so the condition is grouped by token to keep the text short.
+fn delete<DB: Backend>(claims: &[Claim<DB>]) -> String {
     let mut by_token = BTreeMap::<_, Vec<_>>::new();
     for claim in claims {
         by_token.entry(claim.token()).or_default().push(claim.id().to_string());
@@ -260,12 +267,12 @@ fn removal<DB: QueueBackend>(claims: &[Claim<DB>]) -> String {
     format!("DELETE FROM atomically_job WHERE {}", held.join(" OR "))
 }
 
-/// Errors are kept to be read, and may quote whole documents.
-fn shortened(mut error: String) -> String {
+/// Limits the size of an error, which may quote whole documents, and replaces NULs, which PostgreSQL does not
+/// store.
+fn truncated(mut error: String) -> String {
     const MAX_BYTES: usize = 4_000;
     let end = (0..=MAX_BYTES).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
     error.truncate(end);
-    // PostgreSQL keeps no NUL in a text.
     error.replace('\0', "\u{fffd}")
 }
 
@@ -274,10 +281,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_shortened_between_characters() {
-        assert_eq!(shortened("short".to_owned()), "short");
-        assert_eq!(shortened("é".repeat(3_000)).len(), 4_000);
-        assert_eq!(shortened(format!("a{}", "é".repeat(3_000))).len(), 3_999);
-        assert_eq!(shortened("a\0b".to_owned()), "a\u{fffd}b");
+    fn errors_are_truncated_between_characters() {
+        assert_eq!(truncated("short".to_owned()), "short");
+        assert_eq!(truncated("é".repeat(3_000)).len(), 4_000);
+        assert_eq!(truncated(format!("a{}", "é".repeat(3_000))).len(), 3_999);
+        assert_eq!(truncated("a\0b".to_owned()), "a\u{fffd}b");
     }
 }

@@ -1,4 +1,4 @@
-//! What is put into a queue.
+//! Jobs that are about to be enqueued.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,13 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::priority::Priority;
-use super::sql::Dialect;
 use crate::error::Error;
 
-/// The longest unique key, in bytes.
+/// The maximum length of a unique key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
-/// A job that is about to be put into a queue.
+/// A job to be enqueued.
 ///
 /// ```
 /// use atomically::queue::{NewJob, Priority};
@@ -27,12 +26,12 @@ const MAX_KEY_BYTES: usize = 255;
 /// # Ok(()) }
 /// ```
 ///
-/// # Why JSON, kept as text?
+/// # Why JSON, stored as text?
 ///
-/// A payload outlives the program that wrote it: it is read by its next version, by hand, and by whoever asks
-/// why a job is dead. Text is the same on every database and comes back byte by byte, which PostgreSQL's
-/// `jsonb` does not, and `payload::jsonb` is there when it is to be looked into. Large or binary things
-/// belong somewhere else, and their name into the payload.
+/// A payload outlives the program that wrote it: the program's next version reads it, and so do people who
+/// find out why a job is dead. Text is the same on every database and is returned byte for byte, unlike
+/// PostgreSQL's `jsonb`; `payload::jsonb` is available for queries. Store large or binary values elsewhere,
+/// and a reference to them in the payload.
 #[derive(Clone)]
 #[must_use]
 pub struct NewJob {
@@ -47,9 +46,9 @@ pub struct NewJob {
 /// When a job is due, in microseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Due {
-    /// So long after it is enqueued.
+    /// This long after the statement that enqueues or reschedules it.
     After(i64),
-    /// Since 1970.
+    /// At this time since 1970.
     At(i64),
 }
 
@@ -61,9 +60,8 @@ impl Due {
         })
     }
 
-    /// As an expression of SQL.
-    pub(super) fn text<DB: Dialect>(self) -> String {
-        let now = DB::NOW;
+    /// Returns an SQL expression; `now` is the one for the current time.
+    pub(super) fn sql(self, now: &str) -> String {
         match self {
             Self::After(0) => now.to_owned(),
             Self::After(delay) => format!("{now} + {delay}"),
@@ -72,17 +70,17 @@ impl Due {
     }
 }
 
-/// A payload as it is kept.
+/// Serializes a payload.
 pub(super) fn json(payload: &(impl Serialize + ?Sized)) -> Result<String, Error> {
     Ok(serde_json::to_string(payload).map_err(|error| sqlx::Error::Encode(Box::new(error)))?)
 }
 
 impl NewJob {
-    /// A job with this payload, due at once.
+    /// Creates a job with this payload that is due immediately.
     ///
     /// # Errors
     ///
-    /// The payload cannot be written as JSON.
+    /// The payload cannot be serialized as JSON.
     pub fn new(payload: &(impl Serialize + ?Sized)) -> Result<Self, Error> {
         Ok(Self {
             payload: json(payload)?,
@@ -94,70 +92,69 @@ impl NewJob {
         })
     }
 
-    /// Makes the job unique until it is done: it is left out if the queue has another job with the same key,
-    /// be it waiting or being worked on.
+    /// Makes the job unique until it is complete or dead: it is not enqueued if the queue has another job
+    /// with the same key, whether that job is waiting or claimed.
     ///
-    /// The key is compared byte by byte. It is free again when the job is complete or dead: to do something
-    /// once and never again, keep a row of your own that says so, in the transaction that does it.
+    /// Keys are compared byte by byte. A key can be used again once its job is complete or dead. To do
+    /// something only once ever, insert a row of your own in the transaction that does it.
     ///
     /// # Which of the two?
     ///
-    /// A job that is left out because its twin is *being worked on* may be lost work: the twin may have read
-    /// its data before they changed. Where a job stands for "something has changed, look at it", use
-    /// [`unique_until_claimed`](Self::unique_until_claimed). A job that is to come back under its own key is
-    /// put back by [`Claim::reschedule_in`](super::Claim::reschedule_in): as long as it is not complete, a
-    /// successor with the same key is a duplicate of it.
+    /// A job that is left out because another one is *being worked on* may be lost work: the other one may
+    /// have read its data before they changed. If a job means "something has changed", use
+    /// [`unique_until_claimed`](Self::unique_until_claimed). To run a job again under its own key, use
+    /// [`Claim::reschedule_in`](super::Claim::reschedule_in): while the job is not complete, a successor with
+    /// the same key is a duplicate of it.
     ///
     /// # Errors
     ///
-    /// A key of more than 255 bytes, or with a NUL in it.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput): the key has more than 255 bytes, or contains a NUL.
     pub fn unique(self, key: impl Into<String>) -> Result<Self, Error> {
         Ok(Self { unique_key: Some(checked(key.into())?), unique_until_claimed: false, ..self })
     }
 
-    /// Makes the job unique until it is claimed: it is left out if the queue has another job with the same
-    /// key that nobody works on yet. A claimed job is none, so whatever changes while it runs gets a job of
-    /// its own.
+    /// Makes the job unique until it is claimed: it is not enqueued if the queue has another job with the
+    /// same key that waits. A claimed job does not count, so whatever changes while it runs gets a job of its
+    /// own.
     ///
-    /// The key is given up at the first claim and does not come back: when the job fails and is tried again,
-    /// or is rescheduled, there may be another one with its key beside it. Jobs of both modes share one set
-    /// of keys.
+    /// The first claim removes the key for good: when the job fails and is retried, or is rescheduled,
+    /// another job with the same key may exist. Both kinds of uniqueness share one set of keys.
     ///
     /// ```
     /// use atomically::queue::NewJob;
     ///
     /// # fn main() -> Result<(), atomically::Error> {
-    /// // Any number of changes while it waits are one job; a change while it runs is the next one.
+    /// // All changes while the job waits are one job; a change while it runs is the next one.
     /// let reindex = NewJob::new(&7)?.unique_until_claimed("reindex:product:7")?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// A key of more than 255 bytes, or with a NUL in it.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput): the key has more than 255 bytes, or contains a NUL.
     pub fn unique_until_claimed(self, key: impl Into<String>) -> Result<Self, Error> {
         Ok(Self { unique_until_claimed: true, ..self.unique(key)? })
     }
 
-    /// Not due before this much time has passed, by the database's clock.
+    /// Delays the job: it is due after `delay`, by the database's clock.
     pub fn run_after(mut self, delay: Duration) -> Self {
         self.due = Due::After(micros(delay));
         self
     }
 
-    /// Not due before this time, by the database's clock.
+    /// Schedules the job: it is due at `time`, by the database's clock.
     pub fn run_at(mut self, time: SystemTime) -> Self {
         self.due = Due::at(time);
         self
     }
 
-    /// Whose turn it is first, among the jobs that are due.
+    /// Sets the priority among the jobs that are due. The default is [`Priority::Normal`].
     pub fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
         self
     }
 
-    /// How often the job is tried, the first time included; 0 counts as 1. The default is that of the
+    /// Sets the maximum number of attempts, including the first; 0 counts as 1. The default is that of the
     /// [queue](super::Queue::max_attempts).
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);
@@ -165,7 +162,7 @@ impl NewJob {
     }
 }
 
-/// Without the payload and the key, which are the program's values.
+/// Leaves out the payload and the key, which may be confidential.
 impl fmt::Debug for NewJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NewJob")
@@ -179,29 +176,30 @@ impl fmt::Debug for NewJob {
 
 /// Checks a unique key.
 fn checked(key: String) -> Result<String, Error> {
-    if key.len() <= MAX_KEY_BYTES && !key.contains('\0') {
-        return Ok(key);
-    }
-    let what = if key.contains('\0') { "has a NUL".to_owned() } else { format!("has {} bytes", key.len()) };
+    let problem = match key.len() {
+        _ if key.contains('\0') => "contains a NUL".to_owned(),
+        0..=MAX_KEY_BYTES => return Ok(key),
+        bytes => format!("has {bytes} bytes"),
+    };
     Err(Error::invalid_input(format!(
-        "a unique key has at most {MAX_KEY_BYTES} bytes and no NUL, and this one {what}"
+        "invalid unique key: a key has at most {MAX_KEY_BYTES} bytes and no NUL, and this one {problem}"
     )))
 }
 
-/// What became of a job that was to be put into a queue.
+/// The result of enqueuing a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[must_use = "a duplicate was not put into the queue"]
+#[must_use = "a duplicate was not enqueued"]
 pub enum Enqueued {
-    /// It is in the queue, once the transaction commits. Its id is never given to another job of this
-    /// database.
+    /// The job has this id, and is in the queue once the transaction commits. The database never gives the id
+    /// to another job.
     Added(i64),
-    /// A job with the same unique key is there already, and this one was not put into the queue. The one that
-    /// is there may be the job that is being worked on right now: see [`NewJob::unique`].
+    /// The queue already has a job with the same unique key, and the new one was not enqueued. The existing
+    /// job may be one that is being worked on: see [`NewJob::unique`].
     Duplicate,
 }
 
 impl Enqueued {
-    /// The id of the job that was added.
+    /// Returns the id of the job if it was added.
     #[must_use]
     pub const fn id(self) -> Option<i64> {
         match self {
@@ -211,11 +209,11 @@ impl Enqueued {
     }
 }
 
-/// Microseconds, as far as the database can count them: a century is as good as for ever, and leaves room to
-/// add to.
+/// Returns a duration in microseconds. The result is limited to several thousand years, so that it can be
+/// added to the current time.
 pub(super) fn micros(duration: Duration) -> i64 {
-    const CENTURIES: i64 = 1 << 58;
-    i64::try_from(duration.as_micros()).unwrap_or(CENTURIES).min(CENTURIES)
+    const MAX_MICROS: i64 = 1 << 58;
+    i64::try_from(duration.as_micros()).unwrap_or(MAX_MICROS).min(MAX_MICROS)
 }
 
 #[cfg(test)]
@@ -223,13 +221,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_time_overflows() {
+    fn no_duration_overflows() {
         assert_eq!(micros(Duration::from_secs(1)), 1_000_000);
         assert!(micros(Duration::MAX).checked_mul(2).is_some());
     }
 
     #[test]
-    fn keys_have_a_limit() {
+    fn a_unique_key_that_is_too_long_is_refused() {
         let job = || NewJob::new(&()).expect("a payload");
         assert!(job().unique("k".repeat(255)).is_ok());
         let error = job().unique("k".repeat(256)).expect_err("too long");

@@ -1,52 +1,55 @@
-//! Leases that end early, for tests.
+//! Makes leases expire early, for tests.
 
 use std::time::Duration;
 
-use super::{Claim, Queue, QueueBackend};
+use super::claim::stale;
+use super::sql::{QueueSql, execute, fetch_integers};
+use super::{Claim, Queue};
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::row_lock::RowLock;
 use crate::transactor::{Options, TransactorExt as _};
 
-/// A transaction that does not wait for locks.
-fn at_once() -> Options {
+/// The options of a transaction that does not wait for locks.
+fn no_wait() -> Options {
     Options::new().attempts(1).lock_timeout(Duration::from_millis(1))
 }
 
-impl<DB: QueueBackend> Claim<DB> {
-    /// Ends the lease now.
+impl<DB: Backend> Claim<DB> {
+    /// Makes the lease expire now.
     pub(crate) async fn lapse(&self) -> Result<(), Error> {
         self.queue().lapse(self.id(), self.token()).await
     }
 }
 
-impl<DB: QueueBackend> Queue<DB> {
-    /// The same queue, whose own transactions have these options as well.
+impl<DB: Backend> Queue<DB> {
+    /// Returns the same queue with these options for its own transactions.
     pub(crate) fn with_options(&self, options: Options) -> Self {
         let db = self.db.clone().options(options);
         Self { db, ..self.clone() }
     }
 
-    /// How many connections its pool may have.
+    /// Returns the maximum number of connections of the pool.
     pub(crate) fn max_connections(&self) -> u32 {
         self.db.pool().options().get_max_connections()
     }
 
-    /// Ends the lease of a claim now.
+    /// Makes the lease of a claim expire now.
     pub(crate) async fn lapse(&self, id: i64, token: i64) -> Result<(), Error> {
         self.end_lease(id, token, "", Options::new()).await
     }
 
-    /// Ends the lease of a claim now. Fails instead of waiting where a transaction has locked the job.
+    /// Makes the lease of a claim expire now. Fails instead of waiting if a transaction has locked the job.
     pub(crate) async fn lapse_at_once(&self, id: i64, token: i64) -> Result<(), Error> {
-        // InnoDB counts waits for locks in seconds, so the clause says it as well where there is one.
+        // InnoDB's lock timeout has a resolution of seconds, so NOWAIT is used too if there is one.
         let clause = DB::lock_clause(RowLock::UPDATE.nowait()).unwrap_or_default();
-        self.end_lease(id, token, &clause, at_once()).await
+        self.end_lease(id, token, &clause, no_wait()).await
     }
 
-    /// Claims jobs, and fails instead of waiting where a transaction has locked the database.
-    pub(crate) async fn claim_at_once(&self, most: usize) -> Result<Vec<Claim<DB>>, Error> {
-        let claims = self.with_options(at_once()).claim(most).await?;
-        Ok(claims.into_iter().map(|claim| claim.held_through(self)).collect())
+    /// Claims jobs. Fails instead of waiting if a transaction has locked the database.
+    pub(crate) async fn claim_at_once(&self, limit: usize) -> Result<Vec<Claim<DB>>, Error> {
+        let claims = self.with_options(no_wait()).claim(limit).await?;
+        Ok(claims.into_iter().map(|claim| claim.with_queue(self)).collect())
     }
 
     async fn end_lease(&self, id: i64, token: i64, clause: &str, options: Options) -> Result<(), Error> {
@@ -56,18 +59,17 @@ impl<DB: QueueBackend> Queue<DB> {
         let lock_lease = &format!("SELECT job_id FROM {lease} {clause}");
         let make_due = &format!(
             "UPDATE atomically_job SET due_at = {} - 1 WHERE id = {id} AND token = {token}",
-            DB::NOW
+            QueueSql::of::<DB>().now
         );
         let end_lease = &format!("DELETE FROM {lease}");
         let db = self.db.clone().options(options);
         db.run(async |tx| {
-            let held = !DB::fetch_integers(tx, lock_job.clone(), Vec::new()).await?.is_empty();
-            DB::fetch_integers(tx, lock_lease.clone(), Vec::new()).await?;
-            if !held || DB::send(tx, make_due.clone(), Vec::new()).await? == 0 {
-                let message = format!("job {id} is not held by the claim with the token {token} any more");
-                return Err(tx.stale_claim(message));
+            let is_held = !fetch_integers(tx, lock_job).await?.is_empty();
+            fetch_integers(tx, lock_lease).await?;
+            if !is_held || execute(tx, make_due).await? == 0 {
+                return Err(tx.stale_claim(stale(self.name(), id, token)));
             }
-            DB::send(tx, end_lease.clone(), Vec::new()).await?;
+            execute(tx, end_lease).await?;
             Ok(())
         })
         .await

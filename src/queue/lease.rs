@@ -1,32 +1,34 @@
-//! The time for which a claim is held, by the clock of its holder.
+//! The lease of a claim, as its holder knows it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Of the time of a lease, the part that is not relied on: clocks do not run equally fast.
+/// The last tenth of a lease is not relied on, because the clocks of the database and of this process may run
+/// at different speeds.
 const MARGIN: u32 = 10;
 
-/// When the lease of a claim lapses, by a clock that does not jump.
+/// When the lease of a claim expires, by a monotonic clock.
 ///
-/// It counts from before the database was asked for it, so it lapses here before it lapses there.
+/// The lease is measured from before the request was sent, so it expires here before it expires in the
+/// database.
 #[derive(Debug)]
 pub(super) struct Lease {
-    time: Duration,
+    duration: Duration,
     end: Mutex<Instant>,
 }
 
 impl Lease {
-    /// Of this much time, which the database was asked for then.
-    pub(super) fn new(time: Duration, asked: Instant) -> Self {
-        Self { time, end: Mutex::new(asked + time) }
+    /// `requested` is when the claim was sent to the database.
+    pub(super) fn new(duration: Duration, requested: Instant) -> Self {
+        Self { duration, end: Mutex::new(requested + duration) }
     }
 
-    /// The database has extended it, and was asked to do so then.
-    pub(super) fn extended(&self, asked: Instant) {
+    /// Records that the database has extended the lease, by a request sent at `requested`.
+    pub(super) fn extended(&self, requested: Instant) {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        *end = (*end).max(asked + self.time);
+        *end = (*end).max(requested + self.duration);
     }
 
     pub(super) fn end(&self) -> Instant {
@@ -35,7 +37,7 @@ impl Lease {
 
     /// Whether no other worker can have taken the job over yet.
     pub(super) fn is_certain(&self) -> bool {
-        Instant::now() + self.time / MARGIN < self.end()
+        Instant::now() + self.duration / MARGIN < self.end()
     }
 }
 
@@ -45,8 +47,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_is_certain_for_nine_tenths_of_its_time() {
-        let (asked, time) = (Instant::now(), Duration::from_secs(10));
-        let lease = Lease::new(time, asked);
+        let (requested, duration) = (Instant::now(), Duration::from_secs(10));
+        let lease = Lease::new(duration, requested);
         tokio::time::advance(Duration::from_millis(8_990)).await;
         assert!(lease.is_certain());
         tokio::time::advance(Duration::from_millis(20)).await;
@@ -54,7 +56,7 @@ mod tests {
         lease.extended(Instant::now());
         assert!(lease.is_certain());
         let end = lease.end();
-        lease.extended(asked);
-        assert_eq!(lease.end(), end, "an answer that comes late takes nothing away");
+        lease.extended(requested);
+        assert_eq!(lease.end(), end, "a late response does not shorten the lease");
     }
 }

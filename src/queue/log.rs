@@ -1,13 +1,13 @@
-//! What queues write to the log, where the feature `tracing` is on.
+//! Log entries of queues, with the feature `tracing`.
 
 /// Why a job is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Death {
     /// Its last attempt failed.
     Exhausted,
-    /// It was not to be tried again.
+    /// It failed with [`Retry::Never`](super::Retry::Never).
     GivenUp,
-    /// The lease of its last attempt lapsed.
+    /// The lease of its last attempt expired.
     Lapsed,
 }
 
@@ -23,9 +23,9 @@ impl Death {
 }
 
 #[cfg(feature = "tracing")]
-pub(super) use with::{Troubles, died, panicked};
+pub(super) use with::{TroubleLog, died, panicked};
 #[cfg(not(feature = "tracing"))]
-pub(super) use without::{Troubles, died, panicked};
+pub(super) use without::{TroubleLog, died, panicked};
 
 #[cfg(feature = "tracing")]
 mod with {
@@ -38,10 +38,10 @@ mod with {
     use super::Death;
     use crate::error::Error;
 
-    /// How often the same trouble is reported.
-    const SELDOM: Duration = Duration::from_secs(5 * 60);
+    /// The time between two log entries about the same trouble.
+    const INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-    /// A job that nobody tries any more.
+    /// Logs that a job is dead.
     pub(in crate::queue) fn died(queue: &str, id: i64, death: Death, attempts: u32, error: &str) {
         let kind = death.as_str();
         error!(
@@ -50,48 +50,51 @@ mod with {
         );
     }
 
-    /// A part of a worker that is the caller's has panicked, and the worker goes on.
+    /// Logs that code of the caller panicked inside a worker, and what the worker does about it.
     pub(in crate::queue) fn panicked(queue: &str, what: &str, consequence: &str) {
-        error!(target: "atomically", queue, "{what} of a worker of the queue {queue:?} panicked: {consequence}");
+        error!(
+            target: "atomically", queue,
+            "{what} of a worker of the queue {queue:?} panicked: {consequence}"
+        );
     }
 
-    /// When troubles of a worker were last reported: missing tables, and all others.
+    /// When a worker last logged trouble: missing tables, and all other errors.
     #[derive(Debug, Default)]
-    pub(in crate::queue) struct Troubles(Mutex<[Option<Instant>; 2]>);
+    pub(in crate::queue) struct TroubleLog(Mutex<[Option<Instant>; 2]>);
 
-    impl Troubles {
-        /// Reports what is in the way of a worker, the first time and then seldom: it tries again every
-        /// second.
+    impl TroubleLog {
+        /// Logs an error that interrupted a worker, unless the previous entry is recent: the worker retries
+        /// every second.
         pub(in crate::queue) fn report(&self, queue: &str, error: &Error) {
-            let is_missing = lacks_tables(error);
+            let is_missing = is_missing_table(error);
             let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let [missing, others] = &mut *reported;
             let last = if is_missing { missing } else { others };
-            if last.is_some_and(|last| last.elapsed() < SELDOM) {
+            if last.is_some_and(|last| last.elapsed() < INTERVAL) {
                 return;
             }
             *last = Some(Instant::now());
             if is_missing {
                 error!(
                     target: "atomically", queue,
-                    "a worker of the queue {queue:?} does not find the tables atomically_job and atomically_job_lease: \
-                     {error}. Call Queue::create_tables, or run the statements of Queue::schema in a migration. The worker \
-                     goes on looking for them"
+                    "a worker of the queue {queue:?} does not find the tables atomically_job and \
+                     atomically_job_lease: {error}. Call Queue::create_tables, or run the statements of \
+                     Queue::schema in a migration. The worker keeps trying"
                 );
             } else {
                 warn!(
                     target: "atomically", queue,
-                    "a worker of the queue {queue:?} could not do what it was about to, and will try again: {error}"
+                    "a worker of the queue {queue:?} was interrupted by an error and will retry: {error}"
                 );
             }
         }
     }
 
-    /// PostgreSQL's and MySQL's codes for it, and what SQLite says.
-    fn lacks_tables(error: &Error) -> bool {
-        let known = error.failure().and_then(|failure| failure.code().map(str::to_owned));
+    /// Recognises the codes of PostgreSQL and MySQL, and the text of SQLite.
+    fn is_missing_table(error: &Error) -> bool {
+        let classified = error.failure().and_then(|failure| failure.code().map(str::to_owned));
         let driver = error.driver_error().and_then(|error| error.as_database_error());
-        let code = known.or_else(|| driver.and_then(|error| error.code().map(Into::into)));
+        let code = classified.or_else(|| driver.and_then(|error| error.code().map(Into::into)));
         matches!(code.as_deref(), Some("42P01" | "42S02" | "1146"))
             || error.to_string().contains("no such table")
     }
@@ -107,9 +110,9 @@ mod without {
     pub(in crate::queue) fn panicked(_queue: &str, _what: &str, _consequence: &str) {}
 
     #[derive(Debug, Default)]
-    pub(in crate::queue) struct Troubles;
+    pub(in crate::queue) struct TroubleLog;
 
-    impl Troubles {
+    impl TroubleLog {
         pub(in crate::queue) fn report(&self, _queue: &str, _error: &Error) {}
     }
 }

@@ -1,91 +1,93 @@
-//! Looking after a queue: what is dead, how much there is, and what may go.
+//! Maintenance of a queue: dead jobs, counts, and purging.
 
 use std::time::Duration;
 
+use super::Queue;
 use super::job::micros;
-use super::sql::{JOB, no_lease};
-use super::{Queue, QueueBackend};
+use super::row::JOB;
+use super::sql::{QueueSql, execute, fetch_integers, fetch_jobs};
+use crate::backend::Backend;
 use crate::error::Error;
-
 use crate::transactor::{Options, TransactorExt as _};
 
-/// A job that nobody tries any more.
+/// A dead job: one that is not retried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadJob {
-    /// Its id.
+    /// The id of the job.
     pub id: i64,
-    /// Its payload, in JSON.
+    /// The payload, in JSON.
     pub json: String,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// What the last attempt failed with.
+    /// The error of the last attempt.
     pub last_error: Option<String>,
 }
 
-/// How many jobs a queue has.
+/// The number of jobs in a queue, by state: what [`Queue::counts`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Due, and waiting for a worker.
+    /// Jobs that are due and can be claimed.
     pub due: u64,
-    /// Not due yet: for later, or for another attempt.
+    /// Jobs that are due later, for the first time or for another attempt.
     pub scheduled: u64,
-    /// Held by a worker.
+    /// Jobs that a worker holds.
     pub claimed: u64,
-    /// Dead.
+    /// Dead jobs.
     pub dead: u64,
-    /// How long the one that waits longest has been due.
+    /// The time since the oldest of the due jobs was due; zero if there are none.
     pub lag: Duration,
 }
 
-impl<DB: QueueBackend> Queue<DB> {
-    /// The dead jobs that died last, up to `most` of them.
+impl<DB: Backend> Queue<DB> {
+    /// Returns up to `limit` dead jobs, but no more than 10 000, the most recently died first.
     ///
     /// # Errors
     ///
     /// The database's.
-    pub async fn dead(&self, most: usize) -> Result<Vec<DeadJob>, Error> {
-        let most = most.min(10_000);
+    pub async fn dead(&self, limit: usize) -> Result<Vec<DeadJob>, Error> {
+        let limit = limit.min(10_000);
         let sql = format!(
             "SELECT {JOB} FROM atomically_job WHERE queue = '{}' AND died_at IS NOT NULL \
-             ORDER BY died_at DESC, id DESC LIMIT {most}",
+             ORDER BY died_at DESC, id DESC LIMIT {limit}",
             self.name
         );
-        let rows = self.db.run(async |tx| Ok::<_, Error>(DB::fetch_jobs(tx, sql).await?)).await?;
+        let rows = self.db.run(async |tx| Ok::<_, Error>(fetch_jobs(tx, sql).await?)).await?;
         let dead = rows.into_iter().map(|row| DeadJob {
             id: row.id,
             json: row.payload,
-            attempts: row.attempts.unsigned_abs(),
+            attempts: row.attempts,
             last_error: row.last_error,
         });
         Ok(dead.collect())
     }
 
-    /// Gives a dead job all its attempts anew, due at once. Answers whether there was such a job.
+    /// Requeues a dead job: it is due immediately and gets all its attempts again. Returns whether there was
+    /// a dead job with this id.
     ///
     /// # Errors
     ///
-    /// A [`Constraint`](crate::ErrorKind::Constraint), if another job has its unique key by now; and the
-    /// database's.
+    /// [`Constraint`](crate::ErrorKind::Constraint): another job has the same unique key by now. Otherwise
+    /// the database's.
     pub async fn requeue(&self, id: i64) -> Result<bool, Error> {
         let sql = format!(
             "UPDATE atomically_job SET died_at = NULL, due_at = {}, attempts = 0, token = token + 1 \
              WHERE id = {id} AND queue = '{}' AND died_at IS NOT NULL",
-            DB::NOW,
+            QueueSql::of::<DB>().now,
             self.name
         );
-        self.db.run(async |tx| Ok(DB::send(tx, sql, Vec::new()).await? > 0)).await
+        self.db.run(async |tx| Ok(execute(tx, sql).await? > 0)).await
     }
 
-    /// Removes jobs that have been dead for this long, a thousand at a time, and answers how many there were.
-    /// Also leases that lapsed so long ago and whose jobs are gone.
+    /// Deletes jobs that have been dead for longer than `dead_for`, a thousand per transaction, and returns
+    /// their number. Also deletes leases that expired as long ago and whose jobs are gone.
     ///
     /// # Errors
     ///
-    /// The database's; what was removed until then stays removed.
+    /// The database's. What has been deleted until then stays deleted.
     pub async fn purge(&self, dead_for: Duration) -> Result<u64, Error> {
-        let before = format!("{} - {}", DB::NOW, micros(dead_for));
+        let before = format!("{} - {}", QueueSql::of::<DB>().now, micros(dead_for));
         let leases =
             format!("until <= {before} AND NOT EXISTS (SELECT 1 FROM atomically_job WHERE id = job_id)");
         self.delete("atomically_job_lease", "job_id", &leases).await?;
@@ -93,36 +95,35 @@ impl<DB: QueueBackend> Queue<DB> {
     }
 
     async fn delete(&self, table: &str, key: &str, condition: &str) -> Result<u64, Error> {
-        let sql = DB::delete_batch(table, key, condition);
+        let sql = &(QueueSql::of::<DB>().delete_batch)(table, key, condition);
         let mut deleted = 0;
         loop {
-            match self.db.run(async |tx| Ok::<_, Error>(DB::send(tx, sql.clone(), Vec::new()).await?)).await?
-            {
+            match self.db.run(async |tx| Ok::<_, Error>(execute(tx, sql).await?)).await? {
                 0 => return Ok(deleted),
                 batch => deleted += batch,
             }
         }
     }
 
-    /// How many jobs there are. Counts them, so it is nothing to do for each request.
+    /// Counts the jobs by state. This reads all jobs of the queue; for monitoring use
+    /// [`depth`](Self::depth).
     ///
     /// # Errors
     ///
     /// The database's.
     pub async fn counts(&self) -> Result<Counts, Error> {
-        let (now, no_lease) = (DB::NOW, no_lease::<DB>());
+        let sql = QueueSql::of::<DB>();
+        let (now, no_lease) = (sql.now, sql.no_lease());
         let jobs = format!("FROM atomically_job WHERE queue = '{}' AND", self.name);
         let due = format!("due_at <= {now} AND {no_lease}");
-        let sql = format!(
+        let select = format!(
             "SELECT (SELECT COUNT(*) {jobs} {due}), \
              (SELECT COUNT(*) {jobs} due_at > {now} AND claimed_at IS NULL), \
              (SELECT COUNT(*) {jobs} claimed_at IS NOT NULL AND NOT ({due})), \
              (SELECT COUNT(*) {jobs} died_at IS NOT NULL), \
              (SELECT COALESCE({now} - MIN(due_at), 0) {jobs} {due})"
         );
-        let counts = self.db.with(Options::new().read_only());
-        let counts =
-            counts.run(async |tx| Ok::<_, Error>(DB::fetch_integers(tx, sql, Vec::new()).await?)).await?;
+        let counts = self.read_integers(select).await?;
         let count = |i: usize| counts.get(i).copied().unwrap_or_default().unsigned_abs();
         Ok(Counts {
             due: count(0),
@@ -131,5 +132,11 @@ impl<DB: QueueBackend> Queue<DB> {
             dead: count(3),
             lag: Duration::from_micros(count(4)),
         })
+    }
+
+    /// Runs a query in a read-only transaction of its own.
+    pub(super) async fn read_integers(&self, sql: String) -> Result<Vec<i64>, Error> {
+        let db = self.db.with(Options::new().read_only());
+        db.run(async |tx| Ok(fetch_integers(tx, sql).await?)).await
     }
 }

@@ -1,21 +1,21 @@
-//! Whose turn it is first.
+//! The priorities of jobs.
 
-/// Whose turn it is first, among the jobs of a queue that are due.
+/// The priority of a job among the due jobs of its queue.
 ///
-/// # Why three, and not any number?
+/// # Why only three?
 ///
-/// Each is a range of its own in the index, read in the order of the due times and no further than to now.
-/// With any number of priorities a claim would walk past every job of a higher priority that is not due yet,
-/// and on MySQL and MariaDB lock what it walks past. What needs more classes than three needs queues of their
-/// own, with workers of their own.
+/// Each priority is one range of the index, read in the order of the due times and no further than to the
+/// current time. With any number of priorities, a claim would read every job of a higher priority that is not
+/// due yet, and on MySQL and MariaDB also lock it. For more classes than three, use several queues, each with
+/// its own workers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Priority {
-    /// Before everything else.
+    /// Runs before all others.
     High,
-    /// What there is no other reason for.
+    /// The default.
     #[default]
     Normal,
-    /// When there is nothing else to do. Under a load that never ends, it is never done.
+    /// Runs when no other job is due. While that is never the case, it does not run.
     Low,
 }
 

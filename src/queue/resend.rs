@@ -1,4 +1,4 @@
-//! Changes of a claimed job that are sent again while its lease lasts.
+//! Sends changes of a claimed job again while its lease lasts.
 
 use std::time::Duration;
 
@@ -8,92 +8,94 @@ use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
 
 use super::claim::Claim;
-use super::sql::QueueBackend;
+use crate::backend::Backend;
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind};
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor};
 
-/// The longest time that one sending may take: the deadline of the queue's transactions.
-const MAX_SENDING: Duration = Duration::from_secs(10);
+/// The maximum time of one attempt: the deadline of the queue's transactions.
+const MAX_ATTEMPT: Duration = Duration::from_secs(10);
 
-/// A lease that is shorter than this leaves no time to give up on a sending and begin another one.
+/// If less than this is left of the lease, there is no time for a second attempt, so the first is not
+/// shortened.
 const MIN_DIVIDED: Duration = Duration::from_secs(2);
 
-/// The pauses between two sendings.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const MAX_PAUSE: Duration = Duration::from_millis(250);
+/// The delays between attempts.
+const FIRST_DELAY: Duration = Duration::from_millis(20);
+const MAX_DELAY: Duration = Duration::from_millis(250);
 
-/// One sending of a change.
-pub(super) struct EndSending<DB: QueueBackend> {
-    /// The queue's transactor, with the time that this sending has.
+/// One attempt to send a change.
+pub(super) struct SendAttempt<DB: Backend> {
+    /// The queue's transactor, with the deadline of this attempt.
     pub(super) db: PoolTransactor<DB, Pessimistic>,
-    /// Whether an earlier sending may have been executed: a job that is not found then may have been changed
-    /// by it.
+    /// Whether the outcome of an earlier attempt is unknown. If so, a job that is no longer held may have
+    /// been changed by that attempt.
     pub(super) is_repeated: bool,
 }
 
-/// What a sending found.
+/// What an attempt found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SentEnd {
+pub(super) enum SendOutcome {
     /// The job was held by this claim, and is changed.
     Changed,
-    /// The job is not held by this claim any more: an earlier sending has changed it, or another worker has
-    /// it.
+    /// The job is no longer held by this claim: an earlier attempt has changed it, or another worker has
+    /// taken it over.
     NotHeld,
 }
 
-impl<DB: QueueBackend> Claim<DB> {
-    /// Sends a change of the job until it is answered or the lease has lapsed. `change` reports a job that is
-    /// not held as [`SentEnd::NotHeld`] where the sending is repeated, and as a stale claim otherwise.
+impl<DB: Backend> Claim<DB> {
+    /// Sends a change of the job until the outcome is known or the lease has expired. If the job is not held,
+    /// `change` returns [`SendOutcome::NotHeld`] when the attempt is repeated, and fails with a stale claim
+    /// otherwise.
     ///
-    /// # Why may it be sent again?
+    /// # Why is it safe to send it again?
     ///
-    /// The statement checks the token, and a change that was executed has removed the token with it: the
-    /// second sending finds nothing to do. As long as the lease lasts, the only one who can have removed it
-    /// is the holder, so "not found" means that an earlier sending was executed. Afterwards another worker
-    /// may have taken the job over, and the outcome stays unknown.
+    /// The statement checks the token, and executing it removes the token. So a second attempt changes
+    /// nothing if the first one was executed. While the lease lasts, only the holder can have removed the
+    /// token, so `NotHeld` means that an earlier attempt was executed. After that, another worker may have
+    /// taken the job over, and the outcome stays unknown.
     pub(super) async fn resend<'c>(
         &'c self,
-        change: impl Fn(EndSending<DB>) -> BoxFuture<'c, Result<SentEnd, Error>> + Send + Sync,
+        change: impl Fn(SendAttempt<DB>) -> BoxFuture<'c, Result<SendOutcome, Error>> + Send + Sync,
     ) -> Result<(), Error> {
-        let mut pauses =
-            Backoff::exponential(FIRST_PAUSE, MAX_PAUSE).delays(StdRng::from_rng(&mut rand::rng()));
+        let mut delays =
+            Backoff::exponential(FIRST_DELAY, MAX_DELAY).delays(StdRng::from_rng(&mut rand::rng()));
         let mut unknown = None;
         loop {
             let left = self.lease().end().saturating_duration_since(Instant::now());
-            let db = self.queue().db.clone().options(Options::new().deadline(time_of_a_sending(left)));
-            let error = match change(EndSending { db, is_repeated: unknown.is_some() }).await {
-                Ok(SentEnd::Changed) => return Ok(()),
-                Ok(SentEnd::NotHeld) if self.lease().is_certain() => return Ok(()),
-                Ok(SentEnd::NotHeld) => return Err(unknown.unwrap_or_else(|| self.stale_error())),
+            let db = self.queue().db.clone().options(Options::new().deadline(attempt_deadline(left)));
+            let error = match change(SendAttempt { db, is_repeated: unknown.is_some() }).await {
+                Ok(SendOutcome::Changed) => return Ok(()),
+                Ok(SendOutcome::NotHeld) if self.lease().is_certain() => return Ok(()),
+                Ok(SendOutcome::NotHeld) => return Err(unknown.unwrap_or_else(|| self.stale_error())),
                 Err(error) => error,
             };
-            // Definite, whatever was sent before.
+            // This is definite, whatever became of earlier attempts.
             if error.is_stale_claim() {
                 return Err(error);
             }
-            let passes = may_pass(error.kind());
-            // That an earlier sending may have been executed is what the caller must know.
+            let is_transient = is_transient(error.kind());
+            // An unknown outcome takes precedence: the caller has to know that the change may be stored.
             let error = unknown.take().unwrap_or(error);
-            let pause = pauses.next().unwrap_or(MAX_PAUSE);
-            if !passes || Instant::now() + pause >= self.lease().end() {
+            let delay = delays.next().unwrap_or(MAX_DELAY);
+            if !is_transient || Instant::now() + delay >= self.lease().end() {
                 return Err(error);
             }
             unknown = error.is_commit_unknown().then_some(error);
-            sleep(pause).await;
+            sleep(delay).await;
         }
     }
 }
 
-/// Half of what is left of the lease, so that a connection that has fallen silent is given up in time for
-/// another one.
-fn time_of_a_sending(left: Duration) -> Duration {
-    if left < MIN_DIVIDED { MAX_SENDING } else { MAX_SENDING.min(left / 2) }
+/// Returns half of what is left of the lease, so that a connection that does not respond is given up in time
+/// for an attempt on another one.
+fn attempt_deadline(left: Duration) -> Duration {
+    if left < MIN_DIVIDED { MAX_ATTEMPT } else { MAX_ATTEMPT.min(left / 2) }
 }
 
-/// Whether another sending may succeed where one ended like this.
-const fn may_pass(kind: ErrorKind) -> bool {
+/// Whether another attempt may succeed after this error.
+const fn is_transient(kind: ErrorKind) -> bool {
     matches!(
         kind,
         ErrorKind::CommitUnknown
@@ -115,11 +117,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sending_leaves_time_for_another_one() {
+    fn an_attempt_leaves_time_for_another_one() {
         let seconds = Duration::from_secs;
-        assert_eq!(time_of_a_sending(seconds(30)), seconds(10));
-        assert_eq!(time_of_a_sending(seconds(6)), seconds(3));
-        assert_eq!(time_of_a_sending(seconds(1)), seconds(10), "nothing is gained by haste");
-        assert_eq!(time_of_a_sending(Duration::ZERO), seconds(10));
+        assert_eq!(attempt_deadline(seconds(30)), seconds(10));
+        assert_eq!(attempt_deadline(seconds(6)), seconds(3));
+        assert_eq!(attempt_deadline(seconds(1)), seconds(10), "there is no time for another attempt");
+        assert_eq!(attempt_deadline(Duration::ZERO), seconds(10));
     }
 }

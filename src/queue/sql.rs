@@ -1,203 +1,265 @@
-//! What queues need to know of a database.
+//! The statements of the queue.
+//!
+//! Each database has one [`QueueSql`], in a file of its own. What is done with them is the same for all, but
+//! for the few calls in [`DriverCalls`] that need the types of one driver.
 
-use futures_core::future::BoxFuture;
+use std::any::Any;
+
 use sqlx::Row as _;
 
-#[cfg(feature = "mysql")]
-mod mysql;
-#[cfg(feature = "postgres")]
-mod postgres;
-#[cfg(feature = "sqlite")]
-mod sqlite;
-
-use super::doctor::DoctorCheck;
-use super::insertion::NewRows;
-use super::search::{Wanted, claim_by_priority};
 use crate::backend::{Backend, Value, WatchedQuery, required};
-use crate::error::Error;
-use crate::strategies::Pessimistic;
-use crate::transactor::PoolTransactor;
+use crate::sql_text::Syntax;
 use crate::tx::Tx;
 
-/// A database that queues can be kept in: `Postgres`, `MySql` (also for MariaDB) or `Sqlite`.
-///
-/// Sealed, as [`Backend`](crate::Backend) is.
-pub trait QueueBackend: Dialect {}
+use super::finding::FindingKind;
+use super::insertion::NewRows;
+use super::position::IndexPosition;
+use super::row::{Inserted, JobRow};
 
-/// The items behind [`QueueBackend`], out of reach of its users so that they may grow.
-#[doc(hidden)]
-pub trait Dialect: Backend {
-    /// The tables and their indexes, made where they are missing.
-    const SCHEMA: &'static str;
+mod driver_calls;
+mod mysql;
+mod postgres;
+mod sqlite;
 
+pub(super) use driver_calls::DriverCalls;
+
+/// Stored as the last error of a job whose last attempt began and did not end.
+pub(super) const LEASE_EXPIRED: &str =
+    "the lease of the last attempt expired: its worker died, or was too slow to extend it";
+
+/// A server that accepts statements of fewer bytes than this is not asked for its limit: no usable
+/// configuration is below it.
+const MIN_CHECKED_BYTES: usize = 1_000_000;
+
+/// The statements of one database, and what differs between databases in the statements that all share.
+pub(super) struct QueueSql {
+    /// Creates the tables and their indexes, if they are missing.
+    pub(super) schema: &'static str,
     /// The database's clock, in microseconds since 1970.
     ///
-    /// # Why numbers, and not timestamps?
+    /// Points in time are stored as numbers, which compare the same everywhere. The timestamp types of the
+    /// databases differ in their ranges and in how they treat the session's time zone and daylight saving
+    /// time.
+    pub(super) now: &'static str,
+    /// What the doctor checks.
+    pub(super) checks: &'static [DoctorCheck],
+    /// The index hint of a search for jobs.
+    pub(super) index_hint: &'static str,
+    /// Locks the jobs that are about to be claimed, and skips those that other transactions have locked.
+    pub(super) lock: &'static str,
+    /// The condition that a job comes after a position in the index.
+    after: fn(due_at: &str, id: &str) -> String,
+    /// Precedes a statement that is sent without a transaction, and limits its time.
+    pub(super) lone_prefix: &'static str,
+    /// Selects the number of bytes at which the server closes the connection instead of running a statement.
+    max_statement_bytes: Option<&'static str>,
+    /// Ends an `INSERT INTO atomically_job_lease` that replaces an existing row.
+    pub(super) replace_lease: &'static str,
+    /// Deletes up to a thousand rows of a table, by its key.
+    pub(super) delete_batch: fn(table: &str, key: &str, condition: &str) -> String,
+}
+
+/// A check of the doctor. Each row that the statement returns describes a problem.
+pub(super) struct DoctorCheck {
+    pub(super) kind: FindingKind,
+    pub(super) sql: &'static str,
+}
+
+impl QueueSql {
+    pub(super) fn of<DB: Backend>() -> &'static Self {
+        match DB::SYNTAX {
+            Syntax::MySql => &mysql::SQL,
+            Syntax::Postgres => &postgres::SQL,
+            Syntax::Sqlite => &sqlite::SQL,
+        }
+    }
+
+    /// The condition that a job comes after `position` in the index.
+    pub(super) fn after(&self, position: IndexPosition) -> String {
+        (self.after)(&position.due_at.to_string(), &position.id.to_string())
+    }
+
+    /// The condition that the lease of a job was not extended beyond now.
     ///
-    /// Types for points in time come with time zones of sessions, summer times and ranges, different ones on
-    /// each database. A number compares the same everywhere.
-    const NOW: &'static str;
-
-    /// What the doctor looks at. Each row that a statement answers is something that is wrong, in words.
-    const CHECKS: &'static [DoctorCheck];
-
-    /// What stands behind the name of the table when jobs are looked for.
-    const HINT: &'static str = "";
-
-    /// The lock on jobs that are about to be claimed; it leaves out what others have locked.
-    const LOCK: &'static str = "FOR UPDATE SKIP LOCKED";
-
-    /// The condition that a job comes after this place in the index.
-    fn behind(due_at: &str, id: &str) -> String {
-        format!("(due_at, id) > ({due_at}, {id})")
+    /// This is a subquery and not a join, so that the rows are still read in the order of the index: only the
+    /// rows that are returned may be locked.
+    pub(super) fn no_lease(&self) -> String {
+        format!(
+            "COALESCE((SELECT lease.until FROM atomically_job_lease AS lease \
+             WHERE lease.job_id = atomically_job.id AND lease.token = atomically_job.token), 0) <= {}",
+            self.now
+        )
     }
 
-    /// Claims, in a transaction of its own, and answers the jobs as they were before.
-    fn claim(
-        db: &PoolTransactor<Self, Pessimistic>,
-        wanted: Wanted,
-    ) -> BoxFuture<'_, Result<Vec<JobRow>, Error>> {
-        Box::pin(claim_by_priority(db, wanted))
+    /// Selects and locks the due jobs of one priority: one range of the index, in its order. All arguments
+    /// are SQL.
+    ///
+    /// The jobs are then updated by their ids. `UPDATE … WHERE id IN (SELECT … LIMIT …)` does not guarantee
+    /// that the jobs it locks are those it updates: the subquery may run once for each row.
+    pub(super) fn select_due(
+        &self,
+        columns: &str,
+        queue: &str,
+        priority: &str,
+        after: &str,
+        limit: &str,
+    ) -> String {
+        let Self { now, index_hint, lock, .. } = self;
+        format!(
+            "SELECT {columns} FROM atomically_job {index_hint} \
+             WHERE queue = {queue} AND priority = {priority} \
+             AND {after} AND due_at <= {now} AND {} ORDER BY due_at, id LIMIT {limit} {lock}",
+            self.no_lease()
+        )
     }
 
-    /// What stands before the text of a change that is one statement, and its own transaction.
-    const ALONE: &'static str = "";
-
-    /// Refuses a statement of so many bytes that the server would not take, before it is sent.
-    fn check_size(_tx: &mut Tx<Self>, _bytes: usize) -> BoxFuture<'_, Result<(), sqlx::Error>> {
-        Box::pin(std::future::ready(Ok(())))
+    /// The start of the UPDATE that claims jobs for `lease` microseconds, or marks them dead if they are
+    /// spent. Keys that are unique until the claim are removed.
+    ///
+    /// `attempts` is assigned last, because MySQL and MariaDB evaluate each assignment after those before it.
+    pub(super) fn claim(&self, lease: &str) -> String {
+        let (now, is_spent) = (self.now, "atomically_job.attempts >= atomically_job.max_attempts");
+        format!(
+            "UPDATE atomically_job SET token = atomically_job.token + 1, \
+             claimed_at = CASE WHEN {is_spent} THEN NULL ELSE {now} END, \
+             due_at = CASE WHEN {is_spent} THEN NULL ELSE {now} + {lease} END, \
+             died_at = CASE WHEN {is_spent} THEN {now} END, \
+             unique_key = CASE WHEN atomically_job.unique_until_claimed THEN NULL \
+                 ELSE atomically_job.unique_key END, \
+             last_error = CASE WHEN {is_spent} THEN '{LEASE_EXPIRED}' ELSE atomically_job.last_error END, \
+             attempts = CASE WHEN {is_spent} THEN atomically_job.attempts \
+                 ELSE atomically_job.attempts + 1 END"
+        )
     }
 
-    /// Inserts the rows that violate no unique key.
-    fn insert<'t>(tx: &'t mut Tx<Self>, rows: NewRows<'_>) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
-        let (values, arguments) = rows.values::<Self>();
-        Box::pin(async move {
-            let sql = format!("INSERT INTO {values} ON CONFLICT DO NOTHING RETURNING id");
-            let ids = Self::fetch_integers(tx, sql, arguments).await?;
-            Ok(Inserted { rows: ids.len() as u64, id: ids.first().copied() })
-        })
-    }
-
-    /// Inserts one job in a transaction of its own; `None` where that is no less than any transaction, which
-    /// may only be found out on the connection.
-    fn insert_alone<'d>(
-        _db: &'d PoolTransactor<Self, Pessimistic>,
-        _rows: NewRows<'_>,
-    ) -> Option<BoxFuture<'d, Result<Option<Inserted>, Error>>> {
-        None
-    }
-
-    /// The end of an `INSERT INTO atomically_job_lease` that replaces the row which is there.
-    const REPLACING_LEASE: &'static str =
-        "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, until = excluded.until";
-
-    /// Up to a thousand rows of a table, by their key.
-    fn delete_batch(table: &str, key: &str, condition: &str) -> String;
-
-    /// Runs a statement, and returns how many rows it affected.
-    fn send(
-        tx: &mut Tx<Self>,
-        sql: String,
-        arguments: Vec<Option<String>>,
-    ) -> BoxFuture<'_, Result<u64, sqlx::Error>> {
-        Box::pin(async move { tx.execute_query(query(sql, arguments)?).await })
-    }
-
-    /// Returns all columns of all rows, one after the other.
-    fn fetch_integers(
-        tx: &mut Tx<Self>,
-        sql: String,
-        arguments: Vec<Option<String>>,
-    ) -> BoxFuture<'_, Result<Vec<i64>, sqlx::Error>> {
-        Box::pin(async move {
-            let mut integers = Vec::new();
-            for row in tx.fetch_rows(query(sql, arguments)?).await? {
-                for column in 0..row.len() {
-                    integers.push(required(Self::integer(&row, column)?, column)?);
-                }
-            }
-            Ok(integers)
-        })
-    }
-
-    /// Returns the first column of each row.
-    fn fetch_texts(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Vec<String>, sqlx::Error>> {
-        Box::pin(async move {
-            let rows = tx.fetch_rows(query(sql, Vec::new())?).await?;
-            rows.iter().map(|row| required(Self::text(row, 0)?, 0)).collect()
-        })
-    }
-
-    /// Returns jobs, selected by [`JOB`].
-    fn fetch_jobs(tx: &mut Tx<Self>, sql: String) -> BoxFuture<'_, Result<Vec<JobRow>, sqlx::Error>> {
-        Box::pin(async move { tx.fetch_rows(query(sql, Vec::new())?).await?.iter().map(Self::job).collect() })
-    }
-
-    /// Decodes a job that was selected by [`JOB`].
-    fn job(row: &Self::Row) -> Result<JobRow, sqlx::Error> {
-        let integer = |column| required(Self::integer(row, column)?, column);
-        let small =
-            |column| i32::try_from(integer(column)?).map_err(|error| sqlx::Error::Decode(error.into()));
-        Ok(JobRow {
-            id: integer(0)?,
-            token: integer(1)?,
-            priority: i16::try_from(integer(2)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
-            attempts: small(3)?,
-            max_attempts: small(4)?,
-            due_at: Self::integer(row, 5)?,
-            payload: required(Self::text(row, 6)?, 6)?,
-            last_error: Self::text(row, 7)?,
-        })
+    /// Refuses a statement of about this many bytes if the server would close the connection on it, which
+    /// cannot be told from a lost connection.
+    pub(super) async fn check_size<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        bytes: usize,
+    ) -> Result<(), sqlx::Error> {
+        let Some(sql) = self.max_statement_bytes.filter(|_| bytes >= MIN_CHECKED_BYTES) else {
+            return Ok(());
+        };
+        let limit = fetch_integers(tx, sql).await?.first().copied().unwrap_or(i64::MAX);
+        if i64::try_from(bytes).is_ok_and(|bytes| bytes < limit) {
+            return Ok(());
+        }
+        let message = format!(
+            "a job of about {bytes} bytes does not fit into the server's max_allowed_packet of {limit}: \
+             store large payloads elsewhere and enqueue a reference, or raise max_allowed_packet"
+        );
+        Err(sqlx::Error::Configuration(message.into()))
     }
 }
 
-/// A statement of the queue's own. Its text varies, so it is not worth preparing.
-fn query<DB: Backend>(sql: String, arguments: Vec<Option<String>>) -> Result<WatchedQuery<DB>, sqlx::Error> {
-    WatchedQuery::with_values(sql, arguments.into_iter().map(Value::Text))
+/// Inserts rows, but for those that violate a unique key.
+pub(super) async fn insert<DB: Backend>(tx: &mut Tx<DB>, rows: NewRows<'_>) -> Result<Inserted, sqlx::Error> {
+    let (values, arguments) = rows.values::<DB>(QueueSql::of::<DB>().now);
+    let insert = format!("INSERT INTO {values} ON CONFLICT DO NOTHING RETURNING id");
+    let ids = integers::<DB>(tx.fetch_rows(query(insert, arguments)?).await?)?;
+    Ok(Inserted { rows: ids.len() as u64, id: ids.first().copied() })
 }
 
-/// The columns of a [`JobRow`].
-pub(super) const JOB: &str = "id, token, priority, attempts, max_attempts, due_at, payload, last_error";
-
-/// A job as it is in its table.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct JobRow {
-    pub id: i64,
-    pub token: i64,
-    pub priority: i16,
-    pub attempts: i32,
-    pub max_attempts: i32,
-    pub due_at: Option<i64>,
-    pub payload: String,
-    pub last_error: Option<String>,
-}
-
-/// What became of an insert.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct Inserted {
-    pub rows: u64,
-    /// The id, where it was one row.
-    pub id: Option<i64>,
-}
-
-impl Inserted {
-    /// One row with this id, or none.
-    #[cfg(feature = "postgres")]
-    pub(super) fn one(id: Option<i64>) -> Self {
-        Self { rows: u64::from(id.is_some()), id }
+impl<DB: Backend> DriverCalls<DB> {
+    /// Returns the calls of this database, if it has any.
+    pub(super) fn get() -> Option<&'static Self> {
+        let calls: &[&'static (dyn Any + Sync)] = &[
+            #[cfg(feature = "postgres")]
+            &postgres::CALLS,
+            #[cfg(feature = "mysql")]
+            &mysql::CALLS,
+        ];
+        calls.iter().find_map(|calls| (*calls as &dyn Any).downcast_ref())
     }
 }
 
-/// The condition that nobody has extended the lease of a job beyond now.
-///
-/// A subquery and not a join, so that the rows are still met in the order of the index: the lock must fall on
-/// those that are answered, and on no others.
-pub(super) fn no_lease<DB: Dialect>() -> String {
-    format!(
-        "COALESCE((SELECT lease.until FROM atomically_job_lease AS lease \
-         WHERE lease.job_id = atomically_job.id AND lease.token = atomically_job.token), 0) <= {}",
-        DB::NOW
-    )
+/// A list of ids for `IN (…)`.
+pub(super) fn id_list(ids: impl IntoIterator<Item = i64>) -> String {
+    ids.into_iter().map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Creates a query. The text of the queue's statements varies, so they are not worth preparing.
+fn query<DB: Backend>(
+    sql: impl Into<String>,
+    texts: Vec<Option<String>>,
+) -> Result<WatchedQuery<DB>, sqlx::Error> {
+    WatchedQuery::with_values(sql.into(), texts.into_iter().map(Value::Text))
+}
+
+/// Runs a statement with these texts as arguments, and returns the number of rows that it affected.
+pub(super) async fn execute_with<DB: Backend>(
+    tx: &mut Tx<DB>,
+    sql: impl Into<String> + Send,
+    texts: Vec<Option<String>>,
+) -> Result<u64, sqlx::Error> {
+    tx.execute_query(query(sql, texts)?).await
+}
+
+/// Runs a statement, and returns the number of rows that it affected.
+pub(super) async fn execute<DB: Backend>(
+    tx: &mut Tx<DB>,
+    sql: impl Into<String> + Send,
+) -> Result<u64, sqlx::Error> {
+    execute_with(tx, sql, Vec::new()).await
+}
+
+/// Returns all columns of all rows, one row after the other.
+pub(super) async fn fetch_integers<DB: Backend>(
+    tx: &mut Tx<DB>,
+    sql: impl Into<String> + Send,
+) -> Result<Vec<i64>, sqlx::Error> {
+    integers::<DB>(tx.fetch_rows(query(sql, Vec::new())?).await?)
+}
+
+/// Decodes all columns of all rows.
+fn integers<DB: Backend>(rows: Vec<DB::Row>) -> Result<Vec<i64>, sqlx::Error> {
+    let mut integers = Vec::new();
+    for row in rows {
+        for column in 0..row.len() {
+            integers.push(required(DB::integer(&row, column)?, column)?);
+        }
+    }
+    Ok(integers)
+}
+
+/// Returns the first column of each row.
+pub(super) async fn fetch_texts<DB: Backend>(
+    tx: &mut Tx<DB>,
+    sql: impl Into<String> + Send,
+) -> Result<Vec<String>, sqlx::Error> {
+    let rows = tx.fetch_rows(query(sql, Vec::new())?).await?;
+    rows.iter().map(|row| required(DB::text(row, 0)?, 0)).collect()
+}
+
+/// Returns the jobs of a statement that selects the columns of [`JobRow`].
+pub(super) async fn fetch_jobs<DB: Backend>(
+    tx: &mut Tx<DB>,
+    sql: impl Into<String> + Send,
+) -> Result<Vec<JobRow>, sqlx::Error> {
+    tx.fetch_rows(query(sql, Vec::new())?).await?.iter().map(JobRow::decode::<DB>).collect()
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use sqlx::{AssertSqlSafe, Row as _};
+
+    use super::*;
+    use crate::queue::row::JOB;
+
+    #[tokio::test]
+    async fn sqlite_reads_the_index_in_its_order() {
+        let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+        let pool = pool.connect("sqlite::memory:").await.expect("a database");
+        let sql = &sqlite::SQL;
+        sqlx::raw_sql(sql.schema).execute(&pool).await.expect("the tables");
+        let after = sql.after(IndexPosition { due_at: 5, id: 7 });
+        let explain = format!("EXPLAIN QUERY PLAN {}", sql.select_due(JOB, "'jobs'", "1", &after, "10"));
+        let plan = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(&pool).await.expect("a plan");
+        let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+        let search = "USING INDEX atomically_job_claim (queue=? AND priority=? AND due_at>? AND due_at<?)";
+        assert!(steps[0].contains(search), "{steps:?}");
+        assert!(!steps.iter().any(|step| step.contains("ORDER BY") || step.starts_with("SCAN")), "{steps:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Hearing of new jobs before the next poll.
+//! Wakes workers before their next poll.
 
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -9,12 +9,12 @@ pub use postgres::PgWake;
 use futures_core::future::BoxFuture;
 use tokio::sync::Notify;
 
-/// Tells a [`Worker`](super::Worker) that there may be something to do, before it looks by itself.
+/// Wakes a [`Worker`](super::Worker) when there may be new jobs, before its next poll.
 ///
-/// A hint and nothing more: a wake-up that is lost makes a job late by one
-/// [poll](super::Worker::poll_every), and one too many makes a claim that finds nothing.
+/// A wake-up is only a hint: if one is lost, a job waits for the next [poll](super::Worker::poll_every),
+/// and a spurious one costs a claim that finds no jobs.
 ///
-/// A [`Notify`] is one, for jobs that are enqueued in the same process:
+/// [`Notify`] implements this trait, for jobs that are enqueued in the same process:
 ///
 /// ```
 /// # use atomically::queue::{NewJob, Queue, Worker};
@@ -35,8 +35,11 @@ use tokio::sync::Notify;
 /// # Ok(()) }
 /// ```
 pub trait Wake: Send + Sync + 'static {
-    /// Is done when there may be a new job. May be dropped before it is; what it would have told must not be
-    /// lost by that.
+    /// Waits until there may be a new job.
+    ///
+    /// # Cancellation
+    ///
+    /// Must be cancel safe: if the future is dropped, the next call reports the wake-up.
     fn woken(&self) -> BoxFuture<'_, ()>;
 }
 

@@ -1,4 +1,4 @@
-//! The loop around claims.
+//! Workers: they claim jobs and run handlers for them.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -12,40 +12,43 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::claiming;
 use super::depth::Depth;
 use super::log;
-use super::search;
-use super::{Claim, Queue, QueueBackend, Wake};
+use super::{Claim, Queue, Wake};
 use crate::backend::Backend;
 use crate::events::{Event, JobEvent, Observer};
 use crate::telemetry::Observers;
 
 mod alive;
-mod supervisor;
 mod connections;
 mod shutdown;
+mod supervisor;
 mod waiting;
 
-use alive::Number;
-use supervisor::Care;
+use alive::WorkerNumber;
+use supervisor::Supervisor;
 
-/// What a handler fails with: whatever `?` turns into one, which is nearly every error there is.
+/// The error of a handler: `?` converts nearly every error into it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// The shortest time between two questions for the depth.
+/// The shortest time between two reports of the depth.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The shortest time between two polls.
 const MIN_POLL: Duration = Duration::from_millis(10);
 
-/// Claims jobs and runs a handler for each of them, several at a time, until it is told to stop.
+/// Claims jobs and runs a handler for each of them, several at a time, until it is shut down.
 ///
 /// ```
 /// # use atomically::queue::{Claim, Queue, Worker};
 /// # use atomically::{Error, Pessimistic, TransactorExt as _};
 /// # use std::sync::Arc;
-/// # async fn charge(card: &str, idempotency_key: i64) -> Result<i64, std::io::Error> { Ok(1) }
-/// # async fn example(pool: sqlx::SqlitePool, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+/// # async fn charge(card: &str, key: i64) -> Result<i64, std::io::Error> { Ok(1) }
+/// # async fn example<S>(pool: sqlx::SqlitePool, shutdown: S) -> Result<(), Error>
+/// # where
+/// #     S: Future<Output = ()> + Send,
+/// # {
 /// let queue = Queue::new("payments", &pool)?;
 /// let db = Pessimistic::default().on(&pool);
 /// let worker = Worker::new(&queue).handlers(8);
@@ -54,9 +57,9 @@ const MIN_POLL: Duration = Duration::from_millis(10);
 ///         let db = db.clone();
 ///         async move {
 ///             let card: String = claim.payload()?;
-///             // No transaction is open while others are asked.
+///             // No transaction is open while the handler waits for another service.
 ///             let receipt = charge(&card, claim.id()).await?;
-///             // Then the effects and the end of the job, at once.
+///             // The effects and the completion of the job are one transaction.
 ///             db.run(async |tx| {
 ///                 sqlx::query("INSERT INTO receipt VALUES ($1)").bind(receipt).execute(&mut *tx).await?;
 ///                 claim.complete_in(tx).await
@@ -72,62 +75,65 @@ const MIN_POLL: Duration = Duration::from_millis(10);
 /// # Default
 ///
 /// - handlers: 4
-/// - poll: every second, and at once while there is more to do
-/// - grace: 20 s, and so at most 25 s from the signal to the end: containers are commonly killed after 30 s
-/// - [time limit of a handler](Self::job_timeout): none
-/// - depth: told every 15 s to those who watch
+/// - poll: every second, and immediately while there are more jobs
+/// - grace period: 20 s, so shutdown takes at most 25 s; containers are commonly killed after 30 s
+/// - [job timeout](Self::job_timeout): none
+/// - depth: reported to observers every 15 s
 ///
-/// # What becomes of the job
+/// # What happens to the job
 ///
 /// | the handler | the job |
 /// |---|---|
-/// | returns `Ok` | is complete: by the handler, in a transaction of its own making; or else by the worker, now |
-/// | returns an error, or panics, also before it has returned its future | has [failed](Claim::fail), with the queue's backoff; or is as the handler left it |
-/// | runs for longer than the [time limit](Self::job_timeout) | has failed: the handler is cancelled |
-/// | loses its lease | somebody else's: the handler is cancelled |
-/// | is cut off at the end of the grace | given back, and the attempt does not count |
+/// | returns `Ok` | is completed by the worker, unless the handler has done so |
+/// | returns an error, or panics | [fails](Claim::fail) with the queue's backoff |
+/// | exceeds the [timeout](Self::job_timeout) | fails |
+/// | loses its lease | belongs to another worker |
+/// | is still running after the grace period | is released, and the attempt does not count |
 ///
-/// A handler that has finished is not run again because a connection broke: what the worker sends for its job
-/// is sent again until the lease ends.
+/// In the last three cases the handler is cancelled. A job that its handler has failed, released or
+/// rescheduled itself is left as it is. A handler may also panic before it returns its future.
 ///
-/// An unknown commit needs nothing special. A handler hands it on as an error; if the commit was stored, the
-/// job is gone and cannot fail, and while its lease lasts the worker reports it as completed.
+/// The job of a handler that has finished is not run again because a connection was lost: the worker sends
+/// the outcome again until the lease expires.
 ///
-/// # What is logged
+/// A handler can simply return the error of an unknown commit. If the commit was stored, the job is gone and
+/// cannot fail, and the worker reports it as completed while its lease lasts.
 ///
-/// With the feature `tracing`, each job that dies is an error with its queue, id, attempts and last error,
-/// and so are missing tables. Whatever else is in the way of the worker is a warning, once in five minutes at
-/// most.
+/// # Log
+///
+/// With the feature `tracing`, the death of a job is logged as an error with its queue, id, attempts and last
+/// error, and so are missing tables. Other errors that interrupt the worker are logged as warnings,
+/// at most once in five minutes.
 pub struct Worker<DB: Backend> {
     queue: Queue<DB>,
     handlers: usize,
     poll: Duration,
     grace: Duration,
-    limit: Option<Duration>,
+    timeout: Option<Duration>,
     wake: Option<Arc<dyn Wake>>,
     depth: Duration,
-    watchers: Watchers,
+    reporter: Reporter,
 }
 
-/// Those who watch a worker, and what they are told it of.
+/// Reports the events of a worker to its observers and to the log.
 #[derive(Clone)]
-struct Watchers {
+struct Reporter {
     queue: Arc<str>,
     observers: Observers,
-    troubles: Arc<log::Troubles>,
+    log: Arc<log::TroubleLog>,
 }
 
-impl Watchers {
-    fn tell(&self, event: JobEvent<'_>) {
+impl Reporter {
+    fn report(&self, event: JobEvent<'_>) {
         if let JobEvent::Trouble { error } = event {
-            self.troubles.report(&self.queue, error);
+            self.log.report(&self.queue, error);
         }
         self.observers.notify(&Event::Job { queue: &self.queue, event });
     }
 }
 
-impl<DB: QueueBackend> Worker<DB> {
-    /// A worker for this queue.
+impl<DB: Backend> Worker<DB> {
+    /// Creates a worker for this queue.
     #[must_use]
     pub fn new(queue: &Queue<DB>) -> Self {
         Self {
@@ -135,107 +141,110 @@ impl<DB: QueueBackend> Worker<DB> {
             handlers: 4,
             poll: Duration::from_secs(1),
             grace: Duration::from_secs(20),
-            limit: None,
+            timeout: None,
             wake: None,
             depth: Duration::from_secs(15),
-            watchers: Watchers {
+            reporter: Reporter {
                 queue: queue.name.clone(),
                 observers: Observers::default(),
-                troubles: Arc::default(),
+                log: Arc::default(),
             },
         }
     }
 
-    /// How many handlers run at the same time; 0 counts as 1.
+    /// Sets how many handlers run at the same time. The default is 4; 0 counts as 1.
     ///
-    /// Fewer than the pool has connections, where each of them may hold one: the worker needs one for claims
-    /// and one for leases. Otherwise handlers that work keep the worker from extending their leases, and
-    /// their jobs begin anew. A worker that could starve itself like that reports [`JobEvent::PoolTooSmall`]
-    /// when it starts, and [`doctor`](Self::doctor) says so.
+    /// If each handler may hold a connection, the pool needs two more than there are handlers: one for claims
+    /// and one for leases. Otherwise the handlers keep the worker from extending their leases, and their jobs
+    /// start again. A worker whose pool is too small reports [`JobEvent::PoolTooSmall`] when it starts, and
+    /// [`doctor`](Self::doctor) finds it too.
     #[must_use]
     pub fn handlers(mut self, handlers: usize) -> Self {
         self.handlers = handlers.max(1);
         self
     }
 
-    /// How often it looks for jobs when nothing tells it that there are any. Less than 10 ms counts as that.
+    /// Sets how often the worker looks for jobs when nothing wakes it. The default is 1 s; less than 10 ms
+    /// counts as 10 ms.
     ///
-    /// A worker that looks more seldom than once a second also asks when the next job is due, or the next
-    /// lease lapses, and looks again then. It learns of jobs that are enqueued meanwhile from its
-    /// [wake](Self::wake).
+    /// A worker that polls less often than once a second also asks when the next job is due or the next lease
+    /// expires, and polls then. A job that is enqueued in between is found by the [wake](Self::wake), or else
+    /// at the next poll.
     #[must_use]
     pub fn poll_every(mut self, interval: Duration) -> Self {
         self.poll = interval.max(MIN_POLL);
         self
     }
 
-    /// How long handlers may go on after the worker was told to stop. Their leases are extended meanwhile.
+    /// Sets the grace period: how long handlers may continue after the shutdown signal. The default is 20 s.
+    /// Their leases are extended meanwhile.
     ///
-    /// Then the handlers are cancelled and their jobs given back, for which there are 5 s more. The worker
-    /// ends after that even if the database does not answer; what could not be sent is left to the leases. So
-    /// a container needs the grace and 5 s before it is killed.
+    /// After the grace period, handlers are cancelled and their jobs released, for which there are 5 s more.
+    /// Then the worker ends even if the database does not respond; jobs that could not be released wait for
+    /// their leases to expire. So a container needs the grace period and 5 s before it is killed.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// The longest time that a handler may run. One that runs for longer is cancelled, and its job has
-    /// failed, with the queue's backoff.
+    /// Sets the maximum time that a handler may run. A handler that exceeds it is cancelled, and its job
+    /// fails with the queue's backoff.
     ///
-    /// # Why is there none by default?
+    /// # Why is there no default?
     ///
-    /// A lease that is extended says that the worker is alive, not that the handler gets on: one that hangs
-    /// keeps its place for ever. But no limit suits all jobs, and one that is too short makes a long job fail
-    /// at each attempt and die. Set it well above the longest time that a job may take. Without it, watch the
-    /// gauge of running jobs.
+    /// An extended lease shows that the worker is alive, not that the handler makes progress: a handler that
+    /// hangs occupies its slot forever. But no timeout suits all jobs, and one that is too short makes a long
+    /// job fail at each attempt until it is dead. Set it well above the longest time that a job may take.
+    /// Without it, monitor the number of running jobs.
     ///
-    /// A handler is cancelled where it waits. One that blocks its thread does not notice: its place is free
-    /// after 2 s, and what it does in the transaction that completes the job is fenced.
+    /// A handler is cancelled at an `.await`. A handler that blocks its thread is not: its slot is free after
+    /// 2 s, and the transaction in which it would complete the job is fenced off.
     #[must_use]
     pub fn job_timeout(mut self, limit: Duration) -> Self {
-        self.limit = Some(limit);
+        self.timeout = Some(limit);
         self
     }
 
-    /// What tells it of new jobs before the next poll.
+    /// Sets what wakes the worker before the next poll when there are new jobs.
     #[must_use]
     pub fn wake(mut self, wake: Arc<impl Wake>) -> Self {
         self.wake = Some(wake);
         self
     }
 
-    /// Also tells this observer what happens to the jobs: [`Event::Job`]. It must not block. If it panics,
-    /// the worker goes on.
+    /// Adds an observer of the worker's jobs: it receives [`Event::Job`]. It must not block. If it panics,
+    /// the worker continues.
     ///
-    /// The transactions in which handlers work are told of to those who watch their transactors.
+    /// The transactions of the handlers are reported to the observers of their own transactors.
     #[must_use]
     pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
         let observer: Arc<dyn Observer> = Arc::new(observer);
-        self.watchers.observers.add(&observer);
+        self.reporter.observers.add(&observer);
         self
     }
 
-    /// How often those who watch are told [how much there is to do](Queue::depth), the first time at once.
-    /// Less than 100 ms counts as that. Where nobody watches, the database is not asked.
+    /// Sets how often observers receive the [depth](Queue::depth) of the queue; the first time is at the
+    /// start. The default is 15 s; less than 100 ms counts as 100 ms. Without observers, the database is not
+    /// queried.
     #[must_use]
     pub fn depth_every(mut self, interval: Duration) -> Self {
         self.depth = interval.max(MIN_INTERVAL);
         self
     }
 
-    /// Works until `shutdown` is done, and then lets the handlers finish for the time of the
-    /// [grace](Self::grace).
+    /// Runs the worker until `shutdown` resolves, and then lets the handlers finish within the
+    /// [grace period](Self::grace).
     ///
-    /// No handler begins after the signal. A claim that is on its way then is waited for within the grace,
-    /// and its jobs are given back; where it is not answered in time, they wait for their leases to lapse.
+    /// No handler starts after the signal. A claim that is in flight is awaited within the grace period, and
+    /// its jobs are released; if it does not return in time, they wait for their leases to expire.
     ///
     /// # Which signal?
     ///
-    /// Ctrl-C is SIGINT; systemd and containers send SIGTERM. Listen for both:
+    /// Ctrl-C sends SIGINT; systemd and container runtimes send SIGTERM. Listen for both:
     ///
     /// ```
-    /// async fn told_to_stop() -> std::io::Result<()> {
+    /// async fn shutdown_signal() -> std::io::Result<()> {
     ///     # #[cfg(unix)] {
     ///     use tokio::signal::unix::{SignalKind, signal};
     ///
@@ -251,30 +260,31 @@ impl<DB: QueueBackend> Worker<DB> {
     ///
     /// # Errors
     ///
-    /// None: a database that is not there now will be there again. [`observed_by`](Self::observed_by) tells.
+    /// None: the worker retries until the database is available again. [Observers](Self::observed_by) receive
+    /// the errors.
     ///
     /// # Panics
     ///
-    /// Never. A panic of a handler is its job's failure; of a [wake](Self::wake), a poll that is waited for;
-    /// of an observer, nothing. One of `shutdown` is no signal: the worker goes on, and ends when it is
-    /// dropped.
+    /// Never. If a handler panics, its job fails. If a [wake](Self::wake) panics, the worker waits for the
+    /// next poll. A panic of an observer has no effect. A panic of `shutdown` is not a signal: the worker
+    /// continues, and ends when it is dropped.
     ///
     /// # Cancellation
     ///
-    /// Handlers are cancelled where they are. Their jobs wait for their leases to lapse.
+    /// If the future is dropped, the handlers are cancelled, and their jobs wait for their leases to expire.
     pub async fn run<H, F>(&self, shutdown: impl Future + Send, handler: H)
     where
         H: Fn(Arc<Claim<DB>>) -> F + Send + Sync,
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         self.report_small_pool();
-        let number = Number::take(&self.queue.name);
+        let number = WorkerNumber::acquire(&self.queue.name);
         tokio::select! {
-            () = self.work(self.told_to_stop(shutdown), handler) => {
-                self.watchers.tell(JobEvent::Stopped { worker: number.get() });
+            () = self.work(self.shutdown_signal(shutdown), handler) => {
+                self.reporter.report(JobEvent::Stopped { worker: number.get() });
             }
-            () = self.tell_depth() => {}
-            () = self.beat(number.get()) => {}
+            () = self.report_depth() => {}
+            () = self.report_heartbeats(number.get()) => {}
         }
     }
 
@@ -286,31 +296,32 @@ impl<DB: QueueBackend> Worker<DB> {
         let mut shutdown = pin!(shutdown);
         let (stop, stopped) = watch::channel(false);
         let mut running = JoinSet::new();
-        let unanswered = loop {
+        let in_flight = loop {
             let free = self.handlers - running.len();
             let (mut more, mut is_idle) = (false, false);
             if free > 0 {
-                let mut claim = Box::pin(search::claim(&self.queue, free));
-                // A handler must not begin after the signal, so that comes first.
-                let found = tokio::select! {
+                let mut claim = Box::pin(claiming::claim(&self.queue, free));
+                // The signal takes precedence: no handler may start after it.
+                let claimed = tokio::select! {
                     biased;
                     _ = &mut shutdown => break Some(claim),
-                    found = &mut claim => found,
+                    claimed = &mut claim => claimed,
                 };
-                let has_answer = found.is_ok();
-                let claims = self.report(found);
-                (more, is_idle) = (claims.len() == free, has_answer && claims.is_empty());
+                let has_succeeded = claimed.is_ok();
+                let claims = self.report_claimed(claimed);
+                (more, is_idle) = (claims.len() == free, has_succeeded && claims.is_empty());
                 for claim in claims {
                     let claim = Arc::new(claim);
-                    let care = Care::new(claim.clone(), self.watchers.clone(), stopped.clone(), self.limit);
-                    // The handler runs here until it returns its future. A panic is its job's failure.
+                    let (reporter, stopped) = (self.reporter.clone(), stopped.clone());
+                    let supervisor = Supervisor::new(claim.clone(), reporter, stopped, self.timeout);
+                    // The handler's future runs in a task. A panic before it returns one fails the job too.
                     match catch_unwind(AssertUnwindSafe(|| handler(claim))) {
-                        Ok(work) => running.spawn(care.take(work)),
-                        Err(panic) => running.spawn(care.fail_panicked(panic)),
+                        Ok(work) => running.spawn(supervisor.run(work)),
+                        Err(panic) => running.spawn(supervisor.fail_panicked(panic)),
                     };
                 }
             }
-            let looks = running.len() < self.handlers && !more;
+            let may_claim = running.len() < self.handlers && !more;
             let wait = tokio::select! {
                 biased;
                 _ = &mut shutdown => break None,
@@ -320,23 +331,23 @@ impl<DB: QueueBackend> Worker<DB> {
                 biased;
                 _ = &mut shutdown => break None,
                 Some(_) = running.join_next() => while running.try_join_next().is_some() {},
-                () = self.something_to_do(wait), if looks => {}
+                () = self.wait_for_jobs(wait), if may_claim => {}
             }
         };
-        self.wind_down(unanswered, running, stop).await;
+        self.shut_down(in_flight, running, stop).await;
     }
 
-    /// Never ends.
-    async fn tell_depth(&self) {
-        if self.watchers.observers.is_empty() {
+    /// Reports the depth of the queue at intervals. Never returns.
+    async fn report_depth(&self) {
+        if self.reporter.observers.is_empty() {
             return pending().await;
         }
         loop {
             match self.queue.depth().await {
                 Ok(Depth { ready, oldest, oldest_by_priority, dead }) => {
-                    self.watchers.tell(JobEvent::Depth { ready, oldest, oldest_by_priority, dead })
+                    self.reporter.report(JobEvent::Depth { ready, oldest, oldest_by_priority, dead })
                 }
-                Err(error) => self.watchers.tell(JobEvent::Trouble { error: &error }),
+                Err(error) => self.reporter.report(JobEvent::Trouble { error: &error }),
             }
             sleep(self.depth).await;
         }
@@ -350,7 +361,7 @@ impl<DB: Backend> fmt::Debug for Worker<DB> {
             .field("handlers", &self.handlers)
             .field("poll", &self.poll)
             .field("grace", &self.grace)
-            .field("job_timeout", &self.limit)
+            .field("job_timeout", &self.timeout)
             .field("depth", &self.depth)
             .finish_non_exhaustive()
     }
@@ -361,7 +372,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_worker_does_not_poll_without_a_pause() {
+    async fn the_poll_interval_has_a_minimum() {
         let pool = sqlx::SqlitePool::connect_lazy("sqlite::memory:").expect("a pool");
         let worker = Worker::new(&Queue::new("jobs", &pool).expect("a name"));
         assert_eq!(worker.poll_every(Duration::ZERO).poll, MIN_POLL);

@@ -4,8 +4,9 @@ use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
 
+use crate::backend::Backend;
 use crate::error::Error;
-use crate::queue::{Claim, Queue, QueueBackend};
+use crate::queue::{Claim, Queue};
 use crate::transactor::Options;
 
 mod hand_over;
@@ -22,7 +23,7 @@ use pausing::ClaimSteps;
 ///
 /// Errors of the database, and [`StaleClaim`](crate::ErrorKind::StaleClaim) if another worker has claimed the
 /// job already.
-pub async fn lapse_lease<DB: QueueBackend>(claim: &Claim<DB>) -> Result<(), Error> {
+pub async fn lapse_lease<DB: Backend>(claim: &Claim<DB>) -> Result<(), Error> {
     claim.lapse().await
 }
 
@@ -120,7 +121,7 @@ pub async fn assert_fenced<DB, Enqueue, Enqueued, T, Handler, Handled, E, Count,
     handler: Handler,
     count: Count,
 ) where
-    DB: QueueBackend,
+    DB: Backend,
     Enqueue: Fn() -> Enqueued,
     Enqueued: Future<Output = Result<T, Error>>,
     Handler: Fn(Claim<DB>) -> Handled,
@@ -151,7 +152,7 @@ pub async fn check_fenced<DB, Enqueue, Enqueued, T, Handler, Handled, E, Count, 
     count: Count,
 ) -> Result<(), NotFenced>
 where
-    DB: QueueBackend,
+    DB: Backend,
     Enqueue: Fn() -> Enqueued,
     Enqueued: Future<Output = Result<T, Error>>,
     Handler: Fn(Claim<DB>) -> Handled,

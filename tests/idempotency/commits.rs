@@ -1,4 +1,4 @@
-//! What became of a commit whose answer never came: the key tells.
+//! Commits whose response is lost: the key reveals their outcome.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,8 +20,8 @@ async fn through<DB: Keeps>(proxy: &Proxy, url: &str, connections: u32) -> Pool<
     pool.expect("a pool through the proxy")
 }
 
-/// Delivered or not, it is found out, and the unit is stored once. Hooks are told of one commit.
-pub(crate) async fn an_unanswered_commit_is_found<DB: Keeps>() {
+/// The unit is stored once whether COMMIT was delivered or not, and the commit hooks run once.
+pub(crate) async fn a_commit_whose_response_was_lost_is_found<DB: Keeps>() {
     let direct = ledger::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
     let db = Pessimistic::default().on(&through::<DB>(&proxy, &direct.url, 2).await);
@@ -48,8 +48,7 @@ pub(crate) async fn an_unanswered_commit_is_found<DB: Keeps>() {
     assert_eq!(proxy.hits(), 2);
 }
 
-/// The key is the operation.
-pub(crate) async fn one_trace_is_enough<DB: Keeps>() {
+pub(crate) async fn a_key_makes_an_operation_row_unnecessary<DB: Keeps>() {
     let direct = ledger::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
     let db = Pessimistic::default().on(&through::<DB>(&proxy, &direct.url, 2).await);
@@ -63,9 +62,9 @@ pub(crate) async fn one_trace_is_enough<DB: Keeps>() {
     assert_eq!(proxy.hits(), 1);
 }
 
-/// The network swallows a COMMIT, so that its transaction stays open on the server: nobody else gets the key
-/// before that has come to its end.
-pub(crate) async fn a_first_attempt_that_is_still_there_is_fenced<DB: Keeps + ServerBackend>() {
+/// The network loses a COMMIT, so that its transaction stays open on the server: no other run gets the key
+/// before it has ended.
+pub(crate) async fn an_open_transaction_of_an_earlier_attempt_is_fenced<DB: Keeps + ServerBackend>() {
     let direct = ledger::<DB>(2).await;
     let proxy = Proxy::to(&direct.url).await;
     let lost = Pessimistic::default().on(&through::<DB>(&proxy, &direct.url, 2).await);
@@ -87,8 +86,7 @@ const REQUESTS: i64 = 500;
 const SENDERS: usize = 3;
 const LANES: usize = 4;
 
-/// What one client does with a request: it sends it until it is answered. Answers the response, and how often
-/// it sent.
+/// Sends a request until there is a response. Returns the response, and how often the request was sent.
 async fn sends<DB: Keeps>(db: &PoolTransactor<DB, Pessimistic>, k: i64) -> (Outcome<i64>, u32) {
     for sent in 1..=100 {
         let unit = async |tx: &mut Tx<DB>| effect(tx, k).await.map_err(Error::from);
@@ -102,9 +100,9 @@ async fn sends<DB: Keeps>(db: &PoolTransactor<DB, Pessimistic>, k: i64) -> (Outc
     panic!("request {k} was never answered");
 }
 
-/// 500 requests, each sent by three clients at once, through a network that cuts connections at every step,
-/// also between a COMMIT and its answer.
-pub(crate) async fn requests_through_a_cutting_proxy_have_one_effect_and_one_answer<DB: Keeps>() {
+/// 500 requests, each sent by three clients at the same time, over a network that cuts connections at every
+/// step, including between a COMMIT and its response.
+pub(crate) async fn requests_over_an_unreliable_network_have_one_effect_and_one_response<DB: Keeps>() {
     let direct = ledger::<DB>(2).await;
     let proxy = Proxy::to(&direct.url).await;
     let pool = through::<DB>(&proxy, &direct.url, (LANES * SENDERS) as u32).await;
@@ -146,7 +144,7 @@ pub(crate) async fn requests_through_a_cutting_proxy_have_one_effect_and_one_ans
         assert_eq!(responses, [Some(answer); SENDERS], "request {k}: {outcomes:?}");
         match outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Fresh(_))).count() {
             1 => fresh += 1,
-            // Its run ended without an answer, and it sent the request again.
+            // The run ended without a response, and the client sent the request again.
             0 => without += 1,
             more => panic!("request {k}: {more} were told that it was theirs: {outcomes:?}"),
         }

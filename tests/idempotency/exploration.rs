@@ -19,7 +19,7 @@ async fn emptied<DB: Keeps>(pool: Pool<DB>) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// There is one effect, and whoever was answered was answered that.
+/// Asserts that there is one effect, and that every response is that of the effect.
 async fn one_effect_one_answer<DB: Keeps>(pool: Pool<DB>) -> Result<(), String> {
     let fetch = async |sql| {
         let found = DB::pool_fetch(&pool, DB::sql(sql), &[]).await;
@@ -45,7 +45,7 @@ fn twins<'a, DB: Keeps>(pool: &'a Pool<DB>) -> Explore<'a, DB> {
         .allow_deadlocks()
 }
 
-/// The same, where the key was used before and has expired.
+/// The same for a key that was used before and has expired.
 fn heirs<'a, DB: Keeps>(pool: &'a Pool<DB>) -> Explore<'a, DB> {
     twins(pool).set_up(|pool| async move {
         emptied(pool.clone()).await.map_err(Error::from)?;
@@ -58,7 +58,7 @@ fn heirs<'a, DB: Keeps>(pool: &'a Pool<DB>) -> Explore<'a, DB> {
     })
 }
 
-/// What a client was told, kept where the invariant finds it.
+/// Stores the response of a client for the invariant.
 async fn tell<DB: Keeps>(pool: &Pool<DB>, answer: i64) -> Result<(), Error> {
     DB::pool_execute(pool, DB::sql("INSERT INTO told VALUES (?)"), &[answer]).await?;
     Ok(())
@@ -97,7 +97,7 @@ async fn stage<DB: Keeps>() -> (crate::support::TestPool<DB>, Pool<DB>) {
     (pool, notes)
 }
 
-pub(crate) async fn two_twins_in_every_interleaving<DB: Keeps>() {
+pub(crate) async fn twins_have_one_effect_in_every_interleaving<DB: Keeps>() {
     let (pool, notes) = stage::<DB>().await;
     explored(twins(&pool), &notes, &Pessimistic::default().on(&pool), "pessimistic").await;
     explored(twins(&pool), &notes, &Optimistic::default().on(&pool), "optimistic").await;
@@ -106,7 +106,7 @@ pub(crate) async fn two_twins_in_every_interleaving<DB: Keeps>() {
     explored(twins(&pool), &notes, &Atomic::default().on(&pool).options(repeatable), "repeatable read").await;
 }
 
-pub(crate) async fn two_twins_take_over_in_every_interleaving<DB: Keeps>() {
+pub(crate) async fn twins_take_over_an_expired_key_once_in_every_interleaving<DB: Keeps>() {
     let (pool, notes) = stage::<DB>().await;
     explored(heirs(&pool), &notes, &Pessimistic::default().on(&pool), "pessimistic").await;
     explored(heirs(&pool), &notes, &Serializable::default().on(&pool), "serializable").await;
@@ -127,8 +127,8 @@ async fn look_first<DB: Keeps, S: Strategy>(
     tell(notes, answer).await
 }
 
-/// How it is often done. Without this, the exploration would prove nothing.
-pub(crate) async fn a_look_before_the_work_is_not_enough<DB: Keeps>() {
+/// A common mistake. If the exploration did not find it, it would prove nothing.
+pub(crate) async fn checking_before_the_work_does_not_prevent_a_second_effect<DB: Keeps>() {
     let (pool, notes) = stage::<DB>().await;
     let db = Pessimistic::default().on(&pool);
     let exploration =
@@ -148,7 +148,7 @@ const FAULTS: [Fault; 5] = [
     Fault::AnswerLost,
 ];
 
-/// How many statements claim a key that is free: MySQL is told a limit before, and another one behind.
+/// Returns how many statements claim a free key: MySQL also sets a lock timeout before and after.
 async fn claiming<DB: Keeps>(pool: &Pool<DB>) -> u32 {
     let is_mariadb = DB::sql("SELECT VERSION() LIKE '%MariaDB%'");
     let is_mysql =
@@ -157,7 +157,7 @@ async fn claiming<DB: Keeps>(pool: &Pool<DB>) -> u32 {
 }
 
 async fn survives<DB: Keeps>(pool: &Pool<DB>, db: &dyn Transactor<DB>) {
-    // The key, the effect, the response.
+    // The statements of the key, the effect and the response.
     let claiming = claiming(pool).await;
     let statements = (1..=claiming + 2).map(Moment::Statement);
     for moment in [Moment::Begin, Moment::Commit].into_iter().chain(statements) {
@@ -180,13 +180,13 @@ async fn survives<DB: Keeps>(pool: &Pool<DB>, db: &dyn Transactor<DB>) {
             assert_eq!(again, expected, "{what}");
         }
     }
-    // Who is answered what was stored before has no commit to lose.
+    // A replayed response needs no commit.
     let faults = Faults::new().at(Moment::Commit, Fault::AnswerLost);
     let again = faults.on(db).once(&key("a")).run(work::<DB>).await.expect("an outcome");
     assert_eq!((again, faults.pending()), (Outcome::Replayed(answer(pool, 1).await), 1));
 }
 
-pub(crate) async fn every_fault_at_every_step<DB: Keeps>() {
+pub(crate) async fn a_run_survives_every_fault_at_every_step<DB: Keeps>() {
     let pool = ledger::<DB>(4).await;
     survives(&pool, &Pessimistic::default().on(&pool)).await;
     survives(&pool, &Optimistic::default().on(&pool)).await;
@@ -194,8 +194,8 @@ pub(crate) async fn every_fault_at_every_step<DB: Keeps>() {
     survives(&pool, &Adaptive::default().on(&pool)).await;
 }
 
-/// A key for each run: the number of effects before it.
-pub(crate) async fn a_part_is_safe_to_run_again<DB: Keeps>() {
+/// Each run has a key of its own: the number of effects before it.
+pub(crate) async fn once_in_is_safe_to_retry<DB: Keeps>() {
     let pool = ledger::<DB>(4).await;
     let db = Pessimistic::default().on(&pool);
     let unit = async |tx: &mut Tx<DB>| {

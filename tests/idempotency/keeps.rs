@@ -1,4 +1,4 @@
-//! What the tests do once: they write a line into a ledger, and answer a number that nobody else answers.
+//! The unit of work of the tests: it writes a row to a ledger and returns a unique number.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,18 +10,18 @@ use sqlx::{MySql, Pool, Postgres, Row as _, Sqlite};
 
 use crate::support::{TestBackend, TestPool};
 
-/// A database under test that keeps keys.
+/// A database under test, with its statements for keys.
 pub(crate) trait Keeps: TestBackend {
-    /// Makes as many keys as there are rows in `ledger`, all of which have expired.
+    /// Inserts one expired key for each row in `ledger`.
     const EXPIRED_KEYS: &'static str;
 
-    /// Has all keys expire.
+    /// Makes all keys expire.
     const EXPIRE_KEYS: &'static str;
 
-    /// Gives one of the keys another day.
+    /// Extends one of the keys by a day.
     const TAKE_A_KEY_OVER: &'static str;
 
-    /// How many sessions of this database wait for a lock on a row.
+    /// Returns how many sessions of this database wait for a row lock.
     fn waiting(pool: &Pool<Self>) -> Pin<Box<dyn Future<Output = i64> + Send + '_>>;
 }
 
@@ -41,8 +41,10 @@ impl Keeps for Postgres {
 }
 
 impl Keeps for MySql {
-    const EXPIRED_KEYS: &'static str = "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at)
-         SELECT UNHEX(SHA2(k, 256)), '', '', UTC_TIMESTAMP(), UTC_TIMESTAMP() - INTERVAL 1 SECOND FROM ledger";
+    const EXPIRED_KEYS: &'static str =
+        "INSERT INTO atomically_key (digest, fingerprint, run, created_at, expires_at)
+         SELECT UNHEX(SHA2(k, 256)), '', '', UTC_TIMESTAMP(), UTC_TIMESTAMP() - INTERVAL 1 SECOND
+         FROM ledger";
     const EXPIRE_KEYS: &'static str =
         "UPDATE atomically_key SET expires_at = UTC_TIMESTAMP() - INTERVAL 1 SECOND";
     const TAKE_A_KEY_OVER: &'static str =
@@ -89,7 +91,7 @@ pub(crate) async fn ledger<DB: Keeps>(connections: u32) -> TestPool<DB> {
     pool
 }
 
-/// The effect: a line in the ledger, and the answer to it.
+/// Writes the row and returns its number.
 pub(crate) async fn effect<DB: Keeps>(tx: &mut Tx<DB>, k: i64) -> Result<i64, sqlx::Error> {
     static NEXT: AtomicI64 = AtomicI64::new(1);
     let answer = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -97,7 +99,7 @@ pub(crate) async fn effect<DB: Keeps>(tx: &mut Tx<DB>, k: i64) -> Result<i64, sq
     Ok(answer)
 }
 
-/// As a unit of its own.
+/// The effect as a unit of its own.
 pub(crate) async fn work<DB: Keeps>(tx: &mut Tx<DB>) -> Result<i64, Error> {
     Ok(effect(tx, 1).await?)
 }
@@ -107,14 +109,14 @@ pub(crate) async fn effects<DB: Keeps>(pool: &Pool<DB>, k: i64) -> i64 {
     DB::pool_fetch(pool, count, &[k]).await.expect("a count")
 }
 
-/// What the one effect answered.
+/// Returns the number of the only effect.
 pub(crate) async fn answer<DB: Keeps>(pool: &Pool<DB>, k: i64) -> i64 {
     assert_eq!(effects(pool, k).await, 1);
     let answer = DB::sql("SELECT answer FROM ledger WHERE k = ?");
     DB::pool_fetch(pool, answer, &[k]).await.expect("the answer")
 }
 
-/// All keys are as old as they may get.
+/// Makes all keys expire.
 pub(crate) async fn expire<DB: Keeps>(pool: &Pool<DB>) {
     let expire = DB::sql("UPDATE atomically_key SET expires_at = created_at");
     DB::pool_execute(pool, expire, &[]).await.expect("expired");

@@ -1,4 +1,4 @@
-//! What a run is told.
+//! The outcomes of runs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ async fn replays<DB: Keeps>(pool: &Pool<DB>, db: &dyn Transactor<DB>, k: i64) {
     );
 }
 
-pub(crate) async fn every_strategy_and_level_replays<DB: Keeps>() {
+pub(crate) async fn responses_are_replayed_under_every_strategy_and_isolation_level<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let strategies: [&dyn Transactor<DB>; 5] = [
         &Pessimistic::default().on(&pool),
@@ -43,8 +43,8 @@ pub(crate) async fn every_strategy_and_level_replays<DB: Keeps>() {
     }
 }
 
-/// Each run of a prepared value is a run of its own: it must not take the row of the first one for its own.
-pub(crate) async fn a_value_that_is_run_twice_is_fresh_once<DB: Keeps>() {
+/// Each run of a builder is a run of its own: it must not mistake the row of the first one for its own.
+pub(crate) async fn a_builder_that_is_run_twice_is_fresh_once<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let key = key("a");
@@ -56,7 +56,7 @@ pub(crate) async fn a_value_that_is_run_twice_is_fresh_once<DB: Keeps>() {
     assert_eq!(effects(&pool, 1).await, 1);
 }
 
-pub(crate) async fn a_transactor_behind_a_pointer_will_do<DB: Keeps>() {
+pub(crate) async fn once_works_on_a_dyn_transactor<DB: Keeps>() {
     let pool = ledger::<DB>(4).await;
     let db: Arc<dyn Transactor<DB>> = Arc::new(Pessimistic::default().on(&pool));
     let tasks = (0..8).map(|_| {
@@ -73,7 +73,7 @@ pub(crate) async fn a_transactor_behind_a_pointer_will_do<DB: Keeps>() {
     assert_eq!((fresh, told), (1, BTreeSet::from([answer(&pool, 1).await])));
 }
 
-pub(crate) async fn another_request_is_a_mismatch<DB: Keeps>() {
+pub(crate) async fn a_different_request_with_the_same_key_is_a_mismatch<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let key = key("a").request("500");
@@ -114,8 +114,8 @@ async fn sold_out<DB: Keeps>(tx: &mut Tx<DB>) -> Result<i64, Refusal> {
     Err(Refusal::SoldOut)
 }
 
-/// The request can be sent again, and succeed.
-pub(crate) async fn own_errors_leave_no_key<DB: Keeps>() {
+/// The request can be sent again and succeed.
+pub(crate) async fn an_error_of_the_unit_leaves_no_key<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let refused = db.once(&key("a")).run(sold_out::<DB>).await;
@@ -126,7 +126,7 @@ pub(crate) async fn own_errors_leave_no_key<DB: Keeps>() {
     assert_eq!(outcome, Outcome::Fresh(answer(&pool, 1).await));
 }
 
-/// Not even when the unit itself takes the key away.
+/// Not even if the unit itself deletes the key.
 pub(crate) async fn no_effect_is_stored_without_its_key<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
@@ -143,8 +143,8 @@ pub(crate) async fn no_effect_is_stored_without_its_key<DB: Keeps>() {
     assert!(db.keys().find(&key("a")).await.expect("found out").is_some());
 }
 
-/// The effect and the key go together, whatever the unit makes of what it meets.
-pub(crate) async fn a_failure_that_was_hidden_leaves_no_key<DB: Keeps>() {
+/// The effect and the key are rolled back together even if the unit discards the failure.
+pub(crate) async fn a_discarded_failure_leaves_no_key<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let outcome = db
@@ -157,11 +157,11 @@ pub(crate) async fn a_failure_that_was_hidden_leaves_no_key<DB: Keeps>() {
         .await;
     let kept = db.keys().find(&key("a")).await.expect("found out").is_some();
     assert_eq!((outcome.is_ok(), effects(&pool, 1).await), (kept, i64::from(kept)), "{outcome:?}");
-    // PostgreSQL ends the transaction with the statement; the others undo the statement alone.
+    // PostgreSQL aborts the transaction; the others undo only the statement.
     assert_eq!(kept, DB::NAME != "PostgreSQL");
 }
 
-pub(crate) async fn a_part_is_done_once<DB: Keeps>() {
+pub(crate) async fn once_in_runs_a_part_once<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let consume = || {
@@ -179,7 +179,7 @@ pub(crate) async fn a_part_is_done_once<DB: Keeps>() {
     assert_eq!(second, Outcome::Replayed(told));
     assert_eq!(effects(&pool, 1).await, 1);
 
-    // Its key goes with the transaction.
+    // Its key is rolled back with the transaction.
     let undone = db
         .run(async |tx: &mut Tx<DB>| {
             let _ = once_in(tx, &key("b")).run(work::<DB>).await?;
@@ -190,8 +190,8 @@ pub(crate) async fn a_part_is_done_once<DB: Keeps>() {
     assert_eq!(db.keys().find(&key("b")).await.expect("found out"), None);
 }
 
-/// Though the rest of the unit is stored.
-pub(crate) async fn a_part_that_fails_leaves_nothing<DB: Keeps>() {
+/// The rest of the unit is stored.
+pub(crate) async fn a_part_that_fails_leaves_neither_effect_nor_key<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     db.run(async |tx: &mut Tx<DB>| {
@@ -207,7 +207,7 @@ pub(crate) async fn a_part_that_fails_leaves_nothing<DB: Keeps>() {
     assert_eq!(outcome, Outcome::Fresh(answer(&pool, 1).await));
 }
 
-pub(crate) async fn a_part_inside_of_itself_is_in_progress<DB: Keeps>() {
+pub(crate) async fn a_nested_part_with_the_same_key_is_in_progress<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let outcome = db

@@ -1,4 +1,4 @@
-//! Two that send the same key at the same time.
+//! Twins: concurrent requests with the same key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,14 +24,14 @@ const LEVELS: [Isolation; 4] = [
     Isolation::Serializable,
 ];
 
-/// Longer than any of this takes.
+/// Longer than any step takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn patient() -> Options {
     Options::new().deadline(PATIENCE)
 }
 
-/// A first one, at work on its key until the gate opens; then it ends as it is told to.
+/// A first run, which holds its key until the gate opens and then commits or fails.
 struct First<T> {
     gate: Arc<Semaphore>,
     task: JoinHandle<Result<Outcome<i64>, T>>,
@@ -62,7 +62,7 @@ impl First<Error> {
     }
 }
 
-/// The second one waits for the first at the key, whatever its level, until the first has come to its end.
+/// The second run waits at the key until the first has ended, at every isolation level.
 async fn waits<DB: Keeps>(succeeds: bool) {
     let pool = ledger::<DB>(4).await;
     for (k, level) in (0..).zip(LEVELS) {
@@ -95,11 +95,11 @@ async fn waits<DB: Keeps>(succeeds: bool) {
     }
 }
 
-pub(crate) async fn a_twin_waits_and_is_answered<DB: Keeps>() {
+pub(crate) async fn a_twin_waits_for_the_response<DB: Keeps>() {
     waits::<DB>(true).await;
 }
 
-pub(crate) async fn a_twin_takes_over_what_failed<DB: Keeps>() {
+pub(crate) async fn a_twin_takes_over_the_key_of_a_failed_run<DB: Keeps>() {
     waits::<DB>(false).await;
 }
 
@@ -122,7 +122,7 @@ pub(crate) async fn an_expired_key_is_taken_over_once<DB: Keeps>() {
     assert_eq!((first, second), (Outcome::Fresh(told), Outcome::Replayed(told)));
 }
 
-pub(crate) async fn waiting_in_vain_is_in_progress<DB: Keeps>() {
+pub(crate) async fn a_wait_that_times_out_is_in_progress<DB: Keeps>() {
     let pool = ledger::<DB>(4).await;
     for (k, level) in (0..).zip(LEVELS) {
         let name = format!("{level}");
@@ -134,7 +134,7 @@ pub(crate) async fn waiting_in_vain_is_in_progress<DB: Keeps>() {
             Ok::<_, Error>(effect(tx, k).await?)
         };
         let key = key(&name);
-        // A second is what it waits by itself.
+        // The default wait is one second.
         let once = if k == 0 { db.once(&key) } else { db.once(&key).wait(Duration::from_millis(50)) };
         assert_eq!(once.run(unit).await.expect("an outcome"), Outcome::InProgress, "{level}");
         assert_eq!((runs.load(Ordering::Relaxed), effects(&pool, k).await), (0, 0), "{level}");
@@ -145,9 +145,9 @@ pub(crate) async fn waiting_in_vain_is_in_progress<DB: Keeps>() {
     }
 }
 
-/// All wait for one that fails. On MySQL and MariaDB all but one of them are ended as deadlocks then, and run
-/// again.
-pub(crate) async fn one_of_many_runs<DB: Keeps>() {
+/// All twins wait for a run that fails. On MySQL and MariaDB all but one of them then fail with a deadlock
+/// and are retried.
+pub(crate) async fn one_of_many_twins_runs<DB: Keeps>() {
     const WAITING: u32 = 5;
     let pool = ledger::<DB>(WAITING + 2).await;
     let first = First::at_work(&pool, "a", 1, false).await;
@@ -168,8 +168,8 @@ pub(crate) async fn one_of_many_runs<DB: Keeps>() {
     assert_eq!((fresh, told), (1, vec![answer(&pool, 1).await; WAITING as usize]));
 }
 
-/// The unit itself, and who has the connection next, wait as long as they did.
-pub(crate) async fn the_limit_is_for_the_key_alone<DB: Keeps>() {
+/// The lock timeout of the unit, and of the next user of the connection, is unchanged.
+pub(crate) async fn the_wait_limit_applies_to_the_key_only<DB: Keeps>() {
     let pool = ledger::<DB>(1).await;
     let before = DB::limits(&pool).await;
     let limits =
@@ -181,7 +181,7 @@ pub(crate) async fn the_limit_is_for_the_key_alone<DB: Keeps>() {
     assert!(inside.starts_with(DB::TWO_AND_THREE_SECONDS), "{inside}");
     assert_eq!(DB::limits(&pool).await, before);
 
-    // It does not wait longer than the options allow either.
+    // The lock timeout of the options applies too.
     let pool = ledger::<DB>(3).await;
     let first = First::at_work(&pool, "b", 2, true).await;
     let db = Pessimistic::default().on(&pool).options(patient().lock_timeout(Duration::from_millis(50)));
@@ -191,14 +191,14 @@ pub(crate) async fn the_limit_is_for_the_key_alone<DB: Keeps>() {
     assert_eq!(DB::limits(&pool).await, before);
 }
 
-/// A transaction that has looked around before it comes to the key, while somebody else finished with it.
-pub(crate) async fn what_is_newer_than_the_snapshot_is_seen<DB: Keeps>() {
+/// The snapshot of the transaction was taken before another run committed the key.
+pub(crate) async fn a_key_newer_than_the_snapshot_is_found<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     sees_what_is_newer(&pool, &DB::another(&pool.url).await).await;
 }
 
-/// As MariaDB is by default from 11.6 on: what is newer than the snapshot is a failure, and not read.
-pub(crate) async fn what_is_newer_is_a_failure_or_seen() {
+/// With `innodb_snapshot_isolation`, the default of MariaDB from 11.6 on, a newer row is a failure.
+pub(crate) async fn a_key_newer_than_the_snapshot_is_found_or_a_conflict() {
     let elsewhere = ledger::<MySql>(2).await;
     let isolate = "SET @isolated = 1 /*M! , innodb_snapshot_isolation = ON*/";
     let pool = MySqlPoolOptions::new()
@@ -214,7 +214,7 @@ pub(crate) async fn what_is_newer_is_a_failure_or_seen() {
     assert!(attempts > 9 || !version.contains("MariaDB"), "there was no failure, so nothing was shown");
 }
 
-/// Answers how many attempts it took.
+/// Returns the number of attempts.
 async fn sees_what_is_newer<DB: Keeps>(pool: &Pool<DB>, elsewhere: &Pool<DB>) -> u32 {
     let strategies: [&dyn Transactor<DB>; 3] =
         [&Optimistic::default().on(pool), &Serializable::default().on(pool), &Atomic::default().on(pool)];
@@ -222,7 +222,7 @@ async fn sees_what_is_newer<DB: Keeps>(pool: &Pool<DB>, elsewhere: &Pool<DB>) ->
     for db in strategies {
         for level in LEVELS {
             if DB::NAME == "MySQL" && level == Isolation::Serializable {
-                // It has no snapshot: what it has read, nobody else writes.
+                // There is no snapshot: the rows that were read are locked.
                 continue;
             }
             k += 1;

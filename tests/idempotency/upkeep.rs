@@ -1,4 +1,4 @@
-//! What operators do, and what is wrong with what is stored.
+//! Maintenance of keys, and errors of the table.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use atomically::{Error, ErrorKind, Pessimistic, PoolTransactor, Tx};
 use crate::keeps::{Keeps, answer, effects, key, ledger, work};
 use crate::support::eventually;
 
-pub(crate) async fn a_missing_table_says_so<DB: Keeps>() {
+pub(crate) async fn a_missing_table_is_reported<DB: Keeps>() {
     let pool = DB::pool(2).await;
     let db = Pessimistic::default().on(&pool);
     for error in [
@@ -22,7 +22,7 @@ pub(crate) async fn a_missing_table_says_so<DB: Keeps>() {
         assert_eq!((error.kind(), error.attempts()), (ErrorKind::Database, None));
         assert!(error.to_string().contains("create_key_table"), "{error}");
     }
-    // What else is missing is not ours.
+    // Another missing table is not a `KeyError`.
     db.create_key_table().await.expect("a table");
     db.create_key_table().await.expect("it is there already");
     let error = db.once(&key("a")).run(work::<DB>).await.expect_err("no ledger");
@@ -36,10 +36,10 @@ pub(crate) async fn a_missing_table_says_so<DB: Keeps>() {
     );
 }
 
-pub(crate) async fn responses_that_are_no_json_say_so<DB: Keeps>() {
+pub(crate) async fn a_response_that_is_not_json_is_reported<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
-    // Keys of a JSON object are text.
+    // The keys of a JSON object are strings.
     let error = db
         .once(&key("a"))
         .run(async |tx: &mut Tx<DB>| Ok::<_, Error>(BTreeMap::from([((1, 2), work(tx).await?)])))
@@ -58,7 +58,7 @@ pub(crate) async fn responses_that_are_no_json_say_so<DB: Keeps>() {
     assert_eq!(effects(&pool, 1).await, 1);
 }
 
-pub(crate) async fn found_and_released<DB: Keeps>() {
+pub(crate) async fn keys_are_found_and_released<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     assert_eq!(db.keys().find(&key("a")).await.expect("nothing"), None);
@@ -84,16 +84,16 @@ pub(crate) async fn found_and_released<DB: Keeps>() {
     assert_eq!((found.age + found.expires_in).as_secs().div_ceil(3600), 24, "{found:?}");
 }
 
-pub(crate) async fn an_expired_key_is_a_new_one<DB: Keeps>() {
+pub(crate) async fn an_expired_key_counts_as_new<DB: Keeps>() {
     let pool = ledger::<DB>(4).await;
     let db = Pessimistic::default().on(&pool);
-    // Shorter than a second is rounded up, and longer than a century is none.
+    // A duration is rounded up to whole seconds, and limited to a century.
     let old = db.once(&key("a")).expires_after(Duration::ZERO).run(work::<DB>).await.expect("an outcome");
     let kept = db.once(&key("b")).expires_after(Duration::MAX).run(work::<DB>).await.expect("an outcome");
     let expires_in = async || db.keys().find(&key("a")).await.expect("found out").map(|key| key.expires_in);
     eventually(Some(Duration::ZERO), expires_in).await;
 
-    // Another request may have it now, and only one of them does.
+    // Other requests can use the key now, and one of them gets it.
     let key = key("a").request("another");
     let tasks = (0..4).map(|_| {
         let db = db.clone();
@@ -112,7 +112,7 @@ pub(crate) async fn an_expired_key_is_a_new_one<DB: Keeps>() {
     assert_eq!(effects(&pool, 1).await, 3);
 }
 
-pub(crate) async fn purged_in_batches<DB: Keeps>() {
+pub(crate) async fn expired_keys_are_purged_in_batches<DB: Keeps>() {
     const KEYS: i64 = 1 << 11;
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
@@ -134,8 +134,9 @@ pub(crate) async fn purged_in_batches<DB: Keeps>() {
     assert_eq!(again.response(), kept.response());
 }
 
-/// A session that takes an expired key over has its row locked when `purge` comes to it, and commits then.
-pub(crate) async fn a_key_that_is_taken_over_meanwhile_is_not_purged<DB: Keeps>() {
+/// A session that takes over an expired key has locked its row when `purge` reaches it, and commits
+/// afterwards.
+pub(crate) async fn a_key_that_is_taken_over_concurrently_is_not_purged<DB: Keeps>() {
     let pool = ledger::<DB>(4).await;
     let db = Pessimistic::default().on(&pool);
     for name in ["a", "b"] {
@@ -150,7 +151,7 @@ pub(crate) async fn a_key_that_is_taken_over_meanwhile_is_not_purged<DB: Keeps>(
         let db = db.clone();
         async move { db.keys().purge().await }
     });
-    // It has met the row: it waits for it, or has passed it by.
+    // The purge has reached the row: it waits for it, or has skipped it.
     eventually(true, async || purging.is_finished() || DB::waiting(&pool).await > 0).await;
     DB::raw(&mut heir, "COMMIT").await.expect("taken over");
     assert_eq!(purging.await.expect("no panic").expect("a purge"), 1);

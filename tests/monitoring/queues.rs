@@ -3,29 +3,29 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use atomically::queue::{Claim, NewJob, Queue, QueueBackend, Worker};
-use atomically::{Backoff, Error, Pessimistic, TransactorExt as _};
+use atomically::queue::{Claim, NewJob, Queue, Worker};
+use atomically::{Backend, Backoff, Error, Pessimistic, TransactorExt as _};
 use sqlx::Pool;
 use tokio::sync::{Notify, oneshot};
 
 use crate::scrape::Exporter;
 use crate::support::{TestBackend, TestPool, eventually};
 
-async fn queue<DB: TestBackend + QueueBackend>() -> (TestPool<DB>, Queue<DB>) {
+async fn queue<DB: TestBackend>() -> (TestPool<DB>, Queue<DB>) {
     let pool = DB::pool(4).await;
     let queue = Queue::new("jobs", &pool).expect("a name").backoff(Backoff::none());
     queue.create_tables().await.expect("the tables");
     (pool, queue)
 }
 
-async fn enqueue<DB: QueueBackend>(pool: &Pool<DB>, queue: &Queue<DB>, payload: i64, attempts: u32) {
+async fn enqueue<DB: Backend>(pool: &Pool<DB>, queue: &Queue<DB>, payload: i64, attempts: u32) {
     let job = NewJob::new(&payload).expect("a payload").max_attempts(attempts);
     let db = Pessimistic::default().on(pool);
     let _ = db.run(async |tx| queue.enqueue(tx, job).await).await.expect("a commit");
 }
 
 /// A worker that looks often, and tells the exporter.
-fn worker<DB: QueueBackend>(queue: &Queue<DB>, exporter: &Exporter) -> Worker<DB> {
+fn worker<DB: Backend>(queue: &Queue<DB>, exporter: &Exporter) -> Worker<DB> {
     Worker::new(queue)
         .poll_every(Duration::from_millis(20))
         .depth_every(Duration::from_millis(100))
@@ -39,7 +39,7 @@ async fn until<DB, F>(
     exporter: &Exporter,
     wanted: &[(&str, &str, f64)],
 ) where
-    DB: QueueBackend,
+    DB: Backend,
     F: Future<Output = Result<(), Error>> + Send + 'static,
 {
     let (stop, stopped) = oneshot::channel::<()>();
@@ -66,7 +66,7 @@ async fn until<DB, F>(
 
 const JOBS: &str = "atomically_queue_jobs_total";
 
-pub(crate) async fn jobs_are_counted_by_what_became_of_them<DB: TestBackend + QueueBackend>() {
+pub(crate) async fn jobs_are_counted_by_what_became_of_them<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>().await;
     let exporter = Exporter::new();
     for payload in 0..5 {
@@ -120,7 +120,7 @@ pub(crate) async fn jobs_are_counted_by_what_became_of_them<DB: TestBackend + Qu
 }
 
 /// The worker whose lease is gone counts it; and so does the unit that comes too late, as a failure.
-pub(crate) async fn a_lost_lease_and_a_stale_claim_are_counted<DB: TestBackend + QueueBackend>() {
+pub(crate) async fn a_lost_lease_and_a_stale_claim_are_counted<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>().await;
     let exporter = Exporter::new();
     enqueue(&pool, &queue, 1, 9).await;
@@ -146,7 +146,7 @@ pub(crate) async fn a_lost_lease_and_a_stale_claim_are_counted<DB: TestBackend +
 }
 
 /// Neither claims nor depths can be asked for.
-pub(crate) async fn trouble_is_counted<DB: TestBackend + QueueBackend>() {
+pub(crate) async fn trouble_is_counted<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let queue = Queue::new("jobs", &pool).expect("a name");
     let exporter = Exporter::new();
@@ -159,7 +159,7 @@ pub(crate) async fn trouble_is_counted<DB: TestBackend + QueueBackend>() {
 
 /// As long as it lives a worker is seen to; one that is dropped is seen to have ended, and one that was told
 /// to stop is not missed.
-pub(crate) async fn workers_have_a_heartbeat<DB: TestBackend + QueueBackend>() {
+pub(crate) async fn workers_have_a_heartbeat<DB: TestBackend>() {
     // Workers are numbered by the name of their queue, and other tests of this process have workers for
     // "jobs".
     let name = format!("beats-{}", DB::NAME.to_lowercase());

@@ -1,4 +1,4 @@
-//! What a claim costs.
+//! The cost of claims: round trips, plans and rows read.
 
 use atomically::queue::{NewJob, Priority, Queue};
 use atomically::{Pessimistic, TransactorExt as _};
@@ -6,11 +6,12 @@ use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{MySql, Pool, Postgres, Row as _};
 
+use crate::support::TestBackend;
 use crate::support::proxy::Proxy;
-use crate::{QueueTest, claim_one, job, queue};
+use crate::{claim_one, job, queue};
 
-/// Jobs of every priority.
-async fn fill<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>, count: i64) {
+/// Enqueues `count` jobs of each priority.
+async fn fill<DB: TestBackend>(pool: &Pool<DB>, queue: &Queue<DB>, count: i64) {
     let db = Pessimistic::default().on(pool);
     let priorities = [Priority::High, Priority::Normal, Priority::Low];
     let jobs: Vec<NewJob> =
@@ -19,20 +20,19 @@ async fn fill<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>, count: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_enqueues_claims_and_completes_in_a_round_trip_each() {
+async fn postgres_enqueues_claims_and_completes_in_one_round_trip_each() {
     let (pool, queue) = queue::<Postgres>(2).await;
     fill(&pool, &queue, 10).await;
     let proxy = Proxy::to(&pool.url).await;
     let untested = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
     let proxied = untested.connect(&proxy.url(&pool.url)).await.expect("a pool");
     let queue = Queue::new("jobs", &proxied).expect("a name").persistent(true);
-    // From now on the session has the statements.
+    // This prepares the statements in the session.
     claim_one(&queue).await.complete().await.expect("complete");
     let _ = queue.enqueue_alone(job(0)).await.expect("a commit");
-    // The pool tests each connection that comes back, which nobody waits for: once this one, once the one
-    // before.
+    // The pool pings each connection that is released, in the background: the one of the call, and this one.
     let counted = async || {
-        let _held = proxied.acquire().await.expect("it has come back");
+        let _held = proxied.acquire().await.expect("the connection is released");
         proxy.requests()
     };
     for most in [1, 5, 100] {
@@ -47,7 +47,7 @@ async fn postgres_enqueues_claims_and_completes_in_a_round_trip_each() {
     }
 }
 
-/// The session has planned its statement when there was nothing to read, and the plan is kept.
+/// The session planned the statement while the table was empty, and keeps the plan.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_goes_by_the_index_though_the_table_was_empty() {
     let (pool, queue) = queue::<Postgres>(1).await;
@@ -64,7 +64,8 @@ async fn postgres_goes_by_the_index_though_the_table_was_empty() {
     .expect("one statement");
     assert!(kept.1 > 0, "the plan was made for no values: {kept:?}");
     let explain = format!(
-        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE \"{}\" ('jobs', 501, 1000, 0, 0, 0, 0, 0, 0)",
+        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) \
+         EXECUTE \"{}\" ('jobs', 501, 1000, 0, 0, 0, 0, 0, 0)",
         kept.0
     );
     let plan = sqlx::raw_sql(sqlx::AssertSqlSafe(explain)).fetch_all(&pool.pool).await.expect("a plan");
@@ -80,22 +81,24 @@ async fn postgres_goes_by_the_index_though_the_table_was_empty() {
     let range = "(queue = $1) AND (priority = \"*VALUES*\".column1) AND \
                  (ROW(due_at, id) > ROW(\"*VALUES*\".column2, \"*VALUES*\".column3)) AND (due_at <=";
     assert!(plan.contains(range), "{plan}");
-    // Versions differ in how many digits they show.
+    // Versions of PostgreSQL differ in the number of digits.
     let by_place = |line: &str| line.contains("Tid Scan on atomically_job (actual rows=1");
     assert!(plan.lines().any(|line| by_place(line) && line.ends_with("loops=501)")), "{plan}");
-    // All of the high ones, and one normal one.
+    // All high-priority jobs and one normal one.
     let left = "SELECT string_agg(count::text, ' ' ORDER BY priority)
-                FROM (SELECT priority, count(*) FROM atomically_job WHERE claimed_at IS NULL GROUP BY priority) AS left_over";
+                FROM (SELECT priority, count(*) FROM atomically_job
+                      WHERE claimed_at IS NULL GROUP BY priority) AS left_over";
     let left: String = sqlx::query_scalar(left).fetch_one(&pool.pool).await.expect("counts");
     assert_eq!(left, "499 500");
 }
 
-/// Whatever the session's own default is, and without anything of it left behind.
+/// The claim's settings override the session's defaults and are undone at its end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_claims_under_read_committed_with_a_limit() {
     let (pool, queue) = queue::<Postgres>(1).await;
     let watch = "CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
-            IF current_setting('transaction_isolation') <> 'read committed' OR current_setting('statement_timeout') = '0' THEN
+            IF current_setting('transaction_isolation') <> 'read committed'
+                OR current_setting('statement_timeout') = '0' THEN
                 RAISE 'claimed under % with a limit of %', current_setting('transaction_isolation'),
                     current_setting('statement_timeout');
             END IF;
@@ -118,14 +121,14 @@ async fn postgres_claims_under_read_committed_with_a_limit() {
     }
 }
 
-/// By what the server has counted: neither a table that is read through, nor a sort.
+/// The counters of the server show neither a table scan nor a sort.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mariadb_goes_by_the_index() {
     let (pool, queue) = queue::<MySql>(2).await;
     fill(&pool, &queue, 500).await;
     let one = MySqlPoolOptions::new().max_connections(1).connect(&pool.url).await.expect("a pool");
     let queue = Queue::new("jobs", &one).expect("a name");
-    // The first transaction also asks which product this is.
+    // The first transaction also detects the engine.
     queue.counts().await.expect("the counts");
     sqlx::raw_sql("FLUSH STATUS").execute(&one).await.expect("counted from now on");
     assert_eq!(queue.claim(501).await.expect("a claim").len(), 501);
@@ -135,8 +138,8 @@ async fn mariadb_goes_by_the_index() {
         row.get::<String, _>(1).parse().expect("a number")
     };
     assert_eq!((counted("Sort_rows"), counted("Handler_read_rnd_next")), (0, 0));
-    // A thousand were not wanted. Each of the others was found once, then its lease, and then its id. MySQL
-    // also counts a few reads of its own dictionary.
+    // A thousand jobs were not wanted. Of each of the others, three rows are read: the job by the index, its
+    // lease, and the job by its id. MySQL also counts a few reads of its own dictionary.
     let read = (counted("Handler_read_next"), counted("Handler_read_key"));
     assert!(read.0 <= 501 + 20 && read.1 < 3 * 501, "{read:?}");
 }

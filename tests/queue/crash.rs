@@ -1,4 +1,4 @@
-//! Workers that are killed, and workers that were only taken for dead.
+//! Workers whose processes are killed or suspended.
 
 use std::env;
 use std::future::pending;
@@ -14,8 +14,8 @@ use sqlx::{MySql, Pool, Postgres, Sqlite};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use crate::support::TestPool;
-use crate::{QueueTest, ask, effects, job, queue, write_ledger};
+use crate::support::{TestBackend, TestPool};
+use crate::{ask, effects, job, queue, write_ledger};
 
 const BLOWS: i64 = 25;
 const PORTION: i64 = 800;
@@ -23,19 +23,19 @@ const JOBS: i64 = BLOWS * PORTION;
 const WORKERS: [usize; 3] = [3, 3, 2];
 const HANDLERS: usize = 4;
 const LEASE: Duration = Duration::from_millis(500);
-/// Far more than it takes, and less than a test that hangs.
+/// Far longer than the test takes, so that it fails instead of hanging.
 const LIMIT: Duration = Duration::from_secs(300);
 
 const URL: &str = "ATOMICALLY_STORM_URL";
 const COUNT: &str = "ATOMICALLY_STORM_WORKERS";
 
-fn storm_queue<DB: QueueTest>(pool: &Pool<DB>) -> Queue<DB> {
+fn storm_queue<DB: TestBackend>(pool: &Pool<DB>) -> Queue<DB> {
     let queue = Queue::new("jobs", pool).expect("a name");
     queue.lease(LEASE).max_attempts(1_000).backoff(Backoff::none())
 }
 
-/// Works until it is told to stop.
-async fn work<DB: QueueTest>(pool: Pool<DB>, shutdown: impl Future + Send) {
+/// Runs workers until the shutdown signal.
+async fn work<DB: TestBackend>(pool: Pool<DB>, shutdown: impl Future + Send) {
     let lost = pool.clone();
     let worker = Worker::new(&storm_queue(&pool))
         .handlers(HANDLERS)
@@ -66,21 +66,22 @@ async fn work<DB: QueueTest>(pool: Pool<DB>, shutdown: impl Future + Send) {
     worker.run(shutdown, handler).await;
 }
 
-/// The jobs of one blow. All at once they would be a line at whose end everything that lapses would wait.
-async fn enqueue_portion<DB: QueueTest>(pool: &Pool<DB>, blow: i64) {
+/// The jobs per killed process. With all of them enqueued at once, jobs with expired leases would wait behind
+/// the rest.
+async fn enqueue_portion<DB: TestBackend>(pool: &Pool<DB>, blow: i64) {
     let (queue, db) = (storm_queue(pool), Pessimistic::default().on(pool));
     let jobs: Vec<NewJob> = (blow * PORTION..(blow + 1) * PORTION).map(job).collect();
     let added = db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
     assert_eq!(added, PORTION.unsigned_abs());
 }
 
-async fn calm<DB: QueueTest>() -> TestPool<DB> {
+async fn calm<DB: TestBackend>() -> TestPool<DB> {
     let (pool, _) = queue::<DB>(2).await;
     DB::pool_execute(&pool, DB::sql("CREATE TABLE lost (job BIGINT NOT NULL)"), &[]).await.expect("a table");
     pool
 }
 
-async fn until<DB: QueueTest>(pool: &Pool<DB>, sql: &str, wanted: i64) {
+async fn until<DB: TestBackend>(pool: &Pool<DB>, sql: &str, wanted: i64) {
     let reached = async {
         while ask(pool, sql).await < wanted {
             sleep(Duration::from_millis(20)).await;
@@ -93,7 +94,7 @@ async fn until<DB: QueueTest>(pool: &Pool<DB>, sql: &str, wanted: i64) {
 
 const DONE: &str = "SELECT COUNT(*) FROM ledger";
 
-async fn all_were_done_exactly_once<DB: QueueTest>(pool: &Pool<DB>) {
+async fn all_were_done_exactly_once<DB: TestBackend>(pool: &Pool<DB>) {
     let queue = storm_queue(pool);
     let left = "SELECT COUNT(*) FROM ledger WHERE NOT EXISTS (SELECT 1 FROM atomically_job)";
     until(pool, left, JOBS).await;
@@ -104,7 +105,8 @@ async fn all_were_done_exactly_once<DB: QueueTest>(pool: &Pool<DB>) {
     assert!(taken_over >= BLOWS, "{taken_over} jobs were taken over, after {BLOWS} blows");
 }
 
-/// A process full of workers, which ends when its standard input does, and so with this one at the latest.
+/// A process with several workers. It ends when its standard input is closed, at the latest with this
+/// process.
 struct Process(Child);
 
 impl Process {
@@ -145,7 +147,7 @@ async fn a_process_of_the_storm() {
     }
 }
 
-async fn be_a_process<DB: QueueTest>(url: &str, workers: usize) {
+async fn be_a_process<DB: TestBackend>(url: &str, workers: usize) {
     let pool = PoolOptions::<DB>::new().max_connections(8).connect(url).await.expect("a pool");
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let workers: Vec<_> = (0..workers)
@@ -164,17 +166,17 @@ async fn be_a_process<DB: QueueTest>(url: &str, workers: usize) {
     }
 }
 
-async fn killed_processes<DB: QueueTest>() {
+async fn killed_processes<DB: TestBackend>() {
     let pool = calm::<DB>().await;
     let mut processes: Vec<_> = WORKERS.iter().map(|workers| Process::start(&pool.url, *workers)).collect();
     for blow in 0..BLOWS {
         enqueue_portion(&pool, blow).await;
         until(&pool, DONE, blow * PORTION + PORTION / 2).await;
-        // In turns, so that each process is hit, at moments that nobody has chosen.
+        // Processes are killed in turn, at random moments.
         let victim = usize::try_from(blow).expect("small") % WORKERS.len();
         if blow % 4 == 3 {
             processes[victim].signal("-STOP");
-            // All is done but for what it may have locked, and what else it holds is taken over.
+            // All jobs complete, except those it may have locked; the others that it holds are taken over.
             let locked = i64::try_from(WORKERS[victim] * HANDLERS).expect("small");
             until(&pool, DONE, (blow + 1) * PORTION - locked).await;
             sleep(LEASE * 2).await;
@@ -204,7 +206,7 @@ async fn mariadb_does_every_job_exactly_once_whoever_is_killed() {
     killed_processes::<MySql>().await;
 }
 
-/// In one process, a worker that is dropped is the nearest thing to one that is killed.
+/// Within one process, dropping a worker comes closest to killing it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_does_every_job_exactly_once_whoever_is_dropped() {
     let pool = calm::<Sqlite>().await;

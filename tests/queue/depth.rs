@@ -1,4 +1,4 @@
-//! How much there is to do.
+//! The depth of a queue.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,11 +7,11 @@ use atomically::queue::{Depth, Priority, Queue, Worker};
 use atomically::{Event, JobEvent};
 use tokio::sync::oneshot;
 
-use crate::support::eventually;
-use crate::{QueueTest, ask, claim_one, enqueue, job, queue};
+use crate::support::{TestBackend, eventually};
+use crate::{ask, claim_one, enqueue, job, queue};
 
-/// Ready is what a claim would find: not what is scheduled, held, prolonged, dead or another queue's.
-pub(crate) async fn a_depth_is_what_could_be_claimed<DB: QueueTest>() {
+/// `ready` counts what a claim would find: not jobs that are scheduled, claimed, dead or in another queue.
+pub(crate) async fn the_depth_counts_the_claimable_jobs<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     assert_eq!(queue.depth().await.expect("a depth"), Depth::default());
 
@@ -29,7 +29,7 @@ pub(crate) async fn a_depth_is_what_could_be_claimed<DB: QueueTest>() {
         let dead = format!("UPDATE atomically_job SET due_at = NULL, died_at = 1 WHERE id = {id}");
         DB::pool_execute(&pool, DB::sql(&dead), &[]).await.expect("dead");
     }
-    // The oldest is behind the others in its turn.
+    // The oldest job has the lowest priority.
     let oldest = "UPDATE atomically_job SET due_at = due_at - 90000000 WHERE queue = 'jobs' AND priority = 2";
     DB::pool_execute(&pool, DB::sql(oldest), &[]).await.expect("a minute and a half ago");
     let depth = queue.depth().await.expect("a depth");
@@ -38,7 +38,7 @@ pub(crate) async fn a_depth_is_what_could_be_claimed<DB: QueueTest>() {
     let [high, normal, low] = depth.oldest_by_priority;
     assert!(low == depth.oldest && high.max(normal) < Duration::from_secs(60), "{depth:?}");
 
-    // A lease that lapsed makes a job ready; one that was prolonged does not.
+    // A job with an expired lease is ready; one with an extended lease is not.
     let lapse = "UPDATE atomically_job SET due_at = 1 WHERE claimed_at IS NOT NULL";
     DB::pool_execute(&pool, DB::sql(lapse), &[]).await.expect("it lapses");
     let depth = queue.depth().await.expect("a depth");
@@ -51,9 +51,9 @@ pub(crate) async fn a_depth_is_what_could_be_claimed<DB: QueueTest>() {
     assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job").await, 10);
 }
 
-/// Told at once and again and again, while the handlers are busy; and the database is not asked where nobody
-/// watches.
-pub(crate) async fn a_worker_tells_the_depth<DB: QueueTest>() {
+/// The depth is reported at the start and at intervals, also while handlers are busy. Without observers, the
+/// database is not queried.
+pub(crate) async fn a_worker_reports_the_depth<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     for n in 0..3 {
         enqueue(&pool, &queue, job(n)).await;

@@ -10,11 +10,11 @@ use atomically::{Backoff, Error, Event, JobEvent, Pessimistic, TransactorExt as 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-use crate::support::eventually;
+use crate::support::{TestBackend, eventually};
 use crate::worker::{LIMIT, jobs_left, noted, start, stopped, worker};
-use crate::{QueueTest, claim_one, enqueue, job, lapse, queue};
+use crate::{claim_one, enqueue, job, lapse, queue};
 
-pub(crate) async fn a_panic_before_the_future_exists_fails_its_job_only<DB: QueueTest>() {
+pub(crate) async fn a_panic_before_the_future_exists_fails_its_job_only<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let queue = queue.max_attempts(2).backoff(Backoff::none());
     let innocent = enqueue(&pool, &queue, job(2)).await;
@@ -52,7 +52,7 @@ pub(crate) async fn a_panic_before_the_future_exists_fails_its_job_only<DB: Queu
     assert_eq!(noted[2], format!("completed {innocent}"), "the other job was left alone");
 }
 
-/// Panics when it is called, and then when it is waited for, by turns.
+/// Panics alternately when it is called and when it is awaited.
 #[derive(Default)]
 struct BadWake(AtomicU32);
 
@@ -63,7 +63,7 @@ impl Wake for BadWake {
     }
 }
 
-pub(crate) async fn a_panic_of_a_wake_ends_no_worker<DB: QueueTest>() {
+pub(crate) async fn a_panic_of_a_wake_ends_no_worker<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let (worker, events) = worker(&queue);
     let wake = Arc::new(BadWake::default());
@@ -75,8 +75,8 @@ pub(crate) async fn a_panic_of_a_wake_ends_no_worker<DB: QueueTest>() {
     assert_eq!(noted(&events).len(), 1, "{:?}", noted(&events));
 }
 
-/// It is no signal to stop.
-pub(crate) async fn a_panic_of_the_shutdown_signal_ends_no_worker<DB: QueueTest>() {
+/// A panic is not a shutdown signal.
+pub(crate) async fn a_panic_of_the_shutdown_signal_ends_no_worker<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let (worker, _) = worker(&queue);
     let (signal, signaled) = oneshot::channel::<()>();
@@ -124,7 +124,7 @@ impl std::error::Error for Sending {
     }
 }
 
-pub(crate) async fn the_last_error_of_a_job_has_its_causes<DB: QueueTest>() {
+pub(crate) async fn the_last_error_of_a_job_has_its_causes<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let queue = queue.max_attempts(1);
     let refused = enqueue(&pool, &queue, job(1)).await;
@@ -157,7 +157,7 @@ pub(crate) async fn the_last_error_of_a_job_has_its_causes<DB: QueueTest>() {
     assert_eq!(dead, [(refused, chain.clone()), (speechless, panicked), (with_context, chain)]);
 }
 
-pub(crate) async fn a_panic_of_an_observer_ends_no_worker<DB: QueueTest>() {
+pub(crate) async fn a_panic_of_an_observer_ends_no_worker<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let told = Arc::new(AtomicU32::new(0));
     let counted = told.clone();
@@ -178,8 +178,8 @@ pub(crate) async fn a_panic_of_an_observer_ends_no_worker<DB: QueueTest>() {
     assert_eq!(noted(&events).len(), 3, "the other observer is told all the same: {:?}", noted(&events));
 }
 
-/// The completion is undone with its transaction, so the claim is one like any other.
-pub(crate) async fn a_lease_is_noticed_to_be_lost_after_a_completion_that_rolled_back<DB: QueueTest>() {
+/// The completion is rolled back with its transaction, so the claim can be lost like any other.
+pub(crate) async fn a_lost_lease_is_noticed_after_a_completion_that_rolled_back<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let id = enqueue(&pool, &queue, job(1)).await;
     let (worker, events) = worker(&queue.clone().lease(Duration::from_secs(3)));
@@ -209,7 +209,7 @@ pub(crate) async fn a_lease_is_noticed_to_be_lost_after_a_completion_that_rolled
     stopped(stop, running).await;
 }
 
-pub(crate) async fn a_handler_that_hangs_times_out<DB: QueueTest>() {
+pub(crate) async fn a_handler_that_hangs_times_out<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let queue = queue.max_attempts(2).backoff(Backoff::none());
     let (worker, events) = worker(&queue);
@@ -240,7 +240,7 @@ pub(crate) async fn a_handler_that_hangs_times_out<DB: QueueTest>() {
     assert!(noted.contains(&format!("completed {sound}")), "{noted:?}");
 }
 
-pub(crate) async fn a_worker_that_can_starve_itself_says_so<DB: QueueTest>() {
+pub(crate) async fn a_worker_reports_a_pool_that_is_too_small<DB: TestBackend>() {
     let (_pool, queue) = queue::<DB>(4).await;
     let warnings = async |handlers| {
         let warned = Arc::new(AtomicU32::new(0));
@@ -252,7 +252,7 @@ pub(crate) async fn a_worker_that_can_starve_itself_says_so<DB: QueueTest>() {
         });
         worker.run(std::future::ready(()), |_| async { Ok(()) }).await;
         let findings = worker.doctor().await.expect("findings");
-        let found = findings.iter().filter(|finding| finding.fault == FindingKind::Pool).count();
+        let found = findings.iter().filter(|finding| finding.kind == FindingKind::Pool).count();
         (warned.load(SeqCst), found)
     };
     assert_eq!(warnings(4).await, (1, 1));

@@ -1,12 +1,15 @@
-//! Queues: the same on every database, and what becomes of them when processes are killed.
+//! Tests of queues, on every database.
 
+mod check_fenced;
 mod claiming;
 mod crash;
 mod depth;
 mod doctor;
+mod enqueuing;
 mod fence;
 mod handlers;
 mod jobs;
+mod locks;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod many;
 mod order;
@@ -26,94 +29,90 @@ mod use_cases;
 mod waking;
 mod worker;
 
-use atomically::queue::{Claim, NewJob, Queue, QueueBackend};
+use atomically::queue::{Claim, NewJob, Queue};
 use atomically::{Error, Pessimistic, TransactorExt as _};
 use sqlx::Pool;
 use support::{TestBackend, TestPool, on_every_database};
 
-/// A database under test that can hold queues.
-trait QueueTest: TestBackend + QueueBackend {}
-impl<DB: TestBackend + QueueBackend> QueueTest for DB {}
-
 on_every_database! {
-    jobs::a_job_is_there_if_and_only_if_its_transaction_is,
-    jobs::turns_go_by_priority_and_then_by_due_time,
+    jobs::a_job_is_enqueued_only_if_its_transaction_commits,
+    jobs::jobs_are_claimed_by_priority_and_then_by_due_time,
     jobs::a_job_is_not_claimed_before_it_is_due,
-    jobs::unique_keys_are_unique_among_the_living,
-    jobs::many_are_enqueued_at_once,
-    jobs::a_job_that_fails_is_tried_again_and_dies,
-    jobs::a_job_can_be_dead_at_once,
-    jobs::a_job_that_is_released_has_lost_nothing,
-    jobs::a_lapsed_lease_is_taken_over_and_counts,
-    jobs::a_last_attempt_that_lapses_is_dead,
-    jobs::an_extended_lease_holds,
-    jobs::ids_are_never_given_out_again,
-    jobs::what_is_due_and_behind_is_found,
-    jobs::claims_do_not_wait_for_locked_jobs,
-    jobs::bad_input_is_refused,
-    jobs::payloads_come_back_as_they_were,
-    jobs::all_that_a_job_asks_for_is_kept,
-    jobs::the_dead_are_purged,
-    unique::a_key_until_done_is_taken_while_its_job_runs,
-    unique::a_key_until_claimed_is_free_while_its_job_runs,
-    unique::a_key_until_claimed_does_not_come_back,
-    unique::both_modes_share_their_keys,
-    unique::a_successor_has_the_key_of_a_job_that_completed_first,
+    enqueuing::unique_keys_are_unique_among_jobs_that_are_not_dead,
+    enqueuing::enqueue_many_skips_duplicates,
+    jobs::a_failing_job_is_retried_until_it_is_dead,
+    jobs::retry_never_makes_a_job_dead,
+    jobs::a_released_job_is_claimed_again_with_the_same_attempt,
+    jobs::a_job_with_an_expired_lease_is_claimed_again,
+    jobs::a_job_whose_last_lease_expired_is_dead,
+    jobs::an_extended_lease_keeps_its_job,
+    jobs::ids_are_never_reused,
+    jobs::a_job_before_the_cursor_is_claimed,
+    locks::claims_do_not_wait_for_locked_jobs,
+    enqueuing::bad_input_is_refused,
+    enqueuing::payloads_are_returned_unchanged,
+    enqueuing::all_settings_of_a_job_are_stored,
+    jobs::dead_jobs_are_purged,
+    unique::a_unique_key_is_taken_while_its_job_runs,
+    unique::a_key_unique_until_claimed_is_free_while_its_job_runs,
+    unique::a_key_unique_until_claimed_is_not_restored,
+    unique::both_kinds_of_uniqueness_share_their_keys,
+    unique::a_successor_gets_the_key_of_a_completed_job,
     unique::a_rescheduled_job_keeps_its_key,
-    unique::a_job_is_rescheduled_with_its_transaction_or_not_at_all,
+    unique::a_job_is_rescheduled_only_if_its_transaction_commits,
     unique::a_rescheduled_job_has_all_its_attempts,
     unique::rescheduling_is_fenced,
-    unique::a_worker_leaves_a_rescheduled_job_alone,
+    unique::a_worker_does_not_complete_a_rescheduled_job,
     fence::a_zombie_leaves_no_effect,
-    fence::a_zombie_whose_snapshot_is_older_leaves_no_effect,
-    fence::a_stale_claim_is_told_whatever_the_unit_makes_of_it,
-    fence::a_stale_claim_is_never_run_again,
-    fence::a_stale_claim_outlives_a_savepoint,
+    fence::a_zombie_with_an_older_snapshot_leaves_no_effect,
+    fence::a_stale_claim_is_reported_even_if_the_unit_discards_it,
+    fence::a_stale_claim_is_never_retried,
+    fence::a_stale_claim_in_a_savepoint_fails_the_transaction,
     fence::every_change_is_fenced,
-    fence::all_or_none_are_completed,
-    fence::handlers_that_complete_in_their_transaction_are_fenced,
-    fence::handlers_that_check_and_then_act_are_not_fenced,
-    fence::handlers_that_do_not_do_their_job_are_not_checked,
-    fence::one_of_two_who_complete_is_fenced,
-    fence::extending_does_not_disturb_a_completion,
-    worker::handlers_complete_or_are_completed,
-    worker::poison_ends_dead,
+    fence::complete_all_in_completes_all_or_none,
+    check_fenced::handlers_that_complete_in_their_transaction_are_fenced,
+    check_fenced::handlers_that_check_and_then_act_are_not_fenced,
+    check_fenced::handlers_that_do_not_do_their_job_are_not_checked,
+    fence::one_of_two_concurrent_completions_is_fenced,
+    fence::extending_a_lease_does_not_conflict_with_a_completion,
+    worker::the_worker_completes_jobs_that_their_handlers_did_not,
+    worker::a_job_that_always_fails_is_dead_in_the_end,
     worker::leases_are_extended,
     worker::a_lost_lease_cancels_its_handler,
-    worker::a_worker_that_is_told_to_stop_finishes_what_it_has,
-    worker::what_outlives_the_grace_is_given_back,
+    worker::a_worker_that_is_shut_down_finishes_its_jobs,
+    worker::jobs_still_running_after_the_grace_period_are_released,
     worker::a_worker_can_be_woken,
-    worker::a_worker_survives_its_database,
+    worker::a_worker_continues_after_an_outage_of_the_database,
     handlers::a_panic_before_the_future_exists_fails_its_job_only,
     handlers::a_panic_of_an_observer_ends_no_worker,
     handlers::a_panic_of_a_wake_ends_no_worker,
     handlers::a_panic_of_the_shutdown_signal_ends_no_worker,
     handlers::the_last_error_of_a_job_has_its_causes,
-    handlers::a_lease_is_noticed_to_be_lost_after_a_completion_that_rolled_back,
+    handlers::a_lost_lease_is_noticed_after_a_completion_that_rolled_back,
     handlers::a_handler_that_hangs_times_out,
-    handlers::a_worker_that_can_starve_itself_says_so,
-    waking::a_job_is_done_when_it_is_due_without_a_poll,
-    waking::a_lapsed_lease_is_taken_over_without_a_poll,
-    many::of_two_with_one_key_the_first_is_taken,
+    handlers::a_worker_reports_a_pool_that_is_too_small,
+    waking::a_scheduled_job_runs_when_it_is_due_before_the_next_poll,
+    waking::an_expired_lease_is_taken_over_before_the_next_poll,
+    many::of_two_jobs_with_one_key_the_first_is_enqueued,
     many::large_payloads_are_sent_in_several_statements,
-    snooze::a_snoozed_job_comes_back_later_with_all_its_attempts,
-    snooze::a_worker_leaves_a_snoozed_job_alone,
-    order::jobs_behind_what_was_claimed_have_their_turn,
-    order::urgent_jobs_of_a_late_commit_have_their_turn,
-    spent::spent_jobs_take_no_part_of_a_claim,
+    snooze::a_snoozed_job_is_claimed_later_with_the_same_attempt,
+    snooze::a_worker_does_not_complete_a_snoozed_job,
+    order::jobs_before_the_cursor_are_claimed_in_their_order,
+    order::high_priority_jobs_of_a_late_commit_are_claimed_first,
+    spent::spent_jobs_do_not_count_towards_the_limit_of_a_claim,
     spent::the_death_of_spent_jobs_is_reported,
-    spent::a_claim_takes_as_many_as_it_was_asked_for,
-    depth::a_depth_is_what_could_be_claimed,
-    depth::a_worker_tells_the_depth,
-    doctor::nothing_is_wrong,
-    doctor::what_is_missing_is_named,
-    doctor::a_missing_index_is_named,
-    doctor::a_missing_column_is_named,
+    spent::a_claim_returns_as_many_jobs_as_requested,
+    depth::the_depth_counts_the_claimable_jobs,
+    depth::a_worker_reports_the_depth,
+    doctor::a_sound_database_has_no_findings,
+    doctor::missing_tables_are_found,
+    doctor::a_missing_index_is_found,
+    doctor::a_missing_column_is_found,
     use_cases::each_job_has_its_effect_once_despite_a_killed_and_a_frozen_worker,
     use_cases::a_message_is_stored_with_its_order_and_delivered_again_after_a_crash,
 }
 
-/// Tests of what takes a server: SQLite has neither a network nor row locks.
+/// Tests that need a server: SQLite has neither a network nor row locks.
 macro_rules! on_every_server {
     ($($module:ident :: $test:ident),* $(,)?) => {
         on_every_server!(@on postgres_server sqlx::Postgres, $($module::$test)*);
@@ -136,17 +135,17 @@ on_every_server! {
     resend::a_lost_commit_is_sent_again_while_the_lease_lasts,
     resend::a_completion_stays_unknown_after_the_lease,
     resend::a_completion_that_finds_another_holder_is_stale,
-    resend::a_completion_that_went_unanswered_is_no_lost_lease,
+    resend::a_completion_with_a_lost_response_is_not_a_lost_lease,
     many::keys_in_different_orders_do_not_deadlock,
-    shutdown::no_handler_begins_after_the_signal,
-    shutdown::a_claim_without_an_answer_does_not_hold_up_the_shutdown,
-    shutdown::a_release_without_an_answer_does_not_hold_up_the_shutdown,
+    shutdown::no_handler_starts_after_the_signal,
+    shutdown::a_claim_without_a_response_does_not_delay_the_shutdown,
+    shutdown::a_release_without_a_response_does_not_delay_the_shutdown,
     snooze::a_lost_snooze_is_sent_again,
-    purge::a_job_that_is_requeued_meanwhile_is_not_purged,
+    purge::a_job_that_is_requeued_concurrently_is_not_purged,
 }
 
-/// An empty queue in a database of its own, with a table `ledger` for effects.
-async fn queue<DB: QueueTest>(connections: u32) -> (TestPool<DB>, Queue<DB>) {
+/// Returns an empty queue in a database of its own, with a table `ledger` for effects.
+async fn queue<DB: TestBackend>(connections: u32) -> (TestPool<DB>, Queue<DB>) {
     let pool = DB::pool(connections).await;
     let queue = Queue::new("jobs", &pool).expect("a name");
     queue.create_tables().await.expect("the tables");
@@ -155,7 +154,7 @@ async fn queue<DB: QueueTest>(connections: u32) -> (TestPool<DB>, Queue<DB>) {
     (pool, queue)
 }
 
-async fn enqueue<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>, job: NewJob) -> i64 {
+async fn enqueue<DB: TestBackend>(pool: &Pool<DB>, queue: &Queue<DB>, job: NewJob) -> i64 {
     let db = Pessimistic::default().on(pool);
     let enqueued = db.run(async |tx| queue.enqueue(tx, job).await).await.expect("a commit");
     enqueued.id().expect("no duplicate")
@@ -165,14 +164,14 @@ fn job(payload: i64) -> NewJob {
     NewJob::new(&payload).expect("a payload")
 }
 
-async fn claim_one<DB: QueueTest>(queue: &Queue<DB>) -> Claim<DB> {
+async fn claim_one<DB: TestBackend>(queue: &Queue<DB>) -> Claim<DB> {
     let mut claims = queue.claim(1).await.expect("a claim");
     assert_eq!(claims.len(), 1, "there is one");
     claims.remove(0)
 }
 
-/// Lets every lease lapse, and makes every job due, without waiting for it.
-async fn lapse<DB: QueueTest>(pool: &Pool<DB>) {
+/// Makes every lease expire and every job due.
+async fn lapse<DB: TestBackend>(pool: &Pool<DB>) {
     for sql in [
         "UPDATE atomically_job SET due_at = 1 WHERE died_at IS NULL",
         "UPDATE atomically_job_lease SET until = 1",
@@ -181,16 +180,16 @@ async fn lapse<DB: QueueTest>(pool: &Pool<DB>) {
     }
 }
 
-async fn ask<DB: QueueTest>(pool: &Pool<DB>, sql: &str) -> i64 {
+async fn ask<DB: TestBackend>(pool: &Pool<DB>, sql: &str) -> i64 {
     DB::pool_fetch(pool, DB::sql(sql), &[]).await.expect("an answer")
 }
 
-async fn effects<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
+async fn effects<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     ask(pool, "SELECT COUNT(*) FROM ledger").await
 }
 
-/// The effect of a job.
-async fn write_ledger<DB: QueueTest>(tx: &mut atomically::Tx<DB>, claim: &Claim<DB>) -> Result<(), Error> {
+/// Stores the effect of a job.
+async fn write_ledger<DB: TestBackend>(tx: &mut atomically::Tx<DB>, claim: &Claim<DB>) -> Result<(), Error> {
     let sql = DB::sql("INSERT INTO ledger VALUES (?, ?)");
     DB::execute(tx, sql, &[claim.payload()?, claim.token()]).await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Many jobs in one call.
+//! Calls that enqueue many or large jobs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -10,9 +10,9 @@ use sqlx::{MySql, Pool};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::support::eventually;
+use crate::support::{TestBackend, eventually};
 use crate::worker::LIMIT;
-use crate::{QueueTest, ask, claim_one, enqueue, queue};
+use crate::{ask, claim_one, enqueue, queue};
 
 const JOBS: i64 = 1_000;
 
@@ -20,13 +20,14 @@ fn keyed(n: i64) -> NewJob {
     NewJob::new(&n).expect("a payload").unique(format!("key {n:04}")).expect("a key")
 }
 
-/// How many transactions of this database wait for a lock.
-async fn waiting<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
+/// Returns how many transactions of this database wait for a lock.
+async fn waiting<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     let sql = match DB::NAME {
         "PostgreSQL" => {
-            "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            "SELECT COUNT(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event_type = 'Lock'"
         }
-        // `innodb_trx` is not renewed while it is read. Nothing but a lock holds an insert up for so long.
+        // `innodb_trx` is not refreshed while it is read often. Only a lock delays an insert for so long.
         _ => {
             "SELECT COUNT(*) FROM information_schema.processlist \
              WHERE db = DATABASE() AND info LIKE 'INSERT IGNORE%' AND time_ms > 500"
@@ -35,9 +36,9 @@ async fn waiting<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
     ask(pool, sql).await
 }
 
-/// Both callers are stopped half-way by a key that a third transaction holds. When that rolls back, each of
-/// them has what the other one wants next, if they insert in the order in which the jobs were brought.
-pub(crate) async fn keys_in_different_orders_do_not_deadlock<DB: QueueTest>() {
+/// A key that a third transaction holds blocks both callers half-way. If they inserted the jobs in the given
+/// order, each would then hold the key that the other one needs next.
+pub(crate) async fn keys_in_different_orders_do_not_deadlock<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(5).await;
     let db = Pessimistic::default().on(&pool);
     let (holds, give_up) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -76,8 +77,8 @@ pub(crate) async fn keys_in_different_orders_do_not_deadlock<DB: QueueTest>() {
     assert_eq!(attempts.load(SeqCst), 2, "one of them was given up");
 }
 
-/// Of several jobs with one key the first one is taken, whatever the order of the inserts.
-pub(crate) async fn of_two_with_one_key_the_first_is_taken<DB: QueueTest>() {
+/// The order of the inserts does not matter.
+pub(crate) async fn of_two_jobs_with_one_key_the_first_is_enqueued<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let job = |n: i64, key: &str| NewJob::new(&n).expect("a payload").unique(key).expect("a key");
@@ -89,8 +90,8 @@ pub(crate) async fn of_two_with_one_key_the_first_is_taken<DB: QueueTest>() {
     assert_eq!(payloads, [1, 2, 5]);
 }
 
-/// More than MariaDB takes in one statement by default.
-pub(crate) async fn large_payloads_are_sent_in_several_statements<DB: QueueTest>() {
+/// The payloads exceed what MariaDB accepts in one statement by default.
+pub(crate) async fn large_payloads_are_sent_in_several_statements<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let payload = "x".repeat(17 * 1024);
@@ -104,7 +105,7 @@ pub(crate) async fn large_payloads_are_sent_in_several_statements<DB: QueueTest>
     assert_eq!(attempts.load(SeqCst), 1);
 }
 
-/// A server that is sent too much closes the connection, which looks like a connection that broke.
+/// The server closes the connection on a statement that is too large, which looks like a lost connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mariadb_is_not_sent_a_payload_that_is_too_large() {
     let (pool, queue) = queue::<MySql>(2).await;

@@ -1,4 +1,4 @@
-//! Whose turn it is, whatever the order of commits and clocks.
+//! The order of claims does not depend on the order of commits.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -6,27 +6,28 @@ use atomically::queue::{NewJob, Priority};
 use atomically::{Pessimistic, TransactorExt as _};
 use tokio::time::sleep;
 
-use crate::{QueueTest, job, queue};
+use crate::support::TestBackend;
+use crate::{job, queue};
 
 const OVERDUE: i64 = 60;
 const FRESH: i64 = 3_000;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Jobs that a slow transaction commits late are behind what has been claimed. One worker with one handler,
-/// and fresh jobs that do not run out.
-pub(crate) async fn jobs_behind_what_was_claimed_have_their_turn<DB: QueueTest>() {
+/// Jobs that a slow transaction commits late are before the cursor. One worker with one handler claims them
+/// although there are always newer jobs.
+pub(crate) async fn jobs_before_the_cursor_are_claimed_in_their_order<DB: TestBackend>() {
     late_jobs_are_claimed_one_after_the_other::<DB>(|job| job.run_at(SystemTime::now() - MINUTE)).await;
 }
 
-/// The same of jobs that are due later, and more urgent.
-pub(crate) async fn urgent_jobs_of_a_late_commit_have_their_turn<DB: QueueTest>() {
+/// The same for jobs that are due later and have a higher priority.
+pub(crate) async fn high_priority_jobs_of_a_late_commit_are_claimed_first<DB: TestBackend>() {
     late_jobs_are_claimed_one_after_the_other::<DB>(|job| {
         job.priority(Priority::High).run_at(SystemTime::now() - MINUTE)
     })
     .await;
 }
 
-async fn late_jobs_are_claimed_one_after_the_other<DB: QueueTest>(late: fn(NewJob) -> NewJob) {
+async fn late_jobs_are_claimed_one_after_the_other<DB: TestBackend>(late: fn(NewJob) -> NewJob) {
     let (pool, queue) = queue::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let fresh: Vec<_> = (0..FRESH).map(|_| job(0)).collect();

@@ -1,4 +1,4 @@
-//! What becomes of a claim whose connection breaks just when its end is on the way.
+//! Claims whose connection is lost while the completion is in flight.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -8,23 +8,23 @@ use atomically::queue::{Claim, FailOutcome, Queue, Reschedule, Retry};
 use atomically::{Error, Pessimistic, TransactorExt as _};
 use sqlx::pool::PoolOptions;
 
-use crate::support::eventually;
 use crate::support::proxy::{Fault, Proxy};
+use crate::support::{TestBackend, eventually};
 use crate::worker::{jobs_left, noted, start, stopped, worker};
-use crate::{QueueTest, ask, claim_one, enqueue, job, lapse, queue};
+use crate::{ask, claim_one, enqueue, job, lapse, queue};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The statement that completes a job.
 const COMPLETION: &str = "DELETE FROM atomically_job WHERE";
 
-/// The same queue by way of a proxy.
-async fn through<DB: QueueTest>(proxy: &Proxy, url: &str) -> Queue<DB> {
+/// Returns the same queue behind a proxy.
+async fn through<DB: TestBackend>(proxy: &Proxy, url: &str) -> Queue<DB> {
     let pool = PoolOptions::<DB>::new().max_connections(3).connect(&proxy.url(url)).await;
     Queue::new("jobs", &pool.expect("a pool through the proxy")).expect("a name")
 }
 
-/// The fault meets one request, and the ones behind it pass.
+/// Applies the fault to one request; later ones pass.
 fn once(proxy: &Proxy, trigger: &str, fault: Fault) {
     proxy.heal();
     let mut fates = vec![None; 50];
@@ -32,7 +32,7 @@ fn once(proxy: &Proxy, trigger: &str, fault: Fault) {
     proxy.cycle(trigger, &fates);
 }
 
-pub(crate) async fn a_finished_handler_is_not_run_again<DB: QueueTest>() {
+pub(crate) async fn a_finished_handler_is_not_run_again<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Proxy::to(&pool.url).await;
     let distant = through::<DB>(&proxy, &pool.url).await.lease(Duration::from_secs(6));
@@ -60,7 +60,7 @@ pub(crate) async fn a_finished_handler_is_not_run_again<DB: QueueTest>() {
     assert_eq!(proxy.hits(), 4);
 }
 
-pub(crate) async fn a_lost_commit_is_sent_again_while_the_lease_lasts<DB: QueueTest>() {
+pub(crate) async fn a_lost_commit_is_sent_again_while_the_lease_lasts<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Proxy::to(&pool.url).await;
     let distant = through::<DB>(&proxy, &pool.url).await;
@@ -91,8 +91,8 @@ pub(crate) async fn a_lost_commit_is_sent_again_while_the_lease_lasts<DB: QueueT
     assert_eq!(proxy.hits(), 6);
 }
 
-/// When the lease has lapsed, a job that is gone may have been another worker's.
-pub(crate) async fn a_completion_stays_unknown_after_the_lease<DB: QueueTest>() {
+/// After the lease has expired, another worker may have taken the job over and completed it.
+pub(crate) async fn a_completion_stays_unknown_after_the_lease<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Proxy::to(&pool.url).await;
     let distant = through::<DB>(&proxy, &pool.url).await.lease(Duration::from_secs(2));
@@ -107,8 +107,7 @@ pub(crate) async fn a_completion_stays_unknown_after_the_lease<DB: QueueTest>() 
     assert_eq!(jobs_left(&pool).await, 0, "the first one was executed");
 }
 
-/// Whatever the clocks say.
-pub(crate) async fn a_completion_that_finds_another_holder_is_stale<DB: QueueTest>() {
+pub(crate) async fn a_completion_that_finds_another_holder_is_stale<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Proxy::to(&pool.url).await;
     let distant = through::<DB>(&proxy, &pool.url).await;
@@ -125,8 +124,8 @@ pub(crate) async fn a_completion_that_finds_another_holder_is_stale<DB: QueueTes
     heir.complete().await.expect("it is the heir's");
 }
 
-/// The handler only knows that the outcome is unknown; the worker finds the job gone while the lease lasts.
-pub(crate) async fn a_completion_that_went_unanswered_is_no_lost_lease<DB: QueueTest>() {
+/// The handler reports an unknown outcome; the worker finds the job gone while the lease lasts.
+pub(crate) async fn a_completion_with_a_lost_response_is_not_a_lost_lease<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Arc::new(Proxy::to(&pool.url).await);
     let distant = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&pool.url)).await;

@@ -1,4 +1,4 @@
-//! Workers that are told to stop while something of theirs is under way.
+//! Workers that are shut down while a request is in flight.
 
 use std::time::{Duration, Instant};
 
@@ -6,19 +6,20 @@ use atomically::queue::Queue;
 use sqlx::Pool;
 use sqlx::pool::PoolOptions;
 
-use crate::support::eventually;
 use crate::support::proxy::{Fault, Proxy};
+use crate::support::{TestBackend, eventually};
 use crate::worker::{noted, start, stopped, worker};
-use crate::{QueueTest, ask, claim_one, enqueue, job, queue};
+use crate::{ask, claim_one, enqueue, job, queue};
 
-/// What every claim sends.
+/// Occurs in the text of every claim.
 const CLAIM: &str = "SKIP LOCKED";
 
-/// How many sessions of this database wait for a table.
-async fn waiting<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
+/// Returns how many sessions of this database wait for a table.
+async fn waiting<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     let sql = match DB::NAME {
         "PostgreSQL" => {
-            "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            "SELECT COUNT(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event_type = 'Lock'"
         }
         _ => {
             "SELECT COUNT(*) FROM information_schema.processlist \
@@ -28,8 +29,8 @@ async fn waiting<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
     ask(pool, sql).await
 }
 
-/// The signal comes while the server holds the claim up.
-pub(crate) async fn no_handler_begins_after_the_signal<DB: QueueTest>() {
+/// The signal arrives while the claim is blocked in the server.
+pub(crate) async fn no_handler_starts_after_the_signal<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let id = enqueue(&pool, &queue, job(1).max_attempts(1)).await;
     let mut operator = pool.acquire().await.expect("a connection");
@@ -48,7 +49,7 @@ pub(crate) async fn no_handler_begins_after_the_signal<DB: QueueTest>() {
     assert_eq!(claim_one(&queue).await.attempt(), 1, "and does not count");
 }
 
-pub(crate) async fn a_claim_without_an_answer_does_not_hold_up_the_shutdown<DB: QueueTest>() {
+pub(crate) async fn a_claim_without_a_response_does_not_delay_the_shutdown<DB: TestBackend>() {
     let (pool, _queue) = queue::<DB>(2).await;
     let proxy = Proxy::to(&pool.url).await;
     let distant = PoolOptions::<DB>::new().max_connections(3).connect(&proxy.url(&pool.url)).await;
@@ -63,8 +64,8 @@ pub(crate) async fn a_claim_without_an_answer_does_not_hold_up_the_shutdown<DB: 
     assert!(told.elapsed() < grace + Duration::from_secs(1), "{:?}", told.elapsed());
 }
 
-/// A server that is hung takes no release either.
-pub(crate) async fn a_release_without_an_answer_does_not_hold_up_the_shutdown<DB: QueueTest>() {
+/// A server that does not respond cannot release jobs either.
+pub(crate) async fn a_release_without_a_response_does_not_delay_the_shutdown<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let proxy = Proxy::to(&pool.url).await;
     let distant = PoolOptions::<DB>::new().max_connections(3).connect(&proxy.url(&pool.url)).await;

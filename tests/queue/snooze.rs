@@ -1,17 +1,17 @@
-//! Jobs that are put off without using up an attempt.
+//! Snoozed jobs: they are due later, and the attempt does not count.
 
 use std::time::Duration;
 
 use sqlx::pool::PoolOptions;
 
-use crate::support::eventually;
 use crate::support::proxy::{Fault, Proxy};
+use crate::support::{TestBackend, eventually};
 use crate::worker::{jobs_left, noted, start, stopped, worker};
-use crate::{QueueTest, ask, claim_one, enqueue, job, lapse, queue};
+use crate::{ask, claim_one, enqueue, job, lapse, queue};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-pub(crate) async fn a_snoozed_job_comes_back_later_with_all_its_attempts<DB: QueueTest>() {
+pub(crate) async fn a_snoozed_job_is_claimed_later_with_the_same_attempt<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let id = enqueue(&pool, &queue, job(1).max_attempts(1)).await;
     let claim = claim_one(&queue).await;
@@ -28,7 +28,7 @@ pub(crate) async fn a_snoozed_job_comes_back_later_with_all_its_attempts<DB: Que
     again.complete().await.expect("untouched");
 }
 
-pub(crate) async fn a_worker_leaves_a_snoozed_job_alone<DB: QueueTest>() {
+pub(crate) async fn a_worker_does_not_complete_a_snoozed_job<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let id = enqueue(&pool, &queue, job(1).max_attempts(1)).await;
     let (worker, events) = worker(&queue);
@@ -40,7 +40,7 @@ pub(crate) async fn a_worker_leaves_a_snoozed_job_alone<DB: QueueTest>() {
     assert_eq!(noted(&events), [format!("released {id}"), format!("completed {id}")]);
 }
 
-pub(crate) async fn a_lost_snooze_is_sent_again<DB: QueueTest>() {
+pub(crate) async fn a_lost_snooze_is_sent_again<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Proxy::to(&pool.url).await;
     let distant = PoolOptions::<DB>::new().max_connections(3).connect(&proxy.url(&pool.url)).await;

@@ -1,18 +1,18 @@
-//! Jobs whose last attempt began and never ended.
+//! Spent jobs: their last attempt began and did not end.
 
 use std::time::Duration;
 
 use atomically::Backoff;
 use atomically::queue::{Priority, Queue};
 
-use crate::support::eventually;
+use crate::support::{TestBackend, eventually};
 use crate::worker::{LONG, jobs_left, noted, start, stopped, worker};
-use crate::{QueueTest, ask, enqueue, job, lapse, queue};
+use crate::{ask, enqueue, job, lapse, queue};
 
 const SPENT: i64 = 40;
 
-/// Jobs of the same priority as the good ones and due before them, whose worker died in their only attempt.
-async fn spend<DB: QueueTest>(pool: &sqlx::Pool<DB>, queue: &Queue<DB>) {
+/// Enqueues spent jobs that are due before the others of the same priority.
+async fn spend<DB: TestBackend>(pool: &sqlx::Pool<DB>, queue: &Queue<DB>) {
     for n in 0..SPENT {
         enqueue(pool, queue, job(n).max_attempts(1)).await;
     }
@@ -21,7 +21,7 @@ async fn spend<DB: QueueTest>(pool: &sqlx::Pool<DB>, queue: &Queue<DB>) {
     lapse(pool).await;
 }
 
-pub(crate) async fn spent_jobs_take_no_part_of_a_claim<DB: QueueTest>() {
+pub(crate) async fn spent_jobs_do_not_count_towards_the_limit_of_a_claim<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     spend(&pool, &queue).await;
     let mut good = Vec::new();
@@ -29,7 +29,7 @@ pub(crate) async fn spent_jobs_take_no_part_of_a_claim<DB: QueueTest>() {
         good.push(enqueue(&pool, &queue, job(n)).await);
     }
     let high = enqueue(&pool, &queue, job(0).priority(Priority::High)).await;
-    // Another process, which looks from the front on.
+    // Another process, which starts at the front of the index.
     let other = Queue::new("jobs", &pool).expect("a name");
     let claims = other.claim(10).await.expect("a claim");
     let ids: Vec<_> = claims.iter().map(|claim| claim.id()).collect();
@@ -41,14 +41,14 @@ pub(crate) async fn spent_jobs_take_no_part_of_a_claim<DB: QueueTest>() {
     assert_eq!(queue.claim(10).await.expect("a claim").len(), 3, "none was lost");
 }
 
-/// With one handler, each spent job would be a poll of its own.
-pub(crate) async fn the_death_of_spent_jobs_is_reported<DB: QueueTest>() {
+/// With one handler, each spent job would otherwise take a poll.
+pub(crate) async fn the_death_of_spent_jobs_is_reported<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(3).await;
     let queue = queue.backoff(Backoff::none());
     spend(&pool, &queue).await;
     enqueue(&pool, &queue, job(7)).await;
     let (worker, events) = worker(&queue);
-    // The first look has to do.
+    // The first claim has to find the job.
     let (stop, running) = start(worker.handlers(1).poll_every(LONG), |_| async { Ok(()) });
     eventually(SPENT, async || jobs_left(&pool).await).await;
     stopped(stop, running).await;
@@ -58,8 +58,8 @@ pub(crate) async fn the_death_of_spent_jobs_is_reported<DB: QueueTest>() {
     assert_eq!(noted.iter().filter(|event| event.starts_with("completed")).count(), 1, "{noted:?}");
 }
 
-/// A single statement takes a thousand.
-pub(crate) async fn a_claim_takes_as_many_as_it_was_asked_for<DB: QueueTest>() {
+/// A single statement claims at most a thousand jobs.
+pub(crate) async fn a_claim_returns_as_many_jobs_as_requested<DB: TestBackend>() {
     use atomically::{Pessimistic, TransactorExt as _};
 
     let (pool, queue) = queue::<DB>(2).await;

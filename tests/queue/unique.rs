@@ -1,4 +1,4 @@
-//! Unique keys, and jobs that come again under theirs.
+//! Unique keys, and rescheduled jobs, which keep theirs.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,9 +6,9 @@ use atomically::queue::{Enqueued, NewJob, Queue, Reschedule, Retry};
 use atomically::{Error, Pessimistic, TransactorExt as _, Tx};
 use sqlx::Pool;
 
-use crate::support::eventually;
+use crate::support::{TestBackend, eventually};
 use crate::worker::{noted, start, stopped, worker};
-use crate::{QueueTest, ask, claim_one, effects, job, lapse, queue, write_ledger};
+use crate::{ask, claim_one, effects, job, lapse, queue, write_ledger};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -20,12 +20,12 @@ fn until_claimed() -> NewJob {
     job(1).unique_until_claimed("a").expect("a key")
 }
 
-async fn add<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>, job: NewJob) -> Enqueued {
+async fn add<DB: TestBackend>(pool: &Pool<DB>, queue: &Queue<DB>, job: NewJob) -> Enqueued {
     let db = Pessimistic::default().on(pool);
     db.run(async |tx| queue.enqueue(tx, job).await).await.expect("a commit")
 }
 
-pub(crate) async fn a_key_until_done_is_taken_while_its_job_runs<DB: QueueTest>() {
+pub(crate) async fn a_unique_key_is_taken_while_its_job_runs<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     assert!(add(&pool, &queue, until_done()).await.id().is_some());
     assert_eq!(add(&pool, &queue, until_done()).await, Enqueued::Duplicate, "it waits");
@@ -35,7 +35,7 @@ pub(crate) async fn a_key_until_done_is_taken_while_its_job_runs<DB: QueueTest>(
     assert!(add(&pool, &queue, until_done()).await.id().is_some(), "it is done");
 }
 
-pub(crate) async fn a_key_until_claimed_is_free_while_its_job_runs<DB: QueueTest>() {
+pub(crate) async fn a_key_unique_until_claimed_is_free_while_its_job_runs<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let first = add(&pool, &queue, until_claimed()).await.id().expect("added");
     assert_eq!(add(&pool, &queue, until_claimed()).await, Enqueued::Duplicate, "it waits");
@@ -47,8 +47,8 @@ pub(crate) async fn a_key_until_claimed_is_free_while_its_job_runs<DB: QueueTest
     assert_eq!((claim.id(), first < second), (second, true));
 }
 
-/// Else an attempt that fails would run into the job that has the key by now.
-pub(crate) async fn a_key_until_claimed_does_not_come_back<DB: QueueTest>() {
+/// Otherwise a failed attempt would conflict with the job that has the key by now.
+pub(crate) async fn a_key_unique_until_claimed_is_not_restored<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     add(&pool, &queue, until_claimed().max_attempts(3)).await.id().expect("added");
     let failed = claim_one(&queue).await;
@@ -66,7 +66,7 @@ pub(crate) async fn a_key_until_claimed_does_not_come_back<DB: QueueTest>() {
     assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job WHERE unique_key IS NOT NULL").await, 1);
 }
 
-pub(crate) async fn both_modes_share_their_keys<DB: QueueTest>() {
+pub(crate) async fn both_kinds_of_uniqueness_share_their_keys<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     add(&pool, &queue, until_claimed()).await.id().expect("added");
     assert_eq!(add(&pool, &queue, until_done()).await, Enqueued::Duplicate);
@@ -76,15 +76,15 @@ pub(crate) async fn both_modes_share_their_keys<DB: QueueTest>() {
     claim.complete().await.expect("complete");
     let _claim = claim_one(&queue).await;
     assert_eq!(add(&pool, &queue, until_claimed()).await, Enqueued::Duplicate, "the other one is not done");
-    // The last call says which it is.
+    // The last call determines the kind of uniqueness.
     let job = until_claimed().unique("b").expect("a key");
     add(&pool, &queue, job.clone()).await.id().expect("added");
     let _claim = claim_one(&queue).await;
     assert_eq!(add(&pool, &queue, job).await, Enqueued::Duplicate);
 }
 
-/// Completed last, the job would be the twin of its own successor.
-pub(crate) async fn a_successor_has_the_key_of_a_job_that_completed_first<DB: QueueTest>() {
+/// If the job completed last, its successor would be a duplicate of it.
+pub(crate) async fn a_successor_gets_the_key_of_a_completed_job<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     add(&pool, &queue, until_done()).await.id().expect("added");
     let claim = claim_one(&queue).await;
@@ -99,7 +99,7 @@ pub(crate) async fn a_successor_has_the_key_of_a_job_that_completed_first<DB: Qu
     assert!(successor.expect("a commit").id().is_some());
 }
 
-pub(crate) async fn a_rescheduled_job_keeps_its_key<DB: QueueTest>() {
+pub(crate) async fn a_rescheduled_job_keeps_its_key<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     let id = add(&pool, &queue, until_done()).await.id().expect("added");
     let claim = claim_one(&queue).await;
@@ -120,7 +120,7 @@ pub(crate) async fn a_rescheduled_job_keeps_its_key<DB: QueueTest>() {
     assert!(add(&pool, &queue, until_done()).await.id().is_some());
 }
 
-pub(crate) async fn a_job_is_rescheduled_with_its_transaction_or_not_at_all<DB: QueueTest>() {
+pub(crate) async fn a_job_is_rescheduled_only_if_its_transaction_commits<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     add(&pool, &queue, until_done()).await.id().expect("added");
     let claim = claim_one(&queue).await;
@@ -141,7 +141,7 @@ pub(crate) async fn a_job_is_rescheduled_with_its_transaction_or_not_at_all<DB: 
     assert_eq!((effects(&pool).await, queue.counts().await.expect("the counts").scheduled), (1, 1));
 }
 
-pub(crate) async fn a_rescheduled_job_has_all_its_attempts<DB: QueueTest>() {
+pub(crate) async fn a_rescheduled_job_has_all_its_attempts<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     add(&pool, &queue, until_done().max_attempts(2)).await.id().expect("added");
     let db = Pessimistic::default().on(&pool);
@@ -157,7 +157,7 @@ pub(crate) async fn a_rescheduled_job_has_all_its_attempts<DB: QueueTest>() {
     }
 }
 
-pub(crate) async fn rescheduling_is_fenced<DB: QueueTest>() {
+pub(crate) async fn rescheduling_is_fenced<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(2).await;
     add(&pool, &queue, until_done()).await.id().expect("added");
     let zombie = claim_one(&queue).await;
@@ -179,7 +179,7 @@ pub(crate) async fn rescheduling_is_fenced<DB: QueueTest>() {
     assert_eq!(effects(&pool).await, 1);
 }
 
-pub(crate) async fn a_worker_leaves_a_rescheduled_job_alone<DB: QueueTest>() {
+pub(crate) async fn a_worker_does_not_complete_a_rescheduled_job<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let id = add(&pool, &queue, until_done()).await.id().expect("added");
     let (worker, events) = worker(&queue);

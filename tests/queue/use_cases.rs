@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::support::TestBackend;
-use crate::{QueueTest, ask, claim_one, job};
+use crate::{ask, claim_one, job};
 
 const LEASE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(100);
@@ -30,14 +30,14 @@ async fn create<DB: TestBackend>(pool: &Pool<DB>, table: &str) {
 }
 
 /// The effect of a job: an entry in a ledger without a key, so that only the queue prevents a second one.
-async fn enter<DB: QueueTest>(tx: &mut Tx<DB>, worker: i64, claim: &Claim<DB>) -> Result<(), Error> {
+async fn enter<DB: TestBackend>(tx: &mut Tx<DB>, worker: i64, claim: &Claim<DB>) -> Result<(), Error> {
     let insert = DB::sql("INSERT INTO posted (parcel, worker, attempt) VALUES (?, ?, ?)");
     DB::execute(tx, insert, &[claim.payload()?, worker, claim.attempt().into()]).await?;
     Ok(())
 }
 
 /// A handler: the effect and the end of the job, in one transaction.
-async fn post<DB: QueueTest>(
+async fn post<DB: TestBackend>(
     db: &PoolTransactor<DB, Pessimistic>,
     worker: i64,
     claim: &Claim<DB>,
@@ -50,7 +50,7 @@ async fn post<DB: QueueTest>(
 }
 
 /// Runs a worker that is killed after the effect of its first job, and before the commit. Returns the parcel.
-async fn killed<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>) -> i64 {
+async fn killed<DB: TestBackend>(pool: &Pool<DB>, queue: &Queue<DB>) -> i64 {
     let (entered, mut parcels) = unbounded_channel();
     let db = Pessimistic::default().on(pool);
     let worker = Worker::new(queue).handlers(1);
@@ -66,7 +66,7 @@ async fn killed<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>) -> i64 {
             Ok(())
         }
     });
-    // Dropping a worker is as close to killing its process as it gets here: it tells nobody.
+    // Dropping a worker comes closest to killing its process.
     tokio::select! {
         () = work => panic!("the worker ended by itself"),
         parcel = timeout(LIMIT, parcels.recv()) => parcel.expect("a parcel in time").expect("a parcel"),
@@ -74,7 +74,7 @@ async fn killed<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>) -> i64 {
 }
 
 /// Runs two workers until all jobs are complete.
-async fn complete_all<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>) {
+async fn complete_all<DB: TestBackend>(pool: &Pool<DB>, queue: &Queue<DB>) {
     let (completed, mut completions) = unbounded_channel();
     let worker = Worker::new(queue).handlers(2).poll_every(POLL).observed_by(move |event: &Event<'_>| {
         if let Event::Job { event: JobEvent::Completed { id }, .. } = event {
@@ -107,7 +107,7 @@ async fn complete_all<DB: QueueTest>(pool: &Pool<DB>, queue: &Queue<DB>) {
     counted.expect("all jobs complete in time");
 }
 
-pub(crate) async fn each_job_has_its_effect_once_despite_a_killed_and_a_frozen_worker<DB: QueueTest>() {
+pub(crate) async fn each_job_has_its_effect_once_despite_a_killed_and_a_frozen_worker<DB: TestBackend>() {
     let pool = DB::pool(8).await;
     create(
         &pool,
@@ -178,7 +178,7 @@ enum OrderError {
 }
 
 /// Stores an order and its message. Returns the message's id.
-async fn place<DB: QueueTest>(
+async fn place<DB: TestBackend>(
     tx: &mut Tx<DB>,
     outbox: &Queue<DB>,
     wake: &Arc<Notify>,
@@ -195,8 +195,8 @@ async fn place<DB: QueueTest>(
     Ok(message.id().expect("no duplicate"))
 }
 
-/// Runs a relay that is killed after its first delivery, and before it can note that.
-async fn killed_relay<DB: QueueTest>(outbox: &Queue<DB>, warehouse: &Warehouse) {
+/// Runs a relay that is killed after its first delivery, before it can record it.
+async fn killed_relay<DB: TestBackend>(outbox: &Queue<DB>, warehouse: &Warehouse) {
     let delivered = Arc::new(Notify::new());
     let relay = Worker::new(outbox).handlers(1);
     let work = relay.run(pending::<()>(), |claim: Arc<Claim<DB>>| {
@@ -214,7 +214,7 @@ async fn killed_relay<DB: QueueTest>(outbox: &Queue<DB>, warehouse: &Warehouse) 
 }
 
 /// Runs a relay until this many messages are delivered.
-async fn relay<DB: QueueTest>(
+async fn relay<DB: TestBackend>(
     outbox: &Queue<DB>,
     wake: &Arc<Notify>,
     warehouse: &Warehouse,
@@ -241,7 +241,7 @@ async fn relay<DB: QueueTest>(
     timeout(LIMIT, work).await.expect("all messages in time");
 }
 
-pub(crate) async fn a_message_is_stored_with_its_order_and_delivered_again_after_a_crash<DB: QueueTest>() {
+pub(crate) async fn a_message_is_stored_with_its_order_and_delivered_again_after_a_crash<DB: TestBackend>() {
     let pool = DB::pool(8).await;
     create(&pool, "CREATE TABLE orders (id BIGINT PRIMARY KEY)").await;
     let outbox = Queue::new("outbox", &pool).expect("a name").lease(LEASE);

@@ -1,4 +1,4 @@
-//! Workers that do not wait for their next poll.
+//! Workers that claim before their next poll.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use sqlx::Postgres;
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::Notify;
 
-use crate::support::eventually;
 use crate::support::proxy::{Fault, Proxy};
+use crate::support::{TestBackend, eventually};
 use crate::worker::{LONG, jobs_left, start, stopped, worker};
-use crate::{QueueTest, claim_one, enqueue, job, queue};
+use crate::{claim_one, enqueue, job, queue};
 
-pub(crate) async fn a_job_is_done_when_it_is_due_without_a_poll<DB: QueueTest>() {
+pub(crate) async fn a_scheduled_job_runs_when_it_is_due_before_the_next_poll<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let wake = Arc::new(Notify::new());
     let (worker, _) = worker(&queue);
@@ -25,7 +25,7 @@ pub(crate) async fn a_job_is_done_when_it_is_due_without_a_poll<DB: QueueTest>()
     stopped(stop, running).await;
 }
 
-pub(crate) async fn a_lapsed_lease_is_taken_over_without_a_poll<DB: QueueTest>() {
+pub(crate) async fn an_expired_lease_is_taken_over_before_the_next_poll<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     enqueue(&pool, &queue, job(1)).await;
     let _lost = claim_one(&queue.clone().lease(Duration::from_secs(1))).await;
@@ -35,7 +35,7 @@ pub(crate) async fn a_lapsed_lease_is_taken_over_without_a_poll<DB: QueueTest>()
     stopped(stop, running).await;
 }
 
-/// What is sent between the loss of the connection and the second attempt to replace it is not heard.
+/// A notification that is sent while there is no connection is lost; reconnecting wakes the worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reconnect_that_fails_loses_no_notification() {
     let (pool, queue) = queue::<Postgres>(4).await;

@@ -1,4 +1,4 @@
-//! The loop around claims.
+//! Workers.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -11,21 +11,23 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::support::eventually;
-use crate::{QueueTest, ask, claim_one, effects, enqueue, job, lapse, queue, write_ledger};
+use crate::support::{TestBackend, eventually};
+use crate::{ask, claim_one, effects, enqueue, job, lapse, queue, write_ledger};
 
-/// Nothing here takes that long; what waits for it hangs.
+/// Far longer than any step takes, so that a test fails instead of hanging.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) type Events = Arc<Mutex<Vec<String>>>;
 
-/// A worker that notes what happens, does not give up soon, and is not in a hurry to look.
-pub(crate) fn worker<DB: QueueTest>(queue: &Queue<DB>) -> (Worker<DB>, Events) {
+/// Returns a worker with a short poll interval and a long grace period, and the events that it reports.
+pub(crate) fn worker<DB: TestBackend>(queue: &Queue<DB>) -> (Worker<DB>, Events) {
     let events = Events::default();
     let noted = events.clone();
     let note = move |event: &Event<'_>| {
-        let Event::Job { queue: "jobs", event } = event else { panic!("of no job of the queue: {event:?}") };
+        let Event::Job { queue: "jobs", event } = event else {
+            panic!("not an event of this queue: {event:?}")
+        };
         let text = match event {
             JobEvent::Claimed { .. }
             | JobEvent::Depth { .. }
@@ -52,10 +54,10 @@ pub(crate) fn noted(events: &Events) -> Vec<String> {
     events.lock().expect("the events").clone()
 }
 
-/// Runs a worker in the background until it is told to stop.
+/// Runs a worker in the background until it is shut down.
 pub(crate) fn start<DB, H, F>(worker: Worker<DB>, handler: H) -> (oneshot::Sender<()>, JoinHandle<()>)
 where
-    DB: QueueTest,
+    DB: TestBackend,
     H: Fn(Arc<Claim<DB>>) -> F + Send + Sync + 'static,
     F: Future<Output = Result<(), Error>> + Send + 'static,
 {
@@ -75,11 +77,11 @@ pub(crate) async fn stopped(stop: oneshot::Sender<()>, running: JoinHandle<()>) 
     timeout(LIMIT, running).await.expect("it stops").expect("without a panic");
 }
 
-pub(crate) async fn jobs_left<DB: QueueTest>(pool: &Pool<DB>) -> i64 {
+pub(crate) async fn jobs_left<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     ask(pool, "SELECT COUNT(*) FROM atomically_job").await
 }
 
-pub(crate) async fn handlers_complete_or_are_completed<DB: QueueTest>() {
+pub(crate) async fn the_worker_completes_jobs_that_their_handlers_did_not<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let queue = queue.backoff(Backoff::none());
     for n in 0..40 {
@@ -96,7 +98,7 @@ pub(crate) async fn handlers_complete_or_are_completed<DB: QueueTest>() {
                 if complete { claim.complete_in(tx).await } else { Ok(()) }
             })
             .await?;
-            // What comes behind a completion can fail, and changes nothing about it.
+            // An error after the completion does not change the outcome.
             if complete && claim.payload::<i64>()? % 4 == 0 {
                 Err(sqlx::Error::RowNotFound.into())
             } else {
@@ -112,7 +114,7 @@ pub(crate) async fn handlers_complete_or_are_completed<DB: QueueTest>() {
     assert!(noted.iter().all(|event| event.starts_with("completed")), "{noted:?}");
 }
 
-pub(crate) async fn poison_ends_dead<DB: QueueTest>() {
+pub(crate) async fn a_job_that_always_fails_is_dead_in_the_end<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let queue = queue.max_attempts(3).backoff(Backoff::none());
     let failing = enqueue(&pool, &queue, job(1)).await;
@@ -151,7 +153,7 @@ pub(crate) async fn poison_ends_dead<DB: QueueTest>() {
         what.cloned().collect::<Vec<_>>()
     };
     assert_eq!(of(sound), [format!("completed {sound}")]);
-    // What the handler itself has made of its job.
+    // These jobs were ended by the handler itself.
     assert_eq!(of(given_up), [format!("dead {given_up}: never")]);
     assert_eq!(of(put_off), [format!("failed {put_off}: later"), format!("completed {put_off}")]);
     assert_eq!(of(given_back), [format!("released {given_back}"), format!("completed {given_back}")]);
@@ -159,7 +161,7 @@ pub(crate) async fn poison_ends_dead<DB: QueueTest>() {
     assert!(noted.contains(&format!("dead {panicking}: panicked: attempt 3")), "{noted:?}");
 }
 
-pub(crate) async fn leases_are_extended<DB: QueueTest>() {
+pub(crate) async fn leases_are_extended<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     enqueue(&pool, &queue, job(1)).await;
     let (worker, events) = worker(&queue.clone().lease(Duration::from_secs(3)));
@@ -181,7 +183,7 @@ pub(crate) async fn leases_are_extended<DB: QueueTest>() {
     assert_eq!(noted(&events).len(), 1, "{:?}", noted(&events));
 }
 
-/// Says when it is dropped.
+/// Records that it was dropped.
 struct Dropped(Arc<AtomicBool>);
 
 impl Drop for Dropped {
@@ -190,8 +192,8 @@ impl Drop for Dropped {
     }
 }
 
-/// A worker of one handler that never ends; done when it has begun.
-async fn begun<DB: QueueTest>(
+/// Starts a worker with one handler that never returns, and waits until the handler has started.
+async fn begun<DB: TestBackend>(
     worker: Worker<DB>,
     id: i64,
 ) -> (oneshot::Sender<()>, JoinHandle<()>, Arc<AtomicBool>) {
@@ -211,7 +213,7 @@ async fn begun<DB: QueueTest>(
     (stop, running, dropped)
 }
 
-pub(crate) async fn a_lost_lease_cancels_its_handler<DB: QueueTest>() {
+pub(crate) async fn a_lost_lease_cancels_its_handler<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let id = enqueue(&pool, &queue, job(1)).await;
     let (worker, events) = worker(&queue.clone().lease(Duration::from_secs(3)));
@@ -225,7 +227,7 @@ pub(crate) async fn a_lost_lease_cancels_its_handler<DB: QueueTest>() {
     stopped(stop, running).await;
 }
 
-pub(crate) async fn a_worker_that_is_told_to_stop_finishes_what_it_has<DB: QueueTest>() {
+pub(crate) async fn a_worker_that_is_shut_down_finishes_its_jobs<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     for n in 0..3 {
         enqueue(&pool, &queue, job(n)).await;
@@ -249,7 +251,7 @@ pub(crate) async fn a_worker_that_is_told_to_stop_finishes_what_it_has<DB: Queue
     assert_eq!(queue.counts().await.expect("the counts").due, 2, "the others were not claimed");
 }
 
-pub(crate) async fn what_outlives_the_grace_is_given_back<DB: QueueTest>() {
+pub(crate) async fn jobs_still_running_after_the_grace_period_are_released<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let id = enqueue(&pool, &queue, job(1).max_attempts(1)).await;
     let (worker, events) = worker(&queue);
@@ -260,7 +262,7 @@ pub(crate) async fn what_outlives_the_grace_is_given_back<DB: QueueTest>() {
     assert_eq!(claim_one(&queue).await.attempt(), 1, "it does not count");
 }
 
-pub(crate) async fn a_worker_can_be_woken<DB: QueueTest>() {
+pub(crate) async fn a_worker_can_be_woken<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let wake = Arc::new(Notify::new());
     let (worker, _) = worker(&queue);
@@ -279,7 +281,7 @@ async fn a_notification_wakes_a_worker() {
     let wake = PgWake::listen(&queue).await.expect("a listener");
     let (worker, _) = worker(&queue);
     let (stop, running) = start(worker.poll_every(LONG).wake(Arc::new(wake)), |_| async { Ok(()) });
-    // The first may be found by the first look. Nothing but a notification makes it look again.
+    // The first claim may find the first job. Only a notification makes the worker claim again.
     let notifying = queue.clone().notifying();
     for n in 0..3 {
         enqueue(&pool, &notifying, job(n)).await;
@@ -288,8 +290,8 @@ async fn a_notification_wakes_a_worker() {
     stopped(stop, running).await;
 }
 
-/// A database that is not there is no reason to end: it will be again.
-pub(crate) async fn a_worker_survives_its_database<DB: QueueTest>() {
+/// The worker continues while the database is not available.
+pub(crate) async fn a_worker_continues_after_an_outage_of_the_database<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
     let hide = "ALTER TABLE atomically_job RENAME TO hidden";
     DB::pool_execute(&pool, DB::sql(hide), &[]).await.expect("hidden");

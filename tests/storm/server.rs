@@ -1,6 +1,5 @@
 //! The servers under the storm, and how their sessions are counted.
 
-use atomically::queue::QueueBackend;
 use sqlx::{MySql, Postgres};
 
 use crate::support::TestBackend;
@@ -8,7 +7,7 @@ use crate::support::servers::Server;
 
 /// A database with a server of its own. Callers, workers and the watch connect as different users, so that
 /// their sessions can be told apart.
-pub(crate) trait StormServer: TestBackend + QueueBackend {
+pub(crate) trait StormServer: TestBackend {
     const TITLE: &'static str;
 
     /// The tables, and a trigger that writes each change of a hot row to `ledger`: each commit counts once

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, KeyError};
-use atomically::queue::{Enqueued, NewJob, Queue, QueueBackend, Retry};
+use atomically::queue::{Enqueued, NewJob, Queue, Retry};
 use atomically::{DeltaOutcome, Deltas, Error, Key, Options, TransactorExt as _, Tx};
 use sqlx::{Pool, Postgres};
 
@@ -17,13 +17,13 @@ fn job(watch: &Watch) -> NewJob {
     job
 }
 
-async fn queue<DB: TestBackend + QueueBackend>(pool: &Pool<DB>) -> Queue<DB> {
+async fn queue<DB: TestBackend>(pool: &Pool<DB>) -> Queue<DB> {
     let queue = Queue::new("mails", pool).expect("a name");
     queue.create_tables().await.expect("the tables");
     queue
 }
 
-pub(crate) async fn jobs_show_neither_payload_nor_key<DB: TestBackend + QueueBackend>() {
+pub(crate) async fn jobs_show_neither_payload_nor_key<DB: TestBackend>() {
     let (pool, watch) = (DB::pool(2).await, Watch::new());
     let (db, queue) = (watch.on(&pool), queue(&pool).await);
     for queue in [queue.clone(), queue.clone().persistent(true), queue.persistent(false)] {

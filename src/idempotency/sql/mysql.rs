@@ -33,7 +33,7 @@ fn select(key: &IdempotencyKey) -> String {
     )
 }
 
-/// `IGNORE` skips a key that is there. It has nothing else to ignore, because the values fit their columns.
+/// `IGNORE` skips an existing key. There is nothing else to ignore, because the values fit their columns.
 fn write(claimant: &Claimant, write: &KeyWrite) -> String {
     let Claimant { terms: ClaimTerms { key, .. }, run } = claimant;
     let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));

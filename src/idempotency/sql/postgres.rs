@@ -19,7 +19,8 @@ pub(super) const SQL: KeySql = KeySql {
     // A key may be taken over between the search and the deletion: the lock and the repeated condition
     // protect it.
     purge: "DELETE FROM atomically_key WHERE digest = ANY(ARRAY(SELECT digest FROM atomically_key \
-         WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)) AND expires_at <= now()",
+         WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)) \
+         AND expires_at <= now()",
     keeps_statements: false,
     select,
     write,
@@ -34,9 +35,9 @@ fn select(key: &IdempotencyKey) -> String {
     )
 }
 
-/// A key that is there does not make the INSERT fail, which would end the transaction. If the key was
-/// committed after the snapshot of a transaction above READ COMMITTED, the INSERT is a serialization failure;
-/// so a row that the SELECT does not see is not there.
+/// An existing key does not make the INSERT fail, which would abort the transaction. If the key was committed
+/// after the snapshot of a transaction above READ COMMITTED, the INSERT is a serialization failure; so a row
+/// that the SELECT does not see does not exist.
 fn write(claimant: &Claimant, write: &KeyWrite) -> String {
     let Claimant { terms: ClaimTerms { key, .. }, run } = claimant;
     let (digest, fingerprint, run) = (hex(&key.digest), hex(&key.fingerprint), hex(run));
@@ -56,7 +57,7 @@ fn write(claimant: &Claimant, write: &KeyWrite) -> String {
     }
 }
 
-/// The setting is text with a unit, and 0 for no limit.
+/// `lock_timeout` is text with a unit; 0 means no limit.
 fn claim(claimant: &Claimant, write: String, select: String) -> String {
     let Some(wait) = claimant.terms.wait else { return format!("{write}; {select}") };
     let millis = wait.as_micros().div_ceil(1000).clamp(1, i32::MAX as u128);

@@ -21,7 +21,7 @@ pub(super) const SQL: KeySql = KeySql {
     keeps_statements: true,
     select,
     write,
-    // There is one writer at a time, and the INSERT makes this transaction the one.
+    // There is one writer at a time, and the INSERT makes it this transaction.
     claiming: Claiming::OneText(|_, write, select| format!("{write}; {select}")),
 };
 

@@ -1,4 +1,4 @@
-//! PostgreSQL's LISTEN and NOTIFY.
+//! Wakes workers by PostgreSQL's LISTEN and NOTIFY.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,18 +16,16 @@ use crate::tx::{holds_connection_of, nested};
 
 const CHANNEL: &str = "atomically_job";
 
-/// How long to wait before asking a server again that is not there.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The delay between attempts to connect.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 impl Queue<Postgres> {
-    /// Sends a notification with each transaction that enqueues something, for those who listen with
-    /// [`PgWake`].
+    /// Sends a notification with each transaction that enqueues a job, for workers that use [`PgWake`].
     ///
-    /// # Why not always?
+    /// # Why is this not the default?
     ///
-    /// A commit that notifies takes a lock of the whole database cluster, so that notifications come in the
-    /// order of the commits; under many small transactions they queue up there. Polling costs nothing of the
-    /// kind.
+    /// A commit with a notification takes a lock on the whole database cluster, which keeps notifications in
+    /// the order of the commits. Many small transactions queue up for that lock. Polling has no such cost.
     #[must_use]
     pub fn notifying(mut self) -> Self {
         self.after_enqueue = Some(Arc::from(format!("SELECT pg_notify('{CHANNEL}', '{}')::text", self.name)));
@@ -35,34 +33,34 @@ impl Queue<Postgres> {
     }
 }
 
-/// Wakes a worker by PostgreSQL's LISTEN, where the queue is [notifying](Queue::notifying).
+/// Wakes a worker by PostgreSQL's LISTEN, if the queue is [notifying](Queue::notifying).
 ///
-/// It keeps a connection of the pool for itself. Behind a pooler in transaction mode it hears nothing, as
-/// `LISTEN` belongs to a session.
+/// It occupies one connection of the pool. Behind a pooler in transaction mode it receives no notifications,
+/// because `LISTEN` belongs to a session.
 pub struct PgWake {
     queue: Arc<str>,
     pool: PgPool,
-    /// `None` while there is no connection to listen on.
+    /// `None` while there is no connection.
     listener: Mutex<Option<PgListener>>,
 }
 
 impl PgWake {
-    /// Begins to listen.
+    /// Acquires a connection and starts to listen.
     ///
     /// # Errors
     ///
-    /// The database's; [`Aborted`](crate::ErrorKind::Aborted) inside of a unit of work on the same pool.
+    /// The database's; [`Aborted`](crate::ErrorKind::Aborted) inside a unit of work on the same pool.
     pub async fn listen(queue: &Queue<Postgres>) -> Result<Self, Error> {
         let pool = queue.db.pool().clone();
         if holds_connection_of(&pool) {
             return Err(Error::failed(nested(), None));
         }
-        let listener = Mutex::new(Some(listener(&pool).await?));
+        let listener = Mutex::new(Some(connect(&pool).await?));
         Ok(Self { queue: queue.name.clone(), pool, listener })
     }
 }
 
-async fn listener(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
+async fn connect(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(CHANNEL).await?;
     Ok(listener)
@@ -73,23 +71,23 @@ impl Wake for PgWake {
         Box::pin(async move {
             let mut listening = self.listener.lock().await;
             loop {
-                let Some(heard) = listening.as_mut() else {
-                    match listener(&self.pool).await {
-                        // What was sent while nothing listened was missed.
+                let Some(listener) = listening.as_mut() else {
+                    match connect(&self.pool).await {
+                        // Notifications may have been missed while there was no connection.
                         Ok(connected) => {
                             *listening = Some(connected);
                             return;
                         }
-                        Err(_) => tokio::time::sleep(PAUSE).await,
+                        Err(_) => tokio::time::sleep(RECONNECT_DELAY).await,
                     }
                     continue;
                 };
-                match heard.try_recv().await {
-                    Ok(Some(heard)) if heard.payload() != &*self.queue => {}
-                    // Nothing is what comes of a connection that broke and was replaced: something may have
-                    // been missed.
+                match listener.try_recv().await {
+                    Ok(Some(notification)) if notification.payload() != &*self.queue => {}
+                    // `None` means that the connection was lost and replaced: notifications may have been
+                    // missed.
                     Ok(_) => return,
-                    // The listener would replace its connection by and by, and not say when.
+                    // The listener would reconnect later without reporting it.
                     Err(_) => *listening = None,
                 }
             }

@@ -1,4 +1,4 @@
-//! The sign of life of a worker.
+//! Heartbeats of workers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
@@ -8,30 +8,30 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Worker;
+use crate::backend::Backend;
 use crate::events::JobEvent;
-use crate::queue::QueueBackend;
 
-/// How often a worker says that it is alive.
-const BEAT: Duration = Duration::from_secs(10);
+/// The time between two heartbeats.
+const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Tells a running worker from the others of its queue in this process: the smallest number that is free, so
-/// that a worker that is started again has the number of the one that has ended.
+/// Identifies a running worker among those of its queue in this process. It is the smallest number that is
+/// free, so that a restarted worker gets the number of the one that ended.
 #[derive(Debug)]
-pub(super) struct Number {
+pub(super) struct WorkerNumber {
     queue: Arc<str>,
     number: u32,
 }
 
-/// The numbers of running workers, by queue.
-fn taken() -> MutexGuard<'static, HashMap<Arc<str>, BTreeSet<u32>>> {
-    static TAKEN: LazyLock<Mutex<HashMap<Arc<str>, BTreeSet<u32>>>> = LazyLock::new(Mutex::default);
-    TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
+/// The numbers in use, by queue.
+fn used() -> MutexGuard<'static, HashMap<Arc<str>, BTreeSet<u32>>> {
+    static USED: LazyLock<Mutex<HashMap<Arc<str>, BTreeSet<u32>>>> = LazyLock::new(Mutex::default);
+    USED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Number {
-    pub(super) fn take(queue: &Arc<str>) -> Self {
-        let mut taken = taken();
-        let numbers = taken.entry(queue.clone()).or_default();
+impl WorkerNumber {
+    pub(super) fn acquire(queue: &Arc<str>) -> Self {
+        let mut used = used();
+        let numbers = used.entry(queue.clone()).or_default();
         let number = (0..).find(|number| !numbers.contains(number)).unwrap_or_default();
         numbers.insert(number);
         Self { queue: queue.clone(), number }
@@ -42,27 +42,27 @@ impl Number {
     }
 }
 
-impl Drop for Number {
+impl Drop for WorkerNumber {
     fn drop(&mut self) {
-        let mut taken = taken();
-        if let Some(numbers) = taken.get_mut(&self.queue) {
+        let mut used = used();
+        if let Some(numbers) = used.get_mut(&self.queue) {
             numbers.remove(&self.number);
             if numbers.is_empty() {
-                taken.remove(&self.queue);
+                used.remove(&self.queue);
             }
         }
     }
 }
 
-impl<DB: QueueBackend> Worker<DB> {
-    /// Says again and again that the worker is alive, on the task that does its work. Never ends.
-    pub(super) async fn beat(&self, worker: u32) {
-        if self.watchers.observers.is_empty() {
+impl<DB: Backend> Worker<DB> {
+    /// Reports heartbeats from the task that claims the jobs. Never returns.
+    pub(super) async fn report_heartbeats(&self, worker: u32) {
+        if self.reporter.observers.is_empty() {
             return pending().await;
         }
         loop {
-            self.watchers.tell(JobEvent::Heartbeat { worker });
-            sleep(BEAT).await;
+            self.reporter.report(JobEvent::Heartbeat { worker });
+            sleep(INTERVAL).await;
         }
     }
 }
@@ -74,9 +74,12 @@ mod tests {
     #[test]
     fn a_worker_has_the_smallest_number_that_is_free() {
         let queue: Arc<str> = "numbers of workers".into();
-        let [first, second] = [Number::take(&queue), Number::take(&queue)];
+        let [first, second] = [WorkerNumber::acquire(&queue), WorkerNumber::acquire(&queue)];
         assert_eq!((first.get(), second.get()), (0, 1));
         drop(first);
-        assert_eq!((Number::take(&queue).get(), Number::take(&"others".into()).get()), (0, 0));
+        assert_eq!(
+            (WorkerNumber::acquire(&queue).get(), WorkerNumber::acquire(&"others".into()).get()),
+            (0, 0)
+        );
     }
 }

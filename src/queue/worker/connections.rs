@@ -1,34 +1,36 @@
-//! Whether a worker has the connections that it needs.
+//! Whether a worker's pool has enough connections.
 
 use super::Worker;
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::events::JobEvent;
-use crate::queue::{Finding, FindingKind, QueueBackend};
+use crate::queue::finding::{Finding, FindingKind};
 
-impl<DB: QueueBackend> Worker<DB> {
-    /// What [`Queue::doctor`](crate::queue::Queue::doctor) finds, and whether the handlers of this worker can
-    /// use up all connections of its pool.
+impl<DB: Backend> Worker<DB> {
+    /// Checks what [`Queue::doctor`](crate::queue::Queue::doctor) checks, and whether the handlers of this
+    /// worker can use up all connections of its pool.
     ///
     /// # Errors
     ///
     /// The database's.
     pub async fn doctor(&self) -> Result<Vec<Finding>, Error> {
         let mut findings = self.queue.doctor().await?;
-        findings.extend(
-            self.small_pool()
-                .map(|connections| Finding { fault: FindingKind::Pool, message: self.starves(connections) }),
-        );
+        let small_pool = self.small_pool().map(|connections| self.small_pool_message(connections));
+        findings.extend(small_pool.map(|message| Finding::new(FindingKind::Pool, message)));
         Ok(findings)
     }
 
     pub(super) fn report_small_pool(&self) {
         let Some(connections) = self.small_pool() else { return };
         #[cfg(feature = "tracing")]
-        tracing::warn!(target: "atomically", queue = self.queue.name(), "{}", self.starves(connections));
-        self.watchers.tell(JobEvent::PoolTooSmall { handlers: self.handlers, connections });
+        tracing::warn!(
+            target: "atomically", queue = self.queue.name(),
+            "{}", self.small_pool_message(connections)
+        );
+        self.reporter.report(JobEvent::PoolTooSmall { handlers: self.handlers, connections });
     }
 
-    /// How many connections the pool has at most, where that is too few.
+    /// Returns the maximum number of connections of the pool if it is too small.
     fn small_pool(&self) -> Option<u32> {
         let connections = self.queue.db.pool().options().get_max_connections();
         usize::try_from(connections)
@@ -36,10 +38,11 @@ impl<DB: QueueBackend> Worker<DB> {
             .then_some(connections)
     }
 
-    fn starves(&self, connections: u32) -> String {
+    fn small_pool_message(&self, connections: u32) -> String {
         format!(
-            "the worker of the queue {:?} has {} handlers and a pool of {connections} connections: handlers that each hold \
-             one leave none to extend their leases with. Give the pool at least {} connections, or the worker fewer handlers",
+            "the worker of the queue {:?} has {} handlers and a pool of {connections} connections: if each \
+             handler holds one, none is left to extend leases. Use a pool of at least {} connections, or \
+             fewer handlers",
             self.queue.name(),
             self.handlers,
             self.handlers + 2

@@ -1,4 +1,4 @@
-//! What a worker does between the signal and its end.
+//! The shutdown of a worker.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,59 +8,61 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Worker;
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::events::JobEvent;
-use crate::queue::search::JobsFound;
-use crate::queue::{Claim, QueueBackend};
+use crate::queue::claim::Claim;
+use crate::queue::claiming::ClaimedJobs;
+use crate::queue::sql::LEASE_EXPIRED;
 
-/// How long cancelled handlers and the release of their jobs may take after the grace. What does not end
-/// until then is dropped, and left to the lease.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long cancelled handlers and the release of their jobs may take after the grace period. After that they
+/// are dropped, and the jobs wait for their leases to expire.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl<DB: QueueBackend> Worker<DB> {
-    /// Lets the handlers finish, then cancels them; gives back what a claim brings that was not answered yet.
-    pub(super) async fn wind_down(
+impl<DB: Backend> Worker<DB> {
+    /// Lets the handlers finish and then cancels them. Releases the jobs of a claim that is still in flight.
+    pub(super) async fn shut_down(
         &self,
-        unanswered: Option<impl Future<Output = Result<JobsFound<DB>, Error>>>,
+        in_flight: Option<impl Future<Output = Result<ClaimedJobs<DB>, Error>>>,
         mut running: JoinSet<()>,
         stop: watch::Sender<bool>,
     ) {
-        let gives_back = async {
-            if let Some(claim) = unanswered {
-                self.give_back(claim.await).await;
+        let all_released = async {
+            if let Some(claim) = in_flight {
+                self.release(claim.await).await;
             }
         };
-        let all_done = async { while running.join_next().await.is_some() {} };
-        if timeout(self.grace, async { tokio::join!(all_done, gives_back) }).await.is_ok() {
+        let all_finished = async { while running.join_next().await.is_some() {} };
+        if timeout(self.grace, async { tokio::join!(all_finished, all_released) }).await.is_ok() {
             return;
         }
         stop.send_replace(true);
-        let _ = timeout(LAST_WORDS, async { while running.join_next().await.is_some() {} }).await;
+        let _ = timeout(RELEASE_TIMEOUT, async { while running.join_next().await.is_some() {} }).await;
     }
 
-    async fn give_back(&self, found: Result<JobsFound<DB>, Error>) {
-        for claim in self.report(found) {
+    async fn release(&self, claimed: Result<ClaimedJobs<DB>, Error>) {
+        for claim in self.report_claimed(claimed) {
             match claim.release().await {
-                Ok(()) => self.watchers.tell(JobEvent::Released { id: claim.id() }),
-                Err(error) => self.watchers.tell(JobEvent::Trouble { error: &error }),
+                Ok(()) => self.reporter.report(JobEvent::Released { id: claim.id() }),
+                Err(error) => self.reporter.report(JobEvent::Trouble { error: &error }),
             }
         }
     }
 
-    /// Tells the observers what a claim has brought, and returns its jobs.
-    pub(super) fn report(&self, found: Result<JobsFound<DB>, Error>) -> Vec<Claim<DB>> {
-        let JobsFound { claims, died } = match found {
-            Ok(found) => found,
+    /// Reports the result of a claim, and returns its jobs.
+    pub(super) fn report_claimed(&self, claimed: Result<ClaimedJobs<DB>, Error>) -> Vec<Claim<DB>> {
+        let ClaimedJobs { claims, died } = match claimed {
+            Ok(claimed) => claimed,
             Err(error) => {
-                self.watchers.tell(JobEvent::Trouble { error: &error });
+                self.reporter.report(JobEvent::Trouble { error: &error });
                 return Vec::new();
             }
         };
         for id in died {
-            self.watchers.tell(JobEvent::Dead { id, error: crate::queue::spent::LAPSED });
+            self.reporter.report(JobEvent::Dead { id, error: LEASE_EXPIRED });
         }
         if !claims.is_empty() {
-            self.watchers.tell(JobEvent::Claimed { jobs: claims.len() });
+            self.reporter.report(JobEvent::Claimed { jobs: claims.len() });
         }
         claims
     }

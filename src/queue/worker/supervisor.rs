@@ -1,4 +1,4 @@
-//! One handler at work: its lease is extended, and it is stopped when that is lost.
+//! Supervises one handler: extends the lease of its job, and stops the handler if the lease is lost.
 
 use std::any::Any;
 use std::future::{Future, pending};
@@ -10,101 +10,102 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::{BoxError, Watchers};
+use super::{BoxError, Reporter};
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::events::JobEvent;
 use crate::failure::with_causes;
-use crate::queue::claim::Settled;
-use crate::queue::{Claim, QueueBackend, Retry};
+use crate::queue::Retry;
+use crate::queue::claim::{Claim, JobOutcome};
 
-/// How long a handler that was cancelled may take to notice. One that does not is left alone: it is fenced.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a cancelled handler may take to stop. One that does not is left running: it is fenced off.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What looks after one claimed job.
-pub(super) struct Care<DB: QueueBackend> {
+/// Supervises the handler of one claimed job.
+pub(super) struct Supervisor<DB: Backend> {
     claim: Arc<Claim<DB>>,
-    watchers: Watchers,
+    reporter: Reporter,
     stopped: watch::Receiver<bool>,
-    /// When the lease is to be extended.
-    extend: Instant,
+    /// When to extend the lease.
+    extend_at: Instant,
     /// How long the handler may run.
-    limit: Option<Duration>,
+    timeout: Option<Duration>,
 }
 
-/// Why a handler is to be stopped.
-enum Stop {
-    Lost,
-    Told,
+/// Why a handler has to stop.
+enum StopReason {
+    LeaseLost,
+    Shutdown,
     TimedOut(Duration),
 }
 
-/// Reports the end of a handler, also when the worker is dropped.
-struct Running {
+/// Reports the start and, when dropped, the end of a handler, so that the end is reported even if the
+/// worker is dropped.
+struct RunningJob {
     id: i64,
-    watchers: Watchers,
+    reporter: Reporter,
 }
 
-impl Running {
-    fn start(id: i64, watchers: &Watchers) -> Self {
-        watchers.tell(JobEvent::Started { id });
-        Self { id, watchers: watchers.clone() }
+impl RunningJob {
+    fn start(id: i64, reporter: &Reporter) -> Self {
+        reporter.report(JobEvent::Started { id });
+        Self { id, reporter: reporter.clone() }
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningJob {
     fn drop(&mut self) {
-        self.watchers.tell(JobEvent::Ended { id: self.id });
+        self.reporter.report(JobEvent::Ended { id: self.id });
     }
 }
 
-impl<DB: QueueBackend> Care<DB> {
+impl<DB: Backend> Supervisor<DB> {
     pub(super) fn new(
         claim: Arc<Claim<DB>>,
-        watchers: Watchers,
+        reporter: Reporter,
         stopped: watch::Receiver<bool>,
-        limit: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> Self {
-        // After a third of it.
-        let extend = claim.lease().end() - claim.queue().lease / 3 * 2;
-        Self { claim, watchers, stopped, extend, limit }
+        // After a third of the lease.
+        let extend_at = claim.lease().end() - claim.queue().lease / 3 * 2;
+        Self { claim, reporter, stopped, extend_at, timeout }
     }
 
-    /// Runs the handler, in a task of its own so that a panic ends nothing else, and does what its end asks
-    /// for.
-    pub(super) async fn take(mut self, work: impl Future<Output = Result<(), BoxError>> + Send + 'static) {
-        let _running = Running::start(self.claim.id(), &self.watchers);
-        // A set of one, because it cancels when it is dropped.
+    /// Runs the handler in a task of its own, which contains its panics, and then ends the claim.
+    pub(super) async fn run(mut self, work: impl Future<Output = Result<(), BoxError>> + Send + 'static) {
+        let _running = RunningJob::start(self.claim.id(), &self.reporter);
+        // A set cancels its tasks when it is dropped; a join handle does not.
         let mut handler = JoinSet::new();
         handler.spawn(work);
-        let stop = tokio::select! {
+        let reason = tokio::select! {
             biased;
             Some(ended) = handler.join_next() => {
-                self.settle(error_of(ended)).await;
+                self.end_claim(error_of(ended)).await;
                 return;
             }
-            stop = self.watch() => stop,
+            reason = self.stop_reason() => reason,
         };
-        let _ = timeout(FAREWELL, handler.shutdown()).await;
-        if self.tell_settled() {
+        let _ = timeout(CANCEL_TIMEOUT, handler.shutdown()).await;
+        if self.report_outcome() {
             return;
         }
         let id = self.claim.id();
-        match stop {
-            Stop::Lost => self.watchers.tell(JobEvent::LeaseLost { id }),
-            Stop::TimedOut(limit) => {
-                self.settle(Some(format!("timed out: the handler ran for longer than {limit:?}"))).await;
+        match reason {
+            StopReason::LeaseLost => self.reporter.report(JobEvent::LeaseLost { id }),
+            StopReason::TimedOut(limit) => {
+                self.end_claim(Some(format!("timed out: the handler ran for longer than {limit:?}"))).await;
             }
-            Stop::Told => match self.claim.release().await {
-                Ok(()) => self.watchers.tell(JobEvent::Released { id }),
-                Err(error) => self.tell_error(&error),
+            StopReason::Shutdown => match self.claim.release().await {
+                Ok(()) => self.reporter.report(JobEvent::Released { id }),
+                Err(error) => self.report_error(&error),
             },
         }
     }
 
-    /// Is done when the handler is to be stopped.
-    async fn watch(&mut self) -> Stop {
-        let (mut stopped, limit) = (self.stopped.clone(), self.limit);
-        let times_out = async move {
+    /// Waits until the handler has to stop.
+    async fn stop_reason(&mut self) -> StopReason {
+        let (mut stopped, limit) = (self.stopped.clone(), self.timeout);
+        let timed_out = async move {
             match limit {
                 Some(limit) => {
                     sleep(limit).await;
@@ -115,75 +116,77 @@ impl<DB: QueueBackend> Care<DB> {
         };
         tokio::select! {
             biased;
-            _ = stopped.wait_for(|stopped| *stopped) => Stop::Told,
-            limit = times_out => Stop::TimedOut(limit),
-            () = self.keep() => Stop::Lost,
+            _ = stopped.wait_for(|stopped| *stopped) => StopReason::Shutdown,
+            limit = timed_out => StopReason::TimedOut(limit),
+            () = self.extend_lease() => StopReason::LeaseLost,
         }
     }
 
-    /// Extends the lease, and is done when that is lost.
-    async fn keep(&mut self) {
+    /// Extends the lease again and again. Returns when it is lost.
+    async fn extend_lease(&mut self) {
         loop {
-            sleep_until(self.extend).await;
-            let (asked, lease) = (Instant::now(), self.claim.queue().lease);
+            sleep_until(self.extend_at).await;
+            let (requested, lease) = (Instant::now(), self.claim.queue().lease);
             match timeout_at(self.claim.lease().end(), self.claim.extend()).await {
                 Ok(Ok(())) => {}
-                // It is gone because its own handler completes it. Nobody can take over from a commit.
+                // The handler is committing the completion of the job, or has. No other worker can take the
+                // job over from that transaction.
                 Ok(Err(error)) if error.is_stale_claim() && self.claim.progress().is_completing() => {
-                    self.claim.lease().extended(asked);
+                    self.claim.lease().extended(requested);
                 }
                 Ok(Err(error)) if error.is_stale_claim() => return,
-                Ok(Err(error)) => self.watchers.tell(JobEvent::Trouble { error: &error }),
+                Ok(Err(error)) => self.reporter.report(JobEvent::Trouble { error: &error }),
                 Err(_) => {}
             }
             let (now, end) = (Instant::now(), self.claim.lease().end());
             if now >= end {
                 return;
             }
-            self.extend = (now + lease / 3).min(end);
+            self.extend_at = (now + lease / 3).min(end);
         }
     }
 
-    /// Does what a handler's panic asks for that happened before there was a future to run.
+    /// Fails the job of a handler that panicked before it returned its future.
     pub(super) async fn fail_panicked(self, panic: Box<dyn Any + Send>) {
-        let _running = Running::start(self.claim.id(), &self.watchers);
+        let _running = RunningJob::start(self.claim.id(), &self.reporter);
         let error = panicked(&*panic);
         drop(panic);
-        self.settle(Some(error)).await;
+        self.end_claim(Some(error)).await;
     }
 
-    async fn settle(&self, error: Option<String>) {
-        if self.tell_settled() {
+    /// Completes or fails the job, unless the handler has ended the claim itself, and reports the outcome.
+    async fn end_claim(&self, error: Option<String>) {
+        if self.report_outcome() {
             return;
         }
-        let settled = match error {
+        let ended = match error {
             None => self.claim.complete().await,
             Some(error) => self.claim.fail(&error, Retry::Backoff).await.map(drop),
         };
-        match settled {
-            Ok(()) => drop(self.tell_settled()),
+        match ended {
+            Ok(()) => drop(self.report_outcome()),
             Err(error) if error.is_stale_claim() && self.claim.has_ended_by_itself().await => {
-                self.watchers.tell(JobEvent::Completed { id: self.claim.id() });
+                self.reporter.report(JobEvent::Completed { id: self.claim.id() });
             }
-            Err(error) => self.tell_error(&error),
+            Err(error) => self.report_error(&error),
         }
     }
 
-    /// Tells what became of the job, if that is known: the handler may have seen to it, or it was the worker.
-    fn tell_settled(&self) -> bool {
+    /// Reports how the claim ended, and returns whether that is known.
+    fn report_outcome(&self) -> bool {
         let id = self.claim.id();
-        let Some(settled) = self.claim.progress().settled() else { return false };
-        self.watchers.tell(match settled {
-            Settled::Completed => JobEvent::Completed { id },
-            Settled::Released => JobEvent::Released { id },
-            Settled::Failed(error) => JobEvent::Failed { id, error },
-            Settled::Dead(error) => JobEvent::Dead { id, error },
+        let Some(outcome) = self.claim.progress().outcome() else { return false };
+        self.reporter.report(match outcome {
+            JobOutcome::Completed => JobEvent::Completed { id },
+            JobOutcome::Released => JobEvent::Released { id },
+            JobOutcome::Failed(error) => JobEvent::Failed { id, error },
+            JobOutcome::Dead(error) => JobEvent::Dead { id, error },
         });
         true
     }
 
-    fn tell_error(&self, error: &Error) {
-        self.watchers.tell(if error.is_stale_claim() {
+    fn report_error(&self, error: &Error) {
+        self.reporter.report(if error.is_stale_claim() {
             JobEvent::LeaseLost { id: self.claim.id() }
         } else {
             JobEvent::Trouble { error }
@@ -191,11 +194,11 @@ impl<DB: QueueBackend> Care<DB> {
     }
 }
 
-/// What a handler failed with, if it did.
+/// Returns the error of a handler, or the message of its panic.
 fn error_of(ended: Result<Result<(), BoxError>, JoinError>) -> Option<String> {
     match ended {
         Ok(Ok(())) => None,
-        // Its text is the handler's code as well.
+        // Formatting the error runs the caller's code, which may panic too.
         Ok(Err(error)) => match catch_unwind(AssertUnwindSafe(|| with_causes(&*error))) {
             Ok(text) => Some(text),
             Err(panic) => Some(panicked(&*panic)),

@@ -1,4 +1,4 @@
-//! What a worker waits for between two looks.
+//! What a worker waits for between two claims.
 
 use std::future::{Future, pending};
 use std::panic::AssertUnwindSafe;
@@ -8,55 +8,59 @@ use futures_util::FutureExt as _;
 use tokio::time::sleep;
 
 use super::Worker;
+use crate::backend::Backend;
 use crate::events::JobEvent;
-use crate::queue::{QueueBackend, log};
+use crate::queue::log;
 
-/// A worker that polls more seldom than this asks when the next job is due. For others that would be as many
-/// questions as polls.
-const MIN_FORESEEN: Duration = Duration::from_secs(1);
+/// A worker that polls less often than this asks when the next job is due. For other workers, that query
+/// would cost as much as a poll.
+const MIN_PLANNED: Duration = Duration::from_secs(1);
 
-impl<DB: QueueBackend> Worker<DB> {
-    /// How long to wait for the next look: until the next poll or, where that is further away than a moment
-    /// and nothing is to be done, until the next job is due.
+/// Some databases round the due time. A poll that is too early would have to be repeated.
+const ROUNDING: Duration = Duration::from_millis(2);
+
+impl<DB: Backend> Worker<DB> {
+    /// Returns how long to wait for the next claim: until the next poll or, for an idle worker that polls
+    /// rarely, until the next job is due if that is earlier.
     pub(super) async fn time_to_wait(&self, is_idle: bool) -> Duration {
-        if !is_idle || self.poll <= MIN_FORESEEN {
+        if !is_idle || self.poll <= MIN_PLANNED {
             return self.poll;
         }
         match self.queue.until_next_due().await {
-            // The time is rounded on some databases. A look too early would have to be repeated.
-            Ok(Some(next)) => self.poll.min(next + Duration::from_millis(2)),
+            Ok(Some(next)) => self.poll.min(next + ROUNDING),
             Ok(None) => self.poll,
             Err(error) => {
-                self.watchers.tell(JobEvent::Trouble { error: &error });
-                self.poll.min(MIN_FORESEEN)
+                self.reporter.report(JobEvent::Trouble { error: &error });
+                self.poll.min(MIN_PLANNED)
             }
         }
     }
 
-    /// Is done when the worker is to stop. A panic is no signal: without one the worker goes on.
-    pub(super) async fn told_to_stop(&self, shutdown: impl Future + Send) {
+    /// Waits for the shutdown signal. A panic is not a signal: the worker continues.
+    pub(super) async fn shutdown_signal(&self, shutdown: impl Future + Send) {
         if AssertUnwindSafe(shutdown).catch_unwind().await.is_err() {
             log::panicked(
                 &self.queue.name,
                 "the shutdown signal",
-                "the worker goes on, and cannot be told to stop",
+                "the worker continues, and can no longer be shut down by it",
             );
             pending().await
         }
     }
 
-    pub(super) async fn something_to_do(&self, wait: Duration) {
+    /// Waits until the worker is woken or the time has passed.
+    pub(super) async fn wait_for_jobs(&self, time: Duration) {
         let woken = async {
             let Some(wake) = &self.wake else { return pending().await };
             // Both the call and the future that it returns are the caller's code.
             if AssertUnwindSafe(async { wake.woken().await }).catch_unwind().await.is_err() {
-                log::panicked(&self.queue.name, "the wake", "the worker looks at its next poll");
+                log::panicked(&self.queue.name, "the wake", "the worker waits for its next poll");
                 pending().await
             }
         };
         tokio::select! {
             () = woken => {}
-            () = sleep(wait) => {}
+            () = sleep(time) => {}
         }
     }
 }

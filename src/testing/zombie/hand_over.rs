@@ -11,9 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use super::NotFenced;
 use super::pausing::{ClaimSteps, Point, run_up_to};
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::failure::FailureKind;
-use crate::queue::{Claim, Queue, QueueBackend};
+use crate::queue::{Claim, Queue};
 
 /// The time limit of one step of the check.
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -38,7 +39,7 @@ enum SecondWorker {
 }
 
 /// A handler, with everything that is needed to run it repeatedly.
-pub(super) struct FencingCheck<'a, DB: QueueBackend, Enqueue, Handler, Count> {
+pub(super) struct FencingCheck<'a, DB: Backend, Enqueue, Handler, Count> {
     pub(super) queue: &'a Queue<DB>,
     /// The same queue. Its claims yield before and after each of their statements.
     pub(super) stepped: Queue<DB>,
@@ -50,7 +51,7 @@ pub(super) struct FencingCheck<'a, DB: QueueBackend, Enqueue, Handler, Count> {
 
 impl<DB, Enqueue, Enqueued, Handler, Handled, Count, Counted> FencingCheck<'_, DB, Enqueue, Handler, Count>
 where
-    DB: QueueBackend,
+    DB: Backend,
     Enqueue: Fn() -> Enqueued,
     Enqueued: Future<Output = Result<(), NotFenced>>,
     Handler: Fn(Claim<DB>) -> Handled,
@@ -236,7 +237,7 @@ async fn limited<T>(what: &str, future: impl Future<Output = T>) -> Result<T, No
     timeout(STEP_TIMEOUT, future).await.map_err(|_| check_failed(format!("{what} within {STEP_TIMEOUT:?}")))
 }
 
-fn only_one<DB: QueueBackend>(mut claims: Vec<Claim<DB>>) -> Result<Option<Claim<DB>>, NotFenced> {
+fn only_one<DB: Backend>(mut claims: Vec<Claim<DB>>) -> Result<Option<Claim<DB>>, NotFenced> {
     match claims.len() {
         0 | 1 => Ok(claims.pop()),
         _ => Err(check_failed(

@@ -1,12 +1,13 @@
-//! Inserts in one round trip.
+//! Inserts jobs in one round trip.
 //!
-//! # Why is everything bound?
+//! # Why are all values bound?
 //!
-//! A payload or a unique key in the text would be shown by the log of sqlx and by `pg_stat_activity`. And a
-//! text that is always the same can be kept prepared, which makes it one round trip.
+//! A payload or a unique key in the text would appear in sqlx's log and in `pg_stat_activity`. And a text
+//! that does not vary can be kept prepared, which makes the insert one round trip.
 
 use std::sync::{Arc, LazyLock};
 
+use futures_core::future::BoxFuture;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
 use sqlx::{
@@ -14,48 +15,97 @@ use sqlx::{
     SqlStr,
 };
 
+use super::SQL;
 use crate::backend::{WatchedQuery, whole_millis};
 use crate::error::Error;
 use crate::queue::insertion::{COLUMNS, NewRows};
 use crate::queue::job::{Due, NewJob};
-use crate::queue::sql::{Dialect as _, Inserted};
-use crate::strategies::Pessimistic;
-use crate::transactor::PoolTransactor;
+use crate::queue::row::Inserted;
+use crate::queue::sql::driver_calls::QueueTransactor;
+use crate::tx::Tx;
 
-/// The columns of one job.
-const JOB: &str = "$1, $2, COALESCE($3, {now} + $4), $5, {now}, $6, $7, $8";
+/// The values of one job.
+const VALUES: &str = "$1, $2, COALESCE($3, {now} + $4), $5, {now}, $6, $7, $8";
 
-/// Inserts one job and answers its id.
-static ONE: LazyLock<SqlStr> = LazyLock::new(|| insert(&format!("VALUES ({JOB})"), "RETURNING id"));
+/// Inserts one job and returns its id.
+static ONE: LazyLock<SqlStr> = LazyLock::new(|| statement(&format!("VALUES ({VALUES})"), "RETURNING id"));
 
-/// The same as a transaction of its own, whose waits for locks have a limit: it is set in front of the first
-/// of them.
+/// Does the same as a transaction of its own, with a limit on its waits for locks. The limit is set before
+/// the first lock is requested.
 static ONE_ALONE: LazyLock<SqlStr> = LazyLock::new(|| {
-    insert(&format!("SELECT {JOB} WHERE set_config('lock_timeout', $9, true) IS NOT NULL"), "RETURNING id")
+    let values = format!("SELECT {VALUES} WHERE set_config('lock_timeout', $9, true) IS NOT NULL");
+    statement(&values, "RETURNING id")
 });
 
-/// Inserts several jobs, as arrays: of a list of rows, each value would be an expression to the parser.
+/// Inserts several jobs, as arrays: in a list of rows the server would parse each value as an expression.
 static MANY: LazyLock<SqlStr> = LazyLock::new(|| {
-    let jobs = "SELECT $1, priority, COALESCE(at, (SELECT {now}) + delay), attempts, (SELECT {now}), key, until_claimed, \
-                payload \
-                FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::integer[], $6::text[], $7::boolean[], $8::text[]) \
+    let jobs = "SELECT $1, priority, COALESCE(at, (SELECT {now}) + delay), attempts, (SELECT {now}), key, \
+                until_claimed, payload \
+                FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::integer[], $6::text[], \
+                $7::boolean[], $8::text[]) \
                 AS job (priority, at, delay, attempts, key, until_claimed, payload)";
-    insert(jobs, "")
+    statement(jobs, "")
 });
 
-fn insert(rows: &str, end: &str) -> SqlStr {
-    let rows = rows.replace("{now}", Postgres::NOW);
+fn statement(rows: &str, end: &str) -> SqlStr {
+    let rows = rows.replace("{now}", SQL.now);
     let text: Arc<str> = format!("INSERT INTO {COLUMNS} {rows} ON CONFLICT DO NOTHING {end}").into();
     AssertSqlSafe(text).into_sql_str()
 }
 
-/// The statement that inserts one job and answers its id, or inserts several.
-pub(super) fn query(rows: &NewRows<'_>) -> Result<WatchedQuery<Postgres>, BoxDynError> {
+/// Inserts jobs into an open transaction. Reports the id if it is one job.
+pub(super) fn insert<'t>(
+    tx: &'t mut Tx<Postgres>,
+    rows: NewRows<'_>,
+) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
+    let (is_one, persistent) = (rows.jobs.len() == 1, rows.persistent);
     let (sql, arguments) = match rows.jobs {
-        [job] => (&*ONE, one(rows, job)?),
-        _ => (&*MANY, many(rows)?),
+        [job] => (&*ONE, one(&rows, job)),
+        _ => (&*MANY, many(&rows)),
     };
-    Ok(WatchedQuery::with_arguments(sql.clone(), arguments))
+    Box::pin(async move {
+        let query = WatchedQuery::with_arguments(sql.clone(), arguments.map_err(sqlx::Error::Encode)?);
+        let query = query.persistent_if(persistent.unwrap_or_else(|| tx.keeps_statements()));
+        if is_one {
+            let row = tx.fetch_optional(query).await?;
+            return Ok(Inserted::one(row.map(|row| row.try_get(0)).transpose()?));
+        }
+        Ok(Inserted { rows: tx.execute(query).await?.rows_affected(), id: None })
+    })
+}
+
+/// Inserts one job as a transaction of its own, without BEGIN and COMMIT around it.
+///
+/// Inserts nothing, and returns `None`, on a connection that must not keep the statement prepared. Behind a
+/// pooler in transaction mode, a statement that was prepared on one session would be run on another, unless
+/// both steps are in one transaction.
+pub(super) fn insert_alone<'d>(
+    db: &'d QueueTransactor<Postgres>,
+    rows: NewRows<'_>,
+) -> Option<BoxFuture<'d, Result<Option<Inserted>, Error>>> {
+    let persistent = rows.persistent;
+    let arguments = match rows.jobs {
+        [job] if persistent != Some(false) => one(&rows, job),
+        _ => return None,
+    };
+    Some(Box::pin(async move {
+        let arguments = arguments.map_err(sqlx::Error::Encode)?;
+        db.run_on_connection(ONE_ALONE.clone(), |connection, limit| {
+            let mut arguments = arguments.clone();
+            let limited = arguments.add(whole_millis(limit).to_string());
+            Box::pin(async move {
+                limited.map_err(sqlx::Error::Encode)?;
+                if !persistent.unwrap_or_else(|| connection.cached_statements_size() > 0) {
+                    return Ok(None);
+                }
+                let query = WatchedQuery::<Postgres>::with_arguments(ONE_ALONE.clone(), arguments)
+                    .persistent_if(true);
+                let row = connection.fetch_optional(query).await?;
+                Ok(Some(Inserted::one(row.map(|row| row.try_get(0)).transpose()?)))
+            })
+        })
+        .await
+    }))
 }
 
 fn one(rows: &NewRows<'_>, job: &NewJob) -> Result<PgArguments, BoxDynError> {
@@ -86,7 +136,7 @@ fn many(rows: &NewRows<'_>) -> Result<PgArguments, BoxDynError> {
     Ok(arguments)
 }
 
-/// When a job is due: at a time, or after a delay.
+/// The time at which a job is due, or the delay after which it is, in microseconds.
 fn time(due: Due) -> (Option<i64>, Option<i64>) {
     match due {
         Due::At(time) => (Some(time), None),
@@ -96,39 +146,4 @@ fn time(due: Due) -> (Option<i64>, Option<i64>) {
 
 fn attempts(rows: &NewRows<'_>, job: &NewJob) -> i32 {
     i32::try_from(rows.attempts(job)).unwrap_or(i32::MAX)
-}
-
-/// Inserts a job as its own transaction, without BEGIN and COMMIT around it. Inserts nothing, and answers
-/// `None`, on a connection that is not to keep the statement: behind a pooler that hands out sessions by the
-/// transaction, what is prepared on one of them would be run on another one, unless a transaction is around
-/// both.
-pub(super) async fn alone(
-    db: &PoolTransactor<Postgres, Pessimistic>,
-    arguments: Result<PgArguments, BoxDynError>,
-    persistent: Option<bool>,
-) -> Result<Option<Inserted>, Error> {
-    let arguments = arguments.map_err(sqlx::Error::Encode)?;
-    db.run_on_connection(ONE_ALONE.clone(), |connection, limit| {
-        let mut arguments = arguments.clone();
-        let limited = arguments.add(whole_millis(limit).to_string());
-        Box::pin(async move {
-            limited.map_err(sqlx::Error::Encode)?;
-            if !persistent.unwrap_or_else(|| connection.cached_statements_size() > 0) {
-                return Ok(None);
-            }
-            let query =
-                WatchedQuery::<Postgres>::with_arguments(ONE_ALONE.clone(), arguments).persistent_if(true);
-            let row = connection.fetch_optional(query).await?;
-            Ok(Some(Inserted::one(row.map(|row| row.try_get(0)).transpose()?)))
-        })
-    })
-    .await
-}
-
-/// What [`alone`] binds; `None` where it would insert nothing on any connection.
-pub(super) fn alone_arguments(rows: &NewRows<'_>) -> Option<Result<PgArguments, BoxDynError>> {
-    match rows.jobs {
-        [job] if rows.persistent != Some(false) => Some(one(rows, job)),
-        _ => None,
-    }
 }

@@ -1,25 +1,25 @@
 //! Claims and completions of jobs that are dropped.
 
-use atomically::queue::{Claim, NewJob, Queue, QueueBackend};
+use atomically::queue::{Claim, NewJob, Queue};
 use atomically::{Error, ErrorKind, Pessimistic, TransactorExt as _, Tx};
 
 use super::{Ledger, write_twice};
 use crate::support::{TestBackend, eventually};
 
-async fn queue_of<DB: TestBackend + QueueBackend>(ledger: &Ledger<DB>) -> Queue<DB> {
+async fn queue_of<DB: TestBackend>(ledger: &Ledger<DB>) -> Queue<DB> {
     let queue = Queue::new("jobs", &ledger.pool).expect("a name");
     queue.create_tables().await.expect("the tables");
     queue
 }
 
-async fn enqueued<DB: TestBackend + QueueBackend>(queue: &Queue<DB>, k: i64) {
+async fn enqueued<DB: TestBackend>(queue: &Queue<DB>, k: i64) {
     let job = NewJob::new(&k).expect("a payload");
     assert!(queue.enqueue_alone(job).await.expect("a commit").id().is_some());
 }
 
 /// Claims the one job that there is, as soon as its lease has lapsed; a claim that was dropped may still get
 /// it meanwhile.
-async fn claimed<DB: TestBackend + QueueBackend>(ledger: &Ledger<DB>, queue: &Queue<DB>) -> Claim<DB> {
+async fn claimed<DB: TestBackend>(ledger: &Ledger<DB>, queue: &Queue<DB>) -> Claim<DB> {
     let mut claims = Vec::new();
     eventually(1, async || {
         for sql in [
@@ -36,7 +36,7 @@ async fn claimed<DB: TestBackend + QueueBackend>(ledger: &Ledger<DB>, queue: &Qu
 }
 
 /// Whether or not the claim that was dropped had got the job, another one gets it when the lease has lapsed.
-pub(crate) async fn claims_lose_no_job<DB: TestBackend + QueueBackend>() {
+pub(crate) async fn claims_lose_no_job<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let queue = queue_of(&ledger).await;
     let prepare = async |k: i64| enqueued(&queue, k).await;
@@ -54,7 +54,7 @@ pub(crate) async fn claims_lose_no_job<DB: TestBackend + QueueBackend>() {
 }
 
 /// A completion that was dropped can be sent again: in the end the job is gone.
-pub(crate) async fn completions_lose_no_job<DB: TestBackend + QueueBackend>() {
+pub(crate) async fn completions_lose_no_job<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let queue = queue_of(&ledger).await;
     let prepare = async |k: i64| {
@@ -76,7 +76,7 @@ pub(crate) async fn completions_lose_no_job<DB: TestBackend + QueueBackend>() {
 }
 
 /// The job is gone if, and only if, the effects of the unit that completes it are stored.
-pub(crate) async fn completions_in_a_unit_go_with_its_effects<DB: TestBackend + QueueBackend>() {
+pub(crate) async fn completions_in_a_unit_go_with_its_effects<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let queue = queue_of(&ledger).await;
     let db = Pessimistic::default().on(&ledger.pool);

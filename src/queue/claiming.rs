@@ -1,0 +1,92 @@
+//! Claims jobs, and marks those dead that are spent.
+
+use tokio::time::Instant;
+
+use super::claim::Claim;
+use super::job::micros;
+use super::log::{self, Death};
+use super::position::IndexPosition;
+use super::priority::Priority;
+use super::row::{JOB, JobRow, JobsWanted};
+use super::sql::{DriverCalls, LEASE_EXPIRED, QueueSql, execute, fetch_jobs, id_list};
+use super::{Queue, spent};
+use crate::backend::Backend;
+use crate::error::Error;
+use crate::transactor::TransactorExt as _;
+use crate::tx::Tx;
+
+/// The maximum number of jobs that one statement claims.
+const MAX_BATCH: usize = 1_000;
+
+/// The result of a claim.
+pub(super) struct ClaimedJobs<DB: Backend> {
+    pub(super) claims: Vec<Claim<DB>>,
+    /// The ids of spent jobs that were marked dead.
+    pub(super) died: Vec<i64>,
+}
+
+/// Claims jobs until there are `limit` of them, or no more are due. Spent jobs are marked dead on the way and
+/// do not count.
+pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Result<ClaimedJobs<DB>, Error> {
+    let (mut start, mut is_full_scan) = queue.cursor.start();
+    let (mut claimed, mut died) = (Vec::new(), Vec::new());
+    while claimed.len() < limit {
+        let batch = (limit - claimed.len()).min(MAX_BATCH);
+        let requested = Instant::now();
+        let wanted = JobsWanted { queue: queue.name.clone(), limit: batch, start, lease: queue.lease };
+        let rows = match claim_rows(queue, wanted).await {
+            Ok(rows) => rows,
+            Err(error) if claimed.is_empty() && died.is_empty() => return Err(error),
+            // Jobs that are claimed already must not wait for their leases to expire.
+            Err(_) => break,
+        };
+        queue.cursor.advance(&rows, is_full_scan.then(|| requested.elapsed()));
+        let is_short = rows.len() < batch;
+        let (spent, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(JobRow::is_spent);
+        claimed.extend(rows.into_iter().map(|row| (row, requested)));
+        if !spent.is_empty() {
+            // There may be many more, and this claim would have to be repeated for each batch of them.
+            let others = spent::mark_dead(queue, start).await.unwrap_or_default();
+            for row in spent.iter().chain(&others) {
+                log::died(&queue.name, row.id, Death::Lapsed, row.attempts, LEASE_EXPIRED);
+                died.push(row.id);
+            }
+        } else if is_short && claimed.is_empty() && !is_full_scan && queue.cursor.may_scan_all() {
+            (start, is_full_scan) = ([IndexPosition::START; Priority::ALL.len()], true);
+        } else if is_short {
+            break;
+        }
+    }
+    claimed.sort_by_key(|(row, _)| (row.priority, row.due_at, row.id));
+    let claims = claimed.into_iter().map(|(row, requested)| Claim::new(queue, row, requested)).collect();
+    Ok(ClaimedJobs { claims, died })
+}
+
+/// Claims jobs in a transaction of its own, and returns their rows as they were before.
+async fn claim_rows<DB: Backend>(queue: &Queue<DB>, wanted: JobsWanted) -> Result<Vec<JobRow>, Error> {
+    if let Some(claim) = DriverCalls::get().and_then(|calls| calls.claim) {
+        return claim(&queue.db, wanted).await;
+    }
+    let JobsWanted { queue: name, limit, start, lease } = wanted;
+    let (sql, name) = (QueueSql::of::<DB>(), format!("'{name}'"));
+    let claim = sql.claim(&micros(lease).to_string());
+    queue
+        .db
+        .run(async |tx: &mut Tx<DB>| {
+            let mut rows = Vec::new();
+            for (priority, start) in Priority::ALL.into_iter().zip(start) {
+                if rows.len() < limit {
+                    let (number, after) = (priority.number().to_string(), sql.after(start));
+                    let left = (limit - rows.len()).to_string();
+                    let due = sql.select_due(JOB, &name, &number, &after, &left);
+                    rows.extend(fetch_jobs(tx, due).await?);
+                }
+            }
+            if !rows.is_empty() {
+                let ids = id_list(rows.iter().map(|row| row.id));
+                execute(tx, format!("{claim} WHERE id IN ({ids})")).await?;
+            }
+            Ok(rows)
+        })
+        .await
+}

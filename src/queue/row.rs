@@ -1,0 +1,79 @@
+//! What is sent to the tables of a queue, and what comes back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{Backend, required};
+
+use super::position::IndexPosition;
+use super::priority::Priority;
+
+/// The columns of a [`JobRow`].
+pub(super) const JOB: &str = "id, token, priority, attempts, max_attempts, due_at, payload, last_error";
+
+/// A row of the table of jobs.
+#[derive(Debug)]
+pub(super) struct JobRow {
+    pub(super) id: i64,
+    pub(super) token: i64,
+    pub(super) priority: i16,
+    pub(super) attempts: u32,
+    pub(super) max_attempts: u32,
+    /// In microseconds since 1970.
+    pub(super) due_at: Option<i64>,
+    pub(super) payload: String,
+    pub(super) last_error: Option<String>,
+}
+
+impl JobRow {
+    /// Decodes a row that was selected by [`JOB`].
+    pub(super) fn decode<DB: Backend>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        fn narrow<T: TryFrom<i64, Error: std::error::Error + Send + Sync + 'static>>(
+            value: i64,
+        ) -> Result<T, sqlx::Error> {
+            T::try_from(value).map_err(|error| sqlx::Error::Decode(error.into()))
+        }
+        let integer = |column| required(DB::integer(row, column)?, column);
+        Ok(Self {
+            id: integer(0)?,
+            token: integer(1)?,
+            priority: narrow(integer(2)?)?,
+            attempts: narrow(integer(3)?)?,
+            max_attempts: narrow(integer(4)?)?,
+            due_at: DB::integer(row, 5)?,
+            payload: required(DB::text(row, 6)?, 6)?,
+            last_error: DB::text(row, 7)?,
+        })
+    }
+
+    /// Whether the job's last attempt has begun. If the job is found by a claim, that attempt did not end.
+    pub(super) const fn is_spent(&self) -> bool {
+        self.attempts >= self.max_attempts
+    }
+}
+
+/// What one claim asks the database for.
+#[derive(Debug, Clone)]
+pub(super) struct JobsWanted {
+    pub(super) queue: Arc<str>,
+    pub(super) limit: usize,
+    /// Where to start in the index of each priority.
+    pub(super) start: [IndexPosition; Priority::ALL.len()],
+    pub(super) lease: Duration,
+}
+
+/// The result of an insert.
+#[derive(Debug)]
+pub(super) struct Inserted {
+    pub(super) rows: u64,
+    /// The id, if one row was to be inserted.
+    pub(super) id: Option<i64>,
+}
+
+impl Inserted {
+    /// The result of inserting one row: `id` is `None` for a duplicate.
+    #[cfg(feature = "postgres")]
+    pub(super) fn one(id: Option<i64>) -> Self {
+        Self { rows: u64::from(id.is_some()), id }
+    }
+}
