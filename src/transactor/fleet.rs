@@ -15,10 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::deadline::Timer;
-use super::lines::{Lines, Standing};
 use super::options::Options;
 use super::retry::run_with_retries;
-use super::tries::{AttemptOutcome, Retryable};
+use super::retryable::{AttemptOutcome, Retryable};
+use super::waiting::{Permits, WaitingQueues};
 use crate::events::RunOutcome;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Gate;
@@ -109,7 +109,7 @@ impl Retryable for Request<'_> {
         &mut self,
         _plan: Plan,
         _attempt: u32,
-        _standing: Standing,
+        _permits: Permits,
         _timer: &mut Timer,
     ) -> AttemptOutcome<()> {
         self.0.attempts.count(self.0.started);
@@ -143,7 +143,7 @@ async fn client(world: Arc<World>, options: Options, seed: u64) {
         }
         world.wanted.count(world.started);
         let options = Options::new().seed(seed + run * CLIENTS).or(&options);
-        if run_with_retries(&Plain, Lines::at(&gate), &options, &mut Request(&world)).await.is_ok() {
+        if run_with_retries(&Plain, WaitingQueues::at(&gate), &options, &mut Request(&world)).await.is_ok() {
             world.done.count(world.started);
         }
     }
