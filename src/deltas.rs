@@ -28,8 +28,8 @@ use pending::Call;
 /// The default maximum of waiting calls.
 const DEFAULT_CAPACITY: usize = 10_000;
 
-/// Adds to a numeric column, with many additions in one commit: for counters, stock, seats and balances that
-/// many tasks update at once.
+/// Adds to a numeric column, with many additions in one commit: for counters, stock, seats and balances
+/// that many tasks update at once.
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), atomically::Error> {
@@ -52,16 +52,17 @@ const DEFAULT_CAPACITY: usize = 10_000;
 /// alone is committed alone. A batch applies its calls in the order of their arrival and updates each row
 /// once. When it has committed, each call returns with the value after *its own* change.
 ///
-/// Create one `Deltas` and share its clones between tasks: only calls through the same `Deltas`, or a clone of
-/// it, share commits. Other code and other processes may update the same rows at the same time, because each
-/// batch locks its rows, in the order of their keys.
+/// Create one `Deltas` and share its clones between tasks: only calls through the same `Deltas`, or a clone
+/// of it, share commits. Other code and other processes may update the same rows at the same time, because
+/// each batch locks its rows, in the order of their keys.
 ///
 /// # Round trips
 ///
-/// A batch is a transaction of five round trips: BEGIN, the row locks with the values, the update, the values
-/// again, COMMIT. On PostgreSQL a single statement replaces them for rows that have room for all of their
-/// calls, unless another session keeps one of the rows locked for 5 ms. The gain is largest for rows that
-/// several processes update: they are locked for the time of a commit only, without three more round trips.
+/// A batch is a transaction of five round trips: BEGIN, the row locks with the values, the update, the
+/// values again, COMMIT. On PostgreSQL a single statement replaces them for rows that have room for all of
+/// their calls, unless another session keeps one of the rows locked for 5 ms. The gain is largest for rows
+/// that several processes update: they are locked for the time of a commit only, without three more round
+/// trips.
 ///
 /// A batch uses the transaction instead of the single statement if:
 ///
@@ -79,27 +80,27 @@ const DEFAULT_CAPACITY: usize = 10_000;
 ///
 /// # Guarantees
 ///
-/// - The results are those of calls that ran one after another, on each row in the order of their arrival. A
-///   call that does not fit is refused, and the calls after it are decided without it.
-/// - A call is applied if, and only if, its row holds the sum: the batch reads the row again after the update,
-///   before it commits.
+/// - The results are those of calls that ran one after another, on each row in the order of their arrival.
+///   A call that does not fit is refused, and the calls after it are decided without it.
+/// - A call is applied if, and only if, its row holds the sum: the batch reads the row again after the
+///   update, before it commits.
 /// - A call returns after the commit. If a batch is not stored, or its commit is unknown, all of its calls
 ///   return the same error.
 /// - A caller that is dropped withdraws its own call only.
 /// - If the *database* refuses a batch (because of a `CHECK`, a trigger, or a value out of the column's
-///   range), the batch is halved until the calls at fault are alone, and only those fail. The same holds for a
-///   sum that the database would store as a different number without an error.
+///   range), the batch is halved until the calls at fault are alone, and only those fail. The same holds
+///   for a sum that the database would store as a different number without an error.
 ///
 /// # The columns
 ///
-/// `table`, `key` and `column` are inserted into the statements verbatim; quote them if your database requires
-/// it. Keys are unique and compared with Rust's `Eq`: under a case-insensitive collation, `"A"` is not found
-/// if the row holds `"a"`. The Rust type is the one that sqlx decodes the key column into: `7_i64` for a
-/// `BIGINT`.
+/// `table`, `key` and `column` are inserted into the statements verbatim; quote them if your database
+/// requires it. Keys are unique and compared with Rust's `Eq`: under a case-insensitive collation, `"A"` is
+/// not found if the row holds `"a"`. The Rust type is the one that sqlx decodes the key column into:
+/// `7_i64` for a `BIGINT`.
 ///
 /// The column has an integer type, or another type that holds integers within the range of an `i64`. If its
-/// type or a trigger would change the sum, the calls fail and nothing of them is stored: a `FLOAT` at
-/// 16 777 216 cannot grow by 1, and without strict mode MySQL and MariaDB clip a value that is out of range.
+/// type or a trigger would change the sum, the calls fail and nothing of them is stored: a `FLOAT` at 16
+/// 777 216 cannot grow by 1, and without strict mode MySQL and MariaDB clip a value that is out of range.
 /// Set bounds that a `CHECK` or a trigger enforces with [`at_least`](Self::at_least) and
 /// [`at_most`](Self::at_most) as well: the database sees only the result of a batch, not its steps.
 ///
@@ -112,8 +113,8 @@ const DEFAULT_CAPACITY: usize = 10_000;
 ///
 /// # Why a background task?
 ///
-/// If a caller carried the batch, it would take the other calls with it when it is dropped. The task runs only
-/// while there are calls, and ends with the last handle.
+/// If a caller carried the batch, it would take the other calls with it when it is dropped. The task runs
+/// only while there are calls, and ends with the last handle.
 pub struct Deltas<DB: Backend, K> {
     shared: Arc<Shared<DB, K>>,
     /// Dropped with the last handle, which cancels the batches in flight.
@@ -191,15 +192,15 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
         self.with(|settings| settings.bounds = *settings.bounds.start()..=ceiling)
     }
 
-    /// Sets options for every batch, overriding those that were set before. The deadline is that of each call,
-    /// from [`add`](Self::add) to its result.
+    /// Sets options for every batch, overriding those that were set before. The deadline is that of each
+    /// call, from [`add`](Self::add) to its result.
     #[must_use]
     pub fn options(self, options: Options) -> Self {
         self.with(|settings| settings.options = options.or(&settings.options))
     }
 
-    /// Sets the maximum number of calls that wait for a batch; 0 is treated as 1. Further calls fail at once
-    /// with [`Overloaded`](crate::ErrorKind::Overloaded). The default is 10 000.
+    /// Sets the maximum number of calls that wait for a batch; 0 is treated as 1. Further calls fail at
+    /// once with [`Overloaded`](crate::ErrorKind::Overloaded). The default is 10 000.
     #[must_use]
     pub fn capacity(self, calls: usize) -> Self {
         self.with(|settings| settings.capacity = calls.max(1))
@@ -208,16 +209,16 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     /// Sets the maximum number of batches that run at the same time, no two of them with the same key; 0 is
     /// treated as 1. Each uses a connection. The default is 2.
     ///
-    /// A further batch starts only if those that are running have been for 5 ms, because otherwise two batches
-    /// of half the size would cost two commits. A batch that waits for a locked row therefore delays the calls
-    /// on its own keys only, as long as another batch may start.
+    /// A further batch starts only if those that are running have been for 5 ms, because otherwise two
+    /// batches of half the size would cost two commits. A batch that waits for a locked row therefore
+    /// delays the calls on its own keys only, as long as another batch may start.
     #[must_use]
     pub fn max_batches(self, batches: usize) -> Self {
         self.with(|settings| settings.max_batches = batches.max(1))
     }
 
-    /// Lets batches reuse connections: [`PoolTransactor::reuse_connections`]. By default each batch acquires
-    /// a connection from the pool, which costs one or two round trips.
+    /// Lets batches reuse connections: [`PoolTransactor::reuse_connections`]. By default each batch
+    /// acquires a connection from the pool, which costs one or two round trips.
     #[must_use]
     pub fn reuse_connections(self) -> Self {
         let transactor = self.shared.transactor.clone().reuse_connections();
@@ -225,10 +226,11 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     }
 
     /// Sets whether connections cache the prepared statements, like sqlx's
-    /// [`persistent`](sqlx::query::Query::persistent). Use `false` for the same poolers. The default is `true`.
+    /// [`persistent`](sqlx::query::Query::persistent). Use `false` for the same poolers. The default is
+    /// `true`.
     ///
-    /// The [single statement](Self#round-trips) is cached in any case. Its name is unique, so a pooler cannot
-    /// mistake another statement for it.
+    /// The [single statement](Self#round-trips) is cached in any case. Its name is unique, so a pooler
+    /// cannot mistake another statement for it.
     #[must_use]
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)
@@ -237,10 +239,11 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     /// Sets whether a batch may use a [single statement](Self#round-trips) on PostgreSQL. The default is
     /// `true`.
     ///
-    /// The keys and the amounts of such a batch are literals in the text of its statement, because sqlx sends
-    /// several statements in one round trip as text only. Observers and errors do not show them, but sqlx's
-    /// log (`sqlx::query`, at debug and for slow statements), `pg_stat_activity` and the server's log do. With
-    /// `false`, and on the other databases, they are bound. Use `false` if keys or amounts are confidential.
+    /// The keys and the amounts of such a batch are literals in the text of its statement, because sqlx
+    /// sends several statements in one round trip as text only. Observers and errors do not show them, but
+    /// sqlx's log (`sqlx::query`, at debug and for slow statements), `pg_stat_activity` and the server's
+    /// log do. With `false`, and on the other databases, they are bound. Use `false` if keys or amounts are
+    /// confidential.
     #[must_use]
     pub fn single_statement(self, single_statement: bool) -> Self {
         self.with(|settings| settings.single_statement = single_statement)
@@ -256,10 +259,10 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     /// - [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded): nothing was stored.
     /// - [`CommitUnknown`](crate::ErrorKind::CommitUnknown): the batch may or may not be stored, with this
     ///   call in it.
-    /// - [`Aborted`](crate::ErrorKind::Aborted): the call was made inside of a unit of work on the same pool,
-    ///   which would wait for itself; or the value is not an integer within the range of an `i64`; or several
-    ///   rows have the key; or the row would have held a number other than the sum, because of the column's
-    ///   type or a trigger. Nothing was stored.
+    /// - [`Aborted`](crate::ErrorKind::Aborted): the call was made inside of a unit of work on the same
+    ///   pool, which would wait for itself; or the value is not an integer within the range of an `i64`; or
+    ///   several rows have the key; or the row would have held a number other than the sum, because of the
+    ///   column's type or a trigger. Nothing was stored.
     /// - Any other error of a unit of work: nothing was stored.
     ///
     /// # Panics
@@ -268,8 +271,8 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     ///
     /// # Cancellation
     ///
-    /// May be dropped at any time. If its batch has not begun to write, the call is withdrawn; otherwise it may
-    /// or may not be stored.
+    /// May be dropped at any time. If its batch has not begun to write, the call is withdrawn; otherwise it
+    /// may or may not be stored.
     pub async fn add(&self, key: K, delta: i64) -> Result<DeltaOutcome, Error> {
         let shared = &self.shared;
         if holds_connection_of(shared.transactor.pool()) {
@@ -292,8 +295,8 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
                 scopeguard::ScopeGuard::into_inner(position);
                 outcome
             }
-            // The flag decides the race: a batch does not take a call that has given up, and a call that was
-            // taken does not give up.
+            // The flag decides the race: a batch does not take a call that has given up, and a call that
+            // was taken does not give up.
             Ok(Err(_)) if taken.swap(true, Ordering::AcqRel) => Err(unknown("the batch was never finished")),
             Ok(Err(_)) => {
                 let why = "the runtime that carried the batch was shut down, or the batch panicked";

@@ -61,11 +61,11 @@
 //! | `postgres` | PostgreSQL and engines with its protocol | `sqlx/postgres` |
 //! | `mysql` | MySQL, MariaDB and engines with their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
-//! | `idempotency` | `atomically::idempotency`: one effect per idempotency key | `serde`, `serde_json`, `sha2` |
+//! | `idempotency` | `atomically::idempotency`: one effect per key | `serde`, `serde_json`, `sha2` |
 //! | `queue` | `atomically::queue`: fenced jobs, the outbox | `serde`, `serde_json`, `tokio/{macros,sync}` |
 //! | `tracing` | spans and log events: [`guide::monitoring`] | `tracing` |
 //! | `metrics` | `atomically::Metrics`: counters and histograms, for Prometheus and others | `metrics` |
-//! | `testing` | `atomically::testing`: interleavings, faults, histories | `petgraph`, `sqlparser`, `textwrap` |
+//! | `testing` | `atomically::testing`: schedules, faults, histories | `petgraph`, `sqlparser`, `textwrap` |
 //!
 //! No feature is enabled by default. For TLS, enable one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]

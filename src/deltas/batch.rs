@@ -130,9 +130,9 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
 
     /// Compares the values in the rows after the update with the results of the calls.
     ///
-    /// A database may store a number other than the sum, without an error: clipped to the range of the column,
-    /// rounded by a floating-point type, or changed by a trigger. Only a separate statement sees the effect of
-    /// triggers that run after the update.
+    /// A database may store a number other than the sum, without an error: clipped to the range of the
+    /// column, rounded by a floating-point type, or changed by a trigger. Only a separate statement sees
+    /// the effect of triggers that run after the update.
     async fn check<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
@@ -190,8 +190,8 @@ impl LockedRow {
     }
 }
 
-/// Returns how many keys a statement lists for these, with the last one repeated, so that few different texts
-/// are prepared.
+/// Returns how many keys a statement lists for these, with the last one repeated, so that few different
+/// texts are prepared.
 fn listed<K>(keys: &[K]) -> usize {
     keys.len().next_power_of_two()
 }

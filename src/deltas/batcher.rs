@@ -20,12 +20,12 @@ use super::batch::Batch;
 use super::pending::{BatchKeys, Call, Pending};
 use super::single_statement::SingleStatement;
 
-/// The maximum number of times that a batcher yields to other tasks before it takes a batch, so that an endless
-/// stream of calls does not delay it.
+/// The maximum number of times that a batcher yields to other tasks before it takes a batch, so that an
+/// endless stream of calls does not delay it.
 const MAX_YIELDS: u32 = 16;
 
-/// The time after which a batch counts as slow, so that another one may start: it probably waits for a lock,
-/// and calls on other rows should not wait with it.
+/// The time after which a batch counts as slow, so that another one may start: it probably waits for a
+/// lock, and calls on other rows should not wait with it.
 const SLOW: Duration = Duration::from_millis(5);
 
 /// The state that handles and batchers share.
@@ -71,8 +71,8 @@ pub(super) struct Batcher<DB: Backend, K: Key<DB>> {
 impl<DB: Backend, K: Key<DB> + 'static> Batcher<DB, K> {
     /// Spawns the task of a batcher that the queue has counted.
     pub(super) fn start(shared: &Arc<Shared<DB, K>>, runtime: &Handle) {
-        // Created before the task, so that a runtime that is shutting down drops the batcher, which then tells
-        // the queue.
+        // Created before the task, so that a runtime that is shutting down drops the batcher, which then
+        // tells the queue.
         let batcher = Self { shared: shared.clone(), keys: BatchKeys::default(), is_done: false };
         runtime.spawn(async move {
             let mut gone = batcher.shared.gone.clone();
@@ -101,8 +101,8 @@ impl<DB: Backend, K: Key<DB> + 'static> Batcher<DB, K> {
         }
     }
 
-    /// Yields as long as other tasks add calls, so that callers whose call has just returned can make their next
-    /// one in time for the batch.
+    /// Yields as long as other tasks add calls, so that callers whose call has just returned can make their
+    /// next one in time for the batch.
     async fn gather(&self) {
         let mut waiting = 0;
         for _ in 0..MAX_YIELDS {
@@ -132,8 +132,8 @@ impl<DB: Backend, K: Key<DB>> Drop for Batcher<DB, K> {
     }
 }
 
-/// Runs a batch: as a single statement, then the remaining calls as a transaction, in halves if the database
-/// refuses some of them.
+/// Runs a batch: as a single statement, then the remaining calls as a transaction, in halves if the
+/// database refuses some of them.
 async fn run_batch<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<Call<K>>) {
     let Shared { single_statement, transactor, settings, .. } = shared;
     let mut parts = vec![single_statement.apply(transactor, &settings.bounds, calls).await];

@@ -44,8 +44,8 @@ impl<K> Call<K> {
         !self.sender.is_closed()
     }
 
-    /// Takes the call for a batch, and returns whether it is to be applied. From here on its caller cannot give
-    /// up.
+    /// Takes the call for a batch, and returns whether it is to be applied. From here on its caller cannot
+    /// give up.
     pub(super) fn take(&mut self) -> bool {
         self.is_ours = self.is_ours || (self.is_wanted() && !self.taken.swap(true, Ordering::AcqRel));
         self.is_ours && self.is_wanted()
@@ -98,8 +98,8 @@ impl<K: Ord + Clone> Pending<K> {
         self.waiting.len()
     }
 
-    /// Adds a call. Returns the ticket to [withdraw](Self::withdraw) it with, and whether the caller has to start a
-    /// batcher, which is counted already.
+    /// Adds a call. Returns the ticket to [withdraw](Self::withdraw) it with, and whether the caller has to
+    /// start a batcher, which is counted already.
     ///
     /// # Errors
     ///
@@ -118,14 +118,14 @@ impl<K: Ord + Clone> Pending<K> {
         Ok((ticket, starts))
     }
 
-    /// Whether a further batcher helps: only if all others are slow, because two batches of half the size would
-    /// take two commits.
+    /// Whether a further batcher helps: only if all others are slow, because two batches of half the size
+    /// would take two commits.
     fn may_start(&self, settings: &Settings) -> bool {
         self.batchers < settings.max_batches && self.slow == self.batchers
     }
 
-    /// Marks the batch of a batcher as slow. Returns whether the caller has to start another batcher, which is
-    /// counted already.
+    /// Marks the batch of a batcher as slow. Returns whether the caller has to start another batcher, which
+    /// is counted already.
     pub(super) fn mark_slow(&mut self, keys: &mut BatchKeys<K>, settings: &Settings) -> bool {
         keys.is_slow = true;
         self.slow += 1;
@@ -141,9 +141,9 @@ impl<K: Ord + Clone> Pending<K> {
         self.waiting.remove(position)
     }
 
-    /// Ends the batch with these keys, and returns the calls of the batcher's next batch: all that wait, except
-    /// for those whose key is busy or beyond the maximum. Returns `None` if there are none or another batcher is
-    /// about to take them; the batcher is then no longer counted, and ends.
+    /// Ends the batch with these keys, and returns the calls of the batcher's next batch: all that wait,
+    /// except for those whose key is busy or beyond the maximum. Returns `None` if there are none or
+    /// another batcher is about to take them; the batcher is then no longer counted, and ends.
     pub(super) fn take_batch(&mut self, batch: &mut BatchKeys<K>) -> Option<Vec<Call<K>>> {
         self.finish_batch(batch);
         if self.batchers - self.slow > 1 {
@@ -174,8 +174,8 @@ impl<K: Ord + Clone> Pending<K> {
         }
     }
 
-    /// Removes a batcher that ended early. If it was the last one, returns the calls that are left without a
-    /// batcher.
+    /// Removes a batcher that ended early. If it was the last one, returns the calls that are left without
+    /// a batcher.
     pub(super) fn abandon(&mut self, batch: &mut BatchKeys<K>) -> VecDeque<Call<K>> {
         self.finish_batch(batch);
         self.batchers -= 1;

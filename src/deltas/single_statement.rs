@@ -17,8 +17,8 @@ use crate::transactor::{Options, PoolTransactor};
 use super::pending::Call;
 use super::{DeltaOutcome, Settings};
 
-/// The maximum wait for a row lock: long enough for the commit of another batch, on another connection or in
-/// another process.
+/// The maximum wait for a row lock: long enough for the commit of another batch, on another connection or
+/// in another process.
 const MAX_LOCK_WAIT: Duration = Duration::from_millis(5);
 
 /// How many batches skip the single statement after one that failed for most of its rows.
@@ -26,14 +26,14 @@ const SKIPS: u32 = 16;
 
 /// Adds to rows in one round trip, commit included, if the database can.
 ///
-/// It leaves the following to a [`Batch`](super::batch::Batch), which takes several round trips: rows that do
-/// not exist; all calls on a row of which one does not fit; whatever the database refuses; and everything if
-/// another session keeps a row locked.
+/// It leaves the following to a [`Batch`](super::batch::Batch), which takes several round trips: rows that
+/// do not exist; all calls on a row of which one does not fit; whatever the database refuses; and
+/// everything if another session keeps a row locked.
 ///
 /// # Why the short lock timeout?
 ///
-/// A call that was sent can no longer be withdrawn. While a `Batch` waits for its locks, a caller may give up
-/// and learn that nothing was stored. Here the wait must end before the deadline of every call.
+/// A call that was sent can no longer be withdrawn. While a `Batch` waits for its locks, a caller may give
+/// up and learn that nothing was stored. Here the wait must end before the deadline of every call.
 pub(super) struct SingleStatement<DB: Backend, K> {
     statement: Option<Box<dyn AddInOneStatement<DB, K>>>,
     /// The number of batches that are still to skip the statement.
@@ -147,8 +147,8 @@ impl<K: Ord + Clone> SentCalls<K> {
         fitting.map(|(key, (delta, to))| Addition { key, delta, to }).collect()
     }
 
-    /// Completes the calls on the rows that were changed, and returns the others. `changed` has the position of
-    /// each addition and the value before it.
+    /// Completes the calls on the rows that were changed, and returns the others. `changed` has the
+    /// position of each addition and the value before it.
     fn complete(self, changed: &[(usize, i64)]) -> Vec<Call<K>> {
         let keys: Vec<&K> = self.sums.keys().collect();
         let mut values: BTreeMap<&K, i64> =
@@ -176,8 +176,8 @@ impl Sum {
         self.highest = Some(self.highest.map_or(self.total, |highest| highest.max(self.total)));
     }
 
-    /// Returns what is to be added, and the values to which it may be added: those from which no step leaves
-    /// the bounds. `None` if nothing is to be written, or there is no such value.
+    /// Returns what is to be added, and the values to which it may be added: those from which no step
+    /// leaves the bounds. `None` if nothing is to be written, or there is no such value.
     fn fits(&self, bounds: &RangeInclusive<i64>) -> Option<(i64, RangeInclusive<i64>)> {
         let delta = i64::try_from(self.total).ok().filter(|delta| *delta != 0)?;
         let min = i128::from(*bounds.start()) - self.lowest?;

@@ -20,8 +20,8 @@ pub(super) enum Atomicity {
 ///
 /// # Errors
 ///
-/// [`Aborted`](crate::ErrorKind::Aborted) or [`Unsupported`](crate::ErrorKind::Unsupported) if the text must
-/// not be sent on its own.
+/// [`Aborted`](crate::ErrorKind::Aborted) or [`Unsupported`](crate::ErrorKind::Unsupported) if the text
+/// must not be sent on its own.
 pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Atomicity, Error> {
     let text = query.sql();
     if let Some(failure) = unreadable::<DB>(text) {

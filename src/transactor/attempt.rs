@@ -32,12 +32,12 @@ fn waited_for_the_pool<DB: Backend>(pool: &Pool<DB>, tx: &Tx<DB>) -> Option<Fail
     })
 }
 
-/// Whether an attempt may open its transaction before its turn at the gate: only if no other run waits for a
-/// connection.
+/// Whether an attempt may open its transaction before its turn at the gate: only if no other run waits for
+/// a connection.
 ///
-/// Otherwise a run that waits for its turn with the last connection of the pool could block the unit that it
-/// waits for, which needs a connection. The test kit gives each client a connection and needs reproducible
-/// runs, so there the state of the pool does not count.
+/// Otherwise a run that waits for its turn with the last connection of the pool could block the unit that
+/// it waits for, which needs a connection. The test kit gives each client a connection and needs
+/// reproducible runs, so there the state of the pool does not count.
 fn has_room_to_wait_inside<DB: Backend>(pool: &Pool<DB>, options: &Options) -> bool {
     let is_intercepted = !options.interceptors().is_empty();
     pool.options().get_max_connections() > MAX_WITHOUT_ROOM && (is_intercepted || !is_used_up(pool))

@@ -34,8 +34,8 @@ impl Clock {
         Spent { attempts, elapsed: self.started.elapsed() }
     }
 
-    /// Returns the time limit for the server: slightly less than what is left, so that the server reports the
-    /// timeout, which keeps the connection usable, before the client gives up.
+    /// Returns the time limit for the server: slightly less than what is left, so that the server reports
+    /// the timeout, which keeps the connection usable, before the client gives up.
     pub(super) fn server_limit(self) -> Duration {
         just_below(self.deadline.saturating_duration_since(Instant::now()))
     }
@@ -45,8 +45,8 @@ impl Clock {
     }
 }
 
-/// The clock of a run and its alarm. One alarm serves the whole run, because setting one for each wait would
-/// wake the runtime up each time.
+/// The clock of a run and its alarm. One alarm serves the whole run, because setting one for each wait
+/// would wake the runtime up each time.
 pub(super) struct Timer {
     pub(super) clock: Clock,
     alarm: Pin<Box<Sleep>>,

@@ -25,8 +25,8 @@ pub(super) const COSTLY_DEADLOCK: Duration = Duration::from_millis(50);
 ///
 /// # Why only after deadlocks?
 ///
-/// The order in which a unit locks its rows is a property of its code, so units are identified by the location
-/// that started them. While deadlocks are rare, most runs of a unit never wait here.
+/// The order in which a unit locks its rows is a property of its code, so units are identified by the
+/// location that started them. While deadlocks are rare, most runs of a unit never wait here.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DeadlockQueue(Arc<Mutex<HashMap<u64, Arc<UnitQueue>>>>);
 

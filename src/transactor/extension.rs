@@ -15,11 +15,11 @@ use crate::tx::{Tx, UnitFn};
 pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// Runs an async closure as one transaction, and retries it after conflicts with other transactions.
     ///
-    /// If the closure returns `Ok`, the transaction commits. If it returns `Err`, the transaction rolls back
-    /// and the error is returned unchanged, unless a retryable failure of the database caused it. Each attempt
-    /// runs a fresh clone of the closure in a new transaction, so no state leaks from one attempt into the
-    /// next; a closure that mutates what it captures does not compile. Effects *outside* of the transaction
-    /// happen once per attempt.
+    /// If the closure returns `Ok`, the transaction commits. If it returns `Err`, the transaction rolls
+    /// back and the error is returned unchanged, unless a retryable failure of the database caused it. Each
+    /// attempt runs a fresh clone of the closure in a new transaction, so no state leaks from one attempt
+    /// into the next; a closure that mutates what it captures does not compile. Effects *outside* of the
+    /// transaction happen once per attempt.
     ///
     /// ```
     /// # use atomically::{Optimistic, TransactorExt};
@@ -31,7 +31,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///         let select = "SELECT stock, version FROM product WHERE id = $1";
     ///         let (stock, version): (i64, i64) =
     ///             sqlx::query_as(select).bind(id).fetch_one(&mut *tx).await?;
-    ///         let update = "UPDATE product SET stock = $1, version = version + 1 WHERE id = $2 AND version = $3";
+    ///         let update = "UPDATE product SET stock = $1, version = version + 1 \
+    ///                       WHERE id = $2 AND version = $3";
     ///         let done = sqlx::query(update)
     ///             .bind(stock - 1)
     ///             .bind(id)
@@ -47,8 +48,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// # Errors
     ///
-    /// Returns the closure's own error, or this crate's, converted to the closure's error type, if the database
-    /// or the deadline kept the unit from committing.
+    /// Returns the closure's own error, or this crate's, converted to the closure's error type, if the
+    /// database or the deadline kept the unit from committing.
     ///
     /// # Panics
     ///
@@ -56,8 +57,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// # Cancellation
     ///
-    /// May be dropped at any time. If COMMIT has not been sent, nothing is stored and the connection is closed;
-    /// otherwise the commit and its hooks are finished in the background.
+    /// May be dropped at any time. If COMMIT has not been sent, nothing is stored and the connection is
+    /// closed; otherwise the commit and its hooks are finished in the background.
     #[track_caller]
     fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
@@ -71,9 +72,9 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// Returns this transactor for runs that contend for `key`: a row, a tenant, or anything else that many
     /// units want at once.
     ///
-    /// Runs with the same key wait for each other at the transactor's [`Gate`](crate::Gate), in the order of
-    /// their arrival, before they acquire a connection. [`Adaptive`](crate::Adaptive) learns per key. The key
-    /// has no meaning to the database; any hashable value will do.
+    /// Runs with the same key wait for each other at the transactor's [`Gate`](crate::Gate), in the order
+    /// of their arrival, before they acquire a connection. [`Adaptive`](crate::Adaptive) learns per key.
+    /// The key has no meaning to the database; any hashable value will do.
     ///
     /// ```
     /// # use atomically::{Error, Pessimistic, TransactorExt as _};
@@ -112,8 +113,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// # Why a `&'static str`?
     ///
-    /// Each name is a time series of its own in the metrics, for the lifetime of the process. Names that are
-    /// composed at run time, for example from ids, would create one series per id.
+    /// Each name is a time series of its own in the metrics, for the lifetime of the process. Names that
+    /// are composed at run time, for example from ids, would create one series per id.
     fn named(&self, name: &'static str) -> With<'_, Self>;
 }
 

@@ -1,5 +1,5 @@
-//! Ten thousand clients, an outage, and what retries make of it: a simulation around the loop that everybody
-//! runs.
+//! Ten thousand clients, an outage, and what retries make of it: a simulation around the loop that
+//! everybody runs.
 //!
 //! The server is a queue that works off one attempt after the other, also those whose clients have stopped
 //! waiting; that is what servers do. It carries the fleet with a third of its strength to spare. Then it

@@ -18,7 +18,8 @@ use super::PoolTransactor;
 ///
 /// For [`Options::resolve_commits`](crate::Options::resolve_commits).
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
-    /// Returns the statement that creates the table of operations if it does not exist, for your own migrations.
+    /// Returns the statement that creates the table of operations if it does not exist, for your own
+    /// migrations.
     #[must_use]
     pub fn operation_schema() -> &'static str {
         <DB as Facts>::CREATE_OPERATIONS
@@ -30,8 +31,8 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     ///
     /// # Errors
     ///
-    /// Returns the failure of the database: [`LockTimeout`](crate::ErrorKind::LockTimeout) if a lock of another
-    /// session prevents the creation for more than 8 s.
+    /// Returns the failure of the database: [`LockTimeout`](crate::ErrorKind::LockTimeout) if a lock of
+    /// another session prevents the creation for more than 8 s.
     pub async fn create_operation_table(&self) -> Result<(), Error> {
         self.create_schema(DB::CREATE_OPERATIONS).await
     }
@@ -54,7 +55,8 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         }
     }
 
-    /// Deletes the operations that are older than `older_than`, in batches, and returns how many there were.
+    /// Deletes the operations that are older than `older_than`, in batches, and returns how many there
+    /// were.
     ///
     /// Choose an age above the longest deadline: an operation is needed only as long as its run lasts.
     ///

@@ -22,9 +22,9 @@ mod settings;
 
 /// Settings for running units of work: limits, timeouts and overrides of the strategy's plan.
 ///
-/// Set them for a transactor with [`PoolTransactor::options`](crate::PoolTransactor::options), or for single
-/// runs with [`TransactorExt::with`](crate::TransactorExt::with). An option that is not set falls back to the
-/// transactor's, and then to the default.
+/// Set them for a transactor with [`PoolTransactor::options`](crate::PoolTransactor::options), or for
+/// single runs with [`TransactorExt::with`](crate::TransactorExt::with). An option that is not set falls
+/// back to the transactor's, and then to the default.
 ///
 /// ```
 /// # use atomically::{Error, Options, Optimistic, TransactorExt as _};
@@ -42,9 +42,9 @@ mod settings;
 /// # Ok(()) }
 /// ```
 ///
-/// Options for the database are sent in the round trip that opens the transaction, and end with it. An option
-/// that the database does not support fails the run with [`Unsupported`](crate::ErrorKind::Unsupported)
-/// before the unit runs; it is never silently ignored.
+/// Options for the database are sent in the round trip that opens the transaction, and end with it. An
+/// option that the database does not support fails the run with
+/// [`Unsupported`](crate::ErrorKind::Unsupported) before the unit runs; it is never silently ignored.
 ///
 /// # Support by database
 ///
@@ -90,8 +90,9 @@ impl Options {
 
     /// Overrides the strategy's isolation level.
     ///
-    /// A strategy relies on its level: `Serializable` below SERIALIZABLE guarantees nothing, and `Pessimistic`
-    /// above READ COMMITTED causes serialization failures on PostgreSQL and stale reads on MariaDB.
+    /// A strategy relies on its level: `Serializable` below SERIALIZABLE guarantees nothing, and
+    /// `Pessimistic` above READ COMMITTED causes serialization failures on PostgreSQL and stale reads on
+    /// MariaDB.
     #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = Some(isolation);
@@ -107,8 +108,8 @@ impl Options {
         self
     }
 
-    /// PostgreSQL: makes a serializable, read-only transaction wait for a snapshot with which it can neither
-    /// fail nor make other transactions fail. For long reports.
+    /// PostgreSQL: makes a serializable, read-only transaction wait for a snapshot with which it can
+    /// neither fail nor make other transactions fail. For long reports.
     #[must_use]
     pub fn deferrable(mut self) -> Self {
         self.deferrable = Some(true);
@@ -132,8 +133,8 @@ impl Options {
     /// Sets the time limit of a run: all attempts, waits for locks and connections, delays and the commit
     /// together. The default is 10 s.
     ///
-    /// The server receives the remaining time as its limit for lock waits and statements. The client enforces
-    /// the deadline too, because a stalled server does not report a timeout. A commit that was not
+    /// The server receives the remaining time as its limit for lock waits and statements. The client
+    /// enforces the deadline too, because a stalled server does not report a timeout. A commit that was not
     /// acknowledged by then is [unknown](crate::Error::is_commit_unknown).
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -154,8 +155,8 @@ impl Options {
     /// # Default
     ///
     /// Slightly less than the time that is left when the transaction opens, or the session's own limit
-    /// (`lock_timeout` on PostgreSQL, `innodb_lock_wait_timeout` and `lock_wait_timeout` on MariaDB) if that is
-    /// shorter. A statement that waits for a lock until the deadline is therefore reported as a
+    /// (`lock_timeout` on PostgreSQL, `innodb_lock_wait_timeout` and `lock_wait_timeout` on MariaDB) if
+    /// that is shorter. A statement that waits for a lock until the deadline is therefore reported as a
     /// [lock timeout](crate::Error::is_lock_timeout), with two exceptions:
     ///
     /// - A statement that starts late in its unit is cut off by the client, which does not know what the
@@ -186,8 +187,8 @@ impl Options {
     /// Retries a unit that ends because of a unique violation, up to this many times. The default is 0.
     ///
     /// Use it for get-or-create: of two units that create the same row, the second one finds it on its next
-    /// attempt. A violation that a [savepoint](crate::Tx::savepoint) has rescued does not count, even if the
-    /// unit returns its error.
+    /// attempt. A violation that a [savepoint](crate::Tx::savepoint) has rescued does not count, even if
+    /// the unit returns its error.
     ///
     /// # Why not by default?
     ///
@@ -202,14 +203,16 @@ impl Options {
     /// [unknown](crate::Error::is_commit_unknown).
     ///
     /// With [`Resolve::Operation`], each attempt writes a row with an id of its own to the table
-    /// `atomically_operation`, in the round trip that opens the transaction. After an unknown commit, the next
-    /// attempt writes the *same* id. If the row exists, the earlier attempt is stored and its value is
-    /// returned. Otherwise the row keeps the earlier attempt from being stored, even if it is still running,
-    /// and the unit is retried. A commit that cannot be resolved before the deadline stays unknown.
+    /// `atomically_operation`, in the round trip that opens the transaction. After an unknown commit, the
+    /// next attempt writes the *same* id. If the row exists, the earlier attempt is stored and its value is
+    /// returned. Otherwise the row keeps the earlier attempt from being stored, even if it is still
+    /// running, and the unit is retried. A commit that cannot be resolved before the deadline stays
+    /// unknown.
     ///
     /// Create the table with
-    /// [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or in your own
-    /// migrations, and delete old rows with [`purge_operations`](crate::PoolTransactor::purge_operations).
+    /// [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or in your
+    /// own migrations, and delete old rows with
+    /// [`purge_operations`](crate::PoolTransactor::purge_operations).
     ///
     /// # Why not by default?
     ///
@@ -222,8 +225,8 @@ impl Options {
 
     /// Names what the unit contends for: [`TransactorExt::on_key`](crate::TransactorExt::on_key).
     ///
-    /// On SQLite one key for a whole transactor makes sense: all writers contend for the same lock, and at the
-    /// gate they get it in the order of their arrival, which SQLite itself does not guarantee.
+    /// On SQLite one key for a whole transactor makes sense: all writers contend for the same lock, and at
+    /// the gate they get it in the order of their arrival, which SQLite itself does not guarantee.
     #[must_use]
     pub fn on_key(mut self, key: impl Hash) -> Self {
         self.key = Some(digest(&key));

@@ -89,14 +89,15 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.options(Options::new().retry_budget(budget))
     }
 
-    /// Adds an observer of every run, besides those that were added before and those in a run's own options.
+    /// Adds an observer of every run, besides those that were added before and those in a run's own
+    /// options.
     #[must_use]
     pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
         self.options(Options::new().observed_by(Arc::new(observer)))
     }
 
-    /// Sets the gate at which runs with a key wait. Transactors with the same gate share its queues; by default
-    /// each transactor has a gate of its own.
+    /// Sets the gate at which runs with a key wait. Transactors with the same gate share its queues; by
+    /// default each transactor has a gate of its own.
     #[must_use]
     pub fn gate(mut self, gate: &Gate) -> Self {
         self.gate = gate.clone();
@@ -106,22 +107,23 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// Lets runs reuse a connection that another run of this transactor, or of a clone, has just released,
     /// instead of passing it through the pool. Saves one or two round trips per run under load.
     ///
-    /// Between two runs, sqlx's pool pings a connection twice: in a background task when it is released, and
-    /// again when it is acquired. Right after a run that ended cleanly, both pings are redundant. With reuse:
+    /// Between two runs, sqlx's pool pings a connection twice: in a background task when it is released,
+    /// and again when it is acquired. Right after a run that ended cleanly, both pings are redundant. With
+    /// reuse:
     ///
     /// - A connection goes to the run that has waited longest for one, or to the next run if that begins
-    ///   right away. It is returned to the pool after 32 runs or 50 ms, whichever comes first, so that other
-    ///   users of the pool are not starved and its `max_lifetime` and `idle_timeout` still apply. A run that
-    ///   waits also waits for the pool, and takes what comes first.
-    /// - An idle connection is acquired without a ping: a BEGIN that meets a dead connection has done nothing
-    ///   and is sent on another one, without counting as an attempt.
+    ///   right away. It is returned to the pool after 32 runs or 50 ms, whichever comes first, so that
+    ///   other users of the pool are not starved and its `max_lifetime` and `idle_timeout` still apply. A
+    ///   run that waits also waits for the pool, and takes what comes first.
+    /// - An idle connection is acquired without a ping: a BEGIN that meets a dead connection has done
+    ///   nothing and is sent on another one, without counting as an attempt.
     ///
     /// # Why not by default?
     ///
-    /// The pool's callbacks are not called for a connection that does not pass through it, and sqlx does not
-    /// say whether a pool has any. Where `before_acquire` sets a tenant, or a role, a run would see the rows
-    /// of the previous run's tenant. Enable reuse if your pool has no such callbacks, or if they set nothing
-    /// that differs from run to run.
+    /// The pool's callbacks are not called for a connection that does not pass through it, and sqlx does
+    /// not say whether a pool has any. Where `before_acquire` sets a tenant, or a role, a run would see the
+    /// rows of the previous run's tenant. Enable reuse if your pool has no such callbacks, or if they set
+    /// nothing that differs from run to run.
     #[must_use]
     pub fn reuse_connections(mut self) -> Self {
         self.reuse = ConnectionReuse::on();
@@ -161,8 +163,8 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.run_alone(sql, nowait, atomicity, sending(&self.options, query)).await
     }
 
-    /// Runs `run` on a connection of the pool, as its own transaction without BEGIN and COMMIT. `run` receives
-    /// the time limit for the server. Observers see `sql`; interceptors see nothing.
+    /// Runs `run` on a connection of the pool, as its own transaction without BEGIN and COMMIT. `run`
+    /// receives the time limit for the server. Observers see `sql`; interceptors see nothing.
     pub(crate) async fn run_on_connection<T: Send>(
         &self,
         sql: SqlStr,

@@ -25,7 +25,8 @@ mod tests;
 pub(super) use decide::is_unique_violation;
 use decide::{NextStep, Usage, decide};
 
-/// Runs `work` until it succeeds, fails for good, or has used up its attempts, its time or its retry budget.
+/// Runs `work` until it succeeds, fails for good, or has used up its attempts, its time or its retry
+/// budget.
 pub(super) async fn run_with_retries<X: Retryable>(
     strategy: &dyn Strategy,
     queues: WaitingQueues<'_>,

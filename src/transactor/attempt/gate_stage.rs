@@ -22,7 +22,8 @@ pub(super) enum GateStage {
 }
 
 impl GateStage {
-    /// Returns the latest stage at which waiting is safe, so that the database is idle as little as possible.
+    /// Returns the latest stage at which waiting is safe, so that the database is idle as little as
+    /// possible.
     ///
     /// `opens_bare` is false if opening the transaction already reads or writes, or if it must not be
     /// followed by a pause.

@@ -84,8 +84,8 @@ where
         _permits: Permits,
         timer: &mut Timer,
     ) -> AttemptOutcome<T> {
-        // A statement that meets a dead connection looks like a lost commit, so here the pool's ping is worth
-        // its round trip.
+        // A statement that meets a dead connection looks like a lost commit, so here the pool's ping is
+        // worth its round trip.
         let observation = timer.observation.clone();
         let StatementTarget { pool, reuse, .. } = self.target;
         let asked = Instant::now();
@@ -143,8 +143,8 @@ where
 }
 
 impl<DB: Backend, R> StatementAttempts<'_, DB, R> {
-    /// Commits what a `CALL` has left open, and closes the connection, because the procedure may have left more
-    /// behind.
+    /// Commits what a `CALL` has left open, and closes the connection, because the procedure may have left
+    /// more behind.
     async fn commit_call<T>(
         &self,
         mut session: PooledSession<DB>,

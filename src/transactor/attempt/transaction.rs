@@ -148,8 +148,8 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         }
     }
 
-    /// Returns the outcome of an attempt whose transaction could not be opened. A unique violation is that of
-    /// the marker's row: the prior commit is stored.
+    /// Returns the outcome of an attempt whose transaction could not be opened. A unique violation is that
+    /// of the marker's row: the prior commit is stored.
     async fn not_opened(&mut self, failure: Failure, timer: &mut Timer) -> AttemptOutcome<Ended> {
         if is_unique_violation(&failure) && matches!(self.prior, PriorCommit::Unknown { .. }) {
             return self.already_committed(timer).await;

@@ -8,11 +8,11 @@ use crate::transactor::Decision;
 use crate::transactor::deadline::Timer;
 use crate::tx::{Tx, Unseen, identity};
 
-/// Checks what statements that the crate did not see have done to the transaction. `converted` is the failure
-/// that the unit has converted to an error of its own.
+/// Checks what statements that the crate did not see have done to the transaction. `converted` is the
+/// failure that the unit has converted to an error of its own.
 ///
-/// A failure that certainly ends the transaction is recorded in `tx`; one that only the commit can confirm is
-/// returned.
+/// A failure that certainly ends the transaction is recorded in `tx`; one that only the commit can confirm
+/// is returned.
 pub(super) async fn unseen<DB: Backend>(
     tx: &mut Tx<DB>,
     decision: Decision,

@@ -1,4 +1,5 @@
-//! Options over others, and over a strategy's plan. Every option is named here, so that none can be ignored.
+//! Options over others, and over a strategy's plan. Every option is named here, so that none can be
+//! ignored.
 
 use super::Options;
 use crate::isolation::Access;
