@@ -44,7 +44,7 @@ pub(super) async fn commit_status<DB: Backend>(
 /// Reads the reply of the server: the status, and whether this is still the server, without a restart, that
 /// the transaction began on.
 ///
-/// "Aborted" is trusted in any case, because a stored transaction is never forgotten; the other answers
+/// "Aborted" is trusted in any case, because a stored transaction is never forgotten; the other statuses
 /// only from that server.
 fn status_from(reply: &[i64]) -> CommitStatus {
     match reply {

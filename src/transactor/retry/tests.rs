@@ -11,8 +11,7 @@ use crate::failure::ConstraintKind;
 use crate::gate::Gate;
 use crate::sql_text::Syntax;
 use crate::strategies::Optimistic;
-use crate::strategy::Plan;
-use crate::strategy::Verdict;
+use crate::strategy::{Plan, Verdict};
 use crate::transactor::retryable::GiveUpWith;
 
 /// Work whose attempts end as scripted, and which records when each attempt started.
@@ -134,7 +133,7 @@ async fn never_retries_an_unknown_commit() {
     assert_eq!(script.started_at.len(), 1);
 }
 
-/// Whatever the failure, and whatever was asked for.
+/// Whatever the failure and the options.
 #[tokio::test(start_paused = true)]
 async fn never_retries_what_may_be_stored_in_part() {
     let constraint = crate::failure::Constraint::new(ConstraintKind::Unique);

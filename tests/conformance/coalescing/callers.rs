@@ -50,8 +50,8 @@ where
     assert_eq!(second.await.expect("a commit"), Applied { value: 10 });
 }
 
-/// Calls in one batch have deadlines of their own: the batch keeps waiting for its locks on behalf of the last
-/// call, while the others give up.
+/// Calls in one batch have deadlines of their own: the batch keeps waiting for its locks on behalf of the
+/// last call, while the others give up.
 pub(crate) async fn a_deadline_is_kept_and_nothing_is_stored<DB: TestBackend>()
 where
     i64: Key<DB>,

@@ -53,8 +53,8 @@ impl Dice {
     }
 }
 
-/// Makes random calls in random groups and drops some of them. The outcomes must be those of calls that ran one
-/// after another, on each key in the order of their arrival.
+/// Makes random calls in random groups and drops some of them. The outcomes must be those of calls that ran
+/// one after another, on each key in the order of their arrival.
 pub(crate) async fn the_outcomes_are_those_of_a_serial_order<DB: TestBackend>()
 where
     i64: Key<DB>,

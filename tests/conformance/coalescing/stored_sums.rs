@@ -37,8 +37,8 @@ pub(crate) struct Limited {
     pub(crate) too_much: i64,
 }
 
-/// Whatever the database does to the rows, with or without an error: a call is applied if, and only if, the row
-/// holds the sum.
+/// Whatever the database does to the rows, with or without an error: a call is applied if, and only if, the
+/// row holds the sum.
 pub(crate) async fn only_sums_that_are_stored_are_applied<DB: TestBackend>(
     what: &str,
     pool: &TestPool<DB>,
