@@ -279,7 +279,7 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
             return Err(Error::failed(nested(), None));
         }
         let (runtime, started) = (Handle::current(), Instant::now());
-        let deadline = shared.deadline(started);
+        let deadline = shared.settings.options.deadline_from(started);
         let (sender, result) = oneshot::channel();
         let taken = Arc::new(AtomicBool::new(false));
         let call = Call::new(key, delta, deadline, taken.clone(), sender);

@@ -53,11 +53,6 @@ impl<DB: Backend, K: Key<DB>> Shared<DB, K> {
     pub(super) fn queue(&self) -> MutexGuard<'_, Pending<K>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    pub(super) fn deadline(&self, started: Instant) -> Instant {
-        let far = Duration::from_secs(60 * 60 * 24 * 365);
-        started.checked_add(self.settings.options.time()).unwrap_or_else(|| started + far)
-    }
 }
 
 /// Runs one batch after another, until no calls wait.

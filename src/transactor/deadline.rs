@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::error::Spent;
 use crate::strategy::just_below;
 use crate::telemetry::RunClock;
+use crate::transactor::options::Options;
 use crate::tx::{Hooks, Shield, TxEnd};
 
 /// The time limit of a run.
@@ -22,12 +23,9 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    fn start(limit: Duration) -> Self {
+    fn start(options: &Options) -> Self {
         let started = Instant::now();
-        // A deadline beyond the range of the clock is replaced with one that no process will see pass.
-        let deadline =
-            started.checked_add(limit).unwrap_or_else(|| started + Duration::from_secs(60 * 60 * 24 * 365));
-        Self { started, deadline }
+        Self { started, deadline: options.deadline_from(started) }
     }
 
     pub(super) fn spent(self, attempts: u32) -> Spent {
@@ -55,8 +53,8 @@ pub(super) struct Timer {
 }
 
 impl Timer {
-    pub(super) fn start(limit: Duration, observation: Option<Arc<RunClock>>) -> Self {
-        let clock = Clock::start(limit);
+    pub(super) fn start(options: &Options, observation: Option<Arc<RunClock>>) -> Self {
+        let clock = Clock::start(options);
         Self { clock, alarm: Box::pin(sleep_until(clock.deadline)), observation }
     }
 

@@ -41,7 +41,7 @@ pub(super) async fn run_with_retries<X: Retryable>(
         location: options.location(),
     });
     let span = observation.as_ref().and_then(|observation| observation.span());
-    let mut timer = Timer::start(options.time(), observation);
+    let mut timer = Timer::start(options, observation);
     within(span, || observed(strategy, queues, options, work, &mut timer)).await
 }
 

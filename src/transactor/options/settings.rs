@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::time::Instant;
 
 use super::Options;
 use crate::events::Run;
@@ -30,8 +31,11 @@ impl Options {
         self.attempts.unwrap_or(50)
     }
 
-    pub(crate) fn time(&self) -> Duration {
-        self.deadline.unwrap_or(Duration::from_secs(10))
+    /// Returns the deadline of a run that started at this time. One beyond the range of the clock is replaced
+    /// with one that no process will see pass.
+    pub(crate) fn deadline_from(&self, started: Instant) -> Instant {
+        let limit = self.deadline.unwrap_or(Duration::from_secs(10));
+        started.checked_add(limit).unwrap_or_else(|| started + Duration::from_secs(60 * 60 * 24 * 365))
     }
 
     pub(in crate::transactor) fn limits_idling(&self) -> bool {
