@@ -235,7 +235,7 @@ impl Error {
 
     /// The same error for another one who waited for the same commit. The driver's own error goes to one of
     /// them only, and the others are told what it said.
-    pub(crate) fn told_again(&self) -> Self {
+    pub(crate) fn duplicate(&self) -> Self {
         let Inner { kind, failure, spent, swallowed, during, input, run, source: _, text: _ } = &*self.0;
         let said = || self.shown_source().map(|shown| Failure::new(FailureKind::Other, shown));
         let failure = failure.clone().or_else(said);

@@ -19,7 +19,7 @@ pub(crate) trait Interceptor: Debug + Send + Sync {
 
     /// Called when a unit begins to wait in line, in this process, for others to end; and when it no longer
     /// does.
-    fn in_line(&self, _waits: bool) {}
+    fn at_gate(&self, _waits: bool) {}
 
     /// Called before a step is sent for the first time, which waits for the answer. `Some` is what happens
     /// instead.
@@ -180,7 +180,7 @@ impl Interceptors {
     }
 
     /// Waits in line.
-    pub(crate) async fn while_in_line<F: Future>(&self, turn: F) -> F::Output {
+    pub(crate) async fn while_at_gate<F: Future>(&self, turn: F) -> F::Output {
         if self.is_empty() {
             return turn.await;
         }

@@ -93,7 +93,7 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
     /// Returns the query for the values of the rows with these keys, in the order of the keys.
     fn select<DB: Backend>(&self, keys: &[K]) -> SqlStr {
         let Target { table, key, column } = self.settings.target;
-        let (placeholders, integer) = (1..=listed(keys), DB::INTEGER);
+        let (placeholders, integer) = (1..=listed(keys), DB::INTEGER_TYPE);
         let placeholders = placeholders.map(DB::placeholder).collect::<Vec<_>>().join(", ");
         let select = format!(
             "SELECT {key}, \
@@ -119,7 +119,9 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
         for key in keys.iter().chain(repeat(last)).take(listed(keys)) {
             arguments.add(key).map_err(sqlx::Error::Encode)?;
         }
-        let found = tx.fetch_numbers::<K>(WatchedQuery::made_of(select, arguments).kept(persistent)).await?;
+        let found = tx
+            .fetch_numbers::<K>(WatchedQuery::with_arguments(select, arguments).persistent_if(persistent))
+            .await?;
         let count = found.len();
         let rows: BTreeMap<K, Option<i64>> = found.into_iter().collect();
         if rows.len() < count {
@@ -156,7 +158,7 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
             changes.resize(rows.next_power_of_two(), (last, 0));
         }
         let update = DB::add_to_rows(self.settings.target, &changes).map_err(sqlx::Error::Encode)?;
-        let affected = tx.execute_query(update.kept(self.settings.persistent)).await?;
+        let affected = tx.execute_query(update.persistent_if(self.settings.persistent)).await?;
         if affected == rows as u64 {
             return Ok(());
         }

@@ -149,7 +149,7 @@ async fn run_batch<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<C
             }
             Err((calls, error)) => {
                 for call in calls {
-                    call.complete(Err(error.told_again()));
+                    call.complete(Err(error.duplicate()));
                 }
             }
         }

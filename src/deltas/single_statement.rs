@@ -95,7 +95,7 @@ impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
             }
             Err(error) if error.is_commit_unknown() => {
                 for call in sent.calls {
-                    call.complete(Err(error.told_again()));
+                    call.complete(Err(error.duplicate()));
                 }
                 Vec::new()
             }

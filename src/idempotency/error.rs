@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::backend::shown_json;
+use crate::backend::json_error_text;
 use crate::error::Error;
 
 /// What was wrong with the table of keys or with what is in it.
@@ -20,11 +20,11 @@ pub enum KeyError {
     )]
     NoTable(sqlx::Error),
     /// The response could not be serialized. Nothing is stored.
-    #[error("the response of an idempotency key cannot be stored: {}", shown_json(.0))]
+    #[error("the response of an idempotency key cannot be stored: {}", json_error_text(.0))]
     Unwritable(serde_json::Error),
     /// What was stored is no response of the type that was asked for: the type has changed, or the key means
     /// something else here. The effect is stored, and nothing was run.
-    #[error("the stored response of an idempotency key is not of the type that was asked for: {}", shown_json(.0))]
+    #[error("the stored response of an idempotency key is not of the type that was asked for: {}", json_error_text(.0))]
     Unreadable(serde_json::Error),
 }
 

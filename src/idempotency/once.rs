@@ -171,9 +171,9 @@ where
         // A fresh one is not certain yet: its commit tells. The others change nothing, and nothing changes
         // them.
         if let (Some(observation), Decision::RollBack | Decision::Abandon, Ok(outcome)) =
-            (tx.observation(), &decision, &output)
+            (tx.run_clock(), &decision, &output)
         {
-            observation.tell_key(outcome.as_key_outcome());
+            observation.notify_of_key(outcome.as_key_outcome());
         }
         self.output = Some(output);
         decision
@@ -286,8 +286,8 @@ where
     let sql = KeySql::of::<DB>();
     let stored = sql.change(tx, sql.store_response, Some(written), row).await.map_err(Error::from)?;
     tx.expect_one(stored)?;
-    if let Some(observation) = tx.observation().cloned() {
-        tx.on_commit(async move { observation.tell_key(KeyOutcome::Fresh) });
+    if let Some(observation) = tx.run_clock().cloned() {
+        tx.on_commit(async move { observation.notify_of_key(KeyOutcome::Fresh) });
     }
     Ok(Outcome::Fresh(response))
 }
@@ -295,10 +295,10 @@ where
 /// Tells those who watch of an answer that holds however the transaction ends, once that is known: an attempt
 /// that is run again may get another one.
 fn tell_when_over<DB: Backend>(tx: &mut Tx<DB>, outcome: KeyOutcome) {
-    if let Some(observation) = tx.observation().cloned() {
+    if let Some(observation) = tx.run_clock().cloned() {
         let on_rollback = observation.clone();
-        tx.on_commit(async move { observation.tell_key(outcome) });
-        tx.on_rollback(async move { on_rollback.tell_key(outcome) });
+        tx.on_commit(async move { observation.notify_of_key(outcome) });
+        tx.on_rollback(async move { on_rollback.notify_of_key(outcome) });
     }
 }
 

@@ -87,8 +87,8 @@ impl KeySql {
     ) -> Result<u64, sqlx::Error> {
         let response = response.map(|text| Value::Text(Some(text)));
         let values = response.into_iter().chain(bytes.into_iter().map(Value::Bytes));
-        let query = WatchedQuery::of_values(sql.to_owned(), values)?;
-        tx.execute_query(query.kept(self.keeps_statements)).await
+        let query = WatchedQuery::with_values(sql.to_owned(), values)?;
+        tx.execute_query(query.persistent_if(self.keeps_statements)).await
     }
 }
 
@@ -126,12 +126,12 @@ async fn claim_one_by_one<DB: Backend>(
 }
 
 async fn execute<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<u64, sqlx::Error> {
-    tx.execute_query(WatchedQuery::of_values(sql, [])?).await
+    tx.execute_query(WatchedQuery::with_values(sql, [])?).await
 }
 
 /// Runs a text that returns one row with the columns of [`KeyRow`], perhaps among others.
 async fn fetch<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<Option<KeyRow>, sqlx::Error> {
-    let rows = tx.fetch_rows(WatchedQuery::of_values(sql, [])?).await?;
+    let rows = tx.fetch_rows(WatchedQuery::with_values(sql, [])?).await?;
     rows.iter().find(|row| row.len() == KeyRow::COLUMNS).map(KeyRow::decode::<DB>).transpose()
 }
 

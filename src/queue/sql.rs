@@ -153,7 +153,7 @@ pub trait Dialect: Backend {
 
 /// A statement of the queue's own. Its text varies, so it is not worth preparing.
 fn query<DB: Backend>(sql: String, arguments: Vec<Option<String>>) -> Result<WatchedQuery<DB>, sqlx::Error> {
-    WatchedQuery::of_values(sql, arguments.into_iter().map(Value::Text))
+    WatchedQuery::with_values(sql, arguments.into_iter().map(Value::Text))
 }
 
 /// The columns of a [`JobRow`].

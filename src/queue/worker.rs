@@ -122,7 +122,7 @@ impl Watchers {
         if let JobEvent::Trouble { error } = event {
             self.troubles.report(&self.queue, error);
         }
-        self.observers.tell(&Event::Job { queue: &self.queue, event });
+        self.observers.notify(&Event::Job { queue: &self.queue, event });
     }
 }
 

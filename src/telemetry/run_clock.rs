@@ -16,7 +16,7 @@ use crate::deadlock::{DeadlockReport, DeadlockUnit};
 use crate::error::Error;
 use crate::events::{Event, KeyOutcome, Run, RunOutcome, Summary, Times, UnitEvent};
 use crate::failure::{Failure, FailureKind};
-use crate::sql_text::{ShownStatement, Syntax};
+use crate::sql_text::{MaskedStatement, Syntax};
 use crate::telemetry::Observers;
 
 /// How many statements of an attempt are remembered, for reports of deadlocks.
@@ -60,7 +60,7 @@ struct ClockState {
 
 /// A statement on its way.
 struct StatementClock {
-    shown: ShownStatement,
+    shown: MaskedStatement,
     idle: Duration,
     took: Duration,
     /// Since when the server has been at work on it, while it is.
@@ -102,7 +102,7 @@ impl RunClock {
     }
 
     fn tell(&self, event: UnitEvent<'_>) {
-        self.observers.tell(&Event::Unit { run: &self.run, event });
+        self.observers.notify(&Event::Unit { run: &self.run, event });
     }
 
     pub(crate) fn wants_sessions(&self) -> bool {
@@ -168,7 +168,7 @@ impl RunClock {
     /// A statement is sent.
     pub(crate) fn sent(&self, sql: &SqlStr) {
         self.settle();
-        let shown = ShownStatement::new(self.syntax, sql);
+        let shown = MaskedStatement::new(self.syntax, sql);
         self.end_pause(|state, idle| {
             let since = Some(Instant::now());
             state.remember(&shown.sql);
@@ -260,8 +260,8 @@ impl RunClock {
         self.tell(UnitEvent::Ended { summary: &summary, error });
     }
 
-    pub(crate) fn tell_key(&self, outcome: KeyOutcome) {
-        self.observers.tell(&Event::Key { run: &self.run, outcome });
+    pub(crate) fn notify_of_key(&self, outcome: KeyOutcome) {
+        self.observers.notify(&Event::Key { run: &self.run, outcome });
     }
 
     pub(super) fn look_at_the_clock(
@@ -352,7 +352,7 @@ impl ClockState {
         self.pause();
         let statement = self.statement.take()?;
         self.times.statements += statement.took;
-        if statement.shown.asks_for_locks {
+        if statement.shown.may_wait_for_locks {
             self.times.locking += statement.took;
         }
         Some(statement)

@@ -34,10 +34,10 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Atomicity, 
     let read = Statements::of(DB::SYNTAX, text);
     let effects: Vec<_> = read.statements.iter().map(|it| (it, DB::lone_effect(it))).collect();
     let find = |effect| effects.iter().find(|(_, it)| *it == effect).map(|(statement, _)| *statement);
-    if let Some(statement) = find(LoneEffect::LeavesSomething) {
+    if let Some(statement) = find(LoneEffect::LeavesState) {
         return Err(leaves_something(statement));
     }
-    let in_parts = find(LoneEffect::InParts);
+    let in_parts = find(LoneEffect::MayStoreParts);
     let is_one_text = query.is_plain_text() || !DB::PREPARES_ONE_STATEMENT;
     if read.count > 1 && is_one_text {
         let databases = DB::SYNTAX.databases();

@@ -25,7 +25,7 @@ pub(super) async fn commit_status<DB: Backend>(
     pool: &Pool<DB>,
     answered: &[i64],
 ) -> Result<CommitStatus, Failure> {
-    let Some(question) = DB::ask_for_status(answered) else { return Ok(CommitStatus::Unknown) };
+    let Some(question) = DB::status_query(answered) else { return Ok(CommitStatus::Unknown) };
     let (reuse, since) = (ConnectionReuse::off(), Instant::now());
     let mut session =
         PooledSession::acquire(pool, &reuse).await.map_err(|error| not_connected(pool, since, &error))?;

@@ -45,7 +45,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         let creating = self.under(SchemaCreation);
         let begun = Instant::now();
         loop {
-            let sql = AssertSqlSafe(DB::creation(schema)).into_sql_str();
+            let sql = AssertSqlSafe(DB::create_missing(schema)).into_sql_str();
             let created =
                 creating.run_on_connection(sql, |connection, _| create::<DB>(connection, schema)).await;
             match created {
@@ -108,8 +108,10 @@ fn create<'c, DB: Backend>(
     schema: &'static str,
 ) -> BoxFuture<'c, Result<(), sqlx::Error>> {
     Box::pin(async move {
-        let Some(error) = DB::send_text(connection, DB::creation(schema)).await.error else { return Ok(()) };
-        if let Some(restore) = DB::AFTER_CREATION_FAILED {
+        let Some(error) = DB::send_text(connection, DB::create_missing(schema)).await.error else {
+            return Ok(());
+        };
+        if let Some(restore) = DB::RESTORE_AFTER_FAILED_CREATION {
             // If this fails as well, the session is closed because of the first error.
             let _ = DB::send_text(connection, restore.to_owned()).await;
         }

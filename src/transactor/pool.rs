@@ -159,7 +159,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     }
 
     async fn send_alone(&self, query: WatchedQuery<DB>, atomicity: Atomicity) -> Result<u64, Error> {
-        let (sql, nowait) = (query.text(), query.asks_nowait());
+        let (sql, nowait) = (query.text(), query.has_nowait());
         self.run_alone(sql, nowait, atomicity, sending(&self.options, query)).await
     }
 

@@ -148,7 +148,7 @@ async fn wait_for_permits(
     let gate = match options.key().filter(|_| plan.gated) {
         None => None,
         Some(key) => {
-            let entering = options.interceptors().while_in_line(queues.gate.enter(key));
+            let entering = options.interceptors().while_at_gate(queues.gate.enter(key));
             match timer.at_gate(entering).await {
                 Some(Ok(permit)) => Some(permit),
                 Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(attempts)))),

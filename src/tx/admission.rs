@@ -33,7 +33,7 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     if !may_hold_several && begins_with_a_query(text) {
         return Admission::Admitted;
     }
-    let read = Statements::of(DB::SYNTAX, text);
+    let read = SqlStatements::of(DB::SYNTAX, text);
     // A server that prepares one statement refuses a text of more, before it has run any.
     let seen = if may_hold_several { read.statements.len() } else { read.firsts };
     let seen = &read.statements[..seen];
@@ -41,9 +41,9 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
         return Admission::Refused(failure);
     }
     let stays_inside =
-        |statement: &Statement<'_>| DB::transaction_effect(statement) == TransactionEffect::Inside;
-    let other = || Statements::under_unusual_settings(DB::SYNTAX, text);
-    let is_certain = |other: Statements<'_>| other.complete && other.statements.iter().all(stays_inside);
+        |statement: &SqlStatement<'_>| DB::transaction_effect(statement) == TransactionEffect::Inside;
+    let other = || SqlStatements::under_unusual_settings(DB::SYNTAX, text);
+    let is_certain = |other: SqlStatements<'_>| other.complete && other.statements.iter().all(stays_inside);
     let may_end = !read.complete
         || !seen.iter().all(stays_inside)
         || (may_hold_several && !other().is_none_or(is_certain));
@@ -69,7 +69,7 @@ pub(crate) fn unreadable<DB: Backend>(text: &str) -> Option<Failure> {
     })
 }
 
-fn refusal<DB: Backend>(statement: &Statement<'_>) -> Option<Failure> {
+fn refusal<DB: Backend>(statement: &SqlStatement<'_>) -> Option<Failure> {
     let databases = DB::SYNTAX.databases();
     let message = match DB::transaction_effect(statement) {
         TransactionEffect::Inside | TransactionEffect::MayEnd => return None,

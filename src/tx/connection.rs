@@ -113,7 +113,7 @@ impl<DB: Backend> PooledSession<DB> {
 
     /// The product that answers. It is asked once in a while, outside of any transaction.
     pub(super) async fn engine(&mut self) -> Result<Engine, sqlx::Error> {
-        let Some(ask) = DB::ASK_ENGINE else { return Ok(Engine::default()) };
+        let Some(ask) = DB::ENGINE_QUERY else { return Ok(Engine::default()) };
         if let Some(known) = self.reuse.engine() {
             return Ok(known);
         }
@@ -211,11 +211,11 @@ fn abandon<DB: Backend>(held: OpenConnection<DB>) {
         runtime.spawn(async move {
             let _ = DB::send_text(&mut connection, reset.into_owned()).await;
         });
-    } else if DB::SESSION.is_some() && is_streaming.load(Ordering::Acquire) {
+    } else if DB::SESSION_ID_QUERY.is_some() && is_streaming.load(Ordering::Acquire) {
         // A server that sends rows notices a closed socket at once. Reading the rest of them could take for
         // ever.
         drop(connection.detach());
-    } else if DB::SESSION.is_some() && !is_settled {
+    } else if DB::SESSION_ID_QUERY.is_some() && !is_settled {
         abandoned::close_when_done(connection, &pool, &runtime);
     } else {
         let connection = connection.detach();

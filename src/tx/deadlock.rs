@@ -26,7 +26,7 @@ impl<DB: Backend> Tx<DB> {
         }
         // It was met by this transaction, so it is no older; and the answer may be on its way for so long.
         let age = self.opened.elapsed() + ASKING_LIMIT;
-        let Some(asking) = DB::latest_deadlock(age) else { return failure };
+        let Some(asking) = DB::deadlock_query(age) else { return failure };
         let failed = self.state.failed_statement();
         // An answer that does not come leaves the question on its way, which is the end of the connection.
         self.state.question(true);

@@ -43,7 +43,7 @@ pub(super) async fn watch<DB: Backend, T>(
     let StatementParts { state, connection, interception, latest, engine } = parts;
     let query = query?;
     admit(state, connection, &query).await?;
-    let nowait = query.asks_nowait();
+    let nowait = query.has_nowait();
     state.begin_statement(|| query.text());
     let limits_packets = engine.max_packet > 0;
     *latest = (limits_packets || query.may_compare_with_null()).then(|| query.clone());
@@ -56,7 +56,7 @@ pub(super) async fn watch<DB: Backend, T>(
         result = is_alive.and(result);
     }
     if let Some(sent) = latest.take_if(|query| result.is_err() || !query.may_compare_with_null()) {
-        result = result.map_err(|error| sent.or_too_large(error, engine.max_packet));
+        result = result.map_err(|error| sent.explain_if_oversized(error, engine.max_packet));
     }
     state.end_statement::<DB, _>(result, nowait, true)
 }
@@ -94,20 +94,20 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
         Box::pin(async_stream::try_stream! {
             let query = query?;
             admit(state, connection, &query).await?;
-            let nowait = query.asks_nowait();
+            let nowait = query.has_nowait();
             state.begin_statement(|| query.text());
             if let Some(interception) = interception {
                 // An interceptor is told of a statement as a whole.
                 let answers = interception
                     .run::<DB, _>(connection, &query, all::<DB>, |connection, query| {
-                        Box::pin(DB::send_for_answers(connection, query).try_collect::<Vec<_>>())
+                        Box::pin(DB::send_for_results(connection, query).try_collect::<Vec<_>>())
                     })
                     .await;
                 for answer in state.end_statement::<DB, _>(answers, nowait, true)? {
                     yield answer;
                 }
             } else {
-                let mut answers = DB::send_for_answers(&mut *connection, query);
+                let mut answers = DB::send_for_results(&mut *connection, query);
                 let mut is_done = !DB::ENDS_SILENTLY;
                 loop {
                     state.resume_statement();

@@ -163,7 +163,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// Whether a transaction is over after a statement that failed like this.
     pub(crate) fn ends_with(failure: &Failure) -> bool {
-        DB::after(failure) == Survival::Over
+        DB::survival(failure) == Survival::Over
     }
 
     /// Asks the server, before a rollback, what became of a transaction of which not every statement was
@@ -172,7 +172,7 @@ impl<DB: Backend> Tx<DB> {
     /// Costs a round trip where the unit had its hands on the connection, and nothing elsewhere.
     ///
     /// Cancellation: the connection is closed.
-    pub(crate) async fn look_for_unseen(&mut self, converted: Option<Failure>) -> Unseen {
+    pub(crate) async fn check_unwatched(&mut self, converted: Option<Failure>) -> Unseen {
         if !self.state.is_unwatched()
             || self.state.lost_its_place()
             || self.state.is_streaming.load(Ordering::Acquire)

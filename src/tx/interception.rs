@@ -32,7 +32,7 @@ impl Interception {
         attempts: Attempts,
         connection: &mut DB::Connection,
     ) -> Self {
-        let session = match DB::SESSION {
+        let session = match DB::SESSION_ID_QUERY {
             Some(ask) if by.want_sessions() => {
                 DB::send_text(connection, ask.to_owned()).await.integers.first().copied()
             }
@@ -59,7 +59,7 @@ impl Interception {
     }
 
     fn statement<DB: Backend>(&self, query: &WatchedQuery<DB>) -> Step {
-        Step { arguments: query.shown_arguments(), ..self.step(StepKind::Statement, query.sql()) }
+        Step { arguments: query.argument_texts(), ..self.step(StepKind::Statement, query.sql()) }
     }
 
     async fn before(&self, step: &Step) -> Option<Fault> {
@@ -91,7 +91,7 @@ impl Interception {
             };
             let answer = match &result {
                 Ok(output) => told(output),
-                Err(error) => failed::<DB>(error, query.asks_nowait()),
+                Err(error) => failed::<DB>(error, query.has_nowait()),
             };
             if !self.after(&step, &answer).await {
                 return result;

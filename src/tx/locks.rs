@@ -208,12 +208,12 @@ impl<DB: Backend> Tx<DB> {
                 "an advisory lock does not protect what is read at {isolation} on {databases}: the snapshot is taken \
                  before the lock is waited for; run the unit at READ COMMITTED or SERIALIZABLE"
             ),
-            SnapshotAge::OfTheFirstStatement if self.state.has_sent() => format!(
+            SnapshotAge::FirstStatement if self.state.has_sent() => format!(
                 "an advisory lock does not protect what is read at {isolation} on {databases} when other statements \
                  ran before it: the snapshot may be older than the lock; take the lock first, or run the unit at READ \
                  COMMITTED"
             ),
-            SnapshotAge::OfTheFirstStatement | SnapshotAge::Younger => return Ok(()),
+            SnapshotAge::FirstStatement | SnapshotAge::Younger => return Ok(()),
         };
         Err(Error::failed(Failure::new(FailureKind::Unsupported, message), None))
     }
@@ -253,7 +253,7 @@ fn select_keys<DB: Backend, K: Key<DB>>(
         select.push(' ');
         select.push_str(clause);
     }
-    Ok(WatchedQuery::made_of(AssertSqlSafe(select).into_sql_str(), arguments))
+    Ok(WatchedQuery::with_arguments(AssertSqlSafe(select).into_sql_str(), arguments))
 }
 
 /// The text with a lock on the rows that it reads; `None` where it stays as it is.

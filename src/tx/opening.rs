@@ -25,7 +25,7 @@ pub(crate) struct Opening<'a> {
     pub(crate) max_attempts: u32,
     pub(crate) marker: Option<CommitMarker>,
     /// Whether the transaction may idle in line before its unit begins.
-    pub(crate) waits_in_line: bool,
+    pub(crate) waits_at_gate: bool,
     /// Set as soon as there is a connection.
     pub(crate) connected: &'a AtomicBool,
     /// To whom the transaction gives way.
@@ -46,11 +46,11 @@ impl Opening<'_> {
     /// What to ask for the number of the session, where that is wanted.
     fn asks_session<DB: Backend>(&self) -> Option<&'static str> {
         let observation = self.observation.as_ref()?;
-        DB::SESSION.filter(|_| observation.wants_sessions())
+        DB::SESSION_ID_QUERY.filter(|_| observation.wants_sessions())
     }
 
     fn asks_idle_limit<DB: Backend>(&self) -> Option<&'static str> {
-        DB::ASK_IDLE_LIMIT.filter(|_| self.waits_in_line)
+        DB::IDLE_LIMIT_QUERY.filter(|_| self.waits_at_gate)
     }
 
     fn text<DB: Backend>(&self, limits: &Limits) -> Result<String, Failure> {
@@ -139,7 +139,7 @@ impl<DB: Backend> Tx<DB> {
         let closing = Closing::new(engine, opening.plan, limits);
         // A session that outlives a dropped run has to get its settings back, also when the run is dropped
         // before the opening has answered what they were.
-        if let Some(ask) = DB::ask_settings(&closing)
+        if let Some(ask) = DB::settings_query(&closing)
             && DB::lives_in_its_connection(&pool.connect_options())
         {
             let saved = DB::send_text(session.connection(), ask).await.integers;
@@ -181,7 +181,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// A server that takes no writes may refuse to open a transaction without saying why.
     async fn why_not_opened(&mut self, failure: Failure) -> Failure {
-        let Some(ask) = DB::ask_read_only(&failure) else { return failure };
+        let Some(ask) = DB::read_only_query(&failure) else { return failure };
         let answer = DB::send_text(self.session.connection(), ask.to_owned()).await;
         if answer.integers.first() != Some(&1) {
             return failure;

@@ -7,7 +7,7 @@
 
 use sqlx::SqlSafeStr as _;
 
-use crate::backend::{Backend, Probe, failure_or_other};
+use crate::backend::{Backend, ProbeSavepoint, failure_or_other};
 use crate::failure::FailureKind;
 
 use super::finish::ended_unseen;
@@ -15,7 +15,7 @@ use super::state::TxState;
 
 /// Sets the savepoint, in front of such a statement.
 pub(super) async fn set<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
-    let Some(Probe { set, .. }) = DB::PROBE else { return };
+    let Some(ProbeSavepoint { set, .. }) = DB::PROBE else { return };
     if send::<DB>(state, connection, set).await {
         state.is_probing = true;
     }
@@ -23,7 +23,7 @@ pub(super) async fn set<DB: Backend>(state: &mut TxState, connection: &mut DB::C
 
 /// Looks whether the savepoint is still there, in front of whatever comes next.
 pub(super) async fn look<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
-    let Some(Probe { release, reset, .. }) = DB::PROBE else { return };
+    let Some(ProbeSavepoint { release, reset, .. }) = DB::PROBE else { return };
     if state.over().is_some() {
         return;
     }

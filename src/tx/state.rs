@@ -209,7 +209,7 @@ impl TxState {
             error
         };
         self.last = Some(failure.clone());
-        match DB::after(&failure) {
+        match DB::survival(&failure) {
             Survival::Open => {}
             Survival::Ask(statement) => self.ask = Some(statement),
             Survival::Over => self.end(failure),

@@ -36,9 +36,7 @@ pub(crate) async fn a_finished_handler_is_not_run_again<DB: QueueTest>() {
     let (pool, queue) = queue::<DB>(3).await;
     let proxy = Proxy::to(&pool.url).await;
     let distant = through::<DB>(&proxy, &pool.url).await.lease(Duration::from_secs(6));
-    for fault in
-        [Fault::CutBefore, Fault::CutAfter, Fault::SilenceBefore, Fault::SilenceAfter]
-    {
+    for fault in [Fault::CutBefore, Fault::CutAfter, Fault::SilenceBefore, Fault::SilenceAfter] {
         once(&proxy, COMPLETION, fault);
         let id = enqueue(&pool, &queue, job(1)).await;
         let (worker, events) = worker(&distant);

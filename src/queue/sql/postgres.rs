@@ -128,7 +128,7 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
         let (query, alone, persistent) = (insert::query(&rows), rows.jobs.len() == 1, rows.persistent);
         Box::pin(async move {
             let query = query.map_err(sqlx::Error::Encode)?;
-            let query = query.kept(persistent.unwrap_or_else(|| tx.keeps_statements()));
+            let query = query.persistent_if(persistent.unwrap_or_else(|| tx.keeps_statements()));
             if alone {
                 let row = tx.fetch_optional(query).await?;
                 return Ok(Inserted::one(row.map(|row| row.try_get(0)).transpose()?));

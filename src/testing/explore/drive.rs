@@ -155,7 +155,7 @@ impl<DB: Backend> Explore<'_, DB> {
         if !(1..=MAX_CLIENTS).contains(&clients) {
             return Err(Unexplored::Clients(clients));
         }
-        let asks = DB::SESSION.is_some();
+        let asks = DB::SESSION_ID_QUERY.is_some();
         let needs = u32::try_from(clients + usize::from(asks)).unwrap_or(u32::MAX);
         let has = self.pool.options().get_max_connections();
         if has < needs {
@@ -236,7 +236,7 @@ impl<DB: Backend> Explore<'_, DB> {
     /// What makes a client's steps wait for their turn, and nothing else wait for anything.
     fn options(&self, seat: Seat) -> Options {
         let options = Options::new().intercepted_by(Arc::new(seat)).backoff(Backoff::none()).deadline(AGES);
-        match DB::SESSION {
+        match DB::SESSION_ID_QUERY {
             // One that is set on the transactor would end a wait that another client's turn is to end.
             Some(_) => options.lock_timeout(AGES),
             // Whoever finds the database busy says so at once, and waits here.

@@ -206,7 +206,7 @@ impl<'a, DB: Backend> Run<'a, DB> {
         let Some(sessions) = running.iter().map(|(_, session)| *session).collect::<Option<Vec<_>>>() else {
             return Ok(None);
         };
-        let Some(asking) = DB::lock_waits(&sessions) else { return Ok(None) };
+        let Some(asking) = DB::lock_wait_query(&sessions) else { return Ok(None) };
         let said = DB::fetch_text(server, asking.sql).await.map_err(Unexplored::LockWaits)?;
         let mut waits: Vec<LockWait> = said.iter().flat_map(|text| (asking.read)(text)).collect();
         waits.retain(|wait| sessions.contains(&wait.session));

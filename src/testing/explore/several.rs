@@ -2,8 +2,7 @@
 
 use crate::backend::Backend;
 use crate::sql_text::{
-    Statement, Statements, Syntax, TransactionEffect, begins_with_a_query, has_inner_semicolon,
-    without_values,
+    Statement, Statements, Syntax, TransactionEffect, begins_with_a_query, has_inner_semicolon, normalized,
 };
 
 /// How much of a text a report quotes.
@@ -19,11 +18,11 @@ pub(super) fn several<DB: Backend>(sql: &str) -> Option<String> {
     if sql.contains(OWN) || (!has_inner_semicolon(sql) && begins_with_a_query(sql)) {
         return None;
     }
-    let read = Statements::of(DB::SYNTAX, sql);
+    let read = SqlStatements::of(DB::SYNTAX, sql);
     let is_one = read.complete && read.count <= 1 && !read.statements.iter().any(runs_others::<DB>);
     (!is_one).then(|| {
         // Without values, which may differ each time.
-        let shape = without_values(DB::SYNTAX, sql);
+        let shape = normalized(DB::SYNTAX, sql);
         match shape.char_indices().nth(QUOTED) {
             Some((end, _)) => format!("`{}…`", &shape[..end]),
             None => format!("`{shape}`"),
@@ -32,7 +31,7 @@ pub(super) fn several<DB: Backend>(sql: &str) -> Option<String> {
 }
 
 /// A procedure, or a block of several statements.
-fn runs_others<DB: Backend>(statement: &Statement<'_>) -> bool {
+fn runs_others<DB: Backend>(statement: &SqlStatement<'_>) -> bool {
     statement.begins(&["CALL"])
         || statement.begins(&["BEGIN", "NOT"])
         || (DB::SYNTAX == Syntax::Postgres && statement.begins(&["DO"]))

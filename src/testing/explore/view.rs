@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher};
 
 use crate::failure::{ConstraintKind, FailureKind};
 use crate::intercept::{Step, StepKind};
-use crate::sql_text::{Syntax, without_values};
+use crate::sql_text::{Syntax, normalized};
 
 use super::log::{Entry, Log, Sent};
 use super::stage::Place;
@@ -40,7 +40,7 @@ fn in_front_of(step: &Step, syntax: Syntax) -> String {
         StepKind::Commit => String::from("is about to commit"),
         StepKind::Rollback => String::from("is about to roll back"),
         StepKind::Statement | StepKind::Control => {
-            format!("is about to send {:?}{again}", without_values(syntax, &step.sql))
+            format!("is about to send {:?}{again}", normalized(syntax, &step.sql))
         }
     }
 }
@@ -139,7 +139,7 @@ fn undone(log: &Log, places: &[Place]) -> Vec<bool> {
             let is_undone = match later {
                 None => false,
                 Some((step, is_undone)) if step.transaction.is(&sent.step.transaction) => is_undone,
-                Some((step, _)) => step.attempt == sent.step.attempt + 1 && !in_doubt(sent),
+                Some((step, _)) => step.attempt == sent.step.attempt + 1 && !sent.is_in_doubt(),
             };
             undone[i] = is_undone;
             later = Some((&sent.step, is_undone));

@@ -112,7 +112,7 @@ impl ListTable {
 }
 
 fn query<DB: Backend>(sql: String) -> Result<WatchedQuery<DB>, sqlx::Error> {
-    WatchedQuery::of_values(sql, [])
+    WatchedQuery::with_values(sql, [])
 }
 
 /// The text of the values, each after a space.

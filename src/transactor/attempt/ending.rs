@@ -13,7 +13,7 @@ use crate::transactor::atomicity::sent_once;
 use crate::transactor::deadline::Timer;
 use crate::transactor::retryable::{AttemptOutcome, GiveUpWith};
 use crate::transactor::{Decision, Ended};
-use crate::tx::{CommitOutcome, Tx, TxEnd, Unseen};
+use crate::tx::{CommitOutcome, Tx, TxEnd, Unwatched};
 
 impl<DB: Backend> UnitAttempts<'_, DB> {
     /// Ends the transaction as the unit decided, unless a failure prevents it.
@@ -21,7 +21,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         &mut self,
         mut open: OpenAttempt<DB>,
         decision: Decision,
-        unseen: Option<Unseen>,
+        unseen: Option<Unwatched>,
         timer: &mut Timer,
     ) -> AttemptOutcome<Ended> {
         let failure = match (open.tx.over(), decision) {
@@ -51,7 +51,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
                 AttemptOutcome::OutOfTime { failure: None, during }
             }
             (None, Decision::Commit) => match (self.commit(open, timer).await, unseen) {
-                (AttemptOutcome::Failed { failure, .. }, Some(Unseen::Failed(cause)))
+                (AttemptOutcome::Failed { failure, .. }, Some(Unwatched::Failed(cause)))
                     if failure.kind() == FailureKind::Aborted =>
                 {
                     AttemptOutcome::Failed { failure: cause, give_up_with: GiveUpWith::Swallowed }

@@ -20,7 +20,7 @@ pub(super) struct AttemptOpening<'a, DB: Backend> {
     pub(super) options: &'a Options,
     pub(super) plan: Plan,
     pub(super) attempt: u32,
-    pub(super) waits_in_line: bool,
+    pub(super) waits_at_gate: bool,
     pub(super) gives_way_to: Option<RightOfWay>,
     pub(super) connected: &'a AtomicBool,
     pub(super) clock: Clock,
@@ -36,12 +36,12 @@ impl<DB: Backend> AttemptOpening<'_, DB> {
     pub(super) async fn run(self) -> Result<Box<Tx<DB>>, Failure> {
         let mut replacements = self.pool.options().get_max_connections();
         loop {
-            let opening = tx::Opening {
+            let opening = tx::OpenRequest {
                 plan: self.plan,
                 attempt: self.attempt,
                 max_attempts: self.options.max_attempts(),
                 marker: self.marker,
-                waits_in_line: self.waits_in_line,
+                waits_at_gate: self.waits_at_gate,
                 connected: self.connected,
                 gives_way_to: self.gives_way_to.clone(),
                 interceptors: self.options.interceptors().clone(),

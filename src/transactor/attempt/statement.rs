@@ -102,7 +102,9 @@ where
         let answer = timer.within((self.run)(session.connection(), sending)).await;
         let error = match answer {
             Some(Ok(output)) => {
-                return match DB::AFTER_CALL.filter(|_| self.target.atomicity == Atomicity::MayStorePart) {
+                return match DB::COMMIT_AFTER_CALL
+                    .filter(|_| self.target.atomicity == Atomicity::MayStorePart)
+                {
                     None => {
                         session.release_after_lone_statement().await;
                         AttemptOutcome::Done(output)
@@ -121,12 +123,12 @@ where
         let failure = failure_of::<DB>(&error, self.target.nowait)
             .unwrap_or_else(|| Failure::new(FailureKind::Other, shown(&error)));
         timer.notify(|observation| observation.answered(Some(&failure)));
-        if in_doubt(&failure) {
+        if failure.is_in_doubt() {
             session.close();
             return AttemptOutcome::failed(failure.into_commit_unknown());
         }
         let may_store_part = self.target.atomicity == Atomicity::MayStorePart;
-        let may_leave_a_transaction = may_store_part && DB::AFTER_CALL.is_some();
+        let may_leave_a_transaction = may_store_part && DB::COMMIT_AFTER_CALL.is_some();
         if failure.ends_session() || may_leave_a_transaction {
             session.close();
         } else {
@@ -134,7 +136,7 @@ where
         }
         if may_store_part {
             AttemptOutcome::Final(sent_once(failure))
-        } else if DB::VIOLATIONS_KEEP_PARTS && failure.kind() == FailureKind::Constraint {
+        } else if DB::VIOLATIONS_MAY_STORE_PARTS && failure.kind() == FailureKind::Constraint {
             AttemptOutcome::Final(failure)
         } else {
             AttemptOutcome::failed(failure)

@@ -24,7 +24,7 @@ use crate::transactor::retry::is_unique_violation;
 use crate::transactor::retryable::{AttemptOutcome, Retryable};
 use crate::transactor::waiting::Permits;
 use crate::transactor::{Ended, Unit};
-use crate::tx::{ConnectionReuse, Hooks, Tx, TxEnd, Unseen, cut_short, holding, is_used_up};
+use crate::tx::{ConnectionReuse, Hooks, Tx, TxEnd, Unwatched, cut_short, holding, is_used_up};
 
 /// The attempts at a unit of work, each in a transaction of its own.
 pub(in crate::transactor) struct UnitAttempts<'a, DB: Backend> {
@@ -115,14 +115,14 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         loop {
             stage.wait(GateStage::Outside, permits.gate.as_mut(), self.options, timer).await?;
             let (asked, connected) = (Instant::now(), AtomicBool::new(false));
-            let waits_in_line = stage == GateStage::Inside && permits.gate.is_some();
+            let waits_at_gate = stage == GateStage::Inside && permits.gate.is_some();
             let opening = AttemptOpening {
                 pool: self.pool,
                 reuse: self.reuse,
                 options: self.options,
                 plan,
                 attempt: number,
-                waits_in_line,
+                waits_at_gate,
                 gives_way_to: permits.gives_way_to(),
                 connected: &connected,
                 clock: timer.clock,
@@ -137,7 +137,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
                     return Err(AttemptOutcome::out_of_time("for a transaction to begin", failure));
                 }
             };
-            let is_waiting = waits_in_line
+            let is_waiting = waits_at_gate
                 && permits.gate.as_mut().is_some_and(|permit| permit.admitted().now_or_never().is_none());
             if !(is_waiting && tx.limits_idling()) {
                 return Ok(OpenAttempt { tx, marker, permits, stage });
@@ -151,10 +151,10 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
     /// Returns the outcome of an attempt whose transaction could not be opened. A unique violation is that
     /// of the marker's row: the prior commit is stored.
     async fn not_opened(&mut self, failure: Failure, timer: &mut Timer) -> AttemptOutcome<Ended> {
-        if is_unique_violation(&failure) && matches!(self.prior, PriorCommit::Unknown { .. }) {
+        if failure.is_unique_violation() && matches!(self.prior, PriorCommit::Unknown { .. }) {
             return self.already_committed(timer).await;
         }
-        let lacks_table = !is_unique_violation(&failure)
+        let lacks_table = !failure.is_unique_violation()
             && failure.kind() == FailureKind::Other
             && failure.message().contains("atomically_operation");
         let note = "make the table with `create_operation_table`";
@@ -192,7 +192,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         } else {
             None
         };
-        if let Some(Unseen::Ended(failure)) = unseen {
+        if let Some(Unwatched::Ended(failure)) = unseen {
             self.roll_back(open.tx).await;
             return AttemptOutcome::failed(failure);
         }

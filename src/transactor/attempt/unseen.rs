@@ -6,7 +6,7 @@ use crate::backend::Backend;
 use crate::failure::{Failure, FailureKind};
 use crate::transactor::Decision;
 use crate::transactor::deadline::Timer;
-use crate::tx::{Tx, Unseen, identity};
+use crate::tx::{Tx, Unwatched, identity};
 
 /// Checks what statements that the crate did not see have done to the transaction. `converted` is the
 /// failure that the unit has converted to an error of its own.
@@ -17,7 +17,7 @@ pub(super) async fn unseen<DB: Backend>(
     tx: &mut Tx<DB>,
     decision: Decision,
     converted: Option<Failure>,
-) -> Option<Unseen> {
+) -> Option<Unwatched> {
     let converted = converted.filter(Tx::<DB>::ends_with);
     if decision == Decision::Commit && tx.over().is_none() {
         let failure = converted?;
@@ -25,10 +25,10 @@ pub(super) async fn unseen<DB: Backend>(
         if !DB::EVERY_ERROR_ABORTS && failure.kind().is_conflict() {
             tx.end(failure.clone());
         }
-        return Some(Unseen::Failed(failure));
+        return Some(Unwatched::Failed(failure));
     }
-    let found = tx.look_for_unseen(converted).await;
-    if let Unseen::Failed(failure) = &found {
+    let found = tx.check_unwatched(converted).await;
+    if let Unwatched::Failed(failure) = &found {
         tx.end(failure.clone());
     }
     Some(found)

@@ -61,7 +61,7 @@ pub(super) fn decide<T>(
     if failure.kind() == FailureKind::StatementTimeout && past_server_deadline {
         return NextStep::Fail(Error::deadline_exceeded(last.or(Some(failure)), spent));
     }
-    let is_unique_retry = may_retry && unique_retries > 0 && is_unique_violation(&failure);
+    let is_unique_retry = may_retry && unique_retries > 0 && failure.is_unique_violation();
     if !is_unique_retry && (!may_retry || gives_up(&failure, plan, verdict)) {
         return give_up(failure, give_up_with, spent);
     }

@@ -11,7 +11,7 @@ fn plain<DB: Backend>(text: &str) -> &'static str {
 /// What becomes of a text that is prepared.
 fn prepared<DB: Backend>(text: &str) -> &'static str {
     let sql = AssertSqlSafe(text.to_owned()).into_sql_str();
-    name(&admission(&WatchedQuery::<DB>::made_of(sql, DB::Arguments::default())))
+    name(&admission(&WatchedQuery::<DB>::with_arguments(sql, DB::Arguments::default())))
 }
 
 const fn name(admission: &Admission) -> &'static str {

@@ -129,7 +129,7 @@ impl<DB: Backend> PoolWaiter<DB> {
 
     /// Whether the pool should be asked anew.
     fn outage_is_over(&mut self, context: &mut Context<'_>) -> bool {
-        if DB::SESSION.is_none() || !self.is_called() || !self.called.is_opening() {
+        if DB::SESSION_ID_QUERY.is_none() || !self.is_called() || !self.called.is_opening() {
             return false;
         }
         loop {

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr as _};
 
-use crate::backend::Kept;
+use crate::backend::PreparedStatement;
 use crate::error::Error;
 use crate::queue::job::micros;
 use crate::queue::priority::Priority;
@@ -22,7 +22,7 @@ const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCA
                         SET LOCAL enable_sort = off";
 
 /// The statement, as sessions keep it.
-static CLAIM: LazyLock<Kept> = LazyLock::new(statement);
+static CLAIM: LazyLock<PreparedStatement> = LazyLock::new(statement);
 
 /// Finds the jobs and claims them in one statement.
 pub(super) async fn claim(
@@ -53,7 +53,7 @@ pub(super) async fn claim(
 /// the search has been, by `ctid`; an index on the ids would be another thing to choose wrongly, as `(...,
 /// due_at, id)` has them too. A job that changed between the snapshot and the lock is not where it was, and
 /// is left to the next claim.
-fn statement() -> Kept {
+fn statement() -> PreparedStatement {
     let [high, normal, low] = Priority::ALL.map(Priority::number);
     let due = due::<Postgres>(
         &format!("ctid, {JOB}"),
@@ -71,5 +71,9 @@ fn statement() -> Kept {
         claimed::<Postgres>("$3"),
         found.join(", ")
     );
-    Kept::new("claim", "text, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint", claim)
+    PreparedStatement::new(
+        "claim",
+        "text, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint",
+        claim,
+    )
 }

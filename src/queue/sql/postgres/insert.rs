@@ -55,7 +55,7 @@ pub(super) fn query(rows: &NewRows<'_>) -> Result<WatchedQuery<Postgres>, BoxDyn
         [job] => (&*ONE, one(rows, job)?),
         _ => (&*MANY, many(rows)?),
     };
-    Ok(WatchedQuery::made_of(sql.clone(), arguments))
+    Ok(WatchedQuery::with_arguments(sql.clone(), arguments))
 }
 
 fn one(rows: &NewRows<'_>, job: &NewJob) -> Result<PgArguments, BoxDynError> {
@@ -116,7 +116,8 @@ pub(super) async fn alone(
             if !persistent.unwrap_or_else(|| connection.cached_statements_size() > 0) {
                 return Ok(None);
             }
-            let query = WatchedQuery::<Postgres>::made_of(ONE_ALONE.clone(), arguments).kept(true);
+            let query =
+                WatchedQuery::<Postgres>::with_arguments(ONE_ALONE.clone(), arguments).persistent_if(true);
             let row = connection.fetch_optional(query).await?;
             Ok(Some(Inserted::one(row.map(|row| row.try_get(0)).transpose()?)))
         })

@@ -56,7 +56,7 @@ impl Interceptor for Seat {
         true
     }
 
-    fn in_line(&self, waits: bool) {
+    fn at_gate(&self, waits: bool) {
         let mut state = self.stage.state();
         state.changes += 1;
         if let Some(Place::Running { in_line, .. }) = state.places.get_mut(self.client) {
