@@ -1,4 +1,4 @@
-//! Updates that commute, many to one commit.
+//! Additions to rows that many tasks update, several in one commit.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -25,18 +25,20 @@ mod pending;
 use batcher::{Batcher, Shared};
 use pending::Call;
 
-/// How many calls wait by default.
-const CAPACITY: usize = 10_000;
+/// The default maximum of waiting calls.
+const DEFAULT_CAPACITY: usize = 10_000;
 
-/// Adds to a column of numbers, many calls to one commit: for counters, stock, seats and balances that
-/// everybody wants at once.
+/// Adds to a numeric column, with many additions in one commit: for counters, stock, seats and balances
+/// that many tasks update at once.
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), atomically::Error> {
 /// use atomically::{DeltaOutcome, Deltas};
 ///
-/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
-/// # sqlx::query("CREATE TABLE product (id INTEGER PRIMARY KEY, stock INTEGER NOT NULL)").execute(&pool).await?;
+/// # let options = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+/// # let pool = options.connect("sqlite::memory:").await?;
+/// # let table = "CREATE TABLE product (id INTEGER PRIMARY KEY, stock INTEGER NOT NULL)";
+/// # sqlx::query(table).execute(&pool).await?;
 /// # sqlx::query("INSERT INTO product VALUES (7, 5)").execute(&pool).await?;
 /// let stock = Deltas::on(&pool, "product", "id", "stock").at_least(0);
 ///
@@ -46,96 +48,99 @@ const CAPACITY: usize = 10_000;
 /// # Ok(()) }
 /// ```
 ///
-/// While one batch is on its way to the database, the next one gathers; there is no timer, and a call that
-/// comes alone goes alone. A batch decides call by call in the order of their arrival, and changes each row
-/// once. Its calls are answered when it is committed, each with the value after *its own* change.
+/// While one batch is being committed, the next one collects calls. There is no timer: a call that arrives
+/// alone is committed alone. A batch applies its calls in the order of their arrival and updates each row
+/// once. When it has committed, each call returns with the value after *its own* change.
 ///
-/// Make one, share its clones between tasks: what is not called through the same `Deltas` (or a clone of it)
-/// shares no commit. Others may change the same rows at the same time, in other processes and by any means:
-/// the rows are locked while it is decided about them, in the order of their keys.
+/// Create one `Deltas` and share its clones between tasks: only calls through the same `Deltas`, or a clone
+/// of it, share commits. Other code and other processes may update the same rows at the same time, because
+/// each batch locks its rows, in the order of their keys.
 ///
 /// # Round trips
 ///
-/// A batch is a transaction of five: BEGIN, the locks with the numbers, the update, the numbers once more,
-/// COMMIT. On PostgreSQL one is enough for the calls on rows whose numbers have room for them all, unless
-/// somebody keeps one of the rows locked for 5 ms. Who shares a row with other processes gains most: it is
-/// locked for the time of a commit, and no longer for that of three round trips more.
+/// A batch is a transaction of five round trips: BEGIN, the row locks with the values, the update, the
+/// values again, COMMIT. On PostgreSQL a single statement replaces them for rows that have room for all of
+/// their calls, unless another session keeps one of the rows locked for 5 ms. The gain is largest for rows
+/// that several processes update: they are locked for the time of a commit only, without three more round
+/// trips.
 ///
-/// The others go by the transaction. So does a batch of which a caller has less than 100 ms left; whoever
-/// asks for something that only a transaction has, by [options](Self::options) such as an isolation level, a
-/// timeout or `resolve_commits`; keys that are neither integers nor text nor a UUID; numbers that are neither
-/// integers nor `NUMERIC`; views; and tables with triggers for each updated row or after updates, as one
-/// statement cannot see what becomes of a row.
+/// A batch uses the transaction instead of the single statement if:
+///
+/// - the deadline of one of its calls is less than 100 ms away;
+/// - the [options](Self::options) need a transaction, such as an isolation level, a timeout or
+///   `resolve_commits`;
+/// - the keys are neither integers nor text nor UUIDs, or the column is neither an integer nor `NUMERIC`;
+/// - the table is a view, or has triggers for each updated row or after updates, whose effect on a row a
+///   single statement cannot see.
 ///
 /// # When to use
 ///
-/// Many tasks of one process change few rows, and each change is a number to add, with at most a floor and a
-/// ceiling. The [guide](crate::guide::coalescing) says when not.
+/// Many tasks of one process update few rows, and each update adds a number, with at most a floor and a
+/// ceiling. The [guide](crate::guide::coalescing) says when not to use it.
 ///
-/// # What it promises
+/// # Guarantees
 ///
-/// - The answers are those of calls that ran one after another, on each row in the order of their arrival. A
-///   call that does not fit is refused, and those after it are judged without it.
-/// - A call is applied if, and only if, its row holds the sum: the batch reads the row after its change,
-///   before it commits.
-/// - A call is answered after the commit. A batch that is not stored, or whose commit is unknown, is the same
-///   error for all of its calls.
-/// - A caller that is dropped takes nothing but its own call along.
-/// - What the *database* refuses (a `CHECK`, a trigger, a number too big for the column) is found out by
-///   halving the batch until it stands alone, and is told to the calls that it is about. So is a sum that the
-///   database does not refuse, but would store as another number.
+/// - The results are those of calls that ran one after another, on each row in the order of their arrival.
+///   A call that does not fit is refused, and the calls after it are decided without it.
+/// - A call is applied if, and only if, its row holds the sum: the batch reads the row again after the
+///   update, before it commits.
+/// - A call returns after the commit. If a batch is not stored, or its commit is unknown, all of its calls
+///   return the same error.
+/// - A caller that is dropped withdraws its own call only.
+/// - If the *database* refuses a batch (because of a `CHECK`, a trigger, or a value out of the column's
+///   range), the batch is halved until the calls at fault are alone, and only those fail. The same holds
+///   for a sum that the database would store as a different number without an error.
 ///
 /// # The columns
 ///
-/// `table`, `key` and `column` go into the statements as they are; quote them where your database asks for
-/// it. The keys are unique, and compared by Rust's equality: under a collation that knows no case, `"A"` is
-/// not found where the row says `"a"`. Their type is the one that sqlx reads from that column: `7_i64` for a
-/// `BIGINT`.
+/// `table`, `key` and `column` are inserted into the statements verbatim; quote them if your database
+/// requires it. Keys are unique and compared with Rust's `Eq`: under a case-insensitive collation, `"A"` is
+/// not found if the row holds `"a"`. The Rust type is the one that sqlx decodes the key column into:
+/// `7_i64` for a `BIGINT`.
 ///
-/// The column of the numbers is of an integer type, or of another type as long as it holds integers that fit
-/// an `i64`. A type or a trigger that would make another number of the sum is an error of the calls, and
-/// nothing of them is stored: a `FLOAT` at 16 777 216 cannot grow by 1, and without the strict mode MySQL and
-/// MariaDB cut a number that is too big for its column. Bounds that a `CHECK` or a trigger keeps belong into
-/// [`at_least`](Self::at_least) and [`at_most`](Self::at_most) too: the database sees what becomes of a row
-/// in a batch as a whole, not the steps.
+/// The column has an integer type, or another type that holds integers within the range of an `i64`. If its
+/// type or a trigger would change the sum, the calls fail and nothing of them is stored: a `FLOAT` at 16
+/// 777 216 cannot grow by 1, and without strict mode MySQL and MariaDB clip a value that is out of range.
+/// Set bounds that a `CHECK` or a trigger enforces with [`at_least`](Self::at_least) and
+/// [`at_most`](Self::at_most) as well: the database sees only the result of a batch, not its steps.
 ///
-/// # Defaults
+/// # Default
 ///
-/// - no floor and no ceiling but those of an `i64`
+/// - bounds: those of an `i64`
 /// - [options](Self::options): those of [`PoolTransactor`], with a deadline of 10 s for each call
-/// - [capacity](Self::capacity): 10 000 calls
-/// - [flights](Self::max_batches): 2 batches at a time
+/// - [capacity](Self::capacity): 10 000 waiting calls
+/// - [batches](Self::max_batches): 2 at a time
 ///
-/// # Why a task and not a caller that leads the others?
+/// # Why a background task?
 ///
-/// A caller can be dropped at any time, and would take the batch along. The task lives while there are calls
-/// to serve, and ends with the last handle.
+/// If a caller carried the batch, it would take the other calls with it when it is dropped. The task runs
+/// only while there are calls, and ends with the last handle.
 pub struct Deltas<DB: Backend, K> {
     shared: Arc<Shared<DB, K>>,
-    /// Dropped with the last handle, which ends what is on its way.
+    /// Dropped with the last handle, which cancels the batches in flight.
     alive: Arc<watch::Sender<()>>,
 }
 
-/// What became of a call.
+/// The result of an addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum DeltaOutcome {
-    /// It is stored.
+    /// The addition is stored.
     Applied {
-        /// The number after this call and all before it.
+        /// The value after this call and all calls before it.
         value: i64,
     },
-    /// The sum would have been below the floor, above the ceiling or out of the range of an `i64`. Nothing
-    /// was changed.
+    /// The sum would have been below the floor, above the ceiling or out of the range of an `i64`. The call
+    /// changed nothing.
     Refused {
-        /// The number that was found, after all calls before this one.
+        /// The current value, after all calls before this one.
         value: i64,
     },
     /// There is no row with this key.
     NotFound,
 }
 
-/// What a coalescer was asked for.
+/// The settings of a [`Deltas`].
 #[derive(Debug, Clone)]
 struct Settings {
     target: Target,
@@ -148,14 +153,14 @@ struct Settings {
 }
 
 impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
-    /// Adds to `column` of the row of `table` whose `key` is given.
+    /// Creates a handle that adds to `column` of the rows of `table`, which are identified by `key`.
     #[must_use]
     pub fn on(pool: &Pool<DB>, table: &'static str, key: &'static str, column: &'static str) -> Self {
         let settings = Settings {
             target: Target { table, key, column },
             bounds: i64::MIN..=i64::MAX,
             options: Options::default(),
-            capacity: CAPACITY,
+            capacity: DEFAULT_CAPACITY,
             max_batches: 2,
             persistent: true,
             single_statement: true,
@@ -168,128 +173,130 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
         Self { shared: Arc::new(Shared::new(transactor, settings, gone)), alive: Arc::new(alive) }
     }
 
-    /// With a queue of its own: what was asked for before is not changed under its other users.
+    /// Returns a handle with changed settings and a queue of its own; other handles keep theirs.
     fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = self.shared.settings.clone();
         change(&mut settings);
         Self::new(self.shared.transactor.clone(), settings)
     }
 
-    /// Refuses calls that would leave less than this.
+    /// Refuses calls that would leave a value below `floor`.
     #[must_use]
     pub fn at_least(self, floor: i64) -> Self {
         self.with(|settings| settings.bounds = floor..=*settings.bounds.end())
     }
 
-    /// Refuses calls that would leave more than this.
+    /// Refuses calls that would leave a value above `ceiling`.
     #[must_use]
     pub fn at_most(self, ceiling: i64) -> Self {
         self.with(|settings| settings.bounds = *settings.bounds.start()..=ceiling)
     }
 
-    /// Asks for this in every batch, in place of what was asked for before. The deadline is that of each
-    /// call, from [`add`](Self::add) to its answer.
+    /// Sets options for every batch, overriding those that were set before. The deadline is that of each
+    /// call, from [`add`](Self::add) to its result.
     #[must_use]
     pub fn options(self, options: Options) -> Self {
         self.with(|settings| settings.options = options.or(&settings.options))
     }
 
-    /// How many calls may wait for their batch to begin; 0 counts as 1. Further ones are
-    /// [`Overloaded`](crate::ErrorKind::Overloaded) at once.
+    /// Sets the maximum number of calls that wait for a batch; 0 is treated as 1. Further calls fail at
+    /// once with [`Overloaded`](crate::ErrorKind::Overloaded). The default is 10 000.
     #[must_use]
     pub fn capacity(self, calls: usize) -> Self {
         self.with(|settings| settings.capacity = calls.max(1))
     }
 
-    /// How many batches may be on their way at a time, no two of them with the same key; 0 counts as 1. Each
-    /// takes a connection. A further one departs when those that are on their way have been for 5 ms.
+    /// Sets the maximum number of batches that run at the same time, no two of them with the same key; 0 is
+    /// treated as 1. Each uses a connection. The default is 2.
     ///
-    /// A batch that waits for a row which somebody else has locked holds up the calls on its own keys only,
-    /// as long as there is another flight to be had. While nothing has to be waited for, two batches would be
-    /// half as big each, and two commits.
+    /// A further batch starts only if those that are running have been for 5 ms, because otherwise two
+    /// batches of half the size would cost two commits. A batch that waits for a locked row therefore
+    /// delays the calls on its own keys only, as long as another batch may start.
     #[must_use]
     pub fn max_batches(self, batches: usize) -> Self {
         self.with(|settings| settings.max_batches = batches.max(1))
     }
 
-    /// Lets batches reuse connections: [`PoolTransactor::reuse_connections`]. By default each batch acquires
-    /// one from the pool, which costs one or two round trips.
+    /// Lets batches reuse connections: [`PoolTransactor::reuse_connections`]. By default each batch
+    /// acquires a connection from the pool, which costs one or two round trips.
     #[must_use]
     pub fn reuse_connections(self) -> Self {
         let transactor = self.shared.transactor.clone().reuse_connections();
         Self::new(transactor, self.shared.settings.clone())
     }
 
-    /// Whether connections keep the statements that were prepared; as sqlx's own
-    /// [`persistent`](sqlx::query::Query::persistent), and with `false` for the same poolers. The default is
+    /// Sets whether connections cache the prepared statements, like sqlx's
+    /// [`persistent`](sqlx::query::Query::persistent). Use `false` for the same poolers. The default is
     /// `true`.
     ///
-    /// The statement for [one round trip](Self#round-trips) is kept in any case. It has a name of its own,
-    /// behind which a pooler finds no other one.
+    /// The [single statement](Self#round-trips) is cached in any case. Its name is unique, so a pooler
+    /// cannot mistake another statement for it.
     #[must_use]
     pub fn persistent(self, persistent: bool) -> Self {
         self.with(|settings| settings.persistent = persistent)
     }
 
-    /// Whether a batch may take [one round trip](Self#round-trips), on PostgreSQL. The default is `true`.
+    /// Sets whether a batch may use a [single statement](Self#round-trips) on PostgreSQL. The default is
+    /// `true`.
     ///
-    /// The keys and the amounts of such a batch are literals in the text of its statement, because sqlx sends
-    /// several statements in one round trip as text only. Observers and errors do not show them, but the log
-    /// of sqlx does (`sqlx::query`, at debug and for slow statements), and so do `pg_stat_activity` and the
-    /// server's own log. With `false`, and on the other databases, they are bound. Say so where keys or
-    /// amounts are nobody else's business.
+    /// The keys and the amounts of such a batch are literals in the text of its statement, because sqlx
+    /// sends several statements in one round trip as text only. Observers and errors do not show them, but
+    /// sqlx's log (`sqlx::query`, at debug and for slow statements), `pg_stat_activity` and the server's
+    /// log do. With `false`, and on the other databases, they are bound. Use `false` if keys or amounts are
+    /// confidential.
     #[must_use]
     pub fn single_statement(self, single_statement: bool) -> Self {
         self.with(|settings| settings.single_statement = single_statement)
     }
 
-    /// Adds `delta` to the number of the row with this key, and answers once that is committed.
+    /// Adds `delta` to the value in the row with this key, and returns when that is committed.
     ///
-    /// The value in the answer is the one right after this call: others may have changed it since.
+    /// The returned value is the one right after this call; other calls may have changed it since.
     ///
     /// # Errors
     ///
-    /// - [`Overloaded`](crate::ErrorKind::Overloaded): too many calls wait. Nothing was stored.
+    /// - [`Overloaded`](crate::ErrorKind::Overloaded): too many calls are waiting. Nothing was stored.
     /// - [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded): nothing was stored.
     /// - [`CommitUnknown`](crate::ErrorKind::CommitUnknown): the batch may or may not be stored, with this
     ///   call in it.
-    /// - [`Aborted`](crate::ErrorKind::Aborted): the call came from inside of a unit of work on the same
-    ///   pool, which would wait for itself; or the number is none that fits an `i64`; or several rows have
-    ///   the key; or the row would have held another number than the sum, because of the column's type or a
-    ///   trigger.
-    /// - whatever else ends a unit of work: nothing was stored.
+    /// - [`Aborted`](crate::ErrorKind::Aborted): the call was made inside of a unit of work on the same
+    ///   pool, which would wait for itself; or the value is not an integer within the range of an `i64`; or
+    ///   several rows have the key; or the row would have held a number other than the sum, because of the
+    ///   column's type or a trigger. Nothing was stored.
+    /// - Any other error of a unit of work: nothing was stored.
     ///
     /// # Panics
     ///
-    /// Outside of a Tokio runtime.
+    /// Panics outside of a Tokio runtime.
     ///
     /// # Cancellation
     ///
-    /// May be dropped at any time. A call whose batch has not begun to write is withdrawn; one whose batch
-    /// has, may or may not be stored.
+    /// May be dropped at any time. If its batch has not begun to write, the call is withdrawn; otherwise it
+    /// may or may not be stored.
     pub async fn add(&self, key: K, delta: i64) -> Result<DeltaOutcome, Error> {
         let shared = &self.shared;
         if holds_connection_of(shared.transactor.pool()) {
             return Err(Error::failed(nested(), None));
         }
         let (runtime, started) = (Handle::current(), Instant::now());
-        let deadline = shared.deadline(started);
-        let (answer, answered) = oneshot::channel();
+        let deadline = shared.settings.options.deadline_from(started);
+        let (sender, result) = oneshot::channel();
         let taken = Arc::new(AtomicBool::new(false));
-        let call = Call::new(key, delta, deadline, taken.clone(), answer);
+        let call = Call::new(key, delta, deadline, taken.clone(), sender);
         let (ticket, starts) = shared.queue().push(call, &shared.settings)?;
-        let place = scopeguard::guard(ticket, |ticket| drop(shared.queue().withdraw(ticket)));
+        let position = scopeguard::guard(ticket, |ticket| drop(shared.queue().withdraw(ticket)));
         if starts {
             Batcher::start(shared, &runtime);
         }
-        let answered = timeout_at(deadline, answered).await;
+        let result = timeout_at(deadline, result).await;
         let spent = Spent { attempts: 0, elapsed: started.elapsed() };
-        match answered {
-            Ok(Ok(answer)) => {
-                scopeguard::ScopeGuard::into_inner(place);
-                answer
+        match result {
+            Ok(Ok(outcome)) => {
+                scopeguard::ScopeGuard::into_inner(position);
+                outcome
             }
-            // Whoever is first: a batch takes no call that has given up, and no call gives up that was taken.
+            // The flag decides the race: a batch does not take a call that has given up, and a call that
+            // was taken does not give up.
             Ok(Err(_)) if taken.swap(true, Ordering::AcqRel) => Err(unknown("the batch was never finished")),
             Ok(Err(_)) => {
                 let why = "the runtime that carried the batch was shut down, or the batch panicked";
@@ -307,7 +314,7 @@ fn unknown(why: &str) -> Error {
     Error::failed(Failure::new(FailureKind::CommitUnknown, why), None)
 }
 
-// Not derived: that would ask for `K: Clone` and `DB: Clone`.
+// Not derived, because that would require `K: Clone` and `DB: Clone`.
 impl<DB: Backend, K> Clone for Deltas<DB, K> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone(), alive: self.alive.clone() }

@@ -56,23 +56,23 @@
 //!
 //! # Features
 //!
-//! | feature | provides | depends on |
+//! | feature | provides | enables |
 //! |---|---|---|
 //! | `postgres` | PostgreSQL and engines with its protocol | `sqlx/postgres` |
 //! | `mysql` | MySQL, MariaDB and engines with their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
-//! | `idempotency` | `atomically::idempotency`: one effect and one answer per idempotency key | `serde`, `serde_json`, `sha2` |
-//! | `queue` | `atomically::queue`: fenced background jobs, and the outbox | `serde`, `serde_json`, `tokio/macros`, `tokio/sync` |
+//! | `idempotency` | `atomically::idempotency`: one effect per key | `serde`, `serde_json`, `sha2` |
+//! | `queue` | `atomically::queue`: fenced jobs, the outbox | `serde`, `serde_json`, `tokio/{macros,sync}` |
 //! | `tracing` | spans and log events: [`guide::monitoring`] | `tracing` |
 //! | `metrics` | `atomically::Metrics`: counters and histograms, for Prometheus and others | `metrics` |
-//! | `testing` | `atomically::testing`: interleavings, faults, lock orders, histories | `petgraph`, `sqlparser`, `textwrap` |
+//! | `testing` | `atomically::testing`: schedules, faults, histories | `petgraph`, `sqlparser`, `textwrap` |
 //!
 //! No feature is enabled by default. For TLS, enable one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
 #![cfg_attr(
     not(all(feature = "postgres", feature = "mysql", feature = "sqlite", feature = "testing")),
-    allow(dead_code, reason = "what the features that are left out would use")
+    allow(dead_code, reason = "used by features that are not enabled")
 )]
 
 // Plain data: no I/O, no clock, no database.

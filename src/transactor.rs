@@ -1,4 +1,4 @@
-//! Many attempts: what runs units of work.
+//! Many attempts: the contract between transactors and units of work.
 
 use async_trait::async_trait;
 
@@ -7,85 +7,89 @@ use crate::error::Error;
 use crate::tx::Tx;
 
 mod retry;
-mod deadlock_line;
+mod deadlock_queue;
 mod extension;
 #[cfg(test)]
 mod fleet;
-mod lines;
-mod lone;
+mod waiting;
+mod atomicity;
 mod operation;
 mod options;
 mod pool;
 mod commit_check;
 mod deadline;
 mod attempt;
-mod tries;
+mod retryable;
 
 pub use extension::{TransactorExt, With};
 pub use options::Options;
 pub use pool::PoolTransactor;
 
-/// What can be run as one transaction, again and again until it commits.
+/// A unit of work, as a [`Transactor`] runs it: one transaction, retried until it commits.
 ///
-/// The contract between a transactor and a unit of work; users write async closures, from which
-/// [`TransactorExt::run`] makes one.
+/// Implement it only to build something of your own on transactors; applications pass an async closure to
+/// [`TransactorExt::run`].
 #[async_trait]
 pub trait Unit<DB: Backend>: Send {
-    /// Runs the unit once, on a transaction of its own, and says what it wants to become of it.
+    /// Runs the unit once, in a transaction of its own, and returns how the transaction is to end.
     ///
-    /// May be called several times; nothing of one call may show in the next.
+    /// May be called several times. No state of one call may leak into the next.
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision;
 
-    /// Whether an attempt finds out by itself what became of an earlier one whose commit went unanswered, and
-    /// keeps one that is still at work from being stored: by a row with a unique key, which each attempt
-    /// writes first.
+    /// Whether an attempt can detect, through a unique row that it writes first, that an earlier attempt
+    /// committed.
     ///
-    /// Such a unit is run again after an unanswered commit, and says [`Decision::AlreadyCommitted`] when it finds it
-    /// stored.
+    /// Such a unit is retried after a commit whose outcome is unknown, and returns
+    /// [`Decision::AlreadyCommitted`] if it finds the row of the earlier attempt. Writing the row must also
+    /// keep an earlier attempt that is still running from being stored.
+    ///
+    /// # Default
+    ///
+    /// `false`: an unknown commit ends the run.
     fn finds_its_commits(&self) -> bool {
         false
     }
 }
 
-/// What a unit of work wants to become of its transaction.
+/// How a unit of work wants its transaction to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Decision {
-    /// The unit returned `Ok`.
+    /// Commit. Not done if a statement failed in a way that ends the transaction, even if the unit has
+    /// swallowed the error.
     Commit,
-    /// The unit returned an error of its own.
+    /// Roll back because of an error. If the database caused it, the strategy decides whether to retry.
     RollBack,
-    /// The unit has its answer: nothing of this attempt is stored, and there is no other one, even if a
-    /// statement met a failure that would be worth it.
+    /// Roll back and end the run, even if a statement met a failure that would be retried.
     Abandon,
-    /// The unit found that an earlier attempt is stored, whose commit went unanswered: this one had nothing
-    /// to do.
+    /// End the run as committed: an earlier attempt, whose commit was unknown, turned out to be stored, so
+    /// that this one had nothing to do.
     AlreadyCommitted,
 }
 
-/// How a run ended that did what its unit wished.
+/// How a run ended as its unit decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Ended {
     /// The unit is stored.
     Committed,
-    /// The unit's last attempt was rolled back, as the unit wished.
+    /// The unit's last attempt was rolled back, as the unit decided.
     RolledBack,
 }
 
 /// Runs units of work, each as one transaction, under a strategy.
 ///
-/// This is the contract between transactors and the crate, object-safe so that an application can hold an
-/// `Arc<dyn Transactor<DB>>` and choose the strategy at run time. Its users call [`TransactorExt::run`].
+/// Object-safe, so that an application can hold an `Arc<dyn Transactor<DB>>` and choose the strategy at run
+/// time. Applications call [`TransactorExt::run`], which is available on every transactor.
 #[async_trait]
 pub trait Transactor<DB: Backend>: Send + Sync {
-    /// Runs the unit until it commits, ends with an error of its own, or may not be run again.
+    /// Runs the unit until it commits, ends with an error of its own, or must not be retried.
     ///
-    /// What `options` ask for goes before what the transactor would do by itself.
+    /// `options` override the transactor's own.
     ///
     /// # Errors
     ///
-    /// Why the unit did not commit, other than by its own decision.
+    /// Returns why the unit did not commit, unless the unit itself decided so.
     async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error>;
 }
 

@@ -1,4 +1,4 @@
-//! Calls that share a transaction.
+//! A batch of calls as a unit of work.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::repeat;
@@ -16,13 +16,13 @@ use crate::tx::Tx;
 use super::pending::Call;
 use super::{DeltaOutcome, Settings};
 
-type Answers<K> = Vec<(Call<K>, Result<DeltaOutcome, Error>)>;
+type CallResults<K> = Vec<(Call<K>, Result<DeltaOutcome, Error>)>;
 
-/// A unit of work made of calls, in the order of their arrival.
+/// A unit of work that applies calls in the order of their arrival.
 pub(super) struct Batch<'a, K> {
     settings: &'a Settings,
     calls: Vec<Call<K>>,
-    /// Those of the last attempt, call by call.
+    /// The outcomes of the last attempt, one for each call; `None` for a call that was withdrawn.
     outcomes: Vec<Option<Result<DeltaOutcome, Error>>>,
     error: Option<Error>,
 }
@@ -32,13 +32,13 @@ impl<'a, K> Batch<'a, K> {
         Self { settings, calls, outcomes: Vec::new(), error: None }
     }
 
-    /// The calls with their answers, or with the error that is the answer to them all. Those that were
-    /// withdrawn are left out.
-    pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<Answers<K>, (Vec<Call<K>>, Error)> {
+    /// Returns the calls with their results, or the calls with the error that they all share, without those
+    /// that were withdrawn.
+    pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<CallResults<K>, (Vec<Call<K>>, Error)> {
         let error = match (ended, self.error) {
             (Ok(Ended::Committed), _) => {
-                let answers = self.calls.into_iter().zip(self.outcomes);
-                return Ok(answers.filter_map(|(call, outcome)| Some((call, outcome?))).collect());
+                let results = self.calls.into_iter().zip(self.outcomes);
+                return Ok(results.filter_map(|(call, outcome)| Some((call, outcome?))).collect());
             }
             (Ok(Ended::RolledBack), Some(error)) | (Err(error), _) => error,
             (Ok(Ended::RolledBack), None) => Error::transactor_broke_its_contract(),
@@ -67,13 +67,13 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
         let locked = self.read(tx, select, &keys).await?;
         let mut rows: BTreeMap<K, LockedRow> =
             locked.into_iter().map(|(key, value)| (key, LockedRow { value, change: 0 })).collect();
-        // What waited for a lock may have waited too long: from here on it is not given up any more.
+        // While the batch waited for locks, callers may have given up. From here on they no longer can.
         for call in &mut self.calls {
             let outcome = call.take().then(|| match rows.get_mut(&call.key) {
                 None => Ok(DeltaOutcome::NotFound),
-                Some(row) => {
-                    row.add(call.delta, &self.settings.bounds).ok_or_else(|| no_integer(self.settings.target))
-                }
+                Some(row) => row
+                    .add(call.delta, &self.settings.bounds)
+                    .ok_or_else(|| not_an_integer(self.settings.target)),
             });
             self.outcomes.push(outcome);
         }
@@ -90,7 +90,7 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
         }
     }
 
-    /// The text that reads the numbers of rows, in the order of their keys.
+    /// Returns the query for the values of the rows with these keys, in the order of the keys.
     fn select<DB: Backend>(&self, keys: &[K]) -> SqlStr {
         let Target { table, key, column } = self.settings.target;
         let (placeholders, integer) = (1..=listed(keys), DB::INTEGER_TYPE);
@@ -103,7 +103,7 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
         AssertSqlSafe(select).into_sql_str()
     }
 
-    /// Reads the number of each row that is there.
+    /// Reads the value of each row that exists; `None` if it is not an integer in range.
     async fn read<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
@@ -130,11 +130,11 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
         Ok(rows)
     }
 
-    /// Compares what the rows hold after the update with what the calls are to be answered.
+    /// Compares the values in the rows after the update with the results of the calls.
     ///
-    /// A database may store another number than the sum, without an error: cut to the range of its column,
-    /// rounded by a floating-point type, or changed by a trigger. Only a statement after the update sees what
-    /// triggers that run after it have made of the row.
+    /// A database may store a number other than the sum, without an error: clipped to the range of the
+    /// column, rounded by a floating-point type, or changed by a trigger. Only a separate statement sees
+    /// the effect of triggers that run after the update.
     async fn check<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
@@ -146,7 +146,7 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
     {
         let stored = self.read(tx, self.select::<DB>(keys), keys).await?;
         let holds = |(key, row): (&K, &LockedRow)| stored.get(key) == Some(&row.value);
-        if rows.iter().all(holds) { Ok(()) } else { Err(another_number(self.settings.target)) }
+        if rows.iter().all(holds) { Ok(()) } else { Err(other_number(self.settings.target)) }
     }
 
     async fn write<DB: Backend>(&self, tx: &mut Tx<DB>, mut changes: Vec<(&K, i64)>) -> Result<(), Error>
@@ -158,27 +158,27 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
             changes.resize(rows.next_power_of_two(), (last, 0));
         }
         let update = DB::add_to_rows(self.settings.target, &changes).map_err(sqlx::Error::Encode)?;
-        let touched = tx.execute_query(update.persistent_if(self.settings.persistent)).await?;
-        if touched == rows as u64 {
+        let affected = tx.execute_query(update.persistent_if(self.settings.persistent)).await?;
+        if affected == rows as u64 {
             return Ok(());
         }
         Err(aborted(format!(
-            "{rows} rows were locked to be changed, and {touched} were: is there a trigger or a policy?"
+            "{rows} rows were locked to be changed, and {affected} were: is there a trigger or a policy?"
         )))
     }
 }
 
-/// A locked row: what it held, and what is to be added.
+/// A locked row: its value, and the change to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LockedRow {
-    /// Of all calls so far; `None` where it is no integer.
+    /// The value after all calls so far; `None` if it is not an integer in range.
     value: Option<i64>,
-    /// The sum of a batch can be beyond what its steps are not.
+    /// The sum of the applied calls. It may exceed an `i64`, even if no value on the way does.
     change: i128,
 }
 
 impl LockedRow {
-    /// One call after another.
+    /// Applies one call; returns `None` if the value is not an integer in range.
     fn add(&mut self, delta: i64, bounds: &RangeInclusive<i64>) -> Option<DeltaOutcome> {
         let value = self.value?;
         Some(match value.checked_add(delta).filter(|sum| bounds.contains(sum)) {
@@ -192,7 +192,8 @@ impl LockedRow {
     }
 }
 
-/// How many keys a statement for these names, the last one several times: few different texts are prepared.
+/// Returns how many keys a statement lists for these, with the last one repeated, so that few different
+/// texts are prepared.
 fn listed<K>(keys: &[K]) -> usize {
     keys.len().next_power_of_two()
 }
@@ -201,7 +202,7 @@ fn aborted(message: String) -> Error {
     Error::failed(Failure::new(FailureKind::Aborted, message), None)
 }
 
-fn another_number(target: Target) -> Error {
+fn other_number(target: Target) -> Error {
     let Target { table, column, .. } = target;
     aborted(format!(
         "nothing was stored, because the row would have held another number than the sum: {column} of \
@@ -209,7 +210,7 @@ fn another_number(target: Target) -> Error {
     ))
 }
 
-fn no_integer(target: Target) -> Error {
+fn not_an_integer(target: Target) -> Error {
     let Target { table, column, .. } = target;
     aborted(format!("{column} of this row of {table} holds no integer that fits an i64"))
 }

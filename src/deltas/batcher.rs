@@ -1,4 +1,4 @@
-//! What carries batches to the database, one after another, while there are any.
+//! The background task that runs batches, one after another, while there are calls.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,21 +20,21 @@ use super::batch::Batch;
 use super::pending::{BatchKeys, Call, Pending};
 use super::single_statement::SingleStatement;
 
-/// How often other tasks are given a turn before a batch departs: a stream of calls that never ends is no
-/// reason to wait.
+/// The maximum number of times that a batcher yields to other tasks before it takes a batch, so that an
+/// endless stream of calls does not delay it.
 const MAX_YIELDS: u32 = 16;
 
-/// After so long a batch waits for something, and calls that have nothing to do with it are not to wait
-/// along.
-const LONG: Duration = Duration::from_millis(5);
+/// The time after which a batch counts as slow, so that another one may start: it probably waits for a
+/// lock, and calls on other rows should not wait with it.
+const SLOW: Duration = Duration::from_millis(5);
 
-/// What the handles and the flights share.
+/// The state that handles and batchers share.
 pub(super) struct Shared<DB: Backend, K> {
     pub(super) transactor: PoolTransactor<DB, Pessimistic>,
     pub(super) settings: Settings,
     single_statement: SingleStatement<DB, K>,
     queue: Mutex<Pending<K>>,
-    /// Ends with the last handle.
+    /// Closed when the last handle is dropped.
     gone: watch::Receiver<()>,
 }
 
@@ -49,32 +49,29 @@ impl<DB: Backend, K: Key<DB>> Shared<DB, K> {
         Self { transactor, settings, single_statement, queue: Mutex::new(Pending::new()), gone }
     }
 
-    /// Whoever panicked with the lock in hand (a key's `Ord`) has not left the queue half-done.
+    /// A poisoned lock is used: a panic of a key's `Ord` leaves the queue consistent.
     pub(super) fn queue(&self) -> MutexGuard<'_, Pending<K>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    pub(super) fn deadline(&self, started: Instant) -> Instant {
-        let far = Duration::from_secs(60 * 60 * 24 * 365);
-        started.checked_add(self.settings.options.time()).unwrap_or_else(|| started + far)
-    }
 }
 
-/// A flight: the right to have a batch on its way.
+/// Runs one batch after another, until no calls wait.
 pub(super) struct Batcher<DB: Backend, K: Key<DB>> {
     shared: Arc<Shared<DB, K>>,
-    stage: BatchKeys<K>,
-    over: bool,
+    keys: BatchKeys<K>,
+    /// Whether the queue has released the batcher: no calls wait.
+    is_done: bool,
 }
 
 impl<DB: Backend, K: Key<DB> + 'static> Batcher<DB, K> {
-    /// Starts a flight that the queue has counted.
+    /// Spawns the task of a batcher that the queue has counted.
     pub(super) fn start(shared: &Arc<Shared<DB, K>>, runtime: &Handle) {
-        // Made before the task is: a runtime that is shutting down drops what it is given.
-        let batcher = Self { shared: shared.clone(), stage: BatchKeys::default(), over: false };
+        // Created before the task, so that a runtime that is shutting down drops the batcher, which then
+        // tells the queue.
+        let batcher = Self { shared: shared.clone(), keys: BatchKeys::default(), is_done: false };
         runtime.spawn(async move {
             let mut gone = batcher.shared.gone.clone();
-            // With the last handle, the last one who could be answered has gone.
+            // Without handles there are no callers left.
             select(pin!(batcher.run()), pin!(gone.changed())).await;
         });
     }
@@ -84,24 +81,23 @@ impl<DB: Backend, K: Key<DB> + 'static> Batcher<DB, K> {
             self.gather().await;
             let Some(calls) = self.take_batch() else { return };
             let shared = self.shared.clone();
-            let mut flying = pin!(run_batch(&shared, calls));
-            if timeout(LONG, &mut flying).await.is_err() {
-                self.is_late();
-                flying.await;
+            let mut running = pin!(run_batch(&shared, calls));
+            if timeout(SLOW, &mut running).await.is_err() {
+                self.mark_slow();
+                running.await;
             }
         }
     }
 
-    /// Those who wait, and for something else than this flight does, are taken by another one.
-    fn is_late(&mut self) {
-        self.stage.is_late = true;
-        if self.shared.queue().is_late(&self.shared.settings) {
+    /// Starts another batcher for calls on other rows than those of the running batch, if there are any.
+    fn mark_slow(&mut self) {
+        if self.shared.queue().mark_slow(&mut self.keys, &self.shared.settings) {
             Self::start(&self.shared, &Handle::current());
         }
     }
 
-    /// Those who were just answered, and want the next thing, are let in before the doors close: as long as
-    /// the other tasks, each given its turn, bring calls.
+    /// Yields as long as other tasks add calls, so that callers whose call has just returned can make their
+    /// next one in time for the batch.
     async fn gather(&self) {
         let mut waiting = 0;
         for _ in 0..MAX_YIELDS {
@@ -114,36 +110,37 @@ impl<DB: Backend, K: Key<DB> + 'static> Batcher<DB, K> {
     }
 
     fn take_batch(&mut self) -> Option<Vec<Call<K>>> {
-        let calls = self.shared.queue().take_batch(&mut self.stage);
-        self.over = calls.is_none();
+        let calls = self.shared.queue().take_batch(&mut self.keys);
+        self.is_done = calls.is_none();
         calls
     }
 }
 
-/// Panics, and runtimes that are shut down.
+/// After a panic, or when the runtime shuts down, the queue must not count on this batcher any more.
 impl<DB: Backend, K: Key<DB>> Drop for Batcher<DB, K> {
     fn drop(&mut self) {
-        if !self.over {
-            let stranded = self.shared.queue().abandon(&mut self.stage);
+        if !self.is_done {
+            // Dropped after the lock is released.
+            let stranded = self.shared.queue().abandon(&mut self.keys);
             drop(stranded);
         }
     }
 }
 
-/// Carries calls to their commit: in one round trip, or in a transaction, or in halves where the database
-/// refuses some of them.
+/// Runs a batch: as a single statement, then the remaining calls as a transaction, in halves if the
+/// database refuses some of them.
 async fn run_batch<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<Call<K>>) {
     let Shared { single_statement, transactor, settings, .. } = shared;
-    let mut parts = vec![single_statement.take(transactor, &settings.bounds, calls).await];
+    let mut parts = vec![single_statement.apply(transactor, &settings.bounds, calls).await];
     while let Some(calls) = parts.pop() {
         let Some(deadline) = calls.iter().map(|call| call.deadline).max() else { continue };
         let left = deadline.saturating_duration_since(Instant::now());
         let mut batch = Batch::new(settings, calls);
         let ended = transactor.transact(&Options::new().deadline(left), &mut batch).await;
         match batch.end(ended) {
-            Ok(answers) => {
-                for (call, outcome) in answers {
-                    call.answer(outcome);
+            Ok(results) => {
+                for (call, result) in results {
+                    call.complete(result);
                 }
             }
             Err((mut calls, error)) if calls.len() > 1 && refuses_a_part(error.kind()) => {
@@ -152,14 +149,14 @@ async fn run_batch<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<C
             }
             Err((calls, error)) => {
                 for call in calls {
-                    call.answer(Err(error.duplicate()));
+                    call.complete(Err(error.duplicate()));
                 }
             }
         }
     }
 }
 
-/// Whether some of the calls may be stored when others are left out.
+/// Whether some of the calls may succeed without the others.
 fn refuses_a_part(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Constraint | ErrorKind::Database | ErrorKind::Aborted)
 }

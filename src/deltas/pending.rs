@@ -1,4 +1,4 @@
-//! The calls that wait: plain data behind a lock that nobody waits for long.
+//! The calls that wait for a batch: plain data behind a short-lived lock.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use crate::failure::{Failure, FailureKind};
 
 use super::{DeltaOutcome, Settings};
 
-/// How many keys a batch has at most: what their statement and their locks may cost.
+/// The maximum number of keys in a batch, which limits its statement and its locks.
 const MAX_KEYS: usize = 256;
 
-/// One call, and where its answer goes.
+/// One call, and the channel for its result.
 pub(super) struct Call<K> {
     pub(super) key: K,
     pub(super) delta: i64,
     pub(super) deadline: Instant,
     ticket: u64,
-    /// Set by whoever comes first: the batch that decides about the call, or the caller that gives up.
+    /// Set by the batch that takes the call or by the caller that gives up, whichever comes first.
     taken: Arc<AtomicBool>,
-    /// It was the batch.
-    ours: bool,
-    answer: oneshot::Sender<Result<DeltaOutcome, Error>>,
+    /// Whether a batch has set `taken`.
+    is_ours: bool,
+    sender: oneshot::Sender<Result<DeltaOutcome, Error>>,
 }
 
 impl<K> Call<K> {
@@ -34,78 +34,83 @@ impl<K> Call<K> {
         delta: i64,
         deadline: Instant,
         taken: Arc<AtomicBool>,
-        answer: oneshot::Sender<Result<DeltaOutcome, Error>>,
+        sender: oneshot::Sender<Result<DeltaOutcome, Error>>,
     ) -> Self {
-        Self { key, delta, deadline, ticket: 0, taken, ours: false, answer }
+        Self { key, delta, deadline, ticket: 0, taken, is_ours: false, sender }
     }
 
-    /// Whether the caller still waits.
+    /// Whether the caller still waits for the result.
     pub(super) fn is_wanted(&self) -> bool {
-        !self.answer.is_closed()
+        !self.sender.is_closed()
     }
 
-    /// Takes the call, unless its caller has given up.
+    /// Takes the call for a batch, and returns whether it is to be applied. From here on its caller cannot
+    /// give up.
     pub(super) fn take(&mut self) -> bool {
-        self.ours = self.ours || (self.is_wanted() && !self.taken.swap(true, Ordering::AcqRel));
-        self.ours && self.is_wanted()
+        self.is_ours = self.is_ours || (self.is_wanted() && !self.taken.swap(true, Ordering::AcqRel));
+        self.is_ours && self.is_wanted()
     }
 
-    /// As it was before it was [taken](Self::take): nothing was stored.
+    /// Undoes [`take`](Self::take), after a batch that stored nothing of the call.
     pub(super) fn given_back(self) -> Self {
-        if self.ours {
+        if self.is_ours {
             self.taken.store(false, Ordering::Release);
         }
-        Self { ours: false, ..self }
+        Self { is_ours: false, ..self }
     }
 
-    /// Nobody minds an answer that nobody waits for.
-    pub(super) fn answer(self, answer: Result<DeltaOutcome, Error>) {
-        let _ = self.answer.send(answer);
+    /// Sends the result to the caller, who may be gone.
+    pub(super) fn complete(self, result: Result<DeltaOutcome, Error>) {
+        let _ = self.sender.send(result);
     }
 }
 
-/// Where a flight is.
+/// The keys of the batch that a batcher runs.
 pub(super) struct BatchKeys<K> {
-    /// Those of its batch.
     keys: BTreeSet<K>,
-    pub(super) is_late: bool,
+    is_slow: bool,
 }
 
-// Not derived: that would ask for `K: Default`.
+// Not derived, because that would require `K: Default`.
 impl<K> Default for BatchKeys<K> {
     fn default() -> Self {
-        Self { keys: BTreeSet::new(), is_late: false }
+        Self { keys: BTreeSet::new(), is_slow: false }
     }
 }
 
-/// The calls that no batch has yet, in the order of their arrival.
+/// The calls that no batch has taken, in the order of their arrival, and the count of batchers.
 pub(super) struct Pending<K> {
     waiting: VecDeque<Call<K>>,
-    /// The keys that are on their way.
+    /// The keys of the batches that run.
     busy: BTreeSet<K>,
-    max_batches: usize,
-    /// Those of them that take long.
-    late: usize,
+    batchers: usize,
+    /// How many of the batchers run a slow batch.
+    slow: usize,
     next_ticket: u64,
 }
 
 impl<K: Ord + Clone> Pending<K> {
     pub(super) fn new() -> Self {
-        Self { waiting: VecDeque::new(), busy: BTreeSet::new(), max_batches: 0, late: 0, next_ticket: 0 }
+        Self { waiting: VecDeque::new(), busy: BTreeSet::new(), batchers: 0, slow: 0, next_ticket: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Answers the ticket to leave with, and whether a flight is to be started.
+    /// Adds a call. Returns the ticket to [withdraw](Self::withdraw) it with, and whether the caller has to
+    /// start a batcher, which is counted already.
+    ///
+    /// # Errors
+    ///
+    /// [`Overloaded`](FailureKind::Overloaded) if too many calls wait.
     pub(super) fn push(&mut self, mut call: Call<K>, settings: &Settings) -> Result<(u64, bool), Error> {
         if self.waiting.len() >= settings.capacity {
-            let message = format!("{} calls wait already", self.waiting.len());
+            let message = format!("{} calls are waiting already, which is the capacity", self.waiting.len());
             return Err(Error::failed(Failure::new(FailureKind::Overloaded, message).retryable(true), None));
         }
         let starts = self.may_start(settings) && !self.busy.contains(&call.key);
-        self.max_batches += usize::from(starts);
+        self.batchers += usize::from(starts);
         call.ticket = self.next_ticket;
         self.next_ticket += 1;
         let ticket = call.ticket;
@@ -113,37 +118,39 @@ impl<K: Ord + Clone> Pending<K> {
         Ok((ticket, starts))
     }
 
-    /// Whether a further flight is of use. Two at a time, where one would do, share out the calls and take
-    /// two commits.
+    /// Whether a further batcher helps: only if all others are slow, because two batches of half the size
+    /// would take two commits.
     fn may_start(&self, settings: &Settings) -> bool {
-        self.max_batches < settings.max_batches && self.late == self.max_batches
+        self.batchers < settings.max_batches && self.slow == self.batchers
     }
 
-    /// A flight takes long. Answers whether another one is to be started.
-    pub(super) fn is_late(&mut self, settings: &Settings) -> bool {
-        self.late += 1;
+    /// Marks the batch of a batcher as slow. Returns whether the caller has to start another batcher, which
+    /// is counted already.
+    pub(super) fn mark_slow(&mut self, keys: &mut BatchKeys<K>, settings: &Settings) -> bool {
+        keys.is_slow = true;
+        self.slow += 1;
         let starts =
             self.may_start(settings) && self.waiting.iter().any(|call| !self.busy.contains(&call.key));
-        self.max_batches += usize::from(starts);
+        self.batchers += usize::from(starts);
         starts
     }
 
-    /// Takes a call back that no batch has yet.
+    /// Removes a call that no batch has taken.
     pub(super) fn withdraw(&mut self, ticket: u64) -> Option<Call<K>> {
-        let place = self.waiting.binary_search_by_key(&ticket, |call| call.ticket).ok()?;
-        self.waiting.remove(place)
+        let position = self.waiting.binary_search_by_key(&ticket, |call| call.ticket).ok()?;
+        self.waiting.remove(position)
     }
 
-    /// The calls of the next batch of a flight that was at `stage`: all that wait, but for those whose key is
-    /// on its way or one too many. `None` when there is none, or another flight is about to take them, and
-    /// this one is over.
-    pub(super) fn take_batch(&mut self, stage: &mut BatchKeys<K>) -> Option<Vec<Call<K>>> {
-        self.finish_batch(stage);
-        if self.max_batches - self.late > 1 {
-            self.max_batches -= 1;
+    /// Ends the batch with these keys, and returns the calls of the batcher's next batch: all that wait,
+    /// except for those whose key is busy or beyond the maximum. Returns `None` if there are none or
+    /// another batcher is about to take them; the batcher is then no longer counted, and ends.
+    pub(super) fn take_batch(&mut self, batch: &mut BatchKeys<K>) -> Option<Vec<Call<K>>> {
+        self.finish_batch(batch);
+        if self.batchers - self.slow > 1 {
+            self.batchers -= 1;
             return None;
         }
-        let keys = &mut stage.keys;
+        let keys = &mut batch.keys;
         let (mut calls, mut left) = (Vec::with_capacity(self.waiting.len()), VecDeque::new());
         for call in self.waiting.drain(..) {
             let fits = keys.contains(&call.key)
@@ -153,26 +160,26 @@ impl<K: Ord + Clone> Pending<K> {
         self.waiting = left;
         self.busy.extend(keys.iter().cloned());
         if calls.is_empty() {
-            self.max_batches -= 1;
+            self.batchers -= 1;
             return None;
         }
         Some(calls)
     }
 
-    fn finish_batch(&mut self, stage: &mut BatchKeys<K>) {
-        let BatchKeys { keys, is_late } = std::mem::take(stage);
-        self.late -= usize::from(is_late);
+    fn finish_batch(&mut self, batch: &mut BatchKeys<K>) {
+        let BatchKeys { keys, is_slow } = std::mem::take(batch);
+        self.slow -= usize::from(is_slow);
         for key in keys {
             self.busy.remove(&key);
         }
     }
 
-    /// A flight ended that was not over. Where it was the last one, answers the calls that nobody serves any
-    /// more.
-    pub(super) fn abandon(&mut self, stage: &mut BatchKeys<K>) -> VecDeque<Call<K>> {
-        self.finish_batch(stage);
-        self.max_batches -= 1;
-        if self.max_batches == 0 { std::mem::take(&mut self.waiting) } else { VecDeque::new() }
+    /// Removes a batcher that ended early. If it was the last one, returns the calls that are left without
+    /// a batcher.
+    pub(super) fn abandon(&mut self, batch: &mut BatchKeys<K>) -> VecDeque<Call<K>> {
+        self.finish_batch(batch);
+        self.batchers -= 1;
+        if self.batchers == 0 { std::mem::take(&mut self.waiting) } else { VecDeque::new() }
     }
 }
 
@@ -184,101 +191,96 @@ mod tests {
     use crate::backend::Target;
     use crate::transactor::Options;
 
-    fn settings(flights: usize) -> Settings {
+    fn settings(max_batches: usize) -> Settings {
         Settings {
             target: Target { table: "product", key: "id", column: "stock" },
             bounds: i64::MIN..=i64::MAX,
             options: Options::new(),
             capacity: 100,
-            max_batches: flights,
+            max_batches,
             persistent: true,
             single_statement: true,
         }
     }
 
-    /// Calls for this key, and answers whether a flight is to be started.
+    /// Adds a call for this key, and returns whether a batcher is to be started.
     fn call(queue: &mut Pending<u32>, key: u32, settings: &Settings) -> bool {
-        let (answer, _) = oneshot::channel();
+        let (sender, _) = oneshot::channel();
         let deadline = Instant::now() + Duration::from_secs(60);
-        let call = Call::new(key, 1, deadline, Arc::default(), answer);
+        let call = Call::new(key, 1, deadline, Arc::default(), sender);
         queue.push(call, settings).expect("there is room").1
     }
 
-    fn departs(queue: &mut Pending<u32>, stage: &mut BatchKeys<u32>) -> Option<Vec<u32>> {
-        Some(queue.take_batch(stage)?.into_iter().map(|call| call.key).collect())
-    }
-
-    fn late(queue: &mut Pending<u32>, stage: &mut BatchKeys<u32>, settings: &Settings) -> bool {
-        stage.is_late = true;
-        queue.is_late(settings)
+    fn take(queue: &mut Pending<u32>, batch: &mut BatchKeys<u32>) -> Option<Vec<u32>> {
+        Some(queue.take_batch(batch)?.into_iter().map(|call| call.key).collect())
     }
 
     #[test]
-    fn calls_wait_for_a_flight_that_is_in_time() {
-        let (settings, mut queue, mut flight) = (settings(3), Pending::new(), BatchKeys::default());
-        assert!(call(&mut queue, 1, &settings), "nobody flies");
-        assert_eq!(departs(&mut queue, &mut flight), Some(vec![1]));
+    fn calls_wait_for_the_running_batch() {
+        let (settings, mut queue, mut batch) = (settings(3), Pending::new(), BatchKeys::default());
+        assert!(call(&mut queue, 1, &settings), "there is no batcher");
+        assert_eq!(take(&mut queue, &mut batch), Some(vec![1]));
         assert!(!call(&mut queue, 2, &settings) && !call(&mut queue, 3, &settings));
-        assert_eq!(departs(&mut queue, &mut flight), Some(vec![2, 3]));
-        assert_eq!(departs(&mut queue, &mut flight), None);
-        assert!(call(&mut queue, 4, &settings), "nobody flies");
+        assert_eq!(take(&mut queue, &mut batch), Some(vec![2, 3]));
+        assert_eq!(take(&mut queue, &mut batch), None);
+        assert!(call(&mut queue, 4, &settings), "there is no batcher");
     }
 
     #[test]
-    fn another_flight_takes_what_would_wait_behind_a_late_one() {
+    fn a_second_batcher_takes_the_calls_behind_a_slow_batch() {
         let (settings, mut queue) = (settings(2), Pending::new());
         let [mut first, mut second] = [BatchKeys::default(), BatchKeys::default()];
         assert!(call(&mut queue, 1, &settings));
-        assert_eq!(departs(&mut queue, &mut first), Some(vec![1]));
+        assert_eq!(take(&mut queue, &mut first), Some(vec![1]));
         assert!(!call(&mut queue, 1, &settings));
-        assert!(!late(&mut queue, &mut first, &settings), "nobody waits that could go");
-        assert!(!call(&mut queue, 1, &settings), "it could not go either");
+        assert!(!queue.mark_slow(&mut first, &settings), "no call waits that could be taken");
+        assert!(!call(&mut queue, 1, &settings), "it cannot be taken either");
         assert!(call(&mut queue, 2, &settings));
-        assert_eq!(departs(&mut queue, &mut second), Some(vec![2]));
-        assert!(!late(&mut queue, &mut second, &settings), "there is no third one");
+        assert_eq!(take(&mut queue, &mut second), Some(vec![2]));
+        assert!(!queue.mark_slow(&mut second, &settings), "there may be no third batcher");
         assert!(!call(&mut queue, 3, &settings));
-        assert_eq!(departs(&mut queue, &mut first), Some(vec![1, 1, 3]));
+        assert_eq!(take(&mut queue, &mut first), Some(vec![1, 1, 3]));
     }
 
     #[test]
-    fn those_who_wait_when_a_flight_gets_late_are_fetched() {
+    fn a_batch_that_turns_slow_starts_a_batcher_for_waiting_calls() {
         let (settings, mut queue, mut first) = (settings(2), Pending::new(), BatchKeys::default());
         assert!(call(&mut queue, 1, &settings));
-        assert_eq!(departs(&mut queue, &mut first), Some(vec![1]));
+        assert_eq!(take(&mut queue, &mut first), Some(vec![1]));
         assert!(!call(&mut queue, 2, &settings));
-        assert!(late(&mut queue, &mut first, &settings));
-        assert_eq!(departs(&mut queue, &mut BatchKeys::default()), Some(vec![2]));
+        assert!(queue.mark_slow(&mut first, &settings));
+        assert_eq!(take(&mut queue, &mut BatchKeys::default()), Some(vec![2]));
     }
 
-    /// Else two flights would share the calls for as long as there are any.
+    /// Otherwise two batchers would share the calls, and take two commits, for as long as there are any.
     #[test]
-    fn of_two_flights_in_time_one_is_over() {
+    fn of_two_fast_batchers_one_ends() {
         let (settings, mut queue) = (settings(2), Pending::new());
         let [mut first, mut second] = [BatchKeys::default(), BatchKeys::default()];
         assert!(call(&mut queue, 1, &settings));
-        assert_eq!(departs(&mut queue, &mut first), Some(vec![1]));
-        assert!(!late(&mut queue, &mut first, &settings));
+        assert_eq!(take(&mut queue, &mut first), Some(vec![1]));
+        assert!(!queue.mark_slow(&mut first, &settings));
         assert!(call(&mut queue, 2, &settings));
-        assert_eq!(departs(&mut queue, &mut second), Some(vec![2]));
+        assert_eq!(take(&mut queue, &mut second), Some(vec![2]));
         assert!(!call(&mut queue, 3, &settings));
-        assert_eq!(departs(&mut queue, &mut first), None, "the second one will take it");
-        assert_eq!(departs(&mut queue, &mut second), Some(vec![3]));
-        assert_eq!(departs(&mut queue, &mut second), None);
-        assert!(call(&mut queue, 4, &settings), "nobody flies");
+        assert_eq!(take(&mut queue, &mut first), None, "the second batcher will take it");
+        assert_eq!(take(&mut queue, &mut second), Some(vec![3]));
+        assert_eq!(take(&mut queue, &mut second), None);
+        assert!(call(&mut queue, 4, &settings), "there is no batcher");
     }
 
     #[test]
-    fn the_last_flight_that_crashes_strands_those_who_wait() {
+    fn the_last_batcher_that_ends_early_returns_the_waiting_calls() {
         let (settings, mut queue) = (settings(2), Pending::new());
         let [mut first, mut second] = [BatchKeys::default(), BatchKeys::default()];
         assert!(call(&mut queue, 1, &settings));
-        assert_eq!(departs(&mut queue, &mut first), Some(vec![1]));
-        late(&mut queue, &mut first, &settings);
+        assert_eq!(take(&mut queue, &mut first), Some(vec![1]));
+        queue.mark_slow(&mut first, &settings);
         assert!(call(&mut queue, 2, &settings));
-        assert_eq!(departs(&mut queue, &mut second), Some(vec![2]));
+        assert_eq!(take(&mut queue, &mut second), Some(vec![2]));
         assert!(!call(&mut queue, 1, &settings));
-        assert!(queue.abandon(&mut first).is_empty(), "the second one will take it");
+        assert!(queue.abandon(&mut first).is_empty(), "the second batcher will take it");
         assert_eq!(queue.abandon(&mut second).len(), 1);
-        assert!(call(&mut queue, 1, &settings), "nobody flies");
+        assert!(call(&mut queue, 1, &settings), "there is no batcher");
     }
 }

@@ -156,7 +156,10 @@ mod tests {
     proptest! {
         /// The bound of the documentation.
         #[test]
-        fn lost_attempts_stay_within_the_documented_bound(phases in prop::collection::vec((1_usize..200, 0.0..=1.0), 1..20), seed: u64) {
+        fn lost_attempts_stay_within_the_documented_bound(
+            phases in prop::collection::vec((1_usize..200, 0.0..=1.0), 1..20),
+            seed: u64,
+        ) {
             use rand::{RngExt as _, SeedableRng as _};
             let mut chance = rand::rngs::StdRng::seed_from_u64(seed);
             let adaptive = Adaptive::default();
@@ -173,7 +176,9 @@ mod tests {
 
         /// A strategy that always locks would pass the other tests.
         #[test]
-        fn a_key_that_is_no_longer_contended_is_optimistic_again(before in prop::collection::vec(any::<bool>(), 0..200)) {
+        fn a_key_that_is_no_longer_contended_is_optimistic_again(
+            before in prop::collection::vec(any::<bool>(), 0..200),
+        ) {
             let adaptive = Adaptive::default();
             for others in before {
                 one(&adaptive, 1, others);

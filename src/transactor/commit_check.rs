@@ -1,4 +1,4 @@
-//! Asking for a transaction whose commit went unanswered.
+//! Asks the server for the status of a transaction whose commit was never acknowledged.
 
 use sqlx::Pool;
 use tokio::time::Instant;
@@ -7,20 +7,20 @@ use crate::backend::{Backend, TransactionStatus, failure_or_other};
 use crate::failure::Failure;
 use crate::tx::{ConnectionReuse, PooledSession, not_connected};
 
-/// What became of a transaction.
+/// The status of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CommitStatus {
-    /// It is stored.
+    /// The transaction is stored.
     Committed,
-    /// It is not, and never will be.
+    /// The transaction is not stored, and never will be.
     Aborted,
-    /// It may yet be stored.
+    /// The transaction is still running, and may yet be stored.
     Pending,
-    /// The server cannot tell any more.
+    /// The server no longer knows.
     Unknown,
 }
 
-/// Asks on a connection of its own; fails where none is to be had.
+/// Looks up the status on a connection of its own. Fails if no connection can be acquired.
 pub(super) async fn commit_status<DB: Backend>(
     pool: &Pool<DB>,
     answered: &[i64],
@@ -35,14 +35,17 @@ pub(super) async fn commit_status<DB: Backend>(
             session.release();
             Ok(status_from(&reply.integers))
         }
-        // It does not know the number: of another life of the server, or long forgotten.
+        // The server does not know the id: it was assigned before a restart, or too long ago.
         Some(sqlx::Error::Database(_)) => Ok(CommitStatus::Unknown),
         Some(error) => Err(failure_or_other::<DB>(&error)),
     }
 }
 
-/// That a transaction was rolled back may be believed in any case: one that was stored is never forgotten.
-/// That it was stored, only of the server that it began on.
+/// Reads the reply of the server: the status, and whether this is still the server, without a restart, that
+/// the transaction began on.
+///
+/// "Aborted" is trusted in any case, because a stored transaction is never forgotten; the other statuses
+/// only from that server.
 fn status_from(reply: &[i64]) -> CommitStatus {
     match reply {
         [TransactionStatus::ABORTED, _] => CommitStatus::Aborted,
@@ -57,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn committed_is_believed_of_the_same_server_only() {
+    fn committed_is_trusted_from_the_same_server_only() {
         assert_eq!(status_from(&[1, 1]), CommitStatus::Committed);
         assert_eq!(status_from(&[1, 0]), CommitStatus::Unknown);
         assert_eq!(status_from(&[3, 1]), CommitStatus::Pending);
@@ -65,13 +68,13 @@ mod tests {
     }
 
     #[test]
-    fn aborted_is_believed_of_any() {
+    fn aborted_is_trusted_from_any_server() {
         assert_eq!(status_from(&[2, 1]), CommitStatus::Aborted);
         assert_eq!(status_from(&[2, 0]), CommitStatus::Aborted);
     }
 
     #[test]
-    fn nothing_else_is_believed() {
+    fn any_other_reply_is_unknown() {
         assert_eq!(status_from(&[0, 1]), CommitStatus::Unknown);
         assert_eq!(status_from(&[]), CommitStatus::Unknown);
     }

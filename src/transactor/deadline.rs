@@ -1,4 +1,4 @@
-//! The time that a run has, and what it goes into.
+//! The deadline of a run, and the waits that it limits.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::Spent;
 use crate::strategy::just_below;
 use crate::telemetry::RunClock;
+use crate::transactor::options::Options;
+use crate::tx::{Hooks, Shield, TxEnd};
 
-/// The time that a run has.
+/// The time limit of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     pub(super) started: Instant,
@@ -20,20 +23,17 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    fn start(limit: Duration) -> Self {
+    fn start(options: &Options) -> Self {
         let started = Instant::now();
-        // A deadline beyond what the clock can tell is none that anybody will see pass.
-        let deadline =
-            started.checked_add(limit).unwrap_or_else(|| started + Duration::from_secs(60 * 60 * 24 * 365));
-        Self { started, deadline }
+        Self { started, deadline: options.deadline_from(started) }
     }
 
     pub(super) fn spent(self, attempts: u32) -> Spent {
         Spent { attempts, elapsed: self.started.elapsed() }
     }
 
-    /// What the server is told: a little less than what is left, so that its answer, which leaves the
-    /// connection usable, comes before the client gives up.
+    /// Returns the time limit for the server: slightly less than what is left, so that the server reports
+    /// the timeout, which keeps the connection usable, before the client gives up.
     pub(super) fn server_limit(self) -> Duration {
         just_below(self.deadline.saturating_duration_since(Instant::now()))
     }
@@ -43,45 +43,51 @@ impl Clock {
     }
 }
 
-/// The clock, and the alarm that it sets: one for the whole run. Setting one at every wait wakes the runtime
-/// up each time.
+/// The clock of a run and its alarm. One alarm serves the whole run, because setting one for each wait
+/// would wake the runtime up each time.
 pub(super) struct Timer {
     pub(super) clock: Clock,
     alarm: Pin<Box<Sleep>>,
-    /// What the time goes into, if anybody wants to know.
+    /// What the run is observed by, if it is.
     pub(super) observation: Option<Arc<RunClock>>,
 }
 
 impl Timer {
-    pub(super) fn start(limit: Duration, observation: Option<Arc<RunClock>>) -> Self {
-        let clock = Clock::start(limit);
+    pub(super) fn start(options: &Options, observation: Option<Arc<RunClock>>) -> Self {
+        let clock = Clock::start(options);
         Self { clock, alarm: Box::pin(sleep_until(clock.deadline)), observation }
     }
 
-    /// Says what happens to those who watch.
-    pub(super) fn tell(&self, what: impl FnOnce(&RunClock)) {
+    /// Notifies the observers.
+    pub(super) fn notify(&self, event: impl FnOnce(&RunClock)) {
         if let Some(observation) = &self.observation {
-            what(observation);
+            event(observation);
         }
     }
 
-    /// Waits for a turn at the gate until the deadline.
-    pub(super) async fn at_gate<F: Future>(&mut self, turn: F) -> Option<F::Output> {
+    /// Waits for a turn at the gate until the deadline; returns `None` if the deadline passes first.
+    pub(super) async fn at_gate<F: Future>(&mut self, waiting: F) -> Option<F::Output> {
         match self.observation.clone() {
-            None => self.within(pin!(turn)).await,
-            Some(observation) => self.within(pin!(observation.at_gate(turn))).await,
+            None => self.within(pin!(waiting)).await,
+            Some(observation) => self.within(pin!(observation.at_gate(waiting))).await,
         }
     }
 
-    /// Waits for a future until the deadline.
+    /// Waits for a future until the deadline; returns `None` if the deadline passes first.
     ///
-    /// The future is pinned by the caller: moved in here, it would take its room twice in the future of every
-    /// run.
+    /// The caller pins the future: moving it in here would double its size in the future of every run.
     pub(super) async fn within<F: Future + Unpin>(&mut self, mut future: F) -> Option<F::Output> {
         poll_fn(|context| match Pin::new(&mut future).poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => self.alarm.as_mut().poll(context).map(|()| None),
         })
         .await
+    }
+
+    /// Runs hooks. Stops waiting for them at the deadline, and finishes them in the background then.
+    pub(super) async fn run_hooks(&mut self, hooks: Hooks, end: TxEnd) {
+        if !hooks.is_empty() {
+            self.within(Shield::new(Handle::current(), hooks.run(end), ())).await;
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What makes a transactor convenient: closures as units, and options for a run or two.
+//! The convenience methods of transactors: closures as units, and options for single runs.
 
 use std::hash::Hash;
 use std::panic::Location;
@@ -11,14 +11,15 @@ use crate::error::Error;
 use crate::strategy::Strategy;
 use crate::tx::{Tx, UnitFn};
 
-/// What users do with a [`Transactor`].
+/// The methods that applications call on a [`Transactor`].
 pub trait TransactorExt<DB: Backend>: Transactor<DB> {
-    /// Runs an async closure as one transaction, and runs it again when concurrency got in its way.
+    /// Runs an async closure as one transaction, and retries it after conflicts with other transactions.
     ///
-    /// The closure's `Ok` commits, its `Err` rolls back and comes back as it is. Each attempt runs a fresh
-    /// clone of the closure in a new transaction, so nothing leaks from one attempt into the next; a closure
-    /// that changes what it captures does not compile. What it does *outside* of its transaction is done once
-    /// per attempt.
+    /// If the closure returns `Ok`, the transaction commits. If it returns `Err`, the transaction rolls
+    /// back and the error is returned unchanged, unless a retryable failure of the database caused it. Each
+    /// attempt runs a fresh clone of the closure in a new transaction, so no state leaks from one attempt
+    /// into the next; a closure that mutates what it captures does not compile. Effects *outside* of the
+    /// transaction happen once per attempt.
     ///
     /// ```
     /// # use atomically::{Optimistic, TransactorExt};
@@ -27,11 +28,12 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// let id = 7;
     /// let stock: i64 = db
     ///     .run(async |tx| {
-    ///         let (stock, version): (i64, i64) = sqlx::query_as("SELECT stock, version FROM product WHERE id = $1")
-    ///             .bind(id)
-    ///             .fetch_one(&mut *tx)
-    ///             .await?;
-    ///         let done = sqlx::query("UPDATE product SET stock = $1, version = version + 1 WHERE id = $2 AND version = $3")
+    ///         let select = "SELECT stock, version FROM product WHERE id = $1";
+    ///         let (stock, version): (i64, i64) =
+    ///             sqlx::query_as(select).bind(id).fetch_one(&mut *tx).await?;
+    ///         let update = "UPDATE product SET stock = $1, version = version + 1 \
+    ///                       WHERE id = $2 AND version = $3";
+    ///         let done = sqlx::query(update)
     ///             .bind(stock - 1)
     ///             .bind(id)
     ///             .bind(version)
@@ -46,17 +48,17 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// # Errors
     ///
-    /// The closure's own error; or this crate's, turned into the closure's error type, when the database or
-    /// the deadline stood in the way.
+    /// Returns the closure's own error, or this crate's, converted to the closure's error type, if the
+    /// database or the deadline kept the unit from committing.
     ///
     /// # Panics
     ///
-    /// When the closure does; the transaction is rolled back. Also outside of a Tokio runtime.
+    /// Panics if the closure does; the transaction is rolled back. Panics outside of a Tokio runtime.
     ///
     /// # Cancellation
     ///
-    /// May be dropped at any time. Before the commit was sent, nothing is stored and the connection is
-    /// closed; a commit that was sent is finished in the background.
+    /// May be dropped at any time. If COMMIT has not been sent, nothing is stored and the connection is
+    /// closed; otherwise the commit and its hooks are finished in the background.
     #[track_caller]
     fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
@@ -64,14 +66,15 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
         E: From<Error> + Send,
         T: Send;
 
-    /// The same transactor with other options, for a run or two.
+    /// Returns this transactor with `options` overriding its own.
     fn with(&self, options: Options) -> With<'_, Self>;
 
-    /// The same transactor for runs that contend for this: a row, a tenant, whatever many units want at once.
+    /// Returns this transactor for runs that contend for `key`: a row, a tenant, or anything else that many
+    /// units want at once.
     ///
-    /// They wait for each other at the transactor's [`Gate`](crate::Gate), in the order in which they came,
-    /// before they take a connection. [`Adaptive`](crate::Adaptive) learns about it. The key means nothing to
-    /// the database; any hashable value will do.
+    /// Runs with the same key wait for each other at the transactor's [`Gate`](crate::Gate), in the order
+    /// of their arrival, before they acquire a connection. [`Adaptive`](crate::Adaptive) learns per key.
+    /// The key has no meaning to the database; any hashable value will do.
     ///
     /// ```
     /// # use atomically::{Error, Pessimistic, TransactorExt as _};
@@ -94,7 +97,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// ```
     fn on_key(&self, key: impl Hash) -> With<'_, Self>;
 
-    /// The same transactor for runs of a unit that is called this in logs, metrics and reports of deadlocks.
+    /// Returns this transactor for runs of a unit that has this name in logs, metrics and deadlock reports.
     ///
     /// ```
     /// # use atomically::{Error, Optimistic, TransactorExt as _};
@@ -110,8 +113,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// # Why a `&'static str`?
     ///
-    /// Each name is a time series of its own, for as long as the process lives. Names that are put together
-    /// at run time, from ids say, would be as many as there are ids.
+    /// Each name is a time series of its own in the metrics, for the lifetime of the process. Names that
+    /// are composed at run time, for example from ids, would create one series per id.
     fn named(&self, name: &'static str) -> With<'_, Self>;
 }
 
@@ -149,7 +152,7 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
     }
 }
 
-/// A transactor that is asked for something: what [`TransactorExt::with`] gives.
+/// A transactor with overriding options, returned by [`TransactorExt::with`].
 #[derive(Debug)]
 pub struct With<'a, X: ?Sized> {
     transactor: &'a X,
@@ -157,7 +160,7 @@ pub struct With<'a, X: ?Sized> {
 }
 
 impl<DB: Backend, S: Strategy> With<'_, PoolTransactor<DB, S>> {
-    /// One statement of the caller's as its own transaction; returns how many rows it touched.
+    /// Runs one statement of the caller as its own transaction, and returns how many rows it affected.
     pub(crate) async fn apply_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
         self.transactor.clone().options(self.options.clone()).apply_statement(query).await
     }
@@ -170,7 +173,7 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for With<'_, X> {
     }
 }
 
-/// A closure as a unit, with the output of its last attempt.
+/// The unit made of a closure, with the output of its last attempt.
 struct Closure<F, T, E> {
     body: F,
     output: Option<Result<T, E>>,

@@ -1,9 +1,8 @@
-//! Ten thousand clients, an outage, and what retries make of it: a simulation around the loop that everybody
-//! runs.
+//! Simulates ten thousand clients that retry during and after an outage, with the real retry loop.
 //!
-//! The server is a queue that works off one attempt after the other, also those whose clients have stopped
-//! waiting; that is what servers do. It carries the fleet with a third of its strength to spare. Then it
-//! stands still for a while.
+//! The server is a queue that processes one attempt after another, including those whose clients have
+//! stopped waiting, as servers do. It has a third of its capacity to spare for the load of the fleet. Then
+//! it stops for ten seconds.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -15,10 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::deadline::Timer;
-use super::lines::{Lines, Standing};
 use super::options::Options;
 use super::retry::run_with_retries;
-use super::tries::{AttemptOutcome, Retryable};
+use super::retryable::{AttemptOutcome, Retryable};
+use super::waiting::{Permits, WaitingQueues};
 use crate::events::RunOutcome;
 use crate::failure::{Failure, FailureKind};
 use crate::gate::Gate;
@@ -28,16 +27,17 @@ use crate::sql_text::Syntax;
 use crate::strategy::{Attempt, Plan, Strategy};
 
 const CLIENTS: u64 = 10_000;
-/// Between two runs of a client, on average.
+/// The average pause between two runs of a client.
 const PAUSE: Duration = Duration::from_secs(10);
-/// What the server needs for one attempt: 1500 in a second, and 1000 are wanted.
+/// The time that the server needs for one attempt: 1500 per second, of which the clients need 1000.
 const WORK: Duration = Duration::from_nanos(1_000_000_000 / 1_500);
-/// How long clients wait for an attempt, and for all of them.
+/// The time that a client waits for one attempt.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
+/// The time that a client waits for all attempts of a run.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 const OUTAGE: std::ops::Range<u64> = 10..20;
-/// In the end the fleet is looked at for this long.
+/// The seconds at the end in which the fleet should have recovered.
 const END: std::ops::Range<u64> = 60..70;
 
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Strategy for Plain {
     }
 }
 
-/// Counts by the second of the simulation.
+/// Counts events for each second of the simulation.
 #[derive(Debug)]
 struct Seconds(Vec<AtomicU64>);
 
@@ -71,7 +71,7 @@ impl Seconds {
 
 struct World {
     started: Instant,
-    /// When the server will have worked off what it was sent so far.
+    /// When the server will have processed all attempts that it has received.
     free_at: Mutex<Instant>,
     wanted: Seconds,
     attempts: Seconds,
@@ -79,7 +79,7 @@ struct World {
 }
 
 impl World {
-    /// When an attempt that is sent now will be answered.
+    /// Sends an attempt, and returns when the server will answer it.
     fn send(&self) -> Instant {
         let mut free_at = self.free_at.lock().expect("the server");
         let outage = [OUTAGE.start, OUTAGE.end].map(|second| self.started + Duration::from_secs(second));
@@ -109,7 +109,7 @@ impl Retryable for Request<'_> {
         &mut self,
         _plan: Plan,
         _attempt: u32,
-        _standing: Standing,
+        _permits: Permits,
         _timer: &mut Timer,
     ) -> AttemptOutcome<()> {
         self.0.attempts.count(self.0.started);
@@ -131,7 +131,7 @@ impl Retryable for Request<'_> {
     async fn ended(&mut self, _timer: &mut Timer) {}
 }
 
-/// A client, until the end of the simulation.
+/// Runs one client until the end of the simulation.
 async fn client(world: Arc<World>, options: Options, seed: u64) {
     let mut chance = StdRng::seed_from_u64(seed);
     let mut pause = move || PAUSE.mul_f64(2.0 * chance.random::<f64>());
@@ -143,7 +143,7 @@ async fn client(world: Arc<World>, options: Options, seed: u64) {
         }
         world.wanted.count(world.started);
         let options = Options::new().seed(seed + run * CLIENTS).or(&options);
-        if run_with_retries(&Plain, Lines::at(&gate), &options, &mut Request(&world)).await.is_ok() {
+        if run_with_retries(&Plain, WaitingQueues::at(&gate), &options, &mut Request(&world)).await.is_ok() {
             world.done.count(world.started);
         }
     }
@@ -166,7 +166,7 @@ async fn simulate(options: Options) -> Arc<World> {
     world
 }
 
-/// Nine in ten, when nothing is wrong.
+/// Whether at least nine of ten runs succeed.
 fn carries_the_load(world: &World, seconds: std::ops::Range<u64>) -> bool {
     world.done.during(seconds.clone()) * 10 >= world.wanted.during(seconds) * 9
 }
@@ -178,7 +178,7 @@ async fn without_a_budget_the_fleet_stays_down_after_an_outage() {
     let (wanted, attempts, done) =
         (world.wanted.during(END), world.attempts.during(END), world.done.during(END));
     assert!(attempts > 2 * wanted, "{attempts} attempts at {wanted} runs");
-    assert!(done * 10 < wanted, "{done} of {wanted} runs were done: the test cannot tell with from without");
+    assert!(done * 10 < wanted, "{done} of {wanted} runs were done: the simulation shows no difference");
 }
 
 #[tokio::test(start_paused = true)]

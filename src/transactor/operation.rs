@@ -1,4 +1,4 @@
-//! The table that tells what became of a commit.
+//! The table of operations, by which an unknown commit can be resolved.
 
 use std::time::Duration;
 
@@ -18,32 +18,31 @@ use super::PoolTransactor;
 ///
 /// For [`Options::resolve_commits`](crate::Options::resolve_commits).
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
-    /// The statement that makes the table of operations where it is missing, for migrations of your own.
+    /// Returns the statement that creates the table of operations if it does not exist, for your own
+    /// migrations.
     #[must_use]
     pub fn operation_schema() -> &'static str {
         DB::CREATE_OPERATIONS
     }
 
-    /// Makes the table of operations where it is missing.
+    /// Creates the table of operations if it does not exist.
     ///
-    /// Looks in the catalog first: where the table is there, nothing is locked, so it may be called at each
-    /// start.
+    /// Checks the catalog first and locks nothing if the table exists, so it can be called at each start.
     ///
     /// # Errors
     ///
-    /// The database's; a [`LockTimeout`](crate::ErrorKind::LockTimeout) where a lock keeps the table from
-    /// being made.
+    /// Returns the failure of the database: [`LockTimeout`](crate::ErrorKind::LockTimeout) if a lock of
+    /// another session prevents the creation for more than 8 s.
     pub async fn create_operation_table(&self) -> Result<(), Error> {
         self.create_schema(DB::CREATE_OPERATIONS).await
     }
 
-    /// Makes tables of the crate's own where they are missing, also when other processes do so at the same
-    /// time.
+    /// Creates tables of the crate if they do not exist, even if other processes do so at the same time.
     ///
-    /// A lock that others hold is waited for several times, a second each: whoever comes later waits behind
-    /// it.
+    /// Waits for a lock of another session several times, one second each, because all later statements on
+    /// that table queue behind the wait.
     pub(crate) async fn create_schema(&self, schema: &'static str) -> Result<(), Error> {
-        let creating = self.under(Creating);
+        let creating = self.under(SchemaCreation);
         let begun = Instant::now();
         loop {
             let sql = AssertSqlSafe(DB::create_missing(schema)).into_sql_str();
@@ -56,17 +55,18 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         }
     }
 
-    /// Removes the rows of operations that are older than this, in batches, and answers how many there were.
+    /// Deletes the operations that are older than `older_than`, in batches, and returns how many there
+    /// were.
     ///
-    /// Any age above the longest deadline will do: an operation is only asked for while its run lasts.
+    /// Choose an age above the longest deadline: an operation is needed only as long as its run lasts.
     ///
     /// # Errors
     ///
-    /// The database's; what was removed until then stays removed.
+    /// Returns the failure of the database. Earlier batches stay deleted.
     ///
     /// # Cancellation
     ///
-    /// The batch at hand may or may not be removed.
+    /// May be dropped at any time. The current batch may or may not be deleted.
     pub async fn purge_operations(&self, older_than: Duration) -> Result<u64, Error> {
         let mut removed = 0;
         loop {
@@ -78,17 +78,17 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     }
 }
 
-/// How long a lock on a table is waited for, all in all: no wait begins after it.
+/// The time after which no further wait for a lock on a table begins.
 const LOCK_LIMIT: Duration = Duration::from_secs(8);
 
-/// Between two waits, for those who have been waiting behind the last one.
+/// The pause between two waits, in which the statements that queued behind the last one can run.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Runs again as others do, but for a lock that is not granted.
+/// Retries every retryable failure except a lock timeout, which [`PoolTransactor::create_schema`] handles.
 #[derive(Debug)]
-struct Creating;
+struct SchemaCreation;
 
-impl Strategy for Creating {
+impl Strategy for SchemaCreation {
     fn plan(&self, _attempt: &Attempt) -> Plan {
         Plan::new(Isolation::ReadCommitted)
     }
@@ -102,7 +102,7 @@ impl Strategy for Creating {
     }
 }
 
-/// Creates what is missing, and leaves the settings of the session as they were.
+/// Creates what does not exist, and restores the settings of the session.
 fn create<'c, DB: Backend>(
     connection: &'c mut DB::Connection,
     schema: &'static str,
@@ -111,9 +111,9 @@ fn create<'c, DB: Backend>(
         let Some(error) = DB::send_text(connection, DB::create_missing(schema)).await.error else {
             return Ok(());
         };
-        if let Some(put_back) = DB::RESTORE_AFTER_FAILED_CREATION {
-            // A session that does not answer is closed because of the first error.
-            let _ = DB::send_text(connection, put_back.to_owned()).await;
+        if let Some(restore) = DB::RESTORE_AFTER_FAILED_CREATION {
+            // If this fails as well, the session is closed because of the first error.
+            let _ = DB::send_text(connection, restore.to_owned()).await;
         }
         Err(error)
     })

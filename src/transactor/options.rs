@@ -1,29 +1,30 @@
-//! What can be asked of a transactor, or of one run.
+//! The options of a transactor, or of a single run.
 
 use std::hash::Hash;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-
 use crate::backoff::Backoff;
 use crate::digest::digest;
-use crate::events::{Observer, Run};
+use crate::events::Observer;
 #[cfg(feature = "testing")]
 use crate::intercept::Interceptor;
 use crate::intercept::Interceptors;
 use crate::isolation::{Access, Begin, Isolation};
 use crate::retry_budget::RetryBudget;
-use crate::strategy::{Limits, OwnLockLimit, Plan, Resolve};
+use crate::strategy::Resolve;
 use crate::telemetry::Observers;
 
 mod identity;
+mod merge;
+mod settings;
 
-/// How units of work are to be run, as far as the strategy is not to decide: for a transactor
-/// ([`PoolTransactor::options`](crate::PoolTransactor::options)) or for one run
-/// ([`TransactorExt::with`](crate::TransactorExt::with)).
+/// Settings for running units of work: limits, timeouts and overrides of the strategy's plan.
+///
+/// Set them for a transactor with [`PoolTransactor::options`](crate::PoolTransactor::options), or for
+/// single runs with [`TransactorExt::with`](crate::TransactorExt::with). An option that is not set falls
+/// back to the transactor's, and then to the default.
 ///
 /// ```
 /// # use atomically::{Error, Options, Optimistic, TransactorExt as _};
@@ -33,16 +34,19 @@ mod identity;
 /// let report = Options::new().read_only().deadline(Duration::from_secs(60));
 /// let rows: i64 = db
 ///     .with(report)
-///     .run(async |tx| Ok::<_, Error>(sqlx::query_scalar("SELECT COUNT(*) FROM product").fetch_one(&mut *tx).await?))
+///     .run(async |tx| {
+///         let count = sqlx::query_scalar("SELECT COUNT(*) FROM product");
+///         Ok::<_, Error>(count.fetch_one(&mut *tx).await?)
+///     })
 ///     .await?;
 /// # Ok(()) }
 /// ```
 ///
-/// Everything travels in the round trip that opens the transaction, and is gone when it ends. An option that
-/// the database does not have is an error ([`Unsupported`](crate::ErrorKind::Unsupported)) before anything is
-/// run, never silently left out.
+/// Options for the database are sent in the round trip that opens the transaction, and end with it. An
+/// option that the database does not support fails the run with
+/// [`Unsupported`](crate::ErrorKind::Unsupported) before the unit runs; it is never silently ignored.
 ///
-/// # What each database has
+/// # Support by database
 ///
 /// | | PostgreSQL | MySQL, MariaDB | SQLite |
 /// |---|---|---|---|
@@ -78,136 +82,141 @@ pub struct Options {
 }
 
 impl Options {
-    /// Nothing asked for.
+    /// Creates options with nothing set.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The isolation level, instead of the strategy's.
+    /// Overrides the strategy's isolation level.
     ///
-    /// A strategy relies on its level: `Serializable` below SERIALIZABLE promises nothing, and `Pessimistic`
-    /// above READ COMMITTED meets serialization failures on PostgreSQL and stale reads on MariaDB.
+    /// A strategy relies on its level: `Serializable` below SERIALIZABLE guarantees nothing, and
+    /// `Pessimistic` above READ COMMITTED causes serialization failures on PostgreSQL and stale reads on
+    /// MariaDB.
     #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = Some(isolation);
         self
     }
 
-    /// The database refuses writes, and [`Tx::for_update`](crate::Tx::for_update) takes no locks. A commit
-    /// without an answer is then no mystery: the unit is run again.
+    /// Opens read-only transactions: the database refuses writes, and
+    /// [`Tx::for_update`](crate::Tx::for_update) acquires no locks. A commit whose outcome is unknown is
+    /// retried, because it cannot have stored anything.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.access = Some(Access::ReadOnly);
         self
     }
 
-    /// PostgreSQL: a serializable, read-only transaction waits for a moment from which it can neither fail
-    /// nor make others fail. For long reports.
+    /// PostgreSQL: makes a serializable, read-only transaction wait for a snapshot with which it can
+    /// neither fail nor make other transactions fail. For long reports.
     #[must_use]
     pub fn deferrable(mut self) -> Self {
         self.deferrable = Some(true);
         self
     }
 
-    /// SQLite: when the locks are taken, instead of what the strategy's row lock asks for.
+    /// SQLite: sets when the locks are acquired, overriding what the strategy's row lock implies.
     #[must_use]
     pub fn begin(mut self, begin: Begin) -> Self {
         self.begin = Some(begin);
         self
     }
 
-    /// How many attempts a unit gets, the first included; 0 counts as 1. The default is 50.
+    /// Sets the maximum number of attempts, the first included. 0 is treated as 1. The default is 50.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = Some(attempts.max(1));
         self
     }
 
-    /// How long a unit may take: all attempts, waits for locks and connections, delays and the commit
+    /// Sets the time limit of a run: all attempts, waits for locks and connections, delays and the commit
     /// together. The default is 10 s.
     ///
-    /// The server is told what is left of it, as its limit for lock waits and statements; the client keeps it
-    /// too, because a server that has stalled says nothing. A commit that is not answered by then is
-    /// [unknown](crate::Error::is_commit_unknown).
+    /// The server receives the remaining time as its limit for lock waits and statements. The client
+    /// enforces the deadline too, because a stalled server does not report a timeout. A commit that was not
+    /// acknowledged by then is [unknown](crate::Error::is_commit_unknown).
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// The delays between attempts. The default is [`Backoff::default`].
+    /// Sets the delays between attempts. The default is [`Backoff::default`].
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = Some(backoff);
         self
     }
 
-    /// How long each wait for a lock may take, where that is less than what is left of the deadline: for a
-    /// row, and on PostgreSQL, MySQL and MariaDB also for a table whose definition is being changed.
+    /// Limits each wait for a lock: for a row, and on PostgreSQL, MySQL and MariaDB also for a table whose
+    /// definition is being changed. Has no effect beyond the deadline.
     ///
-    /// Without it, the limit is a little less than what is left of the deadline when the transaction is
-    /// opened, or the session's own limit (`lock_timeout` on PostgreSQL, `innodb_lock_wait_timeout` and
-    /// `lock_wait_timeout` on MariaDB) where that is shorter. So a statement that waits for a lock until the
-    /// deadline is reported as a [lock timeout](crate::Error::is_lock_timeout). There are two exceptions. A
-    /// statement that begins late in its unit is cut off by the client, which does not know what it waited
-    /// for. And MySQL and MariaDB count in seconds: with less than four of them left, a wait may be reported
-    /// as a statement timeout.
+    /// # Default
+    ///
+    /// Slightly less than the time that is left when the transaction opens, or the session's own limit
+    /// (`lock_timeout` on PostgreSQL, `innodb_lock_wait_timeout` and `lock_wait_timeout` on MariaDB) if
+    /// that is shorter. A statement that waits for a lock until the deadline is therefore reported as a
+    /// [lock timeout](crate::Error::is_lock_timeout), with two exceptions:
+    ///
+    /// - A statement that starts late in its unit is cut off by the client, which does not know what the
+    ///   statement waited for.
+    /// - MySQL and MariaDB count in seconds. With less than four seconds left, a wait may be reported as a
+    ///   statement timeout.
     #[must_use]
     pub fn lock_timeout(mut self, limit: Duration) -> Self {
         self.lock_timeout = Some(limit);
         self
     }
 
-    /// How long each statement may take, where that is less than what is left of the deadline.
+    /// Limits the duration of each statement. Has no effect beyond the deadline, which is the default.
     #[must_use]
     pub fn statement_timeout(mut self, limit: Duration) -> Self {
         self.statement_timeout = Some(limit);
         self
     }
 
-    /// How long the unit may be busy with something else than the database, between two statements. The
-    /// server closes the connection then, and the unit is run again.
+    /// Limits each pause between two statements, while the unit is busy with something else. When the limit
+    /// passes, the server closes the connection and the unit is retried. There is no limit by default.
     #[must_use]
     pub fn idle_timeout(mut self, limit: Duration) -> Self {
         self.idle_timeout = Some(limit);
         self
     }
 
-    /// Runs the unit again when it ends because of a unique violation, up to this many times: for "get it, or
-    /// create it if it is not there", where the one who comes second finds it at the next attempt.
+    /// Retries a unit that ends because of a unique violation, up to this many times. The default is 0.
     ///
-    /// A violation that a [savepoint](crate::Tx::savepoint) has rescued does not count, also where the unit
-    /// returns its error: the unit has had its chance to deal with it.
+    /// Use it for get-or-create: of two units that create the same row, the second one finds it on its next
+    /// attempt. A violation that a [savepoint](crate::Tx::savepoint) has rescued does not count, even if
+    /// the unit returns its error.
     ///
-    /// # Why not always?
+    /// # Why not by default?
     ///
-    /// A violation that persists would be met again and again. Most of them are the caller's news: the name
-    /// is taken.
+    /// Most violations persist, so that every retry would fail as well: the name is taken.
     #[must_use]
     pub fn retry_unique(mut self, times: u32) -> Self {
         self.retry_unique = Some(times);
         self
     }
 
-    /// Finds out what became of a commit whose answer never came, instead of reporting it as
+    /// Finds out whether a commit that was never acknowledged was stored, instead of reporting it as
     /// [unknown](crate::Error::is_commit_unknown).
     ///
-    /// With [`Resolve::Operation`] each attempt writes a row with an id of its own into the table
-    /// `atomically_operation`, in the round trip that opens the transaction. When a commit goes unanswered,
-    /// the next attempt writes the *same* id first: if it is there already, the earlier attempt was stored,
-    /// and its value is answered; if not, the earlier one cannot be stored any more, not even if it is still
-    /// at work, and the unit runs again. All of that within the deadline; a commit that is still unanswered
-    /// then stays unknown.
+    /// With [`Resolve::Operation`], each attempt writes a row with an id of its own to the table
+    /// `atomically_operation`, in the round trip that opens the transaction. After an unknown commit, the
+    /// next attempt writes the *same* id. If the row exists, the earlier attempt is stored and its value is
+    /// returned. Otherwise the row keeps the earlier attempt from being stored, even if it is still
+    /// running, and the unit is retried. A commit that cannot be resolved before the deadline stays
+    /// unknown.
     ///
-    /// The table is made by
-    /// [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or by your
-    /// own migrations, and rows are removed by [`purge_operations`](crate::PoolTransactor::purge_operations).
+    /// Create the table with
+    /// [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or in your
+    /// own migrations, and delete old rows with
+    /// [`purge_operations`](crate::PoolTransactor::purge_operations).
     ///
-    /// # Why not always?
+    /// # Why not by default?
     ///
-    /// It costs a row for each transaction. And not on SQLite without need: there it makes a writer of every
-    /// unit.
+    /// It costs one row per transaction. On SQLite it also turns every unit into a writer.
     #[must_use]
     pub fn resolve_commits(mut self, by: Resolve) -> Self {
         self.resolve_commits = Some(by);
@@ -216,186 +225,62 @@ impl Options {
 
     /// Names what the unit contends for: [`TransactorExt::on_key`](crate::TransactorExt::on_key).
     ///
-    /// For a whole transactor, on SQLite: there every writer contends for the same thing, and one key for all
-    /// of them puts them into a line that SQLite itself does not keep.
+    /// On SQLite one key for a whole transactor makes sense: all writers contend for the same lock, and at
+    /// the gate they get it in the order of their arrival, which SQLite itself does not guarantee.
     #[must_use]
     pub fn on_key(mut self, key: impl Hash) -> Self {
         self.key = Some(digest(&key));
         self
     }
 
-    /// What further attempts are paid from, together with all other runs that have the same budget. The
-    /// default is that they cost nothing.
+    /// Limits retries with a budget that is shared across runs. There is no budget by default.
     #[must_use]
     pub fn retry_budget(mut self, budget: &RetryBudget) -> Self {
         self.retry_budget = Some(budget.clone());
         self
     }
 
-    /// Draws the delays between attempts from this seed instead of from the operating system: for tests.
+    /// Seeds the random delays between attempts, for reproducible tests.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Names the unit, for logs and metrics: [`TransactorExt::named`](crate::TransactorExt::named).
+    /// Names the unit in logs and metrics: [`TransactorExt::named`](crate::TransactorExt::named).
     #[must_use]
     pub fn named(mut self, name: &'static str) -> Self {
         self.name = Some(name);
         self
     }
 
-    /// Tells this observer what happens, besides those of the options underneath.
+    /// Adds an observer, besides those of the transactor.
     #[must_use]
     pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observers.add(&observer);
         self
     }
 
-    /// For how long an open transaction may be idle before observers are [told](crate::UnitEvent::Idle). The
-    /// default is 1 s.
+    /// Sets how long an open transaction may be idle before observers receive
+    /// [`UnitEvent::Idle`](crate::UnitEvent::Idle). The default is 1 s.
     ///
-    /// Unlike [`idle_timeout`](Self::idle_timeout) this ends nothing.
+    /// Unlike [`idle_timeout`](Self::idle_timeout), it does not end the transaction.
     #[must_use]
     pub fn idle_warning(mut self, limit: Duration) -> Self {
         self.idle_warning = Some(limit);
         self
     }
 
-    /// Where the run was started.
+    /// Sets the location that started the run.
     pub(crate) fn started_at(mut self, location: &'static Location<'static>) -> Self {
         self.location = Some(location);
         self
     }
 
-    /// Lets everything that is asked of the database pass this first, and then those of the options
-    /// underneath.
+    /// Passes every statement through this interceptor first, and then through those of the transactor.
     #[cfg(feature = "testing")]
     pub(crate) fn intercepted_by(mut self, interceptor: Arc<dyn Interceptor>) -> Self {
         self.interceptors = Interceptors::one(interceptor);
         self
-    }
-
-    /// These options, and those of `base` where these ask for nothing.
-    #[must_use]
-    pub fn or(&self, base: &Self) -> Self {
-        Self {
-            isolation: self.isolation.or(base.isolation),
-            access: self.access.or(base.access),
-            deferrable: self.deferrable.or(base.deferrable),
-            begin: self.begin.or(base.begin),
-            attempts: self.attempts.or(base.attempts),
-            deadline: self.deadline.or(base.deadline),
-            backoff: self.backoff.or(base.backoff),
-            lock_timeout: self.lock_timeout.or(base.lock_timeout),
-            statement_timeout: self.statement_timeout.or(base.statement_timeout),
-            idle_timeout: self.idle_timeout.or(base.idle_timeout),
-            retry_unique: self.retry_unique.or(base.retry_unique),
-            resolve_commits: self.resolve_commits.or(base.resolve_commits),
-            key: self.key.or(base.key),
-            retry_budget: self.retry_budget.as_ref().or(base.retry_budget.as_ref()).cloned(),
-            seed: self.seed.or(base.seed),
-            name: self.name.or(base.name),
-            location: self.location.or(base.location),
-            observers: self.observers.and(&base.observers),
-            idle_warning: self.idle_warning.or(base.idle_warning),
-            interceptors: self.interceptors.and(&base.interceptors),
-        }
-    }
-
-    /// What the strategy plans, as far as nothing else was asked for.
-    pub(super) fn applied_to(&self, plan: Plan) -> Plan {
-        let access = self.access.unwrap_or(plan.access);
-        Plan {
-            isolation: self.isolation.unwrap_or(plan.isolation),
-            // Databases refuse to lock rows for one who only reads.
-            row_lock: plan.row_lock.filter(|_| access == Access::ReadWrite),
-            access,
-            deferrable: self.deferrable.unwrap_or(plan.deferrable),
-            begin: self.begin.or(plan.begin),
-            gated: plan.gated,
-        }
-    }
-
-    pub(super) fn limits(&self, left: Duration) -> Limits {
-        Limits {
-            left: Some(left),
-            lock: self.lock_timeout,
-            statement: self.statement_timeout,
-            idle: self.idle_timeout,
-            own_lock: OwnLockLimit::default(),
-        }
-    }
-
-    pub(super) fn max_attempts(&self) -> u32 {
-        self.attempts.unwrap_or(50)
-    }
-
-    pub(crate) fn time(&self) -> Duration {
-        self.deadline.unwrap_or(Duration::from_secs(10))
-    }
-
-    /// Whether a statement alone, which is its own transaction, lacks something that is asked for here.
-    pub(crate) fn ask_for_a_transaction(&self) -> bool {
-        self.isolation.is_some()
-            || self.access.is_some()
-            || self.deferrable.is_some()
-            || self.begin.is_some()
-            || self.lock_timeout.is_some()
-            || self.statement_timeout.is_some()
-            || self.idle_timeout.is_some()
-            || self.resolve_commits.is_some()
-            || !self.interceptors.is_empty()
-    }
-
-    pub(super) fn limits_idling(&self) -> bool {
-        self.idle_timeout.is_some()
-    }
-
-    pub(super) fn key(&self) -> Option<u64> {
-        self.key
-    }
-
-    pub(super) fn budget(&self) -> Option<&RetryBudget> {
-        self.retry_budget.as_ref()
-    }
-
-    /// By what attempts can be found again. One who only reads leaves nothing to be found.
-    pub(super) fn resolves_commits(&self) -> Option<Resolve> {
-        self.resolve_commits.filter(|_| self.access != Some(Access::ReadOnly))
-    }
-
-    pub(super) fn name(&self) -> &'static str {
-        self.name.unwrap_or(Run::UNNAMED)
-    }
-
-    pub(super) fn location(&self) -> Option<&'static Location<'static>> {
-        self.location
-    }
-
-    pub(super) fn observers(&self) -> &Observers {
-        &self.observers
-    }
-
-    pub(super) fn idle_limit(&self) -> Duration {
-        self.idle_warning.unwrap_or(Duration::from_secs(1))
-    }
-
-    pub(super) fn interceptors(&self) -> &Interceptors {
-        &self.interceptors
-    }
-
-    pub(super) fn unique_retries(&self) -> u32 {
-        self.retry_unique.unwrap_or(0)
-    }
-
-    /// The delays between attempts, without end.
-    pub(super) fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
-        let chance = match self.seed {
-            Some(seed) => StdRng::seed_from_u64(seed),
-            None => StdRng::from_rng(&mut rand::rng()),
-        };
-        self.backoff.unwrap_or_default().delays(chance)
     }
 }

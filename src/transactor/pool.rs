@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 
-use super::attempt::{Alone, Sending, StatementAttempts, UnitAttempts, sending};
-use super::deadlock_line::DeadlockLine;
-use super::lines::Lines;
-use super::lone::{self, MaySend};
+use super::atomicity::{self, Atomicity};
+use super::attempt::{Sending, StatementAttempts, StatementTarget, UnitAttempts, sending};
+use super::deadlock_queue::DeadlockQueue;
 use super::retry::run_with_retries;
+use super::waiting::WaitingQueues;
 use super::{Ended, Options, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
 use crate::backoff::Backoff;
@@ -25,21 +25,21 @@ use crate::tx::{ConnectionReuse, holds_connection_of, nested};
 
 /// A strategy bound to a pool: the transactor that applications use.
 ///
-/// Made by the `on` of a strategy (`Pessimistic::default().on(&pool)`), or by [`new`](Self::new) for one of
-/// your own. Cloning is cheap, and clones share the pool and the gate.
+/// Created by a strategy's `on` method (`Pessimistic::default().on(&pool)`), or by [`new`](Self::new) for a
+/// strategy of your own. Cloning is cheap; clones share the pool and the gate.
 ///
 /// # Default
 ///
 /// - attempts: 50, the first included
-/// - deadline: 10 s for all attempts together; it is what normally ends a unit
+/// - deadline: 10 s for all attempts together, which normally expires before the attempts are used up
 /// - backoff: [`Backoff::default`]
 /// - connections: each run acquires one from the pool and releases it to the pool. See
-///   [`reuse_connections`](Self::reuse_connections) for the fast way.
+///   [`reuse_connections`](Self::reuse_connections) for a faster way
 pub struct PoolTransactor<DB: Backend, S> {
     pool: Pool<DB>,
     strategy: Arc<S>,
     gate: Gate,
-    deadlocked: DeadlockLine,
+    deadlocked: DeadlockQueue,
     options: Options,
     reuse: ConnectionReuse<DB>,
 }
@@ -52,51 +52,52 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             pool: pool.clone(),
             strategy: Arc::new(strategy),
             gate: Gate::new(),
-            deadlocked: DeadlockLine::default(),
+            deadlocked: DeadlockQueue::default(),
             options: Options::default(),
             reuse: ConnectionReuse::off(),
         }
     }
 
-    /// Asks for this in every run, in place of what was asked for before.
+    /// Sets options for every run, overriding those that were set before.
     #[must_use]
     pub fn options(mut self, options: Options) -> Self {
         self.options = options.or(&self.options);
         self
     }
 
-    /// How many attempts a unit gets: [`Options::attempts`].
+    /// Sets the maximum number of attempts: [`Options::attempts`].
     #[must_use]
     pub fn attempts(self, attempts: u32) -> Self {
         self.options(Options::new().attempts(attempts))
     }
 
-    /// How long a unit may take: [`Options::deadline`].
+    /// Sets the time limit of a run: [`Options::deadline`].
     #[must_use]
     pub fn deadline(self, deadline: Duration) -> Self {
         self.options(Options::new().deadline(deadline))
     }
 
-    /// The delays between attempts: [`Options::backoff`].
+    /// Sets the delays between attempts: [`Options::backoff`].
     #[must_use]
     pub fn backoff(self, backoff: Backoff) -> Self {
         self.options(Options::new().backoff(backoff))
     }
 
-    /// What further attempts are paid from: [`Options::retry_budget`].
+    /// Limits retries with a budget that is shared across runs: [`Options::retry_budget`].
     #[must_use]
     pub fn retry_budget(self, budget: &RetryBudget) -> Self {
         self.options(Options::new().retry_budget(budget))
     }
 
-    /// Tells this observer what happens to the units: besides those that it was given before, and those of a
-    /// run's own options.
+    /// Adds an observer of every run, besides those that were added before and those in a run's own
+    /// options.
     #[must_use]
     pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
         self.options(Options::new().observed_by(Arc::new(observer)))
     }
 
-    /// Has runs that name a key wait at this gate, which others may share, instead of at one of its own.
+    /// Sets the gate at which runs with a key wait. Transactors with the same gate share its queues; by
+    /// default each transactor has a gate of its own.
     #[must_use]
     pub fn gate(mut self, gate: &Gate) -> Self {
         self.gate = gate.clone();
@@ -106,22 +107,23 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// Lets runs reuse a connection that another run of this transactor, or of a clone, has just released,
     /// instead of passing it through the pool. Saves one or two round trips per run under load.
     ///
-    /// Between two runs, sqlx's pool pings a connection twice: in a background task when it is released, and
-    /// again when it is acquired. Right after a run that ended cleanly, both pings are redundant. With reuse:
+    /// Between two runs, sqlx's pool pings a connection twice: in a background task when it is released,
+    /// and again when it is acquired. Right after a run that ended cleanly, both pings are redundant. With
+    /// reuse:
     ///
     /// - A connection goes to the run that has waited longest for one, or to the next run if that begins
-    ///   right away. It is returned to the pool after 32 runs or 50 ms, whichever comes first, so that other
-    ///   users of the pool are not starved and its `max_lifetime` and `idle_timeout` still apply. A run that
-    ///   waits also waits for the pool, and takes what comes first.
-    /// - An idle connection is acquired without a ping: a BEGIN that meets a dead connection has done nothing
-    ///   and is sent on another one, without counting as an attempt.
+    ///   right away. It is returned to the pool after 32 runs or 50 ms, whichever comes first, so that
+    ///   other users of the pool are not starved and its `max_lifetime` and `idle_timeout` still apply. A
+    ///   run that waits also waits for the pool, and takes what comes first.
+    /// - An idle connection is acquired without a ping: a BEGIN that meets a dead connection has done
+    ///   nothing and is sent on another one, without counting as an attempt.
     ///
     /// # Why not by default?
     ///
-    /// The pool's callbacks are not called for a connection that does not pass through it, and sqlx does not
-    /// say whether a pool has any. Where `before_acquire` sets a tenant, or a role, a run would see the rows
-    /// of the previous run's tenant. Ask for reuse if your pool has no such callbacks, or if they set nothing
-    /// that differs from run to run.
+    /// The pool's callbacks are not called for a connection that does not pass through it, and sqlx does
+    /// not say whether a pool has any. Where `before_acquire` sets a tenant, or a role, a run would see the
+    /// rows of the previous run's tenant. Enable reuse if your pool has no such callbacks, or if they set
+    /// nothing that differs from run to run.
     #[must_use]
     pub fn reuse_connections(mut self) -> Self {
         self.reuse = ConnectionReuse::on();
@@ -137,7 +139,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self
     }
 
-    /// The pool that the transactor takes its connections from.
+    /// Returns the pool that the transactor acquires its connections from.
     #[must_use]
     pub fn pool(&self) -> &Pool<DB> {
         &self.pool
@@ -145,24 +147,24 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 }
 
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
-    /// One statement as its own transaction; answers how many rows it touched.
+    /// Runs one statement of the crate as its own transaction, and returns how many rows it affected.
     pub(crate) async fn run_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
-        self.send_alone(query, MaySend::AsOftenAsItTakes).await
+        self.send_alone(query, Atomicity::Whole).await
     }
 
-    /// The same for a statement of the caller's, which may be anything.
+    /// Runs one statement of the caller as its own transaction, if its text allows that.
     pub(crate) async fn apply_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
-        let sent = lone::check(&query)?;
-        self.send_alone(query, sent).await
+        let atomicity = atomicity::check(&query)?;
+        self.send_alone(query, atomicity).await
     }
 
-    async fn send_alone(&self, query: WatchedQuery<DB>, sent: MaySend) -> Result<u64, Error> {
+    async fn send_alone(&self, query: WatchedQuery<DB>, atomicity: Atomicity) -> Result<u64, Error> {
         let (sql, nowait) = (query.text(), query.has_nowait());
-        self.run_alone(sql, nowait, sent, sending(&self.options, query)).await
+        self.run_alone(sql, nowait, atomicity, sending(&self.options, query)).await
     }
 
-    /// What is its own transaction without BEGIN and COMMIT, on a connection of the pool, with what the
-    /// server may be told of the time that is left; `sql` is what is said of it. Interceptors do not see it.
+    /// Runs `run` on a connection of the pool, as its own transaction without BEGIN and COMMIT. `run`
+    /// receives the time limit for the server. Observers see `sql`; interceptors see nothing.
     pub(crate) async fn run_on_connection<T: Send>(
         &self,
         sql: SqlStr,
@@ -170,28 +172,32 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         + Send
         + Sync,
     ) -> Result<T, Error> {
-        self.run_alone(sql, false, MaySend::AsOftenAsItTakes, |connection, sending| {
-            run(connection, sending.limit)
-        })
-        .await
+        self.run_alone(sql, false, Atomicity::Whole, |connection, sending| run(connection, sending.limit))
+            .await
     }
 
-    async fn run_alone<R, T>(&self, sql: SqlStr, nowait: bool, sent: MaySend, run: R) -> Result<T, Error>
+    async fn run_alone<R, T>(
+        &self,
+        sql: SqlStr,
+        nowait: bool,
+        atomicity: Atomicity,
+        run: R,
+    ) -> Result<T, Error>
     where
         R: for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + Sync,
         T: Send,
     {
         self.refuse_nesting()?;
-        let alone = Alone { pool: &self.pool, reuse: &self.reuse, sql, nowait, sent };
-        let mut statement = StatementAttempts::new(alone, run);
-        run_with_retries(&*self.strategy, self.lines(), &self.options, &mut statement).await
+        let target = StatementTarget { pool: &self.pool, reuse: &self.reuse, sql, nowait, atomicity };
+        let mut statement = StatementAttempts::new(target, run);
+        run_with_retries(&*self.strategy, self.waiting_queues(), &self.options, &mut statement).await
     }
 
-    const fn lines(&self) -> Lines<'_> {
-        Lines { gate: &self.gate, deadlocked: Some(&self.deadlocked) }
+    const fn waiting_queues(&self) -> WaitingQueues<'_> {
+        WaitingQueues { gate: &self.gate, deadlocked: Some(&self.deadlocked) }
     }
 
-    /// The same under another strategy.
+    /// Returns this transactor with another strategy.
     pub(super) fn under<T: Strategy>(&self, strategy: T) -> PoolTransactor<DB, T> {
         PoolTransactor {
             pool: self.pool.clone(),
@@ -203,7 +209,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         }
     }
 
-    /// Before anything is waited for: it would be waited for in vain.
+    /// Fails inside of a unit of work on the same pool, which would wait for its own connection.
     fn refuse_nesting(&self) -> Result<(), Error> {
         if holds_connection_of(&self.pool) { Err(Error::failed(nested(), None)) } else { Ok(()) }
     }
@@ -215,11 +221,11 @@ impl<DB: Backend, S: Strategy> Transactor<DB> for PoolTransactor<DB, S> {
         self.refuse_nesting()?;
         let options = options.or(&self.options);
         let mut unit = UnitAttempts::new(&self.pool, &self.reuse, &options, unit);
-        run_with_retries(&*self.strategy, self.lines(), &options, &mut unit).await
+        run_with_retries(&*self.strategy, self.waiting_queues(), &options, &mut unit).await
     }
 }
 
-// Not derived: that would ask for `DB: Clone`.
+// Not derived, because that would require `DB: Clone`.
 impl<DB: Backend, S> Clone for PoolTransactor<DB, S> {
     fn clone(&self) -> Self {
         Self {

@@ -18,12 +18,12 @@ use crate::support::{TestBackend, eventually};
 
 type Answer = Result<DeltaOutcome, Error>;
 
-/// Long enough for the busiest machine: what is tested is what is answered, not when.
+/// Long limits, for slow machines: the tests check results, not times.
 fn patient() -> Options {
     Options::new().attempts(10_000).deadline(Duration::from_secs(240))
 }
 
-/// Has each batch lock its rows first, and commit by a COMMIT, also where one statement would do.
+/// Makes each batch lock its rows and send COMMIT, even if a single statement would be enough.
 fn step_by_step() -> Options {
     Options::new().lock_timeout(Duration::from_secs(240))
 }
@@ -59,8 +59,8 @@ fn ok(answers: Vec<Answer>) -> Vec<DeltaOutcome> {
     answers.into_iter().map(|answer| answer.expect("a commit")).collect()
 }
 
-/// A flight that has departed with one call, which adds 0, and waits for what somebody else has locked.
-/// Whatever is asked for from now on waits for the next flight, and shares it.
+/// A batch of one call, which adds 0 and waits for a row that another session has locked. Later calls wait
+/// for the next batch, and share it.
 struct Jam<DB: TestBackend> {
     blocker: DB::Connection,
     first: JoinHandle<Answer>,
@@ -75,7 +75,7 @@ where
         Self::held_by(DB::blocker(url).await, pool, deltas).await
     }
 
-    /// The same, of a row that need not have room for another number.
+    /// Locks the row without changing it, for rows that have no room for another value.
     async fn unchanged(url: &str, pool: &Pool<DB>, deltas: &Deltas<DB, i64>) -> Self {
         let blocker = DB::another(url).await.acquire().await.expect("a connection");
         let mut blocker = blocker.detach();
@@ -88,13 +88,13 @@ where
         eventually(1, async || pool.num_idle()).await;
         let deltas = deltas.clone();
         let first = tokio::spawn(async move { deltas.add(1, 0).await });
-        // The flight has left the queue before it takes the connection.
+        // The batch has taken its call before it acquires the connection.
         eventually(0, async || pool.num_idle()).await;
         Self { blocker, first }
     }
 
     async fn end(mut self) -> Answer {
-        DB::raw(&mut self.blocker, "ROLLBACK").await.expect("the lock is given back");
+        DB::raw(&mut self.blocker, "ROLLBACK").await.expect("the lock is released");
         self.first.await.expect("no panic")
     }
 }
@@ -108,6 +108,6 @@ where
     i64: Key<DB>,
 {
     let mut calls = join_all(calls);
-    assert!((&mut calls).now_or_never().is_none(), "nobody can have been answered");
+    assert!((&mut calls).now_or_never().is_none(), "no call can have returned");
     join(jam.end(), calls).await
 }

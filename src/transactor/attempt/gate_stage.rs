@@ -1,16 +1,16 @@
-//! When an attempt that has come through the gate may go on.
+//! How far an attempt gets before it waits for its turn at the gate.
 
 use crate::backend::Backend;
 use crate::gate::GatePermit;
-use crate::intercept::Interceptors;
 use crate::isolation::{Begin, Isolation};
 use crate::row_lock::RowLock;
 use crate::strategy::Plan;
 use crate::transactor::deadline::Timer;
-use crate::transactor::retry::still_in_line;
-use crate::transactor::tries::AttemptOutcome;
+use crate::transactor::options::Options;
+use crate::transactor::retryable::AttemptOutcome;
+use crate::transactor::waiting::waiting_at_gate;
 
-/// Where an attempt waits for the one before it at the same key.
+/// Where an attempt waits for the attempt before it with the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GateStage {
     /// Before it opens its transaction.
@@ -22,12 +22,14 @@ pub(super) enum GateStage {
 }
 
 impl GateStage {
-    /// As late as is safe, so that the database waits for nobody.
+    /// Returns the latest stage at which waiting is safe, so that the database is idle as little as
+    /// possible.
     ///
-    /// `opens_bare` is false where the opening already reads or writes, or may not be followed by a pause.
+    /// `opens_bare` is false if opening the transaction already reads or writes, or if it must not be
+    /// followed by a pause.
     pub(super) fn of<DB: Backend>(plan: &Plan, opens_bare: bool) -> Self {
         let has_row_locks = DB::lock_clause(RowLock::NO_KEY_UPDATE).is_some();
-        // A snapshot would be older than the row that was waited for.
+        // A snapshot would be older than the row that the attempt waited for.
         let sees_what_it_waited_for =
             matches!(plan.isolation, Isolation::ReadUncommitted | Isolation::ReadCommitted);
         let begins_by_locking = match plan.begin {
@@ -43,18 +45,19 @@ impl GateStage {
         }
     }
 
-    /// Waits where this turn is waited for; answers the outcome of the attempt, unless it may go on.
+    /// Waits for the turn at the gate, if `here` is the stage at which the attempt waits. Fails with the
+    /// outcome of the attempt if the deadline passes first.
     pub(super) async fn wait<T>(
         self,
         here: Self,
-        place: Option<&mut GatePermit>,
-        interceptors: &Interceptors,
+        permit: Option<&mut GatePermit>,
+        options: &Options,
         timer: &mut Timer,
-    ) -> Option<AttemptOutcome<T>> {
-        let place = place.filter(|_| self == here)?;
-        match timer.at_gate(interceptors.while_at_gate(place.admitted())).await {
-            Some(()) => None,
-            None => Some(AttemptOutcome::out_of_time("at the gate", still_in_line())),
+    ) -> Result<(), AttemptOutcome<T>> {
+        let Some(permit) = permit.filter(|_| self == here) else { return Ok(()) };
+        match timer.at_gate(options.interceptors().while_at_gate(permit.admitted())).await {
+            Some(()) => Ok(()),
+            None => Err(AttemptOutcome::out_of_time("at the gate", waiting_at_gate())),
         }
     }
 }
@@ -69,7 +72,7 @@ mod tests {
     const LOCKING: Plan = PLAIN.locking(RowLock::NO_KEY_UPDATE);
 
     #[test]
-    fn who_locks_rows_waits_for_them() {
+    fn a_locking_plan_waits_at_the_row_not_at_the_gate() {
         for opens_bare in [true, false] {
             assert_eq!(GateStage::of::<Postgres>(&LOCKING, opens_bare), GateStage::AtTheRow);
             assert_eq!(GateStage::of::<MySql>(&LOCKING, opens_bare), GateStage::AtTheRow);
@@ -77,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_taken_when_it_is_the_turn() {
+    fn a_snapshot_is_taken_after_the_turn_at_the_gate() {
         for isolation in [Isolation::RepeatableRead, Isolation::Serializable] {
             let plan = Plan::new(isolation);
             assert_eq!(GateStage::of::<Postgres>(&plan, true), GateStage::Inside);
@@ -87,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_holds_the_lock_of_a_whole_database_while_waiting() {
+    fn the_lock_of_a_whole_database_is_not_held_at_the_gate() {
         assert_eq!(GateStage::of::<Sqlite>(&LOCKING, true), GateStage::Outside);
         assert_eq!(GateStage::of::<Sqlite>(&PLAIN, true), GateStage::Inside);
         assert_eq!(GateStage::of::<Sqlite>(&PLAIN, false), GateStage::Outside);

@@ -1,4 +1,4 @@
-//! How an attempt at a unit gets its transaction.
+//! Opens the transaction of an attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,8 +13,8 @@ use crate::transactor::deadline::Clock;
 use crate::transactor::options::Options;
 use crate::tx::{self, ConnectionReuse, NotOpened, RightOfWay, Tx};
 
-/// What it takes to open a transaction.
-pub(super) struct Opening<'a, DB: Backend> {
+/// How the transaction of an attempt is to be opened.
+pub(super) struct AttemptOpening<'a, DB: Backend> {
     pub(super) pool: &'a Pool<DB>,
     pub(super) reuse: &'a ConnectionReuse<DB>,
     pub(super) options: &'a Options,
@@ -28,9 +28,11 @@ pub(super) struct Opening<'a, DB: Backend> {
     pub(super) observation: Option<Arc<RunClock>>,
 }
 
-impl<DB: Backend> Opening<'_, DB> {
-    /// A pooled connection may have died since it was last used. Finding out is not an attempt: nothing was
-    /// run. There are at most as many of them as the pool holds.
+impl<DB: Backend> AttemptOpening<'_, DB> {
+    /// Opens the transaction, on another connection if a pooled one has died since it was last used.
+    ///
+    /// A dead connection does not count as an attempt, because nothing was run on it. At most as many are
+    /// replaced as the pool holds.
     pub(super) async fn run(self) -> Result<Box<Tx<DB>>, Failure> {
         let mut replacements = self.pool.options().get_max_connections();
         loop {

@@ -7,53 +7,51 @@ use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 use tokio::time::Instant;
 
-use crate::backend::error_text;
-use crate::backend::{Backend, WatchedQuery, failure_of, failure_or_other};
+use crate::backend::{Backend, WatchedQuery, error_text, failure_of, failure_or_other};
 use crate::events::RunOutcome;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::StatementAnswer;
 use crate::sql_text::Syntax;
 use crate::strategy::Plan;
 use crate::telemetry::counted;
+use crate::transactor::atomicity::{Atomicity, sent_once};
 use crate::transactor::deadline::Timer;
-use crate::transactor::lines::Standing;
-use crate::transactor::lone::{MaySend, sent_once};
 use crate::transactor::options::Options;
-use crate::transactor::tries::{AttemptOutcome, Retryable};
+use crate::transactor::retryable::{AttemptOutcome, Retryable};
+use crate::transactor::waiting::Permits;
 use crate::tx::{Attempts, ConnectionReuse, Interception, PooledSession, cut_short, not_connected};
 
-/// Where a single statement runs, and what is known of it.
-pub(in crate::transactor) struct Alone<'a, DB: Backend> {
+/// A single statement, and where it runs.
+pub(in crate::transactor) struct StatementTarget<'a, DB: Backend> {
     pub(in crate::transactor) pool: &'a Pool<DB>,
     pub(in crate::transactor) reuse: &'a ConnectionReuse<DB>,
-    /// Its text, for those who watch.
+    /// Its text, for observers.
     pub(in crate::transactor) sql: SqlStr,
     pub(in crate::transactor) nowait: bool,
-    /// Whether it may be sent again when it has failed.
-    pub(in crate::transactor) sent: MaySend,
+    pub(in crate::transactor) atomicity: Atomicity,
 }
 
-/// A single statement, without BEGIN and COMMIT.
+/// The attempts at a single statement, without BEGIN and COMMIT.
 pub(in crate::transactor) struct StatementAttempts<'a, DB: Backend, R> {
-    admitted: Alone<'a, DB>,
+    target: StatementTarget<'a, DB>,
     run: R,
 }
 
-/// When it is sent.
+/// One sending of a statement.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::transactor) struct Sending {
-    /// At the attempt with this number.
+    /// The number of the attempt.
     pub(in crate::transactor) attempt: u32,
-    /// With what the server may be told of the time that is left.
+    /// The time limit for the server.
     pub(in crate::transactor) limit: Duration,
 }
 
 impl<'a, DB: Backend, R> StatementAttempts<'a, DB, R> {
-    pub(in crate::transactor) fn new<T>(admitted: Alone<'a, DB>, run: R) -> Self
+    pub(in crate::transactor) fn new<T>(target: StatementTarget<'a, DB>, run: R) -> Self
     where
         R: for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<T, sqlx::Error>>,
     {
-        Self { admitted, run }
+        Self { target, run }
     }
 }
 
@@ -83,13 +81,13 @@ where
         &mut self,
         _plan: Plan,
         attempt: u32,
-        _standing: Standing,
+        _permits: Permits,
         timer: &mut Timer,
     ) -> AttemptOutcome<T> {
-        // A dead connection met by a statement cannot be told from a lost commit, so here the pool's test is
+        // A statement that meets a dead connection looks like a lost commit, so here the pool's ping is
         // worth its round trip.
         let observation = timer.observation.clone();
-        let Alone { pool, reuse, .. } = self.admitted;
+        let StatementTarget { pool, reuse, .. } = self.target;
         let asked = Instant::now();
         let acquiring = pin!(PooledSession::acquire_for_lone_statement(pool, reuse));
         let acquiring = counted(observation.as_deref(), |times| &mut times.pool, acquiring);
@@ -99,12 +97,14 @@ where
             Some(Err(error)) => return AttemptOutcome::failed(not_connected(pool, asked, &error)),
             None => return AttemptOutcome::out_of_time("for a connection", cut_short(pool, asked, false)),
         };
-        timer.tell(|observation| observation.sent(&self.admitted.sql));
+        timer.notify(|observation| observation.sent(&self.target.sql));
         let sending = Sending { attempt, limit: timer.clock.server_limit() };
         let answer = timer.within((self.run)(session.connection(), sending)).await;
         let error = match answer {
             Some(Ok(output)) => {
-                return match DB::COMMIT_AFTER_CALL.filter(|_| self.admitted.sent == MaySend::Once) {
+                return match DB::COMMIT_AFTER_CALL
+                    .filter(|_| self.target.atomicity == Atomicity::MayStorePart)
+                {
                     None => {
                         session.release_after_lone_statement().await;
                         AttemptOutcome::Done(output)
@@ -120,22 +120,22 @@ where
                 ));
             }
         };
-        let failure = failure_of::<DB>(&error, self.admitted.nowait)
+        let failure = failure_of::<DB>(&error, self.target.nowait)
             .unwrap_or_else(|| Failure::new(FailureKind::Other, error_text(&error)));
-        timer.tell(|observation| observation.answered(Some(&failure)));
+        timer.notify(|observation| observation.answered(Some(&failure)));
         // A lone statement commits itself, so an error that breaks it may have broken its commit.
         if failure.is_in_doubt() {
             session.close();
             return AttemptOutcome::failed(failure.into_commit_unknown());
         }
-        let is_once = self.admitted.sent == MaySend::Once;
-        let may_hold_a_transaction = is_once && DB::COMMIT_AFTER_CALL.is_some();
-        if failure.ends_session() || may_hold_a_transaction {
+        let may_store_part = self.target.atomicity == Atomicity::MayStorePart;
+        let may_leave_a_transaction = may_store_part && DB::COMMIT_AFTER_CALL.is_some();
+        if failure.ends_session() || may_leave_a_transaction {
             session.close();
         } else {
             session.release_after_lone_statement().await;
         }
-        if is_once {
+        if may_store_part {
             AttemptOutcome::Final(sent_once(failure))
         } else if DB::VIOLATIONS_MAY_STORE_PARTS && failure.kind() == FailureKind::Constraint {
             AttemptOutcome::Final(failure)
@@ -146,7 +146,8 @@ where
 }
 
 impl<DB: Backend, R> StatementAttempts<'_, DB, R> {
-    /// Commits what a call has left open. Its connection is closed: who knows what else it has left there.
+    /// Commits what a `CALL` has left open, and closes the connection, because the procedure may have left
+    /// more behind.
     async fn commit_call<T>(
         &self,
         mut session: PooledSession<DB>,
@@ -171,29 +172,30 @@ impl<DB: Backend, R> StatementAttempts<'_, DB, R> {
             }
             None => AttemptOutcome::Final(Failure::new(
                 FailureKind::CommitUnknown,
-                "the deadline passed before the server answered the commit of what the statement had left open",
+                "the deadline passed before the server answered the commit of what the statement had left \
+                 open",
             )),
         }
     }
 }
 
-/// How a query is sent, past the interceptors if there are any.
+/// Returns the function that sends a query, through the interceptors if there are any.
 pub(in crate::transactor) fn sending<DB: Backend>(
     options: &Options,
     query: WatchedQuery<DB>,
 ) -> impl for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<u64, sqlx::Error>> {
     let interceptors = options.interceptors().clone();
-    let max = options.max_attempts();
+    let max_attempts = options.max_attempts();
     move |connection, Sending { attempt, .. }| {
         if interceptors.is_empty() {
             return DB::run_statement(connection, query.clone());
         }
         let (interceptors, query) = (interceptors.clone(), query.clone());
         Box::pin(async move {
-            let attempts = Attempts { number: attempt, max };
+            let attempts = Attempts { number: attempt, max: max_attempts };
             let interception = Interception::new::<DB>(interceptors, attempts, connection).await;
-            let told = |rows: &u64| StatementAnswer::affected(*rows);
-            interception.run(connection, &query, told, DB::run_statement).await
+            let answer = |rows: &u64| StatementAnswer::affected(*rows);
+            interception.run(connection, &query, answer, DB::run_statement).await
         })
     }
 }

@@ -1,4 +1,4 @@
-//! What is found out about a transaction before it ends.
+//! Checks a transaction before it ends: for statements that the crate did not see, and for deadlocks.
 
 use sqlx::Pool;
 
@@ -8,9 +8,11 @@ use crate::transactor::Decision;
 use crate::transactor::deadline::Timer;
 use crate::tx::{Tx, Unwatched, identity};
 
-/// What became of a transaction in statements that were not seen, `converted` being what the unit has said of
-/// them. A failure that certainly ends the transaction has ended it; one that only the commit can confirm is
-/// returned.
+/// Checks what statements that the crate did not see have done to the transaction. `converted` is the
+/// failure that the unit has converted to an error of its own.
+///
+/// A failure that certainly ends the transaction is recorded in `tx`; one that only the commit can confirm
+/// is returned.
 pub(super) async fn unseen<DB: Backend>(
     tx: &mut Tx<DB>,
     decision: Decision,
@@ -19,7 +21,7 @@ pub(super) async fn unseen<DB: Backend>(
     let converted = converted.filter(Tx::<DB>::ends_with);
     if decision == Decision::Commit && tx.over().is_none() {
         let failure = converted?;
-        // Where a transaction survives its conflicts, the commit would go through.
+        // Where a transaction survives a conflict, the commit would succeed.
         if !DB::EVERY_ERROR_ABORTS && failure.kind().is_conflict() {
             tx.end(failure.clone());
         }
@@ -32,7 +34,7 @@ pub(super) async fn unseen<DB: Backend>(
     Some(found)
 }
 
-/// Those who watch are told of a deadlock which units it was between.
+/// Adds a report to a deadlock, with the units that took part in it, if the run is observed.
 pub(super) async fn explained<DB: Backend>(
     failure: Failure,
     tx: &mut Tx<DB>,
@@ -43,7 +45,7 @@ pub(super) async fn explained<DB: Backend>(
     else {
         return failure;
     };
-    // In a box of its own: in place, it would be in the future of every run.
+    // Boxed, because in place it would enlarge the future of every run.
     let failure = Box::pin(tx.explain(failure)).await;
     let mut report = failure.deadlock().cloned().unwrap_or_default();
     observation.name_units(&mut report, identity(pool));

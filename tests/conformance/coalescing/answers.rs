@@ -8,12 +8,12 @@ use super::{Jam, add_rows, behind, deltas, ok, patient, values};
 use crate::conformance::increments::counter;
 use crate::support::TestBackend;
 
-/// A row may not hold 11 to 900.
+/// A table whose rows may not hold 11 to 900.
 const WITH_A_GAP: &str = "CREATE TABLE counter (
     id BIGINT PRIMARY KEY,
     value BIGINT NOT NULL CHECK (value NOT BETWEEN 11 AND 900))";
 
-pub(crate) async fn each_call_is_answered_with_what_became_of_it<DB: TestBackend>()
+pub(crate) async fn each_call_returns_its_own_outcome<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -27,7 +27,7 @@ where
     assert_eq!(stock.add(1, 0).await.expect("a commit"), Applied { value: 0 });
     assert_eq!(stock.add(99, 1).await.expect("a commit"), NotFound);
 
-    // What an integer can hold is a bound like any other.
+    // The range of an `i64` is a bound, too.
     let unbounded = deltas(&pool);
     assert_eq!(unbounded.add(1, i64::MAX).await.expect("a commit"), Applied { value: i64::MAX });
     assert_eq!(unbounded.add(1, 1).await.expect("a commit"), Refused { value: i64::MAX });
@@ -36,8 +36,8 @@ where
     assert_eq!(values(&pool, &[1, 2]).await, [i64::MAX, i64::MIN]);
 }
 
-/// The row may not hold 11 to 900: alone, the first of each pair would be refused by the database.
-pub(crate) async fn calls_behind_a_flight_share_the_next_one<DB: TestBackend>()
+/// No row may hold 11 to 900: alone, the first call of each pair would be refused by the database.
+pub(crate) async fn calls_behind_a_batch_share_the_next_one<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -66,7 +66,7 @@ where
     assert_eq!(values(&pool, &[1, 2]).await, [0, 9]);
 }
 
-pub(crate) async fn what_the_database_refuses_is_told_to_the_calls_it_is_about<DB: TestBackend>()
+pub(crate) async fn a_refusal_of_the_database_fails_only_its_calls<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -93,8 +93,7 @@ where
     assert_eq!(values(&pool, &[1, 2, 3]).await, [6, 5, 4]);
 }
 
-/// What goes into one statement: one key, a power of two and what is between, and more than one statement
-/// takes.
+/// One key, powers of two and counts between them, and more keys than one statement takes.
 pub(crate) async fn any_number_of_keys_is_changed_once_each<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -135,7 +134,7 @@ where
     assert_eq!(ok(join_all(calls).await), expected);
     let small = uses.add("rust".to_owned(), i64::from(i32::MAX)).await;
     if DB::NAME == "SQLite" {
-        // Its integers are all of one size.
+        // All of its integers have 64 bits.
         assert_eq!(small.expect("a commit"), Applied { value: 7 + i64::from(i32::MAX) });
     } else {
         let error = small.expect_err("the column is too small");

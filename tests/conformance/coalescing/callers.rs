@@ -1,4 +1,4 @@
-//! Callers that give up, come too late, or call from where they must not.
+//! Callers that give up, run out of time, or call from inside of a unit.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{Jam, behind, deltas, ok, patient, step_by_step};
 use crate::conformance::increments::{counter, value};
 use crate::support::{TestBackend, eventually};
 
-/// Also the one whose call set the flight off. What was not written yet is not stored.
+/// Includes the caller whose call started the batch. A call that was not written yet is not stored.
 pub(crate) async fn a_dropped_caller_takes_only_its_own_call_along<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -27,14 +27,14 @@ where
     let kept: Vec<_> =
         calls.into_iter().enumerate().filter(|(n, _)| n % 3 == 1).map(|(_, call)| call).collect();
     let mut blocker = jam.blocker;
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
     let expected = [2, 2 + 16, 2 + 16 + 128].map(|value| Applied { value });
     assert_eq!(ok(join_all(kept).await), expected);
     assert_eq!(value(&pool).await, 146);
 }
 
-/// The batch has the call already, and has not got its locks.
-pub(crate) async fn a_caller_that_is_dropped_in_flight_has_stored_nothing<DB: TestBackend>()
+/// The batch has taken the call, and waits for its locks.
+pub(crate) async fn a_caller_dropped_before_the_locks_stores_nothing<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -46,12 +46,12 @@ where
     assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
     eventually(0, async || pool.num_idle()).await;
     drop(first);
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
     assert_eq!(second.await.expect("a commit"), Applied { value: 10 });
 }
 
-/// Calls that share a flight have deadlines of their own: the flight goes on for the last of them, without
-/// its locks, while the others give up.
+/// Calls in one batch have deadlines of their own: the batch keeps waiting for its locks on behalf of the
+/// last call, while the others give up.
 pub(crate) async fn a_deadline_is_kept_and_nothing_is_stored<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -65,15 +65,15 @@ where
         hasty.add(1, 1).await
     });
     for error in join_all(staggered).await {
-        let error = error.expect_err("somebody has it");
+        let error = error.expect_err("another session holds the lock");
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
     }
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
     assert_eq!(hasty.options(patient()).add(1, 1).await.expect("a commit"), Applied { value: 1 });
     assert_eq!(value(&pool).await, 1);
 }
 
-pub(crate) async fn a_full_queue_says_so_at_once<DB: TestBackend>()
+pub(crate) async fn a_full_queue_refuses_calls_at_once<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -86,13 +86,13 @@ where
     assert_eq!(full.kind(), ErrorKind::Overloaded, "{full:?}");
     assert!(full.is_overloaded() && full.to_string().contains("2 calls"), "{full}");
 
-    // Who gives up leaves room.
+    // A call that is withdrawn leaves room.
     drop(one);
     let (_, answers) = behind(jam, [two, Box::pin(stock.add(1, 1000))]).await;
     assert_eq!(ok(answers), [Applied { value: 10 }, Applied { value: 1010 }]);
 }
 
-/// It would wait for a connection, or for a lock, that only its own end gives back.
+/// The call would wait for a connection, or for a lock, that only the end of its own unit releases.
 pub(crate) async fn a_call_inside_of_a_unit_is_refused<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -108,7 +108,7 @@ where
     assert_eq!(value(&pool).await, 0);
 }
 
-pub(crate) async fn a_closed_pool_is_told_to_every_caller<DB: TestBackend>()
+pub(crate) async fn every_caller_gets_the_error_of_a_closed_pool<DB: TestBackend>()
 where
     i64: Key<DB>,
 {

@@ -1,4 +1,4 @@
-//! Many calls, and other writers, on the same rows.
+//! Many calls and other writers on the same rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::{add_rows, deltas, set, values};
 use crate::conformance::increments::counter;
 use crate::support::{TestBackend, eventually};
 
-/// What a row may hold, as far as is known: a caller that was dropped leaves two possibilities.
+/// The possible values of each row: a caller that was dropped leaves two possibilities.
 type Model = BTreeMap<i64, BTreeSet<i64>>;
 
 const FLOOR: i64 = -20;
@@ -26,7 +26,7 @@ fn next(value: i64, delta: i64) -> (i64, DeltaOutcome) {
     }
 }
 
-/// One call in the order of its arrival, and its answer; `None` for one whose caller was dropped.
+/// Checks one call, in the order of arrival, against the model; `None` is a caller that was dropped.
 fn explain(model: &mut Model, key: i64, delta: i64, answer: Option<DeltaOutcome>) {
     let Some(possible) = model.get_mut(&key) else {
         assert!(matches!(answer, None | Some(NotFound)), "{key} {delta}: {answer:?}");
@@ -43,7 +43,7 @@ fn explain(model: &mut Model, key: i64, delta: i64, answer: Option<DeltaOutcome>
     assert!(!possible.is_empty(), "{key}: {delta:+} was answered {answer:?}, and it held one of {before:?}");
 }
 
-/// Chance that can be had again.
+/// Reproducible random numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -53,9 +53,9 @@ impl Dice {
     }
 }
 
-/// Random calls, in random groups, some of them dropped: the answers are those of calls that ran one after
-/// another, on each key in the order of their arrival.
-pub(crate) async fn the_answers_are_those_of_a_serial_order<DB: TestBackend>()
+/// Makes random calls in random groups and drops some of them. The outcomes must be those of calls that ran
+/// one after another, on each key in the order of their arrival.
+pub(crate) async fn the_outcomes_are_those_of_a_serial_order<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -108,8 +108,7 @@ where
     assert!(refused > 100 && applied > 1000 && dropped > 100, "{refused}, {applied}, {dropped}: too tame");
 }
 
-/// 64 tasks, two coalescers that know nothing of each other, and a stranger with plain SQL, all on the same
-/// two rows.
+/// 64 tasks, two independent `Deltas` and another session with plain SQL update the same two rows.
 pub(crate) async fn nothing_is_lost_among_others_on_the_same_rows<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -161,7 +160,7 @@ where
     assert!(refused > 0, "the floor was never reached, so nothing was shown");
 }
 
-/// 256 tasks on one row: every value is handed out once.
+/// 256 tasks add to one row; every value is returned once.
 pub(crate) async fn each_value_is_handed_out_once<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -188,7 +187,7 @@ where
     assert_eq!(all, (1..=TASKS * ROUNDS).collect::<Vec<_>>());
 }
 
-/// A row that somebody else has locked holds up those who want it, and nobody else.
+/// A row that another session has locked delays only the calls on that row.
 pub(crate) async fn a_locked_row_does_not_hold_up_the_others<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -204,12 +203,12 @@ where
         assert_eq!(stock.add(2, 1).await.expect("a commit"), Applied { value });
     }
     assert!((&mut held).now_or_never().is_none());
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
     assert_eq!(held.await.expect("a commit"), Applied { value: 1 });
 }
 
-/// One that comes while the flight in front of it may still land in time, and behind which nobody comes.
-pub(crate) async fn whoever_waits_behind_a_late_flight_is_fetched<DB: TestBackend>()
+/// The call arrives while the batch in front of it is not slow yet, and no further call follows.
+pub(crate) async fn a_call_behind_a_slow_batch_gets_another_batch<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -221,7 +220,7 @@ where
     let mut held = Box::pin(stock.add(1, 1));
     assert!((&mut held).now_or_never().is_none());
     let behind = async {
-        // It departs, and is not late yet.
+        // The first batch runs, and is not slow yet.
         while in_use().await == 0 {
             tokio::task::yield_now().await;
         }
@@ -230,6 +229,6 @@ where
     let answer = tokio::time::timeout(Duration::from_secs(60), behind).await;
     assert_eq!(answer.expect("in time").expect("a commit"), Applied { value: 1 });
     assert!((&mut held).now_or_never().is_none());
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
     assert_eq!(held.await.expect("a commit"), Applied { value: 1 });
 }

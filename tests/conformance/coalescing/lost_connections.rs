@@ -1,4 +1,4 @@
-//! Batches whose connection, answer, runtime or last handle is gone.
+//! Batches that lose their connection, their acknowledgement, their runtime or the last handle.
 
 use atomically::DeltaOutcome::Applied;
 use atomically::{ErrorKind, Key};
@@ -11,8 +11,8 @@ use crate::conformance::increments::{counter, value};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{ServerBackend, TestBackend, eventually};
 
-/// The flight's task is on another runtime. When that is gone, those who wait here are told.
-pub(crate) async fn a_runtime_that_is_gone_strands_nobody<DB: TestBackend>()
+/// The batch runs on another runtime. When that is shut down, the callers on this one get an error.
+pub(crate) async fn a_runtime_shutdown_leaves_no_caller_waiting<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -32,9 +32,9 @@ where
     let mut probe = Box::pin(stock.add(1, 100));
     assert!((&mut probe).now_or_never().is_none());
     elsewhere.shutdown_background();
-    let error = probe.await.expect_err("nobody serves it");
+    let error = probe.await.expect_err("no task runs it");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
     let stored = match waiting.await.expect("no panic") {
         Ok(_) => 10,
         Err(error) => {
@@ -45,8 +45,8 @@ where
     assert_eq!(stock.add(1, 1000).await.expect("a commit"), Applied { value: stored + 1000 });
 }
 
-/// Nobody is told twice, and nothing is stored twice.
-pub(crate) async fn a_batch_that_lost_its_connection_is_run_again<DB: ServerBackend>()
+/// Each call returns once, and is stored once.
+pub(crate) async fn retries_a_batch_that_lost_its_connection<DB: ServerBackend>()
 where
     i64: Key<DB>,
 {
@@ -68,7 +68,7 @@ where
     assert_eq!(value(&DB::another(&pool.url).await).await, 31);
 }
 
-pub(crate) async fn an_unknown_commit_is_told_to_every_caller<DB: TestBackend>()
+pub(crate) async fn every_caller_gets_the_error_of_an_unknown_commit<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -79,12 +79,12 @@ where
         let pool = pool.expect("a pool through the proxy");
         let stock = deltas(&pool).options(step_by_step()).at_least(0).max_batches(1);
         let jam = Jam::new(&direct.url, &pool, &stock).await;
-        // The first flight commits; the next one does not come back.
+        // The first commit is acknowledged, the next one is not.
         proxy.cycle(DB::COMMIT, &[None, Some(fault)]);
         let (first, answers) = behind(jam, [5, -9, 2].map(|delta| stock.add(1, delta))).await;
         assert_eq!(first.expect("a commit"), Applied { value: 0 });
         for answer in answers {
-            let error = answer.expect_err("nobody knows");
+            let error = answer.expect_err("the outcome is unknown");
             assert!(error.is_commit_unknown(), "{fault:?}: {error:?}");
         }
         assert_eq!(proxy.hits(), 1, "the commit was sent once");
@@ -93,7 +93,7 @@ where
     }
 }
 
-/// The flight's runtime is shut down while the commit is on its way.
+/// The runtime of the batch is shut down while COMMIT is in flight.
 pub(crate) async fn a_commit_whose_runtime_is_gone_is_unknown<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -113,14 +113,14 @@ where
     let mut call = Box::pin(stock.add(1, 1));
     assert!((&mut call).now_or_never().is_none());
     proxy.cycle(DB::COMMIT, &[None, Some(Fault::SilenceAfter)]);
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is given back");
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
     eventually(1, async || proxy.hits()).await;
     elsewhere.shutdown_background();
-    let error = call.await.expect_err("nobody knows");
+    let error = call.await.expect_err("the outcome is unknown");
     assert!(error.is_commit_unknown(), "{error:?}");
 }
 
-/// The flight that waits for a lock goes with them, at once and not at its deadline.
+/// A batch that waits for a lock is cancelled at once, not at its deadline.
 pub(crate) async fn nothing_is_left_behind_by_the_last_handle<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -135,7 +135,7 @@ where
     let mut call = Box::pin(stock.add(1, 1));
     assert!((&mut call).now_or_never().is_none());
     eventually(2, async || DB::open_transactions(&watcher).await).await;
-    assert!(runtime.metrics().num_alive_tasks() > before, "there is a task while there is a flight");
+    assert!(runtime.metrics().num_alive_tasks() > before, "there is a task while a batch runs");
     drop(call);
     drop(stock);
     eventually(0, async || pool.size()).await;

@@ -1,4 +1,4 @@
-//! A call succeeds only if the row holds the sum, whatever the column's type and the database make of it.
+//! A call succeeds only if the row holds the sum, whatever the column's type and triggers do to it.
 
 use atomically::DeltaOutcome::Applied;
 use atomically::{Atomic, ErrorKind, Key};
@@ -6,8 +6,8 @@ use atomically::{Atomic, ErrorKind, Key};
 use super::{Answer, Jam, behind, deltas, ok, patient, step_by_step};
 use crate::support::{TestBackend, TestPool};
 
-/// Only the calls on the rows that are not as they have to be.
-pub(crate) async fn numbers_that_are_no_integers_are_left_alone<DB: TestBackend>()
+/// Only the calls on the rows with such numbers fail.
+pub(crate) async fn numbers_that_are_not_integers_are_unchanged<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -37,8 +37,8 @@ pub(crate) struct Limited {
     pub(crate) too_much: i64,
 }
 
-/// Whatever a batch does to the rows, and whether or not the database calls it an error: a call is told that
-/// it is applied if, and only if, the row holds the sum.
+/// Whatever the database does to the rows, with or without an error: a call is applied if, and only if, the
+/// row holds the sum.
 pub(crate) async fn only_sums_that_are_stored_are_applied<DB: TestBackend>(
     what: &str,
     pool: &TestPool<DB>,
@@ -75,18 +75,18 @@ pub(crate) async fn only_sums_that_are_stored_are_applied<DB: TestBackend>(
     }
 }
 
-/// A database of its own, with a table `counter` of two rows that is made by these statements.
+/// Creates a database with a table `counter` of two rows, by these statements.
 pub(crate) async fn made_by<DB: TestBackend>(statements: &[&str]) -> TestPool<DB> {
     let pool = DB::pool(1).await;
     for sql in statements {
-        // MySQL prepares no CREATE TRIGGER.
+        // MySQL cannot prepare CREATE TRIGGER.
         let done = Atomic::default().on(&pool).apply(sqlx::raw_sql(DB::sql(sql))).await;
         done.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
     pool
 }
 
-/// A floating-point number says no word when it is too big to grow by one.
+/// A floating-point column does not report that a value is too big to grow by one.
 pub(crate) async fn what_a_double_cannot_hold_is_refused<DB: TestBackend>()
 where
     i64: Key<DB>,

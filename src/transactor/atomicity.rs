@@ -1,4 +1,5 @@
-//! Which of the caller's texts may run without a transaction around it, and whether it may run again.
+//! Checks which texts of the caller may run without a transaction around them, and which of those may be
+//! retried.
 
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
@@ -6,24 +7,29 @@ use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{LoneEffect, SqlStatement, SqlStatements, begins_with_a_query, has_inner_semicolon};
 use crate::tx::unreadable;
 
-/// Whether a statement that failed may be sent again.
+/// Whether a statement on its own is stored as a whole or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MaySend {
-    /// It is stored as a whole or not at all, so the strategy decides.
-    AsOftenAsItTakes,
-    /// A part of it may be stored.
-    Once,
+pub(super) enum Atomicity {
+    /// It is, so the strategy decides about retries.
+    Whole,
+    /// A part may be stored before it fails, so it is sent once.
+    MayStorePart,
 }
 
-/// Reads a text before it is sent on its own.
-pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<MaySend, Error> {
+/// Checks a text before it is sent on its own.
+///
+/// # Errors
+///
+/// [`Aborted`](crate::ErrorKind::Aborted) or [`Unsupported`](crate::ErrorKind::Unsupported) if the text
+/// must not be sent on its own.
+pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Atomicity, Error> {
     let text = query.sql();
     if let Some(failure) = unreadable::<DB>(text) {
         return Err(Error::failed(failure, None));
     }
-    // On servers, one query is one transaction; SQLite has `OR FAIL`.
+    // On a server, one query is one transaction; SQLite has `OR FAIL`.
     if DB::PREPARES_ONE_STATEMENT && !has_inner_semicolon(text) && begins_with_a_query(text) {
-        return Ok(MaySend::AsOftenAsItTakes);
+        return Ok(Atomicity::Whole);
     }
     let read = SqlStatements::of(DB::SYNTAX, text);
     let effects: Vec<_> = read.statements.iter().map(|it| (it, DB::lone_effect(it))).collect();
@@ -37,14 +43,14 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<MaySend, Er
         let databases = DB::SYNTAX.databases();
         if !DB::TEXT_IS_ONE_TRANSACTION {
             return Err(unsupported(format!(
-                "{databases} cannot run several statements in one text as one transaction, so nothing was sent; \
-                 run them as a unit of work"
+                "{databases} cannot run several statements in one text as one transaction, so nothing was \
+                 sent; run them as a unit of work"
             )));
         }
         if let Some(statement) = in_parts {
             return Err(unsupported(format!(
-                "{} cannot be a part of one transaction with the other statements of its text, so nothing was sent; \
-                 send it alone",
+                "{} cannot be a part of one transaction with the other statements of its text, so nothing \
+                 was sent; send it alone",
                 statement.title()
             )));
         }
@@ -52,25 +58,24 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<MaySend, Er
     let other = SqlStatements::under_unusual_settings(DB::SYNTAX, text);
     let may_be_more = other.is_some_and(|other| is_one_text && other.count > read.count);
     if in_parts.is_some() || !read.complete || may_be_more {
-        Ok(MaySend::Once)
+        Ok(Atomicity::MayStorePart)
     } else {
-        Ok(MaySend::AsOftenAsItTakes)
+        Ok(Atomicity::Whole)
     }
 }
 
-/// What the caller is told of a failure that would have been worth another attempt, had the statement been
-/// atomic.
+/// Adds to a failure why it was not retried.
 pub(super) fn sent_once(failure: Failure) -> Failure {
     failure.with_note(
-        "it was sent once and is not sent again, because a part of it may be stored: look at what is there before you \
-         repeat it",
+        "it was sent once and is not sent again, because a part of it may be stored: look at what is there \
+         before you repeat it",
     )
 }
 
 fn leaves_something(statement: &SqlStatement<'_>) -> Error {
     let message = format!(
-        "{} was not sent: it would leave a transaction, a savepoint or a lock behind on a connection of the pool; \
-         statements that belong together are a unit of work",
+        "{} was not sent: it would leave a transaction, a savepoint or a lock behind on a connection of the \
+         pool; statements that belong together are a unit of work",
         statement.title()
     );
     Error::failed(Failure::new(FailureKind::Aborted, message), None)

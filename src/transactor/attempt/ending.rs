@@ -1,0 +1,153 @@
+//! Ends the transaction of an attempt: commits or rolls back, and runs the hooks.
+
+use futures_core::future::BoxFuture;
+
+use super::prior_commit::{PriorCommit, WAITING_FOR_COMMIT};
+use super::transaction::{OpenAttempt, UnitAttempts};
+use super::unseen::explained;
+use crate::backend::Backend;
+use crate::failure::{Failure, FailureKind};
+use crate::isolation::Access;
+use crate::strategy::CommitMarker;
+use crate::transactor::atomicity::sent_once;
+use crate::transactor::deadline::Timer;
+use crate::transactor::retryable::{AttemptOutcome, GiveUpWith};
+use crate::transactor::{Decision, Ended};
+use crate::tx::{CommitOutcome, Tx, TxEnd, Unwatched};
+
+impl<DB: Backend> UnitAttempts<'_, DB> {
+    /// Ends the transaction as the unit decided, unless a failure prevents it.
+    pub(super) async fn end(
+        &mut self,
+        mut open: OpenAttempt<DB>,
+        decision: Decision,
+        unseen: Option<Unwatched>,
+        timer: &mut Timer,
+    ) -> AttemptOutcome<Ended> {
+        let failure = match (open.tx.over(), decision) {
+            (Some(failure), _) => Some(failure.clone()),
+            // Where a violation undoes only its statement, the unit may have dealt with it, and commit.
+            (None, Decision::RollBack) => open.tx.unique_violation().cloned(),
+            (None, Decision::Commit | Decision::Abandon | Decision::AlreadyCommitted) => None,
+        };
+        let failure = match failure {
+            Some(failure) => Some(explained(failure, &mut open.tx, self.pool, timer).await),
+            None => None,
+        };
+        match (failure, decision) {
+            (_, Decision::Abandon) => {
+                self.roll_back(open.tx).await;
+                AttemptOutcome::Done(Ended::RolledBack)
+            }
+            (_, Decision::AlreadyCommitted) => {
+                open.tx.rollback().await;
+                self.already_committed(timer).await
+            }
+            (Some(failure), decision) => self.end_failed(open.tx, failure, decision).await,
+            (None, Decision::RollBack) => self.end_rolled_back(open.tx).await,
+            (None, Decision::Commit) if timer.clock.is_over() => {
+                self.roll_back(open.tx).await;
+                let during = "for the unit itself, which ended too late to commit";
+                AttemptOutcome::OutOfTime { failure: None, during }
+            }
+            (None, Decision::Commit) => match (self.commit(open, timer).await, unseen) {
+                (AttemptOutcome::Failed { failure, .. }, Some(Unwatched::Failed(cause)))
+                    if failure.kind() == FailureKind::Aborted =>
+                {
+                    AttemptOutcome::Failed { failure: cause, give_up_with: GiveUpWith::Swallowed }
+                }
+                (outcome, _) => outcome,
+            },
+        }
+    }
+
+    /// Rolls back because of a failure, which the unit has returned or swallowed.
+    async fn end_failed(
+        &mut self,
+        tx: Box<Tx<DB>>,
+        failure: Failure,
+        decision: Decision,
+    ) -> AttemptOutcome<Ended> {
+        let may_be_stored_in_part = tx.may_be_stored_in_part(&failure);
+        self.roll_back(tx).await;
+        if may_be_stored_in_part {
+            return AttemptOutcome::Final(sent_once(failure));
+        }
+        let give_up_with = match decision {
+            Decision::RollBack => GiveUpWith::Own(Ended::RolledBack),
+            _ => GiveUpWith::Swallowed,
+        };
+        AttemptOutcome::Failed { failure, give_up_with }
+    }
+
+    /// Rolls back because the unit returned an error of its own.
+    async fn end_rolled_back(&mut self, tx: Box<Tx<DB>>) -> AttemptOutcome<Ended> {
+        let is_fenced = DB::unique_keys_fence(tx.engine());
+        self.roll_back(tx).await;
+        match self.prior.failure() {
+            // Another server of the cluster may still store the prior commit.
+            Some(unknown) if !is_fenced => AttemptOutcome::failed(unknown),
+            // This transaction had locked the row of the prior commit, which therefore cannot succeed.
+            _ => {
+                self.prior = PriorCommit::None;
+                AttemptOutcome::Done(Ended::RolledBack)
+            }
+        }
+    }
+
+    /// Starts to roll back, and keeps the hooks of the attempt.
+    pub(super) fn roll_back(&mut self, mut tx: Box<Tx<DB>>) -> BoxFuture<'static, ()> {
+        self.hooks = tx.take_hooks();
+        tx.rollback()
+    }
+
+    async fn commit(&mut self, open: OpenAttempt<DB>, timer: &mut Timer) -> AttemptOutcome<Ended> {
+        let OpenAttempt { tx, marker, permits, .. } = open;
+        let reads_only = tx.plan().access == Access::ReadOnly;
+        let answered = match marker {
+            Some(CommitMarker::TransactionStatus) => tx.answered().to_vec(),
+            _ => Vec::new(),
+        };
+        let mut committing = tx.commit(timer.clock.deadline);
+        let (commit, hooks) = match timer.within(&mut committing).await {
+            Some((commit, waiting)) => (commit, waiting.hooks),
+            None => {
+                let waiting = committing.give_up();
+                (CommitOutcome::unanswered(), waiting.map(|waiting| waiting.hooks).unwrap_or_default())
+            }
+        };
+        // Other runs need not wait for hooks.
+        drop(permits);
+        match commit {
+            CommitOutcome::Done => {
+                self.prior = PriorCommit::None;
+                timer.run_hooks(hooks, TxEnd::Committed).await;
+                AttemptOutcome::Done(Ended::Committed)
+            }
+            CommitOutcome::Refused(failure) => {
+                self.hooks = hooks;
+                AttemptOutcome::failed(failure)
+            }
+            // Nothing was written, so nothing can have been stored or lost.
+            CommitOutcome::Unknown(failure) if reads_only => {
+                self.hooks = hooks;
+                let failure = nothing_stored(&failure);
+                if timer.clock.is_over() {
+                    AttemptOutcome::out_of_time(WAITING_FOR_COMMIT, failure)
+                } else {
+                    AttemptOutcome::failed(failure)
+                }
+            }
+            CommitOutcome::Unknown(failure) => {
+                self.prior = PriorCommit::Unknown { failure: failure.clone(), hooks, marker, answered };
+                let can_be_found = marker.is_some() || self.unit.finds_its_commits();
+                AttemptOutcome::failed(failure.retryable(can_be_found))
+            }
+        }
+    }
+}
+
+/// The failure of a commit that was never acknowledged, for a unit that only reads.
+fn nothing_stored(unknown: &Failure) -> Failure {
+    Failure::new(FailureKind::ConnectionLost, unknown.message()).retryable(true)
+}

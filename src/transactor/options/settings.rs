@@ -1,0 +1,90 @@
+//! The settings of a run: its options, or their defaults.
+
+use std::panic::Location;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use super::Options;
+use crate::events::Run;
+use crate::intercept::Interceptors;
+use crate::isolation::Access;
+use crate::retry_budget::RetryBudget;
+use crate::strategy::{Limits, OwnLockLimit, Resolve};
+use crate::telemetry::Observers;
+
+impl Options {
+    /// Returns the limits of a transaction for which this much time is left.
+    pub(in crate::transactor) fn limits(&self, left: Duration) -> Limits {
+        Limits {
+            left: Some(left),
+            lock: self.lock_timeout,
+            statement: self.statement_timeout,
+            idle: self.idle_timeout,
+            own_lock: OwnLockLimit::default(),
+        }
+    }
+
+    pub(in crate::transactor) fn max_attempts(&self) -> u32 {
+        self.attempts.unwrap_or(50)
+    }
+
+    /// Returns the deadline of a run that started at this time. One beyond the range of the clock is replaced
+    /// with one that no process will see pass.
+    pub(crate) fn deadline_from(&self, started: Instant) -> Instant {
+        let limit = self.deadline.unwrap_or(Duration::from_secs(10));
+        started.checked_add(limit).unwrap_or_else(|| started + Duration::from_secs(60 * 60 * 24 * 365))
+    }
+
+    pub(in crate::transactor) fn limits_idling(&self) -> bool {
+        self.idle_timeout.is_some()
+    }
+
+    pub(in crate::transactor) fn key(&self) -> Option<u64> {
+        self.key
+    }
+
+    pub(in crate::transactor) fn budget(&self) -> Option<&RetryBudget> {
+        self.retry_budget.as_ref()
+    }
+
+    /// How unknown commits are resolved. A read-only unit stores nothing that would have to be found.
+    pub(in crate::transactor) fn resolves_commits(&self) -> Option<Resolve> {
+        self.resolve_commits.filter(|_| self.access != Some(Access::ReadOnly))
+    }
+
+    pub(in crate::transactor) fn name(&self) -> &'static str {
+        self.name.unwrap_or(Run::UNNAMED)
+    }
+
+    pub(in crate::transactor) fn location(&self) -> Option<&'static Location<'static>> {
+        self.location
+    }
+
+    pub(in crate::transactor) fn observers(&self) -> &Observers {
+        &self.observers
+    }
+
+    pub(in crate::transactor) fn idle_limit(&self) -> Duration {
+        self.idle_warning.unwrap_or(Duration::from_secs(1))
+    }
+
+    pub(in crate::transactor) fn interceptors(&self) -> &Interceptors {
+        &self.interceptors
+    }
+
+    pub(in crate::transactor) fn unique_retries(&self) -> u32 {
+        self.retry_unique.unwrap_or(0)
+    }
+
+    /// Returns the delays between attempts, without end.
+    pub(in crate::transactor) fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
+        let rng = match self.seed {
+            Some(seed) => StdRng::seed_from_u64(seed),
+            None => StdRng::from_rng(&mut rand::rng()),
+        };
+        self.backoff.unwrap_or_default().delays(rng)
+    }
+}
