@@ -139,7 +139,8 @@ async fn hot_row<DB: TestBackend>(pool: &TestPool<DB>) {
     }
     for (ungated, gated) in [(0, 1), (2, 3), (4, 5)] {
         println!(
-            "  {:<20} against ungated: throughput {:.2} times, p99 {:.1} times lower, cold p50 {:.1} times lower, {:.2} times idle",
+            "  {:<20} against ungated: throughput {:.2} times, p99 {:.1} times lower, cold p50 {:.1} times lower, \
+             {:.2} times idle",
             contenders[gated].name,
             ratio(&quiet[gated], &quiet[ungated], Figures::per_second),
             ratio(&quiet[ungated], &quiet[gated], Figures::p99),
