@@ -189,7 +189,7 @@ fn main() {
     report("SQLite, sqlx", lite[0], lite[1]);
 }
 
-/// To an exporter that nobody asks.
+/// With an exporter that is never scraped.
 fn metrics() -> Metrics {
     Metrics::recorded_by(PrometheusBuilder::new().build_recorder())
 }

@@ -19,8 +19,8 @@ use super::process::{Process, spawn};
 
 /// What the watchdog does, with up to five seconds for each step.
 ///
-/// It answers when it has created the directory, and ends at once if it cannot. A pipe that is closed when it
-/// answers must not end it.
+/// It prints a line when it has created the directory, and ends at once if it cannot. It must not end
+/// when its output pipe is already closed.
 ///
 /// An installation may finish, which takes a second: one that is interrupted can leave shared memory behind.
 /// Moving the directory away then means that a program which starts too late cannot leave its pid in it, and

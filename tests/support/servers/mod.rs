@@ -105,7 +105,7 @@ impl Server {
     }
 
     /// Starts a pgbouncer in front of this PostgreSQL, which must outlive it, with or without its support for
-    /// prepared statements. Versions that have no such support ignore the wish.
+    /// prepared statements. Versions without that support ignore the argument.
     #[track_caller]
     pub fn pgbouncer(&self, prepared_statements: bool) -> Self {
         let found = pgbouncer::Pgbouncer::find(self.port, prepared_statements);
@@ -204,7 +204,7 @@ impl Server {
                     let url = format!("{}://app:app@127.0.0.1:{port}/test", engine.scheme());
                     return Ok(Self { engine, port, url, process: Some(process), home });
                 }
-                // Somebody took the port between our look and the server's own attempt.
+                // Another program took the port before the server bound it.
                 Err(reason) if reason.contains("Address already in use") && tried < PORTS_TRIED => {}
                 Err(reason) => return Err(reason),
             }

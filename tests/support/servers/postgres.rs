@@ -21,7 +21,7 @@ const PACKAGES: [(&str, &str); 4] = [
 #[derive(Debug)]
 pub(super) struct Postgres {
     bin: PathBuf,
-    /// Whether it waits for the disk before it answers a commit.
+    /// Whether a commit waits for the disk.
     durable: bool,
 }
 
