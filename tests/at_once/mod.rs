@@ -1,7 +1,7 @@
 //! Calls that one round trip is enough for: how PostgreSQL carries a batch of `Deltas`.
 //!
 //! What they come to is a matter of `conformance/coalescing.rs`, whichever way they go. Where calls have to
-//! share a batch, there is one thread: the flight's task has its turn when all of them have been made.
+//! share a batch, there is one thread: the batch's task runs when all of them have been made.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -54,7 +54,7 @@ async fn a_batch_is_one_round_trip() {
     assert_eq!(value(&direct).await, 0);
 }
 
-/// A call that does not fit is judged by itself, and those with it on the same row; the others are through.
+/// A call that exceeds the bound is decided alone, with the calls for the same row; the others are applied.
 #[tokio::test]
 async fn a_call_that_is_out_of_bounds_runs_in_a_transaction() {
     let (_direct, proxy, pool) = watched().await;
@@ -63,7 +63,7 @@ async fn a_call_that_is_out_of_bounds_runs_in_a_transaction() {
     let calls = [(1, -6), (2, 5), (1, 1), (7, 1)].map(|(id, delta)| stock.add(id, delta));
     let answers: Vec<_> = join_all(calls).await.into_iter().map(|answer| answer.expect("a commit")).collect();
     assert_eq!(answers, [Refused { value: 5 }, Applied { value: 5 }, Applied { value: 6 }, NotFound]);
-    // Most had to be tried again, so the next ones are spared that; after some, the short way is tried again.
+    // Most calls had to be retried, so the next batches skip the single statement; later it is tried again.
     proxy.on(SHORT, Fault::CutBefore);
     assert_eq!(stock.add(1, 0).await.expect("by the other way"), Applied { value: 6 });
     assert_eq!(stock.add(2, 1).await.expect("by the other way"), Applied { value: 6 });
@@ -75,7 +75,7 @@ async fn a_call_that_is_out_of_bounds_runs_in_a_transaction() {
     assert_eq!(stock.add(1, 1).await.expect("without a BEGIN"), Applied { value: 41 });
 }
 
-/// What the database refuses is tried once by the short way, and neither again nor for the next ones.
+/// A statement that the database refuses is sent once as a single statement, and not for the next calls.
 #[tokio::test]
 async fn does_not_retry_a_refused_single_statement() {
     let (direct, proxy, pool) = watched().await;
@@ -89,7 +89,7 @@ async fn does_not_retry_a_refused_single_statement() {
     assert_eq!(proxy.hits(), 0);
 }
 
-/// While the flight waits for a connection, its calls can still be taken back.
+/// While the batch waits for a connection, its calls can still be cancelled.
 #[tokio::test]
 async fn a_call_dropped_before_it_is_sent_stores_nothing() {
     let (_direct, proxy, pool) = watched().await;
@@ -97,7 +97,7 @@ async fn a_call_dropped_before_it_is_sent_stores_nothing() {
     let held = pool.acquire().await.expect("the only connection");
     let (mut goes, mut stays) = (Box::pin(stock.add(1, 1)), Box::pin(stock.add(1, 10)));
     assert!((&mut goes).now_or_never().is_none() && (&mut stays).now_or_never().is_none());
-    // The flight departs with both.
+    // The batch is closed with both calls in it.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -107,7 +107,7 @@ async fn a_call_dropped_before_it_is_sent_stores_nothing() {
     assert_eq!(stays.await.expect("without a BEGIN"), Applied { value: 10 });
 }
 
-/// The transaction is over with the statement: whoever is cut off from it cannot know.
+/// The statement is the whole transaction: a caller that loses the connection cannot know its outcome.
 #[tokio::test]
 async fn a_lost_connection_is_unknown_to_every_caller() {
     for (fault, stored) in [(Fault::CutBefore, 0), (Fault::CutAfter, 6)] {
@@ -126,7 +126,7 @@ async fn a_lost_connection_is_unknown_to_every_caller() {
     }
 }
 
-/// Nothing that waits for a lock is on its way when a caller gives up: each knows that nothing was stored.
+/// No statement that waits for a lock is in flight when a caller times out: each knows that nothing is stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_outcome_is_unknown_while_the_table_is_locked() {
     let (direct, _proxy, pool) = watched().await;
