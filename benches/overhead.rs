@@ -153,7 +153,11 @@ fn main() {
         medians!(runtime, pg_default => postgres::by_hand(&pg_default), pg_default => postgres::run(&pg_db));
     report("PostgreSQL, sqlx", pg[0], pg[1]);
     let pg_db = Pessimistic::default().on(&pg_untested).reuse_connections();
-    let pg = medians!(runtime, pg_untested => postgres::by_hand(&pg_untested), pg_untested => postgres::run(&pg_db));
+    let pg = medians!(
+        runtime,
+        pg_untested => postgres::by_hand(&pg_untested),
+        pg_untested => postgres::run(&pg_db)
+    );
     report("PostgreSQL, sqlx without the acquire test", pg[0], pg[1]);
     let plain = Pessimistic::default().on(&pg_untested).reuse_connections();
     runtime.block_on(plain.create_operation_table()).expect("the table of operations");
@@ -185,7 +189,7 @@ fn main() {
     report("SQLite, sqlx", lite[0], lite[1]);
 }
 
-/// To an exporter that nobody asks.
+/// With an exporter that is never scraped.
 fn metrics() -> Metrics {
     Metrics::recorded_by(PrometheusBuilder::new().build_recorder())
 }

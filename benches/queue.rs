@@ -31,7 +31,7 @@ async fn enqueue<DB: Backend>(pool: &Pool<DB>, queue: &Queue<DB>, count: usize, 
     }
 }
 
-/// Claims and completes one batch, and answers how many that were.
+/// Claims and completes one batch, and returns the number of its jobs.
 async fn drain<DB: Backend>(pool: &Pool<DB>, queue: &Queue<DB>, batch: usize) -> Result<usize, Error> {
     let claims = queue.claim(batch).await?;
     match &claims[..] {

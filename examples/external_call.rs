@@ -15,7 +15,7 @@ type Db = PoolTransactor<Sqlite, Pessimistic>;
 
 /// Buys a shipping label for a paid order. Returns the label, or `None` if the order is not to be shipped.
 async fn ship(db: &Db, carrier: &Carrier, order: i64) -> Result<Option<String>, Error> {
-    // Look. This transaction is over before the call begins.
+    // Look. This transaction ends before the call begins.
     let looked = db.run(async |tx: &mut Tx<Sqlite>| {
         let select = sqlx::query_as("SELECT state, address FROM orders WHERE id = $1").bind(order);
         Ok::<(String, String), Error>(select.fetch_one(&mut *tx).await?)
@@ -47,7 +47,7 @@ async fn ship(db: &Db, carrier: &Carrier, order: i64) -> Result<Option<String>, 
     Ok(None)
 }
 
-/// Stands for a service that takes its time: `called` says that a call has begun, and `answer` lets it end.
+/// A slow service: `called` is notified when a call has begun, and notifying `answer` lets the call return.
 #[derive(Default)]
 struct Carrier {
     called: Notify,
@@ -81,15 +81,13 @@ async fn main() -> anyhow::Result<()> {
     let shipped = ship(&db, &carrier, 1).await?;
     ensure!(shipped.is_some(), "order 1 was not shipped");
     println!("Order 1 is shipped with {}.", shipped.unwrap_or_default());
-    // The notice of the first call.
+    // Consumes the notification of the first call.
     carrier.called.notified().await;
 
     let customer = async {
         carrier.called.notified().await;
         sqlx::query("UPDATE orders SET state = 'cancelled' WHERE id = 2").execute(&pool).await?;
-        println!(
-            "Order 2 is cancelled while the carrier prints its label. Nothing is locked, so nobody waits."
-        );
+        println!("Order 2 is cancelled while the carrier prints its label: no row is locked.");
         carrier.answer.notify_one();
         Ok(())
     };

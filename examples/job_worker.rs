@@ -29,7 +29,7 @@ async fn post_parcel(
     db.run(async |tx: &mut Tx<Sqlite>| {
         let insert = sqlx::query("INSERT INTO posted (parcel, worker) VALUES ($1, $2)");
         insert.bind(parcel).bind(worker).execute(&mut *tx).await?;
-        // Fails if somebody else has claimed the job since, and the effect is rolled back.
+        // Fails if another worker has claimed the job since; the effect is then rolled back.
         claim.complete_in(tx).await
     })
     .await

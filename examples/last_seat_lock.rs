@@ -34,7 +34,7 @@ async fn book(tx: &mut Tx<Postgres>, buyer: &str, both_have_begun: &Barrier) -> 
     if seats == 0 {
         return Err(BookingError::SoldOut { attempts: tx.attempt() });
     }
-    // No version is needed: nobody else can change the row between the SELECT and the UPDATE.
+    // No version is needed: no other transaction can change the row between the SELECT and the UPDATE.
     sqlx::query("UPDATE event SET seats = $1 WHERE id = 1").bind(seats - 1).execute(&mut *tx).await?;
     sqlx::query("INSERT INTO ticket (buyer) VALUES ($1)").bind(buyer).execute(&mut *tx).await?;
     Ok(tx.attempt())

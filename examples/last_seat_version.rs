@@ -63,7 +63,7 @@ async fn main() -> anyhow::Result<()> {
         (Err(BookingError::SoldOut { attempts }), Ok(_)) => ("Bob", "Ann", attempts),
         (ann, bob) => bail!("exactly one buyer should get the seat: Ann got {ann:?}, Bob got {bob:?}"),
     };
-    println!("{winner} gets the seat. {loser} reads again, and is told in attempt {attempts}: sold out.");
+    println!("{winner} gets the seat. {loser} reads again in attempt {attempts}: sold out.");
 
     let tickets: Vec<String> = sqlx::query_scalar("SELECT buyer FROM ticket").fetch_all(&pool).await?;
     ensure!(tickets == [winner], "the tickets are for {tickets:?}");

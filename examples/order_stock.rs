@@ -42,7 +42,7 @@ async fn order(
     if stock < quantity {
         return Err(OrderError::OutOfStock { wanted: quantity, stock });
     }
-    // Only for the demonstration: nobody writes before all have read.
+    // Only for the demonstration: every customer reads before the first one writes.
     if tx.attempt() == 1 {
         all_have_read.wait().await;
     }

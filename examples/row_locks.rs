@@ -39,7 +39,7 @@ async fn meet_a_locked_row(db: &Db) -> anyhow::Result<()> {
     let nowait = RowLock::NO_KEY_UPDATE.nowait();
     match db.run(async |tx: &mut Tx<Postgres>| lock_seat(tx, nowait, 1).await).await {
         Err(error) if error.is_lock_not_available() => {
-            println!("NOWAIT: a customer who wants seat 1 is told at once: {error}.");
+            println!("NOWAIT: the request for seat 1 fails at once: {error}.");
         }
         other => bail!("NOWAIT ended with {other:?}"),
     }
@@ -49,7 +49,7 @@ async fn meet_a_locked_row(db: &Db) -> anyhow::Result<()> {
     let waits = db.with(patience);
     match waits.run(async |tx: &mut Tx<Postgres>| lock_seat(tx, RowLock::NO_KEY_UPDATE, 1).await).await {
         Err(error) if error.is_lock_timeout() => {
-            println!("Lock timeout: a customer who waits for seat 1 is told after 200 ms: {error}.");
+            println!("Lock timeout: the request for seat 1 fails after 200 ms: {error}.");
         }
         other => bail!("the lock timeout ended with {other:?}"),
     }

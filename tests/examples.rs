@@ -25,7 +25,7 @@ const ON_SQLITE: [(&str, &str); 12] = [
 const ON_POSTGRES: [(&str, &str); 4] = [
     ("advisory_lock", "Two processes start the nightly job, and one of them runs it."),
     ("last_seat_lock", "One ticket is stored, for "),
-    ("row_locks", "Lock timeout: a customer who waits for seat 1 is told after 200 ms: "),
+    ("row_locks", "Lock timeout: the request for seat 1 fails after 200 ms: "),
     ("snapshot_report", "At REPEATABLE READ, it finds 200, although 10 were moved meanwhile."),
 ];
 

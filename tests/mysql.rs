@@ -152,10 +152,13 @@ async fn an_implicit_commit_on_the_connection_is_noticed_before_a_conflict() {
 /// What a procedure leaves open belongs to the statement that called it, and stays on no connection of the
 /// pool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_lone_call_leaves_open_is_committed() {
+async fn commits_a_transaction_that_a_single_call_left_open() {
     let pool = increments::counter::<sqlx::MySql>(1).await;
     let watcher = <sqlx::MySql as support::TestBackend>::another(&pool.url).await;
-    let opens = "CREATE PROCEDURE opens() BEGIN START TRANSACTION; UPDATE counter SET value = value + 1 WHERE id = 2; END";
+    let opens = "CREATE PROCEDURE opens() BEGIN
+                     START TRANSACTION;
+                     UPDATE counter SET value = value + 1 WHERE id = 2;
+                 END";
     sqlx::raw_sql(opens).execute(&*pool).await.expect("a procedure");
     for db in [Atomic::default().on(&pool), Atomic::default().on(&pool).reuse_connections()] {
         for call in [
@@ -267,7 +270,7 @@ async fn pool_with(url: &str, statement: &'static str) -> MySqlPool {
 
 /// A lone statement is committed by nothing then, and a SELECT on the pool leaves a transaction open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_done_without_autocommit_is_stored() {
+async fn commits_single_calls_without_autocommit() {
     let server = increments::counter::<sqlx::MySql>(2).await;
     let chains = "SET autocommit = 0, completion_type = 'CHAIN'";
     for (statement, reuses) in [("SET autocommit = 0", false), (chains, false), ("SET autocommit = 0", true)]

@@ -46,7 +46,8 @@ async fn a_coalesced_update_that_is_taken_back_is_not_applied() {
     let pool = increments::counter::<sqlx::Postgres>(1).await;
     for sql in [
         "CREATE FUNCTION take_back() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
-        "CREATE TRIGGER take_back BEFORE UPDATE ON counter FOR EACH ROW WHEN (OLD.id = 2) EXECUTE FUNCTION take_back()",
+        "CREATE TRIGGER take_back BEFORE UPDATE ON counter FOR EACH ROW WHEN (OLD.id = 2)
+         EXECUTE FUNCTION take_back()",
     ] {
         sqlx::query(sql).execute(&*pool).await.expect("set up");
     }
@@ -127,7 +128,8 @@ async fn a_report_can_be_deferrable() {
     let db = Serializable::default().on(&pool).options(Options::new().read_only().deferrable());
     let deferrable: String = db
         .run(async |tx| {
-            let show = "SELECT current_setting('transaction_deferrable') || current_setting('transaction_read_only')";
+            let show = "SELECT current_setting('transaction_deferrable') ||
+                               current_setting('transaction_read_only')";
             Ok::<_, Error>(sqlx::query_scalar(show).fetch_one(&mut *tx).await?)
         })
         .await
@@ -135,18 +137,19 @@ async fn a_report_can_be_deferrable() {
     assert_eq!(deferrable, "onon");
 }
 
-/// A transaction dies with the server in the middle of its COMMIT. Its number never reached the disk, is
-/// handed out again, and "committed" is somebody else's: whoever believes it has lost an update without
-/// knowing.
+/// A transaction dies with the server in the middle of its COMMIT. Its id never reached the disk and is
+/// assigned to another transaction, whose status is `committed`: a caller that took it for its own would
+/// silently lose an update.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_number_that_was_handed_out_again_is_not_believed() {
+async fn does_not_trust_the_status_of_a_reused_transaction_id() {
     let mut server = tokio::task::spawn_blocking(Server::postgres).await.expect("a server");
     let url = server.url().to_owned();
     let pool = PgPoolOptions::new().max_connections(2).connect(&url).await.expect("a pool");
     for sql in [
         "CREATE TABLE stock (id BIGINT PRIMARY KEY, n BIGINT NOT NULL)",
         "INSERT INTO stock VALUES (1, 0)",
-        "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END'",
+        "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql
+         AS 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END'",
         "CREATE CONSTRAINT TRIGGER linger AFTER UPDATE ON stock DEFERRABLE INITIALLY DEFERRED
          FOR EACH ROW EXECUTE FUNCTION linger()",
         "CREATE TABLE burnt (n BIGINT)",

@@ -136,7 +136,7 @@ async fn an_automatic_rollback_is_noticed_before_a_savepoint() {
 
 /// Who takes the right to write at once keeps it from the others, and who does not, does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn begin_takes_what_was_asked_for() {
+async fn begin_takes_the_requested_lock() {
     let pool = increments::counter::<Sqlite>(2).await;
     let db = Pessimistic::default().on(&pool);
     for (begin, locked) in [(Begin::Deferred, 0), (Begin::Immediate, 1), (Begin::Exclusive, 1)] {

@@ -179,7 +179,7 @@ async fn a_unit_is_a_span_with_its_attempts_inside() {
 
 /// What has to be looked at is said aloud, and nothing else is.
 #[tokio::test]
-async fn what_has_to_be_looked_at_is_loud() {
+async fn only_problems_are_logged_as_warnings() {
     let (_pool, db) = scene().await;
     let (ears, _guard) = listen();
     let quiet = Level::INFO;

@@ -14,7 +14,7 @@ use crate::support::TestBackend;
 pub(crate) const TASKS: u64 = 64;
 /// Row 1 is the hot one.
 const ROWS: i64 = 1_000;
-/// Rows of the one who has nothing to do with the hot row.
+/// The cold rows: those of the task that never touches the hot row.
 const COLD: i64 = 100;
 
 /// A contender: how units are run.
@@ -51,7 +51,7 @@ async fn increment<DB: TestBackend>(tx: &mut Tx<DB>, id: i64) -> Result<(), Erro
 }
 
 impl<DB: TestBackend> Contender<DB> {
-    /// Answers how many attempts it took.
+    /// Returns the number of attempts that it took.
     async fn once(&self, id: i64) -> Result<u64, Error> {
         let attempts = AtomicU64::new(0);
         let unit = async |tx: &mut Tx<DB>| {
@@ -133,7 +133,7 @@ impl<DB: TestBackend> Contender<DB> {
     }
 }
 
-/// What was done in a time.
+/// The work done in a period of time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Figures {
     time: Duration,

@@ -87,7 +87,7 @@ fn ratio(one: &[Figures], other: &[Figures], figure: impl Fn(&Figures) -> f64) -
     median(one.iter().zip(other).map(|(one, other)| figure(one) / figure(other)).collect())
 }
 
-/// One hot row, and somebody who wants another one.
+/// One hot row, and one task that updates other rows.
 async fn hot_row<DB: TestBackend>(pool: &TestPool<DB>) {
     println!("\n{}: {TASKS} tasks on one row, pool of {}", DB::NAME, pool.options().get_max_connections());
     let contenders = contenders(&pool.pool);
@@ -139,7 +139,8 @@ async fn hot_row<DB: TestBackend>(pool: &TestPool<DB>) {
     }
     for (ungated, gated) in [(0, 1), (2, 3), (4, 5)] {
         println!(
-            "  {:<20} against ungated: throughput {:.2} times, p99 {:.1} times lower, cold p50 {:.1} times lower, {:.2} times idle",
+            "  {:<20} against ungated: throughput {:.2} times, p99 {:.1} times lower, cold p50 {:.1} times lower, \
+             {:.2} times idle",
             contenders[gated].name,
             ratio(&quiet[gated], &quiet[ungated], Figures::per_second),
             ratio(&quiet[ungated], &quiet[gated], Figures::p99),
@@ -178,7 +179,7 @@ async fn shares<DB: TestBackend>(pool: &TestPool<DB>) {
     }
 }
 
-/// What is asked of the database for what gets done, in a storm of conflicts.
+/// The load on the database per committed unit, under many conflicts.
 async fn budget<DB: TestBackend>(pool: &TestPool<DB>) {
     println!("\n{}: {TASKS} tasks on one row, optimistic, no gate", DB::NAME);
     for (name, budget) in [("without a budget", None), ("with a retry budget", Some(RetryBudget::new()))] {

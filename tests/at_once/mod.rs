@@ -1,7 +1,7 @@
 //! Calls that one round trip is enough for: how PostgreSQL carries a batch of `Deltas`.
 //!
 //! What they come to is a matter of `conformance/coalescing.rs`, whichever way they go. Where calls have to
-//! share a batch, there is one thread: the flight's task has its turn when all of them have been made.
+//! share a batch, there is one thread: the batch's task runs when all of them have been made.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -54,16 +54,16 @@ async fn a_batch_is_one_round_trip() {
     assert_eq!(value(&direct).await, 0);
 }
 
-/// A call that does not fit is judged by itself, and those with it on the same row; the others are through.
+/// A call that exceeds the bound is decided alone, with the calls for the same row; the others are applied.
 #[tokio::test]
-async fn what_does_not_fit_goes_the_other_way() {
+async fn a_call_that_is_out_of_bounds_runs_in_a_transaction() {
     let (_direct, proxy, pool) = watched().await;
     let stock = counters(&pool).at_least(0);
     assert_eq!(stock.add(1, 5).await.expect("a commit"), Applied { value: 5 });
     let calls = [(1, -6), (2, 5), (1, 1), (7, 1)].map(|(id, delta)| stock.add(id, delta));
     let answers: Vec<_> = join_all(calls).await.into_iter().map(|answer| answer.expect("a commit")).collect();
     assert_eq!(answers, [Refused { value: 5 }, Applied { value: 5 }, Applied { value: 6 }, NotFound]);
-    // Most had to be tried again, so the next ones are spared that; after some, the short way is tried again.
+    // Most calls had to be retried, so the next batches skip the single statement; later it is tried again.
     proxy.on(SHORT, Fault::CutBefore);
     assert_eq!(stock.add(1, 0).await.expect("by the other way"), Applied { value: 6 });
     assert_eq!(stock.add(2, 1).await.expect("by the other way"), Applied { value: 6 });
@@ -75,9 +75,9 @@ async fn what_does_not_fit_goes_the_other_way() {
     assert_eq!(stock.add(1, 1).await.expect("without a BEGIN"), Applied { value: 41 });
 }
 
-/// What the database refuses is tried once by the short way, and neither again nor for the next ones.
+/// A statement that the database refuses is sent once as a single statement, and not for the next calls.
 #[tokio::test]
-async fn what_is_refused_is_not_tried_over_and_over() {
+async fn does_not_retry_a_refused_single_statement() {
     let (direct, proxy, pool) = watched().await;
     let check = "ALTER TABLE counter ADD CHECK (value < 10)";
     sqlx::raw_sql(check).execute(&*direct).await.expect("a constraint");
@@ -89,15 +89,15 @@ async fn what_is_refused_is_not_tried_over_and_over() {
     assert_eq!(proxy.hits(), 0);
 }
 
-/// While the flight waits for a connection, its calls can still be taken back.
+/// While the batch waits for a connection, its calls can still be cancelled.
 #[tokio::test]
-async fn whoever_has_gone_before_it_is_sent_has_stored_nothing() {
+async fn a_call_dropped_before_it_is_sent_stores_nothing() {
     let (_direct, proxy, pool) = watched().await;
     let stock = counters(&pool);
     let held = pool.acquire().await.expect("the only connection");
     let (mut goes, mut stays) = (Box::pin(stock.add(1, 1)), Box::pin(stock.add(1, 10)));
     assert!((&mut goes).now_or_never().is_none() && (&mut stays).now_or_never().is_none());
-    // The flight departs with both.
+    // The batch is closed with both calls in it.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -107,9 +107,9 @@ async fn whoever_has_gone_before_it_is_sent_has_stored_nothing() {
     assert_eq!(stays.await.expect("without a BEGIN"), Applied { value: 10 });
 }
 
-/// The transaction is over with the statement: whoever is cut off from it cannot know.
+/// The statement is the whole transaction: a caller that loses the connection cannot know its outcome.
 #[tokio::test]
-async fn what_is_cut_off_is_unknown_to_every_caller() {
+async fn a_lost_connection_is_unknown_to_every_caller() {
     for (fault, stored) in [(Fault::CutBefore, 0), (Fault::CutAfter, 6)] {
         let (direct, proxy, pool) = watched().await;
         let stock = counters(&pool);
@@ -126,9 +126,9 @@ async fn what_is_cut_off_is_unknown_to_every_caller() {
     }
 }
 
-/// Nothing that waits for a lock is on its way when a caller gives up: each knows that nothing was stored.
+/// No statement that waits for a lock is in flight when a caller times out: each knows that nothing is stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_that_is_locked_leaves_nobody_in_doubt() {
+async fn no_outcome_is_unknown_while_the_table_is_locked() {
     let (direct, _proxy, pool) = watched().await;
     let mut blocker = PgConnection::connect(&direct.url).await.expect("a connection");
     sqlx::raw_sql("BEGIN; LOCK TABLE counter").execute(&mut blocker).await.expect("a lock");
@@ -154,7 +154,7 @@ async fn a_table_that_is_locked_leaves_nobody_in_doubt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_statement_lacks_is_a_transactions() {
+async fn options_that_a_statement_cannot_have_need_a_transaction() {
     let minute = Duration::from_secs(60);
     for options in [
         Options::new().isolation(Isolation::Serializable),
@@ -223,14 +223,17 @@ async fn keys_of_the_usual_types_are_found() {
     found::<String>("VARCHAR(20)", &texts).await;
 }
 
-/// A trigger notes what holds for it: limits of its own, and the level, whatever the session's is.
+/// A trigger records the settings that apply to the statement: its time limits, and its isolation level,
+/// which does not depend on that of the session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_server_is_told_of_the_limits() {
+async fn sends_the_limits_and_the_isolation_level_to_the_server() {
     let (direct, proxy, _) = watched().await;
     let create = "CREATE TABLE seen (setting TEXT, value TEXT);
                   CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
                       INSERT INTO seen SELECT name, current_setting(name)
-                      FROM unnest(ARRAY[''statement_timeout'', ''lock_timeout'', ''transaction_isolation'']) AS name;
+                      FROM unnest(
+                          ARRAY[''statement_timeout'', ''lock_timeout'', ''transaction_isolation'']
+                      ) AS name;
                       RETURN NULL;
                   END';
                   CREATE TRIGGER note BEFORE UPDATE ON counter EXECUTE FUNCTION note()";
@@ -257,9 +260,10 @@ async fn the_server_is_told_of_the_limits() {
 
 /// Also where they are within the bounds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_number_with_a_fraction_is_left_alone() {
+async fn does_not_change_a_number_with_a_fraction() {
     let (direct, _proxy, pool) = watched().await;
-    let create = "CREATE TABLE priced (id BIGINT PRIMARY KEY, price NUMERIC NOT NULL); INSERT INTO priced VALUES (1, 2.5), (2, 2)";
+    let create = "CREATE TABLE priced (id BIGINT PRIMARY KEY, price NUMERIC NOT NULL);
+                  INSERT INTO priced VALUES (1, 2.5), (2, 2)";
     sqlx::raw_sql(create).execute(&*direct).await.expect("a table");
     let prices = Deltas::on(&pool, "priced", "id", "price");
     assert_eq!(prices.add(2_i64, 1).await.expect("a commit"), Applied { value: 3 });
@@ -284,11 +288,12 @@ async fn keys_of_another_type_are_an_error_each_time() {
     assert_eq!(value(&direct).await, 0);
 }
 
-/// Whatever the database takes for equal: the answers are the same as those of the other way.
+/// The result is the same as without the single statement, whatever the database considers equal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn texts_are_compared_as_they_are_everywhere() {
+async fn compares_text_keys_as_the_server_does() {
     let (direct, _proxy, pool) = watched().await;
-    let create = "CREATE TABLE keyed (id CHAR(4) PRIMARY KEY, value BIGINT NOT NULL); INSERT INTO keyed VALUES ('a', 0), ('abcd', 0)";
+    let create = "CREATE TABLE keyed (id CHAR(4) PRIMARY KEY, value BIGINT NOT NULL);
+                  INSERT INTO keyed VALUES ('a', 0), ('abcd', 0)";
     sqlx::raw_sql(create).execute(&*direct).await.expect("a table");
     let short = Deltas::<Postgres, String>::on(&pool, "keyed", "id", "value");
     let long = short.clone().options(Options::new().lock_timeout(Duration::from_secs(60)));
@@ -300,11 +305,12 @@ async fn texts_are_compared_as_they_are_everywhere() {
     }
 }
 
-/// Those who watch are told of the statement, and not of whose stock it was.
+/// Observers get the text of the statement without its values.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_who_watch_see_no_values() {
+async fn observers_see_no_values() {
     let (direct, _proxy, pool) = watched().await;
-    let create = "CREATE TABLE keyed (id TEXT PRIMARY KEY, value BIGINT NOT NULL); INSERT INTO keyed VALUES ('secret', 0)";
+    let create = "CREATE TABLE keyed (id TEXT PRIMARY KEY, value BIGINT NOT NULL);
+                  INSERT INTO keyed VALUES ('secret', 0)";
     sqlx::raw_sql(create).execute(&*direct).await.expect("a table");
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
     let told = seen.clone();

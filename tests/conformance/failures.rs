@@ -234,7 +234,7 @@ pub(crate) async fn a_serialization_conflict_is_run_again<DB: TestBackend>() {
     assert!(attempts.load(Ordering::Relaxed) > 2, "one of the two had to run again");
 }
 
-pub(crate) async fn nowait_is_told_from_a_lock_timeout<DB: ServerBackend>() {
+pub(crate) async fn nowait_differs_from_a_lock_timeout<DB: ServerBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
 

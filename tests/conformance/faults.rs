@@ -140,7 +140,7 @@ pub(crate) async fn a_unit_that_is_never_run_again_is_not_checked<DB: TestBacken
 }
 
 /// A transactor that keeps its options to itself has no faults.
-pub(crate) async fn a_unit_whose_steps_are_not_seen_is_not_checked<DB: TestBackend>() {
+pub(crate) async fn does_not_check_a_unit_behind_an_opaque_transactor<DB: TestBackend>() {
     struct Deaf<X>(X);
     #[async_trait]
     impl<DB: TestBackend, X: Transactor<DB>> Transactor<DB> for Deaf<X> {

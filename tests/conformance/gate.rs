@@ -96,7 +96,7 @@ pub(crate) async fn waiting_holds_nothing_and_keeps_the_order<DB: TestBackend>()
 }
 
 /// Runs that stop waiting, by themselves or by their deadline, are passed over; a full line says so at once.
-pub(crate) async fn whoever_leaves_the_line_is_passed_over<DB: TestBackend>() {
+pub(crate) async fn the_gate_skips_runs_that_stopped_waiting<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let gate = Gate::new().queue(3);
     let db = patient(Pessimistic::default(), &pool).gate(&gate);
@@ -214,7 +214,7 @@ pub(crate) async fn pauses_and_hooks_hold_no_place<DB: TestBackend>() {
 }
 
 /// What adapts takes the gate and the lock once it has met conflicts, and lets go of them when they are over.
-pub(crate) async fn adaptive_locks_what_is_hot_and_lets_go<DB: TestBackend>() {
+pub(crate) async fn adaptive_locks_hot_keys_and_stops_when_they_cool<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let db = patient(Adaptive::default(), &pool);
     let locks = async |key: &'static str| {
@@ -253,7 +253,7 @@ pub(crate) async fn adaptive_locks_what_is_hot_and_lets_go<DB: TestBackend>() {
 }
 
 /// What strategies learn from: each attempt, whether others were at the gate, and whether it failed.
-pub(crate) async fn strategies_are_told_how_attempts_went<DB: TestBackend>() {
+pub(crate) async fn strategies_record_every_attempt<DB: TestBackend>() {
     #[derive(Debug, Clone, Default)]
     struct Noting(Arc<Mutex<Vec<(u32, bool, bool)>>>);
     impl Strategy for Noting {

@@ -62,7 +62,7 @@ const FIRST: &str = "UPDATE account SET balance = balance + 1 WHERE id = 1";
 const SECOND: &str = "UPDATE account SET balance = balance + 1 WHERE id = 2";
 
 /// An assertion does not hold because nobody could tell.
-pub(crate) async fn what_is_unknown_is_not_consistent<DB: TestBackend>() {
+pub(crate) async fn an_unknown_order_fails_the_consistency_assertion<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let unit = ["UPDATE account SET balance = 7 WHERE balance = 1"];
     let order = order_of(&pool, [&unit, &unit]).await;

@@ -111,7 +111,7 @@ pub(crate) async fn three_orders_can_make_a_circle<DB: TestBackend>() {
 }
 
 /// By an error of its own, or because nobody waited for it any more.
-pub(crate) async fn whoever_failed_has_shown_its_order<DB: TestBackend>() {
+pub(crate) async fn records_the_order_of_failed_and_dropped_runs<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     for dropped in [false, true] {
@@ -154,7 +154,7 @@ pub(crate) async fn attempts_are_transactions_of_their_own<DB: TestBackend>() {
     order.assert_consistent();
 }
 
-pub(crate) async fn what_cannot_be_told_is_listed<DB: TestBackend>() {
+pub(crate) async fn lists_locks_whose_rows_are_unknown<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     let (by_id, by_balance) = (LockOrder::new(), LockOrder::new().key("account", "balance"));
@@ -180,7 +180,7 @@ pub(crate) async fn what_cannot_be_told_is_listed<DB: TestBackend>() {
 }
 
 /// The explorer holds the steps back, and they are noted all the same.
-pub(crate) async fn what_is_explored_is_seen<DB: TestBackend>() {
+pub(crate) async fn records_the_order_of_explored_units<DB: TestBackend>() {
     let pool = bank::<DB>(3).await;
     let db = Pessimistic::default().on(&pool);
     let order = LockOrder::new();
@@ -292,7 +292,7 @@ pub(crate) async fn shared_first_and_changed_then_is_reported<DB: TestBackend>()
 
 /// PostgreSQL gives the locks of a savepoint back, InnoDB only if it came first: the checker says what the
 /// server does.
-pub(crate) async fn savepoints_give_back_what_the_server_gives_back<DB: TestBackend>() {
+pub(crate) async fn savepoints_release_the_locks_that_the_server_releases<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     for comes_first in [true, false] {
@@ -362,7 +362,7 @@ pub(crate) async fn a_refused_lock_is_not_held<DB: TestBackend>() {
     order.assert_consistent();
 }
 
-pub(crate) async fn runs_side_by_side_are_told_apart<DB: TestBackend>() {
+pub(crate) async fn tells_concurrent_runs_apart<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let order = LockOrder::new();

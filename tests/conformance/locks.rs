@@ -77,7 +77,7 @@ pub(crate) async fn rows_locked_in_one_order_never_deadlock<DB: TestBackend>() {
     );
 }
 
-pub(crate) async fn lock_rows_answers_what_is_missing<DB: TestBackend>() {
+pub(crate) async fn lock_rows_returns_the_missing_keys<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     db.run(async |tx: &mut Tx<DB>| {

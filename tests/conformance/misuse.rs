@@ -72,7 +72,7 @@ pub(crate) async fn a_missing_value_is_an_error_at_once<DB: TestBackend>() {
     assert!(opened <= 3, "{opened} connections for two mistakes");
 }
 
-pub(crate) async fn a_second_connection_is_told_from_a_busy_pool<DB: TestBackend>() {
+pub(crate) async fn a_second_connection_differs_from_a_busy_pool<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let options = pool.options().clone().acquire_timeout(Duration::from_millis(100));
     let pool = options.connect(&pool.url).await.expect("an impatient pool");
@@ -102,7 +102,7 @@ pub(crate) async fn a_second_connection_is_told_from_a_busy_pool<DB: TestBackend
 
 /// Whoever waits for the pool while holding its only connection waits in vain, which is reported long before
 /// it times out.
-pub(crate) async fn an_idle_unit_is_told_that_its_pool_is_exhausted<DB: TestBackend>() {
+pub(crate) async fn an_idle_unit_reports_an_exhausted_pool<DB: TestBackend>() {
     for (connections, wanted) in [(1, true), (2, false)] {
         let server = counter::<DB>(connections).await;
         let options = server.options().clone().acquire_timeout(Duration::from_secs(60));

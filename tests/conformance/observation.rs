@@ -84,7 +84,7 @@ impl Notes {
 
 /// Each step in its order, with the name, the strategy, the database and the place of the run, and without
 /// any value.
-pub(crate) async fn observers_are_told_of_every_step<DB: TestBackend>() {
+pub(crate) async fn observers_are_notified_of_every_step<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let notes = Notes::default();
     let runs = Arc::new(Mutex::new(Vec::new()));
@@ -213,7 +213,7 @@ pub(crate) async fn every_end_has_its_name<DB: TestBackend>() {
 }
 
 /// The error of a statement is told with it.
-pub(crate) async fn a_failed_statement_is_told_with_its_failure<DB: TestBackend>() {
+pub(crate) async fn observers_get_the_failure_of_a_statement<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let notes = Notes::default();
     let db = patient(Pessimistic::default(), &pool).observed_by(notes.clone());
@@ -319,7 +319,7 @@ pub(crate) async fn a_unit_that_waits_for_a_lock_is_not_idle<DB: TestBackend>() 
 }
 
 /// The gate is told of with the time that was spent there.
-pub(crate) async fn a_wait_at_the_gate_is_told<DB: TestBackend>() {
+pub(crate) async fn observers_are_notified_of_a_wait_at_the_gate<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let notes = Notes::default();
     let gate = Gate::new();

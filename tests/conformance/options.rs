@@ -118,7 +118,7 @@ async fn limits_idle_transactions<DB: TestBackend>(pool: &Pool<DB>) -> bool {
 }
 
 /// Before anything is run: the pool is not even asked for a connection.
-pub(crate) async fn what_a_database_does_not_have_is_refused<DB: TestBackend>() {
+pub(crate) async fn refuses_options_that_the_database_does_not_support<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let _only_one = pool.acquire().await.expect("the only connection");
     let db = Pessimistic::default().on(&pool);

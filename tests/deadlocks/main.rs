@@ -28,19 +28,19 @@ macro_rules! tests {
 
 tests!(postgres sqlx::Postgres:
     units::both_sides_are_named_with_their_statements,
-    units::a_circle_of_three_is_told_in_its_order,
-    units::keys_that_both_insert_are_told,
-    units::advisory_locks_are_told,
-    others::somebody_else_is_told_by_the_session,
+    units::reports_a_cycle_of_three_in_order,
+    units::reports_keys_that_both_insert,
+    units::reports_advisory_locks,
+    others::reports_a_session_of_another_program,
 );
 
 tests!(mariadb sqlx::MySql:
     units::both_sides_are_named_with_their_statements,
-    units::a_circle_of_three_is_told_in_its_order,
-    units::keys_that_both_insert_are_told,
-    units::a_gap_that_both_lock_is_told,
-    others::somebody_else_is_told_by_the_session,
-    others::an_earlier_deadlock_is_not_told_again,
-    others::who_may_not_look_is_told_of_its_own_side,
+    units::reports_a_cycle_of_three_in_order,
+    units::reports_keys_that_both_insert,
+    units::reports_a_gap_that_both_lock,
+    others::reports_a_session_of_another_program,
+    others::does_not_report_an_earlier_deadlock_again,
+    others::reports_only_the_units_side_without_the_privilege,
     others::an_answer_that_does_not_come_is_done_without,
 );

@@ -8,7 +8,7 @@ use crate::support::TestBackend;
 use crate::support::proxy::{Fault as Cut, Proxy};
 
 /// Its statement is known where the server shows it, and then without its values.
-pub(crate) async fn somebody_else_is_told_by_the_session<DB: TestBackend>() {
+pub(crate) async fn reports_a_session_of_another_program<DB: TestBackend>() {
     let pool = accounts::<DB>(1).await;
     let others = DB::another(&pool.url).await;
     let deadlocks = Deadlocks::new();
@@ -26,7 +26,7 @@ pub(crate) async fn somebody_else_is_told_by_the_session<DB: TestBackend>() {
 }
 
 /// InnoDB's status still shows the session's last deadlock when it meets one that is none of InnoDB's.
-pub(crate) async fn an_earlier_deadlock_is_not_told_again<DB: TestBackend>() {
+pub(crate) async fn does_not_report_an_earlier_deadlock_again<DB: TestBackend>() {
     let pool = accounts::<DB>(1).await;
     let others = DB::another(&pool.url).await;
     let deadlocks = Deadlocks::new();
@@ -46,7 +46,7 @@ pub(crate) async fn an_earlier_deadlock_is_not_told_again<DB: TestBackend>() {
 }
 
 /// Without the privilege `PROCESS`: the side of the unit, and a connection that is as good as before.
-pub(crate) async fn who_may_not_look_is_told_of_its_own_side<DB: TestBackend>() {
+pub(crate) async fn reports_only_the_units_side_without_the_privilege<DB: TestBackend>() {
     let pool = accounts::<DB>(1).await;
     let name = pool.url.rsplit('/').next().expect("a database");
     for sql in [

@@ -38,7 +38,7 @@ pub(crate) async fn both_sides_are_named_with_their_statements<DB: TestBackend>(
     }
 }
 
-pub(crate) async fn a_circle_of_three_is_told_in_its_order<DB: TestBackend>() {
+pub(crate) async fn reports_a_cycle_of_three_in_order<DB: TestBackend>() {
     let pool = accounts::<DB>(3).await;
     let deadlocks = Deadlocks::new();
     let [one, two, three]: [&'static [i64]; 3] = [&[MONEY, ROWS[0]], &[MONEY, ROWS[1]], &[MONEY, ROWS[2]]];
@@ -56,7 +56,7 @@ pub(crate) async fn a_circle_of_three_is_told_in_its_order<DB: TestBackend>() {
 }
 
 /// Each inserts a key, and then the one that the other one has inserted.
-pub(crate) async fn keys_that_both_insert_are_told<DB: TestBackend>() {
+pub(crate) async fn reports_keys_that_both_insert<DB: TestBackend>() {
     let pool = accounts::<DB>(2).await;
     let deadlocks = Deadlocks::new();
     let [one, two]: [&'static [i64]; 2] = [&[NEW[0], MONEY], &[NEW[1], MONEY]];
@@ -77,7 +77,7 @@ pub(crate) async fn keys_that_both_insert_are_told<DB: TestBackend>() {
 }
 
 /// Both make sure that there is no such row, and both insert it.
-pub(crate) async fn a_gap_that_both_lock_is_told<DB: TestBackend>() {
+pub(crate) async fn reports_a_gap_that_both_lock<DB: TestBackend>() {
     const LOOK: &str = "SELECT balance FROM account WHERE id = ? FOR UPDATE";
     let pool = accounts::<DB>(2).await;
     let deadlocks = Deadlocks::new();
@@ -92,7 +92,7 @@ pub(crate) async fn a_gap_that_both_lock_is_told<DB: TestBackend>() {
     }
 }
 
-pub(crate) async fn advisory_locks_are_told<DB: TestBackend>() {
+pub(crate) async fn reports_advisory_locks<DB: TestBackend>() {
     let pool = accounts::<DB>(2).await;
     let deadlocks = Deadlocks::new();
     let sides = [

@@ -31,7 +31,8 @@ pub(crate) fn promtool(arguments: &[&str], input: &str) -> Result<String, String
         Ok(child) => child,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             panic!(
-                "there is no promtool: install it (Debian's package is `prometheus`), or run scripts/test.sh, which does"
+                "promtool was not found: install it (Debian's package is `prometheus`), or run \
+                 scripts/test.sh, which does"
             )
         }
         Err(error) => panic!("promtool: {error}"),

@@ -75,7 +75,7 @@ fn sent(scrape: &Scrape) -> BTreeMap<String, (String, BTreeSet<String>)> {
 /// Every metric is sent as soon as there is something that it is about, with all values of its labels; and
 /// each of them is in the guide as it is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_sent_is_what_the_guide_explains() {
+async fn exports_exactly_the_metrics_of_the_guide() {
     let exporter = Exporter::new();
     everything(&exporter).await;
     assert_eq!(sent(&exporter.scrape()), explained());
@@ -83,7 +83,7 @@ async fn what_is_sent_is_what_the_guide_explains() {
 
 /// Prometheus and its users have opinions about names and help texts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn promtool_finds_nothing_wrong_with_what_is_sent() {
+async fn promtool_accepts_the_exported_metrics() {
     let exporter = Exporter::new();
     everything(&exporter).await;
     let text = exporter.render();
@@ -106,7 +106,7 @@ async fn exporters_that_mend_names_leave_them_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_asked_for_is_sent() {
+async fn every_queried_metric_is_exported() {
     let exporter = Exporter::new();
     everything(&exporter).await;
     let scrape = exporter.scrape();
@@ -171,7 +171,7 @@ async fn as_many_series_are_sent_as_the_guide_says() {
 
 /// A histogram with buckets that no alert and no panel asks for would be many series for nothing.
 #[test]
-fn only_what_is_asked_for_has_buckets() {
+fn only_queried_histograms_have_buckets() {
     let texts = read("monitoring/alerts.yml") + &read("monitoring/dashboard.json");
     for (name, bounds) in Metrics::buckets() {
         let is_asked_for = texts.contains(&format!("{name}_bucket"));

@@ -39,7 +39,7 @@ async fn they_follow_the_recorder() {
 
 /// One that was named is told whatever else is installed, and of everything by all clones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_is_named_is_told() {
+async fn a_named_recorder_gets_every_metric() {
     let pool = Sqlite::pool(2).await;
     let exporter = Exporter::new();
     for _ in 0..2 {

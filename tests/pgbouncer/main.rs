@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 
 const TASKS: u32 = 16;
 const ROUNDS: i64 = 40;
-/// As many as pgbouncer is told to open.
+/// The `default_pool_size` of pgbouncer.
 const SERVER_CONNECTIONS: u32 = 4;
 
 /// A pooler and the server behind it, in the order in which they are to go.
@@ -63,8 +63,7 @@ async fn change(tx: &mut Tx<Postgres>, sql: &'static str, by: i64, keep: bool) -
     tx.expect_one(done.rows_affected())
 }
 
-/// Asks on all connections that the pooler has to the server, held at the same time, and by other clients
-/// than before.
+/// Checks all server connections of the pooler, held at the same time, through clients of its own.
 async fn no_setting_is_left_behind(pooled: &Pooled) {
     let (pool, mut held, mut servers) =
         (pooled.clients(SERVER_CONNECTIONS).await, Vec::new(), BTreeSet::new());

@@ -7,8 +7,8 @@ use sqlx::Postgres;
 
 use crate::{Pooled, change};
 
-/// What two clients whose first statements differ make of the counters: one adds 1 ten times, the other one
-/// subtracts 100 ten times, and all of it is said to be done.
+/// Returns the sum of the counters after two clients whose first statements differ have committed their
+/// units: one adds 1 ten times, the other one subtracts 100 ten times.
 async fn added_and_subtracted(keep: bool) -> i64 {
     const ADD: &str = "UPDATE counter SET value = value + $1 WHERE id = 1";
     const SUBTRACT: &str = "UPDATE counter SET value = value - $1 WHERE id = 2";
@@ -34,15 +34,15 @@ async fn added_and_subtracted(keep: bool) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn statements_that_are_not_kept_are_the_right_ones() {
+async fn unprepared_statements_are_not_mixed_up() {
     assert_eq!(added_and_subtracted(false).await, 10 - 1000);
 }
 
-/// Why that is not optional. The driver numbers the statements that it keeps, connection by connection, and
-/// the pooler lets one client run what another one prepared under the same number. Nobody on the client's
-/// side can tell.
+/// Shows why `persistent(false)` is required. The driver numbers its prepared statements for each
+/// connection, and the pooler lets one client execute the statement that another client prepared under
+/// the same number. Neither client can detect this.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn statements_that_are_kept_without_support_may_be_others() {
+async fn prepared_statements_are_mixed_up_without_support() {
     let sum = added_and_subtracted(true).await;
-    assert_ne!(sum, 10 - 1000, "every statement was the right one");
+    assert_ne!(sum, 10 - 1000, "no statement was mixed up");
 }

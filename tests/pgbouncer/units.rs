@@ -76,7 +76,7 @@ async fn sends_work(prepared_statements: bool) {
         });
     }
     while let Some(task) = tasks.join_next().await {
-        task.expect("every unit ends as it wished");
+        task.expect("a caller");
     }
 
     let committed = i64::from(TASKS) * ROUNDS / 5 * 4;
@@ -96,33 +96,45 @@ async fn sends_work(prepared_statements: bool) {
 
 /// Without and, where the installed pgbouncer can, with it keeping track of prepared statements.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_crate_sends_works() {
+async fn everything_that_a_unit_sends_works_behind_the_pooler() {
     sends_work(false).await;
     if Server::pgbouncer_prepares() {
         sends_work(true).await;
     }
 }
 
-/// Waits until something has happened once more.
-async fn one_more(count: &AtomicU32) {
+/// How often one caller's units committed, were left unknown, and committed after a retry.
+type Counts = (i64, i64, i64);
+
+/// The deadline of units during an outage: longer than a server may take to die, to start and to be used
+/// again by the pooler, so that whichever of these fails does so by itself.
+const OUTAGE_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Waits until the count has risen, while all callers go on.
+async fn wait_for_increase(count: &AtomicU32, what: &str, callers: &mut JoinSet<Counts>) {
     let before = count.load(Ordering::Relaxed);
-    let again = async {
+    let limit = Duration::from_secs(40);
+    let increased = async {
         while count.load(Ordering::Relaxed) == before {
+            if let Some(ended) = callers.try_join_next() {
+                panic!("a caller ended before it was stopped: {ended:?}");
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), again).await.expect("it does not happen any more");
+    let waited = tokio::time::timeout(limit, increased).await;
+    waited.unwrap_or_else(|_| panic!("no {what} within {limit:?}"));
 }
 
-/// pgbouncer without a server refuses with an error of its own, and goes on once the server is back. So do
-/// the units.
+/// pgbouncer without a server refuses clients with an error of its own, and accepts them again once the
+/// server is back. The units are retried until then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_behind_the_pooler_is_waited_for() {
+async fn retries_units_until_the_server_behind_the_pooler_is_back() {
     let Pooled { pooler, mut server } = Pooled::start(false).await;
     let pool = PgPoolOptions::new().max_connections(8).connect(pooler.url()).await.expect("a pool");
     let (commits, retries) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let counted = retries.clone();
-    let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(60)).attempts(10_000).observed_by(
+    let db = Pessimistic::default().on(&pool).deadline(OUTAGE_DEADLINE).attempts(10_000).observed_by(
         move |event: &Event<'_>| {
             if let Event::Unit { event: UnitEvent::BackingOff { .. }, .. } = event {
                 counted.fetch_add(1, Ordering::Relaxed);
@@ -147,21 +159,21 @@ async fn an_outage_behind_the_pooler_is_waited_for() {
                         retried += i64::from(attempt > 1);
                     }
                     Err(error) if error.is_commit_unknown() => unknown += 1,
-                    Err(error) => panic!("an outage is no end: {error:?}"),
+                    Err(error) => panic!("a unit failed instead of being retried: {error:?}"),
                 }
             }
             (done, unknown, retried)
         });
     }
     for _ in 0..3 {
-        one_more(&commits).await;
+        wait_for_increase(&commits, "commit", &mut tasks).await;
         server = spawn_blocking(move || {
             server.kill();
             server
         })
         .await
         .expect("the server is gone");
-        one_more(&retries).await;
+        wait_for_increase(&retries, "retry", &mut tasks).await;
         server = spawn_blocking(move || {
             server.restart();
             server
@@ -172,10 +184,10 @@ async fn an_outage_behind_the_pooler_is_waited_for() {
     stop.send_replace(true);
     let (mut done, mut unknown, mut retried) = (0, 0, 0);
     while let Some(task) = tasks.join_next().await {
-        let counts = task.expect("no unit ends otherwise");
+        let counts = task.expect("a caller");
         (done, unknown, retried) = (done + counts.0, unknown + counts.1, retried + counts.2);
     }
-    assert!(retried > 0, "no unit noticed");
+    assert!(retried > 0, "no unit was retried");
     let value = Pooled { pooler, server }.sum().await;
     assert!((done..=done + unknown).contains(&value), "{done} done, {unknown} unknown, {value} stored");
 }

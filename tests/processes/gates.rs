@@ -45,7 +45,7 @@ async fn increment<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     tx.expect_one(done)
 }
 
-/// One process: waits until all of them are there, and counts. Answers how many attempts it took.
+/// One process: waits until all of them are there, and increments. Returns the number of attempts.
 async fn process<DB: TestBackend>(url: &str, strategy: &str) -> i64 {
     let pool = DB::another(url).await;
     let db = named(strategy, &pool);

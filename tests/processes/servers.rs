@@ -89,7 +89,7 @@ fn takes_its_server_along(test: &str, ending: &str) {
     let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
     let line = lines.find_map(|line| line.ok().filter(|line| line.starts_with("server ")));
     let line = line.expect("its server has started");
-    // Reads on, or the process would end because nobody does.
+    // Keeps reading: the process would end on a closed pipe.
     thread::spawn(move || lines.count());
     let (pid, directory) = line["server ".len()..].split_once(' ').expect("a pid and a directory");
     let (server, directory) = (pid.parse().expect("a pid"), PathBuf::from(directory));

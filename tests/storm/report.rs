@@ -203,8 +203,8 @@ impl fmt::Display for Report<'_> {
         };
         writeln!(
             f,
-            "  {} workers, {} jobs enqueued ({} unknown): {} completed, {} attempts failed, {} dead, {} leases lost, \
-             {} troubles",
+            "  {} workers, {} jobs enqueued ({} unknown): {} completed, {} attempts failed, {} dead, \
+             {} leases lost, {} troubles",
             jobs::WORKERS,
             jobs.enqueued.len(),
             jobs.unknown.len(),
@@ -216,7 +216,8 @@ impl fmt::Display for Report<'_> {
         )?;
         writeln!(
             f,
-            "    the longest that one was overdue while the server was in order: {:.2} s, at {:.1} s; the bound is {} s",
+            "    the longest that one was overdue while the server was in order: {:.2} s, at {:.1} s; \
+             the bound is {} s",
             watched.overdue.as_secs_f64(),
             watched.overdue_at.as_secs_f64(),
             MAX_OVERDUE.as_secs()

@@ -188,8 +188,8 @@ fn with_database(url: &str, name: &str) -> String {
     format!("{server}/{name}")
 }
 
-/// Asks until the answer is as wanted, for as long as a loaded machine may need: for what a server does on
-/// its own time after a client has gone.
+/// Polls until `ask` returns the wanted value, for as long as a loaded machine may need: for effects that
+/// a server produces some time after a client has disconnected.
 #[allow(dead_code, reason = "each test binary uses its part")]
 pub(crate) async fn eventually<T: PartialEq + std::fmt::Debug>(wanted: T, mut ask: impl AsyncFnMut() -> T) {
     let mut got = ask().await;

@@ -35,8 +35,8 @@ impl TestBackend for MySql {
         })
     }
 
-    /// `information_schema.innodb_trx` would be easier to read, but is renewed only when nobody has read it
-    /// for a while.
+    /// `information_schema.innodb_trx` would be easier to read, but InnoDB refreshes it only when it
+    /// has not been read for a while.
     fn open_transactions(pool: &Pool<Self>) -> BoxFuture<'_, i64> {
         Box::pin(async move {
             let sessions: Vec<i64> = sqlx::query_scalar(

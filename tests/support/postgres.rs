@@ -36,7 +36,8 @@ impl TestBackend for Postgres {
     fn open_transactions(pool: &Pool<Self>) -> BoxFuture<'_, i64> {
         Box::pin(async move {
             sqlx::query_scalar(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()
                  AND (state LIKE 'idle in transaction%' OR xact_start IS NOT NULL)",
             )
             .fetch_one(pool)

@@ -38,7 +38,7 @@ impl TestBackend for Sqlite {
         })
     }
 
-    /// SQLite tells nobody, but a writer gets in only when no other is.
+    /// SQLite does not report them, but a writer can begin only when no other writer is active.
     fn open_transactions(pool: &Pool<Self>) -> BoxFuture<'_, i64> {
         Box::pin(async move {
             let mut connection = pool.acquire().await.expect("a connection");

@@ -26,8 +26,8 @@ impl Database {
         // somebody's.
         for sql in [
             "DROP TABLE IF EXISTS account",
-            "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL, version BIGINT NOT NULL DEFAULT 0) \
-             WITH (autovacuum_enabled = off, fillfactor = 50)",
+            "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL, \
+             version BIGINT NOT NULL DEFAULT 0) WITH (autovacuum_enabled = off, fillfactor = 50)",
         ] {
             sqlx::query(sql).execute(&admin).await?;
         }

@@ -30,7 +30,8 @@ pub(crate) async fn router(orders: Orders) -> Result<Router, Error> {
     db.create_key_table().await?;
     db.run(async |tx| {
         let table = "CREATE TABLE IF NOT EXISTS orders (
-            id INTEGER PRIMARY KEY, item TEXT NOT NULL, quantity INTEGER NOT NULL, version INTEGER NOT NULL DEFAULT 1
+            id INTEGER PRIMARY KEY, item TEXT NOT NULL, quantity INTEGER NOT NULL,
+            version INTEGER NOT NULL DEFAULT 1
         )";
         sqlx::query(table).execute(&mut *tx).await?;
         Ok::<_, Error>(())

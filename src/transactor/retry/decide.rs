@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
     use crate::error::ErrorKind;
-    use crate::failure::Constraint;
+    use crate::failure::{Constraint, ConstraintKind};
     use crate::isolation::Isolation;
 
     #[derive(Debug, PartialEq)]

@@ -46,7 +46,7 @@ pub(crate) async fn a_run_leaves_its_connection_to_the_next<DB: TestBackend>() {
     assert_eq!(counting.opened.load(Ordering::Relaxed), 1);
 }
 
-pub(crate) async fn whoever_has_waited_longest_is_next<DB: TestBackend>() {
+pub(crate) async fn the_run_that_waited_longest_is_next<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     counting

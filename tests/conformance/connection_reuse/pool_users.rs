@@ -66,7 +66,7 @@ pub(crate) async fn other_users_of_the_pool_get_their_turn<DB: TestBackend>() {
     assert!(returned < runs, "the connection came back {returned} times for {runs} runs: none was handed on");
 }
 
-pub(crate) async fn what_comes_back_to_the_pool_is_taken_too<DB: TestBackend>() {
+pub(crate) async fn uses_connections_that_are_returned_to_the_pool<DB: TestBackend>() {
     let counting = Counting::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     let held = counting.pool.acquire().await.expect("the connection");
@@ -189,7 +189,7 @@ pub(crate) async fn no_connection_is_closed_while_the_pool_tests_it<DB: TestBack
 }
 
 /// Callers that give up while the pool tests a connection for them.
-pub(crate) async fn whoever_gives_up_a_test_closes_no_connection<DB: TestBackend>() {
+pub(crate) async fn dropping_a_run_during_before_acquire_closes_no_connection<DB: TestBackend>() {
     let Counting { pool, opened, direct, .. } = Counting::<DB>::new().await;
     let (tested, tests) = (Arc::<AtomicU32>::default(), pool.options().clone());
     let counted = tested.clone();

@@ -51,7 +51,7 @@ pub(crate) async fn behind_a_gate_there_are_no_conflicts<DB: TestBackend>() {
 
 /// Two hundred at once want one row: whatever the strategy, each unit ends by its deadline, and nothing else
 /// happens to the row. Behind the gate, every unit commits; without it, one may run out of time.
-pub(crate) async fn nobody_starves<DB: TestBackend>() {
+pub(crate) async fn every_unit_ends_by_its_deadline_under_load<DB: TestBackend>() {
     const TASKS: i64 = 200;
     const DEADLINE: Duration = Duration::from_secs(60);
     // To roll back, and to be scheduled on a busy machine.

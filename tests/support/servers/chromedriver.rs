@@ -6,8 +6,9 @@ use std::process::Command;
 use super::find;
 use super::lifetime::Home;
 
-const MISSING: &str = "this test needs Chromium and its chromedriver, which were not found: `apt-get install chromium \
-    chromium-driver`, or set ATOMICALLY_CHROMIUM_BIN to the directories of the programs";
+const MISSING: &str = "this test needs Chromium and its chromedriver, which were not found: \
+    `apt-get install chromium chromium-driver`, \
+    or set ATOMICALLY_CHROMIUM_BIN to the directories of the programs";
 
 /// A driver, and the browser that it is to start.
 #[derive(Debug)]

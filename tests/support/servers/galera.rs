@@ -78,7 +78,7 @@ impl Cluster {
         Ok(Self { nodes })
     }
 
-    /// The URL of the database `test` on each node, for the user `app` who may do everything.
+    /// The URL of the database `test` on each node, for the user `app`, who has all privileges.
     pub fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.url().to_owned()).collect()
     }
@@ -120,7 +120,7 @@ struct Node {
 impl Node {
     /// Three ports: for the group, and for the two ways in which a node that joins is sent what it lacks.
     ///
-    /// New ones at each start, as somebody may take a port between our look and the server's own attempt.
+    /// They are new at each start, because another program may take a port before the server binds it.
     fn ports(&self, sql_port: u16) -> Result<[u16; 3], String> {
         let mut ports = BTreeSet::new();
         while ports.len() < 3 {
@@ -185,7 +185,7 @@ impl Engine for Node {
         Ok(server)
     }
 
-    /// It accepts connections before it has caught up with the others, and answers them with errors.
+    /// It accepts connections before it has caught up with the others, and until then fails their statements.
     fn is_ready(&self, home: &Home, _pid: u32) -> bool {
         let log = home.log();
         log.contains(": ready for connections") && log.contains("Synchronized with group")

@@ -19,8 +19,8 @@ use super::process::{Process, spawn};
 
 /// What the watchdog does, with up to five seconds for each step.
 ///
-/// It answers when it has created the directory, and ends at once if it cannot. A pipe that is closed when it
-/// answers must not end it.
+/// It prints a line when it has created the directory, and ends at once if it cannot. It must not end
+/// when its output pipe is already closed.
 ///
 /// An installation may finish, which takes a second: one that is interrupted can leave shared memory behind.
 /// Moving the directory away then means that a program which starts too late cannot leave its pid in it, and
@@ -63,6 +63,8 @@ patiently rm -rf "$1"
 const LAUNCH: &str = r#"echo $$ > "$1.new" && mv "$1.new" "$1" || exit; shift; exec "$@""#;
 
 const RUN_LIMIT: Duration = Duration::from_secs(60);
+const PREVIOUS_LOG: &str = "log.previous";
+const TAIL_LINES: usize = 40;
 
 /// A private directory for one server, removed with everything that runs in it when this value or the process
 /// ends.
@@ -117,8 +119,9 @@ impl Home {
     }
 
     /// A command for the program, ready for its arguments: the right user, a clean environment, a new log.
+    /// The log of the program that ran before is kept, because it may show why this one does not start.
     pub(super) fn command(&self, program: &Path) -> Result<Command, String> {
-        _ = fs::remove_file(self.path("log"));
+        _ = fs::rename(self.path("log"), self.path(PREVIOUS_LOG));
         let log = self.open_log()?;
         let mut command = Command::new("sh");
         command.args(["-c", LAUNCH, "launch"]).arg(self.path("pid")).arg(program);
@@ -140,7 +143,7 @@ impl Home {
             return Ok(());
         }
         let program = command.get_args().nth(4).unwrap_or_default().display();
-        Err(format!("{program} failed; the end of its log:\n{}", self.log_tail()))
+        Err(format!("{program} failed:\n{}", self.log_tails()))
     }
 
     pub(super) fn start(&self, command: &mut Command) -> Result<Process, String> {
@@ -157,14 +160,22 @@ impl Home {
     }
 
     pub(super) fn log(&self) -> String {
-        let text = fs::read(self.path("log")).unwrap_or_default();
+        self.read_log("log")
+    }
+
+    fn read_log(&self, name: &str) -> String {
+        let text = fs::read(self.path(name)).unwrap_or_default();
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    pub(super) fn log_tail(&self) -> String {
-        let log = self.log();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+    /// The ends of the current log and of the one before the last start.
+    pub(super) fn log_tails(&self) -> String {
+        let (before, current) = (self.read_log(PREVIOUS_LOG), self.log());
+        format!(
+            "--- the end of the log before its last start:\n{}\n--- the end of its log:\n{}\n---",
+            tail(&before),
+            tail(&current)
+        )
     }
 
     /// Lets the watchdog go to work.
@@ -178,6 +189,11 @@ impl Drop for Home {
         self.release();
         _ = self.watchdog.wait();
     }
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
 /// A new directory with the watchdog that has created it.

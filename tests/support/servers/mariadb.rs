@@ -8,8 +8,8 @@ use super::find;
 use super::lifetime::Home;
 
 const MISSING: &str = "this test needs MariaDB (mariadbd and mariadb-install-db), which was not found: \
-    `apt-get install mariadb-server` (or `brew install mariadb`), or set ATOMICALLY_MARIADB_BIN to the directories \
-    of its programs, or ATOMICALLY_MYSQL_URL to a running server";
+    `apt-get install mariadb-server` (or `brew install mariadb`), or set ATOMICALLY_MARIADB_BIN to the \
+    directories of its programs, or ATOMICALLY_MYSQL_URL to a running server";
 
 const PACKAGES: [(&str, &str); 2] = [("/opt/homebrew/opt", "mariadb"), ("/usr/local/opt", "mariadb")];
 

@@ -20,6 +20,7 @@ mod postgres;
 mod process;
 pub mod program;
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::env;
 use std::fmt::{Debug, Display};
@@ -27,13 +28,16 @@ use std::hash::BuildHasher;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use lifetime::Home;
 use process::{Process, wait_until};
 
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// Together with the limit for a server's death, shorter than the deadlines of units that wait for a
+/// restart, so that a server that does not start fails the test by itself, with its log.
+const START_LIMIT: Duration = Duration::from_secs(40);
 const PORTS_TRIED: usize = 5;
 
 /// The URL of the PostgreSQL server that all tests of this process share: `ATOMICALLY_POSTGRES_URL`, else our
@@ -101,7 +105,7 @@ impl Server {
     }
 
     /// Starts a pgbouncer in front of this PostgreSQL, which must outlive it, with or without its support for
-    /// prepared statements. Versions that have no such support ignore the wish.
+    /// prepared statements. Versions without that support ignore the argument.
     #[track_caller]
     pub fn pgbouncer(&self, prepared_statements: bool) -> Self {
         let found = pgbouncer::Pgbouncer::find(self.port, prepared_statements);
@@ -181,6 +185,12 @@ impl Server {
         must(self.home.write(name, text));
     }
 
+    #[expect(clippy::print_stderr, reason = "the output of a failing test")]
+    fn print_logs(&self) {
+        let state = if self.process.is_some() { "not killed" } else { "killed, and not started again" };
+        eprintln!("{:?} on port {} ({state}):\n{}", self.engine, self.port, self.home.log_tails());
+    }
+
     fn start(engine: Box<dyn Engine>) -> Result<Self, String> {
         let home = Home::new(engine.users())?;
         engine.install(&home)?;
@@ -194,7 +204,7 @@ impl Server {
                     let url = format!("{}://app:app@127.0.0.1:{port}/test", engine.scheme());
                     return Ok(Self { engine, port, url, process: Some(process), home });
                 }
-                // Somebody took the port between our look and the server's own attempt.
+                // Another program took the port before the server bound it.
                 Err(reason) if reason.contains("Address already in use") && tried < PORTS_TRIED => {}
                 Err(reason) => return Err(reason),
             }
@@ -213,7 +223,11 @@ impl Drop for Frozen {
 }
 
 impl Drop for Server {
+    /// Prints the end of the server's log if the test is failing: the directory is about to be removed.
     fn drop(&mut self) {
+        if thread::panicking() {
+            self.print_logs();
+        }
         self.home.release();
         if let Some(process) = &mut self.process {
             process.await_end();
@@ -258,8 +272,12 @@ fn launch(engine: &dyn Engine, home: &Home, port: u16) -> Result<Process, String
         return Ok(process);
     }
     home.kill(process)?;
-    let what = if ended { "ended while it started" } else { "did not get ready in time" };
-    Err(format!("the {} server {what}; the end of its log:\n{}", engine.scheme(), home.log_tail()))
+    let what = if ended {
+        "ended while it started".to_owned()
+    } else {
+        format!("was not ready within {START_LIMIT:?}")
+    };
+    Err(format!("the {} server on port {port} {what}:\n{}", engine.scheme(), home.log_tails()))
 }
 
 /// A port below those that systems give to outgoing connections (from 32768 on Linux, 49152 elsewhere).
@@ -267,11 +285,17 @@ fn launch(engine: &dyn Engine, home: &Home, port: u16) -> Result<Process, String
 /// A port of that range, as binding port 0 yields, cannot be relied upon while its server is dead: a client
 /// that keeps dialling it may be given that very port for its own end, be connected to itself, and keep it
 /// occupied.
+///
+/// Each port is returned once per process, so that no server takes the port of another one that a test has
+/// killed and is about to restart.
 fn free_port() -> Result<u16, String> {
+    static RETURNED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut returned = RETURNED.lock().unwrap_or_else(PoisonError::into_inner);
     let start = RandomState::new().hash_one(0) % 22_000;
     (0..1_000)
         .filter_map(|step| u16::try_from(10_000 + (start + step) % 22_000).ok())
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .find(|port| !returned.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .inspect(|port| _ = returned.insert(*port))
         .ok_or_else(|| "found no free port on 127.0.0.1".to_owned())
 }
 

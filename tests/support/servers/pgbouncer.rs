@@ -54,6 +54,8 @@ impl super::Engine for Pgbouncer {
     }
 
     fn serve(&self, home: &Home, port: u16) -> Result<Command, String> {
+        // pgbouncer logs in to the server on one connection at a time and refuses clients meanwhile: a
+        // login that hangs must not keep it from the next one for the default of 15 seconds.
         let mut settings = format!(
             "[databases]\n\
              * = host=127.0.0.1 port={}\n\
@@ -67,6 +69,7 @@ impl super::Engine for Pgbouncer {
              max_client_conn = 200\n\
              default_pool_size = 4\n\
              server_login_retry = 1\n\
+             server_connect_timeout = 5\n\
              ignore_startup_parameters = extra_float_digits\n",
             self.server_port
         );

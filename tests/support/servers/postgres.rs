@@ -8,8 +8,8 @@ use super::find;
 use super::lifetime::Home;
 
 const MISSING: &str = "this test needs PostgreSQL (initdb and postgres), which was not found: \
-    `apt-get install postgresql` (or `brew install postgresql`), or set ATOMICALLY_POSTGRES_BIN to the directory of \
-    its programs, or ATOMICALLY_POSTGRES_URL to a running server";
+    `apt-get install postgresql` (or `brew install postgresql`), or set ATOMICALLY_POSTGRES_BIN to the \
+    directory of its programs, or ATOMICALLY_POSTGRES_URL to a running server";
 
 const PACKAGES: [(&str, &str); 4] = [
     ("/usr/lib/postgresql", ""),
@@ -21,7 +21,7 @@ const PACKAGES: [(&str, &str); 4] = [
 #[derive(Debug)]
 pub(super) struct Postgres {
     bin: PathBuf,
-    /// Whether it waits for the disk before it answers a commit.
+    /// Whether a commit waits for the disk.
     durable: bool,
 }
 
@@ -34,7 +34,7 @@ impl Postgres {
         Ok(Self { bin: bin.to_owned(), durable: false })
     }
 
-    /// The same, with commits that wait for the disk: for who measures them.
+    /// The same, with commits that wait for the disk, for measurements.
     pub(super) fn durable(self) -> Self {
         Self { durable: true, ..self }
     }
@@ -90,8 +90,8 @@ impl super::Engine for Postgres {
         Ok(server)
     }
 
-    /// The server tells its state in the eighth line of this file. One of an earlier life has another process
-    /// id.
+    /// The server writes its state to the eighth line of this file. A file that a killed server left has
+    /// another process id.
     fn is_ready(&self, home: &Home, pid: u32) -> bool {
         let text = fs::read_to_string(home.path("data/postmaster.pid")).unwrap_or_default();
         let mut lines = text.lines().map(str::trim);

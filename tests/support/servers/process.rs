@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-const DEATH_LIMIT: Duration = Duration::from_secs(30);
+const DEATH_LIMIT: Duration = Duration::from_secs(15);
 
 /// Where the system has no way to create a pipe that other programs do not inherit in one step, two programs
 /// that start at the same time could inherit each other's, and a watchdog would wait for a server that waits
