@@ -8,7 +8,10 @@ use std::time::Duration;
 use crate::backend::{quotable_source, shown};
 use crate::failure::{Constraint, Failure, FailureKind};
 
+mod as_sqlx;
 mod text;
+
+pub(crate) use as_sqlx::recovered;
 
 /// Why a unit of work did not commit.
 ///

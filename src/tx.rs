@@ -24,6 +24,7 @@ mod interception;
 mod state;
 mod locks;
 mod nesting;
+mod on_connection;
 mod no_connection;
 mod opening;
 mod probe;
@@ -155,8 +156,9 @@ impl<DB: Backend> Tx<DB> {
         Error::failed(failure, None)
     }
 
-    /// The connection underneath, for what an executor cannot do (`COPY`, say). What runs on it is not seen
-    /// by the transaction.
+    /// The connection itself, for what an executor cannot do (`COPY`, for example). The transaction does not
+    /// see the statements that run on it, nor their errors: run functions that take a connection through
+    /// [`on_connection`](Self::on_connection), which does.
     ///
     /// - A conflict there is retried only if its error is turned into an [`Error`](crate::Error) on its way
     ///   out of the unit (by `?`, or in the `From` of an error type of your own); another one comes back as
@@ -179,12 +181,17 @@ impl<DB: Backend> Tx<DB> {
         if let Some(failure) = self.state.over() {
             return Err(Error::failed(failure.clone(), None));
         }
+        self.touch();
+        Ok(self.session.connection())
+    }
+
+    /// Notes that statements are about to run on the connection itself, where they are not seen.
+    fn touch(&mut self) {
         self.state.mark_unwatched();
         if let Some(interception) = &self.interception {
             interception.unwatched();
         }
         self.state.distrusts_guard = self.depth == 0 && !self.state.has_savepoints;
-        Ok(self.session.connection())
     }
 
     /// Whether this failure may hide that a part of the unit is stored, so that the unit must not be run

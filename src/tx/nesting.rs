@@ -6,7 +6,7 @@ use std::future::Future;
 use sqlx::Pool;
 
 use crate::backend::{Backend, failure_of_any};
-use crate::error::Error;
+use crate::error::{Error, recovered};
 use crate::failure::{Failure, FailureKind};
 
 tokio::task_local! {
@@ -67,6 +67,10 @@ pub(crate) fn nested() -> Failure {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
+        let error = match recovered(error) {
+            Ok(original) => return original,
+            Err(error) => error,
+        };
         let holds_one = HELD.try_with(|held| !held.borrow().is_empty()).unwrap_or(false);
         let failure = if holds_one && matches!(error, sqlx::Error::PoolTimedOut) {
             Some(Failure::new(

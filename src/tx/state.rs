@@ -212,13 +212,18 @@ impl TxState {
         } else {
             error
         };
+        self.note::<DB>(failure);
+        error
+    }
+
+    /// Remembers what a statement failed with.
+    pub(super) fn note<DB: Backend>(&mut self, failure: Failure) {
         self.last = Some(failure.clone());
         match DB::after(&failure) {
             Survival::Open => {}
             Survival::Ask(statement) => self.ask = Some(statement),
             Survival::Over => self.end(failure),
         }
-        error
     }
 
     /// A statement of the crate's own was answered; one that fails leaves nothing to go on with.
