@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::backend::{error_text, quotable_source};
 use crate::failure::{Constraint, Failure, FailureKind};
 
+mod as_sqlx;
 mod conversion;
 mod text;
 

@@ -25,6 +25,7 @@ mod interception;
 mod state;
 mod locks;
 mod nesting;
+mod on_connection;
 mod no_connection;
 mod opening;
 mod probe;
@@ -150,7 +151,8 @@ impl<DB: Backend> Tx<DB> {
     }
 
     /// Returns the underlying connection, for operations that an executor cannot do, such as `COPY`. The
-    /// transaction does not watch what runs on it:
+    /// transaction does not watch what runs on it, nor sees its errors: run functions that take a connection
+    /// through [`on_connection`](Self::on_connection), which does.
     ///
     /// - A conflict on the connection is retried only if its sqlx error is converted to an
     ///   [`Error`](crate::Error) within the unit (by `?`, or in a `From` implementation of the unit's error
@@ -173,12 +175,17 @@ impl<DB: Backend> Tx<DB> {
         if let Some(failure) = self.state.over() {
             return Err(Error::failed(failure.clone(), None));
         }
+        self.touch();
+        Ok(self.session.connection())
+    }
+
+    /// Notes that statements are about to run on the connection itself, where they are not seen.
+    fn touch(&mut self) {
         self.state.mark_unwatched();
         if let Some(interception) = &self.interception {
             interception.unwatched();
         }
         self.state.distrusts_guard = self.depth == 0 && !self.state.has_savepoints;
-        Ok(self.session.connection())
     }
 
     /// Returns whether a part of the unit may be stored despite this failure, so that it must not be

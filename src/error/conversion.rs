@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::future::Future;
 
 use super::Error;
+use super::as_sqlx::recovered;
 use crate::backend::failure_of_any;
 use crate::failure::{Failure, FailureKind};
 
@@ -40,6 +41,10 @@ pub(crate) async fn with_running_unit<F: Future>(pool: usize, unit: F) -> (F::Ou
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
+        let error = match recovered(error) {
+            Ok(original) => return original,
+            Err(error) => error,
+        };
         let is_in_unit = RUNNING.try_with(|running| !running.borrow().is_empty()).unwrap_or(false);
         let failure = match error {
             sqlx::Error::PoolTimedOut if is_in_unit => Some(second_connection()),

@@ -209,13 +209,18 @@ impl TxState {
         } else {
             error
         };
+        self.note::<DB>(failure);
+        error
+    }
+
+    /// Records the failure of a statement.
+    pub(super) fn note<DB: Backend>(&mut self, failure: Failure) {
         self.last = Some(failure.clone());
         match DB::survival(&failure) {
             Survival::Open => {}
             Survival::Ask(statement) => self.status_query = Some(statement),
             Survival::Over => self.end(failure),
         }
-        error
     }
 
     /// Records the result of a statement of this crate, whose failure ends the transaction.

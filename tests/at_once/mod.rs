@@ -126,7 +126,8 @@ async fn a_lost_connection_is_unknown_to_every_caller() {
     }
 }
 
-/// No statement that waits for a lock is in flight when a caller times out: each knows that nothing is stored.
+/// No statement that waits for a lock is in flight when a caller times out, so each caller knows that nothing
+/// is stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_outcome_is_unknown_while_the_table_is_locked() {
     let (direct, _proxy, pool) = watched().await;

@@ -25,6 +25,7 @@ pub(crate) mod options;
 pub(crate) mod outcomes;
 pub(crate) mod pools;
 pub(crate) mod promises;
+pub(crate) mod on_connection;
 pub(crate) mod raw_access;
 pub(crate) mod savepoints;
 pub(crate) mod schedules;
@@ -37,8 +38,8 @@ macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
             cancellation, failures, faults, gate, histories, hooks, increments, limits,
-            lock_knowledge, lock_order, locks, misuse, observation, observers, options, outcomes, pools, promises,
-            raw_access, savepoints, schedules, use_cases, write_skew,
+            lock_knowledge, lock_order, locks, misuse, observation, observers, options, outcomes, pools,
+            promises, on_connection, raw_access, savepoints, schedules, use_cases, write_skew,
         };
         use $crate::conformance::cancellation::every_poll::{self, dropped_jobs, dropped_requests};
         use $crate::conformance::coalescing::{
@@ -70,6 +71,10 @@ macro_rules! conformance {
             raw_access::a_commit_before_a_conflict_is_not_run_again,
             raw_access::conflicts_are_retried,
             raw_access::swallowed_conflicts_are_retried,
+            on_connection::a_conflict_in_a_function_is_retried,
+            on_connection::a_conflict_in_a_function_that_the_unit_ignores_is_retried,
+            on_connection::a_dropped_function_ends_the_transaction,
+            on_connection::a_unit_may_end_with_an_error_of_sqlx,
             pools::a_nested_run_is_refused_after_new_connect_options,
             outcomes::streams_may_be_given_up_between_rows,
             outcomes::apply_counts_rows_and_reports_errors,
@@ -252,6 +257,7 @@ macro_rules! conformance {
             failures::nowait_differs_from_a_lock_timeout,
             failures::a_killed_session_is_run_again,
             limits::a_dead_pooled_connection_is_replaced,
+            on_connection::a_transaction_that_a_function_broke_is_not_committed,
             network::a_server_that_is_not_there_is_a_typed_error_in_time,
             network::a_peer_that_falls_silent_is_a_typed_error_in_time,
             network::a_commit_that_is_not_answered_is_unknown,

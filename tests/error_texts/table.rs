@@ -122,7 +122,9 @@ impl Table {
         let snapshot = std::fs::read_to_string(&file).unwrap_or_default();
         if let Some((is, was)) = self.text.lines().zip(snapshot.lines()).find(|(is, was)| is != was) {
             panic!(
-                "differs from {file}; review the change, and accept it with UPDATE_SNAPSHOTS=1:\n- {was}\n+ {is}"
+                "differs from {file}; review the change, and accept it with UPDATE_SNAPSHOTS=1:\n\
+                 - {was}\n\
+                 + {is}"
             );
         }
         assert_eq!(self.text.lines().count(), snapshot.lines().count(), "{file} has other entries");

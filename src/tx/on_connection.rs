@@ -1,0 +1,88 @@
+//! Helpers of an existing code base, which take the connection itself.
+
+use std::error::Error as StdError;
+
+use super::{Tx, TxFn};
+use crate::backend::{Backend, SyntheticError, failure_of};
+use crate::error::Error;
+use crate::failure::Failure;
+
+impl<DB: Backend> Tx<DB> {
+    /// Runs a function that takes the connection itself, such as the helpers of a code base that uses
+    /// `&mut PgConnection`.
+    ///
+    /// ```
+    /// # use atomically::{Error, Serializable, TransactorExt as _, Tx};
+    /// # use sqlx::{SqliteConnection, SqlitePool};
+    /// mod repo {
+    /// #   use sqlx::SqliteConnection;
+    ///     pub async fn take_one(conn: &mut SqliteConnection, id: i64) -> Result<(), sqlx::Error> {
+    ///         let sql = "UPDATE item SET stock = stock - 1 WHERE id = $1";
+    ///         sqlx::query(sql).bind(id).execute(conn).await.map(drop)
+    ///     }
+    /// }
+    ///
+    /// # async fn example(pool: SqlitePool) -> Result<(), Error> {
+    /// let db = Serializable::default().on(&pool);
+    /// let id = 7;
+    /// db.run(async |tx: &mut Tx<_>| {
+    ///     tx.on_connection(async |conn: &mut SqliteConnection| repo::take_one(conn, id).await).await?;
+    ///     Ok::<_, Error>(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    ///
+    /// The transaction remembers an error of the function as it remembers one of its own statements: a
+    /// [`sqlx::Error`] or an [`Error`](crate::Error), found in the error or in its chain of sources, is
+    /// classified, and a conflict leads to another attempt, even if the unit ignores it. An error that the
+    /// function itself ignored is noticed before the commit: the server is then asked for the state of the
+    /// transaction, in one round trip, and a transaction that has failed is not committed. What
+    /// [`connection`](Self::connection) says about statements that the transaction does not see holds here as
+    /// well: the function must not end the transaction.
+    ///
+    /// # Errors
+    ///
+    /// The function's own error; or, without calling the function, the cause for which the transaction is
+    /// over already, as a [`sqlx::Error`].
+    ///
+    /// # Cancellation
+    ///
+    /// A future that is dropped before the function has returned ends the transaction, and its connection is
+    /// closed.
+    pub async fn on_connection<F, T, E>(&mut self, function: F) -> Result<T, E>
+    where
+        F: for<'c> AsyncFnOnce(&'c mut DB::Connection) -> Result<T, E>
+            + for<'c> TxFn<&'c mut DB::Connection, Result<T, E>, Fut: Send>,
+        E: StdError + From<sqlx::Error> + 'static,
+    {
+        if let Some(failure) = self.state.over() {
+            return Err(sqlx::Error::from(SyntheticError::TransactionOver(failure.clone())).into());
+        }
+        self.touch();
+        self.state.set_in_flight(true);
+        let result = function(self.session.connection()).await;
+        self.state.set_in_flight(false);
+        if let Some(failure) = result.as_ref().err().and_then(|error| in_chain::<DB>(error)) {
+            self.state.note::<DB>(failure);
+        }
+        result
+    }
+}
+
+/// The first failure of a database in a chain of errors.
+fn in_chain<DB: Backend>(error: &(dyn StdError + 'static)) -> Option<Failure> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let driver = error.downcast_ref::<sqlx::Error>();
+        let original =
+            driver.and_then(sqlx::Error::as_database_error).and_then(|error| error.try_downcast_ref());
+        let own: Option<&Error> = error.downcast_ref().or(original);
+        let failure = own.and_then(Error::failure).cloned();
+        if let Some(failure) = failure.or_else(|| failure_of::<DB>(driver?, false)) {
+            return Some(failure);
+        }
+        next = error.source();
+    }
+    None
+}
