@@ -1,4 +1,4 @@
-//! Clients that transfer money, and note what they were told.
+//! Clients that transfer money, and record the outcome of each transfer.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst};
@@ -15,22 +15,22 @@ use crate::support::TestBackend;
 
 pub(crate) const ACCOUNTS: i64 = 10;
 
-/// More than a restart takes on a machine that is busy with other things.
+/// Longer than a restart takes on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a client does about a commit that was not answered.
+/// What a client does about a commit that got no response.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Client {
-    /// Lets the crate find out.
+    /// Lets the crate determine the outcome.
     Resolving,
-    /// Takes it as it is.
+    /// Leaves the outcome unknown.
     Careful,
-    /// Runs everything again, as hand-written loops do.
+    /// Retries the whole transfer, as hand-written loops do.
     Naive,
 }
 
-/// Counts the attempts of one run, and those among them that failed with anything but an unanswered commit:
-/// of those, no strategy is asked.
+/// Counts the attempts of one run, and the attempts that failed for any reason but a lost response to the
+/// commit: for lost responses the strategy is not consulted.
 #[derive(Debug, Clone, Default)]
 struct Counting {
     attempts: Arc<AtomicU32>,
@@ -49,7 +49,7 @@ impl Strategy for Counting {
     }
 }
 
-/// What became of a transfer, as its client sees it.
+/// The outcome of a transfer, as its client sees it.
 #[derive(Debug)]
 pub(crate) struct Told {
     /// `Ok` holds the number of the attempt that was stored.
@@ -96,7 +96,7 @@ impl<DB: TestBackend> Load<DB> {
         }
     }
 
-    /// Transfers until it is told to stop.
+    /// Transfers until it is stopped.
     pub(crate) async fn run(&self) {
         while !self.stopped.load(SeqCst) {
             let k = self.next.fetch_add(1, SeqCst);
@@ -111,12 +111,12 @@ impl<DB: TestBackend> Load<DB> {
         self.stopped.store(true, SeqCst);
     }
 
-    /// How many transfers have begun and not ended.
+    /// How many transfers are in flight.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(SeqCst)
     }
 
-    /// What the clients were told, by transfer.
+    /// The outcomes that the clients saw, by transfer.
     pub(crate) fn take_told(&self) -> BTreeMap<i64, Told> {
         std::mem::take(&mut *self.told.lock().expect("what was told"))
     }

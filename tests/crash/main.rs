@@ -1,4 +1,4 @@
-//! Transfers while their server is killed and started again.
+//! Transfers while their server is killed and restarted.
 
 mod load;
 mod mortal;
@@ -20,11 +20,11 @@ use tokio::time::timeout;
 
 const CLIENTS: u32 = 4;
 const KILLS: u32 = 8;
-/// Every other kill comes while a commit is held.
+/// Every other kill happens while a commit is held.
 const HELD: u32 = KILLS / 2;
 
-/// Kills the server under load, again and again, and answers how often each transfer was applied and what its
-/// client was told.
+/// Kills the server under load, again and again. Returns how often each transfer was applied and the outcome
+/// that its client saw.
 async fn transfers<DB: Mortal>(client: Client) -> Vec<(usize, Told)> {
     let mut server = spawn_blocking(DB::server).await.expect("a server");
     let url = server.url().to_owned();
@@ -94,7 +94,7 @@ async fn transfers<DB: Mortal>(client: Client) -> Vec<(usize, Told)> {
     outcomes
 }
 
-/// Answers how many unanswered commits turned out not to be stored, and to be stored.
+/// Returns how many commits without a response turned out not to be stored, and to be stored.
 async fn careful<DB: Mortal>() -> [u32; 2] {
     let mut unknown = [0, 0];
     for (applied, told) in transfers::<DB>(Client::Careful).await {
@@ -107,7 +107,7 @@ async fn careful<DB: Mortal>() -> [u32; 2] {
     unknown
 }
 
-/// Answers how many unanswered commits the crate found not to be stored, and to be stored.
+/// Returns how many commits without a response the crate found not to be stored, and to be stored.
 async fn resolving<DB: Mortal>() -> [u32; 2] {
     let mut resolved = [0, 0];
     for (applied, told) in transfers::<DB>(Client::Resolving).await {
@@ -135,7 +135,7 @@ async fn postgres_finds_out_and_applies_once() {
     assert!(stored >= HELD, "{stored} commits were stored and not answered");
 }
 
-/// The loop that people write, on the same server.
+/// The retry loop that is often written by hand, on the same server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_naive_retry_applies_some_twice() {
     let outcomes = transfers::<Postgres>(Client::Naive).await;

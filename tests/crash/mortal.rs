@@ -1,4 +1,4 @@
-//! Servers that are killed, at moments that matter.
+//! Servers that are killed at critical moments.
 
 use sqlx::{MySql, Pool, Postgres};
 
@@ -9,7 +9,7 @@ use crate::support::{TestBackend, eventually};
 pub(crate) trait Mortal: TestBackend {
     fn server() -> Server;
 
-    /// Returns when a commit waits for what will not come while this server lives, or this pool does.
+    /// Returns when a commit waits for a response that cannot arrive while this server or this pool lives.
     async fn hold_a_commit(url: &str) -> Pool<Self>;
 }
 
@@ -18,8 +18,8 @@ impl Mortal for Postgres {
         Server::postgres()
     }
 
-    /// Commits that are stored wait for a standby that does not exist. The setting is gone from the file
-    /// again before the server is.
+    /// Stored commits wait for a standby that does not exist. The setting is removed from the configuration
+    /// file before the server is killed.
     async fn hold_a_commit(url: &str) -> Pool<Self> {
         let pool = Self::another(url).await;
         let execute = async |sql: &'static str| sqlx::query(sql).execute(&pool).await.expect(sql);

@@ -1,6 +1,7 @@
-//! Deadlocks say who waited for whom.
+//! Deadlock reports name both sides: which session waited for which.
 //!
-//! In a process of their own, and one at a time: MariaDB remembers the latest deadlock of the whole server.
+//! The tests have a process of their own and run one at a time, because MariaDB remembers only the latest
+//! deadlock of the whole server.
 
 mod others;
 mod scene;

@@ -1,4 +1,4 @@
-//! With a transaction that nobody watches, and where the server does not tell.
+//! Deadlocks with a session that is not observed, and with a server that provides no details.
 
 use atomically::testing::{Fault, Faults, Moment};
 use atomically::{Pessimistic, TransactorExt as _, Tx};
@@ -7,7 +7,7 @@ use crate::scene::{Deadlocks, MONEY, PAY, ROWS, Step, accounts, lose_to_somebody
 use crate::support::TestBackend;
 use crate::support::proxy::{Fault as Cut, Proxy};
 
-/// Its statement is known where the server shows it, and then without its values.
+/// The other session's statement is reported if the server shows it, and then without its values.
 pub(crate) async fn reports_a_session_of_another_program<DB: TestBackend>() {
     let pool = accounts::<DB>(1).await;
     let others = DB::another(&pool.url).await;
@@ -25,7 +25,8 @@ pub(crate) async fn reports_a_session_of_another_program<DB: TestBackend>() {
     }
 }
 
-/// InnoDB's status still shows the session's last deadlock when it meets one that is none of InnoDB's.
+/// InnoDB's status still shows the session's previous deadlock when the session meets one that InnoDB did not
+/// detect.
 pub(crate) async fn does_not_report_an_earlier_deadlock_again<DB: TestBackend>() {
     let pool = accounts::<DB>(1).await;
     let others = DB::another(&pool.url).await;
@@ -40,12 +41,12 @@ pub(crate) async fn does_not_report_an_earlier_deadlock_again<DB: TestBackend>()
     faults.on(&db).named("refund").run(pays).await.expect("a commit");
     let second = deadlocks.only();
     assert_eq!((second.victim, second.report.parties.len()), ("refund", 1), "{}", second.report);
-    // It was the same session, and still is.
+    // The session is still the same one.
     let now = DB::pool_fetch(&pool, DB::sql("SELECT CAST(CONNECTION_ID() AS SIGNED)"), &[]).await;
     assert_eq!(now.expect("a session"), session);
 }
 
-/// Without the privilege `PROCESS`: the side of the unit, and a connection that is as good as before.
+/// Without the privilege `PROCESS`, only the unit's own side is reported, and the connection stays usable.
 pub(crate) async fn reports_only_the_units_side_without_the_privilege<DB: TestBackend>() {
     let pool = accounts::<DB>(1).await;
     let name = pool.url.rsplit('/').next().expect("a database");
@@ -73,7 +74,7 @@ pub(crate) async fn reports_only_the_units_side_without_the_privilege<DB: TestBa
     assert_eq!(session().await, before, "it was closed");
 }
 
-/// A server that does not answer the question, or closes the connection: the unit goes on.
+/// If the server does not respond to the status query, or closes the connection, the unit is still retried.
 pub(crate) async fn an_answer_that_does_not_come_is_done_without<DB: TestBackend>() {
     let direct = accounts::<DB>(1).await;
     for cut in [Cut::SilenceBefore, Cut::SilenceAfter, Cut::CutBefore, Cut::CutAfter] {

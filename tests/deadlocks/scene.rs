@@ -1,4 +1,4 @@
-//! Units that wait for each other, and an observer that keeps what it is told of it.
+//! Units that deadlock, and an observer that records the deadlock reports.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::sync::{Barrier, Semaphore};
 
 use crate::support::{TestBackend, TestPool};
 
-/// What all values begin with, those that are bound and those that others write into their statements.
+/// The prefix of all values, bound ones and literals in the other sessions' statements.
 pub(crate) const MARK: &str = "4711471";
 pub(crate) const MONEY: i64 = 471_147_110;
 pub(crate) const ROWS: [i64; 3] = [471_147_111, 471_147_112, 471_147_113];
@@ -33,7 +33,7 @@ pub(crate) const PAY: &str = "UPDATE account SET balance = balance - ? WHERE id 
 pub(crate) const PAY_BACK: &str = "UPDATE account SET balance = balance + ? WHERE id = ?";
 pub(crate) const OPEN: &str = "INSERT INTO account VALUES (?, ?)";
 
-/// Keeps what is told of deadlocks. Whoever holds what the victim wants holds it until then.
+/// Records deadlock reports. The session that blocks the victim keeps its locks until then.
 #[derive(Debug, Clone)]
 pub(crate) struct Deadlocks {
     told: Arc<Mutex<Vec<Told>>>,
@@ -55,7 +55,7 @@ impl Deadlocks {
         drop(self.waiting.acquire().await.expect("never closed"));
     }
 
-    /// The only one since this was asked for. There is no value in it.
+    /// Returns the only report since the last call, and checks that it contains no value.
     pub(crate) fn only(&self) -> Told {
         let told = std::mem::take(&mut *self.told.lock().expect("what was told"));
         let [told] = told.as_slice() else { panic!("one deadlock: {told:#?}") };
@@ -67,7 +67,7 @@ impl Deadlocks {
         told.clone()
     }
 
-    /// The same, between units of this process: a circle of waits, each for the next one.
+    /// The same for units of this process: a circle of waits in which each party waits for the next one.
     pub(crate) fn only_circle(&self) -> DeadlockReport {
         let report = self.only().report;
         for (party, next) in report.parties.iter().zip(report.parties.iter().cycle().skip(1)) {
@@ -96,10 +96,10 @@ impl Observer for Deadlocks {
     }
 }
 
-/// What takes a lock.
+/// A step that takes a lock.
 #[derive(Clone, Copy)]
 pub(crate) enum Step {
-    /// A statement, and what is bound to it.
+    /// A statement and its bound values.
     Sql(&'static str, &'static [i64]),
     Advisory(&'static str),
 }
@@ -114,13 +114,12 @@ impl Step {
     }
 }
 
-/// Waits for as long as a loaded machine may need.
+/// Allows for the delays of a loaded machine.
 pub(crate) fn patient<DB: TestBackend, S: Strategy>(strategy: S, pool: &Pool<DB>) -> PoolTransactor<DB, S> {
     PoolTransactor::new(strategy, pool).deadline(Duration::from_secs(120))
 }
 
-/// Each of these units takes its first lock, waits until all of them have theirs, and asks for its second
-/// one.
+/// Each of these units takes its first lock, waits until all units have theirs, and requests its second one.
 pub(crate) async fn collide<DB: TestBackend, const N: usize>(
     strategy: impl Strategy,
     pool: &Pool<DB>,
@@ -146,8 +145,8 @@ pub(crate) async fn collide<DB: TestBackend, const N: usize>(
     futures_util::future::join_all(runs).await;
 }
 
-/// A unit on this pool, and a transaction that nobody watches on the other one, which wins. Answers its
-/// session.
+/// Runs a unit on `pool` against an unobserved transaction on `others`, which wins. Returns the session of
+/// the winner.
 pub(crate) async fn lose_to_somebody_else<DB: TestBackend>(
     pool: &Pool<DB>,
     others: &Pool<DB>,
@@ -167,7 +166,7 @@ pub(crate) async fn lose_to_somebody_else<DB: TestBackend>(
     });
     let somebody = patient(Pessimistic::default(), others).attempts(1);
     let somebody = somebody.run(async move |tx: &mut Tx<DB>| {
-        // PostgreSQL gives up whoever looks first, InnoDB whoever has done less.
+        // PostgreSQL aborts the session that detects the deadlock, InnoDB the one that has changed less.
         if postgres {
             DB::execute(tx, DB::sql("SET LOCAL deadlock_timeout = '1h'"), &[]).await?;
         }

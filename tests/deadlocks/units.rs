@@ -1,4 +1,4 @@
-//! Between units of this process.
+//! Deadlocks between units of this process.
 
 use atomically::{Pessimistic, Serializable};
 
@@ -48,14 +48,14 @@ pub(crate) async fn reports_a_cycle_of_three_in_order<DB: TestBackend>() {
 
     let report = deadlocks.only_circle();
     let names: Vec<_> = report.parties.iter().map(|party| party.unit.expect("a unit").name).collect();
-    // Each waits for the next one's row.
+    // Each unit waits for the next one's row.
     let mut wanted = ["checkout", "refund", "audit"];
     let victim = wanted.iter().position(|name| *name == names[0]).expect("one of them");
     wanted.rotate_left(victim);
     assert_eq!(names, wanted, "{report}");
 }
 
-/// Each inserts a key, and then the one that the other one has inserted.
+/// Each unit inserts a key, and then the key that the other unit has inserted.
 pub(crate) async fn reports_keys_that_both_insert<DB: TestBackend>() {
     let pool = accounts::<DB>(2).await;
     let deadlocks = Deadlocks::new();
@@ -76,7 +76,7 @@ pub(crate) async fn reports_keys_that_both_insert<DB: TestBackend>() {
     }
 }
 
-/// Both make sure that there is no such row, and both insert it.
+/// Both units check that the row does not exist, and both insert it.
 pub(crate) async fn reports_a_gap_that_both_lock<DB: TestBackend>() {
     const LOOK: &str = "SELECT balance FROM account WHERE id = ? FOR UPDATE";
     let pool = accounts::<DB>(2).await;

@@ -1,4 +1,4 @@
-//! The dashboard: what Grafana takes without a word, and shows as an empty panel.
+//! The dashboard: mistakes that Grafana accepts silently and shows as an empty panel.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ fn queries(dashboard: &Value) -> Vec<(&str, &str)> {
     queries
 }
 
-/// As rules, for promtool: with a value for each variable.
+/// The queries as rules for promtool, with a value for each variable.
 #[test]
 fn every_query_is_valid() {
     let dashboard = dashboard();

@@ -1,4 +1,4 @@
-//! How runs end, and what they do until then.
+//! How runs end, and what they spend their time on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl From<Error> for Own {
     }
 }
 
-/// A unit for each outcome, named after it, that has it and no other.
+/// A unit for each outcome, named after it, that ends with this outcome and no other.
 pub(crate) async fn each_end_is_counted<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let exporter = Exporter::new();
@@ -52,7 +52,7 @@ pub(crate) async fn each_end_is_counted<DB: TestBackend>() {
     let unknown = db.with(Options::new().named("commit_unknown"));
     unheard.on(&unknown).run(async |tx: &mut Tx<DB>| add(tx, 1).await).await.expect_err("no answer");
 
-    // Three have their places at the gate; nobody may stand in line behind them.
+    // Three units hold permits of the gate, and no unit may wait for another permit.
     let gate = Gate::new().queue(0);
     let crowded = db.clone().gate(&gate);
     let mut stay = JoinSet::new();
@@ -100,7 +100,7 @@ pub(crate) async fn runs_in_flight_are_counted<DB: TestBackend>() {
     assert_eq!((seen, in_flight()), (1.0, 0.0));
 }
 
-/// The observer lets the unit go on that waits for it.
+/// The observer releases the unit that waits for it.
 pub(crate) async fn pauses_are_counted<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let exporter = Exporter::new();

@@ -1,4 +1,4 @@
-//! What is in `monitoring/` and in the guide.
+//! The files in `monitoring/` and in the guide.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ pub(crate) fn guide() -> String {
     read("src/guide/monitoring.md")
 }
 
-/// Runs promtool where the rules are.
+/// Runs promtool in the directory of the rules.
 pub(crate) fn promtool(arguments: &[&str], input: &str) -> Result<String, String> {
     let child = Command::new("promtool")
         .args(arguments)
@@ -44,7 +44,7 @@ pub(crate) fn promtool(arguments: &[&str], input: &str) -> Result<String, String
     if output.status.success() { Ok(said) } else { Err(said) }
 }
 
-/// All words that could be the name of a metric of this crate, or of a series that was recorded from some.
+/// All words that could be the name of a metric of this crate, or of a series that a rule records from them.
 pub(crate) fn metric_names(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
         .map(|word| word.trim_matches(':'))
@@ -52,7 +52,7 @@ pub(crate) fn metric_names(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// The names of what the rules record, or raise: `record` or `alert`.
+/// The names of the series that the rules record (`record`) or of the alerts that they raise (`alert`).
 pub(crate) fn rules(what: &str) -> BTreeSet<String> {
     let marker = format!("- {what}: ");
     let alerts = read("monitoring/alerts.yml");
@@ -62,7 +62,7 @@ pub(crate) fn rules(what: &str) -> BTreeSet<String> {
     found
 }
 
-/// The values that a text asks a label for: `label="one"`, `label=~"one|other"`.
+/// The values by which a text filters a label: `label="one"`, `label=~"one|other"`.
 pub(crate) fn asked_for(text: &str, label: &str) -> Vec<BTreeSet<String>> {
     let mut found = Vec::new();
     for operator in ["=", "=~"] {

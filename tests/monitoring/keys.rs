@@ -17,8 +17,8 @@ async fn work<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<i64, Error> {
     Ok(1)
 }
 
-/// A fresh answer is told of when its commit is certain, and once: not for an attempt that was run again, nor
-/// for a unit that was rolled back.
+/// A fresh response is counted once, when its commit is certain: not for an attempt that was retried, nor for
+/// a unit that was rolled back.
 pub(crate) async fn each_answer_is_counted_once<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let exporter = Exporter::new();
@@ -49,13 +49,13 @@ pub(crate) async fn each_answer_is_counted_once<DB: TestBackend>() {
     assert_eq!(pay.once(&other).run(work::<DB>).await.expect("an outcome"), Outcome::Mismatch);
     assert_eq!(counted("pay"), [1.0, 2.0, 0.0, 1.0]);
 
-    // Stored, though nobody was told so at once.
+    // Stored, although the response to the commit was lost.
     let unheard = db.named("unheard");
     let faulty = Faults::new().at(Moment::Commit, Fault::AnswerLost).on(&unheard);
     assert_eq!(faulty.once(&key("b")).run(work::<DB>).await.expect("an outcome"), Outcome::Fresh(1));
     assert_eq!(counted("unheard"), [1.0, 0.0, 0.0, 0.0]);
 
-    // A part of a unit, at its second attempt; and one that is at work on its key already.
+    // One `once` call inside of a unit, at its second attempt; and one whose key is still in progress.
     let consumes = db.named("consumes");
     let outcome = consumes
         .run(async |tx: &mut Tx<DB>| {
@@ -76,7 +76,7 @@ pub(crate) async fn each_answer_is_counted_once<DB: TestBackend>() {
     assert_eq!(outcome.expect("a commit"), Outcome::Fresh(1));
     assert_eq!(counted("consumes"), [1.0, 1.0, 1.0, 0.0]);
 
-    // Nothing of what was rolled back is fresh; but what was replayed was.
+    // Fresh responses that were rolled back are not counted, but replayed ones are.
     let gives_up = db.named("gives_up");
     gives_up
         .run(async |tx: &mut Tx<DB>| {

@@ -1,5 +1,5 @@
-//! Metrics, the alerts over them, and the dashboard: what is counted is what happened, and what is asked for
-//! is there.
+//! Metrics, the alerts over them, and the dashboard: the counts are right, and every metric that is queried
+//! exists.
 
 mod dashboard;
 mod ends;

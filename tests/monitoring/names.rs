@@ -1,5 +1,4 @@
-//! The names of metrics and the values of their labels: those that are sent, and those that are asked for or
-//! explained.
+//! The names of metrics and the values of their labels: exported ones, and those in queries and in the guide.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use crate::files::{asked_for, guide, metric_names, promtool, read, rules};
 use crate::scrape::{Exporter, Sample, Scrape};
 use crate::support::TestBackend as _;
 
-/// A unit, a request with a key and a job, and nothing that goes wrong.
+/// A unit, a request with a key and a job, all of which succeed.
 async fn everything(exporter: &Exporter) {
     let pool = Sqlite::pool(2).await;
     let db = Pessimistic::default().on(&pool);
@@ -72,8 +71,8 @@ fn sent(scrape: &Scrape) -> BTreeMap<String, (String, BTreeSet<String>)> {
     scrape.types.iter().map(|(name, kind)| (name.clone(), (kind.clone(), labels(name)))).collect()
 }
 
-/// Every metric is sent as soon as there is something that it is about, with all values of its labels; and
-/// each of them is in the guide as it is sent.
+/// Every metric is exported as soon as there is a subject for it, with all values of its labels; and the
+/// guide lists each of them as it is exported.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exports_exactly_the_metrics_of_the_guide() {
     let exporter = Exporter::new();
@@ -81,7 +80,7 @@ async fn exports_exactly_the_metrics_of_the_guide() {
     assert_eq!(sent(&exporter.scrape()), explained());
 }
 
-/// Prometheus and its users have opinions about names and help texts.
+/// promtool checks the conventions for names and help texts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn promtool_accepts_the_exported_metrics() {
     let exporter = Exporter::new();
@@ -95,7 +94,7 @@ async fn promtool_accepts_the_exported_metrics() {
     }
 }
 
-/// The names are right already where an exporter is asked to make them so.
+/// The names already conform where an exporter is configured to correct them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exporters_that_mend_names_leave_them_alone() {
     let (plain, mended) =
@@ -113,7 +112,7 @@ async fn every_queried_metric_is_exported() {
     let recorded = rules("record");
     let mut series: BTreeSet<_> = scrape.samples.iter().map(|sample| sample.name.as_str()).collect();
     series.extend(recorded.iter().map(String::as_str));
-    // Text speaks of a histogram by its name.
+    // Prose mentions a histogram by its base name.
     let mut metrics: BTreeSet<_> = scrape.types.keys().map(String::as_str).collect();
     metrics.extend(series.iter().copied());
     let dashboard = read("monitoring/dashboard.json").replace("\\\"", "\"");
@@ -137,7 +136,7 @@ async fn every_queried_metric_is_exported() {
     }
 }
 
-/// Buckets are offered for every histogram, and for nothing else.
+/// Buckets are offered for every histogram, and for no other metric.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_histogram_has_buckets() {
     let exporter = Exporter::new();
@@ -150,7 +149,7 @@ async fn every_histogram_has_buckets() {
     assert!(Metrics::buckets().all(|(_, bounds)| bounds.is_sorted()));
 }
 
-/// Each of them is kept, and paid for, for as long as the process lives.
+/// Each series is kept, and costs memory, for as long as the process lives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn as_many_series_are_sent_as_the_guide_says() {
     let exporter = Exporter::new();
@@ -169,7 +168,7 @@ async fn as_many_series_are_sent_as_the_guide_says() {
     assert!(workers == 1 && guide().contains(&said), "{queues} for each queue, {workers} for each worker");
 }
 
-/// A histogram with buckets that no alert and no panel asks for would be many series for nothing.
+/// A histogram with buckets that no alert and no panel queries would cost many series without a use.
 #[test]
 fn only_queried_histograms_have_buckets() {
     let texts = read("monitoring/alerts.yml") + &read("monitoring/dashboard.json");

@@ -24,7 +24,7 @@ async fn enqueue<DB: Backend>(pool: &Pool<DB>, queue: &Queue<DB>, payload: i64, 
     let _ = db.run(async |tx| queue.enqueue(tx, job).await).await.expect("a commit");
 }
 
-/// A worker that looks often, and tells the exporter.
+/// A worker that polls often, and reports to the exporter.
 fn worker<DB: Backend>(queue: &Queue<DB>, exporter: &Exporter) -> Worker<DB> {
     Worker::new(queue)
         .poll_every(Duration::from_millis(20))
@@ -32,7 +32,7 @@ fn worker<DB: Backend>(queue: &Queue<DB>, exporter: &Exporter) -> Worker<DB> {
         .observed_by(exporter.metrics.clone())
 }
 
-/// Runs the worker until the exporter says so.
+/// Runs the worker until the condition holds for the exporter.
 async fn until<DB, F>(
     worker: Worker<DB>,
     handler: impl Fn(Arc<Claim<DB>>) -> F + Send + Sync + 'static,
@@ -119,7 +119,8 @@ pub(crate) async fn jobs_are_counted_by_what_became_of_them<DB: TestBackend>() {
     assert_eq!(exporter.scrape().sum(JOBS, &[("outcome", "released")]), 1.0);
 }
 
-/// The worker whose lease is gone counts it; and so does the unit that comes too late, as a failure.
+/// The worker that lost the lease counts it; and so does the unit whose completion comes too late, as a
+/// failure.
 pub(crate) async fn a_lost_lease_and_a_stale_claim_are_counted<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>().await;
     let exporter = Exporter::new();
@@ -145,7 +146,7 @@ pub(crate) async fn a_lost_lease_and_a_stale_claim_are_counted<DB: TestBackend>(
     assert_eq!(exporter.scrape().sum("atomically_failures_total", &labels), 1.0);
 }
 
-/// Neither claims nor depths can be asked for.
+/// Neither claims nor depths can be queried.
 pub(crate) async fn trouble_is_counted<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let queue = Queue::new("jobs", &pool).expect("a name");
@@ -157,11 +158,10 @@ pub(crate) async fn trouble_is_counted<DB: TestBackend>() {
     until(seldom, nothing, &exporter, &[("atomically_queue_troubles_total", "", 2.0)]).await;
 }
 
-/// As long as it lives a worker is seen to; one that is dropped is seen to have ended, and one that was told
-/// to stop is not missed.
+/// A running worker has a heartbeat. The heartbeat of a dropped worker becomes outdated, and that of a
+/// stopped worker is reset, so that it raises no alert.
 pub(crate) async fn workers_have_a_heartbeat<DB: TestBackend>() {
-    // Workers are numbered by the name of their queue, and other tests of this process have workers for
-    // "jobs".
+    // Workers are numbered for each name of a queue, and other tests of this process have workers for "jobs".
     let name = format!("beats-{}", DB::NAME.to_lowercase());
     let (pool, _) = queue::<DB>().await;
     let queue = Queue::new(&name, &pool).expect("a name");

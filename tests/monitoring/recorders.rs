@@ -1,4 +1,4 @@
-//! Where metrics go.
+//! The recorder that metrics go to.
 
 use atomically::{Error, Metrics, Pessimistic, TransactorExt as _, Tx};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -11,7 +11,8 @@ fn committed(handle: &PrometheusHandle) -> f64 {
     Scrape::of(&handle.render()).sum("atomically_units_total", &[("outcome", "committed")])
 }
 
-/// They go to the recorder that there is when something happens, also where others or none were there before.
+/// Metrics go to the recorder that is current when an event happens, even if there was another one or none
+/// before.
 #[tokio::test]
 async fn they_follow_the_recorder() {
     let pool = Sqlite::pool(1).await;
@@ -37,7 +38,7 @@ async fn they_follow_the_recorder() {
     assert_eq!((committed(&first.handle()), committed(&second.handle())), (2.0, 2.0));
 }
 
-/// One that was named is told whatever else is installed, and of everything by all clones.
+/// An explicit recorder gets the metrics of all clones, whatever recorder is installed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_named_recorder_gets_every_metric() {
     let pool = Sqlite::pool(2).await;

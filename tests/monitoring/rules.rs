@@ -15,7 +15,7 @@ fn the_rules_are_valid_and_do_what_their_tests_say() {
     }
 }
 
-/// Each alert is seen firing and seen silent, and the guide has a section that its annotation leads to.
+/// Each alert is tested firing and silent, and its annotation links to an existing section of the guide.
 #[test]
 fn every_alert_is_tested_and_explained() {
     let (tests, alerts, guide) = (read("monitoring/alerts.test.yml"), read("monitoring/alerts.yml"), guide());
@@ -35,7 +35,7 @@ fn every_alert_is_tested_and_explained() {
     }
 }
 
-/// What a conflict is, is said by the crate.
+/// The crate defines which kinds of failure are conflicts.
 #[test]
 fn conflicts_are_what_the_crate_calls_conflicts() {
     let conflicts: BTreeSet<_> = FailureKind::ALL

@@ -1,4 +1,4 @@
-//! What Prometheus would be told.
+//! The text that Prometheus would scrape.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    /// One as the guide sets it up.
+    /// An exporter, set up as in the guide.
     pub(crate) fn new() -> Self {
         Self::of(PrometheusBuilder::new())
     }

@@ -1,4 +1,4 @@
-//! Units that get in each other's way.
+//! Units that conflict with each other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -28,7 +28,7 @@ pub(crate) async fn counter<DB: TestBackend>(connections: u32) -> TestPool<DB> {
     pool
 }
 
-/// It takes as long as it takes.
+/// Sets limits that no test reaches.
 pub(crate) fn patient<DB: TestBackend, S: Strategy>(strategy: S, pool: &Pool<DB>) -> PoolTransactor<DB, S> {
     PoolTransactor::new(strategy, pool).attempts(10_000).deadline(Duration::from_secs(120))
 }
@@ -38,7 +38,7 @@ pub(crate) async fn add<DB: TestBackend>(tx: &mut Tx<DB>, id: i64) -> Result<(),
     Ok(())
 }
 
-/// How many attempts of these units failed by a kind that the alerts take for a conflict.
+/// How many attempts of these units failed with a kind that the alerts count as a conflict.
 fn conflicts(scrape: &Scrape, unit: &str) -> f64 {
     FailureKind::ALL
         .into_iter()
@@ -47,8 +47,8 @@ fn conflicts(scrape: &Scrape, unit: &str) -> f64 {
         .sum()
 }
 
-/// All have read the row before any of them writes it: all but one run again. What the units have seen is
-/// what is counted.
+/// All units read the row before any of them writes it, so all but one are retried. The metrics match the
+/// numbers of attempts that the units counted.
 pub(crate) async fn conflicts_are_counted<DB: TestBackend>() {
     let pool = counter::<DB>(UNITS).await;
     let exporter = Exporter::new();
@@ -94,7 +94,7 @@ pub(crate) async fn conflicts_are_counted<DB: TestBackend>() {
     ] {
         assert_eq!(scrape.sum(name, &[label]), units, "{name} {label:?}");
     }
-    // Each has waited for the others with its transaction open, for locks or not, and for its next attempt.
+    // Each unit had an open transaction while it waited for the others, for locks and for its next attempt.
     let seconds = |name: &str| scrape.sum(&format!("atomically_{name}_seconds_sum"), &labels);
     for name in ["statement", "control", "idle_in_transaction", "pool_wait", "backoff"] {
         assert!(seconds(name) > 0.0, "no time for {name}");
@@ -103,7 +103,7 @@ pub(crate) async fn conflicts_are_counted<DB: TestBackend>() {
     assert_eq!(seconds("gate_wait"), 0.0);
 }
 
-/// Each has locked what the other one wants before it asks for more.
+/// Each unit has locked the row that the other one requests next.
 pub(crate) async fn deadlocks_are_counted<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let exporter = Exporter::new();

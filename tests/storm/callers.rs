@@ -1,4 +1,4 @@
-//! Callers that give up soon, and the account of what each of them was told.
+//! Callers that give up soon, and a record of the outcomes that they saw.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -31,13 +31,13 @@ const PATIENCE: std::ops::RangeInclusive<u64> = 50..=200;
 /// How a caller adds to a row.
 enum Way<DB: StormServer> {
     Unit(Arc<dyn Transactor<DB>>),
-    /// Through the gate, by the number of the row.
+    /// Through the gate, keyed by the number of the row.
     Keyed(Arc<dyn Transactor<DB>>),
     Applied(Box<PoolTransactor<DB, Atomic>>),
 }
 
 impl<DB: StormServer> Way<DB> {
-    /// All that there are, and `apply` twice: it has no transaction that could be rolled back.
+    /// All strategies, and `apply` twice, because it has no transaction that could be rolled back.
     fn all(pool: &Pool<DB>) -> [Self; 8] {
         [
             Self::Unit(Arc::new(Pessimistic::default().on(pool))),
@@ -65,7 +65,7 @@ impl<DB: StormServer> Way<DB> {
     }
 }
 
-/// Reads, adds, and writes if nothing has changed: right under every strategy.
+/// Reads, adds, and writes if nothing has changed: correct under every strategy.
 async fn add<DB: StormServer>(tx: &mut Tx<DB>, row: i64, op: i64) -> Result<(), Error> {
     let select = tx.for_update(DB::sql("SELECT value FROM hot WHERE id = ?"));
     let value = DB::fetch(tx, select, &[row]).await?;
@@ -74,7 +74,7 @@ async fn add<DB: StormServer>(tx: &mut Tx<DB>, row: i64, op: i64) -> Result<(), 
     tx.expect_one(done)
 }
 
-/// What callers were told, by the number of the operation.
+/// The outcomes that callers saw, by the number of the operation.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     pub(crate) committed: Vec<i64>,
@@ -145,10 +145,10 @@ async fn call<DB: StormServer>(way: &Way<DB>, caller: i64, clock: &Clock, stoppe
     calls
 }
 
-/// What is in the database.
+/// The contents of the database.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    /// Rows whose value is not the number of their lines in the ledger.
+    /// The number of rows whose value differs from the number of their lines in the ledger.
     pub(crate) inexact: i64,
     /// The operations in the ledger, which has a unique key on them.
     pub(crate) ops: Vec<i64>,

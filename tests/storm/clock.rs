@@ -1,4 +1,4 @@
-//! The time of a storm: when the server was out of order, and how many calls were committed when.
+//! The timeline of a storm: when the server was down, and how many calls were committed when.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// The resolution of the throughput.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// Longer than any storm.
+/// Enough slices for any storm.
 const SLICES: usize = 100_000;
 
-/// A time in which the server did not answer.
+/// A time in which the server did not respond.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outage {
     pub(crate) what: &'static str,
-    /// In microseconds since 1970, as the queue counts.
+    /// In microseconds since 1970, like the timestamps of the queue.
     from: i64,
     to: Option<i64>,
-    /// Since the begin of the storm.
+    /// Since the start of the storm.
     pub(crate) ended: Duration,
 }
 
@@ -68,8 +68,7 @@ impl Clock {
         self.lock().clone()
     }
 
-    /// How long something has been waiting since `since` (microseconds since 1970) while the server was in
-    /// order.
+    /// How long a job has been waiting since `since` (microseconds since 1970), outages excluded.
     pub(crate) fn waited(&self, since: i64, until: i64) -> Duration {
         let overlaps = self.lock().iter().fold(0, |sum, outage| {
             let (from, to) = (outage.from.max(since), outage.to.unwrap_or(until).min(until));
@@ -92,8 +91,8 @@ impl Clock {
         committed as f64 / (SLICE * slices.len() as u32).as_secs_f64()
     }
 
-    /// How many calls were committed well within an outage: on a busy machine, callers hear late of what came
-    /// before it.
+    /// How many calls were committed well within an outage. Its first moments do not count: on a busy
+    /// machine, responses from before the outage reach callers late.
     pub(crate) fn committed_during(&self, outage: &Outage) -> u64 {
         let late = Duration::from_secs(1).min(outage.length() / 2);
         let from = slice(outage.ended.saturating_sub(outage.length()) + late) + 1;
@@ -101,7 +100,7 @@ impl Clock {
         self.committed[slices].iter().map(|slice| slice.load(Relaxed)).sum()
     }
 
-    /// How long after `when` the next commit came.
+    /// The time from `when` to the next commit.
     pub(crate) fn next_commit(&self, when: Duration) -> Option<Duration> {
         let next = (slice(when)..SLICES).find(|n| self.committed[*n].load(Relaxed) > 0)?;
         Some((SLICE * (next as u32 + 1)).saturating_sub(when))

@@ -1,4 +1,4 @@
-//! Workers, and jobs that are not made to please them.
+//! Workers, and jobs that fail, panic, are slow or are snoozed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic;
@@ -21,7 +21,7 @@ use crate::server::StormServer;
 pub(crate) const WORKERS: usize = 3;
 const HANDLERS: usize = 5;
 
-/// For each worker one for each handler, one for claims and one for leases; and one for the producer.
+/// For each worker one connection per handler, one for claims and one for leases; and one for the producer.
 pub(crate) const CONNECTIONS: u32 = (WORKERS * (HANDLERS + 2) + 1) as u32;
 
 const LEASE: Duration = Duration::from_secs(3);
@@ -29,10 +29,10 @@ const LEASE: Duration = Duration::from_secs(3);
 /// Longer than a lease.
 const SLOW: Duration = Duration::from_secs(4);
 
-/// Between two jobs that are enqueued.
+/// Between two enqueued jobs.
 const PAUSE: Duration = Duration::from_millis(40);
 
-/// How long the rest of the jobs may take when nothing is in their way any more.
+/// The time limit for the remaining jobs after the last outage.
 const REST: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,7 +43,7 @@ pub(crate) enum Kind {
     PanicsAtOnce,
     Slow,
     Snoozes,
-    /// Returns without having completed its job, so that the worker does.
+    /// Returns without completing its job, so that the worker completes it.
     Returns,
     Quick,
 }
@@ -61,7 +61,7 @@ impl Kind {
         }
     }
 
-    /// Whether its jobs end dead.
+    /// Whether its jobs end up dead.
     pub(crate) const fn is_poison(self) -> bool {
         matches!(self, Self::Fails | Self::Panics | Self::PanicsAtOnce)
     }
@@ -72,7 +72,7 @@ impl Kind {
     }
 }
 
-/// What a worker reports.
+/// The events that a worker reports.
 #[derive(Debug, Default)]
 pub(crate) struct Reported {
     pub(crate) completed: AtomicU64,
@@ -80,7 +80,7 @@ pub(crate) struct Reported {
     pub(crate) dead: AtomicU64,
     pub(crate) lost: AtomicU64,
     pub(crate) troubles: AtomicU64,
-    /// When it completed its last job, in milliseconds since the begin of the storm.
+    /// When it completed its last job, in milliseconds since the start of the storm.
     last: AtomicU64,
 }
 
@@ -102,20 +102,20 @@ impl Reported {
     }
 }
 
-/// How it went for the jobs.
+/// The results of the jobs.
 #[derive(Debug)]
 pub(crate) struct JobReport {
-    /// Jobs that are in the queue for certain, and those whose commit went unanswered.
+    /// Jobs that are certainly in the queue, and jobs whose commit is unknown.
     pub(crate) enqueued: BTreeSet<i64>,
     pub(crate) unknown: BTreeSet<i64>,
     pub(crate) reported: Vec<Arc<Reported>>,
-    /// Workers that ended before they were told to, or did nothing after the last outage.
+    /// Workers that ended before they were stopped, or completed no job after the last outage.
     pub(crate) idle: Vec<usize>,
-    /// Workers that did not end when they were told to.
+    /// Workers that did not end when they were stopped.
     pub(crate) stuck: usize,
-    /// How long the queue took to be empty.
+    /// How long it took to empty the queue.
     pub(crate) rest: Option<Duration>,
-    /// The number of each dead job, and how often it was tried.
+    /// The number of each dead job, and its number of attempts.
     pub(crate) dead: BTreeMap<i64, u32>,
 }
 
@@ -153,7 +153,7 @@ impl<DB: StormServer> Jobs<DB> {
         Self { queue, reported, workers, stop, stopped, producer }
     }
 
-    /// Ends the producer, lets the workers do the rest, and ends them.
+    /// Stops the producer, lets the workers complete the remaining jobs, and stops them.
     pub(crate) async fn stop(self, clock: &Clock) -> JobReport {
         self.stopped.store(true, SeqCst);
         let [enqueued, unknown] = self.producer.await.expect("the producer");
@@ -176,7 +176,7 @@ impl<DB: StormServer> Jobs<DB> {
     }
 }
 
-/// How long it takes until only dead jobs are left, if that comes to pass.
+/// How long it takes until only dead jobs are left, or `None` if that takes too long.
 async fn until_empty<DB: StormServer>(queue: &Queue<DB>) -> Option<Duration> {
     let begun = Instant::now();
     while begun.elapsed() < REST {
@@ -189,7 +189,7 @@ async fn until_empty<DB: StormServer>(queue: &Queue<DB>) -> Option<Duration> {
     None
 }
 
-/// Enqueues jobs until it is told to stop. Returns those that were enqueued, and those of which nobody knows.
+/// Enqueues jobs until it is stopped. Returns the enqueued jobs, and those whose commit is unknown.
 async fn produce<DB: StormServer>(
     db: PoolTransactor<DB, Pessimistic>,
     queue: Queue<DB>,
@@ -210,7 +210,7 @@ async fn produce<DB: StormServer>(
         match done {
             Ok(_) => drop(enqueued.insert(job)),
             Err(error) if error.is_commit_unknown() => drop(unknown.insert(job)),
-            // Nothing is stored: it is tried again.
+            // Nothing is stored, so the same job is enqueued again.
             Err(_) => continue,
         }
         job += 1;
@@ -249,7 +249,7 @@ fn handle<DB: StormServer>(
 
 const POISON: &str = "poison";
 
-/// Panics that are meant are not printed.
+/// Intended panics are not printed.
 fn silence_poison() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,7 +1,7 @@
-//! A storm: callers that give up soon on a few hot rows, workers with poisonous, slow and panicking jobs, and
-//! a server that is killed and frozen meanwhile. What is promised is checked from outside.
+//! A storm: impatient callers on a few hot rows, workers with failing, slow and panicking jobs, and a server
+//! that is killed and frozen meanwhile. The guarantees are verified by independent reads of the database.
 //!
-//! It takes some twenty seconds for each database. `ATOMICALLY_STORM_SECONDS=300` makes it longer, with a
+//! It takes about twenty seconds for each database. `ATOMICALLY_STORM_SECONDS=300` makes it longer, with a
 //! second kill:
 //!
 //! ```sh
@@ -35,7 +35,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use watch::Watch;
 
-/// How long the storm lasts, unless the environment says otherwise.
+/// How long the storm lasts, unless the environment overrides it.
 const DEFAULT_SECONDS: u64 = 16;
 
 fn duration() -> Duration {

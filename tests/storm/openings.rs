@@ -1,4 +1,4 @@
-//! A server that takes its time for each new session.
+//! A server that opens sessions slowly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
@@ -14,11 +14,11 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::server::StormServer;
 use crate::support::proxy::address;
 
-/// What a pool may have open beyond its maximum, as documentation says.
+/// How many connections a pool may have open beyond its maximum, as documented.
 const MAX_BEYOND_POOL: i64 = 8;
 
-/// The sessions of a server behind a slow door. One that was asked for begins, whether or not its client
-/// still waits.
+/// The sessions of a server behind a proxy that delays each new one. A requested session starts whether or
+/// not its client still waits.
 #[derive(Debug, Default)]
 struct Sessions {
     open: AtomicI64,
@@ -26,7 +26,7 @@ struct Sessions {
     all: AtomicI64,
 }
 
-/// Returns the URL that leads through the door.
+/// Returns the URL of the proxy.
 async fn slow_door(url: &str, delay: Duration) -> (String, Arc<Sessions>) {
     let server = address(url).to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -1,4 +1,4 @@
-//! The report of a storm, and the promises that it broke.
+//! The report of a storm, and the guarantees that were violated.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,17 +10,17 @@ use crate::clock::Clock;
 use crate::jobs::{self, JobReport, Kind, Reported};
 use crate::watch::Watched;
 
-/// What a pool may have open beyond its maximum, as documentation says.
+/// How many connections a pool may have open beyond its maximum, as documented.
 const MAX_BEYOND_POOL: i64 = 8;
 
-/// How long a job may be overdue while the server is in order: a poll, and a second for one that got behind
-/// the mark, and as much again on a machine that is busy with other things.
+/// How long a job may be overdue outside of outages: a poll interval, and a second for a job that was
+/// committed behind the claim mark, doubled for a busy machine.
 const MAX_OVERDUE: Duration = Duration::from_secs(4);
 
-/// The first moments are not counted: connections are opened.
+/// The start is not counted, because connections are being opened.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// Nor are those behind an outage.
+/// Nor is the time just after an outage.
 const RECOVERY: Duration = Duration::from_secs(2);
 
 pub(crate) struct Report<'a> {
@@ -43,7 +43,7 @@ impl Report<'_> {
         [self.clock.throughput(WARM_UP, first), self.clock.throughput(last + RECOVERY, self.total)]
     }
 
-    /// What did not hold, in words.
+    /// The violated guarantees, in words.
     pub(crate) fn broken_promises(&self) -> Vec<String> {
         let mut broken = Vec::new();
         self.check_outages(&mut broken);
@@ -51,7 +51,7 @@ impl Report<'_> {
         self.check_calls(&mut broken);
         self.check_jobs(&mut broken);
         let [before, after] = self.throughput();
-        // Other programs on the machine take their part, so this only notices a service that is down.
+        // Other programs use the machine as well, so this only detects a service that is down.
         if after < before / 20.0 {
             broken.push(format!("{after:.0} commits/s after the storm, {before:.0}/s before it"));
         }

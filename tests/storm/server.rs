@@ -6,12 +6,12 @@ use crate::support::TestBackend;
 use crate::support::servers::Server;
 
 /// A database with a server of its own. Callers, workers and the watch connect as different users, so that
-/// their sessions can be told apart.
+/// their sessions can be distinguished.
 pub(crate) trait StormServer: TestBackend {
     const TITLE: &'static str;
 
-    /// The tables, and a trigger that writes each change of a hot row to `ledger`: each commit counts once
-    /// there, whichever call it was made by.
+    /// The tables, and a trigger that writes each change of a hot row to `ledger`, so that each commit counts
+    /// once there, whichever call made it.
     const SETUP: &'static [&'static str];
 
     fn server() -> Server;

@@ -1,4 +1,4 @@
-//! What happens to the server.
+//! The outages of the server.
 
 use std::sync::Arc;
 use std::thread;
@@ -18,7 +18,7 @@ enum Trouble {
     Freeze(Duration),
 }
 
-/// A storm of a minute or more has longer outages, and a second kill; its last third is calm.
+/// A storm of a minute or more has longer outages and a second kill; its last third has none.
 fn script(total: Duration) -> Vec<(Duration, Trouble)> {
     let seconds = Duration::from_secs;
     let script = if total < seconds(60) {
@@ -33,7 +33,7 @@ fn script(total: Duration) -> Vec<(Duration, Trouble)> {
     script.into_iter().map(|(part, trouble)| (total.mul_f64(part), trouble)).collect()
 }
 
-/// Lets the troubles happen; returns after the last one.
+/// Executes the script of outages, and returns after the last one.
 pub(crate) async fn run(mut server: Server, total: Duration, clock: &Arc<Clock>) -> Server {
     for (when, trouble) in script(total) {
         sleep(when.saturating_sub(clock.elapsed())).await;

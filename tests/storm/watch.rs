@@ -1,4 +1,4 @@
-//! What an operator sees from outside: how many sessions there are, and how long jobs wait.
+//! The view of an operator: how many sessions there are, and how long jobs wait.
 
 use std::fs;
 use std::marker::PhantomData;
@@ -15,24 +15,24 @@ use crate::server::StormServer;
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The largest figures that were seen.
+/// The largest figures observed.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
     pub(crate) samples: u64,
-    /// How many sessions callers had at most, and workers.
+    /// The maximum number of sessions of the callers, and of the workers.
     pub(crate) callers: i64,
     pub(crate) workers: i64,
-    /// How long the oldest job that could be claimed had been waiting, but for the time of outages; and when.
+    /// The longest wait of the oldest claimable job, outages excluded; and when it was observed.
     pub(crate) overdue: Duration,
     pub(crate) overdue_at: Duration,
-    /// The load of the machine, where the system tells it: every twenty seconds, or once for a short storm.
+    /// The load of the machine, where the system reports it: every twenty seconds, or once for a short storm.
     pub(crate) loads: Vec<f64>,
 }
 
-/// Between two looks at the load.
+/// Between two readings of the load.
 const LOAD_PAUSE: Duration = Duration::from_secs(20);
 
-/// How many processes of the machine have been running, on average over a minute.
+/// The number of running processes of the machine, averaged over a minute.
 fn load() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
@@ -45,7 +45,7 @@ pub(crate) struct Watch<DB> {
 
 impl<DB: StormServer> Watch<DB> {
     pub(crate) async fn start(url: &str, clock: &Arc<Clock>) -> Self {
-        // A short time, for the pool's pauses between two attempts grow with it.
+        // Short, because the pool's pauses between two attempts to connect grow with it.
         let pool = PoolOptions::<DB>::new().max_connections(1).acquire_timeout(Duration::from_millis(500));
         let pool = pool.connect(url).await.expect("a connection");
         let (stopped, clock) = (Arc::new(AtomicBool::new(false)), clock.clone());
@@ -53,7 +53,7 @@ impl<DB: StormServer> Watch<DB> {
         let running = tokio::spawn(async move {
             let mut watched = Watched::default();
             while !stop.load(SeqCst) {
-                // There is nothing to see while the server is out of order.
+                // The server cannot be queried during an outage.
                 let _ = look::<DB>(&pool, &clock, &mut watched).await;
                 let looks = u32::try_from(watched.loads.len()).expect("a small number");
                 if clock.elapsed() >= LOAD_PAUSE * looks {
