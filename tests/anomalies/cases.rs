@@ -1,5 +1,5 @@
-//! The scripts. Those of [Hermitage](https://github.com/ept/hermitage), with the steps so arranged that the
-//! answers alone tell whether the anomaly happened, and not who had to wait.
+//! The scripts of [Hermitage](https://github.com/ept/hermitage). Their steps are ordered so that the results
+//! alone show whether the anomaly happened, no matter which session had to wait.
 
 use crate::engines::Rows;
 use crate::script::{Case, Seen};
@@ -77,7 +77,7 @@ pub(crate) const CASES: [Case; 14] = [
             (T3, ALL),
             (T3, COMMIT),
         ],
-        // The work of T2 is seen in the one row, and after it the work of T1 in the other.
+        // T3 sees the write of T2 in one row, and afterwards the write of T1 in the other.
         happened: |seen| seen.by[T3].iter().any(|rows| both(rows) == (Some(21), Some(12))),
     },
     Case {
@@ -111,8 +111,7 @@ pub(crate) const CASES: [Case; 14] = [
             (T1, COMMIT),
             (T2, COMMIT),
         ],
-        // The row that T2 has seen is the one that it deletes, unless it goes by something else than what it
-        // saw.
+        // T2 deletes the row that it has read, unless its DELETE uses another snapshot than its SELECT.
         happened: |seen| seen.by[T2][0].iter().any(|row| value(&seen.after, row[0]).is_some()),
     },
     Case {
@@ -149,7 +148,8 @@ pub(crate) const CASES: [Case; 14] = [
             (T1, "DELETE FROM test WHERE value = 20"),
             (T1, COMMIT),
         ],
-        // T1 has seen the first row as it was before T2, and looks for the second as it is after T2.
+        // T1 has read the first row as it was before T2, and its DELETE searches for the second as it is
+        // after T2.
         happened: |seen| first(seen, T1, 1) == Some(10) && value(&seen.after, 2).is_some(),
     },
     Case {
@@ -187,7 +187,7 @@ pub(crate) const CASES: [Case; 14] = [
             (T1, "UPDATE test SET value = 0 WHERE id = 1"),
             (T1, COMMIT),
         ],
-        // For T3, T2 came before T1; for T1, which has not seen it, T2 came after.
+        // For T3, T2 comes before T1; for T1, which has not seen the write of T2, T2 comes after.
         happened: |seen| {
             both(&seen.by[T1][0]) == (Some(10), Some(20)) && both(&seen.by[T3][0]) == (Some(10), Some(25))
         },
@@ -202,7 +202,7 @@ fn both(rows: &Rows) -> (Option<i64>, Option<i64>) {
     (value(rows, 1), value(rows, 2))
 }
 
-/// The value of this row in the first answer that this session got.
+/// The value of this row in the first result of this session.
 fn first(seen: &Seen, who: usize, id: i64) -> Option<i64> {
     seen.by[who].first().and_then(|rows| value(rows, id))
 }

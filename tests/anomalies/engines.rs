@@ -1,4 +1,4 @@
-//! What differs between the databases: their levels, and how they tell who waits.
+//! The differences between the databases: their isolation levels, and how to detect that a session waits.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) struct Level {
     pub name: &'static str,
     settings: &'static str,
     pub begin: &'static str,
-    /// What follows `CREATE TABLE`.
+    /// The suffix of `CREATE TABLE`.
     pub storage: &'static str,
 }
 
@@ -39,11 +39,10 @@ pub(crate) trait Engine: TestBackend {
     const TITLE: &'static str;
     const LEVELS: &'static [Level];
 
-    /// Whether a transaction that has announced that it will write keeps all others of its kind from
-    /// beginning.
+    /// Whether only one transaction that has declared its intent to write can be open at a time.
     const ONE_WRITER: bool = false;
 
-    /// A statement that answers the server's number for this connection.
+    /// A statement that returns the server's number for this connection.
     const NUMBER: &'static str;
 
     fn ask(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, sqlx::Result<Reply>>;
@@ -51,7 +50,7 @@ pub(crate) trait Engine: TestBackend {
     /// Whether the connection with this number waits for a lock.
     fn is_waiting(pool: &Pool<Self>, number: i64) -> BoxFuture<'_, bool>;
 
-    /// The statements that put a session into this level; `None` if the server is too old for it.
+    /// The statements that set a session to this level; `None` if the server is too old for it.
     fn settings<'a>(pool: &'a Pool<Self>, level: &'a Level) -> BoxFuture<'a, Option<String>> {
         let _ = pool;
         Box::pin(async { Some(level.settings.to_owned()) })
@@ -92,8 +91,8 @@ impl Engine for Postgres {
 
     ask!();
 
-    /// The table of locks, and not `pg_stat_activity`: who gives a lock away marks it as granted there at
-    /// once, while the waiting state of the activity lasts until the one who waited has woken up.
+    /// Queries `pg_locks` and not `pg_stat_activity`: a released lock is marked as granted in `pg_locks` at
+    /// once, while `pg_stat_activity` shows the session as waiting until it has woken up.
     fn is_waiting(pool: &Pool<Self>, number: i64) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $1::int8 AND NOT granted)")
@@ -123,8 +122,8 @@ impl Engine for MySql {
 
     ask!();
 
-    /// The server makes this table anew only when nobody has looked at it for a tenth of a second, so those
-    /// who ask stand in line and let that time pass.
+    /// The server refreshes this table only if it has not been read for a tenth of a second, so the readers
+    /// take turns and wait for that long.
     fn is_waiting(pool: &Pool<Self>, number: i64) -> BoxFuture<'_, bool> {
         static LINE: Mutex<()> = Mutex::const_new(());
         Box::pin(async move {
@@ -138,8 +137,8 @@ impl Engine for MySql {
         })
     }
 
-    /// The variable is on by default in newer servers and missing in older ones: what is not asked for is
-    /// off.
+    /// The variable is on by default in newer servers and missing in older ones. A level that does not name
+    /// it turns it off.
     fn settings<'a>(pool: &'a Pool<Self>, level: &'a Level) -> BoxFuture<'a, Option<String>> {
         const NAME: &str = "innodb_snapshot_isolation";
         Box::pin(async move {
@@ -171,7 +170,7 @@ impl Engine for Sqlite {
 
     ask!();
 
-    /// Nobody does: with a busy timeout of zero it is an error instead.
+    /// Sessions never wait: with a busy timeout of zero the statement fails instead.
     fn is_waiting(_pool: &Pool<Self>, _number: i64) -> BoxFuture<'_, bool> {
         Box::pin(async { false })
     }

@@ -17,9 +17,9 @@ const STOCK: [&str; 2] = [
 ];
 const READ: &str = "SELECT stock FROM product WHERE id = 1";
 
-/// How many are left of ten after two have sold one each, as transactions that run `read`, then `write`.
+/// Returns the stock left of ten after two sales of one each, as transactions that run `read`, then `write`.
 ///
-/// `write` is what the application makes of the stock that it has read.
+/// `write` builds its statement from the stock that was read.
 async fn left_after_two_sales<E: Engine>(read: &str, write: fn(i64) -> String) -> i64 {
     let scene = Scene::<E>::at("read committed", &STOCK).await;
     let (mut one, mut other) = (scene.begun().await, scene.begun().await);
@@ -73,7 +73,7 @@ async fn folklore_for_update_does_not_keep_others_from_reading() {
     readers_of_a_locked_row::<MySql>().await;
 }
 
-/// More than anybody would wait for.
+/// Longer than any acceptable wait.
 const ATTEMPTS: usize = 20;
 
 #[tokio::test]
@@ -128,7 +128,8 @@ async fn folklore_a_savepoint_does_not_rescue_from_a_serialization_failure() {
     assert_eq!(one.run(sell).await.affected, 1, "a new transaction goes through");
 }
 
-/// The bookings of a room with two places: two look at the same time, each sees one left, and each takes it.
+/// The bookings of a room with two seats: two transactions read at the same time, each sees one seat left,
+/// and each books it.
 #[tokio::test]
 async fn folklore_repeatable_read_of_postgresql_has_no_phantoms_and_still_overbooks() {
     let create = "CREATE TABLE booking (id BIGINT PRIMARY KEY, room BIGINT)";
@@ -156,7 +157,7 @@ async fn folklore_for_update_also_locks_out_rows_that_only_refer_to_the_locked_o
     }
 }
 
-/// When each of those who collided at the instant zero tries again, over the given pauses.
+/// The times at which each transaction that collided at time zero retries, given the pauses.
 fn instants(pauses: impl Iterator<Item = Duration>) -> Vec<Duration> {
     let mut now = Duration::ZERO;
     pauses
@@ -168,7 +169,7 @@ fn instants(pauses: impl Iterator<Item = Duration>) -> Vec<Duration> {
         .collect()
 }
 
-/// How many at most meet in one millisecond, at this attempt.
+/// The largest number of retries within one millisecond, at this attempt.
 fn largest_crowd(clients: &[Vec<Duration>], attempt: usize) -> usize {
     let mut crowds = HashMap::new();
     for client in clients {

@@ -1,4 +1,4 @@
-//! The chapter of the guide on anomalies, proved on real databases.
+//! Proves the chapter of the guide on anomalies on real databases.
 
 mod cases;
 mod engines;
@@ -13,7 +13,7 @@ mod table;
 
 use engines::Engine;
 
-/// Compares every case at every level of this database with its table.
+/// Compares every case at every level of this database with its table in the guide.
 async fn does_what_the_guide_says<E: Engine>() {
     let pool = E::pool(2).await;
     let (mut seen, mut left_out) = (vec![vec![E::TITLE.to_owned()]], Vec::new());

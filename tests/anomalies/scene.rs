@@ -1,4 +1,4 @@
-//! Sessions at one level of one database, led by hand.
+//! Sessions at one level of one database, controlled step by step.
 
 use atomically::{Error, FailureKind};
 
@@ -13,7 +13,7 @@ pub(crate) struct Scene<E: Engine> {
 }
 
 impl<E: Engine> Scene<E> {
-    /// An empty database after these statements.
+    /// Returns a database in which these statements have been executed.
     pub(crate) async fn at(level: &str, setup: &[&str]) -> Self {
         let pool = E::pool(2).await;
         let level = E::LEVELS.iter().find(|known| known.name == level).expect("a level of this database");
@@ -28,7 +28,7 @@ impl<E: Engine> Scene<E> {
         Client { scene: self, session: Session::connect::<E>(&self.pool.url, &self.settings).await }
     }
 
-    /// One that has begun a transaction.
+    /// A client with an open transaction.
     pub(crate) async fn begun(&self) -> Client<'_, E> {
         let mut client = self.client().await;
         client.run(self.level.begin).await;
@@ -42,7 +42,7 @@ pub(crate) struct Client<'a, E: Engine> {
 }
 
 impl<E: Engine> Client<'_, E> {
-    /// The answer to a statement that nothing keeps waiting.
+    /// The result of a statement that does not have to wait.
     async fn ask(&mut self, statement: &str) -> Result<Reply, Error> {
         self.session.send(statement);
         let answer = self.session.answer::<E>(&self.scene.pool).await;
@@ -53,7 +53,7 @@ impl<E: Engine> Client<'_, E> {
         self.ask(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"))
     }
 
-    /// The integer that the statement answers.
+    /// The integer that the statement returns.
     pub(crate) async fn read(&mut self, statement: &str) -> i64 {
         self.run(statement).await.rows[0][0]
     }
@@ -63,7 +63,7 @@ impl<E: Engine> Client<'_, E> {
         error.failure().map(|failure| failure.kind())
     }
 
-    /// Sends a statement and tells whether it has to wait for a lock. If so, `granted` has its answer.
+    /// Sends a statement and returns whether it has to wait for a lock. If so, `granted` returns its result.
     pub(crate) async fn waits(&mut self, statement: &str) -> bool {
         self.session.send(statement);
         match self.session.answer::<E>(&self.scene.pool).await {

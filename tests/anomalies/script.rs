@@ -1,4 +1,4 @@
-//! Runs a script: steps of several sessions, in the order in which they are written.
+//! Runs a script: the steps of several sessions, in the given order.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,21 +11,22 @@ use crate::engines::{Engine, Level, Reply, Rows};
 use crate::session::{LIMIT, Session};
 use crate::support::TestPool;
 
-/// An anomaly: how to provoke it, and how to tell that it happened.
+/// An anomaly: how to provoke it, and how to detect it.
 pub(crate) struct Case {
     pub name: &'static str,
-    /// Who does what. A transaction begins with its session's first step. Whose turn it is while its session
-    /// waits does it later, as soon as it can.
+    /// The steps, each with its session. A transaction begins with the first step of its session. A step
+    /// whose session waits is executed as soon as the session can continue.
     pub steps: &'static [(usize, &'static str)],
-    /// Asked only when every transaction has committed: what a failed one has read is not to be used.
+    /// Called only when every transaction has committed, because the reads of a failed transaction do not
+    /// count.
     pub happened: fn(&Seen) -> bool,
 }
 
-/// What a script has brought to light.
+/// The observations of a script.
 pub(crate) struct Seen {
-    /// The answers to the `SELECT`s of each session, in order.
+    /// The results of the `SELECT`s of each session, in order.
     pub by: Vec<Vec<Rows>>,
-    /// The table after everybody was done.
+    /// The table after all sessions have finished.
     pub after: Rows,
 }
 
@@ -33,13 +34,13 @@ pub(crate) struct Seen {
 pub(crate) enum Outcome {
     /// The anomaly happened.
     Possible,
-    /// It did not; everybody committed, maybe after waiting.
+    /// It did not; all transactions committed, possibly after waiting.
     Prevented,
-    /// It did not, because a transaction failed that could be run again.
+    /// It did not, because a transaction failed with a retryable error.
     Aborted,
 }
 
-/// As the guide has it.
+/// In the notation of the guide.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -82,8 +83,7 @@ impl Player {
         self.running.is_none() && self.to_do.is_empty()
     }
 
-    /// Goes on until there is nothing more to do or a lock is in the way; tells whether any statement was
-    /// answered.
+    /// Continues until no step is left or a lock blocks the session. Returns whether any statement completed.
     async fn go_on<E: Engine>(&mut self, pool: &Pool<E>) -> bool {
         let mut progress = false;
         loop {
@@ -101,8 +101,8 @@ impl Player {
                 Ok(reply) => self.learn(statement, reply),
                 Err(error) => match error.failure().map(|failure| failure.kind()) {
                     // With a busy timeout SQLite would wait, but only before the transaction has read
-                    // anything: so this is its way of being blocked, and the statement is sent again when
-                    // others have moved.
+                    // anything. So this error is its way of being blocked, and the statement is sent again
+                    // when other sessions have moved.
                     Some(FailureKind::Busy) if self.fresh => {
                         self.to_do.push_front(statement);
                         return progress;
@@ -119,7 +119,7 @@ impl Player {
     }
 
     fn learn(&mut self, statement: &'static str, reply: Reply) {
-        // Anything else takes a snapshot or a lock.
+        // Any other statement takes a snapshot or a lock.
         self.fresh &= statement == "BEGIN";
         if statement.starts_with("SELECT") {
             self.readings.push(reply.rows);
@@ -158,7 +158,7 @@ pub(crate) async fn run<E: Engine>(
     if (case.happened)(&seen) { Outcome::Possible } else { Outcome::Prevented }
 }
 
-/// Until everybody has done what they were told or waits for somebody else.
+/// Runs until every session has finished its steps or waits for another one.
 async fn go_on<E: Engine>(players: &mut [Player], pool: &Pool<E>) {
     let mut progress = true;
     while progress {
@@ -169,8 +169,8 @@ async fn go_on<E: Engine>(players: &mut [Player], pool: &Pool<E>) {
     }
 }
 
-/// Until everybody is done: a cycle of transactions that wait for each other is broken by the server, in its
-/// own time.
+/// Runs until all sessions have finished. The server breaks a cycle of transactions that wait for each other,
+/// after its own timeout.
 async fn finish<E: Engine>(players: &mut [Player], pool: &Pool<E>) {
     let start = Instant::now();
     while !players.iter().all(Player::is_done) {

@@ -1,4 +1,4 @@
-//! A client of the database, and whether it waits for another one.
+//! A client of the database, and whether it waits for another client.
 
 use std::time::{Duration, Instant};
 
@@ -9,15 +9,14 @@ use tokio::time::timeout;
 
 use crate::engines::{Engine, Reply};
 
-/// No wait of these tests is longer: a test that stands still has failed.
+/// The limit of every wait: a test that makes no progress fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-/// How long a statement may take before the server is asked whether it waits for a lock. Not a limit: an
-/// answer decides.
+/// How long a statement may take before the server is queried whether it waits for a lock. This is not a
+/// limit: only the server's response decides.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// A connection that a task of its own works on, so that a statement that waits for a lock keeps nobody else
-/// waiting.
+/// A connection with a task of its own, so that a statement that waits for a lock does not block the test.
 pub(crate) struct Session {
     /// The server's own number for the connection.
     number: i64,
@@ -43,12 +42,12 @@ impl Session {
         Self { number: number.rows[0][0], statements, answers }
     }
 
-    /// Has the statement run; its answer is fetched with `answer`.
+    /// Sends the statement; `answer` returns its result.
     pub(crate) fn send(&self, statement: &str) {
         self.statements.send(statement.to_owned()).expect("a session that lives");
     }
 
-    /// The answer to the statement that was sent, or `None` once the server says that it waits for a lock.
+    /// The result of the statement that was sent, or `None` once the server reports that it waits for a lock.
     pub(crate) async fn answer<E: Engine>(&mut self, pool: &Pool<E>) -> Option<Result<Reply, Error>> {
         let start = Instant::now();
         while start.elapsed() < LIMIT {
@@ -64,7 +63,7 @@ impl Session {
         );
     }
 
-    /// The answer to the statement that was sent, however long it has to wait for a lock.
+    /// The result of the statement that was sent, however long it has to wait for a lock.
     pub(crate) async fn answer_at_last(&mut self) -> Result<Reply, Error> {
         let answer = timeout(LIMIT, self.answers.recv()).await;
         answer

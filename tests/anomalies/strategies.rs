@@ -1,4 +1,5 @@
-//! The same anomalies with units of work in place of bare transactions: one runs while the other is half-way.
+//! The same anomalies with units of work instead of bare transactions: one unit runs while the other is
+//! half-way.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
@@ -14,14 +15,14 @@ use crate::session::LIMIT;
 use crate::support::TestPool;
 use crate::table::{Table, assert_is_in_the_guide};
 
-/// A unit of work that looks at something and then relies on it.
+/// A unit of work that reads, and then writes something that depends on what it read.
 #[derive(Debug, Clone, Copy)]
 enum Job {
     /// Adds one to a value. The value is its own version.
     Increment,
-    /// Leaves the shift if somebody else stays. One row for each.
+    /// Goes off duty if another doctor stays on duty. One row for each doctor.
     GoOffDuty,
-    /// Takes the last place, which is a row that is not there yet.
+    /// Takes the last seat, whose row does not exist yet.
     TakeLastPlace,
 }
 
@@ -65,7 +66,7 @@ impl Job {
         }
     }
 
-    /// A question that is answered with what is right after both have run.
+    /// A query, and its result if neither unit went wrong.
     const fn audit(self) -> (&'static str, i64) {
         match self {
             Self::Increment => ("SELECT value FROM test WHERE id = 1", 3),
@@ -99,7 +100,7 @@ async fn hot_cell<E: Engine>(job: Job) -> &'static str {
     outcome(&pool, &db, job).await
 }
 
-/// What becomes of two units, the second of which runs while the first has looked and not yet acted.
+/// The outcome of two units, the second of which runs after the first has read and before it writes.
 async fn outcome<E: Engine, S: Strategy>(
     pool: &TestPool<E>,
     db: &PoolTransactor<E, S>,

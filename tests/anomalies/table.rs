@@ -1,4 +1,4 @@
-//! The tables of the guide, taken at their word.
+//! Compares the tables of the guide with the observed behaviour.
 
 use std::fmt::Write as _;
 
@@ -20,8 +20,8 @@ fn of_the_guide(title: &str) -> Table {
         .collect()
 }
 
-/// Fails, with the table to paste, unless the guide says what was seen; the columns that were left out are
-/// not compared.
+/// Fails, and prints the table to paste, unless the guide has the observed outcomes; omitted columns are not
+/// compared.
 pub(crate) fn assert_is_in_the_guide(seen: &Table, left_out: &[&str]) {
     let title = &seen[0][0];
     let mut written = of_the_guide(title);

@@ -1,7 +1,8 @@
-//! Calls that one round trip is enough for: how PostgreSQL carries a batch of `Deltas`.
+//! Calls that need one round trip: how PostgreSQL executes a batch of `Deltas` as a single statement.
 //!
-//! What they come to is a matter of `conformance/coalescing.rs`, whichever way they go. Where calls have to
-//! share a batch, there is one thread: the batch's task runs when all of them have been made.
+//! `conformance/coalescing.rs` tests the results, which are the same with and without the single statement.
+//! Tests whose calls have to share a batch run on one thread: the task of the batch runs when all of them
+//! have been made.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::support::{TestPool, eventually};
 
 use DeltaOutcome::{Applied, NotFound, Refused};
 
-/// What no other way has in it.
+/// A part of the single statement that no other statement contains.
 const SHORT: &str = "EXECUTE";
 
 /// A table `counter` of two rows, and a pool of one connection that a proxy watches.
@@ -41,7 +42,7 @@ fn counters(pool: &PgPool) -> Deltas<Postgres, i64> {
 async fn a_batch_is_one_round_trip() {
     let (direct, proxy, pool) = watched().await;
     let stock = counters(&pool).at_least(0);
-    // The session learns the statement.
+    // Makes the session prepare the statement.
     assert_eq!(stock.add(1, 10).await.expect("a commit"), Applied { value: 10 });
     eventually(1, async || pool.num_idle()).await;
     let before = proxy.requests();
@@ -49,7 +50,7 @@ async fn a_batch_is_one_round_trip() {
         join_all([(1, -3), (2, 5), (1, -7), (2, -5), (2, 1)].map(|(id, delta)| stock.add(id, delta))).await;
     let values: Vec<_> = answers.into_iter().map(|answer| answer.expect("a commit")).collect();
     assert_eq!(values, [7, 5, 0, 0, 1].map(|value| Applied { value }));
-    // The other one is the pool's, which tests what comes back.
+    // The second request is the pool's, which tests the released connection.
     eventually(before + 2, async || proxy.requests()).await;
     assert_eq!(value(&direct).await, 0);
 }
@@ -113,7 +114,7 @@ async fn a_lost_connection_is_unknown_to_every_caller() {
     for (fault, stored) in [(Fault::CutBefore, 0), (Fault::CutAfter, 6)] {
         let (direct, proxy, pool) = watched().await;
         let stock = counters(&pool);
-        // The session learns the statement.
+        // Makes the session prepare the statement.
         assert_eq!(stock.add(2, 1).await.expect("a commit"), Applied { value: 1 });
         proxy.on(SHORT, fault);
         for answer in join_all([1, 2, 3].map(|delta| stock.add(1, delta))).await {
@@ -194,7 +195,7 @@ impl Decode<'_, Postgres> for Uuid {
     }
 }
 
-/// Adds to each of them in one batch, without a BEGIN, and to one that is not there.
+/// Adds to each key in one batch, without a BEGIN. The counts show that each key was found.
 async fn found<K: Key<Postgres> + std::fmt::Debug>(kind: &str, keys: &[K]) {
     let (direct, proxy, pool) = watched().await;
     let create = format!("CREATE TABLE keyed (id {kind} PRIMARY KEY, value INTEGER NOT NULL)");
@@ -259,7 +260,7 @@ async fn sends_the_limits_and_the_isolation_level_to_the_server() {
     assert!((30_000..60_000).contains(&statement), "{statement}");
 }
 
-/// Also where they are within the bounds.
+/// Fractional values are refused, even if they are within the bounds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn does_not_change_a_number_with_a_fraction() {
     let (direct, _proxy, pool) = watched().await;
@@ -277,7 +278,8 @@ async fn does_not_change_a_number_with_a_fraction() {
     assert!(left);
 }
 
-/// The driver reads no `BIGINT` as an `i32`, and it is not left to chance whether it has to.
+/// The driver does not decode a `BIGINT` as an `i32`, and the error does not depend on whether the value is
+/// decoded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_another_type_are_an_error_each_time() {
     let (direct, _proxy, pool) = watched().await;

@@ -1,5 +1,5 @@
-//! Requests under keys of their own that lock a row as they claim their key: whenever somebody on another
-//! node changes that row, they may be in the middle of their claim.
+//! Requests with keys of their own that lock a common row when they claim their key. A client of another node
+//! changes that row, so some changes hit a claim in progress.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ async fn pay(pool: &Pool<MySql>, load: &Load, request: i64) -> Result<(), Error>
     Ok(())
 }
 
-/// Changes the row that the claims refer to, and returns how often.
+/// Changes the row that the claims refer to, and returns the number of changes.
 async fn change(pool: Pool<MySql>) -> u64 {
     let (start, mut changes) = (Instant::now(), 0);
     while start.elapsed() < LOAD {
@@ -104,7 +104,7 @@ async fn change(pool: Pool<MySql>) -> u64 {
     changes
 }
 
-/// How many claims were made, and how often each request was paid.
+/// The number of claims, and how often each request was paid.
 async fn read(mut node: MySqlConnection) -> (i64, BTreeMap<i64, i64>) {
     let count = sqlx::query_scalar("SELECT COUNT(*) FROM atomically_key")
         .fetch_one(&mut node)

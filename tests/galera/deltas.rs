@@ -13,7 +13,7 @@ const ROWS: i64 = 4;
 const CLIENTS_OF_A_NODE: i64 = 16;
 const LOAD: Duration = Duration::from_secs(4);
 
-/// What a client was told of one row: the values after its additions, and the sum of what was acknowledged.
+/// What a client saw of one row: the values after its additions, and the sum of the acknowledged ones.
 #[derive(Default)]
 struct Told {
     row: i64,

@@ -17,12 +17,12 @@ use crate::{Database, all};
 
 const ACCOUNTS: i64 = 24;
 const LOAD: Duration = Duration::from_secs(8);
-/// Of one unit: longer than the cluster needs to evict a dead node.
+/// The deadline of one unit: longer than the cluster needs to evict a dead node.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 const TABLES: [&str; 2] = [
     "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL, version BIGINT NOT NULL)",
-    // Not unique by the id of the unit: a unit that is stored twice is to be seen.
+    // Not unique by the id of the unit, so that a unit that is stored twice is detected.
     "CREATE TABLE ledger (
          n BIGINT AUTO_INCREMENT PRIMARY KEY,
          id BIGINT NOT NULL, account BIGINT NOT NULL, amount BIGINT NOT NULL
@@ -66,7 +66,7 @@ async fn database() -> Database {
 #[derive(Default)]
 struct Load {
     next: AtomicI64,
-    /// Attempts that were begun, those that were run again included.
+    /// All attempts, retries included.
     attempts: AtomicU64,
     in_flight: AtomicU64,
     acknowledged: AtomicU64,
@@ -82,8 +82,7 @@ enum Told {
 
 type Units = Vec<(i64, Told)>;
 
-/// Clients of every node, four of each strategy in all; the half of them finds out what became of lost
-/// commits.
+/// Clients of every node, four for each strategy in all; half of them resolve lost commits.
 fn clients(
     database: &Database,
     load: &Arc<Load>,
@@ -143,7 +142,7 @@ async fn add<S: Strategy>(load: &Load, db: &PoolTransactor<MySql, S>, id: i64) -
         .await
 }
 
-/// What a node holds: how often each unit is there; the balances, and what the ledger says of them.
+/// The contents of a node: how often each unit is stored, the balances, and the sums of the ledger.
 type Found = (BTreeMap<i64, i64>, Vec<(i64, i64)>);
 
 async fn read(mut node: MySqlConnection) -> Found {

@@ -1,8 +1,8 @@
-//! A Galera cluster of three nodes, each of which takes writes: whatever the clients of one node were told is
-//! true on all of them.
+//! A Galera cluster of three nodes, all of which accept writes: the outcomes that the clients of one node saw
+//! hold on all nodes.
 //!
-//! Locks do not reach other nodes, so conflicts between clients of different nodes are found when they
-//! commit. The tests share one cluster, and take turns.
+//! Locks do not reach other nodes, so conflicts between clients of different nodes are detected at commit.
+//! The tests share one cluster, and run one at a time.
 
 mod claims;
 mod deltas;
@@ -27,8 +27,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 /// The connections of the clients of one node.
 const CONNECTIONS: u32 = 8;
 
-/// All tests of this binary wait here for their turn with the cluster; one that fails to start fails them all
-/// at once.
+/// All tests of this binary wait here for the cluster. If it fails to start, all of them fail immediately.
 async fn cluster() -> MutexGuard<'static, Cluster> {
     static CLUSTER: OnceLock<Result<Mutex<Cluster>, String>> = OnceLock::new();
     let started = spawn_blocking(|| CLUSTER.get_or_init(|| Cluster::try_start().map(Mutex::new)));
@@ -38,7 +37,7 @@ async fn cluster() -> MutexGuard<'static, Cluster> {
     }
 }
 
-/// An empty database on the cluster, and the clients of each node.
+/// An empty database on the cluster, and a pool of clients for each node.
 struct Database {
     cluster: MutexGuard<'static, Cluster>,
     urls: Vec<String>,
@@ -46,7 +45,7 @@ struct Database {
 }
 
 impl Database {
-    /// Its tables are there on every node when this returns.
+    /// Returns when the tables exist on every node.
     async fn with(tables: &[&'static str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let cluster = cluster().await;
@@ -70,7 +69,7 @@ impl Database {
         database
     }
 
-    /// Waits until every node has applied what any of them has committed.
+    /// Waits until every node has applied all commits of all nodes.
     async fn catch_up(&self) {
         for url in &self.urls {
             current(url).await.execute("SHOW TABLES").await.expect("a node that has caught up");
@@ -82,7 +81,7 @@ impl Database {
         tokio::task::block_in_place(|| self.cluster.kill(node));
     }
 
-    /// Starts what was killed, and returns what `audit` finds on each node, which is the same.
+    /// Restarts the killed nodes, and returns the result of `audit`, which must be equal on all nodes.
     async fn audited<T: PartialEq + Debug>(mut self, audit: impl AsyncFn(MySqlConnection) -> T) -> T {
         tokio::task::block_in_place(|| self.cluster.restart_dead());
         let mut found = Vec::new();
@@ -99,14 +98,14 @@ impl Database {
     }
 }
 
-/// A connection whose statements see whatever has been committed on any node before.
+/// A connection whose statements see every earlier commit of every node.
 async fn current(url: &str) -> MySqlConnection {
     let mut connection = MySqlConnection::connect(url).await.expect("a connection to a node");
     connection.execute("SET SESSION wsrep_sync_wait = 15").await.expect("a node that catches up");
     connection
 }
 
-/// Waits for clients, and returns what they were told.
+/// Waits for the clients, and returns their results.
 async fn all<T: Send + 'static>(
     clients: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {

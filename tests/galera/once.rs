@@ -1,4 +1,4 @@
-//! Requests that are sent to all nodes at once under the same key.
+//! Requests that are sent to all nodes at the same time with the same key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use tokio::sync::Barrier;
 use crate::{Database, all};
 
 const KEYS: i64 = 300;
-/// Keys that are at work at a time.
+/// Keys in progress at a time.
 const STREAMS: i64 = 6;
 const REQUESTS_OF_A_NODE: usize = 3;
-/// Round trips by which a request may be late.
+/// The maximum delay of a request, in round trips.
 const MOMENTS: u32 = 12;
 const TABLE: &str = "CREATE TABLE payment (
     n BIGINT AUTO_INCREMENT PRIMARY KEY, request BIGINT NOT NULL, amount BIGINT NOT NULL
 )";
 
-/// What a key's requests were answered.
+/// The responses to the requests of one key.
 #[derive(Debug, Default)]
 struct Told {
     fresh: Vec<i64>,
@@ -65,7 +65,7 @@ async fn requests_to_all_nodes_have_one_effect_and_one_answer() {
     assert!(unpaid + twice + wrong.len() + errors.len() + unknown == 0, "{report}");
 }
 
-/// All requests of every key of this stream, those of a key at about the same moment.
+/// Sends all requests of every key of this stream, those of one key at about the same time.
 async fn requests(pools: Arc<[Pool<MySql>]>, stream: i64) -> Vec<(i64, Told)> {
     let mut told = Vec::new();
     for key in (0..KEYS).filter(|key| key % STREAMS == stream) {
@@ -91,13 +91,13 @@ fn gathered(outcomes: Vec<Result<Outcome<i64>, Error>>) -> Told {
     told
 }
 
-/// Sends one request, and sends it again as long as the answer is that it should be sent again.
+/// Sends one request, and repeats it while the outcome is `InProgress`.
 async fn request(pool: Pool<MySql>, barrier: Arc<Barrier>, request: i64) -> Result<Outcome<i64>, Error> {
     static AMOUNT: AtomicI64 = AtomicI64::new(1);
     let db: PoolTransactor<MySql, Pessimistic> = Pessimistic::default().on(&pool);
     let key = IdempotencyKey::new("payments", request.to_string()).expect("a key");
     barrier.wait().await;
-    // Those who come a little later may be anywhere in their work when the first one commits.
+    // A random delay, so that the first commit meets later requests at any point of their work.
     for _ in 0..rand::random_range(0..MOMENTS) {
         sqlx::query("SELECT 1").execute(&pool).await?;
     }
@@ -118,7 +118,7 @@ async fn request(pool: Pool<MySql>, barrier: Arc<Barrier>, request: i64) -> Resu
     Ok(Outcome::InProgress)
 }
 
-/// The amounts that were paid for each request.
+/// The amounts paid for each request.
 async fn read(mut node: MySqlConnection) -> BTreeMap<i64, Vec<i64>> {
     let rows = sqlx::query_as("SELECT request, amount FROM payment ORDER BY n").fetch_all(&mut node);
     let rows: Vec<(i64, i64)> = rows.await.expect("the payments");

@@ -15,7 +15,7 @@ use crate::{Database, all};
 const JOBS: i64 = 600;
 const WORKERS_OF_A_NODE: usize = 3;
 const CLAIMED_AT_ONCE: usize = 4;
-/// Short enough for jobs whose claim was in vain to have another turn.
+/// Short enough for jobs of a failed claim to be claimed again.
 const LEASE: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_secs(20);
 const TABLE: &str = "CREATE TABLE effect (n BIGINT AUTO_INCREMENT PRIMARY KEY, job BIGINT NOT NULL)";
@@ -71,7 +71,7 @@ fn queue(pool: &Pool<MySql>) -> Queue<MySql> {
     Queue::new("work", pool).expect("a queue").lease(LEASE)
 }
 
-/// Claims and completes until all jobs are said to be done, or it takes too long.
+/// Claims and completes until all jobs are reported as done, or the time limit is reached.
 async fn worker(pool: Pool<MySql>, work: Arc<Work>) {
     let (start, queue) = (Instant::now(), queue(&pool));
     while work.done.load(SeqCst) < JOBS as usize && start.elapsed() < PATIENCE {

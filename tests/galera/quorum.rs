@@ -29,7 +29,7 @@ async fn statements_without_quorum_are_refused_and_not_unknown() {
     });
     refused(&unit.await.expect_err("no quorum"));
 
-    // What was open when the others were lost cannot be committed, and the answer says that it was not.
+    // A transaction that was open when the other nodes were lost cannot be committed, and the error says so.
     let bootstrap = "SET GLOBAL wsrep_provider_options = 'pc.bootstrap=YES'";
     sqlx::query(bootstrap).execute(&pool).await.expect("a cluster of one");
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(30));

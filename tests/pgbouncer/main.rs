@@ -1,4 +1,4 @@
-//! Behind a pgbouncer that hands out server connections for one transaction at a time.
+//! A pgbouncer that assigns a server connection for one transaction at a time (transaction pooling).
 
 mod queue;
 mod statements;
@@ -19,7 +19,7 @@ const ROUNDS: i64 = 40;
 /// The `default_pool_size` of pgbouncer.
 const SERVER_CONNECTIONS: u32 = 4;
 
-/// A pooler and the server behind it, in the order in which they are to go.
+/// A pooler and the server behind it, in the order in which they are dropped.
 struct Pooled {
     pooler: Server,
     server: Server,
@@ -57,13 +57,13 @@ impl Pooled {
     }
 }
 
-/// Adds to the counter, or subtracts, in a statement that the driver keeps or does not keep.
+/// Adds to the counter, or subtracts, with a statement that the driver caches or does not cache.
 async fn change(tx: &mut Tx<Postgres>, sql: &'static str, by: i64, keep: bool) -> Result<(), Error> {
     let done = sqlx::query(sql).bind(by).persistent(keep).execute(&mut *tx).await?;
     tx.expect_one(done.rows_affected())
 }
 
-/// Checks all server connections of the pooler, held at the same time, through clients of its own.
+/// Checks all server connections of the pooler, held at the same time, through separate clients.
 async fn no_setting_is_left_behind(pooled: &Pooled) {
     let (pool, mut held, mut servers) =
         (pooled.clients(SERVER_CONNECTIONS).await, Vec::new(), BTreeSet::new());

@@ -12,8 +12,8 @@ use crate::support::TestBackend as _;
 use crate::support::servers::Server;
 use crate::{Pooled, ROUNDS, TASKS, no_setting_is_left_behind};
 
-/// Everything that a queue and the keys of requests send. Each client knows what it has prepared on one
-/// server connection, and finds itself on another one.
+/// Uses all statements of queues and idempotency keys. Each client has prepared its statements on one server
+/// connection, and then gets another one.
 async fn queue_works(prepared_statements: bool) {
     const JOBS: i64 = 240;
     let pooled = Pooled::start(prepared_statements).await;
@@ -75,7 +75,7 @@ async fn queues_and_keys_work() {
     }
 }
 
-/// One job in four fails at first, one is given back, and one is prolonged.
+/// One job in four fails at first, one is released, and one extends its lease.
 async fn work(db: &PoolTransactor<Postgres, Pessimistic>, claim: &Claim<Postgres>) {
     let number: i64 = claim.payload().expect("the payload");
     match number % 4 {
@@ -120,8 +120,8 @@ async fn requests_have_one_effect(db: &PoolTransactor<Postgres, Pessimistic>) {
     }
 }
 
-/// Calls that share a round trip, whose statement each session learns once, on whichever connection they meet
-/// it.
+/// Calls that share a round trip. Each session prepares their statement once, on whichever server connection
+/// it gets.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn coalesced_calls_are_counted_once() {
     for prepared_statements in [false, true] {
@@ -131,7 +131,7 @@ async fn coalesced_calls_are_counted_once() {
         let pooled = Pooled::start(prepared_statements).await;
         let mut tasks = JoinSet::new();
         for _ in 0..TASKS / 4 {
-            // As if these were processes.
+            // The instances share nothing, like separate processes.
             let pool = pooled.clients(2).await;
             let counters = Deltas::on(&pool, "counter", "id", "value").persistent(false);
             for caller in 0..4_i64 {

@@ -1,4 +1,4 @@
-//! Statements that the driver keeps prepared, and why a unit must not keep them behind such a pooler.
+//! Statements that the driver caches, and why a unit must not cache them behind such a pooler.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn added_and_subtracted(keep: bool) -> i64 {
     both.await.expect("two units at a time");
     for _ in 0..10 {
         for (client, sql, by) in [(&adding, ADD, 1), (&subtracting, SUBTRACT, 100)] {
-            // The pool still has a word with the server when a unit is done, on whichever connection is free.
+            // After a unit, the pool still sends a statement to the server, on whichever connection is free.
             tokio::time::sleep(Duration::from_millis(10)).await;
             let alone = client.run(async |tx: &mut Tx<Postgres>| change(tx, sql, by, keep).await);
             alone.await.expect("a unit by itself");

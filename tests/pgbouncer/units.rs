@@ -1,4 +1,4 @@
-//! Units of work: everything that the crate sends by itself, and an outage of the server behind the pooler.
+//! Units of work: all statements that the crate itself sends, and an outage of the server behind the pooler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -31,7 +31,7 @@ impl From<sqlx::Error> for Own {
     }
 }
 
-/// Uses whatever the crate sends by itself.
+/// Uses every feature that makes the crate send statements of its own.
 async fn unit(tx: &mut Tx<Postgres>, round: i64) -> Result<(), Own> {
     tx.advisory_lock(("round", round % 7)).await?;
     let missing = tx.lock_rows("counter", "id", &[2_i64, 1, 3]).await?;
@@ -94,7 +94,7 @@ async fn sends_work(prepared_statements: bool) {
     no_setting_is_left_behind(&pooled).await;
 }
 
-/// Without and, where the installed pgbouncer can, with it keeping track of prepared statements.
+/// Without pgbouncer's support for prepared statements, and with it if the installed version has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_that_a_unit_sends_works_behind_the_pooler() {
     sends_work(false).await;
@@ -106,11 +106,11 @@ async fn everything_that_a_unit_sends_works_behind_the_pooler() {
 /// How often one caller's units committed, were left unknown, and committed after a retry.
 type Counts = (i64, i64, i64);
 
-/// The deadline of units during an outage: longer than a server may take to die, to start and to be used
-/// again by the pooler, so that whichever of these fails does so by itself.
+/// The deadline of units during an outage: longer than the server may take to die, to restart and to be used
+/// again by the pooler, so that a failure of any of these steps is reported as such.
 const OUTAGE_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Waits until the count has risen, while all callers go on.
+/// Waits until the count has increased, while all callers continue.
 async fn wait_for_increase(count: &AtomicU32, what: &str, callers: &mut JoinSet<Counts>) {
     let before = count.load(Ordering::Relaxed);
     let limit = Duration::from_secs(40);

@@ -1,4 +1,5 @@
-//! Gates are a process's own, and nothing rests on them: two processes on one database lose no update.
+//! Gates are local to a process, and correctness does not depend on them: two processes on one database lose
+//! no update.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ const PROCESSES: i64 = 2;
 const TASKS: i64 = 8;
 const ROUNDS: i64 = 25;
 
-/// What tells a process of the test from the test.
+/// The environment variable that marks a child process of the test.
 const URL: &str = "ATOMICALLY_TEST_PROCESS_URL";
 const STRATEGY: &str = "ATOMICALLY_TEST_PROCESS_STRATEGY";
 
@@ -45,7 +46,7 @@ async fn increment<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     tx.expect_one(done)
 }
 
-/// One process: waits until all of them are there, and increments. Returns the number of attempts.
+/// One process: waits until all processes have started, and increments. Returns the number of attempts.
 async fn process<DB: TestBackend>(url: &str, strategy: &str) -> i64 {
     let pool = DB::another(url).await;
     let db = named(strategy, &pool);
@@ -79,7 +80,7 @@ async fn process<DB: TestBackend>(url: &str, strategy: &str) -> i64 {
     attempts.load(Relaxed)
 }
 
-/// Starts the processes under each strategy; the one that only checks versions must have met conflicts.
+/// Starts the processes under each strategy; the strategy that only checks versions must have met conflicts.
 async fn processes_lose_nothing<DB: TestBackend>(name: &str) {
     if let (Ok(url), Ok(strategy)) = (std::env::var(URL), std::env::var(STRATEGY)) {
         println!("attempts: {}", process::<DB>(&url, &strategy).await);
@@ -94,7 +95,7 @@ async fn processes_lose_nothing<DB: TestBackend>(name: &str) {
         .expect("two rows");
     for strategy in ["pessimistic", "optimistic", "serializable", "adaptive"] {
         let value = PROCESSES * TASKS * ROUNDS;
-        // On a busy machine, one process may be done before the other begins.
+        // On a busy machine, one process may finish before the other begins.
         let mut met = strategy != "optimistic";
         for _ in 0..20 {
             let attempts = attempts_of_processes(name, strategy, &pool).await;
@@ -108,7 +109,7 @@ async fn processes_lose_nothing<DB: TestBackend>(name: &str) {
     }
 }
 
-/// Starts the processes, and returns how many attempts their increments took, none of which is lost.
+/// Starts the processes, and returns the number of attempts that their increments took. No increment is lost.
 async fn attempts_of_processes<DB: TestBackend>(name: &str, strategy: &str, pool: &TestPool<DB>) -> i64 {
     DB::pool_execute(pool, DB::sql("UPDATE counter SET value = 0"), &[]).await.expect("from the start");
     let start = |_| {

@@ -1,4 +1,4 @@
-//! What takes more than one process: the tests start themselves again, as the others.
+//! Tests that need more than one process: they start their own executable again as the other processes.
 
 mod gates;
 mod servers;

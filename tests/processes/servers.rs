@@ -1,4 +1,4 @@
-//! The servers that tests start are gone when the test process is, however that ends.
+//! The servers that a test process starts end with it, however it ends.
 
 use std::env;
 use std::fs;
@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use crate::support::servers::Server;
 
-/// How a process of the test ends. Tells it from the test.
+/// How a child process of the test ends. The variable marks it as a child.
 const ENDING: &str = "ATOMICALLY_TEST_PROCESS_ENDING";
 
-/// Far more than a server takes to start or to stop.
+/// Longer than a server takes to start or to stop.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Without any destructor, as the servers that all tests of a process share.
+/// Without running any destructor, as for the servers that all tests of a process share.
 const ENDINGS: [&str; 6] = ["returns", "panics", "aborts", "INT", "TERM", "KILL"];
 
-/// How far a server has come when its process is killed: what is in its directory by then.
+/// The progress of a server when its process is killed: the files in its directory by then.
 const MOMENTS: [&str; 4] = ["run", "run/data", "run/installed", "run/pid"];
 
-/// The process: starts a server that it never stops, tells where it is, and ends.
+/// The child process: starts a server that it never stops, prints its directory, and ends.
 fn end(ending: &str, start: fn() -> Server) {
     let server: &'static Server = Box::leak(Box::new(start()));
     println!("\nserver {} {}", server.pid(), server.directory().display());
@@ -36,7 +36,7 @@ fn end(ending: &str, start: fn() -> Server) {
     }
 }
 
-/// A shell that starts this test in the background may have had it ignore SIGINT, which children inherit.
+/// A shell that starts this test in the background may have set SIGINT to be ignored, which children inherit.
 fn process(test: &str, ending: &str) -> Child {
     Command::new("env")
         .arg("--default-signal=INT")
@@ -69,7 +69,7 @@ fn ended(mut process: Child, ending: &str) -> ExitStatus {
     process.wait().expect("its status")
 }
 
-/// The processes that work in a directory or below it, the directory itself renamed or removed meanwhile.
+/// The processes that run in a directory or below it, even if the directory was renamed or removed meanwhile.
 fn processes_in(directory: &Path) -> Vec<PathBuf> {
     let all = fs::read_dir("/proc").expect("the processes of the system");
     let works_there = |process: &PathBuf| {
@@ -89,11 +89,11 @@ fn takes_its_server_along(test: &str, ending: &str) {
     let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
     let line = lines.find_map(|line| line.ok().filter(|line| line.starts_with("server ")));
     let line = line.expect("its server has started");
-    // Keeps reading: the process would end on a closed pipe.
+    // Keeps reading, because the process would end on a closed pipe.
     thread::spawn(move || lines.count());
     let (pid, directory) = line["server ".len()..].split_once(' ').expect("a pid and a directory");
     let (server, directory) = (pid.parse().expect("a pid"), PathBuf::from(directory));
-    // Below the one that everything of a server is removed with.
+    // A directory below the one whose removal removes all files of the server.
     let directory = directory.parent().expect("a private directory");
 
     if ending.chars().all(char::is_uppercase) {
@@ -108,7 +108,7 @@ fn takes_its_server_along(test: &str, ending: &str) {
     until(&format!("{ending}: its directory is gone"), || !directory.exists());
 }
 
-/// Kills a process that is about to start a server, as soon as so much of it is there.
+/// Kills a process that is about to start a server, as soon as these files exist.
 fn takes_half_a_server_along(test: &str, moment: &str) {
     let process = process(test, "KILL");
     let name = format!("atomically-{}-0", process.id());
