@@ -1,4 +1,4 @@
-//! The semantics on MariaDB, and what is MariaDB's and MySQL's own.
+//! The semantics on MariaDB, and the peculiarities of MariaDB and MySQL.
 
 mod conformance;
 mod demoted;
@@ -15,8 +15,8 @@ use support::TestPool;
 
 conformance!(server sqlx::MySql);
 
-/// MySQL and MariaDB commit before they run DDL, and go on in autocommit. So it is not sent, and nothing is
-/// stored.
+/// MySQL and MariaDB commit before they run DDL, and continue in autocommit mode. So the statement is not
+/// sent, and nothing is stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_implicit_commit_is_noticed() {
     let pool = increments::counter::<sqlx::MySql>(2).await;
@@ -35,8 +35,8 @@ async fn an_implicit_commit_is_noticed() {
     assert_eq!(increments::value(&pool).await, 0, "what came before it is rolled back");
 }
 
-/// A procedure that commits has stored what the unit did before it. Whatever the unit meets then, it must not
-/// run again.
+/// A procedure that commits has stored what the unit did before it. Whatever error follows, the unit must not
+/// be retried.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_unit_whose_procedure_commits_is_not_run_again() {
     #[derive(Debug, Clone, Copy)]
@@ -81,7 +81,7 @@ async fn a_unit_whose_procedure_commits_is_not_run_again() {
             assert_eq!(stored(&pool).await, before + 1, "{call}, {then:?}: once, and the caller is told");
         }
     }
-    // One that stays inside of the transaction is a statement like any other.
+    // A procedure without a COMMIT is a statement like any other.
     let adds = "CREATE PROCEDURE adds() UPDATE counter SET value = value + 1 WHERE id = 2";
     sqlx::raw_sql(adds).execute(&*pool).await.expect("a procedure");
     let before = stored(&pool).await;
@@ -94,7 +94,7 @@ async fn a_unit_whose_procedure_commits_is_not_run_again() {
     assert_eq!(stored(&pool).await, before + 1);
 }
 
-/// The deadlock takes along what would show that the procedure had committed.
+/// The deadlock rolls back the savepoint that would show that the procedure had committed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conflict_that_answers_a_procedure_is_final() {
     let pool = increments::counter::<sqlx::MySql>(2).await;
@@ -129,7 +129,8 @@ async fn a_conflict_that_answers_a_procedure_is_final() {
     }
 }
 
-/// On the connection itself nothing is seen, so the guard is looked at before the next statement that is.
+/// Statements on the connection itself bypass the transaction's checks, so the guard is checked before the
+/// next statement that does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_implicit_commit_on_the_connection_is_noticed_before_a_conflict() {
     let pool = increments::counter::<sqlx::MySql>(2).await;
@@ -149,8 +150,8 @@ async fn an_implicit_commit_on_the_connection_is_noticed_before_a_conflict() {
     assert_eq!(stored(&pool).await, 1, "once, and the caller is told");
 }
 
-/// What a procedure leaves open belongs to the statement that called it, and stays on no connection of the
-/// pool.
+/// A transaction that a procedure leaves open is committed with the statement that called the procedure, and
+/// stays open on no connection of the pool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_a_transaction_that_a_single_call_left_open() {
     let pool = increments::counter::<sqlx::MySql>(1).await;
@@ -179,7 +180,7 @@ async fn stored(pool: &MySqlPool) -> i64 {
     sqlx::query_scalar("SELECT value FROM counter WHERE id = 2").fetch_one(pool).await.expect("a value")
 }
 
-/// Without the strict mode, MySQL and MariaDB cut a number to the range of its column, and call that a
+/// Without strict mode, MySQL and MariaDB clamp a number to the range of its column, with no more than a
 /// warning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn coalesced_sums_that_are_cut_are_not_applied() {
@@ -218,7 +219,8 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
     stored_sums::only_sums_that_are_stored_are_applied("a trigger", &pool, limited).await;
 }
 
-/// Without the strict mode, MariaDB ignores what a generated column is set to, and calls that a warning.
+/// Without strict mode, MariaDB ignores the value assigned to a generated column, with no more than a
+/// warning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_generated_column_is_not_added_to() {
     let pool = lenient(&[
@@ -232,15 +234,15 @@ async fn a_generated_column_is_not_added_to() {
     assert_eq!(increments::value::<sqlx::MySql>(&pool).await, 2);
 }
 
-/// A table `counter`, and a connection to it without the strict mode.
+/// A table `counter`, and a connection to it without strict mode.
 async fn lenient(statements: &[&str]) -> TestPool<sqlx::MySql> {
     let mut made = stored_sums::made_by::<sqlx::MySql>(statements).await;
     made.pool = pool_with(&made.url, "SET sql_mode = ''").await;
     made
 }
 
-/// A session that was ended by a statement that commits implicitly may still hold the locks that this
-/// statement took.
+/// A session whose transaction was ended by a statement with an implicit commit may still hold the locks of
+/// this statement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn table_locks_do_not_outlive_a_refused_commit() {
     let pool = increments::counter::<sqlx::MySql>(2).await;
@@ -268,7 +270,8 @@ async fn pool_with(url: &str, statement: &'static str) -> MySqlPool {
     options.connect(url).await.expect("a pool")
 }
 
-/// A lone statement is committed by nothing then, and a SELECT on the pool leaves a transaction open.
+/// Without autocommit, no COMMIT follows a lone statement, and a SELECT on the pool leaves a transaction
+/// open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_single_calls_without_autocommit() {
     let server = increments::counter::<sqlx::MySql>(2).await;

@@ -1,4 +1,4 @@
-//! The semantics on PostgreSQL, and what is PostgreSQL's own.
+//! The semantics on PostgreSQL, and the peculiarities of PostgreSQL.
 
 mod at_once;
 mod conformance;
@@ -28,7 +28,7 @@ async fn a_lock_on_a_table_is_unknown() {
     lock_knowledge::a_lock_on_a_table_is_unknown::<sqlx::Postgres>().await;
 }
 
-/// What `Serializable` is for: without a lock on what was read, both go off duty.
+/// Why `Serializable` exists: without a lock on the rows that they read, both doctors go off duty.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn write_skew_is_possible_without_serializable() {
     let (on_call, attempts) = write_skew::both_go_off_duty::<sqlx::Postgres, _>(Pessimistic::default()).await;
@@ -40,7 +40,7 @@ async fn asked_for_by_status_they_are_applied_once() {
     commit_outcome::asked_for_by_status_they_are_applied_once::<sqlx::Postgres>().await;
 }
 
-/// A trigger that takes an update back without a word: nobody is told that it was stored.
+/// A trigger silently discards an update, so its caller must not get `Applied`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coalesced_update_that_is_taken_back_is_not_applied() {
     let pool = increments::counter::<sqlx::Postgres>(1).await;
@@ -64,7 +64,7 @@ async fn coalesced_sums_that_do_not_fit_their_type_are_not_applied() {
         ("INTEGER", stored_sums::Limited { start: 2_147_483_640, fits: 7, too_much: 12 }),
         ("NUMERIC(3, 0)", stored_sums::Limited { start: 992, fits: 7, too_much: 12 }),
         ("REAL", stored_sums::Limited { start: 1 << 24, fits: 2, too_much: 1 }),
-        // Tens, which PostgreSQL has had since version 15.
+        // A scale of -1, which PostgreSQL supports since version 15, rounds to tens.
         ("NUMERIC(3, -1)", stored_sums::Limited { start: 100, fits: 10, too_much: 5 }),
     ] {
         let create = format!("CREATE TABLE counter (id BIGINT PRIMARY KEY, value {kind} NOT NULL)");
@@ -73,7 +73,7 @@ async fn coalesced_sums_that_do_not_fit_their_type_are_not_applied() {
     }
 }
 
-/// Whenever it runs. One that runs after the update changes the row once more.
+/// A trigger caps the sum before the update, or changes the row once more after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
     let before = "BEGIN NEW.value := LEAST(NEW.value, 10); RETURN NEW; END";
@@ -95,7 +95,7 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
     }
 }
 
-/// What a role is granted for a lock is not stretched to a deadline that is longer.
+/// A longer deadline does not extend the lock timeout that is set for a role.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shorter_lock_timeout_of_the_session_stays() {
     let server = increments::counter::<sqlx::Postgres>(1).await;
@@ -137,9 +137,9 @@ async fn a_report_can_be_deferrable() {
     assert_eq!(deferrable, "onon");
 }
 
-/// A transaction dies with the server in the middle of its COMMIT. Its id never reached the disk and is
-/// assigned to another transaction, whose status is `committed`: a caller that took it for its own would
-/// silently lose an update.
+/// The server dies during the COMMIT of a transaction. The transaction's id never reached the disk and is
+/// assigned to another transaction, whose status is `committed`: a caller that took this status for its own
+/// would silently lose an update.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn does_not_trust_the_status_of_a_reused_transaction_id() {
     let mut server = tokio::task::spawn_blocking(Server::postgres).await.expect("a server");
@@ -157,7 +157,7 @@ async fn does_not_trust_the_status_of_a_reused_transaction_id() {
         sqlx::query(sql).execute(&pool).await.expect("set up");
     }
 
-    // The pause before it is asked for leaves the time for what happens in between.
+    // The pause before the status query leaves time for the other transaction.
     let pause = Backoff::exponential(Duration::from_secs(30), Duration::from_secs(30));
     let options = Options::new()
         .resolve_commits(Resolve::TransactionStatus)
@@ -214,8 +214,8 @@ async fn does_not_trust_the_status_of_a_reused_transaction_id() {
     drop(server);
 }
 
-/// The server closes a session that is idle in its transaction for too long, and says so to the COMMIT that
-/// comes later: it has not read it.
+/// The server closes a session that is idle in its transaction for too long, and reports that in response to
+/// the later COMMIT, which it has not read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_meets_a_closed_session_is_known_not_to_be_stored() {
     let pool = increments::counter::<sqlx::Postgres>(2).await;
@@ -236,7 +236,8 @@ async fn a_commit_that_meets_a_closed_session_is_known_not_to_be_stored() {
     assert_eq!(increments::value(&pool).await, 7);
 }
 
-/// What the pool's last user left uncommitted cannot be committed any more, and is not in the way.
+/// Statements that the previous user of the connection left uncommitted are rolled back, and the next unit
+/// succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_left_open_on_a_pooled_connection_is_rolled_back() {
     let pool = increments::counter::<sqlx::Postgres>(1).await;
@@ -251,17 +252,17 @@ async fn a_transaction_left_open_on_a_pooled_connection_is_rolled_back() {
     assert_eq!(values, [1, 0]);
 }
 
-/// Until the server has closed this session.
+/// Waits until the server has closed this session.
 fn closed(watcher: sqlx::PgPool, session: i32) -> futures_util::future::BoxFuture<'static, ()> {
-    // In a box: a pool that is borrowed across an await would keep the unit from being `Send`.
+    // Boxed, because a pool that is borrowed across an await would keep the unit from being `Send`.
     Box::pin(support::eventually(0_i64, async move || {
         let alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
         sqlx::query_scalar(alive).bind(session).fetch_one(&watcher).await.expect("the activity")
     }))
 }
 
-/// It refuses `Serializable` as a feature that it does not have. After a failover the same address leads to a
-/// server that takes writes.
+/// A hot standby refuses `Serializable` as an unsupported feature. After a failover the same address leads to
+/// a server that accepts writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hot_standby_is_left_for_another_server() {
     let mut server = tokio::task::spawn_blocking(Server::postgres).await.expect("a server");
@@ -296,7 +297,8 @@ async fn a_stream_that_is_given_up_leaves_no_lock_behind() {
 /// Draws some four seconds out of thirty.
 const SEED_OF_A_PAUSE_OF_SECONDS: u64 = 34;
 
-/// A view has no triggers of its own to look for, and its table may have some: it goes the other way.
+/// A view has no triggers of its own to check for, but its table may have some, so the additions run in a
+/// transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_is_added_to() {
     let pool = increments::counter::<sqlx::Postgres>(1).await;

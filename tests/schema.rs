@@ -1,4 +1,4 @@
-//! Processes that start at the same time make the crate's tables at the same time.
+//! Processes that start at the same time create the crate's tables at the same time.
 
 mod support;
 
@@ -13,8 +13,8 @@ use sqlx::{MySql, Sqlite};
 use support::servers::Server;
 use support::{TestBackend, eventually};
 
-/// The first has made its table and not yet committed when the second comes. PostgreSQL's `IF NOT EXISTS`
-/// does not see it, and its unique keys do.
+/// The first process has created its table and not yet committed when the second one starts. PostgreSQL's `IF
+/// NOT EXISTS` does not see the table, but the unique keys of the catalog do.
 async fn two_at_once<F: Future<Output = Result<(), Error>> + Send + 'static>(create: fn(PgPool) -> F) {
     let pool = Postgres::pool(4).await;
     let hold = "CREATE FUNCTION hold() RETURNS event_trigger LANGUAGE plpgsql AS
@@ -53,7 +53,7 @@ async fn two_make_the_tables_of_queues() {
     two_at_once(|pool| async move { Queue::new("jobs", &pool)?.create_tables().await }).await;
 }
 
-/// Makes all tables of the crate, as a program does that starts.
+/// Creates all tables of the crate, as a program does at its start.
 async fn create_all<DB: TestBackend>(pool: &sqlx::Pool<DB>) -> Result<(), Error> {
     let db = Pessimistic::default().on(pool);
     db.create_operation_table().await?;
@@ -61,7 +61,7 @@ async fn create_all<DB: TestBackend>(pool: &sqlx::Pool<DB>) -> Result<(), Error>
     Queue::new("jobs", pool)?.create_tables().await
 }
 
-/// A process starts while another one writes, or has the tables locked altogether.
+/// A process starts while another one writes, or has locked the tables.
 async fn tables_that_exist_are_not_locked<DB: TestBackend>(lock: &[&'static str]) {
     let pool = DB::pool(3).await;
     create_all(&pool.pool).await.expect("the tables");
@@ -94,8 +94,8 @@ async fn sqlite_tables_that_exist_are_not_locked() {
     tables_that_exist_are_not_locked::<Sqlite>(&["BEGIN IMMEDIATE"]).await;
 }
 
-/// An index that is missing is waited for with a limit, and the other writers are not stopped meanwhile for
-/// longer.
+/// Creating a missing index waits for writers with a limit, and other writers are not blocked for longer than
+/// that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_an_index_that_is_missing_stops_no_writer_for_long() {
     let pool = Postgres::pool(4).await;
@@ -175,7 +175,7 @@ async fn sqlite_missing_indexes_are_made() {
     missing_indexes_are_made::<Sqlite>(&DROP_INDEXES, count).await;
 }
 
-/// Returns how long it took to be refused, on a pool of one connection.
+/// Returns how long it took until the lock timeout, on a pool of one connection.
 async fn refused<DB: TestBackend>(pool: &sqlx::Pool<DB>) -> Duration {
     let begun = Instant::now();
     let error = Queue::new("jobs", pool).expect("a name").create_tables().await.expect_err("it is locked");
@@ -220,7 +220,7 @@ async fn mariadb_a_reader_that_stays_ends_the_creation_with_a_lock_timeout() {
     Queue::new("jobs", &of_one).expect("a name").create_tables().await.expect("the index");
 }
 
-/// Nothing is there yet, and the whole server is locked for a backup.
+/// No table exists yet, and the whole server is locked for a backup.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mariadb_a_table_that_cannot_be_made_ends_the_creation_with_a_lock_timeout() {
     let server = tokio::task::spawn_blocking(Server::mariadb).await.expect("a server");

@@ -1,4 +1,4 @@
-//! The semantics on SQLite, and what is SQLite's own.
+//! The semantics on SQLite, and the peculiarities of SQLite.
 
 mod conformance;
 mod support;
@@ -18,8 +18,8 @@ async fn a_constraint_that_fails_at_commit_is_typed() {
     failures::a_constraint_that_fails_at_commit_is_typed::<Sqlite>().await;
 }
 
-/// SQLite has one level, whichever is asked for: a unit reads one snapshot, and does not write what it made
-/// of one that is outdated.
+/// SQLite has one isolation level, whichever is requested: a unit reads one snapshot, and cannot write once
+/// that snapshot is outdated.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_isolation_level_is_serializable() {
     let pool = increments::counter::<Sqlite>(2).await;
@@ -80,8 +80,8 @@ async fn a_busy_database_is_a_conflict() {
     assert!(error.is_conflict());
 }
 
-/// `OR ROLLBACK` ends the transaction and says no more than "constraint failed": what comes after would be
-/// stored on its own.
+/// `OR ROLLBACK` ends the transaction and reports only "constraint failed": later statements would be stored
+/// separately.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_automatic_rollback_is_noticed_before_the_next_statement() {
     let pool = increments::counter::<Sqlite>(1).await;
@@ -99,7 +99,7 @@ async fn an_automatic_rollback_is_noticed_before_the_next_statement() {
     assert_eq!(increments::value(&pool).await, 0);
     assert_eq!(Sqlite::open_transactions(&pool).await, 0);
 
-    // With nothing behind it, it is the COMMIT that finds no transaction.
+    // Without a further statement, the COMMIT finds no transaction.
     let error = db
         .run(async |tx: &mut Tx<Sqlite>| {
             outcomes::set_value(tx, 5).await?;
@@ -134,7 +134,7 @@ async fn an_automatic_rollback_is_noticed_before_a_savepoint() {
     assert_eq!(increments::value(&pool).await, 0);
 }
 
-/// Who takes the right to write at once keeps it from the others, and who does not, does not.
+/// A BEGIN that takes the write lock immediately blocks other writers, and a deferred one does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn begin_takes_the_requested_lock() {
     let pool = increments::counter::<Sqlite>(2).await;
@@ -149,7 +149,7 @@ async fn begin_takes_the_requested_lock() {
     }
 }
 
-/// A database in memory lives in its connection: a run that is dropped must not take it along.
+/// A database in memory lives in its connection, which must survive a dropped run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_in_memory_survives_a_dropped_run() {
     for url in ["sqlite::memory:", "sqlite://name?mode=memory"] {
@@ -178,7 +178,8 @@ async fn a_database_in_memory_survives_a_dropped_run() {
     }
 }
 
-/// What the pool's last user left uncommitted cannot be committed any more, and is not in the way.
+/// Statements that the previous user of the connection left uncommitted are rolled back, and the next unit
+/// succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_left_open_on_a_pooled_connection_is_rolled_back() {
     let pool = increments::counter::<Sqlite>(1).await;
@@ -191,7 +192,7 @@ async fn a_transaction_left_open_on_a_pooled_connection_is_rolled_back() {
     assert_eq!(increments::value(&pool).await, 1);
 }
 
-/// A column or a trigger may say that what was done before a violation stays.
+/// A column or a trigger may specify that changes before a violation are kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lone_statement_that_violates_a_constraint_is_not_repeated() {
     let pool = Sqlite::pool(1).await;
@@ -207,7 +208,7 @@ async fn a_lone_statement_that_violates_a_constraint_is_not_repeated() {
     assert_eq!(n, 2, "once");
 }
 
-/// The driver would never get behind it, and keep the database locked.
+/// The driver would never finish such a text, and would keep the database locked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_text_with_a_nul_is_refused() {
     let pool = increments::counter::<Sqlite>(1).await;
@@ -222,7 +223,8 @@ async fn a_text_with_a_nul_is_refused() {
     db.run(increments::increment::<Sqlite>).await.expect("the database is not locked");
 }
 
-/// Connections to a database in memory share a cache, whose locks SQLite reports as a deadlock of its own.
+/// Connections to a database in memory share a cache, whose lock conflicts SQLite reports as a kind of
+/// deadlock of their own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deadlocks_in_a_shared_cache_are_retried() {
     let pool = sqlx::SqlitePool::connect("sqlite::memory:").await.expect("in memory");
@@ -243,8 +245,8 @@ async fn deadlocks_in_a_shared_cache_are_retried() {
     assert_eq!(increments::value(&pool).await, 30);
 }
 
-/// With a rollback journal, a writer's commit waits for readers, and a reader who wants to write for the
-/// writer.
+/// With a rollback journal, a writer's commit waits for readers, and a reader that starts to write waits for
+/// the writer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explorations_see_readers_and_writers_wait_for_each_other() {
     let directory = tempfile::tempdir().expect("make a temporary directory");
@@ -285,8 +287,8 @@ async fn explorations_see_readers_and_writers_wait_for_each_other() {
     assert_eq!(report.diverged, 0, "{report}");
 }
 
-/// Nobody can go on when a stranger holds the lock: the one who came last is told, and a replay tells the
-/// same one.
+/// No unit can continue while another connection holds the lock: the unit that started last fails, and in a
+/// replay the same one does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explorations_that_a_stranger_locks_out_can_be_replayed() {
     let pool = increments::counter::<Sqlite>(2).await;
@@ -300,7 +302,7 @@ async fn explorations_that_a_stranger_locks_out_can_be_replayed() {
     let finding = report.first().expect("neither gets the lock");
     let again = exploration().replay(&finding.schedule().to_string()).await.expect("replayed");
     let lanes = |finding: &atomically::testing::Counterexample| {
-        // Behind them stand errors that say how long things took.
+        // The deadlock is followed by errors that contain durations.
         finding.to_string().split_once("deadlock:").map(|(lanes, _)| lanes.to_owned())
     };
     assert!(lanes(finding).is_some(), "{report}");

@@ -20,17 +20,17 @@ use tracing_subscriber::registry::LookupSpan;
 
 type Fields = BTreeMap<&'static str, String>;
 
-/// A span as it was when it closed, or a line.
+/// A span as it was when it closed, or a log line.
 #[derive(Debug, Clone)]
 struct Seen {
     name: &'static str,
     level: Level,
     fields: Fields,
-    /// The names of the spans around it, from outside in.
+    /// The names of the enclosing spans, outermost first.
     inside: Vec<&'static str>,
 }
 
-/// Writes down all that is said for `atomically`.
+/// Records all spans and log lines of `atomically`.
 #[derive(Debug, Clone, Default)]
 struct Ears(Arc<Mutex<Vec<Seen>>>);
 
@@ -93,7 +93,7 @@ impl Ears {
         taken
     }
 
-    /// The lines of this level and above.
+    /// The lines of this level and more severe ones.
     fn lines(&self, level: Level) -> Vec<String> {
         let lines = self.take("line");
         self.0.lock().expect("the notes").clear();
@@ -118,7 +118,7 @@ async fn set(tx: &mut Tx<Sqlite>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Listens on this thread, to what everybody says.
+/// Records all spans and log lines of this thread.
 fn listen() -> (Ears, tracing::subscriber::DefaultGuard) {
     let ears = Ears::default();
     let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(ears.clone()));
@@ -177,7 +177,7 @@ async fn a_unit_is_a_span_with_its_attempts_inside() {
     assert_eq!((retry.level, &*retry.inside), (Level::DEBUG, &["unit"][..]));
 }
 
-/// What has to be looked at is said aloud, and nothing else is.
+/// Conditions that need attention are logged as warnings, and nothing else is.
 #[tokio::test]
 async fn only_problems_are_logged_as_warnings() {
     let (_pool, db) = scene().await;
@@ -219,7 +219,7 @@ async fn only_problems_are_logged_as_warnings() {
     );
 }
 
-/// With the statements of the unit that was given up.
+/// With the statements of the attempt that was aborted.
 #[tokio::test]
 async fn a_deadlock_is_loud() {
     let pool = sqlx::Postgres::pool(2).await;
@@ -252,7 +252,7 @@ async fn a_panic_of_an_observer_is_logged_once() {
     assert!(lines[0].starts_with("an observer panicked"), "{lines:?}");
 }
 
-/// Whoever looks at the log only must learn of it.
+/// The log alone must be enough to notice a dead job.
 #[tokio::test]
 async fn a_dead_job_is_loud() {
     let pool = Sqlite::pool(2).await;
@@ -283,7 +283,7 @@ async fn a_dead_job_is_loud() {
         assert_eq!(&dead[0].fields[field], value, "{field}: {dead:?}");
     }
 
-    // One whose worker died in its last attempt.
+    // A job whose worker died in its last attempt.
     let lapsed = add().await;
     let spent = format!("UPDATE atomically_job SET attempts = 2, due_at = 1 WHERE id = {lapsed}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(spent)).execute(&*pool).await.expect("spent");
@@ -294,7 +294,7 @@ async fn a_dead_job_is_loud() {
     assert!(lines[0].starts_with(&begin), "{lines:?}");
 }
 
-/// The worker fails again and again, and says so once.
+/// The worker fails repeatedly, and logs that once.
 #[tokio::test]
 async fn missing_tables_are_loud_once() {
     let pool = Sqlite::pool(2).await;

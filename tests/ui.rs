@@ -1,4 +1,4 @@
-//! What does not compile, and says why.
+//! Misuse that does not compile, and the error messages for it.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! Which file takes something from which other file.
+//! Which file imports names from which other file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,9 +8,9 @@ use syn::{Item, UseTree};
 
 use crate::source::{Source, is_for_tests};
 
-/// The files of the crate, and an edge from each file to those that it takes names from.
+/// The files of the crate, and an edge from each file to those that it imports names from.
 ///
-/// A name that a module passes on (`pub use hooks::Hooks`) counts as taken from the file that defines it.
+/// A name that a module re-exports (`pub use hooks::Hooks`) counts as imported from the file that defines it.
 pub(crate) struct Imports {
     /// By the path of the file.
     pub(crate) edges: BTreeMap<String, BTreeSet<String>>,
@@ -38,10 +38,10 @@ impl Imports {
     }
 }
 
-/// What each module passes on, and which file it is.
+/// The re-exports of each module, and its file.
 struct Modules<'s> {
     files: BTreeMap<&'s [String], &'s str>,
-    /// Names that a module takes from elsewhere, with the full path of each.
+    /// Names that a module imports, with the full path of each.
     used: BTreeMap<(&'s [String], String), Vec<String>>,
 }
 
@@ -61,8 +61,8 @@ impl<'s> Modules<'s> {
         Self { files, used }
     }
 
-    /// The file that defines what a full path names: that of its last module, or where that module takes the
-    /// name from.
+    /// The file that defines the item of a full path: the file of its last module, or of the module that this
+    /// one imports the name from.
     fn file_of(&self, path: &[String]) -> Option<&'s str> {
         let mut path = path.to_vec();
         for _ in 0..8 {
@@ -84,20 +84,20 @@ impl<'s> Modules<'s> {
         self.used.get(&(*module, name.to_owned()))
     }
 
-    /// Whether a path is one of this crate's.
+    /// Whether a path belongs to this crate.
     fn is_here(&self, path: &[String]) -> bool {
         path.first().is_some_and(|first| self.files.contains_key(&[first.clone()][..]))
     }
 }
 
-/// The full paths that items name, those of tests left out.
+/// The full paths in items, tests excluded.
 fn named_paths(items: &[Item], module: &[String]) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
     collect(items, module, module, &mut paths);
     paths
 }
 
-/// `file` is the module of the file, `module` the one that the items stand in.
+/// `file` is the module of the file, and `module` is the module that contains the items.
 fn collect(items: &[Item], file: &[String], module: &[String], paths: &mut Vec<Vec<String>>) {
     for item in items {
         match item {
@@ -115,7 +115,7 @@ fn collect(items: &[Item], file: &[String], module: &[String], paths: &mut Vec<V
     }
 }
 
-/// Paths in code, and in the bodies of macros, that begin with `crate` or `super`.
+/// Paths that begin with `crate` or `super`, in code and in the bodies of macros.
 fn scan(tokens: TokenStream, file: &[String], module: &[String], paths: &mut Vec<Vec<String>>) {
     let mut tokens = tokens.into_iter().peekable();
     while let Some(token) = tokens.next() {
@@ -144,7 +144,7 @@ fn is_colon(token: &TokenTree) -> bool {
     matches!(token, TokenTree::Punct(punct) if punct.as_char() == ':')
 }
 
-/// The names that a `use` brings in, each with its path as written; a glob brings in the module's own name.
+/// The names that a `use` imports, each with its path as written; a glob imports the module's own name.
 fn leaves(tree: &UseTree, before: &[String]) -> Vec<(String, Vec<String>)> {
     let with = |name: &syn::Ident| [before, &[name.to_string()]].concat();
     match tree {
@@ -159,8 +159,8 @@ fn leaves(tree: &UseTree, before: &[String]) -> Vec<(String, Vec<String>)> {
     }
 }
 
-/// A path without `crate`, `self` and `super`. Another one is taken to begin in the module of the file: what
-/// it names there is a child module, or else a crate, which is no module here.
+/// A path without `crate`, `self` and `super`. Any other path is assumed to begin in the module of the file,
+/// where its first name is a child module, or else another crate, which is no module here.
 fn absolute(path: &[String], file: &[String], module: &[String]) -> Vec<String> {
     let mut base = match path.first().map(String::as_str) {
         Some("crate") => return path[1..].to_vec(),

@@ -45,7 +45,7 @@ fn modules_import_only_from_those_before_them_in_lib_rs() {
     }
 }
 
-/// What is built on top of transactors stands side by side.
+/// The features on top of transactors are independent of each other.
 #[test]
 fn features_do_not_import_each_other() {
     let features = ["deltas", "idempotency", "queue"];
@@ -77,8 +77,8 @@ fn no_files_import_each_other_in_a_circle() {
     assert!(shown.is_empty(), "files import each other in {} circles: {shown:#?}", shown.len());
 }
 
-/// A file and the folder of its name are one module: children use what the parent defines, and the parent
-/// puts them together.
+/// A file and the folder of its name are one module: children use the definitions of the parent, and the
+/// parent composes them.
 fn are_one_module(one: &str, other: &str) -> bool {
     let contains =
         |parent: &str, child: &str| child.starts_with(&format!("{}/", parent.trim_end_matches(".rs")));
@@ -100,7 +100,7 @@ fn strategies_name_no_database_and_databases_name_no_strategy() {
             Some("backend") => strategies.clone(),
             _ => continue,
         };
-        // An isolation level has the name of a strategy.
+        // An isolation level has the same name as a strategy.
         let text = source.text.replace("Isolation::Serializable", "");
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         for line in code {

@@ -76,7 +76,7 @@ fn type_names_are_defined_once() {
     assert!(defined.is_empty(), "these names are defined more than once: {defined:#?}");
 }
 
-/// The functions of a file, with their lengths; those of tests left out.
+/// The functions of a file, with their lengths; tests excluded.
 #[derive(Default)]
 struct Functions {
     found: Vec<(String, usize)>,
@@ -107,7 +107,7 @@ impl<'ast> Visit<'ast> for Functions {
     }
 }
 
-/// The types that a file defines; those of tests, and the associated types of traits, left out.
+/// The types that a file defines, tests and the associated types of traits excluded.
 #[derive(Default)]
 struct Types {
     found: Vec<String>,
@@ -117,7 +117,7 @@ impl<'ast> Visit<'ast> for Types {
     fn visit_item(&mut self, item: &'ast syn::Item) {
         let name = match item {
             syn::Item::Mod(module) if is_for_tests(&module.attrs) => return,
-            // One of two that stand for each other, depending on a feature.
+            // One of two alternatives that depend on a feature.
             syn::Item::Mod(module) if module.ident == "without" => return,
             syn::Item::Struct(item) => Some(&item.ident),
             syn::Item::Enum(item) => Some(&item.ident),

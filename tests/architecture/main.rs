@@ -1,4 +1,4 @@
-//! What the architecture chapter of the guide claims about the source, checked by reading the source.
+//! The claims of the guide's chapter on architecture, checked against the source.
 
 mod imports;
 mod layers;

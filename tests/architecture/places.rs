@@ -1,4 +1,4 @@
-//! How many files know which databases there are.
+//! How many files name the supported databases.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,8 @@ use crate::source::sources;
 
 const CHAPTER: &str = include_str!("../../src/guide/architecture.md");
 
-/// The files that name SQLite in code, apart from its own: a further database would have to be added to each.
+/// The files that name SQLite in code, apart from its own: a new database would have to be added to each of
+/// them.
 #[test]
 fn a_new_database_touches_as_many_files_as_the_chapter_says() {
     let files: BTreeSet<_> = sources()

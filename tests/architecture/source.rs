@@ -24,7 +24,7 @@ impl Source {
         self.module.first().map(String::as_str)
     }
 
-    /// Whether the file is there for tests only.
+    /// Whether the file exists for tests only.
     pub(crate) fn is_test(&self) -> bool {
         self.path.ends_with("/tests.rs") || self.path == "backend/classification.rs"
     }

@@ -1,4 +1,4 @@
-//! A server of MariaDB that has become one that only reads: no call keeps its session.
+//! A MariaDB server that has become read-only: no call keeps its session.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -10,7 +10,7 @@ use sqlx::mysql::MySqlPoolOptions;
 
 use crate::support::servers::Server;
 
-/// A user who must not write there, as administrators may.
+/// A user without the privilege to write on a read-only server, which administrators may have.
 const SETUP: [&str; 4] = [
     "CREATE USER clerk@'%' IDENTIFIED BY 'clerk'",
     "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, INDEX ON test.* TO clerk@'%'",
@@ -42,7 +42,7 @@ async fn no_call_keeps_a_session_of_a_demoted_server() {
         let (now, attempts) =
             (opened.load(Ordering::Relaxed), i64::from(error.attempts().unwrap_or_default()));
         assert!(attempts > 1, "{call} was tried {attempts} times");
-        // The first attempt may have found a connection that was open already.
+        // The first attempt may have got a connection that was already open.
         assert!(now - before >= attempts - 1, "{call}: {} connections for {attempts} attempts", now - before);
         before = now;
     };

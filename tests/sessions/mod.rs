@@ -1,4 +1,4 @@
-//! Which failures close a session, on PostgreSQL: another one does not meet them.
+//! Which failures close a session on PostgreSQL, because a new session would not have them.
 
 mod outage;
 
@@ -21,7 +21,7 @@ use crate::support::servers::Server;
 struct Opened(Arc<AtomicI64>);
 
 impl Opened {
-    /// A pool of one connection, the first of which is open.
+    /// A pool of one connection, which is already open.
     async fn pool(&self, url: &str) -> PgPool {
         let counted = self.0.clone();
         let options = PgPoolOptions::new().max_connections(1).after_connect(move |_, _| {
@@ -36,7 +36,7 @@ impl Opened {
     }
 }
 
-/// Has the next statement of each kind find the type of a column changed.
+/// Changes the type of a column, so that the next statement of each kind finds its plan outdated.
 async fn change_type(pool: &PgPool, round: usize) {
     let kind = if round.is_multiple_of(2) { "INTEGER" } else { "BIGINT" };
     let alter = format!("ALTER TABLE counter ALTER COLUMN value TYPE {kind}");
@@ -65,8 +65,8 @@ async fn a_unit_whose_plan_is_outdated_commits_on_another_session() {
     assert_eq!(opened.count(), 4, "one for each migration");
 }
 
-/// Inside of a savepoint, the failure outlives the scope: rolled back to, the session would meet it again for
-/// ever.
+/// Inside of a savepoint, a rollback does not repair the session: it would fail in the same way again and
+/// again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outdated_plan_inside_of_a_savepoint_runs_the_unit_again() {
     let direct = counter::<sqlx::Postgres>(1).await;
@@ -100,8 +100,8 @@ async fn an_applied_statement_whose_plan_is_outdated_is_sent_on_another_session(
     assert_eq!(opened.count(), 2);
 }
 
-/// `DISCARD ALL`, as poolers and callbacks send it, removes the statements that the driver believes to be
-/// there.
+/// `DISCARD ALL`, which poolers and callbacks send, removes the prepared statements that the driver has
+/// cached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_lost_its_prepared_statements_is_left() {
     let direct = counter::<sqlx::Postgres>(1).await;
@@ -116,12 +116,12 @@ async fn a_session_that_lost_its_prepared_statements_is_left() {
     };
     unit().await.expect("the statement is prepared");
     sqlx::raw_sql("DEALLOCATE ALL").execute(&pool).await.expect("forgotten");
-    // Behind a pooler, another attempt might run another client's statement, so it is reported.
+    // Behind a pooler, a retry might run another client's statement, so the error is returned.
     let error = unit().await.expect_err("the statement is gone");
     assert_eq!(error.failure().and_then(|failure| failure.code()), Some("26000"), "{error:?}");
     assert_eq!(unit().await.expect("on another session"), 1);
 
-    // One of the caller's own that was never there is the caller's mistake.
+    // A statement that was never prepared is a mistake of the caller.
     let missing = db.run(async |tx| {
         sqlx::raw_sql("EXECUTE never_prepared").execute(&mut *tx).await?;
         Ok::<_, Error>(())
@@ -132,8 +132,8 @@ async fn a_session_that_lost_its_prepared_statements_is_left() {
     assert_eq!(opened.count(), 2);
 }
 
-/// Sums and claims are statements that the server keeps, and `Deltas` and queues name no column's type in
-/// their answer.
+/// Sums and claims are prepared statements, and the results of `Deltas` and queues do not depend on the type
+/// of a column.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sums_go_on_after_a_migration() {
     let direct = counter::<sqlx::Postgres>(1).await;
@@ -179,7 +179,7 @@ fn is_read_only(error: &Error) -> bool {
     error.failure().is_some_and(|failure| failure.kind() == FailureKind::ReadOnly)
 }
 
-/// Each attempt of each kind of call looks for another server.
+/// Each attempt of each kind of call opens a new connection, to look for another server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_keeps_a_session_of_a_demoted_server() {
     let (server, pool, opened) = demoted().await;
@@ -187,7 +187,7 @@ async fn no_call_keeps_a_session_of_a_demoted_server() {
     let mut left = |call: &str, attempts: Option<u32>| {
         let (now, attempts) = (opened.count(), i64::from(attempts.unwrap_or_default()));
         assert!(attempts > 1, "{call} was tried {attempts} times");
-        // The first attempt may have found a connection that was open already.
+        // The first attempt may have got a connection that was already open.
         assert!(now - before >= attempts - 1, "{call}: {} connections for {attempts} attempts", now - before);
         before = now;
     };
@@ -224,7 +224,7 @@ async fn no_call_keeps_a_session_of_a_demoted_server() {
     drop(server);
 }
 
-/// `transaction_timeout` and the like are FATAL, whatever their code means elsewhere.
+/// `transaction_timeout` and similar errors are FATAL, whatever their code means elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_the_server_ended_is_left() {
     let direct = counter::<sqlx::Postgres>(2).await;
@@ -235,7 +235,7 @@ async fn a_session_that_the_server_ended_is_left() {
     let error = db.apply(sqlx::query(ends_itself)).await.expect_err("the session is gone");
     assert!(error.is_commit_unknown(), "{error:?}");
     let before = opened.count();
-    // Without the pool's test, a session that was given back dead would be met here.
+    // Without the pool's ping, a dead session that was released would be used here.
     let untested = tokio::time::timeout(Duration::from_secs(20), db.apply(sqlx::query(RETURNING)));
     assert_eq!(untested.await.expect("in time").expect("on another session"), 1);
     assert_eq!(opened.count(), before + 1);

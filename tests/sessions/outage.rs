@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep};
 use super::RETURNING;
 use crate::support::servers::Server;
 
-/// How long after the server's return the last of them may be done. On a machine that is not busy, it is half
+/// The maximum time from the server's return to the last commit. On a machine that is not busy, it takes half
 /// of that.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// sqlx's pool has then just begun to sleep for two and a half seconds.
+/// By then, sqlx's pool has just begun to sleep for two and a half seconds.
 const OUTAGE: Duration = Duration::from_millis(2700);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +70,7 @@ async fn units_begin_soon_after_the_server_is_back() {
     drop(server);
 }
 
-/// The pool has other users, whose place in its line is not taken.
+/// The pool has other users, which keep their position in its queue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_opens_no_more_connections_than_the_pool_may() {
     let mut server = tokio::task::spawn_blocking(Server::postgres).await.expect("a server");
@@ -87,7 +87,7 @@ async fn an_outage_opens_no_more_connections_than_the_pool_may() {
         restarted.await.expect("the server is back")
     });
     assert!(ended.iter().all(Result::is_ok), "{ended:?}");
-    // Those that asked whether the server is back are gone.
+    // The connections that probed the server are closed.
     crate::support::eventually(2, async || {
         let sessions = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'";
         let sessions: i64 = sqlx::query_scalar(sessions).fetch_one(&pool).await.expect("the sessions");

@@ -1,4 +1,4 @@
-//! What the integration tests share: databases to run on, and one way to speak to all of them.
+//! The support code of the integration tests: databases to run on, and one interface to all of them.
 
 #[allow(dead_code, reason = "SQLite has no network")]
 pub(crate) mod proxy;
@@ -19,7 +19,7 @@ pub(crate) use test_servers as servers;
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn futures_util::Stream<Item = T> + Send + 'a>>;
 type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Tests that are generic over the database, on each of them.
+/// Runs tests that are generic over the database on each of them.
 #[allow(unused_macros, reason = "each test binary uses its part")]
 macro_rules! on_every_database {
     ($($module:ident :: $test:ident),* $(,)?) => {
@@ -41,7 +41,8 @@ macro_rules! on_every_database {
 #[allow(unused_imports, reason = "each test binary uses its part")]
 pub(crate) use on_every_database;
 
-/// A database under test: how to get an empty one, and statements in integers, enough for every scenario.
+/// A database under test: how to create an empty one, and statements over integers, enough for every
+/// scenario.
 ///
 /// Scenarios write `?` for a parameter, whatever the database.
 #[allow(dead_code, reason = "each test binary uses its part")]
@@ -49,26 +50,25 @@ pub(crate) trait TestBackend: Backend {
     /// Selects the isolation level of the session.
     const LEVEL: &'static str;
 
-    /// Selects the isolation level of the transaction that is open.
+    /// Selects the isolation level of the open transaction.
     const LEVEL_INSIDE: &'static str;
 
-    /// How [`LIMITS`](Self::LIMITS) begins with 2 s for locks and 3 s for statements.
+    /// The beginning of [`LIMITS`](Self::LIMITS) with 2 s for locks and 3 s for statements.
     const TWO_AND_THREE_SECONDS: &'static str;
 
     /// The limits on statements and lock waits, as one text.
     const LIMITS: &'static str;
 
-    /// All the money of a bank, as an integer.
+    /// The sum of all accounts of a bank, as an integer.
     const TOTAL: &'static str;
 
-    /// What a request to commit is recognised by on the wire.
+    /// A part of every commit request on the wire.
     const COMMIT: &'static str;
 
     /// A pool of connections to an empty database of its own.
     fn pool(connections: u32) -> BoxFuture<'static, TestPool<Self>>;
 
-    /// How many transactions are open on this database, not counting this question, and how many locks they
-    /// hold.
+    /// How many transactions are open on this database, without this query, and how many locks they hold.
     fn open_transactions(pool: &Pool<Self>) -> BoxFuture<'_, i64>;
 
     fn execute<'a>(
@@ -104,29 +104,28 @@ pub(crate) trait TestBackend: Backend {
         arguments: &'a [i64],
     ) -> BoxFuture<'a, Result<u64, Error>>;
 
-    /// Runs a text as it is, without preparing it.
+    /// Runs a text without preparing it.
     fn plain<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxFuture<'a, sqlx::Result<()>>;
 
-    /// The integers of a query, as they come.
+    /// Streams the integers of a query.
     fn stream<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxStream<'a, sqlx::Result<i64>>;
     fn raw<'a>(connection: &'a mut Self::Connection, sql: &'static str) -> BoxFuture<'a, sqlx::Result<()>>;
 
-    /// A connection of its own, outside of every pool, that has written to row 1 of `counter` and holds its
-    /// lock.
+    /// A connection outside of every pool that has written to row 1 of `counter` and holds its lock.
     fn blocker(url: &str) -> BoxFuture<'_, Self::Connection>;
 
-    /// A small pool of its own on the same database.
+    /// A separate small pool on the same database.
     fn another(url: &str) -> BoxFuture<'_, Pool<Self>>;
 
-    /// The limits that are in force on the next connection out of the pool, and its isolation level; the
-    /// limits inside of a transaction.
+    /// The limits and the isolation level of the pool's next connection, outside of a transaction; and the
+    /// limits inside of one.
     fn limits(pool: &Pool<Self>) -> BoxFuture<'_, (String, String)>;
     fn limits_inside(tx: &mut Tx<Self>) -> BoxFuture<'_, String>;
 
-    /// The isolation level inside of a transaction, as SQL spells it.
+    /// The isolation level inside of a transaction, in the spelling of SQL.
     fn level_inside(tx: &mut Tx<Self>) -> BoxFuture<'_, String>;
 
-    /// The options, with a limit on statements where the database has one.
+    /// The options, with a statement timeout if the database has one.
     fn with_timeouts(options: Options, limit: Duration) -> Options {
         options.statement_timeout(limit)
     }
@@ -139,14 +138,14 @@ pub(crate) trait TestBackend: Backend {
 /// that does nothing, so a test that needs a server does not compile there.
 #[allow(dead_code, reason = "each test binary uses its part")]
 pub(crate) trait ServerBackend: TestBackend {
-    /// A statement that limits this transaction's waits for locks to a very short time.
+    /// A statement that limits lock waits of this transaction to a very short time.
     const SHORT_LOCK_TIMEOUT: &'static str;
 
-    /// Has the server end the sessions of all connections to this database.
+    /// Makes the server end the sessions of all connections to this database.
     fn kill_sessions(url: &str) -> BoxFuture<'_, ()>;
 }
 
-/// A pool, and what has to live as long as it does.
+/// A pool, and the values that must live as long as it does.
 #[allow(dead_code, reason = "each test binary uses its part")]
 pub(crate) struct TestPool<DB: Backend> {
     pub pool: Pool<DB>,
@@ -162,7 +161,7 @@ impl<DB: Backend> std::ops::Deref for TestPool<DB> {
     }
 }
 
-/// A name that no other test of this process, or of another one on the same server, has.
+/// A name that is unique among all tests of this process, and of other processes on the same server.
 fn fresh_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("t{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
@@ -188,8 +187,8 @@ fn with_database(url: &str, name: &str) -> String {
     format!("{server}/{name}")
 }
 
-/// Polls until `ask` returns the wanted value, for as long as a loaded machine may need: for effects that
-/// a server produces some time after a client has disconnected.
+/// Polls until `ask` returns the wanted value, with a limit that suits a loaded machine: for effects that a
+/// server produces some time after a client has disconnected.
 #[allow(dead_code, reason = "each test binary uses its part")]
 pub(crate) async fn eventually<T: PartialEq + std::fmt::Debug>(wanted: T, mut ask: impl AsyncFnMut() -> T) {
     let mut got = ask().await;

@@ -1,4 +1,4 @@
-//! MariaDB under test; and MySQL, where `ATOMICALLY_MYSQL_URL` names one.
+//! MariaDB under test; or MySQL, if `ATOMICALLY_MYSQL_URL` names such a server.
 
 use atomically::{Atomic, Error, PoolTransactor, Tx};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySql, Pool, Row, SqlStr};

@@ -1,4 +1,4 @@
-//! A TCP proxy that loses what it is told to lose.
+//! A TCP proxy that loses the requests or responses that a test selects.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,24 +9,24 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What happens to a connection on which the client sends a text that holds the trigger. Silence is for ever:
-/// nothing is closed and nothing is answered, as when a host is gone.
+/// The effect on a connection whose client sends a request that contains the trigger. Silence is permanent:
+/// no connection is closed and no response is sent, as when a host is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The request is not delivered, and nothing is ever answered again.
+    /// The request is not delivered, and the connection never gets another response.
     SilenceBefore,
-    /// The request is delivered; its answer and all others are not.
+    /// The request is delivered; its response and all later ones are not.
     SilenceAfter,
     /// The connection is closed instead of delivering the request.
     CutBefore,
-    /// The request is delivered, and the connection is closed once the server has answered.
+    /// The request is delivered, and the connection is closed once the server has responded.
     CutAfter,
 }
 
-/// What to look for, and what to do about it.
+/// The triggers, and their effects.
 type Rules = Arc<Mutex<Vec<Rule>>>;
 
-/// A trigger, and what becomes of the requests that hold it: the first, the second, and around again.
+/// A trigger, and the fates of the requests that contain it, applied in turn and then from the start again.
 #[derive(Debug)]
 struct Rule {
     trigger: Vec<u8>,
@@ -44,7 +44,7 @@ impl Rule {
     }
 }
 
-/// Between a client and a server, on a port of its own.
+/// A proxy between clients and a server, on a port of its own.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     port: u16,
@@ -54,7 +54,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy in front of the server of this URL.
+    /// Starts a proxy in front of the server of this URL.
     pub(crate) async fn to(url: &str) -> Self {
         let server = address(url).to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -70,41 +70,41 @@ impl Proxy {
         proxy
     }
 
-    /// The same URL by way of the proxy.
+    /// The same URL, through the proxy.
     pub(crate) fn url(&self, url: &str) -> String {
         url.replace(address(url), &format!("127.0.0.1:{}", self.port))
     }
 
-    /// From now on, and until [`heal`](Self::heal), requests that hold the trigger meet the fault.
+    /// From now on, and until [`heal`](Self::heal), requests that contain the trigger meet the fault.
     pub(crate) fn on(&self, trigger: &str, fault: Fault) {
         self.heal();
         self.cycle(trigger, &[Some(fault)]);
     }
 
-    /// From now on, also, requests that hold the trigger meet these fates in turn.
+    /// In addition, requests that contain the trigger meet these fates in turn from now on.
     pub(crate) fn cycle(&self, trigger: &str, fates: &[Option<Fault>]) {
         let rule = Rule { trigger: trigger.as_bytes().to_vec(), fates: fates.to_vec(), seen: 0 };
         self.rules.lock().expect("the rules").push(rule);
     }
 
-    /// New requests pass again. Connections that fell silent stay so.
+    /// New requests pass again. Silent connections stay silent.
     pub(crate) fn heal(&self) {
         self.rules.lock().expect("the rules").clear();
     }
 
-    /// How often a client has sent something. One that waits for each answer has made as many round trips.
+    /// The number of requests. A client that waits for each response has made as many round trips.
     #[allow(dead_code, reason = "each test binary uses its part")]
     pub(crate) fn requests(&self) -> u32 {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// How many requests met a fault.
+    /// The number of requests that met a fault.
     pub(crate) fn hits(&self) -> u32 {
         *self.hits.lock().expect("the hits")
     }
 }
 
-/// `host:port` out of `scheme://user:password@host:port/database`.
+/// Extracts `host:port` from `scheme://user:password@host:port/database`.
 pub(crate) fn address(url: &str) -> &str {
     let behind = url.rsplit_once('@').expect("a URL with a user").1;
     behind.split('/').next().expect("a host")
@@ -142,7 +142,7 @@ async fn requests(
         }
         match fault {
             None => {}
-            // The server must not see an end either while the client believes that it is still there.
+            // The server must not see the connection closed while the client believes that it is open.
             Some(Fault::SilenceBefore | Fault::SilenceAfter) => return std::future::pending().await,
             Some(Fault::CutBefore | Fault::CutAfter) => {
                 return tokio::time::sleep(Duration::from_millis(200)).await;

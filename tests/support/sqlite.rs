@@ -38,7 +38,7 @@ impl TestBackend for Sqlite {
         })
     }
 
-    /// SQLite does not report them, but a writer can begin only when no other writer is active.
+    /// SQLite does not report open transactions, but a writer can begin only when no other writer is active.
     fn open_transactions(pool: &Pool<Self>) -> BoxFuture<'_, i64> {
         Box::pin(async move {
             let mut connection = pool.acquire().await.expect("a connection");
@@ -51,7 +51,7 @@ impl TestBackend for Sqlite {
         })
     }
 
-    /// SQLite has none.
+    /// SQLite has no statement timeout.
     fn with_timeouts(options: Options, _limit: Duration) -> Options {
         options
     }

@@ -1,4 +1,4 @@
-//! What is the same text for every database, and another type.
+//! Methods whose text is the same for every database, but whose types differ.
 
 macro_rules! statements {
     () => {

@@ -1,4 +1,4 @@
-//! Waits for the definition of a table, behind an ALTER that waits for a reader.
+//! Waits for a metadata lock, behind an ALTER that waits for a reader.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use tokio::task::JoinHandle;
 use crate::increments::{counter, increment};
 use crate::support::eventually;
 
-/// How many sessions of this database wait for the definition of a table.
+/// How many sessions of this database wait for a metadata lock.
 async fn waiting(watcher: &MySqlPool) -> i64 {
     let sql = "SELECT COUNT(*) FROM information_schema.processlist
                WHERE db = database() AND state = 'Waiting for table metadata lock'";
     sqlx::query_scalar(sql).fetch_one(watcher).await.expect("the sessions")
 }
 
-/// A reader in an open transaction, and an ALTER that waits for it and has everybody else wait.
+/// A reader in an open transaction, and an ALTER that waits for it and blocks all later statements.
 async fn blocked(url: &str, watcher: &MySqlPool) -> (MySqlConnection, JoinHandle<()>) {
     let mut reader = MySqlConnection::connect(url).await.expect("a reader");
     reader.execute("START TRANSACTION").await.expect("a transaction");
@@ -41,7 +41,7 @@ async fn a_wait_for_a_migration_is_a_lock_timeout_and_leaves_no_session_waiting(
         let error = db.run(increment::<sqlx::MySql>).await.expect_err("the table is locked");
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
         assert!(error.is_lock_timeout(), "{error:?}");
-        // The last attempt had less than the second that servers count in.
+        // The last attempt had less than a second left, the unit of the server's timeout.
         eventually(1, async || waiting(&direct).await).await;
         assert!(!alter.is_finished(), "run {run}: the reader is open, and so the ALTER waits");
     }

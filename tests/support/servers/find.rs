@@ -1,11 +1,10 @@
-//! Where the engines' programs are.
+//! Finds the programs of the servers.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The directories to search: those that the variable names, which then are the only ones, or else the usual
-/// ones.
+/// The directories to search: only those that the variable names, if it is set, or else the usual ones.
 pub(super) fn search_path(variable: &str, usual: impl FnOnce() -> Vec<PathBuf>) -> Vec<PathBuf> {
     match env::var_os(variable) {
         Some(named) if !named.is_empty() => env::split_paths(&named).collect(),

@@ -39,18 +39,18 @@ const PROVIDER: &str = "gcache.size=16M;evs.keepalive_period=PT0.2S;evs.inactive
     evs.suspect_timeout=PT1S;evs.inactive_timeout=PT2S;evs.join_retrans_period=PT0.3S;\
     evs.install_timeout=PT2S;pc.announce_timeout=PT1S";
 
-/// Three MariaDB servers with the same data, each of which takes writes.
+/// Three MariaDB servers with the same data, all of which accept writes.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Server>,
 }
 
 impl Cluster {
-    /// How many nodes it has.
+    /// The number of nodes.
     pub const NODES: usize = 3;
 
-    /// The node that says that it is another product, which has no compound statements: what is sent to
-    /// Percona XtraDB Cluster is tested here as well.
+    /// The node that reports another product, which has no compound statements, so that the statements for
+    /// Percona XtraDB Cluster are tested here as well.
     const NOT_MARIADB: usize = 1;
 
     /// Starts the nodes one after another, which takes about eight seconds, and waits until all of them
@@ -83,13 +83,13 @@ impl Cluster {
         self.nodes.iter().map(|node| node.url().to_owned()).collect()
     }
 
-    /// Kills a node with SIGKILL and returns once it is dead. The others evict it by themselves.
+    /// Kills a node with SIGKILL and returns once it is dead. The other nodes evict it.
     #[track_caller]
     pub fn kill(&mut self, index: usize) {
         self.nodes[index].kill();
     }
 
-    /// Starts the nodes that were killed once more, and returns when they have caught up with the others.
+    /// Restarts the killed nodes, and returns when they have caught up with the others.
     #[track_caller]
     pub fn restart_dead(&mut self) {
         for node in self.nodes.iter_mut().filter(|node| node.process.is_none()) {
@@ -113,12 +113,12 @@ struct Node {
     index: usize,
     mariadb: Mariadb,
     library: PathBuf,
-    /// Where each node that was started listens for the others.
+    /// The address on which each started node listens for the others.
     group: Arc<Mutex<[Option<u16>; Cluster::NODES]>>,
 }
 
 impl Node {
-    /// Three ports: for the group, and for the two ways in which a node that joins is sent what it lacks.
+    /// Three ports: for the group, and for the two ways in which a joining node receives the state.
     ///
     /// They are new at each start, because another program may take a port before the server binds it.
     fn ports(&self, sql_port: u16) -> Result<[u16; 3], String> {
@@ -133,7 +133,7 @@ impl Node {
         Ok([ports[0], ports[1], ports[2]])
     }
 
-    /// The addresses of the other nodes. None are known to the first one, which therefore founds the cluster.
+    /// The addresses of the other nodes. The first node has none, and therefore founds the cluster.
     fn join_group(&self, port: u16) -> String {
         let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
         group[self.index] = Some(port);
@@ -152,12 +152,12 @@ impl Engine for Node {
         self.mariadb.users()
     }
 
-    /// Only the first node is installed. The others join with an empty directory, and are sent everything.
+    /// Only the first node is installed. The others join with an empty directory, and receive all data.
     fn install(&self, home: &Home) -> Result<(), String> {
         if self.index > 0 {
             return home.create_directory("data");
         }
-        // A statement for each start would be replicated from each node.
+        // A statement at each start would be replicated from each node.
         let setup = home.write("setup.sql", &format!("FLUSH PRIVILEGES;\n{SETUP}"))?;
         self.mariadb.install_with(home, Some(&setup))
     }
@@ -185,7 +185,8 @@ impl Engine for Node {
         Ok(server)
     }
 
-    /// It accepts connections before it has caught up with the others, and until then fails their statements.
+    /// A node accepts connections before it has caught up with the others, and until then its statements
+    /// fail.
     fn is_ready(&self, home: &Home, _pid: u32) -> bool {
         let log = home.log();
         log.contains(": ready for connections") && log.contains("Synchronized with group")

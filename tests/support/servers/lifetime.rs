@@ -178,7 +178,7 @@ impl Home {
         )
     }
 
-    /// Lets the watchdog go to work.
+    /// Signals the watchdog to clean up.
     pub(super) fn release(&mut self) {
         drop(self.watchdog.stdin.take());
     }
@@ -196,7 +196,7 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
-/// A new directory with the watchdog that has created it.
+/// Creates a new directory, with its watchdog.
 fn create_directory() -> Result<(PathBuf, Child), String> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let parent = temporary_directory();
@@ -212,7 +212,7 @@ fn create_directory() -> Result<(PathBuf, Child), String> {
             return Ok((directory, watchdog));
         }
         _ = watchdog.wait();
-        // Else left by a process that had our pid and lost its watchdog as well.
+        // A directory left by a process that had the same pid and lost its watchdog as well.
         if !directory.exists() {
             return Err(format!("could not create {}", directory.display()));
         }
@@ -220,8 +220,8 @@ fn create_directory() -> Result<(PathBuf, Child), String> {
     Err(format!("every name for a directory in {} is taken", parent.display()))
 }
 
-/// The configured one, unless a unix socket in it had too long a path (about 100 bytes), or the server's user
-/// might not be let through.
+/// The configured directory, unless its path is too long for a unix socket (about 100 bytes), or the server's
+/// user might have no access to it.
 fn temporary_directory() -> PathBuf {
     let configured = env::temp_dir();
     let is_short = configured.as_os_str().len() <= 60;

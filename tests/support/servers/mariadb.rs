@@ -55,7 +55,7 @@ impl Mariadb {
         Ok(Self { server, installer })
     }
 
-    /// Creates the data directory, with what the statements in a file create.
+    /// Creates the data directory, and executes the statements of a file in it.
     pub(super) fn install_with(&self, home: &Home, statements: Option<&Path>) -> Result<(), String> {
         let mut install = home.command(&self.installer)?;
         install.arg("--no-defaults").arg(option("--datadir", &home.path("data")));
@@ -99,7 +99,7 @@ impl super::Engine for Mariadb {
         Ok(server)
     }
 
-    /// Its log, which begins anew at every start, is the only place that tells.
+    /// The log, which is empty at every start, is the only place that shows this.
     fn is_ready(&self, home: &Home, _pid: u32) -> bool {
         home.log().contains("ready for connections")
     }

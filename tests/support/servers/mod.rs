@@ -61,7 +61,8 @@ pub fn mysql_url() -> String {
     shared_url("ATOMICALLY_MYSQL_URL", &SHARED, start_mariadb)
 }
 
-/// The failure is kept as well, so that every test reports the same one at once instead of trying again.
+/// A failed start is cached as well, so that every test reports the same failure at once instead of trying
+/// again.
 #[track_caller]
 fn shared_url(
     variable: &str,
@@ -131,8 +132,8 @@ impl Server {
         self.port
     }
 
-    /// The URL of its database `test`, for the user `app` who may do everything; it stays the same over a
-    /// restart.
+    /// The URL of its database `test`, for the user `app`, who has all privileges; a restart does not change
+    /// it.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -162,8 +163,8 @@ impl Server {
         }
     }
 
-    /// Stops all processes of the server (SIGSTOP) until the guard is dropped, as a machine does that hangs:
-    /// connections stay open, new ones are accepted by the kernel, and nothing is answered.
+    /// Stops all processes of the server (SIGSTOP) until the guard is dropped, like a machine that hangs:
+    /// connections stay open, the kernel accepts new ones, and no request gets a response.
     #[track_caller]
     pub fn freeze(&self) -> Frozen {
         let frozen = Frozen(self.pid());
@@ -212,7 +213,7 @@ impl Server {
     }
 }
 
-/// A server that is stopped, and goes on when this is dropped.
+/// A stopped server, which continues when this is dropped.
 #[derive(Debug)]
 pub struct Frozen(u32);
 
@@ -223,7 +224,8 @@ impl Drop for Frozen {
 }
 
 impl Drop for Server {
-    /// Prints the end of the server's log if the test is failing: the directory is about to be removed.
+    /// Prints the end of the server's log if the test is failing, because the directory is about to be
+    /// removed.
     fn drop(&mut self) {
         if thread::panicking() {
             self.print_logs();
@@ -235,7 +237,7 @@ impl Drop for Server {
     }
 }
 
-/// What differs between the database engines.
+/// The differences between the database engines.
 trait Engine: Debug + Send + Sync {
     fn scheme(&self) -> &'static str;
 

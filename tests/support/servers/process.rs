@@ -1,4 +1,4 @@
-//! A program that runs, and waiting for it.
+//! A running program, and waits for it.
 
 use std::fs::{self, File};
 use std::io;
@@ -46,7 +46,7 @@ impl Process {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
-    /// Waits for the program, and tells whether it ended well and in time.
+    /// Waits for the program, and returns whether it succeeded in time.
     pub(super) fn succeeds(&mut self, limit: Duration) -> bool {
         wait_until(limit, || self.has_ended()) && self.child.wait().is_ok_and(|status| status.success())
     }
@@ -58,7 +58,8 @@ impl Process {
 
     /// Kills the program and waits until everything it started is dead as well.
     ///
-    /// The file that tells the watchdog its pid goes before the pid can become another's, with `wait`.
+    /// The file that shows the pid to the watchdog is removed before `wait` frees the pid for another
+    /// process.
     pub(super) fn kill(mut self, pid_file: &Path) -> Result<(), String> {
         _ = self.child.kill();
         _ = fs::remove_file(pid_file);
@@ -102,7 +103,7 @@ fn signal(name: &str, pids: &[String]) -> Result<(), String> {
     }
 }
 
-/// Polls until the condition holds, and tells whether it did within the limit.
+/// Polls until the condition holds, and returns whether it did within the limit.
 pub(super) fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     loop {
