@@ -1,8 +1,8 @@
 //! Decrements of one row, and of a thousand: coalesced, and by pgbench, side by side.
 //!
 //! `cargo bench -p benches --bench hot_row`. PostgreSQL is a private server that is started for it, whose
-//! commits wait for the disk, and pgbench is taken from where that server is. The contenders take turns, so
-//! that whatever else the machine does hits them alike, and the medians of the turns are compared.
+//! commits wait for the disk, and pgbench belongs to the same installation. The contenders take turns, so
+//! that other load on the machine affects them alike, and the medians of the turns are compared.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ const CONNECTIONS: u32 = 16;
 
 #[derive(Debug, Clone, Copy)]
 enum Contender {
-    /// One `UPDATE`, prepared, by so many connections.
+    /// One prepared `UPDATE`, on this many connections.
     Pgbench { clients: u32 },
-    /// So many tasks, with so many batches on their way at a time.
+    /// This many tasks, with this many batches in flight at a time.
     Coalesced { callers: u64, flights: usize },
 }
 
@@ -104,7 +104,7 @@ fn coalesced(runtime: &Runtime, pool: &PgPool, callers: u64, flights: usize, row
             tasks.spawn(async move {
                 let mut chance = caller + 1;
                 while !over.load(Ordering::Relaxed) {
-                    // Good enough to spread calls over rows, and no more than that.
+                    // Good enough to spread calls over rows.
                     chance = chance
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(1_442_695_040_888_963_407);

@@ -1,9 +1,9 @@
-//! What the crate costs on top of the same transaction written by hand in sqlx.
+//! The cost of the crate compared with the same transaction written by hand in sqlx.
 //!
 //! `cargo bench -p benches --bench overhead`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server
-//! that is started for it. Behind criterion's figures comes what they cannot show: the contenders taking
-//! turns, transaction by transaction, so that whatever else the machine does hits them alike, on one and the
-//! same connection, and the ratio of their medians.
+//! that is started for it. After criterion's figures, it prints the ratio of the medians of contenders that
+//! take turns after every transaction on the same connection, so that other load on the machine affects them
+//! alike.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -89,8 +89,8 @@ async fn sqlite_pool(file: &std::path::Path) -> SqlitePool {
     pool
 }
 
-/// Pools take a connection back in a task of their own, with a round trip of its own: let that be outside of
-/// anybody's time.
+/// Pools take a connection back in a separate task, with a round trip, which must not count towards any
+/// contender's time.
 async fn settled<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) {
     while pool.num_idle() < pool.size() as usize {
         tokio::task::yield_now().await;
@@ -107,7 +107,7 @@ macro_rules! medians {
                 $(
                     let started = Instant::now();
                     black_box($contender.await.expect("a commit"));
-                    // The first turns warm caches up.
+                    // The first turns warm up caches.
                     if turn == 0 {
                         times.push(Vec::with_capacity(TURNS));
                     } else {
@@ -124,7 +124,7 @@ macro_rules! medians {
 }
 
 fn main() {
-    // One thread: what is compared is work, not how soon the scheduler wakes another thread.
+    // One thread, because the work is compared, not how soon the scheduler wakes another thread.
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let directory = tempfile::tempdir().expect("a temporary directory");
 

@@ -1,7 +1,7 @@
-//! How many jobs go through a queue in a second.
+//! The throughput of a queue, in jobs per second.
 //!
 //! `cargo bench -p benches --bench queue`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that
-//! is started for it. Plain runs and no statistics: what is looked for are factors.
+//! is started for it. Plain runs without statistics, because only factors matter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -76,7 +76,7 @@ async fn figures<DB: Backend>(name: &str, pool: &Pool<DB>, clients: usize) {
     }
 }
 
-/// With `mark`, a claim begins where the last one has ended.
+/// With `mark`, a claim begins where the previous one ended.
 async fn concurrently<DB: Backend>(
     pool: &Pool<DB>,
     queue: &Queue<DB>,
@@ -92,7 +92,7 @@ async fn concurrently<DB: Backend>(
             let (pool, queue, done) = (pool.clone(), queue.clone(), done.clone());
             tokio::spawn(async move {
                 while Instant::now() < end {
-                    // A queue that was made anew has no mark.
+                    // A new queue has no mark.
                     let queue = if mark {
                         queue.clone()
                     } else {
@@ -113,7 +113,7 @@ async fn concurrently<DB: Backend>(
     done.load(Relaxed) as usize
 }
 
-/// One transaction that has looked at something and does not end: a report, a forgotten session.
+/// One open transaction that has read and does not end, like a report or a forgotten session.
 async fn held_back(pool: &Pool<sqlx::Postgres>) {
     let queue = Queue::new("bench", pool).expect("a name").reuse_connections();
     for (held, mark, batch) in

@@ -30,8 +30,7 @@ impl Attempts {
     }
 }
 
-/// The unit of work, as for `Optimistic`: it says what it reads in order to change it, and checks the
-/// version.
+/// The unit of work, as for `Optimistic`: it marks what it reads for update, and checks the version.
 async fn sell(tx: &mut Tx<Sqlite>, product: i64) -> Result<(), Error> {
     let select = tx.for_update("SELECT sold, version FROM product WHERE id = $1");
     let (sold, version): (i64, i64) = sqlx::query_as(select).bind(product).fetch_one(&mut *tx).await?;

@@ -14,14 +14,14 @@ use crate::support::TestBackend;
 pub(crate) const TASKS: u64 = 64;
 /// Row 1 is the hot one.
 const ROWS: i64 = 1_000;
-/// The cold rows: those of the task that never touches the hot row.
+/// The cold rows, for the task that never touches the hot row.
 const COLD: i64 = 100;
 
-/// A contender: how units are run.
+/// A contender: a way to run units.
 pub(crate) struct Contender<DB: TestBackend> {
     pub(crate) name: &'static str,
     pub(crate) db: Arc<dyn Transactor<DB>>,
-    /// Whether units say which row they contend for.
+    /// Whether units name the row that they contend for.
     pub(crate) keyed: bool,
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn table<DB: TestBackend>(pool: &sqlx::Pool<DB>) {
     }
 }
 
-/// Right under every strategy.
+/// Correct under every strategy.
 async fn increment<DB: TestBackend>(tx: &mut Tx<DB>, id: i64) -> Result<(), Error> {
     let select = tx.for_update(DB::sql("SELECT value * 1000000 + version FROM counter WHERE id = ?"));
     let read = DB::fetch(tx, select, &[id]).await?;
@@ -51,7 +51,7 @@ async fn increment<DB: TestBackend>(tx: &mut Tx<DB>, id: i64) -> Result<(), Erro
 }
 
 impl<DB: TestBackend> Contender<DB> {
-    /// Returns the number of attempts that it took.
+    /// Returns the number of attempts.
     async fn once(&self, id: i64) -> Result<u64, Error> {
         let attempts = AtomicU64::new(0);
         let unit = async |tx: &mut Tx<DB>| {
@@ -63,12 +63,12 @@ impl<DB: TestBackend> Contender<DB> {
         Ok(attempts.load(Relaxed))
     }
 
-    /// A row: the hot one in so many of a hundred cases.
+    /// Draws a row: the hot one in `hot_percent` of 100 cases.
     fn row(chance: &mut StdRng, hot_percent: u32) -> i64 {
         if chance.random_range(0..100) < hot_percent { 1 } else { chance.random_range(2..=ROWS) }
     }
 
-    /// As many units as are asked for, by `TASKS` tasks.
+    /// Runs this many units, on `TASKS` tasks.
     pub(crate) async fn units(&self, units: u64, hot_percent: u32) {
         let left = Arc::new(AtomicU64::new(units));
         let mut tasks = JoinSet::new();
@@ -86,8 +86,7 @@ impl<DB: TestBackend> Contender<DB> {
         }
     }
 
-    /// As many units as `tasks` get done in this time, while one more task updates cold rows if it is told
-    /// to.
+    /// Runs units on `tasks` tasks for this time, while one more task updates cold rows if `cold` is set.
     pub(crate) async fn during(&self, time: Duration, tasks: u64, hot_percent: u32, cold: bool) -> Figures {
         let end = Instant::now() + time;
         let mut working = JoinSet::new();
@@ -148,7 +147,7 @@ impl Figures {
         (self.latencies.len() as f64 - self.errors as f64) / self.time.as_secs_f64()
     }
 
-    /// For each run, done or not.
+    /// One for each run, successful or not.
     pub(crate) fn attempts(&self) -> f64 {
         self.attempts as f64 / self.latencies.len() as f64
     }
@@ -157,7 +156,7 @@ impl Figures {
         self.errors
     }
 
-    /// In milliseconds, as all of these.
+    /// In milliseconds, like all percentiles.
     pub(crate) fn p50(&self) -> f64 {
         at(&self.latencies, 50)
     }

@@ -1,9 +1,9 @@
-//! What contention for one row costs, with the gate and without.
+//! The cost of contention for one row, with and without the gate.
 //!
 //! `cargo bench -p benches --bench contention`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server
-//! that is started for it; MariaDB likewise. Behind criterion's figures comes what they cannot show:
-//! latencies, the strangers' among them, and ratios, from contenders that take turns, so that whatever else
-//! the machine does hits them alike. With a filter that matches nothing (`-- none`) only these are printed.
+//! that is started for it; MariaDB likewise. After criterion's figures, it prints latencies, including those
+//! of units on other rows, and ratios. The contenders take turns, so that other load on the machine affects
+//! them alike. With a filter that matches nothing (`-- none`), only these are printed.
 
 mod load;
 mod pgbench;
@@ -31,7 +31,7 @@ fn contender<DB: TestBackend>(
     keyed: bool,
     pool: &sqlx::Pool<DB>,
 ) -> Contender<DB> {
-    // What is measured is how long units take, not how many are given up.
+    // The benchmark measures how long units take, not how many fail.
     let db = PoolTransactor::new(strategy, pool)
         .reuse_connections()
         .attempts(100_000)
@@ -82,7 +82,7 @@ fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The median, over the turns, of how one compares with another in the same turn.
+/// The median, over the turns, of the ratio of two contenders in the same turn.
 fn ratio(one: &[Figures], other: &[Figures], figure: impl Fn(&Figures) -> f64) -> f64 {
     median(one.iter().zip(other).map(|(one, other)| figure(one) / figure(other)).collect())
 }
@@ -150,7 +150,7 @@ async fn hot_row<DB: TestBackend>(pool: &TestPool<DB>) {
     }
 }
 
-/// Adaptive against the better of the two that it moves between, and of their gated selves.
+/// `Adaptive` against the better of the two strategies that it switches between, with and without the gate.
 async fn shares<DB: TestBackend>(pool: &TestPool<DB>) {
     println!("\n{}: {TASKS} tasks, per s by share of the traffic on the hot row", DB::NAME);
     let contenders: Vec<_> =
@@ -160,7 +160,7 @@ async fn shares<DB: TestBackend>(pool: &TestPool<DB>) {
         for turn in 0..=TURNS {
             for (i, contender) in contenders.iter().enumerate() {
                 let figures = contender.during(TURN, TASKS, share, false).await;
-                // The first turn warms caches, and the strategy, up.
+                // The first turn warms up caches, and the strategy.
                 if turn > 0 {
                     turns[i].push(figures);
                 }

@@ -1,16 +1,16 @@
-//! PostgreSQL's own client, as a measure of what the server can do.
+//! PostgreSQL's own client, as a reference for what the server can do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The transaction that `Pessimistic` makes of the unit, by hand.
+/// The transaction that `Pessimistic` runs for the unit, written by hand.
 const SCRIPT: &str = "BEGIN;
 SELECT value, version FROM counter WHERE id = 1 FOR UPDATE;
 UPDATE counter SET value = value + 1, version = version + 1 WHERE id = 1;
 COMMIT;
 ";
 
-/// `ATOMICALLY_POSTGRES_BIN`, the places where packages put it, or the path.
+/// `ATOMICALLY_POSTGRES_BIN`, the directories where packages install it, or the path.
 fn program() -> PathBuf {
     let packaged = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let packaged = packaged.map(|version| version.path().join("bin"));
@@ -23,7 +23,7 @@ fn program() -> PathBuf {
         .unwrap_or_else(|| "pgbench".into())
 }
 
-/// Transactions for each second, with 16 connections; `None` where there is no pgbench.
+/// Transactions per second on 16 connections; `None` if there is no pgbench.
 pub(crate) fn per_second(url: &str, seconds: u64, directory: &Path) -> Option<f64> {
     let script = directory.join("for_update.sql");
     std::fs::write(&script, SCRIPT).expect("write the script");

@@ -1,4 +1,4 @@
-//! The figures as a picture.
+//! Draws the figures as a chart.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ const COLUMNS: usize = 2;
 const MARGIN: i32 = 16;
 const TITLE: i32 = 40;
 const BAR: i32 = 22;
-/// What is kept free for names on the left of the bars, and for figures on the right of the longest.
+/// The space for names on the left of the bars, and for figures on the right of the longest bar.
 const NAMES: i32 = 176;
 const FIGURES: i32 = 64;
 

@@ -1,4 +1,4 @@
-//! The contenders, taking turns.
+//! Runs the contenders in turns.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,20 +18,20 @@ pub(crate) const CONNECTIONS: u32 = 16;
 const PGBENCH: &str = "pgbench";
 const ATOMICALLY: &str = "atomically";
 
-/// What came out for one contender.
+/// The result of one contender.
 #[derive(Debug)]
 pub(crate) struct Standing {
     pub(crate) name: &'static str,
     pub(crate) per_second: f64,
     /// The worst and the best turn.
     pub(crate) range: (f64, f64),
-    /// How this compares with pgbench.
+    /// The ratio of this contender to pgbench.
     pub(crate) of_pgbench: f64,
-    /// How `atomically` compares with this.
+    /// The ratio of `atomically` to this contender.
     pub(crate) behind: f64,
 }
 
-/// Who takes part.
+/// The contenders.
 pub(crate) struct Contest {
     pgbench: Pgbench,
     contenders: Vec<(&'static str, Arc<dyn Contender>)>,
@@ -59,7 +59,7 @@ impl Contest {
         Ok(Self { pgbench: Pgbench::new(url, CONNECTIONS)?, contenders })
     }
 
-    /// Round after round, each time in another order; the first one only warms caches up.
+    /// Runs round after round, each in another order; the first one only warms up caches.
     pub(crate) async fn of(
         &self,
         workload: Workload,
@@ -98,8 +98,8 @@ impl Contest {
         Ok(entries.iter().map(|entry| entry.0).zip(&turns).map(standing).collect())
     }
 
-    /// One turn, on a table without dead rows. Fails unless each account has changed by what was
-    /// acknowledged.
+    /// Runs one turn, on a table without dead rows. Fails unless the changes of each account match the
+    /// acknowledged transactions.
     async fn one(
         &self,
         contender: Option<&Arc<dyn Contender>>,
@@ -124,8 +124,8 @@ impl Contest {
     }
 }
 
-/// The median, over the rounds, of how one compares with another in the same round: what the machine does
-/// besides hits neighbours alike.
+/// The median, over the rounds, of the ratio of two contenders in the same round, whose turns other load on
+/// the machine affects alike.
 pub(crate) fn ratio(one: &[f64], other: &[f64]) -> f64 {
     median(one.iter().zip(other).map(|(one, other)| one / other))
 }

@@ -1,4 +1,4 @@
-//! Who does the work, each in its own way, with the same statements.
+//! The contenders: each does the same work in its own way, with the same statements.
 
 mod atomically;
 mod diesel;
@@ -18,19 +18,19 @@ pub(crate) use self::sqlx::{Sqlx, pool};
 /// One transaction of the workloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// Takes one from an account in one statement, which is its own transaction.
+    /// Subtracts one from an account in one statement, which is its own transaction.
     Statement { id: i64 },
     /// The same between BEGIN and COMMIT.
     Unit { id: i64 },
-    /// Reads an account and locks it, takes one from what was read, writes it.
+    /// Reads and locks an account, subtracts one from the value that was read, and writes it.
     ReadThenWrite { id: i64 },
-    /// Reads two accounts and locks them in the order of their ids, takes one from the first, gives it to the
-    /// other.
+    /// Reads two accounts and locks them in the order of their ids, subtracts one from the first, and adds it
+    /// to the other.
     Transfer { from: i64, to: i64 },
 }
 
 impl Work {
-    /// The accounts that it changes, and by how much.
+    /// The accounts that the transaction changes, and by how much.
     pub(crate) fn changes(self) -> impl Iterator<Item = (i64, i64)> {
         let (taken, given) = match self {
             Self::Statement { id } | Self::Unit { id } | Self::ReadThenWrite { id } => (id, None),
@@ -43,19 +43,19 @@ impl Work {
 /// A library that can do the work.
 #[async_trait]
 pub(crate) trait Contender: Send + Sync {
-    /// Does it, and has committed when it returns.
+    /// Performs the work, and returns after the commit.
     async fn perform(&self, work: Work) -> Result<()>;
 
-    /// Whether it has a way of its own of doing this.
+    /// Whether the library has a way of its own to do this work.
     fn offers(&self, _work: Work) -> bool {
         true
     }
 
-    /// Waits until the pool has taken all connections back.
+    /// Waits until the pool has taken back all connections.
     async fn settled(&self);
 }
 
-/// What is left of the balance of one who gives one away; `rows` are the ids and balances that were locked.
+/// The balance of an account after giving one away; `rows` are the ids and balances that were locked.
 fn check_funds(rows: &[(i64, i64)], from: i64) -> Result<()> {
     match rows.iter().find(|(id, _)| *id == from) {
         Some((_, balance)) if *balance >= 1 && rows.len() == 2 => Ok(()),
@@ -63,7 +63,7 @@ fn check_funds(rows: &[(i64, i64)], from: i64) -> Result<()> {
     }
 }
 
-/// The statements, as whoever writes SQL by hand writes them. The others generate theirs.
+/// The statements as written by hand. The ORMs generate theirs.
 mod statements {
     pub(super) const TAKE: &str = "UPDATE account SET balance = balance - 1 WHERE id = $1";
     pub(super) const GIVE: &str = "UPDATE account SET balance = balance + 1 WHERE id = $1";

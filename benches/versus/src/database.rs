@@ -1,4 +1,4 @@
-//! The server, and the table that all work on.
+//! The server, and the table that all contenders use.
 
 use anyhow::Result;
 use sqlx::PgPool;
@@ -8,7 +8,7 @@ use crate::ledger::Balances;
 
 pub(crate) const ACCOUNTS: i64 = 1000;
 
-/// Enough that nobody runs out of it.
+/// Enough for all transactions.
 const BALANCE: i64 = 1_000_000_000;
 
 /// The table of accounts on the server of `ATOMICALLY_POSTGRES_URL`, or on one that is started for it and
@@ -22,8 +22,7 @@ impl Database {
     pub(crate) async fn create() -> Result<Self> {
         let url = test_servers::postgres_url();
         let admin = pool(&url, 1, true).await?;
-        // What the server does about dead rows, it does when it is told to: between the turns, and not in
-        // somebody's.
+        // Dead rows are vacuumed between the turns, not during one.
         for sql in [
             "DROP TABLE IF EXISTS account",
             "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL, \
@@ -36,7 +35,7 @@ impl Database {
         Ok(Self { url, admin })
     }
 
-    /// Cleans up behind the last turn.
+    /// Cleans up after the last turn.
     pub(crate) async fn tidy(&self) -> Result<()> {
         sqlx::query("VACUUM (ANALYZE) account").execute(&self.admin).await?;
         Ok(())
@@ -49,7 +48,7 @@ impl Database {
         Ok(rows.into_iter().collect())
     }
 
-    /// Leaves nothing behind on a server that was there before.
+    /// Leaves nothing behind on a server that existed before.
     pub(crate) async fn drop(self) -> Result<()> {
         sqlx::query("DROP TABLE account").execute(&self.admin).await?;
         Ok(())

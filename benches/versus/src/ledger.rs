@@ -9,12 +9,12 @@ use crate::contender::Work;
 /// Balances by account.
 pub(crate) type Balances = BTreeMap<i64, i64>;
 
-/// The changes that acknowledged transactions made, summed up by account.
+/// The changes of acknowledged transactions, summed by account.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(BTreeMap<i64, i64>);
 
 impl Ledger {
-    /// Adds a transaction that was acknowledged.
+    /// Adds an acknowledged transaction.
     pub(crate) fn record(&mut self, work: Work) {
         for (id, change) in work.changes() {
             *self.0.entry(id).or_default() += change;
@@ -28,8 +28,8 @@ impl Ledger {
         }
     }
 
-    /// Fails unless every account holds what it held before, plus its changes. The sum of the balances alone
-    /// would not show a lost transfer, which does not change it.
+    /// Fails unless every account holds its previous balance plus its changes. The sum of all balances would
+    /// not reveal a lost transfer, which does not change it.
     pub(crate) fn check(&self, before: &Balances, after: &Balances) -> Result<()> {
         ensure!(before.len() == after.len(), "there were {} accounts, and now {}", before.len(), after.len());
         for (id, balance) in before {

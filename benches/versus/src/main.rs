@@ -1,6 +1,6 @@
 //! The same work in this crate, sqlx, SeaORM, diesel-async and pgbench, on one PostgreSQL.
 //!
-//! The README beside this crate says what is measured and how.
+//! The README of this crate describes what is measured and how.
 
 mod chart;
 mod compare;

@@ -1,4 +1,4 @@
-//! PostgreSQL's own load generator, in C: what the server can do.
+//! PostgreSQL's own load generator, in C, as a reference for what the server can do.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -24,12 +24,12 @@ impl Pgbench {
         Ok(Self { program, url, connections, scripts: tempfile::tempdir()? })
     }
 
-    /// One turn. The time that its connections take to open is not counted.
+    /// Runs one turn. The time to open the connections is not counted.
     pub(crate) async fn turn(&self, workload: Workload, length: Duration) -> Result<Turn> {
         let mut pgbench = Command::new(&self.program);
         pgbench.args(["--no-vacuum", "--protocol=prepared", "--jobs=2"]);
         pgbench.arg(format!("--client={}", self.connections));
-        // It only takes whole seconds.
+        // pgbench only accepts whole seconds.
         pgbench.arg(format!("--time={}", length.as_secs().max(1)));
         for (i, (weight, script)) in workload.scripts().iter().enumerate() {
             let file = self.scripts.path().join(i.to_string());

@@ -1,4 +1,4 @@
-//! Queues of jobs, beside each other on one server.
+//! Compares job queues on one server.
 
 mod atomically;
 mod contender;
@@ -17,7 +17,7 @@ use self::contender::Contender;
 use self::turn::Work;
 use crate::compare::{median, ratio};
 
-/// Connections of everybody's pool; and callers, or handlers, where jobs are taken one by one.
+/// The connections of each pool; and the number of callers, or handlers, where jobs are processed one by one.
 const CONNECTIONS: u32 = 8;
 const CALLERS: usize = 4;
 
@@ -57,14 +57,14 @@ pub(crate) async fn measure(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// A contender, with one of the batches that it can take.
+/// A contender, with one of its batch sizes.
 struct Entry<'a> {
     contender: &'a dyn Contender,
     batch: usize,
     turns: Vec<f64>,
 }
 
-/// Round after round, each beginning with another one; the first is not counted.
+/// Runs round after round, each beginning with another contender; the first one is not counted.
 async fn contest(contenders: &[Box<dyn Contender>], work: Work, rounds: usize, jobs: usize) -> Result<()> {
     let entry = |contender, batch| Entry { contender, batch, turns: Vec::with_capacity(rounds) };
     let mut entries: Vec<_> = contenders

@@ -1,4 +1,4 @@
-//! How often each contender goes to the server and back.
+//! The number of round trips of each contender.
 
 use std::sync::Arc;
 
@@ -20,11 +20,10 @@ const ALL: &[Work] = &[
     Work::Transfer { from: 1, to: 2 },
 ];
 
-/// Prints a table, and behind it what each round trip is for.
+/// Prints a table, followed by the purpose of each round trip.
 pub(crate) fn print() -> Result<()> {
-    // The proxy has threads of its own. The contenders have one alone: what they do in the background only
-    // begins when nobody asks for anything else, and so not before the caller, whose turn it is, has looked
-    // at the list.
+    // The proxy has threads of its own. The contenders share a single thread, so their background work only
+    // begins once no other task is ready, and not before the caller has read the list.
     let background = Runtime::new()?;
     let foreground = Builder::new_current_thread().enable_all().build()?;
     let database = background.block_on(Database::create())?;
@@ -47,7 +46,7 @@ pub(crate) fn print() -> Result<()> {
     Ok(())
 }
 
-/// Those that the caller waits for, and the others.
+/// Formats the number of round trips that the caller waits for, and of the others.
 fn count(trips: &[RoundTrip]) -> String {
     let awaited = trips.iter().filter(|trip| trip.awaited).count();
     match trips.len() - awaited {
@@ -63,9 +62,9 @@ fn show(trip: &RoundTrip) -> String {
 
 struct Row {
     name: &'static str,
-    /// Empty where there is nothing to count.
+    /// Empty for work that is not counted.
     cells: Vec<Vec<RoundTrip>>,
-    /// How many there are for each of many transfers, one right after the other, waited for or not.
+    /// The average number of round trips for each of many consecutive transfers, awaited or not.
     in_a_row: f64,
 }
 
@@ -75,7 +74,7 @@ async fn all(proxy: &Proxy) -> Result<Vec<Row>> {
     let locking = |locking| Arc::new(Atomically::new(Pessimistic::default(), &tested, locking));
     let serializable = Atomically::new(Serializable::default(), &tested, Locking::OneRead);
     let atomic = Atomically::new(Atomic::default(), &tested, Locking::OneRead);
-    // A statement alone is the strategy `Atomic`'s, whichever other one is there for units.
+    // Only `Atomic` runs a lone statement, whichever strategy runs the units.
     let in_units = &ALL[1..];
     let contenders: [(_, &[Work], Arc<dyn Contender>); 12] = [
         ("atomically, Pessimistic", in_units, locking(Locking::OneRead)),
@@ -103,7 +102,7 @@ async fn all(proxy: &Proxy) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The round trips of a transaction whose statements are prepared; the same each time.
+/// The round trips of a transaction whose statements are prepared, which must be the same each time.
 async fn trips(proxy: &Proxy, contender: &dyn Contender, work: Work) -> Result<Vec<RoundTrip>> {
     for _ in 0..3 {
         once(proxy, contender, work).await?;
@@ -129,7 +128,7 @@ async fn once(proxy: &Proxy, contender: &dyn Contender, work: Work) -> Result<Ve
     contender.perform(work).await?;
     let mut trips = proxy.take();
     contender.settled().await;
-    // What comes after the caller has its answer, and before anybody else can have the connection.
+    // Round trips after the caller has its result, and before the connection can be used again.
     trips.extend(proxy.take().into_iter().map(|trip| RoundTrip { awaited: false, ..trip }));
     Ok(trips)
 }

@@ -1,4 +1,4 @@
-//! One contender at work for a moment.
+//! One turn of a contender.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,16 +11,16 @@ use crate::contender::Contender;
 use crate::ledger::Ledger;
 use crate::workload::Workload;
 
-/// What was done in a turn.
+/// The result of a turn.
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) transactions: i64,
     pub(crate) per_second: f64,
-    /// What must have changed; `None` where the contender does not say which accounts it has drawn.
+    /// The expected changes; `None` if the contender does not report the accounts that it has drawn.
     pub(crate) ledger: Option<Ledger>,
 }
 
-/// All callers of a workload at once, until the time is over and the last of them has its answer.
+/// Runs all callers of a workload at the same time, until the time is over and the last call has returned.
 pub(crate) async fn turn(
     contender: &Arc<dyn Contender>,
     workload: Workload,

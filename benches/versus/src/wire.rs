@@ -1,4 +1,4 @@
-//! A proxy that lists what clients ask a PostgreSQL server for.
+//! A proxy that lists the requests that clients send to a PostgreSQL server.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,13 +8,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What takes a client to the server and back: messages up to the one that makes the server say that it is
-/// ready.
+/// A round trip: the messages up to the one after which the server reports that it is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RoundTrip {
-    /// What is asked for.
+    /// The requested operations.
     pub(crate) what: String,
-    /// Whether anybody waits for the answer.
+    /// Whether the client waits for the response.
     pub(crate) awaited: bool,
 }
 
@@ -26,7 +25,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// In front of the server of this URL.
+    /// Starts a proxy in front of the server of this URL.
     pub(crate) async fn to(url: &str) -> Result<Self> {
         let behind = url.rsplit_once('@').map_or(url, |(_, behind)| behind);
         let server = behind.split('/').next().unwrap_or_default().to_owned();
@@ -42,22 +41,22 @@ impl Proxy {
         Ok(Self { url, round_trips })
     }
 
-    /// The round trips since the last call. One whose answer a client has seen is among them.
+    /// The round trips since the last call, including those whose response a client has received.
     pub(crate) fn take(&self) -> Vec<RoundTrip> {
         std::mem::take(&mut *self.round_trips.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// What a client sends first that would rather speak TLS, which nobody could listen to.
+/// The first message of a client that prefers TLS, which the proxy could not read.
 const ASKS_FOR_TLS: [u8; 4] = 80_877_103_u32.to_be_bytes();
 
-/// Ends with the connection, on whichever side that is.
+/// Ends when either side closes the connection.
 async fn relay(mut client: TcpStream, server: String, seen: RoundTrips) -> Result<()> {
     let mut server = TcpStream::connect(server).await?;
-    // Messages are passed on in pieces, and must not wait for each other's acknowledgement.
+    // Messages are forwarded in pieces, which must not wait for each other's acknowledgement.
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    // The first messages have no type.
+    // The startup messages have no type byte.
     let mut startup = message(&mut client).await?;
     if startup.ends_with(&ASKS_FOR_TLS) {
         client.write_all(b"N").await?;
@@ -90,7 +89,7 @@ async fn requests(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, seen: R
     }
 }
 
-/// A message with its length in front, which counts itself.
+/// Reads a message, which begins with its own length.
 async fn message(client: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
     let length = client.read_u32().await?;
     let mut message = length.to_be_bytes().to_vec();
@@ -99,15 +98,15 @@ async fn message(client: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
     Ok(message)
 }
 
-/// What becomes of a statement that is not kept. Clients send it in passing and go on.
+/// The request that closes a statement. Clients send it without waiting for the response.
 const CLOSE: &str = "close";
 
-/// Makes round trips out of messages.
+/// Groups messages into round trips.
 #[derive(Default)]
 struct Reader {
-    /// What prepared statements do, by their names.
+    /// The first word of each prepared statement, by name.
     prepared: HashMap<Vec<u8>, String>,
-    /// What has been asked for since the last round trip.
+    /// The operations since the last round trip.
     asked: Vec<String>,
 }
 
@@ -117,7 +116,7 @@ impl Reader {
         let mut texts = body.split(|byte| *byte == 0);
         let mut text = || texts.next().unwrap_or_default();
         match kind {
-            // Query, which is a round trip by itself.
+            // Query, which is a round trip on its own.
             b'Q' => trip(verb(text())),
             // Parse: a name and a statement.
             b'P' => {
@@ -126,13 +125,13 @@ impl Reader {
                 self.prepared.insert(name, statement);
                 None
             }
-            // Bind: a portal, which is executed next, and the statement it is for.
+            // Bind: a portal, which is executed next, and its statement.
             b'B' => {
                 let (_portal, name) = (text(), text());
                 self.asked.extend(self.prepared.get(name).cloned());
                 None
             }
-            // Close of a statement. Portals are closed in passing.
+            // Close of a statement. Closing a portal is not listed.
             b'C' if body.first() == Some(&b'S') => {
                 self.asked.push(CLOSE.to_owned());
                 None
@@ -145,7 +144,7 @@ impl Reader {
     }
 }
 
-/// The first word of a statement, or what it is there for if it asks for nothing.
+/// The first word of a statement, or `ping` for a SELECT without a table.
 fn verb(statement: &[u8]) -> String {
     let statement = String::from_utf8_lossy(statement);
     match statement.split([' ', ';']).next().unwrap_or_default() {

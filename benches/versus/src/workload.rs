@@ -1,4 +1,4 @@
-//! What is measured: who calls for what, how often.
+//! The workloads: the transactions, and how many callers run them.
 
 use clap::ValueEnum;
 use rand::{Rng, RngExt as _};
@@ -6,7 +6,7 @@ use rand::{Rng, RngExt as _};
 use crate::contender::Work;
 use crate::database::ACCOUNTS;
 
-/// The account that all want.
+/// The account that all callers contend for.
 const HOT: i64 = 1;
 const COLD_PERCENT: u32 = 90;
 
@@ -32,7 +32,7 @@ impl Workload {
         }
     }
 
-    /// How many tasks call at the same time.
+    /// The number of concurrent callers.
     pub(crate) const fn callers(self) -> usize {
         match self {
             Self::Transfer => 16,
@@ -40,7 +40,7 @@ impl Workload {
         }
     }
 
-    /// What a transaction takes away from the sum of all balances.
+    /// By how much a transaction reduces the sum of all balances.
     pub(crate) const fn takes(self) -> i64 {
         match self {
             Self::Transfer => 0,
@@ -48,7 +48,7 @@ impl Workload {
         }
     }
 
-    /// The next transaction that a caller wants.
+    /// Draws the next transaction of a caller.
     pub(crate) fn next(self, random: &mut impl Rng) -> Work {
         match self {
             Self::Transfer => {
@@ -65,7 +65,7 @@ impl Workload {
         }
     }
 
-    /// The same as scripts for pgbench, with their weights.
+    /// The same workload as scripts for pgbench, with their weights.
     pub(crate) fn scripts(self) -> Vec<(u32, String)> {
         let read_then_write = |id: &str| {
             format!(

@@ -137,7 +137,7 @@ pub fn not_built_in(product: Product) -> anyhow::Error {
 ///
 /// # Errors
 ///
-/// The database cannot be reached, or does not answer within [`LIMIT`].
+/// The database cannot be reached, or does not respond within [`LIMIT`].
 pub async fn open<DB: Database>(
     pool: PoolOptions<DB>,
     options: Options<DB>,
@@ -145,8 +145,8 @@ pub async fn open<DB: Database>(
     connections: u32,
     acquire_timeout: Duration,
 ) -> anyhow::Result<Pool<DB>> {
-    // A pool takes a refused connection for a server that is about to start, and does not say what it waits
-    // for.
+    // The pool treats a refused connection as a server that is about to start, and does not report why it
+    // waits.
     within(async { options.connect().await?.close().await })
         .await
         .with_context(|| format!("cannot reach {name}"))?;
@@ -162,7 +162,7 @@ pub async fn open<DB: Database>(
 ///
 /// # Errors
 ///
-/// Those of the operation, or that it took too long.
+/// The error of the operation, or a timeout.
 pub async fn within<T>(operation: impl Future<Output = Result<T, sqlx::Error>>) -> anyhow::Result<T> {
     match timeout(LIMIT, operation).await {
         Ok(done) => done.map_err(|error| anyhow!(plain(error))),

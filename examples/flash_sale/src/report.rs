@@ -15,9 +15,9 @@ pub(crate) struct Outcome {
     pub(crate) name: String,
     /// Whether it is a strategy of the crate, which has promises to keep.
     pub(crate) is_strategy: bool,
-    /// The number of buyers that received a seat in their answer. The tables may contain fewer sales.
+    /// The number of buyers that were sold a seat. The tables may contain fewer sales.
     pub(crate) told_sold: u64,
-    /// The number of buyers whose answer was that the event is sold out.
+    /// The number of buyers that were refused because the event is sold out.
     pub(crate) told_sold_out: u64,
     /// The first error that a buyer got instead.
     pub(crate) first_error: Option<String>,
@@ -26,12 +26,12 @@ pub(crate) struct Outcome {
     pub(crate) seats_left: i64,
     pub(crate) tickets: u64,
     pub(crate) elapsed: Duration,
-    /// The time from entering the shop to the answer, in ascending order.
+    /// The time from entering the shop to the response, in ascending order.
     pub(crate) waits: Vec<Duration>,
 }
 
 impl Outcome {
-    /// Buyers who got an error.
+    /// Buyers that got an error.
     fn lost(&self, offer: Offer) -> u64 {
         offer.buyers.saturating_sub(self.told_sold + self.told_sold_out)
     }

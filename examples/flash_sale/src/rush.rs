@@ -86,7 +86,7 @@ pub(crate) async fn hold<DB: Shop>(
     })
 }
 
-/// The shop, and what its buyers were told.
+/// The shop, and the responses that its buyers got.
 struct Rush<DB: Shop> {
     counter: Counter<DB>,
     sold: AtomicU64,
@@ -95,7 +95,7 @@ struct Rush<DB: Shop> {
 }
 
 impl<DB: Shop> Rush<DB> {
-    /// Returns how long the buyer waited, and the error that was the answer, if any.
+    /// Returns how long the buyer waited, and the error if the purchase failed.
     async fn visit(&self, buyer: i64) -> (Duration, Option<String>) {
         let entered = Instant::now();
         // The crate enforces its own deadline; the cautionary tales have none.

@@ -11,7 +11,7 @@ use atomically::{
 use sqlx::pool::PoolOptions;
 use sqlx::{AssertSqlSafe, Pool, SqlSafeStr as _, SqlStr};
 
-/// The answer to a buyer.
+/// The response to a buyer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Sold,

@@ -26,7 +26,7 @@ fn explains_an_unreachable_database_in_time() {
         assert!(!sale.stderr.contains("secret"), "{sale:?}");
         assert!(sale.took < Duration::from_secs(10), "{sale:?}");
     }
-    // A server that accepts connections and never answers.
+    // A server that accepts connections and never responds.
     let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("postgres://{}/x", mute.local_addr().expect("its address"));
     let sale = run(&["--database-url", &url]);

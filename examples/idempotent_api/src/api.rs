@@ -1,4 +1,4 @@
-//! The routes, and the answers to requests.
+//! The routes, and the responses to requests.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(crate) type Db = PoolTransactor<Sqlite, Pessimistic>;
 #[derive(Clone)]
 pub(crate) struct Orders {
     pub(crate) db: Db,
-    /// How long the answer to a request is kept for its repetitions.
+    /// How long the response to a request is kept for repetitions of the request.
     pub(crate) keep: Duration,
 }
 
@@ -50,7 +50,7 @@ struct Wanted {
     quantity: i64,
 }
 
-/// The body of an answer, which is kept for repetitions of the request.
+/// The body of a response, which is kept for repetitions of the request.
 #[derive(Debug, Clone, Serialize, Deserialize, sqlx::FromRow)]
 struct Order {
     id: i64,
@@ -59,7 +59,7 @@ struct Order {
     version: i64,
 }
 
-/// POST: stores one order for each key, and gives the same answer each time.
+/// POST: stores one order for each key, and returns the same response each time.
 async fn place(State(orders): State<Orders>, headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
     let key = headers.get("Idempotency-Key").ok_or(Refusal::NoKey)?;
     // With a login, the scope would include the user.

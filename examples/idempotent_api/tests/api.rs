@@ -208,7 +208,7 @@ async fn a_version_is_changed_once() {
     assert_eq!(api.put("\"2\"", TEA).await.header("ETag"), "\"3\"");
     assert_eq!(api.put("never", TEA).await.status, StatusCode::PRECONDITION_FAILED);
 
-    // The kept answer is the first one.
+    // The kept response is the first one.
     let replayed = api.post("k", TEA).await;
     assert_eq!((replayed.header("ETag"), replayed.header("Idempotency-Replayed")), ("\"1\"", "true"));
 }

@@ -1,4 +1,4 @@
-//! The books: compares the database with what buyers were told.
+//! Compares the database with the responses that buyers got.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::shop::Shop;
 
-/// Counts what buyers were told, and compares it with the database.
+/// Counts the responses to buyers, and compares them with the database.
 #[derive(Debug, Default)]
 pub(crate) struct Books {
     begun: AtomicI64,
@@ -39,12 +39,13 @@ impl Books {
         self.begun.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Counts the answer to the buyer.
+    /// Counts the response to the buyer.
     pub(crate) fn told(&self, answer: &Result<(), Error>) {
         match answer {
             Ok(()) => _ = self.sold.fetch_add(1, Ordering::SeqCst),
             Err(error) => {
-                // After an unknown commit the seat may be taken: this counts as not answered.
+                // After an unknown commit the seat may be taken, so it counts as a purchase without a
+                // response.
                 if !error.is_commit_unknown() {
                     self.refused.fetch_add(1, Ordering::SeqCst);
                 }

@@ -170,7 +170,7 @@ fn sums(timeline: &Timeline) -> Markup {
     }
 }
 
-/// Whether the database agrees with what buyers were told.
+/// Whether the database agrees with the responses that buyers got.
 fn balance(books: &State) -> Markup {
     html! {
         p.books {

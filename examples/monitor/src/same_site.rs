@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-/// Answers 403 unless the request is for this machine by name, and comes from a page of this server or from
-/// no page.
+/// Responds with 403 unless the request is for this machine by name, and comes from a page of this server or
+/// from no page.
 pub(crate) async fn check(request: Request, next: Next) -> Response {
     match refusal(request.headers()) {
         None => next.run(request).await,

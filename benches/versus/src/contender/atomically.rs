@@ -1,4 +1,4 @@
-//! This crate, under any strategy that guards what it reads by itself.
+//! This crate, under any strategy that protects its own reads.
 
 use anyhow::{Result, bail};
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use super::{Contender, Work, check_funds};
 /// How a transfer locks its two accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Locking {
-    /// One `SELECT` through `tx.for_update`, as everybody else does.
+    /// One `SELECT` through `tx.for_update`, like the other libraries.
     OneRead,
     /// Two of them, one for each account.
     TwoReads,
@@ -95,7 +95,7 @@ impl<S: Strategy> Contender for Atomically<S> {
         }
     }
 
-    /// The other ways of locking are there to be compared in a transfer.
+    /// The other ways of locking are compared in transfers only.
     fn offers(&self, work: Work) -> bool {
         self.locking == Locking::OneRead || matches!(work, Work::Transfer { .. })
     }
@@ -105,7 +105,7 @@ impl<S: Strategy> Contender for Atomically<S> {
     }
 }
 
-/// This crate with a line in front of the pool for each account: who waits holds no connection.
+/// This crate with a gate in front of the pool for each account, so that waiting units hold no connection.
 pub(crate) struct Gated(PoolTransactor<Postgres, Pessimistic>);
 
 impl Gated {
@@ -132,7 +132,7 @@ impl Contender for Gated {
     }
 }
 
-/// This crate with many calls to one commit.
+/// This crate with many calls in one commit.
 pub(crate) struct Coalesced {
     balances: Deltas<Postgres, i64>,
     pool: PgPool,

@@ -19,7 +19,7 @@ diesel::table! {
 pub(crate) struct Diesel(Pool<AsyncPgConnection>);
 
 impl Diesel {
-    /// `tests` says whether connections are tested when they are taken, which is the default.
+    /// `tests` is whether connections are tested when they are acquired, which is the default.
     pub(crate) async fn new(url: &str, connections: u32, tests: bool) -> Result<Self> {
         let mut config = ManagerConfig::default();
         if !tests {

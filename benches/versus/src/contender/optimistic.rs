@@ -1,4 +1,4 @@
-//! This crate with version checks in place of locks.
+//! This crate with version checks instead of locks.
 
 use anyhow::Result;
 use async_trait::async_trait;
@@ -54,7 +54,8 @@ impl Contender for Versioned {
                         let [payer, payee] = rows[..] else {
                             anyhow::bail!("no such accounts: {from}, {to}")
                         };
-                        // In the order of their ids, as the row locks of the updates stay until the commit.
+                        // In the order of their ids, because the updates keep their row locks until the
+                        // commit.
                         let mut changes = [(from, payer.0 - 1, payer.1), (to, payee.0 + 1, payee.1)];
                         changes.sort_unstable();
                         for (id, balance, version) in changes {

@@ -32,7 +32,7 @@ mod account {
 pub(crate) struct SeaOrm(DatabaseConnection);
 
 impl SeaOrm {
-    /// `tests` says whether connections are tested when they are taken, which is the default.
+    /// `tests` is whether connections are tested when they are acquired, which is the default.
     pub(crate) async fn new(url: &str, connections: u32, tests: bool) -> Result<Self> {
         let mut options = ConnectOptions::new(url);
         options.max_connections(connections).test_before_acquire(tests).sqlx_logging(false);

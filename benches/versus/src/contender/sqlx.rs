@@ -11,7 +11,7 @@ use super::{Contender, Work, check_funds};
 const READ_AND_LOCK: &str = "SELECT balance FROM account WHERE id = $1 FOR NO KEY UPDATE";
 const LOCK_BOTH: &str = "SELECT id, balance FROM account WHERE id IN ($1, $2) ORDER BY id FOR NO KEY UPDATE";
 
-/// A pool of sqlx's that tests its connections when they are taken, as it does by default, or does not.
+/// A pool of sqlx that tests connections when they are acquired, which is the default, or does not.
 pub(crate) async fn pool(url: &str, connections: u32, tests: bool) -> Result<PgPool> {
     let options = PgPoolOptions::new().max_connections(connections).test_before_acquire(tests);
     Ok(options.connect(url).await?)

@@ -14,12 +14,12 @@ use super::contender::{Contender, Handled};
 use super::{CALLERS, CONNECTIONS};
 use crate::contender::pool;
 
-/// How jobs are taken.
+/// How jobs are claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
-    /// By `claim` and `complete`.
+    /// With `claim` and `complete`.
     ByHand,
-    /// By a `Worker`, which runs each handler in a task of its own.
+    /// With a `Worker`, which runs each handler in a task of its own.
     Worker,
 }
 

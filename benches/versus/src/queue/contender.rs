@@ -1,4 +1,4 @@
-//! What each queue is asked to do.
+//! The interface to the queues.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,27 +8,27 @@ use anyhow::Result;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-/// A queue in the way that its documentation shows, with jobs whose handler does nothing but to be counted.
+/// A queue, used as its documentation shows, whose handler only counts the jobs.
 #[async_trait]
 pub(super) trait Contender: Send + Sync {
     fn name(&self) -> &'static str;
 
-    /// How many jobs it may be asked to enqueue at once.
+    /// The batch sizes for enqueuing.
     fn enqueues(&self) -> &'static [usize];
 
-    /// How many jobs it may be asked to take at once.
+    /// The batch sizes for claiming.
     fn takes(&self) -> &'static [usize];
 
-    /// Puts jobs into the queue, all of them in one transaction.
+    /// Enqueues jobs in one transaction.
     async fn enqueue(&self, jobs: usize) -> Result<()>;
 
-    /// Works on jobs, taking so many at once, until it is told to stop.
+    /// Processes jobs in batches of this size, until it is stopped.
     async fn work(&self, batch: usize, handled: &'static Handled, stop: watch::Receiver<bool>) -> Result<()>;
 
-    /// How many jobs are neither done nor failed.
+    /// How many jobs are neither completed nor failed.
     async fn left(&self) -> Result<i64>;
 
-    /// Begins anew, without dead rows.
+    /// Empties the queue, dead rows included.
     async fn clear(&self) -> Result<()>;
 }
 
@@ -49,7 +49,7 @@ impl Handled {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// When it was called first.
+    /// The time of the first call.
     pub(super) fn first(&self) -> Option<Instant> {
         self.first.get().copied()
     }

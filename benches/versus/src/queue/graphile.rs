@@ -79,7 +79,7 @@ impl Contender for Graphile {
         Ok(())
     }
 
-    /// Batches are its local queue, and completions that are put together within a millisecond.
+    /// The batch sizes are those of its local queue; completions within a millisecond are combined.
     async fn work(
         &self,
         batch: usize,
@@ -94,7 +94,7 @@ impl Contender for Graphile {
                 .complete_job_batch_delay(Duration::from_millis(1));
         }
         let worker = options.init().await?;
-        // By itself, `run` waits for a poll or a notification before each job.
+        // `run` alone waits for a poll or a notification before each job.
         if batch == 1 {
             tokio::select! {
                 ended = worker.run_once() => ended?,

@@ -1,4 +1,4 @@
-//! The same while a transaction holds back vacuum, as a report or a forgotten session does.
+//! The same work while a transaction holds back vacuum, like a report or a forgotten session.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::turn::{enqueue, while_it_works};
 const QUARTERS: u32 = 4;
 const JOBS: usize = 60_000;
 
-/// How many jobs a second each does in each quarter of its time, one at a time.
+/// Jobs per second of each queue in each quarter of its time, one job at a time.
 pub(super) async fn measure(url: &str, contenders: &[Box<dyn Contender>], time: Duration) -> Result<()> {
     println!("\nclaim and complete, one at a time, while a transaction holds back vacuum: jobs/s");
     println!("| | first quarter | second | third | last | last / first |");

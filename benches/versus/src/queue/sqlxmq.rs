@@ -33,7 +33,7 @@ impl Sqlxmq {
     }
 }
 
-/// Its documentation says to copy them from the crate.
+/// Its documentation instructs users to copy them from the crate.
 fn migrations() -> Result<Vec<PathBuf>> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -82,7 +82,7 @@ impl Contender for Sqlxmq {
         Ok(())
     }
 
-    /// A batch is what lies between the fewest and the most jobs that are to be running.
+    /// A batch is the range between the minimum and the maximum of running jobs.
     async fn work(
         &self,
         batch: usize,
@@ -104,7 +104,7 @@ impl Contender for Sqlxmq {
     }
 
     async fn left(&self) -> Result<i64> {
-        // The row with no id is its own.
+        // The row with no id belongs to sqlxmq itself.
         let count = "SELECT count(*) FROM mq_msgs WHERE id <> uuid_nil()";
         Ok(sqlx_0_8::query_scalar(count).fetch_one(&self.pool).await?)
     }

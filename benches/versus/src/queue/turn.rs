@@ -1,4 +1,4 @@
-//! One contender's turn at one kind of work.
+//! One turn of a contender at one kind of work.
 
 use std::future::Future;
 use std::pin::pin;
@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::CALLERS;
 use super::contender::{Contender, Handled};
 
-/// No turn takes that long.
+/// The time limit of a turn.
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Work {
     }
 }
 
-/// How many jobs a second; fails when one was lost or done twice.
+/// Returns the jobs per second; fails if a job was lost or processed twice.
 pub(super) async fn turn(contender: &dyn Contender, work: Work, batch: usize, jobs: usize) -> Result<f64> {
     contender.clear().await?;
     match work {
@@ -75,7 +75,7 @@ pub(super) async fn enqueue(contender: &dyn Contender, batch: usize, jobs: usize
     Ok(wanted as f64 / took.as_secs_f64())
 }
 
-/// Counted from the first job on, so that nobody's start is.
+/// Measured from the first job on, so that the start of the workers does not count.
 async fn drain(contender: &dyn Contender, batch: usize, jobs: usize) -> Result<f64> {
     let handled: &Handled = Box::leak(Box::default());
     let jobs = jobs / CALLERS * CALLERS;
@@ -94,7 +94,7 @@ async fn drain(contender: &dyn Contender, batch: usize, jobs: usize) -> Result<f
     Ok(jobs as f64 / (end - first).as_secs_f64())
 }
 
-/// Has a contender work until the future is done.
+/// Lets a contender work until the future is ready.
 pub(super) async fn while_it_works<T>(
     contender: &dyn Contender,
     batch: usize,

@@ -14,7 +14,7 @@ use underway::{Queue, Task, Worker};
 use super::contender::{Contender, Handled};
 use super::{CALLERS, CONNECTIONS};
 
-/// Counts in whatever it is told to.
+/// Counts jobs in the counter that is set.
 #[derive(Debug, Clone, Default)]
 struct Counted(Arc<Mutex<Option<&'static Handled>>>);
 
@@ -58,7 +58,7 @@ impl Contender for Underway {
         &[10, 100, 1_000]
     }
 
-    /// One at a time, by so many callers.
+    /// Jobs are processed one at a time; the batch size is the number of callers.
     fn takes(&self) -> &'static [usize] {
         &[8, 16]
     }

@@ -176,7 +176,7 @@ async fn what_one_page_chooses_is_seen_on_all() {
             "return fetch('/settings', {{ method: 'post', body: new URLSearchParams('{body}') }}).then((answer) => answer.status)"
         )
     };
-    // As a form is sent without JavaScript: the answer is the page itself.
+    // The form without JavaScript: the response is the page itself.
     let chosen = browser.ask(&post("strategy=serializable&gate=true&buyers=8&hot=0")).await;
     assert_eq!(chosen, 200);
     let view = sold_by(&browser, "serializable", SALE_AT_GATE).await;

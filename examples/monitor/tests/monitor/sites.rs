@@ -43,7 +43,7 @@ fn chosen(monitor: &Monitor) -> String {
 async fn a_page_of_another_site_cannot_change_the_settings() {
     let (monitor, other) = (Monitor::start(&[]), Monitor::start(&[]));
     let browser = Browser::at(&other.address, WIDE).await;
-    // As a form does it, without asking the server first whether it may. The page cannot read the answer.
+    // Sent like a form, without a preflight request. The page cannot read the response.
     let script = format!(
         "const body = new URLSearchParams('{CHOICE}');
          return fetch('{}/settings', {{ method: 'post', mode: 'no-cors', body }}).then((answer) => answer.type)",
