@@ -168,19 +168,19 @@ fn main() {
     let asking = plain.clone().options(Options::new().resolve_commits(Resolve::TransactionStatus));
     let times =
         medians!(runtime, pg_untested => postgres::run(&plain), pg_untested => postgres::run(&asking));
-    report("PostgreSQL, not asked for by status", times[0], times[1]);
+    report("PostgreSQL, commits not resolved (by status)", times[0], times[1]);
     let watched = plain.clone().observed_by(|_: &Event<'_>| ());
     let measured = plain.clone().observed_by(metrics());
     let times = medians!(
         runtime, pg_untested => postgres::run(&plain), pg_untested => postgres::run(&watched),
         pg_untested => postgres::run(&measured)
     );
-    report("PostgreSQL, nobody watches (a closure does)", times[0], times[1]);
-    report("PostgreSQL, nobody watches (metrics do)", times[0], times[2]);
+    report("PostgreSQL, without an observer (with a closure)", times[0], times[1]);
+    report("PostgreSQL, without an observer (with metrics)", times[0], times[2]);
     let plain = Pessimistic::default().on(&lite).reuse_connections();
     let watched = plain.clone().observed_by(metrics());
     let times = medians!(runtime, lite => sqlite::run(&plain), lite => sqlite::run(&watched));
-    report("SQLite, nobody watches (metrics do)", times[0], times[1]);
+    report("SQLite, without an observer (with metrics)", times[0], times[1]);
     runtime.block_on(plain.create_operation_table()).expect("the table of operations");
     let resolving = plain.clone().options(Options::new().resolve_commits(Resolve::Operation));
     let times = medians!(runtime, lite => sqlite::run(&plain), lite => sqlite::run(&resolving));

@@ -47,17 +47,17 @@ async fn ship(db: &Db, carrier: &Carrier, order: i64) -> Result<Option<String>, 
     Ok(None)
 }
 
-/// A slow service: `called` is notified when a call has begun, and notifying `answer` lets the call return.
+/// A slow service: `called` is notified when a call has begun, and notifying `finish` lets the call return.
 #[derive(Default)]
 struct Carrier {
     called: Notify,
-    answer: Notify,
+    finish: Notify,
 }
 
 impl Carrier {
     async fn buy_label(&self, order: i64, address: &str) -> String {
         self.called.notify_one();
-        self.answer.notified().await;
+        self.finish.notified().await;
         format!("label {order} to {address}")
     }
 
@@ -77,7 +77,7 @@ async fn main() -> anyhow::Result<()> {
     sqlx::raw_sql(schema).execute(&pool).await?;
     let (db, carrier) = (Pessimistic::default().on(&pool), Carrier::default());
 
-    carrier.answer.notify_one();
+    carrier.finish.notify_one();
     let shipped = ship(&db, &carrier, 1).await?;
     ensure!(shipped.is_some(), "order 1 was not shipped");
     println!("Order 1 is shipped with {}.", shipped.unwrap_or_default());
@@ -88,7 +88,7 @@ async fn main() -> anyhow::Result<()> {
         carrier.called.notified().await;
         sqlx::query("UPDATE orders SET state = 'cancelled' WHERE id = 2").execute(&pool).await?;
         println!("Order 2 is cancelled while the carrier prints its label: no row is locked.");
-        carrier.answer.notify_one();
+        carrier.finish.notify_one();
         Ok(())
     };
     let (shipped, ()) = tokio::try_join!(ship(&db, &carrier, 2), customer)?;

@@ -66,9 +66,7 @@ async fn main() -> anyhow::Result<()> {
         (ann, bob) => bail!("exactly one buyer should get the seat: Ann got {ann:?}, Bob got {bob:?}"),
     };
     ensure!(attempts == 1, "a row lock makes {loser} wait, not run again");
-    println!(
-        "{winner} gets the seat. {loser} waits for the row, and is told in the first attempt: sold out."
-    );
+    println!("{winner} gets the seat. {loser} waits for the row, and its first attempt returns: sold out.");
 
     let tickets: Vec<String> = sqlx::query_scalar("SELECT buyer FROM ticket").fetch_all(&pool).await?;
     ensure!(tickets == [winner], "the tickets are for {tickets:?}");

@@ -38,7 +38,7 @@ async fn an_implicit_commit_is_noticed() {
 /// A procedure that commits has stored what the unit did before it. Whatever error follows, the unit must not
 /// be retried.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_unit_whose_procedure_commits_is_not_run_again() {
+async fn a_unit_whose_procedure_commits_is_not_retried() {
     #[derive(Debug, Clone, Copy)]
     enum Then {
         OwnError,
@@ -78,7 +78,11 @@ async fn a_unit_whose_procedure_commits_is_not_run_again() {
                 .await
                 .expect_err("not one transaction");
             assert_eq!(error.kind(), ErrorKind::Aborted, "{call}, {then:?}: {error:?}");
-            assert_eq!(stored(&pool).await, before + 1, "{call}, {then:?}: once, and the caller is told");
+            assert_eq!(
+                stored(&pool).await,
+                before + 1,
+                "{call}, {then:?}: stored once, and reported to the caller"
+            );
         }
     }
     // A procedure without a COMMIT is a statement like any other.
@@ -96,7 +100,7 @@ async fn a_unit_whose_procedure_commits_is_not_run_again() {
 
 /// The deadlock rolls back the savepoint that would show that the procedure had committed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_conflict_that_answers_a_procedure_is_final() {
+async fn a_conflict_within_a_procedure_is_not_retried() {
     let pool = increments::counter::<sqlx::MySql>(2).await;
     let procedure = "CREATE PROCEDURE half() BEGIN
         UPDATE counter SET value = value + 1 WHERE id = 2; COMMIT;
@@ -147,7 +151,7 @@ async fn an_implicit_commit_on_the_connection_is_noticed_before_a_conflict() {
         .await
         .expect_err("not one transaction");
     assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
-    assert_eq!(stored(&pool).await, 1, "once, and the caller is told");
+    assert_eq!(stored(&pool).await, 1, "stored once, and reported to the caller");
 }
 
 /// A transaction that a procedure leaves open is committed with the statement that called the procedure, and
@@ -222,7 +226,7 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
 /// Without strict mode, MariaDB ignores the value assigned to a generated column, with no more than a
 /// warning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_generated_column_is_not_added_to() {
+async fn additions_to_a_generated_column_fail() {
     let pool = lenient(&[
         "CREATE TABLE counter (id BIGINT PRIMARY KEY, base BIGINT NOT NULL, value BIGINT AS (2 * base))",
         "INSERT INTO counter (id, base) VALUES (1, 1)",
@@ -314,7 +318,7 @@ async fn commits_single_calls_without_autocommit() {
 
 /// `CHAIN` would leave each session in another transaction, `RELEASE` would close it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_completion_type_of_the_session_changes_nothing() {
+async fn the_completion_type_of_the_session_has_no_effect() {
     let server = increments::counter::<sqlx::MySql>(2).await;
     for statement in ["SET completion_type = 'CHAIN'", "SET completion_type = 'RELEASE'"] {
         let pool = pool_with(&server.url, statement).await;
@@ -330,7 +334,7 @@ async fn a_completion_type_of_the_session_changes_nothing() {
             .expect("a write");
         let stored = "SELECT value FROM counter WHERE id = 2";
         let stored: i64 = sqlx::query_scalar(stored).fetch_one(&*server).await.expect("a value");
-        assert!(stored > 0, "the pool's own statement is in a transaction that nobody commits");
+        assert!(stored > 0, "the pool's own statement is in a transaction that is never committed");
         assert_eq!(session().await.expect("a session"), first, "{statement}");
     }
 }

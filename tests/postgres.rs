@@ -42,7 +42,7 @@ async fn asked_for_by_status_they_are_applied_once() {
 
 /// A trigger silently discards an update, so its caller must not get `Applied`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_coalesced_update_that_is_taken_back_is_not_applied() {
+async fn a_coalesced_update_that_a_trigger_discards_is_not_applied() {
     let pool = increments::counter::<sqlx::Postgres>(1).await;
     for sql in [
         "CREATE FUNCTION take_back() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
@@ -97,7 +97,7 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
 
 /// A longer deadline does not extend the lock timeout that is set for a role.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shorter_lock_timeout_of_the_session_stays() {
+async fn a_shorter_lock_timeout_of_the_session_is_kept() {
     let server = increments::counter::<sqlx::Postgres>(1).await;
     let patient = PgPoolOptions::new().max_connections(1).after_connect(|connection, _| {
         Box::pin(
@@ -123,7 +123,7 @@ async fn a_shorter_lock_timeout_of_the_session_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_report_can_be_deferrable() {
+async fn a_read_only_unit_can_be_deferrable() {
     let pool = increments::counter::<sqlx::Postgres>(1).await;
     let db = Serializable::default().on(&pool).options(Options::new().read_only().deferrable());
     let deferrable: String = db
@@ -207,7 +207,7 @@ async fn does_not_trust_the_status_of_a_reused_transaction_id() {
         .expect("a status");
     assert_eq!(believed, "committed", "this is what must not be believed");
 
-    let error = run.await.expect("no panic").expect_err("nobody can know");
+    let error = run.await.expect("no panic").expect_err("an unknown outcome");
     assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");
     let n: i64 = sqlx::query_scalar("SELECT n FROM stock").fetch_one(&others).await.expect("the stock");
     assert_eq!(n, 0, "and it was not committed");
@@ -264,7 +264,7 @@ fn closed(watcher: sqlx::PgPool, session: i32) -> futures_util::future::BoxFutur
 /// A hot standby refuses `Serializable` as an unsupported feature. After a failover the same address leads to
 /// a server that accepts writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hot_standby_is_left_for_another_server() {
+async fn a_hot_standby_is_left_for_a_new_connection() {
     let mut server = tokio::task::spawn_blocking(Server::postgres).await.expect("a server");
     server = tokio::task::spawn_blocking(move || {
         server.write("data/standby.signal", "");
@@ -285,7 +285,7 @@ async fn a_hot_standby_is_left_for_another_server() {
     assert_eq!((error.kind(), error.attempts()), (ErrorKind::Exhausted, Some(3)), "{error:?}");
     assert_eq!(error.failure().map(|failure| failure.kind()), Some(FailureKind::ReadOnly), "{error:?}");
     assert!(error.to_string().contains("the server is a standby"), "{error}");
-    assert_eq!(opened.load(Ordering::Relaxed), 3, "each attempt looks for another server");
+    assert_eq!(opened.load(Ordering::Relaxed), 3, "each attempt opens a new connection");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -300,7 +300,7 @@ const SEED_OF_A_PAUSE_OF_SECONDS: u64 = 34;
 /// A view has no triggers of its own to check for, but its table may have some, so the additions run in a
 /// transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_view_is_added_to() {
+async fn additions_to_a_view_are_applied() {
     let pool = increments::counter::<sqlx::Postgres>(1).await;
     sqlx::query("CREATE VIEW seen AS SELECT id, value FROM counter").execute(&*pool).await.expect("a view");
     let counters = Deltas::on(&pool, "seen", "id", "value");

@@ -15,7 +15,9 @@ use support::{TestBackend, eventually};
 
 /// The first process has created its table and not yet committed when the second one starts. PostgreSQL's `IF
 /// NOT EXISTS` does not see the table, but the unique keys of the catalog do.
-async fn two_at_once<F: Future<Output = Result<(), Error>> + Send + 'static>(create: fn(PgPool) -> F) {
+async fn create_concurrently<F: Future<Output = Result<(), Error>> + Send + 'static>(
+    create: fn(PgPool) -> F,
+) {
     let pool = Postgres::pool(4).await;
     let hold = "CREATE FUNCTION hold() RETURNS event_trigger LANGUAGE plpgsql AS
             $$BEGIN PERFORM pg_advisory_xact_lock(7); END$$;
@@ -39,18 +41,22 @@ async fn two_at_once<F: Future<Output = Result<(), Error>> + Send + 'static>(cre
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_make_the_table_of_operations() {
-    two_at_once(|pool| async move { Pessimistic::default().on(&pool).create_operation_table().await }).await;
+async fn two_processes_create_the_table_of_operations() {
+    create_concurrently(
+        |pool| async move { Pessimistic::default().on(&pool).create_operation_table().await },
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_make_the_table_of_keys() {
-    two_at_once(|pool| async move { Pessimistic::default().on(&pool).create_key_table().await }).await;
+async fn two_processes_create_the_table_of_keys() {
+    create_concurrently(|pool| async move { Pessimistic::default().on(&pool).create_key_table().await })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_make_the_tables_of_queues() {
-    two_at_once(|pool| async move { Queue::new("jobs", &pool)?.create_tables().await }).await;
+async fn two_processes_create_the_tables_of_queues() {
+    create_concurrently(|pool| async move { Queue::new("jobs", &pool)?.create_tables().await }).await;
 }
 
 /// Creates all tables of the crate, as a program does at its start.
@@ -97,7 +103,7 @@ async fn sqlite_tables_that_exist_are_not_locked() {
 /// Creating a missing index waits for writers with a limit, and other writers are not blocked for longer than
 /// that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_an_index_that_is_missing_stops_no_writer_for_long() {
+async fn postgres_creating_a_missing_index_blocks_writers_only_briefly() {
     let pool = Postgres::pool(4).await;
     create_all(&pool.pool).await.expect("the tables");
     sqlx::raw_sql("DROP INDEX atomically_job_dead").execute(&pool.pool).await.expect("dropped");
@@ -128,7 +134,7 @@ async fn postgres_an_index_that_is_missing_stops_no_writer_for_long() {
     assert!(made);
 }
 
-async fn missing_indexes_are_made<DB: TestBackend>(drop: &[&'static str], count: &str) {
+async fn missing_indexes_are_created<DB: TestBackend>(drop: &[&'static str], count: &str) {
     let pool = DB::pool(2).await;
     create_all(&pool.pool).await.expect("the tables");
     let indexes = async || DB::pool_fetch(&pool.pool, DB::sql(count), &[]).await.expect("a count");
@@ -151,14 +157,14 @@ const DROP_INDEXES: [&str; 4] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_missing_indexes_are_made() {
+async fn postgres_missing_indexes_are_created() {
     let count =
         "SELECT COUNT(*) FROM pg_indexes WHERE indexname LIKE 'atomically%' AND indexname NOT LIKE '%_pkey'";
-    missing_indexes_are_made::<Postgres>(&DROP_INDEXES, count).await;
+    missing_indexes_are_created::<Postgres>(&DROP_INDEXES, count).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_missing_indexes_are_made() {
+async fn mariadb_missing_indexes_are_created() {
     let drop = [
         "ALTER TABLE atomically_job DROP KEY atomically_job_claim, DROP KEY atomically_job_unique,
          DROP KEY atomically_job_dead",
@@ -166,13 +172,13 @@ async fn mariadb_missing_indexes_are_made() {
     ];
     let count = "SELECT COUNT(DISTINCT index_name) FROM information_schema.statistics
                  WHERE table_schema = DATABASE() AND index_name LIKE 'atomically%'";
-    missing_indexes_are_made::<MySql>(&drop, count).await;
+    missing_indexes_are_created::<MySql>(&drop, count).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_missing_indexes_are_made() {
+async fn sqlite_missing_indexes_are_created() {
     let count = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'index' AND name LIKE 'atomically%'";
-    missing_indexes_are_made::<Sqlite>(&DROP_INDEXES, count).await;
+    missing_indexes_are_created::<Sqlite>(&DROP_INDEXES, count).await;
 }
 
 /// Returns how long it took until the lock timeout, on a pool of one connection.
@@ -184,7 +190,7 @@ async fn refused<DB: TestBackend>(pool: &sqlx::Pool<DB>) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_a_writer_that_stays_ends_the_creation_with_a_lock_timeout() {
+async fn postgres_creation_blocked_by_a_writer_is_a_lock_timeout() {
     let pool = Postgres::pool(2).await;
     create_all(&pool.pool).await.expect("the tables");
     sqlx::raw_sql("DROP INDEX atomically_job_dead").execute(&pool.pool).await.expect("dropped");
@@ -203,7 +209,7 @@ async fn table_wait(pool: &sqlx::Pool<MySql>) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_a_reader_that_stays_ends_the_creation_with_a_lock_timeout() {
+async fn mariadb_creation_blocked_by_a_reader_is_a_lock_timeout() {
     let pool = MySql::pool(2).await;
     create_all(&pool.pool).await.expect("the tables");
     let drop = "ALTER TABLE atomically_job DROP KEY atomically_job_dead";
@@ -222,7 +228,7 @@ async fn mariadb_a_reader_that_stays_ends_the_creation_with_a_lock_timeout() {
 
 /// No table exists yet, and the whole server is locked for a backup.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_a_table_that_cannot_be_made_ends_the_creation_with_a_lock_timeout() {
+async fn mariadb_creation_blocked_by_a_backup_is_a_lock_timeout() {
     let server = tokio::task::spawn_blocking(Server::mariadb).await.expect("a server");
     let of_one = PoolOptions::<MySql>::new().max_connections(1).connect(server.url()).await.expect("a pool");
     let watcher = PoolOptions::<MySql>::new().max_connections(1).connect(server.url()).await.expect("a pool");

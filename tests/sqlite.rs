@@ -74,7 +74,7 @@ async fn a_busy_database_is_a_conflict() {
     let _blocker = Sqlite::blocker(&pool.url).await;
     let impatient = Options::new().lock_timeout(Duration::from_millis(20)).attempts(2);
     let db = Pessimistic::default().on(&pool).options(impatient);
-    let error = db.run(increments::increment::<Sqlite>).await.expect_err("somebody else writes");
+    let error = db.run(increments::increment::<Sqlite>).await.expect_err("another connection writes");
     assert_eq!(error.kind(), ErrorKind::Exhausted);
     assert_eq!(error.failure().map(|failure| failure.kind()), Some(FailureKind::Busy));
     assert!(error.is_conflict());
@@ -194,7 +194,7 @@ async fn a_transaction_left_open_on_a_pooled_connection_is_rolled_back() {
 
 /// A column or a trigger may specify that changes before a violation are kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lone_statement_that_violates_a_constraint_is_not_repeated() {
+async fn a_lone_statement_that_violates_a_constraint_is_not_retried() {
     let pool = Sqlite::pool(1).await;
     let table = "CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER UNIQUE ON CONFLICT FAIL);
                  INSERT INTO item VALUES (1, 1), (2, 100), (3, 200)";
@@ -290,9 +290,9 @@ async fn explorations_see_readers_and_writers_wait_for_each_other() {
 /// No unit can continue while another connection holds the lock: the unit that started last fails, and in a
 /// replay the same one does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn explorations_that_a_stranger_locks_out_can_be_replayed() {
+async fn explorations_blocked_by_another_connection_can_be_replayed() {
     let pool = increments::counter::<Sqlite>(2).await;
-    let _stranger = Sqlite::blocker(&pool.url).await;
+    let _blocker = Sqlite::blocker(&pool.url).await;
     let db = Pessimistic::default().on(&pool).attempts(1);
     let exploration = || {
         let increment = increments::increment::<Sqlite>;

@@ -32,7 +32,7 @@ struct Seen {
 
 /// Records all spans and log lines of `atomically`.
 #[derive(Debug, Clone, Default)]
-struct Ears(Arc<Mutex<Vec<Seen>>>);
+struct Recording(Arc<Mutex<Vec<Seen>>>);
 
 struct Reader<'a>(&'a mut Fields);
 
@@ -46,7 +46,7 @@ impl Visit for Reader<'_> {
     }
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ears {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recording {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let mut fields = Fields::new();
         attributes.record(&mut Reader(&mut fields));
@@ -77,7 +77,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ears {
     }
 }
 
-impl Ears {
+impl Recording {
     fn note(&self, metadata: &tracing::Metadata<'static>, fields: Fields, inside: Vec<&'static str>) {
         if metadata.target() == "atomically" {
             let (name, level) = (metadata.name(), *metadata.level());
@@ -119,17 +119,17 @@ async fn set(tx: &mut Tx<Sqlite>) -> Result<(), Error> {
 }
 
 /// Records all spans and log lines of this thread.
-fn listen() -> (Ears, tracing::subscriber::DefaultGuard) {
-    let ears = Ears::default();
-    let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(ears.clone()));
-    (ears, guard)
+fn listen() -> (Recording, tracing::subscriber::DefaultGuard) {
+    let recording = Recording::default();
+    let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(recording.clone()));
+    (recording, guard)
 }
 
 /// A span for the unit, and inside of it one for each attempt, with OpenTelemetry's names.
 #[tokio::test]
 async fn a_unit_is_a_span_with_its_attempts_inside() {
     let (_pool, db) = scene().await;
-    let (ears, _guard) = listen();
+    let (recording, _guard) = listen();
     let checkout = db.named("checkout");
     let line = line!() + 1;
     let run = checkout.run(async |tx: &mut Tx<Sqlite>| {
@@ -138,7 +138,7 @@ async fn a_unit_is_a_span_with_its_attempts_inside() {
     });
     run.await.expect("a commit");
 
-    let [unit]: [Seen; 1] = ears.take("unit").try_into().expect("one unit");
+    let [unit]: [Seen; 1] = recording.take("unit").try_into().expect("one unit");
     assert!(unit.inside.is_empty());
     for (field, value) in [
         ("otel.name", "checkout"),
@@ -156,7 +156,7 @@ async fn a_unit_is_a_span_with_its_attempts_inside() {
     }
     assert!(!unit.fields.contains_key("error.type"), "{unit:?}");
 
-    let [first, second]: [Seen; 2] = ears.take("attempt").try_into().expect("two attempts");
+    let [first, second]: [Seen; 2] = recording.take("attempt").try_into().expect("two attempts");
     assert_eq!((&*first.inside, &*second.inside), (&["unit"][..], &["unit"][..]));
     assert_eq!((&*first.fields["atomically.attempt"], &*second.fields["atomically.attempt"]), ("1", "2"));
     assert_eq!(
@@ -165,7 +165,7 @@ async fn a_unit_is_a_span_with_its_attempts_inside() {
     );
     assert!(!second.fields.contains_key("error.type"), "{second:?}");
 
-    let lines = ears.take("line");
+    let lines = recording.take("line");
     let statements: Vec<_> = lines.iter().filter(|line| line.fields.contains_key("db.query.text")).collect();
     assert_eq!(statements.len(), 2, "{lines:?}");
     for line in &statements {
@@ -181,21 +181,21 @@ async fn a_unit_is_a_span_with_its_attempts_inside() {
 #[tokio::test]
 async fn only_problems_are_logged_as_warnings() {
     let (_pool, db) = scene().await;
-    let (ears, _guard) = listen();
+    let (recording, _guard) = listen();
     let quiet = Level::INFO;
 
     db.run(set).await.expect("a commit");
-    assert_eq!(ears.lines(quiet), [""; 0]);
+    assert_eq!(recording.lines(quiet), [""; 0]);
 
     let conflict = async |tx: &mut Tx<Sqlite>| tx.expect_one(0);
     db.with(Options::new().attempts(2).named("storm")).run(conflict).await.expect_err("always a conflict");
-    let lines = ears.lines(quiet);
+    let lines = recording.lines(quiet);
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].starts_with("storm (") && lines[0].contains("gave up after 2 attempts"), "{lines:?}");
 
     let unheard = Faults::new().at(Moment::Commit, Fault::AnswerLost);
     unheard.on(&db).run(set).await.expect_err("no answer");
-    let errors = ears.lines(Level::ERROR);
+    let errors = recording.lines(Level::ERROR);
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert!(errors[0].contains("it may be stored or not"), "{errors:?}");
 
@@ -209,7 +209,7 @@ async fn only_problems_are_logged_as_warnings() {
         .run(thinks)
         .await
         .expect("a commit");
-    let lines = ears.lines(quiet);
+    let lines = recording.lines(quiet);
     assert_eq!(lines.len(), 1, "{lines:?}");
     let place = format!("thinks ({}:{line}): the transaction has been idle", file!());
     assert!(lines[0].starts_with(&place), "{lines:?}");
@@ -221,17 +221,17 @@ async fn only_problems_are_logged_as_warnings() {
 
 /// With the statements of the attempt that was aborted.
 #[tokio::test]
-async fn a_deadlock_is_loud() {
+async fn a_deadlock_is_logged_with_its_statements() {
     let pool = sqlx::Postgres::pool(2).await;
     let db = Pessimistic::default().on(&pool).backoff(Backoff::none());
-    let (ears, _guard) = listen();
+    let (recording, _guard) = listen();
     let unit = async |tx: &mut Tx<sqlx::Postgres>| {
         sqlx::query("SELECT $1::int").bind(73_573).execute(&mut *tx).await?;
         Ok::<_, Error>(())
     };
     let deadlock = Faults::new().at(Moment::Statement(1), Fault::Deadlock);
     deadlock.on(&db).named("victim").run(unit).await.expect("the second attempt");
-    let lines = ears.lines(Level::INFO);
+    let lines = recording.lines(Level::INFO);
     assert_eq!(lines.len(), 1, "{lines:?}");
     for part in ["victim (", "deadlock (40P01)", "victim, attempt 1", "SELECT $1::int"] {
         assert!(lines[0].contains(part), "{part}: {lines:?}");
@@ -243,18 +243,18 @@ async fn a_deadlock_is_loud() {
 #[tokio::test]
 async fn a_panic_of_an_observer_is_logged_once() {
     let (_pool, db) = scene().await;
-    let (ears, _guard) = listen();
+    let (recording, _guard) = listen();
     let db = db.observed_by(|_: &atomically::Event<'_>| panic!("an observer's panic"));
     db.run(set).await.expect("a commit");
     db.clone().run(set).await.expect("a commit");
-    let lines = ears.lines(Level::INFO);
+    let lines = recording.lines(Level::INFO);
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].starts_with("an observer panicked"), "{lines:?}");
 }
 
 /// The log alone must be enough to notice a dead job.
 #[tokio::test]
-async fn a_dead_job_is_loud() {
+async fn a_dead_job_is_logged_as_an_error() {
     let pool = Sqlite::pool(2).await;
     let queue = Queue::new("mail", &pool).expect("a name").max_attempts(2).backoff(Backoff::none());
     queue.create_tables().await.expect("the tables");
@@ -262,14 +262,14 @@ async fn a_dead_job_is_loud() {
         let added = queue.enqueue_alone(NewJob::new("hello").expect("a payload")).await.expect("a job");
         added.id().expect("no duplicate")
     };
-    let (ears, _guard) = listen();
+    let (recording, _guard) = listen();
     let id = add().await;
     for attempt in 1..=2 {
         let claim = queue.claim(1).await.expect("a claim").remove(0);
-        assert_eq!(ears.lines(Level::INFO), [""; 0], "before attempt {attempt} fails");
+        assert_eq!(recording.lines(Level::INFO), [""; 0], "before attempt {attempt} fails");
         claim.fail("sending the receipt: connection refused", Retry::Backoff).await.expect("failed");
     }
-    let lines = ears.take("line");
+    let lines = recording.take("line");
     let dead: Vec<_> = lines.iter().filter(|line| line.level == Level::ERROR).collect();
     assert_eq!(dead.len(), 1, "{lines:?}");
     let wanted = [
@@ -288,7 +288,7 @@ async fn a_dead_job_is_loud() {
     let spent = format!("UPDATE atomically_job SET attempts = 2, due_at = 1 WHERE id = {lapsed}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(spent)).execute(&*pool).await.expect("spent");
     assert!(queue.claim(1).await.expect("a claim").is_empty());
-    let lines = ears.lines(Level::ERROR);
+    let lines = recording.lines(Level::ERROR);
     assert_eq!(lines.len(), 1, "{lines:?}");
     let begin = format!("job {lapsed} of the queue \"mail\" is dead after 2 attempts (lapsed): the lease");
     assert!(lines[0].starts_with(&begin), "{lines:?}");
@@ -296,13 +296,13 @@ async fn a_dead_job_is_loud() {
 
 /// The worker fails repeatedly, and logs that once.
 #[tokio::test]
-async fn missing_tables_are_loud_once() {
+async fn missing_tables_are_logged_once() {
     let pool = Sqlite::pool(2).await;
     let queue = Queue::new("mail", &pool).expect("a name");
-    let (ears, _guard) = listen();
+    let (recording, _guard) = listen();
     let worker = Worker::new(&queue).handlers(1).poll_every(Duration::from_millis(10));
     worker.run(tokio::time::sleep(Duration::from_millis(300)), |_| async { Ok(()) }).await;
-    let lines = ears.lines(Level::INFO);
+    let lines = recording.lines(Level::INFO);
     assert_eq!(lines.len(), 1, "{lines:?}");
     for part in ["\"mail\"", "atomically_job", "Queue::create_tables", "Queue::schema"] {
         assert!(lines[0].contains(part), "{part}: {lines:?}");

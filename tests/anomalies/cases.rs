@@ -162,7 +162,7 @@ pub(crate) const CASES: [Case; 14] = [
             (T1, COMMIT),
             (T2, COMMIT),
         ],
-        happened: |seen| [T1, T2].iter().all(|who| both(&seen.by[*who][0]) == (Some(10), Some(20))),
+        happened: |seen| [T1, T2].iter().all(|session| both(&seen.by[*session][0]) == (Some(10), Some(20))),
     },
     Case {
         name: "write skew on a condition (G2)",
@@ -174,7 +174,7 @@ pub(crate) const CASES: [Case; 14] = [
             (T1, COMMIT),
             (T2, COMMIT),
         ],
-        happened: |seen| [T1, T2].iter().all(|who| seen.by[*who][0].is_empty()),
+        happened: |seen| [T1, T2].iter().all(|session| seen.by[*session][0].is_empty()),
     },
     Case {
         name: "write skew, seen by a reader (G2)",
@@ -203,6 +203,6 @@ fn both(rows: &Rows) -> (Option<i64>, Option<i64>) {
 }
 
 /// The value of this row in the first result of this session.
-fn first(seen: &Seen, who: usize, id: i64) -> Option<i64> {
-    seen.by[who].first().and_then(|rows| value(rows, id))
+fn first(seen: &Seen, session: usize, id: i64) -> Option<i64> {
+    seen.by[session].first().and_then(|rows| value(rows, id))
 }

@@ -179,7 +179,7 @@ fn largest_crowd(clients: &[Vec<Duration>], attempt: usize) -> usize {
 }
 
 #[test]
-fn folklore_a_fixed_pause_keeps_those_who_collided_in_step() {
+fn folklore_a_fixed_pause_keeps_colliding_transactions_in_step() {
     const CLIENTS: u64 = 50;
     let tenth = Duration::from_millis(100);
     let backoff = Backoff::exponential(tenth, tenth);
@@ -187,7 +187,7 @@ fn folklore_a_fixed_pause_keeps_those_who_collided_in_step() {
     let drawn: Vec<_> =
         (0..CLIENTS).map(|client| instants(backoff.delays(StdRng::seed_from_u64(client)))).collect();
     for attempt in 0..ATTEMPTS {
-        assert_eq!(largest_crowd(&fixed, attempt), 50, "everybody meets everybody");
+        assert_eq!(largest_crowd(&fixed, attempt), 50, "all retries collide again");
         assert!(largest_crowd(&drawn, attempt) <= 8, "at attempt {attempt}");
     }
 }

@@ -14,7 +14,7 @@ mod table;
 use engines::Engine;
 
 /// Compares every case at every level of this database with its table in the guide.
-async fn does_what_the_guide_says<E: Engine>() {
+async fn compare_with_the_guide<E: Engine>() {
     let pool = E::pool(2).await;
     let (mut seen, mut left_out) = (vec![vec![E::TITLE.to_owned()]], Vec::new());
     seen.extend(cases::CASES.iter().map(|case| vec![case.name.to_owned()]));
@@ -32,16 +32,16 @@ async fn does_what_the_guide_says<E: Engine>() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgresql_does_what_the_guide_says() {
-    does_what_the_guide_says::<sqlx::Postgres>().await;
+async fn postgresql_shows_the_anomalies_of_the_guide() {
+    compare_with_the_guide::<sqlx::Postgres>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_does_what_the_guide_says() {
-    does_what_the_guide_says::<sqlx::MySql>().await;
+async fn mariadb_shows_the_anomalies_of_the_guide() {
+    compare_with_the_guide::<sqlx::MySql>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_does_what_the_guide_says() {
-    does_what_the_guide_says::<sqlx::Sqlite>().await;
+async fn sqlite_shows_the_anomalies_of_the_guide() {
+    compare_with_the_guide::<sqlx::Sqlite>().await;
 }

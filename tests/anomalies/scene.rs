@@ -45,8 +45,8 @@ impl<E: Engine> Client<'_, E> {
     /// The result of a statement that does not have to wait.
     async fn ask(&mut self, statement: &str) -> Result<Reply, Error> {
         self.session.send(statement);
-        let answer = self.session.answer::<E>(&self.scene.pool).await;
-        answer.unwrap_or_else(|| panic!("waits for a lock: {statement}"))
+        let reply = self.session.reply::<E>(&self.scene.pool).await;
+        reply.unwrap_or_else(|| panic!("waits for a lock: {statement}"))
     }
 
     pub(crate) async fn run(&mut self, statement: &str) -> Reply {
@@ -66,16 +66,16 @@ impl<E: Engine> Client<'_, E> {
     /// Sends a statement and returns whether it has to wait for a lock. If so, `granted` returns its result.
     pub(crate) async fn waits(&mut self, statement: &str) -> bool {
         self.session.send(statement);
-        match self.session.answer::<E>(&self.scene.pool).await {
+        match self.session.reply::<E>(&self.scene.pool).await {
             None => true,
-            Some(answer) => {
-                answer.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+            Some(reply) => {
+                reply.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
                 false
             }
         }
     }
 
     pub(crate) async fn granted(&mut self) -> Reply {
-        self.session.answer_at_last().await.expect("a lock that was let go")
+        self.session.final_reply().await.expect("a lock that was let go")
     }
 }

@@ -95,9 +95,9 @@ impl Player {
                     *self.running.insert(next)
                 }
             };
-            let Some(answer) = self.session.answer(pool).await else { return progress };
+            let Some(reply) = self.session.reply(pool).await else { return progress };
             self.running = None;
-            match answer {
+            match reply {
                 Ok(reply) => self.learn(statement, reply),
                 Err(error) => match error.failure().map(|failure| failure.kind()) {
                     // With a busy timeout SQLite would wait, but only before the transaction has read
@@ -140,11 +140,11 @@ pub(crate) async fn run<E: Engine>(
         E::pool_execute(pool, E::sql(statement), &[]).await.expect("the table");
     }
     let mut players = Vec::new();
-    for _ in 0..=case.steps.iter().map(|(who, _)| *who).max().unwrap_or(0) {
+    for _ in 0..=case.steps.iter().map(|(index, _)| *index).max().unwrap_or(0) {
         players.push(Player::new(Session::connect::<E>(&pool.url, settings).await, level.begin));
     }
-    for (who, statement) in case.steps {
-        players[*who].take_on(statement);
+    for (index, statement) in case.steps {
+        players[*index].take_on(statement);
         go_on(&mut players, pool).await;
     }
     finish(&mut players, pool).await;
@@ -153,7 +153,7 @@ pub(crate) async fn run<E: Engine>(
     }
     let mut observer = Session::connect::<E>(&pool.url, settings).await;
     observer.send("SELECT id, value FROM test");
-    let after = observer.answer_at_last().await.expect("the table").rows;
+    let after = observer.final_reply().await.expect("the table").rows;
     let seen = Seen { by: players.into_iter().map(|player| player.readings).collect(), after };
     if (case.happened)(&seen) { Outcome::Possible } else { Outcome::Prevented }
 }

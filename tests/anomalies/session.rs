@@ -21,7 +21,7 @@ pub(crate) struct Session {
     /// The server's own number for the connection.
     number: i64,
     statements: mpsc::UnboundedSender<String>,
-    answers: mpsc::UnboundedReceiver<Result<Reply, Error>>,
+    replies: mpsc::UnboundedReceiver<Result<Reply, Error>>,
 }
 
 impl Session {
@@ -30,43 +30,41 @@ impl Session {
         E::ask(&mut connection, settings.to_owned()).await.expect("the settings");
         let number = E::ask(&mut connection, E::NUMBER.to_owned()).await.expect("the connection's number");
         let (statements, mut inbox) = mpsc::unbounded_channel();
-        let (outbox, answers) = mpsc::unbounded_channel();
+        let (outbox, replies) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(statement) = inbox.recv().await {
-                let answer = E::ask(&mut connection, statement).await;
-                if outbox.send(answer.map_err(Error::from)).is_err() {
+                let reply = E::ask(&mut connection, statement).await;
+                if outbox.send(reply.map_err(Error::from)).is_err() {
                     break;
                 }
             }
         });
-        Self { number: number.rows[0][0], statements, answers }
+        Self { number: number.rows[0][0], statements, replies }
     }
 
-    /// Sends the statement; `answer` returns its result.
+    /// Sends the statement; `reply` returns its result.
     pub(crate) fn send(&self, statement: &str) {
         self.statements.send(statement.to_owned()).expect("a session that lives");
     }
 
     /// The result of the statement that was sent, or `None` once the server reports that it waits for a lock.
-    pub(crate) async fn answer<E: Engine>(&mut self, pool: &Pool<E>) -> Option<Result<Reply, Error>> {
+    pub(crate) async fn reply<E: Engine>(&mut self, pool: &Pool<E>) -> Option<Result<Reply, Error>> {
         let start = Instant::now();
         while start.elapsed() < LIMIT {
-            if let Ok(answer) = timeout(PATIENCE, self.answers.recv()).await {
-                return Some(answer.expect("a session that lives"));
+            if let Ok(reply) = timeout(PATIENCE, self.replies.recv()).await {
+                return Some(reply.expect("a session that lives"));
             }
             if E::is_waiting(pool, self.number).await {
                 return None;
             }
         }
-        panic!(
-            "after {LIMIT:?} a statement has no answer, and the server does not say that it waits for a lock"
-        );
+        panic!("after {LIMIT:?} a statement has no result, and the server reports no wait for a lock");
     }
 
     /// The result of the statement that was sent, however long it has to wait for a lock.
-    pub(crate) async fn answer_at_last(&mut self) -> Result<Reply, Error> {
-        let answer = timeout(LIMIT, self.answers.recv()).await;
-        answer
+    pub(crate) async fn final_reply(&mut self) -> Result<Reply, Error> {
+        let reply = timeout(LIMIT, self.replies.recv()).await;
+        reply
             .unwrap_or_else(|_| panic!("after {LIMIT:?} a statement still waits"))
             .expect("a session that lives")
     }

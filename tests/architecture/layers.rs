@@ -26,7 +26,7 @@ fn layers(sources: &[Source]) -> Vec<String> {
 }
 
 #[test]
-fn modules_import_only_from_those_before_them_in_lib_rs() {
+fn modules_import_only_from_earlier_modules_of_lib_rs() {
     let sources = sources();
     let layers = layers(&sources);
     let position = |path: &str| {
@@ -59,7 +59,7 @@ fn features_do_not_import_each_other() {
 }
 
 #[test]
-fn no_files_import_each_other_in_a_circle() {
+fn files_have_no_import_cycles() {
     let imports = Imports::of(&sources());
     let mut graph = DiGraphMap::<&str, ()>::new();
     for (file, taken) in &imports.edges {

@@ -9,7 +9,7 @@ const CHAPTER: &str = include_str!("../../src/guide/architecture.md");
 /// The files that name SQLite in code, apart from its own: a new database would have to be added to each of
 /// them.
 #[test]
-fn a_new_database_touches_as_many_files_as_the_chapter_says() {
+fn the_chapter_states_how_many_files_a_new_database_touches() {
     let files: BTreeSet<_> = sources()
         .into_iter()
         .filter(|source| !source.is_test() && !is_its_own(&source.path) && names_it(&source.text))

@@ -118,7 +118,7 @@ async fn a_lost_connection_is_unknown_to_every_caller() {
         assert_eq!(stock.add(2, 1).await.expect("a commit"), Applied { value: 1 });
         proxy.on(SHORT, fault);
         for answer in join_all([1, 2, 3].map(|delta| stock.add(1, delta))).await {
-            let error = answer.expect_err("nobody knows");
+            let error = answer.expect_err("an unknown outcome");
             assert!(error.is_commit_unknown(), "{fault:?}: {error:?}");
         }
         assert_eq!(proxy.hits(), 1, "it was sent once");
@@ -138,7 +138,7 @@ async fn no_outcome_is_unknown_while_the_table_is_locked() {
     let deadlines = [1, 4, 9, 1000, 2000].map(Duration::from_millis);
     let calls = deadlines.map(|deadline| stock.clone().options(Options::new().deadline(deadline)));
     for answer in join_all(calls.each_ref().map(|stock| stock.add(1, 1))).await {
-        let error = answer.expect_err("somebody has it");
+        let error = answer.expect_err("the table is locked");
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
     }
     // The same for calls that share a batch.
@@ -148,7 +148,7 @@ async fn no_outcome_is_unknown_while_the_table_is_locked() {
         shared.add(1, 1).await
     });
     for answer in join_all(staggered).await {
-        let error = answer.expect_err("somebody has it");
+        let error = answer.expect_err("the table is locked");
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
     }
     sqlx::raw_sql("ROLLBACK").execute(&mut blocker).await.expect("the lock is given back");
@@ -196,7 +196,7 @@ impl Decode<'_, Postgres> for Uuid {
 }
 
 /// Adds to each key in one batch, without a BEGIN. The counts show that each key was found.
-async fn found<K: Key<Postgres> + std::fmt::Debug>(kind: &str, keys: &[K]) {
+async fn assert_found<K: Key<Postgres> + std::fmt::Debug>(kind: &str, keys: &[K]) {
     let (direct, proxy, pool) = watched().await;
     let create = format!("CREATE TABLE keyed (id {kind} PRIMARY KEY, value INTEGER NOT NULL)");
     sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&*direct).await.expect(kind);
@@ -215,14 +215,15 @@ async fn found<K: Key<Postgres> + std::fmt::Debug>(kind: &str, keys: &[K]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_the_usual_types_are_found() {
-    found::<i64>("BIGINT", &[i64::MIN, -1, 0, i64::MAX]).await;
-    found::<i32>("INTEGER", &[i32::MIN, -1, 0, i32::MAX]).await;
-    found::<i16>("SMALLINT", &[i16::MIN, -1, 0, i16::MAX]).await;
-    found::<Uuid>("UUID", &[Uuid([0; 16]), Uuid([0xAB; 16]), Uuid(std::array::from_fn(|i| i as u8))]).await;
+    assert_found::<i64>("BIGINT", &[i64::MIN, -1, 0, i64::MAX]).await;
+    assert_found::<i32>("INTEGER", &[i32::MIN, -1, 0, i32::MAX]).await;
+    assert_found::<i16>("SMALLINT", &[i16::MIN, -1, 0, i16::MAX]).await;
+    assert_found::<Uuid>("UUID", &[Uuid([0; 16]), Uuid([0xAB; 16]), Uuid(std::array::from_fn(|i| i as u8))])
+        .await;
     let texts = ["", "a", "A", "NULL", "null", "é", "it's", "a\\b", "\"", "{,}", " a ", "$1", "\n"];
     let texts = texts.map(str::to_owned);
-    found::<String>("TEXT", &texts).await;
-    found::<String>("VARCHAR(20)", &texts).await;
+    assert_found::<String>("TEXT", &texts).await;
+    assert_found::<String>("VARCHAR(20)", &texts).await;
 }
 
 /// A trigger records the settings that apply to the statement: its time limits, and its isolation level,
@@ -316,10 +317,10 @@ async fn observers_see_no_values() {
                   INSERT INTO keyed VALUES ('secret', 0)";
     sqlx::raw_sql(create).execute(&*direct).await.expect("a table");
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
-    let told = seen.clone();
+    let recorded = seen.clone();
     let watch = Options::new().observed_by(Arc::new(move |event: &Event<'_>| {
         if let Event::Unit { event: UnitEvent::Ended { .. } | UnitEvent::StatementDone { .. }, .. } = event {
-            told.lock().expect("what was seen").push(format!("{event:?}"));
+            recorded.lock().expect("what was seen").push(format!("{event:?}"));
         }
     }));
     let uses = Deltas::on(&pool, "keyed", "id", "value").options(watch);

@@ -51,7 +51,7 @@ impl Strategy for Counting {
 
 /// The outcome of a transfer, as its client sees it.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct TransferOutcome {
     /// `Ok` holds the number of the attempt that was stored.
     pub(crate) outcome: Result<u32, ErrorKind>,
     pub(crate) attempts: u32,
@@ -65,16 +65,16 @@ pub(crate) struct Load<DB: TestBackend> {
     next: AtomicI64,
     in_flight: AtomicU32,
     stopped: AtomicBool,
-    told: Mutex<BTreeMap<i64, Told>>,
+    outcomes: Mutex<BTreeMap<i64, TransferOutcome>>,
 }
 
 impl<DB: TestBackend> Load<DB> {
     pub(crate) fn new(pool: Pool<DB>, client: Client) -> Self {
         let (next, in_flight, stopped) = Default::default();
-        Self { pool, client, next, in_flight, stopped, told: Mutex::default() }
+        Self { pool, client, next, in_flight, stopped, outcomes: Mutex::default() }
     }
 
-    async fn transfer(&self, k: i64) -> Told {
+    async fn transfer(&self, k: i64) -> TransferOutcome {
         let (counting, start) = (Counting::default(), Instant::now());
         let options = Options::new().deadline(DEADLINE).attempts(u32::MAX);
         let options = if self.client == Client::Resolving {
@@ -88,7 +88,7 @@ impl<DB: TestBackend> Load<DB> {
         while self.client == Client::Naive && outcome.is_err() {
             outcome = once().await;
         }
-        Told {
+        TransferOutcome {
             outcome: outcome.map_err(|error| error.kind()),
             attempts: counting.attempts.load(SeqCst),
             failures: counting.failures.load(SeqCst),
@@ -101,9 +101,9 @@ impl<DB: TestBackend> Load<DB> {
         while !self.stopped.load(SeqCst) {
             let k = self.next.fetch_add(1, SeqCst);
             self.in_flight.fetch_add(1, SeqCst);
-            let told = self.transfer(k).await;
+            let seen = self.transfer(k).await;
             self.in_flight.fetch_sub(1, SeqCst);
-            self.told.lock().expect("what was told").insert(k, told);
+            self.outcomes.lock().expect("the outcomes").insert(k, seen);
         }
     }
 
@@ -117,12 +117,12 @@ impl<DB: TestBackend> Load<DB> {
     }
 
     /// The outcomes that the clients saw, by transfer.
-    pub(crate) fn take_told(&self) -> BTreeMap<i64, Told> {
-        std::mem::take(&mut *self.told.lock().expect("what was told"))
+    pub(crate) fn take_outcomes(&self) -> BTreeMap<i64, TransferOutcome> {
+        std::mem::take(&mut *self.outcomes.lock().expect("the outcomes"))
     }
 
     pub(crate) fn done(&self) -> usize {
-        self.told.lock().expect("what was told").len()
+        self.outcomes.lock().expect("the outcomes").len()
     }
 }
 

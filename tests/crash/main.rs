@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use atomically::{Error, ErrorKind, Pessimistic, TransactorExt as _, Tx};
 use futures_util::TryStreamExt as _;
-use load::{ACCOUNTS, Client, DEADLINE, Load, Told};
+use load::{ACCOUNTS, Client, DEADLINE, Load, TransferOutcome};
 use mortal::Mortal;
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Postgres};
@@ -25,7 +25,7 @@ const HELD: u32 = KILLS / 2;
 
 /// Kills the server under load, again and again. Returns how often each transfer was applied and the outcome
 /// that its client saw.
-async fn transfers<DB: Mortal>(client: Client) -> Vec<(usize, Told)> {
+async fn transfers<DB: Mortal>(client: Client) -> Vec<(usize, TransferOutcome)> {
     let mut server = spawn_blocking(DB::server).await.expect("a server");
     let url = server.url().to_owned();
     let direct = DB::another(&url).await;
@@ -60,7 +60,7 @@ async fn transfers<DB: Mortal>(client: Client) -> Vec<(usize, Told)> {
         for _ in 0..kill {
             yield_now().await;
         }
-        assert!(load.in_flight() > 0, "kill {kill} came when nobody was at work");
+        assert!(load.in_flight() > 0, "kill {kill} came when no transfer was in flight");
         let restart = move || {
             server.kill();
             server.restart();
@@ -86,22 +86,22 @@ async fn transfers<DB: Mortal>(client: Client) -> Vec<(usize, Told)> {
     for k in ledger.await.expect("the ledger") {
         *applied.entry(k).or_default() += 1;
     }
-    let told = load.take_told();
-    let disturbed = told.values().filter(|told| told.attempts > 1 || told.outcome.is_err()).count();
+    let seen = load.take_outcomes();
+    let disturbed = seen.values().filter(|seen| seen.attempts > 1 || seen.outcome.is_err()).count();
     assert!(disturbed >= KILLS as usize, "{KILLS} kills were noticed by {disturbed} transfers only");
-    let outcomes = told.into_iter().map(|(k, told)| (applied.remove(&k).unwrap_or(0), told)).collect();
-    assert!(applied.is_empty(), "nobody was told of {applied:?}");
+    let outcomes = seen.into_iter().map(|(k, seen)| (applied.remove(&k).unwrap_or(0), seen)).collect();
+    assert!(applied.is_empty(), "applied without an outcome: {applied:?}");
     outcomes
 }
 
 /// Returns how many commits without a response turned out not to be stored, and to be stored.
 async fn careful<DB: Mortal>() -> [u32; 2] {
     let mut unknown = [0, 0];
-    for (applied, told) in transfers::<DB>(Client::Careful).await {
-        match (applied, &told.outcome) {
+    for (applied, seen) in transfers::<DB>(Client::Careful).await {
+        match (applied, &seen.outcome) {
             (1, Ok(_)) => {}
             (0 | 1, Err(ErrorKind::CommitUnknown)) => unknown[applied] += 1,
-            _ => panic!("applied {applied} times: {told:?}"),
+            _ => panic!("applied {applied} times: {seen:?}"),
         }
     }
     unknown
@@ -110,29 +110,29 @@ async fn careful<DB: Mortal>() -> [u32; 2] {
 /// Returns how many commits without a response the crate found not to be stored, and to be stored.
 async fn resolving<DB: Mortal>() -> [u32; 2] {
     let mut resolved = [0, 0];
-    for (applied, told) in transfers::<DB>(Client::Resolving).await {
-        match (applied, &told.outcome) {
-            (1, Ok(stored)) if told.attempts > told.failures + 1 => {
-                resolved[usize::from(*stored < told.attempts)] += 1;
+    for (applied, seen) in transfers::<DB>(Client::Resolving).await {
+        match (applied, &seen.outcome) {
+            (1, Ok(stored)) if seen.attempts > seen.failures + 1 => {
+                resolved[usize::from(*stored < seen.attempts)] += 1;
             }
             (1, Ok(_)) => {}
-            (0 | 1, Err(ErrorKind::CommitUnknown)) if told.took >= DEADLINE => {}
-            _ => panic!("applied {applied} times: {told:?}"),
+            (0 | 1, Err(ErrorKind::CommitUnknown)) if seen.took >= DEADLINE => {}
+            _ => panic!("applied {applied} times: {seen:?}"),
         }
     }
     resolved
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_applies_once_or_says_that_it_is_unknown() {
+async fn postgres_applies_once_or_reports_an_unknown_commit() {
     let [_, stored] = careful::<Postgres>().await;
-    assert!(stored >= HELD, "{stored} commits were stored and not answered");
+    assert!(stored >= HELD, "{stored} commits were stored without a response");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_finds_out_and_applies_once() {
+async fn postgres_resolves_unknown_commits_and_applies_once() {
     let [_, stored] = resolving::<Postgres>().await;
-    assert!(stored >= HELD, "{stored} commits were stored and not answered");
+    assert!(stored >= HELD, "{stored} commits were stored without a response");
 }
 
 /// The retry loop that is often written by hand, on the same server.
@@ -144,13 +144,13 @@ async fn a_naive_retry_applies_some_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_applies_once_or_says_that_it_is_unknown() {
+async fn mariadb_applies_once_or_reports_an_unknown_commit() {
     let [lost, _] = careful::<MySql>().await;
     assert!(lost >= HELD, "{lost} commits were lost");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_finds_out_and_applies_once() {
+async fn mariadb_resolves_unknown_commits_and_applies_once() {
     let [lost, _] = resolving::<MySql>().await;
     assert!(lost >= HELD, "{lost} commits were lost");
 }

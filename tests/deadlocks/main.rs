@@ -11,7 +11,7 @@ mod units;
 
 use tokio::sync::Mutex;
 
-static ALONE: Mutex<()> = Mutex::const_new(());
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 macro_rules! tests {
     ($name:ident $database:ty: $($module:ident :: $test:ident),* $(,)?) => {
@@ -19,7 +19,7 @@ macro_rules! tests {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    let _alone = crate::ALONE.lock().await;
+                    let _turn = crate::ONE_AT_A_TIME.lock().await;
                     crate::$module::$test::<$database>().await;
                 }
             )*
@@ -43,5 +43,5 @@ tests!(mariadb sqlx::MySql:
     others::reports_a_session_of_another_program,
     others::does_not_report_an_earlier_deadlock_again,
     others::reports_only_the_units_side_without_the_privilege,
-    others::an_answer_that_does_not_come_is_done_without,
+    others::commits_without_a_response_to_the_status_query,
 );

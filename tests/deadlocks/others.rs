@@ -3,7 +3,7 @@
 use atomically::testing::{Fault, Faults, Moment};
 use atomically::{Pessimistic, TransactorExt as _, Tx};
 
-use crate::scene::{Deadlocks, MONEY, PAY, ROWS, Step, accounts, lose_to_somebody_else, patient};
+use crate::scene::{Deadlocks, MONEY, PAY, ROWS, Step, accounts, lose_to_another_session, patient};
 use crate::support::TestBackend;
 use crate::support::proxy::{Fault as Cut, Proxy};
 
@@ -12,7 +12,7 @@ pub(crate) async fn reports_a_session_of_another_program<DB: TestBackend>() {
     let pool = accounts::<DB>(1).await;
     let others = DB::another(&pool.url).await;
     let deadlocks = Deadlocks::new();
-    let session = lose_to_somebody_else::<DB>(&pool, &others, &deadlocks).await;
+    let session = lose_to_another_session::<DB>(&pool, &others, &deadlocks).await;
     let report = deadlocks.only().report;
     assert_eq!(report.parties.len(), 2, "{report}");
     let other = &report.parties[1];
@@ -31,7 +31,7 @@ pub(crate) async fn does_not_report_an_earlier_deadlock_again<DB: TestBackend>()
     let pool = accounts::<DB>(1).await;
     let others = DB::another(&pool.url).await;
     let deadlocks = Deadlocks::new();
-    lose_to_somebody_else::<DB>(&pool, &others, &deadlocks).await;
+    lose_to_another_session::<DB>(&pool, &others, &deadlocks).await;
     let first = deadlocks.only().report;
     let session = first.parties[0].session.expect("a session");
 
@@ -56,17 +56,17 @@ pub(crate) async fn reports_only_the_units_side_without_the_privilege<DB: TestBa
     ] {
         DB::pool_execute(&pool, DB::sql(&sql), &[]).await.expect("a user");
     }
-    let poor = pool.url.replace("//app:app@", &format!("//{name}:app@"));
-    assert_ne!(poor, pool.url);
+    let unprivileged = pool.url.replace("//app:app@", &format!("//{name}:app@"));
+    assert_ne!(unprivileged, pool.url);
     let options = sqlx::pool::PoolOptions::<DB>::new().max_connections(1);
-    let poor = options.connect(&poor).await.expect("a pool");
+    let unprivileged = options.connect(&unprivileged).await.expect("a pool");
     let session = async || {
-        let ask = DB::sql("SELECT CAST(CONNECTION_ID() AS SIGNED)");
-        DB::pool_fetch(&poor, ask, &[]).await.expect("a session")
+        let query = DB::sql("SELECT CAST(CONNECTION_ID() AS SIGNED)");
+        DB::pool_fetch(&unprivileged, query, &[]).await.expect("a session")
     };
     let before = session().await;
     let deadlocks = Deadlocks::new();
-    lose_to_somebody_else::<DB>(&poor, &pool, &deadlocks).await;
+    lose_to_another_session::<DB>(&unprivileged, &pool, &deadlocks).await;
     let report = deadlocks.only().report;
     let [own] = report.parties.as_slice() else { panic!("{report}") };
     assert_eq!(own.statements, [PAY, PAY], "{report}");
@@ -75,14 +75,14 @@ pub(crate) async fn reports_only_the_units_side_without_the_privilege<DB: TestBa
 }
 
 /// If the server does not respond to the status query, or closes the connection, the unit is still retried.
-pub(crate) async fn an_answer_that_does_not_come_is_done_without<DB: TestBackend>() {
+pub(crate) async fn commits_without_a_response_to_the_status_query<DB: TestBackend>() {
     let direct = accounts::<DB>(1).await;
     for cut in [Cut::SilenceBefore, Cut::SilenceAfter, Cut::CutBefore, Cut::CutAfter] {
         let proxy = Proxy::to(&direct.url).await;
         let pool = DB::another(&proxy.url(&direct.url)).await;
         proxy.on("SHOW ENGINE INNODB STATUS", cut);
         let deadlocks = Deadlocks::new();
-        lose_to_somebody_else::<DB>(&pool, &direct, &deadlocks).await;
+        lose_to_another_session::<DB>(&pool, &direct, &deadlocks).await;
         assert_eq!(proxy.hits(), 1, "{cut:?}");
         assert_eq!(deadlocks.only().report.parties.len(), 1, "{cut:?}");
     }

@@ -36,35 +36,35 @@ pub(crate) const OPEN: &str = "INSERT INTO account VALUES (?, ?)";
 /// Records deadlock reports. The session that blocks the victim keeps its locks until then.
 #[derive(Debug, Clone)]
 pub(crate) struct Deadlocks {
-    told: Arc<Mutex<Vec<Told>>>,
+    reports: Arc<Mutex<Vec<ReportedDeadlock>>>,
     waiting: Arc<Semaphore>,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Told {
+pub(crate) struct ReportedDeadlock {
     pub(crate) victim: &'static str,
     pub(crate) report: DeadlockReport,
 }
 
 impl Deadlocks {
     pub(crate) fn new() -> Self {
-        Self { told: Arc::default(), waiting: Arc::new(Semaphore::new(0)) }
+        Self { reports: Arc::default(), waiting: Arc::new(Semaphore::new(0)) }
     }
 
-    pub(crate) async fn are_told(&self) {
+    pub(crate) async fn are_reported(&self) {
         drop(self.waiting.acquire().await.expect("never closed"));
     }
 
     /// Returns the only report since the last call, and checks that it contains no value.
-    pub(crate) fn only(&self) -> Told {
-        let told = std::mem::take(&mut *self.told.lock().expect("what was told"));
-        let [told] = told.as_slice() else { panic!("one deadlock: {told:#?}") };
+    pub(crate) fn only(&self) -> ReportedDeadlock {
+        let reported = std::mem::take(&mut *self.reports.lock().expect("the reports"));
+        let [deadlock] = reported.as_slice() else { panic!("one deadlock: {reported:#?}") };
         self.waiting.forget_permits(Semaphore::MAX_PERMITS);
-        assert_eq!(told.report.parties[0].unit.expect("a unit").name, told.victim);
-        for shown in [told.report.to_string(), format!("{:?}", told.report)] {
+        assert_eq!(deadlock.report.parties[0].unit.expect("a unit").name, deadlock.victim);
+        for shown in [deadlock.report.to_string(), format!("{:?}", deadlock.report)] {
             assert!(!shown.contains(MARK), "a value is seen: {shown}");
         }
-        told.clone()
+        deadlock.clone()
     }
 
     /// The same for units of this process: a circle of waits in which each party waits for the next one.
@@ -86,7 +86,7 @@ impl Observer for Deadlocks {
         let Event::Unit { run, event: UnitEvent::AttemptFailed { failure, .. } } = event else { return };
         if failure.kind() == FailureKind::Deadlock {
             let report = failure.deadlock().expect("the side of this unit at least").clone();
-            self.told.lock().expect("what was told").push(Told { victim: run.name, report });
+            self.reports.lock().expect("the reports").push(ReportedDeadlock { victim: run.name, report });
             self.waiting.add_permits(100);
         }
     }
@@ -135,7 +135,7 @@ pub(crate) async fn collide<DB: TestBackend, const N: usize>(
                     first.take(tx).await?;
                     all_hold_one.wait().await;
                     second.take(tx).await?;
-                    deadlocks.are_told().await;
+                    deadlocks.are_reported().await;
                 }
                 Ok::<_, Error>(())
             })
@@ -147,7 +147,7 @@ pub(crate) async fn collide<DB: TestBackend, const N: usize>(
 
 /// Runs a unit on `pool` against an unobserved transaction on `others`, which wins. Returns the session of
 /// the winner.
-pub(crate) async fn lose_to_somebody_else<DB: TestBackend>(
+pub(crate) async fn lose_to_another_session<DB: TestBackend>(
     pool: &Pool<DB>,
     others: &Pool<DB>,
     deadlocks: &Deadlocks,
@@ -164,8 +164,8 @@ pub(crate) async fn lose_to_somebody_else<DB: TestBackend>(
         }
         Ok::<_, Error>(())
     });
-    let somebody = patient(Pessimistic::default(), others).attempts(1);
-    let somebody = somebody.run(async move |tx: &mut Tx<DB>| {
+    let winner = patient(Pessimistic::default(), others).attempts(1);
+    let winner = winner.run(async move |tx: &mut Tx<DB>| {
         // PostgreSQL aborts the session that detects the deadlock, InnoDB the one that has changed less.
         if postgres {
             DB::execute(tx, DB::sql("SET LOCAL deadlock_timeout = '1h'"), &[]).await?;
@@ -186,7 +186,7 @@ pub(crate) async fn lose_to_somebody_else<DB: TestBackend>(
         DB::execute(tx, update, &[]).await?;
         Ok::<_, Error>(session)
     });
-    let (lost, won) = tokio::join!(checkout, somebody);
+    let (lost, won) = tokio::join!(checkout, winner);
     lost.expect("a commit");
     won.expect("a commit")
 }

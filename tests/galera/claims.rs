@@ -43,18 +43,18 @@ async fn requests_whose_claims_conflict_have_one_effect() {
     let load = Arc::new(Load::default());
     let pools = database.pools.iter().flat_map(|pool| std::iter::repeat_n(pool, CLIENTS_OF_A_NODE));
     let others = tokio::spawn(all(database.pools.clone().into_iter().map(change)));
-    let told = all(pools.map(|pool| client(pool.clone(), load.clone()))).await;
+    let outcomes = all(pools.map(|pool| client(pool.clone(), load.clone()))).await;
     let changes: u64 = others.await.expect("no panic").into_iter().sum();
     let (count, payments) = database.audited(read).await;
 
-    let told: Vec<_> = told.into_iter().flatten().collect();
+    let outcomes: Vec<_> = outcomes.into_iter().flatten().collect();
     let paid = |request: &i64| payments.get(request).copied().unwrap_or_default();
     let acknowledged: Vec<i64> =
-        told.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(request, _)| *request).collect();
+        outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(request, _)| *request).collect();
     let lost = acknowledged.iter().filter(|request| paid(request) == 0).count();
     let twice = payments.values().filter(|times| **times > 1).count();
     let errors: Vec<_> =
-        told.iter().filter_map(|(request, outcome)| Some((request, outcome.as_ref().err()?))).collect();
+        outcomes.iter().filter_map(|(request, outcome)| Some((request, outcome.as_ref().err()?))).collect();
     let stored = errors.iter().filter(|(request, _)| paid(request) > 0).count();
     let attempts = load.attempts.load(SeqCst);
     let report = format!(
@@ -72,12 +72,12 @@ async fn requests_whose_claims_conflict_have_one_effect() {
 }
 
 async fn client(pool: Pool<MySql>, load: Arc<Load>) -> Vec<(i64, Result<(), Error>)> {
-    let (start, mut told) = (Instant::now(), Vec::new());
+    let (start, mut outcomes) = (Instant::now(), Vec::new());
     while start.elapsed() < LOAD {
         let request = load.next.fetch_add(1, SeqCst);
-        told.push((request, pay(&pool, &load, request).await));
+        outcomes.push((request, pay(&pool, &load, request).await));
     }
-    told
+    outcomes
 }
 
 async fn pay(pool: &Pool<MySql>, load: &Load, request: i64) -> Result<(), Error> {
@@ -90,7 +90,7 @@ async fn pay(pool: &Pool<MySql>, load: &Load, request: i64) -> Result<(), Error>
         sqlx::query("INSERT INTO payment (request) VALUES (?)").bind(request).execute(&mut *tx).await?;
         Ok::<_, Error>(request)
     });
-    assert_eq!(outcome.await?, Outcome::Fresh(request), "nobody else has the key");
+    assert_eq!(outcome.await?, Outcome::Fresh(request), "the key is unique");
     Ok(())
 }
 

@@ -15,7 +15,7 @@ const LOAD: Duration = Duration::from_secs(4);
 
 /// What a client saw of one row: the values after its additions, and the sum of the acknowledged ones.
 #[derive(Default)]
-struct Told {
+struct RowResult {
     row: i64,
     values: Vec<i64>,
     sum: i64,
@@ -36,12 +36,12 @@ async fn acknowledged_additions_through_two_nodes_add_up() {
     let nodes: Vec<_> = nodes.collect();
     let clients =
         nodes.iter().flat_map(|deltas| (0..CLIENTS_OF_A_NODE).map(|i| client(deltas.clone(), i % ROWS)));
-    let told = all(clients).await;
+    let results = all(clients).await;
     let stored = database.audited(read).await;
 
     let (mut sums, mut answers) = (vec![0; ROWS as usize], BTreeMap::new());
     let (mut unknown, mut refused) = (0, 0);
-    for client in &told {
+    for client in &results {
         sums[client.row as usize] += client.sum;
         unknown += client.unknown;
         refused += client.refused;
@@ -49,7 +49,7 @@ async fn acknowledged_additions_through_two_nodes_add_up() {
             *answers.entry((client.row, *value)).or_insert(0_u32) += 1;
         }
     }
-    let acknowledged: usize = told.iter().map(|client| client.values.len()).sum();
+    let acknowledged: usize = results.iter().map(|client| client.values.len()).sum();
     let twice = answers.values().filter(|times| **times > 1).count();
     let report = format!(
         "of {acknowledged} acknowledged additions {twice} values were answered twice; the rows hold \
@@ -61,20 +61,20 @@ async fn acknowledged_additions_through_two_nodes_add_up() {
     assert!(twice == 0 && stored == sums, "{report}");
 }
 
-async fn client(deltas: Deltas<MySql, i64>, row: i64) -> Told {
-    let (start, mut told) = (Instant::now(), Told { row, ..Told::default() });
+async fn client(deltas: Deltas<MySql, i64>, row: i64) -> RowResult {
+    let (start, mut results) = (Instant::now(), RowResult { row, ..RowResult::default() });
     while start.elapsed() < LOAD {
         match deltas.add(row, 1).await {
             Ok(DeltaOutcome::Applied { value }) => {
-                told.values.push(value);
-                told.sum += 1;
+                results.values.push(value);
+                results.sum += 1;
             }
             Ok(other) => panic!("{other:?}"),
-            Err(error) if error.is_commit_unknown() => told.unknown += 1,
-            Err(_) => told.refused += 1,
+            Err(error) if error.is_commit_unknown() => results.unknown += 1,
+            Err(_) => results.refused += 1,
         }
     }
-    told
+    results
 }
 
 async fn read(mut node: MySqlConnection) -> Vec<i64> {

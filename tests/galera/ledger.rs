@@ -33,23 +33,23 @@ const TABLES: [&str; 2] = [
 async fn acknowledged_units_are_stored_once_on_every_node() {
     let database = database().await;
     let load = Arc::new(Load::default());
-    let told = all(clients(&database, &load)).await;
-    check(database, &load, told).await;
+    let outcomes = all(clients(&database, &load)).await;
+    check(database, &load, outcomes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_units_are_stored_once_when_a_node_is_killed() {
     let mut database = database().await;
     let load = Arc::new(Load::default());
-    let told = tokio::spawn(all(clients(&database, &load)));
+    let outcomes = tokio::spawn(all(clients(&database, &load)));
     sleep(LOAD / 3).await;
-    assert!(load.in_flight.load(SeqCst) > 0, "the node was killed when nobody was at work");
+    assert!(load.in_flight.load(SeqCst) > 0, "the node was killed when no unit was in flight");
     database.kill(2);
     let before = load.acknowledged.load(SeqCst);
-    let told = told.await.expect("no client dies");
+    let outcomes = outcomes.await.expect("no client dies");
     let after = load.acknowledged.load(SeqCst) - before;
     assert!(after > 100, "only {after} units were stored after the kill");
-    check(database, &load, told).await;
+    check(database, &load, outcomes).await;
 }
 
 async fn database() -> Database {
@@ -73,14 +73,14 @@ struct Load {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum ClientOutcome {
     Acknowledged,
     /// Nothing was stored.
     Refused,
     Unknown,
 }
 
-type Units = Vec<(i64, Told)>;
+type Units = Vec<(i64, ClientOutcome)>;
 
 /// Clients of every node, four for each strategy in all; half of them resolve lost commits.
 fn clients(
@@ -106,20 +106,20 @@ fn db<S: Strategy>(strategy: S, pool: &Pool<MySql>, resolve: bool) -> PoolTransa
 }
 
 async fn client<S: Strategy>(load: Arc<Load>, db: PoolTransactor<MySql, S>) -> Units {
-    let (start, mut told) = (Instant::now(), Vec::new());
+    let (start, mut outcomes) = (Instant::now(), Vec::new());
     while start.elapsed() < LOAD {
         let id = load.next.fetch_add(1, SeqCst);
         load.in_flight.fetch_add(1, SeqCst);
         let outcome = match add(&load, &db, id).await {
-            Ok(()) => Told::Acknowledged,
-            Err(error) if error.is_commit_unknown() => Told::Unknown,
-            Err(_) => Told::Refused,
+            Ok(()) => ClientOutcome::Acknowledged,
+            Err(error) if error.is_commit_unknown() => ClientOutcome::Unknown,
+            Err(_) => ClientOutcome::Refused,
         };
         load.in_flight.fetch_sub(1, SeqCst);
-        load.acknowledged.fetch_add(u64::from(outcome == Told::Acknowledged), SeqCst);
-        told.push((id, outcome));
+        load.acknowledged.fetch_add(u64::from(outcome == ClientOutcome::Acknowledged), SeqCst);
+        outcomes.push((id, outcome));
     }
-    told
+    outcomes
 }
 
 async fn add<S: Strategy>(load: &Load, db: &PoolTransactor<MySql, S>, id: i64) -> Result<(), Error> {
@@ -154,10 +154,10 @@ async fn read(mut node: MySqlConnection) -> Found {
     (rows.into_iter().collect(), balances)
 }
 
-async fn check(database: Database, load: &Load, told: Vec<Units>) {
+async fn check(database: Database, load: &Load, outcomes: Vec<Units>) {
     let (stored, balances) = database.audited(read).await;
     let mut report = Report { attempts: load.attempts.load(SeqCst), ..Report::default() };
-    for (id, outcome) in told.into_iter().flatten() {
+    for (id, outcome) in outcomes.into_iter().flatten() {
         report.count(outcome, stored.get(&id).copied().unwrap_or_default());
     }
     report.wrong_balances = balances.iter().filter(|(balance, sum)| balance != sum).count();
@@ -182,19 +182,19 @@ struct Report {
 }
 
 impl Report {
-    fn count(&mut self, told: Told, stored: i64) {
+    fn count(&mut self, outcome: ClientOutcome, stored: i64) {
         let is_stored = u64::from(stored > 0);
         self.doubled += u64::from(stored > 1);
-        match told {
-            Told::Acknowledged => {
+        match outcome {
+            ClientOutcome::Acknowledged => {
                 self.acknowledged += 1;
                 self.lost += 1 - is_stored;
             }
-            Told::Refused => {
+            ClientOutcome::Refused => {
                 self.refused += 1;
                 self.refused_stored += is_stored;
             }
-            Told::Unknown => {
+            ClientOutcome::Unknown => {
                 self.unknown += 1;
                 self.unknown_stored += is_stored;
             }

@@ -23,7 +23,7 @@ const TABLE: &str = "CREATE TABLE payment (
 
 /// The responses to the requests of one key.
 #[derive(Debug, Default)]
-struct Told {
+struct KeyResponses {
     fresh: Vec<i64>,
     replayed: Vec<i64>,
     errors: Vec<String>,
@@ -31,28 +31,29 @@ struct Told {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_to_all_nodes_have_one_effect_and_one_answer() {
+async fn requests_to_all_nodes_have_one_effect_and_one_response() {
     let database = Database::with(&[TABLE]).await;
     Pessimistic::default().on(&database.pools[0]).create_key_table().await.expect("the table of keys");
     database.catch_up().await;
     let pools: Arc<[Pool<MySql>]> = database.pools.clone().into();
-    let told = all((0..STREAMS).map(|stream| requests(pools.clone(), stream))).await;
-    let told: BTreeMap<i64, Told> = told.into_iter().flatten().collect();
+    let responses = all((0..STREAMS).map(|stream| requests(pools.clone(), stream))).await;
+    let responses: BTreeMap<i64, KeyResponses> = responses.into_iter().flatten().collect();
     let stored = database.audited(read).await;
 
     let amounts = |key: &i64| stored.get(key).map(Vec::as_slice).unwrap_or_default();
-    let unpaid = told.keys().filter(|key| amounts(key).is_empty()).count();
-    let twice = told.keys().filter(|key| amounts(key).len() > 1).count();
-    let wrong = told.iter().filter(|(key, told)| {
-        let answers: BTreeSet<i64> = told.fresh.iter().chain(&told.replayed).copied().collect();
-        let is_wrong = |answer| !amounts(key).contains(answer);
-        answers.len() > 1 || answers.iter().any(is_wrong) || told.fresh.len() > 1
+    let unpaid = responses.keys().filter(|key| amounts(key).is_empty()).count();
+    let twice = responses.keys().filter(|key| amounts(key).len() > 1).count();
+    let wrong = responses.iter().filter(|(key, responses)| {
+        let returned: BTreeSet<i64> = responses.fresh.iter().chain(&responses.replayed).copied().collect();
+        let is_wrong = |amount| !amounts(key).contains(amount);
+        returned.len() > 1 || returned.iter().any(is_wrong) || responses.fresh.len() > 1
     });
-    let wrong: Vec<_> = wrong.map(|(key, told)| format!("{told:?}, stored {:?}", amounts(key))).collect();
-    let errors: Vec<_> = told.values().flat_map(|told| &told.errors).collect();
-    let unknown: usize = told.values().map(|told| told.unknown).sum();
+    let wrong: Vec<_> =
+        wrong.map(|(key, responses)| format!("{responses:?}, stored {:?}", amounts(key))).collect();
+    let errors: Vec<_> = responses.values().flat_map(|responses| &responses.errors).collect();
+    let unknown: usize = responses.values().map(|responses| responses.unknown).sum();
     let report = format!(
-        "of {KEYS} keys {unpaid} have no payment, {twice} have several, {} have wrong answers; {} definite \
+        "of {KEYS} keys {unpaid} have no payment, {twice} have several, {} have wrong responses; {} definite \
          errors, {unknown} unknown: {:?} {:?}",
         wrong.len(),
         errors.len(),
@@ -60,35 +61,35 @@ async fn requests_to_all_nodes_have_one_effect_and_one_answer() {
         errors.first(),
     );
     println!("{report}");
-    let replayed: usize = told.values().map(|told| told.replayed.len()).sum();
+    let replayed: usize = responses.values().map(|responses| responses.replayed.len()).sum();
     assert!(replayed > 0, "no request met another one: {report}");
     assert!(unpaid + twice + wrong.len() + errors.len() + unknown == 0, "{report}");
 }
 
 /// Sends all requests of every key of this stream, those of one key at about the same time.
-async fn requests(pools: Arc<[Pool<MySql>]>, stream: i64) -> Vec<(i64, Told)> {
-    let mut told = Vec::new();
+async fn requests(pools: Arc<[Pool<MySql>]>, stream: i64) -> Vec<(i64, KeyResponses)> {
+    let mut responses = Vec::new();
     for key in (0..KEYS).filter(|key| key % STREAMS == stream) {
         let barrier = Arc::new(Barrier::new(pools.len() * REQUESTS_OF_A_NODE));
         let clients = pools.iter().flat_map(|pool| std::iter::repeat_n(pool, REQUESTS_OF_A_NODE));
         let clients = clients.map(|pool| request(pool.clone(), barrier.clone(), key));
-        told.push((key, gathered(all(clients).await)));
+        responses.push((key, gathered(all(clients).await)));
     }
-    told
+    responses
 }
 
-fn gathered(outcomes: Vec<Result<Outcome<i64>, Error>>) -> Told {
-    let mut told = Told::default();
+fn gathered(outcomes: Vec<Result<Outcome<i64>, Error>>) -> KeyResponses {
+    let mut responses = KeyResponses::default();
     for outcome in outcomes {
         match outcome {
-            Ok(Outcome::Fresh(amount)) => told.fresh.push(amount),
-            Ok(Outcome::Replayed(amount)) => told.replayed.push(amount),
-            Ok(other) => told.errors.push(format!("{other:?}")),
-            Err(error) if error.is_commit_unknown() => told.unknown += 1,
-            Err(error) => told.errors.push(error.to_string()),
+            Ok(Outcome::Fresh(amount)) => responses.fresh.push(amount),
+            Ok(Outcome::Replayed(amount)) => responses.replayed.push(amount),
+            Ok(other) => responses.errors.push(format!("{other:?}")),
+            Err(error) if error.is_commit_unknown() => responses.unknown += 1,
+            Err(error) => responses.errors.push(error.to_string()),
         }
     }
-    told
+    responses
 }
 
 /// Sends one request, and repeats it while the outcome is `InProgress`.

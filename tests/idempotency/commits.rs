@@ -11,7 +11,7 @@ use sqlx::pool::PoolOptions;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use crate::keeps::{Keeps, answer, effect, effects, key, ledger, work};
+use crate::keeps::{Keeps, effect, effects, key, ledger, stored_response, work};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{ServerBackend, eventually};
 
@@ -41,7 +41,7 @@ pub(crate) async fn a_commit_whose_response_was_lost_is_found<DB: Keeps>() {
             Ok::<_, Error>(effect(tx, k).await?)
         };
         let outcome = db.once(&key(&k.to_string())).run(unit).await.expect("an outcome");
-        assert_eq!(outcome, Outcome::Fresh(answer(&direct, k).await), "{fault:?}");
+        assert_eq!(outcome, Outcome::Fresh(stored_response(&direct, k).await), "{fault:?}");
         assert_eq!(runs.load(Ordering::Relaxed), attempts, "{fault:?}");
         assert_eq!(*ends.lock().expect("the ends"), ["committed"], "{fault:?}");
     }
@@ -56,7 +56,7 @@ pub(crate) async fn a_key_makes_an_operation_row_unnecessary<DB: Keeps>() {
     let db = db.options(Options::new().resolve_commits(Resolve::Operation));
     proxy.cycle(DB::COMMIT, &[Some(Fault::CutAfter), None, None, None, None, None]);
     let outcome = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
-    assert_eq!(outcome, Outcome::Fresh(answer(&direct, 1).await));
+    assert_eq!(outcome, Outcome::Fresh(stored_response(&direct, 1).await));
     let operations = DB::sql("SELECT COUNT(*) FROM atomically_operation");
     assert_eq!(DB::pool_fetch(&direct, operations, &[]).await.expect("a count"), 0);
     assert_eq!(proxy.hits(), 1);
@@ -70,7 +70,7 @@ pub(crate) async fn an_open_transaction_of_an_earlier_attempt_is_fenced<DB: Keep
     let lost = Pessimistic::default().on(&through::<DB>(&proxy, &direct.url, 2).await);
     proxy.on(DB::COMMIT, Fault::SilenceBefore);
     let short = lost.deadline(Duration::from_millis(500));
-    let error = short.once(&key("a")).run(work::<DB>).await.expect_err("no answer in time");
+    let error = short.once(&key("a")).run(work::<DB>).await.expect_err("no response in time");
     assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");
 
     let db = Pessimistic::default().on(&direct).deadline(Duration::from_secs(60));
@@ -79,7 +79,7 @@ pub(crate) async fn an_open_transaction_of_an_earlier_attempt_is_fenced<DB: Keep
     DB::kill_sessions(&direct.url).await;
     eventually(0, async || DB::open_transactions(&direct).await).await;
     let outcome = once.run(work::<DB>).await.expect("an outcome");
-    assert_eq!(outcome, Outcome::Fresh(answer(&direct, 1).await));
+    assert_eq!(outcome, Outcome::Fresh(stored_response(&direct, 1).await));
 }
 
 const REQUESTS: i64 = 500;
@@ -112,20 +112,20 @@ pub(crate) async fn requests_over_an_unreliable_network_have_one_effect_and_one_
     proxy.cycle("INTO atomically_key", &[None, None, None, before, None, None, None, None, after]);
     proxy.cycle("INTO ledger", &[None, None, None, None, before, None, None, after]);
 
-    let told = Arc::new(Mutex::new(vec![Vec::new(); REQUESTS as usize]));
+    let outcomes = Arc::new(Mutex::new(vec![Vec::new(); REQUESTS as usize]));
     let sent_again = Arc::new(AtomicI64::new(0));
     let mut clients = JoinSet::new();
     for lane in 0..LANES as i64 {
         let together = Arc::new(Barrier::new(SENDERS));
         for _ in 0..SENDERS {
             let db = Pessimistic::default().on(&pool);
-            let (told, sent_again, together) = (told.clone(), sent_again.clone(), together.clone());
+            let (outcomes, sent_again, together) = (outcomes.clone(), sent_again.clone(), together.clone());
             clients.spawn(async move {
                 for k in (lane..REQUESTS).step_by(LANES) {
                     together.wait().await;
                     let (outcome, sent) = sends(&db, k).await;
                     sent_again.fetch_add(i64::from(sent - 1), Ordering::Relaxed);
-                    told.lock().expect("the answers")[k as usize].push(outcome);
+                    outcomes.lock().expect("the outcomes")[k as usize].push(outcome);
                 }
             });
         }
@@ -136,24 +136,24 @@ pub(crate) async fn requests_over_an_unreliable_network_have_one_effect_and_one_
     assert!(proxy.hits() > 200, "the network was almost well: {} cuts", proxy.hits());
 
     let (mut fresh, mut without) = (0, 0);
-    let told = told.lock().expect("the answers").clone();
-    for (k, outcomes) in (0..).zip(told) {
+    let outcomes = outcomes.lock().expect("the outcomes").clone();
+    for (k, outcomes) in (0..).zip(outcomes) {
         assert_eq!(effects(&direct, k).await, 1, "request {k}: {outcomes:?}");
-        let answer = answer(&direct, k).await;
+        let response = stored_response(&direct, k).await;
         let responses: Vec<_> = outcomes.iter().map(|outcome| outcome.response()).collect();
-        assert_eq!(responses, [Some(answer); SENDERS], "request {k}: {outcomes:?}");
+        assert_eq!(responses, [Some(response); SENDERS], "request {k}: {outcomes:?}");
         match outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Fresh(_))).count() {
             1 => fresh += 1,
             // The run ended without a response, and the client sent the request again.
             0 => without += 1,
-            more => panic!("request {k}: {more} were told that it was theirs: {outcomes:?}"),
+            more => panic!("request {k}: {more} outcomes are fresh: {outcomes:?}"),
         }
     }
     let sent_again = sent_again.load(Ordering::Relaxed);
     println!(
-        "{}: {} cuts, {sent_again} sent again, {without} requests fresh to nobody",
+        "{}: {} cuts, {sent_again} sent again, {without} requests without a fresh outcome",
         DB::NAME,
         proxy.hits()
     );
-    assert!(fresh > REQUESTS * 9 / 10, "only {fresh} runs were told that they were the first");
+    assert!(fresh > REQUESTS * 9 / 10, "only {fresh} requests have a fresh outcome");
 }

@@ -10,7 +10,7 @@ use atomically::{
 };
 use sqlx::Pool;
 
-use crate::keeps::{Keeps, answer, effects, expire, key, ledger, work};
+use crate::keeps::{Keeps, effects, expire, key, ledger, stored_response, work};
 
 async fn emptied<DB: Keeps>(pool: Pool<DB>) -> sqlx::Result<()> {
     for sql in ["DELETE FROM ledger", "DELETE FROM atomically_key"] {
@@ -20,7 +20,7 @@ async fn emptied<DB: Keeps>(pool: Pool<DB>) -> sqlx::Result<()> {
 }
 
 /// Asserts that there is one effect, and that every response is that of the effect.
-async fn one_effect_one_answer<DB: Keeps>(pool: Pool<DB>) -> Result<(), String> {
+async fn one_effect_one_response<DB: Keeps>(pool: Pool<DB>) -> Result<(), String> {
     let fetch = async |sql| {
         let found = DB::pool_fetch(&pool, DB::sql(sql), &[]).await;
         found.map_err(|error: sqlx::Error| error.to_string())
@@ -31,7 +31,7 @@ async fn one_effect_one_answer<DB: Keeps>(pool: Pool<DB>) -> Result<(), String> 
     }
     match fetch("SELECT COUNT(*) FROM told JOIN ledger ON told.answer = ledger.answer").await? {
         2 => Ok(()),
-        count => Err(format!("{count} of two were told of it")),
+        count => Err(format!("{count} of two clients got its response")),
     }
 }
 
@@ -41,7 +41,7 @@ fn twins<'a, DB: Keeps>(pool: &'a Pool<DB>) -> Explore<'a, DB> {
             emptied(pool.clone()).await?;
             DB::pool_execute(&pool, DB::sql("DELETE FROM told"), &[]).await
         })
-        .invariant("one effect and one answer", one_effect_one_answer::<DB>)
+        .invariant("one effect and one response", one_effect_one_response::<DB>)
         .allow_deadlocks()
 }
 
@@ -171,19 +171,19 @@ async fn survives<DB: Keeps>(pool: &Pool<DB>, db: &dyn Transactor<DB>) {
             let waited = claims && fault == Fault::LockTimeout && DB::NAME != "SQLite";
             match outcome.unwrap_or_else(|error| panic!("{what}: {error:?}")) {
                 Outcome::InProgress if waited => assert_eq!(effects(pool, 1).await, 0, "{what}"),
-                Outcome::Fresh(told) => assert_eq!(told, answer(pool, 1).await, "{what}"),
+                Outcome::Fresh(response) => assert_eq!(response, stored_response(pool, 1).await, "{what}"),
                 other => panic!("{what}: {other:?}"),
             }
             let again = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
-            let told = answer(pool, 1).await;
-            let expected = if waited { Outcome::Fresh(told) } else { Outcome::Replayed(told) };
+            let response = stored_response(pool, 1).await;
+            let expected = if waited { Outcome::Fresh(response) } else { Outcome::Replayed(response) };
             assert_eq!(again, expected, "{what}");
         }
     }
     // A replayed response needs no commit.
     let faults = Faults::new().at(Moment::Commit, Fault::AnswerLost);
     let again = faults.on(db).once(&key("a")).run(work::<DB>).await.expect("an outcome");
-    assert_eq!((again, faults.pending()), (Outcome::Replayed(answer(pool, 1).await), 1));
+    assert_eq!((again, faults.pending()), (Outcome::Replayed(stored_response(pool, 1).await), 1));
 }
 
 pub(crate) async fn a_run_survives_every_fault_at_every_step<DB: Keeps>() {

@@ -110,10 +110,10 @@ pub(crate) async fn effects<DB: Keeps>(pool: &Pool<DB>, k: i64) -> i64 {
 }
 
 /// Returns the number of the only effect.
-pub(crate) async fn answer<DB: Keeps>(pool: &Pool<DB>, k: i64) -> i64 {
+pub(crate) async fn stored_response<DB: Keeps>(pool: &Pool<DB>, k: i64) -> i64 {
     assert_eq!(effects(pool, k).await, 1);
-    let answer = DB::sql("SELECT answer FROM ledger WHERE k = ?");
-    DB::pool_fetch(pool, answer, &[k]).await.expect("the answer")
+    let query = DB::sql("SELECT answer FROM ledger WHERE k = ?");
+    DB::pool_fetch(pool, query, &[k]).await.expect("the response")
 }
 
 /// Makes all keys expire.

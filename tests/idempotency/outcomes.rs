@@ -10,7 +10,7 @@ use atomically::{
 };
 use sqlx::Pool;
 
-use crate::keeps::{Keeps, answer, effect, effects, key, ledger, work};
+use crate::keeps::{Keeps, effect, effects, key, ledger, stored_response, work};
 
 async fn replays<DB: Keeps>(pool: &Pool<DB>, db: &dyn Transactor<DB>, k: i64) {
     let key = key(&k.to_string());
@@ -18,10 +18,10 @@ async fn replays<DB: Keeps>(pool: &Pool<DB>, db: &dyn Transactor<DB>, k: i64) {
     let first = db.once(&key).run(unit).await.expect("the first");
     let second = db.once(&key).run(unit).await.expect("the second");
     let third = db.once(&key).run(unit).await.expect("the third");
-    let told = answer(pool, k).await;
+    let response = stored_response(pool, k).await;
     assert_eq!(
         [first, second, third],
-        [Outcome::Fresh(told), Outcome::Replayed(told), Outcome::Replayed(told)]
+        [Outcome::Fresh(response), Outcome::Replayed(response), Outcome::Replayed(response)]
     );
 }
 
@@ -51,8 +51,8 @@ pub(crate) async fn a_builder_that_is_run_twice_is_fresh_once<DB: Keeps>() {
     let once = db.once(&key);
     let first = once.run(work::<DB>).await.expect("the first");
     let second = once.run(work::<DB>).await.expect("the second");
-    let told = answer(&pool, 1).await;
-    assert_eq!([first, second], [Outcome::Fresh(told), Outcome::Replayed(told)]);
+    let response = stored_response(&pool, 1).await;
+    assert_eq!([first, second], [Outcome::Fresh(response), Outcome::Replayed(response)]);
     assert_eq!(effects(&pool, 1).await, 1);
 }
 
@@ -63,32 +63,32 @@ pub(crate) async fn once_works_on_a_dyn_transactor<DB: Keeps>() {
         let db = db.clone();
         tokio::spawn(async move { db.once(&key("a")).run(work::<DB>).await.expect("an outcome") })
     });
-    let mut told = BTreeSet::new();
+    let mut responses = BTreeSet::new();
     let mut fresh = 0;
     for task in tasks.collect::<Vec<_>>() {
         let outcome = task.await.expect("no panic");
         fresh += u32::from(matches!(outcome, Outcome::Fresh(_)));
-        told.extend(outcome.response());
+        responses.extend(outcome.response());
     }
-    assert_eq!((fresh, told), (1, BTreeSet::from([answer(&pool, 1).await])));
+    assert_eq!((fresh, responses), (1, BTreeSet::from([stored_response(&pool, 1).await])));
 }
 
 pub(crate) async fn a_different_request_with_the_same_key_is_a_mismatch<DB: Keeps>() {
     let pool = ledger::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let key = key("a").request("500");
-    let Outcome::Fresh(told) = db.once(&key).run(work::<DB>).await.expect("fresh") else {
+    let Outcome::Fresh(response) = db.once(&key).run(work::<DB>).await.expect("fresh") else {
         panic!("not fresh")
     };
     let other = key.request("501");
     assert_eq!(db.once(&other).run(work::<DB>).await.expect("an outcome"), Outcome::Mismatch);
-    assert_eq!(answer(&pool, 1).await, told);
-    assert_eq!(db.once(&key).run(work::<DB>).await.expect("an outcome"), Outcome::Replayed(told));
+    assert_eq!(stored_response(&pool, 1).await, response);
+    assert_eq!(db.once(&key).run(work::<DB>).await.expect("an outcome"), Outcome::Replayed(response));
 
     let elsewhere = IdempotencyKey::new("elsewhere", "a").expect("a key").request("501");
     let unit = async |tx: &mut Tx<DB>| effect(tx, 2).await.map_err(Error::from);
     let outcome = db.once(&elsewhere).run(unit).await.expect("an outcome");
-    assert_eq!(outcome, Outcome::Fresh(answer(&pool, 2).await), "another scope is another key");
+    assert_eq!(outcome, Outcome::Fresh(stored_response(&pool, 2).await), "another scope is another key");
 }
 
 #[derive(Debug)]
@@ -123,7 +123,7 @@ pub(crate) async fn an_error_of_the_unit_leaves_no_key<DB: Keeps>() {
     assert_eq!(db.keys().find(&key("a")).await.expect("found out"), None);
     assert_eq!(effects(&pool, 1).await, 0);
     let outcome = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
-    assert_eq!(outcome, Outcome::Fresh(answer(&pool, 1).await));
+    assert_eq!(outcome, Outcome::Fresh(stored_response(&pool, 1).await));
 }
 
 /// Not even if the unit itself deletes the key.
@@ -139,7 +139,7 @@ pub(crate) async fn no_effect_is_stored_without_its_key<DB: Keeps>() {
             work(tx).await
         })
         .await;
-    assert_eq!(outcome.expect("an outcome"), Outcome::Fresh(answer(&pool, 1).await));
+    assert_eq!(outcome.expect("an outcome"), Outcome::Fresh(stored_response(&pool, 1).await));
     assert!(db.keys().find(&key("a")).await.expect("found out").is_some());
 }
 
@@ -173,10 +173,13 @@ pub(crate) async fn once_in_runs_a_part_once<DB: Keeps>() {
         })
     };
     let [first, again, other] = consume().await.expect("the first");
-    let told = answer(&pool, 1).await;
-    assert_eq!([first, again, other], [Outcome::Fresh(told), Outcome::Replayed(told), Outcome::Mismatch]);
+    let response = stored_response(&pool, 1).await;
+    assert_eq!(
+        [first, again, other],
+        [Outcome::Fresh(response), Outcome::Replayed(response), Outcome::Mismatch]
+    );
     let [second, ..] = consume().await.expect("the second");
-    assert_eq!(second, Outcome::Replayed(told));
+    assert_eq!(second, Outcome::Replayed(response));
     assert_eq!(effects(&pool, 1).await, 1);
 
     // Its key is rolled back with the transaction.
@@ -204,7 +207,7 @@ pub(crate) async fn a_part_that_fails_leaves_neither_effect_nor_key<DB: Keeps>()
     .expect("the rest");
     assert_eq!((effects(&pool, 1).await, effects(&pool, 2).await), (0, 1));
     let outcome = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
-    assert_eq!(outcome, Outcome::Fresh(answer(&pool, 1).await));
+    assert_eq!(outcome, Outcome::Fresh(stored_response(&pool, 1).await));
 }
 
 pub(crate) async fn a_nested_part_with_the_same_key_is_in_progress<DB: Keeps>() {
@@ -218,5 +221,5 @@ pub(crate) async fn a_nested_part_with_the_same_key_is_in_progress<DB: Keeps>() 
             work(tx).await
         })
         .await;
-    assert_eq!(outcome.expect("an outcome"), Outcome::Fresh(answer(&pool, 1).await));
+    assert_eq!(outcome.expect("an outcome"), Outcome::Fresh(stored_response(&pool, 1).await));
 }

@@ -14,7 +14,7 @@ use sqlx::{Executor as _, MySql, Pool};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::keeps::{Keeps, answer, effect, effects, expire, key, ledger, work};
+use crate::keeps::{Keeps, effect, effects, expire, key, ledger, stored_response, work};
 use crate::support::eventually;
 
 const LEVELS: [Isolation; 4] = [
@@ -84,13 +84,13 @@ async fn waits<DB: Keeps>(succeeds: bool) {
         assert_eq!(runs.load(Ordering::Relaxed), 0, "{level}");
         let first = first.ends().await;
         let second = second.await.expect("no panic").expect("an outcome");
-        let told = answer(&pool, k).await;
+        let response = stored_response(&pool, k).await;
         if succeeds {
-            assert_eq!(first.expect("an outcome"), Outcome::Fresh(told), "{level}");
-            assert_eq!(second, Outcome::Replayed(told), "{level}");
+            assert_eq!(first.expect("an outcome"), Outcome::Fresh(response), "{level}");
+            assert_eq!(second, Outcome::Replayed(response), "{level}");
         } else {
             assert!(first.is_err());
-            assert_eq!(second, Outcome::Fresh(told), "{level}");
+            assert_eq!(second, Outcome::Fresh(response), "{level}");
         }
     }
 }
@@ -117,9 +117,9 @@ pub(crate) async fn an_expired_key_is_taken_over_once<DB: Keeps>() {
     });
     eventually(1, async || DB::waiting(&pool).await).await;
     let first = first.ends().await.expect("an outcome");
-    let told = answer(&pool, 2).await;
+    let response = stored_response(&pool, 2).await;
     let second = second.await.expect("no panic").expect("an outcome");
-    assert_eq!((first, second), (Outcome::Fresh(told), Outcome::Replayed(told)));
+    assert_eq!((first, second), (Outcome::Fresh(response), Outcome::Replayed(response)));
 }
 
 pub(crate) async fn a_wait_that_times_out_is_in_progress<DB: Keeps>() {
@@ -139,9 +139,9 @@ pub(crate) async fn a_wait_that_times_out_is_in_progress<DB: Keeps>() {
         assert_eq!(once.run(unit).await.expect("an outcome"), Outcome::InProgress, "{level}");
         assert_eq!((runs.load(Ordering::Relaxed), effects(&pool, k).await), (0, 0), "{level}");
         let first = first.ends().await.expect("an outcome");
-        let told = answer(&pool, k).await;
-        assert_eq!(first, Outcome::Fresh(told));
-        assert_eq!(once.run(unit).await.expect("an outcome"), Outcome::Replayed(told), "{level}");
+        let response = stored_response(&pool, k).await;
+        assert_eq!(first, Outcome::Fresh(response));
+        assert_eq!(once.run(unit).await.expect("an outcome"), Outcome::Replayed(response), "{level}");
     }
 }
 
@@ -159,13 +159,13 @@ pub(crate) async fn one_of_many_twins_runs<DB: Keeps>() {
     eventually(i64::from(WAITING), async || DB::waiting(&pool).await).await;
     assert!(first.ends().await.is_err());
     let mut fresh = 0;
-    let mut told = Vec::new();
+    let mut responses = Vec::new();
     while let Some(outcome) = tasks.join_next().await {
         let outcome = outcome.expect("no panic").expect("an outcome");
         fresh += u32::from(matches!(outcome, Outcome::Fresh(_)));
-        told.extend(outcome.response());
+        responses.extend(outcome.response());
     }
-    assert_eq!((fresh, told), (1, vec![answer(&pool, 1).await; WAITING as usize]));
+    assert_eq!((fresh, responses), (1, vec![stored_response(&pool, 1).await; WAITING as usize]));
 }
 
 /// The lock timeout of the unit, and of the next user of the connection, is unchanged.
@@ -244,7 +244,7 @@ async fn sees_what_is_newer<DB: Keeps>(pool: &Pool<DB>, elsewhere: &Pool<DB>) ->
                     .await
             });
             let outcome = unit.await.expect("an outcome");
-            assert_eq!(outcome, Outcome::Replayed(answer(pool, k).await), "{level}");
+            assert_eq!(outcome, Outcome::Replayed(stored_response(pool, k).await), "{level}");
             assert_eq!(finished_meanwhile.load(Ordering::Relaxed), 1);
         }
     }

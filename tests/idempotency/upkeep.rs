@@ -6,7 +6,7 @@ use std::time::Duration;
 use atomically::idempotency::{IdempotencyExt as _, KeyError, Outcome};
 use atomically::{Error, ErrorKind, Pessimistic, PoolTransactor, Tx};
 
-use crate::keeps::{Keeps, answer, effects, key, ledger, work};
+use crate::keeps::{Keeps, effects, key, ledger, stored_response, work};
 use crate::support::eventually;
 
 pub(crate) async fn a_missing_table_is_reported<DB: Keeps>() {
@@ -79,7 +79,7 @@ pub(crate) async fn keys_are_found_and_released<DB: Keeps>() {
     assert!(db.keys().release(&key("a")).await.expect("released"));
     let outcome = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
     assert!(matches!(outcome, Outcome::Fresh(_)), "{outcome:?}");
-    assert_eq!(effects(&pool, 1).await, 2, "it was asked for");
+    assert_eq!(effects(&pool, 1).await, 2, "a fresh run was requested");
     let found = db.keys().find(&key("a")).await.expect("found out").expect("a key");
     assert_eq!((found.age + found.expires_in).as_secs().div_ceil(3600), 24, "{found:?}");
 }
@@ -99,14 +99,14 @@ pub(crate) async fn an_expired_key_counts_as_new<DB: Keeps>() {
         let db = db.clone();
         tokio::spawn(async move { db.once(&key).run(work::<DB>).await.expect("an outcome") })
     });
-    let mut told = Vec::new();
+    let mut outcomes = Vec::new();
     for task in tasks.collect::<Vec<_>>() {
-        told.push(task.await.expect("no panic"));
+        outcomes.push(task.await.expect("no panic"));
     }
-    let fresh: Vec<_> = told.iter().filter(|outcome| matches!(outcome, Outcome::Fresh(_))).collect();
-    assert_eq!(fresh.len(), 1, "{told:?}");
+    let fresh: Vec<_> = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Fresh(_))).collect();
+    assert_eq!(fresh.len(), 1, "{outcomes:?}");
     assert_ne!(*fresh[0], old);
-    assert!(told.iter().all(|outcome| outcome.response() == fresh[0].response()), "{told:?}");
+    assert!(outcomes.iter().all(|outcome| outcome.response() == fresh[0].response()), "{outcomes:?}");
     let again = db.once(&crate::keeps::key("b")).run(work::<DB>).await.expect("an outcome");
     assert_eq!(again.response(), kept.response());
     assert_eq!(effects(&pool, 1).await, 3);
@@ -130,7 +130,7 @@ pub(crate) async fn expired_keys_are_purged_in_batches<DB: Keeps>() {
         1
     );
     let again = db.once(&key("a")).run(work::<DB>).await.expect("an outcome");
-    assert_eq!(again, Outcome::Replayed(answer(&pool, 1).await));
+    assert_eq!(again, Outcome::Replayed(stored_response(&pool, 1).await));
     assert_eq!(again.response(), kept.response());
 }
 

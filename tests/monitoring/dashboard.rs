@@ -61,7 +61,7 @@ fn every_query_is_valid() {
 }
 
 #[test]
-fn it_can_be_imported() {
+fn the_dashboard_can_be_imported() {
     let dashboard = dashboard();
     assert!(dashboard["id"].is_null(), "an id is that of one Grafana");
     for field in ["title", "uid", "schemaVersion", "time", "templating"] {

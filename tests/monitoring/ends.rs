@@ -24,7 +24,7 @@ impl From<Error> for Own {
 }
 
 /// A unit for each outcome, named after it, that ends with this outcome and no other.
-pub(crate) async fn each_end_is_counted<DB: TestBackend>() {
+pub(crate) async fn each_unit_outcome_is_counted<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let exporter = Exporter::new();
     let db = patient(Pessimistic::default(), &pool).observed_by(exporter.metrics.clone());
@@ -104,14 +104,14 @@ pub(crate) async fn runs_in_flight_are_counted<DB: TestBackend>() {
 pub(crate) async fn pauses_are_counted<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let exporter = Exporter::new();
-    let told = Arc::new(Notify::new());
-    let tells = told.clone();
+    let idle = Arc::new(Notify::new());
+    let notify = idle.clone();
     let db = patient(Pessimistic::default(), &pool)
         .options(Options::new().idle_warning(Duration::from_millis(20)))
         .observed_by(exporter.metrics.clone())
         .observed_by(move |event: &Event<'_>| {
             if let Event::Unit { event: UnitEvent::Idle { .. }, .. } = event {
-                tells.notify_one();
+                notify.notify_one();
             }
         });
     let pauses = db.named("pauses");
@@ -119,7 +119,7 @@ pub(crate) async fn pauses_are_counted<DB: TestBackend>() {
         .run(async |tx: &mut Tx<DB>| {
             for _ in 0..2 {
                 add(tx, 1).await?;
-                told.notified().await;
+                idle.notified().await;
             }
             Ok::<_, Error>(())
         })

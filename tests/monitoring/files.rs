@@ -63,7 +63,7 @@ pub(crate) fn rules(what: &str) -> BTreeSet<String> {
 }
 
 /// The values by which a text filters a label: `label="one"`, `label=~"one|other"`.
-pub(crate) fn asked_for(text: &str, label: &str) -> Vec<BTreeSet<String>> {
+pub(crate) fn queried_values(text: &str, label: &str) -> Vec<BTreeSet<String>> {
     let mut found = Vec::new();
     for operator in ["=", "=~"] {
         let marker = format!("{label}{operator}\"");

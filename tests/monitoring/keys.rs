@@ -19,7 +19,7 @@ async fn work<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<i64, Error> {
 
 /// A fresh response is counted once, when its commit is certain: not for an attempt that was retried, nor for
 /// a unit that was rolled back.
-pub(crate) async fn each_answer_is_counted_once<DB: TestBackend>() {
+pub(crate) async fn each_outcome_of_a_key_is_counted_once<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let exporter = Exporter::new();
     let db = patient(Pessimistic::default(), &pool);

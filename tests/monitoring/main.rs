@@ -18,11 +18,11 @@ mod support;
 use support::on_every_database;
 
 on_every_database! {
-    ends::each_end_is_counted,
+    ends::each_unit_outcome_is_counted,
     ends::runs_in_flight_are_counted,
     ends::pauses_are_counted,
-    keys::each_answer_is_counted_once,
-    queues::jobs_are_counted_by_what_became_of_them,
+    keys::each_outcome_of_a_key_is_counted_once,
+    queues::jobs_are_counted_by_outcome,
     queues::a_lost_lease_and_a_stale_claim_are_counted,
     queues::trouble_is_counted,
     queues::workers_have_a_heartbeat,

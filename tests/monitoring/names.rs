@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use sqlx::Sqlite;
 use tokio::sync::Notify;
 
-use crate::files::{asked_for, guide, metric_names, promtool, read, rules};
+use crate::files::{guide, metric_names, promtool, queried_values, read, rules};
 use crate::scrape::{Exporter, Sample, Scrape};
 use crate::support::TestBackend as _;
 
@@ -96,7 +96,7 @@ async fn promtool_accepts_the_exported_metrics() {
 
 /// The names already conform where an exporter is configured to correct them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exporters_that_mend_names_leave_them_alone() {
+async fn exporters_do_not_change_metric_names() {
     let (plain, mended) =
         (Exporter::new(), Exporter::of(PrometheusBuilder::new().with_recommended_naming(true)));
     everything(&plain).await;
@@ -129,7 +129,7 @@ async fn every_queried_metric_is_exported() {
             assert!(known.contains(name), "{file}: there is no {name}");
         }
         for label in ["outcome", "kind"] {
-            for value in asked_for(&text, label).into_iter().flatten() {
+            for value in queried_values(&text, label).into_iter().flatten() {
                 assert!(scrape.values(label).contains(value.as_str()), "{file}: no {label} is {value}");
             }
         }
@@ -151,7 +151,7 @@ async fn every_histogram_has_buckets() {
 
 /// Each series is kept, and costs memory, for as long as the process lives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn as_many_series_are_sent_as_the_guide_says() {
+async fn the_guide_states_the_number_of_series() {
     let exporter = Exporter::new();
     everything(&exporter).await;
     let scrape = exporter.scrape();
@@ -173,7 +173,7 @@ async fn as_many_series_are_sent_as_the_guide_says() {
 fn only_queried_histograms_have_buckets() {
     let texts = read("monitoring/alerts.yml") + &read("monitoring/dashboard.json");
     for (name, bounds) in Metrics::buckets() {
-        let is_asked_for = texts.contains(&format!("{name}_bucket"));
-        assert!(is_asked_for || bounds.len() == 1, "{name} has {} buckets for nobody", bounds.len());
+        let is_queried = texts.contains(&format!("{name}_bucket"));
+        assert!(is_queried || bounds.len() == 1, "{name} has {} buckets without a query", bounds.len());
     }
 }

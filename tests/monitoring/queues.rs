@@ -66,7 +66,7 @@ async fn until<DB, F>(
 
 const JOBS: &str = "atomically_queue_jobs_total";
 
-pub(crate) async fn jobs_are_counted_by_what_became_of_them<DB: TestBackend>() {
+pub(crate) async fn jobs_are_counted_by_outcome<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>().await;
     let exporter = Exporter::new();
     for payload in 0..5 {
@@ -89,7 +89,7 @@ pub(crate) async fn jobs_are_counted_by_what_became_of_them<DB: TestBackend>() {
     ];
     until(worker(&queue, &exporter), poison, &exporter, &wanted).await;
 
-    // One that is cut off at the end, and two that nobody came to.
+    // One job is interrupted at the end, and two are not claimed.
     for payload in 5..8 {
         enqueue(&pool, &queue, payload, 1).await;
     }

@@ -14,13 +14,13 @@ fn committed(handle: &PrometheusHandle) -> f64 {
 /// Metrics go to the recorder that is current when an event happens, even if there was another one or none
 /// before.
 #[tokio::test]
-async fn they_follow_the_recorder() {
+async fn metrics_go_to_the_current_recorder() {
     let pool = Sqlite::pool(1).await;
     let db = Pessimistic::default().on(&pool).observed_by(Metrics::new());
     let run = async || {
         db.run(async |_: &mut Tx<Sqlite>| Ok::<_, Error>(())).await.expect("a commit");
     };
-    run().await; // nobody listens
+    run().await; // no recorder
 
     let first = PrometheusBuilder::new().build_recorder();
     let second = PrometheusBuilder::new().build_recorder();
@@ -34,7 +34,7 @@ async fn they_follow_the_recorder() {
         }
         run().await;
     }
-    run().await; // nobody again
+    run().await; // no recorder again
     assert_eq!((committed(&first.handle()), committed(&second.handle())), (2.0, 2.0));
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use atomically::FailureKind;
 
-use crate::files::{asked_for, guide, promtool, read, rules};
+use crate::files::{guide, promtool, queried_values, read, rules};
 
 #[test]
-fn the_rules_are_valid_and_do_what_their_tests_say() {
+fn the_alert_rules_are_valid_and_pass_their_tests() {
     for arguments in [["check", "rules", "alerts.yml"], ["test", "rules", "alerts.test.yml"]] {
         if let Err(said) = promtool(&arguments, "") {
             panic!("promtool {}: {said}", arguments.join(" "));
@@ -37,7 +37,7 @@ fn every_alert_is_tested_and_explained() {
 
 /// The crate defines which kinds of failure are conflicts.
 #[test]
-fn conflicts_are_what_the_crate_calls_conflicts() {
+fn queries_for_conflicts_name_every_conflict_kind() {
     let conflicts: BTreeSet<_> = FailureKind::ALL
         .into_iter()
         .filter(|kind| kind.is_conflict())
@@ -45,8 +45,9 @@ fn conflicts_are_what_the_crate_calls_conflicts() {
         .collect();
     let dashboard = read("monitoring/dashboard.json").replace("\\\"", "\"");
     for (file, text) in [("alerts.yml", read("monitoring/alerts.yml")), ("dashboard.json", dashboard)] {
-        let lists: Vec<_> = asked_for(&text, "kind").into_iter().filter(|kinds| kinds.len() > 1).collect();
-        assert!(!lists.is_empty(), "{file} asks for no conflicts");
+        let lists: Vec<_> =
+            queried_values(&text, "kind").into_iter().filter(|kinds| kinds.len() > 1).collect();
+        assert!(!lists.is_empty(), "{file} queries no conflicts");
         for kinds in lists {
             assert_eq!(kinds, conflicts, "{file}");
         }

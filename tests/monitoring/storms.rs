@@ -77,7 +77,7 @@ pub(crate) async fn conflicts_are_counted<DB: TestBackend>() {
         unit.expect("no panic").expect("a commit");
     }
     let (units, attempts) = (f64::from(UNITS), f64::from(attempts.load(SeqCst)));
-    assert!(attempts >= 2.0 * units - 1.0, "{attempts} attempts: nobody was in anybody's way");
+    assert!(attempts >= 2.0 * units - 1.0, "{attempts} attempts: no units conflicted");
 
     let scrape = exporter.scrape();
     let labels = [("unit", "storm"), ("strategy", "optimistic")];

@@ -79,5 +79,5 @@ async fn no_setting_is_left_behind(pooled: &Pooled) {
         servers.insert(server.get::<i32, _>(0));
         held.push(client);
     }
-    assert_eq!(servers.len(), SERVER_CONNECTIONS as usize, "not all connections were asked");
+    assert_eq!(servers.len(), SERVER_CONNECTIONS as usize, "not all connections were checked");
 }

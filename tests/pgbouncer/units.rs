@@ -96,7 +96,7 @@ async fn sends_work(prepared_statements: bool) {
 
 /// Without pgbouncer's support for prepared statements, and with it if the installed version has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_that_a_unit_sends_works_behind_the_pooler() {
+async fn units_use_every_feature_behind_the_pooler() {
     sends_work(false).await;
     if Server::pgbouncer_prepares() {
         sends_work(true).await;

@@ -57,7 +57,7 @@ async fn process<DB: TestBackend>(url: &str, strategy: &str) -> i64 {
     };
     db.run(arrive).await.expect("a process");
     let arrived = DB::sql("SELECT value FROM counter WHERE id = 2");
-    eventually(PROCESSES, async || DB::pool_fetch(&pool, arrived.clone(), &[]).await.expect("who is there"))
+    eventually(PROCESSES, async || DB::pool_fetch(&pool, arrived.clone(), &[]).await.expect("the processes"))
         .await;
 
     let attempts = Arc::new(AtomicI64::new(0));
@@ -81,7 +81,7 @@ async fn process<DB: TestBackend>(url: &str, strategy: &str) -> i64 {
 }
 
 /// Starts the processes under each strategy; the strategy that only checks versions must have met conflicts.
-async fn processes_lose_nothing<DB: TestBackend>(name: &str) {
+async fn processes_lose_no_update<DB: TestBackend>(name: &str) {
     if let (Ok(url), Ok(strategy)) = (std::env::var(URL), std::env::var(STRATEGY)) {
         println!("attempts: {}", process::<DB>(&url, &strategy).await);
         return;
@@ -141,15 +141,15 @@ async fn attempts_of_processes<DB: TestBackend>(name: &str, strategy: &str, pool
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres() {
-    processes_lose_nothing::<Postgres>("gates::postgres").await;
+    processes_lose_no_update::<Postgres>("gates::postgres").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mariadb() {
-    processes_lose_nothing::<MySql>("gates::mariadb").await;
+    processes_lose_no_update::<MySql>("gates::mariadb").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite() {
-    processes_lose_nothing::<Sqlite>("gates::sqlite").await;
+    processes_lose_no_update::<Sqlite>("gates::sqlite").await;
 }

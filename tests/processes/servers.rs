@@ -28,7 +28,7 @@ fn end(ending: &str, start: fn() -> Server) {
     println!("\nserver {} {}", server.pid(), server.directory().display());
     match ending {
         "returns" => {}
-        "panics" => panic!("as it was told to"),
+        "panics" => panic!("as requested"),
         "aborts" => std::process::abort(),
         _ => loop {
             thread::park();
@@ -79,12 +79,12 @@ fn processes_in(directory: &Path) -> Vec<PathBuf> {
 }
 
 fn is_alive(pid: u32) -> bool {
-    let asked = Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status();
-    asked.expect("kill").success()
+    let probe = Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status();
+    probe.expect("kill").success()
 }
 
 /// Ends a process whose server is running.
-fn takes_its_server_along(test: &str, ending: &str) {
+fn ending_a_process_ends_its_server(test: &str, ending: &str) {
     let mut process = process(test, ending);
     let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
     let line = lines.find_map(|line| line.ok().filter(|line| line.starts_with("server ")));
@@ -109,7 +109,7 @@ fn takes_its_server_along(test: &str, ending: &str) {
 }
 
 /// Kills a process that is about to start a server, as soon as these files exist.
-fn takes_half_a_server_along(test: &str, moment: &str) {
+fn killing_a_process_ends_its_starting_server(test: &str, moment: &str) {
     let process = process(test, "KILL");
     let name = format!("atomically-{}-0", process.id());
     let candidates = [env::temp_dir().join(&name), Path::new("/tmp").join(&name)];
@@ -132,10 +132,10 @@ fn a_server_does_not_outlive_its_process(test: &str, start: fn() -> Server) {
         return end(&ending, start);
     }
     for ending in ENDINGS {
-        takes_its_server_along(test, ending);
+        ending_a_process_ends_its_server(test, ending);
     }
     for moment in MOMENTS {
-        takes_half_a_server_along(test, moment);
+        killing_a_process_ends_its_starting_server(test, moment);
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) async fn handlers_that_check_and_then_act_are_not_fenced<DB: TestBack
     let looks = |claim: Claim<DB>| async move {
         let held = format!("SELECT COUNT(*) FROM atomically_job WHERE token = {}", claim.token());
         if ask(pool, &held).await == 0 {
-            return Err(claim.complete().await.expect_err("somebody else has it"));
+            return Err(claim.complete().await.expect_err("another worker has the job"));
         }
         pay(&claim).await?;
         claim.complete().await

@@ -193,22 +193,22 @@ async fn killed_processes<DB: TestBackend>() {
     }
     all_were_done_exactly_once(&pool).await;
     let lost = ask(&pool, "SELECT COUNT(*) FROM lost").await;
-    assert!(lost > 0, "nobody came back from the dead");
+    assert!(lost > 0, "no worker continued after its lease was lost");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_does_every_job_exactly_once_whoever_is_killed() {
+async fn postgres_runs_every_job_exactly_once_despite_killed_processes() {
     killed_processes::<Postgres>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_does_every_job_exactly_once_whoever_is_killed() {
+async fn mariadb_runs_every_job_exactly_once_despite_killed_processes() {
     killed_processes::<MySql>().await;
 }
 
 /// Within one process, dropping a worker comes closest to killing it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_does_every_job_exactly_once_whoever_is_dropped() {
+async fn sqlite_runs_every_job_exactly_once_despite_dropped_workers() {
     let pool = calm::<Sqlite>().await;
     let shared = PoolOptions::<Sqlite>::new().max_connections(4).connect(&pool.url).await.expect("a pool");
     let start = || -> JoinHandle<()> { tokio::spawn(work(shared.clone(), pending::<()>())) };

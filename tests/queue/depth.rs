@@ -58,8 +58,8 @@ pub(crate) async fn a_worker_reports_the_depth<DB: TestBackend>() {
     for n in 0..3 {
         enqueue(&pool, &queue, job(n)).await;
     }
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let notes = told.clone();
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let notes = reported.clone();
     let worker = Worker::new(&queue)
         .handlers(1)
         .grace(Duration::ZERO)
@@ -72,7 +72,7 @@ pub(crate) async fn a_worker_reports_the_depth<DB: TestBackend>() {
         });
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(async move { worker.run(stopped, |_| std::future::pending()).await });
-    let last = async || told.lock().expect("the notes").last().copied();
+    let last = async || reported.lock().expect("the notes").last().copied();
     eventually(Some((2, 0)), last).await;
     enqueue(&pool, &queue, job(3)).await;
     eventually(Some((3, 0)), last).await;

@@ -197,8 +197,10 @@ async fn postgres_that_gives_another_isolation_level_is_found() {
                 let mut buffer = vec![0; 64 * 1024];
                 while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
                     // The replacement has the same length, because the protocol sends it.
-                    let (asked, given) = (b"READ COMMITTED", b"SERIALIZABLE  ");
-                    if let Some(at) = buffer[..read].windows(asked.len()).position(|window| window == asked) {
+                    let (requested, given) = (b"READ COMMITTED", b"SERIALIZABLE  ");
+                    if let Some(at) =
+                        buffer[..read].windows(requested.len()).position(|window| window == requested)
+                    {
                         buffer[at..at + given.len()].copy_from_slice(given);
                     }
                     to_server.write_all(&buffer[..read]).await.expect("the server is there");

@@ -159,8 +159,8 @@ pub(crate) async fn the_last_error_of_a_job_has_its_causes<DB: TestBackend>() {
 
 pub(crate) async fn a_panic_of_an_observer_ends_no_worker<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
-    let told = Arc::new(AtomicU32::new(0));
-    let counted = told.clone();
+    let observed = Arc::new(AtomicU32::new(0));
+    let counted = observed.clone();
     let (worker, events) = worker(&queue);
     let worker = worker.observed_by(move |event: &Event<'_>| {
         if let Event::Job { event: JobEvent::Claimed { .. } | JobEvent::Completed { .. }, .. } = event {
@@ -174,8 +174,8 @@ pub(crate) async fn a_panic_of_an_observer_ends_no_worker<DB: TestBackend>() {
         eventually(0, async || jobs_left(&pool).await).await;
     }
     stopped(stop, running).await;
-    assert_eq!(told.load(SeqCst), 6);
-    assert_eq!(noted(&events).len(), 3, "the other observer is told all the same: {:?}", noted(&events));
+    assert_eq!(observed.load(SeqCst), 6);
+    assert_eq!(noted(&events).len(), 3, "the other observer gets its events: {:?}", noted(&events));
 }
 
 /// The completion is rolled back with its transaction, so the claim can be lost like any other.

@@ -35,7 +35,7 @@ pub(crate) async fn a_job_is_enqueued_only_if_its_transaction_commits<DB: TestBa
     let other = Queue::new("other", &pool).expect("a name");
     enqueue(&pool, &queue, job(3)).await;
     assert!(other.claim(10).await.expect("a claim").is_empty(), "queues are apart");
-    assert!(queue.claim(0).await.expect("a claim").is_empty(), "nothing was asked for");
+    assert!(queue.claim(0).await.expect("a claim").is_empty(), "no job was requested");
 }
 
 pub(crate) async fn jobs_are_claimed_by_priority_and_then_by_due_time<DB: TestBackend>() {

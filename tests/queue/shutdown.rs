@@ -59,9 +59,9 @@ pub(crate) async fn a_claim_without_a_response_does_not_delay_the_shutdown<DB: T
     let grace = Duration::from_secs(1);
     let (stop, running) = start(worker.grace(grace), |_| async { Ok(()) });
     eventually(1, async || proxy.hits()).await;
-    let told = Instant::now();
+    let signalled = Instant::now();
     stopped(stop, running).await;
-    assert!(told.elapsed() < grace + Duration::from_secs(1), "{:?}", told.elapsed());
+    assert!(signalled.elapsed() < grace + Duration::from_secs(1), "{:?}", signalled.elapsed());
 }
 
 /// A server that does not respond cannot release jobs either.
@@ -77,8 +77,8 @@ pub(crate) async fn a_release_without_a_response_does_not_delay_the_shutdown<DB:
     let claimed = "SELECT COUNT(*) FROM atomically_job WHERE claimed_at IS NOT NULL";
     eventually(1, async || ask(&pool, claimed).await).await;
     proxy.on("attempts - 1", Fault::SilenceBefore);
-    let told = Instant::now();
+    let signalled = Instant::now();
     stopped(stop, running).await;
     assert!(proxy.hits() > 0, "nothing was released: {:?}", noted(&events));
-    assert!(told.elapsed() < Duration::from_secs(7), "{:?}", told.elapsed());
+    assert!(signalled.elapsed() < Duration::from_secs(7), "{:?}", signalled.elapsed());
 }

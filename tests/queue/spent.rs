@@ -33,7 +33,7 @@ pub(crate) async fn spent_jobs_do_not_count_towards_the_limit_of_a_claim<DB: Tes
     let other = Queue::new("jobs", &pool).expect("a name");
     let claims = other.claim(10).await.expect("a claim");
     let ids: Vec<_> = claims.iter().map(|claim| claim.id()).collect();
-    assert_eq!(ids, [&[high], &good[..9]].concat(), "as many good ones as were asked for, in their order");
+    assert_eq!(ids, [&[high], &good[..9]].concat(), "as many claimable jobs as requested, in their order");
     assert_eq!(queue.counts().await.expect("the counts").dead, SPENT as u64);
     let errors =
         "SELECT COUNT(*) FROM atomically_job WHERE died_at IS NOT NULL AND last_error LIKE 'the lease of%'";

@@ -68,7 +68,7 @@ async fn a_unit_whose_plan_is_outdated_commits_on_another_session() {
 /// Inside of a savepoint, a rollback does not repair the session: it would fail in the same way again and
 /// again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outdated_plan_inside_of_a_savepoint_runs_the_unit_again() {
+async fn an_outdated_plan_inside_of_a_savepoint_retries_the_unit() {
     let direct = counter::<sqlx::Postgres>(1).await;
     let opened = Opened::default();
     let pool = opened.pool(&direct.url).await;
@@ -103,7 +103,7 @@ async fn an_applied_statement_whose_plan_is_outdated_is_sent_on_another_session(
 /// `DISCARD ALL`, which poolers and callbacks send, removes the prepared statements that the driver has
 /// cached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_lost_its_prepared_statements_is_left() {
+async fn a_session_that_lost_its_prepared_statements_is_not_reused() {
     let direct = counter::<sqlx::Postgres>(1).await;
     let opened = Opened::default();
     let pool = opened.pool(&direct.url).await;
@@ -135,7 +135,7 @@ async fn a_session_that_lost_its_prepared_statements_is_left() {
 /// Sums and claims are prepared statements, and the results of `Deltas` and queues do not depend on the type
 /// of a column.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sums_go_on_after_a_migration() {
+async fn additions_continue_after_a_migration() {
     let direct = counter::<sqlx::Postgres>(1).await;
     let opened = Opened::default();
     let pool = opened.pool(&direct.url).await;
@@ -226,7 +226,7 @@ async fn no_call_keeps_a_session_of_a_demoted_server() {
 
 /// `transaction_timeout` and similar errors are FATAL, whatever their code means elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_the_server_ended_is_left() {
+async fn a_session_that_the_server_ended_is_not_reused() {
     let direct = counter::<sqlx::Postgres>(2).await;
     let opened = Opened::default();
     let pool = opened.pool(&direct.url).await;

@@ -136,14 +136,15 @@ impl<DB: StormServer> Jobs<DB> {
         let queue = Queue::new("storm", &pool).expect("a name").lease(LEASE).backoff(backoff);
         queue.create_tables().await.expect("the tables");
         let db = Pessimistic::default().on(&pool);
-        let (stop, told) = watch::channel(false);
+        let (stop, shutdown) = watch::channel(false);
         let reported: Vec<_> = (0..WORKERS).map(|_| Arc::<Reported>::default()).collect();
         let workers = reported.iter().map(|reported| {
-            let (counts, clock, mut told, db) = (reported.clone(), clock.clone(), told.clone(), db.clone());
+            let (counts, clock, mut shutdown, db) =
+                (reported.clone(), clock.clone(), shutdown.clone(), db.clone());
             let note = move |event: &Event<'_>| counts.count(event, &clock);
             let worker = Worker::new(&queue).handlers(HANDLERS).observed_by(note);
             tokio::spawn(async move {
-                let stopped = async move { drop(told.wait_for(|told| *told).await) };
+                let stopped = async move { drop(shutdown.wait_for(|stopped| *stopped).await) };
                 worker.run(stopped, move |claim: Arc<Claim<DB>>| handle(claim, db.clone())).await;
             })
         });

@@ -106,11 +106,11 @@ async fn mariadb_waiting_runs_share_one_probe() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_callers_without_patience_do_not_flood_a_server_that_opens_sessions_slowly() {
-    openings::callers_without_patience_get_sessions_and_do_not_flood_the_server::<Postgres>().await;
+async fn postgres_impatient_callers_do_not_flood_a_slow_server() {
+    openings::impatient_callers_get_sessions_and_do_not_flood_the_server::<Postgres>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_callers_without_patience_do_not_flood_a_server_that_opens_sessions_slowly() {
-    openings::callers_without_patience_get_sessions_and_do_not_flood_the_server::<MySql>().await;
+async fn mariadb_impatient_callers_do_not_flood_a_slow_server() {
+    openings::impatient_callers_get_sessions_and_do_not_flood_the_server::<MySql>().await;
 }

@@ -27,7 +27,7 @@ struct Sessions {
 }
 
 /// Returns the URL of the proxy.
-async fn slow_door(url: &str, delay: Duration) -> (String, Arc<Sessions>) {
+async fn delaying_proxy(url: &str, delay: Duration) -> (String, Arc<Sessions>) {
     let server = address(url).to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("its address").port();
@@ -52,7 +52,7 @@ async fn slow_door(url: &str, delay: Duration) -> (String, Arc<Sessions>) {
 pub(crate) async fn waiting_runs_share_one_probe<DB: StormServer>() {
     const CONNECTIONS: i64 = 30;
     let direct = DB::pool(1).await;
-    let (url, sessions) = slow_door(&direct.url, Duration::from_millis(700)).await;
+    let (url, sessions) = delaying_proxy(&direct.url, Duration::from_millis(700)).await;
     let pool =
         PoolOptions::<DB>::new().max_connections(CONNECTIONS as u32).connect_lazy(&url).expect("a pool");
     let db = Pessimistic::default().on(&pool);
@@ -62,10 +62,10 @@ pub(crate) async fn waiting_runs_share_one_probe<DB: StormServer>() {
     assert!(most <= CONNECTIONS + 1, "{most} sessions at once for a pool of {CONNECTIONS}, {all} in all");
 }
 
-pub(crate) async fn callers_without_patience_get_sessions_and_do_not_flood_the_server<DB: StormServer>() {
+pub(crate) async fn impatient_callers_get_sessions_and_do_not_flood_the_server<DB: StormServer>() {
     const CONNECTIONS: i64 = 4;
     let direct = DB::pool(1).await;
-    let (url, sessions) = slow_door(&direct.url, Duration::from_millis(1500)).await;
+    let (url, sessions) = delaying_proxy(&direct.url, Duration::from_millis(1500)).await;
     let pool =
         PoolOptions::<DB>::new().max_connections(CONNECTIONS as u32).connect_lazy(&url).expect("a pool");
     let db = Pessimistic::default().on(&pool);

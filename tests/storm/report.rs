@@ -70,7 +70,7 @@ impl Report<'_> {
     fn check_sessions(&self, broken: &mut Vec<String>) {
         let Watched { samples, callers, workers, overdue, overdue_at, .. } = &self.watched;
         if *samples < 50 {
-            broken.push(format!("the server was looked at {samples} times only: nothing was shown"));
+            broken.push(format!("the server was observed only {samples} times: too few to prove anything"));
         }
         for (whose, sessions, connections) in
             [("callers", *callers, callers::CONNECTIONS), ("workers", *workers, jobs::CONNECTIONS)]
@@ -80,36 +80,37 @@ impl Report<'_> {
             }
         }
         if *overdue > MAX_OVERDUE {
-            broken.push(format!("a job was overdue for {overdue:?}, {overdue_at:?} after the begin"));
+            broken.push(format!("a job was overdue for {overdue:?}, {overdue_at:?} after the start"));
         }
     }
 
     fn check_calls(&self, broken: &mut Vec<String>) {
         let stored: BTreeSet<_> = self.stored.ops.iter().copied().collect();
         if self.stored.inexact != 0 {
-            broken.push(format!("{} rows do not have the value that their ledger says", self.stored.inexact));
+            broken.push(format!("{} rows differ from the sum of their ledger", self.stored.inexact));
         }
         let lost = self.calls.committed.iter().filter(|op| !stored.contains(op)).count();
         if lost > 0 {
-            broken.push(format!("{lost} calls were told that they had committed, and are not stored"));
+            broken.push(format!("{lost} calls were reported as committed, and are not stored"));
         }
         let failed: Vec<_> = self.calls.failed.iter().filter(|(op, _)| stored.contains(op)).collect();
         if !failed.is_empty() {
-            broken.push(format!(
-                "{} calls were told that they had failed, and are stored: {failed:?}",
-                failed.len()
-            ));
+            broken
+                .push(format!("{} calls were reported as failed, and are stored: {failed:?}", failed.len()));
         }
         let twice = self.calls.failed.values().filter(|kind| **kind == atomically::ErrorKind::Constraint);
         if twice.clone().count() > 0 {
-            broken.push(format!("{} calls met their own operation: they were done twice", twice.count()));
+            broken.push(format!(
+                "{} calls violated the key of their own operation: they were executed twice",
+                twice.count()
+            ));
         }
         let known = self.calls.committed.len() + self.calls.unknown.len() + self.calls.gave_up.len();
         if stored.len() > known {
             broken.push(format!("{} operations are stored, and {known} can be", stored.len()));
         }
         if self.calls.committed.is_empty() || self.calls.gave_up.is_empty() {
-            broken.push("nobody committed, or nobody gave up: nothing was shown".to_owned());
+            broken.push("no call committed, or no caller gave up: the storm proves nothing".to_owned());
         }
     }
 

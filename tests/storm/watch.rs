@@ -80,14 +80,14 @@ async fn look<DB: StormServer>(
     let ask = async |sql: &str| DB::pool_fetch(pool, DB::sql(sql), &[]).await;
     watched.callers = watched.callers.max(ask(&DB::sessions("app")).await?);
     watched.workers = watched.workers.max(ask(&DB::sessions("jobs")).await?);
-    let asked = now();
+    let read_at = now();
     let oldest = ask(&format!(
-        "SELECT COALESCE(MIN(due_at), {asked}) FROM atomically_job WHERE due_at <= {asked} AND COALESCE(
+        "SELECT COALESCE(MIN(due_at), {read_at}) FROM atomically_job WHERE due_at <= {read_at} AND COALESCE(
              (SELECT lease.until FROM atomically_job_lease AS lease WHERE lease.job_id = atomically_job.id
-              AND lease.token = atomically_job.token), 0) <= {asked}"
+              AND lease.token = atomically_job.token), 0) <= {read_at}"
     ))
     .await?;
-    let waited = clock.waited(oldest, asked);
+    let waited = clock.waited(oldest, read_at);
     if waited > watched.overdue {
         (watched.overdue, watched.overdue_at) = (waited, clock.elapsed());
     }

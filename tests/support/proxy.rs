@@ -115,7 +115,7 @@ fn relay(client: TcpStream, server: TcpStream, rules: Rules, hits: Arc<Mutex<u32
     let (from_server, to_server) = server.into_split();
     let (met, fault) = watch::channel(None);
     tokio::spawn(requests(from_client, to_server, rules, hits, sent, met));
-    tokio::spawn(answers(from_server, to_client, fault));
+    tokio::spawn(forward_responses(from_server, to_client, fault));
 }
 
 async fn requests(
@@ -151,7 +151,7 @@ async fn requests(
     }
 }
 
-async fn answers(
+async fn forward_responses(
     mut server: OwnedReadHalf,
     mut client: OwnedWriteHalf,
     mut met: watch::Receiver<Option<Fault>>,

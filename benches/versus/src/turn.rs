@@ -50,6 +50,6 @@ pub(crate) async fn turn(
     }
     let seconds = started.elapsed().as_secs_f64();
     contender.settled().await;
-    #[expect(clippy::cast_precision_loss, reason = "nobody does 2^52 transactions in a turn")]
+    #[expect(clippy::cast_precision_loss, reason = "no turn has 2^52 transactions")]
     Ok(Turn { transactions, per_second: transactions as f64 / seconds, ledger: Some(ledger) })
 }

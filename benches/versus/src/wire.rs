@@ -48,7 +48,7 @@ impl Proxy {
 }
 
 /// The first message of a client that prefers TLS, which the proxy could not read.
-const ASKS_FOR_TLS: [u8; 4] = 80_877_103_u32.to_be_bytes();
+const TLS_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
 
 /// Ends when either side closes the connection.
 async fn relay(mut client: TcpStream, server: String, seen: RoundTrips) -> Result<()> {
@@ -58,7 +58,7 @@ async fn relay(mut client: TcpStream, server: String, seen: RoundTrips) -> Resul
     server.set_nodelay(true)?;
     // The startup messages have no type byte.
     let mut startup = message(&mut client).await?;
-    if startup.ends_with(&ASKS_FOR_TLS) {
+    if startup.ends_with(&TLS_REQUEST) {
         client.write_all(b"N").await?;
         startup = message(&mut client).await?;
     }
@@ -67,11 +67,11 @@ async fn relay(mut client: TcpStream, server: String, seen: RoundTrips) -> Resul
     let (from_server, to_server) = server.into_split();
     tokio::select! {
         end = requests(from_client, to_server, seen) => end,
-        end = answers(from_server, to_client) => end,
+        end = forward_responses(from_server, to_client) => end,
     }
 }
 
-async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf) -> Result<()> {
+async fn forward_responses(mut server: OwnedReadHalf, mut client: OwnedWriteHalf) -> Result<()> {
     tokio::io::copy(&mut server, &mut client).await?;
     Ok(())
 }
@@ -107,7 +107,7 @@ struct Reader {
     /// The first word of each prepared statement, by name.
     prepared: HashMap<Vec<u8>, String>,
     /// The operations since the last round trip.
-    asked: Vec<String>,
+    operations: Vec<String>,
 }
 
 impl Reader {
@@ -121,24 +121,24 @@ impl Reader {
             // Parse: a name and a statement.
             b'P' => {
                 let (name, statement) = (text().to_vec(), verb(text()));
-                self.asked.push(format!("prepare {statement}"));
+                self.operations.push(format!("prepare {statement}"));
                 self.prepared.insert(name, statement);
                 None
             }
             // Bind: a portal, which is executed next, and its statement.
             b'B' => {
                 let (_portal, name) = (text(), text());
-                self.asked.extend(self.prepared.get(name).cloned());
+                self.operations.extend(self.prepared.get(name).cloned());
                 None
             }
             // Close of a statement. Closing a portal is not listed.
             b'C' if body.first() == Some(&b'S') => {
-                self.asked.push(CLOSE.to_owned());
+                self.operations.push(CLOSE.to_owned());
                 None
             }
             // Sync.
-            b'S' if self.asked.is_empty() => trip("ping".to_owned()),
-            b'S' => trip(std::mem::take(&mut self.asked).join(" and ")),
+            b'S' if self.operations.is_empty() => trip("ping".to_owned()),
+            b'S' => trip(std::mem::take(&mut self.operations).join(" and ")),
             _ => None,
         }
     }

@@ -39,10 +39,10 @@ struct Arguments {
     /// The longest time that a request may take, in milliseconds.
     #[arg(long, default_value_t = 2000)]
     deadline: u64,
-    /// How long the answer to a request is kept for its repetitions, in seconds.
+    /// How long the response to a request is kept for repetitions of the request, in seconds.
     #[arg(long, default_value_t = 86_400)]
     keep: u64,
-    /// The time between two removals of answers that have expired, in seconds.
+    /// The time between two removals of expired responses, in seconds.
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     purge_every: u64,
 }
