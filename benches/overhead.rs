@@ -175,12 +175,12 @@ fn main() {
         runtime, pg_untested => postgres::run(&plain), pg_untested => postgres::run(&watched),
         pg_untested => postgres::run(&measured)
     );
-    report("PostgreSQL, without an observer (with a closure)", times[0], times[1]);
-    report("PostgreSQL, without an observer (with metrics)", times[0], times[2]);
+    report("PostgreSQL, no observer (with a closure)", times[0], times[1]);
+    report("PostgreSQL, no observer (with metrics)", times[0], times[2]);
     let plain = Pessimistic::default().on(&lite).reuse_connections();
     let watched = plain.clone().observed_by(metrics());
     let times = medians!(runtime, lite => sqlite::run(&plain), lite => sqlite::run(&watched));
-    report("SQLite, without an observer (with metrics)", times[0], times[1]);
+    report("SQLite, no observer (with metrics)", times[0], times[1]);
     runtime.block_on(plain.create_operation_table()).expect("the table of operations");
     let resolving = plain.clone().options(Options::new().resolve_commits(Resolve::Operation));
     let times = medians!(runtime, lite => sqlite::run(&plain), lite => sqlite::run(&resolving));

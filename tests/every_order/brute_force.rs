@@ -13,7 +13,7 @@ use crate::support::TestPool;
 /// The maximum number of orders of one pair.
 const MAX_ORDERS: usize = 3000;
 
-/// How long a statement may take before the server is asked whether it is blocked.
+/// How long a statement may take before the server is queried whether it is blocked.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Why a pair is skipped.
@@ -97,7 +97,7 @@ impl<E: Engine> Order<'_, E> {
         *at != At::Done && !in_flight && busy.is_none_or(|when| when < self.ended)
     }
 
-    /// Waits until each sent statement is answered, or blocked by the other client, which can go on.
+    /// Waits until each sent statement has a response, or is blocked by the other client, which can go on.
     async fn settle(&mut self) {
         loop {
             let mut is_blocked = true;
@@ -109,7 +109,7 @@ impl<E: Engine> Order<'_, E> {
                 match tokio::time::timeout(POLL_INTERVAL, answer).await {
                     Ok(answer) => {
                         self.receive(client, &answer.expect("its task"));
-                        // The answer may have unblocked the other client, which was polled before.
+                        // The response may have unblocked the other client, which was polled before.
                         is_blocked = false;
                     }
                     Err(_) => {

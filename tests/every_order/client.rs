@@ -37,7 +37,7 @@ pub(crate) struct Client<'p> {
     pub(crate) deadlock: bool,
     /// The results of the programs.
     pub(crate) results: Vec<String>,
-    /// A statement was sent and not yet answered.
+    /// A statement was sent and has no response yet.
     pub(crate) in_flight: bool,
     /// SQLite: the database was busy when this number of transactions had ended.
     pub(crate) busy: Option<usize>,
@@ -93,7 +93,7 @@ impl<'p> Client<'p> {
         matches!(self.at, At::Line(line) if self.program().lines[line].statement.expects_one())
     }
 
-    /// Advances by the answer to the current statement. Returns whether a transaction has ended.
+    /// Advances by the response to the current statement. Returns whether a transaction has ended.
     pub(crate) fn receive(&mut self, answer: &Answer) -> bool {
         self.in_flight = false;
         self.busy = None;

@@ -26,7 +26,7 @@ impl Level {
     }
 }
 
-/// The answer to a statement on a plain connection.
+/// The response to a statement on a plain connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// The first column of the row, if there is one.

@@ -97,7 +97,7 @@ fn ending_a_process_ends_its_server(test: &str, ending: &str) {
     let directory = directory.parent().expect("a private directory");
 
     if ending.chars().all(char::is_uppercase) {
-        assert!(is_alive(server) && !processes_in(directory).is_empty(), "{ending}: nothing to take along");
+        assert!(is_alive(server) && !processes_in(directory).is_empty(), "{ending}: no process to end");
         signal(ending, process.id());
     }
     let status = ended(process, ending);
@@ -124,7 +124,7 @@ fn killing_a_process_ends_its_starting_server(test: &str, moment: &str) {
     let directory = directory.expect("the directory that was seen");
     until(&format!("killed at {moment}: the directory is gone"), || !directory.exists());
     until(&format!("killed at {moment}: the server is gone"), || processes_in(directory).is_empty());
-    assert!(!directory.exists(), "killed at {moment}: what was left has made the directory again");
+    assert!(!directory.exists(), "killed at {moment}: a remaining process has recreated the directory");
 }
 
 fn a_server_does_not_outlive_its_process(test: &str, start: fn() -> Server) {

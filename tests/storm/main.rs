@@ -74,7 +74,7 @@ async fn storm<DB: StormServer>() {
 
     let report = Report { database: DB::TITLE, total, clock: &clock, calls, stored, jobs, effects, watched };
     println!("{report}");
-    let broken = report.broken_promises();
+    let broken = report.violated_guarantees();
     assert!(broken.is_empty(), "{report}\n{}", broken.join("\n"));
     drop(server);
 }
@@ -86,12 +86,12 @@ async fn sqlx_raw<DB: StormServer>(pool: &sqlx::Pool<DB>, sql: &'static str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_keeps_every_promise_in_a_storm() {
+async fn postgres_keeps_every_guarantee_in_a_storm() {
     storm::<Postgres>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mariadb_keeps_every_promise_in_a_storm() {
+async fn mariadb_keeps_every_guarantee_in_a_storm() {
     storm::<MySql>().await;
 }
 

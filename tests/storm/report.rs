@@ -44,7 +44,7 @@ impl Report<'_> {
     }
 
     /// The violated guarantees, in words.
-    pub(crate) fn broken_promises(&self) -> Vec<String> {
+    pub(crate) fn violated_guarantees(&self) -> Vec<String> {
         let mut broken = Vec::new();
         self.check_outages(&mut broken);
         self.check_sessions(&mut broken);

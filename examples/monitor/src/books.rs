@@ -65,8 +65,8 @@ impl Books {
     /// Compares once a second, on a pool of its own, so that buyers do not wait for it.
     pub(crate) async fn keep<DB: Shop>(&self, pool: &Pool<DB>) {
         loop {
-            // Purchases that have returned by now are in the database. Purchases that begin while it is read may
-            // be in it.
+            // Purchases that have returned by now are in the database. Purchases that begin while it is read
+            // may be in it.
             let [sold, refused] = [&self.sold, &self.refused].map(|number| number.load(Ordering::SeqCst));
             let taken = within(DB::taken(pool)).await;
             let begun = self.begun.load(Ordering::SeqCst);

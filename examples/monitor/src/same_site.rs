@@ -2,7 +2,7 @@
 //!
 //! The server listens on 127.0.0.1 only, but every page that the browser shows can send requests to it. A
 //! form of another site could change the settings, and a site whose name resolves to 127.0.0.1 could read the
-//! answers as well.
+//! responses as well.
 
 use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};

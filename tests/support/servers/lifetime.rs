@@ -24,7 +24,7 @@ use super::process::{Process, spawn};
 ///
 /// An installation may finish, which takes a second: one that is interrupted can leave shared memory behind.
 /// Moving the directory away then means that a program which starts too late cannot leave its pid in it, and
-/// gives up (see [`LAUNCH`]). PostgreSQL is asked to quit, as only it can give back its shared memory; when
+/// gives up (see [`LAUNCH`]). PostgreSQL gets SIGQUIT, because only it can free its shared memory; when
 /// it was killed by a test, line 7 of `postmaster.pid` names what is left of that. A server is the leader of
 /// a process group, which takes what it started along.
 const WATCHDOG: &str = r#"
