@@ -40,8 +40,8 @@ impl Books {
     }
 
     /// Counts the response to the buyer.
-    pub(crate) fn told(&self, answer: &Result<(), Error>) {
-        match answer {
+    pub(crate) fn record(&self, result: &Result<(), Error>) {
+        match result {
             Ok(()) => _ = self.sold.fetch_add(1, Ordering::SeqCst),
             Err(error) => {
                 // After an unknown commit the seat may be taken, so it counts as a purchase without a

@@ -43,7 +43,7 @@ async fn buyer<DB: Shop>(
         let event = if wants_the_hot_one { 1 } else { rand::random_range(2..=EVENTS) };
         books.begun();
         let sold = counter.sell(now.way(), event).await;
-        books.told(&sold);
+        books.record(&sold);
         if sold.is_err() {
             sleep(PAUSE).await;
         }

@@ -94,11 +94,11 @@ async fn charts_move_and_agree_with_the_figures_for_prometheus() {
         let view = View::of(browser).await;
         let shown = view.row("optimistic", SALE).map(|row| row.number("Purchases"));
         let labels = [("strategy", "optimistic"), ("unit", SALE), ("outcome", "committed")];
-        let told = metric(browser, "atomically_units_total", labels).await;
-        if told.is_some() && shown == told && view.taken() == told {
+        let counted = metric(browser, "atomically_units_total", labels).await;
+        if counted.is_some() && shown == counted && view.taken() == counted {
             Ok(view)
         } else {
-            Err(format!("{told:?}: {}", view.short()))
+            Err(format!("{counted:?}: {}", view.short()))
         }
     });
     let last = last.await;
@@ -197,12 +197,12 @@ async fn what_one_page_chooses_is_seen_on_all() {
     }
 
     drop(monitor);
-    let told = browser.until("a word about it", async |browser| {
+    let message = browser.until("a word about it", async |browser| {
         let script = "return getComputedStyle(document.querySelector('header'), '::after').content";
         let words = browser.ask(script).await.to_string();
         if words.contains("does not answer") { Ok(()) } else { Err(words) }
     });
-    told.await;
+    message.await;
     browser.close().await;
 }
 
