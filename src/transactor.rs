@@ -15,6 +15,7 @@ mod waiting;
 mod atomicity;
 mod operation;
 mod options;
+mod pointers;
 mod pool;
 mod commit_check;
 mod deadline;
@@ -80,7 +81,38 @@ pub enum Ended {
 /// Runs units of work, each as one transaction, under a strategy.
 ///
 /// Object-safe, so that an application can hold an `Arc<dyn Transactor<DB>>` and choose the strategy at run
-/// time. Applications call [`TransactorExt::run`], which is available on every transactor.
+/// time. References, boxes and `Arc`s of transactors are transactors too. Applications call
+/// [`TransactorExt::run`], which is available on every transactor.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use atomically::{Error, Pessimistic, Transactor, TransactorExt as _, Tx};
+/// use sqlx::{PgPool, Postgres};
+///
+/// struct Shop<T> {
+///     db: T,
+/// }
+///
+/// impl<T: Transactor<Postgres>> Shop<T> {
+///     async fn sell(&self, id: i64) -> Result<(), Error> {
+///         self.db
+///             .run(async |tx: &mut Tx<_>| -> Result<_, Error> {
+///                 sqlx::query("UPDATE product SET stock = stock - 1 WHERE id = $1")
+///                     .bind(id)
+///                     .execute(&mut *tx)
+///                     .await?;
+///                 Ok(())
+///             })
+///             .await
+///     }
+/// }
+///
+/// # fn example(pool: PgPool) {
+/// let db: Arc<dyn Transactor<Postgres>> = Arc::new(Pessimistic::default().on(&pool));
+/// let shop = Shop { db };
+/// # }
+/// ```
 #[async_trait]
 pub trait Transactor<DB: Backend>: Send + Sync {
     /// Runs the unit until it commits, ends with an error of its own, or must not be retried.

@@ -58,7 +58,7 @@ pub(crate) async fn an_exhausted_pool_is_a_typed_error_in_time<DB: TestBackend>(
 pub(crate) async fn a_locked_row_is_a_typed_error_in_time<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
-    let deadline = Duration::from_millis(50);
+    let deadline = Duration::from_millis(500);
 
     let run = async { Pessimistic::default().on(&pool).deadline(deadline).run(increment::<DB>).await };
     let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("the row is locked");
