@@ -29,9 +29,9 @@ const MAX_KEY_BYTES: usize = 255;
 /// # Why JSON, stored as text?
 ///
 /// A payload outlives the program that wrote it: the program's next version reads it, and so do people who
-/// find out why a job is dead. Text is the same on every database and is returned byte for byte, unlike
-/// PostgreSQL's `jsonb`; `payload::jsonb` is available for queries. Store large or binary values elsewhere,
-/// and a reference to them in the payload.
+/// investigate why a job is dead. Text is the same on every database and is returned byte for byte, unlike
+/// PostgreSQL's `jsonb`. To query it there, cast it: `payload::jsonb`. Store large or binary values
+/// elsewhere, and a reference to them in the payload.
 #[derive(Clone)]
 #[must_use]
 pub struct NewJob {
@@ -60,7 +60,7 @@ impl Due {
         })
     }
 
-    /// Returns an SQL expression; `now` is the one for the current time.
+    /// Returns the due time as an SQL expression; `now` is the expression for the current time.
     pub(super) fn sql(self, now: &str) -> String {
         match self {
             Self::After(0) => now.to_owned(),
@@ -98,10 +98,10 @@ impl NewJob {
     /// Keys are compared byte by byte. A key can be used again once its job is complete or dead. To do
     /// something only once ever, insert a row of your own in the transaction that does it.
     ///
-    /// # Which of the two?
+    /// # `unique` or `unique_until_claimed`?
     ///
-    /// A job that is left out because another one is *being worked on* may be lost work: the other one may
-    /// have read its data before they changed. If a job means "something has changed", use
+    /// If a job is dropped as a duplicate while the other one is *running*, a change may be missed: the
+    /// running job may have read its data before the change. If a job means "something has changed", use
     /// [`unique_until_claimed`](Self::unique_until_claimed). To run a job again under its own key, use
     /// [`Claim::reschedule_in`](super::Claim::reschedule_in): while the job is not complete, a successor with
     /// the same key is a duplicate of it.

@@ -45,7 +45,7 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Returns the database's error.
     pub async fn dead(&self, limit: usize) -> Result<Vec<DeadJob>, Error> {
         let limit = limit.min(10_000);
         let sql = format!(
@@ -85,7 +85,7 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// The database's. What has been deleted until then stays deleted.
+    /// Returns the database's error. What has been deleted until then stays deleted.
     pub async fn purge(&self, dead_for: Duration) -> Result<u64, Error> {
         let before = format!("{} - {}", QueueSql::of::<DB>().now, micros(dead_for));
         let leases =
@@ -110,7 +110,7 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Returns the database's error.
     pub async fn counts(&self) -> Result<Counts, Error> {
         let sql = QueueSql::of::<DB>();
         let (now, no_lease) = (sql.now, sql.no_lease());

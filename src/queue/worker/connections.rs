@@ -12,7 +12,7 @@ impl<DB: Backend> Worker<DB> {
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Returns the database's error.
     pub async fn doctor(&self) -> Result<Vec<Finding>, Error> {
         let mut findings = self.queue.doctor().await?;
         let small_pool = self.small_pool().map(|connections| self.small_pool_message(connections));
