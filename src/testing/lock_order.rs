@@ -83,7 +83,8 @@ use values::normalized;
 /// - A *row*, identified by its table and key. It is locked by `SELECT … FOR UPDATE` and the weaker clauses,
 ///   by `UPDATE`, by `DELETE`, and by `INSERT`, because another `INSERT` of the same key waits for it. The
 ///   statement must identify the row by `column = value` or `column IN (values)` for each key column, alone
-///   or joined by `AND`. The row need not exist: the order that the code keeps counts, not today's data.
+///   or joined by `AND`. The row need not exist, because the order is a property of the code and not of the
+///   current data.
 /// - An *entry in another unique key*: an `INSERT`, or an `UPDATE` of the key's columns, keeps other
 ///   transactions from writing the same value until it ends.
 /// - An *advisory lock*, acquired by [`Tx::advisory_lock`](crate::Tx::advisory_lock) or by a function of the
@@ -144,7 +145,7 @@ use values::normalized;
 ///
 /// # Why rows and not tables?
 ///
-/// Lock order checkers for threads identify a lock by the place in the code that creates it. By that measure,
+/// Lock order checkers for threads identify a lock by the location in the code that creates it. By that rule,
 /// a transfer that locks two accounts would be an inversion by itself. A database locks the rows that the
 /// data selects, so sorted transfers must be distinguished from unsorted ones.
 #[derive(Debug, Clone, Default)]

@@ -81,7 +81,7 @@ pub enum Problem {
         steps: usize,
     },
     /// A schedule began with the same steps as an earlier one and then went differently, so the schedules
-    /// behind it could not be explored.
+    /// that continue from there could not be explored.
     ///
     /// Something other than the schedule affects the clients: a cache in the process, a table that the set-up
     /// does not reset, randomness, or another user of the database.

@@ -44,7 +44,8 @@ pub enum AnomalyKind {
     IncompatibleOrder,
     /// P4: two transactions read the same state of a list, and both appended to it.
     LostUpdate,
-    /// A cycle with exactly one read that missed an append: read skew, or a lost update as a cycle.
+    /// A cycle with exactly one read that missed an append: read skew, or a lost update that shows as a
+    /// cycle.
     GSingle,
     /// A cycle with several reads that missed an append, no two of them adjacent. Snapshot isolation forbids
     /// it.

@@ -1,4 +1,4 @@
-//! Records what clients do, while they do it.
+//! Records the operations of clients while they run.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
