@@ -37,7 +37,8 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
         Self { transactor, database: PhantomData }
     }
 
-    /// Returns what is stored for a key. The key of a request in progress is not visible.
+    /// Returns what is stored for a key; `None` if there is no such key. The key of a request in progress is
+    /// not visible.
     ///
     /// # Errors
     ///

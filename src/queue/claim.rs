@@ -177,7 +177,7 @@ impl<DB: Backend> Claim<DB> {
         Self { queue: queue.clone(), ..self }
     }
 
-    /// Returns the message of a stale claim.
+    /// Returns the message of the error that this claim is stale.
     pub(super) fn stale(&self) -> String {
         stale(self.queue.name(), self.id, self.token)
     }

@@ -115,7 +115,7 @@ impl<DB: Backend> Claim<DB> {
     }
 
     /// Repeats a completion whose outcome is unknown. A job that exists and is not held by this claim was
-    /// taken over by another worker, whatever the clocks say.
+    /// taken over by another worker, even if this worker's clock says that its lease has not expired.
     async fn complete_again(
         &self,
         db: &PoolTransactor<DB, Pessimistic>,

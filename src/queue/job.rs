@@ -113,9 +113,9 @@ impl NewJob {
         Ok(Self { unique_key: Some(checked(key.into())?), unique_until_claimed: false, ..self })
     }
 
-    /// Makes the job unique until it is claimed: it is not enqueued if the queue has another job with the
-    /// same key that waits. A claimed job does not count, so whatever changes while it runs gets a job of its
-    /// own.
+    /// Makes the job unique until it is claimed: it is not enqueued if another job with the same key is
+    /// waiting in the queue. A job that has been claimed does not count, so a change while it runs gets a job
+    /// of its own.
     ///
     /// The first claim removes the key for good: when the job fails and is retried, or is rescheduled,
     /// another job with the same key may exist. Both kinds of uniqueness share one set of keys.
@@ -194,7 +194,7 @@ pub enum Enqueued {
     /// to another job.
     Added(i64),
     /// The queue already has a job with the same unique key, and the new one was not enqueued. The existing
-    /// job may be one that is being worked on: see [`NewJob::unique`].
+    /// job may already be running: see [`NewJob::unique`].
     Duplicate,
 }
 

@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::error::Error;
 use crate::transactor::{Options, TransactorExt as _};
 
-/// A dead job: one that is not retried.
+/// A dead job: it is not retried unless it is requeued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadJob {
@@ -18,7 +18,7 @@ pub struct DeadJob {
     pub id: i64,
     /// The payload, in JSON.
     pub json: String,
-    /// The number of attempts.
+    /// The number of attempts that were made.
     pub attempts: u32,
     /// The error of the last attempt.
     pub last_error: Option<String>,

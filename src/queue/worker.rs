@@ -167,9 +167,9 @@ impl<DB: Backend> Worker<DB> {
     /// Sets how often the worker looks for jobs when nothing wakes it. The default is 1 s; less than 10 ms
     /// counts as 10 ms.
     ///
-    /// A worker that polls less often than once a second also asks when the next job is due or the next lease
-    /// expires, and polls then. A job that is enqueued in between is found by the [wake](Self::wake), or else
-    /// at the next poll.
+    /// A worker that polls less often than once a second also queries when the next job is due or the next
+    /// lease expires, and polls then. A job that is enqueued in between is found by the [wake](Self::wake),
+    /// or else at the next poll.
     #[must_use]
     pub fn poll_every(mut self, interval: Duration) -> Self {
         self.poll = interval.max(MIN_POLL);

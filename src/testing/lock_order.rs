@@ -137,11 +137,11 @@ use values::normalized;
 ///
 /// # Limits
 ///
-/// Not recorded are:
+/// The following locks are not recorded:
 ///
 /// - locks that no statement names: of foreign keys, triggers, functions and views, and on gaps and pages
 /// - the entries of a locked row in its other unique keys, which also keep others from inserting their values
-/// - what a unit does outside of its `tx`, and on [`Tx::connection`](crate::Tx::connection)
+/// - locks that a unit acquires outside of its `tx`, or on [`Tx::connection`](crate::Tx::connection)
 ///
 /// # Why rows and not tables?
 ///
@@ -205,14 +205,14 @@ impl LockOrder {
         Watched { transactor, order: self.clone() }
     }
 
-    /// The inversions among all transactions that have ended so far, committed or not.
+    /// Returns the inversions among all transactions that have ended so far, committed or not.
     #[must_use]
     pub fn inversions(&self) -> Vec<Inversion> {
         let traces = self.recorded().traces.clone();
         cycles::cycles(&traces).iter().map(|parts| cycles::inversion(parts)).collect()
     }
 
-    /// The statements whose locks, or their order, could not be determined; each text once.
+    /// Returns the statements whose locks, or their order, could not be determined; each text once.
     ///
     /// If there are any, an empty list of [inversions](Self::inversions) proves nothing about them.
     #[must_use]

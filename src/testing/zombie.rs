@@ -71,7 +71,7 @@ pub enum NotFenced {
 /// # Limits
 ///
 /// The handler is paused where its future is pending. Everything that it does between two such points happens
-/// at once. Spawned tasks and other threads are not paused.
+/// as one step. Spawned tasks and other threads are not paused.
 ///
 /// While the handler's own transaction has locked the job, no other worker can claim it, so the job is not
 /// taken over at those points. The second worker needs a connection while the first one is paused: give the

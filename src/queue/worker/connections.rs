@@ -7,8 +7,8 @@ use crate::events::JobEvent;
 use crate::queue::finding::{Finding, FindingKind};
 
 impl<DB: Backend> Worker<DB> {
-    /// Checks what [`Queue::doctor`](crate::queue::Queue::doctor) checks, and whether the handlers of this
-    /// worker can use up all connections of its pool.
+    /// Runs the checks of [`Queue::doctor`](crate::queue::Queue::doctor), and checks whether the handlers of
+    /// this worker can use up all connections of its pool.
     ///
     /// # Errors
     ///

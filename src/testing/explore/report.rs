@@ -144,7 +144,7 @@ pub enum ExploreError {
 }
 
 impl Report {
-    /// Whether none of the schedules that were run went wrong.
+    /// Returns whether no schedule that was run went wrong.
     #[must_use]
     pub fn passes(&self) -> bool {
         self.counterexamples.is_empty()
@@ -177,7 +177,7 @@ impl Report {
         assert!(gap.is_none(), "the exploration is not complete: {advice}\n\n{self}");
     }
 
-    /// The first counterexample, which has the fewest preemptions and is the easiest to read.
+    /// Returns the first counterexample, which has the fewest preemptions and is the easiest to read.
     #[must_use]
     pub fn first(&self) -> Option<&Counterexample> {
         self.counterexamples.first()
@@ -185,13 +185,13 @@ impl Report {
 }
 
 impl Counterexample {
-    /// The schedule, for [`Explore::replay`](super::Explore::replay).
+    /// Returns the schedule, for [`Explore::replay`](super::Explore::replay).
     #[must_use]
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
-    /// The problems, at least one.
+    /// Returns the problems, at least one.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems

@@ -244,7 +244,8 @@ impl<DB: Backend> Explore<'_, DB> {
         format!("no answer within {:?}", self.patience)
     }
 
-    /// The options that make the steps of a client wait for their turn, and for nothing else.
+    /// Returns the options that make the steps of a client wait for their turn, without delays between
+    /// attempts.
     fn client_options(seat: Seat) -> Options {
         let options =
             Options::new().intercepted_by(Arc::new(seat)).backoff(Backoff::none()).deadline(UNLIMITED);
