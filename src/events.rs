@@ -1,4 +1,4 @@
-//! Events, which observers turn into logs, metrics and alerts.
+//! The events that observers turn into logs, metrics and alerts.
 
 use std::fmt;
 use std::panic::Location;
@@ -46,7 +46,7 @@ pub use summary::{RunOutcome, Summary, Times};
 /// still called, and this one is called again for the next event. The first panic of each observer is
 /// logged at the level of errors (feature `tracing`).
 pub trait Observer: Send + Sync {
-    /// Called for each event.
+    /// Receives an event. Must not block.
     fn observe(&self, event: &Event<'_>);
 
     /// Returns whether [deadlock reports](crate::DeadlockReport) name the units of *this* process on all
@@ -227,8 +227,8 @@ pub enum JobEvent<'a> {
         /// The id of the job.
         id: i64,
     },
-    /// The handler has ended, successfully or not, and its result was written. This is the last event of
-    /// the attempt.
+    /// The worker is done with the attempt: its result was stored, or could not be, or the worker was
+    /// dropped. This is the last event of the attempt.
     Ended {
         /// The id of the job.
         id: i64,
@@ -305,9 +305,9 @@ pub enum JobEvent<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyOutcome {
-    /// The request ran, and its effect is stored.
+    /// The unit of work ran, and its effect is stored.
     Fresh,
-    /// The request had run before, and the stored response was returned.
+    /// The unit had been committed before, and the stored response was returned.
     Replayed,
     /// The same request is running already.
     InProgress,

@@ -54,7 +54,7 @@ pub use once::{Once, OnceIn};
 /// # Why not a `Result`?
 ///
 /// None of these is an error: a client that sends a request twice has to expect each of them. Callers handle
-/// each differently; over HTTP they are 200, 200, 409 and 422.
+/// each of them differently: over HTTP they are 200, 200, 409 and 422.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Outcome<T> {

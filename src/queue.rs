@@ -174,11 +174,11 @@ impl<DB: Backend> Queue<DB> {
         })
     }
 
-    /// Sets how long a claim keeps its job from other workers, unless it is extended. The default is 30 s.
-    /// The database's clock counts.
+    /// Sets how long a claim keeps its job from other workers, unless it is extended; measured by the
+    /// database's clock. The default is 30 s.
     ///
-    /// This is also how long the job of a killed worker waits for another one. A [`Worker`] extends the lease
-    /// after a third of it. The value is clamped to between 100 ms and a year.
+    /// This is also how long the job of a killed worker waits until another worker can claim it. A [`Worker`]
+    /// extends the lease after a third of it. The value is clamped to between 100 ms and a year.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.clamp(MIN_LEASE, MAX_LEASE);
@@ -193,7 +193,7 @@ impl<DB: Backend> Queue<DB> {
         self
     }
 
-    /// Sets the delays between the attempts of a job.
+    /// Sets the delays between the attempts of a job. The default is 2 s, doubling up to 12 h.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
@@ -208,14 +208,15 @@ impl<DB: Backend> Queue<DB> {
         self
     }
 
-    /// Sets whether connections to PostgreSQL keep the statement that enqueues prepared, like sqlx's
-    /// [`persistent`](sqlx::query::Query::persistent).
+    /// Sets whether connections to PostgreSQL keep the INSERT of a job as a prepared statement, like sqlx's
+    /// [`persistent`](sqlx::query::Query::persistent). Other databases never keep it.
     ///
-    /// By default, a connection keeps the statement if it already keeps others: then prepared statements are
-    /// safe there. A connection that keeps none may go through a [pooler](crate::guide::operating) that does
-    /// not support them. There, [`enqueue`](Self::enqueue) takes one more round trip, and
-    /// [`enqueue_alone`](Self::enqueue_alone) a transaction. Pass `true` if the pool connects directly to the
-    /// server and the program prepares no statements itself.
+    /// By default, a connection keeps the statement if it already keeps other prepared statements, which
+    /// shows that they are safe on it. A connection that keeps none may go through a
+    /// [pooler](crate::guide::operating) that does not support them. On such a connection,
+    /// [`enqueue`](Self::enqueue) takes one more round trip, and [`enqueue_alone`](Self::enqueue_alone) runs
+    /// a transaction of several round trips. Pass `true` if the pool connects directly to the server and the
+    /// program prepares no statements itself.
     #[must_use]
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = Some(persistent);
@@ -238,14 +239,15 @@ impl<DB: Backend> Queue<DB> {
     /// Creates the tables and indexes of all queues if they are missing.
     ///
     /// Checks the catalog first and takes no locks if nothing is missing, so it can be called at each start.
-    /// Creating a missing index locks its table. On servers, this waits for the lock for at most a second at
-    /// a time, because other transactions queue behind it, and for about eight seconds in total. For a large
-    /// table that is in use, create the index in a migration instead, on PostgreSQL `CONCURRENTLY`.
+    /// Creating a missing index locks its table. On PostgreSQL, MySQL and MariaDB, this waits for the lock
+    /// for at most one second at a time, because other transactions queue behind the wait, and gives up after
+    /// about eight seconds. For a large table that is in use, create the index in a migration instead, on
+    /// PostgreSQL `CONCURRENTLY`.
     ///
     /// # Errors
     ///
-    /// The database's; [`LockTimeout`](crate::ErrorKind::LockTimeout) if another transaction holds a
-    /// conflicting lock.
+    /// Returns the database's error; [`LockTimeout`](crate::ErrorKind::LockTimeout) if another transaction
+    /// holds a conflicting lock.
     pub async fn create_tables(&self) -> Result<(), Error> {
         self.db.create_schema(Self::schema()).await
     }
@@ -255,13 +257,13 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Returns the database's error.
     pub async fn enqueue(&self, tx: &mut Tx<DB>, job: NewJob) -> Result<Enqueued, Error> {
         let inserted = self.insert(tx, &[&job]).await?;
         Ok(inserted.id.map_or(Enqueued::Duplicate, Enqueued::Added))
     }
 
-    /// Enqueues several jobs in the caller's transaction, and returns how many of them were not duplicates.
+    /// Enqueues several jobs in the caller's transaction, except duplicates. Returns how many it added.
     ///
     /// Each statement inserts at most a thousand jobs, and at most about a megabyte unless a single job is
     /// larger.
@@ -273,8 +275,8 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// The database's. On MySQL and MariaDB, a job larger than `max_allowed_packet` is refused before it is
-    /// sent.
+    /// Returns the database's error. On MySQL and MariaDB, a job larger than `max_allowed_packet` is refused
+    /// before it is sent.
     pub async fn enqueue_many(&self, tx: &mut Tx<DB>, jobs: &[NewJob]) -> Result<u64, Error> {
         let mut added = 0;
         for batch in insertion::batches(jobs) {
@@ -288,8 +290,8 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// The database's. After a [commit unknown](crate::Error::is_commit_unknown) the job may have been
-    /// enqueued: give it a [unique key](NewJob::unique), or make sure that running it twice does no harm.
+    /// Returns the database's error. After a [commit unknown](crate::Error::is_commit_unknown) the job may
+    /// have been enqueued: give it a [unique key](NewJob::unique), or make it harmless to run twice.
     ///
     /// # Cancellation
     ///
@@ -331,11 +333,11 @@ impl<DB: Backend> Queue<DB> {
     /// whose lease expired during its last attempt is *spent*: the claim marks it [dead](Self::dead) and does
     /// not count it. A [`Worker`] reports such deaths as [`JobEvent::Dead`](crate::JobEvent::Dead).
     ///
-    /// Each statement claims at most a thousand jobs.
+    /// Each statement claims at most a thousand jobs. If a later one fails, the earlier jobs are returned.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Returns the database's error.
     ///
     /// # Cancellation
     ///

@@ -1,4 +1,4 @@
-//! Produces the events: the clock of each run, the registry of server sessions, log, spans and metrics.
+//! Measures runs, reports their events to observers, and turns events into logs, spans and metrics.
 
 #[cfg(feature = "metrics")]
 mod metrics;

@@ -96,9 +96,9 @@ pub struct Times {
     pub gate: Duration,
     /// Acquiring connections from the pool.
     pub pool: Duration,
-    /// In statements that acquire locks: locking reads, writes, `lock_rows` and advisory locks. An upper
-    /// bound for the time spent waiting for locks, and close to it, because such statements take little
-    /// time otherwise.
+    /// In statements that acquire locks: locking reads, writes, `lock_rows` and advisory locks. This is an
+    /// upper bound of the time spent waiting for locks, and usually close to it, because such statements take
+    /// little time unless they wait.
     pub locking: Duration,
     /// In all statements of the unit, including those that acquire locks.
     pub statements: Duration,

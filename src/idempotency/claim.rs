@@ -8,8 +8,7 @@ use super::claimant::Claimant;
 use super::error::KeyError;
 use super::sql::{KeyFound, KeyRow, KeySql, KeyWrite};
 
-/// How often to retry if a row disappears between the attempt to write it and the attempt to read it, or has
-/// expired.
+/// How often to try to claim a key whose row disappears between the write and the read, or has expired.
 const ROUNDS: u32 = 5;
 
 /// The result of claiming a key.
@@ -21,7 +20,7 @@ pub(super) enum ClaimOutcome {
     Earlier(String),
     /// Another run has committed, with this response.
     Others(String),
-    /// Another run has the key, and has no response yet.
+    /// Another run has written the row and has stored no response yet, or the row changed in each round.
     Unanswered,
     /// Another run has used the key for a different request.
     Mismatch,
@@ -36,7 +35,7 @@ impl Claimant {
             let found = KeySql::of::<DB>().claim(tx, self, &write).await.map_err(KeyError::or_other)?;
             write = match found {
                 KeyFound::Written => return Ok(ClaimOutcome::Ours),
-                // The row was released or purged in between.
+                // The row was released or purged between the write and the read.
                 KeyFound::Nothing => KeyWrite::Insert,
                 KeyFound::Row(row) if row.run == self.run => {
                     return Ok(row.response.map_or(ClaimOutcome::Ours, ClaimOutcome::Earlier));

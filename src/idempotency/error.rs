@@ -51,7 +51,7 @@ impl KeyError {
     }
 }
 
-/// Uses the variants with which drivers report such problems.
+/// Converts the error into the variant of `sqlx::Error` with which drivers report such problems.
 impl From<KeyError> for Error {
     fn from(error: KeyError) -> Self {
         let wrap = match &error {

@@ -15,11 +15,12 @@ use sha2::{Digest as _, Sha256};
 ///
 /// The database compares SHA-256 digests of a fixed length, never the text. A text column has a collation, in
 /// which `abc` may equal `ABC` and `abc `, and a length, at which some databases truncate: two clients could
-/// get each other's responses. Digests also keep out of the table what clients put into their keys.
+/// get each other's responses. Digests also keep the keys themselves, which may be confidential, out of the
+/// table.
 ///
 /// # Why is this a type of its own?
 ///
-/// The key is validated where the request is received, where an invalid one can be answered (400 over HTTP).
+/// The key is validated where the request is received, where an invalid one can be rejected (400 over HTTP).
 /// A value of this type is always valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey {
@@ -53,7 +54,7 @@ impl IdempotencyKey {
     ///
     /// # Errors
     ///
-    /// The key is empty or longer than [`MAX_BYTES`](Self::MAX_BYTES).
+    /// Returns an error if the key is empty or longer than [`MAX_BYTES`](Self::MAX_BYTES).
     pub fn new(scope: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Result<Self, InvalidKey> {
         let (scope, key) = (scope.as_ref(), key.as_ref());
         match key.len() {
@@ -72,8 +73,8 @@ impl IdempotencyKey {
     /// Returns the same key with a fingerprint of the request: the same key with other bytes is a
     /// [mismatch](super::Outcome::Mismatch).
     ///
-    /// The bytes are what makes it the same request, usually the body as received. Serialize a value of your
-    /// own to leave out what may differ when the request is sent again, such as a time stamp.
+    /// Requests with equal bytes are the same request. Usually the bytes are the body as received. Serialize
+    /// a value of your own to leave out what may differ when the request is sent again, such as a time stamp.
     #[must_use]
     pub fn request(self, bytes: impl AsRef<[u8]>) -> Self {
         Self { fingerprint: Sha256::digest(bytes).into(), ..self }

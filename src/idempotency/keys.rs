@@ -37,11 +37,12 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
         Self { transactor, database: PhantomData }
     }
 
-    /// Returns what is stored for a key. The key of a request in progress is not visible.
+    /// Returns what is stored for a key; `None` if there is no such key. The key of a request in progress is
+    /// not visible.
     ///
     /// # Errors
     ///
-    /// The database's; [`KeyError::NoTable`].
+    /// Returns the database's error; [`KeyError::NoTable`].
     pub async fn find(&self, key: &IdempotencyKey) -> Result<Option<StoredKey>, Error> {
         let find = async |tx: &mut Tx<DB>| KeySql::of::<DB>().find(tx, key).await.map_err(KeyError::or_other);
         let row = self.transactor.with(Options::new().read_only()).run(find).await?;
@@ -57,7 +58,7 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
     ///
     /// # Errors
     ///
-    /// The database's; a lock timeout while a request with this key is in progress.
+    /// Returns the database's error; a lock timeout while a request with this key is in progress.
     pub async fn release(&self, key: &IdempotencyKey) -> Result<bool, Error> {
         let row = vec![key.digest.to_vec()];
         self.change(KeySql::of::<DB>().release, row).await.map(|released| released > 0)
@@ -69,7 +70,7 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
     ///
     /// # Errors
     ///
-    /// The database's. What has been deleted until then stays deleted.
+    /// Returns the database's error. What has been deleted until then stays deleted.
     ///
     /// # Cancellation
     ///
@@ -110,7 +111,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Returns the database's error.
     pub async fn create_key_table(&self) -> Result<(), Error> {
         self.create_schema(KeySql::of::<DB>().create).await
     }

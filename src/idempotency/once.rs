@@ -94,7 +94,7 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     ///
     /// # Errors
     ///
-    /// The closure's own error; or this crate's, converted into the closure's error type, including
+    /// Returns the closure's own error; or this crate's, converted into the closure's error type, including
     /// [`KeyError`].
     ///
     /// # Panics
@@ -213,7 +213,7 @@ where
 ///
 /// The wait for a twin is limited by the lock timeout of the transaction. If it expires, the transaction
 /// fails with a lock timeout, and the whole unit is run again while time remains.
-/// [`InProgress`](Outcome::InProgress) means that this very transaction has already claimed the key.
+/// [`InProgress`](Outcome::InProgress) means that this transaction itself has already claimed the key.
 ///
 /// A commit whose response is lost is resolved as the caller's transaction is configured
 /// ([`Options::resolve_commits`]).
@@ -239,7 +239,7 @@ impl<'t, DB: Backend> OnceIn<'t, DB> {
     ///
     /// # Errors
     ///
-    /// The closure's own error; or this crate's, converted into the closure's error type.
+    /// Returns the closure's own error; or this crate's, converted into the closure's error type.
     ///
     /// # Cancellation
     ///

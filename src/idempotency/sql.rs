@@ -30,16 +30,17 @@ pub(super) struct KeySql {
     keeps_statements: bool,
     /// Selects the row of a key, with the columns of [`KeyRow`].
     select: fn(&IdempotencyKey) -> String,
-    /// Writes the row of a key unless another run has it, and does not fail then.
+    /// Writes the row of a key. Does nothing, and does not fail, if another run has written it.
     write: fn(&Claimant, &KeyWrite) -> String,
     claiming: Claiming,
 }
 
-/// How a key is claimed: how its row is written, and then read in a way that every isolation level sees.
+/// How a key is claimed: its row is written, and then read such that it is found at every isolation level.
 enum Claiming {
-    /// In one text, which this function puts around the two statements.
+    /// Both statements are sent in one text, which this function composes.
     OneText(fn(&Claimant, write: String, select: String) -> String),
-    /// Each statement in a packet of its own: see [`Engine::is_galera`](crate::backend::Engine::is_galera).
+    /// Each statement is sent in a packet of its own: see
+    /// [`Engine::is_galera`](crate::backend::Engine::is_galera).
     OneByOne,
 }
 
@@ -52,7 +53,7 @@ impl KeySql {
         }
     }
 
-    /// Writes the row of a key if no other run has it, and returns what is there then.
+    /// Writes the row of a key if no other run has it, and returns the row that exists afterwards.
     pub(super) async fn claim<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
@@ -92,9 +93,9 @@ impl KeySql {
     }
 }
 
-/// The row is read with a lock, because the transaction's snapshot may be older than the row. A row that
-/// another node wrote is visible only once its transaction is certified, so it is final. If two nodes write
-/// the same key, one of them fails at COMMIT.
+/// Claims a key with each statement in a packet of its own. The row is read with a lock, because the
+/// transaction's snapshot may be older than the row. A row that another node wrote is visible only once its
+/// transaction is certified, so it is final. If two nodes write the same key, one of them fails at COMMIT.
 ///
 /// MariaDB can limit the wait of one statement. On MySQL the limit is the session's, which takes two more
 /// round trips.
@@ -129,7 +130,7 @@ async fn execute<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<u64, sqlx:
     tx.execute_query(WatchedQuery::with_values(sql, [])?).await
 }
 
-/// Runs a text that returns one row with the columns of [`KeyRow`], perhaps among others.
+/// Runs a text, and returns the row with the columns of [`KeyRow`] among all rows that it returns.
 async fn fetch<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<Option<KeyRow>, sqlx::Error> {
     let rows = tx.fetch_rows(WatchedQuery::with_values(sql, [])?).await?;
     rows.iter().find(|row| row.len() == KeyRow::COLUMNS).map(KeyRow::decode::<DB>).transpose()
@@ -149,9 +150,9 @@ pub(super) enum KeyFound {
 /// How the row of a key is written.
 #[derive(Debug)]
 pub(super) enum KeyWrite {
-    /// There is none yet.
+    /// Inserts a new row.
     Insert,
-    /// There is a row with this run, which has expired.
+    /// Takes over the expired row of this other run.
     TakeOver(Vec<u8>),
 }
 
@@ -168,7 +169,7 @@ pub(super) struct KeyRow {
 }
 
 impl KeyRow {
-    /// The number of columns: more than in any other row that the texts return.
+    /// The number of columns. Other rows that the texts return have fewer, and are ignored.
     const COLUMNS: usize = 5;
 
     fn decode<DB: Backend>(row: &DB::Row) -> Result<Self, sqlx::Error> {

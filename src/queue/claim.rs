@@ -44,10 +44,11 @@ pub struct Claim<DB: Backend> {
     lease: Lease,
 }
 
-/// What is known about the end of a claim. The transactions that complete it share this value with the claim.
+/// How a claim ended, as far as this process knows. The claim shares this value with the transactions that
+/// complete its job.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// How many transactions that complete the job are open.
+    /// The number of open transactions that complete the job.
     completing: AtomicUsize,
     outcome: OnceLock<JobOutcome>,
 }
@@ -65,7 +66,7 @@ pub(super) enum JobOutcome {
     Dead(String),
 }
 
-/// A transaction that completes a job is open for as long as this value lives.
+/// Counts a transaction that completes a job as open, until this value is dropped.
 #[derive(Debug)]
 pub(super) struct OpenCompletion(Arc<Progress>);
 
@@ -95,7 +96,7 @@ impl Progress {
         self.completing.load(Ordering::Acquire) > 0 || matches!(self.outcome(), Some(JobOutcome::Completed))
     }
 
-    /// Records how the claim ended. The first outcome is the one that holds.
+    /// Records how the claim ended. Only the first call has an effect.
     pub(super) fn record(&self, outcome: JobOutcome) {
         let _ = self.outcome.set(outcome);
     }
@@ -147,7 +148,8 @@ impl<DB: Backend> Claim<DB> {
         self.max_attempts
     }
 
-    /// Returns the error of the previous attempt.
+    /// Returns the error of the last attempt that failed; `None` if none has failed since the job was
+    /// enqueued or rescheduled.
     #[must_use]
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
@@ -163,19 +165,19 @@ impl<DB: Backend> Claim<DB> {
     ///
     /// # Errors
     ///
-    /// The payload is not a `T`.
+    /// Returns an error if the stored JSON cannot be deserialized as a `T`.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
         let payload = serde_json::from_str(&self.payload);
         Ok(payload.map_err(|error| sqlx::Error::Decode(Box::new(error)))?)
     }
 
-    /// Returns the same claim with another value of its queue, which runs the claim's own transactions.
+    /// Replaces the queue whose transactor runs the claim's own transactions.
     #[cfg(feature = "testing")]
     pub(super) fn with_queue(self, queue: &Queue<DB>) -> Self {
         Self { queue: queue.clone(), ..self }
     }
 
-    /// Returns the message of a stale claim.
+    /// Returns the message of the error that this claim is stale.
     pub(super) fn stale(&self) -> String {
         stale(self.queue.name(), self.id, self.token)
     }

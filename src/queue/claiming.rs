@@ -1,4 +1,4 @@
-//! Claims jobs, and marks those dead that are spent.
+//! Claims jobs, and marks spent jobs as dead.
 
 use tokio::time::Instant;
 
@@ -37,7 +37,7 @@ pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Resul
         let rows = match claim_rows(queue, wanted).await {
             Ok(rows) => rows,
             Err(error) if claimed.is_empty() && died.is_empty() => return Err(error),
-            // Jobs that are claimed already must not wait for their leases to expire.
+            // An error would make the jobs claimed so far wait for their leases to expire.
             Err(_) => break,
         };
         queue.cursor.advance(&rows, is_full_scan.then(|| requested.elapsed()));
@@ -45,7 +45,7 @@ pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Resul
         let (spent, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(JobRow::is_spent);
         claimed.extend(rows.into_iter().map(|row| (row, requested)));
         if !spent.is_empty() {
-            // There may be many more, and this claim would have to be repeated for each batch of them.
+            // There may be many more spent jobs; marking them now saves a claim for each batch of them.
             let others = spent::mark_dead(queue, start).await.unwrap_or_default();
             for row in spent.iter().chain(&others) {
                 log::died(&queue.name, row.id, Death::Lapsed, row.attempts, LEASE_EXPIRED);
@@ -62,7 +62,7 @@ pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Resul
     Ok(ClaimedJobs { claims, died })
 }
 
-/// Claims jobs in a transaction of its own, and returns their rows as they were before.
+/// Claims jobs in a transaction of its own, and returns their rows as they were before the claim.
 async fn claim_rows<DB: Backend>(queue: &Queue<DB>, wanted: JobsWanted) -> Result<Vec<JobRow>, Error> {
     if let Some(claim) = DriverCalls::get().and_then(|calls| calls.claim) {
         return claim(&queue.db, wanted).await;

@@ -62,11 +62,11 @@ impl<DB: Backend> Claim<DB> {
     /// # }
     /// ```
     ///
-    /// The row of a completed job is deleted; store what you want to keep as an effect. Call this method
-    /// *last*, because the job's row is locked from then on. To run the job again, use
+    /// The row of a completed job is deleted; store anything that you want to keep in a table of your own.
+    /// Call this method *last*, because the job's row is locked from then on. To run the job again, use
     /// [`reschedule_in`](Self::reschedule_in) instead: until the job is complete, a successor with its unique
-    /// key is a duplicate. Any strategy and isolation level will do, and extensions of the lease do not
-    /// conflict with the transaction.
+    /// key is a duplicate. This works under any strategy and isolation level, and extensions of the lease do
+    /// not conflict with the transaction.
     ///
     /// # Errors
     ///
@@ -80,14 +80,14 @@ impl<DB: Backend> Claim<DB> {
     /// Completes the job in a transaction of its own, for jobs whose effects are elsewhere.
     ///
     /// If the connection is lost, the completion is sent again while the lease lasts. The token prevents it
-    /// from being executed twice. So a job whose handler has finished is not run again because a response was
-    /// lost.
+    /// from being executed twice. A lost response therefore does not make a finished job run again.
     ///
     /// # Errors
     ///
-    /// [`StaleClaim`](crate::ErrorKind::StaleClaim); or the database's last error before the lease expired.
-    /// After a [commit unknown](crate::Error::is_commit_unknown) the job may be complete, or another worker
-    /// may have taken it over.
+    /// [`StaleClaim`](crate::ErrorKind::StaleClaim): the job was taken over, completed, failed or released.
+    /// Otherwise, returns the database's last error before the lease expired. After a [commit
+    /// unknown](crate::Error::is_commit_unknown) the job may be complete, or another worker may have taken it
+    /// over.
     pub async fn complete(&self) -> Result<(), Error> {
         let delete = &delete(std::slice::from_ref(self));
         let completion = self.progress().begin_completion();
@@ -115,7 +115,7 @@ impl<DB: Backend> Claim<DB> {
     }
 
     /// Repeats a completion whose outcome is unknown. A job that exists and is not held by this claim was
-    /// taken over by another worker, whatever the clocks say.
+    /// taken over by another worker, even if this worker's clock says that its lease has not expired.
     async fn complete_again(
         &self,
         db: &PoolTransactor<DB, Pessimistic>,
@@ -202,8 +202,8 @@ impl<DB: Backend> Claim<DB> {
         Ok(())
     }
 
-    /// Ends the claim with this change of the job's row. The token grows too, so that a worker that does not
-    /// know of the change is refused.
+    /// Ends the claim by applying `change` to the job's row. Increments the token as well, so that a later
+    /// call on this claim is refused as stale.
     async fn give_back(&self, change: &str, arguments: Vec<Option<String>>) -> Result<(), Error> {
         let (id, token) = (self.id(), self.token());
         let sql = &format!(

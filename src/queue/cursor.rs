@@ -13,29 +13,31 @@ use super::row::JobRow;
 /// The time between two full scans, as long as they are cheap.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Full scans take at most this fraction (one part in so many) of the time.
+/// Full scans take at most one part in this many of the time.
 const SCAN_SHARE: u32 = 20;
 
-/// A claim that found nothing may scan everything if that takes no longer than this, or found jobs the last
-/// time. Otherwise an idle queue whose index is full of dead entries keeps to the share.
+/// A claim that found nothing may add a full scan if the last one took no longer than this, or found jobs.
+/// Slower scans are limited to [`SCAN_SHARE`], because an idle queue whose index is full of dead entries
+/// would otherwise scan it at each poll.
 const CHEAP: Duration = Duration::from_millis(50);
 
-/// How far before the cursor a claim starts if there is no backlog, in microseconds: transactions do not
-/// commit in the order of their times.
+/// How far before the cursor a claim starts if there is no backlog, in microseconds. Transactions do not
+/// commit in the order of the due times of their jobs, so earlier jobs may still appear.
 const MARGIN: i64 = 50_000;
 
-/// A job that has been due for longer than this, in microseconds, is part of a backlog, which is committed.
+/// A job that has been due for longer than this, in microseconds, is part of a backlog. All jobs that were
+/// due before it are assumed to be committed.
 const BACKLOG: i64 = 1_000_000;
 
-/// Remembers for each priority up to which job claims have come, in the order of the index.
+/// Remembers, for each priority, the position in the index that claims have reached.
 ///
 /// # Why?
 ///
 /// Completed jobs leave dead entries at the front of the index, and they stay while a transaction, such as a
-/// report, holds back vacuum. Each claim would read all of them, and there would be more at each claim. A
-/// claim that starts where the last one ended does not read them, even if many jobs are due at the same time.
-/// The cursor is only a hint: once a second, or as rarely as keeps the cost below a twentieth of the time, a
-/// claim scans everything.
+/// report, holds back vacuum. Without a cursor, each claim would read all of them, and each time there would
+/// be more. A claim that starts where the last one ended does not read them, even if many jobs are due at the
+/// same time. The cursor is only a hint: once a second, a claim scans everything. If scans are slow, they run
+/// less often, so that they take at most a twentieth of the time.
 ///
 /// # Why does it go back?
 ///

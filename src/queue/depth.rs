@@ -8,7 +8,7 @@ use super::sql::QueueSql;
 use crate::backend::Backend;
 use crate::error::Error;
 
-/// Up to how many jobs are counted.
+/// The maximum number of jobs that are counted, for each priority and for dead jobs.
 const MAX_COUNT: u64 = 100_000;
 
 /// The number of claimable and dead jobs, and the age of the oldest: what [`Queue::depth`] returns.
@@ -30,20 +30,21 @@ impl<DB: Backend> Queue<DB> {
     /// Returns the number of claimable jobs, the age of the oldest, and the number of dead jobs. It is cheap
     /// enough to call every few seconds; an observed [`Worker`](super::Worker) reports it by itself.
     ///
-    /// Unlike [`counts`](Self::counts), this reads only indexes, and of those only the due and the dead jobs.
-    /// It counts at most 100 000 jobs of each priority, and as many dead ones: for a queue that is so far
-    /// behind, the age is what matters.
+    /// Unlike [`counts`](Self::counts), this reads only indexes, and only their entries for due and dead
+    /// jobs. It counts at most 100 000 jobs of each priority, and as many dead ones: for a queue that is so
+    /// far behind, the age is what matters.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Returns the database's error.
     pub async fn depth(&self) -> Result<Depth, Error> {
         let sql = QueueSql::of::<DB>();
         let (QueueSql { now, index_hint, .. }, name) = (sql, &self.name);
         let dead = format!(
             "SELECT 1 FROM atomically_job WHERE queue = '{name}' AND died_at IS NOT NULL LIMIT {MAX_COUNT}"
         );
-        // Few jobs have an extended lease. Subtracting those saves reading the row of every other job.
+        // Few jobs have an extended lease. Counting and subtracting them avoids reading the row of every due
+        // job.
         let extended = format!(
             "FROM atomically_job_lease AS lease \
              JOIN atomically_job AS job ON job.id = job_id AND job.token = lease.token \

@@ -19,7 +19,7 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Returns the database's error.
     pub async fn doctor(&self) -> Result<Vec<Finding>, Error> {
         let findings: Result<_, Error> = self
             .db

@@ -1,4 +1,4 @@
-//! What the doctor reports.
+//! The findings of the doctor.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! How new jobs are written to the table.
+//! Divides new jobs into batches, and builds the values of their INSERT.
 
 use super::job::NewJob;
 use crate::backend::Backend;
@@ -49,7 +49,7 @@ fn bytes(job: &NewJob) -> usize {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NewRows<'a> {
     pub(super) queue: &'a str,
-    /// The default of the queue.
+    /// The queue's default, for jobs without a limit of their own.
     pub(super) max_attempts: u32,
     /// Whether connections keep the statement prepared. `None`: only those that keep other statements.
     pub(super) persistent: Option<bool>,
@@ -66,7 +66,7 @@ impl NewRows<'_> {
         job.max_attempts.unwrap_or(self.max_attempts).clamp(1, i32::MAX as u32)
     }
 
-    /// Returns what follows `INSERT INTO`, and its arguments.
+    /// Returns the text that follows `INSERT INTO`, and its arguments.
     pub(super) fn values<DB: Backend>(&self, now: &str) -> (String, Vec<Option<String>>) {
         let queue = self.queue;
         let mut arguments = Vec::with_capacity(self.jobs.len() * 2);

@@ -29,9 +29,9 @@ const MAX_KEY_BYTES: usize = 255;
 /// # Why JSON, stored as text?
 ///
 /// A payload outlives the program that wrote it: the program's next version reads it, and so do people who
-/// find out why a job is dead. Text is the same on every database and is returned byte for byte, unlike
-/// PostgreSQL's `jsonb`; `payload::jsonb` is available for queries. Store large or binary values elsewhere,
-/// and a reference to them in the payload.
+/// investigate why a job is dead. Text is the same on every database and is returned byte for byte, unlike
+/// PostgreSQL's `jsonb`. To query it there, cast it: `payload::jsonb`. Store large or binary values
+/// elsewhere, and a reference to them in the payload.
 #[derive(Clone)]
 #[must_use]
 pub struct NewJob {
@@ -60,7 +60,7 @@ impl Due {
         })
     }
 
-    /// Returns an SQL expression; `now` is the one for the current time.
+    /// Returns the due time as an SQL expression; `now` is the expression for the current time.
     pub(super) fn sql(self, now: &str) -> String {
         match self {
             Self::After(0) => now.to_owned(),
@@ -98,10 +98,10 @@ impl NewJob {
     /// Keys are compared byte by byte. A key can be used again once its job is complete or dead. To do
     /// something only once ever, insert a row of your own in the transaction that does it.
     ///
-    /// # Which of the two?
+    /// # `unique` or `unique_until_claimed`?
     ///
-    /// A job that is left out because another one is *being worked on* may be lost work: the other one may
-    /// have read its data before they changed. If a job means "something has changed", use
+    /// If a job is dropped as a duplicate while the other one is *running*, a change may be missed: the
+    /// running job may have read its data before the change. If a job means "something has changed", use
     /// [`unique_until_claimed`](Self::unique_until_claimed). To run a job again under its own key, use
     /// [`Claim::reschedule_in`](super::Claim::reschedule_in): while the job is not complete, a successor with
     /// the same key is a duplicate of it.
@@ -113,9 +113,9 @@ impl NewJob {
         Ok(Self { unique_key: Some(checked(key.into())?), unique_until_claimed: false, ..self })
     }
 
-    /// Makes the job unique until it is claimed: it is not enqueued if the queue has another job with the
-    /// same key that waits. A claimed job does not count, so whatever changes while it runs gets a job of its
-    /// own.
+    /// Makes the job unique until it is claimed: it is not enqueued if another job with the same key is
+    /// waiting in the queue. A job that has been claimed does not count, so a change while it runs gets a job
+    /// of its own.
     ///
     /// The first claim removes the key for good: when the job fails and is retried, or is rescheduled,
     /// another job with the same key may exist. Both kinds of uniqueness share one set of keys.
@@ -194,7 +194,7 @@ pub enum Enqueued {
     /// to another job.
     Added(i64),
     /// The queue already has a job with the same unique key, and the new one was not enqueued. The existing
-    /// job may be one that is being worked on: see [`NewJob::unique`].
+    /// job may already be running: see [`NewJob::unique`].
     Duplicate,
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// `requested` is when the claim was sent to the database.
+    /// Starts a lease. `requested` is when the claim was sent to the database.
     pub(super) fn new(duration: Duration, requested: Instant) -> Self {
         Self { duration, end: Mutex::new(requested + duration) }
     }

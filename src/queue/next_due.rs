@@ -9,8 +9,8 @@ use crate::backend::Backend;
 use crate::error::Error;
 
 impl<DB: Backend> Queue<DB> {
-    /// Returns the time until the next scheduled job is due or the first lease expires, by the database's
-    /// clock, so that no other clock has to agree with it.
+    /// Returns the time until the next scheduled job is due or the first lease expires; `None` if there is
+    /// neither. The database computes it, so it does not depend on this machine's clock.
     pub(super) async fn until_next_due(&self) -> Result<Option<Duration>, Error> {
         let (name, QueueSql { now, index_hint, .. }) = (&self.name, QueueSql::of::<DB>());
         let waits = Priority::ALL.map(|priority| {

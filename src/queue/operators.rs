@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::error::Error;
 use crate::transactor::{Options, TransactorExt as _};
 
-/// A dead job: one that is not retried.
+/// A dead job: it is not retried unless it is requeued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadJob {
@@ -18,7 +18,7 @@ pub struct DeadJob {
     pub id: i64,
     /// The payload, in JSON.
     pub json: String,
-    /// The number of attempts.
+    /// The number of attempts that were made.
     pub attempts: u32,
     /// The error of the last attempt.
     pub last_error: Option<String>,
@@ -45,7 +45,7 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Returns the database's error.
     pub async fn dead(&self, limit: usize) -> Result<Vec<DeadJob>, Error> {
         let limit = limit.min(10_000);
         let sql = format!(
@@ -85,7 +85,7 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// The database's. What has been deleted until then stays deleted.
+    /// Returns the database's error. What has been deleted until then stays deleted.
     pub async fn purge(&self, dead_for: Duration) -> Result<u64, Error> {
         let before = format!("{} - {}", QueueSql::of::<DB>().now, micros(dead_for));
         let leases =
@@ -110,7 +110,7 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Returns the database's error.
     pub async fn counts(&self) -> Result<Counts, Error> {
         let sql = QueueSql::of::<DB>();
         let (now, no_lease) = (sql.now, sql.no_lease());

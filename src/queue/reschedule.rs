@@ -20,12 +20,12 @@ pub struct Reschedule {
 }
 
 impl Reschedule {
-    /// Due after `delay`, by the database's clock, with the same payload.
+    /// Makes the job due after `delay`, by the database's clock, with the same payload.
     pub fn after(delay: Duration) -> Self {
         Self { due: Due::After(micros(delay)), payload: None }
     }
 
-    /// Due at `time`, by the database's clock, with the same payload.
+    /// Makes the job due at `time`, by the database's clock, with the same payload.
     pub fn at(time: SystemTime) -> Self {
         Self { due: Due::at(time), payload: None }
     }

@@ -34,7 +34,7 @@ pub(super) struct SendAttempt<DB: Backend> {
     pub(super) is_repeated: bool,
 }
 
-/// What an attempt found.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SendOutcome {
     /// The job was held by this claim, and is changed.
@@ -71,7 +71,7 @@ impl<DB: Backend> Claim<DB> {
                 Ok(SendOutcome::NotHeld) => return Err(unknown.unwrap_or_else(|| self.stale_error())),
                 Err(error) => error,
             };
-            // This is definite, whatever became of earlier attempts.
+            // A stale claim is definite, whatever the outcome of earlier attempts.
             if error.is_stale_claim() {
                 return Err(error);
             }
@@ -88,8 +88,8 @@ impl<DB: Backend> Claim<DB> {
     }
 }
 
-/// Returns half of what is left of the lease, so that a connection that does not respond is given up in time
-/// for an attempt on another one.
+/// Returns the deadline of an attempt: half of the remaining lease, so that a connection that does not
+/// respond is abandoned in time for an attempt on another one.
 fn attempt_deadline(left: Duration) -> Duration {
     if left < MIN_DIVIDED { MAX_ATTEMPT } else { MAX_ATTEMPT.min(left / 2) }
 }

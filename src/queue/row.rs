@@ -1,4 +1,4 @@
-//! What is sent to the tables of a queue, and what comes back.
+//! Parameters and rows of the queue's statements, as plain data.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,13 +46,14 @@ impl JobRow {
         })
     }
 
-    /// Whether the job's last attempt has begun. If the job is found by a claim, that attempt did not end.
+    /// Whether the job's last attempt has begun. If a claim finds such a job, that attempt has not ended and
+    /// its lease has expired.
     pub(super) const fn is_spent(&self) -> bool {
         self.attempts >= self.max_attempts
     }
 }
 
-/// What one claim asks the database for.
+/// The parameters of a claim.
 #[derive(Debug, Clone)]
 pub(super) struct JobsWanted {
     pub(super) queue: Arc<str>,

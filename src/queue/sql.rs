@@ -1,7 +1,7 @@
 //! The statements of the queue.
 //!
-//! Each database has one [`QueueSql`], in a file of its own. What is done with them is the same for all, but
-//! for the few calls in [`DriverCalls`] that need the types of one driver.
+//! Each database has one [`QueueSql`], in a file of its own. The code that runs them is shared, except for
+//! the few calls in [`DriverCalls`] that need the types of one driver.
 
 use std::any::Any;
 
@@ -27,11 +27,11 @@ pub(super) use driver_calls::DriverCalls;
 pub(super) const LEASE_EXPIRED: &str =
     "the lease of the last attempt expired: its worker died, or was too slow to extend it";
 
-/// A server that accepts statements of fewer bytes than this is not asked for its limit: no usable
-/// configuration is below it.
+/// Smaller statements are sent without querying the server's limit, because no usable configuration has a
+/// limit below this.
 const MIN_CHECKED_BYTES: usize = 1_000_000;
 
-/// The statements of one database, and what differs between databases in the statements that all share.
+/// The statements of one database, and the parts of the shared statements that differ between databases.
 pub(super) struct QueueSql {
     /// Creates the tables and their indexes, if they are missing.
     pub(super) schema: &'static str,
@@ -133,7 +133,7 @@ impl QueueSql {
     }
 
     /// Refuses a statement of about this many bytes if the server would close the connection on it, which
-    /// cannot be told from a lost connection.
+    /// would look like a lost connection.
     pub(super) async fn check_size<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
@@ -154,7 +154,7 @@ impl QueueSql {
     }
 }
 
-/// Inserts rows, but for those that violate a unique key.
+/// Inserts rows, except for those that violate a unique key.
 pub(super) async fn insert<DB: Backend>(tx: &mut Tx<DB>, rows: NewRows<'_>) -> Result<Inserted, sqlx::Error> {
     let (values, arguments) = rows.values::<DB>(QueueSql::of::<DB>().now);
     let insert = format!("INSERT INTO {values} ON CONFLICT DO NOTHING RETURNING id");

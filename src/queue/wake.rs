@@ -39,7 +39,8 @@ pub trait Wake: Send + Sync + 'static {
     ///
     /// # Cancellation
     ///
-    /// Must be cancel safe: if the future is dropped, the next call reports the wake-up.
+    /// Must be cancel safe: if the future is dropped before it has reported a wake-up, the next call reports
+    /// it.
     fn woken(&self) -> BoxFuture<'_, ()>;
 }
 

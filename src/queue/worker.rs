@@ -97,7 +97,7 @@ const MIN_POLL: Duration = Duration::from_millis(10);
 /// the outcome again until the lease expires.
 ///
 /// A handler can simply return the error of an unknown commit. If the commit was stored, the job is gone and
-/// cannot fail, and the worker reports it as completed while its lease lasts.
+/// can no longer fail, and the worker reports it as completed while its lease lasts.
 ///
 /// # Log
 ///
@@ -167,9 +167,9 @@ impl<DB: Backend> Worker<DB> {
     /// Sets how often the worker looks for jobs when nothing wakes it. The default is 1 s; less than 10 ms
     /// counts as 10 ms.
     ///
-    /// A worker that polls less often than once a second also asks when the next job is due or the next lease
-    /// expires, and polls then. A job that is enqueued in between is found by the [wake](Self::wake), or else
-    /// at the next poll.
+    /// A worker that polls less often than once a second also queries when the next job is due or the next
+    /// lease expires, and polls then. A job that is enqueued in between is found by the [wake](Self::wake),
+    /// or else at the next poll.
     #[must_use]
     pub fn poll_every(mut self, interval: Duration) -> Self {
         self.poll = interval.max(MIN_POLL);
@@ -196,7 +196,7 @@ impl<DB: Backend> Worker<DB> {
     /// An extended lease shows that the worker is alive, not that the handler makes progress: a handler that
     /// hangs occupies its slot forever. But no timeout suits all jobs, and one that is too short makes a long
     /// job fail at each attempt until it is dead. Set it well above the longest time that a job may take.
-    /// Without it, monitor the number of running jobs.
+    /// Without a timeout, monitor the number of running jobs.
     ///
     /// A handler is cancelled at an `.await`. A handler that blocks its thread is not: its slot is free after
     /// 2 s, and the transaction in which it would complete the job is fenced off.
@@ -206,7 +206,8 @@ impl<DB: Backend> Worker<DB> {
         self
     }
 
-    /// Sets what wakes the worker before the next poll when there are new jobs.
+    /// Sets a `Wake` that wakes the worker before its next poll when there are new jobs. There is none by
+    /// default.
     #[must_use]
     pub fn wake(mut self, wake: Arc<impl Wake>) -> Self {
         self.wake = Some(wake);

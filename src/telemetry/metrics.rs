@@ -1,4 +1,4 @@
-//! Metrics, by the crate `metrics`.
+//! Metrics, recorded through the crate `metrics`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -170,7 +170,7 @@ impl Observer for Metrics {
                 UnitEvent::Idle { .. } => self.unit(run).idle_warnings.increment(1),
                 UnitEvent::AttemptFailed { failure, .. } => self.unit(run).failed(failure.kind()),
                 UnitEvent::Ended { summary, .. } => self.unit(run).ended(summary),
-                // Their times are part of the summary.
+                // The summary at the end of the run includes these times.
                 UnitEvent::WaitedAtGate { .. }
                 | UnitEvent::Opened { .. }
                 | UnitEvent::StatementDone { .. }

@@ -41,7 +41,7 @@ struct ClockState {
     times: Times,
     /// The last statement, until the next one is sent or the transaction ends.
     statement: Option<StatementClock>,
-    /// Since when the open transaction has been idle; `None` while it is not.
+    /// When the open transaction became idle; `None` while it is not idle.
     idle_since: Option<Instant>,
     /// Whether observers were notified of the current pause.
     warned: bool,
@@ -58,7 +58,7 @@ struct StatementClock {
     /// How long the transaction was idle before it.
     idle: Duration,
     took: Duration,
-    /// Since when the server has been working on it; `None` while it is not.
+    /// When the server started to work on it; `None` while the server is not working on it.
     since: Option<Instant>,
 }
 

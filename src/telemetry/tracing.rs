@@ -225,7 +225,7 @@ mod without {
     use crate::events::{Observer, Run, RunOutcome};
     use crate::failure::Failure;
 
-    /// Never constructed.
+    /// Stands in for a span without the feature `tracing`. It is never constructed.
     #[derive(Debug, Clone)]
     pub(crate) struct Span(Infallible);
 

@@ -92,12 +92,12 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
 ///
 /// A transaction of this crate sees every statement that its unit sends, so the explorer can hold each
 /// statement back until its turn. One client at a time takes a step: BEGIN, a statement, a savepoint, COMMIT
-/// or ROLLBACK. The explorer asks the server which sessions wait for a lock, and lets the other clients go on
-/// meanwhile. Retries are part of the schedule and are explored as well, without their delays.
+/// or ROLLBACK. The explorer queries which sessions wait for a lock, and meanwhile lets the other clients go
+/// on. Retries are part of the schedule and are explored as well, without their delays.
 ///
 /// The first schedule is run twice, and each later one starts with the same steps as an earlier one. If the
 /// same steps lead to a different state, the schedule has [diverged](Problem::Diverged). That is a
-/// counterexample, because the schedules behind it cannot be explored.
+/// counterexample, because the schedules that continue from there cannot be explored.
 ///
 /// Schedules with the fewest preemptions run first: those in which a client that could go on is rarely made
 /// to wait. Most bugs need one or two preemptions, so the first counterexample is also the simplest.
@@ -287,21 +287,22 @@ impl<'a, DB: Backend> Explore<'a, DB> {
 
     /// Limits how many schedules are run; at least 1.
     ///
-    /// The default is 1000, and a report that reached it fails [`assert_passes`](Report::assert_passes). A
-    /// limit that is set here is accepted by it.
+    /// The default is 1000. A report that reaches the default limit fails
+    /// [`assert_passes`](Report::assert_passes); one that reaches a limit that is set here does not.
     pub fn max_schedules(mut self, schedules: usize) -> Self {
         self.max_schedules = Some(schedules.max(1));
         self
     }
 
-    /// Limits how often in a schedule a client that could go on is made to wait. Unlimited by default.
+    /// Limits the number of preemptions in a schedule: how often a client that could go on is made to wait.
+    /// By default there is no limit.
     pub fn max_preemptions(mut self, preemptions: usize) -> Self {
         self.max_preemptions = preemptions;
         self
     }
 
-    /// Limits the steps of a schedule, which is reported as [endless](Problem::Endless) beyond it; 1000 by
-    /// default.
+    /// Limits the number of steps of a schedule. A longer one is reported as [endless](Problem::Endless). The
+    /// default is 1000.
     pub fn max_steps(mut self, steps: usize) -> Self {
         self.max_steps = steps;
         self
@@ -309,8 +310,8 @@ impl<'a, DB: Backend> Explore<'a, DB> {
 
     /// Limits how long a client may be busy with anything but its steps and the locks of other clients.
     ///
-    /// The default is 10 s. It must be longer than the server takes to detect a deadlock. Beyond it, the
-    /// schedule is reported as [stuck](Problem::Stuck).
+    /// A schedule that exceeds it is reported as [stuck](Problem::Stuck). The limit must be longer than the
+    /// server takes to detect a deadlock. The default is 10 s.
     pub fn patience(mut self, limit: Duration) -> Self {
         self.patience = limit;
         self

@@ -72,7 +72,7 @@ enum Disturbance {
     Delay(Duration),
 }
 
-/// A step of a transaction, at which a fault can be injected.
+/// A step of a transaction at which a fault can be injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Moment {
@@ -126,7 +126,7 @@ impl Faults {
         Options::new().intercepted_by(Arc::new(self.clone()))
     }
 
-    /// The number of faults and delays that have not happened yet.
+    /// Returns the number of faults and delays that have not happened yet.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.state().planned.len()

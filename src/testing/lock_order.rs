@@ -83,7 +83,8 @@ use values::normalized;
 /// - A *row*, identified by its table and key. It is locked by `SELECT … FOR UPDATE` and the weaker clauses,
 ///   by `UPDATE`, by `DELETE`, and by `INSERT`, because another `INSERT` of the same key waits for it. The
 ///   statement must identify the row by `column = value` or `column IN (values)` for each key column, alone
-///   or joined by `AND`. The row need not exist: the order that the code keeps counts, not today's data.
+///   or joined by `AND`. The row need not exist, because the order is a property of the code and not of the
+///   current data.
 /// - An *entry in another unique key*: an `INSERT`, or an `UPDATE` of the key's columns, keeps other
 ///   transactions from writing the same value until it ends.
 /// - An *advisory lock*, acquired by [`Tx::advisory_lock`](crate::Tx::advisory_lock) or by a function of the
@@ -136,15 +137,15 @@ use values::normalized;
 ///
 /// # Limits
 ///
-/// Not recorded are:
+/// The following locks are not recorded:
 ///
 /// - locks that no statement names: of foreign keys, triggers, functions and views, and on gaps and pages
 /// - the entries of a locked row in its other unique keys, which also keep others from inserting their values
-/// - what a unit does outside of its `tx`, and on [`Tx::connection`](crate::Tx::connection)
+/// - locks that a unit acquires outside of its `tx`, or on [`Tx::connection`](crate::Tx::connection)
 ///
 /// # Why rows and not tables?
 ///
-/// Lock order checkers for threads identify a lock by the place in the code that creates it. By that measure,
+/// Lock order checkers for threads identify a lock by the location in the code that creates it. By that rule,
 /// a transfer that locks two accounts would be an inversion by itself. A database locks the rows that the
 /// data selects, so sorted transfers must be distinguished from unsorted ones.
 #[derive(Debug, Clone, Default)]
@@ -204,14 +205,14 @@ impl LockOrder {
         Watched { transactor, order: self.clone() }
     }
 
-    /// The inversions among all transactions that have ended so far, committed or not.
+    /// Returns the inversions among all transactions that have ended so far, committed or not.
     #[must_use]
     pub fn inversions(&self) -> Vec<Inversion> {
         let traces = self.recorded().traces.clone();
         cycles::cycles(&traces).iter().map(|parts| cycles::inversion(parts)).collect()
     }
 
-    /// The statements whose locks, or their order, could not be determined; each text once.
+    /// Returns the statements whose locks, or their order, could not be determined; each text once.
     ///
     /// If there are any, an empty list of [inversions](Self::inversions) proves nothing about them.
     #[must_use]

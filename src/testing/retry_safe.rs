@@ -26,8 +26,8 @@ const FAULTS: [Fault; 5] = [
     Fault::AnswerLost,
 ];
 
-/// How often a run is repeated in which a fault did not happen. A real conflict may have ended the attempt
-/// before it: SQLite is busy while the connection that an earlier fault has broken is being closed. So the
+/// How often a run is repeated if its fault did not happen, because a real conflict ended the attempt first.
+/// SQLite, for example, is busy while a connection that an earlier fault has broken is being closed. The
 /// pause before each attempt grows with each repetition.
 const MAX_TRIES: u32 = 8;
 const PAUSE_STEP: Duration = Duration::from_millis(10);
@@ -162,7 +162,8 @@ pub enum RetryCheckError {
 ///
 /// # Errors
 ///
-/// The first run whose effects do not match its outcome, or why the check could not be made.
+/// Returns the first run whose effects do not match its outcome, or the reason why the check could not be
+/// made.
 pub async fn check_retry_safe<DB, X, F, T, E, C, Fut, N>(
     transactor: &X,
     unit: F,
@@ -215,7 +216,8 @@ fn each_fault(steps: &[Moment]) -> impl Iterator<Item = InjectedFault> + use<'_>
 
 type SecondAttempt = (InjectedFault, Vec<Moment>);
 
-/// Of the first faults of the same kind that lead to the same steps of the second attempt, the last one.
+/// Returns, of the first faults of the same kind that lead to the same steps of the second attempt, the last
+/// one.
 fn distinct_second_attempts(retried: Vec<SecondAttempt>) -> Vec<SecondAttempt> {
     let mut distinct: Vec<SecondAttempt> = Vec::new();
     for (first, steps) in retried {

@@ -61,8 +61,8 @@ pub enum NotFenced {
 /// after another: before it begins, before and after each statement that its claim sends, and wherever its
 /// future is pending. At each point its lease expires and a second worker claims the job. The first worker
 /// goes on, once while the second one holds the job, and once after the second one has completed it. From
-/// then on the first handler must have no effect and must return an error: a claim that was valid a moment
-/// ago does not permit an effect now.
+/// then on the first handler must have no effect and must return an error, even if it checked its claim
+/// before it was paused.
 ///
 /// `enqueue` adds one job to the queue, which must have no other jobs. `handler` does the job and completes
 /// it. `count` returns the total number of effects of all jobs. All three are called a few dozen times, twice
@@ -71,7 +71,7 @@ pub enum NotFenced {
 /// # Limits
 ///
 /// The handler is paused where its future is pending. Everything that it does between two such points happens
-/// at once. Spawned tasks and other threads are not paused.
+/// as one step. Spawned tasks and other threads are not paused.
 ///
 /// While the handler's own transaction has locked the job, no other worker can claim it, so the job is not
 /// taken over at those points. The second worker needs a connection while the first one is paused: give the

@@ -13,22 +13,23 @@ use crate::tx::Tx;
 /// The queue's own transactions.
 pub(in crate::queue) type QueueTransactor<DB> = PoolTransactor<DB, Pessimistic>;
 
-/// Inserts rows, but for those that violate a unique key.
+/// Inserts rows, except for those that violate a unique key.
 type Insert<DB> = for<'t> fn(&'t mut Tx<DB>, NewRows<'_>) -> BoxFuture<'t, Result<Inserted, sqlx::Error>>;
 
-/// Inserts one job as a transaction of its own, in one round trip. The outer `None` means that this is not
-/// possible for these rows, the inner one that it was not on the connection that was acquired.
+/// Inserts one job as a transaction of its own, in one round trip. The outer `None` means that these rows
+/// cannot be inserted in this way; the inner one, that the acquired connection does not support it.
 type InsertAlone<DB> = for<'d> fn(
     &'d QueueTransactor<DB>,
     NewRows<'_>,
 ) -> Option<BoxFuture<'d, Result<Option<Inserted>, Error>>>;
 
-/// Claims jobs as a transaction of its own, in one round trip. Returns their rows as they were before.
+/// Claims jobs as a transaction of its own, in one round trip. Returns their rows as they were before the
+/// claim.
 type ClaimRows<DB> =
     for<'d> fn(&'d QueueTransactor<DB>, JobsWanted) -> BoxFuture<'d, Result<Vec<JobRow>, Error>>;
 
-/// What one database does by means of its own driver. The statements that all databases share stand in for
-/// what is missing.
+/// Operations that one database performs with the types of its own driver. Where one is missing, the shared
+/// statements are used.
 pub(in crate::queue) struct DriverCalls<DB: Backend> {
     pub(in crate::queue) insert: Insert<DB>,
     pub(in crate::queue) insert_alone: Option<InsertAlone<DB>>,

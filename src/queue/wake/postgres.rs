@@ -49,7 +49,8 @@ impl PgWake {
     ///
     /// # Errors
     ///
-    /// The database's; [`Aborted`](crate::ErrorKind::Aborted) inside a unit of work on the same pool.
+    /// Returns the database's error; [`Aborted`](crate::ErrorKind::Aborted) inside a unit of work on the same
+    /// pool.
     pub async fn listen(queue: &Queue<Postgres>) -> Result<Self, Error> {
         let pool = queue.db.pool().clone();
         if holds_connection_of(&pool) {

@@ -7,12 +7,12 @@ use crate::events::JobEvent;
 use crate::queue::finding::{Finding, FindingKind};
 
 impl<DB: Backend> Worker<DB> {
-    /// Checks what [`Queue::doctor`](crate::queue::Queue::doctor) checks, and whether the handlers of this
-    /// worker can use up all connections of its pool.
+    /// Runs the checks of [`Queue::doctor`](crate::queue::Queue::doctor), and checks whether the handlers of
+    /// this worker can use up all connections of its pool.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Returns the database's error.
     pub async fn doctor(&self) -> Result<Vec<Finding>, Error> {
         let mut findings = self.queue.doctor().await?;
         let small_pool = self.small_pool().map(|connections| self.small_pool_message(connections));

@@ -12,7 +12,7 @@ use crate::backend::Backend;
 use crate::events::JobEvent;
 use crate::queue::log;
 
-/// A worker that polls less often than this asks when the next job is due. For other workers, that query
+/// A worker that polls less often than this queries when the next job is due. For other workers, that query
 /// would cost as much as a poll.
 const MIN_PLANNED: Duration = Duration::from_secs(1);
 

@@ -11,7 +11,7 @@ pub(super) enum ClientState {
     Running { session: Option<i64>, in_line: bool },
     /// Stopped before a step, until `go` is sent.
     Held { step: Step, go: oneshot::Sender<()> },
-    /// A step found the database busy when `ended` transactions had ended. Waits for `decide`.
+    /// A step found the database busy, at a time when `ended` transactions had ended. Waits for `decide`.
     Busy { decide: oneshot::Sender<Next>, ended: usize },
     /// The client has ended.
     Done,

@@ -14,7 +14,7 @@ use crate::backend::{Backend, LockWait};
 use super::report::{ExploreError, Problem};
 use super::stage::Stage;
 
-/// How long a step may go unanswered before the server is asked whether it waits for a lock.
+/// How long a step may remain unanswered before the explorer queries whether it waits for a lock.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The result of a client's future.
@@ -169,7 +169,7 @@ impl<'a, DB: Backend> ScheduleDriver<'a, DB> {
 
     /// The clients that could take the next step, and those of them whose retry would be early. A retry
     /// normally lets all other clients move first, as its backoff would. Otherwise two clients could fail in
-    /// turn for ever while the one that they wait for is held.
+    /// turn forever while the one that they wait for is held.
     fn ready(&self) -> (Vec<usize>, Vec<usize>) {
         let ready = self.stage.ready();
         let (retries, others): (Vec<usize>, Vec<usize>) =

@@ -32,7 +32,8 @@ pub enum Gap {
         /// The SQL text, or the method that bypasses the exploration.
         what: String,
     },
-    /// Schedules [diverged](super::Problem::Diverged), so the schedules behind them could not be explored.
+    /// Schedules [diverged](super::Problem::Diverged), so the schedules that continue from there could not be
+    /// explored.
     Diverged {
         /// The number of schedules that diverged.
         schedules: usize,

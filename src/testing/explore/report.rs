@@ -81,7 +81,7 @@ pub enum Problem {
         steps: usize,
     },
     /// A schedule began with the same steps as an earlier one and then went differently, so the schedules
-    /// behind it could not be explored.
+    /// that continue from there could not be explored.
     ///
     /// Something other than the schedule affects the clients: a cache in the process, a table that the set-up
     /// does not reset, randomness, or another user of the database.
@@ -144,7 +144,7 @@ pub enum ExploreError {
 }
 
 impl Report {
-    /// Whether none of the schedules that were run went wrong.
+    /// Returns whether no schedule that was run went wrong.
     #[must_use]
     pub fn passes(&self) -> bool {
         self.counterexamples.is_empty()
@@ -177,7 +177,7 @@ impl Report {
         assert!(gap.is_none(), "the exploration is not complete: {advice}\n\n{self}");
     }
 
-    /// The first counterexample, which has the fewest preemptions and is the easiest to read.
+    /// Returns the first counterexample, which has the fewest preemptions and is the easiest to read.
     #[must_use]
     pub fn first(&self) -> Option<&Counterexample> {
         self.counterexamples.first()
@@ -185,13 +185,13 @@ impl Report {
 }
 
 impl Counterexample {
-    /// The schedule, for [`Explore::replay`](super::Explore::replay).
+    /// Returns the schedule, for [`Explore::replay`](super::Explore::replay).
     #[must_use]
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
-    /// The problems, at least one.
+    /// Returns the problems, at least one.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems

@@ -22,7 +22,7 @@ use super::stage::{Seat, Stage};
 use super::view::MAX_EXPLORED_ATTEMPTS;
 use super::{Counterexample, Explore, ExploreError, Gap, Problem, Report, Schedule, Violation};
 
-/// How often a schedule that diverged is run again: on a busy machine, a server may once choose another
+/// How often a schedule that diverged is run again. On a busy machine, a server occasionally chooses another
 /// victim of a deadlock.
 const MAX_RERUNS: usize = 8;
 
@@ -36,8 +36,8 @@ impl<DB: Backend> Explore<'_, DB> {
     ///
     /// # Errors
     ///
-    /// The reason why the exploration could not start or continue. Schedules that went wrong are not errors:
-    /// the report lists them.
+    /// Returns an error if the exploration could not start or continue. Schedules that went wrong are not
+    /// errors: the report lists them.
     ///
     /// # Cancellation
     ///
@@ -79,7 +79,7 @@ impl<DB: Backend> Explore<'_, DB> {
 
     /// Runs a single schedule, as printed by a [`Counterexample`]: to reproduce it, or as a regression test.
     ///
-    /// Behind the end of `schedule`, each client goes on for as long as it can.
+    /// After the end of `schedule`, each client goes on for as long as it can.
     ///
     /// # Errors
     ///
@@ -223,7 +223,7 @@ impl<DB: Backend> Explore<'_, DB> {
         problems
     }
 
-    /// Adds to the report which schedules behind this one are left out.
+    /// Adds to the report which schedules that continue from this one are left out.
     fn record_gaps(&self, log: &ScheduleLog, unseen: Vec<(usize, String)>, report: &mut Report) {
         for (client, what) in unseen {
             let gap = Gap::Unseen { client: self.clients[client].name.clone(), what };
@@ -244,12 +244,13 @@ impl<DB: Backend> Explore<'_, DB> {
         format!("no answer within {:?}", self.patience)
     }
 
-    /// The options that make the steps of a client wait for their turn, and for nothing else.
+    /// Returns the options that make the steps of a client wait for their turn, without delays between
+    /// attempts.
     fn client_options(seat: Seat) -> Options {
         let options =
             Options::new().intercepted_by(Arc::new(seat)).backoff(Backoff::none()).deadline(UNLIMITED);
         match DB::SESSION_ID_QUERY {
-            // The lock timeout of the transactor would end a wait that the turn of another client is to end.
+            // The transactor's lock timeout must not end a wait: another client ends it in its turn.
             Some(_) => options.lock_timeout(UNLIMITED),
             // SQLite reports a busy database at once, and the client waits here.
             None => options.lock_timeout(Duration::from_millis(1)),

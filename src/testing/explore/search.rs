@@ -51,8 +51,8 @@ impl Search {
         Some(Prefix { steps, preemptions, choices })
     }
 
-    /// Adds the alternatives to each choice that a schedule made behind its prefix, up to the first state
-    /// that an earlier schedule has reached.
+    /// Adds the alternatives to each choice that a schedule made after its prefix, up to the first state that
+    /// an earlier schedule has reached.
     pub(super) fn learn(&mut self, choices: &Arc<[Choice]>, prefix: &Prefix) {
         let taken: Vec<usize> = choices.iter().map(|choice| choice.chosen).collect();
         let is_counting = self.max_preemptions != usize::MAX;

@@ -10,12 +10,12 @@ use crate::sql_text::{
 const MAX_QUOTED: usize = 200;
 
 /// Part of the table names in the texts of the crate's own features. Such a text, for example the claim of an
-/// idempotency key, counts as one step, because users can neither split it nor see into it. The guide says
-/// so.
+/// idempotency key, counts as one step, because users can neither split it nor see into it; the guide
+/// documents this.
 const OWN_TABLES: &str = "atomically_";
 
-/// Returns a quotation of the text, unless it certainly is one statement. Such a text runs as one step, so
-/// the steps that other clients could take in the middle of it are not explored.
+/// Returns a quotation of the text, unless the text is certainly a single statement. Such a text runs as one
+/// step, so the steps that other clients could take in the middle of it are not explored.
 pub(super) fn quote_several<DB: Backend>(sql: &str) -> Option<String> {
     if sql.contains(OWN_TABLES) || (!has_inner_semicolon(sql) && begins_with_a_query(sql)) {
         return None;

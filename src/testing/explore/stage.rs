@@ -186,7 +186,7 @@ impl Stage {
     }
 
     /// Ends the schedule, also for transactions that outlive their client: a COMMIT whose client was dropped
-    /// is finished in the background. It must neither wait here for ever nor reach the next schedule.
+    /// is finished in the background. It must neither wait here forever nor reach the next schedule.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.closed = true;

@@ -44,7 +44,8 @@ pub enum AnomalyKind {
     IncompatibleOrder,
     /// P4: two transactions read the same state of a list, and both appended to it.
     LostUpdate,
-    /// A cycle with exactly one read that missed an append: read skew, or a lost update as a cycle.
+    /// A cycle with exactly one read that missed an append: read skew, or a lost update that shows as a
+    /// cycle.
     GSingle,
     /// A cycle with several reads that missed an append, no two of them adjacent. Snapshot isolation forbids
     /// it.
@@ -54,7 +55,7 @@ pub enum AnomalyKind {
 }
 
 impl AnomalyKind {
-    /// The name, as it is displayed.
+    /// Returns the name, as it is displayed.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -75,7 +76,7 @@ impl AnomalyKind {
         }
     }
 
-    /// The lowest isolation level that forbids it.
+    /// Returns the lowest isolation level that forbids this kind.
     #[must_use]
     pub const fn forbidden_from(self) -> Isolation {
         match self {
@@ -94,7 +95,7 @@ impl AnomalyKind {
         }
     }
 
-    /// Whether this isolation level forbids it.
+    /// Returns whether an isolation level forbids this kind.
     #[must_use]
     pub const fn is_forbidden_at(self, level: Isolation) -> bool {
         strength(self.forbidden_from()) <= strength(level)
@@ -154,19 +155,19 @@ pub struct CycleStep {
 }
 
 impl CycleStep {
-    /// The number of the first transaction.
+    /// Returns the number of the first transaction.
     #[must_use]
     pub const fn from(&self) -> usize {
         self.from
     }
 
-    /// The number of the second transaction.
+    /// Returns the number of the second transaction.
     #[must_use]
     pub const fn to(&self) -> usize {
         self.to
     }
 
-    /// Why the first transaction precedes the second.
+    /// Returns why the first transaction precedes the second.
     #[must_use]
     pub const fn kind(&self) -> DependencyKind {
         self.kind
@@ -193,18 +194,18 @@ pub struct Anomaly {
 }
 
 impl Anomaly {
-    /// The kind of the anomaly.
+    /// Returns the kind of the anomaly.
     #[must_use]
     pub const fn kind(&self) -> AnomalyKind {
         self.kind
     }
 
-    /// The numbers of the transactions that are part of it, each once.
+    /// Returns the numbers of the transactions that are part of the anomaly, each once.
     pub fn transactions(&self) -> impl Iterator<Item = usize> {
         self.transactions.iter().map(|(number, _)| *number)
     }
 
-    /// The shortest cycle of its kind among these transactions; empty if the anomaly is not a cycle.
+    /// Returns the shortest cycle of its kind among these transactions; empty if the anomaly is not a cycle.
     #[must_use]
     pub fn cycle(&self) -> &[CycleStep] {
         &self.cycle

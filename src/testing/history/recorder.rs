@@ -1,4 +1,4 @@
-//! Records what clients do, while they do it.
+//! Records the operations of clients while they run.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -109,7 +109,7 @@ impl Recorder {
         Session { recorder: self.clone(), number: state.sessions }
     }
 
-    /// The history so far. The outcome of runs that have not ended is unknown.
+    /// Returns the history so far. The outcome of runs that have not ended is unknown.
     #[must_use]
     pub fn history(&self) -> History {
         self.state().attempts.iter().flat_map(AttemptRecord::transactions).collect()

@@ -23,27 +23,27 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// The anomalies, the most severe kind first, and the shortest cycle of a kind first.
+    /// Returns the anomalies, the most severe kind first, and the shortest cycle of a kind first.
     #[must_use]
     pub fn anomalies(&self) -> &[Anomaly] {
         &self.anomalies
     }
 
-    /// Whether an anomaly of this kind was found. Kinds whose search was given up are
+    /// Returns whether an anomaly of this kind was found. Kinds whose search was given up are
     /// [undecided](Self::undecided).
     #[must_use]
     pub fn has(&self, kind: AnomalyKind) -> bool {
         self.anomalies.iter().any(|anomaly| anomaly.kind() == kind)
     }
 
-    /// The kinds whose search was given up before an anomaly was found, because hundreds of transactions
-    /// depend on each other in cycles. Assertions that exclude them fail.
+    /// Returns the kinds whose search was given up before an anomaly was found, because hundreds of
+    /// transactions depend on each other in cycles. Assertions that exclude them fail.
     #[must_use]
     pub fn undecided(&self) -> &[AnomalyKind] {
         &self.undecided
     }
 
-    /// The anomalies that this isolation level forbids.
+    /// Returns the anomalies that this isolation level forbids.
     pub fn forbidden_at(&self, level: Isolation) -> impl Iterator<Item = &Anomaly> {
         self.anomalies.iter().filter(move |anomaly| anomaly.kind().is_forbidden_at(level))
     }

@@ -25,13 +25,13 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// An append of `value` to the list `key`.
+    /// Returns an append of `value` to the list `key`.
     #[must_use]
     pub const fn append(key: i64, value: i64) -> Self {
         Self::Append { key, value }
     }
 
-    /// A read of the list `key`, with its result.
+    /// Returns a read of the list `key`, with its result.
     #[must_use]
     pub fn read(key: i64, list: impl Into<Vec<i64>>) -> Self {
         Self::Read { key, list: list.into() }
@@ -79,7 +79,7 @@ pub enum TransactionOutcome {
 }
 
 impl TransactionOutcome {
-    /// The outcome of the last attempt of a run with this result.
+    /// Returns the outcome of the last attempt of a run with this result.
     #[must_use]
     pub fn of<T>(result: &Result<T, Error>) -> Self {
         match result {
@@ -116,33 +116,34 @@ impl Transaction {
         Self { operations, outcome, session: None, began: None, ended: None }
     }
 
-    /// A transaction that committed.
+    /// Returns a transaction that committed.
     #[must_use]
     pub fn committed(operations: impl IntoIterator<Item = Operation>) -> Self {
         Self::new(operations, TransactionOutcome::Committed)
     }
 
-    /// A transaction that was rolled back.
+    /// Returns a transaction that was rolled back.
     #[must_use]
     pub fn aborted(operations: impl IntoIterator<Item = Operation>) -> Self {
         Self::new(operations, TransactionOutcome::Aborted)
     }
 
-    /// A transaction whose commit was sent and never answered.
+    /// Returns a transaction whose commit was sent and never answered.
     #[must_use]
     pub fn unknown(operations: impl IntoIterator<Item = Operation>) -> Self {
         Self::new(operations, TransactionOutcome::Unknown)
     }
 
-    /// Sets the session that ran it. A session runs its transactions one after another, in the order of the
-    /// history.
+    /// Sets the session that ran the transaction. A session runs its transactions one after another, in the
+    /// order of the history.
     #[must_use]
     pub const fn in_session(mut self, session: u32) -> Self {
         self.session = Some(session);
         self
     }
 
-    /// Sets when its first packet may have been sent and when its end was known, on any monotonic clock.
+    /// Sets when the transaction's first packet may have been sent and when its end was known, on any
+    /// monotonic clock.
     ///
     /// `began` must not be later than the snapshot of the transaction, or a correct history is reported as
     /// wrong.
@@ -152,13 +153,13 @@ impl Transaction {
         self
     }
 
-    /// Its operations, in order.
+    /// Returns the operations of the transaction, in order.
     #[must_use]
     pub fn operations(&self) -> &[Operation] {
         &self.operations
     }
 
-    /// Its outcome.
+    /// Returns the outcome of the transaction.
     #[must_use]
     pub const fn outcome(&self) -> TransactionOutcome {
         self.outcome
@@ -222,13 +223,14 @@ impl History {
         self
     }
 
-    /// The transactions, T1 first.
+    /// Returns the transactions, T1 first.
     #[must_use]
     pub fn transactions(&self) -> &[Transaction] {
         &self.transactions
     }
 
-    /// The number of transactions with this outcome. A history without commits has no anomalies either.
+    /// Returns the number of transactions with this outcome. A history without commits has no anomalies
+    /// either.
     #[must_use]
     pub fn count(&self, outcome: TransactionOutcome) -> usize {
         self.transactions.iter().filter(|transaction| transaction.outcome == outcome).count()
@@ -247,7 +249,7 @@ impl Extend<Transaction> for History {
     }
 }
 
-/// The error of a history in which a value was appended twice to one list, so that reads of it are ambiguous.
+/// The error of a history in which a value was appended twice to one list, which makes reads of it ambiguous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("two operations appended {value} to key {key}, so reads of it are ambiguous; append unique values")]
 pub struct DuplicateValue {

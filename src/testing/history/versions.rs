@@ -1,4 +1,4 @@
-//! Recovers from the reads in which order each list got its values.
+//! Recovers the order in which each list got its values, from the reads.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

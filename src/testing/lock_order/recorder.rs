@@ -100,7 +100,7 @@ impl Interceptor for TraceRecorder {
     async fn before(&self, step: &Step) -> Option<Fault> {
         match step.kind {
             StepKind::Begin | StepKind::Commit | StepKind::Rollback => self.end_transaction(),
-            // Recorded before it is sent: a statement that waits for ever shows its order as well.
+            // Recorded before it is sent: a statement that waits forever shows its order as well.
             StepKind::Statement | StepKind::Control => self.record(step),
         }
         None

@@ -62,8 +62,8 @@ pub enum UnknownReason {
 }
 
 impl Inversion {
-    /// The orders in which the transactions acquired their locks: each requests a lock that the next one
-    /// holds, and the last one requests a lock that the first one holds.
+    /// Returns the orders in which the transactions acquired their locks: each requests a lock that the next
+    /// one holds, and the last one requests a lock that the first one holds.
     ///
     /// A single order is a lock that is acquired shared and then exclusively: two transactions that both do
     /// this wait for each other.

@@ -57,7 +57,7 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// Whether it is certainly held when the lock at `index` is requested. Only then it keeps other
+    /// Whether it is certainly held when the lock at `index` is requested. Only then does it keep other
     /// transactions out.
     pub(super) fn is_certain_at(&self, index: usize) -> bool {
         self.certain_from.is_some_and(|from| from <= index)

@@ -19,8 +19,8 @@ use crate::queue::{Claim, Queue};
 /// The time limit of one step of the check.
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long the second worker may take while the first one is paused. After that it presumably waits for a
-/// lock of the first one, so both go on.
+/// How long the second worker may take while the first one is paused. After that, it presumably waits for a
+/// lock of the first one, so the first one resumes as well.
 const BLOCKED_AFTER: Duration = Duration::from_millis(300);
 
 /// How often the lease is ended again after a pending statement of the first worker has extended it.

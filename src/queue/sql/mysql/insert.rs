@@ -8,9 +8,11 @@ use crate::queue::insertion::NewRows;
 use crate::queue::row::Inserted;
 use crate::tx::Tx;
 
-/// Uses `IGNORE` and not `ON DUPLICATE KEY UPDATE`, after which a new row cannot be told from an old one:
-/// sqlx makes the server count the rows that it found. `IGNORE` would also truncate values that are too
-/// long, but those have been refused before.
+/// Inserts jobs, and reports the id of a single one.
+///
+/// Uses `IGNORE` and not `ON DUPLICATE KEY UPDATE`, after which a new row cannot be distinguished from an
+/// existing one, because sqlx makes the server count matched rows. `IGNORE` would also truncate values that
+/// are too long, but those have been refused before.
 pub(super) fn insert<'t>(
     tx: &'t mut Tx<MySql>,
     rows: NewRows<'_>,

@@ -14,7 +14,7 @@ use crate::queue::row::{JOB, JobRow, JobsWanted};
 use crate::queue::sql::driver_calls::QueueTransactor;
 use crate::strategy::Limits;
 
-/// The settings of the claim's own transaction: a text of several statements is one.
+/// The settings of the claim's own transaction: a text of several statements is one transaction.
 ///
 /// A plan that was made while the table was empty is a sequential scan, and is kept while the table grows.
 /// With these settings the only plan left reads the index in its order.
@@ -46,8 +46,8 @@ pub(super) fn claim(
     })
 }
 
-/// Reads the priorities one after the other, and no further than to the last job that is wanted: no other job
-/// is locked.
+/// Returns the statement that finds and claims jobs. It reads the priorities one after the other and stops at
+/// the last job that is wanted, so that no other job is locked.
 ///
 /// The search is a materialized common table expression, because PostgreSQL may run the subquery of `UPDATE …
 /// WHERE id IN (SELECT … LIMIT … FOR UPDATE SKIP LOCKED)` once for each row. The update finds the rows by

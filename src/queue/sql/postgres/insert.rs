@@ -30,8 +30,8 @@ const VALUES: &str = "$1, $2, COALESCE($3, {now} + $4), $5, {now}, $6, $7, $8";
 /// Inserts one job and returns its id.
 static ONE: LazyLock<SqlStr> = LazyLock::new(|| statement(&format!("VALUES ({VALUES})"), "RETURNING id"));
 
-/// Does the same as a transaction of its own, with a limit on its waits for locks. The limit is set before
-/// the first lock is requested.
+/// Inserts one job as a transaction of its own, with a limit on its waits for locks, and returns its id. The
+/// limit is set before the first lock is requested.
 static ONE_ALONE: LazyLock<SqlStr> = LazyLock::new(|| {
     let values = format!("SELECT {VALUES} WHERE set_config('lock_timeout', $9, true) IS NOT NULL");
     statement(&values, "RETURNING id")

@@ -33,7 +33,7 @@ impl Seat {
     fn record_answer(&self, state: &mut StageState, step: &Step, answer: &StatementAnswer) {
         if step.kind.ends_transaction() {
             state.ended += 1;
-            // Whatever the transaction still does with its connection is not a step.
+            // What the transaction does with its connection after its end is not a step.
             state.open[self.client] = TransactionToken::default();
         }
         let Some((i, sent)) = state.log.last_of_mut(self.client) else { return };
