@@ -79,8 +79,8 @@ impl RetryBudget {
         Self::default()
     }
 
-    /// Sets how many retries each successful run pays for, clamped to between 0 and 1000. NaN is treated as
-    /// 0. The default is 0.2.
+    /// Sets how many retries each successful run pays for, clamped to between 0 and 1000. The default is 0.2,
+    /// and NaN is treated as 0.
     #[must_use]
     pub fn ratio(self, ratio: f64) -> Self {
         let ratio = if ratio.is_nan() { 0.0 } else { ratio.clamp(0.0, 1000.0) };
