@@ -17,7 +17,7 @@ pub(super) enum GateStage {
     Outside,
     /// With its transaction open, before it reads anything.
     Inside,
-    /// In the database, for the rows that it locks.
+    /// In the database, when it requests the row locks.
     AtTheRow,
 }
 
