@@ -5,11 +5,11 @@
 //!
 //! # Why not the tokenizer of `sqlparser`?
 //!
-//! It reads a few texts differently from the servers, and each difference would hide a COMMIT or a lock
-//! clause. MariaDB executes `/*M! COMMIT */`, which `sqlparser` takes for a comment. On PostgreSQL
-//! `@/* ' */` begins a comment, which it takes for an operator and a string. It rejects `U&'\'`, and cannot
-//! represent a session with `NO_BACKSLASH_ESCAPES`. It reports lines and columns, while a clause must be
-//! inserted at a byte.
+//! It reads a few texts differently from the servers, and each difference could hide a COMMIT or a lock
+//! clause. It treats `/*M! COMMIT */` as a comment, but MariaDB executes it. It reads `@/* ' */` as an
+//! operator and the beginning of a string, but on PostgreSQL it contains a comment. It rejects `U&'\'`, and
+//! cannot represent a session with `NO_BACKSLASH_ESCAPES`. It reports lines and columns, while a clause must
+//! be inserted at a byte offset.
 
 mod locking;
 mod masked;

@@ -1,4 +1,4 @@
-//! Which product runs on a server, and with which properties.
+//! The product that runs on a server, and its properties.
 
 use sqlx::{Connection, Database};
 
@@ -9,7 +9,7 @@ pub trait Product: Database {
     /// database.
     const SYSTEM: &'static str;
 
-    /// The query for the server's [`Engine`]; `None` if no SQL depends on it.
+    /// The query for the server's [`Engine`]; `None` if no SQL of the database depends on it.
     const ENGINE_QUERY: Option<EngineQuery> = None;
 
     /// The query for the server's id of the session; `None` if there is no server.
@@ -36,10 +36,10 @@ pub struct Engine {
     ///
     /// # Why does it matter?
     ///
-    /// A node that aborts a transaction in favour of another node's reports so with its next answer. If
-    /// several statements share a packet, the statement behind the aborted one still runs, outside of the
-    /// transaction, and the client sees it succeed: 145 of 3 775 acknowledged commits were not stored.
-    /// Within a transaction, each statement therefore needs a packet of its own.
+    /// A node that aborts a transaction in favour of one from another node reports this in its next response.
+    /// If several statements share a packet, the statement after the aborted one still runs, outside of the
+    /// transaction, and appears to succeed: 145 of 3 775 acknowledged commits were not stored. Within a
+    /// transaction, each statement therefore needs a packet of its own.
     pub is_galera: bool,
     /// Whether the server ends sessions that stay idle in a transaction for too long.
     pub limits_idling: bool,
