@@ -44,7 +44,7 @@ pub struct DeadlockUnit {
     pub run: u64,
     /// The number of the attempt.
     pub attempt: u32,
-    /// Where in the program the run was started, if known.
+    /// The location in the program that started the run, if known.
     pub location: Option<&'static Location<'static>>,
 }
 

@@ -151,8 +151,9 @@ pub struct Attempt {
     pub number: u32,
     /// The run's key as a stable hash: the same key has the same hash in every process.
     pub key: Option<u64>,
-    /// Whether other runs with the same key were at the gate when this attempt arrived. Set once the attempt
-    /// has passed the gate; `false` before that, and for attempts that do not queue there.
+    /// Whether other runs with the same key were at the gate when this attempt arrived. Always `false` in
+    /// [`Strategy::plan`], which is called before the attempt enters the gate, and for attempts that do not
+    /// queue there.
     pub queued: bool,
 }
 

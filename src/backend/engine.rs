@@ -30,9 +30,10 @@ type ConnectOptions<DB> = <<DB as Database>::Connection as Connection>::Options;
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Engine {
-    /// Whether it is MariaDB and not MySQL.
+    /// Whether the product is MariaDB and not MySQL.
     pub is_mariadb: bool,
-    /// Whether it is a node of a Galera cluster, which detects conflicts with other nodes at the commit.
+    /// Whether the server is a node of a Galera cluster, which detects conflicts with other nodes at the
+    /// commit.
     ///
     /// # Why does it matter?
     ///

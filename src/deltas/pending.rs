@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(take(&mut queue, &mut BatchKeys::default()), Some(vec![2]));
     }
 
-    /// Otherwise two batchers would share the calls, and take two commits, for as long as there are any.
+    /// If a second batcher started, the two would share the calls, and take two commits for each batch.
     #[test]
     fn of_two_fast_batchers_one_ends() {
         let (settings, mut queue) = (settings(2), Pending::new());

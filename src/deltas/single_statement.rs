@@ -207,7 +207,7 @@ mod tests {
         sum
     }
 
-    /// From every value in the range, and from no other, each step stays within the bounds.
+    /// Checks that each step stays within the bounds from every value in the range, and from no other.
     #[test]
     fn the_range_holds_the_values_from_which_no_step_leaves_the_bounds() {
         let bounds = 0..=20;

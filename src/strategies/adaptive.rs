@@ -17,7 +17,8 @@ const HOT: u8 = 16;
 const HOTTEST: u8 = 64;
 /// What a contended attempt adds to the heat; an uncontended one subtracts 1.
 const CONTENDED: u8 = 8;
-/// From this attempt on, a unit locks its rows whatever the heat, to avoid further conflicts.
+/// The number of the attempt from which on a unit locks its rows whatever the heat, to avoid further
+/// conflicts.
 const LATE: u32 = 3;
 /// The number of heat counters, of one byte each. A power of two.
 const SLOTS: usize = 4096;

@@ -78,6 +78,10 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     /// statement is in flight, the error is [`CommitUnknown`](crate::Error::is_commit_unknown), because the
     /// statement commits by itself.
     ///
+    /// # Panics
+    ///
+    /// Panics outside of a Tokio runtime.
+    ///
     /// # Cancellation
     ///
     /// If the future is dropped, the statement may or may not be stored, and the connection is closed.

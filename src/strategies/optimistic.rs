@@ -22,7 +22,7 @@ use crate::transactor::PoolTransactor;
 ///
 /// # What it does not do
 ///
-/// It protects the rows whose version is checked. A row that was only read may have changed: check its
+/// It protects only the rows whose version is checked. A row that was only read may have changed: check its
 /// version too, or use [`Serializable`](crate::Serializable).
 ///
 /// # Why is every attempt a new transaction?

@@ -19,8 +19,8 @@ use crate::transactor::PoolTransactor;
 ///
 /// # What it does not do
 ///
-/// It protects the rows that were locked: not rows that were read without a lock, and not rows that do not
-/// exist yet. For invariants over many rows, use [`Serializable`](crate::Serializable).
+/// It protects only the rows that were locked, not rows that were read without a lock or that do not exist
+/// yet. For invariants over many rows, use [`Serializable`](crate::Serializable).
 ///
 /// # Why READ COMMITTED?
 ///

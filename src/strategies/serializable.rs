@@ -5,8 +5,8 @@ use crate::isolation::Isolation;
 use crate::strategy::{Attempt, Plan, Strategy};
 use crate::transactor::PoolTransactor;
 
-/// Runs units at the isolation level SERIALIZABLE, and retries those that the database rolls back to ensure
-/// it.
+/// Runs units at the isolation level SERIALIZABLE, and retries those that the database rolls back to keep
+/// them serializable.
 ///
 /// # When to use
 ///

@@ -43,5 +43,5 @@ fn has_room_to_wait_inside<DB: Backend>(pool: &Pool<DB>, options: &Options) -> b
     pool.options().get_max_connections() > MAX_WITHOUT_ROOM && (is_intercepted || !is_used_up(pool))
 }
 
-/// In a pool of this size or smaller, the runs that wait at the gate could hold all connections.
+/// The maximum pool size at which the runs that wait at the gate could hold all connections.
 const MAX_WITHOUT_ROOM: u32 = 2;

@@ -16,7 +16,7 @@ use super::PoolTransactor;
 
 /// # The table of operations
 ///
-/// For [`Options::resolve_commits`](crate::Options::resolve_commits).
+/// Methods for the table that [`Options::resolve_commits`](crate::Options::resolve_commits) needs.
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// Returns the statement that creates the table of operations if it does not exist, for your own
     /// migrations.

@@ -107,7 +107,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// Registers a future to run after the unit was rolled back and is not retried.
     ///
-    /// It does not run if the caller drops the run before that.
+    /// The hook does not run if the caller drops the run before that.
     pub fn on_rollback<F: Future<Output: Send> + Send + 'static>(&mut self, hook: F) {
         self.hooks.register(TxEnd::RolledBack, hook);
     }

@@ -114,8 +114,12 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # Errors
     ///
-    /// Database errors, and [`Unsupported`](crate::ErrorKind::Unsupported) in a deferred transaction on
-    /// SQLite.
+    /// Returns database errors, and [`Unsupported`](crate::ErrorKind::Unsupported) in a deferred transaction
+    /// on SQLite.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future while a statement is in flight ends the transaction.
     pub async fn lock_rows<K: Key<DB>>(
         &mut self,
         table: &'static str,
@@ -179,7 +183,7 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # Cancellation
     ///
-    /// Ends the transaction, which closes its connection and releases the lock.
+    /// Dropping the future ends the transaction, which closes its connection and releases the lock.
     pub async fn advisory_lock(&mut self, key: impl Hash + Send) -> Result<(), Error> {
         let wait = self.closing.limits.on_locks().unwrap_or(MAX_WAIT);
         if self.take_advisory_lock(digest(&key), Some(wait)).await? {
@@ -195,7 +199,11 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # Errors
     ///
-    /// Those of [`advisory_lock`](Self::advisory_lock), except for the timeout.
+    /// Returns the same errors as [`advisory_lock`](Self::advisory_lock), except for the timeout.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future ends the transaction, which closes its connection and releases the lock.
     pub async fn try_advisory_lock(&mut self, key: impl Hash + Send) -> Result<bool, Error> {
         self.take_advisory_lock(digest(&key), None).await
     }

@@ -17,7 +17,7 @@ use super::right_of_way::RightOfWay;
 /// What one transaction remembers about its statements.
 #[derive(Default)]
 pub(super) struct TxState {
-    /// The failure that ended the transaction.
+    /// The failure that ended the transaction, if it has ended.
     over: Option<Failure>,
     /// The failure of the last statement, whether or not it ended the transaction.
     last: Option<Failure>,

@@ -88,7 +88,7 @@ fn lock_waits(text: &str) -> Vec<LockWait> {
 mod tests {
     use super::*;
 
-    /// As MariaDB 10.11 and MySQL 9 print it.
+    /// Reads the status as MariaDB 10.11 and MySQL 9 print it.
     #[test]
     fn lock_waits_are_read_from_status_and_process_list() {
         let status = "

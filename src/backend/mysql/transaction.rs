@@ -19,8 +19,8 @@ use crate::strategy::{Limits, Plan};
 /// Fails if the savepoint that was set at the opening is gone.
 const RELEASE_GUARD: &str = "RELEASE SAVEPOINT atomically_guard";
 
-/// Not plain COMMIT: depending on `completion_type`, that would begin another transaction or close the
-/// connection.
+/// The COMMIT to send. Depending on `completion_type`, a plain COMMIT would begin another transaction or
+/// close the connection.
 pub(super) const COMMIT: &str = "COMMIT AND NO CHAIN NO RELEASE";
 const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
 

@@ -10,7 +10,7 @@ use crate::transactor::options::Options;
 use crate::transactor::retryable::AttemptOutcome;
 use crate::transactor::waiting::waiting_at_gate;
 
-/// Where an attempt waits for the attempt before it with the same key.
+/// The stage at which an attempt waits for the previous attempt with the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GateStage {
     /// Before it opens its transaction.

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// How many connections per pool, beyond its maximum, may be busy with statements that were abandoned.
 const MAX_ABANDONED: usize = 7;
 
-/// How many permits are reserved for connections that probe the server. Together with the abandoned
+/// The number of permits that are reserved for connections that probe the server. Together with the abandoned
 /// connections, these are the 8 that the guide mentions.
 const MAX_PROBES: usize = 1;
 

@@ -89,8 +89,8 @@ async fn probe<DB: Backend>(pool: Pool<DB>) -> bool {
 
 /// Connects in the background, and reports whether the server accepted the connection.
 ///
-/// In the background, because an abandoned connection attempt still becomes a session when the server accepts
-/// it. The attempt keeps its permit until then.
+/// The attempt runs in the background, because an abandoned one still becomes a session when the server
+/// accepts it. It keeps its permit until then.
 fn connect<DB: Backend>(pool: &Pool<DB>, permit: ExtraPermit) -> oneshot::Receiver<bool> {
     let (sender, receiver) = oneshot::channel();
     let (options, pool) = (pool.connect_options(), identity(pool));
