@@ -1,4 +1,4 @@
-//! Databases: their SQL, and what their errors mean.
+//! The SQL of each database, and the meaning of its errors.
 //!
 //! Each trait below covers one subject. It is implemented once per database, in a file of the same name in
 //! `postgres/`, `mysql/` and `sqlite/`, with the items in the same order: a diff of two of these files
@@ -95,7 +95,7 @@ mod sealed {
     }
 }
 
-/// Classifies an error of which it is not known which database it comes from.
+/// Classifies an error whose database is unknown.
 pub(crate) fn failure_of_any(error: &sqlx::Error) -> Option<Failure> {
     let failure = driver::failure(error);
     #[cfg(feature = "postgres")]

@@ -1,4 +1,4 @@
-//! Delays between attempts, as iterators: nothing here sleeps.
+//! Delays between attempts, as iterators. The retry loop does the sleeping.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use rand::{Rng, RngExt};
 ///
 /// # Why full jitter, from the first retry on?
 ///
-/// Transactions that conflicted once were in step. A fixed delay, or a fixed delay plus some jitter, keeps
-/// them in step, and they conflict again. Drawing from the whole range spreads them out at once, and takes
-/// the least total work for a given load
+/// Two transactions that conflict run at the same time. After a fixed delay, or a fixed delay plus some
+/// jitter, they run at the same time again, and conflict again. Drawing from the whole range spreads them out
+/// at once, and takes the least total work for a given load
 /// ([measurements](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/)).
 ///
 /// # Why milliseconds?
 ///
-/// A conflict over a row is over when the other transaction is. That takes milliseconds, unlike an outage.
+/// A conflict over a row ends when the other transaction ends. That takes milliseconds, unlike an outage.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
     first: Duration,
@@ -46,12 +46,13 @@ impl Default for Backoff {
 
 impl Backoff {
     /// Creates a backoff whose ceiling starts at `first`, doubles with each retry and stops growing at `max`.
+    /// A `first` above `max` is treated as `max`.
     #[must_use]
     pub const fn exponential(first: Duration, max: Duration) -> Self {
         Self { first, factor: 2, max, equal_jitter: false }
     }
 
-    /// Creates a backoff without delays.
+    /// Creates a backoff that retries immediately, without delays.
     #[must_use]
     pub const fn none() -> Self {
         Self { first: Duration::ZERO, factor: 1, max: Duration::ZERO, equal_jitter: false }
@@ -68,7 +69,7 @@ impl Backoff {
     /// Draws each delay from the upper half of its range: between half of the ceiling and the ceiling.
     ///
     /// Use it where the delays have to outlast an outage. Full jitter may draw several short delays in a row,
-    /// and use up attempts that were meant to be hours apart.
+    /// and so use up attempts that were meant to be hours apart.
     #[must_use]
     pub const fn equal_jitter(mut self) -> Self {
         self.equal_jitter = true;

@@ -5,12 +5,12 @@ use std::panic::Location;
 
 /// A deadlock: which transactions waited for each other, for which locks, with which statements.
 ///
-/// Obtained from [`Failure::deadlock`](crate::Failure::deadlock). PostgreSQL reports it with the error. On
-/// MySQL and MariaDB the crate reads InnoDB's status, which requires the `PROCESS` privilege; without it,
-/// a report describes this unit only. SQLite reports no deadlocks.
+/// Returned by [`Failure::deadlock`](crate::Failure::deadlock). PostgreSQL reports it with the error. On
+/// MySQL and MariaDB the crate reads InnoDB's status, which requires the `PROCESS` privilege; without it, a
+/// report describes this unit only. SQLite reports no deadlocks.
 ///
-/// Statements are reported without values: neither bound ones nor literals that the server puts into its
-/// report.
+/// Statements are reported without their values: bound values are left out, and literals in the server's
+/// report are removed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct DeadlockReport {
@@ -30,11 +30,11 @@ pub struct DeadlockParty {
     pub waits_for: Option<WantedLock>,
     /// The sessions that held that lock.
     pub blocked_by: Vec<i64>,
-    /// The texts of its statements; the last one is the one that waited.
+    /// The texts of its statements. The last one is the statement that waited.
     pub statements: Vec<String>,
 }
 
-/// The unit of work behind a transaction.
+/// The unit of work that ran a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadlockUnit {
@@ -44,7 +44,7 @@ pub struct DeadlockUnit {
     pub run: u64,
     /// The number of the attempt.
     pub attempt: u32,
-    /// Where in the program the run was started, if known.
+    /// The location in the program that started the run, if known.
     pub location: Option<&'static Location<'static>>,
 }
 

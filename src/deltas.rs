@@ -28,8 +28,8 @@ use pending::Call;
 /// The default maximum of waiting calls.
 const DEFAULT_CAPACITY: usize = 10_000;
 
-/// Adds to a numeric column, with many additions in one commit: for counters, stock, seats and balances
-/// that many tasks update at once.
+/// Adds to a numeric column, with many additions in one commit. Use it for counters, stock, seats and
+/// balances that many tasks update at once.
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), atomically::Error> {
@@ -58,10 +58,10 @@ const DEFAULT_CAPACITY: usize = 10_000;
 ///
 /// # Round trips
 ///
-/// A batch is a transaction of five round trips: BEGIN, the row locks with the values, the update, the
-/// values again, COMMIT. On PostgreSQL a single statement replaces them for rows that have room for all of
-/// their calls, unless another session keeps one of the rows locked for 5 ms. The gain is largest for rows
-/// that several processes update: they are locked for the time of a commit only, without three more round
+/// A batch is a transaction of five round trips: BEGIN, the row locks with the values, the update, the values
+/// again, COMMIT. On PostgreSQL a single statement replaces them for rows that have room for all of their
+/// calls, unless another session keeps one of the rows locked for 5 ms. The gain is largest for rows that
+/// several processes update, because each row stays locked only for one commit instead of three more round
 /// trips.
 ///
 /// A batch uses the transaction instead of the single statement if:
@@ -70,8 +70,8 @@ const DEFAULT_CAPACITY: usize = 10_000;
 /// - the [options](Self::options) need a transaction, such as an isolation level, a timeout or
 ///   `resolve_commits`;
 /// - the keys are neither integers nor text nor UUIDs, or the column is neither an integer nor `NUMERIC`;
-/// - the table is a view, or has triggers for each updated row or after updates, whose effect on a row a
-///   single statement cannot see.
+/// - the table is a view, or has triggers that run for each updated row or after updates, because a single
+///   statement cannot see their effect on a row.
 ///
 /// # When to use
 ///
@@ -80,29 +80,30 @@ const DEFAULT_CAPACITY: usize = 10_000;
 ///
 /// # Guarantees
 ///
-/// - The results are those of calls that ran one after another, on each row in the order of their arrival.
-///   A call that does not fit is refused, and the calls after it are decided without it.
+/// - The results are those of calls that ran one after another, on each row in the order of their arrival. A
+///   call that would leave the bounds is refused, and the calls after it are decided without it.
 /// - A call is applied if, and only if, its row holds the sum: the batch reads the row again after the
 ///   update, before it commits.
 /// - A call returns after the commit. If a batch is not stored, or its commit is unknown, all of its calls
 ///   return the same error.
-/// - A caller that is dropped withdraws its own call only.
+/// - A caller that is dropped withdraws only its own call.
 /// - If the *database* refuses a batch (because of a `CHECK`, a trigger, or a value out of the column's
-///   range), the batch is halved until the calls at fault are alone, and only those fail. The same holds
-///   for a sum that the database would store as a different number without an error.
+///   range), the batch is split in halves until the calls that cause the error are on their own, and only
+///   those fail. The same applies if the database would store a different number than the sum without
+///   reporting an error.
 ///
 /// # The columns
 ///
 /// `table`, `key` and `column` are inserted into the statements verbatim; quote them if your database
 /// requires it. Keys are unique and compared with Rust's `Eq`: under a case-insensitive collation, `"A"` is
-/// not found if the row holds `"a"`. The Rust type is the one that sqlx decodes the key column into:
-/// `7_i64` for a `BIGINT`.
+/// not found if the row holds `"a"`. The Rust type of the keys is the one into which sqlx decodes the key
+/// column: `7_i64` for a `BIGINT`.
 ///
 /// The column has an integer type, or another type that holds integers within the range of an `i64`. If its
-/// type or a trigger would change the sum, the calls fail and nothing of them is stored: a `FLOAT` at 16
-/// 777 216 cannot grow by 1, and without strict mode MySQL and MariaDB clip a value that is out of range.
-/// Set bounds that a `CHECK` or a trigger enforces with [`at_least`](Self::at_least) and
-/// [`at_most`](Self::at_most) as well: the database sees only the result of a batch, not its steps.
+/// type or a trigger would change the sum, the calls fail and none of them is stored: a `FLOAT` at 16 777 216
+/// cannot grow by 1, and without strict mode MySQL and MariaDB clip a value that is out of range. Set bounds
+/// that a `CHECK` or a trigger enforces with [`at_least`](Self::at_least) and [`at_most`](Self::at_most) as
+/// well: the database sees only the result of a batch, not its steps.
 ///
 /// # Default
 ///
@@ -113,11 +114,11 @@ const DEFAULT_CAPACITY: usize = 10_000;
 ///
 /// # Why a background task?
 ///
-/// If a caller carried the batch, it would take the other calls with it when it is dropped. The task runs
-/// only while there are calls, and ends with the last handle.
+/// If the batch ran in the task of one of its callers, dropping that caller would cancel the other calls. The
+/// background task runs only while there are calls, and ends when the last handle is dropped.
 pub struct Deltas<DB: Backend, K> {
     shared: Arc<Shared<DB, K>>,
-    /// Dropped with the last handle, which cancels the batches in flight.
+    /// Dropped with the last handle, which cancels the batches that are running.
     alive: Arc<watch::Sender<()>>,
 }
 
@@ -153,7 +154,8 @@ struct Settings {
 }
 
 impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
-    /// Creates a handle that adds to `column` of the rows of `table`, which are identified by `key`.
+    /// Creates a handle that adds to `column` in the rows of `table`, which are identified by the column
+    /// `key`.
     #[must_use]
     pub fn on(pool: &Pool<DB>, table: &'static str, key: &'static str, column: &'static str) -> Self {
         let settings = Settings {
@@ -180,19 +182,19 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
         Self::new(self.shared.transactor.clone(), settings)
     }
 
-    /// Refuses calls that would leave a value below `floor`.
+    /// Refuses calls that would leave a value below `floor`. There is no floor by default.
     #[must_use]
     pub fn at_least(self, floor: i64) -> Self {
         self.with(|settings| settings.bounds = floor..=*settings.bounds.end())
     }
 
-    /// Refuses calls that would leave a value above `ceiling`.
+    /// Refuses calls that would leave a value above `ceiling`. There is no ceiling by default.
     #[must_use]
     pub fn at_most(self, ceiling: i64) -> Self {
         self.with(|settings| settings.bounds = *settings.bounds.start()..=ceiling)
     }
 
-    /// Sets options for every batch, overriding those that were set before. The deadline is that of each
+    /// Sets options for every batch, overriding those that were set before. The deadline applies to each
     /// call, from [`add`](Self::add) to its result.
     #[must_use]
     pub fn options(self, options: Options) -> Self {
@@ -209,9 +211,9 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     /// Sets the maximum number of batches that run at the same time, no two of them with the same key; 0 is
     /// treated as 1. Each uses a connection. The default is 2.
     ///
-    /// A further batch starts only if those that are running have been for 5 ms, because otherwise two
-    /// batches of half the size would cost two commits. A batch that waits for a locked row therefore
-    /// delays the calls on its own keys only, as long as another batch may start.
+    /// Another batch starts only if all running batches have been running for 5 ms, because otherwise two
+    /// batches of half the size would cost two commits. A batch that waits for a locked row therefore delays
+    /// only the calls on its own keys, as long as another batch may start.
     #[must_use]
     pub fn max_batches(self, batches: usize) -> Self {
         self.with(|settings| settings.max_batches = batches.max(1))
@@ -226,8 +228,8 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     }
 
     /// Sets whether connections cache the prepared statements, like sqlx's
-    /// [`persistent`](sqlx::query::Query::persistent). Use `false` for the same poolers. The default is
-    /// `true`.
+    /// [`persistent`](sqlx::query::Query::persistent). Use `false` behind poolers that do not support
+    /// prepared statements. The default is `true`.
     ///
     /// The [single statement](Self#round-trips) is cached in any case. Its name is unique, so a pooler
     /// cannot mistake another statement for it.
@@ -249,9 +251,9 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
         self.with(|settings| settings.single_statement = single_statement)
     }
 
-    /// Adds `delta` to the value in the row with this key, and returns when that is committed.
+    /// Adds `delta` to the value in the row with this key, and returns when the addition is committed.
     ///
-    /// The returned value is the one right after this call; other calls may have changed it since.
+    /// The returned value is the one right after this call. Other calls may have changed it since.
     ///
     /// # Errors
     ///
@@ -295,8 +297,8 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
                 scopeguard::ScopeGuard::into_inner(position);
                 outcome
             }
-            // The flag decides the race: a batch does not take a call that has given up, and a call that
-            // was taken does not give up.
+            // The flag decides the race: a batch does not take a call whose caller has given up, and a caller
+            // does not give up a call that was taken.
             Ok(Err(_)) if taken.swap(true, Ordering::AcqRel) => Err(unknown("the batch was never finished")),
             Ok(Err(_)) => {
                 let why = "the runtime that carried the batch was shut down, or the batch panicked";

@@ -18,21 +18,21 @@ pub(crate) use conversion::{is_running_unit_on, with_running_unit};
 ///
 /// # Why one opaque type?
 ///
-/// A unit may fail for many reasons, but callers react in a few ways: try later, report to the user, raise
-/// an alarm. The type therefore has a [`kind`](Self::kind) and predicates, instead of variants whose
+/// A unit may fail for many reasons, but callers react in only a few ways: try later, report to the user,
+/// raise an alarm. The type therefore has a [`kind`](Self::kind) and predicates instead of variants, whose
 /// payloads could never change. `kind` says how the run ended. The predicates about causes (`is_conflict`,
-/// `is_lock_timeout`, …) look at the *last failure*, also if the run ended because it was out of attempts
-/// or of time.
+/// `is_lock_timeout`, …) look at the *last failure*, even if the run ended because its attempts or its time
+/// were used up.
 ///
 /// Do not retry an error for which [`is_exhausted`](Self::is_exhausted) is true: the run has used all the
 /// time or attempts that it was given.
 ///
 /// # Values
 ///
-/// Neither the text nor the `Debug` output contains values of the program, and neither does any
-/// [source](StdError::source), so all of it may be logged. Values that the server or the driver quotes are
-/// replaced (`Duplicate entry '…' for key 'email'`). [`driver_error`](Self::driver_error) returns the
-/// complete error of the driver, if there is one.
+/// Neither the text nor the `Debug` output nor any [source](StdError::source) contains the program's data, so
+/// all of them may be logged. Values that the server or the driver quotes are replaced (`Duplicate entry '…'
+/// for key 'email'`). [`driver_error`](Self::driver_error) returns the complete error of the driver, if there
+/// is one.
 ///
 /// ```
 /// # use atomically::Error;
@@ -52,7 +52,7 @@ struct Inner {
     failure: Option<Failure>,
     spent: Option<Spent>,
     source: Option<sqlx::Error>,
-    /// The text of the source if that is an error of this crate, which contains no values.
+    /// The text of the source if that is an error of this crate. Contains no values.
     text: Option<String>,
     swallowed: bool,
     /// What the run was waiting for when its deadline passed.
@@ -110,8 +110,8 @@ pub enum ErrorKind {
     /// The unit misused its transaction, or something ended the transaction unseen; the message names the
     /// reason.
     Aborted,
-    /// The claim was taken over by another worker, and the transaction was rolled back. Drop the work: it
-    /// must not run again under this claim.
+    /// Another worker took over the claim, and the transaction was rolled back. Drop the work: it must not
+    /// run again under this claim.
     StaleClaim,
     /// The database does not support the requested feature. Nothing was run.
     Unsupported,
@@ -165,7 +165,7 @@ impl Error {
         Self::new(failure.kind().into(), Some(failure), spent)
     }
 
-    /// A failure that the unit ignored by returning `Ok`.
+    /// The error for a failure that the unit ignored by returning `Ok`.
     pub(crate) fn swallowed(failure: Failure, spent: Option<Spent>) -> Self {
         let mut error = Self::failed(failure, spent);
         error.0.swallowed = true;
@@ -184,7 +184,8 @@ impl Error {
         Self::new(ErrorKind::BudgetSpent, Some(last), Some(spent))
     }
 
-    /// An invalid argument. The message names the argument and contains none of the caller's values.
+    /// The error for an invalid argument. The message names the argument and contains none of the caller's
+    /// values.
     #[cfg(feature = "queue")]
     pub(crate) fn invalid_input(message: String) -> Self {
         let mut error = Self::new(ErrorKind::InvalidInput, None, None);
@@ -209,14 +210,14 @@ impl Error {
         Self::failed(failure, self.0.spent)
     }
 
-    /// A `Transactor` of another crate reported that the unit was done without running it.
+    /// The error for a `Transactor` of another crate that reports the end of a unit without having run it.
     pub(crate) fn transactor_broke_its_contract() -> Self {
         let message = "the transactor reported that its unit of work had ended, but has not run it";
         Self::failed(Failure::new(FailureKind::Aborted, message), None)
     }
 
-    /// An error of the driver, which need not be a failure of the database: a row that was not found, a
-    /// value that could not be decoded.
+    /// Wraps an error of the driver. It need not be a failure of the database: a row may be missing, or a
+    /// value may not decode.
     pub(crate) fn driver(source: sqlx::Error, failure: Option<Failure>) -> Self {
         let kind = failure.as_ref().map_or(ErrorKind::Database, |failure| failure.kind().into());
         let mut error = Self::new(kind, failure, None);
@@ -224,7 +225,8 @@ impl Error {
         error
     }
 
-    /// An error of another module of this crate, wrapped in one of the driver. The text contains no values.
+    /// Wraps an error of another module of this crate that arrives inside of an sqlx error. The text contains
+    /// no values.
     #[cfg_attr(not(any(feature = "queue", feature = "idempotency")), allow(dead_code))]
     pub(crate) fn carried(text: String, source: sqlx::Error) -> Self {
         let mut error = Self::driver(source, None);
@@ -272,9 +274,9 @@ impl Error {
 
     /// Returns the driver's error that this error was created from, if there is one.
     ///
-    /// It contains everything that the server and the driver reported, which may include values of the
-    /// program: a duplicate key, a row that violates a constraint, a value that could not be decoded. Do
-    /// not log it without care.
+    /// It contains everything that the server and the driver reported, which may include the program's data:
+    /// a duplicate key, a row that violates a constraint, a value that could not be decoded. Do not log it
+    /// without care.
     #[must_use]
     pub fn driver_error(&self) -> Option<&sqlx::Error> {
         self.0.source.as_ref()
@@ -348,7 +350,7 @@ impl Error {
         self.failed_with(FailureKind::Aborted)
     }
 
-    /// Returns whether the last failure was that the claim was taken over by another worker.
+    /// Returns whether the last failure was that another worker took over the claim.
     #[must_use]
     pub fn is_stale_claim(&self) -> bool {
         self.failed_with(FailureKind::StaleClaim)

@@ -15,8 +15,8 @@ pub use kind::FailureKind;
 
 /// A classified failure of a transaction, with the database's code and message.
 ///
-/// Contains only text and plain data, and no values of the program. The driver's own error is returned to
-/// the unit whose statement caused it.
+/// Contains only text and plain data, and none of the program's data. The unit whose statement failed
+/// receives the driver's own error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     kind: FailureKind,
@@ -30,8 +30,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Creates a failure that is not retryable and that, in answer to a COMMIT, proves that nothing was
-    /// stored. The methods below change that.
+    /// Creates a failure that is not retryable and is definite: in response to COMMIT, it proves that nothing
+    /// was stored. The methods below change these properties.
     pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -45,7 +45,7 @@ impl Failure {
         }
     }
 
-    /// The failure of a feature that the database does not have.
+    /// Returns the failure for a feature that the database does not have.
     pub(crate) fn unsupported(database: &str, what: &str) -> Self {
         Self::new(FailureKind::Unsupported, format!("{database} has no {what}"))
     }
@@ -78,7 +78,7 @@ impl Failure {
         self
     }
 
-    /// Marks a failure after which the session must not be used again although its kind does not imply
+    /// Sets whether the session must not be used again after this failure, even if its kind does not imply
     /// that.
     pub(crate) fn spoiling_session(mut self, spoils: bool) -> Self {
         self.spoils_session = spoils;
@@ -108,26 +108,26 @@ impl Failure {
 
     /// Returns whether the unit may succeed if it is run again in a new transaction.
     ///
-    /// This is a property of the failure; the strategy decides whether to retry. If the session is the
-    /// cause, its connection is closed so that the next attempt runs on another one: after a migration that
-    /// invalidates prepared statements ("cached plan must not change result type"), or on a server that has
-    /// become read-only.
+    /// This is a property of the failure; the strategy decides whether to retry. If the session is the cause,
+    /// its connection is closed, so that the next attempt runs on another one. This happens after a migration
+    /// that invalidates prepared statements ("cached plan must not change result type"), and on a server that
+    /// has become read-only.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         self.retryable
     }
 
-    /// Returns whether this failure, in answer to a COMMIT, proves that nothing was stored.
+    /// Returns whether this failure, in response to COMMIT, proves that nothing was stored.
     pub(crate) const fn is_definite(&self) -> bool {
         self.definite
     }
 
-    /// Returns whether the session is unusable after this failure, so that its connection is to be closed.
+    /// Returns whether the session is unusable after this failure, so that its connection has to be closed.
     pub(crate) const fn ends_session(&self) -> bool {
         self.spoils_session || self.kind.ends_session()
     }
 
-    /// Returns whether a statement that commits itself may have been stored although it failed like this.
+    /// Returns whether a statement that is its own transaction may have been stored despite this failure.
     pub(crate) const fn is_in_doubt(&self) -> bool {
         !self.definite && self.kind.may_hide_commit()
     }
@@ -147,7 +147,7 @@ impl Failure {
     /// Returns the database's message, with `…` in place of the values that it quotes.
     ///
     /// Names of constraints, tables and columns are shown. The message of a trigger or a function (`RAISE`,
-    /// `SIGNAL`) is left out entirely, because values in it cannot be recognized; the [driver's
+    /// `SIGNAL`) is left out entirely, because values in it cannot be recognized. The [driver's
     /// error](crate::Error::driver_error) contains it.
     #[must_use]
     pub fn message(&self) -> &str {
@@ -177,8 +177,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Returns the text of an error followed by those of its sources:
-/// `sending the receipt: connection refused`. A source whose text is contained already is left out.
+/// Returns the text of an error followed by those of its sources: `sending the receipt: connection refused`.
+/// A source whose text is already contained is left out.
 pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

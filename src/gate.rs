@@ -1,4 +1,4 @@
-//! A fair queue per key, in this process, in front of the pool.
+//! A fair queue per key in front of the pool, within this process.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -17,18 +17,19 @@ mod permit;
 use keys::{INSIDE, KeyTable};
 pub(crate) use permit::GatePermit;
 
-/// The largest width and total that a semaphore can hold.
+/// The maximum width and total, limited by what a semaphore can hold.
 const MAX_WIDTH: usize = Semaphore::MAX_PERMITS / INSIDE;
 
-/// Queues the units that contend for a key, in front of the pool: a unit that waits here holds neither a
-/// connection nor a lock.
+/// Queues the units that contend for a key in front of the pool, so that almost all units that wait hold
+/// neither a connection nor a lock.
 ///
 /// A run that names a key ([`TransactorExt::on_key`](crate::TransactorExt::on_key)) enters the gate before
-/// each attempt, if its strategy wants that ([`Plan::gated`](crate::Plan::gated)), and leaves it when the
+/// each attempt, if its strategy's plan says so ([`Plan::gated`](crate::Plan::gated)), and leaves it when the
 /// attempt ends. Units are admitted in the order in which they arrive. A key that is not in use takes no
 /// memory.
 ///
-/// Every transactor has a gate of its own, which its clones share.
+/// Every transactor has a gate of its own, which its clones share. Clones of a gate share its queues. The
+/// setters return a new gate, so call them before you share it.
 /// [`PoolTransactor::gate`](crate::PoolTransactor::gate) shares one gate between several transactors, for
 /// example between two strategies that work on the same rows.
 ///
@@ -56,16 +57,16 @@ const MAX_WIDTH: usize = Semaphore::MAX_PERMITS / INSIDE;
 /// # Why in front of the pool?
 ///
 /// Units that wait for a row lock in the database hold a connection each. Sixteen of them exhaust a pool of
-/// sixteen connections, and units on other rows have to wait as well. Units that do not wait but fail and
-/// retry hold a connection for work that is thrown away.
+/// sixteen connections, and units on other rows have to wait as well. Where units fail and retry instead of
+/// waiting, they hold a connection for work that is thrown away.
 ///
 /// # Why are two more units let in?
 ///
 /// While one unit runs, the next two open their transactions. A unit that locks the row waits for the lock in
 /// the database, which grants it without a further round trip; any other unit waits at the gate until the
-/// running one has ended, and starts to read then. Opening a transaction and requesting the row takes about
-/// as long as changing the row and committing, so with a single unit in advance the database would sometimes
-/// be idle. More units would only hold more connections.
+/// running one has ended, and only then starts to read. Opening a transaction and requesting the row takes
+/// about as long as changing the row and committing, so with only one unit let in early the database would
+/// sometimes be idle. More than two would only hold more connections.
 ///
 /// The two units wait without a transaction if opening one already acquires a lock, as on SQLite under
 /// [`Pessimistic`](crate::Pessimistic); if the pool has only one or two connections; and while all
@@ -73,10 +74,10 @@ const MAX_WIDTH: usize = Semaphore::MAX_PERMITS / INSIDE;
 ///
 /// # When to leave it out
 ///
-/// On SQLite under [`Pessimistic`](crate::Pessimistic) and [`Atomic`](crate::Atomic), unless the order of
-/// arrival matters. SQLite has one writer at a time anyway, and a unit that waits for it costs the others
-/// nothing but its connection. The gate adds the order of arrival, which SQLite's busy handler does not
-/// preserve, at about a third of the throughput. Under [`Optimistic`](crate::Optimistic) and
+/// Leave the gate out on SQLite under [`Pessimistic`](crate::Pessimistic) and [`Atomic`](crate::Atomic),
+/// unless the order of arrival matters. SQLite has one writer at a time anyway, and a unit that waits for it
+/// costs the others nothing but its connection. The gate adds the order of arrival, which SQLite's busy
+/// handler does not preserve, at about a third of the throughput. Under [`Optimistic`](crate::Optimistic) and
 /// [`Serializable`](crate::Serializable), where units would fail and retry, 64 tasks on one row are nearly
 /// twice as fast with a gate, on SQLite as elsewhere. With few tasks a gate gains nothing.
 ///
@@ -114,16 +115,17 @@ impl Gate {
         Self::default()
     }
 
-    /// Sets how many units run at once per key, while twice as many wait with their transactions open; 0
-    /// counts as 1.
+    /// Sets how many units run at once per key, while twice as many wait with their transactions open. 0 is
+    /// treated as 1. The default is 1.
     ///
-    /// More than 1 makes sense if units do much work before they access what they contend for.
+    /// A width above 1 makes sense if units do much work before they access the contended row.
     #[must_use]
     pub fn width(self, width: usize) -> Self {
         Self::bounded(Bounds { width: width.clamp(1, MAX_WIDTH), ..self.bounds })
     }
 
-    /// Sets how many attempts hold a connection at once, for all keys together; 0 counts as 1.
+    /// Sets how many attempts hold a connection at once, for all keys together. 0 is treated as 1. There is
+    /// no limit by default.
     ///
     /// A total below the size of the pool leaves connections to units without a key, however many keys are
     /// contended.
@@ -132,8 +134,8 @@ impl Gate {
         Self::bounded(Bounds { total: Some(total.clamp(1, MAX_WIDTH)), ..self.bounds })
     }
 
-    /// Sets how many units may wait per key. Further units fail at once as
-    /// [`Overloaded`](crate::ErrorKind::Overloaded).
+    /// Sets how many units may wait per key. Further units fail at once with
+    /// [`Overloaded`](crate::ErrorKind::Overloaded). The default is 10 000.
     #[must_use]
     pub fn queue(self, queue: usize) -> Self {
         Self::bounded(Bounds { queue, ..self.bounds })

@@ -1,4 +1,4 @@
-//! Interceptors between a transaction and its database, one step at a time. The test kit uses them.
+//! Interceptors, which the test kit places between a transaction and its database.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -11,7 +11,8 @@ use crate::failure::Failure;
 /// Observes every step of a transaction, and may delay it or inject a fault.
 #[async_trait]
 pub(crate) trait Interceptor: Debug + Send + Sync {
-    /// Returns whether steps name their server session, which costs a round trip per transaction.
+    /// Returns whether steps carry the number of their server session, which costs a round trip per
+    /// transaction.
     fn wants_sessions(&self) -> bool {
         false
     }
@@ -19,11 +20,12 @@ pub(crate) trait Interceptor: Debug + Send + Sync {
     /// Called when a unit begins to wait at the gate (`true`), and when it stops waiting (`false`).
     fn at_gate(&self, _waits: bool) {}
 
-    /// Called before a step is sent for the first time; the step waits until this returns. Returns the
-    /// fault to inject, if any.
+    /// Called before a step is sent for the first time. The step is sent when this returns. Returns the fault
+    /// to inject, if any.
     async fn before(&self, step: &Step) -> Option<Fault>;
 
-    /// Called when a unit takes the connection itself: statements that it runs there are not intercepted.
+    /// Called when a unit takes the underlying connection. Statements that it runs on that connection are not
+    /// intercepted.
     fn unwatched(&self) {}
 
     /// Called with the result of a step.
@@ -113,7 +115,7 @@ pub(crate) struct StatementAnswer {
     pub(crate) rows: Vec<String>,
     /// The number of rows that were written, if the database reports it.
     pub(crate) rows_affected: Option<u64>,
-    /// The integers that a text of this crate returned.
+    /// The integers that a statement of this crate returned.
     pub(crate) integers: Vec<i64>,
 }
 

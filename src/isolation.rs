@@ -1,4 +1,4 @@
-//! Isolation levels and the other ways in which a transaction can be opened.
+//! Isolation levels and other modes in which a transaction can be opened.
 
 use std::fmt;
 
@@ -45,10 +45,10 @@ impl fmt::Display for Isolation {
 /// Whether a transaction may write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// Read and write.
+    /// The transaction may read and write.
     #[default]
     ReadWrite,
-    /// Read only: the database refuses writes and row locks.
+    /// The transaction may only read: the database refuses writes and row locks.
     ReadOnly,
 }
 
@@ -57,12 +57,12 @@ pub enum Access {
 /// The other databases lock rows and have no such choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Begin {
-    /// With the first statement that needs one. A transaction that writes after it has read fails if
-    /// another one has written in between.
+    /// Acquires each lock with the first statement that needs it. A transaction that reads first and then
+    /// writes fails if another one has written in between.
     Deferred,
-    /// The write lock, when the transaction begins.
+    /// Acquires the write lock when the transaction begins.
     Immediate,
-    /// The exclusive lock, when the transaction begins; in WAL mode the same as
+    /// Acquires the exclusive lock when the transaction begins. In WAL mode this is the same as
     /// [`Immediate`](Self::Immediate).
     Exclusive,
 }

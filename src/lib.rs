@@ -3,7 +3,7 @@
 //! A *unit of work* is an async closure that runs your own sqlx queries. A *transactor* runs it as one
 //! transaction on PostgreSQL, MySQL/MariaDB or SQLite, under a *strategy* that you choose in one place: row
 //! locks, version checks, single statements, serializable isolation, or an adaptive mix. It retries the unit
-//! when another transaction was in conflict with it, and it reports precisely why a unit did not commit.
+//! after a conflict with another transaction, and reports precisely why a unit did not commit.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), atomically::Error> {
@@ -86,12 +86,12 @@ mod sql_text;
 mod failure;
 // The contract between strategies and the retry loop.
 mod strategy;
-// What the test kit hooks into.
+// Hooks for the test kit.
 mod intercept;
-// What is true of each database.
+// SQL and error codes of each database.
 mod backend;
 mod error;
-// What observers learn, and what measures it.
+// Events for observers, and the telemetry behind them.
 mod events;
 mod telemetry;
 // One attempt.
@@ -100,18 +100,18 @@ mod tx;
 mod gate;
 mod transactor;
 mod strategies;
-// Built on transactors, side by side.
+// Built on transactors. These modules do not import each other.
 mod deltas;
-// Built on top of everything above.
+// Optional features, built on everything above.
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
 #[cfg(feature = "queue")]
 #[cfg_attr(docsrs, doc(cfg(feature = "queue")))]
 pub mod queue;
-// Tests of the caller's units.
+// The test kit for units of work.
 #[cfg(feature = "testing")]
 pub mod testing;
-// Essays.
+// The guide.
 pub mod guide;
 
 pub use backend::{Backend, Key};
@@ -133,7 +133,7 @@ pub use telemetry::Metrics;
 pub use transactor::{Decision, Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, With};
 pub use tx::{Repeatable, ScopeFn, Tx, TxFn, UnitFn};
 
-/// The examples of the README, which compile.
+/// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

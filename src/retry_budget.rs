@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Limits retries with a budget that is shared across runs, so that retries never become the load.
+/// Limits retries with a budget that is shared across runs, so that retries cannot overload the database.
 ///
 /// The budget is a token bucket. Each run that succeeds adds a fraction of a token, each retry takes one
-/// token, and a reserve is added as time passes. When the bucket is empty, a run that would be retried fails
+/// token, and a reserve is added as time passes. When the bucket is empty, a run that needs a retry fails
 /// with [`BudgetSpent`](crate::ErrorKind::BudgetSpent) and its last failure. Unused tokens decay.
 ///
 /// ```
@@ -20,11 +20,12 @@ use tokio::time::Instant;
 /// # }
 /// ```
 ///
-/// Clones share one budget. Without a budget, a run is limited by its own attempts and deadline only.
+/// Clones share one budget. The setters return a new, full budget, so call them before you clone it. Without
+/// a budget, a run is limited only by its own attempts and deadline.
 ///
 /// # Default
 ///
-/// - ratio: 0.2, one retry for five runs that succeed
+/// - ratio: 0.2, one retry for every five successful runs
 /// - reserve: 10 retries per second, whether or not any run succeeds
 /// - window: 10 s, the time constant with which unused tokens decay
 ///
@@ -32,19 +33,19 @@ use tokio::time::Instant;
 ///
 /// Retries help while failures are rare. When most attempts fail, because the database is overloaded or every
 /// unit wants the same row, each run turns into many attempts, and the load grows just when the database can
-/// serve least. The retries then keep the database overloaded after the cause is gone. With a budget, the
-/// number of attempts is bounded by the number of runs plus the ratio and the reserve.
+/// handle the least. The retries then keep the database overloaded after the cause is gone. With a budget,
+/// the number of attempts is bounded by the number of runs plus the ratio and the reserve.
 ///
 /// # Why do only successful runs add tokens?
 ///
-/// If every run added some, an outage would keep the bucket full, and all tokens would be spent on a database
-/// that serves nothing.
+/// If failed runs added tokens too, the bucket would stay full during an outage, and all of its tokens would
+/// be spent on a database that is down.
 ///
 /// # Which ratio?
 ///
-/// More than conflicts take on a normal day. Under [`Optimistic`](crate::Optimistic) on one hot row, that is
-/// several attempts for each commit: reduce the conflicts first, with
-/// [`on_key`](crate::TransactorExt::on_key) or [`Adaptive`](crate::Adaptive).
+/// Choose a ratio above the number of retries per successful run in normal operation. Under
+/// [`Optimistic`](crate::Optimistic) on one hot row, each commit takes several attempts. There, reduce the
+/// conflicts first, with [`on_key`](crate::TransactorExt::on_key) or [`Adaptive`](crate::Adaptive).
 #[derive(Debug, Clone)]
 pub struct RetryBudget {
     terms: BudgetTerms,
@@ -54,7 +55,7 @@ pub struct RetryBudget {
 #[derive(Debug, Clone, Copy)]
 struct BudgetTerms {
     ratio: f64,
-    /// For each second.
+    /// Tokens per second.
     reserve: f64,
     window: Duration,
 }
@@ -72,26 +73,28 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    /// Creates a full budget.
+    /// Creates a full budget with the default settings.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets how many retries each successful run pays for, between 0 and 1000. NaN is treated as 0.
+    /// Sets how many retries each successful run pays for, clamped to between 0 and 1000. The default is 0.2,
+    /// and NaN is treated as 0.
     #[must_use]
     pub fn ratio(self, ratio: f64) -> Self {
         let ratio = if ratio.is_nan() { 0.0 } else { ratio.clamp(0.0, 1000.0) };
         Self::on(BudgetTerms { ratio, ..self.terms })
     }
 
-    /// Sets how many retries per second are available in any case.
+    /// Sets how many retries per second are available even if no run succeeds. The default is 10.
     #[must_use]
     pub fn reserve(self, per_second: u32) -> Self {
         Self::on(BudgetTerms { reserve: per_second.into(), ..self.terms })
     }
 
     /// Sets the time constant with which unused tokens decay. Less than a second is treated as one second.
+    /// The default is 10 s.
     ///
     /// A longer window allows a larger burst of retries after a quiet time.
     #[must_use]
@@ -119,8 +122,8 @@ impl RetryBudget {
         pays
     }
 
-    /// The bucket as of now. Tokens decay exponentially, and the reserve is added at a constant rate, so the
-    /// number of tokens tends towards the reserve of one window.
+    /// Locks the bucket and updates it to the current time. Tokens decay exponentially, and the reserve is
+    /// added at a constant rate, so the number of tokens tends towards the reserve of one window.
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
         let BudgetTerms { reserve, window, .. } = self.terms;
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +136,7 @@ impl RetryBudget {
     }
 }
 
-/// Equal if both are the same budget.
+/// Two budgets are equal if they share their tokens.
 impl PartialEq for RetryBudget {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.bucket, &other.bucket)

@@ -1,4 +1,4 @@
-//! Row locks and what a statement does when it meets one.
+//! Row locks, and what a statement does when another transaction holds one.
 
 /// A row lock: what `SELECT … FOR UPDATE` acquires on the rows it returns, held until the transaction ends.
 ///
@@ -15,7 +15,8 @@
 /// On PostgreSQL, `FOR UPDATE` also blocks every insert of a child row, because the foreign key check
 /// acquires a key-share lock on the parent; `FOR NO KEY UPDATE` does not.
 ///
-/// MySQL and MariaDB have two strengths only: the stronger one replaces a strength that they lack.
+/// MySQL and MariaDB have only an exclusive and a shared lock. On them, `NO_KEY_UPDATE` acquires the
+/// exclusive lock and `KEY_SHARE` the shared one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RowLock {
     pub(crate) strength: Strength,
@@ -41,14 +42,15 @@ pub(crate) enum WaitPolicy {
 }
 
 impl RowLock {
-    /// For rows that will be deleted or whose key will change.
+    /// `FOR UPDATE`, for rows that will be deleted or whose key will change.
     pub const UPDATE: Self = Self::blocking(Strength::Update);
-    /// For rows that will change, except for their key.
+    /// `FOR NO KEY UPDATE`, for rows that will change, except for their key.
     pub const NO_KEY_UPDATE: Self = Self::blocking(Strength::NoKeyUpdate);
-    /// For rows that must not change while this transaction relies on them. Other transactions can acquire
-    /// the same lock.
+    /// `FOR SHARE`, for rows that must not change while this transaction relies on them. Other transactions
+    /// can acquire the same lock.
     pub const SHARE: Self = Self::blocking(Strength::Share);
-    /// For rows that must not be deleted or change their key while this transaction refers to them.
+    /// `FOR KEY SHARE`, for rows that must not be deleted, and whose key must not change, while this
+    /// transaction refers to them.
     pub const KEY_SHARE: Self = Self::blocking(Strength::KeyShare);
 
     const fn blocking(strength: Strength) -> Self {

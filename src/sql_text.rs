@@ -5,11 +5,11 @@
 //!
 //! # Why not the tokenizer of `sqlparser`?
 //!
-//! It reads a few texts differently from the servers, and each difference would hide a COMMIT or a lock
-//! clause. MariaDB executes `/*M! COMMIT */`, which `sqlparser` takes for a comment. On PostgreSQL
-//! `@/* ' */` begins a comment, which it takes for an operator and a string. It rejects `U&'\'`, and cannot
-//! represent a session with `NO_BACKSLASH_ESCAPES`. It reports lines and columns, while a clause must be
-//! inserted at a byte.
+//! It reads a few texts differently from the servers, and each difference could hide a COMMIT or a lock
+//! clause. It treats `/*M! COMMIT */` as a comment, but MariaDB executes it. It reads `@/* ' */` as an
+//! operator and the beginning of a string, but on PostgreSQL it contains a comment. It rejects `U&'\'`, and
+//! cannot represent a session with `NO_BACKSLASH_ESCAPES`. It reports lines and columns, while a clause must
+//! be inserted at a byte offset.
 
 mod locking;
 mod masked;
@@ -57,16 +57,16 @@ impl Syntax {
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TransactionEffect {
-    /// None: it runs within the transaction.
+    /// The statement runs within the transaction and has no effect on it.
     Inside,
-    /// It may end the transaction without the driver noticing: a procedure, a prepared or compound
-    /// statement, a text that cannot be parsed.
+    /// The statement may end the transaction without the driver noticing: a procedure, a prepared or compound
+    /// statement, or a text that cannot be parsed.
     MayEnd,
     /// The database commits before it executes the statement.
     CommitsImplicitly,
-    /// It begins, ends or prepares a transaction, or changes how transactions begin and end.
+    /// The statement begins, ends or prepares a transaction, or changes how transactions begin and end.
     Controls,
-    /// It sets, releases or rolls back to one of the crate's own savepoints.
+    /// The statement sets, releases or rolls back to one of the crate's own savepoints.
     TouchesGuard,
 }
 
@@ -74,10 +74,10 @@ pub enum TransactionEffect {
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoneEffect {
-    /// It is stored completely or not at all.
+    /// The statement is stored completely or not at all.
     AllOrNothing,
-    /// Part of it may be stored even if it fails.
+    /// Part of the statement may be stored even if it fails.
     MayStoreParts,
-    /// It leaves state on its connection: a transaction, a savepoint, a table lock.
+    /// The statement leaves state on its connection: a transaction, a savepoint or a table lock.
     LeavesState,
 }

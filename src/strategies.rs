@@ -10,8 +10,8 @@
 //!
 //! [`Atomic`] also runs single statements without a transaction around them.
 //!
-//! A strategy is a plain value. A new one takes a file here, or an implementation of
-//! [`Strategy`](crate::Strategy) in any crate.
+//! A strategy is a plain value that implements [`Strategy`](crate::Strategy). Other crates can implement
+//! their own.
 
 mod adaptive;
 mod atomic;

@@ -22,46 +22,45 @@ use crate::row_lock::RowLock;
 pub struct Plan {
     /// The isolation level of the transaction.
     pub isolation: Isolation,
-    /// The lock that [`Tx::for_update`](crate::Tx::for_update) acquires; with `None` it does not change the
-    /// statement.
+    /// The lock that [`Tx::for_update`](crate::Tx::for_update) acquires. With `None`, `for_update` returns
+    /// the statement unchanged.
     ///
     /// SQLite has no row locks: `Some` opens the transaction with `BEGIN IMMEDIATE`, so that it waits for
-    /// other writers before it has read anything, and `None` with a deferred `BEGIN`.
+    /// other writers before it reads anything. `None` opens it with a deferred `BEGIN`.
     pub row_lock: Option<RowLock>,
     /// Whether the transaction may write.
     pub access: Access,
-    /// PostgreSQL: whether a serializable read-only transaction waits for a snapshot with which it cannot
-    /// fail.
+    /// PostgreSQL: whether a serializable read-only transaction waits for a snapshot on which it cannot fail.
     pub deferrable: bool,
     /// SQLite: when the locks are acquired, overriding what `row_lock` implies.
     pub begin: Option<Begin>,
-    /// Whether a run with a key waits at the [`Gate`](crate::Gate) before it acquires a connection.
+    /// Whether the attempts of a run with a key queue at the [`Gate`](crate::Gate).
     pub gated: bool,
 }
 
-/// The limits of a transaction.
+/// The time limits of a transaction; `None` means no limit.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// The time that is left until the deadline.
     pub left: Option<Duration>,
-    /// For each wait for a lock.
+    /// The limit for each wait for a lock.
     pub lock: Option<Duration>,
-    /// For each statement.
+    /// The limit for each statement.
     pub statement: Option<Duration>,
-    /// For each pause between two statements.
+    /// The limit for each pause between two statements.
     pub idle: Option<Duration>,
-    /// What the session itself limits each wait for a lock to.
+    /// The session's own limit for each wait for a lock.
     pub own_lock: OwnLockLimit,
 }
 
-/// What is known of the limit for lock waits that a session has of its own; `None` stands for no limit.
+/// What is known about a session's own lock timeout. `None` means that the session waits without a limit.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnLockLimit {
-    /// Another session of the pool has reported it: it is likely to be this one's too.
+    /// Reported by another session of the pool, so it probably applies to this one too.
     Likely(Option<Duration>),
-    /// This session has reported it, and nothing can have changed it since.
+    /// Reported by this session, and certainly unchanged since.
     Known(Option<Duration>),
 }
 
@@ -80,35 +79,36 @@ impl OwnLockLimit {
 }
 
 impl Limits {
-    /// How long a statement may wait for a lock: its own limit, or the rest of the deadline if that is
-    /// shorter.
+    /// Returns how long a statement may wait for a lock: its own limit, or the time left until the deadline
+    /// if that is shorter.
     pub(crate) fn on_locks(&self) -> Option<Duration> {
         self.lock.into_iter().chain(self.left).min()
     }
 
-    /// How long a statement may wait for a lock if the deadline is the only limit: a little less than the
-    /// statement may take, so that a server that limits both reports a lock timeout. `None` if the caller has
-    /// set a shorter limit.
+    /// Returns the lock timeout that the limit of the statement implies. It is slightly shorter than that
+    /// limit, so that a server that enforces both reports a lock timeout. `None` if the caller has set a
+    /// shorter lock timeout, or if the statement has no limit.
     pub(crate) fn derived_on_locks(&self) -> Option<Duration> {
         let statement = self.on_statements()?;
         let is_derived = self.lock.is_none_or(|asked| asked >= statement);
         is_derived.then(|| just_below(statement))
     }
 
-    /// How long a statement may take: its own limit, or the rest of the deadline if that is shorter.
+    /// Returns how long a statement may take: its own limit, or the time left until the deadline if that is
+    /// shorter.
     pub(crate) fn on_statements(&self) -> Option<Duration> {
         self.statement.into_iter().chain(self.left).min()
     }
 }
 
-/// A limit that is met before this one.
+/// Returns a limit that expires slightly earlier than this one.
 pub(crate) fn just_below(limit: Duration) -> Duration {
     limit - (limit / 16).min(Duration::from_millis(100))
 }
 
 impl Plan {
-    /// Creates the plan of a transaction at this level that adds no row locks, and that waits at the gate if
-    /// the run has a key.
+    /// Creates a plan for a read-write transaction at this level, without row locks. If the run has a key,
+    /// its attempts queue at the gate.
     #[must_use]
     pub const fn new(isolation: Isolation) -> Self {
         Self {
@@ -121,14 +121,14 @@ impl Plan {
         }
     }
 
-    /// Returns this plan with a lock for rows that are read with [`Tx::for_update`](crate::Tx::for_update).
+    /// Returns this plan with `lock` for rows that are read with [`Tx::for_update`](crate::Tx::for_update).
     #[must_use]
     pub const fn locking(mut self, lock: RowLock) -> Self {
         self.row_lock = Some(lock);
         self
     }
 
-    /// Returns this plan with or without waiting at the gate.
+    /// Returns this plan with or without queueing at the gate. The default is `true`.
     #[must_use]
     pub const fn gated(mut self, gated: bool) -> Self {
         self.gated = gated;
@@ -151,13 +151,14 @@ pub struct Attempt {
     pub number: u32,
     /// The run's key as a stable hash: the same key has the same hash in every process.
     pub key: Option<u64>,
-    /// Whether the attempt found other attempts with the same key at the gate. Known once the attempt has
-    /// passed the gate; `false` if it did not wait there.
+    /// Whether other runs with the same key were at the gate when this attempt arrived. Always `false` in
+    /// [`Strategy::plan`], which is called before the attempt enters the gate, and for attempts that do not
+    /// queue there.
     pub queued: bool,
 }
 
 impl Attempt {
-    /// Creates an attempt with this number, of a run without a key.
+    /// Creates the attempt with this number, counted from 1, of a run without a key.
     #[must_use]
     pub const fn new(number: u32) -> Self {
         Self { number, key: None, queued: false }
@@ -171,28 +172,28 @@ impl Attempt {
     }
 }
 
-/// How the crate finds out whether a commit that was never acknowledged was stored.
+/// How to find out whether a commit that was never acknowledged was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Resolve {
-    /// By a row with a unique id that each attempt writes first. Reliable on every database, across crashes
-    /// and failovers.
+    /// Looks up a row with a unique id that each attempt writes first. Reliable on every database, across
+    /// crashes and failovers.
     Operation,
-    /// PostgreSQL: by the status of the transaction's id, which leaves nothing behind in a table.
+    /// PostgreSQL: looks up the status of the transaction id, without writing to a table.
     ///
-    /// After a crash, the id of a transaction that never reached the disk is assigned again, so that the
-    /// status "committed" may be that of another transaction. The crate trusts it only if the server has not
-    /// restarted, not recovered, not written a checkpoint and not failed over to a standby since the
-    /// transaction began; otherwise the commit stays unknown. It is also the more expensive way: the server
-    /// reads its control file for each transaction.
+    /// After a crash, PostgreSQL reassigns the ids of transactions that never reached the disk, so the status
+    /// "committed" may belong to another transaction. The crate trusts that status only if the server has not
+    /// restarted, recovered, written a checkpoint or failed over to a standby since the transaction began.
+    /// Otherwise the commit stays unknown. This method also costs more, because the server reads its control
+    /// file for each transaction.
     TransactionStatus,
 }
 
-/// The marker by which a commit can be found again.
+/// Identifies a transaction, so that its commit can be looked up later.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitMarker {
-    /// A row with this id.
+    /// The row with this id in the table of operations.
     Operation(u128),
     /// The id of the transaction.
     TransactionStatus,
@@ -208,10 +209,10 @@ pub enum Verdict {
     GiveUp,
 }
 
-/// Decides how each attempt at a unit opens, and which failures are retried.
+/// Decides how each attempt opens its transaction, and which failures are retried.
 ///
-/// A strategy neither sleeps nor uses a connection, so it can be tested without either. It never names a
-/// database. Bind one to a pool with [`PoolTransactor::new`](crate::PoolTransactor::new).
+/// A strategy performs no I/O and does not sleep, so it can be tested without a database. The same strategy
+/// runs on every database. Bind one to a pool with [`PoolTransactor::new`](crate::PoolTransactor::new).
 ///
 /// ```
 /// use atomically::{Attempt, Isolation, Plan, RowLock, Strategy};
@@ -256,7 +257,7 @@ pub trait Strategy: Debug + Send + Sync + 'static {
         path.rsplit("::").next().unwrap_or(path)
     }
 
-    /// Decides how this attempt opens.
+    /// Returns the plan with which this attempt opens its transaction.
     fn plan(&self, attempt: &Attempt) -> Plan;
 
     /// Decides whether the unit is retried after this failure.
@@ -264,7 +265,7 @@ pub trait Strategy: Debug + Send + Sync + 'static {
     /// # Default
     ///
     /// Retries every [retryable](Failure::is_retryable) failure except
-    /// [`LockNotAvailable`](FailureKind::LockNotAvailable): a caller that uses `NOWAIT` wants to know at
+    /// [`LockNotAvailable`](FailureKind::LockNotAvailable): a caller that uses `NOWAIT` wants the failure at
     /// once.
     fn verdict(&self, failure: &Failure) -> Verdict {
         if failure.is_retryable() && failure.kind() != FailureKind::LockNotAvailable {
@@ -274,10 +275,11 @@ pub trait Strategy: Debug + Send + Sync + 'static {
         }
     }
 
-    /// Records how an attempt ended, for strategies that learn; `None` is a success.
+    /// Records how an attempt ended, for strategies that learn. The failure is `None` if the attempt
+    /// succeeded.
     ///
     /// Called once for each attempt, whether or not its transaction could be opened, on the task of the run.
-    /// Not called for an attempt that was cut short by the deadline or dropped.
+    /// Not called for an attempt that was dropped or cut short by the deadline.
     ///
     /// # Default
     ///

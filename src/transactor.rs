@@ -28,7 +28,7 @@ pub use pool::PoolTransactor;
 
 /// A unit of work, as a [`Transactor`] runs it: one transaction, retried until it commits.
 ///
-/// Implement it only to build something of your own on transactors; applications pass an async closure to
+/// Implement it only to build a feature of your own on transactors. Applications pass an async closure to
 /// [`TransactorExt::run`].
 #[async_trait]
 pub trait Unit<DB: Backend>: Send {
@@ -37,8 +37,8 @@ pub trait Unit<DB: Backend>: Send {
     /// May be called several times. No state of one call may leak into the next.
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision;
 
-    /// Whether an attempt can detect, through a unique row that it writes first, that an earlier attempt
-    /// committed.
+    /// Returns whether an attempt can detect, through a unique row that it writes first, that an earlier
+    /// attempt committed.
     ///
     /// Such a unit is retried after a commit whose outcome is unknown, and returns
     /// [`Decision::AlreadyCommitted`] if it finds the row of the earlier attempt. Writing the row must also
@@ -56,19 +56,19 @@ pub trait Unit<DB: Backend>: Send {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Decision {
-    /// Commit. Not done if a statement failed in a way that ends the transaction, even if the unit has
-    /// swallowed the error.
+    /// Commit, unless a statement failed in a way that ends the transaction, even if the unit has ignored the
+    /// error.
     Commit,
     /// Roll back because of an error. If the database caused it, the strategy decides whether to retry.
     RollBack,
-    /// Roll back and end the run, even if a statement met a failure that would be retried.
+    /// Roll back and end the run, even if a statement failed in a way that would be retried.
     Abandon,
     /// End the run as committed: an earlier attempt, whose commit was unknown, turned out to be stored, so
-    /// that this one had nothing to do.
+    /// this attempt had nothing to do.
     AlreadyCommitted,
 }
 
-/// How a run ended as its unit decided.
+/// How a run ended, if its unit decided the outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Ended {
@@ -121,7 +121,7 @@ pub trait Transactor<DB: Backend>: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Returns why the unit did not commit, unless the unit itself decided so.
+    /// Returns why the unit did not commit, unless the unit itself decided to roll back.
     async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error>;
 }
 

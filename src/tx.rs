@@ -63,11 +63,11 @@ pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
 /// # Failures are remembered
 ///
 /// Every statement and every database error passes through the transaction. After a failure that ends the
-/// transaction, later statements are not sent and return that failure, and the transaction is not
-/// committed, whatever the unit of work returns. Without this, changes would be lost or stored by half:
-/// PostgreSQL answers the COMMIT of a failed transaction with `ROLLBACK` and no error, and MariaDB
-/// continues in autocommit mode after a deadlock. It also means that the unit may wrap an error, turn it
-/// into a string or ignore it, and the retry loop still sees the conflict.
+/// transaction, later statements are not sent and return that failure, and the transaction is not committed,
+/// whatever the unit of work returns. Without this, changes would be lost or partly stored: PostgreSQL
+/// responds to the COMMIT of a failed transaction with `ROLLBACK` and no error, and MariaDB continues in
+/// autocommit mode after a deadlock. The unit may also wrap an error, turn it into a string or ignore it: the
+/// retry loop still sees the conflict.
 ///
 /// # Constraint violations
 ///
@@ -78,35 +78,35 @@ pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
 /// # Dropped statements
 ///
 /// Dropping a statement's future before it has completed (`timeout`, `select!`) does not stop the statement
-/// on the server, and its answer would be taken for that of the next statement. It therefore ends the
-/// transaction. Dropping a *stream* between two rows does not.
+/// on the server, and its result would be read as that of the next statement. The drop therefore ends the
+/// transaction. Dropping a *stream* between two rows does not end it.
 ///
 /// # Statements that end a transaction
 ///
-/// `COMMIT`, `ROLLBACK` and similar statements fail before they are sent, also within a text of several
-/// statements and between comments: return `Ok` to commit and `Err` to roll back. So do `SET autocommit`,
+/// `COMMIT`, `ROLLBACK` and similar statements fail before they are sent, even within a text of several
+/// statements or between comments: return `Ok` to commit and `Err` to roll back. So do `SET autocommit`,
 /// `XA`, savepoints whose names begin with `atomically_`, and, on MySQL and MariaDB, statements that commit
 /// implicitly: DDL other than for temporary tables, `LOCK TABLES`, `GRANT`, `ANALYZE TABLE` and
 /// [others](https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html). Run such statements on the pool.
 ///
 /// On MySQL and MariaDB a procedure may still commit (`CALL`, `EXECUTE`). The next statement detects that,
-/// and the unit fails with [`Aborted`](crate::ErrorKind::Aborted). After a deadlock inside of a procedure
-/// it is not known whether the procedure had committed before, so the unit is not retried: put statements
-/// that may deadlock into the unit itself.
+/// and the unit fails with [`Aborted`](crate::ErrorKind::Aborted). After a deadlock inside of a procedure, it
+/// is unknown whether the procedure had committed before, so the unit is not retried. Put statements that may
+/// deadlock into the unit itself.
 pub struct Tx<DB: Backend> {
     session: PooledSession<DB>,
     state: TxState,
     hooks: Hooks,
     attempt: u32,
-    /// When BEGIN was sent.
+    /// The time at which BEGIN was sent.
     opened: Instant,
     /// The number of open savepoints.
     depth: u32,
-    /// How it was opened, and the settings to restore at its end.
+    /// How the transaction was opened, and the settings to restore at its end.
     closing: Closing,
-    /// The session has a time limit of its own for idling in a transaction.
+    /// Whether the session has its own time limit for idling in a transaction.
     limits_idling: bool,
-    /// The last statement, if its values may explain its failure.
+    /// The last statement, kept if its values may explain its failure.
     latest: Option<WatchedQuery<DB>>,
     interception: Option<Interception>,
 }
@@ -124,8 +124,8 @@ impl<DB: Backend> Tx<DB> {
         self.closing.plan
     }
 
-    /// Ends the unit because its claim was taken over. Call it when an update that is guarded by a fencing
-    /// token finds no row.
+    /// Ends the unit because another worker took over its claim. Call it when an update that is guarded by a
+    /// fencing token finds no row.
     ///
     /// ```
     /// # use atomically::{Error, Tx};
@@ -151,19 +151,19 @@ impl<DB: Backend> Tx<DB> {
     }
 
     /// Returns the underlying connection, for operations that an executor cannot do, such as `COPY`. The
-    /// transaction does not watch what runs on it, nor sees its errors: run functions that take a connection
-    /// through [`on_connection`](Self::on_connection), which does.
+    /// transaction sees neither the statements that run on it nor their errors. For functions that take a
+    /// connection, use [`on_connection`](Self::on_connection), which records their errors.
     ///
     /// - A conflict on the connection is retried only if its sqlx error is converted to an
     ///   [`Error`](crate::Error) within the unit (by `?`, or in a `From` implementation of the unit's error
     ///   type). Otherwise the unit's own error is returned.
-    /// - Before the commit and before a rollback, the server is queried whether the transaction is still
+    /// - Before the commit and before a rollback, the crate asks the server whether the transaction is still
     ///   open. If something has ended it, the run fails with [`Aborted`](crate::ErrorKind::Aborted) and is
     ///   not retried.
     /// - Do not end the transaction on the connection, and run no DDL on it on MySQL and MariaDB, where DDL
-    ///   commits implicitly. On PostgreSQL and SQLite it is not detected if a transaction is ended and
-    ///   another one begun. On MySQL and MariaDB it is not detected if the transaction is ended inside of a
-    ///   savepoint, or immediately before a deadlock on the connection.
+    ///   commits implicitly. PostgreSQL and SQLite do not reveal that the transaction was ended and another
+    ///   one begun. MySQL and MariaDB do not reveal that it was ended inside of a savepoint, or immediately
+    ///   before a deadlock on the connection.
     /// - On MySQL and MariaDB, a savepoint that is set on the connection is removed by the next statement
     ///   that runs elsewhere.
     /// - Await every future that runs on the connection.
@@ -179,7 +179,7 @@ impl<DB: Backend> Tx<DB> {
         Ok(self.session.connection())
     }
 
-    /// Notes that statements are about to run on the connection itself, where they are not seen.
+    /// Records that unseen statements are about to run on the connection itself.
     fn touch(&mut self) {
         self.state.mark_unwatched();
         if let Some(interception) = &self.interception {
@@ -234,12 +234,12 @@ impl<DB: Backend> Tx<DB> {
         self.closing.limits.on_locks()
     }
 
-    /// Returns the engine that it runs on.
+    /// Returns the engine that the transaction runs on.
     pub(crate) fn engine(&self) -> crate::backend::Engine {
         self.closing.engine
     }
 
-    /// Returns whether the server closes the session after a time of idling that this crate has not set.
+    /// Returns whether the server closes idle sessions after a time that this crate has not set.
     pub(crate) const fn limits_idling(&self) -> bool {
         self.limits_idling
     }

@@ -11,11 +11,11 @@ use super::query::WatchedQuery;
 use super::statements::StatementRules;
 use crate::strategy::Limits;
 
-/// The SQL that adds to the numbers of rows.
+/// The SQL that adds to a numeric column.
 #[doc(hidden)]
 pub trait AdditionSql: Codec + StatementRules {
-    /// Returns the statement that adds to the numbers of many rows. A row whose key occurs twice is changed
-    /// by the first occurrence; the second one adds 0.
+    /// Returns the statement that adds to the numbers of many rows. If a key occurs twice, only its first
+    /// occurrence counts.
     fn add_to_rows<K: Key<Self>>(
         target: Target,
         changes: &[(&K, i64)],
@@ -79,7 +79,8 @@ pub trait AddInOneStatement<DB: Database, K>: Send + Sync {
     /// about the connection means that none was made: a row was locked for too long, or a key is not
     /// unique.
     ///
-    /// The text is complete when this returns.
+    /// The returned future does not borrow `additions`: the text of the statement is built before this
+    /// returns.
     fn add<'c>(
         &self,
         connection: &'c mut DB::Connection,

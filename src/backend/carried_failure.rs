@@ -20,11 +20,11 @@ pub(super) fn failure(error: &(dyn DatabaseError + 'static)) -> Option<Failure> 
 /// A database error that no server raised, and that consists of its failure.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SyntheticError {
-    /// A statement after the end of its transaction. It has the code of the root cause, but none of the
-    /// kinds and names that would make it look like an error of the statement itself.
+    /// A statement that was not run because its transaction had ended. It has the code of the root cause, but
+    /// not the kind or the constraint's name, which would make it look like an error of the statement itself.
     #[error("the transaction is over, this statement was not run: {0}")]
     TransactionOver(Failure),
-    /// A failure that was injected by a test, or whose cause the driver's error does not tell.
+    /// A failure that a test injected, or whose cause the driver's error does not contain.
     #[error("{0}")]
     Failed(Failure),
 }
@@ -37,11 +37,11 @@ impl SyntheticError {
     }
 }
 
-/// Attaches its failure to a database error, for the conversion into an error of this crate.
+/// Attaches a failure to a database error, so that it survives the conversion to an error of this crate.
 ///
-/// Servers use one code for NOWAIT and for a lock timeout. The statement tells them apart, but is no longer
-/// available once the error has left the transaction. The error's text, code and downcasts stay as they
-/// were.
+/// Servers use one code for NOWAIT and for a lock timeout. Only the statement distinguishes them, and it is
+/// no longer available once the error has left the transaction. The error's text, code and downcasts stay as
+/// they were.
 pub(crate) fn with_failure(error: sqlx::Error, failure: &Failure) -> sqlx::Error {
     match error {
         sqlx::Error::Database(driver) => {

@@ -4,8 +4,8 @@ use super::driver::failure as failure_without_server;
 use super::errors::{ErrorReports as _, ServerReport, failure_of};
 use crate::failure::{ConstraintKind, Failure, FailureKind};
 
-/// Error codes and their meaning, from the manuals of the engines and from their servers. `flag` is what
-/// the code alone does not tell: `nowait`, or PostgreSQL's severity `fatal`. The error of a `commit` row
+/// Error codes and their meaning, from the manuals of the engines and from their servers. `flag` adds what
+/// the code alone does not determine: `nowait`, or PostgreSQL's severity `fatal`. The error of a `commit` row
 /// was reported by COMMIT.
 const CODES: &str = include_str!("error_codes.csv");
 

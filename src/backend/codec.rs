@@ -52,7 +52,7 @@ pub trait Codec: Database<Arguments: Clone + Debug + Sync, Statement: Sync> {
     /// Appends a value to the arguments of a statement.
     fn bind(arguments: &mut Self::Arguments, value: Value) -> Result<(), BoxDynError>;
 
-    /// Whether a column holds text.
+    /// Returns whether a column holds text.
     fn is_text(row: &Self::Row, column: usize) -> bool;
 
     /// Decodes an integer of any width; `None` is NULL.

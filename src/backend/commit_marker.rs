@@ -1,4 +1,4 @@
-//! What a transaction leaves behind so that its commit can be found again.
+//! Markers that identify a transaction, so that its commit can be looked up later.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::strategy::CommitMarker;
 /// The SQL that writes commit markers and looks them up.
 #[doc(hidden)]
 pub trait CommitMarkerSql: Database {
-    /// Whether a transaction that has written a unique key can rely on no other transaction committing the
-    /// same key. On the nodes of a Galera cluster that is certain at the commit only.
+    /// Returns whether a transaction that has written a unique key can rely on no other transaction
+    /// committing the same key. On a Galera cluster, this is certain only at the commit.
     fn unique_keys_fence(_engine: Engine) -> bool {
         true
     }
 
-    /// Returns the statement, last of the opening, that leaves a marker, or the failure that the database
-    /// does not support it.
+    /// Returns the statement that writes a marker, which is sent last in the opening. Fails if the database
+    /// does not support the marker.
     fn marker(marker: CommitMarker) -> Result<String, Failure>;
 
-    /// Returns the query for the status of the transaction whose marker statement returned `marker`. It
-    /// returns the [`TransactionStatus`] and, as 1 or 0, whether that can be trusted.
+    /// Returns the query for the status of the transaction whose marker statement returned `marker`. The
+    /// query returns the [`TransactionStatus`] and, as 1 or 0, whether that can be trusted.
     fn status_query(_marker: &[i64]) -> Option<String> {
         None
     }
@@ -37,10 +37,10 @@ pub trait CommitMarkerSql: Database {
 pub(crate) struct TransactionStatus;
 
 impl TransactionStatus {
-    /// It is stored.
+    /// The transaction is stored.
     pub(crate) const COMMITTED: i64 = 1;
-    /// It is not stored, and never will be.
+    /// The transaction is not stored, and never will be.
     pub(crate) const ABORTED: i64 = 2;
-    /// It has not ended.
+    /// The transaction has not ended.
     pub(crate) const IN_PROGRESS: i64 = 3;
 }

@@ -1,10 +1,10 @@
-//! Errors that the driver raises itself, without a server's report.
+//! Classifies errors that the driver itself raises, without a server's report.
 
 use std::io;
 
 use crate::failure::{Failure, FailureKind, with_causes};
 
-/// Classifies such an error; `None` if it is about the caller's values or rows.
+/// Classifies an error of the driver; `None` if it is about the caller's values or rows.
 pub(super) fn failure(error: &sqlx::Error) -> Option<Failure> {
     let kind = match error {
         sqlx::Error::Protocol(message) => {
@@ -22,7 +22,7 @@ pub(super) fn failure(error: &sqlx::Error) -> Option<Failure> {
     Some(Failure::new(kind, with_causes(error)).retryable(retryable).definite(false))
 }
 
-/// The failure of a connection on which the driver no longer follows the protocol.
+/// Returns the failure of a connection on which the driver can no longer follow the protocol.
 fn lost(error: &sqlx::Error) -> Failure {
     Failure::new(FailureKind::ConnectionLost, with_causes(error)).retryable(true).definite(false)
 }
@@ -48,7 +48,8 @@ const REFUSED: [(&str, bool); 9] = [
     ("parameters with non-integer names", true),
 ];
 
-/// The failure of a statement that was not sent because of a mistake of the caller, which a retry repeats.
+/// Returns the failure of a statement that was not sent because of the caller's mistake, which a retry would
+/// repeat.
 fn misuse(message: &str) -> Option<Failure> {
     let (_, usable) = REFUSED.into_iter().find(|(part, _)| message.contains(part))?;
     // The driver for MySQL appends a line of its own source.

@@ -1,4 +1,4 @@
-//! Which product runs on a server, and with which properties.
+//! The product that runs on a server, and its properties.
 
 use sqlx::{Connection, Database};
 
@@ -9,7 +9,7 @@ pub trait Product: Database {
     /// database.
     const SYSTEM: &'static str;
 
-    /// The query for the server's [`Engine`]; `None` if no SQL depends on it.
+    /// The query for the server's [`Engine`]; `None` if no SQL of the database depends on it.
     const ENGINE_QUERY: Option<EngineQuery> = None;
 
     /// The query for the server's id of the session; `None` if there is no server.
@@ -30,16 +30,17 @@ type ConnectOptions<DB> = <<DB as Database>::Connection as Connection>::Options;
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Engine {
-    /// Whether it is MariaDB and not MySQL.
+    /// Whether the product is MariaDB and not MySQL.
     pub is_mariadb: bool,
-    /// Whether it is a node of a Galera cluster, which detects conflicts with other nodes at the commit.
+    /// Whether the server is a node of a Galera cluster, which detects conflicts with other nodes at the
+    /// commit.
     ///
     /// # Why does it matter?
     ///
-    /// A node that aborts a transaction in favour of another node's reports so with its next answer. If
-    /// several statements share a packet, the statement behind the aborted one still runs, outside of the
-    /// transaction, and the client sees it succeed: 145 of 3 775 acknowledged commits were not stored.
-    /// Within a transaction, each statement therefore needs a packet of its own.
+    /// A node that aborts a transaction in favour of one from another node reports this in its next response.
+    /// If several statements share a packet, the statement after the aborted one still runs, outside of the
+    /// transaction, and appears to succeed: 145 of 3 775 acknowledged commits were not stored. Within a
+    /// transaction, each statement therefore needs a packet of its own.
     pub is_galera: bool,
     /// Whether the server ends sessions that stay idle in a transaction for too long.
     pub limits_idling: bool,

@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 
 use crate::failure::with_causes;
 
-/// Replaces a cause, and says where to find it.
+/// Replaces a cause, and names where to find it.
 const CAUSE_LEFT_OUT: &str =
     "the cause may quote the value and is left out here: `Error::driver_error` has it";
 

@@ -37,7 +37,7 @@ pub struct ServerReport<'a> {
     pub sqlstate: &'a str,
     /// The error number of MySQL and MariaDB, or the extended result code of SQLite.
     pub number: u32,
-    /// The message, in the server's language.
+    /// The message, in the language that the server is set to.
     pub message: &'a str,
     /// Whether the severity is PostgreSQL's FATAL or PANIC, which end the session.
     pub fatal: bool,
@@ -57,27 +57,27 @@ pub struct ServerReport<'a> {
     pub routine: Option<&'a str>,
 }
 
-/// Queries a server for the latest deadlock of the session that asks.
+/// Queries a server for the latest deadlock of the querying session.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct DeadlockQuery {
     /// One or more statements, sent as one text.
     pub sql: String,
-    /// Reads the last column of each row, given the statement that failed if it is known. `None` if the
-    /// deadlock is not one of this session, or was read before.
+    /// Reads the last column of each row, given the statement that failed if it is known. Returns `None` if
+    /// the deadlock is not one of this session, or was read before.
     pub read: fn(&[String], Option<&str>) -> FoundDeadlock,
 }
 
-/// A report, and the statement that makes the session remember that it was read.
+/// A report, and the statement that makes the session remember that the report was read.
 type FoundDeadlock = Option<(DeadlockReport, String)>;
 
 /// How to provoke a fault.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provocation {
-    /// By a text that makes the server raise the error, with the error's effect on the transaction.
+    /// Send a text that makes the server raise the error, with the error's effect on the transaction.
     Send(&'static str),
-    /// By an error without a server: a statement that fails like this has done nothing.
+    /// Return an error without the server, for a failure after which the statement has had no effect.
     Pretend(FailureKind),
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn failure_of<DB: ErrorReports>(error: &sqlx::Error, nowait: bool) ->
     }
 }
 
-/// Classifies an error as [`FailureKind::Other`] if it is not about the database.
+/// Classifies an error, as [`FailureKind::Other`] if it is not about the database.
 pub(crate) fn failure_or_other<DB: ErrorReports>(error: &sqlx::Error) -> Failure {
     failure_of::<DB>(error, false)
         .unwrap_or_else(|| Failure::new(FailureKind::Other, error_text::error_text(error)))

@@ -1,8 +1,8 @@
-//! Durations as servers take them: whole units, never 0.
+//! Converts durations to the limits that servers accept: whole units, never 0.
 
 use std::time::Duration;
 
-/// A limit in milliseconds, rounded up, since 0 means "no limit" to every server.
+/// Returns a limit in milliseconds, rounded up, because 0 means "no limit" to every server.
 ///
 /// Capped at 31 bits (24 days), the most that servers accept.
 pub(crate) fn whole_millis(limit: Duration) -> u128 {
@@ -12,7 +12,8 @@ pub(crate) fn whole_millis(limit: Duration) -> u128 {
 /// A year, the longest wait that servers accept.
 pub(super) const MAX_SECONDS: u64 = 365 * 24 * 60 * 60;
 
-/// A limit in seconds, rounded up, since 0 means "do not wait" to one setting and "no limit" to another.
+/// Returns a limit in seconds, rounded up, because 0 means "do not wait" to one setting and "no limit" to
+/// another.
 pub(crate) fn whole_seconds(limit: Duration) -> u64 {
     limit.as_secs().saturating_add(u64::from(limit.subsec_nanos() > 0)).clamp(1, MAX_SECONDS)
 }

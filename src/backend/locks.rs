@@ -1,4 +1,4 @@
-//! Row locks, advisory locks, and who waits for them.
+//! Row locks, advisory locks, and queries for the sessions that wait for them.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,9 +14,9 @@ pub trait LockSql: Database {
     /// Returns the clause that locks the rows of a SELECT; `None` if the database has no row locks.
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>>;
 
-    /// Returns the statement that acquires an advisory lock until the end of the transaction, and returns 1
-    /// once it holds the lock; `None` if the database has no such locks. Without `wait` it returns 0 at
-    /// once if another session holds the lock.
+    /// Returns the statement that acquires an advisory lock until the end of the transaction; `None` if the
+    /// database has no such locks. The statement returns 1 when the session holds the lock. Without `wait`,
+    /// it returns 0 at once if another session holds the lock.
     fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String>;
 
     /// Returns how old the transaction's snapshot is when an advisory lock is granted. Reads from an older
@@ -25,7 +25,7 @@ pub trait LockSql: Database {
         SnapshotAge::Younger
     }
 
-    /// Whether rolling back to a savepoint releases the advisory locks that were acquired since.
+    /// Whether rolling back to a savepoint releases the advisory locks that were acquired after it was set.
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool;
 
     /// Returns the query for which of these sessions wait for locks; `None` if the database does not report

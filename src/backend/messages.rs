@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-/// Replaces a message that a function or a trigger of the application has written.
+/// Replaces a message that one of the application's functions or triggers has raised.
 pub(super) const WITHHELD: &str = "raised by a function or a trigger of the database; its message may \
                                    contain values and is left out here: `Error::driver_error` has it";
 
-/// The quotes of messages, in all languages.
+/// The quotation marks in messages, in all languages.
 const QUOTES: [char; 12] = ['"', '\'', '«', '»', '„', '“', '”', '‘', '’', '「', '」', '`'];
 
 /// Removes everything between the first quote of a message and the last one, since a value may contain

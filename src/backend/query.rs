@@ -43,8 +43,8 @@ impl<DB: Database> WatchedQuery<DB> {
         Ok(Self { sql: query.sql(), arguments, statement, persistent })
     }
 
-    /// Creates a query with these arguments. It is not prepared, unless
-    /// [`persistent_if`](Self::persistent_if) says so.
+    /// Creates a query with these arguments. It is not cached as a prepared statement unless
+    /// [`persistent_if`](Self::persistent_if) is called.
     pub(crate) fn with_arguments(sql: sqlx::SqlStr, arguments: DB::Arguments) -> Self {
         Self { sql, arguments: Some(arguments), statement: None, persistent: false }
     }
@@ -66,7 +66,7 @@ impl<DB: Database> WatchedQuery<DB> {
         Ok(Self { sql, arguments, statement: None, persistent: false })
     }
 
-    /// Returns the query, prepared once per connection if `persistent`.
+    /// Returns the query, which is prepared once per connection if `persistent` is true.
     pub(crate) fn persistent_if(self, persistent: bool) -> Self {
         Self { persistent, ..self }
     }
@@ -80,7 +80,7 @@ impl<DB: Database> WatchedQuery<DB> {
         self.sql.clone()
     }
 
-    /// Whether the text has NOWAIT.
+    /// Returns whether the text has NOWAIT.
     pub(crate) fn has_nowait(&self) -> bool
     where
         DB: StatementRules,
@@ -97,12 +97,13 @@ impl<DB: Database> WatchedQuery<DB> {
         DB::argument_texts(&format!("{arguments:?}"))
     }
 
-    /// Whether it has bound values.
+    /// Returns whether the query has bound values.
     pub(crate) fn has_arguments(&self) -> bool {
         self.arguments.as_ref().is_some_and(|arguments| sqlx::Arguments::len(arguments) > 0)
     }
 
-    /// Estimates its size on the wire in bytes. Above `limit`, it only returns a number above `limit`.
+    /// Estimates the size of the query on the wire, in bytes. If it exceeds `limit`, returns some number
+    /// above `limit`.
     fn size_up_to(&self, limit: usize) -> usize
     where
         DB: Codec,
@@ -114,7 +115,7 @@ impl<DB: Database> WatchedQuery<DB> {
         }
     }
 
-    /// Whether it is an UPDATE or DELETE that may compare a column with a bound NULL.
+    /// Returns whether the query is an UPDATE or DELETE that may compare a column with a bound NULL.
     pub(crate) fn may_compare_with_null(&self) -> bool {
         self.has_arguments() && is_update_or_delete(self.sql())
     }
@@ -130,10 +131,11 @@ impl<DB: Database> WatchedQuery<DB> {
         })
     }
 
-    /// Returns the driver's error, or, if the statement exceeds `max_packet`, one that says so.
+    /// Returns an error that explains that the statement exceeds `max_packet`, or the driver's error if it
+    /// does not.
     ///
     /// The server closes the connection on such a statement, often before the driver has sent all of it and
-    /// reads the server's own error.
+    /// can read the server's error.
     pub(crate) fn explain_if_oversized(&self, error: sqlx::Error, max_packet: usize) -> sqlx::Error
     where
         DB: Codec,
@@ -150,7 +152,7 @@ impl<DB: Database> WatchedQuery<DB> {
         SyntheticError::Failed(failure).into()
     }
 
-    /// Whether the text is sent as it is, and so may contain several statements.
+    /// Returns whether the text is sent unprepared, and may therefore contain several statements.
     pub(crate) fn is_plain_text(&self) -> bool {
         self.arguments.is_none()
     }

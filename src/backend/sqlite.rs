@@ -21,8 +21,8 @@ impl Backend for Sqlite {}
 impl sealed::Sealed for Sqlite {}
 
 impl Driver for Sqlite {
-    /// The driver runs statements on a worker thread. If the thread panics, for example on a row of a table
-    /// that another connection has altered, the statement ends without an error and without a row.
+    /// The driver runs statements on a worker thread. If the thread panics, for example because another
+    /// connection has altered the table of a row, the statement ends without an error and without a row.
     const ENDS_SILENTLY: bool = true;
 
     fn rows_affected(result: &SqliteQueryResult) -> u64 {

@@ -1,4 +1,4 @@
-//! How a database reads statements, and what they do to transactions.
+//! How a database parses statements, and what they do to transactions.
 
 use std::borrow::Cow;
 
@@ -27,11 +27,11 @@ pub trait StatementRules: Database {
     const BEFORE_LONE_STATEMENT: Option<BeforeLoneStatement> = None;
 
     /// Commits after a lone statement that may have left a transaction open, such as a call of a procedure
-    /// that began one. The connection is closed then. `None` if no statement can.
+    /// that began one. The connection is then closed. `None` if no statement can leave a transaction open.
     const COMMIT_AFTER_CALL: Option<&'static str> = None;
 
-    /// Whether a statement that violates a constraint may be stored in part, as a table or a trigger can
-    /// request.
+    /// Whether a statement that violates a constraint may be stored in part, because a table or a trigger can
+    /// request that.
     const VIOLATIONS_MAY_STORE_PARTS: bool = false;
 
     /// Returns what a statement does to the transaction that it runs in.
@@ -43,7 +43,7 @@ pub trait StatementRules: Database {
     /// Returns the placeholder of a parameter, counted from 1.
     fn placeholder(number: usize) -> Cow<'static, str>;
 
-    /// The type that CAST converts to an `i64`.
+    /// The type of a CAST whose result decodes as an `i64`.
     const INTEGER_TYPE: &'static str;
 
     /// Reads the bound values of a statement from the `Debug` output of the driver's arguments, the only
@@ -55,10 +55,10 @@ pub trait StatementRules: Database {
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct BeforeLoneStatement {
-    /// Returns 1 if the session commits each statement by itself.
+    /// The query that returns 1 if the session is in autocommit mode.
     pub ask: &'static str,
-    /// Makes the session do so.
+    /// The statement that turns autocommit on.
     pub set: &'static str,
-    /// Restores the session's setting.
+    /// The statement that restores the session's setting.
     pub put_back: &'static str,
 }

@@ -9,25 +9,25 @@ use super::engine::Engine;
 use crate::failure::Failure;
 use crate::strategy::{Limits, Plan};
 
-/// The savepoint that guards the commit: PostgreSQL sets it, and the others release it, just before COMMIT,
-/// which fails if the transaction is not the one that was opened.
+/// The savepoint that guards the commit. Just before COMMIT, PostgreSQL sets it and MySQL and MariaDB release
+/// it, which fails if the transaction is not the one that was opened.
 pub(super) const GUARD_NAME: &str = "atomically_guard";
 
 /// The SQL that begins, ends and checks a transaction.
 #[doc(hidden)]
 pub trait TransactionSql: Database {
-    /// Returns the text that opens a transaction and sets its limits in one round trip, or the failure that
-    /// the database cannot honour the plan.
+    /// Returns the text that opens a transaction and sets its limits in one round trip, or a failure if the
+    /// database does not support the plan.
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure>;
 
-    /// Reads the session's own lock timeout from the answers to the opening; `None` if the opening has not
-    /// replaced it by one that is derived from the deadline.
+    /// Reads the session's own lock timeout from the results of the opening; `None` unless the opening has
+    /// replaced it with one that is derived from the deadline.
     fn own_lock_timeout(_limits: &Limits, _answers: &[String]) -> Option<OwnLockTimeout> {
         None
     }
 
-    /// The statement, last of the opening, that returns for how long the session may stay idle in its
-    /// transaction; `None` if [`Engine::limits_idling`] says enough.
+    /// The statement at the end of the opening that returns how long the session may stay idle in its
+    /// transaction; `None` if [`Engine::limits_idling`] is sufficient.
     const IDLE_LIMIT_QUERY: Option<&'static str> = None;
 
     /// Returns the query for the settings that the opening changes, in the order of [`Closing::saved`].
@@ -40,8 +40,8 @@ pub trait TransactionSql: Database {
         false
     }
 
-    /// Returns the query for whether the server is a read-only one, if that may be why an opening failed
-    /// with `failure`. The query returns 1 if it is.
+    /// Returns the query that checks whether the server is read-only, if that may be why an opening failed
+    /// with `failure`. The query returns 1 if the server is read-only.
     fn read_only_query(_failure: &Failure) -> Option<&'static str> {
         None
     }
@@ -49,7 +49,7 @@ pub trait TransactionSql: Database {
     /// Detects whether a statement has ended its transaction; `None` if no admitted statement can.
     const PROBE: Option<ProbeSavepoint> = None;
 
-    /// Detects, at the end of a transaction, whether something has ended it before.
+    /// Detects, before a transaction is committed or rolled back, whether something has already ended it.
     const GUARD: Guard;
 
     /// Whether every error that the server reports ends the transaction.
@@ -92,7 +92,7 @@ pub struct OwnLockTimeout {
 #[doc(hidden)]
 #[derive(Debug, Clone)]
 pub struct Closing {
-    /// The product that it runs on.
+    /// The product that the transaction runs on.
     pub engine: Engine,
     /// The plan that it was opened with.
     pub plan: Plan,
@@ -100,9 +100,9 @@ pub struct Closing {
     pub limits: Limits,
     /// The session settings to restore, in the order of [`settings_query`](TransactionSql::settings_query).
     pub saved: Vec<i64>,
-    /// The advisory locks that it holds.
+    /// The advisory locks that the transaction holds.
     pub advisory_locks: Vec<u64>,
-    /// Whether statements ran that the transaction did not see, or did not see to their end.
+    /// Whether statements ran that the transaction did not see, or whose end it did not see.
     pub unwatched: bool,
 }
 
@@ -140,7 +140,7 @@ pub struct ProbeSavepoint {
 pub enum Survival {
     /// Only the statement was undone; the transaction is open.
     Open,
-    /// Only the server knows: this statement fails if, and only if, the transaction is open.
+    /// Only the server knows what is left: this statement fails if, and only if, the transaction is open.
     Ask(&'static str),
     /// The transaction is over, or must not continue.
     Over,
@@ -156,6 +156,6 @@ pub struct CommitSql {
     pub sql: Cow<'static, str>,
     /// How many results precede that of COMMIT.
     pub before_commit: usize,
-    /// Restores the session's settings, whatever became of the commit.
+    /// Restores the session's settings, whatever the outcome of the commit.
     pub after: Option<Cow<'static, str>>,
 }

@@ -1,7 +1,7 @@
 //! Formats values for readers.
 //!
-//! The drivers expose the bound arguments of a statement through their `Debug` output only. What is read
-//! from it is used for display and for the diagnosis of errors.
+//! The drivers expose the bound arguments of a statement through their `Debug` output only. The values that
+//! are read from it are only displayed and used to explain errors.
 
 /// Formats text as an SQL string.
 pub(super) fn quoted(text: &str) -> String {

@@ -67,7 +67,7 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
         let locked = self.read(tx, select, &keys).await?;
         let mut rows: BTreeMap<K, LockedRow> =
             locked.into_iter().map(|(key, value)| (key, LockedRow { value, change: 0 })).collect();
-        // While the batch waited for locks, callers may have given up. From here on they no longer can.
+        // While the batch waited for locks, callers may have given up. From here on, they cannot.
         for call in &mut self.calls {
             let outcome = call.take().then(|| match rows.get_mut(&call.key) {
                 None => Ok(DeltaOutcome::NotFound),
@@ -173,7 +173,7 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
 struct LockedRow {
     /// The value after all calls so far; `None` if it is not an integer in range.
     value: Option<i64>,
-    /// The sum of the applied calls. It may exceed an `i64`, even if no value on the way does.
+    /// The sum of the applied calls. It may exceed an `i64` even if no intermediate value does.
     change: i128,
 }
 
@@ -192,8 +192,8 @@ impl LockedRow {
     }
 }
 
-/// Returns how many keys a statement lists for these, with the last one repeated, so that few different
-/// texts are prepared.
+/// Returns how many keys a statement lists for these keys. The last key is repeated up to that number, so
+/// that few different texts are prepared.
 fn listed<K>(keys: &[K]) -> usize {
     keys.len().next_power_of_two()
 }

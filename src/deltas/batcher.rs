@@ -1,4 +1,4 @@
-//! The background task that runs batches, one after another, while there are calls.
+//! The background task that runs batches one after another while there are calls.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,7 +34,7 @@ pub(super) struct Shared<DB: Backend, K> {
     pub(super) settings: Settings,
     single_statement: SingleStatement<DB, K>,
     queue: Mutex<Pending<K>>,
-    /// Closed when the last handle is dropped.
+    /// Closes when the last handle is dropped.
     gone: watch::Receiver<()>,
 }
 
@@ -49,7 +49,7 @@ impl<DB: Backend, K: Key<DB>> Shared<DB, K> {
         Self { transactor, settings, single_statement, queue: Mutex::new(Pending::new()), gone }
     }
 
-    /// A poisoned lock is used: a panic of a key's `Ord` leaves the queue consistent.
+    /// Locks the queue, even if the lock is poisoned: a panic in a key's `Ord` leaves the queue consistent.
     pub(super) fn queue(&self) -> MutexGuard<'_, Pending<K>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,7 +67,7 @@ impl<DB: Backend, K: Key<DB> + 'static> Batcher<DB, K> {
     /// Spawns the task of a batcher that the queue has counted.
     pub(super) fn start(shared: &Arc<Shared<DB, K>>, runtime: &Handle) {
         // Created before the task, so that a runtime that is shutting down drops the batcher, which then
-        // tells the queue.
+        // notifies the queue.
         let batcher = Self { shared: shared.clone(), keys: BatchKeys::default(), is_done: false };
         runtime.spawn(async move {
             let mut gone = batcher.shared.gone.clone();
@@ -96,8 +96,8 @@ impl<DB: Backend, K: Key<DB> + 'static> Batcher<DB, K> {
         }
     }
 
-    /// Yields as long as other tasks add calls, so that callers whose call has just returned can make their
-    /// next one in time for the batch.
+    /// Yields as long as other tasks add calls, so that callers whose call has just returned can add their
+    /// next call to the batch.
     async fn gather(&self) {
         let mut waiting = 0;
         for _ in 0..MAX_YIELDS {
@@ -127,8 +127,8 @@ impl<DB: Backend, K: Key<DB>> Drop for Batcher<DB, K> {
     }
 }
 
-/// Runs a batch: as a single statement, then the remaining calls as a transaction, in halves if the
-/// database refuses some of them.
+/// Runs a batch as a single statement, and then the remaining calls as a transaction, which is split in
+/// halves if the database refuses some of them.
 async fn run_batch<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<Call<K>>) {
     let Shared { single_statement, transactor, settings, .. } = shared;
     let mut parts = vec![single_statement.apply(transactor, &settings.bounds, calls).await];
@@ -156,7 +156,7 @@ async fn run_batch<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<C
     }
 }
 
-/// Whether some of the calls may succeed without the others.
+/// Returns whether some of the calls may succeed without the others.
 fn refuses_a_part(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Constraint | ErrorKind::Database | ErrorKind::Aborted)
 }

@@ -21,7 +21,7 @@ pub(super) struct Call<K> {
     pub(super) delta: i64,
     pub(super) deadline: Instant,
     ticket: u64,
-    /// Set by the batch that takes the call or by the caller that gives up, whichever comes first.
+    /// Set by the batch that takes the call, or by the caller when it gives up, whichever comes first.
     taken: Arc<AtomicBool>,
     /// Whether a batch has set `taken`.
     is_ours: bool,
@@ -39,7 +39,7 @@ impl<K> Call<K> {
         Self { key, delta, deadline, ticket: 0, taken, is_ours: false, sender }
     }
 
-    /// Whether the caller still waits for the result.
+    /// Returns whether the caller still waits for the result.
     pub(super) fn is_wanted(&self) -> bool {
         !self.sender.is_closed()
     }
@@ -51,7 +51,7 @@ impl<K> Call<K> {
         self.is_ours && self.is_wanted()
     }
 
-    /// Undoes [`take`](Self::take), after a batch that stored nothing of the call.
+    /// Undoes [`take`](Self::take), after a batch that did not store the call.
     pub(super) fn given_back(self) -> Self {
         if self.is_ours {
             self.taken.store(false, Ordering::Release);
@@ -59,7 +59,7 @@ impl<K> Call<K> {
         Self { is_ours: false, ..self }
     }
 
-    /// Sends the result to the caller, who may be gone.
+    /// Sends the result to the caller, if it still waits.
     pub(super) fn complete(self, result: Result<DeltaOutcome, Error>) {
         let _ = self.sender.send(result);
     }
@@ -118,8 +118,8 @@ impl<K: Ord + Clone> Pending<K> {
         Ok((ticket, starts))
     }
 
-    /// Whether a further batcher helps: only if all others are slow, because two batches of half the size
-    /// would take two commits.
+    /// Returns whether another batcher would help: only if all others are slow, because two batches of half
+    /// the size would take two commits.
     fn may_start(&self, settings: &Settings) -> bool {
         self.batchers < settings.max_batches && self.slow == self.batchers
     }
@@ -141,9 +141,9 @@ impl<K: Ord + Clone> Pending<K> {
         self.waiting.remove(position)
     }
 
-    /// Ends the batch with these keys, and returns the calls of the batcher's next batch: all that wait,
-    /// except for those whose key is busy or beyond the maximum. Returns `None` if there are none or
-    /// another batcher is about to take them; the batcher is then no longer counted, and ends.
+    /// Ends the batch with these keys, and returns the calls of the batcher's next batch: all waiting calls,
+    /// except for those whose key is busy or beyond the maximum number of keys. Returns `None` if there are
+    /// none or another batcher is about to take them; the batcher is then no longer counted, and ends.
     pub(super) fn take_batch(&mut self, batch: &mut BatchKeys<K>) -> Option<Vec<Call<K>>> {
         self.finish_batch(batch);
         if self.batchers - self.slow > 1 {
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(take(&mut queue, &mut BatchKeys::default()), Some(vec![2]));
     }
 
-    /// Otherwise two batchers would share the calls, and take two commits, for as long as there are any.
+    /// If a second batcher started, the two would share the calls, and take two commits for each batch.
     #[test]
     fn of_two_fast_batchers_one_ends() {
         let (settings, mut queue) = (settings(2), Pending::new());

@@ -1,4 +1,4 @@
-//! Batches that one round trip is enough for.
+//! Applies batches in one round trip.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -21,19 +21,20 @@ use super::{DeltaOutcome, Settings};
 /// in another process.
 const MAX_LOCK_WAIT: Duration = Duration::from_millis(5);
 
-/// How many batches skip the single statement after one that failed for most of its rows.
+/// How many batches skip the single statement after it failed for most rows of a batch.
 const SKIPS: u32 = 16;
 
 /// Adds to rows in one round trip, commit included, if the database can.
 ///
-/// It leaves the following to a [`Batch`](super::batch::Batch), which takes several round trips: rows that
-/// do not exist; all calls on a row of which one does not fit; whatever the database refuses; and
-/// everything if another session keeps a row locked.
+/// It leaves the following to a [`Batch`](super::batch::Batch), which takes several round trips: rows that do
+/// not exist; all calls on a row if one of them would leave the bounds; calls that the database refuses; and
+/// all calls if another session keeps a row locked.
 ///
 /// # Why the short lock timeout?
 ///
-/// A call that was sent can no longer be withdrawn. While a `Batch` waits for its locks, a caller may give
-/// up and learn that nothing was stored. Here the wait must end before the deadline of every call.
+/// While a `Batch` waits for its locks, a caller may still withdraw its call, and knows that nothing was
+/// stored. A call in a single statement can no longer be withdrawn, so the wait must end before the deadline
+/// of every call.
 pub(super) struct SingleStatement<DB: Backend, K> {
     statement: Option<Box<dyn AddInOneStatement<DB, K>>>,
     /// The number of batches that are still to skip the statement.
@@ -49,7 +50,7 @@ impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
         }
     }
 
-    /// Applies calls and completes them. Returns those that are left to a transaction.
+    /// Applies and completes calls. Returns the calls that are left to a transaction.
     pub(super) async fn apply(
         &self,
         transactor: &PoolTransactor<DB, Pessimistic>,
@@ -76,7 +77,7 @@ impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
                     return Box::pin(ready(Ok(Vec::new())));
                 };
                 sent.take_batch(bounds);
-                // Options with a limit of their own are left to a transaction.
+                // Options with limits of their own never reach this point: a transaction handles them.
                 let (left, lock) = (Some(limit), Some(lock_timeout));
                 let limits =
                     Limits { left, lock, statement: None, idle: None, own_lock: OwnLockLimit::default() };
@@ -133,7 +134,7 @@ impl<K: Ord + Clone> SentCalls<K> {
         (limit >= Duration::from_millis(1)).then_some(limit)
     }
 
-    /// Takes the calls, so that their callers can no longer give up, and adds them up.
+    /// Takes the calls, so that their callers can no longer give up, and sums them.
     fn take_batch(&mut self, bounds: &RangeInclusive<i64>) {
         self.calls.retain_mut(Call::take);
         self.sums.clear();
@@ -177,8 +178,8 @@ impl Sum {
         self.highest = Some(self.highest.map_or(self.total, |highest| highest.max(self.total)));
     }
 
-    /// Returns what is to be added, and the values to which it may be added: those from which no step
-    /// leaves the bounds. `None` if nothing is to be written, or there is no such value.
+    /// Returns the amount to add, and the range of the values to which it may be added: those from which no
+    /// step leaves the bounds. `None` if there is nothing to write, or no such value.
     fn fits(&self, bounds: &RangeInclusive<i64>) -> Option<(i64, RangeInclusive<i64>)> {
         let delta = i64::try_from(self.total).ok().filter(|delta| *delta != 0)?;
         let min = i128::from(*bounds.start()) - self.lowest?;
@@ -190,7 +191,8 @@ impl Sum {
     }
 }
 
-/// A poisoned lock is used: a panic of a key's `Ord` leaves nothing behind that is used again.
+/// Locks the calls, even if the lock is poisoned: a panic in a key's `Ord` leaves nothing behind that is used
+/// again.
 fn lock<K>(sent: &Mutex<SentCalls<K>>) -> MutexGuard<'_, SentCalls<K>> {
     sent.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -205,7 +207,7 @@ mod tests {
         sum
     }
 
-    /// From every value in the range, and from no other, each step stays within the bounds.
+    /// Checks that each step stays within the bounds from every value in the range, and from no other.
     #[test]
     fn the_range_holds_the_values_from_which_no_step_leaves_the_bounds() {
         let bounds = 0..=20;

@@ -1,4 +1,4 @@
-//! An error of this crate as one of sqlx's, for units that end with `sqlx::Error`.
+//! Converts errors of this crate to `sqlx::Error` and back, for units that return `sqlx::Error`.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -8,10 +8,11 @@ use sqlx::error::{DatabaseError, ErrorKind as SqlxErrorKind};
 use super::Error;
 use crate::failure::{ConstraintKind, Failure};
 
-/// Lets a unit end with [`sqlx::Error`], as existing code does: sqlx turns every `DatabaseError` into its own
-/// [`sqlx::Error::Database`].
+/// Allows units to return [`sqlx::Error`], as existing code does: sqlx converts every `DatabaseError` to its
+/// own [`sqlx::Error::Database`].
 ///
-/// The code and the constraint are those that the server reported. [`Error::from`] returns the original.
+/// The code and the constraint are those that the server reported. [`Error::from`] converts it back to the
+/// original.
 ///
 /// ```
 /// # use atomically::{Pessimistic, TransactorExt as _, Tx};
@@ -65,7 +66,7 @@ impl DatabaseError for Error {
     }
 }
 
-/// The error of this crate that became one of sqlx's, if it is one.
+/// Returns the error of this crate that an sqlx error wraps, or the sqlx error itself if it wraps none.
 pub(super) fn recovered(error: sqlx::Error) -> Result<Error, sqlx::Error> {
     match error {
         sqlx::Error::Database(error) => error

@@ -1,7 +1,7 @@
-//! Conversion of sqlx's errors, and the record of it that the running unit keeps.
+//! Converts sqlx's errors, and records the last conversion of each running unit.
 //!
-//! A unit that uses the connection itself reports a conflict only by converting sqlx's error, so the retry
-//! loop reads the last conversion of each unit from here.
+//! If a unit uses the underlying connection, the crate learns of a conflict only when the unit converts
+//! sqlx's error. The retry loop therefore reads the last conversion of each unit from here.
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -10,7 +10,7 @@
 /// | MySQL, MariaDB | unique, foreign key, check | foreign key, check (MariaDB) | foreign key, not-null |
 /// | SQLite | check | unique, not-null | unique, not-null |
 ///
-/// On MySQL, MariaDB and SQLite these are parsed from the text of the message.
+/// On MySQL, MariaDB and SQLite, they are parsed from the message text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Constraint {

@@ -36,7 +36,7 @@ pub enum FailureKind {
     /// The transaction had ended before its commit: by an earlier error, a statement whose future was
     /// dropped, or an implicit commit.
     Aborted,
-    /// A claim was taken over by another worker: its fencing token is no longer the newest.
+    /// Another worker took over a claim: its fencing token is no longer the newest.
     StaleClaim,
     /// The database does not support the requested feature.
     Unsupported,

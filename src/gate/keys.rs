@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
-/// How many units are inside for each one that runs, itself included.
+/// The number of units inside for each unit that runs, the running one included.
 pub(super) const INSIDE: usize = 3;
 
-/// The table is not shrunk below this capacity.
+/// A table of at most this capacity is not shrunk.
 pub(super) const MIN_CAPACITY: usize = 64;
 
 /// The keys that are in use.
@@ -22,12 +22,12 @@ pub(super) struct KeyTable {
 
 /// The queues of one key. Each is a semaphore, which grants its permits in the order of arrival.
 pub(super) struct KeyQueues {
-    /// One permit, for the unit that is next to enter: room inside and a permit of the total go to units in
-    /// their order.
+    /// One permit, held by the unit that is next to enter. It makes units acquire `room` and the total in the
+    /// order of their arrival.
     pub(super) entrance: Arc<Semaphore>,
-    /// For the units inside, which may have a transaction open.
+    /// A permit for each unit inside, which may have its transaction open.
     pub(super) room: Arc<Semaphore>,
-    /// For the units that run, unless the database admits them one at a time.
+    /// A permit for each unit that runs. Not awaited by units that wait for each other in the database.
     pub(super) running: Arc<Semaphore>,
     /// How many units are at the key, inside or waiting.
     pub(super) units: usize,

@@ -10,9 +10,10 @@ use super::keys::{KeyQueues, KeyTable};
 
 /// A unit inside of the gate, or waiting in front of it. Dropping the permit admits the next unit.
 pub(crate) struct GatePermit {
-    /// Whether other units were at the key before.
+    /// Whether other units were at the key when this one arrived.
     pub(crate) queued: bool,
-    // Fields are dropped in this order: the permits before the membership, with which the queues may go.
+    // Fields are dropped in this order: the permits first, because dropping the membership may remove the
+    // queues.
     running: Ticket,
     room: Option<OwnedSemaphorePermit>,
     total: Option<OwnedSemaphorePermit>,
@@ -53,7 +54,7 @@ impl GatePermit {
         self
     }
 
-    /// Waits until the units that came before have ended.
+    /// Waits until the units that arrived earlier have ended.
     pub(crate) async fn admitted(&mut self) {
         self.running.granted().await;
     }

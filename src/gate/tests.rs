@@ -67,8 +67,8 @@ async fn admits_in_order_of_arrival_and_skips_cancelled_waiters() {
     }
 }
 
-/// Otherwise a later waiter could hold a permit of the total while it waits for an earlier one, which waits
-/// for a permit of the total.
+/// Out of order, a later waiter could hold a permit of the total while it waits for an earlier waiter, which
+/// waits for that permit.
 #[tokio::test]
 async fn total_permits_are_granted_in_order_of_arrival() {
     let gate = Gate::new().total(1);

@@ -1,7 +1,8 @@
 //! Appends a lock clause to a SELECT if the clause locks the rows that it reads.
 //!
-//! Servers accept a lock clause on queries whose rows it does not lock. So a text is refused unless the
-//! clause is known to apply to all of it. The rules were determined on servers, and are tested on servers.
+//! Servers accept a lock clause even on queries whose rows the clause does not lock. A text is therefore
+//! refused unless the clause is known to apply to all of its rows. The rules were determined on servers, and
+//! are tested on servers.
 
 use std::borrow::Cow;
 
@@ -82,7 +83,7 @@ pub(crate) fn with_lock_clause(
     locked.push_str(front);
     locked.push('\n');
     locked.push_str(clause);
-    // What follows are comments, and semicolons between them.
+    // Only comments, and semicolons between them, follow.
     let mut from = 0;
     let semicolons = tokenized.tokens.iter().filter(|token| token.at >= last.end());
     let ends = semicolons.map(|token| token.at - last.end()).chain([after.len()]);
@@ -134,7 +135,7 @@ fn only_statement<'a, 't>(
 struct Tokens<'a, 't>(&'a [Token<'t>]);
 
 impl<'a, 't> Tokens<'a, 't> {
-    /// The indexes of the tokens outside of brackets, opening brackets included.
+    /// Returns the indexes of the tokens outside of brackets, opening brackets included.
     fn outside(self) -> impl Iterator<Item = usize> + 'a
     where
         't: 'a,
@@ -148,7 +149,7 @@ impl<'a, 't> Tokens<'a, 't> {
         })
     }
 
-    /// The index after the token at `index`, or after the bracket that opens there.
+    /// Returns the index after the token at `index`, or after the bracket that opens there.
     fn after(self, index: usize) -> usize {
         let mut depth = 0_usize;
         for (at, token) in self.0.iter().enumerate().skip(index) {
@@ -164,7 +165,7 @@ impl<'a, 't> Tokens<'a, 't> {
         self.0.len()
     }
 
-    /// The tokens within the bracket that opens at `index`.
+    /// Returns the tokens within the bracket that opens at `index`.
     fn inside(self, index: usize) -> &'a [Token<'t>] {
         let end = self.after(index);
         self.0.get(index + 1..end.saturating_sub(1)).unwrap_or_default()
@@ -174,7 +175,7 @@ impl<'a, 't> Tokens<'a, 't> {
         self.0.get(index)
     }
 
-    /// Whether the token at `index` is one of these keywords, and not a name after a dot or AS.
+    /// Returns whether the token at `index` is one of these keywords, and not a name after a dot or AS.
     fn is_keyword(self, index: usize, words: &[&str]) -> bool {
         let is_name = || {
             let before = index.checked_sub(1).and_then(|before| self.get(before));
@@ -192,7 +193,7 @@ impl<'a, 't> Tokens<'a, 't> {
     }
 }
 
-/// Whether the tokens within a bracket are a query, and not a list or a join.
+/// Returns whether the tokens within a bracket are a query, and not a list or a join.
 fn is_query(inside: &[Token<'_>]) -> bool {
     let tokens = Tokens(inside);
     if tokens.has(0, &["SELECT", "WITH", "VALUES", "TABLE"]) {

@@ -7,13 +7,13 @@ use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use super::waiting::may_wait_for_locks;
 use super::{Kind, Syntax, Token, TokenizedText};
 
-/// Replaces the end of a text if it may consist of values.
+/// Replaces the rest of a text if that may contain values.
 const REST: &str = "…";
 
 /// A statement without literals.
 pub(crate) struct MaskedStatement {
     pub(crate) sql: SqlStr,
-    /// Whether it may wait for locks: it writes, or locks what it reads.
+    /// Whether the statement may wait for locks: it writes, or locks the rows that it reads.
     pub(crate) may_wait_for_locks: bool,
 }
 
@@ -62,8 +62,8 @@ fn masked<'t>(syntax: Syntax, sql: &'t str, usual: &TokenizedText<'t>) -> Cow<'t
     if output == sql { Cow::Borrowed(sql) } else { Cow::Owned(output) }
 }
 
-/// Returns the text with `?` in index of each value and each run of whitespace collapsed, so that
-/// statements that differ in values only become equal. A text that cannot be parsed is returned as it is.
+/// Returns the text with `?` in place of each value and with each run of whitespace collapsed, so that
+/// statements that differ only in values become equal. A text that cannot be parsed is returned as it is.
 #[cfg(feature = "testing")]
 pub(crate) fn normalized(syntax: Syntax, text: &str) -> String {
     let tokenized = TokenizedText::usual(syntax, text);

@@ -5,7 +5,7 @@ use super::{Syntax, Token, TokenizedText};
 /// First words of statements that accept NOWAIT after the names of tables.
 const ABOUT_TABLES: [&str; 7] = ["LOCK", "ALTER", "DROP", "CREATE", "RENAME", "TRUNCATE", "OPTIMIZE"];
 
-/// Whether a text has NOWAIT as part of a lock clause, and not in a comment, a string or a name.
+/// Returns whether a text has NOWAIT as part of a lock clause, and not in a comment, a string or a name.
 pub(crate) fn has_nowait(syntax: Syntax, text: &str) -> bool {
     const WORD: &[u8] = b"NOWAIT";
     if !text.as_bytes().windows(WORD.len()).any(|word| word.eq_ignore_ascii_case(WORD)) {
@@ -20,7 +20,7 @@ pub(crate) fn has_nowait(syntax: Syntax, text: &str) -> bool {
     })
 }
 
-/// Whether the tokens before NOWAIT end with a lock clause.
+/// Returns whether the tokens before NOWAIT end with a lock clause.
 fn ends_lock_clause(front: &[Token<'_>]) -> bool {
     let front = without_tables(front);
     let ends = |words: &[&str]| {
@@ -48,8 +48,8 @@ fn without_tables<'a, 't>(front: &'a [Token<'t>]) -> &'a [Token<'t>] {
     }
 }
 
-/// Whether the NOWAIT at `index` belongs to a statement about tables: `LOCK TABLE a IN … MODE NOWAIT`,
-/// `ALTER TABLE a NOWAIT …`.
+/// Returns whether the NOWAIT at `index` belongs to a statement about tables: `LOCK TABLE a IN … MODE
+/// NOWAIT`, `ALTER TABLE a NOWAIT …`.
 fn is_about_tables(tokens: &[Token<'_>], index: usize) -> bool {
     if !tokens[0].is_any_word(&ABOUT_TABLES) {
         return false;

@@ -5,10 +5,10 @@ use super::{Kind, Syntax, Token, TokenizedText};
 /// Words that end a condition which must hold for every matching row.
 const ENDS_CONDITION: [&str; 5] = ["AND", "RETURNING", "ORDER", "LIMIT", "OPTION"];
 
-/// With one of these words, a WHERE may hold although one of its comparisons does not.
+/// Words with which a WHERE may hold although one of its comparisons does not.
 const ALTERNATIVES: [&str; 8] = ["OR", "XOR", "NOT", "CASE", "IF", "IIF", "IS", "SELECT"];
 
-/// Whether a text begins with UPDATE or DELETE.
+/// Returns whether a text begins with UPDATE or DELETE.
 pub(crate) fn is_update_or_delete(text: &str) -> bool {
     let text = text.trim_start().as_bytes();
     [b"UPDATE", b"DELETE"]
@@ -19,8 +19,8 @@ pub(crate) fn is_update_or_delete(text: &str) -> bool {
 /// Returns the column that an UPDATE or DELETE compares with a parameter that is NULL, so that it never
 /// matches a row. `is_null` takes the number of a parameter, counted from 1.
 ///
-/// Only certain cases count: `column = ?` as the whole WHERE, or as one of several conditions that are
-/// joined by AND.
+/// Only cases that are certain count: `column = ?` as the whole WHERE, or as one of several conditions that
+/// are joined by AND.
 pub(crate) fn column_compared_with_null(
     syntax: Syntax,
     text: &str,
@@ -48,7 +48,7 @@ pub(crate) fn column_compared_with_null(
     begins_condition(tokens, at - 1).then(|| tokens[at - 1].text.to_owned())
 }
 
-/// Whether the name at this index, with its qualifiers, is the whole left side of its comparison.
+/// Returns whether the name at this index, with its qualifiers, is the whole left side of its comparison.
 fn begins_condition(tokens: &[Token<'_>], mut name: usize) -> bool {
     while name >= 2 && tokens[name - 1].is_symbol(b'.') && tokens[name - 2].is_name() {
         name -= 2;
@@ -56,7 +56,7 @@ fn begins_condition(tokens: &[Token<'_>], mut name: usize) -> bool {
     name.checked_sub(1).is_some_and(|before| tokens[before].is_any_word(&["WHERE", "AND"]))
 }
 
-/// The tokens outside of parentheses, with their indexes.
+/// Returns the tokens outside of parentheses, with their indexes.
 fn top_level<'a, 't>(tokens: &'a [Token<'t>]) -> impl Iterator<Item = (usize, &'a Token<'t>)> {
     let mut depth = 0_i32;
     tokens.iter().enumerate().filter(move |(_, token)| {
@@ -69,7 +69,7 @@ fn top_level<'a, 't>(tokens: &'a [Token<'t>]) -> impl Iterator<Item = (usize, &'
     })
 }
 
-/// The parameters of a text: the index of each one's first token, its number, and the index after it.
+/// Returns the parameters of a text: the index of each one's first token, its number, and the index after it.
 fn parameters(syntax: Syntax, tokens: &[Token<'_>]) -> Vec<(usize, usize, usize)> {
     let mut found = Vec::new();
     let mut largest = 0;

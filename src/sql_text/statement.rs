@@ -21,28 +21,28 @@ impl<'t> SqlStatement<'t> {
         }
     }
 
-    /// Whether the statement begins with these words.
+    /// Returns whether the statement begins with these words.
     pub(crate) fn begins(&self, words: &[&str]) -> bool {
         words.iter().enumerate().all(|(index, word)| self.word(index).eq_ignore_ascii_case(word))
     }
 
-    /// Whether the statement begins with one of these words.
+    /// Returns whether the statement begins with one of these words.
     pub(crate) fn begins_with_any(&self, words: &[&str]) -> bool {
         words.iter().any(|word| self.word(0).eq_ignore_ascii_case(word))
     }
 
-    /// Whether the word at this index is one of these.
+    /// Returns whether the word at this index is one of these.
     pub(crate) fn has_any_at(&self, index: usize, words: &[&str]) -> bool {
         words.iter().any(|word| self.word(index).eq_ignore_ascii_case(word))
     }
 
-    /// Whether it contains one of these words or names, quoted or not.
+    /// Returns whether the statement contains one of these words or names, quoted or not.
     pub(crate) fn mentions_any(&self, names: &[&str]) -> bool {
         let is_it = |token: &Token<'_>| names.iter().any(|name| unquoted(token).eq_ignore_ascii_case(name));
         self.tokens.iter().any(|token| token.is_name() && is_it(token))
     }
 
-    /// Like [`mentions_any`](Self::mentions_any), without user variables (`@name`).
+    /// Returns the same as [`mentions_any`](Self::mentions_any), but ignores user variables (`@name`).
     pub(crate) fn mentions_any_setting(&self, names: &[&str]) -> bool {
         let is_at = |index: Option<usize>| {
             index.and_then(|index| self.tokens.get(index)).is_some_and(|token| token.is_symbol(b'@'))
@@ -54,14 +54,14 @@ impl<'t> SqlStatement<'t> {
         })
     }
 
-    /// Whether it contains these words in sequence.
+    /// Returns whether the statement contains these words in sequence.
     pub(crate) fn has_sequence(&self, words: &[&str]) -> bool {
         self.tokens
             .windows(words.len())
             .any(|run| run.iter().zip(words).all(|(token, word)| token.is_word(word)))
     }
 
-    /// Whether it begins with an opening parenthesis.
+    /// Returns whether the statement begins with an opening parenthesis.
     pub(crate) fn is_in_parentheses(&self) -> bool {
         self.tokens.first().is_some_and(|token| token.is_symbol(b'('))
     }
@@ -72,7 +72,7 @@ impl<'t> SqlStatement<'t> {
         Some(Self { tokens: self.tokens[index + 1..].to_vec() })
     }
 
-    /// Returns its first words, for messages.
+    /// Returns the first words of the statement, for messages.
     pub(crate) fn title(&self) -> String {
         let words = self.tokens.iter().take(2).take_while(|token| token.kind == Kind::Word);
         words.map(|token| token.text.to_uppercase()).collect::<Vec<_>>().join(" ")
@@ -115,11 +115,11 @@ fn unquoted<'t>(token: &Token<'t>) -> &'t str {
 /// The statements of a text.
 #[derive(Debug)]
 pub(crate) struct SqlStatements<'t> {
-    /// The statements. One with executable comments has an entry for each way in which it may begin.
+    /// The statements. A statement with executable comments has an entry for each way in which it may begin.
     pub(crate) statements: Vec<SqlStatement<'t>>,
-    /// How many statements there are, without those of a body.
+    /// The number of statements, without those of a body.
     pub(crate) count: usize,
-    /// How many entries the first statement has.
+    /// The number of entries of the first statement.
     pub(crate) firsts: usize,
     /// Whether the text could be parsed to its end.
     pub(crate) complete: bool,
@@ -173,7 +173,7 @@ fn remove_bodies(pieces: &mut Vec<&[Token<'_>]>) {
     }
 }
 
-/// Whether this is the beginning of a compound statement, or of a CREATE with a body.
+/// Returns whether this is the beginning of a compound statement, or of a CREATE with a body.
 fn begins_block(tokens: &[Token<'_>]) -> bool {
     let compound = tokens[0].is_any_word(&["IF", "CASE", "LOOP", "WHILE", "REPEAT", "FOR", "DECLARE"])
         || (tokens[0].is_word("BEGIN") && tokens.get(1).is_some_and(|token| token.is_word("NOT")))
@@ -188,7 +188,7 @@ fn begins_block(tokens: &[Token<'_>]) -> bool {
     compound || creates
 }
 
-/// Whether a body of several statements begins in this one, which ends with an END of its own.
+/// Returns whether a body of several statements begins in this one. The body ends with an END of its own.
 fn opens_body(syntax: Syntax, tokens: &[Token<'_>]) -> bool {
     if !tokens[0].is_word("CREATE") {
         return false;
@@ -203,7 +203,7 @@ fn opens_body(syntax: Syntax, tokens: &[Token<'_>]) -> bool {
     }
 }
 
-/// Returns the statement in each way in which it may begin, since it depends on the server which executable
+/// Returns the statement in each way in which it may begin, because the server determines which executable
 /// comments are executed.
 fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<SqlStatement<'t>> {
     let whole = SqlStatement { tokens: tokens.to_vec() };
@@ -235,17 +235,18 @@ fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<SqlStatement<'t>> {
 /// The most frequent statements that do not affect their transaction on any database.
 const QUERIES: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
 
-/// Whether the text begins with a query, which cannot end its transaction. Looks at the first bytes only.
+/// Returns whether the text begins with a query, which cannot end its transaction. Reads only the first
+/// bytes.
 pub(crate) fn begins_with_a_query(text: &str) -> bool {
     leading_keyword(text).is_some_and(|word| QUERIES.iter().any(|query| query.eq_ignore_ascii_case(word)))
 }
 
-/// Whether the text may have several statements: it contains a semicolon that is not at its end.
+/// Returns whether the text may have several statements: it contains a semicolon that is not at its end.
 pub(crate) fn has_inner_semicolon(text: &str) -> bool {
     text.trim_end_matches(|c: char| c == ';' || c.is_whitespace()).contains(';')
 }
 
-/// Returns the first word of a text, if its first bytes show it.
+/// Returns the first word of a text, if its first bytes contain it.
 fn leading_keyword(text: &str) -> Option<&str> {
     let text = text.trim_start_matches([' ', '\n', '\t', '\r']);
     let length = text.bytes().take_while(u8::is_ascii_alphabetic).count();

@@ -240,7 +240,7 @@ impl Scanner<'_> {
         };
         let text = &self.text[start..self.at];
         if self.executable_comment.is_some() && text.contains("*/") {
-            // It ends there if the executable comment is not executed.
+            // The comment ends there only if the executable comment is not executed.
             return None;
         }
         self.tokens.push(Token { kind, text, at: start, executable_comment: self.executable_comment });

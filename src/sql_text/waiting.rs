@@ -2,7 +2,7 @@
 
 use super::Token;
 
-/// Whether a statement may wait for locks: it writes, or locks what it reads.
+/// Returns whether a statement may wait for locks: it writes, or locks the rows that it reads.
 pub(super) fn may_wait_for_locks(tokens: &[Token<'_>]) -> bool {
     const CONTROL: [&str; 4] = ["SAVEPOINT", "RELEASE", "ROLLBACK", "SET"];
     // A SELECT contains these words if it locks (`FOR UPDATE`, `LOCK IN SHARE MODE`) or its WITH writes.

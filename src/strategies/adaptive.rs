@@ -17,13 +17,14 @@ const HOT: u8 = 16;
 const HOTTEST: u8 = 64;
 /// What a contended attempt adds to the heat; an uncontended one subtracts 1.
 const CONTENDED: u8 = 8;
-/// From this attempt on, a unit is locked whatever the heat, so that it meets no further conflicts.
+/// The number of the attempt from which on a unit locks its rows whatever the heat, to avoid further
+/// conflicts.
 const LATE: u32 = 3;
 /// The number of heat counters, of one byte each. A power of two.
 const SLOTS: usize = 4096;
 
 /// Runs units like [`Optimistic`](crate::Optimistic), and switches to row locks and the [`Gate`](crate::Gate)
-/// for keys that turn out to be hot.
+/// for keys that become hot.
 ///
 /// A unit reads with [`Tx::for_update`](crate::Tx::for_update), checks the version when it writes, and names
 /// what it contends for with [`on_key`](crate::TransactorExt::on_key).
@@ -31,32 +32,33 @@ const SLOTS: usize = 4096;
 /// # The rule
 ///
 /// Each key has a heat between 0 and 64. A contended attempt adds 8, any other attempt subtracts 1. An
-/// attempt is contended if it met a conflict, or if it found other units at the gate. At a heat of 16 or
-/// more, attempts pass through the gate and lock their rows; so do the third and later attempts of any unit.
+/// attempt is contended if it failed with a conflict, or if it found other units at the gate. At a heat of 16
+/// or more, attempts pass through the gate and lock their rows; so do the third and later attempts of any
+/// unit.
 ///
-/// It follows, for any load:
+/// The following holds for any load:
 ///
 /// - Two conflicts in a row make a key hot.
-/// - At most one attempt without a lock is lost to a conflict for every 8 attempts on the key that met none,
-///   plus 3; attempts that had already started when the key turned hot come on top.
+/// - For every 8 attempts on a key without a conflict, at most one attempt without a lock fails with a
+///   conflict, plus 3 in total. Attempts that had already started when the key became hot are not included.
 /// - A key that is no longer contended is optimistic again after at most 49 attempts.
 ///
 /// # What it costs
 ///
-/// 4 KiB, shared by clones, for any number of keys. Two keys may share a counter; one of them may then be
-/// locked without need, or a little late, which affects nothing but speed. The heat of a key that is not used
-/// does not change.
+/// 4 KiB, shared by clones, for any number of keys. Two keys may share a counter. One of them may then be
+/// locked unnecessarily or slightly late, which affects only speed. The heat of an unused key does not
+/// change.
 ///
 /// # What it does not do
 ///
-/// A run without a key is locked from its third attempt on, and does not contribute to any heat. The gate
-/// sees the contention of one process: where each of many processes has one unit at a time for a hot key,
-/// they try without the lock now and then, at the rate above.
+/// A run without a key locks its rows from its third attempt on, and does not contribute to any heat. The
+/// gate sees the contention of one process only. If each of many processes has one unit at a time for a hot
+/// key, they occasionally try without the lock, at the rate above.
 ///
 /// # Why counters and no clock?
 ///
-/// The figure that matters is the share of attempts that are lost, which is what the counters bound. A rate
-/// over time would depend on how fast units are.
+/// The counters bound the share of attempts that fail with a conflict, which is the figure that matters. A
+/// rate over time would depend on the speed of the units.
 #[derive(Clone)]
 pub struct Adaptive {
     heat: Arc<[AtomicU8]>,
@@ -109,7 +111,7 @@ impl Strategy for Adaptive {
         let Some(heat) = attempt.key.and_then(|key| self.heat_of(key)) else { return };
         let _ = heat.fetch_update(Relaxed, Relaxed, |heat| {
             let next = if contended { (heat + CONTENDED).min(HOTTEST) } else { heat.saturating_sub(1) };
-            // Most keys are cold and stay cold, so that nothing has to be written.
+            // Most keys are cold and stay cold, so nothing has to be written for them.
             (next != heat).then_some(next)
         });
     }
@@ -142,7 +144,7 @@ mod tests {
         !plan.gated
     }
 
-    /// Makes one attempt at a key, with or without other units at work on it. Returns whether it was lost to
+    /// Makes one attempt at a key, with or without other units running on it. Returns whether it failed with
     /// a conflict.
     fn one(adaptive: &Adaptive, number: u32, others: bool) -> bool {
         let mut attempt = attempt(number);

@@ -6,13 +6,13 @@ use crate::isolation::Isolation;
 use crate::strategy::{Attempt, Plan, Strategy};
 use crate::transactor::{PoolTransactor, With};
 
-/// Has the database compute the new value in the statement that stores it (`SET stock = stock - 1`).
+/// Lets the database compute the new value in the statement that stores it (`SET stock = stock - 1`).
 ///
 /// # When to use
 ///
-/// The new value is an expression of the old one, and the condition that guards it fits into the `WHERE`
-/// (`AND stock >= 1`). Run a single statement with [`PoolTransactor::apply`], which sends neither BEGIN nor
-/// COMMIT. Several statements that belong together are a unit like any other.
+/// Use it if the new value is an expression of the old one, and the condition that guards it fits into the
+/// `WHERE` (`AND stock >= 1`). Run a single statement with [`PoolTransactor::apply`], which sends neither
+/// BEGIN nor COMMIT. Several statements that belong together are a unit like any other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Atomic;
@@ -51,8 +51,7 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     /// # Ok(()) }
     /// ```
     ///
-    /// The statement runs at the isolation level of its session. It is retried when a conflict rolled it
-    /// back.
+    /// The statement runs at the isolation level of its session. It is retried if a conflict rolled it back.
     ///
     /// # What is not one transaction
     ///
@@ -71,23 +70,27 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     ///
     /// # Why under `Atomic` only?
     ///
-    /// The other strategies make promises about the transaction around a statement, and here there is none.
+    /// The other strategies make guarantees about the transaction around a statement, and here there is none.
     ///
     /// # Errors
     ///
-    /// Those of a unit of work. When the connection breaks or the deadline passes while the statement is in
-    /// flight, the error is [`CommitUnknown`](crate::Error::is_commit_unknown), because the statement is its
-    /// own commit.
+    /// Returns the same errors as a unit of work. If the connection breaks or the deadline passes while the
+    /// statement is in flight, the error is [`CommitUnknown`](crate::Error::is_commit_unknown), because the
+    /// statement commits by itself.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a Tokio runtime.
     ///
     /// # Cancellation
     ///
-    /// The statement may or may not be stored. The connection is closed.
+    /// If the future is dropped, the statement may or may not be stored, and the connection is closed.
     ///
     /// # Limits
     ///
     /// The server does not know the deadline: sending it would take another round trip. A statement that
     /// waits for a lock when the deadline passes, or when its future is dropped, keeps waiting on the server,
-    /// and is stored when it gets the lock. Until then its session counts towards the server's limit on
+    /// and is stored when it acquires the lock. Until then its session counts towards the server's limit on
     /// connections and, beyond 8 such sessions, towards the pool's. Where locks are held for long, run a
     /// unit, or set limits for the sessions of the pool: `lock_timeout` or `statement_timeout` on PostgreSQL,
     /// `innodb_lock_wait_timeout` and `lock_wait_timeout` on MySQL and MariaDB, for example in
@@ -102,7 +105,7 @@ impl<DB: Backend> With<'_, PoolTransactor<DB, Atomic>> {
     ///
     /// # Errors
     ///
-    /// Those of [`PoolTransactor::apply`].
+    /// Returns the same errors as [`PoolTransactor::apply`].
     pub async fn apply<'q>(&self, query: impl sqlx::Execute<'q, DB>) -> Result<u64, Error> {
         self.apply_statement(WatchedQuery::new(query)?).await
     }

@@ -5,24 +5,24 @@ use crate::isolation::Isolation;
 use crate::strategy::{Attempt, Plan, Strategy};
 use crate::transactor::PoolTransactor;
 
-/// Reads without locks, and checks on writing that no other transaction has changed the row in between.
+/// Reads without locks, and checks when writing that no other transaction has changed the row in between.
 ///
 /// The check is a version column in the `WHERE` of the update, followed by
-/// [`Tx::expect_one`](crate::Tx::expect_one): if no row was affected, another transaction was faster, and the
-/// unit is retried.
+/// [`Tx::expect_one`](crate::Tx::expect_one): if no row was affected, another transaction has changed the row
+/// first, and the unit is retried.
 ///
-/// The version is an integer that each update adds 1 to, `NOT NULL`. A timestamp loses updates where two of
-/// them fall on the same one, which in whole seconds is the rule under load: see
+/// Use a `NOT NULL` integer as the version, which each update increments. A timestamp loses an update if two
+/// of them get the same one, which is common under load if it has whole seconds: see
 /// [`expect_one`](crate::Tx::expect_one).
 ///
 /// # When to use
 ///
-/// Conflicts are rare, or units take long between reading and writing. Under high contention most attempts
-/// are wasted.
+/// Use it if conflicts are rare, or if units take long between reading and writing. Under high contention
+/// most attempts are wasted.
 ///
 /// # What it does not do
 ///
-/// It protects the rows whose version is checked. A row that was only read may have changed: check its
+/// It protects only the rows whose version is checked. A row that was only read may have changed: check its
 /// version too, or use [`Serializable`](crate::Serializable).
 ///
 /// # Why is every attempt a new transaction?

@@ -14,18 +14,19 @@ use crate::transactor::PoolTransactor;
 ///
 /// # When to use
 ///
-/// Many units want the same rows, and each unit is short. A unit almost always commits on its first attempt.
-/// The price is waiting: a unit that is slow while it holds a lock delays every unit behind it.
+/// Use it if many units change the same rows, and each unit is short. A unit almost always commits on its
+/// first attempt. The cost is waiting: a unit that is slow while it holds a lock delays every unit behind it.
 ///
 /// # What it does not do
 ///
-/// It protects the rows that were locked: not rows that were read without a lock, and not rows that do not
-/// exist yet. For invariants over many rows, use [`Serializable`](crate::Serializable).
+/// It protects only the rows that were locked, not rows that were read without a lock or that do not exist
+/// yet. For invariants over many rows, use [`Serializable`](crate::Serializable).
 ///
 /// # Why READ COMMITTED?
 ///
-/// After waiting for a lock, the unit must see the row as it is now. In a snapshot the lock is granted but
-/// the read is stale: PostgreSQL then fails with a serialization failure, MariaDB returns the stale row.
+/// After waiting for a lock, the unit must see the row as it is now. At a higher level, the lock is granted
+/// but the read uses an older snapshot: PostgreSQL then fails with a serialization failure, and MariaDB
+/// returns the stale row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pessimistic {
     lock: RowLock,

@@ -7,12 +7,12 @@ use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{LoneEffect, SqlStatement, SqlStatements, begins_with_a_query, has_inner_semicolon};
 use crate::tx::unreadable;
 
-/// Whether a statement on its own is stored as a whole or not at all.
+/// Whether a statement that runs on its own is stored as a whole or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Atomicity {
-    /// It is, so the strategy decides about retries.
+    /// It is stored as a whole or not at all, so the strategy decides about retries.
     Whole,
-    /// A part may be stored before it fails, so it is sent once.
+    /// A part of it may be stored before it fails, so it is sent only once.
     MayStorePart,
 }
 
@@ -27,7 +27,7 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Atomicity, 
     if let Some(failure) = unreadable::<DB>(text) {
         return Err(Error::failed(failure, None));
     }
-    // On a server, one query is one transaction; SQLite has `OR FAIL`.
+    // On a server, one query is one transaction. SQLite also has `OR FAIL`, so there the text is parsed.
     if DB::PREPARES_ONE_STATEMENT && !has_inner_semicolon(text) && begins_with_a_query(text) {
         return Ok(Atomicity::Whole);
     }
@@ -64,7 +64,7 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Atomicity, 
     }
 }
 
-/// Adds to a failure why it was not retried.
+/// Adds to a failure the reason why it was not retried.
 pub(super) fn sent_once(failure: Failure) -> Failure {
     failure.with_note(
         "it was sent once and is not sent again, because a part of it may be stored: look at what is there \

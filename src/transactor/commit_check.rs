@@ -41,11 +41,11 @@ pub(super) async fn commit_status<DB: Backend>(
     }
 }
 
-/// Reads the reply of the server: the status, and whether this is still the server, without a restart, that
-/// the transaction began on.
+/// Reads the server's reply: the status, and whether this is the server on which the transaction began,
+/// without a restart since.
 ///
-/// "Aborted" is trusted in any case, because a stored transaction is never forgotten; the other statuses
-/// only from that server.
+/// "Aborted" is always trusted, because a server never forgets a stored transaction. The other statuses are
+/// trusted only from that server.
 fn status_from(reply: &[i64]) -> CommitStatus {
     match reply {
         [TransactionStatus::ABORTED, _] => CommitStatus::Aborted,

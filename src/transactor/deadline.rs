@@ -48,7 +48,7 @@ impl Clock {
 pub(super) struct Timer {
     pub(super) clock: Clock,
     alarm: Pin<Box<Sleep>>,
-    /// What the run is observed by, if it is.
+    /// The clock for the run's observers, if it has any.
     pub(super) observation: Option<Arc<RunClock>>,
 }
 
@@ -84,7 +84,7 @@ impl Timer {
         .await
     }
 
-    /// Runs hooks. Stops waiting for them at the deadline, and finishes them in the background then.
+    /// Runs hooks, and waits for them until the deadline. After that they are finished in the background.
     pub(super) async fn run_hooks(&mut self, hooks: Hooks, end: TxEnd) {
         if !hooks.is_empty() {
             self.within(Shield::new(Handle::current(), hooks.run(end), ())).await;

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::tx::RightOfWay;
 
-/// The time from which on a deadlock counts as costly.
+/// The duration from which a deadlock counts as costly.
 ///
 /// The victim of a cheaper one is simply retried, concurrently with other runs. MySQL and MariaDB detect
 /// deadlocks at once, PostgreSQL after its `deadlock_timeout`, one second by default.
@@ -20,15 +20,16 @@ pub(super) const COSTLY_DEADLOCK: Duration = Duration::from_millis(50);
 /// # Why?
 ///
 /// Units that lock the same rows in different orders deadlock again and again, and each deadlock blocks all
-/// of them until the server detects it. Of sixty units that each update ten rows in an order of their own,
-/// possibly none has committed after ten seconds. One at a time, each takes milliseconds.
+/// of them until the server detects it. Of sixty units that each update ten rows in a different order, there
+/// may be none that commits within ten seconds. If they run one at a time, each takes milliseconds.
 ///
 /// # Why only after deadlocks?
 ///
 /// The order in which a unit locks its rows is a property of its code, so units are identified by the
 /// location that started them. While deadlocks are rare, most runs of a unit never wait here.
 ///
-/// A queue is kept once it exists: there are no more of them than locations in the program that start units.
+/// A queue is never removed: there are at most as many as there are locations in the program that start
+/// units.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DeadlockQueue(Arc<Mutex<HashMap<u64, Arc<UnitQueue>>>>);
 
@@ -49,8 +50,8 @@ pub(super) struct DeadlockPermit {
 }
 
 impl DeadlockQueue {
-    /// Joins the queue of this unit. Only the victim of a deadlock has to wait, or a run that finds a crowd
-    /// of victims.
+    /// Joins the queue of this unit. Only the victim of a deadlock has to wait, or a run that finds several
+    /// victims waiting.
     pub(super) fn join(&self, unit: u64, is_victim: bool) -> DeadlockPermit {
         let new =
             || Arc::new(UnitQueue { semaphore: Arc::new(Semaphore::new(1)), victims: RightOfWay::default() });
@@ -70,7 +71,7 @@ impl DeadlockQueue {
 }
 
 impl DeadlockPermit {
-    /// Whether the run has to [wait](Self::acquire) for runs in front of it.
+    /// Returns whether the run has to [wait](Self::acquire) for the runs in front of it.
     pub(super) const fn must_wait(&self) -> bool {
         self.waits && self.permit.is_none()
     }
@@ -85,7 +86,7 @@ impl DeadlockPermit {
         self.permit = self.queue.semaphore.clone().acquire_owned().await.ok();
     }
 
-    /// The victims that a run without a permit gives way to.
+    /// Returns the count of the victims that a run without a permit gives way to.
     pub(super) fn gives_way_to(&self) -> Option<RightOfWay> {
         self.permit.is_none().then(|| self.queue.victims.clone())
     }

@@ -48,12 +48,12 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// # Errors
     ///
-    /// Returns the closure's own error, or this crate's, converted to the closure's error type, if the
-    /// database or the deadline kept the unit from committing.
+    /// Returns the closure's own error. If the database or the deadline kept the unit from committing,
+    /// returns an error of this crate, converted to the closure's error type.
     ///
     /// # Panics
     ///
-    /// Panics if the closure does; the transaction is rolled back. Panics outside of a Tokio runtime.
+    /// Panics if the closure panics; the transaction is rolled back. Panics outside of a Tokio runtime.
     ///
     /// # Cancellation
     ///
@@ -113,8 +113,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///
     /// # Why a `&'static str`?
     ///
-    /// Each name is a time series of its own in the metrics, for the lifetime of the process. Names that
-    /// are composed at run time, for example from ids, would create one series per id.
+    /// Each name is a time series of its own in the metrics, for the lifetime of the process. Names that are
+    /// composed at run time, for example from ids, would create one time series per id.
     fn named(&self, name: &'static str) -> With<'_, Self>;
 }
 
@@ -173,7 +173,7 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for With<'_, X> {
     }
 }
 
-/// The unit made of a closure, with the output of its last attempt.
+/// Adapts a closure to a unit, and keeps the output of its last attempt.
 struct Closure<F, T, E> {
     body: F,
     output: Option<Result<T, E>>,

@@ -1,8 +1,8 @@
 //! Simulates ten thousand clients that retry during and after an outage, with the real retry loop.
 //!
-//! The server is a queue that processes one attempt after another, including those whose clients have
-//! stopped waiting, as servers do. It has a third of its capacity to spare for the load of the fleet. Then
-//! it stops for ten seconds.
+//! The server is a queue that processes one attempt after another, including those whose clients have stopped
+//! waiting, as servers do. Under the normal load of the fleet, a third of its capacity is idle. Then it stops
+//! for ten seconds.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -71,7 +71,7 @@ impl Seconds {
 
 struct World {
     started: Instant,
-    /// When the server will have processed all attempts that it has received.
+    /// The time at which the server will have processed all attempts that it has received.
     free_at: Mutex<Instant>,
     wanted: Seconds,
     attempts: Seconds,
@@ -79,7 +79,7 @@ struct World {
 }
 
 impl World {
-    /// Sends an attempt, and returns when the server will answer it.
+    /// Sends an attempt, and returns the time at which the server will respond to it.
     fn send(&self) -> Instant {
         let mut free_at = self.free_at.lock().expect("the server");
         let outage = [OUTAGE.start, OUTAGE.end].map(|second| self.started + Duration::from_secs(second));
@@ -166,7 +166,7 @@ async fn simulate(options: Options) -> Arc<World> {
     world
 }
 
-/// Whether at least nine of ten runs succeed.
+/// Returns whether at least nine out of ten runs succeed.
 fn carries_the_load(world: &World, seconds: std::ops::Range<u64>) -> bool {
     world.done.during(seconds.clone()) * 10 >= world.wanted.during(seconds) * 9
 }

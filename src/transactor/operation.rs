@@ -16,7 +16,7 @@ use super::PoolTransactor;
 
 /// # The table of operations
 ///
-/// For [`Options::resolve_commits`](crate::Options::resolve_commits).
+/// Methods for the table that [`Options::resolve_commits`](crate::Options::resolve_commits) needs.
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// Returns the statement that creates the table of operations if it does not exist, for your own
     /// migrations.
@@ -31,7 +31,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     ///
     /// # Errors
     ///
-    /// Returns the failure of the database: [`LockTimeout`](crate::ErrorKind::LockTimeout) if a lock of
+    /// Returns the failure of the database. It is [`LockTimeout`](crate::ErrorKind::LockTimeout) if a lock of
     /// another session prevents the creation for more than 8 s.
     pub async fn create_operation_table(&self) -> Result<(), Error> {
         self.create_schema(DB::CREATE_OPERATIONS).await
@@ -39,8 +39,8 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 
     /// Creates tables of the crate if they do not exist, even if other processes do so at the same time.
     ///
-    /// Waits for a lock of another session several times, one second each, because all later statements on
-    /// that table queue behind the wait.
+    /// If another session holds a lock, waits for it repeatedly for one second each, because all later
+    /// statements on the table queue behind each wait.
     pub(crate) async fn create_schema(&self, schema: &'static str) -> Result<(), Error> {
         let creating = self.under(SchemaCreation);
         let begun = Instant::now();
@@ -55,10 +55,10 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         }
     }
 
-    /// Deletes the operations that are older than `older_than`, in batches, and returns how many there
-    /// were.
+    /// Deletes the operations that are older than `older_than`, in batches, and returns how many were
+    /// deleted.
     ///
-    /// Choose an age above the longest deadline: an operation is needed only as long as its run lasts.
+    /// Choose an age above the longest deadline: an operation is needed only until its run ends.
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ impl Strategy for SchemaCreation {
     }
 }
 
-/// Creates what does not exist, and restores the settings of the session.
+/// Creates the tables that do not exist, and restores the settings of the session.
 fn create<'c, DB: Backend>(
     connection: &'c mut DB::Connection,
     schema: &'static str,

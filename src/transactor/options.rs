@@ -100,7 +100,7 @@ impl Options {
     }
 
     /// Opens read-only transactions: the database refuses writes, and
-    /// [`Tx::for_update`](crate::Tx::for_update) acquires no locks. A commit whose outcome is unknown is
+    /// [`Tx::for_update`](crate::Tx::for_update) acquires no locks. A unit whose commit is unknown is
     /// retried, because it cannot have stored anything.
     #[must_use]
     pub fn read_only(mut self) -> Self {
@@ -108,8 +108,8 @@ impl Options {
         self
     }
 
-    /// PostgreSQL: makes a serializable, read-only transaction wait for a snapshot with which it can
-    /// neither fail nor make other transactions fail. For long reports.
+    /// PostgreSQL: makes a serializable, read-only transaction wait for a snapshot on which it can neither
+    /// fail nor cause other transactions to fail. Use it for long reports.
     #[must_use]
     pub fn deferrable(mut self) -> Self {
         self.deferrable = Some(true);
@@ -133,9 +133,9 @@ impl Options {
     /// Sets the time limit of a run: all attempts, waits for locks and connections, delays and the commit
     /// together. The default is 10 s.
     ///
-    /// The server receives the remaining time as its limit for lock waits and statements. The client
-    /// enforces the deadline too, because a stalled server does not report a timeout. A commit that was not
-    /// acknowledged by then is [unknown](crate::Error::is_commit_unknown).
+    /// The server receives the remaining time as its limit for lock waits and statements. The client enforces
+    /// the deadline as well, because a stalled server reports no timeout. A commit that was not acknowledged
+    /// by then is [unknown](crate::Error::is_commit_unknown).
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
@@ -187,12 +187,12 @@ impl Options {
     /// Retries a unit that ends because of a unique violation, up to this many times. The default is 0.
     ///
     /// Use it for get-or-create: of two units that create the same row, the second one finds it on its next
-    /// attempt. A violation that a [savepoint](crate::Tx::savepoint) has rescued does not count, even if
-    /// the unit returns its error.
+    /// attempt. A violation that a [savepoint](crate::Tx::savepoint) has undone does not count, even if the
+    /// unit returns its error.
     ///
     /// # Why not by default?
     ///
-    /// Most violations persist, so that every retry would fail as well: the name is taken.
+    /// Most violations are permanent, such as a name that is taken, so every retry would fail as well.
     #[must_use]
     pub fn retry_unique(mut self, times: u32) -> Self {
         self.retry_unique = Some(times);
@@ -223,10 +223,10 @@ impl Options {
         self
     }
 
-    /// Names what the unit contends for: [`TransactorExt::on_key`](crate::TransactorExt::on_key).
+    /// Sets the key that the unit contends for: see [`TransactorExt::on_key`](crate::TransactorExt::on_key).
     ///
-    /// On SQLite one key for a whole transactor makes sense: all writers contend for the same lock, and at
-    /// the gate they get it in the order of their arrival, which SQLite itself does not guarantee.
+    /// On SQLite, one key for a whole transactor makes sense: all writers contend for the same lock, and the
+    /// gate grants it in the order of their arrival, which SQLite itself does not guarantee.
     #[must_use]
     pub fn on_key(mut self, key: impl Hash) -> Self {
         self.key = Some(digest(&key));
@@ -247,14 +247,15 @@ impl Options {
         self
     }
 
-    /// Names the unit in logs and metrics: [`TransactorExt::named`](crate::TransactorExt::named).
+    /// Names the unit in logs, metrics and deadlock reports: see
+    /// [`TransactorExt::named`](crate::TransactorExt::named).
     #[must_use]
     pub fn named(mut self, name: &'static str) -> Self {
         self.name = Some(name);
         self
     }
 
-    /// Adds an observer, besides those of the transactor.
+    /// Adds an observer, in addition to those of the transactor.
     #[must_use]
     pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observers.add(&observer);

@@ -89,8 +89,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.options(Options::new().retry_budget(budget))
     }
 
-    /// Adds an observer of every run, besides those that were added before and those in a run's own
-    /// options.
+    /// Adds an observer of every run, in addition to earlier ones and to those in a run's own options.
     #[must_use]
     pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
         self.options(Options::new().observed_by(Arc::new(observer)))
@@ -111,19 +110,19 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// and again when it is acquired. Right after a run that ended cleanly, both pings are redundant. With
     /// reuse:
     ///
-    /// - A connection goes to the run that has waited longest for one, or to the next run if that begins
-    ///   right away. It is returned to the pool after 32 runs or 50 ms, whichever comes first, so that
-    ///   other users of the pool are not starved and its `max_lifetime` and `idle_timeout` still apply. A
-    ///   run that waits also waits for the pool, and takes what comes first.
-    /// - An idle connection is acquired without a ping: a BEGIN that meets a dead connection has done
-    ///   nothing and is sent on another one, without counting as an attempt.
+    /// - A connection is passed to the run that has waited longest for one, or to the next run if that begins
+    ///   right away. It is returned to the pool after 32 runs or 50 ms, whichever comes first, so that other
+    ///   users of the pool are not starved and its `max_lifetime` and `idle_timeout` still apply. A run that
+    ///   waits for a connection also waits in the pool's queue, and takes whichever connection comes first.
+    /// - An idle connection is acquired without a ping. If it is dead, BEGIN fails without an effect and is
+    ///   sent on another connection, which does not count as an attempt.
     ///
     /// # Why not by default?
     ///
-    /// The pool's callbacks are not called for a connection that does not pass through it, and sqlx does
-    /// not say whether a pool has any. Where `before_acquire` sets a tenant, or a role, a run would see the
-    /// rows of the previous run's tenant. Enable reuse if your pool has no such callbacks, or if they set
-    /// nothing that differs from run to run.
+    /// The pool's callbacks are not called for a connection that does not pass through it, and sqlx does not
+    /// say whether a pool has any. If `before_acquire` sets a tenant or a role, a run would see the rows of
+    /// the previous run's tenant. Enable reuse if your pool has no such callbacks, or if they set nothing
+    /// that differs from run to run.
     #[must_use]
     pub fn reuse_connections(mut self) -> Self {
         self.reuse = ConnectionReuse::on();
@@ -209,7 +208,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         }
     }
 
-    /// Fails inside of a unit of work on the same pool, which would wait for its own connection.
+    /// Fails if the caller is a unit of work on the same pool, because it would wait for its own connection.
     fn refuse_nesting(&self) -> Result<(), Error> {
         if holds_connection_of(&self.pool) { Err(Error::failed(nested(), None)) } else { Ok(()) }
     }

@@ -1,4 +1,4 @@
-//! The retry loop: the only one that runs units and single statements again.
+//! The retry loop, the only one that repeats units and single statements.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -24,7 +24,7 @@ mod tests;
 
 use decide::{NextStep, Usage, decide};
 
-/// Runs `work` until it succeeds, fails for good, or has used up its attempts, its time or its retry
+/// Runs `work` until it succeeds, fails permanently, or has used up its attempts, its time or its retry
 /// budget.
 pub(super) async fn run_with_retries<X: Retryable>(
     strategy: &dyn Strategy,
@@ -56,7 +56,7 @@ async fn observed<X: Retryable>(
     if let (Ok(_), Some(budget)) = (&result, options.budget()) {
         budget.deposit();
     }
-    // Whatever ended the run: as long as an earlier commit may have been stored, the caller must know it.
+    // Whatever ended the run, the caller must learn of an earlier commit that may have been stored.
     let result = match (result, work.unresolved()) {
         (Err(error), Some(failure)) => Err(error.about_commit(failure)),
         (result, _) => result,
@@ -70,7 +70,8 @@ async fn observed<X: Retryable>(
     result
 }
 
-/// The connection and the permits of an attempt are released before any delay begins.
+/// Runs attempts until one of them decides the outcome. Each attempt releases its connection and its permits
+/// before the delay begins.
 async fn attempts<X: Retryable>(
     strategy: &dyn Strategy,
     queues: WaitingQueues<'_>,
@@ -142,7 +143,7 @@ async fn wait_for_permits(
     timer: &mut Timer,
 ) -> Result<Permits, Error> {
     let clock = timer.clock;
-    // The attempt that waits does not count yet.
+    // The attempt that waits for its permits does not count yet.
     let attempts = retries.attempts - 1;
     let gate = match options.key().filter(|_| plan.gated) {
         None => None,
@@ -173,7 +174,7 @@ struct Retries<'a> {
     options: &'a Options,
     attempts: u32,
     unique_retries: u32,
-    /// Made with the first retry: most runs have none.
+    /// Created with the first retry, because most runs have none.
     delays: Option<Box<dyn Iterator<Item = Duration> + Send>>,
     last: Option<Failure>,
     /// Whether the last attempt was the victim of a costly deadlock, or gave way to such victims.
@@ -192,7 +193,8 @@ impl<'a> Retries<'a> {
         }
     }
 
-    /// Pays for a retry out of the time and the retry budget, and returns the delay before it.
+    /// Withdraws a retry from the retry budget, if there is time for it before the deadline, and returns the
+    /// delay before it.
     fn pay(&mut self, failure: Failure, timer: &Timer) -> Result<(Duration, Failure), Error> {
         let options = self.options;
         let delays = self.delays.get_or_insert_with(|| Box::new(options.delays()));

@@ -1,4 +1,4 @@
-//! Where a run waits for other runs before an attempt.
+//! The queues in which a run waits for other runs before an attempt.
 
 use super::deadline::Timer;
 use super::deadlock_queue::{DeadlockPermit, DeadlockQueue};
@@ -29,7 +29,7 @@ pub(super) struct Permits {
 }
 
 impl Permits {
-    /// The victims of deadlocks that the attempt gives way to.
+    /// Returns the count of the deadlock victims that the attempt gives way to.
     pub(super) fn gives_way_to(&self) -> Option<RightOfWay> {
         self.deadlock.as_ref().and_then(DeadlockPermit::gives_way_to)
     }
@@ -43,7 +43,7 @@ pub(super) async fn deadlock_permit(
     is_victim: bool,
     timer: &mut Timer,
 ) -> Option<Option<DeadlockPermit>> {
-    // An interceptor decides by itself which client continues.
+    // An interceptor itself decides which client continues.
     let takes_part = options.interceptors().is_empty();
     let queue = queues.deadlocked.filter(|_| takes_part);
     let (Some(queue), Some(unit)) = (queue, options.unit()) else { return Some(None) };
@@ -54,13 +54,13 @@ pub(super) async fn deadlock_permit(
     Some(Some(permit))
 }
 
-/// The cause of a deadline that passed at the gate.
+/// Returns the cause of a deadline that passed at the gate.
 pub(super) fn waiting_at_gate() -> Failure {
     let message = "the unit was still waiting for its turn at the gate";
     Failure::new(FailureKind::Overloaded, message).retryable(true)
 }
 
-/// The cause of a deadline that passed behind the victims of deadlocks.
+/// Returns the cause of a deadline that passed behind the victims of deadlocks.
 pub(super) fn waiting_behind_victims() -> Failure {
     let message =
         "the unit was still waiting behind runs of the same unit that had deadlocked with each other";

@@ -1,4 +1,4 @@
-//! Reads from a statement's text, before it is sent, what it would do to its transaction.
+//! Determines from a statement's text, before it is sent, what it would do to its transaction.
 
 use crate::backend::{Backend, WatchedQuery};
 use crate::failure::{Failure, FailureKind};
@@ -16,7 +16,7 @@ pub(super) enum Admission {
     MayChangeSettings,
     /// The statement leaves the transaction open and sets a savepoint.
     SetsSavepoint,
-    /// The text holds several statements: the ones after the first are not watched.
+    /// The text holds several statements, and those after the first are not watched.
     Unwatched,
     /// The statement may end the transaction unseen: a procedure, a prepared or a compound statement, or a
     /// text that cannot be parsed.
@@ -25,7 +25,8 @@ pub(super) enum Admission {
     Refused(Failure),
 }
 
-/// Parses no more of the text than necessary: for a single query the first word is enough.
+/// Classifies a statement, and parses no more of its text than necessary: for a single query, the first word
+/// is enough.
 pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     let text = query.sql();
     let may_hold_several =
@@ -37,7 +38,7 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
         return Admission::Admitted;
     }
     let read = SqlStatements::of(DB::SYNTAX, text);
-    // A server that prepares one statement rejects a text with more before it executes any.
+    // A server that prepares one statement at a time rejects a text with more before it executes any.
     let executed = if may_hold_several { read.statements.len() } else { read.firsts };
     let executed = &read.statements[..executed];
     if let Some(failure) = executed.iter().find_map(refusal::<DB>) {

@@ -58,7 +58,7 @@ pub(super) async fn admit_control<DB: Backend>(
     }
 }
 
-/// Asks the server whether an earlier statement has ended the transaction, where its result does not tell.
+/// Asks the server whether an earlier statement has ended the transaction, if its result does not show that.
 async fn check_still_open<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
     probe::check::<DB>(state, connection).await;
     let Some(statement) = state.status_query.take() else { return };
@@ -76,8 +76,8 @@ async fn check_still_open<DB: Backend>(state: &mut TxState, connection: &mut DB:
     }
 }
 
-/// If the node aborts the transaction between two statements of one text, the second one runs outside of it
-/// and is stored.
+/// Returns the failure for a text of several statements on Galera: if the node aborts the transaction between
+/// two of them, the second one runs outside of the transaction and is stored.
 fn several_on_galera() -> Failure {
     Failure::new(
         FailureKind::Unsupported,

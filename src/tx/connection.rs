@@ -29,12 +29,12 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A connection for one transaction or one lone statement.
 ///
-/// After a clean, awaited end the connection is [released](Self::release). Dropped without one, it is closed
-/// as soon as the server has [finished](abandoned::close_when_done) with its last statement, and the pool may
-/// open another connection at once, unless many connections are in that state already.
+/// After a clean, awaited end the connection is [released](Self::release). If it is dropped without one, it
+/// is closed as soon as the server has [finished](abandoned::close_when_done) with its last statement, and
+/// the pool may open another connection at once, unless many connections are in that state already.
 ///
-/// sqlx would return such a connection to the pool after a `ROLLBACK`, which waits for the statement that is
-/// in flight, and which does nothing about a BEGIN that was cut short (sqlx issue 4393).
+/// sqlx would send `ROLLBACK` and return such a connection to the pool. The `ROLLBACK` waits for the
+/// statement that is in flight, and does not undo a BEGIN that was cut short (sqlx issue 4393).
 pub(crate) struct PooledSession<DB: Backend> {
     open: ScopeGuard<OpenConnection<DB>, fn(OpenConnection<DB>)>,
     /// Receives the connection after a clean end.
@@ -45,28 +45,28 @@ pub(crate) struct PooledSession<DB: Backend> {
 struct OpenConnection<DB: Backend> {
     connection: PoolConnection<DB>,
     pool: Pool<DB>,
-    /// Releasing or closing the connection spawns a task, and it may be dropped outside of the runtime.
+    /// Spawns the task that releases or closes the connection, which may be dropped outside of the runtime.
     runtime: Handle,
-    /// The text that makes the connection usable again where it must not be closed.
+    /// The SQL that makes the connection usable again if it must not be closed.
     reset: Cow<'static, str>,
-    /// When it was acquired from the pool.
+    /// The time at which it was acquired from the pool.
     since: Instant,
-    /// How many runs it has served since then.
+    /// The number of runs that it has served since then.
     runs: u32,
-    /// The server has confirmed, since then, that the session is in autocommit mode.
+    /// Whether the server has confirmed since then that the session is in autocommit mode.
     is_autocommit: bool,
-    /// The lock timeout that the session has reported since then.
+    /// The session's own lock timeout, if it has reported that since then.
     own_lock: Option<OwnLockLimit>,
     /// The statement that restores the session's settings after a lone statement.
     restore: Option<&'static str>,
-    /// No statement is in flight, or the server cannot be expected to answer it.
+    /// Whether no statement is in flight, or one to which no response can be expected.
     is_settled: bool,
-    /// The server is sending rows, an unknown number of which are unread.
+    /// Whether the server is sending rows, an unknown number of which are unread.
     is_streaming: Arc<AtomicBool>,
 }
 
 impl<DB: Backend> PooledSession<DB> {
-    /// Acquires a connection, without the ping that the pool would send where that can be avoided.
+    /// Acquires a connection, if possible without the pool's ping.
     ///
     /// Must be called inside of a Tokio runtime.
     pub(crate) async fn acquire(pool: &Pool<DB>, reuse: &ConnectionReuse<DB>) -> Result<Self, sqlx::Error> {
@@ -82,9 +82,9 @@ impl<DB: Backend> PooledSession<DB> {
         }
     }
 
-    /// Acquires a connection in autocommit mode for a statement that is its own transaction. The connection
-    /// has just ended another run or passed the pool's ping, because such a statement cannot be repeated on
-    /// another connection.
+    /// Acquires a connection in autocommit mode for a statement that is its own transaction. Such a statement
+    /// cannot be repeated on another connection, so the connection has just ended another run or passed the
+    /// pool's ping.
     ///
     /// Must be called inside of a Tokio runtime.
     pub(crate) async fn acquire_for_lone_statement(
@@ -101,8 +101,8 @@ impl<DB: Backend> PooledSession<DB> {
         Ok(session)
     }
 
-    /// Any user of the pool may have turned autocommit off, and a statement that is never committed would be
-    /// reported as stored.
+    /// Turns autocommit on. Another user of the pool may have turned it off, and then the statement would be
+    /// reported as stored but never be committed.
     async fn set_autocommit(&mut self, before: &BeforeLoneStatement) -> Result<(), sqlx::Error> {
         let reply = DB::send_text(self.connection(), before.ask.to_owned()).await;
         if let Some(error) = reply.error {
@@ -159,7 +159,7 @@ impl<DB: Backend> PooledSession<DB> {
         self.open.own_lock.unwrap_or_else(likely)
     }
 
-    /// The flag that a transaction sets while rows of a statement are unread.
+    /// Returns the flag that a transaction sets while rows of a statement are unread.
     pub(super) fn streaming(&self) -> Arc<AtomicBool> {
         self.open.is_streaming.clone()
     }
@@ -221,7 +221,7 @@ fn abandon<DB: Backend>(open: OpenConnection<DB>) {
     let OpenConnection { mut connection, pool, runtime, reset, is_settled, is_streaming, .. } = open;
     let _entered = runtime.enter();
     if DB::lives_in_its_connection(&pool.connect_options()) {
-        // Closing it would lose the database, and there is no network to wait for.
+        // Closing the connection would lose the database, and there is no network to wait for.
         runtime.spawn(async move {
             let _ = DB::send_text(&mut connection, reset.into_owned()).await;
         });

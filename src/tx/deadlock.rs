@@ -1,4 +1,4 @@
-//! Reports of deadlocks.
+//! Adds deadlock reports to failures.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::failure::{Failure, FailureKind};
 
 use super::Tx;
 
-/// How long the server may take to report the deadlock. After that the connection is closed.
+/// How long the server may take to report a deadlock. After that the connection is closed.
 const REPORT_LIMIT: Duration = Duration::from_secs(1);
 
 impl<DB: Backend> Tx<DB> {
@@ -25,16 +25,17 @@ impl<DB: Backend> Tx<DB> {
         if is_complete || self.state.session_is_unusable() {
             return failure;
         }
-        // The deadlock ended this transaction, so it is no older; the query may take as long as the limit.
+        // The deadlock ended this transaction, so it is no older than the transaction. The query may take as
+        // long as the limit.
         let age = self.opened.elapsed() + REPORT_LIMIT;
         let Some(query) = DB::deadlock_query(age) else { return failure };
         let failed = self.state.failed_statement();
-        // Without an answer the query stays in flight, which closes the connection.
+        // Without a response the query stays in flight, which closes the connection.
         self.state.set_in_flight(true);
         let connection = self.session.connection();
         let answered = timeout(REPORT_LIMIT, async {
-            // Without the privilege to read the report, there is none. If the connection breaks, the
-            // rollback notices.
+            // Without the privilege to read the report, there is none. A broken connection is noticed by the
+            // rollback.
             let answers = DB::fetch_text(connection, query.sql).await.ok()?;
             let (report, remember) = (query.read)(&answers, failed.as_deref())?;
             DB::send_text(connection, remember).await;

@@ -25,7 +25,7 @@ pub(super) struct StatementParts<'c, DB: Backend> {
     pub(super) engine: Engine,
 }
 
-/// How to read the result of a statement.
+/// Reads the result of a statement.
 #[derive(Clone, Copy)]
 pub(super) struct ResultReader<T> {
     /// Describes the result to interceptors.

@@ -20,14 +20,14 @@ impl<DB: Backend> Tx<DB> {
     /// Every update must change the version, so that no two transactions read the same version and both
     /// write:
     ///
-    /// - Use an integer, `version = version + 1`, declared `NOT NULL DEFAULT 0`. `version = NULL` matches
-    ///   no row: a statement that compares a column with a bound NULL and changes no row ends the unit at
-    ///   once as [`Aborted`](crate::ErrorKind::Aborted), because no attempt could succeed. A NULL that the
-    ///   statement hides, as with `COALESCE(version, 0)` in the SELECT, fails every attempt until they are
-    ///   exhausted.
-    /// - A timestamp is a version only if two updates cannot have the same one. With whole seconds
+    /// - Use an integer, `version = version + 1`, declared `NOT NULL DEFAULT 0`. `version = NULL` matches no
+    ///   row: a statement that compares a column with a bound NULL and changes no row ends the unit at once
+    ///   as [`Aborted`](crate::ErrorKind::Aborted), because no attempt could succeed. If the SELECT hides the
+    ///   NULL, as with `COALESCE(version, 0)`, every attempt fails until the attempts are exhausted.
+    /// - A timestamp works as a version only if two updates cannot have the same one. With whole seconds
     ///   (`DATETIME` on MySQL and MariaDB, `CURRENT_TIMESTAMP` on SQLite), and even with microseconds,
-    ///   updates are lost: the second of two updates at the same time finds the version that it has read.
+    ///   updates are lost: the second of two updates with the same timestamp finds the version that it has
+    ///   read.
     ///
     /// # Which count to pass
     ///

@@ -21,8 +21,8 @@ use super::{Hooks, Shield, Tx, TxEnd, send};
 /// How long a rollback may take. After that the connection is closed, and the server rolls back by itself.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
 
-/// How often a rollback is sent. A Galera node answers the first one with the conflict that has rolled the
-/// transaction back already, and does not execute the rest of the text.
+/// The maximum number of times that a rollback is sent. A Galera node responds to the first one with the
+/// conflict that has already rolled the transaction back, and does not execute the rest of the text.
 const MAX_ROLLBACKS: usize = 2;
 
 /// The outcome of a commit.
@@ -49,7 +49,7 @@ pub(crate) enum Unwatched {
 }
 
 impl CommitOutcome {
-    /// The outcome of a commit that was not answered by the deadline.
+    /// Returns the outcome of a commit that was not acknowledged by the deadline.
     pub(crate) fn unanswered() -> Self {
         Self::Unknown(unanswered())
     }
@@ -123,8 +123,8 @@ impl<DB: Backend> Tx<DB> {
                 Some(after) => self.restore_and_release(after.into_owned()).await,
             },
             (CommitOutcome::Refused(failure), _) if failure.ends_session() => {}
-            // Whatever ended the transaction may have left more on the session than a rollback undoes, such
-            // as table locks.
+            // The statement that ended the transaction may have left more on the session than a rollback
+            // undoes, such as table locks.
             (CommitOutcome::Refused(failure), _)
                 if failure.kind() == FailureKind::Aborted && closing.unwatched => {}
             (CommitOutcome::Refused(_), _) => {
@@ -182,7 +182,7 @@ impl<DB: Backend> Tx<DB> {
         }
         self.state.set_in_flight(true);
         let check = self.step(StepKind::Control, DB::GUARD.sql.to_owned());
-        // If the server does not answer, the statement stays in flight, which closes the connection.
+        // If the server does not respond, the statement stays in flight, which closes the connection.
         let Ok(reply) = timeout(ROLLBACK_LIMIT, check).await else { return Unwatched::Unchanged };
         self.state.set_in_flight(false);
         let answer = reply.error.as_ref().map(failure_or_other::<DB>);
@@ -275,7 +275,7 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
     }
 }
 
-/// The failure if the transaction is still the one that was opened, but has failed.
+/// Returns the failure for a transaction that is still the one that was opened, but has failed.
 fn failed_unseen(reported: &Failure) -> Failure {
     let message = format!(
         "a statement that the transaction did not see had failed, so nothing was stored. The server \
@@ -284,7 +284,7 @@ fn failed_unseen(reported: &Failure) -> Failure {
     Failure::new(FailureKind::Aborted, message)
 }
 
-/// The failure if the transaction is no longer the one that was opened.
+/// Returns the failure for a transaction that is no longer the one that was opened.
 pub(super) fn ended_unseen(before: &str, reported: Option<&Failure>) -> Failure {
     let reported = reported.map(|failure| format!(" The server reported: {failure}")).unwrap_or_default();
     Failure::new(

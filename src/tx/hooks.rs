@@ -1,4 +1,4 @@
-//! Hooks, which run once the outcome of a transaction is known.
+//! Hooks, which run when the outcome of a transaction is known.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -16,7 +16,8 @@ pub(crate) struct Hooks(Vec<Hook>);
 
 struct Hook {
     on: TxEnd,
-    /// It was registered inside of a savepoint that was rolled back, so it runs whatever the outcome is.
+    /// Whether it was registered inside of a savepoint that was rolled back, so that it runs whatever the
+    /// outcome is.
     undone: bool,
     task: BoxFuture<'static, ()>,
 }
@@ -75,14 +76,14 @@ impl Hooks {
 /// `on_rollback`.
 ///
 /// Hooks run one after another in the order of their registration, after the transaction has ended and its
-/// connection was released, also if the caller has dropped the run by then. `run` waits for them until its
+/// connection was released, even if the caller has dropped the run by then. `run` waits for them until its
 /// deadline; after that they continue in the background. Their results are ignored, and a panic in one does
 /// not prevent the others from running.
 ///
 /// # Limits
 ///
-/// A hook is not guaranteed to run: a process that dies after the commit has not run it. If something must
-/// happen, write it to the database in the same transaction, for example as a job.
+/// A hook is not guaranteed to run: if the process dies right after the commit, its hooks are lost. If an
+/// effect must happen, record it in the database in the same transaction, for example as a job.
 impl<DB: Backend> Tx<DB> {
     /// Registers a future to run after the commit: to send mail, publish a message or invalidate a cache.
     ///
@@ -106,7 +107,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// Registers a future to run after the unit was rolled back and is not retried.
     ///
-    /// It does not run if the caller drops the run before that.
+    /// The hook does not run if the caller drops the run before that.
     pub fn on_rollback<F: Future<Output: Send> + Send + 'static>(&mut self, hook: F) {
         self.hooks.register(TxEnd::RolledBack, hook);
     }

@@ -13,12 +13,12 @@ use crate::intercept::{Fault, Interceptors, Next, StatementAnswer, Step, StepKin
 /// The result of a statement, once the driver has it.
 type SqlxFuture<'a, T> = BoxFuture<'a, Result<T, sqlx::Error>>;
 
-/// The interceptors of one transaction, and what its steps have in common.
+/// The interceptors of one transaction, and the data that its steps share.
 pub(crate) struct Interception {
     interceptors: Interceptors,
     attempts: Attempts,
     session: Option<i64>,
-    /// What the transaction's token refers to.
+    /// Referred to by the transaction's token, which detects that it was dropped.
     in_use: Arc<()>,
 }
 
@@ -167,8 +167,8 @@ fn failed<DB: Backend>(error: &sqlx::Error, nowait: bool) -> StatementAnswer {
     StatementAnswer::failed(failure.unwrap_or_else(|| Failure::new(FailureKind::Other, error_text(error))))
 }
 
-/// Returns the error for a fault that keeps a step from reaching the server. If possible, the server raises
-/// it itself.
+/// Returns the error for a fault that keeps a step from reaching the server. If possible, the server itself
+/// raises the error.
 async fn provoked<DB: Backend>(connection: &mut DB::Connection, fault: Fault) -> sqlx::Error {
     match DB::provoke(fault) {
         None => connection_reset(),

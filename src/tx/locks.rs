@@ -18,7 +18,8 @@ use crate::sql_text::with_lock_clause;
 use super::Tx;
 use super::executor::{ResultReader, watch};
 
-/// The most keys in one statement. PostgreSQL, MySQL and MariaDB accept 65 535 values, SQLite 32 766.
+/// The maximum number of keys in one statement. The limit is 32 766 values on SQLite, and 65 535 on the
+/// other databases.
 const MAX_KEYS: usize = 32_000;
 
 /// How long to wait for an advisory lock if nothing else limits the wait.
@@ -35,7 +36,7 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # Texts that cannot be locked
     ///
-    /// Servers accept a lock clause on some texts and then lock nothing. Under every strategy, such a text
+    /// Servers accept a lock clause on some texts without locking anything. Under every strategy, such a text
     /// ends the transaction with an [`Unsupported`](crate::ErrorKind::Unsupported) error that names the
     /// reason. The next statement returns it, so nothing is read without the lock. These texts cannot be
     /// locked:
@@ -49,8 +50,8 @@ impl<DB: Backend> Tx<DB> {
     ///   and MariaDB, unless the lock [names a table](RowLock::of);
     /// - executable comments (`/*! … */`) on MySQL and MariaDB.
     ///
-    /// On SQLite, which has no row locks, only texts that are not a single `SELECT`, or that have a lock
-    /// clause.
+    /// On SQLite, which has no row locks, only texts that are not a single `SELECT` or that have a lock
+    /// clause are refused.
     ///
     /// # Rows that are not locked
     ///
@@ -96,25 +97,29 @@ impl<DB: Backend> Tx<DB> {
     /// # Ok::<_, Error>(()) }).await }
     /// ```
     ///
-    /// Units that lock rows one by one, in the order in which they come across them, can deadlock: one
-    /// holds the first row and waits for the second, and another one the reverse. Units that first lock all
-    /// their rows here do not: the keys are sorted, duplicates are removed, and one statement locks the
-    /// rows in the order of the column.
+    /// Units that lock rows one by one, as they need them, can deadlock: one holds the first row and waits
+    /// for the second, while another holds the second and waits for the first. Units that first lock all
+    /// their rows with this method do not: the keys are sorted, duplicates are removed, and one statement
+    /// locks the rows in the order of the column.
     ///
     /// More than 32 000 keys take several statements, in Rust's order of the keys. If the column is text
     /// and its collation has a different order, such a call can still deadlock with another one.
     ///
     /// `table` and `column` become part of the statement as they are; quote them if your database requires
     /// it. The lock is [`RowLock::NO_KEY_UPDATE`] or the strategy's. The database compares text keys by its
-    /// collation, but a key counts as missing unless a row has it by Rust's equality.
+    /// collation, but a key counts as missing unless a row's key equals it in Rust.
     ///
-    /// SQLite locks the whole database, and has done so if the plan opens with `BEGIN IMMEDIATE`; then the
-    /// keys are only looked up.
+    /// SQLite locks the whole database. If the plan opens with `BEGIN IMMEDIATE`, the database is already
+    /// locked, and the keys are only looked up.
     ///
     /// # Errors
     ///
-    /// Database errors, and [`Unsupported`](crate::ErrorKind::Unsupported) in a deferred transaction on
-    /// SQLite.
+    /// Returns database errors, and [`Unsupported`](crate::ErrorKind::Unsupported) in a deferred transaction
+    /// on SQLite.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future while a statement is in flight ends the transaction.
     pub async fn lock_rows<K: Key<DB>>(
         &mut self,
         table: &'static str,
@@ -157,9 +162,9 @@ impl<DB: Backend> Tx<DB> {
     /// Acquires an advisory lock, which protects something other than a row (a name, a tenant, a day), and
     /// holds it until the transaction ends.
     ///
-    /// `key` can be any hashable value. It is hashed to 64 bits, the same in every process and on every
-    /// machine as long as its type's `Hash` implementation stays the same. Two keys with the same hash
-    /// share a lock.
+    /// `key` can be any hashable value. It is hashed to 64 bits. The hash is the same in every process and on
+    /// every machine, as long as the `Hash` implementation of its type stays the same. Two keys with the same
+    /// hash share a lock.
     ///
     /// # Snapshots
     ///
@@ -178,7 +183,7 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # Cancellation
     ///
-    /// Ends the transaction, which closes its connection and releases the lock.
+    /// Dropping the future ends the transaction, which closes its connection and releases the lock.
     pub async fn advisory_lock(&mut self, key: impl Hash + Send) -> Result<(), Error> {
         let wait = self.closing.limits.on_locks().unwrap_or(MAX_WAIT);
         if self.take_advisory_lock(digest(&key), Some(wait)).await? {
@@ -194,7 +199,11 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # Errors
     ///
-    /// Those of [`advisory_lock`](Self::advisory_lock), except for the timeout.
+    /// Returns the same errors as [`advisory_lock`](Self::advisory_lock), except for the timeout.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future ends the transaction, which closes its connection and releases the lock.
     pub async fn try_advisory_lock(&mut self, key: impl Hash + Send) -> Result<bool, Error> {
         self.take_advisory_lock(digest(&key), None).await
     }
@@ -233,7 +242,7 @@ impl<DB: Backend> Tx<DB> {
     }
 }
 
-/// The statement that reads the keys which exist, and locks their rows if there is a lock clause.
+/// Returns the statement that reads the existing keys, and locks their rows if there is a lock clause.
 fn select_keys<DB: Backend, K: Key<DB>>(
     table: &str,
     column: &str,

@@ -22,7 +22,7 @@ pub(crate) fn holds_connection_of<DB: Backend>(pool: &Pool<DB>) -> bool {
 }
 
 /// Runs a unit that holds a connection of this pool. Returns its output, and the failure in the last sqlx
-/// error that it converted: the only trace of a statement that ran on the connection itself.
+/// error that it converted, which is the only sign of a failure on the underlying connection.
 pub(crate) async fn holding<DB: Backend, F: Future>(
     pool: &Pool<DB>,
     unit: F,
@@ -30,7 +30,7 @@ pub(crate) async fn holding<DB: Backend, F: Future>(
     with_running_unit(identity(pool), unit).await
 }
 
-/// The failure of a `run` inside of a unit on the same pool.
+/// Returns the failure for a `run` inside of a unit on the same pool.
 pub(crate) fn nested() -> Failure {
     Failure::new(
         FailureKind::Aborted,

@@ -1,4 +1,4 @@
-//! Explains why a run got no connection: what the pool and the server did while it waited.
+//! Explains why a run could not acquire a connection: what the pool and the server did while it waited.
 
 use std::time::Duration;
 
@@ -9,10 +9,11 @@ use super::{identity, refusal_since};
 use crate::backend::{Backend, failure_or_other};
 use crate::failure::{Failure, FailureKind, with_causes};
 
-/// The last refusal is recorded for all runs of the pool, so it may be this much older than the wait.
+/// How much older than the wait a refusal may be, since one record serves all runs of the pool.
 const MAX_REFUSAL_AGE: Duration = Duration::from_secs(1);
 
-/// The failure of a run that got no connection. No statement was sent, so any I/O error is retryable.
+/// Returns the failure of a run that could not acquire a connection. No statement was sent, so any I/O error
+/// is retryable.
 pub(crate) fn not_connected<DB: Backend>(pool: &Pool<DB>, since: Instant, error: &sqlx::Error) -> Failure {
     let address = DB::address(&pool.connect_options());
     match error {
@@ -35,8 +36,8 @@ pub(crate) fn not_connected<DB: Backend>(pool: &Pool<DB>, since: Instant, error:
     }
 }
 
-/// The failure of a run whose deadline passed before its transaction was open. `connected` says whether it
-/// had a connection.
+/// Returns the failure of a run whose deadline passed before its transaction was open. `connected` says
+/// whether it had a connection.
 pub(crate) fn cut_short<DB: Backend>(pool: &Pool<DB>, since: Instant, connected: bool) -> Failure {
     if connected {
         let address = DB::address(&pool.connect_options());

@@ -1,4 +1,4 @@
-//! Helpers of an existing code base, which take the connection itself.
+//! Runs existing functions that take a connection inside of a transaction.
 
 use std::error::Error as StdError;
 
@@ -8,8 +8,8 @@ use crate::error::Error;
 use crate::failure::Failure;
 
 impl<DB: Backend> Tx<DB> {
-    /// Runs a function that takes the connection itself, such as the helpers of a code base that uses
-    /// `&mut PgConnection`.
+    /// Runs a function that takes a connection, such as an existing helper with a `&mut PgConnection`
+    /// parameter.
     ///
     /// ```
     /// # use atomically::{Error, Serializable, TransactorExt as _, Tx};
@@ -33,23 +33,22 @@ impl<DB: Backend> Tx<DB> {
     /// # }
     /// ```
     ///
-    /// The transaction remembers an error of the function as it remembers one of its own statements: a
-    /// [`sqlx::Error`] or an [`Error`](crate::Error), found in the error or in its chain of sources, is
-    /// classified, and a conflict leads to another attempt, even if the unit ignores it. An error that the
-    /// function itself ignored is noticed before the commit: the server is then asked for the state of the
-    /// transaction, in one round trip, and a transaction that has failed is not committed. What
-    /// [`connection`](Self::connection) says about statements that the transaction does not see holds here as
-    /// well: the function must not end the transaction.
+    /// The transaction remembers an error that the function returns like an error of its own statements. It
+    /// classifies the [`sqlx::Error`] or [`Error`](crate::Error) in the returned error or its chain of
+    /// sources, and a conflict is retried even if the unit ignores it.
+    ///
+    /// An error that the function itself ignores is detected before the commit, in one round trip to the
+    /// server, and a failed transaction is not committed. The function must not end the transaction: the
+    /// limits of [`connection`](Self::connection) apply here as well.
     ///
     /// # Errors
     ///
-    /// The function's own error; or, without calling the function, the cause for which the transaction is
-    /// over already, as a [`sqlx::Error`].
+    /// Returns the function's own error. If the transaction has already ended, the function is not called,
+    /// and the failure that ended the transaction is returned as a [`sqlx::Error`].
     ///
     /// # Cancellation
     ///
-    /// A future that is dropped before the function has returned ends the transaction, and its connection is
-    /// closed.
+    /// Dropping the future before the function has returned ends the transaction and closes its connection.
     pub async fn on_connection<F, T, E>(&mut self, function: F) -> Result<T, E>
     where
         F: for<'c> AsyncFnOnce(&'c mut DB::Connection) -> Result<T, E>
@@ -70,7 +69,7 @@ impl<DB: Backend> Tx<DB> {
     }
 }
 
-/// The first failure of a database in a chain of errors.
+/// Returns the first database failure in a chain of errors.
 fn in_chain<DB: Backend>(error: &(dyn StdError + 'static)) -> Option<Failure> {
     let mut next = Some(error);
     while let Some(error) = next {

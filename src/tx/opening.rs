@@ -1,4 +1,4 @@
-//! Opening a transaction.
+//! Opens a transaction.
 
 use std::fmt::Write as _;
 use std::pin::pin;
@@ -37,12 +37,12 @@ pub(crate) struct OpenRequest<'a> {
 #[derive(Debug)]
 pub(crate) struct NotOpened {
     pub(crate) failure: Failure,
-    /// The connection was dead when it came from the pool, so another connection may do.
+    /// Whether the connection was already dead when the pool returned it, so that another one may work.
     pub(crate) stale_connection: bool,
 }
 
 impl OpenRequest<'_> {
-    /// The query for the number of the server session, if an observer wants it.
+    /// Returns the query for the number of the server session, if an observer needs it.
     fn session_query<DB: Backend>(&self) -> Option<&'static str> {
         let run_clock = self.run_clock.as_ref()?;
         DB::SESSION_ID_QUERY.filter(|_| run_clock.wants_sessions())
@@ -69,8 +69,8 @@ impl OpenRequest<'_> {
 impl<DB: Backend> Tx<DB> {
     /// Acquires a connection and opens a transaction on it, in one round trip.
     ///
-    /// Boxed, because the transaction is moved several times, and each move would take its size in the
-    /// future of every run.
+    /// Boxed, because the transaction is moved several times, and each move would add its size to the future
+    /// of every run.
     ///
     /// Cancellation: the connection is closed, so that no half-open transaction returns to the pool.
     pub(crate) async fn open(
@@ -79,7 +79,7 @@ impl<DB: Backend> Tx<DB> {
         request: OpenRequest<'_>,
         remaining: impl Fn() -> Limits,
     ) -> Result<Box<Self>, NotOpened> {
-        // A plan or a limit that the database does not support fails before anything is waited for.
+        // A plan or a limit that the database does not support fails before any wait.
         request.text::<DB>(&remaining()).map_err(NotOpened::because)?;
         let requested = Instant::now();
         let run_clock = request.run_clock.clone();
@@ -115,7 +115,7 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
-    /// Creates the transaction's value, before anything is opened on the connection.
+    /// Creates the transaction's value, before a transaction is opened on the connection.
     async fn on(
         mut session: PooledSession<DB>,
         pool: &Pool<DB>,
@@ -131,8 +131,8 @@ impl<DB: Backend> Tx<DB> {
             Some(Interception::new::<DB>(interceptors, attempts, session.connection()).await)
         };
         let closing = Closing::new(engine, request.plan, limits);
-        // A session that outlives a dropped run needs its settings back, also if the run is dropped before
-        // the server has returned them.
+        // A session that outlives a dropped run needs its settings restored, even if the run is dropped
+        // before the server has returned them.
         if let Some(ask) = DB::settings_query(&closing)
             && DB::lives_in_its_connection(&pool.connect_options())
         {
@@ -174,7 +174,8 @@ impl<DB: Backend> Tx<DB> {
         NotOpened { failure, stale_connection }
     }
 
-    /// A read-only server may refuse to open a transaction without saying why.
+    /// Finds out whether the server refused to open the transaction because it is read-only, since its error
+    /// need not say so.
     async fn why_not_opened(&mut self, failure: Failure) -> Failure {
         let Some(ask) = DB::read_only_query(&failure) else { return failure };
         let answer = DB::send_text(self.session.connection(), ask.to_owned()).await;
@@ -192,7 +193,7 @@ impl NotOpened {
         Self { failure, stale_connection: false }
     }
 
-    /// The failure of a query of this crate, before anything was opened.
+    /// Returns the failure of a query of this crate before the opening.
     fn on_connection<DB: Backend>(error: &sqlx::Error) -> Self {
         let failure = failure_or_other::<DB>(error);
         let stale_connection = failure.kind() == FailureKind::ConnectionLost;
@@ -200,8 +201,8 @@ impl NotOpened {
     }
 }
 
-/// Sends the text that opens a transaction. If the previous user of the connection had left a transaction
-/// open, which nothing can commit any more, rolls that back and sends the text again.
+/// Sends the text that opens a transaction. If the previous user of the connection has left a transaction
+/// open, rolls that back, because it can never be committed, and sends the text again.
 async fn send_begin<DB: Backend>(
     interception: Option<&Interception>,
     connection: &mut DB::Connection,

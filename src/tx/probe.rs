@@ -1,9 +1,9 @@
-//! A savepoint around a statement that may end its transaction unseen, such as a procedure that commits.
+//! Sets a savepoint around a statement that may end its transaction unseen, such as a procedure that commits.
 //!
-//! The guard that is set when a transaction opens is checked when it ends. That is too late for what
-//! happens in between: a conflict that rolls everything back also removes the guard, and the unit would be
-//! retried although a part of it is stored. For the same reason a conflict in such a statement itself is
-//! final, because it removes the savepoint as well.
+//! The guard savepoint that is set when a transaction opens is checked only when it ends, which may be too
+//! late. A conflict in between that rolls everything back also removes the guard, and the unit would be
+//! retried although a part of it is stored. A conflict in such a statement itself also removes the savepoint
+//! of this module, so it is final.
 
 use sqlx::SqlSafeStr as _;
 

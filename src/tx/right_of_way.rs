@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::failure::{Failure, FailureKind};
 
-/// If this many victims of deadlocks wait to run alone, the other runs of their unit give way.
+/// The number of deadlock victims, waiting to run alone, for which the other runs of their unit give way.
 const MIN_VICTIMS: usize = 2;
 
 /// Counts the victims of deadlocks of one unit that wait to run alone. Shared by all runs of the unit.
@@ -23,16 +23,16 @@ impl RightOfWay {
         self.victims.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Returns whether a run that does not run alone has to give way.
+    /// Returns whether the runs that do not run alone have to give way.
     pub(crate) fn is_taken(&self) -> bool {
         self.victims.load(Ordering::Acquire) >= MIN_VICTIMS
     }
 }
 
-/// The failure of a transaction that gives way. It has no code, because no server raised it.
+/// Returns the failure of a transaction that gives way. It has no code, because no server raised it.
 ///
-/// The locks of such a transaction are part of what the other runs deadlock over: with the lock that it
-/// waited for, it would continue to the next deadlock, which the server takes its time to detect.
+/// The transaction must end because the other runs deadlock over locks that it holds. If it continued, it
+/// would run into the next deadlock, which the server takes time to detect.
 pub(super) fn gave_way() -> Failure {
     let message = "gave way to other runs of the same unit, which had just deadlocked with each other";
     Failure::new(FailureKind::Deadlock, message).retryable(true)

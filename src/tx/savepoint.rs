@@ -18,8 +18,8 @@ use super::savepoint_scope::SavepointScope;
 use super::{ScopeFn, Tx, send};
 
 impl<DB: Backend> Tx<DB> {
-    /// Runs a part of the unit in a savepoint: if the closure returns `Err`, its changes are rolled back
-    /// and the transaction goes on.
+    /// Runs a part of the unit in a savepoint: if the closure returns `Err`, its changes are rolled back and
+    /// the transaction continues.
     ///
     /// ```
     /// # use atomically::{Error, Pessimistic, TransactorExt as _};
@@ -41,24 +41,24 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # Failures that it recovers from
     ///
-    /// A constraint violation, a `NOWAIT` lock that is not available, a statement that the database
-    /// rejects, and the closure's own errors. If the closure hides such a failure and returns `Ok`, the
-    /// savepoint is rolled back and returns the failure.
+    /// The transaction continues after a constraint violation, a `NOWAIT` lock that is not available, a
+    /// statement that the database rejects, and the closure's own errors. If the closure hides such a failure
+    /// and returns `Ok`, the savepoint is rolled back and the failure is returned.
     ///
     /// # Failures that end the unit
     ///
-    /// A conflict, or a failure that ends the session. After a serialization failure or a deadlock, later
-    /// statements return that failure, and the whole unit is retried. Rolling back to the savepoint would
-    /// not help: on PostgreSQL the same failure would occur again, and on MySQL and MariaDB the savepoint
-    /// is gone.
+    /// Conflicts and failures that end the session end the unit. After a serialization failure or a deadlock,
+    /// later statements return that failure, and the whole unit is retried. Rolling back to the savepoint
+    /// would not help: on PostgreSQL the same failure would occur again, and on MySQL and MariaDB the
+    /// savepoint is gone.
     ///
     /// # Errors
     ///
-    /// The closure's own error, or one of this crate, converted to its type.
+    /// Returns the closure's own error, or an error of this crate converted to the closure's error type.
     ///
     /// # Cancellation
     ///
-    /// A savepoint that is dropped before its closure has ended ends the transaction, because its changes
+    /// Dropping the future before the closure has ended ends the transaction, because the savepoint's changes
     /// are incomplete.
     pub async fn savepoint<F, T, E>(&mut self, scope: F) -> Result<T, E>
     where
@@ -108,8 +108,8 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
-    /// Rolls back to the savepoint. If that fails, the transaction has ended, and the error that led here
-    /// is the one to return.
+    /// Rolls back to the savepoint. If that fails, the transaction has ended, and the caller still returns
+    /// the error that caused the rollback.
     async fn undo(&mut self, savepoint: &str, before: Before) {
         self.state.clear_failure();
         self.hooks.undo(before.hooks);
@@ -131,7 +131,7 @@ impl<DB: Backend> Tx<DB> {
     }
 }
 
-/// What the transaction had when the savepoint was set.
+/// The state of the transaction when the savepoint was set.
 #[derive(Debug, Clone, Copy)]
 struct Before {
     hooks: usize,

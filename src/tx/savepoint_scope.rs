@@ -1,4 +1,4 @@
-//! Tells the test kit whether what it recorded inside of a savepoint was rolled back.
+//! Tells the test kit whether events that it recorded inside of a savepoint were rolled back.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 ///
 /// # Why not spawn it from the start?
 ///
-/// Almost no commit is cancelled, and each would pay for a task and two wake-ups across threads.
+/// Almost no commit is cancelled, but every commit would pay for a task and two wake-ups across threads.
 pub(crate) struct Shield<F: Shieldable, P: Finish<F>> {
     rest: Option<(Pin<Box<F>>, P)>,
     runtime: Handle,

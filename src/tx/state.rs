@@ -14,44 +14,45 @@ use crate::telemetry::RunClock;
 
 use super::right_of_way::RightOfWay;
 
-/// What one transaction remembers of its statements.
+/// What one transaction remembers about its statements.
 #[derive(Default)]
 pub(super) struct TxState {
-    /// The failure that ended the transaction.
+    /// The failure that ended the transaction, if it has ended.
     over: Option<Failure>,
     /// The failure of the last statement, whether or not it ended the transaction.
     last: Option<Failure>,
-    /// A statement is in flight. Stays set when the statement's future is dropped, so no code has to notice
-    /// the drop.
+    /// Whether a statement is in flight. Stays set when the statement's future is dropped, so no code has to
+    /// notice the drop.
     in_flight: bool,
-    /// A statement failed in a way that may have ended the transaction. This query, sent before the next
-    /// statement, succeeds if it has.
+    /// Set after a failure that may have ended the transaction. This query, sent before the next statement,
+    /// succeeds if it has.
     pub(super) status_query: Option<&'static str>,
-    /// The probe savepoint is set: the last statement may have ended the transaction.
+    /// Whether the probe savepoint is set, because the last statement may have ended the transaction.
     pub(super) is_probing: bool,
-    /// The unit has used the connection itself since the guard savepoint was last known to exist.
+    /// Whether the unit has used the connection itself since the guard savepoint was last known to exist.
     pub(super) distrusts_guard: bool,
-    /// The unit has set savepoints of its own after the guard, which must not be set anew then.
+    /// Whether the unit has set savepoints of its own after the guard. If so, the guard must not be set
+    /// again.
     pub(super) has_savepoints: bool,
     /// The runs of the same unit that take precedence.
     pub(super) gives_way_to: Option<RightOfWay>,
-    /// The server requires a packet of its own for each statement.
+    /// Whether the server requires a packet of its own for each statement.
     pub(super) takes_one_at_a_time: bool,
-    /// A statement other than a query was sent, so it may have changed settings of the session.
+    /// Whether a statement other than a query was sent, which may have changed settings of the session.
     pub(super) may_have_changed_settings: bool,
-    /// The unit has sent a statement.
+    /// Whether the unit has sent a statement.
     pub(super) sent: bool,
-    /// The unit has used the connection itself.
+    /// Whether the unit has used the connection itself.
     used_directly: bool,
-    /// The session must not be used again.
+    /// Whether the session must not be used again.
     is_unusable: bool,
-    /// A stream was dropped with rows unread.
+    /// Whether a stream was dropped with rows unread.
     unread: bool,
-    /// The same for the connection when it is closed; set from the first row on.
+    /// Tells the connection, when it is closed, that rows are unread. Set from the first row on.
     pub(super) is_streaming: Arc<AtomicBool>,
     /// Set when a savepoint's future is dropped before its end.
     scope_dropped: Option<Arc<AtomicBool>>,
-    /// A text could not be locked; the next statement returns this failure.
+    /// Set if the rows of a text could not be locked. The next statement returns this failure.
     not_lockable: OnceLock<Failure>,
     /// The clock of the run, if it is observed.
     run_clock: Option<Arc<RunClock>>,
@@ -134,8 +135,8 @@ impl TxState {
         self.used_directly = true;
     }
 
-    /// Returns whether a part of the unit may be stored despite this failure, because it has rolled
-    /// everything back, including the savepoint that would have shown it.
+    /// Returns whether a part of the unit may be stored despite this failure: the server has rolled
+    /// everything back, including the savepoint that would have revealed an earlier commit.
     pub(super) fn may_be_stored_in_part<DB: Backend>(&self, failure: &Failure) -> bool {
         self.is_probing && DB::rolls_back_everything(failure)
     }
@@ -177,7 +178,7 @@ impl TxState {
         self.in_flight = in_flight;
     }
 
-    /// Records the result of a statement. `complete` says whether all of the server's answer was read.
+    /// Records the result of a statement. `complete` says whether all of the server's response was read.
     pub(super) fn end_statement<DB: Backend, T>(
         &mut self,
         result: Result<T, sqlx::Error>,

@@ -9,7 +9,8 @@ use crate::backend::codec::Key;
 use crate::backend::query::WatchedQuery;
 
 impl AdditionSql for MySql {
-    /// Not joined to a list of values, because text keys would not be compared by the column's collation.
+    /// Uses CASE and not a join with a list of values, because a join would not compare text keys by the
+    /// column's collation.
     fn add_to_rows<K: Key<Self>>(
         target: Target,
         changes: &[(&K, i64)],

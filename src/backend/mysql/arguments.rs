@@ -19,7 +19,7 @@ pub(super) fn argument_texts(arguments: &str) -> Option<Vec<String>> {
         .collect()
 }
 
-/// Reads a value, whose length its type or its first byte gives.
+/// Reads a value, whose length is determined by its type or its first byte.
 fn value(type_name: &str, unsigned: bool, rest: &mut &[u8]) -> Option<String> {
     Some(match (type_name, unsigned) {
         ("Tiny", _) => i8::from_le_bytes(take(rest)?).to_string(),
@@ -53,7 +53,7 @@ mod tests {
 
     use super::*;
 
-    /// The driver does not promise its output: this test fails when it changes.
+    /// The driver does not guarantee its output: this test fails when it changes.
     #[test]
     fn values_are_read_from_the_drivers_output() {
         let mut bound = MySqlArguments::default();

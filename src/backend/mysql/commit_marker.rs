@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::strategy::CommitMarker;
 
 impl CommitMarkerSql for MySql {
-    /// Not on Galera, nor on MySQL, which does not tell whether it is a member of a replication group.
+    /// `false` on Galera, and on MySQL, which does not report whether it is a member of a replication group.
     fn unique_keys_fence(engine: Engine) -> bool {
         engine.is_mariadb && !engine.is_galera
     }

@@ -8,11 +8,11 @@ use crate::backend::errors::DeadlockQuery;
 use crate::backend::limits::whole_seconds;
 use crate::deadlock::{DeadlockParty, DeadlockReport, WantedLock};
 
-/// The beginning of the row that identifies the session that asks.
+/// The beginning of the row that identifies the querying session.
 const SESSION_ROW: &str = "deadlock of session ";
 
-/// Queries the status, and a row that identifies the session, the last deadlock that it has read, and the
-/// earliest time of the requested one.
+/// Returns the query for the status and for a row with the session, the last deadlock that the session has
+/// read, and the earliest time of the requested deadlock.
 ///
 /// InnoDB prints times in the system's time zone, whatever the session's is. The conversion to `utf8mb4` is
 /// needed because a variable that was never set is binary.
@@ -27,17 +27,17 @@ pub(super) fn deadlock_query(age: Duration) -> DeadlockQuery {
     DeadlockQuery { sql, read: report }
 }
 
-/// Reads the report if it describes the deadlock of the session that asks.
+/// Reads the report if it describes the deadlock of the querying session.
 ///
 /// The status keeps a deadlock until the next one, and omits some that are reported with the same error:
-/// conflicts of Galera, cycles of user or metadata locks, and all of them if `innodb_deadlock_report` is
-/// off. So the report is accepted only if the session takes part in it, waited in it with the statement
-/// that failed, and did so no earlier than the given time. It is accepted once only, because the status has
-/// times in seconds, and the next attempt may begin sooner.
+/// conflicts of Galera, cycles of user or metadata locks, and all of them if `innodb_deadlock_report` is off.
+/// The report is therefore accepted only if the session takes part in the deadlock, waited in it with the
+/// statement that failed, and did so no earlier than the given time. It is accepted only once, because the
+/// status has times in seconds, and the next attempt may begin within the same second.
 ///
 /// # Why is the victim not read from the last line?
 ///
-/// The transaction that it names is the wrong one on MariaDB 10.11.14, and 0 on other versions
+/// The last line names the wrong transaction on MariaDB 10.11.14, and transaction 0 on other versions
 /// (MDEV-29187). The session that received the error is the victim.
 fn report(answers: &[String], failed: Option<&str>) -> Option<(DeadlockReport, String)> {
     let asking = answers.iter().find_map(|answer| answer.strip_prefix(SESSION_ROW))?;
@@ -56,7 +56,7 @@ fn report(answers: &[String], failed: Option<&str>) -> Option<(DeadlockReport, S
     Some((DeadlockReport { parties }, format!("SET @atomically_deadlock = '{number}'")))
 }
 
-/// Whether a statement in the report, without its values, can be the one that was sent.
+/// Returns whether a statement in the report, without its values, can be the one that was sent.
 ///
 /// The server prints values in place of parameters, may truncate the text, and prints the statement of a
 /// procedure instead of its call.
@@ -69,7 +69,7 @@ fn is_the_statement(reported: &str, sent: &str) -> bool {
     for piece in sent.split('?') {
         match rest.find(piece.trim()) {
             Some(at) if rest.len() < reported.len() || at == 0 => rest = &rest[at + piece.trim().len()..],
-            // Truncated within this piece.
+            // The reported statement is truncated within this piece.
             _ => return rest.trim_start_matches(['?', '-', ' ']).len() < piece.trim().len(),
         }
     }
@@ -155,11 +155,11 @@ struct ReportedTransaction<'a> {
     session: Option<i64>,
     statement: String,
     waits_for: Option<LockedRecords<'a>>,
-    /// The locks that it holds, or those that block it.
+    /// The locks that the transaction holds, or those that block it.
     locks: Vec<LockedRecords<'a>>,
 }
 
-/// A lock, and the heap numbers of the records that it is on.
+/// A lock, and the heap numbers of the records that it covers.
 struct LockedRecords<'a> {
     lock: ReportedLock<'a>,
     records: Vec<&'a str>,
@@ -194,8 +194,8 @@ fn transactions(section: &str) -> Option<Vec<ReportedTransaction<'_>>> {
     None
 }
 
-/// Whether a line cannot be part of a statement: if one is, the end of the statement was missed, and
-/// records with their values follow.
+/// Returns whether a line cannot be part of a statement. If a statement contains such a line, its end was
+/// missed, and records with their values follow.
 fn is_outside_of_statement(line: &str) -> bool {
     let prefixes = ["*** ", "RECORD LOCKS ", "TABLE LOCK ", "Record lock, ", "?: len "];
     prefixes.iter().any(|start| line.trim_start().starts_with(start))
@@ -252,8 +252,9 @@ fn wanted(locked: &LockedRecords<'_>) -> WantedLock {
     }
 }
 
-/// The sessions whose locks block this one. If the report has no blocking locks (`innodb_deadlock_report =
-/// basic`), that is the next one, because the transactions are listed in the order of the cycle.
+/// Returns the sessions whose locks block this one. If the report has no blocking locks
+/// (`innodb_deadlock_report = basic`), returns the next session, because the transactions are listed in the
+/// order of the cycle.
 fn blocked_by(transactions: &[ReportedTransaction<'_>], number: usize) -> Vec<i64> {
     let mut locks = transactions.iter().flat_map(|transaction| &transaction.locks).peekable();
     if locks.peek().is_none() {

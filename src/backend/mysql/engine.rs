@@ -1,4 +1,4 @@
-//! How MySQL, MariaDB and Galera are identified.
+//! Identifies MySQL, MariaDB and Galera.
 
 use sqlx::MySql;
 use sqlx::mysql::MySqlConnectOptions;
@@ -8,7 +8,7 @@ use crate::backend::engine::{Engine, EngineQuery, Product};
 impl Product for MySql {
     const SYSTEM: &'static str = "mysql";
 
-    /// `SHOW` and not `@@wsrep_on`, which servers without the variable refuse.
+    /// Uses `SHOW` and not `@@wsrep_on`, which servers without the variable refuse.
     const ENGINE_QUERY: Option<EngineQuery> = Some(EngineQuery {
         sql: "SELECT CONCAT_WS(' ', VERSION(), @@max_allowed_packet /*M! , @@idle_transaction_timeout*/); \
               SHOW VARIABLES LIKE 'wsrep_on'",

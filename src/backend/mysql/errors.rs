@@ -40,7 +40,7 @@ impl ErrorReports for MySql {
             // XA branch was rolled back.
             1020 | 3101 | 1402 | 1412 | 1613 => (Kind::SerializationFailure, true),
             8002 | 8005 | 8022 | 8028 | 8055 | 9006 | 9007 => (Kind::SerializationFailure, true),
-            // MariaDB has one number for NOWAIT and for a timeout; the statement tells them apart.
+            // MariaDB has one number for NOWAIT and for a timeout. The statement distinguishes them.
             1205 if report.nowait => (Kind::LockNotAvailable, true),
             1205 | 1689 | 9004 => (Kind::LockTimeout, true),
             3572 => (Kind::LockNotAvailable, true),
@@ -95,7 +95,8 @@ impl ErrorReports for MySql {
         Some(deadlock::deadlock_query(age))
     }
 
-    /// The real deadlock error arrives after the transaction was rolled back, so the provoked one does too.
+    /// The server reports a real deadlock after it has rolled the transaction back, so the provoked error
+    /// does the same.
     fn provoke(fault: Fault) -> Option<Provocation> {
         let sql = match fault {
             Fault::SerializationFailure => {
@@ -152,7 +153,7 @@ fn violation(report: &ServerReport<'_>, kind: ConstraintKind) -> Failure {
             constraint.table = between(message, "`.`", "`").map(str::to_owned);
         }
     }
-    // Only a constraint that is checked at COMMIT (TiDB's optimistic mode) can fail there, and its
+    // At COMMIT only a constraint that is checked there (TiDB's optimistic mode) can fail, and TiDB's
     // documentation does not say what is stored then.
     Failure::new(FailureKind::Constraint, redacted(report))
         .with_code(report.number.to_string())

@@ -17,7 +17,7 @@ pub(super) struct ReportedLock<'a> {
 }
 
 impl ReportedLock<'_> {
-    /// Whether both are on the same table or page.
+    /// Returns whether both locks are on the same table or page.
     pub(super) fn is_at_same_location(&self, other: &Self) -> bool {
         (self.on, self.page, self.index) == (other.on, other.page, other.index) && self.table == other.table
     }

@@ -1,4 +1,4 @@
-//! Locks of InnoDB, user locks, and who waits for them.
+//! InnoDB's locks, user locks, and queries for the sessions that wait for them.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::isolation::Isolation;
 use crate::row_lock::{RowLock, Strength, WaitPolicy};
 
 impl LockSql for MySql {
-    /// MariaDB has neither `FOR SHARE` nor OF, which is a syntax error there. MySQL has `FOR SHARE`, and
+    /// MariaDB has neither `FOR SHARE` nor `OF`: both are syntax errors there. MySQL has `FOR SHARE`, and
     /// requires it for OF, NOWAIT and SKIP LOCKED.
     fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>> {
         let clause = match (lock.strength, lock.wait, lock.table) {
@@ -45,7 +45,7 @@ impl LockSql for MySql {
 
     /// Reads InnoDB's status, because `innodb_trx` is a cached copy that is not refreshed while it is being
     /// read. The status does not show user locks and metadata locks, which the process list does. MySQL's
-    /// status also omits a transaction that has only read, even while it waits for a lock; `data_locks` has
+    /// status also omits a transaction that has only read, even while it waits for a lock; `data_locks` shows
     /// it.
     fn lock_wait_query(_sessions: &[i64]) -> Option<LockWaitQuery> {
         let sql = "SHOW ENGINE INNODB STATUS; \
@@ -88,7 +88,7 @@ fn lock_waits(text: &str) -> Vec<LockWait> {
 mod tests {
     use super::*;
 
-    /// As MariaDB 10.11 and MySQL 9 print it.
+    /// Reads the status as MariaDB 10.11 and MySQL 9 print it.
     #[test]
     fn lock_waits_are_read_from_status_and_process_list() {
         let status = "

@@ -11,8 +11,8 @@ pub(super) struct Masked {
 /// Replaces the literals of a statement.
 ///
 /// If the end of a string depends on the session's `sql_mode` (a backslash before a quote), the rest is
-/// removed, so that nothing that may be a value remains. Text in double quotes is taken for a string, which
-/// it is unless the mode has `ANSI_QUOTES`.
+/// removed, so that nothing that may be a value remains. Text in double quotes is treated as a string, which
+/// is correct unless the mode has `ANSI_QUOTES`.
 pub(super) fn masked(sql: &str) -> Masked {
     let mut output = String::with_capacity(sql.len());
     let mut rest = sql;

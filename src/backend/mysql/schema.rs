@@ -5,12 +5,12 @@ use sqlx::MySql;
 use crate::backend::schema::{SchemaSql, objects};
 
 impl SchemaSql for MySql {
-    /// `CREATE TABLE IF NOT EXISTS` waits for the metadata lock of a table that exists, behind any `ALTER
-    /// TABLE`, and is replicated to all nodes of a cluster. So the catalog is read first. MySQL has no
+    /// Reads the catalog first, because `CREATE TABLE IF NOT EXISTS` waits for the metadata lock of a table
+    /// that exists, behind any `ALTER TABLE`, and is replicated to all nodes of a cluster. MySQL has no
     /// conditional statements outside of procedures, but a prepared text can be any statement.
     ///
     /// The creation waits for a lock for at most a second at a time. The server's own limit is a day or a
-    /// year, and it keeps waiting for a client that is gone.
+    /// year, and the server keeps waiting even after the client has disconnected.
     fn create_missing(schema: &'static str) -> String {
         let tables = objects(schema).map(|(table, statement)| {
             let exists = format!(
@@ -45,7 +45,7 @@ impl SchemaSql for MySql {
 
 const RESTORE_LOCK_WAIT: &str = "SET lock_wait_timeout = @atomically_table_wait";
 
-/// The text that executes `statement` unless this part of a SELECT finds a row.
+/// Returns the text that executes `statement` unless this part of a SELECT finds a row.
 fn unless(exists: &str, statement: &str) -> String {
     let statement = statement.replace('\'', "''");
     format!(
@@ -55,7 +55,8 @@ fn unless(exists: &str, statement: &str) -> String {
     )
 }
 
-/// The name and definition of each index that a CREATE TABLE defines, given one definition per line.
+/// Returns the name and the definition of each index that a CREATE TABLE defines, given one definition per
+/// line.
 fn keys(statement: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
     statement.lines().filter_map(|line| {
         let definition = line.trim().trim_end_matches(',');

@@ -155,7 +155,7 @@ const COMMITS: [&str; 19] = [
     "CACHE",
 ];
 
-/// SET assigns variables, and a few of its forms affect transactions.
+/// Returns the effect of a SET statement: most assign variables, and a few affect transactions.
 fn set_effect(statement: &SqlStatement<'_>) -> TransactionEffect {
     use TransactionEffect::{CommitsImplicitly, Controls, Inside, MayEnd};
 

@@ -19,19 +19,19 @@ use crate::strategy::{Limits, Plan};
 /// Fails if the savepoint that was set at the opening is gone.
 const RELEASE_GUARD: &str = "RELEASE SAVEPOINT atomically_guard";
 
-/// Not plain COMMIT: depending on `completion_type`, that would begin another transaction or close the
-/// connection.
+/// The COMMIT to send. Depending on `completion_type`, a plain COMMIT would begin another transaction or
+/// close the connection.
 pub(super) const COMMIT: &str = "COMMIT AND NO CHAIN NO RELEASE";
 const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
 
 impl TransactionSql for MySql {
-    /// The level and START TRANSACTION are one text: if they were sent separately and the second one never
-    /// followed, the level would apply to the next borrower's transaction.
+    /// The level and START TRANSACTION are one text. If they were sent separately and the second one were
+    /// never sent, the level would apply to the next transaction on the connection.
     ///
     /// The limits are settings of the session, so they are saved here and restored at the end. One limits
-    /// waits for rows, the other one waits for table definitions, which happen while a statement is
-    /// prepared: behind an ALTER that waits for a reader, for example. `/*M! */` is executed by MariaDB
-    /// only, and `/*!50708 */` by MySQL only, since MariaDB skips the numbers from 50700 to 50799 ([comment
+    /// waits for rows. The other limits waits for table definitions, which happen while a statement is
+    /// prepared, for example behind an ALTER that waits for a reader. `/*M! */` is executed by MariaDB only,
+    /// and `/*!50708 */` by MySQL only, since MariaDB skips the numbers from 50700 to 50799 ([comment
     /// syntax](https://mariadb.com/kb/en/comment-syntax/)).
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
         if plan.begin.is_some() {
@@ -73,7 +73,7 @@ impl TransactionSql for MySql {
             );
         }
         if let Some(limit) = limits.idle {
-            // MySQL does not have the variable and reports an unknown one.
+            // MySQL does not have this variable, and reports it as unknown.
             let seconds = whole_seconds(limit);
             let _ = write!(
                 sql,
@@ -89,8 +89,8 @@ impl TransactionSql for MySql {
         Ok(sql)
     }
 
-    /// 1568: `SET TRANSACTION` is refused while a transaction is open, which a session with `autocommit =
-    /// 0` has after any SELECT.
+    /// 1568: `SET TRANSACTION` is refused while a transaction is open. With `autocommit = 0`, any SELECT
+    /// opens one.
     fn found_open_transaction(failure: &Failure) -> bool {
         failure.code() == Some("1568")
     }
@@ -126,8 +126,8 @@ impl TransactionSql for MySql {
     }
 
     /// On a Galera cluster the guard and COMMIT each need a packet of their own: see [`Engine::is_galera`].
-    /// On MariaDB a compound statement is one statement, in one packet; if it fails, the result of the
-    /// SELECT shows that the guard had held.
+    /// On MariaDB a compound statement is one statement, in one packet; if it fails, the result of the SELECT
+    /// shows that the guard existed.
     fn commit(closing: &Closing) -> CommitSql {
         let (guard, restore) = (RELEASE_GUARD, restoring(closing));
         match closing.engine {
@@ -153,8 +153,8 @@ impl TransactionSql for MySql {
         format!("{ROLLBACK}{}", restoring(closing)).into()
     }
 
-    /// The savepoint stays, until the next one with its name replaces it: a second statement would need a
-    /// packet of its own.
+    /// The savepoint is not released, because that would need a packet of its own. The next savepoint with
+    /// its name replaces it.
     fn rollback_to(savepoint: &str) -> String {
         format!("ROLLBACK TO SAVEPOINT {savepoint}")
     }
@@ -162,7 +162,8 @@ impl TransactionSql for MySql {
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
 }
 
-/// The statements, each after a semicolon, that release advisory locks and restore the session's settings.
+/// Returns the statements, each after a semicolon, that release advisory locks and restore the session's
+/// settings.
 fn restoring(closing: &Closing) -> String {
     let limits = &closing.limits;
     let mut sql = String::new();
@@ -189,8 +190,8 @@ fn restoring(closing: &Closing) -> String {
 }
 
 /// Rounds the limit that the deadline sets down to seconds, so that a lock timeout ends the wait for a row
-/// before the limit of the statement does. Rounds up if rounding down would give up more than a quarter of
-/// the time: a transaction that waits again starts at the end of the queue.
+/// before the limit of the statement does. Rounds up if rounding down would lose more than a quarter of the
+/// time, because a transaction that retries waits at the end of the queue again.
 fn seconds_below(limit: Duration) -> u64 {
     let below = limit.as_secs().clamp(1, MAX_SECONDS);
     if below as f64 >= limit.as_secs_f64() * 0.75 || below == MAX_SECONDS {

@@ -44,7 +44,7 @@ mod tests {
 
     use super::*;
 
-    /// The driver does not promise its output: this test fails when it changes.
+    /// The driver does not guarantee its output: this test fails when it changes.
     #[test]
     fn values_are_read_from_the_drivers_output() {
         let mut bound = PgArguments::default();

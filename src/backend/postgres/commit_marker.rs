@@ -1,4 +1,4 @@
-//! Commit markers: rows in the table of operations, and the server's memory of transactions.
+//! Commit markers: rows in the table of operations, and the status of transactions that the server keeps.
 
 use std::time::Duration;
 

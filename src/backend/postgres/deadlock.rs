@@ -3,14 +3,14 @@
 use crate::backend::messages::between;
 use crate::deadlock::{DeadlockParty, DeadlockReport, WantedLock};
 
-/// Reads the error's detail, which has a line for each process, and its context, which says what the failed
-/// statement was doing.
+/// Reads the report from the error's detail, which has a line for each process, and its context, which
+/// describes what the failed statement was doing.
 ///
-/// The first line is about the session that reports the error, which is the victim: the search for a cycle
-/// starts at its own process ([`DeadLockReport`][report], and `FindLockCycleRecurse` there).
+/// The first line is about the victim: the session that reports the error is the victim, and its search for a
+/// cycle starts at its own process ([`DeadLockReport`][report], and `FindLockCycleRecurse` there).
 ///
-/// The texts are in the language of `lc_messages`. Each translation begins a line with the process that
-/// waits and ends it with the one that blocks it; the lock is read from English texts only.
+/// The texts are in the language of `lc_messages`. In each translation, a line begins with the process that
+/// waits and ends with the process that blocks it. The lock is read from English texts only.
 ///
 /// [report]: https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/storage/lmgr/deadlock.c
 pub(super) fn report(detail: Option<&str>, context: Option<&str>) -> Option<DeadlockReport> {
@@ -54,8 +54,8 @@ fn wait(line: &str) -> Option<(i64, i64, Option<WantedLock>)> {
 /// Adds the table and the row of `while updating tuple (0,1) in relation "account"`, the innermost line of
 /// the context.
 ///
-/// A session that inserts a key while another one is inserting the same key reports the index instead of
-/// the table ([`_bt_doinsert`][insert]) or, with `ON CONFLICT`, the table
+/// A session that waits for another session to insert the same key reports the index instead of the table
+/// ([`_bt_doinsert`][insert]) or, with `ON CONFLICT`, the table
 /// ([`check_exclusion_or_unique_constraint`][check]). Its tuple is the new one, which is not a row yet.
 ///
 /// [insert]: https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/access/nbtree/nbtinsert.c

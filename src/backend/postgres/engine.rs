@@ -1,4 +1,4 @@
-//! How PostgreSQL is identified.
+//! Identifies PostgreSQL.
 
 use sqlx::Postgres;
 use sqlx::postgres::PgConnectOptions;

@@ -40,7 +40,7 @@ impl ErrorReports for Postgres {
             // 72000 is "snapshot too old"; CR000 is what old versions of CockroachDB report for 40001.
             "40001" | "40000" | "72000" | "CR000" => (Kind::SerializationFailure, true),
             "40P01" => (Kind::Deadlock, true),
-            // NOWAIT and lock_timeout share the code; the statement tells them apart.
+            // NOWAIT and lock_timeout share the code. The statement distinguishes them.
             "55P03" if report.nowait => (Kind::LockNotAvailable, true),
             "55P03" => (Kind::LockTimeout, true),
             "57014" | "25P04" => (Kind::StatementTimeout, false),
@@ -51,7 +51,7 @@ impl ErrorReports for Postgres {
             }
             // 58C00 is CockroachDB's "range unavailable".
             "57P03" | "53300" | "53000" | "53200" | "08001" | "08004" | "58C00" => (Kind::Unavailable, true),
-            // Reported by pgbouncer if it has lost its server, or has none.
+            // pgbouncer reports this if it has lost its server, or has none.
             "08P01" if report.fatal => (Kind::Unavailable, true),
             "25006" => (Kind::ReadOnly, true),
             // 3B001: the savepoint does not exist, because its transaction has ended.
@@ -92,14 +92,14 @@ impl ErrorReports for Postgres {
     }
 }
 
-/// Whether the session's plans and prepared statements, or the driver's memory of types, no longer match
-/// the schema. The statement fails on this connection each time, and works on another one.
+/// Returns whether the session's plans and prepared statements, or the driver's cache of types, no longer
+/// match the schema. The statement then fails on this connection each time, and works on another one.
 ///
 /// - `0A000` is a plan that outlived a change of its table. The message is in the server's language, but
 ///   the name of the function that raised it is not.
 /// - `26000` and `42P05` are about a prepared statement of the driver that another client has removed from
-///   the session or left in it. About any other name they are the caller's mistake.
-/// - `XX000` is a type that was dropped and created again, while the driver remembers its old number.
+///   the session or left in it. For any other name, they are the caller's mistake.
+/// - `XX000` is a type that was dropped and created again, while the driver caches its old OID.
 fn is_outdated(report: &ServerReport<'_>) -> bool {
     let has = |text: &str| report.message.contains(text);
     match report.sqlstate {
@@ -132,8 +132,8 @@ fn violation(report: &ServerReport<'_>, kind: ConstraintKind) -> Failure {
         .definite(!report.fatal)
 }
 
-/// Whether the error is one of the statement itself, which aborted the transaction. Errors of the server's
-/// environment (classes 08, 53, 57, 58, XX) can occur after the commit became durable.
+/// Returns whether the error is one of the statement itself, which aborted the transaction. Errors of the
+/// server's environment (classes 08, 53, 57, 58, XX) can occur after the commit became durable.
 fn is_definite(sqlstate: &str) -> bool {
     match sqlstate {
         "40003" | "XXA00" => false,

@@ -7,7 +7,8 @@ use crate::backend::limits::whole_millis;
 use crate::backend::transaction::OwnLockTimeout;
 use crate::strategy::{Limits, OwnLockLimit};
 
-/// The statements, each after a semicolon, that set the requested limits and that of the deadline.
+/// Returns the statements, each after a semicolon, that set the requested limits and the limit of the
+/// deadline.
 pub(super) fn of_statement(limits: &Limits) -> String {
     let on_statements = limits.on_statements();
     // The limit of the statement includes its waits for locks.
@@ -25,10 +26,11 @@ pub(super) fn of_statement(limits: &Limits) -> String {
     sql
 }
 
-/// Like [`of_statement`], with a lock timeout that is derived from the deadline if none is requested. It is
-/// shorter than the statement timeout, so that the server reports a wait for a lock as such.
+/// Returns the statements of [`of_statement`], with a lock timeout that is derived from the deadline if none
+/// is requested. It is shorter than the statement timeout, so that the server reports a wait for a lock as
+/// such.
 ///
-/// The session's own lock timeout stays if it is shorter. The opening cannot compute with it: `SELECT
+/// The session's own lock timeout stays if it is shorter. The opening cannot compare the two: `SELECT
 /// set_config(…)` would take the snapshot of a transaction at REPEATABLE READ before the unit begins, and
 /// `SET` accepts no expression. `SHOW` takes no snapshot, so the opening returns the session's own timeout,
 /// unless the session has reported it before, and [`own_lock_timeout`] corrects the setting if necessary.
@@ -61,7 +63,7 @@ fn no_longer_than(own: Option<Duration>, derived: Duration) -> Duration {
     own.map_or(derived, |own| own.min(derived))
 }
 
-/// Parses a setting: a number and its unit, which is milliseconds if missing.
+/// Parses a setting: a number and its unit. Without a unit, the number is in milliseconds.
 fn duration(setting: &str) -> Option<Duration> {
     let unit = setting.find(|c: char| !c.is_ascii_digit()).unwrap_or(setting.len());
     let number: u64 = setting[..unit].parse().ok()?;

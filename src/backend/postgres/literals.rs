@@ -1,13 +1,13 @@
-//! Writes values into a text.
+//! Formats values as SQL literals.
 
 use std::fmt::{Display, Write as _};
 
-/// A string literal that does not depend on `standard_conforming_strings`.
+/// Returns a string literal that does not depend on `standard_conforming_strings`.
 fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// The content of an array literal of numbers.
+/// Returns the content of an array literal of numbers.
 pub(super) fn numbers(numbers: impl Iterator<Item = Option<impl Display>>) -> String {
     let mut array = String::from("{");
     for number in numbers {
@@ -20,7 +20,7 @@ pub(super) fn numbers(numbers: impl Iterator<Item = Option<impl Display>>) -> St
     closed(array)
 }
 
-/// An array literal of texts.
+/// Returns an array literal of texts.
 pub(super) fn texts<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> String {
     let mut array = String::from("{");
     for text in texts {

@@ -1,4 +1,4 @@
-//! Row locks, advisory locks, and who waits for them.
+//! Row locks, advisory locks, and queries for the sessions that wait for them.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -37,8 +37,8 @@ impl LockSql for Postgres {
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = true;
 
     /// Reads the locks that are not granted, and not `pg_stat_activity.wait_event_type`, which is set a
-    /// moment later. A session that waits for a row waits for the transaction that holds it, so the table
-    /// is one of those that the waiting session has locked for writing.
+    /// moment later. A session that waits for a row waits for the transaction that holds the row's lock, so
+    /// the table is one of those that the waiting session has locked for writing.
     fn lock_wait_query(sessions: &[i64]) -> Option<LockWaitQuery> {
         let sessions = sessions.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
         let written_tables = "SELECT string_agg(DISTINCT held.relation::regclass::text, ', ') \

@@ -11,10 +11,10 @@ use crate::strategy::Limits;
 /// # Why `PREPARE`, and not a prepared statement of the driver?
 ///
 /// Planning such a statement takes several times as long as executing it, so the plan must be reused. A
-/// prepared statement of the driver takes a round trip, and BEGIN, its settings and COMMIT take others. A
-/// text contains all of them and is one transaction. A session that has not prepared the statement fails
-/// without an effect. This also works behind a pooler in transaction mode, where the driver's own names,
-/// which are numbers, may stand for another client's statement.
+/// prepared statement of the driver takes one round trip, and BEGIN, the settings and COMMIT take more. With
+/// `EXECUTE`, one text contains all of them and is one transaction. If the session has not prepared the
+/// statement, the text fails without an effect. This also works behind a pooler in transaction mode, where
+/// the driver's own names, which are numbers, may stand for another client's statement.
 #[derive(Debug)]
 pub(crate) struct PreparedStatement {
     name: String,
@@ -23,13 +23,13 @@ pub(crate) struct PreparedStatement {
 }
 
 impl PreparedStatement {
-    /// Creates the statement. Two with the same name must be the same statement.
+    /// Creates the statement. A name must always stand for the same statement.
     pub(crate) fn new(name: &str, parameters: &str, statement: String) -> Self {
         let name = format!("atomically {} {name}", env!("CARGO_PKG_VERSION"));
         Self { name, parameters: parameters.to_owned(), statement }
     }
 
-    /// Executes it in a transaction of its own with these settings and limits.
+    /// Executes the statement in a transaction of its own with these settings and limits.
     pub(crate) async fn fetch(
         &self,
         connection: &mut PgConnection,
@@ -50,7 +50,8 @@ impl PreparedStatement {
             Err(error) if has_code(&error, ALREADY_PREPARED) => {}
             answer => return answer,
         }
-        // A pooler has used two sessions, and the next one may or may not have the statement.
+        // A pooler has used different sessions for the two texts, and the next session may or may not have
+        // the statement.
         let once = format!("{} {}", self.name, rand::random::<u32>());
         send(format!("{}EXECUTE \"{once}\" ({arguments}); DEALLOCATE \"{once}\"", self.prepare(&once))).await
     }

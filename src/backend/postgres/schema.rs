@@ -5,9 +5,10 @@ use sqlx::Postgres;
 use crate::backend::schema::{SchemaSql, objects};
 
 impl SchemaSql for Postgres {
-    /// `CREATE INDEX IF NOT EXISTS` locks the table against writers even if the index exists, and every
-    /// later writer queues behind that lock. So the catalog is read first, without any lock. The creation
-    /// has a limit that the server enforces, because the server keeps waiting for a client that is gone.
+    /// `CREATE INDEX IF NOT EXISTS` locks the table against writers even if the index exists, and every later
+    /// writer queues behind that lock. The catalog is therefore read first, without any lock. The creation
+    /// has a limit that the server enforces, because the server keeps waiting even after the client has
+    /// disconnected.
     ///
     /// The advisory lock serializes concurrent processes: `IF NOT EXISTS` checks before it creates, so one
     /// of two would violate a unique key of the catalog.

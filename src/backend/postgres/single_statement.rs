@@ -17,18 +17,19 @@ use crate::strategy::Limits;
 
 /// The settings of the statement's transaction.
 ///
-/// Planning takes longer than executing, and the server would make a plan for each list of values, which it
-/// estimates to be cheaper. The generic plan must suit tables that grow, so it finds each row by its key.
+/// Planning takes longer than executing, but the server would plan each list of values anew, because it
+/// estimates that to be cheaper. The settings therefore force a generic plan. It has to suit growing tables
+/// too, so it looks up each row by its key.
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; \
                         SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
                         SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 
-/// Types that store a sum exactly or fail. Floating point rounds it.
+/// Types that either store a sum exactly or fail. Floating point rounds the sum.
 const EXACT: &str = "('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype, 'numeric'::regtype)";
 
-/// Whether a changed table can store another number than the sum: by a user's trigger, unless it runs
-/// before the update and per statement (bits of `tgtype`: 1 per row, 2 before, 16 update), or by a
-/// `numeric` that rounds to tens.
+/// The condition that a changed table can store another number than the sum: because of a user's trigger,
+/// unless it runs before the update and per statement (bits of `tgtype`: 1 per row, 2 before, 16 update), or
+/// because of a `numeric` that rounds to tens.
 const MAY_CHANGE_SUM: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
          WHERE tgrelid IN (SELECT relation FROM changed) AND NOT tgisinternal \
          AND tgtype & 16 = 16 AND tgtype & 3 <> 2) \
@@ -40,7 +41,7 @@ const MAY_CHANGE_SUM: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
 ///
 /// # Why does it not lock the rows first?
 ///
-/// A row lock is written to the row and to the log, like a change, and costs the server nearly as much.
+/// A row lock is written to the row and to the log like a change, and is nearly as expensive.
 struct AddStatement {
     prepared: Arc<PreparedStatement>,
     sql: SqlStr,
@@ -53,8 +54,8 @@ pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AddI
     let Target { table, key, column } = target;
     let exactly = keys.exactly(key);
     // The division by zero makes the statement fail if several rows have the same key, or if the table can
-    // store another number than the sum: `RETURNING` returns neither the number before, nor what a trigger
-    // stores later.
+    // store another number than the sum: `RETURNING` returns neither the previous number nor the one that a
+    // trigger stores later.
     let sql = format!(
         "WITH changed AS (\
              UPDATE {table} AS target SET {column} = target.{column} + addition.delta \
@@ -139,11 +140,11 @@ impl BoundKeys {
         }
     }
 
-    /// Returns the condition that a row's key is equal in Rust too, and has the type that the driver
+    /// Returns the condition that a row's key also equals the key in Rust, and has the type that the driver
     /// decodes.
     ///
-    /// The database may regard different texts as equal: with another case, or with trailing blanks, as
-    /// those of `char(n)`. `concat` returns the text that a client receives.
+    /// The database may regard texts as equal that differ in case, or in trailing blanks as in `char(n)`.
+    /// `concat` returns the text that a client receives.
     fn exactly(self, key: &str) -> String {
         match self {
             Self::Text => format!(" AND concat(target.{key}) = addition.id COLLATE \"C\""),
@@ -173,7 +174,7 @@ impl BoundKeys {
     }
 }
 
-/// Encodes a key like a bound value.
+/// Encodes a key as a bound value would be.
 fn encoded<K: Key<Postgres>>(key: &K) -> Result<Vec<u8>, BoxDynError> {
     let mut buffer = PgArgumentBuffer::default();
     match key.encode_by_ref(&mut buffer)? {

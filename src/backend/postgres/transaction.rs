@@ -64,7 +64,7 @@ impl TransactionSql for Postgres {
         Survival::Over
     }
 
-    /// COMMIT returns `ROLLBACK` and no error in an aborted transaction, and a warning outside of one; the
+    /// COMMIT returns `ROLLBACK` and no error in an aborted transaction, and a warning outside of one. The
     /// driver exposes neither. SAVEPOINT fails in both cases.
     fn commit(closing: &Closing) -> CommitSql {
         if closing.unwatched {

@@ -1,4 +1,4 @@
-//! How SQLite is identified.
+//! Identifies SQLite.
 
 use sqlx::Sqlite;
 use sqlx::sqlite::SqliteConnectOptions;

@@ -11,12 +11,12 @@ use crate::sql_text::{LoneEffect, SqlStatement, Syntax, TransactionEffect};
 impl StatementRules for Sqlite {
     const SYNTAX: Syntax = Syntax::Sqlite;
 
-    /// The driver runs all statements of a text, with arguments or without.
+    /// The driver runs all statements of a text, with or without arguments.
     const PREPARES_ONE_STATEMENT: bool = false;
 
     const TEXT_IS_ONE_TRANSACTION: bool = false;
 
-    /// With `ON CONFLICT FAIL` of a column, and `INSERT OR FAIL` in a trigger.
+    /// A column's `ON CONFLICT FAIL`, and `INSERT OR FAIL` in a trigger, store the rows before the violation.
     const VIOLATIONS_MAY_STORE_PARTS: bool = true;
 
     fn transaction_effect(statement: &SqlStatement<'_>) -> TransactionEffect {

@@ -12,12 +12,13 @@ use crate::failure::{Failure, FailureKind};
 use crate::isolation::{Access, Begin};
 use crate::strategy::{Limits, Plan};
 
-/// The `busy_timeout` that sqlx sets. It stays in place if the transaction has more time than this.
+/// The `busy_timeout` that sqlx sets. A transaction with more time than this keeps it.
 const USUAL_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl TransactionSql for Sqlite {
-    /// A transaction that will write takes the write lock at its beginning: a deferred one that reads first
-    /// fails with SQLITE_BUSY_SNAPSHOT once another one has written, whatever the busy timeout.
+    /// A transaction that will write acquires the write lock when it begins. A deferred transaction that
+    /// reads first fails with SQLITE_BUSY_SNAPSHOT if another one has written since, whatever the busy
+    /// timeout.
     fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
         let missing = |what| Err(Failure::unsupported("SQLite", what));
         if plan.deferrable {

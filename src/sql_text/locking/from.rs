@@ -10,13 +10,13 @@ pub(super) enum Item<'a, 't> {
     Table { name: Token<'t>, alias: Token<'t>, qualified: bool },
     /// A query in brackets.
     Query(&'a [Token<'t>]),
-    /// Rows that are not a table's: a function, `DUAL`.
+    /// Rows that do not belong to a table: a function, `DUAL`.
     Rows,
     /// An item that could not be parsed.
     Unknown,
 }
 
-/// Parses the items of a FROM clause, and whether they are joined by an outer join.
+/// Returns the items of a FROM clause, and whether they are joined by an outer join.
 pub(super) fn items<'a, 't>(syntax: Syntax, from: &'a [Token<'t>]) -> (Vec<Item<'a, 't>>, bool) {
     let mut reader = FromReader { syntax, items: Vec::new(), has_outer_join: false };
     reader.read(from);
@@ -123,7 +123,7 @@ impl<'a, 't> FromReader<'a, 't> {
         at
     }
 
-    /// Names without brackets that are not tables.
+    /// Returns the names without brackets that are not tables.
     fn no_tables(&self) -> &'static [&'static str] {
         match self.syntax {
             Syntax::MySql => &["DUAL"],

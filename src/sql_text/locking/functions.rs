@@ -3,7 +3,7 @@
 use super::super::{Syntax, Token};
 use super::{Tokens, is_query};
 
-/// PostgreSQL's built-in functions that return one row for many, or many rows for one.
+/// PostgreSQL's built-in functions that combine many rows into one, or return many rows for one.
 const AGGREGATES: [&str; 52] = [
     "COUNT",
     "SUM",
@@ -71,7 +71,7 @@ pub(super) fn aggregate(syntax: Syntax, tokens: &[Token<'_>]) -> Option<String> 
         let is_called = all.has_symbol(at + 1, b'(');
         let functions: &[&str] = match syntax {
             Syntax::Postgres => &AGGREGATES,
-            // With an index, these two read one row; the others read, and lock, all of them.
+            // With an index, these two read one row. The others read, and lock, all rows.
             Syntax::MySql | Syntax::Sqlite => &["MIN", "MAX"],
         };
         if is_called && all.is_keyword(at, functions) {

@@ -153,8 +153,8 @@ fn parts<'a, 't>(syntax: Syntax, tokens: &'a [Token<'t>]) -> Result<SelectParts<
     Ok(parts)
 }
 
-/// Whether the FROM clause ends at this index. Words that can also be names are recognized by what follows
-/// them.
+/// Returns whether the FROM clause ends at this index. Words that can also be names are recognized by what
+/// follows them.
 fn ends_from(syntax: Syntax, tokens: Tokens<'_, '_>, index: usize) -> bool {
     if !tokens.get(index).is_some_and(|token| token.kind == Kind::Word) {
         return false;
@@ -244,7 +244,7 @@ fn plain_rows(syntax: Syntax, parts: &SelectParts<'_, '_>) -> Result<(), Obstacl
     Ok(())
 }
 
-/// Whether the tokens contain a subquery at any depth.
+/// Returns whether the tokens contain a subquery at any depth.
 fn has_query(tokens: &[Token<'_>]) -> bool {
     let all = Tokens(tokens);
     (0..tokens.len()).any(|index| all.has_symbol(index, b'(') && is_query(all.inside(index)))
@@ -262,7 +262,7 @@ fn is_lock_clause(tokens: Tokens<'_, '_>, index: usize) -> bool {
             && tokens.has(index + 2, &["SHARE"]))
 }
 
-/// Whether a WITH defines this name.
+/// Returns whether a WITH defines this name.
 fn is_defined(with: &[Token<'_>], name: &Token<'_>) -> bool {
     let tokens = Tokens(with);
     let starts = |index: usize| {
@@ -273,7 +273,7 @@ fn is_defined(with: &[Token<'_>], name: &Token<'_>) -> bool {
     tokens.outside().any(|index| starts(index) && with[index].is_name() && same_name(&with[index], name.text))
 }
 
-/// Whether a token and a text are the same name, quoted or not.
+/// Returns whether a token and a text are the same name, quoted or not.
 fn same_name(token: &Token<'_>, name: &str) -> bool {
     let bare = |name: &str| name.trim_matches(['"', '`']).to_owned();
     let is_quoted = |text: &str| text.starts_with(['"', '`']);

@@ -1,4 +1,4 @@
-//! How an attempt finds out whether a prior commit is stored.
+//! Finds out whether a prior commit is stored.
 
 use std::pin::pin;
 
@@ -13,8 +13,8 @@ use crate::transactor::retryable::AttemptOutcome;
 use crate::tx::{Hooks, TxEnd};
 
 impl<DB: Backend> UnitAttempts<'_, DB> {
-    /// The marker of the next attempt: that of an unknown commit, so that at most one of the two is ever
-    /// stored, or else a new one.
+    /// Returns the marker of the next attempt. It is that of an unknown commit, so that at most one of the
+    /// two is ever stored, or else a new one.
     pub(super) fn next_marker(&self) -> Option<CommitMarker> {
         if let PriorCommit::Unknown { marker: Some(marker), .. } = self.prior {
             return Some(marker);
@@ -27,8 +27,9 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         })
     }
 
-    /// Asks the server for an unknown commit that left no row which the next attempt would collide with.
-    /// Returns the outcome of this attempt, or `None` if the unit is to run.
+    /// Asks the server for the status of an unknown commit whose marker is not a row, so that the next
+    /// attempt would not collide with it. Returns the outcome of this attempt, or `None` if the unit is to
+    /// run.
     pub(super) async fn check_prior_commit(&mut self, timer: &mut Timer) -> Option<AttemptOutcome<Ended>> {
         let PriorCommit::Unknown { failure, marker: Some(CommitMarker::TransactionStatus), answered, .. } =
             &self.prior
@@ -51,9 +52,9 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         }
     }
 
-    /// The prior commit turned out to be stored: runs its hooks, and ends the run.
+    /// Runs the hooks of the prior commit, which turned out to be stored, and ends the run.
     pub(super) async fn already_committed(&mut self, timer: &mut Timer) -> AttemptOutcome<Ended> {
-        // The attempts after that commit were rolled back, but the unit was not.
+        // Later attempts were rolled back, but the unit is stored, so their hooks must not run.
         self.hooks = Hooks::default();
         if let Some(hooks) = self.prior.take_hooks() {
             timer.run_hooks(hooks, TxEnd::Committed).await;

@@ -26,7 +26,8 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
     ) -> AttemptOutcome<Ended> {
         let failure = match (open.tx.over(), decision) {
             (Some(failure), _) => Some(failure.clone()),
-            // Where a violation undoes only its statement, the unit may have dealt with it, and commit.
+            // On databases where a violation undoes only its statement, the unit may have handled it and
+            // still commit.
             (None, Decision::RollBack) => open.tx.unique_violation().cloned(),
             (None, Decision::Commit | Decision::Abandon | Decision::AlreadyCommitted) => None,
         };
@@ -61,7 +62,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         }
     }
 
-    /// Rolls back because of a failure, which the unit has returned or swallowed.
+    /// Rolls back because of a failure, which the unit has returned or ignored.
     async fn end_failed(
         &mut self,
         tx: Box<Tx<DB>>,
@@ -147,7 +148,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
     }
 }
 
-/// The failure of a commit that was never acknowledged, for a unit that only reads.
+/// Returns the failure of a commit that was never acknowledged, for a unit that only reads.
 fn nothing_stored(unknown: &Failure) -> Failure {
     Failure::new(FailureKind::ConnectionLost, unknown.message()).retryable(true)
 }

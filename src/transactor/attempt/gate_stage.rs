@@ -10,14 +10,14 @@ use crate::transactor::options::Options;
 use crate::transactor::retryable::AttemptOutcome;
 use crate::transactor::waiting::waiting_at_gate;
 
-/// Where an attempt waits for the attempt before it with the same key.
+/// The stage at which an attempt waits for the previous attempt with the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GateStage {
     /// Before it opens its transaction.
     Outside,
     /// With its transaction open, before it reads anything.
     Inside,
-    /// In the database, for the rows that it locks.
+    /// In the database, when it requests the row locks.
     AtTheRow,
 }
 

@@ -4,18 +4,18 @@ use crate::failure::Failure;
 use crate::strategy::CommitMarker;
 use crate::tx::Hooks;
 
-/// What an attempt has to know about the commits before it.
+/// What an attempt has to know about earlier commits.
 pub(super) enum PriorCommit {
-    /// No commit was sent, or those that were are known not to be stored.
+    /// No commit was sent, or every commit that was sent is known not to be stored.
     None,
     /// COMMIT was sent and its outcome is unknown.
     Unknown {
         failure: Failure,
         /// The hooks of that attempt, which run once its outcome is known.
         hooks: Hooks,
-        /// What the commit can be found by, unless the unit finds it by itself.
+        /// Identifies the commit for a lookup; `None` if the unit detects its own commits.
         marker: Option<CommitMarker>,
-        /// What the server answered when the transaction was opened: its id, for a status check.
+        /// The integers that the opening of the transaction returned: its id, for a status check.
         answered: Vec<i64>,
     },
 }
@@ -37,5 +37,5 @@ impl PriorCommit {
     }
 }
 
-/// What an attempt waited for when the deadline passed during its commit.
+/// Completes an error message: what an attempt waited for when the deadline passed during its commit.
 pub(super) const WAITING_FOR_COMMIT: &str = "for the answer to the commit";

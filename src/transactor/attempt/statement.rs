@@ -37,7 +37,7 @@ pub(in crate::transactor) struct StatementAttempts<'a, DB: Backend, R> {
     run: R,
 }
 
-/// One sending of a statement.
+/// One execution of a statement.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::transactor) struct Sending {
     /// The number of the attempt.
@@ -84,8 +84,8 @@ where
         _permits: Permits,
         timer: &mut Timer,
     ) -> AttemptOutcome<T> {
-        // A statement that meets a dead connection looks like a lost commit, so here the pool's ping is
-        // worth its round trip.
+        // A statement that fails on a dead connection looks like a lost commit, so the pool's ping is worth
+        // its round trip here.
         let observation = timer.observation.clone();
         let StatementTarget { pool, reuse, .. } = self.target;
         let asked = Instant::now();
@@ -123,7 +123,8 @@ where
         let failure = failure_of::<DB>(&error, self.target.nowait)
             .unwrap_or_else(|| Failure::new(FailureKind::Other, error_text(&error)));
         timer.notify(|observation| observation.answered(Some(&failure)));
-        // A lone statement commits itself, so an error that breaks it may have broken its commit.
+        // A lone statement is its own transaction, so a lost connection may mean a lost acknowledgement of
+        // its commit.
         if failure.is_in_doubt() {
             session.close();
             return AttemptOutcome::failed(failure.into_commit_unknown());
@@ -146,8 +147,8 @@ where
 }
 
 impl<DB: Backend, R> StatementAttempts<'_, DB, R> {
-    /// Commits what a `CALL` has left open, and closes the connection, because the procedure may have left
-    /// more behind.
+    /// Commits the transaction that a `CALL` may have left open, and closes the connection, because the
+    /// procedure may also have changed its session.
     async fn commit_call<T>(
         &self,
         mut session: PooledSession<DB>,

@@ -32,7 +32,7 @@ pub(in crate::transactor) struct UnitAttempts<'a, DB: Backend> {
     pub(super) options: &'a Options,
     pub(super) unit: &'a mut dyn Unit<DB>,
     pub(super) prior: PriorCommit,
-    /// The hooks of the last attempt whose unit ran, as long as they have not run.
+    /// The hooks of the last attempt whose unit ran, until they run.
     pub(super) hooks: Hooks,
 }
 
@@ -141,14 +141,14 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
             if !(is_waiting && tx.limits_idling()) {
                 return Ok(OpenAttempt { tx, marker, permits, stage });
             }
-            // The server would close a session that idles until its turn at the gate.
+            // The server would close the session while it idles until its turn at the gate.
             tx.rollback().await;
             stage = GateStage::Outside;
         }
     }
 
-    /// Returns the outcome of an attempt whose transaction could not be opened. A unique violation is that
-    /// of the marker's row: the prior commit is stored.
+    /// Returns the outcome of an attempt whose transaction could not be opened. A unique violation can only
+    /// come from the marker's row, and means that the prior commit is stored.
     async fn not_opened(&mut self, failure: Failure, timer: &mut Timer) -> AttemptOutcome<Ended> {
         if failure.is_unique_violation() && matches!(self.prior, PriorCommit::Unknown { .. }) {
             return self.already_committed(timer).await;
@@ -171,7 +171,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
             open.tx.rollback().await;
             return outcome;
         }
-        // Not before: until the unit runs again, its last attempt is the one before.
+        // Discarded only now: until the unit runs again, its last attempt is the previous one.
         self.hooks = Hooks::default();
         let observation = timer.observation.clone();
         let pool = self.pool;

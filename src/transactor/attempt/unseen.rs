@@ -21,7 +21,7 @@ pub(super) async fn unseen<DB: Backend>(
     let converted = converted.filter(Tx::<DB>::ends_with);
     if decision == Decision::Commit && tx.over().is_none() {
         let failure = converted?;
-        // Where a transaction survives a conflict, the commit would succeed.
+        // On databases where a transaction survives a conflict, the commit would succeed.
         if !DB::EVERY_ERROR_ABORTS && failure.kind().is_conflict() {
             tx.end(failure.clone());
         }

@@ -1,4 +1,4 @@
-//! Options over others, and over a strategy's plan. Every option is named here, so that none can be
+//! Merges options with others, and with a strategy's plan. Every option is named here, so that none can be
 //! ignored.
 
 use super::Options;
@@ -6,7 +6,7 @@ use crate::isolation::Access;
 use crate::strategy::Plan;
 
 impl Options {
-    /// Returns these options, with those of `base` where these are not set.
+    /// Returns these options, with those of `base` in place of the ones that are not set.
     #[must_use]
     pub fn or(&self, base: &Self) -> Self {
         let Self {
@@ -55,7 +55,7 @@ impl Options {
         }
     }
 
-    /// Returns the strategy's plan, with the options that are set in place of it.
+    /// Returns the strategy's plan, overridden by the options that are set.
     pub(in crate::transactor) fn applied_to(&self, plan: Plan) -> Plan {
         let Plan { isolation, row_lock, access, deferrable, begin, gated } = plan;
         let access = self.access.unwrap_or(access);
@@ -70,7 +70,7 @@ impl Options {
         }
     }
 
-    /// Whether an option is set that needs a transaction, and that a single statement would ignore.
+    /// Returns whether an option is set that needs a transaction, so that a single statement would ignore it.
     pub(crate) fn requires_transaction(&self) -> bool {
         let Self {
             isolation,
@@ -82,7 +82,7 @@ impl Options {
             idle_timeout,
             resolve_commits,
             interceptors,
-            // The retry loop honours these around a single statement, too.
+            // The retry loop also applies these to a single statement.
             attempts: _,
             deadline: _,
             backoff: _,

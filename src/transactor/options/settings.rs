@@ -1,4 +1,4 @@
-//! The settings of a run: its options, or their defaults.
+//! Resolves the settings of a run: its options, or their defaults.
 
 use std::panic::Location;
 use std::time::Duration;
@@ -31,8 +31,8 @@ impl Options {
         self.attempts.unwrap_or(50)
     }
 
-    /// Returns the deadline of a run that started at this time. One beyond the range of the clock is replaced
-    /// with one that no process will see pass.
+    /// Returns the deadline of a run that started at this time. A deadline beyond the range of the clock is
+    /// replaced with one in the far future.
     pub(crate) fn deadline_from(&self, started: Instant) -> Instant {
         let limit = self.deadline.unwrap_or(Duration::from_secs(10));
         started.checked_add(limit).unwrap_or_else(|| started + Duration::from_secs(60 * 60 * 24 * 365))
@@ -50,7 +50,8 @@ impl Options {
         self.retry_budget.as_ref()
     }
 
-    /// How unknown commits are resolved. A read-only unit stores nothing that would have to be found.
+    /// Returns how unknown commits are resolved; `None` for a read-only unit, which stores nothing that could
+    /// be looked up.
     pub(in crate::transactor) fn resolves_commits(&self) -> Option<Resolve> {
         self.resolve_commits.filter(|_| self.access != Some(Access::ReadOnly))
     }

@@ -1,4 +1,4 @@
-//! Decides what follows an attempt: neither I/O nor a clock.
+//! Decides what follows an attempt, without I/O and without a clock.
 
 use crate::error::{Error, Spent};
 use crate::failure::{Failure, FailureKind};
@@ -13,7 +13,7 @@ pub(super) struct Usage {
     pub(super) max_attempts: u32,
     /// The retries after a unique violation that are left.
     pub(super) unique_retries: u32,
-    /// Whether the server was due to end the attempt's statements because of the deadline.
+    /// Whether the deadline that was given to the server for the attempt's statements has passed.
     pub(super) past_server_deadline: bool,
     /// The failure of the attempt before this one.
     pub(super) last: Option<Failure>,
@@ -23,7 +23,7 @@ pub(super) struct Usage {
 #[derive(Debug)]
 pub(super) enum NextStep<T> {
     Return(T),
-    /// Return what the unit made of a failure that is not retried.
+    /// Return the unit's own result, despite a failure that is not retried.
     ReturnDespite {
         output: T,
         failure: Failure,
@@ -36,7 +36,7 @@ pub(super) enum NextStep<T> {
     },
 }
 
-/// Decides what follows an attempt with this outcome. Asks for the strategy's `verdict` only where it may
+/// Decides what follows an attempt with this outcome. Calls the strategy's `verdict` only if the strategy may
 /// decide.
 pub(super) fn decide<T>(
     outcome: AttemptOutcome<T>,
@@ -76,7 +76,7 @@ fn gives_up(failure: &Failure, plan: &Plan, verdict: impl FnOnce(&Failure) -> Ve
         // Whatever the strategy says: after an unknown commit, only an attempt that can detect the earlier
         // one may run.
         FailureKind::CommitUnknown => !failure.is_retryable(),
-        // Another worker has taken over the claim; it does not come back.
+        // Another worker has taken over the claim, and no retry can regain it.
         FailureKind::StaleClaim => true,
         // The transaction was opened read-only; another server would refuse the write as well.
         FailureKind::ReadOnly if plan.access == Access::ReadOnly => true,
@@ -86,7 +86,7 @@ fn gives_up(failure: &Failure, plan: &Plan, verdict: impl FnOnce(&Failure) -> Ve
 
 fn give_up<T>(failure: Failure, give_up_with: GiveUpWith<T>, spent: Spent) -> NextStep<T> {
     match give_up_with {
-        // The worker acts on a stale claim, whatever the unit made of it.
+        // The worker acts on a stale claim, whatever the unit returned.
         GiveUpWith::Own(_) if failure.kind() == FailureKind::StaleClaim => {
             NextStep::Fail(Error::failed(failure, Some(spent)))
         }

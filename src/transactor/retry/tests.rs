@@ -113,7 +113,7 @@ async fn no_delay_begins_that_would_end_after_the_deadline() {
     assert!(script.started_at.len() > 10);
 }
 
-/// Even under a strategy that would.
+/// Holds even under a strategy that would retry.
 #[tokio::test(start_paused = true)]
 async fn never_retries_an_unknown_commit() {
     #[derive(Debug)]
@@ -133,7 +133,7 @@ async fn never_retries_an_unknown_commit() {
     assert_eq!(script.started_at.len(), 1);
 }
 
-/// Whatever the failure and the options.
+/// Holds whatever the failure and the options.
 #[tokio::test(start_paused = true)]
 async fn never_retries_what_may_be_stored_in_part() {
     let constraint = crate::failure::Constraint::new(ConstraintKind::Unique);

@@ -13,7 +13,7 @@ use super::extra::ExtraConnections;
 use crate::backend::Backend;
 use crate::tx::identity;
 
-/// How long the server may take to finish. A server that was cut off never does.
+/// How long the server may take to finish. If the network was cut, it never does.
 pub(super) const SERVER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits in the background until the server has finished with the connection's last statement, and closes
@@ -25,7 +25,7 @@ pub(super) const SERVER_LIMIT: Duration = Duration::from_secs(30);
 /// # Why beyond the maximum?
 ///
 /// A server that does not answer, or a lock that is held for long, would otherwise block a small pool with
-/// connections that nothing waits for any more.
+/// connections that no run uses any more.
 ///
 /// # Why not close it at once?
 ///
@@ -47,7 +47,7 @@ pub(super) fn close_when_done<DB: Backend>(
             });
         }
         None => {
-            // A runtime that shuts down drops the task; the connection must not return to the pool then.
+            // A runtime that shuts down drops the task. Even then the connection must not return to the pool.
             let entered = runtime.clone();
             let guarded = scopeguard::guard(connection, move |connection| {
                 let _entered = entered.enter();
@@ -63,7 +63,7 @@ pub(super) fn close_when_done<DB: Backend>(
     }
 }
 
-/// The server answers a rollback after everything that was sent before it.
+/// Sends a rollback, to which the server responds after everything that was sent before it.
 async fn wait_until_done<DB: Backend>(connection: &mut DB::Connection) {
     let _ = timeout(SERVER_LIMIT, DB::send_text(connection, "ROLLBACK".to_owned())).await;
 }

@@ -8,12 +8,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// How many connections per pool, beyond its maximum, may be busy with statements that were abandoned.
 const MAX_ABANDONED: usize = 7;
 
-/// How many permits are reserved for connections that probe the server. With the abandoned connections these
-/// are the 8 that the guide names.
+/// The number of permits that are reserved for connections that probe the server. Together with the abandoned
+/// connections, these are the 8 that the guide mentions.
 const MAX_PROBES: usize = 1;
 
-/// The permits for connections beyond the maximum of one pool, shared by all transactors on it. A connection
-/// outside of the pool holds one until the server has finished with it.
+/// The permits for connections beyond the maximum of one pool, shared by all transactors on it. Each such
+/// connection holds a permit until the server has finished with it.
 #[derive(Debug)]
 pub(super) struct ExtraConnections {
     abandoned: Arc<Semaphore>,
@@ -21,7 +21,7 @@ pub(super) struct ExtraConnections {
 }
 
 impl ExtraConnections {
-    /// Returns those of the pool with this [identity](crate::tx::identity).
+    /// Returns the permits of the pool with this [identity](crate::tx::identity).
     pub(super) fn of(pool: usize) -> Arc<Self> {
         static POOLS: LazyLock<Mutex<HashMap<usize, Weak<ExtraConnections>>>> = LazyLock::new(Mutex::default);
         let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);

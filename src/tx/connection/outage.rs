@@ -26,20 +26,20 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// the first. Doubled each time, for a server that is slow.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// A server that stood still answers all pending requests at once. This pause leaves time for the connections
-/// that the pool is opening already.
+/// A server that resumes after a stall accepts all pending connections at once. This pause gives the pool
+/// time to finish the ones that it is already opening.
 const SETTLING: Duration = Duration::from_millis(100);
 
 /// A check for the end of an outage, shared by all runs that wait for their pool to open a connection.
 ///
-/// Yields true if the pool, whose attempts become less and less frequent, may not have noticed that the
-/// server is back, and false if opening a connection merely takes time.
+/// Resolves to `true` if the server is back and the pool may not have noticed it, because the pool's attempts
+/// become less and less frequent. Resolves to `false` if opening a connection merely takes time.
 pub(super) type OutageCheck = Shared<BoxFuture<'static, bool>>;
 
 /// Joins the check of this pool that is in progress, or starts one.
 ///
-/// One check serves all runs, because each connects to the server: a pool whose server is slow to accept
-/// connections would otherwise double the number of its sessions.
+/// One check serves all runs, because each check connects to the server. If each run had its own, a pool
+/// whose server is slow to accept connections would double the number of its sessions.
 pub(super) fn check<DB: Backend>(pool: &Pool<DB>) -> OutageCheck {
     static CHECKS: LazyLock<Mutex<HashMap<usize, WeakShared<BoxFuture<'static, bool>>>>> =
         LazyLock::new(Mutex::default);
@@ -89,8 +89,8 @@ async fn probe<DB: Backend>(pool: Pool<DB>) -> bool {
 
 /// Connects in the background, and reports whether the server accepted the connection.
 ///
-/// In the background, because an abandoned connection attempt still becomes a session when the server accepts
-/// it. The attempt keeps its permit until then.
+/// The attempt runs in the background, because an abandoned one still becomes a session when the server
+/// accepts it. It keeps its permit until then.
 fn connect<DB: Backend>(pool: &Pool<DB>, permit: ExtraPermit) -> oneshot::Receiver<bool> {
     let (sender, receiver) = oneshot::channel();
     let (options, pool) = (pool.connect_options(), identity(pool));
@@ -118,7 +118,7 @@ fn reason(error: &sqlx::Error) -> String {
     }
 }
 
-/// The last reason for which the server refused a connection of each pool, which the pool does not report.
+/// The last reason why the server refused a connection of each pool. sqlx's pool does not report it.
 static REFUSALS: LazyLock<Mutex<HashMap<usize, (Instant, String)>>> = LazyLock::new(Mutex::default);
 
 /// How long refusals are kept.

@@ -1,4 +1,4 @@
-//! Waiting in the queue of the pool itself.
+//! Waits in the queue of the pool itself.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,36 +22,37 @@ use crate::backend::Backend;
 /// answer by then has been idle for so long that the network has lost it.
 const PING_LIMIT: Duration = Duration::from_secs(1);
 
-/// The pool's ping wakes the waiter at most this often; further wake-ups mean that it opens a connection.
+/// The pool's ping wakes the waiter at most this often. Further wake-ups mean that the pool opens a
+/// connection.
 const MAX_WAKES_OF_PING: u32 = 2;
 
-/// Waits for a connection of the pool, and knows whether the pool has begun to serve it.
+/// Waits for a connection of the pool, and detects when the pool begins to serve this wait.
 ///
-/// Until then the wait can be dropped without consequences. Afterwards sqlx pings a connection or opens one,
-/// and would close it if the wait were dropped, so the wait is finished in the background instead. sqlx does
-/// not expose its queue, but it wakes only the waiter that it serves.
+/// Until then the wait can be dropped without consequences. Afterwards sqlx pings or opens a connection,
+/// which it would close if the wait were dropped, so the wait is finished in the background instead. sqlx
+/// does not expose its queue, but it wakes only the waiter that it serves.
 ///
 /// While the server refuses the pool's connection attempts, sqlx sleeps longer after each of them. The wait
 /// starts again as soon as the server is [back](outage::check).
 ///
 /// # Why is a connection opened for a run that was dropped?
 ///
-/// Runs whose deadline is shorter than the server takes to open a session would otherwise never get a
-/// connection, and each would leave the server a session that it has yet to start.
+/// Otherwise, runs whose deadline is shorter than the time that the server takes to open a session would
+/// never get a connection, and each of them would leave another session for the server to start.
 pub(super) struct PoolWaiter<DB: Backend> {
     /// `None` once it has completed.
     acquiring: Option<BoxFuture<'static, Result<PoolConnection<DB>, sqlx::Error>>>,
     pool: Pool<DB>,
     progress: Arc<PoolProgress>,
-    /// Whether it has been polled, and so is in the pool's queue.
+    /// Whether it has been polled, and is therefore in the pool's queue.
     joined: bool,
     outage: Option<OutageCheck>,
     runtime: Handle,
-    /// The run was dropped.
+    /// Whether the run was dropped.
     is_abandoned: bool,
 }
 
-/// What the wake-ups tell about the pool's progress.
+/// What the wake-ups show about the pool's progress.
 #[derive(Default)]
 struct PoolProgress {
     is_served: AtomicBool,
@@ -103,7 +104,8 @@ impl<DB: Backend> PoolWaiter<DB> {
         let waker = Waker::from(self.progress.clone());
         let (size, idle) = (self.pool.size(), self.pool.num_idle());
         let acquired = acquiring.as_mut().poll(&mut Context::from_waker(&waker));
-        // Another task may make the pool grow at the same time. Mistaking that for this one is harmless.
+        // Another task may make the pool grow at the same time. Mistaking its growth for this wait's is
+        // harmless.
         let opens = self.pool.size() > size;
         self.progress.opens.fetch_or(opens, Ordering::AcqRel);
         if acquired.is_ready() {
@@ -162,7 +164,7 @@ impl<DB: Backend> Future for PoolWaiter<DB> {
             if acquired.is_ready() || !self.outage_is_over(context) {
                 return acquired;
             }
-            // Its permit of the pool might be the last one.
+            // Dropped before a new wait begins, because it might hold the pool's last permit.
             self.acquiring = None;
             if self.is_abandoned {
                 return Poll::Ready(Err(sqlx::Error::PoolTimedOut));
@@ -186,7 +188,8 @@ impl<DB: Backend> Drop for PoolWaiter<DB> {
 
 /// Waits for a connection that then returns to the pool.
 async fn finish<DB: Backend>(mut rest: PoolWaiter<DB>) {
-    // If the pool began to serve the wait just before it was dropped, only now is it known how.
+    // If the pool began to serve the wait just before the drop, only now does it become known whether it
+    // pings or opens a connection.
     if timeout(PING_LIMIT, &mut rest).await.is_err() && rest.progress.is_opening() {
         let _ = timeout(SERVER_LIMIT, rest).await;
     }

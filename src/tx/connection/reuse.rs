@@ -1,4 +1,4 @@
-//! Reuse of connections between runs, without a detour through the pool.
+//! Reuse of connections between runs, without returning them to the pool.
 
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
@@ -32,20 +32,20 @@ const MAX_YIELDS: u32 = 4;
 ///
 /// sqlx's pool pings every connection twice: in a background task when it is released, and again when it is
 /// acquired. Between two runs of the same transactor both pings are redundant, because the first run has just
-/// ended cleanly on that connection. Reuse saves two round trips per run under load. A released connection
-/// goes to the run that has waited longest, or else to the next one that begins right away.
+/// ended cleanly on that connection. Reuse saves two round trips per run under load. A released connection is
+/// passed to the run that has waited longest, or to the next run if that begins right away.
 ///
 /// # Limits
 ///
-/// A connection returns to the pool after [`MAX_RUNS`] or [`MAX_REUSE_TIME`], whichever comes first, so
-/// that other users of the pool are not starved and the pool's `max_lifetime` still applies. The first
-/// limit is for short runs, for which it leaves one ping in 32; the second is for long runs, for which a
-/// round trip does not matter.
+/// A connection returns to the pool after [`MAX_RUNS`] or [`MAX_REUSE_TIME`], whichever comes first, so that
+/// other users of the pool are not starved and the pool's `max_lifetime` still applies. The first limit
+/// applies to short runs, which then pay for the pings once in 32 runs. The second applies to long runs, for
+/// which a round trip does not matter.
 ///
 /// # Waiting
 ///
-/// A run that waits for a connection also waits in the pool's queue. So it does not miss a connection that
-/// another user of the pool releases, and the pool serves all its users in the order of arrival.
+/// A run that waits for a connection also waits in the pool's queue. It therefore does not miss a connection
+/// that another user of the pool releases, and the pool serves all its users in the order of arrival.
 pub(crate) struct ConnectionReuse<DB: Backend> {
     /// `None` if every connection has to go through the pool.
     shared: Option<Arc<Mutex<IdleConnections<DB>>>>,
@@ -54,7 +54,7 @@ pub(crate) struct ConnectionReuse<DB: Backend> {
 
 struct IdleConnections<DB: Backend> {
     waiting: VecDeque<Sender<Released<DB>>>,
-    /// Connections that no run waited for, with their tickets, until their tasks return them to the pool.
+    /// Idle connections, each with its ticket. A background task returns each to the pool if no run takes it.
     idle: Vec<(u64, Released<DB>)>,
     next_ticket: u64,
 }
@@ -147,7 +147,7 @@ impl<DB: Backend> ConnectionReuse<DB> {
         .await
     }
 
-    /// Joins the queue for released connections, with an idle connection if there is one.
+    /// Joins the queue for released connections. If a connection is idle, it is in the channel already.
     fn join(&self) -> Option<Receiver<Released<DB>>> {
         let shared = self.shared.as_ref()?;
         let (sender, receiver) = oneshot::channel();
@@ -163,7 +163,7 @@ impl<DB: Backend> ConnectionReuse<DB> {
         Some(receiver)
     }
 
-    /// Leaves the queue. A connection that was passed on meanwhile goes to the next run.
+    /// Leaves the queue. A connection that was passed on meanwhile is passed to the next run.
     fn leave(&self, receiver: Option<Receiver<Released<DB>>>) {
         let Some(mut receiver) = receiver else { return };
         receiver.close();
@@ -174,7 +174,7 @@ impl<DB: Backend> ConnectionReuse<DB> {
 }
 
 impl<DB: Backend> OpenConnection<DB> {
-    /// Returns whether the next run may have it before the pool does.
+    /// Returns whether the next run may take the connection before it returns to the pool.
     fn may_be_reused(&self) -> bool {
         self.runs < MAX_RUNS && self.since.elapsed() < MAX_REUSE_TIME && !self.pool.is_closed()
     }

@@ -1,4 +1,4 @@
-//! What a transactor remembers of the server behind its pool.
+//! Caches what a transactor knows about the server behind its pool.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use crate::backend::Engine;
 
 /// How long the engine is cached. The address of a pool may lead to another server later, for example when a
-/// standalone server is replaced by a cluster; a query every five seconds costs nothing.
+/// standalone server is replaced by a cluster; one query every five seconds costs almost nothing.
 const ENGINE_LIFETIME: Duration = Duration::from_secs(5);
 
-/// The server's last answers, shared by all clones of a transactor.
+/// The cache, shared by all clones of a transactor.
 #[derive(Clone, Default)]
 pub(super) struct ServerCache(Arc<Mutex<Cached>>);
 

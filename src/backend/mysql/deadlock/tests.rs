@@ -18,7 +18,7 @@ const AUTO_INCREMENT: &str = include_str!("mysql_5_7_auto_increment.txt");
 /// Printed by MariaDB 10.11.14 of Debian 12. The last line names session 6, but session 7 was the victim.
 const WRONG_VICTIM: &str = include_str!("mariadb_10_11_14.txt");
 
-/// All reports, each with the session of the victim, which is the one that asks.
+/// All reports, each with the session of the victim, which is the querying one.
 const ALL: [(&str, i64); 7] =
     [(TWO, 48), (GAP, 54), (THREE, 68), (BASIC, 61), (MYSQL, 9), (AUTO_INCREMENT, 21), (WRONG_VICTIM, 7)];
 
