@@ -16,9 +16,11 @@ pub(super) const GUARD_NAME: &str = "atomically_guard";
 /// The SQL that begins, ends and checks a transaction.
 #[doc(hidden)]
 pub trait TransactionSql: Database {
-    /// Returns the text that opens a transaction and sets its limits in one round trip, or a failure if the
-    /// database does not support the plan.
-    fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure>;
+    /// Fails if the database does not support the plan or the limits.
+    fn check(plan: &Plan, limits: &Limits) -> Result<(), Failure>;
+
+    /// Returns the text that opens a transaction and sets its limits in one round trip.
+    fn opening(plan: &Plan, limits: &Limits) -> String;
 
     /// Reads the session's own lock timeout from the results of the opening; `None` unless the opening has
     /// replaced it with one that is derived from the deadline.

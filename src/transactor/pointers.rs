@@ -8,8 +8,9 @@ use super::{Ended, Options, Transactor, Unit};
 use crate::backend::Backend;
 use crate::error::Error;
 
-/// Forwards to the transactor behind the pointer. Written without `async_trait`, which would put each run into
-/// one more box.
+/// Forwards to the transactor behind the pointer.
+///
+/// Written without `async_trait`, which would put each run into one more box.
 macro_rules! forwards {
     ($pointer:ty) => {
         impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for $pointer {

@@ -52,8 +52,13 @@ impl OpenRequest<'_> {
         DB::IDLE_LIMIT_QUERY.filter(|_| self.waits_at_gate)
     }
 
+    fn check<DB: Backend>(&self, limits: &Limits) -> Result<(), Failure> {
+        DB::check(&self.plan, limits)?;
+        self.marker.map_or(Ok(()), |marker| DB::marker(marker).map(drop))
+    }
+
     fn text<DB: Backend>(&self, limits: &Limits) -> Result<String, Failure> {
-        let mut text = DB::opening(&self.plan, limits)?;
+        let mut text = DB::opening(&self.plan, limits);
         for query in [self.session_query::<DB>(), self.idle_limit_query::<DB>()].into_iter().flatten() {
             let _ = write!(text, "; {query}");
         }
@@ -80,7 +85,7 @@ impl<DB: Backend> Tx<DB> {
         remaining: impl Fn() -> Limits,
     ) -> Result<Box<Self>, NotOpened> {
         // A plan or a limit that the database does not support fails before any wait.
-        request.text::<DB>(&remaining()).map_err(NotOpened::because)?;
+        request.check::<DB>(&remaining()).map_err(NotOpened::because)?;
         let requested = Instant::now();
         let run_clock = request.run_clock.clone();
         let acquiring = PooledSession::acquire(pool, reuse);

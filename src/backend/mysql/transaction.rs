@@ -25,6 +25,16 @@ pub(super) const COMMIT: &str = "COMMIT AND NO CHAIN NO RELEASE";
 const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
 
 impl TransactionSql for MySql {
+    fn check(plan: &Plan, _limits: &Limits) -> Result<(), Failure> {
+        if plan.begin.is_some() {
+            return Err(Failure::unsupported("MySQL", "deferred, immediate or exclusive transactions"));
+        }
+        if plan.deferrable {
+            return Err(Failure::unsupported("MySQL", "deferrable transactions"));
+        }
+        Ok(())
+    }
+
     /// The level and START TRANSACTION are one text. If they were sent separately and the second one were
     /// never sent, the level would apply to the next transaction on the connection.
     ///
@@ -33,13 +43,7 @@ impl TransactionSql for MySql {
     /// prepared, for example behind an ALTER that waits for a reader. `/*M! */` is executed by MariaDB only,
     /// and `/*!50708 */` by MySQL only, since MariaDB skips the numbers from 50700 to 50799 ([comment
     /// syntax](https://mariadb.com/kb/en/comment-syntax/)).
-    fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
-        if plan.begin.is_some() {
-            return Err(Failure::unsupported("MySQL", "deferred, immediate or exclusive transactions"));
-        }
-        if plan.deferrable {
-            return Err(Failure::unsupported("MySQL", "deferrable transactions"));
-        }
+    fn opening(plan: &Plan, limits: &Limits) -> String {
         let mut sql = String::new();
         if let Some(limit) = limits.on_locks() {
             let is_requested = limits.lock == Some(limit);
@@ -86,7 +90,7 @@ impl TransactionSql for MySql {
             "SET TRANSACTION ISOLATION LEVEL {}{access}; START TRANSACTION; SAVEPOINT {GUARD_NAME}",
             plan.isolation
         );
-        Ok(sql)
+        sql
     }
 
     /// 1568: `SET TRANSACTION` is refused while a transaction is open. With `autocommit = 0`, any SELECT

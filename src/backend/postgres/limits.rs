@@ -10,10 +10,15 @@ use crate::strategy::{Limits, OwnLockLimit};
 /// Returns the statements, each after a semicolon, that set the requested limits and the limit of the
 /// deadline.
 pub(super) fn of_statement(limits: &Limits) -> String {
+    let mut sql = String::new();
+    set_in_statement(&mut sql, limits);
+    sql
+}
+
+fn set_in_statement(sql: &mut String, limits: &Limits) {
     let on_statements = limits.on_statements();
     // The limit of the statement includes its waits for locks.
     let on_locks = limits.on_locks().filter(|limit| on_statements.is_none_or(|longer| *limit < longer));
-    let mut sql = String::new();
     for (setting, limit) in [
         ("lock_timeout", on_locks),
         ("statement_timeout", on_statements),
@@ -23,10 +28,9 @@ pub(super) fn of_statement(limits: &Limits) -> String {
             let _ = write!(sql, "; SET LOCAL {setting} = {millis}");
         }
     }
-    sql
 }
 
-/// Returns the statements of [`of_statement`], with a lock timeout that is derived from the deadline if none
+/// Appends the statements of [`of_statement`], with a lock timeout that is derived from the deadline if none
 /// is requested. It is shorter than the statement timeout, so that the server reports a wait for a lock as
 /// such.
 ///
@@ -34,17 +38,13 @@ pub(super) fn of_statement(limits: &Limits) -> String {
 /// set_config(…)` would take the snapshot of a transaction at REPEATABLE READ before the unit begins, and
 /// `SET` accepts no expression. `SHOW` takes no snapshot, so the opening returns the session's own timeout,
 /// unless the session has reported it before, and [`own_lock_timeout`] corrects the setting if necessary.
-pub(super) fn of_transaction(limits: &Limits) -> String {
-    let requested = of_statement(limits);
-    match limits.derived_on_locks() {
-        None => requested,
-        Some(derived) => {
-            let millis = whole_millis(no_longer_than(limits.own_lock.limit(), derived));
-            let show =
-                if matches!(limits.own_lock, OwnLockLimit::Known(_)) { "" } else { "; SHOW lock_timeout" };
-            format!("{show}; SET LOCAL lock_timeout = {millis}{requested}")
-        }
+pub(super) fn set_in_transaction(sql: &mut String, limits: &Limits) {
+    if let Some(derived) = limits.derived_on_locks() {
+        let millis = whole_millis(no_longer_than(limits.own_lock.limit(), derived));
+        let show = if matches!(limits.own_lock, OwnLockLimit::Known(_)) { "" } else { "; SHOW lock_timeout" };
+        let _ = write!(sql, "{show}; SET LOCAL lock_timeout = {millis}");
     }
+    set_in_statement(sql, limits);
 }
 
 /// Reads the result of `SHOW`, and returns how to correct the lock timeout that was set without knowing it.
@@ -95,7 +95,10 @@ mod tests {
     #[test]
     fn a_session_reports_its_own_lock_timeout_once() {
         let text = |own_lock| {
-            of_transaction(&Limits { left: Some(Duration::from_secs(10)), own_lock, ..Limits::default() })
+            let mut sql = String::new();
+            let limits = Limits { left: Some(Duration::from_secs(10)), own_lock, ..Limits::default() };
+            set_in_transaction(&mut sql, &limits);
+            sql
         };
         let limits = "SET LOCAL lock_timeout = 9900; SET LOCAL statement_timeout = 10000";
         assert_eq!(text(OwnLockLimit::Likely(None)), format!("; SHOW lock_timeout; {limits}"));

@@ -13,7 +13,7 @@ use crate::isolation::{Access, Isolation};
 use crate::strategy::{Limits, Plan};
 
 impl TransactionSql for Postgres {
-    fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
+    fn check(plan: &Plan, _limits: &Limits) -> Result<(), Failure> {
         let reads_only = plan.access == Access::ReadOnly;
         if plan.begin.is_some() {
             return Err(Failure::unsupported("PostgreSQL", "deferred, immediate or exclusive transactions"));
@@ -24,6 +24,11 @@ impl TransactionSql for Postgres {
                 "deferrable transactions other than serializable read-only ones",
             ));
         }
+        Ok(())
+    }
+
+    fn opening(plan: &Plan, limits: &Limits) -> String {
+        let reads_only = plan.access == Access::ReadOnly;
         let mut sql = format!("BEGIN ISOLATION LEVEL {}", plan.isolation);
         if reads_only {
             sql.push_str(" READ ONLY");
@@ -31,8 +36,8 @@ impl TransactionSql for Postgres {
         if plan.deferrable {
             sql.push_str(" DEFERRABLE");
         }
-        sql.push_str(&limits::of_transaction(limits));
-        Ok(sql)
+        limits::set_in_transaction(&mut sql, limits);
+        sql
     }
 
     fn own_lock_timeout(limits: &Limits, answers: &[String]) -> Option<OwnLockTimeout> {

@@ -16,10 +16,7 @@ use crate::strategy::{Limits, Plan};
 const USUAL_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl TransactionSql for Sqlite {
-    /// A transaction that will write acquires the write lock when it begins. A deferred transaction that
-    /// reads first fails with SQLITE_BUSY_SNAPSHOT if another one has written since, whatever the busy
-    /// timeout.
-    fn opening(plan: &Plan, limits: &Limits) -> Result<String, Failure> {
+    fn check(plan: &Plan, limits: &Limits) -> Result<(), Failure> {
         let missing = |what| Err(Failure::unsupported("SQLite", what));
         if plan.deferrable {
             return missing("deferrable transactions");
@@ -30,6 +27,13 @@ impl TransactionSql for Sqlite {
         if limits.idle.is_some() {
             return missing("idle timeout for transactions");
         }
+        Ok(())
+    }
+
+    /// A transaction that will write acquires the write lock when it begins. A deferred transaction that
+    /// reads first fails with SQLITE_BUSY_SNAPSHOT if another one has written since, whatever the busy
+    /// timeout.
+    fn opening(plan: &Plan, limits: &Limits) -> String {
         let mut sql = String::new();
         // A pragma without a value returns the one to restore.
         if plan.access == Access::ReadOnly {
@@ -45,7 +49,7 @@ impl TransactionSql for Sqlite {
             None if writes => "BEGIN IMMEDIATE",
             Some(Begin::Deferred) | None => "BEGIN",
         });
-        Ok(sql)
+        sql
     }
 
     fn settings_query(closing: &Closing) -> Option<String> {
