@@ -60,7 +60,8 @@ pub struct Limits {
 pub enum OwnLockLimit {
     /// Reported by another session of the pool, so it probably applies to this one too.
     Likely(Option<Duration>),
-    /// Reported by this session, and certainly unchanged since.
+    /// Reported by this session since it left the pool. Only queries ran on it meanwhile, and none of them is
+    /// assumed to call a function that changes the timeout, such as `set_config`.
     Known(Option<Duration>),
 }
 

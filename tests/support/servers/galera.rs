@@ -78,7 +78,7 @@ impl Cluster {
         Ok(Self { nodes })
     }
 
-    /// The URL of the database `test` on each node, for the user `app`, who has all privileges.
+    /// The URL of the database `test` on each node, with the user `app`, which has all privileges.
     pub fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.url().to_owned()).collect()
     }
