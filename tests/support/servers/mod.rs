@@ -132,8 +132,8 @@ impl Server {
         self.port
     }
 
-    /// The URL of its database `test`, with the user `app`, which has all privileges. It stays the same after a
-    /// restart.
+    /// The URL of its database `test`, with the user `app`, which has all privileges. It stays the same
+    /// after a restart.
     pub fn url(&self) -> &str {
         &self.url
     }
