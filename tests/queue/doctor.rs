@@ -190,6 +190,8 @@ async fn postgres_that_gives_another_isolation_level_is_found() {
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let server = TcpStream::connect(&address).await.expect("the server");
+            client.set_nodelay(true).expect("an open socket");
+            server.set_nodelay(true).expect("an open socket");
             let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
                 (client.into_split(), server.into_split());
             tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
