@@ -137,7 +137,7 @@ async fn postgres_resolves_unknown_commits_and_applies_once() {
 
 /// The retry loop that is often written by hand, on the same server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_naive_retry_applies_some_twice() {
+async fn a_naive_retry_loop_applies_some_transfers_twice() {
     let outcomes = transfers::<Postgres>(Client::Naive).await;
     let twice = outcomes.iter().filter(|(applied, _)| *applied > 1).count();
     assert!(twice >= HELD as usize, "only {twice}: the test cannot tell right from wrong");
