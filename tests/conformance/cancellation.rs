@@ -90,18 +90,18 @@ pub(crate) async fn timed_out_callers_do_not_accumulate_server_sessions<DB: Test
     let pool = counter::<DB>(4).await;
     let blocker = DB::blocker(&pool.url).await;
     let watcher = DB::another(&pool.url).await;
-    let (units, lone) = (Pessimistic::default().on(&pool), Atomic::default().on(&pool));
+    let (units, single) = (Pessimistic::default().on(&pool), Atomic::default().on(&pool));
     let caller_timeout = Duration::from_millis(50);
     let end = Instant::now() + Duration::from_secs(3);
     let callers = join_all((0..8_u32).map(|caller| {
-        let (units, lone) = (units.clone(), lone.clone());
+        let (units, single) = (units.clone(), single.clone());
         tokio::spawn(async move {
             while Instant::now() < end {
                 let timed_out = if caller.is_multiple_of(2) {
                     timeout(caller_timeout, units.run(increment::<DB>)).await.is_err()
                 } else {
                     let update = DB::sql("UPDATE counter SET value = value + ? WHERE id = 1");
-                    timeout(caller_timeout, DB::apply(&lone, update, &[1])).await.is_err()
+                    timeout(caller_timeout, DB::apply(&single, update, &[1])).await.is_err()
                 };
                 assert!(timed_out, "the row is locked");
             }

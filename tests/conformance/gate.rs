@@ -278,11 +278,11 @@ pub(crate) async fn strategies_record_every_attempt<DB: TestBackend>() {
     let (release, retried) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
     let mut tasks = JoinSet::new();
     for holds in [true, false] {
-        let (db, release, retried) = (db.clone(), release.clone(), retried.clone());
+        let (db, release, has_retried) = (db.clone(), release.clone(), retried.clone());
         tasks.spawn(async move {
             let unit = async |tx: &mut Tx<DB>| {
                 if holds && tx.attempt() == 2 {
-                    retried.store(true, SeqCst);
+                    has_retried.store(true, SeqCst);
                     release.notified().await;
                 }
                 tx.expect_one(if holds && tx.attempt() == 1 { 0 } else { 1 })

@@ -63,10 +63,10 @@ pub(crate) async fn does_not_retry_a_missing_parameter<DB: TestBackend>() {
     assert!(error.to_string().contains("parameter"), "{error}");
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
 
-    let lone = Atomic::default().on(&pool);
-    let error = DB::apply(&lone, update(), &[7]).await.expect_err("a value is missing");
+    let single = Atomic::default().on(&pool);
+    let error = DB::apply(&single, update(), &[7]).await.expect_err("a value is missing");
     assert_eq!(error.kind(), ErrorKind::Database, "{error:?}");
-    assert_eq!(DB::apply(&lone, update(), &[7, 1]).await.expect("a commit"), 1);
+    assert_eq!(DB::apply(&single, update(), &[7, 1]).await.expect("a commit"), 1);
     assert_eq!(value(&pool).await, 7);
     let opened = opened.load(Ordering::Relaxed);
     assert!(opened <= 3, "{opened} connections for two mistakes");
@@ -142,12 +142,12 @@ pub(crate) async fn idle_events_report_an_exhausted_pool<DB: TestBackend>() {
 pub(crate) async fn refuses_calls_on_the_units_own_pool<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
-    let lone = Atomic::default().on(&pool);
+    let single = Atomic::default().on(&pool);
     let inside = async |tx: &mut Tx<DB>| {
         increment(tx).await?;
         let update = DB::sql("UPDATE counter SET value = 7 WHERE id = 1");
         let refused = [
-            ("apply", DB::apply(&lone, update, &[]).await.map(drop)),
+            ("apply", DB::apply(&single, update, &[]).await.map(drop)),
             ("run", db.run(increment::<DB>).await),
             ("create_operation_table", db.create_operation_table().await),
             ("purge_operations", db.purge_operations(Duration::from_secs(1)).await.map(drop)),

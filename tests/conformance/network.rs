@@ -98,8 +98,8 @@ pub(crate) async fn a_commit_without_a_response_is_unknown<DB: ServerBackend>() 
 
     proxy.on("value = value + 0", Fault::CutAfter);
     let db = Atomic::default().on(&pool);
-    let lone = db.apply(sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 0"))).await;
-    assert!(lone.expect_err("no response").is_commit_unknown(), "a single statement is its own commit");
+    let single = db.apply(sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 0"))).await;
+    assert!(single.expect_err("no response").is_commit_unknown(), "a single statement is its own commit");
 }
 
 pub(crate) async fn retries_after_losing_the_connection_before_the_commit<DB: TestBackend>() {

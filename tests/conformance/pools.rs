@@ -47,11 +47,11 @@ pub(crate) async fn calls_before_acquire_for_every_run<DB: TestBackend>() {
         });
         assert_eq!(seen.await.expect("a commit"), before + runs);
     }
-    let lone = Atomic::default().on(&pool);
+    let single = Atomic::default().on(&pool);
     let before = calls.load(Ordering::Relaxed);
     for runs in 1..=4 {
         let update = sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 0 WHERE id = 1"));
-        assert_eq!(lone.apply(update).await.expect("a commit"), 1);
+        assert_eq!(single.apply(update).await.expect("a commit"), 1);
         assert_eq!(calls.load(Ordering::Relaxed), before + runs);
     }
 }

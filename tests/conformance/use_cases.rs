@@ -204,7 +204,7 @@ pub(crate) async fn the_last_seat_is_sold_once_with_a_row_lock<DB: TestBackend>(
     let pool = tables::<DB>(4, &EVENT).await;
     let db = Pessimistic::default().on(&pool);
     let both_have_begun = Barrier::new(2);
-    // SQLite locks the database when a transaction begins, so the second one cannot begin meanwhile.
+    // SQLite locks the database when a transaction begins, so the second one cannot begin before it ends.
     let both_have_begun = (DB::NAME != "SQLite").then_some(&both_have_begun);
     let (one, other) = tokio::join!(
         db.run(async |tx: &mut Tx<DB>| book(tx, 1, both_have_begun, None).await),

@@ -120,7 +120,7 @@ where
     assert!(error.is_commit_unknown(), "{error:?}");
 }
 
-/// A batch that waits for a lock is cancelled at once, not at its deadline.
+/// A batch that waits for a lock is cancelled immediately, not at its deadline.
 pub(crate) async fn dropping_the_last_handle_cancels_its_batch<DB: TestBackend>()
 where
     i64: Key<DB>,

@@ -24,12 +24,12 @@ pub(crate) async fn the_next_run_reuses_the_connection<DB: TestBackend>() {
     };
     counting.until_no_connection_returns(runs).await;
     // A single statement reuses the connection as well.
-    let (units, lone) = (db.clone(), Atomic::default().on(&counting.pool).reuse_connections());
+    let (units, single) = (db.clone(), Atomic::default().on(&counting.pool).reuse_connections());
     let update = || sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 0 WHERE id = 1"));
     counting
         .until_no_connection_returns(async || {
             for _ in 0..3 {
-                assert_eq!(lone.apply(update()).await.expect("a commit"), 1);
+                assert_eq!(single.apply(update()).await.expect("a commit"), 1);
             }
         })
         .await;

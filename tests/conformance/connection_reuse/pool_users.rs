@@ -63,7 +63,10 @@ pub(crate) async fn other_users_of_the_pool_are_not_starved<DB: TestBackend>() {
         let _ = task.await;
     }
     let (runs, returned) = (runs.load(Ordering::Relaxed), counting.returned() - returned);
-    assert!(returned < runs, "the connection came back {returned} times for {runs} runs: none was reused");
+    assert!(
+        returned < runs,
+        "the connection returned {returned} times for {runs} runs, so it was never reused"
+    );
 }
 
 pub(crate) async fn uses_connections_that_are_returned_to_the_pool<DB: TestBackend>() {
@@ -160,20 +163,20 @@ pub(crate) async fn no_connection_is_closed_while_the_pool_tests_it<DB: TestBack
             Box::pin(async { Ok(true) })
         });
     let pool = options.connect(&direct.url).await.expect("a pool");
-    let lone = Atomic::default().on(&pool);
-    for (reuses, lone) in [(true, lone.clone().reuse_connections()), (false, lone)] {
+    let single = Atomic::default().on(&pool);
+    for (reuses, single) in [(true, single.clone().reuse_connections()), (false, single)] {
         returned.store(0, Ordering::Relaxed);
         // Callers that pause acquire an idle connection, and while it is tested the other callers reuse
         // theirs.
         let caller = |caller| {
-            let lone = lone.clone();
+            let single = single.clone();
             tokio::spawn(async move {
                 for _ in 0..CALLS {
                     if caller % 2 == 0 {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                     let read = sqlx::raw_sql(DB::sql("UPDATE counter SET value = 0 WHERE id = -1"));
-                    assert_eq!(lone.apply(read).await.expect("a commit"), 0);
+                    assert_eq!(single.apply(read).await.expect("a commit"), 0);
                 }
             })
         };
@@ -208,15 +211,15 @@ pub(crate) async fn dropping_a_run_during_before_acquire_closes_no_connection<DB
     let pool = tests.connect(&direct.url).await.expect("a pool");
     let before = opened.load(Ordering::Relaxed);
     let db = Pessimistic::default().on(&pool);
-    let lone = Atomic::default().on(&pool);
-    for lone in [lone.clone().reuse_connections(), lone] {
+    let single = Atomic::default().on(&pool);
+    for single in [single.clone().reuse_connections(), single] {
         for _ in 0..10 {
             eventually(1, async || pool.num_idle()).await;
             let unit = timeout(Duration::from_millis(20), db.run(increment::<DB>)).await;
             assert!(unit.is_err(), "the call did not time out");
             eventually(1, async || pool.num_idle()).await;
             let update = sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 1 WHERE id = 1"));
-            let applied = timeout(Duration::from_millis(20), lone.apply(update)).await;
+            let applied = timeout(Duration::from_millis(20), single.apply(update)).await;
             assert!(applied.is_err(), "the call did not time out");
         }
     }
