@@ -312,7 +312,7 @@ async fn commits_single_calls_without_autocommit() {
             .fetch_one(&pool)
             .await
             .expect("settings");
-        assert_eq!(kept.0, 0, "the session is its owner's");
+        assert_eq!(kept.0, 0, "the setting of the session was changed");
     }
 }
 

@@ -199,18 +199,18 @@ async fn does_not_trust_the_status_of_a_reused_transaction_id() {
         let burn = "INSERT INTO burnt VALUES (1) RETURNING pg_current_xact_id()::text::bigint";
         other = Some(sqlx::query_scalar(burn).fetch_one(&others).await.expect("a transaction"));
     }
-    assert_eq!(other, Some(lost), "the number was not handed out again, so nothing was shown");
-    let believed: String = sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)")
+    assert_eq!(other, Some(lost), "the number was not assigned again, so the test proves nothing");
+    let status: String = sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)")
         .bind(lost.to_string())
         .fetch_one(&others)
         .await
         .expect("a status");
-    assert_eq!(believed, "committed", "this is what must not be believed");
+    assert_eq!(status, "committed", "the status belongs to the other transaction");
 
     let error = run.await.expect("no panic").expect_err("an unknown outcome");
     assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");
     let n: i64 = sqlx::query_scalar("SELECT n FROM stock").fetch_one(&others).await.expect("the stock");
-    assert_eq!(n, 0, "and it was not committed");
+    assert_eq!(n, 0, "the transaction was not committed");
     drop(server);
 }
 
