@@ -59,7 +59,6 @@ mod insertion;
 mod job;
 #[cfg(feature = "testing")]
 mod lapse;
-mod lease;
 mod log;
 mod next_due;
 mod operators;
