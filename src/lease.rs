@@ -51,6 +51,8 @@
 
 mod held;
 mod lead;
+#[cfg(feature = "postgres")]
+mod notify;
 mod renewal;
 mod sql;
 
@@ -60,13 +62,16 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use sqlx::Pool;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind};
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, Transactor, TransactorExt as _};
 use crate::tx::Tx;
+#[cfg(feature = "postgres")]
+pub use crate::wake::PgWake;
+pub use crate::wake::Wake;
 
 pub use held::Held;
 pub use lead::{LeaderFn, lead};
@@ -101,6 +106,9 @@ pub struct Lease<DB: Backend> {
     db: PoolTransactor<DB, Pessimistic>,
     ttl: Duration,
     poll: Duration,
+    wake: Option<Arc<dyn Wake>>,
+    /// Runs in each transaction that releases the lease.
+    after_release: Option<Arc<str>>,
 }
 
 /// What an attempt to acquire a lease found.
@@ -122,6 +130,8 @@ impl<DB: Backend> Lease<DB> {
             db: Pessimistic::default().on(pool).options(Options::new().named("lease")),
             ttl: Duration::from_secs(30),
             poll: Duration::from_secs(1),
+            wake: None,
+            after_release: None,
         }
     }
 
@@ -140,6 +150,13 @@ impl<DB: Backend> Lease<DB> {
     #[must_use]
     pub fn poll_every(mut self, interval: Duration) -> Self {
         self.poll = interval.max(MIN_PAUSE);
+        self
+    }
+
+    /// Sets a [`Wake`] that ends a pause of a waiting [`acquire`](Self::acquire) when the lease may be free.
+    #[must_use]
+    pub fn wake(mut self, wake: Arc<impl Wake>) -> Self {
+        self.wake = Some(wake);
         self
     }
 
@@ -223,7 +240,7 @@ impl<DB: Backend> Lease<DB> {
                 Ok(Attempted::HeldElsewhere(remaining)) => self.pause(remaining),
                 Err(_) => self.pause(self.poll),
             };
-            sleep(pause.min(left)).await;
+            self.wait(pause.min(left)).await;
         }
     }
 
@@ -282,6 +299,15 @@ impl<DB: Backend> Lease<DB> {
         Options::new().deadline((self.ttl / 3).min(MAX_DEADLINE))
     }
 
+    /// Waits for this long, or until it is woken.
+    async fn wait(&self, pause: Duration) {
+        match &self.wake {
+            // Whether it was woken makes no difference.
+            Some(wake) => _ = timeout(pause, wake.woken()).await,
+            None => sleep(pause).await,
+        }
+    }
+
     /// Returns how long to wait for a lease that is held for `remaining` unless its holder renews or releases
     /// it. It is random, so that those who wait do not all ask at once.
     fn pause(&self, remaining: Duration) -> Duration {
@@ -316,7 +342,14 @@ fn may_pass(error: &Error) -> bool {
 // Not derived, because that would require `DB: Clone`.
 impl<DB: Backend> Clone for Lease<DB> {
     fn clone(&self) -> Self {
-        Self { name: self.name.clone(), db: self.db.clone(), ttl: self.ttl, poll: self.poll }
+        Self {
+            name: self.name.clone(),
+            db: self.db.clone(),
+            ttl: self.ttl,
+            poll: self.poll,
+            wake: self.wake.clone(),
+            after_release: self.after_release.clone(),
+        }
     }
 }
 

@@ -106,6 +106,8 @@ mod deltas;
 // What claims of jobs and leases share.
 #[cfg(any(feature = "lease", feature = "queue"))]
 mod lease_clock;
+#[cfg(any(feature = "lease", feature = "queue"))]
+mod wake;
 // Optional features, built on everything above.
 #[cfg(feature = "idempotency")]
 pub mod idempotency;

@@ -125,9 +125,11 @@ impl<DB: Backend> Holding<DB> {
         if self.end() {
             return Ok(());
         }
-        let Lease { name, db, .. } = &self.lease;
-        let releasing =
-            async |tx: &mut Tx<DB>| Ok::<_, Error>(LeaseSql::of::<DB>().release(tx, name, self.token).await?);
+        let Lease { name, db, after_release, .. } = &self.lease;
+        let releasing = async |tx: &mut Tx<DB>| {
+            let sql = LeaseSql::of::<DB>();
+            Ok::<_, Error>(sql.release(tx, name, self.token, after_release.as_deref()).await?)
+        };
         db.with(self.lease.limits()).run(releasing).await
     }
 

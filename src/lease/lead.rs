@@ -2,13 +2,11 @@
 
 use std::pin::pin;
 
-use futures_util::future::{Either, select};
-use tokio::time::sleep;
-
 use super::{Attempted, Held, Lease, may_pass};
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::tx::{Repeatable, TxFn};
+use futures_util::future::{Either, select};
 
 /// Runs `work` while this process holds the lease, until it completes: leader election in one call.
 ///
@@ -96,6 +94,6 @@ async fn acquire<DB: Backend>(lease: &Lease<DB>) -> Result<Held<DB>, Error> {
             Err(error) if may_pass(&error) => lease.pause(lease.poll),
             Err(error) => return Err(error),
         };
-        sleep(pause).await;
+        lease.wait(pause).await;
     }
 }

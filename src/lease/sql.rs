@@ -129,16 +129,22 @@ impl LeaseSql {
         Ok(execute(tx, sql).await? > 0)
     }
 
-    /// Ends a lease. Does nothing if it has another holder.
+    /// Ends a lease, and then runs `after`. Does nothing if it has another holder.
     pub(super) async fn release<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
         name: &str,
         token: i64,
+        after: Option<&str>,
     ) -> Result<(), sqlx::Error> {
         let sql =
             format!("UPDATE atomically_lease_expiry SET until = 0 WHERE name = '{name}' AND token = {token}");
-        execute(tx, sql).await.map(|_| ())
+        if execute(tx, sql).await? > 0
+            && let Some(after) = after
+        {
+            tx.fetch_rows(WatchedQuery::with_values(after.to_owned(), [])?).await?;
+        }
+        Ok(())
     }
 
     /// Keeps the lease from changing hands until the transaction ends. Returns whether the token is still

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atomically::lease::Lease;
+use atomically::lease::{Lease, PgWake};
 use atomically::{Error, Pessimistic, TransactorExt as _};
-use sqlx::Pool;
+use sqlx::{Pool, Postgres};
 use tokio::sync::Notify;
 
 use crate::support::proxy::{Fault, Proxy};
@@ -103,4 +103,31 @@ pub(crate) async fn a_lease_that_cannot_be_renewed_is_lost_before_another_holder
     assert!(heir.token() > held.token());
     held.lost().await;
     assert!(proxy.hits() > 0, "it was not renewed");
+}
+
+/// The next poll would come after an hour.
+pub(crate) async fn a_release_wakes_those_who_wait<DB: TestBackend>(
+    wake: impl AsyncFn(Lease<DB>) -> Lease<DB>,
+) {
+    let (_pool, lease) = lease::<DB>(6).await;
+    let lease = wake(lease.poll_every(Duration::from_secs(3600))).await;
+    let held = acquire(&lease).await;
+    let waiting = {
+        let lease = lease.clone();
+        tokio::spawn(async move { lease.acquire(Duration::from_secs(3600)).await })
+    };
+    // Whether it waits already makes no difference: it looks before it waits.
+    held.release().await.expect("released");
+    let acquired = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it was woken");
+    assert!(acquired.expect("no panic").expect("an answer").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_notifies_of_a_release() {
+    a_release_wakes_those_who_wait::<Postgres>(async |lease| {
+        let lease = lease.notifying();
+        let wake = PgWake::listen_for_release(&lease).await.expect("a listener");
+        lease.wake(Arc::new(wake))
+    })
+    .await;
 }
