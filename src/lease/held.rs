@@ -4,17 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::Lease;
+use super::holding::Holding;
 use super::renewal::renew_until_lost;
 use super::sql::LeaseSql;
 use crate::backend::Backend;
 use crate::error::Error;
-use crate::lease_clock::LeaseClock;
-use crate::transactor::TransactorExt as _;
 use crate::tx::Tx;
 
 /// A lease that this process holds, and renews in the background after each third of its time.
@@ -29,24 +27,10 @@ pub struct Held<DB: Backend> {
     renewal: JoinHandle<()>,
 }
 
-/// What the holder and the task that renews share.
-pub(super) struct Holding<DB: Backend> {
-    pub(super) lease: Lease<DB>,
-    token: i64,
-    pub(super) clock: LeaseClock,
-    /// Becomes true when the lease has a new holder, or was released.
-    ended: watch::Sender<bool>,
-}
-
 impl<DB: Backend> Held<DB> {
     /// Begins to renew a lease. `requested` is when it was requested from the database.
     pub(super) fn new(lease: &Lease<DB>, token: i64, requested: Instant) -> Self {
-        let holding = Arc::new(Holding {
-            lease: lease.clone(),
-            token,
-            clock: LeaseClock::new(lease.ttl, requested),
-            ended: watch::Sender::new(false),
-        });
+        let holding = Arc::new(Holding::new(lease, token, requested));
         let renewal = tokio::spawn(renew_until_lost(holding.clone(), requested));
         Self { holding, renewal }
     }
@@ -110,51 +94,10 @@ impl<DB: Backend> Held<DB> {
     }
 }
 
-impl<DB: Backend> Holding<DB> {
-    /// Renews the lease once. Returns whether it still exists.
-    pub(super) async fn renew(&self) -> Result<bool, Error> {
-        let Lease { name, db, ttl, .. } = &self.lease;
-        let renewing = async |tx: &mut Tx<DB>| {
-            Ok::<_, Error>(LeaseSql::of::<DB>().renew(tx, name, self.token, *ttl).await?)
-        };
-        db.with(self.lease.limits()).run(renewing).await
-    }
-
-    async fn release(&self) -> Result<(), Error> {
-        // A renewal that is still on its way finds that the lease has expired.
-        if self.end() {
-            return Ok(());
-        }
-        let Lease { name, db, after_release, .. } = &self.lease;
-        let releasing = async |tx: &mut Tx<DB>| {
-            let sql = LeaseSql::of::<DB>();
-            Ok::<_, Error>(sql.release(tx, name, self.token, after_release.as_deref()).await?)
-        };
-        db.with(self.lease.limits()).run(releasing).await
-    }
-
-    /// Records that the lease is no longer held. Returns whether it was recorded before.
-    pub(super) fn end(&self) -> bool {
-        self.ended.send_replace(true)
-    }
-
-    fn is_lost(&self) -> bool {
-        *self.ended.borrow() || !self.clock.is_certain()
-    }
-
-    async fn lost(&self) {
-        let mut ended = self.ended.subscribe();
-        while !self.is_lost() {
-            // Whether it has ended, or its time is over, is looked at again: it may have been renewed.
-            let _ = timeout_at(self.clock.certain_until(), ended.wait_for(|ended| *ended)).await;
-        }
-    }
-}
-
 impl<DB: Backend> Drop for Held<DB> {
     fn drop(&mut self) {
         self.renewal.abort();
-        if *self.holding.ended.borrow() {
+        if self.holding.has_ended() {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::held::Holding;
+use super::holding::Holding;
 use crate::backend::Backend;
 
 /// The part of the lease's time after which it is renewed.

@@ -107,7 +107,8 @@ impl LeaseSql {
         }
         let (until, replace) = (self.until(ttl), self.replace_expiry);
         let expiry = format!(
-            "INSERT INTO atomically_lease_expiry (name, token, until) VALUES ('{name}', {token}, {until}) {replace}"
+            "INSERT INTO atomically_lease_expiry (name, token, until) \
+             VALUES ('{name}', {token}, {until}) {replace}"
         );
         execute(tx, expiry).await?;
         Ok(Some(token))

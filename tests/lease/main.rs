@@ -36,30 +36,32 @@ on_every_database! {
     renewals::a_lease_outlives_its_time_while_it_is_renewed,
 }
 
+/// Tests of what takes a server, with locks and a network.
+macro_rules! on_servers {
+    ($($name:ident: $database:ty),*; $tests:tt) => {
+        $(on_servers!(@on $name $database, $tests);)*
+    };
+    (@on $name:ident $database:ty, [$($test:ident),* $(,)?]) => {
+        mod $name {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::renewals::$test::<$database>().await;
+                }
+            )*
+        }
+    };
+}
+
 mod on_servers {
-    macro_rules! tests {
-        ($($name:ident: $database:ty),*) => {$(
-            mod $name {
-                use crate::renewals;
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn a_transaction_that_checked_in_delays_a_successor() {
-                    renewals::a_transaction_that_checked_in_delays_a_successor::<$database>().await;
-                }
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn a_transaction_that_checked_in_delays_no_renewal() {
-                    renewals::a_transaction_that_checked_in_delays_no_renewal::<$database>().await;
-                }
-
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn a_lease_that_cannot_be_renewed_is_lost_before_another_holder_has_it() {
-                    renewals::a_lease_that_cannot_be_renewed_is_lost_before_another_holder_has_it::<$database>().await;
-                }
-            }
-        )*};
+    on_servers! {
+        postgres: sqlx::Postgres, mariadb: sqlx::MySql;
+        [
+            a_transaction_that_checked_in_delays_a_successor,
+            a_transaction_that_checked_in_delays_no_renewal,
+            a_lease_that_cannot_be_renewed_is_lost_before_another_has_it,
+        ]
     }
-    tests!(postgres: sqlx::Postgres, mariadb: sqlx::MySql);
 }
 
 /// A lease that lasts longer than any test, on an empty database with the tables of leases and an empty table

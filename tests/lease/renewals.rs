@@ -91,7 +91,7 @@ pub(crate) async fn a_transaction_that_checked_in_delays_no_renewal<DB: ServerBa
     assert!(!held.is_lost());
 }
 
-pub(crate) async fn a_lease_that_cannot_be_renewed_is_lost_before_another_holder_has_it<DB: ServerBackend>() {
+pub(crate) async fn a_lease_that_cannot_be_renewed_is_lost_before_another_has_it<DB: ServerBackend>() {
     let (direct, _) = lease::<DB>(2).await;
     let proxy = Proxy::to(&direct.url).await;
     let pool = DB::another(&proxy.url(&direct.url)).await;

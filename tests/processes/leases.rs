@@ -1,5 +1,5 @@
-//! Leases among processes that are killed, and suspended for longer than a lease lasts: at no commit are there
-//! two holders.
+//! Leases among processes that are killed, and suspended for longer than a lease lasts: at no commit are
+//! there two holders.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const URL: &str = "ATOMICALLY_TEST_LEASES_URL";
 /// One row for each lease, with the token of its last holder that has committed; and one row that counts.
 const TABLES: [&str; 3] = [
     "CREATE TABLE fenced (lease BIGINT PRIMARY KEY, token BIGINT NOT NULL, commits BIGINT NOT NULL)",
-    "CREATE TABLE seen (id BIGINT PRIMARY KEY, held BIGINT NOT NULL, stale BIGINT NOT NULL, wrong BIGINT NOT NULL)",
+    "CREATE TABLE seen (id BIGINT PRIMARY KEY, held BIGINT, stale BIGINT, wrong BIGINT)",
     "INSERT INTO seen VALUES (1, 0, 0, 0)",
 ];
 
