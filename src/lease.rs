@@ -38,9 +38,9 @@
 //! system, by a debugger, by a virtual machine that moves. When it continues, another process has the lease,
 //! and the first one does not know it yet. No clock can prevent that, because the process can be suspended
 //! between looking at the clock and writing. So what a holder writes has to be checked *where it is stored*:
-//! [`Held::check_in`] makes the commit of a transaction depend on still having the lease. To a service outside
-//! of this database, pass the [token](Held::token), which grows with each holder, and let the service refuse
-//! a smaller one than it has seen.
+//! [`Held::check_in`] makes the commit of a transaction depend on still having the lease. To a service
+//! outside of this database, pass the [token](Held::token), which grows with each holder, and let the service
+//! refuse a smaller one than it has seen.
 //!
 //! # Clocks
 //!
@@ -100,8 +100,8 @@ const MIN_PAUSE: Duration = Duration::from_millis(10);
 ///
 /// Acquiring, renewing and releasing are short transactions of their own under [`Pessimistic`]. They keep
 /// nothing in the session, so they work behind a pooler in transaction mode. Do not call them inside a unit
-/// of work on the same pool; [`Held::check_in`] is for that. A pool with one connection can hold a lease, but a
-/// unit that takes longer than the lease lasts keeps it from being renewed.
+/// of work on the same pool; [`Held::check_in`] is for that. A pool with one connection can hold a lease, but
+/// a unit that takes longer than the lease lasts keeps it from being renewed.
 pub struct Lease<DB: Backend> {
     name: Arc<str>,
     db: PoolTransactor<DB, Pessimistic>,
