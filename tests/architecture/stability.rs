@@ -27,7 +27,7 @@ const IMPLEMENTED_BY_USERS: &[&str] = &["Observer", "Strategy", "Transactor", "U
 
 /// Public traits that are implemented for every type that fits, so that nobody else can implement them.
 const BLANKET: &[&str] =
-    &["IdempotencyExt", "Key", "Repeatable", "ScopeFn", "TransactorExt", "TxFn", "UnitFn"];
+    &["IdempotencyExt", "Key", "LeaderFn", "Repeatable", "ScopeFn", "TransactorExt", "TxFn", "UnitFn"];
 
 /// The names of public items that the documentation shows.
 struct Public {
