@@ -84,6 +84,7 @@ mod row_lock;
 mod digest;
 mod sql_text;
 mod failure;
+mod schema;
 // The contract between strategies and the retry loop.
 mod strategy;
 // Hooks for the test kit.
@@ -108,6 +109,8 @@ pub mod idempotency;
 #[cfg(feature = "queue")]
 #[cfg_attr(docsrs, doc(cfg(feature = "queue")))]
 pub mod queue;
+// House-keeping for the features above.
+mod purge;
 // The test kit for units of work.
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -119,12 +122,17 @@ pub use backoff::Backoff;
 pub use deadlock::{DeadlockParty, DeadlockReport, DeadlockUnit, WantedLock};
 pub use deltas::{DeltaOutcome, Deltas};
 pub use error::{Error, ErrorKind};
-pub use events::{Event, JobEvent, KeyOutcome, Observer, Run, RunOutcome, Summary, Times, UnitEvent};
+pub use events::{
+    Event, JobEvent, KeyOutcome, Observer, PurgeEvent, PurgedTable, Run, RunOutcome, Summary, Times,
+    UnitEvent,
+};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
 pub use gate::Gate;
 pub use isolation::{Access, Begin, Isolation};
+pub use purge::{Purge, Purged};
 pub use retry_budget::RetryBudget;
 pub use row_lock::RowLock;
+pub use schema::{Schema, SchemaFinding, SchemaPart};
 pub use strategies::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable};
 pub use strategy::{Attempt, Plan, Resolve, Strategy, Verdict};
 #[cfg(feature = "metrics")]

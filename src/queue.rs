@@ -92,7 +92,7 @@ pub use operators::{Counts, DeadJob};
 pub use priority::Priority;
 pub use reschedule::Reschedule;
 use row::Inserted;
-use sql::{DriverCalls, QueueSql};
+use sql::DriverCalls;
 #[cfg(feature = "postgres")]
 pub use wake::PgWake;
 pub use wake::Wake;
@@ -101,6 +101,8 @@ pub use worker::{BoxError, Worker};
 use crate::backend::Backend;
 use crate::backoff::Backoff;
 use crate::error::Error;
+use crate::events::Observer;
+use crate::schema::{Schema, SchemaPart};
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
@@ -229,27 +231,43 @@ impl<DB: Backend> Queue<DB> {
         &self.name
     }
 
-    /// Returns the statements that create the tables and indexes of all queues if they are missing, for use
-    /// in migrations.
+    /// Sets options for the queue's own transactions, such as claims and extensions, overriding those that
+    /// were set before; and with [`Options::schema`], the names of the tables.
+    ///
+    /// The methods that take a [`Tx`] run under the options of the caller's transaction, but always use the
+    /// tables of the queue.
     #[must_use]
-    pub fn schema() -> &'static str {
-        QueueSql::of::<DB>().schema
+    pub fn options(mut self, options: Options) -> Self {
+        self.db = self.db.options(options);
+        self
     }
 
-    /// Creates the tables and indexes of all queues if they are missing.
-    ///
-    /// Checks the catalog first and takes no locks if nothing is missing, so it can be called at each start.
-    /// Creating a missing index locks its table. On PostgreSQL, MySQL and MariaDB, this waits for the lock
-    /// for at most one second at a time, because other transactions queue behind the wait, and gives up after
-    /// about eight seconds. For a large table that is in use, create the index in a migration instead, on
-    /// PostgreSQL `CONCURRENTLY`.
+    /// Names the queue's own transactions in logs, metrics and deadlock reports. The default is `queue`.
+    #[must_use]
+    pub fn named(self, name: &'static str) -> Self {
+        self.options(Options::new().named(name))
+    }
+
+    /// Adds an observer of the queue's own transactions. For the jobs of a worker, see
+    /// [`Worker::observed_by`].
+    #[must_use]
+    pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
+        self.options(Options::new().observed_by(observer))
+    }
+
+    /// Creates the tables and indexes of all queues if they are missing:
+    /// [`Schema::create`](crate::Schema::create) for [`SchemaPart::Queue`].
     ///
     /// # Errors
     ///
-    /// Returns the database's error; [`LockTimeout`](crate::ErrorKind::LockTimeout) if another transaction
-    /// holds a conflicting lock.
+    /// Those of [`Schema::create`](crate::Schema::create).
     pub async fn create_tables(&self) -> Result<(), Error> {
-        self.db.create_schema(Self::schema()).await
+        self.db.create_part(SchemaPart::Queue).await
+    }
+
+    /// Returns the names of the tables.
+    fn schema(&self) -> Schema {
+        self.db.schema()
     }
 
     /// Enqueues a job in the caller's transaction, unless the queue has a job with the same
@@ -312,7 +330,8 @@ impl<DB: Backend> Queue<DB> {
     }
 
     fn rows<'a>(&'a self, jobs: &'a [&'a NewJob]) -> NewRows<'a> {
-        NewRows { queue: &self.name, max_attempts: self.max_attempts, persistent: self.persistent, jobs }
+        let (schema, max_attempts) = (self.schema(), self.max_attempts);
+        NewRows { queue: &self.name, schema, max_attempts, persistent: self.persistent, jobs }
     }
 
     async fn insert(&self, tx: &mut Tx<DB>, jobs: &[&NewJob]) -> Result<Inserted, Error> {
@@ -322,7 +341,7 @@ impl<DB: Backend> Queue<DB> {
             None => sql::insert(tx, rows).await?,
         };
         if let Some(sql) = self.after_enqueue.as_deref().filter(|_| inserted.rows > 0) {
-            sql::fetch_texts(tx, sql).await?;
+            sql::fetch_texts(tx, self.schema(), sql).await?;
         }
         Ok(inserted)
     }

@@ -304,7 +304,7 @@ async fn missing_tables_are_logged_once() {
     worker.run(tokio::time::sleep(Duration::from_millis(300)), |_| async { Ok(()) }).await;
     let lines = recording.lines(Level::INFO);
     assert_eq!(lines.len(), 1, "{lines:?}");
-    for part in ["\"mail\"", "atomically_job", "Queue::create_tables", "Queue::schema"] {
+    for part in ["\"mail\"", "atomically_job", "Queue::create_tables", "Schema::sql"] {
         assert!(lines[0].contains(part), "{part}: {lines:?}");
     }
 }

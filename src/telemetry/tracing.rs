@@ -22,7 +22,7 @@ mod with {
     use tracing::{Instrument as _, debug, error, field, info_span, trace, warn};
 
     use crate::error::Error;
-    use crate::events::{Event, Observer, Run, RunOutcome, Summary, UnitEvent};
+    use crate::events::{Event, Observer, PurgeEvent, Run, RunOutcome, Summary, UnitEvent};
     use crate::failure::{Failure, FailureKind};
 
     const WAITS_FOR_ITSELF: &str = "; all connections of its pool are in use: if the unit runs a query on \
@@ -80,7 +80,7 @@ mod with {
         pub(crate) fn ended(&self, outcome: RunOutcome, attempts: u32) {
             self.0.record("atomically.outcome", outcome.as_str());
             self.0.record("atomically.attempts", attempts);
-            if !matches!(outcome, RunOutcome::Committed | RunOutcome::RolledBack) {
+            if !matches!(outcome, RunOutcome::Committed | RunOutcome::RolledBack | RunOutcome::Replayed) {
                 self.0.record("otel.status_code", "ERROR");
                 self.0.record("error.type", outcome.as_str());
             }
@@ -117,8 +117,10 @@ mod with {
 
     impl Observer for LogObserver {
         fn observe(&self, event: &Event<'_>) {
-            if let Event::Unit { run, event } = event {
-                log_event(run, event);
+            match event {
+                Event::Unit { run, event } => log_event(run, event),
+                Event::Purge { event } => log_purge(event),
+                _ => {}
             }
         }
 
@@ -163,6 +165,18 @@ mod with {
         }
     }
 
+    fn log_purge(event: &PurgeEvent<'_>) {
+        match *event {
+            PurgeEvent::Deleted { table, rows } => {
+                debug!(target: "atomically", table = table.as_str(), rows, "purged")
+            }
+            PurgeEvent::Failed { table, error } => {
+                let table = table.as_str();
+                warn!(target: "atomically", table, "could not purge {table}: {}", error.text());
+            }
+        }
+    }
+
     fn log_failure(run: &Run, attempt: u32, failure: &Failure) {
         let code = failure.code();
         match (failure.kind(), failure.deadlock()) {
@@ -202,6 +216,9 @@ mod with {
             (_, None) => {
                 let ended = match outcome {
                     RunOutcome::RolledBack => "rolled back, because the unit returned an error of its own",
+                    RunOutcome::Replayed => {
+                        "replayed: an earlier request with this key has a stored response"
+                    }
                     RunOutcome::Failed => "failed, and the unit returned an error of its own",
                     RunOutcome::Dropped => "dropped before it ended",
                     _ => what,
