@@ -249,10 +249,11 @@ impl RunClock {
             times: state.times,
         };
         drop(state);
-        if let Some(span) = &self.span {
-            span.ended(outcome, summary.attempts);
-        }
         self.notify(UnitEvent::Ended { summary: &summary, error });
+        // After the line about the end, which would repeat these fields.
+        if let Some(span) = &self.span {
+            span.ended(&self.run, outcome, summary.attempts);
+        }
     }
 
     /// Records that the attempt returns the response of an earlier request instead of running the unit.

@@ -213,8 +213,7 @@ impl Options {
     ///
     /// Create the table with
     /// [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or in your
-    /// own migrations, and delete old rows with
-    /// [`purge_operations`](crate::PoolTransactor::purge_operations).
+    /// own [migrations](crate::guide::schema), and delete old rows with a [`Purge`](crate::Purge).
     ///
     /// # Why not by default?
     ///
