@@ -28,7 +28,8 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// ```
 /// # #[cfg(all(feature = "sqlite", feature = "idempotency", feature = "queue"))]
-/// # async fn example(pool: sqlx::SqlitePool, shutdown: impl Future + Send) -> Result<(), atomically::Error> {
+/// # use atomically::Error;
+/// # async fn example(pool: sqlx::SqlitePool, shutdown: impl Future + Send) -> Result<(), Error> {
 /// use std::time::Duration;
 ///
 /// use atomically::queue::Queue;

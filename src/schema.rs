@@ -180,13 +180,13 @@ mod tests {
 
     #[test]
     fn the_prefix_precedes_names_but_not_data() {
-        let sql = "SELECT id FROM atomically_job WHERE queue = 'atomically_job' AND id IN (SELECT job_id FROM \
-                   atomically_job_lease)";
+        let sql = "SELECT id FROM atomically_job WHERE queue = 'atomically_job' \
+                   AND id IN (SELECT job_id FROM atomically_job_lease)";
         let prefixed = Schema::with_prefix("app_").in_sql(sql.to_owned());
         assert_eq!(
             prefixed,
-            "SELECT id FROM app_atomically_job WHERE queue = 'atomically_job' AND id IN (SELECT job_id FROM \
-             app_atomically_job_lease)"
+            "SELECT id FROM app_atomically_job WHERE queue = 'atomically_job' \
+             AND id IN (SELECT job_id FROM app_atomically_job_lease)"
         );
         assert_eq!(Schema::new().in_sql(sql.to_owned()), sql);
     }

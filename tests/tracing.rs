@@ -28,8 +28,8 @@ struct Seen {
     fields: Fields,
     /// The names of the enclosing spans, outermost first.
     inside: Vec<&'static str>,
-    /// What the default format of tracing-subscriber prints before the message: the time, the level, the spans
-    /// with their fields so far, and the target; and the fields after it.
+    /// What the default format of tracing-subscriber prints around the message: the time, the level, the
+    /// spans with their fields so far, the target, and the fields of the line.
     around: String,
 }
 
@@ -198,8 +198,8 @@ async fn a_unit_is_a_span_with_its_attempts_inside() {
     assert_eq!((retry.level, &*retry.inside), (Level::DEBUG, &["unit"][..]));
 }
 
-/// The longest lines are those about the end of a run. What surrounds their message repeats none of it, except
-/// for the name of the unit, which lines of the program have in their span as well.
+/// What surrounds a message repeats none of it, except for the name of the unit, which is part of the span so
+/// that lines of the program have it as well.
 #[tokio::test]
 async fn a_log_line_adds_little_to_its_message() {
     let (_pool, db) = scene().await;
@@ -223,7 +223,7 @@ async fn a_log_line_adds_little_to_its_message() {
     assert!(lines.len() > 5, "{lines:?}");
     for Seen { fields, around, .. } in lines {
         let message = &fields["message"];
-        assert!(around.len() <= 150, "{} columns: {around}", around.len());
+        assert!(around.len() <= 170, "{} columns: {around}", around.len());
         for (word, times) in [("checkout", 1), ("outcome", 1), (file!(), 0)] {
             assert!(around.matches(word).count() <= times, "{word} in {around}: {message}");
         }

@@ -39,10 +39,10 @@ use handles::{KeyHandles, PurgeHandles, QueueHandles, UnitHandles, WorkerHandles
 ///
 /// # Upkeep of the exporter
 ///
-/// `install_recorder` of metrics-exporter-prometheus returns a handle and starts no task. Histograms then keep
-/// every recorded value in memory until the metrics are rendered or `run_upkeep` of the handle is called: call
-/// it every few seconds, for example from a task of its own. `PrometheusBuilder::install` does that by itself,
-/// because it serves the metrics in a task that it starts.
+/// `install_recorder` of metrics-exporter-prometheus returns a handle and starts no task. Histograms then
+/// keep every recorded value in memory until the metrics are rendered or `run_upkeep` of the handle is
+/// called: call it every few seconds, for example from a task of its own. `PrometheusBuilder::install` does
+/// that by itself, because it serves the metrics in a task that it starts.
 ///
 /// ```
 /// # use std::time::Duration;

@@ -35,8 +35,8 @@ mod with {
     impl Span {
         /// Creates the span of a run.
         ///
-        /// Subscribers that print lines repeat the fields of the span in each line. So those that only a trace
-        /// needs are recorded at the end.
+        /// Subscribers that print lines repeat the fields of the span in each line. So those that only a
+        /// trace needs are recorded at the end.
         pub(crate) fn of_unit(run: &Run) -> Option<Self> {
             let span = info_span!(
                 target: "atomically",

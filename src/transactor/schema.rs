@@ -37,8 +37,8 @@ impl Schema {
         let begins_with_digit = prefix.starts_with(|c: char| c.is_ascii_digit());
         if prefix.len() > MAX_PREFIX || begins_with_digit || !prefix.chars().all(is_allowed) {
             return Err(Error::invalid_input(format!(
-                "invalid table prefix of {} bytes: a prefix has up to {MAX_PREFIX} characters of a-z 0-9 _ and \
-                 does not begin with a digit",
+                "invalid table prefix of {} bytes: a prefix has up to {MAX_PREFIX} characters of a-z 0-9 _ \
+                 and does not begin with a digit",
                 prefix.len()
             )));
         }
