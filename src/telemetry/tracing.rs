@@ -167,7 +167,7 @@ mod with {
             }
             UnitEvent::AttemptFailed { attempt, failure } => log_failure(run, attempt, failure),
             UnitEvent::BackingOff { delay } => {
-                debug!(target: "atomically", "{run}: another attempt follows after {delay:.1?}")
+                debug!(target: "atomically", delay = ?delay, "another attempt follows")
             }
             UnitEvent::Ended { summary, error } => log_end(run, summary, error),
             UnitEvent::Started | UnitEvent::AttemptStarted { .. } => {}
