@@ -37,6 +37,8 @@
 //! - [`Deltas`] adds to hot counters, many additions in one commit.
 //! - [`Options`] holds deadlines, limits and the rest, for all runs or for one.
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database reported.
+//! - [`Schema`] has the tables that idempotency keys, queues and lookups of commits need; [`Purge`] deletes
+//!   what has expired in them.
 //! - The [`guide`] explains which strategy to choose, what can go wrong, and how to operate and monitor the
 //!   result.
 //!

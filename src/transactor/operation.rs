@@ -5,11 +5,12 @@ use std::time::Duration;
 use crate::backend::{Backend, WatchedQuery, required};
 use crate::error::Error;
 use crate::isolation::Isolation;
+use crate::row_lock::RowLock;
 use crate::schema::SchemaPart;
-use crate::strategy::Strategy;
+use crate::strategy::{Attempt, Plan, Strategy};
 use crate::tx::Tx;
 
-use super::{Options, PoolTransactor, TransactorExt as _};
+use super::{PoolTransactor, TransactorExt as _};
 
 /// # The table of operations
 ///
@@ -40,8 +41,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     pub async fn purge_operations(&self, older_than: Duration) -> Result<u64, Error> {
         let find = &self.schema().in_sql(DB::old_operations(older_than));
         let table = &self.schema().everywhere_in("atomically_operation");
-        // Above READ COMMITTED, InnoDB would lock the gaps between the rows that are deleted.
-        let db = self.with(Options::new().isolation(Isolation::ReadCommitted));
+        let db = self.for_upkeep(Upkeep);
         let mut removed = 0;
         loop {
             // The rows are found first, and then deleted by their ids: InnoDB locks each row that a DELETE
@@ -62,5 +62,15 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
                 Some(batch) => removed += batch,
             }
         }
+    }
+}
+
+/// Deletes rows. Above READ COMMITTED, InnoDB would also lock the gaps between them.
+#[derive(Debug)]
+struct Upkeep;
+
+impl Strategy for Upkeep {
+    fn plan(&self, _attempt: &Attempt) -> Plan {
+        Plan::new(Isolation::ReadCommitted).locking(RowLock::NO_KEY_UPDATE)
     }
 }

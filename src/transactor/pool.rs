@@ -214,6 +214,12 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         }
     }
 
+    /// Returns a transactor for the crate's own work on its tables.
+    pub(super) fn for_upkeep<T: Strategy>(&self, strategy: T) -> PoolTransactor<DB, T> {
+        let options = self.options.for_upkeep();
+        PoolTransactor { options, ..self.under(strategy) }
+    }
+
     /// Fails if the caller is a unit of work on the same pool, because it would wait for its own connection.
     fn refuse_nesting(&self) -> Result<(), Error> {
         if holds_connection_of(&self.pool) { Err(Error::failed(nested(), None)) } else { Ok(()) }

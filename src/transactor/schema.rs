@@ -89,7 +89,7 @@ impl Schema {
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// Creates the tables of one part that do not exist, with the prefix of the options.
     pub(crate) async fn create_part(&self, part: SchemaPart) -> Result<(), Error> {
-        self.under(SchemaCreation).create_missing(self.schema().only(&[part])).await
+        self.for_upkeep(SchemaCreation).create_missing(self.schema().only(&[part])).await
     }
 }
 

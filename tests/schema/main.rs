@@ -23,4 +23,5 @@ on_every_database! {
     purge::what_has_expired_is_purged_and_counted,
     purge::a_table_that_cannot_be_purged_does_not_keep_others_from_it,
     purge::purges_repeat_until_shutdown,
+    purge::upkeep_ignores_the_options_of_units,
 }

@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use atomically::queue::{NewJob, Queue, Retry};
 use atomically::{
-    Error, Event, Options, Pessimistic, Purge, PurgeEvent, PurgedTable, Resolve, Schema, SchemaPart,
-    TransactorExt as _, Tx,
+    Begin, Error, Event, Isolation, Options, Pessimistic, Purge, PurgeEvent, PurgedTable, Resolve, Schema,
+    SchemaPart, TransactorExt as _, Tx,
 };
 use sqlx::Pool;
 use tokio::sync::Notify;
 
 use crate::support::{ServerBackend, TestBackend, eventually};
 
-/// Records the events of a purge: the table, and the number of rows unless it failed.
+/// What a purge did: the table, and the number of rows unless it failed.
+type Noted = (PurgedTable, Option<u64>);
+
+/// Records the events of a purge.
 #[derive(Clone, Default)]
-struct Notes(Arc<Mutex<Vec<(PurgedTable, Option<u64>)>>>);
+struct Notes(Arc<Mutex<Vec<Noted>>>);
 
 impl Notes {
     fn observe(&self, event: &Event<'_>) {
@@ -27,7 +30,7 @@ impl Notes {
         });
     }
 
-    fn take(&self) -> Vec<(PurgedTable, Option<u64>)> {
+    fn take(&self) -> Vec<Noted> {
         std::mem::take(&mut *self.0.lock().expect("the notes"))
     }
 }
@@ -186,4 +189,27 @@ async fn purging_operations_does_not_wait_for_open_units_on_postgres() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn purging_operations_does_not_wait_for_open_units_on_mariadb() {
     purging_operations_does_not_wait_for_open_units::<sqlx::MySql>().await;
+}
+
+/// Such as options that the database does not have, and one by which the purge itself would write an operation
+/// in each batch.
+pub(crate) async fn upkeep_ignores_the_options_of_units<DB: TestBackend>() {
+    let pool = DB::pool(2).await;
+    let db = Pessimistic::default().on(&pool.pool);
+    for options in [
+        Options::new().resolve_commits(Resolve::Operation),
+        Options::new().deferrable().begin(Begin::Exclusive).idle_timeout(Duration::from_secs(1)),
+        Options::new().isolation(Isolation::Serializable).read_only(),
+    ] {
+        let db = db.clone().options(options);
+        db.create_operation_table().await.expect("the table of operations");
+        db.create_key_table().await.expect("the table of keys");
+        run_with_operation(&pool.pool).await;
+        change(&pool, age_operations::<DB>()).await;
+        let purging = db.purge_operations(Duration::ZERO);
+        let purged = tokio::time::timeout(Duration::from_secs(20), purging).await.expect("it ends");
+        assert_eq!(purged.expect("purged"), 1);
+        let left = DB::sql("SELECT COUNT(*) FROM atomically_operation");
+        assert_eq!(DB::pool_fetch(&pool, left, &[]).await.expect("a count"), 0);
+    }
 }

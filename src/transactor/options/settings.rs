@@ -62,6 +62,21 @@ impl Options {
         self.schema.unwrap_or_default()
     }
 
+    /// Returns the options that matter for the crate's own work on its tables: limits, names and observers.
+    /// The others are meant for units of work, and not every database has them.
+    pub(in crate::transactor) fn for_upkeep(&self) -> Self {
+        Self {
+            attempts: self.attempts,
+            deadline: self.deadline,
+            backoff: self.backoff,
+            retry_budget: self.retry_budget.clone(),
+            schema: self.schema,
+            name: self.name,
+            observers: self.observers.clone(),
+            ..Self::default()
+        }
+    }
+
     pub(in crate::transactor) fn name(&self) -> &'static str {
         self.name.unwrap_or(Run::UNNAMED)
     }
