@@ -186,7 +186,6 @@ impl Error {
 
     /// The error for an invalid argument. The message names the argument and contains none of the caller's
     /// values.
-    #[cfg(any(feature = "lease", feature = "queue"))]
     pub(crate) fn invalid_input(message: String) -> Self {
         let mut error = Self::new(ErrorKind::InvalidInput, None, None);
         error.0.input = Some(message);

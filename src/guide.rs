@@ -42,6 +42,16 @@ pub mod histories {}
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
 
+#[doc = include_str!("guide/schema.md")]
+#[doc = "# PostgreSQL\n\n```sql"]
+#[doc = include_str!("backend/postgres/schema.sql")]
+#[doc = "```\n\n# MySQL and MariaDB\n\n```sql"]
+#[doc = include_str!("backend/mysql/schema.sql")]
+#[doc = "```\n\n# SQLite\n\n```sql"]
+#[doc = include_str!("backend/sqlite/schema.sql")]
+#[doc = "```"]
+pub mod schema {}
+
 #[doc = include_str!("guide/monitoring.md")]
 pub mod monitoring {}
 

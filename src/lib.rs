@@ -37,6 +37,8 @@
 //! - [`Deltas`] adds to hot counters, many additions in one commit.
 //! - [`Options`] holds deadlines, limits and the rest, for all runs or for one.
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database reported.
+//! - [`Schema`] has the tables that idempotency keys, queues and lookups of commits need; [`Purge`] deletes
+//!   what has expired in them.
 //! - The [`guide`] explains which strategy to choose, what can go wrong, and how to operate and monitor the
 //!   result.
 //!
@@ -85,6 +87,7 @@ mod row_lock;
 mod digest;
 mod sql_text;
 mod failure;
+mod schema;
 // The contract between strategies and the retry loop.
 mod strategy;
 // Hooks for the test kit.
@@ -117,6 +120,8 @@ pub mod lease;
 #[cfg(feature = "queue")]
 #[cfg_attr(docsrs, doc(cfg(feature = "queue")))]
 pub mod queue;
+// House-keeping for the features above.
+mod purge;
 // The test kit for units of work.
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -128,12 +133,17 @@ pub use backoff::Backoff;
 pub use deadlock::{DeadlockParty, DeadlockReport, DeadlockUnit, WantedLock};
 pub use deltas::{DeltaOutcome, Deltas};
 pub use error::{Error, ErrorKind};
-pub use events::{Event, JobEvent, KeyOutcome, Observer, Run, RunOutcome, Summary, Times, UnitEvent};
+pub use events::{
+    Event, JobEvent, KeyOutcome, Observer, PurgeEvent, PurgedTable, Run, RunOutcome, Summary, Times,
+    UnitEvent,
+};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
 pub use gate::Gate;
 pub use isolation::{Access, Begin, Isolation};
+pub use purge::{Purge, Purged};
 pub use retry_budget::RetryBudget;
 pub use row_lock::RowLock;
+pub use schema::{Schema, SchemaFinding, SchemaPart};
 pub use strategies::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable};
 pub use strategy::{Attempt, Plan, Resolve, Strategy, Verdict};
 #[cfg(feature = "metrics")]

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::backend::{Backend, Closing, WatchedQuery};
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::schema::Schema;
 use crate::strategy::Plan;
 use crate::telemetry::RunClock;
 
@@ -102,6 +103,8 @@ pub struct Tx<DB: Backend> {
     opened: Instant,
     /// The number of open savepoints.
     depth: u32,
+    /// The names of the crate's tables.
+    schema: Schema,
     /// How the transaction was opened, and the settings to restore at its end.
     closing: Closing,
     /// Whether the session has its own time limit for idling in a transaction.
@@ -232,6 +235,12 @@ impl<DB: Backend> Tx<DB> {
     #[cfg(feature = "idempotency")]
     pub(crate) fn lock_wait(&self) -> Option<Duration> {
         self.closing.limits.on_locks()
+    }
+
+    /// Returns the names of the crate's tables.
+    #[cfg(feature = "idempotency")]
+    pub(crate) const fn schema(&self) -> Schema {
+        self.schema
     }
 
     /// Returns the engine that the transaction runs on.

@@ -14,6 +14,7 @@ use super::{Attempts, ConnectionReuse, Hooks, Interception, PooledSession, Right
 use crate::backend::{Backend, Closing, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
+use crate::schema::Schema;
 use crate::strategy::{CommitMarker, Limits, Plan};
 use crate::telemetry::{RunClock, counted};
 
@@ -23,6 +24,8 @@ pub(crate) struct OpenRequest<'a> {
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     pub(crate) marker: Option<CommitMarker>,
+    /// The names of the crate's tables.
+    pub(crate) schema: Schema,
     /// Whether the transaction may wait at the gate, open and idle, before its unit begins.
     pub(crate) waits_at_gate: bool,
     /// Set once a connection was acquired.
@@ -65,7 +68,7 @@ impl OpenRequest<'_> {
         // Last, because a statement after the first write would need a packet of its own on a Galera
         // cluster.
         if let Some(marker) = self.marker {
-            let _ = write!(text, "; {}", DB::marker(marker)?);
+            let _ = write!(text, "; {}", self.schema.in_sql(DB::marker(marker)?));
         }
         Ok(text)
     }
@@ -155,6 +158,7 @@ impl<DB: Backend> Tx<DB> {
             attempt: request.attempt,
             opened: Instant::now(),
             depth: 0,
+            schema: request.schema,
             closing,
             limits_idling: engine.limits_idling,
             latest: None,
