@@ -82,6 +82,7 @@ mod deadlock;
 mod isolation;
 mod row_lock;
 mod digest;
+mod local_settings;
 mod sql_text;
 mod failure;
 // The contract between strategies and the retry loop.

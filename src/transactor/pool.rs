@@ -13,7 +13,7 @@ use super::attempt::{Sending, StatementAttempts, StatementTarget, UnitAttempts, 
 use super::deadlock_queue::DeadlockQueue;
 use super::retry::run_with_retries;
 use super::waiting::WaitingQueues;
-use super::{Ended, Options, Transactor, Unit};
+use super::{Ended, Options, Transactor, TransactorExt as _, Unit};
 use crate::backend::{Backend, WatchedQuery};
 use crate::backoff::Backoff;
 use crate::error::Error;
@@ -21,7 +21,7 @@ use crate::events::Observer;
 use crate::gate::Gate;
 use crate::retry_budget::RetryBudget;
 use crate::strategy::Strategy;
-use crate::tx::{ConnectionReuse, holds_connection_of, nested};
+use crate::tx::{ConnectionReuse, Tx, holds_connection_of, nested};
 
 /// A strategy bound to a pool: the transactor that applications use.
 ///
@@ -154,7 +154,24 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// Runs one statement of the caller as its own transaction, if its text allows that.
     pub(crate) async fn apply_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
         let atomicity = atomicity::check(&query)?;
+        if self.options.local_settings().is_some() {
+            return self.apply_in_transaction(query, atomicity).await;
+        }
         self.send_alone(query, atomicity).await
+    }
+
+    /// Runs one statement of the caller in a transaction that has the settings of the options.
+    async fn apply_in_transaction(
+        &self,
+        query: WatchedQuery<DB>,
+        atomicity: Atomicity,
+    ) -> Result<u64, Error> {
+        atomicity::check_for_transaction(atomicity)?;
+        self.run(async |tx: &mut Tx<DB>| -> Result<_, Error> {
+            let result = sqlx::Executor::execute(&mut *tx, query.clone()).await?;
+            Ok(DB::rows_affected(&result))
+        })
+        .await
     }
 
     async fn send_alone(&self, query: WatchedQuery<DB>, atomicity: Atomicity) -> Result<u64, Error> {

@@ -147,6 +147,7 @@ fn is_recoverable(failure: &Failure) -> bool {
                 | FailureKind::LockNotAvailable
                 | FailureKind::StatementTimeout
                 | FailureKind::Unsupported
+                | FailureKind::InvalidInput
                 | FailureKind::Other
         )
 }
