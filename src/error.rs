@@ -128,6 +128,13 @@ impl Error {
         self
     }
 
+    /// Prepends what was attempted to the message of the failure or of the driver.
+    pub(crate) fn in_context(mut self, context: &str) -> Self {
+        self.0.failure = self.0.failure.map(|failure| failure.in_context(context));
+        self.0.text = self.0.text.map(|text| format!("{context}: {text}"));
+        self
+    }
+
     /// Replaces the failure by that of an earlier commit whose outcome is unknown.
     pub(crate) fn about_commit(self, failure: Failure) -> Self {
         Self::failed(failure, self.0.spent)

@@ -159,7 +159,7 @@ async fn every_entry_point_has_the_settings() {
 async fn each_attempt_and_what_follows_a_savepoint_have_the_settings() {
     let (pool, role) = tenants(1).await;
     let db = Pessimistic::default().on(&pool).options(tenant("b").role(&role).setting("app.user", 7));
-    let faults = Faults::new().at(Moment::Statement(2), Fault::SerializationFailure);
+    let faults = Faults::new().at(Moment::Statement(1), Fault::SerializationFailure);
     let attempts = AtomicU32::new(0);
     let seen = faults
         .on(&db)

@@ -6,6 +6,7 @@ mod deadlines;
 mod deadlocks;
 mod gates;
 mod hooks;
+mod keys;
 mod packets;
 #[path = "../support/mod.rs"]
 mod support;
@@ -22,6 +23,7 @@ use support::{TestBackend, TestPool, on_every_database};
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 on_every_database!(
+    keys::lock_rows_names_the_table_the_column_and_the_type,
     hooks::on_rollback_runs_when_the_next_attempt_cannot_open,
     unique::a_violation_within_a_savepoint_is_not_retried,
     unique::a_violation_that_ends_the_unit_is_retried,
