@@ -52,7 +52,7 @@ pub(crate) use right_of_way::{RightOfWay, has_given_way};
 pub(crate) use savepoint_scope::SavepointScope;
 pub(crate) use shielded_commit::Shield;
 use state::TxState;
-pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
+pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitError, UnitFn};
 
 /// An open transaction, on which a unit of work runs its queries.
 ///
