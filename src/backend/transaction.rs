@@ -23,8 +23,9 @@ pub trait TransactionSql: Database {
     /// Returns the text that opens a transaction and sets its limits in one round trip.
     fn opening(plan: &Plan, limits: &Limits) -> String;
 
-    /// Returns the statements, separated by semicolons, that set the caller's settings in an open transaction.
-    /// They come last in the opening. Fails if the database does not support them, or if they are invalid.
+    /// Returns the statements, separated by semicolons, that set the caller's settings in an open
+    /// transaction. They come last in the opening. Fails if the database does not support them, or if they
+    /// are invalid.
     fn local_settings(_settings: &LocalSettings) -> Result<String, Failure> {
         Err(Failure::unsupported(Self::NAME, "settings or roles for single transactions"))
     }

@@ -11,15 +11,19 @@ impl Error {
     ///
     /// | [`ErrorKind`] | status | why |
     /// |---|---|---|
-    /// | `Exhausted`, `DeadlineExceeded`, `BudgetSpent`, `Overloaded` | 503 | the service is overloaded, or was too slow; nothing was stored |
-    /// | `Unavailable`, `ConnectionLost`, `ReadOnly` | 503 | the database is down, restarting or failing over; nothing was stored |
+    /// | `Exhausted`, `DeadlineExceeded` | 503 | too many conflicts, or too slow; nothing was stored |
+    /// | `BudgetSpent`, `Overloaded` | 503 | too much load; nothing was stored |
+    /// | `Unavailable`, `ConnectionLost` | 503 | the database is down or restarting; nothing was stored |
+    /// | `ReadOnly` | 503 | the database is failing over; nothing was stored |
     /// | `LockTimeout`, `StatementTimeout` | 503 | the database was too slow; nothing was stored |
     /// | `CommitUnknown` | 503 | the outcome is unknown: see below |
-    /// | `Conflict`, `LockNotAvailable`, `StaleClaim` | 409 | another request changes the same rows, or was first |
+    /// | `Conflict`, `LockNotAvailable` | 409 | another request is changing the same rows |
+    /// | `StaleClaim` | 409 | another worker was first |
     /// | `Constraint`: unique, exclusion, foreign key | 409 | the request contradicts what is stored |
     /// | `Constraint`: check, not-null | 422 | the values are not acceptable, whatever is stored |
     /// | `RowNotFound` | 404 | a row that the unit requires does not exist |
-    /// | `Aborted`, `Unsupported`, `InvalidInput`, `Decode`, `MissingTable`, `Database` | 500 | a defect of the program, its configuration or its schema |
+    /// | `Aborted`, `Unsupported`, `InvalidInput` | 500 | a defect of the program |
+    /// | `Decode`, `MissingTable`, `Database` | 500 | a defect of the program or its schema |
     ///
     /// An error whose kind is `Exhausted`, `DeadlineExceeded` or `BudgetSpent` keeps this status whatever its
     /// last failure was: the client did nothing wrong, and the same request may succeed later. The one

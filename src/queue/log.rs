@@ -62,7 +62,7 @@ mod with {
     pub(in crate::queue) fn interrupted(queue: &str, jobs: usize, error: &Error) {
         warn!(
             target: "atomically", queue,
-            "a claim of the queue {queue:?} returned {jobs} jobs and was then interrupted by an error: {error}"
+            "a claim of the queue {queue:?} returned {jobs} jobs, and was interrupted by an error: {error}"
         );
     }
 

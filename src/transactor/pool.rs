@@ -12,8 +12,9 @@ use super::atomicity::{self, Atomicity};
 use super::attempt::{Sending, StatementAttempts, StatementTarget, UnitAttempts, sending};
 use super::deadlock_queue::DeadlockQueue;
 use super::retry::run_with_retries;
+use super::statement_unit::StatementUnit;
 use super::waiting::WaitingQueues;
-use super::{Ended, Options, Transactor, TransactorExt as _, Unit};
+use super::{Ended, Options, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
 use crate::backoff::Backoff;
 use crate::error::Error;
@@ -21,7 +22,7 @@ use crate::events::Observer;
 use crate::gate::Gate;
 use crate::retry_budget::RetryBudget;
 use crate::strategy::Strategy;
-use crate::tx::{ConnectionReuse, Tx, holds_connection_of, nested};
+use crate::tx::{ConnectionReuse, holds_connection_of, nested};
 
 /// A strategy bound to a pool: the transactor that applications use.
 ///
@@ -167,11 +168,9 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         atomicity: Atomicity,
     ) -> Result<u64, Error> {
         atomicity::check_for_transaction(atomicity)?;
-        self.run(async |tx: &mut Tx<DB>| -> Result<_, Error> {
-            let result = sqlx::Executor::execute(&mut *tx, query.clone()).await?;
-            Ok(DB::rows_affected(&result))
-        })
-        .await
+        let mut unit = StatementUnit::new(query);
+        let ended = self.transact(&Options::new(), &mut unit).await?;
+        unit.end(ended)
     }
 
     async fn send_alone(&self, query: WatchedQuery<DB>, atomicity: Atomicity) -> Result<u64, Error> {

@@ -112,10 +112,11 @@ impl<DB: Backend> Tx<DB> {
     /// # The type of the keys
     ///
     /// It has to be the one that the driver decodes from the column: `i64` for BIGINT, `i32` for INTEGER. A
-    /// different type is an error that names the table, the column and the type. PostgreSQL refuses to compare
-    /// types that have no common operator. MySQL, MariaDB and SQLite convert one of the two, so rows may be
-    /// locked (MySQL and MariaDB: with a full scan of the table) before the error is raised, when the first
-    /// row is decoded. If no row matches after the conversion, there is no error, and all keys are missing.
+    /// different type is an error that names the table, the column and the type. PostgreSQL refuses to
+    /// compare types that have no common operator. MySQL, MariaDB and SQLite convert one of the two, so
+    /// rows may be locked (MySQL and MariaDB: with a full scan of the table) before the error is raised,
+    /// when the first row is decoded. If no row matches after the conversion, there is no error, and all
+    /// keys are missing.
     ///
     /// SQLite locks the whole database. If the plan opens with `BEGIN IMMEDIATE`, the database is already
     /// locked, and the keys are only looked up.

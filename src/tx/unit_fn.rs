@@ -94,7 +94,7 @@ impl<F: Clone + Send + Sync> Repeatable for F {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot hold the errors of a unit of work",
     label = "the error type `{Self}` does not implement `From<atomically::Error>`",
-    note = "add a variant to it, with thiserror: `#[error(transparent)] Database(#[from] atomically::Error),`",
+    note = "with thiserror, add a variant: `#[error(transparent)] Database(#[from] atomically::Error),`",
     note = "or write `impl From<atomically::Error> for {Self} {{ … }}`"
 )]
 pub trait UnitError: From<Error> {}

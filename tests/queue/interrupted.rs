@@ -26,7 +26,7 @@ const REFUSING: [(&str, &str); 3] = [
     ),
 ];
 
-/// The first statement claims a job and finds a spent one; the second one, which replaces the spent job, fails.
+/// The first statement claims a job and finds a spent one; the second one, for another job, fails.
 async fn poisoned<DB: TestBackend>() -> (TestPool<DB>, Queue<DB>) {
     let (pool, queue) = queue::<DB>(3).await;
     enqueue(&pool, &queue, job(0).max_attempts(1)).await;

@@ -69,8 +69,8 @@ impl Options {
     ///
     /// The unit then has the privileges of the role, and the policies of row-level security apply to it, even
     /// if the session's own role is the owner of the tables. Everything that is said about
-    /// [`setting`](Self::setting) holds for the role as well. The settings are set first, so the role need not
-    /// be allowed to set them. The name is case-sensitive.
+    /// [`setting`](Self::setting) holds for the role as well. The settings are set first, so the role need
+    /// not be allowed to set them. The name is case-sensitive.
     ///
     /// The role limits the unit's own statements, and not an attacker who can inject SQL: `RESET ROLE`
     /// undoes it.

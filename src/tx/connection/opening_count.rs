@@ -1,7 +1,7 @@
 //! Counts the connections that each pool is opening, as far as waits for them show it.
 //!
-//! sqlx's pool counts a connection that it is opening like one that is in use. If the server cannot be reached,
-//! the pool therefore looks as if its users kept all connections.
+//! sqlx's pool counts a connection that it is opening like one that is in use. If the server cannot be
+//! reached, the pool therefore looks as if its users kept all connections.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};

@@ -133,8 +133,8 @@ fn refusal<DB: Backend>(error: &sqlx::Error) -> Refusal {
 }
 
 /// The last reason why the server refused a connection of each pool, by the identity of the pool and the
-/// server's address, because a new pool may have the identity of one that is gone. sqlx's pool does not report
-/// the reason.
+/// server's address, because a new pool may have the identity of one that is gone. sqlx's pool does not
+/// report the reason.
 static REFUSALS: LazyLock<Mutex<HashMap<(usize, String), (Instant, Refusal)>>> =
     LazyLock::new(Mutex::default);
 
