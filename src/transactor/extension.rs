@@ -46,6 +46,12 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// # Ok(()) }
     /// ```
     ///
+    /// # The error type
+    ///
+    /// The closure returns any error type that [holds the errors of this crate](UnitError). If `?` follows
+    /// `run`, the compiler cannot infer the type ("type annotations needed"). Name it at the head of the
+    /// closure, as above: `async |tx| -> Result<_, Error> { … }`.
+    ///
     /// # Errors
     ///
     /// Returns the closure's own error. If the database or the deadline kept the unit from committing,

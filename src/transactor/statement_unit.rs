@@ -32,9 +32,9 @@ impl<DB: Backend> StatementUnit<DB> {
 #[async_trait]
 impl<DB: Backend> Unit<DB> for StatementUnit<DB> {
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
-        let result = sqlx::Executor::execute(&mut *tx, self.query.clone()).await;
+        let result = tx.execute_query(self.query.clone()).await;
         let decision = if result.is_ok() { Decision::Commit } else { Decision::RollBack };
-        self.result = Some(result.map(|result| DB::rows_affected(&result)).map_err(Error::from));
+        self.result = Some(result.map_err(Error::from));
         decision
     }
 }

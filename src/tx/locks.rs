@@ -276,7 +276,7 @@ fn select_keys<DB: Backend, K: Key<DB>>(
 }
 
 /// Adds to an error what was compared with what, unless it is about a conflict or the connection.
-fn explain_key<DB: Backend, K: Key<DB>>(error: Error, table: &str, column: &str) -> Error {
+pub(crate) fn explain_key<DB: Backend, K: Key<DB>>(error: Error, table: &str, column: &str) -> Error {
     if !matches!(error.kind(), ErrorKind::Database | ErrorKind::Decode | ErrorKind::InvalidInput) {
         return error;
     }

@@ -83,7 +83,8 @@ fn explain_wait<DB: Backend>(pool: &Pool<DB>, since: Instant) -> String {
              max_connections"
         ),
         None => format!(
-            "{address} did not accept a connection (pool: {open} of {max} connections open, {} idle)",
+            "no connection to {address} was opened in time (pool: {open} of {max} connections open, {} idle); \
+             check that the server answers, and that the pool's `after_connect` succeeds",
             pool.num_idle()
         ),
     }

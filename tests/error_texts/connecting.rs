@@ -83,6 +83,10 @@ where
         });
         PoolOptions::<DB>::new().max_connections(1).connect_lazy(&url).expect("a URL")
     };
+    let fails = PoolOptions::<DB>::new()
+        .max_connections(1)
+        .after_connect(|_, _| Box::pin(async { Err(sqlx::Error::RowNotFound) }));
+    run(table, "after_connect fails", &fails.connect_lazy(&pool.url).expect("a URL")).await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let silent = listener.local_addr().expect("it").port();
     run(table, "server silent", &at(silent)).await;

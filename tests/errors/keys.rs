@@ -1,10 +1,10 @@
 //! Keys whose type does not fit the column.
 
-use atomically::{Error, ErrorKind, Key, Pessimistic, TransactorExt as _, Tx};
+use atomically::{Deltas, Error, ErrorKind, Key, Pessimistic, TransactorExt as _, Tx};
 
 use crate::support::TestBackend;
 
-pub(crate) async fn lock_rows_names_the_table_the_column_and_the_type<DB: TestBackend>()
+pub(crate) async fn locking_by_key_names_the_table_the_column_and_the_type<DB: TestBackend>()
 where
     String: Key<DB>,
     i64: Key<DB>,
@@ -28,6 +28,9 @@ where
         assert!(matches!(error.kind(), ErrorKind::Database | ErrorKind::Decode), "{error:?}");
         assert_eq!(error.http_status(), 500);
     }
+    let deltas = Deltas::on(&pool, "tag", "name", "number");
+    let text = deltas.add(7_i64, 1).await.expect_err("numbers for a text").to_string();
+    assert!(text.contains("`tag`") && text.contains("`name`") && text.contains("`i64`"), "{text}");
     let missing = db.run(async |tx: &mut Tx<DB>| tx.lock_rows("no_such_table", "id", &[7_i64]).await);
     let error: Error = missing.await.expect_err("no such table");
     assert!(error.to_string().contains("`no_such_table` by the column `id`"), "{error}");

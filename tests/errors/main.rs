@@ -24,7 +24,7 @@ use support::{TestBackend, TestPool, on_every_database};
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 on_every_database!(
-    keys::lock_rows_names_the_table_the_column_and_the_type,
+    keys::locking_by_key_names_the_table_the_column_and_the_type,
     hooks::on_rollback_runs_when_the_next_attempt_cannot_open,
     status::a_missing_row_is_not_found,
     status::a_violated_constraint_is_not_an_internal_error,
