@@ -59,9 +59,10 @@ mod insertion;
 mod job;
 #[cfg(feature = "testing")]
 mod lapse;
-mod lease;
 mod log;
 mod next_due;
+#[cfg(feature = "postgres")]
+mod notify;
 mod operators;
 mod position;
 mod priority;
@@ -70,7 +71,6 @@ mod reschedule;
 mod row;
 mod spent;
 mod sql;
-mod wake;
 mod worker;
 
 use std::fmt;
@@ -93,9 +93,6 @@ pub use priority::Priority;
 pub use reschedule::Reschedule;
 use row::Inserted;
 use sql::{DriverCalls, QueueSql};
-#[cfg(feature = "postgres")]
-pub use wake::PgWake;
-pub use wake::Wake;
 pub use worker::{BoxError, Worker};
 
 use crate::backend::Backend;
@@ -104,6 +101,9 @@ use crate::error::Error;
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
+#[cfg(feature = "postgres")]
+pub use crate::wake::PgWake;
+pub use crate::wake::Wake;
 
 /// The default limits of a queue: together they retry a job for longer than a weekend.
 const MAX_ATTEMPTS: u32 = 25;
@@ -299,7 +299,7 @@ impl<DB: Backend> Queue<DB> {
     pub async fn enqueue_alone(&self, job: NewJob) -> Result<Enqueued, Error> {
         let jobs = &[&job];
         let insert_alone = DriverCalls::get().and_then(|calls| calls.insert_alone);
-        let alone = insert_alone.filter(|_| self.after_enqueue.is_none());
+        let alone = insert_alone.filter(|_| self.after_enqueue.is_none() && !self.db.has_local_settings());
         let inserted = match alone.and_then(|insert_alone| insert_alone(&self.db, self.rows(jobs))) {
             Some(inserting) => inserting.await?,
             None => None,

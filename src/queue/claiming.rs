@@ -89,7 +89,8 @@ pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Resul
 
 /// Claims jobs in a transaction of its own, and returns their rows as they were before the claim.
 async fn claim_rows<DB: Backend>(queue: &Queue<DB>, wanted: JobsWanted) -> Result<Vec<JobRow>, Error> {
-    if let Some(claim) = DriverCalls::get().and_then(|calls| calls.claim) {
+    let alone = DriverCalls::get().filter(|_| !queue.db.has_local_settings());
+    if let Some(claim) = alone.and_then(|calls| calls.claim) {
         return claim(&queue.db, wanted).await;
     }
     let JobsWanted { queue: name, limit, start, lease } = wanted;

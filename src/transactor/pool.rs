@@ -155,18 +155,16 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// Runs one statement of the caller as its own transaction, if its text allows that.
     pub(crate) async fn apply_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
         let atomicity = atomicity::check(&query)?;
-        if self.options.local_settings().is_some() {
-            return self.apply_in_transaction(query, atomicity).await;
-        }
         self.send_alone(query, atomicity).await
     }
 
-    /// Runs one statement of the caller in a transaction that has the settings of the options.
-    async fn apply_in_transaction(
-        &self,
-        query: WatchedQuery<DB>,
-        atomicity: Atomicity,
-    ) -> Result<u64, Error> {
+    /// Returns whether the options have settings or a role, which need a transaction.
+    pub(crate) fn has_local_settings(&self) -> bool {
+        self.options.local_settings().is_some()
+    }
+
+    /// Runs one statement in a transaction that has the settings of the options.
+    async fn send_in_transaction(&self, query: WatchedQuery<DB>, atomicity: Atomicity) -> Result<u64, Error> {
         atomicity::check_for_transaction(atomicity)?;
         let mut unit = StatementUnit::new(query);
         let ended = self.transact(&Options::new(), &mut unit).await?;
@@ -174,12 +172,17 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     }
 
     async fn send_alone(&self, query: WatchedQuery<DB>, atomicity: Atomicity) -> Result<u64, Error> {
+        if self.has_local_settings() {
+            return self.send_in_transaction(query, atomicity).await;
+        }
         let (sql, nowait) = (query.text(), query.has_nowait());
         self.run_alone(sql, nowait, atomicity, sending(&self.options, query)).await
     }
 
     /// Runs `run` on a connection of the pool, as its own transaction without BEGIN and COMMIT. `run`
-    /// receives the time limit for the server. Observers see `sql`; interceptors see nothing.
+    /// receives the time limit for the server. Observers see `sql`; interceptors see nothing. The settings of
+    /// the options are not set: a caller for whom they matter checks
+    /// [`has_local_settings`](Self::has_local_settings).
     pub(crate) async fn run_on_connection<T: Send>(
         &self,
         sql: SqlStr,
