@@ -25,7 +25,7 @@ mod zombie;
 pub use crate::intercept::Fault;
 pub use explore::{
     Client, Counterexample, Explore, ExploreError, Gap, ParseScheduleError, Problem, Report, Schedule,
-    explore,
+    SerialDifference, explore,
 };
 pub use faults::{Faults, Moment};
 pub use lock_order::{AcquisitionOrder, Inversion, LockOrder, Locked, UnknownLocks, UnknownReason, Watched};
