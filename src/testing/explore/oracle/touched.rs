@@ -36,13 +36,19 @@ fn named_tables(tokens: &[Token], list: &TableList) -> BTreeSet<usize> {
         Some(Token::Word(word)) => Some(word.value.as_str()),
         _ => None,
     };
-    let tables = (0..tokens.len()).filter_map(|at| {
-        let name = word(at)?;
-        let is_qualified = tokens.get(at + 1) == Some(&Token::Period);
-        let qualified = word(at + 2).filter(|_| is_qualified).map(|table| format!("{name}.{table}"));
-        qualified.and_then(|qualified| list.find(&qualified)).or_else(|| list.find(name))
-    });
-    tables.collect()
+    let (mut tables, mut at) = (BTreeSet::new(), 0);
+    while let Some(token) = tokens.get(at) {
+        let next = word(at + 2).filter(|_| tokens.get(at + 1) == Some(&Token::Period));
+        let qualified =
+            word(at).zip(next).and_then(|(schema, table)| list.find(&format!("{schema}.{table}")));
+        at += if qualified.is_some() { 3 } else { 1 };
+        let plain = match token {
+            Token::Word(word) => list.find(&word.value),
+            _ => None,
+        };
+        tables.extend(qualified.or(plain));
+    }
+    tables
 }
 
 /// Whether each table that the statement writes is among the known ones.
