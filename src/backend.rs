@@ -39,7 +39,7 @@ pub(crate) use carried_failure::{SyntheticError, with_failure};
 pub use codec::Key;
 #[cfg(any(feature = "idempotency", feature = "queue"))]
 pub(crate) use codec::Value;
-#[cfg(any(feature = "idempotency", feature = "queue", feature = "testing"))]
+#[cfg(any(feature = "idempotency", feature = "lease", feature = "queue", feature = "testing"))]
 pub(crate) use codec::required;
 use commit_marker::CommitMarkerSql;
 pub(crate) use commit_marker::TransactionStatus;

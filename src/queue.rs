@@ -59,9 +59,10 @@ mod insertion;
 mod job;
 #[cfg(feature = "testing")]
 mod lapse;
-mod lease;
 mod log;
 mod next_due;
+#[cfg(feature = "postgres")]
+mod notify;
 mod operators;
 mod position;
 mod priority;
@@ -70,7 +71,6 @@ mod reschedule;
 mod row;
 mod spent;
 mod sql;
-mod wake;
 mod worker;
 
 use std::fmt;
@@ -93,9 +93,6 @@ pub use priority::Priority;
 pub use reschedule::Reschedule;
 use row::Inserted;
 use sql::{DriverCalls, QueueSql};
-#[cfg(feature = "postgres")]
-pub use wake::PgWake;
-pub use wake::Wake;
 pub use worker::{BoxError, Worker};
 
 use crate::backend::Backend;
@@ -104,6 +101,9 @@ use crate::error::Error;
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
+#[cfg(feature = "postgres")]
+pub use crate::wake::PgWake;
+pub use crate::wake::Wake;
 
 /// The default limits of a queue: together they retry a job for longer than a weekend.
 const MAX_ATTEMPTS: u32 = 25;
