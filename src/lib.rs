@@ -37,8 +37,10 @@
 //! - [`Deltas`] adds to hot counters, many additions in one commit.
 //! - [`Options`] holds deadlines, limits and the rest, for all runs or for one.
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database reported.
-//! - The [`guide`] explains which strategy to choose, what can go wrong, and how to operate and monitor the
-//!   result.
+//! - The [`guide`] begins with [moving existing sqlx code](guide::migrating), [axum
+//!   services](guide::axum_service), [reads](guide::reading) and [several
+//!   databases](guide::several_databases). It explains which strategy to choose, what can go wrong, how to
+//!   test a service, and how to operate and monitor it.
 //!
 //! # Guarantees
 //!

@@ -48,6 +48,25 @@ async fn sqlx_keeps_the_connection_of_a_caller_that_gave_up() {
     timeout(Duration::from_secs(60), pool.acquire()).await.expect("in time").expect("a connection");
 }
 
+#[tokio::test]
+async fn sea_orm_keeps_the_connection_of_a_caller_that_gave_up() {
+    let pool = shop_database(1).await;
+    let mut other = sqlx::PgConnection::connect(&pool.url).await.expect("a connection");
+    let mut locked = other.begin().await.expect("a transaction");
+    repository::overwrite_stock(&mut *locked, 1, 5).await.expect("a lock");
+
+    let db = sea_orm(&pool);
+    let unit = async {
+        let tx = db.begin().await?;
+        tx.execute_unprepared(OVERWRITE).await?;
+        tx.commit().await
+    };
+    assert!(timeout(SHORT, unit).await.is_err(), "the row is locked");
+    assert!(timeout(SHORT, pool.acquire()).await.is_err(), "and now the pool is used up");
+    locked.rollback().await.expect("a rollback");
+    timeout(Duration::from_secs(60), pool.acquire()).await.expect("in time").expect("a connection");
+}
+
 /// The same with this crate: the slot is free while the row is still locked.
 #[tokio::test]
 async fn a_caller_that_gave_up_does_not_keep_its_connection() {
