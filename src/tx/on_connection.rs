@@ -43,8 +43,8 @@ impl<DB: Backend> Tx<DB> {
     /// belongs to it would commit the unit's transaction. The limits of [`connection`](Self::connection)
     /// apply here as well.
     ///
-    /// The guide has a [table](crate::guide::migrating#which-helpers-work) of the functions that can be called
-    /// like this.
+    /// The guide has a [table](crate::guide::migrating#which-helpers-work) of the functions that can be
+    /// called like this.
     ///
     /// # Errors
     ///

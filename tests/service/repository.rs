@@ -98,8 +98,8 @@ pub(crate) async fn insert_order(
         .await
 }
 
-/// Counts the orders, on a pool or on a connection. Not an `async fn`, because its future would not be `Send`
-/// for every lifetime; this is the signature that sqlx documents.
+/// Counts the orders, on a pool or on a connection. This is the signature that sqlx documents.
+#[allow(clippy::manual_async_fn, reason = "the future of an `async fn` is not `Send` for every lifetime")]
 pub(crate) fn count_orders<'a, 'c: 'a>(
     db: impl Acquire<'c, Database = Postgres> + Send + 'a,
 ) -> impl Future<Output = Result<i64, sqlx::Error>> + Send + 'a {

@@ -154,6 +154,12 @@ async fn faults_reach_the_service_through_its_transactor() {
     assert_eq!((answer.status, faults.pending()), (201, 0), "{answer:?}");
     assert_eq!(stock_and_orders(&pool).await, (9, 1));
 
+    let faults = Faults::new().at(Moment::Commit, Fault::SerializationFailure);
+    let shop = service(Serializable::default().on(&pool).attempts(1).options(faults.options()));
+    let answer = send(&shop, Method::POST, "/orders", json!({ "product": 1, "quantity": 1 })).await;
+    assert_eq!((answer.status, answer.retry_after.as_deref()), (503, Some("1")), "{answer:?}");
+    assert_eq!(stock_and_orders(&pool).await, (9, 1));
+
     let faults = Faults::new().at(Moment::Commit, Fault::AnswerLost);
     let shop = service(Serializable::default().on(&pool).options(faults.options()));
     let answer = send(&shop, Method::POST, "/orders", json!({ "product": 1, "quantity": 1 })).await;
