@@ -39,8 +39,10 @@
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database reported.
 //! - [`Schema`] has the tables that idempotency keys, queues and lookups of commits need; [`Purge`] deletes
 //!   what has expired in them.
-//! - The [`guide`] explains which strategy to choose, what can go wrong, and how to operate and monitor the
-//!   result.
+//! - The [`guide`] begins with [moving existing sqlx code](guide::migrating), [axum
+//!   services](guide::axum_service), [reads](guide::reading) and [several
+//!   databases](guide::several_databases). It explains which strategy to choose, what can go wrong, how to
+//!   test a service, and how to operate and monitor it.
 //!
 //! # Guarantees
 //!

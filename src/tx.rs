@@ -154,9 +154,11 @@ impl<DB: Backend> Tx<DB> {
         Error::failed(failure, None)
     }
 
-    /// Returns the underlying connection, for operations that an executor cannot do, such as `COPY`. The
-    /// transaction sees neither the statements that run on it nor their errors. For functions that take a
-    /// connection, use [`on_connection`](Self::on_connection), which records their errors.
+    /// Returns the underlying connection, whose statements and errors the transaction does not see: conflicts
+    /// on it may not be retried. For functions that take a connection, use
+    /// [`on_connection`](Self::on_connection), which records their errors.
+    ///
+    /// This method is for operations that an executor cannot do, such as `COPY`.
     ///
     /// - A conflict on the connection is retried only if its sqlx error is converted to an
     ///   [`Error`](crate::Error) within the unit (by `?`, or in a `From` implementation of the unit's error
