@@ -66,6 +66,8 @@
 //! | `mysql` | MySQL, MariaDB and engines with their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
 //! | `idempotency` | `atomically::idempotency`: one effect per key | `serde`, `serde_json`, `sha2` |
+//! | `http` | `atomically::http`: idempotency keys and entity tags over HTTP | `idempotency`, `bytes`, `http` |
+//! | `axum` | extractors and responses for axum 0.8 | `http`, `axum` |
 //! | `lease` | `atomically::lease`: one holder at a time, for minutes; leader election | |
 //! | `queue` | `atomically::queue`: fenced jobs, the outbox | `serde`, `serde_json`, `tokio/{macros,sync}` |
 //! | `tracing` | spans and log events: [`guide::monitoring`] | `tracing` |
@@ -117,6 +119,9 @@ mod wake;
 // Optional features, built on everything above.
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
+#[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub mod http;
 #[cfg(feature = "lease")]
 #[cfg_attr(docsrs, doc(cfg(feature = "lease")))]
 pub mod lease;
