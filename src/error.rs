@@ -110,8 +110,8 @@ pub enum ErrorKind {
     /// The unit misused its transaction, or something ended the transaction unseen; the message names the
     /// reason.
     Aborted,
-    /// Another worker took over the claim, and the transaction was rolled back. Drop the work: it must not
-    /// run again under this claim.
+    /// Another worker took over the claim, or another holder the lease, and the transaction was rolled back.
+    /// Drop the work: it must not run again under this claim or lease.
     StaleClaim,
     /// The database does not support the requested feature. Nothing was run.
     Unsupported,

@@ -59,5 +59,9 @@ pub mod monitoring {}
 #[doc = include_str!("guide/queue.md")]
 pub mod queue {}
 
+#[cfg(feature = "lease")]
+#[doc = include_str!("guide/leases.md")]
+pub mod leases {}
+
 #[doc = include_str!("guide/architecture.md")]
 pub mod architecture {}

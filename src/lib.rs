@@ -64,6 +64,7 @@
 //! | `mysql` | MySQL, MariaDB and engines with their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
 //! | `idempotency` | `atomically::idempotency`: one effect per key | `serde`, `serde_json`, `sha2` |
+//! | `lease` | `atomically::lease`: one holder at a time, for minutes; leader election | |
 //! | `queue` | `atomically::queue`: fenced jobs, the outbox | `serde`, `serde_json`, `tokio/{macros,sync}` |
 //! | `tracing` | spans and log events: [`guide::monitoring`] | `tracing` |
 //! | `metrics` | `atomically::Metrics`: counters and histograms, for Prometheus and others | `metrics` |
@@ -105,9 +106,17 @@ mod transactor;
 mod strategies;
 // Built on transactors. These modules do not import each other.
 mod deltas;
+// What claims of jobs and leases share.
+#[cfg(any(feature = "lease", feature = "queue"))]
+mod lease_clock;
+#[cfg(any(feature = "lease", feature = "queue"))]
+mod wake;
 // Optional features, built on everything above.
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
+#[cfg(feature = "lease")]
+#[cfg_attr(docsrs, doc(cfg(feature = "lease")))]
+pub mod lease;
 #[cfg(feature = "queue")]
 #[cfg_attr(docsrs, doc(cfg(feature = "queue")))]
 pub mod queue;

@@ -59,9 +59,10 @@ mod insertion;
 mod job;
 #[cfg(feature = "testing")]
 mod lapse;
-mod lease;
 mod log;
 mod next_due;
+#[cfg(feature = "postgres")]
+mod notify;
 mod operators;
 mod position;
 mod priority;
@@ -71,7 +72,6 @@ mod row;
 mod settings;
 mod spent;
 mod sql;
-mod wake;
 mod worker;
 
 use std::fmt;
@@ -94,9 +94,6 @@ pub use priority::Priority;
 pub use reschedule::Reschedule;
 use row::Inserted;
 use sql::DriverCalls;
-#[cfg(feature = "postgres")]
-pub use wake::PgWake;
-pub use wake::Wake;
 pub use worker::{BoxError, Worker};
 
 use crate::backend::Backend;
@@ -106,6 +103,9 @@ use crate::schema::{Schema, SchemaPart};
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
+#[cfg(feature = "postgres")]
+pub use crate::wake::PgWake;
+pub use crate::wake::Wake;
 
 /// The default limits of a queue: together they retry a job for longer than a weekend.
 const MAX_ATTEMPTS: u32 = 25;

@@ -54,20 +54,23 @@ pub enum SchemaPart {
     Keys,
     /// `atomically_job` and `atomically_job_lease`, the queues.
     Queue,
+    /// `atomically_lease` and `atomically_lease_expiry`, the leases.
+    Leases,
 }
 
 impl SchemaPart {
     /// All parts, in the order of their declaration.
-    pub const ALL: [Self; 3] = [Self::Operations, Self::Keys, Self::Queue];
+    pub const ALL: [Self; 4] = [Self::Operations, Self::Keys, Self::Queue, Self::Leases];
 
-    /// Returns the name under which the database records the version of the part: `operations`, `keys` or
-    /// `queue`.
+    /// Returns the name under which the database records the version of the part: `operations`, `keys`,
+    /// `queue` or `leases`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Operations => "operations",
             Self::Keys => "keys",
             Self::Queue => "queue",
+            Self::Leases => "leases",
         }
     }
 
@@ -75,7 +78,7 @@ impl SchemaPart {
     #[must_use]
     pub const fn version(self) -> u32 {
         match self {
-            Self::Operations | Self::Keys | Self::Queue => 1,
+            Self::Operations | Self::Keys | Self::Queue | Self::Leases => 1,
         }
     }
 
@@ -89,6 +92,7 @@ impl SchemaPart {
             Self::Operations => "PoolTransactor::create_operation_table",
             Self::Keys => "PoolTransactor::create_key_table",
             Self::Queue => "Queue::create_tables",
+            Self::Leases => "Lease::create_tables",
         }
     }
 }

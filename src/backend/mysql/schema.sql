@@ -58,3 +58,17 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     until BIGINT NOT NULL
 ) ENGINE = InnoDB;
 INSERT IGNORE INTO atomically_schema (part, version) VALUES ('queue', 1);
+
+-- # leases
+-- A lease has two rows. The token changes when the lease changes hands, and the expiry at each renewal.
+CREATE TABLE IF NOT EXISTS atomically_lease (
+    name VARCHAR(100) CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY,
+    token BIGINT NOT NULL,
+    pins BIGINT NOT NULL DEFAULT 0
+) ENGINE = InnoDB;
+CREATE TABLE IF NOT EXISTS atomically_lease_expiry (
+    name VARCHAR(100) CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY,
+    token BIGINT NOT NULL,
+    until BIGINT NOT NULL
+) ENGINE = InnoDB;
+INSERT IGNORE INTO atomically_schema (part, version) VALUES ('leases', 1);

@@ -56,3 +56,17 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     until BIGINT NOT NULL
 ) WITH (fillfactor = 50);
 INSERT INTO atomically_schema (part, version) VALUES ('queue', 1) ON CONFLICT (part) DO NOTHING;
+
+-- # leases
+-- A lease has two rows. The token changes when the lease changes hands, and the expiry at each renewal.
+CREATE TABLE IF NOT EXISTS atomically_lease (
+    name TEXT COLLATE "C" PRIMARY KEY,
+    token BIGINT NOT NULL,
+    pins BIGINT NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS atomically_lease_expiry (
+    name TEXT COLLATE "C" PRIMARY KEY,
+    token BIGINT NOT NULL,
+    until BIGINT NOT NULL
+) WITH (fillfactor = 50);
+INSERT INTO atomically_schema (part, version) VALUES ('leases', 1) ON CONFLICT (part) DO NOTHING;

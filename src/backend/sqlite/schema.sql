@@ -57,3 +57,17 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     until INTEGER NOT NULL
 );
 INSERT OR IGNORE INTO atomically_schema (part, version) VALUES ('queue', 1);
+
+-- # leases
+-- A lease has two rows. The token changes when the lease changes hands, and the expiry at each renewal.
+CREATE TABLE IF NOT EXISTS atomically_lease (
+    name TEXT PRIMARY KEY,
+    token INTEGER NOT NULL,
+    pins INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS atomically_lease_expiry (
+    name TEXT PRIMARY KEY,
+    token INTEGER NOT NULL,
+    until INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO atomically_schema (part, version) VALUES ('leases', 1);
