@@ -14,7 +14,7 @@ mod summary;
 pub use purged::PurgedTable;
 pub use summary::{RunOutcome, Summary, Times};
 
-/// Observes units of work, jobs and idempotency keys as they run.
+/// Observes units of work, jobs, idempotency keys and purges as they run.
 ///
 /// Register an observer for a transactor with
 /// [`PoolTransactor::observed_by`](crate::PoolTransactor::observed_by), or for a single run with

@@ -73,8 +73,8 @@ pub struct Purged {
     pub operations: u64,
     /// Dead jobs, of all queues.
     pub jobs: u64,
-    /// Expired leases whose jobs are gone.
-    pub leases: u64,
+    /// Expired leases of jobs that are gone.
+    pub job_leases: u64,
 }
 
 impl<DB: Backend> Purge<DB> {
@@ -152,7 +152,7 @@ impl<DB: Backend> Purge<DB> {
         }
         #[cfg(feature = "queue")]
         for (queue, dead_for) in &self.dead_jobs {
-            pass.note(PurgedTable::Leases, queue.purge_leases(*dead_for).await);
+            pass.note(PurgedTable::JobLeases, queue.purge_leases(*dead_for).await);
             pass.note(PurgedTable::Jobs, queue.purge_jobs(*dead_for).await);
         }
         pass.error.map_or(Ok(pass.purged), Err)
@@ -199,12 +199,12 @@ impl Pass {
     fn note(&mut self, table: PurgedTable, result: Result<u64, Error>) {
         match result {
             Ok(rows) => {
-                let Purged { keys, operations, jobs, leases } = &mut self.purged;
+                let Purged { keys, operations, jobs, job_leases } = &mut self.purged;
                 *match table {
                     PurgedTable::Keys => keys,
                     PurgedTable::Operations => operations,
                     PurgedTable::Jobs => jobs,
-                    PurgedTable::Leases => leases,
+                    PurgedTable::JobLeases => job_leases,
                 } += rows;
                 self.observers.notify(&Event::Purge { event: PurgeEvent::Deleted { table, rows } });
             }

@@ -11,21 +11,21 @@ pub enum PurgedTable {
     /// The jobs of a queue.
     Jobs,
     /// The extended leases of jobs.
-    Leases,
+    JobLeases,
 }
 
 impl PurgedTable {
     /// All tables, in the order of their declaration.
-    pub const ALL: [Self; 4] = [Self::Keys, Self::Operations, Self::Jobs, Self::Leases];
+    pub const ALL: [Self; 4] = [Self::Keys, Self::Operations, Self::Jobs, Self::JobLeases];
 
-    /// Returns the table as a label: `keys`, `operations`, `jobs` or `leases`.
+    /// Returns the table as a label: `keys`, `operations`, `jobs` or `job_leases`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Keys => "keys",
             Self::Operations => "operations",
             Self::Jobs => "jobs",
-            Self::Leases => "leases",
+            Self::JobLeases => "job_leases",
         }
     }
 }

@@ -95,6 +95,7 @@ pub(crate) fn part_of_table(name: &str) -> Option<SchemaPart> {
         "operation" => Some(SchemaPart::Operations),
         "key" => Some(SchemaPart::Keys),
         "job" | "job_lease" => Some(SchemaPart::Queue),
+        "lease" | "lease_expiry" => Some(SchemaPart::Leases),
         _ => None,
     }
 }

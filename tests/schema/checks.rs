@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey};
+use atomically::lease::Lease;
 use atomically::queue::{NewJob, Queue};
 use atomically::{
     Error, Options, Pessimistic, Resolve, Schema, SchemaFinding, SchemaPart, TransactorExt as _, Tx,
@@ -30,8 +31,8 @@ pub(crate) async fn missing_tables_are_named_with_their_statement<DB: TestBacken
             finding => panic!("{finding}"),
         })
         .collect();
-    let wanted =
-        ["schema", "operation", "key", "job", "job_lease"].map(|name| format!("app_atomically_{name}"));
+    let wanted = ["schema", "operation", "key", "job", "job_lease", "lease", "lease_expiry"]
+        .map(|name| format!("app_atomically_{name}"));
     assert_eq!(tables, wanted);
     let advice = "the table app_atomically_key does not exist: create app_atomically_key with \
                   `PoolTransactor::create_key_table` or `Schema::create`, or with the statements of \
@@ -105,12 +106,14 @@ pub(crate) async fn an_error_about_a_missing_table_says_how_to_create_it<DB: Tes
         let nothing = async |_: &mut Tx<DB>| Ok::<_, Error>(1);
         let resolving = db.with(Options::new().resolve_commits(Resolve::Operation));
         let enqueues = async |tx: &mut Tx<DB>| queue.enqueue(tx, job()).await.map(drop);
-        let [key_table, operation, jobs] = [
+        let lease = Lease::new("lease", &pool).options(Options::new().schema(schema));
+        let [key_table, operation, jobs, leases] = [
             ("key", "PoolTransactor::create_key_table"),
             ("operation", "PoolTransactor::create_operation_table"),
             ("job", "Queue::create_tables"),
+            ("lease", "Lease::create_tables"),
         ];
-        let errors: [(_, Result<(), Error>); 12] = [
+        let errors: [(_, Result<(), Error>); 13] = [
             (key_table, db.once(&key).run(nothing).await.map(drop)),
             (key_table, db.keys().find(&key).await.map(drop)),
             (key_table, db.keys().purge().await.map(drop)),
@@ -123,6 +126,7 @@ pub(crate) async fn an_error_about_a_missing_table_says_how_to_create_it<DB: Tes
             (jobs, queue.counts().await.map(drop)),
             (jobs, queue.depth().await.map(drop)),
             (jobs, queue.requeue(1).await.map(drop)),
+            (leases, lease.try_acquire().await.map(drop)),
         ];
         for (number, ((table, creator), result)) in errors.into_iter().enumerate() {
             let error = result.expect_err("there is no table").to_string();

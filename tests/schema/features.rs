@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome, once_in};
+use atomically::lease::Lease;
 use atomically::queue::{Claim, NewJob, Queue, Reschedule, Retry, Worker, complete_all_in};
 use atomically::testing::{Fault, Faults, Moment};
-use atomically::{Error, Options, Pessimistic, Purge, Resolve, Schema, TransactorExt as _, Tx};
+use atomically::{
+    Error, Event, Options, Pessimistic, Purge, Resolve, Schema, TransactorExt as _, Tx, UnitEvent,
+};
 use sqlx::Pool;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::support::TestBackend;
 
@@ -25,6 +28,9 @@ pub(crate) async fn use_all_features<DB: TestBackend>(pool: &Pool<DB>, schema: S
     let queue = Queue::new("atomically_job", pool).expect("a name").options(options.clone());
     use_queue(pool, schema, &queue).await;
     assert_eq!(queue.doctor().await.expect("an answer"), []);
+    let lease = Lease::new("atomically_lease", pool).options(options.clone());
+    use_lease(pool, &lease).await;
+    lease.create_tables().await.expect("nothing is missing");
     let purge = Purge::new(pool).options(options).keys().operations(Duration::ZERO);
     purge.dead_jobs(&queue, Duration::ZERO).once().await.expect("purged");
     db.create_key_table().await.expect("nothing is missing");
@@ -48,6 +54,27 @@ async fn use_keys_and_operations<DB: TestBackend>(pool: &Pool<DB>, schema: Schem
     let resolving = db.clone().options(Options::new().resolve_commits(Resolve::Operation));
     let unheard = Faults::new().at(Moment::Commit, Fault::AnswerLost);
     assert_eq!(unheard.on(&resolving).run(work).await.expect("a commit"), 7);
+}
+
+async fn use_lease<DB: TestBackend>(pool: &Pool<DB>, lease: &Lease<DB>) {
+    let db = Pessimistic::default().on(pool);
+    for _ in 0..2 {
+        let renewed = Arc::new(Semaphore::new(0));
+        let counter = renewed.clone();
+        let observed = lease.clone().ttl(Duration::from_secs(3)).observed_by(move |event: &Event<'_>| {
+            if let Event::Unit { event: UnitEvent::StatementDone { sql, failure: None, .. }, .. } = event
+                && sql.starts_with("UPDATE ")
+                && sql.contains("atomically_lease_expiry SET until")
+            {
+                counter.add_permits(1);
+            }
+        });
+        let held = observed.try_acquire().await.expect("an answer").expect("it is free");
+        assert!(lease.try_acquire().await.expect("an answer").is_none());
+        let _ = renewed.acquire().await.expect("a renewal");
+        db.run(async |tx: &mut Tx<DB>| held.check_in(tx).await).await.expect("it is held");
+        held.release().await.expect("released");
+    }
 }
 
 async fn use_queue<DB: TestBackend>(pool: &Pool<DB>, schema: Schema, queue: &Queue<DB>) {
@@ -115,5 +142,5 @@ pub(crate) async fn all_features_work_with_a_prefix<DB: TestBackend>() {
     let other = Schema::prefixed("other_").expect("a prefix");
     other.create(&pool.pool).await.expect("created");
     use_all_features(&pool.pool, other).await;
-    assert_eq!(Schema::new().check(&pool.pool).await.expect("checked").len(), 5, "there are no other tables");
+    assert_eq!(Schema::new().check(&pool.pool).await.expect("checked").len(), 7, "there are no other tables");
 }

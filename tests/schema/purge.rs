@@ -92,13 +92,13 @@ pub(crate) async fn what_has_expired_is_purged_and_counted<DB: TestBackend>() {
     let purge = purge.keys().operations(hour).dead_jobs(&one, Duration::ZERO);
     let purge = purge.dead_jobs(&other, Duration::ZERO);
     let purged = purge.once().await.expect("purged");
-    assert_eq!((purged.keys, purged.operations, purged.jobs, purged.leases), (1, 2, 3, 1));
+    assert_eq!((purged.keys, purged.operations, purged.jobs, purged.job_leases), (1, 2, 3, 1));
     let tables = [
         (PurgedTable::Keys, Some(1)),
         (PurgedTable::Operations, Some(2)),
-        (PurgedTable::Leases, Some(1)),
+        (PurgedTable::JobLeases, Some(1)),
         (PurgedTable::Jobs, Some(1)),
-        (PurgedTable::Leases, Some(0)),
+        (PurgedTable::JobLeases, Some(0)),
         (PurgedTable::Jobs, Some(2)),
     ];
     assert_eq!(notes.take(), tables);
