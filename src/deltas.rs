@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::backend::{Backend, Key, Target};
 use crate::error::{Error, Spent};
+use crate::events::Observer;
 use crate::failure::{Failure, FailureKind};
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor};
@@ -199,6 +200,18 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     #[must_use]
     pub fn options(self, options: Options) -> Self {
         self.with(|settings| settings.options = options.or(&settings.options))
+    }
+
+    /// Names the batches in logs, metrics and deadlock reports. The default is `deltas`.
+    #[must_use]
+    pub fn named(self, name: &'static str) -> Self {
+        self.options(Options::new().named(name))
+    }
+
+    /// Adds an observer of every batch, in addition to earlier ones.
+    #[must_use]
+    pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
+        self.options(Options::new().observed_by(observer))
     }
 
     /// Sets the maximum number of calls that wait for a batch; 0 is treated as 1. Further calls fail at

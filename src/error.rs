@@ -111,7 +111,6 @@ impl Error {
 
     /// The error for an invalid argument. The message names the argument and contains none of the caller's
     /// values.
-    #[cfg(any(feature = "lease", feature = "queue"))]
     pub(crate) fn invalid_input(message: String) -> Self {
         Self::failed(Failure::new(FailureKind::InvalidInput, message), None)
     }

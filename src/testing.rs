@@ -28,7 +28,7 @@ pub use crate::intercept::Fault;
 pub use errors::{constraint_error, error, error_after};
 pub use explore::{
     Client, Counterexample, Explore, ExploreError, Gap, ParseScheduleError, Problem, Report, Schedule,
-    explore,
+    SerialDifference, explore,
 };
 pub use faults::{Faults, Moment};
 pub use lock_order::{AcquisitionOrder, Inversion, LockOrder, Locked, UnknownLocks, UnknownReason, Watched};

@@ -22,6 +22,7 @@ mod commit_check;
 mod deadline;
 mod attempt;
 mod retryable;
+mod schema;
 
 pub use extension::{TransactorExt, With};
 pub use options::Options;

@@ -1,7 +1,8 @@
 use std::fmt;
 
-use crate::backend::json_error_text;
+use crate::backend::{Backend, failure_or_other, json_error_text};
 use crate::error::{Error, ErrorKind};
+use crate::schema::{is_missing_table, missing_table};
 
 /// A problem with the table of keys or with a stored response.
 ///
@@ -14,10 +15,7 @@ use crate::error::{Error, ErrorKind};
 pub enum KeyError {
     /// The table does not exist. Nothing was run. The error's kind is
     /// [`MissingTable`](crate::ErrorKind::MissingTable).
-    #[error(
-        "the table of idempotency keys does not exist: create `atomically_key` with `create_key_table`, or \
-         with the statements of `key_schema` in a migration"
-    )]
+    #[error("the table of idempotency keys does not exist{}", advice(.0))]
     NoTable(sqlx::Error),
     /// The response cannot be serialized. Nothing is stored. The error's kind is
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput).
@@ -38,15 +36,15 @@ impl KeyError {
     }
 
     /// Classifies the error of a statement on the table of keys.
-    pub(super) fn or_other(error: sqlx::Error) -> Error {
-        let is_missing = error.as_database_error().is_some_and(|error| match error.code().as_deref() {
-            // The codes of PostgreSQL, and of MySQL and MariaDB. SQLite has one code for everything.
-            Some("42P01" | "42S02") => true,
-            Some("1") => error.message().starts_with("no such table"),
-            _ => false,
-        });
+    pub(super) fn or_other<DB: Backend>(error: sqlx::Error) -> Error {
+        let is_missing = is_missing_table(&failure_or_other::<DB>(&error));
         if is_missing { Self::NoTable(error).into() } else { error.into() }
     }
+}
+
+/// Returns how to create the table, as the end of a sentence.
+fn advice(error: &sqlx::Error) -> String {
+    missing_table(&error.to_string()).map_or(String::new(), |advice| format!(": {advice}"))
 }
 
 impl From<KeyError> for Error {

@@ -172,6 +172,9 @@ where
         if let (Some(run_clock), Decision::RollBack | Decision::Abandon, Ok(outcome)) =
             (tx.run_clock(), &decision, &output)
         {
+            if matches!(outcome, Outcome::Replayed(_)) {
+                run_clock.replayed();
+            }
             run_clock.notify_of_key(outcome.as_key_outcome());
         }
         self.output = Some(output);

@@ -105,12 +105,12 @@ async fn claim_rows<DB: Backend>(queue: &Queue<DB>, wanted: JobsWanted) -> Resul
                     let (number, after) = (priority.number().to_string(), sql.after(start));
                     let left = (limit - rows.len()).to_string();
                     let due = sql.select_due(JOB, &name, &number, &after, &left);
-                    rows.extend(fetch_jobs(tx, due).await?);
+                    rows.extend(fetch_jobs(tx, queue.schema(), due).await?);
                 }
             }
             if !rows.is_empty() {
                 let ids = id_list(rows.iter().map(|row| row.id));
-                execute(tx, format!("{claim} WHERE id IN ({ids})")).await?;
+                execute(tx, queue.schema(), format!("{claim} WHERE id IN ({ids})")).await?;
             }
             Ok(rows)
         })

@@ -14,6 +14,7 @@ use crate::intercept::Interceptors;
 use crate::isolation::{Access, Begin, Isolation};
 use crate::local_settings::LocalSettings;
 use crate::retry_budget::RetryBudget;
+use crate::schema::Schema;
 use crate::strategy::Resolve;
 use crate::telemetry::Observers;
 
@@ -74,6 +75,7 @@ pub struct Options {
     idle_timeout: Option<Duration>,
     retry_unique: Option<u32>,
     resolve_commits: Option<Resolve>,
+    schema: Option<Schema>,
     key: Option<u64>,
     retry_budget: Option<RetryBudget>,
     seed: Option<u64>,
@@ -215,8 +217,7 @@ impl Options {
     ///
     /// Create the table with
     /// [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or in your
-    /// own migrations, and delete old rows with
-    /// [`purge_operations`](crate::PoolTransactor::purge_operations).
+    /// own [migrations](crate::guide::schema), and delete old rows with a [`Purge`](crate::Purge).
     ///
     /// # Why not by default?
     ///
@@ -224,6 +225,17 @@ impl Options {
     #[must_use]
     pub fn resolve_commits(mut self, by: Resolve) -> Self {
         self.resolve_commits = Some(by);
+        self
+    }
+
+    /// Sets the names of the tables that the crate keeps: see [`Schema::prefixed`]. By default they have no
+    /// prefix.
+    ///
+    /// This applies to idempotency keys and to [`resolve_commits`](Self::resolve_commits). For a queue, set
+    /// it with [`Queue::options`](crate::queue::Queue::options).
+    #[must_use]
+    pub fn schema(mut self, schema: Schema) -> Self {
+        self.schema = Some(schema);
         self
     }
 
@@ -259,10 +271,10 @@ impl Options {
         self
     }
 
-    /// Adds an observer, in addition to those of the transactor.
+    /// Adds an observer, in addition to those of the transactor. An `Arc` that is added twice observes once.
     #[must_use]
-    pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observers.add(&observer);
+    pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
+        self.observers.add(Arc::new(observer));
         self
     }
 

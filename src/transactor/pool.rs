@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::events::Observer;
 use crate::gate::Gate;
 use crate::retry_budget::RetryBudget;
+use crate::schema::Schema;
 use crate::strategy::Strategy;
 use crate::tx::{ConnectionReuse, holds_connection_of, nested};
 
@@ -93,7 +94,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// Adds an observer of every run, in addition to earlier ones and to those in a run's own options.
     #[must_use]
     pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
-        self.options(Options::new().observed_by(Arc::new(observer)))
+        self.options(Options::new().observed_by(observer))
     }
 
     /// Sets the gate at which runs with a key wait. Transactors with the same gate share its queues; by
@@ -211,6 +212,11 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         run_with_retries(&*self.strategy, self.waiting_queues(), &self.options, &mut statement).await
     }
 
+    /// Returns the schema of the options, which has the names of the crate's tables.
+    pub(crate) fn schema(&self) -> Schema {
+        self.options.tables()
+    }
+
     const fn waiting_queues(&self) -> WaitingQueues<'_> {
         WaitingQueues { gate: &self.gate, deadlocked: Some(&self.deadlocked) }
     }
@@ -225,6 +231,12 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             reuse: self.reuse.clone(),
             deadlocked: self.deadlocked.clone(),
         }
+    }
+
+    /// Returns a transactor for the crate's own work on its tables.
+    pub(super) fn for_upkeep<T: Strategy>(&self, strategy: T) -> PoolTransactor<DB, T> {
+        let options = self.options.for_upkeep();
+        PoolTransactor { options, ..self.under(strategy) }
     }
 
     /// Fails if the caller is a unit of work on the same pool, because it would wait for its own connection.

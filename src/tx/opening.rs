@@ -15,6 +15,7 @@ use crate::backend::{Backend, Closing, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
 use crate::local_settings::LocalSettings;
+use crate::schema::Schema;
 use crate::strategy::{CommitMarker, Limits, Plan};
 use crate::telemetry::{RunClock, counted};
 
@@ -24,6 +25,8 @@ pub(crate) struct OpenRequest<'a> {
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     pub(crate) marker: Option<CommitMarker>,
+    /// The names of the crate's tables.
+    pub(crate) schema: Schema,
     /// The caller's settings for this transaction.
     pub(crate) local: Option<&'a LocalSettings>,
     /// Whether the transaction may wait at the gate, open and idle, before its unit begins.
@@ -69,7 +72,7 @@ impl OpenRequest<'_> {
         // Last, because a statement after the first write would need a packet of its own on a Galera
         // cluster.
         if let Some(marker) = self.marker {
-            let _ = write!(text, "; {}", DB::marker(marker)?);
+            let _ = write!(text, "; {}", self.schema.in_sql(DB::marker(marker)?));
         }
         // The table of the markers is not the caller's, so the settings and the role come after it.
         if let Some(settings) = self.local {
@@ -163,6 +166,7 @@ impl<DB: Backend> Tx<DB> {
             attempt: request.attempt,
             opened: Instant::now(),
             depth: 0,
+            schema: request.schema,
             closing,
             limits_idling: engine.limits_idling,
             latest: None,
