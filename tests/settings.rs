@@ -6,7 +6,7 @@ mod support;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey};
+use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome};
 use atomically::queue::{NewJob, Queue};
 use atomically::testing::{Fault, Faults, Moment};
 use atomically::{
@@ -131,7 +131,8 @@ async fn every_entry_point_has_the_settings() {
         .await
         .expect("grants");
     let key = IdempotencyKey::new("tenant", "1").expect("a key");
-    db.with(options.clone()).once(&key).run(update).await.expect("a commit");
+    let outcome = db.with(options.clone()).once(&key).run(update).await.expect("a commit");
+    assert!(matches!(outcome, Outcome::Fresh(())), "{outcome:?}");
     is_recorded("a unit with an idempotency key").await;
 
     let queue = Queue::new("jobs", &pool).expect("a name");

@@ -82,9 +82,12 @@ fn explain_wait<DB: Backend>(pool: &Pool<DB>, since: Instant) -> String {
             "all {max} connections of the pool stayed in use; hold them for less time, or raise the pool's \
              max_connections"
         ),
+        None if is_opening(identity(pool)) => format!(
+            "no connection to {address} was opened in time (pool: {open} of {max} connections open); check \
+             that the server answers, and that the pool's `after_connect` succeeds"
+        ),
         None => format!(
-            "no connection to {address} was opened in time (pool: {open} of {max} connections open, {} idle); \
-             check that the server answers, and that the pool's `after_connect` succeeds",
+            "{address} did not accept a connection (pool: {open} of {max} connections open, {} idle)",
             pool.num_idle()
         ),
     }

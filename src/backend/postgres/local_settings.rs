@@ -84,40 +84,45 @@ fn quoted_value(name: &str, value: &str) -> Result<String, Failure> {
 
 /// Reads a list of names as the server does: `public, "My Schema"`. `None` if it is not one.
 fn names_in(list: &str) -> Option<Vec<String>> {
-    let (mut names, mut rest) = (Vec::new(), list.trim_ascii());
+    let mut rest = list.trim_ascii();
     if rest.is_empty() {
         // An empty list has no other form in `SET`.
         return Some(vec![String::new()]);
     }
+    let mut names = Vec::new();
     loop {
-        let (name, after) = if let Some(quoted) = rest.strip_prefix('"') {
-            let (mut name, mut after) = (String::new(), quoted);
-            loop {
-                let (part, behind) = after.split_once('"')?;
-                name.push_str(part);
-                match behind.strip_prefix('"') {
-                    Some(behind) => {
-                        name.push('"');
-                        after = behind;
-                    }
-                    None => break (name, behind),
-                }
-            }
-        } else {
-            let end = rest.find([',', '"']).unwrap_or(rest.len());
-            (rest[..end].trim_ascii_end().to_ascii_lowercase(), &rest[end..])
-        };
-        let is_name = !name.is_empty() && !(rest.as_bytes()[0] != b'"' && name.contains(char::is_whitespace));
-        names.push(Some(name).filter(|_| is_name)?);
-        match after.trim_ascii_start().strip_prefix(',') {
-            Some(next) => rest = next.trim_ascii_start(),
+        let (name, after) = quoted_name_at(rest).or_else(|| bare_name_at(rest))?;
+        names.push(name);
+        rest = match after.trim_ascii_start().strip_prefix(',') {
+            Some(next) => next.trim_ascii_start(),
             None if after.trim_ascii().is_empty() => return Some(names),
             None => return None,
-        }
-        if rest.is_empty() {
-            return None;
+        };
+    }
+}
+
+/// Reads a name in double quotes at the start of a text, and returns the text after it.
+fn quoted_name_at(text: &str) -> Option<(String, &str)> {
+    let (mut name, mut rest) = (String::new(), text.strip_prefix('"')?);
+    loop {
+        let (part, after) = rest.split_once('"')?;
+        name.push_str(part);
+        match after.strip_prefix('"') {
+            Some(after) => {
+                name.push('"');
+                rest = after;
+            }
+            None => return (!name.is_empty()).then_some((name, after)),
         }
     }
+}
+
+/// Reads a name without quotes at the start of a text, and returns the text after it.
+fn bare_name_at(text: &str) -> Option<(String, &str)> {
+    let end = text.find([',', '"']).unwrap_or(text.len());
+    let name = text[..end].trim_ascii_end();
+    let is_name = !name.is_empty() && !name.contains(char::is_whitespace);
+    is_name.then(|| (name.to_ascii_lowercase(), &text[end..]))
 }
 
 fn invalid(message: String) -> Failure {

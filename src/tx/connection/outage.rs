@@ -135,17 +135,19 @@ fn refusal<DB: Backend>(error: &sqlx::Error) -> Refusal {
 /// The last reason why the server refused a connection of each pool, by the identity of the pool and the
 /// server's address, because a new pool may have the identity of one that is gone. sqlx's pool does not
 /// report the reason.
-static REFUSALS: LazyLock<Mutex<HashMap<(usize, String), (Instant, Refusal)>>> =
-    LazyLock::new(Mutex::default);
+static REFUSALS: LazyLock<Mutex<HashMap<PoolKey, (Instant, Refusal)>>> = LazyLock::new(Mutex::default);
+
+/// The identity of a pool, and the address of its server.
+type PoolKey = (usize, String);
 
 /// How long refusals are kept.
 const REFUSAL_LIFETIME: Duration = Duration::from_secs(60);
 
-fn key_of<DB: Backend>(pool: &Pool<DB>) -> (usize, String) {
+fn key_of<DB: Backend>(pool: &Pool<DB>) -> PoolKey {
     (identity(pool), DB::address(&pool.connect_options()))
 }
 
-fn record_refusal(key: (usize, String), refusal: Refusal) {
+fn record_refusal(key: PoolKey, refusal: Refusal) {
     let mut refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
     refusals.retain(|_, (at, _)| at.elapsed() < REFUSAL_LIFETIME);
     refusals.insert(key, (Instant::now(), refusal));
