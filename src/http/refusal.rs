@@ -10,10 +10,10 @@ use crate::idempotency::IdempotencyKey;
 #[non_exhaustive]
 pub enum Refusal {
     /// The request has no `Idempotency-Key`: 400.
-    #[error("the header Idempotency-Key is required, with a value that is unique to this request")]
+    #[error("an Idempotency-Key header is required")]
     MissingKey,
     /// The request has several `Idempotency-Key` headers: 400.
-    #[error("the header Idempotency-Key must not be repeated")]
+    #[error("the Idempotency-Key header must not be repeated")]
     RepeatedKey,
     /// The value of `Idempotency-Key` is neither a string in double quotes nor a bare key: 400.
     #[error("the value of Idempotency-Key is not valid: send printable ASCII characters in double quotes")]
@@ -47,7 +47,7 @@ pub enum Refusal {
     #[error("the response is longer than {0} bytes")]
     ResponseTooLarge(usize),
     /// The request has no `If-Match`: 428.
-    #[error("the header If-Match is required, with the ETag of the version that is to be changed")]
+    #[error("an If-Match header is required, with the ETag of the version that is to be changed")]
     MissingIfMatch,
     /// The value of `If-Match` is neither `*` nor a list of entity tags, so that it matches nothing: 412.
     #[error("the value of If-Match is neither * nor a list of entity tags in double quotes")]

@@ -17,7 +17,7 @@ pub(crate) async fn a_version_is_changed_once<DB: TestBackend>() {
     let pool = tables::<DB>(4).await;
     let shop = Shop::on(&pool).router();
     let without = send(&shop, Request::put("/price").body(Body::empty()).expect("a request")).await;
-    assert!(without.problem(428).contains("If-Match is required"), "{without:?}");
+    assert!(without.problem(428).contains("If-Match header is required"), "{without:?}");
 
     // Clients that have read the same version, at once.
     let both = tokio::join!(put(&shop, "\"1\""), put(&shop, "\"1\""), put(&shop, "\"1\""));

@@ -20,7 +20,7 @@ pub(crate) async fn requests_without_a_valid_key_are_refused<DB: TestBackend>() 
     let shop = Shop::on(&pool).router();
     let without = Request::post("/orders").header("Authorization", "ann").body(Body::from(ORDER));
     let without = send(&shop, without.expect("a request")).await;
-    assert!(without.problem(400).contains("Idempotency-Key is required"), "{without:?}");
+    assert!(without.problem(400).contains("Idempotency-Key header is required"), "{without:?}");
     for key in ["", "\"\"", "a, b", &"k".repeat(256)] {
         let answer = send(&shop, order("ann", key, ORDER)).await;
         assert!(answer.problem(400).contains("Idempotency-Key"), "{key}: {answer:?}");
