@@ -67,6 +67,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind};
+use crate::events::Observer;
 use crate::schema::SchemaPart;
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, Transactor, TransactorExt as _};
@@ -162,12 +163,24 @@ impl<DB: Backend> Lease<DB> {
         self
     }
 
-    /// Sets options for the lease's own transactions, such as an observer, overriding those that were set
-    /// before; and with [`Options::schema`], the names of the tables.
+    /// Sets options for the lease's own transactions, overriding those that were set before; and with
+    /// [`Options::schema`], the names of the tables, also for [`Held::check_in`].
     #[must_use]
     pub fn options(mut self, options: Options) -> Self {
         self.db = self.db.options(options);
         self
+    }
+
+    /// Names the lease's own transactions in logs, metrics and deadlock reports. The default is `lease`.
+    #[must_use]
+    pub fn named(self, name: &'static str) -> Self {
+        self.options(Options::new().named(name))
+    }
+
+    /// Adds an observer of the lease's own transactions.
+    #[must_use]
+    pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
+        self.options(Options::new().observed_by(observer))
     }
 
     /// Returns the name.

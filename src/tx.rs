@@ -40,7 +40,7 @@ mod shielded_commit;
 
 pub(crate) use admission::unreadable;
 pub(crate) use connection::{ConnectionReuse, PooledSession};
-use connection::{Refusal, is_opening, refusal_since};
+use connection::{RefusedConnection, is_opening, refusal_since};
 pub(crate) use finish::{CommitOutcome, Unwatched};
 pub(crate) use hooks::{Hooks, TxEnd};
 use interception::send;

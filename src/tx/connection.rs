@@ -23,7 +23,7 @@ mod opening_count;
 mod outage;
 
 pub(crate) use opening_count::is_opening;
-pub(crate) use outage::{Refusal, refusal_since};
+pub(crate) use outage::{RefusedConnection, refusal_since};
 pub(crate) use reuse::ConnectionReuse;
 
 /// How long an orderly close may take before the socket is simply closed.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::Pool;
 use tokio::time::Instant;
 
-use super::{Refusal, identity, is_opening, refusal_since};
+use super::{RefusedConnection, identity, is_opening, refusal_since};
 use crate::backend::{Backend, failure_or_other};
 use crate::failure::{Failure, FailureKind, with_causes};
 
@@ -69,7 +69,7 @@ fn explain_wait<DB: Backend>(pool: &Pool<DB>, since: Instant) -> String {
     let address = DB::address(&pool.connect_options());
     let since = since.checked_sub(MAX_REFUSAL_AGE).unwrap_or(since);
     match refusal_since(identity(pool), &address, since) {
-        Some(Refusal { reason, by_server }) => {
+        Some(RefusedConnection { reason, by_server }) => {
             let advice = match by_server {
                 true => "",
                 false => "; check that the server is running and listens on that address",

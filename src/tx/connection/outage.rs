@@ -81,7 +81,7 @@ async fn probe<DB: Backend>(pool: Pool<DB>) -> bool {
             Ok(None) => {}
             Err(_) => {
                 let reason = format!("no answer within {limit:?}");
-                record_refusal(key_of(&pool), Refusal { reason, by_server: false });
+                record_refusal(key_of(&pool), RefusedConnection { reason, by_server: false });
                 (silent, limit) = (true, limit * 2);
             }
         }
@@ -113,29 +113,30 @@ fn connect<DB: Backend>(pool: &Pool<DB>, permit: ExtraPermit) -> oneshot::Receiv
 
 /// Why a server refused a connection, without its address.
 #[derive(Debug, Clone)]
-pub(crate) struct Refusal {
+pub(crate) struct RefusedConnection {
     pub(crate) reason: String,
     /// Whether the server itself gave the reason, so that it can be reached.
     pub(crate) by_server: bool,
 }
 
-fn refusal<DB: Backend>(error: &sqlx::Error) -> Refusal {
+fn refusal<DB: Backend>(error: &sqlx::Error) -> RefusedConnection {
     match error {
         // Without sqlx's prefix.
-        sqlx::Error::Io(error) => Refusal { reason: with_causes(error), by_server: false },
+        sqlx::Error::Io(error) => RefusedConnection { reason: with_causes(error), by_server: false },
         sqlx::Error::Database(_) => {
             let failure = failure_or_other::<DB>(error);
             let code = failure.code().map(|code| format!(" ({code})")).unwrap_or_default();
-            Refusal { reason: format!("{}{code}", failure.message()), by_server: true }
+            RefusedConnection { reason: format!("{}{code}", failure.message()), by_server: true }
         }
-        error => Refusal { reason: with_causes(error), by_server: false },
+        error => RefusedConnection { reason: with_causes(error), by_server: false },
     }
 }
 
 /// The last reason why the server refused a connection of each pool, by the identity of the pool and the
 /// server's address, because a new pool may have the identity of one that is gone. sqlx's pool does not
 /// report the reason.
-static REFUSALS: LazyLock<Mutex<HashMap<PoolKey, (Instant, Refusal)>>> = LazyLock::new(Mutex::default);
+static REFUSALS: LazyLock<Mutex<HashMap<PoolKey, (Instant, RefusedConnection)>>> =
+    LazyLock::new(Mutex::default);
 
 /// The identity of a pool, and the address of its server.
 type PoolKey = (usize, String);
@@ -147,14 +148,14 @@ fn key_of<DB: Backend>(pool: &Pool<DB>) -> PoolKey {
     (identity(pool), DB::address(&pool.connect_options()))
 }
 
-fn record_refusal(key: PoolKey, refusal: Refusal) {
+fn record_refusal(key: PoolKey, refusal: RefusedConnection) {
     let mut refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
     refusals.retain(|_, (at, _)| at.elapsed() < REFUSAL_LIFETIME);
     refusals.insert(key, (Instant::now(), refusal));
 }
 
 /// Returns why the server last refused a connection of this pool, if it has done so since `since`.
-pub(crate) fn refusal_since(pool: usize, address: &str, since: Instant) -> Option<Refusal> {
+pub(crate) fn refusal_since(pool: usize, address: &str, since: Instant) -> Option<RefusedConnection> {
     let refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
     refusals
         .get(&(pool, address.to_owned()))
