@@ -85,6 +85,7 @@ mod deadlock;
 mod isolation;
 mod row_lock;
 mod digest;
+mod local_settings;
 mod sql_text;
 mod failure;
 // The contract between strategies and the retry loop.
@@ -142,7 +143,7 @@ pub use strategy::{Attempt, Plan, Resolve, Strategy, Verdict};
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub use telemetry::Metrics;
 pub use transactor::{Decision, Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, With};
-pub use tx::{Repeatable, ScopeFn, Tx, TxFn, UnitFn};
+pub use tx::{Repeatable, ScopeFn, Tx, TxFn, UnitError, UnitFn};
 
 /// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]

@@ -38,21 +38,22 @@ mod connection;
 mod shielded_commit;
 
 pub(crate) use admission::unreadable;
-use connection::refusal_since;
 pub(crate) use connection::{ConnectionReuse, PooledSession};
+use connection::{Refusal, is_opening, refusal_since};
 pub(crate) use finish::{CommitOutcome, Unwatched};
 pub(crate) use hooks::{Hooks, TxEnd};
 use interception::send;
 pub(crate) use interception::{Attempts, Interception};
+pub(crate) use locks::explain_key;
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
-pub(crate) use no_connection::{cut_short, is_used_up, not_connected};
+pub(crate) use no_connection::{cut_short, is_used_up, not_connected, unreachable_since};
 pub(crate) use opening::{NotOpened, OpenRequest};
 pub(crate) use right_of_way::{RightOfWay, has_given_way};
 #[cfg(feature = "testing")]
 pub(crate) use savepoint_scope::SavepointScope;
 pub(crate) use shielded_commit::Shield;
 use state::TxState;
-pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
+pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitError, UnitFn};
 
 /// An open transaction, on which a unit of work runs its queries.
 ///
