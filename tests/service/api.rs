@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -56,24 +55,11 @@ fn integer(body: &Value, name: &str) -> i64 {
 
 impl IntoResponse for ShopError {
     fn into_response(self) -> Response {
-        let status = match &self {
+        let status = match self {
             Self::SoldOut(_) => StatusCode::CONFLICT,
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Transaction(error) => {
-                StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-            }
+            Self::Transaction(error) => return error.into_response(),
         };
-        let detail = match &self {
-            // The texts of the database are for the log.
-            Self::Transaction(_) => status.canonical_reason().unwrap_or_default().to_owned(),
-            _ => self.to_string(),
-        };
-        let mut response = (status, Json(json!({ "detail": detail }))).into_response();
-        if let Self::Transaction(error) = &self
-            && let Some(delay) = error.retry_after()
-        {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(delay.as_secs()));
-        }
-        response
+        (status, Json(json!({ "detail": self.to_string() }))).into_response()
     }
 }
