@@ -15,12 +15,12 @@
 //! let db = Pessimistic::default().on(&pool);
 //!
 //! let left: i64 = db
-//!     .run(async |tx| {
+//!     .run(async |tx| -> Result<_, atomically::Error> {
 //!         let seats: i64 = sqlx::query_scalar(tx.for_update("SELECT seats FROM event WHERE id = 1"))
 //!             .fetch_one(&mut *tx)
 //!             .await?;
 //!         sqlx::query("UPDATE event SET seats = $1 WHERE id = 1").bind(seats - 1).execute(&mut *tx).await?;
-//!         Ok::<_, atomically::Error>(seats - 1)
+//!         Ok(seats - 1)
 //!     })
 //!     .await?;
 //! assert_eq!(left, 99);

@@ -27,7 +27,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// let db = Optimistic::default().on(pool);
     /// let id = 7;
     /// let stock: i64 = db
-    ///     .run(async |tx| {
+    ///     .run(async |tx| -> Result<_, atomically::Error> {
     ///         let select = "SELECT stock, version FROM product WHERE id = $1";
     ///         let (stock, version): (i64, i64) =
     ///             sqlx::query_as(select).bind(id).fetch_one(&mut *tx).await?;
@@ -40,7 +40,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///             .execute(&mut *tx)
     ///             .await?;
     ///         tx.expect_one(done.rows_affected())?;
-    ///         Ok::<_, atomically::Error>(stock - 1)
+    ///         Ok(stock - 1)
     ///     })
     ///     .await?;
     /// # Ok(()) }
@@ -88,7 +88,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// let db = Pessimistic::default().on(&pool);
     /// let id = 7;
     /// db.on_key(("event", id))
-    ///     .run(async |tx| {
+    ///     .run(async |tx| -> Result<_, Error> {
     ///         let sql = tx.for_update("SELECT seats FROM event WHERE id = $1");
     ///         let seats: i64 = sqlx::query_scalar(sql).bind(id).fetch_one(&mut *tx).await?;
     ///         sqlx::query("UPDATE event SET seats = $1 WHERE id = $2")
@@ -96,7 +96,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///             .bind(id)
     ///             .execute(&mut *tx)
     ///             .await?;
-    ///         Ok::<_, Error>(())
+    ///         Ok(())
     ///     })
     ///     .await?;
     /// # Ok(()) }
@@ -109,9 +109,9 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// # use atomically::{Error, Optimistic, TransactorExt as _};
     /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
     /// let db = Optimistic::default().on(&pool);
-    /// db.named("checkout").run(async |tx| {
+    /// db.named("checkout").run(async |tx| -> Result<_, Error> {
     ///     sqlx::query("UPDATE product SET stock = stock - 1").execute(&mut *tx).await?;
-    ///     Ok::<_, Error>(())
+    ///     Ok(())
     /// })
     /// .await?;
     /// # Ok(()) }

@@ -37,9 +37,9 @@ mod settings;
 /// let report = Options::new().read_only().deadline(Duration::from_secs(60));
 /// let rows: i64 = db
 ///     .with(report)
-///     .run(async |tx| {
+///     .run(async |tx| -> Result<_, Error> {
 ///         let count = sqlx::query_scalar("SELECT COUNT(*) FROM product");
-///         Ok::<_, Error>(count.fetch_one(&mut *tx).await?)
+///         Ok(count.fetch_one(&mut *tx).await?)
 ///     })
 ///     .await?;
 /// # Ok(()) }

@@ -25,9 +25,9 @@ impl<DB: Backend> Tx<DB> {
     /// # async fn example(pool: SqlitePool) -> Result<(), Error> {
     /// let db = Serializable::default().on(&pool);
     /// let id = 7;
-    /// db.run(async |tx: &mut Tx<_>| {
+    /// db.run(async |tx: &mut Tx<_>| -> Result<_, Error> {
     ///     tx.on_connection(async |conn: &mut SqliteConnection| repo::take_one(conn, id).await).await?;
-    ///     Ok::<_, Error>(())
+    ///     Ok(())
     /// })
     /// .await
     /// # }

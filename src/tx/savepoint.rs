@@ -26,9 +26,9 @@ impl<DB: Backend> Tx<DB> {
     /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
     /// # Pessimistic::default().on(&pool).run(async |tx| {
     /// let noted = tx
-    ///     .savepoint(async |tx| {
+    ///     .savepoint(async |tx| -> Result<_, Error> {
     ///         sqlx::query("INSERT INTO audit (id) VALUES (1)").execute(&mut *tx).await?;
-    ///         Ok::<_, Error>(())
+    ///         Ok(())
     ///     })
     ///     .await;
     /// if noted.is_err() {

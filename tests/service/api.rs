@@ -4,13 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-
-use atomically::{ConstraintKind, Error};
 
 use crate::repository::Stock;
 use crate::shop::{Shop, ShopError};
@@ -58,39 +55,11 @@ fn integer(body: &Value, name: &str) -> i64 {
 
 impl IntoResponse for ShopError {
     fn into_response(self) -> Response {
-        let status = match &self {
+        let status = match self {
             Self::SoldOut(_) => StatusCode::CONFLICT,
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Transaction(error) => status_of(error),
+            Self::Transaction(error) => return error.into_response(),
         };
-        let detail = match &self {
-            // The texts of the database are for the log.
-            Self::Transaction(_) => status.canonical_reason().unwrap_or_default().to_owned(),
-            _ => self.to_string(),
-        };
-        let mut response = (status, Json(json!({ "detail": detail }))).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, axum::http::HeaderValue::from_static("1"));
-        }
-        response
+        (status, Json(json!({ "detail": self.to_string() }))).into_response()
     }
-}
-
-fn status_of(error: &Error) -> StatusCode {
-    match error.constraint().map(|constraint| constraint.kind) {
-        Some(ConstraintKind::Check | ConstraintKind::NotNull) => StatusCode::UNPROCESSABLE_ENTITY,
-        Some(_) => StatusCode::CONFLICT,
-        None if may_succeed_later(error) => StatusCode::SERVICE_UNAVAILABLE,
-        None => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-fn may_succeed_later(error: &Error) -> bool {
-    error.is_exhausted()
-        || error.is_deadline_exceeded()
-        || error.is_unavailable()
-        || error.is_overloaded()
-        || error.is_conflict()
-        || error.is_lock_timeout()
-        || error.is_commit_unknown()
 }

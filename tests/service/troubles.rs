@@ -73,7 +73,7 @@ async fn a_read_without_a_free_connection_is_a_503_at_its_deadline() {
 
     let begin = Instant::now();
     let answer = send(&shop, Method::GET, "/products/1", json!(null)).await;
-    assert_eq!((answer.status, answer.retry_after.as_deref()), (503, Some("1")), "{}", answer.body);
+    assert_eq!((answer.status, answer.retry_after.is_some()), (503, true), "{answer:?}");
     assert!(begin.elapsed() < POOL_DEFAULT / 2, "{:?}", begin.elapsed());
 }
 
