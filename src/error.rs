@@ -87,7 +87,7 @@ impl Error {
     }
 
     pub(crate) fn failed(failure: Failure, spent: Option<Spent>) -> Self {
-        Self::new(failure.kind().into(), Some(failure), spent)
+        Self::new(ErrorKind::of_failure(&failure), Some(failure), spent)
     }
 
     /// The error for a failure that the unit ignored by returning `Ok`.
@@ -148,7 +148,7 @@ impl Error {
     /// Wraps an error of the driver. It need not be a failure of the database: a row may be missing, or a
     /// value may not decode.
     pub(crate) fn driver(source: sqlx::Error, failure: Option<Failure>) -> Self {
-        let kind = failure.as_ref().map_or_else(|| ErrorKind::of_driver(&source), |it| it.kind().into());
+        let kind = failure.as_ref().map_or_else(|| ErrorKind::of_driver(&source), ErrorKind::of_failure);
         let text = failure.is_none().then(|| error_text(&source).into_owned());
         let mut error = Self::new(kind, failure, None);
         error.0.source = Some(source);

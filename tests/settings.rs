@@ -156,6 +156,25 @@ async fn every_entry_point_has_the_settings() {
     is_recorded("a unit that completes a job").await;
 }
 
+/// The statements of a queue's own transactions, some of which are single statements otherwise.
+#[tokio::test]
+async fn the_transactions_of_a_queue_have_the_settings_of_its_options() {
+    let (pool, role) = tenants(2).await;
+    let queue = Queue::new("jobs", &pool).expect("a name");
+    queue.create_tables().await.expect("tables");
+    let trigger = "CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON atomically_job
+                   FOR EACH STATEMENT EXECUTE FUNCTION audit();
+                   GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC;
+                   GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO PUBLIC";
+    sqlx::raw_sql(trigger).execute(&*pool).await.expect("a trigger");
+    let queue = queue.persistent(true).options(tenant("a").role(&role));
+    let _ = queue.enqueue_alone(NewJob::new(&1).expect("a payload")).await.expect("a commit");
+    let mut claims = queue.claim(1).await.expect("a claim");
+    claims.remove(0).complete().await.expect("a commit");
+    let recorded = audit(&pool).await;
+    assert_eq!(recorded, vec![(Some("a".to_owned()), role); 3], "insert, claim and completion");
+}
+
 #[tokio::test]
 async fn each_attempt_and_what_follows_a_savepoint_have_the_settings() {
     let (pool, role) = tenants(1).await;

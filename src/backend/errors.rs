@@ -98,7 +98,7 @@ pub(crate) fn failure_of<DB: ErrorReports>(error: &sqlx::Error, nowait: bool) ->
 /// Adds how to create a table of this crate, if the failure is that it does not exist.
 fn with_advice(failure: Failure, message: &str) -> Failure {
     match Some(message).filter(|_| is_missing_table(&failure)).and_then(missing_table) {
-        Some(advice) => failure.with_note(&advice),
+        Some(advice) => failure.with_note(&advice).lacking_own_table(),
         None => failure,
     }
 }

@@ -1,6 +1,6 @@
 //! The kinds of errors.
 
-use crate::failure::FailureKind;
+use crate::failure::{Failure, FailureKind};
 
 /// How a run ended without a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,6 +80,11 @@ impl ErrorKind {
         Self::MissingTable,
         Self::Database,
     ];
+
+    /// Returns the kind of an error that this failure causes.
+    pub(super) fn of_failure(failure: &Failure) -> Self {
+        if failure.lacks_own_table() { Self::MissingTable } else { failure.kind().into() }
+    }
 
     /// Returns the kind of a driver's error that is not a failure of the database.
     pub(super) const fn of_driver(error: &sqlx::Error) -> Self {

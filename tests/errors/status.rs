@@ -1,6 +1,8 @@
 //! The HTTP status of errors, through the error enum that the guide shows.
 
-use atomically::{Error, ErrorKind, Pessimistic, TransactorExt as _, Tx};
+use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey};
+use atomically::queue::{NewJob, Queue};
+use atomically::{Error, ErrorKind, Options, Pessimistic, Resolve, TransactorExt as _, Tx};
 
 use crate::support::{TestBackend, TestPool};
 
@@ -66,4 +68,26 @@ pub(crate) async fn a_missing_row_is_not_found<DB: TestBackend>() {
         missing.map_err(|error| Error::from(error).into())
     });
     assert_eq!(Error::from(run.await.expect_err("no such event")).http_status(), 404);
+}
+
+pub(crate) async fn a_missing_table_of_the_crate_has_a_kind_of_its_own<DB: TestBackend>() {
+    let pool = DB::pool(1).await;
+    let db = Pessimistic::default().on(&pool);
+    let key = IdempotencyKey::new("", "1").expect("a key");
+    let work = async |_: &mut Tx<DB>| -> Result<(), Error> { Ok(()) };
+    let recorded = Options::new().resolve_commits(Resolve::Operation);
+    let queue = Queue::new("jobs", &pool).expect("a name");
+    for error in [
+        db.with(recorded).run(work).await.expect_err("no table of operations"),
+        db.once(&key).run(work).await.expect_err("no table of keys"),
+        queue.claim(1).await.expect_err("no table of jobs"),
+        db.run(async |tx| queue.enqueue(tx, NewJob::new(&1)?).await).await.expect_err("no table of jobs"),
+    ] {
+        assert_eq!((error.kind(), error.http_status()), (ErrorKind::MissingTable, 500), "{error:?}");
+        assert!(error.to_string().contains("create"), "{error}");
+    }
+    let own = async |tx: &mut Tx<DB>| -> Result<i64, Error> {
+        Ok(DB::fetch(tx, DB::sql("SELECT id FROM event"), &[]).await?)
+    };
+    assert_eq!(db.run(own).await.expect_err("no such table").kind(), ErrorKind::Database);
 }

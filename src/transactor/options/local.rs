@@ -37,7 +37,7 @@ impl Options {
     ///
     /// # What it applies to
     ///
-    /// To units of work, to the batches of [`Deltas`](crate::Deltas), and to
+    /// To units of work, to the batches of [`Deltas`](crate::Deltas), to the transactions of a queue, and to
     /// [`apply`](crate::PoolTransactor::apply), which then runs its statement in a transaction. With
     /// [`resolve_commits`](Self::resolve_commits), the operation is recorded *before* the settings and the
     /// role take effect, so they need no access to that table. Idempotency keys and jobs that the unit
