@@ -29,7 +29,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// | error | status | `Retry-After` |
 /// |---|---|---|
 /// | [`Refusal`] | [its status](Refusal::status) | with 409 |
-/// | commit unknown, overloaded, unavailable, attempts or deadline used up, and other temporary errors | 503 | yes |
+/// | commit unknown, overloaded, unavailable, attempts or deadline used up | 503 | yes |
+/// | connection lost, read-only server, lock or statement timeout | 503 | yes |
 /// | conflict, `NOWAIT` lock | 409 | yes |
 /// | stale claim | 409 | no |
 /// | violated constraint: unique, exclusion, foreign key | 409 | no |

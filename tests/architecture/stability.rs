@@ -26,8 +26,17 @@ const EXHAUSTIVE: &[&str] = &[
 const IMPLEMENTED_BY_USERS: &[&str] = &["Observer", "Strategy", "Transactor", "Unit", "Wake"];
 
 /// Public traits that are implemented for every type that fits, so that nobody else can implement them.
-const BLANKET: &[&str] =
-    &["IdempotencyExt", "Key", "LeaderFn", "Repeatable", "ScopeFn", "TransactorExt", "TxFn", "UnitFn"];
+const BLANKET: &[&str] = &[
+    "IdempotencyExt",
+    "RespondExt",
+    "Key",
+    "LeaderFn",
+    "Repeatable",
+    "ScopeFn",
+    "TransactorExt",
+    "TxFn",
+    "UnitFn",
+];
 
 /// The names of public items that the documentation shows.
 struct Public {
