@@ -66,7 +66,7 @@
 //! | `mysql` | MySQL, MariaDB and engines with their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
 //! | `idempotency` | `atomically::idempotency`: one effect per key | `serde`, `serde_json`, `sha2` |
-//! | `http` | `atomically::http`: idempotency keys and entity tags over HTTP | `idempotency`, `http` |
+//! | `http` | `atomically::http`: idempotency keys and entity tags | `idempotency`, `bytes`, `http` |
 //! | `axum` | extractors and responses for axum 0.8 | `http`, `axum` |
 //! | `lease` | `atomically::lease`: one holder at a time, for minutes; leader election | |
 //! | `queue` | `atomically::queue`: fenced jobs, the outbox | `serde`, `serde_json`, `tokio/{macros,sync}` |

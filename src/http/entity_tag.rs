@@ -59,10 +59,10 @@ impl fmt::Display for EntityTag {
 /// With the feature `axum`, this is an extractor, and `Option<IfMatch>` is one for requests that need no
 /// `If-Match`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IfMatch(WantedVersions);
+pub struct IfMatch(NamedVersions);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum WantedVersions {
+enum NamedVersions {
     /// `*`: any version of a resource that exists.
     Any,
     /// The strong tags of the list, without quotes.
@@ -92,11 +92,11 @@ impl IfMatch {
         }
         let list = lines.join(&b',');
         if list.trim_ascii() == b"*" {
-            return Ok(Some(Self(WantedVersions::Any)));
+            return Ok(Some(Self(NamedVersions::Any)));
         }
         // The tags of versions are ASCII, so that a character that is replaced here matches none of them.
         let tags = strong_tags(&String::from_utf8_lossy(&list)).ok_or(Refusal::MalformedIfMatch)?;
-        Ok(Some(Self(WantedVersions::Tagged(tags))))
+        Ok(Some(Self(NamedVersions::Tagged(tags))))
     }
 
     /// Checks that the current version of the resource is one of those that the client has named.
@@ -106,8 +106,8 @@ impl IfMatch {
     /// Returns [`Refusal::Stale`] if it is not.
     pub fn check(&self, version: i64) -> Result<(), Refusal> {
         let is_named = match &self.0 {
-            WantedVersions::Any => true,
-            WantedVersions::Tagged(tags) => tags.contains(&version.to_string()),
+            NamedVersions::Any => true,
+            NamedVersions::Tagged(tags) => tags.contains(&version.to_string()),
         };
         if is_named { Ok(()) } else { Err(Refusal::Stale) }
     }

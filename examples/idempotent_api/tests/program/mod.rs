@@ -2,7 +2,8 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
@@ -91,8 +92,17 @@ impl Api {
     /// Reads the log until a line contains this text.
     pub(crate) fn wait_for_log(mut self, text: &str) {
         let log = BufReader::new(self.child.stderr.take().expect("its log"));
-        let mut lines = log.lines().map(|line| line.expect("text"));
-        assert!(lines.any(|line| line.contains(text)), "the program has ended without {text:?}");
+        let (lines, line) = mpsc::channel();
+        // Ends with the program.
+        std::thread::spawn(move || log.lines().try_for_each(|line| lines.send(line.expect("text"))));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = line.recv_timeout(left).unwrap_or_else(|error| panic!("no {text:?}: {error}"));
+            if line.contains(text) {
+                return;
+            }
+        }
     }
 
     /// Ends the program, and returns what it logged.
