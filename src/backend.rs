@@ -13,6 +13,7 @@ mod carried_failure;
 mod classification;
 mod codec;
 mod commit_marker;
+mod contents;
 mod driver;
 mod engine;
 mod error_text;
@@ -42,6 +43,9 @@ pub(crate) use codec::Value;
 pub(crate) use codec::required;
 use commit_marker::CommitMarkerSql;
 pub(crate) use commit_marker::TransactionStatus;
+use contents::ContentsSql;
+#[cfg(feature = "testing")]
+pub(crate) use contents::FIELD_SEPARATOR;
 pub(crate) use engine::Engine;
 use engine::Product;
 #[cfg(feature = "idempotency")]
@@ -76,7 +80,7 @@ pub trait Backend: sealed::Sealed {}
 
 mod sealed {
     use super::{
-        AdditionSql, CommitMarkerSql, ErrorReports, LockSql, Product, SchemaSql, StatementRules,
+        AdditionSql, CommitMarkerSql, ContentsSql, ErrorReports, LockSql, Product, SchemaSql, StatementRules,
         TransactionSql, Wire,
     };
 
@@ -88,6 +92,7 @@ mod sealed {
         + StatementRules
         + LockSql
         + SchemaSql
+        + ContentsSql
         + CommitMarkerSql
         + AdditionSql
         + ErrorReports

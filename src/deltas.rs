@@ -16,7 +16,7 @@ use crate::events::Observer;
 use crate::failure::{Failure, FailureKind};
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor};
-use crate::tx::{holds_connection_of, nested};
+use crate::tx::{holds_connection_of, nested, unreachable_since};
 
 mod single_statement;
 mod batch;
@@ -320,7 +320,10 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
             Err(_) if taken.swap(true, Ordering::AcqRel) => {
                 Err(unknown("the deadline passed before the batch was committed"))
             }
-            Err(_) => Err(Error::deadline_exceeded(None, spent)),
+            Err(_) => {
+                let unreachable = unreachable_since(shared.transactor.pool(), started);
+                Err(Error::deadline_exceeded(unreachable, spent).while_waiting("for its batch"))
+            }
         }
     }
 }

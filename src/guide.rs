@@ -1,5 +1,14 @@
 //! The guide: choosing a strategy, what can go wrong, and running it in production.
 
+#[doc = include_str!("guide/migrating.md")]
+pub mod migrating {}
+
+#[doc = include_str!("guide/axum_service.md")]
+pub mod axum_service {}
+
+#[doc = include_str!("guide/reading.md")]
+pub mod reading {}
+
 #[doc = include_str!("guide/choosing.md")]
 pub mod choosing {}
 
@@ -30,6 +39,13 @@ pub mod durability {}
 #[cfg(feature = "idempotency")]
 #[doc = include_str!("guide/idempotency.md")]
 pub mod idempotency {}
+
+#[doc = include_str!("guide/several_databases.md")]
+pub mod several_databases {}
+
+#[cfg(feature = "testing")]
+#[doc = include_str!("guide/testing_services.md")]
+pub mod testing_services {}
 
 #[cfg(feature = "testing")]
 #[doc = include_str!("guide/testing.md")]

@@ -39,8 +39,10 @@
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database reported.
 //! - [`Schema`] has the tables that idempotency keys, queues and lookups of commits need; [`Purge`] deletes
 //!   what has expired in them.
-//! - The [`guide`] explains which strategy to choose, what can go wrong, and how to operate and monitor the
-//!   result.
+//! - The [`guide`] begins with [moving existing sqlx code](guide::migrating), [axum
+//!   services](guide::axum_service), [reads](guide::reading) and [several
+//!   databases](guide::several_databases). It explains which strategy to choose, what can go wrong, how to
+//!   test a service, and how to operate and monitor it.
 //!
 //! # Guarantees
 //!
@@ -64,6 +66,8 @@
 //! | `mysql` | MySQL, MariaDB and engines with their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
 //! | `idempotency` | `atomically::idempotency`: one effect per key | `serde`, `serde_json`, `sha2` |
+//! | `http` | `atomically::http`: idempotency keys and entity tags over HTTP | `idempotency`, `bytes`, `http` |
+//! | `axum` | extractors and responses for axum 0.8 | `http`, `axum` |
 //! | `lease` | `atomically::lease`: one holder at a time, for minutes; leader election | |
 //! | `queue` | `atomically::queue`: fenced jobs, the outbox | `serde`, `serde_json`, `tokio/{macros,sync}` |
 //! | `tracing` | spans and log events: [`guide::monitoring`] | `tracing` |
@@ -85,6 +89,7 @@ mod deadlock;
 mod isolation;
 mod row_lock;
 mod digest;
+mod local_settings;
 mod sql_text;
 mod failure;
 mod schema;
@@ -114,6 +119,9 @@ mod wake;
 // Optional features, built on everything above.
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
+#[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub mod http;
 #[cfg(feature = "lease")]
 #[cfg_attr(docsrs, doc(cfg(feature = "lease")))]
 pub mod lease;
@@ -150,7 +158,7 @@ pub use strategy::{Attempt, Plan, Resolve, Strategy, Verdict};
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub use telemetry::Metrics;
 pub use transactor::{Decision, Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, With};
-pub use tx::{Repeatable, ScopeFn, Tx, TxFn, UnitFn};
+pub use tx::{Repeatable, ScopeFn, Tx, TxFn, UnitError, UnitFn};
 
 /// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]

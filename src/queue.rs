@@ -239,7 +239,7 @@ impl<DB: Backend> Queue<DB> {
     pub async fn enqueue_alone(&self, job: NewJob) -> Result<Enqueued, Error> {
         let jobs = &[&job];
         let insert_alone = DriverCalls::get().and_then(|calls| calls.insert_alone);
-        let alone = insert_alone.filter(|_| self.after_enqueue.is_none());
+        let alone = insert_alone.filter(|_| self.after_enqueue.is_none() && !self.db.has_local_settings());
         let inserted = match alone.and_then(|insert_alone| insert_alone(&self.db, self.rows(jobs))) {
             Some(inserting) => inserting.await?,
             None => None,
@@ -274,7 +274,8 @@ impl<DB: Backend> Queue<DB> {
     /// whose lease expired during its last attempt is *spent*: the claim marks it [dead](Self::dead) and does
     /// not count it. A [`Worker`] reports such deaths as [`JobEvent::Dead`](crate::JobEvent::Dead).
     ///
-    /// Each statement claims at most a thousand jobs. If a later one fails, the earlier jobs are returned.
+    /// Each statement claims at most a thousand jobs. If a later one fails, the earlier jobs are
+    /// returned, and the error is logged.
     ///
     /// # Errors
     ///
@@ -285,7 +286,7 @@ impl<DB: Backend> Queue<DB> {
     /// If the future is dropped, jobs may have been claimed; they are claimed again once their leases have
     /// expired.
     pub async fn claim(&self, limit: usize) -> Result<Vec<Claim<DB>>, Error> {
-        Ok(claiming::claim(self, limit).await?.claims)
+        claiming::claim_and_log(self, limit).await
     }
 
     /// Returns the delay after the attempt with this number.

@@ -17,6 +17,7 @@ mod operation;
 mod options;
 mod pointers;
 mod pool;
+mod statement_unit;
 mod commit_check;
 mod deadline;
 mod attempt;

@@ -39,21 +39,22 @@ mod connection;
 mod shielded_commit;
 
 pub(crate) use admission::unreadable;
-use connection::refusal_since;
 pub(crate) use connection::{ConnectionReuse, PooledSession};
+use connection::{Refusal, is_opening, refusal_since};
 pub(crate) use finish::{CommitOutcome, Unwatched};
 pub(crate) use hooks::{Hooks, TxEnd};
 use interception::send;
 pub(crate) use interception::{Attempts, Interception};
+pub(crate) use locks::explain_key;
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
-pub(crate) use no_connection::{cut_short, is_used_up, not_connected};
+pub(crate) use no_connection::{cut_short, is_used_up, not_connected, unreachable_since};
 pub(crate) use opening::{NotOpened, OpenRequest};
 pub(crate) use right_of_way::{RightOfWay, has_given_way};
 #[cfg(feature = "testing")]
 pub(crate) use savepoint_scope::SavepointScope;
 pub(crate) use shielded_commit::Shield;
 use state::TxState;
-pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
+pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitError, UnitFn};
 
 /// An open transaction, on which a unit of work runs its queries.
 ///
@@ -153,9 +154,11 @@ impl<DB: Backend> Tx<DB> {
         Error::failed(failure, None)
     }
 
-    /// Returns the underlying connection, for operations that an executor cannot do, such as `COPY`. The
-    /// transaction sees neither the statements that run on it nor their errors. For functions that take a
-    /// connection, use [`on_connection`](Self::on_connection), which records their errors.
+    /// Returns the underlying connection, whose statements and errors the transaction does not see: conflicts
+    /// on it may not be retried. For functions that take a connection, use
+    /// [`on_connection`](Self::on_connection), which records their errors.
+    ///
+    /// This method is for operations that an executor cannot do, such as `COPY`.
     ///
     /// - A conflict on the connection is retried only if its sqlx error is converted to an
     ///   [`Error`](crate::Error) within the unit (by `?`, or in a `From` implementation of the unit's error

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use crate::backend::{Backend, failure_or_other, json_error_text};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::schema::{is_missing_table, missing_table};
 
 /// A problem with the table of keys or with a stored response.
@@ -13,14 +13,17 @@ use crate::schema::{is_missing_table, missing_table};
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// The table does not exist. Nothing was run.
+    /// The table does not exist. Nothing was run. The error's kind is
+    /// [`MissingTable`](crate::ErrorKind::MissingTable).
     #[error("the table of idempotency keys does not exist{}", advice(.0))]
     NoTable(sqlx::Error),
-    /// The response cannot be serialized. Nothing is stored.
+    /// The response cannot be serialized. Nothing is stored. The error's kind is
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput).
     #[error("the response of an idempotency key cannot be stored: {}", json_error_text(.0))]
     Unwritable(serde_json::Error),
     /// The stored response cannot be deserialized: the type has changed, or the key is used for something
-    /// else too. The effect of the earlier request is stored, and nothing was run.
+    /// else too. The effect of the earlier request is stored, and nothing was run. The error's kind is
+    /// [`Decode`](crate::ErrorKind::Decode).
     #[error("the stored response of an idempotency key is not of the expected type: {}", json_error_text(.0))]
     Unreadable(serde_json::Error),
 }
@@ -29,12 +32,7 @@ impl KeyError {
     /// Returns the `KeyError` that `error` was created from, if there is one.
     #[must_use]
     pub fn of(error: &Error) -> Option<&Self> {
-        match error.driver_error()? {
-            sqlx::Error::Configuration(cause) | sqlx::Error::Encode(cause) | sqlx::Error::Decode(cause) => {
-                cause.downcast_ref()
-            }
-            _ => None,
-        }
+        error.cause()
     }
 
     /// Classifies the error of a statement on the table of keys.
@@ -49,15 +47,14 @@ fn advice(error: &sqlx::Error) -> String {
     missing_table(&error.to_string()).map_or(String::new(), |advice| format!(": {advice}"))
 }
 
-/// Converts the error into the variant of `sqlx::Error` with which drivers report such problems.
 impl From<KeyError> for Error {
     fn from(error: KeyError) -> Self {
-        let wrap = match &error {
-            KeyError::NoTable(_) => sqlx::Error::Configuration,
-            KeyError::Unwritable(_) => sqlx::Error::Encode,
-            KeyError::Unreadable(_) => sqlx::Error::Decode,
+        let kind = match &error {
+            KeyError::NoTable(_) => ErrorKind::MissingTable,
+            KeyError::Unwritable(_) => ErrorKind::InvalidInput,
+            KeyError::Unreadable(_) => ErrorKind::Decode,
         };
-        Self::carried(error.to_string(), wrap(Box::new(error)))
+        Self::typed(kind, error)
     }
 }
 

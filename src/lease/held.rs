@@ -74,8 +74,8 @@ impl<DB: Backend> Held<DB> {
     /// [`StaleClaim`](crate::ErrorKind::StaleClaim): the lease is lost. The unit is rolled back and not run
     /// again, even if the closure discards the error. Otherwise, returns the database's error.
     pub async fn check_in(&self, tx: &mut Tx<DB>) -> Result<(), Error> {
-        let (schema, name, token) = (self.holding.lease.schema(), self.name(), self.token());
-        if !self.is_lost() && LeaseSql::of::<DB>().pin(tx, schema, name, token).await? {
+        let (name, token) = (self.name(), self.token());
+        if !self.is_lost() && LeaseSql::of::<DB>().pin(tx, self.holding.lease.terms(), token).await? {
             return Ok(());
         }
         Err(tx.stale_claim(format!(

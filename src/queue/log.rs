@@ -23,9 +23,9 @@ impl Death {
 }
 
 #[cfg(feature = "tracing")]
-pub(super) use with::{TroubleLog, died, panicked};
+pub(super) use with::{TroubleLog, died, interrupted, panicked};
 #[cfg(not(feature = "tracing"))]
-pub(super) use without::{TroubleLog, died, panicked};
+pub(super) use without::{TroubleLog, died, interrupted, panicked};
 
 #[cfg(feature = "tracing")]
 mod with {
@@ -56,6 +56,14 @@ mod with {
         error!(
             target: "atomically", queue,
             "{what} of a worker of the queue {queue:?} panicked: {consequence}"
+        );
+    }
+
+    /// Logs the error that ended a claim after a part of it.
+    pub(in crate::queue) fn interrupted(queue: &str, jobs: usize, error: &Error) {
+        warn!(
+            target: "atomically", queue,
+            "a claim of the queue {queue:?} returned {jobs} jobs, and was interrupted by an error: {error}"
         );
     }
 
@@ -98,6 +106,8 @@ mod without {
     pub(in crate::queue) fn died(_queue: &str, _id: i64, _death: Death, _attempts: u32, _error: &str) {}
 
     pub(in crate::queue) fn panicked(_queue: &str, _what: &str, _consequence: &str) {}
+
+    pub(in crate::queue) fn interrupted(_queue: &str, _jobs: usize, _error: &Error) {}
 
     #[derive(Debug, Default)]
     pub(in crate::queue) struct TroubleLog;

@@ -8,7 +8,8 @@ use std::any::Any;
 
 use sqlx::Row as _;
 
-use crate::backend::{Backend, Value, WatchedQuery, required};
+use crate::backend::{Backend, SyntheticError, Value, WatchedQuery, required};
+use crate::failure::{Failure, FailureKind};
 use crate::schema::Schema;
 use crate::sql_text::Syntax;
 use crate::tx::Tx;
@@ -151,7 +152,7 @@ impl QueueSql {
             "a job of about {bytes} bytes does not fit into the server's max_allowed_packet of {limit}: \
              store large payloads elsewhere and enqueue a reference, or raise max_allowed_packet"
         );
-        Err(sqlx::Error::Configuration(message.into()))
+        Err(SyntheticError::Failed(Failure::new(FailureKind::InvalidInput, message)).into())
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Decision, Ended, Options, PoolTransactor, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::strategy::Strategy;
-use crate::tx::{Tx, UnitFn};
+use crate::tx::{Tx, UnitError, UnitFn};
 
 /// The methods that applications call on a [`Transactor`].
 pub trait TransactorExt<DB: Backend>: Transactor<DB> {
@@ -46,6 +46,12 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// # Ok(()) }
     /// ```
     ///
+    /// # The error type
+    ///
+    /// The closure returns any error type that [holds the errors of this crate](UnitError). If `?` follows
+    /// `run`, the compiler cannot infer the type ("type annotations needed"). Name it at the head of the
+    /// closure, as above: `async |tx| -> Result<_, Error> { … }`.
+    ///
     /// # Errors
     ///
     /// Returns the closure's own error. If the database or the deadline kept the unit from committing,
@@ -63,7 +69,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: UnitFn<DB, T, E>,
-        E: From<Error> + Send,
+        E: UnitError + Send,
         T: Send;
 
     /// Returns this transactor with `options` overriding its own.
@@ -123,7 +129,7 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
     fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: UnitFn<DB, T, E>,
-        E: From<Error> + Send,
+        E: UnitError + Send,
         T: Send,
     {
         let options = Options::new().started_at(Location::caller());

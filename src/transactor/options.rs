@@ -12,12 +12,14 @@ use crate::events::Observer;
 use crate::intercept::Interceptor;
 use crate::intercept::Interceptors;
 use crate::isolation::{Access, Begin, Isolation};
+use crate::local_settings::LocalSettings;
 use crate::retry_budget::RetryBudget;
 use crate::schema::Schema;
 use crate::strategy::Resolve;
 use crate::telemetry::Observers;
 
 mod identity;
+mod local;
 mod merge;
 mod settings;
 
@@ -58,6 +60,7 @@ mod settings;
 /// | lock timeout | milliseconds | seconds, rounded up | milliseconds |
 /// | statement timeout | milliseconds | milliseconds; MySQL: `SELECT` only | |
 /// | idle timeout | milliseconds | MariaDB: seconds, rounded up | |
+/// | settings, role | yes | | |
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     isolation: Option<Isolation>,
@@ -81,6 +84,7 @@ pub struct Options {
     observers: Observers,
     idle_warning: Option<Duration>,
     interceptors: Interceptors,
+    local: Option<Arc<LocalSettings>>,
 }
 
 impl Options {

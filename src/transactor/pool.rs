@@ -12,6 +12,7 @@ use super::atomicity::{self, Atomicity};
 use super::attempt::{Sending, StatementAttempts, StatementTarget, UnitAttempts, sending};
 use super::deadlock_queue::DeadlockQueue;
 use super::retry::run_with_retries;
+use super::statement_unit::StatementUnit;
 use super::waiting::WaitingQueues;
 use super::{Ended, Options, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
@@ -158,13 +159,31 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.send_alone(query, atomicity).await
     }
 
+    /// Returns whether the options have settings or a role, which need a transaction.
+    pub(crate) fn has_local_settings(&self) -> bool {
+        self.options.local_settings().is_some()
+    }
+
+    /// Runs one statement in a transaction that has the settings of the options.
+    async fn send_in_transaction(&self, query: WatchedQuery<DB>, atomicity: Atomicity) -> Result<u64, Error> {
+        atomicity::check_for_transaction(atomicity)?;
+        let mut unit = StatementUnit::new(query);
+        let ended = self.transact(&Options::new(), &mut unit).await?;
+        unit.end(ended)
+    }
+
     async fn send_alone(&self, query: WatchedQuery<DB>, atomicity: Atomicity) -> Result<u64, Error> {
+        if self.has_local_settings() {
+            return self.send_in_transaction(query, atomicity).await;
+        }
         let (sql, nowait) = (query.text(), query.has_nowait());
         self.run_alone(sql, nowait, atomicity, sending(&self.options, query)).await
     }
 
     /// Runs `run` on a connection of the pool, as its own transaction without BEGIN and COMMIT. `run`
-    /// receives the time limit for the server. Observers see `sql`; interceptors see nothing.
+    /// receives the time limit for the server. Observers see `sql`; interceptors see nothing. The settings of
+    /// the options are not set: a caller for whom they matter checks
+    /// [`has_local_settings`](Self::has_local_settings).
     pub(crate) async fn run_on_connection<T: Send>(
         &self,
         sql: SqlStr,

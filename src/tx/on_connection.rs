@@ -38,8 +38,13 @@ impl<DB: Backend> Tx<DB> {
     /// sources, and a conflict is retried even if the unit ignores it.
     ///
     /// An error that the function itself ignores is detected before the commit, in one round trip to the
-    /// server, and a failed transaction is not committed. The function must not end the transaction: the
-    /// limits of [`connection`](Self::connection) apply here as well.
+    /// server, and a failed transaction is not committed. The function must not end the transaction, and that
+    /// includes `begin`: sqlx does not know that the connection is in a transaction, so the `commit` that
+    /// belongs to it would commit the unit's transaction. The limits of [`connection`](Self::connection)
+    /// apply here as well.
+    ///
+    /// The guide has a [table](crate::guide::migrating#which-helpers-work) of the functions that can be
+    /// called like this.
     ///
     /// # Errors
     ///

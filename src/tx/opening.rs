@@ -14,6 +14,7 @@ use super::{Attempts, ConnectionReuse, Hooks, Interception, PooledSession, Right
 use crate::backend::{Backend, Closing, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
+use crate::local_settings::LocalSettings;
 use crate::schema::Schema;
 use crate::strategy::{CommitMarker, Limits, Plan};
 use crate::telemetry::{RunClock, counted};
@@ -26,6 +27,8 @@ pub(crate) struct OpenRequest<'a> {
     pub(crate) marker: Option<CommitMarker>,
     /// The names of the crate's tables.
     pub(crate) schema: Schema,
+    /// The caller's settings for this transaction.
+    pub(crate) local: Option<&'a LocalSettings>,
     /// Whether the transaction may wait at the gate, open and idle, before its unit begins.
     pub(crate) waits_at_gate: bool,
     /// Set once a connection was acquired.
@@ -57,6 +60,7 @@ impl OpenRequest<'_> {
 
     fn check<DB: Backend>(&self, limits: &Limits) -> Result<(), Failure> {
         DB::check(&self.plan, limits)?;
+        self.local.map_or(Ok(()), |settings| DB::local_settings(settings).map(drop))?;
         self.marker.map_or(Ok(()), |marker| DB::marker(marker).map(drop))
     }
 
@@ -69,6 +73,10 @@ impl OpenRequest<'_> {
         // cluster.
         if let Some(marker) = self.marker {
             let _ = write!(text, "; {}", self.schema.in_sql(DB::marker(marker)?));
+        }
+        // The table of the markers is not the caller's, so the settings and the role come after it.
+        if let Some(settings) = self.local {
+            let _ = write!(text, "; {}", DB::local_settings(settings)?);
         }
         Ok(text)
     }

@@ -19,7 +19,7 @@ pub(crate) async fn a_missing_table_is_reported<DB: Keeps>() {
         db.keys().purge().await.expect_err("no table"),
     ] {
         assert!(matches!(KeyError::of(&error), Some(KeyError::NoTable(_))), "{error:?}");
-        assert_eq!((error.kind(), error.attempts()), (ErrorKind::Database, None));
+        assert_eq!((error.kind(), error.attempts()), (ErrorKind::MissingTable, None));
         assert!(error.to_string().contains("create_key_table"), "{error}");
     }
     // Another missing table is not a `KeyError`.

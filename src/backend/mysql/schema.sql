@@ -60,14 +60,15 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
 INSERT IGNORE INTO atomically_schema (part, version) VALUES ('queue', 1);
 
 -- # leases
--- A lease has two rows. The token changes when the lease changes hands, and the expiry at each renewal.
+-- The token of the last holder of each lease.
 CREATE TABLE IF NOT EXISTS atomically_lease (
-    name VARCHAR(100) CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY,
+    name VARCHAR(100) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     token BIGINT NOT NULL,
     pins BIGINT NOT NULL DEFAULT 0
 ) ENGINE = InnoDB;
+-- When each lease expires, in microseconds since 1970, in a table of its own so that renewals do not change the row of the token.
 CREATE TABLE IF NOT EXISTS atomically_lease_expiry (
-    name VARCHAR(100) CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY,
+    name VARCHAR(100) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     token BIGINT NOT NULL,
     until BIGINT NOT NULL
 ) ENGINE = InnoDB;

@@ -58,12 +58,13 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
 INSERT INTO atomically_schema (part, version) VALUES ('queue', 1) ON CONFLICT (part) DO NOTHING;
 
 -- # leases
--- A lease has two rows. The token changes when the lease changes hands, and the expiry at each renewal.
+-- The token of the last holder of each lease.
 CREATE TABLE IF NOT EXISTS atomically_lease (
     name TEXT COLLATE "C" PRIMARY KEY,
     token BIGINT NOT NULL,
     pins BIGINT NOT NULL DEFAULT 0
 );
+-- When each lease expires, in microseconds since 1970, in a table of its own so that renewals do not change the row of the token.
 CREATE TABLE IF NOT EXISTS atomically_lease_expiry (
     name TEXT COLLATE "C" PRIMARY KEY,
     token BIGINT NOT NULL,

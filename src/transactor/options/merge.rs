@@ -1,7 +1,7 @@
 //! Merges options with others, and with a strategy's plan. Every option is named here, so that none can be
 //! ignored.
 
-use super::Options;
+use super::{Options, local};
 use crate::isolation::Access;
 use crate::strategy::Plan;
 
@@ -31,6 +31,7 @@ impl Options {
             observers,
             idle_warning,
             interceptors,
+            local,
         } = self;
         Self {
             isolation: isolation.or(base.isolation),
@@ -54,6 +55,7 @@ impl Options {
             observers: observers.and(&base.observers),
             idle_warning: idle_warning.or(base.idle_warning),
             interceptors: interceptors.and(&base.interceptors),
+            local: local::merged(local.as_ref(), base.local.as_ref()),
         }
     }
 
@@ -84,6 +86,7 @@ impl Options {
             idle_timeout,
             resolve_commits,
             interceptors,
+            local,
             // The retry loop also applies these to a single statement.
             attempts: _,
             deadline: _,
@@ -108,5 +111,6 @@ impl Options {
             || idle_timeout.is_some()
             || resolve_commits.is_some()
             || !interceptors.is_empty()
+            || local.is_some()
     }
 }
