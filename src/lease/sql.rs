@@ -1,6 +1,7 @@
 //! The statements for leases.
 //!
 //! Each database has one [`LeaseSql`], in a file of its own. The code that runs the statements is shared.
+//! They name the tables without a prefix, which is added where they are sent.
 
 use std::time::Duration;
 

@@ -191,8 +191,8 @@ async fn purging_operations_does_not_wait_for_open_units_on_mariadb() {
     purging_operations_does_not_wait_for_open_units::<sqlx::MySql>().await;
 }
 
-/// Such as options that the database does not have, and one by which the purge would write an operation
-/// in each batch.
+/// Such as options that the database does not have, and one by which the purge itself would write an
+/// operation in each batch.
 pub(crate) async fn upkeep_ignores_the_options_of_units<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let db = Pessimistic::default().on(&pool.pool);
