@@ -79,5 +79,9 @@ pub mod queue {}
 #[doc = include_str!("guide/leases.md")]
 pub mod leases {}
 
+#[cfg(feature = "sea-orm")]
+#[doc = include_str!("guide/sea_orm.md")]
+pub mod sea_orm {}
+
 #[doc = include_str!("guide/architecture.md")]
 pub mod architecture {}

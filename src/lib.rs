@@ -70,6 +70,7 @@
 //! | `axum` | extractors and responses for axum 0.8 | `http`, `axum` |
 //! | `lease` | `atomically::lease`: one holder at a time, for minutes; leader election | |
 //! | `queue` | `atomically::queue`: fenced jobs, the outbox | `serde`, `serde_json`, `tokio/{macros,sync}` |
+//! | `sea-orm` | `atomically::sea_orm`: SeaORM's entities inside a unit | `sea-orm` |
 //! | `tracing` | spans and log events: [`guide::monitoring`] | `tracing` |
 //! | `metrics` | `atomically::Metrics`: counters and histograms, for Prometheus and others | `metrics` |
 //! | `testing` | `atomically::testing`: schedules, faults, histories | `petgraph`, `sqlparser`, `textwrap` |
@@ -128,6 +129,9 @@ pub mod lease;
 #[cfg(feature = "queue")]
 #[cfg_attr(docsrs, doc(cfg(feature = "queue")))]
 pub mod queue;
+#[cfg(feature = "sea-orm")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sea-orm")))]
+pub mod sea_orm;
 // House-keeping for the features above.
 mod purge;
 // The test kit for units of work.

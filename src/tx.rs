@@ -50,6 +50,8 @@ pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use no_connection::{cut_short, is_used_up, not_connected, unreachable_since};
 pub(crate) use opening::{NotOpened, OpenRequest};
 pub(crate) use right_of_way::{RightOfWay, has_given_way};
+#[cfg(feature = "sea-orm")]
+pub(crate) use savepoint::OpenSavepoint;
 #[cfg(feature = "testing")]
 pub(crate) use savepoint_scope::SavepointScope;
 pub(crate) use shielded_commit::Shield;

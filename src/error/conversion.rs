@@ -7,6 +7,8 @@ use std::cell::RefCell;
 use std::future::Future;
 
 use super::Error;
+#[cfg(feature = "sea-orm")]
+use super::ErrorKind;
 use super::as_sqlx::recovered;
 use crate::backend::failure_of_any;
 use crate::failure::{Failure, FailureKind};
@@ -56,6 +58,28 @@ impl From<sqlx::Error> for Error {
         Self::driver(error, failure)
     }
 }
+
+impl Error {
+    /// Converts an error of sqlx that others keep as well.
+    #[cfg(feature = "sea-orm")]
+    pub(crate) fn of_shared(error: &sqlx::Error) -> Self {
+        let original: Option<&Self> = error.as_database_error().and_then(|error| error.try_downcast_ref());
+        let failure = original.and_then(|error| error.failure().cloned()).or_else(|| failure_of_any(error));
+        match failure {
+            Some(failure) => {
+                record(&failure);
+                Self::failed(failure, None)
+            }
+            None => Self::typed(ErrorKind::Database, SharedError(error.to_string())),
+        }
+    }
+}
+
+/// The text of an error of sqlx that others keep as well.
+#[cfg(feature = "sea-orm")]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct SharedError(String);
 
 fn record(failure: &Failure) {
     let _ = RUNNING.try_with(|running| {

@@ -70,6 +70,12 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
+    /// Returns the row lock of [`for_update`](Self::for_update).
+    #[cfg(feature = "sea-orm")]
+    pub(crate) const fn planned_lock(&self) -> Option<RowLock> {
+        self.closing.plan.row_lock
+    }
+
     /// Adds a row lock of your choice to a `SELECT`, under any strategy, and returns the text.
     ///
     /// # Errors

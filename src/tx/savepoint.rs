@@ -65,14 +65,10 @@ impl<DB: Backend> Tx<DB> {
         F: ScopeFn<DB, T, E>,
         E: UnitError,
     {
-        let name = format!("atomically_{}", self.depth + 1);
-        let before = Before { hooks: self.hooks.len(), advisory_locks: self.closing.advisory_locks.len() };
-        self.control(format!("SAVEPOINT {name}")).await?;
-
+        let savepoint = self.set_savepoint().await?;
         let dropped = self.state.watch_for_drops();
         let on_drop =
             scopeguard::guard(dropped, |dropped: Arc<AtomicBool>| dropped.store(true, Ordering::Release));
-        self.depth += 1;
         #[cfg(feature = "testing")]
         let (recorded, result) = {
             let open = SavepointScope::open();
@@ -80,43 +76,72 @@ impl<DB: Backend> Tx<DB> {
         };
         #[cfg(not(feature = "testing"))]
         let result = scope(&mut *self).await;
-        self.depth -= 1;
         ScopeGuard::into_inner(on_drop);
 
-        let failure = self.state.over().cloned();
         #[cfg(feature = "testing")]
-        if result.is_err() || failure.is_some() {
+        if result.is_err() || self.state.over().is_some() {
             recorded.undo();
         }
-        match (result, failure) {
-            (Ok(value), None) => {
-                self.control(format!("RELEASE SAVEPOINT {name}")).await?;
+        match result {
+            Ok(value) => {
+                self.release_savepoint(savepoint).await?;
                 Ok(value)
             }
-            (Ok(_), Some(failure)) => {
-                if is_recoverable(&failure) {
-                    self.undo(&name, before).await;
-                }
-                Err(Error::swallowed(failure, None).into())
-            }
-            (Err(error), failure) => {
-                if failure.as_ref().is_none_or(is_recoverable) {
-                    self.undo(&name, before).await;
-                }
+            Err(error) => {
+                self.undo_savepoint(savepoint).await;
                 Err(error)
             }
         }
     }
 
+    /// Returns the flag that ends the transaction if it is set when the unit ends: for parts of the unit that
+    /// were dropped before their end.
+    #[cfg(feature = "sea-orm")]
+    pub(crate) fn watch_for_drops(&mut self) -> Arc<AtomicBool> {
+        self.state.watch_for_drops()
+    }
+
+    /// Sets a savepoint inside of those that are open.
+    pub(crate) async fn set_savepoint(&mut self) -> Result<OpenSavepoint, Error> {
+        let savepoint = OpenSavepoint {
+            name: format!("atomically_{}", self.depth + 1),
+            hooks: self.hooks.len(),
+            advisory_locks: self.closing.advisory_locks.len(),
+        };
+        self.control(format!("SAVEPOINT {}", savepoint.name)).await?;
+        self.depth += 1;
+        Ok(savepoint)
+    }
+
+    /// Releases the innermost savepoint. If a failure was ignored inside, rolls back to the savepoint if that
+    /// is possible, and returns the failure.
+    pub(crate) async fn release_savepoint(&mut self, savepoint: OpenSavepoint) -> Result<(), Error> {
+        let Some(failure) = self.state.over().cloned() else {
+            self.depth -= 1;
+            self.control(format!("RELEASE SAVEPOINT {}", savepoint.name)).await?;
+            return Ok(());
+        };
+        self.undo_savepoint(savepoint).await;
+        Err(Error::swallowed(failure, None))
+    }
+
+    /// Rolls back to the innermost savepoint, unless a failure has ended the transaction.
+    pub(crate) async fn undo_savepoint(&mut self, savepoint: OpenSavepoint) {
+        self.depth -= 1;
+        if self.state.over().is_none_or(is_recoverable) {
+            self.undo(savepoint).await;
+        }
+    }
+
     /// Rolls back to the savepoint. If that fails, the transaction has ended, and the caller still returns
     /// the error that caused the rollback.
-    async fn undo(&mut self, savepoint: &str, before: Before) {
+    async fn undo(&mut self, savepoint: OpenSavepoint) {
         self.state.clear_failure();
-        self.hooks.undo(before.hooks);
+        self.hooks.undo(savepoint.hooks);
         if DB::SAVEPOINTS_HOLD_ADVISORY_LOCKS {
-            self.closing.advisory_locks.truncate(before.advisory_locks);
+            self.closing.advisory_locks.truncate(savepoint.advisory_locks);
         }
-        let _ = self.control(DB::rollback_to(savepoint)).await;
+        let _ = self.control(DB::rollback_to(&savepoint.name)).await;
     }
 
     /// Runs a statement of this crate, whose failure ends the transaction, and returns the integers in its
@@ -131,9 +156,10 @@ impl<DB: Backend> Tx<DB> {
     }
 }
 
-/// The state of the transaction when the savepoint was set.
-#[derive(Debug, Clone, Copy)]
-struct Before {
+/// A savepoint, and the state of the transaction when it was set.
+#[derive(Debug)]
+pub(crate) struct OpenSavepoint {
+    name: String,
     hooks: usize,
     advisory_locks: usize,
 }
