@@ -39,7 +39,7 @@
 //! # #[cfg(not(feature = "sqlite"))] fn main() {}
 //! ```
 //!
-//! Everything is written on the types of the crate [`http`](::http), for any framework. With the feature
+//! Everything is written on the types of the crate [`http`](https://docs.rs/http), for any framework. With the feature
 //! `axum`, [`KeyedRequest`] and [`IfMatch`] are extractors, and [`BufferedResponse`], [`Refusal`],
 //! [`ProblemDetails`] and [`Error`](crate::Error) are responses.
 //!
