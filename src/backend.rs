@@ -13,6 +13,7 @@ mod carried_failure;
 mod classification;
 mod codec;
 mod commit_marker;
+mod contents;
 mod driver;
 mod engine;
 mod error_text;
@@ -39,10 +40,12 @@ pub(crate) use carried_failure::{SyntheticError, with_failure};
 pub use codec::Key;
 #[cfg(any(feature = "idempotency", feature = "queue"))]
 pub(crate) use codec::Value;
-#[cfg(any(feature = "idempotency", feature = "lease", feature = "queue", feature = "testing"))]
 pub(crate) use codec::required;
 use commit_marker::CommitMarkerSql;
 pub(crate) use commit_marker::TransactionStatus;
+use contents::ContentsSql;
+#[cfg(feature = "testing")]
+pub(crate) use contents::FIELD_SEPARATOR;
 pub(crate) use engine::Engine;
 use engine::Product;
 #[cfg(feature = "idempotency")]
@@ -61,6 +64,7 @@ pub(crate) use locks::SnapshotAge;
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::prepared::PreparedStatement;
 pub(crate) use query::{Numbers, Reply, WatchedQuery};
+pub(crate) use schema::CatalogScope;
 use schema::SchemaSql;
 pub(crate) use statements::BeforeLoneStatement;
 use statements::StatementRules;
@@ -76,7 +80,7 @@ pub trait Backend: sealed::Sealed {}
 
 mod sealed {
     use super::{
-        AdditionSql, CommitMarkerSql, ErrorReports, LockSql, Product, SchemaSql, StatementRules,
+        AdditionSql, CommitMarkerSql, ContentsSql, ErrorReports, LockSql, Product, SchemaSql, StatementRules,
         TransactionSql, Wire,
     };
 
@@ -88,6 +92,7 @@ mod sealed {
         + StatementRules
         + LockSql
         + SchemaSql
+        + ContentsSql
         + CommitMarkerSql
         + AdditionSql
         + ErrorReports

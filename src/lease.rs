@@ -67,6 +67,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind};
+use crate::events::Observer;
+use crate::schema::SchemaPart;
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, Transactor, TransactorExt as _};
 use crate::tx::Tx;
@@ -76,7 +78,7 @@ pub use crate::wake::Wake;
 
 pub use held::Held;
 pub use lead::{LeaderFn, lead};
-use sql::LeaseSql;
+use sql::{LeaseSql, LeaseTerms};
 
 const MIN_TTL: Duration = Duration::from_millis(100);
 const MAX_TTL: Duration = Duration::from_secs(60 * 60 * 24 * 365);
@@ -161,11 +163,24 @@ impl<DB: Backend> Lease<DB> {
         self
     }
 
-    /// Adds options for the lease's own transactions, such as an observer.
+    /// Sets options for the lease's own transactions, overriding those that were set before; and with
+    /// [`Options::schema`], the names of the tables, also for [`Held::check_in`].
     #[must_use]
     pub fn options(mut self, options: Options) -> Self {
         self.db = self.db.options(options);
         self
+    }
+
+    /// Names the lease's own transactions in logs, metrics and deadlock reports. The default is `lease`.
+    #[must_use]
+    pub fn named(self, name: &'static str) -> Self {
+        self.options(Options::new().named(name))
+    }
+
+    /// Adds an observer of the lease's own transactions.
+    #[must_use]
+    pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
+        self.options(Options::new().observed_by(observer))
     }
 
     /// Returns the name.
@@ -174,23 +189,14 @@ impl<DB: Backend> Lease<DB> {
         &self.name
     }
 
-    /// Returns the statements that create the tables of all leases if they are missing, for use in
-    /// migrations.
-    #[must_use]
-    pub fn schema() -> &'static str {
-        LeaseSql::of::<DB>().schema
-    }
-
-    /// Creates the tables of all leases if they are missing.
-    ///
-    /// Checks the catalog first and takes no locks if nothing is missing, so it can be called at each start.
+    /// Creates the tables of all leases if they are missing: [`Schema::create`](crate::Schema::create) for
+    /// [`SchemaPart::Leases`].
     ///
     /// # Errors
     ///
-    /// Returns the database's error; [`LockTimeout`](ErrorKind::LockTimeout) if another transaction holds a
-    /// conflicting lock.
+    /// Those of [`Schema::create`](crate::Schema::create).
     pub async fn create_tables(&self) -> Result<(), Error> {
-        self.db.create_schema(Self::schema()).await
+        self.db.create_part(SchemaPart::Leases).await
     }
 
     /// Acquires the lease if it is free. Returns `None` if another holder has it.
@@ -264,12 +270,13 @@ impl<DB: Backend> Lease<DB> {
     }
 
     async fn attempt_through(&self, db: &impl Transactor<DB>) -> Result<Attempted<DB>, Error> {
-        let (name, sql, ttl) = (self.checked_name()?, LeaseSql::of::<DB>(), self.ttl);
+        self.check_name()?;
+        let (terms, sql) = (self.terms(), LeaseSql::of::<DB>());
         let requested = Instant::now();
         let take = async |tx: &mut Tx<DB>| {
-            let row = sql.read(tx, name).await?;
+            let row = sql.read(tx, terms).await?;
             match row.remaining() {
-                Duration::ZERO => Ok::<_, Error>((sql.take(tx, name, row, ttl).await?, MIN_PAUSE)),
+                Duration::ZERO => Ok::<_, Error>((sql.take(tx, terms, row).await?, MIN_PAUSE)),
                 remaining => Ok((None, remaining)),
             }
         };
@@ -283,7 +290,7 @@ impl<DB: Backend> Lease<DB> {
     }
 
     /// The name is written into the text of statements.
-    fn checked_name(&self) -> Result<&str, Error> {
+    fn check_name(&self) -> Result<(), Error> {
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_-.:/".contains(c);
         if self.name.is_empty() || self.name.len() > 100 || !self.name.chars().all(is_allowed) {
             let message = format!(
@@ -292,7 +299,11 @@ impl<DB: Backend> Lease<DB> {
             );
             return Err(Error::invalid_input(message));
         }
-        Ok(&self.name)
+        Ok(())
+    }
+
+    fn terms(&self) -> LeaseTerms<'_> {
+        LeaseTerms { name: &self.name, ttl: self.ttl, schema: self.db.schema() }
     }
 
     /// A response that comes after a third of the lease's time is too late to be of use.

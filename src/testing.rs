@@ -7,6 +7,7 @@
 //! - [`explore`] runs a few units through every interleaving of their statements and checks invariants after
 //!   each.
 //! - [`Faults`] injects failures at single steps, and [`assert_retry_safe`] at each step in turn.
+//! - [`error`] makes an [`Error`](crate::Error) of any kind, to test what a program does with it.
 //! - [`LockOrder`] reports opposite lock orders before they deadlock.
 //! - `assert_fenced` (feature `queue`) lets the leases of a job handler expire at each point of its work.
 //! - [`history`] checks the reads and writes of many clients for the anomalies that isolation levels forbid.
@@ -14,6 +15,7 @@
 //! Everything works with `#[tokio::test]` and with your own pools and transactors. Tests share no state.
 
 mod bound_sql;
+mod errors;
 mod explore;
 mod faults;
 pub mod history;
@@ -23,9 +25,10 @@ mod retry_safe;
 mod zombie;
 
 pub use crate::intercept::Fault;
+pub use errors::{constraint_error, error, error_after};
 pub use explore::{
     Client, Counterexample, Explore, ExploreError, Gap, ParseScheduleError, Problem, Report, Schedule,
-    explore,
+    SerialDifference, explore,
 };
 pub use faults::{Faults, Moment};
 pub use lock_order::{AcquisitionOrder, Inversion, LockOrder, Locked, UnknownLocks, UnknownReason, Watched};

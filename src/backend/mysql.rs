@@ -9,6 +9,7 @@ use super::{Backend, sealed};
 mod additions;
 mod arguments;
 mod commit_marker;
+mod contents;
 mod deadlock;
 mod engine;
 mod errors;

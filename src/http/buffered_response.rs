@@ -61,8 +61,7 @@ impl BufferedResponse {
         V: TryInto<HeaderValue, Error: Display>,
     {
         let value = value.try_into().map_err(|error| {
-            let text = format!("the value of the response header `{name}` cannot be sent: {error}");
-            Error::carried(text.clone(), sqlx::Error::Encode(text.into()))
+            Error::invalid_input(format!("the value of the response header `{name}` cannot be sent: {error}"))
         })?;
         self.headers.append(name, value);
         Ok(self)

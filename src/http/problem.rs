@@ -8,7 +8,6 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::error::{Error, ErrorKind};
-use crate::failure::ConstraintKind;
 
 use super::refusal::Refusal;
 
@@ -26,16 +25,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// It can be the error type of a handler and its unit of work: `?` converts [`Error`], [`sqlx::Error`] and
 /// [`Refusal`].
 ///
-/// | error | status | `Retry-After` |
-/// |---|---|---|
-/// | [`Refusal`] | [its status](Refusal::status) | with 409 |
-/// | commit unknown, overloaded, unavailable, attempts or deadline used up | 503 | yes |
-/// | connection lost, read-only server, lock or statement timeout | 503 | yes |
-/// | conflict, `NOWAIT` lock | 409 | yes |
-/// | stale claim | 409 | no |
-/// | violated constraint: unique, exclusion, foreign key | 409 | no |
-/// | violated constraint: check, not-null | 422 | no |
-/// | anything else | 500 | no |
+/// A [`Refusal`] has [its own status](Refusal::status), with `Retry-After` for a 409. An [`Error`] has its
+/// [`http_status`](Error::http_status) and [`retry_after`](Error::retry_after).
 #[derive(Debug, Clone)]
 pub struct ProblemDetails {
     status: StatusCode,
@@ -120,7 +111,7 @@ impl From<Refusal> for ProblemDetails {
 
 impl From<Error> for ProblemDetails {
     fn from(error: Error) -> Self {
-        let status = status_of(&error);
+        let status = StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let detail = match error.kind() {
             ErrorKind::CommitUnknown => {
                 "the outcome of the request is unknown: it may have been carried out; if it has an \
@@ -128,14 +119,7 @@ impl From<Error> for ProblemDetails {
             }
             _ => detail_of(status),
         };
-        let is_temporary = match status {
-            StatusCode::SERVICE_UNAVAILABLE => true,
-            StatusCode::CONFLICT => {
-                matches!(error.kind(), ErrorKind::Conflict | ErrorKind::LockNotAvailable)
-            }
-            _ => false,
-        };
-        let retry_after = is_temporary.then_some(RETRY);
+        let retry_after = error.retry_after();
         Self { status, detail: detail.into(), retry_after, cause: Some(Arc::new(error)) }
     }
 }
@@ -154,30 +138,5 @@ fn detail_of(status: StatusCode) -> &'static str {
         StatusCode::UNPROCESSABLE_ENTITY => "the request contains values that are not acceptable",
         StatusCode::NOT_FOUND => "there is no such resource",
         _ => "the request could not be served",
-    }
-}
-
-fn status_of(error: &Error) -> StatusCode {
-    if let Some(constraint) = error.constraint() {
-        return match constraint.kind {
-            ConstraintKind::NotNull | ConstraintKind::Check => StatusCode::UNPROCESSABLE_ENTITY,
-            _ => StatusCode::CONFLICT,
-        };
-    }
-    match error.kind() {
-        ErrorKind::Exhausted
-        | ErrorKind::DeadlineExceeded
-        | ErrorKind::BudgetSpent
-        | ErrorKind::Overloaded
-        | ErrorKind::Unavailable
-        | ErrorKind::ConnectionLost
-        | ErrorKind::ReadOnly
-        | ErrorKind::LockTimeout
-        | ErrorKind::StatementTimeout
-        | ErrorKind::CommitUnknown => StatusCode::SERVICE_UNAVAILABLE,
-        ErrorKind::Conflict | ErrorKind::LockNotAvailable | ErrorKind::StaleClaim | ErrorKind::Constraint => {
-            StatusCode::CONFLICT
-        }
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -75,7 +75,7 @@ impl<DB: Backend> Held<DB> {
     /// again, even if the closure discards the error. Otherwise, returns the database's error.
     pub async fn check_in(&self, tx: &mut Tx<DB>) -> Result<(), Error> {
         let (name, token) = (self.name(), self.token());
-        if !self.is_lost() && LeaseSql::of::<DB>().pin(tx, name, token).await? {
+        if !self.is_lost() && LeaseSql::of::<DB>().pin(tx, self.holding.lease.terms(), token).await? {
             return Ok(());
         }
         Err(tx.stale_claim(format!(

@@ -29,11 +29,10 @@ impl<DB: Backend> Holding<DB> {
 
     /// Renews the lease once. Returns whether it still exists.
     pub(super) async fn renew(&self) -> Result<bool, Error> {
-        let Lease { name, db, ttl, .. } = &self.lease;
-        let renewing = async |tx: &mut Tx<DB>| {
-            Ok::<_, Error>(LeaseSql::of::<DB>().renew(tx, name, self.token, *ttl).await?)
-        };
-        db.with(self.lease.limits()).run(renewing).await
+        let terms = self.lease.terms();
+        let renewing =
+            async |tx: &mut Tx<DB>| Ok::<_, Error>(LeaseSql::of::<DB>().renew(tx, terms, self.token).await?);
+        self.lease.db.with(self.lease.limits()).run(renewing).await
     }
 
     pub(super) async fn release(&self) -> Result<(), Error> {
@@ -41,12 +40,12 @@ impl<DB: Backend> Holding<DB> {
         if self.end() {
             return Ok(());
         }
-        let Lease { name, db, after_release, .. } = &self.lease;
+        let (terms, after) = (self.lease.terms(), self.lease.after_release.as_deref());
         let releasing = async |tx: &mut Tx<DB>| {
             let sql = LeaseSql::of::<DB>();
-            Ok::<_, Error>(sql.release(tx, name, self.token, after_release.as_deref()).await?)
+            Ok::<_, Error>(sql.release(tx, terms, self.token, after).await?)
         };
-        db.with(self.lease.limits()).run(releasing).await
+        self.lease.db.with(self.lease.limits()).run(releasing).await
     }
 
     /// Records that the lease is no longer held. Returns whether it was recorded before.

@@ -31,7 +31,7 @@ impl PgWake {
     /// [`Aborted`](crate::ErrorKind::Aborted): this is inside a unit of work on the same pool. Otherwise,
     /// returns the database's error.
     pub async fn listen_for_release(lease: &Lease<Postgres>) -> Result<Self, Error> {
-        lease.checked_name()?;
+        lease.check_name()?;
         Self::listen_on(CHANNEL, lease.name.clone(), lease.db.pool()).await
     }
 }

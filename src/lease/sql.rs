@@ -1,10 +1,12 @@
 //! The statements for leases.
 //!
 //! Each database has one [`LeaseSql`], in a file of its own. The code that runs the statements is shared.
+//! They name the tables without a prefix, which is added where they are sent.
 
 use std::time::Duration;
 
 use crate::backend::{Backend, WatchedQuery, required};
+use crate::schema::Schema;
 use crate::sql_text::Syntax;
 use crate::tx::Tx;
 
@@ -17,8 +19,6 @@ mod sqlite;
 /// A lease has two rows. The token changes only when the lease changes hands, and the expiry changes at each
 /// renewal. So a transaction that has locked the token, until it commits, delays a successor and no renewal.
 pub(super) struct LeaseSql {
-    /// Creates the two tables if they are missing.
-    pub(super) schema: &'static str,
     /// The time of the statement, in microseconds since 1970.
     now: &'static str,
     /// INSERT that skips a row that exists, in two parts around the table, columns and values.
@@ -27,6 +27,15 @@ pub(super) struct LeaseSql {
     replace_expiry: &'static str,
     /// Ends a SELECT whose row must not change until the transaction ends.
     share_lock: &'static str,
+}
+
+/// What the statements need to know of a lease.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeaseTerms<'a> {
+    pub(super) name: &'a str,
+    pub(super) ttl: Duration,
+    /// The names of the tables.
+    pub(super) schema: Schema,
 }
 
 /// The row of a lease.
@@ -65,15 +74,15 @@ impl LeaseSql {
     pub(super) async fn read<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
-        name: &str,
+        lease: LeaseTerms<'_>,
     ) -> Result<LeaseRow, sqlx::Error> {
-        let now = self.now;
+        let (name, now) = (lease.name, self.now);
         let sql = format!(
             "SELECT {now}, l.token, e.until FROM (SELECT 1 AS one) AS one \
              LEFT JOIN atomically_lease AS l ON l.name = '{name}' \
              LEFT JOIN atomically_lease_expiry AS e ON e.name = l.name AND e.token = l.token"
         );
-        let rows = tx.fetch_rows(WatchedQuery::with_values(sql, [])?).await?;
+        let rows = fetch(tx, lease, sql).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         Ok(LeaseRow {
             now: required(DB::integer(row, 0)?, 0)?,
@@ -86,11 +95,10 @@ impl LeaseSql {
     pub(super) async fn take<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
-        name: &str,
+        lease: LeaseTerms<'_>,
         row: LeaseRow,
-        ttl: Duration,
     ) -> Result<Option<i64>, sqlx::Error> {
-        let token = row.next_token();
+        let (name, token) = (lease.name, row.next_token());
         let take = match row.token {
             Some(last) => {
                 format!(
@@ -102,15 +110,15 @@ impl LeaseSql {
                 format!("{insert} INTO atomically_lease (name, token) VALUES ('{name}', {token}){skip}")
             }
         };
-        if execute(tx, take).await? == 0 {
+        if execute(tx, lease, take).await? == 0 {
             return Ok(None);
         }
-        let (until, replace) = (self.until(ttl), self.replace_expiry);
+        let (until, replace) = (self.until(lease.ttl), self.replace_expiry);
         let expiry = format!(
             "INSERT INTO atomically_lease_expiry (name, token, until) \
              VALUES ('{name}', {token}, {until}) {replace}"
         );
-        execute(tx, expiry).await?;
+        execute(tx, lease, expiry).await?;
         Ok(Some(token))
     }
 
@@ -118,29 +126,29 @@ impl LeaseSql {
     pub(super) async fn renew<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
-        name: &str,
+        lease: LeaseTerms<'_>,
         token: i64,
-        ttl: Duration,
     ) -> Result<bool, sqlx::Error> {
-        let (until, now) = (self.until(ttl), self.now);
+        let (name, until, now) = (lease.name, self.until(lease.ttl), self.now);
         let sql = format!(
             "UPDATE atomically_lease_expiry SET until = {until} \
              WHERE name = '{name}' AND token = {token} AND until > {now}"
         );
-        Ok(execute(tx, sql).await? > 0)
+        Ok(execute(tx, lease, sql).await? > 0)
     }
 
     /// Ends a lease, and then runs `after`. Does nothing if it has another holder.
     pub(super) async fn release<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
-        name: &str,
+        lease: LeaseTerms<'_>,
         token: i64,
         after: Option<&str>,
     ) -> Result<(), sqlx::Error> {
+        let name = lease.name;
         let sql =
             format!("UPDATE atomically_lease_expiry SET until = 0 WHERE name = '{name}' AND token = {token}");
-        if execute(tx, sql).await? > 0
+        if execute(tx, lease, sql).await? > 0
             && let Some(after) = after
         {
             tx.fetch_rows(WatchedQuery::with_values(after.to_owned(), [])?).await?;
@@ -156,16 +164,17 @@ impl LeaseSql {
     pub(super) async fn pin<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
-        name: &str,
+        lease: LeaseTerms<'_>,
         token: i64,
     ) -> Result<bool, sqlx::Error> {
+        let name = lease.name;
         let row = format!("WHERE name = '{name}' AND token = {token}");
         if tx.engine().is_galera {
             let change = format!("UPDATE atomically_lease SET pins = pins + 1 {row}");
-            return Ok(execute(tx, change).await? > 0);
+            return Ok(execute(tx, lease, change).await? > 0);
         }
         let sql = format!("SELECT token FROM atomically_lease {row}{}", self.share_lock);
-        Ok(!tx.fetch_rows(WatchedQuery::with_values(sql, [])?).await?.is_empty())
+        Ok(!fetch(tx, lease, sql).await?.is_empty())
     }
 
     fn until(&self, ttl: Duration) -> String {
@@ -173,6 +182,18 @@ impl LeaseSql {
     }
 }
 
-async fn execute<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<u64, sqlx::Error> {
-    tx.execute_query(WatchedQuery::with_values(sql, [])?).await
+async fn execute<DB: Backend>(
+    tx: &mut Tx<DB>,
+    lease: LeaseTerms<'_>,
+    sql: String,
+) -> Result<u64, sqlx::Error> {
+    tx.execute_query(WatchedQuery::with_values(lease.schema.in_sql(sql), [])?).await
+}
+
+async fn fetch<DB: Backend>(
+    tx: &mut Tx<DB>,
+    lease: LeaseTerms<'_>,
+    sql: String,
+) -> Result<Vec<DB::Row>, sqlx::Error> {
+    tx.fetch_rows(WatchedQuery::with_values(lease.schema.in_sql(sql), [])?).await
 }

@@ -165,7 +165,7 @@ impl<DB: Backend> Claim<DB> {
     ///
     /// # Errors
     ///
-    /// Returns an error if the stored JSON cannot be deserialized as a `T`.
+    /// [`Decode`](crate::ErrorKind::Decode): the stored JSON cannot be deserialized as a `T`.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
         let payload = serde_json::from_str(&self.payload);
         Ok(payload.map_err(|error| sqlx::Error::Decode(Box::new(error)))?)

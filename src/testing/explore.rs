@@ -18,16 +18,20 @@ mod driver;
 mod gap;
 mod lanes;
 mod log;
+mod oracle;
 mod report;
 mod run;
 mod schedule;
 mod search;
+mod serializable;
 mod several;
 mod stage;
 mod view;
 
-use driver::ClientResult;
+use client_state::ClientResult;
 pub use gap::Gap;
+use oracle::OracleSettings;
+pub use oracle::SerialDifference;
 pub use report::{Counterexample, ExploreError, Problem, Report};
 use schedule::letter;
 pub use schedule::{ParseScheduleError, Schedule};
@@ -39,6 +43,7 @@ pub fn explore<'a, DB: Backend>(pool: &Pool<DB>) -> Explore<'a, DB> {
         set_up: Box::new(|_| Box::pin(async { Ok(()) })),
         clients: Vec::new(),
         invariants: Vec::new(),
+        oracle: OracleSettings::default(),
         max_schedules: None,
         max_preemptions: usize::MAX,
         max_steps: 1000,
@@ -140,6 +145,7 @@ pub struct Explore<'a, DB: Backend> {
     set_up: CheckFn<'a, DB, Result<(), String>>,
     clients: Vec<ClientSetup<'a>>,
     invariants: Vec<Invariant<'a, DB>>,
+    oracle: OracleSettings,
     max_schedules: Option<usize>,
     max_preemptions: usize,
     max_steps: usize,
@@ -190,7 +196,7 @@ impl<'a, DB: Backend> Explore<'a, DB> {
     where
         X: Transactor<DB> + ?Sized,
         F: UnitFn<DB, T, E> + 'a,
-        T: Send + 'a,
+        T: Debug + Send + 'a,
         E: From<Error> + Display + Send + 'a,
     {
         self.client(name, transactor, move |client| {
@@ -226,11 +232,17 @@ impl<'a, DB: Backend> Explore<'a, DB> {
         X: Transactor<DB> + ?Sized,
         F: Fn(Client<'a, X>) -> Fut + Send + Sync + 'a,
         Fut: Future<Output = Result<T, E>> + Send + 'a,
+        T: Debug,
         E: Display,
     {
         let run = move |options| -> BoxFuture<'a, ClientResult> {
             let done = body(transactor.with(options));
-            Box::pin(async move { done.await.map(|_| ()).map_err(|error| error.to_string()) })
+            Box::pin(async move {
+                match done.await {
+                    Ok(value) => Ok(format!("{value:?}")),
+                    Err(error) => Err(error.to_string()),
+                }
+            })
         };
         self.clients.push(ClientSetup { name: name.into(), run: Box::new(run) });
         self

@@ -29,6 +29,7 @@ use effect::Lock;
 use recorder::TraceRecorder;
 pub use report::{AcquisitionOrder, Inversion, Locked, UnknownLocks, UnknownReason};
 use rows::TableKeys;
+pub(in crate::testing) use sql::dialect;
 use trace::Trace;
 use values::normalized;
 

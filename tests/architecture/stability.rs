@@ -28,13 +28,14 @@ const IMPLEMENTED_BY_USERS: &[&str] = &["Observer", "Strategy", "Transactor", "U
 /// Public traits that are implemented for every type that fits, so that nobody else can implement them.
 const BLANKET: &[&str] = &[
     "IdempotencyExt",
-    "RespondExt",
     "Key",
     "LeaderFn",
     "Repeatable",
+    "RespondExt",
     "ScopeFn",
     "TransactorExt",
     "TxFn",
+    "UnitError",
     "UnitFn",
 ];
 

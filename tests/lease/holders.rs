@@ -85,6 +85,6 @@ pub(crate) async fn an_invalid_name_is_refused<DB: TestBackend>() {
 pub(crate) async fn a_missing_table_is_an_error<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let error = Lease::new("report", &pool).acquire(Duration::from_secs(60)).await.expect_err("no table");
-    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
-    assert!(error.to_string().contains("atomically_lease"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::MissingTable, "{error}");
+    assert!(error.to_string().contains("create atomically_lease with `Lease::create_tables`"), "{error}");
 }

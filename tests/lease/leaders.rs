@@ -73,7 +73,7 @@ pub(crate) async fn a_leader_that_loses_its_lease_is_stopped<DB: TestBackend>() 
 pub(crate) async fn the_error_of_the_work_is_returned<DB: TestBackend>() {
     let (pool, lease) = lease::<DB>(2).await;
     let led = lead(&lease, async |_| Err::<(), _>(Error::from(sqlx::Error::RowNotFound)));
-    assert!(matches!(led.await, Err(error) if error.kind() == ErrorKind::Database));
+    assert!(matches!(led.await, Err(error) if error.kind() == ErrorKind::RowNotFound));
     // The lease was released.
     assert!(lease.try_acquire().await.expect("an answer").is_some());
     // An error that does not pass is not waited out.

@@ -3,17 +3,6 @@
 use super::LeaseSql;
 
 pub(super) const SQL: LeaseSql = LeaseSql {
-    schema: "CREATE TABLE IF NOT EXISTS atomically_lease (
-    name TEXT PRIMARY KEY,
-    token INTEGER NOT NULL,
-    pins INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE IF NOT EXISTS atomically_lease_expiry (
-    name TEXT PRIMARY KEY,
-    token INTEGER NOT NULL,
-    until INTEGER NOT NULL
-);
-",
     now: "(CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000)",
     insert_missing: ("INSERT", " ON CONFLICT DO NOTHING"),
     replace_expiry: "ON CONFLICT (name) DO UPDATE SET token = excluded.token, until = excluded.until",

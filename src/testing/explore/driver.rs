@@ -11,14 +11,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::backend::{Backend, LockWait};
 
+use super::client_state::ClientResult;
 use super::report::{ExploreError, Problem};
 use super::stage::Stage;
 
 /// How long a step may remain unanswered before the explorer queries whether it waits for a lock.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
-
-/// The result of a client's future.
-pub(super) type ClientResult = Result<(), String>;
 
 /// A decision: which clients could have taken the next step, and which one did.
 #[derive(Debug)]

@@ -43,6 +43,12 @@ impl ScheduleLog {
         })
     }
 
+    /// The texts of the statements that a client sent.
+    pub(super) fn statements_of(&self, client: usize) -> impl Iterator<Item = &str> {
+        let sent = self.sent().filter(move |sent| sent.client == client);
+        sent.filter(|sent| sent.step.kind == StepKind::Statement).map(|sent| sent.step.sql.as_str())
+    }
+
     pub(super) fn last_of(&self, client: usize) -> Option<&Sent> {
         self.sent().rev().find(|sent| sent.client == client)
     }

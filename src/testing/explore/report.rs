@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::gap::{Accepted, Gap};
 use super::lanes::Lanes;
+use super::oracle::SerialDifference;
 use super::schedule::{ParseScheduleError, Schedule, letter};
 
 /// The result of an exploration: how much was explored, and each schedule that went wrong.
@@ -33,6 +34,8 @@ pub struct Report {
     /// The clients whose units were retried and have more than five attempts. For such a unit, the schedules
     /// that use up all its attempts while the other clients hardly move were not run.
     pub retrying: Vec<String>,
+    /// The tables that [`serializable`](super::Explore::serializable) compared.
+    pub compared_tables: Vec<String>,
     pub(super) accepted: Accepted,
     pub(super) replayed: bool,
 }
@@ -60,6 +63,12 @@ pub enum Problem {
         expected: String,
         /// The actual state.
         found: String,
+    },
+    /// No serial order of the clients leaves this state and these results. See
+    /// [`Explore::serializable`](super::Explore::serializable).
+    NotSerializable {
+        /// The schedule beside the serial order that is most like it.
+        nearest: SerialDifference,
     },
     /// Clients waited for each other, and the database ended the transaction of one of them.
     Deadlock,
@@ -138,6 +147,45 @@ pub enum ExploreError {
         /// The name of the client.
         client: String,
     },
+    /// There are too many serial orders of the clients.
+    #[error("{clients} clients have too many serial orders; compare at most {max} clients with them")]
+    TooManyOrders {
+        /// The number of clients.
+        clients: usize,
+        /// The maximum.
+        max: usize,
+    },
+    /// The tables to compare could not be read.
+    #[error("could not read the tables to compare with the serial orders: {0}")]
+    Contents(#[source] sqlx::Error),
+    /// A statement may write tables that its text does not show.
+    #[error(
+        "the tables that {client} writes with `{sql}` are unknown; name the tables to compare with `tables`"
+    )]
+    TablesUnknown {
+        /// The name of the client.
+        client: String,
+        /// The statement.
+        sql: String,
+    },
+    /// A table to compare does not exist.
+    #[error("there is no table {0} to compare; check the names that were given to `tables`")]
+    NoSuchTable(String),
+    /// A client fails in every serial order, where no other client disturbs it.
+    #[error("{client} fails in every serial order, where no other client disturbs it: {error}")]
+    FailsSerially {
+        /// The name of the client.
+        client: String,
+        /// Its error.
+        error: String,
+    },
+    /// A serial order ended differently when it was run again.
+    #[error(
+        "the same serial order ended differently when it was run again; leave out columns that change with \
+         each run with `ignoring`, compare generated ids with `renaming`, reset all state in the set-up, and \
+         return values that do not change with each run:\n\n{0}"
+    )]
+    SerialOutcomesDiffer(Box<SerialDifference>),
     /// The schedule to replay is not valid.
     #[error(transparent)]
     Schedule(#[from] ParseScheduleError),
@@ -244,6 +292,10 @@ impl fmt::Display for Problem {
             Self::Invariant { name, expected, found } => {
                 write!(f, "{name}: expected {expected}, found {found}")
             }
+            Self::NotSerializable { nearest } => write!(
+                f,
+                "not serializable: no serial order ends like this; the nearest is on the right\n\n{nearest}"
+            ),
             Self::Deadlock => f.write_str(
                 "deadlock: clients waited for each other, and the database ended the transaction of one",
             ),

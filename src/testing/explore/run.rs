@@ -8,13 +8,15 @@ use tokio::time::{Instant, timeout};
 
 use crate::backend::Backend;
 use crate::backoff::Backoff;
-use crate::intercept::Step;
+use crate::intercept::{Interceptor, Step};
 use crate::transactor::Options;
 
+use super::client_state::ClientResult;
 use super::driver::{Choice, ScheduleDriver, ScheduleResult, ScheduleScript};
 use super::gap::Accepted;
 use super::lanes::Lanes;
 use super::log::ScheduleLog;
+use super::oracle::{ClientEnd, Oracle, RunEndRecorder};
 use super::schedule::MAX_CLIENTS;
 use super::search::{Prefix, Search};
 use super::several::quote_several;
@@ -31,6 +33,14 @@ const UNLIMITED: Duration = Duration::from_secs(60 * 60);
 
 const DEFAULT_MAX_SCHEDULES: usize = 1000;
 
+/// What all schedules of an exploration share.
+struct Workspace<DB: Backend> {
+    /// A connection for querying lock waits, where the database reports them.
+    server: Option<PoolConnection<DB>>,
+    oracle: Option<Oracle>,
+    report: Report,
+}
+
 impl<DB: Backend> Explore<'_, DB> {
     /// Runs schedules until all were run or a limit is reached.
     ///
@@ -44,11 +54,11 @@ impl<DB: Backend> Explore<'_, DB> {
     /// May be dropped at any time; the transactions of the clients are rolled back.
     pub async fn run(self) -> Result<Report, ExploreError> {
         let started = Instant::now();
-        let mut server = self.server().await?;
+        let mut space = self.workspace(false).await?;
         let mut search = Search::new(self.max_preemptions);
-        let mut report = self.empty_report(false);
         let (mut max_preemptions, mut is_cut_short) = (0, false);
         while let Some(prefix) = search.next() {
+            let report = &mut space.report;
             report.preemptions = prefix.preemptions.checked_sub(1);
             if report.schedules == self.max_schedules.unwrap_or(DEFAULT_MAX_SCHEDULES) {
                 report.gaps.push(Gap::Schedules { limit: report.schedules });
@@ -57,12 +67,13 @@ impl<DB: Backend> Explore<'_, DB> {
             }
             report.schedules += 1;
             max_preemptions = prefix.preemptions;
-            let choices = self.explore(&prefix, server.as_deref_mut(), &mut report).await?;
-            if report.schedules == 1 {
-                self.repeat(&choices, server.as_deref_mut(), &mut report).await?;
+            let choices = self.explore(&prefix, &mut space).await?;
+            if space.report.schedules == 1 {
+                self.repeat(&choices, &mut space).await?;
             }
             search.learn(&choices, &prefix);
         }
+        let mut report = space.finished(started);
         if search.is_limited {
             report.gaps.push(Gap::Preemptions { limit: self.max_preemptions });
         }
@@ -73,7 +84,6 @@ impl<DB: Backend> Explore<'_, DB> {
             report.preemptions = Some(if search.is_limited { self.max_preemptions } else { max_preemptions });
         }
         report.complete = report.gaps.is_empty();
-        report.elapsed = started.elapsed();
         Ok(report)
     }
 
@@ -88,14 +98,21 @@ impl<DB: Backend> Explore<'_, DB> {
     pub async fn replay(self, schedule: &str) -> Result<Report, ExploreError> {
         let started = Instant::now();
         let Schedule(steps) = schedule.parse()?;
-        let mut server = self.server().await?;
-        let mut report = self.empty_report(true);
-        report.schedules = 1;
+        let mut space = self.workspace(true).await?;
+        space.report.schedules = 1;
         let script = ScheduleScript { steps: &steps, expected: &[] };
-        let (_, counterexample) = self.run_schedule(script, server.as_deref_mut(), &mut report).await?;
-        report.counterexamples.extend(counterexample);
-        report.elapsed = started.elapsed();
-        Ok(report)
+        let (_, counterexample) = self.run_schedule(script, &mut space).await?;
+        space.report.counterexamples.extend(counterexample);
+        Ok(space.finished(started))
+    }
+
+    async fn workspace(&self, replayed: bool) -> Result<Workspace<DB>, ExploreError> {
+        let mut server = self.server().await?;
+        let oracle = match self.oracle.is_enabled {
+            true => Some(self.prepare_oracle(server.as_deref_mut()).await?),
+            false => None,
+        };
+        Ok(Workspace { server, oracle, report: self.empty_report(replayed) })
     }
 
     fn empty_report(&self, replayed: bool) -> Report {
@@ -108,6 +125,7 @@ impl<DB: Backend> Explore<'_, DB> {
             counterexamples: Vec::new(),
             gaps: Vec::new(),
             retrying: Vec::new(),
+            compared_tables: Vec::new(),
             accepted: Accepted { schedules: self.max_schedules.is_some(), unseen: self.unseen_allowed },
             replayed,
         }
@@ -118,34 +136,28 @@ impl<DB: Backend> Explore<'_, DB> {
     async fn explore(
         &self,
         prefix: &Prefix,
-        mut server: Option<&mut DB::Connection>,
-        report: &mut Report,
+        space: &mut Workspace<DB>,
     ) -> Result<Arc<[Choice]>, ExploreError> {
         let script = ScheduleScript { steps: &prefix.steps, expected: &prefix.choices };
         let mut reruns = 0;
         let (result, counterexample) = loop {
-            let ran = self.run_schedule(script, server.as_deref_mut(), report).await?;
+            let ran = self.run_schedule(script, space).await?;
             if ran.0.follows_script() || reruns == MAX_RERUNS {
                 break ran;
             }
             reruns += 1;
         };
-        report.diverged += usize::from(!result.follows_script());
-        report.counterexamples.extend(counterexample);
+        space.report.diverged += usize::from(!result.follows_script());
+        space.report.counterexamples.extend(counterexample);
         Ok(result.choices.into())
     }
 
     /// Runs the first schedule again, to detect clients whose behavior changes from run to run.
-    async fn repeat(
-        &self,
-        choices: &Arc<[Choice]>,
-        server: Option<&mut DB::Connection>,
-        report: &mut Report,
-    ) -> Result<(), ExploreError> {
-        if report.passes() {
+    async fn repeat(&self, choices: &Arc<[Choice]>, space: &mut Workspace<DB>) -> Result<(), ExploreError> {
+        if space.report.passes() {
             let steps = choices.iter().map(|choice| choice.chosen).collect();
             let prefix = Prefix { steps, preemptions: 0, choices: choices.clone() };
-            self.explore(&prefix, server, report).await?;
+            self.explore(&prefix, space).await?;
         }
         Ok(())
     }
@@ -168,28 +180,53 @@ impl<DB: Backend> Explore<'_, DB> {
         self.pool.acquire().await.map(Some).map_err(ExploreError::LockWaits)
     }
 
+    /// Resets the tables.
+    pub(super) async fn reset(&self) -> Result<(), ExploreError> {
+        let set_up = timeout(self.patience, (self.set_up)(self.pool.clone())).await;
+        set_up.unwrap_or_else(|_| Err(self.timed_out())).map_err(ExploreError::SetUp)
+    }
+
     /// Runs one schedule: the set-up, the clients, and the checks.
     async fn run_schedule(
         &self,
         script: ScheduleScript<'_>,
-        server: Option<&mut DB::Connection>,
-        report: &mut Report,
+        space: &mut Workspace<DB>,
     ) -> Result<(ScheduleResult, Option<Counterexample>), ExploreError> {
-        let set_up = timeout(self.patience, (self.set_up)(self.pool.clone())).await;
-        set_up.unwrap_or_else(|_| Err(self.timed_out())).map_err(ExploreError::SetUp)?;
+        self.reset().await?;
         let stage = Arc::new(Stage::new(self.clients.len(), DB::SYNTAX));
+        let mut ends = Vec::new();
         let clients = self.clients.iter().enumerate().map(|(client, setup)| {
             let seat = Seat { stage: stage.clone(), client, quote_several: quote_several::<DB> };
-            (setup.run)(Self::client_options(seat))
+            let mut options = Self::client_options(Arc::new(seat));
+            if space.oracle.is_some() {
+                let end = Arc::new(RunEndRecorder::default());
+                options = options.observed_by(end.clone());
+                ends.push(end);
+            }
+            (setup.run)(options)
         });
-        let driver = ScheduleDriver::<DB>::new(stage.clone(), clients.collect(), server, self.patience);
+        let (clients, server) = (clients.collect(), space.server.as_deref_mut());
+        let driver = ScheduleDriver::<DB>::new(stage.clone(), clients, server, self.patience);
         let mut result = driver.follow(script, self.max_steps).await?;
         if let Some(client) = result.concurrent_client {
             return Err(ExploreError::ConcurrentUnits { client: self.clients[client].name.clone() });
         }
         let log = stage.log();
-        self.record_gaps(&log, stage.unseen(), report);
-        let problems = self.problems(&mut result, &log).await;
+        self.record_gaps(&log, stage.unseen(), &mut space.report);
+        let results = std::mem::take(&mut result.client_results);
+        let problems = match &mut space.oracle {
+            None => {
+                let mut problems = self.problems(&result, &log);
+                problems.extend(self.failures(results));
+                problems.extend(self.violations(&result).await);
+                problems
+            }
+            Some(oracle) => {
+                let ended = ends.iter().zip(results);
+                let ends = ended.map(|(end, result)| result.map(|result| end.end(result))).collect();
+                self.judged_problems(oracle, space.server.as_deref_mut(), &result, &log, ends).await?
+            }
+        };
         let counterexample = (!problems.is_empty()).then(|| Counterexample {
             schedule: Schedule(result.choices.iter().map(|choice| choice.chosen).collect()),
             problems,
@@ -198,26 +235,54 @@ impl<DB: Backend> Explore<'_, DB> {
         Ok((result, counterexample))
     }
 
-    /// Judges a schedule that has ended.
-    async fn problems(&self, result: &mut ScheduleResult, log: &ScheduleLog) -> Vec<Problem> {
+    /// Judges a schedule that has ended, with the help of the serial orders.
+    async fn judged_problems(
+        &self,
+        oracle: &mut Oracle,
+        mut server: Option<&mut DB::Connection>,
+        result: &ScheduleResult,
+        log: &ScheduleLog,
+        ends: Vec<Option<ClientEnd>>,
+    ) -> Result<Vec<Problem>, ExploreError> {
+        let mut problems = self.problems(result, log);
+        if result.problem.is_some() {
+            return Ok(problems);
+        }
+        let outcome = self.read_outcome(oracle, log, ends, server.as_deref_mut()).await?;
+        problems.extend(self.violations(result).await);
+        problems.extend(self.judge(oracle, &outcome, server).await?);
+        Ok(problems)
+    }
+
+    /// The problem that ended a schedule early, and deadlocks.
+    fn problems(&self, result: &ScheduleResult, log: &ScheduleLog) -> Vec<Problem> {
         let mut problems: Vec<Problem> = result.problem.clone().into_iter().collect();
         if !self.deadlocks_allowed && (result.deadlocked || log.has_deadlock()) {
             problems.push(Problem::Deadlock);
         }
-        for (client_result, client) in result.client_results.iter_mut().zip(&self.clients) {
-            if let Some(Err(error)) = client_result.take() {
-                problems.push(Problem::Failed { client: client.name.clone(), error });
-            }
+        problems
+    }
+
+    /// The clients that ended with an error.
+    fn failures(&self, results: Vec<Option<ClientResult>>) -> impl Iterator<Item = Problem> {
+        results.into_iter().zip(&self.clients).filter_map(|(result, client)| match result {
+            Some(Err(error)) => Some(Problem::Failed { client: client.name.clone(), error }),
+            Some(Ok(_)) | None => None,
+        })
+    }
+
+    /// Checks the invariants. They hold at the end of a schedule, so they are not checked if it ended early.
+    async fn violations(&self, result: &ScheduleResult) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if result.problem.is_some() {
+            return problems;
         }
-        // The invariants hold at the end of a schedule, so they are not checked if it ended early.
-        if result.problem.is_none() {
-            for invariant in &self.invariants {
-                let checked = timeout(self.patience, (invariant.check)(self.pool.clone())).await;
-                let timed_out =
-                    |_| Err(Violation { expected: String::from("an answer"), found: self.timed_out() });
-                if let Err(Violation { expected, found }) = checked.unwrap_or_else(timed_out) {
-                    problems.push(Problem::Invariant { name: invariant.name.clone(), expected, found });
-                }
+        for invariant in &self.invariants {
+            let checked = timeout(self.patience, (invariant.check)(self.pool.clone())).await;
+            let timed_out =
+                |_| Err(Violation { expected: String::from("an answer"), found: self.timed_out() });
+            if let Err(Violation { expected, found }) = checked.unwrap_or_else(timed_out) {
+                problems.push(Problem::Invariant { name: invariant.name.clone(), expected, found });
             }
         }
         problems
@@ -240,20 +305,26 @@ impl<DB: Backend> Explore<'_, DB> {
         }
     }
 
-    fn timed_out(&self) -> String {
+    pub(super) fn timed_out(&self) -> String {
         format!("no answer within {:?}", self.patience)
     }
 
     /// Returns the options that make the steps of a client wait for their turn, without delays between
     /// attempts.
-    fn client_options(seat: Seat) -> Options {
-        let options =
-            Options::new().intercepted_by(Arc::new(seat)).backoff(Backoff::none()).deadline(UNLIMITED);
+    pub(super) fn client_options(interceptor: Arc<dyn Interceptor>) -> Options {
+        let options = Options::new().intercepted_by(interceptor).backoff(Backoff::none()).deadline(UNLIMITED);
         match DB::SESSION_ID_QUERY {
             // The transactor's lock timeout must not end a wait: another client ends it in its turn.
             Some(_) => options.lock_timeout(UNLIMITED),
             // SQLite reports a busy database at once, and the client waits here.
             None => options.lock_timeout(Duration::from_millis(1)),
         }
+    }
+}
+
+impl<DB: Backend> Workspace<DB> {
+    fn finished(self, started: Instant) -> Report {
+        let compared_tables = self.oracle.map(|oracle| oracle.table_names()).unwrap_or_default();
+        Report { compared_tables, elapsed: started.elapsed(), ..self.report }
     }
 }

@@ -18,7 +18,8 @@ use super::rows::{RowSelection, TableKeys};
 #[cfg(test)]
 mod tests;
 
-fn dialect(syntax: Syntax) -> &'static dyn dialect::Dialect {
+/// The dialect of `sqlparser` for a database.
+pub(in crate::testing) fn dialect(syntax: Syntax) -> &'static dyn dialect::Dialect {
     match syntax {
         Syntax::Postgres => &dialect::PostgreSqlDialect {},
         Syntax::MySql => &dialect::MySqlDialect {},
