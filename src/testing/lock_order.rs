@@ -52,11 +52,11 @@ use values::normalized;
 /// let order = LockOrder::new();
 /// let db = order.on(&db);
 /// for (from, to) in [(1, 2), (2, 1)] {
-///     db.run(async |tx| {
+///     db.run(async |tx| -> Result<_, Error> {
 ///         let add = "UPDATE account SET balance = balance + $1 WHERE id = $2";
 ///         sqlx::query(add).bind(-5).bind(from).execute(&mut *tx).await?;
 ///         sqlx::query(add).bind(5).bind(to).execute(&mut *tx).await?;
-///         Ok::<_, Error>(())
+///         Ok(())
 ///     })
 ///     .await?;
 /// }
