@@ -6,6 +6,7 @@
 //!
 //! - [`explore`] runs a few units through every interleaving of their statements and checks invariants after
 //!   each.
+//! - [`advise`] explores units under several strategies, and recommends the cheapest one that is right.
 //! - [`Faults`] injects failures at single steps, and [`assert_retry_safe`] at each step in turn.
 //! - [`LockOrder`] reports opposite lock orders before they deadlock.
 //! - `assert_fenced` (feature `queue`) lets the leases of a job handler expire at each point of its work.
@@ -13,6 +14,7 @@
 //!
 //! Everything works with `#[tokio::test]` and with your own pools and transactors. Tests share no state.
 
+mod advisor;
 mod bound_sql;
 mod explore;
 mod faults;
@@ -23,9 +25,10 @@ mod retry_safe;
 mod zombie;
 
 pub use crate::intercept::Fault;
+pub use advisor::{Advice, AdviceCell, Advisor, AdvisorProgress, UnitAdvice, advise};
 pub use explore::{
-    Client, Counterexample, Explore, ExploreError, Gap, ParseScheduleError, Problem, Report, Schedule,
-    SerialDifference, explore,
+    AnomalyName, Client, Counterexample, Explore, ExploreError, Gap, ParseScheduleError, Problem, Report,
+    Schedule, SerialDifference, explore,
 };
 pub use faults::{Faults, Moment};
 pub use lock_order::{AcquisitionOrder, Inversion, LockOrder, Locked, UnknownLocks, UnknownReason, Watched};

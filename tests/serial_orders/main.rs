@@ -1,5 +1,6 @@
 //! Explorations that are judged by the serial orders of their units, without invariants.
 
+mod advice;
 mod anomalies;
 mod comparison;
 mod histories;
@@ -71,6 +72,9 @@ async fn assert_not_serializable<'a, DB: TestBackend>(exploration: impl Fn() -> 
 }
 
 on_every_database!(
+    advice::a_unit_of_one_statement_is_recommended_atomic,
+    advice::an_advisor_that_cannot_start_returns_a_typed_error,
+    advice::what_was_left_out_is_reported,
     anomalies::reading_and_writing_in_two_transactions_matches_no_serial_order,
     anomalies::serializable_units_match_a_serial_order,
     comparison::units_with_errors_of_the_crate_count_as_not_run,
@@ -93,6 +97,12 @@ macro_rules! on_servers {
 }
 
 on_servers!(
+    advice::a_missing_expect_one_is_a_lost_update_under_optimistic,
+    advice::only_serializable_is_right_for_write_skew,
+    advice::an_audit_beside_a_transfer_needs_a_snapshot,
+    advice::an_insert_under_a_counted_predicate_is_a_phantom,
+    advice::mutants_change_the_table,
+    advice::strategies_that_do_not_go_together_are_not_mixed,
     anomalies::a_version_check_without_expect_one_loses_updates,
     anomalies::write_skew_matches_no_serial_order_below_serializable,
     anomalies::an_audit_sees_half_a_transfer_at_read_committed_only,
