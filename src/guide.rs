@@ -36,6 +36,10 @@ pub mod idempotency {}
 pub mod testing {}
 
 #[cfg(feature = "testing")]
+#[doc = include_str!("guide/advisor.md")]
+pub mod advisor {}
+
+#[cfg(feature = "testing")]
 #[doc = include_str!("guide/histories.md")]
 pub mod histories {}
 

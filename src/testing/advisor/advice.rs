@@ -51,6 +51,8 @@ pub struct AdviceCell {
     pub(super) strategy_name: &'static str,
     /// Why the exploration is not complete, unless the caller has limited it.
     pub(super) missing: Option<String>,
+    /// All that was left out.
+    pub(super) left_out: Vec<String>,
 }
 
 /// The recommendation for a unit.
@@ -87,10 +89,9 @@ impl Advice {
     /// Like [`assert_recommends`](Self::assert_recommends).
     #[track_caller]
     pub fn assert_recommends_at(&self, unit: &str, strategy: impl Strategy, isolation: Isolation) {
-        let Some(advice) = self.units.iter().find(|advice| advice.unit == unit) else {
-            panic!("there is no unit {unit:?}");
-        };
-        let recommended = advice.strategy_name.zip(advice.isolation);
+        let advice = self.units.iter().find(|advice| advice.unit == unit);
+        assert!(advice.is_some(), "there is no unit {unit:?}");
+        let recommended = advice.and_then(|advice| advice.strategy_name.zip(advice.isolation));
         assert!(
             recommended == Some((strategy.name(), isolation)),
             "{} at {isolation} is not recommended for {unit}:\n\n{self}",

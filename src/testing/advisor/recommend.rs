@@ -5,7 +5,7 @@ use crate::isolation::Isolation;
 
 use super::advice::{AdviceCell, UnitAdvice};
 use super::candidate::Candidate;
-use super::run::UnitPaths;
+use super::paths::UnitPaths;
 
 /// The choice for each unit.
 pub(super) struct Recommendations<'c> {
@@ -115,8 +115,8 @@ impl<'c> Recommendations<'c> {
         let [wasted, waits, round_trips] =
             cost(&cells).map(|per_thousand| format!("{:.2}", per_thousand as f64 / 1000.0));
         let sets = match cells.len() {
-            1 => String::from("the only set"),
-            count => format!("all {count} sets"),
+            1 => String::from("its only set"),
+            count => format!("each of its {count} sets"),
         };
         let figures =
             format!("{wasted} wasted attempts, {waits} waits and {round_trips} round trips per schedule");
@@ -130,10 +130,12 @@ impl<'c> Recommendations<'c> {
     }
 }
 
+/// Each set counts alike, however many schedules it has.
 fn cost(cells: &[&AdviceCell]) -> Cost {
-    let runs = cells.iter().map(|cell| cell.runs).sum::<usize>().max(1);
-    let per_thousand =
-        |total: fn(&AdviceCell) -> usize| cells.iter().map(|cell| total(cell)).sum::<usize>() * 1000 / runs;
+    let per_thousand = |total: fn(&AdviceCell) -> usize| {
+        let of_cells = cells.iter().map(|cell| total(cell) * 1000 / cell.runs.max(1));
+        of_cells.sum::<usize>() / cells.len().max(1)
+    };
     [
         per_thousand(|cell| cell.wasted_attempts),
         per_thousand(|cell| cell.waits),

@@ -1,6 +1,5 @@
 //! Explores each set of units under each strategy.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::backend::Backend;
@@ -11,6 +10,7 @@ use crate::transactor::Transactor;
 use super::Advisor;
 use super::advice::{Advice, AdviceCell};
 use super::candidate::Candidate;
+use super::paths::UnitPaths;
 use super::recommend::Recommendations;
 use super::sets::{combinations, multisets};
 
@@ -26,26 +26,6 @@ pub struct AdvisorProgress {
     pub units: Vec<String>,
     /// The strategy under which they are explored.
     pub strategy: String,
-}
-
-/// What is known about the units.
-#[derive(Default)]
-pub(super) struct UnitPaths {
-    /// The sequences of statements that each unit was seen to send.
-    seen: BTreeMap<usize, BTreeSet<Vec<String>>>,
-}
-
-impl UnitPaths {
-    /// Whether the unit was never seen to send more than one statement.
-    pub(super) fn is_single_statement(&self, unit: usize) -> bool {
-        self.seen.get(&unit).is_some_and(|paths| paths.iter().all(|path| path.len() <= 1))
-    }
-
-    fn add(&mut self, set: &[usize], report: &Report) {
-        for (unit, paths) in set.iter().zip(&report.totals.paths) {
-            self.seen.entry(*unit).or_default().extend(paths.iter().cloned());
-        }
-    }
 }
 
 impl<DB: Backend> Advisor<'_, DB> {
@@ -186,6 +166,7 @@ impl<DB: Backend> Advisor<'_, DB> {
             set: set.to_vec(),
             strategy_name: candidate.name,
             missing: None,
+            left_out: Vec::new(),
         };
         for transactors in ways {
             let report = self.exploration(set, transactors).run().await?;
@@ -230,18 +211,29 @@ impl<DB: Backend> Advisor<'_, DB> {
 impl AdviceCell {
     fn add<DB: Backend>(&mut self, report: Report) {
         self.missing = self.missing.take().or_else(|| report.missing());
+        let retrying = report
+            .retrying
+            .iter()
+            .map(|name| format!("schedules in which {name} would use up all its attempts were left out"));
+        for left_out in report.gaps.iter().map(ToString::to_string).chain(retrying) {
+            if !self.left_out.contains(&left_out) {
+                self.left_out.push(left_out);
+            }
+        }
         let totals = &report.totals;
         self.runs += totals.runs;
         self.schedules += report.schedules;
         self.wasted_attempts += totals.retries + totals.failed;
         self.waits += totals.waits;
         self.round_trips += totals.round_trips;
-        self.wrong += report.counterexamples.len();
-        if self.counterexample.is_none()
-            && let Some(first) = report.counterexamples.into_iter().next()
-        {
-            self.anomaly = first.anomaly(DB::SYNTAX, self.isolation);
-            self.counterexample = Some(first);
+        // A schedule that diverged is left out: it was not the one that was meant.
+        let wrong = report.counterexamples.into_iter().filter(|counterexample| !counterexample.diverged());
+        for counterexample in wrong {
+            self.wrong += 1;
+            if self.counterexample.is_none() {
+                self.anomaly = counterexample.anomaly(DB::SYNTAX, self.isolation);
+                self.counterexample = Some(counterexample);
+            }
         }
     }
 }
@@ -250,12 +242,12 @@ impl AdviceCell {
 fn not_covered(names: &[&str], cells: &[AdviceCell], paths: &UnitPaths) -> Vec<String> {
     let mut left_out = Vec::new();
     for cell in cells {
-        if let Some(missing) = &cell.missing {
-            left_out.push(format!("{} under {}: {missing}", cell.units.join(" and "), cell.strategy));
+        for gap in &cell.left_out {
+            left_out.push(format!("{} under {}: {gap}", cell.units.join(" and "), cell.strategy));
         }
     }
     for (unit, name) in names.iter().enumerate() {
-        let count = paths.seen.get(&unit).map_or(0, BTreeSet::len);
+        let count = paths.count(unit);
         if count > 1 {
             left_out.push(format!(
                 "{name} decides by its data which statements it sends: {count} sequences were seen, and \

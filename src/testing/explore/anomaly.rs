@@ -159,19 +159,17 @@ fn partial_read(one: &CommittedAccesses, other: &CommittedAccesses) -> Option<An
     let overlapping = |read: &Placed| {
         other.writes().find(|write| write.access.overlaps(&read.access)).map(|write| write.access.kind)
     };
-    let missed: Vec<_> = one.reads().filter(|read| !CommittedAccesses::sees(read, other)).collect();
-    let seen: Vec<_> = one.reads().filter(|read| CommittedAccesses::sees(read, other)).collect();
-    let missed = missed.into_iter().filter_map(|read| Some((read, overlapping(read)?)));
-    for (before, kind) in missed {
-        for after in seen.iter().filter(|read| overlapping(read).is_some()) {
-            return Some(match kind {
-                _ if after.access != before.access => AnomalyName::ReadSkew,
-                AccessKind::Insert => AnomalyName::PhantomRead,
-                AccessKind::Change | AccessKind::Read => AnomalyName::NonRepeatableRead,
-            });
-        }
-    }
-    None
+    let (seen, missed): (Vec<_>, Vec<_>) = one.reads().partition(|read| CommittedAccesses::sees(read, other));
+    let seen: Vec<_> = seen.into_iter().filter(|read| overlapping(read).is_some()).collect();
+    missed.into_iter().find_map(|before| {
+        let kind = overlapping(before)?;
+        let after = seen.first()?;
+        Some(match kind {
+            _ if after.access != before.access => AnomalyName::ReadSkew,
+            AccessKind::Insert => AnomalyName::PhantomRead,
+            AccessKind::Change | AccessKind::Read => AnomalyName::NonRepeatableRead,
+        })
+    })
 }
 
 /// Each of the two read what the other one wrote, without seeing it.

@@ -252,6 +252,11 @@ impl Counterexample {
         &self.schedule
     }
 
+    /// Whether the schedule only went differently from an earlier one.
+    pub(in crate::testing) fn diverged(&self) -> bool {
+        self.problems.iter().all(|problem| matches!(problem, Problem::Diverged { .. }))
+    }
+
     /// Returns the problems, at least one.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {

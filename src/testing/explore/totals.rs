@@ -34,7 +34,10 @@ impl ScheduleTotals {
             self.waits += usize::from(sent.waited.is_some());
             let path = &mut open[sent.client];
             match sent.step.kind {
-                StepKind::Begin => self.retries += usize::from(sent.step.attempt > 1),
+                StepKind::Begin => {
+                    self.retries += usize::from(sent.step.attempt > 1);
+                    path.clear();
+                }
                 StepKind::Statement | StepKind::Control => path.push(normalized(syntax, &sent.step.sql)),
                 // An attempt that was rolled back may have stopped anywhere.
                 StepKind::Rollback => path.clear(),

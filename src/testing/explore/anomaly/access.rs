@@ -124,3 +124,46 @@ fn add_comparisons(condition: &Expr, arguments: &[String], key: &mut BTreeMap<St
         _ => {}
     }
 }
+
+#[cfg(all(test, feature = "postgres"))]
+mod tests {
+    use super::*;
+
+    fn shown(sql: &str, arguments: &[&str]) -> Vec<String> {
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let shown = accesses(Syntax::Postgres, sql, &arguments).into_iter().map(|access| {
+            let key: Vec<_> = access.key.iter().map(|(column, value)| format!(" {column}={value}")).collect();
+            format!("{:?} {}{}", access.kind, access.table, key.concat())
+        });
+        shown.collect()
+    }
+
+    #[test]
+    fn recognizes_the_rows_of_a_statement() {
+        for (sql, arguments, accesses) in [
+            ("SELECT a FROM t WHERE id = $1 FOR NO KEY UPDATE", &["7"][..], &["Read t id=7"][..]),
+            (
+                "UPDATE t SET a = $1 WHERE id = $2 AND version = $3",
+                &["1", "2", "3"],
+                &["Change t id=2 version=3"],
+            ),
+            ("DELETE FROM t WHERE (1 = id)", &[], &["Change t id=1"]),
+            ("INSERT INTO t VALUES (1)", &[], &["Insert t"]),
+            ("SELECT count(*) FROM t WHERE a > 1", &[], &["Read t"]),
+            ("SELECT * FROM t JOIN u ON t.id = u.id WHERE a = 1", &[], &["Read t", "Read u"]),
+            ("SET LOCAL lock_timeout = 5", &[], &[]),
+        ] {
+            assert_eq!(shown(sql, arguments), accesses, "{sql}");
+        }
+    }
+
+    #[test]
+    fn rows_with_different_values_do_not_overlap() {
+        let one = |sql| accesses(Syntax::Postgres, sql, &[]).remove(0);
+        let row = one("SELECT a FROM t WHERE id = 1");
+        assert!(row.overlaps(&one("UPDATE t SET a = 1 WHERE id = 1 AND version = 2")));
+        assert!(row.overlaps(&one("UPDATE t SET a = 1 WHERE a = 3")), "it may be the same row");
+        assert!(!row.overlaps(&one("UPDATE t SET a = 1 WHERE id = 2")));
+        assert!(!row.overlaps(&one("UPDATE u SET a = 1 WHERE id = 1")));
+    }
+}
