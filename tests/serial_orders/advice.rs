@@ -32,7 +32,7 @@ fn is_right(advice: &Advice, strategy: &str) -> bool {
 }
 
 fn accounts<'a, DB: TestBackend>(pool: &Pool<DB>, units: &[(&str, &'static [Line])]) -> Advisor<'a, DB> {
-    units.iter().fold(advise(pool).set_up(reset), |advisor, (name, lines)| {
+    units.iter().fold(advise(pool).set_up(reset).max_preemptions(2), |advisor, (name, lines)| {
         let lines: &'static [Line] = lines;
         advisor.unit(*name, async move |tx: &mut Tx<DB>| run(tx, lines).await)
     })
@@ -44,6 +44,7 @@ pub(crate) async fn a_missing_expect_one_is_a_lost_update_under_optimistic<DB: T
         advise(&pool)
             .set_up(|pool| all(pool, &["DELETE FROM product", "INSERT INTO product VALUES (1, 10, 0)"]))
             .unit("checkout", sell_without_expect_one)
+            .max_preemptions(2)
     };
     let advice = advised(advisor()).await;
     let wrong = cell(&advice, "optimistic");
@@ -76,7 +77,8 @@ pub(crate) async fn only_serializable_is_right_for_write_skew<DB: TestBackend>()
     let advisor = advise(&pool)
         .set_up(|pool| all(pool, &["DELETE FROM doctor", "INSERT INTO doctor VALUES (1, 1), (2, 1)"]))
         .unit("alice", async |tx: &mut Tx<DB>| go_off_duty(tx, 1).await)
-        .unit("bob", async |tx: &mut Tx<DB>| go_off_duty(tx, 2).await);
+        .unit("bob", async |tx: &mut Tx<DB>| go_off_duty(tx, 2).await)
+        .max_preemptions(2);
     let advice = advised(advisor).await;
     let both = advice.cells.iter().filter(|cell| cell.units == ["alice", "bob"]);
     for cell in both {
@@ -156,10 +158,7 @@ pub(crate) async fn strategies_that_do_not_go_together_are_not_mixed<DB: TestBac
         ("book", &[Count(1), EnterIfNone(1), ReadForUpdate(1), Write(2, 0)]),
         ("swap", &[ReadForUpdate(2), Write(1, 0)]),
     ];
-    let advisor = accounts(&pool, &units)
-        .strategy(Pessimistic::default())
-        .strategy(Serializable::default())
-        .max_preemptions(2);
+    let advisor = accounts(&pool, &units).strategy(Pessimistic::default()).strategy(Serializable::default());
     let advice = advised(advisor).await;
     advice.assert_recommends("book", Serializable::default());
     advice.assert_recommends("swap", Serializable::default());
