@@ -53,6 +53,8 @@ pub struct AdviceCell {
     pub(super) missing: Option<String>,
     /// All that was left out.
     pub(super) left_out: Vec<String>,
+    /// Whether a unit was retried that has too many attempts to run them all.
+    pub(super) is_retried: bool,
 }
 
 /// The recommendation for a unit.

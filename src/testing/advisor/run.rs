@@ -167,6 +167,7 @@ impl<DB: Backend> Advisor<'_, DB> {
             strategy_name: candidate.name,
             missing: None,
             left_out: Vec::new(),
+            is_retried: false,
         };
         for transactors in ways {
             let report = self.exploration(set, transactors).run().await?;
@@ -211,11 +212,8 @@ impl<DB: Backend> Advisor<'_, DB> {
 impl AdviceCell {
     fn add<DB: Backend>(&mut self, report: Report) {
         self.missing = self.missing.take().or_else(|| report.missing());
-        let retrying = report
-            .retrying
-            .iter()
-            .map(|name| format!("schedules in which {name} would use up all its attempts were left out"));
-        for left_out in report.gaps.iter().map(ToString::to_string).chain(retrying) {
+        self.is_retried |= !report.retrying.is_empty();
+        for left_out in report.gaps.iter().map(ToString::to_string) {
             if !self.left_out.contains(&left_out) {
                 self.left_out.push(left_out);
             }
@@ -254,6 +252,10 @@ fn not_covered(names: &[&str], cells: &[AdviceCell], paths: &UnitPaths) -> Vec<S
                  other data may lead to others"
             ));
         }
+    }
+    if cells.iter().any(|cell| cell.is_retried) {
+        left_out
+            .push(String::from("schedules in which a unit that is retried would use up all its attempts"));
     }
     left_out.push(String::from(
         "data other than that of the set-up, and branches that no unit took with it; more units at a time",
