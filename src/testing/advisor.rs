@@ -92,8 +92,8 @@ pub fn advise<'a, DB: Backend>(pool: &Pool<DB>) -> Advisor<'a, DB> {
 /// A strategy is right for a unit if no schedule is wrong in any set with that unit. Of these, the cheapest
 /// is recommended: the one with the fewest wasted attempts per schedule, then the fewest waits of one unit
 /// for another, then the fewest round trips, then the first in the list of strategies. If the units of a set
-/// are to run under different strategies, this combination is explored as well. If it goes wrong, all units get
-/// the strategy that is cheapest for all of them.
+/// are to run under different strategies, this combination is explored as well. If it goes wrong, all units
+/// get the strategy that is cheapest for all of them.
 ///
 /// Waits are counted, not timed: during an exploration, a wait takes as long as the explorer needs.
 ///
