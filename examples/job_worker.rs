@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use atomically::queue::{Claim, NewJob, Queue, Worker};
-use atomically::{Error, Event, JobEvent, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use atomically::{Error, Event, JobEvent, Pessimistic, PoolTransactor, Purge, TransactorExt as _, Tx};
 use sqlx::{Sqlite, SqlitePool};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -66,15 +66,19 @@ async fn main() -> anyhow::Result<()> {
             }
         },
     );
-    // Usually a signal: the worker stops when this future is ready.
-    let shutdown = async move {
+    // Usually a signal: the worker and the purge stop when this future is ready.
+    let shutdown = || async {
         let _ = completed.acquire_many(PARCELS).await;
     };
-    let work = worker.run(shutdown, |claim: Arc<Claim<Sqlite>>| {
+    // Jobs that have used up their attempts are kept for two weeks, so that an operator can look at them.
+    let purge = Purge::new(&pool).dead_jobs(&queue, Duration::from_secs(14 * 24 * 60 * 60));
+    let purge = purge.every(Duration::from_secs(60), shutdown());
+    let work = worker.run(shutdown(), |claim: Arc<Claim<Sqlite>>| {
         let db = db.clone();
         async move { Ok(post_parcel(&db, "Bob", &claim).await?) }
     });
-    timeout(Duration::from_secs(60), work).await.context("the worker did not complete all jobs")?;
+    let both = async { tokio::join!(work, purge) };
+    timeout(Duration::from_secs(60), both).await.context("the worker did not complete all jobs")?;
     println!("Bob posts all {PARCELS} parcels, parcel {parcel} when Ann's lease has expired.");
 
     match post_parcel(&db, "Ann", &claim).await {

@@ -18,9 +18,14 @@ enum BookingError {
     #[error("sold out")]
     SoldOut { attempts: u32 },
     #[error(transparent)]
-    Transaction(#[from] atomically::Error),
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
+    Database(#[from] atomically::Error),
+}
+
+/// By way of the crate's error, which knows what the database reported.
+impl From<sqlx::Error> for BookingError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
 }
 
 /// The unit of work. Returns the number of attempts that it took.

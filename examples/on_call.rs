@@ -16,9 +16,14 @@ enum RosterError {
     #[error("{0} is the last one on call")]
     LastOne(&'static str),
     #[error(transparent)]
-    Transaction(#[from] atomically::Error),
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
+    Database(#[from] atomically::Error),
+}
+
+/// By way of the crate's error, which knows what the database reported.
+impl From<sqlx::Error> for RosterError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
 }
 
 /// The unit of work: looks at all rows, and changes one.

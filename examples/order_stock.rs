@@ -17,9 +17,14 @@ enum OrderError {
     #[error("{wanted} were ordered, and {stock} are in stock")]
     OutOfStock { wanted: i64, stock: i64 },
     #[error(transparent)]
-    Transaction(#[from] atomically::Error),
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
+    Database(#[from] atomically::Error),
+}
+
+/// By way of the crate's error, which knows what the database reported.
+impl From<sqlx::Error> for OrderError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
 }
 
 /// Stands for a mail server.

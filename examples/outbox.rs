@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use atomically::queue::{Claim, NewJob, Queue, Worker};
-use atomically::{Error, Event, JobEvent, Pessimistic, TransactorExt as _, Tx};
+use atomically::{Error, Event, JobEvent, Pessimistic, Purge, TransactorExt as _, Tx};
 use sqlx::{Sqlite, SqlitePool};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -79,17 +79,21 @@ async fn main() -> anyhow::Result<()> {
                 counter.add_permits(1);
             }
         });
-    let both = async move {
+    let both_delivered = || async {
         let _ = delivered.acquire_many(2).await;
     };
-    let work = relay.run(both, |claim: Arc<Claim<Sqlite>>| {
+    // Messages that could not be delivered are kept for two weeks, so that an operator can look at them.
+    let purge = Purge::new(&pool).dead_jobs(&outbox, Duration::from_secs(14 * 24 * 60 * 60));
+    let purge = purge.every(Duration::from_secs(60), both_delivered());
+    let work = relay.run(both_delivered(), |claim: Arc<Claim<Sqlite>>| {
         let warehouse = warehouse.clone();
         async move {
             warehouse.deliver(claim.id(), claim.payload()?);
             Ok(())
         }
     });
-    timeout(Duration::from_secs(60), work).await.context("not all messages were delivered")?;
+    let both = async { tokio::join!(work, purge) };
+    timeout(Duration::from_secs(60), both).await.context("not all messages were delivered")?;
     println!("The next relay delivers all messages, the first one again, with the same id.");
 
     let orders = warehouse.orders();

@@ -40,7 +40,6 @@ pub(crate) use carried_failure::{SyntheticError, with_failure};
 pub use codec::Key;
 #[cfg(any(feature = "idempotency", feature = "queue"))]
 pub(crate) use codec::Value;
-#[cfg(any(feature = "idempotency", feature = "queue", feature = "testing"))]
 pub(crate) use codec::required;
 use commit_marker::CommitMarkerSql;
 pub(crate) use commit_marker::TransactionStatus;
@@ -65,6 +64,7 @@ pub(crate) use locks::SnapshotAge;
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::prepared::PreparedStatement;
 pub(crate) use query::{Numbers, Reply, WatchedQuery};
+pub(crate) use schema::CatalogScope;
 use schema::SchemaSql;
 pub(crate) use statements::BeforeLoneStatement;
 use statements::StatementRules;

@@ -12,10 +12,11 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::backend::{Backend, Key, Target};
 use crate::error::{Error, Spent};
+use crate::events::Observer;
 use crate::failure::{Failure, FailureKind};
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor};
-use crate::tx::{holds_connection_of, nested};
+use crate::tx::{holds_connection_of, nested, unreachable_since};
 
 mod single_statement;
 mod batch;
@@ -201,6 +202,18 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
         self.with(|settings| settings.options = options.or(&settings.options))
     }
 
+    /// Names the batches in logs, metrics and deadlock reports. The default is `deltas`.
+    #[must_use]
+    pub fn named(self, name: &'static str) -> Self {
+        self.options(Options::new().named(name))
+    }
+
+    /// Adds an observer of every batch, in addition to earlier ones.
+    #[must_use]
+    pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
+        self.options(Options::new().observed_by(observer))
+    }
+
     /// Sets the maximum number of calls that wait for a batch; 0 is treated as 1. Further calls fail at
     /// once with [`Overloaded`](crate::ErrorKind::Overloaded). The default is 10 000.
     #[must_use]
@@ -307,7 +320,10 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
             Err(_) if taken.swap(true, Ordering::AcqRel) => {
                 Err(unknown("the deadline passed before the batch was committed"))
             }
-            Err(_) => Err(Error::deadline_exceeded(None, spent)),
+            Err(_) => {
+                let unreachable = unreachable_since(shared.transactor.pool(), started);
+                Err(Error::deadline_exceeded(unreachable, spent).while_waiting("for its batch"))
+            }
         }
     }
 }

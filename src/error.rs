@@ -1,6 +1,5 @@
 //! The error of the crate.
 
-use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::panic::Location;
 use std::time::Duration;
@@ -10,9 +9,12 @@ use crate::failure::{Constraint, Failure, FailureKind};
 
 mod as_sqlx;
 mod conversion;
+mod kind;
+mod status;
 mod text;
 
 pub(crate) use conversion::{is_running_unit_on, with_running_unit};
+pub use kind::ErrorKind;
 
 /// Why a unit of work did not commit.
 ///
@@ -34,17 +36,10 @@ pub(crate) use conversion::{is_running_unit_on, with_running_unit};
 /// for key 'email'`). [`driver_error`](Self::driver_error) returns the complete error of the driver, if there
 /// is one.
 ///
-/// ```
-/// # use atomically::Error;
-/// fn http_status(error: &Error) -> u16 {
-///     match () {
-///         () if error.constraint().is_some() => 409,
-///         () if error.is_exhausted() || error.is_overloaded() || error.is_unavailable() => 503,
-///         () => 500,
-///     }
-/// }
-/// assert_eq!(http_status(&Error::from(sqlx::Error::PoolTimedOut)), 503);
-/// ```
+/// # Over HTTP
+///
+/// [`http_status`](Self::http_status) maps every kind to a status code, and
+/// [`retry_after`](Self::retry_after) says when a client should try again.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -52,13 +47,13 @@ struct Inner {
     failure: Option<Failure>,
     spent: Option<Spent>,
     source: Option<sqlx::Error>,
-    /// The text of the source if that is an error of this crate. Contains no values.
+    /// A typed error of another module of this crate.
+    cause: Option<Box<dyn StdError + Send + Sync>>,
+    /// The text of an error without a failure: of its source or its cause. Contains no values.
     text: Option<String>,
     swallowed: bool,
     /// What the run was waiting for when its deadline passed.
     during: Option<&'static str>,
-    /// Why an argument is invalid.
-    input: Option<String>,
     run: Option<RunLabel>,
 }
 
@@ -76,76 +71,6 @@ pub(crate) struct Spent {
     pub(crate) elapsed: Duration,
 }
 
-/// How a run ended without a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// All attempts failed with retryable failures.
-    Exhausted,
-    /// The deadline passed.
-    DeadlineExceeded,
-    /// The [`RetryBudget`](crate::RetryBudget) had no retry left.
-    BudgetSpent,
-    /// The transaction conflicted with another one, and the strategy does not retry it.
-    Conflict,
-    /// A lock was not granted in time, and the strategy does not retry the unit.
-    LockTimeout,
-    /// A lock that was requested with `NOWAIT` was held by another transaction.
-    LockNotAvailable,
-    /// The server cancelled a statement that ran for too long.
-    StatementTimeout,
-    /// A constraint was violated.
-    Constraint,
-    /// The connection was lost before COMMIT was sent.
-    ConnectionLost,
-    /// COMMIT was sent and its outcome is unknown: the unit may be stored or not. Never retry such a unit
-    /// blindly.
-    CommitUnknown,
-    /// No connection was available, or the server is starting, shutting down or out of a resource.
-    Unavailable,
-    /// Too many units were waiting in this process. Nothing was sent to the database.
-    Overloaded,
-    /// The server is read-only.
-    ReadOnly,
-    /// The unit misused its transaction, or something ended the transaction unseen; the message names the
-    /// reason.
-    Aborted,
-    /// Another worker took over the claim, and the transaction was rolled back. Drop the work: it must not
-    /// run again under this claim.
-    StaleClaim,
-    /// The database does not support the requested feature. Nothing was run.
-    Unsupported,
-    /// An argument is invalid, such as the name of a queue or a key; the message names it. Nothing was
-    /// sent.
-    InvalidInput,
-    /// Any other error of the database or the driver.
-    Database,
-}
-
-impl From<FailureKind> for ErrorKind {
-    fn from(kind: FailureKind) -> Self {
-        match kind {
-            FailureKind::SerializationFailure
-            | FailureKind::Deadlock
-            | FailureKind::StaleVersion
-            | FailureKind::Busy => Self::Conflict,
-            FailureKind::LockTimeout => Self::LockTimeout,
-            FailureKind::LockNotAvailable => Self::LockNotAvailable,
-            FailureKind::StatementTimeout => Self::StatementTimeout,
-            FailureKind::Constraint => Self::Constraint,
-            FailureKind::ConnectionLost => Self::ConnectionLost,
-            FailureKind::CommitUnknown => Self::CommitUnknown,
-            FailureKind::Unavailable => Self::Unavailable,
-            FailureKind::Overloaded => Self::Overloaded,
-            FailureKind::ReadOnly => Self::ReadOnly,
-            FailureKind::Aborted => Self::Aborted,
-            FailureKind::StaleClaim => Self::StaleClaim,
-            FailureKind::Unsupported => Self::Unsupported,
-            FailureKind::Other => Self::Database,
-        }
-    }
-}
-
 impl Error {
     fn new(kind: ErrorKind, failure: Option<Failure>, spent: Option<Spent>) -> Self {
         Self(Box::new(Inner {
@@ -153,16 +78,16 @@ impl Error {
             failure,
             spent,
             source: None,
+            cause: None,
             text: None,
             swallowed: false,
             during: None,
-            input: None,
             run: None,
         }))
     }
 
     pub(crate) fn failed(failure: Failure, spent: Option<Spent>) -> Self {
-        Self::new(failure.kind().into(), Some(failure), spent)
+        Self::new(ErrorKind::of_failure(&failure), Some(failure), spent)
     }
 
     /// The error for a failure that the unit ignored by returning `Ok`.
@@ -186,11 +111,8 @@ impl Error {
 
     /// The error for an invalid argument. The message names the argument and contains none of the caller's
     /// values.
-    #[cfg(feature = "queue")]
     pub(crate) fn invalid_input(message: String) -> Self {
-        let mut error = Self::new(ErrorKind::InvalidInput, None, None);
-        error.0.input = Some(message);
-        error
+        Self::failed(Failure::new(FailureKind::InvalidInput, message), None)
     }
 
     /// Adds what the run was waiting for when its deadline passed.
@@ -202,6 +124,13 @@ impl Error {
     /// Adds the run.
     pub(crate) fn of_run(mut self, run: Option<RunLabel>) -> Self {
         self.0.run = run;
+        self
+    }
+
+    /// Prepends what was attempted to the message of the failure or of the driver.
+    pub(crate) fn in_context(mut self, context: &str) -> Self {
+        self.0.failure = self.0.failure.map(|failure| failure.in_context(context));
+        self.0.text = self.0.text.map(|text| format!("{context}: {text}"));
         self
     }
 
@@ -219,37 +148,37 @@ impl Error {
     /// Wraps an error of the driver. It need not be a failure of the database: a row may be missing, or a
     /// value may not decode.
     pub(crate) fn driver(source: sqlx::Error, failure: Option<Failure>) -> Self {
-        let kind = failure.as_ref().map_or(ErrorKind::Database, |failure| failure.kind().into());
+        let kind = failure.as_ref().map_or_else(|| ErrorKind::of_driver(&source), ErrorKind::of_failure);
+        let text = failure.is_none().then(|| error_text(&source).into_owned());
         let mut error = Self::new(kind, failure, None);
         error.0.source = Some(source);
+        error.0.text = text;
         error
     }
 
-    /// Wraps an error of another module of this crate that arrives inside of an sqlx error. The text contains
-    /// no values.
-    #[cfg_attr(not(any(feature = "queue", feature = "idempotency")), allow(dead_code))]
-    pub(crate) fn carried(text: String, source: sqlx::Error) -> Self {
-        let mut error = Self::driver(source, None);
-        error.0.text = Some(text);
+    /// Wraps a typed error of another module of this crate, whose text contains no values.
+    #[cfg_attr(not(feature = "idempotency"), allow(dead_code))]
+    pub(crate) fn typed(kind: ErrorKind, cause: impl StdError + Send + Sync + 'static) -> Self {
+        let mut error = Self::new(kind, None, None);
+        error.0.text = Some(cause.to_string());
+        error.0.cause = Some(Box::new(cause));
         error
     }
 
-    /// Returns the text of the driver's error without the values in it.
-    fn shown_source(&self) -> Option<Cow<'_, str>> {
-        let Inner { text, source, .. } = &*self.0;
-        text.as_deref().map(Cow::Borrowed).or_else(|| source.as_ref().map(error_text))
+    /// Returns the typed error of another module of this crate that this error wraps.
+    #[cfg_attr(not(feature = "idempotency"), allow(dead_code))]
+    pub(crate) fn cause<E: StdError + 'static>(&self) -> Option<&E> {
+        self.0.cause.as_ref()?.downcast_ref()
     }
 
-    /// Returns a copy for another caller that waited for the same commit. The driver's error cannot be
-    /// cloned, so the copy has its text only.
+    /// Returns a copy for another caller that waited for the same commit. The errors of the driver and of
+    /// other modules cannot be cloned, so the copy has their text only.
     pub(crate) fn duplicate(&self) -> Self {
-        let Inner { kind, failure, spent, swallowed, during, input, run, source: _, text: _ } = &*self.0;
-        let text = || self.shown_source().map(|shown| Failure::new(FailureKind::Other, shown));
-        let failure = failure.clone().or_else(text);
-        let mut copy = Self::new(*kind, failure, *spent);
+        let Inner { kind, failure, spent, swallowed, during, run, text, source: _, cause: _ } = &*self.0;
+        let mut copy = Self::new(*kind, failure.clone(), *spent);
+        copy.0.text = text.clone();
         copy.0.swallowed = *swallowed;
         copy.0.during = *during;
-        copy.0.input = input.clone();
         copy.0.run = *run;
         copy
     }

@@ -8,15 +8,18 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::failure::Failure;
 
+mod purged;
 mod summary;
 
+pub use purged::PurgedTable;
 pub use summary::{RunOutcome, Summary, Times};
 
-/// Observes units of work, jobs and idempotency keys as they run.
+/// Observes units of work, jobs, idempotency keys and purges as they run.
 ///
 /// Register an observer for a transactor with
 /// [`PoolTransactor::observed_by`](crate::PoolTransactor::observed_by), or for a single run with
-/// [`Options::observed_by`](crate::Options::observed_by). Any closure over `&Event` is an observer.
+/// [`Options::observed_by`](crate::Options::observed_by). Any closure over `&Event` is an observer, and so is
+/// an `Arc` of one.
 ///
 /// ```
 /// use atomically::{Event, Pessimistic, TransactorExt as _, UnitEvent};
@@ -61,6 +64,12 @@ pub trait Observer: Send + Sync {
     fn wants_sessions(&self) -> bool {
         false
     }
+
+    /// Identifies the observer, so that one that was added twice is called once.
+    #[doc(hidden)]
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).cast::<()>().addr()
+    }
 }
 
 impl<F: Fn(&Event<'_>) + Send + Sync> Observer for F {
@@ -76,6 +85,10 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
 
     fn wants_sessions(&self) -> bool {
         (**self).wants_sessions()
+    }
+
+    fn address(&self) -> usize {
+        (**self).address()
     }
 }
 
@@ -96,6 +109,11 @@ pub enum Event<'a> {
         queue: &'a str,
         /// The event.
         event: JobEvent<'a>,
+    },
+    /// A [`Purge`](crate::Purge) made progress.
+    Purge {
+        /// The event.
+        event: PurgeEvent<'a>,
     },
     /// A request with an idempotency key was answered.
     Key {
@@ -296,6 +314,26 @@ pub enum JobEvent<'a> {
     },
     /// A database error interrupted the worker; it retries, or lets the lease expire.
     Trouble {
+        /// The error.
+        error: &'a Error,
+    },
+}
+
+/// An event of a [`Purge`](crate::Purge).
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum PurgeEvent<'a> {
+    /// All rows that had expired are deleted.
+    Deleted {
+        /// The table.
+        table: PurgedTable,
+        /// The number of rows.
+        rows: u64,
+    },
+    /// An error ended the purge of a table. What was deleted until then stays deleted.
+    Failed {
+        /// The table.
+        table: PurgedTable,
         /// The error.
         error: &'a Error,
     },

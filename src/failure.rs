@@ -23,6 +23,7 @@ pub struct Failure {
     retryable: bool,
     definite: bool,
     spoils_session: bool,
+    lacks_own_table: bool,
     code: Option<String>,
     message: String,
     constraint: Option<Box<Constraint>>,
@@ -38,6 +39,7 @@ impl Failure {
             retryable: false,
             definite: true,
             spoils_session: false,
+            lacks_own_table: false,
             code: None,
             message: message.into(),
             constraint: None,
@@ -82,6 +84,12 @@ impl Failure {
     /// that.
     pub(crate) fn spoiling_session(mut self, spoils: bool) -> Self {
         self.spoils_session = spoils;
+        self
+    }
+
+    /// Marks the failure as one of a statement on a table of this crate that does not exist.
+    pub(crate) fn lacking_own_table(mut self) -> Self {
+        self.lacks_own_table = true;
         self
     }
 
@@ -130,6 +138,11 @@ impl Failure {
     /// Returns whether a statement that is its own transaction may have been stored despite this failure.
     pub(crate) const fn is_in_doubt(&self) -> bool {
         !self.definite && self.kind.may_hide_commit()
+    }
+
+    /// Returns whether a table of this crate does not exist.
+    pub(crate) const fn lacks_own_table(&self) -> bool {
+        self.lacks_own_table
     }
 
     /// Returns whether a unique or primary key was violated.

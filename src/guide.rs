@@ -1,5 +1,14 @@
 //! The guide: choosing a strategy, what can go wrong, and running it in production.
 
+#[doc = include_str!("guide/migrating.md")]
+pub mod migrating {}
+
+#[doc = include_str!("guide/axum_service.md")]
+pub mod axum_service {}
+
+#[doc = include_str!("guide/reading.md")]
+pub mod reading {}
+
 #[doc = include_str!("guide/choosing.md")]
 pub mod choosing {}
 
@@ -31,6 +40,13 @@ pub mod durability {}
 #[doc = include_str!("guide/idempotency.md")]
 pub mod idempotency {}
 
+#[doc = include_str!("guide/several_databases.md")]
+pub mod several_databases {}
+
+#[cfg(feature = "testing")]
+#[doc = include_str!("guide/testing_services.md")]
+pub mod testing_services {}
+
 #[cfg(feature = "testing")]
 #[doc = include_str!("guide/testing.md")]
 pub mod testing {}
@@ -46,12 +62,26 @@ pub mod histories {}
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
 
+#[doc = include_str!("guide/schema.md")]
+#[doc = "# PostgreSQL\n\n```sql"]
+#[doc = include_str!("backend/postgres/schema.sql")]
+#[doc = "```\n\n# MySQL and MariaDB\n\n```sql"]
+#[doc = include_str!("backend/mysql/schema.sql")]
+#[doc = "```\n\n# SQLite\n\n```sql"]
+#[doc = include_str!("backend/sqlite/schema.sql")]
+#[doc = "```"]
+pub mod schema {}
+
 #[doc = include_str!("guide/monitoring.md")]
 pub mod monitoring {}
 
 #[cfg(feature = "queue")]
 #[doc = include_str!("guide/queue.md")]
 pub mod queue {}
+
+#[cfg(feature = "lease")]
+#[doc = include_str!("guide/leases.md")]
+pub mod leases {}
 
 #[doc = include_str!("guide/architecture.md")]
 pub mod architecture {}

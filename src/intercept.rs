@@ -92,6 +92,7 @@ impl StepKind {
 
 /// A fault that is injected instead of, or after, a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Fault {
     /// The server reports a serialization failure.
     SerializationFailure,

@@ -15,12 +15,12 @@
 //! let db = Pessimistic::default().on(&pool);
 //!
 //! let left: i64 = db
-//!     .run(async |tx| {
+//!     .run(async |tx| -> Result<_, atomically::Error> {
 //!         let seats: i64 = sqlx::query_scalar(tx.for_update("SELECT seats FROM event WHERE id = 1"))
 //!             .fetch_one(&mut *tx)
 //!             .await?;
 //!         sqlx::query("UPDATE event SET seats = $1 WHERE id = 1").bind(seats - 1).execute(&mut *tx).await?;
-//!         Ok::<_, atomically::Error>(seats - 1)
+//!         Ok(seats - 1)
 //!     })
 //!     .await?;
 //! assert_eq!(left, 99);
@@ -37,8 +37,12 @@
 //! - [`Deltas`] adds to hot counters, many additions in one commit.
 //! - [`Options`] holds deadlines, limits and the rest, for all runs or for one.
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database reported.
-//! - The [`guide`] explains which strategy to choose, what can go wrong, and how to operate and monitor the
-//!   result.
+//! - [`Schema`] has the tables that idempotency keys, queues and lookups of commits need; [`Purge`] deletes
+//!   what has expired in them.
+//! - The [`guide`] begins with [moving existing sqlx code](guide::migrating), [axum
+//!   services](guide::axum_service), [reads](guide::reading) and [several
+//!   databases](guide::several_databases). It explains which strategy to choose, what can go wrong, how to
+//!   test a service, and how to operate and monitor it.
 //!
 //! # Guarantees
 //!
@@ -62,6 +66,9 @@
 //! | `mysql` | MySQL, MariaDB and engines with their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
 //! | `idempotency` | `atomically::idempotency`: one effect per key | `serde`, `serde_json`, `sha2` |
+//! | `http` | `atomically::http`: idempotency keys and entity tags | `idempotency`, `bytes`, `http` |
+//! | `axum` | extractors and responses for axum 0.8 | `http`, `axum` |
+//! | `lease` | `atomically::lease`: one holder at a time, for minutes; leader election | |
 //! | `queue` | `atomically::queue`: fenced jobs, the outbox | `serde`, `serde_json`, `tokio/{macros,sync}` |
 //! | `tracing` | spans and log events: [`guide::monitoring`] | `tracing` |
 //! | `metrics` | `atomically::Metrics`: counters and histograms, for Prometheus and others | `metrics` |
@@ -82,8 +89,10 @@ mod deadlock;
 mod isolation;
 mod row_lock;
 mod digest;
+mod local_settings;
 mod sql_text;
 mod failure;
+mod schema;
 // The contract between strategies and the retry loop.
 mod strategy;
 // Hooks for the test kit.
@@ -102,12 +111,25 @@ mod transactor;
 mod strategies;
 // Built on transactors. These modules do not import each other.
 mod deltas;
+// What claims of jobs and leases share.
+#[cfg(any(feature = "lease", feature = "queue"))]
+mod lease_clock;
+#[cfg(any(feature = "lease", feature = "queue"))]
+mod wake;
 // Optional features, built on everything above.
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
+#[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub mod http;
+#[cfg(feature = "lease")]
+#[cfg_attr(docsrs, doc(cfg(feature = "lease")))]
+pub mod lease;
 #[cfg(feature = "queue")]
 #[cfg_attr(docsrs, doc(cfg(feature = "queue")))]
 pub mod queue;
+// House-keeping for the features above.
+mod purge;
 // The test kit for units of work.
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -119,19 +141,24 @@ pub use backoff::Backoff;
 pub use deadlock::{DeadlockParty, DeadlockReport, DeadlockUnit, WantedLock};
 pub use deltas::{DeltaOutcome, Deltas};
 pub use error::{Error, ErrorKind};
-pub use events::{Event, JobEvent, KeyOutcome, Observer, Run, RunOutcome, Summary, Times, UnitEvent};
+pub use events::{
+    Event, JobEvent, KeyOutcome, Observer, PurgeEvent, PurgedTable, Run, RunOutcome, Summary, Times,
+    UnitEvent,
+};
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
 pub use gate::Gate;
 pub use isolation::{Access, Begin, Isolation};
+pub use purge::{Purge, Purged};
 pub use retry_budget::RetryBudget;
 pub use row_lock::RowLock;
+pub use schema::{Schema, SchemaFinding, SchemaPart};
 pub use strategies::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable};
 pub use strategy::{Attempt, Plan, Resolve, Strategy, Verdict};
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub use telemetry::Metrics;
 pub use transactor::{Decision, Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, With};
-pub use tx::{Repeatable, ScopeFn, Tx, TxFn, UnitFn};
+pub use tx::{Repeatable, ScopeFn, Tx, TxFn, UnitError, UnitFn};
 
 /// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]

@@ -59,18 +59,19 @@ mod insertion;
 mod job;
 #[cfg(feature = "testing")]
 mod lapse;
-mod lease;
 mod log;
 mod next_due;
+#[cfg(feature = "postgres")]
+mod notify;
 mod operators;
 mod position;
 mod priority;
 mod resend;
 mod reschedule;
 mod row;
+mod settings;
 mod spent;
 mod sql;
-mod wake;
 mod worker;
 
 use std::fmt;
@@ -92,28 +93,24 @@ pub use operators::{Counts, DeadJob};
 pub use priority::Priority;
 pub use reschedule::Reschedule;
 use row::Inserted;
-use sql::{DriverCalls, QueueSql};
-#[cfg(feature = "postgres")]
-pub use wake::PgWake;
-pub use wake::Wake;
+use sql::DriverCalls;
 pub use worker::{BoxError, Worker};
 
 use crate::backend::Backend;
 use crate::backoff::Backoff;
 use crate::error::Error;
+use crate::schema::{Schema, SchemaPart};
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
+#[cfg(feature = "postgres")]
+pub use crate::wake::PgWake;
+pub use crate::wake::Wake;
 
 /// The default limits of a queue: together they retry a job for longer than a weekend.
 const MAX_ATTEMPTS: u32 = 25;
 const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_secs(2), Duration::from_secs(12 * 60 * 60)).equal_jitter();
-
-const MAX_LEASE: Duration = Duration::from_secs(60 * 60 * 24 * 365);
-
-/// A shorter lease could expire before the claim returns.
-const MIN_LEASE: Duration = Duration::from_millis(100);
 
 /// A named queue of jobs, stored in two tables of a database.
 ///
@@ -174,82 +171,25 @@ impl<DB: Backend> Queue<DB> {
         })
     }
 
-    /// Sets how long a claim keeps its job from other workers, unless it is extended; measured by the
-    /// database's clock. The default is 30 s.
-    ///
-    /// This is also how long the job of a killed worker waits until another worker can claim it. A [`Worker`]
-    /// extends the lease after a third of it. The value is clamped to between 100 ms and a year.
-    #[must_use]
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.clamp(MIN_LEASE, MAX_LEASE);
-        self
-    }
-
-    /// Sets the maximum number of attempts, including the first, for jobs without a limit
-    /// [of their own](NewJob::max_attempts). The default is 25; 0 counts as 1.
-    #[must_use]
-    pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.max_attempts = attempts;
-        self
-    }
-
-    /// Sets the delays between the attempts of a job. The default is 2 s, doubling up to 12 h.
-    #[must_use]
-    pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
-        self
-    }
-
-    /// Enables [connection reuse](PoolTransactor::reuse_connections) for the queue's own transactions. By
-    /// default each acquires a connection from the pool.
-    #[must_use]
-    pub fn reuse_connections(mut self) -> Self {
-        self.db = self.db.reuse_connections();
-        self
-    }
-
-    /// Sets whether connections to PostgreSQL keep the INSERT of a job as a prepared statement, like sqlx's
-    /// [`persistent`](sqlx::query::Query::persistent). Other databases never keep it.
-    ///
-    /// By default, a connection keeps the statement if it already keeps other prepared statements, which
-    /// shows that they are safe on it. A connection that keeps none may go through a
-    /// [pooler](crate::guide::operating) that does not support them. On such a connection,
-    /// [`enqueue`](Self::enqueue) takes one more round trip, and [`enqueue_alone`](Self::enqueue_alone) runs
-    /// a transaction of several round trips. Pass `true` if the pool connects directly to the server and the
-    /// program prepares no statements itself.
-    #[must_use]
-    pub fn persistent(mut self, persistent: bool) -> Self {
-        self.persistent = Some(persistent);
-        self
-    }
-
     /// Returns the name of the queue.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns the statements that create the tables and indexes of all queues if they are missing, for use
-    /// in migrations.
-    #[must_use]
-    pub fn schema() -> &'static str {
-        QueueSql::of::<DB>().schema
-    }
-
-    /// Creates the tables and indexes of all queues if they are missing.
-    ///
-    /// Checks the catalog first and takes no locks if nothing is missing, so it can be called at each start.
-    /// Creating a missing index locks its table. On PostgreSQL, MySQL and MariaDB, this waits for the lock
-    /// for at most one second at a time, because other transactions queue behind the wait, and gives up after
-    /// about eight seconds. For a large table that is in use, create the index in a migration instead, on
-    /// PostgreSQL `CONCURRENTLY`.
+    /// Creates the tables and indexes of all queues if they are missing:
+    /// [`Schema::create`](crate::Schema::create) for [`SchemaPart::Queue`].
     ///
     /// # Errors
     ///
-    /// Returns the database's error; [`LockTimeout`](crate::ErrorKind::LockTimeout) if another transaction
-    /// holds a conflicting lock.
+    /// Those of [`Schema::create`](crate::Schema::create).
     pub async fn create_tables(&self) -> Result<(), Error> {
-        self.db.create_schema(Self::schema()).await
+        self.db.create_part(SchemaPart::Queue).await
+    }
+
+    /// Returns the names of the tables.
+    fn schema(&self) -> Schema {
+        self.db.schema()
     }
 
     /// Enqueues a job in the caller's transaction, unless the queue has a job with the same
@@ -299,7 +239,7 @@ impl<DB: Backend> Queue<DB> {
     pub async fn enqueue_alone(&self, job: NewJob) -> Result<Enqueued, Error> {
         let jobs = &[&job];
         let insert_alone = DriverCalls::get().and_then(|calls| calls.insert_alone);
-        let alone = insert_alone.filter(|_| self.after_enqueue.is_none());
+        let alone = insert_alone.filter(|_| self.after_enqueue.is_none() && !self.db.has_local_settings());
         let inserted = match alone.and_then(|insert_alone| insert_alone(&self.db, self.rows(jobs))) {
             Some(inserting) => inserting.await?,
             None => None,
@@ -312,7 +252,8 @@ impl<DB: Backend> Queue<DB> {
     }
 
     fn rows<'a>(&'a self, jobs: &'a [&'a NewJob]) -> NewRows<'a> {
-        NewRows { queue: &self.name, max_attempts: self.max_attempts, persistent: self.persistent, jobs }
+        let (schema, max_attempts) = (self.schema(), self.max_attempts);
+        NewRows { queue: &self.name, schema, max_attempts, persistent: self.persistent, jobs }
     }
 
     async fn insert(&self, tx: &mut Tx<DB>, jobs: &[&NewJob]) -> Result<Inserted, Error> {
@@ -322,7 +263,7 @@ impl<DB: Backend> Queue<DB> {
             None => sql::insert(tx, rows).await?,
         };
         if let Some(sql) = self.after_enqueue.as_deref().filter(|_| inserted.rows > 0) {
-            sql::fetch_texts(tx, sql).await?;
+            sql::fetch_texts(tx, self.schema(), sql).await?;
         }
         Ok(inserted)
     }
@@ -333,7 +274,8 @@ impl<DB: Backend> Queue<DB> {
     /// whose lease expired during its last attempt is *spent*: the claim marks it [dead](Self::dead) and does
     /// not count it. A [`Worker`] reports such deaths as [`JobEvent::Dead`](crate::JobEvent::Dead).
     ///
-    /// Each statement claims at most a thousand jobs. If a later one fails, the earlier jobs are returned.
+    /// Each statement claims at most a thousand jobs. If a later one fails, the earlier jobs are
+    /// returned, and the error is logged.
     ///
     /// # Errors
     ///
@@ -344,7 +286,7 @@ impl<DB: Backend> Queue<DB> {
     /// If the future is dropped, jobs may have been claimed; they are claimed again once their leases have
     /// expired.
     pub async fn claim(&self, limit: usize) -> Result<Vec<Claim<DB>>, Error> {
-        Ok(claiming::claim(self, limit).await?.claims)
+        claiming::claim_and_log(self, limit).await
     }
 
     /// Returns the delay after the attempt with this number.

@@ -8,6 +8,7 @@
 //!   each.
 //! - [`advise`] explores units under several strategies, and recommends the cheapest one that is right.
 //! - [`Faults`] injects failures at single steps, and [`assert_retry_safe`] at each step in turn.
+//! - [`error`] makes an [`Error`](crate::Error) of any kind, to test what a program does with it.
 //! - [`LockOrder`] reports opposite lock orders before they deadlock.
 //! - `assert_fenced` (feature `queue`) lets the leases of a job handler expire at each point of its work.
 //! - [`history`] checks the reads and writes of many clients for the anomalies that isolation levels forbid.
@@ -16,6 +17,7 @@
 
 mod advisor;
 mod bound_sql;
+mod errors;
 mod explore;
 mod faults;
 pub mod history;
@@ -26,6 +28,7 @@ mod zombie;
 
 pub use crate::intercept::Fault;
 pub use advisor::{Advice, AdviceCell, Advisor, AdvisorProgress, UnitAdvice, advise};
+pub use errors::{constraint_error, error, error_after};
 pub use explore::{
     AnomalyName, Client, Counterexample, Explore, ExploreError, Gap, ParseScheduleError, Problem, Report,
     Schedule, SerialDifference, explore,

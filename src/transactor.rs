@@ -17,10 +17,12 @@ mod operation;
 mod options;
 mod pointers;
 mod pool;
+mod statement_unit;
 mod commit_check;
 mod deadline;
 mod attempt;
 mod retryable;
+mod schema;
 
 pub use extension::{TransactorExt, With};
 pub use options::Options;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::backend::{Backend, Closing, WatchedQuery};
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::schema::Schema;
 use crate::strategy::Plan;
 use crate::telemetry::RunClock;
 
@@ -38,21 +39,22 @@ mod connection;
 mod shielded_commit;
 
 pub(crate) use admission::unreadable;
-use connection::refusal_since;
 pub(crate) use connection::{ConnectionReuse, PooledSession};
+use connection::{RefusedConnection, is_opening, refusal_since};
 pub(crate) use finish::{CommitOutcome, Unwatched};
 pub(crate) use hooks::{Hooks, TxEnd};
 use interception::send;
 pub(crate) use interception::{Attempts, Interception};
+pub(crate) use locks::explain_key;
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
-pub(crate) use no_connection::{cut_short, is_used_up, not_connected};
+pub(crate) use no_connection::{cut_short, is_used_up, not_connected, unreachable_since};
 pub(crate) use opening::{NotOpened, OpenRequest};
 pub(crate) use right_of_way::{RightOfWay, has_given_way};
 #[cfg(feature = "testing")]
 pub(crate) use savepoint_scope::SavepointScope;
 pub(crate) use shielded_commit::Shield;
 use state::TxState;
-pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitFn};
+pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitError, UnitFn};
 
 /// An open transaction, on which a unit of work runs its queries.
 ///
@@ -102,6 +104,8 @@ pub struct Tx<DB: Backend> {
     opened: Instant,
     /// The number of open savepoints.
     depth: u32,
+    /// The names of the crate's tables.
+    schema: Schema,
     /// How the transaction was opened, and the settings to restore at its end.
     closing: Closing,
     /// Whether the session has its own time limit for idling in a transaction.
@@ -150,9 +154,11 @@ impl<DB: Backend> Tx<DB> {
         Error::failed(failure, None)
     }
 
-    /// Returns the underlying connection, for operations that an executor cannot do, such as `COPY`. The
-    /// transaction sees neither the statements that run on it nor their errors. For functions that take a
-    /// connection, use [`on_connection`](Self::on_connection), which records their errors.
+    /// Returns the underlying connection, whose statements and errors the transaction does not see: conflicts
+    /// on it may not be retried. For functions that take a connection, use
+    /// [`on_connection`](Self::on_connection), which records their errors.
+    ///
+    /// This method is for operations that an executor cannot do, such as `COPY`.
     ///
     /// - A conflict on the connection is retried only if its sqlx error is converted to an
     ///   [`Error`](crate::Error) within the unit (by `?`, or in a `From` implementation of the unit's error
@@ -232,6 +238,12 @@ impl<DB: Backend> Tx<DB> {
     #[cfg(feature = "idempotency")]
     pub(crate) fn lock_wait(&self) -> Option<Duration> {
         self.closing.limits.on_locks()
+    }
+
+    /// Returns the names of the crate's tables.
+    #[cfg(feature = "idempotency")]
+    pub(crate) const fn schema(&self) -> Schema {
+        self.schema
     }
 
     /// Returns the engine that the transaction runs on.

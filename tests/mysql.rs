@@ -199,7 +199,7 @@ async fn coalesced_sums_that_are_cut_are_not_applied() {
         let limited = stored_sums::Limited { start: maximum - 7, fits: 7, too_much: 12 };
         let create = format!("CREATE TABLE counter (id BIGINT PRIMARY KEY, value {kind} NOT NULL)");
         let pool = lenient(&[&create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;
-        stored_sums::only_sums_that_are_stored_are_applied(kind, &pool, limited).await;
+        stored_sums::assert_only_stored_sums_are_applied(kind, &pool, limited).await;
     }
 }
 
@@ -208,7 +208,7 @@ async fn coalesced_sums_that_are_rounded_are_not_applied() {
     let create = "CREATE TABLE counter (id BIGINT PRIMARY KEY, value FLOAT NOT NULL)";
     let pool = lenient(&[create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;
     let limited = stored_sums::Limited { start: 1 << 24, fits: 2, too_much: 1 };
-    stored_sums::only_sums_that_are_stored_are_applied("FLOAT", &pool, limited).await;
+    stored_sums::assert_only_stored_sums_are_applied("FLOAT", &pool, limited).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -220,7 +220,7 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
     ])
     .await;
     let limited = stored_sums::Limited { start: 3, fits: 7, too_much: 12 };
-    stored_sums::only_sums_that_are_stored_are_applied("a trigger", &pool, limited).await;
+    stored_sums::assert_only_stored_sums_are_applied("a trigger", &pool, limited).await;
 }
 
 /// Without strict mode, MariaDB ignores the value assigned to a generated column, with no more than a
@@ -240,7 +240,7 @@ async fn additions_to_a_generated_column_fail() {
 
 /// A table `counter`, and a connection to it without strict mode.
 async fn lenient(statements: &[&str]) -> TestPool<sqlx::MySql> {
-    let mut made = stored_sums::made_by::<sqlx::MySql>(statements).await;
+    let mut made = stored_sums::database_with::<sqlx::MySql>(statements).await;
     made.pool = pool_with(&made.url, "SET sql_mode = ''").await;
     made
 }
@@ -312,7 +312,7 @@ async fn commits_single_calls_without_autocommit() {
             .fetch_one(&pool)
             .await
             .expect("settings");
-        assert_eq!(kept.0, 0, "the session is its owner's");
+        assert_eq!(kept.0, 0, "the setting of the session was changed");
     }
 }
 
@@ -340,8 +340,8 @@ async fn the_completion_type_of_the_session_has_no_effect() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_is_given_up_leaves_no_lock_behind() {
+async fn dropping_a_stream_releases_its_locks() {
     let endless = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 900)
                    SELECT CAST(a.n AS SIGNED) FROM n AS a, n AS b, n AS c, n AS d";
-    cancellation::a_stream_that_is_given_up_leaves_no_lock_behind::<sqlx::MySql>(endless).await;
+    cancellation::dropping_a_stream_releases_its_locks::<sqlx::MySql>(endless).await;
 }

@@ -19,13 +19,13 @@ use support::servers::Server;
 conformance!(server sqlx::Postgres);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_constraint_that_fails_at_commit_is_typed() {
-    failures::a_constraint_that_fails_at_commit_is_typed::<sqlx::Postgres>().await;
+async fn reports_a_constraint_violation_at_commit() {
+    failures::reports_a_constraint_violation_at_commit::<sqlx::Postgres>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_on_a_table_is_unknown() {
-    lock_knowledge::a_lock_on_a_table_is_unknown::<sqlx::Postgres>().await;
+async fn the_order_of_table_locks_is_not_certain() {
+    lock_knowledge::the_order_of_table_locks_is_not_certain::<sqlx::Postgres>().await;
 }
 
 /// Why `Serializable` exists: without a lock on the rows that they read, both doctors go off duty.
@@ -36,8 +36,8 @@ async fn write_skew_is_possible_without_serializable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn asked_for_by_status_they_are_applied_once() {
-    commit_outcome::asked_for_by_status_they_are_applied_once::<sqlx::Postgres>().await;
+async fn applies_no_transfer_twice_with_transaction_status() {
+    commit_outcome::applies_no_transfer_twice_with_transaction_status::<sqlx::Postgres>().await;
 }
 
 /// A trigger silently discards an update, so its caller must not get `Applied`.
@@ -68,8 +68,8 @@ async fn coalesced_sums_that_do_not_fit_their_type_are_not_applied() {
         ("NUMERIC(3, -1)", stored_sums::Limited { start: 100, fits: 10, too_much: 5 }),
     ] {
         let create = format!("CREATE TABLE counter (id BIGINT PRIMARY KEY, value {kind} NOT NULL)");
-        let pool = stored_sums::made_by(&[&create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;
-        stored_sums::only_sums_that_are_stored_are_applied::<sqlx::Postgres>(kind, &pool, limited).await;
+        let pool = stored_sums::database_with(&[&create, "INSERT INTO counter VALUES (1, 1), (2, 1)"]).await;
+        stored_sums::assert_only_stored_sums_are_applied::<sqlx::Postgres>(kind, &pool, limited).await;
     }
 }
 
@@ -83,7 +83,7 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
         ("AFTER UPDATE ON counter FOR EACH ROW WHEN (pg_trigger_depth() = 0)", after),
         ("AFTER UPDATE ON counter FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)", after),
     ] {
-        let pool = stored_sums::made_by(&[
+        let pool = stored_sums::database_with(&[
             "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
             "INSERT INTO counter VALUES (1, 1), (2, 1)",
             &format!("CREATE FUNCTION cap() RETURNS trigger LANGUAGE plpgsql AS '{body}'"),
@@ -91,7 +91,7 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
         ])
         .await;
         let limited = stored_sums::Limited { start: 3, fits: 7, too_much: 12 };
-        stored_sums::only_sums_that_are_stored_are_applied::<sqlx::Postgres>(when, &pool, limited).await;
+        stored_sums::assert_only_stored_sums_are_applied::<sqlx::Postgres>(when, &pool, limited).await;
     }
 }
 
@@ -199,18 +199,18 @@ async fn does_not_trust_the_status_of_a_reused_transaction_id() {
         let burn = "INSERT INTO burnt VALUES (1) RETURNING pg_current_xact_id()::text::bigint";
         other = Some(sqlx::query_scalar(burn).fetch_one(&others).await.expect("a transaction"));
     }
-    assert_eq!(other, Some(lost), "the number was not handed out again, so nothing was shown");
-    let believed: String = sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)")
+    assert_eq!(other, Some(lost), "the number was not assigned again, so the test proves nothing");
+    let status: String = sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)")
         .bind(lost.to_string())
         .fetch_one(&others)
         .await
         .expect("a status");
-    assert_eq!(believed, "committed", "this is what must not be believed");
+    assert_eq!(status, "committed", "the status belongs to the other transaction");
 
     let error = run.await.expect("no panic").expect_err("an unknown outcome");
     assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");
     let n: i64 = sqlx::query_scalar("SELECT n FROM stock").fetch_one(&others).await.expect("the stock");
-    assert_eq!(n, 0, "and it was not committed");
+    assert_eq!(n, 0, "the transaction was not committed");
     drop(server);
 }
 
@@ -264,7 +264,7 @@ fn closed(watcher: sqlx::PgPool, session: i32) -> futures_util::future::BoxFutur
 /// A hot standby refuses `Serializable` as an unsupported feature. After a failover the same address leads to
 /// a server that accepts writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hot_standby_is_left_for_a_new_connection() {
+async fn reconnects_to_leave_a_hot_standby() {
     let mut server = tokio::task::spawn_blocking(Server::postgres).await.expect("a server");
     server = tokio::task::spawn_blocking(move || {
         server.write("data/standby.signal", "");
@@ -289,9 +289,9 @@ async fn a_hot_standby_is_left_for_a_new_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_is_given_up_leaves_no_lock_behind() {
+async fn dropping_a_stream_releases_its_locks() {
     let endless = "SELECT generate_series(1::bigint, 1000000000000)";
-    cancellation::a_stream_that_is_given_up_leaves_no_lock_behind::<sqlx::Postgres>(endless).await;
+    cancellation::dropping_a_stream_releases_its_locks::<sqlx::Postgres>(endless).await;
 }
 
 /// Draws some four seconds out of thirty.

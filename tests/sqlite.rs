@@ -14,8 +14,8 @@ use support::TestBackend as _;
 conformance!(Sqlite);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_constraint_that_fails_at_commit_is_typed() {
-    failures::a_constraint_that_fails_at_commit_is_typed::<Sqlite>().await;
+async fn reports_a_constraint_violation_at_commit() {
+    failures::reports_a_constraint_violation_at_commit::<Sqlite>().await;
 }
 
 /// SQLite has one isolation level, whichever is requested: a unit reads one snapshot, and cannot write once
@@ -51,7 +51,7 @@ async fn every_history_is_serializable() {
 /// SQLite's triggers change a row after its update.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
-    let pool = stored_sums::made_by(&[
+    let pool = stored_sums::database_with(&[
         "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
         "INSERT INTO counter VALUES (1, 1), (2, 1)",
         "CREATE TRIGGER cap AFTER UPDATE ON counter WHEN NEW.value > 10 BEGIN
@@ -60,12 +60,12 @@ async fn coalesced_sums_that_a_trigger_caps_are_not_applied() {
     ])
     .await;
     let limited = stored_sums::Limited { start: 3, fits: 7, too_much: 12 };
-    stored_sums::only_sums_that_are_stored_are_applied::<Sqlite>("a trigger", &pool, limited).await;
+    stored_sums::assert_only_stored_sums_are_applied::<Sqlite>("a trigger", &pool, limited).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn locks_that_do_not_exist_are_refused() {
-    locks::locks_that_do_not_exist_are_refused::<Sqlite>().await;
+async fn refuses_unsupported_locks() {
+    locks::refuses_unsupported_locks::<Sqlite>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

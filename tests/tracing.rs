@@ -28,6 +28,15 @@ struct Seen {
     fields: Fields,
     /// The names of the enclosing spans, outermost first.
     inside: Vec<&'static str>,
+    /// What the default format of tracing-subscriber prints around the message: the time, the level, the
+    /// spans with their fields so far, the target, and the fields of the line.
+    around: String,
+}
+
+/// Fields as tracing-subscriber prints them.
+fn printed(fields: &Fields) -> String {
+    let fields = fields.iter().filter(|(name, _)| **name != "message");
+    fields.map(|(name, value)| format!("{name}={value:?}")).collect::<Vec<_>>().join(" ")
 }
 
 /// Records all spans and log lines of `atomically`.
@@ -62,10 +71,16 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recording {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::new();
         event.record(&mut Reader(&mut fields));
-        let inside = context.event_scope(event).into_iter().flatten();
-        let mut inside: Vec<_> = inside.map(|span| span.name()).collect();
-        inside.reverse();
-        self.note(event.metadata(), fields, inside);
+        let spans: Vec<_> =
+            context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()).collect();
+        let inside = spans.iter().map(|span| span.name()).collect();
+        let mut around = "2026-11-28T11:28:59.123456Z ERROR ".to_owned();
+        for span in &spans {
+            let extensions = span.extensions();
+            around += &format!("{}{{{}}}:", span.name(), printed(extensions.get().expect("its fields")));
+        }
+        around += &format!(" atomically:  {}", printed(&fields));
+        self.note(event.metadata(), fields, inside, around);
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
@@ -73,16 +88,22 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recording {
         let fields = span.extensions().get::<Fields>().expect("its fields").clone();
         let mut inside: Vec<_> = span.scope().skip(1).map(|span| span.name()).collect();
         inside.reverse();
-        self.note(span.metadata(), fields, inside);
+        self.note(span.metadata(), fields, inside, String::new());
     }
 }
 
 impl Recording {
-    fn note(&self, metadata: &tracing::Metadata<'static>, fields: Fields, inside: Vec<&'static str>) {
+    fn note(
+        &self,
+        metadata: &tracing::Metadata<'static>,
+        fields: Fields,
+        inside: Vec<&'static str>,
+        around: String,
+    ) {
         if metadata.target() == "atomically" {
             let (name, level) = (metadata.name(), *metadata.level());
             let name = if metadata.is_span() { name } else { "line" };
-            self.0.lock().expect("the notes").push(Seen { name, level, fields, inside });
+            self.0.lock().expect("the notes").push(Seen { name, level, fields, inside, around });
         }
     }
 
@@ -175,6 +196,39 @@ async fn a_unit_is_a_span_with_its_attempts_inside() {
     assert!(!format!("{lines:?}").contains("73573"), "a value that was bound: {lines:?}");
     let retry = lines.iter().find(|line| line.fields["message"].contains("stale version")).expect("a line");
     assert_eq!((retry.level, &*retry.inside), (Level::DEBUG, &["unit"][..]));
+}
+
+/// What surrounds a message repeats none of it, except for the name of the unit, which is part of the span so
+/// that lines of the program have it as well.
+#[tokio::test]
+async fn a_log_line_adds_little_to_its_message() {
+    let (_pool, db) = scene().await;
+    let (recording, _guard) = listen();
+    let conflict = async |tx: &mut Tx<Sqlite>| tx.expect_one(0);
+    let own = async |_: &mut Tx<Sqlite>| Err::<(), Error>(sqlx::Error::RowNotFound.into());
+    let thinks = async |tx: &mut Tx<Sqlite>| {
+        set(tx).await?;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        Ok::<_, Error>(())
+    };
+    let unheard = Faults::new().at(Moment::Commit, Fault::AnswerLost);
+    let checkout =
+        db.with(Options::new().attempts(2).idle_warning(Duration::from_millis(20)).named("checkout"));
+    checkout.run(conflict).await.expect_err("always a conflict");
+    checkout.run(own).await.expect_err("its own error");
+    checkout.run(thinks).await.expect("a commit");
+    unheard.on(&checkout).run(set).await.expect_err("no answer");
+    let lines = recording.take("line");
+    let lines: Vec<_> = lines.iter().filter(|line| line.level < Level::TRACE).collect();
+    assert!(lines.len() > 5, "{lines:?}");
+    for Seen { fields, around, .. } in lines {
+        let message = &fields["message"];
+        assert!(around.len() <= 170, "{} columns: {around}", around.len());
+        for (word, times) in [("checkout", 1), ("outcome", 1), (file!(), 0)] {
+            assert!(around.matches(word).count() <= times, "{word} in {around}: {message}");
+        }
+        assert!(message.len() <= 260, "{} columns: {message}", message.len());
+    }
 }
 
 /// Conditions that need attention are logged as warnings, and nothing else is.
@@ -304,7 +358,7 @@ async fn missing_tables_are_logged_once() {
     worker.run(tokio::time::sleep(Duration::from_millis(300)), |_| async { Ok(()) }).await;
     let lines = recording.lines(Level::INFO);
     assert_eq!(lines.len(), 1, "{lines:?}");
-    for part in ["\"mail\"", "atomically_job", "Queue::create_tables", "Queue::schema"] {
+    for part in ["\"mail\"", "atomically_job", "Queue::create_tables", "Schema::sql"] {
         assert!(lines[0].contains(part), "{part}: {lines:?}");
     }
 }

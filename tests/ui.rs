@@ -2,12 +2,12 @@
 
 use std::process::Command;
 
-/// The compiler whose words were recorded. That the units do not compile is shown on every compiler, by the
-/// documentation tests of `Repeatable`.
+/// The compiler whose words were recorded. That units which cannot be run again do not compile is shown on
+/// every compiler, by the documentation tests of `Repeatable`.
 const RECORDED_WITH: &str = "rustc 1.95.";
 
 #[test]
-fn units_that_cannot_be_run_again_say_why() {
+fn misuse_does_not_compile_and_says_why() {
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     let version =
         Command::new(rustc).arg("--version").output().expect("ask the compiler for its version").stdout;

@@ -35,6 +35,7 @@ fn class(failure: &Failure) -> &'static str {
         FailureKind::Aborted => "aborted_transaction",
         FailureKind::StaleClaim => "stale_claim",
         FailureKind::Unsupported => "unsupported",
+        FailureKind::InvalidInput => "invalid_input",
         FailureKind::Other => "other",
         FailureKind::Constraint => match failure.constraint().map(|constraint| constraint.kind) {
             Some(ConstraintKind::Unique) => "unique_violation",

@@ -27,8 +27,12 @@ pub trait CommitMarkerSql: Database {
         None
     }
 
-    /// Returns the statement that removes up to a thousand operations that are older than this.
-    fn purge_operations(older_than: Duration) -> String;
+    /// Returns the query for the ids, in hexadecimal, of up to a thousand operations that are older than
+    /// this.
+    fn old_operations(older_than: Duration) -> String;
+
+    /// Returns the literal for the id of an operation.
+    fn operation_literal(hex: &str) -> String;
 }
 
 /// The integers that [`status_query`](CommitMarkerSql::status_query) returns for the state of a

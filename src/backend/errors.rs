@@ -9,6 +9,7 @@ use super::{carried_failure, driver, error_text};
 use crate::deadlock::DeadlockReport;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::Fault;
+use crate::schema::{is_missing_table, missing_table};
 
 /// Reads and classifies the errors of a server.
 #[doc(hidden)]
@@ -87,9 +88,18 @@ pub(crate) fn failure_of<DB: ErrorReports>(error: &sqlx::Error, nowait: bool) ->
     match error {
         sqlx::Error::Database(error) => carried_failure::failure(error.as_ref()).or_else(|| {
             let report = DB::report(error.as_ref())?;
-            Some(DB::classify(&ServerReport { nowait, ..report }))
+            let failure = DB::classify(&ServerReport { nowait, ..report });
+            Some(with_advice(failure, report.message))
         }),
         error => driver::failure(error),
+    }
+}
+
+/// Adds how to create a table of this crate, if the failure is that it does not exist.
+fn with_advice(failure: Failure, message: &str) -> Failure {
+    match Some(message).filter(|_| is_missing_table(&failure)).and_then(missing_table) {
+        Some(advice) => failure.with_note(&advice).lacking_own_table(),
+        None => failure,
     }
 }
 

@@ -15,6 +15,7 @@ mod engine;
 mod errors;
 mod limits;
 mod literals;
+mod local_settings;
 mod locks;
 mod messages;
 pub(super) mod prepared;

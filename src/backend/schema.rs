@@ -1,43 +1,38 @@
-//! Creates the tables of the crate where they are missing.
+//! Creates the tables of the crate where they are missing, and looks them up.
 
 use sqlx::Database;
 
-/// The SQL that creates tables without disturbing those that exist.
+use crate::schema::Definition;
+
+/// The definitions of the crate's tables, and the SQL that creates them without disturbing those that exist.
 #[doc(hidden)]
 pub trait SchemaSql: Database {
-    /// Returns the text that creates what is missing of a schema, and locks nothing that exists.
-    fn create_missing(schema: &'static str) -> String {
-        schema.to_owned()
-    }
+    /// The file with all definitions.
+    const DDL: &'static str;
+
+    /// Returns the text that creates what is missing, and locks nothing that exists.
+    fn create_missing(definitions: &[Definition]) -> String;
 
     /// Restores the settings of the session if [`create_missing`](Self::create_missing) has changed some
     /// and failed.
     const RESTORE_AFTER_FAILED_CREATION: Option<&'static str> = None;
 
-    /// The schema of the table of operations.
-    const CREATE_OPERATIONS: &'static str;
+    /// Returns the query for what exists of these tables: a row of text for each, of the form `table NAME`,
+    /// `column TABLE NAME` or `index NAME`. It reads only the catalog, and takes no locks on the tables.
+    fn catalog(tables: &[&str], scope: CatalogScope) -> String;
 }
 
-/// The tables and indexes of a schema: the name of each, and the statement that creates it.
-#[cfg(any(feature = "postgres", feature = "mysql"))]
-pub(super) fn objects(schema: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
-    schema.split(';').map(str::trim).filter_map(|statement| {
-        let (_, rest) = statement.split_once("IF NOT EXISTS ")?;
-        Some((rest.split_whitespace().next()?, statement))
-    })
+/// In which of PostgreSQL's schemas to look for tables. Other databases have one.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CatalogScope {
+    /// In the one in which new tables are created.
+    Creation,
+    /// In all of the search path, as statements do.
+    SearchPath,
 }
 
-#[cfg(all(test, any(feature = "postgres", feature = "mysql")))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_schema_is_split_into_named_objects() {
-        let schema = "CREATE TABLE IF NOT EXISTS a (\n    id INT\n);\n\
-                      CREATE UNIQUE INDEX IF NOT EXISTS b ON a (id);\n";
-        let found: Vec<_> = objects(schema).collect();
-        assert_eq!(found[0], ("a", "CREATE TABLE IF NOT EXISTS a (\n    id INT\n)"));
-        assert_eq!(found[1], ("b", "CREATE UNIQUE INDEX IF NOT EXISTS b ON a (id)"));
-        assert_eq!(found.len(), 2);
-    }
+/// Returns the names as a list of string literals.
+pub(super) fn literals(names: &[&str]) -> String {
+    names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
 }

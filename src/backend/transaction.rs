@@ -7,6 +7,7 @@ use sqlx::Database;
 
 use super::engine::Engine;
 use crate::failure::Failure;
+use crate::local_settings::LocalSettings;
 use crate::strategy::{Limits, Plan};
 
 /// The savepoint that guards the commit. Just before COMMIT, PostgreSQL sets it and MySQL and MariaDB release
@@ -21,6 +22,13 @@ pub trait TransactionSql: Database {
 
     /// Returns the text that opens a transaction and sets its limits in one round trip.
     fn opening(plan: &Plan, limits: &Limits) -> String;
+
+    /// Returns the statements, separated by semicolons, that set the caller's settings in an open
+    /// transaction. They come last in the opening. Fails if the database does not support them, or if they
+    /// are invalid.
+    fn local_settings(_settings: &LocalSettings) -> Result<String, Failure> {
+        Err(Failure::unsupported(Self::NAME, "settings or roles for single transactions"))
+    }
 
     /// Reads the session's own lock timeout from the results of the opening; `None` unless the opening has
     /// replaced it with one that is derived from the deadline.

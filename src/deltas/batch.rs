@@ -11,7 +11,7 @@ use crate::backend::{Backend, Key, Target, WatchedQuery};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::transactor::{Decision, Ended, Unit};
-use crate::tx::Tx;
+use crate::tx::{Tx, explain_key};
 
 use super::pending::Call;
 use super::{DeltaOutcome, Settings};
@@ -113,7 +113,7 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
     where
         K: Key<DB>,
     {
-        let Settings { target: Target { table, key, .. }, persistent, .. } = *self.settings;
+        let Settings { target: Target { table, key: column, .. }, persistent, .. } = *self.settings;
         let Some(last) = keys.last() else { return Ok(BTreeMap::new()) };
         let mut arguments = DB::Arguments::default();
         for key in keys.iter().chain(repeat(last)).take(listed(keys)) {
@@ -121,11 +121,12 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
         }
         let found = tx
             .fetch_numbers::<K>(WatchedQuery::with_arguments(select, arguments).persistent_if(persistent))
-            .await?;
+            .await
+            .map_err(|error| explain_key::<DB, K>(error.into(), table, column))?;
         let count = found.len();
         let rows: BTreeMap<K, Option<i64>> = found.into_iter().collect();
         if rows.len() < count {
-            return Err(aborted(format!("several rows of {table} have the same {key}")));
+            return Err(aborted(format!("several rows of {table} have the same {column}")));
         }
         Ok(rows)
     }

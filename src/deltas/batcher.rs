@@ -158,5 +158,12 @@ async fn run_batch<DB: Backend, K: Key<DB>>(shared: &Shared<DB, K>, calls: Vec<C
 
 /// Returns whether some of the calls may succeed without the others.
 fn refuses_a_part(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Constraint | ErrorKind::Database | ErrorKind::Aborted)
+    matches!(
+        kind,
+        ErrorKind::Constraint
+            | ErrorKind::Database
+            | ErrorKind::Aborted
+            | ErrorKind::InvalidInput
+            | ErrorKind::Decode
+    )
 }

@@ -32,7 +32,7 @@ use crate::failure::{ConstraintKind, Failure};
 /// ```
 impl DatabaseError for Error {
     fn message(&self) -> &str {
-        self.failure().map_or("", Failure::message)
+        self.failure().map_or_else(|| self.text_without_failure(), Failure::message)
     }
 
     fn code(&self) -> Option<Cow<'_, str>> {
@@ -82,6 +82,21 @@ mod tests {
     use crate::error::{ErrorKind, Spent};
     use crate::failure::{Failure, FailureKind};
     use std::time::Duration;
+
+    #[test]
+    fn an_error_without_a_failure_has_a_message() {
+        let spent = Spent { attempts: 0, elapsed: Duration::from_secs(3) };
+        for (error, part) in [
+            (Error::from(sqlx::Error::RowNotFound), "no rows returned"),
+            (Error::from(sqlx::Error::ColumnNotFound("stock".to_owned())), "stock"),
+            (Error::deadline_exceeded(None, spent), "deadline"),
+            (Error::from(sqlx::Error::RowNotFound).duplicate(), "no rows returned"),
+        ] {
+            let message = DatabaseError::message(&error);
+            assert!(message.contains(part), "{message:?}");
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
 
     #[test]
     fn an_error_survives_the_way_through_sqlx() {

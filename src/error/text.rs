@@ -15,11 +15,8 @@ impl fmt::Debug for Error {
         if let Some(during) = self.0.during {
             debug.field("during", &during);
         }
-        if let Some(shown) = self.shown_source().filter(|_| self.0.failure.is_none()) {
-            debug.field("source", &shown);
-        }
-        if let Some(input) = &self.0.input {
-            debug.field("input", input);
+        if let Some(text) = &self.0.text {
+            debug.field("source", text);
         }
         if let Some(RunLabel { name, .. }) = self.0.run {
             debug.field("run", &name);
@@ -59,6 +56,15 @@ impl Error {
     pub(crate) const fn text(&self) -> Text<'_> {
         Text(self)
     }
+
+    /// Returns the text of an error that has no failure, without what its run had used.
+    pub(super) fn text_without_failure(&self) -> &str {
+        match (&self.0.text, self.0.kind) {
+            (Some(text), _) => text,
+            (None, ErrorKind::DeadlineExceeded) => "the deadline passed",
+            (None, _) => "the unit of work did not commit",
+        }
+    }
 }
 
 /// Displays what failed, why, and what to do about it.
@@ -66,7 +72,7 @@ pub(crate) struct Text<'a>(&'a Error);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, failure, spent, swallowed, during, input, .. } = &*self.0.0;
+        let Inner { kind, failure, spent, swallowed, during, .. } = &*self.0.0;
         match (kind, spent) {
             (ErrorKind::Exhausted, Some(spent)) => write!(f, "gave up after {spent}")?,
             (ErrorKind::DeadlineExceeded, Some(spent)) => {
@@ -82,11 +88,9 @@ impl fmt::Display for Text<'_> {
                 )?;
             }
             _ => {
-                return match (failure, self.0.shown_source(), input) {
-                    (Some(failure), ..) => write!(f, "{failure}{}", advice(*kind, failure)),
-                    (None, Some(shown), _) => f.write_str(&shown),
-                    (None, None, Some(input)) => write!(f, "invalid input: {input}"),
-                    (None, None, None) => f.write_str("the unit of work did not commit"),
+                return match failure {
+                    Some(failure) => write!(f, "{failure}{}", advice(*kind, failure)),
+                    None => f.write_str(self.0.text_without_failure()),
                 };
             }
         }
@@ -136,6 +140,7 @@ fn advice(kind: ErrorKind, failure: &Failure) -> &'static str {
         | FailureKind::StaleClaim
         | FailureKind::Unavailable
         | FailureKind::Unsupported
+        | FailureKind::InvalidInput
         | FailureKind::Other => "",
     }
 }

@@ -25,8 +25,11 @@ pub enum RunOutcome {
     /// The unit is committed.
     Committed,
     /// The unit returned an error of its own and was rolled back. A constraint violation counts as such an
-    /// error.
+    /// error. So does an idempotency key that is in use, or was used for a different request.
     RolledBack,
+    /// The unit was not run: the stored response of an earlier request with its idempotency key was
+    /// returned.
+    Replayed,
     /// All attempts failed with retryable failures.
     Exhausted,
     /// The deadline passed.
@@ -45,9 +48,10 @@ pub enum RunOutcome {
 
 impl RunOutcome {
     /// All outcomes, in the order of their declaration.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Committed,
         Self::RolledBack,
+        Self::Replayed,
         Self::Exhausted,
         Self::DeadlineExceeded,
         Self::BudgetSpent,
@@ -57,13 +61,14 @@ impl RunOutcome {
         Self::Dropped,
     ];
 
-    /// Returns the outcome as a label: `committed`, `rolled_back`, `exhausted`, `deadline_exceeded`,
-    /// `budget_spent`, `commit_unknown`, `overloaded`, `failed` or `dropped`.
+    /// Returns the outcome as a label: `committed`, `rolled_back`, `replayed`, `exhausted`,
+    /// `deadline_exceeded`, `budget_spent`, `commit_unknown`, `overloaded`, `failed` or `dropped`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Committed => "committed",
             Self::RolledBack => "rolled_back",
+            Self::Replayed => "replayed",
             Self::Exhausted => "exhausted",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::BudgetSpent => "budget_spent",

@@ -40,13 +40,15 @@ pub enum FailureKind {
     StaleClaim,
     /// The database does not support the requested feature.
     Unsupported,
+    /// An argument of the caller is invalid, so the statement with it was not sent.
+    InvalidInput,
     /// Any other error of the database.
     Other,
 }
 
 impl FailureKind {
     /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::SerializationFailure,
         Self::Deadlock,
         Self::StaleVersion,
@@ -63,6 +65,7 @@ impl FailureKind {
         Self::Aborted,
         Self::StaleClaim,
         Self::Unsupported,
+        Self::InvalidInput,
         Self::Other,
     ];
 
@@ -106,6 +109,7 @@ impl FailureKind {
             Self::Aborted => "aborted",
             Self::StaleClaim => "stale_claim",
             Self::Unsupported => "unsupported",
+            Self::InvalidInput => "invalid_input",
             Self::Other => "other",
         }
     }
@@ -128,6 +132,7 @@ impl FailureKind {
             Self::Aborted => "transaction aborted",
             Self::StaleClaim => "stale claim",
             Self::Unsupported => "not supported",
+            Self::InvalidInput => "invalid input",
             Self::Other => "database error",
         }
     }

@@ -32,7 +32,7 @@ impl Claimant {
     pub(super) async fn claim<DB: Backend>(&self, tx: &mut Tx<DB>) -> Result<ClaimOutcome, Error> {
         let mut write = KeyWrite::Insert;
         for _ in 0..ROUNDS {
-            let found = KeySql::of::<DB>().claim(tx, self, &write).await.map_err(KeyError::or_other)?;
+            let found = KeySql::of::<DB>().claim(tx, self, &write).await.map_err(KeyError::or_other::<DB>)?;
             write = match found {
                 KeyFound::Written => return Ok(ClaimOutcome::Ours),
                 // The row was released or purged between the write and the read.

@@ -1,7 +1,8 @@
 use std::fmt;
 
-use crate::backend::json_error_text;
-use crate::error::Error;
+use crate::backend::{Backend, failure_or_other, json_error_text};
+use crate::error::{Error, ErrorKind};
+use crate::schema::{is_missing_table, missing_table};
 
 /// A problem with the table of keys or with a stored response.
 ///
@@ -12,17 +13,17 @@ use crate::error::Error;
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// The table does not exist. Nothing was run.
-    #[error(
-        "the table of idempotency keys does not exist: create `atomically_key` with `create_key_table`, or \
-         with the statements of `key_schema` in a migration"
-    )]
+    /// The table does not exist. Nothing was run. The error's kind is
+    /// [`MissingTable`](crate::ErrorKind::MissingTable).
+    #[error("the table of idempotency keys does not exist{}", advice(.0))]
     NoTable(sqlx::Error),
-    /// The response cannot be serialized. Nothing is stored.
+    /// The response cannot be serialized. Nothing is stored. The error's kind is
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput).
     #[error("the response of an idempotency key cannot be stored: {}", json_error_text(.0))]
     Unwritable(serde_json::Error),
     /// The stored response cannot be deserialized: the type has changed, or the key is used for something
-    /// else too. The effect of the earlier request is stored, and nothing was run.
+    /// else too. The effect of the earlier request is stored, and nothing was run. The error's kind is
+    /// [`Decode`](crate::ErrorKind::Decode).
     #[error("the stored response of an idempotency key is not of the expected type: {}", json_error_text(.0))]
     Unreadable(serde_json::Error),
 }
@@ -31,35 +32,29 @@ impl KeyError {
     /// Returns the `KeyError` that `error` was created from, if there is one.
     #[must_use]
     pub fn of(error: &Error) -> Option<&Self> {
-        match error.driver_error()? {
-            sqlx::Error::Configuration(cause) | sqlx::Error::Encode(cause) | sqlx::Error::Decode(cause) => {
-                cause.downcast_ref()
-            }
-            _ => None,
-        }
+        error.cause()
     }
 
     /// Classifies the error of a statement on the table of keys.
-    pub(super) fn or_other(error: sqlx::Error) -> Error {
-        let is_missing = error.as_database_error().is_some_and(|error| match error.code().as_deref() {
-            // The codes of PostgreSQL, and of MySQL and MariaDB. SQLite has one code for everything.
-            Some("42P01" | "42S02") => true,
-            Some("1") => error.message().starts_with("no such table"),
-            _ => false,
-        });
+    pub(super) fn or_other<DB: Backend>(error: sqlx::Error) -> Error {
+        let is_missing = is_missing_table(&failure_or_other::<DB>(&error));
         if is_missing { Self::NoTable(error).into() } else { error.into() }
     }
 }
 
-/// Converts the error into the variant of `sqlx::Error` with which drivers report such problems.
+/// Returns how to create the table, as the end of a sentence.
+fn advice(error: &sqlx::Error) -> String {
+    missing_table(&error.to_string()).map_or(String::new(), |advice| format!(": {advice}"))
+}
+
 impl From<KeyError> for Error {
     fn from(error: KeyError) -> Self {
-        let wrap = match &error {
-            KeyError::NoTable(_) => sqlx::Error::Configuration,
-            KeyError::Unwritable(_) => sqlx::Error::Encode,
-            KeyError::Unreadable(_) => sqlx::Error::Decode,
+        let kind = match &error {
+            KeyError::NoTable(_) => ErrorKind::MissingTable,
+            KeyError::Unwritable(_) => ErrorKind::InvalidInput,
+            KeyError::Unreadable(_) => ErrorKind::Decode,
         };
-        Self::carried(error.to_string(), wrap(Box::new(error)))
+        Self::typed(kind, error)
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::isolation::Isolation;
+use crate::schema::SchemaPart;
 use crate::strategy::Strategy;
 use crate::transactor::{Options, PoolTransactor, Transactor, TransactorExt as _};
 use crate::tx::Tx;
@@ -44,7 +45,8 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
     ///
     /// Returns the database's error; [`KeyError::NoTable`].
     pub async fn find(&self, key: &IdempotencyKey) -> Result<Option<StoredKey>, Error> {
-        let find = async |tx: &mut Tx<DB>| KeySql::of::<DB>().find(tx, key).await.map_err(KeyError::or_other);
+        let find =
+            async |tx: &mut Tx<DB>| KeySql::of::<DB>().find(tx, key).await.map_err(KeyError::or_other::<DB>);
         let row = self.transactor.with(Options::new().read_only()).run(find).await?;
         let seconds = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
         Ok(row.and_then(|row| {
@@ -65,6 +67,7 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
     }
 
     /// Deletes the keys that have expired, a thousand per transaction, and returns their number.
+    /// [`Purge`](crate::Purge) does that at intervals.
     ///
     /// Several processes may purge at the same time.
     ///
@@ -89,7 +92,7 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
     /// inserts of other requests.
     async fn change(&self, sql: &'static str, row: Vec<Vec<u8>>) -> Result<u64, Error> {
         let change = async |tx: &mut Tx<DB>| {
-            KeySql::of::<DB>().change(tx, sql, None, row).await.map_err(KeyError::or_other)
+            KeySql::of::<DB>().change(tx, sql, None, row).await.map_err(KeyError::or_other::<DB>)
         };
         self.transactor.with(Options::new().isolation(Isolation::ReadCommitted)).run(change).await
     }
@@ -97,22 +100,13 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
 
 /// # The table of idempotency keys
 impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
-    /// Returns the statements that create the table of idempotency keys if it is missing, for use in
-    /// migrations.
-    #[must_use]
-    pub fn key_schema() -> &'static str {
-        KeySql::of::<DB>().create
-    }
-
-    /// Creates the table of idempotency keys if it is missing.
-    ///
-    /// Checks the catalog first and takes no locks if the table and its index exist, so it can be called at
-    /// each start.
+    /// Creates the table of idempotency keys if it is missing: [`Schema::create`](crate::Schema::create) for
+    /// [`SchemaPart::Keys`].
     ///
     /// # Errors
     ///
-    /// Returns the database's error.
+    /// Those of [`Schema::create`](crate::Schema::create).
     pub async fn create_key_table(&self) -> Result<(), Error> {
-        self.create_schema(KeySql::of::<DB>().create).await
+        self.create_part(SchemaPart::Keys).await
     }
 }

@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::error::Error;
 use crate::events::KeyOutcome;
 use crate::transactor::{Decision, Ended, Options, Transactor, Unit};
-use crate::tx::{ScopeFn, Tx, UnitFn};
+use crate::tx::{ScopeFn, Tx, UnitError, UnitFn};
 
 use super::Outcome;
 use super::claim::ClaimOutcome;
@@ -114,7 +114,7 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Once<'a, DB, X> {
     where
         F: UnitFn<DB, T, E>,
         T: Serialize + DeserializeOwned + Send,
-        E: From<Error> + Send,
+        E: UnitError + Send,
     {
         let Self { transactor, terms, .. } = *self;
         let claimant = terms.new_run();
@@ -172,6 +172,9 @@ where
         if let (Some(run_clock), Decision::RollBack | Decision::Abandon, Ok(outcome)) =
             (tx.run_clock(), &decision, &output)
         {
+            if matches!(outcome, Outcome::Replayed(_)) {
+                run_clock.replayed();
+            }
             run_clock.notify_of_key(outcome.as_key_outcome());
         }
         self.output = Some(output);

@@ -1,6 +1,7 @@
 //! The statements for keys.
 //!
-//! Each database has one [`KeySql`], in a file of its own. The code that runs the statements is shared.
+//! Each database has one [`KeySql`], in a file of its own. The code that runs the statements is shared. They
+//! name the table without a prefix, which is added where they are sent.
 
 use sqlx::Row as _;
 
@@ -17,8 +18,6 @@ mod sqlite;
 
 /// The statements of one database.
 pub(super) struct KeySql {
-    /// Creates the table of keys and its index, if they are missing.
-    pub(super) create: &'static str,
     /// Stores a response. Binds the response, the digest and the run.
     pub(super) store_response: &'static str,
     /// Deletes the row of a key. Binds the digest.
@@ -88,7 +87,7 @@ impl KeySql {
     ) -> Result<u64, sqlx::Error> {
         let response = response.map(|text| Value::Text(Some(text)));
         let values = response.into_iter().chain(bytes.into_iter().map(Value::Bytes));
-        let query = WatchedQuery::with_values(sql.to_owned(), values)?;
+        let query = WatchedQuery::with_values(tx.schema().in_sql(sql.to_owned()), values)?;
         tx.execute_query(query.persistent_if(self.keeps_statements)).await
     }
 }
@@ -127,12 +126,14 @@ async fn claim_one_by_one<DB: Backend>(
 }
 
 async fn execute<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<u64, sqlx::Error> {
-    tx.execute_query(WatchedQuery::with_values(sql, [])?).await
+    let query = WatchedQuery::with_values(tx.schema().in_sql(sql), [])?;
+    tx.execute_query(query).await
 }
 
 /// Runs a text, and returns the row with the columns of [`KeyRow`] among all rows that it returns.
 async fn fetch<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<Option<KeyRow>, sqlx::Error> {
-    let rows = tx.fetch_rows(WatchedQuery::with_values(sql, [])?).await?;
+    let query = WatchedQuery::with_values(tx.schema().in_sql(sql), [])?;
+    let rows = tx.fetch_rows(query).await?;
     rows.iter().find(|row| row.len() == KeyRow::COLUMNS).map(KeyRow::decode::<DB>).transpose()
 }
 

@@ -8,11 +8,11 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::Queue;
-use super::lease::Lease;
 use super::row::JobRow;
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
+use crate::lease_clock::LeaseClock;
 
 /// A job that this process has claimed, to be completed, failed or released.
 ///
@@ -41,7 +41,7 @@ pub struct Claim<DB: Backend> {
     payload: String,
     last_error: Option<String>,
     progress: Arc<Progress>,
-    lease: Lease,
+    lease: LeaseClock,
 }
 
 /// How a claim ended, as far as this process knows. The claim shares this value with the transactions that
@@ -119,7 +119,7 @@ impl<DB: Backend> Claim<DB> {
             payload: row.payload,
             last_error: row.last_error,
             progress: Arc::default(),
-            lease: Lease::new(queue.lease, requested),
+            lease: LeaseClock::new(queue.lease, requested),
         }
     }
 
@@ -165,7 +165,7 @@ impl<DB: Backend> Claim<DB> {
     ///
     /// # Errors
     ///
-    /// Returns an error if the stored JSON cannot be deserialized as a `T`.
+    /// [`Decode`](crate::ErrorKind::Decode): the stored JSON cannot be deserialized as a `T`.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
         let payload = serde_json::from_str(&self.payload);
         Ok(payload.map_err(|error| sqlx::Error::Decode(Box::new(error)))?)
@@ -187,7 +187,7 @@ impl<DB: Backend> Claim<DB> {
         Error::failed(Failure::new(FailureKind::StaleClaim, self.stale()), None)
     }
 
-    pub(super) fn lease(&self) -> &Lease {
+    pub(super) fn lease(&self) -> &LeaseClock {
         &self.lease
     }
 

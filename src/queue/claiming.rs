@@ -23,13 +23,32 @@ pub(super) struct ClaimedJobs<DB: Backend> {
     pub(super) claims: Vec<Claim<DB>>,
     /// The ids of spent jobs that were marked dead.
     pub(super) died: Vec<i64>,
+    /// The error that ended the claim after a part of it, so that jobs may be due that were not claimed.
+    pub(super) interrupted: Option<Error>,
+}
+
+/// Claims jobs outside of a worker. If an error interrupts the claim, returns the jobs that were claimed
+/// before, and logs the error.
+pub(super) async fn claim_and_log<DB: Backend>(
+    queue: &Queue<DB>,
+    limit: usize,
+) -> Result<Vec<Claim<DB>>, Error> {
+    let ClaimedJobs { claims, interrupted, died: _ } = claim(queue, limit).await?;
+    match interrupted {
+        Some(error) if claims.is_empty() => Err(error),
+        Some(error) => {
+            log::interrupted(&queue.name, claims.len(), &error);
+            Ok(claims)
+        }
+        None => Ok(claims),
+    }
 }
 
 /// Claims jobs until there are `limit` of them, or no more are due. Spent jobs are marked dead on the way and
 /// do not count.
 pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Result<ClaimedJobs<DB>, Error> {
     let (mut start, mut is_full_scan) = queue.cursor.start();
-    let (mut claimed, mut died) = (Vec::new(), Vec::new());
+    let (mut claimed, mut died, mut interrupted) = (Vec::new(), Vec::new(), None);
     while claimed.len() < limit {
         let batch = (limit - claimed.len()).min(MAX_BATCH);
         let requested = Instant::now();
@@ -37,8 +56,11 @@ pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Resul
         let rows = match claim_rows(queue, wanted).await {
             Ok(rows) => rows,
             Err(error) if claimed.is_empty() && died.is_empty() => return Err(error),
-            // An error would make the jobs claimed so far wait for their leases to expire.
-            Err(_) => break,
+            // Without their claims, the jobs claimed so far would wait for their leases to expire.
+            Err(error) => {
+                interrupted = Some(error);
+                break;
+            }
         };
         queue.cursor.advance(&rows, is_full_scan.then(|| requested.elapsed()));
         let is_short = rows.len() < batch;
@@ -46,7 +68,10 @@ pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Resul
         claimed.extend(rows.into_iter().map(|row| (row, requested)));
         if !spent.is_empty() {
             // There may be many more spent jobs; marking them now saves a claim for each batch of them.
-            let others = spent::mark_dead(queue, start).await.unwrap_or_default();
+            let others = spent::mark_dead(queue, start).await.unwrap_or_else(|error| {
+                interrupted = Some(error);
+                Vec::new()
+            });
             for row in spent.iter().chain(&others) {
                 log::died(&queue.name, row.id, Death::Lapsed, row.attempts, LEASE_EXPIRED);
                 died.push(row.id);
@@ -59,12 +84,13 @@ pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Resul
     }
     claimed.sort_by_key(|(row, _)| (row.priority, row.due_at, row.id));
     let claims = claimed.into_iter().map(|(row, requested)| Claim::new(queue, row, requested)).collect();
-    Ok(ClaimedJobs { claims, died })
+    Ok(ClaimedJobs { claims, died, interrupted })
 }
 
 /// Claims jobs in a transaction of its own, and returns their rows as they were before the claim.
 async fn claim_rows<DB: Backend>(queue: &Queue<DB>, wanted: JobsWanted) -> Result<Vec<JobRow>, Error> {
-    if let Some(claim) = DriverCalls::get().and_then(|calls| calls.claim) {
+    let alone = DriverCalls::get().filter(|_| !queue.db.has_local_settings());
+    if let Some(claim) = alone.and_then(|calls| calls.claim) {
         return claim(&queue.db, wanted).await;
     }
     let JobsWanted { queue: name, limit, start, lease } = wanted;
@@ -79,12 +105,12 @@ async fn claim_rows<DB: Backend>(queue: &Queue<DB>, wanted: JobsWanted) -> Resul
                     let (number, after) = (priority.number().to_string(), sql.after(start));
                     let left = (limit - rows.len()).to_string();
                     let due = sql.select_due(JOB, &name, &number, &after, &left);
-                    rows.extend(fetch_jobs(tx, due).await?);
+                    rows.extend(fetch_jobs(tx, queue.schema(), due).await?);
                 }
             }
             if !rows.is_empty() {
                 let ids = id_list(rows.iter().map(|row| row.id));
-                execute(tx, format!("{claim} WHERE id IN ({ids})")).await?;
+                execute(tx, queue.schema(), format!("{claim} WHERE id IN ({ids})")).await?;
             }
             Ok(rows)
         })

@@ -96,7 +96,8 @@ impl<DB: Backend> Claim<DB> {
                 if is_repeated {
                     return self.complete_again(&db, delete).await;
                 }
-                let sql = AssertSqlSafe(format!("{}{delete}", QueueSql::of::<DB>().lone_prefix));
+                let sql = format!("{}{delete}", QueueSql::of::<DB>().lone_prefix);
+                let sql = AssertSqlSafe(self.queue().schema().in_sql(sql));
                 match db.run_statement(WatchedQuery::new(sqlx::raw_sql(sql))?).await? {
                     0 => Err(self.stale_error()),
                     _ => Ok(SendOutcome::Changed),
@@ -122,11 +123,12 @@ impl<DB: Backend> Claim<DB> {
         delete: &str,
     ) -> Result<SendOutcome, Error> {
         let job = format!("SELECT id FROM atomically_job WHERE id = {}", self.id());
+        let schema = self.queue().schema();
         db.run(async |tx| {
-            if execute(tx, delete).await? > 0 {
+            if execute(tx, schema, delete).await? > 0 {
                 return Ok(SendOutcome::Changed);
             }
-            if fetch_integers(tx, job).await?.is_empty() {
+            if fetch_integers(tx, schema, job).await?.is_empty() {
                 return Ok(SendOutcome::NotHeld);
             }
             Err(tx.stale_claim(self.stale()))
@@ -205,7 +207,7 @@ impl<DB: Backend> Claim<DB> {
     /// Ends the claim by applying `change` to the job's row. Increments the token as well, so that a later
     /// call on this claim is refused as stale.
     async fn give_back(&self, change: &str, arguments: Vec<Option<String>>) -> Result<(), Error> {
-        let (id, token) = (self.id(), self.token());
+        let (id, token, schema) = (self.id(), self.token(), self.queue().schema());
         let sql = &format!(
             "UPDATE atomically_job SET {change}, claimed_at = NULL, token = token + 1 \
              WHERE id = {id} AND token = {token}"
@@ -214,7 +216,7 @@ impl<DB: Backend> Claim<DB> {
         self.resend(|SendAttempt { db, is_repeated }| {
             Box::pin(async move {
                 let arguments = arguments.clone();
-                db.run(async |tx| match execute_with(tx, sql, arguments).await? {
+                db.run(async |tx| match execute_with(tx, schema, sql, arguments).await? {
                     0 if is_repeated => Ok(SendOutcome::NotHeld),
                     0 => Err(tx.stale_claim(self.stale())),
                     _ => Ok(SendOutcome::Changed),
@@ -234,7 +236,7 @@ impl<DB: Backend> Claim<DB> {
 /// or released. None is completed.
 pub async fn complete_all_in<DB: Backend>(tx: &mut Tx<DB>, claims: &[Claim<DB>]) -> Result<(), Error> {
     let Some(first) = claims.first() else { return Ok(()) };
-    let completed = execute(tx, delete(claims)).await?;
+    let completed = execute(tx, first.queue().schema(), delete(claims)).await?;
     if completed == claims.len() as u64 {
         for claim in claims {
             claim.completes_with(tx);

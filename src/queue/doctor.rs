@@ -5,6 +5,7 @@ use super::finding::{Finding, FindingKind};
 use super::sql::{DoctorCheck, QueueSql, fetch_texts};
 use crate::backend::{Backend, failure_or_other};
 use crate::error::{Error, ErrorKind};
+use crate::schema::Schema;
 use crate::transactor::TransactorExt as _;
 
 /// MySQL's and MariaDB's error for a missing privilege, such as `PROCESS`.
@@ -26,7 +27,9 @@ impl<DB: Backend> Queue<DB> {
             .run(async |tx| {
                 let mut findings = Vec::new();
                 for DoctorCheck { kind, sql } in QueueSql::of::<DB>().checks {
-                    match fetch_texts(tx, *sql).await {
+                    // The checks contain no data, and name the tables in string literals too.
+                    let sql = self.schema().everywhere_in(sql);
+                    match fetch_texts(tx, Schema::new(), sql).await {
                         Ok(messages) => {
                             findings.extend(messages.into_iter().map(|text| Finding::new(*kind, text)));
                         }

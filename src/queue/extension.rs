@@ -29,6 +29,7 @@ impl<DB: Backend> Claim<DB> {
     /// error before the lease expired.
     pub async fn extend(&self) -> Result<(), Error> {
         let (id, token, sql) = (self.id(), self.token(), QueueSql::of::<DB>());
+        let schema = self.queue().schema();
         let until = format!("{} + {}", sql.now, micros(self.queue().lease));
         let is_held = &format!("SELECT id FROM atomically_job WHERE id = {id} AND token = {token}");
         let extend = &format!(
@@ -39,10 +40,10 @@ impl<DB: Backend> Claim<DB> {
             Box::pin(async move {
                 let requested = Instant::now();
                 db.run(async |tx| {
-                    if fetch_integers(tx, is_held).await?.is_empty() {
+                    if fetch_integers(tx, schema, is_held).await?.is_empty() {
                         return Err(tx.stale_claim(self.stale()));
                     }
-                    execute(tx, extend).await?;
+                    execute(tx, schema, extend).await?;
                     Ok(())
                 })
                 .await?;
@@ -65,8 +66,8 @@ impl<DB: Backend> Claim<DB> {
             self.id(),
             self.token() + 1
         );
-        let db = self.queue().db.with(Options::new().read_only());
-        let found = db.run(async |tx| Ok::<_, Error>(fetch_integers(tx, other).await?)).await;
+        let (db, schema) = (self.queue().db.with(Options::new().read_only()), self.queue().schema());
+        let found = db.run(async |tx| Ok::<_, Error>(fetch_integers(tx, schema, other).await?)).await;
         found.is_ok_and(|found| found.is_empty())
     }
 }

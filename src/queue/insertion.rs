@@ -2,6 +2,7 @@
 
 use super::job::NewJob;
 use crate::backend::Backend;
+use crate::schema::Schema;
 
 /// The table, with the columns that are inserted.
 pub(super) const COLUMNS: &str = "atomically_job (queue, priority, due_at, max_attempts, enqueued_at, \
@@ -49,6 +50,8 @@ fn bytes(job: &NewJob) -> usize {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NewRows<'a> {
     pub(super) queue: &'a str,
+    /// The names of the tables.
+    pub(super) schema: Schema,
     /// The queue's default, for jobs without a limit of their own.
     pub(super) max_attempts: u32,
     /// Whether connections keep the statement prepared. `None`: only those that keep other statements.

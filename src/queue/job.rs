@@ -80,7 +80,7 @@ impl NewJob {
     ///
     /// # Errors
     ///
-    /// The payload cannot be serialized as JSON.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput): the payload cannot be serialized as JSON.
     pub fn new(payload: &(impl Serialize + ?Sized)) -> Result<Self, Error> {
         Ok(Self {
             payload: json(payload)?,

@@ -23,12 +23,6 @@ impl<DB: Backend> Claim<DB> {
 }
 
 impl<DB: Backend> Queue<DB> {
-    /// Returns the same queue with these options for its own transactions.
-    pub(crate) fn with_options(&self, options: Options) -> Self {
-        let db = self.db.clone().options(options);
-        Self { db, ..self.clone() }
-    }
-
     /// Returns the maximum number of connections of the pool.
     pub(crate) fn max_connections(&self) -> u32 {
         self.db.pool().options().get_max_connections()
@@ -48,7 +42,7 @@ impl<DB: Backend> Queue<DB> {
 
     /// Claims jobs. Fails instead of waiting if a transaction has locked the database.
     pub(crate) async fn claim_at_once(&self, limit: usize) -> Result<Vec<Claim<DB>>, Error> {
-        let claims = self.with_options(no_wait()).claim(limit).await?;
+        let claims = self.clone().options(no_wait()).claim(limit).await?;
         Ok(claims.into_iter().map(|claim| claim.with_queue(self)).collect())
     }
 
@@ -62,14 +56,14 @@ impl<DB: Backend> Queue<DB> {
             QueueSql::of::<DB>().now
         );
         let end_lease = &format!("DELETE FROM {lease}");
-        let db = self.db.clone().options(options);
+        let (db, schema) = (self.db.clone().options(options), self.schema());
         db.run(async |tx| {
-            let is_held = !fetch_integers(tx, lock_job).await?.is_empty();
-            fetch_integers(tx, lock_lease).await?;
-            if !is_held || execute(tx, make_due).await? == 0 {
+            let is_held = !fetch_integers(tx, schema, lock_job).await?.is_empty();
+            fetch_integers(tx, schema, lock_lease).await?;
+            if !is_held || execute(tx, schema, make_due).await? == 0 {
                 return Err(tx.stale_claim(stale(self.name(), id, token)));
             }
-            execute(tx, end_lease).await?;
+            execute(tx, schema, end_lease).await?;
             Ok(())
         })
         .await

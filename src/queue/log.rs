@@ -23,9 +23,9 @@ impl Death {
 }
 
 #[cfg(feature = "tracing")]
-pub(super) use with::{TroubleLog, died, panicked};
+pub(super) use with::{TroubleLog, died, interrupted, panicked};
 #[cfg(not(feature = "tracing"))]
-pub(super) use without::{TroubleLog, died, panicked};
+pub(super) use without::{TroubleLog, died, interrupted, panicked};
 
 #[cfg(feature = "tracing")]
 mod with {
@@ -37,6 +37,7 @@ mod with {
 
     use super::Death;
     use crate::error::Error;
+    use crate::schema::is_missing_table;
 
     /// The time between two log entries about the same trouble.
     const INTERVAL: Duration = Duration::from_secs(5 * 60);
@@ -58,6 +59,14 @@ mod with {
         );
     }
 
+    /// Logs the error that ended a claim after a part of it.
+    pub(in crate::queue) fn interrupted(queue: &str, jobs: usize, error: &Error) {
+        warn!(
+            target: "atomically", queue,
+            "a claim of the queue {queue:?} returned {jobs} jobs, and was interrupted by an error: {error}"
+        );
+    }
+
     /// When a worker last logged trouble: missing tables, and all other errors.
     #[derive(Debug, Default)]
     pub(in crate::queue) struct TroubleLog(Mutex<[Option<Instant>; 2]>);
@@ -66,7 +75,7 @@ mod with {
         /// Logs an error that interrupted a worker, unless the previous entry is recent: the worker retries
         /// every second.
         pub(in crate::queue) fn report(&self, queue: &str, error: &Error) {
-            let is_missing = is_missing_table(error);
+            let is_missing = error.failure().is_some_and(is_missing_table);
             let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let [missing, others] = &mut *reported;
             let last = if is_missing { missing } else { others };
@@ -77,9 +86,7 @@ mod with {
             if is_missing {
                 error!(
                     target: "atomically", queue,
-                    "a worker of the queue {queue:?} does not find the tables atomically_job and \
-                     atomically_job_lease: {error}. Call Queue::create_tables, or run the statements of \
-                     Queue::schema in a migration. The worker keeps trying"
+                    "a worker of the queue {queue:?} does not find its tables and keeps trying: {error}"
                 );
             } else {
                 warn!(
@@ -88,15 +95,6 @@ mod with {
                 );
             }
         }
-    }
-
-    /// Recognises the codes of PostgreSQL and MySQL, and the text of SQLite.
-    fn is_missing_table(error: &Error) -> bool {
-        let classified = error.failure().and_then(|failure| failure.code().map(str::to_owned));
-        let driver = error.driver_error().and_then(|error| error.as_database_error());
-        let code = classified.or_else(|| driver.and_then(|error| error.code().map(Into::into)));
-        matches!(code.as_deref(), Some("42P01" | "42S02" | "1146"))
-            || error.to_string().contains("no such table")
     }
 }
 
@@ -108,6 +106,8 @@ mod without {
     pub(in crate::queue) fn died(_queue: &str, _id: i64, _death: Death, _attempts: u32, _error: &str) {}
 
     pub(in crate::queue) fn panicked(_queue: &str, _what: &str, _consequence: &str) {}
+
+    pub(in crate::queue) fn interrupted(_queue: &str, _jobs: usize, _error: &Error) {}
 
     #[derive(Debug, Default)]
     pub(in crate::queue) struct TroubleLog;

@@ -53,7 +53,7 @@ impl<DB: Backend> Queue<DB> {
              ORDER BY died_at DESC, id DESC LIMIT {limit}",
             self.name
         );
-        let rows = self.db.run(async |tx| Ok::<_, Error>(fetch_jobs(tx, sql).await?)).await?;
+        let rows = self.db.run(async |tx| Ok::<_, Error>(fetch_jobs(tx, self.schema(), sql).await?)).await?;
         let dead = rows.into_iter().map(|row| DeadJob {
             id: row.id,
             json: row.payload,
@@ -77,28 +77,43 @@ impl<DB: Backend> Queue<DB> {
             QueueSql::of::<DB>().now,
             self.name
         );
-        self.db.run(async |tx| Ok(execute(tx, sql).await? > 0)).await
+        self.db.run(async |tx| Ok(execute(tx, self.schema(), sql).await? > 0)).await
     }
 
     /// Deletes jobs that have been dead for longer than `dead_for`, a thousand per transaction, and returns
     /// their number. Also deletes leases that expired as long ago and whose jobs are gone.
+    /// [`Purge`](crate::Purge) does that at intervals.
     ///
     /// # Errors
     ///
     /// Returns the database's error. What has been deleted until then stays deleted.
     pub async fn purge(&self, dead_for: Duration) -> Result<u64, Error> {
-        let before = format!("{} - {}", QueueSql::of::<DB>().now, micros(dead_for));
-        let leases =
-            format!("until <= {before} AND NOT EXISTS (SELECT 1 FROM atomically_job WHERE id = job_id)");
-        self.delete("atomically_job_lease", "job_id", &leases).await?;
-        self.delete("atomically_job", "id", &format!("queue = '{}' AND died_at <= {before}", self.name)).await
+        self.purge_leases(dead_for).await?;
+        self.purge_jobs(dead_for).await
+    }
+
+    /// Deletes leases that expired this long ago and whose jobs are gone.
+    pub(crate) async fn purge_leases(&self, expired_for: Duration) -> Result<u64, Error> {
+        let condition = format!(
+            "until <= {} - {} AND NOT EXISTS (SELECT 1 FROM atomically_job WHERE id = job_id)",
+            QueueSql::of::<DB>().now,
+            micros(expired_for)
+        );
+        self.delete("atomically_job_lease", "job_id", &condition).await
+    }
+
+    /// Deletes jobs that have been dead for this long.
+    pub(crate) async fn purge_jobs(&self, dead_for: Duration) -> Result<u64, Error> {
+        let now = QueueSql::of::<DB>().now;
+        let condition = format!("queue = '{}' AND died_at <= {now} - {}", self.name, micros(dead_for));
+        self.delete("atomically_job", "id", &condition).await
     }
 
     async fn delete(&self, table: &str, key: &str, condition: &str) -> Result<u64, Error> {
         let sql = &(QueueSql::of::<DB>().delete_batch)(table, key, condition);
         let mut deleted = 0;
         loop {
-            match self.db.run(async |tx| Ok::<_, Error>(execute(tx, sql).await?)).await? {
+            match self.db.run(async |tx| Ok::<_, Error>(execute(tx, self.schema(), sql).await?)).await? {
                 0 => return Ok(deleted),
                 batch => deleted += batch,
             }
@@ -137,6 +152,6 @@ impl<DB: Backend> Queue<DB> {
     /// Runs a query in a read-only transaction of its own.
     pub(super) async fn read_integers(&self, sql: String) -> Result<Vec<i64>, Error> {
         let db = self.db.with(Options::new().read_only());
-        db.run(async |tx| Ok(fetch_integers(tx, sql).await?)).await
+        db.run(async |tx| Ok(fetch_integers(tx, self.schema(), sql).await?)).await
     }
 }

@@ -9,6 +9,7 @@
 /// due yet, and on MySQL and MariaDB also lock it. For more classes than three, use several queues, each with
 /// its own workers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Priority {
     /// Runs before all others.
     High,

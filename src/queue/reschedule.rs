@@ -83,7 +83,10 @@ impl<DB: Backend> Claim<DB> {
              token = token + 1{payload} WHERE id = {id} AND token = {token}"
         );
         sql.check_size(tx, next.payload.as_ref().map_or(0, String::len)).await?;
-        if execute_with(tx, update, next.payload.map(Some).into_iter().collect()).await? == 0 {
+        if execute_with(tx, self.queue().schema(), update, next.payload.map(Some).into_iter().collect())
+            .await?
+            == 0
+        {
             return Err(tx.stale_claim(self.stale()));
         }
         self.completes_with(tx);

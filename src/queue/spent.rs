@@ -38,7 +38,7 @@ pub(super) async fn mark_dead<DB: Backend>(
     queue
         .db
         .run(async |tx: &mut Tx<DB>| {
-            let ids = fetch_integers(tx, spent.clone()).await?;
+            let ids = fetch_integers(tx, queue.schema(), spent.clone()).await?;
             if ids.is_empty() {
                 return Ok(Vec::new());
             }
@@ -47,10 +47,10 @@ pub(super) async fn mark_dead<DB: Backend>(
                  AND due_at <= {now} AND {no_lease} ORDER BY id {lock}",
                 id_list(ids)
             );
-            let rows = fetch_jobs(tx, still_spent).await?;
+            let rows = fetch_jobs(tx, queue.schema(), still_spent).await?;
             if !rows.is_empty() {
                 let ids = id_list(rows.iter().map(|row| row.id));
-                execute(tx, format!("{mark} WHERE id IN ({ids})")).await?;
+                execute(tx, queue.schema(), format!("{mark} WHERE id IN ({ids})")).await?;
             }
             Ok(rows)
         })

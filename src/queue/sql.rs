@@ -1,13 +1,16 @@
 //! The statements of the queue.
 //!
 //! Each database has one [`QueueSql`], in a file of its own. The code that runs them is shared, except for
-//! the few calls in [`DriverCalls`] that need the types of one driver.
+//! the few calls in [`DriverCalls`] that need the types of one driver. They name the tables without a prefix,
+//! which is added where they are sent.
 
 use std::any::Any;
 
 use sqlx::Row as _;
 
-use crate::backend::{Backend, Value, WatchedQuery, required};
+use crate::backend::{Backend, SyntheticError, Value, WatchedQuery, required};
+use crate::failure::{Failure, FailureKind};
+use crate::schema::Schema;
 use crate::sql_text::Syntax;
 use crate::tx::Tx;
 
@@ -33,8 +36,6 @@ const MIN_CHECKED_BYTES: usize = 1_000_000;
 
 /// The statements of one database, and the parts of the shared statements that differ between databases.
 pub(super) struct QueueSql {
-    /// Creates the tables and their indexes, if they are missing.
-    pub(super) schema: &'static str,
     /// The database's clock, in microseconds since 1970.
     ///
     /// Points in time are stored as numbers, which compare the same everywhere. The timestamp types of the
@@ -142,7 +143,8 @@ impl QueueSql {
         let Some(sql) = self.max_statement_bytes.filter(|_| bytes >= MIN_CHECKED_BYTES) else {
             return Ok(());
         };
-        let limit = fetch_integers(tx, sql).await?.first().copied().unwrap_or(i64::MAX);
+        // The statement uses none of the queue's tables.
+        let limit = fetch_integers(tx, Schema::new(), sql).await?.first().copied().unwrap_or(i64::MAX);
         if i64::try_from(bytes).is_ok_and(|bytes| bytes < limit) {
             return Ok(());
         }
@@ -150,7 +152,7 @@ impl QueueSql {
             "a job of about {bytes} bytes does not fit into the server's max_allowed_packet of {limit}: \
              store large payloads elsewhere and enqueue a reference, or raise max_allowed_packet"
         );
-        Err(sqlx::Error::Configuration(message.into()))
+        Err(SyntheticError::Failed(Failure::new(FailureKind::InvalidInput, message)).into())
     }
 }
 
@@ -158,7 +160,7 @@ impl QueueSql {
 pub(super) async fn insert<DB: Backend>(tx: &mut Tx<DB>, rows: NewRows<'_>) -> Result<Inserted, sqlx::Error> {
     let (values, arguments) = rows.values::<DB>(QueueSql::of::<DB>().now);
     let insert = format!("INSERT INTO {values} ON CONFLICT DO NOTHING RETURNING id");
-    let ids = integers::<DB>(tx.fetch_rows(query(insert, arguments)?).await?)?;
+    let ids = integers::<DB>(tx.fetch_rows(query(rows.schema, insert, arguments)?).await?)?;
     Ok(Inserted { rows: ids.len() as u64, id: ids.first().copied() })
 }
 
@@ -182,35 +184,39 @@ pub(super) fn id_list(ids: impl IntoIterator<Item = i64>) -> String {
 
 /// Creates a query. The text of the queue's statements varies, so they are not worth preparing.
 fn query<DB: Backend>(
+    schema: Schema,
     sql: impl Into<String>,
     texts: Vec<Option<String>>,
 ) -> Result<WatchedQuery<DB>, sqlx::Error> {
-    WatchedQuery::with_values(sql.into(), texts.into_iter().map(Value::Text))
+    WatchedQuery::with_values(schema.in_sql(sql.into()), texts.into_iter().map(Value::Text))
 }
 
 /// Runs a statement with these texts as arguments, and returns the number of rows that it affected.
 pub(super) async fn execute_with<DB: Backend>(
     tx: &mut Tx<DB>,
+    schema: Schema,
     sql: impl Into<String> + Send,
     texts: Vec<Option<String>>,
 ) -> Result<u64, sqlx::Error> {
-    tx.execute_query(query(sql, texts)?).await
+    tx.execute_query(query(schema, sql, texts)?).await
 }
 
 /// Runs a statement, and returns the number of rows that it affected.
 pub(super) async fn execute<DB: Backend>(
     tx: &mut Tx<DB>,
+    schema: Schema,
     sql: impl Into<String> + Send,
 ) -> Result<u64, sqlx::Error> {
-    execute_with(tx, sql, Vec::new()).await
+    execute_with(tx, schema, sql, Vec::new()).await
 }
 
 /// Returns all columns of all rows, one row after the other.
 pub(super) async fn fetch_integers<DB: Backend>(
     tx: &mut Tx<DB>,
+    schema: Schema,
     sql: impl Into<String> + Send,
 ) -> Result<Vec<i64>, sqlx::Error> {
-    integers::<DB>(tx.fetch_rows(query(sql, Vec::new())?).await?)
+    integers::<DB>(tx.fetch_rows(query(schema, sql, Vec::new())?).await?)
 }
 
 /// Decodes all columns of all rows.
@@ -227,18 +233,20 @@ fn integers<DB: Backend>(rows: Vec<DB::Row>) -> Result<Vec<i64>, sqlx::Error> {
 /// Returns the first column of each row.
 pub(super) async fn fetch_texts<DB: Backend>(
     tx: &mut Tx<DB>,
+    schema: Schema,
     sql: impl Into<String> + Send,
 ) -> Result<Vec<String>, sqlx::Error> {
-    let rows = tx.fetch_rows(query(sql, Vec::new())?).await?;
+    let rows = tx.fetch_rows(query(schema, sql, Vec::new())?).await?;
     rows.iter().map(|row| required(DB::text(row, 0)?, 0)).collect()
 }
 
 /// Returns the jobs of a statement that selects the columns of [`JobRow`].
 pub(super) async fn fetch_jobs<DB: Backend>(
     tx: &mut Tx<DB>,
+    schema: Schema,
     sql: impl Into<String> + Send,
 ) -> Result<Vec<JobRow>, sqlx::Error> {
-    tx.fetch_rows(query(sql, Vec::new())?).await?.iter().map(JobRow::decode::<DB>).collect()
+    tx.fetch_rows(query(schema, sql, Vec::new())?).await?.iter().map(JobRow::decode::<DB>).collect()
 }
 
 #[cfg(all(test, feature = "sqlite"))]
@@ -253,7 +261,10 @@ mod tests {
         let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
         let pool = pool.connect("sqlite::memory:").await.expect("a database");
         let sql = &sqlite::SQL;
-        sqlx::raw_sql(sql.schema).execute(&pool).await.expect("the tables");
+        sqlx::raw_sql(AssertSqlSafe(Schema::new().sql::<sqlx::Sqlite>()))
+            .execute(&pool)
+            .await
+            .expect("the tables");
         let after = sql.after(IndexPosition { due_at: 5, id: 7 });
         let explain = format!("EXPLAIN QUERY PLAN {}", sql.select_due(JOB, "'jobs'", "1", &after, "10"));
         let plan = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(&pool).await.expect("a plan");

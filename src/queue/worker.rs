@@ -220,8 +220,7 @@ impl<DB: Backend> Worker<DB> {
     /// The transactions of the handlers are reported to the observers of their own transactors.
     #[must_use]
     pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
-        let observer: Arc<dyn Observer> = Arc::new(observer);
-        self.reporter.observers.add(&observer);
+        self.reporter.observers.add(Arc::new(observer));
         self
     }
 

@@ -52,6 +52,8 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     /// ```
     ///
     /// The statement runs at the isolation level of its session. It is retried if a conflict rolled it back.
+    /// If the options have [settings](crate::Options::setting) or a role, it runs in a transaction, which
+    /// takes two more round trips.
     ///
     /// # What is not one transaction
     ///

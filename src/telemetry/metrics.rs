@@ -8,12 +8,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ::metrics::Recorder;
 
-use crate::events::{Event, JobEvent, Observer, Run, UnitEvent};
+use crate::events::{Event, JobEvent, Observer, PurgeEvent, PurgedTable, Run, UnitEvent};
 
 mod handles;
 mod names;
 
-use handles::{KeyHandles, QueueHandles, UnitHandles, WorkerHandles};
+use handles::{KeyHandles, PurgeHandles, QueueHandles, UnitHandles, WorkerHandles};
 
 /// An observer that reports units of work, queues and idempotency keys through the crate
 /// [`metrics`](https://docs.rs/metrics), to any of its exporters.
@@ -37,13 +37,32 @@ use handles::{KeyHandles, QueueHandles, UnitHandles, WorkerHandles};
 /// The [guide](crate::guide::monitoring) has a table of all metrics, alert rules and a dashboard. The
 /// exporter receives the unit and the description of each metric before its first value.
 ///
+/// # Upkeep of the exporter
+///
+/// `install_recorder` of metrics-exporter-prometheus returns a handle and starts no task. Histograms then
+/// keep every recorded value in memory until the metrics are rendered or `run_upkeep` of the handle is
+/// called: call it every few seconds, for example from a task of its own. `PrometheusBuilder::install` does
+/// that by itself, because it serves the metrics in a task that it starts.
+///
+/// ```
+/// # use std::time::Duration;
+/// # async fn example(exporter: metrics_exporter_prometheus::PrometheusHandle) {
+/// tokio::spawn(async move {
+///     loop {
+///         tokio::time::sleep(Duration::from_secs(5)).await;
+///         exporter.run_upkeep();
+///     }
+/// });
+/// # }
+/// ```
+///
 /// # Labels
 ///
 /// The labels are the names of the unit and its strategy, the name of the queue, and labels with a fixed
 /// set of values. Their number does not grow with users, rows or keys, as long as the names of units do
 /// not. All counters of a unit and its strategy are registered at zero with its first run, so that the
 /// first event of each kind shows as an increase. With the [buckets](Self::buckets) below, a unit and its
-/// strategy have 83 series.
+/// strategy have 84 series.
 ///
 /// # Cost
 ///
@@ -67,6 +86,7 @@ struct Registered {
     keys: HashMap<(&'static str, &'static str), Arc<KeyHandles>>,
     queues: HashMap<String, Arc<QueueHandles>>,
     workers: HashMap<(String, u32), Arc<WorkerHandles>>,
+    purges: HashMap<PurgedTable, Arc<PurgeHandles>>,
 }
 
 impl Metrics {
@@ -150,6 +170,15 @@ impl Metrics {
         )
     }
 
+    fn purge(&self, table: PurgedTable) -> Arc<PurgeHandles> {
+        self.handles(
+            &table,
+            |b| &b.purges,
+            |b| &mut b.purges,
+            |recorder| PurgeHandles::register(recorder, table),
+        )
+    }
+
     fn worker(&self, queue: &str, worker: u32) -> Arc<WorkerHandles> {
         let key = (queue.to_owned(), worker);
         self.handles(
@@ -183,6 +212,9 @@ impl Observer for Metrics {
                 self.worker(queue, *worker).stopped()
             }
             Event::Job { queue, event } => self.queue(queue).count(event),
+            Event::Purge { event: PurgeEvent::Deleted { table, rows } } => self.purge(*table).deleted(*rows),
+            // The time of the last success does not advance.
+            Event::Purge { event: PurgeEvent::Failed { .. } } => {}
             Event::Key { run, outcome } => self.key(run).count(*outcome),
         }
     }

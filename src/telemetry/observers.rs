@@ -21,8 +21,8 @@ struct GuardedObserver {
 }
 
 impl GuardedObserver {
-    fn is(&self, other: &Arc<dyn Observer>) -> bool {
-        Arc::ptr_eq(&self.observer, other)
+    fn is(&self, other: &dyn Observer) -> bool {
+        self.observer.address() == other.address()
     }
 
     /// Returns `None` if the observer panics. The panic itself is reported by the panic hook.
@@ -53,17 +53,17 @@ impl Observers {
     pub(crate) fn and_log(&self) -> Self {
         let mut all = self.clone();
         if let Some(log) = log() {
-            all.add(log);
+            all.add(log.clone());
         }
         all
     }
 
-    pub(crate) fn add(&mut self, observer: &Arc<dyn Observer>) {
-        self.push(GuardedObserver { observer: observer.clone(), has_panicked: Arc::default() });
+    pub(crate) fn add(&mut self, observer: Arc<dyn Observer>) {
+        self.push(GuardedObserver { observer, has_panicked: Arc::default() });
     }
 
     fn push(&mut self, observer: GuardedObserver) {
-        if !self.0.iter().any(|known| known.is(&observer.observer)) {
+        if !self.0.iter().any(|known| known.is(&*observer.observer)) {
             self.0.push(observer);
         }
     }
@@ -83,7 +83,7 @@ impl Observers {
 impl PartialEq for Observers {
     fn eq(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
-            && self.0.iter().zip(&other.0).all(|(one, other)| one.is(&other.observer))
+            && self.0.iter().zip(&other.0).all(|(one, other)| one.is(&*other.observer))
     }
 }
 

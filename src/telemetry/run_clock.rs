@@ -49,6 +49,8 @@ struct ClockState {
     session: Option<SessionId>,
     /// A failure other than a constraint violation ended the run, whatever error the unit returned.
     failed: bool,
+    /// The attempt found the response of an earlier request with its idempotency key.
+    replayed: bool,
     ended: bool,
 }
 
@@ -237,6 +239,7 @@ impl RunClock {
         state.attempt_span = None;
         let outcome = match outcome {
             RunOutcome::RolledBack if state.failed => RunOutcome::Failed,
+            RunOutcome::RolledBack if state.replayed => RunOutcome::Replayed,
             outcome => outcome,
         };
         let summary = Summary {
@@ -246,10 +249,17 @@ impl RunClock {
             times: state.times,
         };
         drop(state);
-        if let Some(span) = &self.span {
-            span.ended(outcome, summary.attempts);
-        }
         self.notify(UnitEvent::Ended { summary: &summary, error });
+        // After the line about the end, which would repeat these fields.
+        if let Some(span) = &self.span {
+            span.ended(&self.run, outcome, summary.attempts);
+        }
+    }
+
+    /// Records that the attempt returns the response of an earlier request instead of running the unit.
+    #[cfg(feature = "idempotency")]
+    pub(crate) fn replayed(&self) {
+        self.state().replayed = true;
     }
 
     pub(crate) fn notify_of_key(&self, outcome: KeyOutcome) {
@@ -322,6 +332,7 @@ impl ClockState {
             warned: false,
             session: None,
             failed: false,
+            replayed: false,
             ended: false,
         }
     }
@@ -329,6 +340,7 @@ impl ClockState {
     fn begin(&mut self, attempt: AttemptLog) {
         self.attempt = Arc::new(attempt);
         (self.statement, self.idle_since, self.warned, self.session) = (None, None, false, None);
+        self.replayed = false;
     }
 
     fn pause(&mut self) {

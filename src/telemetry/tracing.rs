@@ -22,7 +22,7 @@ mod with {
     use tracing::{Instrument as _, debug, error, field, info_span, trace, warn};
 
     use crate::error::Error;
-    use crate::events::{Event, Observer, Run, RunOutcome, Summary, UnitEvent};
+    use crate::events::{Event, Observer, PurgeEvent, Run, RunOutcome, Summary, UnitEvent};
     use crate::failure::{Failure, FailureKind};
 
     const WAITS_FOR_ITSELF: &str = "; all connections of its pool are in use: if the unit runs a query on \
@@ -33,6 +33,10 @@ mod with {
     pub(crate) struct Span(tracing::Span);
 
     impl Span {
+        /// Creates the span of a run.
+        ///
+        /// Subscribers that print lines repeat the fields of the span in each line. So those that only a
+        /// trace needs are recorded at the end.
         pub(crate) fn of_unit(run: &Run) -> Option<Self> {
             let span = info_span!(
                 target: "atomically",
@@ -40,13 +44,13 @@ mod with {
                 otel.name = run.name,
                 otel.kind = "client",
                 otel.status_code = field::Empty,
-                db.system.name = run.database,
-                db.operation.name = "transaction",
-                code.file.path = run.location.map(|location| location.file()),
-                code.line.number = run.location.map(|location| location.line()),
-                atomically.unit = run.name,
+                db.system.name = field::Empty,
+                db.operation.name = field::Empty,
+                code.file.path = field::Empty,
+                code.line.number = field::Empty,
+                atomically.unit = field::Empty,
                 atomically.run = run.id,
-                atomically.strategy = run.strategy,
+                atomically.strategy = field::Empty,
                 atomically.attempts = field::Empty,
                 atomically.outcome = field::Empty,
                 "error.type" = field::Empty,
@@ -76,11 +80,19 @@ mod with {
             }
         }
 
-        /// Records the outcome of the run.
-        pub(crate) fn ended(&self, outcome: RunOutcome, attempts: u32) {
+        /// Records the run and its outcome.
+        pub(crate) fn ended(&self, run: &Run, outcome: RunOutcome, attempts: u32) {
+            self.0.record("db.system.name", run.database);
+            self.0.record("db.operation.name", "transaction");
+            if let Some(location) = run.location {
+                self.0.record("code.file.path", location.file());
+                self.0.record("code.line.number", location.line());
+            }
+            self.0.record("atomically.unit", run.name);
+            self.0.record("atomically.strategy", run.strategy);
             self.0.record("atomically.outcome", outcome.as_str());
             self.0.record("atomically.attempts", attempts);
-            if !matches!(outcome, RunOutcome::Committed | RunOutcome::RolledBack) {
+            if !matches!(outcome, RunOutcome::Committed | RunOutcome::RolledBack | RunOutcome::Replayed) {
                 self.0.record("otel.status_code", "ERROR");
                 self.0.record("error.type", outcome.as_str());
             }
@@ -117,8 +129,10 @@ mod with {
 
     impl Observer for LogObserver {
         fn observe(&self, event: &Event<'_>) {
-            if let Event::Unit { run, event } = event {
-                log_event(run, event);
+            match event {
+                Event::Unit { run, event } => log_event(run, event),
+                Event::Purge { event } => log_purge(event),
+                _ => {}
             }
         }
 
@@ -148,68 +162,62 @@ mod with {
                 let hint = if pool_exhausted { WAITS_FOR_ITSELF } else { "" };
                 warn!(
                     target: "atomically",
-                    unit = %run,
-                    idle = ?idle,
-                    db.query.text = after,
                     "{run}: the transaction has been idle for {idle:.1?}, after: {after}{hint}"
                 )
             }
             UnitEvent::AttemptFailed { attempt, failure } => log_failure(run, attempt, failure),
             UnitEvent::BackingOff { delay } => {
-                debug!(target: "atomically", unit = %run, delay = ?delay, "another attempt follows")
+                debug!(target: "atomically", delay = ?delay, "another attempt follows")
             }
             UnitEvent::Ended { summary, error } => log_end(run, summary, error),
             UnitEvent::Started | UnitEvent::AttemptStarted { .. } => {}
         }
     }
 
-    fn log_failure(run: &Run, attempt: u32, failure: &Failure) {
-        let code = failure.code();
-        match (failure.kind(), failure.deadlock()) {
-            (FailureKind::Deadlock, Some(report)) => warn!(
-                target: "atomically", unit = %run, attempt, db.response.status_code = code,
-                "{run}: {failure}\n{report}"
-            ),
-            (FailureKind::Deadlock, None) => warn!(
-                target: "atomically", unit = %run, attempt, db.response.status_code = code, "{run}: {failure}"
-            ),
-            _ => debug!(
-                target: "atomically", unit = %run, attempt, db.response.status_code = code, "{run}: {failure}"
-            ),
+    fn log_purge(event: &PurgeEvent<'_>) {
+        match *event {
+            PurgeEvent::Deleted { table, rows } => {
+                debug!(target: "atomically", table = table.as_str(), rows, "purged")
+            }
+            PurgeEvent::Failed { table, error } => {
+                let table = table.as_str();
+                warn!(target: "atomically", table, "could not purge {table}: {}", error.text());
+            }
         }
     }
 
+    fn log_failure(run: &Run, attempt: u32, failure: &Failure) {
+        match (failure.kind(), failure.deadlock()) {
+            (FailureKind::Deadlock, Some(report)) => {
+                warn!(target: "atomically", attempt, "{run}: {failure}\n{report}");
+            }
+            (FailureKind::Deadlock, None) => warn!(target: "atomically", attempt, "{run}: {failure}"),
+            _ => debug!(target: "atomically", attempt, "{run}: {failure}"),
+        }
+    }
+
+    /// The text says how many attempts there were, and how long they took.
     fn log_end(run: &Run, summary: &Summary, error: Option<&Error>) {
-        let Summary { outcome, attempts, elapsed, .. } = summary;
-        let (what, error) = (outcome.as_str(), error.map(Error::text));
-        match (outcome, error) {
-            (RunOutcome::CommitUnknown, Some(error)) => error!(
-                target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what,
-                "{run}: {error}"
-            ),
+        let Summary { outcome, .. } = summary;
+        let what = outcome.as_str();
+        match (outcome, error.map(Error::text)) {
+            (RunOutcome::CommitUnknown, Some(error)) => {
+                error!(target: "atomically", outcome = what, "{run}: {error}");
+            }
             (RunOutcome::Exhausted | RunOutcome::DeadlineExceeded | RunOutcome::BudgetSpent, Some(error)) => {
-                warn!(
-                    target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what,
-                    "{run}: {error}"
-                );
+                warn!(target: "atomically", outcome = what, "{run}: {error}");
             }
-            (_, Some(error)) => {
-                debug!(
-                    target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what,
-                    "{run}: {error}"
-                );
-            }
+            (_, Some(error)) => debug!(target: "atomically", outcome = what, "{run}: {error}"),
             (_, None) => {
                 let ended = match outcome {
                     RunOutcome::RolledBack => "rolled back, because the unit returned an error of its own",
+                    RunOutcome::Replayed => "returned the stored response of an earlier request",
                     RunOutcome::Failed => "failed, and the unit returned an error of its own",
                     RunOutcome::Dropped => "dropped before it ended",
                     _ => what,
                 };
-                debug!(
-                    target: "atomically", unit = %run, attempts, elapsed = ?elapsed, outcome = what,
-                    "{run}: {ended}"
-                );
+                let Summary { attempts, elapsed, .. } = summary;
+                debug!(target: "atomically", attempts, elapsed = ?elapsed, "{run}: {ended}");
             }
         }
     }
@@ -242,7 +250,7 @@ mod without {
             match self.0 {}
         }
 
-        pub(crate) fn ended(&self, _outcome: RunOutcome, _attempts: u32) {
+        pub(crate) fn ended(&self, _run: &Run, _outcome: RunOutcome, _attempts: u32) {
             match self.0 {}
         }
     }

@@ -165,7 +165,7 @@ where
     let steps = Arc::new(ClaimSteps::default());
     let check = FencingCheck {
         queue,
-        stepped: queue.with_options(Options::new().intercepted_by(steps.clone())),
+        stepped: queue.clone().options(Options::new().intercepted_by(steps.clone())),
         steps,
         enqueue: || async { enqueue().await.map(drop).map_err(check_failed) },
         handler: |claim| {

@@ -64,6 +64,18 @@ pub(super) fn check<DB: Backend>(query: &WatchedQuery<DB>) -> Result<Atomicity, 
     }
 }
 
+/// Fails if a statement cannot be stored as a part of a transaction.
+pub(super) fn check_for_transaction(atomicity: Atomicity) -> Result<(), Error> {
+    match atomicity {
+        Atomicity::Whole => Ok(()),
+        Atomicity::MayStorePart => Err(unsupported(
+            "the options set a role or settings, which needs a transaction around the statement, and a part \
+             of this statement may be stored without one; nothing was sent"
+                .to_owned(),
+        )),
+    }
+}
+
 /// Adds to a failure the reason why it was not retried.
 pub(super) fn sent_once(failure: Failure) -> Failure {
     failure.with_note(

@@ -9,7 +9,7 @@ use super::{Decision, Ended, Options, PoolTransactor, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::strategy::Strategy;
-use crate::tx::{Tx, UnitFn};
+use crate::tx::{Tx, UnitError, UnitFn};
 
 /// The methods that applications call on a [`Transactor`].
 pub trait TransactorExt<DB: Backend>: Transactor<DB> {
@@ -27,7 +27,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// let db = Optimistic::default().on(pool);
     /// let id = 7;
     /// let stock: i64 = db
-    ///     .run(async |tx| {
+    ///     .run(async |tx| -> Result<_, atomically::Error> {
     ///         let select = "SELECT stock, version FROM product WHERE id = $1";
     ///         let (stock, version): (i64, i64) =
     ///             sqlx::query_as(select).bind(id).fetch_one(&mut *tx).await?;
@@ -40,11 +40,17 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///             .execute(&mut *tx)
     ///             .await?;
     ///         tx.expect_one(done.rows_affected())?;
-    ///         Ok::<_, atomically::Error>(stock - 1)
+    ///         Ok(stock - 1)
     ///     })
     ///     .await?;
     /// # Ok(()) }
     /// ```
+    ///
+    /// # The error type
+    ///
+    /// The closure returns any error type that [holds the errors of this crate](UnitError). If `?` follows
+    /// `run`, the compiler cannot infer the type ("type annotations needed"). Name it at the head of the
+    /// closure, as above: `async |tx| -> Result<_, Error> { … }`.
     ///
     /// # Errors
     ///
@@ -63,7 +69,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: UnitFn<DB, T, E>,
-        E: From<Error> + Send,
+        E: UnitError + Send,
         T: Send;
 
     /// Returns this transactor with `options` overriding its own.
@@ -82,7 +88,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// let db = Pessimistic::default().on(&pool);
     /// let id = 7;
     /// db.on_key(("event", id))
-    ///     .run(async |tx| {
+    ///     .run(async |tx| -> Result<_, Error> {
     ///         let sql = tx.for_update("SELECT seats FROM event WHERE id = $1");
     ///         let seats: i64 = sqlx::query_scalar(sql).bind(id).fetch_one(&mut *tx).await?;
     ///         sqlx::query("UPDATE event SET seats = $1 WHERE id = $2")
@@ -90,7 +96,7 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///             .bind(id)
     ///             .execute(&mut *tx)
     ///             .await?;
-    ///         Ok::<_, Error>(())
+    ///         Ok(())
     ///     })
     ///     .await?;
     /// # Ok(()) }
@@ -103,9 +109,9 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// # use atomically::{Error, Optimistic, TransactorExt as _};
     /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
     /// let db = Optimistic::default().on(&pool);
-    /// db.named("checkout").run(async |tx| {
+    /// db.named("checkout").run(async |tx| -> Result<_, Error> {
     ///     sqlx::query("UPDATE product SET stock = stock - 1").execute(&mut *tx).await?;
-    ///     Ok::<_, Error>(())
+    ///     Ok(())
     /// })
     /// .await?;
     /// # Ok(()) }
@@ -123,7 +129,7 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
     fn run<F, T, E>(&self, unit: F) -> impl Future<Output = Result<T, E>> + Send
     where
         F: UnitFn<DB, T, E>,
-        E: From<Error> + Send,
+        E: UnitError + Send,
         T: Send,
     {
         let options = Options::new().started_at(Location::caller());

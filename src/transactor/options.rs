@@ -12,11 +12,14 @@ use crate::events::Observer;
 use crate::intercept::Interceptor;
 use crate::intercept::Interceptors;
 use crate::isolation::{Access, Begin, Isolation};
+use crate::local_settings::LocalSettings;
 use crate::retry_budget::RetryBudget;
+use crate::schema::Schema;
 use crate::strategy::Resolve;
 use crate::telemetry::Observers;
 
 mod identity;
+mod local;
 mod merge;
 mod settings;
 
@@ -34,9 +37,9 @@ mod settings;
 /// let report = Options::new().read_only().deadline(Duration::from_secs(60));
 /// let rows: i64 = db
 ///     .with(report)
-///     .run(async |tx| {
+///     .run(async |tx| -> Result<_, Error> {
 ///         let count = sqlx::query_scalar("SELECT COUNT(*) FROM product");
-///         Ok::<_, Error>(count.fetch_one(&mut *tx).await?)
+///         Ok(count.fetch_one(&mut *tx).await?)
 ///     })
 ///     .await?;
 /// # Ok(()) }
@@ -57,6 +60,7 @@ mod settings;
 /// | lock timeout | milliseconds | seconds, rounded up | milliseconds |
 /// | statement timeout | milliseconds | milliseconds; MySQL: `SELECT` only | |
 /// | idle timeout | milliseconds | MariaDB: seconds, rounded up | |
+/// | settings, role | yes | | |
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     isolation: Option<Isolation>,
@@ -71,6 +75,7 @@ pub struct Options {
     idle_timeout: Option<Duration>,
     retry_unique: Option<u32>,
     resolve_commits: Option<Resolve>,
+    schema: Option<Schema>,
     key: Option<u64>,
     retry_budget: Option<RetryBudget>,
     seed: Option<u64>,
@@ -79,6 +84,7 @@ pub struct Options {
     observers: Observers,
     idle_warning: Option<Duration>,
     interceptors: Interceptors,
+    local: Option<Arc<LocalSettings>>,
 }
 
 impl Options {
@@ -211,8 +217,7 @@ impl Options {
     ///
     /// Create the table with
     /// [`PoolTransactor::create_operation_table`](crate::PoolTransactor::create_operation_table) or in your
-    /// own migrations, and delete old rows with
-    /// [`purge_operations`](crate::PoolTransactor::purge_operations).
+    /// own [migrations](crate::guide::schema), and delete old rows with a [`Purge`](crate::Purge).
     ///
     /// # Why not by default?
     ///
@@ -220,6 +225,17 @@ impl Options {
     #[must_use]
     pub fn resolve_commits(mut self, by: Resolve) -> Self {
         self.resolve_commits = Some(by);
+        self
+    }
+
+    /// Sets the names of the tables that the crate keeps: see [`Schema::prefixed`]. By default they have no
+    /// prefix.
+    ///
+    /// This applies to idempotency keys and to [`resolve_commits`](Self::resolve_commits). For a queue, set
+    /// it with [`Queue::options`](crate::queue::Queue::options).
+    #[must_use]
+    pub fn schema(mut self, schema: Schema) -> Self {
+        self.schema = Some(schema);
         self
     }
 
@@ -255,10 +271,10 @@ impl Options {
         self
     }
 
-    /// Adds an observer, in addition to those of the transactor.
+    /// Adds an observer, in addition to those of the transactor. An `Arc` that is added twice observes once.
     #[must_use]
-    pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observers.add(&observer);
+    pub fn observed_by(mut self, observer: impl Observer + 'static) -> Self {
+        self.observers.add(Arc::new(observer));
         self
     }
 

@@ -12,6 +12,7 @@ use super::atomicity::{self, Atomicity};
 use super::attempt::{Sending, StatementAttempts, StatementTarget, UnitAttempts, sending};
 use super::deadlock_queue::DeadlockQueue;
 use super::retry::run_with_retries;
+use super::statement_unit::StatementUnit;
 use super::waiting::WaitingQueues;
 use super::{Ended, Options, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
@@ -20,6 +21,7 @@ use crate::error::Error;
 use crate::events::Observer;
 use crate::gate::Gate;
 use crate::retry_budget::RetryBudget;
+use crate::schema::Schema;
 use crate::strategy::Strategy;
 use crate::tx::{ConnectionReuse, holds_connection_of, nested};
 
@@ -92,7 +94,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     /// Adds an observer of every run, in addition to earlier ones and to those in a run's own options.
     #[must_use]
     pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
-        self.options(Options::new().observed_by(Arc::new(observer)))
+        self.options(Options::new().observed_by(observer))
     }
 
     /// Sets the gate at which runs with a key wait. Transactors with the same gate share its queues; by
@@ -157,13 +159,31 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.send_alone(query, atomicity).await
     }
 
+    /// Returns whether the options have settings or a role, which need a transaction.
+    pub(crate) fn has_local_settings(&self) -> bool {
+        self.options.local_settings().is_some()
+    }
+
+    /// Runs one statement in a transaction that has the settings of the options.
+    async fn send_in_transaction(&self, query: WatchedQuery<DB>, atomicity: Atomicity) -> Result<u64, Error> {
+        atomicity::check_for_transaction(atomicity)?;
+        let mut unit = StatementUnit::new(query);
+        let ended = self.transact(&Options::new(), &mut unit).await?;
+        unit.end(ended)
+    }
+
     async fn send_alone(&self, query: WatchedQuery<DB>, atomicity: Atomicity) -> Result<u64, Error> {
+        if self.has_local_settings() {
+            return self.send_in_transaction(query, atomicity).await;
+        }
         let (sql, nowait) = (query.text(), query.has_nowait());
         self.run_alone(sql, nowait, atomicity, sending(&self.options, query)).await
     }
 
     /// Runs `run` on a connection of the pool, as its own transaction without BEGIN and COMMIT. `run`
-    /// receives the time limit for the server. Observers see `sql`; interceptors see nothing.
+    /// receives the time limit for the server. Observers see `sql`; interceptors see nothing. The settings of
+    /// the options are not set: a caller for whom they matter checks
+    /// [`has_local_settings`](Self::has_local_settings).
     pub(crate) async fn run_on_connection<T: Send>(
         &self,
         sql: SqlStr,
@@ -192,6 +212,11 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         run_with_retries(&*self.strategy, self.waiting_queues(), &self.options, &mut statement).await
     }
 
+    /// Returns the schema of the options, which has the names of the crate's tables.
+    pub(crate) fn schema(&self) -> Schema {
+        self.options.tables()
+    }
+
     const fn waiting_queues(&self) -> WaitingQueues<'_> {
         WaitingQueues { gate: &self.gate, deadlocked: Some(&self.deadlocked) }
     }
@@ -206,6 +231,12 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             reuse: self.reuse.clone(),
             deadlocked: self.deadlocked.clone(),
         }
+    }
+
+    /// Returns a transactor for the crate's own work on its tables.
+    pub(super) fn for_upkeep<T: Strategy>(&self, strategy: T) -> PoolTransactor<DB, T> {
+        let options = self.options.for_upkeep();
+        PoolTransactor { options, ..self.under(strategy) }
     }
 
     /// Fails if the caller is a unit of work on the same pool, because it would wait for its own connection.

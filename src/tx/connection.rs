@@ -19,9 +19,11 @@ mod extra;
 mod reuse;
 mod server_cache;
 mod pool_queue;
+mod opening_count;
 mod outage;
 
-pub(crate) use outage::refusal_since;
+pub(crate) use opening_count::is_opening;
+pub(crate) use outage::{RefusedConnection, refusal_since};
 pub(crate) use reuse::ConnectionReuse;
 
 /// How long an orderly close may take before the socket is simply closed.

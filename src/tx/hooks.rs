@@ -93,10 +93,10 @@ impl<DB: Backend> Tx<DB> {
     /// # async fn example(pool: sqlx::SqlitePool) -> Result<(), Error> {
     /// Pessimistic::default()
     ///     .on(&pool)
-    ///     .run(async |tx| {
+    ///     .run(async |tx| -> Result<_, Error> {
     ///         sqlx::query("INSERT INTO orders (id) VALUES (7)").execute(&mut *tx).await?;
     ///         tx.on_commit(send_mail(7));
-    ///         Ok::<_, Error>(())
+    ///         Ok(())
     ///     })
     ///     .await
     /// # }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::time::Duration;
 
-use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr, SqlStr};
+use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr, SqlStr, TypeInfo as _};
 
 use crate::backend::{Backend, Key, SnapshotAge, WatchedQuery};
 use crate::digest::digest;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::StatementAnswer;
 use crate::isolation::Begin;
@@ -109,6 +109,15 @@ impl<DB: Backend> Tx<DB> {
     /// it. The lock is [`RowLock::NO_KEY_UPDATE`] or the strategy's. The database compares text keys by its
     /// collation, but a key counts as missing unless a row's key equals it in Rust.
     ///
+    /// # The type of the keys
+    ///
+    /// It has to be the one that the driver decodes from the column: `i64` for BIGINT, `i32` for INTEGER. A
+    /// different type is an error that names the table, the column and the type. PostgreSQL refuses to
+    /// compare types that have no common operator. MySQL, MariaDB and SQLite convert one of the two, so
+    /// rows may be locked (MySQL and MariaDB: with a full scan of the table) before the error is raised,
+    /// when the first row is decoded. If no row matches after the conversion, there is no error, and all
+    /// keys are missing.
+    ///
     /// SQLite locks the whole database. If the plan opens with `BEGIN IMMEDIATE`, the database is already
     /// locked, and the keys are only looked up.
     ///
@@ -152,7 +161,8 @@ impl<DB: Backend> Tx<DB> {
             };
             let found =
                 watch(self.parts(), query, reader, |connection, query| DB::fetch_column(connection, query));
-            for key in &found.await? {
+            let found = found.await.map_err(|error| explain_key::<DB, K>(error.into(), table, column))?;
+            for key in &found {
                 missing.remove(key);
             }
         }
@@ -263,6 +273,19 @@ fn select_keys<DB: Backend, K: Key<DB>>(
         select.push_str(clause);
     }
     Ok(WatchedQuery::with_arguments(AssertSqlSafe(select).into_sql_str(), arguments))
+}
+
+/// Adds to an error what was compared with what, unless it is about a conflict or the connection.
+pub(crate) fn explain_key<DB: Backend, K: Key<DB>>(error: Error, table: &str, column: &str) -> Error {
+    if !matches!(error.kind(), ErrorKind::Database | ErrorKind::Decode | ErrorKind::InvalidInput) {
+        return error;
+    }
+    let (rust, sql) = (std::any::type_name::<K>(), K::type_info());
+    error.in_context(&format!(
+        "could not lock rows of the table `{table}` by the column `{column}` with keys of the type `{rust}` \
+         (SQL type {})",
+        sql.name()
+    ))
 }
 
 /// Returns the text with a row lock, or `None` if it needs none.

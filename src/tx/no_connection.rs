@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::Pool;
 use tokio::time::Instant;
 
-use super::{identity, refusal_since};
+use super::{RefusedConnection, identity, is_opening, refusal_since};
 use crate::backend::{Backend, failure_or_other};
 use crate::failure::{Failure, FailureKind, with_causes};
 
@@ -30,9 +30,13 @@ pub(crate) fn not_connected<DB: Backend>(pool: &Pool<DB>, since: Instant, error:
         sqlx::Error::Io(error) => {
             unavailable(format!("could not connect to {address}: {}", with_causes(error)))
         }
-        error => failure_or_other::<DB>(error)
-            .in_context(&format!("could not connect to {address}"))
-            .with_note("check the pool's URL"),
+        error => {
+            let failure =
+                failure_or_other::<DB>(error).in_context(&format!("could not connect to {address}"));
+            // A server that has too many sessions, or is starting, was reached.
+            let is_reached = DB::SESSION_ID_QUERY.is_some() && failure.kind() == FailureKind::Unavailable;
+            if is_reached { failure } else { failure.with_note("check the pool's URL") }
+        }
     }
 }
 
@@ -46,6 +50,16 @@ pub(crate) fn cut_short<DB: Backend>(pool: &Pool<DB>, since: Instant, connected:
     unavailable(explain_wait(pool, since))
 }
 
+/// Returns the failure of a caller that has waited for others to use the pool, if the server could not be
+/// reached meanwhile.
+pub(crate) fn unreachable_since<DB: Backend>(pool: &Pool<DB>, since: Instant) -> Option<Failure> {
+    let earliest = since.checked_sub(MAX_REFUSAL_AGE).unwrap_or(since);
+    let address = DB::address(&pool.connect_options());
+    let is_unreachable =
+        is_opening(identity(pool)) || refusal_since(identity(pool), &address, earliest).is_some();
+    is_unreachable.then(|| unavailable(explain_wait(pool, since)))
+}
+
 fn unavailable(message: String) -> Failure {
     Failure::new(FailureKind::Unavailable, message).retryable(true).definite(false)
 }
@@ -54,16 +68,23 @@ fn explain_wait<DB: Backend>(pool: &Pool<DB>, since: Instant) -> String {
     let (open, max) = (pool.size(), pool.options().get_max_connections());
     let address = DB::address(&pool.connect_options());
     let since = since.checked_sub(MAX_REFUSAL_AGE).unwrap_or(since);
-    match refusal_since(identity(pool), since) {
-        Some(reason) => {
+    match refusal_since(identity(pool), &address, since) {
+        Some(RefusedConnection { reason, by_server }) => {
+            let advice = match by_server {
+                true => "",
+                false => "; check that the server is running and listens on that address",
+            };
             format!(
-                "could not connect to {address}: {reason} (pool: {open} of {max} connections open); check \
-                 that the server is running and listens on that address"
+                "could not connect to {address}: {reason} (pool: {open} of {max} connections open){advice}"
             )
         }
-        None if is_used_up(pool) => format!(
+        None if is_used_up(pool) && !is_opening(identity(pool)) => format!(
             "all {max} connections of the pool stayed in use; hold them for less time, or raise the pool's \
              max_connections"
+        ),
+        None if is_opening(identity(pool)) => format!(
+            "no connection to {address} was opened in time (pool: {open} of {max} connections open); check \
+             that the server answers, and that the pool's `after_connect` succeeds"
         ),
         None => format!(
             "{address} did not accept a connection (pool: {open} of {max} connections open, {} idle)",

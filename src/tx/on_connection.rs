@@ -25,9 +25,9 @@ impl<DB: Backend> Tx<DB> {
     /// # async fn example(pool: SqlitePool) -> Result<(), Error> {
     /// let db = Serializable::default().on(&pool);
     /// let id = 7;
-    /// db.run(async |tx: &mut Tx<_>| {
+    /// db.run(async |tx: &mut Tx<_>| -> Result<_, Error> {
     ///     tx.on_connection(async |conn: &mut SqliteConnection| repo::take_one(conn, id).await).await?;
-    ///     Ok::<_, Error>(())
+    ///     Ok(())
     /// })
     /// .await
     /// # }
@@ -38,8 +38,13 @@ impl<DB: Backend> Tx<DB> {
     /// sources, and a conflict is retried even if the unit ignores it.
     ///
     /// An error that the function itself ignores is detected before the commit, in one round trip to the
-    /// server, and a failed transaction is not committed. The function must not end the transaction: the
-    /// limits of [`connection`](Self::connection) apply here as well.
+    /// server, and a failed transaction is not committed. The function must not end the transaction, and that
+    /// includes `begin`: sqlx does not know that the connection is in a transaction, so the `commit` that
+    /// belongs to it would commit the unit's transaction. The limits of [`connection`](Self::connection)
+    /// apply here as well.
+    ///
+    /// The guide has a [table](crate::guide::migrating#which-helpers-work) of the functions that can be
+    /// called like this.
     ///
     /// # Errors
     ///

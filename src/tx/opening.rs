@@ -14,6 +14,8 @@ use super::{Attempts, ConnectionReuse, Hooks, Interception, PooledSession, Right
 use crate::backend::{Backend, Closing, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
+use crate::local_settings::LocalSettings;
+use crate::schema::Schema;
 use crate::strategy::{CommitMarker, Limits, Plan};
 use crate::telemetry::{RunClock, counted};
 
@@ -23,6 +25,10 @@ pub(crate) struct OpenRequest<'a> {
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     pub(crate) marker: Option<CommitMarker>,
+    /// The names of the crate's tables.
+    pub(crate) schema: Schema,
+    /// The caller's settings for this transaction.
+    pub(crate) local: Option<&'a LocalSettings>,
     /// Whether the transaction may wait at the gate, open and idle, before its unit begins.
     pub(crate) waits_at_gate: bool,
     /// Set once a connection was acquired.
@@ -54,6 +60,7 @@ impl OpenRequest<'_> {
 
     fn check<DB: Backend>(&self, limits: &Limits) -> Result<(), Failure> {
         DB::check(&self.plan, limits)?;
+        self.local.map_or(Ok(()), |settings| DB::local_settings(settings).map(drop))?;
         self.marker.map_or(Ok(()), |marker| DB::marker(marker).map(drop))
     }
 
@@ -65,7 +72,11 @@ impl OpenRequest<'_> {
         // Last, because a statement after the first write would need a packet of its own on a Galera
         // cluster.
         if let Some(marker) = self.marker {
-            let _ = write!(text, "; {}", DB::marker(marker)?);
+            let _ = write!(text, "; {}", self.schema.in_sql(DB::marker(marker)?));
+        }
+        // The table of the markers is not the caller's, so the settings and the role come after it.
+        if let Some(settings) = self.local {
+            let _ = write!(text, "; {}", DB::local_settings(settings)?);
         }
         Ok(text)
     }
@@ -155,6 +166,7 @@ impl<DB: Backend> Tx<DB> {
             attempt: request.attempt,
             opened: Instant::now(),
             depth: 0,
+            schema: request.schema,
             closing,
             limits_idling: engine.limits_idling,
             latest: None,

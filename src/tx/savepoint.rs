@@ -15,7 +15,7 @@ use super::admit::admit_control;
 use super::executor::StatementParts;
 #[cfg(feature = "testing")]
 use super::savepoint_scope::SavepointScope;
-use super::{ScopeFn, Tx, send};
+use super::{ScopeFn, Tx, UnitError, send};
 
 impl<DB: Backend> Tx<DB> {
     /// Runs a part of the unit in a savepoint: if the closure returns `Err`, its changes are rolled back and
@@ -26,9 +26,9 @@ impl<DB: Backend> Tx<DB> {
     /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
     /// # Pessimistic::default().on(&pool).run(async |tx| {
     /// let noted = tx
-    ///     .savepoint(async |tx| {
+    ///     .savepoint(async |tx| -> Result<_, Error> {
     ///         sqlx::query("INSERT INTO audit (id) VALUES (1)").execute(&mut *tx).await?;
-    ///         Ok::<_, Error>(())
+    ///         Ok(())
     ///     })
     ///     .await;
     /// if noted.is_err() {
@@ -63,7 +63,7 @@ impl<DB: Backend> Tx<DB> {
     pub async fn savepoint<F, T, E>(&mut self, scope: F) -> Result<T, E>
     where
         F: ScopeFn<DB, T, E>,
-        E: From<Error>,
+        E: UnitError,
     {
         let name = format!("atomically_{}", self.depth + 1);
         let before = Before { hooks: self.hooks.len(), advisory_locks: self.closing.advisory_locks.len() };
@@ -147,6 +147,7 @@ fn is_recoverable(failure: &Failure) -> bool {
                 | FailureKind::LockNotAvailable
                 | FailureKind::StatementTimeout
                 | FailureKind::Unsupported
+                | FailureKind::InvalidInput
                 | FailureKind::Other
         )
 }

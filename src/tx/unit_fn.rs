@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use crate::backend::Backend;
+use crate::error::Error;
 
 use super::Tx;
 
@@ -65,6 +66,41 @@ pub trait Repeatable: Clone + Send + Sync {}
 
 #[diagnostic::do_not_recommend]
 impl<F: Clone + Send + Sync> Repeatable for F {}
+
+/// The error type of a unit of work: any type that holds the errors of this crate.
+///
+/// Implemented for every type that implements `From<atomically::Error>`: [`Error`](crate::Error) itself,
+/// [`sqlx::Error`], `anyhow::Error`, `Box<dyn std::error::Error + Send + Sync>`, and an enum of your own with
+/// these lines:
+///
+/// ```
+/// #[derive(Debug, thiserror::Error)]
+/// enum BookingError {
+///     #[error("sold out")]
+///     SoldOut,
+///     #[error(transparent)]
+///     Database(#[from] atomically::Error),
+/// }
+///
+/// // For `?` on queries. It keeps constraints typed on every database.
+/// impl From<sqlx::Error> for BookingError {
+///     fn from(error: sqlx::Error) -> Self {
+///         Self::Database(error.into())
+///     }
+/// }
+/// ```
+///
+/// It is a trait of its own so that the compiler can say which lines are missing.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot hold the errors of a unit of work",
+    label = "the error type `{Self}` does not implement `From<atomically::Error>`",
+    note = "with thiserror, add a variant: `#[error(transparent)] Database(#[from] atomically::Error),`",
+    note = "or write `impl From<atomically::Error> for {Self} {{ … }}`"
+)]
+pub trait UnitError: From<Error> {}
+
+#[diagnostic::do_not_recommend]
+impl<E: From<Error>> UnitError for E {}
 
 /// An async closure over a transaction that returns a `Result`: the bound of [`Tx::savepoint`].
 ///

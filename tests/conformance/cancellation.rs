@@ -1,4 +1,4 @@
-//! Futures that are dropped before they are done.
+//! Futures that are dropped before they complete.
 
 pub(crate) mod every_poll;
 
@@ -16,41 +16,42 @@ use super::increments::{counter, increment, value};
 use super::outcomes::set_value;
 use crate::support::{TestBackend, eventually};
 
-/// Polls a future as often as it wants to be, but at most `polls` times, and drops it then.
-pub(crate) async fn polled<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+/// Polls a future until it completes, but at most `polls` times, and then drops it.
+pub(crate) async fn poll_at_most<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    let mut left = polls;
+    let mut remaining = polls;
     poll_fn(move |context| {
-        if left == 0 {
+        if remaining == 0 {
             return Poll::Ready(None);
         }
-        left -= 1;
+        remaining -= 1;
         future.as_mut().poll(context).map(Some)
     })
     .await
 }
 
-/// Reading the rest of the rows before the connection is closed could take for ever, with the locks held.
-pub(crate) async fn a_stream_that_is_given_up_leaves_no_lock_behind<DB: TestBackend>(endless: &'static str) {
+/// If the remaining rows were read before the connection is closed, the locks could be held indefinitely.
+pub(crate) async fn dropping_a_stream_releases_its_locks<DB: TestBackend>(endless: &'static str) {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(60));
     let others = DB::another(&pool.url).await;
-    for gives_up in [true, false] {
-        // Reading the rest does not yield, so no timeout would end it: the run counts, too.
+    for drops_stream in [true, false] {
+        // Reading the remaining rows does not yield, so no timeout could interrupt it: the measured time
+        // includes the run.
         let started = Instant::now();
         let run = db.run(async |tx: &mut Tx<DB>| {
             set_value(tx, 9).await?;
             let mut rows = DB::stream(tx, DB::sql(endless));
-            while rows.try_next().await?.is_some_and(|_| !gives_up) {
-                // The driver does not yield while there is something to read.
+            while rows.try_next().await?.is_some_and(|_| !drops_stream) {
+                // The driver does not yield while it has rows to read.
                 tokio::task::yield_now().await;
             }
             Err::<(), _>(Error::from(sqlx::Error::RowNotFound))
         });
-        // The unit that gives up needs no other limit than that of the test, however busy the machine is.
-        let limit = if gives_up { Duration::from_secs(10) } else { Duration::from_millis(300) };
+        // The unit that drops its stream returns, so its limit only has to suffice for a busy machine.
+        let limit = if drops_stream { Duration::from_secs(10) } else { Duration::from_millis(300) };
         let ended = timeout(limit, run).await;
-        assert_eq!(ended.is_ok(), gives_up, "the unit that gives up ends, the other one is dropped");
+        assert_eq!(ended.is_ok(), drops_stream, "only the unit that drops its stream returns in time");
         DB::pool_execute(&others, DB::sql("UPDATE counter SET value = 0 WHERE id = 1"), &[])
             .await
             .expect("a write");
@@ -58,8 +59,8 @@ pub(crate) async fn a_stream_that_is_given_up_leaves_no_lock_behind<DB: TestBack
     }
 }
 
-/// The statement waits for a lock that is held all the while, so it is cut short for certain.
-pub(crate) async fn a_dropped_statement_kills_the_transaction<DB: TestBackend>() {
+/// The statement waits for a lock that another session holds, so it is always interrupted.
+pub(crate) async fn dropping_a_statement_aborts_the_transaction<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
     let db = Optimistic::default().on(&pool);
@@ -67,61 +68,65 @@ pub(crate) async fn a_dropped_statement_kills_the_transaction<DB: TestBackend>()
         .run(async |tx: &mut Tx<DB>| {
             let cut = tokio::time::timeout(Duration::from_millis(50), set_value(tx, 9)).await;
             assert!(cut.is_err(), "the row was not locked");
-            let next = set_value(tx, 10).await.expect_err("fails fast");
+            let next = set_value(tx, 10).await.expect_err("the transaction is aborted");
             assert!(next.to_string().contains("future of a statement was dropped"), "{next}");
             Ok::<_, Error>(())
         })
         .await
-        .expect_err("never Ok");
+        .expect_err("the transaction is aborted");
     assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
     drop(blocker);
     eventually(0, async || DB::open_transactions(&pool).await).await;
     assert_eq!(value(&pool).await, 0);
 }
 
-/// What a pool may have open beyond its maximum, as documentation says.
+/// How many connections beyond the pool's maximum may be open, as documented.
 const MAX_BEYOND_POOL: i64 = 8;
 
-/// Closing a connection ends no statement: each caller would leave another session waiting for the row.
-pub(crate) async fn callers_that_give_up_on_a_locked_row_do_not_fill_the_server<DB: TestBackend>() {
+/// Closing a connection does not end its statement, so each caller would leave another session that waits for
+/// the row.
+pub(crate) async fn timed_out_callers_do_not_accumulate_server_sessions<DB: TestBackend>() {
     const CONNECTIONS: i64 = 4;
     let pool = counter::<DB>(4).await;
     let blocker = DB::blocker(&pool.url).await;
     let watcher = DB::another(&pool.url).await;
-    let (units, lone) = (Pessimistic::default().on(&pool), Atomic::default().on(&pool));
-    let patience = Duration::from_millis(50);
+    let (units, single) = (Pessimistic::default().on(&pool), Atomic::default().on(&pool));
+    let caller_timeout = Duration::from_millis(50);
     let end = Instant::now() + Duration::from_secs(3);
     let callers = join_all((0..8_u32).map(|caller| {
-        let (units, lone) = (units.clone(), lone.clone());
+        let (units, single) = (units.clone(), single.clone());
         tokio::spawn(async move {
             while Instant::now() < end {
-                let gave_up = if caller.is_multiple_of(2) {
-                    timeout(patience, units.run(increment::<DB>)).await.is_err()
+                let timed_out = if caller.is_multiple_of(2) {
+                    timeout(caller_timeout, units.run(increment::<DB>)).await.is_err()
                 } else {
                     let update = DB::sql("UPDATE counter SET value = value + ? WHERE id = 1");
-                    timeout(patience, DB::apply(&lone, update, &[1])).await.is_err()
+                    timeout(caller_timeout, DB::apply(&single, update, &[1])).await.is_err()
                 };
-                assert!(gave_up, "the row is locked");
+                assert!(timed_out, "the row is locked");
             }
         })
     }));
     let watched = async {
-        let mut most = 0;
+        let mut max_sessions = 0;
         while Instant::now() < end {
-            most = most.max(DB::open_transactions(&watcher).await);
+            max_sessions = max_sessions.max(DB::open_transactions(&watcher).await);
         }
-        most
+        max_sessions
     };
-    let (ended, most) = tokio::join!(callers, watched);
+    let (ended, max_sessions) = tokio::join!(callers, watched);
     assert!(ended.iter().all(Result::is_ok), "{ended:?}");
-    assert!(most > CONNECTIONS, "nobody gave up while the server was busy: nothing was shown");
-    // The first one is the one that holds the row.
     assert!(
-        most <= 1 + CONNECTIONS + MAX_BEYOND_POOL,
-        "{most} sessions are at work for a pool of {CONNECTIONS}"
+        max_sessions > CONNECTIONS,
+        "no caller timed out while its session waited, so the test proves nothing"
+    );
+    // One of the sessions is the one that holds the row.
+    assert!(
+        max_sessions <= 1 + CONNECTIONS + MAX_BEYOND_POOL,
+        "{max_sessions} sessions are active for a pool of {CONNECTIONS}"
     );
 
     drop(blocker);
     eventually(0, async || DB::open_transactions(&watcher).await).await;
-    timeout(Duration::from_secs(20), units.run(increment::<DB>)).await.expect("in time").expect("usable");
+    timeout(Duration::from_secs(20), units.run(increment::<DB>)).await.expect("in time").expect("a commit");
 }

@@ -1,7 +1,7 @@
 //! Additions that share a commit return what they would return if they ran one after another.
 
-pub(crate) mod answers;
 pub(crate) mod callers;
+pub(crate) mod calls;
 pub(crate) mod contended_rows;
 pub(crate) mod lost_connections;
 pub(crate) mod stored_sums;
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{TestBackend, eventually};
 
-type Answer = Result<DeltaOutcome, Error>;
+type CallResult = Result<DeltaOutcome, Error>;
 
 /// Long limits, for slow machines: the tests check results, not times.
 fn patient() -> Options {
@@ -24,7 +24,7 @@ fn patient() -> Options {
 }
 
 /// Makes each batch lock its rows and send COMMIT, even if a single statement would be enough.
-fn step_by_step() -> Options {
+fn several_statements() -> Options {
     Options::new().lock_timeout(Duration::from_secs(240))
 }
 
@@ -55,18 +55,18 @@ async fn values<DB: TestBackend>(pool: &Pool<DB>, ids: &[i64]) -> Vec<i64> {
     values
 }
 
-fn ok(answers: Vec<Answer>) -> Vec<DeltaOutcome> {
-    answers.into_iter().map(|answer| answer.expect("a commit")).collect()
+fn expect_all(results: Vec<CallResult>) -> Vec<DeltaOutcome> {
+    results.into_iter().map(|result| result.expect("a commit")).collect()
 }
 
 /// A batch of one call, which adds 0 and waits for a row that another session has locked. Later calls wait
-/// for the next batch, and share it.
-struct Jam<DB: TestBackend> {
+/// for the next batch and share it.
+struct BlockedBatch<DB: TestBackend> {
     blocker: DB::Connection,
-    first: JoinHandle<Answer>,
+    first: JoinHandle<CallResult>,
 }
 
-impl<DB: TestBackend> Jam<DB>
+impl<DB: TestBackend> BlockedBatch<DB>
 where
     i64: Key<DB>,
 {
@@ -75,8 +75,8 @@ where
         Self::held_by(DB::blocker(url).await, pool, deltas).await
     }
 
-    /// Locks the row without changing it, for rows that have no room for another value.
-    async fn unchanged(url: &str, pool: &Pool<DB>, deltas: &Deltas<DB, i64>) -> Self {
+    /// Locks the row without changing its value, for columns that may reject another value.
+    async fn without_a_change(url: &str, pool: &Pool<DB>, deltas: &Deltas<DB, i64>) -> Self {
         let blocker = DB::another(url).await.acquire().await.expect("a connection");
         let mut blocker = blocker.detach();
         let hold = "BEGIN; UPDATE counter SET value = value WHERE id = 1";
@@ -93,21 +93,21 @@ where
         Self { blocker, first }
     }
 
-    async fn end(mut self) -> Answer {
-        DB::raw(&mut self.blocker, "ROLLBACK").await.expect("the lock is released");
+    async fn end(mut self) -> CallResult {
+        DB::raw(&mut self.blocker, "ROLLBACK").await.expect("a rollback");
         self.first.await.expect("no panic")
     }
 }
 
-/// Polls all calls once, in this order, which is the order of their arrival; then lets the jam end.
-async fn behind<DB: TestBackend>(
-    jam: Jam<DB>,
-    calls: impl IntoIterator<Item = impl Future<Output = Answer>>,
-) -> (Answer, Vec<Answer>)
+/// Polls all calls once, so that they arrive in this order, and then releases the blocked batch.
+async fn run_behind<DB: TestBackend>(
+    blocked: BlockedBatch<DB>,
+    calls: impl IntoIterator<Item = impl Future<Output = CallResult>>,
+) -> (CallResult, Vec<CallResult>)
 where
     i64: Key<DB>,
 {
     let mut calls = join_all(calls);
     assert!((&mut calls).now_or_never().is_none(), "no call can have returned");
-    join(jam.end(), calls).await
+    join(blocked.end(), calls).await
 }

@@ -1,4 +1,4 @@
-//! What became of a commit whose answer never came.
+//! Commits whose response is lost.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,7 +14,7 @@ use super::increments::{counter, increment, value};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{TestBackend, TestPool};
 
-async fn through<DB: TestBackend>(proxy: &Proxy, url: &str, connections: u32) -> Pool<DB> {
+async fn connect_through<DB: TestBackend>(proxy: &Proxy, url: &str, connections: u32) -> Pool<DB> {
     let pool = PoolOptions::<DB>::new().max_connections(connections).connect(&proxy.url(url)).await;
     pool.expect("a pool through the proxy")
 }
@@ -24,29 +24,30 @@ async fn resolving<DB: TestBackend>(direct: &Pool<DB>, pool: &Pool<DB>) -> PoolT
     Pessimistic::default().on(pool).options(Options::new().resolve_commits(Resolve::Operation))
 }
 
-/// Delivered or not, the answer is found out, and the unit is stored once. Hooks are told of one commit.
-pub(crate) async fn an_unanswered_commit_is_resolved<DB: TestBackend>() {
+/// Whether or not the commit was delivered, its outcome is resolved and the unit is stored once. The commit
+/// hook runs once.
+pub(crate) async fn resolves_a_commit_without_a_response<DB: TestBackend>() {
     let direct = counter::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
-    let pool = through::<DB>(&proxy, &direct.url, 2).await;
+    let pool = connect_through::<DB>(&proxy, &direct.url, 2).await;
     let db = resolving(&direct, &pool).await;
     for (round, (fault, attempts)) in [(Fault::CutAfter, 1), (Fault::CutBefore, 2)].into_iter().enumerate() {
         proxy.heal();
         proxy.cycle(DB::COMMIT, &[Some(fault), None, None, None, None, None]);
-        let ends = Arc::new(Mutex::new(Vec::new()));
-        let answered = db.run(async |tx: &mut Tx<DB>| {
-            let note = |end: &'static str| {
-                let ends = ends.clone();
-                async move { ends.lock().expect("the ends").push(end) }
+        let outcomes = Arc::new(Mutex::new(Vec::new()));
+        let run = db.run(async |tx: &mut Tx<DB>| {
+            let record = |outcome: &'static str| {
+                let outcomes = outcomes.clone();
+                async move { outcomes.lock().expect("the outcomes").push(outcome) }
             };
-            let (committed, unknown) = (note("committed"), note("unknown"));
+            let (committed, unknown) = (record("committed"), record("unknown"));
             tx.on_commit(committed);
             tx.on_unknown(unknown);
             increment(tx).await?;
             Ok::<_, Error>(tx.attempt())
         });
-        assert_eq!(answered.await.expect("resolved"), attempts, "{fault:?}");
-        assert_eq!(*ends.lock().expect("the ends"), ["committed"], "{fault:?}");
+        assert_eq!(run.await.expect("resolved"), attempts, "{fault:?}");
+        assert_eq!(*outcomes.lock().expect("the outcomes"), ["committed"], "{fault:?}");
         assert_eq!(value(&direct).await, round as i64 + 1, "{fault:?}");
     }
     let operations = DB::sql("SELECT COUNT(*) FROM atomically_operation");
@@ -57,22 +58,22 @@ pub(crate) async fn an_unanswered_commit_is_resolved<DB: TestBackend>() {
     assert_eq!(db.purge_operations(Duration::ZERO).await.expect("all"), 2);
 }
 
-/// With no time left to find out, it stays unknown; the hooks are told so.
-pub(crate) async fn without_time_it_stays_unknown<DB: TestBackend>() {
+/// The deadline passes before the outcome can be resolved.
+pub(crate) async fn a_commit_stays_unknown_if_the_deadline_passes<DB: TestBackend>() {
     let direct = counter::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
-    let pool = through::<DB>(&proxy, &direct.url, 2).await;
+    let pool = connect_through::<DB>(&proxy, &direct.url, 2).await;
     let db = resolving(&direct, &pool).await.deadline(Duration::from_millis(300));
     proxy.on(DB::COMMIT, Fault::SilenceAfter);
-    let error = db.run(increment::<DB>).await.expect_err("no answer in time");
+    let error = db.run(increment::<DB>).await.expect_err("no response");
     assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");
 }
 
-/// One who only read has stored nothing, and lost nothing: it runs again.
-pub(crate) async fn an_unanswered_commit_of_a_reader_is_run_again<DB: TestBackend>() {
+/// A read-only unit stores nothing, so it can be retried.
+pub(crate) async fn retries_a_read_only_commit_without_a_response<DB: TestBackend>() {
     let direct = counter::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
-    let pool = through::<DB>(&proxy, &direct.url, 2).await;
+    let pool = connect_through::<DB>(&proxy, &direct.url, 2).await;
     let db = Pessimistic::default().on(&pool).options(Options::new().read_only());
     proxy.cycle(DB::COMMIT, &[Some(Fault::CutAfter), None, None]);
     let read = db.run(async |tx: &mut Tx<DB>| {
@@ -110,28 +111,30 @@ async fn transfer<DB: TestBackend>(tx: &mut Tx<DB>, k: i64) -> Result<(), Error>
     Ok(())
 }
 
-/// How a client takes an error.
+/// How a client handles errors.
 #[derive(Clone, Copy, PartialEq)]
 enum Client {
-    /// Lets the crate find out.
+    /// Lets the crate resolve unknown commits by operation rows.
     Resolving,
-    /// Lets the crate find out, by asking for the state of the transaction.
-    Asking,
-    /// Takes it as it is.
+    /// Lets the crate resolve unknown commits by the status of the transaction.
+    StatusResolving,
+    /// Reports every error.
     Careful,
-    /// Runs everything again, as hand-written loops do.
+    /// Retries after every error, as hand-written loops do.
     Naive,
 }
 
-/// 200 transfers through a network that cuts connections at every step. Answers how often each was applied,
-/// and what its client was told.
-async fn transfers<DB: TestBackend>(client: Client) -> Vec<(i64, Result<(), ErrorKind>)> {
+/// A transfer: how often it was applied, and the result that its client received.
+type TransferOutcome = (i64, Result<(), ErrorKind>);
+
+/// Makes 200 transfers through a network that cuts connections at every step.
+async fn transfers<DB: TestBackend>(client: Client) -> Vec<TransferOutcome> {
     let direct = bank::<DB>().await;
     let proxy = Proxy::to(&direct.url).await;
-    let pool = through::<DB>(&proxy, &direct.url, 4).await;
+    let pool = connect_through::<DB>(&proxy, &direct.url, 4).await;
     let db = match client {
         Client::Resolving => resolving(&direct, &pool).await,
-        Client::Asking => Pessimistic::default()
+        Client::StatusResolving => Pessimistic::default()
             .on(&pool)
             .options(Options::new().resolve_commits(Resolve::TransactionStatus)),
         Client::Careful | Client::Naive => Pessimistic::default().on(&pool),
@@ -141,11 +144,11 @@ async fn transfers<DB: TestBackend>(client: Client) -> Vec<(i64, Result<(), Erro
     proxy.cycle(DB::COMMIT, &[None, None, after, None, None, None, before]);
     proxy.cycle("ledger", &[None, None, None, None, before, None, None, after]);
 
-    let told = Arc::new(Mutex::new(BTreeMap::new()));
+    let results = Arc::new(Mutex::new(BTreeMap::new()));
     let next = Arc::new(AtomicI64::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
-        let (db, told, next) = (db.clone(), told.clone(), next.clone());
+        let (db, results, next) = (db.clone(), results.clone(), next.clone());
         tasks.spawn(async move {
             loop {
                 let k = next.fetch_add(1, Ordering::Relaxed);
@@ -156,27 +159,27 @@ async fn transfers<DB: TestBackend>(client: Client) -> Vec<(i64, Result<(), Erro
                 while client == Client::Naive && outcome.is_err() {
                     outcome = db.run(async |tx: &mut Tx<DB>| transfer(tx, k).await).await;
                 }
-                told.lock().expect("the answers").insert(k, outcome.map_err(|error| error.kind()));
+                results.lock().expect("the results").insert(k, outcome.map_err(|error| error.kind()));
             }
         });
     }
     while let Some(task) = tasks.join_next().await {
-        task.expect("no client dies");
+        task.expect("no client panics");
     }
-    assert!(proxy.hits() > 40, "the network was almost well: {} cuts", proxy.hits());
+    assert!(proxy.hits() > 40, "the network made only {} cuts", proxy.hits());
 
     let total = DB::pool_fetch(&direct, DB::sql(DB::TOTAL), &[]).await.expect("the total");
-    assert_eq!(total, ACCOUNTS * 1000, "money was made or lost");
-    let told = told.lock().expect("the answers").clone();
+    assert_eq!(total, ACCOUNTS * 1000, "the total has changed");
+    let results = results.lock().expect("the results").clone();
     let mut outcomes = Vec::new();
-    for (k, outcome) in told {
+    for (k, outcome) in results {
         let count = DB::sql("SELECT COUNT(*) FROM ledger WHERE k = ?");
         outcomes.push((DB::pool_fetch(&direct, count, &[k]).await.expect("a count"), outcome));
     }
     outcomes
 }
 
-pub(crate) async fn random_cuts_apply_every_transfer_exactly_once<DB: TestBackend>() {
+pub(crate) async fn applies_every_transfer_exactly_once_with_operation_rows<DB: TestBackend>() {
     let outcomes = transfers::<DB>(Client::Resolving).await;
     assert_eq!(outcomes.len() as i64, TRANSFERS);
     for (k, outcome) in outcomes.iter().enumerate() {
@@ -184,37 +187,42 @@ pub(crate) async fn random_cuts_apply_every_transfer_exactly_once<DB: TestBacken
     }
 }
 
-/// The server writes a checkpoint now and then, and does not answer for what began before it.
-pub(crate) async fn asked_for_by_status_they_are_applied_once<DB: TestBackend>() {
-    let outcomes = transfers::<DB>(Client::Asking).await;
-    let mut found_out = 0;
+/// After a checkpoint the server does not report the status of older transactions, so some outcomes may stay
+/// unknown.
+pub(crate) async fn applies_no_transfer_twice_with_transaction_status<DB: TestBackend>() {
+    let outcomes = transfers::<DB>(Client::StatusResolving).await;
+    let mut resolved = 0;
     for (k, outcome) in outcomes.iter().enumerate() {
         match outcome {
-            (1, Ok(())) => found_out += 1,
+            (1, Ok(())) => resolved += 1,
             (0 | 1, Err(ErrorKind::CommitUnknown)) => {}
             wrong => panic!("transfer {k}: {wrong:?}"),
         }
     }
-    assert!(found_out > TRANSFERS - 10, "only {found_out} were told");
+    assert!(resolved > TRANSFERS - 10, "only {resolved} were resolved");
 }
 
-pub(crate) async fn random_cuts_are_applied_once_or_reported_unknown<DB: TestBackend>() {
+pub(crate) async fn applies_every_transfer_once_or_reports_it_unknown<DB: TestBackend>() {
     let outcomes = transfers::<DB>(Client::Careful).await;
-    let mut unknown = [0, 0];
+    let (mut not_stored, mut stored) = (0, 0);
     for (k, outcome) in outcomes.iter().enumerate() {
         match outcome {
             (1, Ok(())) => {}
-            (applied @ (0 | 1), Err(ErrorKind::CommitUnknown)) => unknown[*applied as usize] += 1,
+            (0, Err(ErrorKind::CommitUnknown)) => not_stored += 1,
+            (1, Err(ErrorKind::CommitUnknown)) => stored += 1,
             wrong => panic!("transfer {k}: {wrong:?}"),
         }
     }
-    assert!(unknown[0] > 0 && unknown[1] > 0, "both kinds of unknown are what this is about: {unknown:?}");
+    assert!(
+        not_stored > 0 && stored > 0,
+        "of the unknown commits, {stored} were stored and {not_stored} were not: the test needs both"
+    );
 }
 
-/// What this is all for: the loop that people write applies some transfers twice.
-pub(crate) async fn a_naive_retry_applies_some_twice<DB: TestBackend>() {
+/// Shows that the test detects double transfers: a hand-written retry loop makes some.
+pub(crate) async fn a_naive_retry_loop_applies_some_transfers_twice<DB: TestBackend>() {
     let outcomes = transfers::<DB>(Client::Naive).await;
     assert!(outcomes.iter().all(|(applied, _)| *applied >= 1));
     let twice = outcomes.iter().filter(|(applied, _)| *applied > 1).count();
-    assert!(twice > 0, "the test cannot tell right from wrong");
+    assert!(twice > 0, "no transfer was applied twice, so the test proves nothing");
 }

@@ -1,8 +1,7 @@
-//! Connections that the next run takes over without the pool, and what the pool and its other users see of
-//! it.
+//! Connections that the next run reuses without the pool, and the effect on the pool and its other users.
 //!
-//! The tests run on one thread, so that a task that a run leaves in the background begins only when the test
-//! awaits something.
+//! The tests run on one thread, so that a background task of a run starts only when the test awaits
+//! something.
 
 pub(crate) mod endings;
 pub(crate) mod next_run;
@@ -20,21 +19,22 @@ use tokio::sync::Notify;
 use super::increments::{counter, increment};
 use crate::support::{TestBackend, TestPool, eventually};
 
-/// Only to tell "in time" from "never", on the busiest of machines.
-const FOR_EVER: Duration = Duration::from_secs(20);
+/// Distinguishes slow from never, even on a busy machine.
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What documentation says that a connection serves at most.
+/// The documented maximum number of runs that one connection serves in a row.
 const MAX_RUNS: u32 = 32;
 
-/// A pool of one connection that counts how often connections are opened, and how often they come back.
-struct Counting<DB: TestBackend> {
+/// A pool of one connection that counts how often connections are opened, and how often they return to the
+/// pool.
+struct CountingPool<DB: TestBackend> {
     pool: Pool<DB>,
     opened: Arc<AtomicU32>,
     returned: Arc<AtomicU32>,
     direct: TestPool<DB>,
 }
 
-impl<DB: TestBackend> Counting<DB> {
+impl<DB: TestBackend> CountingPool<DB> {
     async fn new() -> Self {
         let direct = counter::<DB>(1).await;
         let [opened, returned] = [Arc::<AtomicU32>::default(), Arc::default()];
@@ -57,9 +57,9 @@ impl<DB: TestBackend> Counting<DB> {
         self.returned.load(Ordering::Relaxed)
     }
 
-    /// Tries until no connection came back to the pool meanwhile: which one does after a while, on a slow
-    /// machine.
-    async fn without_a_return<T>(&self, mut attempt: impl AsyncFnMut() -> T) -> T {
+    /// Repeats the attempt until no connection returned to the pool during it: on a slow machine the reuse
+    /// may time out.
+    async fn until_no_connection_returns<T>(&self, mut attempt: impl AsyncFnMut() -> T) -> T {
         for _ in 0..100 {
             eventually(1, async || self.pool.num_idle()).await;
             let before = self.returned();
@@ -68,12 +68,12 @@ impl<DB: TestBackend> Counting<DB> {
                 return result;
             }
         }
-        panic!("no connection was handed on in 100 attempts");
+        panic!("no connection was reused in 100 attempts");
     }
 }
 
-/// A run that holds the connection until it is told to end.
-async fn hold<DB: TestBackend>(db: &PoolTransactor<DB, Pessimistic>, end: &Notify) {
+/// Runs a unit that holds its connection until `end` is notified.
+async fn run_until_notified<DB: TestBackend>(db: &PoolTransactor<DB, Pessimistic>, end: &Notify) {
     let held = db.run(async |tx: &mut Tx<DB>| {
         increment(tx).await?;
         end.notified().await;
@@ -82,7 +82,7 @@ async fn hold<DB: TestBackend>(db: &PoolTransactor<DB, Pessimistic>, end: &Notif
     held.await.expect("a commit");
 }
 
-/// The connection is in use, and whoever comes now has to wait.
-async fn in_use<DB: TestBackend>(pool: &Pool<DB>) {
+/// Waits until the only connection is in use, so that the next run has to wait for it.
+async fn wait_until_in_use<DB: TestBackend>(pool: &Pool<DB>) {
     eventually(true, async || pool.size() == 1 && pool.num_idle() == 0).await;
 }

@@ -1,4 +1,4 @@
-//! Real errors of real servers, provoked.
+//! Errors that the tests provoke on real databases.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,14 +10,14 @@ use sqlx::Pool;
 use tokio::sync::Barrier;
 
 use super::increments::{counter, increment, patient, value};
-use super::outcomes::{Text, set_value};
+use super::outcomes::{TextError, set_value};
 use crate::support::{ServerBackend, TestBackend, eventually};
 
-/// Runs a unit as `Pessimistic` does, but never again.
+/// Plans like `Pessimistic`, but never retries.
 #[derive(Debug)]
-pub(crate) struct Once;
+pub(crate) struct NeverRetry;
 
-impl Strategy for Once {
+impl Strategy for NeverRetry {
     fn plan(&self, attempt: &Attempt) -> Plan {
         Pessimistic::default().plan(attempt)
     }
@@ -27,7 +27,7 @@ impl Strategy for Once {
     }
 }
 
-async fn family<DB: TestBackend>() -> crate::support::TestPool<DB> {
+async fn parent_and_child<DB: TestBackend>() -> crate::support::TestPool<DB> {
     let pool = DB::pool(2).await;
     for sql in [
         "CREATE TABLE parent (id BIGINT PRIMARY KEY)",
@@ -47,8 +47,8 @@ async fn family<DB: TestBackend>() -> crate::support::TestPool<DB> {
     pool
 }
 
-pub(crate) async fn constraint_violations_say_which<DB: TestBackend>() {
-    let pool = family::<DB>().await;
+pub(crate) async fn constraint_violations_identify_the_constraint<DB: TestBackend>() {
+    let pool = parent_and_child::<DB>().await;
     let db = Pessimistic::default().on(&pool);
     let sqlite = DB::NAME == "SQLite";
     for (row, kind, name, column) in [
@@ -69,15 +69,15 @@ pub(crate) async fn constraint_violations_say_which<DB: TestBackend>() {
         assert_eq!(constraint.kind, kind);
         let named = constraint.name.as_deref() == Some(name);
         let columns_named = constraint.columns == [column];
-        // SQLite tells neither name nor columns of a foreign key.
+        // SQLite reports neither the name nor the columns of a foreign key.
         assert!(named || columns_named || (sqlite && kind == ConstraintKind::ForeignKey), "{constraint:?}");
         let parents = DB::pool_fetch(&pool, DB::sql("SELECT COUNT(*) FROM parent"), &[]).await;
         assert_eq!(parents.expect("a count"), 1, "the unit is rolled back");
     }
 }
 
-/// After it, SQLite keeps the transaction open and PostgreSQL does not.
-pub(crate) async fn a_constraint_that_fails_at_commit_is_typed<DB: TestBackend>() {
+/// After the failed COMMIT, SQLite keeps the transaction open and PostgreSQL does not.
+pub(crate) async fn reports_a_constraint_violation_at_commit<DB: TestBackend>() {
     let pool = DB::pool(1).await;
     for sql in [
         "CREATE TABLE parent (id BIGINT PRIMARY KEY)",
@@ -101,12 +101,12 @@ pub(crate) async fn a_constraint_that_fails_at_commit_is_typed<DB: TestBackend>(
     assert_eq!(DB::open_transactions(&pool).await, 0);
 }
 
-/// Two units lock two rows in opposite order, each when the other has its first. What `swallow` makes of the
-/// error is what the unit returns.
+/// Two units lock two rows in opposite orders, and each requests its second row when both have locked their
+/// first. `handle` maps the error to the result of the unit.
 async fn opposite_order<DB, E>(
     pool: &Pool<DB>,
     attempts: u32,
-    swallow: fn(sqlx::Error) -> Result<(), E>,
+    handle: fn(sqlx::Error) -> Result<(), E>,
 ) -> [Result<(), E>; 2]
 where
     DB: TestBackend,
@@ -125,10 +125,10 @@ where
             match DB::execute(tx, add(), &[second]).await {
                 Ok(_) => Ok(()),
                 Err(error) => {
-                    let swallowed = swallow(error);
-                    // Outside of the transaction this would be stored on its own.
+                    let handled = handle(error);
+                    // If the transaction had ended, this statement would be committed separately.
                     let _ = DB::execute(tx, add(), &[second]).await;
-                    swallowed
+                    handled
                 }
             }
         })
@@ -137,24 +137,24 @@ where
     [one, other]
 }
 
-pub(crate) async fn a_deadlock_victim_is_run_again<DB: TestBackend>() {
+pub(crate) async fn retries_a_deadlock_victim<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
-    for answer in opposite_order::<DB, Error>(&pool, 10, |error| Err(error.into())).await {
-        answer.expect("both commit in the end");
+    for result in opposite_order::<DB, Error>(&pool, 10, |error| Err(error.into())).await {
+        result.expect("both units commit");
     }
     assert_eq!(both_rows(&pool).await, [2, 2]);
 }
 
-/// One attempt each, so that the victim's failure reaches its caller: as a typed error, with nothing stored,
-/// whatever the unit made of it.
-pub(crate) async fn a_swallowed_deadlock_is_never_ok<DB: TestBackend>() {
+/// Each unit has one attempt, so the caller of the victim receives the failure: as a typed error, with
+/// nothing stored, whatever the unit returns.
+pub(crate) async fn fails_if_the_unit_ignores_a_deadlock<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
-    let thrown_away = opposite_order::<DB, Error>(&pool, 1, |_| Ok(())).await;
-    let errors: Vec<_> = thrown_away.into_iter().filter_map(Result::err).collect();
-    assert_eq!(errors.len(), 1, "one of the two is the victim: {errors:?}");
+    let discarded = opposite_order::<DB, Error>(&pool, 1, |_| Ok(())).await;
+    let errors: Vec<_> = discarded.into_iter().filter_map(Result::err).collect();
+    assert_eq!(errors.len(), 1, "there should be one victim: {errors:?}");
     assert_eq!(errors[0].kind(), ErrorKind::Exhausted);
     assert_eq!(errors[0].failure().map(Failure::kind), Some(FailureKind::Deadlock));
-    assert_eq!(both_rows(&pool).await, [1, 1], "half of the victim is stored");
+    assert_eq!(both_rows(&pool).await, [1, 1], "a part of the victim is stored");
 
     let wrapped =
         opposite_order::<DB, anyhow::Error>(&pool, 1, |error| Err(anyhow::anyhow!("wrapped: {error}"))).await;
@@ -163,7 +163,7 @@ pub(crate) async fn a_swallowed_deadlock_is_never_ok<DB: TestBackend>() {
     assert!(errors[0].downcast_ref::<Error>().is_some_and(Error::is_conflict), "{:?}", errors[0]);
     assert_eq!(both_rows(&pool).await, [2, 2]);
 
-    let as_text = opposite_order::<DB, Text>(&pool, 1, |error| Err(Text(error.to_string()))).await;
+    let as_text = opposite_order::<DB, TextError>(&pool, 1, |error| Err(TextError(error.to_string()))).await;
     let errors: Vec<_> = as_text.into_iter().filter_map(Result::err).collect();
     assert_eq!(errors.len(), 1);
     assert!(
@@ -185,9 +185,9 @@ async fn both_rows<DB: TestBackend>(pool: &Pool<DB>) -> [i64; 2] {
     [row(1).await.expect("row 1"), row(2).await.expect("row 2")]
 }
 
-/// A violation hidden by the unit: stored where the database undoes the statement alone, refused where it
-/// does not.
-pub(crate) async fn a_swallowed_violation_is_never_a_silent_loss<DB: TestBackend>() {
+/// The unit ignores a violation. It commits if the database rolls back only the failed statement, and fails
+/// if the database aborts the transaction.
+pub(crate) async fn ignoring_a_violation_loses_nothing_silently<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let unit = async |tx: &mut Tx<DB>| {
@@ -210,8 +210,8 @@ pub(crate) async fn a_swallowed_violation_is_never_a_silent_loss<DB: TestBackend
     assert_eq!(DB::open_transactions(&pool).await, 0);
 }
 
-/// Two serializable units read the same row, then both write it.
-pub(crate) async fn a_serialization_conflict_is_run_again<DB: TestBackend>() {
+/// Two serializable units read the same row before both write it.
+pub(crate) async fn retries_a_serialization_failure<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let db = patient(Serializable::default(), &pool);
     let (attempts, both_have_read) = (AtomicU32::new(0), Barrier::new(2));
@@ -231,10 +231,10 @@ pub(crate) async fn a_serialization_conflict_is_run_again<DB: TestBackend>() {
     one.expect("one commits");
     other.expect("the other commits");
     assert_eq!(value(&pool).await, 2);
-    assert!(attempts.load(Ordering::Relaxed) > 2, "one of the two had to run again");
+    assert!(attempts.load(Ordering::Relaxed) > 2, "neither unit was retried");
 }
 
-pub(crate) async fn nowait_differs_from_a_lock_timeout<DB: ServerBackend>() {
+pub(crate) async fn nowait_and_lock_timeouts_have_different_errors<DB: ServerBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
 
@@ -243,7 +243,7 @@ pub(crate) async fn nowait_differs_from_a_lock_timeout<DB: ServerBackend>() {
         DB::fetch(tx, select, &[]).await?;
         Ok::<_, Error>(())
     };
-    let error = Pessimistic::default().on(&pool).run(nowait).await.expect_err("refused");
+    let error = Pessimistic::default().on(&pool).run(nowait).await.expect_err("the row is locked");
     assert_eq!(error.kind(), ErrorKind::LockNotAvailable, "{error:?}");
     assert!(error.is_lock_not_available() && !error.is_lock_timeout());
 
@@ -251,7 +251,8 @@ pub(crate) async fn nowait_differs_from_a_lock_timeout<DB: ServerBackend>() {
         DB::execute(tx, DB::sql(DB::SHORT_LOCK_TIMEOUT), &[]).await?;
         increment(tx).await
     };
-    let error = atomically::PoolTransactor::new(Once, &pool).run(timeout).await.expect_err("too long");
+    let error =
+        atomically::PoolTransactor::new(NeverRetry, &pool).run(timeout).await.expect_err("the row is locked");
     assert_eq!(error.kind(), ErrorKind::LockTimeout, "{error:?}");
     assert!(error.is_lock_timeout() && error.is_conflict() && !error.is_lock_not_available());
 
@@ -260,8 +261,8 @@ pub(crate) async fn nowait_differs_from_a_lock_timeout<DB: ServerBackend>() {
     assert_eq!(value(&pool).await, 0);
 }
 
-/// A session that is killed in the middle of a unit has stored nothing: the unit runs again on another one.
-pub(crate) async fn a_killed_session_is_run_again<DB: ServerBackend>() {
+/// A session that is killed during a unit has stored nothing, so the unit is retried on another session.
+pub(crate) async fn retries_a_unit_whose_session_was_killed<DB: ServerBackend>() {
     let pool = counter::<DB>(1).await;
     let url = pool.url.clone();
     let db = Pessimistic::default().on(&pool);

@@ -1,4 +1,4 @@
-//! Faults happen when they were planned, as the database's own do, and units survive them.
+//! Injected faults occur at the planned moment with the database's own errors, and units handle them.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -25,9 +25,13 @@ const FAULTS: [Fault; 5] = [
     Fault::AnswerLost,
 ];
 
-/// Every unit commits once, whatever it meets. A commit that goes unanswered is reported as unknown, unless
-/// it is resolved.
-async fn survives<DB: TestBackend, X: Transactor<DB>>(pool: &sqlx::Pool<DB>, db: &X, resolves: bool) {
+/// Asserts that each unit commits once, whichever fault occurs, and that a commit without a response is
+/// reported as unknown unless it is resolved.
+async fn assert_survives_every_fault<DB: TestBackend, X: Transactor<DB>>(
+    pool: &sqlx::Pool<DB>,
+    db: &X,
+    resolves: bool,
+) {
     let count = || async { Ok::<_, String>(value(pool).await) };
     let faults = assert_retry_safe(db, increment::<DB>, count).await;
     assert!(
@@ -38,10 +42,10 @@ async fn survives<DB: TestBackend, X: Transactor<DB>>(pool: &sqlx::Pool<DB>, db:
         for fault in FAULTS {
             let (before, faults) = (value(pool).await, Faults::new().at(moment, fault));
             let outcome = faults.on(db).run(increment::<DB>).await;
-            assert_eq!(faults.pending(), 0, "{moment:?} did not come");
+            assert_eq!(faults.pending(), 0, "{moment:?} did not occur");
             let is_lost = matches!(fault, Fault::ConnectionLost | Fault::AnswerLost);
             let stored = if moment == Moment::Commit && is_lost && !resolves {
-                let error = outcome.expect_err("nobody knows");
+                let error = outcome.expect_err("no response");
                 assert!(error.is_commit_unknown(), "{fault:?} at {moment:?}: {error:?}");
                 i64::from(fault == Fault::AnswerLost)
             } else {
@@ -55,22 +59,28 @@ async fn survives<DB: TestBackend, X: Transactor<DB>>(pool: &sqlx::Pool<DB>, db:
 
 pub(crate) async fn every_strategy_survives_every_fault<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
-    survives(&pool, &Pessimistic::default().on(&pool), false).await;
-    survives(&pool, &Optimistic::default().on(&pool), false).await;
-    survives(&pool, &Serializable::default().on(&pool), false).await;
-    survives(&pool, &Atomic::default().on(&pool), false).await;
-    survives(&pool, &Adaptive::default().on(&pool), false).await;
-    survives(&pool, &Adaptive::default().on(&pool).options(Options::new().on_key("counter")), false).await;
+    assert_survives_every_fault(&pool, &Pessimistic::default().on(&pool), false).await;
+    assert_survives_every_fault(&pool, &Optimistic::default().on(&pool), false).await;
+    assert_survives_every_fault(&pool, &Serializable::default().on(&pool), false).await;
+    assert_survives_every_fault(&pool, &Atomic::default().on(&pool), false).await;
+    assert_survives_every_fault(&pool, &Adaptive::default().on(&pool), false).await;
+    assert_survives_every_fault(
+        &pool,
+        &Adaptive::default().on(&pool).options(Options::new().on_key("counter")),
+        false,
+    )
+    .await;
     let db = Pessimistic::default().on(&pool);
     db.create_operation_table().await.expect("a table");
-    survives(&pool, &db.options(Options::new().resolve_commits(Resolve::Operation)), true).await;
+    assert_survives_every_fault(&pool, &db.options(Options::new().resolve_commits(Resolve::Operation)), true)
+        .await;
 }
 
-/// Runs a unit again whose commit went unanswered: what must never be done.
-struct Reckless<X>(X);
+/// Retries a unit after an unknown commit, which is never safe.
+struct RetriesUnknownCommits<X>(X);
 
 #[async_trait]
-impl<DB: TestBackend, X: Transactor<DB>> Transactor<DB> for Reckless<X> {
+impl<DB: TestBackend, X: Transactor<DB>> Transactor<DB> for RetriesUnknownCommits<X> {
     async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
         match self.0.transact(options, unit).await {
             Err(error) if error.is_commit_unknown() => self.0.transact(options, unit).await,
@@ -79,17 +89,17 @@ impl<DB: TestBackend, X: Transactor<DB>> Transactor<DB> for Reckless<X> {
     }
 }
 
-pub(crate) async fn a_commit_that_is_run_again_is_found<DB: TestBackend>() {
+pub(crate) async fn detects_a_retry_after_an_unknown_commit<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
-    let db = Reckless(Pessimistic::default().on(&pool));
+    let db = RetriesUnknownCommits(Pessimistic::default().on(&pool));
     let count = || async { Ok::<_, String>(value(&pool).await) };
-    let found = check_retry_safe(&db, increment::<DB>, count).await.expect_err("it is applied twice");
+    let found = check_retry_safe(&db, increment::<DB>, count).await.expect_err("the unit is applied twice");
     let RetryCheckError::NotSafe(found) = found else { panic!("{found}") };
     assert_eq!(found.fault, Some((Moment::Commit, Fault::AnswerLost)));
     assert_eq!((found.expected, found.found), ((1, 1), 2), "{found}");
 }
 
-pub(crate) async fn an_effect_outside_of_the_transaction_is_found<DB: TestBackend>() {
+pub(crate) async fn detects_an_effect_outside_of_the_transaction<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let db = Pessimistic::default().on(&pool);
     let mails = AtomicI64::new(0);
@@ -102,7 +112,7 @@ pub(crate) async fn an_effect_outside_of_the_transaction_is_found<DB: TestBacken
     let RetryCheckError::NotSafe(found) = found else { panic!("{found}") };
     assert_eq!(found.found, 2, "{found}");
 
-    // In a hook it is sent once.
+    // A commit hook sends the mail once.
     let mails = std::sync::Arc::new(AtomicI64::new(0));
     let unit = async |tx: &mut Tx<DB>| {
         let mails = mails.clone();
@@ -115,8 +125,8 @@ pub(crate) async fn an_effect_outside_of_the_transaction_is_found<DB: TestBacken
     assert!(assert_retry_safe(&db, &unit, count).await > 20);
 }
 
-/// Nothing is shown by a unit that never has an effect.
-pub(crate) async fn a_unit_that_never_commits_is_not_checked<DB: TestBackend>() {
+/// A unit without an effect would pass every check.
+pub(crate) async fn refuses_to_check_a_unit_that_never_commits<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let count = || async { Ok::<_, String>(value(&pool).await) };
@@ -124,40 +134,40 @@ pub(crate) async fn a_unit_that_never_commits_is_not_checked<DB: TestBackend>() 
         DB::execute(tx, DB::sql("UPDATE no_such_table SET value = 1"), &[]).await?;
         Ok::<_, Error>(())
     };
-    let found = check_retry_safe(&db, unit, count).await.expect_err("it has no effect");
+    let found = check_retry_safe(&db, unit, count).await.expect_err("the unit has no effect");
     assert!(!matches!(found, RetryCheckError::NotSafe(_)), "{found}");
     let gives_up = async |_: &mut Tx<DB>| Err::<(), _>(Error::from(sqlx::Error::RowNotFound));
-    check_retry_safe(&db, gives_up, count).await.expect_err("it has no effect");
+    check_retry_safe(&db, gives_up, count).await.expect_err("the unit has no effect");
 }
 
-/// Nor by one that is never run again.
-pub(crate) async fn a_unit_that_is_never_run_again_is_not_checked<DB: TestBackend>() {
+/// A unit that is never retried would pass every check.
+pub(crate) async fn refuses_to_check_a_unit_that_is_never_retried<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool).attempts(1);
     let count = || async { Ok::<_, String>(value(&pool).await) };
-    let found = check_retry_safe(&db, increment::<DB>, count).await.expect_err("there is one attempt");
+    let found = check_retry_safe(&db, increment::<DB>, count).await.expect_err("the unit has one attempt");
     assert!(!matches!(found, RetryCheckError::NotSafe(_)), "{found}");
 }
 
-/// A transactor that keeps its options to itself has no faults.
-pub(crate) async fn does_not_check_a_unit_behind_an_opaque_transactor<DB: TestBackend>() {
-    struct Deaf<X>(X);
+/// A transactor that ignores its options injects no faults.
+pub(crate) async fn refuses_to_check_a_unit_behind_an_opaque_transactor<DB: TestBackend>() {
+    struct IgnoresOptions<X>(X);
     #[async_trait]
-    impl<DB: TestBackend, X: Transactor<DB>> Transactor<DB> for Deaf<X> {
+    impl<DB: TestBackend, X: Transactor<DB>> Transactor<DB> for IgnoresOptions<X> {
         async fn transact(&self, _: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
             self.0.transact(&Options::new(), unit).await
         }
     }
     let pool = counter::<DB>(2).await;
-    let db = Deaf(Pessimistic::default().on(&pool));
+    let db = IgnoresOptions(Pessimistic::default().on(&pool));
     let count = || async { Ok::<_, String>(value(&pool).await) };
     let found = check_retry_safe(&db, increment::<DB>, count).await.expect_err("no fault can be injected");
     assert!(!matches!(found, RetryCheckError::NotSafe(_)), "{found}");
 }
 
-/// What happens outside of the transaction from the second attempt on happens twice when there is a third
-/// one.
-pub(crate) async fn an_effect_of_later_attempts_is_found<DB: TestBackend>() {
+/// The unit has an effect outside of the transaction in each attempt but the first, so two effects if there
+/// is a third attempt.
+pub(crate) async fn detects_an_effect_of_later_attempts<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let mails = std::sync::Arc::new(AtomicI64::new(0));
@@ -179,15 +189,15 @@ pub(crate) async fn an_effect_of_later_attempts_is_found<DB: TestBackend>() {
     assert_eq!(found.found, 2, "{found}");
 }
 
-/// The database's own error, and the state that it leaves behind.
-pub(crate) async fn a_fault_is_what_the_database_would_say<DB: TestBackend>() {
+/// A fault returns the database's own error and leaves the transaction in the same state.
+pub(crate) async fn faults_are_the_databases_own_errors<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool).attempts(1);
-    let has_a_server = DB::NAME != "SQLite";
+    let is_server = DB::NAME != "SQLite";
     for (fault, kind) in [
         (Fault::SerializationFailure, FailureKind::SerializationFailure),
-        (Fault::Deadlock, if has_a_server { FailureKind::Deadlock } else { FailureKind::Busy }),
-        (Fault::LockTimeout, if has_a_server { FailureKind::LockTimeout } else { FailureKind::Busy }),
+        (Fault::Deadlock, if is_server { FailureKind::Deadlock } else { FailureKind::Busy }),
+        (Fault::LockTimeout, if is_server { FailureKind::LockTimeout } else { FailureKind::Busy }),
         (Fault::ConnectionLost, FailureKind::ConnectionLost),
         (Fault::AnswerLost, FailureKind::ConnectionLost),
     ] {
@@ -197,17 +207,16 @@ pub(crate) async fn a_fault_is_what_the_database_would_say<DB: TestBackend>() {
                 .on(&db)
                 .run(async |tx: &mut Tx<DB>| {
                     let _ = set_value(tx, 7).await;
-                    // One who does not care must not do half of it.
+                    // A unit that ignores the error must not store a part of its work.
                     let _ = set_value(tx, 8).await;
                     Ok::<_, Error>(())
                 })
                 .await
                 .expect_err("a fault");
-            assert_eq!(faults.pending(), 0, "{moment:?} did not come");
+            assert_eq!(faults.pending(), 0, "{moment:?} did not occur");
             let failure = error.failure().expect("a failure");
             assert_eq!(failure.kind(), kind, "{fault:?}");
-            let is_from_the_server =
-                !matches!(fault, Fault::ConnectionLost | Fault::AnswerLost) && has_a_server;
+            let is_from_the_server = !matches!(fault, Fault::ConnectionLost | Fault::AnswerLost) && is_server;
             assert_eq!(failure.code().is_some(), is_from_the_server, "{failure}");
             assert_eq!(value(&pool).await, 0, "{fault:?} at {moment:?}");
         }
@@ -217,18 +226,18 @@ pub(crate) async fn a_fault_is_what_the_database_would_say<DB: TestBackend>() {
         set_value(tx, 9).await?;
         Ok::<_, Error>(())
     };
-    let error = faults.on(&db).run(unit).await.expect_err("unanswered");
+    let error = faults.on(&db).run(unit).await.expect_err("no response");
     assert_eq!(error.kind(), ErrorKind::CommitUnknown);
-    assert_eq!(value(&pool).await, 9, "the server has done it");
+    assert_eq!(value(&pool).await, 9, "the commit was not delivered");
 }
 
-pub(crate) async fn a_step_can_be_held_back<DB: TestBackend>() {
+pub(crate) async fn faults_can_delay_a_step<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let delay = Duration::from_millis(60);
     let faults = Faults::new().delay(Moment::Statement(1), delay).delay(Moment::Commit, delay);
     let started = Instant::now();
-    faults.on(&db).run(increment::<DB>).await.expect("slow");
+    faults.on(&db).run(increment::<DB>).await.expect("a commit");
     assert!(started.elapsed() >= 2 * delay);
     assert_eq!(faults.pending(), 0);
 }

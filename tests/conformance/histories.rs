@@ -353,7 +353,7 @@ pub(crate) async fn histories_with_operation_rows_are_strictly_serializable<DB: 
     }
 }
 
-pub(crate) async fn an_append_in_a_rolled_back_savepoint_is_not_missed<DB: TestBackend>() {
+pub(crate) async fn a_rolled_back_append_is_not_an_anomaly<DB: TestBackend>() {
     let pool = lists::<DB>().await;
     let db = patient(Pessimistic::default(), &pool);
     let recorder = Recorder::new();

@@ -1,4 +1,4 @@
-//! What is done once the end of a transaction is known.
+//! Hooks that run once the outcome of a transaction is known.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,26 +12,27 @@ use super::outcomes::set_value;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{TestBackend, eventually};
 
-/// What the hooks did, in order.
+/// The entries that hooks have recorded, in order.
 #[derive(Clone, Default)]
-struct Diary(Arc<Mutex<Vec<String>>>);
+struct HookLog(Arc<Mutex<Vec<String>>>);
 
-impl Diary {
-    fn note(&self, entry: impl Into<String>) {
-        self.0.lock().expect("the diary").push(entry.into());
+impl HookLog {
+    fn record(&self, entry: impl Into<String>) {
+        self.0.lock().expect("the log").push(entry.into());
     }
 
-    fn read(&self) -> Vec<String> {
-        self.0.lock().expect("the diary").clone()
+    fn entries(&self) -> Vec<String> {
+        self.0.lock().expect("the log").clone()
     }
 
-    /// Registers a hook for each end.
+    /// Registers a hook for each outcome.
     fn register<DB: TestBackend>(&self, tx: &mut Tx<DB>, name: &str) {
-        let note = |end: &str| {
-            let (diary, entry) = (self.clone(), format!("{name} {end}"));
-            async move { diary.note(entry) }
+        let record = |outcome: &str| {
+            let (log, entry) = (self.clone(), format!("{name} {outcome}"));
+            async move { log.record(entry) }
         };
-        let (committed, rolled_back, unknown) = (note("committed"), note("rolled back"), note("unknown"));
+        let (committed, rolled_back, unknown) =
+            (record("committed"), record("rolled back"), record("unknown"));
         tx.on_commit(committed);
         tx.on_rollback(rolled_back);
         tx.on_unknown(unknown);
@@ -40,39 +41,39 @@ impl Diary {
 
 pub(crate) async fn hooks_run_once_in_order_after_the_last_attempt<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
-    let diary = Diary::default();
+    let log = HookLog::default();
     patient(Optimistic::default(), &pool)
         .run(async |tx: &mut Tx<DB>| {
             let attempt = tx.attempt();
-            diary.register(tx, &format!("first of {attempt},"));
-            diary.register(tx, &format!("second of {attempt},"));
+            log.register(tx, &format!("first of {attempt},"));
+            log.register(tx, &format!("second of {attempt},"));
             set_value(tx, 1).await?;
             tx.expect_one(u64::from(attempt == 3))
         })
         .await
         .expect("the third attempt");
-    assert_eq!(diary.read(), ["first of 3, committed", "second of 3, committed"]);
+    assert_eq!(log.entries(), ["first of 3, committed", "second of 3, committed"]);
 }
 
-pub(crate) async fn rolled_back_for_good_says_so_once<DB: TestBackend>() {
+pub(crate) async fn rollback_hooks_run_once_after_the_last_attempt<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
-    let (own, exhausted, late) = (Diary::default(), Diary::default(), Diary::default());
+    let (own_error, exhausted, late) = (HookLog::default(), HookLog::default(), HookLog::default());
     let db = Pessimistic::default().on(&pool);
 
     db.run(async |tx: &mut Tx<DB>| {
-        own.register(tx, "own");
+        own_error.register(tx, "own");
         Err::<(), Error>(sqlx::Error::RowNotFound.into())
     })
     .await
     .expect_err("its own error");
-    assert_eq!(own.read(), ["own rolled back"]);
+    assert_eq!(own_error.entries(), ["own rolled back"]);
 
-    let never = async |tx: &mut Tx<DB>| {
+    let conflicts = async |tx: &mut Tx<DB>| {
         exhausted.register(tx, &tx.attempt().to_string());
         tx.expect_one(0)
     };
-    db.clone().attempts(3).run(never).await.expect_err("always stale");
-    assert_eq!(exhausted.read(), ["3 rolled back"]);
+    db.clone().attempts(3).run(conflicts).await.expect_err("always stale");
+    assert_eq!(exhausted.entries(), ["3 rolled back"]);
 
     let slow = async |tx: &mut Tx<DB>| {
         late.register(tx, "late");
@@ -80,35 +81,35 @@ pub(crate) async fn rolled_back_for_good_says_so_once<DB: TestBackend>() {
         Ok::<_, Error>(())
     };
     db.deadline(Duration::from_millis(100)).run(slow).await.expect_err("too slow");
-    eventually(vec!["late rolled back".to_owned()], async || late.read()).await;
+    eventually(vec!["late rolled back".to_owned()], async || late.entries()).await;
 }
 
-pub(crate) async fn hooks_of_a_savepoint_go_with_it<DB: TestBackend>() {
+pub(crate) async fn hooks_of_a_rolled_back_savepoint_run_as_rolled_back<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
-    let diary = Diary::default();
+    let log = HookLog::default();
     Pessimistic::default()
         .on(&pool)
         .run(async |tx: &mut Tx<DB>| {
-            diary.register(tx, "outer");
+            log.register(tx, "outer");
             let _: Result<(), Error> = tx
                 .savepoint(async |tx: &mut Tx<DB>| {
-                    diary.register(tx, "undone");
+                    log.register(tx, "undone");
                     Err(sqlx::Error::RowNotFound.into())
                 })
                 .await;
             tx.savepoint(async |tx: &mut Tx<DB>| {
-                diary.register(tx, "kept");
+                log.register(tx, "kept");
                 Ok::<_, Error>(())
             })
             .await
         })
         .await
         .expect("a commit");
-    assert_eq!(diary.read(), ["outer committed", "undone rolled back", "kept committed"]);
+    assert_eq!(log.entries(), ["outer committed", "undone rolled back", "kept committed"]);
 }
 
-/// The only connection of the pool is free again: a hook may use the pool.
-pub(crate) async fn hooks_run_with_the_connection_given_back<DB: TestBackend>() {
+/// The pool's only connection is idle again, so a hook can use the pool.
+pub(crate) async fn hooks_run_after_the_connection_is_released<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let seen = Arc::new(Mutex::new(None));
     Pessimistic::default()
@@ -127,61 +128,61 @@ pub(crate) async fn hooks_run_with_the_connection_given_back<DB: TestBackend>() 
     assert_eq!(*seen.lock().expect("the slot"), Some(1));
 }
 
-pub(crate) async fn a_hook_that_panics_hides_nothing<DB: TestBackend>() {
+pub(crate) async fn a_panicking_hook_does_not_affect_the_result<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
-    let diary = Diary::default();
+    let log = HookLog::default();
     Pessimistic::default()
         .on(&pool)
         .run(async |tx: &mut Tx<DB>| {
-            diary.register(tx, "before");
+            log.register(tx, "before");
             tx.on_commit(async { panic!("a hook panics") });
-            diary.register(tx, "after");
+            log.register(tx, "after");
             increment(tx).await
         })
         .await
-        .expect("a commit is a commit");
-    assert_eq!(diary.read(), ["before committed", "after committed"]);
+        .expect("the commit succeeds although a hook panics");
+    assert_eq!(log.entries(), ["before committed", "after committed"]);
     assert_eq!(value(&pool).await, 1);
 }
 
-/// The caller goes while the first hook waits.
-pub(crate) async fn hooks_go_on_when_the_caller_has_gone<DB: TestBackend>() {
+/// The caller is dropped while the hook waits.
+pub(crate) async fn hooks_finish_after_the_caller_is_dropped<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
-    let diary = Diary::default();
-    let (go, wait) = tokio::sync::watch::channel(false);
+    let log = HookLog::default();
+    let (release, released) = tokio::sync::watch::channel(false);
     let db = Pessimistic::default().on(&pool);
     let run = db.run(async |tx: &mut Tx<DB>| {
-        let (diary, mut wait) = (diary.clone(), wait.clone());
+        let (log, mut released) = (log.clone(), released.clone());
         tx.on_commit(async move {
-            diary.note("started");
-            let _ = wait.wait_for(|go| *go).await;
-            diary.note("finished");
+            log.record("started");
+            let _ = released.wait_for(|released| *released).await;
+            log.record("finished");
         });
         increment(tx).await
     });
     let mut run = Box::pin(run);
     tokio::select! {
-        _ = &mut run => panic!("the hook does not wait"),
-        () = eventually(vec!["started".to_owned()], async || diary.read()) => {}
+        _ = &mut run => panic!("the run returned before its hook finished"),
+        () = eventually(vec!["started".to_owned()], async || log.entries()) => {}
     }
     drop(run);
-    go.send_replace(true);
-    eventually(vec!["started".to_owned(), "finished".to_owned()], async || diary.read()).await;
+    release.send_replace(true);
+    eventually(vec!["started".to_owned(), "finished".to_owned()], async || log.entries()).await;
     assert_eq!(value(&pool).await, 1);
 }
 
-pub(crate) async fn an_unknown_commit_runs_its_hooks<DB: TestBackend>() {
+pub(crate) async fn runs_the_unknown_hook_after_an_unknown_commit<DB: TestBackend>() {
     let direct = counter::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
     let pool =
         PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await.expect("a pool");
-    let diary = Diary::default();
+    let log = HookLog::default();
     proxy.on(DB::COMMIT, Fault::CutAfter);
     let run = async |tx: &mut Tx<DB>| {
-        diary.register(tx, "commit");
+        log.register(tx, "commit");
         increment(tx).await
     };
-    let error = Pessimistic::default().on(&pool).run(run).await.expect_err("no answer");
+    let error = Pessimistic::default().on(&pool).run(run).await.expect_err("no response");
     assert_eq!(error.kind(), ErrorKind::CommitUnknown);
-    assert_eq!(diary.read(), ["commit unknown"]);
+    assert_eq!(log.entries(), ["commit unknown"]);
 }

@@ -1,4 +1,4 @@
-//! No lost update: many tasks add to one row.
+//! Many tasks increment one row, and no update is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,7 +24,7 @@ pub(crate) async fn counter<DB: TestBackend>(connections: u32) -> TestPool<DB> {
     DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
     DB::pool_execute(&pool, DB::sql("INSERT INTO counter VALUES (1, 0, 0), (2, 0, 0)"), &[])
         .await
-        .expect("two rows");
+        .expect("insert two rows");
     pool
 }
 
@@ -32,7 +32,7 @@ pub(crate) async fn value<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     DB::pool_fetch(pool, DB::sql("SELECT value FROM counter WHERE id = 1"), &[]).await.expect("the counter")
 }
 
-/// Reads, adds, writes with a version check: right under every strategy.
+/// Reads the value, adds one and writes it with a version check, which is correct under every strategy.
 pub(crate) async fn increment<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     let select = tx.for_update(DB::sql("SELECT value * 1000000 + version FROM counter WHERE id = 1"));
     let read = DB::fetch(tx, select, &[]).await?;
@@ -42,23 +42,27 @@ pub(crate) async fn increment<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Er
     tx.expect_one(done)
 }
 
-/// Long enough for the slowest strategy on a busy machine: what is tested is that every unit gets there.
+/// A transactor with limits that suffice for the slowest strategy on a busy machine: the tests check results,
+/// not times.
 pub(crate) fn patient<DB: TestBackend, S: Strategy>(strategy: S, pool: &Pool<DB>) -> PoolTransactor<DB, S> {
     PoolTransactor::new(strategy, pool).attempts(10_000).deadline(Duration::from_secs(240))
 }
 
-/// The harness. `TASKS` tasks do `once` `ROUNDS` times each; answers the final value.
-async fn storm<DB, F>(pool: &TestPool<DB>, once: impl Fn() -> F + Clone + Send + 'static) -> i64
+/// Runs `operation` `ROUNDS` times in each of `TASKS` tasks. Returns the final value.
+async fn run_concurrently<DB, F>(
+    pool: &TestPool<DB>,
+    operation: impl Fn() -> F + Clone + Send + 'static,
+) -> i64
 where
     DB: TestBackend,
     F: Future<Output = ()> + Send,
 {
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {
-        let once = once.clone();
+        let operation = operation.clone();
         tasks.spawn(async move {
             for _ in 0..ROUNDS {
-                once().await;
+                operation().await;
             }
         });
     }
@@ -68,13 +72,17 @@ where
     value(pool).await
 }
 
-/// The final value, and how many attempts it took.
-async fn increments_under<DB: TestBackend, S: Strategy + Clone>(strategy: S) -> (i64, u32) {
+struct Increments {
+    final_value: i64,
+    attempts: u32,
+}
+
+async fn count_increments<DB: TestBackend, S: Strategy + Clone>(strategy: S) -> Increments {
     let pool = counter::<DB>(8).await;
     let db = patient(strategy, &pool);
     let attempts = Arc::new(AtomicU32::new(0));
     let counted = attempts.clone();
-    let value = storm(&pool, move || {
+    let final_value = run_concurrently(&pool, move || {
         let (db, counted) = (db.clone(), counted.clone());
         async move {
             db.run(async |tx: &mut Tx<DB>| {
@@ -86,37 +94,40 @@ async fn increments_under<DB: TestBackend, S: Strategy + Clone>(strategy: S) -> 
         }
     })
     .await;
-    (value, attempts.load(Ordering::Relaxed))
+    Increments { final_value, attempts: attempts.load(Ordering::Relaxed) }
 }
 
 pub(crate) async fn pessimistic_is_exact<DB: TestBackend>() {
-    let (value, attempts) = increments_under::<DB, _>(Pessimistic::default()).await;
-    assert_eq!(value, INCREMENTS);
-    assert!(attempts < TASKS * ROUNDS * 11 / 10, "a row lock makes attempts rare: {attempts}");
+    let Increments { final_value, attempts } = count_increments::<DB, _>(Pessimistic::default()).await;
+    assert_eq!(final_value, INCREMENTS);
+    assert!(
+        attempts < TASKS * ROUNDS * 11 / 10,
+        "row locks make conflicts rare, but there were {attempts} attempts"
+    );
 }
 
 pub(crate) async fn adaptive_is_exact<DB: TestBackend>() {
-    let (value, attempts) = increments_under::<DB, _>(Adaptive::default()).await;
-    assert_eq!(value, INCREMENTS);
-    assert!(attempts > TASKS * ROUNDS, "no conflict happened, so nothing was shown");
+    let Increments { final_value, attempts } = count_increments::<DB, _>(Adaptive::default()).await;
+    assert_eq!(final_value, INCREMENTS);
+    assert!(attempts > TASKS * ROUNDS, "no conflict occurred, so the test proves nothing");
 }
 
 pub(crate) async fn optimistic_is_exact_and_retries<DB: TestBackend>() {
-    let (value, attempts) = increments_under::<DB, _>(Optimistic::default()).await;
-    assert_eq!(value, INCREMENTS);
-    assert!(attempts > TASKS * ROUNDS, "no conflict happened, so nothing was shown");
+    let Increments { final_value, attempts } = count_increments::<DB, _>(Optimistic::default()).await;
+    assert_eq!(final_value, INCREMENTS);
+    assert!(attempts > TASKS * ROUNDS, "no conflict occurred, so the test proves nothing");
 }
 
 pub(crate) async fn serializable_is_exact_and_retries<DB: TestBackend>() {
-    let (value, attempts) = increments_under::<DB, _>(Serializable::default()).await;
-    assert_eq!(value, INCREMENTS);
-    assert!(attempts > TASKS * ROUNDS, "no conflict happened, so nothing was shown");
+    let Increments { final_value, attempts } = count_increments::<DB, _>(Serializable::default()).await;
+    assert_eq!(final_value, INCREMENTS);
+    assert!(attempts > TASKS * ROUNDS, "no conflict occurred, so the test proves nothing");
 }
 
 pub(crate) async fn atomic_is_exact<DB: TestBackend>() {
     let pool = counter::<DB>(8).await;
     let db = patient(Atomic::default(), &pool);
-    let value = storm(&pool, move || {
+    let value = run_concurrently(&pool, move || {
         let db = db.clone();
         async move {
             db.run(async |tx: &mut Tx<DB>| {
@@ -135,7 +146,7 @@ pub(crate) async fn atomic_is_exact<DB: TestBackend>() {
 pub(crate) async fn atomic_apply_is_exact<DB: TestBackend>() {
     let pool = counter::<DB>(8).await;
     let db = patient(Atomic::default(), &pool);
-    let value = storm(&pool, move || {
+    let value = run_concurrently(&pool, move || {
         let db = db.clone();
         async move {
             let update = DB::sql("UPDATE counter SET value = value + 1 WHERE id = 1");
@@ -146,8 +157,8 @@ pub(crate) async fn atomic_apply_is_exact<DB: TestBackend>() {
     assert_eq!(value, INCREMENTS);
 }
 
-pub(crate) async fn a_strategy_of_ones_own_is_exact<DB: TestBackend>() {
-    /// Optimistic at first, then with a lock.
+pub(crate) async fn custom_strategy_is_exact<DB: TestBackend>() {
+    /// Locks no rows in the first attempt, and locks them in later ones.
     #[derive(Debug, Clone)]
     struct LockOnSecond;
     impl Strategy for LockOnSecond {
@@ -157,17 +168,16 @@ pub(crate) async fn a_strategy_of_ones_own_is_exact<DB: TestBackend>() {
         }
     }
 
-    let (value, attempts) = increments_under::<DB, _>(LockOnSecond).await;
-    assert_eq!(value, INCREMENTS);
-    assert!(attempts > TASKS * ROUNDS, "no conflict happened, so nothing was shown");
+    let Increments { final_value, attempts } = count_increments::<DB, _>(LockOnSecond).await;
+    assert_eq!(final_value, INCREMENTS);
+    assert!(attempts > TASKS * ROUNDS, "no conflict occurred, so the test proves nothing");
 }
 
-/// Without this, the tests above would prove nothing: the same storm, read and written without any
-/// protection.
-pub(crate) async fn naive_loses_updates<DB: TestBackend>() {
+/// Shows that the increments overlap: without any protection the same load loses updates.
+pub(crate) async fn unprotected_increments_lose_updates<DB: TestBackend>() {
     let pool = counter::<DB>(8).await;
     let shared = pool.pool.clone();
-    let value = storm(&pool, move || {
+    let value = run_concurrently(&pool, move || {
         let pool = shared.clone();
         async move {
             let read = value(&pool).await;
@@ -176,5 +186,5 @@ pub(crate) async fn naive_loses_updates<DB: TestBackend>() {
         }
     })
     .await;
-    assert!(value < INCREMENTS, "the harness makes no contention: all {value} updates are there");
+    assert!(value < INCREMENTS, "the increments did not overlap: all {value} of them are stored");
 }

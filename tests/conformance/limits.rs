@@ -1,4 +1,4 @@
-//! Every wait has a limit, and nothing is left behind.
+//! Every wait has a limit, and no run leaves a setting or a transaction on its connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::increments::{counter, increment, value};
 use super::outcomes::set_value;
 use crate::support::{ServerBackend, TestBackend, eventually};
 
-/// Only to tell "in time" from "never", on the busiest of machines.
-const FOR_EVER: Duration = Duration::from_secs(20);
+/// Distinguishes slow from never, even on a busy machine.
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-pub(crate) async fn a_panic_leaks_nothing<DB: TestBackend>() {
+pub(crate) async fn a_panicking_unit_rolls_back_and_releases_its_connection<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     let task = {
@@ -35,68 +35,68 @@ pub(crate) async fn a_panic_leaks_nothing<DB: TestBackend>() {
             .await
         })
     };
-    assert!(task.await.expect_err("a panic is not run again").is_panic());
-    timeout(FOR_EVER, db.run(increment::<DB>)).await.expect("in time").expect("the pool is usable at once");
+    assert!(task.await.expect_err("the unit panics").is_panic());
+    timeout(TEST_TIMEOUT, db.run(increment::<DB>)).await.expect("in time").expect("a commit after the panic");
     eventually(0, async || DB::open_transactions(&pool).await).await;
     assert_eq!(value(&pool).await, 1);
 }
 
-pub(crate) async fn an_exhausted_pool_is_a_typed_error_in_time<DB: TestBackend>() {
+pub(crate) async fn times_out_on_an_exhausted_pool<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let held = pool.acquire().await.expect("the only connection");
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(100));
     let run = db.run(increment::<DB>);
-    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("no connection");
+    let error = timeout(TEST_TIMEOUT, run).await.expect("in time").expect_err("no connection");
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     assert!(error.is_unavailable() && error.is_exhausted());
     assert!(error.to_string().contains("all 1 connections of the pool stayed in use"), "{error}");
     drop(held);
-    Pessimistic::default().on(&pool).run(increment::<DB>).await.expect("usable again");
+    Pessimistic::default().on(&pool).run(increment::<DB>).await.expect("a commit");
     assert_eq!(value(&pool).await, 1);
 }
 
-pub(crate) async fn a_locked_row_is_a_typed_error_in_time<DB: TestBackend>() {
+pub(crate) async fn times_out_on_a_locked_row<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
     let deadline = Duration::from_millis(500);
 
     let run = async { Pessimistic::default().on(&pool).deadline(deadline).run(increment::<DB>).await };
-    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("the row is locked");
+    let error = timeout(TEST_TIMEOUT, run).await.expect("in time").expect_err("the row is locked");
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
 
     let run = async {
         let db = Serializable::default().on(&pool).deadline(deadline);
         db.run(async |tx: &mut Tx<DB>| set_value(tx, 1).await.map_err(Error::from)).await
     };
-    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("the row is locked");
+    let error = timeout(TEST_TIMEOUT, run).await.expect("in time").expect_err("the row is locked");
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
 
-    // A lone statement that nobody waits for any more may still get its lock, and commit.
+    // A single statement may acquire its lock and commit after its caller has stopped waiting.
     let db = Atomic::default().on(&pool).deadline(deadline);
     let run = db.apply(sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 0 WHERE id = 1")));
-    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("the row is locked");
+    let error = timeout(TEST_TIMEOUT, run).await.expect("in time").expect_err("the row is locked");
     assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");
 
     drop(blocker);
     eventually(0, async || DB::open_transactions(&pool).await).await;
-    Pessimistic::default().on(&pool).run(increment::<DB>).await.expect("usable again");
+    Pessimistic::default().on(&pool).run(increment::<DB>).await.expect("a commit");
     assert_eq!(value(&pool).await, 1);
 }
 
-/// Although the last attempt is cut short by the deadline.
-pub(crate) async fn a_lock_timeout_below_the_deadline_is_reported<DB: TestBackend>() {
+/// The deadline interrupts the last attempt, and the error still reports the lock timeout of an earlier one.
+pub(crate) async fn deadline_errors_report_an_earlier_lock_timeout<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
     let options =
         Options::new().lock_timeout(Duration::from_secs(1)).deadline(Duration::from_millis(2500)).seed(1);
     let run = async { Pessimistic::default().on(&pool).options(options).run(increment::<DB>).await };
-    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("the row is locked");
+    let error = timeout(TEST_TIMEOUT, run).await.expect("in time").expect_err("the row is locked");
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
     assert!(error.is_lock_timeout(), "{error:?}");
     drop(blocker);
 }
 
-pub(crate) async fn a_slow_unit_meets_its_deadline<DB: TestBackend>() {
+pub(crate) async fn a_slow_unit_fails_at_its_deadline<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(50));
     let run = db.run(async |tx: &mut Tx<DB>| {
@@ -104,15 +104,15 @@ pub(crate) async fn a_slow_unit_meets_its_deadline<DB: TestBackend>() {
         std::future::pending::<()>().await;
         Ok::<_, Error>(())
     });
-    let error = timeout(FOR_EVER, run).await.expect("in time").expect_err("too slow");
+    let error = timeout(TEST_TIMEOUT, run).await.expect("in time").expect_err("too slow");
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     assert!(error.to_string().starts_with("deadline passed after 1 attempt in "), "{error}");
     eventually(0, async || DB::open_transactions(&pool).await).await;
     assert_eq!(value(&pool).await, 0);
 }
 
-/// One connection: the next borrower gets the very one that the limits were set on.
-pub(crate) async fn no_limit_is_left_behind<DB: TestBackend>() {
+/// The pool has one connection, so its next user gets the connection that the limits were set on.
+pub(crate) async fn restores_the_sessions_limits_after_each_run<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let before = DB::limits(&pool).await;
     let db = Serializable::default().on(&pool).deadline(Duration::from_secs(3));
@@ -120,12 +120,12 @@ pub(crate) async fn no_limit_is_left_behind<DB: TestBackend>() {
     db.run(increment::<DB>).await.expect("a commit");
     assert_eq!(DB::limits(&pool).await, before, "after a commit");
 
-    let own = db.run(async |tx: &mut Tx<DB>| {
+    let own_error = db.run(async |tx: &mut Tx<DB>| {
         increment(tx).await?;
-        assert_ne!(DB::limits_inside(tx).await, before.0, "no limit was set at all");
+        assert_ne!(DB::limits_inside(tx).await, before.0, "no limit was set");
         Err::<(), Error>(sqlx::Error::RowNotFound.into())
     });
-    own.await.expect_err("its own error");
+    own_error.await.expect_err("its own error");
     assert_eq!(DB::limits(&pool).await, before, "after a rollback");
 
     let failed = db.run(async |tx: &mut Tx<DB>| {
@@ -137,11 +137,11 @@ pub(crate) async fn no_limit_is_left_behind<DB: TestBackend>() {
     assert_eq!(DB::limits(&pool).await, before, "after a failure");
 }
 
-pub(crate) async fn a_dead_pooled_connection_is_replaced<DB: ServerBackend>() {
+pub(crate) async fn replaces_a_dead_pooled_connection<DB: ServerBackend>() {
     let pool = counter::<DB>(3).await;
-    // Three connections, all of them idle.
+    // The pool has three idle connections.
     let held = [pool.acquire().await, pool.acquire().await, pool.acquire().await]
-        .map(|held| held.expect("one of three"));
+        .map(|held| held.expect("a connection"));
     drop(held);
     eventually(3, async || pool.num_idle()).await;
     DB::kill_sessions(&pool.url).await;
@@ -155,8 +155,8 @@ pub(crate) async fn a_dead_pooled_connection_is_replaced<DB: ServerBackend>() {
     assert_eq!(value(&pool).await, 1);
 }
 
-/// Servers count in 31 bits of milliseconds.
-pub(crate) async fn limits_may_be_longer_than_servers_can_count<DB: TestBackend>() {
+/// Servers store limits as 31 bits of milliseconds.
+pub(crate) async fn accepts_limits_longer_than_servers_can_represent<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     for limit in [Duration::from_secs(10 * 365 * 24 * 60 * 60), Duration::MAX] {
         let options = DB::with_timeouts(Options::new().deadline(limit).lock_timeout(limit), limit);
@@ -165,8 +165,9 @@ pub(crate) async fn limits_may_be_longer_than_servers_can_count<DB: TestBackend>
     }
 }
 
-/// The pool has one connection, and the next attempt comes in some hours: meanwhile another unit commits.
-pub(crate) async fn a_backoff_holds_no_connection<DB: TestBackend>() {
+/// The pool has one connection, and the next attempt begins hours later: another unit commits in the
+/// meantime.
+pub(crate) async fn releases_the_connection_before_the_backoff<DB: TestBackend>() {
     others_commit_during_a_backoff::<DB, _>(Pessimistic::default()).await;
     others_commit_during_a_backoff::<DB, _>(Optimistic::default()).await;
     others_commit_during_a_backoff::<DB, _>(Serializable::default()).await;
@@ -175,18 +176,18 @@ pub(crate) async fn a_backoff_holds_no_connection<DB: TestBackend>() {
 
     let pool = counter::<DB>(1).await;
     let faults = Faults::new().at(Moment::Statement(1), Fault::SerializationFailure);
-    let (paused, backs_off) = pausing(Atomic::default().on(&pool).options(faults.options()));
+    let (paused, backoff_started) = with_long_backoff(Atomic::default().on(&pool).options(faults.options()));
     let conflict = async move {
         paused.apply(sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 1"))).await.map(drop)
     };
-    another_unit_commits(&pool, conflict, &backs_off).await;
+    assert_another_unit_commits(&pool, conflict, &backoff_started).await;
 }
 
 async fn others_commit_during_a_backoff<DB: TestBackend, S: Strategy + Clone>(strategy: S) {
     let pool = counter::<DB>(1).await;
     let db = PoolTransactor::new(strategy, &pool.pool);
     for db in [db.clone(), db.clone().reuse_connections(), db.options(Options::new().on_key("a key"))] {
-        let (paused, backs_off) = pausing(db);
+        let (paused, backoff_started) = with_long_backoff(db);
         let conflict = async move {
             let unit = async |tx: &mut Tx<DB>| {
                 increment(tx).await?;
@@ -194,36 +195,41 @@ async fn others_commit_during_a_backoff<DB: TestBackend, S: Strategy + Clone>(st
             };
             paused.run(unit).await
         };
-        another_unit_commits(&pool, conflict, &backs_off).await;
+        assert_another_unit_commits(&pool, conflict, &backoff_started).await;
     }
 }
 
-/// The same transactor with delays of hours between attempts, and what it notifies when one begins.
-fn pausing<DB: TestBackend, S: Strategy>(db: PoolTransactor<DB, S>) -> (PoolTransactor<DB, S>, Arc<Notify>) {
+/// Returns the transactor with backoffs of hours, and a notification that is sent when a backoff begins.
+fn with_long_backoff<DB: TestBackend, S: Strategy>(
+    db: PoolTransactor<DB, S>,
+) -> (PoolTransactor<DB, S>, Arc<Notify>) {
     let day = Duration::from_secs(24 * 60 * 60);
-    let backs_off = Arc::<Notify>::default();
-    let notified = backs_off.clone();
-    let pausing = Options::new().backoff(Backoff::exponential(day, day)).deadline(20 * day).seed(1);
-    let db = db.options(pausing).observed_by(move |event: &Event<'_>| {
+    let backoff_started = Arc::<Notify>::default();
+    let notified = backoff_started.clone();
+    let long_backoff = Options::new().backoff(Backoff::exponential(day, day)).deadline(20 * day).seed(1);
+    let db = db.options(long_backoff).observed_by(move |event: &Event<'_>| {
         if let Event::Unit { event: UnitEvent::BackingOff { delay }, .. } = event {
-            assert!(*delay > FOR_EVER, "the pause is over before anything can be shown: {delay:?}");
+            assert!(*delay > TEST_TIMEOUT, "the backoff is too short for the test: {delay:?}");
             notified.notify_one();
         }
     });
-    (db, backs_off)
+    (db, backoff_started)
 }
 
-async fn another_unit_commits<DB: TestBackend>(
+async fn assert_another_unit_commits<DB: TestBackend>(
     pool: &Pool<DB>,
     paused: impl Future<Output = Result<(), Error>> + Send + 'static,
-    backs_off: &Notify,
+    backoff_started: &Notify,
 ) {
     let before = value(pool).await;
     let paused = tokio::spawn(paused);
-    timeout(FOR_EVER, backs_off.notified()).await.expect("it is going to be tried again");
+    timeout(TEST_TIMEOUT, backoff_started.notified()).await.expect("a backoff begins");
     let other = Pessimistic::default().on(pool);
-    timeout(FOR_EVER, other.run(increment::<DB>)).await.expect("the connection is free").expect("a commit");
-    assert!(!paused.is_finished(), "it was to wait for another attempt");
+    timeout(TEST_TIMEOUT, other.run(increment::<DB>))
+        .await
+        .expect("the connection is idle")
+        .expect("a commit");
+    assert!(!paused.is_finished(), "the run did not wait for its next attempt");
     assert_eq!(value(pool).await, before + 1);
     paused.abort();
     let _ = paused.await;

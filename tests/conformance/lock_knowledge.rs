@@ -1,4 +1,4 @@
-//! What the checker of lock orders knows, and what it says that it does not know.
+//! Which locks `LockOrder` recognizes, and which ones it lists as unknown.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +11,7 @@ use tokio::sync::Barrier;
 use super::locks::bank;
 use crate::support::{TestBackend, TestPool};
 
-/// One transaction of these statements, one after the other.
+/// Runs one transaction of these statements.
 async fn run<DB: TestBackend>(db: &impl Transactor<DB>, statements: &[&str]) {
     let unit = async |tx: &mut Tx<DB>| {
         for sql in statements {
@@ -22,7 +22,7 @@ async fn run<DB: TestBackend>(db: &impl Transactor<DB>, statements: &[&str]) {
     db.run(unit).await.expect("a commit");
 }
 
-/// Reads what a SELECT returns, so that its answer is seen; other statements have none.
+/// Fetches the result of a SELECT, so that `LockOrder` observes it. Other statements have no result.
 async fn send<DB: TestBackend>(tx: &mut Tx<DB>, sql: &str) -> Result<(), Error> {
     let text = AssertSqlSafe(sql.to_owned()).into_sql_str();
     if sql.starts_with("SELECT") {
@@ -40,7 +40,7 @@ async fn prepare<DB: TestBackend>(pool: &TestPool<DB>, statements: &[&str]) {
     }
 }
 
-/// What is found after these two transactions have run one after the other.
+/// Runs these two transactions one after the other, and returns their recorded order.
 async fn order_of<DB: TestBackend>(pool: &TestPool<DB>, units: [&[&str]; 2]) -> LockOrder {
     let db = Pessimistic::default().on(&pool.pool);
     let order = LockOrder::new();
@@ -54,25 +54,25 @@ fn is_certain(order: &LockOrder) -> bool {
     order.inversions().is_empty() && order.unknown().is_empty()
 }
 
-fn shown(order: &LockOrder) -> String {
+fn describe(order: &LockOrder) -> String {
     format!("{:?} {:?}", order.inversions(), order.unknown())
 }
 
 const FIRST: &str = "UPDATE account SET balance = balance + 1 WHERE id = 1";
 const SECOND: &str = "UPDATE account SET balance = balance + 1 WHERE id = 2";
 
-/// An assertion does not hold because nobody could tell.
+/// An assertion must not pass because the order is unknown.
 pub(crate) async fn an_unknown_order_fails_the_consistency_assertion<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let unit = ["UPDATE account SET balance = 7 WHERE balance = 1"];
     let order = order_of(&pool, [&unit, &unit]).await;
     assert!(order.inversions().is_empty());
     assert_eq!(order.unknown().len(), 1);
-    catch_unwind(AssertUnwindSafe(|| order.assert_consistent())).expect_err("nobody knows");
+    catch_unwind(AssertUnwindSafe(|| order.assert_consistent())).expect_err("the order is unknown");
 }
 
-/// A lock of the session that is given back lets the others in.
-pub(crate) async fn an_unlocked_session_lock_is_no_gate<DB: TestBackend>() {
+/// A session lock that is released early does not keep other transactions out.
+pub(crate) async fn a_released_session_lock_does_not_guard_other_locks<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let [lock, unlock] = match DB::NAME {
         "PostgreSQL" => [
@@ -82,15 +82,16 @@ pub(crate) async fn an_unlocked_session_lock_is_no_gate<DB: TestBackend>() {
         _ => ["SELECT GET_LOCK('gate', 5)", "SELECT RELEASE_LOCK('gate')"],
     };
     let unlocked = order_of(&pool, [&[lock, unlock, FIRST, SECOND], &[lock, unlock, SECOND, FIRST]]).await;
-    assert_eq!(unlocked.inversions().len(), 1, "{}", shown(&unlocked));
+    assert_eq!(unlocked.inversions().len(), 1, "{}", describe(&unlocked));
     let kept = order_of(&pool, [&[lock, FIRST, SECOND, unlock], &[lock, SECOND, FIRST, unlock]]).await;
     assert_eq!(kept.inversions(), []);
-    // It is given back before the commit, and the rows are not: what the next one locks is none of it.
-    assert!(kept.unknown().is_empty(), "{}", shown(&kept));
+    // The session lock is released before the commit and the rows are not: that must not be reported as
+    // unknown.
+    assert!(kept.unknown().is_empty(), "{}", describe(&kept));
 }
 
-/// Which lock it is depends on the data.
-pub(crate) async fn an_advisory_lock_with_a_column_for_a_key_is_unknown<DB: TestBackend>() {
+/// The key of the lock depends on the data.
+pub(crate) async fn an_advisory_lock_keyed_by_a_column_is_unknown<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let [one, other] = match DB::NAME {
         "PostgreSQL" => [
@@ -103,11 +104,11 @@ pub(crate) async fn an_advisory_lock_with_a_column_for_a_key_is_unknown<DB: Test
         ],
     };
     let order = order_of(&pool, [&[one, FIRST, SECOND], &[other, SECOND, FIRST]]).await;
-    assert!(!is_certain(&order), "nobody knows whether they are one lock");
+    assert!(!is_certain(&order), "the two locks may be the same or not");
 }
 
-/// One lock, spelled in two ways.
-pub(crate) async fn a_cast_does_not_make_another_lock<DB: TestBackend>() {
+/// Both statements lock the same key.
+pub(crate) async fn treats_differently_spelled_advisory_keys_as_the_same_lock<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let [plain, cast] = match DB::NAME {
         "PostgreSQL" => [
@@ -117,11 +118,11 @@ pub(crate) async fn a_cast_does_not_make_another_lock<DB: TestBackend>() {
         _ => ["SELECT GET_LOCK('gate', 5)", "SELECT GET_LOCK('GATE', 5)"],
     };
     let order = order_of(&pool, [&[plain, FIRST], &[FIRST, cast]]).await;
-    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
+    assert_eq!(order.inversions().len(), 1, "{}", describe(&order));
 }
 
-/// Two transactions that each insert both values wait for each other.
-pub(crate) async fn unique_keys_in_opposite_orders_are_not_missed<DB: TestBackend>() {
+/// Two concurrent transactions that insert the same values in opposite orders would deadlock.
+pub(crate) async fn reports_unique_keys_in_opposite_orders<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let create = "CREATE TABLE member (id BIGINT PRIMARY KEY, email VARCHAR(20) NOT NULL UNIQUE)";
     prepare(&pool, &[create]).await;
@@ -141,12 +142,12 @@ pub(crate) async fn unique_keys_in_opposite_orders_are_not_missed<DB: TestBacken
         ],
     )
     .await;
-    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
+    assert_eq!(order.inversions().len(), 1, "{}", describe(&order));
     assert_eq!(order.unknown(), []);
 }
 
-/// A table that has another name with its schema.
-pub(crate) async fn a_schema_does_not_make_another_table<DB: TestBackend>() {
+/// The statements name the same table with and without its schema.
+pub(crate) async fn treats_a_schema_qualified_name_as_the_same_table<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let schema = match DB::NAME {
         "PostgreSQL" => "public".to_owned(),
@@ -155,37 +156,42 @@ pub(crate) async fn a_schema_does_not_make_another_table<DB: TestBackend>() {
     };
     let [first, second] = [FIRST, SECOND].map(|sql| sql.replace("account", &format!("{schema}.account")));
     let order = order_of(&pool, [&[FIRST, SECOND], &[&second, &first]]).await;
-    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
+    assert_eq!(order.inversions().len(), 1, "{}", describe(&order));
     assert_eq!(order.unknown(), []);
 }
 
-/// It locks all rows of the table, whatever they are called.
-pub(crate) async fn a_lock_on_a_table_is_unknown<DB: TestBackend>() {
+/// TRUNCATE locks the whole table and names no row.
+pub(crate) async fn the_order_of_table_locks_is_not_certain<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     prepare(&pool, &["CREATE TABLE note (id BIGINT)"]).await;
     let order = order_of(&pool, [&["TRUNCATE note", FIRST], &[FIRST, "TRUNCATE note"]]).await;
-    assert!(!is_certain(&order), "they can deadlock");
+    assert!(!is_certain(&order), "the transactions can deadlock");
 }
 
-/// Runs what is given while a transaction on a pool of its own holds what it has taken.
-async fn while_held<DB: TestBackend>(pool: &TestPool<DB>, gate: bool, what: impl Future<Output = ()>) {
+#[derive(Clone, Copy, PartialEq)]
+enum Held {
+    AdvisoryLock,
+    Row,
+}
+
+/// Runs `during` while a transaction on another pool holds the lock.
+async fn while_held<DB: TestBackend>(pool: &TestPool<DB>, held: Held, during: impl Future<Output = ()>) {
     let other = DB::another(&pool.url).await;
     let db = Pessimistic::default().on(&other);
-    let held = Barrier::new(2);
+    let locked = Barrier::new(2);
     let holder = db.run(async |tx: &mut Tx<DB>| {
-        if gate {
-            tx.advisory_lock("gate").await?;
-        } else {
-            send(tx, "UPDATE account SET balance = 1 WHERE id = 3").await?;
+        match held {
+            Held::AdvisoryLock => tx.advisory_lock("gate").await?,
+            Held::Row => send(tx, "UPDATE account SET balance = 1 WHERE id = 3").await?,
         }
-        held.wait().await;
-        held.wait().await;
+        locked.wait().await;
+        locked.wait().await;
         Ok::<_, Error>(())
     });
     let rest = async {
-        held.wait().await;
-        what.await;
-        held.wait().await;
+        locked.wait().await;
+        during.await;
+        locked.wait().await;
     };
     tokio::join!(holder, rest).0.expect("a commit");
 }
@@ -201,8 +207,8 @@ async fn try_first<DB: TestBackend>(db: &impl Transactor<DB>, granted: bool, row
     db.run(unit).await.expect("a commit");
 }
 
-/// A lock that was not granted keeps nobody out.
-pub(crate) async fn a_lock_that_is_not_granted_is_no_gate<DB: TestBackend>() {
+/// A lock that was not granted keeps no transaction out.
+pub(crate) async fn a_lock_that_is_not_granted_does_not_guard_other_locks<DB: TestBackend>() {
     let pool = bank::<DB>(3).await;
     let db = Pessimistic::default().on(&pool.pool);
     for granted in [true, false] {
@@ -215,21 +221,21 @@ pub(crate) async fn a_lock_that_is_not_granted_is_no_gate<DB: TestBackend>() {
         if granted {
             both.await
         } else {
-            while_held(&pool, true, both).await
+            while_held(&pool, Held::AdvisoryLock, both).await
         }
         assert_eq!(order.inversions().len(), usize::from(!granted), "granted: {granted}");
     }
 }
 
-/// There is no row, so there is no lock in front of the others.
-pub(crate) async fn a_row_that_is_not_there_is_no_gate<DB: TestBackend>() {
+/// The row does not exist, so the statement locks nothing.
+pub(crate) async fn a_missing_row_does_not_guard_other_locks<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let missing = "UPDATE account SET balance = 1 WHERE id = 99";
     let order = order_of(&pool, [&[missing, FIRST, SECOND], &[missing, SECOND, FIRST]]).await;
-    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
-    let there = "UPDATE account SET balance = 1 WHERE id = 3";
-    let order = order_of(&pool, [&[there, FIRST, SECOND], &[there, SECOND, FIRST]]).await;
-    assert!(is_certain(&order), "{}", shown(&order));
+    assert_eq!(order.inversions().len(), 1, "{}", describe(&order));
+    let existing = "UPDATE account SET balance = 1 WHERE id = 3";
+    let order = order_of(&pool, [&[existing, FIRST, SECOND], &[existing, SECOND, FIRST]]).await;
+    assert!(is_certain(&order), "{}", describe(&order));
 }
 
 async fn skip_first<DB: TestBackend>(db: &impl Transactor<DB>, rows: [&str; 2]) {
@@ -244,8 +250,8 @@ async fn skip_first<DB: TestBackend>(db: &impl Transactor<DB>, rows: [&str; 2]) 
     db.run(unit).await.expect("a commit");
 }
 
-/// Rows that somebody else has are skipped, and not locked.
-pub(crate) async fn a_row_that_was_skipped_is_no_gate<DB: TestBackend>() {
+/// SKIP LOCKED does not lock a row that another transaction holds.
+pub(crate) async fn a_skipped_row_does_not_guard_other_locks<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Pessimistic::default().on(&pool.pool);
     let order = LockOrder::new();
@@ -254,12 +260,12 @@ pub(crate) async fn a_row_that_was_skipped_is_no_gate<DB: TestBackend>() {
         skip_first(&watched, [FIRST, SECOND]).await;
         skip_first(&watched, [SECOND, FIRST]).await;
     };
-    while_held(&pool, false, both).await;
-    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
+    while_held(&pool, Held::Row, both).await;
+    assert_eq!(order.inversions().len(), 1, "{}", describe(&order));
 }
 
-/// Rows of different tenants are different rows, whatever their numbers.
-pub(crate) async fn rows_of_a_composite_key_are_told_apart<DB: TestBackend>() {
+/// Rows of different tenants are different rows, even if they have the same id.
+pub(crate) async fn distinguishes_rows_by_composite_key<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     prepare(
         &pool,
@@ -273,7 +279,7 @@ pub(crate) async fn rows_of_a_composite_key_are_told_apart<DB: TestBackend>() {
     let change =
         |tenant: i64, id: i64| format!("UPDATE item SET n = n + 1 WHERE tenant = {tenant} AND id = {id}");
     let order = order_of(&pool, [&[&change(1, 1), &change(1, 2)], &[&change(2, 2), &change(2, 1)]]).await;
-    assert!(is_certain(&order), "{}", shown(&order));
+    assert!(is_certain(&order), "{}", describe(&order));
     let order = order_of(&pool, [&[&change(1, 1), &change(1, 2)], &[&change(1, 2), &change(1, 1)]]).await;
-    assert_eq!(order.inversions().len(), 1, "{}", shown(&order));
+    assert_eq!(order.inversions().len(), 1, "{}", describe(&order));
 }

@@ -1,4 +1,4 @@
-//! Orders of locks that could deadlock are found without a deadlock, and without anybody waiting.
+//! `LockOrder` reports lock orders that can deadlock, although no transaction deadlocks or waits.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,7 +15,7 @@ async fn add<DB: TestBackend>(tx: &mut Tx<DB>, account: i64, money: i64) -> Resu
     Ok(DB::execute(tx, update, &[money, account]).await?)
 }
 
-/// One transaction that changes these accounts, one after the other.
+/// Runs one transaction that changes these accounts in this order.
 async fn change<DB: TestBackend>(db: &impl Transactor<DB>, accounts: &[i64]) {
     let all = async |tx: &mut Tx<DB>| {
         for account in accounts {
@@ -37,31 +37,32 @@ and account id=2 before account id=1:
     UPDATE account SET balance = balance + 5 WHERE id = 2
     UPDATE account SET balance = balance + 5 WHERE id = 1";
 
-/// One after the other, on one connection even: nobody ever waits.
-pub(crate) async fn opposite_transfers_are_reported<DB: TestBackend>() {
+/// The transactions run one after another on one connection, so none of them waits.
+pub(crate) async fn reports_transfers_in_opposite_orders<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let order = LockOrder::new();
-    let (here, there) = (Pessimistic::default().on(&pool), Pessimistic::default().on(&pool));
-    change(&order.on(&here), &[1, 2]).await;
-    change(&order.on(&here), &[1, 2, 1]).await;
+    let (one, other) = (Pessimistic::default().on(&pool), Pessimistic::default().on(&pool));
+    change(&order.on(&one), &[1, 2]).await;
+    change(&order.on(&one), &[1, 2, 1]).await;
     order.assert_consistent();
 
-    // Another transactor, and a clone of what has seen the first one.
-    change(&order.clone().on(&there), &[2, 1]).await;
+    // Another transactor, and a clone of the recorder.
+    change(&order.clone().on(&other), &[2, 1]).await;
     assert_eq!(reports(&order), [OPPOSITE]);
-    let panic = catch_unwind(AssertUnwindSafe(|| order.assert_consistent())).expect_err("it asserts");
+    let panic =
+        catch_unwind(AssertUnwindSafe(|| order.assert_consistent())).expect_err("the assertion fails");
     let message = panic.downcast_ref::<String>().expect("a text");
     assert_eq!(*message, format!("locks are taken in orders that can deadlock:\n\n{OPPOSITE}"));
 
-    // Other rows, the same statements: nothing new.
+    // The same statements on other rows are not reported again.
     for accounts in [[3, 4], [4, 3]] {
-        change(&order.on(&here), &accounts).await;
+        change(&order.on(&one), &accounts).await;
     }
     assert_eq!(reports(&order).len(), 1);
     assert_eq!(order.unknown(), []);
 }
 
-pub(crate) async fn rows_locked_first_are_not<DB: TestBackend>() {
+pub(crate) async fn accepts_opposite_orders_of_rows_locked_in_advance<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     let order = LockOrder::new();
@@ -69,7 +70,7 @@ pub(crate) async fn rows_locked_first_are_not<DB: TestBackend>() {
     for [from, to] in [[1, 2], [2, 1]] {
         db.run(async |tx: &mut Tx<DB>| {
             DB::lock_accounts(tx, &[from, to]).await?;
-            // In whatever order: they are held already.
+            // The order of this statement is irrelevant, because the rows are locked already.
             DB::execute(tx, DB::sql("UPDATE account SET balance = balance WHERE id IN (2, 1)"), &[]).await?;
             add(tx, from, -5).await?;
             add(tx, to, 5).await
@@ -91,7 +92,7 @@ pub(crate) async fn rows_locked_first_are_not<DB: TestBackend>() {
     assert_eq!(order.unknown(), []);
 }
 
-pub(crate) async fn three_orders_can_make_a_circle<DB: TestBackend>() {
+pub(crate) async fn reports_a_cycle_of_three_orders<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     let order = LockOrder::new();
@@ -110,34 +111,34 @@ pub(crate) async fn three_orders_can_make_a_circle<DB: TestBackend>() {
     assert_eq!(orders, [(one, two), (two, three), (three, one)]);
 }
 
-/// By an error of its own, or because nobody waited for it any more.
+/// The run returns its own error, or is dropped.
 pub(crate) async fn records_the_order_of_failed_and_dropped_runs<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     for dropped in [false, true] {
         let order = LockOrder::new();
         change(&order.on(&db), &[1, 2]).await;
-        let there = Notify::new();
+        let has_locked = Notify::new();
         let watched = order.on(&db);
         let failing = watched.run(async |tx: &mut Tx<DB>| {
             add(tx, 2, 5).await?;
             add(tx, 1, 5).await?;
             if dropped {
-                there.notify_one();
+                has_locked.notify_one();
                 std::future::pending::<()>().await;
             }
             Err::<(), Error>(sqlx::Error::RowNotFound.into())
         });
         tokio::select! {
             ended = failing => assert!(!dropped && ended.is_err()),
-            () = there.notified() => {}
+            () = has_locked.notified() => {}
         }
         assert_eq!(reports(&order), [OPPOSITE], "dropped: {dropped}");
     }
 }
 
-/// What the first one held the second one does not.
-pub(crate) async fn attempts_are_transactions_of_their_own<DB: TestBackend>() {
+/// The second attempt does not hold the locks of the first one.
+pub(crate) async fn tracks_each_attempt_separately<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     let order = LockOrder::new();
@@ -169,9 +170,10 @@ pub(crate) async fn lists_locks_whose_rows_are_unknown<DB: TestBackend>() {
             order.on(&db).run(unit).await.expect("a commit");
         }
     }
-    let why = |order: &LockOrder| order.unknown().iter().map(|unknown| unknown.reason).collect::<Vec<_>>();
-    assert_eq!(why(&by_id), [UnknownReason::Rows, UnknownReason::Order]);
-    assert_eq!(why(&by_balance), [UnknownReason::Rows]);
+    let reasons =
+        |order: &LockOrder| order.unknown().iter().map(|unknown| unknown.reason).collect::<Vec<_>>();
+    assert_eq!(reasons(&by_id), [UnknownReason::Rows, UnknownReason::Order]);
+    assert_eq!(reasons(&by_balance), [UnknownReason::Rows]);
     let unknown = by_id.unknown()[0].to_string();
     assert!(
         unknown.starts_with("does not say which rows it locks: UPDATE account SET balance = 7"),
@@ -179,7 +181,7 @@ pub(crate) async fn lists_locks_whose_rows_are_unknown<DB: TestBackend>() {
     );
 }
 
-/// The explorer holds the steps back, and they are noted all the same.
+/// The steps are recorded although the explorer delays them.
 pub(crate) async fn records_the_order_of_explored_units<DB: TestBackend>() {
     let pool = bank::<DB>(3).await;
     let db = Pessimistic::default().on(&pool);
@@ -203,7 +205,7 @@ pub(crate) async fn records_the_order_of_explored_units<DB: TestBackend>() {
     assert_eq!(reports(&order), [OPPOSITE]);
 }
 
-pub(crate) async fn advisory_locks_have_an_order_too<DB: TestBackend>() {
+pub(crate) async fn reports_advisory_locks_in_opposite_orders<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     let order = LockOrder::new();
@@ -222,7 +224,7 @@ pub(crate) async fn advisory_locks_have_an_order_too<DB: TestBackend>() {
     let found = reports(&order);
     assert!(matches!(found.as_slice(), [one] if one.starts_with("advisory lock ")), "{found:?}");
 
-    // Whoever only tries waits for nobody.
+    // `try_advisory_lock` never waits, so its order does not matter.
     let order = LockOrder::new();
     let watched = order.on(&db);
     for days in [[1, 2], [2, 1]] {
@@ -239,7 +241,7 @@ pub(crate) async fn advisory_locks_have_an_order_too<DB: TestBackend>() {
     order.assert_consistent();
 }
 
-pub(crate) async fn a_lock_in_front_is_a_gate<DB: TestBackend>() {
+pub(crate) async fn accepts_opposite_orders_behind_a_common_lock<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     for (gates, inversions) in [([7, 7], 0), ([7, 8], 1)] {
@@ -259,17 +261,17 @@ pub(crate) async fn a_lock_in_front_is_a_gate<DB: TestBackend>() {
     }
 }
 
-/// One alone shows it, and two of them do deadlock.
-pub(crate) async fn shared_first_and_changed_then_is_reported<DB: TestBackend>() {
+/// One transaction is enough for the report, and two concurrent ones do deadlock.
+pub(crate) async fn reports_an_upgrade_from_a_shared_lock<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let order = LockOrder::new();
     let both_share = Barrier::new(2);
     let deadlocks = AtomicU32::new(0);
-    let unit = async |tx: &mut Tx<DB>, in_company: bool| {
+    let unit = async |tx: &mut Tx<DB>, concurrent: bool| {
         let select = DB::sql("SELECT balance FROM account WHERE id = 1");
         DB::fetch(tx, tx.locking(RowLock::SHARE, select)?, &[]).await?;
-        if in_company && tx.attempt() == 1 {
+        if concurrent && tx.attempt() == 1 {
             both_share.wait().await;
         }
         let changed = add(tx, 1, 5).await;
@@ -284,14 +286,14 @@ pub(crate) async fn shared_first_and_changed_then_is_reported<DB: TestBackend>()
     let [report] = found.as_slice() else { panic!("{found:?}") };
     assert!(report.starts_with("account id=1 shared before it is locked for a change"), "{report}");
 
-    let in_company = || db.run(async |tx: &mut Tx<DB>| unit(tx, true).await);
-    let (one, other) = tokio::join!(in_company(), in_company());
-    one.and(other).expect("both get there in the end");
+    let concurrent = || db.run(async |tx: &mut Tx<DB>| unit(tx, true).await);
+    let (one, other) = tokio::join!(concurrent(), concurrent());
+    one.and(other).expect("both units commit");
     assert_eq!(deadlocks.into_inner(), 1);
 }
 
-/// PostgreSQL gives the locks of a savepoint back, InnoDB only if it came first: the checker says what the
-/// server does.
+/// On rollback to a savepoint PostgreSQL releases its locks, and InnoDB only if nothing preceded the
+/// savepoint. The report agrees with the server.
 pub(crate) async fn savepoints_release_the_locks_that_the_server_releases<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
@@ -299,10 +301,10 @@ pub(crate) async fn savepoints_release_the_locks_that_the_server_releases<DB: Te
         let order = LockOrder::new();
         let watched = order.on(&db);
         let is_free = async || {
-            let try_it = DB::sql("SELECT balance FROM account WHERE id = 1 FOR UPDATE NOWAIT");
-            DB::pool_fetch(&pool, try_it, &[]).await.is_ok()
+            let select = DB::sql("SELECT balance FROM account WHERE id = 1 FOR UPDATE NOWAIT");
+            DB::pool_fetch(&pool, select, &[]).await.is_ok()
         };
-        let freed = watched
+        let released = watched
             .run(async |tx: &mut Tx<DB>| {
                 if !comes_first {
                     add(tx, 3, 5).await?;
@@ -321,12 +323,12 @@ pub(crate) async fn savepoints_release_the_locks_that_the_server_releases<DB: Te
             .await
             .expect("a commit");
         change(&watched, &[2, 1]).await;
-        assert_eq!(order.inversions().is_empty(), freed, "comes first: {comes_first}");
+        assert_eq!(order.inversions().is_empty(), released, "comes first: {comes_first}");
     }
 }
 
-/// And whoever goes on without it has shown no order.
-pub(crate) async fn a_refused_lock_is_not_held<DB: TestBackend>() {
+/// A unit that continues without a refused lock has not locked the row, so it shows no order.
+pub(crate) async fn does_not_record_a_refused_lock<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let order = LockOrder::new();
@@ -352,9 +354,9 @@ pub(crate) async fn a_refused_lock_is_not_held<DB: TestBackend>() {
             assert!(refused.is_err());
             add(tx, 2, 5).await
         });
-        let done = unit.await;
+        let result = unit.await;
         held.wait().await;
-        done
+        result
     };
     let (holder, other) = tokio::join!(holder, other);
     holder.and(other.map(drop)).expect("two commits");
@@ -362,7 +364,7 @@ pub(crate) async fn a_refused_lock_is_not_held<DB: TestBackend>() {
     order.assert_consistent();
 }
 
-pub(crate) async fn tells_concurrent_runs_apart<DB: TestBackend>() {
+pub(crate) async fn tracks_concurrent_runs_separately<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let order = LockOrder::new();

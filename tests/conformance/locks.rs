@@ -1,4 +1,4 @@
-//! Locks that a unit asks for by itself.
+//! Locks that a unit requests explicitly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,25 +25,27 @@ pub(crate) async fn bank<DB: TestBackend>(connections: u32) -> TestPool<DB> {
     pool
 }
 
-/// Moves one unit of money along a ring of four accounts, a different one each time.
+/// Returns four accounts, between which money is moved. They differ from call to call, and so does their
+/// order.
 fn route(n: i64) -> [i64; 4] {
-    // Steps that share no divisor with the number of accounts would visit them in one order only.
+    // The step varies, so that the accounts are visited in different orders.
     let step = 1 + n % 5;
     std::array::from_fn(|i| (n * 7 + i as i64 * step) % ACCOUNTS + 1)
 }
 
-/// How many deadlocks a storm of transfers met: locked in order, or in the order of the arguments.
-async fn storm<DB: TestBackend>(in_order: bool, rounds: i64) -> u32 {
+/// Runs concurrent transfers that lock their rows in a common order, or in the order of their route. Returns
+/// the number of retries.
+async fn count_retries<DB: TestBackend>(in_order: bool, rounds: i64) -> u32 {
     let pool = bank::<DB>(8).await;
     let db = patient(Optimistic::default(), &pool);
     let attempts = Arc::new(AtomicU32::new(0));
-    let tasks = 8;
-    let mut storm = JoinSet::new();
-    for task in 0..tasks {
+    let clients = 8;
+    let mut tasks = JoinSet::new();
+    for client in 0..clients {
         let (db, attempts) = (db.clone(), attempts.clone());
-        storm.spawn(async move {
+        tasks.spawn(async move {
             for round in 0..rounds {
-                let route = route(task * rounds + round);
+                let route = route(client * rounds + round);
                 db.run(async |tx: &mut Tx<DB>| {
                     attempts.fetch_add(1, Ordering::Relaxed);
                     if in_order {
@@ -61,19 +63,19 @@ async fn storm<DB: TestBackend>(in_order: bool, rounds: i64) -> u32 {
             }
         });
     }
-    while let Some(task) = storm.join_next().await {
+    while let Some(task) = tasks.join_next().await {
         task.expect("no panic");
     }
     let total = DB::pool_fetch(&pool, DB::sql(DB::TOTAL), &[]).await.expect("the total");
-    assert_eq!(total, ACCOUNTS * BALANCE, "money was made or lost");
-    attempts.load(Ordering::Relaxed) - (tasks * rounds) as u32
+    assert_eq!(total, ACCOUNTS * BALANCE, "the total has changed");
+    attempts.load(Ordering::Relaxed) - (clients * rounds) as u32
 }
 
-pub(crate) async fn rows_locked_in_one_order_never_deadlock<DB: TestBackend>() {
-    assert_eq!(storm::<DB>(true, 60).await, 0);
+pub(crate) async fn rows_locked_in_a_common_order_never_deadlock<DB: TestBackend>() {
+    assert_eq!(count_retries::<DB>(true, 60).await, 0);
     assert!(
-        storm::<DB>(false, 6).await > 0,
-        "without the order there was no deadlock either: nothing was shown"
+        count_retries::<DB>(false, 6).await > 0,
+        "no deadlock occurred without the order either, so the test proves nothing"
     );
 }
 
@@ -89,7 +91,7 @@ pub(crate) async fn lock_rows_returns_the_missing_keys<DB: TestBackend>() {
     .expect("a commit");
 }
 
-/// More than one statement can ask for.
+/// The number of keys exceeds the maximum of one statement.
 pub(crate) async fn lock_rows_takes_any_number_of_keys<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
@@ -105,8 +107,8 @@ pub(crate) async fn lock_rows_takes_any_number_of_keys<DB: TestBackend>() {
     assert!(missing.len() < keys.len() && missing.ends_with(&keys[60_000..]), "{} missing", missing.len());
 }
 
-/// It waits for a row that somebody else has locked.
-pub(crate) async fn lock_rows_locks<DB: TestBackend>() {
+/// The call waits for a row that another transaction has locked, and not for other rows.
+pub(crate) async fn lock_rows_waits_for_locked_rows<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Optimistic::default().on(&pool);
     let locked = Barrier::new(2);
@@ -126,25 +128,25 @@ pub(crate) async fn lock_rows_locks<DB: TestBackend>() {
     };
     let (holder, (free, held)) = tokio::join!(holder, other);
     holder.expect("a commit");
-    free.expect("nobody holds it");
-    assert!(held.expect_err("somebody holds it").is_exhausted());
+    free.expect("the row is not locked");
+    assert!(held.expect_err("the row is locked").is_exhausted());
 }
 
-pub(crate) async fn advisory_locks_are_the_transactions<DB: TestBackend>() {
+pub(crate) async fn advisory_locks_end_with_the_transaction<DB: TestBackend>() {
     let pool = bank::<DB>(2).await;
     let db = Atomic::default().on(&pool);
     let is_free = || db.run(async |tx: &mut Tx<DB>| tx.try_advisory_lock(("day", 7)).await);
     let taken = Barrier::new(2);
     let holder = db.run(async |tx: &mut Tx<DB>| {
         tx.advisory_lock(("day", 7)).await?;
-        assert!(tx.try_advisory_lock(("day", 7)).await?, "it is ours already");
+        assert!(tx.try_advisory_lock(("day", 7)).await?, "the transaction holds the lock already");
         taken.wait().await;
         taken.wait().await;
         Ok::<_, Error>(())
     });
     let other = async {
         taken.wait().await;
-        let free = is_free().await.expect("an answer");
+        let free = is_free().await.expect("a commit");
         let short = db.with(Options::new().attempts(1).lock_timeout(Duration::from_millis(100)));
         let waited = short.run(async |tx: &mut Tx<DB>| tx.advisory_lock(("day", 7)).await).await;
         taken.wait().await;
@@ -152,17 +154,17 @@ pub(crate) async fn advisory_locks_are_the_transactions<DB: TestBackend>() {
     };
     let (holder, (free, waited)) = tokio::join!(holder, other);
     holder.expect("a commit");
-    assert!(!free, "somebody holds it");
-    assert!(waited.expect_err("somebody holds it").is_lock_timeout());
-    assert!(is_free().await.expect("an answer"), "it ended with its transaction");
+    assert!(!free, "the lock is held");
+    assert!(waited.expect_err("the lock is held").is_lock_timeout());
+    assert!(is_free().await.expect("a commit"), "the lock outlived its transaction");
 
-    // Rolled back, and dropped.
+    // A rollback and a dropped run release it too.
     let rolled_back = db.run(async |tx: &mut Tx<DB>| {
         tx.advisory_lock(("day", 7)).await?;
         Err::<(), Error>(sqlx::Error::RowNotFound.into())
     });
     rolled_back.await.expect_err("its own error");
-    assert!(is_free().await.expect("an answer"));
+    assert!(is_free().await.expect("a commit"));
 
     let dropped = db.with(Options::new().deadline(Duration::from_millis(200)));
     let dropped = dropped.run(async |tx: &mut Tx<DB>| {
@@ -171,21 +173,21 @@ pub(crate) async fn advisory_locks_are_the_transactions<DB: TestBackend>() {
         Ok::<_, Error>(())
     });
     dropped.await.expect_err("too slow");
-    eventually(true, async || is_free().await.expect("an answer")).await;
+    eventually(true, async || is_free().await.expect("a commit")).await;
 }
 
-pub(crate) async fn locks_that_do_not_exist_are_refused<DB: TestBackend>() {
+pub(crate) async fn refuses_unsupported_locks<DB: TestBackend>() {
     let pool = bank::<DB>(1).await;
     let db = Optimistic::default().on(&pool);
     let advisory = db.run(async |tx: &mut Tx<DB>| tx.advisory_lock("name").await).await;
-    assert_eq!(advisory.expect_err("no such thing").kind(), ErrorKind::Unsupported);
+    assert_eq!(advisory.expect_err("no advisory locks").kind(), ErrorKind::Unsupported);
     let rows = db.run(async |tx: &mut Tx<DB>| DB::lock_accounts(tx, &[1]).await).await;
-    assert_eq!(rows.expect_err("deferred").kind(), ErrorKind::Unsupported);
+    assert_eq!(rows.expect_err("no row locks").kind(), ErrorKind::Unsupported);
 }
 
-/// PostgreSQL gives it back with the savepoint, MySQL and MariaDB keep it: either way, who asks again holds
-/// it.
-pub(crate) async fn an_advisory_lock_survives_or_is_taken_again<DB: TestBackend>() {
+/// PostgreSQL releases the lock with the savepoint, MySQL and MariaDB keep it. On each of them the
+/// transaction holds the lock after requesting it again.
+pub(crate) async fn a_rolled_back_advisory_lock_can_be_acquired_again<DB: TestBackend>() {
     let pool = DB::pool(1).await;
     let others = DB::another(&pool.url).await;
     let (db, other) = (Pessimistic::default().on(&pool), Pessimistic::default().on(&others));

@@ -1,4 +1,4 @@
-//! What observers are told.
+//! The events that observers receive.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -13,24 +13,24 @@ use atomically::{
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::gate::until;
+use super::gate::wait_until;
 use super::increments::{counter, increment, patient, value};
 use crate::support::TestBackend;
 
-/// Writes down what it is told, one line for each event.
+/// An observer that logs one line for each event.
 #[derive(Debug, Clone, Default)]
-struct Notes(Arc<Mutex<Written>>);
+struct EventLog(Arc<Mutex<LoggedEvents>>);
 
 #[derive(Debug, Default)]
-struct Written {
+struct LoggedEvents {
     lines: Vec<String>,
     ends: Vec<Summary>,
 }
 
-impl Observer for Notes {
+impl Observer for EventLog {
     fn observe(&self, event: &Event<'_>) {
         let Event::Unit { run, event } = event else { return };
-        let mut written = self.0.lock().expect("the notes");
+        let mut logged = self.0.lock().expect("the log");
         let mut line = format!("{}: ", run.name);
         let _ = match event {
             UnitEvent::Started => write!(line, "started"),
@@ -38,21 +38,21 @@ impl Observer for Notes {
             UnitEvent::WaitedAtGate { .. } => write!(line, "at the gate"),
             UnitEvent::Opened { .. } => write!(line, "open"),
             UnitEvent::StatementDone { sql, failure, .. } => {
-                write!(line, "{}{}", first_word(sql), said(*failure))
+                write!(line, "{}{}", first_word(sql), failure_suffix(*failure))
             }
             UnitEvent::Idle { after, .. } => write!(line, "idle after {}", first_word(after)),
             UnitEvent::AttemptFailed { attempt, failure } => {
-                write!(line, "attempt {attempt} failed{}", said(Some(failure)))
+                write!(line, "attempt {attempt} failed{}", failure_suffix(Some(failure)))
             }
             UnitEvent::BackingOff { .. } => write!(line, "backing off"),
             UnitEvent::Ended { summary, error } => {
-                written.ends.push(**summary);
+                logged.ends.push(**summary);
                 assert!(error.is_none_or(|error| RunOutcome::from(error) == summary.outcome), "{error:?}");
                 write!(line, "{} after {}", summary.outcome.as_str(), summary.attempts)
             }
-            event => panic!("unheard of: {event:?}"),
+            event => panic!("an unexpected event: {event:?}"),
         };
-        written.lines.push(line);
+        logged.lines.push(line);
     }
 }
 
@@ -60,41 +60,41 @@ fn first_word(sql: &str) -> &str {
     sql.split_whitespace().next().unwrap_or_default()
 }
 
-fn said(failure: Option<&Failure>) -> String {
+fn failure_suffix(failure: Option<&Failure>) -> String {
     failure.map(|failure| format!(": {}", failure.kind().as_str())).unwrap_or_default()
 }
 
-impl Notes {
+impl EventLog {
     fn lines(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().expect("the notes").lines)
+        std::mem::take(&mut self.0.lock().expect("the log").lines)
     }
 
-    /// How the only run ended since this was asked for.
+    /// Removes and returns the summary of the only run that has ended since the last call.
     fn end(&self) -> Summary {
-        let mut written = self.0.lock().expect("the notes");
-        assert_eq!(written.ends.len(), 1, "{:?}", written.lines);
-        written.lines.clear();
-        written.ends.remove(0)
+        let mut logged = self.0.lock().expect("the log");
+        assert_eq!(logged.ends.len(), 1, "{:?}", logged.lines);
+        logged.lines.clear();
+        logged.ends.remove(0)
     }
 
     fn count(&self, what: &str) -> usize {
-        self.0.lock().expect("the notes").lines.iter().filter(|line| line.contains(what)).count()
+        self.0.lock().expect("the log").lines.iter().filter(|line| line.contains(what)).count()
     }
 }
 
-/// Each step in its order, with the name, the strategy, the database and the place of the run, and without
-/// any value.
+/// Each step is reported in order, with the name, strategy, database and location of the run, and without any
+/// value.
 pub(crate) async fn observers_are_notified_of_every_step<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
-    let notes = Notes::default();
+    let log = EventLog::default();
     let runs = Arc::new(Mutex::new(Vec::new()));
-    let noted = runs.clone();
+    let recorded = runs.clone();
     let db =
-        Optimistic::default().on(&pool).observed_by(notes.clone()).observed_by(move |event: &Event<'_>| {
+        Optimistic::default().on(&pool).observed_by(log.clone()).observed_by(move |event: &Event<'_>| {
             if let Event::Unit { run, .. } = event {
-                noted.lock().expect("the runs").push((*run).clone());
+                recorded.lock().expect("the runs").push((*run).clone());
             }
-            assert!(!format!("{event:?}").contains("73573"), "a value that was bound: {event:?}");
+            assert!(!format!("{event:?}").contains("73573"), "the event contains a bound value: {event:?}");
         });
     let line = line!() + 3;
     let checkout = db.named("checkout");
@@ -110,7 +110,7 @@ pub(crate) async fn observers_are_notified_of_every_step<DB: TestBackend>() {
         })
         .await
         .expect("a commit");
-    let told = [
+    let expected = [
         "started",
         "attempt 1",
         "open",
@@ -126,25 +126,25 @@ pub(crate) async fn observers_are_notified_of_every_step<DB: TestBackend>() {
         "RELEASE",
         "committed after 2",
     ];
-    assert_eq!(notes.lines(), told.map(|line| format!("checkout: {line}")));
+    assert_eq!(log.lines(), expected.map(|line| format!("checkout: {line}")));
     let runs = std::mem::take(&mut *runs.lock().expect("the runs"));
-    assert_eq!(runs.len(), told.len());
+    assert_eq!(runs.len(), expected.len());
     assert!(runs.iter().all(|run| *run == runs[0]), "{runs:?}");
-    let (run, place) = (&runs[0], runs[0].location.expect("a place"));
+    let (run, location) = (&runs[0], runs[0].location.expect("a location"));
     assert_eq!((run.strategy, run.database), ("optimistic", DB::SYSTEM));
-    assert_eq!((place.file(), place.line()), (file!(), line));
+    assert_eq!((location.file(), location.line()), (file!(), line));
     assert_eq!(run.to_string(), format!("checkout ({}:{line})", file!()));
 }
 
-/// Failures are told with the statement that met them; and every way in which a run can end has its name.
-pub(crate) async fn every_end_has_its_name<DB: TestBackend>() {
+/// Makes runs end in every possible way.
+pub(crate) async fn reports_every_run_outcome<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
-    let notes = Notes::default();
-    let db = patient(Serializable::default(), &pool).observed_by(notes.clone());
+    let log = EventLog::default();
+    let db = patient(Serializable::default(), &pool).observed_by(log.clone());
     let conflict = async |tx: &mut Tx<DB>| tx.expect_one(0);
 
     db.run(increment::<DB>).await.expect("a commit");
-    assert_eq!(notes.end().outcome, RunOutcome::Committed);
+    assert_eq!(log.end().outcome, RunOutcome::Committed);
 
     #[derive(Debug)]
     struct Own;
@@ -154,16 +154,16 @@ pub(crate) async fn every_end_has_its_name<DB: TestBackend>() {
         }
     }
     db.run(async |_: &mut Tx<DB>| Err::<(), _>(Own)).await.expect_err("its own");
-    assert_eq!(notes.end().outcome, RunOutcome::RolledBack);
+    assert_eq!(log.end().outcome, RunOutcome::RolledBack);
 
     let few = Options::new().attempts(3).backoff(Backoff::none());
     db.with(few).run(conflict).await.expect_err("always a conflict");
-    let end = notes.end();
+    let end = log.end();
     assert_eq!((end.outcome, end.attempts), (RunOutcome::Exhausted, 3));
 
-    let broke = RetryBudget::new().reserve(0);
-    db.with(Options::new().retry_budget(&broke)).run(conflict).await.expect_err("no budget");
-    assert_eq!(notes.end().outcome, RunOutcome::BudgetSpent);
+    let empty = RetryBudget::new().reserve(0);
+    db.with(Options::new().retry_budget(&empty)).run(conflict).await.expect_err("no budget");
+    assert_eq!(log.end().outcome, RunOutcome::BudgetSpent);
 
     let short = Options::new().deadline(Duration::from_millis(50));
     let waits = async |tx: &mut Tx<DB>| {
@@ -171,72 +171,72 @@ pub(crate) async fn every_end_has_its_name<DB: TestBackend>() {
         std::future::pending::<Result<(), Error>>().await
     };
     db.with(short).run(waits).await.expect_err("no time");
-    assert_eq!(notes.end().outcome, RunOutcome::DeadlineExceeded);
+    assert_eq!(log.end().outcome, RunOutcome::DeadlineExceeded);
 
-    // Whatever the unit makes of it.
+    // Even if the unit converts or ignores the error.
     db.run(async |tx: &mut Tx<DB>| tx.expect_one(2).map_err(|_| Own)).await.expect_err("more rows than one");
-    assert_eq!(notes.end().outcome, RunOutcome::Failed);
+    assert_eq!(log.end().outcome, RunOutcome::Failed);
     let hides = async |tx: &mut Tx<DB>| {
         let _ = tx.expect_one(2);
         Ok::<_, Error>(())
     };
     db.run(hides).await.expect_err("more rows than one");
-    assert_eq!(notes.end().outcome, RunOutcome::Failed);
+    assert_eq!(log.end().outcome, RunOutcome::Failed);
     let twice = "INSERT INTO counter (id, value, version) VALUES (1, 0, 0)";
     db.run(async |tx: &mut Tx<DB>| DB::execute(tx, DB::sql(twice), &[]).await.map_err(|_| Own))
         .await
         .expect_err("a duplicate");
-    assert_eq!(notes.end().outcome, RunOutcome::RolledBack);
+    assert_eq!(log.end().outcome, RunOutcome::RolledBack);
 
-    let unheard = Faults::new().at(Moment::Commit, Fault::AnswerLost);
-    unheard.on(&db).run(increment::<DB>).await.expect_err("no answer");
-    assert_eq!(notes.end().outcome, RunOutcome::CommitUnknown);
+    let lost_response = Faults::new().at(Moment::Commit, Fault::AnswerLost);
+    lost_response.on(&db).run(increment::<DB>).await.expect_err("no response");
+    assert_eq!(log.end().outcome, RunOutcome::CommitUnknown);
 
-    // Three have their places at the gate; nobody may stand in line behind them.
+    // Three runs hold permits of the gate, whose queue is full.
     let gate = Gate::new().queue(0);
-    let crowded = db.clone().gate(&gate);
+    let gated = db.clone().gate(&gate);
     let mut inside = JoinSet::new();
-    for places in 1..=3 {
-        let crowded = crowded.clone();
+    for permits in 1..=3 {
+        let gated = gated.clone();
         inside.spawn(async move {
-            let stays = async |_: &mut Tx<DB>| std::future::pending::<Result<(), Error>>().await;
-            crowded.on_key("hot").run(stays).await
+            let never_returns = async |_: &mut Tx<DB>| std::future::pending::<Result<(), Error>>().await;
+            gated.on_key("hot").run(never_returns).await
         });
-        until(|| gate.at("hot") == places).await;
+        wait_until(|| gate.at("hot") == permits).await;
     }
-    crowded.on_key("hot").run(increment::<DB>).await.expect_err("no place");
-    let end = notes.end();
+    gated.on_key("hot").run(increment::<DB>).await.expect_err("a full queue");
+    let end = log.end();
     assert_eq!((end.outcome, end.attempts), (RunOutcome::Overloaded, 0));
     inside.shutdown().await;
-    let ends: Vec<_> = notes.0.lock().expect("the notes").ends.iter().map(|end| end.outcome).collect();
+    let ends: Vec<_> = log.0.lock().expect("the log").ends.iter().map(|end| end.outcome).collect();
     assert_eq!(ends, [RunOutcome::Dropped; 3]);
 }
 
-/// The error of a statement is told with it.
-pub(crate) async fn observers_get_the_failure_of_a_statement<DB: TestBackend>() {
+/// The event of a statement contains its failure.
+pub(crate) async fn observers_receive_the_failure_of_a_statement<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
-    let notes = Notes::default();
-    let db = patient(Pessimistic::default(), &pool).observed_by(notes.clone());
+    let log = EventLog::default();
+    let db = patient(Pessimistic::default(), &pool).observed_by(log.clone());
     let twice = async |tx: &mut Tx<DB>| {
         DB::execute(tx, DB::sql("INSERT INTO counter (id, value, version) VALUES (1, 0, 0)"), &[]).await?;
         Ok::<_, Error>(())
     };
     db.run(twice).await.expect_err("a duplicate");
-    assert_eq!(notes.count("INSERT: constraint"), 1, "{:?}", notes.lines());
+    assert_eq!(log.count("INSERT: constraint"), 1, "{:?}", log.lines());
 }
 
-/// A unit that waits for something else than its database with a transaction open is told of while it waits;
-/// it is the observer who lets it go on. Told once for each pause.
-pub(crate) async fn a_unit_that_idles_is_reported_while_it_does<DB: TestBackend>() {
+/// A unit that waits for anything but its database, with a transaction open, is reported while it waits: the
+/// observer makes it continue. Each pause is reported once.
+pub(crate) async fn reports_an_idle_unit_while_it_is_idle<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
-    let (notes, release) = (Notes::default(), Arc::new(Notify::new()));
-    let go_on = release.clone();
+    let (log, release) = (EventLog::default(), Arc::new(Notify::new()));
+    let resume = release.clone();
     let db = patient(Pessimistic::default(), &pool)
         .options(Options::new().idle_warning(Duration::from_millis(30)))
-        .observed_by(notes.clone())
+        .observed_by(log.clone())
         .observed_by(move |event: &Event<'_>| {
             if let Event::Unit { event: UnitEvent::Idle { .. }, .. } = event {
-                go_on.notify_one();
+                resume.notify_one();
             }
         });
     let thinks = db.named("thinks");
@@ -250,45 +250,45 @@ pub(crate) async fn a_unit_that_idles_is_reported_while_it_does<DB: TestBackend>
         })
         .await
         .expect("a commit");
-    assert_eq!(notes.count("thinks: idle after UPDATE"), 2);
-    let end = notes.end();
+    assert_eq!(log.count("thinks: idle after UPDATE"), 2);
+    let end = log.end();
     assert!(end.times.idle >= Duration::from_millis(60), "{end:?}");
     assert_eq!(value(&pool).await, 2);
 
-    // Before its first statement it holds nothing that others could wait for; nor between its attempts.
+    // A unit is not idle before its first statement, because it holds no locks, nor between its attempts.
     db.run(async |tx: &mut Tx<DB>| {
         tokio::time::sleep(Duration::from_millis(60)).await;
         increment(tx).await
     })
     .await
     .expect("a commit");
-    assert_eq!(notes.count("idle"), 0, "{:?}", notes.lines());
+    assert_eq!(log.count("idle"), 0, "{:?}", log.lines());
 }
 
-/// One that never gives way cannot be told of before it is done.
-pub(crate) async fn a_unit_that_blocks_is_reported_afterwards<DB: TestBackend>() {
+/// A unit that blocks its thread can only be reported when it returns.
+pub(crate) async fn reports_a_blocking_unit_afterwards<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
-    let notes = Notes::default();
+    let log = EventLog::default();
     let db = patient(Pessimistic::default(), &pool)
         .options(Options::new().idle_warning(Duration::from_millis(20)))
-        .observed_by(notes.clone());
+        .observed_by(log.clone());
     let blocks = async |tx: &mut Tx<DB>| {
         increment(tx).await?;
         std::thread::sleep(Duration::from_millis(40));
         Ok::<_, Error>(())
     };
     db.named("blocks").run(blocks).await.expect("a commit");
-    assert_eq!(notes.count("blocks: idle after UPDATE"), 1, "{:?}", notes.lines());
+    assert_eq!(log.count("blocks: idle after UPDATE"), 1, "{:?}", log.lines());
 }
 
-/// One that waits for a lock is busy with its database, however long that takes.
+/// A wait for a lock is a wait for the database, and does not count as idle.
 pub(crate) async fn a_unit_that_waits_for_a_lock_is_not_idle<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
-    let notes = Notes::default();
+    let log = EventLog::default();
     let limit = Duration::from_millis(30);
     let db = patient(Pessimistic::default(), &pool)
         .options(Options::new().idle_warning(limit))
-        .observed_by(notes.clone());
+        .observed_by(log.clone());
     let (held, waits) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
     let holder = {
         let (pool, held, waits) = (pool.pool.clone(), held.clone(), waits.clone());
@@ -300,7 +300,7 @@ pub(crate) async fn a_unit_that_waits_for_a_lock_is_not_idle<DB: TestBackend>() 
                     while !waits.load(SeqCst) {
                         tokio::task::yield_now().await;
                     }
-                    // Three times as long as may be waited for something else.
+                    // Three times the idle limit.
                     tokio::time::sleep(limit * 3).await;
                     Ok::<_, Error>(())
                 })
@@ -311,20 +311,20 @@ pub(crate) async fn a_unit_that_waits_for_a_lock_is_not_idle<DB: TestBackend>() 
     waits.store(true, SeqCst);
     db.named("waiting").run(increment::<DB>).await.expect("a commit");
     holder.await.expect("no panic").expect("a commit");
-    assert_eq!(notes.count("idle"), 0, "{:?}", notes.lines());
-    let times = notes.end().times;
-    assert!(times.statements + times.control + times.backoff >= limit, "it did not wait: {times:?}");
+    assert_eq!(log.count("idle"), 0, "{:?}", log.lines());
+    let times = log.end().times;
+    assert!(times.statements + times.control + times.backoff >= limit, "the unit did not wait: {times:?}");
     assert!(times.idle < limit, "{times:?}");
     assert_eq!(value(&pool).await, 2);
 }
 
-/// The gate is told of with the time that was spent there.
+/// The summary contains the time that was spent at the gate.
 pub(crate) async fn observers_are_notified_of_a_wait_at_the_gate<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
-    let notes = Notes::default();
+    let log = EventLog::default();
     let gate = Gate::new();
-    let db = patient(Optimistic::default(), &pool).gate(&gate).observed_by(notes.clone());
-    // The second one waits until the first one has gone, and no more than that counts as idle.
+    let db = patient(Optimistic::default(), &pool).gate(&gate).observed_by(log.clone());
+    // The second unit waits at the gate until the first one ends, and this wait does not count as idle.
     let (inside, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let first = {
         let (db, inside, go_on) =
@@ -344,37 +344,37 @@ pub(crate) async fn observers_are_notified_of_a_wait_at_the_gate<DB: TestBackend
     let hot = db.on_key("hot");
     let second = hot.run(increment::<DB>);
     let release = async {
-        until(|| gate.at("hot") == 2).await;
+        wait_until(|| gate.at("hot") == 2).await;
         tokio::time::sleep(limit).await;
         go_on.notify_one();
     };
     let (second, ()) = tokio::join!(second, release);
     second.expect("a commit");
     first.await.expect("no panic").expect("a commit");
-    assert!(notes.count("at the gate") > 0, "{:?}", notes.lines());
-    let times = notes.end().times;
+    assert!(log.count("at the gate") > 0, "{:?}", log.lines());
+    let times = log.end().times;
     assert!(times.gate >= limit / 2 && times.idle < limit / 2, "{times:?}");
     db.run(increment::<DB>).await.expect("a commit");
-    assert_eq!(notes.count("at the gate"), 0, "no key, no gate");
+    assert_eq!(log.count("at the gate"), 0, "a run without a key waited at the gate");
 }
 
-/// Also of one who waited in vain.
-pub(crate) async fn a_wait_for_the_pool_is_counted<DB: TestBackend>() {
+/// Includes a wait that ended without a connection.
+pub(crate) async fn measures_the_wait_for_a_connection<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
-    let notes = Notes::default();
+    let log = EventLog::default();
     let limit = Duration::from_millis(60);
-    let db = Pessimistic::default().on(&pool).deadline(limit).observed_by(notes.clone());
+    let db = Pessimistic::default().on(&pool).deadline(limit).observed_by(log.clone());
     let taken = pool.acquire().await.expect("the only connection");
     db.run(increment::<DB>).await.expect_err("no connection");
-    let end = notes.end();
+    let end = log.end();
     assert_eq!(end.outcome, RunOutcome::DeadlineExceeded);
     assert!(end.times.pool >= limit / 2, "{end:?}");
     drop(taken);
     patient(Pessimistic::default(), &pool)
-        .observed_by(notes.clone())
+        .observed_by(log.clone())
         .run(increment::<DB>)
         .await
         .expect("a commit");
-    let times = notes.end().times;
+    let times = log.end().times;
     assert!(times.control > Duration::ZERO && times.statements > Duration::ZERO, "{times:?}");
 }

@@ -9,39 +9,39 @@ use atomically::{Atomic, Error, Event, Observer, Pessimistic, TransactorExt as _
 use super::increments::{counter, increment, patient, value};
 use crate::support::{TestBackend, eventually};
 
-/// Panics at every event, and counts them.
+/// Counts the events, and panics at each of them.
 #[derive(Debug, Clone, Default)]
-struct Panics(Arc<AtomicU32>);
+struct PanickingObserver(Arc<AtomicU32>);
 
-impl Observer for Panics {
+impl Observer for PanickingObserver {
     fn observe(&self, event: &Event<'_>) {
         self.0.fetch_add(1, SeqCst);
-        panic!("an observer's panic at {event:?}");
+        panic!("an observer panics at {event:?}");
     }
 
     fn wants_sessions(&self) -> bool {
-        panic!("an observer's panic");
+        panic!("an observer panics");
     }
 }
 
-/// The unit ends as it would, and the other observers are told of every step.
-pub(crate) async fn a_panic_of_an_observer_changes_nothing<DB: TestBackend>() {
+/// The unit commits, and the other observers receive every event.
+pub(crate) async fn an_observer_panic_does_not_affect_the_run<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
-    let (panics, others) = (Panics::default(), Arc::new(AtomicU32::new(0)));
-    let told = others.clone();
+    let (panics, others) = (PanickingObserver::default(), Arc::new(AtomicU32::new(0)));
+    let events = others.clone();
     let db = patient(Pessimistic::default(), &pool).observed_by(panics.clone()).observed_by(
         move |_: &Event<'_>| {
-            told.fetch_add(1, SeqCst);
+            events.fetch_add(1, SeqCst);
         },
     );
-    let twice = async |tx: &mut Tx<DB>| {
+    let conflicts_once = async |tx: &mut Tx<DB>| {
         increment(tx).await?;
         if tx.attempt() == 1 { tx.expect_one(0) } else { Ok(()) }
     };
-    db.run(twice).await.expect("a commit");
+    db.run(conflicts_once).await.expect("a commit");
     assert_eq!(value(&pool).await, 1);
-    let told = others.load(SeqCst);
-    assert!(told > 5 && panics.0.load(SeqCst) == told, "{panics:?} of {told}");
+    let events = others.load(SeqCst);
+    assert!(events > 5 && panics.0.load(SeqCst) == events, "{panics:?} of {events}");
     assert_eq!(DB::open_transactions(&pool).await, 0);
 
     let apply = Atomic::default().on(&pool).observed_by(panics);
@@ -49,13 +49,13 @@ pub(crate) async fn a_panic_of_an_observer_changes_nothing<DB: TestBackend>() {
     assert_eq!(DB::apply(&apply, update, &[1]).await.expect("a commit"), 1);
 }
 
-/// The panic of the unit is the one that its caller sees, and the process lives. So it is with a unit that is
+/// The caller receives the panic of the unit, and the process continues. The same holds for a unit that is
 /// dropped.
-pub(crate) async fn an_observer_may_panic_while_its_unit_unwinds<DB: TestBackend>() {
+pub(crate) async fn an_observer_panic_during_unwinding_does_not_abort_the_process<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
-    let panics = Panics::default();
+    let panics = PanickingObserver::default();
     let db = patient(Pessimistic::default(), &pool).observed_by(panics.clone());
-    let unwinds = tokio::spawn({
+    let run = tokio::spawn({
         let db = db.clone();
         async move {
             db.run(async |tx: &mut Tx<DB>| {
@@ -68,14 +68,16 @@ pub(crate) async fn an_observer_may_panic_while_its_unit_unwinds<DB: TestBackend
             .await
         }
     });
-    let panic = unwinds.await.expect_err("a panic").into_panic();
+    let panic = run.await.expect_err("a panic").into_panic();
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"the unit's own panic"));
 
-    let stays = async |tx: &mut Tx<DB>| {
+    let never_returns = async |tx: &mut Tx<DB>| {
         increment(tx).await?;
         std::future::pending::<Result<(), Error>>().await
     };
-    tokio::time::timeout(Duration::from_millis(100), db.run(stays)).await.expect_err("it was dropped");
+    tokio::time::timeout(Duration::from_millis(100), db.run(never_returns))
+        .await
+        .expect_err("the unit never returns");
     eventually(0, async || DB::open_transactions(&pool).await).await;
     assert_eq!(value(&pool).await, 0);
 }

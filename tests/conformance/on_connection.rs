@@ -1,4 +1,4 @@
-//! Functions that take the connection itself, inside of a unit.
+//! Functions that a unit calls with the connection itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,14 +13,14 @@ use crate::support::{ServerBackend, TestBackend, eventually};
 const UNITS: u32 = 4;
 const INCREMENT: &str = "UPDATE counter SET value = value + 1 WHERE id = 1";
 
-/// The error of a repository, which says nothing about transactions.
+/// The error of a repository, which has no variant for transactions.
 #[derive(Debug, thiserror::Error)]
 enum RepositoryError {
     #[error("the counter could not be changed")]
     Database(#[from] sqlx::Error),
 }
 
-/// The error of an application around it.
+/// The error of an application that uses the repository.
 #[derive(Debug, thiserror::Error)]
 enum AppError {
     #[error(transparent)]
@@ -37,11 +37,11 @@ async fn increment<DB: TestBackend>(connection: &mut DB::Connection) -> Result<(
     Ok(DB::raw(connection, INCREMENT).await?)
 }
 
-pub(crate) async fn a_conflict_in_a_function_is_retried<DB: TestBackend>() {
+pub(crate) async fn retries_a_conflict_in_a_connection_function<DB: TestBackend>() {
     conflicting_increments::<DB>(false).await;
 }
 
-pub(crate) async fn a_conflict_in_a_function_that_the_unit_ignores_is_retried<DB: TestBackend>() {
+pub(crate) async fn retries_an_ignored_conflict_in_a_connection_function<DB: TestBackend>() {
     conflicting_increments::<DB>(true).await;
 }
 
@@ -73,11 +73,11 @@ async fn conflicting_increments<DB: TestBackend>(ignores_errors: bool) {
         ended.expect("an increment");
     }
     assert_eq!(value(&pool).await, i64::from(UNITS));
-    assert!(attempts.load(Ordering::Relaxed) > UNITS, "no conflict happened, so nothing was shown");
+    assert!(attempts.load(Ordering::Relaxed) > UNITS, "no conflict occurred, so the test proves nothing");
 }
 
-/// The function hides that a statement of its own has failed.
-pub(crate) async fn a_transaction_that_a_function_broke_is_not_committed<DB: ServerBackend>() {
+/// The function ignores that one of its statements has failed.
+pub(crate) async fn does_not_commit_a_transaction_that_a_connection_function_broke<DB: ServerBackend>() {
     let pool = counter::<DB>(2).await;
     let mut blocker = DB::blocker(&pool.url).await;
     let db = Serializable::default().on(&pool).attempts(1);
@@ -97,15 +97,15 @@ pub(crate) async fn a_transaction_that_a_function_broke_is_not_committed<DB: Ser
     let second = DB::pool_fetch(&pool, DB::sql("SELECT value FROM counter WHERE id = 2"), &[]);
     let second = second.await.expect("the second counter");
     match ended {
-        // A database that undoes only the statement lets the rest be committed.
+        // If the database rolls back only the statement, the rest can be committed.
         Ok(()) => assert_eq!((DB::NAME, second), ("MySQL", 5)),
         Err(error) => assert_eq!((error.kind(), second), (ErrorKind::Aborted, 0), "{error:?}"),
     }
     assert_eq!(value(&pool).await, 0);
 }
 
-/// The statement of the function may still be running in the server.
-pub(crate) async fn a_dropped_function_ends_the_transaction<DB: TestBackend>() {
+/// A statement of the function may still be running on the server.
+pub(crate) async fn dropping_a_connection_function_aborts_the_transaction<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Serializable::default().on(&pool);
     let error = db
@@ -115,25 +115,25 @@ pub(crate) async fn a_dropped_function_ends_the_transaction<DB: TestBackend>() {
                 std::future::pending::<Result<(), RepositoryError>>().await
             });
             let dropped = tokio::time::timeout(std::time::Duration::from_millis(200), function).await;
-            assert!(dropped.is_err(), "it never ends by itself");
+            assert!(dropped.is_err(), "the function never returns");
             Ok::<_, Error>(())
         })
         .await
-        .expect_err("nothing can be committed on such a connection");
+        .expect_err("the connection is in an unknown state");
     assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
     assert_eq!(value(&pool).await, 0);
     eventually(0, async || DB::open_transactions(&pool).await).await;
 }
 
-/// A unit of existing code ends with the driver's error.
-pub(crate) async fn a_unit_may_end_with_an_error_of_sqlx<DB: TestBackend>() {
+/// Units of existing code may return the driver's error type.
+pub(crate) async fn units_can_return_sqlx_errors<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Serializable::default().on(&pool).attempts(2);
     let insert = DB::sql("INSERT INTO counter VALUES (1, 0, 0)");
     let error: sqlx::Error = db
         .run(async |tx: &mut Tx<DB>| DB::execute(tx, insert.clone(), &[]).await.map(drop))
         .await
-        .expect_err("there is such a row");
+        .expect_err("a duplicate key");
     assert!(error.as_database_error().is_some_and(|error| error.is_unique_violation()), "{error:?}");
 
     let runs = AtomicU32::new(0);
@@ -143,7 +143,7 @@ pub(crate) async fn a_unit_may_end_with_an_error_of_sqlx<DB: TestBackend>() {
             tx.expect_one(0).map_err(sqlx::Error::from)
         })
         .await
-        .expect_err("the version is stale for ever");
+        .expect_err("the version is stale in every attempt");
     let error = Error::from(error);
     assert_eq!((error.kind(), error.attempts()), (ErrorKind::Exhausted, Some(2)), "{error:?}");
     assert_eq!(runs.into_inner(), 2);

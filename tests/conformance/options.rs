@@ -1,4 +1,4 @@
-//! How a transaction can be opened, and that nothing of it is left behind.
+//! Options of transactions, which have no effect on later users of the connection.
 
 use std::time::Duration;
 
@@ -20,18 +20,18 @@ pub(crate) const LEVELS: [Isolation; 4] = [
     Isolation::Serializable,
 ];
 
-/// Read back inside, and from the next borrower of the only connection.
-pub(crate) async fn every_level_is_set_and_gone<DB: TestBackend>() {
+/// Reads the settings inside of the transaction, and then on the only connection of the pool.
+pub(crate) async fn sets_and_resets_every_isolation_level<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let before = DB::limits(&pool).await;
     let db = Pessimistic::default().on(&pool);
     for level in LEVELS {
         db.with(Options::new().isolation(level))
             .run(async |tx: &mut Tx<DB>| {
-                // InnoDB lists a transaction once it has written, and renews its list when nobody has read it
+                // InnoDB lists a transaction once it has written, and refreshes the list when it was not read
                 // for a tenth of a second.
                 set_value(tx, 1).await?;
-                // SQLite has one level, whatever is asked for.
+                // SQLite has one level, whichever is requested.
                 let wanted = if DB::NAME == "SQLite" { Isolation::Serializable } else { level }.to_string();
                 let mut inside = DB::level_inside(tx).await;
                 for _ in 0..40 {
@@ -50,27 +50,27 @@ pub(crate) async fn every_level_is_set_and_gone<DB: TestBackend>() {
     }
 }
 
-pub(crate) async fn read_only_refuses_writes_and_is_gone<DB: TestBackend>() {
+pub(crate) async fn read_only_refuses_writes_and_is_reset<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Pessimistic::default().on(&pool).options(Options::new().read_only());
     let read = async |tx: &mut Tx<DB>| {
-        // No lock is taken: databases refuse to lock rows for one who only reads.
+        // No row is locked: databases refuse row locks in read-only transactions.
         let select = tx.for_update(DB::sql("SELECT value FROM counter WHERE id = 1"));
         Ok::<_, Error>(DB::fetch(tx, select, &[]).await?)
     };
     assert_eq!(db.run(read).await.expect("a read"), 0);
     let update = DB::sql("UPDATE counter SET value = value + 0 WHERE id = 1");
-    DB::pool_execute(&pool, update, &[]).await.expect("the next borrower may write");
+    DB::pool_execute(&pool, update, &[]).await.expect("the next user of the connection may write");
 
     let write = async |tx: &mut Tx<DB>| Ok::<_, Error>(set_value(tx, 9).await?);
     let error = db.run(write).await.expect_err("a write");
-    assert_eq!(error.kind(), ErrorKind::ReadOnly, "asked for, so it is not run again: {error:?}");
+    assert_eq!(error.kind(), ErrorKind::ReadOnly, "a requested restriction is not retried: {error:?}");
 
-    Pessimistic::default().on(&pool).run(write).await.expect("and so may the one after a refusal");
+    Pessimistic::default().on(&pool).run(write).await.expect("a commit after the refusal");
     assert_eq!(value(&pool).await, 9);
 }
 
-pub(crate) async fn timeouts_are_set_and_gone<DB: TestBackend>() {
+pub(crate) async fn sets_and_resets_timeouts<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let before = DB::limits(&pool).await;
     let db = Serializable::default().on(&pool).deadline(Duration::from_secs(9));
@@ -85,9 +85,9 @@ pub(crate) async fn timeouts_are_set_and_gone<DB: TestBackend>() {
     assert_eq!(DB::limits(&pool).await, before);
 }
 
-/// The server closes the connection of a unit that is busy elsewhere for too long; nothing was stored, so it
-/// runs again.
-pub(crate) async fn an_idle_unit_is_run_again<DB: TestBackend>() {
+/// The server closes the connection of a unit that is idle for too long. Nothing was stored, so the unit is
+/// retried.
+pub(crate) async fn retries_a_unit_that_exceeds_its_idle_timeout<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Pessimistic::default().on(&pool).options(Options::new().idle_timeout(Duration::from_secs(1)));
     let unit = async |tx: &mut Tx<DB>| {
@@ -99,17 +99,17 @@ pub(crate) async fn an_idle_unit_is_run_again<DB: TestBackend>() {
         Ok::<_, Error>(tx.attempt())
     };
     let outcome = db.run(unit).await;
-    if limits_idle_transactions(&pool).await {
+    if has_an_idle_limit(&pool).await {
         assert_eq!(outcome.expect("the second attempt commits"), 2);
         assert_eq!(value(&pool).await, 2);
     } else {
-        let error = outcome.expect_err("there is no such limit");
+        let error = outcome.expect_err("the server has no such limit");
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
     }
 }
 
-/// PostgreSQL and MariaDB do, MySQL does not.
-async fn limits_idle_transactions<DB: TestBackend>(pool: &Pool<DB>) -> bool {
+/// Whether the server can limit idle transactions: PostgreSQL and MariaDB can, MySQL cannot.
+async fn has_an_idle_limit<DB: TestBackend>(pool: &Pool<DB>) -> bool {
     if DB::NAME != "MySQL" {
         return true;
     }
@@ -117,7 +117,7 @@ async fn limits_idle_transactions<DB: TestBackend>(pool: &Pool<DB>) -> bool {
     DB::pool_fetch(pool, is_mariadb, &[]).await.expect("the version") == 1
 }
 
-/// Before anything is run: the pool is not even asked for a connection.
+/// The check precedes the request for a connection, of which none is available.
 pub(crate) async fn refuses_options_that_the_database_does_not_support<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let _only_one = pool.acquire().await.expect("the only connection");
@@ -140,14 +140,14 @@ pub(crate) async fn refuses_options_that_the_database_does_not_support<DB: TestB
     for options in refused {
         let run = db.with(options.clone());
         let error = run.run(async |tx: &mut Tx<DB>| Ok::<_, Error>(set_value(tx, 1).await?)).await;
-        let error = error.expect_err("no such thing");
+        let error = error.expect_err("the database has no such option");
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{options:?}: {error:?}");
         assert!(error.to_string().contains(" has no "), "{error}");
     }
 }
 
-/// All strengths, blocking and not, are SQL that the database takes, or a typed error.
-pub(crate) async fn every_row_lock_is_taken_or_refused<DB: TestBackend>() {
+/// Each lock strength and each wait mode is valid SQL on the database, or a typed error.
+pub(crate) async fn every_row_lock_is_acquired_or_unsupported<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Atomic::default().on(&pool);
     for lock in [RowLock::UPDATE, RowLock::NO_KEY_UPDATE, RowLock::SHARE, RowLock::KEY_SHARE] {
@@ -170,8 +170,8 @@ pub(crate) async fn every_row_lock_is_taken_or_refused<DB: TestBackend>() {
     }
 }
 
-/// What waits, what is refused, and what is left out, while somebody else holds the row.
-pub(crate) async fn row_locks_wait_refuse_or_skip<DB: TestBackend>() {
+/// Another session holds one of two rows: a lock waits for it, fails with NOWAIT, or skips it.
+pub(crate) async fn row_locks_wait_fail_or_skip<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
     let db = Atomic::default().on(&pool);
@@ -189,8 +189,8 @@ pub(crate) async fn row_locks_wait_refuse_or_skip<DB: TestBackend>() {
     assert_eq!(count(RowLock::UPDATE.skip_locked()).await.expect("the other row"), 2);
     assert_eq!(count(RowLock::SHARE.skip_locked()).await.expect("the other row"), 2);
     for lock in [RowLock::UPDATE, RowLock::SHARE] {
-        assert!(count(lock.nowait()).await.expect_err("held").is_lock_not_available());
-        assert!(count(lock).await.expect_err("held").is_exhausted());
+        assert!(count(lock.nowait()).await.expect_err("the row is locked").is_lock_not_available());
+        assert!(count(lock).await.expect_err("the row is locked").is_exhausted());
     }
     drop(blocker);
 }

@@ -1,4 +1,4 @@
-//! What a unit of work returns, and what its caller gets.
+//! The results of units of work, and what their callers receive.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +16,7 @@ pub(crate) async fn set_value<DB: TestBackend>(tx: &mut Tx<DB>, value: i64) -> R
     DB::execute(tx, DB::sql("UPDATE counter SET value = ? WHERE id = 1"), &[value]).await.map(drop)
 }
 
-pub(crate) async fn own_errors_come_back_and_roll_back<DB: TestBackend>() {
+pub(crate) async fn returns_the_units_own_error_and_rolls_back<DB: TestBackend>() {
     #[derive(Debug, PartialEq)]
     enum Booking {
         SoldOut(i64),
@@ -37,30 +37,30 @@ pub(crate) async fn own_errors_come_back_and_roll_back<DB: TestBackend>() {
     let watcher = DB::another(&pool.url).await;
     let db = Pessimistic::default().on(&pool);
     let runs = AtomicU32::new(0);
-    let answer = db
+    let result = db
         .run(async |tx: &mut Tx<DB>| {
             runs.fetch_add(1, Ordering::Relaxed);
             set_value(tx, 7).await?;
             Err::<(), _>(Booking::SoldOut(7))
         })
         .await;
-    assert_eq!(answer, Err(Booking::SoldOut(7)));
-    assert_eq!(runs.load(Ordering::Relaxed), 1, "a unit's own error is not run again");
-    assert_eq!(value(&pool).await, 0, "the next borrower is still inside of it");
+    assert_eq!(result, Err(Booking::SoldOut(7)));
+    assert_eq!(runs.load(Ordering::Relaxed), 1, "a unit that returned its own error was retried");
+    assert_eq!(value(&pool).await, 0, "the connection returned to the pool inside of the transaction");
     assert_eq!(DB::open_transactions(&watcher).await, 0);
 }
 
-/// The error is stringified, wrapped in `anyhow`, or thrown away: a conflict is still seen and the unit runs
-/// again.
-pub(crate) async fn any_error_type_lets_conflicts_through<DB: TestBackend>() {
+/// The unit converts the error to text, wraps it in `anyhow` or discards it: the conflict is detected in each
+/// case, and the unit is retried.
+pub(crate) async fn retries_conflicts_whatever_the_error_type<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = patient(Optimistic::default(), &pool);
 
     let as_text = db
         .run(async |tx: &mut Tx<DB>| {
             let rows = i64::from(tx.attempt() > 1);
-            tx.expect_one(rows as u64).map_err(|error| Text(error.to_string()))?;
-            Ok::<_, Text>(tx.attempt())
+            tx.expect_one(rows as u64).map_err(|error| TextError(error.to_string()))?;
+            Ok::<_, TextError>(tx.attempt())
         })
         .await;
     assert_eq!(as_text, Ok(2));
@@ -74,35 +74,35 @@ pub(crate) async fn any_error_type_lets_conflicts_through<DB: TestBackend>() {
         .await;
     assert_eq!(in_anyhow.expect("the second attempt"), 2);
 
-    let thrown_away = db
+    let discarded = db
         .run(async |tx: &mut Tx<DB>| {
             let rows = i64::from(tx.attempt() > 1);
             let _ = tx.expect_one(rows as u64);
             Ok::<_, Error>(tx.attempt())
         })
         .await;
-    assert_eq!(thrown_away.expect("the second attempt"), 2);
+    assert_eq!(discarded.expect("the second attempt"), 2);
 }
 
 #[derive(Debug, PartialEq)]
-pub(crate) struct Text(pub String);
+pub(crate) struct TextError(pub String);
 
-impl From<Error> for Text {
+impl From<Error> for TextError {
     fn from(error: Error) -> Self {
         Self(error.to_string())
     }
 }
 
-pub(crate) async fn a_stale_version_is_run_again<DB: TestBackend>() {
+pub(crate) async fn retries_a_stale_version<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let db = patient(Optimistic::default(), &pool);
-    let meddle = pool.pool.clone();
+    let rival = pool.pool.clone();
     let attempts = db
         .run(async |tx: &mut Tx<DB>| {
             let version = DB::fetch(tx, DB::sql("SELECT version FROM counter WHERE id = 1"), &[]).await?;
             if tx.attempt() == 1 {
                 let update = DB::sql("UPDATE counter SET version = version + 1 WHERE id = 1");
-                DB::pool_execute(&meddle, update, &[]).await?;
+                DB::pool_execute(&rival, update, &[]).await?;
             }
             let update =
                 DB::sql("UPDATE counter SET value = 5, version = version + 1 WHERE id = 1 AND version = ?");
@@ -116,7 +116,7 @@ pub(crate) async fn a_stale_version_is_run_again<DB: TestBackend>() {
     assert_eq!(value(&pool).await, 5);
 }
 
-pub(crate) async fn a_missing_row_ends_exhausted<DB: TestBackend>() {
+pub(crate) async fn a_missing_row_exhausts_the_attempts<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Optimistic::default().on(&pool).attempts(3);
     let error = db
@@ -136,7 +136,7 @@ pub(crate) async fn a_missing_row_ends_exhausted<DB: TestBackend>() {
     assert_eq!(value(&pool).await, 0);
 }
 
-pub(crate) async fn more_rows_than_one_end_the_unit<DB: TestBackend>() {
+pub(crate) async fn aborts_if_more_than_one_row_is_updated<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Optimistic::default().on(&pool);
     let error = db
@@ -150,8 +150,8 @@ pub(crate) async fn more_rows_than_one_end_the_unit<DB: TestBackend>() {
     assert_eq!(value(&pool).await, 0);
 }
 
-/// In a task, behind `Arc<dyn Transactor>`, borrowing and owning what it captures, handed on to helpers.
-pub(crate) async fn a_unit_can_be_spawned_and_boxed<DB: TestBackend>() {
+/// Units borrow or own their captures, call helper functions, and run in tasks behind `Arc<dyn Transactor>`.
+pub(crate) async fn units_run_in_spawned_tasks_and_through_dyn_transactors<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let transactors: Vec<Arc<dyn Transactor<DB>>> = vec![
         Arc::new(Pessimistic::default().on(&pool)),
@@ -181,14 +181,14 @@ pub(crate) async fn a_unit_can_be_spawned_and_boxed<DB: TestBackend>() {
     assert_eq!(value(&pool).await, 2 * transactors.len() as i64);
 }
 
-pub(crate) async fn transaction_control_is_refused<DB: TestBackend>() {
+pub(crate) async fn refuses_transaction_control_statements<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     for sql in ["COMMIT", "ROLLBACK", "  begin"] {
         let error = db
             .run(async |tx: &mut Tx<DB>| {
                 set_value(tx, 9).await?;
-                // Thrown away: the transaction remembers.
+                // The error is discarded, but the transaction records it.
                 let _ = DB::execute(tx, DB::sql(sql), &[]).await;
                 set_value(tx, 10).await.map_err(|error| {
                     assert!(error.to_string().contains("return Ok to commit"), "{error}");
@@ -202,7 +202,7 @@ pub(crate) async fn transaction_control_is_refused<DB: TestBackend>() {
     }
 }
 
-pub(crate) async fn raw_access_commits_what_it_did<DB: TestBackend>() {
+pub(crate) async fn commits_statements_run_through_raw_access<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     db.run(async |tx: &mut Tx<DB>| {
@@ -216,7 +216,7 @@ pub(crate) async fn raw_access_commits_what_it_did<DB: TestBackend>() {
     assert_eq!(value(&pool).await, 4);
 }
 
-pub(crate) async fn a_transaction_ended_through_raw_access_is_noticed<DB: TestBackend>() {
+pub(crate) async fn detects_a_rollback_through_raw_access<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let error = db
@@ -226,13 +226,13 @@ pub(crate) async fn a_transaction_ended_through_raw_access_is_noticed<DB: TestBa
             Ok::<_, Error>(())
         })
         .await
-        .expect_err("never Ok: nothing is stored");
+        .expect_err("the transaction was rolled back");
     assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
     assert_eq!(value(&pool).await, 0);
     assert_eq!(DB::open_transactions(&pool).await, 0);
 }
 
-pub(crate) async fn streams_may_be_given_up_between_rows<DB: TestBackend>() {
+pub(crate) async fn commits_after_a_stream_is_dropped_between_rows<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     db.run(async |tx: &mut Tx<DB>| {
@@ -246,7 +246,7 @@ pub(crate) async fn streams_may_be_given_up_between_rows<DB: TestBackend>() {
     assert_eq!(value(&pool).await, 3);
 }
 
-pub(crate) async fn apply_counts_rows_and_reports_errors<DB: TestBackend>() {
+pub(crate) async fn apply_returns_affected_rows_and_typed_errors<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Atomic::default().on(&pool);
     let update = |sql| db.apply(sqlx::raw_sql(DB::sql(sql)));

@@ -1,4 +1,4 @@
-//! What the pool's owner relies on.
+//! Settings of the pool that its owner relies on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use super::increments::{counter, increment, patient, value};
 use crate::support::TestBackend;
 
-/// Credentials that rotate are new options of the same pool.
-pub(crate) async fn a_nested_run_is_refused_after_new_connect_options<DB: TestBackend>() {
+/// Rotating credentials sets new connect options on the same pool.
+pub(crate) async fn refuses_a_nested_run_after_new_connect_options<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     let error = db
@@ -21,13 +21,14 @@ pub(crate) async fn a_nested_run_is_refused_after_new_connect_options<DB: TestBa
             db.run(increment::<DB>).await
         })
         .await
-        .expect_err("it would wait for the connection that it holds");
+        .expect_err("a run inside of a run");
     assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
     assert!(error.to_string().contains("inside of another one"), "{error}");
 }
 
-/// A tenant, say. On a connection that does not pass through the pool, it would be the previous run's.
-pub(crate) async fn each_run_sees_what_before_acquire_sets<DB: TestBackend>() {
+/// The callback may set the tenant of a run, for example. If the connection bypassed the pool, a run would
+/// have the tenant of the previous run.
+pub(crate) async fn calls_before_acquire_for_every_run<DB: TestBackend>() {
     let server = counter::<DB>(1).await;
     let calls = Arc::new(AtomicU32::new(0));
     let counted = calls.clone();
@@ -46,17 +47,17 @@ pub(crate) async fn each_run_sees_what_before_acquire_sets<DB: TestBackend>() {
         });
         assert_eq!(seen.await.expect("a commit"), before + runs);
     }
-    let lone = Atomic::default().on(&pool);
+    let single = Atomic::default().on(&pool);
     let before = calls.load(Ordering::Relaxed);
     for runs in 1..=4 {
         let update = sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 0 WHERE id = 1"));
-        assert_eq!(lone.apply(update).await.expect("a commit"), 1);
+        assert_eq!(single.apply(update).await.expect("a commit"), 1);
         assert_eq!(calls.load(Ordering::Relaxed), before + runs);
     }
 }
 
-/// Who waits at the gate with its transaction open must not hold the connection that the one at work waits
-/// for.
+/// A run that waits at the gate with an open transaction must not hold the connection that the active run
+/// needs.
 pub(crate) async fn a_gate_does_not_stall_a_small_pool<DB: TestBackend>() {
     const TASKS: i64 = 48;
     const ROUNDS: i64 = 10;
@@ -77,7 +78,7 @@ pub(crate) async fn a_gate_does_not_stall_a_small_pool<DB: TestBackend>() {
             task.expect("no panic");
         }
         assert_eq!(value(&pool).await, TASKS * ROUNDS);
-        // A stall lasts until a deadline, which is 240 s away.
+        // A stalled run would last until its deadline, which is 240 s away.
         assert!(started.elapsed() < Duration::from_secs(120), "{connections}: {:?}", started.elapsed());
     }
 }

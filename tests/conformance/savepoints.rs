@@ -1,4 +1,4 @@
-//! Parts of a unit that fail on their own.
+//! Savepoints: parts of a unit that are rolled back separately.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -15,18 +15,18 @@ async fn insert_again<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     Ok(())
 }
 
-pub(crate) async fn a_rescued_violation_lets_the_unit_go_on<DB: TestBackend>() {
+pub(crate) async fn a_unit_continues_after_a_violation_in_a_savepoint<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     db.run(async |tx: &mut Tx<DB>| {
         set_value(tx, 1).await?;
-        let rescued = tx
+        let violation = tx
             .savepoint(async |tx: &mut Tx<DB>| {
                 set_value(tx, 2).await?;
                 insert_again(tx).await
             })
             .await;
-        assert!(rescued.expect_err("a duplicate").constraint().is_some());
+        assert!(violation.expect_err("a duplicate").constraint().is_some());
         DB::execute(tx, DB::sql("UPDATE counter SET value = value + 10 WHERE id = 1"), &[]).await?;
         Ok::<_, Error>(())
     })
@@ -35,7 +35,7 @@ pub(crate) async fn a_rescued_violation_lets_the_unit_go_on<DB: TestBackend>() {
     assert_eq!(value(&pool).await, 11);
 }
 
-pub(crate) async fn savepoints_nest<DB: TestBackend>() {
+pub(crate) async fn savepoints_can_be_nested<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     let add = async |tx: &mut Tx<DB>, n: i64| {
@@ -65,29 +65,29 @@ pub(crate) async fn savepoints_nest<DB: TestBackend>() {
     assert_eq!(value(&pool).await, 10_011);
 }
 
-/// The scope says `Ok` where its database has said no.
-pub(crate) async fn a_scope_that_hides_a_failure_is_not_ok<DB: TestBackend>() {
+/// The savepoint's closure returns `Ok` although a statement has failed. The savepoint fails if the database
+/// aborts the transaction, and is kept if the database rolls back only the failed statement.
+pub(crate) async fn ignoring_a_failure_in_a_savepoint_loses_nothing_silently<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
     let db = Pessimistic::default().on(&pool);
     let outcome = db
         .run(async |tx: &mut Tx<DB>| {
-            let hidden = tx
+            let savepoint = tx
                 .savepoint(async |tx: &mut Tx<DB>| {
                     set_value(tx, 2).await?;
                     let _ = insert_again(tx).await;
                     Ok::<_, Error>(())
                 })
                 .await;
-            Ok::<_, Error>(hidden.is_ok())
+            Ok::<_, Error>(savepoint.is_ok())
         })
         .await
-        .expect("the unit goes on");
-    // Where the database undoes the statement alone, the rest of the scope stands.
+        .expect("the unit continues");
     assert_eq!((outcome, value(&pool).await), if DB::NAME == "PostgreSQL" { (false, 0) } else { (true, 2) });
 }
 
-/// Two units lock two rows in opposite order, the second one inside a savepoint whose error they throw away.
-pub(crate) async fn a_conflict_outlives_its_scope<DB: TestBackend>() {
+/// Two units lock two rows in opposite orders, the second row inside of a savepoint whose error they discard.
+pub(crate) async fn retries_a_deadlock_ignored_in_a_savepoint<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let db = patient(Optimistic::default(), &pool);
     let (attempts, both_hold_one) = (AtomicU32::new(0), Barrier::new(2));
@@ -100,14 +100,15 @@ pub(crate) async fn a_conflict_outlives_its_scope<DB: TestBackend>() {
             if tx.attempt() == 1 {
                 both_hold_one.wait().await;
             }
-            let thrown_away: Result<(), Error> = tx
+            let discarded: Result<(), Error> = tx
                 .savepoint(async |tx: &mut Tx<DB>| {
                     DB::execute(tx, add(), &[second]).await?;
                     Ok(())
                 })
                 .await;
-            if thrown_away.is_err() {
-                // On MariaDB this would be stored on its own: there is no transaction any more.
+            if discarded.is_err() {
+                // On MariaDB the deadlock has ended the transaction, so this statement would be committed
+                // separately.
                 let after = DB::execute(tx, add(), &[first]).await;
                 assert!(after.is_err(), "a statement was sent after the deadlock");
             }
@@ -124,31 +125,31 @@ pub(crate) async fn a_conflict_outlives_its_scope<DB: TestBackend>() {
     }
 }
 
-/// In mid-statement and between two statements: never half of a scope.
-pub(crate) async fn a_dropped_scope_ends_the_transaction<DB: TestBackend>() {
+/// No part of a dropped savepoint is committed.
+pub(crate) async fn dropping_a_savepoint_aborts_the_transaction<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);
     let error = db
         .run(async |tx: &mut Tx<DB>| {
-            let scope = tx.savepoint(async |tx: &mut Tx<DB>| {
+            let savepoint = tx.savepoint(async |tx: &mut Tx<DB>| {
                 set_value(tx, 5).await?;
                 std::future::pending::<()>().await;
                 Ok::<_, Error>(())
             });
-            assert!(tokio::time::timeout(Duration::from_millis(200), scope).await.is_err());
-            let next = set_value(tx, 6).await.expect_err("fails fast");
+            assert!(tokio::time::timeout(Duration::from_millis(200), savepoint).await.is_err());
+            let next = set_value(tx, 6).await.expect_err("the transaction is aborted");
             assert!(next.to_string().contains("the future of a savepoint was dropped"), "{next}");
             Ok::<_, Error>(())
         })
         .await
-        .expect_err("never Ok");
+        .expect_err("the transaction is aborted");
     assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
     assert_eq!(value(&pool).await, 0);
     eventually(0, async || DB::open_transactions(&pool).await).await;
 }
 
-/// What `NOWAIT` is for: try, and do something else.
-pub(crate) async fn a_refused_lock_can_be_rescued<DB: TestBackend>() {
+/// The purpose of `NOWAIT`: try to lock a row, and continue without it.
+pub(crate) async fn a_unit_continues_after_a_refused_lock_in_a_savepoint<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
     let db = Pessimistic::default().on(&pool);
@@ -159,7 +160,7 @@ pub(crate) async fn a_refused_lock_can_be_rescued<DB: TestBackend>() {
                 Ok::<_, Error>(DB::fetch(tx, select, &[]).await?)
             })
             .await;
-        assert!(refused.expect_err("held").is_lock_not_available());
+        assert!(refused.expect_err("the row is locked").is_lock_not_available());
         DB::execute(tx, DB::sql("UPDATE counter SET value = 7 WHERE id = 2"), &[]).await?;
         Ok::<_, Error>(())
     })

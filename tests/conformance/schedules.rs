@@ -46,7 +46,7 @@ fn problems(report: &Report) -> Vec<&Problem> {
     report.counterexamples.iter().flat_map(Counterexample::problems).collect()
 }
 
-/// The unit caches an answer of the database for the lifetime of the process.
+/// The unit caches a result of the database for the lifetime of the process.
 pub(crate) async fn a_cache_that_outlives_the_set_up_makes_schedules_diverge<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool);
@@ -96,8 +96,8 @@ async fn two_statements_in_one_text<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<
 pub(crate) async fn several_statements_in_one_text_are_a_gap<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool);
-    let look = async |tx: &mut Tx<DB>| Ok::<_, Error>(value(tx).await?);
-    let two = || items(&pool).unit("alice", &db, two_statements_in_one_text).unit("bob", &db, look);
+    let read = async |tx: &mut Tx<DB>| Ok::<_, Error>(value(tx).await?);
+    let two = || items(&pool).unit("alice", &db, two_statements_in_one_text).unit("bob", &db, read);
     let report = two().run().await.expect("explored");
     assert!(report.passes() && !report.complete, "{report}");
     assert!(matches!(&report.gaps[..], [Gap::Unseen { client, .. }] if client == "alice"), "{report}");
@@ -114,8 +114,8 @@ pub(crate) async fn raw_access_is_a_gap<DB: TestBackend>() {
         DB::raw(tx.connection()?, "UPDATE item SET value = 1 WHERE id = 2").await?;
         Ok::<_, Error>(())
     };
-    let look = async |tx: &mut Tx<DB>| Ok::<_, Error>(value(tx).await?);
-    let report = items(&pool).unit("alice", &db, raw).unit("bob", &db, look).run().await.expect("explored");
+    let read = async |tx: &mut Tx<DB>| Ok::<_, Error>(value(tx).await?);
+    let report = items(&pool).unit("alice", &db, raw).unit("bob", &db, read).run().await.expect("explored");
     assert!(!report.complete, "{report}");
     assert!(panic_message(&report).contains("Tx::connection"), "{report}");
 }
@@ -130,8 +130,8 @@ pub(crate) async fn a_unit_with_few_attempts_is_run_until_they_are_exhausted<DB:
     let pool = database::<DB>(ITEM, 2).await;
     let many = unguarded(&pool);
     let few = unguarded(&pool).attempts(4);
-    let give = async |tx: &mut Tx<DB>| set(tx, 1, 1).await;
-    let report = items(&pool).unit("alice", &few, needs_the_value).unit("bob", &many, give).run().await;
+    let write = async |tx: &mut Tx<DB>| set(tx, 1, 1).await;
+    let report = items(&pool).unit("alice", &few, needs_the_value).unit("bob", &many, write).run().await;
     let report = report.expect("explored");
     assert!(report.complete, "{report}");
     let is_exhausted = |problem: &&Problem| {
@@ -142,7 +142,7 @@ pub(crate) async fn a_unit_with_few_attempts_is_run_until_they_are_exhausted<DB:
     assert!(!report.passes(), "{report}");
 
     // Of the default of 50 attempts only some are explored, and the report says so.
-    let report = items(&pool).unit("alice", &many, needs_the_value).unit("bob", &many, give).run().await;
+    let report = items(&pool).unit("alice", &many, needs_the_value).unit("bob", &many, write).run().await;
     let report = report.expect("explored");
     report.assert_passes();
     assert_eq!(report.retrying, ["alice"]);
@@ -176,8 +176,8 @@ pub(crate) async fn reaching_the_default_limit_fails_the_assertion<DB: TestBacke
 pub(crate) async fn a_complete_report_has_the_maximum_number_of_preemptions<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool);
-    let look = async |tx: &mut Tx<DB>| Ok::<_, Error>(value(tx).await?);
-    let report = items(&pool).unit("alice", &db, look).unit("bob", &db, look).run().await.expect("explored");
+    let read = async |tx: &mut Tx<DB>| Ok::<_, Error>(value(tx).await?);
+    let report = items(&pool).unit("alice", &db, read).unit("bob", &db, read).run().await.expect("explored");
     report.assert_passes();
     assert_eq!((report.schedules, report.complete, report.preemptions), (20, true, Some(4)), "{report}");
 }
@@ -225,15 +225,15 @@ pub(crate) async fn concurrent_units_of_one_client_are_an_error<DB: TestBackend>
 pub(crate) async fn a_dropped_unit_is_not_concurrent_with_the_next_one<DB: TestBackend>() {
     let pool = database::<DB>(ITEM, 2).await;
     let db = unguarded(&pool);
-    async fn restless<DB: TestBackend>(db: Client<'_, Database<DB>>) -> Result<(), Error> {
-        let stuck = db.run(async |tx: &mut Tx<DB>| {
+    async fn drops_a_unit<DB: TestBackend>(db: Client<'_, Database<DB>>) -> Result<(), Error> {
+        let endless = db.run(async |tx: &mut Tx<DB>| {
             value(tx).await?;
             std::future::pending::<Result<(), Error>>().await
         });
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(20), stuck).await;
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(20), endless).await;
         db.run(async |tx: &mut Tx<DB>| set(tx, 1, 1).await).await
     }
-    let exploration = items(&pool).client("alice", &db, restless).max_schedules(1);
+    let exploration = items(&pool).client("alice", &db, drops_a_unit).max_schedules(1);
     let report = exploration.run().await.expect("explored");
     assert!(!problems(&report).iter().any(|problem| matches!(problem, Problem::Failed { .. })), "{report}");
 }

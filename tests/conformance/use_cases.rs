@@ -1,4 +1,4 @@
-//! What the examples show on one database, on every database.
+//! The use cases of the examples, on every database.
 
 use atomically::{ConstraintKind, Error, Optimistic, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::Pool;
@@ -74,10 +74,10 @@ async fn move_money<DB: TestBackend>(
     Ok(())
 }
 
-/// The same numbers in every run.
-struct Dice(u64);
+/// Reproducible random numbers.
+struct RandomNumbers(u64);
 
-impl Dice {
+impl RandomNumbers {
     fn below(&mut self, limit: i64) -> i64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as i64 % limit
@@ -86,11 +86,11 @@ impl Dice {
 
 /// Makes one transfer after the other. Returns how many were made and how many were refused.
 async fn customer<DB: TestBackend>(db: PoolTransactor<DB, Pessimistic>, seed: u64) -> (u32, u32) {
-    let (mut dice, mut made, mut refused) = (Dice(seed), 0, 0);
+    let (mut random, mut made, mut refused) = (RandomNumbers(seed), 0, 0);
     for _ in 0..TRANSFERS {
-        let from = dice.below(ACCOUNTS);
-        let to = (from + 1 + dice.below(ACCOUNTS - 1)) % ACCOUNTS;
-        let amount = 1 + dice.below(DEPOSIT);
+        let from = random.below(ACCOUNTS);
+        let to = (from + 1 + random.below(ACCOUNTS - 1)) % ACCOUNTS;
+        let amount = 1 + random.below(DEPOSIT);
         match db.run(async |tx: &mut Tx<DB>| transfer(tx, from + 1, to + 1, amount).await).await {
             Ok(()) => made += 1,
             Err(UnitError::Overdraft) => refused += 1,
@@ -172,7 +172,7 @@ async fn book<DB: TestBackend>(
 }
 
 /// Asserts that exactly one of two buyers has the seat. Returns the attempts of the other one.
-async fn one_has_the_seat<DB: TestBackend>(
+async fn assert_one_has_the_seat<DB: TestBackend>(
     pool: &Pool<DB>,
     one: Result<u32, UnitError>,
     other: Result<u32, UnitError>,
@@ -196,22 +196,22 @@ pub(crate) async fn the_last_seat_is_sold_once_with_a_version_check<DB: TestBack
         db.run(async |tx: &mut Tx<DB>| book(tx, 1, None, Some(&both_have_read)).await),
         db.run(async |tx: &mut Tx<DB>| book(tx, 2, None, Some(&both_have_read)).await),
     );
-    let attempts = one_has_the_seat(&pool, one, other).await;
-    assert!(attempts > 1, "the loser has seen the seat, and is refused in a later attempt");
+    let attempts = assert_one_has_the_seat(&pool, one, other).await;
+    assert!(attempts > 1, "the loser was refused in its first attempt, so it never saw the seat");
 }
 
 pub(crate) async fn the_last_seat_is_sold_once_with_a_row_lock<DB: TestBackend>() {
     let pool = tables::<DB>(4, &EVENT).await;
     let db = Pessimistic::default().on(&pool);
     let both_have_begun = Barrier::new(2);
-    // SQLite locks the database when a transaction begins, so the second one cannot begin meanwhile.
+    // SQLite locks the database when a transaction begins, so the second one cannot begin before it ends.
     let both_have_begun = (DB::NAME != "SQLite").then_some(&both_have_begun);
     let (one, other) = tokio::join!(
         db.run(async |tx: &mut Tx<DB>| book(tx, 1, both_have_begun, None).await),
         db.run(async |tx: &mut Tx<DB>| book(tx, 2, both_have_begun, None).await),
     );
-    let attempts = one_has_the_seat(&pool, one, other).await;
-    assert_eq!(attempts, 1, "the loser waits for the row instead of running again");
+    let attempts = assert_one_has_the_seat(&pool, one, other).await;
+    assert_eq!(attempts, 1, "the loser was retried instead of waiting for the row");
 }
 
 /// Stores a payment and a note about its receipt. Returns whether the note could be stored.
@@ -257,7 +257,7 @@ pub(crate) async fn a_note_that_fails_in_a_savepoint_does_not_lose_its_payment<D
     .await;
     let db = Pessimistic::default().on(&pool);
     let noted = db.run(async |tx: &mut Tx<DB>| pay(tx, 1, 7).await).await;
-    assert!(noted.expect("a payment"), "the first note");
+    assert!(noted.expect("a payment"), "the first note failed");
     let noted = db.run(async |tx: &mut Tx<DB>| pay(tx, 2, 7).await).await;
     assert!(!noted.expect("a payment"), "the receipt has a note already");
     let lost = db.run(async |tx: &mut Tx<DB>| pay_without_savepoint(tx, 3, 7).await).await;
@@ -271,7 +271,8 @@ pub(crate) async fn a_note_that_fails_in_a_savepoint_does_not_lose_its_payment<D
     assert_eq!(number(&pool, "SELECT payment FROM note").await, 1);
 }
 
-/// Takes an order from stock, in the first attempt not before all have read. Returns the number of attempts.
+/// Subtracts the quantity from the stock, in the first attempt after all have read it. Returns the number of
+/// attempts.
 async fn order<DB: TestBackend>(
     tx: &mut Tx<DB>,
     id: i64,
@@ -279,7 +280,7 @@ async fn order<DB: TestBackend>(
     mailbox: &UnboundedSender<i64>,
     all_have_read: &Barrier,
 ) -> Result<u32, UnitError> {
-    // First, to show that the place does not matter.
+    // The hook is registered first, because the order does not matter.
     let mailbox = mailbox.clone();
     tx.on_commit(async move { mailbox.send(id) });
     let version = tx.for_update(DB::sql("SELECT version FROM product WHERE id = 1"));
@@ -329,7 +330,7 @@ pub(crate) async fn a_mail_is_sent_once_for_each_committed_order<DB: TestBackend
         db.run(async |tx: &mut Tx<DB>| order(tx, 3, 2, &mailbox, &both).await),
         db.run(async |tx: &mut Tx<DB>| order(tx, 4, 2, &mailbox, &both).await),
     );
-    assert!(three.expect("order 3") + four.expect("order 4") > 2, "one of them had to run again");
+    assert!(three.expect("order 3") + four.expect("order 4") > 2, "neither order was retried");
     assert_eq!(received(&mut mails), [3, 4]);
     assert_eq!(number(&pool, "SELECT COUNT(*) FROM orders WHERE id IN (1, 3, 4)").await, 3);
     assert_eq!(number(&pool, "SELECT COUNT(*) FROM orders").await, 3);

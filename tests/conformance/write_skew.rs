@@ -1,4 +1,4 @@
-//! Two are on call and each may go when the other stays. Both look, both go.
+//! Two doctors are on call, and each may go off duty while the other stays. Both read before either writes.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,25 +8,26 @@ use tokio::sync::Barrier;
 use super::increments::patient;
 use crate::support::TestBackend;
 
-/// How many are on call after both went off duty at once, and how many attempts that took.
+/// Makes both doctors try to go off duty at the same time. Returns how many are on call afterwards, and the
+/// number of attempts.
 pub(crate) async fn both_go_off_duty<DB: TestBackend, S: Strategy>(strategy: S) -> (i64, u32) {
     let pool = DB::pool(4).await;
     let create = "CREATE TABLE doctor (id BIGINT PRIMARY KEY, on_call BIGINT NOT NULL)";
     DB::pool_execute(&pool, DB::sql(create), &[]).await.expect("create a table");
     DB::pool_execute(&pool, DB::sql("INSERT INTO doctor VALUES (1, 1), (2, 1)"), &[])
         .await
-        .expect("two doctors");
+        .expect("insert two doctors");
 
     let db = patient(strategy, &pool);
-    let (attempts, both_have_looked) = (AtomicU32::new(0), Barrier::new(2));
-    let (attempts, both_have_looked) = (&attempts, &both_have_looked);
+    let (attempts, both_have_read) = (AtomicU32::new(0), Barrier::new(2));
+    let (attempts, both_have_read) = (&attempts, &both_have_read);
     let go_off_duty = |id: i64| {
         db.run(async move |tx: &mut Tx<DB>| {
             attempts.fetch_add(1, Ordering::Relaxed);
             let on_call =
                 DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM doctor WHERE on_call = 1"), &[]).await?;
             if tx.attempt() == 1 {
-                both_have_looked.wait().await;
+                both_have_read.wait().await;
             }
             if on_call >= 2 {
                 DB::execute(tx, DB::sql("UPDATE doctor SET on_call = 0 WHERE id = ?"), &[id]).await?;
@@ -41,8 +42,8 @@ pub(crate) async fn both_go_off_duty<DB: TestBackend, S: Strategy>(strategy: S) 
     (on_call.expect("a count"), attempts.load(Ordering::Relaxed))
 }
 
-pub(crate) async fn serializable_prevents_it<DB: TestBackend>() {
+pub(crate) async fn serializable_keeps_one_doctor_on_call<DB: TestBackend>() {
     let (on_call, attempts) = both_go_off_duty::<DB, _>(Serializable::default()).await;
     assert_eq!(on_call, 1);
-    assert!(attempts > 2, "one of the two had to run again");
+    assert!(attempts > 2, "neither unit was retried");
 }

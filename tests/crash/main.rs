@@ -71,12 +71,12 @@ async fn transfers<DB: Mortal>(client: Client) -> Vec<(usize, TransferOutcome)> 
     }
     load.stop();
     while let Some(client) = clients.join_next().await {
-        client.expect("no client dies");
+        client.expect("no client panics");
     }
 
     let direct = DB::another(&url).await;
     let total = DB::pool_fetch(&direct, DB::sql(DB::TOTAL), &[]).await.expect("the total");
-    assert_eq!(total, ACCOUNTS * 1000, "money was made or lost");
+    assert_eq!(total, ACCOUNTS * 1000, "the total has changed");
     let db = Pessimistic::default().on(&direct);
     let ledger = db.run(async |tx: &mut Tx<DB>| {
         let rows = DB::stream(tx, DB::sql("SELECT k FROM ledger"));
@@ -94,26 +94,43 @@ async fn transfers<DB: Mortal>(client: Client) -> Vec<(usize, TransferOutcome)> 
     outcomes
 }
 
-/// Returns how many commits without a response turned out not to be stored, and to be stored.
-async fn careful<DB: Mortal>() -> [u32; 2] {
-    let mut unknown = [0, 0];
+/// Numbers of commits that got no response.
+#[derive(Debug, Default)]
+struct LostResponses {
+    not_stored: u32,
+    stored: u32,
+}
+
+impl LostResponses {
+    fn count(&mut self, is_stored: bool) {
+        if is_stored {
+            self.stored += 1;
+        } else {
+            self.not_stored += 1;
+        }
+    }
+}
+
+/// Counts the commits that were reported as unknown.
+async fn careful<DB: Mortal>() -> LostResponses {
+    let mut unknown = LostResponses::default();
     for (applied, seen) in transfers::<DB>(Client::Careful).await {
         match (applied, &seen.outcome) {
             (1, Ok(_)) => {}
-            (0 | 1, Err(ErrorKind::CommitUnknown)) => unknown[applied] += 1,
+            (0 | 1, Err(ErrorKind::CommitUnknown)) => unknown.count(applied == 1),
             _ => panic!("applied {applied} times: {seen:?}"),
         }
     }
     unknown
 }
 
-/// Returns how many commits without a response the crate found not to be stored, and to be stored.
-async fn resolving<DB: Mortal>() -> [u32; 2] {
-    let mut resolved = [0, 0];
+/// Counts the commits whose outcome the crate has resolved.
+async fn resolving<DB: Mortal>() -> LostResponses {
+    let mut resolved = LostResponses::default();
     for (applied, seen) in transfers::<DB>(Client::Resolving).await {
         match (applied, &seen.outcome) {
             (1, Ok(stored)) if seen.attempts > seen.failures + 1 => {
-                resolved[usize::from(*stored < seen.attempts)] += 1;
+                resolved.count(*stored < seen.attempts);
             }
             (1, Ok(_)) => {}
             (0 | 1, Err(ErrorKind::CommitUnknown)) if seen.took >= DEADLINE => {}
@@ -125,32 +142,32 @@ async fn resolving<DB: Mortal>() -> [u32; 2] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_applies_once_or_reports_an_unknown_commit() {
-    let [_, stored] = careful::<Postgres>().await;
+    let LostResponses { stored, .. } = careful::<Postgres>().await;
     assert!(stored >= HELD, "{stored} commits were stored without a response");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_resolves_unknown_commits_and_applies_once() {
-    let [_, stored] = resolving::<Postgres>().await;
+    let LostResponses { stored, .. } = resolving::<Postgres>().await;
     assert!(stored >= HELD, "{stored} commits were stored without a response");
 }
 
 /// The retry loop that is often written by hand, on the same server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_naive_retry_applies_some_twice() {
+async fn a_naive_retry_loop_applies_some_transfers_twice() {
     let outcomes = transfers::<Postgres>(Client::Naive).await;
     let twice = outcomes.iter().filter(|(applied, _)| *applied > 1).count();
-    assert!(twice >= HELD as usize, "only {twice}: the test cannot tell right from wrong");
+    assert!(twice >= HELD as usize, "only {twice} transfers were applied twice, too few to prove anything");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mariadb_applies_once_or_reports_an_unknown_commit() {
-    let [lost, _] = careful::<MySql>().await;
-    assert!(lost >= HELD, "{lost} commits were lost");
+    let LostResponses { not_stored, .. } = careful::<MySql>().await;
+    assert!(not_stored >= HELD, "{not_stored} commits were not stored and got no response");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mariadb_resolves_unknown_commits_and_applies_once() {
-    let [lost, _] = resolving::<MySql>().await;
-    assert!(lost >= HELD, "{lost} commits were lost");
+    let LostResponses { not_stored, .. } = resolving::<MySql>().await;
+    assert!(not_stored >= HELD, "{not_stored} commits were not stored and got no response");
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use atomically::{Atomic, Error, Pessimistic, TransactorExt as _, Tx};
+use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey};
+use atomically::{Atomic, Deltas, Error, Key, Options, Pessimistic, TransactorExt as _, Tx};
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 
@@ -58,6 +59,95 @@ pub(crate) async fn to_a_server<DB: TestBackend>(table: &mut Table) {
         url
     });
     run(table, "database missing", &lazy::<DB>(&url)).await;
+
+    let url = changed_url(&pool.url, |url| {
+        let mut url = url.clone();
+        url.set_host(Some("no-such-host.invalid")).expect("a host");
+        url.set_port(Some(5432)).expect("a port");
+        url
+    });
+    run(table, "host unknown", &lazy::<DB>(&url)).await;
+}
+
+/// Pools of one connection: one that is being opened must not look like one that is kept.
+pub(crate) async fn to_a_server_that_does_not_answer<DB: TestBackend>(table: &mut Table)
+where
+    i64: Key<DB>,
+{
+    let pool = DB::pool(1).await;
+    let at = |port| {
+        let url = changed_url(&pool.url, |url| {
+            let mut url = url.clone();
+            url.set_port(Some(port)).expect("a port");
+            url
+        });
+        PoolOptions::<DB>::new().max_connections(1).connect_lazy(&url).expect("a URL")
+    };
+    let fails = PoolOptions::<DB>::new()
+        .max_connections(1)
+        .after_connect(|_, _| Box::pin(async { Err(sqlx::Error::RowNotFound) }));
+    run(table, "after_connect fails", &fails.connect_lazy(&pool.url).expect("a URL")).await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent = listener.local_addr().expect("it").port();
+    run(table, "server silent", &at(silent)).await;
+    // Two runs, of which one waits behind the other.
+    let both = at(silent);
+    let db = Pessimistic::default().on(&both).deadline(SOON);
+    let other = db.clone();
+    let first = tokio::spawn(async move { other.run(nothing::<DB>).await });
+    table.record("server silent, the second of two runs", checkout(&db).run(nothing::<DB>)).await;
+    first.await.expect("no panic").expect_err("silent");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
+    let db = Pessimistic::default().on(&at(closed)).deadline(Duration::from_millis(100));
+    table.record("server down, before a second attempt to connect", checkout(&db).run(nothing::<DB>)).await;
+
+    let pool = at(closed);
+    let db = Pessimistic::default().on(&pool).deadline(SOON);
+    let key = IdempotencyKey::new("", "1").expect("a key");
+    table.record("server down, an idempotency key", checkout(&db).once(&key).run(nothing::<DB>)).await;
+    let limited = Options::new().deadline(SOON);
+    let deltas = Deltas::on(&pool, "counter", "id", "value").options(limited);
+    table.record("server down, an addition", deltas.add(1_i64, 1)).await;
+}
+
+/// With values of the URL's query that the server, or the system, cannot satisfy.
+pub(crate) async fn with_parameters<DB: TestBackend>(table: &mut Table, tls: &str, socket: &str) {
+    let pool = DB::pool(1).await;
+    run(table, "TLS required", &lazy::<DB>(&format!("{}?{tls}", pool.url))).await;
+    run(table, "socket missing", &lazy::<DB>(&format!("{}?{socket}", pool.url))).await;
+}
+
+/// The server has no room for another session of this user.
+async fn as_a_limited_user<DB: TestBackend>(table: &mut Table, create: [&str; 2], held: u32) {
+    let pool = DB::pool(1).await;
+    let database = pool.url.rsplit_once('/').expect("a database").1;
+    for sql in create {
+        let sql = sql.replace("DATABASE", database);
+        DB::pool_execute(&pool, DB::sql(&sql), &[]).await.expect("a user");
+    }
+    let url = changed_url(&pool.url, |url| {
+        let mut url = url.clone();
+        url.set_username(database).expect("a user");
+        url.set_password(None).expect("no password");
+        url
+    });
+    let holder = lazy::<DB>(&url);
+    let mut connections = Vec::new();
+    for _ in 0..held {
+        connections.push(holder.acquire().await.expect("within the limit"));
+    }
+    run(table, "too many connections", &lazy::<DB>(&url)).await;
+}
+
+pub(crate) async fn to_a_full_postgres(table: &mut Table) {
+    let create = ["CREATE ROLE DATABASE LOGIN CONNECTION LIMIT 0", "SELECT 1"];
+    as_a_limited_user::<Postgres>(table, create, 0).await;
+}
+
+pub(crate) async fn to_a_full_mariadb(table: &mut Table) {
+    let create =
+        ["CREATE USER DATABASE@'%' WITH MAX_USER_CONNECTIONS 1", "GRANT ALL ON DATABASE.* TO DATABASE@'%'"];
+    as_a_limited_user::<MySql>(table, create, 1).await;
 }
 
 fn with_password(url: &str) -> String {

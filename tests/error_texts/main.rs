@@ -11,6 +11,7 @@ mod support;
 mod table;
 mod waiting;
 
+use atomically::Key;
 use sqlx::{MySql, Postgres, Sqlite};
 use support::TestBackend;
 use table::Table;
@@ -20,6 +21,8 @@ use table::Table;
 async fn every_failure_on_postgresql_says_what_to_do() {
     let mut table = Table::new::<Postgres>();
     on_a_server::<Postgres>(&mut table).await;
+    connecting::with_parameters::<Postgres>(&mut table, "sslmode=require", "host=/no/such/directory").await;
+    connecting::to_a_full_postgres(&mut table).await;
     connecting::with_a_wrong_password_on_postgres(&mut table).await;
     statements::an_exclusion_constraint(&mut table).await;
     table.compare("postgresql");
@@ -36,6 +39,8 @@ async fn every_failure_on_mariadb_says_what_to_do() {
         return;
     }
     on_a_server::<MySql>(&mut table).await;
+    connecting::with_parameters::<MySql>(&mut table, "ssl-mode=REQUIRED", "socket=/no/such/socket").await;
+    connecting::to_a_full_mariadb(&mut table).await;
     connecting::with_a_wrong_password_on_mariadb(&mut table).await;
     misuse::with_an_implicit_commit(&mut table).await;
     table.compare("mariadb");
@@ -61,8 +66,12 @@ async fn on_any_database<DB: TestBackend>(table: &mut Table) {
     misuse::of_runs::<DB>(table).await;
 }
 
-async fn on_a_server<DB: TestBackend>(table: &mut Table) {
+async fn on_a_server<DB: TestBackend>(table: &mut Table)
+where
+    i64: Key<DB>,
+{
     connecting::to_a_server::<DB>(table).await;
+    connecting::to_a_server_that_does_not_answer::<DB>(table).await;
     on_any_database::<DB>(table).await;
     statements::without_a_value::<DB>(table).await;
     statements::that_deadlock::<DB>(table).await;

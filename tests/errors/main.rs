@@ -6,7 +6,9 @@ mod deadlines;
 mod deadlocks;
 mod gates;
 mod hooks;
+mod keys;
 mod packets;
+mod status;
 #[path = "../support/mod.rs"]
 mod support;
 mod unique;
@@ -22,7 +24,11 @@ use support::{TestBackend, TestPool, on_every_database};
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 on_every_database!(
+    keys::locking_by_key_names_the_table_the_column_and_the_type,
     hooks::on_rollback_runs_when_the_next_attempt_cannot_open,
+    status::a_missing_row_is_not_found,
+    status::a_missing_table_of_the_crate_has_a_kind_of_its_own,
+    status::a_violated_constraint_is_not_an_internal_error,
     unique::a_violation_within_a_savepoint_is_not_retried,
     unique::a_violation_that_ends_the_unit_is_retried,
     versions::a_comparison_with_null_is_not_retried,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atomically::idempotency::{IdempotencyExt as _, KeyError, Outcome};
-use atomically::{Error, ErrorKind, Pessimistic, PoolTransactor, Tx};
+use atomically::{Error, ErrorKind, Pessimistic, Schema, SchemaPart, Tx};
 
 use crate::keeps::{Keeps, effects, key, ledger, stored_response, work};
 use crate::support::eventually;
@@ -19,7 +19,7 @@ pub(crate) async fn a_missing_table_is_reported<DB: Keeps>() {
         db.keys().purge().await.expect_err("no table"),
     ] {
         assert!(matches!(KeyError::of(&error), Some(KeyError::NoTable(_))), "{error:?}");
-        assert_eq!((error.kind(), error.attempts()), (ErrorKind::Database, None));
+        assert_eq!((error.kind(), error.attempts()), (ErrorKind::MissingTable, None));
         assert!(error.to_string().contains("create_key_table"), "{error}");
     }
     // Another missing table is not a `KeyError`.
@@ -31,9 +31,8 @@ pub(crate) async fn a_missing_table_is_reported<DB: Keeps>() {
     DB::pool_execute(&pool, another, &[]).await.expect("another table");
     let error = db.once(&key("a")).run(work::<DB>).await.expect_err("no such column");
     assert!(KeyError::of(&error).is_none(), "{error:?}");
-    assert!(
-        PoolTransactor::<DB, Pessimistic>::key_schema().contains("CREATE TABLE IF NOT EXISTS atomically_key")
-    );
+    let schema = Schema::new().only(&[SchemaPart::Keys]).sql::<DB>();
+    assert!(schema.contains("CREATE TABLE IF NOT EXISTS atomically_key"), "{schema}");
 }
 
 pub(crate) async fn a_response_that_is_not_json_is_reported<DB: Keeps>() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome};
 use atomically::testing::{Fault, Faults, Moment};
 use atomically::{
     Backoff, Error, Event, Gate, Options, Pessimistic, RetryBudget, RunOutcome, TransactorExt as _, Tx,
@@ -33,6 +34,13 @@ pub(crate) async fn each_unit_outcome_is_counted<DB: TestBackend>() {
     db.named("committed").run(async |tx: &mut Tx<DB>| add(tx, 1).await).await.expect("a commit");
     let own = db.named("rolled_back").run(async |_: &mut Tx<DB>| Err::<(), _>(Own)).await;
     assert!(own.is_err());
+
+    db.create_key_table().await.expect("the table of keys");
+    let key = IdempotencyKey::new("monitoring", "a").expect("a key");
+    let answer = async |_: &mut Tx<DB>| Ok::<_, Error>(1);
+    for (name, outcome) in [("first", Outcome::Fresh(1)), ("replayed", Outcome::Replayed(1))] {
+        assert_eq!(db.named(name).once(&key).run(answer).await.expect("an outcome"), outcome);
+    }
 
     let few = db.with(Options::new().attempts(3).backoff(Backoff::none()).named("exhausted"));
     few.run(conflict).await.expect_err("always a conflict");

@@ -6,6 +6,7 @@ mod ends;
 mod files;
 mod keys;
 mod names;
+mod naming;
 mod queues;
 mod recorders;
 mod rules;
@@ -22,6 +23,8 @@ on_every_database! {
     ends::runs_in_flight_are_counted,
     ends::pauses_are_counted,
     keys::each_outcome_of_a_key_is_counted_once,
+    naming::deltas_and_queues_are_named_and_observed_like_transactors,
+    naming::observers_are_given_by_value_or_as_an_arc,
     queues::jobs_are_counted_by_outcome,
     queues::a_lost_lease_and_a_stale_claim_are_counted,
     queues::trouble_is_counted,

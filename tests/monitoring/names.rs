@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome};
 use atomically::queue::{Claim, NewJob, Queue, Worker};
-use atomically::{Error, Metrics, Pessimistic, Tx};
+use atomically::{Error, Metrics, Pessimistic, Purge, Tx};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sqlx::Sqlite;
 use tokio::sync::Notify;
@@ -14,7 +15,7 @@ use crate::files::{guide, metric_names, promtool, queried_values, read, rules};
 use crate::scrape::{Exporter, Sample, Scrape};
 use crate::support::TestBackend as _;
 
-/// A unit, a request with a key and a job, all of which succeed.
+/// A unit, a request with a key, a purge and a job, all of which succeed.
 async fn everything(exporter: &Exporter) {
     let pool = Sqlite::pool(2).await;
     let db = Pessimistic::default().on(&pool);
@@ -31,6 +32,9 @@ async fn everything(exporter: &Exporter) {
         })
         .await;
     assert_eq!(outcome.expect("a commit"), Outcome::Fresh(1));
+    let purge = Purge::new(&pool.pool).keys().dead_jobs(&queue, Duration::ZERO);
+    let purge = purge.observed_by(exporter.metrics.clone());
+    purge.once().await.expect("purged");
     let done = Arc::new(Notify::new());
     let completes = done.clone();
     Worker::new(&queue)

@@ -1,5 +1,6 @@
 //! A pgbouncer that assigns a server connection for one transaction at a time (transaction pooling).
 
+mod leases;
 mod queue;
 mod statements;
 #[path = "../support/mod.rs"]
@@ -69,9 +70,12 @@ async fn no_setting_is_left_behind(pooled: &Pooled) {
         (pooled.clients(SERVER_CONNECTIONS).await, Vec::new(), BTreeSet::new());
     for _ in 0..SERVER_CONNECTIONS {
         let mut client = pool.acquire().await.expect("a client");
-        for ask in
-            ["BEGIN; SHOW lock_timeout", "SHOW statement_timeout", "SHOW idle_in_transaction_session_timeout"]
-        {
+        for ask in [
+            "BEGIN; SHOW lock_timeout",
+            "SHOW statement_timeout",
+            "SHOW idle_in_transaction_session_timeout",
+            "SELECT coalesce(nullif(current_setting('app.tenant', true), ''), '0')",
+        ] {
             let answer = sqlx::raw_sql(ask).fetch_one(&mut *client).await.expect(ask);
             assert_eq!(answer.get::<String, _>(0), "0", "{ask}");
         }

@@ -46,6 +46,9 @@ async fn unit(tx: &mut Tx<Postgres>, round: i64) -> Result<(), Own> {
     assert!(matches!(undone, Err(Own::GaveUp)), "{undone:?}");
     let select = tx.for_update("SELECT value FROM counter WHERE id = 1");
     let value: i64 = sqlx::query_scalar(select).persistent(false).fetch_one(&mut *tx).await?;
+    let tenant = sqlx::query_scalar("SELECT current_setting('app.tenant', true)").persistent(false);
+    let tenant: String = tenant.fetch_one(&mut *tx).await?;
+    assert_eq!(tenant, "a");
     let update = sqlx::query("UPDATE counter SET value = $1 WHERE id = 1");
     let done = update.bind(value + 1).persistent(false).execute(&mut *tx).await?;
     tx.expect_one(done.rows_affected())?;
@@ -60,7 +63,8 @@ async fn sends_work(prepared_statements: bool) {
         .deadline(60 * second)
         .lock_timeout(50 * second)
         .statement_timeout(55 * second)
-        .idle_timeout(58 * second);
+        .idle_timeout(58 * second)
+        .setting("app.tenant", "a");
     let db = Pessimistic::default().on(&pooled.clients(TASKS).await).options(options);
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use atomically::Schema;
 use atomically::queue::{FindingKind, Queue};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
@@ -124,7 +125,7 @@ async fn sqlite_without_wal_is_found() {
 async fn sqlite_that_reuses_ids_is_found() {
     let pool = Sqlite::pool(1).await;
     let queue = Queue::new("jobs", &pool).expect("a name");
-    let schema = Queue::<Sqlite>::schema();
+    let schema = Schema::new().sql::<Sqlite>();
     let changed =
         schema.replace(" AUTOINCREMENT", "").replace("unique_key TEXT", "unique_key TEXT COLLATE NOCASE");
     assert_ne!(changed, schema);

@@ -70,8 +70,10 @@ pub(crate) async fn bad_input_is_refused<DB: TestBackend>() {
     let error = claim.payload::<i64>().expect_err("it is a text");
     assert!(error.to_string().contains("the JSON does not fit the type"), "{error}");
     assert!(!error.to_string().contains("text"), "the payload is quoted: {error}");
+    assert_eq!(error.kind(), ErrorKind::Decode);
     let map = std::collections::BTreeMap::from([((1, 2), 3)]);
-    NewJob::new(&map).expect_err("JSON has no such keys");
+    let error = NewJob::new(&map).expect_err("JSON has no such keys");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
 pub(crate) async fn payloads_are_returned_unchanged<DB: TestBackend>() {

@@ -8,6 +8,7 @@ mod doctor;
 mod enqueuing;
 mod fence;
 mod handlers;
+mod interrupted;
 mod jobs;
 mod locks;
 #[allow(dead_code, reason = "SQLite has no server")]
@@ -102,6 +103,8 @@ on_every_database! {
     spent::spent_jobs_do_not_count_towards_the_limit_of_a_claim,
     spent::the_death_of_spent_jobs_is_reported,
     spent::a_claim_returns_as_many_jobs_as_requested,
+    interrupted::a_claim_returns_the_jobs_that_precede_an_error,
+    interrupted::a_worker_reports_an_error_after_a_part_of_a_claim,
     depth::the_depth_counts_the_claimable_jobs,
     depth::a_worker_reports_the_depth,
     doctor::a_sound_database_has_no_findings,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use atomically::queue::{NewJob, Reschedule};
-use atomically::{Error, Pessimistic, TransactorExt as _};
+use atomically::{Error, ErrorKind, Pessimistic, TransactorExt as _};
 use sqlx::{MySql, Pool};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -119,7 +119,9 @@ async fn mariadb_is_not_sent_a_payload_that_is_too_large() {
         attempts.fetch_add(1, SeqCst);
         queue.enqueue(tx, job.clone()).await
     });
-    let error = enqueued.await.expect_err("too large").to_string();
+    let error = enqueued.await.expect_err("too large");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+    let error = error.to_string();
     assert!(error.contains(&limit.to_string()) && error.contains("max_allowed_packet"), "{error}");
     assert_eq!(attempts.load(SeqCst), 1, "it was sent again");
     let error = queue.enqueue_alone(job).await.expect_err("too large").to_string();

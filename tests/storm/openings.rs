@@ -41,7 +41,7 @@ async fn delaying_proxy(url: &str, delay: Duration) -> (String, Arc<Sessions>) {
             tokio::spawn(async move {
                 sleep(delay).await;
                 let mut server = TcpStream::connect(&server).await.expect("the server is there");
-                // Otherwise a response that the server writes in two parts waits 40 ms for an acknowledgement.
+                // Otherwise a response in two parts waits 40 ms for an acknowledgement.
                 client.set_nodelay(true).expect("an open socket");
                 server.set_nodelay(true).expect("an open socket");
                 let _ = copy_bidirectional(&mut client, &mut server).await;

@@ -64,7 +64,7 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(&server).await.expect("the server is there");
-                // Otherwise a response that the server writes in two parts waits 40 ms for an acknowledgement.
+                // Otherwise a response in two parts waits 40 ms for an acknowledgement.
                 client.set_nodelay(true).expect("an open socket");
                 server.set_nodelay(true).expect("an open socket");
                 relay(client, server, rules.clone(), hits.clone(), requests.clone());

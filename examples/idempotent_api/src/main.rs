@@ -8,8 +8,11 @@
 //! curl -i localhost:8080/orders -H 'Idempotency-Key: 8e03978e' -d '{"item": "tea", "quantity": 2}'
 //! curl -i localhost:8080/orders/1 -X PUT -H 'If-Match: "1"' -d '{"item": "tea", "quantity": 3}'
 //! ```
+//!
+//! On your own server: `cargo run -p idempotent_api --features postgres,mysql -- --database-url postgres://…`
 
 mod api;
+mod orders;
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -22,10 +25,14 @@ use api::{Db, Orders};
 use atomically::Pessimistic;
 use atomically::idempotency::IdempotencyExt as _;
 use clap::Parser;
-use example_database::stop_requested;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
+use example_database::{Place, Product, open, stop_requested, within};
+use orders::OrderStore;
+use sqlx::pool::PoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
+
+const CONNECTIONS: u32 = 8;
 
 /// Takes orders over HTTP.
 #[derive(Debug, Parser)]
@@ -33,8 +40,14 @@ struct Arguments {
     /// The address to listen on; port 0 picks a free one.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// The SQLite file, created if it does not exist. Without one, orders are kept in memory.
-    #[arg(long)]
+    /// The database: postgres://…, mysql://… or sqlite://…; by default, a temporary SQLite file.
+    ///
+    /// PostgreSQL and MySQL have to be built in: `--features postgres,mysql`. The tables orders and
+    /// atomically_key are created there if they do not exist.
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// A SQLite file instead, created if it does not exist.
+    #[arg(long, value_name = "FILE", conflicts_with = "database_url")]
     database: Option<PathBuf>,
     /// The longest time that a request may take, in milliseconds.
     #[arg(long, default_value_t = 2000)]
@@ -48,22 +61,39 @@ struct Arguments {
 }
 
 async fn serve(arguments: Arguments) -> anyhow::Result<()> {
-    // A database in memory belongs to one connection.
-    let (file, connections) = match arguments.database {
-        Some(file) => (file, 8),
-        None => (PathBuf::from(":memory:"), 1),
-    };
-    let options = SqliteConnectOptions::new()
-        .filename(&file)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal);
-    let pool = SqlitePoolOptions::new()
-        .max_connections(connections)
-        .connect_with(options)
-        .await
-        .with_context(|| format!("cannot open {}", file.display()))?;
+    let place = Place::new(arguments.database_url.as_deref())?;
+    match (place.product(), &arguments.database) {
+        (Product::Sqlite, file) => {
+            let options = match file {
+                Some(file) => SqliteConnectOptions::new().filename(file).create_if_missing(true),
+                None => place.sqlite_options()?,
+            };
+            // Readers do not wait for the writer.
+            let options = options.journal_mode(SqliteJournalMode::Wal);
+            serve_on::<sqlx::Sqlite>(options, &place.name(), &arguments).await
+        }
+        #[cfg(feature = "postgres")]
+        (Product::Postgres, _) => {
+            serve_on::<sqlx::Postgres>(place.options()?, &place.name(), &arguments).await
+        }
+        #[cfg(feature = "mysql")]
+        (Product::MySql, _) => serve_on::<sqlx::MySql>(place.options()?, &place.name(), &arguments).await,
+        #[cfg(not(all(feature = "postgres", feature = "mysql")))]
+        (other, _) => Err(example_database::not_built_in(other)),
+    }
+}
+
+async fn serve_on<DB: OrderStore>(
+    options: example_database::Options<DB>,
+    name: &str,
+    arguments: &Arguments,
+) -> anyhow::Result<()> {
+    let patience = Duration::from_secs(30);
+    let pool = open::<DB>(PoolOptions::new(), options, name, CONNECTIONS, patience).await?;
+    within(DB::create(&pool)).await.context("cannot create the table of orders")?;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(arguments.deadline));
-    let api = api::router(Orders { db: db.clone(), keep: Duration::from_secs(arguments.keep) }).await?;
+    db.create_key_table().await.context("cannot create the table of keys")?;
+    let api = api::router(Orders { db: db.clone(), keep: Duration::from_secs(arguments.keep) });
 
     let listener = TcpListener::bind(arguments.listen)
         .await
@@ -76,7 +106,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 /// Removes expired keys for as long as the server runs. Otherwise the table would grow with every request.
-async fn purge(db: &Db, every: Duration) {
+async fn purge<DB: OrderStore>(db: &Db<DB>, every: Duration) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

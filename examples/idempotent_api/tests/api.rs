@@ -1,137 +1,13 @@
-//! The program, over HTTP.
+//! The program on SQLite, over HTTP.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Command, Stdio};
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod program;
+
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
-use hyper::header::{HOST, HeaderMap};
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use hyper::{Method, StatusCode};
+use program::Api;
 use sqlx::{Connection as _, SqliteConnection};
-use tempfile::TempDir;
-use tokio::net::TcpStream;
-
-/// A running program, which ends when this is dropped.
-struct Api {
-    child: Child,
-    address: String,
-    directory: TempDir,
-}
-
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: String,
-}
-
-impl Answer {
-    #[track_caller]
-    fn header(&self, name: &str) -> &str {
-        let value = self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers));
-        value.to_str().expect("text")
-    }
-
-    /// The detail of a problem (RFC 9457) with this status.
-    #[track_caller]
-    fn problem(&self, status: StatusCode) -> String {
-        assert_eq!(self.status, status, "{}", self.body);
-        assert_eq!(self.header("Content-Type"), "application/problem+json");
-        let problem: Value = serde_json::from_str(&self.body).expect("JSON");
-        assert_eq!(problem["status"], status.as_u16());
-        problem["detail"].as_str().expect("a detail").to_owned()
-    }
-}
-
-impl Drop for Api {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Api {
-    fn start() -> Self {
-        Self::start_with(&[])
-    }
-
-    fn start_with(arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_idempotent_api"))
-            .args(["--listen", "127.0.0.1:0", "--deadline", "2000", "--database"])
-            .arg(directory.path().join("orders.db"))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("start the program");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("its output"))
-            .read_line(&mut line)
-            .expect("its first line");
-        let address = line.trim().strip_prefix("listening on http://").expect("an address").to_owned();
-        Self { child, address, directory }
-    }
-
-    /// Ends the program, and returns what it logged.
-    fn log(mut self) -> String {
-        self.child.kill().expect("the end");
-        let mut log = String::new();
-        self.child.stderr.take().expect("its log").read_to_string(&mut log).expect("text");
-        log
-    }
-
-    fn file(&self) -> String {
-        format!("sqlite://{}", self.directory.path().join("orders.db").display())
-    }
-
-    async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let send = async {
-            let stream = TcpStream::connect(&self.address).await.expect("a connection");
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
-            tokio::spawn(connection);
-            let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
-            for (name, value) in headers {
-                request = request.header(*name, *value);
-            }
-            let request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
-            let (head, body) = sender.send_request(request).await.expect("an answer").into_parts();
-            let body = body.collect().await.expect("all of it").to_bytes();
-            Answer {
-                status: head.status,
-                headers: head.headers,
-                body: String::from_utf8(body.into()).expect("text"),
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), send).await.expect("an answer in time")
-    }
-
-    async fn post(&self, key: &str, body: &str) -> Answer {
-        self.send(Method::POST, "/orders", &[("Idempotency-Key", key)], body).await
-    }
-
-    async fn put(&self, tag: &str, body: &str) -> Answer {
-        self.send(Method::PUT, "/orders/1", &[("If-Match", tag)], body).await
-    }
-
-    async fn orders(&self) -> i64 {
-        self.count("SELECT COUNT(*) FROM orders").await
-    }
-
-    async fn count(&self, query: &'static str) -> i64 {
-        let mut connection = SqliteConnection::connect(&self.file()).await.expect("the file");
-        sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("a count")
-    }
-
-    async fn change(&self, statement: &'static str) {
-        let mut connection = SqliteConnection::connect(&self.file()).await.expect("the file");
-        sqlx::query(statement).execute(&mut connection).await.expect(statement);
-    }
-}
 
 /// Far more than anything takes that is waited for here.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -257,4 +133,15 @@ async fn a_busy_database_is_a_temporary_error() {
     sqlx::query("ROLLBACK").execute(&mut other).await.expect("rolled back");
     assert_eq!(api.put(&tag, MORE_TEA).await.status, StatusCode::OK);
     assert!(api.log().contains("database error"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn customers_do_not_share_keys() {
+    let api = Api::start();
+    for (customer, location) in [("ann", "/orders/1"), ("bob", "/orders/2"), ("ann", "/orders/1")] {
+        let headers = [("Authorization", customer), ("Idempotency-Key", "k")];
+        let answer = api.send(Method::POST, "/orders", &headers, TEA).await;
+        assert_eq!((answer.status, answer.header("Location")), (StatusCode::CREATED, location), "{customer}");
+    }
+    assert_eq!(api.orders().await, 2);
 }

@@ -26,11 +26,15 @@ impl CommitMarkerSql for MySql {
         }
     }
 
-    fn purge_operations(older_than: Duration) -> String {
+    fn old_operations(older_than: Duration) -> String {
         format!(
-            "DELETE FROM atomically_operation \
+            "SELECT CONVERT(HEX(id) USING utf8mb4) FROM atomically_operation \
              WHERE recorded_at < CURRENT_TIMESTAMP - INTERVAL {} SECOND LIMIT 1000",
             older_than.as_secs()
         )
+    }
+
+    fn operation_literal(hex: &str) -> String {
+        format!("x'{hex}'")
     }
 }

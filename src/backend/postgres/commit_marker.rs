@@ -37,13 +37,16 @@ impl CommitMarkerSql for Postgres {
             TransactionStatus::IN_PROGRESS,
         ))
     }
-
-    fn purge_operations(older_than: Duration) -> String {
-        let is_old = format!("recorded_at < now() - interval '1 second' * {}", older_than.as_secs());
+    fn old_operations(older_than: Duration) -> String {
         format!(
-            "DELETE FROM atomically_operation WHERE id = ANY(ARRAY(SELECT id FROM atomically_operation \
-             WHERE {is_old} LIMIT 1000 FOR UPDATE SKIP LOCKED)) AND {is_old}"
+            "SELECT encode(id, 'hex') FROM atomically_operation \
+             WHERE recorded_at < now() - interval '1 second' * {} LIMIT 1000 FOR UPDATE SKIP LOCKED",
+            older_than.as_secs()
         )
+    }
+
+    fn operation_literal(hex: &str) -> String {
+        format!("'\\x{hex}'")
     }
 }
 

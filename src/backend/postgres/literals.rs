@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write as _};
 
 /// Returns a string literal that does not depend on `standard_conforming_strings`.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 

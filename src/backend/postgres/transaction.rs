@@ -4,12 +4,13 @@ use std::borrow::Cow;
 
 use sqlx::Postgres;
 
-use super::limits;
+use super::{limits, local_settings};
 use crate::backend::transaction::{
     Closing, CommitSql, GUARD_NAME, Guard, OwnLockTimeout, Survival, TransactionSql,
 };
 use crate::failure::Failure;
 use crate::isolation::{Access, Isolation};
+use crate::local_settings::LocalSettings;
 use crate::strategy::{Limits, Plan};
 
 impl TransactionSql for Postgres {
@@ -38,6 +39,10 @@ impl TransactionSql for Postgres {
         }
         limits::set_in_transaction(&mut sql, limits);
         sql
+    }
+
+    fn local_settings(settings: &LocalSettings) -> Result<String, Failure> {
+        local_settings::statements(settings)
     }
 
     fn own_lock_timeout(limits: &Limits, answers: &[String]) -> Option<OwnLockTimeout> {

@@ -19,12 +19,14 @@ impl CommitMarkerSql for Sqlite {
             }
         }
     }
-
-    fn purge_operations(older_than: Duration) -> String {
+    fn old_operations(older_than: Duration) -> String {
         format!(
-            "DELETE FROM atomically_operation WHERE id IN (SELECT id FROM atomically_operation \
-             WHERE recorded_at < unixepoch() - {} LIMIT 1000)",
+            "SELECT hex(id) FROM atomically_operation WHERE recorded_at < unixepoch() - {} LIMIT 1000",
             older_than.as_secs()
         )
+    }
+
+    fn operation_literal(hex: &str) -> String {
+        format!("x'{hex}'")
     }
 }

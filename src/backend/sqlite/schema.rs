@@ -2,11 +2,30 @@
 
 use sqlx::Sqlite;
 
-use crate::backend::schema::SchemaSql;
+use crate::backend::schema::{CatalogScope, SchemaSql, literals};
+use crate::schema::Definition;
 
 impl SchemaSql for Sqlite {
-    const CREATE_OPERATIONS: &'static str = "CREATE TABLE IF NOT EXISTS atomically_operation (
-        id BLOB PRIMARY KEY,
-        recorded_at INTEGER NOT NULL DEFAULT (unixepoch())
-    ) WITHOUT ROWID";
+    const DDL: &'static str = include_str!("schema.sql");
+
+    fn create_missing(definitions: &[Definition]) -> String {
+        let statements = definitions.iter().map(|definition| match definition {
+            Definition::Table { statement, .. }
+            | Definition::Index { statement, .. }
+            | Definition::Version { statement, .. } => statement.as_str(),
+        });
+        statements.collect::<Vec<_>>().join("; ")
+    }
+
+    fn catalog(tables: &[&str], _scope: CatalogScope) -> String {
+        let tables = literals(tables);
+        format!(
+            "WITH own AS (SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ({tables})) \
+             SELECT 'table ' || name FROM own \
+             UNION ALL SELECT 'column ' || own.name || ' ' || member.name \
+             FROM own, pragma_table_info(own.name) AS member \
+             UNION ALL SELECT 'index ' || name FROM sqlite_master WHERE type = 'index' \
+             AND tbl_name IN ({tables})"
+        )
+    }
 }

@@ -6,15 +6,6 @@ use crate::idempotency::key::IdempotencyKey;
 
 /// The times are UTC whatever the time zone of the session.
 pub(super) const SQL: KeySql = KeySql {
-    create: "CREATE TABLE IF NOT EXISTS atomically_key (
-        digest BINARY(32) PRIMARY KEY,
-        fingerprint BINARY(32) NOT NULL,
-        run BINARY(16) NOT NULL,
-        response LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
-        created_at DATETIME NOT NULL,
-        expires_at DATETIME NOT NULL,
-        KEY atomically_key_expires_at (expires_at)
-    ) ENGINE = InnoDB",
     store_response: "UPDATE atomically_key SET response = ? WHERE digest = ? AND run = ?",
     release: "DELETE FROM atomically_key WHERE digest = ?",
     // InnoDB waits for a row that is being changed, and then evaluates the condition again.

@@ -5,15 +5,6 @@ use crate::idempotency::claimant::{ClaimTerms, Claimant};
 use crate::idempotency::key::IdempotencyKey;
 
 pub(super) const SQL: KeySql = KeySql {
-    create: "CREATE TABLE IF NOT EXISTS atomically_key (
-        digest BYTEA PRIMARY KEY,
-        fingerprint BYTEA NOT NULL,
-        run BYTEA NOT NULL,
-        response TEXT,
-        created_at TIMESTAMPTZ NOT NULL,
-        expires_at TIMESTAMPTZ NOT NULL
-    );
-    CREATE INDEX IF NOT EXISTS atomically_key_expires_at ON atomically_key (expires_at)",
     store_response: "UPDATE atomically_key SET response = $1 WHERE digest = $2 AND run = $3",
     release: "DELETE FROM atomically_key WHERE digest = $1",
     // A key may be taken over between the search and the deletion: the lock and the repeated condition

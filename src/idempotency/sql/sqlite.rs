@@ -5,15 +5,6 @@ use crate::idempotency::claimant::{ClaimTerms, Claimant};
 use crate::idempotency::key::IdempotencyKey;
 
 pub(super) const SQL: KeySql = KeySql {
-    create: "CREATE TABLE IF NOT EXISTS atomically_key (
-        digest BLOB PRIMARY KEY,
-        fingerprint BLOB NOT NULL,
-        run BLOB NOT NULL,
-        response TEXT,
-        created_at INTEGER NOT NULL,
-        expires_at INTEGER NOT NULL
-    );
-    CREATE INDEX IF NOT EXISTS atomically_key_expires_at ON atomically_key (expires_at)",
     store_response: "UPDATE atomically_key SET response = ? WHERE digest = ? AND run = ?",
     release: "DELETE FROM atomically_key WHERE digest = ?",
     purge: "DELETE FROM atomically_key WHERE digest IN (SELECT digest FROM atomically_key \

@@ -7,35 +7,6 @@ use crate::queue::finding::FindingKind;
 mod insert;
 
 pub(super) const SQL: QueueSql = QueueSql {
-    // Names and keys are bytes, because the usual collations treat `a`, `A` and `a ` as equal. There are no
-    // partial indexes, so the unique index is on a generated column that is NULL for dead jobs: NULLs are not
-    // compared.
-    schema: "CREATE TABLE IF NOT EXISTS atomically_job (
-    id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
-    queue VARBINARY(100) NOT NULL,
-    priority SMALLINT NOT NULL,
-    due_at BIGINT,
-    token BIGINT NOT NULL DEFAULT 0,
-    attempts INT NOT NULL DEFAULT 0,
-    max_attempts INT NOT NULL,
-    enqueued_at BIGINT NOT NULL,
-    claimed_at BIGINT,
-    died_at BIGINT,
-    unique_key VARBINARY(255),
-    unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE,
-    live_key VARBINARY(255) AS (IF(died_at IS NULL, unique_key, NULL)) STORED,
-    payload LONGTEXT CHARACTER SET utf8mb4 NOT NULL,
-    last_error TEXT CHARACTER SET utf8mb4,
-    KEY atomically_job_claim (queue, priority, due_at, id),
-    UNIQUE KEY atomically_job_unique (queue, live_key),
-    KEY atomically_job_dead (queue, died_at)
-) ENGINE = InnoDB;
-CREATE TABLE IF NOT EXISTS atomically_job_lease (
-    job_id BIGINT NOT NULL PRIMARY KEY,
-    token BIGINT NOT NULL,
-    until BIGINT NOT NULL
-) ENGINE = InnoDB;
-",
     // `UNIX_TIMESTAMP` depends on the time zone of the session, in which one hour of each year occurs twice.
     now: "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
     checks: CHECKS,

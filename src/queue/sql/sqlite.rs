@@ -4,34 +4,6 @@ use super::{DoctorCheck, QueueSql};
 use crate::queue::finding::FindingKind;
 
 pub(super) const SQL: QueueSql = QueueSql {
-    // Without AUTOINCREMENT, the id of a completed job would be given to a later job, whose tokens start
-    // again.
-    schema: "CREATE TABLE IF NOT EXISTS atomically_job (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    queue TEXT NOT NULL,
-    priority INTEGER NOT NULL,
-    due_at INTEGER,
-    token INTEGER NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    max_attempts INTEGER NOT NULL,
-    enqueued_at INTEGER NOT NULL,
-    claimed_at INTEGER,
-    died_at INTEGER,
-    unique_key TEXT,
-    unique_until_claimed INTEGER NOT NULL DEFAULT 0,
-    payload TEXT NOT NULL,
-    last_error TEXT
-);
-CREATE INDEX IF NOT EXISTS atomically_job_claim ON atomically_job (queue, priority, due_at, id);
-CREATE UNIQUE INDEX IF NOT EXISTS atomically_job_unique ON atomically_job (queue, unique_key)
-    WHERE unique_key IS NOT NULL AND died_at IS NULL;
-CREATE INDEX IF NOT EXISTS atomically_job_dead ON atomically_job (queue, died_at) WHERE died_at IS NOT NULL;
-CREATE TABLE IF NOT EXISTS atomically_job_lease (
-    job_id INTEGER PRIMARY KEY,
-    token INTEGER NOT NULL,
-    until INTEGER NOT NULL
-);
-",
     // `unixepoch('subsec')` needs SQLite 3.42.
     now: "(CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000)",
     checks: CHECKS,

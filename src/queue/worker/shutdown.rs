@@ -51,13 +51,16 @@ impl<DB: Backend> Worker<DB> {
 
     /// Reports the result of a claim, and returns its jobs.
     pub(super) fn report_claimed(&self, claimed: Result<ClaimedJobs<DB>, Error>) -> Vec<Claim<DB>> {
-        let ClaimedJobs { claims, died } = match claimed {
+        let ClaimedJobs { claims, died, interrupted } = match claimed {
             Ok(claimed) => claimed,
             Err(error) => {
                 self.reporter.report(JobEvent::Trouble { error: &error });
                 return Vec::new();
             }
         };
+        if let Some(error) = interrupted {
+            self.reporter.report(JobEvent::Trouble { error: &error });
+        }
         for id in died {
             self.reporter.report(JobEvent::Dead { id, error: LEASE_EXPIRED });
         }

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ::metrics::{Counter, Gauge, Histogram, Label, Recorder};
 
 use super::names::{self, Described};
-use crate::events::{JobEvent, KeyOutcome, Run, RunOutcome, Summary, Times};
+use crate::events::{JobEvent, KeyOutcome, PurgedTable, Run, RunOutcome, Summary, Times};
 use crate::failure::FailureKind;
 
 fn labels(run: &Run) -> Vec<Label> {
@@ -205,6 +205,27 @@ impl WorkerHandles {
     /// Resets the heartbeat, so that alerts do not report a worker that has shut down.
     pub(super) fn stopped(&self) {
         self.heartbeat.set(0.0);
+    }
+}
+
+/// The metrics of the purge of a table.
+pub(super) struct PurgeHandles {
+    rows: Counter,
+    time: Gauge,
+}
+
+impl PurgeHandles {
+    pub(super) fn register(recorder: &dyn Recorder, table: PurgedTable) -> Self {
+        let labels = [Label::from_static_parts("table", table.as_str())];
+        Self {
+            rows: names::PURGED.counter(recorder, &labels),
+            time: names::PURGE_TIME.gauge(recorder, &labels),
+        }
+    }
+
+    pub(super) fn deleted(&self, rows: u64) {
+        self.rows.increment(rows);
+        self.time.set(now());
     }
 }
 

@@ -66,6 +66,12 @@ pub(super) const TROUBLES: Described = Described::new(
     "Database errors that interrupted a worker.",
 );
 
+pub(super) const PURGED: Described = Described::new(
+    "atomically_purged_rows_total",
+    Unit::Count,
+    "Expired rows that were deleted from a table of the crate.",
+);
+
 pub(super) const IN_FLIGHT: Described =
     Described::new("atomically_units_in_flight", Unit::Count, "Runs of units of work in progress.");
 pub(super) const RUNNING_JOBS: Described = Described::new(
@@ -91,6 +97,12 @@ pub(super) const HEARTBEAT: Described = Described::new(
     "atomically_queue_worker_heartbeat_timestamp_seconds",
     Unit::Seconds,
     "Time of a worker's last heartbeat, in seconds since 1970; 0 after an orderly shutdown.",
+);
+
+pub(super) const PURGE_TIME: Described = Described::new(
+    "atomically_purge_timestamp_seconds",
+    Unit::Seconds,
+    "Time of the last purge of a table that has succeeded, in seconds since 1970.",
 );
 
 pub(super) const ATTEMPTS_OF_RUN: Described =
@@ -127,10 +139,11 @@ pub(super) const BACKOFF: Described = Described::new(
     "Time that a run waited between its attempts.",
 );
 
-const COUNTERS: [&Described; 7] = [&UNITS, &ATTEMPTS, &FAILURES, &IDLE_WARNINGS, &KEYS, &JOBS, &TROUBLES];
+const COUNTERS: [&Described; 8] =
+    [&UNITS, &ATTEMPTS, &FAILURES, &IDLE_WARNINGS, &KEYS, &JOBS, &TROUBLES, &PURGED];
 
-const GAUGES: [&Described; 7] =
-    [&IN_FLIGHT, &RUNNING_JOBS, &READY_JOBS, &DEAD_JOBS, &OLDEST_JOB, &DEPTH_READ, &HEARTBEAT];
+const GAUGES: [&Described; 8] =
+    [&IN_FLIGHT, &RUNNING_JOBS, &READY_JOBS, &DEAD_JOBS, &OLDEST_JOB, &DEPTH_READ, &HEARTBEAT, &PURGE_TIME];
 
 /// The histograms, with suitable bucket bounds.
 pub(super) const HISTOGRAMS: [(&Described, &[f64]); 9] = [

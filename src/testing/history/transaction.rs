@@ -252,6 +252,7 @@ impl Extend<Transaction> for History {
 /// The error of a history in which a value was appended twice to one list, which makes reads of it ambiguous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("two operations appended {value} to key {key}, so reads of it are ambiguous; append unique values")]
+#[non_exhaustive]
 pub struct DuplicateValue {
     /// The list.
     pub key: i64,

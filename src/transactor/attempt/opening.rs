@@ -41,6 +41,8 @@ impl<DB: Backend> AttemptOpening<'_, DB> {
                 attempt: self.attempt,
                 max_attempts: self.options.max_attempts(),
                 marker: self.marker,
+                schema: self.options.tables(),
+                local: self.options.local_settings(),
                 waits_at_gate: self.waits_at_gate,
                 connected: self.connected,
                 gives_way_to: self.gives_way_to.clone(),

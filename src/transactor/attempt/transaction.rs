@@ -14,7 +14,7 @@ use super::unseen::unseen;
 use super::{has_room_to_wait_inside, waited_for_the_pool};
 use crate::backend::Backend;
 use crate::events::RunOutcome;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::Failure;
 use crate::sql_text::Syntax;
 use crate::strategy::{CommitMarker, Plan};
 use crate::telemetry::watched;
@@ -153,11 +153,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         if failure.is_unique_violation() && matches!(self.prior, PriorCommit::Unknown { .. }) {
             return self.already_committed(timer).await;
         }
-        let lacks_table = !failure.is_unique_violation()
-            && failure.kind() == FailureKind::Other
-            && failure.message().contains("atomically_operation");
-        let note = "make the table with `create_operation_table`";
-        AttemptOutcome::failed(if lacks_table { failure.with_note(note) } else { failure })
+        AttemptOutcome::failed(failure)
     }
 
     /// Runs the unit in the transaction that was opened for it, and ends the transaction.

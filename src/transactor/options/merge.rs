@@ -1,7 +1,7 @@
 //! Merges options with others, and with a strategy's plan. Every option is named here, so that none can be
 //! ignored.
 
-use super::Options;
+use super::{Options, local};
 use crate::isolation::Access;
 use crate::strategy::Plan;
 
@@ -22,6 +22,7 @@ impl Options {
             idle_timeout,
             retry_unique,
             resolve_commits,
+            schema,
             key,
             retry_budget,
             seed,
@@ -30,6 +31,7 @@ impl Options {
             observers,
             idle_warning,
             interceptors,
+            local,
         } = self;
         Self {
             isolation: isolation.or(base.isolation),
@@ -44,6 +46,7 @@ impl Options {
             idle_timeout: idle_timeout.or(base.idle_timeout),
             retry_unique: retry_unique.or(base.retry_unique),
             resolve_commits: resolve_commits.or(base.resolve_commits),
+            schema: schema.or(base.schema),
             key: key.or(base.key),
             retry_budget: retry_budget.as_ref().or(base.retry_budget.as_ref()).cloned(),
             seed: seed.or(base.seed),
@@ -52,6 +55,7 @@ impl Options {
             observers: observers.and(&base.observers),
             idle_warning: idle_warning.or(base.idle_warning),
             interceptors: interceptors.and(&base.interceptors),
+            local: local::merged(local.as_ref(), base.local.as_ref()),
         }
     }
 
@@ -82,12 +86,15 @@ impl Options {
             idle_timeout,
             resolve_commits,
             interceptors,
+            local,
             // The retry loop also applies these to a single statement.
             attempts: _,
             deadline: _,
             backoff: _,
             retry_unique: _,
             key: _,
+            // A single statement of the caller uses none of the crate's tables.
+            schema: _,
             retry_budget: _,
             seed: _,
             name: _,
@@ -104,5 +111,6 @@ impl Options {
             || idle_timeout.is_some()
             || resolve_commits.is_some()
             || !interceptors.is_empty()
+            || local.is_some()
     }
 }

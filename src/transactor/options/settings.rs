@@ -12,6 +12,7 @@ use crate::events::Run;
 use crate::intercept::Interceptors;
 use crate::isolation::Access;
 use crate::retry_budget::RetryBudget;
+use crate::schema::Schema;
 use crate::strategy::{Limits, OwnLockLimit, Resolve};
 use crate::telemetry::Observers;
 
@@ -54,6 +55,26 @@ impl Options {
     /// be looked up.
     pub(in crate::transactor) fn resolves_commits(&self) -> Option<Resolve> {
         self.resolve_commits.filter(|_| self.access != Some(Access::ReadOnly))
+    }
+
+    /// Returns the names of the crate's tables.
+    pub(in crate::transactor) fn tables(&self) -> Schema {
+        self.schema.unwrap_or_default()
+    }
+
+    /// Returns the options that matter for the crate's own work on its tables: limits, names and observers.
+    /// The others are meant for units of work, and not every database has them.
+    pub(in crate::transactor) fn for_upkeep(&self) -> Self {
+        Self {
+            attempts: self.attempts,
+            deadline: self.deadline,
+            backoff: self.backoff,
+            retry_budget: self.retry_budget.clone(),
+            schema: self.schema,
+            name: self.name,
+            observers: self.observers.clone(),
+            ..Self::default()
+        }
     }
 
     pub(in crate::transactor) fn name(&self) -> &'static str {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::CLOSE_LIMIT;
 use super::abandoned::SERVER_LIMIT;
 use super::extra::{ExtraConnections, ExtraPermit};
-use crate::backend::Backend;
+use crate::backend::{Backend, failure_or_other};
 use crate::failure::with_causes;
 use crate::tx::identity;
 
@@ -80,7 +80,8 @@ async fn probe<DB: Backend>(pool: Pool<DB>) -> bool {
             Ok(Some((false, _))) => refused = true,
             Ok(None) => {}
             Err(_) => {
-                record_refusal(identity(&pool), format!("no answer within {limit:?}"));
+                let reason = format!("no answer within {limit:?}");
+                record_refusal(key_of(&pool), RefusedConnection { reason, by_server: false });
                 (silent, limit) = (true, limit * 2);
             }
         }
@@ -93,11 +94,11 @@ async fn probe<DB: Backend>(pool: Pool<DB>) -> bool {
 /// accepts it. It keeps its permit until then.
 fn connect<DB: Backend>(pool: &Pool<DB>, permit: ExtraPermit) -> oneshot::Receiver<bool> {
     let (sender, receiver) = oneshot::channel();
-    let (options, pool) = (pool.connect_options(), identity(pool));
+    let (options, key) = (pool.connect_options(), key_of(pool));
     tokio::spawn(async move {
         let connected = timeout(SERVER_LIMIT, DB::Connection::connect_with(&options)).await;
         if let Ok(Err(error)) = &connected {
-            record_refusal(pool, reason(error));
+            record_refusal(key, refusal::<DB>(error));
         }
         let connection = connected.ok().and_then(Result::ok);
         // The check may have been dropped.
@@ -110,28 +111,54 @@ fn connect<DB: Backend>(pool: &Pool<DB>, permit: ExtraPermit) -> oneshot::Receiv
     receiver
 }
 
-/// Returns the reason without sqlx's prefix for I/O errors; error messages add the address.
-fn reason(error: &sqlx::Error) -> String {
+/// Why a server refused a connection, without its address.
+#[derive(Debug, Clone)]
+pub(crate) struct RefusedConnection {
+    pub(crate) reason: String,
+    /// Whether the server itself gave the reason, so that it can be reached.
+    pub(crate) by_server: bool,
+}
+
+fn refusal<DB: Backend>(error: &sqlx::Error) -> RefusedConnection {
     match error {
-        sqlx::Error::Io(error) => with_causes(error),
-        error => with_causes(error),
+        // Without sqlx's prefix.
+        sqlx::Error::Io(error) => RefusedConnection { reason: with_causes(error), by_server: false },
+        sqlx::Error::Database(_) => {
+            let failure = failure_or_other::<DB>(error);
+            let code = failure.code().map(|code| format!(" ({code})")).unwrap_or_default();
+            RefusedConnection { reason: format!("{}{code}", failure.message()), by_server: true }
+        }
+        error => RefusedConnection { reason: with_causes(error), by_server: false },
     }
 }
 
-/// The last reason why the server refused a connection of each pool. sqlx's pool does not report it.
-static REFUSALS: LazyLock<Mutex<HashMap<usize, (Instant, String)>>> = LazyLock::new(Mutex::default);
+/// The last reason why the server refused a connection of each pool, by the identity of the pool and the
+/// server's address, because a new pool may have the identity of one that is gone. sqlx's pool does not
+/// report the reason.
+static REFUSALS: LazyLock<Mutex<HashMap<PoolKey, (Instant, RefusedConnection)>>> =
+    LazyLock::new(Mutex::default);
+
+/// The identity of a pool, and the address of its server.
+type PoolKey = (usize, String);
 
 /// How long refusals are kept.
 const REFUSAL_LIFETIME: Duration = Duration::from_secs(60);
 
-fn record_refusal(pool: usize, reason: String) {
+fn key_of<DB: Backend>(pool: &Pool<DB>) -> PoolKey {
+    (identity(pool), DB::address(&pool.connect_options()))
+}
+
+fn record_refusal(key: PoolKey, refusal: RefusedConnection) {
     let mut refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
     refusals.retain(|_, (at, _)| at.elapsed() < REFUSAL_LIFETIME);
-    refusals.insert(pool, (Instant::now(), reason));
+    refusals.insert(key, (Instant::now(), refusal));
 }
 
 /// Returns why the server last refused a connection of this pool, if it has done so since `since`.
-pub(crate) fn refusal_since(pool: usize, since: Instant) -> Option<String> {
+pub(crate) fn refusal_since(pool: usize, address: &str, since: Instant) -> Option<RefusedConnection> {
     let refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
-    refusals.get(&pool).filter(|(at, _)| *at >= since).map(|(_, reason)| reason.clone())
+    refusals
+        .get(&(pool, address.to_owned()))
+        .filter(|(at, _)| *at >= since)
+        .map(|(_, refusal)| refusal.clone())
 }

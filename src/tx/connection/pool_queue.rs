@@ -15,8 +15,10 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::abandoned::SERVER_LIMIT;
+use super::opening_count::OpeningPermit;
 use super::outage::{self, OutageCheck};
 use crate::backend::Backend;
+use crate::tx::identity;
 
 /// How long to wait for the pool's ping of a connection whose run was dropped. A connection that does not
 /// answer by then has been idle for so long that the network has lost it.
@@ -46,6 +48,8 @@ pub(super) struct PoolWaiter<DB: Backend> {
     progress: Arc<PoolProgress>,
     /// Whether it has been polled, and is therefore in the pool's queue.
     joined: bool,
+    /// Set while the pool opens a connection for this wait.
+    opening: Option<OpeningPermit>,
     outage: Option<OutageCheck>,
     runtime: Handle,
     /// Whether the run was dropped.
@@ -88,6 +92,7 @@ impl<DB: Backend> PoolWaiter<DB> {
             pool: pool.clone(),
             progress: Arc::default(),
             joined: false,
+            opening: None,
             outage: None,
             runtime: Handle::current(),
             is_abandoned: false,
@@ -109,7 +114,7 @@ impl<DB: Backend> PoolWaiter<DB> {
         let opens = self.pool.size() > size;
         self.progress.opens.fetch_or(opens, Ordering::AcqRel);
         if acquired.is_ready() {
-            self.acquiring = None;
+            (self.acquiring, self.opening) = (None, None);
         } else if !std::mem::replace(&mut self.joined, true) {
             // Joining the queue may wake the waiter without serving it. But if a connection is idle, or the
             // pool may grow, there is no queue: the pool pings or opens a connection at once.
@@ -117,6 +122,9 @@ impl<DB: Backend> PoolWaiter<DB> {
             self.progress
                 .is_served
                 .store(opens || idle > 0 || self.pool.num_idle() != idle, Ordering::Release);
+        }
+        if acquired.is_pending() && self.opening.is_none() && self.is_served() && self.progress.is_opening() {
+            self.opening = Some(OpeningPermit::new(identity(&self.pool)));
         }
         acquired
     }
@@ -128,6 +136,7 @@ impl<DB: Backend> PoolWaiter<DB> {
             pool: self.pool.clone(),
             progress: self.progress.clone(),
             joined: self.joined,
+            opening: self.opening.take(),
             outage: self.outage.take(),
             runtime: self.runtime.clone(),
             is_abandoned: true,

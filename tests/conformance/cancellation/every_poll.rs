@@ -1,4 +1,4 @@
-//! Whatever the crate does, dropped after one poll, after two, and so on until it is done.
+//! Calls of the crate that are dropped after one poll, after two, and so on until they complete.
 
 pub(crate) mod dropped_jobs;
 pub(crate) mod dropped_requests;
@@ -11,24 +11,24 @@ use atomically::{
 };
 use sqlx::Pool;
 
-use super::polled;
+use super::poll_at_most;
 use crate::support::{TestBackend, TestPool, eventually};
 
-/// How often a run is cut short at least, and how often it is completed.
+/// Minimum numbers of runs that are dropped, and of runs that complete.
 const MIN_DROPPED: u32 = 10;
 const MIN_COMPLETED: u32 = 2;
 
-/// Where SQLite answers at once, a run may be over after a poll or two, whatever it is dropped after.
+/// SQLite may respond so fast that a run completes within a poll or two, so many rounds can be needed.
 const MAX_ROUNDS: u32 = 2_000;
 
-/// A number that no other round has.
+/// Returns a key that no other round uses.
 fn fresh_key() -> i64 {
     static NEXT: AtomicI64 = AtomicI64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A pool of one connection, so that whatever a dropped run leaves behind meets the next one, and another
-/// pool that sees what is stored.
+/// A pool of one connection, so that the next run gets the connection that a dropped run has used, and
+/// another pool that reads the stored rows.
 struct Ledger<DB: TestBackend> {
     pool: TestPool<DB>,
     watcher: Pool<DB>,
@@ -53,9 +53,9 @@ impl<DB: TestBackend> Ledger<DB> {
         DB::pool_fetch(&self.watcher, count, &[]).await.expect("a count")
     }
 
-    /// Runs `run` for a fresh key and what was prepared for it, drops it after so many polls, and has `check`
-    /// look at the outcome: `None` if it was dropped. Before that, nothing may be left on the connection or
-    /// on the server.
+    /// Runs `run` with a fresh key and the value that `prepare` returned for it, drops it after a number of
+    /// polls, and passes the outcome to `check`: `None` if it was dropped. Asserts before that that no open
+    /// transaction is left on the connection or on the server.
     async fn at_every_poll<P, T>(
         &self,
         what: &str,
@@ -68,7 +68,7 @@ impl<DB: TestBackend> Ledger<DB> {
             polls += 1;
             let key = fresh_key();
             let prepared = prepare(key).await;
-            let outcome = polled(polls, run(key, &prepared)).await;
+            let outcome = poll_at_most(polls, run(key, &prepared)).await;
 
             let insert = DB::sql("INSERT INTO ledger VALUES (?)");
             DB::pool_execute(&self.pool, insert, &[-key]).await.expect("the pool works");
@@ -85,10 +85,11 @@ impl<DB: TestBackend> Ledger<DB> {
                 return;
             }
         }
-        panic!("{what}: {dropped} runs were cut short, and {completed} were completed");
+        panic!("{what}: {dropped} runs were dropped, and {completed} have completed");
     }
 
-    /// The same for a unit of work: all of it is stored, or nothing. Returns how many units were stored.
+    /// Does the same for a unit of work, and asserts that it is stored completely or not at all. Returns how
+    /// many units were stored.
     async fn units_at_every_poll(
         &self,
         what: &str,
@@ -96,18 +97,18 @@ impl<DB: TestBackend> Ledger<DB> {
         rows_of_a_unit: i64,
     ) -> i64 {
         let mut stored = 0;
-        let nothing = async |_: i64| ();
+        let prepare = async |_: i64| ();
         let run = async |key: i64, (): &()| run(key).await;
         let check = async |key: i64, (): (), outcome: Option<Result<(), Error>>| {
             let rows = self.rows(key).await;
             if let Some(done) = outcome {
-                done.unwrap_or_else(|error| panic!("{what}: an undisturbed run commits: {error:?}"));
+                done.unwrap_or_else(|error| panic!("{what}: a run that was not dropped failed: {error:?}"));
                 assert_eq!(rows, rows_of_a_unit, "{what}");
             }
             assert!(rows == 0 || rows == rows_of_a_unit, "{what}: a part of a unit is stored: {rows} rows");
             stored += i64::from(rows > 0);
         };
-        self.at_every_poll(what, nothing, run, check).await;
+        self.at_every_poll(what, prepare, run, check).await;
         stored
     }
 }
@@ -117,14 +118,14 @@ async fn insert<DB: TestBackend>(tx: &mut Tx<DB>, key: i64) -> Result<(), Error>
     Ok(())
 }
 
-/// Two rows, with a read in between.
+/// Inserts two rows, and reads between the two statements.
 async fn write_twice<DB: TestBackend>(tx: &mut Tx<DB>, key: i64) -> Result<(), Error> {
     insert(tx, key).await?;
     DB::fetch(tx, tx.for_update(DB::sql("SELECT k FROM ledger WHERE k = ?")), &[key]).await?;
     insert(tx, key).await
 }
 
-pub(crate) async fn runs_leave_nothing_behind<DB: TestBackend>() {
+pub(crate) async fn dropped_runs_store_all_or_nothing<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let pool = &ledger.pool;
     let hot = Adaptive::default().on(pool).options(Options::new().on_key("a hot key"));
@@ -148,9 +149,9 @@ pub(crate) async fn runs_leave_nothing_behind<DB: TestBackend>() {
     }
 }
 
-/// Behind each unit that is stored there is a row by which its commit can be found, and none behind the
-/// others.
-pub(crate) async fn resolved_commits_leave_nothing_behind<DB: TestBackend>() {
+/// Each unit that is stored has an operation row, by which its commit can be found, and the other units have
+/// none.
+pub(crate) async fn dropped_runs_that_resolve_commits_store_all_or_nothing<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let db = Pessimistic::default().on(&ledger.pool);
     db.create_operation_table().await.expect("the table of operations");
@@ -166,8 +167,8 @@ pub(crate) async fn resolved_commits_leave_nothing_behind<DB: TestBackend>() {
     }
 }
 
-/// One scope that is kept, with another one inside, and one that is rolled back.
-pub(crate) async fn savepoints_leave_nothing_behind<DB: TestBackend>() {
+/// The unit has a savepoint that contains another one, and a savepoint that is rolled back.
+pub(crate) async fn dropped_runs_with_savepoints_store_all_or_nothing<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let db = Pessimistic::default().on(&ledger.pool);
     let unit = async |tx: &mut Tx<DB>, key: i64| {
@@ -176,21 +177,22 @@ pub(crate) async fn savepoints_leave_nothing_behind<DB: TestBackend>() {
             tx.savepoint(async |tx: &mut Tx<DB>| insert(tx, key).await).await
         })
         .await?;
-        let refused: Result<(), Error> = tx
+        let rolled_back: Result<(), Error> = tx
             .savepoint(async |tx: &mut Tx<DB>| {
                 insert(tx, key).await?;
                 Err(sqlx::Error::RowNotFound.into())
             })
             .await;
-        assert!(refused.is_err());
+        assert!(rolled_back.is_err());
         insert(tx, key).await
     };
     let run = async |key: i64| db.run(async |tx: &mut Tx<DB>| unit(tx, key).await).await;
     ledger.units_at_every_poll("savepoints", run, 3).await;
 }
 
-/// Nobody learns what became of a lone statement that is dropped; it is stored whole or not at all.
-pub(crate) async fn lone_statements_leave_nothing_behind<DB: TestBackend>() {
+/// The outcome of a dropped single statement is not reported, but the statement takes effect completely or
+/// not at all.
+pub(crate) async fn dropped_single_statements_store_all_or_nothing<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let db = Atomic::default().on(&ledger.pool);
     for (what, db) in [("apply", db.clone()), ("apply, connections reused", db.reuse_connections())] {

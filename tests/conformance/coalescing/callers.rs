@@ -1,4 +1,4 @@
-//! Callers that give up, run out of time, or call from inside of a unit.
+//! Callers that are dropped, time out, or call from inside of a unit.
 
 use std::time::Duration;
 
@@ -7,93 +7,94 @@ use atomically::{ErrorKind, Key, Options, Pessimistic, TransactorExt as _, Tx};
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 
-use super::{Jam, behind, deltas, ok, patient, step_by_step};
+use super::{BlockedBatch, deltas, expect_all, patient, run_behind, several_statements};
 use crate::conformance::increments::{counter, value};
 use crate::support::{TestBackend, eventually};
 
-/// Includes the caller whose call started the batch. A call that was not written yet is not stored.
-pub(crate) async fn a_dropped_caller_takes_only_its_own_call_along<DB: TestBackend>()
+/// The dropped callers include the one whose call started the batch. A dropped call that was not written yet
+/// is not stored.
+pub(crate) async fn dropping_a_caller_cancels_only_its_own_call<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
     let pool = counter::<DB>(1).await;
     let stock = deltas(&pool).max_batches(1);
-    let jam = Jam::new(&pool.url, &pool, &stock).await;
+    let blocked = BlockedBatch::new(&pool.url, &pool, &stock).await;
     let mut calls: Vec<_> = (0..9).map(|n| Box::pin(stock.add(1, 1 << n))).collect();
     for call in &mut calls {
         assert!(call.now_or_never().is_none());
     }
-    jam.first.abort();
+    blocked.first.abort();
     let kept: Vec<_> =
         calls.into_iter().enumerate().filter(|(n, _)| n % 3 == 1).map(|(_, call)| call).collect();
-    let mut blocker = jam.blocker;
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
+    let mut blocker = blocked.blocker;
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("a rollback");
     let expected = [2, 2 + 16, 2 + 16 + 128].map(|value| Applied { value });
-    assert_eq!(ok(join_all(kept).await), expected);
+    assert_eq!(expect_all(join_all(kept).await), expected);
     assert_eq!(value(&pool).await, 146);
 }
 
-/// The batch has taken the call, and waits for its locks.
-pub(crate) async fn a_caller_dropped_before_the_locks_stores_nothing<DB: TestBackend>()
+/// The call is part of a batch that waits for its locks.
+pub(crate) async fn a_caller_dropped_before_the_locks_are_acquired_stores_nothing<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
     let pool = counter::<DB>(1).await;
-    let stock = deltas(&pool).options(step_by_step()).max_batches(1);
+    let stock = deltas(&pool).options(several_statements()).max_batches(1);
     eventually(1, async || pool.num_idle()).await;
     let mut blocker = DB::blocker(&pool.url).await;
     let (mut first, mut second) = (Box::pin(stock.add(1, 1)), Box::pin(stock.add(1, 10)));
     assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
     eventually(0, async || pool.num_idle()).await;
     drop(first);
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("a rollback");
     assert_eq!(second.await.expect("a commit"), Applied { value: 10 });
 }
 
-/// Calls in one batch have deadlines of their own: the batch keeps waiting for its locks on behalf of the
-/// last call, while the others give up.
-pub(crate) async fn a_deadline_is_kept_and_nothing_is_stored<DB: TestBackend>()
+/// Each call in a batch has its own deadline: the batch waits for its locks until the last deadline, while
+/// the other calls time out.
+pub(crate) async fn calls_fail_at_their_deadlines_and_store_nothing<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
     let pool = counter::<DB>(1).await;
     eventually(1, async || pool.num_idle()).await;
     let mut blocker = DB::blocker(&pool.url).await;
-    let hasty = deltas(&pool).options(Options::new().deadline(Duration::from_millis(300)));
+    let short = deltas(&pool).options(Options::new().deadline(Duration::from_millis(300)));
     let staggered = (0..6).map(async |n| {
         tokio::time::sleep(Duration::from_millis(60 * n)).await;
-        hasty.add(1, 1).await
+        short.add(1, 1).await
     });
     for error in join_all(staggered).await {
         let error = error.expect_err("another session holds the lock");
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}");
     }
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
-    assert_eq!(hasty.options(patient()).add(1, 1).await.expect("a commit"), Applied { value: 1 });
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("a rollback");
+    assert_eq!(short.options(patient()).add(1, 1).await.expect("a commit"), Applied { value: 1 });
     assert_eq!(value(&pool).await, 1);
 }
 
-pub(crate) async fn a_full_queue_refuses_calls_at_once<DB: TestBackend>()
+pub(crate) async fn a_full_queue_refuses_calls_immediately<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
     let pool = counter::<DB>(1).await;
     let stock = deltas(&pool).capacity(2).max_batches(1);
-    let jam = Jam::new(&pool.url, &pool, &stock).await;
+    let blocked = BlockedBatch::new(&pool.url, &pool, &stock).await;
     let (mut one, mut two) = (Box::pin(stock.add(1, 1)), Box::pin(stock.add(1, 10)));
     assert!((&mut one).now_or_never().is_none() && (&mut two).now_or_never().is_none());
-    let full = stock.add(1, 100).now_or_never().expect("at once").expect_err("two wait already");
+    let full = stock.add(1, 100).now_or_never().expect("an immediate error").expect_err("the queue is full");
     assert_eq!(full.kind(), ErrorKind::Overloaded, "{full:?}");
     assert!(full.is_overloaded() && full.to_string().contains("2 calls"), "{full}");
 
-    // A call that is withdrawn leaves room.
+    // A dropped call frees its slot in the queue.
     drop(one);
-    let (_, answers) = behind(jam, [two, Box::pin(stock.add(1, 1000))]).await;
-    assert_eq!(ok(answers), [Applied { value: 10 }, Applied { value: 1010 }]);
+    let (_, results) = run_behind(blocked, [two, Box::pin(stock.add(1, 1000))]).await;
+    assert_eq!(expect_all(results), [Applied { value: 10 }, Applied { value: 1010 }]);
 }
 
 /// The call would wait for a connection, or for a lock, that only the end of its own unit releases.
-pub(crate) async fn a_call_inside_of_a_unit_is_refused<DB: TestBackend>()
+pub(crate) async fn refuses_a_call_inside_of_a_unit<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -103,7 +104,7 @@ where
         .on(&pool)
         .run(async |_: &mut Tx<DB>| stock.add(1, 1).await.map(drop))
         .await
-        .expect_err("it would wait for itself");
+        .expect_err("a call inside of a unit");
     assert_eq!(error.kind(), ErrorKind::Aborted, "{error:?}");
     assert_eq!(value(&pool).await, 0);
 }
@@ -115,8 +116,8 @@ where
     let pool = counter::<DB>(1).await;
     let stock = deltas(&pool);
     pool.close().await;
-    for answer in join_all((0..4).map(|n| stock.add(n, 1))).await {
-        let error = answer.expect_err("there is no database");
+    for result in join_all((0..4).map(|n| stock.add(n, 1))).await {
+        let error = result.expect_err("the pool is closed");
         assert!(error.to_string().contains("closed"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Batches that lose their connection, their acknowledgement, their runtime or the last handle.
+//! Batches that lose their connection, the response to their COMMIT, their runtime or their last handle.
 
 use atomically::DeltaOutcome::Applied;
 use atomically::{ErrorKind, Key};
@@ -6,12 +6,12 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use sqlx::pool::PoolOptions;
 
-use super::{Jam, behind, deltas, ok, step_by_step};
+use super::{BlockedBatch, deltas, expect_all, run_behind, several_statements};
 use crate::conformance::increments::{counter, value};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{ServerBackend, TestBackend, eventually};
 
-/// The batch runs on another runtime. When that is shut down, the callers on this one get an error.
+/// The batch runs on another runtime. When that one shuts down, the callers on this runtime receive an error.
 pub(crate) async fn a_runtime_shutdown_leaves_no_caller_waiting<DB: TestBackend>()
 where
     i64: Key<DB>,
@@ -20,10 +20,10 @@ where
     let stock = deltas(&pool).max_batches(1);
     eventually(1, async || pool.num_idle()).await;
     let mut blocker = DB::blocker(&pool.url).await;
-    let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let elsewhere = elsewhere.expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
     let first = stock.clone();
-    elsewhere.spawn(async move { first.add(1, 1).await });
+    runtime.spawn(async move { first.add(1, 1).await });
     eventually(0, async || pool.num_idle()).await;
     let waiting = tokio::spawn({
         let stock = stock.clone();
@@ -31,10 +31,10 @@ where
     });
     let mut probe = Box::pin(stock.add(1, 100));
     assert!((&mut probe).now_or_never().is_none());
-    elsewhere.shutdown_background();
-    let error = probe.await.expect_err("no task runs it");
+    runtime.shutdown_background();
+    let error = probe.await.expect_err("the runtime has shut down");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("a rollback");
     let stored = match waiting.await.expect("no panic") {
         Ok(_) => 10,
         Err(error) => {
@@ -45,14 +45,14 @@ where
     assert_eq!(stock.add(1, 1000).await.expect("a commit"), Applied { value: stored + 1000 });
 }
 
-/// Each call returns once, and is stored once.
+/// Each call is stored once although the server ends the session of the batch.
 pub(crate) async fn retries_a_batch_that_lost_its_connection<DB: ServerBackend>()
 where
     i64: Key<DB>,
 {
     let pool = counter::<DB>(1).await;
     let watcher = DB::another(&pool.url).await;
-    let stock = deltas(&pool).options(step_by_step());
+    let stock = deltas(&pool).options(several_statements());
     eventually(1, async || pool.num_idle()).await;
     let _blocker = DB::blocker(&pool.url).await;
     let mut calls = join_all((0..5).map(|n| stock.add(1, 1 << n)));
@@ -60,7 +60,7 @@ where
     eventually(2, async || DB::open_transactions(&watcher).await).await;
     DB::kill_sessions(&pool.url).await;
     let mut values: Vec<i64> = Vec::new();
-    for outcome in ok(calls.await) {
+    for outcome in expect_all(calls.await) {
         let Applied { value } = outcome else { panic!("{outcome:?}") };
         values.push(value);
     }
@@ -77,14 +77,14 @@ where
         let proxy = Proxy::to(&direct.url).await;
         let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
         let pool = pool.expect("a pool through the proxy");
-        let stock = deltas(&pool).options(step_by_step()).at_least(0).max_batches(1);
-        let jam = Jam::new(&direct.url, &pool, &stock).await;
-        // The first commit is acknowledged, the next one is not.
+        let stock = deltas(&pool).options(several_statements()).at_least(0).max_batches(1);
+        let blocked = BlockedBatch::new(&direct.url, &pool, &stock).await;
+        // The first commit gets a response, the next one does not.
         proxy.cycle(DB::COMMIT, &[None, Some(fault)]);
-        let (first, answers) = behind(jam, [5, -9, 2].map(|delta| stock.add(1, delta))).await;
+        let (first, results) = run_behind(blocked, [5, -9, 2].map(|delta| stock.add(1, delta))).await;
         assert_eq!(first.expect("a commit"), Applied { value: 0 });
-        for answer in answers {
-            let error = answer.expect_err("the outcome is unknown");
+        for result in results {
+            let error = result.expect_err("the outcome is unknown");
             assert!(error.is_commit_unknown(), "{fault:?}: {error:?}");
         }
         assert_eq!(proxy.hits(), 1, "the commit was sent once");
@@ -94,7 +94,7 @@ where
 }
 
 /// The runtime of the batch is shut down while COMMIT is in flight.
-pub(crate) async fn a_commit_whose_runtime_is_gone_is_unknown<DB: TestBackend>()
+pub(crate) async fn a_commit_is_unknown_after_its_runtime_shuts_down<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -102,26 +102,26 @@ where
     let proxy = Proxy::to(&direct.url).await;
     let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
     let pool = pool.expect("a pool through the proxy");
-    let stock = deltas(&pool).options(step_by_step()).max_batches(1);
+    let stock = deltas(&pool).options(several_statements()).max_batches(1);
     eventually(1, async || pool.num_idle()).await;
     let mut blocker = DB::blocker(&direct.url).await;
-    let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let elsewhere = elsewhere.expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
     let first = stock.clone();
-    elsewhere.spawn(async move { first.add(1, 0).await });
+    runtime.spawn(async move { first.add(1, 0).await });
     eventually(0, async || pool.num_idle()).await;
     let mut call = Box::pin(stock.add(1, 1));
     assert!((&mut call).now_or_never().is_none());
     proxy.cycle(DB::COMMIT, &[None, Some(Fault::SilenceAfter)]);
-    DB::raw(&mut blocker, "ROLLBACK").await.expect("the lock is released");
+    DB::raw(&mut blocker, "ROLLBACK").await.expect("a rollback");
     eventually(1, async || proxy.hits()).await;
-    elsewhere.shutdown_background();
+    runtime.shutdown_background();
     let error = call.await.expect_err("the outcome is unknown");
     assert!(error.is_commit_unknown(), "{error:?}");
 }
 
-/// A batch that waits for a lock is cancelled at once, not at its deadline.
-pub(crate) async fn nothing_is_left_behind_by_the_last_handle<DB: TestBackend>()
+/// A batch that waits for a lock is cancelled immediately, not at its deadline.
+pub(crate) async fn dropping_the_last_handle_cancels_its_batch<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -135,11 +135,11 @@ where
     let mut call = Box::pin(stock.add(1, 1));
     assert!((&mut call).now_or_never().is_none());
     eventually(2, async || DB::open_transactions(&watcher).await).await;
-    assert!(runtime.metrics().num_alive_tasks() > before, "there is a task while a batch runs");
+    assert!(runtime.metrics().num_alive_tasks() > before, "the batch has no task");
     drop(call);
     drop(stock);
     eventually(0, async || pool.size()).await;
-    // The server waits for the row until then, and the connection for the server.
+    // The connection's task ends when the server's statement ends, which waits for the row.
     drop(blocker);
     eventually(true, async || runtime.metrics().num_alive_tasks() <= before).await;
 }

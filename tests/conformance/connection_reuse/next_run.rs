@@ -1,4 +1,4 @@
-//! Which run gets the connection of the one that has ended.
+//! Which run reuses the connection of a run that has ended.
 
 use std::sync::atomic::Ordering;
 
@@ -7,50 +7,50 @@ use futures_util::future::{FutureExt as _, join_all};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::{Counting, FOR_EVER, hold, in_use};
+use super::{CountingPool, TEST_TIMEOUT, run_until_notified, wait_until_in_use};
 use crate::conformance::increments::{increment, value};
 use crate::support::{TestBackend, eventually};
 
-pub(crate) async fn a_run_leaves_its_connection_to_the_next<DB: TestBackend>() {
-    let counting = Counting::<DB>::new().await;
+pub(crate) async fn the_next_run_reuses_the_connection<DB: TestBackend>() {
+    let counting = CountingPool::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     let runs = async || {
         for _ in 0..3 {
             db.run(increment::<DB>).await.expect("an increment");
-            // Others get their turn in between.
+            // Background tasks can run between two runs.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
         }
     };
-    counting.without_a_return(runs).await;
-    // The statement alone is on it as well.
-    let (units, lone) = (db.clone(), Atomic::default().on(&counting.pool).reuse_connections());
+    counting.until_no_connection_returns(runs).await;
+    // A single statement reuses the connection as well.
+    let (units, single) = (db.clone(), Atomic::default().on(&counting.pool).reuse_connections());
     let update = || sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 0 WHERE id = 1"));
     counting
-        .without_a_return(async || {
+        .until_no_connection_returns(async || {
             for _ in 0..3 {
-                assert_eq!(lone.apply(update()).await.expect("a commit"), 1);
+                assert_eq!(single.apply(update()).await.expect("a commit"), 1);
             }
         })
         .await;
-    // When no run comes, the pool has it.
+    // If no run follows, the connection returns to the pool.
     eventually(1, async || counting.pool.num_idle()).await;
 
-    // And each time, for one who asks for that.
-    let careful = units.always_through_pool();
+    // With `always_through_pool` it returns after every run.
+    let without_reuse = units.always_through_pool();
     let before = counting.returned();
     for _ in 0..5 {
-        careful.run(increment::<DB>).await.expect("an increment");
+        without_reuse.run(increment::<DB>).await.expect("an increment");
     }
     eventually(before + 5, async || counting.returned()).await;
     assert_eq!(counting.opened.load(Ordering::Relaxed), 1);
 }
 
-pub(crate) async fn the_run_that_waited_longest_is_next<DB: TestBackend>() {
-    let counting = Counting::<DB>::new().await;
+pub(crate) async fn the_longest_waiting_run_is_next<DB: TestBackend>() {
+    let counting = CountingPool::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     counting
-        .without_a_return(async || {
+        .until_no_connection_returns(async || {
             let (end, order) = (Notify::new(), std::sync::Mutex::new(Vec::new()));
             let run = |i: u32| {
                 let (db, order) = (&db, &order);
@@ -63,16 +63,16 @@ pub(crate) async fn the_run_that_waited_longest_is_next<DB: TestBackend>() {
                     .expect("a commit");
                 }
             };
-            let mut first = Box::pin(hold(&db, &end));
+            let mut first = Box::pin(run_until_notified(&db, &end));
             tokio::select! {
-                () = &mut first => panic!("it was not told to end"),
-                () = in_use(&counting.pool) => {}
+                () = &mut first => panic!("the first run returned early"),
+                () = wait_until_in_use(&counting.pool) => {}
             }
             let mut waiting: Vec<_> = (0..6).map(|i| Box::pin(run(i))).collect();
-            for waits in &mut waiting {
-                assert!(waits.now_or_never().is_none());
+            for run in &mut waiting {
+                assert!(run.now_or_never().is_none());
             }
-            // One in front of the others and one among them go.
+            // The first waiting run and one in the middle are dropped.
             drop(waiting.remove(3));
             drop(waiting.remove(0));
             end.notify_one();
@@ -82,25 +82,25 @@ pub(crate) async fn the_run_that_waited_longest_is_next<DB: TestBackend>() {
         .await;
 }
 
-/// Handed on, and not picked up any more.
-pub(crate) async fn a_waiter_that_goes_takes_no_connection_along<DB: TestBackend>() {
-    let counting = Counting::<DB>::new().await;
+/// The run is dropped after a connection was assigned to it.
+pub(crate) async fn a_dropped_waiter_loses_no_connection<DB: TestBackend>() {
+    let counting = CountingPool::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     for round in 0..20 {
         let end = Notify::new();
-        let mut first = Box::pin(hold(&db, &end));
+        let mut first = Box::pin(run_until_notified(&db, &end));
         tokio::select! {
-            () = &mut first => panic!("it was not told to end"),
-            () = in_use(&counting.pool) => {}
+            () = &mut first => panic!("the first run returned early"),
+            () = wait_until_in_use(&counting.pool) => {}
         }
-        let mut goes = Box::pin(db.run(increment::<DB>));
-        let mut stays = Box::pin(db.run(increment::<DB>));
-        assert!((&mut goes).now_or_never().is_none());
-        assert!((&mut stays).now_or_never().is_none());
+        let mut dropped = Box::pin(db.run(increment::<DB>));
+        let mut waiting = Box::pin(db.run(increment::<DB>));
+        assert!((&mut dropped).now_or_never().is_none());
+        assert!((&mut waiting).now_or_never().is_none());
         end.notify_one();
         first.await;
-        drop(goes);
-        timeout(FOR_EVER, stays).await.expect("in time").expect("an increment");
+        drop(dropped);
+        timeout(TEST_TIMEOUT, waiting).await.expect("in time").expect("an increment");
         eventually(1, async || counting.pool.num_idle()).await;
         assert_eq!(value(&counting.direct).await, 2 * (round + 1));
     }

@@ -1,4 +1,4 @@
-//! The pool's own tests of its connections, and those who take connections from it, get their turn.
+//! Connection reuse neither disturbs the pool's own tests nor starves its other users.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,12 +10,12 @@ use sqlx::pool::PoolOptions;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::{Counting, FOR_EVER, MAX_RUNS, hold};
+use super::{CountingPool, MAX_RUNS, TEST_TIMEOUT, run_until_notified};
 use crate::conformance::increments::{counter, increment, value};
 use crate::support::{TestBackend, eventually};
 
-pub(crate) async fn a_connection_passes_by_the_pool_now_and_then<DB: TestBackend>() {
-    let counting = Counting::<DB>::new().await;
+pub(crate) async fn a_connection_serves_a_limited_number_of_runs_in_a_row<DB: TestBackend>() {
+    let counting = CountingPool::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     let (mut seen, mut in_a_row, mut most_in_a_row) = (counting.returned(), 0, 0);
     for _ in 0..20 * MAX_RUNS {
@@ -29,12 +29,12 @@ pub(crate) async fn a_connection_passes_by_the_pool_now_and_then<DB: TestBackend
         assert!(in_a_row <= MAX_RUNS, "{in_a_row} runs in a row");
         most_in_a_row = most_in_a_row.max(in_a_row);
     }
-    assert!(most_in_a_row > 1, "no run took over the connection of the one before: nothing was shown");
+    assert!(most_in_a_row > 1, "no run reused a connection, so the test proves nothing");
 }
 
-/// One connection, and three tasks that run units without end.
-pub(crate) async fn other_users_of_the_pool_get_their_turn<DB: TestBackend>() {
-    let counting = Counting::<DB>::new().await;
+/// Three tasks run units continuously on a pool of one connection.
+pub(crate) async fn other_users_of_the_pool_are_not_starved<DB: TestBackend>() {
+    let counting = CountingPool::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     let (runs, returned) = (Arc::new(AtomicU32::new(0)), counting.returned());
     let busy: Vec<_> = (0..3)
@@ -50,12 +50,12 @@ pub(crate) async fn other_users_of_the_pool_get_their_turn<DB: TestBackend>() {
         .collect();
     for _ in 0..5 {
         let before = runs.load(Ordering::Relaxed);
-        let own = timeout(FOR_EVER, counting.pool.acquire()).await.expect("in time").expect("its turn");
+        let connection =
+            timeout(TEST_TIMEOUT, counting.pool.acquire()).await.expect("in time").expect("a connection");
         let waited = runs.load(Ordering::Relaxed) - before;
-        drop(own);
-        // The two that stood in the pool's line before may each have been called, and have handed their
-        // connection on.
-        assert!(waited <= 3 * MAX_RUNS, "{waited} runs went before");
+        drop(connection);
+        // Two runs may have been ahead in the pool's queue, each followed by runs that reused its connection.
+        assert!(waited <= 3 * MAX_RUNS, "{waited} runs were ahead");
         eventually(true, async || runs.load(Ordering::Relaxed) > before + waited + 5).await;
     }
     for task in busy {
@@ -63,11 +63,14 @@ pub(crate) async fn other_users_of_the_pool_get_their_turn<DB: TestBackend>() {
         let _ = task.await;
     }
     let (runs, returned) = (runs.load(Ordering::Relaxed), counting.returned() - returned);
-    assert!(returned < runs, "the connection came back {returned} times for {runs} runs: none was handed on");
+    assert!(
+        returned < runs,
+        "the connection returned {returned} times for {runs} runs, so it was never reused"
+    );
 }
 
 pub(crate) async fn uses_connections_that_are_returned_to_the_pool<DB: TestBackend>() {
-    let counting = Counting::<DB>::new().await;
+    let counting = CountingPool::<DB>::new().await;
     let db = Pessimistic::default().on(&counting.pool).reuse_connections();
     let held = counting.pool.acquire().await.expect("the connection");
     let mut runs: Vec<_> = (0..3).map(|_| Box::pin(db.run(increment::<DB>))).collect();
@@ -75,19 +78,19 @@ pub(crate) async fn uses_connections_that_are_returned_to_the_pool<DB: TestBacke
         assert!(run.now_or_never().is_none());
     }
     drop(held);
-    for done in timeout(FOR_EVER, join_all(runs)).await.expect("in time") {
+    for done in timeout(TEST_TIMEOUT, join_all(runs)).await.expect("in time") {
         done.expect("an increment");
     }
     assert_eq!(counting.opened.load(Ordering::Relaxed), 1, "a connection was closed");
 }
 
-/// Whoever waits is offered two connections at once, and takes one.
-pub(crate) async fn of_two_that_come_at_once_none_is_lost<DB: TestBackend>() {
+/// Two connections become available to the waiting run at the same time, and it uses one of them.
+pub(crate) async fn loses_no_connection_when_two_become_available<DB: TestBackend>() {
     let direct = counter::<DB>(1).await;
-    let [opened, slow] = [Arc::<AtomicU32>::default(), Arc::default()];
-    let (opens, slowly) = (opened.clone(), slow.clone());
-    let [begun, go] = [Arc::<Notify>::default(), Arc::default()];
-    let (begins, goes) = (begun.clone(), go.clone());
+    let [opened, test_is_slow] = [Arc::<AtomicU32>::default(), Arc::default()];
+    let (opens, slow_test) = (opened.clone(), test_is_slow.clone());
+    let [test_started, test_may_end] = [Arc::<Notify>::default(), Arc::default()];
+    let (started, may_end) = (test_started.clone(), test_may_end.clone());
     let pool = PoolOptions::<DB>::new()
         .max_connections(2)
         .after_connect(move |_, _| {
@@ -95,11 +98,12 @@ pub(crate) async fn of_two_that_come_at_once_none_is_lost<DB: TestBackend>() {
             Box::pin(async { Ok(()) })
         })
         .before_acquire(move |_, _| {
-            let (slow, begins, goes) = (slowly.swap(0, Ordering::Relaxed), begins.clone(), goes.clone());
+            let is_slow = slow_test.swap(0, Ordering::Relaxed) == 1;
+            let (started, may_end) = (started.clone(), may_end.clone());
             Box::pin(async move {
-                if slow == 1 {
-                    begins.notify_one();
-                    goes.notified().await;
+                if is_slow {
+                    started.notify_one();
+                    may_end.notified().await;
                 }
                 Ok(true)
             })
@@ -108,41 +112,40 @@ pub(crate) async fn of_two_that_come_at_once_none_is_lost<DB: TestBackend>() {
     let db = Pessimistic::default().on(&pool).reuse_connections();
     for comes_first in ["the pool's", "the other run's"] {
         let end = Notify::new();
-        let own = pool.acquire().await.expect("one connection");
-        let mut at_work = Box::pin(hold(&db, &end));
+        let pooled = pool.acquire().await.expect("one connection");
+        let mut active = Box::pin(run_until_notified(&db, &end));
         tokio::select! {
-            () = &mut at_work => panic!("it was not told to end"),
+            () = &mut active => panic!("the active run returned early"),
             () = eventually((2, 0), async || (pool.size(), pool.num_idle())) => {}
         }
-        let mut waits = Box::pin(db.run(async |_tx: &mut Tx<DB>| Ok::<_, Error>(())));
-        assert!((&mut waits).now_or_never().is_none());
+        let mut waiting = Box::pin(db.run(async |_tx: &mut Tx<DB>| Ok::<_, Error>(())));
+        assert!((&mut waiting).now_or_never().is_none());
         if comes_first == "the pool's" {
-            // While the pool still tests it, the other one comes.
-            slow.store(1, Ordering::Relaxed);
-            drop(own);
+            // The other connection becomes available while the pool still tests this one.
+            test_is_slow.store(1, Ordering::Relaxed);
+            drop(pooled);
             tokio::select! {
-                _ = &mut waits => panic!("its connection was not tested"),
-                () = begun.notified() => {}
+                _ = &mut waiting => panic!("the connection was not tested"),
+                () = test_started.notified() => {}
             }
             end.notify_one();
-            at_work.await;
-            assert!((&mut waits).now_or_never().is_none());
-            go.notify_one();
+            active.await;
+            assert!((&mut waiting).now_or_never().is_none());
+            test_may_end.notify_one();
         } else {
-            // Both are there when it looks. On a slow machine both come from the pool.
+            // Both are available when the run is polled. On a slow machine both come from the pool.
             end.notify_one();
-            at_work.await;
-            drop(own);
+            active.await;
+            drop(pooled);
             eventually(true, async || pool.num_idle() > 0).await;
         }
-        timeout(FOR_EVER, waits).await.expect("in time").expect("a commit");
+        timeout(TEST_TIMEOUT, waiting).await.expect("in time").expect("a commit");
         eventually((2, 2), async || (pool.size(), pool.num_idle())).await;
         assert_eq!(opened.load(Ordering::Relaxed), 2, "{comes_first} first: a connection was closed");
     }
 }
 
-/// The pool tests a connection for a statement that is its own transaction, and meanwhile another one is
-/// handed on.
+/// While the pool tests an idle connection for a single statement, another connection is reused.
 pub(crate) async fn no_connection_is_closed_while_the_pool_tests_it<DB: TestBackend>() {
     const CALLERS: u32 = 4;
     const CALLS: u32 = 300;
@@ -160,37 +163,41 @@ pub(crate) async fn no_connection_is_closed_while_the_pool_tests_it<DB: TestBack
             Box::pin(async { Ok(true) })
         });
     let pool = options.connect(&direct.url).await.expect("a pool");
-    let lone = Atomic::default().on(&pool);
-    for (reuses, lone) in [(true, lone.clone().reuse_connections()), (false, lone)] {
+    let single = Atomic::default().on(&pool);
+    for (reuses, single) in [(true, single.clone().reuse_connections()), (false, single)] {
         returned.store(0, Ordering::Relaxed);
-        // Those that pause find a connection that is idle, and while it is tested the others hand theirs on.
+        // Callers that pause acquire an idle connection, and while it is tested the other callers reuse
+        // theirs.
         let caller = |caller| {
-            let lone = lone.clone();
+            let single = single.clone();
             tokio::spawn(async move {
                 for _ in 0..CALLS {
                     if caller % 2 == 0 {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                     let read = sqlx::raw_sql(DB::sql("UPDATE counter SET value = 0 WHERE id = -1"));
-                    assert_eq!(lone.apply(read).await.expect("an answer"), 0);
+                    assert_eq!(single.apply(read).await.expect("a commit"), 0);
                 }
             })
         };
         for ended in join_all((0..CALLERS).map(caller)).await {
-            ended.expect("all were answered");
+            ended.expect("no panic");
         }
         eventually(pool.size() as usize, async || pool.num_idle()).await;
         let returned = returned.load(Ordering::Relaxed);
-        assert!(returned > 0, "the pool tested no connection: nothing was shown");
-        assert!(!reuses || returned < CALLERS * CALLS, "no connection was handed on: nothing was shown");
+        assert!(returned > 0, "the pool tested no connection, so the test proves nothing");
+        assert!(
+            !reuses || returned < CALLERS * CALLS,
+            "no connection was reused, so the test proves nothing"
+        );
     }
     let opened = opened.load(Ordering::Relaxed);
     assert!(opened <= 4, "{opened} connections for a pool of four");
 }
 
-/// Callers that give up while the pool tests a connection for them.
+/// Callers time out while the pool tests a connection for them.
 pub(crate) async fn dropping_a_run_during_before_acquire_closes_no_connection<DB: TestBackend>() {
-    let Counting { pool, opened, direct, .. } = Counting::<DB>::new().await;
+    let CountingPool { pool, opened, direct, .. } = CountingPool::<DB>::new().await;
     let (tested, tests) = (Arc::<AtomicU32>::default(), pool.options().clone());
     let counted = tested.clone();
     let tests = tests.before_acquire(move |_, _| {
@@ -204,20 +211,23 @@ pub(crate) async fn dropping_a_run_during_before_acquire_closes_no_connection<DB
     let pool = tests.connect(&direct.url).await.expect("a pool");
     let before = opened.load(Ordering::Relaxed);
     let db = Pessimistic::default().on(&pool);
-    let lone = Atomic::default().on(&pool);
-    for lone in [lone.clone().reuse_connections(), lone] {
+    let single = Atomic::default().on(&pool);
+    for single in [single.clone().reuse_connections(), single] {
         for _ in 0..10 {
             eventually(1, async || pool.num_idle()).await;
             let unit = timeout(Duration::from_millis(20), db.run(increment::<DB>)).await;
-            assert!(unit.is_err(), "it was given up");
+            assert!(unit.is_err(), "the call did not time out");
             eventually(1, async || pool.num_idle()).await;
             let update = sqlx::raw_sql(DB::sql("UPDATE counter SET value = value + 1 WHERE id = 1"));
-            let applied = timeout(Duration::from_millis(20), lone.apply(update)).await;
-            assert!(applied.is_err(), "it was given up");
+            let applied = timeout(Duration::from_millis(20), single.apply(update)).await;
+            assert!(applied.is_err(), "the call did not time out");
         }
     }
     eventually(1, async || pool.num_idle()).await;
-    assert!(tested.load(Ordering::Relaxed) > 0, "nobody gave up during a test: nothing was shown");
+    assert!(
+        tested.load(Ordering::Relaxed) > 0,
+        "no call timed out during a test, so the test proves nothing"
+    );
     assert_eq!(opened.load(Ordering::Relaxed), before);
-    assert_eq!(value(&direct).await, 0, "none of them was sent");
+    assert_eq!(value(&direct).await, 0, "a statement was sent");
 }

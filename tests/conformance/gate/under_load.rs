@@ -1,4 +1,4 @@
-//! Many units on one key: none conflicts behind the gate, and each ends by its deadline.
+//! Many units on one key: units behind the gate do not conflict, and each unit ends by its deadline.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
@@ -11,17 +11,17 @@ use super::strategies;
 use crate::conformance::increments::{counter, increment, value};
 use crate::support::TestBackend;
 
-/// Two of one key at one gate never meet, so nothing is ever run twice, under any strategy; nor where the
-/// opening itself reads and writes.
-pub(crate) async fn behind_a_gate_there_are_no_conflicts<DB: TestBackend>() {
+/// Units with the same key run one at a time, so no unit is retried under any strategy, even if the opening
+/// of its transaction reads and writes.
+pub(crate) async fn gated_units_never_conflict<DB: TestBackend>() {
     const TASKS: i64 = 32;
     const ROUNDS: i64 = 10;
     let pool = counter::<DB>(8).await;
     Pessimistic::default().on(&pool).create_operation_table().await.expect("the table of operations");
-    let found_out = Options::new().resolve_commits(Resolve::Operation);
-    for options in [Options::new(), found_out] {
+    let resolving = Options::new().resolve_commits(Resolve::Operation);
+    for options in [Options::new(), resolving] {
         for (name, db) in strategies(&pool, &Gate::new()) {
-            // What adapts begins without the gate.
+            // `Adaptive` starts without the gate.
             if name == "adaptive" {
                 continue;
             }
@@ -44,17 +44,18 @@ pub(crate) async fn behind_a_gate_there_are_no_conflicts<DB: TestBackend>() {
                 task.expect("a task");
             }
             assert_eq!(value(&pool).await - before, TASKS * ROUNDS, "{name}");
-            assert_eq!(attempts.load(SeqCst), TASKS * ROUNDS, "{name}, {options:?}: something was run again");
+            assert_eq!(attempts.load(SeqCst), TASKS * ROUNDS, "{name}, {options:?}: a unit was retried");
         }
     }
 }
 
-/// Two hundred at once want one row: whatever the strategy, each unit ends by its deadline, and nothing else
-/// happens to the row. Behind the gate, every unit commits; without it, one may run out of time.
+/// Two hundred units change one row at the same time: under each strategy every unit ends by its deadline,
+/// and the row counts the commits. Behind the gate every unit commits; without it, units may exceed their
+/// deadlines.
 pub(crate) async fn every_unit_ends_by_its_deadline_under_load<DB: TestBackend>() {
     const TASKS: i64 = 200;
     const DEADLINE: Duration = Duration::from_secs(60);
-    // To roll back, and to be scheduled on a busy machine.
+    // Allows for the rollback, and for scheduling on a busy machine.
     const GRACE: Duration = Duration::from_secs(5);
     let pool = counter::<DB>(16).await;
     for gated in [true, false] {
@@ -87,7 +88,7 @@ pub(crate) async fn every_unit_ends_by_its_deadline_under_load<DB: TestBackend>(
                 slowest <= DEADLINE + GRACE,
                 "{name}, gated {gated}: a unit took {slowest:.1?}, with a deadline of {DEADLINE:?}"
             );
-            assert!(committed > 0, "{name}, gated {gated}: no unit got through");
+            assert!(committed > 0, "{name}, gated {gated}: no unit committed");
             assert_eq!(value(&pool).await - before, committed, "{name}, gated {gated}");
             println!(
                 "{}, {name}, gated {gated}: {committed} of {TASKS}, the slowest took {slowest:.1?}",

@@ -18,9 +18,10 @@ pub(super) fn insert<'t>(
     rows: NewRows<'_>,
 ) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
     let ((values, arguments), bytes) = (rows.values::<MySql>(SQL.now), rows.bytes());
+    let schema = rows.schema;
     Box::pin(async move {
         SQL.check_size(tx, bytes).await?;
-        let sql = sqlx::AssertSqlSafe(format!("INSERT IGNORE INTO {values}"));
+        let sql = sqlx::AssertSqlSafe(schema.in_sql(format!("INSERT IGNORE INTO {values}")));
         let query = sqlx::query(sql).persistent(false);
         let query = arguments.into_iter().fold(query, |query, text| query.bind(text));
         let done = query.execute(&mut *tx).await?;

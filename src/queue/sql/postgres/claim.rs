@@ -1,6 +1,7 @@
 //! Claims jobs in one round trip.
 
-use std::sync::LazyLock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_core::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr as _};
@@ -12,6 +13,7 @@ use crate::queue::job::micros;
 use crate::queue::priority::Priority;
 use crate::queue::row::{JOB, JobRow, JobsWanted};
 use crate::queue::sql::driver_calls::QueueTransactor;
+use crate::schema::Schema;
 use crate::strategy::Limits;
 
 /// The settings of the claim's own transaction: a text of several statements is one transaction.
@@ -21,8 +23,13 @@ use crate::strategy::Limits;
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL enable_seqscan = off; \
                         SET LOCAL enable_sort = off";
 
-/// The statement, which sessions keep prepared.
-static CLAIM: LazyLock<PreparedStatement> = LazyLock::new(statement);
+/// The statement for each prefix of the tables, which sessions keep prepared.
+static CLAIMS: Mutex<BTreeMap<&'static str, Arc<PreparedStatement>>> = Mutex::new(BTreeMap::new());
+
+fn prepared(schema: Schema) -> Arc<PreparedStatement> {
+    let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
+    claims.entry(schema.prefix()).or_insert_with(|| Arc::new(statement(schema))).clone()
+}
 
 /// Finds and claims jobs in one statement.
 pub(super) fn claim(
@@ -33,12 +40,13 @@ pub(super) fn claim(
         let JobsWanted { queue, limit, start, lease } = wanted;
         let start = start.map(|position| format!("{}, {}", position.due_at, position.id)).join(", ");
         let arguments = format!("'{queue}', {limit}, {}, {start}", micros(lease));
-        let text = AssertSqlSafe(CLAIM.execute(&arguments)).into_sql_str();
+        let claim = prepared(db.schema());
+        let text = AssertSqlSafe(claim.execute(&arguments)).into_sql_str();
         db.run_on_connection(text, |connection, time| {
-            let arguments = arguments.clone();
+            let (claim, arguments) = (claim.clone(), arguments.clone());
             Box::pin(async move {
                 let limits = Limits { left: Some(time), ..Limits::default() };
-                let rows = CLAIM.fetch(connection, SETTINGS, limits, &arguments).await?;
+                let rows = claim.fetch(connection, SETTINGS, limits, &arguments).await?;
                 rows.iter().map(JobRow::decode::<Postgres>).collect()
             })
         })
@@ -53,7 +61,7 @@ pub(super) fn claim(
 /// WHERE id IN (SELECT … LIMIT … FOR UPDATE SKIP LOCKED)` once for each row. The update finds the rows by
 /// their `ctid`; with ids the planner could choose the wrong index, since `(…, due_at, id)` has them too. A
 /// job that changed between the snapshot and the lock has another `ctid`, and is left to the next claim.
-fn statement() -> PreparedStatement {
+fn statement(schema: Schema) -> PreparedStatement {
     let [high, normal, low] = Priority::ALL.map(Priority::number);
     let after = (SQL.after)("range.due_at", "range.id");
     let due = SQL.select_due(&format!("ctid, {JOB}"), "$1", "range.number", &after, "$2");
@@ -68,8 +76,8 @@ fn statement() -> PreparedStatement {
         found.join(", ")
     );
     PreparedStatement::new(
-        "claim",
+        &format!("{}claim", schema.prefix()),
         "text, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint",
-        claim,
+        schema.in_sql(claim),
     )
 }

@@ -22,6 +22,7 @@ use crate::queue::insertion::{COLUMNS, NewRows};
 use crate::queue::job::{Due, NewJob};
 use crate::queue::row::Inserted;
 use crate::queue::sql::driver_calls::QueueTransactor;
+use crate::schema::Schema;
 use crate::tx::Tx;
 
 /// The values of one job.
@@ -47,6 +48,14 @@ static MANY: LazyLock<SqlStr> = LazyLock::new(|| {
     statement(jobs, "")
 });
 
+/// Returns a statement with the names of the tables.
+fn named(schema: Schema, statement: &SqlStr) -> SqlStr {
+    match schema.prefix() {
+        "" => statement.clone(),
+        _ => AssertSqlSafe(schema.in_sql(statement.as_str().to_owned())).into_sql_str(),
+    }
+}
+
 fn statement(rows: &str, end: &str) -> SqlStr {
     let rows = rows.replace("{now}", SQL.now);
     let text: Arc<str> = format!("INSERT INTO {COLUMNS} {rows} ON CONFLICT DO NOTHING {end}").into();
@@ -60,11 +69,11 @@ pub(super) fn insert<'t>(
 ) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
     let (is_one, persistent) = (rows.jobs.len() == 1, rows.persistent);
     let (sql, arguments) = match rows.jobs {
-        [job] => (&*ONE, one(&rows, job)),
-        _ => (&*MANY, many(&rows)),
+        [job] => (named(rows.schema, &ONE), one(&rows, job)),
+        _ => (named(rows.schema, &MANY), many(&rows)),
     };
     Box::pin(async move {
-        let query = WatchedQuery::with_arguments(sql.clone(), arguments.map_err(sqlx::Error::Encode)?);
+        let query = WatchedQuery::with_arguments(sql, arguments.map_err(sqlx::Error::Encode)?);
         let query = query.persistent_if(persistent.unwrap_or_else(|| tx.keeps_statements()));
         if is_one {
             let row = tx.fetch_optional(query).await?;
@@ -83,14 +92,15 @@ pub(super) fn insert_alone<'d>(
     db: &'d QueueTransactor<Postgres>,
     rows: NewRows<'_>,
 ) -> Option<BoxFuture<'d, Result<Option<Inserted>, Error>>> {
-    let persistent = rows.persistent;
+    let (persistent, sql) = (rows.persistent, named(rows.schema, &ONE_ALONE));
     let arguments = match rows.jobs {
         [job] if persistent != Some(false) => one(&rows, job),
         _ => return None,
     };
     Some(Box::pin(async move {
         let arguments = arguments.map_err(sqlx::Error::Encode)?;
-        db.run_on_connection(ONE_ALONE.clone(), |connection, limit| {
+        db.run_on_connection(sql.clone(), |connection, limit| {
+            let sql = sql.clone();
             let mut arguments = arguments.clone();
             let limited = arguments.add(whole_millis(limit).to_string());
             Box::pin(async move {
@@ -98,8 +108,7 @@ pub(super) fn insert_alone<'d>(
                 if !persistent.unwrap_or_else(|| connection.cached_statements_size() > 0) {
                     return Ok(None);
                 }
-                let query = WatchedQuery::<Postgres>::with_arguments(ONE_ALONE.clone(), arguments)
-                    .persistent_if(true);
+                let query = WatchedQuery::<Postgres>::with_arguments(sql, arguments).persistent_if(true);
                 let row = connection.fetch_optional(query).await?;
                 Ok(Some(Inserted::one(row.map(|row| row.try_get(0)).transpose()?)))
             })

@@ -1,4 +1,4 @@
-//! Claims and completions of jobs that are dropped.
+//! Claims and completions of jobs whose futures are dropped.
 
 use atomically::queue::{Claim, NewJob, Queue};
 use atomically::{Error, ErrorKind, Pessimistic, TransactorExt as _, Tx};
@@ -17,8 +17,8 @@ async fn enqueued<DB: TestBackend>(queue: &Queue<DB>, k: i64) {
     assert!(queue.enqueue_alone(job).await.expect("a commit").id().is_some());
 }
 
-/// Claims the one job that there is, as soon as its lease has lapsed; a claim that was dropped may still get
-/// it meanwhile.
+/// Expires the lease of the only job until the job can be claimed: a dropped claim may still acquire it in
+/// the meantime.
 async fn claimed<DB: TestBackend>(ledger: &Ledger<DB>, queue: &Queue<DB>) -> Claim<DB> {
     let mut claims = Vec::new();
     eventually(1, async || {
@@ -35,8 +35,8 @@ async fn claimed<DB: TestBackend>(ledger: &Ledger<DB>, queue: &Queue<DB>) -> Cla
     claims.remove(0)
 }
 
-/// Whether or not the claim that was dropped had got the job, another one gets it when the lease has lapsed.
-pub(crate) async fn claims_lose_no_job<DB: TestBackend>() {
+/// Whether or not the dropped claim acquired the job, another claim acquires it once the lease has expired.
+pub(crate) async fn dropped_claims_lose_no_job<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let queue = queue_of(&ledger).await;
     let prepare = async |k: i64| enqueued(&queue, k).await;
@@ -47,14 +47,14 @@ pub(crate) async fn claims_lose_no_job<DB: TestBackend>() {
             None => claimed(&ledger, &queue).await,
         };
         assert_eq!(claim.payload::<i64>().expect("a payload"), k);
-        claim.complete().await.expect("it holds the job");
+        claim.complete().await.expect("the claim holds the job");
         assert_eq!(ledger.count("atomically_job").await, 0);
     };
     ledger.at_every_poll("claim", prepare, run, check).await;
 }
 
-/// A completion that was dropped can be sent again: in the end the job is gone.
-pub(crate) async fn completions_lose_no_job<DB: TestBackend>() {
+/// A dropped completion can be repeated, and the job is deleted once.
+pub(crate) async fn dropped_completions_can_be_repeated<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let queue = queue_of(&ledger).await;
     let prepare = async |k: i64| {
@@ -64,7 +64,7 @@ pub(crate) async fn completions_lose_no_job<DB: TestBackend>() {
     let run = async |_: i64, claim: &Claim<DB>| claim.complete().await;
     let check = async |_: i64, claim: Claim<DB>, outcome: Option<Result<(), Error>>| {
         match outcome {
-            Some(done) => done.expect("it holds the job"),
+            Some(done) => done.expect("the claim holds the job"),
             None => match claim.complete().await {
                 Ok(()) => {}
                 Err(error) => assert_eq!(error.kind(), ErrorKind::StaleClaim, "{error:?}"),
@@ -75,8 +75,8 @@ pub(crate) async fn completions_lose_no_job<DB: TestBackend>() {
     ledger.at_every_poll("complete", prepare, run, check).await;
 }
 
-/// The job is gone if, and only if, the effects of the unit that completes it are stored.
-pub(crate) async fn completions_in_a_unit_go_with_its_effects<DB: TestBackend>() {
+/// The job is deleted if, and only if, the effects of the unit that completes it are stored.
+pub(crate) async fn dropped_units_store_effects_and_completion_together<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let queue = queue_of(&ledger).await;
     let db = Pessimistic::default().on(&ledger.pool);
@@ -94,12 +94,12 @@ pub(crate) async fn completions_in_a_unit_go_with_its_effects<DB: TestBackend>()
     let check = async |k: i64, claim: Claim<DB>, outcome: Option<Result<(), Error>>| {
         let (rows, jobs) = (ledger.rows(k).await, ledger.count("atomically_job").await);
         if let Some(done) = outcome {
-            done.expect("it holds the job");
+            done.expect("the claim holds the job");
             assert_eq!((rows, jobs), (2, 0));
         }
         match (rows, jobs) {
-            (0, 1) => claim.complete().await.expect("it still holds the job"),
-            (2, 0) => assert!(claim.complete().await.expect_err("it is complete").is_stale_claim()),
+            (0, 1) => claim.complete().await.expect("the claim still holds the job"),
+            (2, 0) => assert!(claim.complete().await.expect_err("the job is completed").is_stale_claim()),
             _ => panic!("{rows} rows are stored, and {jobs} jobs are left"),
         }
     };

@@ -1,4 +1,4 @@
-//! Requests with an idempotency key that are dropped, and sent again.
+//! Requests with an idempotency key that are dropped and sent again.
 
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome, once_in};
 use atomically::{Error, Pessimistic, TransactorExt as _, Tx};
@@ -10,14 +10,14 @@ fn key_of(k: i64) -> IdempotencyKey {
     IdempotencyKey::new("dropped", k.to_string()).expect("a key")
 }
 
-/// The key of a request is stored with its effect. Sent again, the request is answered, and its effect is
-/// there once.
-async fn sent_again<DB: TestBackend>(
+/// Drops requests, and sends each of them again. Asserts that the key of a request is stored together with
+/// its effect, and that the second request returns the result without repeating the effect.
+async fn drop_and_resend<DB: TestBackend>(
     ledger: &Ledger<DB>,
     what: &str,
     send: impl AsyncFn(i64) -> Result<Outcome<i64>, Error>,
 ) {
-    let nothing = async |_: i64| ();
+    let prepare = async |_: i64| ();
     let run = async |k: i64, (): &()| send(k).await;
     let check = async |k: i64, (): (), outcome: Option<Result<Outcome<i64>, Error>>| {
         let stored = ledger.rows(k).await;
@@ -25,7 +25,7 @@ async fn sent_again<DB: TestBackend>(
             assert_eq!((done.expect("an outcome"), stored), (Outcome::Fresh(k), 2), "{what}");
         }
         let keys = Pessimistic::default().on(&ledger.watcher);
-        let key = keys.keys().find(&key_of(k)).await.expect("found out");
+        let key = keys.keys().find(&key_of(k)).await.expect("a lookup");
         let again = send(k).await.expect("an outcome");
         match (stored, key.is_some()) {
             (0, false) => assert_eq!(again, Outcome::Fresh(k), "{what}"),
@@ -34,10 +34,10 @@ async fn sent_again<DB: TestBackend>(
         }
         assert_eq!(ledger.rows(k).await, 2, "{what}");
     };
-    ledger.at_every_poll(what, nothing, run, check).await;
+    ledger.at_every_poll(what, prepare, run, check).await;
 }
 
-pub(crate) async fn requests_have_one_effect<DB: TestBackend>() {
+pub(crate) async fn dropped_and_resent_requests_take_effect_once<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let db = Pessimistic::default().on(&ledger.pool);
     db.create_key_table().await.expect("the table of keys");
@@ -45,10 +45,10 @@ pub(crate) async fn requests_have_one_effect<DB: TestBackend>() {
         let unit = async |tx: &mut Tx<DB>| write_twice(tx, k).await.map(|()| k);
         db.once(&key_of(k)).run(unit).await
     };
-    sent_again(&ledger, "once", send).await;
+    drop_and_resend(&ledger, "once", send).await;
 }
 
-pub(crate) async fn parts_of_a_unit_have_one_effect<DB: TestBackend>() {
+pub(crate) async fn dropped_and_resent_parts_of_a_unit_take_effect_once<DB: TestBackend>() {
     let ledger = Ledger::<DB>::new().await;
     let db = Pessimistic::default().on(&ledger.pool);
     db.create_key_table().await.expect("the table of keys");
@@ -59,5 +59,5 @@ pub(crate) async fn parts_of_a_unit_have_one_effect<DB: TestBackend>() {
         };
         db.run(unit).await
     };
-    sent_again(&ledger, "once_in", send).await;
+    drop_and_resend(&ledger, "once_in", send).await;
 }

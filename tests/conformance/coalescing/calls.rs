@@ -1,14 +1,14 @@
-//! What each call returns, alone and together with others.
+//! The result of each call, alone and in a batch with others.
 
 use atomically::DeltaOutcome::{Applied, NotFound, Refused};
 use atomically::{Deltas, ErrorKind, Key};
 use futures_util::future::join_all;
 
-use super::{Jam, add_rows, behind, deltas, ok, patient, values};
+use super::{BlockedBatch, add_rows, deltas, expect_all, patient, run_behind, values};
 use crate::conformance::increments::counter;
 use crate::support::TestBackend;
 
-/// A table whose rows may not hold 11 to 900.
+/// A table whose values must not be between 11 and 900.
 const WITH_A_GAP: &str = "CREATE TABLE counter (
     id BIGINT PRIMARY KEY,
     value BIGINT NOT NULL CHECK (value NOT BETWEEN 11 AND 900))";
@@ -27,7 +27,7 @@ where
     assert_eq!(stock.add(1, 0).await.expect("a commit"), Applied { value: 0 });
     assert_eq!(stock.add(99, 1).await.expect("a commit"), NotFound);
 
-    // The range of an `i64` is a bound, too.
+    // The range of an `i64` is a bound as well.
     let unbounded = deltas(&pool);
     assert_eq!(unbounded.add(1, i64::MAX).await.expect("a commit"), Applied { value: i64::MAX });
     assert_eq!(unbounded.add(1, 1).await.expect("a commit"), Refused { value: i64::MAX });
@@ -36,8 +36,8 @@ where
     assert_eq!(values(&pool, &[1, 2]).await, [i64::MAX, i64::MIN]);
 }
 
-/// No row may hold 11 to 900: alone, the first call of each pair would be refused by the database.
-pub(crate) async fn calls_behind_a_batch_share_the_next_one<DB: TestBackend>()
+/// The database would refuse some of the calls if they ran alone, but accepts the sums of the batch.
+pub(crate) async fn calls_made_during_a_batch_share_the_next_batch<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -47,12 +47,12 @@ where
         .await
         .expect("two rows");
     let stock = deltas(&pool).at_least(0).max_batches(1);
-    let alone = stock.add(1, 5).await.expect_err("alone, it is refused");
-    assert_eq!(alone.kind(), ErrorKind::Constraint);
+    let refused = stock.add(1, 5).await.expect_err("the database refuses the sum");
+    assert_eq!(refused.kind(), ErrorKind::Constraint);
 
-    let jam = Jam::new(&pool.url, &pool, &stock).await;
+    let blocked = BlockedBatch::new(&pool.url, &pool, &stock).await;
     let calls = [(1, 5), (2, 100), (1, -5), (2, -100), (1, -9), (1, -8), (3, 1)];
-    let (_, answers) = behind(jam, calls.map(|(id, delta)| stock.add(id, delta))).await;
+    let (_, results) = run_behind(blocked, calls.map(|(id, delta)| stock.add(id, delta))).await;
     let expected = [
         Applied { value: 13 },
         Applied { value: 109 },
@@ -62,11 +62,11 @@ where
         Applied { value: 0 },
         NotFound,
     ];
-    assert_eq!(ok(answers), expected);
+    assert_eq!(expect_all(results), expected);
     assert_eq!(values(&pool, &[1, 2]).await, [0, 9]);
 }
 
-pub(crate) async fn a_refusal_of_the_database_fails_only_its_calls<DB: TestBackend>()
+pub(crate) async fn a_database_error_fails_only_the_calls_that_caused_it<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -76,10 +76,10 @@ where
         .await
         .expect("three rows");
     let stock = deltas(&pool).at_least(0).max_batches(1);
-    let jam = Jam::new(&pool.url, &pool, &stock).await;
+    let blocked = BlockedBatch::new(&pool.url, &pool, &stock).await;
     let calls = [(1, 1), (2, 2), (3, 11), (2, 3), (3, 4), (1, 20), (1, 5)];
-    let (_, answers) = behind(jam, calls.map(|(id, delta)| stock.add(id, delta))).await;
-    let seen: Vec<_> = answers.into_iter().map(|answer| answer.map_err(|error| error.kind())).collect();
+    let (_, results) = run_behind(blocked, calls.map(|(id, delta)| stock.add(id, delta))).await;
+    let outcomes: Vec<_> = results.into_iter().map(|result| result.map_err(|error| error.kind())).collect();
     let expected = [
         Ok(Applied { value: 1 }),
         Ok(Applied { value: 2 }),
@@ -89,12 +89,12 @@ where
         Err(ErrorKind::Constraint),
         Ok(Applied { value: 6 }),
     ];
-    assert_eq!(seen, expected);
+    assert_eq!(outcomes, expected);
     assert_eq!(values(&pool, &[1, 2, 3]).await, [6, 5, 4]);
 }
 
-/// One key, powers of two and counts between them, and more keys than one statement takes.
-pub(crate) async fn any_number_of_keys_is_changed_once_each<DB: TestBackend>()
+/// Covers one key, powers of two, counts between them, and more keys than one statement can have.
+pub(crate) async fn updates_any_number_of_keys_once_each<DB: TestBackend>()
 where
     i64: Key<DB>,
 {
@@ -103,10 +103,10 @@ where
     let watcher = DB::another(&pool.url).await;
     let stock = deltas(&pool);
     for count in [1, 2, 3, 5, 8, 255, 256, 257, 600] {
-        let jam = Jam::new(&pool.url, &pool, &stock).await;
+        let blocked = BlockedBatch::new(&pool.url, &pool, &stock).await;
         let before = values(&watcher, &[1, count]).await;
-        let (_, answers) = behind(jam, (1..=count).rev().map(|id| stock.add(id, id))).await;
-        assert!(ok(answers).iter().all(|answer| matches!(answer, Applied { .. })), "{count}");
+        let (_, results) = run_behind(blocked, (1..=count).rev().map(|id| stock.add(id, id))).await;
+        assert!(expect_all(results).iter().all(|result| matches!(result, Applied { .. })), "{count}");
         let after = values(&pool, &[1, count]).await;
         assert_eq!(after, [before[0] + 1, before[1] + count], "{count}");
     }
@@ -114,8 +114,8 @@ where
     assert_eq!(DB::pool_fetch(&pool, rows, &[]).await.expect("a count"), 0);
 }
 
-/// Keys of another type, and a smaller type of number.
-pub(crate) async fn keys_may_be_text<DB: TestBackend>()
+/// The keys are text, and the values are 32-bit integers.
+pub(crate) async fn keys_can_be_text<DB: TestBackend>()
 where
     String: Key<DB>,
 {
@@ -127,11 +127,11 @@ where
     let uses = Deltas::on(&pool, "tag", "name", "uses").options(patient());
     for _ in 0..3 {
         let calls = ["rust", "sql", "é", "no such", "rust"].map(|name| uses.add(name.to_owned(), 1));
-        assert_eq!(ok(join_all(calls).await)[3], NotFound);
+        assert_eq!(expect_all(join_all(calls).await)[3], NotFound);
     }
     let expected = [7, 11, 5].map(|value| Applied { value });
     let calls = ["rust", "sql", "é"].map(|name| uses.add(name.to_owned(), 1));
-    assert_eq!(ok(join_all(calls).await), expected);
+    assert_eq!(expect_all(join_all(calls).await), expected);
     let small = uses.add("rust".to_owned(), i64::from(i32::MAX)).await;
     if DB::NAME == "SQLite" {
         // All of its integers have 64 bits.

@@ -1,17 +1,14 @@
 //! Processes that start at the same time create the crate's tables at the same time.
 
-mod support;
-
+use atomically::ErrorKind;
 use atomically::queue::Queue;
 use atomically::{Error, Pessimistic};
-use sqlx::{PgPool, Postgres};
+use sqlx::pool::PoolOptions;
+use sqlx::{MySql, PgPool, Postgres, Sqlite};
 use std::time::{Duration, Instant};
 
-use atomically::ErrorKind;
-use sqlx::pool::PoolOptions;
-use sqlx::{MySql, Sqlite};
-use support::servers::Server;
-use support::{TestBackend, eventually};
+use crate::support::servers::Server;
+use crate::support::{TestBackend, eventually};
 
 /// The first process has created its table and not yet committed when the second one starts. PostgreSQL's `IF
 /// NOT EXISTS` does not see the table, but the unique keys of the catalog do.

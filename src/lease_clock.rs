@@ -1,4 +1,4 @@
-//! The lease of a claim, as its holder knows it.
+//! A lease, as its holder knows it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,35 +9,40 @@ use tokio::time::Instant;
 /// at different speeds.
 const MARGIN: u32 = 10;
 
-/// When the lease of a claim expires, by a monotonic clock.
+/// When a lease expires, by a monotonic clock of the holder.
 ///
 /// The lease is measured from before the request was sent, so it expires here before it expires in the
 /// database.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(crate) struct LeaseClock {
     duration: Duration,
     end: Mutex<Instant>,
 }
 
-impl Lease {
+impl LeaseClock {
     /// Starts a lease. `requested` is when the claim was sent to the database.
-    pub(super) fn new(duration: Duration, requested: Instant) -> Self {
+    pub(crate) fn new(duration: Duration, requested: Instant) -> Self {
         Self { duration, end: Mutex::new(requested + duration) }
     }
 
     /// Records that the database has extended the lease, by a request sent at `requested`.
-    pub(super) fn extended(&self, requested: Instant) {
+    pub(crate) fn extended(&self, requested: Instant) {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         *end = (*end).max(requested + self.duration);
     }
 
-    pub(super) fn end(&self) -> Instant {
+    pub(crate) fn end(&self) -> Instant {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether no other worker can have taken the job over yet.
-    pub(super) fn is_certain(&self) -> bool {
-        Instant::now() + self.duration / MARGIN < self.end()
+    /// Returns until when no other holder can have taken the lease over.
+    pub(crate) fn certain_until(&self) -> Instant {
+        self.end() - self.duration / MARGIN
+    }
+
+    /// Whether no other holder can have taken the lease over yet.
+    pub(crate) fn is_certain(&self) -> bool {
+        Instant::now() < self.certain_until()
     }
 }
 
@@ -48,7 +53,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lease_is_certain_for_nine_tenths_of_its_time() {
         let (requested, duration) = (Instant::now(), Duration::from_secs(10));
-        let lease = Lease::new(duration, requested);
+        let lease = LeaseClock::new(duration, requested);
         tokio::time::advance(Duration::from_millis(8_990)).await;
         assert!(lease.is_certain());
         tokio::time::advance(Duration::from_millis(20)).await;

@@ -1,4 +1,4 @@
-//! Wakes workers before their next poll.
+//! Ends a pause between two polls.
 
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -9,14 +9,16 @@ pub use postgres::PgWake;
 use futures_core::future::BoxFuture;
 use tokio::sync::Notify;
 
-/// Wakes a [`Worker`](super::Worker) when there may be new jobs, before its next poll.
+/// Wakes a worker of a queue, or a caller that waits for a lease, before its next poll.
 ///
-/// A wake-up is only a hint: if one is lost, a job waits for the next [poll](super::Worker::poll_every),
-/// and a spurious one costs a claim that finds no jobs.
+/// A wake-up is only a hint: if one is lost, the next poll finds what there is, and a spurious one costs a
+/// poll that finds nothing.
 ///
-/// [`Notify`] implements this trait, for jobs that are enqueued in the same process:
+/// [`Notify`] implements this trait, for example for jobs that are enqueued in the same process:
 ///
 /// ```
+/// # #[cfg(feature = "queue")]
+/// # mod example {
 /// # use atomically::queue::{NewJob, Queue, Worker};
 /// # use atomically::{Error, Pessimistic, TransactorExt as _};
 /// # use std::sync::Arc;
@@ -33,9 +35,10 @@ use tokio::sync::Notify;
 ///     })
 ///     .await?;
 /// # Ok(()) }
+/// # }
 /// ```
 pub trait Wake: Send + Sync + 'static {
-    /// Waits until there may be a new job.
+    /// Waits until there may be something new.
     ///
     /// # Cancellation
     ///

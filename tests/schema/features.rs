@@ -1,0 +1,146 @@
+//! Everything that uses the crate's tables.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome, once_in};
+use atomically::lease::Lease;
+use atomically::queue::{Claim, NewJob, Queue, Reschedule, Retry, Worker, complete_all_in};
+use atomically::testing::{Fault, Faults, Moment};
+use atomically::{
+    Error, Event, Options, Pessimistic, Purge, Resolve, Schema, TransactorExt as _, Tx, UnitEvent,
+};
+use sqlx::Pool;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::support::TestBackend;
+
+fn job() -> NewJob {
+    NewJob::new(&1).expect("a payload")
+}
+
+/// Uses each statement of the crate on its tables. There must be tables with the names of this schema only.
+pub(crate) async fn use_all_features<DB: TestBackend>(pool: &Pool<DB>, schema: Schema) {
+    let options = Options::new().schema(schema);
+    let db = Pessimistic::default().on(pool).options(options.clone());
+    use_keys_and_operations(pool, schema).await;
+    // A name that looks like that of a table.
+    let queue = Queue::new("atomically_job", pool).expect("a name").options(options.clone());
+    use_queue(pool, schema, &queue).await;
+    assert_eq!(queue.doctor().await.expect("an answer"), []);
+    let lease = Lease::new("atomically_lease", pool).options(options.clone());
+    use_lease(pool, &lease).await;
+    lease.create_tables().await.expect("nothing is missing");
+    let purge = Purge::new(pool).options(options).keys().operations(Duration::ZERO);
+    purge.dead_jobs(&queue, Duration::ZERO).once().await.expect("purged");
+    db.create_key_table().await.expect("nothing is missing");
+    db.create_operation_table().await.expect("nothing is missing");
+    queue.create_tables().await.expect("nothing is missing");
+}
+
+async fn use_keys_and_operations<DB: TestBackend>(pool: &Pool<DB>, schema: Schema) {
+    let db = Pessimistic::default().on(pool).options(Options::new().schema(schema));
+    let key = |name: &str| IdempotencyKey::new("scope", name).expect("a key");
+    let work = async |_: &mut Tx<DB>| Ok::<_, Error>(7);
+    for outcome in [Outcome::Fresh(7), Outcome::Replayed(7)] {
+        assert_eq!(db.once(&key("a")).run(work).await.expect("an outcome"), outcome);
+        let part = async |tx: &mut Tx<DB>| once_in(tx, &key("b")).run(work).await;
+        assert_eq!(db.run(part).await.expect("an outcome"), outcome);
+    }
+    assert!(db.keys().find(&key("a")).await.expect("found out").is_some());
+    assert!(db.keys().release(&key("a")).await.expect("released"));
+
+    // The first commit is not acknowledged, and is found by its row.
+    let resolving = db.clone().options(Options::new().resolve_commits(Resolve::Operation));
+    let unheard = Faults::new().at(Moment::Commit, Fault::AnswerLost);
+    assert_eq!(unheard.on(&resolving).run(work).await.expect("a commit"), 7);
+}
+
+async fn use_lease<DB: TestBackend>(pool: &Pool<DB>, lease: &Lease<DB>) {
+    let db = Pessimistic::default().on(pool);
+    for _ in 0..2 {
+        let renewed = Arc::new(Semaphore::new(0));
+        let counter = renewed.clone();
+        let observed = lease.clone().ttl(Duration::from_secs(3)).observed_by(move |event: &Event<'_>| {
+            if let Event::Unit { event: UnitEvent::StatementDone { sql, failure: None, .. }, .. } = event
+                && sql.starts_with("UPDATE ")
+                && sql.contains("atomically_lease_expiry SET until")
+            {
+                counter.add_permits(1);
+            }
+        });
+        let held = observed.try_acquire().await.expect("an answer").expect("it is free");
+        assert!(lease.try_acquire().await.expect("an answer").is_none());
+        let _ = renewed.acquire().await.expect("a renewal");
+        db.run(async |tx: &mut Tx<DB>| held.check_in(tx).await).await.expect("it is held");
+        held.release().await.expect("released");
+    }
+}
+
+async fn use_queue<DB: TestBackend>(pool: &Pool<DB>, schema: Schema, queue: &Queue<DB>) {
+    // The queue knows its tables, whatever the transaction's options are.
+    for db in [
+        Pessimistic::default().on(pool),
+        Pessimistic::default().on(pool).options(Options::new().schema(schema)),
+    ] {
+        let enqueues = async |tx: &mut Tx<DB>| {
+            let unique = || job().unique("atomically_job");
+            assert!(queue.enqueue(tx, unique()?).await?.id().is_some());
+            assert!(queue.enqueue(tx, unique()?).await?.id().is_none());
+            queue.enqueue_many(tx, &[job(), job(), job()]).await
+        };
+        assert_eq!(db.run(enqueues).await.expect("enqueued"), 3);
+        let _ = queue.enqueue_alone(job()).await.expect("enqueued");
+        assert_eq!(
+            (queue.counts().await.expect("counts").due, queue.depth().await.expect("depth").ready),
+            (5, 5)
+        );
+
+        let claims = queue.claim(10).await.expect("claims");
+        let [extends, fails, releases, reschedules, completes] =
+            <[Claim<DB>; 5]>::try_from(claims).expect("five");
+        extends.extend().await.expect("extended");
+        db.run(async |tx| extends.complete_in(tx).await).await.expect("complete");
+        fails.fail("no", Retry::Never).await.expect("dead");
+        releases.release().await.expect("released");
+        let later = Reschedule::after(Duration::ZERO).payload(&2).expect("a payload");
+        db.run(async |tx| reschedules.reschedule_in(tx, later).await).await.expect("rescheduled");
+        completes.complete().await.expect("complete");
+        let dead = queue.dead(10).await.expect("dead jobs");
+        assert!(queue.requeue(dead[0].id).await.expect("requeued"));
+        let claims = queue.claim(2).await.expect("claims");
+        db.run(async |tx| complete_all_in(tx, &claims).await).await.expect("complete");
+        run_worker(queue).await;
+    }
+}
+
+/// Runs a worker until it has completed the last job.
+async fn run_worker<DB: TestBackend>(queue: &Queue<DB>) {
+    let done = Arc::new(Notify::new());
+    let completes = done.clone();
+    let worker = Worker::new(queue).poll_every(Duration::from_millis(20));
+    worker
+        .run(done.notified(), move |claim: Arc<Claim<DB>>| {
+            let completes = completes.clone();
+            async move {
+                claim.complete().await?;
+                completes.notify_one();
+                Ok(())
+            }
+        })
+        .await;
+    assert_eq!(queue.counts().await.expect("counts").due, 0);
+}
+
+pub(crate) async fn all_features_work_with_a_prefix<DB: TestBackend>() {
+    let pool = DB::pool(8).await;
+    let schema = Schema::prefixed("app_").expect("a prefix");
+    schema.create(&pool.pool).await.expect("created");
+    use_all_features(&pool.pool, schema).await;
+    assert_eq!(schema.check(&pool.pool).await.expect("checked"), []);
+    // A second prefix on the same connections: statements that they keep prepared name the right tables.
+    let other = Schema::prefixed("other_").expect("a prefix");
+    other.create(&pool.pool).await.expect("created");
+    use_all_features(&pool.pool, other).await;
+    assert_eq!(Schema::new().check(&pool.pool).await.expect("checked").len(), 7, "there are no other tables");
+}
