@@ -25,13 +25,16 @@ mod values;
 mod writes;
 
 use catalog::{Catalog, CatalogQuery};
+pub(in crate::testing) use clause::take_clauses;
 use effect::Lock;
+pub(in crate::testing) use names::{last_name, name_of};
 use recorder::TraceRecorder;
 pub use report::{AcquisitionOrder, Inversion, Locked, UnknownLocks, UnknownReason};
 use rows::TableKeys;
 pub(in crate::testing) use sql::dialect;
 use trace::Trace;
 use values::normalized;
+pub(in crate::testing) use values::value_of;
 
 /// Records the order in which transactions acquire locks and reports the orders that could deadlock.
 ///
