@@ -16,9 +16,9 @@ type Db = PoolTransactor<Sqlite, Pessimistic>;
 /// Buys a shipping label for a paid order. Returns the label, or `None` if the order is not to be shipped.
 async fn ship(db: &Db, carrier: &Carrier, order: i64) -> Result<Option<String>, Error> {
     // Look. This transaction ends before the call begins.
-    let looked = db.run(async |tx: &mut Tx<Sqlite>| {
+    let looked = db.run(async |tx: &mut Tx<Sqlite>| -> Result<(String, String), Error> {
         let select = sqlx::query_as("SELECT state, address FROM orders WHERE id = $1").bind(order);
-        Ok::<(String, String), Error>(select.fetch_one(&mut *tx).await?)
+        Ok(select.fetch_one(&mut *tx).await?)
     });
     let (state, address) = looked.await?;
     if state != "paid" {
@@ -29,7 +29,7 @@ async fn ship(db: &Db, carrier: &Carrier, order: i64) -> Result<Option<String>, 
     let label = carrier.buy_label(order, &address).await;
 
     // Lock, check again, write. The order may have changed during the call.
-    let stored = db.run(async |tx: &mut Tx<Sqlite>| {
+    let stored = db.run(async |tx: &mut Tx<Sqlite>| -> Result<bool, Error> {
         let select = tx.for_update("SELECT state, address FROM orders WHERE id = $1");
         let now: (String, String) = sqlx::query_as(select).bind(order).fetch_one(&mut *tx).await?;
         if now != ("paid".to_owned(), address.clone()) {
@@ -37,7 +37,7 @@ async fn ship(db: &Db, carrier: &Carrier, order: i64) -> Result<Option<String>, 
         }
         let update = sqlx::query("UPDATE orders SET state = 'shipped', label = $1 WHERE id = $2");
         update.bind(&label).bind(order).execute(&mut *tx).await?;
-        Ok::<bool, Error>(true)
+        Ok(true)
     });
     if stored.await? {
         return Ok(Some(label));

@@ -71,11 +71,11 @@ async fn main() -> anyhow::Result<()> {
 
     // Only for the demonstration: a unit that holds the lock until the others have met it.
     let (locked, done) = (Notify::new(), Notify::new());
-    let holder = db.run(async |tx: &mut Tx<Postgres>| {
+    let holder = db.run(async |tx: &mut Tx<Postgres>| -> Result<(), Error> {
         lock_seat(tx, RowLock::NO_KEY_UPDATE, 1).await?;
         locked.notify_one();
         done.notified().await;
-        Ok::<(), Error>(())
+        Ok(())
     });
     let others = async {
         locked.notified().await;

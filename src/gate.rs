@@ -40,9 +40,9 @@ const MAX_WIDTH: usize = Semaphore::MAX_PERMITS / INSIDE;
 /// let shop = Optimistic::default().on(&pool).gate(&gate);
 /// let office = Pessimistic::default().on(&pool).gate(&gate);
 /// shop.on_key(("event", 7))
-///     .run(async |tx| {
+///     .run(async |tx| -> Result<_, Error> {
 ///         sqlx::query("UPDATE event SET seats = seats - 1 WHERE id = 7").execute(&mut *tx).await?;
-///         Ok::<_, Error>(())
+///         Ok(())
 ///     })
 ///     .await?;
 /// # Ok(()) }

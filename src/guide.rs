@@ -52,6 +52,10 @@ pub mod testing_services {}
 pub mod testing {}
 
 #[cfg(feature = "testing")]
+#[doc = include_str!("guide/advisor.md")]
+pub mod advisor {}
+
+#[cfg(feature = "testing")]
 #[doc = include_str!("guide/histories.md")]
 pub mod histories {}
 

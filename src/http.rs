@@ -26,10 +26,10 @@
 //! let amount: i64 = request.json()?;
 //! // The user that the service has authenticated.
 //! let key = request.for_caller("user 7")?;
-//! let pay = async |tx: &mut Tx<Sqlite>| {
+//! let pay = async |tx: &mut Tx<Sqlite>| -> Result<_, ProblemDetails> {
 //!     let insert = "INSERT INTO payment (amount) VALUES ($1) RETURNING id";
 //!     let id: i64 = sqlx::query_scalar(insert).bind(amount).fetch_one(&mut *tx).await?;
-//!     Ok::<_, ProblemDetails>(BufferedResponse::json(StatusCode::CREATED, &id)?)
+//!     Ok(BufferedResponse::json(StatusCode::CREATED, &id)?)
 //! };
 //! let first = db.respond_once(&key).run(pay).await?;
 //! let second = db.respond_once(&key).run(pay).await?;
@@ -39,7 +39,7 @@
 //! # #[cfg(not(feature = "sqlite"))] fn main() {}
 //! ```
 //!
-//! Everything is written on the types of the crate [`http`](::http), for any framework. With the feature
+//! Everything is written on the types of the crate [`http`](https://docs.rs/http), for any framework. With the feature
 //! `axum`, [`KeyedRequest`] and [`IfMatch`] are extractors, and [`BufferedResponse`], [`Refusal`],
 //! [`ProblemDetails`] and [`Error`](crate::Error) are responses.
 //!

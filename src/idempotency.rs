@@ -17,9 +17,9 @@
 //!
 //! let (client, header, body) = ("client 7", "8e03978e-40d5-43dd-bc93-6894a57f9324", r#"{"amount": 500}"#);
 //! let key = IdempotencyKey::new(client, header)?.request(body);
-//! let pay = async |tx: &mut atomically::Tx<sqlx::Sqlite>| {
+//! let pay = async |tx: &mut atomically::Tx<sqlx::Sqlite>| -> Result<i64, Error> {
 //!     let insert = "INSERT INTO payment (amount) VALUES (500) RETURNING id";
-//!     Ok::<i64, Error>(sqlx::query_scalar(insert).fetch_one(&mut *tx).await?)
+//!     Ok(sqlx::query_scalar(insert).fetch_one(&mut *tx).await?)
 //! };
 //! assert_eq!(db.once(&key).run(pay).await?, Outcome::Fresh(1));
 //! assert_eq!(db.once(&key).run(pay).await?, Outcome::Replayed(1));

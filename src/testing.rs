@@ -6,6 +6,7 @@
 //!
 //! - [`explore`] runs a few units through every interleaving of their statements and checks invariants after
 //!   each.
+//! - [`advise`] explores units under several strategies, and recommends the cheapest one that is right.
 //! - [`Faults`] injects failures at single steps, and [`assert_retry_safe`] at each step in turn.
 //! - [`error`] makes an [`Error`](crate::Error) of any kind, to test what a program does with it.
 //! - [`LockOrder`] reports opposite lock orders before they deadlock.
@@ -14,6 +15,7 @@
 //!
 //! Everything works with `#[tokio::test]` and with your own pools and transactors. Tests share no state.
 
+mod advisor;
 mod bound_sql;
 mod errors;
 mod explore;
@@ -25,10 +27,11 @@ mod retry_safe;
 mod zombie;
 
 pub use crate::intercept::Fault;
+pub use advisor::{Advice, AdviceCell, Advisor, AdvisorProgress, UnitAdvice, advise};
 pub use errors::{constraint_error, error, error_after};
 pub use explore::{
-    Client, Counterexample, Explore, ExploreError, Gap, ParseScheduleError, Problem, Report, Schedule,
-    SerialDifference, explore,
+    AnomalyName, Client, Counterexample, Explore, ExploreError, Gap, ParseScheduleError, Problem, Report,
+    Schedule, SerialDifference, explore,
 };
 pub use faults::{Faults, Moment};
 pub use lock_order::{AcquisitionOrder, Inversion, LockOrder, Locked, UnknownLocks, UnknownReason, Watched};

@@ -6,7 +6,8 @@ use std::process::Command;
 use test_servers::program::{self, Finished};
 
 /// The examples on embedded SQLite, each with its last line.
-const ON_SQLITE: [(&str, &str); 12] = [
+const ON_SQLITE: [(&str, &str); 13] = [
+    ("advisor", "Recommended: sell: "),
     ("audit_trail", "Stored are payments 1 and 2, and a note about payment 1."),
     ("bank_transfer", "The total is still 500."),
     ("counters", "Nothing is left in stock."),

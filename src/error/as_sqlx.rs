@@ -19,9 +19,9 @@ use crate::failure::{ConstraintKind, Failure};
 /// # async fn example(pool: sqlx::PgPool) -> Result<(), sqlx::Error> {
 /// let db = Pessimistic::default().on(&pool);
 /// let result = db
-///     .run(async |tx: &mut Tx<_>| {
+///     .run(async |tx: &mut Tx<_>| -> Result<_, sqlx::Error> {
 ///         sqlx::query("INSERT INTO customer (email) VALUES ('a@example.com')").execute(&mut *tx).await?;
-///         Ok::<_, sqlx::Error>(())
+///         Ok(())
 ///     })
 ///     .await;
 /// if let Err(sqlx::Error::Database(error)) = &result && error.is_unique_violation() {

@@ -198,10 +198,10 @@ where
 ///     .on(&pool)
 ///     .run(async |tx| {
 ///         once_in(tx, &key)
-///             .run(async |tx| {
+///             .run(async |tx| -> Result<_, Error> {
 ///                 let insert = "INSERT INTO invoice (message) VALUES ($1)";
 ///                 sqlx::query(insert).bind(message).execute(&mut *tx).await?;
-///                 Ok::<_, Error>(())
+///                 Ok(())
 ///             })
 ///             .await
 ///     })

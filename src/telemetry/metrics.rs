@@ -62,7 +62,7 @@ use handles::{KeyHandles, PurgeHandles, QueueHandles, UnitHandles, WorkerHandles
 /// set of values. Their number does not grow with users, rows or keys, as long as the names of units do
 /// not. All counters of a unit and its strategy are registered at zero with its first run, so that the
 /// first event of each kind shows as an increase. With the [buckets](Self::buckets) below, a unit and its
-/// strategy have 84 series.
+/// strategy have 85 series.
 ///
 /// # Cost
 ///

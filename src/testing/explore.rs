@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::transactor::{Options, Transactor, TransactorExt as _, With};
 use crate::tx::UnitFn;
 
+mod anomaly;
 mod client_state;
 mod driver;
 mod gap;
@@ -26,9 +27,11 @@ mod search;
 mod serializable;
 mod several;
 mod stage;
+mod totals;
 mod view;
 
-use client_state::ClientResult;
+pub use anomaly::AnomalyName;
+pub(super) use client_state::ClientResult;
 pub use gap::Gap;
 use oracle::OracleSettings;
 pub use oracle::SerialDifference;
@@ -154,7 +157,8 @@ pub struct Explore<'a, DB: Backend> {
     unseen_allowed: bool,
 }
 
-type ClientFn<'a> = Box<dyn Fn(Options) -> BoxFuture<'a, ClientResult> + Send + Sync + 'a>;
+/// Starts a client with these options.
+pub(super) type ClientFn<'a> = Box<dyn Fn(Options) -> BoxFuture<'a, ClientResult> + Send + Sync + 'a>;
 type CheckFn<'a, DB, T> = Box<dyn Fn(Pool<DB>) -> BoxFuture<'a, T> + Send + Sync + 'a>;
 
 struct ClientSetup<'a> {
@@ -237,14 +241,15 @@ impl<'a, DB: Backend> Explore<'a, DB> {
     {
         let run = move |options| -> BoxFuture<'a, ClientResult> {
             let done = body(transactor.with(options));
-            Box::pin(async move {
-                match done.await {
-                    Ok(value) => Ok(format!("{value:?}")),
-                    Err(error) => Err(error.to_string()),
-                }
-            })
+            Box::pin(async move { as_text(done.await) })
         };
         self.clients.push(ClientSetup { name: name.into(), run: Box::new(run) });
+        self
+    }
+
+    /// Adds a client that starts in this way.
+    pub(super) fn started_client(mut self, name: String, run: ClientFn<'a>) -> Self {
+        self.clients.push(ClientSetup { name, run });
         self
     }
 
@@ -344,6 +349,11 @@ impl<'a, DB: Backend> Explore<'a, DB> {
         self.unseen_allowed = true;
         self
     }
+}
+
+/// Formats the result of a client.
+pub(super) fn as_text<T: Debug, E: Display>(result: Result<T, E>) -> ClientResult {
+    result.map(|value| format!("{value:?}")).map_err(|error| error.to_string())
 }
 
 impl<DB: Backend> Debug for Explore<'_, DB> {

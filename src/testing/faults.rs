@@ -25,9 +25,9 @@ use crate::transactor::{Options, Transactor, TransactorExt as _, With};
 ///
 /// let attempts = faults
 ///     .on(&db)
-///     .run(async |tx| {
+///     .run(async |tx| -> Result<_, Error> {
 ///         sqlx::query("SELECT 1").execute(&mut *tx).await?;
-///         Ok::<_, Error>(tx.attempt())
+///         Ok(tx.attempt())
 ///     })
 ///     .await?;
 /// assert_eq!((attempts, faults.pending()), (2, 0));

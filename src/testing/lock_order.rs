@@ -25,13 +25,16 @@ mod values;
 mod writes;
 
 use catalog::{Catalog, CatalogQuery};
+pub(in crate::testing) use clause::take_clauses;
 use effect::Lock;
+pub(in crate::testing) use names::{last_name, name_of};
 use recorder::TraceRecorder;
 pub use report::{AcquisitionOrder, Inversion, Locked, UnknownLocks, UnknownReason};
 use rows::TableKeys;
 pub(in crate::testing) use sql::dialect;
 use trace::Trace;
 use values::normalized;
+pub(in crate::testing) use values::value_of;
 
 /// Records the order in which transactions acquire locks and reports the orders that could deadlock.
 ///
@@ -52,11 +55,11 @@ use values::normalized;
 /// let order = LockOrder::new();
 /// let db = order.on(&db);
 /// for (from, to) in [(1, 2), (2, 1)] {
-///     db.run(async |tx| {
+///     db.run(async |tx| -> Result<_, Error> {
 ///         let add = "UPDATE account SET balance = balance + $1 WHERE id = $2";
 ///         sqlx::query(add).bind(-5).bind(from).execute(&mut *tx).await?;
 ///         sqlx::query(add).bind(5).bind(to).execute(&mut *tx).await?;
-///         Ok::<_, Error>(())
+///         Ok(())
 ///     })
 ///     .await?;
 /// }

@@ -95,9 +95,9 @@ impl Display for NotRetrySafe {
 ///
 /// let faults = assert_retry_safe(
 ///     &db,
-///     async |tx| {
+///     async |tx| -> Result<_, Error> {
 ///         sqlx::query("INSERT INTO ledger VALUES (5)").execute(&mut *tx).await?;
-///         Ok::<_, Error>(())
+///         Ok(())
 ///     },
 ///     || async { sqlx::query_scalar("SELECT COUNT(*) FROM ledger").fetch_one(&pool).await },
 /// )

@@ -232,7 +232,7 @@ impl Options {
     /// prefix.
     ///
     /// This applies to idempotency keys and to [`resolve_commits`](Self::resolve_commits). For a queue, set
-    /// it with [`Queue::options`](crate::queue::Queue::options).
+    /// it with `Queue::options`.
     #[must_use]
     pub fn schema(mut self, schema: Schema) -> Self {
         self.schema = Some(schema);

@@ -97,10 +97,10 @@ impl<DB: Backend> Tx<DB> {
     /// # use atomically::{Error, Pessimistic, TransactorExt as _};
     /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
     /// # let (from, to) = (2_i64, 1_i64);
-    /// # Pessimistic::default().on(&pool).run(async |tx| {
+    /// # Pessimistic::default().on(&pool).run(async |tx| -> Result<_, Error> {
     /// let missing = tx.lock_rows("account", "id", &[from, to]).await?;
     /// assert!(missing.is_empty(), "no such account: {missing:?}");
-    /// # Ok::<_, Error>(()) }).await }
+    /// # Ok(()) }).await }
     /// ```
     ///
     /// Units that lock rows one by one, as they need them, can deadlock: one holds the first row and waits

@@ -24,7 +24,7 @@ impl<DB: Backend> Tx<DB> {
     /// ```
     /// # use atomically::{Error, Pessimistic, TransactorExt as _};
     /// # async fn example(pool: sqlx::PgPool) -> Result<(), Error> {
-    /// # Pessimistic::default().on(&pool).run(async |tx| {
+    /// # Pessimistic::default().on(&pool).run(async |tx| -> Result<_, Error> {
     /// let noted = tx
     ///     .savepoint(async |tx| -> Result<_, Error> {
     ///         sqlx::query("INSERT INTO audit (id) VALUES (1)").execute(&mut *tx).await?;
@@ -34,7 +34,7 @@ impl<DB: Backend> Tx<DB> {
     /// if noted.is_err() {
     ///     sqlx::query("UPDATE audit SET missed = missed + 1").execute(&mut *tx).await?;
     /// }
-    /// # Ok::<_, Error>(()) }).await }
+    /// # Ok(()) }).await }
     /// ```
     ///
     /// Savepoints nest to any depth. The closure runs once.

@@ -38,10 +38,10 @@ where
 /// # use atomically::{Error, Optimistic, TransactorExt as _};
 /// # async fn example(pool: sqlx::SqlitePool) -> Result<(), Error> {
 /// let mut attempts = 0;
-/// Optimistic::default().on(&pool).run(async |tx| {
+/// Optimistic::default().on(&pool).run(async |tx| -> Result<_, Error> {
 ///     attempts += 1; // changes a capture
 ///     sqlx::query("SELECT 1").execute(&mut *tx).await?;
-///     Ok::<_, Error>(())
+///     Ok(())
 /// }).await
 /// # }
 /// ```
@@ -50,9 +50,9 @@ where
 /// # use atomically::{Error, Optimistic, TransactorExt as _};
 /// # async fn example(pool: sqlx::SqlitePool) -> Result<(), Error> {
 /// let name = std::rc::Rc::new(String::from("not for other threads"));
-/// Optimistic::default().on(&pool).run(async |tx| {
+/// Optimistic::default().on(&pool).run(async |tx| -> Result<_, Error> {
 ///     sqlx::query("SELECT $1").bind(name.as_str()).execute(&mut *tx).await?;
-///     Ok::<_, Error>(())
+///     Ok(())
 /// }).await
 /// # }
 /// ```

@@ -4,6 +4,7 @@ mod client;
 mod headers;
 mod killed;
 mod preconditions;
+mod problems;
 mod refusals;
 mod repetitions;
 mod service;

@@ -12,12 +12,12 @@ use crate::program::{ACCOUNT, ENTRY, reset, run};
 use crate::support::TestBackend;
 use crate::{Unguarded, all, assert_not_serializable, assert_serializable, database};
 
-const PRODUCT: &str =
+pub(crate) const PRODUCT: &str =
     "CREATE TABLE product (id BIGINT PRIMARY KEY, stock BIGINT NOT NULL, version BIGINT NOT NULL)";
-const DOCTOR: &str = "CREATE TABLE doctor (id BIGINT PRIMARY KEY, on_call BIGINT NOT NULL)";
+pub(crate) const DOCTOR: &str = "CREATE TABLE doctor (id BIGINT PRIMARY KEY, on_call BIGINT NOT NULL)";
 
 /// The folklore: the version is checked, and nobody looks at the result.
-async fn sell_without_expect_one<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<i64, Error> {
+pub(crate) async fn sell_without_expect_one<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<i64, Error> {
     let read = DB::sql("SELECT stock * 1000 + version FROM product WHERE id = 1");
     let read = DB::fetch(tx, tx.for_update(read), &[]).await?;
     let (stock, version) = (read / 1000, read % 1000);
@@ -44,7 +44,7 @@ pub(crate) async fn a_version_check_without_expect_one_loses_updates<DB: TestBac
     assert_serializable(sales(&pool, &Serializable::default().on(&pool))).await;
 }
 
-async fn go_off_duty<DB: TestBackend>(tx: &mut Tx<DB>, id: i64) -> Result<(), Error> {
+pub(crate) async fn go_off_duty<DB: TestBackend>(tx: &mut Tx<DB>, id: i64) -> Result<(), Error> {
     let on_call = "SELECT COUNT(*) FROM doctor WHERE on_call = 1";
     if DB::fetch(tx, DB::sql(on_call), &[]).await? > 1 {
         DB::execute(tx, DB::sql("UPDATE doctor SET on_call = 0 WHERE id = ?"), &[id]).await?;

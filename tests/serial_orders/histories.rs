@@ -178,7 +178,7 @@ pub(crate) async fn verdicts_agree_with_the_history_checker<DB: TestBackend>() {
     let pool = database::<DB>(&statements.each_ref().map(String::as_str)).await;
     let (mut schedules, mut wrong) = (0, 0);
     let levels = prop_oneof![Just(Isolation::ReadCommitted), Just(Isolation::RepeatableRead)];
-    let config = Config { cases: 24, failure_persistence: None, max_shrink_iters: 20, ..Config::default() };
+    let config = Config { cases: 16, failure_persistence: None, max_shrink_iters: 20, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let totals = Mutex::new((&mut schedules, &mut wrong));

@@ -1,5 +1,6 @@
 //! Explorations that are judged by the serial orders of their units, without invariants.
 
+mod advice;
 mod anomalies;
 mod comparison;
 mod histories;
@@ -49,9 +50,16 @@ fn is_not_serializable(counterexample: &Counterexample) -> bool {
     counterexample.problems().iter().any(|problem| matches!(problem, Problem::NotSerializable { .. }))
 }
 
-/// Asserts that every schedule ends like a serial order.
+/// Asserts that every schedule ends like a serial order. InnoDB may choose either victim of a deadlock if
+/// both transactions have done the same amount of work, so a schedule may diverge there.
 async fn assert_serializable<DB: TestBackend>(exploration: Explore<'_, DB>) {
     let report = explored(exploration.serializable()).await;
+    if DB::NAME == "MySQL" && report.diverged > 0 {
+        let mut problems = report.counterexamples.iter().flat_map(Counterexample::problems);
+        assert!(problems.all(|problem| matches!(problem, Problem::Diverged { .. })), "{report}");
+        assert!(report.diverged * 10 < report.schedules, "{report}");
+        return;
+    }
     report.assert_passes();
     assert!(report.complete || !report.gaps.is_empty(), "{report}");
 }
@@ -71,6 +79,10 @@ async fn assert_not_serializable<'a, DB: TestBackend>(exploration: impl Fn() -> 
 }
 
 on_every_database!(
+    advice::a_unit_of_one_statement_is_recommended_atomic,
+    advice::an_advisor_that_cannot_start_returns_a_typed_error,
+    advice::triples_are_explored_on_request,
+    advice::what_was_left_out_is_reported,
     anomalies::reading_and_writing_in_two_transactions_matches_no_serial_order,
     anomalies::serializable_units_match_a_serial_order,
     comparison::units_with_errors_of_the_crate_count_as_not_run,
@@ -85,6 +97,11 @@ on_every_database!(
     right_sets::correct_units_match_a_serial_order,
 );
 
+// MariaDB's serializable transactions lock the rows that they read, so there these strategies go together.
+on_every_database!(@on postgres_locks sqlx::Postgres,
+    advice::strategies_that_do_not_go_together_are_not_mixed
+);
+
 macro_rules! on_servers {
     ($($module:ident :: $test:ident),* $(,)?) => {
         on_every_database!(@on postgres_server sqlx::Postgres, $($module::$test)*);
@@ -93,6 +110,12 @@ macro_rules! on_servers {
 }
 
 on_servers!(
+    advice::a_missing_expect_one_is_a_lost_update_under_optimistic,
+    advice::only_serializable_is_right_for_write_skew,
+    advice::an_audit_beside_a_transfer_needs_a_snapshot,
+    advice::an_insert_under_a_counted_predicate_is_a_phantom,
+    advice::mutants_change_the_table,
+    advice::each_unit_gets_its_own_strategy,
     anomalies::a_version_check_without_expect_one_loses_updates,
     anomalies::write_skew_matches_no_serial_order_below_serializable,
     anomalies::an_audit_sees_half_a_transfer_at_read_committed_only,

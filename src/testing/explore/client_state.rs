@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use crate::intercept::{Next, Step};
 
 /// The result of a client's future: what it returned, or its error, as text.
-pub(super) type ClientResult = Result<String, String>;
+pub(in crate::testing) type ClientResult = Result<String, String>;
 
 /// The state of one client between two steps.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use super::gap::{Accepted, Gap};
 use super::lanes::Lanes;
 use super::oracle::SerialDifference;
 use super::schedule::{ParseScheduleError, Schedule, letter};
+use super::totals::ScheduleTotals;
 
 /// The result of an exploration: how much was explored, and each schedule that went wrong.
 ///
@@ -36,6 +37,7 @@ pub struct Report {
     pub retrying: Vec<String>,
     /// The tables that [`serializable`](super::Explore::serializable) compared.
     pub compared_tables: Vec<String>,
+    pub(in crate::testing) totals: ScheduleTotals,
     pub(super) accepted: Accepted,
     pub(super) replayed: bool,
 }
@@ -147,6 +149,9 @@ pub enum ExploreError {
         /// The name of the client.
         client: String,
     },
+    /// There is no unit of this name.
+    #[error("there is no unit {0:?}")]
+    NoSuchUnit(String),
     /// There are too many serial orders of the clients.
     #[error("{clients} clients have too many serial orders; compare at most {max} clients with them")]
     TooManyOrders {
@@ -220,9 +225,17 @@ impl Report {
             self.schedules > 1,
             "there was only one schedule, so nothing was interleaved; add a client with steps of its own"
         );
-        let gap = self.gaps.iter().find(|gap| !self.accepted.accepts(gap));
-        let advice = gap.map(Gap::advice).unwrap_or_default();
-        assert!(gap.is_none(), "the exploration is not complete: {advice}\n\n{self}");
+        let advice = self.missing();
+        assert!(
+            advice.is_none(),
+            "the exploration is not complete: {}\n\n{self}",
+            advice.as_deref().unwrap_or_default()
+        );
+    }
+
+    /// The first gap that the test has not accepted, and how to close it.
+    pub(in crate::testing) fn missing(&self) -> Option<String> {
+        self.gaps.iter().find(|gap| !self.accepted.accepts(gap)).map(Gap::advice)
     }
 
     /// Returns the first counterexample, which has the fewest preemptions and is the easiest to read.
@@ -237,6 +250,11 @@ impl Counterexample {
     #[must_use]
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    /// Whether the schedule only went differently from an earlier one.
+    pub(in crate::testing) fn diverged(&self) -> bool {
+        self.problems.iter().all(|problem| matches!(problem, Problem::Diverged { .. }))
     }
 
     /// Returns the problems, at least one.

@@ -21,6 +21,7 @@ use super::schedule::MAX_CLIENTS;
 use super::search::{Prefix, Search};
 use super::several::quote_several;
 use super::stage::{Seat, Stage};
+use super::totals::ScheduleTotals;
 use super::view::MAX_EXPLORED_ATTEMPTS;
 use super::{Counterexample, Explore, ExploreError, Gap, Problem, Report, Schedule, Violation};
 
@@ -126,6 +127,7 @@ impl<DB: Backend> Explore<'_, DB> {
             gaps: Vec::new(),
             retrying: Vec::new(),
             compared_tables: Vec::new(),
+            totals: ScheduleTotals::default(),
             accepted: Accepted { schedules: self.max_schedules.is_some(), unseen: self.unseen_allowed },
             replayed,
         }
@@ -213,6 +215,7 @@ impl<DB: Backend> Explore<'_, DB> {
         }
         let log = stage.log();
         self.record_gaps(&log, stage.unseen(), &mut space.report);
+        space.report.totals.add(&log, self.clients.len(), DB::SYNTAX);
         let results = std::mem::take(&mut result.client_results);
         let problems = match &mut space.oracle {
             None => {
@@ -223,7 +226,8 @@ impl<DB: Backend> Explore<'_, DB> {
             }
             Some(oracle) => {
                 let ended = ends.iter().zip(results);
-                let ends = ended.map(|(end, result)| result.map(|result| end.end(result))).collect();
+                let ends: Vec<_> = ended.map(|(end, result)| result.map(|result| end.end(result))).collect();
+                space.report.totals.failed += ends.iter().flatten().filter(|end| end.is_failure()).count();
                 self.judged_problems(oracle, space.server.as_deref_mut(), &result, &log, ends).await?
             }
         };

@@ -22,14 +22,14 @@ use super::transaction::{History, Operation, Transaction, TransactionOutcome};
 ///
 /// let run = session.begin();
 /// let result = db
-///     .run(async |tx| {
+///     .run(async |tx| -> Result<_, Error> {
 ///         let attempt = run.attempt();
 ///         let select = "SELECT id FROM entry WHERE ledger = 1 ORDER BY id";
 ///         let ids = sqlx::query_scalar(select).fetch_all(&mut *tx).await?;
 ///         attempt.read(1, ids);
 ///         let id = attempt.append(1);
 ///         sqlx::query("INSERT INTO entry VALUES (1, $1)").bind(id).execute(&mut *tx).await?;
-///         Ok::<_, Error>(())
+///         Ok(())
 ///     })
 ///     .await;
 /// run.end(TransactionOutcome::of(&result));

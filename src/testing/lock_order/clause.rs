@@ -10,7 +10,7 @@ use super::rows::TableRef;
 
 /// A locking clause, such as `FOR UPDATE OF a, b NOWAIT`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Clause {
+pub(in crate::testing) struct Clause {
     pub(super) strength: Strength,
     /// The tables that it names; if empty, it applies to all tables.
     pub(super) of: Vec<String>,
@@ -41,7 +41,7 @@ fn strength_at(tokens: &[Token]) -> Option<(Strength, usize)> {
 }
 
 /// Splits a statement into the rest and its locking clauses.
-pub(super) fn take_clauses(tokens: &[Token]) -> (Vec<Token>, Vec<Clause>) {
+pub(in crate::testing) fn take_clauses(tokens: &[Token]) -> (Vec<Token>, Vec<Clause>) {
     let (mut rest, mut clauses) = (Vec::with_capacity(tokens.len()), Vec::new());
     let (mut depth, mut at) = (0_usize, 0);
     while let Some(token) = tokens.get(at) {

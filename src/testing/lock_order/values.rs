@@ -29,7 +29,7 @@ pub(super) fn by_value(one: &Lock, other: &Lock, by: &[(usize, bool)]) -> Orderi
 
 /// The value of a literal or a bound parameter, without its quotes: `1` and `'1'` are the same key. `None` if
 /// it is unknown, and for NULL, which equals no key.
-pub(super) fn value_of(expr: &Expr, arguments: &[String]) -> Option<String> {
+pub(in crate::testing) fn value_of(expr: &Expr, arguments: &[String]) -> Option<String> {
     match expr {
         Expr::Value(value) => match &value.value {
             Value::Number(number, _) => Some(number.clone()),

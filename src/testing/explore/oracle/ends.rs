@@ -17,6 +17,13 @@ pub(in super::super) enum ClientEnd {
     Unknown(String),
 }
 
+impl ClientEnd {
+    /// Whether the database or the crate returned an error.
+    pub(in super::super) const fn is_failure(&self) -> bool {
+        matches!(self, Self::NotRun(_) | Self::Unknown(_))
+    }
+}
+
 /// Records how the last unit of a client ended.
 #[derive(Debug, Default)]
 pub(in super::super) struct RunEndRecorder(Mutex<LastRun>);
