@@ -39,9 +39,9 @@
 //! # #[cfg(not(feature = "sqlite"))] fn main() {}
 //! ```
 //!
-//! Everything is written on the types of the crate [`http`](https://docs.rs/http), for any framework. With the feature
-//! `axum`, [`KeyedRequest`] and [`IfMatch`] are extractors, and [`BufferedResponse`], [`Refusal`],
-//! [`ProblemDetails`] and [`Error`](crate::Error) are responses.
+//! Everything is written on the types of the crate [`http`](https://docs.rs/http), for any framework. With
+//! the feature `axum`, [`KeyedRequest`] and [`IfMatch`] are extractors, and [`BufferedResponse`],
+//! [`Refusal`], [`ProblemDetails`] and [`Error`](crate::Error) are responses.
 //!
 //! For resources with a version column, [`EntityTag`] and [`IfMatch`] refuse changes to a version that the
 //! client has not read. The [guide](crate::guide::idempotency) explains what a client can rely on.

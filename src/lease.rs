@@ -83,7 +83,8 @@ use sql::{LeaseSql, LeaseTerms};
 const MIN_TTL: Duration = Duration::from_millis(100);
 const MAX_TTL: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
-/// The longest time that one of the lease's own transactions may take.
+/// The limits of the time that one of the lease's own transactions may take.
+const MIN_DEADLINE: Duration = Duration::from_secs(1);
 const MAX_DEADLINE: Duration = Duration::from_secs(10);
 
 /// No pause between two attempts to acquire is shorter.
@@ -306,9 +307,10 @@ impl<DB: Backend> Lease<DB> {
         LeaseTerms { name: &self.name, ttl: self.ttl, schema: self.db.schema() }
     }
 
-    /// A response that comes after a third of the lease's time is too late to be of use.
+    /// A response that comes after a third of the lease's time is of little use, but a busy server needs some
+    /// time.
     fn limits(&self) -> Options {
-        Options::new().deadline((self.ttl / 3).min(MAX_DEADLINE))
+        Options::new().deadline((self.ttl / 3).clamp(MIN_DEADLINE, MAX_DEADLINE))
     }
 
     /// Waits for this long, or until it is woken.

@@ -68,6 +68,7 @@ use crate::tx::{OpenSavepoint, Tx};
 
 pub use backend::SeaOrmBackend;
 use nested::{Abandoned, Level};
+pub use stream::ModelStream;
 pub use versioned::VersionedEntity;
 
 /// A transaction of this crate as a connection of SeaORM: [`Tx::sea_orm`] returns it.
@@ -80,19 +81,19 @@ pub use versioned::VersionedEntity;
 /// # Nested transactions
 ///
 /// `begin` sets a savepoint, and returns another value of this type. `commit` releases the savepoint, and
-/// `rollback` rolls back to it. If it is dropped, it is rolled back before the next statement. They end in the
-/// reverse order of their beginnings. Isolation levels and access modes are those of the unit, so options that
-/// ask for others are refused.
+/// `rollback` rolls back to it. If it is dropped, it is rolled back before the next statement. They end in
+/// the reverse order of their beginnings. Isolation levels and access modes are those of the unit, so options
+/// that ask for others are refused.
 ///
 /// The unit itself commits when its closure returns `Ok`; `commit` and `rollback` of the outermost value are
 /// errors.
 pub struct SeaOrm<'t, DB: Backend> {
-    shared: Arc<Shared<'t, DB>>,
+    shared: Arc<SharedTransaction<'t, DB>>,
     level: Level,
 }
 
 /// What a value and its nested transactions share.
-struct Shared<'t, DB: Backend> {
+struct SharedTransaction<'t, DB: Backend> {
     lent: Mutex<Lent<'t, DB>>,
     /// Whether a stream holds the transaction.
     is_streaming: AtomicBool,
@@ -112,7 +113,7 @@ impl<DB: Backend> Tx<DB> {
         let abandoned = Abandoned::new(self.watch_for_drops());
         let lock = self.planned_lock();
         let lent = Mutex::new(Lent { tx: self, savepoints: Vec::new() });
-        let shared = Shared { lent, is_streaming: AtomicBool::new(false), abandoned, lock };
+        let shared = SharedTransaction { lent, is_streaming: AtomicBool::new(false), abandoned, lock };
         SeaOrm { shared: Arc::new(shared), level: Level::UNIT }
     }
 }

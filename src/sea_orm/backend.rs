@@ -5,9 +5,9 @@ use sea_query_sqlx::SqlxValues;
 
 use crate::backend::Backend;
 
-/// A database that SeaORM supports as well. Sealed: PostgreSQL, MySQL/MariaDB and SQLite.
+/// A database that SeaORM supports as well: PostgreSQL, MySQL/MariaDB and SQLite.
 pub trait SeaOrmBackend:
-    Backend + sealed::Sealed<Row: Into<QueryResult>, QueryResult: Into<ExecResult>>
+    Backend + sqlx::Database<Row: Into<QueryResult>, QueryResult: Into<ExecResult>>
 {
     #[doc(hidden)]
     const BACKEND: DbBackend;
@@ -17,15 +17,9 @@ pub trait SeaOrmBackend:
     fn arguments(values: SqlxValues) -> Self::Arguments;
 }
 
-mod sealed {
-    pub trait Sealed: sqlx::Database {}
-}
-
 #[cfg_attr(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")), allow(unused_macros))]
 macro_rules! backend {
     ($database:ty, $backend:ident) => {
-        impl sealed::Sealed for $database {}
-
         impl SeaOrmBackend for $database {
             const BACKEND: DbBackend = DbBackend::$backend;
 

@@ -8,8 +8,8 @@ use crate::error::{Error, ErrorKind};
 
 /// Keeps what the database reported: a constraint or a conflict inside of a `DbErr` is one here too.
 ///
-/// `RecordNotFound` becomes [`RowNotFound`](ErrorKind::RowNotFound). The errors that SeaORM finds itself, such
-/// as a value that has another type, are [`Database`](ErrorKind::Database) errors with its text.
+/// `RecordNotFound` becomes [`RowNotFound`](ErrorKind::RowNotFound). The errors that SeaORM finds itself,
+/// such as a value that has another type, are [`Database`](ErrorKind::Database) errors with its text.
 impl From<DbErr> for Error {
     fn from(error: DbErr) -> Self {
         match error {
@@ -25,7 +25,8 @@ impl From<DbErr> for Error {
     }
 }
 
-/// Allows units to return [`DbErr`], as code on SeaORM does. [`Error::from`] converts it back to the original.
+/// Allows units to return [`DbErr`], as code on SeaORM does. [`Error::from`] converts it back to the
+/// original.
 impl From<Error> for DbErr {
     fn from(error: Error) -> Self {
         Self::Exec(RuntimeErr::SqlxError(Arc::new(error.into())))

@@ -52,17 +52,18 @@ impl<DB: SeaOrmBackend> SeaOrm<'_, DB> {
     ///
     /// Returns the errors of SeaORM's `stream`. While the stream is open, other statements on the transaction
     /// fail.
+    #[must_use]
     pub fn stream_models<'a, E>(
         &'a self,
         select: Select<E>,
-    ) -> BoxFuture<'a, Result<BoxStream<'a, Result<E::Model, DbErr>>, DbErr>>
+    ) -> BoxFuture<'a, Result<ModelStream<'a, E>, DbErr>>
     where
         E: EntityTrait<Model: Send>,
     {
         let rows = self.rows(DB::BACKEND.build(select.as_query()));
         Box::pin(async move {
             let models = rows.await?.and_then(|row| ready(E::Model::from_query_result(&row, "")));
-            Ok(Box::pin(models) as BoxStream<'a, _>)
+            Ok(Box::pin(models) as ModelStream<'a, E>)
         })
     }
 
@@ -82,6 +83,9 @@ impl<DB: SeaOrmBackend> SeaOrm<'_, DB> {
         })
     }
 }
+
+/// The models of a query: [`SeaOrm::stream_models`] returns it.
+pub type ModelStream<'a, E> = BoxStream<'a, Result<<E as EntityTrait>::Model, DbErr>>;
 
 type Rows<'a> = BoxStream<'a, Result<QueryResult, DbErr>>;
 

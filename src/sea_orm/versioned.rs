@@ -32,13 +32,13 @@ impl<DB: SeaOrmBackend> SeaOrm<'_, DB> {
     /// Updates a row if it still has the version that the model was read with, and increments the version.
     ///
     /// If another transaction has changed the row, the unit is rolled back and runs again, as after
-    /// [`Tx::expect_one`](crate::Tx::expect_one): it reads the new state and decides anew. This is correct under
-    /// every strategy.
+    /// [`Tx::expect_one`](crate::Tx::expect_one): it reads the new state and decides anew. This is correct
+    /// under every strategy.
     ///
     /// # Errors
     ///
-    /// Returns a stale version, which the strategy retries even if the closure discards it; or another error of
-    /// the database or of SeaORM. A model without a version is an error of type `DbErr::AttrNotSet`.
+    /// Returns a stale version, which the strategy retries even if the closure discards it; or another error
+    /// of the database or of SeaORM. A model without a version is an error of type `DbErr::AttrNotSet`.
     pub async fn update_versioned<A>(&self, model: A) -> Result<<A::Entity as EntityTrait>::Model, DbErr>
     where
         A: ActiveModelTrait<Entity: VersionedEntity> + sea_orm::ActiveModelBehavior + Send,

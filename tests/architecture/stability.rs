@@ -23,7 +23,8 @@ const EXHAUSTIVE: &[&str] = &[
 ];
 
 /// Public traits that users implement. A new method needs a default.
-const IMPLEMENTED_BY_USERS: &[&str] = &["Observer", "Strategy", "Transactor", "Unit", "Wake"];
+const IMPLEMENTED_BY_USERS: &[&str] =
+    &["Observer", "Strategy", "Transactor", "Unit", "VersionedEntity", "Wake"];
 
 /// Public traits that are implemented for every type that fits, so that nobody else can implement them.
 const BLANKET: &[&str] = &[
@@ -82,7 +83,9 @@ fn is_open_struct(item: &ItemStruct) -> bool {
 fn is_open_trait(item: &ItemTrait) -> bool {
     let sealed = item.supertraits.iter().any(|bound| match bound {
         TypeParamBound::Trait(bound) => {
-            bound.path.segments.last().is_some_and(|segment| segment.ident == "Sealed")
+            // `Backend` is sealed itself.
+            let name = bound.path.segments.last().map(|segment| segment.ident.to_string());
+            name.is_some_and(|name| name == "Sealed" || name == "Backend")
         }
         _ => false,
     });
