@@ -22,6 +22,9 @@ use super::executor::{ResultReader, watch};
 /// other databases.
 const MAX_KEYS: usize = 32_000;
 
+/// The maximum number of keys in a statement that is kept prepared.
+const MAX_KEPT_KEYS: usize = 8;
+
 /// How long to wait for an advisory lock if nothing else limits the wait.
 const MAX_WAIT: Duration = Duration::from_secs(60 * 60);
 
@@ -145,7 +148,11 @@ impl<DB: Backend> Tx<DB> {
         }
         let sorted: Vec<K> = missing.iter().cloned().collect();
         for keys in sorted.chunks(MAX_KEYS) {
+            // Unprepared, it would cost another round trip. Texts for more keys are rare, and would displace
+            // the unit's own statements from the cache.
+            let is_kept = keys.len() <= MAX_KEPT_KEYS && self.keeps_statements();
             let query = select_keys::<DB, K>(table, column, keys, clause.as_deref());
+            let query = query.map(|query| query.persistent_if(is_kept));
             let reader = ResultReader {
                 answer: |found: &Vec<K>| StatementAnswer::read(found.len()),
                 is_empty: Vec::is_empty,

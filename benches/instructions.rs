@@ -1,0 +1,138 @@
+//! Client instructions per transaction, of this crate and of the same transaction in sqlx.
+//!
+//! `cargo bench -p benches --bench instructions`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server
+//! that is started for it. Needs valgrind, whose callgrind counts the instructions: unlike times, the counts
+//! repeat to about 1 %, whatever else the machine is doing. Instructions in the server and in the kernel are
+//! not counted, and a copy with `rep movsb` counts one instruction per byte.
+//!
+//! Each contender runs in a process of its own, with 100 turns and with 600, so that the difference holds
+//! neither its start nor the preparation of statements. Figures of two builds compare only on the same
+//! machine, because the C library chooses its routines by the processor.
+
+use std::process::Command;
+
+use atomically::{Error, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgPool, Postgres, Row as _};
+
+const TURNS: [u64; 2] = [100, 600];
+
+const LOCK: &str = "SELECT id, balance FROM account WHERE id IN ($1, $2) ORDER BY id FOR NO KEY UPDATE";
+const UPDATE: &str = "UPDATE account SET balance = $1 WHERE id = $2";
+const SELECT_KEYS: &str = "SELECT id FROM account WHERE id IN ($1, $2) ORDER BY id FOR NO KEY UPDATE";
+
+/// Each contender, and the one that it is compared with.
+const CONTENDERS: [(&str, &str); 6] = [
+    ("sqlx", "sqlx"),
+    ("sqlx, tested connections", "sqlx"),
+    ("atomically, reused connections", "sqlx"),
+    ("atomically", "sqlx"),
+    ("SELECT in a unit", "SELECT in a unit"),
+    ("lock_rows", "SELECT in a unit"),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == "--contender") {
+        let turns = arguments[at + 2].parse().expect("a number of turns");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        return runtime.expect("a runtime").block_on(run(&arguments[at + 1], turns));
+    }
+    let url = test_servers::postgres_url();
+    let counts = CONTENDERS.map(|(contender, _)| {
+        let [few, many] = TURNS.map(|turns| instructions(&url, contender, turns));
+        (contender, (many - few) / (TURNS[1] - TURNS[0]))
+    });
+    println!("{:32} {:>12} {:>6}", "", "instructions", "ratio");
+    for ((contender, count), (_, base)) in counts.iter().zip(CONTENDERS) {
+        let (_, base) = counts.iter().find(|(other, _)| *other == base).expect("a contender");
+        println!("{contender:32} {count:12} {:6.2}", *count as f64 / *base as f64);
+    }
+}
+
+const URL: &str = "ATOMICALLY_POSTGRES_URL";
+
+/// Counts the instructions of a process that runs this many turns.
+fn instructions(url: &str, contender: &str, turns: u64) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe().expect("the path of this program"))
+        .args(["--contender", contender, &turns.to_string()])
+        .env(URL, url)
+        .output()
+        .expect("valgrind is installed");
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{contender} failed: {report}");
+    let collected = report.lines().find_map(|line| line.split_once("Collected : "));
+    collected.and_then(|(_, count)| count.trim().parse().ok()).expect("a report of callgrind")
+}
+
+async fn run(contender: &str, turns: u64) {
+    let url = std::env::var(URL).expect("the address of the server");
+    let tests = contender == "sqlx, tested connections";
+    let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(tests);
+    let pool = pool.connect(&url).await.expect("a connection");
+    stock(&pool).await.expect("two accounts");
+    let db = Pessimistic::default().on(&pool);
+    match contender {
+        "sqlx" | "sqlx, tested connections" => {
+            for _ in 0..turns {
+                by_hand(&pool).await.expect("a transfer");
+            }
+        }
+        "atomically" => transfers(&db, turns).await,
+        "atomically, reused connections" => transfers(&db.reuse_connections(), turns).await,
+        "SELECT in a unit" => lock_keys(&db, turns, false).await.expect("locks"),
+        "lock_rows" => lock_keys(&db, turns, true).await.expect("locks"),
+        unknown => panic!("no such contender: {unknown}"),
+    }
+}
+
+async fn stock(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let table = "CREATE TABLE IF NOT EXISTS account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL)";
+    sqlx::query(table).execute(pool).await?;
+    let rows = "INSERT INTO account VALUES (1, 0), (2, 0) ON CONFLICT DO NOTHING";
+    sqlx::query(rows).execute(pool).await.map(drop)
+}
+
+async fn by_hand(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    let rows = sqlx::query(LOCK).bind(1_i64).bind(2_i64).fetch_all(&mut *tx).await?;
+    let (from, to): (i64, i64) = (rows[0].get(1), rows[1].get(1));
+    sqlx::query(UPDATE).bind(from - 1).bind(1_i64).execute(&mut *tx).await?;
+    sqlx::query(UPDATE).bind(to + 1).bind(2_i64).execute(&mut *tx).await?;
+    tx.commit().await
+}
+
+async fn transfers(db: &PoolTransactor<Postgres, Pessimistic>, turns: u64) {
+    for _ in 0..turns {
+        let transfer = db.run(async |tx: &mut Tx<Postgres>| {
+            let rows = sqlx::query(LOCK).bind(1_i64).bind(2_i64).fetch_all(&mut *tx).await?;
+            let (from, to): (i64, i64) = (rows[0].get(1), rows[1].get(1));
+            sqlx::query(UPDATE).bind(from - 1).bind(1_i64).execute(&mut *tx).await?;
+            sqlx::query(UPDATE).bind(to + 1).bind(2_i64).execute(&mut *tx).await?;
+            Ok::<_, Error>(())
+        });
+        transfer.await.expect("a transfer");
+    }
+}
+
+/// Locks two rows again and again, in one transaction.
+async fn lock_keys(
+    db: &PoolTransactor<Postgres, Pessimistic>,
+    turns: u64,
+    lock_rows: bool,
+) -> Result<(), Error> {
+    db.run(async |tx: &mut Tx<Postgres>| {
+        for _ in 0..turns {
+            if lock_rows {
+                tx.lock_rows("account", "id", &[1_i64, 2]).await?;
+            } else {
+                let keys = sqlx::query_scalar::<_, i64>(SELECT_KEYS).bind(1_i64).bind(2_i64);
+                keys.fetch_all(&mut *tx).await?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
