@@ -1,13 +1,15 @@
 //! Client instructions per transaction, of this crate and of the same transaction in sqlx.
 //!
 //! `cargo bench -p benches --bench instructions`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server
-//! that is started for it. Needs valgrind, whose callgrind counts the instructions: unlike times, the counts
-//! repeat to about 1 %, whatever else the machine is doing. Instructions in the server and in the kernel are
-//! not counted, and a copy with `rep movsb` counts one instruction per byte.
+//! that is started for it. Needs valgrind, whose callgrind counts the instructions. The contenders take turns,
+//! and their medians are compared: on a busy machine a response arrives late more often, and waiting for it
+//! costs another poll. Two things are not what they seem:
 //!
-//! Each contender runs in a process of its own, with 100 turns and with 600, so that the difference holds
-//! neither its start nor the preparation of statements. Figures of two builds compare only on the same
-//! machine, because the C library chooses its routines by the processor.
+//! - Instructions of the server and of the kernel are not counted.
+//! - Copies of more than some KiB use `rep movsb`, which counts as one instruction per byte.
+//!
+//! Each contender runs in a process of its own, with 100 transactions and with 600, so that the difference
+//! holds neither its start nor the preparation of statements.
 
 use std::process::Command;
 
@@ -15,7 +17,11 @@ use atomically::{Error, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Postgres, Row as _};
 
-const TURNS: [u64; 2] = [100, 600];
+/// The rounds in which the contenders take turns.
+const ROUNDS: usize = 5;
+
+/// The transactions of the two processes of a turn.
+const TRANSACTIONS: [u64; 2] = [100, 600];
 
 const LOCK: &str = "SELECT id, balance FROM account WHERE id IN ($1, $2) ORDER BY id FOR NO KEY UPDATE";
 const UPDATE: &str = "UPDATE account SET balance = $1 WHERE id = $2";
@@ -34,14 +40,21 @@ const CONTENDERS: [(&str, &str); 6] = [
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "--contender") {
-        let turns = arguments[at + 2].parse().expect("a number of turns");
+        let transactions = arguments[at + 2].parse().expect("a number of transactions");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        return runtime.expect("a runtime").block_on(run(&arguments[at + 1], turns));
+        return runtime.expect("a runtime").block_on(run(&arguments[at + 1], transactions));
     }
     let url = test_servers::postgres_url();
-    let counts = CONTENDERS.map(|(contender, _)| {
-        let [few, many] = TURNS.map(|turns| instructions(&url, contender, turns));
-        (contender, (many - few) / (TURNS[1] - TURNS[0]))
+    let mut rounds = CONTENDERS.map(|(contender, _)| (contender, Vec::new()));
+    for _ in 0..ROUNDS {
+        for (contender, counts) in &mut rounds {
+            let [few, many] = TRANSACTIONS.map(|transactions| instructions(&url, contender, transactions));
+            counts.push((many - few) / (TRANSACTIONS[1] - TRANSACTIONS[0]));
+        }
+    }
+    let counts = rounds.map(|(contender, mut counts)| {
+        counts.sort_unstable();
+        (contender, counts[ROUNDS / 2])
     });
     println!("{:32} {:>12} {:>6}", "", "instructions", "ratio");
     for ((contender, count), (_, base)) in counts.iter().zip(CONTENDERS) {
@@ -52,12 +65,12 @@ fn main() {
 
 const URL: &str = "ATOMICALLY_POSTGRES_URL";
 
-/// Counts the instructions of a process that runs this many turns.
-fn instructions(url: &str, contender: &str, turns: u64) -> u64 {
+/// Counts the instructions of a process that runs this many transactions.
+fn instructions(url: &str, contender: &str, transactions: u64) -> u64 {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(std::env::current_exe().expect("the path of this program"))
-        .args(["--contender", contender, &turns.to_string()])
+        .args(["--contender", contender, &transactions.to_string()])
         .env(URL, url)
         .output()
         .expect("valgrind is installed");
@@ -67,7 +80,7 @@ fn instructions(url: &str, contender: &str, turns: u64) -> u64 {
     collected.and_then(|(_, count)| count.trim().parse().ok()).expect("a report of callgrind")
 }
 
-async fn run(contender: &str, turns: u64) {
+async fn run(contender: &str, transactions: u64) {
     let url = std::env::var(URL).expect("the address of the server");
     let tests = contender == "sqlx, tested connections";
     let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(tests);
@@ -76,14 +89,14 @@ async fn run(contender: &str, turns: u64) {
     let db = Pessimistic::default().on(&pool);
     match contender {
         "sqlx" | "sqlx, tested connections" => {
-            for _ in 0..turns {
+            for _ in 0..transactions {
                 by_hand(&pool).await.expect("a transfer");
             }
         }
-        "atomically" => transfers(&db, turns).await,
-        "atomically, reused connections" => transfers(&db.reuse_connections(), turns).await,
-        "SELECT in a unit" => lock_keys(&db, turns, false).await.expect("locks"),
-        "lock_rows" => lock_keys(&db, turns, true).await.expect("locks"),
+        "atomically" => transfers(&db, transactions).await,
+        "atomically, reused connections" => transfers(&db.reuse_connections(), transactions).await,
+        "SELECT in a unit" => lock_keys(&db, transactions, false).await.expect("locks"),
+        "lock_rows" => lock_keys(&db, transactions, true).await.expect("locks"),
         unknown => panic!("no such contender: {unknown}"),
     }
 }
@@ -104,8 +117,8 @@ async fn by_hand(pool: &PgPool) -> Result<(), sqlx::Error> {
     tx.commit().await
 }
 
-async fn transfers(db: &PoolTransactor<Postgres, Pessimistic>, turns: u64) {
-    for _ in 0..turns {
+async fn transfers(db: &PoolTransactor<Postgres, Pessimistic>, transactions: u64) {
+    for _ in 0..transactions {
         let transfer = db.run(async |tx: &mut Tx<Postgres>| {
             let rows = sqlx::query(LOCK).bind(1_i64).bind(2_i64).fetch_all(&mut *tx).await?;
             let (from, to): (i64, i64) = (rows[0].get(1), rows[1].get(1));
@@ -120,11 +133,11 @@ async fn transfers(db: &PoolTransactor<Postgres, Pessimistic>, turns: u64) {
 /// Locks two rows again and again, in one transaction.
 async fn lock_keys(
     db: &PoolTransactor<Postgres, Pessimistic>,
-    turns: u64,
+    transactions: u64,
     lock_rows: bool,
 ) -> Result<(), Error> {
     db.run(async |tx: &mut Tx<Postgres>| {
-        for _ in 0..turns {
+        for _ in 0..transactions {
             if lock_rows {
                 tx.lock_rows("account", "id", &[1_i64, 2]).await?;
             } else {

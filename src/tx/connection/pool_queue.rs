@@ -84,7 +84,7 @@ impl<DB: Backend> PoolWaiter<DB> {
     /// Must be called inside of a Tokio runtime.
     pub(super) fn new(pool: &Pool<DB>) -> Self {
         Self {
-            acquiring: Some(acquire(pool)),
+            acquiring: Some(Box::pin(pool.acquire())),
             pool: pool.clone(),
             progress: Arc::default(),
             joined: false,
@@ -184,15 +184,6 @@ impl<DB: Backend> Drop for PoolWaiter<DB> {
             self.runtime.spawn(finish(rest));
         }
     }
-}
-
-/// Waits in the pool's queue.
-///
-/// The pool's future has a size of 8 KiB. It is created by the block, inside of the box, so that no run has to
-/// copy it there.
-fn acquire<DB: Backend>(pool: &Pool<DB>) -> BoxFuture<'static, Result<PoolConnection<DB>, sqlx::Error>> {
-    let pool = pool.clone();
-    Box::pin(async move { pool.acquire().await })
 }
 
 /// Waits for a connection that then returns to the pool.
