@@ -1,9 +1,11 @@
 //! Client instructions per transaction, of this crate and of the same transaction in sqlx.
 //!
-//! `cargo bench -p benches --bench instructions`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server
-//! that is started for it. Needs valgrind, whose callgrind counts the instructions. The contenders take turns,
-//! and their medians are compared: on a busy machine a response arrives late more often, and waiting for it
-//! costs another poll. Two things are not what they seem:
+//! `taskset -c 0 cargo bench -p benches --bench instructions`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a
+//! private server that is started for it. Needs valgrind, whose callgrind counts the instructions.
+//!
+//! On one processor, and as a user who may call `chrt`, the counts repeat exactly: the client has precedence
+//! over the server, so it waits for every response. Otherwise they vary by a tenth, because waiting for a
+//! response costs more than finding it there. Two things are not what they seem:
 //!
 //! - Instructions of the server and of the kernel are not counted.
 //! - Copies of more than some KiB use `rep movsb`, which counts as one instruction per byte.
@@ -18,7 +20,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Postgres, Row as _};
 
 /// The rounds in which the contenders take turns.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
 /// The transactions of the two processes of a turn.
 const TRANSACTIONS: [u64; 2] = [100, 600];
@@ -67,8 +69,12 @@ const URL: &str = "ATOMICALLY_POSTGRES_URL";
 
 /// Counts the instructions of a process that runs this many transactions.
 fn instructions(url: &str, contender: &str, transactions: u64) -> u64 {
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+    const PRECEDENCE: &[&str] = &["chrt", "--fifo", "10"];
+    let tried = Command::new("env").args(PRECEDENCE).arg("true").output();
+    let may_precede = tried.is_ok_and(|output| output.status.success());
+    let output = Command::new("env")
+        .args(if may_precede { PRECEDENCE } else { &[] })
+        .args(["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(std::env::current_exe().expect("the path of this program"))
         .args(["--contender", contender, &transactions.to_string()])
         .env(URL, url)
