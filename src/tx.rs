@@ -264,7 +264,6 @@ impl<DB: Backend> Tx<DB> {
     }
 
     /// Returns whether the connection already keeps prepared statements.
-    #[cfg(feature = "queue")]
     pub(crate) fn keeps_statements(&mut self) -> bool {
         DB::keeps_statements(self.session.connection())
     }

@@ -34,7 +34,7 @@ pub(super) async fn admit<DB: Backend>(
             Admission::MayEnd => {
                 state.has_savepoints = true;
                 state.mark_unwatched();
-                probe::set::<DB>(state, connection).await;
+                Box::pin(probe::set::<DB>(state, connection)).await;
             }
             Admission::Refused(failure) => state.end(failure),
         }
@@ -60,6 +60,13 @@ pub(super) async fn admit_control<DB: Backend>(
 
 /// Asks the server whether an earlier statement has ended the transaction, if its result does not show that.
 async fn check_still_open<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
+    if state.is_in_question() {
+        // Boxed, because this is rare and would enlarge the future of every statement.
+        Box::pin(ask_if_still_open::<DB>(state, connection)).await;
+    }
+}
+
+async fn ask_if_still_open<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
     probe::check::<DB>(state, connection).await;
     let Some(statement) = state.status_query.take() else { return };
     state.begin_statement(|| statement.into_sql_str());

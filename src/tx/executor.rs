@@ -3,6 +3,8 @@
 //! One implementation for all databases: [`Wire`](crate::backend::Wire) hides the bound that
 //! `&mut DB::Connection` is an executor.
 
+use std::future::ready;
+
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -36,31 +38,42 @@ pub(super) struct ResultReader<T> {
 }
 
 /// Runs one statement: records its result in the state, and passes it through the interceptors.
-pub(super) async fn watch<DB: Backend, T>(
-    parts: StatementParts<'_, DB>,
+///
+/// Not an `async fn`, whose future would hold its parameters twice. The future stays below 1 KiB, because the
+/// allocator serves larger ones much more slowly; what is rare is therefore boxed.
+pub(super) fn watch<'c, DB: Backend, T: Send + 'c>(
+    parts: StatementParts<'c, DB>,
     query: Result<WatchedQuery<DB>, sqlx::Error>,
     reader: ResultReader<T>,
-    run: impl for<'x> Fn(&'x mut DB::Connection, WatchedQuery<DB>) -> BoxFuture<'x, Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
+    run: impl for<'x> Fn(&'x mut DB::Connection, WatchedQuery<DB>) -> BoxFuture<'x, Result<T, sqlx::Error>>
+    + Send
+    + Sync
+    + 'c,
+) -> BoxFuture<'c, Result<T, sqlx::Error>> {
     let StatementParts { state, connection, interception, latest, engine } = parts;
-    let query = query?;
-    admit(state, connection, &query).await?;
-    let text = query.text();
-    state.begin_statement(|| text.clone());
-    let limits_packets = engine.max_packet > 0;
-    *latest = (limits_packets || query.may_compare_with_null()).then(|| query.clone());
-    let mut result = match interception {
-        None => run(connection, query).await,
-        Some(interception) => interception.run(connection, &query, reader.answer, run).await,
+    let query = match query {
+        Ok(query) => query,
+        Err(error) => return Box::pin(ready(Err(error))),
     };
-    if DB::ENDS_SILENTLY && result.as_ref().is_ok_and(reader.is_empty) {
-        let is_alive = DB::ping(connection).await;
-        result = is_alive.and(result);
-    }
-    if let Some(sent) = latest.take_if(|query| result.is_err() || !query.may_compare_with_null()) {
-        result = result.map_err(|error| sent.explain_if_oversized(error, engine.max_packet));
-    }
-    state.end_statement::<DB, _>(result, &text, true)
+    Box::pin(async move {
+        admit(state, connection, &query).await?;
+        let text = query.text();
+        state.begin_statement(|| text.clone());
+        let compares_null = query.may_compare_with_null();
+        *latest = (compares_null || engine.max_packet > 0).then(|| query.clone());
+        let mut result = match interception {
+            None => run(connection, query).await,
+            Some(interception) => Box::pin(interception.run(connection, &query, reader.answer, run)).await,
+        };
+        if DB::ENDS_SILENTLY && result.as_ref().is_ok_and(reader.is_empty) {
+            let is_alive = DB::ping(connection).await;
+            result = is_alive.and(result);
+        }
+        if let Some(sent) = latest.take_if(|_| result.is_err() || !compares_null) {
+            result = result.map_err(|error| sent.explain_if_oversized(error, engine.max_packet));
+        }
+        state.end_statement::<DB, _>(result, &text, true)
+    })
 }
 
 impl<DB: Backend> Tx<DB> {
@@ -83,7 +96,7 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
         'c: 'e,
         E: 'q + sqlx::Execute<'q, DB>,
     {
-        Box::pin(watch(self.parts(), WatchedQuery::new(query), done::<DB>(), DB::send_statement))
+        watch(self.parts(), WatchedQuery::new(query), done::<DB>(), DB::send_statement)
     }
 
     fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<ResultOrRow<DB>, sqlx::Error>>
@@ -134,7 +147,7 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
         'c: 'e,
         E: 'q + sqlx::Execute<'q, DB>,
     {
-        Box::pin(watch(self.parts(), WatchedQuery::new(query), rows::<DB>(), DB::send_for_rows))
+        watch(self.parts(), WatchedQuery::new(query), rows::<DB>(), DB::send_for_rows)
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<DB::Row>, sqlx::Error>>
@@ -142,7 +155,7 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
         'c: 'e,
         E: 'q + sqlx::Execute<'q, DB>,
     {
-        Box::pin(watch(self.parts(), WatchedQuery::new(query), row::<DB>(), DB::send_for_row))
+        watch(self.parts(), WatchedQuery::new(query), row::<DB>(), DB::send_for_row)
     }
 
     fn prepare_with<'e>(
@@ -154,9 +167,9 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
         'c: 'e,
     {
         let (query, parameters) = (WatchedQuery::new(sql.clone()), parameters.to_vec());
-        Box::pin(watch::<DB, _>(self.parts(), query, nothing(), move |connection, _| {
+        watch::<DB, _>(self.parts(), query, nothing(), move |connection, _| {
             DB::prepare_statement(connection, sql.clone(), parameters.clone())
-        }))
+        })
     }
 
     #[doc(hidden)]
@@ -165,9 +178,9 @@ impl<'c, DB: Backend> sqlx::Executor<'c> for &'c mut Tx<DB> {
         'c: 'e,
     {
         let query = WatchedQuery::new(sql.clone());
-        Box::pin(watch::<DB, _>(self.parts(), query, nothing(), move |connection, _| {
+        watch::<DB, _>(self.parts(), query, nothing(), move |connection, _| {
             DB::describe_statement(connection, sql.clone())
-        }))
+        })
     }
 }
 

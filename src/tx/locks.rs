@@ -1,6 +1,5 @@
 //! Row locks and advisory locks that a unit acquires explicitly.
 
-use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -21,6 +20,9 @@ use super::executor::{ResultReader, watch};
 /// The maximum number of keys in one statement. The limit is 32 766 values on SQLite, and 65 535 on the
 /// other databases.
 const MAX_KEYS: usize = 32_000;
+
+/// The maximum number of keys in a statement that is kept prepared.
+const MAX_KEPT_KEYS: usize = 8;
 
 /// How long to wait for an advisory lock if nothing else limits the wait.
 const MAX_WAIT: Duration = Duration::from_secs(60 * 60);
@@ -154,25 +156,27 @@ impl<DB: Backend> Tx<DB> {
                 "row locks, and this transaction was opened without BEGIN IMMEDIATE",
             ));
         }
-        let mut missing: BTreeSet<K> = keys.iter().cloned().collect();
-        if missing.is_empty() {
-            return Ok(Vec::new());
-        }
-        let sorted: Vec<K> = missing.iter().cloned().collect();
+        let mut sorted = keys.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut missing = Vec::new();
         for keys in sorted.chunks(MAX_KEYS) {
+            // Unprepared, it would cost another round trip. Texts for more keys are rare, and would displace
+            // the unit's own statements from the cache.
+            let is_kept = keys.len() <= MAX_KEPT_KEYS && self.keeps_statements();
             let query = select_keys::<DB, K>(table, column, keys, clause.as_deref());
+            let query = query.map(|query| query.persistent_if(is_kept));
             let reader = ResultReader {
                 answer: |found: &Vec<K>| StatementAnswer::read(found.len()),
                 is_empty: Vec::is_empty,
             };
             let found =
                 watch(self.parts(), query, reader, |connection, query| DB::fetch_column(connection, query));
-            let found = found.await.map_err(|error| explain_key::<DB, K>(error.into(), table, column))?;
-            for key in &found {
-                missing.remove(key);
-            }
+            let mut found = found.await.map_err(|error| explain_key::<DB, K>(error.into(), table, column))?;
+            found.sort_unstable();
+            missing.extend(keys.iter().filter(|key| found.binary_search(key).is_err()).cloned());
         }
-        Ok(missing.into_iter().collect())
+        Ok(missing)
     }
 
     /// Acquires an advisory lock, which protects something other than a row (a name, a tenant, a day), and
@@ -266,14 +270,20 @@ fn select_keys<DB: Backend, K: Key<DB>>(
     lock_clause: Option<&str>,
 ) -> Result<WatchedQuery<DB>, sqlx::Error> {
     let mut arguments = DB::Arguments::default();
-    let mut placeholders = Vec::with_capacity(keys.len());
+    let mut select = String::with_capacity(128 + 8 * keys.len());
+    for part in ["SELECT ", column, " FROM ", table, " WHERE ", column, " IN ("] {
+        select.push_str(part);
+    }
     for (i, key) in keys.iter().enumerate() {
         arguments.add(key).map_err(sqlx::Error::Encode)?;
-        placeholders.push(DB::placeholder(i + 1));
+        if i > 0 {
+            select.push_str(", ");
+        }
+        select.push_str(&DB::placeholder(i + 1));
     }
-    let placeholders = placeholders.join(", ");
-    let mut select =
-        format!("SELECT {column} FROM {table} WHERE {column} IN ({placeholders}) ORDER BY {column}");
+    for part in [") ORDER BY ", column] {
+        select.push_str(part);
+    }
     if let Some(clause) = lock_clause {
         select.push(' ');
         select.push_str(clause);

@@ -127,6 +127,11 @@ impl TxState {
         self.is_unusable = true;
     }
 
+    /// Returns whether the server has to be asked about the transaction before the next statement.
+    pub(super) const fn is_in_question(&self) -> bool {
+        self.is_probing || self.distrusts_guard || self.status_query.is_some()
+    }
+
     pub(super) fn end(&mut self, failure: Failure) {
         self.over.get_or_insert(failure);
     }

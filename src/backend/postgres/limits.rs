@@ -25,9 +25,18 @@ fn set_in_statement(sql: &mut String, limits: &Limits) {
         ("idle_in_transaction_session_timeout", limits.idle),
     ] {
         if let Some(millis) = limit.map(whole_millis) {
-            let _ = write!(sql, "; SET LOCAL {setting} = {millis}");
+            set_local(sql, setting, millis);
         }
     }
+}
+
+/// Only the number is formatted, because every transaction has such statements.
+fn set_local(sql: &mut String, setting: &str, millis: u128) {
+    sql.push_str("; SET LOCAL ");
+    sql.push_str(setting);
+    sql.push_str(" = ");
+    // The number always fits: `whole_millis` returns no more than `i32::MAX`.
+    let _ = write!(sql, "{}", u32::try_from(millis).unwrap_or(u32::MAX));
 }
 
 /// Appends the statements of [`of_statement`], with a lock timeout that is derived from the deadline if none
@@ -41,8 +50,10 @@ fn set_in_statement(sql: &mut String, limits: &Limits) {
 pub(super) fn set_in_transaction(sql: &mut String, limits: &Limits) {
     if let Some(derived) = limits.derived_on_locks() {
         let millis = whole_millis(no_longer_than(limits.own_lock.limit(), derived));
-        let show = if matches!(limits.own_lock, OwnLockLimit::Known(_)) { "" } else { "; SHOW lock_timeout" };
-        let _ = write!(sql, "{show}; SET LOCAL lock_timeout = {millis}");
+        if !matches!(limits.own_lock, OwnLockLimit::Known(_)) {
+            sql.push_str("; SHOW lock_timeout");
+        }
+        set_local(sql, "lock_timeout", millis);
     }
     set_in_statement(sql, limits);
 }

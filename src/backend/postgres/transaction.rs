@@ -13,6 +13,9 @@ use crate::isolation::{Access, Isolation};
 use crate::local_settings::LocalSettings;
 use crate::strategy::{Limits, Plan};
 
+/// The size of an opening with all of its settings, so that its text does not grow in steps.
+const OPENING_BYTES: usize = 256;
+
 impl TransactionSql for Postgres {
     fn check(plan: &Plan, _limits: &Limits) -> Result<(), Failure> {
         let reads_only = plan.access == Access::ReadOnly;
@@ -30,7 +33,9 @@ impl TransactionSql for Postgres {
 
     fn opening(plan: &Plan, limits: &Limits) -> String {
         let reads_only = plan.access == Access::ReadOnly;
-        let mut sql = format!("BEGIN ISOLATION LEVEL {}", plan.isolation);
+        let mut sql = String::with_capacity(OPENING_BYTES);
+        sql.push_str("BEGIN ISOLATION LEVEL ");
+        sql.push_str(plan.isolation.as_sql());
         if reads_only {
             sql.push_str(" READ ONLY");
         }
