@@ -17,8 +17,9 @@ impl<DB: Backend> Queue<DB> {
     /// Sets how long a claim keeps its job from other workers, unless it is extended; measured by the
     /// database's clock. The default is 30 s.
     ///
-    /// This is also how long the job of a killed worker waits until another worker can claim it. A [`Worker`]
-    /// extends the lease after a third of it. The value is clamped to between 100 ms and a year.
+    /// This is also how long the job of a killed worker waits until another worker can claim it. A
+    /// [`Worker`](super::Worker) extends the lease after a third of it. The value is clamped to between 100
+    /// ms and a year.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.clamp(MIN_LEASE, MAX_LEASE);
@@ -26,7 +27,7 @@ impl<DB: Backend> Queue<DB> {
     }
 
     /// Sets the maximum number of attempts, including the first, for jobs without a limit
-    /// [of their own](NewJob::max_attempts). The default is 25; 0 counts as 1.
+    /// [of their own](super::NewJob::max_attempts). The default is 25; 0 counts as 1.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
@@ -40,8 +41,8 @@ impl<DB: Backend> Queue<DB> {
         self
     }
 
-    /// Enables [connection reuse](PoolTransactor::reuse_connections) for the queue's own transactions. By
-    /// default each acquires a connection from the pool.
+    /// Enables [connection reuse](crate::PoolTransactor::reuse_connections) for the queue's own transactions.
+    /// By default each acquires a connection from the pool.
     #[must_use]
     pub fn reuse_connections(mut self) -> Self {
         self.db = self.db.reuse_connections();
@@ -66,8 +67,8 @@ impl<DB: Backend> Queue<DB> {
     /// Sets options for the queue's own transactions, such as claims and extensions, overriding those that
     /// were set before; and with [`Options::schema`], the names of the tables.
     ///
-    /// The methods that take a [`Tx`] run under the options of the caller's transaction, but always use the
-    /// tables of the queue.
+    /// The methods that take a [`Tx`](crate::Tx) run under the options of the caller's transaction, but
+    /// always use the tables of the queue.
     #[must_use]
     pub fn options(mut self, options: Options) -> Self {
         self.db = self.db.options(options);
@@ -81,7 +82,7 @@ impl<DB: Backend> Queue<DB> {
     }
 
     /// Adds an observer of the queue's own transactions. For the jobs of a worker, see
-    /// [`Worker::observed_by`].
+    /// [`Worker::observed_by`](super::Worker::observed_by).
     #[must_use]
     pub fn observed_by(self, observer: impl Observer + 'static) -> Self {
         self.options(Options::new().observed_by(observer))

@@ -10,9 +10,9 @@ impl<DB: Backend> Explore<'_, DB> {
     ///
     /// Before the first schedule, the clients run alone in every order, each time on the state that
     /// [`set_up`](Self::set_up) leaves. A schedule is right if what it leaves in the tables and what each
-    /// client returns equals the outcome of one of these orders; if not, it is
-    /// [not serializable](Problem::NotSerializable). No invariant is needed, and anomalies that only a reader
-    /// sees are found as well.
+    /// client returns equals the outcome of one of these orders; if not, it is [not
+    /// serializable](super::Problem::NotSerializable). No invariant is needed, and anomalies that only a
+    /// reader sees are found as well.
     ///
     /// ```
     /// # #[cfg(feature = "sqlite")] #[tokio::main(flavor = "current_thread")]
@@ -60,7 +60,7 @@ impl<DB: Backend> Explore<'_, DB> {
     /// A client counts as one unit, even if it runs several transactions. A client that ends with an error of
     /// the database or of this crate counts as not having run, and the schedule is compared with the serial
     /// orders of the others. If its commit is unknown, both count. Such a client is no counterexample, unless
-    /// it fails [in every serial order](ExploreError::FailsSerially).
+    /// it fails [in every serial order](super::ExploreError::FailsSerially).
     ///
     /// # Limits
     ///
