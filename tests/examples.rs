@@ -6,7 +6,7 @@ use std::process::Command;
 use test_servers::program::{self, Finished};
 
 /// The examples on embedded SQLite, each with its last line.
-const ON_SQLITE: [(&str, &str); 14] = [
+const ON_SQLITE: [(&str, &str); 13] = [
     ("advisor", "Recommended: sell: "),
     ("audit_trail", "Stored are payments 1 and 2, and a note about payment 1."),
     ("bank_transfer", "The total is still 500."),
@@ -19,7 +19,6 @@ const ON_SQLITE: [(&str, &str); 14] = [
     ("on_call", "One doctor stays on call."),
     ("order_stock", "One mail about each is sent, and 3 of 10 are left in stock."),
     ("outbox", "The warehouse has orders 1 and 2, once each."),
-    ("sea_orm_shop", "The bike has 7 orders, and 0 are left in stock."),
     ("unique_jobs", "One job is left, for the last change."),
 ];
 

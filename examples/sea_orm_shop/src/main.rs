@@ -1,83 +1,19 @@
 //! Sells a product to many customers at the same time, with the entities of SeaORM.
 //!
-//! `cargo run --example sea_orm_shop`
+//! `cargo run -p sea_orm_shop`
 //!
 //! Each sale reads the stock, lowers it with a version check, and inserts an order, in one unit of work. A
 //! sale that meets another one is retried, under any strategy. No piece is sold twice, and no customer has
 //! two orders.
 
+mod entity;
+
 use anyhow::ensure;
 use atomically::{Error, Optimistic, Transactor, TransactorExt as _, Tx};
+use entity::{order, product};
 use futures_util::future::join_all;
 use sea_orm::{ActiveModelTrait as _, EntityTrait as _, IntoActiveModel as _, Set, TransactionTrait as _};
 use sqlx::{Sqlite, SqlitePool};
-
-/// What the shop sells.
-mod product {
-    use atomically::sea_orm::VersionedEntity;
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "product")]
-    pub(crate) struct Model {
-        #[sea_orm(primary_key)]
-        pub(crate) id: i64,
-        pub(crate) name: String,
-        pub(crate) stock: i64,
-        pub(crate) version: i64,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub(crate) enum Relation {
-        #[sea_orm(has_many = "super::order::Entity")]
-        Order,
-    }
-
-    impl Related<super::order::Entity> for Entity {
-        fn to() -> RelationDef {
-            Relation::Order.def()
-        }
-    }
-
-    impl ActiveModelBehavior for ActiveModel {}
-
-    impl VersionedEntity for Entity {
-        const VERSION: Column = Column::Version;
-    }
-}
-
-/// Who has bought what.
-mod order {
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "shop_order")]
-    pub(crate) struct Model {
-        #[sea_orm(primary_key)]
-        pub(crate) id: i64,
-        pub(crate) product_id: i64,
-        #[sea_orm(unique)]
-        pub(crate) customer: String,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub(crate) enum Relation {
-        #[sea_orm(
-            belongs_to = "super::product::Entity",
-            from = "Column::ProductId",
-            to = "super::product::Column::Id"
-        )]
-        Product,
-    }
-
-    impl Related<super::product::Entity> for Entity {
-        fn to() -> RelationDef {
-            Relation::Product.def()
-        }
-    }
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
 
 const BIKE: i64 = 7;
 
