@@ -205,7 +205,7 @@ impl<DB: Backend> Lease<DB> {
     /// # Errors
     ///
     /// Returns the database's error. After a [commit unknown](Error::is_commit_unknown) the lease may be
-    /// taken, by nobody, until it expires.
+    /// taken until it expires, without a holder.
     ///
     /// # Panics
     ///
@@ -213,7 +213,7 @@ impl<DB: Backend> Lease<DB> {
     ///
     /// # Cancellation
     ///
-    /// If the future is dropped, the lease may be taken, by nobody, until it expires.
+    /// If the future is dropped, the lease may be taken until it expires, without a holder.
     pub async fn try_acquire(&self) -> Result<Option<Held<DB>>, Error> {
         Ok(match self.attempt().await? {
             Attempted::Acquired(held) => Some(held),
@@ -235,7 +235,7 @@ impl<DB: Backend> Lease<DB> {
     ///
     /// # Cancellation
     ///
-    /// If the future is dropped, the lease may be taken, by nobody, until it expires.
+    /// If the future is dropped, the lease may be taken until it expires, without a holder.
     pub async fn acquire(&self, limit: Duration) -> Result<Option<Held<DB>>, Error> {
         let begun = Instant::now();
         loop {
@@ -323,7 +323,7 @@ impl<DB: Backend> Lease<DB> {
     }
 
     /// Returns how long to wait for a lease that is held for `remaining` unless its holder renews or releases
-    /// it. It is random, so that those who wait do not all ask at once.
+    /// it. It is random, so that waiting callers do not all ask at once.
     fn pause(&self, remaining: Duration) -> Duration {
         let longest = self.poll.min(remaining);
         longest.mul_f64(rand::rng().random_range(0.5..=1.0)).max(MIN_PAUSE)

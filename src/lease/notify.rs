@@ -13,7 +13,7 @@ const CHANNEL: &str = "atomically_lease";
 impl Lease<Postgres> {
     /// Sends a notification when the lease is released, for callers that wait with [`PgWake`].
     ///
-    /// A lease that expires sends none: those who wait find it by their [polls](Lease::poll_every).
+    /// A lease that expires sends none: waiting callers find it by their [polls](Lease::poll_every).
     #[must_use]
     pub fn notifying(mut self) -> Self {
         self.after_release = Some(Arc::from(format!("SELECT pg_notify('{CHANNEL}', '{}')::text", self.name)));

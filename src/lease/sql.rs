@@ -49,7 +49,7 @@ pub(super) struct LeaseRow {
 }
 
 impl LeaseRow {
-    /// Returns for how long the lease is held by somebody; zero if it is free.
+    /// Returns how long the lease is still held; zero if it is free.
     pub(super) fn remaining(&self) -> Duration {
         Duration::from_micros(u64::try_from(self.until - self.now).unwrap_or_default())
     }
@@ -91,7 +91,7 @@ impl LeaseSql {
         })
     }
 
-    /// Gives a lease that is free to a new holder, and returns its token; `None` if another has been faster.
+    /// Gives a free lease to a new holder, and returns its token; `None` if another caller was faster.
     pub(super) async fn take<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,

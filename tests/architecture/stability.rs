@@ -26,7 +26,7 @@ const EXHAUSTIVE: &[&str] = &[
 const IMPLEMENTED_BY_USERS: &[&str] =
     &["Observer", "Strategy", "Transactor", "Unit", "VersionedEntity", "Wake"];
 
-/// Public traits that are implemented for every type that fits, so that nobody else can implement them.
+/// Public traits with a blanket implementation, which leaves no room for others.
 const BLANKET: &[&str] = &[
     "IdempotencyExt",
     "Key",

@@ -65,7 +65,7 @@ pub(crate) async fn a_lost_lease_is_reported_even_if_the_unit_discards_it<DB: Te
     assert_eq!(effects(&pool).await, 0);
 }
 
-/// The holder is suspended for longer than its lease lasts, and nobody else has acquired the lease.
+/// The holder is suspended for longer than its lease lasts, and no other caller has acquired the lease.
 pub(crate) async fn a_holder_that_is_late_by_its_own_clock_is_refused<DB: TestBackend>() {
     let (pool, _) = lease::<DB>(3).await;
     let ttl = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! Who has a lease.
+//! Acquiring and releasing.
 
 use std::time::Duration;
 

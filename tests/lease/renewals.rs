@@ -64,7 +64,7 @@ pub(crate) async fn a_transaction_that_checked_in_delays_a_successor<DB: ServerB
         (heir.token(), effects(&pool).await)
     };
     let (stored, (heir, effects)) = tokio::join!(unit, successor);
-    stored.expect("nobody had taken the lease over");
+    stored.expect("no other caller had the lease");
     assert!(heir > held.token());
     assert_eq!(effects, 1, "the successor began before the commit");
 }

@@ -1,4 +1,4 @@
-//! Every schedule of those who want a lease and of a holder that is no longer the holder.
+//! Every schedule of callers that acquire a lease and of a former holder.
 
 use std::mem::ManuallyDrop;
 

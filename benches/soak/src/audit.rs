@@ -72,7 +72,7 @@ impl Findings {
         let denied = with(Answer::Failed).filter(|(op, _)| distinct.contains(op)).count();
         self.none(&format!("{what} ended with an error and are stored"), denied as i64);
         let foreign = distinct.iter().filter(|op| !answers.contains_key(op)).count();
-        self.none(&format!("{what} are stored that nobody called"), foreign as i64);
+        self.none(&format!("{what} are stored without a call"), foreign as i64);
     }
 
     /// The hook of a transfer runs once if it is acknowledged, and never if it is not stored.

@@ -38,7 +38,7 @@ async fn sell(db: &impl Transactor<Sqlite>, customer: &str) -> Result<Option<i64
     .await
 }
 
-/// Inserts an order for each of these customers who has none yet, and returns how many were inserted.
+/// Inserts an order for each of these customers without one. Returns how many were inserted.
 async fn import(db: &impl Transactor<Sqlite>, customers: &[&str]) -> Result<usize, Error> {
     db.run(async |tx: &mut Tx<Sqlite>| -> Result<_, Error> {
         let db = tx.sea_orm();
