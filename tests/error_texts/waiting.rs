@@ -127,7 +127,7 @@ pub(crate) async fn for_a_writer(table: &mut Table) {
     let limited = Options::new().lock_timeout(Duration::from_millis(50)).attempts(2);
     let db = Pessimistic::default().on(&pool).options(limited);
     table.record("database busy", checkout(&db).run(add)).await;
-    let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(400));
+    let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(2));
     table.record_without_debug("database busy until the deadline", checkout(&db).run(add)).await;
     drop(blocker);
     // Another connection writes after the read, so the snapshot is outdated.
