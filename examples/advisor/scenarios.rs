@@ -1,66 +1,18 @@
-//! Asks the database which strategy each unit of work needs.
-//!
-//! `cargo run --example advisor`
-//!
-//! `cargo run --example advisor -- --database-url postgres://user:password@localhost/test`
-//!
-//! Runs the units of three scenarios beside each other, in every order of their statements, under each
-//! strategy. A schedule is wrong if it ends like no serial order of the units. SQLite has one writer at a time,
-//! so there every strategy is right and only their costs differ. PostgreSQL, and MySQL or MariaDB, show what
-//! goes wrong under which strategy. There, the example creates tables whose names begin with `advisor_`, and
-//! drops them again. A PostgreSQL server waits for `deadlock_timeout` before it ends a deadlock, so set it to
-//! 100 ms to get the advice sooner.
+//! The units of three scenarios, and what the advisor says of them.
 
-use std::env;
 use std::io::{IsTerminal as _, Write as _};
 
-use anyhow::{Context as _, bail};
 use atomically::testing::{Advice, Advisor, AdvisorProgress, advise};
-use atomically::{Backend, Error, Tx};
-use futures_util::future::BoxFuture;
-use sqlx::mysql::MySqlPoolOptions;
-use sqlx::postgres::PgPoolOptions;
-use sqlx::sqlite::SqlitePoolOptions;
-use sqlx::{AssertSqlSafe, MySql, Pool, Postgres, SqlSafeStr as _, SqlStr, Sqlite};
+use atomically::{Error, Tx};
+use sqlx::{AssertSqlSafe, Pool, SqlSafeStr as _, SqlStr};
 
-/// The statements of the scenarios, on any database. An application has one database and needs no such trait.
-trait Statements: Backend {
-    /// Returns the only number of the only row.
-    fn read(tx: &mut Tx<Self>, sql: SqlStr) -> BoxFuture<'_, sqlx::Result<i64>>;
+use crate::statements::Statements;
 
-    /// Returns how many rows were changed.
-    fn write(tx: &mut Tx<Self>, sql: SqlStr) -> BoxFuture<'_, sqlx::Result<u64>>;
-
-    /// Runs several statements.
-    fn prepare(pool: Pool<Self>, sql: &'static str) -> BoxFuture<'static, sqlx::Result<()>>;
-}
-
-macro_rules! statements {
-    ($database:ty) => {
-        impl Statements for $database {
-            fn read(tx: &mut Tx<Self>, sql: SqlStr) -> BoxFuture<'_, sqlx::Result<i64>> {
-                Box::pin(sqlx::query_scalar(sql).fetch_one(tx))
-            }
-
-            fn write(tx: &mut Tx<Self>, sql: SqlStr) -> BoxFuture<'_, sqlx::Result<u64>> {
-                Box::pin(async move { Ok(sqlx::query(sql).execute(tx).await?.rows_affected()) })
-            }
-
-            fn prepare(pool: Pool<Self>, sql: &'static str) -> BoxFuture<'static, sqlx::Result<()>> {
-                Box::pin(async move { sqlx::raw_sql(sql).execute(&pool).await.map(drop) })
-            }
-        }
-    };
-}
-statements!(Sqlite);
-statements!(Postgres);
-statements!(MySql);
-
-const TABLES: &str = "
+pub(crate) const TABLES: &str = "
     CREATE TABLE advisor_event (id INT PRIMARY KEY, seats BIGINT NOT NULL, version BIGINT NOT NULL);
     CREATE TABLE advisor_doctor (id INT PRIMARY KEY, on_call INT NOT NULL);
     CREATE TABLE advisor_account (id INT PRIMARY KEY, balance BIGINT NOT NULL)";
-const NO_TABLES: &str = "
+pub(crate) const NO_TABLES: &str = "
     DROP TABLE IF EXISTS advisor_event;
     DROP TABLE IF EXISTS advisor_doctor;
     DROP TABLE IF EXISTS advisor_account";
@@ -133,7 +85,7 @@ async fn advised<DB: Statements>(title: &str, advisor: Advisor<'_, DB>) -> anyho
     Ok(advice)
 }
 
-async fn scenarios<DB: Statements>(pool: Pool<DB>) -> anyhow::Result<()> {
+pub(crate) async fn scenarios<DB: Statements>(pool: Pool<DB>) -> anyhow::Result<()> {
     let seats = "DELETE FROM advisor_event; INSERT INTO advisor_event VALUES (1, 1, 0)";
     let sale = advise(&pool).set_up(|pool| DB::prepare(pool, seats)).unit("sell", sell);
     let sale = advised("The sale of the last seat, with a version check that nobody looks at", sale).await?;
@@ -156,35 +108,4 @@ async fn scenarios<DB: Statements>(pool: Pool<DB>) -> anyhow::Result<()> {
     let lines = units.map(|advice| format!("{}: {}", advice.unit, advice.strategy.unwrap_or("none".into())));
     println!("Recommended: {}.", lines.collect::<Vec<_>>().join(", "));
     Ok(())
-}
-
-async fn run<DB: Statements>(pool: Pool<DB>) -> anyhow::Result<()> {
-    DB::prepare(pool.clone(), NO_TABLES).await?;
-    DB::prepare(pool.clone(), TABLES).await?;
-    let result = scenarios(pool.clone()).await;
-    DB::prepare(pool, NO_TABLES).await?;
-    result
-}
-
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let mut arguments = env::args().skip(1);
-    let url = match arguments.next().as_deref() {
-        None => None,
-        Some("--database-url") => Some(arguments.next().context("--database-url needs a URL")?),
-        Some(other) => bail!("unknown argument {other}; the only one is --database-url URL"),
-    };
-    match url {
-        None => {
-            let directory = tempfile::tempdir()?;
-            let url = format!("sqlite://{}?mode=rwc", directory.path().join("advisor.db").display());
-            let pool = SqlitePoolOptions::new().max_connections(4).connect(&url).await?;
-            sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&pool).await?;
-            run(pool).await
-        }
-        Some(url) if url.starts_with("postgres") => {
-            run(PgPoolOptions::new().max_connections(4).connect(&url).await?).await
-        }
-        Some(url) => run(MySqlPoolOptions::new().max_connections(4).connect(&url).await?).await,
-    }
 }
