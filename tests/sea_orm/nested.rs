@@ -66,7 +66,7 @@ pub(crate) async fn a_nested_transaction_that_is_dropped_is_rolled_back<DB: Data
     assert_eq!(customers(&pool).await, 1);
 }
 
-/// No statement follows, so nobody has rolled back to the savepoint.
+/// No statement follows that would roll back to the savepoint.
 pub(crate) async fn a_unit_that_ends_with_a_dropped_nested_transaction_is_rolled_back<DB: Database>() {
     let pool = database::<DB>(2).await;
     let db = Pessimistic::default().on(&pool);

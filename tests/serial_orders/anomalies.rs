@@ -16,7 +16,7 @@ pub(crate) const PRODUCT: &str =
     "CREATE TABLE product (id BIGINT PRIMARY KEY, stock BIGINT NOT NULL, version BIGINT NOT NULL)";
 pub(crate) const DOCTOR: &str = "CREATE TABLE doctor (id BIGINT PRIMARY KEY, on_call BIGINT NOT NULL)";
 
-/// The folklore: the version is checked, and nobody looks at the result.
+/// The folklore: the statement checks the version, and the unit ignores its result.
 pub(crate) async fn sell_without_expect_one<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<i64, Error> {
     let read = DB::sql("SELECT stock * 1000 + version FROM product WHERE id = 1");
     let read = DB::fetch(tx, tx.for_update(read), &[]).await?;
