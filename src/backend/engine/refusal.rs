@@ -78,12 +78,25 @@ impl Engine {
         if lock.table.is_some() { self.require(Capability::LocksOfOneTable) } else { Ok(()) }
     }
 
+    /// Whether one statement can add to rows, with a plan that is certain.
+    pub(crate) fn adds_in_one_statement(&self) -> bool {
+        self.has(Capability::PlannerSettings) && self.has(Capability::ServerLimits)
+    }
+
+    /// Whether one statement can find, lock and update jobs, by the addresses of their rows and with a plan
+    /// that is certain.
+    #[cfg(feature = "queue")]
+    pub(crate) fn claims_in_one_statement(&self) -> bool {
+        [Capability::Ctid, Capability::SkipLocked, Capability::PlannerSettings, Capability::ServerLimits]
+            .into_iter()
+            .all(|capability| self.has(capability))
+    }
+
     /// Returns a statement of the crate with lock clauses that the engine has: they wait where others skip,
     /// and are exclusive where others are shared.
     ///
     /// Aurora DSQL locks rows by their keys only. The crate's statements change the rows that they have
     /// locked, and of two transactions that change the same row, one fails at COMMIT.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn in_sql(&self, mut sql: String) -> String {
         if self.has(Capability::SkipLocked) && self.has(Capability::ShareLocks) {
             return sql;
