@@ -53,8 +53,8 @@ type ConnectOptions<DB> = <<DB as Database>::Connection as Connection>::Options;
 /// The product that runs behind a pool, its version, and what it supports.
 ///
 /// Returned by [`PoolTransactor::engine`](crate::PoolTransactor::engine) and
-/// [`Tx::engine`](crate::Tx::engine). The crate finds it out by itself, once for each pool, and every statement
-/// of the crate depends on it. What an engine lacks is refused as
+/// [`Tx::engine`](crate::Tx::engine). The crate finds it out by itself, once for each pool, and every
+/// statement of the crate depends on it. What an engine lacks is refused as
 /// [`Unsupported`](crate::ErrorKind::Unsupported) before anything is sent. For an unknown product, the crate
 /// uses only what all products with the same protocol have.
 ///
