@@ -20,8 +20,9 @@ pub trait TransactionSql: Database {
     /// Fails if the database does not support the plan or the limits.
     fn check(plan: &Plan, limits: &Limits) -> Result<(), Failure>;
 
-    /// Returns the text that opens a transaction and sets its limits in one round trip.
-    fn opening(plan: &Plan, limits: &Limits) -> String;
+    /// Returns the text that opens a transaction and sets its limits in one round trip, on an engine that has
+    /// what they [request](Engine::check).
+    fn opening(engine: &Engine, plan: &Plan, limits: &Limits) -> String;
 
     /// Returns the statements, separated by semicolons, that set the caller's settings in an open
     /// transaction. They come last in the opening. Fails if the database does not support them, or if they
@@ -37,7 +38,7 @@ pub trait TransactionSql: Database {
     }
 
     /// The statement at the end of the opening that returns how long the session may stay idle in its
-    /// transaction; `None` if [`Engine::limits_idling`] is sufficient.
+    /// transaction; `None` if the engine says whether it does.
     const IDLE_LIMIT_QUERY: Option<&'static str> = None;
 
     /// Returns the query for the settings that the opening changes, in the order of [`Closing::saved`].

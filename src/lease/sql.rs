@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Backend, WatchedQuery, required};
+use crate::backend::{Backend, Capability, WatchedQuery, required};
 use crate::schema::Schema;
 use crate::sql_text::Syntax;
 use crate::tx::Tx;
@@ -150,6 +150,7 @@ impl LeaseSql {
             format!("UPDATE atomically_lease_expiry SET until = 0 WHERE name = '{name}' AND token = {token}");
         if execute(tx, lease, sql).await? > 0
             && let Some(after) = after
+            && !tx.engine().lacks(Capability::ListenNotify)
         {
             tx.fetch_rows(WatchedQuery::with_values(after.to_owned(), [])?).await?;
         }
@@ -169,7 +170,7 @@ impl LeaseSql {
     ) -> Result<bool, sqlx::Error> {
         let name = lease.name;
         let row = format!("WHERE name = '{name}' AND token = {token}");
-        if tx.engine().is_galera {
+        if !tx.engine().has(Capability::LocksCrossNodes) {
             let change = format!("UPDATE atomically_lease SET pins = pins + 1 {row}");
             return Ok(execute(tx, lease, change).await? > 0);
         }
@@ -187,7 +188,7 @@ async fn execute<DB: Backend>(
     lease: LeaseTerms<'_>,
     sql: String,
 ) -> Result<u64, sqlx::Error> {
-    tx.execute_query(WatchedQuery::with_values(lease.schema.in_sql(sql), [])?).await
+    tx.execute_query(query(tx, lease, sql)?).await
 }
 
 async fn fetch<DB: Backend>(
@@ -195,5 +196,13 @@ async fn fetch<DB: Backend>(
     lease: LeaseTerms<'_>,
     sql: String,
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
-    tx.fetch_rows(WatchedQuery::with_values(lease.schema.in_sql(sql), [])?).await
+    tx.fetch_rows(query(tx, lease, sql)?).await
+}
+
+fn query<DB: Backend>(
+    tx: &Tx<DB>,
+    lease: LeaseTerms<'_>,
+    sql: String,
+) -> Result<WatchedQuery<DB>, sqlx::Error> {
+    WatchedQuery::with_values(tx.engine().in_sql(lease.schema.in_sql(sql)), [])
 }

@@ -65,6 +65,7 @@ mod settings;
 pub struct Options {
     isolation: Option<Isolation>,
     access: Option<Access>,
+    may_open_read_write: Option<bool>,
     deferrable: Option<bool>,
     begin: Option<Begin>,
     attempts: Option<u32>,
@@ -107,11 +108,20 @@ impl Options {
 
     /// Opens read-only transactions: the database refuses writes, and
     /// [`Tx::for_update`](crate::Tx::for_update) acquires no locks. A unit whose commit is unknown is
-    /// retried, because it cannot have stored anything.
+    /// retried, because it cannot have stored anything. Runs are
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) on an [engine](crate::Engine) that has no such
+    /// transactions, such as TiDB.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.access = Some(Access::ReadOnly);
         self
+    }
+
+    /// Opens read-only transactions for queries of this crate, which write nothing. On an engine that has
+    /// none, opens usual ones.
+    pub(crate) fn queries_only(mut self) -> Self {
+        self.may_open_read_write = Some(true);
+        self.read_only()
     }
 
     /// PostgreSQL: makes a serializable, read-only transaction wait for a snapshot on which it can neither

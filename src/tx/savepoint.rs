@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use scopeguard::ScopeGuard;
 use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Capability};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
@@ -54,7 +54,8 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # Errors
     ///
-    /// Returns the closure's own error, or an error of this crate converted to the closure's error type.
+    /// Returns the closure's own error, or an error of this crate converted to the closure's error type:
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) on an [engine](crate::Engine) that has no savepoints.
     ///
     /// # Cancellation
     ///
@@ -103,6 +104,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// Sets a savepoint inside of those that are open.
     pub(crate) async fn set_savepoint(&mut self) -> Result<OpenSavepoint, Error> {
+        self.require(Capability::Savepoints)?;
         let savepoint = OpenSavepoint {
             name: format!("atomically_{}", self.depth + 1),
             hooks: self.hooks.len(),

@@ -7,13 +7,13 @@ use std::time::Duration;
 use sqlx::MySql;
 
 use super::locks::lock_name;
-use crate::backend::engine::Engine;
+use crate::backend::engine::{Engine, EngineProduct};
 use crate::backend::limits::{MAX_SECONDS, whole_millis, whole_seconds};
 use crate::backend::transaction::{
     Closing, CommitSql, GUARD_NAME, Guard, ProbeSavepoint, Survival, TransactionSql,
 };
 use crate::failure::{Failure, FailureKind};
-use crate::isolation::Access;
+use crate::isolation::{Access, Isolation};
 use crate::strategy::{Limits, Plan};
 
 /// Fails if the savepoint that was set at the opening is gone.
@@ -43,7 +43,7 @@ impl TransactionSql for MySql {
     /// prepared, for example behind an ALTER that waits for a reader. `/*M! */` is executed by MariaDB only,
     /// and `/*!50708 */` by MySQL only, since MariaDB skips the numbers from 50700 to 50799 ([comment
     /// syntax](https://mariadb.com/kb/en/comment-syntax/)).
-    fn opening(plan: &Plan, limits: &Limits) -> String {
+    fn opening(engine: &Engine, plan: &Plan, limits: &Limits) -> String {
         let mut sql = String::new();
         if let Some(limit) = limits.on_locks() {
             let is_requested = limits.lock == Some(limit);
@@ -85,10 +85,14 @@ impl TransactionSql for MySql {
             );
         }
         let access = if plan.access == Access::ReadOnly { ", READ ONLY" } else { "" };
+        let isolation = match plan.isolation {
+            // TiDB refuses it.
+            Isolation::ReadUncommitted if engine.product == EngineProduct::TiDb => Isolation::ReadCommitted,
+            isolation => isolation,
+        };
         let _ = write!(
             sql,
-            "SET TRANSACTION ISOLATION LEVEL {}{access}; START TRANSACTION; SAVEPOINT {GUARD_NAME}",
-            plan.isolation
+            "SET TRANSACTION ISOLATION LEVEL {isolation}{access}; START TRANSACTION; SAVEPOINT {GUARD_NAME}"
         );
         sql
     }
@@ -129,22 +133,22 @@ impl TransactionSql for MySql {
         }
     }
 
-    /// On a Galera cluster the guard and COMMIT each need a packet of their own: see [`Engine::is_galera`].
-    /// On MariaDB a compound statement is one statement, in one packet; if it fails, the result of the SELECT
-    /// shows that the guard existed.
+    /// On a Galera cluster the guard and COMMIT each need a packet of their own: see
+    /// [`Galera`](crate::EngineCluster::Galera). On MariaDB a compound statement is one statement, in one
+    /// packet; if it fails, the result of the SELECT shows that the guard existed.
     fn commit(closing: &Closing) -> CommitSql {
         let (guard, restore) = (RELEASE_GUARD, restoring(closing));
-        match closing.engine {
-            Engine { is_galera: false, .. } => CommitSql {
+        match (closing.engine.is_galera(), closing.engine.is_mariadb()) {
+            (false, _) => CommitSql {
                 sql: format!("{guard}; {COMMIT}{restore}").into(),
                 before_commit: 1,
                 ..CommitSql::default()
             },
-            Engine { is_galera: true, is_mariadb: true, .. } => {
+            (true, true) => {
                 let sql = format!("BEGIN NOT ATOMIC {guard}; SELECT 1; {COMMIT}{restore}; END");
                 CommitSql { sql: sql.into(), before_commit: 1, ..CommitSql::default() }
             }
-            Engine { is_galera: true, is_mariadb: false, .. } => CommitSql {
+            (true, false) => CommitSql {
                 guard: Some(guard.into()),
                 sql: COMMIT.into(),
                 before_commit: 0,
@@ -208,7 +212,8 @@ fn seconds_below(limit: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isolation::Isolation;
+    use crate::backend::{EngineCluster, EngineVersion};
+    use crate::sql_text::Syntax;
 
     const RELEASE: &str = "RELEASE SAVEPOINT atomically_guard";
     const SETTINGS: &str =
@@ -216,11 +221,10 @@ mod tests {
 
     fn closing(is_mariadb: bool, is_galera: bool) -> Closing {
         let limits = Limits { lock: Some(Duration::from_secs(2)), ..Limits::default() };
-        Closing::new(
-            Engine { is_mariadb, is_galera, ..Engine::default() },
-            Plan::new(Isolation::ReadCommitted),
-            limits,
-        )
+        let product = if is_mariadb { EngineProduct::MariaDb } else { EngineProduct::MySql };
+        let engine = Engine::new(Syntax::MySql, product, EngineVersion::new(10, 11, 14));
+        let cluster = is_galera.then_some(EngineCluster::Galera);
+        Closing::new(Engine { cluster, ..engine }, Plan::new(Isolation::ReadCommitted), limits)
     }
 
     #[test]
@@ -252,5 +256,23 @@ mod tests {
             assert_eq!(seconds_below(Duration::from_millis(millis)), seconds, "{millis} ms");
         }
         assert_eq!(seconds_below(Duration::from_secs(u32::MAX.into())), MAX_SECONDS);
+    }
+
+    #[test]
+    fn a_transaction_is_opened_as_the_engine_allows() {
+        let opening = |product, isolation| {
+            let engine = Engine::new(Syntax::MySql, product, EngineVersion::new(8, 5, 1));
+            let limits = Limits { left: Some(Duration::from_secs(10)), ..Limits::default() };
+            MySql::opening(&engine, &Plan::new(isolation), &engine.limits(limits))
+        };
+        let begin = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION; \
+                     SAVEPOINT atomically_guard";
+        for product in [EngineProduct::Vitess, EngineProduct::Unknown] {
+            assert_eq!(opening(product, Isolation::ReadCommitted), begin, "{product:?}");
+        }
+        let on_tidb = opening(EngineProduct::TiDb, Isolation::ReadUncommitted);
+        assert!(on_tidb.ends_with(begin) && on_tidb.contains("innodb_lock_wait_timeout"), "{on_tidb}");
+        let on_mysql = opening(EngineProduct::MySql, Isolation::ReadUncommitted);
+        assert!(on_mysql.contains("READ UNCOMMITTED"), "{on_mysql}");
     }
 }

@@ -5,13 +5,13 @@ use super::*;
 /// Classifies a text that is sent without being prepared.
 fn plain<DB: Backend>(text: &str) -> &'static str {
     let query = WatchedQuery::<DB>::new(sqlx::raw_sql(AssertSqlSafe(text.to_owned()).into_sql_str()));
-    name(&admission(&query.expect("a query")))
+    name(&admission(&query.expect("a query"), None))
 }
 
 /// Classifies a text that is prepared.
 fn prepared<DB: Backend>(text: &str) -> &'static str {
     let sql = AssertSqlSafe(text.to_owned()).into_sql_str();
-    name(&admission(&WatchedQuery::<DB>::with_arguments(sql, DB::Arguments::default())))
+    name(&admission(&WatchedQuery::<DB>::with_arguments(sql, DB::Arguments::default()), None))
 }
 
 const fn name(admission: &Admission) -> &'static str {
@@ -317,5 +317,36 @@ fn classifies_statements_of_sqlite() {
                 "REPLACE INTO t VALUES (1)",
             ],
         );
+    }
+}
+
+/// On CockroachDB, data definition commits what preceded it; on others it is not rolled back.
+#[test]
+fn data_definition_is_refused_where_it_is_not_part_of_the_transaction() {
+    let on = |ddl_escapes, text: &str| {
+        let query = sqlx::raw_sql(AssertSqlSafe(text.to_owned()).into_sql_str());
+        admission(&WatchedQuery::<Postgres>::new(query).expect("a query"), ddl_escapes)
+    };
+    let definitions = [
+        "CREATE TABLE t (id INT)",
+        "create index on t (id)",
+        "-- why\n/* so */ ALTER TABLE t ADD COLUMN a INT",
+        "SELECT 1; DROP TABLE t",
+        ";TRUNCATE t",
+        "GRANT SELECT ON t TO u",
+        "COMMENT ON TABLE t IS 'x'",
+        "REFRESH MATERIALIZED VIEW v",
+    ];
+    for text in definitions {
+        let Admission::Refused(failure) = on(Some("CockroachDB"), text) else { panic!("{text}") };
+        let message = failure.message();
+        assert!(
+            message.contains("was not sent: on CockroachDB it is not part of the transaction"),
+            "{message}"
+        );
+        assert!(!matches!(on(None, text), Admission::Refused(_)), "{text}");
+    }
+    for text in ["SELECT 1", "UPDATE t SET a = 1", "SET LOCAL a.b = 'create'", "REFRESH", "SELECT 'CREATE'"] {
+        assert!(!matches!(on(Some("CockroachDB"), text), Admission::Refused(_)), "{text}");
     }
 }
