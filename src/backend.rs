@@ -50,8 +50,8 @@ pub(crate) use commit_marker::TransactionStatus;
 use contents::ContentsSql;
 #[cfg(feature = "testing")]
 pub(crate) use contents::FIELD_SEPARATOR;
-pub(crate) use engine::Engine;
 use engine::Product;
+pub use engine::{Capability, Engine, EngineCluster, EngineProduct, EngineVersion, Support};
 #[cfg(feature = "idempotency")]
 pub(crate) use error_text::json_error_text;
 pub(crate) use error_text::{error_text, source as quotable_source};

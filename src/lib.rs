@@ -140,7 +140,7 @@ pub mod testing;
 // The guide.
 pub mod guide;
 
-pub use backend::{Backend, Key};
+pub use backend::{Backend, Capability, Engine, EngineCluster, EngineProduct, EngineVersion, Key, Support};
 pub use backoff::Backoff;
 pub use deadlock::{DeadlockParty, DeadlockReport, DeadlockUnit, WantedLock};
 pub use deltas::{DeltaOutcome, Deltas};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backend::{Backend, Closing, WatchedQuery};
+use crate::backend::{Backend, Closing, Engine, WatchedQuery};
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::schema::Schema;
@@ -39,7 +39,7 @@ mod connection;
 mod shielded_commit;
 
 pub(crate) use admission::unreadable;
-pub(crate) use connection::{ConnectionReuse, PooledSession};
+pub(crate) use connection::{ConnectionReuse, EngineCache, PooledSession, engine_of};
 use connection::{RefusedConnection, is_opening, refusal_since};
 pub(crate) use finish::{CommitOutcome, Unwatched};
 pub(crate) use hooks::{Hooks, TxEnd};
@@ -249,7 +249,7 @@ impl<DB: Backend> Tx<DB> {
     }
 
     /// Returns the engine that the transaction runs on.
-    pub(crate) fn engine(&self) -> crate::backend::Engine {
+    pub fn engine(&self) -> Engine {
         self.closing.engine
     }
 

@@ -4,19 +4,12 @@ use std::time::Duration;
 
 use sqlx::Database;
 
-use super::engine::Engine;
 use crate::failure::Failure;
 use crate::strategy::CommitMarker;
 
 /// The SQL that writes commit markers and looks them up.
 #[doc(hidden)]
 pub trait CommitMarkerSql: Database {
-    /// Returns whether a transaction that has written a unique key can rely on no other transaction
-    /// committing the same key. On a Galera cluster, this is certain only at the commit.
-    fn unique_keys_fence(_engine: Engine) -> bool {
-        true
-    }
-
     /// Returns the statement that writes a marker, which is sent last in the opening. Fails if the database
     /// does not support the marker.
     fn marker(marker: CommitMarker) -> Result<String, Failure>;

@@ -37,7 +37,7 @@ pub trait TransactionSql: Database {
     }
 
     /// The statement at the end of the opening that returns how long the session may stay idle in its
-    /// transaction; `None` if [`Engine::limits_idling`] is sufficient.
+    /// transaction; `None` if the engine says whether it does.
     const IDLE_LIMIT_QUERY: Option<&'static str> = None;
 
     /// Returns the query for the settings that the opening changes, in the order of [`Closing::saved`].

@@ -39,7 +39,7 @@ enum Claiming {
     /// Both statements are sent in one text, which this function composes.
     OneText(fn(&Claimant, write: String, select: String) -> String),
     /// Each statement is sent in a packet of its own: see
-    /// [`Engine::is_galera`](crate::backend::Engine::is_galera).
+    /// [`Galera`](crate::EngineCluster::Galera).
     OneByOne,
 }
 
@@ -106,7 +106,7 @@ async fn claim_one_by_one<DB: Backend>(
 ) -> Result<KeyFound, sqlx::Error> {
     let mut waits = KeyWaits::new(claimant, tx.lock_wait());
     if let Some(KeyWaits { key, .. }) = waits
-        && tx.engine().is_mariadb
+        && tx.engine().is_mariadb()
     {
         write = mysql::with_lock_wait(key, &write);
         waits = None;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{Backend, WatchedQuery, required};
+use crate::backend::{Backend, Capability, WatchedQuery, required};
 use crate::schema::Schema;
 use crate::sql_text::Syntax;
 use crate::tx::Tx;
@@ -169,7 +169,7 @@ impl LeaseSql {
     ) -> Result<bool, sqlx::Error> {
         let name = lease.name;
         let row = format!("WHERE name = '{name}' AND token = {token}");
-        if tx.engine().is_galera {
+        if !tx.engine().has(Capability::LocksCrossNodes) {
             let change = format!("UPDATE atomically_lease SET pins = pins + 1 {row}");
             return Ok(execute(tx, lease, change).await? > 0);
         }

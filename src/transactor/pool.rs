@@ -15,7 +15,7 @@ use super::retry::run_with_retries;
 use super::statement_unit::StatementUnit;
 use super::waiting::WaitingQueues;
 use super::{Ended, Options, Transactor, Unit};
-use crate::backend::{Backend, WatchedQuery};
+use crate::backend::{Backend, Engine, WatchedQuery};
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::events::Observer;
@@ -23,7 +23,7 @@ use crate::gate::Gate;
 use crate::retry_budget::RetryBudget;
 use crate::schema::Schema;
 use crate::strategy::Strategy;
-use crate::tx::{ConnectionReuse, holds_connection_of, nested};
+use crate::tx::{ConnectionReuse, EngineCache, engine_of, holds_connection_of, nested};
 
 /// A strategy bound to a pool: the transactor that applications use.
 ///
@@ -144,6 +144,32 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     #[must_use]
     pub fn pool(&self) -> &Pool<DB> {
         &self.pool
+    }
+
+    /// Returns which product and version runs behind the pool, and what it supports.
+    ///
+    /// The server is queried on the first use of a pool in this process, by this method or by the first unit;
+    /// later calls return what is known. A connection to a server of another version, or other options of the
+    /// pool, make the crate query again.
+    ///
+    /// # Errors
+    ///
+    /// Returns why the server could not be reached within the [deadline](Options::deadline).
+    ///
+    /// # Cancellation
+    ///
+    /// May be dropped at any time.
+    pub async fn engine(&self) -> Result<Engine, Error> {
+        let cache = EngineCache::of(&self.pool);
+        if let Some(engine) = cache.latest(DB::ENGINE_LIFETIME) {
+            return Ok(engine);
+        }
+        let sql = SqlStr::from_static(DB::ENGINE_QUERY.sql);
+        self.run_on_connection(sql, |connection, _| {
+            let (cache, pool) = (cache.clone(), self.pool.clone());
+            Box::pin(async move { engine_of(&cache, &pool, connection).await })
+        })
+        .await
     }
 }
 

@@ -11,10 +11,12 @@ use sqlx::{Connection as _, Pool};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
-use crate::backend::{Backend, BeforeLoneStatement, Engine, Reply};
+use crate::backend::{Backend, BeforeLoneStatement, Engine, Reply, failure_or_other};
+use crate::failure::FailureKind;
 use crate::strategy::OwnLockLimit;
 
 mod abandoned;
+mod engine_cache;
 mod extra;
 mod reuse;
 mod server_cache;
@@ -22,6 +24,7 @@ mod pool_queue;
 mod opening_count;
 mod outage;
 
+pub(crate) use engine_cache::EngineCache;
 pub(crate) use opening_count::is_opening;
 pub(crate) use outage::{RefusedConnection, refusal_since};
 pub(crate) use reuse::ConnectionReuse;
@@ -120,14 +123,11 @@ impl<DB: Backend> PooledSession<DB> {
 
     /// Returns the engine of the server: from the cache, or by a query outside of any transaction.
     pub(super) async fn engine(&mut self) -> Result<Engine, sqlx::Error> {
-        let Some(ask) = DB::ENGINE_QUERY else { return Ok(Engine::default()) };
-        if let Some(known) = self.reuse.server().engine() {
-            return Ok(known);
+        if let Some(embedded) = DB::EMBEDDED {
+            return Ok(embedded);
         }
-        let answers = DB::fetch_text(self.connection(), ask.sql.to_owned()).await?;
-        let engine = (ask.read)(&answers);
-        self.reuse.server().set_engine(engine);
-        Ok(engine)
+        let OpenConnection { connection, pool, .. } = &mut *self.open;
+        engine_of(self.reuse.server().engines(pool), pool, connection).await
     }
 
     async fn wait(pool: &Pool<DB>, reuse: &ConnectionReuse<DB>) -> Result<Self, sqlx::Error> {
@@ -217,6 +217,34 @@ impl<DB: Backend> OpenConnection<DB> {
 }
 
 const ROLLBACK: Cow<'static, str> = Cow::Borrowed("ROLLBACK");
+
+/// Returns the engine of the server behind a connection, which is in no transaction: from the cache, or by a
+/// query.
+pub(crate) async fn engine_of<DB: Backend>(
+    cache: &EngineCache,
+    pool: &Pool<DB>,
+    connection: &mut DB::Connection,
+) -> Result<Engine, sqlx::Error> {
+    let version = DB::version_at_connect(connection);
+    if let Some(known) = cache.engine(version, DB::ENGINE_LIFETIME) {
+        return Ok(known);
+    }
+    let answers = match DB::fetch_text(connection, DB::ENGINE_QUERY.sql.to_owned()).await {
+        Ok(answers) => answers,
+        // A server that refuses the query is no known product.
+        Err(error) if is_refusal::<DB>(&error) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let engine = (DB::ENGINE_QUERY.read)(&answers, &DB::address(&pool.connect_options()));
+    cache.store(pool, version, engine);
+    Ok(engine)
+}
+
+fn is_refusal<DB: Backend>(error: &sqlx::Error) -> bool {
+    let failure = failure_or_other::<DB>(error);
+    matches!(error, sqlx::Error::Database(_))
+        && matches!(failure.kind(), FailureKind::Other | FailureKind::Unsupported)
+}
 
 /// Disposes of a connection that had no clean end.
 fn abandon<DB: Backend>(open: OpenConnection<DB>) {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::no_connection::not_connected;
 use super::state::TxState;
 use super::{Attempts, ConnectionReuse, Hooks, Interception, PooledSession, RightOfWay, Tx, identity, send};
-use crate::backend::{Backend, Closing, Reply, failure_or_other};
+use crate::backend::{Backend, Capability, Closing, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
 use crate::local_settings::LocalSettings;
@@ -156,7 +156,7 @@ impl<DB: Backend> Tx<DB> {
             session.reset_with(DB::rollback(&Closing { saved, ..closing.clone() }));
         }
         let mut state = TxState::new(request.run_clock.clone());
-        state.takes_one_at_a_time = engine.is_galera;
+        state.takes_one_at_a_time = !engine.has(Capability::SeveralStatementsInOnePacket);
         state.gives_way_to = request.gives_way_to.clone();
         state.is_streaming = session.streaming();
         Ok(Box::new(Self {

@@ -30,7 +30,7 @@ pub(super) async fn check<DB: Backend>(state: &mut TxState, connection: &mut DB:
     if std::mem::take(&mut state.is_probing) {
         send::<DB>(state, connection, release).await;
     }
-    // Two packets: see `Engine::is_galera`.
+    // Two packets: see `EngineCluster::Galera`.
     if std::mem::take(&mut state.distrusts_guard)
         && state.over().is_none()
         && send::<DB>(state, connection, DB::GUARD.sql).await

@@ -5,16 +5,10 @@ use std::time::Duration;
 use sqlx::MySql;
 
 use crate::backend::commit_marker::CommitMarkerSql;
-use crate::backend::engine::Engine;
 use crate::failure::Failure;
 use crate::strategy::CommitMarker;
 
 impl CommitMarkerSql for MySql {
-    /// `false` on Galera, and on MySQL, which does not report whether it is a member of a replication group.
-    fn unique_keys_fence(engine: Engine) -> bool {
-        engine.is_mariadb && !engine.is_galera
-    }
-
     fn marker(marker: CommitMarker) -> Result<String, Failure> {
         match marker {
             CommitMarker::Operation(id) => {

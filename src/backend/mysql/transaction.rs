@@ -7,7 +7,6 @@ use std::time::Duration;
 use sqlx::MySql;
 
 use super::locks::lock_name;
-use crate::backend::engine::Engine;
 use crate::backend::limits::{MAX_SECONDS, whole_millis, whole_seconds};
 use crate::backend::transaction::{
     Closing, CommitSql, GUARD_NAME, Guard, ProbeSavepoint, Survival, TransactionSql,
@@ -129,22 +128,22 @@ impl TransactionSql for MySql {
         }
     }
 
-    /// On a Galera cluster the guard and COMMIT each need a packet of their own: see [`Engine::is_galera`].
+    /// On a Galera cluster the guard and COMMIT each need a packet of their own: see [`Galera`](crate::EngineCluster::Galera).
     /// On MariaDB a compound statement is one statement, in one packet; if it fails, the result of the SELECT
     /// shows that the guard existed.
     fn commit(closing: &Closing) -> CommitSql {
         let (guard, restore) = (RELEASE_GUARD, restoring(closing));
-        match closing.engine {
-            Engine { is_galera: false, .. } => CommitSql {
+        match (closing.engine.is_galera(), closing.engine.is_mariadb()) {
+            (false, _) => CommitSql {
                 sql: format!("{guard}; {COMMIT}{restore}").into(),
                 before_commit: 1,
                 ..CommitSql::default()
             },
-            Engine { is_galera: true, is_mariadb: true, .. } => {
+            (true, true) => {
                 let sql = format!("BEGIN NOT ATOMIC {guard}; SELECT 1; {COMMIT}{restore}; END");
                 CommitSql { sql: sql.into(), before_commit: 1, ..CommitSql::default() }
             }
-            Engine { is_galera: true, is_mariadb: false, .. } => CommitSql {
+            (true, false) => CommitSql {
                 guard: Some(guard.into()),
                 sql: COMMIT.into(),
                 before_commit: 0,
@@ -208,7 +207,9 @@ fn seconds_below(limit: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{Engine, EngineCluster, EngineProduct, EngineVersion};
     use crate::isolation::Isolation;
+    use crate::sql_text::Syntax;
 
     const RELEASE: &str = "RELEASE SAVEPOINT atomically_guard";
     const SETTINGS: &str =
@@ -216,11 +217,10 @@ mod tests {
 
     fn closing(is_mariadb: bool, is_galera: bool) -> Closing {
         let limits = Limits { lock: Some(Duration::from_secs(2)), ..Limits::default() };
-        Closing::new(
-            Engine { is_mariadb, is_galera, ..Engine::default() },
-            Plan::new(Isolation::ReadCommitted),
-            limits,
-        )
+        let product = if is_mariadb { EngineProduct::MariaDb } else { EngineProduct::MySql };
+        let engine = Engine::new(Syntax::MySql, product, EngineVersion::new(10, 11, 14));
+        let cluster = is_galera.then_some(EngineCluster::Galera);
+        Closing::new(Engine { cluster, ..engine }, Plan::new(Isolation::ReadCommitted), limits)
     }
 
     #[test]

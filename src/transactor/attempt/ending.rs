@@ -5,7 +5,7 @@ use futures_core::future::BoxFuture;
 use super::prior_commit::{PriorCommit, WAITING_FOR_COMMIT};
 use super::transaction::{OpenAttempt, UnitAttempts};
 use super::unseen::explained;
-use crate::backend::Backend;
+use crate::backend::{Backend, Capability};
 use crate::failure::{Failure, FailureKind};
 use crate::isolation::Access;
 use crate::strategy::CommitMarker;
@@ -83,7 +83,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
 
     /// Rolls back because the unit returned an error of its own.
     async fn end_rolled_back(&mut self, tx: Box<Tx<DB>>) -> AttemptOutcome<Ended> {
-        let is_fenced = DB::unique_keys_fence(tx.engine());
+        let is_fenced = tx.engine().has(Capability::UniqueKeysFence);
         self.roll_back(tx).await;
         match self.prior.failure() {
             // Another server of the cluster may still store the prior commit.

@@ -12,7 +12,7 @@ use super::opening::AttemptOpening;
 use super::prior_commit::PriorCommit;
 use super::unseen::unseen;
 use super::{has_room_to_wait_inside, waited_for_the_pool};
-use crate::backend::Backend;
+use crate::backend::{Backend, Capability};
 use crate::events::RunOutcome;
 use crate::failure::Failure;
 use crate::sql_text::Syntax;
@@ -158,7 +158,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
 
     /// Runs the unit in the transaction that was opened for it, and ends the transaction.
     async fn run_unit(&mut self, mut open: OpenAttempt<DB>, timer: &mut Timer) -> AttemptOutcome<Ended> {
-        if DB::unique_keys_fence(open.tx.engine()) && open.marker.is_some() {
+        if open.tx.engine().has(Capability::UniqueKeysFence) && open.marker.is_some() {
             // This transaction has locked the marker's row, so the prior commit can no longer succeed.
             self.prior = PriorCommit::None;
         }

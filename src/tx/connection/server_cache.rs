@@ -3,62 +3,35 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use sqlx::Pool;
 
-use crate::backend::Engine;
-
-/// How long the engine is cached. The address of a pool may lead to another server later, for example when a
-/// standalone server is replaced by a cluster; one query every five seconds costs almost nothing.
-const ENGINE_LIFETIME: Duration = Duration::from_secs(5);
+use super::engine_cache::{EngineCache, EngineCacheOfPool};
+use crate::backend::Backend;
 
 /// The cache, shared by all clones of a transactor.
 #[derive(Clone, Default)]
-pub(super) struct ServerCache(Arc<Mutex<Cached>>);
-
-#[derive(Default)]
-struct Cached {
-    engine: Option<(Instant, Engine)>,
-    lock_timeout: Option<Duration>,
+pub(super) struct ServerCache {
+    lock_timeout: Arc<Mutex<Option<Duration>>>,
+    engines: EngineCacheOfPool,
 }
 
 impl ServerCache {
-    pub(super) fn engine(&self) -> Option<Engine> {
-        let engine = self.cached().engine;
-        engine.filter(|(since, _)| since.elapsed() < ENGINE_LIFETIME).map(|(_, engine)| engine)
-    }
-
-    pub(super) fn set_engine(&self, engine: Engine) {
-        self.cached().engine = Some((Instant::now(), engine));
+    /// Returns the cache of the engines, which all transactors on the pool share.
+    pub(super) fn engines<DB: Backend>(&self, pool: &Pool<DB>) -> &EngineCache {
+        self.engines.get(pool)
     }
 
     /// Returns the lock timeout that a session had before a transaction changed it; `None` if it had none, or
     /// if that is not known.
     pub(super) fn lock_timeout(&self) -> Option<Duration> {
-        self.cached().lock_timeout
+        *self.locked()
     }
 
     pub(super) fn set_lock_timeout(&self, timeout: Option<Duration>) {
-        self.cached().lock_timeout = timeout;
+        *self.locked() = timeout;
     }
 
-    fn cached(&self) -> MutexGuard<'_, Cached> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn caches_the_engine_for_five_seconds() {
-        let cache = ServerCache::default();
-        assert_eq!(cache.engine(), None);
-        let galera = Engine { is_mariadb: true, is_galera: true, ..Engine::default() };
-        cache.set_engine(galera);
-        tokio::time::advance(ENGINE_LIFETIME - Duration::from_millis(1)).await;
-        assert_eq!(cache.clone().engine(), Some(galera));
-        tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(cache.engine(), None);
+    fn locked(&self) -> MutexGuard<'_, Option<Duration>> {
+        self.lock_timeout.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
