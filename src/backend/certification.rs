@@ -1,5 +1,7 @@
 //! The statements with which a certification tests what a server does.
 
+use std::time::Duration;
+
 use futures_core::future::BoxFuture;
 use sqlx::{Database, Pool};
 
@@ -24,7 +26,7 @@ pub trait CertificationSql: Database {
     /// Limits how long a `DROP` waits for locks, before and after it.
     const LIMITED_DROP: [&'static str; 2] = ["", ""];
 
-    /// The clauses `FOR UPDATE`, `SKIP LOCKED` and `NOWAIT` exist.
+    /// Whether rows can be locked.
     const HAS_ROW_LOCKS: bool = false;
 
     /// Tries to take an advisory lock without waiting, and releases it; `{}` stands for its number.
@@ -36,8 +38,8 @@ pub trait CertificationSql: Database {
     /// Limits the statements of the open transaction to a second or less.
     const SHORT_STATEMENT_TIMEOUT: Option<&'static str> = None;
 
-    /// Ends the session if it stays idle in its open transaction for a second.
-    const SHORT_IDLE_TIMEOUT: Option<&'static str> = None;
+    /// Ends the session if it stays idle in its open transaction, and how long it is left idle.
+    const SHORT_IDLE_TIMEOUT: Option<(&'static str, Duration)> = None;
 
     /// A statement that runs for half a minute; `{}` stands for a table of two rows.
     const LONG_STATEMENT: Option<&'static str> = None;

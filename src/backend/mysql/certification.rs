@@ -1,5 +1,7 @@
 //! The statements with which a certification tests what a server does.
 
+use std::time::Duration;
+
 use sqlx::MySql;
 
 use crate::backend::certification::{CertificationSql, CertifiedLevel, CertifiedNamespace};
@@ -45,7 +47,8 @@ impl CertificationSql for MySql {
     const SHORT_STATEMENT_TIMEOUT: Option<&'static str> =
         Some("SET SESSION /*M! max_statement_time = 0.3*/ /*!50708 max_execution_time = 300*/");
 
-    const SHORT_IDLE_TIMEOUT: Option<&'static str> = Some("SET SESSION idle_transaction_timeout = 1");
+    const SHORT_IDLE_TIMEOUT: Option<(&'static str, Duration)> =
+        Some(("SET SESSION idle_transaction_timeout = 1", Duration::from_millis(2_500)));
 
     /// An interrupted `SLEEP` returns a value unless it is a part of a query.
     const LONG_STATEMENT: Option<&'static str> = Some("SELECT SLEEP(15) FROM {}");

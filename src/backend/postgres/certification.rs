@@ -51,8 +51,8 @@ impl CertificationSql for Postgres {
 
     const SHORT_STATEMENT_TIMEOUT: Option<&'static str> = Some("SET LOCAL statement_timeout = '300ms'");
 
-    const SHORT_IDLE_TIMEOUT: Option<&'static str> =
-        Some("SET LOCAL idle_in_transaction_session_timeout = '300ms'");
+    const SHORT_IDLE_TIMEOUT: Option<(&'static str, Duration)> =
+        Some(("SET LOCAL idle_in_transaction_session_timeout = '300ms'", Duration::from_secs(1)));
 
     const LONG_STATEMENT: Option<&'static str> = Some("SELECT pg_sleep(15) FROM {}");
 

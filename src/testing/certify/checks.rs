@@ -16,6 +16,9 @@ mod retries;
 mod sessions;
 mod statements;
 
+/// The check that all other checks of nodes presuppose.
+pub(super) const SAME_DATA: &str = "nodes.same-data";
+
 /// What the server does about a promise, and the evidence.
 pub(super) type CheckResult = Result<(Standing, String), Obstacle>;
 

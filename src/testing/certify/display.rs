@@ -10,7 +10,7 @@ const EVIDENCE_WIDTH: usize = 76;
 impl fmt::Display for Sheet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nodes = if self.nodes > 1 { format!(", {} nodes", self.nodes) } else { String::new() };
-        writeln!(f, "{}{nodes}\n", self.server)?;
+        writeln!(f, "{}{nodes}: {}\n", self.engine, self.server)?;
         let width = |of: fn(&super::SheetEntry) -> usize| self.entries.iter().map(of).max().unwrap_or(0);
         let ids = width(|entry| entry.id.chars().count());
         let standings = width(|entry| entry.standing.as_str().len());

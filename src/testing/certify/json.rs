@@ -19,7 +19,8 @@ impl Sheet {
             })
         };
         let entries: Vec<Value> = self.entries.iter().map(entry).collect();
-        let sheet = json!({ "server": self.server, "nodes": self.nodes, "entries": entries });
+        let sheet =
+            json!({ "engine": self.engine, "server": self.server, "nodes": self.nodes, "entries": entries });
         format!("{sheet:#}\n")
     }
 
@@ -34,12 +35,13 @@ impl Sheet {
         let read = || {
             let entries = value.get("entries")?.as_array()?;
             Some(Self {
+                engine: text_of(&value, "engine")?,
                 server: text_of(&value, "server")?,
                 nodes: usize::try_from(value.get("nodes")?.as_u64()?).ok()?,
                 entries: entries.iter().map(entry_of).collect::<Option<_>>()?,
             })
         };
-        let message = "the JSON is not a sheet: it needs server, nodes and entries, each with id, promise, \
+        let message = "the JSON is not a sheet: it needs engine, server, nodes and entries, each with id, promise, \
                        standing, expected and evidence";
         read().ok_or_else(|| Error::invalid_input(message.to_owned()))
     }
@@ -81,7 +83,12 @@ mod tests {
             evidence: String::from("it \"waits\""),
         };
         let other = SheetEntry { expected: None, id: String::from("locks.update"), ..entry.clone() };
-        Sheet { server: String::from("PostgreSQL"), nodes: 2, entries: vec![entry, other] }
+        Sheet {
+            engine: String::from("PostgreSQL"),
+            server: String::from("15"),
+            nodes: 2,
+            entries: vec![entry, other],
+        }
     }
 
     #[test]

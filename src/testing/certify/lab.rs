@@ -32,7 +32,7 @@ pub(super) struct Lab<DB: Backend> {
 impl<DB: Backend> Lab<DB> {
     pub(super) fn new(nodes: Vec<Pool<DB>>, namespace: Namespace<DB>) -> Self {
         let watches = nodes.iter().map(LockWatch::new).collect();
-        let tables = AtomicUsize::new(0);
+        let tables = AtomicUsize::new(1);
         Self { nodes, watches, namespace, check: Mutex::default(), tasks: Mutex::default(), tables }
     }
 

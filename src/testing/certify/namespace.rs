@@ -37,7 +37,17 @@ impl<DB: Backend> Namespace<DB> {
             let answer = session.ask(&own.create.replace("{}", &namespace.name)).await?;
             namespace.is_own = answer.failure.is_none();
         }
+        namespace.try_out().await?;
         Ok(namespace)
+    }
+
+    /// Fails if no table can be created.
+    async fn try_out(&self) -> Result<(), Obstacle> {
+        let (mut session, _) = Session::<DB>::connect(&self.pool, "namespace").await?;
+        let table = self.table(0);
+        session.run(&format!("CREATE TABLE {table} (id BIGINT PRIMARY KEY)")).await?;
+        session.run(&format!("DROP TABLE {table}")).await?;
+        Ok(())
     }
 
     /// The name of the table with this number.

@@ -8,7 +8,7 @@ use futures_util::future::{Either, select};
 use sqlx::{Connection as _, Pool};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::obstacle::Obstacle;
 use super::watch::LockWatch;
@@ -64,6 +64,7 @@ pub(super) struct Session<DB: Backend> {
     /// The statement that waits for a lock: its text, to send it again where the database refuses to wait.
     waiting: Option<String>,
     refused: bool,
+    has_begun: bool,
     /// Whether the transaction has not read or locked anything yet.
     fresh: bool,
     database: PhantomData<fn() -> DB>,
@@ -82,11 +83,10 @@ impl<DB: Backend> Session<DB> {
         let (outbox, answers) = mpsc::unbounded_channel();
         let task = tokio::spawn(serve::<DB>(connection, inbox, outbox));
         let (tag, database) = (format!(" /* certify {tag} */"), PhantomData);
-        let mut session =
-            Self { requests, answers, tag, id: None, waiting: None, refused: false, fresh: true, database };
+        let (id, waiting, refused, has_begun, fresh) = (None, None, false, false, true);
+        let mut session = Self { requests, answers, tag, id, waiting, refused, has_begun, fresh, database };
         if let Some(setup) = DB::SESSION_SETUP {
             session.ask(setup).await?;
-            session.fresh = true;
         }
         Ok((session, task))
     }
@@ -102,9 +102,25 @@ impl<DB: Backend> Session<DB> {
 
     /// Returns the answer, whether it is a failure or not.
     pub(super) async fn ask(&mut self, sql: &str) -> Result<Answer, Obstacle> {
-        self.send(Request::Text(self.tagged(sql)))?;
+        let start = Instant::now();
+        loop {
+            self.send(Request::Text(self.tagged(sql)))?;
+            let answer = self.answer(sql).await?;
+            // SQLite refuses to wait for the connections of an earlier check, which are about to close.
+            let is_refused = answer.kind() == Some(FailureKind::Busy) && !self.has_begun;
+            if is_refused && start.elapsed() < ANSWER_LIMIT {
+                sleep(POLL_AFTER).await;
+                continue;
+            }
+            self.after(sql);
+            return Ok(answer);
+        }
+    }
+
+    /// A statement has been answered.
+    fn after(&mut self, sql: &str) {
         self.fresh = false;
-        self.answer(sql).await
+        self.has_begun &= !["COMMIT", "ROLLBACK"].contains(&sql);
     }
 
     /// Runs a statement that must succeed.
@@ -152,7 +168,7 @@ impl<DB: Backend> Session<DB> {
 
     pub(super) fn begun(&mut self, answer: &Answer) {
         self.id = answer.integer();
-        self.fresh = true;
+        (self.has_begun, self.fresh) = (true, true);
     }
 
     /// The server's id of the session that runs the open transaction.
@@ -199,12 +215,12 @@ impl<DB: Backend> Session<DB> {
         };
         // SQLite refuses what it cannot do at once. A transaction that has read must then start again; any
         // other statement succeeds later.
-        if answer.kind() == Some(FailureKind::Busy) && self.fresh {
+        if answer.kind() == Some(FailureKind::Busy) && (self.fresh || !self.has_begun) {
             self.refused = true;
             return Ok(None);
         }
         self.waiting = None;
-        self.fresh &= sql.starts_with("BEGIN");
+        self.after(&sql);
         Ok(Some(answer))
     }
 
@@ -226,7 +242,7 @@ impl<DB: Backend> Session<DB> {
             if start.elapsed() > ANSWER_LIMIT || self.waiting.is_none() {
                 return Err(Obstacle::no_answer(&sql, ANSWER_LIMIT));
             }
-            tokio::time::sleep(POLL_AFTER).await;
+            sleep(POLL_AFTER).await;
         }
     }
 }

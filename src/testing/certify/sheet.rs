@@ -48,7 +48,8 @@ pub struct SheetEntry {
     pub promise: String,
     /// What the server does about it.
     pub standing: Standing,
-    /// What this crate relies on; `None` if it relies on neither.
+    /// What this crate believes of the [`Engine`](crate::Engine); `None` if nothing depends on it. `NotHeld`
+    /// means that it does not rely on the promise, and includes `NotOffered`.
     pub expected: Option<Standing>,
     /// What was done, and what the server answered.
     pub evidence: String,
@@ -61,7 +62,9 @@ pub struct SheetEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Sheet {
-    /// The product and its version, as the server reports them.
+    /// The product, as this crate knows it.
+    pub engine: String,
+    /// The product and its version, in the server's own words.
     pub server: String,
     /// How many addresses were certified together.
     pub nodes: usize,
@@ -77,7 +80,7 @@ pub struct SheetFinding {
     pub id: String,
     /// What is promised.
     pub promise: String,
-    /// What this crate relies on.
+    /// What this crate believes of the [`Engine`](crate::Engine).
     pub expected: Standing,
     /// What the server does.
     pub standing: Standing,
@@ -105,12 +108,13 @@ impl Sheet {
         self.entries.iter().find(|entry| entry.id == id)
     }
 
-    /// Returns the entries that contradict what this crate relies on. A check that was not completed
-    /// contradicts what it should have confirmed.
+    /// Returns the entries that contradict what this crate believes of the [`Engine`](crate::Engine). A check
+    /// that could not be completed contradicts what it should have confirmed.
     #[must_use]
     pub fn findings(&self) -> Vec<SheetFinding> {
         let finding = |entry: &SheetEntry| {
-            let expected = entry.expected.filter(|expected| *expected != entry.standing)?;
+            let is_held = entry.standing == Standing::Held;
+            let expected = entry.expected.filter(|expected| (*expected == Standing::Held) != is_held)?;
             Some(SheetFinding {
                 id: entry.id.clone(),
                 promise: entry.promise.clone(),
@@ -139,7 +143,7 @@ impl Sheet {
         let findings = self.findings();
         if !findings.is_empty() {
             let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
-            panic!("{} does not do what is expected of it:\n{}", self.server, lines.join("\n"));
+            panic!("{} does not do what this crate relies on:\n{}", self.engine, lines.join("\n"));
         }
     }
 

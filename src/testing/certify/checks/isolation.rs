@@ -124,6 +124,6 @@ pub(super) async fn check<DB: Backend>(
             let [first, second] = &seen.reads;
             not_held(format!("both committed{waited}; T1 read {first:?}, T2 read {second:?}"))
         }
-        None => held(format!("both committed{waited}, and it did not happen")),
+        None => held(format!("no transaction failed{waited}, and it did not happen")),
     }
 }

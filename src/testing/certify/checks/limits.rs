@@ -14,9 +14,6 @@ use crate::testing::certify::session::Session;
 /// The limits are a second or less. What ends later than this was not ended by a limit.
 const SLACK: Duration = Duration::from_secs(6);
 
-/// How long a session stays idle in its transaction.
-const IDLE: Duration = Duration::from_millis(2_500);
-
 pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
     vec![
         Check::new("limits.lock-timeout", "a wait for a lock ends after the transaction's limit", |lab| {
@@ -94,17 +91,19 @@ async fn answer_in_time<DB: Backend>(
 }
 
 async fn idle_in_transaction<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
-    let Some(limit) = DB::SHORT_IDLE_TIMEOUT else { return not_offered("the database has no such limit") };
+    let Some((limit, idle)) = DB::SHORT_IDLE_TIMEOUT else {
+        return not_offered("the database has no such limit");
+    };
     let table = lab.table().await?;
     let mut session = lab.session().await?;
     session.begin(lab.strongest()).await?;
     session.run(limit).await?;
     session.run(&format!("UPDATE {table} SET value = 11 WHERE id = 1")).await?;
-    sleep(IDLE).await;
+    sleep(idle).await;
     let answer = session.ask(&format!("SELECT value FROM {table} WHERE id = 1")).await?;
     match answer.failure {
-        Some(failure) => held(format!("after {limit} and {IDLE:?}, the session has ended: {failure}")),
-        None => not_held(format!("after {limit} and {IDLE:?}, the transaction still goes on")),
+        Some(failure) => held(format!("after {limit} and {idle:?}, the session has ended: {failure}")),
+        None => not_held(format!("after {limit} and {idle:?}, the transaction still goes on")),
     }
 }
 

@@ -134,7 +134,9 @@ async fn nowait_code<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
     let (_holder, mut refused) = holder_and_other(lab, &table, [0, 0]).await?;
     let mut late = lab.session().await?;
     late.begin(lab.weakest()).await?;
-    late.run(limit).await?;
+    for session in [&mut refused, &mut late] {
+        session.run(limit).await?;
+    }
     let select = format!("SELECT value FROM {table} WHERE id = 1 FOR UPDATE");
     let refusal = refused.ask(&format!("{select} NOWAIT")).await?;
     let timeout = late.ask(&select).await?;

@@ -1,7 +1,7 @@
 //! What holds between the nodes of one cluster: each check uses the first node and each other one.
 
 use super::isolation::{self, LOST_UPDATE, WRITE_SKEW};
-use super::{Check, CheckResult, held, locks, not_held, not_offered};
+use super::{Check, CheckResult, SAME_DATA, held, locks, not_held, not_offered};
 use crate::backend::Backend;
 use crate::testing::certify::lab::Lab;
 use crate::testing::certify::obstacle::Obstacle;
@@ -20,7 +20,7 @@ type Pair = [usize; 2];
 
 pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
     vec![
-        Check::new("nodes.same-data", "what commits on one node is seen on the others", |lab| {
+        Check::new(SAME_DATA, "what commits on one node is seen on the others", |lab| {
             Box::pin(same_data(lab))
         }),
         Check::new("nodes.reads", "a commit is seen by the next query on any node", |lab| {
