@@ -48,7 +48,7 @@ async fn run() -> anyhow::Result<ExitCode> {
         Some(url) if url.starts_with("sqlite") => sheet_of::<Sqlite>(url, &arguments.nodes).await?,
         Some(url) => sheet_of::<MySql>(url, &arguments.nodes).await?,
     };
-    println!("{sheet}");
+    print!("{sheet}");
     if let Some(file) = &arguments.compare {
         let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
         let differences = sheet.differences_from(&Sheet::from_json(&text)?);

@@ -44,7 +44,7 @@ pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
             each(lab, |lab, pair| Box::pin(isolation::check(lab, &LOST_UPDATE, lab.strongest(), pair)))
         }),
         Check::new("nodes.write-skew", WRITE_SKEW.promise, |lab| {
-            each(lab, |lab, pair| Box::pin(isolation::check(lab, &WRITE_SKEW, lab.strongest(), pair)))
+            each(lab, |lab, pair| Box::pin(write_skew(lab, pair)))
         }),
         Check::new("nodes.guard-row", "of two transactions that change a guard row, one commits", |lab| {
             each(lab, |lab, pair| Box::pin(guard_row(lab, pair)))
@@ -94,32 +94,77 @@ async fn reads<DB: Backend>(lab: &Lab<DB>, pair: Pair) -> CheckResult {
     held(format!("{ROUNDS} writes on one were each read at once on the other"))
 }
 
-/// Two transactions run the same statement at the same time, and commit at the same time.
-async fn both<DB: Backend>(lab: &Lab<DB>, pair: Pair, sql: &str) -> Result<[Option<String>; 2], Obstacle> {
+/// How often two transactions try to commit at the same time.
+const SKEW_ROUNDS: u32 = 20;
+
+/// The failures of two transactions, by their nodes.
+type PairOfFailures = [Option<String>; 2];
+
+/// Two transactions, each on its node, run their statements, and commit at the same time.
+async fn both<DB: Backend>(
+    lab: &Lab<DB>,
+    pair: Pair,
+    reads: &[String],
+    writes: [String; 2],
+) -> Result<PairOfFailures, Obstacle> {
     let (mut first, mut second) = (lab.session_on(pair[0]).await?, lab.session_on(pair[1]).await?);
     first.begin(lab.strongest()).await?;
     second.begin(lab.strongest()).await?;
-    let mut failures = [first.ask(sql).await?.failure, None];
-    match second.attempt(sql, lab.watch_on(pair[1])).await? {
+    for read in reads {
+        first.run(read).await?;
+        second.run(read).await?;
+    }
+    let watches = [lab.watch_on(pair[0]), lab.watch_on(pair[1])];
+    let (mut failures, mut are_open) = ([None, None], [true, true]);
+    // A write that waits gets on when the other transaction ends, at the latest.
+    let first_waits = match first.attempt(&writes[0], watches[0]).await? {
         Some(answer) => {
-            failures[1] = answer.failure;
-            first.start("COMMIT")?;
-            second.start("COMMIT")?;
-            let done = [first.granted(lab.watch()).await?, second.granted(lab.watch_on(pair[1])).await?];
-            for (failure, answer) in failures.iter_mut().zip(done) {
-                *failure = failure.take().or(answer.failure);
-            }
+            failures[0] = answer.failure;
+            false
         }
+        None => true,
+    };
+    match second.attempt(&writes[1], watches[1]).await? {
+        Some(answer) => failures[1] = answer.failure,
         None => {
             failures[0] = failures[0].take().or(first.ask("COMMIT").await?.failure);
-            failures[1] = second.granted(lab.watch_on(pair[1])).await?.failure;
-            failures[1] = failures[1].take().or(second.ask("COMMIT").await?.failure);
+            failures[1] = second.granted(watches[1]).await?.failure;
+            are_open[0] = false;
         }
+    }
+    if first_waits {
+        failures[1] = failures[1].take().or(second.ask("COMMIT").await?.failure);
+        failures[0] = first.granted(watches[0]).await?.failure;
+        are_open[1] = false;
+    }
+    let mut sessions = [first, second];
+    for (session, _) in sessions.iter_mut().zip(are_open).filter(|(_, is_open)| *is_open) {
+        session.start("COMMIT")?;
+    }
+    for node in (0..2).filter(|node| are_open[*node]) {
+        let answer = sessions[node].granted(watches[node]).await?;
+        failures[node] = failures[node].take().or(answer.failure);
     }
     Ok(failures.map(|failure| failure.map(|failure| failure.to_string())))
 }
 
-fn one_commits(failures: [Option<String>; 2]) -> CheckResult {
+async fn write_skew<DB: Backend>(lab: &Lab<DB>, pair: Pair) -> CheckResult {
+    let table = lab.shared_table().await?;
+    let reads = [format!("SELECT value FROM {table} ORDER BY id")];
+    let write = |id: u32| format!("UPDATE {table} SET value = value + 1 WHERE id = {id}");
+    let mut last = [None, None];
+    for round in 1..=SKEW_ROUNDS {
+        last = both(lab, pair, &reads, [write(1), write(2)]).await?;
+        if last == [None, None] {
+            return not_held(format!("both commits were acknowledged, in round {round}"));
+        }
+    }
+    let [first, second] = last;
+    let failure = first.or(second).unwrap_or_default();
+    held(format!("in each of {SKEW_ROUNDS} rounds, at least one failed: {failure}"))
+}
+
+fn one_commits(failures: PairOfFailures) -> CheckResult {
     match failures {
         [None, None] => not_held("both commits were acknowledged"),
         [Some(failure), None] | [None, Some(failure)] => held(format!("one failed: {failure}")),
@@ -129,12 +174,14 @@ fn one_commits(failures: [Option<String>; 2]) -> CheckResult {
 
 async fn unique_key<DB: Backend>(lab: &Lab<DB>, pair: Pair) -> CheckResult {
     let table = lab.shared_table().await?;
-    one_commits(both(lab, pair, &format!("INSERT INTO {table} VALUES (7, 70)")).await?)
+    let insert = || format!("INSERT INTO {table} VALUES (7, 70)");
+    one_commits(both(lab, pair, &[], [insert(), insert()]).await?)
 }
 
 async fn guard_row<DB: Backend>(lab: &Lab<DB>, pair: Pair) -> CheckResult {
     let table = lab.shared_table().await?;
-    let failures = both(lab, pair, &format!("UPDATE {table} SET value = value + 1 WHERE id = 1")).await?;
+    let change = || format!("UPDATE {table} SET value = value + 1 WHERE id = 1");
+    let failures = both(lab, pair, &[], [change(), change()]).await?;
     match failures {
         // The second one has waited, and has changed what the first one left.
         [None, None] => {
