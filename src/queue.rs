@@ -96,7 +96,7 @@ use row::Inserted;
 use sql::DriverCalls;
 pub use worker::{BoxError, Worker};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Capability};
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::schema::{Schema, SchemaPart};
@@ -241,8 +241,8 @@ impl<DB: Backend> Queue<DB> {
         let insert_alone = DriverCalls::get().and_then(|calls| calls.insert_alone);
         let alone = insert_alone.filter(|_| self.after_enqueue.is_none() && !self.db.has_local_settings());
         let inserted = match alone.and_then(|insert_alone| insert_alone(&self.db, self.rows(jobs))) {
-            Some(inserting) => inserting.await?,
-            None => None,
+            Some(inserting) if self.db.engine().await?.has(Capability::ServerLimits) => inserting.await?,
+            _ => None,
         };
         let inserted = match inserted {
             Some(inserted) => inserted,
@@ -263,6 +263,7 @@ impl<DB: Backend> Queue<DB> {
             None => sql::insert(tx, rows).await?,
         };
         if let Some(sql) = self.after_enqueue.as_deref().filter(|_| inserted.rows > 0) {
+            tx.require(Capability::ListenNotify)?;
             sql::fetch_texts(tx, self.schema(), sql).await?;
         }
         Ok(inserted)

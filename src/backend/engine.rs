@@ -8,6 +8,7 @@ use sqlx::{Connection, Database};
 use crate::sql_text::Syntax;
 
 mod capability;
+mod refusal;
 mod support;
 
 pub use capability::{Capability, Support};

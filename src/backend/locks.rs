@@ -5,19 +5,34 @@ use std::time::Duration;
 
 use sqlx::Database;
 
+use super::engine::Engine;
+use crate::failure::Failure;
 use crate::isolation::Isolation;
 use crate::row_lock::RowLock;
 
 /// The SQL that acquires locks and shows waits for them.
 #[doc(hidden)]
 pub trait LockSql: Database {
-    /// Returns the clause that locks the rows of a SELECT; `None` if the database has no row locks.
-    fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>>;
+    /// Whether the database has row locks.
+    const HAS_ROW_LOCKS: bool = true;
 
-    /// Returns the statement that acquires an advisory lock until the end of the transaction; `None` if the
-    /// database has no such locks. The statement returns 1 when the session holds the lock. Without `wait`,
+    /// Returns the clause that locks the rows of a SELECT, on an engine that has the
+    /// [lock](Engine::check_lock).
+    fn clause(engine: &Engine, lock: RowLock) -> Cow<'static, str>;
+
+    /// Returns the clause that locks the rows of a SELECT; `None` if the database has no row locks. Fails if
+    /// the engine lacks this one.
+    fn lock_clause(engine: &Engine, lock: RowLock) -> Result<Option<Cow<'static, str>>, Failure> {
+        if !Self::HAS_ROW_LOCKS {
+            return Ok(None);
+        }
+        engine.check_lock(lock)?;
+        Ok(Some(Self::clause(engine, lock)))
+    }
+
+    /// Returns the statement that acquires an advisory lock until the end of the transaction. It returns 1 when the session holds the lock. Without `wait`,
     /// it returns 0 at once if another session holds the lock.
-    fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String>;
+    fn advisory_lock(key: u64, wait: Option<Duration>) -> String;
 
     /// Returns how old the transaction's snapshot is when an advisory lock is granted. Reads from an older
     /// snapshot are not protected by the lock.

@@ -2,6 +2,7 @@
 
 use sqlx::Database;
 
+use super::engine::Engine;
 use crate::schema::Definition;
 
 /// The definitions of the crate's tables, and the SQL that creates them without disturbing those that exist.
@@ -10,8 +11,8 @@ pub trait SchemaSql: Database {
     /// The file with all definitions.
     const DDL: &'static str;
 
-    /// Returns the text that creates what is missing, and locks nothing that exists.
-    fn create_missing(definitions: &[Definition]) -> String;
+    /// Returns the texts that create what is missing, and lock nothing that exists.
+    fn create_missing(engine: &Engine, definitions: &[Definition]) -> Vec<String>;
 
     /// Restores the settings of the session if [`create_missing`](Self::create_missing) has changed some
     /// and failed.

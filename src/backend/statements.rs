@@ -37,6 +37,12 @@ pub trait StatementRules: Database {
     /// Returns what a statement does to the transaction that it runs in.
     fn transaction_effect(statement: &SqlStatement<'_>) -> TransactionEffect;
 
+    /// Whether a statement defines data, in a database in which that is part of the transaction on some
+    /// engines only.
+    fn defines_data(_statement: &SqlStatement<'_>) -> bool {
+        false
+    }
+
     /// Returns what a statement does when it runs outside of a transaction.
     fn lone_effect(statement: &SqlStatement<'_>) -> LoneEffect;
 

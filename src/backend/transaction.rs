@@ -20,8 +20,9 @@ pub trait TransactionSql: Database {
     /// Fails if the database does not support the plan or the limits.
     fn check(plan: &Plan, limits: &Limits) -> Result<(), Failure>;
 
-    /// Returns the text that opens a transaction and sets its limits in one round trip.
-    fn opening(plan: &Plan, limits: &Limits) -> String;
+    /// Returns the text that opens a transaction and sets its limits in one round trip, on an engine that has
+    /// what they [request](Engine::check).
+    fn opening(engine: &Engine, plan: &Plan, limits: &Limits) -> String;
 
     /// Returns the statements, separated by semicolons, that set the caller's settings in an open
     /// transaction. They come last in the opening. Fails if the database does not support them, or if they

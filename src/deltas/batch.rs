@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use async_trait::async_trait;
 use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr as _, SqlStr};
 
-use crate::backend::{Backend, Key, Target, WatchedQuery};
+use crate::backend::{Backend, Capability, Key, Target, WatchedQuery};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::transactor::{Decision, Ended, Unit};
@@ -63,8 +63,11 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
         self.outcomes.clear();
         let wanted = self.calls.iter().filter(|call| call.is_wanted()).map(|call| call.key.clone());
         let keys: Vec<K> = wanted.collect::<BTreeSet<K>>().into_iter().collect();
-        let select = tx.for_update(self.select::<DB>(&keys));
-        let locked = self.read(tx, select, &keys).await?;
+        let mut locked = BTreeMap::new();
+        for keys in keys.chunks(most_keys(tx)) {
+            let select = tx.for_update(self.select::<DB>(keys));
+            locked.extend(self.read(tx, select, keys).await?);
+        }
         let mut rows: BTreeMap<K, LockedRow> =
             locked.into_iter().map(|(key, value)| (key, LockedRow { value, change: 0 })).collect();
         // While the batch waited for locks, callers may have given up. From here on, they cannot.
@@ -191,6 +194,11 @@ impl LockedRow {
             None => DeltaOutcome::Refused { value },
         })
     }
+}
+
+/// Returns how many rows one statement may lock.
+fn most_keys<DB: Backend>(tx: &Tx<DB>) -> usize {
+    if tx.engine().has(Capability::LocksOfManyRows) { usize::MAX } else { 1 }
 }
 
 /// Returns how many keys a statement lists for these keys. The last key is repeated up to that number, so

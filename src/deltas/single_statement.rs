@@ -59,6 +59,9 @@ impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
     ) -> Vec<Call<K>> {
         let deadline = calls.iter().map(|call| call.deadline).max();
         let (Some(statement), Some(deadline)) = (&self.statement, deadline) else { return calls };
+        if !transactor.engine().await.is_ok_and(|engine| engine.adds_in_one_statement()) {
+            return calls;
+        }
         if self.skips.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
             return calls;
         }

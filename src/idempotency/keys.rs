@@ -47,7 +47,7 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized> Keys<'a, DB, X> {
     pub async fn find(&self, key: &IdempotencyKey) -> Result<Option<StoredKey>, Error> {
         let find =
             async |tx: &mut Tx<DB>| KeySql::of::<DB>().find(tx, key).await.map_err(KeyError::or_other::<DB>);
-        let row = self.transactor.with(Options::new().read_only()).run(find).await?;
+        let row = self.transactor.with(Options::new().queries_only()).run(find).await?;
         let seconds = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
         Ok(row.and_then(|row| {
             let (age, expires_in) = (seconds(row.age), seconds(row.expires_in));

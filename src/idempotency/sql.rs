@@ -5,7 +5,7 @@
 
 use sqlx::Row as _;
 
-use crate::backend::{Backend, Value, WatchedQuery, required, whole_seconds};
+use crate::backend::{Backend, Capability, Value, WatchedQuery, required, whole_seconds};
 use crate::sql_text::Syntax;
 use crate::tx::Tx;
 
@@ -62,7 +62,11 @@ impl KeySql {
         let (write, select) = ((self.write)(claimant, write), (self.select)(&claimant.terms.key));
         match self.claiming {
             Claiming::OneText(text) => {
-                Ok(fetch(tx, text(claimant, write, select)).await?.map_or(KeyFound::Nothing, KeyFound::Row))
+                let sql = match tx.engine().has(Capability::ServerLimits) {
+                    true => text(claimant, write, select),
+                    false => format!("{write}; {select}"),
+                };
+                Ok(fetch(tx, sql).await?.map_or(KeyFound::Nothing, KeyFound::Row))
             }
             Claiming::OneByOne => claim_one_by_one(tx, claimant, write, select).await,
         }
@@ -87,7 +91,7 @@ impl KeySql {
     ) -> Result<u64, sqlx::Error> {
         let response = response.map(|text| Value::Text(Some(text)));
         let values = response.into_iter().chain(bytes.into_iter().map(Value::Bytes));
-        let query = WatchedQuery::with_values(tx.schema().in_sql(sql.to_owned()), values)?;
+        let query = WatchedQuery::with_values(own_sql(tx, sql.to_owned()), values)?;
         tx.execute_query(query.persistent_if(self.keeps_statements)).await
     }
 }
@@ -126,13 +130,18 @@ async fn claim_one_by_one<DB: Backend>(
 }
 
 async fn execute<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<u64, sqlx::Error> {
-    let query = WatchedQuery::with_values(tx.schema().in_sql(sql), [])?;
+    let query = WatchedQuery::with_values(own_sql(tx, sql), [])?;
     tx.execute_query(query).await
+}
+
+/// Returns a statement with the names of the tables, and with lock clauses that the engine has.
+fn own_sql<DB: Backend>(tx: &Tx<DB>, sql: String) -> String {
+    tx.engine().in_sql(tx.schema().in_sql(sql))
 }
 
 /// Runs a text, and returns the row with the columns of [`KeyRow`] among all rows that it returns.
 async fn fetch<DB: Backend>(tx: &mut Tx<DB>, sql: String) -> Result<Option<KeyRow>, sqlx::Error> {
-    let query = WatchedQuery::with_values(tx.schema().in_sql(sql), [])?;
+    let query = WatchedQuery::with_values(own_sql(tx, sql), [])?;
     let rows = tx.fetch_rows(query).await?;
     rows.iter().find(|row| row.len() == KeyRow::COLUMNS).map(KeyRow::decode::<DB>).transpose()
 }

@@ -150,6 +150,7 @@ impl LeaseSql {
             format!("UPDATE atomically_lease_expiry SET until = 0 WHERE name = '{name}' AND token = {token}");
         if execute(tx, lease, sql).await? > 0
             && let Some(after) = after
+            && !tx.engine().lacks(Capability::ListenNotify)
         {
             tx.fetch_rows(WatchedQuery::with_values(after.to_owned(), [])?).await?;
         }
@@ -187,7 +188,7 @@ async fn execute<DB: Backend>(
     lease: LeaseTerms<'_>,
     sql: String,
 ) -> Result<u64, sqlx::Error> {
-    tx.execute_query(WatchedQuery::with_values(lease.schema.in_sql(sql), [])?).await
+    tx.execute_query(query(tx, lease, sql)?).await
 }
 
 async fn fetch<DB: Backend>(
@@ -195,5 +196,13 @@ async fn fetch<DB: Backend>(
     lease: LeaseTerms<'_>,
     sql: String,
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
-    tx.fetch_rows(WatchedQuery::with_values(lease.schema.in_sql(sql), [])?).await
+    tx.fetch_rows(query(tx, lease, sql)?).await
+}
+
+fn query<DB: Backend>(
+    tx: &Tx<DB>,
+    lease: LeaseTerms<'_>,
+    sql: String,
+) -> Result<WatchedQuery<DB>, sqlx::Error> {
+    WatchedQuery::with_values(tx.engine().in_sql(lease.schema.in_sql(sql)), [])
 }

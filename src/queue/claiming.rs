@@ -90,7 +90,9 @@ pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Resul
 /// Claims jobs in a transaction of its own, and returns their rows as they were before the claim.
 async fn claim_rows<DB: Backend>(queue: &Queue<DB>, wanted: JobsWanted) -> Result<Vec<JobRow>, Error> {
     let alone = DriverCalls::get().filter(|_| !queue.db.has_local_settings());
-    if let Some(claim) = alone.and_then(|calls| calls.claim) {
+    if let Some(claim) = alone.and_then(|calls| calls.claim)
+        && queue.db.engine().await?.claims_in_one_statement()
+    {
         return claim(&queue.db, wanted).await;
     }
     let JobsWanted { queue: name, limit, start, lease } = wanted;

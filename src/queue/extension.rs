@@ -66,7 +66,7 @@ impl<DB: Backend> Claim<DB> {
             self.id(),
             self.token() + 1
         );
-        let (db, schema) = (self.queue().db.with(Options::new().read_only()), self.queue().schema());
+        let (db, schema) = (self.queue().db.with(Options::new().queries_only()), self.queue().schema());
         let found = db.run(async |tx| Ok::<_, Error>(fetch_integers(tx, schema, other).await?)).await;
         found.is_ok_and(|found| found.is_empty())
     }

@@ -30,14 +30,13 @@ impl<DB: Backend> Queue<DB> {
 
     /// Makes the lease of a claim expire now.
     pub(crate) async fn lapse(&self, id: i64, token: i64) -> Result<(), Error> {
-        self.end_lease(id, token, "", Options::new()).await
+        self.end_lease(id, token, None, Options::new()).await
     }
 
     /// Makes the lease of a claim expire now. Fails instead of waiting if a transaction has locked the job.
     pub(crate) async fn lapse_at_once(&self, id: i64, token: i64) -> Result<(), Error> {
         // InnoDB's lock timeout has a resolution of seconds, so NOWAIT is used too if there is one.
-        let clause = DB::lock_clause(RowLock::UPDATE.nowait()).unwrap_or_default();
-        self.end_lease(id, token, &clause, no_wait()).await
+        self.end_lease(id, token, Some(RowLock::UPDATE.nowait()), no_wait()).await
     }
 
     /// Claims jobs. Fails instead of waiting if a transaction has locked the database.
@@ -46,11 +45,17 @@ impl<DB: Backend> Queue<DB> {
         Ok(claims.into_iter().map(|claim| claim.with_queue(self)).collect())
     }
 
-    async fn end_lease(&self, id: i64, token: i64, clause: &str, options: Options) -> Result<(), Error> {
+    async fn end_lease(
+        &self,
+        id: i64,
+        token: i64,
+        lock: Option<RowLock>,
+        options: Options,
+    ) -> Result<(), Error> {
         let job = format!("atomically_job WHERE id = {id} AND token = {token}");
         let lease = format!("atomically_job_lease WHERE job_id = {id} AND token = {token}");
-        let lock_job = &format!("SELECT id FROM {job} {clause}");
-        let lock_lease = &format!("SELECT job_id FROM {lease} {clause}");
+        let (select_job, select_lease) =
+            (&format!("SELECT id FROM {job}"), &format!("SELECT job_id FROM {lease}"));
         let make_due = &format!(
             "UPDATE atomically_job SET due_at = {} - 1 WHERE id = {id} AND token = {token}",
             QueueSql::of::<DB>().now
@@ -58,8 +63,10 @@ impl<DB: Backend> Queue<DB> {
         let end_lease = &format!("DELETE FROM {lease}");
         let (db, schema) = (self.db.clone().options(options), self.schema());
         db.run(async |tx| {
-            let is_held = !fetch_integers(tx, schema, lock_job).await?.is_empty();
-            fetch_integers(tx, schema, lock_lease).await?;
+            let clause = lock.and_then(|lock| DB::lock_clause(&tx.engine(), lock).ok().flatten());
+            let clause = clause.unwrap_or_default();
+            let is_held = !fetch_integers(tx, schema, format!("{select_job} {clause}")).await?.is_empty();
+            fetch_integers(tx, schema, format!("{select_lease} {clause}")).await?;
             if !is_held || execute(tx, schema, make_due).await? == 0 {
                 return Err(tx.stale_claim(stale(self.name(), id, token)));
             }

@@ -151,7 +151,7 @@ impl<DB: Backend> Queue<DB> {
 
     /// Runs a query in a read-only transaction of its own.
     pub(super) async fn read_integers(&self, sql: String) -> Result<Vec<i64>, Error> {
-        let db = self.db.with(Options::new().read_only());
+        let db = self.db.with(Options::new().queries_only());
         db.run(async |tx| Ok(fetch_integers(tx, self.schema(), sql).await?)).await
     }
 }

@@ -160,7 +160,7 @@ impl QueueSql {
 pub(super) async fn insert<DB: Backend>(tx: &mut Tx<DB>, rows: NewRows<'_>) -> Result<Inserted, sqlx::Error> {
     let (values, arguments) = rows.values::<DB>(QueueSql::of::<DB>().now);
     let insert = format!("INSERT INTO {values} ON CONFLICT DO NOTHING RETURNING id");
-    let ids = integers::<DB>(tx.fetch_rows(query(rows.schema, insert, arguments)?).await?)?;
+    let ids = integers::<DB>(tx.fetch_rows(query(tx, rows.schema, insert, arguments)?).await?)?;
     Ok(Inserted { rows: ids.len() as u64, id: ids.first().copied() })
 }
 
@@ -184,11 +184,13 @@ pub(super) fn id_list(ids: impl IntoIterator<Item = i64>) -> String {
 
 /// Creates a query. The text of the queue's statements varies, so they are not worth preparing.
 fn query<DB: Backend>(
+    tx: &Tx<DB>,
     schema: Schema,
     sql: impl Into<String>,
     texts: Vec<Option<String>>,
 ) -> Result<WatchedQuery<DB>, sqlx::Error> {
-    WatchedQuery::with_values(schema.in_sql(sql.into()), texts.into_iter().map(Value::Text))
+    let sql = tx.engine().in_sql(schema.in_sql(sql.into()));
+    WatchedQuery::with_values(sql, texts.into_iter().map(Value::Text))
 }
 
 /// Runs a statement with these texts as arguments, and returns the number of rows that it affected.
@@ -198,7 +200,7 @@ pub(super) async fn execute_with<DB: Backend>(
     sql: impl Into<String> + Send,
     texts: Vec<Option<String>>,
 ) -> Result<u64, sqlx::Error> {
-    tx.execute_query(query(schema, sql, texts)?).await
+    tx.execute_query(query(tx, schema, sql, texts)?).await
 }
 
 /// Runs a statement, and returns the number of rows that it affected.
@@ -216,7 +218,7 @@ pub(super) async fn fetch_integers<DB: Backend>(
     schema: Schema,
     sql: impl Into<String> + Send,
 ) -> Result<Vec<i64>, sqlx::Error> {
-    integers::<DB>(tx.fetch_rows(query(schema, sql, Vec::new())?).await?)
+    integers::<DB>(tx.fetch_rows(query(tx, schema, sql, Vec::new())?).await?)
 }
 
 /// Decodes all columns of all rows.
@@ -236,7 +238,7 @@ pub(super) async fn fetch_texts<DB: Backend>(
     schema: Schema,
     sql: impl Into<String> + Send,
 ) -> Result<Vec<String>, sqlx::Error> {
-    let rows = tx.fetch_rows(query(schema, sql, Vec::new())?).await?;
+    let rows = tx.fetch_rows(query(tx, schema, sql, Vec::new())?).await?;
     rows.iter().map(|row| required(DB::text(row, 0)?, 0)).collect()
 }
 
@@ -246,7 +248,7 @@ pub(super) async fn fetch_jobs<DB: Backend>(
     schema: Schema,
     sql: impl Into<String> + Send,
 ) -> Result<Vec<JobRow>, sqlx::Error> {
-    tx.fetch_rows(query(schema, sql, Vec::new())?).await?.iter().map(JobRow::decode::<DB>).collect()
+    tx.fetch_rows(query(tx, schema, sql, Vec::new())?).await?.iter().map(JobRow::decode::<DB>).collect()
 }
 
 #[cfg(all(test, feature = "sqlite"))]

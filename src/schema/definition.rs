@@ -48,6 +48,16 @@ pub struct Member {
     pub text: String,
 }
 
+impl Definition {
+    pub(crate) fn statement(&self) -> &str {
+        match self {
+            Self::Table { statement, .. }
+            | Self::Index { statement, .. }
+            | Self::Version { statement, .. } => statement,
+        }
+    }
+}
+
 /// Reads a text of definitions: one statement for each table and index, with one column or index per line.
 pub(crate) fn definitions(sql: &str) -> Vec<Definition> {
     let lines = sql.lines().filter(|line| !line.trim_start().starts_with("--"));

@@ -15,7 +15,7 @@ impl<DB: SeaOrmBackend> SeaOrm<'_, DB> {
     #[must_use]
     pub fn for_update<E: EntityTrait>(&self, select: Select<E>) -> Select<E> {
         match self.shared.lock {
-            Some(lock) if DB::lock_clause(lock).is_some() => locked::<DB, E>(select, lock),
+            Some(lock) if DB::HAS_ROW_LOCKS => locked::<DB, E>(select, lock),
             _ => select,
         }
     }

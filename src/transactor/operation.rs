@@ -48,7 +48,9 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             // reads, and would wait for those of open transactions.
             let purge = async |tx: &mut Tx<DB>| {
                 let mut ids = Vec::new();
-                for row in tx.fetch_rows(WatchedQuery::with_values(find.clone(), [])?).await? {
+                for row in
+                    tx.fetch_rows(WatchedQuery::with_values(tx.engine().in_sql(find.clone()), [])?).await?
+                {
                     ids.push(DB::operation_literal(&required(DB::text(&row, 0)?, 0)?));
                 }
                 if ids.is_empty() {

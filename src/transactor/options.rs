@@ -65,6 +65,7 @@ mod settings;
 pub struct Options {
     isolation: Option<Isolation>,
     access: Option<Access>,
+    may_open_read_write: Option<bool>,
     deferrable: Option<bool>,
     begin: Option<Begin>,
     attempts: Option<u32>,
@@ -112,6 +113,13 @@ impl Options {
     pub fn read_only(mut self) -> Self {
         self.access = Some(Access::ReadOnly);
         self
+    }
+
+    /// Opens read-only transactions for queries of this crate, which write nothing, and usual ones on an engine
+    /// that has no others.
+    pub(crate) fn queries_only(mut self) -> Self {
+        self.may_open_read_write = Some(true);
+        self.read_only()
     }
 
     /// PostgreSQL: makes a serializable, read-only transaction wait for a snapshot on which it can neither

@@ -102,11 +102,11 @@ impl<DB: Backend> PoolTransactor<DB, SchemaCreation> {
         if definitions.iter().all(|definition| found.has(definition)) {
             return Ok(());
         }
-        let begun = Instant::now();
+        let (engine, begun) = (self.engine().await?, Instant::now());
         loop {
-            let sql = AssertSqlSafe(DB::create_missing(definitions)).into_sql_str();
-            let created =
-                self.run_on_connection(sql, |connection, _| create::<DB>(connection, definitions)).await;
+            let texts = &DB::create_missing(&engine, definitions);
+            let sql = AssertSqlSafe(texts.join("; ")).into_sql_str();
+            let created = self.run_on_connection(sql, |connection, _| create::<DB>(connection, texts)).await;
             match created {
                 Err(error) if error.is_lock_timeout() && begun.elapsed() < LOCK_LIMIT => sleep(PAUSE).await,
                 created => return created,
@@ -139,7 +139,7 @@ impl<DB: Backend> PoolTransactor<DB, SchemaCreation> {
             }
             Ok(found)
         };
-        self.with(Options::new().read_only()).run(find).await
+        self.with(Options::new().queries_only()).run(find).await
     }
 }
 
@@ -256,13 +256,18 @@ impl Strategy for SchemaCreation {
 /// Creates the tables that do not exist, and restores the settings of the session.
 fn create<'c, DB: Backend>(
     connection: &'c mut DB::Connection,
-    definitions: &[Definition],
+    texts: &[String],
 ) -> BoxFuture<'c, Result<(), sqlx::Error>> {
-    let sql = DB::create_missing(definitions);
+    let texts = texts.to_vec();
     Box::pin(async move {
-        let Some(error) = DB::send_text(connection, sql).await.error else {
-            return Ok(());
-        };
+        let mut failed = None;
+        for text in texts {
+            failed = DB::send_text(connection, text).await.error;
+            if failed.is_some() {
+                break;
+            }
+        }
+        let Some(error) = failed else { return Ok(()) };
         if let Some(restore) = DB::RESTORE_AFTER_FAILED_CREATION {
             // If this fails as well, the session is closed because of the first error.
             let _ = DB::send_text(connection, restore.to_owned()).await;

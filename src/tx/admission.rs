@@ -27,7 +27,12 @@ pub(super) enum Admission {
 
 /// Classifies a statement, and parses no more of its text than necessary: for a single query, the first word
 /// is enough.
-pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
+///
+/// `ddl_escapes` is the name of the engine if its data definition is not part of the transaction.
+pub(super) fn admission<DB: Backend>(
+    query: &WatchedQuery<DB>,
+    ddl_escapes: Option<&'static str>,
+) -> Admission {
     let text = query.sql();
     let may_hold_several =
         (query.is_plain_text() || !DB::PREPARES_ONE_STATEMENT) && has_inner_semicolon(text);
@@ -41,7 +46,7 @@ pub(super) fn admission<DB: Backend>(query: &WatchedQuery<DB>) -> Admission {
     // A server that prepares one statement at a time rejects a text with more before it executes any.
     let executed = if may_hold_several { read.statements.len() } else { read.firsts };
     let executed = &read.statements[..executed];
-    if let Some(failure) = executed.iter().find_map(refusal::<DB>) {
+    if let Some(failure) = executed.iter().find_map(|statement| refusal::<DB>(statement, ddl_escapes)) {
         return Admission::Refused(failure);
     }
     let stays_inside =
@@ -74,9 +79,15 @@ pub(crate) fn unreadable<DB: Backend>(text: &str) -> Option<Failure> {
     })
 }
 
-fn refusal<DB: Backend>(statement: &SqlStatement<'_>) -> Option<Failure> {
+fn refusal<DB: Backend>(statement: &SqlStatement<'_>, ddl_escapes: Option<&'static str>) -> Option<Failure> {
     let databases = DB::SYNTAX.databases();
     let message = match DB::transaction_effect(statement) {
+        TransactionEffect::Inside if DB::defines_data(statement) => format!(
+            "{} was not sent: on {} it is not part of the transaction, so it, or what the unit did before, \
+             would be stored whatever the unit returns; run it on the pool, outside of a unit of work",
+            statement.title(),
+            ddl_escapes?
+        ),
         TransactionEffect::Inside | TransactionEffect::MayEnd => return None,
         TransactionEffect::Controls => format!(
             "{} was not sent: a unit of work must not begin, commit or roll back by itself; return Ok to \

@@ -22,7 +22,7 @@ pub(super) async fn admit<DB: Backend>(
         state.end(gave_way());
     }
     if state.over().is_none() {
-        match admission(query) {
+        match admission(query, state.ddl_escapes) {
             Admission::Admitted => {}
             Admission::MayChangeSettings => state.may_have_changed_settings = true,
             Admission::SetsSavepoint => state.has_savepoints = true,

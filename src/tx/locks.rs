@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{Arguments as _, AssertSqlSafe, SqlSafeStr, SqlStr, TypeInfo as _};
 
-use crate::backend::{Backend, Key, SnapshotAge, WatchedQuery};
+use crate::backend::{Backend, Capability, Engine, Key, SnapshotAge, WatchedQuery};
 use crate::digest::digest;
 use crate::error::{Error, ErrorKind};
 use crate::failure::{Failure, FailureKind};
@@ -62,7 +62,7 @@ impl<DB: Backend> Tx<DB> {
     /// transactions (MyISAM, Aria) have no row locks.
     pub fn for_update(&self, sql: impl SqlSafeStr) -> SqlStr {
         let sql = sql.into_sql_str();
-        match locked::<DB>(self.closing.plan.row_lock, &sql) {
+        match locked::<DB>(&self.closing.engine, self.closing.plan.row_lock, &sql) {
             Ok(Some(locked)) => AssertSqlSafe(locked).into_sql_str(),
             Ok(None) => sql,
             Err(failure) => {
@@ -74,8 +74,8 @@ impl<DB: Backend> Tx<DB> {
 
     /// Returns the row lock of [`for_update`](Self::for_update).
     #[cfg(feature = "sea-orm")]
-    pub(crate) const fn planned_lock(&self) -> Option<RowLock> {
-        self.closing.plan.row_lock
+    pub(crate) fn planned_lock(&self) -> Option<RowLock> {
+        self.closing.plan.row_lock.map(|lock| self.closing.engine.available_lock(lock))
     }
 
     /// Adds a row lock of your choice to a `SELECT`, under any strategy, and returns the text.
@@ -85,11 +85,12 @@ impl<DB: Backend> Tx<DB> {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a [text that cannot be
     /// locked](Self::for_update), and on SQLite, which has no row locks.
     pub fn locking(&self, lock: RowLock, sql: impl SqlSafeStr) -> Result<SqlStr, Error> {
-        if DB::lock_clause(lock).is_none() {
+        if !DB::HAS_ROW_LOCKS {
             return Err(unsupported::<DB>("row locks"));
         }
         let sql = sql.into_sql_str();
-        let locked = locked::<DB>(Some(lock), &sql).map_err(|failure| Error::failed(failure, None))?;
+        let locked = locked::<DB>(&self.closing.engine, Some(lock), &sql)
+            .map_err(|failure| Error::failed(failure, None))?;
         Ok(locked.map_or(sql, |locked| AssertSqlSafe(locked).into_sql_str()))
     }
 
@@ -146,7 +147,8 @@ impl<DB: Backend> Tx<DB> {
         let plan = self.closing.plan;
         // The statement reads one table, so it need not be named.
         let lock = RowLock { table: None, ..plan.row_lock.unwrap_or(RowLock::NO_KEY_UPDATE) };
-        let clause = DB::lock_clause(lock);
+        let engine = self.closing.engine;
+        let clause = DB::lock_clause(&engine, lock).map_err(|failure| Error::failed(failure, None))?;
         let all_is_locked = match plan.begin {
             Some(begin) => begin != Begin::Deferred,
             None => plan.row_lock.is_some(),
@@ -160,7 +162,9 @@ impl<DB: Backend> Tx<DB> {
         sorted.sort_unstable();
         sorted.dedup();
         let mut missing = Vec::new();
-        for keys in sorted.chunks(MAX_KEYS) {
+        // Some engines lock the rows of one key at a time only.
+        let most = if engine.has(Capability::LocksOfManyRows) { MAX_KEYS } else { 1 };
+        for keys in sorted.chunks(most) {
             // Unprepared, it would cost another round trip. Texts for more keys are rare, and would displace
             // the unit's own statements from the cache.
             let is_kept = keys.len() <= MAX_KEPT_KEYS && self.keeps_statements();
@@ -228,6 +232,12 @@ impl<DB: Backend> Tx<DB> {
         self.take_advisory_lock(digest(&key), None).await
     }
 
+    /// Returns an error if the engine is known to lack a capability that the unit requests. Nothing is sent,
+    /// and the transaction stays open.
+    pub(crate) fn require(&self, capability: Capability) -> Result<(), Error> {
+        self.closing.engine.require(capability).map_err(|failure| Error::failed(failure, None))
+    }
+
     /// Returns an error if the transaction may read what was committed before the lock was granted.
     fn protects_reads(&self) -> Result<(), Error> {
         let (databases, isolation) = (DB::SYNTAX.databases(), self.closing.plan.isolation);
@@ -252,7 +262,8 @@ impl<DB: Backend> Tx<DB> {
         if self.closing.advisory_locks.contains(&key) {
             return Ok(true);
         }
-        let sql = DB::advisory_lock(key, wait).ok_or_else(|| unsupported::<DB>("advisory locks"))?;
+        self.require(Capability::AdvisoryLocks)?;
+        let sql = DB::advisory_lock(key, wait);
         self.protects_reads()?;
         let taken = self.control(sql).await?.first() == Some(&1);
         if taken {
@@ -305,8 +316,12 @@ pub(crate) fn explain_key<DB: Backend, K: Key<DB>>(error: Error, table: &str, co
 }
 
 /// Returns the text with a row lock, or `None` if it needs none.
-fn locked<DB: Backend>(lock: Option<RowLock>, sql: &SqlStr) -> Result<Option<String>, Failure> {
-    let clause = lock.and_then(DB::lock_clause);
+fn locked<DB: Backend>(
+    engine: &Engine,
+    lock: Option<RowLock>,
+    sql: &SqlStr,
+) -> Result<Option<String>, Failure> {
+    let clause = lock.map_or(Ok(None), |lock| DB::lock_clause(engine, lock))?;
     let table = lock.and_then(|lock| lock.table);
     with_lock_clause(DB::SYNTAX, sql.as_str(), table, clause.as_deref())
         .map_err(|obstacle| Failure::new(FailureKind::Unsupported, obstacle.explain(DB::SYNTAX)))

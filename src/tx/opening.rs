@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use super::no_connection::not_connected;
 use super::state::TxState;
 use super::{Attempts, ConnectionReuse, Hooks, Interception, PooledSession, RightOfWay, Tx, identity, send};
-use crate::backend::{Backend, Capability, Closing, Reply, failure_or_other};
+use crate::backend::{Backend, Capability, Closing, Engine, Reply, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::{Interceptors, StepKind};
+use crate::isolation::Access;
 use crate::local_settings::LocalSettings;
 use crate::schema::Schema;
 use crate::strategy::{CommitMarker, Limits, Plan};
@@ -29,6 +30,8 @@ pub(crate) struct OpenRequest<'a> {
     pub(crate) schema: Schema,
     /// The caller's settings for this transaction.
     pub(crate) local: Option<&'a LocalSettings>,
+    /// Whether a read-only transaction is opened as a usual one if the engine has no others.
+    pub(crate) may_open_read_write: bool,
     /// Whether the transaction may wait at the gate, open and idle, before its unit begins.
     pub(crate) waits_at_gate: bool,
     /// Set once a connection was acquired.
@@ -64,8 +67,14 @@ impl OpenRequest<'_> {
         self.marker.map_or(Ok(()), |marker| DB::marker(marker).map(drop))
     }
 
-    fn text<DB: Backend>(&self, limits: &Limits) -> Result<String, Failure> {
-        let mut text = DB::opening(&self.plan, limits);
+    /// Fails if the engine lacks what the transaction requests.
+    fn text<DB: Backend>(&self, engine: &Engine, limits: &Limits) -> Result<String, Failure> {
+        let mut plan = self.plan;
+        if self.may_open_read_write && engine.lacks(Capability::ReadOnlyTransactions) {
+            plan.access = Access::ReadWrite;
+        }
+        engine.check(&plan, limits, self.local, self.marker)?;
+        let mut text = DB::opening(engine, &plan, limits);
         for query in [self.session_query::<DB>(), self.idle_limit_query::<DB>()].into_iter().flatten() {
             let _ = write!(text, "; {query}");
         }
@@ -100,13 +109,21 @@ impl<DB: Backend> Tx<DB> {
         let requested = Instant::now();
         let run_clock = request.run_clock.clone();
         let acquiring = PooledSession::acquire(pool, reuse);
-        let session = counted(run_clock.as_deref(), |times| &mut times.pool, pin!(acquiring))
+        let mut session = counted(run_clock.as_deref(), |times| &mut times.pool, pin!(acquiring))
             .await
             .map_err(|error| NotOpened::because(not_connected(pool, requested, &error)))?;
         request.connected.store(true, Ordering::Release);
-        let limits = Limits { own_lock: session.own_lock_limit(), ..remaining() };
-        let text = request.text::<DB>(&limits).map_err(NotOpened::because)?;
-        let (mut tx, connected) = (Self::on(session, pool, &request, limits).await?, Instant::now());
+        let engine = session.engine().await.map_err(|error| NotOpened::on_connection::<DB>(&error))?;
+        let limits = engine.limits(Limits { own_lock: session.own_lock_limit(), ..remaining() });
+        let text = match request.text::<DB>(&engine, &limits) {
+            Ok(text) => text,
+            Err(failure) => {
+                // Nothing was sent.
+                session.release();
+                return Err(NotOpened::because(failure));
+            }
+        };
+        let (mut tx, connected) = (Self::on(session, engine, pool, &request, limits).await, Instant::now());
         let begin = send_begin::<DB>(tx.interception.as_ref(), tx.session.connection(), text, &tx.closing);
         let mut reply = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
         if let (Some(run_clock), None) = (&run_clock, &reply.error) {
@@ -134,11 +151,11 @@ impl<DB: Backend> Tx<DB> {
     /// Creates the transaction's value, before a transaction is opened on the connection.
     async fn on(
         mut session: PooledSession<DB>,
+        engine: Engine,
         pool: &Pool<DB>,
         request: &OpenRequest<'_>,
         limits: Limits,
-    ) -> Result<Box<Self>, NotOpened> {
-        let engine = session.engine().await.map_err(|error| NotOpened::on_connection::<DB>(&error))?;
+    ) -> Box<Self> {
         let interceptors = request.interceptors.clone();
         let interception = if interceptors.is_empty() {
             None
@@ -156,10 +173,11 @@ impl<DB: Backend> Tx<DB> {
             session.reset_with(DB::rollback(&Closing { saved, ..closing.clone() }));
         }
         let mut state = TxState::new(request.run_clock.clone());
-        state.takes_one_at_a_time = !engine.has(Capability::SeveralStatementsInOnePacket);
+        state.takes_one_at_a_time = engine.lacks(Capability::SeveralStatementsInOnePacket);
+        state.ddl_escapes = engine.lacks(Capability::TransactionalDdl).then(|| engine.name());
         state.gives_way_to = request.gives_way_to.clone();
         state.is_streaming = session.streaming();
-        Ok(Box::new(Self {
+        Box::new(Self {
             session,
             state,
             hooks: Hooks::default(),
@@ -171,7 +189,7 @@ impl<DB: Backend> Tx<DB> {
             limits_idling: engine.limits_idling,
             latest: None,
             interception,
-        }))
+        })
     }
 
     /// Restores the session's own lock timeout if the opening has set a longer one because it was not

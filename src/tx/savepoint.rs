@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use scopeguard::ScopeGuard;
 use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Capability};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
@@ -103,6 +103,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// Sets a savepoint inside of those that are open.
     pub(crate) async fn set_savepoint(&mut self) -> Result<OpenSavepoint, Error> {
+        self.require(Capability::Savepoints)?;
         let savepoint = OpenSavepoint {
             name: format!("atomically_{}", self.depth + 1),
             hooks: self.hooks.len(),

@@ -36,6 +36,8 @@ pub(super) struct TxState {
     pub(super) has_savepoints: bool,
     /// The runs of the same unit that take precedence.
     pub(super) gives_way_to: Option<RightOfWay>,
+    /// The name of the engine, if its data definition is not part of the transaction.
+    pub(super) ddl_escapes: Option<&'static str>,
     /// Whether the server requires a packet of its own for each statement.
     pub(super) takes_one_at_a_time: bool,
     /// Whether a statement other than a query was sent, which may have changed settings of the session.

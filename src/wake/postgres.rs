@@ -10,7 +10,10 @@ use sqlx::postgres::PgListener;
 use tokio::sync::Mutex;
 
 use super::Wake;
+use crate::backend::Capability;
 use crate::error::Error;
+use crate::strategies::Pessimistic;
+use crate::transactor::PoolTransactor;
 use crate::tx::{holds_connection_of, nested};
 
 /// The delay between attempts to connect.
@@ -38,6 +41,8 @@ impl PgWake {
         if holds_connection_of(pool) {
             return Err(Error::failed(nested(), None));
         }
+        let engine = PoolTransactor::new(Pessimistic::default(), pool).engine().await?;
+        engine.require(Capability::ListenNotify).map_err(|failure| Error::failed(failure, None))?;
         let listener = Mutex::new(Some(connect(pool, channel).await?));
         Ok(Self { channel, payload, pool: pool.clone(), listener })
     }

@@ -4,8 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Capability {
-    /// Row locks: `SELECT … FOR UPDATE` waits for other transactions that have locked or changed a row, and
-    /// makes others wait.
+    /// Row locks: of two transactions that `SELECT … FOR UPDATE` the same row, or that one locks and the other
+    /// changes, the second one waits, or one of them fails.
     RowLocks,
     /// `FOR NO KEY UPDATE` as a lock of its own, which does not block foreign key checks. Where it is
     /// missing, [`RowLock::NO_KEY_UPDATE`](crate::RowLock::NO_KEY_UPDATE) is `FOR UPDATE`.
@@ -97,6 +97,40 @@ impl Capability {
         Self::PlannerSettings,
         Self::SeveralStatementsInOnePacket,
     ];
+
+    /// Completes the sentence "the engine has no …".
+    pub(super) const fn described(self) -> &'static str {
+        match self {
+            Self::RowLocks => "row locks",
+            Self::NoKeyUpdateLocks => "FOR NO KEY UPDATE",
+            Self::ShareLocks => "shared row locks",
+            Self::KeyShareLocks => "FOR KEY SHARE",
+            Self::LocksOfOneTable => "row locks on one table of several (FOR UPDATE OF)",
+            Self::LocksOfManyRows => "row locks on any number of rows in one statement",
+            Self::SkipLocked => "SKIP LOCKED",
+            Self::NoWait => "NOWAIT",
+            Self::AdvisoryLocks => "advisory locks",
+            Self::LocksCrossNodes => "locks that block transactions on other nodes",
+            Self::UniqueKeysFence => "unique keys that are certain before COMMIT",
+            Self::Savepoints => "savepoints",
+            Self::ReadCommitted => "READ COMMITTED",
+            Self::SnapshotReads => "REPEATABLE READ",
+            Self::Serializable => "SERIALIZABLE",
+            Self::ReadOnlyTransactions => "read-only transactions",
+            Self::DeferrableTransactions => "deferrable transactions",
+            Self::TransactionalDdl => "data definition that is part of a transaction",
+            Self::ServerLimits => {
+                "lock timeouts, statement timeouts and idle timeouts that the server enforces"
+            }
+            Self::LocalSettings => "settings or roles for single transactions",
+            Self::TransactionStatus => "record of the status of ended transactions",
+            Self::ListenNotify => "LISTEN and NOTIFY",
+            Self::Ctid => "ctid",
+            Self::StorageParameters => "storage parameters",
+            Self::PlannerSettings => "settings of the query planner",
+            Self::SeveralStatementsInOnePacket => "several statements in one packet of a transaction",
+        }
+    }
 }
 
 /// Whether an [`Engine`](crate::Engine) supports a [`Capability`].

@@ -6,30 +6,29 @@ use std::time::Duration;
 use sqlx::MySql;
 
 use super::innodb_status::{self, ReportedLock};
+use crate::backend::engine::Engine;
 use crate::backend::limits::whole_seconds;
 use crate::backend::locks::{LockSql, LockWait, LockWaitQuery, SnapshotAge, whole_clause};
 use crate::isolation::Isolation;
 use crate::row_lock::{RowLock, Strength, WaitPolicy};
 
 impl LockSql for MySql {
-    /// MariaDB has neither `FOR SHARE` nor `OF`: both are syntax errors there. MySQL has `FOR SHARE`, and
-    /// requires it for OF, NOWAIT and SKIP LOCKED.
-    fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>> {
-        let clause = match (lock.strength, lock.wait, lock.table) {
-            (Strength::Update | Strength::NoKeyUpdate, ..) => "FOR UPDATE",
-            (Strength::Share | Strength::KeyShare, _, Some(_)) => "FOR SHARE",
-            (Strength::Share | Strength::KeyShare, WaitPolicy::Block, None) => "LOCK IN SHARE MODE",
-            (Strength::Share | Strength::KeyShare, _, None) => {
-                "/*M! LOCK IN SHARE MODE*/ /*!50799 FOR SHARE*/"
-            }
+    /// MariaDB has no `FOR SHARE`: it is a syntax error there. MySQL 8 has it, and requires it for OF, NOWAIT
+    /// and SKIP LOCKED.
+    fn clause(engine: &Engine, lock: RowLock) -> Cow<'static, str> {
+        let needs_new_clause = lock.wait != WaitPolicy::Block || lock.table.is_some();
+        let clause = match lock.strength {
+            Strength::Update | Strength::NoKeyUpdate => "FOR UPDATE",
+            Strength::Share | Strength::KeyShare if needs_new_clause && !engine.is_mariadb() => "FOR SHARE",
+            Strength::Share | Strength::KeyShare => "LOCK IN SHARE MODE",
         };
-        Some(whole_clause(clause, lock))
+        whole_clause(clause, lock)
     }
 
     /// The lock belongs to the session; the text that ends the transaction releases it.
-    fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String> {
+    fn advisory_lock(key: u64, wait: Option<Duration>) -> String {
         let seconds = wait.map_or(0, whole_seconds);
-        Some(format!("SELECT CAST(GET_LOCK('{}', {seconds}) AS SIGNED)", lock_name(key)))
+        format!("SELECT CAST(GET_LOCK('{}', {seconds}) AS SIGNED)", lock_name(key))
     }
 
     /// GET_LOCK reads no table, so it takes no snapshot; at SERIALIZABLE every read locks what it reads.
@@ -87,6 +86,23 @@ fn lock_waits(text: &str) -> Vec<LockWait> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{EngineProduct, EngineVersion};
+    use crate::sql_text::Syntax;
+
+    #[test]
+    fn shared_locks_are_spelled_as_the_product_requires() {
+        let clause = |product, lock| {
+            let engine = Engine::new(Syntax::MySql, product, EngineVersion::new(11, 8, 0));
+            MySql::clause(&engine, lock)
+        };
+        let (mysql, mariadb) = (EngineProduct::MySql, EngineProduct::MariaDb);
+        assert_eq!(clause(mysql, RowLock::SHARE), "LOCK IN SHARE MODE");
+        assert_eq!(clause(mariadb, RowLock::SHARE), "LOCK IN SHARE MODE");
+        assert_eq!(clause(mysql, RowLock::SHARE.nowait()), "FOR SHARE NOWAIT");
+        assert_eq!(clause(mariadb, RowLock::SHARE.nowait()), "LOCK IN SHARE MODE NOWAIT");
+        assert_eq!(clause(mysql, RowLock::KEY_SHARE.of("event")), "FOR SHARE OF event");
+        assert_eq!(clause(mysql, RowLock::NO_KEY_UPDATE.skip_locked()), "FOR UPDATE SKIP LOCKED");
+    }
 
     /// Reads the status as MariaDB 10.11 and MySQL 9 print it.
     #[test]

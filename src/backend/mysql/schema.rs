@@ -2,6 +2,7 @@
 
 use sqlx::MySql;
 
+use crate::backend::engine::{Capability, Engine};
 use crate::backend::schema::{CatalogScope, SchemaSql, literals};
 use crate::schema::Definition;
 
@@ -14,13 +15,17 @@ impl SchemaSql for MySql {
     ///
     /// The creation waits for a lock for at most a second at a time. The server's own limit is a day or a
     /// year, and the server keeps waiting even after the client has disconnected.
-    fn create_missing(definitions: &[Definition]) -> String {
+    fn create_missing(engine: &Engine, definitions: &[Definition]) -> Vec<String> {
+        if !engine.has(Capability::ServerLimits) {
+            // Nothing is known of its metadata locks, and maybe no statement of another text can be executed.
+            return definitions.iter().map(|definition| definition.statement().to_owned()).collect();
+        }
         let create: Vec<_> = definitions.iter().flat_map(create).collect();
-        format!(
+        vec![format!(
             "SET @atomically_table_wait = @@lock_wait_timeout, lock_wait_timeout = 1; {}; \
              {RESTORE_LOCK_WAIT}",
             create.join("; ")
-        )
+        )]
     }
 
     const RESTORE_AFTER_FAILED_CREATION: Option<&'static str> = Some(RESTORE_LOCK_WAIT);

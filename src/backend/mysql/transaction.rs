@@ -7,12 +7,13 @@ use std::time::Duration;
 use sqlx::MySql;
 
 use super::locks::lock_name;
+use crate::backend::engine::{Engine, EngineProduct};
 use crate::backend::limits::{MAX_SECONDS, whole_millis, whole_seconds};
 use crate::backend::transaction::{
     Closing, CommitSql, GUARD_NAME, Guard, ProbeSavepoint, Survival, TransactionSql,
 };
 use crate::failure::{Failure, FailureKind};
-use crate::isolation::Access;
+use crate::isolation::{Access, Isolation};
 use crate::strategy::{Limits, Plan};
 
 /// Fails if the savepoint that was set at the opening is gone.
@@ -42,7 +43,7 @@ impl TransactionSql for MySql {
     /// prepared, for example behind an ALTER that waits for a reader. `/*M! */` is executed by MariaDB only,
     /// and `/*!50708 */` by MySQL only, since MariaDB skips the numbers from 50700 to 50799 ([comment
     /// syntax](https://mariadb.com/kb/en/comment-syntax/)).
-    fn opening(plan: &Plan, limits: &Limits) -> String {
+    fn opening(engine: &Engine, plan: &Plan, limits: &Limits) -> String {
         let mut sql = String::new();
         if let Some(limit) = limits.on_locks() {
             let is_requested = limits.lock == Some(limit);
@@ -84,10 +85,14 @@ impl TransactionSql for MySql {
             );
         }
         let access = if plan.access == Access::ReadOnly { ", READ ONLY" } else { "" };
+        let isolation = match plan.isolation {
+            // TiDB refuses it.
+            Isolation::ReadUncommitted if engine.product == EngineProduct::TiDb => Isolation::ReadCommitted,
+            isolation => isolation,
+        };
         let _ = write!(
             sql,
-            "SET TRANSACTION ISOLATION LEVEL {}{access}; START TRANSACTION; SAVEPOINT {GUARD_NAME}",
-            plan.isolation
+            "SET TRANSACTION ISOLATION LEVEL {isolation}{access}; START TRANSACTION; SAVEPOINT {GUARD_NAME}"
         );
         sql
     }
@@ -207,8 +212,7 @@ fn seconds_below(limit: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Engine, EngineCluster, EngineProduct, EngineVersion};
-    use crate::isolation::Isolation;
+    use crate::backend::{EngineCluster, EngineVersion};
     use crate::sql_text::Syntax;
 
     const RELEASE: &str = "RELEASE SAVEPOINT atomically_guard";

@@ -5,27 +5,28 @@ use std::time::Duration;
 
 use sqlx::Postgres;
 
+use crate::backend::engine::Engine;
 use crate::backend::locks::{LockSql, LockWait, LockWaitQuery, SnapshotAge, whole_clause};
 use crate::isolation::Isolation;
 use crate::row_lock::{RowLock, Strength};
 
 impl LockSql for Postgres {
-    fn lock_clause(lock: RowLock) -> Option<Cow<'static, str>> {
-        let clause = match lock.strength {
+    fn clause(engine: &Engine, lock: RowLock) -> Cow<'static, str> {
+        let clause = match engine.available_lock(lock).strength {
             Strength::Update => "FOR UPDATE",
             Strength::NoKeyUpdate => "FOR NO KEY UPDATE",
             Strength::Share => "FOR SHARE",
             Strength::KeyShare => "FOR KEY SHARE",
         };
-        Some(whole_clause(clause, lock))
+        whole_clause(clause, lock)
     }
 
-    fn advisory_lock(key: u64, wait: Option<Duration>) -> Option<String> {
+    fn advisory_lock(key: u64, wait: Option<Duration>) -> String {
         let key = key.cast_signed();
-        Some(match wait {
+        match wait {
             Some(_) => format!("SELECT 1::bigint FROM (SELECT pg_advisory_xact_lock({key})) AS taken"),
             None => format!("SELECT pg_try_advisory_xact_lock({key})::int::bigint"),
-        })
+        }
     }
 
     /// The SELECT that acquires the lock takes its snapshot before it waits. At SERIALIZABLE, a read from a
@@ -70,6 +71,25 @@ fn lock_wait(line: &str) -> Vec<LockWait> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{EngineProduct, EngineVersion};
+    use crate::sql_text::Syntax;
+
+    #[test]
+    fn lock_strengths_that_the_engine_lacks_are_replaced_by_stronger_ones() {
+        use EngineProduct::{AuroraDsql, CockroachDb, PostgreSql, Unknown};
+
+        let clause = |product, lock| {
+            let engine = Engine::new(Syntax::Postgres, product, EngineVersion::new(25, 1, 0));
+            Postgres::clause(&engine, lock)
+        };
+        assert_eq!(clause(PostgreSql, RowLock::NO_KEY_UPDATE), "FOR NO KEY UPDATE");
+        for product in [CockroachDb, AuroraDsql, Unknown] {
+            assert_eq!(clause(product, RowLock::NO_KEY_UPDATE), "FOR UPDATE", "{product:?}");
+        }
+        assert_eq!(clause(CockroachDb, RowLock::KEY_SHARE), "FOR SHARE");
+        assert_eq!(clause(AuroraDsql, RowLock::KEY_SHARE), "FOR KEY SHARE");
+        assert_eq!(clause(PostgreSql, RowLock::UPDATE.skip_locked()), "FOR UPDATE SKIP LOCKED");
+    }
 
     #[test]
     fn lock_waits_are_read() {

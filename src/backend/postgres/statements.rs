@@ -30,6 +30,13 @@ impl StatementRules for Postgres {
         if controls { TransactionEffect::Controls } else { TransactionEffect::Inside }
     }
 
+    fn defines_data(statement: &SqlStatement<'_>) -> bool {
+        statement.begins_with_any(&DEFINITIONS)
+            || statement.begins(&["REFRESH", "MATERIALIZED"])
+            || statement.begins(&["SECURITY", "LABEL"])
+            || statement.begins(&["IMPORT", "FOREIGN"])
+    }
+
     /// Procedures may commit several times ([transaction
     /// management](https://www.postgresql.org/docs/current/plpgsql-transactions.html)), and some commands
     /// run as several transactions.
@@ -55,3 +62,7 @@ impl StatementRules for Postgres {
         arguments::argument_texts(arguments)
     }
 }
+
+/// First words of statements that define data.
+const DEFINITIONS: [&str; 10] =
+    ["CREATE", "ALTER", "DROP", "TRUNCATE", "GRANT", "REVOKE", "COMMENT", "REASSIGN", "REINDEX", "CLUSTER"];

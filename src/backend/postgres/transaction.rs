@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use sqlx::Postgres;
 
 use super::{limits, local_settings};
+use crate::backend::engine::{Capability, Engine, EngineCluster, EngineProduct};
 use crate::backend::transaction::{
     Closing, CommitSql, GUARD_NAME, Guard, OwnLockTimeout, Survival, TransactionSql,
 };
@@ -31,16 +32,30 @@ impl TransactionSql for Postgres {
         Ok(())
     }
 
-    fn opening(plan: &Plan, limits: &Limits) -> String {
+    /// Spanner and Aurora DSQL have one level each, and refuse the name of any other. Citus sends the settings
+    /// of a transaction to its workers only if it is told to.
+    fn opening(engine: &Engine, plan: &Plan, limits: &Limits) -> String {
         let reads_only = plan.access == Access::ReadOnly;
         let mut sql = String::with_capacity(OPENING_BYTES);
-        sql.push_str("BEGIN ISOLATION LEVEL ");
-        sql.push_str(plan.isolation.as_sql());
-        if reads_only {
-            sql.push_str(" READ ONLY");
+        sql.push_str("BEGIN");
+        match engine.product {
+            EngineProduct::Spanner if reads_only => sql.push_str("; SET TRANSACTION READ ONLY"),
+            EngineProduct::Spanner => {}
+            EngineProduct::AuroraDsql if reads_only => sql.push_str(" READ ONLY"),
+            EngineProduct::AuroraDsql => {}
+            _ => {
+                sql.push_str(" ISOLATION LEVEL ");
+                sql.push_str(plan.isolation.as_sql());
+                if reads_only {
+                    sql.push_str(" READ ONLY");
+                }
+            }
         }
         if plan.deferrable {
             sql.push_str(" DEFERRABLE");
+        }
+        if engine.cluster == Some(EngineCluster::Citus) {
+            sql.push_str("; SET LOCAL citus.propagate_set_commands = 'local'");
         }
         limits::set_in_transaction(&mut sql, limits);
         sql
@@ -80,9 +95,12 @@ impl TransactionSql for Postgres {
     }
 
     /// COMMIT returns `ROLLBACK` and no error in an aborted transaction, and a warning outside of one. The
-    /// driver exposes neither. SAVEPOINT fails in both cases.
+    /// driver exposes neither. SAVEPOINT fails in both cases. Where there are no savepoints, SELECT fails in
+    /// an aborted transaction.
     fn commit(closing: &Closing) -> CommitSql {
-        if closing.unwatched {
+        if closing.unwatched && closing.engine.lacks(Capability::Savepoints) {
+            CommitSql { sql: "SELECT 1; COMMIT".into(), before_commit: 1, ..CommitSql::default() }
+        } else if closing.unwatched {
             let sql = format!("SAVEPOINT {GUARD_NAME}; COMMIT");
             CommitSql { sql: sql.into(), before_commit: 1, ..CommitSql::default() }
         } else {

@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use sqlx::Sqlite;
 
+use crate::backend::engine::Engine;
 use crate::backend::locks::{LockSql, LockWaitQuery};
 use crate::row_lock::RowLock;
 
 impl LockSql for Sqlite {
-    fn lock_clause(_lock: RowLock) -> Option<Cow<'static, str>> {
-        None
+    const HAS_ROW_LOCKS: bool = false;
+
+    fn clause(_engine: &Engine, _lock: RowLock) -> Cow<'static, str> {
+        Cow::Borrowed("")
     }
 
-    fn advisory_lock(_key: u64, _wait: Option<Duration>) -> Option<String> {
-        None
+    fn advisory_lock(_key: u64, _wait: Option<Duration>) -> String {
+        String::new()
     }
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = false;

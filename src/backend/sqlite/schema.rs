@@ -2,19 +2,20 @@
 
 use sqlx::Sqlite;
 
+use crate::backend::engine::Engine;
 use crate::backend::schema::{CatalogScope, SchemaSql, literals};
 use crate::schema::Definition;
 
 impl SchemaSql for Sqlite {
     const DDL: &'static str = include_str!("schema.sql");
 
-    fn create_missing(definitions: &[Definition]) -> String {
+    fn create_missing(_engine: &Engine, definitions: &[Definition]) -> Vec<String> {
         let statements = definitions.iter().map(|definition| match definition {
             Definition::Table { statement, .. }
             | Definition::Index { statement, .. }
             | Definition::Version { statement, .. } => statement.as_str(),
         });
-        statements.collect::<Vec<_>>().join("; ")
+        vec![statements.collect::<Vec<_>>().join("; ")]
     }
 
     fn catalog(tables: &[&str], _scope: CatalogScope) -> String {

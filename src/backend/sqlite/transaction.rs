@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::Sqlite;
 
+use crate::backend::engine::Engine;
 use crate::backend::limits::whole_millis;
 use crate::backend::transaction::{Closing, CommitSql, Guard, Survival, TransactionSql};
 use crate::failure::{Failure, FailureKind};
@@ -33,7 +34,7 @@ impl TransactionSql for Sqlite {
     /// A transaction that will write acquires the write lock when it begins. A deferred transaction that
     /// reads first fails with SQLITE_BUSY_SNAPSHOT if another one has written since, whatever the busy
     /// timeout.
-    fn opening(plan: &Plan, limits: &Limits) -> String {
+    fn opening(_engine: &Engine, plan: &Plan, limits: &Limits) -> String {
         let mut sql = String::new();
         // A pragma without a value returns the one to restore.
         if plan.access == Access::ReadOnly {

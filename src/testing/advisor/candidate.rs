@@ -6,7 +6,6 @@ use sqlx::Pool;
 
 use crate::backend::Backend;
 use crate::isolation::Isolation;
-use crate::row_lock::RowLock;
 use crate::strategies::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable};
 use crate::strategy::{Attempt, Strategy};
 use crate::transactor::{Options, PoolTransactor, Transactor};
@@ -53,7 +52,7 @@ impl<DB: Backend> Candidate<DB> {
         let adaptive = Self { ways, ..Self::new(pool, Adaptive::default(), None) };
         let mut candidates = vec![atomic, optimistic(), adaptive, pessimistic()];
         // A database without row locks has one writer at a time, whatever the isolation level.
-        if DB::lock_clause(RowLock::NO_KEY_UPDATE).is_some() {
+        if DB::HAS_ROW_LOCKS {
             candidates.push(Self::new(pool, Optimistic::default(), Some(Isolation::RepeatableRead)));
         }
         candidates.push(Self::new(pool, Serializable::default(), None));

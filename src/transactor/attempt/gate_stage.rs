@@ -3,7 +3,6 @@
 use crate::backend::Backend;
 use crate::gate::GatePermit;
 use crate::isolation::{Begin, Isolation};
-use crate::row_lock::RowLock;
 use crate::strategy::Plan;
 use crate::transactor::deadline::Timer;
 use crate::transactor::options::Options;
@@ -28,7 +27,7 @@ impl GateStage {
     /// `opens_bare` is false if opening the transaction already reads or writes, or if it must not be
     /// followed by a pause.
     pub(super) fn of<DB: Backend>(plan: &Plan, opens_bare: bool) -> Self {
-        let has_row_locks = DB::lock_clause(RowLock::NO_KEY_UPDATE).is_some();
+        let has_row_locks = DB::HAS_ROW_LOCKS;
         // A snapshot would be older than the row that the attempt waited for.
         let sees_what_it_waited_for =
             matches!(plan.isolation, Isolation::ReadUncommitted | Isolation::ReadCommitted);
@@ -67,6 +66,7 @@ mod tests {
     use sqlx::{MySql, Postgres, Sqlite};
 
     use super::*;
+    use crate::row_lock::RowLock;
 
     const PLAIN: Plan = Plan::new(Isolation::ReadCommitted);
     const LOCKING: Plan = PLAIN.locking(RowLock::NO_KEY_UPDATE);

@@ -43,6 +43,7 @@ impl<DB: Backend> AttemptOpening<'_, DB> {
                 marker: self.marker,
                 schema: self.options.tables(),
                 local: self.options.local_settings(),
+                may_open_read_write: self.options.may_open_read_write(),
                 waits_at_gate: self.waits_at_gate,
                 connected: self.connected,
                 gives_way_to: self.gives_way_to.clone(),

@@ -12,6 +12,7 @@ impl Options {
         let Self {
             isolation,
             access,
+            may_open_read_write,
             deferrable,
             begin,
             attempts,
@@ -36,6 +37,7 @@ impl Options {
         Self {
             isolation: isolation.or(base.isolation),
             access: access.or(base.access),
+            may_open_read_write: may_open_read_write.or(base.may_open_read_write),
             deferrable: deferrable.or(base.deferrable),
             begin: begin.or(base.begin),
             attempts: attempts.or(base.attempts),
@@ -87,6 +89,8 @@ impl Options {
             resolve_commits,
             interceptors,
             local,
+            // It is about the access.
+            may_open_read_write: _,
             // The retry loop also applies these to a single statement.
             attempts: _,
             deadline: _,

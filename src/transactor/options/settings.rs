@@ -39,6 +39,11 @@ impl Options {
         started.checked_add(limit).unwrap_or_else(|| started + Duration::from_secs(60 * 60 * 24 * 365))
     }
 
+    /// Returns whether read-only transactions may be opened as usual ones.
+    pub(in crate::transactor) fn may_open_read_write(&self) -> bool {
+        self.may_open_read_write.unwrap_or_default()
+    }
+
     pub(in crate::transactor) fn limits_idling(&self) -> bool {
         self.idle_timeout.is_some()
     }

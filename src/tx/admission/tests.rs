@@ -5,13 +5,13 @@ use super::*;
 /// Classifies a text that is sent without being prepared.
 fn plain<DB: Backend>(text: &str) -> &'static str {
     let query = WatchedQuery::<DB>::new(sqlx::raw_sql(AssertSqlSafe(text.to_owned()).into_sql_str()));
-    name(&admission(&query.expect("a query")))
+    name(&admission(&query.expect("a query"), None))
 }
 
 /// Classifies a text that is prepared.
 fn prepared<DB: Backend>(text: &str) -> &'static str {
     let sql = AssertSqlSafe(text.to_owned()).into_sql_str();
-    name(&admission(&WatchedQuery::<DB>::with_arguments(sql, DB::Arguments::default())))
+    name(&admission(&WatchedQuery::<DB>::with_arguments(sql, DB::Arguments::default()), None))
 }
 
 const fn name(admission: &Admission) -> &'static str {
