@@ -26,9 +26,6 @@ pub trait CertificationSql: Database {
     /// Limits how long a `DROP` waits for locks, before and after it.
     const LIMITED_DROP: [&'static str; 2] = ["", ""];
 
-    /// Whether rows can be locked.
-    const HAS_ROW_LOCKS: bool = false;
-
     /// Tries to take an advisory lock without waiting, and releases it; `{}` stands for its number.
     const ADVISORY_LOCK: Option<[&'static str; 2]> = None;
 

@@ -1,6 +1,7 @@
 //! Certification of real servers: their sheets are snapshots, every planted lie is found, and nothing is left
 //! behind.
 
+mod guide;
 mod liar;
 mod lies;
 mod remains;

@@ -35,8 +35,6 @@ impl CertificationSql for MySql {
 
     const LIMITED_DROP: [&'static str; 2] = ["SET SESSION lock_wait_timeout = 2; ", ""];
 
-    const HAS_ROW_LOCKS: bool = true;
-
     const ADVISORY_LOCK: Option<[&'static str; 2]> = Some([
         "SELECT CAST(GET_LOCK('atomically_certify_{}', 0) AS SIGNED)",
         "SELECT CAST(RELEASE_LOCK('atomically_certify_{}') AS SIGNED)",

@@ -42,8 +42,6 @@ impl CertificationSql for Postgres {
 
     const LIMITED_DROP: [&'static str; 2] = ["BEGIN; SET LOCAL lock_timeout = '2s'; ", "; COMMIT"];
 
-    const HAS_ROW_LOCKS: bool = true;
-
     const ADVISORY_LOCK: Option<[&'static str; 2]> =
         Some(["SELECT pg_try_advisory_xact_lock({})::int::bigint", "SELECT 1::bigint"]);
 

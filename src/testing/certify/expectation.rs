@@ -3,6 +3,9 @@
 use super::sheet::Standing;
 use crate::backend::{Backend, Capability, Engine, Support};
 
+#[cfg(test)]
+mod chapters;
+
 /// What a check should find.
 enum Belief {
     /// The crate relies on it on every engine.
@@ -70,5 +73,15 @@ fn isolation_belief(id: &str) -> Belief {
         }
         Some(("serializable" | "deferred" | "immediate", _)) => Belief::Cluster(Capability::Serializable),
         _ => Belief::Nothing,
+    }
+}
+
+/// The word for it in the guide.
+#[cfg(test)]
+const fn of_support(support: Support) -> &'static str {
+    match support {
+        Support::Yes => "holds",
+        Support::No => "does not hold",
+        Support::Unknown => "depends on version and settings",
     }
 }
