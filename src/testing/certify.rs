@@ -127,7 +127,7 @@ impl<'a, DB: Backend> Certification<'a, DB> {
         let namespace = Namespace::create(&self.pool).await.map_err(failed("could not certify"))?;
         let pools: Vec<_> = [self.pool.clone()].into_iter().chain(self.nodes.iter().cloned()).collect();
         let nodes = pools.len();
-        let lab = Lab::new(pools, namespace);
+        let lab = Lab::open(pools, namespace).await.map_err(failed("could not certify"))?;
         let mut checks = checks::all::<DB>(nodes);
         checks.retain(|check| self.only.is_empty() || self.only.iter().any(|id| check.id.starts_with(id)));
         let mut entries: Vec<SheetEntry> = Vec::new();

@@ -61,8 +61,9 @@ impl CertificationSql for MySql {
 
     const CLOCK: Option<&'static str> = Some("SELECT CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)");
 
-    /// Syntax errors, unknown variables and functions, and features that are not supported.
+    /// Syntax errors, unknown variables and functions, features that are not supported, and SERIALIZABLE on
+    /// Group Replication and TiDB.
     fn is_unknown_to_the_server(code: &str) -> bool {
-        ["1064", "1193", "1235", "1305", "8048"].contains(&code)
+        ["1064", "1193", "1235", "1305", "3098", "8048"].contains(&code)
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Lab<DB: Backend> {
     nodes: Vec<Pool<DB>>,
     watches: Vec<LockWatch<DB>>,
     namespace: Namespace<DB>,
+    /// The weakest and the strongest level at which a transaction can write.
+    levels: [&'static CertifiedLevel; 2],
     /// The check that is running.
     check: Mutex<String>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -30,24 +32,50 @@ pub(super) struct Lab<DB: Backend> {
 }
 
 impl<DB: Backend> Lab<DB> {
-    pub(super) fn new(nodes: Vec<Pool<DB>>, namespace: Namespace<DB>) -> Self {
+    /// Fails if no transaction can write.
+    pub(super) async fn open(nodes: Vec<Pool<DB>>, namespace: Namespace<DB>) -> Result<Self, Obstacle> {
         let watches = nodes.iter().map(LockWatch::new).collect();
-        let tables = AtomicUsize::new(1);
-        Self { nodes, watches, namespace, check: Mutex::default(), tasks: Mutex::default(), tables }
+        let (tables, check, tasks) = (AtomicUsize::new(1), Mutex::default(), Mutex::default());
+        let levels = [&DB::LEVELS[0]; 2];
+        let mut lab = Self { nodes, watches, namespace, levels, check, tasks, tables };
+        lab.enter("levels");
+        let table = lab.table().await?;
+        let (mut usable, mut refusal) = (Vec::new(), None);
+        for level in DB::LEVELS {
+            match lab.write_at(level, &table).await {
+                Ok(()) => usable.push(level),
+                Err(obstacle) => refusal = refusal.or(Some(obstacle)),
+            }
+        }
+        lab.leave().await;
+        match (usable.first(), usable.last(), refusal) {
+            (Some(weakest), Some(strongest), _) => lab.levels = [weakest, strongest],
+            (.., Some(obstacle)) => return Err(obstacle),
+            (.., None) => return Err(Obstacle::Failed(String::from("there is no isolation level"))),
+        }
+        Ok(lab)
+    }
+
+    async fn write_at(&self, level: &CertifiedLevel, table: &str) -> Result<(), Obstacle> {
+        let mut session = self.session().await?;
+        session.begin(level).await?;
+        session.run(&format!("UPDATE {table} SET value = value + 1 WHERE id = 1")).await?;
+        session.run("COMMIT").await?;
+        Ok(())
     }
 
     pub(super) fn pool(&self) -> &Pool<DB> {
         &self.nodes[0]
     }
 
-    /// The strongest level.
+    /// The strongest level at which a transaction can write.
     pub(super) fn strongest(&self) -> &'static CertifiedLevel {
-        &DB::LEVELS[DB::LEVELS.len() - 1]
+        self.levels[1]
     }
 
-    /// The weakest level, which most checks use.
+    /// The weakest level at which a transaction can write.
     pub(super) fn weakest(&self) -> &'static CertifiedLevel {
-        &DB::LEVELS[0]
+        self.levels[0]
     }
 
     pub(super) fn watch(&self) -> &LockWatch<DB> {
