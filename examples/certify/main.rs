@@ -16,22 +16,43 @@ mod arguments;
 mod bar;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use arguments::Arguments;
 use atomically::Backend;
 use atomically::testing::{Sheet, certify};
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Postgres, Sqlite};
 
+/// How long the removal of what was created may take.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(10);
+
 /// Pools connect when they are used, so an address that cannot be reached is an error of the certification.
 async fn sheet_of<DB: Backend>(url: &str, nodes: &[String]) -> anyhow::Result<Sheet> {
     let pool = |url: &str| PoolOptions::<DB>::new().max_connections(2).connect_lazy(url);
     let nodes = nodes.iter().map(|url| pool(url)).collect::<Result<Vec<_>, _>>().context("--node")?;
     let pool = pool(url).context("--database-url")?;
-    let sheet = certify(&pool).nodes(nodes).progress(bar::show).run().await;
+    let sheet = certify(&pool).nodes(nodes).progress(bar::show).run();
+    let sheet = tokio::select! {
+        sheet = sheet => sheet.map_err(anyhow::Error::from),
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+    };
     bar::clear();
-    Ok(sheet?)
+    pool.close().await;
+    if sheet.is_err() {
+        await_cleanup().await;
+    }
+    sheet
+}
+
+/// A certification that was dropped is cleaned up by a task of the runtime, which must not end before.
+async fn await_cleanup() {
+    let runtime = tokio::runtime::Handle::current();
+    let deadline = Instant::now() + CLEANUP_LIMIT;
+    while runtime.metrics().num_alive_tasks() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn run() -> anyhow::Result<ExitCode> {

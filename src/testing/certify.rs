@@ -25,13 +25,13 @@ mod session;
 mod sheet;
 mod watch;
 
-use checks::{Check, CheckResult};
+use checks::{CertifyCheck, CheckResult};
 pub use difference::SheetDifference;
 use lab::Lab;
 use namespace::Namespace;
-use obstacle::Obstacle;
+use obstacle::CheckObstacle;
 pub use progress::CertifyProgress;
-use session::Session;
+use session::LabSession;
 pub use sheet::{Sheet, SheetEntry, SheetFinding, Standing};
 
 /// How long one check may take.
@@ -127,7 +127,11 @@ impl<'a, DB: Backend> Certification<'a, DB> {
         let namespace = Namespace::create(&self.pool).await.map_err(failed("could not certify"))?;
         let pools: Vec<_> = [self.pool.clone()].into_iter().chain(self.nodes.iter().cloned()).collect();
         let nodes = pools.len();
-        let lab = Lab::open(pools, namespace).await.map_err(failed("could not certify"))?;
+        let mut lab = Lab::new(pools, namespace);
+        if let Err(obstacle) = lab.find_levels().await {
+            let _ = lab.clean_up().await;
+            return Err(failed("could not certify")(obstacle));
+        }
         let mut checks = checks::all::<DB>(nodes);
         checks.retain(|check| self.only.is_empty() || self.only.iter().any(|id| check.id.starts_with(id)));
         let mut entries: Vec<SheetEntry> = Vec::new();
@@ -158,30 +162,30 @@ impl<DB: Backend> Debug for Certification<'_, DB> {
     }
 }
 
-async fn version<DB: Backend>(pool: &Pool<DB>) -> Result<String, Obstacle> {
-    let (mut session, _task) = Session::<DB>::connect(pool, "version").await?;
+async fn version<DB: Backend>(pool: &Pool<DB>) -> Result<String, CheckObstacle> {
+    let (mut session, _task) = LabSession::<DB>::connect(pool, "version").await?;
     let version = session.run(DB::VERSION_QUERY).await?.texts.pop();
     Ok(version.unwrap_or_else(|| DB::NAME.to_owned()))
 }
 
-fn failed(context: &'static str) -> impl FnOnce(Obstacle) -> Error {
+fn failed(context: &'static str) -> impl FnOnce(CheckObstacle) -> Error {
     move |obstacle| {
-        let (Obstacle::Failed(text) | Obstacle::Unknown(text)) = obstacle;
+        let (CheckObstacle::Failed(text) | CheckObstacle::Unknown(text)) = obstacle;
         Error::failed(Failure::new(FailureKind::Other, text).in_context(context), None)
     }
 }
 
 /// Runs one check.
-async fn result<DB: Backend>(lab: &Lab<DB>, check: &Check<DB>) -> (Standing, String) {
+async fn result<DB: Backend>(lab: &Lab<DB>, check: &CertifyCheck<DB>) -> (Standing, String) {
     lab.enter(&check.id);
     let result: CheckResult = match timeout(CHECK_LIMIT, (check.run)(lab)).await {
         Ok(result) => result,
-        Err(_) => Err(Obstacle::Failed(format!("not done within {CHECK_LIMIT:?}"))),
+        Err(_) => Err(CheckObstacle::Failed(format!("not done within {CHECK_LIMIT:?}"))),
     };
     lab.leave().await;
     match result {
         Ok(result) => result,
-        Err(Obstacle::Unknown(text)) => (Standing::NotOffered, text),
-        Err(Obstacle::Failed(text)) => (Standing::NotChecked, text),
+        Err(CheckObstacle::Unknown(text)) => (Standing::NotOffered, text),
+        Err(CheckObstacle::Failed(text)) => (Standing::NotChecked, text),
     }
 }

@@ -3,7 +3,7 @@
 use futures_core::future::BoxFuture;
 
 use super::lab::Lab;
-use super::obstacle::Obstacle;
+use super::obstacle::CheckObstacle;
 use super::sheet::Standing;
 use crate::backend::Backend;
 
@@ -20,18 +20,18 @@ mod statements;
 pub(super) const SAME_DATA: &str = "nodes.same-data";
 
 /// What the server does about a promise, and the evidence.
-pub(super) type CheckResult = Result<(Standing, String), Obstacle>;
+pub(super) type CheckResult = Result<(Standing, String), CheckObstacle>;
 
 type RunCheck<DB> = Box<dyn for<'a> Fn(&'a Lab<DB>) -> BoxFuture<'a, CheckResult> + Send + Sync>;
 
 /// One check.
-pub(super) struct Check<DB: Backend> {
+pub(super) struct CertifyCheck<DB: Backend> {
     pub(super) id: String,
     pub(super) promise: String,
     pub(super) run: RunCheck<DB>,
 }
 
-impl<DB: Backend> Check<DB> {
+impl<DB: Backend> CertifyCheck<DB> {
     fn new(
         id: impl Into<String>,
         promise: impl Into<String>,
@@ -42,7 +42,7 @@ impl<DB: Backend> Check<DB> {
 }
 
 /// The checks for one address, and those for several.
-pub(super) fn all<DB: Backend>(nodes: usize) -> Vec<Check<DB>> {
+pub(super) fn all<DB: Backend>(nodes: usize) -> Vec<CertifyCheck<DB>> {
     let mut checks = isolation::checks();
     checks.extend(commits::checks());
     checks.extend(statements::checks());

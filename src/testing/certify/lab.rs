@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::namespace::Namespace;
-use super::obstacle::Obstacle;
-use super::session::{ANSWER_LIMIT, Session};
+use super::obstacle::CheckObstacle;
+use super::session::{ANSWER_LIMIT, LabSession};
 use super::watch::LockWatch;
 use crate::backend::{Backend, CertifiedLevel};
 
@@ -32,31 +32,32 @@ pub(super) struct Lab<DB: Backend> {
 }
 
 impl<DB: Backend> Lab<DB> {
-    /// Fails if no transaction can write.
-    pub(super) async fn open(nodes: Vec<Pool<DB>>, namespace: Namespace<DB>) -> Result<Self, Obstacle> {
+    pub(super) fn new(nodes: Vec<Pool<DB>>, namespace: Namespace<DB>) -> Self {
         let watches = nodes.iter().map(LockWatch::new).collect();
-        let (tables, check, tasks) = (AtomicUsize::new(1), Mutex::default(), Mutex::default());
-        let levels = [&DB::LEVELS[0]; 2];
-        let mut lab = Self { nodes, watches, namespace, levels, check, tasks, tables };
-        lab.enter("levels");
-        let table = lab.table().await?;
+        let (tables, check, tasks) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
+        Self { nodes, watches, namespace, levels: [&DB::LEVELS[0]; 2], check, tasks, tables }
+    }
+
+    /// Finds the levels at which a transaction can write. Fails if there is none.
+    pub(super) async fn find_levels(&mut self) -> Result<(), CheckObstacle> {
+        self.enter("levels");
+        let table = self.table().await?;
         let (mut usable, mut refusal) = (Vec::new(), None);
         for level in DB::LEVELS {
-            match lab.write_at(level, &table).await {
+            match self.write_at(level, &table).await {
                 Ok(()) => usable.push(level),
                 Err(obstacle) => refusal = refusal.or(Some(obstacle)),
             }
         }
-        lab.leave().await;
-        match (usable.first(), usable.last(), refusal) {
-            (Some(weakest), Some(strongest), _) => lab.levels = [weakest, strongest],
-            (.., Some(obstacle)) => return Err(obstacle),
-            (.., None) => return Err(Obstacle::Failed(String::from("there is no isolation level"))),
+        self.leave().await;
+        if let (Some(weakest), Some(strongest)) = (usable.first(), usable.last()) {
+            self.levels = [weakest, strongest];
+            return Ok(());
         }
-        Ok(lab)
+        Err(refusal.unwrap_or_else(|| CheckObstacle::Failed(String::from("there is no isolation level"))))
     }
 
-    async fn write_at(&self, level: &CertifiedLevel, table: &str) -> Result<(), Obstacle> {
+    async fn write_at(&self, level: &CertifiedLevel, table: &str) -> Result<(), CheckObstacle> {
         let mut session = self.session().await?;
         session.begin(level).await?;
         session.run(&format!("UPDATE {table} SET value = value + 1 WHERE id = 1")).await?;
@@ -96,19 +97,19 @@ impl<DB: Backend> Lab<DB> {
         check.clone_into(&mut self.check.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub(super) async fn session(&self) -> Result<Session<DB>, Obstacle> {
+    pub(super) async fn session(&self) -> Result<LabSession<DB>, CheckObstacle> {
         self.session_on(0).await
     }
 
-    pub(super) async fn session_on(&self, node: usize) -> Result<Session<DB>, Obstacle> {
+    pub(super) async fn session_on(&self, node: usize) -> Result<LabSession<DB>, CheckObstacle> {
         let check = self.check.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (session, task) = Session::connect(&self.nodes[node], &check).await?;
+        let (session, task) = LabSession::connect(&self.nodes[node], &check).await?;
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
         Ok(session)
     }
 
     /// Creates a table with the rows (1, 10) and (2, 20). Returns its name.
-    pub(super) async fn table(&self) -> Result<String, Obstacle> {
+    pub(super) async fn table(&self) -> Result<String, CheckObstacle> {
         let table = self.new_name();
         let mut session = self.session().await?;
         session.run(&format!("CREATE TABLE {table} (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)")).await?;
@@ -117,7 +118,7 @@ impl<DB: Backend> Lab<DB> {
     }
 
     /// The same, which exists on all nodes.
-    pub(super) async fn shared_table(&self) -> Result<String, Obstacle> {
+    pub(super) async fn shared_table(&self) -> Result<String, CheckObstacle> {
         let table = self.table().await?;
         for node in 1..self.nodes() {
             self.await_rows(node, &table).await?;
@@ -126,7 +127,7 @@ impl<DB: Backend> Lab<DB> {
     }
 
     /// Waits until this node has both rows.
-    async fn await_rows(&self, node: usize, table: &str) -> Result<(), Obstacle> {
+    async fn await_rows(&self, node: usize, table: &str) -> Result<(), CheckObstacle> {
         let mut session = self.session_on(node).await?;
         let (sql, start) = (format!("SELECT COUNT(*) FROM {table}"), Instant::now());
         loop {
@@ -135,7 +136,7 @@ impl<DB: Backend> Lab<DB> {
                 (Some(2), _) => return Ok(()),
                 (_, failure) if start.elapsed() > ANSWER_LIMIT => {
                     let failure = failure.map_or_else(String::new, |failure| format!(" ({failure})"));
-                    return Err(Obstacle::Failed(format!(
+                    return Err(CheckObstacle::Failed(format!(
                         "node {} did not show the table of node 1 within {ANSWER_LIMIT:?}{failure}",
                         node + 1
                     )));
@@ -163,7 +164,7 @@ impl<DB: Backend> Lab<DB> {
     }
 
     /// Drops everything that the certification has created.
-    pub(super) async fn clean_up(self) -> Result<(), Obstacle> {
+    pub(super) async fn clean_up(self) -> Result<(), CheckObstacle> {
         self.leave().await;
         self.namespace.clean_up().await
     }

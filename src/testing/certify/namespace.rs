@@ -7,8 +7,8 @@ use sqlx::Pool;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::obstacle::Obstacle;
-use super::session::{Session, succeeded};
+use super::obstacle::CheckObstacle;
+use super::session::{LabSession, succeeded};
 use crate::backend::Backend;
 
 /// How often dropping is tried, and the pause between two tries: a session that was cut off may keep its locks
@@ -28,26 +28,16 @@ pub(super) struct Namespace<DB: Backend> {
 
 impl<DB: Backend> Namespace<DB> {
     /// Creates a schema or a database of its own, if that is offered and permitted.
-    pub(super) async fn create(pool: &Pool<DB>) -> Result<Self, Obstacle> {
+    pub(super) async fn create(pool: &Pool<DB>) -> Result<Self, CheckObstacle> {
         let name = format!("atomically_certify_{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff);
         let mut namespace =
             Self { pool: pool.clone(), name, is_own: false, tables: Arc::default(), is_clean: false };
         if let Some(own) = DB::NAMESPACE {
-            let (mut session, _) = Session::<DB>::connect(pool, "namespace").await?;
+            let (mut session, _) = LabSession::<DB>::connect(pool, "namespace").await?;
             let answer = session.ask(&own.create.replace("{}", &namespace.name)).await?;
             namespace.is_own = answer.failure.is_none();
         }
-        namespace.try_out().await?;
         Ok(namespace)
-    }
-
-    /// Fails if no table can be created.
-    async fn try_out(&self) -> Result<(), Obstacle> {
-        let (mut session, _) = Session::<DB>::connect(&self.pool, "namespace").await?;
-        let table = self.table(0);
-        session.run(&format!("CREATE TABLE {table} (id BIGINT PRIMARY KEY)")).await?;
-        session.run(&format!("DROP TABLE {table}")).await?;
-        Ok(())
     }
 
     /// The name of the table with this number.
@@ -59,7 +49,7 @@ impl<DB: Backend> Namespace<DB> {
     }
 
     /// Drops the schema, or the tables.
-    pub(super) async fn clean_up(mut self) -> Result<(), Obstacle> {
+    pub(super) async fn clean_up(mut self) -> Result<(), CheckObstacle> {
         let done = remove(&self.pool, self.drops()).await;
         self.is_clean = done.is_ok();
         done
@@ -76,7 +66,7 @@ impl<DB: Backend> Namespace<DB> {
     }
 }
 
-async fn remove<DB: Backend>(pool: &Pool<DB>, drops: Vec<String>) -> Result<(), Obstacle> {
+async fn remove<DB: Backend>(pool: &Pool<DB>, drops: Vec<String>) -> Result<(), CheckObstacle> {
     let mut done = Ok(());
     for number in 0..TRIES {
         if number > 0 {
@@ -90,8 +80,8 @@ async fn remove<DB: Backend>(pool: &Pool<DB>, drops: Vec<String>) -> Result<(), 
     done
 }
 
-async fn drop_all<DB: Backend>(pool: &Pool<DB>, drops: &[String]) -> Result<(), Obstacle> {
-    let (mut session, _) = Session::<DB>::connect(pool, "namespace").await?;
+async fn drop_all<DB: Backend>(pool: &Pool<DB>, drops: &[String]) -> Result<(), CheckObstacle> {
+    let (mut session, _) = LabSession::<DB>::connect(pool, "namespace").await?;
     let [before, after] = DB::LIMITED_DROP;
     for sql in drops {
         let sql = format!("{before}{sql}{after}");

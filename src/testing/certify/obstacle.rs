@@ -4,14 +4,14 @@ use crate::failure::Failure;
 
 /// Why a check has no result of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Obstacle {
+pub(super) enum CheckObstacle {
     /// The server does not know a statement or a setting.
     Unknown(String),
     /// Something else went wrong.
     Failed(String),
 }
 
-impl Obstacle {
+impl CheckObstacle {
     /// A statement failed that the check needs.
     pub(super) fn of_failure(statement: &str, failure: &Failure, is_unknown: bool) -> Self {
         let text = format!("{}: {failure}", shown(statement));

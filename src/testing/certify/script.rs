@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lab::Lab;
-use super::obstacle::Obstacle;
-use super::session::{ANSWER_LIMIT, Answer, Session, is_unknown, succeeded};
+use super::obstacle::CheckObstacle;
+use super::session::{ANSWER_LIMIT, LabAnswer, LabSession, is_unknown, succeeded};
 use crate::backend::{Backend, CertifiedLevel};
 use crate::failure::Failure;
 
@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_millis(40);
 /// An anomaly, with steps that are ordered so that the results alone show whether it happened, whichever
 /// transaction had to wait. After [Hermitage](https://github.com/ept/hermitage).
 #[derive(Debug)]
-pub(super) struct Script {
+pub(super) struct AnomalyScript {
     pub(super) id: &'static str,
     pub(super) promise: &'static str,
     /// Each step with its transaction, which begins with its first step; `{}` stands for the table. A SELECT
@@ -43,7 +43,7 @@ pub(super) struct ScriptResult {
 
 struct ScriptPlayer<DB: Backend> {
     node: usize,
-    session: Session<DB>,
+    session: LabSession<DB>,
     level: CertifiedLevel,
     begun: bool,
     to_do: VecDeque<String>,
@@ -68,7 +68,7 @@ impl<DB: Backend> ScriptPlayer<DB> {
     }
 
     /// Continues until no step is left or another transaction blocks this one. Returns whether it got on.
-    async fn go_on(&mut self, lab: &Lab<DB>) -> Result<bool, Obstacle> {
+    async fn go_on(&mut self, lab: &Lab<DB>) -> Result<bool, CheckObstacle> {
         let (mut progress, watch) = (false, lab.watch_on(self.node));
         loop {
             let answer = if self.current.is_some() {
@@ -88,7 +88,7 @@ impl<DB: Backend> ScriptPlayer<DB> {
         }
     }
 
-    fn learn(&mut self, statement: &str, answer: Answer) -> Result<(), Obstacle> {
+    fn learn(&mut self, statement: &str, answer: LabAnswer) -> Result<(), CheckObstacle> {
         if statement == self.level.opening {
             let answer = succeeded::<DB>(statement, answer)?;
             self.session.begun(&answer);
@@ -101,7 +101,7 @@ impl<DB: Backend> ScriptPlayer<DB> {
                 self.to_do = VecDeque::from([String::from("ROLLBACK")]);
             }
             Some(failure) => {
-                return Err(Obstacle::of_failure(statement, &failure, is_unknown::<DB>(&failure)));
+                return Err(CheckObstacle::of_failure(statement, &failure, is_unknown::<DB>(&failure)));
             }
             None if statement.starts_with("SELECT") => self.reads.push(answer.integers),
             None => {}
@@ -113,10 +113,10 @@ impl<DB: Backend> ScriptPlayer<DB> {
 /// Runs the script at a level, on a new table, with the transactions on these nodes.
 pub(super) async fn play<DB: Backend>(
     lab: &Lab<DB>,
-    script: &Script,
+    script: &AnomalyScript,
     level: &CertifiedLevel,
     nodes: [usize; 2],
-) -> Result<ScriptResult, Obstacle> {
+) -> Result<ScriptResult, CheckObstacle> {
     let table = if nodes == [0, 0] { lab.table().await? } else { lab.shared_table().await? };
     let mut players = Vec::new();
     for node in nodes {
@@ -139,7 +139,7 @@ pub(super) async fn play<DB: Backend>(
     let start = Instant::now();
     while !players.iter().all(ScriptPlayer::is_done) {
         if start.elapsed() > ANSWER_LIMIT {
-            return Err(Obstacle::Failed(format!("a transaction still waited after {ANSWER_LIMIT:?}")));
+            return Err(CheckObstacle::Failed(format!("a transaction still waited after {ANSWER_LIMIT:?}")));
         }
         go_on(&mut players, lab).await?;
     }
@@ -151,7 +151,7 @@ pub(super) async fn play<DB: Backend>(
 }
 
 /// Lets each transaction get on. Returns whether one did.
-async fn go_on<DB: Backend>(players: &mut [ScriptPlayer<DB>], lab: &Lab<DB>) -> Result<bool, Obstacle> {
+async fn go_on<DB: Backend>(players: &mut [ScriptPlayer<DB>], lab: &Lab<DB>) -> Result<bool, CheckObstacle> {
     let mut progress = false;
     for player in players {
         progress |= player.go_on(lab).await?;

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::obstacle::Obstacle;
+use super::obstacle::CheckObstacle;
 use super::watch::LockWatch;
 use crate::backend::{Backend, CertifiedLevel, Value, WatchedQuery, failure_or_other};
 use crate::failure::{Failure, FailureKind};
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_millis(800);
 
 /// The answer to a statement, or to several in one text.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Answer {
+pub(super) struct LabAnswer {
     /// The first column of each row in which it is an integer.
     pub(super) integers: Vec<i64>,
     /// The first column of each row in which it is text.
@@ -34,7 +34,7 @@ pub(super) struct Answer {
     pub(super) failure: Option<Failure>,
 }
 
-impl Answer {
+impl LabAnswer {
     /// The only integer.
     pub(super) fn integer(&self) -> Option<i64> {
         self.integers.first().copied()
@@ -46,7 +46,7 @@ impl Answer {
     }
 }
 
-enum Request {
+enum LabRequest {
     /// One or more statements, as they are.
     Text(String),
     /// A statement that the driver keeps prepared, with its value.
@@ -54,9 +54,9 @@ enum Request {
 }
 
 /// A connection with a task of its own, so that a statement that waits for a lock blocks nothing else.
-pub(super) struct Session<DB: Backend> {
-    requests: mpsc::UnboundedSender<Request>,
-    answers: mpsc::UnboundedReceiver<Answer>,
+pub(super) struct LabSession<DB: Backend> {
+    requests: mpsc::UnboundedSender<LabRequest>,
+    answers: mpsc::UnboundedReceiver<LabAnswer>,
     /// Names the check in each statement, for those who read the server's log.
     tag: String,
     /// The server's id of the session, once it is known.
@@ -70,14 +70,14 @@ pub(super) struct Session<DB: Backend> {
     database: PhantomData<fn() -> DB>,
 }
 
-impl<DB: Backend> Session<DB> {
+impl<DB: Backend> LabSession<DB> {
     /// Connects like the pool. Returns the session, and its task, which ends when the session is dropped.
-    pub(super) async fn connect(pool: &Pool<DB>, tag: &str) -> Result<(Self, JoinHandle<()>), Obstacle> {
+    pub(super) async fn connect(pool: &Pool<DB>, tag: &str) -> Result<(Self, JoinHandle<()>), CheckObstacle> {
         let options = pool.connect_options();
         let connecting = timeout(ANSWER_LIMIT, DB::Connection::connect_with(&options)).await;
         let connection = match connecting {
             Ok(connected) => connected.map_err(|error| failed_to_connect::<DB>(&error))?,
-            Err(_) => return Err(Obstacle::no_answer("connect", ANSWER_LIMIT)),
+            Err(_) => return Err(CheckObstacle::no_answer("connect", ANSWER_LIMIT)),
         };
         let (requests, inbox) = mpsc::unbounded_channel();
         let (outbox, answers) = mpsc::unbounded_channel();
@@ -91,8 +91,8 @@ impl<DB: Backend> Session<DB> {
         Ok((session, task))
     }
 
-    fn send(&self, request: Request) -> Result<(), Obstacle> {
-        let closed = |_| Obstacle::Failed(String::from("the connection's task has ended"));
+    fn send(&self, request: LabRequest) -> Result<(), CheckObstacle> {
+        let closed = |_| CheckObstacle::Failed(String::from("the connection's task has ended"));
         self.requests.send(request).map_err(closed)
     }
 
@@ -101,10 +101,10 @@ impl<DB: Backend> Session<DB> {
     }
 
     /// Returns the answer, whether it is a failure or not.
-    pub(super) async fn ask(&mut self, sql: &str) -> Result<Answer, Obstacle> {
+    pub(super) async fn ask(&mut self, sql: &str) -> Result<LabAnswer, CheckObstacle> {
         let start = Instant::now();
         loop {
-            self.send(Request::Text(self.tagged(sql)))?;
+            self.send(LabRequest::Text(self.tagged(sql)))?;
             let answer = self.answer(sql).await?;
             // SQLite refuses to wait for the connections of an earlier check, which are about to close.
             let is_refused = answer.kind() == Some(FailureKind::Busy) && !self.has_begun;
@@ -124,27 +124,27 @@ impl<DB: Backend> Session<DB> {
     }
 
     /// Runs a statement that must succeed.
-    pub(super) async fn run(&mut self, sql: &str) -> Result<Answer, Obstacle> {
+    pub(super) async fn run(&mut self, sql: &str) -> Result<LabAnswer, CheckObstacle> {
         let answer = self.ask(sql).await?;
         succeeded::<DB>(sql, answer)
     }
 
     /// Returns the integers of a query that the driver keeps prepared.
-    pub(super) async fn prepared(&mut self, sql: &str, value: i64) -> Result<Answer, Obstacle> {
-        self.send(Request::Prepared(self.tagged(sql), value))?;
+    pub(super) async fn prepared(&mut self, sql: &str, value: i64) -> Result<LabAnswer, CheckObstacle> {
+        self.send(LabRequest::Prepared(self.tagged(sql), value))?;
         self.answer(sql).await
     }
 
-    async fn answer(&mut self, sql: &str) -> Result<Answer, Obstacle> {
+    async fn answer(&mut self, sql: &str) -> Result<LabAnswer, CheckObstacle> {
         match timeout(ANSWER_LIMIT, self.answers.recv()).await {
             Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(Obstacle::Failed(format!("{sql}: the connection's task has ended"))),
-            Err(_) => Err(Obstacle::no_answer(sql, ANSWER_LIMIT)),
+            Ok(None) => Err(CheckObstacle::Failed(format!("{sql}: the connection's task has ended"))),
+            Err(_) => Err(CheckObstacle::no_answer(sql, ANSWER_LIMIT)),
         }
     }
 
     /// Opens a transaction.
-    pub(super) async fn begin(&mut self, level: &CertifiedLevel) -> Result<(), Obstacle> {
+    pub(super) async fn begin(&mut self, level: &CertifiedLevel) -> Result<(), CheckObstacle> {
         let answer = self.run(level.opening).await?;
         self.begun(&answer);
         Ok(())
@@ -155,7 +155,7 @@ impl<DB: Backend> Session<DB> {
         &mut self,
         level: &CertifiedLevel,
         watch: &LockWatch<DB>,
-    ) -> Result<bool, Obstacle> {
+    ) -> Result<bool, CheckObstacle> {
         match self.attempt(level.opening, watch).await? {
             Some(answer) => {
                 let answer = succeeded::<DB>(level.opening, answer)?;
@@ -166,7 +166,7 @@ impl<DB: Backend> Session<DB> {
         }
     }
 
-    pub(super) fn begun(&mut self, answer: &Answer) {
+    pub(super) fn begun(&mut self, answer: &LabAnswer) {
         self.id = answer.integer();
         (self.has_begun, self.fresh) = (true, true);
     }
@@ -177,8 +177,8 @@ impl<DB: Backend> Session<DB> {
     }
 
     /// Sends a statement without waiting for its answer, which [`granted`](Self::granted) returns.
-    pub(super) fn start(&mut self, sql: &str) -> Result<(), Obstacle> {
-        self.send(Request::Text(self.tagged(sql)))?;
+    pub(super) fn start(&mut self, sql: &str) -> Result<(), CheckObstacle> {
+        self.send(LabRequest::Text(self.tagged(sql)))?;
         self.waiting = Some(sql.to_owned());
         Ok(())
     }
@@ -188,7 +188,7 @@ impl<DB: Backend> Session<DB> {
         &mut self,
         sql: &str,
         watch: &LockWatch<DB>,
-    ) -> Result<Option<Answer>, Obstacle> {
+    ) -> Result<Option<LabAnswer>, CheckObstacle> {
         self.start(sql)?;
         self.poll(watch, PATIENCE).await
     }
@@ -198,16 +198,18 @@ impl<DB: Backend> Session<DB> {
         &mut self,
         watch: &LockWatch<DB>,
         patience: Duration,
-    ) -> Result<Option<Answer>, Obstacle> {
+    ) -> Result<Option<LabAnswer>, CheckObstacle> {
         let Some(sql) = self.waiting.clone() else { return Ok(None) };
         if std::mem::take(&mut self.refused) {
-            self.send(Request::Text(self.tagged(&sql)))?;
+            self.send(LabRequest::Text(self.tagged(&sql)))?;
         }
         let start = Instant::now();
         let answer = loop {
             match timeout(POLL_AFTER, self.answers.recv()).await {
                 Ok(Some(answer)) => break answer,
-                Ok(None) => return Err(Obstacle::Failed(format!("{sql}: the connection's task has ended"))),
+                Ok(None) => {
+                    return Err(CheckObstacle::Failed(format!("{sql}: the connection's task has ended")));
+                }
                 Err(_) if start.elapsed() > patience => return Ok(None),
                 Err(_) if self.is_reported(watch).await => return Ok(None),
                 Err(_) => {}
@@ -232,7 +234,7 @@ impl<DB: Backend> Session<DB> {
     }
 
     /// Returns the answer to the statement that waits, which nothing blocks any more.
-    pub(super) async fn granted(&mut self, watch: &LockWatch<DB>) -> Result<Answer, Obstacle> {
+    pub(super) async fn granted(&mut self, watch: &LockWatch<DB>) -> Result<LabAnswer, CheckObstacle> {
         let sql = self.waiting.clone().unwrap_or_default();
         let start = Instant::now();
         loop {
@@ -240,7 +242,7 @@ impl<DB: Backend> Session<DB> {
                 return Ok(answer);
             }
             if start.elapsed() > ANSWER_LIMIT || self.waiting.is_none() {
-                return Err(Obstacle::no_answer(&sql, ANSWER_LIMIT));
+                return Err(CheckObstacle::no_answer(&sql, ANSWER_LIMIT));
             }
             sleep(POLL_AFTER).await;
         }
@@ -248,10 +250,10 @@ impl<DB: Backend> Session<DB> {
 }
 
 /// Fails unless the statement succeeded.
-pub(super) fn succeeded<DB: Backend>(sql: &str, answer: Answer) -> Result<Answer, Obstacle> {
+pub(super) fn succeeded<DB: Backend>(sql: &str, answer: LabAnswer) -> Result<LabAnswer, CheckObstacle> {
     match &answer.failure {
         None => Ok(answer),
-        Some(failure) => Err(Obstacle::of_failure(sql, failure, is_unknown::<DB>(failure))),
+        Some(failure) => Err(CheckObstacle::of_failure(sql, failure, is_unknown::<DB>(failure))),
     }
 }
 
@@ -260,14 +262,14 @@ pub(super) fn is_unknown<DB: Backend>(failure: &Failure) -> bool {
     failure.kind() == FailureKind::Unsupported || failure.code().is_some_and(DB::is_unknown_to_the_server)
 }
 
-fn failed_to_connect<DB: Backend>(error: &sqlx::Error) -> Obstacle {
-    Obstacle::Failed(format!("could not connect: {}", failure_or_other::<DB>(error)))
+fn failed_to_connect<DB: Backend>(error: &sqlx::Error) -> CheckObstacle {
+    CheckObstacle::Failed(format!("could not connect: {}", failure_or_other::<DB>(error)))
 }
 
 async fn serve<DB: Backend>(
     mut connection: DB::Connection,
-    mut inbox: mpsc::UnboundedReceiver<Request>,
-    outbox: mpsc::UnboundedSender<Answer>,
+    mut inbox: mpsc::UnboundedReceiver<LabRequest>,
+    outbox: mpsc::UnboundedSender<LabAnswer>,
 ) {
     while let Some(request) = inbox.recv().await {
         // A session that was dropped needs no answer: closing its connection ends its transaction.
@@ -280,14 +282,14 @@ async fn serve<DB: Backend>(
     let _ = timeout(ANSWER_LIMIT, connection.close()).await;
 }
 
-async fn perform<DB: Backend>(connection: &mut DB::Connection, request: Request) -> Answer {
+async fn perform<DB: Backend>(connection: &mut DB::Connection, request: LabRequest) -> LabAnswer {
     match request {
-        Request::Text(sql) => {
+        LabRequest::Text(sql) => {
             let reply = DB::send_text(connection, sql).await;
             let failure = reply.error.map(|error| failure_or_other::<DB>(&error));
-            Answer { integers: reply.integers, texts: reply.texts, failure }
+            LabAnswer { integers: reply.integers, texts: reply.texts, failure }
         }
-        Request::Prepared(sql, value) => {
+        LabRequest::Prepared(sql, value) => {
             let query = WatchedQuery::<DB>::with_values(sql, [Value::Integer(value)]);
             let rows = match query {
                 Ok(query) => DB::send_for_rows(connection, query.persistent_if(true)).await,
@@ -298,9 +300,11 @@ async fn perform<DB: Backend>(connection: &mut DB::Connection, request: Request)
             };
             match rows.and_then(read) {
                 Ok(integers) => {
-                    Answer { integers: integers.into_iter().flatten().collect(), ..Answer::default() }
+                    LabAnswer { integers: integers.into_iter().flatten().collect(), ..LabAnswer::default() }
                 }
-                Err(error) => Answer { failure: Some(failure_or_other::<DB>(&error)), ..Answer::default() },
+                Err(error) => {
+                    LabAnswer { failure: Some(failure_or_other::<DB>(&error)), ..LabAnswer::default() }
+                }
             }
         }
     }

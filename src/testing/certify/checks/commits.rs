@@ -1,37 +1,41 @@
 //! What COMMIT and ROLLBACK mean.
 
-use super::{Check, CheckResult, held, not_held};
+use super::{CertifyCheck, CheckResult, held, not_held};
 use crate::backend::Backend;
 use crate::testing::certify::lab::Lab;
-use crate::testing::certify::obstacle::Obstacle;
+use crate::testing::certify::obstacle::CheckObstacle;
 
 /// How many writes are read on another connection.
 const ROUNDS: i64 = 25;
 
-pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
+pub(super) fn checks<DB: Backend>() -> Vec<CertifyCheck<DB>> {
     vec![
-        Check::new("commit.stored", "what an acknowledged COMMIT wrote is stored", |lab| {
+        CertifyCheck::new("commit.stored", "what an acknowledged COMMIT wrote is stored", |lab| {
             Box::pin(stored(lab))
         }),
-        Check::new("commit.rollback", "what was rolled back is not stored", |lab| Box::pin(rolled_back(lab))),
-        Check::new(
+        CertifyCheck::new("commit.rollback", "what was rolled back is not stored", |lab| {
+            Box::pin(rolled_back(lab))
+        }),
+        CertifyCheck::new(
             "commit.after-error",
             "after a failed statement, COMMIT fails or stores what had succeeded",
             |lab| Box::pin(after_error(lab)),
         ),
-        Check::new(
+        CertifyCheck::new(
             "commit.nothing-after-conflict",
             "a transaction that the server has ended stores nothing more",
             |lab| Box::pin(nothing_after_conflict(lab)),
         ),
-        Check::new("reads.other-session", "a commit is seen by the next query of any session", |lab| {
-            Box::pin(other_session(lab))
-        }),
+        CertifyCheck::new(
+            "reads.other-session",
+            "a commit is seen by the next query of any session",
+            |lab| Box::pin(other_session(lab)),
+        ),
     ]
 }
 
 /// The value of row 1, as a new session reads it.
-async fn value<DB: Backend>(lab: &Lab<DB>, table: &str) -> Result<Option<i64>, Obstacle> {
+async fn value<DB: Backend>(lab: &Lab<DB>, table: &str) -> Result<Option<i64>, CheckObstacle> {
     let mut reader = lab.session().await?;
     Ok(reader.run(&format!("SELECT value FROM {table} WHERE id = 1")).await?.integer())
 }
@@ -68,7 +72,7 @@ async fn after_error<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
     writer.run(&format!("UPDATE {table} SET value = 11 WHERE id = 1")).await?;
     let refused = writer.ask(&format!("INSERT INTO {table} VALUES (2, 0)")).await?;
     if refused.failure.is_none() {
-        return Err(Obstacle::Failed(String::from("a duplicate key was accepted")));
+        return Err(CheckObstacle::Failed(String::from("a duplicate key was accepted")));
     }
     let committed = writer.ask("COMMIT").await?;
     match (committed.failure, value(lab, &table).await?) {

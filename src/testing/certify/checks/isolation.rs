@@ -1,17 +1,17 @@
 //! Isolation levels, by the anomalies that they prevent.
 
-use super::{Check, CheckResult, held, not_held};
+use super::{CertifyCheck, CheckResult, held, not_held};
 use crate::backend::{Backend, CertifiedLevel};
 use crate::testing::certify::lab::Lab;
-use crate::testing::certify::script::{Script, ScriptResult, T1, T2, play};
+use crate::testing::certify::script::{AnomalyScript, ScriptResult, T1, T2, play};
 
 const ROW_1: &str = "SELECT 1000 * id + value FROM {} WHERE id = 1";
 const ROW_2: &str = "SELECT 1000 * id + value FROM {} WHERE id = 2";
 const ALL: &str = "SELECT 1000 * id + value FROM {} ORDER BY id";
 const COMMIT: &str = "COMMIT";
 
-static SCRIPTS: [Script; 6] = [
-    Script {
+static SCRIPTS: [AnomalyScript; 6] = [
+    AnomalyScript {
         id: "dirty-read",
         promise: "a transaction does not read what another one rolls back",
         steps: &[
@@ -23,7 +23,7 @@ static SCRIPTS: [Script; 6] = [
         ],
         happened: |seen| seen.reads[T2].iter().any(|rows| rows.contains(&1101)),
     },
-    Script {
+    AnomalyScript {
         id: "non-repeatable-read",
         promise: "a transaction that reads a row twice reads the same",
         steps: &[
@@ -35,7 +35,7 @@ static SCRIPTS: [Script; 6] = [
         ],
         happened: |seen| seen.reads[T1].first() != seen.reads[T1].get(1),
     },
-    Script {
+    AnomalyScript {
         id: "phantom",
         promise: "a transaction that repeats a query does not find new rows",
         steps: &[
@@ -48,7 +48,7 @@ static SCRIPTS: [Script; 6] = [
         happened: |seen| rows(seen, T1, 1).contains(&3030),
     },
     LOST_UPDATE,
-    Script {
+    AnomalyScript {
         id: "read-skew",
         promise: "a transaction sees all or nothing of another one",
         steps: &[
@@ -65,7 +65,7 @@ static SCRIPTS: [Script; 6] = [
 ];
 
 /// Two transactions read a row, and both write it.
-pub(super) const LOST_UPDATE: Script = Script {
+pub(super) const LOST_UPDATE: AnomalyScript = AnomalyScript {
     id: "lost-update",
     promise: "of two transactions that read a row and then write it, both do not commit",
     steps: &[
@@ -80,7 +80,7 @@ pub(super) const LOST_UPDATE: Script = Script {
 };
 
 /// Two transactions read both rows, and each writes one of them.
-pub(super) const WRITE_SKEW: Script = Script {
+pub(super) const WRITE_SKEW: AnomalyScript = AnomalyScript {
     id: "write-skew",
     promise: "of two transactions, each of which reads what the other one writes, both do not commit",
     steps: &[
@@ -99,11 +99,11 @@ fn rows(seen: &ScriptResult, player: usize, query: usize) -> &[i64] {
     seen.reads[player].get(query).map_or(&[], Vec::as_slice)
 }
 
-pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
+pub(super) fn checks<DB: Backend>() -> Vec<CertifyCheck<DB>> {
     let scripts_at = |level: &'static CertifiedLevel| {
         SCRIPTS.iter().map(move |script| {
             let id = format!("isolation.{}.{}", level.id, script.id);
-            Check::new(id, script.promise, move |lab| Box::pin(check(lab, script, level, [0, 0])))
+            CertifyCheck::new(id, script.promise, move |lab| Box::pin(check(lab, script, level, [0, 0])))
         })
     };
     DB::LEVELS.iter().flat_map(scripts_at).collect()
@@ -112,7 +112,7 @@ pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
 /// Plays a script, and says what happened.
 pub(super) async fn check<DB: Backend>(
     lab: &Lab<DB>,
-    script: &'static Script,
+    script: &'static AnomalyScript,
     level: &'static CertifiedLevel,
     nodes: [usize; 2],
 ) -> CheckResult {

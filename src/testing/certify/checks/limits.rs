@@ -4,30 +4,36 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Check, CheckResult, held, not_held, not_offered};
+use super::{CertifyCheck, CheckResult, held, not_held, not_offered};
 use crate::backend::Backend;
 use crate::failure::FailureKind;
 use crate::testing::certify::lab::Lab;
-use crate::testing::certify::obstacle::Obstacle;
-use crate::testing::certify::session::Session;
+use crate::testing::certify::obstacle::CheckObstacle;
+use crate::testing::certify::session::LabSession;
 
 /// The limits are a second or less. What ends later than this was not ended by a limit.
 const SLACK: Duration = Duration::from_secs(6);
 
-pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
+pub(super) fn checks<DB: Backend>() -> Vec<CertifyCheck<DB>> {
     vec![
-        Check::new("limits.lock-timeout", "a wait for a lock ends after the transaction's limit", |lab| {
-            Box::pin(lock_timeout(lab))
-        }),
-        Check::new("limits.statement-timeout", "a statement ends after the transaction's limit", |lab| {
-            Box::pin(statement_timeout(lab))
-        }),
-        Check::new(
+        CertifyCheck::new(
+            "limits.lock-timeout",
+            "a wait for a lock ends after the transaction's limit",
+            |lab| Box::pin(lock_timeout(lab)),
+        ),
+        CertifyCheck::new(
+            "limits.statement-timeout",
+            "a statement ends after the transaction's limit",
+            |lab| Box::pin(statement_timeout(lab)),
+        ),
+        CertifyCheck::new(
             "limits.idle-in-transaction",
             "a session that stays idle in a transaction is ended after the limit",
             |lab| Box::pin(idle_in_transaction(lab)),
         ),
-        Check::new("limits.cancel", "another session can cancel a statement", |lab| Box::pin(cancel(lab))),
+        CertifyCheck::new("limits.cancel", "another session can cancel a statement", |lab| {
+            Box::pin(cancel(lab))
+        }),
     ]
 }
 
@@ -78,9 +84,9 @@ async fn statement_timeout<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
 
 /// The failure, if any, of the statement that was started; `None` if it still runs.
 async fn answer_in_time<DB: Backend>(
-    session: &mut Session<DB>,
+    session: &mut LabSession<DB>,
     lab: &Lab<DB>,
-) -> Result<Option<Option<crate::Failure>>, Obstacle> {
+) -> Result<Option<Option<crate::Failure>>, CheckObstacle> {
     let start = Instant::now();
     while start.elapsed() < SLACK {
         if let Some(answer) = session.poll(lab.watch(), SLACK).await? {

@@ -1,31 +1,35 @@
 //! Row locks and advisory locks.
 
-use super::{Check, CheckResult, held, not_held, not_offered};
+use super::{CertifyCheck, CheckResult, held, not_held, not_offered};
 use crate::backend::Backend;
 use crate::failure::FailureKind;
 use crate::testing::certify::lab::Lab;
-use crate::testing::certify::obstacle::Obstacle;
-use crate::testing::certify::session::{Answer, Session, succeeded};
+use crate::testing::certify::obstacle::CheckObstacle;
+use crate::testing::certify::session::{LabAnswer, LabSession, succeeded};
 
-pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
+pub(super) fn checks<DB: Backend>() -> Vec<CertifyCheck<DB>> {
     vec![
-        Check::new("locks.update", "FOR UPDATE makes another session's FOR UPDATE wait", |lab| {
+        CertifyCheck::new("locks.update", "FOR UPDATE makes another session's FOR UPDATE wait", |lab| {
             Box::pin(update(lab, [0, 0]))
         }),
-        Check::new("locks.update-blocks-writes", "FOR UPDATE makes another session's UPDATE wait", |lab| {
-            Box::pin(blocks_writes(lab))
-        }),
-        Check::new("locks.skip-locked", "SKIP LOCKED returns the rows that are not locked", |lab| {
+        CertifyCheck::new(
+            "locks.update-blocks-writes",
+            "FOR UPDATE makes another session's UPDATE wait",
+            |lab| Box::pin(blocks_writes(lab)),
+        ),
+        CertifyCheck::new("locks.skip-locked", "SKIP LOCKED returns the rows that are not locked", |lab| {
             Box::pin(skip_locked(lab, [0, 0]))
         }),
-        Check::new("locks.nowait", "NOWAIT fails at once on a locked row", |lab| Box::pin(nowait(lab))),
-        Check::new("locks.nowait-code", "the code of NOWAIT is not that of a timeout", |lab| {
+        CertifyCheck::new("locks.nowait", "NOWAIT fails at once on a locked row", |lab| {
+            Box::pin(nowait(lab))
+        }),
+        CertifyCheck::new("locks.nowait-code", "the code of NOWAIT is not that of a timeout", |lab| {
             Box::pin(nowait_code(lab))
         }),
-        Check::new("locks.advisory", "an advisory lock is granted to one session at a time", |lab| {
+        CertifyCheck::new("locks.advisory", "an advisory lock is granted to one session at a time", |lab| {
             Box::pin(advisory(lab, [0, 0]))
         }),
-        Check::new("locks.advisory-released", "an advisory lock is free after its release", |lab| {
+        CertifyCheck::new("locks.advisory-released", "an advisory lock is free after its release", |lab| {
             Box::pin(advisory_released(lab))
         }),
     ]
@@ -36,7 +40,7 @@ async fn holder_and_other<DB: Backend>(
     lab: &Lab<DB>,
     table: &str,
     nodes: [usize; 2],
-) -> Result<(Session<DB>, Session<DB>), Obstacle> {
+) -> Result<(LabSession<DB>, LabSession<DB>), CheckObstacle> {
     let (mut holder, mut other) = (lab.session_on(nodes[0]).await?, lab.session_on(nodes[1]).await?);
     holder.begin(lab.weakest()).await?;
     holder.run(&format!("SELECT value FROM {table} WHERE id = 1 FOR UPDATE")).await?;
@@ -47,7 +51,7 @@ async fn holder_and_other<DB: Backend>(
 const NO_ROW_LOCKS: &str = "the database has no row locks";
 
 /// A table that exists on both nodes.
-async fn table_on<DB: Backend>(lab: &Lab<DB>, nodes: [usize; 2]) -> Result<String, Obstacle> {
+async fn table_on<DB: Backend>(lab: &Lab<DB>, nodes: [usize; 2]) -> Result<String, CheckObstacle> {
     if nodes == [0, 0] { lab.table().await } else { lab.shared_table().await }
 }
 
@@ -141,14 +145,14 @@ async fn nowait_code<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
     let refusal = refused.ask(&format!("{select} NOWAIT")).await?;
     let timeout = late.ask(&select).await?;
     let code =
-        |answer: &Answer| answer.failure.as_ref().and_then(|failure| failure.code().map(str::to_owned));
+        |answer: &LabAnswer| answer.failure.as_ref().and_then(|failure| failure.code().map(str::to_owned));
     match (code(&refusal), code(&timeout)) {
         (Some(refusal), Some(timeout)) if refusal != timeout => {
             held(format!("NOWAIT fails with {refusal}, a timeout with {timeout}"))
         }
         (Some(refusal), Some(_)) => not_held(format!("both fail with {refusal}")),
-        (None, _) => Err(Obstacle::Failed(String::from("NOWAIT did not fail with a code"))),
-        (_, None) => Err(Obstacle::Failed(String::from("the wait for a lock did not end with a code"))),
+        (None, _) => Err(CheckObstacle::Failed(String::from("NOWAIT did not fail with a code"))),
+        (_, None) => Err(CheckObstacle::Failed(String::from("the wait for a lock did not end with a code"))),
     }
 }
 

@@ -1,10 +1,10 @@
 //! What holds between the nodes of one cluster: each check uses the first node and each other one.
 
 use super::isolation::{self, LOST_UPDATE, WRITE_SKEW};
-use super::{Check, CheckResult, SAME_DATA, held, locks, not_held, not_offered};
+use super::{CertifyCheck, CheckResult, SAME_DATA, held, locks, not_held, not_offered};
 use crate::backend::Backend;
 use crate::testing::certify::lab::Lab;
-use crate::testing::certify::obstacle::Obstacle;
+use crate::testing::certify::obstacle::CheckObstacle;
 use crate::testing::certify::sheet::Standing;
 use futures_core::future::BoxFuture;
 
@@ -18,40 +18,44 @@ const MAX_SKEW: i64 = 1_000;
 /// Two nodes: the first one, and another one.
 type Pair = [usize; 2];
 
-pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
+pub(super) fn checks<DB: Backend>() -> Vec<CertifyCheck<DB>> {
     vec![
-        Check::new(SAME_DATA, "what commits on one node is seen on the others", |lab| {
+        CertifyCheck::new(SAME_DATA, "what commits on one node is seen on the others", |lab| {
             Box::pin(same_data(lab))
         }),
-        Check::new("nodes.reads", "a commit is seen by the next query on any node", |lab| {
+        CertifyCheck::new("nodes.reads", "a commit is seen by the next query on any node", |lab| {
             each(lab, |lab, pair| Box::pin(reads(lab, pair)))
         }),
-        Check::new("nodes.row-locks", "FOR UPDATE makes a FOR UPDATE on another node wait", |lab| {
+        CertifyCheck::new("nodes.row-locks", "FOR UPDATE makes a FOR UPDATE on another node wait", |lab| {
             each(lab, |lab, pair| Box::pin(locks::update(lab, pair)))
         }),
-        Check::new(
+        CertifyCheck::new(
             "nodes.skip-locked",
             "SKIP LOCKED skips the rows that are locked on another node",
             |lab| each(lab, |lab, pair| Box::pin(locks::skip_locked(lab, pair))),
         ),
-        Check::new("nodes.advisory-locks", "an advisory lock is refused on another node", |lab| {
+        CertifyCheck::new("nodes.advisory-locks", "an advisory lock is refused on another node", |lab| {
             each(lab, |lab, pair| Box::pin(locks::advisory(lab, pair)))
         }),
-        Check::new("nodes.unique-key", "of two transactions with the same key, one commits", |lab| {
+        CertifyCheck::new("nodes.unique-key", "of two transactions with the same key, one commits", |lab| {
             each(lab, |lab, pair| Box::pin(unique_key(lab, pair)))
         }),
-        Check::new("nodes.lost-update", LOST_UPDATE.promise, |lab| {
+        CertifyCheck::new("nodes.lost-update", LOST_UPDATE.promise, |lab| {
             each(lab, |lab, pair| Box::pin(isolation::check(lab, &LOST_UPDATE, lab.strongest(), pair)))
         }),
-        Check::new("nodes.write-skew", WRITE_SKEW.promise, |lab| {
+        CertifyCheck::new("nodes.write-skew", WRITE_SKEW.promise, |lab| {
             each(lab, |lab, pair| Box::pin(write_skew(lab, pair)))
         }),
-        Check::new("nodes.guard-row", "of two transactions that change a guard row, one commits", |lab| {
-            each(lab, |lab, pair| Box::pin(guard_row(lab, pair)))
-        }),
-        Check::new("nodes.clock-skew", "the clocks of the nodes differ by less than a second", |lab| {
-            each(lab, |lab, pair| Box::pin(clock_skew(lab, pair)))
-        }),
+        CertifyCheck::new(
+            "nodes.guard-row",
+            "of two transactions that change a guard row, one commits",
+            |lab| each(lab, |lab, pair| Box::pin(guard_row(lab, pair))),
+        ),
+        CertifyCheck::new(
+            "nodes.clock-skew",
+            "the clocks of the nodes differ by less than a second",
+            |lab| each(lab, |lab, pair| Box::pin(clock_skew(lab, pair))),
+        ),
     ]
 }
 
@@ -77,7 +81,7 @@ fn each<'a, DB: Backend>(
 async fn same_data<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
     match lab.shared_table().await {
         Ok(_) => held("a new table and its rows appeared on all nodes"),
-        Err(Obstacle::Failed(text) | Obstacle::Unknown(text)) => not_held(text),
+        Err(CheckObstacle::Failed(text) | CheckObstacle::Unknown(text)) => not_held(text),
     }
 }
 
@@ -106,7 +110,7 @@ async fn both<DB: Backend>(
     pair: Pair,
     reads: &[String],
     writes: [String; 2],
-) -> Result<PairOfFailures, Obstacle> {
+) -> Result<PairOfFailures, CheckObstacle> {
     let (mut first, mut second) = (lab.session_on(pair[0]).await?, lab.session_on(pair[1]).await?);
     first.begin(lab.strongest()).await?;
     second.begin(lab.strongest()).await?;
@@ -204,7 +208,7 @@ async fn clock_skew<DB: Backend>(lab: &Lab<DB>, pair: Pair) -> CheckResult {
     let other = second.run(clock).await?.integer();
     let after = first.run(clock).await?.integer();
     let (Some(before), Some(other), Some(after)) = (before, other, after) else {
-        return Err(Obstacle::Failed(String::from("a clock could not be read")));
+        return Err(CheckObstacle::Failed(String::from("a clock could not be read")));
     };
     let skew = (before - other).max(other - after).max(0);
     if skew < MAX_SKEW {

@@ -1,20 +1,20 @@
 //! The errors by which a server asks for a retry.
 
 use super::isolation::LOST_UPDATE;
-use super::{Check, CheckResult, held, not_held, not_offered};
+use super::{CertifyCheck, CheckResult, held, not_held, not_offered};
 use crate::backend::Backend;
 use crate::failure::Failure;
 use crate::testing::certify::lab::Lab;
-use crate::testing::certify::obstacle::Obstacle;
+use crate::testing::certify::obstacle::CheckObstacle;
 use crate::testing::certify::script::play;
-use crate::testing::certify::session::Session;
+use crate::testing::certify::session::LabSession;
 
-pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
+pub(super) fn checks<DB: Backend>() -> Vec<CertifyCheck<DB>> {
     vec![
-        Check::new("retries.deadlock", "a deadlock is detected, and reported as one", |lab| {
+        CertifyCheck::new("retries.deadlock", "a deadlock is detected, and reported as one", |lab| {
             Box::pin(deadlock_is_reported(lab))
         }),
-        Check::new(
+        CertifyCheck::new(
             "retries.serialization",
             "of two transactions that read and then write a row, one fails with an error that allows a retry",
             |lab| Box::pin(serialization(lab)),
@@ -23,10 +23,10 @@ pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
 }
 
 /// A transaction that lost a deadlock, its failure, and its table.
-type Loser<DB> = Option<(Session<DB>, Failure, String)>;
+type Loser<DB> = Option<(LabSession<DB>, Failure, String)>;
 
 /// Lets two transactions deadlock; `None` where the database has one writer at a time.
-pub(super) async fn deadlock<DB: Backend>(lab: &Lab<DB>) -> Result<Loser<DB>, Obstacle> {
+pub(super) async fn deadlock<DB: Backend>(lab: &Lab<DB>) -> Result<Loser<DB>, CheckObstacle> {
     if !DB::HAS_ROW_LOCKS {
         return Ok(None);
     }
@@ -38,7 +38,9 @@ pub(super) async fn deadlock<DB: Backend>(lab: &Lab<DB>) -> Result<Loser<DB>, Ob
     first.run(&update(1)).await?;
     second.run(&update(2)).await?;
     if first.attempt(&update(2), lab.watch()).await?.is_some() {
-        return Err(Obstacle::Failed(String::from("a transaction wrote a row that another one has written")));
+        return Err(CheckObstacle::Failed(String::from(
+            "a transaction wrote a row that another one has written",
+        )));
     }
     // The server ends one of the two; the other one then gets on.
     let answer = second.ask(&update(1)).await?;
@@ -51,7 +53,7 @@ pub(super) async fn deadlock<DB: Backend>(lab: &Lab<DB>) -> Result<Loser<DB>, Ob
     second.run("ROLLBACK").await?;
     match answer.failure {
         Some(failure) => Ok(Some((first, failure, table))),
-        None => Err(Obstacle::Failed(String::from("neither of two deadlocked transactions failed"))),
+        None => Err(CheckObstacle::Failed(String::from("neither of two deadlocked transactions failed"))),
     }
 }
 

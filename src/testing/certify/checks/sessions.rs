@@ -1,7 +1,7 @@
 //! What belongs to a session: prepared statements, settings and notifications. Poolers share server
 //! connections between clients, and keep these promises only in part.
 
-use super::{Check, CheckResult, held, not_held, not_offered};
+use super::{CertifyCheck, CheckResult, held, not_held, not_offered};
 use crate::backend::{Backend, failure_or_other};
 use crate::testing::certify::lab::Lab;
 
@@ -9,20 +9,20 @@ use crate::testing::certify::lab::Lab;
 const CLIENTS: i64 = 4;
 const ROUNDS: i64 = 5;
 
-pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
+pub(super) fn checks<DB: Backend>() -> Vec<CertifyCheck<DB>> {
     vec![
-        Check::new(
+        CertifyCheck::new(
             "sessions.prepared-statements",
             "statements that the driver keeps prepared stay those of their connection",
             |lab| Box::pin(prepared(lab)),
         ),
-        Check::new("sessions.state-stays", "a setting stays with the session that made it", |lab| {
+        CertifyCheck::new("sessions.state-stays", "a setting stays with the session that made it", |lab| {
             Box::pin(state_stays(lab))
         }),
-        Check::new("sessions.no-leaks", "a setting of one session is not seen by another", |lab| {
+        CertifyCheck::new("sessions.no-leaks", "a setting of one session is not seen by another", |lab| {
             Box::pin(no_leaks(lab))
         }),
-        Check::new("sessions.notifications", "NOTIFY reaches a session that listens", |lab| {
+        CertifyCheck::new("sessions.notifications", "NOTIFY reaches a session that listens", |lab| {
             Box::pin(notifications(lab))
         }),
     ]

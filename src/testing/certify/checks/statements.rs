@@ -1,31 +1,33 @@
 //! Savepoints, unique keys and DDL.
 
-use super::{Check, CheckResult, held, not_held};
+use super::{CertifyCheck, CheckResult, held, not_held};
 use crate::backend::Backend;
 use crate::testing::certify::lab::Lab;
 
-pub(super) fn checks<DB: Backend>() -> Vec<Check<DB>> {
+pub(super) fn checks<DB: Backend>() -> Vec<CertifyCheck<DB>> {
     vec![
-        Check::new("savepoints.undo", "rolling back to a savepoint undoes what came after it, only", |lab| {
-            Box::pin(undo(lab))
-        }),
-        Check::new(
+        CertifyCheck::new(
+            "savepoints.undo",
+            "rolling back to a savepoint undoes what came after it, only",
+            |lab| Box::pin(undo(lab)),
+        ),
+        CertifyCheck::new(
             "savepoints.after-error",
             "a transaction continues after rolling back to a savepoint that precedes an error",
             |lab| Box::pin(after_error(lab)),
         ),
-        Check::new(
+        CertifyCheck::new(
             "unique-key.fence",
             "an INSERT waits for the transaction that has inserted the same key, and then fails",
             |lab| Box::pin(fence(lab)),
         ),
-        Check::new("unique-key.released", "a key is free again after a rollback", |lab| {
+        CertifyCheck::new("unique-key.released", "a key is free again after a rollback", |lab| {
             Box::pin(released(lab))
         }),
-        Check::new("ddl.transactional", "CREATE TABLE is rolled back with its transaction", |lab| {
+        CertifyCheck::new("ddl.transactional", "CREATE TABLE is rolled back with its transaction", |lab| {
             Box::pin(transactional_ddl(lab))
         }),
-        Check::new("ddl.no-implicit-commit", "CREATE TABLE does not commit what precedes it", |lab| {
+        CertifyCheck::new("ddl.no-implicit-commit", "CREATE TABLE does not commit what precedes it", |lab| {
             Box::pin(no_implicit_commit(lab))
         }),
     ]
