@@ -38,7 +38,7 @@ pub trait CertificationSql: Database {
     /// Ends the session if it stays idle in its open transaction, and how long it is left idle.
     const SHORT_IDLE_TIMEOUT: Option<(&'static str, Duration)> = None;
 
-    /// A statement that runs for half a minute; `{}` stands for a table of two rows.
+    /// A statement that runs for a quarter of a minute, and locks nothing.
     const LONG_STATEMENT: Option<&'static str> = None;
 
     /// Cancels the statement of another session; `{}` stands for its id.

@@ -11,16 +11,23 @@ use crate::support::TestBackend;
 use crate::support::servers::Server;
 use crate::support::servers::galera::Cluster;
 
+fn file(name: &str) -> String {
+    format!("{}/tests/snapshots/sheet.{name}.txt", env!("CARGO_MANIFEST_DIR"))
+}
+
+pub(crate) fn snapshot(name: &str) -> String {
+    std::fs::read_to_string(file(name)).unwrap_or_default()
+}
+
 /// Compares the standings with those in the file, and shows the evidence of those that differ.
 fn compare(sheet: &Sheet, name: &str) {
-    let file = format!("{}/tests/snapshots/sheet.{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    let file = file(name);
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
         std::fs::write(&file, sheet.outline()).expect("write the snapshot");
     }
-    let snapshot = std::fs::read_to_string(&file).unwrap_or_default();
     assert_eq!(
         sheet.outline(),
-        snapshot,
+        snapshot(name),
         "differs from {file}; review the change, and accept it with UPDATE_SNAPSHOTS=1:\n{sheet}"
     );
 }

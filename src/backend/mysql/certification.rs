@@ -49,7 +49,8 @@ impl CertificationSql for MySql {
         Some(("SET SESSION idle_transaction_timeout = 1", Duration::from_millis(2_500)));
 
     /// An interrupted `SLEEP` returns a value unless it is a part of a query.
-    const LONG_STATEMENT: Option<&'static str> = Some("SELECT SLEEP(15) FROM {}");
+    const LONG_STATEMENT: Option<&'static str> =
+        Some("SELECT SLEEP(15) FROM information_schema.schemata LIMIT 1");
 
     const CANCEL: Option<&'static str> = Some("KILL QUERY {}");
 

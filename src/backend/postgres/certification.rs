@@ -52,7 +52,7 @@ impl CertificationSql for Postgres {
     const SHORT_IDLE_TIMEOUT: Option<(&'static str, Duration)> =
         Some(("SET LOCAL idle_in_transaction_session_timeout = '300ms'", Duration::from_secs(1)));
 
-    const LONG_STATEMENT: Option<&'static str> = Some("SELECT pg_sleep(15) FROM {}");
+    const LONG_STATEMENT: Option<&'static str> = Some("SELECT pg_sleep(15)");
 
     const CANCEL: Option<&'static str> = Some("SELECT pg_cancel_backend({})::int::bigint");
 

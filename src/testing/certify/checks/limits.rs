@@ -64,12 +64,10 @@ async fn statement_timeout<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
     let (Some(limit), Some(long)) = (DB::SHORT_STATEMENT_TIMEOUT, DB::LONG_STATEMENT) else {
         return not_offered("the database has no such limit");
     };
-    let table = lab.table().await?;
     let mut session = lab.session().await?;
     session.begin(lab.strongest()).await?;
     session.run(limit).await?;
-    let long = long.replace("{}", &table);
-    session.start(&long)?;
+    session.start(long)?;
     match answer_in_time(&mut session, lab).await? {
         Some(Some(failure)) if failure.kind() == FailureKind::StatementTimeout => {
             held(format!("after {limit}, a statement that runs for long fails: {failure}"))
@@ -117,11 +115,10 @@ async fn cancel<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
     let (Some(cancel), Some(long)) = (DB::CANCEL, DB::LONG_STATEMENT) else {
         return not_offered("there is no server that could be asked");
     };
-    let table = lab.table().await?;
     let (mut session, mut other) = (lab.session().await?, lab.session().await?);
     session.begin(lab.strongest()).await?;
     let Some(id) = session.id() else { return not_offered("the server does not tell a session's id") };
-    session.start(&long.replace("{}", &table))?;
+    session.start(long)?;
     // The request may arrive before the statement has begun.
     let start = Instant::now();
     while start.elapsed() < SLACK {
