@@ -4,13 +4,13 @@
 //!
 //! `cargo run --example certify -- --database-url postgres://user:password@localhost/test`
 //!
-//! Tests isolation levels, locks, savepoints, limits and more, in a schema of its own, which it drops again, and
-//! prints a table. Without a URL, it tests SQLite. `--node URL` adds another address of the same cluster, and
-//! can be repeated. `--json FILE` keeps the sheet. `--compare FILE` prints what has changed since a sheet that
-//! was kept.
+//! Tests isolation levels, locks, savepoints, limits and more, in a schema of its own, which it drops again,
+//! and prints a table. Without a URL, it tests SQLite. `--node URL` adds another address of the same cluster,
+//! and can be repeated. `--json FILE` keeps the sheet. `--compare FILE` prints what has changed since a sheet
+//! that was kept.
 //!
-//! Exits with 0 if the server does what the crate relies on, with 2 if it does not, and with 1 if it could not
-//! be tested.
+//! Exits with 0 if the server does what the crate relies on, with 2 if it does not, and with 1 if it could
+//! not be tested.
 
 mod arguments;
 mod bar;

@@ -70,18 +70,18 @@ pub fn certify<DB: Backend>(pool: &Pool<DB>) -> Certification<'_, DB> {
 /// It opens connections of its own with the options of the pool, without the pool's callbacks, and creates a
 /// schema (on MySQL and MariaDB, a database) with a random name that begins with `atomically_certify_`. Where
 /// that is not permitted, its tables have such names instead. Everything is dropped at the end, also after a
-/// failure. If the future is dropped, a task of the runtime cleans up. Each statement ends with a comment that
-/// names its check, for those who read the server's log.
+/// failure. If the future is dropped, a task of the runtime cleans up. Each statement ends with a comment
+/// that names its check, for those who read the server's log.
 ///
-/// Each check has an id that does not change, and says whether a promise is held, not held, or not offered. Two
-/// or three transactions run statements in a fixed order; whether one of them waits is read from the server
-/// where it reports that, and otherwise concluded from the time that it takes. No wait is unlimited.
+/// Each check has an id that does not change, and says whether a promise is held, not held, or not offered.
+/// Two or three transactions run statements in a fixed order; whether one of them waits is read from the
+/// server where it reports that, and otherwise concluded from the time that it takes. No wait is unlimited.
 ///
 /// # Findings
 ///
 /// An entry that is not what this crate believes of the [`Engine`](crate::Engine) is a
-/// [finding](Sheet::findings). Not every promise that is not held is one: at READ COMMITTED, the crate does not
-/// rely on repeatable reads.
+/// [finding](Sheet::findings). Not every promise that is not held is one: at READ COMMITTED, the crate does
+/// not rely on repeatable reads.
 #[must_use = "a certification does nothing until `run` is called"]
 pub struct Certification<'a, DB: Backend> {
     pool: Pool<DB>,
@@ -113,8 +113,8 @@ impl<'a, DB: Backend> Certification<'a, DB> {
     ///
     /// # Errors
     ///
-    /// The server cannot be reached, a SQLite database is in memory, or what was created could not be dropped.
-    /// A check that fails is an entry of the sheet.
+    /// The server cannot be reached, a SQLite database is in memory, or what was created could not be
+    /// dropped. A check that fails is an entry of the sheet.
     pub async fn run(self) -> Result<Sheet, Error> {
         if DB::lives_in_its_connection(&self.pool.connect_options()) {
             return Err(Error::invalid_input(String::from(

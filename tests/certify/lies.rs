@@ -1,5 +1,5 @@
-//! A lie for each check: a proxy rewrites statements, so that the server does not do what its client believes.
-//! The sheet then differs from the server's own in the named checks, and in no other.
+//! A lie for each check: a proxy rewrites statements, so that the server does not do what its client
+//! believes. The sheet then differs from the server's own in the named checks, and in no other.
 
 use std::collections::BTreeSet;
 

@@ -21,7 +21,8 @@ impl Remains for Postgres {
 
 impl Remains for MySql {
     const COUNT: &'static str = "SELECT COUNT(*) FROM (SELECT schema_name FROM information_schema.schemata
-        WHERE schema_name LIKE 'atomically_certify%' UNION ALL SELECT table_name FROM information_schema.tables
+        WHERE schema_name LIKE 'atomically_certify%' UNION ALL
+        SELECT table_name FROM information_schema.tables
         WHERE table_name LIKE 'atomically_certify%') AS remains";
 }
 

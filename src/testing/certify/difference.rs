@@ -24,8 +24,8 @@ impl fmt::Display for SheetDifference {
 }
 
 impl Sheet {
-    /// Returns the checks whose standing is not what it was in `earlier`, for example before an upgrade of the
-    /// server. Versions and evidence are not compared.
+    /// Returns the checks whose standing is not what it was in `earlier`, for example before an upgrade of
+    /// the server. Versions and evidence are not compared.
     #[must_use]
     pub fn differences_from(&self, earlier: &Self) -> Vec<SheetDifference> {
         let changed = self.entries.iter().map(|entry| SheetDifference {

@@ -41,8 +41,8 @@ impl Sheet {
                 entries: entries.iter().map(entry_of).collect::<Option<_>>()?,
             })
         };
-        let message = "the JSON is not a sheet: it needs engine, server, nodes and entries, each with id, promise, \
-                       standing, expected and evidence";
+        let message = "the JSON is not a sheet: it needs engine, server, nodes and entries, each with id, \
+                       promise, standing, expected and evidence";
         read().ok_or_else(|| Error::invalid_input(message.to_owned()))
     }
 }

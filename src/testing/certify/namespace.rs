@@ -11,12 +11,13 @@ use super::obstacle::CheckObstacle;
 use super::session::{LabSession, succeeded};
 use crate::backend::Backend;
 
-/// How often dropping is tried, and the pause between two tries: a session that was cut off may keep its locks
-/// for a while.
+/// How often dropping is tried, and the pause between two tries: a session that was cut off may keep its
+/// locks for a while.
 const TRIES: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Where the tables are. If it is dropped before [`clean_up`](Self::clean_up) has succeeded, a task cleans up.
+/// Where the tables are. If it is dropped before [`clean_up`](Self::clean_up) has succeeded, a task cleans
+/// up.
 pub(super) struct Namespace<DB: Backend> {
     pool: Pool<DB>,
     name: String,
