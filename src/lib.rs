@@ -36,6 +36,7 @@
 //!   not in the pool.
 //! - [`Deltas`] adds to hot counters, many additions in one commit.
 //! - [`Options`] holds deadlines, limits and the rest, for all runs or for one.
+//! - [`Engine`] tells which product and version runs behind a pool, and what it supports.
 //! - [`Error`] says why a unit did not commit; [`Failure`] is what the database reported.
 //! - [`Schema`] has the tables that idempotency keys, queues and lookups of commits need; [`Purge`] deletes
 //!   what has expired in them.

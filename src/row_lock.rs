@@ -16,7 +16,8 @@
 /// acquires a key-share lock on the parent; `FOR NO KEY UPDATE` does not.
 ///
 /// MySQL and MariaDB have only an exclusive and a shared lock. On them, `NO_KEY_UPDATE` acquires the
-/// exclusive lock and `KEY_SHARE` the shared one.
+/// exclusive lock and `KEY_SHARE` the shared one. So it is on every [engine](crate::Engine) that lacks one of
+/// these locks and has a stronger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RowLock {
     pub(crate) strength: Strength,
@@ -86,7 +87,8 @@ impl RowLock {
     /// # let _ = event;
     /// ```
     ///
-    /// PostgreSQL and MySQL 8 support this. MariaDB does not, and refuses the statement.
+    /// PostgreSQL and MySQL 8 support this. On MariaDB, which does not, the lock is
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
     #[must_use]
     pub const fn of(self, table: &'static str) -> Self {
         Self { table: Some(table), ..self }

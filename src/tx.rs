@@ -248,7 +248,7 @@ impl<DB: Backend> Tx<DB> {
         self.schema
     }
 
-    /// Returns the engine that the transaction runs on.
+    /// Returns the engine that the transaction runs on: the product, its version, and what it supports.
     pub fn engine(&self) -> Engine {
         self.closing.engine
     }

@@ -11,8 +11,8 @@ const CODES: &str = include_str!("error_codes.csv");
 
 fn classify(engine: &str, report: &ServerReport<'_>) -> Failure {
     match engine {
-        "postgres" | "cockroachdb" | "yugabytedb" => sqlx::Postgres::classify(report),
-        "mysql8" | "mariadb" | "galera" | "tidb" => sqlx::MySql::classify(report),
+        "postgres" | "cockroachdb" | "yugabytedb" | "aurora_dsql" => sqlx::Postgres::classify(report),
+        "mysql8" | "mariadb" | "galera" | "tidb" | "vitess" => sqlx::MySql::classify(report),
         "sqlite" => sqlx::Sqlite::classify(report),
         other => panic!("no such engine: {other}"),
     }

@@ -11,7 +11,7 @@ use super::job::micros;
 use super::log::{self, Death};
 use super::resend::{SendAttempt, SendOutcome};
 use super::sql::{QueueSql, execute, execute_with, fetch_integers};
-use crate::backend::{Backend, WatchedQuery};
+use crate::backend::{Backend, Capability, WatchedQuery};
 use crate::error::Error;
 use crate::strategies::Pessimistic;
 use crate::transactor::{PoolTransactor, TransactorExt as _};
@@ -96,7 +96,9 @@ impl<DB: Backend> Claim<DB> {
                 if is_repeated {
                     return self.complete_again(&db, delete).await;
                 }
-                let sql = format!("{}{delete}", QueueSql::of::<DB>().lone_prefix);
+                let limits = db.engine().await?.has(Capability::ServerLimits);
+                let prefix = if limits { QueueSql::of::<DB>().lone_prefix } else { "" };
+                let sql = format!("{prefix}{delete}");
                 let sql = AssertSqlSafe(self.queue().schema().in_sql(sql));
                 match db.run_statement(WatchedQuery::new(sqlx::raw_sql(sql))?).await? {
                     0 => Err(self.stale_error()),

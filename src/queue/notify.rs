@@ -17,6 +17,9 @@ impl Queue<Postgres> {
     ///
     /// A commit with a notification takes a lock on the whole database cluster, which keeps notifications in
     /// the order of the commits. Many small transactions queue up for that lock. Polling has no such cost.
+    ///
+    /// On an [engine](crate::Engine) without `NOTIFY`, such as CockroachDB, enqueuing then fails as
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
     #[must_use]
     pub fn notifying(mut self) -> Self {
         self.after_enqueue = Some(Arc::from(format!("SELECT pg_notify('{CHANNEL}', '{}')::text", self.name)));

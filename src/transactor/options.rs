@@ -108,7 +108,9 @@ impl Options {
 
     /// Opens read-only transactions: the database refuses writes, and
     /// [`Tx::for_update`](crate::Tx::for_update) acquires no locks. A unit whose commit is unknown is
-    /// retried, because it cannot have stored anything.
+    /// retried, because it cannot have stored anything. Runs are
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) on an [engine](crate::Engine) that has no such
+    /// transactions, such as TiDB.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.access = Some(Access::ReadOnly);

@@ -83,7 +83,8 @@ impl<DB: Backend> Tx<DB> {
     /// # Errors
     ///
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a [text that cannot be
-    /// locked](Self::for_update), and on SQLite, which has no row locks.
+    /// locked](Self::for_update), for a lock that the [engine](crate::Engine) lacks, and on SQLite, which has
+    /// no row locks.
     pub fn locking(&self, lock: RowLock, sql: impl SqlSafeStr) -> Result<SqlStr, Error> {
         if !DB::HAS_ROW_LOCKS {
             return Err(unsupported::<DB>("row locks"));
@@ -203,7 +204,8 @@ impl<DB: Backend> Tx<DB> {
     /// # Errors
     ///
     /// [`LockTimeout`](crate::ErrorKind::LockTimeout) after the transaction's limit for lock waits;
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) on SQLite, which has no advisory locks.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) on SQLite and on other
+    /// [engines](crate::Capability::AdvisoryLocks) that have no advisory locks.
     ///
     /// # Cancellation
     ///
@@ -219,7 +221,8 @@ impl<DB: Backend> Tx<DB> {
         Err(Error::failed(failure, None))
     }
 
-    /// Acquires an advisory lock if it is free, without waiting. Returns whether the transaction holds it.
+    /// Acquires an advisory lock if it is free, without waiting (TiDB waits for up to a second). Returns whether
+    /// the transaction holds it.
     ///
     /// # Errors
     ///

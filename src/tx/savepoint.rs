@@ -54,7 +54,8 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # Errors
     ///
-    /// Returns the closure's own error, or an error of this crate converted to the closure's error type.
+    /// Returns the closure's own error, or an error of this crate converted to the closure's error type:
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) on an [engine](crate::Engine) that has no savepoints.
     ///
     /// # Cancellation
     ///

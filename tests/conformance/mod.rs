@@ -6,6 +6,7 @@ pub(crate) mod cancellation;
 pub(crate) mod coalescing;
 pub(crate) mod commit_outcome;
 pub(crate) mod connection_reuse;
+pub(crate) mod engines;
 pub(crate) mod exploration;
 pub(crate) mod failures;
 pub(crate) mod faults;
@@ -37,7 +38,7 @@ pub(crate) mod write_skew;
 macro_rules! conformance {
     ($database:ty) => {
         use $crate::conformance::{
-            cancellation, failures, faults, gate, histories, hooks, increments, limits,
+            cancellation, engines, failures, faults, gate, histories, hooks, increments, limits,
             lock_knowledge, lock_order, locks, misuse, observation, observers, options, outcomes, pools,
             promises, on_connection, raw_access, savepoints, schedules, use_cases, write_skew,
         };
@@ -50,6 +51,8 @@ macro_rules! conformance {
         use $crate::conformance::gate::under_load;
 
         $crate::conformance!(@tests $database;
+            engines::the_engine_is_the_product_and_version_of_the_server,
+            engines::a_lock_that_the_engine_lacks_is_refused_before_it_is_sent,
             increments::pessimistic_is_exact,
             increments::optimistic_is_exact_and_retries,
             increments::serializable_is_exact_and_retries,
@@ -258,6 +261,7 @@ macro_rules! conformance {
             failures::retries_a_unit_whose_session_was_killed,
             limits::replaces_a_dead_pooled_connection,
             on_connection::does_not_commit_a_transaction_that_a_connection_function_broke,
+            engines::the_engine_is_queried_once_for_each_pool,
             network::times_out_if_no_server_listens,
             network::times_out_on_a_silent_connection,
             network::a_commit_without_a_response_is_unknown,

@@ -6,6 +6,7 @@
 
 mod claims;
 mod deltas;
+mod engine;
 mod leases;
 mod ledger;
 mod once;

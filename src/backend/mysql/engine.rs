@@ -73,3 +73,55 @@ fn product(version: &str, comment: &str) -> (EngineProduct, EngineVersion) {
 /// Names in the versions of products that speak the protocol of MySQL and are not among the known ones.
 const OTHERS: [&str; 8] =
     ["oceanbase", "singlestore", "memsql", "dolt", "starrocks", "doris", "databend", "polardb-x"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(answers: &[&str]) -> Engine {
+        engine(&answers.iter().map(|answer| (*answer).to_owned()).collect::<Vec<_>>(), "db:3306")
+    }
+
+    /// The texts are those of the servers' own documentation and bug reports; MariaDB 10.11 and MySQL 9 were
+    /// run.
+    #[test]
+    fn products_are_recognized_by_their_versions() {
+        use EngineProduct::{MariaDb, MySql, TiDb, Unknown, Vitess};
+
+        for (text, product, shown) in [
+            ("8.0.36|67108864|MySQL Community Server - GPL", MySql, "MySQL 8.0.36"),
+            ("8.4.3|67108864|MySQL Community Server - GPL", MySql, "MySQL 8.4.3"),
+            ("9.7.4-1|67108864|(Debian)", MySql, "MySQL 9.7.4"),
+            ("8.0.36-28|67108864|Percona Server (GPL), Release 28, Revision 47601f19", MySql, "MySQL 8.0.36"),
+            ("8.0.32|67108864|Source distribution", MySql, "MySQL 8.0.32"),
+            ("10.6.21-MariaDB|16777216|mariadb.org binary distribution|0", MariaDb, "MariaDB 10.6.21"),
+            ("10.11.14-MariaDB-0+deb12u2|16777216|Debian 12|0", MariaDb, "MariaDB 10.11.14"),
+            ("5.5.5-11.8.2-MariaDB|16777216|Debian n/a|0", MariaDb, "MariaDB 11.8.2"),
+            (
+                "8.0.11-TiDB-v8.5.1|67108864|TiDB Server (Apache License 2.0) Community Edition, MySQL 8.0 compatible",
+                TiDb,
+                "TiDB 8.5.1",
+            ),
+            ("8.0.30-Vitess|67108864|Version: 21.0.0 (Git revision )", Vitess, "Vitess 8.0.30"),
+            ("8.0.23-vitess|67108864|PlanetScale", Vitess, "Vitess 8.0.23"),
+            ("5.7.25-OceanBase-v4.2.1.0|16777216|OceanBase_CE 4.2.1.0", Unknown, "this product 5.7.25"),
+            ("5.7.32|104857600|SingleStoreDB source distribution", Unknown, "this product 5.7.32"),
+        ] {
+            let engine = read(&[text]);
+            assert_eq!((engine.product(), engine.to_string().as_str()), (product, shown), "{text}");
+            assert_eq!((engine.cluster(), engine.limits_idling), (None, false), "{text}");
+            assert!(engine.max_packet >= 16_777_216, "{text}");
+        }
+        assert_eq!(read(&[]).product(), EngineProduct::Unknown);
+    }
+
+    #[test]
+    fn clusters_are_recognized_by_their_variables() {
+        let galera = read(&["10.11.14-MariaDB|16777216|Debian 12|60", "ON"]);
+        assert_eq!((galera.to_string().as_str(), galera.limits_idling), ("MariaDB 10.11.14 (Galera)", true));
+        assert_eq!(read(&["10.11.14-MariaDB|16777216|Debian 12|0", "OFF"]).cluster(), None);
+        let group = read(&["9.7.4|67108864|(Debian)", "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"]);
+        assert_eq!(group.to_string(), "MySQL 9.7.4 (MySQL Group Replication)");
+        assert_eq!(read(&["9.7.4|67108864|(Debian)", ""]).cluster(), None, "the plug-in is not in use");
+    }
+}

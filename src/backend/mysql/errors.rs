@@ -1,4 +1,4 @@
-//! Errors of MySQL, MariaDB, Galera and TiDB.
+//! Errors of MySQL, MariaDB, Galera, TiDB and Vitess.
 
 use std::time::Duration;
 
@@ -44,7 +44,13 @@ impl ErrorReports for MySql {
             1205 if report.nowait => (Kind::LockNotAvailable, true),
             1205 | 1689 | 9004 => (Kind::LockTimeout, true),
             3572 => (Kind::LockNotAvailable, true),
+            // Vitess has ended the transaction, because a shard has failed over or its time was up.
+            1317 | 1105 if names_a_status(report.message, "Aborted") => (Kind::Aborted, true),
             3024 | 1969 | 1317 => (Kind::StatementTimeout, false),
+            1105 if names_a_status(report.message, "DeadlineExceeded") => (Kind::StatementTimeout, false),
+            1105 if STATUSES_OF_ABSENCE.iter().any(|status| names_a_status(report.message, status)) => {
+                (Kind::Unavailable, true)
+            }
             // "Error during COMMIT" is either a deadlock or a cluster that has lost its quorum.
             1180 if names_a_deadlock(report.message) => (Kind::SerializationFailure, true),
             1180 | 1964 | 3100 => (Kind::CommitUnknown, false),
@@ -59,6 +65,8 @@ impl ErrorReports for MySql {
             // A variable that this server does not have; a feature that Group Replication does not support
             // (SERIALIZABLE, tables without a primary key).
             1193 | 3098 => (Kind::Unsupported, false),
+            // TiDB: a level that it lacks.
+            8048 => (Kind::Unsupported, false),
             1792 => (Kind::ReadOnly, false),
             1305 if report.message.contains("SAVEPOINT") => (Kind::Aborted, false),
             8147 => (Kind::Aborted, false),
@@ -112,6 +120,17 @@ impl ErrorReports for MySql {
         };
         Some(Provocation::Send(sql))
     }
+}
+
+/// The states in which a shard of Vitess takes no statements.
+const STATUSES_OF_ABSENCE: [&str; 3] = ["Unavailable", "ClusterEvent", "ResourceExhausted"];
+
+/// Whether the message of Vitess names this status: `rpc error: code = Aborted desc = transaction 12: ended at
+/// …`
+fn names_a_status(message: &str, status: &str) -> bool {
+    message.split("code = ").skip(1).any(|rest| {
+        rest.strip_prefix(status).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
+    })
 }
 
 /// Whether the message names handler error 149 (deadlock) or 146 (lock wait), which are rolled back before

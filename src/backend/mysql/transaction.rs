@@ -257,4 +257,22 @@ mod tests {
         }
         assert_eq!(seconds_below(Duration::from_secs(u32::MAX.into())), MAX_SECONDS);
     }
+
+    #[test]
+    fn a_transaction_is_opened_as_the_engine_allows() {
+        let opening = |product, isolation| {
+            let engine = Engine::new(Syntax::MySql, product, EngineVersion::new(8, 5, 1));
+            let limits = Limits { left: Some(Duration::from_secs(10)), ..Limits::default() };
+            MySql::opening(&engine, &Plan::new(isolation), &engine.limits(limits))
+        };
+        let begin = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION; \
+                     SAVEPOINT atomically_guard";
+        for product in [EngineProduct::Vitess, EngineProduct::Unknown] {
+            assert_eq!(opening(product, Isolation::ReadCommitted), begin, "{product:?}");
+        }
+        let on_tidb = opening(EngineProduct::TiDb, Isolation::ReadUncommitted);
+        assert!(on_tidb.ends_with(begin) && on_tidb.contains("innodb_lock_wait_timeout"), "{on_tidb}");
+        let on_mysql = opening(EngineProduct::MySql, Isolation::ReadUncommitted);
+        assert!(on_mysql.contains("READ UNCOMMITTED"), "{on_mysql}");
+    }
 }

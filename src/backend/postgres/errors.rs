@@ -1,4 +1,4 @@
-//! Errors of PostgreSQL and CockroachDB.
+//! Errors of PostgreSQL, CockroachDB and Aurora DSQL.
 
 use sqlx::Postgres;
 use sqlx::error::DatabaseError;
@@ -53,6 +53,8 @@ impl ErrorReports for Postgres {
             "57P03" | "53300" | "53000" | "53200" | "08001" | "08004" | "58C00" => (Kind::Unavailable, true),
             // pgbouncer reports this if it has lost its server, or has none.
             "08P01" if report.fatal => (Kind::Unavailable, true),
+            // Aurora DSQL has lost the storage or the node for a moment.
+            "XX000" if report.message.contains("unavailable") => (Kind::Unavailable, true),
             "25006" => (Kind::ReadOnly, true),
             // 3B001: the savepoint does not exist, because its transaction has ended.
             "25P02" | "3B001" => (Kind::Aborted, false),

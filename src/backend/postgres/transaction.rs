@@ -114,3 +114,56 @@ impl TransactionSql for Postgres {
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = true;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::EngineVersion;
+    use crate::sql_text::Syntax;
+
+    fn engine(product: EngineProduct) -> Engine {
+        Engine::new(Syntax::Postgres, product, EngineVersion::new(25, 1, 0))
+    }
+
+    /// Returns the opening under a deadline of ten seconds.
+    fn opening(engine: Engine, plan: Plan) -> String {
+        let limits = Limits { left: Some(Duration::from_secs(10)), ..Limits::default() };
+        Postgres::opening(&engine, &plan, &engine.limits(limits))
+    }
+
+    #[test]
+    fn a_transaction_is_opened_as_the_engine_allows() {
+        use EngineProduct::{AuroraDsql, CockroachDb, PostgreSql, Spanner, Unknown, YugabyteDb};
+
+        const LIMITS: &str =
+            "; SHOW lock_timeout; SET LOCAL lock_timeout = 9900; SET LOCAL statement_timeout = 10000";
+        let plan = Plan::new(Isolation::ReadCommitted);
+        for product in [PostgreSql, CockroachDb, YugabyteDb] {
+            let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+            assert_eq!(opening(engine(product), plan), format!("{begin}{LIMITS}"), "{product:?}");
+        }
+        let citus = Engine { cluster: Some(EngineCluster::Citus), ..engine(PostgreSql) };
+        let propagate = "; SET LOCAL citus.propagate_set_commands = 'local'";
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        assert_eq!(opening(citus, plan), format!("{begin}{propagate}{LIMITS}"));
+        let read_only = Plan { access: Access::ReadOnly, ..plan };
+        assert_eq!(opening(engine(AuroraDsql), plan), "BEGIN");
+        assert_eq!(opening(engine(AuroraDsql), read_only), "BEGIN READ ONLY");
+        assert_eq!(opening(engine(Spanner), plan), "BEGIN");
+        assert_eq!(opening(engine(Spanner), read_only), "BEGIN; SET TRANSACTION READ ONLY");
+        assert_eq!(opening(engine(Unknown), read_only), format!("{begin} READ ONLY"));
+    }
+
+    #[test]
+    fn an_unwatched_transaction_is_checked_without_savepoints_where_there_are_none() {
+        let commit = |product| {
+            let closing =
+                Closing::new(engine(product), Plan::new(Isolation::ReadCommitted), Limits::default());
+            Postgres::commit(&Closing { unwatched: true, ..closing }).sql
+        };
+        assert_eq!(commit(EngineProduct::PostgreSql), "SAVEPOINT atomically_guard; COMMIT");
+        assert_eq!(commit(EngineProduct::AuroraDsql), "SELECT 1; COMMIT");
+    }
+}

@@ -319,3 +319,34 @@ fn classifies_statements_of_sqlite() {
         );
     }
 }
+
+/// On CockroachDB, data definition commits what preceded it; on others it is not rolled back.
+#[test]
+fn data_definition_is_refused_where_it_is_not_part_of_the_transaction() {
+    let on = |ddl_escapes, text: &str| {
+        let query = sqlx::raw_sql(AssertSqlSafe(text.to_owned()).into_sql_str());
+        admission(&WatchedQuery::<Postgres>::new(query).expect("a query"), ddl_escapes)
+    };
+    let definitions = [
+        "CREATE TABLE t (id INT)",
+        "create index on t (id)",
+        "-- why\n/* so */ ALTER TABLE t ADD COLUMN a INT",
+        "SELECT 1; DROP TABLE t",
+        ";TRUNCATE t",
+        "GRANT SELECT ON t TO u",
+        "COMMENT ON TABLE t IS 'x'",
+        "REFRESH MATERIALIZED VIEW v",
+    ];
+    for text in definitions {
+        let Admission::Refused(failure) = on(Some("CockroachDB"), text) else { panic!("{text}") };
+        let message = failure.message();
+        assert!(
+            message.contains("was not sent: on CockroachDB it is not part of the transaction"),
+            "{message}"
+        );
+        assert!(!matches!(on(None, text), Admission::Refused(_)), "{text}");
+    }
+    for text in ["SELECT 1", "UPDATE t SET a = 1", "SET LOCAL a.b = 'create'", "REFRESH", "SELECT 'CREATE'"] {
+        assert!(!matches!(on(Some("CockroachDB"), text), Admission::Refused(_)), "{text}");
+    }
+}

@@ -97,3 +97,57 @@ impl Cached {
         self.options.strong_count() > 0
     }
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use sqlx::Sqlite;
+
+    use super::*;
+    use crate::backend::{EngineProduct, EngineVersion};
+    use crate::sql_text::Syntax;
+
+    const LIFETIME: Duration = Duration::from_secs(5);
+
+    fn pool() -> Pool<Sqlite> {
+        Pool::connect_lazy("sqlite::memory:").expect("a URL")
+    }
+
+    fn engine(major: u32) -> Engine {
+        Engine::new(Syntax::Postgres, EngineProduct::PostgreSql, EngineVersion::new(major, 0, 0))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_is_cached_for_its_lifetime() {
+        let pool = pool();
+        let cache = EngineCache::of(&pool);
+        assert_eq!(cache.engine(None, LIFETIME), None);
+        cache.store(&pool, None, engine(15));
+        tokio::time::advance(LIFETIME - Duration::from_millis(1)).await;
+        assert_eq!(EngineCache::of(&pool.clone()).engine(None, LIFETIME), Some(engine(15)));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!((cache.engine(None, LIFETIME), cache.latest(LIFETIME)), (None, None));
+    }
+
+    /// As after a failover, or behind an address that leads to several servers.
+    #[tokio::test]
+    async fn a_connection_to_a_server_of_another_version_has_an_engine_of_its_own() {
+        let pool = pool();
+        let cache = EngineCache::of(&pool);
+        cache.store(&pool, Some(150_020), engine(15));
+        assert_eq!(cache.engine(Some(180_000), LIFETIME), None);
+        cache.store(&pool, Some(180_000), engine(18));
+        assert_eq!(cache.engine(Some(150_020), LIFETIME), Some(engine(15)));
+        assert_eq!(cache.engine(Some(180_000), LIFETIME), Some(engine(18)));
+        assert_eq!(cache.latest(LIFETIME), Some(engine(18)));
+    }
+
+    #[tokio::test]
+    async fn new_options_and_other_pools_have_engines_of_their_own() {
+        let (first, other) = (pool(), pool());
+        EngineCache::of(&first).store(&first, None, engine(15));
+        assert_eq!(EngineCache::of(&other).engine(None, LIFETIME), None);
+        assert_eq!(EngineCache::of(&first).engine(None, LIFETIME), Some(engine(15)));
+        first.set_connect_options((*first.connect_options()).clone());
+        assert_eq!(EngineCache::of(&first).engine(None, LIFETIME), None);
+    }
+}
