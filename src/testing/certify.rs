@@ -87,8 +87,10 @@ pub struct Certification<'a, DB: Backend> {
     pool: Pool<DB>,
     nodes: Vec<Pool<DB>>,
     only: Vec<String>,
-    progress: Option<Box<dyn Fn(&CertifyProgress) + Send + Sync + 'a>>,
+    progress: Option<NotifyFn<'a>>,
 }
+
+type NotifyFn<'a> = Box<dyn Fn(&CertifyProgress) + Send + Sync + 'a>;
 
 impl<'a, DB: Backend> Certification<'a, DB> {
     /// Adds pools of further addresses of the same cluster, and the checks of what holds between them.

@@ -23,7 +23,7 @@ fn of_the_chapter(text: &str) -> Cells {
     let row = |line: &str| {
         let mut cells = line.trim_matches('|').split('|').map(str::trim);
         let id = cells.next().expect("an id").trim_matches('`').to_owned();
-        (id, cells.last().expect("a cell").to_owned())
+        (id, cells.next_back().expect("a cell").to_owned())
     };
     rows.map(row).collect()
 }

@@ -37,7 +37,8 @@ async fn certified<DB: TestBackend>(name: &str) {
     let pool = DB::pool(2).await;
     let sheet = certify(&pool.pool).run().await.expect("a sheet");
     sheet.assert_no_findings();
-    compare(&sheet, name);
+    // The URL of the server may name one of MySQL.
+    compare(&sheet, if sheet.engine.starts_with("MySQL") { "mysql_9" } else { name });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

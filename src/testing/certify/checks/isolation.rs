@@ -67,7 +67,7 @@ static SCRIPTS: [AnomalyScript; 6] = [
 /// Two transactions read a row, and both write it.
 pub(super) const LOST_UPDATE: AnomalyScript = AnomalyScript {
     id: "lost-update",
-    promise: "of two transactions that read a row and then write it, both do not commit",
+    promise: "a transaction does not overwrite a value that it has not read",
     steps: &[
         (T1, ROW_1),
         (T2, ROW_1),
@@ -82,7 +82,7 @@ pub(super) const LOST_UPDATE: AnomalyScript = AnomalyScript {
 /// Two transactions read both rows, and each writes one of them.
 pub(super) const WRITE_SKEW: AnomalyScript = AnomalyScript {
     id: "write-skew",
-    promise: "of two transactions, each of which reads what the other one writes, both do not commit",
+    promise: "two transactions do not both commit if each has read what the other one then wrote",
     steps: &[
         (T1, ALL),
         (T2, ALL),
