@@ -9,6 +9,7 @@ use crate::failure::Failure;
 
 mod additions;
 mod carried_failure;
+mod certification;
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod classification;
 mod codec;
@@ -37,8 +38,11 @@ mod wire;
 use additions::AdditionSql;
 pub(crate) use additions::{AddInOneStatement, Addition, Target};
 pub(crate) use carried_failure::{SyntheticError, with_failure};
+use certification::CertificationSql;
+#[cfg(feature = "testing")]
+pub(crate) use certification::CertifiedLevel;
 pub use codec::Key;
-#[cfg(any(feature = "idempotency", feature = "queue"))]
+#[cfg(any(feature = "idempotency", feature = "queue", feature = "testing"))]
 pub(crate) use codec::Value;
 pub(crate) use codec::required;
 use commit_marker::CommitMarkerSql;
@@ -80,8 +84,8 @@ pub trait Backend: sealed::Sealed {}
 
 mod sealed {
     use super::{
-        AdditionSql, CommitMarkerSql, ContentsSql, ErrorReports, LockSql, Product, SchemaSql, StatementRules,
-        TransactionSql, Wire,
+        AdditionSql, CertificationSql, CommitMarkerSql, ContentsSql, ErrorReports, LockSql, Product,
+        SchemaSql, StatementRules, TransactionSql, Wire,
     };
 
     /// The subjects of a backend.
@@ -93,6 +97,7 @@ mod sealed {
         + LockSql
         + SchemaSql
         + ContentsSql
+        + CertificationSql
         + CommitMarkerSql
         + AdditionSql
         + ErrorReports

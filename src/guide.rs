@@ -62,6 +62,51 @@ pub mod histories {}
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
 
+#[doc = include_str!("guide/engines.md")]
+pub mod engines {
+    #[doc = include_str!("guide/engines/postgresql.md")]
+    pub mod postgresql {}
+
+    #[doc = include_str!("guide/engines/pgbouncer.md")]
+    pub mod pgbouncer {}
+
+    #[doc = include_str!("guide/engines/mysql.md")]
+    pub mod mysql {}
+
+    #[doc = include_str!("guide/engines/mariadb.md")]
+    pub mod mariadb {}
+
+    #[doc = include_str!("guide/engines/galera.md")]
+    pub mod galera {}
+
+    #[doc = include_str!("guide/engines/group_replication.md")]
+    pub mod group_replication {}
+
+    #[doc = include_str!("guide/engines/sqlite.md")]
+    pub mod sqlite {}
+
+    #[doc = include_str!("guide/engines/cockroachdb.md")]
+    pub mod cockroachdb {}
+
+    #[doc = include_str!("guide/engines/yugabytedb.md")]
+    pub mod yugabytedb {}
+
+    #[doc = include_str!("guide/engines/aurora_dsql.md")]
+    pub mod aurora_dsql {}
+
+    #[doc = include_str!("guide/engines/spanner.md")]
+    pub mod spanner {}
+
+    #[doc = include_str!("guide/engines/citus.md")]
+    pub mod citus {}
+
+    #[doc = include_str!("guide/engines/tidb.md")]
+    pub mod tidb {}
+
+    #[doc = include_str!("guide/engines/vitess.md")]
+    pub mod vitess {}
+}
+
 #[doc = include_str!("guide/schema.md")]
 #[doc = "# PostgreSQL\n\n```sql"]
 #[doc = include_str!("backend/postgres/schema.sql")]

@@ -11,12 +11,14 @@
 //! - [`error`] makes an [`Error`](crate::Error) of any kind, to test what a program does with it.
 //! - [`LockOrder`] reports opposite lock orders before they deadlock.
 //! - `assert_fenced` (feature `queue`) lets the leases of a job handler expire at each point of its work.
+//! - [`certify`] finds out which promises a server keeps: isolation levels, locks, limits, and much more.
 //! - [`history`] checks the reads and writes of many clients for the anomalies that isolation levels forbid.
 //!
 //! Everything works with `#[tokio::test]` and with your own pools and transactors. Tests share no state.
 
 mod advisor;
 mod bound_sql;
+mod certify;
 mod errors;
 mod explore;
 mod faults;
@@ -28,6 +30,9 @@ mod zombie;
 
 pub use crate::intercept::Fault;
 pub use advisor::{Advice, AdviceCell, Advisor, AdvisorProgress, UnitAdvice, advise};
+pub use certify::{
+    Certification, CertifyProgress, Sheet, SheetDifference, SheetEntry, SheetFinding, Standing, certify,
+};
 pub use errors::{constraint_error, error, error_after};
 pub use explore::{
     AnomalyName, Client, Counterexample, Explore, ExploreError, Gap, ParseScheduleError, Problem, Report,

@@ -64,6 +64,12 @@ fn the_advisor_succeeds_on_sqlite() {
     ends_with("advisor", None, "Recommended: sell: ");
 }
 
+/// It has several files, because it has arguments and a progress bar.
+#[test]
+fn the_certification_succeeds_on_sqlite() {
+    ends_with("certify", None, "The server does what this crate relies on.");
+}
+
 #[tokio::test]
 async fn examples_on_postgres_succeed_and_leave_nothing_behind() {
     let url = test_servers::postgres_url();

@@ -54,7 +54,7 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// By default, a connection keeps the statement if it already keeps other prepared statements, which
     /// shows that they are safe on it. A connection that keeps none may go through a
-    /// [pooler](crate::guide::operating) that does not support them. On such a connection,
+    /// [pooler](crate::guide::engines::pgbouncer) that does not support them. On such a connection,
     /// [`enqueue`](Self::enqueue) takes one more round trip, and [`enqueue_alone`](Self::enqueue_alone) runs
     /// a transaction of several round trips. Pass `true` if the pool connects directly to the server and the
     /// program prepares no statements itself.
