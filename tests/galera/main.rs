@@ -6,6 +6,7 @@
 
 mod claims;
 mod deltas;
+mod failover;
 mod leases;
 mod ledger;
 mod once;
@@ -13,6 +14,7 @@ mod queue;
 mod quorum;
 #[path = "../support/mod.rs"]
 mod support;
+mod write_skew;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -82,9 +84,14 @@ impl Database {
         tokio::task::block_in_place(|| self.cluster.kill(node));
     }
 
+    /// Restarts the killed nodes, and returns when they have caught up.
+    fn restart(&mut self) {
+        tokio::task::block_in_place(|| self.cluster.restart_dead());
+    }
+
     /// Restarts the killed nodes, and returns the result of `audit`, which must be equal on all nodes.
     async fn audited<T: PartialEq + Debug>(mut self, audit: impl AsyncFn(MySqlConnection) -> T) -> T {
-        tokio::task::block_in_place(|| self.cluster.restart_dead());
+        self.restart();
         let mut found = Vec::new();
         for url in &self.urls {
             found.push(audit(current(url).await).await);

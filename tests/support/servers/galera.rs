@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::lifetime::Home;
 use super::mariadb::{Mariadb, SETUP};
-use super::{Engine, Server, find, free_port, must};
+use super::{Engine, Frozen, Server, find, free_port, must};
 
 const MISSING_LIBRARY: &str = "this test needs the Galera library (libgalera_smm.so), which was not found: \
     `apt-get install galera-4`, or set ATOMICALLY_GALERA_LIBRARY to the file";
@@ -87,6 +87,12 @@ impl Cluster {
     #[track_caller]
     pub fn kill(&mut self, index: usize) {
         self.nodes[index].kill();
+    }
+
+    /// Stops a node until the guard is dropped. The other nodes evict it.
+    #[track_caller]
+    pub fn freeze(&self, index: usize) -> Frozen {
+        self.nodes[index].freeze()
     }
 
     /// Restarts the killed nodes, and returns when they have caught up with the others.

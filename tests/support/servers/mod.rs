@@ -105,6 +105,26 @@ impl Server {
         must(start_mariadb())
     }
 
+    /// Starts a private PostgreSQL whose commits wait until a [standby](Self::standby) has received them.
+    #[track_caller]
+    pub fn primary() -> Self {
+        must(postgres::Postgres::find().and_then(|engine| Self::start(Box::new(engine.primary()))))
+    }
+
+    /// Starts a PostgreSQL that copies this one and follows it, and accepts reads.
+    #[track_caller]
+    pub fn standby(&self) -> Self {
+        let engine = postgres::Postgres::find().map(|engine| engine.standby_of(self.port));
+        must(engine.and_then(|engine| Self::start(Box::new(engine))))
+    }
+
+    /// Leads this pgbouncer to another PostgreSQL: new transactions begin there, and open ones continue.
+    #[track_caller]
+    pub fn lead_to(&self, server: &Self) {
+        self.write(pgbouncer::DATABASES, &pgbouncer::databases(server.port));
+        must(process::reload(self.pid()));
+    }
+
     /// Starts a pgbouncer in front of this PostgreSQL, which must outlive it, with or without its support for
     /// prepared statements. Versions without that support ignore the argument.
     #[track_caller]
