@@ -62,6 +62,9 @@ pub mod histories {}
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
 
+#[doc = include_str!("guide/addresses.md")]
+pub mod addresses {}
+
 #[doc = include_str!("guide/schema.md")]
 #[doc = "# PostgreSQL\n\n```sql"]
 #[doc = include_str!("backend/postgres/schema.sql")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::Pool;
 
+use super::attempt::UnitAttempts;
 use super::retry::run_with_retries;
 use super::{Ended, Options, PoolTransactor, Transactor, Unit};
 use crate::backend::Backend;
@@ -19,7 +20,7 @@ mod health;
 mod nodes;
 
 use attempts::FailoverAttempts;
-use nodes::Nodes;
+use nodes::{CheckTimes, Nodes};
 
 /// Runs units on the first of several nodes that takes writes.
 ///
@@ -81,8 +82,7 @@ pub struct Failover<DB: Backend, S> {
     /// The transactors on each pool, in the order of preference.
     transactors: Arc<[PoolTransactor<DB, S>]>,
     nodes: Arc<Nodes<DB>>,
-    patience: Duration,
-    pause: Duration,
+    times: CheckTimes,
 }
 
 impl<DB: Backend, S: Strategy> Failover<DB, S> {
@@ -93,7 +93,7 @@ impl<DB: Backend, S: Strategy> Failover<DB, S> {
         let others: Vec<_> = others.into_iter().map(|pool| first.on_another(pool)).collect();
         let transactors: Vec<_> = std::iter::once(first).chain(others).collect();
         let nodes = Nodes::new(transactors.iter().map(|transactor| transactor.pool().clone()));
-        Self { transactors: transactors.into(), nodes: Arc::new(nodes), patience: PATIENCE, pause: PAUSE }
+        Self { transactors: transactors.into(), nodes: Arc::new(nodes), times: DEFAULT_TIMES }
     }
 
     /// Sets how long an attempt may take before its node is checked, and how long the node may take to answer
@@ -103,7 +103,7 @@ impl<DB: Backend, S: Strategy> Failover<DB, S> {
     /// short time moves units away from a node that is merely busy.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.times.patience = patience;
         self
     }
 
@@ -111,7 +111,7 @@ impl<DB: Backend, S: Strategy> Failover<DB, S> {
     /// 30 s.
     #[must_use]
     pub fn pause(mut self, pause: Duration) -> Self {
-        self.pause = pause;
+        self.times.pause = pause;
         self
     }
 
@@ -122,8 +122,8 @@ impl<DB: Backend, S: Strategy> Failover<DB, S> {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_secs(30);
+const DEFAULT_TIMES: CheckTimes =
+    CheckTimes { patience: Duration::from_secs(2), pause: Duration::from_secs(30) };
 
 #[async_trait]
 impl<DB: Backend, S: Strategy> Transactor<DB> for Failover<DB, S> {
@@ -136,7 +136,9 @@ impl<DB: Backend, S: Strategy> Transactor<DB> for Failover<DB, S> {
         }
         let first = &self.transactors[0];
         let options = first.options_of_run(options);
-        let mut attempts = FailoverAttempts::new(self, &options, unit);
+        let unit = UnitAttempts::new(first.pool(), first.reuse(), &options, unit);
+        let (transactors, nodes, times) = (&*self.transactors, &self.nodes, self.times);
+        let mut attempts = FailoverAttempts { transactors, unit, nodes, times };
         run_with_retries(first.strategy(), first.waiting_queues(), &options, &mut attempts).await
     }
 }
@@ -144,8 +146,7 @@ impl<DB: Backend, S: Strategy> Transactor<DB> for Failover<DB, S> {
 // Not derived, because that would require `DB: Clone`.
 impl<DB: Backend, S> Clone for Failover<DB, S> {
     fn clone(&self) -> Self {
-        let (transactors, nodes) = (self.transactors.clone(), self.nodes.clone());
-        Self { transactors, nodes, patience: self.patience, pause: self.pause }
+        Self { transactors: self.transactors.clone(), nodes: self.nodes.clone(), times: self.times }
     }
 }
 
@@ -154,8 +155,7 @@ impl<DB: Backend, S: Strategy> fmt::Debug for Failover<DB, S> {
         f.debug_struct("Failover")
             .field("transactors", &self.transactors)
             .field("current", &self.nodes.current())
-            .field("patience", &self.patience)
-            .field("pause", &self.pause)
+            .field("times", &self.times)
             .finish()
     }
 }

@@ -4,9 +4,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Failover;
 use super::health::Health;
-use super::nodes::Nodes;
+use super::nodes::{CheckTimes, Nodes};
 use crate::backend::Backend;
 use crate::events::RunOutcome;
 use crate::failure::{Failure, FailureKind};
@@ -17,27 +16,14 @@ use crate::transactor::attempt::UnitAttempts;
 use crate::transactor::deadline::Timer;
 use crate::transactor::retryable::{AttemptOutcome, Retryable};
 use crate::transactor::waiting::Permits;
-use crate::transactor::{Ended, Options, PoolTransactor, Unit};
+use crate::transactor::{Ended, PoolTransactor};
 
 /// The attempts of one run.
 pub(super) struct FailoverAttempts<'a, DB: Backend, S> {
-    transactors: &'a [PoolTransactor<DB, S>],
-    unit: UnitAttempts<'a, DB>,
-    nodes: &'a Arc<Nodes<DB>>,
-    patience: Duration,
-    pause: Duration,
-}
-
-impl<'a, DB: Backend, S: Strategy> FailoverAttempts<'a, DB, S> {
-    pub(super) fn new(
-        failover: &'a Failover<DB, S>,
-        options: &'a Options,
-        unit: &'a mut dyn Unit<DB>,
-    ) -> Self {
-        let Failover { transactors, nodes, patience, pause } = failover;
-        let unit = UnitAttempts::new(transactors[0].pool(), transactors[0].reuse(), options, unit);
-        Self { transactors, unit, nodes, patience: *patience, pause: *pause }
-    }
+    pub(super) transactors: &'a [PoolTransactor<DB, S>],
+    pub(super) unit: UnitAttempts<'a, DB>,
+    pub(super) nodes: &'a Arc<Nodes<DB>>,
+    pub(super) times: CheckTimes,
 }
 
 impl<DB: Backend, S: Strategy> Retryable for FailoverAttempts<'_, DB, S> {
@@ -58,13 +44,14 @@ impl<DB: Backend, S: Strategy> Retryable for FailoverAttempts<'_, DB, S> {
         permits: Permits,
         timer: &mut Timer,
     ) -> AttemptOutcome<Ended> {
-        self.nodes.return_to_preferred(self.patience, self.pause);
+        let patience = self.times.patience;
+        self.nodes.return_to_preferred(self.times);
         let Some(turn) = timer.within(pin!(self.nodes.turn())).await else {
             return AttemptOutcome::OutOfTime { failure: None, during: "for units on another pool to end" };
         };
         let node = self.nodes.current();
         self.unit.move_to(self.transactors[node].pool(), self.transactors[node].reuse());
-        timer.give_up_when(Box::pin(self.nodes.clone().silence_of(node, self.patience)));
+        timer.give_up_when(Box::pin(self.nodes.clone().silence_of(node, patience)));
         let writes = plan.access == Access::ReadWrite;
         let outcome = self.unit.attempt(plan, number, permits, timer).await;
         let is_given_up = timer.has_given_up();
@@ -74,11 +61,11 @@ impl<DB: Backend, S: Strategy> Retryable for FailoverAttempts<'_, DB, S> {
         }
         match outcome {
             AttemptOutcome::OutOfTime { .. } if is_given_up && !timer.clock.is_over() => {
-                AttemptOutcome::failed(silent::<DB>(self.transactors[node].pool(), self.patience))
+                AttemptOutcome::failed(silent::<DB>(self.transactors[node].pool(), patience))
             }
             outcome => {
                 if !is_given_up {
-                    judge(self.nodes, node, self.patience, (writes, &outcome), timer).await;
+                    judge(self.nodes, node, patience, (writes, &outcome), timer).await;
                 }
                 outcome
             }

@@ -16,6 +16,15 @@ use crate::backend::Backend;
 /// How long a return to a preferred node waits for the attempts on the other one, while new attempts wait.
 const MAX_DRAIN: Duration = Duration::from_secs(1);
 
+/// When nodes are checked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CheckTimes {
+    /// How long an attempt may take before its node is checked, and how long a check may take.
+    pub(super) patience: Duration,
+    /// How long a node that was left is not checked.
+    pub(super) pause: Duration,
+}
+
 /// The pools of the nodes in the order of preference, and the one in use.
 pub(super) struct Nodes<DB: Backend> {
     pools: Vec<(Pool<DB>, HealthChecks)>,
@@ -71,10 +80,10 @@ impl<DB: Backend> Nodes<DB> {
         }
     }
 
-    /// Checks in the background whether a node takes writes that precedes the current one, once per `pause`,
-    /// and returns to it.
-    pub(super) fn return_to_preferred(self: &Arc<Self>, patience: Duration, pause: Duration) {
-        let is_due = self.current() > 0 && self.since().elapsed() >= pause;
+    /// Checks in the background whether a node takes writes that precedes the current one, once per
+    /// pause, and returns to it.
+    pub(super) fn return_to_preferred(self: &Arc<Self>, times: CheckTimes) {
+        let is_due = self.current() > 0 && self.since().elapsed() >= times.pause;
         if !is_due || self.is_checking.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -86,7 +95,7 @@ impl<DB: Backend> Nodes<DB> {
             }
             let left = nodes.current();
             for node in 0..left {
-                if nodes.health(node, patience).await == Health::TakesWrites {
+                if nodes.health(node, times.patience).await == Health::TakesWrites {
                     // The wait only makes conflicts between the two nodes less likely.
                     let _drained = timeout(MAX_DRAIN, nodes.turns.write()).await;
                     let _ = nodes.current.compare_exchange(left, node, Ordering::AcqRel, Ordering::Acquire);
