@@ -159,3 +159,23 @@ impl<DB: Backend, S: Strategy> fmt::Debug for Failover<DB, S> {
             .finish()
     }
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use sqlx::SqlitePool;
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::strategies::Pessimistic;
+    use crate::transactor::TransactorExt as _;
+    use crate::tx::Tx;
+
+    #[tokio::test]
+    async fn refuses_databases_without_servers() {
+        let pool = SqlitePool::connect_lazy("sqlite::memory:").expect("a pool");
+        let db = Failover::new(Pessimistic::default().on(&pool), [&pool]);
+        let unit = db.run(async |_: &mut Tx<_>| Ok::<_, Error>(()));
+        let error = unit.await.expect_err("no server");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+    }
+}
