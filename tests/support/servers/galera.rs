@@ -144,8 +144,8 @@ impl Node {
             group.ports[self.index] = free_port()?;
         }
         // Not whether this node has begun: a first start that failed is repeated.
-        let others = group.has_begun.iter().enumerate().filter(|(index, _)| *index != self.index);
-        let founds = !others.map(|(_, has_begun)| *has_begun).any(|has_begun| has_begun);
+        let mut others = group.has_begun.iter().enumerate().filter(|(index, _)| *index != self.index);
+        let founds = !others.any(|(_, has_begun)| *has_begun);
         group.has_begun[self.index] = true;
         let addresses = group.ports.map(|port| format!("127.0.0.1:{port}")).join(",");
         Ok((group.ports[self.index], addresses, founds))
