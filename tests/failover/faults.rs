@@ -116,8 +116,19 @@ async fn clients_leave_a_demoted_primary_that_still_answers() {
     for sql in ["ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"] {
         old.execute(sql).await.expect("a demotion");
     }
-    let writing = "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL";
-    eventually(0, async || number(&mut old, writing).await).await;
+    // What began before may still write, and the standbys must not receive that after the promotion.
+    let demoted = async || {
+        let mut fresh = cluster.connect(0).await;
+        number(&mut fresh, "SELECT CAST(current_setting('transaction_read_only') = 'on' AS INT)::bigint")
+            .await
+    };
+    eventually(1, demoted).await;
+    let now = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
+    let now = number(&mut old, now).await;
+    let writing = "SELECT count(*) FROM pg_stat_activity WHERE extract(epoch FROM xact_start) * 1000000 <= $1
+        AND backend_type = 'client backend'";
+    let writing = async || sqlx::query_scalar(writing).bind(now).fetch_one(&mut old).await.expect("a count");
+    eventually(0_i64, writing).await;
     cluster.promote().await;
     // At first, new connections lead to a standby, which refuses SERIALIZABLE in another way.
     let standby = (1..3).find(|server| *server != cluster.primary).expect("a standby");

@@ -69,9 +69,17 @@ impl Cluster {
 
     /// Promotes the standby that has received most, and has the other one follow it. The pooler still leads
     /// to the old primary.
+    ///
+    /// Both leave the old primary first. It might still be alive, and must not get another commit confirmed,
+    /// or send one of them what the other one lacks.
     async fn promote(&mut self) {
         let standbys: Vec<usize> = (0..self.servers.len()).filter(|server| *server != self.primary).collect();
         let mut received = Vec::new();
+        for standby in standbys.clone() {
+            self.follow(standby, "").await;
+            let follows = "SELECT count(*) FROM pg_stat_wal_receiver";
+            eventually(0, async || number(&mut self.connect(standby).await, follows).await).await;
+        }
         for standby in standbys.clone() {
             let position = "SELECT CAST(pg_last_wal_receive_lsn() - '0/0' AS BIGINT)";
             let position: i64 = number(&mut self.connect(standby).await, position).await;
@@ -82,17 +90,19 @@ impl Cluster {
         primary.execute("SELECT pg_promote(true, 60)").await.expect("a promotion");
         let port = self.servers[self.primary].port();
         for standby in standbys.into_iter().filter(|server| *server != self.primary) {
-            let follow = format!(
-                "ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.1 user=app port={port}'; \
-                 SELECT pg_reload_conf()"
-            );
-            for sql in follow.split("; ") {
-                let follow = AssertSqlSafe(sql.to_owned());
-                self.connect(standby).await.execute(follow).await.expect("a standby that follows");
-            }
+            self.follow(standby, &format!("host=127.0.0.1 user=app port={port}")).await;
         }
         let followers = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
         eventually(1, async || number(&mut primary, followers).await).await;
+    }
+
+    /// Makes a standby follow the server of these connection parameters, or none.
+    async fn follow(&self, standby: usize, parameters: &str) {
+        let mut standby = self.connect(standby).await;
+        let follow = format!("ALTER SYSTEM SET primary_conninfo = '{parameters}'");
+        for sql in [&*follow, "SELECT pg_reload_conf()"] {
+            standby.execute(AssertSqlSafe(sql.to_owned())).await.expect("a change of the configuration");
+        }
     }
 
     /// Leads the pooler to the primary.
