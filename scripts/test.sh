@@ -2,6 +2,9 @@
 # Runs all tests of the workspace (arguments go to `cargo test`). On Debian and Ubuntu it first installs what they need and the machine
 # lacks: PostgreSQL, pgbouncer, MariaDB with Galera and rsync, Prometheus (for promtool, which tests the alerts), Chromium
 # and a C compiler. The tests start servers of their own, so no system service is started.
+#
+# Where MySQL is installed as well (ATOMICALLY_MYSQL_BIN, or a `mysqld` that is not MariaDB's), the tests for MariaDB and the
+# deadlock reports run on it once more. Debian has no package for it; Ubuntu has mysql-server-core.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -110,4 +113,25 @@ if ((${#missing[@]})); then
     "${as_root[@]}" bash -c "$(declare -f install_quietly); install_quietly \"\$@\"" bash "${missing[@]}"
 fi
 
-exec cargo test --workspace --all-features "$@"
+env -u ATOMICALLY_MYSQL_BIN cargo test --workspace --all-features "$@"
+
+# The directory of a `mysqld` that is MySQL's: on many systems it is a link to MariaDB's.
+mysql_directory() {
+    local directory
+    for directory in ${ATOMICALLY_MYSQL_BIN:-${PATH//:/ } /usr/sbin /usr/local/sbin}; do
+        if [[ -x $directory/mysqld ]] && ! "$directory/mysqld" --no-defaults --version | grep -q MariaDB; then
+            echo "$directory"
+            return
+        fi
+    done
+}
+
+mysql=$(mysql_directory)
+if [[ -n $mysql && -z ${ATOMICALLY_MYSQL_URL:-} && $# -eq 0 ]]; then
+    echo "Testing on MySQL in $mysql ..." >&2
+    export ATOMICALLY_MYSQL_BIN=$mysql
+    cargo test --all-features --test mysql
+    # The others show peculiarities of MariaDB, or compare with its texts.
+    cargo test --all-features --test deadlocks --test errors --test idempotency --test lease --test queue --test schema \
+        --test sea_orm --test sql_text --test values --test http mariadb
+fi

@@ -107,6 +107,9 @@ pub mod engines {
     pub mod vitess {}
 }
 
+#[doc = include_str!("guide/addresses.md")]
+pub mod addresses {}
+
 #[doc = include_str!("guide/schema.md")]
 #[doc = "# PostgreSQL\n\n```sql"]
 #[doc = include_str!("backend/postgres/schema.sql")]

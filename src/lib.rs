@@ -163,7 +163,9 @@ pub use strategy::{Attempt, Plan, Resolve, Strategy, Verdict};
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub use telemetry::Metrics;
-pub use transactor::{Decision, Ended, Options, PoolTransactor, Transactor, TransactorExt, Unit, With};
+pub use transactor::{
+    Decision, Ended, Failover, Options, PoolTransactor, Transactor, TransactorExt, Unit, With,
+};
 pub use tx::{Repeatable, ScopeFn, Tx, TxFn, UnitError, UnitFn};
 
 /// Compiles the examples of the README.

@@ -9,6 +9,7 @@ use crate::tx::Tx;
 mod retry;
 mod deadlock_queue;
 mod extension;
+mod failover;
 #[cfg(test)]
 mod fleet;
 mod waiting;
@@ -25,6 +26,7 @@ mod retryable;
 mod schema;
 
 pub use extension::{TransactorExt, With};
+pub use failover::Failover;
 pub use options::Options;
 pub use pool::PoolTransactor;
 

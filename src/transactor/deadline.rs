@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -43,11 +43,17 @@ impl Clock {
     }
 }
 
+/// Resolves when there is a reason to give up an attempt.
+pub(super) type Reason = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
 /// The clock of a run and its alarm. One alarm serves the whole run, because setting one for each wait
 /// would wake the runtime up each time.
 pub(super) struct Timer {
     pub(super) clock: Clock,
     alarm: Pin<Box<Sleep>>,
+    /// Resolves when the current attempt is to be given up before the deadline.
+    reason_to_give_up: Option<Reason>,
+    has_given_up: bool,
     /// The clock for the run's observers, if it has any.
     pub(super) observation: Option<Arc<RunClock>>,
 }
@@ -55,7 +61,19 @@ pub(super) struct Timer {
 impl Timer {
     pub(super) fn start(options: &Options, observation: Option<Arc<RunClock>>) -> Self {
         let clock = Clock::start(options);
-        Self { clock, alarm: Box::pin(sleep_until(clock.deadline)), observation }
+        let alarm = Box::pin(sleep_until(clock.deadline));
+        Self { clock, alarm, reason_to_give_up: None, has_given_up: false, observation }
+    }
+
+    /// Ends the waits of the next attempt when `reason` resolves, as if the deadline had passed.
+    pub(super) fn give_up_when(&mut self, reason: Reason) {
+        self.reason_to_give_up = Some(reason);
+    }
+
+    /// Returns whether the attempt was given up before the deadline, and forgets the reason.
+    pub(super) fn has_given_up(&mut self) -> bool {
+        self.reason_to_give_up = None;
+        std::mem::take(&mut self.has_given_up)
     }
 
     /// Notifies the observers.
@@ -79,9 +97,20 @@ impl Timer {
     pub(super) async fn within<F: Future + Unpin>(&mut self, mut future: F) -> Option<F::Output> {
         poll_fn(|context| match Pin::new(&mut future).poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.gives_up(context) => Poll::Ready(None),
             Poll::Pending => self.alarm.as_mut().poll(context).map(|()| None),
         })
         .await
+    }
+
+    fn gives_up(&mut self, context: &mut Context<'_>) -> bool {
+        if let Some(reason) = &mut self.reason_to_give_up
+            && reason.as_mut().poll(context).is_ready()
+        {
+            self.reason_to_give_up = None;
+            self.has_given_up = true;
+        }
+        self.has_given_up
     }
 
     /// Runs hooks, and waits for them until the deadline. After that they are finished in the background.

@@ -243,8 +243,27 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.options.tables()
     }
 
-    const fn waiting_queues(&self) -> WaitingQueues<'_> {
+    pub(super) const fn waiting_queues(&self) -> WaitingQueues<'_> {
         WaitingQueues { gate: &self.gate, deadlocked: Some(&self.deadlocked) }
+    }
+
+    /// Returns this transactor on another pool.
+    pub(super) fn on_another(&self, pool: &Pool<DB>) -> Self {
+        let reuse = if self.reuse.is_on() { ConnectionReuse::on() } else { ConnectionReuse::off() };
+        Self { pool: pool.clone(), reuse, ..self.clone() }
+    }
+
+    pub(super) fn strategy(&self) -> &S {
+        &self.strategy
+    }
+
+    pub(super) const fn reuse(&self) -> &ConnectionReuse<DB> {
+        &self.reuse
+    }
+
+    /// Returns the options of a run, which override the transactor's own.
+    pub(super) fn options_of_run(&self, options: &Options) -> Options {
+        options.or(&self.options)
     }
 
     /// Returns this transactor with another strategy.
@@ -266,7 +285,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     }
 
     /// Fails if the caller is a unit of work on the same pool, because it would wait for its own connection.
-    fn refuse_nesting(&self) -> Result<(), Error> {
+    pub(super) fn refuse_nesting(&self) -> Result<(), Error> {
         if holds_connection_of(&self.pool) { Err(Error::failed(nested(), None)) } else { Ok(()) }
     }
 }
@@ -275,7 +294,7 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
 impl<DB: Backend, S: Strategy> Transactor<DB> for PoolTransactor<DB, S> {
     async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
         self.refuse_nesting()?;
-        let options = options.or(&self.options);
+        let options = self.options_of_run(options);
         let mut unit = UnitAttempts::new(&self.pool, &self.reuse, &options, unit);
         run_with_retries(&*self.strategy, self.waiting_queues(), &options, &mut unit).await
     }

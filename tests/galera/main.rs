@@ -7,6 +7,7 @@
 mod claims;
 mod deltas;
 mod engine;
+mod failover;
 mod leases;
 mod ledger;
 mod once;
@@ -14,17 +15,23 @@ mod queue;
 mod quorum;
 #[path = "../support/mod.rs"]
 mod support;
+mod write_skew;
 
 use std::fmt::Debug;
 use std::future::Future;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use sqlx::mysql::MySqlPoolOptions;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySql, MySqlConnection, Pool};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySql, MySqlConnection, Pool, Row as _};
 use support::servers::galera::Cluster;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep};
+
+/// How long a node may take to join the others again.
+const JOIN_LIMIT: Duration = Duration::from_secs(60);
 
 /// The connections of the clients of one node.
 const CONNECTIONS: u32 = 8;
@@ -83,9 +90,14 @@ impl Database {
         tokio::task::block_in_place(|| self.cluster.kill(node));
     }
 
+    /// Restarts the killed nodes, and returns when they have caught up.
+    fn restart(&mut self) {
+        tokio::task::block_in_place(|| self.cluster.restart_dead());
+    }
+
     /// Restarts the killed nodes, and returns the result of `audit`, which must be equal on all nodes.
     async fn audited<T: PartialEq + Debug>(mut self, audit: impl AsyncFn(MySqlConnection) -> T) -> T {
-        tokio::task::block_in_place(|| self.cluster.restart_dead());
+        self.restart();
         let mut found = Vec::new();
         for url in &self.urls {
             found.push(audit(current(url).await).await);
@@ -100,9 +112,18 @@ impl Database {
     }
 }
 
-/// A connection whose statements see every earlier commit of every node.
+/// A connection whose statements see every earlier commit of every node. Waits until its node has joined the
+/// others.
 async fn current(url: &str) -> MySqlConnection {
     let mut connection = MySqlConnection::connect(url).await.expect("a connection to a node");
+    let (start, mut state) = (Instant::now(), String::new());
+    while state != "Synced" {
+        assert!(start.elapsed() < JOIN_LIMIT, "{url} is not a member of its cluster: {state}");
+        let status = "SHOW STATUS LIKE 'wsrep_local_state_comment'";
+        let status = sqlx::raw_sql(status).fetch_one(&mut connection).await.expect("its state");
+        state = status.get(1);
+        sleep(Duration::from_millis(20)).await;
+    }
     connection.execute("SET SESSION wsrep_sync_wait = 15").await.expect("a node that catches up");
     connection
 }

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atomically::queue::{Claim, NewJob, Queue};
-use atomically::{Error, Pessimistic, TransactorExt as _};
+use atomically::{Error, Options, Pessimistic, TransactorExt as _};
 use sqlx::{MySql, MySqlConnection, Pool};
 use tokio::time::{Instant, sleep};
 
+use crate::support::eventually;
 use crate::{Database, all};
 
 const JOBS: i64 = 600;
@@ -33,7 +34,16 @@ struct Work {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_that_are_claimed_on_all_nodes_have_one_effect() {
-    let database = Database::with(&[TABLE]).await;
+    jobs_have_one_effect(Database::with(&[TABLE]).await, None).await;
+}
+
+/// The jobs that the workers of the dead node had claimed are done by others when their leases expire.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_have_one_effect_when_a_node_is_killed() {
+    jobs_have_one_effect(Database::with(&[TABLE]).await, Some(2)).await;
+}
+
+async fn jobs_have_one_effect(mut database: Database, killed: Option<usize>) {
     let queue = queue(&database.pools[0]);
     queue.create_tables().await.expect("the tables of the queue");
     database.catch_up().await;
@@ -45,7 +55,13 @@ async fn jobs_that_are_claimed_on_all_nodes_have_one_effect() {
 
     let work = Arc::new(Work::default());
     let pools = database.pools.iter().flat_map(|pool| std::iter::repeat_n(pool, WORKERS_OF_A_NODE));
-    all(pools.map(|pool| worker(pool.clone(), work.clone()))).await;
+    let workers: Vec<_> = pools.map(|pool| worker(pool.clone(), work.clone())).collect();
+    let workers = tokio::spawn(all(workers));
+    if let Some(node) = killed {
+        eventually(true, async || work.done.load(SeqCst) > JOBS as usize / 4).await;
+        database.kill(node);
+    }
+    workers.await.expect("no worker dies");
     let effects = database.audited(read).await;
 
     let acknowledged = work.acknowledged.lock().expect("what was acknowledged");
@@ -68,7 +84,8 @@ async fn jobs_that_are_claimed_on_all_nodes_have_one_effect() {
 }
 
 fn queue(pool: &Pool<MySql>) -> Queue<MySql> {
-    Queue::new("work", pool).expect("a queue").lease(LEASE)
+    let options = Options::new().deadline(Duration::from_secs(6));
+    Queue::new("work", pool).expect("a queue").lease(LEASE).options(options)
 }
 
 /// Claims and completes until all jobs are reported as done, or the time limit is reached.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use atomically::{Atomic, Error, ErrorKind, FailureKind, Pessimistic, TransactorExt as _};
-use sqlx::{MySql, MySqlConnection, Pool};
+use sqlx::{Connection as _, MySql, MySqlConnection, Pool};
 
 use crate::{Database, support};
 
@@ -48,8 +48,18 @@ fn refused(error: &Error) {
 }
 
 async fn code_of_a_read(pool: &Pool<MySql>) -> Option<String> {
-    let read = sqlx::query("SELECT value FROM counter").fetch_one(pool).await;
-    let error = read.err()?;
+    code(sqlx::query("SELECT value FROM counter").fetch_one(pool).await)
+}
+
+/// Waits until a node refuses statements, because it is not a member of a cluster that may commit.
+pub(crate) async fn refuses_statements(url: &str) {
+    let mut node = MySqlConnection::connect(url).await.expect("a connection to a node");
+    let code_of_a_statement = async || code(sqlx::raw_sql("DO 1").execute(&mut node).await);
+    support::eventually(Some("1047".to_owned()), code_of_a_statement).await;
+}
+
+fn code<T>(outcome: sqlx::Result<T>) -> Option<String> {
+    let error = outcome.err()?;
     error
         .as_database_error()?
         .try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()

@@ -1,5 +1,7 @@
 //! The support code of the integration tests: databases to run on, and one interface to all of them.
 
+#[allow(dead_code, reason = "each test binary uses its part")]
+pub(crate) mod ledger;
 #[allow(dead_code, reason = "SQLite has no network")]
 pub(crate) mod proxy;
 mod mysql;
@@ -106,6 +108,12 @@ pub(crate) trait TestBackend: Backend {
 
     /// Runs a text without preparing it.
     fn plain<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxFuture<'a, sqlx::Result<()>>;
+
+    /// The same, with the number of affected rows.
+    fn execute_plain<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxFuture<'a, sqlx::Result<u64>>;
+
+    /// The integer that a text returns, without preparing it.
+    fn fetch_plain<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxFuture<'a, sqlx::Result<i64>>;
 
     /// Streams the integers of a query.
     fn stream<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxStream<'a, sqlx::Result<i64>>;

@@ -48,6 +48,7 @@ impl Rule {
 #[derive(Debug)]
 pub(crate) struct Proxy {
     port: u16,
+    server: Arc<Mutex<String>>,
     rules: Rules,
     hits: Arc<Mutex<u32>>,
     requests: Arc<AtomicU32>,
@@ -56,13 +57,15 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts a proxy in front of the server of this URL.
     pub(crate) async fn to(url: &str) -> Self {
-        let server = address(url).to_owned();
+        let server = Arc::new(Mutex::new(address(url).to_owned()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        let proxy = Self { port, rules: Arc::default(), hits: Arc::default(), requests: Arc::default() };
+        let (rules, hits, requests) = Default::default();
+        let proxy = Self { port, server: server.clone(), rules, hits, requests };
         let (rules, hits, requests) = (proxy.rules.clone(), proxy.hits.clone(), proxy.requests.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                let server = server.lock().expect("the address").clone();
                 let server = TcpStream::connect(&server).await.expect("the server is there");
                 // Otherwise a response in two parts waits 40 ms for an acknowledgement.
                 client.set_nodelay(true).expect("an open socket");
@@ -76,6 +79,13 @@ impl Proxy {
     /// The same URL, through the proxy.
     pub(crate) fn url(&self, url: &str) -> String {
         url.replace(address(url), &format!("127.0.0.1:{}", self.port))
+    }
+
+    /// Leads new connections to the server of another URL, as a change of a DNS entry does. Old connections
+    /// stay where they are.
+    #[allow(dead_code, reason = "each test binary uses its part")]
+    pub(crate) fn lead_to(&self, url: &str) {
+        address(url).clone_into(&mut self.server.lock().expect("the address"));
     }
 
     /// From now on, and until [`heal`](Self::heal), requests that contain the trigger meet the fault.

@@ -79,6 +79,14 @@ macro_rules! statements {
             Box::pin(async move { sqlx::raw_sql(sql).execute(tx).await.map(drop) })
         }
 
+        fn execute_plain<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxFuture<'a, sqlx::Result<u64>> {
+            Box::pin(async move { Ok(sqlx::raw_sql(sql).execute(tx).await?.rows_affected()) })
+        }
+
+        fn fetch_plain<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxFuture<'a, sqlx::Result<i64>> {
+            Box::pin(async move { sqlx::raw_sql(sql).fetch_one(tx).await?.try_get(0) })
+        }
+
         fn stream<'a>(tx: &'a mut Tx<Self>, sql: SqlStr) -> BoxStream<'a, sqlx::Result<i64>> {
             Box::pin(sqlx::query_scalar(sql).fetch(tx))
         }

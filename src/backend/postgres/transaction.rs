@@ -82,6 +82,10 @@ impl TransactionSql for Postgres {
         (failure.code() == Some("0A000")).then_some("SELECT pg_is_in_recovery()::int::bigint")
     }
 
+    /// It is `on` on a standby, and where the setting's default is.
+    const READ_ONLY_QUERY: Option<&'static str> =
+        Some("SELECT (current_setting('transaction_read_only') = 'on')::int::bigint");
+
     /// 25P01: no transaction is open. An aborted transaction, which is still open, reports 25P02.
     const GUARD: Guard = Guard {
         sql: "SAVEPOINT atomically_guard",

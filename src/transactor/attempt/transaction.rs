@@ -45,6 +45,11 @@ impl<'a, DB: Backend> UnitAttempts<'a, DB> {
     ) -> Self {
         Self { pool, reuse, options, unit, prior: PriorCommit::None, hooks: Hooks::default() }
     }
+
+    /// Runs the next attempt on another pool, which leads to the same database.
+    pub(in crate::transactor) fn move_to(&mut self, pool: &'a Pool<DB>, reuse: &'a ConnectionReuse<DB>) {
+        (self.pool, self.reuse) = (pool, reuse);
+    }
 }
 
 /// A transaction that is open, with the permits under which it runs.

@@ -78,7 +78,7 @@ impl<DB: Backend> ConnectionReuse<DB> {
         &self.server
     }
 
-    pub(super) const fn is_on(&self) -> bool {
+    pub(crate) const fn is_on(&self) -> bool {
         self.shared.is_some()
     }
 

@@ -1,14 +1,14 @@
 //! How a throwaway Galera cluster of MariaDB servers is created and run.
 
-use std::collections::BTreeSet;
 use std::env;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::lifetime::Home;
 use super::mariadb::{Mariadb, SETUP};
-use super::{Engine, Server, find, free_port, must};
+use super::{Engine, Frozen, Server, find, free_port, must};
 
 const MISSING_LIBRARY: &str = "this test needs the Galera library (libgalera_smm.so), which was not found: \
     `apt-get install galera-4`, or set ATOMICALLY_GALERA_LIBRARY to the file";
@@ -69,7 +69,8 @@ impl Cluster {
         let library = library()?;
         let is_rsync_there = find::program(&find::path(), &["rsync"]).is_some();
         is_rsync_there.then_some(()).ok_or(MISSING_RSYNC)?;
-        let group = Arc::new(Mutex::new([None; Self::NODES]));
+        let ports = [free_port()?, free_port()?, free_port()?];
+        let group = Arc::new(Mutex::new(Group { ports, has_begun: [false; Self::NODES] }));
         let mut nodes = Vec::new();
         for index in 0..Self::NODES {
             let (mariadb, library, group) = (Mariadb::find()?, library.clone(), group.clone());
@@ -87,6 +88,12 @@ impl Cluster {
     #[track_caller]
     pub fn kill(&mut self, index: usize) {
         self.nodes[index].kill();
+    }
+
+    /// Stops a node until the guard is dropped. The other nodes evict it.
+    #[track_caller]
+    pub fn freeze(&self, index: usize) -> Frozen {
+        self.nodes[index].freeze()
     }
 
     /// Restarts the killed nodes, and returns when they have caught up with the others.
@@ -107,39 +114,41 @@ fn library() -> Result<PathBuf, String> {
     candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| MISSING_LIBRARY.to_owned())
 }
 
+/// The addresses on which the nodes listen for each other.
+///
+/// They are the same after a restart, and each node is given all of them. A node that was started without the
+/// addresses of the others does not find them again after a stall.
+#[derive(Debug)]
+struct Group {
+    ports: [u16; Cluster::NODES],
+    has_begun: [bool; Cluster::NODES],
+}
+
 /// One server of a cluster.
 #[derive(Debug)]
 struct Node {
     index: usize,
     mariadb: Mariadb,
     library: PathBuf,
-    /// The address on which each started node listens for the others.
-    group: Arc<Mutex<[Option<u16>; Cluster::NODES]>>,
+    group: Arc<Mutex<Group>>,
 }
 
 impl Node {
-    /// Three ports: for the group, and for the two ways in which a joining node receives the state.
+    /// The port on which this node listens for the others, the addresses of all, and whether this is the
+    /// first node to start, which founds the cluster.
     ///
-    /// They are new at each start, because another program may take a port before the server binds it.
-    fn ports(&self, sql_port: u16) -> Result<[u16; 3], String> {
-        let mut ports = BTreeSet::new();
-        while ports.len() < 3 {
-            let port = free_port()?;
-            if port != sql_port {
-                ports.insert(port);
-            }
-        }
-        let ports: Vec<u16> = ports.into_iter().collect();
-        Ok([ports[0], ports[1], ports[2]])
-    }
-
-    /// The addresses of the other nodes. The first node has none, and therefore founds the cluster.
-    fn join_group(&self, port: u16) -> String {
+    /// Another program may have taken the port meanwhile. The others learn a new one from this node.
+    fn join_group(&self) -> Result<(u16, String, bool), String> {
         let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
-        group[self.index] = Some(port);
-        let others = group.iter().enumerate().filter(|(index, _)| *index != self.index);
-        let others: Vec<_> = others.filter_map(|(_, port)| Some(format!("127.0.0.1:{}", (*port)?))).collect();
-        others.join(",")
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, group.ports[self.index])).is_err() {
+            group.ports[self.index] = free_port()?;
+        }
+        // Not whether this node has begun: a first start that failed is repeated.
+        let mut others = group.has_begun.iter().enumerate().filter(|(index, _)| *index != self.index);
+        let founds = !others.any(|(_, has_begun)| *has_begun);
+        group.has_begun[self.index] = true;
+        let addresses = group.ports.map(|port| format!("127.0.0.1:{port}")).join(",");
+        Ok((group.ports[self.index], addresses, founds))
     }
 }
 
@@ -163,8 +172,9 @@ impl Engine for Node {
     }
 
     fn serve(&self, home: &Home, port: u16) -> Result<Command, String> {
-        let [group, increments, snapshots] = self.ports(port)?;
-        let others = self.join_group(group);
+        let (group, addresses, founds) = self.join_group()?;
+        // New at each start, because another program may take a port before the server binds it.
+        let [increments, snapshots] = [free_port()?, free_port()?];
         let library = self.library.display();
         let mut server = self.mariadb.server(home, port)?;
         server.args(REPLICATION);
@@ -172,13 +182,16 @@ impl Engine for Node {
             format!("--wsrep-provider={library}"),
             format!("--wsrep-node-name=node{}", self.index),
             format!("--wsrep-node-address=127.0.0.1:{group}"),
-            format!("--wsrep-cluster-address=gcomm://{others}"),
+            format!("--wsrep-cluster-address=gcomm://{addresses}"),
             format!("--wsrep-sst-receive-address=127.0.0.1:{snapshots}"),
             format!(
                 "--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:{group};\
                  ist.recv_addr=127.0.0.1:{increments};ist.recv_bind=127.0.0.1:{increments};{PROVIDER}"
             ),
         ]);
+        if founds {
+            server.arg("--wsrep-new-cluster");
+        }
         if self.index == Cluster::NOT_MARIADB {
             server.arg("--version=8.0.36-28.1");
         }

@@ -14,7 +14,7 @@ const MISSING: &str = "this test needs MariaDB (mariadbd and mariadb-install-db)
 const PACKAGES: [(&str, &str); 2] = [("/opt/homebrew/opt", "mariadb"), ("/usr/local/opt", "mariadb")];
 
 /// Directories of server programs that are not in every user's `PATH`.
-const SYSTEM: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/libexec"];
+pub(super) const SYSTEM: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/libexec"];
 
 /// The server runs this at every start, before it accepts the first client.
 pub(super) const SETUP: &str = "\
@@ -105,7 +105,7 @@ impl super::Engine for Mariadb {
     }
 }
 
-fn option(name: &str, value: &Path) -> OsString {
+pub(super) fn option(name: &str, value: &Path) -> OsString {
     let mut option = OsString::from(name);
     option.push("=");
     option.push(value);

@@ -1,6 +1,9 @@
 //! Private, throwaway PostgreSQL and MariaDB servers, a Galera cluster of the latter, and the other programs
 //! that the tests and benchmarks of this workspace need, on 127.0.0.1.
 //!
+//! MySQL is used instead of MariaDB if `ATOMICALLY_MYSQL_BIN` names the directory of its `mysqld`, or if only
+//! MySQL is installed. In a Galera cluster it is always MariaDB.
+//!
 //! A server starts when the first test needs it, and is gone, with its directory, when the test process ends,
 //! however it ends. Nothing that is installed or running on the machine is touched.
 
@@ -15,6 +18,7 @@ mod find;
 pub mod galera;
 mod lifetime;
 mod mariadb;
+mod mysql;
 mod pgbouncer;
 mod postgres;
 mod process;
@@ -54,7 +58,8 @@ pub fn pgbench() -> PathBuf {
     must(postgres::Postgres::find()).program("pgbench")
 }
 
-/// The URL of the MariaDB server that all tests of this process share: `ATOMICALLY_MYSQL_URL`, else our own.
+/// The URL of the MariaDB or MySQL server that all tests of this process share: `ATOMICALLY_MYSQL_URL`, else
+/// our own.
 #[track_caller]
 pub fn mysql_url() -> String {
     static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
@@ -99,10 +104,31 @@ impl Server {
         must(postgres::Postgres::find().and_then(|engine| Self::start(Box::new(engine.durable()))))
     }
 
-    /// Starts a private MariaDB and waits until it accepts connections, whatever `ATOMICALLY_MYSQL_URL` says.
+    /// Starts a private MariaDB, or MySQL where that is [used](self) instead, and waits until it accepts
+    /// connections, whatever `ATOMICALLY_MYSQL_URL` says.
     #[track_caller]
     pub fn mariadb() -> Self {
         must(start_mariadb())
+    }
+
+    /// Starts a private PostgreSQL whose commits wait until a [standby](Self::standby) has received them.
+    #[track_caller]
+    pub fn primary() -> Self {
+        must(postgres::Postgres::find().and_then(|engine| Self::start(Box::new(engine.primary()))))
+    }
+
+    /// Starts a PostgreSQL that copies this one and follows it, and accepts reads.
+    #[track_caller]
+    pub fn standby(&self) -> Self {
+        let engine = postgres::Postgres::find().map(|engine| engine.standby_of(self.port));
+        must(engine.and_then(|engine| Self::start(Box::new(engine))))
+    }
+
+    /// Leads this pgbouncer to another PostgreSQL: new transactions begin there, and open ones continue.
+    #[track_caller]
+    pub fn lead_to(&self, server: &Self) {
+        self.write(pgbouncer::DATABASES, &pgbouncer::databases(server.port));
+        must(process::reload(self.pid()));
     }
 
     /// Starts a pgbouncer in front of this PostgreSQL, which must outlive it, with or without its support for
@@ -202,7 +228,8 @@ impl Server {
             tried += 1;
             match launch(&*engine, &home, port) {
                 Ok(process) => {
-                    let url = format!("{}://app:app@127.0.0.1:{port}/test", engine.scheme());
+                    let user = engine.credentials();
+                    let url = format!("{}://{user}@127.0.0.1:{port}/test", engine.scheme());
                     return Ok(Self { engine, port, url, process: Some(process), home });
                 }
                 // Another program took the port before the server bound it.
@@ -241,6 +268,11 @@ impl Drop for Server {
 trait Engine: Debug + Send + Sync {
     fn scheme(&self) -> &'static str;
 
+    /// The user that has all privileges, and its password.
+    fn credentials(&self) -> &'static str {
+        "app:app"
+    }
+
     /// The system users that root may run it as, in order of preference.
     fn users(&self) -> &'static [&'static str];
 
@@ -258,8 +290,17 @@ fn start_postgres() -> Result<Server, String> {
     Server::start(Box::new(postgres::Postgres::find()?))
 }
 
+/// MySQL takes the place of MariaDB where `ATOMICALLY_MYSQL_BIN` names its directory, or where only MySQL is
+/// installed.
 fn start_mariadb() -> Result<Server, String> {
-    Server::start(Box::new(mariadb::Mariadb::find()?))
+    if env::var_os("ATOMICALLY_MYSQL_BIN").is_some_and(|path| !path.is_empty()) {
+        return Server::start(Box::new(mysql::Mysql::find().ok_or(mysql::MISSING)?));
+    }
+    match (mariadb::Mariadb::find(), mysql::Mysql::find()) {
+        (Ok(mariadb), _) => Server::start(Box::new(mariadb)),
+        (Err(_), Some(mysql)) => Server::start(Box::new(mysql)),
+        (Err(reason), None) => Err(reason),
+    }
 }
 
 fn launch(engine: &dyn Engine, home: &Home, port: u16) -> Result<Process, String> {

@@ -9,6 +9,14 @@ use super::lifetime::Home;
 const MISSING: &str = "this test needs pgbouncer, which was not found: `apt-get install pgbouncer` (or \
     `brew install pgbouncer`), or set ATOMICALLY_PGBOUNCER_BIN to the directory of the program";
 
+/// The file with the address of the server, which is read again at SIGHUP.
+pub(super) const DATABASES: &str = "databases.ini";
+
+/// The content of that file.
+pub(super) fn databases(server_port: u16) -> String {
+    format!("[databases]\n* = host=127.0.0.1 port={server_port}\n")
+}
+
 /// Not in every user's `PATH`.
 const SYSTEM: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 
@@ -50,15 +58,15 @@ impl super::Engine for Pgbouncer {
     }
 
     fn install(&self, home: &Home) -> Result<(), String> {
-        home.write("users", "\"app\" \"app\"\n").map(drop)
+        home.write("users", "\"app\" \"app\"\n")?;
+        home.write(DATABASES, &databases(self.server_port)).map(drop)
     }
 
     fn serve(&self, home: &Home, port: u16) -> Result<Command, String> {
         // pgbouncer logs in to the server on one connection at a time and refuses clients meanwhile: a
         // login that hangs must not keep it from the next one for the default of 15 seconds.
         let mut settings = format!(
-            "[databases]\n\
-             * = host=127.0.0.1 port={}\n\
+            "%include {DATABASES}\n\
              [pgbouncer]\n\
              listen_addr = 127.0.0.1\n\
              listen_port = {port}\n\
@@ -70,8 +78,7 @@ impl super::Engine for Pgbouncer {
              default_pool_size = 4\n\
              server_login_retry = 1\n\
              server_connect_timeout = 5\n\
-             ignore_startup_parameters = extra_float_digits\n",
-            self.server_port
+             ignore_startup_parameters = extra_float_digits\n"
         );
         if self.can_prepare()? {
             let most = if self.prepared_statements { 200 } else { 0 };

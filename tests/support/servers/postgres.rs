@@ -23,7 +23,25 @@ pub(super) struct Postgres {
     bin: PathBuf,
     /// Whether a commit waits for the disk.
     durable: bool,
+    role: Role,
 }
+
+/// What a server does about replication.
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    Alone,
+    /// Commits wait until one standby has received them.
+    Primary,
+    /// Follows the server on this port, until it is promoted.
+    Standby(u16),
+}
+
+/// In a file, and not on the command line, so that the tests can change it.
+const REPLICATION: &str = "\
+synchronous_standby_names = 'ANY 1 (*)'
+wal_keep_size = '256MB'
+wal_retrieve_retry_interval = '200ms'
+";
 
 impl Postgres {
     pub(super) fn find() -> Result<Self, String> {
@@ -31,12 +49,22 @@ impl Postgres {
             find::versioned(&PACKAGES).into_iter().chain(find::path()).collect()
         });
         let bin = find::directory_with(&directories, &["initdb", "postgres"]).ok_or(MISSING)?;
-        Ok(Self { bin: bin.to_owned(), durable: false })
+        Ok(Self { bin: bin.to_owned(), durable: false, role: Role::Alone })
     }
 
     /// The same, with commits that wait for the disk, for measurements.
     pub(super) fn durable(self) -> Self {
         Self { durable: true, ..self }
+    }
+
+    /// The same, whose commits wait for a standby.
+    pub(super) fn primary(self) -> Self {
+        Self { role: Role::Primary, ..self }
+    }
+
+    /// The same, which follows the server on this port.
+    pub(super) fn standby_of(self, port: u16) -> Self {
+        Self { role: Role::Standby(port), ..self }
     }
 
     /// Another program of the same installation.
@@ -56,6 +84,12 @@ impl super::Engine for Postgres {
 
     fn install(&self, home: &Home) -> Result<(), String> {
         let data = home.path("data");
+        if let Role::Standby(port) = self.role {
+            let mut copy = home.command(&self.program("pg_basebackup"))?;
+            copy.arg("-D").arg(&data).args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
+            copy.args(["--host=127.0.0.1", "--username=app", &format!("--port={port}")]);
+            return home.run(copy);
+        }
         let mut initdb = home.command(&self.bin.join("initdb"))?;
         initdb.arg("-D").arg(&data);
         initdb.args(["--username=app", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]);
@@ -67,7 +101,11 @@ impl super::Engine for Postgres {
         let mut single = home.command(&self.bin.join("postgres"))?;
         single.arg("--single").arg("-D").arg(&data).stdin(setup);
         single.args(["-c", "fsync=off", "-c", "exit_on_error=on", "postgres"]);
-        home.run(single)
+        home.run(single)?;
+        match self.role {
+            Role::Primary => home.write("data/postgresql.auto.conf", REPLICATION).map(drop),
+            Role::Alone | Role::Standby(_) => Ok(()),
+        }
     }
 
     fn serve(&self, home: &Home, port: u16) -> Result<Command, String> {
@@ -95,6 +133,6 @@ impl super::Engine for Postgres {
     fn is_ready(&self, home: &Home, pid: u32) -> bool {
         let text = fs::read_to_string(home.path("data/postmaster.pid")).unwrap_or_default();
         let mut lines = text.lines().map(str::trim);
-        lines.next() == Some(&pid.to_string()) && lines.nth(6) == Some("ready")
+        lines.next() == Some(&pid.to_string()) && matches!(lines.nth(6), Some("ready" | "standby"))
     }
 }

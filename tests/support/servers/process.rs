@@ -85,6 +85,11 @@ pub(super) fn go_on(pid: u32) -> Result<(), String> {
     signal("-CONT", &[pid.to_string()])
 }
 
+/// Makes a program read its configuration again.
+pub(super) fn reload(pid: u32) -> Result<(), String> {
+    signal("-HUP", &[pid.to_string()])
+}
+
 fn children(pid: u32) -> Result<Vec<String>, String> {
     let listed = Command::new("ps").args(["-A", "-o", "pid=", "-o", "ppid="]).output();
     let listed = listed.map_err(|e| format!("could not run ps: {e}"))?.stdout;
