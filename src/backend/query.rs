@@ -22,6 +22,17 @@ pub struct Reply {
     pub error: Option<sqlx::Error>,
 }
 
+impl Reply {
+    /// Adds the first column of a row.
+    pub(super) fn read<DB: Codec>(&mut self, row: &DB::Row) {
+        if DB::is_text(row, 0) {
+            self.texts.extend(DB::text(row, 0).ok().flatten());
+        } else {
+            self.integers.extend(DB::integer(row, 0).ok().flatten());
+        }
+    }
+}
+
 /// Keys, each with the number in its row, or `None` for NULL.
 pub(crate) type Numbers<K> = Vec<(K, Option<i64>)>;
 

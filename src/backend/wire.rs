@@ -7,17 +7,28 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use futures_util::StreamExt as _;
-use sqlx::{AssertSqlSafe, Connection, Database, Describe, Either, Executor, Row as _, SqlStr};
+use sqlx::{
+    AssertSqlSafe, Connection, Database, Describe, Either, Executor, Row as _, SqlSafeStr as _, SqlStr,
+};
+use sqlx_core::transaction::TransactionManager;
 use tokio::time::timeout;
 
 use super::codec::{Codec, Key};
 use super::query::{Numbers, Reply, WatchedQuery};
+use crate::boxed::boxed;
 
 /// Properties of a driver that sqlx has no trait for.
 #[doc(hidden)]
 pub trait Driver: Database {
     /// Whether the driver may report success, or a result without rows, after it has lost its connection.
     const ENDS_SILENTLY: bool = false;
+
+    /// Whether the driver reads all results of a text, and their errors, if one row is requested.
+    const READS_BEYOND_FIRST_ROW: bool = false;
+
+    /// Whether the driver's [`begin`](TransactionManager::begin) sends any text, skips its results, and fails
+    /// with [`BeginFailed`](sqlx::Error::BeginFailed) if no transaction is open afterwards.
+    const BEGIN_SENDS_ANY_TEXT: bool = false;
 
     /// Returns how many rows a statement affected.
     fn rows_affected(result: &Self::QueryResult) -> u64;
@@ -71,6 +82,14 @@ pub trait Wire: Codec + Driver {
 
     /// Sends a text of one or more statements in one round trip, and reads all results.
     fn send_text(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
+
+    /// Sends a text that opens a transaction and returns at most one row. Costs fewer instructions than
+    /// [`send_text`](Self::send_text), because no stream of results is created.
+    fn send_opening(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
+
+    /// Sends a text that ends a transaction. If it is a single statement, that costs fewer instructions than
+    /// [`send_text`](Self::send_text), because no stream of results is created.
+    fn send_end(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
 
     /// Fails if the worker thread of an embedded database has ended.
     ///
@@ -177,16 +196,13 @@ where
     }
 
     fn send_text(connection: &mut DB::Connection, sql: String) -> BoxFuture<'_, Reply> {
-        Box::pin(async move {
+        boxed(|| async move {
             let mut reply = Reply::default();
             let mut answers = connection.fetch_many(sqlx::raw_sql(AssertSqlSafe(sql)));
             while let Some(answer) = answers.next().await {
                 match answer {
                     Ok(Either::Left(_)) => reply.completed += 1,
-                    Ok(Either::Right(row)) if DB::is_text(&row, 0) => {
-                        reply.texts.extend(DB::text(&row, 0).ok().flatten());
-                    }
-                    Ok(Either::Right(row)) => reply.integers.extend(DB::integer(&row, 0).ok().flatten()),
+                    Ok(Either::Right(row)) => reply.read::<DB>(&row),
                     Err(error) => reply.error = Some(error),
                 }
             }
@@ -194,6 +210,40 @@ where
                 reply.error = Some(sqlx::Error::WorkerCrashed);
             }
             reply
+        })
+    }
+
+    fn send_opening(connection: &mut DB::Connection, sql: String) -> BoxFuture<'_, Reply> {
+        if !DB::READS_BEYOND_FIRST_ROW {
+            return Self::send_text(connection, sql);
+        }
+        boxed(|| async move {
+            let mut reply = Reply::default();
+            match connection.fetch_optional(sqlx::raw_sql(AssertSqlSafe(sql))).await {
+                Ok(Some(row)) => reply.read::<DB>(&row),
+                Ok(None) => {}
+                Err(error) => reply.error = Some(error),
+            }
+            reply
+        })
+    }
+
+    fn send_end(connection: &mut DB::Connection, sql: String) -> BoxFuture<'_, Reply> {
+        // A transaction that the unit has begun on the connection itself, and left open, would be in the way.
+        let is_in_the_way = || DB::TransactionManager::get_transaction_depth(connection) > 0;
+        if !DB::BEGIN_SENDS_ANY_TEXT || sql.contains(';') || is_in_the_way() {
+            return Self::send_text(connection, sql);
+        }
+        boxed(|| async move {
+            let sql = AssertSqlSafe(sql).into_sql_str();
+            match DB::TransactionManager::begin(connection, Some(sql)).await {
+                Err(sqlx::Error::BeginFailed) => Reply { completed: 1, ..Reply::default() },
+                Err(error) => Reply { error: Some(error), ..Reply::default() },
+                Ok(()) => {
+                    let open = "a transaction was still open after its end".to_owned();
+                    Reply { error: Some(sqlx::Error::Protocol(open)), ..Reply::default() }
+                }
+            }
         })
     }
 

@@ -61,6 +61,13 @@ impl OpenRequest<'_> {
         DB::IDLE_LIMIT_QUERY.filter(|_| self.waits_at_gate)
     }
 
+    /// Returns whether the text that opens the transaction returns at most one row: the session's own lock
+    /// timeout.
+    fn returns_one_row<DB: Backend>(&self) -> bool {
+        let queries = self.session_query::<DB>().or_else(|| self.idle_limit_query::<DB>());
+        queries.is_none() && self.marker.is_none()
+    }
+
     fn check<DB: Backend>(&self, limits: &Limits) -> Result<(), Failure> {
         DB::check(&self.plan, limits)?;
         self.local.map_or(Ok(()), |settings| DB::local_settings(settings).map(drop))?;
@@ -124,7 +131,8 @@ impl<DB: Backend> Tx<DB> {
             }
         };
         let (mut tx, connected) = (Self::on(session, engine, pool, &request, limits).await, Instant::now());
-        let begin = send_begin::<DB>(tx.interception.as_ref(), tx.session.connection(), text, &tx.closing);
+        let begin = BeginText { sql: text, returns_one_row: request.returns_one_row::<DB>() };
+        let begin = send_begin::<DB>(tx.interception.as_ref(), tx.session.connection(), begin, &tx.closing);
         let mut reply = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
         if let (Some(run_clock), None) = (&run_clock, &reply.error) {
             let query = request.session_query::<DB>().filter(|_| !reply.integers.is_empty());
@@ -236,15 +244,26 @@ impl NotOpened {
     }
 }
 
+/// The text that opens a transaction.
+struct BeginText {
+    sql: String,
+    /// Whether it returns at most one row.
+    returns_one_row: bool,
+}
+
 /// Sends the text that opens a transaction. If the previous user of the connection has left a transaction
 /// open, rolls that back, because it can never be committed, and sends the text again.
 async fn send_begin<DB: Backend>(
     interception: Option<&Interception>,
     connection: &mut DB::Connection,
-    text: String,
+    text: BeginText,
     closing: &Closing,
 ) -> Reply {
-    let reply = send::<DB>(interception, connection, StepKind::Begin, text.clone()).await;
+    let BeginText { sql, returns_one_row } = text;
+    let reply = match interception {
+        None if returns_one_row => DB::send_opening(connection, sql.clone()).await,
+        _ => send::<DB>(interception, connection, StepKind::Begin, sql.clone()).await,
+    };
     let refused = reply.error.as_ref().map(failure_or_other::<DB>);
     if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) {
         return reply;
@@ -253,5 +272,5 @@ async fn send_begin<DB: Backend>(
     if rolled_back.error.is_some() {
         return reply;
     }
-    send::<DB>(interception, connection, StepKind::Begin, text).await
+    send::<DB>(interception, connection, StepKind::Begin, sql).await
 }
