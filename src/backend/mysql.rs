@@ -13,6 +13,7 @@ mod contents;
 mod deadlock;
 mod engine;
 mod errors;
+mod folded;
 mod innodb_status;
 mod locks;
 mod mask;

@@ -15,6 +15,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
 use crate::telemetry::{RunClock, counted};
 
+use super::kept::KeptFailure;
 use super::shielded_commit::{Finish, Shieldable};
 use super::{Hooks, Shield, Tx, TxEnd, send};
 
@@ -100,9 +101,16 @@ impl<DB: Backend> Tx<DB> {
             self.rollback().await;
             return CommitOutcome::Refused(failure);
         }
+        // Boxed, because only some transactions keep statements.
+        if !self.kept.is_empty()
+            && let Err(failure) = Box::pin(self.run_kept()).await
+        {
+            self.rollback().await;
+            return CommitOutcome::Refused(failure);
+        }
         let closing = self.closing();
-        let ending = DB::commit(&closing);
-        if let Some(guard) = ending.guard
+        let mut ending = DB::commit(&closing);
+        if let Some(guard) = ending.guard.take()
             && let Some(error) = self.step(StepKind::Control, guard.into_owned()).await.error
         {
             let failure = failure_or_other::<DB>(&error);
@@ -113,10 +121,20 @@ impl<DB: Backend> Tx<DB> {
                 failure
             });
         }
+        let mut folded = self.fold_kept(&ending);
+        let (sql, before_commit) = match &mut folded {
+            Some(folded) => (std::mem::take(&mut folded.sql), folded.before_commit),
+            None => (ending.sql.into_owned(), ending.before_commit),
+        };
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
-        let commit = send::<DB>(interception, connection, StepKind::Commit, ending.sql.into_owned());
+        let commit = send::<DB>(interception, connection, StepKind::Commit, sql);
         let reply = last_step(self.state.run_clock(), pin!(commit)).await;
-        let outcome = outcome::<DB>(&reply, ending.before_commit);
+        if let Some(folded) = folded
+            && let Some(failed) = self.end_kept(folded, &reply)
+        {
+            return Box::pin(self.refuse_kept(failed)).await;
+        }
+        let outcome = outcome::<DB>(&reply, before_commit);
         match (&outcome, &reply.error) {
             (CommitOutcome::Done, None) => match ending.after {
                 None => self.release(),
@@ -137,6 +155,15 @@ impl<DB: Backend> Tx<DB> {
             _ => {}
         }
         outcome
+    }
+
+    /// Rolls back because a kept statement failed.
+    async fn refuse_kept(mut self: Box<Self>, KeptFailure { failure, left }: KeptFailure) -> CommitOutcome {
+        let failure = self.explain_kept(failure).await;
+        self.closing.left = left;
+        self.state.end(failure.clone());
+        self.rollback().await;
+        CommitOutcome::Refused(failure)
     }
 
     /// Releases the connection after a clean end.

@@ -9,6 +9,7 @@ use sqlx::Pool;
 use tokio::time::Instant;
 
 use super::no_connection::not_connected;
+use super::row_request::{OpeningQuery, RowRequest};
 use super::state::TxState;
 use super::{Attempts, ConnectionReuse, Hooks, Interception, PooledSession, RightOfWay, Tx, identity, send};
 use crate::backend::{Backend, Closing, Reply, failure_or_other};
@@ -20,7 +21,7 @@ use crate::strategy::{CommitMarker, Limits, Plan};
 use crate::telemetry::{RunClock, counted};
 
 /// The parameters of a new transaction.
-pub(crate) struct OpenRequest<'a> {
+pub(crate) struct OpenRequest<'a, DB: Backend> {
     pub(crate) plan: Plan,
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
@@ -31,6 +32,8 @@ pub(crate) struct OpenRequest<'a> {
     pub(crate) local: Option<&'a LocalSettings>,
     /// Whether the transaction may wait at the gate, open and idle, before its unit begins.
     pub(crate) waits_at_gate: bool,
+    /// The rows that the unit names.
+    pub(crate) rows: Option<&'a dyn RowRequest<DB>>,
     /// Set once a connection was acquired.
     pub(crate) connected: &'a AtomicBool,
     /// The runs of the same unit that take precedence.
@@ -47,26 +50,26 @@ pub(crate) struct NotOpened {
     pub(crate) stale_connection: bool,
 }
 
-impl OpenRequest<'_> {
+impl<DB: Backend> OpenRequest<'_, DB> {
     /// Returns the query for the number of the server session, if an observer needs it.
-    fn session_query<DB: Backend>(&self) -> Option<&'static str> {
+    fn session_query(&self) -> Option<&'static str> {
         let run_clock = self.run_clock.as_ref()?;
         DB::SESSION_ID_QUERY.filter(|_| run_clock.wants_sessions())
     }
 
-    fn idle_limit_query<DB: Backend>(&self) -> Option<&'static str> {
+    fn idle_limit_query(&self) -> Option<&'static str> {
         DB::IDLE_LIMIT_QUERY.filter(|_| self.waits_at_gate)
     }
 
-    fn check<DB: Backend>(&self, limits: &Limits) -> Result<(), Failure> {
+    fn check(&self, limits: &Limits) -> Result<(), Failure> {
         DB::check(&self.plan, limits)?;
         self.local.map_or(Ok(()), |settings| DB::local_settings(settings).map(drop))?;
         self.marker.map_or(Ok(()), |marker| DB::marker(marker).map(drop))
     }
 
-    fn text<DB: Backend>(&self, limits: &Limits) -> Result<String, Failure> {
+    fn text(&self, limits: &Limits) -> Result<String, Failure> {
         let mut text = DB::opening(&self.plan, limits);
-        for query in [self.session_query::<DB>(), self.idle_limit_query::<DB>()].into_iter().flatten() {
+        for query in [self.session_query(), self.idle_limit_query()].into_iter().flatten() {
             let _ = write!(text, "; {query}");
         }
         // Last, because a statement after the first write would need a packet of its own on a Galera
@@ -92,11 +95,11 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn open(
         pool: &Pool<DB>,
         reuse: &ConnectionReuse<DB>,
-        request: OpenRequest<'_>,
+        request: OpenRequest<'_, DB>,
         remaining: impl Fn() -> Limits,
     ) -> Result<Box<Self>, NotOpened> {
         // A plan or a limit that the database does not support fails before any wait.
-        request.check::<DB>(&remaining()).map_err(NotOpened::because)?;
+        request.check(&remaining()).map_err(NotOpened::because)?;
         let requested = Instant::now();
         let run_clock = request.run_clock.clone();
         let acquiring = PooledSession::acquire(pool, reuse);
@@ -105,20 +108,28 @@ impl<DB: Backend> Tx<DB> {
             .map_err(|error| NotOpened::because(not_connected(pool, requested, &error)))?;
         request.connected.store(true, Ordering::Release);
         let limits = Limits { own_lock: session.own_lock_limit(), ..remaining() };
-        let text = request.text::<DB>(&limits).map_err(NotOpened::because)?;
+        let mut text = request.text(&limits).map_err(NotOpened::because)?;
         let (mut tx, connected) = (Self::on(session, pool, &request, limits).await?, Instant::now());
-        let begin = send_begin::<DB>(tx.interception.as_ref(), tx.session.connection(), text, &tx.closing);
-        let mut reply = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
+        let asks_for_prepared = tx.ask_for_prepared(&request, &mut text);
+        let folded = tx.fold_rows(&request, &mut text);
+        let after = folded.as_ref().map(OpeningQuery::results_after);
+        let (interception, connection) = (tx.interception.as_ref(), tx.session.connection());
+        let begin = send_begin::<DB>(interception, connection, text, after, &tx.closing);
+        let (mut reply, rows) = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
+        if asks_for_prepared {
+            tx.learn_prepared(&mut reply);
+        }
         if let (Some(run_clock), None) = (&run_clock, &reply.error) {
-            let query = request.session_query::<DB>().filter(|_| !reply.integers.is_empty());
+            let query = request.session_query().filter(|_| !reply.integers.is_empty());
             let session = query.map(|_| (identity(pool), reply.integers.remove(0)));
             run_clock.opened(connected - requested, connected.elapsed(), session);
         }
+        let refused = folded.and_then(|folded| tx.end_rows(folded, rows, &reply, connected.elapsed()));
         tx.closing.saved = std::mem::take(&mut reply.integers);
         if !tx.closing.saved.is_empty() {
             tx.session.reset_with(DB::rollback(&tx.closing));
         }
-        if request.idle_limit_query::<DB>().is_some() {
+        if request.idle_limit_query().is_some() {
             tx.limits_idling |= reply.texts.pop().is_some_and(|limit| limit != "0");
         }
         let error = match reply.error {
@@ -127,7 +138,9 @@ impl<DB: Backend> Tx<DB> {
         };
         match error {
             None => Ok(tx),
-            Some(error) => Err(tx.not_opened(&error).await),
+            Some(error) => {
+                Err(tx.not_opened(refused.unwrap_or_else(|| failure_or_other::<DB>(&error))).await)
+            }
         }
     }
 
@@ -135,7 +148,7 @@ impl<DB: Backend> Tx<DB> {
     async fn on(
         mut session: PooledSession<DB>,
         pool: &Pool<DB>,
-        request: &OpenRequest<'_>,
+        request: &OpenRequest<'_, DB>,
         limits: Limits,
     ) -> Result<Box<Self>, NotOpened> {
         let engine = session.engine().await.map_err(|error| NotOpened::on_connection::<DB>(&error))?;
@@ -169,6 +182,8 @@ impl<DB: Backend> Tx<DB> {
             schema: request.schema,
             closing,
             limits_idling: engine.limits_idling,
+            kept: Vec::new(),
+            opened_with: None,
             latest: None,
             interception,
         }))
@@ -183,9 +198,10 @@ impl<DB: Backend> Tx<DB> {
         DB::send_text(self.session.connection(), correction).await.error
     }
 
-    async fn not_opened(mut self: Box<Self>, error: &sqlx::Error) -> NotOpened {
-        let failure = self.why_not_opened(failure_or_other::<DB>(error)).await;
-        let stale_connection = failure.kind() == FailureKind::ConnectionLost;
+    async fn not_opened(mut self: Box<Self>, failure: Failure) -> NotOpened {
+        let failure = self.why_not_opened(failure).await;
+        let stale_connection =
+            failure.kind() == FailureKind::ConnectionLost || self.session.has_other_names();
         self.state.end(failure.clone());
         self.rollback().await;
         NotOpened { failure, stale_connection }
@@ -219,21 +235,29 @@ impl NotOpened {
 }
 
 /// Sends the text that opens a transaction. If the previous user of the connection has left a transaction
-/// open, rolls that back, because it can never be committed, and sends the text again.
+/// open, rolls that back, because it can never be committed, and sends the text again. `reads_before` is the
+/// number of results that follow the one whose rows are returned.
 async fn send_begin<DB: Backend>(
     interception: Option<&Interception>,
     connection: &mut DB::Connection,
     text: String,
+    reads_before: Option<usize>,
     closing: &Closing,
-) -> Reply {
-    let reply = send::<DB>(interception, connection, StepKind::Begin, text.clone()).await;
-    let refused = reply.error.as_ref().map(failure_or_other::<DB>);
-    if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) {
-        return reply;
+) -> (Reply, Vec<DB::Row>) {
+    let mut is_first = true;
+    loop {
+        let sent = match reads_before {
+            None => (send::<DB>(interception, connection, StepKind::Begin, text.clone()).await, Vec::new()),
+            Some(after) => DB::send_text_for_rows(connection, text.clone(), after).await,
+        };
+        let refused = sent.0.error.as_ref().map(failure_or_other::<DB>);
+        if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) || !is_first {
+            return sent;
+        }
+        let rolled_back = DB::send_text(connection, DB::rollback(closing).into_owned()).await;
+        if rolled_back.error.is_some() {
+            return sent;
+        }
+        is_first = false;
     }
-    let rolled_back = DB::send_text(connection, DB::rollback(closing).into_owned()).await;
-    if rolled_back.error.is_some() {
-        return reply;
-    }
-    send::<DB>(interception, connection, StepKind::Begin, text).await
 }

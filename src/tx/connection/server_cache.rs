@@ -19,6 +19,8 @@ pub(super) struct ServerCache(Arc<Mutex<Cached>>);
 struct Cached {
     engine: Option<(Instant, Engine)>,
     lock_timeout: Option<Duration>,
+    /// Whether sessions are to keep statements prepared; `None` until one could be kept.
+    keeps_prepared: Option<bool>,
 }
 
 impl ServerCache {
@@ -39,6 +41,22 @@ impl ServerCache {
 
     pub(super) fn set_lock_timeout(&self, timeout: Option<Duration>) {
         self.cached().lock_timeout = timeout;
+    }
+
+    /// Returns whether sessions are to keep statements prepared under names of this crate; `None` until a
+    /// statement could have been kept.
+    pub(super) fn keeps_prepared(&self) -> Option<bool> {
+        self.cached().keeps_prepared
+    }
+
+    /// Records that statements are used that a session could keep prepared.
+    pub(super) fn keep_prepared(&self) {
+        self.cached().keeps_prepared.get_or_insert(true);
+    }
+
+    /// Records that a session was not the one that had prepared a statement: a pooler is in between.
+    pub(super) fn distrust_prepared(&self) {
+        self.cached().keeps_prepared = Some(false);
     }
 
     fn cached(&self) -> MutexGuard<'_, Cached> {
