@@ -8,6 +8,7 @@ use super::{Backend, sealed};
 
 mod additions;
 mod arguments;
+mod bound_values;
 mod commit_marker;
 mod contents;
 mod deadlock;
