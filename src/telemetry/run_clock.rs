@@ -1,5 +1,7 @@
 //! The clock of an observed run.
 
+mod together;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -164,21 +166,6 @@ impl RunClock {
             state.attempt.record(&shown.sql, now);
             state.statement = Some(StatementClock { shown, idle, took: Duration::ZERO, since: Some(now) });
         });
-    }
-
-    /// Records that a statement is sent together with others.
-    pub(crate) fn sends(&self, sql: &SqlStr) {
-        self.settle();
-        let shown = MaskedStatement::new(self.syntax, sql);
-        self.state().attempt.record(&shown.sql, Instant::now());
-    }
-
-    /// Records the end of a statement that was sent together with BEGIN or COMMIT. `took` is the time of the
-    /// whole round trip, which counts as one of BEGIN or COMMIT.
-    pub(crate) fn sent_with(&self, sql: &SqlStr, took: Duration, failure: Option<&Failure>) {
-        let shown = MaskedStatement::new(self.syntax, sql);
-        let done = StatementClock { shown, idle: Duration::ZERO, took, since: None };
-        self.notify_of_statement(Some(done), failure);
     }
 
     /// Records that the server has sent a part of the statement's rows, and the unit has not requested more.

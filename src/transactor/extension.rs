@@ -125,31 +125,31 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// - Together they are the run's key, as if passed to [`on_key`](Self::on_key): runs with the same rows
     ///   queue at the gate, and [`Adaptive`](crate::Adaptive) learns about them. A call of `on_key` on the
     ///   result replaces it.
-    /// - If a row does not exist, the run fails with [`RowNotFound`](crate::ErrorKind::RowNotFound) before the
-    ///   unit runs; [`Error::missing_rows`] says which one.
+    /// - If a row does not exist, the run fails with [`RowNotFound`](crate::ErrorKind::RowNotFound) before
+    ///   the unit runs; [`Error::missing_rows`] says which one.
     /// - [`reading`](OnRows::reading) also passes columns of the rows to the unit.
-    /// - [`Tx::at_commit`] sends the writes together with COMMIT, so that a transfer takes two round trips and
-    ///   holds its locks for one: [`guide::distance`](crate::guide::distance).
+    /// - [`Tx::at_commit`] sends the writes together with COMMIT, so that a transfer takes two round trips
+    ///   and holds its locks for one: [`guide::distance`](crate::guide::distance).
     ///
     /// # What each strategy does
     ///
     /// | strategy | rows |
     /// |---|---|
     /// | [`Pessimistic`](crate::Pessimistic), [`Adaptive`](crate::Adaptive) on hot keys | locked and read |
-    /// | [`Optimistic`](crate::Optimistic), [`Atomic`](crate::Atomic), `Adaptive` otherwise | read without a lock |
-    /// | [`Serializable`](crate::Serializable) | named only, unless [`reading`](OnRows::reading) is called |
+    /// | [`Optimistic`](crate::Optimistic), [`Atomic`](crate::Atomic), otherwise `Adaptive` | only read |
+    /// | [`Serializable`](crate::Serializable) | read if [`reading`](OnRows::reading) is called |
     ///
-    /// In a read-only transaction the rows are never locked. On SQLite, `Pessimistic` locks the whole database
-    /// with `BEGIN IMMEDIATE`.
+    /// In a read-only transaction the rows are never locked. On SQLite, `Pessimistic` locks the whole
+    /// database with `BEGIN IMMEDIATE`.
     ///
     /// # Round trips
     ///
-    /// On PostgreSQL, MySQL and MariaDB, BEGIN and the lock are one round trip, unless the type of the keys is
-    /// none of those that [`at_commit`](Tx::at_commit) supports. On SQLite, on a Galera cluster and under the
-    /// test kit, the rows are locked and read by a statement of their own after BEGIN.
+    /// On PostgreSQL, MySQL and MariaDB, BEGIN and the lock are one round trip, unless the type of the keys
+    /// is none of those that [`at_commit`](Tx::at_commit) supports. On SQLite, on a Galera cluster and under
+    /// the test kit, the rows are locked and read by a statement of their own after BEGIN.
     ///
-    /// `table` and `column` become part of the statement as they are. At most 32 000 keys are supported. The
-    /// type of the keys must be the one that sqlx decodes the column as, as for
+    /// `table` and `column` become part of the statement as they are. At most 32 000 keys are supported.
+    /// The type of the keys must be the one that sqlx decodes the column as, as for
     /// [`lock_rows`](Tx::lock_rows).
     fn on_rows<K: RowKeys>(
         &self,

@@ -54,11 +54,11 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized, K: RowKeys> OnRows<'a, DB, X, 
     /// db.on_rows("account", "id", [from, to])
     ///     .reading::<Account>("id, balance, version")
     ///     .run(async |tx, [from, to]| -> Result<_, Error> {
-    ///         for account in [Account { balance: from.balance - 1, ..from }, Account { balance: to.balance + 1, ..to }] {
+    ///         for (account, change) in [(from, -1), (to, 1)] {
     ///             let update = "UPDATE account SET balance = $1, version = version + 1 \
     ///                           WHERE id = $2 AND version = $3";
-    ///             let update = sqlx::query(update).bind(account.balance).bind(account.id).bind(account.version);
-    ///             tx.at_commit(update)?.expect_one();
+    ///             let update = sqlx::query(update).bind(account.balance + change).bind(account.id);
+    ///             tx.at_commit(update.bind(account.version))?.expect_one();
     ///         }
     ///         Ok(())
     ///     })

@@ -62,8 +62,6 @@ struct OpenConnection<DB: Backend> {
     own_lock: Option<OwnLockLimit>,
     /// The statements that it has prepared under names of this crate, if it has reported them since then.
     prepared: PreparedNames,
-    /// Whether the session has other statements than it has reported.
-    has_other_names: bool,
     /// The statement that restores the session's settings after a lone statement.
     restore: Option<&'static str>,
     /// Whether no statement is in flight, or one to which no response can be expected.
@@ -181,15 +179,9 @@ impl<DB: Backend> PooledSession<DB> {
         self.reuse.server().keep_prepared();
     }
 
-    /// Returns whether the session turned out not to be the one that had prepared a statement.
-    pub(super) fn has_other_names(&self) -> bool {
-        self.open.has_other_names
-    }
-
     /// Stops keeping statements prepared, because the session is not the one that has prepared them.
     pub(super) fn distrust_prepared(&mut self) {
         self.open.prepared = PreparedNames::default();
-        self.open.has_other_names = true;
         self.reuse.server().distrust_prepared();
     }
 
@@ -248,7 +240,6 @@ impl<DB: Backend> OpenConnection<DB> {
             is_autocommit: false,
             own_lock: None,
             prepared: PreparedNames::default(),
-            has_other_names: false,
             restore: None,
             is_settled: false,
             is_streaming: Arc::default(),

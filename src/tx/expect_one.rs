@@ -60,9 +60,9 @@ pub(super) fn unexpected_rows<DB: Backend>(rows: u64, statement: Option<&Watched
         Some(column) => Failure::new(
             FailureKind::Aborted,
             format!(
-                "no row was changed, and a retry would not change one either: {column} is compared with NULL, \
-                 which equals nothing; set {column} in these rows and declare it NOT NULL, or compare it with \
-                 IS NULL"
+                "no row was changed, and a retry would not change one either: {column} is compared \
+                 with NULL, which equals nothing; set {column} in these rows and declare it NOT NULL, \
+                 or compare it with IS NULL"
             ),
         ),
         None => Failure::new(FailureKind::StaleVersion, "expected to change one row, changed none")

@@ -101,13 +101,18 @@ impl<DB: Backend> Tx<DB> {
             self.rollback().await;
             return CommitOutcome::Refused(failure);
         }
-        // Boxed, because only some transactions keep statements.
-        if !self.kept.is_empty()
-            && let Err(failure) = Box::pin(self.run_kept()).await
-        {
-            self.rollback().await;
-            return CommitOutcome::Refused(failure);
-        }
+        let kept = if self.kept.is_empty() {
+            Vec::new()
+        } else {
+            // Boxed, because only some transactions keep statements.
+            match Box::pin(self.take_kept()).await {
+                Ok(kept) => kept,
+                Err(failure) => {
+                    self.rollback().await;
+                    return CommitOutcome::Refused(failure);
+                }
+            }
+        };
         let closing = self.closing();
         let mut ending = DB::commit(&closing);
         if let Some(guard) = ending.guard.take()
@@ -121,7 +126,7 @@ impl<DB: Backend> Tx<DB> {
                 failure
             });
         }
-        let mut folded = self.fold_kept(&ending);
+        let mut folded = self.fold_commit(kept, &ending);
         let (sql, before_commit) = match &mut folded {
             Some(folded) => (std::mem::take(&mut folded.sql), folded.before_commit),
             None => (ending.sql.into_owned(), ending.before_commit),

@@ -11,6 +11,9 @@ use super::Tx;
 use super::at_commit::KeptStatement;
 use super::expect_one::unexpected_rows;
 
+/// More than the size of a text that commits without kept statements.
+const COMMIT_BYTES: usize = 1024;
+
 /// The text that runs the kept statements and commits.
 pub(super) struct FoldedCommit<DB: Backend> {
     pub(super) sql: String,
@@ -18,7 +21,7 @@ pub(super) struct FoldedCommit<DB: Backend> {
     pub(super) before_commit: usize,
     /// How many results precede those of the statements.
     guards: usize,
-    statements: Vec<(KeptStatement<DB>, FoldedText)>,
+    statements: FoldedStatements<DB>,
     sent: Instant,
 }
 
@@ -29,11 +32,15 @@ pub(super) struct KeptFailure {
     pub(super) left: Option<String>,
 }
 
+/// The kept statements, each with the text that runs it.
+type FoldedStatements<DB> = Vec<(KeptStatement<DB>, FoldedText)>;
+
 impl<DB: Backend> Tx<DB> {
-    /// Runs the kept statements one by one, unless they can be part of the text that commits.
-    pub(super) async fn run_kept(&mut self) -> Result<(), Failure> {
-        if self.kept.is_empty() || self.can_fold() {
-            return Ok(());
+    /// Returns the kept statements as parts of the text that commits. If one of them has to be sent on its
+    /// own, runs all of them, and returns none.
+    pub(super) async fn take_kept(&mut self) -> Result<FoldedStatements<DB>, Failure> {
+        if let Some(texts) = self.texts_of_kept() {
+            return Ok(std::mem::take(&mut self.kept).into_iter().zip(texts).collect());
         }
         for KeptStatement { query, expects_one, .. } in std::mem::take(&mut self.kept) {
             let text = query.text();
@@ -43,69 +50,65 @@ impl<DB: Backend> Tx<DB> {
                 Err(error) => Err(error.into()),
             };
             if let Err(error) = checked {
-                let failure = self
-                    .over()
-                    .or(error.failure())
-                    .cloned()
-                    .unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()));
+                let failure = self.over().or(error.failure()).cloned();
+                let failure = failure.unwrap_or_else(|| Failure::new(FailureKind::Other, error.to_string()));
                 return Err(self.explain_kept(in_context::<DB>(failure, &text)).await);
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
-    /// Returns whether all kept statements can be part of one text.
-    fn can_fold(&mut self) -> bool {
+    /// Returns the texts of the kept statements, unless one of them has to be sent on its own.
+    fn texts_of_kept(&mut self) -> Option<Vec<FoldedText>> {
         let engine = self.closing.engine;
-        DB::folds(engine)
-            && self.interception.is_none()
-            && !self.state.is_in_question()
-            && self.kept.iter().all(|kept| {
-                let names = <_>::default();
-                kept.folding(&names).and_then(|folding| DB::fold(&folding)).is_some_and(|folded| {
-                    engine.max_packet == 0 || folded.sql.len() < engine.max_packet / self.kept.len().max(2)
-                })
-            })
-    }
-
-    /// Returns the text that runs the kept statements and commits; `None` if there are none.
-    pub(super) fn fold_kept(&mut self, ending: &CommitSql) -> Option<FoldedCommit<DB>> {
-        if self.kept.is_empty() {
+        if !DB::folds(engine) || self.interception.is_some() || self.state.is_in_question() {
             return None;
         }
         self.session.keep_prepared();
-        let (guard, commit) = match ending.before_commit {
-            0 => ("", ending.sql.as_ref()),
-            _ => ending.sql.split_once("; ")?,
-        };
-        let mut sql = guard.to_owned();
-        let (mut before_commit, mut statements) = (ending.before_commit, Vec::new());
         let mut names = self.session.prepared().clone();
-        for kept in std::mem::take(&mut self.kept) {
-            let folded = DB::fold(&kept.folding(&names)?)?;
-            if let Some((name, true)) = &folded.prepares {
+        let (mut texts, mut bytes) = (Vec::with_capacity(self.kept.len()), COMMIT_BYTES);
+        for kept in &self.kept {
+            let folding = Folding {
+                sql: only_statement(DB::SYNTAX, kept.query.sql())?,
+                literals: &kept.literals,
+                expects_one: kept.expects_one,
+                may_keep: kept.query.is_persistent(),
+                prepared: &names,
+            };
+            let text = DB::fold(&folding)?;
+            if let Some((name, true)) = &text.prepares {
                 names.insert(name.clone());
             }
-            for part in [if sql.is_empty() { "" } else { "; " }, &folded.sql] {
-                sql.push_str(part);
-            }
-            before_commit += folded.results;
-            statements.push((kept, folded));
+            bytes += text.sql.len();
+            texts.push(text);
         }
-        sql.push_str("; ");
-        sql.push_str(commit);
+        (engine.max_packet == 0 || bytes <= engine.max_packet).then_some(texts)
+    }
+
+    /// Returns the text that runs the kept statements and commits; `None` if there are none.
+    pub(super) fn fold_commit(
+        &mut self,
+        statements: FoldedStatements<DB>,
+        ending: &CommitSql,
+    ) -> Option<FoldedCommit<DB>> {
+        if statements.is_empty() {
+            return None;
+        }
+        // The guard comes first, so that no statement runs outside of the transaction.
+        let guarded = if ending.before_commit > 0 { ending.sql.split_once("; ") } else { None };
+        let (guard, commit) = guarded.unwrap_or(("", &ending.sql));
+        let parts = statements.iter().map(|(_, text)| text.sql.as_str());
+        let parts: Vec<&str> =
+            Some(guard).filter(|guard| !guard.is_empty()).into_iter().chain(parts).chain([commit]).collect();
+        let sql = parts.join("; ");
+        let results: usize = statements.iter().map(|(_, text)| text.results).sum();
         if let Some(run_clock) = self.state.run_clock() {
             for (kept, _) in &statements {
                 run_clock.sends(&kept.query.text());
             }
         }
-        Some(FoldedCommit {
-            sql,
-            before_commit,
-            guards: ending.before_commit,
-            statements,
-            sent: Instant::now(),
-        })
+        let guards = ending.before_commit;
+        Some(FoldedCommit { sql, before_commit: guards + results, guards, statements, sent: Instant::now() })
     }
 
     /// Records what became of the kept statements, and returns the failure of one that has failed.
@@ -156,16 +159,6 @@ impl<DB: Backend> Tx<DB> {
 }
 
 impl<DB: Backend> KeptStatement<DB> {
-    fn folding<'s>(&'s self, prepared: &'s crate::backend::PreparedNames) -> Option<Folding<'s>> {
-        Some(Folding {
-            sql: only_statement(DB::SYNTAX, self.query.sql())?,
-            literals: &self.literals,
-            expects_one: self.expects_one,
-            may_keep: self.query.is_persistent(),
-            prepared,
-        })
-    }
-
     /// Returns the failure of this statement; `None` if the server has not certainly refused it.
     fn failure(&self, text: &FoldedText, reply: &Reply, start: usize) -> Option<Failure> {
         let error = reply.error.as_ref()?;

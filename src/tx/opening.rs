@@ -46,7 +46,8 @@ pub(crate) struct OpenRequest<'a, DB: Backend> {
 #[derive(Debug)]
 pub(crate) struct NotOpened {
     pub(crate) failure: Failure,
-    /// Whether the connection was already dead when the pool returned it, so that another one may work.
+    /// Whether the connection was already dead when the pool returned it, or lacked a prepared statement, so
+    /// that another one may work.
     pub(crate) stale_connection: bool,
 }
 
@@ -139,7 +140,8 @@ impl<DB: Backend> Tx<DB> {
         match error {
             None => Ok(tx),
             Some(error) => {
-                Err(tx.not_opened(refused.unwrap_or_else(|| failure_or_other::<DB>(&error))).await)
+                let failure = refused.unwrap_or_else(|| failure_or_other::<DB>(&error));
+                Err(tx.not_opened(failure, DB::has_other_names(&error)).await)
             }
         }
     }
@@ -198,10 +200,10 @@ impl<DB: Backend> Tx<DB> {
         DB::send_text(self.session.connection(), correction).await.error
     }
 
-    async fn not_opened(mut self: Box<Self>, failure: Failure) -> NotOpened {
+    /// `has_other_names` says that the session lacked a statement that it was expected to have prepared.
+    async fn not_opened(mut self: Box<Self>, failure: Failure, has_other_names: bool) -> NotOpened {
         let failure = self.why_not_opened(failure).await;
-        let stale_connection =
-            failure.kind() == FailureKind::ConnectionLost || self.session.has_other_names();
+        let stale_connection = failure.kind() == FailureKind::ConnectionLost || has_other_names;
         self.state.end(failure.clone());
         self.rollback().await;
         NotOpened { failure, stale_connection }

@@ -9,8 +9,8 @@ use super::bound_values::{self, hex_text};
 use crate::backend::engine::Engine;
 use crate::backend::folded::{FoldedSql, FoldedText, Folding, Literal, Unwritable};
 
-/// `PREPARE` and `EXECUTE` with user variables instead of values in the statement: the server itself finds the
-/// placeholders, whatever the session's `sql_mode` is.
+/// `PREPARE` and `EXECUTE` with user variables instead of values in the statement: the server itself finds
+/// the placeholders, whatever the session's `sql_mode` is.
 impl FoldedSql for MySql {
     fn folds(engine: Engine) -> bool {
         !engine.is_galera
@@ -20,8 +20,8 @@ impl FoldedSql for MySql {
         bound_values::literals(arguments)
     }
 
-    /// A check reads the number of rows, returns it, and fails with an integer that is out of range: without a
-    /// stored routine, no statement raises an error of its own on MySQL.
+    /// A check reads the number of rows, returns it, and fails with an integer that is out of range: without
+    /// a stored routine, no statement raises an error of its own on MySQL.
     fn fold(statement: &Folding<'_>) -> Option<FoldedText> {
         let Folding { sql, literals, expects_one, .. } = *statement;
         let mut text = format!("SET @atomically_sql = {}", hex_text(sql.as_bytes()));

@@ -172,7 +172,7 @@ fn float(number: f64, finite: impl Fn(f64) -> String) -> String {
     }
 }
 
-/// Returns a string literal of ASCII characters, which depends neither on `standard_conforming_strings` nor on
+/// Returns a string literal of ASCII characters. It depends neither on `standard_conforming_strings` nor on
 /// `client_encoding`.
 fn text(value: &[u8]) -> Written {
     let text = str::from_utf8(value).map_err(|_| Unwritable::Driver)?;

@@ -16,8 +16,8 @@ const CHANGED: &str = "atomically: rows changed: ";
 /// The statements that expect one row, by their first word. Only they have RETURNING in every version.
 const CHECKED: [&str; 3] = ["UPDATE", "DELETE", "INSERT"];
 
-/// `PREPARE` and `EXECUTE` instead of values in the statement: the server itself finds the placeholders, and a
-/// statement that the session has already prepared is neither parsed nor planned.
+/// `PREPARE` and `EXECUTE` instead of values in the statement: the server itself finds the placeholders, and
+/// a statement that the session has already prepared is neither parsed nor planned.
 impl FoldedSql for Postgres {
     fn folds(_engine: Engine) -> bool {
         true

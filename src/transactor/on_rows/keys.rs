@@ -1,7 +1,7 @@
 //! Lists of keys.
 
-/// The keys of the rows that a unit runs on: an array, a `Vec` or a slice. The rows come in a list of the same
-/// kind, so that those of an array can be taken apart by a pattern.
+/// The keys of the rows that a unit runs on: an array, a `Vec` or a slice. The rows come in an array for an
+/// array, so that a pattern can take them apart, and in a `Vec` otherwise.
 pub trait RowKeys: Send + Sync {
     /// The type of a key.
     type Key: Clone + Ord + Send + Sync + 'static;
