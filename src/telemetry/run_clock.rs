@@ -1,7 +1,5 @@
 //! The clock of an observed run.
 
-mod together;
-
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +19,8 @@ use crate::events::{Event, KeyOutcome, Run, RunOutcome, Summary, Times, UnitEven
 use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{MaskedStatement, Syntax};
 use crate::telemetry::Observers;
+
+mod together;
 
 /// The clock of an observed run: measures what the run spends its time on and notifies its observers.
 ///

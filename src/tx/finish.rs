@@ -126,9 +126,9 @@ impl<DB: Backend> Tx<DB> {
                 failure
             });
         }
-        let mut folded = self.fold_commit(kept, &ending);
-        let (sql, before_commit) = match &mut folded {
-            Some(folded) => (std::mem::take(&mut folded.sql), folded.before_commit),
+        let folded = self.fold_commit(kept, &ending);
+        let (sql, before_commit) = match &folded {
+            Some(folded) => (folded.sql.clone(), folded.before_commit),
             None => (ending.sql.into_owned(), ending.before_commit),
         };
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
@@ -145,21 +145,25 @@ impl<DB: Backend> Tx<DB> {
                 None => self.release(),
                 Some(after) => self.restore_and_release(after.into_owned()).await,
             },
-            (CommitOutcome::Refused(failure), _) if failure.ends_session() => {}
-            // The statement that ended the transaction may have left more on the session than a rollback
-            // undoes, such as table locks.
-            (CommitOutcome::Refused(failure), _)
-                if failure.kind() == FailureKind::Aborted && closing.unwatched => {}
-            (CommitOutcome::Refused(_), _) => {
-                if DB::REFUSED_COMMIT_ENDS_TRANSACTION && !closing.unwatched {
-                    self.release();
-                } else {
-                    self.rollback().await;
-                }
-            }
+            (CommitOutcome::Refused(failure), _) => self.end_refused(failure, closing.unwatched).await,
             _ => {}
         }
         outcome
+    }
+
+    /// Ends a transaction whose commit was refused.
+    async fn end_refused(self: Box<Self>, failure: &Failure, is_unwatched: bool) {
+        // The statement that ended the transaction may have left more on the session than a rollback undoes,
+        // such as table locks.
+        let may_hold_more = failure.kind() == FailureKind::Aborted && is_unwatched;
+        if failure.ends_session() || may_hold_more {
+            return;
+        }
+        if DB::REFUSED_COMMIT_ENDS_TRANSACTION && !is_unwatched {
+            self.release();
+        } else {
+            self.rollback().await;
+        }
     }
 
     /// Rolls back because a kept statement failed.

@@ -90,7 +90,7 @@ impl<DB: Backend> Tx<DB> {
         &mut self,
         statements: FoldedStatements<DB>,
         ending: &CommitSql,
-    ) -> Option<FoldedCommit<DB>> {
+    ) -> Option<Box<FoldedCommit<DB>>> {
         if statements.is_empty() {
             return None;
         }
@@ -108,11 +108,12 @@ impl<DB: Backend> Tx<DB> {
             }
         }
         let guards = ending.before_commit;
-        Some(FoldedCommit { sql, before_commit: guards + results, guards, statements, sent: Instant::now() })
+        let sent = Instant::now();
+        Some(Box::new(FoldedCommit { sql, before_commit: guards + results, guards, statements, sent }))
     }
 
     /// Records what became of the kept statements, and returns the failure of one that has failed.
-    pub(super) fn end_kept(&mut self, folded: FoldedCommit<DB>, reply: &Reply) -> Option<KeptFailure> {
+    pub(super) fn end_kept(&mut self, folded: Box<FoldedCommit<DB>>, reply: &Reply) -> Option<KeptFailure> {
         let took = folded.sent.elapsed();
         let mut end = folded.guards;
         for (kept, text) in folded.statements {
