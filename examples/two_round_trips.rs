@@ -11,8 +11,8 @@ use std::time::Instant;
 use anyhow::{Context as _, bail, ensure};
 use atomically::{Error, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use futures_util::future::try_join_all;
+use sqlx::Postgres;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{FromRow, Postgres};
 
 type Db = PoolTransactor<Postgres, Pessimistic>;
 
@@ -20,12 +20,8 @@ const ACCOUNTS: i64 = 4;
 const DEPOSIT: i64 = 100;
 const TRANSFERS: i64 = 100;
 
-#[derive(Debug, FromRow)]
-struct Account {
-    id: i64,
-    balance: i64,
-    version: i64,
-}
+/// The columns `id`, `balance` and `version`. A struct that implements `sqlx::FromRow` works as well.
+type Account = (i64, i64, i64);
 
 #[derive(Debug, thiserror::Error)]
 enum TransferError {
@@ -37,9 +33,10 @@ enum TransferError {
 
 /// Sends the new balance together with COMMIT. If the version has changed meanwhile, nothing is stored and
 /// the whole transfer runs again.
-fn store(tx: &mut Tx<Postgres>, account: &Account, change: i64) -> Result<(), Error> {
+fn store(tx: &mut Tx<Postgres>, account: Account, change: i64) -> Result<(), Error> {
+    let (id, balance, version) = account;
     let update = "UPDATE account SET balance = $1, version = version + 1 WHERE id = $2 AND version = $3";
-    let update = sqlx::query(update).bind(account.balance + change).bind(account.id).bind(account.version);
+    let update = sqlx::query(update).bind(balance + change).bind(id).bind(version);
     tx.at_commit(update)?.expect_one();
     Ok(())
 }
@@ -50,12 +47,12 @@ async fn transfer(db: &Db, from: i64, to: i64, amount: i64) -> Result<(), Transf
     db.on_rows("account", "id", [from, to])
         .reading::<Account>("id, balance, version")
         .run(async |tx, [from, to]| -> Result<_, TransferError> {
-            let Account { id: account, balance, .. } = from;
+            let (account, balance, _) = from;
             if balance < amount {
                 return Err(TransferError::Overdraft { account, balance, amount });
             }
-            store(tx, &from, -amount)?;
-            store(tx, &to, amount)?;
+            store(tx, from, -amount)?;
+            store(tx, to, amount)?;
             Ok(())
         })
         .await

@@ -43,28 +43,23 @@ impl<'a, DB: Backend, X: Transactor<DB> + ?Sized, K: RowKeys> OnRows<'a, DB, X, 
     /// ```
     /// # use atomically::{Error, Pessimistic, TransactorExt as _};
     /// # async fn example(pool: sqlx::PgPool, from: i64, to: i64) -> Result<(), Error> {
-    /// #[derive(sqlx::FromRow)]
-    /// struct Account {
-    ///     id: i64,
-    ///     balance: i64,
-    ///     version: i64,
-    /// }
-    ///
     /// let db = Pessimistic::default().on(&pool);
     /// db.on_rows("account", "id", [from, to])
-    ///     .reading::<Account>("id, balance, version")
+    ///     .reading::<(i64, i64, i64)>("id, balance, version")
     ///     .run(async |tx, [from, to]| -> Result<_, Error> {
-    ///         for (account, change) in [(from, -1), (to, 1)] {
+    ///         for ((id, balance, version), change) in [(from, -1), (to, 1)] {
     ///             let update = "UPDATE account SET balance = $1, version = version + 1 \
     ///                           WHERE id = $2 AND version = $3";
-    ///             let update = sqlx::query(update).bind(account.balance + change).bind(account.id);
-    ///             tx.at_commit(update.bind(account.version))?.expect_one();
+    ///             let update = sqlx::query(update).bind(balance + change).bind(id).bind(version);
+    ///             tx.at_commit(update)?.expect_one();
     ///         }
     ///         Ok(())
     ///     })
     ///     .await
     /// # }
     /// ```
+    ///
+    /// `R` is any type that implements [`sqlx::FromRow`], for example by `#[derive(sqlx::FromRow)]`.
     ///
     /// The rows come in the order of the keys: an array for an array of keys, and a `Vec` otherwise. A key
     /// that occurs twice gets its row twice.
