@@ -126,7 +126,8 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     ///   queue at the gate, and [`Adaptive`](crate::Adaptive) learns about them. A call of `on_key` on the
     ///   result replaces it.
     /// - If a row does not exist, the run fails with [`RowNotFound`](crate::ErrorKind::RowNotFound) before
-    ///   the unit runs; [`Error::missing_rows`] says which one.
+    ///   the unit runs; [`Error::missing_rows`] says which one. A unit with an idempotency key runs first,
+    ///   because an earlier run of it may have deleted the row.
     /// - [`reading`](OnRows::reading) also passes columns of the rows to the unit.
     /// - [`Tx::at_commit`] sends the writes together with COMMIT, so that a transfer takes two round trips
     ///   and holds its locks for one: [`guide::distance`](crate::guide::distance).

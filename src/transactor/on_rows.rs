@@ -120,8 +120,17 @@ struct UnitOnRows<'u, DB: Backend, K> {
 impl<DB: Backend, K: Key<DB>> Unit<DB> for UnitOnRows<'_, DB, K> {
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
         self.error = self.rows.read(tx).await.err();
-        match self.error {
+        match &self.error {
             None => self.unit.attempt(tx).await,
+            // An earlier run or attempt may have committed and deleted the rows. Only the unit finds that out.
+            Some(error) if self.unit.finds_its_commits() && !error.missing_rows().is_empty() => {
+                let decision = self.unit.attempt(tx).await;
+                if decision == Decision::Commit {
+                    return Decision::RollBack;
+                }
+                self.error = None;
+                decision
+            }
             Some(_) => Decision::RollBack,
         }
     }

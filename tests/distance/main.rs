@@ -22,6 +22,7 @@ on_every_database!(
     on_rows::a_row_that_cannot_be_decoded_is_an_error,
     on_rows::too_many_keys_are_refused,
     on_rows::no_keys_name_no_rows,
+    on_rows::a_repeated_request_is_replayed_although_its_row_is_gone,
     at_commit::kept_statements_run_in_order_after_the_unit,
     at_commit::a_stale_version_runs_the_whole_unit_again,
     at_commit::an_update_of_several_rows_fails_the_run,

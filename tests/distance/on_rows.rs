@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome};
 use atomically::{
     Adaptive, Atomic, Error, ErrorKind, Gate, Optimistic, Options, Pessimistic, Serializable, Strategy,
     TransactorExt as _, Tx,
@@ -12,7 +13,7 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::bank::{
-    ACCOUNTS, Account, BALANCE, Bank, balance, bank, ids, integer, keep_balance, patient, transfer,
+    ACCOUNTS, Account, BALANCE, Bank, balance, bank, ids, integer, keep, keep_balance, patient, transfer,
 };
 use crate::support::{ServerBackend, TestPool};
 
@@ -236,4 +237,22 @@ pub(crate) async fn a_lock_timeout_at_the_opening_is_reported_as_one<DB: Bank + 
     release.wait().await;
     holder.await.expect("no panic").expect("a commit");
     transfer::<DB>(&db, 1, 2).await.expect("no lock and no statement is left");
+}
+
+/// The first request deletes the row that both name.
+pub(crate) async fn a_repeated_request_is_replayed_although_its_row_is_gone<DB: Bank>() {
+    let pool = bank::<DB>(2).await;
+    let db = Pessimistic::default().on(&pool);
+    db.create_key_table().await.expect("the table of keys");
+    let key = IdempotencyKey::new("close", "account 3").expect("a key");
+    let rows = db.on_rows("account", "id", ids::<DB, 1>([3]));
+    let close = async |tx: &mut Tx<DB>| {
+        keep(tx, "DELETE FROM account WHERE id = ?", &[3])?.expect_one();
+        Ok::<_, Error>(String::from("closed"))
+    };
+    assert_eq!(rows.once(&key).run(close).await.expect("a commit"), Outcome::Fresh("closed".into()));
+    assert_eq!(rows.once(&key).run(close).await.expect("a replay"), Outcome::Replayed("closed".into()));
+    let other = IdempotencyKey::new("close", "account 3 again").expect("a key");
+    let missing = rows.once(&other).run(close).await.expect_err("the account is gone");
+    assert_eq!(missing.missing_rows(), [0], "{missing}");
 }
