@@ -3,7 +3,9 @@
 use sqlx::SqlStr;
 use tokio::time::Instant;
 
-use crate::backend::{Backend, CommitSql, FoldedText, Folding, Reply, failure_of, failure_or_other};
+use crate::backend::{
+    Backend, CommitSql, FoldedText, Folding, PreparedNames, Reply, failure_of, failure_or_other,
+};
 use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{MaskedStatement, only_statement};
 
@@ -65,7 +67,9 @@ impl<DB: Backend> Tx<DB> {
             return None;
         }
         self.session.keep_prepared();
-        let mut names = self.session.prepared().clone();
+        // A statement that is not a query may have removed prepared statements.
+        let is_certain = !self.state.is_unwatched() && !self.state.may_have_changed_settings;
+        let mut names = if is_certain { self.session.prepared().clone() } else { PreparedNames::default() };
         let (mut texts, mut bytes) = (Vec::with_capacity(self.kept.len()), COMMIT_BYTES);
         for kept in &self.kept {
             let folding = Folding {

@@ -31,25 +31,45 @@ async fn a_session_that_loses_its_statements_prepares_them_again() {
     assert_eq!(balance(&pool, 2).await, 1006);
 }
 
-/// As behind a pooler, which moves a client to a session where another client has prepared its statements,
-/// or to one where it has prepared none.
+/// As behind a pooler that moves a client to a session with other statements.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_changes_under_its_connection_costs_one_attempt() {
     let pool = bank::<Postgres>(1).await;
+    let forget = "CREATE FUNCTION forget() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+                  EXECUTE 'DEALLOCATE ALL'; END $$";
+    pool.execute(forget).await.expect("a function");
     let db = Pessimistic::default().on(&pool).reuse_connections();
-    let opposite = async |tx: &mut Tx<Postgres>| {
-        if tx.attempt() == 1 {
-            sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *tx).await?;
-        }
-        keep(tx, "UPDATE account SET balance = 3 WHERE id = ?", &[1])?.expect_one();
-        Ok::<_, Error>(())
-    };
-    for _ in 0..3 {
-        transfer::<Postgres>(&db, 1, 2).await.expect("a transfer");
-        db.run(opposite).await.expect("a commit");
+    let (mut attempts, update) = (Vec::new(), "UPDATE account SET balance = 3 WHERE id = ?");
+    for round in 0..4 {
+        let attempt = db.run(async |tx: &mut Tx<Postgres>| {
+            if tx.attempt() == 1 && round % 2 == 1 {
+                // Not prepared by the driver, which would not notice either.
+                let select = sqlx::query("SELECT forget()").persistent(false);
+                select.execute(&mut *tx).await?;
+            }
+            keep(tx, update, &[1])?.expect_one();
+            Ok::<_, Error>(tx.attempt())
+        });
+        attempts.push(attempt.await.expect("a commit"));
         transfer::<Postgres>(&db, 1, 2).await.expect("a transfer");
     }
-    assert_eq!((balance(&pool, 1).await, balance(&pool, 2).await), (2, 1006));
+    assert_eq!(attempts, [1, 2, 1, 1], "the second time, no statement is kept any more");
+    assert_eq!((balance(&pool, 1).await, balance(&pool, 2).await), (2, 1004));
+}
+
+/// A statement that the transaction has seen is taken into account.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_that_the_unit_removes_are_prepared_anew() {
+    let pool = bank::<Postgres>(1).await;
+    let db = Pessimistic::default().on(&pool).reuse_connections();
+    for _ in 0..3 {
+        let attempt = db.run(async |tx: &mut Tx<Postgres>| {
+            keep(tx, "UPDATE account SET balance = 3 WHERE id = ?", &[1])?.expect_one();
+            sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *tx).await?;
+            Ok::<_, Error>(tx.attempt())
+        });
+        assert_eq!(attempt.await.expect("a commit"), 1);
+    }
 }
 
 /// A statement that is prepared for one transaction is removed, whatever becomes of the transaction.
