@@ -113,7 +113,7 @@ impl<DB: Backend> Tx<DB> {
         let (mut tx, connected) = (Self::on(session, pool, &request, limits).await?, Instant::now());
         let asks_for_prepared = tx.ask_for_prepared(&request, &mut text);
         let folded = tx.fold_rows(&request, &mut text);
-        let after = folded.as_ref().map(OpeningQuery::results_after);
+        let after = folded.as_deref().map(OpeningQuery::results_after);
         let (interception, connection) = (tx.interception.as_ref(), tx.session.connection());
         let begin = send_begin::<DB>(interception, connection, text, after, &tx.closing);
         let (mut reply, rows) = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;

@@ -75,7 +75,7 @@ impl<DB: Backend> Tx<DB> {
         &mut self,
         request: &OpenRequest<'_, DB>,
         text: &mut String,
-    ) -> Option<OpeningQuery<DB>> {
+    ) -> Option<Box<OpeningQuery<DB>>> {
         if self.interception.is_some() || !DB::folds(self.closing.engine) {
             return None;
         }
@@ -97,19 +97,20 @@ impl<DB: Backend> Tx<DB> {
         let prefix = text.clone();
         text.push_str("; ");
         text.push_str(&folded.sql);
-        Some(OpeningQuery { query, folded, prefix })
+        // Boxed, because it would enlarge the future of every run.
+        Some(Box::new(OpeningQuery { query, folded, prefix }))
     }
 
     /// Records the result of a query that was part of the opening. Returns the failure of the opening if it
     /// depends on the query.
     pub(super) fn end_rows(
         &mut self,
-        opening: OpeningQuery<DB>,
+        opening: Box<OpeningQuery<DB>>,
         rows: Vec<DB::Row>,
         reply: &Reply,
         took: Duration,
     ) -> Option<Failure> {
-        let OpeningQuery { query, folded, prefix } = opening;
+        let OpeningQuery { query, folded, prefix } = *opening;
         self.state.sent = true;
         let Some(error) = &reply.error else {
             if let Some((name, true)) = folded.prepares {
