@@ -19,6 +19,7 @@ mod driver;
 mod engine;
 mod error_text;
 mod errors;
+mod folded;
 mod limits;
 mod locks;
 mod messages;
@@ -57,6 +58,8 @@ pub(crate) use error_text::json_error_text;
 pub(crate) use error_text::{error_text, source as quotable_source};
 use errors::ErrorReports;
 pub(crate) use errors::{Provocation, failure_of, failure_or_other};
+use folded::FoldedSql;
+pub(crate) use folded::{FoldedText, Folding, Literal, PreparedNames, Unwritable};
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use limits::whole_millis;
 #[cfg(feature = "idempotency")]
@@ -73,7 +76,7 @@ use schema::SchemaSql;
 pub(crate) use statements::BeforeLoneStatement;
 use statements::StatementRules;
 use transaction::TransactionSql;
-pub(crate) use transaction::{Closing, ProbeSavepoint, Survival};
+pub(crate) use transaction::{Closing, CommitSql, ProbeSavepoint, Survival};
 pub(crate) use wire::{ResultOrRow, Wire};
 
 /// A database that units of work can run on: `Postgres`, `MySql` (which includes MariaDB) or `Sqlite`.
@@ -84,8 +87,8 @@ pub trait Backend: sealed::Sealed {}
 
 mod sealed {
     use super::{
-        AdditionSql, CertificationSql, CommitMarkerSql, ContentsSql, ErrorReports, LockSql, Product,
-        SchemaSql, StatementRules, TransactionSql, Wire,
+        AdditionSql, CertificationSql, CommitMarkerSql, ContentsSql, ErrorReports, FoldedSql, LockSql,
+        Product, SchemaSql, StatementRules, TransactionSql, Wire,
     };
 
     /// The subjects of a backend.
@@ -100,6 +103,7 @@ mod sealed {
         + CertificationSql
         + CommitMarkerSql
         + AdditionSql
+        + FoldedSql
         + ErrorReports
     {
     }

@@ -10,6 +10,7 @@ use crate::failure::{Constraint, Failure, FailureKind};
 mod as_sqlx;
 mod conversion;
 mod kind;
+mod missing_rows;
 mod status;
 mod text;
 
@@ -157,7 +158,6 @@ impl Error {
     }
 
     /// Wraps a typed error of another module of this crate, whose text contains no values.
-    #[cfg_attr(not(feature = "idempotency"), allow(dead_code))]
     pub(crate) fn typed(kind: ErrorKind, cause: impl StdError + Send + Sync + 'static) -> Self {
         let mut error = Self::new(kind, None, None);
         error.0.text = Some(cause.to_string());
@@ -166,7 +166,6 @@ impl Error {
     }
 
     /// Returns the typed error of another module of this crate that this error wraps.
-    #[cfg_attr(not(feature = "idempotency"), allow(dead_code))]
     pub(crate) fn cause<E: StdError + 'static>(&self) -> Option<&E> {
         self.0.cause.as_ref()?.downcast_ref()
     }

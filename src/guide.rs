@@ -30,6 +30,9 @@ pub mod units {}
 #[doc = include_str!("guide/coalescing.md")]
 pub mod coalescing {}
 
+#[doc = include_str!("guide/distance.md")]
+pub mod distance {}
+
 #[doc = include_str!("guide/failures.md")]
 pub mod failures {}
 

@@ -165,9 +165,10 @@ pub use strategy::{Attempt, Plan, Resolve, Strategy, Verdict};
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub use telemetry::Metrics;
 pub use transactor::{
-    Decision, Ended, Failover, Options, PoolTransactor, Transactor, TransactorExt, Unit, With,
+    Decision, Ended, Failover, OnRows, Options, PoolTransactor, Reading, RowKeys, Transactor, TransactorExt,
+    Unit, With,
 };
-pub use tx::{Repeatable, ScopeFn, Tx, TxFn, UnitError, UnitFn};
+pub use tx::{AtCommit, Repeatable, RowsFn, RowsTxFn, ScopeFn, Tx, TxFn, UnitError, UnitFn};
 
 /// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]

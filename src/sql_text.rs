@@ -16,6 +16,7 @@ mod masked;
 mod nowait;
 mod null;
 mod statement;
+mod only_statement;
 mod tokens;
 mod waiting;
 
@@ -25,6 +26,7 @@ pub(crate) use masked::MaskedStatement;
 pub(crate) use masked::normalized;
 pub(crate) use nowait::has_nowait;
 pub(crate) use null::{column_compared_with_null, is_update_or_delete};
+pub(crate) use only_statement::{is_data_statement, only_statement};
 #[allow(unreachable_pub, reason = "named by a sealed trait that is public")]
 pub use statement::SqlStatement;
 pub(crate) use statement::{SqlStatements, begins_with_a_query, has_inner_semicolon};

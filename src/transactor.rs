@@ -1,10 +1,12 @@
 //! Many attempts: the contract between transactors and units of work.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::backend::Backend;
 use crate::error::Error;
-use crate::tx::Tx;
+use crate::tx::{RowRequest, Tx};
 
 mod retry;
 mod deadlock_queue;
@@ -14,6 +16,7 @@ mod failover;
 mod fleet;
 mod waiting;
 mod atomicity;
+mod on_rows;
 mod operation;
 mod options;
 mod pointers;
@@ -27,6 +30,7 @@ mod schema;
 
 pub use extension::{TransactorExt, With};
 pub use failover::Failover;
+pub use on_rows::{OnRows, Reading, RowKeys};
 pub use options::Options;
 pub use pool::PoolTransactor;
 
@@ -53,6 +57,12 @@ pub trait Unit<DB: Backend>: Send {
     /// `false`: an unknown commit ends the run.
     fn finds_its_commits(&self) -> bool {
         false
+    }
+
+    /// Returns the rows that the round trip that opens the transaction is to lock and read.
+    #[doc(hidden)]
+    fn rows(&self) -> Option<Arc<dyn RowRequest<DB>>> {
+        None
     }
 }
 

@@ -16,6 +16,7 @@ use crate::telemetry::RunClock;
 
 mod admission;
 mod admit;
+mod at_commit;
 mod unit_fn;
 mod deadlock;
 mod finish;
@@ -23,6 +24,7 @@ mod executor;
 mod expect_one;
 mod hooks;
 mod interception;
+mod kept;
 mod state;
 mod locks;
 mod nesting;
@@ -31,6 +33,7 @@ mod no_connection;
 mod opening;
 mod probe;
 mod right_of_way;
+mod row_request;
 mod rows;
 mod savepoint;
 #[cfg(feature = "testing")]
@@ -39,24 +42,28 @@ mod connection;
 mod shielded_commit;
 
 pub(crate) use admission::unreadable;
+pub use at_commit::AtCommit;
+use at_commit::KeptStatement;
 pub(crate) use connection::{ConnectionReuse, EngineCache, PooledSession, engine_of};
 use connection::{RefusedConnection, is_opening, refusal_since};
 pub(crate) use finish::{CommitOutcome, Unwatched};
 pub(crate) use hooks::{Hooks, TxEnd};
 use interception::send;
 pub(crate) use interception::{Attempts, Interception};
-pub(crate) use locks::explain_key;
+pub(crate) use locks::{MAX_KEPT_KEYS, MAX_KEYS, explain_key, select_keys};
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use no_connection::{cut_short, is_used_up, not_connected, unreachable_since};
 pub(crate) use opening::{NotOpened, OpenRequest};
 pub(crate) use right_of_way::{RightOfWay, has_given_way};
+#[allow(unreachable_pub, reason = "named by a method of a public trait")]
+pub use row_request::RowRequest;
 #[cfg(feature = "sea-orm")]
 pub(crate) use savepoint::OpenSavepoint;
 #[cfg(feature = "testing")]
 pub(crate) use savepoint_scope::SavepointScope;
 pub(crate) use shielded_commit::Shield;
 use state::TxState;
-pub use unit_fn::{Repeatable, ScopeFn, TxFn, UnitError, UnitFn};
+pub use unit_fn::{Repeatable, RowsFn, RowsTxFn, ScopeFn, TxFn, UnitError, UnitFn};
 
 /// An open transaction, on which a unit of work runs its queries.
 ///
@@ -112,6 +119,10 @@ pub struct Tx<DB: Backend> {
     closing: Closing,
     /// Whether the session has its own time limit for idling in a transaction.
     limits_idling: bool,
+    /// The statements to send with COMMIT.
+    kept: Vec<KeptStatement<DB>>,
+    /// The rows that the opening has read.
+    opened_with: Option<Vec<DB::Row>>,
     /// The last statement, kept if its values may explain its failure.
     latest: Option<WatchedQuery<DB>>,
     interception: Option<Interception>,

@@ -22,11 +22,12 @@ const ON_SQLITE: [(&str, &str); 12] = [
 ];
 
 /// Those that need PostgreSQL.
-const ON_POSTGRES: [(&str, &str); 4] = [
+const ON_POSTGRES: [(&str, &str); 5] = [
     ("advisory_lock", "Two processes start the nightly job, and one of them runs it."),
     ("last_seat_lock", "One ticket is stored, for "),
     ("row_locks", "Lock timeout: the request for seat 1 fails after 200 ms: "),
     ("snapshot_report", "At REPEATABLE READ, it finds 200, although 10 were moved meanwhile."),
+    ("two_round_trips", "The total is still 400."),
 ];
 
 /// Cargo builds it next to this test, unless this test is the only target.

@@ -8,12 +8,14 @@ use super::{Backend, sealed};
 
 mod additions;
 mod arguments;
+mod bound_values;
 mod certification;
 mod commit_marker;
 mod contents;
 mod deadlock;
 mod engine;
 mod errors;
+mod folded;
 mod innodb_status;
 mod locks;
 mod mask;

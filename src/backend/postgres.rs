@@ -8,12 +8,14 @@ use super::{Backend, sealed};
 
 mod additions;
 mod arguments;
+mod bound_values;
 mod certification;
 mod commit_marker;
 mod contents;
 mod deadlock;
 mod engine;
 mod errors;
+mod folded;
 mod limits;
 mod literals;
 mod local_settings;
@@ -23,6 +25,7 @@ pub(super) mod prepared;
 mod schema;
 mod single_statement;
 mod statements;
+mod temporal;
 mod transaction;
 
 impl Backend for Postgres {}

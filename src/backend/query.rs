@@ -4,6 +4,7 @@ use sqlx::{Database, SqlSafeStr as _};
 
 use super::carried_failure::SyntheticError;
 use super::codec::{Codec, Value};
+use super::folded::{FoldedSql, Literal, Unwritable};
 use super::statements::StatementRules;
 use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{column_compared_with_null, has_nowait, is_update_or_delete};
@@ -24,7 +25,7 @@ pub struct Reply {
 
 impl Reply {
     /// Adds the first column of a row.
-    pub(super) fn read<DB: Codec>(&mut self, row: &DB::Row) {
+    pub(super) fn add_row<DB: Codec>(&mut self, row: &DB::Row) {
         if DB::is_text(row, 0) {
             self.texts.extend(DB::text(row, 0).ok().flatten());
         } else {
@@ -84,6 +85,19 @@ impl<DB: Database> WatchedQuery<DB> {
 
     pub(crate) fn sql(&self) -> &str {
         self.sql.as_str()
+    }
+
+    /// Returns whether the caller allows a session to keep the statement prepared.
+    pub(crate) const fn is_persistent(&self) -> bool {
+        self.persistent
+    }
+
+    /// Writes the bound values as SQL.
+    pub(crate) fn literals(&self) -> Result<Vec<Literal>, Unwritable>
+    where
+        DB: FoldedSql,
+    {
+        self.arguments.as_ref().map_or_else(|| Ok(Vec::new()), DB::literals)
     }
 
     /// Returns a cheap copy of the text.

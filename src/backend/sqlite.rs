@@ -13,6 +13,7 @@ mod commit_marker;
 mod contents;
 mod engine;
 mod errors;
+mod folded;
 mod locks;
 mod messages;
 mod schema;

@@ -117,13 +117,23 @@ pub struct Closing {
     pub saved: Vec<i64>,
     /// The advisory locks that the transaction holds.
     pub advisory_locks: Vec<u64>,
+    /// The prepared statement that a failed text has left on the session.
+    pub left: Option<String>,
     /// Whether statements ran that the transaction did not see, or whose end it did not see.
     pub unwatched: bool,
 }
 
 impl Closing {
     pub(crate) const fn new(engine: Engine, plan: Plan, limits: Limits) -> Self {
-        Self { engine, plan, limits, saved: Vec::new(), advisory_locks: Vec::new(), unwatched: false }
+        Self {
+            engine,
+            plan,
+            limits,
+            saved: Vec::new(),
+            advisory_locks: Vec::new(),
+            left: None,
+            unwatched: false,
+        }
     }
 }
 

@@ -20,6 +20,14 @@ pub(super) fn bytes_after(text: &str, start: &str) -> Option<Vec<u8>> {
     list.split(", ").filter(|number| !number.is_empty()).map(|number| number.parse().ok()).collect()
 }
 
+/// Reads a list of byte values. Fails on anything else.
+pub(super) fn byte_list(list: &str) -> Option<Vec<u8>> {
+    if list.is_empty() {
+        return Some(Vec::new());
+    }
+    list.split(", ").map(|number| number.parse().ok()).collect()
+}
+
 /// Returns the text between `start` and the next `end`, for each `start`.
 pub(super) fn all_between<'t>(text: &'t str, start: &str, end: char) -> Vec<&'t str> {
     text.split(start).skip(1).filter_map(|rest| rest.split(end).next()).collect()

@@ -91,6 +91,14 @@ pub trait Wire: Codec + Driver {
     /// [`send_text`](Self::send_text), because no stream of results is created.
     fn send_end(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
 
+    /// Sends a text of one or more statements in one round trip. Also returns the rows of the result that is
+    /// followed by `after` others.
+    fn send_text_for_rows(
+        connection: &mut Self::Connection,
+        sql: String,
+        after: usize,
+    ) -> BoxFuture<'_, (Reply, Vec<Self::Row>)>;
+
     /// Fails if the worker thread of an embedded database has ended.
     ///
     /// A worker that is ending accepts the first ping without a response, and refuses the next one.
@@ -202,7 +210,7 @@ where
             while let Some(answer) = answers.next().await {
                 match answer {
                     Ok(Either::Left(_)) => reply.completed += 1,
-                    Ok(Either::Right(row)) => reply.read::<DB>(&row),
+                    Ok(Either::Right(row)) => reply.add_row::<DB>(&row),
                     Err(error) => reply.error = Some(error),
                 }
             }
@@ -220,7 +228,7 @@ where
         boxed(|| async move {
             let mut reply = Reply::default();
             match connection.fetch_optional(sqlx::raw_sql(AssertSqlSafe(sql))).await {
-                Ok(Some(row)) => reply.read::<DB>(&row),
+                Ok(Some(row)) => reply.add_row::<DB>(&row),
                 Ok(None) => {}
                 Err(error) => reply.error = Some(error),
             }
@@ -244,6 +252,32 @@ where
                     Reply { error: Some(sqlx::Error::Protocol(open)), ..Reply::default() }
                 }
             }
+        })
+    }
+
+    fn send_text_for_rows(
+        connection: &mut DB::Connection,
+        sql: String,
+        after: usize,
+    ) -> BoxFuture<'_, (Reply, Vec<DB::Row>)> {
+        Box::pin(async move {
+            let (mut reply, mut results) = (Reply::default(), vec![Vec::new()]);
+            let mut answers = connection.fetch_many(sqlx::raw_sql(AssertSqlSafe(sql)));
+            while let Some(answer) = answers.next().await {
+                match answer {
+                    Ok(Either::Left(_)) => {
+                        reply.completed += 1;
+                        results.push(Vec::new());
+                    }
+                    Ok(Either::Right(row)) => results[reply.completed].push(row),
+                    Err(error) => reply.error = Some(error),
+                }
+            }
+            let wanted = reply.completed.checked_sub(after + 1).filter(|_| reply.error.is_none());
+            let rows =
+                wanted.and_then(|index| results.get_mut(index)).map(std::mem::take).unwrap_or_default();
+            results.iter().flatten().for_each(|row| reply.add_row::<DB>(row));
+            (reply, rows)
         })
     }
 

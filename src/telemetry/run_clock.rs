@@ -20,6 +20,8 @@ use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{MaskedStatement, Syntax};
 use crate::telemetry::Observers;
 
+mod together;
+
 /// The clock of an observed run: measures what the run spends its time on and notifies its observers.
 ///
 /// Code that makes the unit wait reports to the clock before and after the wait. Runs without observers, and

@@ -5,7 +5,7 @@ use std::panic::Location;
 
 use async_trait::async_trait;
 
-use super::{Decision, Ended, Options, PoolTransactor, Transactor, Unit};
+use super::{Decision, Ended, OnRows, Options, PoolTransactor, RowKeys, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::strategy::Strategy;
@@ -103,6 +103,62 @@ pub trait TransactorExt<DB: Backend>: Transactor<DB> {
     /// ```
     fn on_key(&self, key: impl Hash) -> With<'_, Self>;
 
+    /// Returns this transactor for runs on the rows of `table` whose `column` has these keys. The rows are
+    /// locked in the round trip that opens the transaction.
+    ///
+    /// ```
+    /// # use atomically::{Error, Pessimistic, TransactorExt as _};
+    /// # async fn example(pool: sqlx::PgPool, from: i64, to: i64) -> Result<(), Error> {
+    /// let db = Pessimistic::default().on(&pool);
+    /// db.on_rows("account", "id", [from, to])
+    ///     .run(async |tx| -> Result<_, Error> {
+    ///         let update = "UPDATE account SET balance = balance + $1 WHERE id = $2";
+    ///         tx.at_commit(sqlx::query(update).bind(-1_i64).bind(from))?.expect_one();
+    ///         tx.at_commit(sqlx::query(update).bind(1_i64).bind(to))?.expect_one();
+    ///         Ok(())
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// - The rows are locked in the order of the column, so such units do not deadlock with each other.
+    /// - Together they are the run's key, as if passed to [`on_key`](Self::on_key): runs with the same rows
+    ///   queue at the gate, and [`Adaptive`](crate::Adaptive) learns about them. A call of `on_key` on the
+    ///   result replaces it.
+    /// - If a row does not exist, the run fails with [`RowNotFound`](crate::ErrorKind::RowNotFound) before
+    ///   the unit runs; [`Error::missing_rows`] says which one. A unit with an idempotency key runs first,
+    ///   because an earlier run of it may have deleted the row.
+    /// - [`reading`](OnRows::reading) also passes columns of the rows to the unit.
+    /// - [`Tx::at_commit`] sends the writes together with COMMIT, so that a transfer takes two round trips
+    ///   and holds its locks for one: [`guide::distance`](crate::guide::distance).
+    ///
+    /// # What each strategy does
+    ///
+    /// | strategy | rows |
+    /// |---|---|
+    /// | [`Pessimistic`](crate::Pessimistic), [`Adaptive`](crate::Adaptive) on hot keys | locked and read |
+    /// | [`Optimistic`](crate::Optimistic), [`Atomic`](crate::Atomic), otherwise `Adaptive` | only read |
+    /// | [`Serializable`](crate::Serializable) | read if [`reading`](OnRows::reading) is called |
+    ///
+    /// In a read-only transaction the rows are never locked. On SQLite, `Pessimistic` locks the whole
+    /// database with `BEGIN IMMEDIATE`.
+    ///
+    /// # Round trips
+    ///
+    /// On PostgreSQL, MySQL and MariaDB, BEGIN and the lock are one round trip, unless the type of the keys
+    /// is none of those that [`at_commit`](Tx::at_commit) supports. On SQLite, on a Galera cluster and under
+    /// the test kit, the rows are locked and read by a statement of their own after BEGIN.
+    ///
+    /// `table` and `column` become part of the statement as they are. At most 32 000 keys are supported.
+    /// The type of the keys must be the one that sqlx decodes the column as, as for
+    /// [`lock_rows`](Tx::lock_rows).
+    fn on_rows<K: RowKeys>(
+        &self,
+        table: &'static str,
+        column: &'static str,
+        keys: K,
+    ) -> OnRows<'_, DB, Self, K>;
+
     /// Returns this transactor for runs of a unit that has this name in logs, metrics and deadlock reports.
     ///
     /// ```
@@ -151,6 +207,15 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
 
     fn on_key(&self, key: impl Hash) -> With<'_, Self> {
         self.with(Options::new().on_key(key))
+    }
+
+    fn on_rows<K: RowKeys>(
+        &self,
+        table: &'static str,
+        column: &'static str,
+        keys: K,
+    ) -> OnRows<'_, DB, Self, K> {
+        OnRows::new(self, table, column, keys)
     }
 
     fn named(&self, name: &'static str) -> With<'_, Self> {

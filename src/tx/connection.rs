@@ -11,10 +11,11 @@ use sqlx::{Connection as _, Pool};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
-use crate::backend::{Backend, BeforeLoneStatement, Engine, Reply, failure_or_other};
+use crate::backend::{Backend, BeforeLoneStatement, Engine, PreparedNames, Reply, failure_or_other};
 use crate::boxed::boxed;
 use crate::failure::FailureKind;
 use crate::strategy::OwnLockLimit;
+use crate::tx::identity;
 
 mod abandoned;
 mod engine_cache;
@@ -63,6 +64,8 @@ struct OpenConnection<DB: Backend> {
     is_autocommit: bool,
     /// The session's own lock timeout, if it has reported that since then.
     own_lock: Option<OwnLockLimit>,
+    /// The statements that it has prepared under names of this crate, if it has reported them since then.
+    prepared: PreparedNames,
     /// The statement that restores the session's settings after a lone statement.
     restore: Option<&'static str>,
     /// Whether no statement is in flight, or one to which no response can be expected.
@@ -162,6 +165,32 @@ impl<DB: Backend> PooledSession<DB> {
         self.open.own_lock.unwrap_or_else(likely)
     }
 
+    /// Returns the statements that the session has prepared under names of this crate.
+    pub(super) fn prepared(&mut self) -> &mut PreparedNames {
+        &mut self.open.prepared
+    }
+
+    /// Returns whether the session has to be asked for its prepared statements.
+    pub(super) fn asks_for_prepared(&self) -> bool {
+        !self.open.prepared.are_known() && self.reuse.server().keeps_prepared() == Some(true)
+    }
+
+    /// Lets the next transactions ask their sessions for prepared statements.
+    pub(super) fn keep_prepared(&self) {
+        self.reuse.server().keep_prepared();
+    }
+
+    /// Stops keeping statements prepared, because the session is not the one that has prepared them.
+    pub(super) fn distrust_prepared(&mut self) {
+        self.open.prepared = PreparedNames::default();
+        self.reuse.server().distrust_prepared();
+    }
+
+    /// Returns the identity of the pool.
+    pub(super) fn pool_identity(&self) -> usize {
+        identity(&self.open.pool)
+    }
+
     /// Returns the flag that a transaction sets while rows of a statement are unread.
     pub(super) fn streaming(&self) -> Arc<AtomicBool> {
         self.open.is_streaming.clone()
@@ -171,6 +200,7 @@ impl<DB: Backend> PooledSession<DB> {
     pub(super) fn forget_settings(&mut self) {
         self.open.is_autocommit = false;
         self.open.own_lock = None;
+        self.open.prepared = PreparedNames::default();
     }
 
     /// Closes the connection at once, without waiting for the server.
@@ -210,6 +240,7 @@ impl<DB: Backend> OpenConnection<DB> {
             runs: 0,
             is_autocommit: false,
             own_lock: None,
+            prepared: PreparedNames::default(),
             restore: None,
             is_settled: false,
             is_streaming: Arc::default(),

@@ -1,6 +1,6 @@
 //! Checks that an optimistic update changed its row.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 
@@ -38,33 +38,34 @@ impl<DB: Backend> Tx<DB> {
     /// - `INSERT IGNORE`, `INSERT OR IGNORE` and `ON CONFLICT DO NOTHING` count 0 for a row that exists
     ///   already, which retries the unit.
     pub fn expect_one(&mut self, rows_affected: u64) -> Result<(), Error> {
-        let failure = match rows_affected {
-            1 => return Ok(()),
-            0 => self.no_row_changed(),
-            rows => Failure::new(
-                FailureKind::Aborted,
-                format!(
-                    "expected to change one row, changed {rows}: narrow the WHERE to one row (an upsert \
-                     or a REPLACE on MySQL and MariaDB counts 2 for each row that it changes)"
-                ),
-            ),
-        };
+        if rows_affected == 1 {
+            return Ok(());
+        }
+        let failure = unexpected_rows(rows_affected, self.latest.as_ref());
         self.state.end(failure.clone());
         Err(Error::failed(failure, None))
     }
+}
 
-    fn no_row_changed(&self) -> Failure {
-        match self.latest.as_ref().and_then(|update| update.column_compared_with_null()) {
-            Some(column) => Failure::new(
-                FailureKind::Aborted,
-                format!(
-                    "no row was changed, and a retry would not change one either: {column} is compared \
-                     with NULL, which equals nothing; set {column} in these rows and declare it NOT NULL, \
-                     or compare it with IS NULL"
-                ),
+/// Returns the failure of a statement that was to change one row.
+pub(super) fn unexpected_rows<DB: Backend>(rows: u64, statement: Option<&WatchedQuery<DB>>) -> Failure {
+    if rows > 0 {
+        let message = format!(
+            "expected to change one row, changed {rows}: narrow the WHERE to one row (an upsert or a REPLACE \
+             on MySQL and MariaDB counts 2 for each row that it changes)"
+        );
+        return Failure::new(FailureKind::Aborted, message);
+    }
+    match statement.and_then(WatchedQuery::column_compared_with_null) {
+        Some(column) => Failure::new(
+            FailureKind::Aborted,
+            format!(
+                "no row was changed, and a retry would not change one either: {column} is compared \
+                 with NULL, which equals nothing; set {column} in these rows and declare it NOT NULL, \
+                 or compare it with IS NULL"
             ),
-            None => Failure::new(FailureKind::StaleVersion, "expected to change one row, changed none")
-                .retryable(true),
-        }
+        ),
+        None => Failure::new(FailureKind::StaleVersion, "expected to change one row, changed none")
+            .retryable(true),
     }
 }

@@ -15,6 +15,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
 use crate::telemetry::{RunClock, counted};
 
+use super::kept::KeptFailure;
 use super::shielded_commit::{Finish, Shieldable};
 use super::{Hooks, Shield, Tx, TxEnd, send};
 
@@ -100,9 +101,21 @@ impl<DB: Backend> Tx<DB> {
             self.rollback().await;
             return CommitOutcome::Refused(failure);
         }
+        let kept = if self.kept.is_empty() {
+            Vec::new()
+        } else {
+            // Boxed, because only some transactions keep statements.
+            match Box::pin(self.take_kept()).await {
+                Ok(kept) => kept,
+                Err(failure) => {
+                    self.rollback().await;
+                    return CommitOutcome::Refused(failure);
+                }
+            }
+        };
         let closing = self.closing();
-        let ending = DB::commit(&closing);
-        if let Some(guard) = ending.guard
+        let mut ending = DB::commit(&closing);
+        if let Some(guard) = ending.guard.take()
             && let Some(error) = self.step(StepKind::Control, guard.into_owned()).await.error
         {
             let failure = failure_or_other::<DB>(&error);
@@ -113,30 +126,53 @@ impl<DB: Backend> Tx<DB> {
                 failure
             });
         }
+        let folded = self.fold_commit(kept, &ending);
+        let (sql, before_commit) = match &folded {
+            Some(folded) => (folded.sql.clone(), folded.before_commit),
+            None => (ending.sql.into_owned(), ending.before_commit),
+        };
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
-        let commit = send::<DB>(interception, connection, StepKind::Commit, ending.sql.into_owned());
+        let commit = send::<DB>(interception, connection, StepKind::Commit, sql);
         let reply = last_step(self.state.run_clock(), pin!(commit)).await;
-        let outcome = outcome::<DB>(&reply, ending.before_commit);
+        if let Some(folded) = folded
+            && let Some(failed) = self.end_kept(folded, &reply)
+        {
+            return Box::pin(self.refuse_kept(failed)).await;
+        }
+        let outcome = outcome::<DB>(&reply, before_commit);
         match (&outcome, &reply.error) {
             (CommitOutcome::Done, None) => match ending.after {
                 None => self.release(),
                 Some(after) => self.restore_and_release(after.into_owned()).await,
             },
-            (CommitOutcome::Refused(failure), _) if failure.ends_session() => {}
-            // The statement that ended the transaction may have left more on the session than a rollback
-            // undoes, such as table locks.
-            (CommitOutcome::Refused(failure), _)
-                if failure.kind() == FailureKind::Aborted && closing.unwatched => {}
-            (CommitOutcome::Refused(_), _) => {
-                if DB::REFUSED_COMMIT_ENDS_TRANSACTION && !closing.unwatched {
-                    self.release();
-                } else {
-                    self.rollback().await;
-                }
-            }
+            (CommitOutcome::Refused(failure), _) => self.end_refused(failure, closing.unwatched).await,
             _ => {}
         }
         outcome
+    }
+
+    /// Ends a transaction whose commit was refused.
+    async fn end_refused(self: Box<Self>, failure: &Failure, is_unwatched: bool) {
+        // The statement that ended the transaction may have left more on the session than a rollback undoes,
+        // such as table locks.
+        let may_hold_more = failure.kind() == FailureKind::Aborted && is_unwatched;
+        if failure.ends_session() || may_hold_more {
+            return;
+        }
+        if DB::REFUSED_COMMIT_ENDS_TRANSACTION && !is_unwatched {
+            self.release();
+        } else {
+            self.rollback().await;
+        }
+    }
+
+    /// Rolls back because a kept statement failed.
+    async fn refuse_kept(mut self: Box<Self>, KeptFailure { failure, left }: KeptFailure) -> CommitOutcome {
+        let failure = self.explain_kept(failure).await;
+        self.closing.left = left;
+        self.state.end(failure.clone());
+        self.rollback().await;
+        CommitOutcome::Refused(failure)
     }
 
     /// Releases the connection after a clean end.

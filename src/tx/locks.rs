@@ -19,10 +19,10 @@ use super::executor::{ResultReader, watch};
 
 /// The maximum number of keys in one statement. The limit is 32 766 values on SQLite, and 65 535 on the
 /// other databases.
-const MAX_KEYS: usize = 32_000;
+pub(crate) const MAX_KEYS: usize = 32_000;
 
 /// The maximum number of keys in a statement that is kept prepared.
-const MAX_KEPT_KEYS: usize = 8;
+pub(crate) const MAX_KEPT_KEYS: usize = 8;
 
 /// How long to wait for an advisory lock if nothing else limits the wait.
 const MAX_WAIT: Duration = Duration::from_secs(60 * 60);
@@ -169,7 +169,7 @@ impl<DB: Backend> Tx<DB> {
             // Unprepared, it would cost another round trip. Texts for more keys are rare, and would displace
             // the unit's own statements from the cache.
             let is_kept = keys.len() <= MAX_KEPT_KEYS && self.keeps_statements();
-            let query = select_keys::<DB, K>(table, column, keys, clause.as_deref());
+            let query = select_keys::<DB, K>(table, column, column, keys, clause.as_deref());
             let query = query.map(|query| query.persistent_if(is_kept));
             let reader = ResultReader {
                 answer: |found: &Vec<K>| StatementAnswer::read(found.len()),
@@ -276,16 +276,18 @@ impl<DB: Backend> Tx<DB> {
     }
 }
 
-/// Returns the statement that reads the existing keys, and locks their rows if there is a lock clause.
-fn select_keys<DB: Backend, K: Key<DB>>(
+/// Returns the statement that reads these columns of the rows with the keys, in the order of the keys, and
+/// locks the rows if there is a lock clause.
+pub(crate) fn select_keys<DB: Backend, K: Key<DB>>(
     table: &str,
+    columns: &str,
     column: &str,
     keys: &[K],
     lock_clause: Option<&str>,
 ) -> Result<WatchedQuery<DB>, sqlx::Error> {
     let mut arguments = DB::Arguments::default();
     let mut select = String::with_capacity(128 + 8 * keys.len());
-    for part in ["SELECT ", column, " FROM ", table, " WHERE ", column, " IN ("] {
+    for part in ["SELECT ", columns, " FROM ", table, " WHERE ", column, " IN ("] {
         select.push_str(part);
     }
     for (i, key) in keys.iter().enumerate() {

@@ -9,6 +9,7 @@ use sqlx::Pool;
 use tokio::time::Instant;
 
 use super::no_connection::not_connected;
+use super::row_request::RowRequest;
 use super::state::TxState;
 use super::{Attempts, ConnectionReuse, Hooks, Interception, PooledSession, RightOfWay, Tx, identity, send};
 use crate::backend::{Backend, Capability, Closing, Engine, Reply, failure_or_other};
@@ -21,7 +22,7 @@ use crate::strategy::{CommitMarker, Limits, Plan};
 use crate::telemetry::{RunClock, counted};
 
 /// The parameters of a new transaction.
-pub(crate) struct OpenRequest<'a> {
+pub(crate) struct OpenRequest<'a, DB: Backend> {
     pub(crate) plan: Plan,
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
@@ -34,6 +35,8 @@ pub(crate) struct OpenRequest<'a> {
     pub(crate) may_open_read_write: bool,
     /// Whether the transaction may wait at the gate, open and idle, before its unit begins.
     pub(crate) waits_at_gate: bool,
+    /// The rows that the unit names.
+    pub(crate) rows: Option<&'a dyn RowRequest<DB>>,
     /// Set once a connection was acquired.
     pub(crate) connected: &'a AtomicBool,
     /// The runs of the same unit that take precedence.
@@ -46,43 +49,44 @@ pub(crate) struct OpenRequest<'a> {
 #[derive(Debug)]
 pub(crate) struct NotOpened {
     pub(crate) failure: Failure,
-    /// Whether the connection was already dead when the pool returned it, so that another one may work.
+    /// Whether the connection was already dead when the pool returned it, or lacked a prepared statement, so
+    /// that another one may work.
     pub(crate) stale_connection: bool,
 }
 
-impl OpenRequest<'_> {
+impl<DB: Backend> OpenRequest<'_, DB> {
     /// Returns the query for the number of the server session, if an observer needs it.
-    fn session_query<DB: Backend>(&self) -> Option<&'static str> {
+    fn session_query(&self) -> Option<&'static str> {
         let run_clock = self.run_clock.as_ref()?;
         DB::SESSION_ID_QUERY.filter(|_| run_clock.wants_sessions())
     }
 
-    fn idle_limit_query<DB: Backend>(&self) -> Option<&'static str> {
+    fn idle_limit_query(&self) -> Option<&'static str> {
         DB::IDLE_LIMIT_QUERY.filter(|_| self.waits_at_gate)
     }
 
     /// Returns whether the text that opens the transaction returns at most one row: the session's own lock
     /// timeout.
-    fn returns_one_row<DB: Backend>(&self) -> bool {
-        let queries = self.session_query::<DB>().or_else(|| self.idle_limit_query::<DB>());
+    fn returns_one_row(&self) -> bool {
+        let queries = self.session_query().or_else(|| self.idle_limit_query());
         queries.is_none() && self.marker.is_none()
     }
 
-    fn check<DB: Backend>(&self, limits: &Limits) -> Result<(), Failure> {
+    fn check(&self, limits: &Limits) -> Result<(), Failure> {
         DB::check(&self.plan, limits)?;
         self.local.map_or(Ok(()), |settings| DB::local_settings(settings).map(drop))?;
         self.marker.map_or(Ok(()), |marker| DB::marker(marker).map(drop))
     }
 
     /// Fails if the engine lacks what the transaction requests.
-    fn text<DB: Backend>(&self, engine: &Engine, limits: &Limits) -> Result<String, Failure> {
+    fn text(&self, engine: &Engine, limits: &Limits) -> Result<String, Failure> {
         let mut plan = self.plan;
         if self.may_open_read_write && engine.lacks(Capability::ReadOnlyTransactions) {
             plan.access = Access::ReadWrite;
         }
         engine.check(&plan, limits, self.local, self.marker)?;
         let mut text = DB::opening(engine, &plan, limits);
-        for query in [self.session_query::<DB>(), self.idle_limit_query::<DB>()].into_iter().flatten() {
+        for query in [self.session_query(), self.idle_limit_query()].into_iter().flatten() {
             let _ = write!(text, "; {query}");
         }
         // Last, because a statement after the first write would need a packet of its own on a Galera
@@ -108,11 +112,11 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn open(
         pool: &Pool<DB>,
         reuse: &ConnectionReuse<DB>,
-        request: OpenRequest<'_>,
+        request: OpenRequest<'_, DB>,
         remaining: impl Fn() -> Limits,
     ) -> Result<Box<Self>, NotOpened> {
         // A plan or a limit that the database does not support fails before any wait.
-        request.check::<DB>(&remaining()).map_err(NotOpened::because)?;
+        request.check(&remaining()).map_err(NotOpened::because)?;
         let requested = Instant::now();
         let run_clock = request.run_clock.clone();
         let acquiring = PooledSession::acquire(pool, reuse);
@@ -122,7 +126,7 @@ impl<DB: Backend> Tx<DB> {
         request.connected.store(true, Ordering::Release);
         let engine = session.engine().await.map_err(|error| NotOpened::on_connection::<DB>(&error))?;
         let limits = engine.limits(Limits { own_lock: session.own_lock_limit(), ..remaining() });
-        let text = match request.text::<DB>(&engine, &limits) {
+        let mut text = match request.text(&engine, &limits) {
             Ok(text) => text,
             Err(failure) => {
                 // Nothing was sent.
@@ -131,19 +135,30 @@ impl<DB: Backend> Tx<DB> {
             }
         };
         let (mut tx, connected) = (Self::on(session, engine, pool, &request, limits).await, Instant::now());
-        let begin = BeginText { sql: text, returns_one_row: request.returns_one_row::<DB>() };
-        let begin = send_begin::<DB>(tx.interception.as_ref(), tx.session.connection(), begin, &tx.closing);
-        let mut reply = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
+        let asks_for_prepared = tx.ask_for_prepared(&request, &mut text);
+        let folded = tx.fold_rows(&request, &mut text);
+        let results = match &folded {
+            Some(query) => BeginResults::RowsBefore(query.results_after()),
+            None if request.returns_one_row() && !asks_for_prepared => BeginResults::OneRow,
+            None => BeginResults::Any,
+        };
+        let (interception, connection) = (tx.interception.as_ref(), tx.session.connection());
+        let begin = send_begin::<DB>(interception, connection, text, results, &tx.closing);
+        let (mut reply, rows) = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
+        if asks_for_prepared {
+            tx.learn_prepared(&mut reply);
+        }
         if let (Some(run_clock), None) = (&run_clock, &reply.error) {
-            let query = request.session_query::<DB>().filter(|_| !reply.integers.is_empty());
+            let query = request.session_query().filter(|_| !reply.integers.is_empty());
             let session = query.map(|_| (identity(pool), reply.integers.remove(0)));
             run_clock.opened(connected - requested, connected.elapsed(), session);
         }
+        let refused = folded.and_then(|folded| tx.end_rows(folded, rows, &reply, connected.elapsed()));
         tx.closing.saved = std::mem::take(&mut reply.integers);
         if !tx.closing.saved.is_empty() {
             tx.session.reset_with(DB::rollback(&tx.closing));
         }
-        if request.idle_limit_query::<DB>().is_some() {
+        if request.idle_limit_query().is_some() {
             tx.limits_idling |= reply.texts.pop().is_some_and(|limit| limit != "0");
         }
         let error = match reply.error {
@@ -152,7 +167,10 @@ impl<DB: Backend> Tx<DB> {
         };
         match error {
             None => Ok(tx),
-            Some(error) => Err(tx.not_opened(&error).await),
+            Some(error) => {
+                let failure = refused.unwrap_or_else(|| failure_or_other::<DB>(&error));
+                Err(tx.not_opened(failure, DB::has_other_names(&error)).await)
+            }
         }
     }
 
@@ -161,7 +179,7 @@ impl<DB: Backend> Tx<DB> {
         mut session: PooledSession<DB>,
         engine: Engine,
         pool: &Pool<DB>,
-        request: &OpenRequest<'_>,
+        request: &OpenRequest<'_, DB>,
         limits: Limits,
     ) -> Box<Self> {
         let interceptors = request.interceptors.clone();
@@ -195,6 +213,8 @@ impl<DB: Backend> Tx<DB> {
             schema: request.schema,
             closing,
             limits_idling: engine.limits_idling,
+            kept: Vec::new(),
+            opened_with: None,
             latest: None,
             interception,
         })
@@ -209,9 +229,10 @@ impl<DB: Backend> Tx<DB> {
         DB::send_text(self.session.connection(), correction).await.error
     }
 
-    async fn not_opened(mut self: Box<Self>, error: &sqlx::Error) -> NotOpened {
-        let failure = self.why_not_opened(failure_or_other::<DB>(error)).await;
-        let stale_connection = failure.kind() == FailureKind::ConnectionLost;
+    /// `has_other_names` says that the session lacked a statement that it was expected to have prepared.
+    async fn not_opened(mut self: Box<Self>, failure: Failure, has_other_names: bool) -> NotOpened {
+        let failure = self.why_not_opened(failure).await;
+        let stale_connection = failure.kind() == FailureKind::ConnectionLost || has_other_names;
         self.state.end(failure.clone());
         self.rollback().await;
         NotOpened { failure, stale_connection }
@@ -244,11 +265,15 @@ impl NotOpened {
     }
 }
 
-/// The text that opens a transaction.
-struct BeginText {
-    sql: String,
-    /// Whether it returns at most one row.
-    returns_one_row: bool,
+/// What the text that opens a transaction returns.
+#[derive(Clone, Copy)]
+enum BeginResults {
+    /// At most one row.
+    OneRow,
+    /// Rows that are needed as they are, in the result that is followed by this number of others.
+    RowsBefore(usize),
+    /// Any number of rows.
+    Any,
 }
 
 /// Sends the text that opens a transaction. If the previous user of the connection has left a transaction
@@ -256,21 +281,29 @@ struct BeginText {
 async fn send_begin<DB: Backend>(
     interception: Option<&Interception>,
     connection: &mut DB::Connection,
-    text: BeginText,
+    text: String,
+    results: BeginResults,
     closing: &Closing,
-) -> Reply {
-    let BeginText { sql, returns_one_row } = text;
-    let reply = match interception {
-        None if returns_one_row => DB::send_opening(connection, sql.clone()).await,
-        _ => send::<DB>(interception, connection, StepKind::Begin, sql.clone()).await,
-    };
-    let refused = reply.error.as_ref().map(failure_or_other::<DB>);
-    if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) {
-        return reply;
+) -> (Reply, Vec<DB::Row>) {
+    let mut is_first = true;
+    loop {
+        let sent = match results {
+            BeginResults::RowsBefore(after) => DB::send_text_for_rows(connection, text.clone(), after).await,
+            BeginResults::OneRow if interception.is_none() => {
+                (DB::send_opening(connection, text.clone()).await, Vec::new())
+            }
+            BeginResults::OneRow | BeginResults::Any => {
+                (send::<DB>(interception, connection, StepKind::Begin, text.clone()).await, Vec::new())
+            }
+        };
+        let refused = sent.0.error.as_ref().map(failure_or_other::<DB>);
+        if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) || !is_first {
+            return sent;
+        }
+        let rolled_back = DB::send_text(connection, DB::rollback(closing).into_owned()).await;
+        if rolled_back.error.is_some() {
+            return sent;
+        }
+        is_first = false;
     }
-    let rolled_back = DB::send_text(connection, DB::rollback(closing).into_owned()).await;
-    if rolled_back.error.is_some() {
-        return reply;
-    }
-    send::<DB>(interception, connection, StepKind::Begin, sql).await
 }

@@ -109,6 +109,7 @@ impl<DB: Backend> Tx<DB> {
             name: format!("atomically_{}", self.depth + 1),
             hooks: self.hooks.len(),
             advisory_locks: self.closing.advisory_locks.len(),
+            kept: self.kept.len(),
         };
         self.control(format!("SAVEPOINT {}", savepoint.name)).await?;
         self.depth += 1;
@@ -140,6 +141,7 @@ impl<DB: Backend> Tx<DB> {
     async fn undo(&mut self, savepoint: OpenSavepoint) {
         self.state.clear_failure();
         self.hooks.undo(savepoint.hooks);
+        self.kept.truncate(savepoint.kept);
         if DB::SAVEPOINTS_HOLD_ADVISORY_LOCKS {
             self.closing.advisory_locks.truncate(savepoint.advisory_locks);
         }
@@ -164,6 +166,7 @@ pub(crate) struct OpenSavepoint {
     name: String,
     hooks: usize,
     advisory_locks: usize,
+    kept: usize,
 }
 
 /// Returns whether a database can continue from a savepoint after this failure.

@@ -159,3 +159,43 @@ impl<DB: Backend, T, E, F> UnitFn<DB, T, E> for F where
         + for<'t> TxFn<&'t mut Tx<DB>, Result<T, E>, Fut: Send>
 {
 }
+
+/// An async closure with two arguments whose future can be named: [`TxFn`] for units that receive rows.
+pub trait RowsTxFn<A, B, R>:
+    AsyncFnOnce(A, B) -> R + FnOnce(A, B) -> <Self as RowsTxFn<A, B, R>>::Fut
+{
+    /// The closure's future.
+    type Fut: Future<Output = R>;
+}
+
+impl<F, A, B, Fut, R> RowsTxFn<A, B, R> for F
+where
+    F: AsyncFnOnce(A, B) -> R + FnOnce(A, B) -> Fut,
+    Fut: Future<Output = R>,
+{
+    type Fut = Fut;
+}
+
+/// A unit of work that receives its rows: an async closure over a transaction and rows that can be retried.
+/// The bound of [`Reading::run`](crate::Reading::run).
+///
+/// Implemented for every such closure.
+#[diagnostic::on_unimplemented(
+    message = "this unit of work cannot be run again",
+    label = "changes a capture, captures what is not `Clone + Send + Sync`, or holds what is not `Send`",
+    note = "a unit that reads its rows is an async closure of two arguments: `async |tx, rows| {{ … }}`"
+)]
+pub trait RowsFn<DB: Backend, R, T, E>:
+    Repeatable
+    + for<'t> AsyncFnOnce(&'t mut Tx<DB>, R) -> Result<T, E>
+    + for<'t> RowsTxFn<&'t mut Tx<DB>, R, Result<T, E>, Fut: Send>
+{
+}
+
+#[diagnostic::do_not_recommend]
+impl<DB: Backend, R, T, E, F> RowsFn<DB, R, T, E> for F where
+    F: Repeatable
+        + for<'t> AsyncFnOnce(&'t mut Tx<DB>, R) -> Result<T, E>
+        + for<'t> RowsTxFn<&'t mut Tx<DB>, R, Result<T, E>, Fut: Send>
+{
+}

@@ -24,7 +24,7 @@ const EXHAUSTIVE: &[&str] = &[
 
 /// Public traits that users implement. A new method needs a default.
 const IMPLEMENTED_BY_USERS: &[&str] =
-    &["Observer", "Strategy", "Transactor", "Unit", "VersionedEntity", "Wake"];
+    &["Observer", "RowKeys", "Strategy", "Transactor", "Unit", "VersionedEntity", "Wake"];
 
 /// Public traits with a blanket implementation, which leaves no room for others.
 const BLANKET: &[&str] = &[
@@ -33,6 +33,8 @@ const BLANKET: &[&str] = &[
     "LeaderFn",
     "Repeatable",
     "RespondExt",
+    "RowsFn",
+    "RowsTxFn",
     "ScopeFn",
     "TransactorExt",
     "TxFn",

@@ -5,6 +5,7 @@ mod queue;
 mod statements;
 #[path = "../support/mod.rs"]
 mod support;
+mod two_round_trips;
 mod units;
 
 use std::collections::BTreeSet;

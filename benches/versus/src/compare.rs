@@ -8,7 +8,7 @@ use atomically::Pessimistic;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
-use crate::contender::{Atomically, Coalesced, Contender, Diesel, Gated, Locking, SeaOrm, Sqlx, pool};
+use crate::contender::{Atomically, Coalesced, Contender, Diesel, Gated, Locking, SeaOrm, Sqlx, TwoTrips, pool};
 use crate::database::Database;
 use crate::pgbench::Pgbench;
 use crate::standing::{Panel, Standing, hold};
@@ -41,6 +41,7 @@ impl Contest {
             ("atomically, no acquire test", ours(&untested, Locking::OneRead)),
             ("atomically, two reads", ours(&tested, Locking::TwoReads)),
             ("atomically, lock_rows", ours(&tested, Locking::LockRows)),
+            ("atomically, on_rows + at_commit", Arc::new(TwoTrips::new(&tested))),
             ("atomically, gated", Arc::new(Gated::new(&tested))),
             ("atomically, coalesced", Arc::new(Coalesced::new(&tested))),
             ("sqlx", Arc::new(Sqlx(tested))),

@@ -5,6 +5,7 @@ mod diesel;
 mod optimistic;
 mod sea_orm;
 mod sqlx;
+mod two_trips;
 
 use anyhow::{Result, bail};
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ pub(crate) use self::diesel::Diesel;
 pub(crate) use self::optimistic::Versioned;
 pub(crate) use self::sea_orm::SeaOrm;
 pub(crate) use self::sqlx::{Sqlx, pool};
+pub(crate) use self::two_trips::TwoTrips;
 
 /// One transaction of the workloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

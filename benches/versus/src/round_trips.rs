@@ -7,7 +7,7 @@ use atomically::{Atomic, Pessimistic, Serializable};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::contender::Work;
-use crate::contender::{Atomically, Contender, Diesel, Locking, SeaOrm, Sqlx, Versioned, pool};
+use crate::contender::{Atomically, Contender, Diesel, Locking, SeaOrm, Sqlx, TwoTrips, Versioned, pool};
 use crate::database::Database;
 use crate::wire::{Proxy, RoundTrip};
 
@@ -76,10 +76,11 @@ async fn all(proxy: &Proxy) -> Result<Vec<Row>> {
     let atomic = Atomically::new(Atomic::default(), &tested, Locking::OneRead);
     // Only `Atomic` runs a lone statement, whichever strategy runs the units.
     let in_units = &ALL[1..];
-    let contenders: [(_, &[Work], Arc<dyn Contender>); 12] = [
+    let contenders: [(_, &[Work], Arc<dyn Contender>); 13] = [
         ("atomically, Pessimistic", in_units, locking(Locking::OneRead)),
         ("atomically, Pessimistic, two reads", in_units, locking(Locking::TwoReads)),
         ("atomically, Pessimistic, lock_rows", in_units, locking(Locking::LockRows)),
+        ("atomically, Pessimistic, on_rows + at_commit", in_units, Arc::new(TwoTrips::new(&tested))),
         ("atomically, Optimistic", in_units, Arc::new(Versioned::new(&tested))),
         ("atomically, Serializable", in_units, Arc::new(serializable)),
         ("atomically, Atomic", ALL, Arc::new(atomic)),

@@ -112,8 +112,11 @@ impl TransactionSql for Postgres {
         }
     }
 
-    fn rollback(_closing: &Closing) -> Cow<'static, str> {
-        "ROLLBACK".into()
+    fn rollback(closing: &Closing) -> Cow<'static, str> {
+        match &closing.left {
+            Some(name) => format!("ROLLBACK; DEALLOCATE \"{name}\"").into(),
+            None => "ROLLBACK".into(),
+        }
     }
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = true;

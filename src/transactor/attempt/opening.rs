@@ -11,7 +11,7 @@ use crate::strategy::{CommitMarker, Plan};
 use crate::telemetry::RunClock;
 use crate::transactor::deadline::Clock;
 use crate::transactor::options::Options;
-use crate::tx::{self, ConnectionReuse, NotOpened, RightOfWay, Tx};
+use crate::tx::{self, ConnectionReuse, NotOpened, RightOfWay, RowRequest, Tx};
 
 /// How the transaction of an attempt is to be opened.
 pub(super) struct AttemptOpening<'a, DB: Backend> {
@@ -26,6 +26,7 @@ pub(super) struct AttemptOpening<'a, DB: Backend> {
     pub(super) clock: Clock,
     pub(super) marker: Option<CommitMarker>,
     pub(super) observation: Option<Arc<RunClock>>,
+    pub(super) rows: Option<&'a dyn RowRequest<DB>>,
 }
 
 impl<DB: Backend> AttemptOpening<'_, DB> {
@@ -45,6 +46,7 @@ impl<DB: Backend> AttemptOpening<'_, DB> {
                 local: self.options.local_settings(),
                 may_open_read_write: self.options.may_open_read_write(),
                 waits_at_gate: self.waits_at_gate,
+                rows: self.rows,
                 connected: self.connected,
                 gives_way_to: self.gives_way_to.clone(),
                 interceptors: self.options.interceptors().clone(),

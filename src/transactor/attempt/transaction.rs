@@ -113,7 +113,9 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         timer: &mut Timer,
     ) -> Result<OpenAttempt<DB>, AttemptOutcome<Ended>> {
         let marker = self.next_marker();
-        let opens_bare = marker.is_none() && !self.options.limits_idling();
+        // Rows must not stay locked while the run waits for its turn.
+        let rows = self.unit.rows();
+        let opens_bare = marker.is_none() && rows.is_none() && !self.options.limits_idling();
         let room = opens_bare && has_room_to_wait_inside(self.pool, self.options);
         let mut stage = GateStage::of::<DB>(&plan, room);
         loop {
@@ -132,6 +134,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
                 clock: timer.clock,
                 marker,
                 observation: timer.observation.clone(),
+                rows: rows.as_deref(),
             };
             let tx = match timer.within(pin!(opening.run())).await {
                 Some(Ok(tx)) => tx,

@@ -11,8 +11,16 @@ use crate::backend::Backend;
 /// The cache, shared by all clones of a transactor.
 #[derive(Clone, Default)]
 pub(super) struct ServerCache {
-    lock_timeout: Arc<Mutex<Option<Duration>>>,
+    sessions: Arc<Mutex<SessionFacts>>,
     engines: EngineCacheOfPool,
+}
+
+/// What is known about the sessions of the server.
+#[derive(Default)]
+struct SessionFacts {
+    lock_timeout: Option<Duration>,
+    /// Whether sessions are to keep statements prepared; `None` until one could be kept.
+    keeps_prepared: Option<bool>,
 }
 
 impl ServerCache {
@@ -24,14 +32,30 @@ impl ServerCache {
     /// Returns the lock timeout that a session had before a transaction changed it; `None` if it had none, or
     /// if that is not known.
     pub(super) fn lock_timeout(&self) -> Option<Duration> {
-        *self.locked()
+        self.locked().lock_timeout
     }
 
     pub(super) fn set_lock_timeout(&self, timeout: Option<Duration>) {
-        *self.locked() = timeout;
+        self.locked().lock_timeout = timeout;
     }
 
-    fn locked(&self) -> MutexGuard<'_, Option<Duration>> {
-        self.lock_timeout.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns whether sessions are to keep statements prepared under names of this crate; `None` until a
+    /// statement could have been kept.
+    pub(super) fn keeps_prepared(&self) -> Option<bool> {
+        self.locked().keeps_prepared
+    }
+
+    /// Records that statements are used that a session could keep prepared.
+    pub(super) fn keep_prepared(&self) {
+        self.locked().keeps_prepared.get_or_insert(true);
+    }
+
+    /// Records that a session was not the one that had prepared a statement: a pooler is in between.
+    pub(super) fn distrust_prepared(&self) {
+        self.locked().keeps_prepared = Some(false);
+    }
+
+    fn locked(&self) -> MutexGuard<'_, SessionFacts> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
