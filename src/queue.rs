@@ -49,6 +49,7 @@
 
 mod claim;
 mod claiming;
+mod completing;
 mod completion;
 mod cursor;
 mod depth;

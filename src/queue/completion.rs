@@ -10,7 +10,7 @@ use super::claim::{Claim, JobOutcome};
 use super::job::micros;
 use super::log::{self, Death};
 use super::resend::{SendAttempt, SendOutcome};
-use super::sql::{QueueSql, execute, execute_with, fetch_integers};
+use super::sql::{QueueSql, execute, execute_with, fetch_integers, id_list};
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
 use crate::strategies::Pessimistic;
@@ -89,9 +89,15 @@ impl<DB: Backend> Claim<DB> {
     /// unknown](crate::Error::is_commit_unknown) the job may be complete, or another worker may have taken it
     /// over.
     pub async fn complete(&self) -> Result<(), Error> {
-        let delete = &delete(std::slice::from_ref(self));
+        self.complete_after(None).await
+    }
+
+    /// Completes the job like [`complete`](Self::complete), after an earlier completion that ended with
+    /// `unknown`, if there was one.
+    pub(super) async fn complete_after(&self, unknown: Option<Error>) -> Result<(), Error> {
+        let delete = &delete([self]);
         let completion = self.progress().begin_completion();
-        self.resend(|SendAttempt { db, is_repeated }| {
+        self.resend_after(unknown, |SendAttempt { db, is_repeated }| {
             Box::pin(async move {
                 if is_repeated {
                     return self.complete_again(&db, delete).await;
@@ -255,18 +261,23 @@ pub async fn complete_all_in<DB: Backend>(tx: &mut Tx<DB>, claims: &[Claim<DB>])
     }))
 }
 
-/// Returns the statement that deletes the jobs that these claims still hold. Most claims have the same token,
-/// so the condition is grouped by token to keep the text short.
-fn delete<DB: Backend>(claims: &[Claim<DB>]) -> String {
+/// Returns the statement that deletes the jobs that these claims still hold.
+pub(super) fn delete<'c, DB: Backend>(claims: impl IntoIterator<Item = &'c Claim<DB>>) -> String {
+    format!("DELETE FROM atomically_job WHERE {}", held(claims))
+}
+
+/// Returns the condition that a job is held by one of these claims. Most claims have the same token, so the
+/// condition is grouped by token to keep the text short.
+pub(super) fn held<'c, DB: Backend>(claims: impl IntoIterator<Item = &'c Claim<DB>>) -> String {
     let mut by_token = BTreeMap::<_, Vec<_>>::new();
     for claim in claims {
-        by_token.entry(claim.token()).or_default().push(claim.id().to_string());
+        by_token.entry(claim.token()).or_default().push(claim.id());
     }
     let held: Vec<_> = by_token
         .into_iter()
-        .map(|(token, ids)| format!("(token = {token} AND id IN ({}))", ids.join(", ")))
+        .map(|(token, ids)| format!("(token = {token} AND id IN ({}))", id_list(ids)))
         .collect();
-    format!("DELETE FROM atomically_job WHERE {}", held.join(" OR "))
+    held.join(" OR ")
 }
 
 /// Limits the size of an error, which may quote whole documents, and replaces NULs, which PostgreSQL does not

@@ -52,6 +52,9 @@ pub(super) struct QueueSql {
     after: fn(due_at: &str, id: &str) -> String,
     /// Precedes a statement that is sent without a transaction, and limits its time.
     pub(super) lone_prefix: &'static str,
+    /// Precedes a statement that completes several jobs without a transaction, and limits its waits for
+    /// locks; `None` if a `DELETE` cannot return rows on every server.
+    pub(super) completion_prefix: Option<&'static str>,
     /// Selects the number of bytes at which the server closes the connection instead of running a statement.
     max_statement_bytes: Option<&'static str>,
     /// Ends an `INSERT INTO atomically_job_lease` that replaces an existing row.
@@ -220,7 +223,7 @@ pub(super) async fn fetch_integers<DB: Backend>(
 }
 
 /// Decodes all columns of all rows.
-fn integers<DB: Backend>(rows: Vec<DB::Row>) -> Result<Vec<i64>, sqlx::Error> {
+pub(super) fn integers<DB: Backend>(rows: Vec<DB::Row>) -> Result<Vec<i64>, sqlx::Error> {
     let mut integers = Vec::new();
     for row in rows {
         for column in 0..row.len() {

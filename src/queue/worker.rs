@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
 use super::claiming;
@@ -21,12 +21,14 @@ use crate::events::{Event, JobEvent, Observer};
 use crate::telemetry::Observers;
 
 mod alive;
+mod completions;
 mod connections;
 mod shutdown;
 mod supervisor;
 mod waiting;
 
 use alive::WorkerNumber;
+use completions::Completions;
 use supervisor::Supervisor;
 
 /// The error of a handler: `?` converts nearly every error into it.
@@ -34,6 +36,10 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The shortest time between two reports of the depth.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The maximum number of times that a worker yields to other tasks before it claims jobs for handlers that
+/// have ended.
+const MAX_YIELDS: u32 = 16;
 
 /// The shortest time between two polls.
 const MIN_POLL: Duration = Duration::from_millis(10);
@@ -295,6 +301,7 @@ impl<DB: Backend> Worker<DB> {
     {
         let mut shutdown = pin!(shutdown);
         let (stop, stopped) = watch::channel(false);
+        let completions = Completions::new(&self.queue);
         let mut running = JoinSet::new();
         let in_flight = loop {
             let free = self.handlers - running.len();
@@ -313,7 +320,8 @@ impl<DB: Backend> Worker<DB> {
                 for claim in claims {
                     let claim = Arc::new(claim);
                     let (reporter, stopped) = (self.reporter.clone(), stopped.clone());
-                    let supervisor = Supervisor::new(claim.clone(), reporter, stopped, self.timeout);
+                    let supervisor =
+                        Supervisor::new(claim.clone(), completions.clone(), reporter, stopped, self.timeout);
                     // The handler's future runs in a task. A panic before it returns one fails the job too.
                     match catch_unwind(AssertUnwindSafe(|| handler(claim))) {
                         Ok(work) => running.spawn(supervisor.run(work)),
@@ -330,7 +338,7 @@ impl<DB: Backend> Worker<DB> {
             tokio::select! {
                 biased;
                 _ = &mut shutdown => break None,
-                Some(_) = running.join_next() => while running.try_join_next().is_some() {},
+                Some(_) = running.join_next() => reap(&mut running).await,
                 () = self.wait_for_jobs(wait), if may_claim => {}
             }
         };
@@ -350,6 +358,19 @@ impl<DB: Backend> Worker<DB> {
                 Err(error) => self.reporter.report(JobEvent::Trouble { error: &error }),
             }
             sleep(self.depth).await;
+        }
+    }
+}
+
+/// Removes the handlers that have ended, and yields as long as others end, so that the next claim is for all of
+/// them.
+async fn reap(running: &mut JoinSet<()>) {
+    for _ in 0..MAX_YIELDS {
+        yield_now().await;
+        let before = running.len();
+        while running.try_join_next().is_some() {}
+        if running.len() == before {
+            return;
         }
     }
 }

@@ -18,6 +18,7 @@ pub(super) const SQL: QueueSql = QueueSql {
     after: |due_at, id| format!("(due_at, id) > ({due_at}, {id})"),
     // A text of several statements is one transaction, at whose end the setting is undone.
     lone_prefix: "SET LOCAL statement_timeout = 9900; ",
+    completion_prefix: Some("SET LOCAL statement_timeout = 9900; SET LOCAL lock_timeout = 20; "),
     max_statement_bytes: None,
     replace_lease: "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, until = excluded.until",
     delete_batch,
