@@ -1,4 +1,4 @@
-//! Completes several jobs at once, for the handlers of a worker.
+//! Completes or releases several jobs at once, for a worker.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -53,13 +53,40 @@ async fn complete_unlocked<DB: Backend>(
     db: &PoolTransactor<DB, Pessimistic>,
     claims: &[Arc<Claim<DB>>],
 ) -> Result<Vec<i64>, Error> {
-    let (held, lock) = (held(claims.iter().map(|claim| &**claim)), QueueSql::of::<DB>().lock);
+    change_unlocked(db, "DELETE FROM atomically_job", claims.iter().map(|claim| &**claim)).await
+}
+
+/// Releases those of these jobs that their claims hold and that no other transaction has locked: they are due
+/// as they were before they were claimed, and the attempts do not count. Returns their ids.
+pub(super) async fn release_held<DB: Backend>(
+    queue: &Queue<DB>,
+    claims: &[Claim<DB>],
+) -> Result<HashSet<i64>, Error> {
+    let now = QueueSql::of::<DB>().now;
+    let due =
+        claims.iter().filter_map(|claim| Some(format!(" WHEN {} THEN {}", claim.id(), claim.due_at()?)));
+    let release = format!(
+        "UPDATE atomically_job SET due_at = CASE id{} ELSE {now} END, attempts = attempts - 1, \
+         claimed_at = NULL, token = token + 1",
+        due.collect::<String>()
+    );
+    Ok(change_unlocked(&queue.db, &release, claims).await?.into_iter().collect())
+}
+
+/// Applies `change`, an UPDATE or DELETE, to the jobs that these claims hold and that are not locked. Returns
+/// their ids.
+async fn change_unlocked<'c, DB: Backend>(
+    db: &PoolTransactor<DB, Pessimistic>,
+    change: &str,
+    claims: impl IntoIterator<Item = &'c Claim<DB>>,
+) -> Result<Vec<i64>, Error> {
+    let (held, lock) = (held(claims), QueueSql::of::<DB>().lock);
     let select = &format!("SELECT id FROM atomically_job WHERE {held} ORDER BY id {lock}");
     db.run(async |tx| {
         let ids = fetch_integers(tx, db.schema(), select).await?;
         if !ids.is_empty() {
             let list = id_list(ids.iter().copied());
-            execute(tx, db.schema(), format!("DELETE FROM atomically_job WHERE id IN ({list})")).await?;
+            execute(tx, db.schema(), format!("{change} WHERE id IN ({list})")).await?;
         }
         Ok(ids)
     })

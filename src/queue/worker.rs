@@ -3,16 +3,11 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, pending};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
-use super::claiming;
 use super::depth::Depth;
 use super::log;
 use super::{Claim, Queue, Wake};
@@ -23,23 +18,19 @@ use crate::telemetry::Observers;
 mod alive;
 mod completions;
 mod connections;
+mod pace;
 mod shutdown;
 mod supervisor;
 mod waiting;
+mod working;
 
 use alive::WorkerNumber;
-use completions::Completions;
-use supervisor::Supervisor;
 
 /// The error of a handler: `?` converts nearly every error into it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The shortest time between two reports of the depth.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The maximum number of times that a worker yields to other tasks before it claims jobs for handlers that
-/// have ended.
-const MAX_YIELDS: u32 = 16;
 
 /// The shortest time between two polls.
 const MIN_POLL: Duration = Duration::from_millis(10);
@@ -294,57 +285,6 @@ impl<DB: Backend> Worker<DB> {
         }
     }
 
-    async fn work<H, F>(&self, shutdown: impl Future + Send, handler: H)
-    where
-        H: Fn(Arc<Claim<DB>>) -> F + Send + Sync,
-        F: Future<Output = Result<(), BoxError>> + Send + 'static,
-    {
-        let mut shutdown = pin!(shutdown);
-        let (stop, stopped) = watch::channel(false);
-        let completions = Completions::new(&self.queue);
-        let mut running = JoinSet::new();
-        let in_flight = loop {
-            let free = self.handlers - running.len();
-            let (mut more, mut is_idle) = (false, false);
-            if free > 0 {
-                let mut claim = Box::pin(claiming::claim(&self.queue, free));
-                // The signal takes precedence: no handler may start after it.
-                let claimed = tokio::select! {
-                    biased;
-                    _ = &mut shutdown => break Some(claim),
-                    claimed = &mut claim => claimed,
-                };
-                let has_succeeded = claimed.is_ok();
-                let claims = self.report_claimed(claimed);
-                (more, is_idle) = (claims.len() == free, has_succeeded && claims.is_empty());
-                for claim in claims {
-                    let claim = Arc::new(claim);
-                    let (reporter, stopped) = (self.reporter.clone(), stopped.clone());
-                    let supervisor =
-                        Supervisor::new(claim.clone(), completions.clone(), reporter, stopped, self.timeout);
-                    // The handler's future runs in a task. A panic before it returns one fails the job too.
-                    match catch_unwind(AssertUnwindSafe(|| handler(claim))) {
-                        Ok(work) => running.spawn(supervisor.run(work)),
-                        Err(panic) => running.spawn(supervisor.fail_panicked(panic)),
-                    };
-                }
-            }
-            let may_claim = running.len() < self.handlers && !more;
-            let wait = tokio::select! {
-                biased;
-                _ = &mut shutdown => break None,
-                wait = self.time_to_wait(is_idle) => wait,
-            };
-            tokio::select! {
-                biased;
-                _ = &mut shutdown => break None,
-                Some(_) = running.join_next() => reap(&mut running).await,
-                () = self.wait_for_jobs(wait), if may_claim => {}
-            }
-        };
-        self.shut_down(in_flight, running, stop).await;
-    }
-
     /// Reports the depth of the queue at intervals. Never returns.
     async fn report_depth(&self) {
         if self.reporter.observers.is_empty() {
@@ -358,19 +298,6 @@ impl<DB: Backend> Worker<DB> {
                 Err(error) => self.reporter.report(JobEvent::Trouble { error: &error }),
             }
             sleep(self.depth).await;
-        }
-    }
-}
-
-/// Removes the handlers that have ended, and yields as long as others end, so that the next claim is for all of
-/// them.
-async fn reap(running: &mut JoinSet<()>) {
-    for _ in 0..MAX_YIELDS {
-        yield_now().await;
-        let before = running.len();
-        while running.try_join_next().is_some() {}
-        if running.len() == before {
-            return;
         }
     }
 }
