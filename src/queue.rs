@@ -56,6 +56,7 @@ mod depth;
 mod doctor;
 mod extension;
 mod finding;
+mod giving_back;
 mod insertion;
 mod job;
 #[cfg(feature = "testing")]
