@@ -74,6 +74,7 @@
 //! | `tracing` | spans and log events: [`guide::monitoring`] | `tracing` |
 //! | `metrics` | `atomically::Metrics`: counters and histograms, for Prometheus and others | `metrics` |
 //! | `testing` | `atomically::testing`: schedules, faults, histories | `petgraph`, `sqlparser`, `textwrap` |
+//! | `serde` | `Serialize` for what the advisor of `testing` found out | `serde` |
 //!
 //! No feature is enabled by default. For TLS, enable one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]

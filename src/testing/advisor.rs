@@ -22,6 +22,8 @@ mod display;
 mod paths;
 mod recommend;
 mod run;
+#[cfg(feature = "serde")]
+mod serialization;
 mod sets;
 
 pub use advice::{Advice, AdviceCell, UnitAdvice};

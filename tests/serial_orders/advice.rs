@@ -235,3 +235,27 @@ pub(crate) async fn what_was_left_out_is_reported<DB: TestBackend>() {
     let message = panic.expect_err("a gap").downcast::<String>().expect("a message");
     assert!(message.starts_with("the exploration is not complete"), "{message}");
 }
+
+pub(crate) async fn advice_is_serialized_with_its_counterexamples<DB: TestBackend>() {
+    let pool = database::<DB>(&[ACCOUNT, ENTRY]).await;
+    let units: [(&str, &[Line]); 1] = [("withdraw", &[ReadForUpdate(1), Write(1, -5)])];
+    let advisor = || accounts(&pool, &units).max_preemptions(1);
+    let locked = advised(advisor().strategy(Pessimistic::default())).await;
+    let json = serde_json::to_value(&locked).expect("JSON");
+    assert_eq!(json["units"][0]["strategy"], "pessimistic");
+    assert_eq!(json["cells"][0]["units"], serde_json::json!(["withdraw", "withdraw"]));
+    assert_eq!(json["cells"][0]["wrong"], 0);
+    // The second one waits at least for the COMMIT of the first one.
+    let (waits, waited) = (&json["cells"][0]["waits"], &json["cells"][0]["waited"]);
+    assert!(waits.as_u64() > Some(0) && waited.as_u64() >= waits.as_u64(), "{json}");
+    if DB::NAME == "SQLite" {
+        return;
+    }
+    let advice = advised(advisor().strategy(Unguarded(Isolation::ReadCommitted))).await;
+    let json = serde_json::to_value(&advice).expect("JSON");
+    assert_eq!(json["units"][0]["strategy"], serde_json::Value::Null);
+    assert_eq!(json["cells"][0]["anomaly"], "lost update");
+    let counterexample = advice.cells[0].counterexample.as_ref().expect("a counterexample");
+    assert_eq!(json["cells"][0]["counterexample"]["schedule"], counterexample.schedule().to_string());
+    assert_eq!(json["cells"][0]["counterexample"]["lanes"], counterexample.to_string());
+}

@@ -95,6 +95,8 @@ on_every_database!(
     comparison::a_client_that_always_fails_is_an_error,
     histories::verdicts_agree_with_the_history_checker,
     right_sets::correct_units_match_a_serial_order,
+    right_sets::three_units_of_three_statements_are_explored,
+    advice::advice_is_serialized_with_its_counterexamples,
 );
 
 // MariaDB's serializable transactions lock the rows that they read, so there these strategies go together.

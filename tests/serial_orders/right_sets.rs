@@ -1,7 +1,9 @@
 //! Units that are right by construction match a serial order in every schedule.
 
+use std::time::Instant;
+
 use atomically::testing::explore;
-use atomically::{Atomic, Optimistic, Pessimistic, Serializable, Transactor, Tx};
+use atomically::{Adaptive, Atomic, Optimistic, Pessimistic, Serializable, Transactor, Tx};
 use sqlx::Pool;
 
 use crate::program::Line::{
@@ -25,10 +27,14 @@ const ALWAYS: [Units; 8] = [
     [&[Read(1)], &[Add(1, 1), Add(1, 1)]],
 ];
 
-/// Right with row locks.
-const LOCKED: [Units; 4] = [
+/// Right with row locks that the strategy decides on.
+const LOCKED: [Units; 2] = [
     [&[ReadForUpdate(1), Write(1, -5)], &[ReadForUpdate(1), Write(1, -7)]],
     [&[ReadForUpdate(1), Write(1, -5)], &[Add(1, 1)]],
+];
+
+/// Right with row locks that the units request by key, which every strategy acquires.
+const LOCKED_BY_KEY: [Units; 2] = [
     [&[LockBoth, Read(1), Write(1, -5), Read(2), Write(2, 5)], &[LockBoth, Read(2), Write(2, -3)]],
     [&[LockBoth, Read(1), Read(2)], &[LockBoth, Add(1, 5), Add(2, -5)]],
 ];
@@ -63,10 +69,34 @@ async fn assert_all_right<DB: TestBackend, X: Transactor<DB>>(pool: &Pool<DB>, d
     }
 }
 
+/// Each set, under every strategy that is right for it.
 pub(crate) async fn correct_units_match_a_serial_order<DB: TestBackend>() {
     let pool = database::<DB>(&[ACCOUNT, ENTRY]).await;
-    assert_all_right(&pool, &Atomic::default().on(&pool), &ALWAYS).await;
-    assert_all_right(&pool, &Pessimistic::default().on(&pool), &LOCKED).await;
-    assert_all_right(&pool, &Optimistic::default().on(&pool), &CHECKED).await;
-    assert_all_right(&pool, &Serializable::default().on(&pool), &SERIALIZABLE).await;
+    let everywhere = [&ALWAYS[..], &LOCKED_BY_KEY, &CHECKED].concat();
+    assert_all_right(&pool, &Atomic::default().on(&pool), &everywhere).await;
+    assert_all_right(&pool, &Optimistic::default().on(&pool), &everywhere).await;
+    assert_all_right(&pool, &Adaptive::default().on(&pool), &everywhere).await;
+    let with_locks = [&everywhere[..], &LOCKED].concat();
+    assert_all_right(&pool, &Pessimistic::default().on(&pool), &with_locks).await;
+    let all = [&with_locks[..], &SERIALIZABLE].concat();
+    assert_all_right(&pool, &Serializable::default().on(&pool), &all).await;
+}
+
+/// Prints the time, which a busy machine stretches.
+pub(crate) async fn three_units_of_three_statements_are_explored<DB: TestBackend>() {
+    let pool = database::<DB>(&[ACCOUNT, ENTRY]).await;
+    let db = Pessimistic::default().on(&pool);
+    let unit = |lines: &'static [Line]| async move |tx: &mut Tx<DB>| run(tx, lines).await;
+    let started = Instant::now();
+    let exploration = explore(&pool)
+        .set_up(reset)
+        .unit("alice", &db, unit(&[ReadForUpdate(1), Write(1, -5), Enter(1)]))
+        .unit("bob", &db, unit(&[ReadForUpdate(1), Write(1, -7), Enter(1)]))
+        .unit("carol", &db, unit(&[ReadForUpdate(2), Write(2, 3), Enter(2)]))
+        .max_preemptions(2);
+    let report = exploration.serializable().run().await.expect("explored");
+    assert!(report.counterexamples.is_empty(), "{report}");
+    assert!(report.schedules >= 100, "{report}");
+    let elapsed = started.elapsed();
+    println!("{}: {} schedules in {elapsed:.1?}", DB::NAME, report.schedules);
 }

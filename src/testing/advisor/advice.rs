@@ -40,6 +40,8 @@ pub struct AdviceCell {
     pub wasted_attempts: usize,
     /// How often a unit waited for another one.
     pub waits: usize,
+    /// For how long units waited for others: the number of texts that the others sent meanwhile.
+    pub waited: usize,
     /// How many texts were sent to the database.
     pub round_trips: usize,
     /// The first wrong schedule.

@@ -4,17 +4,17 @@ use std::fmt;
 
 use super::advice::{Advice, AdviceCell};
 
-const HEADER: [&str; 8] =
-    ["units", "strategy", "schedules", "wrong", "anomaly", "wasted", "waits", "round trips"];
+const HEADER: [&str; 9] =
+    ["units", "strategy", "schedules", "wrong", "anomaly", "wasted", "waits", "waited", "round trips"];
 
 /// The columns that hold numbers.
-const NUMBERS: [usize; 5] = [2, 3, 5, 6, 7];
+const NUMBERS: [usize; 6] = [2, 3, 5, 6, 7, 8];
 
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = HEADER.map(str::to_owned);
-        let rows: Vec<[String; 8]> = [header].into_iter().chain(self.cells.iter().map(fields)).collect();
-        let widths: [usize; 8] = std::array::from_fn(|column| {
+        let rows: Vec<[String; 9]> = [header].into_iter().chain(self.cells.iter().map(fields)).collect();
+        let widths: [usize; 9] = std::array::from_fn(|column| {
             rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
         });
         for (number, row) in rows.iter().enumerate() {
@@ -52,7 +52,7 @@ impl Advice {
     }
 }
 
-fn fields(cell: &AdviceCell) -> [String; 8] {
+fn fields(cell: &AdviceCell) -> [String; 9] {
     let anomaly = match (cell.wrong, cell.anomaly) {
         (0, _) => "",
         (_, Some(anomaly)) => anomaly.as_str(),
@@ -66,6 +66,7 @@ fn fields(cell: &AdviceCell) -> [String; 8] {
         anomaly.to_owned(),
         cell.wasted_attempts.to_string(),
         cell.waits.to_string(),
+        cell.waited.to_string(),
         cell.round_trips.to_string(),
     ]
 }

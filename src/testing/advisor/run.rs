@@ -159,6 +159,7 @@ impl<DB: Backend> Advisor<'_, DB> {
             anomaly: None,
             wasted_attempts: 0,
             waits: 0,
+            waited: 0,
             round_trips: 0,
             counterexample: None,
             runs: 0,
@@ -223,6 +224,7 @@ impl AdviceCell {
         self.schedules += report.schedules;
         self.wasted_attempts += totals.retries + totals.failed;
         self.waits += totals.waits;
+        self.waited += totals.waited;
         self.round_trips += totals.round_trips;
         // A schedule that diverged is left out: it was not the one that was meant.
         let wrong = report.counterexamples.into_iter().filter(|counterexample| !counterexample.diverged());

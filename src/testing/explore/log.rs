@@ -60,6 +60,22 @@ impl ScheduleLog {
         })
     }
 
+    /// How many steps other clients sent while a step waited for them, added up for all steps that waited.
+    pub(super) fn waited(&self) -> usize {
+        let mut waiting: Vec<usize> = Vec::new();
+        let mut total = 0;
+        for (i, entry) in self.0.iter().enumerate() {
+            match entry {
+                Entry::Sent(sent) => {
+                    total += waiting.len();
+                    waiting.extend(sent.waited.is_some().then_some(i));
+                }
+                Entry::Unblocked(step) => waiting.retain(|waiting| waiting != step),
+            }
+        }
+        total
+    }
+
     /// The client that used each session last.
     pub(super) fn sessions(&self) -> HashMap<i64, usize> {
         self.sent().filter_map(|sent| Some((sent.step.session?, sent.client))).collect()

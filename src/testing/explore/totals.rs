@@ -18,6 +18,8 @@ pub(in crate::testing) struct ScheduleTotals {
     pub(in crate::testing) failed: usize,
     /// Steps that waited for another client.
     pub(in crate::testing) waits: usize,
+    /// Texts that other clients sent while a step waited for them.
+    pub(in crate::testing) waited: usize,
     /// Texts that were sent.
     pub(in crate::testing) round_trips: usize,
     /// For each client, the sequences of statements that its attempts sent.
@@ -29,6 +31,7 @@ impl ScheduleTotals {
         self.runs += 1;
         self.paths.resize(clients, BTreeSet::new());
         let mut open: Vec<Vec<String>> = vec![Vec::new(); clients];
+        self.waited += log.waited();
         for sent in log.sent() {
             self.round_trips += 1;
             self.waits += usize::from(sent.waited.is_some());
