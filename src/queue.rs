@@ -49,12 +49,14 @@
 
 mod claim;
 mod claiming;
+mod completing;
 mod completion;
 mod cursor;
 mod depth;
 mod doctor;
 mod extension;
 mod finding;
+mod giving_back;
 mod insertion;
 mod job;
 #[cfg(feature = "testing")]

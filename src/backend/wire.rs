@@ -133,6 +133,20 @@ pub trait Wire: Codec + Driver {
         })
     }
 
+    /// Returns the rows of a statement that also changes data.
+    fn fetch_or_ping(
+        connection: &mut Self::Connection,
+        statement: WatchedQuery<Self>,
+    ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>> {
+        Box::pin(async move {
+            let rows = Self::send_for_rows(connection, statement).await?;
+            if rows.is_empty() && Self::ENDS_SILENTLY {
+                Self::ping(connection).await?;
+            }
+            Ok(rows)
+        })
+    }
+
     /// Returns the first column of each row.
     fn fetch_column<'c, K: Key<Self>>(
         connection: &'c mut Self::Connection,

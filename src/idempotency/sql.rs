@@ -24,9 +24,6 @@ pub(super) struct KeySql {
     pub(super) release: &'static str,
     /// Deletes up to a thousand rows that have expired.
     pub(super) purge: &'static str,
-    /// Whether a connection keeps the prepared statements. Behind a pooler, those of PostgreSQL may be
-    /// another client's.
-    keeps_statements: bool,
     /// Selects the row of a key, with the columns of [`KeyRow`].
     select: fn(&IdempotencyKey) -> String,
     /// Writes the row of a key. Does nothing, and does not fail, if another run has written it.
@@ -92,7 +89,9 @@ impl KeySql {
         let response = response.map(|text| Value::Text(Some(text)));
         let values = response.into_iter().chain(bytes.into_iter().map(Value::Bytes));
         let query = WatchedQuery::with_values(own_sql(tx, sql.to_owned()), values)?;
-        tx.execute_query(query.persistent_if(self.keeps_statements)).await
+        // Behind a pooler, a prepared statement of PostgreSQL may be another client's.
+        let is_kept = tx.keeps_statements();
+        tx.execute_query(query.persistent_if(is_kept)).await
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Claim<DB: Backend> {
     token: i64,
     attempt: u32,
     max_attempts: u32,
+    /// When the job was due before it was claimed, in microseconds since 1970.
+    due_at: Option<i64>,
     payload: String,
     last_error: Option<String>,
     progress: Arc<Progress>,
@@ -116,6 +118,7 @@ impl<DB: Backend> Claim<DB> {
             token: row.token + 1,
             attempt: row.attempts + 1,
             max_attempts: row.max_attempts,
+            due_at: row.due_at,
             payload: row.payload,
             last_error: row.last_error,
             progress: Arc::default(),
@@ -185,6 +188,10 @@ impl<DB: Backend> Claim<DB> {
     /// Returns the error of a stale claim, for use where no transaction is open.
     pub(super) fn stale_error(&self) -> Error {
         Error::failed(Failure::new(FailureKind::StaleClaim, self.stale()), None)
+    }
+
+    pub(super) fn due_at(&self) -> Option<i64> {
+        self.due_at
     }
 
     pub(super) fn lease(&self) -> &LeaseClock {

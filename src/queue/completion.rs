@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use sqlx::AssertSqlSafe;
-
 use super::claim::{Claim, JobOutcome};
+use super::giving_back::GivenBack;
 use super::job::micros;
 use super::log::{self, Death};
 use super::resend::{SendAttempt, SendOutcome};
-use super::sql::{QueueSql, execute, execute_with, fetch_integers};
-use crate::backend::{Backend, Capability, WatchedQuery};
+use super::sql::{QueueSql, execute, fetch_integers, id_list};
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::strategies::Pessimistic;
 use crate::transactor::{PoolTransactor, TransactorExt as _};
@@ -89,18 +88,20 @@ impl<DB: Backend> Claim<DB> {
     /// unknown](crate::Error::is_commit_unknown) the job may be complete, or another worker may have taken it
     /// over.
     pub async fn complete(&self) -> Result<(), Error> {
-        let delete = &delete(std::slice::from_ref(self));
+        self.complete_after(None).await
+    }
+
+    /// Completes the job like [`complete`](Self::complete), after an earlier completion that ended with
+    /// `unknown`, if there was one.
+    pub(super) async fn complete_after(&self, unknown: Option<Error>) -> Result<(), Error> {
+        let delete = &delete([self]);
         let completion = self.progress().begin_completion();
-        self.resend(|SendAttempt { db, is_repeated }| {
+        self.resend_after(unknown, |SendAttempt { db, is_repeated }| {
             Box::pin(async move {
                 if is_repeated {
                     return self.complete_again(&db, delete).await;
                 }
-                let limits = db.engine().await?.has(Capability::ServerLimits);
-                let prefix = if limits { QueueSql::of::<DB>().lone_prefix } else { "" };
-                let sql = format!("{prefix}{delete}");
-                let sql = AssertSqlSafe(self.queue().schema().in_sql(sql));
-                match db.run_statement(WatchedQuery::new(sqlx::raw_sql(sql))?).await? {
+                match self.run_alone(&db, delete).await? {
                     0 => Err(self.stale_error()),
                     _ => Ok(SendOutcome::Changed),
                 }
@@ -156,14 +157,8 @@ impl<DB: Backend> Claim<DB> {
         let outcome = delay
             .filter(|_| self.attempt() < self.max_attempts())
             .map_or(FailOutcome::Dead, FailOutcome::Retried);
-        let now = QueueSql::of::<DB>().now;
-        let change = match outcome {
-            FailOutcome::Retried(delay) => format!("due_at = {now} + {}", micros(delay)),
-            FailOutcome::Dead => format!("due_at = NULL, died_at = {now}"),
-        };
-        let change = format!("{change}, last_error = {}", DB::placeholder(1));
         let error = truncated(format!("{error:#}"));
-        self.give_back(&change, vec![Some(error.clone())]).await?;
+        self.give_back(&GivenBack::failed::<DB>(outcome, &error)).await?;
         if outcome == FailOutcome::Dead {
             let death = if retry == Retry::Never { Death::GivenUp } else { Death::Exhausted };
             log::died(self.queue().name(), self.id(), death, self.attempt(), &error);
@@ -201,32 +196,9 @@ impl<DB: Backend> Claim<DB> {
     pub async fn snooze(&self, delay: Duration) -> Result<(), Error> {
         let now = QueueSql::of::<DB>().now;
         let change = format!("due_at = {now} + {}, attempts = attempts - 1", micros(delay));
-        self.give_back(&change, Vec::new()).await?;
+        self.give_back(&GivenBack { change, values: Vec::new() }).await?;
         self.progress().record(JobOutcome::Released);
         Ok(())
-    }
-
-    /// Ends the claim by applying `change` to the job's row. Increments the token as well, so that a later
-    /// call on this claim is refused as stale.
-    async fn give_back(&self, change: &str, arguments: Vec<Option<String>>) -> Result<(), Error> {
-        let (id, token, schema) = (self.id(), self.token(), self.queue().schema());
-        let sql = &format!(
-            "UPDATE atomically_job SET {change}, claimed_at = NULL, token = token + 1 \
-             WHERE id = {id} AND token = {token}"
-        );
-        let arguments = &arguments;
-        self.resend(|SendAttempt { db, is_repeated }| {
-            Box::pin(async move {
-                let arguments = arguments.clone();
-                db.run(async |tx| match execute_with(tx, schema, sql, arguments).await? {
-                    0 if is_repeated => Ok(SendOutcome::NotHeld),
-                    0 => Err(tx.stale_claim(self.stale())),
-                    _ => Ok(SendOutcome::Changed),
-                })
-                .await
-            })
-        })
-        .await
     }
 }
 
@@ -257,18 +229,23 @@ pub async fn complete_all_in<DB: Backend>(tx: &mut Tx<DB>, claims: &[Claim<DB>])
     }))
 }
 
-/// Returns the statement that deletes the jobs that these claims still hold. Most claims have the same token,
-/// so the condition is grouped by token to keep the text short.
-fn delete<DB: Backend>(claims: &[Claim<DB>]) -> String {
+/// Returns the statement that deletes the jobs that these claims still hold.
+pub(super) fn delete<'c, DB: Backend>(claims: impl IntoIterator<Item = &'c Claim<DB>>) -> String {
+    format!("DELETE FROM atomically_job WHERE {}", held(claims))
+}
+
+/// Returns the condition that a job is held by one of these claims. Most claims have the same token, so the
+/// condition is grouped by token to keep the text short.
+pub(super) fn held<'c, DB: Backend>(claims: impl IntoIterator<Item = &'c Claim<DB>>) -> String {
     let mut by_token = BTreeMap::<_, Vec<_>>::new();
     for claim in claims {
-        by_token.entry(claim.token()).or_default().push(claim.id().to_string());
+        by_token.entry(claim.token()).or_default().push(claim.id());
     }
     let held: Vec<_> = by_token
         .into_iter()
-        .map(|(token, ids)| format!("(token = {token} AND id IN ({}))", ids.join(", ")))
+        .map(|(token, ids)| format!("(token = {token} AND id IN ({}))", id_list(ids)))
         .collect();
-    format!("DELETE FROM atomically_job WHERE {}", held.join(" OR "))
+    held.join(" OR ")
 }
 
 /// Limits the size of an error, which may quote whole documents, and replaces NULs, which PostgreSQL does not

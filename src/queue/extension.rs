@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::claim::Claim;
 use super::job::micros;
 use super::resend::{SendAttempt, SendOutcome};
-use super::sql::{QueueSql, execute, fetch_integers};
+use super::sql::{QueueSql, fetch_integers};
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::transactor::{Options, TransactorExt as _};
@@ -29,24 +29,18 @@ impl<DB: Backend> Claim<DB> {
     /// error before the lease expired.
     pub async fn extend(&self) -> Result<(), Error> {
         let (id, token, sql) = (self.id(), self.token(), QueueSql::of::<DB>());
-        let schema = self.queue().schema();
         let until = format!("{} + {}", sql.now, micros(self.queue().lease));
-        let is_held = &format!("SELECT id FROM atomically_job WHERE id = {id} AND token = {token}");
         let extend = &format!(
-            "INSERT INTO atomically_job_lease (job_id, token, until) VALUES ({id}, {token}, {until}) {}",
+            "INSERT INTO atomically_job_lease (job_id, token, until) \
+             SELECT id, token, {until} FROM atomically_job WHERE id = {id} AND token = {token} {}",
             sql.replace_lease
         );
         self.resend(|SendAttempt { db, .. }| {
             Box::pin(async move {
                 let requested = Instant::now();
-                db.run(async |tx| {
-                    if fetch_integers(tx, schema, is_held).await?.is_empty() {
-                        return Err(tx.stale_claim(self.stale()));
-                    }
-                    execute(tx, schema, extend).await?;
-                    Ok(())
-                })
-                .await?;
+                if self.run_alone(&db, extend).await? == 0 {
+                    return Err(self.stale_error());
+                }
                 self.lease().extended(requested);
                 Ok(SendOutcome::Changed)
             })

@@ -59,9 +59,17 @@ impl<DB: Backend> Claim<DB> {
         &'c self,
         change: impl Fn(SendAttempt<DB>) -> BoxFuture<'c, Result<SendOutcome, Error>> + Send + Sync,
     ) -> Result<(), Error> {
+        self.resend_after(None, change).await
+    }
+
+    /// Like [`resend`](Self::resend), after an earlier attempt that ended with `unknown`, if there was one.
+    pub(super) async fn resend_after<'c>(
+        &'c self,
+        mut unknown: Option<Error>,
+        change: impl Fn(SendAttempt<DB>) -> BoxFuture<'c, Result<SendOutcome, Error>> + Send + Sync,
+    ) -> Result<(), Error> {
         let mut delays =
             Backoff::exponential(FIRST_DELAY, MAX_DELAY).delays(StdRng::from_rng(&mut rand::rng()));
-        let mut unknown = None;
         loop {
             let left = self.lease().end().saturating_duration_since(Instant::now());
             let db = self.queue().db.clone().options(Options::new().deadline(attempt_deadline(left)));
@@ -90,7 +98,7 @@ impl<DB: Backend> Claim<DB> {
 
 /// Returns the deadline of an attempt: half of the remaining lease, so that a connection that does not
 /// respond is abandoned in time for an attempt on another one.
-fn attempt_deadline(left: Duration) -> Duration {
+pub(super) fn attempt_deadline(left: Duration) -> Duration {
     if left < MIN_DIVIDED { MAX_ATTEMPT } else { MAX_ATTEMPT.min(left / 2) }
 }
 

@@ -50,8 +50,13 @@ pub(super) struct QueueSql {
     pub(super) lock: &'static str,
     /// The condition that a job comes after a position in the index.
     after: fn(due_at: &str, id: &str) -> String,
-    /// Precedes a statement that is sent without a transaction, and limits its time.
+    /// Precedes a statement that is sent without a transaction: sets its isolation level, and limits its time.
     pub(super) lone_prefix: &'static str,
+    /// A condition that limits the waits for locks of a prepared statement without a transaction.
+    pub(super) lone_limit: &'static str,
+    /// Precedes a statement that completes several jobs without a transaction, and limits its waits for
+    /// locks; `None` if a `DELETE` cannot return rows on every server.
+    pub(super) completion_prefix: Option<&'static str>,
     /// Selects the number of bytes at which the server closes the connection instead of running a statement.
     max_statement_bytes: Option<&'static str>,
     /// Ends an `INSERT INTO atomically_job_lease` that replaces an existing row.
@@ -222,7 +227,7 @@ pub(super) async fn fetch_integers<DB: Backend>(
 }
 
 /// Decodes all columns of all rows.
-fn integers<DB: Backend>(rows: Vec<DB::Row>) -> Result<Vec<i64>, sqlx::Error> {
+pub(super) fn integers<DB: Backend>(rows: Vec<DB::Row>) -> Result<Vec<i64>, sqlx::Error> {
     let mut integers = Vec::new();
     for row in rows {
         for column in 0..row.len() {

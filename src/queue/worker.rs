@@ -3,16 +3,11 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, pending};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::claiming;
 use super::depth::Depth;
 use super::log;
 use super::{Claim, Queue, Wake};
@@ -21,13 +16,15 @@ use crate::events::{Event, JobEvent, Observer};
 use crate::telemetry::Observers;
 
 mod alive;
+mod completions;
 mod connections;
+mod pace;
 mod shutdown;
 mod supervisor;
 mod waiting;
+mod working;
 
 use alive::WorkerNumber;
-use supervisor::Supervisor;
 
 /// The error of a handler: `?` converts nearly every error into it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -286,55 +283,6 @@ impl<DB: Backend> Worker<DB> {
             () = self.report_depth() => {}
             () = self.report_heartbeats(number.get()) => {}
         }
-    }
-
-    async fn work<H, F>(&self, shutdown: impl Future + Send, handler: H)
-    where
-        H: Fn(Arc<Claim<DB>>) -> F + Send + Sync,
-        F: Future<Output = Result<(), BoxError>> + Send + 'static,
-    {
-        let mut shutdown = pin!(shutdown);
-        let (stop, stopped) = watch::channel(false);
-        let mut running = JoinSet::new();
-        let in_flight = loop {
-            let free = self.handlers - running.len();
-            let (mut more, mut is_idle) = (false, false);
-            if free > 0 {
-                let mut claim = Box::pin(claiming::claim(&self.queue, free));
-                // The signal takes precedence: no handler may start after it.
-                let claimed = tokio::select! {
-                    biased;
-                    _ = &mut shutdown => break Some(claim),
-                    claimed = &mut claim => claimed,
-                };
-                let has_succeeded = claimed.is_ok();
-                let claims = self.report_claimed(claimed);
-                (more, is_idle) = (claims.len() == free, has_succeeded && claims.is_empty());
-                for claim in claims {
-                    let claim = Arc::new(claim);
-                    let (reporter, stopped) = (self.reporter.clone(), stopped.clone());
-                    let supervisor = Supervisor::new(claim.clone(), reporter, stopped, self.timeout);
-                    // The handler's future runs in a task. A panic before it returns one fails the job too.
-                    match catch_unwind(AssertUnwindSafe(|| handler(claim))) {
-                        Ok(work) => running.spawn(supervisor.run(work)),
-                        Err(panic) => running.spawn(supervisor.fail_panicked(panic)),
-                    };
-                }
-            }
-            let may_claim = running.len() < self.handlers && !more;
-            let wait = tokio::select! {
-                biased;
-                _ = &mut shutdown => break None,
-                wait = self.time_to_wait(is_idle) => wait,
-            };
-            tokio::select! {
-                biased;
-                _ = &mut shutdown => break None,
-                Some(_) = running.join_next() => while running.try_join_next().is_some() {},
-                () = self.wait_for_jobs(wait), if may_claim => {}
-            }
-        };
-        self.shut_down(in_flight, running, stop).await;
     }
 
     /// Reports the depth of the queue at intervals. Never returns.

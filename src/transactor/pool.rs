@@ -20,6 +20,7 @@ use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::events::Observer;
 use crate::gate::Gate;
+use crate::intercept::StatementAnswer;
 use crate::retry_budget::RetryBudget;
 use crate::schema::Schema;
 use crate::strategy::Strategy;
@@ -179,6 +180,16 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         self.send_alone(query, Atomicity::Whole).await
     }
 
+    /// Runs one statement of the crate as its own transaction, and returns its rows. The settings of the
+    /// options are not set: a caller for whom they matter checks
+    /// [`has_local_settings`](Self::has_local_settings).
+    pub(crate) async fn fetch_alone(&self, query: WatchedQuery<DB>) -> Result<Vec<DB::Row>, Error> {
+        let (sql, nowait) = (query.text(), query.has_nowait());
+        let answer = |rows: &Vec<DB::Row>| StatementAnswer::read(rows.len());
+        let run = sending(&self.options, query, answer, DB::fetch_or_ping);
+        self.run_alone(sql, nowait, Atomicity::Whole, run).await
+    }
+
     /// Runs one statement of the caller as its own transaction, if its text allows that.
     pub(crate) async fn apply_statement(&self, query: WatchedQuery<DB>) -> Result<u64, Error> {
         let atomicity = atomicity::check(&query)?;
@@ -203,7 +214,9 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             return self.send_in_transaction(query, atomicity).await;
         }
         let (sql, nowait) = (query.text(), query.has_nowait());
-        self.run_alone(sql, nowait, atomicity, sending(&self.options, query)).await
+        let answer = |rows: &u64| StatementAnswer::affected(*rows);
+        let run = sending(&self.options, query, answer, DB::run_statement);
+        self.run_alone(sql, nowait, atomicity, run).await
     }
 
     /// Runs `run` on a connection of the pool, as its own transaction without BEGIN and COMMIT. `run`

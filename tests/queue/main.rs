@@ -25,6 +25,8 @@ mod snooze;
 mod spent;
 #[path = "../support/mod.rs"]
 mod support;
+#[allow(dead_code, reason = "SQLite has no server")]
+mod together;
 mod unique;
 mod use_cases;
 mod waking;
@@ -84,6 +86,10 @@ on_every_database! {
     worker::jobs_still_running_after_the_grace_period_are_released,
     worker::a_worker_can_be_woken,
     worker::a_worker_continues_after_an_outage_of_the_database,
+    together::a_stale_claim_is_reported_to_its_own_handler_only,
+    together::a_job_that_cannot_be_deleted_does_not_keep_the_others,
+    together::jobs_whose_handlers_have_ended_are_completed_at_shutdown,
+    together::jobs_claimed_ahead_are_released_when_all_handlers_are_busy,
     handlers::a_panic_before_the_future_exists_fails_its_job_only,
     handlers::a_panic_of_an_observer_ends_no_worker,
     handlers::a_panic_of_a_wake_ends_no_worker,
@@ -139,6 +145,9 @@ on_every_server! {
     resend::a_completion_stays_unknown_after_the_lease,
     resend::a_completion_that_finds_another_holder_is_stale,
     resend::a_completion_with_a_lost_response_is_not_a_lost_lease,
+    together::handlers_that_end_together_share_a_commit,
+    together::a_lost_commit_of_several_completions_runs_no_handler_again,
+    together::changes_of_a_claimed_job_take_one_round_trip,
     many::keys_in_different_orders_do_not_deadlock,
     shutdown::no_handler_starts_after_the_signal,
     shutdown::a_claim_without_a_response_does_not_delay_the_shutdown,

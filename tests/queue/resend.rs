@@ -16,16 +16,22 @@ use crate::{ask, claim_one, enqueue, job, lapse, queue};
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The statement that completes a job.
-const COMPLETION: &str = "DELETE FROM atomically_job WHERE";
+pub(crate) const COMPLETION: &str = "DELETE FROM atomically_job WHERE";
+
+/// Occurs in the statement that extends a lease.
+const EXTENSION: &str = "INSERT INTO atomically_job_lease";
+
+/// Occurs in the statement that releases a job.
+pub(crate) const RELEASE: &str = "attempts - 1";
 
 /// Returns the same queue behind a proxy.
-async fn through<DB: TestBackend>(proxy: &Proxy, url: &str) -> Queue<DB> {
+pub(crate) async fn through<DB: TestBackend>(proxy: &Proxy, url: &str) -> Queue<DB> {
     let pool = PoolOptions::<DB>::new().max_connections(3).connect(&proxy.url(url)).await;
     Queue::new("jobs", &pool.expect("a pool through the proxy")).expect("a name")
 }
 
 /// Applies the fault to one request; later ones pass.
-fn once(proxy: &Proxy, trigger: &str, fault: Fault) {
+pub(crate) fn once(proxy: &Proxy, trigger: &str, fault: Fault) {
     proxy.heal();
     let mut fates = vec![None; 50];
     fates[0] = Some(fault);
@@ -69,17 +75,18 @@ pub(crate) async fn a_lost_commit_is_sent_again_while_the_lease_lasts<DB: TestBa
     for fault in [Fault::CutBefore, Fault::CutAfter] {
         enqueue(&pool, &queue, job(1)).await;
         let claim = claim_one(&distant).await;
-        once(&proxy, DB::COMMIT, fault);
+        once(&proxy, EXTENSION, fault);
         claim.extend().await.expect("extended");
         assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job_lease").await, 1, "{fault:?}");
-        once(&proxy, DB::COMMIT, fault);
+        once(&proxy, RELEASE, fault);
         claim.release().await.expect("released");
         assert_eq!(ask(&pool, state).await, 200, "{fault:?}");
 
         proxy.heal();
         let claim = claim_one(&distant).await;
-        once(&proxy, DB::COMMIT, fault);
-        let fate = claim.fail("no", Retry::After(HOUR)).await.expect("failed");
+        // The text of a prepared statement is not sent again; its values are.
+        once(&proxy, "out of paper", fault);
+        let fate = claim.fail("out of paper", Retry::After(HOUR)).await.expect("failed");
         assert_eq!(fate, FailOutcome::Retried(HOUR), "{fault:?}");
         assert_eq!(ask(&pool, state).await, 410, "{fault:?}");
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolOptions;
 
+use crate::resend::RELEASE;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{TestBackend, eventually};
 use crate::worker::{jobs_left, noted, start, stopped, worker};
@@ -49,7 +50,7 @@ pub(crate) async fn a_lost_snooze_is_sent_again<DB: TestBackend>() {
     let claim = claim_one(&distant).await;
     let mut fates = vec![None; 50];
     fates[0] = Some(Fault::CutAfter);
-    proxy.cycle(DB::COMMIT, &fates);
+    proxy.cycle(RELEASE, &fates);
     claim.snooze(HOUR).await.expect("put off");
     assert_eq!(proxy.hits(), 1, "no answer was lost");
     assert_eq!(ask(&pool, "SELECT token * 10 + attempts FROM atomically_job").await, 20);

@@ -36,6 +36,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MS", value_delimiter = ',', default_value = "0")]
     rtt: Vec<u64>,
 
+    /// Who takes part; may be given several times [default: all]
+    #[arg(long, value_name = "NAME")]
+    contender: Vec<String>,
+
     /// How many seconds each works while a transaction holds back vacuum; 0 leaves it out
     #[arg(long, default_value_t = 12)]
     held: u64,
@@ -46,7 +50,7 @@ pub(crate) async fn measure(arguments: &Arguments) -> Result<()> {
     let url = test_servers::postgres_url();
     let (rounds, jobs) = (usize::from(arguments.rounds), usize::from(arguments.jobs));
     for rtt in &arguments.rtt {
-        let contenders = contenders(&url_at(&url, Duration::from_millis(*rtt))?).await?;
+        let contenders = contenders(&url_at(&url, Duration::from_millis(*rtt))?, &arguments.contender).await?;
         for work in [Work::EnqueueOne, Work::EnqueueBatch, Work::DrainOne, Work::DrainBatch] {
             let jobs = if work.is_batched() { jobs * 10 } else { jobs };
             let title =
@@ -55,19 +59,22 @@ pub(crate) async fn measure(arguments: &Arguments) -> Result<()> {
         }
     }
     if arguments.held > 0 {
-        held::measure(&url, &contenders(&url).await?, Duration::from_secs(arguments.held)).await?;
+        held::measure(&url, &contenders(&url, &arguments.contender).await?, Duration::from_secs(arguments.held)).await?;
     }
     Ok(())
 }
 
-async fn contenders(url: &str) -> Result<Vec<Box<dyn Contender>>> {
-    Ok(vec![
+/// The contenders that take part; all if `chosen` is empty.
+async fn contenders(url: &str, chosen: &[String]) -> Result<Vec<Box<dyn Contender>>> {
+    let mut contenders: Vec<Box<dyn Contender>> = vec![
         Box::new(atomically::Atomically::new(url, atomically::Work::ByHand).await?),
         Box::new(atomically::Atomically::new(url, atomically::Work::Worker).await?),
         Box::new(graphile::Graphile::new(url).await?),
         Box::new(sqlxmq::Sqlxmq::new(url).await?),
         Box::new(underway::Underway::new(url).await?),
-    ])
+    ];
+    contenders.retain(|one| chosen.is_empty() || chosen.iter().any(|name| name == one.name()));
+    Ok(contenders)
 }
 
 /// A contender, with one of its batch sizes.

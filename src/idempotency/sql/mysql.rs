@@ -10,7 +10,6 @@ pub(super) const SQL: KeySql = KeySql {
     release: "DELETE FROM atomically_key WHERE digest = ?",
     // InnoDB waits for a row that is being changed, and then evaluates the condition again.
     purge: "DELETE FROM atomically_key WHERE expires_at <= UTC_TIMESTAMP() ORDER BY expires_at LIMIT 1000",
-    keeps_statements: true,
     select,
     write,
     claiming: Claiming::OneByOne,

@@ -12,7 +12,6 @@ pub(super) const SQL: KeySql = KeySql {
     purge: "DELETE FROM atomically_key WHERE digest = ANY(ARRAY(SELECT digest FROM atomically_key \
          WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)) \
          AND expires_at <= now()",
-    keeps_statements: false,
     select,
     write,
     claiming: Claiming::OneText(claim),

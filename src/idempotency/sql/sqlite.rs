@@ -9,7 +9,6 @@ pub(super) const SQL: KeySql = KeySql {
     release: "DELETE FROM atomically_key WHERE digest = ?",
     purge: "DELETE FROM atomically_key WHERE digest IN (SELECT digest FROM atomically_key \
          WHERE expires_at <= unixepoch() ORDER BY expires_at LIMIT 1000)",
-    keeps_statements: true,
     select,
     write,
     // There is one writer at a time, and the INSERT makes it this transaction.

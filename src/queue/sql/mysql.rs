@@ -16,7 +16,11 @@ pub(super) const SQL: QueueSql = QueueSql {
     lock: "FOR UPDATE SKIP LOCKED",
     // Neither server reads an index range for a comparison of rows.
     after: |due_at, id| format!("due_at >= {due_at} AND (due_at > {due_at} OR id > {id})"),
-    lone_prefix: "",
+    // Under REPEATABLE READ, an INSERT … SELECT would lock the row that it reads.
+    lone_prefix: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; ",
+    lone_limit: "",
+    // MySQL has no RETURNING.
+    completion_prefix: None,
     max_statement_bytes: Some("SELECT CAST(@@max_allowed_packet AS SIGNED)"),
     replace_lease: "ON DUPLICATE KEY UPDATE token = VALUES(token), until = VALUES(until)",
     // InnoDB waits for a row that is being changed, and then evaluates the condition again.

@@ -17,7 +17,12 @@ pub(super) const SQL: QueueSql = QueueSql {
     lock: "FOR UPDATE SKIP LOCKED",
     after: |due_at, id| format!("(due_at, id) > ({due_at}, {id})"),
     // A text of several statements is one transaction, at whose end the setting is undone.
-    lone_prefix: "SET LOCAL statement_timeout = 9900; ",
+    lone_prefix: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 9900; ",
+    lone_limit: " AND set_config('lock_timeout', '9900', true) IS NOT NULL",
+    completion_prefix: Some(
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 9900; \
+         SET LOCAL lock_timeout = 20; ",
+    ),
     max_statement_bytes: None,
     replace_lease: "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, until = excluded.until",
     delete_batch,

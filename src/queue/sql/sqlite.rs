@@ -12,6 +12,8 @@ pub(super) const SQL: QueueSql = QueueSql {
     lock: "",
     after: |due_at, id| format!("(due_at, id) > ({due_at}, {id})"),
     lone_prefix: "",
+    lone_limit: "",
+    completion_prefix: Some(""),
     max_statement_bytes: None,
     replace_lease: "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, until = excluded.until",
     // There is one writer at a time: nothing changes between the search and the deletion.

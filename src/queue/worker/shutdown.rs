@@ -1,18 +1,20 @@
 //! The shutdown of a worker.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Worker;
+use super::working::WorkerJobs;
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::events::JobEvent;
 use crate::queue::claim::Claim;
 use crate::queue::claiming::ClaimedJobs;
+use crate::queue::completing::release_held;
 use crate::queue::sql::LEASE_EXPIRED;
 
 /// How long cancelled handlers and the release of their jobs may take after the grace period. After that they
@@ -20,17 +22,16 @@ use crate::queue::sql::LEASE_EXPIRED;
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<DB: Backend> Worker<DB> {
-    /// Lets the handlers finish and then cancels them. Releases the jobs of a claim that is still in flight.
-    pub(super) async fn shut_down(
-        &self,
-        in_flight: Option<impl Future<Output = Result<ClaimedJobs<DB>, Error>>>,
-        mut running: JoinSet<()>,
-        stop: watch::Sender<bool>,
-    ) {
+    /// Lets the handlers finish and then cancels them. Releases the jobs that no handler has started, and those
+    /// of a claim that is still in flight.
+    pub(super) async fn shut_down(&self, jobs: WorkerJobs<'_, DB>, stop: watch::Sender<bool>) {
+        let WorkerJobs { claim, ready, mut running, mut releasing, .. } = jobs;
         let all_released = async {
-            if let Some(claim) = in_flight {
-                self.release(claim.await).await;
+            self.release(ready.into()).await;
+            if let Some(claim) = claim {
+                self.release(self.report_claimed(claim.await)).await;
             }
+            while releasing.join_next().await.is_some() {}
         };
         let all_finished = async { while running.join_next().await.is_some() {} };
         if timeout(self.grace, async { tokio::join!(all_finished, all_released) }).await.is_ok() {
@@ -40,11 +41,20 @@ impl<DB: Backend> Worker<DB> {
         let _ = timeout(RELEASE_TIMEOUT, async { while running.join_next().await.is_some() {} }).await;
     }
 
-    async fn release(&self, claimed: Result<ClaimedJobs<DB>, Error>) {
-        for claim in self.report_claimed(claimed) {
-            match claim.release().await {
-                Ok(()) => self.reporter.report(JobEvent::Released { id: claim.id() }),
-                Err(error) => self.reporter.report(JobEvent::Trouble { error: &error }),
+    /// Releases jobs that no handler has started.
+    pub(super) fn release(&self, claims: Vec<Claim<DB>>) -> impl Future<Output = ()> + Send + use<DB> {
+        let (queue, reporter) = (self.queue.clone(), self.reporter.clone());
+        async move {
+            let released = match &claims[..] {
+                [] | [_] => HashSet::new(),
+                claims => release_held(&queue, claims).await.unwrap_or_default(),
+            };
+            for claim in claims {
+                let is_released = released.contains(&claim.id());
+                match if is_released { Ok(()) } else { claim.release().await } {
+                    Ok(()) => reporter.report(JobEvent::Released { id: claim.id() }),
+                    Err(error) => reporter.report(JobEvent::Trouble { error: &error }),
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use super::completions::Completions;
 use super::{BoxError, Reporter};
 use crate::backend::Backend;
 use crate::error::Error;
@@ -24,6 +25,7 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Supervises the handler of one claimed job.
 pub(super) struct Supervisor<DB: Backend> {
     claim: Arc<Claim<DB>>,
+    completions: Arc<Completions<DB>>,
     reporter: Reporter,
     stopped: watch::Receiver<bool>,
     /// When to extend the lease.
@@ -62,13 +64,14 @@ impl Drop for RunningJob {
 impl<DB: Backend> Supervisor<DB> {
     pub(super) fn new(
         claim: Arc<Claim<DB>>,
+        completions: Arc<Completions<DB>>,
         reporter: Reporter,
         stopped: watch::Receiver<bool>,
         timeout: Option<Duration>,
     ) -> Self {
         // After a third of the lease.
         let extend_at = claim.lease().end() - claim.queue().lease / 3 * 2;
-        Self { claim, reporter, stopped, extend_at, timeout }
+        Self { claim, completions, reporter, stopped, extend_at, timeout }
     }
 
     /// Runs the handler in a task of its own, which contains its panics, and then ends the claim.
@@ -160,7 +163,7 @@ impl<DB: Backend> Supervisor<DB> {
             return;
         }
         let ended = match error {
-            None => self.claim.complete().await,
+            None => self.completions.complete(&self.claim).await,
             Some(error) => self.claim.fail(&error, Retry::Backoff).await.map(drop),
         };
         match ended {

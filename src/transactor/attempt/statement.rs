@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
-use sqlx::{Pool, SqlStr};
+use sqlx::{Database, Pool, SqlStr};
 use tokio::time::Instant;
 
 use crate::backend::{Backend, WatchedQuery, error_text, failure_of, failure_or_other};
@@ -180,23 +180,31 @@ impl<DB: Backend, R> StatementAttempts<'_, DB, R> {
     }
 }
 
-/// Returns the function that sends a query, through the interceptors if there are any.
-pub(in crate::transactor) fn sending<DB: Backend>(
+/// Sends a query on a connection.
+type SendQuery<DB, T> = for<'c> fn(
+    &'c mut <DB as Database>::Connection,
+    WatchedQuery<DB>,
+) -> BoxFuture<'c, Result<T, sqlx::Error>>;
+
+/// Returns the function that sends a query by `send`, through the interceptors if there are any. `answer`
+/// describes its result to them.
+pub(in crate::transactor) fn sending<DB: Backend, T: Send + 'static>(
     options: &Options,
     query: WatchedQuery<DB>,
-) -> impl for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<u64, sqlx::Error>> {
+    answer: fn(&T) -> StatementAnswer,
+    send: SendQuery<DB, T>,
+) -> impl for<'c> Fn(&'c mut DB::Connection, Sending) -> BoxFuture<'c, Result<T, sqlx::Error>> {
     let interceptors = options.interceptors().clone();
     let max_attempts = options.max_attempts();
     move |connection, Sending { attempt, .. }| {
         if interceptors.is_empty() {
-            return DB::run_statement(connection, query.clone());
+            return send(connection, query.clone());
         }
         let (interceptors, query) = (interceptors.clone(), query.clone());
         Box::pin(async move {
             let attempts = Attempts { number: attempt, max: max_attempts };
             let interception = Interception::new::<DB>(interceptors, attempts, connection).await;
-            let answer = |rows: &u64| StatementAnswer::affected(*rows);
-            interception.run(connection, &query, answer, DB::run_statement).await
+            interception.run(connection, &query, answer, send).await
         })
     }
 }

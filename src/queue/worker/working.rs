@@ -1,0 +1,188 @@
+//! The loop of a worker: claims jobs, and starts handlers for them.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_core::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, sleep_until};
+
+use super::completions::Completions;
+use super::pace::Pace;
+use super::supervisor::Supervisor;
+use super::{BoxError, Worker};
+use crate::backend::Backend;
+use crate::error::Error;
+use crate::queue::claim::Claim;
+use crate::queue::claiming::{self, ClaimedJobs};
+
+/// The maximum number of times that a worker yields to other tasks before it claims jobs for handlers that
+/// have ended.
+const MAX_YIELDS: u32 = 16;
+
+/// How long a job that was claimed ahead waits for a handler before it is released, unless its lease is
+/// short.
+const MAX_WAIT: Duration = Duration::from_millis(500);
+
+/// A claim that is in flight.
+pub(super) type ClaimInFlight<'w, DB> = BoxFuture<'w, Result<ClaimedJobs<DB>, Error>>;
+
+/// The jobs of a worker between their claims and the ends of their handlers.
+pub(super) struct WorkerJobs<'w, DB: Backend> {
+    /// The claim that is in flight.
+    pub(super) claim: Option<ClaimInFlight<'w, DB>>,
+    /// Jobs that were claimed ahead, and wait for a handler.
+    pub(super) ready: VecDeque<Claim<DB>>,
+    /// The handlers.
+    pub(super) running: JoinSet<()>,
+    /// Releases jobs that have waited for too long.
+    pub(super) releasing: JoinSet<()>,
+    /// How many jobs the claim in flight, or the last one, was for.
+    wanted: usize,
+    /// Whether the last claim returned all the jobs that it was for, so that there may be more.
+    is_full: bool,
+    ready_since: Instant,
+    pace: Pace,
+}
+
+impl<DB: Backend> WorkerJobs<'_, DB> {
+    fn new(handlers: usize) -> Self {
+        Self {
+            claim: None,
+            ready: VecDeque::new(),
+            running: JoinSet::new(),
+            releasing: JoinSet::new(),
+            wanted: 0,
+            is_full: false,
+            ready_since: Instant::now(),
+            pace: Pace::new(handlers),
+        }
+    }
+
+    /// Returns how many jobs to claim.
+    fn room(&mut self, handlers: usize) -> usize {
+        let ahead = if self.is_full { self.pace.ahead() } else { 0 };
+        let room = (handlers + ahead).saturating_sub(self.running.len() + self.ready.len());
+        // A claim for a few jobs costs as much as one for many.
+        if self.running.len() == handlers && self.ready.len() > ahead / 2 { 0 } else { room }
+    }
+
+    /// Removes the handlers that have ended, and yields as long as others end, so that the next claim is for
+    /// all of them.
+    async fn reap(&mut self) {
+        self.pace.ended(1);
+        for _ in 0..MAX_YIELDS {
+            yield_now().await;
+            let before = self.running.len();
+            while self.running.try_join_next().is_some() {}
+            let ended = before - self.running.len();
+            self.pace.ended(ended);
+            if ended == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl<DB: Backend> Worker<DB> {
+    pub(super) async fn work<H, F>(&self, shutdown: impl Future + Send, handler: H)
+    where
+        H: Fn(Arc<Claim<DB>>) -> F + Send + Sync,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        let mut shutdown = pin!(shutdown);
+        let (stop, stopped) = watch::channel(false);
+        let completions = Completions::new(&self.queue);
+        let mut jobs = WorkerJobs::new(self.handlers);
+        // What the worker waits for before it claims again, unless a handler ends; `None` if nothing.
+        let mut pause: Option<BoxFuture<'_, ()>> = None;
+        loop {
+            while jobs.running.len() < self.handlers {
+                let Some(claim) = jobs.ready.pop_front().map(Arc::new) else { break };
+                let (reporter, stopped) = (self.reporter.clone(), stopped.clone());
+                let (claimed, completions) = (claim.clone(), completions.clone());
+                let supervisor = Supervisor::new(claimed, completions, reporter, stopped, self.timeout);
+                // The handler's future runs in a task. A panic before it returns one fails the job too.
+                match catch_unwind(AssertUnwindSafe(|| handler(claim))) {
+                    Ok(work) => jobs.running.spawn(supervisor.run(work)),
+                    Err(panic) => jobs.running.spawn(supervisor.fail_panicked(panic)),
+                };
+            }
+            if jobs.claim.is_none() && pause.is_none() {
+                self.claim_more(&mut jobs);
+            }
+            let release_at = jobs.ready_since + MAX_WAIT.min(self.queue.lease / 8);
+            // The signal takes precedence: no handler may start after it.
+            tokio::select! {
+                biased;
+                _ = &mut shutdown => break,
+                claimed = in_flight(&mut jobs.claim), if jobs.claim.is_some() => {
+                    pause = self.take_claimed(&mut jobs, claimed);
+                }
+                Some(_) = jobs.running.join_next() => {
+                    jobs.reap().await;
+                    pause = None;
+                }
+                () = paused(&mut pause), if pause.is_some() => pause = None,
+                () = sleep_until(release_at), if !jobs.ready.is_empty() => self.release_waiting(&mut jobs),
+            }
+        }
+        self.shut_down(jobs, stop).await;
+    }
+
+    /// Starts a claim if there is room for more jobs.
+    fn claim_more<'w>(&'w self, jobs: &mut WorkerJobs<'w, DB>) {
+        let room = jobs.room(self.handlers);
+        if room > 0 {
+            jobs.wanted = room;
+            jobs.claim = Some(Box::pin(claiming::claim(&self.queue, room)));
+        }
+    }
+
+    /// Takes the jobs of a claim. Returns what to wait for before the next claim.
+    fn take_claimed<'w>(
+        &'w self,
+        jobs: &mut WorkerJobs<'w, DB>,
+        claimed: Result<ClaimedJobs<DB>, Error>,
+    ) -> Option<BoxFuture<'w, ()>> {
+        jobs.claim = None;
+        let has_succeeded = claimed.is_ok();
+        let claims = self.report_claimed(claimed);
+        jobs.is_full = claims.len() == jobs.wanted;
+        let is_idle = has_succeeded && claims.is_empty();
+        jobs.ready.extend(claims);
+        jobs.ready_since = Instant::now();
+        if jobs.is_full {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let wait = self.time_to_wait(is_idle).await;
+            self.wait_for_jobs(wait).await;
+        }))
+    }
+
+    /// Releases the jobs that have waited for a handler for too long: all handlers are busy.
+    fn release_waiting(&self, jobs: &mut WorkerJobs<'_, DB>) {
+        while jobs.releasing.try_join_next().is_some() {}
+        jobs.releasing.spawn(self.release(std::mem::take(&mut jobs.ready).into()));
+        jobs.is_full = false;
+    }
+}
+
+async fn in_flight<DB: Backend>(claim: &mut Option<ClaimInFlight<'_, DB>>) -> Result<ClaimedJobs<DB>, Error> {
+    match claim {
+        Some(claim) => claim.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn paused(pause: &mut Option<BoxFuture<'_, ()>>) {
+    if let Some(pause) = pause {
+        pause.await;
+    }
+}

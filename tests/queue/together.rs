@@ -1,0 +1,248 @@
+//! Workers whose handlers end at the same time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
+
+use atomically::queue::{Claim, Queue, Retry};
+use atomically::{Event, JobEvent};
+use sqlx::pool::PoolOptions;
+use tokio::sync::{Barrier, Notify};
+
+use crate::resend::{COMPLETION, once, through};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::{TestBackend, TestPool, eventually};
+use crate::worker::{jobs_left, noted, start, stopped, worker};
+use crate::{ask, claim_one, enqueue, job, queue};
+
+/// Returns a barrier at which this many handlers and the test meet, and a second one at which they do so
+/// before the handlers end.
+fn barriers(handlers: usize) -> [Arc<Barrier>; 2] {
+    std::array::from_fn(|_| Arc::new(Barrier::new(handlers + 1)))
+}
+
+async fn enqueue_many<DB: TestBackend>(pool: &TestPool<DB>, queue: &Queue<DB>, jobs: usize) -> Vec<i64> {
+    let mut ids = Vec::new();
+    for n in 0..jobs {
+        ids.push(enqueue(pool, queue, job(n as i64)).await);
+    }
+    ids
+}
+
+pub(crate) async fn a_stale_claim_is_reported_to_its_own_handler_only<DB: TestBackend>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    for _ in 0..3 {
+        let ids = enqueue_many(&pool, &queue, 6).await;
+        let (worker, events) = worker(&queue);
+        let [started, finish] = barriers(6);
+        let (at_work, end) = (started.clone(), finish.clone());
+        let (stop, running) = start(worker.handlers(6), move |_| {
+            let (at_work, end) = (at_work.clone(), end.clone());
+            async move {
+                at_work.wait().await;
+                end.wait().await;
+                Ok(())
+            }
+        });
+        started.wait().await;
+        let taken = DB::sql("UPDATE atomically_job SET token = token + 1 WHERE id = ?");
+        DB::pool_execute(&pool, taken, &[ids[2]]).await.expect("taken over");
+        finish.wait().await;
+        eventually(6, async || noted(&events).len()).await;
+        stopped(stop, running).await;
+        let mut noted = noted(&events);
+        noted.sort();
+        let of_others = ids.iter().filter(|id| **id != ids[2]).map(|id| format!("completed {id}"));
+        let mut wanted: Vec<_> = of_others.chain([format!("lost {}", ids[2])]).collect();
+        wanted.sort();
+        assert_eq!(noted, wanted);
+        assert_eq!(ask(&pool, "SELECT id FROM atomically_job").await, ids[2]);
+        DB::pool_execute(&pool, DB::sql("DELETE FROM atomically_job"), &[]).await.expect("cleared away");
+    }
+}
+
+pub(crate) async fn a_job_that_cannot_be_deleted_does_not_keep_the_others<DB: TestBackend>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let ids = enqueue_many(&pool, &queue, 6).await;
+    for sql in [
+        "CREATE TABLE keeper (job BIGINT NOT NULL, FOREIGN KEY (job) REFERENCES atomically_job (id))"
+            .to_owned(),
+        format!("INSERT INTO keeper VALUES ({})", ids[2]),
+    ] {
+        DB::pool_execute(&pool, DB::sql(&sql), &[]).await.expect("a table");
+    }
+    let (worker, events) = worker(&queue);
+    let [started, finish] = barriers(6);
+    let (at_work, end) = (started.clone(), finish.clone());
+    let (stop, running) = start(worker.handlers(6), move |_| {
+        let (at_work, end) = (at_work.clone(), end.clone());
+        async move {
+            at_work.wait().await;
+            end.wait().await;
+            Ok(())
+        }
+    });
+    started.wait().await;
+    finish.wait().await;
+    eventually(6, async || noted(&events).len()).await;
+    stopped(stop, running).await;
+    let noted = noted(&events);
+    assert_eq!(noted.iter().filter(|event| event.starts_with("completed")).count(), 5, "{noted:?}");
+    assert_eq!(noted.iter().filter(|event| event.starts_with("trouble")).count(), 1, "{noted:?}");
+    assert_eq!(ask(&pool, "SELECT id FROM atomically_job").await, ids[2]);
+}
+
+/// The signal arrives while all handlers are about to end.
+pub(crate) async fn jobs_whose_handlers_have_ended_are_completed_at_shutdown<DB: TestBackend>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    enqueue_many(&pool, &queue, 20).await;
+    let (worker, events) = worker(&queue);
+    let [started, finish] = barriers(20);
+    let (at_work, end) = (started.clone(), finish.clone());
+    let (stop, running) = start(worker.handlers(20), move |_| {
+        let (at_work, end) = (at_work.clone(), end.clone());
+        async move {
+            at_work.wait().await;
+            end.wait().await;
+            Ok(())
+        }
+    });
+    started.wait().await;
+    stop.send(()).expect("it listens");
+    finish.wait().await;
+    running.await.expect("without a panic");
+    assert_eq!(jobs_left(&pool).await, 0);
+    let noted = noted(&events);
+    assert!(noted.len() == 20 && noted.iter().all(|event| event.starts_with("completed")), "{noted:?}");
+}
+
+/// Fast handlers make the worker claim ahead; then all handlers hang.
+pub(crate) async fn jobs_claimed_ahead_are_released_when_all_handlers_are_busy<DB: TestBackend>() {
+    const JOBS: i64 = 4_000;
+    let (pool, queue) = queue::<DB>(4).await;
+    let jobs: Vec<_> = (0..JOBS).map(job).collect();
+    let db = atomically::Pessimistic::default().on(&pool);
+    let due = "CREATE TABLE due AS SELECT id, due_at FROM atomically_job";
+    atomically::TransactorExt::run(&db, async |tx| queue.enqueue_many(tx, &jobs).await)
+        .await
+        .expect("a commit");
+    DB::pool_execute(&pool, DB::sql(due), &[]).await.expect("a table");
+    let is_ahead = Arc::new(AtomicBool::new(false));
+    let seen = is_ahead.clone();
+    let (worker, events) = worker(&queue);
+    let worker = worker.handlers(2).observed_by(move |event: &Event<'_>| {
+        if let Event::Job { event: JobEvent::Claimed { jobs: 3.. }, .. } = event {
+            seen.store(true, SeqCst);
+        }
+    });
+    let (busy, finish) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+    let (hanging, finished, runs) = (busy.clone(), finish.clone(), Arc::new(AtomicU32::new(0)));
+    let counted = runs.clone();
+    let (stop, running) = start(worker, move |_| {
+        let hangs = is_ahead.load(SeqCst) && hanging.fetch_add(1, SeqCst) < 2;
+        let finished = finished.clone();
+        counted.fetch_add(1, SeqCst);
+        async move {
+            if hangs {
+                finished.notified().await;
+            }
+            Ok(())
+        }
+    });
+    eventually(2, async || busy.load(SeqCst)).await;
+    let claimed = "SELECT COUNT(*) FROM atomically_job WHERE claimed_at IS NOT NULL OR attempts > 0";
+    eventually(2, async || ask(&pool, claimed).await).await;
+    let moved = "SELECT COUNT(*) FROM atomically_job JOIN due ON due.id = atomically_job.id
+                 WHERE claimed_at IS NULL AND atomically_job.due_at <> due.due_at";
+    assert_eq!(ask(&pool, moved).await, 0, "released jobs have kept their places");
+    assert!(noted(&events).iter().any(|event| event.starts_with("released")), "none was claimed ahead");
+    finish.notify_waiters();
+    eventually(0, async || jobs_left(&pool).await).await;
+    stopped(stop, running).await;
+    assert_eq!(i64::from(runs.load(SeqCst)), JOBS, "each job has run once");
+}
+
+pub(crate) async fn handlers_that_end_together_share_a_commit<DB: TestBackend>() {
+    const JOBS: usize = 60;
+    let (pool, queue) = queue::<DB>(4).await;
+    let proxy = Proxy::to(&pool.url).await;
+    let distant = through::<DB>(&proxy, &pool.url).await;
+    enqueue_many(&pool, &queue, JOBS).await;
+    let (worker, events) = worker(&distant);
+    let [started, finish] = barriers(JOBS);
+    let (at_work, end) = (started.clone(), finish.clone());
+    let (stop, running) = start(worker.handlers(JOBS).poll_every(Duration::from_secs(60)), move |_| {
+        let (at_work, end) = (at_work.clone(), end.clone());
+        async move {
+            at_work.wait().await;
+            end.wait().await;
+            Ok(())
+        }
+    });
+    started.wait().await;
+    let before = proxy.requests();
+    finish.wait().await;
+    eventually(JOBS, async || noted(&events).len()).await;
+    let requests = proxy.requests() - before;
+    stopped(stop, running).await;
+    assert!(requests < JOBS as u32, "{requests} requests for {JOBS} jobs");
+    assert_eq!(jobs_left(&pool).await, 0);
+}
+
+/// Whether the statement was executed or not, each job is completed, and no handler runs again.
+pub(crate) async fn a_lost_commit_of_several_completions_runs_no_handler_again<DB: TestBackend>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    let proxy = Proxy::to(&pool.url).await;
+    let distant = through::<DB>(&proxy, &pool.url).await.lease(Duration::from_secs(20));
+    for fault in [Fault::CutBefore, Fault::CutAfter] {
+        once(&proxy, COMPLETION, fault);
+        enqueue_many(&pool, &queue, 8).await;
+        let (worker, events) = worker(&distant);
+        let [started, finish] = barriers(8);
+        let (at_work, end, runs) = (started.clone(), finish.clone(), Arc::new(AtomicU32::new(0)));
+        let counted = runs.clone();
+        let (stop, running) = start(worker.handlers(8), move |_| {
+            let (at_work, end) = (at_work.clone(), end.clone());
+            counted.fetch_add(1, SeqCst);
+            async move {
+                at_work.wait().await;
+                end.wait().await;
+                Ok(())
+            }
+        });
+        started.wait().await;
+        finish.wait().await;
+        eventually(8, async || noted(&events).len()).await;
+        stopped(stop, running).await;
+        let noted = noted(&events);
+        assert!(noted.iter().all(|event| event.starts_with("completed")), "{fault:?}: {noted:?}");
+        assert_eq!((runs.load(SeqCst), jobs_left(&pool).await), (8, 0), "{fault:?}");
+    }
+}
+
+/// After the first call, which may have to prepare its statement. The pool's own pings are not counted.
+pub(crate) async fn changes_of_a_claimed_job_take_one_round_trip<DB: TestBackend>() {
+    let (pool, queue) = queue::<DB>(2).await;
+    let proxy = Proxy::to(&pool.url).await;
+    let distant = PoolOptions::<DB>::new().max_connections(1).test_before_acquire(false);
+    let distant = distant.connect(&proxy.url(&pool.url)).await.expect("a pool through the proxy");
+    let distant = Queue::new("jobs", &distant).expect("a name").reuse_connections().persistent(true);
+    let mut fewest = [u32::MAX; 4];
+    for _ in 0..20 {
+        enqueue(&pool, &queue, job(1)).await;
+        for (i, fewest) in fewest.iter_mut().enumerate() {
+            let _ = distant.enqueue_alone(job(2)).await.expect("a statement that is kept");
+            let claim: Claim<DB> = claim_one(&distant).await;
+            let before = proxy.requests();
+            match i {
+                0 => claim.extend().await.expect("extended"),
+                1 => claim.release().await.expect("released"),
+                2 => drop(claim.fail("no", Retry::After(Duration::ZERO)).await.expect("failed")),
+                _ => claim.complete().await.expect("complete"),
+            }
+            *fewest = (*fewest).min(proxy.requests() - before);
+            DB::pool_execute(&pool, DB::sql("DELETE FROM atomically_job"), &[]).await.expect("cleared away");
+        }
+    }
+    assert_eq!(fewest, [1; 4], "to extend, release, fail and complete");
+}
