@@ -47,9 +47,11 @@
 //! Cron schedules, workflows, rate limits, results, and a user interface. The queue is small so that it can
 //! be relied on. [`Tx`] also works inside the handlers of other queues.
 
+mod admission;
 mod claim;
 mod claiming;
 mod completion;
+mod control;
 mod cursor;
 mod depth;
 mod doctor;
@@ -57,8 +59,10 @@ mod extension;
 mod finding;
 mod insertion;
 mod job;
+mod key;
 #[cfg(feature = "testing")]
 mod lapse;
+mod listing;
 mod log;
 mod next_due;
 #[cfg(feature = "postgres")]
@@ -70,6 +74,7 @@ mod resend;
 mod reschedule;
 mod row;
 mod settings;
+mod slots;
 mod spent;
 mod sql;
 mod worker;
@@ -89,6 +94,7 @@ pub use depth::Depth;
 pub use finding::{Finding, FindingKind};
 use insertion::NewRows;
 pub use job::{Enqueued, NewJob};
+pub use listing::{Job, JobState};
 pub use operators::{Counts, DeadJob};
 pub use priority::Priority;
 pub use reschedule::Reschedule;
@@ -138,6 +144,8 @@ pub struct Queue<DB: Backend> {
     backoff: Backoff,
     cursor: Arc<ClaimCursor>,
     persistent: Option<bool>,
+    /// Whether the jobs of an ordered key do not wait for those that have died.
+    skips_dead: bool,
     /// Runs in each transaction that enqueues a job.
     after_enqueue: Option<Arc<str>>,
 }
@@ -167,6 +175,7 @@ impl<DB: Backend> Queue<DB> {
             backoff: BACKOFF,
             cursor: Arc::default(),
             persistent: None,
+            skips_dead: false,
             after_enqueue: None,
         })
     }
@@ -199,7 +208,7 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// Returns the database's error.
     pub async fn enqueue(&self, tx: &mut Tx<DB>, job: NewJob) -> Result<Enqueued, Error> {
-        let inserted = self.insert(tx, &[&job]).await?;
+        let inserted = self.insert_all(tx, &[vec![&job]]).await?;
         Ok(inserted.id.map_or(Enqueued::Duplicate, Enqueued::Added))
     }
 
@@ -218,11 +227,7 @@ impl<DB: Backend> Queue<DB> {
     /// Returns the database's error. On MySQL and MariaDB, a job larger than `max_allowed_packet` is refused
     /// before it is sent.
     pub async fn enqueue_many(&self, tx: &mut Tx<DB>, jobs: &[NewJob]) -> Result<u64, Error> {
-        let mut added = 0;
-        for batch in insertion::batches(jobs) {
-            added += self.insert(tx, &batch).await?.rows;
-        }
-        Ok(added)
+        Ok(self.insert_all(tx, &insertion::batches(jobs)).await?.rows)
     }
 
     /// Enqueues a job in a transaction of its own. On PostgreSQL this takes one round trip if the connection
@@ -246,7 +251,7 @@ impl<DB: Backend> Queue<DB> {
         };
         let inserted = match inserted {
             Some(inserted) => inserted,
-            None => self.db.run(async |tx| self.insert(tx, jobs).await).await?,
+            None => self.db.run(async |tx| self.insert_all(tx, &[jobs.to_vec()]).await).await?,
         };
         Ok(inserted.id.map_or(Enqueued::Duplicate, Enqueued::Added))
     }
@@ -254,6 +259,25 @@ impl<DB: Backend> Queue<DB> {
     fn rows<'a>(&'a self, jobs: &'a [&'a NewJob]) -> NewRows<'a> {
         let (schema, max_attempts) = (self.schema(), self.max_attempts);
         NewRows { queue: &self.name, schema, max_attempts, persistent: self.persistent, jobs }
+    }
+
+    /// Inserts batches, and lets the ordered and limited jobs among them wait for a slot of their keys, which
+    /// are locked. The id is that of the last batch.
+    async fn insert_all(&self, tx: &mut Tx<DB>, batches: &[Vec<&NewJob>]) -> Result<Inserted, Error> {
+        let jobs = batches.iter().flatten();
+        let keys: Vec<_> = jobs.filter_map(|job| Some(job.key.as_ref()?.in_queue(&self.name))).collect();
+        if !keys.is_empty() {
+            slots::lock_or_create(tx, self.schema(), keys.iter().copied(), slots::Limit::New).await?;
+        }
+        let mut total = Inserted { rows: 0, id: None };
+        for batch in batches {
+            let inserted = self.insert(tx, batch).await?;
+            total = Inserted { rows: total.rows + inserted.rows, id: inserted.id };
+        }
+        if !keys.is_empty() {
+            slots::free(tx, self.schema(), &slots::none_of(&keys)).await?;
+        }
+        Ok(total)
     }
 
     async fn insert(&self, tx: &mut Tx<DB>, jobs: &[&NewJob]) -> Result<Inserted, Error> {
@@ -308,6 +332,7 @@ impl<DB: Backend> Clone for Queue<DB> {
             backoff: self.backoff,
             cursor: self.cursor.clone(),
             persistent: self.persistent,
+            skips_dead: self.skips_dead,
             after_enqueue: self.after_enqueue.clone(),
         }
     }

@@ -8,6 +8,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::Queue;
+use super::key::JobKey;
+use super::listing::payload;
 use super::row::JobRow;
 use crate::backend::Backend;
 use crate::error::Error;
@@ -40,6 +42,7 @@ pub struct Claim<DB: Backend> {
     max_attempts: u32,
     payload: String,
     last_error: Option<String>,
+    key: Option<JobKey>,
     progress: Arc<Progress>,
     lease: LeaseClock,
 }
@@ -118,6 +121,7 @@ impl<DB: Backend> Claim<DB> {
             max_attempts: row.max_attempts,
             payload: row.payload,
             last_error: row.last_error,
+            key: row.key,
             progress: Arc::default(),
             lease: LeaseClock::new(queue.lease, requested),
         }
@@ -167,8 +171,7 @@ impl<DB: Backend> Claim<DB> {
     ///
     /// [`Decode`](crate::ErrorKind::Decode): the stored JSON cannot be deserialized as a `T`.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        let payload = serde_json::from_str(&self.payload);
-        Ok(payload.map_err(|error| sqlx::Error::Decode(Box::new(error)))?)
+        payload(&self.payload)
     }
 
     /// Replaces the queue whose transactor runs the claim's own transactions.
@@ -189,6 +192,11 @@ impl<DB: Backend> Claim<DB> {
 
     pub(super) fn lease(&self) -> &LeaseClock {
         &self.lease
+    }
+
+    /// Returns the key of an ordered or limited job. The job has a slot of it.
+    pub(super) fn key(&self) -> Option<JobKey> {
+        self.key
     }
 
     pub(super) fn queue(&self) -> &Queue<DB> {

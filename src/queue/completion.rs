@@ -8,8 +8,10 @@ use sqlx::AssertSqlSafe;
 
 use super::claim::{Claim, JobOutcome};
 use super::job::micros;
+use super::key::JobKey;
 use super::log::{self, Death};
 use super::resend::{SendAttempt, SendOutcome};
+use super::slots::{self, FreedSlots};
 use super::sql::{QueueSql, execute, execute_with, fetch_integers};
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
@@ -93,8 +95,8 @@ impl<DB: Backend> Claim<DB> {
         let completion = self.progress().begin_completion();
         self.resend(|SendAttempt { db, is_repeated }| {
             Box::pin(async move {
-                if is_repeated {
-                    return self.complete_again(&db, delete).await;
+                if is_repeated || self.key().is_some() {
+                    return self.complete_in_transaction(&db, is_repeated).await;
                 }
                 let sql = format!("{}{delete}", QueueSql::of::<DB>().lone_prefix);
                 let sql = AssertSqlSafe(self.queue().schema().in_sql(sql));
@@ -115,20 +117,21 @@ impl<DB: Backend> Claim<DB> {
         tx.on_commit(async move { completion.committed() });
     }
 
-    /// Repeats a completion whose outcome is unknown. A job that exists and is not held by this claim was
-    /// taken over by another worker, even if this worker's clock says that its lease has not expired.
-    async fn complete_again(
+    /// Completes a job with a key, or repeats a completion whose outcome is unknown. A job that exists and is
+    /// not held by this claim was taken over by another worker, even if this worker's clock says that its
+    /// lease has not expired.
+    async fn complete_in_transaction(
         &self,
         db: &PoolTransactor<DB, Pessimistic>,
-        delete: &str,
+        is_repeated: bool,
     ) -> Result<SendOutcome, Error> {
         let job = format!("SELECT id FROM atomically_job WHERE id = {}", self.id());
         let schema = self.queue().schema();
         db.run(async |tx| {
-            if execute(tx, schema, delete).await? > 0 {
+            if delete_held(tx, std::slice::from_ref(self)).await? > 0 {
                 return Ok(SendOutcome::Changed);
             }
-            if fetch_integers(tx, schema, job).await?.is_empty() {
+            if is_repeated && fetch_integers(tx, schema, job).await?.is_empty() {
                 return Ok(SendOutcome::NotHeld);
             }
             Err(tx.stale_claim(self.stale()))
@@ -161,7 +164,12 @@ impl<DB: Backend> Claim<DB> {
         };
         let change = format!("{change}, last_error = {}", DB::placeholder(1));
         let error = truncated(format!("{error:#}"));
-        self.give_back(&change, vec![Some(error.clone())]).await?;
+        let frees = |key: &JobKey| match outcome {
+            FailOutcome::Retried(_) => !key.is_ordered(),
+            FailOutcome::Dead => self.queue().frees_dead(*key),
+        };
+        let freed = slots::slots_of(self.key().filter(frees));
+        self.give_back(&change, vec![Some(error.clone())], &freed).await?;
         if outcome == FailOutcome::Dead {
             let death = if retry == Retry::Never { Death::GivenUp } else { Death::Exhausted };
             log::died(self.queue().name(), self.id(), death, self.attempt(), &error);
@@ -199,32 +207,48 @@ impl<DB: Backend> Claim<DB> {
     pub async fn snooze(&self, delay: Duration) -> Result<(), Error> {
         let now = QueueSql::of::<DB>().now;
         let change = format!("due_at = {now} + {}, attempts = attempts - 1", micros(delay));
-        self.give_back(&change, Vec::new()).await?;
+        self.give_back(&change, Vec::new(), &self.slot_of_limit()).await?;
         self.progress().record(JobOutcome::Released);
         Ok(())
     }
 
     /// Ends the claim by applying `change` to the job's row. Increments the token as well, so that a later
     /// call on this claim is refused as stale.
-    async fn give_back(&self, change: &str, arguments: Vec<Option<String>>) -> Result<(), Error> {
+    async fn give_back(
+        &self,
+        change: &str,
+        arguments: Vec<Option<String>>,
+        freed: &FreedSlots,
+    ) -> Result<(), Error> {
+        let slot = if freed.is_empty() { "" } else { "has_slot = NULL, " };
         let (id, token, schema) = (self.id(), self.token(), self.queue().schema());
         let sql = &format!(
-            "UPDATE atomically_job SET {change}, claimed_at = NULL, token = token + 1 \
+            "UPDATE atomically_job SET {slot}{change}, claimed_at = NULL, token = token + 1 \
              WHERE id = {id} AND token = {token}"
         );
         let arguments = &arguments;
         self.resend(|SendAttempt { db, is_repeated }| {
             Box::pin(async move {
                 let arguments = arguments.clone();
-                db.run(async |tx| match execute_with(tx, schema, sql, arguments).await? {
-                    0 if is_repeated => Ok(SendOutcome::NotHeld),
-                    0 => Err(tx.stale_claim(self.stale())),
-                    _ => Ok(SendOutcome::Changed),
+                db.run(async |tx| {
+                    slots::lock(tx, schema, freed).await?;
+                    match execute_with(tx, schema, sql, arguments).await? {
+                        0 if is_repeated => return Ok(SendOutcome::NotHeld),
+                        0 => return Err(tx.stale_claim(self.stale())),
+                        _ => {}
+                    }
+                    slots::free(tx, schema, freed).await?;
+                    Ok(SendOutcome::Changed)
                 })
                 .await
             })
         })
         .await
+    }
+
+    /// Returns the slot of a limited job, which it gives away until its next attempt.
+    pub(super) fn slot_of_limit(&self) -> FreedSlots {
+        slots::slots_of(self.key().filter(|key| !key.is_ordered()))
     }
 }
 
@@ -236,7 +260,7 @@ impl<DB: Backend> Claim<DB> {
 /// or released. None is completed.
 pub async fn complete_all_in<DB: Backend>(tx: &mut Tx<DB>, claims: &[Claim<DB>]) -> Result<(), Error> {
     let Some(first) = claims.first() else { return Ok(()) };
-    let completed = execute(tx, first.queue().schema(), delete(claims)).await?;
+    let completed = delete_held(tx, claims).await?;
     if completed == claims.len() as u64 {
         for claim in claims {
             claim.completes_with(tx);
@@ -253,6 +277,20 @@ pub async fn complete_all_in<DB: Backend>(tx: &mut Tx<DB>, claims: &[Claim<DB>])
             first.queue().name()
         ),
     }))
+}
+
+/// Deletes the jobs that these claims still hold, and makes the next jobs of their keys due. Returns how many
+/// it has deleted; if that is not all of them, the caller has to roll back.
+async fn delete_held<DB: Backend>(tx: &mut Tx<DB>, claims: &[Claim<DB>]) -> Result<u64, Error> {
+    let Some(first) = claims.first() else { return Ok(0) };
+    let (schema, freed) =
+        (first.queue().schema(), slots::slots_of(claims.iter().filter_map(|claim| claim.key())));
+    slots::lock(tx, schema, &freed).await?;
+    let completed = execute(tx, schema, delete(claims)).await?;
+    if completed == claims.len() as u64 {
+        slots::free(tx, schema, &freed).await?;
+    }
+    Ok(completed)
 }
 
 /// Returns the statement that deletes the jobs that these claims still hold. Most claims have the same token,
