@@ -16,6 +16,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 const CLIENTS: usize = 4;
 const WINDOWS: u32 = 5;
 const MILLION: usize = 1_000_000;
+const KEYS: usize = 100_000;
 
 fn jobs(count: usize) -> Vec<NewJob> {
     (0..count).map(|n| NewJob::new(&n).expect("a payload")).collect()
@@ -156,12 +157,25 @@ async fn keys() {
     Queue::new("bench", &pool).expect("a name").create_tables().await.expect("the tables");
     let job = |n: usize| NewJob::new(&n).expect("a payload");
     among_a_million(&pool, "unordered", job).await;
+    let ordered = |n: usize| {
+        let job = NewJob::new(&n).expect("a payload");
+        job.in_order_of(format!("key {}", n % KEYS)).expect("a key")
+    };
+    among_a_million(&pool, "ordered, 100 000 keys", ordered).await;
+    let limited = |n: usize| {
+        let job = NewJob::new(&n).expect("a payload");
+        job.at_most(format!("key {}", n % KEYS), 3).expect("a key")
+    };
+    among_a_million(&pool, "at most 3 of each of 100 000 keys", limited).await;
 }
 
 /// Claims and completions among a million jobs, after a warm-up: the claims alone, and both.
 async fn among_a_million(pool: &Pool<sqlx::Postgres>, what: &str, job: fn(usize) -> NewJob) {
     const TURNS: usize = 3;
-    sqlx::query("TRUNCATE atomically_job").execute(pool).await.expect("empty");
+    for table in ["atomically_job", "atomically_job_key"] {
+        let truncate = sqlx::AssertSqlSafe(format!("TRUNCATE {table}"));
+        sqlx::query(truncate).execute(pool).await.expect("empty");
+    }
     let queue = Queue::new("bench", pool).expect("a name").reuse_connections();
     let db = Pessimistic::default().on(pool).reuse_connections().deadline(Duration::from_secs(60));
     let started = Instant::now();
@@ -170,7 +184,7 @@ async fn among_a_million(pool: &Pool<sqlx::Postgres>, what: &str, job: fn(usize)
         db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
     }
     report(&format!("{what}: enqueue, 1000 in a transaction"), MILLION, started.elapsed());
-    sqlx::query("VACUUM ANALYZE atomically_job").execute(pool).await.expect("clean");
+    sqlx::query("VACUUM ANALYZE").execute(pool).await.expect("clean");
     for turn in 0..=TURNS {
         let (mut claiming, mut ending, mut done) = (Duration::ZERO, Duration::ZERO, 0);
         let mut single = Duration::ZERO;

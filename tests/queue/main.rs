@@ -17,6 +17,7 @@ mod many;
 mod operators;
 mod order;
 mod ordered;
+mod ordered_storm;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod purge;
 #[allow(dead_code, reason = "SQLite has no server")]
