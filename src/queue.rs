@@ -39,13 +39,15 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A [`Worker`] runs such a loop. The [guide](crate::guide::queue) covers the SQL of each database, the
+//! A [`Worker`] runs such a loop. Jobs of one key can run [in order](NewJob::in_order_of), or
+//! [at most so many](NewJob::at_most) at the same time. The [guide](crate::guide::queue) covers the SQL of each database, the
 //! outbox, and operations.
 //!
 //! # Out of scope
 //!
-//! Cron schedules, workflows, rate limits, results, and a user interface. The queue is small so that it can
-//! be relied on. [`Tx`] also works inside the handlers of other queues.
+//! Cron expressions, workflows, rate limits, results, and a user interface. The queue is small so that it can
+//! be relied on. [`Tx`] also works inside the handlers of other queues. The guide has a recipe for
+//! [schedules](crate::guide::queue#schedules).
 
 mod admission;
 mod claim;
@@ -118,7 +120,7 @@ const MAX_ATTEMPTS: u32 = 25;
 const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_secs(2), Duration::from_secs(12 * 60 * 60)).equal_jitter();
 
-/// A named queue of jobs, stored in two tables of a database.
+/// A named queue of jobs, stored in tables of a database.
 ///
 /// All values with the same name on the same database are the same queue, in any number of processes. Cloning
 /// is cheap.
@@ -267,7 +269,7 @@ impl<DB: Backend> Queue<DB> {
         let jobs = batches.iter().flatten();
         let keys: Vec<_> = jobs.filter_map(|job| Some(job.key.as_ref()?.in_queue(&self.name))).collect();
         if !keys.is_empty() {
-            slots::lock_or_create(tx, self.schema(), keys.iter().copied(), slots::Limit::New).await?;
+            slots::lock_or_create(tx, self.schema(), keys.iter().copied(), slots::SlotLimit::New).await?;
         }
         let mut total = Inserted { rows: 0, id: None };
         for batch in batches {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::Queue;
 use super::key::JobKey;
 use super::row::JobRow;
-use super::slots::{self, FreedSlots, Limit};
+use super::slots::{self, FreedSlots, SlotLimit};
 use super::sql::{LEASE_EXPIRED, QueueSql, execute, fetch_integers, id_list};
 use crate::backend::Backend;
 use crate::error::Error;
@@ -71,7 +71,7 @@ async fn admit<DB: Backend>(queue: &Queue<DB>, rows: Vec<JobRow>) -> Result<Vec<
         .db
         .run(async |tx: &mut Tx<DB>| {
             let keys = by_key.values().map(|(key, _)| *key);
-            slots::lock_or_create(tx, schema, keys, Limit::Existing).await?;
+            slots::lock_or_create(tx, schema, keys, SlotLimit::Existing).await?;
             let mut admitted = Vec::new();
             for (key, jobs) in by_key.values() {
                 admitted.extend(admit_jobs(queue, tx, *key, jobs).await?);
@@ -142,7 +142,7 @@ pub(super) async fn wait_for_slot<DB: Backend>(
 /// Marks a spent job with a key as dead, unless another worker has claimed it meanwhile. Returns whether it
 /// did.
 async fn bury<DB: Backend>(queue: &Queue<DB>, row: &JobRow) -> Result<bool, Error> {
-    let freed = slots::slots_of(row.key.filter(|key| queue.frees_dead(*key)));
+    let freed = slots::slots_of(row.key.filter(|key| row.has_slot && queue.frees_dead(*key)));
     let (schema, now) = (queue.schema(), QueueSql::of::<DB>().now);
     let slot = if freed.is_empty() { "" } else { "has_slot = NULL, " };
     let bury = &format!(

@@ -3,7 +3,7 @@
 use super::Queue;
 use super::admission::wait_for_slot;
 use super::key::JobKey;
-use super::slots::{self, FreedSlots, Limit};
+use super::slots::{self, FreedSlots, SlotLimit};
 use super::sql::{QueueSql, execute, fetch_integers, id_list};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind};
@@ -84,7 +84,7 @@ impl<DB: Backend> Queue<DB> {
             _ => return Ok(None),
         };
         if let Some(key) = key {
-            slots::lock_or_create(tx, self.schema(), [key], Limit::Existing).await?;
+            slots::lock_or_create(tx, self.schema(), [key], SlotLimit::Existing).await?;
         }
         let has_slot = format!("SELECT COALESCE(has_slot, 0) {job} {lock}");
         match fetch_integers(tx, self.schema(), has_slot).await?.first() {

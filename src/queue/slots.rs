@@ -42,7 +42,7 @@ pub(super) fn none_of(keys: &[JobKey]) -> FreedSlots {
 
 /// Which limit applies to a key that exists.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Limit {
+pub(super) enum SlotLimit {
     /// That of the new job.
     New,
     /// That of the jobs before.
@@ -54,12 +54,12 @@ pub(super) async fn lock_or_create<DB: Backend>(
     tx: &mut Tx<DB>,
     schema: Schema,
     keys: impl IntoIterator<Item = JobKey>,
-    limit: Limit,
+    limit: SlotLimit,
 ) -> Result<(), sqlx::Error> {
     let sql = QueueSql::of::<DB>();
     let on_conflict = match limit {
-        Limit::New => sql.replace_slots,
-        Limit::Existing => sql.keep_slots,
+        SlotLimit::New => sql.replace_slots,
+        SlotLimit::Existing => sql.keep_slots,
     };
     let keys: BTreeMap<_, _> = keys.into_iter().map(|key| (key.id, key.slots())).collect();
     let keys: Vec<_> = keys.into_iter().map(|(id, slots)| format!("({id}, {slots})")).collect();
@@ -93,7 +93,10 @@ pub(super) async fn free<DB: Backend>(
     freed: &FreedSlots,
 ) -> Result<(), sqlx::Error> {
     let Some(free_slots) = QueueSql::of::<DB>().free_slots else {
-        for (id, freed) in freed {
+        let (ids, lock) = (id_list(freed.keys().copied()), lock_clause::<DB>());
+        let full = format!("SELECT id FROM atomically_job_key WHERE id IN ({ids}) AND taken >= slots {lock}");
+        let full = if freed.is_empty() { Vec::new() } else { fetch_integers(tx, schema, full).await? };
+        for (id, freed) in freed.iter().filter(|(id, freed)| **freed > 0 || !full.contains(id)) {
             free_one(tx, schema, *id, *freed).await?;
         }
         return Ok(());
