@@ -39,9 +39,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A [`Worker`] runs such a loop. Jobs of one key can run [in order](NewJob::in_order_of), or
-//! [at most so many](NewJob::at_most) at the same time. The [guide](crate::guide::queue) covers the SQL of each database, the
-//! outbox, and operations.
+//! A [`Worker`] runs such a loop. Jobs of one key can run [in order](NewJob::in_order_of), or [at most so
+//! many](NewJob::at_most) at the same time. The [guide](crate::guide::queue) covers the SQL of each database,
+//! the outbox, and operations.
 //!
 //! # Out of scope
 //!

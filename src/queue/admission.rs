@@ -1,8 +1,8 @@
 //! What a claim does about the keys of its jobs, after they have been claimed.
 //!
-//! The jobs of most claims need nothing: ordered jobs, and limited ones that have not been tried before, are not
-//! due before they have a slot. A limited job that was retried or scheduled has given its slot away, or has
-//! never had one. And the death of a job with a key may free its slot.
+//! The jobs of most claims need nothing: ordered jobs, and limited ones that have not been tried before, are
+//! not due before they have a slot. A limited job that was retried or scheduled has given its slot away, or
+//! has never had one. And the death of a job with a key may free its slot.
 
 use std::collections::BTreeMap;
 
@@ -82,8 +82,8 @@ async fn admit<DB: Backend>(queue: &Queue<DB>, rows: Vec<JobRow>) -> Result<Vec<
     Ok(rows.into_iter().filter(|row| admitted.contains(&row.id)).collect())
 }
 
-/// Gives slots of a locked key to as many of these jobs as possible, and returns their ids. `jobs` has ids and
-/// tokens.
+/// Gives slots of a locked key to as many of these jobs as possible, and returns their ids. `jobs` has ids
+/// and tokens.
 async fn admit_jobs<DB: Backend>(
     queue: &Queue<DB>,
     tx: &mut Tx<DB>,

@@ -30,12 +30,12 @@ impl LockedJob {
 }
 
 impl<DB: Backend> Queue<DB> {
-    /// Cancels a job: deletes it, whether it is due, scheduled, waiting, claimed or dead. Returns whether there
-    /// was a job with this id.
+    /// Cancels a job: deletes it, whether it is due, scheduled, waiting, claimed or dead. Returns whether
+    /// there was a job with this id.
     ///
     /// If a worker holds the job, its transaction is [fenced off](super::Claim#the-fence), and its handler is
-    /// cancelled when it extends its lease. What the handler has done outside of that transaction is not undone.
-    /// To cancel a job together with the reason for it, use [`cancel_in`](Self::cancel_in).
+    /// cancelled when it extends its lease. What the handler has done outside of that transaction is not
+    /// undone. To cancel a job together with the reason for it, use [`cancel_in`](Self::cancel_in).
     ///
     /// # Errors
     ///
@@ -44,9 +44,9 @@ impl<DB: Backend> Queue<DB> {
         self.db.run(async |tx| self.cancel_in(tx, id).await).await
     }
 
-    /// Cancels a job in the caller's transaction: the job is [cancelled](Self::cancel) if, and only if, the rest
-    /// of the transaction is stored. The job's row, and its key if it has one, are locked from then on, so call
-    /// this last.
+    /// Cancels a job in the caller's transaction: the job is [cancelled](Self::cancel) if, and only if, the
+    /// rest of the transaction is stored. The job's row, and its key if it has one, are locked from then on,
+    /// so call this last.
     ///
     /// # Errors
     ///
@@ -55,8 +55,8 @@ impl<DB: Backend> Queue<DB> {
         self.delete_job(tx, id, "1 = 1").await
     }
 
-    /// Deletes a dead job. Returns whether there was a dead job with this id. The next job of its key, if it was
-    /// waiting for the dead one, is due.
+    /// Deletes a dead job. Returns whether there was a dead job with this id. The next job of its key, if it
+    /// was waiting for the dead one, is due.
     ///
     /// # Errors
     ///
@@ -128,8 +128,8 @@ impl<DB: Backend> Queue<DB> {
         Ok(true)
     }
 
-    /// Requeues dead jobs, as [`requeue`](Self::requeue) does, and returns how many it has requeued. Jobs that
-    /// are not dead are left as they are, and so are jobs whose unique key another job has by now.
+    /// Requeues dead jobs, as [`requeue`](Self::requeue) does, and returns how many it has requeued. Jobs
+    /// that are not dead are left as they are, and so are jobs whose unique key another job has by now.
     ///
     /// Jobs without keys are requeued a thousand per transaction, the others one by one.
     ///
@@ -138,7 +138,8 @@ impl<DB: Backend> Queue<DB> {
     /// # async fn example(queue: Queue<sqlx::Sqlite>) -> Result<(), atomically::Error> {
     /// // The service is available again.
     /// let dead = queue.dead(1_000).await?;
-    /// let refused = dead.iter().filter(|job| job.last_error.as_ref().is_some_and(|e| e.contains("refused")));
+    /// let is_refused = |error: &String| error.contains("connection refused");
+    /// let refused = dead.iter().filter(|job| job.last_error.as_ref().is_some_and(is_refused));
     /// queue.requeue_many(&refused.map(|job| job.id).collect::<Vec<_>>()).await?;
     /// # Ok(()) }
     /// ```
@@ -171,8 +172,8 @@ impl<DB: Backend> Queue<DB> {
     /// Pauses the queue: no process claims its jobs any more until it is [resumed](Self::resume). This is
     /// stored in the database.
     ///
-    /// Jobs that are claimed continue, and jobs can be enqueued. A claim that has begun may still return jobs.
-    /// Returns whether the queue was running.
+    /// Jobs that are claimed continue, and jobs can be enqueued. A claim that has begun may still return
+    /// jobs. Returns whether the queue was running.
     ///
     /// # Errors
     ///
@@ -193,8 +194,8 @@ impl<DB: Backend> Queue<DB> {
         }
     }
 
-    /// Resumes a [paused](Self::pause) queue: workers claim jobs again at their next poll. Returns whether the
-    /// queue was paused.
+    /// Resumes a [paused](Self::pause) queue: workers claim jobs again at their next poll. Returns whether
+    /// the queue was paused.
     ///
     /// # Errors
     ///

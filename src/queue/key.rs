@@ -54,8 +54,8 @@ impl NewJobKey {
 }
 
 impl NewJob {
-    /// Makes the job run in order with the other jobs of the queue that have the same key: one at a time, each
-    /// after the previous one is complete.
+    /// Makes the job run in order with the other jobs of the queue that have the same key: one at a time,
+    /// each after the previous one is complete.
     ///
     /// ```
     /// use atomically::queue::NewJob;
@@ -67,29 +67,30 @@ impl NewJob {
     ///
     /// # Which order?
     ///
-    /// The order in which their transactions commit. A transaction that enqueues a job locks its key until the
-    /// end, so of two transactions that enqueue jobs of one key, the second waits in
-    /// [`enqueue`](super::Queue::enqueue) until the first has committed or rolled back. Jobs of one transaction
-    /// run in the order in which it enqueued them. The jobs' [priorities](Self::priority) do not change the
-    /// order; they decide between keys. Jobs of other keys, and jobs without one, do not wait.
+    /// The order in which their transactions commit. A transaction that enqueues a job locks its key until
+    /// the end, so of two transactions that enqueue jobs of one key, the second waits in
+    /// [`enqueue`](super::Queue::enqueue) until the first has committed or rolled back. Jobs of one
+    /// transaction run in the order in which it enqueued them. The jobs' [priorities](Self::priority) do not
+    /// change the order; they decide between keys. Jobs of other keys, and jobs without one, do not wait.
     ///
-    /// To hold the lock only briefly, enqueue *last*. A transaction that enqueues jobs of several keys does so
-    /// in one call of [`enqueue_many`](super::Queue::enqueue_many), which locks the keys in a fixed order.
+    /// To hold the lock only briefly, enqueue *last*. A transaction that enqueues jobs of several keys does
+    /// so in one call of [`enqueue_many`](super::Queue::enqueue_many), which locks the keys in a fixed order.
     ///
     /// # What does the next job wait for?
     ///
     /// Until the job is complete: through its retries, its snoozes, the time until it is
     /// [due](Self::run_after), and the lease of a worker that died. If the job is rescheduled, the next one
     /// waits for it again. If it dies, the next one waits until the dead job is requeued and complete, or is
-    /// discarded or purged; with [`Queue::skip_dead`](super::Queue::skip_dead) it does not wait for dead jobs.
+    /// discarded or purged; with [`Queue::skip_dead`](super::Queue::skip_dead) it does not wait for dead
+    /// jobs.
     ///
     /// A worker that was presumed dead may still be running its handler when the next job starts. Its
     /// transaction is [fenced off](super::Claim#the-fence), so the effects stay in order.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput): the key has more than 255 bytes or contains a NUL, or
-    /// the job has a limit.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput): the key has more than 255 bytes or contains a NUL,
+    /// or the job has a limit.
     pub fn in_order_of(self, key: impl Into<String>) -> Result<Self, Error> {
         self.with_key(key.into(), None)
     }
@@ -105,9 +106,9 @@ impl NewJob {
     /// # Ok(()) }
     /// ```
     ///
-    /// Jobs beyond the limit wait, and do not delay jobs of other keys. They start in about the order in which
-    /// they were enqueued. A job that waits for another attempt, or that is due later, does not count. If jobs
-    /// of one key have different limits, the limit of the last one that was enqueued applies to all.
+    /// Jobs beyond the limit wait, and do not delay jobs of other keys. They start in about the order in
+    /// which they were enqueued. A job that waits for another attempt, or that is due later, does not count.
+    /// If jobs of one key have different limits, the limit of the last one that was enqueued applies to all.
     ///
     /// As with [`in_order_of`](Self::in_order_of), a transaction that enqueues such a job locks the key until
     /// the end. The limit is on jobs whose lease has not expired: a worker that was presumed dead may run one

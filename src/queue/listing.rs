@@ -143,8 +143,8 @@ impl<DB: Backend> Queue<DB> {
 
     /// Returns up to `limit` jobs in this state, but no more than 10 000, in the order of their ids.
     ///
-    /// To read page after page, pass the id of the last job of the previous page as `after`. A job that changes
-    /// its state meanwhile may be missed or be listed twice, but no others are.
+    /// To read page after page, pass the id of the last job of the previous page as `after`. A job that
+    /// changes its state meanwhile may be missed or be listed twice, but no others are.
     ///
     /// ```
     /// # use atomically::queue::{JobState, Queue};
@@ -161,8 +161,8 @@ impl<DB: Backend> Queue<DB> {
     /// # Ok(()) }
     /// ```
     ///
-    /// This is for people and scripts: a page of a rare state may read all jobs of the queue. To work on jobs,
-    /// [claim](Self::claim) them.
+    /// This is for people and scripts: a page of a rare state may read all jobs of the queue. To work on
+    /// jobs, [claim](Self::claim) them.
     ///
     /// # Errors
     ///

@@ -83,8 +83,8 @@ impl<DB: Backend> Claim<DB> {
         let (schema, freed) = (self.queue().schema(), self.slot_of_limit());
         let slot = if freed.is_empty() { "" } else { "has_slot = NULL, " };
         let update = format!(
-            "UPDATE atomically_job SET {slot}due_at = {due}, attempts = 0, claimed_at = NULL, last_error = NULL, \
-             token = token + 1{payload} WHERE id = {id} AND token = {token}"
+            "UPDATE atomically_job SET {slot}due_at = {due}, attempts = 0, claimed_at = NULL, \
+             last_error = NULL, token = token + 1{payload} WHERE id = {id} AND token = {token}"
         );
         sql.check_size(tx, next.payload.as_ref().map_or(0, String::len)).await?;
         slots::lock(tx, schema, &freed).await?;

@@ -2,11 +2,11 @@
 //!
 //! # Why a row for each key?
 //!
-//! A transaction that enqueues a job has to know whether another one of its key is before it, and a transaction
-//! that completes a job has to know its successor. Neither sees what the other has not committed, so without
-//! a lock a job could be left waiting for a predecessor that is gone. Both therefore lock, and change, the row
-//! of the key before they look at its jobs. Under snapshot isolation, the change makes the database refuse the
-//! one whose snapshot is too old.
+//! A transaction that enqueues a job has to know whether another one of its key is before it, and a
+//! transaction that completes a job has to know its successor. Neither sees what the other has not committed,
+//! so without a lock a job could be left waiting for a predecessor that is gone. Both therefore lock, and
+//! change, the row of the key before they look at its jobs. Under snapshot isolation, the change makes the
+//! database refuse the one whose snapshot is too old.
 //!
 //! A job without a slot is not due, so claims do not read it. A row exists while its key has slots that are
 //! taken, or jobs that wait for one.
@@ -71,8 +71,8 @@ pub(super) async fn lock_or_create<DB: Backend>(
     Ok(())
 }
 
-/// Locks the keys of jobs that exist. Call this in a statement of its own before the jobs are changed, so that
-/// later statements see what was committed while this one waited.
+/// Locks the keys of jobs that exist. Call this in a statement of its own before the jobs are changed, so
+/// that later statements see what was committed while this one waited.
 pub(super) async fn lock<DB: Backend>(
     tx: &mut Tx<DB>,
     schema: Schema,

@@ -106,8 +106,8 @@ async fn all_were_done_exactly_once<DB: TestBackend>(pool: &Pool<DB>) {
     assert!(taken_over >= BLOWS, "{taken_over} jobs were taken over, after {BLOWS} blows");
 }
 
-/// A process with several workers: an ignored test of this binary. It ends when its standard input is closed, at
-/// the latest with this process.
+/// A process with several workers: an ignored test of this binary. It ends when its standard input is closed,
+/// at the latest with this process.
 pub(crate) struct Process(Child);
 
 impl Process {

@@ -17,6 +17,7 @@ mod many;
 mod operators;
 mod order;
 mod ordered;
+mod ordered_explored;
 mod ordered_storm;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod purge;
@@ -118,9 +119,9 @@ on_every_database! {
     ordered::a_scheduled_job_delays_only_its_key,
     ordered::a_duplicate_does_not_take_the_turn_of_another_job,
     ordered::a_cancelled_job_makes_the_next_one_due,
-    ordered::jobs_of_a_key_run_in_the_order_of_their_commits,
-    ordered::no_successor_is_forgotten,
-    ordered::two_jobs_of_a_key_and_a_zombie_stay_in_order,
+    ordered_explored::jobs_of_a_key_run_in_the_order_of_their_commits,
+    ordered_explored::no_successor_is_forgotten,
+    ordered_explored::two_jobs_of_a_key_and_a_zombie_stay_in_order,
     ordered::workers_run_the_jobs_of_a_key_in_order,
     limits::a_claim_returns_no_more_jobs_of_a_key_than_its_limit,
     limits::a_job_that_is_retried_later_gives_its_slot_away,

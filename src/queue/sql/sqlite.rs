@@ -38,7 +38,8 @@ const CHECKS: &[DoctorCheck] = &[
               FROM (SELECT 'unique_until_claimed' AS name, 'INTEGER NOT NULL DEFAULT 0' AS type
                     UNION ALL SELECT 'key_name', 'TEXT' UNION ALL SELECT 'key_id', 'INTEGER'
                     UNION ALL SELECT 'key_limit', 'INTEGER' UNION ALL SELECT 'has_slot', 'INTEGER'
-                    UNION ALL SELECT 'waiting_key', 'INTEGER' UNION ALL SELECT 'wanted_at', 'INTEGER') AS wanted
+                    UNION ALL SELECT 'waiting_key', 'INTEGER' UNION ALL SELECT 'wanted_at', 'INTEGER')
+                    AS wanted
               WHERE EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'atomically_job')
               AND wanted.name NOT IN (SELECT name FROM pragma_table_info('atomically_job'))",
     },
