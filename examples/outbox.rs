@@ -1,9 +1,8 @@
-//! Stores an order and the message about it in one transaction. The message arrives, never for an order that
-//! was rolled back, and has its effect once, although it is delivered twice.
+//! Stores an order and the messages about it in one transaction. The messages arrive in order, never for an
+//! order that was rolled back, and have their effects once, although one is delivered twice.
 //!
 //! `cargo run --example outbox`
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,29 +13,36 @@ use sqlx::{Sqlite, SqlitePool};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// The unit of work: the order and its message. Returns the id of the message.
-async fn place(tx: &mut Tx<Sqlite>, outbox: &Queue<Sqlite>, order: i64) -> Result<Option<i64>, Error> {
-    let message = outbox.enqueue(tx, NewJob::new(&order)?).await?;
-    // A constraint refuses what does not fit, and the message is rolled back as well.
+/// The unit of work: the order and its messages. Those of one order are delivered one after the other.
+async fn place(tx: &mut Tx<Sqlite>, outbox: &Queue<Sqlite>, order: i64) -> Result<(), Error> {
+    for text in ["placed", "paid"] {
+        let message = NewJob::new(&(order, text))?.in_order_of(format!("order {order}"))?;
+        let _ = outbox.enqueue(tx, message).await?; // `Duplicate` is for jobs with a unique key
+    }
+    // A constraint refuses what does not fit, and the messages are rolled back as well.
     sqlx::query("INSERT INTO orders (id) VALUES ($1)").bind(order).execute(&mut *tx).await?;
-    Ok(message.id())
+    Ok(())
 }
 
 /// Stands for another system, which receives the messages. A real one stores the ids in its own database, in
 /// the transaction that has the message's effect.
 #[derive(Debug, Clone, Default)]
-struct Warehouse(Arc<Mutex<BTreeMap<i64, (i64, u32)>>>);
+struct Warehouse(Arc<Mutex<Vec<(i64, i64, String, u32)>>>);
 
 impl Warehouse {
     /// Takes a message, and ignores it if it has been delivered before.
-    fn deliver(&self, id: i64, order: i64) {
+    fn deliver(&self, id: i64, (order, text): (i64, String)) {
         let mut messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        messages.entry(id).or_insert((order, 0)).1 += 1;
+        match messages.iter_mut().find(|known| known.0 == id) {
+            Some(known) => known.3 += 1,
+            None => messages.push((id, order, text, 1)),
+        }
     }
 
-    /// The orders, and how often the message about each was delivered.
-    fn orders(&self) -> Vec<(i64, u32)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
+    /// The messages about an order as they arrived, and how often each was delivered.
+    fn messages(&self, order: i64) -> Vec<(String, u32)> {
+        let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.iter().filter(|known| known.1 == order).map(|known| (known.2.clone(), known.3)).collect()
     }
 }
 
@@ -55,12 +61,12 @@ async fn main() -> anyhow::Result<()> {
     let warehouse = Warehouse::default();
 
     for order in [1, 2] {
-        let message = db.run(async |tx: &mut Tx<Sqlite>| place(tx, &outbox, order).await).await?;
-        println!("Order {order} is stored, with message {}.", message.context("there is no message")?);
+        db.run(async |tx: &mut Tx<Sqlite>| place(tx, &outbox, order).await).await?;
+        println!("Order {order} is stored, with its messages.");
     }
     match db.run(async |tx: &mut Tx<Sqlite>| place(tx, &outbox, 100).await).await {
         Err(error) if error.constraint().is_some() => {
-            println!("Order 100 is rolled back with its message: {error}.")
+            println!("Order 100 is rolled back with its messages: {error}.")
         }
         other => bail!("order 100 was not refused: {other:?}"),
     }
@@ -79,13 +85,13 @@ async fn main() -> anyhow::Result<()> {
                 counter.add_permits(1);
             }
         });
-    let both_delivered = || async {
-        let _ = delivered.acquire_many(2).await;
+    let all_delivered = || async {
+        let _ = delivered.acquire_many(4).await;
     };
     // Messages that could not be delivered are kept for two weeks, so that an operator can look at them.
     let purge = Purge::new(&pool).dead_jobs(&outbox, Duration::from_secs(14 * 24 * 60 * 60));
-    let purge = purge.every(Duration::from_secs(60), both_delivered());
-    let work = relay.run(both_delivered(), |claim: Arc<Claim<Sqlite>>| {
+    let purge = purge.every(Duration::from_secs(60), all_delivered());
+    let work = relay.run(all_delivered(), |claim: Arc<Claim<Sqlite>>| {
         let warehouse = warehouse.clone();
         async move {
             warehouse.deliver(claim.id(), claim.payload()?);
@@ -96,8 +102,9 @@ async fn main() -> anyhow::Result<()> {
     timeout(Duration::from_secs(60), both).await.context("not all messages were delivered")?;
     println!("The next relay delivers all messages, the first one again, with the same id.");
 
-    let orders = warehouse.orders();
-    ensure!(orders == [(1, 2), (2, 1)], "the warehouse got {orders:?}");
+    let expected = |times| [("placed".to_owned(), times), ("paid".to_owned(), 1)];
+    let (first, second) = (warehouse.messages(1), warehouse.messages(2));
+    ensure!(first == expected(2) && second == expected(1), "the warehouse got {first:?} and {second:?}");
     println!("The warehouse has orders 1 and 2, once each.");
     Ok(())
 }

@@ -39,18 +39,22 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A [`Worker`] runs such a loop. The [guide](crate::guide::queue) covers the SQL of each database, the
-//! outbox, and operations.
+//! A [`Worker`] runs such a loop. Jobs of one key can run [in order](NewJob::in_order_of), or [at most so
+//! many](NewJob::at_most) at the same time. The [guide](crate::guide::queue) covers the SQL of each database,
+//! the outbox, and operations.
 //!
 //! # Out of scope
 //!
-//! Cron schedules, workflows, rate limits, results, and a user interface. The queue is small so that it can
-//! be relied on. [`Tx`] also works inside the handlers of other queues.
+//! Cron expressions, workflows, rate limits, results, and a user interface. The queue is small so that it can
+//! be relied on. [`Tx`] also works inside the handlers of other queues. The guide has a recipe for
+//! [schedules](crate::guide::queue#schedules).
 
+mod admission;
 mod claim;
 mod claiming;
 mod completing;
 mod completion;
+mod control;
 mod cursor;
 mod depth;
 mod doctor;
@@ -59,8 +63,10 @@ mod finding;
 mod giving_back;
 mod insertion;
 mod job;
+mod key;
 #[cfg(feature = "testing")]
 mod lapse;
+mod listing;
 mod log;
 mod next_due;
 #[cfg(feature = "postgres")]
@@ -72,6 +78,7 @@ mod resend;
 mod reschedule;
 mod row;
 mod settings;
+mod slots;
 mod spent;
 mod sql;
 mod worker;
@@ -91,6 +98,7 @@ pub use depth::Depth;
 pub use finding::{Finding, FindingKind};
 use insertion::NewRows;
 pub use job::{Enqueued, NewJob};
+pub use listing::{Job, JobState};
 pub use operators::{Counts, DeadJob};
 pub use priority::Priority;
 pub use reschedule::Reschedule;
@@ -114,7 +122,7 @@ const MAX_ATTEMPTS: u32 = 25;
 const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_secs(2), Duration::from_secs(12 * 60 * 60)).equal_jitter();
 
-/// A named queue of jobs, stored in two tables of a database.
+/// A named queue of jobs, stored in tables of a database.
 ///
 /// All values with the same name on the same database are the same queue, in any number of processes. Cloning
 /// is cheap.
@@ -140,6 +148,8 @@ pub struct Queue<DB: Backend> {
     backoff: Backoff,
     cursor: Arc<ClaimCursor>,
     persistent: Option<bool>,
+    /// Whether the jobs of an ordered key do not wait for those that have died.
+    skips_dead: bool,
     /// Runs in each transaction that enqueues a job.
     after_enqueue: Option<Arc<str>>,
 }
@@ -169,6 +179,7 @@ impl<DB: Backend> Queue<DB> {
             backoff: BACKOFF,
             cursor: Arc::default(),
             persistent: None,
+            skips_dead: false,
             after_enqueue: None,
         })
     }
@@ -201,7 +212,7 @@ impl<DB: Backend> Queue<DB> {
     ///
     /// Returns the database's error.
     pub async fn enqueue(&self, tx: &mut Tx<DB>, job: NewJob) -> Result<Enqueued, Error> {
-        let inserted = self.insert(tx, &[&job]).await?;
+        let inserted = self.insert_all(tx, &[vec![&job]]).await?;
         Ok(inserted.id.map_or(Enqueued::Duplicate, Enqueued::Added))
     }
 
@@ -220,11 +231,7 @@ impl<DB: Backend> Queue<DB> {
     /// Returns the database's error. On MySQL and MariaDB, a job larger than `max_allowed_packet` is refused
     /// before it is sent.
     pub async fn enqueue_many(&self, tx: &mut Tx<DB>, jobs: &[NewJob]) -> Result<u64, Error> {
-        let mut added = 0;
-        for batch in insertion::batches(jobs) {
-            added += self.insert(tx, &batch).await?.rows;
-        }
-        Ok(added)
+        Ok(self.insert_all(tx, &insertion::batches(jobs)).await?.rows)
     }
 
     /// Enqueues a job in a transaction of its own. On PostgreSQL this takes one round trip if the connection
@@ -248,7 +255,7 @@ impl<DB: Backend> Queue<DB> {
         };
         let inserted = match inserted {
             Some(inserted) => inserted,
-            None => self.db.run(async |tx| self.insert(tx, jobs).await).await?,
+            None => self.db.run(async |tx| self.insert_all(tx, &[jobs.to_vec()]).await).await?,
         };
         Ok(inserted.id.map_or(Enqueued::Duplicate, Enqueued::Added))
     }
@@ -256,6 +263,25 @@ impl<DB: Backend> Queue<DB> {
     fn rows<'a>(&'a self, jobs: &'a [&'a NewJob]) -> NewRows<'a> {
         let (schema, max_attempts) = (self.schema(), self.max_attempts);
         NewRows { queue: &self.name, schema, max_attempts, persistent: self.persistent, jobs }
+    }
+
+    /// Inserts batches, and lets the ordered and limited jobs among them wait for a slot of their keys, which
+    /// are locked. The id is that of the last batch.
+    async fn insert_all(&self, tx: &mut Tx<DB>, batches: &[Vec<&NewJob>]) -> Result<Inserted, Error> {
+        let jobs = batches.iter().flatten();
+        let keys: Vec<_> = jobs.filter_map(|job| Some(job.key.as_ref()?.in_queue(&self.name))).collect();
+        if !keys.is_empty() {
+            slots::lock_or_create(tx, self.schema(), keys.iter().copied(), slots::SlotLimit::New).await?;
+        }
+        let mut total = Inserted { rows: 0, id: None };
+        for batch in batches {
+            let inserted = self.insert(tx, batch).await?;
+            total = Inserted { rows: total.rows + inserted.rows, id: inserted.id };
+        }
+        if !keys.is_empty() {
+            slots::free(tx, self.schema(), &slots::none_of(&keys)).await?;
+        }
+        Ok(total)
     }
 
     async fn insert(&self, tx: &mut Tx<DB>, jobs: &[&NewJob]) -> Result<Inserted, Error> {
@@ -311,6 +337,7 @@ impl<DB: Backend> Clone for Queue<DB> {
             backoff: self.backoff,
             cursor: self.cursor.clone(),
             persistent: self.persistent,
+            skips_dead: self.skips_dead,
             after_enqueue: self.after_enqueue.clone(),
         }
     }

@@ -52,7 +52,7 @@ pub enum SchemaPart {
     Operations,
     /// `atomically_key`, the idempotency keys.
     Keys,
-    /// `atomically_job` and `atomically_job_lease`, the queues.
+    /// `atomically_job` and the tables whose names begin with `atomically_job_`, the queues.
     Queue,
     /// `atomically_lease` and `atomically_lease_expiry`, the leases.
     Leases,

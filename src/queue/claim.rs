@@ -8,6 +8,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::Queue;
+use super::key::JobKey;
+use super::listing::payload;
 use super::row::JobRow;
 use crate::backend::Backend;
 use crate::error::Error;
@@ -42,6 +44,7 @@ pub struct Claim<DB: Backend> {
     due_at: Option<i64>,
     payload: String,
     last_error: Option<String>,
+    key: Option<JobKey>,
     progress: Arc<Progress>,
     lease: LeaseClock,
 }
@@ -121,6 +124,7 @@ impl<DB: Backend> Claim<DB> {
             due_at: row.due_at,
             payload: row.payload,
             last_error: row.last_error,
+            key: row.key,
             progress: Arc::default(),
             lease: LeaseClock::new(queue.lease, requested),
         }
@@ -170,8 +174,7 @@ impl<DB: Backend> Claim<DB> {
     ///
     /// [`Decode`](crate::ErrorKind::Decode): the stored JSON cannot be deserialized as a `T`.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        let payload = serde_json::from_str(&self.payload);
-        Ok(payload.map_err(|error| sqlx::Error::Decode(Box::new(error)))?)
+        payload(&self.payload)
     }
 
     /// Replaces the queue whose transactor runs the claim's own transactions.
@@ -196,6 +199,11 @@ impl<DB: Backend> Claim<DB> {
 
     pub(super) fn lease(&self) -> &LeaseClock {
         &self.lease
+    }
+
+    /// Returns the key of an ordered or limited job. The job has a slot of it.
+    pub(super) fn key(&self) -> Option<JobKey> {
+        self.key
     }
 
     pub(super) fn queue(&self) -> &Queue<DB> {

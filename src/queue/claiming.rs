@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use super::admission;
 use super::claim::Claim;
 use super::job::micros;
 use super::log::{self, Death};
@@ -64,6 +65,13 @@ pub(super) async fn claim<DB: Backend>(queue: &Queue<DB>, limit: usize) -> Resul
         };
         queue.cursor.advance(&rows, is_full_scan.then(|| requested.elapsed()));
         let is_short = rows.len() < batch;
+        let settled = admission::settle_keys(queue, rows).await;
+        for row in &settled.died {
+            log::died(&queue.name, row.id, Death::Lapsed, row.attempts, LEASE_EXPIRED);
+            died.push(row.id);
+        }
+        interrupted = settled.error.or(interrupted);
+        let rows = settled.rows;
         let (spent, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(JobRow::is_spent);
         claimed.extend(rows.into_iter().map(|row| (row, requested)));
         if !spent.is_empty() {

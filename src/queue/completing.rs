@@ -60,7 +60,7 @@ async fn complete_unlocked<DB: Backend>(
 /// as they were before they were claimed, and the attempts do not count. Returns their ids.
 pub(super) async fn release_held<DB: Backend>(
     queue: &Queue<DB>,
-    claims: &[Claim<DB>],
+    claims: &[&Claim<DB>],
 ) -> Result<HashSet<i64>, Error> {
     let now = QueueSql::of::<DB>().now;
     let due =
@@ -70,7 +70,7 @@ pub(super) async fn release_held<DB: Backend>(
          claimed_at = NULL, token = token + 1",
         due.collect::<String>()
     );
-    Ok(change_unlocked(&queue.db, &release, claims).await?.into_iter().collect())
+    Ok(change_unlocked(&queue.db, &release, claims.iter().copied()).await?.into_iter().collect())
 }
 
 /// Applies `change`, an UPDATE or DELETE, to the jobs that these claims hold and that are not locked. Returns

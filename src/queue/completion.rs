@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::claim::{Claim, JobOutcome};
 use super::giving_back::GivenBack;
 use super::job::micros;
+use super::key::JobKey;
 use super::log::{self, Death};
 use super::resend::{SendAttempt, SendOutcome};
+use super::slots::{self, FreedSlots};
 use super::sql::{QueueSql, execute, fetch_integers, id_list};
 use crate::backend::Backend;
 use crate::error::Error;
@@ -98,8 +100,8 @@ impl<DB: Backend> Claim<DB> {
         let completion = self.progress().begin_completion();
         self.resend_after(unknown, |SendAttempt { db, is_repeated }| {
             Box::pin(async move {
-                if is_repeated {
-                    return self.complete_again(&db, delete).await;
+                if is_repeated || self.key().is_some() {
+                    return self.complete_in_transaction(&db, is_repeated).await;
                 }
                 match self.run_alone(&db, delete).await? {
                     0 => Err(self.stale_error()),
@@ -118,20 +120,21 @@ impl<DB: Backend> Claim<DB> {
         tx.on_commit(async move { completion.committed() });
     }
 
-    /// Repeats a completion whose outcome is unknown. A job that exists and is not held by this claim was
-    /// taken over by another worker, even if this worker's clock says that its lease has not expired.
-    async fn complete_again(
+    /// Completes a job with a key, or repeats a completion whose outcome is unknown. A job that exists and is
+    /// not held by this claim was taken over by another worker, even if this worker's clock says that its
+    /// lease has not expired.
+    async fn complete_in_transaction(
         &self,
         db: &PoolTransactor<DB, Pessimistic>,
-        delete: &str,
+        is_repeated: bool,
     ) -> Result<SendOutcome, Error> {
         let job = format!("SELECT id FROM atomically_job WHERE id = {}", self.id());
         let schema = self.queue().schema();
         db.run(async |tx| {
-            if execute(tx, schema, delete).await? > 0 {
+            if delete_held(tx, std::slice::from_ref(self)).await? > 0 {
                 return Ok(SendOutcome::Changed);
             }
-            if fetch_integers(tx, schema, job).await?.is_empty() {
+            if is_repeated && fetch_integers(tx, schema, job).await?.is_empty() {
                 return Ok(SendOutcome::NotHeld);
             }
             Err(tx.stale_claim(self.stale()))
@@ -158,7 +161,12 @@ impl<DB: Backend> Claim<DB> {
             .filter(|_| self.attempt() < self.max_attempts())
             .map_or(FailOutcome::Dead, FailOutcome::Retried);
         let error = truncated(format!("{error:#}"));
-        self.give_back(&GivenBack::failed::<DB>(outcome, &error)).await?;
+        let frees = |key: &JobKey| match outcome {
+            FailOutcome::Retried(_) => !key.is_ordered(),
+            FailOutcome::Dead => self.queue().frees_dead(*key),
+        };
+        let freed = slots::slots_of(self.key().filter(frees));
+        self.give_back(&GivenBack::failed::<DB>(outcome, &error, freed)).await?;
         if outcome == FailOutcome::Dead {
             let death = if retry == Retry::Never { Death::GivenUp } else { Death::Exhausted };
             log::died(self.queue().name(), self.id(), death, self.attempt(), &error);
@@ -196,9 +204,15 @@ impl<DB: Backend> Claim<DB> {
     pub async fn snooze(&self, delay: Duration) -> Result<(), Error> {
         let now = QueueSql::of::<DB>().now;
         let change = format!("due_at = {now} + {}, attempts = attempts - 1", micros(delay));
-        self.give_back(&GivenBack { change, values: Vec::new() }).await?;
+        let given_back = GivenBack { change, values: Vec::new(), freed: self.slot_of_limit() };
+        self.give_back(&given_back).await?;
         self.progress().record(JobOutcome::Released);
         Ok(())
+    }
+
+    /// Returns the slot of a limited job, which it gives away until its next attempt.
+    pub(super) fn slot_of_limit(&self) -> FreedSlots {
+        slots::slots_of(self.key().filter(|key| !key.is_ordered()))
     }
 }
 
@@ -210,7 +224,7 @@ impl<DB: Backend> Claim<DB> {
 /// or released. None is completed.
 pub async fn complete_all_in<DB: Backend>(tx: &mut Tx<DB>, claims: &[Claim<DB>]) -> Result<(), Error> {
     let Some(first) = claims.first() else { return Ok(()) };
-    let completed = execute(tx, first.queue().schema(), delete(claims)).await?;
+    let completed = delete_held(tx, claims).await?;
     if completed == claims.len() as u64 {
         for claim in claims {
             claim.completes_with(tx);
@@ -227,6 +241,20 @@ pub async fn complete_all_in<DB: Backend>(tx: &mut Tx<DB>, claims: &[Claim<DB>])
             first.queue().name()
         ),
     }))
+}
+
+/// Deletes the jobs that these claims still hold, and makes the next jobs of their keys due. Returns how many
+/// it has deleted; if that is not all of them, the caller has to roll back.
+async fn delete_held<DB: Backend>(tx: &mut Tx<DB>, claims: &[Claim<DB>]) -> Result<u64, Error> {
+    let Some(first) = claims.first() else { return Ok(0) };
+    let (schema, freed) =
+        (first.queue().schema(), slots::slots_of(claims.iter().filter_map(|claim| claim.key())));
+    slots::lock(tx, schema, &freed).await?;
+    let completed = execute(tx, schema, delete(claims)).await?;
+    if completed == claims.len() as u64 {
+        slots::free(tx, schema, &freed).await?;
+    }
+    Ok(completed)
 }
 
 /// Returns the statement that deletes the jobs that these claims still hold.

@@ -145,6 +145,8 @@ mod tests {
             due_at: Some(due_at),
             payload,
             last_error,
+            key: None,
+            has_slot: false,
         }
     }
 

@@ -4,6 +4,7 @@ use super::claim::Claim;
 use super::completion::FailOutcome;
 use super::job::micros;
 use super::resend::{SendAttempt, SendOutcome};
+use super::slots::{self, FreedSlots};
 use super::sql::QueueSql;
 use crate::backend::{Backend, Capability, Value, WatchedQuery};
 use crate::error::Error;
@@ -15,12 +16,14 @@ pub(super) struct GivenBack {
     /// The assignments, with placeholders for the values.
     pub(super) change: String,
     pub(super) values: Vec<Value>,
+    /// The slots that other jobs of the job's key get.
+    pub(super) freed: FreedSlots,
 }
 
 impl GivenBack {
     /// The change of a job that failed. The error is bound, because a text would appear in logs, and the
     /// statement can be kept prepared.
-    pub(super) fn failed<DB: Backend>(outcome: FailOutcome, error: &str) -> Self {
+    pub(super) fn failed<DB: Backend>(outcome: FailOutcome, error: &str, freed: FreedSlots) -> Self {
         let now = QueueSql::of::<DB>().now;
         let error_value = Value::Text(Some(error.to_owned()));
         let (first, second) = (DB::placeholder(1), DB::placeholder(2));
@@ -28,10 +31,12 @@ impl GivenBack {
             FailOutcome::Retried(delay) => Self {
                 change: format!("due_at = {now} + {first}, last_error = {second}"),
                 values: vec![Value::Integer(micros(delay)), error_value],
+                freed,
             },
             FailOutcome::Dead => Self {
                 change: format!("due_at = NULL, died_at = {now}, last_error = {first}"),
                 values: vec![error_value],
+                freed,
             },
         }
     }
@@ -39,7 +44,8 @@ impl GivenBack {
     /// Returns the statement. Without values it is a text; with values, the job is bound too, so that the
     /// statement is the same for all jobs.
     fn query<DB: Backend>(&self, claim: &Claim<DB>, limit: &str) -> Result<WatchedQuery<DB>, sqlx::Error> {
-        let Self { change, values } = self;
+        let Self { change, values, freed } = self;
+        let slot = if freed.is_empty() { "" } else { "has_slot = NULL, " };
         let count = values.len();
         let (id, token, job) = match count {
             0 => (claim.id().to_string(), claim.token().to_string(), Vec::new()),
@@ -49,7 +55,7 @@ impl GivenBack {
             }
         };
         let sql = format!(
-            "UPDATE atomically_job SET {change}, claimed_at = NULL, token = token + 1 \
+            "UPDATE atomically_job SET {slot}{change}, claimed_at = NULL, token = token + 1 \
              WHERE id = {id} AND token = {token}{limit}"
         );
         WatchedQuery::with_values(claim.queue().schema().in_sql(sql), values.iter().cloned().chain(job))
@@ -80,6 +86,9 @@ impl<DB: Backend> Claim<DB> {
         given_back: &GivenBack,
     ) -> Result<u64, Error> {
         let query = given_back.query(self, "")?;
+        if !given_back.freed.is_empty() {
+            return self.give_back_slots(db, query, &given_back.freed).await;
+        }
         if given_back.values.is_empty() {
             return self.run_alone(db, query.sql()).await;
         }
@@ -102,6 +111,25 @@ impl<DB: Backend> Claim<DB> {
         }
         let query = &query;
         db.run(async |tx| Ok::<_, Error>(tx.execute_query(query.clone()).await?)).await
+    }
+
+    /// Sends the change in a transaction that also gives the job's slot to another job.
+    async fn give_back_slots(
+        &self,
+        db: &PoolTransactor<DB, Pessimistic>,
+        query: WatchedQuery<DB>,
+        freed: &FreedSlots,
+    ) -> Result<u64, Error> {
+        let (query, schema) = (&query, self.queue().schema());
+        db.run(async |tx| {
+            slots::lock(tx, schema, freed).await?;
+            let affected = tx.execute_query(query.clone()).await?;
+            if affected > 0 {
+                slots::free(tx, schema, freed).await?;
+            }
+            Ok::<_, Error>(affected)
+        })
+        .await
     }
 
     /// Runs a statement without values as its own transaction, in one round trip, and returns how many rows it

@@ -22,10 +22,18 @@ const BYTES_PER_ROW: usize = 128;
 /// Divides jobs into one batch per statement, in the order in which they are to be inserted.
 ///
 /// Two transactions that insert the same unique keys in different orders deadlock, so the jobs are sorted by
-/// their keys. The sort is stable: of several jobs with the same key, the first stays the first.
+/// unique keys. The sort is stable: of several jobs with the same key, the first stays the first. Ordered and
+/// limited jobs have batches of their own and are not sorted: their order matters, and their keys are locked
+/// before the first of them is inserted.
 pub(super) fn batches(jobs: &[NewJob]) -> Vec<Vec<&NewJob>> {
-    let mut jobs: Vec<_> = jobs.iter().collect();
-    jobs.sort_by(|one, other| one.unique_key.cmp(&other.unique_key));
+    let (keyed, mut others): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| job.key.is_some());
+    others.sort_by(|one, other| one.unique_key.cmp(&other.unique_key));
+    let mut batches = batches_of(others);
+    batches.extend(batches_of(keyed));
+    batches
+}
+
+fn batches_of(jobs: Vec<&NewJob>) -> Vec<Vec<&NewJob>> {
     let (mut batches, mut batch, mut size) = (Vec::new(), Vec::new(), 0);
     for job in jobs {
         let bytes = bytes(job);
@@ -43,7 +51,8 @@ pub(super) fn batches(jobs: &[NewJob]) -> Vec<Vec<&NewJob>> {
 }
 
 fn bytes(job: &NewJob) -> usize {
-    job.payload.len() + job.unique_key.as_ref().map_or(0, String::len) + BYTES_PER_ROW
+    let key = job.key.as_ref().map_or(0, |key| key.name.len());
+    job.payload.len() + job.unique_key.as_ref().map_or(0, String::len) + key + BYTES_PER_ROW
 }
 
 /// The jobs of one INSERT.
@@ -65,12 +74,20 @@ impl NewRows<'_> {
         self.jobs.iter().map(|job| bytes(job)).sum()
     }
 
+    /// Whether the jobs are ordered or limited: either all are, or none.
+    pub(super) fn have_keys(&self) -> bool {
+        self.jobs.iter().any(|job| job.key.is_some())
+    }
+
     pub(super) fn attempts(&self, job: &NewJob) -> u32 {
         job.max_attempts.unwrap_or(self.max_attempts).clamp(1, i32::MAX as u32)
     }
 
     /// Returns the text that follows `INSERT INTO`, and its arguments.
     pub(super) fn values<DB: Backend>(&self, now: &str) -> (String, Vec<Option<String>>) {
+        if self.have_keys() {
+            return self.keyed_values::<DB>(now);
+        }
         let queue = self.queue;
         let mut arguments = Vec::with_capacity(self.jobs.len() * 2);
         let rows: Vec<_> = self
@@ -87,6 +104,40 @@ impl NewRows<'_> {
             })
             .collect();
         (format!("{COLUMNS} VALUES {}", rows.join(", ")), arguments)
+    }
+
+    /// The same for jobs with keys. They wait until they are given a slot; those of a limited key that are
+    /// due later do so when they are claimed.
+    fn keyed_values<DB: Backend>(&self, now: &str) -> (String, Vec<Option<String>>) {
+        let queue = self.queue;
+        let mut arguments = Vec::with_capacity(self.jobs.len() * 3);
+        let keyed = self.jobs.iter().filter_map(|job| Some((job, job.key.as_ref()?)));
+        let rows: Vec<_> = keyed
+            .map(|(job, new_key)| {
+                arguments.extend([
+                    job.unique_key.clone(),
+                    Some(job.payload.clone()),
+                    Some(new_key.name.clone()),
+                ]);
+                let [unique, payload, name] =
+                    [2, 1, 0].map(|before_last| DB::placeholder(arguments.len() - before_last));
+                let (key, due) = (new_key.in_queue(queue), job.due.sql(now));
+                let (id, limit, until_claimed) = (key.id, key.stored_limit(), job.unique_until_claimed);
+                let (priority, attempts) = (job.priority.number(), self.attempts(job));
+                let waits = if key.is_ordered() { "1 = 1".to_owned() } else { format!("{due} <= {now}") };
+                format!(
+                    "('{queue}', {priority}, CASE WHEN {waits} THEN NULL ELSE {due} END, {attempts}, {now}, \
+                     {unique}, {until_claimed}, {payload}, {name}, {id}, {limit}, \
+                     CASE WHEN {waits} THEN {id} END, CASE WHEN {waits} THEN {due} END)"
+                )
+            })
+            .collect();
+        let columns = COLUMNS.trim_end_matches(')');
+        let values = rows.join(", ");
+        (
+            format!("{columns}, key_name, key_id, key_limit, waiting_key, wanted_at) VALUES {values}"),
+            arguments,
+        )
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::key::NewJobKey;
 use super::priority::Priority;
 use crate::error::Error;
 
-/// The maximum length of a unique key, in bytes.
+/// The maximum length of a key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
 /// A job to be enqueued.
@@ -41,6 +42,7 @@ pub struct NewJob {
     pub(super) due: Due,
     pub(super) priority: Priority,
     pub(super) max_attempts: Option<u32>,
+    pub(super) key: Option<NewJobKey>,
 }
 
 /// When a job is due, in microseconds.
@@ -89,6 +91,7 @@ impl NewJob {
             due: Due::After(0),
             priority: Priority::default(),
             max_attempts: None,
+            key: None,
         })
     }
 
@@ -110,7 +113,7 @@ impl NewJob {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput): the key has more than 255 bytes, or contains a NUL.
     pub fn unique(self, key: impl Into<String>) -> Result<Self, Error> {
-        Ok(Self { unique_key: Some(checked(key.into())?), unique_until_claimed: false, ..self })
+        Ok(Self { unique_key: Some(checked("unique", key.into())?), unique_until_claimed: false, ..self })
     }
 
     /// Makes the job unique until it is claimed: it is not enqueued if another job with the same key is
@@ -174,15 +177,15 @@ impl fmt::Debug for NewJob {
     }
 }
 
-/// Checks a unique key.
-fn checked(key: String) -> Result<String, Error> {
+/// Checks a key of this kind.
+pub(super) fn checked(kind: &str, key: String) -> Result<String, Error> {
     let problem = match key.len() {
         _ if key.contains('\0') => "contains a NUL".to_owned(),
         0..=MAX_KEY_BYTES => return Ok(key),
         bytes => format!("has {bytes} bytes"),
     };
     Err(Error::invalid_input(format!(
-        "invalid unique key: a key has at most {MAX_KEY_BYTES} bytes and no NUL, and this one {problem}"
+        "invalid {kind} key: a key has at most {MAX_KEY_BYTES} bytes and no NUL, and this one {problem}"
     )))
 }
 

@@ -1,11 +1,13 @@
 //! Maintenance of a queue: dead jobs, counts, and purging.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
 
 use super::Queue;
 use super::job::micros;
-use super::row::JOB;
-use super::sql::{QueueSql, execute, fetch_integers, fetch_jobs};
+use super::listing::payload;
+use super::sql::{QueueSql, execute, fetch_integers};
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::transactor::{Options, TransactorExt as _};
@@ -18,10 +20,23 @@ pub struct DeadJob {
     pub id: i64,
     /// The payload, in JSON.
     pub json: String,
+    /// When the job died, by the database's clock.
+    pub died_at: SystemTime,
     /// The number of attempts that were made.
     pub attempts: u32,
     /// The error of the last attempt.
     pub last_error: Option<String>,
+}
+
+impl DeadJob {
+    /// Deserializes the payload.
+    ///
+    /// # Errors
+    ///
+    /// [`Decode`](crate::ErrorKind::Decode): the stored JSON cannot be deserialized as a `T`.
+    pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        payload(&self.json)
+    }
 }
 
 /// The number of jobs in a queue, by state: what [`Queue::counts`] returns.
@@ -34,6 +49,9 @@ pub struct Counts {
     pub scheduled: u64,
     /// Jobs that a worker holds.
     pub claimed: u64,
+    /// Jobs that wait for other jobs of their [order](super::NewJob::in_order_of) or
+    /// [limit](super::NewJob::at_most).
+    pub waiting: u64,
     /// Dead jobs.
     pub dead: u64,
     /// The time since the oldest of the due jobs was due; zero if there are none.
@@ -49,35 +67,17 @@ impl<DB: Backend> Queue<DB> {
     pub async fn dead(&self, limit: usize) -> Result<Vec<DeadJob>, Error> {
         let limit = limit.min(10_000);
         let sql = format!(
-            "SELECT {JOB} FROM atomically_job WHERE queue = '{}' AND died_at IS NOT NULL \
-             ORDER BY died_at DESC, id DESC LIMIT {limit}",
-            self.name
+            "{} AND died_at IS NOT NULL ORDER BY died_at DESC, id DESC LIMIT {limit}",
+            self.select_jobs()
         );
-        let rows = self.db.run(async |tx| Ok::<_, Error>(fetch_jobs(tx, self.schema(), sql).await?)).await?;
-        let dead = rows.into_iter().map(|row| DeadJob {
-            id: row.id,
-            json: row.payload,
-            attempts: row.attempts,
-            last_error: row.last_error,
+        let dead = self.read_jobs(sql).await?.into_iter().map(|job| DeadJob {
+            id: job.id,
+            json: job.json,
+            died_at: job.died_at.unwrap_or(UNIX_EPOCH),
+            attempts: job.attempts,
+            last_error: job.last_error,
         });
         Ok(dead.collect())
-    }
-
-    /// Requeues a dead job: it is due immediately and gets all its attempts again. Returns whether there was
-    /// a dead job with this id.
-    ///
-    /// # Errors
-    ///
-    /// [`Constraint`](crate::ErrorKind::Constraint): another job has the same unique key by now. Otherwise
-    /// the database's.
-    pub async fn requeue(&self, id: i64) -> Result<bool, Error> {
-        let sql = format!(
-            "UPDATE atomically_job SET died_at = NULL, due_at = {}, attempts = 0, token = token + 1 \
-             WHERE id = {id} AND queue = '{}' AND died_at IS NOT NULL",
-            QueueSql::of::<DB>().now,
-            self.name
-        );
-        self.db.run(async |tx| Ok(execute(tx, self.schema(), sql).await? > 0)).await
     }
 
     /// Deletes jobs that have been dead for longer than `dead_for`, a thousand per transaction, and returns
@@ -106,7 +106,21 @@ impl<DB: Backend> Queue<DB> {
     pub(crate) async fn purge_jobs(&self, dead_for: Duration) -> Result<u64, Error> {
         let now = QueueSql::of::<DB>().now;
         let condition = format!("queue = '{}' AND died_at <= {now} - {}", self.name, micros(dead_for));
-        self.delete("atomically_job", "id", &condition).await
+        let mut purged =
+            self.delete("atomically_job", "id", &format!("{condition} AND has_slot IS NULL")).await?;
+        // Other jobs may be waiting for these.
+        let blocking = format!("SELECT id FROM atomically_job WHERE {condition} AND has_slot = 1 LIMIT 1000");
+        loop {
+            let mut is_purged = false;
+            for id in self.read_integers(blocking.clone()).await? {
+                if self.discard(id).await? {
+                    (is_purged, purged) = (true, purged + 1);
+                }
+            }
+            if !is_purged {
+                return Ok(purged);
+            }
+        }
     }
 
     async fn delete(&self, table: &str, key: &str, condition: &str) -> Result<u64, Error> {
@@ -136,7 +150,8 @@ impl<DB: Backend> Queue<DB> {
              (SELECT COUNT(*) {jobs} due_at > {now} AND claimed_at IS NULL), \
              (SELECT COUNT(*) {jobs} claimed_at IS NOT NULL AND NOT ({due})), \
              (SELECT COUNT(*) {jobs} died_at IS NOT NULL), \
-             (SELECT COALESCE({now} - MIN(due_at), 0) {jobs} {due})"
+             (SELECT COALESCE({now} - MIN(due_at), 0) {jobs} {due}), \
+             (SELECT COUNT(*) {jobs} waiting_key IS NOT NULL)"
         );
         let counts = self.read_integers(select).await?;
         let count = |i: usize| counts.get(i).copied().unwrap_or_default().unsigned_abs();
@@ -144,6 +159,7 @@ impl<DB: Backend> Queue<DB> {
             due: count(0),
             scheduled: count(1),
             claimed: count(2),
+            waiting: count(5),
             dead: count(3),
             lag: Duration::from_micros(count(4)),
         })

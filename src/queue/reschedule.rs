@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::claim::Claim;
 use super::job::{Due, json, micros};
+use super::slots;
 use super::sql::{QueueSql, execute_with};
 use crate::backend::Backend;
 use crate::error::Error;
@@ -44,7 +45,8 @@ impl<DB: Backend> Claim<DB> {
     /// Reschedules the job in the transaction that has the effects of this run: both are stored, or neither.
     ///
     /// Use this for recurring jobs, such as a poll, a renewal, or the next page of a long list. The job keeps
-    /// its id, its priority and its [unique key](super::NewJob::unique), and gets all its attempts again.
+    /// its id, its priority and its [unique key](super::NewJob::unique), and gets all its attempts again. An
+    /// [ordered](super::NewJob::in_order_of) job also keeps its place: the next jobs of its key wait.
     /// Call it instead of [`complete_in`](Self::complete_in), and like that last.
     ///
     /// ```
@@ -78,17 +80,18 @@ impl<DB: Backend> Claim<DB> {
             Some(_) => format!(", payload = {}", DB::placeholder(1)),
             None => String::new(),
         };
+        let (schema, freed) = (self.queue().schema(), self.slot_of_limit());
+        let slot = if freed.is_empty() { "" } else { "has_slot = NULL, " };
         let update = format!(
-            "UPDATE atomically_job SET due_at = {due}, attempts = 0, claimed_at = NULL, last_error = NULL, \
-             token = token + 1{payload} WHERE id = {id} AND token = {token}"
+            "UPDATE atomically_job SET {slot}due_at = {due}, attempts = 0, claimed_at = NULL, \
+             last_error = NULL, token = token + 1{payload} WHERE id = {id} AND token = {token}"
         );
         sql.check_size(tx, next.payload.as_ref().map_or(0, String::len)).await?;
-        if execute_with(tx, self.queue().schema(), update, next.payload.map(Some).into_iter().collect())
-            .await?
-            == 0
-        {
+        slots::lock(tx, schema, &freed).await?;
+        if execute_with(tx, schema, update, next.payload.map(Some).into_iter().collect()).await? == 0 {
             return Err(tx.stale_claim(self.stale()));
         }
+        slots::free(tx, schema, &freed).await?;
         self.completes_with(tx);
         Ok(())
     }

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use crate::backend::{Backend, required};
 
+use super::key::JobKey;
 use super::position::IndexPosition;
 use super::priority::Priority;
 
 /// The columns of a [`JobRow`].
-pub(super) const JOB: &str = "id, token, priority, attempts, max_attempts, due_at, payload, last_error";
+pub(super) const JOB: &str = "id, token, priority, attempts, max_attempts, due_at, payload, last_error, \
+                              key_id, key_limit, has_slot";
 
 /// A row of the table of jobs.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(super) struct JobRow {
     pub(super) due_at: Option<i64>,
     pub(super) payload: String,
     pub(super) last_error: Option<String>,
+    pub(super) key: Option<JobKey>,
+    pub(super) has_slot: bool,
 }
 
 impl JobRow {
@@ -43,7 +47,17 @@ impl JobRow {
             due_at: DB::integer(row, 5)?,
             payload: required(DB::text(row, 6)?, 6)?,
             last_error: DB::text(row, 7)?,
+            key: match (DB::integer(row, 8)?, DB::integer(row, 9)?) {
+                (Some(id), Some(limit)) => Some(JobKey::stored(id, narrow(limit)?)),
+                _ => None,
+            },
+            has_slot: DB::integer(row, 10)?.is_some(),
         })
+    }
+
+    /// Whether the job has to wait until a slot of its key is free.
+    pub(super) const fn needs_slot(&self) -> bool {
+        self.key.is_some() && !self.has_slot
     }
 
     /// Whether the job's last attempt has begun. If a claim finds such a job, that attempt has not ended and

@@ -34,6 +34,17 @@ impl<DB: Backend> Queue<DB> {
         self
     }
 
+    /// Lets the [ordered](super::NewJob::in_order_of) jobs of a key skip those that are dead. By default,
+    /// they wait until the dead job is requeued and complete, or discarded or purged.
+    ///
+    /// The setting applies when a job dies. A dead job that was skipped and is requeued runs in order with
+    /// the jobs that are waiting then.
+    #[must_use]
+    pub fn skip_dead(mut self) -> Self {
+        self.skips_dead = true;
+        self
+    }
+
     /// Sets the delays between the attempts of a job. The default is 2 s, doubling up to 12 h.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {

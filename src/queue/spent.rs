@@ -29,6 +29,7 @@ pub(super) async fn mark_dead<DB: Backend>(
             "SELECT id, attempts, max_attempts FROM (SELECT id, attempts, max_attempts \
              FROM atomically_job {index_hint} \
              WHERE queue = '{name}' AND priority = {number} AND {after} AND due_at <= {now} \
+             AND key_id IS NULL \
              ORDER BY due_at, id LIMIT {MAX_SEARCHED}) AS first_{number}"
         )
     });

@@ -61,6 +61,13 @@ pub(super) struct QueueSql {
     max_statement_bytes: Option<&'static str>,
     /// Ends an `INSERT INTO atomically_job_lease` that replaces an existing row.
     pub(super) replace_lease: &'static str,
+    /// Ends an `INSERT INTO atomically_job_key` that locks an existing row and changes its limit.
+    pub(super) replace_slots: &'static str,
+    /// Ends an `INSERT INTO atomically_job_key` that locks an existing row.
+    pub(super) keep_slots: &'static str,
+    /// Frees this many slots of each key, gives the free slots to the jobs that have waited longest, and
+    /// returns how many slots are taken. Where it is missing, each key takes several statements.
+    pub(super) free_slots: Option<fn(freed: &[(i64, u64)]) -> String>,
     /// Deletes up to a thousand rows of a table, by its key.
     pub(super) delete_batch: fn(table: &str, key: &str, condition: &str) -> String,
 }
@@ -114,25 +121,42 @@ impl QueueSql {
         format!(
             "SELECT {columns} FROM atomically_job {index_hint} \
              WHERE queue = {queue} AND priority = {priority} \
-             AND {after} AND due_at <= {now} AND {} ORDER BY due_at, id LIMIT {limit} {lock}",
+             AND {after} AND due_at <= {now} AND {} \
+             AND NOT EXISTS (SELECT 1 FROM atomically_job_pause WHERE queue = {queue}) \
+             ORDER BY due_at, id LIMIT {limit} {lock}",
             self.no_lease()
         )
     }
 
+    /// The assignments that give a slot to a job that waits for one.
+    ///
+    /// The job is due now, and not when it was enqueued, because claims have passed that position of the
+    /// index.
+    pub(super) fn give_slot(&self) -> String {
+        format!(
+            "waiting_key = NULL, has_slot = 1, \
+             due_at = CASE WHEN wanted_at > {now} THEN wanted_at ELSE {now} END, wanted_at = NULL",
+            now = self.now
+        )
+    }
+
     /// The start of the UPDATE that claims jobs for `lease` microseconds, or marks them dead if they are
-    /// spent. Keys that are unique until the claim are removed.
+    /// spent and have no key. Keys that are unique until the claim are removed.
+    ///
+    /// A spent job with a key is claimed like others, so that its key can be locked before it is marked dead.
     ///
     /// `attempts` is assigned last, because MySQL and MariaDB evaluate each assignment after those before it.
     pub(super) fn claim(&self, lease: &str) -> String {
         let (now, is_spent) = (self.now, "atomically_job.attempts >= atomically_job.max_attempts");
+        let dies = format!("{is_spent} AND atomically_job.key_id IS NULL");
         format!(
             "UPDATE atomically_job SET token = atomically_job.token + 1, \
-             claimed_at = CASE WHEN {is_spent} THEN NULL ELSE {now} END, \
-             due_at = CASE WHEN {is_spent} THEN NULL ELSE {now} + {lease} END, \
-             died_at = CASE WHEN {is_spent} THEN {now} END, \
+             claimed_at = CASE WHEN {dies} THEN NULL ELSE {now} END, \
+             due_at = CASE WHEN {dies} THEN NULL ELSE {now} + {lease} END, \
+             died_at = CASE WHEN {dies} THEN {now} END, \
              unique_key = CASE WHEN atomically_job.unique_until_claimed THEN NULL \
                  ELSE atomically_job.unique_key END, \
-             last_error = CASE WHEN {is_spent} THEN '{LEASE_EXPIRED}' ELSE atomically_job.last_error END, \
+             last_error = CASE WHEN {dies} THEN '{LEASE_EXPIRED}' ELSE atomically_job.last_error END, \
              attempts = CASE WHEN {is_spent} THEN atomically_job.attempts \
                  ELSE atomically_job.attempts + 1 END"
         )
@@ -164,8 +188,18 @@ impl QueueSql {
 /// Inserts rows, except for those that violate a unique key.
 pub(super) async fn insert<DB: Backend>(tx: &mut Tx<DB>, rows: NewRows<'_>) -> Result<Inserted, sqlx::Error> {
     let (values, arguments) = rows.values::<DB>(QueueSql::of::<DB>().now);
+    insert_values(tx, rows.schema, values, arguments).await
+}
+
+/// Inserts rows whose values are built.
+async fn insert_values<DB: Backend>(
+    tx: &mut Tx<DB>,
+    schema: Schema,
+    values: String,
+    arguments: Vec<Option<String>>,
+) -> Result<Inserted, sqlx::Error> {
     let insert = format!("INSERT INTO {values} ON CONFLICT DO NOTHING RETURNING id");
-    let ids = integers::<DB>(tx.fetch_rows(query(tx, rows.schema, insert, arguments)?).await?)?;
+    let ids = integers::<DB>(tx.fetch_rows(query(tx, schema, insert, arguments)?).await?)?;
     Ok(Inserted { rows: ids.len() as u64, id: ids.first().copied() })
 }
 
@@ -245,6 +279,16 @@ pub(super) async fn fetch_texts<DB: Backend>(
 ) -> Result<Vec<String>, sqlx::Error> {
     let rows = tx.fetch_rows(query(tx, schema, sql, Vec::new())?).await?;
     rows.iter().map(|row| required(DB::text(row, 0)?, 0)).collect()
+}
+
+/// Returns the rows of a query.
+pub(super) async fn fetch_rows<DB: Backend>(
+    tx: &mut Tx<DB>,
+    schema: Schema,
+    sql: impl Into<String> + Send,
+) -> Result<Vec<DB::Row>, sqlx::Error> {
+    let query = query(tx, schema, sql, Vec::new())?;
+    tx.fetch_rows(query).await
 }
 
 /// Returns the jobs of a statement that selects the columns of [`JobRow`].

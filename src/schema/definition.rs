@@ -104,7 +104,7 @@ pub(crate) fn part_of_table(name: &str) -> Option<SchemaPart> {
     match name.split_once(OWN)?.1 {
         "operation" => Some(SchemaPart::Operations),
         "key" => Some(SchemaPart::Keys),
-        "job" | "job_lease" => Some(SchemaPart::Queue),
+        "job" | "job_lease" | "job_key" | "job_pause" => Some(SchemaPart::Queue),
         "lease" | "lease_expiry" => Some(SchemaPart::Leases),
         _ => None,
     }

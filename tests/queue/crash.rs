@@ -26,6 +26,7 @@ const LEASE: Duration = Duration::from_millis(500);
 /// Far longer than the test takes, so that it fails instead of hanging.
 const LIMIT: Duration = Duration::from_secs(300);
 
+const PROCESS: &str = "crash::a_process_of_the_storm";
 const URL: &str = "ATOMICALLY_STORM_URL";
 const COUNT: &str = "ATOMICALLY_STORM_WORKERS";
 
@@ -81,7 +82,7 @@ async fn calm<DB: TestBackend>() -> TestPool<DB> {
     pool
 }
 
-async fn until<DB: TestBackend>(pool: &Pool<DB>, sql: &str, wanted: i64) {
+pub(crate) async fn until<DB: TestBackend>(pool: &Pool<DB>, sql: &str, wanted: i64) {
     let reached = async {
         while ask(pool, sql).await < wanted {
             sleep(Duration::from_millis(20)).await;
@@ -105,41 +106,46 @@ async fn all_were_done_exactly_once<DB: TestBackend>(pool: &Pool<DB>) {
     assert!(taken_over >= BLOWS, "{taken_over} jobs were taken over, after {BLOWS} blows");
 }
 
-/// A process with several workers. It ends when its standard input is closed, at the latest with this
-/// process.
-struct Process(Child);
+/// A process with several workers: an ignored test of this binary. It ends when its standard input is closed,
+/// at the latest with this process.
+pub(crate) struct Process(Child);
 
 impl Process {
-    fn start(url: &str, workers: usize) -> Self {
+    pub(crate) fn start(test: &str, url: &str, workers: usize) -> Self {
         let mut command = Command::new(env::current_exe().expect("the path of this test"));
-        command.args(["--exact", "crash::a_process_of_the_storm", "--ignored", "--nocapture"]);
+        command.args(["--exact", test, "--ignored", "--nocapture"]);
         command.env(URL, url).env(COUNT, workers.to_string());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
         Self(command.spawn().expect("a process"))
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let kill = Command::new("kill").args([signal, &self.0.id().to_string()]).status();
         assert!(kill.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.kill().expect("killed");
         self.0.wait().expect("dead");
     }
 
-    async fn drain(mut self) {
+    pub(crate) async fn drain(mut self) {
         drop(self.0.stdin.take());
         let ended = timeout(LIMIT, spawn_blocking(move || self.0.wait())).await.expect("it ends");
         assert!(ended.expect("waited").expect("its status").success(), "it drained badly");
     }
 }
 
+/// The arguments of a process that a test has started.
+pub(crate) fn arguments() -> (String, usize) {
+    let workers = env::var(COUNT).expect("a number").parse().expect("a number");
+    (env::var(URL).expect("started by a test"), workers)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "one of the processes that the tests start"]
 async fn a_process_of_the_storm() {
-    let url = env::var(URL).expect("started by a test");
-    let workers = env::var(COUNT).expect("a number").parse().expect("a number");
+    let (url, workers) = arguments();
     if url.starts_with("postgres") {
         be_a_process::<Postgres>(&url, workers).await
     } else {
@@ -168,7 +174,8 @@ async fn be_a_process<DB: TestBackend>(url: &str, workers: usize) {
 
 async fn killed_processes<DB: TestBackend>() {
     let pool = calm::<DB>().await;
-    let mut processes: Vec<_> = WORKERS.iter().map(|workers| Process::start(&pool.url, *workers)).collect();
+    let mut processes: Vec<_> =
+        WORKERS.iter().map(|workers| Process::start(PROCESS, &pool.url, *workers)).collect();
     for blow in 0..BLOWS {
         enqueue_portion(&pool, blow).await;
         until(&pool, DONE, blow * PORTION + PORTION / 2).await;
@@ -182,8 +189,10 @@ async fn killed_processes<DB: TestBackend>() {
             sleep(LEASE * 2).await;
             processes[victim].signal("-CONT");
         } else {
-            let killed =
-                std::mem::replace(&mut processes[victim], Process::start(&pool.url, WORKERS[victim]));
+            let killed = std::mem::replace(
+                &mut processes[victim],
+                Process::start(PROCESS, &pool.url, WORKERS[victim]),
+            );
             killed.kill();
         }
     }

@@ -30,7 +30,7 @@ pub(crate) async fn missing_tables_are_found<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let queue = Queue::new("jobs", &pool).expect("a name");
     let found = findings(&queue).await;
-    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(found.len(), 4, "{found:?}");
     assert!(
         found.contains(&(FindingKind::Missing, "there is no table atomically_job".to_owned())),
         "{found:?}"
@@ -56,7 +56,11 @@ async fn finds<DB: TestBackend>(
 }
 
 pub(crate) async fn a_missing_index_is_found<DB: TestBackend>() {
-    for (index, word) in [("atomically_job_claim", "due_at"), ("atomically_job_unique", "unique")] {
+    for (index, word) in [
+        ("atomically_job_claim", "due_at"),
+        ("atomically_job_unique", "unique"),
+        ("atomically_job_waiting", "next job of a key"),
+    ] {
         let (pool, queue) = queue::<DB>(2).await;
         let on = if pool.url.starts_with("mysql") { " ON atomically_job" } else { "" };
         finds(&queue, &pool, &format!("DROP INDEX {index}{on}"), FindingKind::Index, word).await;

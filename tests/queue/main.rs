@@ -10,10 +10,15 @@ mod fence;
 mod handlers;
 mod interrupted;
 mod jobs;
+mod limits;
 mod locks;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod many;
+mod operators;
 mod order;
+mod ordered;
+mod ordered_explored;
+mod ordered_storm;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod purge;
 #[allow(dead_code, reason = "SQLite has no server")]
@@ -111,6 +116,32 @@ on_every_database! {
     spent::a_claim_returns_as_many_jobs_as_requested,
     interrupted::a_claim_returns_the_jobs_that_precede_an_error,
     interrupted::a_worker_reports_an_error_after_a_part_of_a_claim,
+    ordered::jobs_of_a_key_are_claimed_one_after_the_other,
+    ordered::completing_several_jobs_makes_their_successors_due,
+    ordered::the_next_job_waits_through_failures_and_snoozes,
+    ordered::a_dead_job_blocks_its_key_until_it_is_requeued_or_discarded,
+    ordered::a_queue_that_skips_dead_jobs_continues_with_the_next,
+    ordered::a_spent_job_blocks_its_key,
+    ordered::a_scheduled_job_delays_only_its_key,
+    ordered::a_duplicate_does_not_take_the_turn_of_another_job,
+    ordered::a_cancelled_job_makes_the_next_one_due,
+    ordered_explored::jobs_of_a_key_run_in_the_order_of_their_commits,
+    ordered_explored::no_successor_is_forgotten,
+    ordered_explored::two_jobs_of_a_key_and_a_zombie_stay_in_order,
+    ordered::workers_run_the_jobs_of_a_key_in_order,
+    limits::a_claim_returns_no_more_jobs_of_a_key_than_its_limit,
+    limits::a_job_that_is_retried_later_gives_its_slot_away,
+    limits::scheduled_jobs_respect_the_limit_when_they_are_due,
+    limits::a_claim_that_takes_a_job_over_takes_its_slot_over,
+    limits::a_new_limit_applies_to_all_jobs_of_the_key,
+    limits::workers_run_no_more_jobs_of_a_key_than_its_limit,
+    operators::a_job_is_read_by_its_id,
+    operators::jobs_are_listed_by_state_page_after_page,
+    operators::a_dead_job_has_its_payload_and_its_time_of_death,
+    operators::a_cancelled_job_is_fenced_off,
+    operators::many_dead_jobs_are_requeued,
+    operators::a_paused_queue_is_not_claimed_by_any_process,
+    operators::a_worker_continues_once_its_queue_is_resumed,
     depth::the_depth_counts_the_claimable_jobs,
     depth::a_worker_reports_the_depth,
     doctor::a_sound_database_has_no_findings,
@@ -194,6 +225,15 @@ async fn lapse<DB: TestBackend>(pool: &Pool<DB>) {
 
 async fn ask<DB: TestBackend>(pool: &Pool<DB>, sql: &str) -> i64 {
     DB::pool_fetch(pool, DB::sql(sql), &[]).await.expect("an answer")
+}
+
+/// Waits until all jobs are complete.
+async fn until_empty<DB: TestBackend>(pool: &Pool<DB>) {
+    let started = std::time::Instant::now();
+    while ask(pool, "SELECT COUNT(*) FROM atomically_job").await > 0 {
+        assert!(started.elapsed() < std::time::Duration::from_secs(60), "jobs are left");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }
 
 async fn effects<DB: TestBackend>(pool: &Pool<DB>) -> i64 {

@@ -45,17 +45,36 @@ CREATE TABLE IF NOT EXISTS atomically_job (
     unique_key VARBINARY(255),
     unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE,
     live_key VARBINARY(255) AS (IF(died_at IS NULL, unique_key, NULL)) STORED,
+    key_name VARCHAR(255) CHARACTER SET utf8mb4,
+    key_id BIGINT,
+    key_limit INT,
+    has_slot SMALLINT,
+    waiting_key BIGINT,
+    wanted_at BIGINT,
     payload LONGTEXT CHARACTER SET utf8mb4 NOT NULL,
     last_error TEXT CHARACTER SET utf8mb4,
     KEY atomically_job_claim (queue, priority, due_at, id),
     UNIQUE KEY atomically_job_unique (queue, live_key),
-    KEY atomically_job_dead (queue, died_at)
+    KEY atomically_job_dead (queue, died_at),
+    KEY atomically_job_waiting (waiting_key, id)
 ) ENGINE = InnoDB;
 -- The leases that were extended, in a table of their own so that extensions do not change the row of the job.
 CREATE TABLE IF NOT EXISTS atomically_job_lease (
     job_id BIGINT NOT NULL PRIMARY KEY,
     token BIGINT NOT NULL,
     until BIGINT NOT NULL
+) ENGINE = InnoDB;
+-- The keys of ordered and limited jobs, by a hash. A job with a slot is due or claimed; the others wait for one.
+CREATE TABLE IF NOT EXISTS atomically_job_key (
+    id BIGINT NOT NULL PRIMARY KEY,
+    slots INT NOT NULL,
+    taken INT NOT NULL DEFAULT 0,
+    next_id BIGINT NOT NULL DEFAULT 0
+) ENGINE = InnoDB;
+-- The queues that are paused.
+CREATE TABLE IF NOT EXISTS atomically_job_pause (
+    queue VARBINARY(100) NOT NULL PRIMARY KEY,
+    paused_at BIGINT NOT NULL
 ) ENGINE = InnoDB;
 INSERT IGNORE INTO atomically_schema (part, version) VALUES ('queue', 1);
 

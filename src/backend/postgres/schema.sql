@@ -42,6 +42,12 @@ CREATE TABLE IF NOT EXISTS atomically_job (
     died_at BIGINT,
     unique_key TEXT COLLATE "C",
     unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE,
+    key_name TEXT,
+    key_id BIGINT,
+    key_limit INTEGER,
+    has_slot SMALLINT,
+    waiting_key BIGINT,
+    wanted_at BIGINT,
     payload TEXT NOT NULL,
     last_error TEXT
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
@@ -49,12 +55,26 @@ CREATE INDEX IF NOT EXISTS atomically_job_claim ON atomically_job (queue, priori
 CREATE UNIQUE INDEX IF NOT EXISTS atomically_job_unique ON atomically_job (queue, unique_key)
     WHERE unique_key IS NOT NULL AND died_at IS NULL;
 CREATE INDEX IF NOT EXISTS atomically_job_dead ON atomically_job (queue, died_at) WHERE died_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS atomically_job_waiting ON atomically_job (waiting_key, id)
+    WHERE waiting_key IS NOT NULL;
 -- The leases that were extended, in a table of their own so that extensions do not change the row of the job.
 CREATE TABLE IF NOT EXISTS atomically_job_lease (
     job_id BIGINT PRIMARY KEY,
     token BIGINT NOT NULL,
     until BIGINT NOT NULL
 ) WITH (fillfactor = 50);
+-- The keys of ordered and limited jobs, by a hash. A job with a slot is due or claimed; the others wait for one.
+CREATE TABLE IF NOT EXISTS atomically_job_key (
+    id BIGINT PRIMARY KEY,
+    slots INTEGER NOT NULL,
+    taken INTEGER NOT NULL DEFAULT 0,
+    next_id BIGINT NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+-- The queues that are paused.
+CREATE TABLE IF NOT EXISTS atomically_job_pause (
+    queue TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    paused_at BIGINT NOT NULL
+);
 INSERT INTO atomically_schema (part, version) VALUES ('queue', 1) ON CONFLICT (part) DO NOTHING;
 
 -- # leases

@@ -43,6 +43,12 @@ CREATE TABLE IF NOT EXISTS atomically_job (
     died_at INTEGER,
     unique_key TEXT,
     unique_until_claimed INTEGER NOT NULL DEFAULT 0,
+    key_name TEXT,
+    key_id INTEGER,
+    key_limit INTEGER,
+    has_slot INTEGER,
+    waiting_key INTEGER,
+    wanted_at INTEGER,
     payload TEXT NOT NULL,
     last_error TEXT
 );
@@ -50,11 +56,25 @@ CREATE INDEX IF NOT EXISTS atomically_job_claim ON atomically_job (queue, priori
 CREATE UNIQUE INDEX IF NOT EXISTS atomically_job_unique ON atomically_job (queue, unique_key)
     WHERE unique_key IS NOT NULL AND died_at IS NULL;
 CREATE INDEX IF NOT EXISTS atomically_job_dead ON atomically_job (queue, died_at) WHERE died_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS atomically_job_waiting ON atomically_job (waiting_key, id)
+    WHERE waiting_key IS NOT NULL;
 -- The leases that were extended, in a table of their own so that extensions do not change the row of the job.
 CREATE TABLE IF NOT EXISTS atomically_job_lease (
     job_id INTEGER PRIMARY KEY,
     token INTEGER NOT NULL,
     until INTEGER NOT NULL
+);
+-- The keys of ordered and limited jobs, by a hash. A job with a slot is due or claimed; the others wait for one.
+CREATE TABLE IF NOT EXISTS atomically_job_key (
+    id INTEGER PRIMARY KEY,
+    slots INTEGER NOT NULL,
+    taken INTEGER NOT NULL DEFAULT 0,
+    next_id INTEGER NOT NULL DEFAULT 0
+);
+-- The queues that are paused.
+CREATE TABLE IF NOT EXISTS atomically_job_pause (
+    queue TEXT NOT NULL PRIMARY KEY,
+    paused_at INTEGER NOT NULL
 );
 INSERT OR IGNORE INTO atomically_schema (part, version) VALUES ('queue', 1);
 

@@ -24,6 +24,9 @@ pub(super) const SQL: QueueSql = QueueSql {
     max_statement_bytes: Some("SELECT CAST(@@max_allowed_packet AS SIGNED)"),
     replace_lease: "ON DUPLICATE KEY UPDATE token = VALUES(token), until = VALUES(until)",
     // InnoDB waits for a row that is being changed, and then evaluates the condition again.
+    replace_slots: "ON DUPLICATE KEY UPDATE slots = VALUES(slots)",
+    keep_slots: "ON DUPLICATE KEY UPDATE slots = atomically_job_key.slots",
+    free_slots: None,
     delete_batch: |table, _key, condition| format!("DELETE FROM {table} WHERE {condition} LIMIT 1000"),
 };
 
@@ -49,27 +52,33 @@ const CHECKS: &[DoctorCheck] = &[
     DoctorCheck {
         kind: FindingKind::Missing,
         sql: "SELECT CONVERT(CONCAT('there is no table ', name) USING utf8mb4)
-              FROM (SELECT 'atomically_job' AS name UNION ALL SELECT 'atomically_job_lease') AS wanted
+              FROM (SELECT 'atomically_job' AS name UNION ALL SELECT 'atomically_job_lease'
+                    UNION ALL SELECT 'atomically_job_key' UNION ALL SELECT 'atomically_job_pause') AS wanted
               WHERE NOT EXISTS (SELECT 1 FROM information_schema.tables
                                 WHERE table_schema = DATABASE() AND table_name = name)",
     },
     DoctorCheck {
         kind: FindingKind::Missing,
         sql: "SELECT CONVERT(CONCAT('the table atomically_job is of an earlier version: ',
-                     'ALTER TABLE atomically_job ADD COLUMN ',
-                     'unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE') USING utf8mb4)
-              FROM information_schema.tables
-              WHERE table_schema = DATABASE() AND table_name = 'atomically_job'
+                     'ALTER TABLE atomically_job ADD COLUMN ', name, ' ', type) USING utf8mb4)
+              FROM (SELECT 'unique_until_claimed' AS name, 'BOOLEAN NOT NULL DEFAULT FALSE' AS type
+                    UNION ALL SELECT 'key_name', 'VARCHAR(255) CHARACTER SET utf8mb4'
+                    UNION ALL SELECT 'key_id', 'BIGINT' UNION ALL SELECT 'key_limit', 'INT'
+                    UNION ALL SELECT 'has_slot', 'SMALLINT' UNION ALL SELECT 'waiting_key', 'BIGINT'
+                    UNION ALL SELECT 'wanted_at', 'BIGINT') AS wanted
+              WHERE EXISTS (SELECT 1 FROM information_schema.tables
+                            WHERE table_schema = DATABASE() AND table_name = 'atomically_job')
               AND NOT EXISTS (SELECT 1 FROM information_schema.columns
                               WHERE table_schema = DATABASE() AND table_name = 'atomically_job'
-                              AND column_name = 'unique_until_claimed')",
+                              AND column_name = name)",
     },
     DoctorCheck {
         kind: FindingKind::Engine,
         sql: "SELECT CONVERT(CONCAT('the table ', table_name, ' is stored by ', engine,
                      ', which ignores SKIP LOCKED and has no transactions') USING utf8mb4)
               FROM information_schema.tables
-              WHERE table_schema = DATABASE() AND table_name IN ('atomically_job', 'atomically_job_lease')
+              WHERE table_schema = DATABASE() AND table_name IN (
+                  'atomically_job', 'atomically_job_lease', 'atomically_job_key', 'atomically_job_pause')
               AND engine <> 'InnoDB'",
     },
     DoctorCheck {
@@ -80,7 +89,10 @@ const CHECKS: &[DoctorCheck] = &[
                            1 AS non_unique,
                            'a claim locks every row that it reads, and others find no jobs' AS otherwise
                     UNION ALL
-                    SELECT 'atomically_job_unique', 'queue,live_key', 0, 'unique keys are not enforced')
+                    SELECT 'atomically_job_unique', 'queue,live_key', 0, 'unique keys are not enforced'
+                    UNION ALL
+                    SELECT 'atomically_job_waiting', 'waiting_key,id', 1,
+                           'the next job of a key is searched in the whole table')
                   AS wanted
               WHERE EXISTS (SELECT 1 FROM information_schema.tables
                             WHERE table_schema = DATABASE() AND table_name = 'atomically_job')

@@ -25,8 +25,31 @@ pub(super) const SQL: QueueSql = QueueSql {
     ),
     max_statement_bytes: None,
     replace_lease: "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, until = excluded.until",
+    replace_slots: "ON CONFLICT (id) DO UPDATE SET slots = excluded.slots",
+    keep_slots: "ON CONFLICT (id) DO UPDATE SET slots = atomically_job_key.slots",
+    free_slots: Some(free_slots),
     delete_batch,
 };
+
+fn free_slots(freed: &[(i64, u64)]) -> String {
+    let freed: Vec<_> = freed.iter().map(|(key, slots)| format!("({key}::bigint, {slots})")).collect();
+    format!(
+        "WITH freed (key_id, count) AS (VALUES {}), \
+         key AS (SELECT id, slots - taken + count AS free, next_id \
+                 FROM atomically_job_key JOIN freed ON key_id = id), \
+         next AS MATERIALIZED (SELECT key.id AS key_id, job.id FROM key, LATERAL (\
+             SELECT id FROM atomically_job WHERE waiting_key = key.id AND atomically_job.id >= next_id \
+             ORDER BY id LIMIT GREATEST(free, 0)) AS job), \
+         given AS (UPDATE atomically_job SET {} FROM next WHERE atomically_job.id = next.id \
+                   RETURNING next.key_id, next.id), \
+         totals AS (SELECT key_id, COUNT(*) AS jobs, MAX(id) AS last FROM given GROUP BY key_id) \
+         UPDATE atomically_job_key SET taken = taken - count + COALESCE(jobs, 0), \
+         next_id = COALESCE(last + 1, next_id) FROM freed LEFT JOIN totals USING (key_id) \
+         WHERE atomically_job_key.id = freed.key_id RETURNING taken",
+        freed.join(", "),
+        SQL.give_slot()
+    )
+}
 
 /// A row may change between the search and the deletion. The lock prevents that, and skips a row that is
 /// being changed. The condition is repeated because after a wait PostgreSQL checks only that of the outer
@@ -60,23 +83,27 @@ const CHECKS: &[DoctorCheck] = &[
     DoctorCheck {
         kind: FindingKind::Missing,
         sql: "SELECT 'there is no table ' || name
-              FROM unnest(ARRAY['atomically_job', 'atomically_job_lease']) AS name
+              FROM unnest(ARRAY['atomically_job', 'atomically_job_lease', 'atomically_job_key',
+                                'atomically_job_pause']) AS name
               WHERE to_regclass(name) IS NULL",
     },
     DoctorCheck {
         kind: FindingKind::Missing,
         sql: "SELECT 'the table atomically_job is of an earlier version: '
-                  || 'ALTER TABLE atomically_job ADD COLUMN '
-                  || 'unique_until_claimed BOOLEAN NOT NULL DEFAULT FALSE'
+                  || 'ALTER TABLE atomically_job ADD COLUMN ' || name || ' ' || type
+              FROM (VALUES ('unique_until_claimed', 'BOOLEAN NOT NULL DEFAULT FALSE'), ('key_name', 'TEXT'),
+                           ('key_id', 'BIGINT'), ('key_limit', 'INTEGER'), ('has_slot', 'SMALLINT'),
+                           ('waiting_key', 'BIGINT'), ('wanted_at', 'BIGINT')) AS wanted (name, type)
               WHERE to_regclass('atomically_job') IS NOT NULL AND NOT EXISTS (
                   SELECT FROM pg_attribute WHERE attrelid = to_regclass('atomically_job')
-                  AND attname = 'unique_until_claimed' AND NOT attisdropped)",
+                  AND attname = name AND NOT attisdropped)",
     },
     DoctorCheck {
         kind: FindingKind::Engine,
         sql: "SELECT 'the table ' || relname || ' is not logged: a crash of the server empties it'
               FROM pg_class
-              WHERE oid IN (to_regclass('atomically_job'), to_regclass('atomically_job_lease'))
+              WHERE oid IN (to_regclass('atomically_job'), to_regclass('atomically_job_lease'),
+                            to_regclass('atomically_job_key'), to_regclass('atomically_job_pause'))
               AND relpersistence <> 'p'",
     },
     DoctorCheck {
@@ -84,7 +111,8 @@ const CHECKS: &[DoctorCheck] = &[
         sql: "SELECT 'no valid' || CASE WHEN is_unique THEN ' unique' ELSE '' END
                   || ' index of atomically_job starts with (' || columns || '): ' || otherwise
               FROM (VALUES ('queue,priority,due_at,id', false, 'each claim reads the whole table'),
-                           ('queue,unique_key', true, 'unique keys are not enforced'))
+                           ('queue,unique_key', true, 'unique keys are not enforced'),
+                           ('waiting_key,id', false, 'the next job of a key is searched in the whole table'))
                   AS wanted (columns, is_unique, otherwise)
               WHERE to_regclass('atomically_job') IS NOT NULL AND NOT EXISTS (
                   SELECT FROM pg_index

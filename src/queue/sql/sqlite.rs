@@ -16,6 +16,9 @@ pub(super) const SQL: QueueSql = QueueSql {
     completion_prefix: Some(""),
     max_statement_bytes: None,
     replace_lease: "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, until = excluded.until",
+    replace_slots: "ON CONFLICT (id) DO UPDATE SET slots = excluded.slots",
+    keep_slots: "ON CONFLICT (id) DO UPDATE SET slots = atomically_job_key.slots",
+    free_slots: None,
     // There is one writer at a time: nothing changes between the search and the deletion.
     delete_batch: |table, key, condition| {
         format!("DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT 1000)")
@@ -26,15 +29,21 @@ const CHECKS: &[DoctorCheck] = &[
     DoctorCheck {
         kind: FindingKind::Missing,
         sql: "SELECT 'there is no table ' || name
-              FROM (SELECT 'atomically_job' AS name UNION ALL SELECT 'atomically_job_lease')
+              FROM (SELECT 'atomically_job' AS name UNION ALL SELECT 'atomically_job_lease'
+                    UNION ALL SELECT 'atomically_job_key' UNION ALL SELECT 'atomically_job_pause')
               WHERE name NOT IN (SELECT name FROM sqlite_master WHERE type = 'table')",
     },
     DoctorCheck {
         kind: FindingKind::Missing,
         sql: "SELECT 'the table atomically_job is of an earlier version: '
-                  || 'ALTER TABLE atomically_job ADD COLUMN unique_until_claimed INTEGER NOT NULL DEFAULT 0'
-              FROM sqlite_master WHERE type = 'table' AND name = 'atomically_job'
-              AND 'unique_until_claimed' NOT IN (SELECT name FROM pragma_table_info('atomically_job'))",
+                  || 'ALTER TABLE atomically_job ADD COLUMN ' || wanted.name || ' ' || type
+              FROM (SELECT 'unique_until_claimed' AS name, 'INTEGER NOT NULL DEFAULT 0' AS type
+                    UNION ALL SELECT 'key_name', 'TEXT' UNION ALL SELECT 'key_id', 'INTEGER'
+                    UNION ALL SELECT 'key_limit', 'INTEGER' UNION ALL SELECT 'has_slot', 'INTEGER'
+                    UNION ALL SELECT 'waiting_key', 'INTEGER' UNION ALL SELECT 'wanted_at', 'INTEGER')
+                    AS wanted
+              WHERE EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'atomically_job')
+              AND wanted.name NOT IN (SELECT name FROM pragma_table_info('atomically_job'))",
     },
     DoctorCheck {
         kind: FindingKind::Engine,
@@ -47,7 +56,9 @@ const CHECKS: &[DoctorCheck] = &[
                   || columns || '): ' || otherwise
               FROM (SELECT 'queue,priority,due_at,id' AS columns, 0 AS is_unique,
                            'each claim reads the whole table' AS otherwise
-                    UNION ALL SELECT 'queue,unique_key', 1, 'unique keys are not enforced')
+                    UNION ALL SELECT 'queue,unique_key', 1, 'unique keys are not enforced'
+                    UNION ALL SELECT 'waiting_key,id', 0,
+                              'the next job of a key is searched in the whole table')
               WHERE EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'atomically_job')
               AND NOT EXISTS (SELECT 1 FROM pragma_index_list('atomically_job') AS list
                   WHERE list.\"unique\" = is_unique

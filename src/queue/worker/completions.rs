@@ -75,7 +75,12 @@ impl<DB: Backend> Completions<DB> {
     }
 
     /// Completes the job, with those of other handlers.
+    ///
+    /// A job with a key is completed on its own, in the transaction that makes the next job of its key due.
     pub(super) async fn complete(self: &Arc<Self>, claim: &Arc<Claim<DB>>) -> Result<(), Error> {
+        if claim.key().is_some() {
+            return claim.complete().await;
+        }
         let turn = match self.join(claim) {
             Ok(batch) => Turn::Lead(batch),
             Err(receiver) => receiver.await.unwrap_or_else(|_| Turn::Alone(Some(dropped()))),

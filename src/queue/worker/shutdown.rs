@@ -45,7 +45,9 @@ impl<DB: Backend> Worker<DB> {
     pub(super) fn release(&self, claims: Vec<Claim<DB>>) -> impl Future<Output = ()> + Send + use<DB> {
         let (queue, reporter) = (self.queue.clone(), self.reporter.clone());
         async move {
-            let released = match &claims[..] {
+            // A job with a limit gives its slot to another one, which takes a transaction of its own.
+            let together: Vec<_> = claims.iter().filter(|claim| claim.slot_of_limit().is_empty()).collect();
+            let released = match &together[..] {
                 [] | [_] => HashSet::new(),
                 claims => release_held(&queue, claims).await.unwrap_or_default(),
             };

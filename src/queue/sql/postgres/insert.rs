@@ -22,6 +22,7 @@ use crate::queue::insertion::{COLUMNS, NewRows};
 use crate::queue::job::{Due, NewJob};
 use crate::queue::row::Inserted;
 use crate::queue::sql::driver_calls::QueueTransactor;
+use crate::queue::sql::insert_values;
 use crate::schema::Schema;
 use crate::tx::Tx;
 
@@ -67,6 +68,10 @@ pub(super) fn insert<'t>(
     tx: &'t mut Tx<Postgres>,
     rows: NewRows<'_>,
 ) -> BoxFuture<'t, Result<Inserted, sqlx::Error>> {
+    if rows.have_keys() {
+        let (values, arguments) = rows.values::<Postgres>(SQL.now);
+        return Box::pin(insert_values(tx, rows.schema, values, arguments));
+    }
     let (is_one, persistent) = (rows.jobs.len() == 1, rows.persistent);
     let (sql, arguments) = match rows.jobs {
         [job] => (named(rows.schema, &ONE), one(&rows, job)),
@@ -94,7 +99,7 @@ pub(super) fn insert_alone<'d>(
 ) -> Option<BoxFuture<'d, Result<Option<Inserted>, Error>>> {
     let (persistent, sql) = (rows.persistent, named(rows.schema, &ONE_ALONE));
     let arguments = match rows.jobs {
-        [job] if persistent != Some(false) => one(&rows, job),
+        [job] if persistent != Some(false) && job.key.is_none() => one(&rows, job),
         _ => return None,
     };
     Some(Box::pin(async move {

@@ -1,0 +1,195 @@
+//! Ordered jobs in every interleaving of the transactions that enqueue, complete and claim them.
+
+use std::sync::{Arc, Mutex};
+
+use atomically::queue::{Claim, Queue};
+use atomically::testing::{Client, explore};
+use atomically::{Error, Isolation, Optimistic, Options, PoolTransactor, TransactorExt as _, Tx};
+use sqlx::Pool;
+
+use crate::ordered::{lapse_claims, ordered};
+use crate::support::{TestBackend, TestPool};
+use crate::{ask, claim_one, effects, enqueue, queue, write_ledger};
+
+/// The levels at which interleavings are explored: SQLite has one, and exploring takes long on MariaDB.
+fn levels<DB: TestBackend>(pool: &TestPool<DB>, mariadb: Isolation) -> Vec<Isolation> {
+    match pool.url.split(':').next() {
+        Some("sqlite") => vec![Isolation::Serializable],
+        Some("mysql") => vec![mariadb],
+        _ => vec![Isolation::ReadCommitted, Isolation::RepeatableRead, Isolation::Serializable],
+    }
+}
+
+/// Enqueues a job, and notes its number once its transaction has committed.
+async fn produce<DB: TestBackend>(
+    db: Client<'_, PoolTransactor<DB, Optimistic>>,
+    queue: &Queue<DB>,
+    committed: Arc<Mutex<Vec<i64>>>,
+    number: i64,
+) -> Result<(), Error> {
+    db.run(async |tx: &mut Tx<DB>| {
+        assert!(queue.enqueue(tx, ordered(number, "a")).await?.id().is_some());
+        // The transaction does more before it commits.
+        DB::execute(tx, DB::sql("INSERT INTO ledger VALUES (?, 0)"), &[number]).await?;
+        let committed = committed.clone();
+        tx.on_commit(async move { committed.lock().expect("no panic").push(number) });
+        Ok(())
+    })
+    .await
+}
+
+/// Two transactions that enqueue jobs of a key, in every interleaving: the jobs run in the order of the
+/// commits.
+pub(crate) async fn jobs_of_a_key_run_in_the_order_of_their_commits<DB: TestBackend>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    for level in levels(&pool, Isolation::ReadCommitted) {
+        let db = at(level, &pool);
+        let committed: Arc<Mutex<Vec<i64>>> = Arc::default();
+        let report = explore(&pool)
+            .set_up(|_| async {
+                empty(&pool).await;
+                committed.lock().expect("no panic").clear();
+                Ok::<_, Error>(())
+            })
+            .client("first", &db, |db| produce(db, &queue, committed.clone(), 1))
+            .client("second", &db, |db| produce(db, &queue, committed.clone(), 2))
+            .expect("the order of the commits", true, |_| async {
+                let mut order = Vec::new();
+                while let Some(claim) = queue.claim(10).await?.pop() {
+                    order.push(claim.payload::<i64>()?);
+                    claim.complete().await?;
+                }
+                Ok::<_, Error>(order.len() == 2 && order == *committed.lock().expect("no panic"))
+            })
+            .run()
+            .await
+            .expect("explored");
+        assert!(report.passes(), "{level}: {report}");
+        assert!(report.complete);
+    }
+}
+
+async fn empty<DB: TestBackend>(pool: &Pool<DB>) {
+    for table in ["ledger", "atomically_job", "atomically_job_key"] {
+        DB::pool_execute(pool, DB::sql(&format!("DELETE FROM {table}")), &[]).await.expect("empty");
+    }
+}
+
+fn at<DB: TestBackend>(level: Isolation, pool: &Pool<DB>) -> PoolTransactor<DB, Optimistic> {
+    Optimistic::default().on(pool).options(Options::new().isolation(level))
+}
+
+async fn complete<DB: TestBackend>(
+    db: Client<'_, PoolTransactor<DB, Optimistic>>,
+    claim: Arc<Claim<DB>>,
+) -> Result<(), Error> {
+    db.run(async |tx| {
+        write_ledger(tx, &claim).await?;
+        claim.complete_in(tx).await
+    })
+    .await
+}
+
+/// The completion of a job and the enqueuing of its successor, in every interleaving: the successor is due
+/// once the job is complete.
+pub(crate) async fn no_successor_is_forgotten<DB: TestBackend>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    for level in levels(&pool, Isolation::RepeatableRead) {
+        let db = at(level, &pool);
+        let claims: Mutex<Option<Arc<Claim<DB>>>> = Mutex::default();
+        let set_up = |_| async {
+            empty(&pool).await;
+            enqueue(&pool, &queue, ordered(1, "a")).await;
+            *claims.lock().expect("no panic") = Some(Arc::new(claim_one(&queue).await));
+            Ok::<_, Error>(())
+        };
+        let report = explore(&pool)
+            .set_up(set_up)
+            .client("worker", &db, |db| {
+                complete(db, claims.lock().expect("no panic").clone().expect("a claim"))
+            })
+            .client("producer", &db, |db| {
+                let queue = queue.clone();
+                async move {
+                    db.run(async |tx: &mut Tx<DB>| {
+                        // The snapshot of the transaction, where it has one, is older than the completion.
+                        DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM ledger"), &[]).await?;
+                        queue.enqueue(tx, ordered(2, "a")).await
+                    })
+                    .await
+                    .map(drop)
+                }
+            })
+            .expect("the successor is due", 1_i64, |_| async {
+                let due = "SELECT COUNT(*) FROM atomically_job WHERE due_at IS NOT NULL AND has_slot = 1";
+                Ok::<_, Error>(ask(&pool, due).await)
+            })
+            .expect("slots taken", 1_i64, |_| async {
+                Ok::<_, Error>(ask(&pool, "SELECT COUNT(*) FROM atomically_job_key WHERE taken = 1").await)
+            })
+            .run()
+            .await
+            .expect("explored");
+        assert!(report.passes(), "{level}: {report}");
+        assert!(report.complete);
+    }
+}
+
+/// A zombie and its heir complete the first job of a key, and a worker then claims and completes the second,
+/// in every interleaving of their transactions: each has its effect once, and the first before the second.
+pub(crate) async fn two_jobs_of_a_key_and_a_zombie_stay_in_order<DB: TestBackend>() {
+    let (pool, queue) = queue::<DB>(6).await;
+    let others = Queue::new("jobs", &DB::another(&pool.url).await).expect("a name");
+    for level in levels(&pool, Isolation::ReadCommitted) {
+        let db = at(level, &pool);
+        let claims: Mutex<Vec<Arc<Claim<DB>>>> = Mutex::default();
+        let set_up = |_| async {
+            empty(&pool).await;
+            for n in [1, 2] {
+                enqueue(&pool, &queue, ordered(n, "a")).await;
+            }
+            let zombie = claim_one(&queue).await;
+            lapse_claims(&pool).await;
+            let heir = claim_one(&queue).await;
+            *claims.lock().expect("no panic") = vec![Arc::new(zombie), Arc::new(heir)];
+            Ok::<_, Error>(())
+        };
+        let claimed = |which: usize| claims.lock().expect("no panic")[which].clone();
+        let report = explore(&pool)
+            .set_up(set_up)
+            .client("zombie", &db, |db| {
+                let completed = complete(db, claimed(0));
+                async move {
+                    match completed.await {
+                        Err(error) if error.is_stale_claim() => Ok(()),
+                        Err(error) => Err(error.to_string()),
+                        Ok(()) => Err(String::from("it was taken over")),
+                    }
+                }
+            })
+            .client("heir", &db, |db| {
+                let (heir, others) = (claimed(1), others.clone());
+                async move {
+                    assert!(others.claim(1).await?.is_empty(), "the second job ran beside the first");
+                    complete(db, heir).await
+                }
+            })
+            .expect("the second job is due", vec![2_i64], |_| async {
+                let claims = others.claim(10).await?;
+                let numbers = claims.iter().map(|claim| claim.payload()).collect::<Result<Vec<i64>, _>>()?;
+                for claim in &claims {
+                    claim.complete().await?;
+                }
+                Ok::<_, Error>(numbers)
+            })
+            .expect("effects of the heir", (1_i64, 1_i64), |_| async {
+                let heirs = ask(&pool, "SELECT COUNT(*) FROM ledger WHERE token = 2 AND job = 1").await;
+                Ok::<_, Error>((heirs, effects(&pool).await))
+            })
+            .run()
+            .await
+            .expect("explored");
+        assert!(report.passes(), "{level}: {report}");
+        assert!(report.complete);
+    }
+}
