@@ -110,7 +110,8 @@ mod tx;
 mod gate;
 mod transactor;
 mod strategies;
-// Built on transactors. These modules do not import each other.
+// Built on transactors. The modules below do not import each other.
+mod batching;
 mod deltas;
 // What claims of jobs and leases share.
 #[cfg(any(feature = "lease", feature = "queue"))]
