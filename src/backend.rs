@@ -36,9 +36,11 @@ mod wire;
 
 use additions::AdditionSql;
 pub(crate) use additions::{AddInOneStatement, Addition, Target};
+#[cfg(feature = "holds")]
+pub(crate) use additions::{HoldInOneStatement, HoldRecord, HoldRecords};
 pub(crate) use carried_failure::{SyntheticError, with_failure};
 pub use codec::Key;
-#[cfg(any(feature = "idempotency", feature = "queue"))]
+#[cfg(any(feature = "holds", feature = "idempotency", feature = "queue"))]
 pub(crate) use codec::Value;
 pub(crate) use codec::required;
 use commit_marker::CommitMarkerSql;

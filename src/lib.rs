@@ -65,6 +65,7 @@
 //! | `postgres` | PostgreSQL and engines with its protocol | `sqlx/postgres` |
 //! | `mysql` | MySQL, MariaDB and engines with their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
+//! | `holds` | `atomically::holds`: seats, stock and credit that are taken for minutes | |
 //! | `idempotency` | `atomically::idempotency`: one effect per key | `serde`, `serde_json`, `sha2` |
 //! | `http` | `atomically::http`: idempotency keys and entity tags | `idempotency`, `bytes`, `http` |
 //! | `axum` | extractors and responses for axum 0.8 | `http`, `axum` |
@@ -119,6 +120,9 @@ mod lease_clock;
 #[cfg(any(feature = "lease", feature = "queue"))]
 mod wake;
 // Optional features, built on everything above.
+#[cfg(feature = "holds")]
+#[cfg_attr(docsrs, doc(cfg(feature = "holds")))]
+pub mod holds;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
 #[cfg(feature = "http")]
@@ -147,8 +151,8 @@ pub use deadlock::{DeadlockParty, DeadlockReport, DeadlockUnit, WantedLock};
 pub use deltas::{DeltaOutcome, Deltas};
 pub use error::{Error, ErrorKind};
 pub use events::{
-    Event, JobEvent, KeyOutcome, Observer, PurgeEvent, PurgedTable, Run, RunOutcome, Summary, Times,
-    UnitEvent,
+    Event, HoldEvent, JobEvent, KeyOutcome, LeaseEvent, Observer, PurgeEvent, PurgedTable, Run, RunOutcome,
+    Summary, Times, UnitEvent,
 };
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
 pub use gate::Gate;

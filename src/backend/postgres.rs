@@ -8,11 +8,14 @@ use super::{Backend, sealed};
 
 mod additions;
 mod arguments;
+mod bound_keys;
 mod commit_marker;
 mod contents;
 mod deadlock;
 mod engine;
 mod errors;
+#[cfg(feature = "holds")]
+mod hold_statement;
 mod limits;
 mod literals;
 mod local_settings;

@@ -96,6 +96,7 @@ pub(crate) fn part_of_table(name: &str) -> Option<SchemaPart> {
         "key" => Some(SchemaPart::Keys),
         "job" | "job_lease" => Some(SchemaPart::Queue),
         "lease" | "lease_expiry" => Some(SchemaPart::Leases),
+        "hold" => Some(SchemaPart::Holds),
         _ => None,
     }
 }
