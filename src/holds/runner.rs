@@ -5,10 +5,12 @@ use tokio::time::Instant;
 use super::request::Request;
 use super::settings::Settings;
 use super::single_statement::SingleStatement;
+use super::sweep::Swept;
 use super::taking::{Committed, Taken, Taking};
 use super::{Call, HoldKey, HoldTransactor};
 use crate::backend::Backend;
 use crate::batching::{BatchLimits, BatchRunner, refuses_a_part};
+use crate::error::Error;
 use crate::events::{Event, HoldEvent};
 use crate::transactor::{Options, Transactor};
 
@@ -33,26 +35,25 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
     /// Gives back the expired holds that a batch has found, and completes its calls. Returns those that are
     /// worth another attempt.
     async fn complete(&self, db: &impl Transactor<DB>, batch: Committed<K>) -> Vec<Call<K>> {
-        let has_swept = match batch.expired.is_empty() {
-            true => false,
-            // If it fails, the calls are refused, as they would have been without the expired holds.
-            false => self.give_back_expired(db, &batch.expired).await.is_ok_and(|swept| swept > 0),
-        };
-        let (mut again, mut held, mut refused) = (Vec::new(), 0, 0);
-        for (call, result) in batch.results {
-            match result {
-                Ok(Taken::Refused { .. }) if has_swept => {
-                    again.push(call.given_back());
-                    continue;
-                }
-                Ok(Taken::Refused { .. }) => refused += 1,
-                Ok(Taken::Held { .. }) => held += 1,
-                Ok(Taken::NotFound) | Err(_) => {}
-            }
+        // If it fails, the calls are refused, as they would have been without the expired holds.
+        let swept = self.give_back_expired(db, &batch.expired).await;
+        let has_swept = swept.is_ok_and(Swept::has_ended_any);
+        let is_refused = |result: &Result<Taken, Error>| matches!(result, Ok(Taken::Refused { .. }));
+        let is_held = |(_, result): &&(_, Result<Taken, Error>)| matches!(result, Ok(Taken::Held { .. }));
+        let held = batch.results.iter().filter(is_held).count();
+        let (refused, others): (Vec<_>, Vec<_>) =
+            batch.results.into_iter().partition(|(_, result)| is_refused(result));
+        self.report(held, if has_swept { 0 } else { refused.len() });
+        for (call, result) in others {
             call.complete(result);
         }
-        self.report(held, refused);
-        again
+        if has_swept {
+            return refused.into_iter().map(|(call, _)| call.given_back()).collect();
+        }
+        for (call, result) in refused {
+            call.complete(result);
+        }
+        Vec::new()
     }
 
     /// Runs calls in a transaction. It is run again for refused calls after expired holds were given back, and
@@ -100,8 +101,8 @@ impl<DB: Backend, K: HoldKey<DB>> BatchRunner for Runner<DB, K> {
 
     /// Runs a batch as a single statement, and then the remaining calls in transactions.
     async fn run(&self, calls: Vec<Call<K>>) {
-        let (rest, held) = self.single_statement.apply(&self.db, self.settings.floor, calls).await;
-        self.report(held, 0);
+        let report = |held| self.report(held, 0);
+        let rest = self.single_statement.apply(&self.db, self.settings.floor, calls, report).await;
         self.run_in_transactions(&self.db, rest).await;
     }
 }

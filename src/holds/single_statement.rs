@@ -45,24 +45,26 @@ impl<DB: Backend, K: HoldKey<DB>> SingleStatement<DB, K> {
         }
     }
 
-    /// Runs and completes calls. Returns those that are left to a transaction.
+    /// Runs and completes calls, after it has reported how many holds are stored. Returns the calls that are
+    /// left to a transaction.
     pub(super) async fn apply(
         &self,
         db: &HoldTransactor<DB>,
         floor: i64,
         calls: Vec<Call<K>>,
-    ) -> (Vec<Call<K>>, usize) {
+        report: impl FnOnce(usize),
+    ) -> Vec<Call<K>> {
         let deadline = calls.iter().map(|call| call.deadline).max();
-        let (Some(statement), Some(deadline)) = (&self.statement, deadline) else { return (calls, 0) };
+        let (Some(statement), Some(deadline)) = (&self.statement, deadline) else { return calls };
         if self.skips.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
-            return (calls, 0);
+            return calls;
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let db = db.clone().options(Options::new().deadline(left).attempts(1));
         let sent = SentCalls { calls, sums: BTreeMap::new(), ids: Vec::new() };
         // Checked before a connection is acquired, and again when there is one.
         if sent.lock_timeout().is_none() {
-            return (sent.calls, 0);
+            return sent.calls;
         }
         let sent = Mutex::new(sent);
         let changed = db
@@ -93,18 +95,18 @@ impl<DB: Backend, K: HoldKey<DB>> SingleStatement<DB, K> {
                 if changed.len() * 2 < sent.sums.len() {
                     self.skips.store(SKIPS, Ordering::Relaxed);
                 }
-                sent.complete(floor, &changed)
+                sent.complete(floor, &changed, report)
             }
             Err(error) if error.is_commit_unknown() => {
                 for call in sent.calls {
                     call.complete(Err(error.duplicate()));
                 }
-                (Vec::new(), 0)
+                Vec::new()
             }
             // Nothing was stored. The transaction will meet the same failure and report it.
             Err(_) => {
                 self.skips.store(SKIPS, Ordering::Relaxed);
-                (sent.calls.into_iter().map(Call::given_back).collect(), 0)
+                sent.calls.into_iter().map(Call::given_back).collect()
             }
         }
     }
@@ -155,26 +157,28 @@ impl<K: Ord + Clone> SentCalls<K> {
         self.calls.iter().zip(&self.ids).filter_map(record).collect()
     }
 
-    /// Completes the calls on the rows that were changed, and returns the others, and the number of holds.
-    /// `changed` has the position of each addition and the time of the database.
-    fn complete(self, floor: i64, changed: &[(usize, i64)]) -> (Vec<Call<K>>, usize) {
+    /// Completes the calls on the rows that were changed, and returns the others. `changed` has the position
+    /// of each addition and the time of the database.
+    fn complete(self, floor: i64, changed: &[(usize, i64)], report: impl FnOnce(usize)) -> Vec<Call<K>> {
         let Self { calls, sums, ids } = self;
         let keys: Vec<&K> = additions(&sums, floor).iter().map(|addition| addition.key).collect();
         let times: BTreeMap<&K, i64> =
             changed.iter().filter_map(|(position, now)| Some((*keys.get(*position)?, *now))).collect();
-        let (mut rest, mut held) = (Vec::new(), 0);
-        for (position, call) in calls.into_iter().enumerate() {
-            let time = single(&call).and_then(|(key, _)| times.get(key));
-            match time.zip(ids.get(position)) {
+        let (mut rest, mut held) = (Vec::new(), Vec::new());
+        for (call, id) in calls.into_iter().zip(ids) {
+            match single(&call).and_then(|(key, _)| times.get(key)) {
                 None => rest.push(call.given_back()),
-                Some((now, id)) => {
-                    held += 1;
+                Some(now) => {
                     let expires_at = now.saturating_add(micros(call.request.ttl));
-                    call.complete(Ok(Taken::Held { id: *id, expires_at }));
+                    held.push((call, Taken::Held { id, expires_at }));
                 }
             }
         }
-        (rest, held)
+        report(held.len());
+        for (call, taken) in held {
+            call.complete(Ok(taken));
+        }
+        rest
     }
 }
 

@@ -83,13 +83,10 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
         let (runner, mut swept) = (self.runner(), 0);
         loop {
             let expired = runner.find_expired(&runner.db).await?;
-            let batch = match expired.is_empty() {
-                true => 0,
-                false => runner.give_back_expired(&runner.db, &expired).await?,
-            };
-            swept += batch;
+            let batch = runner.give_back_expired(&runner.db, &expired).await?;
+            swept += batch.given_back;
             // Those that are left are locked by transactions that end them.
-            if expired.len() < BATCH || batch == 0 {
+            if expired.len() < BATCH || !batch.has_ended_any() {
                 return Ok(swept);
             }
         }
@@ -104,7 +101,23 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     #[doc(hidden)]
     pub async fn sweep_through(&self, db: &impl Transactor<DB>) -> Result<usize, Error> {
         let expired = self.runner().find_expired(db).await?;
-        self.runner().give_back_expired(db, &expired).await
+        Ok(self.runner().give_back_expired(db, &expired).await?.given_back)
+    }
+}
+
+/// What became of holds that had expired.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Swept {
+    /// How many were given back.
+    given_back: usize,
+    /// Whether some had been given back before, by another caller.
+    were_gone: bool,
+}
+
+impl Swept {
+    /// Returns whether there may be more in the rows now.
+    pub(super) fn has_ended_any(self) -> bool {
+        self.given_back > 0 || self.were_gone
     }
 }
 
@@ -117,7 +130,7 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
         db.run(unit).await
     }
 
-    /// Gives back those of these holds that have expired. Returns their number.
+    /// Gives back those of these holds that have expired.
     ///
     /// The rows with the numbers are locked before the holds, whose locks it does not wait for. So it waits
     /// for no transaction that confirms a hold and then changes its row.
@@ -125,7 +138,10 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
         &self,
         db: &impl Transactor<DB>,
         ids: &[i64],
-    ) -> Result<usize, Error> {
+    ) -> Result<Swept, Error> {
+        if ids.is_empty() {
+            return Ok(Swept::default());
+        }
         let (sql, records) = (HoldSql::of::<DB>(), self.settings.records());
         let unit = async |tx: &mut Tx<DB>| {
             let parts = sql.parts(tx, records, ids).await?;
@@ -133,12 +149,13 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
             let found = self.settings.numbers().lock(tx, &keys).await?;
             let expired = sql.lock_expired(tx, records, ids).await?;
             self.give_back(tx, &found, &expired).await?;
-            let ended: BTreeSet<_> = expired.iter().map(|part| part.id).collect();
-            Ok::<_, Error>(ended.len())
+            let is_gone = |id: &i64| parts.iter().all(|part| part.id != *id);
+            let given_back = expired.iter().map(|part| part.id).collect::<BTreeSet<_>>().len();
+            Ok::<_, Error>(Swept { given_back, were_gone: ids.iter().any(is_gone) })
         };
         let swept = db.run(unit).await?;
-        if swept > 0 {
-            self.notify(HoldEvent::Expired { holds: swept });
+        if swept.given_back > 0 {
+            self.notify(HoldEvent::Expired { holds: swept.given_back });
         }
         Ok(swept)
     }

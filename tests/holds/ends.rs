@@ -175,7 +175,7 @@ where
 {
     let (pool, holds) = events::<DB>(6, 5).await;
     let db = Pessimistic::default().on(&pool);
-    let (hold, _other) = (held(&holds, 1, 2).await, held(&holds, 1, 3).await);
+    let (hold, other) = (held(&holds, 1, 2).await, held(&holds, 1, 3).await);
     let (confirmed, is_confirmed) = oneshot::channel();
     let (proceed, may_proceed) = oneshot::channel::<()>();
     let ends = std::sync::Arc::new(std::sync::Mutex::new(Some((confirmed, may_proceed))));
@@ -195,9 +195,9 @@ where
         }
     });
     is_confirmed.await.expect("confirmed");
-    // The other hold expires, and that of the buyer would have, too.
-    let sql = DB::sql("UPDATE atomically_hold SET expires_at = 1 WHERE amount = 3");
-    DB::pool_execute(&pool, sql, &[]).await.expect("it expires");
+    // The other hold expires.
+    let sql = DB::sql("UPDATE atomically_hold SET expires_at = 1 WHERE id = ?");
+    DB::pool_execute(&pool, sql, &[other.id()]).await.expect("it expires");
     let third = timeout(Duration::from_secs(8), held(&holds, 1, 3)).await.expect("it waits for no buyer");
     let release = tokio::spawn(async move { hold.release().await });
     assert!(third.release().await.expect("released"));

@@ -79,7 +79,7 @@ const LONG: Duration = Duration::from_secs(3600);
 /// The number in row 1, plus what is held of it, plus what was sold.
 const TOTAL: &str = "SELECT CAST(seats \
     + (SELECT COALESCE(SUM(amount), 0) FROM atomically_hold WHERE row_key = '1' AND confirmed_at IS NULL) \
-    + (SELECT COUNT(*) FROM ticket) AS INTEGER) FROM event WHERE id = 1";
+    + (SELECT COUNT(*) FROM ticket) AS BIGINT) FROM event WHERE id = 1";
 
 /// Events 1 and 2 with this many seats each, no tickets, and the table of holds.
 async fn events<DB: TestBackend>(connections: u32, seats: i64) -> (TestPool<DB>, Holds<DB, i64>)
@@ -131,7 +131,7 @@ async fn expire<DB: TestBackend>(pool: &Pool<DB>) {
 }
 
 async fn fetch<DB: TestBackend>(pool: &Pool<DB>, sql: &str) -> i64 {
-    let sql = if DB::NAME.contains("My") { sql.replace("AS INTEGER", "AS SIGNED") } else { sql.to_owned() };
+    let sql = if DB::NAME.contains("My") { sql.replace("AS BIGINT", "AS SIGNED") } else { sql.to_owned() };
     DB::pool_fetch(pool, DB::sql(&sql), &[]).await.expect("a number")
 }
 
