@@ -127,7 +127,7 @@ pub enum Event<'a> {
     /// Amounts were taken from a column, or were given back.
     Hold {
         /// The table, its key and the column: `event.id.seats`.
-        target: &'a str,
+        column: &'a str,
         /// The event.
         event: HoldEvent<'a>,
     },

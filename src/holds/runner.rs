@@ -29,7 +29,7 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
     }
 
     pub(super) fn notify(&self, event: HoldEvent<'_>) {
-        self.db.notify(&Event::Hold { target: &self.settings.name, event });
+        self.db.notify(&Event::Hold { column: &self.settings.name, event });
     }
 
     /// Gives back the expired holds that a batch has found, and completes its calls. Returns those that are

@@ -183,12 +183,12 @@ impl Metrics {
         )
     }
 
-    fn holds(&self, target: &str) -> Arc<HoldHandles> {
+    fn holds(&self, column: &str) -> Arc<HoldHandles> {
         self.handles(
-            target,
+            column,
             |b| &b.holds,
             |b| &mut b.holds,
-            |recorder| HoldHandles::register(recorder, target),
+            |recorder| HoldHandles::register(recorder, column),
         )
     }
 
@@ -238,7 +238,7 @@ impl Observer for Metrics {
             // The time of the last success does not advance.
             Event::Purge { event: PurgeEvent::Failed { .. } } => {}
             Event::Lease { lease, event } => self.lease(lease).count(event),
-            Event::Hold { target, event } => self.holds(target).count(event),
+            Event::Hold { column, event } => self.holds(column).count(event),
             Event::Key { run, outcome } => self.key(run).count(*outcome),
         }
     }

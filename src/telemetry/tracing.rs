@@ -135,7 +135,7 @@ mod with {
                 Event::Unit { run, event } => log_event(run, event),
                 Event::Purge { event } => log_purge(event),
                 Event::Lease { lease, event } => log_lease(lease, event),
-                Event::Hold { target, event } => log_hold(target, event),
+                Event::Hold { column, event } => log_hold(column, event),
                 _ => {}
             }
         }

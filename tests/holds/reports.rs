@@ -16,8 +16,8 @@ where
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
     let holds = holds.observed_by(move |event: &Event<'_>| {
-        if let Event::Hold { target, event } = event {
-            assert_eq!(*target, "event.id.seats");
+        if let Event::Hold { column, event } = event {
+            assert_eq!(*column, "event.id.seats");
             log.lock().expect("unlocked").push(match event {
                 HoldEvent::Held { holds } => format!("held {holds}"),
                 HoldEvent::Refused { calls } => format!("refused {calls}"),

@@ -132,7 +132,7 @@ async fn every_queried_metric_is_exported() {
         for name in names {
             assert!(known.contains(name), "{file}: there is no {name}");
         }
-        for label in ["outcome", "kind"] {
+        for label in ["outcome", "kind", "event"] {
             for value in queried_values(&text, label).into_iter().flatten() {
                 assert!(scrape.values(label).contains(value.as_str()), "{file}: no {label} is {value}");
             }

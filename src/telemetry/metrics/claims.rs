@@ -56,8 +56,8 @@ pub(super) struct HoldHandles {
 }
 
 impl HoldHandles {
-    pub(super) fn register(recorder: &dyn Recorder, target: &str) -> Self {
-        let labels = [Label::new("target", target.to_owned())];
+    pub(super) fn register(recorder: &dyn Recorder, column: &str) -> Self {
+        let labels = [Label::new("column", column.to_owned())];
         let events = ["held", "refused", "confirmed", "too_late", "released", "expired", "sweep_failed"];
         let [held, refused, confirmed, too_late, released, expired, sweep_failed] =
             counters(&names::HOLDS, recorder, &labels, "event", events);
