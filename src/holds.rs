@@ -65,7 +65,9 @@ use crate::error::Error;
 use crate::events::Observer;
 use crate::schema::SchemaPart;
 use crate::strategies::Pessimistic;
-use crate::transactor::{Options, PoolTransactor, Transactor, TransactorExt as _};
+#[cfg(feature = "testing")]
+use crate::transactor::Transactor;
+use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
 
 pub use hold::{Confirmation, Hold};
