@@ -1,4 +1,4 @@
-//! Decrements of one row, and of a thousand: coalesced, and by pgbench, side by side.
+//! Decrements of one row, and of a thousand: coalesced, as holds, and by pgbench, side by side.
 //!
 //! `cargo bench -p benches --bench hot_row`. PostgreSQL is a private server that is started for it, whose
 //! commits wait for the disk, and pgbench belongs to the same installation. The contenders take turns, so
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use atomically::holds::{HoldOutcome, Holds};
 use atomically::{DeltaOutcome, Deltas};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -27,17 +28,21 @@ enum Contender {
     Pgbench { clients: u32 },
     /// This many tasks, with this many batches in flight at a time.
     Coalesced { callers: u64, flights: usize },
+    /// This many tasks, each of which takes one at a time for ten minutes.
+    Held { callers: u64 },
 }
 
-use Contender::{Coalesced, Pgbench};
+use Contender::{Coalesced, Held, Pgbench};
 
-const CONTENDERS: [Contender; 6] = [
+const CONTENDERS: [Contender; 8] = [
     Pgbench { clients: CONNECTIONS },
     Pgbench { clients: 1 },
     Coalesced { callers: 64, flights: 1 },
     Coalesced { callers: 64, flights: 2 },
+    Held { callers: 64 },
     Coalesced { callers: 256, flights: 1 },
     Coalesced { callers: 256, flights: 2 },
+    Held { callers: 256 },
 ];
 
 fn main() {
@@ -54,6 +59,7 @@ fn main() {
                 rates.push(match *contender {
                     Pgbench { clients } => pgbench(&url, clients, rows),
                     Coalesced { callers, flights } => coalesced(&runtime, &pool, callers, flights, rows),
+                    Held { callers } => held(&runtime, &pool, callers, rows),
                 });
             }
         }
@@ -95,12 +101,46 @@ fn pgbench(url: &str, clients: u32, rows: i64) -> f64 {
 fn coalesced(runtime: &Runtime, pool: &PgPool, callers: u64, flights: usize, rows: i64) -> f64 {
     let stock =
         Deltas::on(pool, "product", "id", "stock").reuse_connections().at_least(0).max_batches(flights);
+    called(runtime, callers, rows, move |id| {
+        let stock = stock.clone();
+        async move {
+            let outcome = stock.add(id, -1).await.expect("a commit");
+            assert!(matches!(outcome, DeltaOutcome::Applied { .. }), "{outcome:?}");
+        }
+    })
+}
+
+fn held(runtime: &Runtime, pool: &PgPool, callers: u64, rows: i64) -> f64 {
+    let stock = Holds::on(pool, "product", "id", "stock").reuse_connections();
+    runtime.block_on(async {
+        stock.create_tables().await.expect("the table");
+        sqlx::query("TRUNCATE atomically_hold").execute(pool).await.expect("emptied");
+    });
+    called(runtime, callers, rows, move |id| {
+        let stock = stock.clone();
+        async move {
+            let outcome = stock.hold(id, 1, Duration::from_secs(600)).await.expect("a commit");
+            assert!(matches!(outcome, HoldOutcome::Held(_)), "{outcome:?}");
+        }
+    })
+}
+
+/// Calls from this many tasks for a turn, and returns the calls per second.
+fn called<F>(
+    runtime: &Runtime,
+    callers: u64,
+    rows: i64,
+    call: impl Fn(i64) -> F + Clone + Send + 'static,
+) -> f64
+where
+    F: Future<Output = ()> + Send,
+{
     let (done, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     runtime.block_on(async {
         let mut tasks = JoinSet::new();
         let started = Instant::now();
         for caller in 0..callers {
-            let (stock, done, over) = (stock.clone(), done.clone(), over.clone());
+            let (call, done, over) = (call.clone(), done.clone(), over.clone());
             tasks.spawn(async move {
                 let mut chance = caller + 1;
                 while !over.load(Ordering::Relaxed) {
@@ -109,8 +149,7 @@ fn coalesced(runtime: &Runtime, pool: &PgPool, callers: u64, flights: usize, row
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(1_442_695_040_888_963_407);
                     let id = (chance >> 33) as i64 % rows + 1;
-                    let outcome = stock.add(id, -1).await.expect("a commit");
-                    assert!(matches!(outcome, DeltaOutcome::Applied { .. }), "{outcome:?}");
+                    call(id).await;
                     done.fetch_add(1, Ordering::Relaxed);
                 }
             });

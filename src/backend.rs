@@ -38,12 +38,14 @@ mod wire;
 
 use additions::AdditionSql;
 pub(crate) use additions::{AddInOneStatement, Addition, Target};
+#[cfg(feature = "holds")]
+pub(crate) use additions::{HoldInOneStatement, HoldRecord, HoldRecords};
 pub(crate) use carried_failure::{SyntheticError, with_failure};
 use certification::CertificationSql;
 #[cfg(feature = "testing")]
 pub(crate) use certification::CertifiedLevel;
 pub use codec::Key;
-#[cfg(any(feature = "idempotency", feature = "queue", feature = "testing"))]
+#[cfg(any(feature = "holds", feature = "idempotency", feature = "queue", feature = "testing"))]
 pub(crate) use codec::Value;
 pub(crate) use codec::required;
 use commit_marker::CommitMarkerSql;

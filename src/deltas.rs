@@ -2,29 +2,22 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::Pool;
-use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::backend::{Backend, Key, Target};
-use crate::error::{Error, Spent};
+use crate::batching::{BatchLimits, BatchRunner, Batching, refuses_a_part};
+use crate::error::Error;
 use crate::events::Observer;
-use crate::failure::{Failure, FailureKind};
 use crate::strategies::Pessimistic;
-use crate::transactor::{Options, PoolTransactor};
-use crate::tx::{holds_connection_of, nested, unreachable_since};
+use crate::transactor::{Options, PoolTransactor, Transactor as _};
 
 mod single_statement;
 mod batch;
-mod batcher;
-mod pending;
 
-use batcher::{Batcher, Shared};
-use pending::Call;
+use batch::Batch;
+use single_statement::SingleStatement;
 
 /// The default maximum of waiting calls.
 const DEFAULT_CAPACITY: usize = 10_000;
@@ -117,10 +110,8 @@ const DEFAULT_CAPACITY: usize = 10_000;
 ///
 /// If the batch ran in the task of one of its callers, dropping that caller would cancel the other calls. The
 /// background task runs only while there are calls, and ends when the last handle is dropped.
-pub struct Deltas<DB: Backend, K> {
-    shared: Arc<Shared<DB, K>>,
-    /// Dropped with the last handle, which cancels the batches that are running.
-    alive: Arc<watch::Sender<()>>,
+pub struct Deltas<DB: Backend, K: Key<DB>> {
+    batching: Batching<Additions<DB, K>>,
 }
 
 /// The result of an addition.
@@ -172,15 +163,17 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     }
 
     fn new(transactor: PoolTransactor<DB, Pessimistic>, settings: Settings) -> Self {
-        let (alive, gone) = watch::channel(());
-        Self { shared: Arc::new(Shared::new(transactor, settings, gone)), alive: Arc::new(alive) }
+        let transactor = transactor.options(settings.options.or(&Options::new().named("deltas")));
+        let single_statement = SingleStatement::new(&settings);
+        Self { batching: Batching::new(Additions { transactor, settings, single_statement }) }
     }
 
     /// Returns a handle with changed settings and a queue of its own; other handles keep theirs.
     fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = self.shared.settings.clone();
+        let runner = self.batching.runner();
+        let mut settings = runner.settings.clone();
         change(&mut settings);
-        Self::new(self.shared.transactor.clone(), settings)
+        Self::new(runner.transactor.clone(), settings)
     }
 
     /// Refuses calls that would leave a value below `floor`. There is no floor by default.
@@ -236,8 +229,8 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     /// acquires a connection from the pool, which costs one or two round trips.
     #[must_use]
     pub fn reuse_connections(self) -> Self {
-        let transactor = self.shared.transactor.clone().reuse_connections();
-        Self::new(transactor, self.shared.settings.clone())
+        let runner = self.batching.runner();
+        Self::new(runner.transactor.clone().reuse_connections(), runner.settings.clone())
     }
 
     /// Sets whether connections cache the prepared statements, like sqlx's
@@ -289,61 +282,74 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
     /// May be dropped at any time. If its batch has not begun to write, the call is withdrawn; otherwise it
     /// may or may not be stored.
     pub async fn add(&self, key: K, delta: i64) -> Result<DeltaOutcome, Error> {
-        let shared = &self.shared;
-        if holds_connection_of(shared.transactor.pool()) {
-            return Err(Error::failed(nested(), None));
-        }
-        let (runtime, started) = (Handle::current(), Instant::now());
-        let deadline = shared.settings.options.deadline_from(started);
-        let (sender, result) = oneshot::channel();
-        let taken = Arc::new(AtomicBool::new(false));
-        let call = Call::new(key, delta, deadline, taken.clone(), sender);
-        let (ticket, starts) = shared.queue().push(call, &shared.settings)?;
-        let position = scopeguard::guard(ticket, |ticket| drop(shared.queue().withdraw(ticket)));
-        if starts {
-            Batcher::start(shared, &runtime);
-        }
-        let result = timeout_at(deadline, result).await;
-        let spent = Spent { attempts: 0, elapsed: started.elapsed() };
-        match result {
-            Ok(Ok(outcome)) => {
-                scopeguard::ScopeGuard::into_inner(position);
-                outcome
-            }
-            // The flag decides the race: a batch does not take a call whose caller has given up, and a caller
-            // does not give up a call that was taken.
-            Ok(Err(_)) if taken.swap(true, Ordering::AcqRel) => Err(unknown("the batch was never finished")),
-            Ok(Err(_)) => {
-                let why = "the runtime that carried the batch was shut down, or the batch panicked";
-                Err(Error::failed(Failure::new(FailureKind::Unavailable, why), Some(spent)))
-            }
-            Err(_) if taken.swap(true, Ordering::AcqRel) => {
-                Err(unknown("the deadline passed before the batch was committed"))
-            }
-            Err(_) => {
-                let unreachable = unreachable_since(shared.transactor.pool(), started);
-                Err(Error::deadline_exceeded(unreachable, spent).while_waiting("for its batch"))
+        let runner = self.batching.runner();
+        let deadline = runner.settings.options.deadline_from(Instant::now());
+        self.batching.call(runner.transactor.pool(), (key, delta), deadline).await
+    }
+}
+
+/// Runs batches of additions.
+struct Additions<DB: Backend, K> {
+    transactor: PoolTransactor<DB, Pessimistic>,
+    settings: Settings,
+    single_statement: SingleStatement<DB, K>,
+}
+
+impl<DB: Backend, K: Key<DB>> BatchRunner for Additions<DB, K> {
+    type Key = K;
+    type Request = i64;
+    type Outcome = DeltaOutcome;
+
+    fn limits(&self) -> BatchLimits {
+        let Settings { capacity, max_batches, .. } = self.settings;
+        BatchLimits { capacity, max_batches }
+    }
+
+    /// Runs a batch as a single statement, and then the remaining calls as a transaction, which is split in
+    /// halves if the database refuses some of them.
+    async fn run(&self, calls: Vec<Call<K>>) {
+        let Self { single_statement, transactor, settings } = self;
+        let mut parts = vec![single_statement.apply(transactor, &settings.bounds, calls).await];
+        while let Some(calls) = parts.pop() {
+            let Some(deadline) = calls.iter().map(|call| call.deadline).max() else { continue };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut batch = Batch::new(settings, calls);
+            let ended = transactor.transact(&Options::new().deadline(left), &mut batch).await;
+            match batch.end(ended) {
+                Ok(results) => {
+                    for (call, result) in results {
+                        call.complete(result);
+                    }
+                }
+                Err((mut calls, error)) if calls.len() > 1 && refuses_a_part(error.kind()) => {
+                    let later = calls.split_off(calls.len() / 2);
+                    parts.extend([later, calls]);
+                }
+                Err((calls, error)) => {
+                    for call in calls {
+                        call.complete(Err(error.duplicate()));
+                    }
+                }
             }
         }
     }
 }
 
-fn unknown(why: &str) -> Error {
-    Error::failed(Failure::new(FailureKind::CommitUnknown, why), None)
-}
+/// An addition that waits.
+type Call<K> = crate::batching::Call<K, i64, DeltaOutcome>;
 
 // Not derived, because that would require `K: Clone` and `DB: Clone`.
-impl<DB: Backend, K> Clone for Deltas<DB, K> {
+impl<DB: Backend, K: Key<DB>> Clone for Deltas<DB, K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), alive: self.alive.clone() }
+        Self { batching: self.batching.clone() }
     }
 }
 
-impl<DB: Backend, K> fmt::Debug for Deltas<DB, K> {
+impl<DB: Backend, K: Key<DB>> fmt::Debug for Deltas<DB, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Deltas")
             .field("database", &DB::NAME)
-            .field("settings", &self.shared.settings)
+            .field("settings", &self.batching.runner().settings)
             .finish_non_exhaustive()
     }
 }

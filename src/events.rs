@@ -8,13 +8,15 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::failure::Failure;
 
+mod claims;
 mod purged;
 mod summary;
 
+pub use claims::{HoldEvent, LeaseEvent};
 pub use purged::PurgedTable;
 pub use summary::{RunOutcome, Summary, Times};
 
-/// Observes units of work, jobs, idempotency keys and purges as they run.
+/// Observes units of work, jobs, leases, holds, idempotency keys and purges as they run.
 ///
 /// Register an observer for a transactor with
 /// [`PoolTransactor::observed_by`](crate::PoolTransactor::observed_by), or for a single run with
@@ -114,6 +116,20 @@ pub enum Event<'a> {
     Purge {
         /// The event.
         event: PurgeEvent<'a>,
+    },
+    /// A lease of this process was acquired, lost or released.
+    Lease {
+        /// The name of the lease.
+        lease: &'a str,
+        /// The event.
+        event: LeaseEvent<'a>,
+    },
+    /// Amounts were taken from a column, or were given back.
+    Hold {
+        /// The table, its key and the column: `event.id.seats`.
+        column: &'a str,
+        /// The event.
+        event: HoldEvent<'a>,
     },
     /// A request with an idempotency key was answered.
     Key {

@@ -134,6 +134,10 @@ pub mod queue {}
 #[doc = include_str!("guide/leases.md")]
 pub mod leases {}
 
+#[cfg(feature = "holds")]
+#[doc = include_str!("guide/holds.md")]
+pub mod holds {}
+
 #[cfg(feature = "sea-orm")]
 #[doc = include_str!("guide/sea_orm.md")]
 pub mod sea_orm {}

@@ -66,6 +66,7 @@
 //! | `postgres` | PostgreSQL and engines with its protocol | `sqlx/postgres` |
 //! | `mysql` | MySQL, MariaDB and engines with their protocol | `sqlx/mysql` |
 //! | `sqlite` | SQLite | `sqlx/sqlite` |
+//! | `holds` | `atomically::holds`: seats, stock and credit that are taken for minutes | |
 //! | `idempotency` | `atomically::idempotency`: one effect per key | `serde`, `serde_json`, `sha2` |
 //! | `http` | `atomically::http`: idempotency keys and entity tags | `idempotency`, `bytes`, `http` |
 //! | `axum` | extractors and responses for axum 0.8 | `http`, `axum` |
@@ -113,7 +114,8 @@ mod tx;
 mod gate;
 mod transactor;
 mod strategies;
-// Built on transactors. These modules do not import each other.
+// Built on transactors. The modules below do not import each other.
+mod batching;
 mod deltas;
 // What claims of jobs and leases share.
 #[cfg(any(feature = "lease", feature = "queue"))]
@@ -121,6 +123,9 @@ mod lease_clock;
 #[cfg(any(feature = "lease", feature = "queue"))]
 mod wake;
 // Optional features, built on everything above.
+#[cfg(feature = "holds")]
+#[cfg_attr(docsrs, doc(cfg(feature = "holds")))]
+pub mod holds;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
 #[cfg(feature = "http")]
@@ -149,8 +154,8 @@ pub use deadlock::{DeadlockParty, DeadlockReport, DeadlockUnit, WantedLock};
 pub use deltas::{DeltaOutcome, Deltas};
 pub use error::{Error, ErrorKind};
 pub use events::{
-    Event, JobEvent, KeyOutcome, Observer, PurgeEvent, PurgedTable, Run, RunOutcome, Summary, Times,
-    UnitEvent,
+    Event, HoldEvent, JobEvent, KeyOutcome, LeaseEvent, Observer, PurgeEvent, PurgedTable, Run, RunOutcome,
+    Summary, Times, UnitEvent,
 };
 pub use failure::{Constraint, ConstraintKind, Failure, FailureKind};
 pub use gate::Gate;

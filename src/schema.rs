@@ -56,14 +56,16 @@ pub enum SchemaPart {
     Queue,
     /// `atomically_lease` and `atomically_lease_expiry`, the leases.
     Leases,
+    /// `atomically_hold`, the holds.
+    Holds,
 }
 
 impl SchemaPart {
     /// All parts, in the order of their declaration.
-    pub const ALL: [Self; 4] = [Self::Operations, Self::Keys, Self::Queue, Self::Leases];
+    pub const ALL: [Self; 5] = [Self::Operations, Self::Keys, Self::Queue, Self::Leases, Self::Holds];
 
     /// Returns the name under which the database records the version of the part: `operations`, `keys`,
-    /// `queue` or `leases`.
+    /// `queue`, `leases` or `holds`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -71,6 +73,7 @@ impl SchemaPart {
             Self::Keys => "keys",
             Self::Queue => "queue",
             Self::Leases => "leases",
+            Self::Holds => "holds",
         }
     }
 
@@ -78,7 +81,7 @@ impl SchemaPart {
     #[must_use]
     pub const fn version(self) -> u32 {
         match self {
-            Self::Operations | Self::Keys | Self::Queue | Self::Leases => 1,
+            Self::Operations | Self::Keys | Self::Queue | Self::Leases | Self::Holds => 1,
         }
     }
 
@@ -93,6 +96,7 @@ impl SchemaPart {
             Self::Keys => "PoolTransactor::create_key_table",
             Self::Queue => "Queue::create_tables",
             Self::Leases => "Lease::create_tables",
+            Self::Holds => "Holds::create_tables",
         }
     }
 }

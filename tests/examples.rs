@@ -32,12 +32,17 @@ const ON_POSTGRES: [(&str, &str); 5] = [
 
 /// Cargo builds it next to this test, unless this test is the only target.
 fn run(example: &str, database_url: Option<&str>) -> Finished {
+    run_with(example, &[], database_url)
+}
+
+fn run_with(example: &str, arguments: &[&str], database_url: Option<&str>) -> Finished {
     let test = std::env::current_exe().expect("the path of this test");
     let profile = test.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps");
     let path = profile.join("examples").join(format!("{example}{}", std::env::consts::EXE_SUFFIX));
     assert!(path.exists(), "{} is missing: run `cargo build --examples` first", path.display());
     let mut command = Command::new(path);
     command
+        .args(arguments)
         .env("RUST_BACKTRACE", "0")
         .env_remove("DATABASE_URL")
         .envs(database_url.map(|url| ("DATABASE_URL", url)));
@@ -69,6 +74,19 @@ fn the_advisor_succeeds_on_sqlite() {
 #[test]
 fn the_certification_succeeds_on_sqlite() {
     ends_with("certify", None, "The server does what this crate relies on.");
+}
+
+/// On each database, all seats are sold, and only those who have one have paid.
+#[tokio::test]
+async fn the_ticket_checkout_sells_exactly_on_every_database() {
+    const SOLD: &str = "Sold are 200 of 200 seats, and 200 payments were captured.";
+    ends_with("ticket_checkout", None, SOLD);
+    for url in [test_servers::postgres_url(), test_servers::mysql_url()] {
+        let run = run_with("ticket_checkout", &["--database-url", &url], None);
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+        assert!(run.stdout.lines().last().unwrap_or_default().contains(SOLD), "{run:?}");
+        assert!(!run.stdout.contains("\n0 paid too late"), "nobody was late: {run:?}");
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ use sqlx::{Arguments as _, AssertSqlSafe, Database, SqlSafeStr as _, SqlStr};
 use super::codec::{Codec, Key, Value};
 use super::query::WatchedQuery;
 use super::statements::StatementRules;
+#[cfg(feature = "holds")]
+use crate::schema::Schema;
 use crate::strategy::Limits;
 
 /// The SQL that adds to a numeric column.
@@ -40,6 +42,16 @@ pub trait AdditionSql: Codec + StatementRules {
     /// Returns the statement that checks and adds in one round trip; `None` if the database needs several,
     /// or does not support keys of this type.
     fn add_in_one_statement<K: Key<Self>>(_target: Target) -> Option<Box<dyn AddInOneStatement<Self, K>>> {
+        None
+    }
+
+    /// Returns the statement that checks, subtracts and stores holds in one round trip; `None` if the
+    /// database needs several, or does not support keys of this type.
+    #[cfg(feature = "holds")]
+    fn hold_in_one_statement<K: Key<Self>>(
+        _target: Target,
+        _records: HoldRecords<'_>,
+    ) -> Option<Box<dyn HoldInOneStatement<Self, K>>> {
         None
     }
 }
@@ -85,6 +97,54 @@ pub trait AddInOneStatement<DB: Database, K>: Send + Sync {
         &self,
         connection: &'c mut DB::Connection,
         additions: &[Addition<'_, K>],
+        limits: &Limits,
+    ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>>;
+}
+
+/// Where holds are stored.
+#[cfg(feature = "holds")]
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy)]
+pub struct HoldRecords<'a> {
+    /// The name of the target, which is stored with each hold.
+    pub name: &'a str,
+    /// The names of the crate's tables.
+    pub schema: Schema,
+}
+
+/// A hold of an amount of one row.
+#[cfg(feature = "holds")]
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct HoldRecord<'a> {
+    /// The addition of which this hold is a part, by its index.
+    pub addition: usize,
+    /// The id of the hold.
+    pub id: i64,
+    /// The secret of its holder.
+    pub token: i64,
+    /// The key of the row, as text.
+    pub row_key: &'a str,
+    /// The amount that is taken from the row.
+    pub amount: i64,
+    /// How long the hold lasts, in microseconds.
+    pub ttl: i64,
+}
+
+/// Makes additions and stores their holds in one round trip, which is a transaction of its own.
+#[cfg(feature = "holds")]
+#[doc(hidden)]
+pub trait HoldInOneStatement<DB: Database, K>: Send + Sync {
+    /// The statement as observers see it, without its values.
+    fn sql(&self) -> SqlStr;
+
+    /// Returns the additions that were made, by their index, each with the time of the database in
+    /// microseconds since 1970. Their holds are stored, and no others. See [`AddInOneStatement::add`].
+    fn hold<'c>(
+        &self,
+        connection: &'c mut DB::Connection,
+        additions: &[Addition<'_, K>],
+        holds: &[HoldRecord<'_>],
         limits: &Limits,
     ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>>;
 }

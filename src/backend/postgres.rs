@@ -8,6 +8,7 @@ use super::{Backend, sealed};
 
 mod additions;
 mod arguments;
+mod bound_keys;
 mod bound_values;
 mod certification;
 mod commit_marker;
@@ -16,6 +17,8 @@ mod deadlock;
 mod engine;
 mod errors;
 mod folded;
+#[cfg(feature = "holds")]
+mod hold_statement;
 mod limits;
 mod literals;
 mod local_settings;

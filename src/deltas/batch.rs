@@ -13,8 +13,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::transactor::{Decision, Ended, Unit};
 use crate::tx::{Tx, explain_key};
 
-use super::pending::Call;
-use super::{DeltaOutcome, Settings};
+use super::{Call, DeltaOutcome, Settings};
 
 type CallResults<K> = Vec<(Call<K>, Result<DeltaOutcome, Error>)>;
 
@@ -75,7 +74,7 @@ impl<K: Ord + Clone + Send + Sync> Batch<'_, K> {
             let outcome = call.take().then(|| match rows.get_mut(&call.key) {
                 None => Ok(DeltaOutcome::NotFound),
                 Some(row) => row
-                    .add(call.delta, &self.settings.bounds)
+                    .add(call.request, &self.settings.bounds)
                     .ok_or_else(|| not_an_integer(self.settings.target)),
             });
             self.outcomes.push(outcome);

@@ -14,8 +14,7 @@ use crate::strategies::Pessimistic;
 use crate::strategy::{Limits, OwnLockLimit};
 use crate::transactor::{Options, PoolTransactor};
 
-use super::pending::Call;
-use super::{DeltaOutcome, Settings};
+use super::{Call, DeltaOutcome, Settings};
 
 /// The maximum wait for a row lock: long enough for the commit of another batch, on another connection or
 /// in another process.
@@ -142,7 +141,7 @@ impl<K: Ord + Clone> SentCalls<K> {
         self.calls.retain_mut(Call::take);
         self.sums.clear();
         for call in &self.calls {
-            self.sums.entry(call.key.clone()).or_default().add(call.delta);
+            self.sums.entry(call.key.clone()).or_default().add(call.request);
         }
         self.sums.retain(|_, sum| sum.fits(bounds).is_some());
     }
@@ -164,7 +163,7 @@ impl<K: Ord + Clone> SentCalls<K> {
                 None => rest.push(call.given_back()),
                 Some(value) => {
                     // No step leaves the bounds, so none overflows.
-                    *value = value.wrapping_add(call.delta);
+                    *value = value.wrapping_add(call.request);
                     let value = *value;
                     call.complete(Ok(DeltaOutcome::Applied { value }));
                 }

@@ -13,6 +13,7 @@ use super::renewal::renew_until_lost;
 use super::sql::LeaseSql;
 use crate::backend::Backend;
 use crate::error::Error;
+use crate::events::LeaseEvent;
 use crate::tx::Tx;
 
 /// A lease that this process holds, and renews in the background after each third of its time.
@@ -31,6 +32,7 @@ impl<DB: Backend> Held<DB> {
     /// Begins to renew a lease. `requested` is when it was requested from the database.
     pub(super) fn new(lease: &Lease<DB>, token: i64, requested: Instant) -> Self {
         let holding = Arc::new(Holding::new(lease, token, requested));
+        holding.notify(LeaseEvent::Acquired { token });
         let renewal = tokio::spawn(renew_until_lost(holding.clone(), requested));
         Self { holding, renewal }
     }

@@ -7,6 +7,7 @@ use super::Lease;
 use super::sql::LeaseSql;
 use crate::backend::Backend;
 use crate::error::Error;
+use crate::events::{Event, LeaseEvent};
 use crate::lease_clock::LeaseClock;
 use crate::transactor::TransactorExt as _;
 use crate::tx::Tx;
@@ -40,12 +41,17 @@ impl<DB: Backend> Holding<DB> {
         if self.end() {
             return Ok(());
         }
+        self.notify(LeaseEvent::Released { token: self.token });
         let (terms, after) = (self.lease.terms(), self.lease.after_release.as_deref());
         let releasing = async |tx: &mut Tx<DB>| {
             let sql = LeaseSql::of::<DB>();
             Ok::<_, Error>(sql.release(tx, terms, self.token, after).await?)
         };
         self.lease.db.with(self.lease.limits()).run(releasing).await
+    }
+
+    pub(super) fn notify(&self, event: LeaseEvent<'_>) {
+        self.lease.db.notify(&Event::Lease { lease: self.lease.name(), event });
     }
 
     /// Records that the lease is no longer held. Returns whether it was recorded before.

@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::holding::Holding;
 use crate::backend::Backend;
+use crate::events::LeaseEvent;
 
 /// The part of the lease's time after which it is renewed.
 const RENEWED_AFTER: u32 = 3;
@@ -25,9 +26,14 @@ pub(super) async fn renew_until_lost<DB: Backend>(holding: Arc<Holding<DB>>, acq
                 holding.clock.extended(requested);
                 requested + ttl / RENEWED_AFTER
             }
-            Ok(Err(_)) => Instant::now() + ttl / REPEATED_AFTER,
+            Ok(Err(error)) => {
+                holding.notify(LeaseEvent::RenewalFailed { token: holding.token, error: &error });
+                Instant::now() + ttl / REPEATED_AFTER
+            }
             Ok(Ok(false)) | Err(_) => {
-                holding.end();
+                if !holding.end() {
+                    holding.notify(LeaseEvent::Lost { token: holding.token });
+                }
                 return;
             }
         };

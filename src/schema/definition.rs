@@ -106,6 +106,7 @@ pub(crate) fn part_of_table(name: &str) -> Option<SchemaPart> {
         "key" => Some(SchemaPart::Keys),
         "job" | "job_lease" | "job_key" | "job_pause" => Some(SchemaPart::Queue),
         "lease" | "lease_expiry" => Some(SchemaPart::Leases),
+        "hold" => Some(SchemaPart::Holds),
         _ => None,
     }
 }

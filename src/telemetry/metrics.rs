@@ -10,12 +10,14 @@ use ::metrics::Recorder;
 
 use crate::events::{Event, JobEvent, Observer, PurgeEvent, PurgedTable, Run, UnitEvent};
 
+mod claims;
 mod handles;
 mod names;
 
+use claims::{HoldHandles, LeaseHandles};
 use handles::{KeyHandles, PurgeHandles, QueueHandles, UnitHandles, WorkerHandles};
 
-/// An observer that reports units of work, queues and idempotency keys through the crate
+/// An observer that reports units of work, queues, leases, holds and idempotency keys through the crate
 /// [`metrics`](https://docs.rs/metrics), to any of its exporters.
 ///
 /// ```
@@ -58,8 +60,8 @@ use handles::{KeyHandles, PurgeHandles, QueueHandles, UnitHandles, WorkerHandles
 ///
 /// # Labels
 ///
-/// The labels are the names of the unit and its strategy, the name of the queue, and labels with a fixed
-/// set of values. Their number does not grow with users, rows or keys, as long as the names of units do
+/// The labels are the names of the unit and its strategy, the names of the queue, of the lease, and of the
+/// column with holds, and labels with a fixed set of values. Their number does not grow with users, rows or keys, as long as the names of units do
 /// not. All counters of a unit and its strategy are registered at zero with its first run, so that the
 /// first event of each kind shows as an increase. With the [buckets](Self::buckets) below, a unit and its
 /// strategy have 85 series.
@@ -86,6 +88,8 @@ struct Registered {
     keys: HashMap<(&'static str, &'static str), Arc<KeyHandles>>,
     queues: HashMap<String, Arc<QueueHandles>>,
     workers: HashMap<(String, u32), Arc<WorkerHandles>>,
+    leases: HashMap<String, Arc<LeaseHandles>>,
+    holds: HashMap<String, Arc<HoldHandles>>,
     purges: HashMap<PurgedTable, Arc<PurgeHandles>>,
 }
 
@@ -170,6 +174,24 @@ impl Metrics {
         )
     }
 
+    fn lease(&self, lease: &str) -> Arc<LeaseHandles> {
+        self.handles(
+            lease,
+            |b| &b.leases,
+            |b| &mut b.leases,
+            |recorder| LeaseHandles::register(recorder, lease),
+        )
+    }
+
+    fn holds(&self, column: &str) -> Arc<HoldHandles> {
+        self.handles(
+            column,
+            |b| &b.holds,
+            |b| &mut b.holds,
+            |recorder| HoldHandles::register(recorder, column),
+        )
+    }
+
     fn purge(&self, table: PurgedTable) -> Arc<PurgeHandles> {
         self.handles(
             &table,
@@ -215,6 +237,8 @@ impl Observer for Metrics {
             Event::Purge { event: PurgeEvent::Deleted { table, rows } } => self.purge(*table).deleted(*rows),
             // The time of the last success does not advance.
             Event::Purge { event: PurgeEvent::Failed { .. } } => {}
+            Event::Lease { lease, event } => self.lease(lease).count(event),
+            Event::Hold { column, event } => self.holds(column).count(event),
             Event::Key { run, outcome } => self.key(run).count(*outcome),
         }
     }

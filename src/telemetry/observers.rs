@@ -72,6 +72,14 @@ impl Observers {
         self.0.iter().any(|observer| observer.call(|observer| observer.wants_sessions()) == Some(true))
     }
 
+    /// Notifies these observers, and the one that writes the log.
+    pub(crate) fn notify_and_log(&self, event: &Event<'_>) {
+        self.notify(event);
+        if let Some(log) = log() {
+            log.observe(event);
+        }
+    }
+
     pub(crate) fn notify(&self, event: &Event<'_>) {
         for observer in &self.0 {
             observer.call(|observer| observer.observe(event));

@@ -22,7 +22,9 @@ mod with {
     use tracing::{Instrument as _, debug, error, field, info_span, trace, warn};
 
     use crate::error::Error;
-    use crate::events::{Event, Observer, PurgeEvent, Run, RunOutcome, Summary, UnitEvent};
+    use crate::events::{
+        Event, HoldEvent, LeaseEvent, Observer, PurgeEvent, Run, RunOutcome, Summary, UnitEvent,
+    };
     use crate::failure::{Failure, FailureKind};
 
     const WAITS_FOR_ITSELF: &str = "; all connections of its pool are in use: if the unit runs a query on \
@@ -132,6 +134,8 @@ mod with {
             match event {
                 Event::Unit { run, event } => log_event(run, event),
                 Event::Purge { event } => log_purge(event),
+                Event::Lease { lease, event } => log_lease(lease, event),
+                Event::Hold { column, event } => log_hold(column, event),
                 _ => {}
             }
         }
@@ -171,6 +175,42 @@ mod with {
             }
             UnitEvent::Ended { summary, error } => log_end(run, summary, error),
             UnitEvent::Started | UnitEvent::AttemptStarted { .. } => {}
+        }
+    }
+
+    fn log_lease(lease: &str, event: &LeaseEvent<'_>) {
+        match event {
+            LeaseEvent::Lost { token } => warn!(
+                target: "atomically", lease, token,
+                "the lease {lease:?} is lost: it has another holder, or could not be renewed in time"
+            ),
+            LeaseEvent::RenewalFailed { token, error } => warn!(
+                target: "atomically", lease, token,
+                "the lease {lease:?} could not be renewed, and the renewal is repeated: {error}"
+            ),
+            LeaseEvent::Acquired { token } => {
+                debug!(target: "atomically", lease, token, "the lease {lease:?} is held");
+            }
+            LeaseEvent::Released { token } => {
+                debug!(target: "atomically", lease, token, "the lease {lease:?} is released");
+            }
+        }
+    }
+
+    fn log_hold(column: &str, event: &HoldEvent<'_>) {
+        match event {
+            HoldEvent::TooLate { id } => warn!(
+                target: "atomically", column, id,
+                "the hold {id} of {column} cannot be confirmed: it has expired or was released"
+            ),
+            HoldEvent::SweepFailed { error } => warn!(
+                target: "atomically", column,
+                "expired holds of {column} could not be given back, which is tried again: {error}"
+            ),
+            HoldEvent::Expired { holds } => {
+                debug!(target: "atomically", column, holds, "{holds} holds of {column} have expired");
+            }
+            _ => {}
         }
     }
 

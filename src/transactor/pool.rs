@@ -18,7 +18,7 @@ use super::{Ended, Options, Transactor, Unit};
 use crate::backend::{Backend, Engine, WatchedQuery};
 use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::events::Observer;
+use crate::events::{Event, Observer};
 use crate::gate::Gate;
 use crate::intercept::StatementAnswer;
 use crate::retry_budget::RetryBudget;
@@ -249,6 +249,16 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
         let target = StatementTarget { pool: &self.pool, reuse: &self.reuse, sql, nowait, atomicity };
         let mut statement = StatementAttempts::new(target, run);
         run_with_retries(&*self.strategy, self.waiting_queues(), &self.options, &mut statement).await
+    }
+
+    /// Returns whether the options have observers.
+    pub(crate) fn is_observed(&self) -> bool {
+        !self.options.observers().is_empty()
+    }
+
+    /// Notifies the observers of the options, and writes to the log.
+    pub(crate) fn notify(&self, event: &Event<'_>) {
+        self.options.observers().notify_and_log(event);
     }
 
     /// Returns the schema of the options, which has the names of the crate's tables.

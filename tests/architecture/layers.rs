@@ -48,7 +48,7 @@ fn modules_import_only_from_earlier_modules_of_lib_rs() {
 /// The features on top of transactors are independent of each other.
 #[test]
 fn features_do_not_import_each_other() {
-    let features = ["deltas", "idempotency", "lease", "queue", "sea_orm"];
+    let features = ["deltas", "holds", "idempotency", "lease", "queue", "sea_orm"];
     for (file, taken) in Imports::of(&sources()).edges {
         let of = |path: &str| {
             features.iter().position(|feature| {

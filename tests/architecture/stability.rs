@@ -9,11 +9,13 @@ use crate::source::sources;
 /// Public enums that callers match without a wildcard: a new variant is a new case that each of them has to
 /// handle, so adding one is a breaking change on purpose.
 const EXHAUSTIVE: &[&str] = &[
+    "Confirmation",
     "Decision",
     "DeltaOutcome",
     "Ended",
     "Enqueued",
     "FailOutcome",
+    "HoldOutcome",
     "Operation",
     "Outcome",
     "TransactionOutcome",
@@ -28,6 +30,7 @@ const IMPLEMENTED_BY_USERS: &[&str] =
 
 /// Public traits with a blanket implementation, which leaves no room for others.
 const BLANKET: &[&str] = &[
+    "HoldKey",
     "IdempotencyExt",
     "Key",
     "LeaderFn",

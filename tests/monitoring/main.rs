@@ -1,6 +1,7 @@
 //! Metrics, the alerts over them, and the dashboard: the counts are right, and every metric that is queried
 //! exists.
 
+mod claims;
 mod dashboard;
 mod ends;
 mod files;
@@ -19,6 +20,9 @@ mod support;
 use support::on_every_database;
 
 on_every_database! {
+    claims::leases_are_counted_by_event,
+    claims::renewals_that_fail_are_counted,
+    claims::holds_are_counted_by_event,
     ends::each_unit_outcome_is_counted,
     ends::runs_in_flight_are_counted,
     ends::pauses_are_counted,

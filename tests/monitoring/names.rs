@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomically::holds::{HoldOutcome, Holds};
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome};
+use atomically::lease::Lease;
 use atomically::queue::{Claim, NewJob, Queue, Worker};
 use atomically::{Error, Metrics, Pessimistic, Purge, Tx};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -15,7 +17,7 @@ use crate::files::{guide, metric_names, promtool, queried_values, read, rules};
 use crate::scrape::{Exporter, Sample, Scrape};
 use crate::support::TestBackend as _;
 
-/// A unit, a request with a key, a purge and a job, all of which succeed.
+/// A unit, a request with a key, a purge, a lease, a hold and a job, all of which succeed.
 async fn everything(exporter: &Exporter) {
     let pool = Sqlite::pool(2).await;
     let db = Pessimistic::default().on(&pool);
@@ -35,6 +37,19 @@ async fn everything(exporter: &Exporter) {
     let purge = Purge::new(&pool.pool).keys().dead_jobs(&queue, Duration::ZERO);
     let purge = purge.observed_by(exporter.metrics.clone());
     purge.once().await.expect("purged");
+    let lease = Lease::new("report", &pool).observed_by(exporter.metrics.clone());
+    lease.create_tables().await.expect("the tables of leases");
+    let held = lease.try_acquire().await.expect("an answer").expect("it is free");
+    held.release().await.expect("released");
+    sqlx::query("CREATE TABLE event (id BIGINT PRIMARY KEY, seats BIGINT)")
+        .execute(&pool.pool)
+        .await
+        .expect("a table");
+    let holds = Holds::<Sqlite, i64>::on(&pool, "event", "id", "seats").observed_by(exporter.metrics.clone());
+    holds.create_tables().await.expect("the table of holds");
+    sqlx::query("INSERT INTO event VALUES (1, 1)").execute(&pool.pool).await.expect("a row");
+    let held = holds.hold(1, 1, Duration::from_secs(60)).await.expect("an answer");
+    assert!(matches!(held, HoldOutcome::Held(_)), "{held:?}");
     let done = Arc::new(Notify::new());
     let completes = done.clone();
     Worker::new(&queue)
@@ -132,7 +147,7 @@ async fn every_queried_metric_is_exported() {
         for name in names {
             assert!(known.contains(name), "{file}: there is no {name}");
         }
-        for label in ["outcome", "kind"] {
+        for label in ["outcome", "kind", "event"] {
             for value in queried_values(&text, label).into_iter().flatten() {
                 assert!(scrape.values(label).contains(value.as_str()), "{file}: no {label} is {value}");
             }
@@ -170,6 +185,9 @@ async fn the_guide_states_the_number_of_series() {
     let guide = guide().split_whitespace().collect::<Vec<_>>().join(" ");
     let said = format!("Each pair of a unit and a strategy is {units} of them");
     assert!(guide.contains(&said), "{units} for each unit");
+    let (leases, columns) = (count("lease"), count("column"));
+    let said = format!("a lease {leases}, and a column with holds {columns}");
+    assert!(guide.contains(&said), "{said}");
     let said = format!("A queue is {queues}, and each of its workers one");
     assert!(workers == 1 && guide.contains(&said), "{queues} for each queue, {workers} for each worker");
 }

@@ -1,6 +1,7 @@
 //! Tests that need more than one process: they start their own executable again as the other processes.
 
 mod gates;
+mod holds;
 mod leases;
 mod servers;
 #[path = "../support/mod.rs"]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use atomically::holds::{HoldKey, Holds};
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey};
 use atomically::lease::Lease;
 use atomically::queue::{NewJob, Queue};
@@ -96,7 +97,10 @@ pub(crate) async fn versions_are_compared<DB: TestBackend>() {
 }
 
 /// Whichever call meets the missing table first.
-pub(crate) async fn an_error_about_a_missing_table_says_how_to_create_it<DB: TestBackend>() {
+pub(crate) async fn an_error_about_a_missing_table_says_how_to_create_it<DB: TestBackend>()
+where
+    i64: HoldKey<DB>,
+{
     let pool = DB::pool(2).await;
     for (schema, prefix) in [(Schema::new(), ""), (Schema::prefixed("app_").expect("a prefix"), "app_")] {
         let db = Pessimistic::default().on(&pool).options(Options::new().schema(schema).attempts(1));
@@ -107,13 +111,16 @@ pub(crate) async fn an_error_about_a_missing_table_says_how_to_create_it<DB: Tes
         let resolving = db.with(Options::new().resolve_commits(Resolve::Operation));
         let enqueues = async |tx: &mut Tx<DB>| queue.enqueue(tx, job()).await.map(drop);
         let lease = Lease::new("lease", &pool).options(Options::new().schema(schema));
-        let [key_table, operation, jobs, leases] = [
+        let holds =
+            Holds::<DB, i64>::on(&pool, "event", "id", "seats").options(Options::new().schema(schema));
+        let [key_table, operation, jobs, leases, hold_table] = [
             ("key", "PoolTransactor::create_key_table"),
             ("operation", "PoolTransactor::create_operation_table"),
             ("job", "Queue::create_tables"),
             ("lease", "Lease::create_tables"),
+            ("hold", "Holds::create_tables"),
         ];
-        let errors: [(_, Result<(), Error>); 13] = [
+        let errors: [(_, Result<(), Error>); 15] = [
             (key_table, db.once(&key).run(nothing).await.map(drop)),
             (key_table, db.keys().find(&key).await.map(drop)),
             (key_table, db.keys().purge().await.map(drop)),
@@ -127,6 +134,8 @@ pub(crate) async fn an_error_about_a_missing_table_says_how_to_create_it<DB: Tes
             (jobs, queue.depth().await.map(drop)),
             (jobs, queue.requeue(1).await.map(drop)),
             (leases, lease.try_acquire().await.map(drop)),
+            (hold_table, holds.sweep().await.map(drop)),
+            (hold_table, holds.find(1, 1).await.map(drop)),
         ];
         for (number, ((table, creator), result)) in errors.into_iter().enumerate() {
             let error = result.expect_err("there is no table").to_string();

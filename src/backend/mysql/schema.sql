@@ -91,3 +91,19 @@ CREATE TABLE IF NOT EXISTS atomically_lease_expiry (
     until BIGINT NOT NULL
 ) ENGINE = InnoDB;
 INSERT IGNORE INTO atomically_schema (part, version) VALUES ('leases', 1);
+
+-- # holds
+-- One row for each row of yours from which a hold has taken an amount. Times are microseconds since 1970.
+CREATE TABLE IF NOT EXISTS atomically_hold (
+    id BIGINT NOT NULL,
+    part INT NOT NULL,
+    token BIGINT NOT NULL,
+    target VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+    row_key VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+    amount BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    confirmed_at BIGINT,
+    PRIMARY KEY (id, part),
+    KEY atomically_hold_end (confirmed_at, expires_at)
+) ENGINE = InnoDB;
+INSERT IGNORE INTO atomically_schema (part, version) VALUES ('holds', 1);

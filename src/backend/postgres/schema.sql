@@ -90,3 +90,19 @@ CREATE TABLE IF NOT EXISTS atomically_lease_expiry (
     until BIGINT NOT NULL
 ) WITH (fillfactor = 50);
 INSERT INTO atomically_schema (part, version) VALUES ('leases', 1) ON CONFLICT (part) DO NOTHING;
+
+-- # holds
+-- One row for each row of yours from which a hold has taken an amount. Times are microseconds since 1970.
+CREATE TABLE IF NOT EXISTS atomically_hold (
+    id BIGINT NOT NULL,
+    part INTEGER NOT NULL,
+    token BIGINT NOT NULL,
+    target TEXT COLLATE "C" NOT NULL,
+    row_key TEXT COLLATE "C" NOT NULL,
+    amount BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    confirmed_at BIGINT,
+    PRIMARY KEY (id, part)
+) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX IF NOT EXISTS atomically_hold_end ON atomically_hold (confirmed_at, expires_at);
+INSERT INTO atomically_schema (part, version) VALUES ('holds', 1) ON CONFLICT (part) DO NOTHING;

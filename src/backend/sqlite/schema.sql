@@ -91,3 +91,19 @@ CREATE TABLE IF NOT EXISTS atomically_lease_expiry (
     until INTEGER NOT NULL
 );
 INSERT OR IGNORE INTO atomically_schema (part, version) VALUES ('leases', 1);
+
+-- # holds
+-- One row for each row of yours from which a hold has taken an amount. Times are microseconds since 1970.
+CREATE TABLE IF NOT EXISTS atomically_hold (
+    id INTEGER NOT NULL,
+    part INTEGER NOT NULL,
+    token INTEGER NOT NULL,
+    target TEXT NOT NULL,
+    row_key TEXT NOT NULL,
+    amount INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    confirmed_at INTEGER,
+    PRIMARY KEY (id, part)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS atomically_hold_end ON atomically_hold (confirmed_at, expires_at);
+INSERT OR IGNORE INTO atomically_schema (part, version) VALUES ('holds', 1);

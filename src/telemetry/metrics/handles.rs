@@ -13,7 +13,7 @@ fn labels(run: &Run) -> Vec<Label> {
 }
 
 /// Registers a counter for each value of a label.
-fn counters<const N: usize>(
+pub(super) fn counters<const N: usize>(
     described: &Described,
     recorder: &dyn Recorder,
     labels: &[Label],

@@ -66,6 +66,17 @@ pub(super) const TROUBLES: Described = Described::new(
     "Database errors that interrupted a worker.",
 );
 
+pub(super) const LEASES: Described = Described::new(
+    "atomically_lease_events_total",
+    Unit::Count,
+    "Leases that this process has acquired, could not renew, has lost or has released.",
+);
+pub(super) const HOLDS: Described = Described::new(
+    "atomically_hold_events_total",
+    Unit::Count,
+    "Holds that were taken, refused, confirmed, confirmed too late, released or given back as expired.",
+);
+
 pub(super) const PURGED: Described = Described::new(
     "atomically_purged_rows_total",
     Unit::Count,
@@ -98,6 +109,9 @@ pub(super) const HEARTBEAT: Described = Described::new(
     Unit::Seconds,
     "Time of a worker's last heartbeat, in seconds since 1970; 0 after an orderly shutdown.",
 );
+
+pub(super) const LEASES_HELD: Described =
+    Described::new("atomically_leases_held", Unit::Count, "Leases that this process holds.");
 
 pub(super) const PURGE_TIME: Described = Described::new(
     "atomically_purge_timestamp_seconds",
@@ -139,11 +153,20 @@ pub(super) const BACKOFF: Described = Described::new(
     "Time that a run waited between its attempts.",
 );
 
-const COUNTERS: [&Described; 8] =
-    [&UNITS, &ATTEMPTS, &FAILURES, &IDLE_WARNINGS, &KEYS, &JOBS, &TROUBLES, &PURGED];
+const COUNTERS: [&Described; 10] =
+    [&UNITS, &ATTEMPTS, &FAILURES, &IDLE_WARNINGS, &KEYS, &JOBS, &TROUBLES, &LEASES, &HOLDS, &PURGED];
 
-const GAUGES: [&Described; 8] =
-    [&IN_FLIGHT, &RUNNING_JOBS, &READY_JOBS, &DEAD_JOBS, &OLDEST_JOB, &DEPTH_READ, &HEARTBEAT, &PURGE_TIME];
+const GAUGES: [&Described; 9] = [
+    &IN_FLIGHT,
+    &RUNNING_JOBS,
+    &READY_JOBS,
+    &DEAD_JOBS,
+    &OLDEST_JOB,
+    &DEPTH_READ,
+    &HEARTBEAT,
+    &LEASES_HELD,
+    &PURGE_TIME,
+];
 
 /// The histograms, with suitable bucket bounds.
 pub(super) const HISTOGRAMS: [(&Described, &[f64]); 9] = [

@@ -63,7 +63,7 @@ impl Options {
     }
 
     /// Returns the names of the crate's tables.
-    pub(in crate::transactor) fn tables(&self) -> Schema {
+    pub(crate) fn tables(&self) -> Schema {
         self.schema.unwrap_or_default()
     }
 

@@ -1,0 +1,140 @@
+//! Calls that share commits: while one batch runs, the next one collects calls.
+//!
+//! There is no timer: a call that arrives alone runs alone. The batches run in a background task, because
+//! dropping a caller must not cancel the calls of others. The task runs only while there are calls, and ends
+//! when the last handle is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sqlx::Pool;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+mod batcher;
+mod pending;
+
+use crate::backend::Backend;
+use crate::error::{Error, ErrorKind, Spent};
+use crate::failure::{Failure, FailureKind};
+use crate::tx::{holds_connection_of, nested, unreachable_since};
+
+use batcher::{Batcher, Shared};
+pub(crate) use pending::Call;
+use pending::Pending;
+
+/// Runs the calls of a batch.
+pub(crate) trait BatchRunner: Send + Sync + 'static {
+    /// Two batches that run at the same time have no key in common.
+    type Key: Ord + Clone + Send + Sync + 'static;
+    type Request: Send + Sync + 'static;
+    type Outcome: Send + 'static;
+
+    fn limits(&self) -> BatchLimits;
+
+    /// Runs and completes all of these calls, in the order of their arrival where that makes a difference.
+    fn run(&self, calls: Vec<CallOf<Self>>) -> impl Future<Output = ()> + Send;
+}
+
+pub(crate) type CallOf<R> =
+    Call<<R as BatchRunner>::Key, <R as BatchRunner>::Request, <R as BatchRunner>::Outcome>;
+
+type PendingOf<R> =
+    Pending<<R as BatchRunner>::Key, <R as BatchRunner>::Request, <R as BatchRunner>::Outcome>;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchLimits {
+    /// The maximum number of waiting calls.
+    pub(crate) capacity: usize,
+    /// The maximum number of batches that run at the same time.
+    pub(crate) max_batches: usize,
+}
+
+/// Collects calls for a runner. Clones share the batches.
+pub(crate) struct Batching<R: BatchRunner> {
+    shared: Arc<Shared<R>>,
+    /// Dropped with the last handle, which cancels the batches that are running.
+    alive: Arc<watch::Sender<()>>,
+}
+
+impl<R: BatchRunner> Batching<R> {
+    pub(crate) fn new(runner: R) -> Self {
+        let (alive, gone) = watch::channel(());
+        Self { shared: Arc::new(Shared::new(runner, gone)), alive: Arc::new(alive) }
+    }
+
+    pub(crate) fn runner(&self) -> &R {
+        &self.shared.runner
+    }
+
+    /// Runs a call in a batch on this pool, and returns when the batch has ended, or at `deadline`.
+    ///
+    /// If the future is dropped before a batch has taken the call, the call is withdrawn.
+    pub(crate) async fn call<DB: Backend>(
+        &self,
+        pool: &Pool<DB>,
+        (key, request): (R::Key, R::Request),
+        deadline: Instant,
+    ) -> Result<R::Outcome, Error> {
+        let shared = &self.shared;
+        if holds_connection_of(pool) {
+            return Err(Error::failed(nested(), None));
+        }
+        let (runtime, started) = (Handle::current(), Instant::now());
+        let (sender, result) = oneshot::channel();
+        let taken = Arc::new(AtomicBool::new(false));
+        let call = Call::new(key, request, deadline, taken.clone(), sender);
+        let (ticket, starts) = shared.queue().push(call, shared.runner.limits())?;
+        let position = scopeguard::guard(ticket, |ticket| drop(shared.queue().withdraw(ticket)));
+        if starts {
+            Batcher::start(shared, &runtime);
+        }
+        let result = timeout_at(deadline, result).await;
+        let spent = Spent { attempts: 0, elapsed: started.elapsed() };
+        match result {
+            Ok(Ok(outcome)) => {
+                scopeguard::ScopeGuard::into_inner(position);
+                outcome
+            }
+            // The flag decides the race: a batch does not take a call whose caller has given up, and a caller
+            // does not give up a call that was taken.
+            Ok(Err(_)) if taken.swap(true, Ordering::AcqRel) => Err(unknown("the batch was never finished")),
+            Ok(Err(_)) => {
+                let why = "the runtime that carried the batch was shut down, or the batch panicked";
+                Err(Error::failed(Failure::new(FailureKind::Unavailable, why), Some(spent)))
+            }
+            Err(_) if taken.swap(true, Ordering::AcqRel) => {
+                Err(unknown("the deadline passed before the batch was committed"))
+            }
+            Err(_) => {
+                let unreachable = unreachable_since(pool, started);
+                Err(Error::deadline_exceeded(unreachable, spent).while_waiting("for its batch"))
+            }
+        }
+    }
+}
+
+fn unknown(why: &str) -> Error {
+    Error::failed(Failure::new(FailureKind::CommitUnknown, why), None)
+}
+
+/// Returns whether some calls of a batch that failed with an error of this kind may succeed without the
+/// others.
+pub(crate) fn refuses_a_part(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Constraint
+            | ErrorKind::Database
+            | ErrorKind::Aborted
+            | ErrorKind::InvalidInput
+            | ErrorKind::Decode
+    )
+}
+
+// Not derived, because that would require `R: Clone`.
+impl<R: BatchRunner> Clone for Batching<R> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), alive: self.alive.clone() }
+    }
+}

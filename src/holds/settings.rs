@@ -1,0 +1,47 @@
+//! The settings of holds.
+
+use crate::backend::Target;
+use crate::schema::Schema;
+use crate::transactor::Options;
+
+use super::sql::{Numbers, Records};
+
+/// The settings of a [`Holds`](super::Holds).
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) target: Target,
+    /// The name under which holds of this column are stored.
+    pub(super) name: String,
+    pub(super) floor: i64,
+    pub(super) options: Options,
+    pub(super) capacity: usize,
+    pub(super) persistent: bool,
+    pub(super) single_statement: bool,
+}
+
+impl Settings {
+    pub(super) fn new(target: Target) -> Self {
+        let Target { table, key, column } = target;
+        Self {
+            target,
+            name: format!("{table}.{key}.{column}"),
+            floor: 0,
+            options: Options::new(),
+            capacity: 10_000,
+            persistent: true,
+            single_statement: true,
+        }
+    }
+
+    pub(super) fn numbers(&self) -> Numbers {
+        Numbers { target: self.target, persistent: self.persistent }
+    }
+
+    pub(super) fn records(&self) -> Records<'_> {
+        Records { target: &self.name, schema: self.schema() }
+    }
+
+    pub(super) fn schema(&self) -> Schema {
+        self.options.tables()
+    }
+}

@@ -1,0 +1,279 @@
+//! The statements for holds.
+//!
+//! Each database has one [`HoldSql`], in a file of its own. The code that runs the statements is shared.
+//!
+//! A hold has one row of `atomically_hold` for each row from which it has taken an amount, and all of them
+//! change together. The statements name the table without a prefix, which is added where they are sent.
+
+use rand::RngExt as _;
+
+use crate::backend::{Backend, required};
+use crate::error::Error;
+use crate::failure::{Failure, FailureKind};
+use crate::schema::Schema;
+use crate::sql_text::Syntax;
+use crate::tx::Tx;
+
+mod mysql;
+mod numbers;
+mod postgres;
+mod sqlite;
+mod statement;
+
+pub(super) use numbers::Numbers;
+use statement::Statement;
+
+/// The statements of one database.
+pub(super) struct HoldSql {
+    /// The time of the statement, in microseconds since 1970.
+    now: &'static str,
+    /// Ends a SELECT that locks its rows.
+    lock: &'static str,
+    /// Ends a SELECT that locks its rows, except for those that another transaction has locked.
+    lock_free: &'static str,
+}
+
+/// How holds of one column are found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Records<'a> {
+    /// The table, its key and the column.
+    pub(super) target: &'a str,
+    /// The names of the tables.
+    pub(super) schema: Schema,
+}
+
+/// What identifies a hold: its id, and the token that proves who holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HoldId {
+    pub(super) id: i64,
+    pub(super) token: i64,
+}
+
+/// Ids for the holds of a batch. They begin at a random number, and follow one another, so that the batch is
+/// stored in one place of the index.
+#[derive(Debug)]
+pub(super) struct HoldIds(i64);
+
+impl HoldIds {
+    pub(super) fn new() -> Self {
+        Self(rand::rng().random_range(1..=i64::MAX >> 1))
+    }
+
+    pub(super) fn next(&mut self) -> HoldId {
+        self.0 += 1;
+        HoldId { id: self.0, token: rand::rng().random_range(1..=i64::MAX) }
+    }
+}
+
+/// A hold to be stored.
+#[derive(Debug)]
+pub(super) struct NewHold {
+    pub(super) id: HoldId,
+    /// The keys of the rows, and the amounts.
+    pub(super) parts: Vec<(String, i64)>,
+    pub(super) expires_at: i64,
+}
+
+/// One row of a hold that is stored.
+#[derive(Debug)]
+pub(super) struct HoldPart {
+    pub(super) id: i64,
+    pub(super) row_key: String,
+    pub(super) amount: i64,
+}
+
+impl HoldSql {
+    pub(super) fn of<DB: Backend>() -> &'static Self {
+        match DB::SYNTAX {
+            Syntax::MySql => &mysql::SQL,
+            Syntax::Postgres => &postgres::SQL,
+            Syntax::Sqlite => &sqlite::SQL,
+        }
+    }
+
+    /// Stores holds.
+    pub(super) async fn insert<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        records: Records<'_>,
+        holds: &[NewHold],
+    ) -> Result<(), sqlx::Error> {
+        let head =
+            "INSERT INTO atomically_hold (id, part, token, target, row_key, amount, expires_at) VALUES ";
+        let (mut insert, mut is_first) = (Statement::<DB>::new(head), true);
+        for NewHold { id: HoldId { id, token }, parts, expires_at } in holds {
+            for (part, (row_key, amount)) in parts.iter().enumerate() {
+                insert = insert.sql(if is_first { "" } else { ", " });
+                is_first = false;
+                insert = insert.sql(format!("({id}, {part}, {token}, ")).text(records.target)?;
+                insert = insert.sql(", ").text(row_key)?.sql(format!(", {amount}, {expires_at})"));
+            }
+        }
+        insert.execute(tx, records.schema).await?;
+        Ok(())
+    }
+
+    /// Returns when a hold expires or expired; `None` if there is no such hold, active or confirmed.
+    pub(super) async fn expiry<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        records: Records<'_>,
+        HoldId { id, token }: HoldId,
+    ) -> Result<Option<i64>, sqlx::Error> {
+        let select = "SELECT expires_at FROM atomically_hold WHERE";
+        let select = Statement::<DB>::new(format!("{select} id = {id} AND token = {token} AND target = "));
+        let rows =
+            select.text(records.target)?.sql(" ORDER BY part LIMIT 1").rows(tx, records.schema).await?;
+        rows.first().map_or(Ok(None), |row| DB::integer(row, 0))
+    }
+
+    /// Confirms a hold that is active and has not expired. Returns whether it did.
+    pub(super) async fn confirm<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        records: Records<'_>,
+        HoldId { id, token }: HoldId,
+    ) -> Result<bool, sqlx::Error> {
+        let now = self.now;
+        let update = Statement::<DB>::new(format!(
+            "UPDATE atomically_hold SET confirmed_at = {now} \
+             WHERE id = {id} AND token = {token} AND confirmed_at IS NULL AND expires_at > {now}"
+        ));
+        Ok(update.execute(tx, records.schema).await? > 0)
+    }
+
+    /// Returns whether a hold is confirmed.
+    pub(super) async fn is_confirmed<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        records: Records<'_>,
+        HoldId { id, token }: HoldId,
+    ) -> Result<bool, sqlx::Error> {
+        // Without the lock, a snapshot of the unit might not have the confirmation.
+        let select = Statement::<DB>::new(format!(
+            "SELECT id FROM atomically_hold WHERE id = {id} AND token = {token} \
+             AND confirmed_at IS NOT NULL{}",
+            self.lock
+        ));
+        Ok(!select.rows(tx, records.schema).await?.is_empty())
+    }
+
+    /// Locks and returns the rows of a hold that is active, even if it has expired.
+    pub(super) async fn lock_active<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        records: Records<'_>,
+        HoldId { id, token }: HoldId,
+    ) -> Result<Vec<HoldPart>, sqlx::Error> {
+        let select = Statement::<DB>::new(format!(
+            "SELECT id, row_key, amount FROM atomically_hold \
+             WHERE id = {id} AND token = {token} AND confirmed_at IS NULL ORDER BY part{}",
+            self.lock
+        ));
+        parts::<DB>(&select.rows(tx, records.schema).await?)
+    }
+
+    /// Returns the ids of active holds that have expired, of any row or of these. A hold of several rows may
+    /// be returned several times, and counts as often for the limit.
+    pub(super) async fn expired<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        records: Records<'_>,
+        row_keys: &[String],
+        limit: usize,
+    ) -> Result<Vec<i64>, sqlx::Error> {
+        let now = self.now;
+        let mut select = Statement::<DB>::new(format!(
+            "SELECT id FROM atomically_hold WHERE confirmed_at IS NULL AND expires_at <= {now} AND target = "
+        ))
+        .text(records.target)?;
+        for (i, row_key) in row_keys.iter().enumerate() {
+            select = select.sql(if i == 0 { " AND row_key IN (" } else { ", " }).text(row_key)?;
+        }
+        let close = if row_keys.is_empty() { "" } else { ")" };
+        let select = select.sql(format!("{close} ORDER BY expires_at LIMIT {limit}"));
+        let rows = select.rows(tx, records.schema).await?;
+        rows.iter().map(|row| required(DB::integer(row, 0)?, 0)).collect()
+    }
+
+    /// Returns all rows of these holds, without a lock.
+    pub(super) async fn parts<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        records: Records<'_>,
+        ids: &[i64],
+    ) -> Result<Vec<HoldPart>, sqlx::Error> {
+        let list = list(ids);
+        let select = Statement::<DB>::new(format!(
+            "SELECT id, row_key, amount FROM atomically_hold WHERE id IN ({list})"
+        ));
+        parts::<DB>(&select.rows(tx, records.schema).await?)
+    }
+
+    /// Locks and returns the rows of these holds that are active and have expired. Holds that another
+    /// transaction has locked are about to end, and are left out.
+    pub(super) async fn lock_expired<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        records: Records<'_>,
+        ids: &[i64],
+    ) -> Result<Vec<HoldPart>, sqlx::Error> {
+        let (list, now, lock) = (list(ids), self.now, self.lock_free);
+        let select = Statement::<DB>::new(format!(
+            "SELECT id, row_key, amount FROM atomically_hold \
+             WHERE id IN ({list}) AND confirmed_at IS NULL AND expires_at <= {now} ORDER BY id, part{lock}"
+        ));
+        parts::<DB>(&select.rows(tx, records.schema).await?)
+    }
+
+    /// Deletes holds whose rows are locked.
+    pub(super) async fn delete<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        records: Records<'_>,
+        locked: &[HoldPart],
+    ) -> Result<(), Error> {
+        let ids: Vec<i64> = locked.iter().map(|part| part.id).collect();
+        let delete =
+            Statement::<DB>::new(format!("DELETE FROM atomically_hold WHERE id IN ({})", list(&ids)));
+        let deleted = delete.execute(tx, records.schema).await?;
+        if deleted == locked.len() as u64 {
+            return Ok(());
+        }
+        let message = format!(
+            "{} rows of atomically_hold were locked to be deleted, and {deleted} were: is there a trigger or \
+             a policy?",
+            locked.len()
+        );
+        Err(Error::failed(Failure::new(FailureKind::Aborted, message), None))
+    }
+
+    /// Deletes records of holds that were confirmed this many microseconds ago. Returns the number of rows.
+    pub(super) async fn purge<DB: Backend>(
+        &self,
+        tx: &mut Tx<DB>,
+        records: Records<'_>,
+        age: i64,
+    ) -> Result<u64, sqlx::Error> {
+        let delete = format!("DELETE FROM atomically_hold WHERE confirmed_at < {} - {age}", self.now);
+        let delete = Statement::<DB>::new(delete).sql(" AND target = ").text(records.target)?;
+        delete.execute(tx, records.schema).await
+    }
+}
+
+fn parts<DB: Backend>(rows: &[DB::Row]) -> Result<Vec<HoldPart>, sqlx::Error> {
+    let part = |row: &DB::Row| {
+        Ok(HoldPart {
+            id: required(DB::integer(row, 0)?, 0)?,
+            row_key: required(DB::text(row, 1)?, 1)?,
+            amount: required(DB::integer(row, 2)?, 2)?,
+        })
+    };
+    rows.iter().map(part).collect()
+}
+
+/// Returns ids without duplicates, in their order.
+fn list(ids: &[i64]) -> String {
+    let ids: std::collections::BTreeSet<_> = ids.iter().collect();
+    ids.into_iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+}

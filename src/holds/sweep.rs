@@ -1,0 +1,203 @@
+//! Gives back what has expired.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::runner::Runner;
+use super::sql::{HoldPart, HoldSql};
+use super::{HoldKey, Holds};
+use crate::backend::Backend;
+use crate::error::Error;
+use crate::events::HoldEvent;
+use crate::failure::{Failure, FailureKind};
+use crate::transactor::{Transactor, TransactorExt as _};
+use crate::tx::Tx;
+
+/// How many holds one transaction gives back.
+pub(super) const BATCH: usize = 500;
+
+/// The shortest time between two sweeps.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A background task that gives expired holds back. Dropping it stops the task.
+#[derive(Debug)]
+#[must_use = "the task stops when its handle is dropped"]
+pub struct Sweeper {
+    stop: watch::Sender<bool>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Sweeper {
+    /// Stops the task after the sweep that is running, and waits for its end.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        if let Some(task) = self.task.take() {
+            // A panic in the task leaves nothing to wait for.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
+    /// Starts a task that [sweeps](Self::sweep) at this interval. A sweep that fails is reported to the
+    /// observers, and repeated at the next interval.
+    ///
+    /// The task makes amounts available that no caller requests, for example to a page that shows how many
+    /// seats are left: a call that would be refused sweeps its own rows anyway. One process is enough, and
+    /// several do no harm.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a Tokio runtime.
+    pub fn sweep_every(&self, interval: Duration) -> Sweeper {
+        let (stop, mut stopped) = watch::channel(false);
+        let (holds, interval) = (self.clone(), interval.max(MIN_INTERVAL));
+        let task = tokio::spawn(async move {
+            while timeout(interval, stopped.wait_for(|stopped| *stopped)).await.is_err() {
+                if let Err(error) = holds.sweep().await {
+                    holds.runner().notify(HoldEvent::SweepFailed { error: &error });
+                }
+            }
+        });
+        Sweeper { stop, task: Some(task) }
+    }
+
+    /// Gives back all holds on this column that have expired. Returns their number.
+    ///
+    /// # Errors
+    ///
+    /// Returns the database's error. Some of the holds may have been given back.
+    pub async fn sweep(&self) -> Result<usize, Error> {
+        let (runner, mut swept) = (self.runner(), 0);
+        loop {
+            let expired = runner.find_expired(&runner.db).await?;
+            let batch = runner.give_back_expired(&runner.db, &expired).await?;
+            swept += batch.given_back;
+            // Those that are left are locked by transactions that end them.
+            if expired.len() < BATCH || !batch.has_ended_any() {
+                return Ok(swept);
+            }
+        }
+    }
+
+    /// Gives back expired holds in transactions of this transactor: for tests that control it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`sweep`](Self::sweep).
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub async fn sweep_through(&self, db: &impl Transactor<DB>) -> Result<usize, Error> {
+        let expired = self.runner().find_expired(db).await?;
+        Ok(self.runner().give_back_expired(db, &expired).await?.given_back)
+    }
+}
+
+/// What became of holds that had expired.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Swept {
+    /// How many were given back.
+    given_back: usize,
+    /// Whether some had been given back before, by another caller.
+    were_gone: bool,
+}
+
+impl Swept {
+    /// Returns whether there may be more in the rows now.
+    pub(super) fn has_ended_any(self) -> bool {
+        self.given_back > 0 || self.were_gone
+    }
+}
+
+impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
+    async fn find_expired(&self, db: &impl Transactor<DB>) -> Result<Vec<i64>, Error> {
+        let records = self.settings.records();
+        let unit = async |tx: &mut Tx<DB>| {
+            Ok::<_, Error>(HoldSql::of::<DB>().expired(tx, records, &[], BATCH).await?)
+        };
+        db.run(unit).await
+    }
+
+    /// Gives back those of these holds that have expired.
+    ///
+    /// The rows with the numbers are locked before the holds, whose locks it does not wait for. So it waits
+    /// for no transaction that confirms a hold and then changes its row.
+    pub(super) async fn give_back_expired(
+        &self,
+        db: &impl Transactor<DB>,
+        ids: &[i64],
+    ) -> Result<Swept, Error> {
+        if ids.is_empty() {
+            return Ok(Swept::default());
+        }
+        let (sql, records) = (HoldSql::of::<DB>(), self.settings.records());
+        let unit = async |tx: &mut Tx<DB>| {
+            let parts = sql.parts(tx, records, ids).await?;
+            let keys: Vec<K> = self.amounts(&parts)?.into_keys().collect();
+            let found = self.settings.numbers().lock(tx, &keys).await?;
+            let expired = sql.lock_expired(tx, records, ids).await?;
+            self.give_back(tx, &found, &expired).await?;
+            let is_gone = |id: &i64| parts.iter().all(|part| part.id != *id);
+            let given_back = expired.iter().map(|part| part.id).collect::<BTreeSet<_>>().len();
+            Ok::<_, Error>(Swept { given_back, were_gone: ids.iter().any(is_gone) })
+        };
+        let swept = db.run(unit).await?;
+        if swept.given_back > 0 {
+            self.notify(HoldEvent::Expired { holds: swept.given_back });
+        }
+        Ok(swept)
+    }
+
+    /// Deletes holds that are locked, and adds their amounts to their rows, which are locked and have these
+    /// numbers. What was held of a row that was deleted is gone.
+    pub(super) async fn give_back(
+        &self,
+        tx: &mut Tx<DB>,
+        found: &BTreeMap<K, Option<i64>>,
+        parts: &[HoldPart],
+    ) -> Result<(), Error> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let mut amounts = self.amounts(parts)?;
+        amounts.retain(|key, _| found.get(key).copied().flatten().is_some());
+        HoldSql::of::<DB>().delete(tx, self.settings.records(), parts).await?;
+        if !amounts.is_empty() {
+            self.settings.numbers().change(tx, found, &amounts).await?;
+        }
+        Ok(())
+    }
+
+    /// Sums what was taken from each row.
+    pub(super) fn amounts(&self, parts: &[HoldPart]) -> Result<BTreeMap<K, i64>, Error> {
+        let mut amounts = BTreeMap::<K, i64>::new();
+        for part in parts {
+            let amount = amounts.entry(self.key_of(&part.row_key)?).or_default();
+            *amount = amount.saturating_add(part.amount);
+        }
+        Ok(amounts)
+    }
+
+    fn key_of(&self, row_key: &str) -> Result<K, Error> {
+        row_key.parse().map_err(|_| {
+            let message = format!(
+                "a hold on {} has a key that is not of the type {}: use one type of keys for a column",
+                self.settings.name,
+                std::any::type_name::<K>()
+            );
+            Error::failed(Failure::new(FailureKind::Aborted, message), None)
+        })
+    }
+}

@@ -1,0 +1,199 @@
+//! A batch of requests as a unit of work.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::request::Request;
+use super::settings::Settings;
+use super::sql::{HoldId, HoldIds, HoldSql, NewHold};
+use super::sweep::BATCH;
+use super::{Call, HoldKey};
+use crate::backend::Backend;
+use crate::error::Error;
+use crate::transactor::{Decision, Ended, Unit};
+use crate::tx::Tx;
+
+/// The result of a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Taken {
+    /// In microseconds since 1970.
+    Held {
+        id: HoldId,
+        expires_at: i64,
+    },
+    Refused {
+        available: i64,
+    },
+    NotFound,
+}
+
+/// Microseconds that fit a column.
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+type Results<K> = Vec<(Call<K>, Result<Taken, Error>)>;
+
+/// A unit of work that takes amounts for calls, in the order of their arrival.
+pub(super) struct Taking<'a, K> {
+    settings: &'a Settings,
+    calls: Vec<Call<K>>,
+    /// The results of the last attempt, one for each call; `None` for a call that was withdrawn.
+    results: Vec<Option<Result<Taken, Error>>>,
+    /// The expired holds of rows that had not enough.
+    expired: Vec<i64>,
+    error: Option<Error>,
+}
+
+/// How a batch ended that was committed.
+pub(super) struct Committed<K> {
+    pub(super) results: Results<K>,
+    /// Expired holds of rows from which a call was refused.
+    pub(super) expired: Vec<i64>,
+}
+
+impl<'a, K> Taking<'a, K> {
+    pub(super) fn new(settings: &'a Settings, calls: Vec<Call<K>>) -> Self {
+        Self { settings, calls, results: Vec::new(), expired: Vec::new(), error: None }
+    }
+
+    /// Returns the calls with their results, or the calls with the error that they all share, without those
+    /// that were withdrawn.
+    pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<Committed<K>, (Vec<Call<K>>, Error)> {
+        let error = match (ended, self.error) {
+            (Ok(Ended::Committed), _) => {
+                let results = self.calls.into_iter().zip(self.results);
+                let results = results.filter_map(|(call, result)| Some((call, result?))).collect();
+                return Ok(Committed { results, expired: self.expired });
+            }
+            (Ok(Ended::RolledBack), Some(error)) | (Err(error), _) => error,
+            (Ok(Ended::RolledBack), None) => Error::transactor_broke_its_contract(),
+        };
+        Err((self.calls.into_iter().filter(Call::is_wanted).collect(), error))
+    }
+}
+
+#[async_trait]
+impl<DB: Backend, K: HoldKey<DB>> Unit<DB> for Taking<'_, K> {
+    async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
+        self.error = self.apply(tx).await.err();
+        if self.error.is_none() { Decision::Commit } else { Decision::RollBack }
+    }
+}
+
+impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
+    async fn apply<DB: Backend>(&mut self, tx: &mut Tx<DB>) -> Result<(), Error>
+    where
+        K: HoldKey<DB>,
+    {
+        self.results.clear();
+        self.expired.clear();
+        let (sql, numbers, records) = (HoldSql::of::<DB>(), self.settings.numbers(), self.settings.records());
+        let wanted = self.calls.iter().filter(|call| call.is_wanted());
+        let keys: BTreeSet<K> = wanted.flat_map(|call| call.request.amounts.keys().cloned()).collect();
+        let keys: Vec<K> = keys.into_iter().collect();
+        let found = numbers.lock(tx, &keys).await?;
+        let mut rows = Rows { left: found.clone(), taken: BTreeMap::new(), short: BTreeSet::new() };
+        let (mut holds, mut ids) = (Vec::new(), HoldIds::new());
+        // While the batch waited for locks, callers may have given up. From here on, they cannot.
+        for call in &mut self.calls {
+            let result = call.take().then(|| match rows.take(&call.request, self.settings.floor) {
+                Ok(Some(refused)) => Ok(refused),
+                Ok(None) => {
+                    let id = ids.next();
+                    holds.push((self.results.len(), id, call.request.clone()));
+                    Ok(Taken::Held { id, expires_at: 0 })
+                }
+                Err(NotAnInteger) => Err(numbers.not_an_integer()),
+            });
+            self.results.push(result);
+        }
+        if !rows.short.is_empty() {
+            let short: Vec<_> = rows.short.iter().map(ToString::to_string).collect();
+            self.expired = sql.expired(tx, records, &short, BATCH).await?;
+        }
+        if holds.is_empty() {
+            return Ok(());
+        }
+        let now = numbers.change(tx, &found, &rows.taken).await?;
+        let mut records_of_holds = Vec::with_capacity(holds.len());
+        for (position, id, request) in holds {
+            let expires_at = now.saturating_add(micros(request.ttl));
+            if let Some(result) = self.results.get_mut(position) {
+                *result = Some(Ok(Taken::Held { id, expires_at }));
+            }
+            let parts = request.amounts.iter().map(|(key, amount)| (key.to_string(), *amount)).collect();
+            records_of_holds.push(NewHold { id, parts, expires_at });
+        }
+        Ok(sql.insert(tx, records, &records_of_holds).await?)
+    }
+}
+
+struct NotAnInteger;
+
+/// The rows that a batch has locked.
+struct Rows<K> {
+    /// The numbers after all calls so far.
+    left: BTreeMap<K, Option<i64>>,
+    /// What the calls have taken, as negative changes.
+    taken: BTreeMap<K, i64>,
+    /// The rows that had not enough for a call.
+    short: BTreeSet<K>,
+}
+
+impl<K: Ord + Clone> Rows<K> {
+    /// Takes what is requested, all of it or nothing. Returns the reason if it takes nothing.
+    fn take(&mut self, request: &Request<K>, floor: i64) -> Result<Option<Taken>, NotAnInteger> {
+        let mut refused = None;
+        for (key, amount) in &request.amounts {
+            let Some(number) = self.left.get(key) else { return Ok(Some(Taken::NotFound)) };
+            let number = number.ok_or(NotAnInteger)?;
+            let overflows = self.taken.get(key).is_some_and(|taken| taken.checked_sub(*amount).is_none());
+            if overflows || number.checked_sub(*amount).is_none_or(|left| left < floor) {
+                self.short.insert(key.clone());
+                let available = number.saturating_sub(floor).max(0);
+                refused = refused.or(Some(Taken::Refused { available }));
+            }
+        }
+        if refused.is_some() {
+            return Ok(refused);
+        }
+        for (key, amount) in &request.amounts {
+            // Neither overflows, as was checked above.
+            if let Some(Some(left)) = self.left.get_mut(key) {
+                *left = left.wrapping_sub(*amount);
+            }
+            let taken = self.taken.entry(key.clone()).or_default();
+            *taken = taken.wrapping_sub(*amount);
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_rows_are_taken_from_or_none() {
+        let mut rows = Rows {
+            left: BTreeMap::from([(1, Some(5)), (2, Some(1)), (3, None)]),
+            taken: BTreeMap::new(),
+            short: BTreeSet::new(),
+        };
+        let mut take = |amounts: &[(i32, i64)]| {
+            let request = Request { amounts: amounts.iter().copied().collect(), ttl: Duration::from_secs(1) };
+            let refused = rows.take(&request, 0).map_err(|_| "not an integer");
+            (refused.map(|refused| refused.map(|refused| format!("{refused:?}"))), rows.taken.clone())
+        };
+        assert_eq!(take(&[(1, 2), (2, 2)]).0, Ok(Some("Refused { available: 1 }".into())));
+        assert_eq!(take(&[(1, 2), (9, 1)]).0, Ok(Some("NotFound".into())));
+        assert_eq!(take(&[(3, 1)]).0, Err("not an integer"));
+        assert_eq!(take(&[(1, 2), (2, 1)]), (Ok(None), BTreeMap::from([(1, -2), (2, -1)])));
+        assert_eq!(take(&[(1, i64::MAX)]).0, Ok(Some("Refused { available: 3 }".into())));
+        assert_eq!(take(&[(1, 3)]), (Ok(None), BTreeMap::from([(1, -5), (2, -1)])));
+        assert_eq!(rows.short, BTreeSet::from([1, 2]));
+    }
+}
