@@ -22,26 +22,17 @@ use crate::tx::{holds_connection_of, nested, unreachable_since};
 
 use batcher::{Batcher, Shared};
 pub(crate) use pending::Call;
-use pending::Pending;
 
-/// Runs the calls of a batch.
-pub(crate) trait BatchRunner: Send + Sync + 'static {
-    /// Two batches that run at the same time have no key in common.
-    type Key: Ord + Clone + Send + Sync + 'static;
-    type Request: Send + Sync + 'static;
-    type Outcome: Send + 'static;
-
+/// Runs the calls of a batch, which are requests `Q` for keys `K` with outcomes `O`. Two batches that run at the
+/// same time have no key in common.
+///
+/// The types are parameters and not associated types, so that a handle can be named without bounds on them.
+pub(crate) trait BatchRunner<K, Q, O>: Send + Sync + 'static {
     fn limits(&self) -> BatchLimits;
 
     /// Runs and completes all of these calls, in the order of their arrival where that makes a difference.
-    fn run(&self, calls: Vec<CallOf<Self>>) -> impl Future<Output = ()> + Send;
+    fn run(&self, calls: Vec<Call<K, Q, O>>) -> impl Future<Output = ()> + Send;
 }
-
-pub(crate) type CallOf<R> =
-    Call<<R as BatchRunner>::Key, <R as BatchRunner>::Request, <R as BatchRunner>::Outcome>;
-
-type PendingOf<R> =
-    Pending<<R as BatchRunner>::Key, <R as BatchRunner>::Request, <R as BatchRunner>::Outcome>;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchLimits {
@@ -52,20 +43,28 @@ pub(crate) struct BatchLimits {
 }
 
 /// Collects calls for a runner. Clones share the batches.
-pub(crate) struct Batching<R: BatchRunner> {
-    shared: Arc<Shared<R>>,
+pub(crate) struct Batching<R, K, Q, O> {
+    shared: Arc<Shared<R, K, Q, O>>,
     /// Dropped with the last handle, which cancels the batches that are running.
     alive: Arc<watch::Sender<()>>,
 }
 
-impl<R: BatchRunner> Batching<R> {
+impl<R, K, Q, O> Batching<R, K, Q, O> {
+    pub(crate) fn runner(&self) -> &R {
+        &self.shared.runner
+    }
+}
+
+impl<R, K, Q, O> Batching<R, K, Q, O>
+where
+    R: BatchRunner<K, Q, O>,
+    K: Ord + Clone + Send + Sync + 'static,
+    Q: Send + Sync + 'static,
+    O: Send + 'static,
+{
     pub(crate) fn new(runner: R) -> Self {
         let (alive, gone) = watch::channel(());
         Self { shared: Arc::new(Shared::new(runner, gone)), alive: Arc::new(alive) }
-    }
-
-    pub(crate) fn runner(&self) -> &R {
-        &self.shared.runner
     }
 
     /// Runs a call in a batch on this pool, and returns when the batch has ended, or at `deadline`.
@@ -74,9 +73,9 @@ impl<R: BatchRunner> Batching<R> {
     pub(crate) async fn call<DB: Backend>(
         &self,
         pool: &Pool<DB>,
-        (key, request): (R::Key, R::Request),
+        (key, request): (K, Q),
         deadline: Instant,
-    ) -> Result<R::Outcome, Error> {
+    ) -> Result<O, Error> {
         let shared = &self.shared;
         if holds_connection_of(pool) {
             return Err(Error::failed(nested(), None));
@@ -133,7 +132,7 @@ pub(crate) fn refuses_a_part(kind: ErrorKind) -> bool {
 }
 
 // Not derived, because that would require `R: Clone`.
-impl<R: BatchRunner> Clone for Batching<R> {
+impl<R, K, Q, O> Clone for Batching<R, K, Q, O> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone(), alive: self.alive.clone() }
     }

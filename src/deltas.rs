@@ -110,8 +110,8 @@ const DEFAULT_CAPACITY: usize = 10_000;
 ///
 /// If the batch ran in the task of one of its callers, dropping that caller would cancel the other calls. The
 /// background task runs only while there are calls, and ends when the last handle is dropped.
-pub struct Deltas<DB: Backend, K: Key<DB>> {
-    batching: Batching<Additions<DB, K>>,
+pub struct Deltas<DB: Backend, K> {
+    batching: Batching<Additions<DB, K>, K, i64, DeltaOutcome>,
 }
 
 /// The result of an addition.
@@ -295,11 +295,7 @@ struct Additions<DB: Backend, K> {
     single_statement: SingleStatement<DB, K>,
 }
 
-impl<DB: Backend, K: Key<DB>> BatchRunner for Additions<DB, K> {
-    type Key = K;
-    type Request = i64;
-    type Outcome = DeltaOutcome;
-
+impl<DB: Backend, K: Key<DB>> BatchRunner<K, i64, DeltaOutcome> for Additions<DB, K> {
     fn limits(&self) -> BatchLimits {
         let Settings { capacity, max_batches, .. } = self.settings;
         BatchLimits { capacity, max_batches }
@@ -339,13 +335,13 @@ impl<DB: Backend, K: Key<DB>> BatchRunner for Additions<DB, K> {
 type Call<K> = crate::batching::Call<K, i64, DeltaOutcome>;
 
 // Not derived, because that would require `K: Clone` and `DB: Clone`.
-impl<DB: Backend, K: Key<DB>> Clone for Deltas<DB, K> {
+impl<DB: Backend, K> Clone for Deltas<DB, K> {
     fn clone(&self) -> Self {
         Self { batching: self.batching.clone() }
     }
 }
 
-impl<DB: Backend, K: Key<DB>> fmt::Debug for Deltas<DB, K> {
+impl<DB: Backend, K> fmt::Debug for Deltas<DB, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Deltas")
             .field("database", &DB::NAME)

@@ -115,14 +115,14 @@ impl<DB: Backend, K: Key<DB> + Display + FromStr> HoldKey<DB> for K {}
 /// - [`at_least`](Self::at_least): 0
 /// - [options](Self::options): those of [`PoolTransactor`], with a deadline of 10 s for each call
 /// - [capacity](Self::capacity): 10 000 waiting calls
-pub struct Holds<DB: Backend, K: HoldKey<DB>> {
-    batching: Batching<Runner<DB, K>>,
+pub struct Holds<DB: Backend, K> {
+    batching: Batching<Runner<DB, K>, K, Request<K>, Taken>,
 }
 
 /// The result of a request to hold.
 #[derive(Debug)]
 #[must_use]
-pub enum HoldOutcome<DB: Backend, K: HoldKey<DB>> {
+pub enum HoldOutcome<DB: Backend, K> {
     /// The amount was taken.
     Held(Hold<DB, K>),
     /// There is not enough, not even with what had expired. Nothing was taken.
@@ -329,17 +329,17 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
 }
 
 // Not derived, because that would require `DB: Clone`.
-impl<DB: Backend, K: HoldKey<DB>> Clone for Holds<DB, K> {
+impl<DB: Backend, K> Clone for Holds<DB, K> {
     fn clone(&self) -> Self {
         Self { batching: self.batching.clone() }
     }
 }
 
-impl<DB: Backend, K: HoldKey<DB>> fmt::Debug for Holds<DB, K> {
+impl<DB: Backend, K> fmt::Debug for Holds<DB, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Holds")
             .field("database", &DB::NAME)
-            .field("settings", &self.runner().settings)
+            .field("settings", &self.batching.runner().settings)
             .finish_non_exhaustive()
     }
 }

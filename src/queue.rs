@@ -248,10 +248,14 @@ impl<DB: Backend> Queue<DB> {
     pub async fn enqueue_alone(&self, job: NewJob) -> Result<Enqueued, Error> {
         let jobs = &[&job];
         let insert_alone = DriverCalls::get().and_then(|calls| calls.insert_alone);
-        let alone = insert_alone.filter(|_| self.after_enqueue.is_none() && !self.db.has_local_settings());
+        let mut alone =
+            insert_alone.filter(|_| self.after_enqueue.is_none() && !self.db.has_local_settings());
+        if alone.is_some() && self.db.engine().await?.lacks(Capability::ServerLimits) {
+            alone = None;
+        }
         let inserted = match alone.and_then(|insert_alone| insert_alone(&self.db, self.rows(jobs))) {
-            Some(inserting) if self.db.engine().await?.has(Capability::ServerLimits) => inserting.await?,
-            _ => None,
+            Some(inserting) => inserting.await?,
+            None => None,
         };
         let inserted = match inserted {
             Some(inserted) => inserted,

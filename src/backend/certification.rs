@@ -9,7 +9,7 @@ use sqlx::{Database, Pool};
 #[doc(hidden)]
 pub trait CertificationSql: Database {
     /// The isolation levels, from the weakest to the strongest.
-    const LEVELS: &'static [CertifiedLevel];
+    const CERTIFIED_LEVELS: &'static [CertifiedLevel];
 
     /// The first parameter of a statement.
     const PARAMETER: &'static str = "?";

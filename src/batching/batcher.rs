@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::pending::{BatchKeys, Pending};
-use super::{BatchRunner, CallOf, PendingOf};
+use super::{BatchRunner, Call};
 
 /// The maximum number of times that a batcher yields to other tasks before it takes a batch, so that an
 /// endless stream of calls does not delay it.
@@ -22,35 +22,41 @@ const MAX_YIELDS: u32 = 16;
 const SLOW: Duration = Duration::from_millis(5);
 
 /// The state that handles and batchers share.
-pub(super) struct Shared<R: BatchRunner> {
+pub(super) struct Shared<R, K, Q, O> {
     pub(super) runner: R,
-    queue: Mutex<PendingOf<R>>,
+    queue: Mutex<Pending<K, Q, O>>,
     /// Closes when the last handle is dropped.
     gone: watch::Receiver<()>,
 }
 
-impl<R: BatchRunner> Shared<R> {
+impl<R, K: Ord + Clone, Q, O> Shared<R, K, Q, O> {
     pub(super) fn new(runner: R, gone: watch::Receiver<()>) -> Self {
         Self { runner, queue: Mutex::new(Pending::new()), gone }
     }
 
     /// Locks the queue, even if the lock is poisoned: a panic in a key's `Ord` leaves the queue consistent.
-    pub(super) fn queue(&self) -> MutexGuard<'_, PendingOf<R>> {
+    pub(super) fn queue(&self) -> MutexGuard<'_, Pending<K, Q, O>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Runs one batch after another, until no calls wait.
-pub(super) struct Batcher<R: BatchRunner> {
-    shared: Arc<Shared<R>>,
-    keys: BatchKeys<R::Key>,
+pub(super) struct Batcher<R, K: Ord + Clone, Q, O> {
+    shared: Arc<Shared<R, K, Q, O>>,
+    keys: BatchKeys<K>,
     /// Whether the queue has released the batcher: no calls wait.
     is_done: bool,
 }
 
-impl<R: BatchRunner> Batcher<R> {
+impl<R, K, Q, O> Batcher<R, K, Q, O>
+where
+    R: BatchRunner<K, Q, O>,
+    K: Ord + Clone + Send + Sync + 'static,
+    Q: Send + Sync + 'static,
+    O: Send + 'static,
+{
     /// Spawns the task of a batcher that the queue has counted.
-    pub(super) fn start(shared: &Arc<Shared<R>>, runtime: &Handle) {
+    pub(super) fn start(shared: &Arc<Shared<R, K, Q, O>>, runtime: &Handle) {
         // Created before the task, so that a runtime that is shutting down drops the batcher, which then
         // notifies the queue.
         let batcher = Self { shared: shared.clone(), keys: BatchKeys::default(), is_done: false };
@@ -94,7 +100,7 @@ impl<R: BatchRunner> Batcher<R> {
         }
     }
 
-    fn take_batch(&mut self) -> Option<Vec<CallOf<R>>> {
+    fn take_batch(&mut self) -> Option<Vec<Call<K, Q, O>>> {
         let calls = self.shared.queue().take_batch(&mut self.keys);
         self.is_done = calls.is_none();
         calls
@@ -102,7 +108,7 @@ impl<R: BatchRunner> Batcher<R> {
 }
 
 /// After a panic, or when the runtime shuts down, the queue must not count on this batcher any more.
-impl<R: BatchRunner> Drop for Batcher<R> {
+impl<R, K: Ord + Clone, Q, O> Drop for Batcher<R, K, Q, O> {
     fn drop(&mut self) {
         if !self.is_done {
             // Dropped after the lock is released.

@@ -16,7 +16,7 @@ use crate::tx::Tx;
 /// Dropping it does not release it: store the [id](Self::id) and the [token](Self::token) with the pending
 /// payment, and [find](Holds::find) it again when the payment has ended, in any process.
 #[must_use = "an amount that is neither confirmed nor released is missing until it expires"]
-pub struct Hold<DB: Backend, K: HoldKey<DB>> {
+pub struct Hold<DB: Backend, K> {
     holds: Holds<DB, K>,
     id: HoldId,
     /// In microseconds since 1970, by the clock of the database.
@@ -122,7 +122,9 @@ impl<DB: Backend, K: HoldKey<DB>> Hold<DB, K> {
     pub fn token(&self) -> i64 {
         self.id.token
     }
+}
 
+impl<DB: Backend, K> Hold<DB, K> {
     /// Returns when the hold expires, by the clock of the database.
     #[must_use]
     pub fn expires_at(&self) -> SystemTime {
@@ -131,13 +133,13 @@ impl<DB: Backend, K: HoldKey<DB>> Hold<DB, K> {
 }
 
 // Not derived, because that would require `DB: Clone`.
-impl<DB: Backend, K: HoldKey<DB>> Clone for Hold<DB, K> {
+impl<DB: Backend, K> Clone for Hold<DB, K> {
     fn clone(&self) -> Self {
         Self { holds: self.holds.clone(), ..*self }
     }
 }
 
-impl<DB: Backend, K: HoldKey<DB>> fmt::Debug for Hold<DB, K> {
+impl<DB: Backend, K> fmt::Debug for Hold<DB, K> {
     /// Omits the token, which is a secret of its holder.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hold")

@@ -90,11 +90,7 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
     }
 }
 
-impl<DB: Backend, K: HoldKey<DB>> BatchRunner for Runner<DB, K> {
-    type Key = K;
-    type Request = Request<K>;
-    type Outcome = Taken;
-
+impl<DB: Backend, K: HoldKey<DB>> BatchRunner<K, Request<K>, Taken> for Runner<DB, K> {
     fn limits(&self) -> BatchLimits {
         BatchLimits { capacity: self.settings.capacity, max_batches: 2 }
     }

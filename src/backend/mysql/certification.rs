@@ -20,7 +20,7 @@ macro_rules! level {
 }
 
 impl CertificationSql for MySql {
-    const LEVELS: &'static [CertifiedLevel] = &[
+    const CERTIFIED_LEVELS: &'static [CertifiedLevel] = &[
         level!("read-committed", "READ COMMITTED"),
         level!("repeatable-read", "REPEATABLE READ"),
         level!("serializable", "SERIALIZABLE"),

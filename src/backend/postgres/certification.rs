@@ -27,7 +27,7 @@ macro_rules! level {
 }
 
 impl CertificationSql for Postgres {
-    const LEVELS: &'static [CertifiedLevel] = &[
+    const CERTIFIED_LEVELS: &'static [CertifiedLevel] = &[
         level!("read-committed", "READ COMMITTED"),
         level!("repeatable-read", "REPEATABLE READ"),
         level!("serializable", "SERIALIZABLE"),

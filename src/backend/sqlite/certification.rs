@@ -5,7 +5,7 @@ use sqlx::Sqlite;
 use crate::backend::certification::{CertificationSql, CertifiedLevel};
 
 impl CertificationSql for Sqlite {
-    const LEVELS: &'static [CertifiedLevel] = &[
+    const CERTIFIED_LEVELS: &'static [CertifiedLevel] = &[
         CertifiedLevel { id: "deferred", opening: "BEGIN" },
         CertifiedLevel { id: "immediate", opening: "BEGIN IMMEDIATE" },
     ];
