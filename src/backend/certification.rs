@@ -30,7 +30,7 @@ pub trait CertificationSql: Database {
     const ADVISORY_LOCK: Option<[&'static str; 2]> = None;
 
     /// Limits the waits for locks of the open transaction to a second or less.
-    const SHORT_LOCK_TIMEOUT: Option<&'static str> = None;
+    const CERTIFIED_LOCK_TIMEOUT: Option<&'static str> = None;
 
     /// Limits the statements of the open transaction to a second or less.
     const SHORT_STATEMENT_TIMEOUT: Option<&'static str> = None;

@@ -40,7 +40,7 @@ impl CertificationSql for MySql {
         "SELECT CAST(RELEASE_LOCK('atomically_certify_{}') AS SIGNED)",
     ]);
 
-    const SHORT_LOCK_TIMEOUT: Option<&'static str> = Some("SET SESSION innodb_lock_wait_timeout = 1");
+    const CERTIFIED_LOCK_TIMEOUT: Option<&'static str> = Some("SET SESSION innodb_lock_wait_timeout = 1");
 
     const SHORT_STATEMENT_TIMEOUT: Option<&'static str> =
         Some("SET SESSION /*M! max_statement_time = 0.3*/ /*!50708 max_execution_time = 300*/");

@@ -45,7 +45,7 @@ impl CertificationSql for Postgres {
     const ADVISORY_LOCK: Option<[&'static str; 2]> =
         Some(["SELECT pg_try_advisory_xact_lock({})::int::bigint", "SELECT 1::bigint"]);
 
-    const SHORT_LOCK_TIMEOUT: Option<&'static str> = Some("SET LOCAL lock_timeout = '300ms'");
+    const CERTIFIED_LOCK_TIMEOUT: Option<&'static str> = Some("SET LOCAL lock_timeout = '300ms'");
 
     const SHORT_STATEMENT_TIMEOUT: Option<&'static str> = Some("SET LOCAL statement_timeout = '300ms'");
 

@@ -15,7 +15,7 @@ impl CertificationSql for Sqlite {
 
     const VERSION_QUERY: &'static str = "SELECT 'SQLite ' || sqlite_version()";
 
-    const SHORT_LOCK_TIMEOUT: Option<&'static str> = Some("PRAGMA busy_timeout = 300");
+    const CERTIFIED_LOCK_TIMEOUT: Option<&'static str> = Some("PRAGMA busy_timeout = 300");
 
     const SESSION_MARK: [&'static str; 3] = [
         "PRAGMA busy_timeout = 4321",

@@ -38,7 +38,9 @@ pub(super) fn checks<DB: Backend>() -> Vec<CertifyCheck<DB>> {
 }
 
 async fn lock_timeout<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
-    let Some(limit) = DB::SHORT_LOCK_TIMEOUT else { return not_offered("the database has no such limit") };
+    let Some(limit) = DB::CERTIFIED_LOCK_TIMEOUT else {
+        return not_offered("the database has no such limit");
+    };
     let table = lab.table().await?;
     let (mut holder, mut other) = (lab.session().await?, lab.session().await?);
     let write = format!("UPDATE {table} SET value = 12 WHERE id = 1");

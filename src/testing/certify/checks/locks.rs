@@ -131,7 +131,7 @@ fn is_refusal(kind: FailureKind) -> bool {
 }
 
 async fn nowait_code<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
-    let (true, Some(limit)) = (DB::HAS_ROW_LOCKS, DB::SHORT_LOCK_TIMEOUT) else {
+    let (true, Some(limit)) = (DB::HAS_ROW_LOCKS, DB::CERTIFIED_LOCK_TIMEOUT) else {
         return not_offered(NO_ROW_LOCKS);
     };
     let table = lab.table().await?;
