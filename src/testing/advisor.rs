@@ -38,6 +38,7 @@ pub fn advise<'a, DB: Backend>(pool: &Pool<DB>) -> Advisor<'a, DB> {
         units: Vec::new(),
         candidates: Vec::new(),
         max_units: 2,
+        skips_equivalent: false,
         tables: Vec::new(),
         ignored: Vec::new(),
         ids: Vec::new(),
@@ -119,6 +120,7 @@ pub struct Advisor<'a, DB: Backend> {
     units: Vec<AdvisedUnit<'a, DB>>,
     candidates: Vec<Candidate<DB>>,
     max_units: usize,
+    skips_equivalent: bool,
     tables: Vec<String>,
     ignored: Vec<String>,
     ids: Vec<Vec<String>>,
@@ -176,6 +178,15 @@ impl<'a, DB: Backend> Advisor<'a, DB> {
     /// Explores this strategy at another isolation level than its own. Can be called several times.
     pub fn strategy_at(mut self, strategy: impl Strategy + 'static, isolation: Isolation) -> Self {
         self.candidates.push(Candidate::new(&self.pool, strategy, Some(isolation)));
+        self
+    }
+
+    /// Runs one of the schedules that differ only in the order of independent steps: see
+    /// [`Explore::skip_equivalent`](super::Explore::skip_equivalent).
+    ///
+    /// The figures of the table then count each group of such schedules once.
+    pub fn skip_equivalent(mut self) -> Self {
+        self.skips_equivalent = true;
         self
     }
 

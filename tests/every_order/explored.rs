@@ -128,7 +128,11 @@ fn describe(result: &Result<(), Ended>, observed: &Observed) -> String {
 
 /// The outcomes of all schedules of a pair, except for those with deadlocks. `None` if a schedule diverged
 /// because the server chose another victim of a deadlock.
-pub(crate) async fn outcomes<E: Engine>(pool: &Pool<E>, pair: &Pair) -> Option<Orders> {
+pub(crate) async fn outcomes<E: Engine>(
+    pool: &Pool<E>,
+    pair: &Pair,
+    skips_equivalent: bool,
+) -> Option<Orders> {
     let observed: [Arc<Mutex<Observed>>; 2] = Default::default();
     let ends: Arc<Mutex<[Vec<String>; 2]>> = Arc::default();
     let outcomes: Arc<Mutex<Outcomes>> = Arc::default();
@@ -142,6 +146,9 @@ pub(crate) async fn outcomes<E: Engine>(pool: &Pool<E>, pair: &Pair) -> Option<O
         *no_ends.lock().expect("no panic") = Default::default();
         async move { E::reset(&pool).await }
     });
+    if skips_equivalent {
+        exploration = exploration.skip_equivalent();
+    }
     for (client, programs) in pair.0.iter().enumerate() {
         let (programs, own, ends) = (programs.clone(), observed[client].clone(), ends.clone());
         exploration = exploration.client(["a", "b"][client], &db, move |db| {

@@ -42,7 +42,8 @@ async fn explored_outcomes_are_those_of_every_order<E: Engine>() {
     let first = variable("EVERY_ORDER_FROM").unwrap_or(0);
     let seeds = one.map_or(first..u64::MAX, |seed| seed..seed + 1);
     let (started, mut brute_force_took) = (Instant::now(), Duration::ZERO);
-    let (mut pairs, mut orders, mut schedules, mut too_large, mut by_chance) = (0, 0, 0, 0, 0);
+    let (mut pairs, mut orders, mut schedules, mut different) = (0, 0, 0, 0);
+    let (mut too_large, mut by_chance) = (0, 0);
     for seed in seeds {
         if pairs == max_pairs || (one.is_none() && started.elapsed() > Duration::from_secs(seconds)) {
             break;
@@ -58,28 +59,33 @@ async fn explored_outcomes_are_those_of_every_order<E: Engine>() {
             }
         };
         brute_force_took += began.elapsed();
-        let Some(explored) = explored::outcomes::<E>(&pool, &pair).await else {
+        let all = explored::outcomes::<E>(&pool, &pair, false).await;
+        let distinct = explored::outcomes::<E>(&pool, &pair, true).await;
+        let Some((all, distinct)) = all.zip(distinct) else {
             by_chance += 1;
             continue;
         };
-        assert!(
-            explored.outcomes == every_order.outcomes,
-            "{}, seed {seed}: the outcomes differ\n{pair}\nonly explored: {:#?}\nonly by brute force: {:#?}\n\
-             run it again with EVERY_ORDER_SEED={seed}",
-            E::NAME,
-            explored.outcomes.difference(&every_order.outcomes).collect::<Vec<_>>(),
-            every_order.outcomes.difference(&explored.outcomes).collect::<Vec<_>>(),
-        );
+        for explored in [&all, &distinct] {
+            assert!(
+                explored.outcomes == every_order.outcomes,
+                "{}, seed {seed}: the outcomes differ\n{pair}\nonly explored: {:#?}\nonly by brute force: \
+                 {:#?}\nrun it again with EVERY_ORDER_SEED={seed}",
+                E::NAME,
+                explored.outcomes.difference(&every_order.outcomes).collect::<Vec<_>>(),
+                every_order.outcomes.difference(&explored.outcomes).collect::<Vec<_>>(),
+            );
+        }
         pairs += 1;
         orders += every_order.orders;
-        schedules += explored.orders;
+        schedules += all.orders;
+        different += distinct.orders;
         if one.is_some() {
             println!("{pair}\n{:#?}", every_order.outcomes);
         }
     }
     println!(
-        "{}: {pairs} pairs from seed {first} in {:?}: {schedules} schedules explored, and {orders} orders \
-         by brute force in {brute_force_took:?}; skipped {too_large} pairs with too many orders, and \
+        "{}: {pairs} pairs from seed {first} in {:?}: {schedules} schedules explored, {different} \
+         without equivalent ones, and {orders} orders by brute force in {brute_force_took:?}; skipped {too_large} pairs with too many orders, and \
          {by_chance} whose deadlock victim varies",
         E::NAME,
         started.elapsed()

@@ -95,13 +95,17 @@ on_every_database!(
     comparison::a_client_that_always_fails_is_an_error,
     histories::verdicts_agree_with_the_history_checker,
     right_sets::correct_units_match_a_serial_order,
-    right_sets::three_units_of_three_statements_are_explored,
     advice::advice_is_serialized_with_its_counterexamples,
 );
 
 // MariaDB's serializable transactions lock the rows that they read, so there these strategies go together.
 on_every_database!(@on postgres_locks sqlx::Postgres,
     advice::strategies_that_do_not_go_together_are_not_mixed
+);
+
+// Only on PostgreSQL are steps on different rows known to be independent.
+on_every_database!(@on postgres_rows sqlx::Postgres,
+    right_sets::three_units_of_three_statements_are_explored
 );
 
 macro_rules! on_servers {

@@ -184,6 +184,9 @@ impl<DB: Backend> Advisor<'_, DB> {
             .serializable()
             .tables(self.tables.iter().cloned())
             .allow_deadlocks();
+        if self.skips_equivalent {
+            exploration = exploration.skip_equivalent();
+        }
         for column in &self.ignored {
             exploration = exploration.ignoring(column);
         }

@@ -11,7 +11,7 @@ use super::report::Counterexample;
 
 mod access;
 
-use access::{AccessKind, RowAccess, accesses};
+pub(super) use access::{AccessKind, RowAccess, accesses, parse};
 
 /// The name of the anomaly in a schedule that matches no serial order.
 ///

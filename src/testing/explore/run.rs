@@ -9,11 +9,13 @@ use tokio::time::{Instant, timeout};
 use crate::backend::Backend;
 use crate::backoff::Backoff;
 use crate::intercept::{Interceptor, Step};
+use crate::sql_text::Syntax;
 use crate::transactor::Options;
 
 use super::client_state::ClientResult;
 use super::driver::{Choice, ScheduleDriver, ScheduleResult, ScheduleScript};
 use super::gap::Accepted;
+use super::independence::{Independence, POSTGRES_HIDDEN_EFFECTS, TextsTell};
 use super::lanes::Lanes;
 use super::log::ScheduleLog;
 use super::oracle::{ClientEnd, Oracle, RunEndRecorder};
@@ -39,6 +41,7 @@ struct Workspace<DB: Backend> {
     /// A connection for querying lock waits, where the database reports them.
     server: Option<PoolConnection<DB>>,
     oracle: Option<Oracle>,
+    independence: Option<Arc<Independence>>,
     report: Report,
 }
 
@@ -113,7 +116,22 @@ impl<DB: Backend> Explore<'_, DB> {
             true => Some(self.prepare_oracle(server.as_deref_mut()).await?),
             false => None,
         };
-        Ok(Workspace { server, oracle, report: self.empty_report(replayed) })
+        let independence = match self.skips_equivalent {
+            true => Some(Arc::new(self.independence(server.as_deref_mut()).await?)),
+            false => None,
+        };
+        Ok(Workspace { server, oracle, independence, report: self.empty_report(replayed) })
+    }
+
+    /// What texts tell is looked up after the set-up, which may create tables.
+    async fn independence(&self, server: Option<&mut DB::Connection>) -> Result<Independence, ExploreError> {
+        let mut texts_tell = TextsTell::default();
+        if let Some(server) = server.filter(|_| DB::SYNTAX == Syntax::Postgres) {
+            self.reset().await?;
+            let counts = DB::fetch_text(server, POSTGRES_HIDDEN_EFFECTS.to_owned()).await;
+            texts_tell = TextsTell::from_counts(&counts.map_err(ExploreError::Contents)?);
+        }
+        Ok(Independence::new(DB::SYNTAX, texts_tell))
     }
 
     fn empty_report(&self, replayed: bool) -> Report {
@@ -195,7 +213,7 @@ impl<DB: Backend> Explore<'_, DB> {
         space: &mut Workspace<DB>,
     ) -> Result<(ScheduleResult, Option<Counterexample>), ExploreError> {
         self.reset().await?;
-        let stage = Arc::new(Stage::new(self.clients.len(), DB::SYNTAX));
+        let stage = Arc::new(Stage::new(self.clients.len(), DB::SYNTAX, space.independence.clone()));
         let mut ends = Vec::new();
         let clients = self.clients.iter().enumerate().map(|(client, setup)| {
             let seat = Seat { stage: stage.clone(), client, quote_several: quote_several::<DB> };

@@ -1,12 +1,13 @@
 //! Where the clients of a schedule stop before each step, until it is their turn.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::LockWait;
 use crate::intercept::{Next, Step, StepKind, TransactionToken};
 use crate::sql_text::Syntax;
 
 use super::client_state::ClientState;
+use super::independence::Independence;
 use super::log::{Entry, ScheduleLog, Sent, Waited};
 use super::view;
 
@@ -22,6 +23,7 @@ pub(super) struct Stage(Mutex<StageState>);
 struct StageState {
     clients: Vec<ClientState>,
     syntax: Syntax,
+    independence: Option<Arc<Independence>>,
     /// The open transaction of each client.
     open: Vec<TransactionToken>,
     log: ScheduleLog,
@@ -38,11 +40,12 @@ struct StageState {
 }
 
 impl Stage {
-    pub(super) fn new(clients: usize, syntax: Syntax) -> Self {
+    pub(super) fn new(clients: usize, syntax: Syntax, independence: Option<Arc<Independence>>) -> Self {
         let running = || ClientState::Running { session: None, in_line: false };
         Self(Mutex::new(StageState {
             clients: (0..clients).map(|_| running()).collect(),
             syntax,
+            independence,
             open: vec![TransactionToken::default(); clients],
             log: ScheduleLog::default(),
             ended: 0,
@@ -114,7 +117,8 @@ impl Stage {
     /// A digest of the state that the schedule has reached, which ignores failed attempts.
     pub(super) fn digest(&self) -> u64 {
         let state = self.state();
-        view::digest(&state.log, &state.clients, state.ended, state.syntax)
+        let independence = state.independence.as_deref();
+        view::digest(&state.log, &state.clients, state.ended, state.syntax, independence)
     }
 
     /// The client that ran two units at the same time, if one did.

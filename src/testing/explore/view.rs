@@ -6,6 +6,7 @@ use crate::intercept::{Step, StepKind};
 use crate::sql_text::{Syntax, normalized};
 
 use super::client_state::ClientState;
+use super::independence::Independence;
 use super::log::{Entry, ScheduleLog, Sent};
 
 /// A unit with at most this many attempts is also run in every order in which it uses them all up.
@@ -57,28 +58,34 @@ fn summarize_answer(sent: &Sent) -> Option<String> {
 }
 
 /// A digest of the state that a schedule has reached: of all steps in order, except for failed attempts that
-/// were retried. Those have left nothing behind, so states with equal digests have the same futures.
+/// were retried. Those have left nothing behind, so states with equal digests have the same futures. With an
+/// `independence`, the order of independent steps is left out as well.
 ///
 /// Two facts about failed attempts are included because they affect the future: the number of the next
 /// attempt, as far as it matters, and the number of unique violations, which only some retries are spent on.
-pub(super) fn digest(log: &ScheduleLog, states: &[ClientState], ended: usize, syntax: Syntax) -> u64 {
+pub(super) fn digest(
+    log: &ScheduleLog,
+    states: &[ClientState],
+    ended: usize,
+    syntax: Syntax,
+    independence: Option<&Independence>,
+) -> u64 {
     let retried = retried_entries(log, states);
-    let mut digest = DefaultHasher::new();
+    let mut entries: Vec<(usize, u64)> = Vec::new();
     for (i, entry) in log.0.iter().enumerate() {
         let (index, is_sent) = match entry {
             Entry::Sent(_) => (i, true),
             Entry::Unblocked(index) => (*index, false),
         };
         let Some(Entry::Sent(sent)) = log.0.get(index) else { continue };
-        if retried[index] {
-            continue;
+        if !retried[index] {
+            entries.push((i, entry_digest(sent, is_sent, syntax)));
         }
-        (sent.client, is_sent).hash(&mut digest);
-        if is_sent {
-            (describe_without_attempt(&sent.step, syntax), sent.waited.is_some()).hash(&mut digest);
-        }
-        let is_answered = sent.waited.is_none() || !is_sent;
-        is_answered.then(|| summarize_answer(sent)).flatten().hash(&mut digest);
+    }
+    let mut digest = DefaultHasher::new();
+    match independence {
+        Some(independence) => independence.digest(log, &entries).hash(&mut digest),
+        None => entries.iter().for_each(|(_, entry)| entry.hash(&mut digest)),
     }
     for (client, state) in states.iter().enumerate() {
         let (step, description) = match state {
@@ -90,6 +97,17 @@ pub(super) fn digest(log: &ScheduleLog, states: &[ClientState], ended: usize, sy
         let attempt = step.map(|step| (distinct_attempt(step), unique_violations(log, client, step)));
         (description, attempt).hash(&mut digest);
     }
+    digest.finish()
+}
+
+fn entry_digest(sent: &Sent, is_sent: bool, syntax: Syntax) -> u64 {
+    let mut digest = DefaultHasher::new();
+    (sent.client, is_sent).hash(&mut digest);
+    if is_sent {
+        (describe_without_attempt(&sent.step, syntax), sent.waited.is_some()).hash(&mut digest);
+    }
+    let is_answered = sent.waited.is_none() || !is_sent;
+    is_answered.then(|| summarize_answer(sent)).flatten().hash(&mut digest);
     digest.finish()
 }
 

@@ -11,15 +11,15 @@ use crate::testing::lock_order::{dialect, last_name, name_of, take_clauses, valu
 
 /// What a statement does to rows of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RowAccess {
-    pub(super) kind: AccessKind,
-    pub(super) table: String,
+pub(in super::super) struct RowAccess {
+    pub(in super::super) kind: AccessKind,
+    pub(in super::super) table: String,
     /// The columns that are compared with a value, each with that value.
-    pub(super) key: BTreeMap<String, String>,
+    pub(in super::super) key: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AccessKind {
+pub(in super::super) enum AccessKind {
     Read,
     /// An UPDATE or DELETE.
     Change,
@@ -38,9 +38,9 @@ impl RowAccess {
     }
 }
 
-/// The accesses of a statement; empty if they are unknown.
-pub(super) fn accesses(syntax: Syntax, sql: &str, arguments: &[String]) -> Vec<RowAccess> {
-    let Ok(mut tokens) = Tokenizer::new(dialect(syntax), sql).tokenize() else { return Vec::new() };
+/// Parses a statement without its locking clauses. Its placeholders are numbered.
+pub(in super::super) fn parse(syntax: Syntax, sql: &str) -> Option<Statement> {
+    let mut tokens = Tokenizer::new(dialect(syntax), sql).tokenize().ok()?;
     tokens.retain(|token| !matches!(token, Token::Whitespace(_)));
     let placeholders = tokens.iter_mut().filter_map(|token| match token {
         Token::Placeholder(name) if name == "?" => Some(name),
@@ -50,9 +50,12 @@ pub(super) fn accesses(syntax: Syntax, sql: &str, arguments: &[String]) -> Vec<R
         *name = format!("?{}", i + 1);
     }
     let (rest, _) = take_clauses(&tokens);
-    let Ok(statement) = Parser::new(dialect(syntax)).with_tokens(rest).parse_statement() else {
-        return Vec::new();
-    };
+    Parser::new(dialect(syntax)).with_tokens(rest).parse_statement().ok()
+}
+
+/// The accesses of a statement; empty if they are unknown.
+pub(in super::super) fn accesses(syntax: Syntax, sql: &str, arguments: &[String]) -> Vec<RowAccess> {
+    let Some(statement) = parse(syntax, sql) else { return Vec::new() };
     match &statement {
         Statement::Query(query) => match &*query.body {
             SetExpr::Select(select) => {
