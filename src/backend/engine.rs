@@ -235,7 +235,9 @@ impl fmt::Display for Engine {
 }
 
 impl EngineVersion {
-    pub(crate) const fn new(major: u32, minor: u32, patch: u32) -> Self {
+    /// Creates a version, to compare it with that of an engine.
+    #[must_use]
+    pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Self { major, minor, patch }
     }
 
