@@ -230,6 +230,17 @@ pub(crate) async fn engine_of<DB: Backend>(
     if let Some(known) = cache.engine(version, DB::ENGINE_LIFETIME) {
         return Ok(known);
     }
+    // Boxed, because this is rare and would enlarge the future of every run.
+    let engine = Box::pin(query_engine(pool, connection)).await?;
+    let options: Arc<dyn Any + Send + Sync> = pool.connect_options();
+    cache.store(&options, version, engine);
+    Ok(engine)
+}
+
+async fn query_engine<DB: Backend>(
+    pool: &Pool<DB>,
+    connection: &mut DB::Connection,
+) -> Result<Engine, sqlx::Error> {
     let ask = &DB::ENGINE_QUERY;
     let mut answers = Vec::new();
     for sql in [ask.sql, ask.fallback] {
@@ -242,10 +253,7 @@ pub(crate) async fn engine_of<DB: Backend>(
             Err(error) => return Err(error),
         }
     }
-    let engine = (ask.read)(&answers, &DB::address(&pool.connect_options()));
-    let options: Arc<dyn Any + Send + Sync> = pool.connect_options();
-    cache.store(&options, version, engine);
-    Ok(engine)
+    Ok((ask.read)(&answers, &DB::address(&pool.connect_options())))
 }
 
 /// Whether the server does not understand a query.
