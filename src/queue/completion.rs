@@ -96,8 +96,11 @@ impl<DB: Backend> Claim<DB> {
                 if is_repeated {
                     return self.complete_again(&db, delete).await;
                 }
-                let limits = db.engine().await?.has(Capability::ServerLimits);
-                let prefix = if limits { QueueSql::of::<DB>().lone_prefix } else { "" };
+                let prefix = match QueueSql::of::<DB>().lone_prefix {
+                    prefix if prefix.is_empty() => prefix,
+                    prefix if db.engine().await?.has(Capability::ServerLimits) => prefix,
+                    _ => "",
+                };
                 let sql = format!("{prefix}{delete}");
                 let sql = AssertSqlSafe(self.queue().schema().in_sql(sql));
                 match db.run_statement(WatchedQuery::new(sqlx::raw_sql(sql))?).await? {
