@@ -140,8 +140,11 @@ impl<DB: Backend> Claim<DB> {
         sql: &str,
     ) -> Result<u64, Error> {
         // With settings, the statement is sent in a transaction, which has limits of its own.
-        let is_bare = db.has_local_settings() || db.engine().await?.lacks(Capability::ServerLimits);
-        let prefix = if is_bare { "" } else { QueueSql::of::<DB>().lone_prefix };
+        let prefix = match QueueSql::of::<DB>().lone_prefix {
+            "" => "",
+            _ if db.has_local_settings() || db.engine().await?.lacks(Capability::ServerLimits) => "",
+            prefix => prefix,
+        };
         let sql = format!("{prefix}{}", self.queue().schema().in_sql(sql.to_owned()));
         db.run_statement(WatchedQuery::with_values(sql, [])?).await
     }

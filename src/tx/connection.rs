@@ -1,5 +1,6 @@
 //! A pooled connection that is reused only after a clean, awaited end of its transaction.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -261,17 +262,33 @@ pub(crate) async fn engine_of<DB: Backend>(
     if let Some(known) = cache.engine(version, DB::ENGINE_LIFETIME) {
         return Ok(known);
     }
-    let answers = match DB::fetch_text(connection, DB::ENGINE_QUERY.sql.to_owned()).await {
-        Ok(answers) => answers,
-        // A server that refuses the query is no known product.
-        Err(error) if is_refusal::<DB>(&error) => Vec::new(),
-        Err(error) => return Err(error),
-    };
-    let engine = (DB::ENGINE_QUERY.read)(&answers, &DB::address(&pool.connect_options()));
-    cache.store(pool, version, engine);
+    // Boxed, because this is rare and would enlarge the future of every run.
+    let engine = Box::pin(query_engine(pool, connection)).await?;
+    let options: Arc<dyn Any + Send + Sync> = pool.connect_options();
+    cache.store(&options, version, engine);
     Ok(engine)
 }
 
+async fn query_engine<DB: Backend>(
+    pool: &Pool<DB>,
+    connection: &mut DB::Connection,
+) -> Result<Engine, sqlx::Error> {
+    let ask = &DB::ENGINE_QUERY;
+    let mut answers = Vec::new();
+    for sql in [ask.sql, ask.fallback] {
+        match DB::fetch_text(connection, sql.to_owned()).await {
+            Ok(found) => {
+                answers = found;
+                break;
+            }
+            Err(error) if is_refusal::<DB>(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((ask.read)(&answers, &DB::address(&pool.connect_options())))
+}
+
+/// Whether the server does not understand a query.
 fn is_refusal<DB: Backend>(error: &sqlx::Error) -> bool {
     let failure = failure_or_other::<DB>(error);
     matches!(error, sqlx::Error::Database(_))

@@ -46,13 +46,16 @@ impl TextsTell {
     }
 }
 
+/// A text, and its bound values.
+type BoundText = (String, Option<Vec<String>>);
+
 /// Decides which steps are independent.
 #[derive(Debug)]
 pub(super) struct Independence {
     syntax: Syntax,
     texts_tell: TextsTell,
     /// What was read from texts, by text and bound values.
-    statements: Mutex<HashMap<(String, Option<Vec<String>>), Arc<Option<SimpleStatement>>>>,
+    statements: Mutex<HashMap<BoundText, Arc<Option<SimpleStatement>>>>,
 }
 
 /// The beginning of a step that was not refused, or the end of one that waited.
