@@ -85,7 +85,7 @@ impl<DB: Backend> LabSession<DB> {
         let (tag, database) = (format!(" /* certify {tag} */"), PhantomData);
         let (id, waiting, refused, has_begun, fresh) = (None, None, false, false, true);
         let mut session = Self { requests, answers, tag, id, waiting, refused, has_begun, fresh, database };
-        if let Some(setup) = DB::SESSION_SETUP {
+        if let Some(setup) = DB::CERTIFICATION.session_setup {
             session.ask(setup).await?;
         }
         Ok((session, task))
