@@ -52,10 +52,11 @@ type ConnectOptions<DB> = <<DB as Database>::Connection as Connection>::Options;
 
 /// The product that runs behind a pool, its version, and what it supports.
 ///
-/// Returned by [`PoolTransactor::engine`](crate::PoolTransactor::engine) and [`Tx::engine`](crate::Tx::engine).
-/// The crate finds it out by itself, once for each pool, and every statement of the crate depends on it. What
-/// an engine lacks is refused as [`Unsupported`](crate::ErrorKind::Unsupported) before anything is sent. For an
-/// unknown product, the crate uses only what all products with the same protocol have.
+/// Returned by [`PoolTransactor::engine`](crate::PoolTransactor::engine) and
+/// [`Tx::engine`](crate::Tx::engine). The crate finds it out by itself, once for each pool, and every
+/// statement of the crate depends on it. What an engine lacks is refused as
+/// [`Unsupported`](crate::ErrorKind::Unsupported) before anything is sent. For an unknown product, the crate
+/// uses only what all products with the same protocol have.
 ///
 /// ```
 /// # use atomically::{Capability, Error, Pessimistic};
@@ -234,7 +235,9 @@ impl fmt::Display for Engine {
 }
 
 impl EngineVersion {
-    pub(crate) const fn new(major: u32, minor: u32, patch: u32) -> Self {
+    /// Creates a version, to compare it with that of an engine.
+    #[must_use]
+    pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Self { major, minor, patch }
     }
 

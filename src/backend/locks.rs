@@ -30,8 +30,8 @@ pub trait LockSql: Database {
         Ok(Some(Self::clause(engine, lock)))
     }
 
-    /// Returns the statement that acquires an advisory lock until the end of the transaction. It returns 1 when the session holds the lock. Without `wait`,
-    /// it returns 0 at once if another session holds the lock.
+    /// Returns the statement that acquires an advisory lock until the end of the transaction. It returns 1
+    /// when the session holds the lock. Without `wait`, it returns 0 at once if another session holds it.
     fn advisory_lock(key: u64, wait: Option<Duration>) -> String;
 
     /// Returns how old the transaction's snapshot is when an advisory lock is granted. Reads from an older

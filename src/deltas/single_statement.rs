@@ -59,14 +59,14 @@ impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
     ) -> Vec<Call<K>> {
         let deadline = calls.iter().map(|call| call.deadline).max();
         let (Some(statement), Some(deadline)) = (&self.statement, deadline) else { return calls };
-        if !transactor.engine().await.is_ok_and(|engine| engine.adds_in_one_statement()) {
-            return calls;
-        }
         if self.skips.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
             return calls;
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let transactor = transactor.clone().options(Options::new().deadline(left).attempts(1));
+        if !transactor.engine().await.is_ok_and(|engine| engine.adds_in_one_statement()) {
+            return calls;
+        }
         let sent = SentCalls { calls, sums: BTreeMap::new() };
         // Checked before a connection is acquired, and again when there is one.
         if sent.lock_timeout().is_none() {

@@ -110,7 +110,7 @@ async fn claim_one_by_one<DB: Backend>(
 ) -> Result<KeyFound, sqlx::Error> {
     let mut waits = KeyWaits::new(claimant, tx.lock_wait());
     if let Some(KeyWaits { key, .. }) = waits
-        && tx.engine().is_mariadb()
+        && tx.engine().sets_for_one_statement()
     {
         write = mysql::with_lock_wait(key, &write);
         waits = None;

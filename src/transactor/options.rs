@@ -117,8 +117,8 @@ impl Options {
         self
     }
 
-    /// Opens read-only transactions for queries of this crate, which write nothing, and usual ones on an engine
-    /// that has no others.
+    /// Opens read-only transactions for queries of this crate, which write nothing. On an engine that has
+    /// none, opens usual ones.
     pub(crate) fn queries_only(mut self) -> Self {
         self.may_open_read_write = Some(true);
         self.read_only()

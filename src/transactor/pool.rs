@@ -165,11 +165,14 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
             return Ok(engine);
         }
         let sql = SqlStr::from_static(DB::ENGINE_QUERY.sql);
-        self.run_on_connection(sql, |connection, _| {
-            let (cache, pool) = (cache.clone(), self.pool.clone());
-            Box::pin(async move { engine_of(&cache, &pool, connection).await })
-        })
-        .await
+        let options = self.options.for_queries_about_the_server();
+        let unobserved = Self { options, ..self.clone() };
+        unobserved
+            .run_on_connection(sql, |connection, _| {
+                let (cache, pool) = (cache.clone(), self.pool.clone());
+                Box::pin(async move { engine_of(&cache, &pool, connection).await })
+            })
+            .await
     }
 }
 

@@ -1,5 +1,6 @@
 //! A pooled connection that is reused only after a clean, awaited end of its transaction.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -236,7 +237,8 @@ pub(crate) async fn engine_of<DB: Backend>(
         Err(error) => return Err(error),
     };
     let engine = (DB::ENGINE_QUERY.read)(&answers, &DB::address(&pool.connect_options()));
-    cache.store(pool, version, engine);
+    let options: Arc<dyn Any + Send + Sync> = pool.connect_options();
+    cache.store(&options, version, engine);
     Ok(engine)
 }
 

@@ -221,8 +221,8 @@ impl<DB: Backend> Tx<DB> {
         Err(Error::failed(failure, None))
     }
 
-    /// Acquires an advisory lock if it is free, without waiting (TiDB waits for up to a second). Returns whether
-    /// the transaction holds it.
+    /// Acquires an advisory lock if it is free, without waiting (TiDB waits for up to a second). Returns
+    /// whether the transaction holds it.
     ///
     /// # Errors
     ///

@@ -29,8 +29,8 @@ pub(crate) async fn the_engine_is_the_product_and_version_of_the_server<DB: Test
     }
 }
 
-/// The engine is queried by the first unit on a pool. Later units, and other transactors on the pool, cost what
-/// a unit costs; new options of the pool may lead to another server, so it is queried again.
+/// The engine is queried by the first unit on a pool. Later units, and other transactors on the pool, cost
+/// what a unit costs. New options of the pool may lead to another server, so it is queried again.
 pub(crate) async fn the_engine_is_queried_once_for_each_pool<DB: ServerBackend>() {
     let direct = counter::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;

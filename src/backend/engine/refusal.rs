@@ -78,6 +78,12 @@ impl Engine {
         if lock.table.is_some() { self.require(Capability::LocksOfOneTable) } else { Ok(()) }
     }
 
+    /// Whether a statement can have settings of its own (`SET STATEMENT … FOR`).
+    #[cfg(feature = "idempotency")]
+    pub(crate) fn sets_for_one_statement(&self) -> bool {
+        self.is_mariadb()
+    }
+
     /// Whether one statement can add to rows, with a plan that is certain.
     pub(crate) fn adds_in_one_statement(&self) -> bool {
         self.has(Capability::PlannerSettings) && self.has(Capability::ServerLimits)

@@ -3,7 +3,7 @@
 //! The products that cannot be run by the tests of this crate are described by their documentation:
 //! [CockroachDB](https://www.cockroachlabs.com/docs/stable/postgresql-compatibility),
 //! [YugabyteDB](https://docs.yugabyte.com/stable/explore/transactions/),
-//! [Aurora DSQL](https://docs.aws.amazon.com/aurora-dsql/latest/userguide/working-with-postgresql-compatibility.html),
+//! [Aurora DSQL](https://docs.aws.amazon.com/aurora-dsql/latest/userguide/),
 //! [Spanner](https://github.com/GoogleCloudPlatform/pgadapter),
 //! [Citus](https://docs.citusdata.com/en/stable/develop/reference_workarounds.html),
 //! [TiDB](https://docs.pingcap.com/tidb/stable/mysql-compatibility),

@@ -98,7 +98,7 @@ mod tests {
             ("10.11.14-MariaDB-0+deb12u2|16777216|Debian 12|0", MariaDb, "MariaDB 10.11.14"),
             ("5.5.5-11.8.2-MariaDB|16777216|Debian n/a|0", MariaDb, "MariaDB 11.8.2"),
             (
-                "8.0.11-TiDB-v8.5.1|67108864|TiDB Server (Apache License 2.0) Community Edition, MySQL 8.0 compatible",
+                "8.0.11-TiDB-v8.5.1|67108864|TiDB Server (Apache License 2.0) Community Edition",
                 TiDb,
                 "TiDB 8.5.1",
             ),

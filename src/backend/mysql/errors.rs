@@ -125,8 +125,7 @@ impl ErrorReports for MySql {
 /// The states in which a shard of Vitess takes no statements.
 const STATUSES_OF_ABSENCE: [&str; 3] = ["Unavailable", "ClusterEvent", "ResourceExhausted"];
 
-/// Whether the message of Vitess names this status: `rpc error: code = Aborted desc = transaction 12: ended at
-/// …`
+/// Whether the message of Vitess names this status: `rpc error: code = Aborted desc = transaction 12: …`
 fn names_a_status(message: &str, status: &str) -> bool {
     message.split("code = ").skip(1).any(|rest| {
         rest.strip_prefix(status).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))

@@ -133,9 +133,9 @@ impl TransactionSql for MySql {
         }
     }
 
-    /// On a Galera cluster the guard and COMMIT each need a packet of their own: see [`Galera`](crate::EngineCluster::Galera).
-    /// On MariaDB a compound statement is one statement, in one packet; if it fails, the result of the SELECT
-    /// shows that the guard existed.
+    /// On a Galera cluster the guard and COMMIT each need a packet of their own: see
+    /// [`Galera`](crate::EngineCluster::Galera). On MariaDB a compound statement is one statement, in one
+    /// packet; if it fails, the result of the SELECT shows that the guard existed.
     fn commit(closing: &Closing) -> CommitSql {
         let (guard, restore) = (RELEASE_GUARD, restoring(closing));
         match (closing.engine.is_galera(), closing.engine.is_mariadb()) {

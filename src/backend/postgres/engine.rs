@@ -99,7 +99,7 @@ mod tests {
 
         for (text, product, shown) in [
             (
-                "PostgreSQL 15.20 (Debian 15.20-0+deb12u1) on x86_64-pc-linux-gnu, compiled by gcc 12.2.0, 64-bit",
+                "PostgreSQL 15.20 (Debian 15.20-0+deb12u1) on x86_64-pc-linux-gnu, compiled by gcc",
                 PostgreSql,
                 "PostgreSQL 15.20",
             ),

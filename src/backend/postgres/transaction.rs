@@ -32,8 +32,8 @@ impl TransactionSql for Postgres {
         Ok(())
     }
 
-    /// Spanner and Aurora DSQL have one level each, and refuse the name of any other. Citus sends the settings
-    /// of a transaction to its workers only if it is told to.
+    /// Spanner and Aurora DSQL have one level each, and refuse the name of any other. Citus sends the
+    /// settings of a transaction to its workers only if it is told to.
     fn opening(engine: &Engine, plan: &Plan, limits: &Limits) -> String {
         let reads_only = plan.access == Access::ReadOnly;
         let mut sql = String::with_capacity(OPENING_BYTES);

@@ -67,6 +67,12 @@ impl Options {
         self.schema.unwrap_or_default()
     }
 
+    /// Returns the options that matter for a query of the crate about the server, which is not a run of the
+    /// caller: limits.
+    pub(in crate::transactor) fn for_queries_about_the_server(&self) -> Self {
+        Self { attempts: self.attempts, deadline: self.deadline, backoff: self.backoff, ..Self::default() }
+    }
+
     /// Returns the options that matter for the crate's own work on its tables: limits, names and observers.
     /// The others are meant for units of work, and not every database has them.
     pub(in crate::transactor) fn for_upkeep(&self) -> Self {

@@ -21,13 +21,16 @@ pub(crate) struct EngineCache {
     cached: Mutex<Vec<Cached>>,
 }
 
+/// The options of a pool. They are dropped with the pool, or when it gets others.
+type PoolOptions = Arc<dyn Any + Send + Sync>;
+
 #[derive(Debug)]
 struct Cached {
     engine: Engine,
     since: Instant,
     /// The version of the servers that have this engine, as the driver shows it.
     version_at_connect: Option<u32>,
-    /// The options that the pool had. They are dropped with the pool, or when it gets others.
+    /// The options that the pool had.
     options: Weak<dyn Any + Send + Sync>,
 }
 
@@ -70,16 +73,10 @@ impl EngineCache {
     }
 
     /// Stores the engine of servers with this version.
-    pub(crate) fn store<DB: Backend>(
-        &self,
-        pool: &Pool<DB>,
-        version_at_connect: Option<u32>,
-        engine: Engine,
-    ) {
-        let options: Arc<dyn Any + Send + Sync> = pool.connect_options();
+    pub(crate) fn store(&self, options: &PoolOptions, version_at_connect: Option<u32>, engine: Engine) {
         let mut cached = self.cached();
         cached.retain(|known| known.is_of_this_pool() && known.version_at_connect != version_at_connect);
-        let options = Arc::downgrade(&options);
+        let options = Arc::downgrade(options);
         cached.push(Cached { engine, since: Instant::now(), version_at_connect, options });
     }
 
@@ -98,32 +95,29 @@ impl Cached {
     }
 }
 
-#[cfg(all(test, feature = "sqlite"))]
+#[cfg(test)]
 mod tests {
-    use sqlx::Sqlite;
-
     use super::*;
     use crate::backend::{EngineProduct, EngineVersion};
     use crate::sql_text::Syntax;
 
     const LIFETIME: Duration = Duration::from_secs(5);
 
-    fn pool() -> Pool<Sqlite> {
-        Pool::connect_lazy("sqlite::memory:").expect("a URL")
-    }
-
     fn engine(major: u32) -> Engine {
         Engine::new(Syntax::Postgres, EngineProduct::PostgreSql, EngineVersion::new(major, 0, 0))
     }
 
+    fn options() -> PoolOptions {
+        Arc::new(())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_engine_is_cached_for_its_lifetime() {
-        let pool = pool();
-        let cache = EngineCache::of(&pool);
+        let (cache, options) = (EngineCache::default(), options());
         assert_eq!(cache.engine(None, LIFETIME), None);
-        cache.store(&pool, None, engine(15));
+        cache.store(&options, None, engine(15));
         tokio::time::advance(LIFETIME - Duration::from_millis(1)).await;
-        assert_eq!(EngineCache::of(&pool.clone()).engine(None, LIFETIME), Some(engine(15)));
+        assert_eq!(cache.engine(None, LIFETIME), Some(engine(15)));
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!((cache.engine(None, LIFETIME), cache.latest(LIFETIME)), (None, None));
     }
@@ -131,23 +125,21 @@ mod tests {
     /// As after a failover, or behind an address that leads to several servers.
     #[tokio::test]
     async fn a_connection_to_a_server_of_another_version_has_an_engine_of_its_own() {
-        let pool = pool();
-        let cache = EngineCache::of(&pool);
-        cache.store(&pool, Some(150_020), engine(15));
+        let (cache, options) = (EngineCache::default(), options());
+        cache.store(&options, Some(150_020), engine(15));
         assert_eq!(cache.engine(Some(180_000), LIFETIME), None);
-        cache.store(&pool, Some(180_000), engine(18));
+        cache.store(&options, Some(180_000), engine(18));
         assert_eq!(cache.engine(Some(150_020), LIFETIME), Some(engine(15)));
         assert_eq!(cache.engine(Some(180_000), LIFETIME), Some(engine(18)));
         assert_eq!(cache.latest(LIFETIME), Some(engine(18)));
     }
 
     #[tokio::test]
-    async fn new_options_and_other_pools_have_engines_of_their_own() {
-        let (first, other) = (pool(), pool());
-        EngineCache::of(&first).store(&first, None, engine(15));
-        assert_eq!(EngineCache::of(&other).engine(None, LIFETIME), None);
-        assert_eq!(EngineCache::of(&first).engine(None, LIFETIME), Some(engine(15)));
-        first.set_connect_options((*first.connect_options()).clone());
-        assert_eq!(EngineCache::of(&first).engine(None, LIFETIME), None);
+    async fn new_options_of_the_pool_have_an_engine_of_their_own() {
+        let (cache, options) = (EngineCache::default(), options());
+        cache.store(&options, None, engine(15));
+        drop(options);
+        assert_eq!((cache.engine(None, LIFETIME), cache.latest(LIFETIME)), (None, None));
+        assert!(!cache.is_in_use());
     }
 }
