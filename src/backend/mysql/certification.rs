@@ -46,7 +46,7 @@ impl CertificationSql for MySql {
         ),
         short_idle_timeout: Some(("SET SESSION idle_transaction_timeout = 1", Duration::from_millis(2_500))),
         // An interrupted `SLEEP` returns a value unless it is a part of a query.
-        long_statement: Some("SELECT SLEEP(15) FROM information_schema.schemata LIMIT 1"),
+        long_statement: Some("SELECT SLEEP(8) FROM (SELECT 1 AS n UNION ALL SELECT 2) AS two"),
         cancel: Some("KILL QUERY {}"),
         session_mark: [
             "SET @atomically_certify = 1",
