@@ -7,7 +7,7 @@ use atomically::Backend;
 use atomically::testing::{Sheet, Standing, certify};
 use futures_util::{StreamExt as _, stream};
 use sqlx::pool::PoolOptions;
-use sqlx::{AssertSqlSafe, MySql, Postgres};
+use sqlx::{AssertSqlSafe, MySql, Postgres, Sqlite};
 
 use crate::liar::{Rewrite, liar, rewrite, rewrite_in};
 use crate::sheets::snapshot;
@@ -245,6 +245,29 @@ async fn two_unrelated_databases_are_not_nodes_of_one_cluster() {
         "{sheet}"
     );
     assert!(sheet.findings().iter().any(|finding| finding.id == "nodes.same-data"));
+}
+
+/// SQLite has no network. Its lie is a file system that does not lock files.
+#[cfg(unix)]
+#[tokio::test]
+async fn sqlite_without_locks_is_found() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let url = format!("sqlite://{}?mode=rwc&vfs=unix-none", directory.path().join("test.db").display());
+    let sheet = sheet::<Sqlite>(&url).await;
+    let truth = snapshot("sqlite");
+    let changed = sheet.outline().lines().filter(|line| !truth.lines().any(|other| other == *line)).count();
+    for id in [
+        "isolation.deferred.lost-update",
+        "isolation.deferred.write-skew",
+        "isolation.immediate.lost-update",
+        "isolation.immediate.write-skew",
+        "unique-key.fence",
+        "retries.serialization",
+        "limits.lock-timeout",
+    ] {
+        assert!(sheet.findings().iter().any(|finding| finding.id == id), "{id}:\n{sheet}");
+    }
+    assert_eq!(changed, 7, "{sheet}");
 }
 
 /// Every check that is held by one of the servers of the snapshots can be broken by a lie, except those of
