@@ -145,8 +145,10 @@ pub struct EngineVersion {
 pub struct EngineQuery {
     /// One or more statements, sent as one text.
     pub sql: &'static str,
+    /// A statement that more products understand, sent if the server has refused the others.
+    pub fallback: &'static str,
     /// Reads the last column of each row, and the address of the server. There are no rows if the server has
-    /// refused the query.
+    /// refused both.
     pub read: fn(&[String], address: &str) -> Engine,
 }
 

@@ -230,18 +230,25 @@ pub(crate) async fn engine_of<DB: Backend>(
     if let Some(known) = cache.engine(version, DB::ENGINE_LIFETIME) {
         return Ok(known);
     }
-    let answers = match DB::fetch_text(connection, DB::ENGINE_QUERY.sql.to_owned()).await {
-        Ok(answers) => answers,
-        // A server that refuses the query is no known product.
-        Err(error) if is_refusal::<DB>(&error) => Vec::new(),
-        Err(error) => return Err(error),
-    };
-    let engine = (DB::ENGINE_QUERY.read)(&answers, &DB::address(&pool.connect_options()));
+    let ask = &DB::ENGINE_QUERY;
+    let mut answers = Vec::new();
+    for sql in [ask.sql, ask.fallback] {
+        match DB::fetch_text(connection, sql.to_owned()).await {
+            Ok(found) => {
+                answers = found;
+                break;
+            }
+            Err(error) if is_refusal::<DB>(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let engine = (ask.read)(&answers, &DB::address(&pool.connect_options()));
     let options: Arc<dyn Any + Send + Sync> = pool.connect_options();
     cache.store(&options, version, engine);
     Ok(engine)
 }
 
+/// Whether the server does not understand a query.
 fn is_refusal<DB: Backend>(error: &sqlx::Error) -> bool {
     let failure = failure_or_other::<DB>(error);
     matches!(error, sqlx::Error::Database(_))

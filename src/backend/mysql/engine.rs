@@ -16,6 +16,7 @@ impl Product for MySql {
         sql: "SELECT CONCAT_WS('|', VERSION(), @@max_allowed_packet, @@version_comment \
               /*M! , @@idle_transaction_timeout*/); \
               SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'group_replication_group_name')",
+        fallback: "SELECT CONCAT_WS('|', VERSION(), @@max_allowed_packet)",
         read: engine,
     };
 

@@ -14,6 +14,7 @@ impl Product for Postgres {
     /// PGAdapter answers the first statement itself, and only if it reads exactly like this.
     const ENGINE_QUERY: EngineQuery = EngineQuery {
         sql: "SELECT version(); SELECT extname::text FROM pg_catalog.pg_extension WHERE extname = 'citus'",
+        fallback: "SELECT version()",
         read: engine,
     };
 

@@ -16,6 +16,7 @@ impl Product for Sqlite {
 
     const ENGINE_QUERY: EngineQuery = EngineQuery {
         sql: "SELECT sqlite_version()",
+        fallback: "SELECT sqlite_version()",
         read: |answers, _address| engine(EngineVersion::read(answers.first().map_or("", String::as_str))),
     };
 
