@@ -35,6 +35,8 @@ impl<DB: Backend> Namespace<DB> {
             Self { pool: pool.clone(), name, is_own: false, tables: Arc::default(), is_clean: false };
         if let Some(own) = DB::CERTIFICATION.namespace {
             let (mut session, _) = LabSession::<DB>::connect(pool, "namespace").await?;
+            // Until the answer is known, it has to be dropped.
+            namespace.is_own = true;
             let answer = session.ask(&own.create.replace("{}", &namespace.name)).await?;
             namespace.is_own = answer.failure.is_none();
         }
