@@ -166,7 +166,7 @@ impl<DB: Backend> Debug for Certification<'_, DB> {
 
 async fn version<DB: Backend>(pool: &Pool<DB>) -> Result<String, CheckObstacle> {
     let (mut session, _task) = LabSession::<DB>::connect(pool, "version").await?;
-    let version = session.run(DB::VERSION_QUERY).await?.texts.pop();
+    let version = session.run(DB::CERTIFICATION.version_query).await?.texts.pop();
     Ok(version.unwrap_or_else(|| DB::NAME.to_owned()))
 }
 

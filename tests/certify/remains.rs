@@ -113,3 +113,10 @@ async fn nothing_is_left_after_sessions_were_killed() {
     assert_ne!(sheet.standing("savepoints.undo"), Some(atomically::testing::Standing::Held), "{sheet}");
     assert_eq!(remains(&pool).await, 0);
 }
+
+#[tokio::test]
+async fn a_database_in_memory_is_refused() {
+    let error = certify(&same_server::<Sqlite>("sqlite::memory:")).run().await.expect_err("no sheet");
+    assert_eq!(error.kind(), atomically::ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("use a file"), "{error}");
+}

@@ -7,7 +7,9 @@ use sqlx::postgres::{PgConnection, PgListener};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Pool, Postgres};
 use tokio::time::timeout;
 
-use crate::backend::certification::{CertificationSql, CertifiedLevel, CertifiedNamespace};
+use crate::backend::certification::{
+    CertificationSql, CertificationTexts, CertifiedLevel, CertifiedNamespace,
+};
 
 /// How long a notification may take.
 const NOTIFICATION_PATIENCE: Duration = Duration::from_secs(2);
@@ -27,42 +29,36 @@ macro_rules! level {
 }
 
 impl CertificationSql for Postgres {
-    const CERTIFIED_LEVELS: &'static [CertifiedLevel] = &[
-        level!("read-committed", "READ COMMITTED"),
-        level!("repeatable-read", "REPEATABLE READ"),
-        level!("serializable", "SERIALIZABLE"),
-    ];
-
-    const PARAMETER: &'static str = "$1";
-
-    const VERSION_QUERY: &'static str = "SELECT version()";
-
-    const NAMESPACE: Option<CertifiedNamespace> =
-        Some(CertifiedNamespace { create: "CREATE SCHEMA {}", drop: "DROP SCHEMA IF EXISTS {} CASCADE" });
-
-    const LIMITED_DROP: [&'static str; 2] = ["BEGIN; SET LOCAL lock_timeout = '2s'; ", "; COMMIT"];
-
-    const ADVISORY_LOCK: Option<[&'static str; 2]> =
-        Some(["SELECT pg_try_advisory_xact_lock({})::int::bigint", "SELECT 1::bigint"]);
-
-    const CERTIFIED_LOCK_TIMEOUT: Option<&'static str> = Some("SET LOCAL lock_timeout = '300ms'");
-
-    const SHORT_STATEMENT_TIMEOUT: Option<&'static str> = Some("SET LOCAL statement_timeout = '300ms'");
-
-    const SHORT_IDLE_TIMEOUT: Option<(&'static str, Duration)> =
-        Some(("SET LOCAL idle_in_transaction_session_timeout = '300ms'", Duration::from_secs(1)));
-
-    const LONG_STATEMENT: Option<&'static str> = Some("SELECT pg_sleep(15)");
-
-    const CANCEL: Option<&'static str> = Some("SELECT pg_cancel_backend({})::int::bigint");
-
-    const SESSION_MARK: [&'static str; 3] = [
-        "SELECT set_config('atomically.certify', 'set', false)",
-        "SELECT (coalesce(current_setting('atomically.certify', true), '') = 'set')::int::bigint",
-        "SELECT set_config('atomically.certify', '', false)",
-    ];
-
-    const CLOCK: Option<&'static str> = Some("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint");
+    const CERTIFICATION: CertificationTexts = CertificationTexts {
+        levels: &[
+            level!("read-committed", "READ COMMITTED"),
+            level!("repeatable-read", "REPEATABLE READ"),
+            level!("serializable", "SERIALIZABLE"),
+        ],
+        parameter: "$1",
+        session_setup: None,
+        version_query: "SELECT version()",
+        namespace: Some(CertifiedNamespace {
+            create: "CREATE SCHEMA {}",
+            drop: "DROP SCHEMA IF EXISTS {} CASCADE",
+        }),
+        limited_drop: ["BEGIN; SET LOCAL lock_timeout = '2s'; ", "; COMMIT"],
+        advisory_lock: Some(["SELECT pg_try_advisory_xact_lock({})::int::bigint", "SELECT 1::bigint"]),
+        short_lock_timeout: Some("SET LOCAL lock_timeout = '300ms'"),
+        short_statement_timeout: Some("SET LOCAL statement_timeout = '300ms'"),
+        short_idle_timeout: Some((
+            "SET LOCAL idle_in_transaction_session_timeout = '300ms'",
+            Duration::from_secs(1),
+        )),
+        long_statement: Some("SELECT pg_sleep(15)"),
+        cancel: Some("SELECT pg_cancel_backend({})::int::bigint"),
+        session_mark: [
+            "SELECT set_config('atomically.certify', 'set', false)",
+            "SELECT (coalesce(current_setting('atomically.certify', true), '') = 'set')::int::bigint",
+            "SELECT set_config('atomically.certify', '', false)",
+        ],
+        clock: Some("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"),
+    };
 
     /// Syntax errors, unknown functions, types and parameters, and features that are not supported.
     fn is_unknown_to_the_server(code: &str) -> bool {

@@ -42,3 +42,51 @@ impl Sheet {
         changed.chain(gone).filter(|difference| difference.before != difference.after).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::certify::SheetEntry;
+
+    fn entry(id: &str, standing: Standing, expected: Option<Standing>) -> SheetEntry {
+        let (id, promise, evidence) = (id.to_owned(), String::from("it works"), String::from("it did"));
+        SheetEntry { id, promise, standing, expected, evidence }
+    }
+
+    fn sheet(entries: Vec<SheetEntry>) -> Sheet {
+        Sheet { engine: String::from("SQLite"), server: String::from("SQLite 3"), nodes: 1, entries }
+    }
+
+    #[test]
+    fn what_contradicts_the_engine_is_a_finding() {
+        use Standing as S;
+
+        for standing in S::ALL {
+            let is_held = standing == S::Held;
+            for (expected, is_finding) in
+                [(None, false), (Some(S::Held), !is_held), (Some(S::NotHeld), is_held)]
+            {
+                let sheet = sheet(vec![entry("locks.update", standing, expected)]);
+                assert_eq!(sheet.findings().len(), usize::from(is_finding), "{standing} {expected:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn sheets_differ_in_standings_and_in_checks() {
+        let earlier = sheet(vec![
+            entry("a", Standing::Held, None),
+            entry("b", Standing::Held, None),
+            entry("c", Standing::NotOffered, None),
+        ]);
+        let mut later = sheet(vec![
+            entry("b", Standing::NotHeld, None),
+            entry("c", Standing::NotOffered, None),
+            entry("d", Standing::Held, None),
+        ]);
+        later.server = String::from("another version");
+        let differences: Vec<_> = later.differences_from(&earlier).iter().map(ToString::to_string).collect();
+        assert_eq!(differences, ["b: not held, was held", "d: held, was absent", "a: absent, was held"]);
+        assert_eq!(earlier.differences_from(&earlier), []);
+    }
+}

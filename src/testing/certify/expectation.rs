@@ -54,7 +54,9 @@ fn belief<DB: Backend>(id: &str) -> Belief {
         "locks.advisory" | "locks.advisory-released" => B::Engine(C::AdvisoryLocks),
         "retries.serialization" => B::Cluster(C::Serializable),
         "limits.lock-timeout" => B::Engine(C::ServerLimits),
-        "limits.statement-timeout" if DB::SHORT_STATEMENT_TIMEOUT.is_some() => B::Engine(C::ServerLimits),
+        "limits.statement-timeout" if DB::CERTIFICATION.short_statement_timeout.is_some() => {
+            B::Engine(C::ServerLimits)
+        }
         "sessions.prepared-statements" => B::Always,
         "sessions.notifications" => B::Engine(C::ListenNotify),
         "nodes.same-data" | "nodes.unique-key" | "nodes.guard-row" | "nodes.clock-skew" => B::Always,

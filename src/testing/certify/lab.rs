@@ -35,7 +35,7 @@ impl<DB: Backend> Lab<DB> {
     pub(super) fn new(nodes: Vec<Pool<DB>>, namespace: Namespace<DB>) -> Self {
         let watches = nodes.iter().map(LockWatch::new).collect();
         let (tables, check, tasks) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
-        Self { nodes, watches, namespace, levels: [&DB::CERTIFIED_LEVELS[0]; 2], check, tasks, tables }
+        Self { nodes, watches, namespace, levels: [&DB::CERTIFICATION.levels[0]; 2], check, tasks, tables }
     }
 
     /// Finds the levels at which a transaction can write. Fails if there is none.
@@ -43,7 +43,7 @@ impl<DB: Backend> Lab<DB> {
         self.enter("levels");
         let table = self.table().await?;
         let (mut usable, mut refusal) = (Vec::new(), None);
-        for level in DB::CERTIFIED_LEVELS {
+        for level in DB::CERTIFICATION.levels {
             match self.write_at(level, &table).await {
                 Ok(()) => usable.push(level),
                 Err(obstacle) => refusal = refusal.or(Some(obstacle)),

@@ -33,8 +33,10 @@ impl<DB: Backend> Namespace<DB> {
         let name = format!("atomically_certify_{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff);
         let mut namespace =
             Self { pool: pool.clone(), name, is_own: false, tables: Arc::default(), is_clean: false };
-        if let Some(own) = DB::NAMESPACE {
+        if let Some(own) = DB::CERTIFICATION.namespace {
             let (mut session, _) = LabSession::<DB>::connect(pool, "namespace").await?;
+            // Until the answer is known, it has to be dropped.
+            namespace.is_own = true;
             let answer = session.ask(&own.create.replace("{}", &namespace.name)).await?;
             namespace.is_own = answer.failure.is_none();
         }
@@ -57,7 +59,7 @@ impl<DB: Backend> Namespace<DB> {
     }
 
     fn drops(&self) -> Vec<String> {
-        match DB::NAMESPACE {
+        match DB::CERTIFICATION.namespace {
             Some(own) if self.is_own => vec![own.drop.replace("{}", &self.name)],
             _ => {
                 let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +85,7 @@ async fn remove<DB: Backend>(pool: &Pool<DB>, drops: Vec<String>) -> Result<(), 
 
 async fn drop_all<DB: Backend>(pool: &Pool<DB>, drops: &[String]) -> Result<(), CheckObstacle> {
     let (mut session, _) = LabSession::<DB>::connect(pool, "namespace").await?;
-    let [before, after] = DB::LIMITED_DROP;
+    let [before, after] = DB::CERTIFICATION.limited_drop;
     for sql in drops {
         let sql = format!("{before}{sql}{after}");
         let answer = session.ask(&sql).await?;

@@ -85,7 +85,7 @@ impl<DB: Backend> LabSession<DB> {
         let (tag, database) = (format!(" /* certify {tag} */"), PhantomData);
         let (id, waiting, refused, has_begun, fresh) = (None, None, false, false, true);
         let mut session = Self { requests, answers, tag, id, waiting, refused, has_begun, fresh, database };
-        if let Some(setup) = DB::SESSION_SETUP {
+        if let Some(setup) = DB::CERTIFICATION.session_setup {
             session.ask(setup).await?;
         }
         Ok((session, task))
@@ -150,22 +150,7 @@ impl<DB: Backend> LabSession<DB> {
         Ok(())
     }
 
-    /// Opens a transaction, which may have to wait. Returns whether it is open.
-    pub(super) async fn try_begin(
-        &mut self,
-        level: &CertifiedLevel,
-        watch: &LockWatch<DB>,
-    ) -> Result<bool, CheckObstacle> {
-        match self.attempt(level.opening, watch).await? {
-            Some(answer) => {
-                let answer = succeeded::<DB>(level.opening, answer)?;
-                self.begun(&answer);
-                Ok(true)
-            }
-            None => Ok(false),
-        }
-    }
-
+    /// A transaction has been opened.
     pub(super) fn begun(&mut self, answer: &LabAnswer) {
         self.id = answer.integer();
         (self.has_begun, self.fresh) = (true, true);

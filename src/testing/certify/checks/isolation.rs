@@ -106,7 +106,7 @@ pub(super) fn checks<DB: Backend>() -> Vec<CertifyCheck<DB>> {
             CertifyCheck::new(id, script.promise, move |lab| Box::pin(check(lab, script, level, [0, 0])))
         })
     };
-    DB::CERTIFIED_LEVELS.iter().flat_map(scripts_at).collect()
+    DB::CERTIFICATION.levels.iter().flat_map(scripts_at).collect()
 }
 
 /// Plays a script, and says what happened.

@@ -38,7 +38,7 @@ pub(super) fn checks<DB: Backend>() -> Vec<CertifyCheck<DB>> {
 }
 
 async fn lock_timeout<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
-    let Some(limit) = DB::CERTIFIED_LOCK_TIMEOUT else {
+    let Some(limit) = DB::CERTIFICATION.short_lock_timeout else {
         return not_offered("the database has no such limit");
     };
     let table = lab.table().await?;
@@ -63,7 +63,9 @@ async fn lock_timeout<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
 }
 
 async fn statement_timeout<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
-    let (Some(limit), Some(long)) = (DB::SHORT_STATEMENT_TIMEOUT, DB::LONG_STATEMENT) else {
+    let (Some(limit), Some(long)) =
+        (DB::CERTIFICATION.short_statement_timeout, DB::CERTIFICATION.long_statement)
+    else {
         return not_offered("the database has no such limit");
     };
     let mut session = lab.session().await?;
@@ -97,7 +99,7 @@ async fn answer_in_time<DB: Backend>(
 }
 
 async fn idle_in_transaction<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
-    let Some((limit, idle)) = DB::SHORT_IDLE_TIMEOUT else {
+    let Some((limit, idle)) = DB::CERTIFICATION.short_idle_timeout else {
         return not_offered("the database has no such limit");
     };
     let table = lab.table().await?;
@@ -114,7 +116,7 @@ async fn idle_in_transaction<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
 }
 
 async fn cancel<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
-    let (Some(cancel), Some(long)) = (DB::CANCEL, DB::LONG_STATEMENT) else {
+    let (Some(cancel), Some(long)) = (DB::CERTIFICATION.cancel, DB::CERTIFICATION.long_statement) else {
         return not_offered("there is no server that could be asked");
     };
     let (mut session, mut other) = (lab.session().await?, lab.session().await?);

@@ -131,7 +131,7 @@ fn is_refusal(kind: FailureKind) -> bool {
 }
 
 async fn nowait_code<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
-    let (true, Some(limit)) = (DB::HAS_ROW_LOCKS, DB::CERTIFIED_LOCK_TIMEOUT) else {
+    let (true, Some(limit)) = (DB::HAS_ROW_LOCKS, DB::CERTIFICATION.short_lock_timeout) else {
         return not_offered(NO_ROW_LOCKS);
     };
     let table = lab.table().await?;
@@ -159,7 +159,7 @@ async fn nowait_code<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
 /// Advisory locks belong to a database, or to a server, so their numbers are random.
 fn advisory_texts<DB: Backend>() -> Option<[String; 2]> {
     let number = (rand::random::<u64>() >> 2).to_string();
-    DB::ADVISORY_LOCK.map(|texts| texts.map(|text| text.replace("{}", &number)))
+    DB::CERTIFICATION.advisory_lock.map(|texts| texts.map(|text| text.replace("{}", &number)))
 }
 
 pub(super) async fn advisory<DB: Backend>(lab: &Lab<DB>, nodes: [usize; 2]) -> CheckResult {

@@ -201,7 +201,7 @@ async fn guard_row<DB: Backend>(lab: &Lab<DB>, pair: Pair) -> CheckResult {
 }
 
 async fn clock_skew<DB: Backend>(lab: &Lab<DB>, pair: Pair) -> CheckResult {
-    let Some(clock) = DB::CLOCK else { return not_offered("there is no server with a clock") };
+    let Some(clock) = DB::CERTIFICATION.clock else { return not_offered("there is no server with a clock") };
     let (mut first, mut second) = (lab.session_on(pair[0]).await?, lab.session_on(pair[1]).await?);
     // The second reading lies between the two of the first node.
     let before = first.run(clock).await?.integer();

@@ -35,7 +35,7 @@ async fn prepared<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
     for _ in 0..CLIENTS {
         clients.push(lab.session().await?);
     }
-    let parameter = DB::PARAMETER;
+    let parameter = DB::CERTIFICATION.parameter;
     for round in 0..ROUNDS {
         for (number, client) in (1..).zip(&mut clients) {
             let sql = format!("SELECT {number} * value FROM {table} WHERE id = {parameter}");
@@ -61,7 +61,7 @@ async fn prepared<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
 }
 
 async fn state_stays<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
-    let [set, read, clear] = DB::SESSION_MARK;
+    let [set, read, clear] = DB::CERTIFICATION.session_mark;
     let (mut session, mut other) = (lab.session().await?, lab.session().await?);
     session.run(set).await?;
     // A pooler gives the server connection that the first client has used to the second one meanwhile.
@@ -79,7 +79,7 @@ async fn state_stays<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
 }
 
 async fn no_leaks<DB: Backend>(lab: &Lab<DB>) -> CheckResult {
-    let [set, read, clear] = DB::SESSION_MARK;
+    let [set, read, clear] = DB::CERTIFICATION.session_mark;
     let (mut session, mut other) = (lab.session().await?, lab.session().await?);
     session.run(set).await?;
     let leaks = other.run(read).await?.integer() == Some(1);

@@ -6,7 +6,7 @@ use crate::sql_text::Syntax;
 
 /// The rows of the tables, in their order.
 const ROWS: [(Capability, &str); 17] = [
-    (Capability::RowLocks, "`FOR UPDATE` waits for other transactions, and makes them wait"),
+    (Capability::RowLocks, "`FOR UPDATE` protects rows"),
     (Capability::LocksOfManyRows, "one `SELECT … FOR UPDATE` locks rows wherever they are stored"),
     (Capability::NoKeyUpdateLocks, "`FOR NO KEY UPDATE` does not block foreign key checks"),
     (Capability::SkipLocked, "`SKIP LOCKED`"),
