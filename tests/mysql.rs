@@ -113,6 +113,9 @@ async fn a_conflict_within_a_procedure_is_not_retried() {
         ("EXECUTE IMMEDIATE 'CALL half()'", false),
         ("SELECT 1; CALL half()", false),
     ] {
+        if text.starts_with("EXECUTE IMMEDIATE") && !is_mariadb(&pool).await {
+            continue;
+        }
         let before = stored(&pool).await;
         let error = db
             .run(async |tx| {
@@ -170,6 +173,9 @@ async fn commits_a_transaction_that_a_single_call_left_open() {
             "CALL opens()",
             "BEGIN NOT ATOMIC START TRANSACTION; UPDATE counter SET value = value + 1 WHERE id = 2; END",
         ] {
+            if call.starts_with("BEGIN NOT ATOMIC") && !is_mariadb(&watcher).await {
+                continue;
+            }
             let before = stored(&watcher).await;
             db.apply(sqlx::raw_sql(call)).await.expect("a commit");
             assert_eq!(stored(&watcher).await, before + 1, "{call}");
@@ -178,6 +184,12 @@ async fn commits_a_transaction_that_a_single_call_left_open() {
             assert_eq!(stored(&watcher).await, before + 2, "behind {call}");
         }
     }
+}
+
+/// MySQL has neither `EXECUTE IMMEDIATE` nor statements outside of procedures that contain others.
+async fn is_mariadb(pool: &MySqlPool) -> bool {
+    let version: String = sqlx::query_scalar("SELECT VERSION()").fetch_one(pool).await.expect("a version");
+    version.contains("MariaDB")
 }
 
 async fn stored(pool: &MySqlPool) -> i64 {
@@ -341,7 +353,8 @@ async fn the_completion_type_of_the_session_has_no_effect() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_a_stream_releases_its_locks() {
+    // The hint keeps MySQL from joining three of the four before it sends the first row.
     let endless = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 900)
-                   SELECT CAST(a.n AS SIGNED) FROM n AS a, n AS b, n AS c, n AS d";
+                   SELECT /*+ NO_BNL(a, b, c, d) */ CAST(a.n AS SIGNED) FROM n AS a, n AS b, n AS c, n AS d";
     cancellation::dropping_a_stream_releases_its_locks::<sqlx::MySql>(endless).await;
 }

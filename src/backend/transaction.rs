@@ -57,8 +57,8 @@ pub trait TransactionSql: Database {
         None
     }
 
-    /// The text that fails, or returns 1, on a server that takes no writes, and returns 0 on any other; `None`
-    /// if there is no server.
+    /// The text that fails, or returns 1, on a server that takes no writes, and returns 0 on any other.
+    /// `None` if there is no server.
     const READ_ONLY_QUERY: Option<&'static str> = None;
 
     /// Detects whether a statement has ended its transaction; `None` if no admitted statement can.

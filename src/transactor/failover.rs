@@ -18,6 +18,8 @@ use crate::strategy::Strategy;
 mod attempts;
 mod health;
 mod nodes;
+#[cfg(test)]
+mod tests;
 
 use attempts::FailoverAttempts;
 use nodes::{CheckTimes, Nodes};
@@ -49,9 +51,9 @@ use nodes::{CheckTimes, Nodes};
 ///
 /// Between two attempts of its retry loop, under the same deadline, and under the rules that hold on a single
 /// pool: only if nothing can have been stored, or behind the row of its operation. With
-/// [`Options::resolve_commits`], the next attempt writes the same row on the next node, so that a commit whose
-/// response was lost with its node is found there, or can no longer happen. Without it, such a commit is
-/// reported as [unknown](crate::Error::is_commit_unknown).
+/// [`Options::resolve_commits`], the next attempt writes the same row on the next node. A commit whose
+/// response was lost with its node is found there, or can no longer happen. Without that option, such a
+/// commit is reported as [unknown](crate::Error::is_commit_unknown).
 ///
 /// # What the pools must have in common
 ///
@@ -157,25 +159,5 @@ impl<DB: Backend, S: Strategy> fmt::Debug for Failover<DB, S> {
             .field("current", &self.nodes.current())
             .field("times", &self.times)
             .finish()
-    }
-}
-
-#[cfg(all(test, feature = "sqlite"))]
-mod tests {
-    use sqlx::SqlitePool;
-
-    use super::*;
-    use crate::error::ErrorKind;
-    use crate::strategies::Pessimistic;
-    use crate::transactor::TransactorExt as _;
-    use crate::tx::Tx;
-
-    #[tokio::test]
-    async fn refuses_databases_without_servers() {
-        let pool = SqlitePool::connect_lazy("sqlite::memory:").expect("a pool");
-        let db = Failover::new(Pessimistic::default().on(&pool), [&pool]);
-        let unit = db.run(async |_: &mut Tx<_>| Ok::<_, Error>(()));
-        let error = unit.await.expect_err("no server");
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
     }
 }

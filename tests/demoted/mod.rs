@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use atomically::queue::{NewJob, Queue};
 use atomically::{Atomic, Deltas, Error, FailureKind, Options, Pessimistic, TransactorExt as _};
 use sqlx::MySqlPool;
-use sqlx::mysql::MySqlPoolOptions;
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 
 use crate::support::servers::Server;
 
 /// A user without the privilege to write on a read-only server, which administrators may have.
 const SETUP: [&str; 4] = [
-    "CREATE USER clerk@'%' IDENTIFIED BY 'clerk'",
+    "CREATE USER clerk@'%' IDENTIFIED BY ''",
     "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, INDEX ON test.* TO clerk@'%'",
     "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
     "INSERT INTO counter VALUES (1, 0)",
@@ -34,7 +34,9 @@ async fn no_call_keeps_a_session_of_a_demoted_server() {
         counted.fetch_add(1, Ordering::Relaxed);
         Box::pin(async { Ok(()) })
     });
-    let pool = options.connect(&server.url().replace("app:app", "clerk:clerk")).await.expect("a pool");
+    let clerk: MySqlConnectOptions = server.url().parse().expect("a URL");
+    let clerk = clerk.username("clerk").password("");
+    let pool = options.connect_with(clerk).await.expect("a pool");
     let mut before = opened.load(Ordering::Relaxed);
     let mut left = |call: &str, error: &Error| {
         let kind = error.failure().map(|failure| failure.kind());

@@ -103,8 +103,8 @@ impl TransactionSql for MySql {
         failure.code() == Some("1568")
     }
 
-    /// A node that is not a member of its Galera cluster refuses START TRANSACTION, but not a SELECT without a
-    /// table.
+    /// A node that is not a member of its Galera cluster refuses START TRANSACTION, but not a SELECT without
+    /// a table.
     const READ_ONLY_QUERY: Option<&'static str> =
         Some("START TRANSACTION; SELECT CAST(@@global.read_only AS SIGNED); ROLLBACK");
 

@@ -21,9 +21,11 @@ GRANT ALL PRIVILEGES ON *.* TO app@'%' WITH GRANT OPTION;
 ";
 
 /// What is lost when the server is killed is what has not reached the kernel. Commits have to, and no more.
-const OPTIONS: [&str; 8] = [
+const OPTIONS: [&str; 9] = [
     "--bind-address=127.0.0.1",
     "--mysqlx=OFF",
+    // The directory of the package may not exist.
+    "--secure-file-priv=NULL",
     "--disable-log-bin",
     "--innodb-flush-log-at-trx-commit=2",
     "--innodb-flush-method=nosync",
