@@ -3,10 +3,11 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::Spent;
@@ -48,6 +49,8 @@ impl Clock {
 pub(super) struct Timer {
     pub(super) clock: Clock,
     alarm: Pin<Box<Sleep>>,
+    /// The waker that the alarm is set to wake.
+    wakes: Option<Waker>,
     /// The clock for the run's observers, if it has any.
     pub(super) observation: Option<Arc<RunClock>>,
 }
@@ -55,7 +58,7 @@ pub(super) struct Timer {
 impl Timer {
     pub(super) fn start(options: &Options, observation: Option<Arc<RunClock>>) -> Self {
         let clock = Clock::start(options);
-        Self { clock, alarm: Box::pin(sleep_until(clock.deadline)), observation }
+        Self { clock, alarm: Box::pin(sleep_until(clock.deadline)), wakes: None, observation }
     }
 
     /// Notifies the observers.
@@ -79,9 +82,22 @@ impl Timer {
     pub(super) async fn within<F: Future + Unpin>(&mut self, mut future: F) -> Option<F::Output> {
         poll_fn(|context| match Pin::new(&mut future).poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => self.alarm.as_mut().poll(context).map(|()| None),
+            Poll::Pending => self.poll_alarm(context).map(|()| None),
         })
         .await
+    }
+
+    /// Polls the alarm, unless it is already set to wake this task. A run polls it at every round trip.
+    fn poll_alarm(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let is_set = self.wakes.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        if is_set && !self.alarm.is_elapsed() {
+            return Poll::Pending;
+        }
+        // A task that has used up its budget is polled again, and the alarm is not set until then.
+        let sets = has_budget_remaining();
+        let over = self.alarm.as_mut().poll(context);
+        self.wakes = (sets && over.is_pending()).then(|| context.waker().clone());
+        over
     }
 
     /// Runs hooks, and waits for them until the deadline. After that they are finished in the background.

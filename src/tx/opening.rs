@@ -135,7 +135,8 @@ impl<DB: Backend> Tx<DB> {
         };
         match error {
             None => Ok(tx),
-            Some(error) => Err(tx.not_opened(&error).await),
+            // Boxed, because in place it would enlarge the future of every run.
+            Some(error) => Err(Box::pin(tx.not_opened(&error)).await),
         }
     }
 
@@ -152,7 +153,8 @@ impl<DB: Backend> Tx<DB> {
             None
         } else {
             let attempts = Attempts { number: request.attempt, max: request.max_attempts };
-            Some(Interception::new::<DB>(interceptors, attempts, session.connection()).await)
+            // Boxed, because in place it would enlarge the future of every run.
+            Some(Box::pin(Interception::new::<DB>(interceptors, attempts, session.connection())).await)
         };
         let closing = Closing::new(engine, request.plan, limits);
         // A session that outlives a dropped run needs its settings restored, even if the run is dropped
