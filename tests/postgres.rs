@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use atomically::{
     Backoff, DeltaOutcome, Deltas, Error, ErrorKind, FailureKind, Options, Pessimistic, Resolve,
-    Serializable, TransactorExt as _,
+    Serializable, TransactorExt as _, Tx,
 };
+use sqlx::Acquire as _;
 use sqlx::postgres::PgPoolOptions;
+use support::TestBackend as _;
 use support::servers::Server;
 
 conformance!(server sqlx::Postgres);
@@ -38,6 +40,26 @@ async fn write_skew_is_possible_without_serializable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn applies_no_transfer_twice_with_transaction_status() {
     commit_outcome::applies_no_transfer_twice_with_transaction_status::<sqlx::Postgres>().await;
+}
+
+/// The driver still counts the transaction that another user of the pool has forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_and_rolls_back_on_a_connection_with_a_forgotten_transaction() {
+    for commits in [true, false] {
+        let pool = increments::counter::<sqlx::Postgres>(1).await;
+        let direct = sqlx::Postgres::another(&pool.url).await;
+        let db = Pessimistic::default().on(&pool);
+        let mut connection = pool.acquire().await.expect("a connection");
+        std::mem::forget(connection.begin().await.expect("a transaction"));
+        drop(connection);
+        let unit = async |tx: &mut Tx<sqlx::Postgres>| {
+            increments::increment(tx).await?;
+            if commits { Ok(()) } else { Err(tx.stale_claim("rolled back")) }
+        };
+        assert_eq!(db.run(unit).await.is_ok(), commits);
+        assert_eq!(increments::value(&direct).await, i64::from(commits));
+        assert_eq!(sqlx::Postgres::open_transactions(&direct).await, 0);
+    }
 }
 
 /// A trigger silently discards an update, so its caller must not get `Applied`.

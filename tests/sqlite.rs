@@ -18,6 +18,21 @@ async fn reports_a_constraint_violation_at_commit() {
     failures::reports_a_constraint_violation_at_commit::<Sqlite>().await;
 }
 
+/// SQLite's connections are not tied to a runtime.
+#[test]
+fn a_released_connection_returns_to_the_pool_while_another_runtime_is_at_rest() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (at_rest, running) = (runtime(), runtime());
+    let pool = at_rest.block_on(increments::counter::<Sqlite>(1));
+    let db = Pessimistic::default().on(&pool).reuse_connections();
+    for runtime in [&at_rest, &running, &at_rest] {
+        runtime.block_on(async {
+            db.run(increments::increment::<Sqlite>).await.expect("an increment");
+            support::eventually(1, async || pool.num_idle()).await;
+        });
+    }
+}
+
 /// SQLite has one isolation level, whichever is requested: a unit reads one snapshot, and cannot write once
 /// that snapshot is outdated.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

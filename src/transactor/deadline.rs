@@ -3,10 +3,11 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::Spent;
@@ -54,6 +55,8 @@ pub(super) struct Timer {
     /// Resolves when the current attempt is to be given up before the deadline.
     reason_to_give_up: Option<Reason>,
     has_given_up: bool,
+    /// The waker that the alarm is set to wake.
+    wakes: Option<Waker>,
     /// The clock for the run's observers, if it has any.
     pub(super) observation: Option<Arc<RunClock>>,
 }
@@ -62,7 +65,7 @@ impl Timer {
     pub(super) fn start(options: &Options, observation: Option<Arc<RunClock>>) -> Self {
         let clock = Clock::start(options);
         let alarm = Box::pin(sleep_until(clock.deadline));
-        Self { clock, alarm, reason_to_give_up: None, has_given_up: false, observation }
+        Self { clock, alarm, wakes: None, reason_to_give_up: None, has_given_up: false, observation }
     }
 
     /// Ends the waits of the next attempt when `reason` resolves, as if the deadline had passed.
@@ -98,7 +101,7 @@ impl Timer {
         poll_fn(|context| match Pin::new(&mut future).poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending if self.gives_up(context) => Poll::Ready(None),
-            Poll::Pending => self.alarm.as_mut().poll(context).map(|()| None),
+            Poll::Pending => self.poll_alarm(context).map(|()| None),
         })
         .await
     }
@@ -111,6 +114,19 @@ impl Timer {
             self.has_given_up = true;
         }
         self.has_given_up
+    }
+
+    /// Polls the alarm, unless it is already set to wake this task. A run polls it at every round trip.
+    fn poll_alarm(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let is_set = self.wakes.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        if is_set && !self.alarm.is_elapsed() {
+            return Poll::Pending;
+        }
+        // A task that has used up its budget is polled again, and the alarm is not set until then.
+        let sets = has_budget_remaining();
+        let over = self.alarm.as_mut().poll(context);
+        self.wakes = (sets && over.is_pending()).then(|| context.waker().clone());
+        over
     }
 
     /// Runs hooks, and waits for them until the deadline. After that they are finished in the background.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_core::future::BoxFuture;
 use sqlx::{Pool, SqlStr};
 
@@ -17,6 +16,7 @@ use super::waiting::WaitingQueues;
 use super::{Ended, Options, Transactor, Unit};
 use crate::backend::{Backend, Engine, WatchedQuery};
 use crate::backoff::Backoff;
+use crate::boxed::boxed;
 use crate::error::Error;
 use crate::events::{Event, Observer};
 use crate::gate::Gate;
@@ -316,13 +316,25 @@ impl<DB: Backend, S: Strategy> PoolTransactor<DB, S> {
     }
 }
 
-#[async_trait]
 impl<DB: Backend, S: Strategy> Transactor<DB> for PoolTransactor<DB, S> {
-    async fn transact(&self, options: &Options, unit: &mut dyn Unit<DB>) -> Result<Ended, Error> {
-        self.refuse_nesting()?;
-        let options = self.options_of_run(options);
-        let mut unit = UnitAttempts::new(&self.pool, &self.reuse, &options, unit);
-        run_with_retries(&*self.strategy, self.waiting_queues(), &options, &mut unit).await
+    // Without `async_trait`, which would copy the future, the largest of a run, to the heap.
+    fn transact<'s, 'o, 'u, 'f>(
+        &'s self,
+        options: &'o Options,
+        unit: &'u mut dyn Unit<DB>,
+    ) -> BoxFuture<'f, Result<Ended, Error>>
+    where
+        Self: 'f,
+        's: 'f,
+        'o: 'f,
+        'u: 'f,
+    {
+        boxed(|| async move {
+            self.refuse_nesting()?;
+            let options = self.options_of_run(options);
+            let mut unit = UnitAttempts::new(&self.pool, &self.reuse, &options, unit);
+            run_with_retries(&*self.strategy, self.waiting_queues(), &options, &mut unit).await
+        })
     }
 }
 

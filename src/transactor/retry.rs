@@ -150,7 +150,7 @@ async fn wait_for_permits(
         Some(key) => {
             let entering = options.interceptors().while_at_gate(queues.gate.enter(key));
             match timer.at_gate(entering).await {
-                Some(Ok(permit)) => Some(permit),
+                Some(Ok(permit)) => Some(Box::new(permit)),
                 Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(attempts)))),
                 None => {
                     let cause = retries.last.take().unwrap_or_else(waiting_at_gate);

@@ -24,7 +24,8 @@ impl<'a> WaitingQueues<'a> {
 /// The permits of one attempt. Dropping them admits the next runs.
 #[derive(Default)]
 pub(super) struct Permits {
-    pub(super) gate: Option<GatePermit>,
+    /// Boxed, because most runs have none, and the permits are moved several times.
+    pub(super) gate: Option<Box<GatePermit>>,
     pub(super) deadlock: Option<DeadlockPermit>,
 }
 

@@ -167,9 +167,10 @@ impl<DB: Backend> Tx<DB> {
         };
         match error {
             None => Ok(tx),
+            // Boxed, because in place it would enlarge the future of every run.
             Some(error) => {
                 let failure = refused.unwrap_or_else(|| failure_or_other::<DB>(&error));
-                Err(tx.not_opened(failure, DB::has_other_names(&error)).await)
+                Err(Box::pin(tx.not_opened(failure, DB::has_other_names(&error))).await)
             }
         }
     }
@@ -187,7 +188,8 @@ impl<DB: Backend> Tx<DB> {
             None
         } else {
             let attempts = Attempts { number: request.attempt, max: request.max_attempts };
-            Some(Interception::new::<DB>(interceptors, attempts, session.connection()).await)
+            // Boxed, because in place it would enlarge the future of every run.
+            Some(Box::pin(Interception::new::<DB>(interceptors, attempts, session.connection())).await)
         };
         let closing = Closing::new(engine, request.plan, limits);
         // A session that outlives a dropped run needs its settings restored, even if the run is dropped

@@ -63,26 +63,23 @@ fn over_runs(standings: &[&Standing]) -> Standing {
     }
 }
 
+const HEADINGS: &str = "| | per second | spread | p99, ms | lock held, round trips | atomically / this \
+                        | spread | of pgbench |";
+
 /// Prints the medians and the spread over the runs as tables in Markdown.
 pub(crate) fn print(runs: &[Vec<Panel>], medians: &[Panel]) {
     println!("\n{} separate runs on {}.", runs.len(), machine());
     for panel in medians {
         println!("\n{}\n", panel.title());
-        println!(
-            "| | per second | spread | p99, ms | lock held, round trips | atomically / this | spread | of pgbench |"
-        );
-        println!("|---|---|---|---|---|---|---|---|");
+        println!("{HEADINGS}\n|---|---|---|---|---|---|---|---|");
         for standing in &panel.standings {
             let ratios: Vec<f64> = of(runs, panel, standing).iter().map(|one| one.behind).collect();
             let ((worst, best), (least, most)) = (standing.range, range(&ratios));
+            let (p99, holds) = (figure(standing.p99), figure(standing.holds));
+            let Standing { name, per_second, behind, of_pgbench, .. } = standing;
             println!(
-                "| {} | {:.0} | {worst:.0} to {best:.0} | {} | {} | {:.2} | {least:.2} to {most:.2} | {:.2} |",
-                standing.name,
-                standing.per_second,
-                figure(standing.p99),
-                figure(standing.holds),
-                standing.behind,
-                standing.of_pgbench,
+                "| {name} | {per_second:.0} | {worst:.0} to {best:.0} | {p99} | {holds} | {behind:.2} \
+                 | {least:.2} to {most:.2} | {of_pgbench:.2} |"
             );
         }
     }

@@ -46,8 +46,8 @@ pub(crate) struct Standing {
 
 /// The time for which each transaction holds the lock on the row that all of them need, in round trips.
 ///
-/// Transactions that wait for one another's lock run one at a time, so their rate is the inverse of that time.
-/// Not for contenders that commit many calls together.
+/// Transactions that wait for one another's lock run one at a time, so their rate is the inverse of that
+/// time. Not for contenders that commit many calls together.
 pub(crate) fn hold(per_second: f64, round_trip: Duration) -> Option<f64> {
     (!round_trip.is_zero()).then(|| 1.0 / per_second / round_trip.as_secs_f64())
 }

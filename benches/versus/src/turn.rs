@@ -16,8 +16,8 @@ use crate::workload::Workload;
 pub(crate) struct Turn {
     pub(crate) transactions: i64,
     pub(crate) per_second: f64,
-    /// The latency in milliseconds that 99 of 100 transactions do not exceed; `None` if the contender does not
-    /// report latencies.
+    /// The latency in milliseconds that 99 of 100 transactions do not exceed; `None` if the contender does
+    /// not report latencies.
     pub(crate) p99: Option<f64>,
     /// The expected changes; `None` if the contender does not report the accounts that it has drawn.
     pub(crate) ledger: Option<Ledger>,

@@ -54,7 +54,8 @@ impl GateStage {
         timer: &mut Timer,
     ) -> Result<(), AttemptOutcome<T>> {
         let Some(permit) = permit.filter(|_| self == here) else { return Ok(()) };
-        match timer.at_gate(options.interceptors().while_at_gate(permit.admitted())).await {
+        // Boxed, because in place it would enlarge the future of every run.
+        match Box::pin(timer.at_gate(options.interceptors().while_at_gate(permit.admitted()))).await {
             Some(()) => Ok(()),
             None => Err(AttemptOutcome::out_of_time("at the gate", waiting_at_gate())),
         }

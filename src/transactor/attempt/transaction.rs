@@ -119,7 +119,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         let room = opens_bare && has_room_to_wait_inside(self.pool, self.options);
         let mut stage = GateStage::of::<DB>(&plan, room);
         loop {
-            stage.wait(GateStage::Outside, permits.gate.as_mut(), self.options, timer).await?;
+            stage.wait(GateStage::Outside, permits.gate.as_deref_mut(), self.options, timer).await?;
             let (asked, connected) = (Instant::now(), AtomicBool::new(false));
             let waits_at_gate = stage == GateStage::Inside && permits.gate.is_some();
             let opening = AttemptOpening {
@@ -138,7 +138,8 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
             };
             let tx = match timer.within(pin!(opening.run())).await {
                 Some(Ok(tx)) => tx,
-                Some(Err(failure)) => return Err(self.not_opened(failure, timer).await),
+                // Boxed, because in place it would enlarge the future of every run.
+                Some(Err(failure)) => return Err(Box::pin(self.not_opened(failure, timer)).await),
                 None => {
                     let failure = cut_short(self.pool, asked, connected.load(Ordering::Acquire));
                     return Err(AttemptOutcome::out_of_time("for a transaction to begin", failure));
@@ -170,7 +171,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
             // This transaction has locked the marker's row, so the prior commit can no longer succeed.
             self.prior = PriorCommit::None;
         }
-        let gate = open.permits.gate.as_mut();
+        let gate = open.permits.gate.as_deref_mut();
         if let Err(outcome) = open.stage.wait(GateStage::Inside, gate, self.options, timer).await {
             open.tx.rollback().await;
             return outcome;

@@ -2,16 +2,18 @@
 
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
+use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use scopeguard::ScopeGuard;
 use sqlx::Pool;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
+use tokio::sync::Notify;
 use tokio::sync::oneshot::{self, Receiver, Sender};
-use tokio::task::yield_now;
+use tokio::task::{AbortHandle, yield_now};
 
 use super::pool_queue::PoolWaiter;
 use super::server_cache::ServerCache;
@@ -54,9 +56,19 @@ pub(crate) struct ConnectionReuse<DB: Backend> {
 
 struct IdleConnections<DB: Backend> {
     waiting: VecDeque<Sender<Released<DB>>>,
-    /// Idle connections, each with its ticket. A background task returns each to the pool if no run takes it.
+    /// Idle connections, each with its ticket. A keeper returns each to the pool if no run takes it.
     idle: Vec<(u64, Released<DB>)>,
     next_ticket: u64,
+    /// One for each runtime that has released a connection, because another runtime may be at rest.
+    keepers: Vec<Keeper>,
+}
+
+/// A background task that returns idle connections to the pool. It waits between releases, because a task for
+/// each release would cost several times as much as waking this one.
+struct Keeper {
+    runtime: Id,
+    released: Arc<Notify>,
+    task: AbortHandle,
 }
 
 /// A connection after a clean end. Dropping it returns it to the pool.
@@ -65,7 +77,12 @@ type Released<DB> = ScopeGuard<OpenConnection<DB>, fn(OpenConnection<DB>)>;
 impl<DB: Backend> ConnectionReuse<DB> {
     /// Reuses connections between the runs of all clones of this value.
     pub(crate) fn on() -> Self {
-        let shared = IdleConnections { waiting: VecDeque::new(), idle: Vec::new(), next_ticket: 0 };
+        let shared = IdleConnections {
+            waiting: VecDeque::new(),
+            idle: Vec::new(),
+            next_ticket: 0,
+            keepers: Vec::new(),
+        };
         Self { shared: Some(Arc::new(Mutex::new(shared))), server: ServerCache::default() }
     }
 
@@ -101,17 +118,14 @@ impl<DB: Backend> ConnectionReuse<DB> {
         let ticket = locked.next_ticket;
         locked.next_ticket += 1;
         locked.idle.push((ticket, released));
-        drop(locked);
-        // A runtime that has shut down drops the task without polling it.
-        let expiry = scopeguard::guard(shared.clone(), move |shared| drop(remove(&shared, ticket)));
-        runtime.spawn(async move {
-            for _ in 0..MAX_YIELDS {
-                if !is_idle(&expiry, ticket) {
-                    return;
-                }
-                yield_now().await;
-            }
-        });
+        if !locked.keepers.iter().any(|keeper| keeper.wake(&runtime)) {
+            drop(locked);
+            // A runtime that has shut down drops the task at once, which locks the connections.
+            let keeper = Keeper::start(&runtime, shared);
+            let mut locked = lock(shared);
+            locked.keepers.retain(|keeper| !keeper.task.is_finished());
+            locked.keepers.push(keeper);
+        }
     }
 
     /// Takes an idle connection, if there is one.
@@ -190,14 +204,71 @@ fn return_to_pool<DB: Backend>(open: OpenConnection<DB>) {
     drop(open.connection);
 }
 
-fn remove<DB: Backend>(shared: &Mutex<IdleConnections<DB>>, ticket: u64) -> Option<Released<DB>> {
-    let mut locked = lock(shared);
-    let index = locked.idle.iter().position(|(idle, _)| *idle == ticket)?;
-    Some(locked.idle.swap_remove(index).1)
+impl Keeper {
+    fn start<DB: Backend>(runtime: &Handle, shared: &Arc<Mutex<IdleConnections<DB>>>) -> Self {
+        let released = Arc::new(Notify::new());
+        released.notify_one();
+        // Also if the task is dropped with its runtime, before or after it was first polled.
+        let shared =
+            scopeguard::guard(Arc::downgrade(shared), |shared| drop(remove_before(&shared, u64::MAX)));
+        let task = runtime.spawn(keep(shared, released.clone())).abort_handle();
+        Self { runtime: runtime.id(), released, task }
+    }
+
+    /// Wakes the task after a release. Returns `false` if it does not run in this runtime.
+    fn wake(&self, runtime: &Handle) -> bool {
+        let runs = self.runtime == runtime.id() && !self.task.is_finished();
+        if runs {
+            self.released.notify_one();
+        }
+        runs
+    }
 }
 
-fn is_idle<DB: Backend>(shared: &Mutex<IdleConnections<DB>>, ticket: u64) -> bool {
-    lock(shared).idle.iter().any(|(idle, _)| *idle == ticket)
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Returns idle connections to the pool, each after some yields.
+async fn keep<DB: Backend>(
+    shared: impl Deref<Target = Weak<Mutex<IdleConnections<DB>>>>,
+    released: Arc<Notify>,
+) {
+    loop {
+        released.notified().await;
+        while let Some(end) = end_of_idle(&shared) {
+            for _ in 0..MAX_YIELDS {
+                if !is_idle_before(&shared, end) {
+                    break;
+                }
+                yield_now().await;
+            }
+            drop(remove_before(&shared, end));
+        }
+    }
+}
+
+/// Returns the ticket behind those of all idle connections; `None` if no connection is idle.
+fn end_of_idle<DB: Backend>(shared: &Weak<Mutex<IdleConnections<DB>>>) -> Option<u64> {
+    let shared = shared.upgrade()?;
+    let locked = lock(&shared);
+    (!locked.idle.is_empty()).then_some(locked.next_ticket)
+}
+
+/// Returns whether a connection with a ticket below `end` is idle.
+fn is_idle_before<DB: Backend>(shared: &Weak<Mutex<IdleConnections<DB>>>, end: u64) -> bool {
+    shared.upgrade().is_some_and(|shared| lock(&shared).idle.iter().any(|(ticket, _)| *ticket < end))
+}
+
+/// Removes the idle connections with tickets below `end`.
+fn remove_before<DB: Backend>(
+    shared: &Weak<Mutex<IdleConnections<DB>>>,
+    end: u64,
+) -> Vec<(u64, Released<DB>)> {
+    let Some(shared) = shared.upgrade() else { return Vec::new() };
+    lock(&shared).idle.extract_if(.., |(ticket, _)| *ticket < end).collect()
 }
 
 fn lock<DB: Backend>(shared: &Mutex<IdleConnections<DB>>) -> MutexGuard<'_, IdleConnections<DB>> {
