@@ -14,6 +14,8 @@ const COLD_PERCENT: u32 = 90;
 pub(crate) enum Workload {
     /// Transfers between two of 1000 accounts
     Transfer,
+    /// Transfers between the same two accounts, in both directions
+    HotTransfer,
     /// One account, read and locked, then written
     HotRow,
     /// One account, changed in one statement
@@ -26,6 +28,7 @@ impl Workload {
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Transfer => "transfer between two of 1000 rows",
+            Self::HotTransfer => "transfer between the same two rows",
             Self::HotRow => "one hot row: lock, then write",
             Self::HotStatement => "one hot row: single UPDATE",
             Self::Mixed => "90 % cold rows, 10 % hot: lock, then write",
@@ -36,14 +39,14 @@ impl Workload {
     pub(crate) const fn callers(self) -> usize {
         match self {
             Self::Transfer => 16,
-            Self::HotRow | Self::HotStatement | Self::Mixed => 64,
+            Self::HotTransfer | Self::HotRow | Self::HotStatement | Self::Mixed => 64,
         }
     }
 
     /// By how much a transaction reduces the sum of all balances.
     pub(crate) const fn takes(self) -> i64 {
         match self {
-            Self::Transfer => 0,
+            Self::Transfer | Self::HotTransfer => 0,
             Self::HotRow | Self::HotStatement | Self::Mixed => 1,
         }
     }
@@ -56,6 +59,8 @@ impl Workload {
                 let to = (from + random.random_range(0..ACCOUNTS - 1)) % ACCOUNTS + 1;
                 Work::Transfer { from, to }
             }
+            Self::HotTransfer if random.random_range(0..2) == 0 => Work::Transfer { from: HOT, to: HOT + 1 },
+            Self::HotTransfer => Work::Transfer { from: HOT + 1, to: HOT },
             Self::HotRow => Work::ReadThenWrite { id: HOT },
             Self::HotStatement => Work::Statement { id: HOT },
             Self::Mixed if random.random_range(0..100) < COLD_PERCENT => {
@@ -78,19 +83,23 @@ impl Workload {
             )
         };
         let hot = format!("\\set id {HOT}");
-        match self {
-            Self::Transfer => vec![(
+        let transfer = |accounts: i64| {
+            vec![(
                 1,
                 format!(
-                    "\\set from random(1, {ACCOUNTS})\n\
-                     \\set to (:from + random(0, {ACCOUNTS} - 2)) % {ACCOUNTS} + 1\n\
+                    "\\set from random(1, {accounts})\n\
+                     \\set to (:from + random(0, {accounts} - 2)) % {accounts} + 1\n\
                      BEGIN;\n\
                      SELECT id, balance FROM account WHERE id IN (:from, :to) ORDER BY id FOR NO KEY UPDATE;\n\
                      UPDATE account SET balance = balance - 1 WHERE id = :from;\n\
                      UPDATE account SET balance = balance + 1 WHERE id = :to;\n\
                      COMMIT;\n"
                 ),
-            )],
+            )]
+        };
+        match self {
+            Self::Transfer => transfer(ACCOUNTS),
+            Self::HotTransfer => transfer(HOT + 1),
             Self::HotRow => vec![(1, read_then_write(&hot))],
             Self::HotStatement => {
                 vec![(1, format!("{hot}\nUPDATE account SET balance = balance - 1 WHERE id = :id;\n"))]
