@@ -143,8 +143,6 @@ fn unsigned(number: impl Into<u64>) -> Written {
 
 fn float(number: f64) -> Written {
     match number.is_finite() {
-        // The sign of a literal zero is lost.
-        true if number == 0.0 && number.is_sign_negative() => Ok(String::from("(0e0 * -1)")),
         true => Ok(format!("{number:e}")),
         false => Err(Unwritable::Value("a number that is not finite")),
     }
