@@ -85,6 +85,7 @@
 
 // Plain data: no I/O, no clock, no database.
 mod backoff;
+mod boxed;
 mod retry_budget;
 mod deadlock;
 mod isolation;

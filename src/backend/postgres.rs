@@ -31,6 +31,10 @@ impl Backend for Postgres {}
 impl sealed::Sealed for Postgres {}
 
 impl Driver for Postgres {
+    const READS_BEYOND_FIRST_ROW: bool = true;
+
+    const BEGIN_SENDS_ANY_TEXT: bool = true;
+
     fn rows_affected(result: &PgQueryResult) -> u64 {
         result.rows_affected()
     }

@@ -7,17 +7,28 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use futures_util::StreamExt as _;
-use sqlx::{AssertSqlSafe, Connection, Database, Describe, Either, Executor, Row as _, SqlStr};
+use sqlx::{
+    AssertSqlSafe, Connection, Database, Describe, Either, Executor, Row as _, SqlSafeStr as _, SqlStr,
+};
+use sqlx_core::transaction::TransactionManager;
 use tokio::time::timeout;
 
 use super::codec::{Codec, Key};
 use super::query::{Numbers, Reply, WatchedQuery};
+use crate::boxed::boxed;
 
 /// Properties of a driver that sqlx has no trait for.
 #[doc(hidden)]
 pub trait Driver: Database {
     /// Whether the driver may report success, or a result without rows, after it has lost its connection.
     const ENDS_SILENTLY: bool = false;
+
+    /// Whether the driver reads all results of a text, and their errors, if one row is requested.
+    const READS_BEYOND_FIRST_ROW: bool = false;
+
+    /// Whether the driver's [`begin`](TransactionManager::begin) sends any text, skips its results, and fails
+    /// with [`BeginFailed`](sqlx::Error::BeginFailed) if no transaction is open afterwards.
+    const BEGIN_SENDS_ANY_TEXT: bool = false;
 
     /// Returns how many rows a statement affected.
     fn rows_affected(result: &Self::QueryResult) -> u64;
@@ -79,6 +90,14 @@ pub trait Wire: Codec + Driver {
         sql: String,
         after: usize,
     ) -> BoxFuture<'_, (Reply, Vec<Self::Row>)>;
+
+    /// Sends a text that opens a transaction and returns at most one row. Costs fewer instructions than
+    /// [`send_text`](Self::send_text), because no stream of results is created.
+    fn send_opening(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
+
+    /// Sends a text that ends a transaction. If it is a single statement, that costs fewer instructions than
+    /// [`send_text`](Self::send_text), because no stream of results is created.
+    fn send_end(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
 
     /// Fails if the worker thread of an embedded database has ended.
     ///
@@ -185,7 +204,7 @@ where
     }
 
     fn send_text(connection: &mut DB::Connection, sql: String) -> BoxFuture<'_, Reply> {
-        Box::pin(async move {
+        boxed(|| async move {
             let mut reply = Reply::default();
             let mut answers = connection.fetch_many(sqlx::raw_sql(AssertSqlSafe(sql)));
             while let Some(answer) = answers.next().await {
@@ -207,7 +226,7 @@ where
         sql: String,
         after: usize,
     ) -> BoxFuture<'_, (Reply, Vec<DB::Row>)> {
-        Box::pin(async move {
+        boxed(|| async move {
             let (mut reply, mut results) = (Reply::default(), vec![Vec::new()]);
             let mut answers = connection.fetch_many(sqlx::raw_sql(AssertSqlSafe(sql)));
             while let Some(answer) = answers.next().await {
@@ -225,6 +244,40 @@ where
                 wanted.and_then(|index| results.get_mut(index)).map(std::mem::take).unwrap_or_default();
             results.iter().flatten().for_each(|row| reply.add_row::<DB>(row));
             (reply, rows)
+        })
+    }
+
+    fn send_opening(connection: &mut DB::Connection, sql: String) -> BoxFuture<'_, Reply> {
+        if !DB::READS_BEYOND_FIRST_ROW {
+            return Self::send_text(connection, sql);
+        }
+        boxed(|| async move {
+            let mut reply = Reply::default();
+            match connection.fetch_optional(sqlx::raw_sql(AssertSqlSafe(sql))).await {
+                Ok(Some(row)) => reply.add_row::<DB>(&row),
+                Ok(None) => {}
+                Err(error) => reply.error = Some(error),
+            }
+            reply
+        })
+    }
+
+    fn send_end(connection: &mut DB::Connection, sql: String) -> BoxFuture<'_, Reply> {
+        // A transaction that the unit has begun on the connection itself, and left open, would be in the way.
+        let is_in_the_way = || DB::TransactionManager::get_transaction_depth(connection) > 0;
+        if !DB::BEGIN_SENDS_ANY_TEXT || sql.contains(';') || is_in_the_way() {
+            return Self::send_text(connection, sql);
+        }
+        boxed(|| async move {
+            let sql = AssertSqlSafe(sql).into_sql_str();
+            match DB::TransactionManager::begin(connection, Some(sql)).await {
+                Err(sqlx::Error::BeginFailed) => Reply { completed: 1, ..Reply::default() },
+                Err(error) => Reply { error: Some(error), ..Reply::default() },
+                Ok(()) => {
+                    let open = "a transaction was still open after its end".to_owned();
+                    Reply { error: Some(sqlx::Error::Protocol(open)), ..Reply::default() }
+                }
+            }
         })
     }
 

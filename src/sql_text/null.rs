@@ -10,10 +10,9 @@ const ALTERNATIVES: [&str; 8] = ["OR", "XOR", "NOT", "CASE", "IF", "IIF", "IS", 
 
 /// Returns whether a text begins with UPDATE or DELETE.
 pub(crate) fn is_update_or_delete(text: &str) -> bool {
-    let text = text.trim_start().as_bytes();
-    [b"UPDATE", b"DELETE"]
-        .iter()
-        .any(|word| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(*word)))
+    let Some(word) = text.as_bytes().trim_ascii_start().first_chunk() else { return false };
+    let word: [u8; 6] = word.map(|letter: u8| letter.to_ascii_uppercase());
+    word == *b"UPDATE" || word == *b"DELETE"
 }
 
 /// Returns the column that an UPDATE or DELETE compares with a parameter that is NULL, so that it never

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use crate::backend::{Backend, BeforeLoneStatement, Engine, PreparedNames, Reply};
+use crate::boxed::boxed;
 use crate::strategy::OwnLockLimit;
 use crate::tx::identity;
 
@@ -135,7 +136,7 @@ impl<DB: Backend> PooledSession<DB> {
 
     async fn wait(pool: &Pool<DB>, reuse: &ConnectionReuse<DB>) -> Result<Self, sqlx::Error> {
         // Boxed, because it would make the future of every run several times as large.
-        Ok(Self::of(Box::pin(reuse.wait(pool)).await?, reuse))
+        Ok(Self::of(boxed(|| reuse.wait(pool)).await?, reuse))
     }
 
     fn of(open: OpenConnection<DB>, reuse: &ConnectionReuse<DB>) -> Self {

@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use sqlx::{Either, SqlStr};
 
 use crate::backend::{Backend, Engine, ResultOrRow, WatchedQuery};
+use crate::boxed::boxed;
 use crate::intercept::StatementAnswer;
 
 use super::admit::admit;
@@ -55,7 +56,7 @@ pub(super) fn watch<'c, DB: Backend, T: Send + 'c>(
         Ok(query) => query,
         Err(error) => return Box::pin(ready(Err(error))),
     };
-    Box::pin(async move {
+    boxed(|| async move {
         admit(state, connection, &query).await?;
         let text = query.text();
         state.begin_statement(|| text.clone());

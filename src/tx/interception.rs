@@ -156,6 +156,7 @@ pub(super) async fn send<DB: Backend>(
     sql: String,
 ) -> Reply {
     match interception {
+        None if matches!(kind, StepKind::Commit | StepKind::Rollback) => DB::send_end(connection, sql).await,
         None => DB::send_text(connection, sql).await,
         // Boxed, because it would add its size to the future of every run.
         Some(interception) => Box::pin(interception.send::<DB>(connection, kind, sql)).await,

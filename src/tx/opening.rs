@@ -62,6 +62,13 @@ impl<DB: Backend> OpenRequest<'_, DB> {
         DB::IDLE_LIMIT_QUERY.filter(|_| self.waits_at_gate)
     }
 
+    /// Returns whether the text that opens the transaction returns at most one row: the session's own lock
+    /// timeout.
+    fn returns_one_row(&self) -> bool {
+        let queries = self.session_query().or_else(|| self.idle_limit_query());
+        queries.is_none() && self.marker.is_none()
+    }
+
     fn check(&self, limits: &Limits) -> Result<(), Failure> {
         DB::check(&self.plan, limits)?;
         self.local.map_or(Ok(()), |settings| DB::local_settings(settings).map(drop))?;
@@ -115,7 +122,9 @@ impl<DB: Backend> Tx<DB> {
         let folded = tx.fold_rows(&request, &mut text);
         let after = folded.as_deref().map(OpeningQuery::results_after);
         let (interception, connection) = (tx.interception.as_ref(), tx.session.connection());
-        let begin = send_begin::<DB>(interception, connection, text, after, &tx.closing);
+        let returns_one_row = request.returns_one_row() && !asks_for_prepared;
+        let begin = BeginText { sql: text, returns_one_row, results_after_rows: after };
+        let begin = send_begin::<DB>(interception, connection, begin, &tx.closing);
         let (mut reply, rows) = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
         if asks_for_prepared {
             tx.learn_prepared(&mut reply);
@@ -236,21 +245,34 @@ impl NotOpened {
     }
 }
 
+/// The text that opens a transaction.
+struct BeginText {
+    sql: String,
+    /// Whether it returns at most one row.
+    returns_one_row: bool,
+    /// The number of results that follow the one whose rows the unit wants, if it wants any.
+    results_after_rows: Option<usize>,
+}
+
 /// Sends the text that opens a transaction. If the previous user of the connection has left a transaction
-/// open, rolls that back, because it can never be committed, and sends the text again. `reads_before` is the
-/// number of results that follow the one whose rows are returned.
+/// open, rolls that back, because it can never be committed, and sends the text again.
 async fn send_begin<DB: Backend>(
     interception: Option<&Interception>,
     connection: &mut DB::Connection,
-    text: String,
-    reads_before: Option<usize>,
+    text: BeginText,
     closing: &Closing,
 ) -> (Reply, Vec<DB::Row>) {
+    let BeginText { sql, returns_one_row, results_after_rows } = text;
     let mut is_first = true;
     loop {
-        let sent = match reads_before {
-            None => (send::<DB>(interception, connection, StepKind::Begin, text.clone()).await, Vec::new()),
-            Some(after) => DB::send_text_for_rows(connection, text.clone(), after).await,
+        let sent = match (results_after_rows, interception) {
+            (Some(after), _) => DB::send_text_for_rows(connection, sql.clone(), after).await,
+            (None, None) if returns_one_row && is_first => {
+                (DB::send_opening(connection, sql.clone()).await, Vec::new())
+            }
+            (None, _) => {
+                (send::<DB>(interception, connection, StepKind::Begin, sql.clone()).await, Vec::new())
+            }
         };
         let refused = sent.0.error.as_ref().map(failure_or_other::<DB>);
         if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) || !is_first {

@@ -6,8 +6,7 @@ use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::compare::Standing;
-use crate::workload::Workload;
+use crate::standing::{Panel, Standing};
 
 const WIDTH: u32 = 960;
 const COLUMNS: usize = 2;
@@ -24,18 +23,26 @@ const OTHERS: RGBColor = RGBColor(148, 163, 184);
 const SERVER: RGBColor = RGBColor(203, 213, 225);
 const INK: RGBColor = RGBColor(30, 41, 59);
 
-/// Transactions per second, one panel for each workload and one bar for each contender, longest first.
-pub(crate) fn draw(file: &Path, panels: &[(Workload, Vec<Standing>)]) -> Result<()> {
-    let bars = panels.iter().map(|(_, standings)| standings.len()).max().unwrap_or(0);
+/// The round-trip times that are drawn. Beyond the first millisecond the ratios hardly change.
+const DRAWN: [u64; 2] = [0, 1];
+
+/// Transactions per second, one panel for each workload and distance, and one bar for each contender, longest
+/// first.
+pub(crate) fn draw(file: &Path, panels: &[Panel]) -> Result<()> {
+    let panels: Vec<&Panel> = panels.iter().filter(|panel| DRAWN.contains(&panel.rtt)).collect();
+    if panels.is_empty() {
+        return Ok(());
+    }
+    let bars = panels.iter().map(|panel| panel.standings.len()).max().unwrap_or(0);
     let height = TITLE + BAR * i32::try_from(bars)? + MARGIN;
     let rows = panels.len().div_ceil(COLUMNS);
     let total = height.unsigned_abs() * u32::try_from(rows)?;
     let picture = SVGBackend::new(file, (WIDTH, total)).into_drawing_area();
     picture.fill(&WHITE)?;
-    for ((workload, standings), area) in panels.iter().zip(picture.split_evenly((rows, COLUMNS))) {
+    for (panel, area) in panels.iter().zip(picture.split_evenly((rows, COLUMNS))) {
         let heading = (FONT, 16).into_font().style(FontStyle::Bold).color(&INK);
-        area.draw_text(&format!("{}, per second", workload.title()), &heading, (MARGIN, MARGIN))?;
-        bars_of(&area, standings)?;
+        area.draw_text(&format!("{}, per second", panel.title()), &heading, (MARGIN, MARGIN))?;
+        bars_of(&area, &panel.standings)?;
     }
     picture.present()?;
     Ok(())
@@ -53,7 +60,7 @@ fn bars_of(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, standings
     for (top, standing) in (TITLE..).step_by(BAR.unsigned_abs() as usize).zip(standings) {
         #[expect(clippy::cast_possible_truncation, reason = "pixels of the picture")]
         let right = NAMES + MARGIN + (room * standing.per_second / best) as i32;
-        let color = match standing.name {
+        let color = match &standing.name[..] {
             "pgbench" => SERVER,
             name if name.starts_with("atomically") => OURS,
             _ => OTHERS,
@@ -61,7 +68,7 @@ fn bars_of(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, standings
         let middle = top + BAR / 2;
         let bar = Rectangle::new([(NAMES + MARGIN, top + 3), (right, top + BAR - 3)], color.filled());
         area.draw(&bar)?;
-        area.draw_text(standing.name, &name, (NAMES + MARGIN - 6, middle))?;
+        area.draw_text(&standing.name, &name, (NAMES + MARGIN - 6, middle))?;
         area.draw_text(&format!("{:.0}", standing.per_second), &figure, (right + 6, middle))?;
     }
     Ok(())

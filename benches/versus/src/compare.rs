@@ -13,6 +13,7 @@ use crate::contender::{
 };
 use crate::database::Database;
 use crate::pgbench::Pgbench;
+use crate::standing::{Panel, Standing, hold};
 use crate::turn::{Turn, turn};
 use crate::workload::Workload;
 
@@ -20,17 +21,10 @@ pub(crate) const CONNECTIONS: u32 = 16;
 const PGBENCH: &str = "pgbench";
 const ATOMICALLY: &str = "atomically";
 
-/// The result of one contender.
-#[derive(Debug)]
-pub(crate) struct Standing {
-    pub(crate) name: &'static str,
-    pub(crate) per_second: f64,
-    /// The worst and the best turn.
-    pub(crate) range: (f64, f64),
-    /// The ratio of this contender to pgbench.
-    pub(crate) of_pgbench: f64,
-    /// The ratio of `atomically` to this contender.
-    pub(crate) behind: f64,
+/// How many turns each contender takes, and how long each of them is.
+pub(crate) struct Turns {
+    pub(crate) rounds: usize,
+    pub(crate) length: Duration,
 }
 
 /// The contenders.
@@ -66,39 +60,46 @@ impl Contest {
     pub(crate) async fn of(
         &self,
         workload: Workload,
-        rounds: usize,
-        length: Duration,
+        rtt: u64,
+        turns: &Turns,
         database: &Database,
-    ) -> Result<Vec<Standing>> {
+    ) -> Result<Panel> {
+        let mut panel = Panel { workload, rtt, standings: Vec::new() };
         let work = workload.next(&mut SmallRng::seed_from_u64(0));
         let ours = self.contenders.iter().filter(|(_, contender)| contender.offers(work));
         let entries: Vec<(&'static str, Option<&Arc<dyn Contender>>)> = std::iter::once((PGBENCH, None))
             .chain(ours.map(|(name, contender)| (*name, Some(contender))))
             .collect();
-        let mut turns: Vec<Vec<f64>> = vec![Vec::with_capacity(rounds); entries.len()];
-        for round in 0..=rounds {
+        let mut rates: Vec<Vec<f64>> = vec![Vec::with_capacity(turns.rounds); entries.len()];
+        let mut p99s: Vec<Vec<f64>> = rates.clone();
+        for round in 0..=turns.rounds {
             for i in 0..entries.len() {
                 let i = (i + round) % entries.len();
-                let turn = self.one(entries[i].1, workload, length, database).await?;
+                let turn = self.one(entries[i].1, workload, turns.length, database).await?;
                 if round > 0 {
-                    turns[i].push(turn.per_second);
+                    rates[i].push(turn.per_second);
+                    p99s[i].extend(turn.p99);
                 }
             }
-            eprint!("\r{}: round {round} of {rounds}", workload.title());
+            eprint!("\r{}: round {round} of {}", panel.title(), turns.rounds);
         }
         eprintln!();
-        let of = |name| entries.iter().position(|entry| entry.0 == name).map_or(&[][..], |i| &turns[i][..]);
+        let of = |name| entries.iter().position(|entry| entry.0 == name).map_or(&[][..], |i| &rates[i][..]);
         let (pgbench, atomically) = (of(PGBENCH), of(ATOMICALLY));
-        let standing = |(name, turns): (&'static str, &Vec<f64>)| Standing {
-            name,
-            per_second: median(turns.iter().copied()),
-            range: turns
-                .iter()
-                .fold((f64::MAX, 0.0), |(worst, best), turn| (turn.min(worst), turn.max(best))),
-            of_pgbench: ratio(turns, pgbench),
-            behind: ratio(atomically, turns),
-        };
-        Ok(entries.iter().map(|entry| entry.0).zip(&turns).map(standing).collect())
+        for (i, (name, contender)) in entries.iter().enumerate() {
+            let per_second = median(rates[i].iter().copied());
+            let is_serial = workload.is_serial() && contender.is_none_or(|one| one.commits_each());
+            panel.standings.push(Standing {
+                name: (*name).to_owned(),
+                per_second,
+                range: range(&rates[i]),
+                p99: (!p99s[i].is_empty()).then(|| median(p99s[i].iter().copied())),
+                holds: hold(per_second, panel.round_trip()).filter(|_| is_serial),
+                of_pgbench: ratio(&rates[i], pgbench),
+                behind: ratio(atomically, &rates[i]),
+            });
+        }
+        Ok(panel)
     }
 
     /// Runs one turn, on a table without dead rows. Fails unless the changes of each account match the
@@ -131,6 +132,11 @@ impl Contest {
 /// the machine affects alike.
 pub(crate) fn ratio(one: &[f64], other: &[f64]) -> f64 {
     median(one.iter().zip(other).map(|(one, other)| one / other))
+}
+
+/// The smallest number and the largest.
+pub(crate) fn range(numbers: &[f64]) -> (f64, f64) {
+    numbers.iter().fold((f64::MAX, 0.0), |(worst, best), number| (number.min(worst), number.max(best)))
 }
 
 pub(crate) fn median(numbers: impl Iterator<Item = f64>) -> f64 {

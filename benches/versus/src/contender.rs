@@ -53,6 +53,11 @@ pub(crate) trait Contender: Send + Sync {
         true
     }
 
+    /// Whether each call has a commit of its own.
+    fn commits_each(&self) -> bool {
+        true
+    }
+
     /// Waits until the pool has taken back all connections.
     async fn settled(&self);
 }

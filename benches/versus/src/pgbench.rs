@@ -49,6 +49,6 @@ impl Pgbench {
         let per_second = number("tps = ");
         let (done, per_second) = done.zip(per_second).with_context(|| format!("pgbench said: {text}"))?;
         #[expect(clippy::cast_possible_truncation, reason = "it counts in whole transactions")]
-        Ok(Turn { transactions: done as i64, per_second, ledger: None })
+        Ok(Turn { transactions: done as i64, per_second, p99: None, ledger: None })
     }
 }

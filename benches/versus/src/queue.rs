@@ -16,6 +16,7 @@ use clap::Args;
 use self::contender::Contender;
 use self::turn::Work;
 use crate::compare::{median, ratio};
+use crate::distance::url_at;
 
 /// The connections of each pool; and the number of callers, or handlers, where jobs are processed one by one.
 const CONNECTIONS: u32 = 8;
@@ -31,6 +32,10 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u16).range(100..))]
     jobs: u16,
 
+    /// The round-trip times to the server, in milliseconds
+    #[arg(long, value_name = "MS", value_delimiter = ',', default_value = "0")]
+    rtt: Vec<u64>,
+
     /// How many seconds each works while a transaction holds back vacuum; 0 leaves it out
     #[arg(long, default_value_t = 12)]
     held: u64,
@@ -39,22 +44,30 @@ pub(crate) struct Arguments {
 /// Prints a table for each kind of work.
 pub(crate) async fn measure(arguments: &Arguments) -> Result<()> {
     let url = test_servers::postgres_url();
-    let contenders: Vec<Box<dyn Contender>> = vec![
-        Box::new(atomically::Atomically::new(&url, atomically::Work::ByHand).await?),
-        Box::new(atomically::Atomically::new(&url, atomically::Work::Worker).await?),
-        Box::new(graphile::Graphile::new(&url).await?),
-        Box::new(sqlxmq::Sqlxmq::new(&url).await?),
-        Box::new(underway::Underway::new(&url).await?),
-    ];
     let (rounds, jobs) = (usize::from(arguments.rounds), usize::from(arguments.jobs));
-    for work in [Work::EnqueueOne, Work::EnqueueBatch, Work::DrainOne, Work::DrainBatch] {
-        let jobs = if work.is_batched() { jobs * 10 } else { jobs };
-        contest(&contenders, work, rounds, jobs).await?;
+    for rtt in &arguments.rtt {
+        let contenders = contenders(&url_at(&url, Duration::from_millis(*rtt))?).await?;
+        for work in [Work::EnqueueOne, Work::EnqueueBatch, Work::DrainOne, Work::DrainBatch] {
+            let jobs = if work.is_batched() { jobs * 10 } else { jobs };
+            let title =
+                if *rtt == 0 { work.title().to_owned() } else { format!("{}, {rtt} ms away", work.title()) };
+            contest(&contenders, (work, &title), rounds, jobs).await?;
+        }
     }
     if arguments.held > 0 {
-        held::measure(&url, &contenders, Duration::from_secs(arguments.held)).await?;
+        held::measure(&url, &contenders(&url).await?, Duration::from_secs(arguments.held)).await?;
     }
     Ok(())
+}
+
+async fn contenders(url: &str) -> Result<Vec<Box<dyn Contender>>> {
+    Ok(vec![
+        Box::new(atomically::Atomically::new(url, atomically::Work::ByHand).await?),
+        Box::new(atomically::Atomically::new(url, atomically::Work::Worker).await?),
+        Box::new(graphile::Graphile::new(url).await?),
+        Box::new(sqlxmq::Sqlxmq::new(url).await?),
+        Box::new(underway::Underway::new(url).await?),
+    ])
 }
 
 /// A contender, with one of its batch sizes.
@@ -65,7 +78,12 @@ struct Entry<'a> {
 }
 
 /// Runs round after round, each beginning with another contender; the first one is not counted.
-async fn contest(contenders: &[Box<dyn Contender>], work: Work, rounds: usize, jobs: usize) -> Result<()> {
+async fn contest(
+    contenders: &[Box<dyn Contender>],
+    (work, title): (Work, &str),
+    rounds: usize,
+    jobs: usize,
+) -> Result<()> {
     let entry = |contender, batch| Entry { contender, batch, turns: Vec::with_capacity(rounds) };
     let mut entries: Vec<_> = contenders
         .iter()
@@ -80,21 +98,21 @@ async fn contest(contenders: &[Box<dyn Contender>], work: Work, rounds: usize, j
                 turns.push(per_second);
             }
         }
-        eprint!("\r{}: round {round} of {rounds}", work.title());
+        eprint!("\r{title}: round {round} of {rounds}");
     }
     eprintln!();
-    print(work, &entries);
+    print(title, &entries);
     Ok(())
 }
 
-fn print(work: Work, entries: &[Entry<'_>]) {
+fn print(title: &str, entries: &[Entry<'_>]) {
     let best_of = |ours: bool| {
         let those =
             entries.iter().filter(move |entry| entry.contender.name().starts_with("atomically") == ours);
         those.max_by(|one, other| middle(&one.turns).total_cmp(&middle(&other.turns)))
     };
     let Some(ours) = best_of(true) else { return };
-    println!("\n{}", work.title());
+    println!("\n{title}");
     println!("| | batch | jobs/s | worst to best | the best of atomically's / this one |");
     println!("|---|---|---|---|---|");
     for Entry { contender, batch, turns } in entries {

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use rand::{Rng, RngExt as _};
+use serde::{Deserialize, Serialize};
 
 use crate::contender::Work;
 use crate::database::ACCOUNTS;
@@ -10,7 +11,7 @@ use crate::database::ACCOUNTS;
 const HOT: i64 = 1;
 const COLD_PERCENT: u32 = 90;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Workload {
     /// Transfers between two of 1000 accounts
     Transfer,
@@ -28,7 +29,7 @@ impl Workload {
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Transfer => "transfer between two of 1000 rows",
-            Self::HotTransfer => "transfer between the same two rows",
+            Self::HotTransfer => "transfer between two hot rows",
             Self::HotRow => "one hot row: lock, then write",
             Self::HotStatement => "one hot row: single UPDATE",
             Self::Mixed => "90 % cold rows, 10 % hot: lock, then write",
@@ -49,6 +50,11 @@ impl Workload {
             Self::Transfer | Self::HotTransfer => 0,
             Self::HotRow | Self::HotStatement | Self::Mixed => 1,
         }
+    }
+
+    /// Whether every transaction needs the lock on the same row.
+    pub(crate) const fn is_serial(self) -> bool {
+        matches!(self, Self::HotTransfer | Self::HotRow | Self::HotStatement)
     }
 
     /// Draws the next transaction of a caller.
@@ -82,24 +88,31 @@ impl Workload {
                  COMMIT;\n"
             )
         };
-        let hot = format!("\\set id {HOT}");
-        let transfer = |accounts: i64| {
-            vec![(
-                1,
-                format!(
-                    "\\set from random(1, {accounts})\n\
-                     \\set to (:from + random(0, {accounts} - 2)) % {accounts} + 1\n\
-                     BEGIN;\n\
-                     SELECT id, balance FROM account WHERE id IN (:from, :to) ORDER BY id FOR NO KEY UPDATE;\n\
-                     UPDATE account SET balance = balance - 1 WHERE id = :from;\n\
-                     UPDATE account SET balance = balance + 1 WHERE id = :to;\n\
-                     COMMIT;\n"
-                ),
-            )]
+        let transfer = |accounts: &str| {
+            format!(
+                "{accounts}\n\
+                 BEGIN;\n\
+                 SELECT id, balance FROM account WHERE id IN (:from, :to) ORDER BY id FOR NO KEY UPDATE;\n\
+                 UPDATE account SET balance = balance - 1 WHERE id = :from;\n\
+                 UPDATE account SET balance = balance + 1 WHERE id = :to;\n\
+                 COMMIT;\n"
+            )
         };
+        let hot = format!("\\set id {HOT}");
         match self {
-            Self::Transfer => transfer(ACCOUNTS),
-            Self::HotTransfer => transfer(HOT + 1),
+            Self::Transfer => vec![(
+                1,
+                transfer(&format!(
+                    "\\set from random(1, {ACCOUNTS})\n\
+                     \\set to (:from + random(0, {ACCOUNTS} - 2)) % {ACCOUNTS} + 1"
+                )),
+            )],
+            Self::HotTransfer => {
+                vec![(
+                    1,
+                    transfer(&format!("\\set from random({HOT}, {HOT} + 1)\n\\set to 2 * {HOT} + 1 - :from")),
+                )]
+            }
             Self::HotRow => vec![(1, read_then_write(&hot))],
             Self::HotStatement => {
                 vec![(1, format!("{hot}\nUPDATE account SET balance = balance - 1 WHERE id = :id;\n"))]

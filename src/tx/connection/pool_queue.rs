@@ -18,6 +18,7 @@ use super::abandoned::SERVER_LIMIT;
 use super::opening_count::OpeningPermit;
 use super::outage::{self, OutageCheck};
 use crate::backend::Backend;
+use crate::boxed::boxed;
 use crate::tx::identity;
 
 /// How long to wait for the pool's ping of a connection whose run was dropped. A connection that does not
@@ -88,7 +89,7 @@ impl<DB: Backend> PoolWaiter<DB> {
     /// Must be called inside of a Tokio runtime.
     pub(super) fn new(pool: &Pool<DB>) -> Self {
         Self {
-            acquiring: Some(Box::pin(pool.acquire())),
+            acquiring: Some(acquiring(pool.clone())),
             pool: pool.clone(),
             progress: Arc::default(),
             joined: false,
@@ -193,6 +194,11 @@ impl<DB: Backend> Drop for PoolWaiter<DB> {
             self.runtime.spawn(finish(rest));
         }
     }
+}
+
+/// Acquires a connection. The pool's own future is large.
+fn acquiring<DB: Backend>(pool: Pool<DB>) -> BoxFuture<'static, Result<PoolConnection<DB>, sqlx::Error>> {
+    boxed(|| async move { pool.acquire().await })
 }
 
 /// Waits for a connection that then returns to the pool.

@@ -161,6 +161,10 @@ impl Contender for Coalesced {
         matches!(work, Work::Statement { .. })
     }
 
+    fn commits_each(&self) -> bool {
+        false
+    }
+
     async fn settled(&self) {
         all_idle(&self.pool).await;
     }
