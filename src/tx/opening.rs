@@ -118,8 +118,8 @@ impl<DB: Backend> Tx<DB> {
         let limits = Limits { own_lock: session.own_lock_limit(), ..remaining() };
         let mut text = request.text(&limits).map_err(NotOpened::because)?;
         let (mut tx, connected) = (Self::on(session, pool, &request, limits).await?, Instant::now());
-        let asks_for_prepared = tx.ask_for_prepared(&request, &mut text);
-        let folded = tx.fold_rows(&request, &mut text);
+        let asks_for_prepared = tx.ask_for_prepared(request.rows.is_some(), &mut text);
+        let folded = tx.fold_rows(request.rows, &mut text);
         let after = folded.as_deref().map(OpeningQuery::results_after);
         let (interception, connection) = (tx.interception.as_ref(), tx.session.connection());
         let returns_one_row = request.returns_one_row() && !asks_for_prepared;
