@@ -134,7 +134,7 @@ impl<DB: Backend> Tx<DB> {
             let session = query.map(|_| (identity(pool), reply.integers.remove(0)));
             run_clock.opened(connected - requested, connected.elapsed(), session);
         }
-        let refused = folded.and_then(|folded| tx.end_rows(folded, rows, &reply, connected.elapsed()));
+        let refused = folded.and_then(|folded| tx.end_rows(*folded, rows, &reply, connected.elapsed()));
         tx.closing.saved = std::mem::take(&mut reply.integers);
         if !tx.closing.saved.is_empty() {
             tx.session.reset_with(DB::rollback(&tx.closing));

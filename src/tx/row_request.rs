@@ -105,12 +105,12 @@ impl<DB: Backend> Tx<DB> {
     /// depends on the query.
     pub(super) fn end_rows(
         &mut self,
-        opening: Box<OpeningQuery<DB>>,
+        opening: OpeningQuery<DB>,
         rows: Vec<DB::Row>,
         reply: &Reply,
         took: Duration,
     ) -> Option<Failure> {
-        let OpeningQuery { query, folded, prefix } = *opening;
+        let OpeningQuery { query, folded, prefix } = opening;
         self.state.sent = true;
         let Some(error) = &reply.error else {
             if let Some((name, true)) = folded.prepares {
