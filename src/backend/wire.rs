@@ -83,14 +83,6 @@ pub trait Wire: Codec + Driver {
     /// Sends a text of one or more statements in one round trip, and reads all results.
     fn send_text(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
 
-    /// Sends a text that opens a transaction and returns at most one row. Costs fewer instructions than
-    /// [`send_text`](Self::send_text), because no stream of results is created.
-    fn send_opening(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
-
-    /// Sends a text that ends a transaction. If it is a single statement, that costs fewer instructions than
-    /// [`send_text`](Self::send_text), because no stream of results is created.
-    fn send_end(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
-
     /// Sends a text of one or more statements in one round trip. Also returns the rows of the result that is
     /// followed by `after` others.
     fn send_text_for_rows(
@@ -98,6 +90,14 @@ pub trait Wire: Codec + Driver {
         sql: String,
         after: usize,
     ) -> BoxFuture<'_, (Reply, Vec<Self::Row>)>;
+
+    /// Sends a text that opens a transaction and returns at most one row. Costs fewer instructions than
+    /// [`send_text`](Self::send_text), because no stream of results is created.
+    fn send_opening(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
+
+    /// Sends a text that ends a transaction. If it is a single statement, that costs fewer instructions than
+    /// [`send_text`](Self::send_text), because no stream of results is created.
+    fn send_end(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
 
     /// Fails if the worker thread of an embedded database has ended.
     ///
@@ -235,6 +235,32 @@ where
         })
     }
 
+    fn send_text_for_rows(
+        connection: &mut DB::Connection,
+        sql: String,
+        after: usize,
+    ) -> BoxFuture<'_, (Reply, Vec<DB::Row>)> {
+        boxed(|| async move {
+            let (mut reply, mut results) = (Reply::default(), vec![Vec::new()]);
+            let mut answers = connection.fetch_many(sqlx::raw_sql(AssertSqlSafe(sql)));
+            while let Some(answer) = answers.next().await {
+                match answer {
+                    Ok(Either::Left(_)) => {
+                        reply.completed += 1;
+                        results.push(Vec::new());
+                    }
+                    Ok(Either::Right(row)) => results[reply.completed].push(row),
+                    Err(error) => reply.error = Some(error),
+                }
+            }
+            let wanted = reply.completed.checked_sub(after + 1).filter(|_| reply.error.is_none());
+            let rows =
+                wanted.and_then(|index| results.get_mut(index)).map(std::mem::take).unwrap_or_default();
+            results.iter().flatten().for_each(|row| reply.add_row::<DB>(row));
+            (reply, rows)
+        })
+    }
+
     fn send_opening(connection: &mut DB::Connection, sql: String) -> BoxFuture<'_, Reply> {
         if !DB::READS_BEYOND_FIRST_ROW {
             return Self::send_text(connection, sql);
@@ -266,32 +292,6 @@ where
                     Reply { error: Some(sqlx::Error::Protocol(open)), ..Reply::default() }
                 }
             }
-        })
-    }
-
-    fn send_text_for_rows(
-        connection: &mut DB::Connection,
-        sql: String,
-        after: usize,
-    ) -> BoxFuture<'_, (Reply, Vec<DB::Row>)> {
-        Box::pin(async move {
-            let (mut reply, mut results) = (Reply::default(), vec![Vec::new()]);
-            let mut answers = connection.fetch_many(sqlx::raw_sql(AssertSqlSafe(sql)));
-            while let Some(answer) = answers.next().await {
-                match answer {
-                    Ok(Either::Left(_)) => {
-                        reply.completed += 1;
-                        results.push(Vec::new());
-                    }
-                    Ok(Either::Right(row)) => results[reply.completed].push(row),
-                    Err(error) => reply.error = Some(error),
-                }
-            }
-            let wanted = reply.completed.checked_sub(after + 1).filter(|_| reply.error.is_none());
-            let rows =
-                wanted.and_then(|index| results.get_mut(index)).map(std::mem::take).unwrap_or_default();
-            results.iter().flatten().for_each(|row| reply.add_row::<DB>(row));
-            (reply, rows)
         })
     }
 

@@ -122,7 +122,7 @@ impl<DB: Backend, K: Key<DB>> Unit<DB> for UnitOnRows<'_, DB, K> {
         self.error = self.rows.read(tx).await.err();
         match &self.error {
             None => self.unit.attempt(tx).await,
-            // An earlier run or attempt may have committed and deleted the rows. Only the unit finds that out.
+            // An earlier run or attempt may have deleted the rows and committed. The unit finds that out.
             Some(error) if self.unit.finds_its_commits() && !error.missing_rows().is_empty() => {
                 let decision = self.unit.attempt(tx).await;
                 if decision == Decision::Commit {

@@ -58,7 +58,7 @@ impl<DB: Backend> Tx<DB> {
     /// | | PostgreSQL | MySQL, MariaDB | SQLite |
     /// |---|---|---|---|
     /// | `bool`, integers | `i16`, `i32`, `i64` | all | all |
-    /// | `f32`, `f64` | all values | finite values | all values |
+    /// | `f32`, `f64` | all values | finite values (−0 becomes 0) | all values |
     /// | text | without NUL | yes | yes |
     /// | bytes | yes | yes | yes |
     /// | arrays of these | one dimension | | |

@@ -135,7 +135,7 @@ impl<DB: Backend> Tx<DB> {
         let commit = send::<DB>(interception, connection, StepKind::Commit, sql);
         let reply = last_step(self.state.run_clock(), pin!(commit)).await;
         if let Some(folded) = folded
-            && let Some(failed) = self.end_kept(folded, &reply)
+            && let Some(failed) = self.end_kept(*folded, &reply)
         {
             return Box::pin(self.refuse_kept(failed)).await;
         }

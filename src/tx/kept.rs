@@ -117,7 +117,7 @@ impl<DB: Backend> Tx<DB> {
     }
 
     /// Records what became of the kept statements, and returns the failure of one that has failed.
-    pub(super) fn end_kept(&mut self, folded: Box<FoldedCommit<DB>>, reply: &Reply) -> Option<KeptFailure> {
+    pub(super) fn end_kept(&mut self, folded: FoldedCommit<DB>, reply: &Reply) -> Option<KeptFailure> {
         let took = folded.sent.elapsed();
         let mut end = folded.guards;
         for (kept, text) in folded.statements {

@@ -135,8 +135,8 @@ impl<DB: Backend> Tx<DB> {
             }
         };
         let (mut tx, connected) = (Self::on(session, engine, pool, &request, limits).await, Instant::now());
-        let asks_for_prepared = tx.ask_for_prepared(&request, &mut text);
-        let folded = tx.fold_rows(&request, &mut text);
+        let asks_for_prepared = tx.ask_for_prepared(request.rows.is_some(), &mut text);
+        let folded = tx.fold_rows(request.rows, &mut text);
         let results = match &folded {
             Some(query) => BeginResults::RowsBefore(query.results_after()),
             None if request.returns_one_row() && !asks_for_prepared => BeginResults::OneRow,
@@ -153,7 +153,7 @@ impl<DB: Backend> Tx<DB> {
             let session = query.map(|_| (identity(pool), reply.integers.remove(0)));
             run_clock.opened(connected - requested, connected.elapsed(), session);
         }
-        let refused = folded.and_then(|folded| tx.end_rows(folded, rows, &reply, connected.elapsed()));
+        let refused = folded.and_then(|folded| tx.end_rows(*folded, rows, &reply, connected.elapsed()));
         tx.closing.saved = std::mem::take(&mut reply.integers);
         if !tx.closing.saved.is_empty() {
             tx.session.reset_with(DB::rollback(&tx.closing));
@@ -291,7 +291,7 @@ async fn send_begin<DB: Backend>(
     loop {
         let sent = match results {
             BeginResults::RowsBefore(after) => DB::send_text_for_rows(connection, text.clone(), after).await,
-            BeginResults::OneRow if interception.is_none() => {
+            BeginResults::OneRow if interception.is_none() && is_first => {
                 (DB::send_opening(connection, text.clone()).await, Vec::new())
             }
             BeginResults::OneRow | BeginResults::Any => {

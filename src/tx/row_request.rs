@@ -8,8 +8,8 @@ use crate::isolation::Isolation;
 use crate::sql_text::{SqlStatements, only_statement};
 use crate::strategy::Plan;
 
+use super::Tx;
 use super::executor::{rows, watch};
-use super::{OpenRequest, Tx};
 
 /// The rows that a unit names before it runs.
 #[doc(hidden)]
@@ -50,9 +50,9 @@ impl<DB: Backend> Tx<DB> {
 
     /// Appends the query for the statements that the session has prepared, if it is needed. Returns whether
     /// it is.
-    pub(super) fn ask_for_prepared(&mut self, request: &OpenRequest<'_, DB>, text: &mut String) -> bool {
+    pub(super) fn ask_for_prepared(&mut self, reads_rows: bool, text: &mut String) -> bool {
         // A query takes the snapshot of a transaction at a higher level before its unit begins.
-        let may_query = self.closing.plan.isolation == Isolation::ReadCommitted || request.rows.is_some();
+        let may_query = self.closing.plan.isolation == Isolation::ReadCommitted || reads_rows;
         let query = DB::PREPARED_NAMES_QUERY
             .filter(|_| may_query && self.interception.is_none() && self.session.asks_for_prepared());
         if let Some(query) = query {
@@ -73,13 +73,13 @@ impl<DB: Backend> Tx<DB> {
     /// Appends the query for the requested rows to the opening, if it can be part of it.
     pub(super) fn fold_rows(
         &mut self,
-        request: &OpenRequest<'_, DB>,
+        request: Option<&dyn RowRequest<DB>>,
         text: &mut String,
     ) -> Option<Box<OpeningQuery<DB>>> {
         if self.interception.is_some() || !DB::folds(self.closing.engine) {
             return None;
         }
-        let query = request.rows?.query(&self.closing.engine, &self.closing.plan)?.ok()?;
+        let query = request?.query(&self.closing.engine, &self.closing.plan)?.ok()?;
         let literals = query.literals().ok()?;
         self.session.keep_prepared();
         let folding = Folding {
@@ -105,12 +105,12 @@ impl<DB: Backend> Tx<DB> {
     /// depends on the query.
     pub(super) fn end_rows(
         &mut self,
-        opening: Box<OpeningQuery<DB>>,
+        opening: OpeningQuery<DB>,
         rows: Vec<DB::Row>,
         reply: &Reply,
         took: Duration,
     ) -> Option<Failure> {
-        let OpeningQuery { query, folded, prefix } = *opening;
+        let OpeningQuery { query, folded, prefix } = opening;
         self.state.sent = true;
         let Some(error) = &reply.error else {
             if let Some((name, true)) = folded.prepares {

@@ -22,10 +22,10 @@ pub(crate) trait Bank: TestBackend {
     /// The columns of an account.
     type Row: for<'r> FromRow<'r, <Self as Database>::Row> + Into<Account> + Send + 'static;
 
-    fn query(sql: SqlStr, values: &[i64]) -> impl sqlx::Execute<'static, Self> + Send;
+    fn query(sql: SqlStr, values: &[i64]) -> impl sqlx::Execute<'static, Self>;
 
     /// A statement with one value that is NULL.
-    fn query_with_null(sql: SqlStr) -> impl sqlx::Execute<'static, Self> + Send;
+    fn query_with_null(sql: SqlStr) -> impl sqlx::Execute<'static, Self>;
 }
 
 macro_rules! banks {
@@ -34,11 +34,11 @@ macro_rules! banks {
             type Id = i64;
             type Row = Account;
 
-            fn query(sql: SqlStr, values: &[i64]) -> impl sqlx::Execute<'static, Self> + Send {
+            fn query(sql: SqlStr, values: &[i64]) -> impl sqlx::Execute<'static, Self> {
                 values.iter().fold(sqlx::query(sql), |query, value| query.bind(*value))
             }
 
-            fn query_with_null(sql: SqlStr) -> impl sqlx::Execute<'static, Self> + Send {
+            fn query_with_null(sql: SqlStr) -> impl sqlx::Execute<'static, Self> {
                 sqlx::query(sql).bind(None::<i64>)
             }
         })*

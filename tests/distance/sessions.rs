@@ -4,6 +4,7 @@ use atomically::{Error, ErrorKind, Optimistic, Pessimistic, TransactorExt as _, 
 use sqlx::{Executor as _, Postgres};
 
 use crate::bank::{balance, bank, integer, keep, transfer};
+use crate::support::eventually;
 
 const PREPARED: &str = "SELECT COUNT(*) FROM pg_prepared_statements WHERE name LIKE 'atomically%'";
 
@@ -11,6 +12,14 @@ const PREPARED: &str = "SELECT COUNT(*) FROM pg_prepared_statements WHERE name L
 async fn a_session_prepares_each_statement_once() {
     let pool = bank::<Postgres>(1).await;
     let db = Pessimistic::default().on(&pool).reuse_connections();
+    // The lock is kept once two transfers use the connection directly one after another.
+    eventually(2, async || {
+        for _ in 0..5 {
+            transfer::<Postgres>(&db, 1, 2).await.expect("a transfer");
+        }
+        integer(&pool, PREPARED).await
+    })
+    .await;
     for _ in 0..5 {
         transfer::<Postgres>(&db, 1, 2).await.expect("a transfer");
     }

@@ -8,7 +8,9 @@ use atomically::Pessimistic;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
-use crate::contender::{Atomically, Coalesced, Contender, Diesel, Gated, Locking, SeaOrm, Sqlx, TwoTrips, pool};
+use crate::contender::{
+    Atomically, Coalesced, Contender, Diesel, Gated, Locking, SeaOrm, Sqlx, TwoTrips, pool,
+};
 use crate::database::Database;
 use crate::pgbench::Pgbench;
 use crate::standing::{Panel, Standing, hold};

@@ -12,8 +12,6 @@ use sqlx::mysql::MySqlArguments;
 use crate::backend::folded::{Literal, Unwritable};
 use crate::backend::values::{byte_list, take};
 
-type Written = Result<String, Unwritable>;
-
 /// Writes the values of a statement.
 pub(super) fn literals(arguments: &MySqlArguments) -> Result<Vec<Literal>, Unwritable> {
     static IS_UNDERSTOOD: OnceLock<bool> = OnceLock::new();
@@ -87,7 +85,7 @@ fn read(shown: &str, count: usize) -> Result<Vec<Literal>, Unwritable> {
 }
 
 /// Reads a value, whose length is determined by its type or its first bytes.
-fn value(name: &str, is_unsigned: bool, rest: &mut &[u8]) -> Written {
+fn value(name: &str, is_unsigned: bool, rest: &mut &[u8]) -> Result<String, Unwritable> {
     match (name, is_unsigned) {
         ("Tiny", false) => Ok(i8::from_le_bytes(number(rest)?).to_string()),
         ("Tiny", true) => unsigned(u8::from_le_bytes(number(rest)?)),
@@ -136,15 +134,13 @@ fn signed(number: i64) -> String {
 }
 
 /// A literal is signed if it fits.
-fn unsigned(number: impl Into<u64>) -> Written {
+fn unsigned(number: impl Into<u64>) -> Result<String, Unwritable> {
     let number: u64 = number.into();
     Ok(if i64::try_from(number).is_ok() { format!("CAST({number} AS UNSIGNED)") } else { number.to_string() })
 }
 
-fn float(number: f64) -> Written {
+fn float(number: f64) -> Result<String, Unwritable> {
     match number.is_finite() {
-        // The sign of a literal zero is lost.
-        true if number == 0.0 && number.is_sign_negative() => Ok(String::from("(0e0 * -1)")),
         true => Ok(format!("{number:e}")),
         false => Err(Unwritable::Value("a number that is not finite")),
     }
@@ -160,12 +156,12 @@ pub(super) fn hex_text(text: &[u8]) -> String {
     format!("_utf8mb4 {}", hex(text))
 }
 
-fn text(value: &[u8]) -> Written {
+fn text(value: &[u8]) -> Result<String, Unwritable> {
     str::from_utf8(value).map(|text| hex_text(text.as_bytes())).map_err(|_| Unwritable::Driver)
 }
 
 /// A decimal number is transmitted as text.
-fn decimal(value: &[u8]) -> Written {
+fn decimal(value: &[u8]) -> Result<String, Unwritable> {
     let is_plain = value.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.'));
     match str::from_utf8(value) {
         Ok(text) if is_plain && !text.is_empty() => Ok(text.to_owned()),
@@ -174,7 +170,7 @@ fn decimal(value: &[u8]) -> Written {
 }
 
 /// Writes a date, or a date and a time. Their parts that are zero are not transmitted.
-fn timestamp(name: &str, value: &[u8]) -> Written {
+fn timestamp(name: &str, value: &[u8]) -> Result<String, Unwritable> {
     let mut rest = value;
     let year = if value.is_empty() { 0 } else { u16::from_le_bytes(number(&mut rest)?) };
     let mut part = || take::<1>(&mut rest).map_or(0, |[part]| part);
@@ -189,7 +185,7 @@ fn timestamp(name: &str, value: &[u8]) -> Written {
 }
 
 /// Writes a time, which may be negative or longer than a day.
-fn time(value: &[u8]) -> Written {
+fn time(value: &[u8]) -> Result<String, Unwritable> {
     let mut rest = value;
     if value.is_empty() {
         return Ok(String::from("TIME'00:00:00'"));

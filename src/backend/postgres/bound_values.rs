@@ -13,8 +13,6 @@ use super::temporal;
 use crate::backend::folded::{Literal, Unwritable};
 use crate::backend::values::{byte_list, take};
 
-type Written = Result<String, Unwritable>;
-
 /// Writes the values of a statement, each with an explicit type.
 pub(super) fn literals(arguments: &PgArguments) -> Result<Vec<Literal>, Unwritable> {
     static IS_UNDERSTOOD: OnceLock<bool> = OnceLock::new();
@@ -132,7 +130,7 @@ fn type_name(driver: &str, is_array: bool) -> Option<&'static str> {
     }
 }
 
-fn scalar(type_name: &str, value: &[u8]) -> Written {
+fn scalar(type_name: &str, value: &[u8]) -> Result<String, Unwritable> {
     let number = |text: String| Ok(format!("'{text}'"));
     match type_name {
         "Bool" => number((exact(value)? == [1]).to_string()),
@@ -174,7 +172,7 @@ fn float(number: f64, finite: impl Fn(f64) -> String) -> String {
 
 /// Returns a string literal of ASCII characters. It depends neither on `standard_conforming_strings` nor on
 /// `client_encoding`.
-fn text(value: &[u8]) -> Written {
+fn text(value: &[u8]) -> Result<String, Unwritable> {
     let text = str::from_utf8(value).map_err(|_| Unwritable::Driver)?;
     let mut literal = String::with_capacity(text.len() + 3);
     literal.push_str("E'");
@@ -194,7 +192,7 @@ fn text(value: &[u8]) -> Written {
 }
 
 /// Writes an array of at most one dimension.
-fn array(element: &str, mut value: &[u8]) -> Written {
+fn array(element: &str, mut value: &[u8]) -> Result<String, Unwritable> {
     let header = &mut value;
     let mut number = || take(header).map(i32::from_be_bytes).ok_or(Unwritable::Driver);
     let (dimensions, _has_null, _type) = (number()?, number()?, number()?);
