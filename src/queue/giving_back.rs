@@ -83,14 +83,16 @@ impl<DB: Backend> Claim<DB> {
         if given_back.values.is_empty() {
             return self.run_alone(db, query.sql()).await;
         }
-        if !db.has_local_settings() {
+        let persistent = self.queue().persistent;
+        if persistent != Some(false) && !db.has_local_settings() {
             let alone = given_back.query(self, QueueSql::of::<DB>().lone_limit)?.persistent_if(true);
             let affected = db.run_on_connection(alone.text(), |connection, _| {
                 let query = alone.clone();
+                let is_kept = persistent.unwrap_or_else(|| DB::keeps_statements(connection));
                 Box::pin(async move {
                     // Behind a pooler in transaction mode, a statement that was prepared on one session would
                     // be run on another, unless both steps are in one transaction.
-                    if !DB::keeps_statements(connection) {
+                    if !is_kept {
                         return Ok(None);
                     }
                     DB::run_statement(connection, query).await.map(Some)
@@ -104,8 +106,8 @@ impl<DB: Backend> Claim<DB> {
         db.run(async |tx| Ok::<_, Error>(tx.execute_query(query.clone()).await?)).await
     }
 
-    /// Runs a statement without values as its own transaction, in one round trip, and returns how many rows it
-    /// affected.
+    /// Runs a statement without values as its own transaction, in one round trip, and returns how many rows
+    /// it affected.
     pub(super) async fn run_alone(
         &self,
         db: &PoolTransactor<DB, Pessimistic>,

@@ -31,10 +31,6 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u16).range(100..))]
     jobs: u16,
 
-    /// Who takes part; may be given several times [default: all]
-    #[arg(long, value_name = "NAME")]
-    contender: Vec<String>,
-
     /// How many seconds each works while a transaction holds back vacuum; 0 leaves it out
     #[arg(long, default_value_t = 12)]
     held: u64,
@@ -43,15 +39,13 @@ pub(crate) struct Arguments {
 /// Prints a table for each kind of work.
 pub(crate) async fn measure(arguments: &Arguments) -> Result<()> {
     let url = test_servers::postgres_url();
-    let mut contenders: Vec<Box<dyn Contender>> = vec![
+    let contenders: Vec<Box<dyn Contender>> = vec![
         Box::new(atomically::Atomically::new(&url, atomically::Work::ByHand).await?),
         Box::new(atomically::Atomically::new(&url, atomically::Work::Worker).await?),
         Box::new(graphile::Graphile::new(&url).await?),
         Box::new(sqlxmq::Sqlxmq::new(&url).await?),
         Box::new(underway::Underway::new(&url).await?),
     ];
-    let chosen = &arguments.contender;
-    contenders.retain(|one| chosen.is_empty() || chosen.iter().any(|name| name == one.name()));
     let (rounds, jobs) = (usize::from(arguments.rounds), usize::from(arguments.jobs));
     for work in [Work::EnqueueOne, Work::EnqueueBatch, Work::DrainOne, Work::DrainBatch] {
         let jobs = if work.is_batched() { jobs * 10 } else { jobs };

@@ -37,8 +37,8 @@ const MAX_BATCHES: usize = 8;
 /// on to another one.
 ///
 /// A batch completes the jobs that their claims hold. If it fails, or if it does not complete a job, the job
-/// is completed on its own: so a claim that is stale, a row that is locked and a row that the database refuses
-/// to delete do not affect the other jobs.
+/// is completed on its own: so a claim that is stale, a row that is locked and a row that the database
+/// refuses to delete do not affect the other jobs.
 pub(super) struct Completions<DB: Backend> {
     queue: Queue<DB>,
     pending: Mutex<Pending<DB>>,

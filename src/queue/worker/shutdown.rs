@@ -22,8 +22,8 @@ use crate::queue::sql::LEASE_EXPIRED;
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<DB: Backend> Worker<DB> {
-    /// Lets the handlers finish and then cancels them. Releases the jobs that no handler has started, and those
-    /// of a claim that is still in flight.
+    /// Lets the handlers finish and then cancels them. Releases the jobs that no handler has started, and
+    /// those of a claim that is still in flight.
     pub(super) async fn shut_down(&self, jobs: WorkerJobs<'_, DB>, stop: watch::Sender<bool>) {
         let WorkerJobs { claim, ready, mut running, mut releasing, .. } = jobs;
         let all_released = async {
