@@ -1,7 +1,6 @@
 //! Completes the jobs of handlers that end at the same time in one transaction.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -144,28 +143,32 @@ impl<DB: Backend> RunningBatch<DB> {
         self.gather().await;
         let others = self.take_waiting();
         if others.is_empty() {
-            return self.watch(own.complete()).await;
+            return self.run_alone(own).await;
         }
         let completions = self.completions.clone();
-        let unknown = match self.watch(complete_all(&completions.queue, own, others)).await {
-            Ok(()) => return Ok(()),
-            Err(unknown) => unknown,
+        let mut batch = pin!(complete_all(&completions.queue, own, others));
+        let completed = match timeout(SLOW, &mut batch).await {
+            Ok(completed) => completed,
+            Err(_) => {
+                self.mark_slow();
+                batch.await
+            }
         };
+        let Err(unknown) = completed else { return Ok(()) };
         // The next batch does not wait for a job that is completed on its own.
         drop(self);
         own.complete_after(unknown).await
     }
 
-    /// Waits for a batch, and lets another one start when it is slow.
-    async fn watch<F: Future>(&mut self, batch: F) -> F::Output {
-        let mut batch = pin!(batch);
-        match timeout(SLOW, &mut batch).await {
-            Ok(output) => output,
-            Err(_) => {
-                self.mark_slow();
-                batch.await
-            }
+    /// Completes the caller's job on its own. Once that is slow, it no longer counts as a batch, because it
+    /// may wait for a lock until the lease expires.
+    async fn run_alone(self, own: &Claim<DB>) -> Result<(), Error> {
+        let mut completing = pin!(own.complete());
+        if let Ok(completed) = timeout(SLOW, &mut completing).await {
+            return completed;
         }
+        drop(self);
+        completing.await
     }
 
     /// Yields as long as other handlers end.

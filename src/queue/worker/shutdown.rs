@@ -46,7 +46,7 @@ impl<DB: Backend> Worker<DB> {
         let (queue, reporter) = (self.queue.clone(), self.reporter.clone());
         async move {
             let released = match &claims[..] {
-                [] | [_] => HashSet::new(),
+                [] => HashSet::new(),
                 claims => release_held(&queue, claims).await.unwrap_or_default(),
             };
             for claim in claims {
