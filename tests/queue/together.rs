@@ -118,7 +118,7 @@ pub(crate) async fn jobs_whose_handlers_have_ended_are_completed_at_shutdown<DB:
 
 /// Fast handlers make the worker claim ahead; then all handlers hang.
 pub(crate) async fn jobs_claimed_ahead_are_released_when_all_handlers_are_busy<DB: TestBackend>() {
-    const JOBS: i64 = 4_000;
+    const JOBS: i64 = 1_000;
     let (pool, queue) = queue::<DB>(4).await;
     let jobs: Vec<_> = (0..JOBS).map(job).collect();
     let db = atomically::Pessimistic::default().on(&pool);
