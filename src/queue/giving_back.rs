@@ -1,7 +1,8 @@
 //! Gives claimed jobs back: the changes after which a job can be claimed again, or is dead.
 
+use std::time::Duration;
+
 use super::claim::Claim;
-use super::completion::FailOutcome;
 use super::job::micros;
 use super::resend::{SendAttempt, SendOutcome};
 use super::sql::QueueSql;
@@ -18,18 +19,18 @@ pub(super) struct GivenBack {
 }
 
 impl GivenBack {
-    /// The change of a job that failed. The error is bound, because a text would appear in logs, and the
+    /// The change of a job that failed: it is due after this delay, or dead. The error is bound, because a text would appear in logs, and the
     /// statement can be kept prepared.
-    pub(super) fn failed<DB: Backend>(outcome: FailOutcome, error: &str) -> Self {
+    pub(super) fn failed<DB: Backend>(delay: Option<Duration>, error: &str) -> Self {
         let now = QueueSql::of::<DB>().now;
         let error_value = Value::Text(Some(error.to_owned()));
         let (first, second) = (DB::placeholder(1), DB::placeholder(2));
-        match outcome {
-            FailOutcome::Retried(delay) => Self {
+        match delay {
+            Some(delay) => Self {
                 change: format!("due_at = {now} + {first}, last_error = {second}"),
                 values: vec![Value::Integer(micros(delay)), error_value],
             },
-            FailOutcome::Dead => Self {
+            None => Self {
                 change: format!("due_at = NULL, died_at = {now}, last_error = {first}"),
                 values: vec![error_value],
             },

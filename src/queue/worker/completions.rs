@@ -40,19 +40,19 @@ const MAX_BATCHES: usize = 8;
 /// refuses to delete do not affect the other jobs.
 pub(super) struct Completions<DB: Backend> {
     queue: Queue<DB>,
-    pending: Mutex<Pending<DB>>,
+    pending: Mutex<WaitingJobs<DB>>,
 }
 
 /// The jobs that no batch has taken, and the count of batches that run.
-struct Pending<DB: Backend> {
-    waiting: VecDeque<Waiting<DB>>,
+struct WaitingJobs<DB: Backend> {
+    waiting: VecDeque<WaitingJob<DB>>,
     running: usize,
     /// How many of the running batches are slow.
     slow: usize,
 }
 
 /// A job that waits to be completed, and the channel to its handler's task.
-struct Waiting<DB: Backend> {
+struct WaitingJob<DB: Backend> {
     claim: Arc<Claim<DB>>,
     sender: oneshot::Sender<Turn<DB>>,
 }
@@ -69,7 +69,7 @@ enum Turn<DB: Backend> {
 
 impl<DB: Backend> Completions<DB> {
     pub(super) fn new(queue: &Queue<DB>) -> Arc<Self> {
-        let pending = Pending { waiting: VecDeque::new(), running: 0, slow: 0 };
+        let pending = WaitingJobs { waiting: VecDeque::new(), running: 0, slow: 0 };
         Arc::new(Self { queue: queue.clone(), pending: Mutex::new(pending) })
     }
 
@@ -97,7 +97,7 @@ impl<DB: Backend> Completions<DB> {
             return Ok(RunningBatch { completions: self.clone(), is_slow: false, is_over: false });
         }
         let (sender, receiver) = oneshot::channel();
-        pending.waiting.push_back(Waiting { claim: claim.clone(), sender });
+        pending.waiting.push_back(WaitingJob { claim: claim.clone(), sender });
         Err(receiver)
     }
 
@@ -106,7 +106,7 @@ impl<DB: Backend> Completions<DB> {
         loop {
             let mut pending = self.pending();
             let next = if pending.may_start() { pending.waiting.pop_front() } else { None };
-            let Some(Waiting { sender, .. }) = next else { return };
+            let Some(WaitingJob { sender, .. }) = next else { return };
             pending.running += 1;
             drop(pending);
             let batch = RunningBatch { completions: self.clone(), is_slow: false, is_over: false };
@@ -117,12 +117,12 @@ impl<DB: Backend> Completions<DB> {
         }
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending<DB>> {
+    fn pending(&self) -> MutexGuard<'_, WaitingJobs<DB>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<DB: Backend> Pending<DB> {
+impl<DB: Backend> WaitingJobs<DB> {
     /// Whether another batch may start: only if all others are slow, because two batches of half the size
     /// take two commits.
     fn may_start(&self) -> bool {
@@ -183,7 +183,7 @@ impl<DB: Backend> RunningBatch<DB> {
         }
     }
 
-    fn take_waiting(&self) -> Vec<Waiting<DB>> {
+    fn take_waiting(&self) -> Vec<WaitingJob<DB>> {
         let mut pending = self.completions.pending();
         let count = pending.waiting.len().min(MAX_JOBS - 1);
         pending.waiting.drain(..count).collect()
@@ -219,7 +219,7 @@ impl<DB: Backend> Drop for RunningBatch<DB> {
 async fn complete_all<DB: Backend>(
     queue: &Queue<DB>,
     own: &Arc<Claim<DB>>,
-    others: Vec<Waiting<DB>>,
+    others: Vec<WaitingJob<DB>>,
 ) -> Result<(), Option<Error>> {
     let claims: Vec<_> =
         [own].into_iter().chain(others.iter().map(|waiting| &waiting.claim)).cloned().collect();
