@@ -53,6 +53,9 @@ impl<DB: Backend> Worker<DB> {
                 let is_released = released.contains(&claim.id());
                 match if is_released { Ok(()) } else { claim.release().await } {
                     Ok(()) => reporter.report(JobEvent::Released { id: claim.id() }),
+                    Err(error) if error.is_stale_claim() => {
+                        reporter.report(JobEvent::LeaseLost { id: claim.id() });
+                    }
                     Err(error) => reporter.report(JobEvent::Trouble { error: &error }),
                 }
             }
