@@ -244,5 +244,7 @@ pub(crate) async fn changes_of_a_claimed_job_take_one_round_trip<DB: TestBackend
             DB::pool_execute(&pool, DB::sql("DELETE FROM atomically_job"), &[]).await.expect("cleared away");
         }
     }
-    assert_eq!(fewest, [1; 4], "to extend, release, fail and complete");
+    // MariaDB is first asked whether the session commits its lone statements.
+    let wanted = if DB::NAME == "PostgreSQL" { 1 } else { 2 };
+    assert_eq!(fewest, [wanted; 4], "to extend, release, fail and complete");
 }
