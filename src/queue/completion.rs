@@ -157,16 +157,15 @@ impl<DB: Backend> Claim<DB> {
             Retry::After(delay) => Some(delay),
             Retry::Never => None,
         };
-        let outcome = delay
-            .filter(|_| self.attempt() < self.max_attempts())
-            .map_or(FailOutcome::Dead, FailOutcome::Retried);
+        let delay = delay.filter(|_| self.attempt() < self.max_attempts());
+        let outcome = delay.map_or(FailOutcome::Dead, FailOutcome::Retried);
         let error = truncated(format!("{error:#}"));
         let frees = |key: &JobKey| match outcome {
             FailOutcome::Retried(_) => !key.is_ordered(),
             FailOutcome::Dead => self.queue().frees_dead(*key),
         };
         let freed = slots::slots_of(self.key().filter(frees));
-        self.give_back(&GivenBack::failed::<DB>(outcome, &error, freed)).await?;
+        self.give_back(&GivenBack::failed::<DB>(delay, &error, freed)).await?;
         if outcome == FailOutcome::Dead {
             let death = if retry == Retry::Never { Death::GivenUp } else { Death::Exhausted };
             log::died(self.queue().name(), self.id(), death, self.attempt(), &error);

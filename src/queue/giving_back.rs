@@ -1,7 +1,8 @@
 //! Gives claimed jobs back: the changes after which a job can be claimed again, or is dead.
 
+use std::time::Duration;
+
 use super::claim::Claim;
-use super::completion::FailOutcome;
 use super::job::micros;
 use super::resend::{SendAttempt, SendOutcome};
 use super::slots::{self, FreedSlots};
@@ -21,19 +22,19 @@ pub(super) struct GivenBack {
 }
 
 impl GivenBack {
-    /// The change of a job that failed. The error is bound, because a text would appear in logs, and the
-    /// statement can be kept prepared.
-    pub(super) fn failed<DB: Backend>(outcome: FailOutcome, error: &str, freed: FreedSlots) -> Self {
+    /// The change of a job that failed: it is due after this delay, or dead. The error is bound, because a
+    /// text would appear in logs, and the statement can be kept prepared.
+    pub(super) fn failed<DB: Backend>(delay: Option<Duration>, error: &str, freed: FreedSlots) -> Self {
         let now = QueueSql::of::<DB>().now;
         let error_value = Value::Text(Some(error.to_owned()));
         let (first, second) = (DB::placeholder(1), DB::placeholder(2));
-        match outcome {
-            FailOutcome::Retried(delay) => Self {
+        match delay {
+            Some(delay) => Self {
                 change: format!("due_at = {now} + {first}, last_error = {second}"),
                 values: vec![Value::Integer(micros(delay)), error_value],
                 freed,
             },
-            FailOutcome::Dead => Self {
+            None => Self {
                 change: format!("due_at = NULL, died_at = {now}, last_error = {first}"),
                 values: vec![error_value],
                 freed,
@@ -92,14 +93,16 @@ impl<DB: Backend> Claim<DB> {
         if given_back.values.is_empty() {
             return self.run_alone(db, query.sql()).await;
         }
-        if !db.has_local_settings() {
+        let persistent = self.queue().persistent;
+        if persistent != Some(false) && !db.has_local_settings() {
             let alone = given_back.query(self, QueueSql::of::<DB>().lone_limit)?.persistent_if(true);
             let affected = db.run_on_connection(alone.text(), |connection, _| {
                 let query = alone.clone();
+                let is_kept = persistent.unwrap_or_else(|| DB::keeps_statements(connection));
                 Box::pin(async move {
                     // Behind a pooler in transaction mode, a statement that was prepared on one session would
                     // be run on another, unless both steps are in one transaction.
-                    if !DB::keeps_statements(connection) {
+                    if !is_kept {
                         return Ok(None);
                     }
                     DB::run_statement(connection, query).await.map(Some)
@@ -132,8 +135,8 @@ impl<DB: Backend> Claim<DB> {
         .await
     }
 
-    /// Runs a statement without values as its own transaction, in one round trip, and returns how many rows it
-    /// affected.
+    /// Runs a statement without values as its own transaction, in one round trip, and returns how many rows
+    /// it affected.
     pub(super) async fn run_alone(
         &self,
         db: &PoolTransactor<DB, Pessimistic>,

@@ -61,14 +61,15 @@ impl<DB: Backend> Queue<DB> {
     }
 
     /// Sets whether connections to PostgreSQL keep the INSERT of a job as a prepared statement, like sqlx's
-    /// [`persistent`](sqlx::query::Query::persistent). Other databases never keep it.
+    /// [`persistent`](sqlx::query::Query::persistent), and the UPDATE of a job that
+    /// [fails](super::Claim::fail). Other databases never keep the INSERT.
     ///
     /// By default, a connection keeps the statement if it already keeps other prepared statements, which
     /// shows that they are safe on it. A connection that keeps none may go through a
     /// [pooler](crate::guide::engines::pgbouncer) that does not support them. On such a connection,
-    /// [`enqueue`](Self::enqueue) takes one more round trip, and [`enqueue_alone`](Self::enqueue_alone) runs
-    /// a transaction of several round trips. Pass `true` if the pool connects directly to the server and the
-    /// program prepares no statements itself.
+    /// [`enqueue`](Self::enqueue) takes one more round trip, and [`enqueue_alone`](Self::enqueue_alone) and
+    /// [`fail`](super::Claim::fail) run transactions of several round trips. Pass `true` if the pool connects
+    /// directly to the server and the program prepares no statements itself.
     #[must_use]
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = Some(persistent);

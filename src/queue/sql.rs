@@ -50,7 +50,8 @@ pub(super) struct QueueSql {
     pub(super) lock: &'static str,
     /// The condition that a job comes after a position in the index.
     after: fn(due_at: &str, id: &str) -> String,
-    /// Precedes a statement that is sent without a transaction: sets its isolation level, and limits its time.
+    /// Precedes a statement that is sent without a transaction: sets its isolation level, and limits its
+    /// time.
     pub(super) lone_prefix: &'static str,
     /// A condition that limits the waits for locks of a prepared statement without a transaction.
     pub(super) lone_limit: &'static str,

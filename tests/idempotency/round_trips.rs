@@ -36,8 +36,8 @@ async fn round_trips_of_a_key<DB: Keeps>() -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_costs_three_round_trips_on_postgres() {
-    assert_eq!(round_trips_of_a_key::<Postgres>().await, 3);
+async fn a_key_costs_two_round_trips_on_postgres() {
+    assert_eq!(round_trips_of_a_key::<Postgres>().await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -118,7 +118,7 @@ pub(crate) async fn jobs_whose_handlers_have_ended_are_completed_at_shutdown<DB:
 
 /// Fast handlers make the worker claim ahead; then all handlers hang.
 pub(crate) async fn jobs_claimed_ahead_are_released_when_all_handlers_are_busy<DB: TestBackend>() {
-    const JOBS: i64 = 4_000;
+    const JOBS: i64 = 1_000;
     let (pool, queue) = queue::<DB>(4).await;
     let jobs: Vec<_> = (0..JOBS).map(job).collect();
     let db = atomically::Pessimistic::default().on(&pool);
@@ -244,5 +244,7 @@ pub(crate) async fn changes_of_a_claimed_job_take_one_round_trip<DB: TestBackend
             DB::pool_execute(&pool, DB::sql("DELETE FROM atomically_job"), &[]).await.expect("cleared away");
         }
     }
-    assert_eq!(fewest, [1; 4], "to extend, release, fail and complete");
+    // MariaDB is first asked whether the session commits its lone statements.
+    let wanted = if DB::NAME == "PostgreSQL" { 1 } else { 2 };
+    assert_eq!(fewest, [wanted; 4], "to extend, release, fail and complete");
 }

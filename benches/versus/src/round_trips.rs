@@ -1,5 +1,7 @@
 //! The number of round trips of each contender.
 
+mod calls;
+
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
@@ -29,6 +31,7 @@ pub(crate) fn print() -> Result<()> {
     let database = background.block_on(Database::create())?;
     let proxy = background.block_on(Proxy::to(&database.url))?;
     let rows = foreground.block_on(all(&proxy))?;
+    let calls = foreground.block_on(calls::all(&proxy))?;
     background.block_on(database.drop())?;
 
     println!("| | {} | transfers in a row |", TITLES.join(" | "));
@@ -36,6 +39,12 @@ pub(crate) fn print() -> Result<()> {
     for Row { name, cells, in_a_row } in &rows {
         let cells: Vec<_> = cells.iter().map(|trips| count(trips)).collect();
         println!("| {name} | {} | {in_a_row:.2} |", cells.join(" | "));
+    }
+    println!("\n| atomically | round trips | |");
+    println!("|---|---|---|");
+    for (name, trips) in &calls {
+        let shown: Vec<_> = trips.iter().map(show).collect();
+        println!("| {name} | {} | {} |", count(trips), shown.join(", "));
     }
     println!();
     for Row { name, cells, .. } in &rows {

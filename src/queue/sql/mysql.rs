@@ -16,8 +16,10 @@ pub(super) const SQL: QueueSql = QueueSql {
     lock: "FOR UPDATE SKIP LOCKED",
     // Neither server reads an index range for a comparison of rows.
     after: |due_at, id| format!("due_at >= {due_at} AND (due_at > {due_at} OR id > {id})"),
-    // Under REPEATABLE READ, an INSERT … SELECT would lock the row that it reads.
-    lone_prefix: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; ",
+    // Under REPEATABLE READ, an INSERT … SELECT would lock the row that it reads. MySQL cannot limit the
+    // waits of one statement.
+    lone_prefix: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+                  /*M! SET STATEMENT innodb_lock_wait_timeout = 9, lock_wait_timeout = 9 FOR */ ",
     lone_limit: "",
     // MySQL has no RETURNING.
     completion_prefix: None,

@@ -1,7 +1,6 @@
 //! Completes the jobs of handlers that end at the same time in one transaction.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,23 +36,23 @@ const MAX_BATCHES: usize = 8;
 /// on to another one.
 ///
 /// A batch completes the jobs that their claims hold. If it fails, or if it does not complete a job, the job
-/// is completed on its own: so a claim that is stale, a row that is locked and a row that the database refuses
-/// to delete do not affect the other jobs.
+/// is completed on its own: so a claim that is stale, a row that is locked and a row that the database
+/// refuses to delete do not affect the other jobs.
 pub(super) struct Completions<DB: Backend> {
     queue: Queue<DB>,
-    pending: Mutex<Pending<DB>>,
+    pending: Mutex<WaitingJobs<DB>>,
 }
 
 /// The jobs that no batch has taken, and the count of batches that run.
-struct Pending<DB: Backend> {
-    waiting: VecDeque<Waiting<DB>>,
+struct WaitingJobs<DB: Backend> {
+    waiting: VecDeque<WaitingJob<DB>>,
     running: usize,
     /// How many of the running batches are slow.
     slow: usize,
 }
 
 /// A job that waits to be completed, and the channel to its handler's task.
-struct Waiting<DB: Backend> {
+struct WaitingJob<DB: Backend> {
     claim: Arc<Claim<DB>>,
     sender: oneshot::Sender<Turn<DB>>,
 }
@@ -70,7 +69,7 @@ enum Turn<DB: Backend> {
 
 impl<DB: Backend> Completions<DB> {
     pub(super) fn new(queue: &Queue<DB>) -> Arc<Self> {
-        let pending = Pending { waiting: VecDeque::new(), running: 0, slow: 0 };
+        let pending = WaitingJobs { waiting: VecDeque::new(), running: 0, slow: 0 };
         Arc::new(Self { queue: queue.clone(), pending: Mutex::new(pending) })
     }
 
@@ -103,7 +102,7 @@ impl<DB: Backend> Completions<DB> {
             return Ok(RunningBatch { completions: self.clone(), is_slow: false, is_over: false });
         }
         let (sender, receiver) = oneshot::channel();
-        pending.waiting.push_back(Waiting { claim: claim.clone(), sender });
+        pending.waiting.push_back(WaitingJob { claim: claim.clone(), sender });
         Err(receiver)
     }
 
@@ -112,7 +111,7 @@ impl<DB: Backend> Completions<DB> {
         loop {
             let mut pending = self.pending();
             let next = if pending.may_start() { pending.waiting.pop_front() } else { None };
-            let Some(Waiting { sender, .. }) = next else { return };
+            let Some(WaitingJob { sender, .. }) = next else { return };
             pending.running += 1;
             drop(pending);
             let batch = RunningBatch { completions: self.clone(), is_slow: false, is_over: false };
@@ -123,12 +122,12 @@ impl<DB: Backend> Completions<DB> {
         }
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending<DB>> {
+    fn pending(&self) -> MutexGuard<'_, WaitingJobs<DB>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<DB: Backend> Pending<DB> {
+impl<DB: Backend> WaitingJobs<DB> {
     /// Whether another batch may start: only if all others are slow, because two batches of half the size
     /// take two commits.
     fn may_start(&self) -> bool {
@@ -149,28 +148,32 @@ impl<DB: Backend> RunningBatch<DB> {
         self.gather().await;
         let others = self.take_waiting();
         if others.is_empty() {
-            return self.watch(own.complete()).await;
+            return self.run_alone(own).await;
         }
         let completions = self.completions.clone();
-        let unknown = match self.watch(complete_all(&completions.queue, own, others)).await {
-            Ok(()) => return Ok(()),
-            Err(unknown) => unknown,
+        let mut batch = pin!(complete_all(&completions.queue, own, others));
+        let completed = match timeout(SLOW, &mut batch).await {
+            Ok(completed) => completed,
+            Err(_) => {
+                self.mark_slow();
+                batch.await
+            }
         };
+        let Err(unknown) = completed else { return Ok(()) };
         // The next batch does not wait for a job that is completed on its own.
         drop(self);
         own.complete_after(unknown).await
     }
 
-    /// Waits for a batch, and lets another one start when it is slow.
-    async fn watch<F: Future>(&mut self, batch: F) -> F::Output {
-        let mut batch = pin!(batch);
-        match timeout(SLOW, &mut batch).await {
-            Ok(output) => output,
-            Err(_) => {
-                self.mark_slow();
-                batch.await
-            }
+    /// Completes the caller's job on its own. Once that is slow, it no longer counts as a batch, because it
+    /// may wait for a lock until the lease expires.
+    async fn run_alone(self, own: &Claim<DB>) -> Result<(), Error> {
+        let mut completing = pin!(own.complete());
+        if let Ok(completed) = timeout(SLOW, &mut completing).await {
+            return completed;
         }
+        drop(self);
+        completing.await
     }
 
     /// Yields as long as other handlers end.
@@ -185,7 +188,7 @@ impl<DB: Backend> RunningBatch<DB> {
         }
     }
 
-    fn take_waiting(&self) -> Vec<Waiting<DB>> {
+    fn take_waiting(&self) -> Vec<WaitingJob<DB>> {
         let mut pending = self.completions.pending();
         let count = pending.waiting.len().min(MAX_JOBS - 1);
         pending.waiting.drain(..count).collect()
@@ -221,7 +224,7 @@ impl<DB: Backend> Drop for RunningBatch<DB> {
 async fn complete_all<DB: Backend>(
     queue: &Queue<DB>,
     own: &Arc<Claim<DB>>,
-    others: Vec<Waiting<DB>>,
+    others: Vec<WaitingJob<DB>>,
 ) -> Result<(), Option<Error>> {
     let claims: Vec<_> =
         [own].into_iter().chain(others.iter().map(|waiting| &waiting.claim)).cloned().collect();

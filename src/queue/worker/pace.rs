@@ -14,9 +14,9 @@ const MAX_AHEAD: usize = 1_000;
 ///
 /// # Why are jobs claimed ahead?
 ///
-/// A claim costs about as much for a thousand jobs as for ten. Handlers that take less time than a claim would
-/// spend most of theirs waiting for one. Handlers that take longer gain nothing: for them, no job is claimed
-/// before a handler is free, so that other workers can have it.
+/// A claim costs about as much for a thousand jobs as for ten. Handlers that take less time than a claim
+/// would spend most of theirs waiting for one. Handlers that take longer gain nothing: for them, no job is
+/// claimed before a handler is free, so that other workers can have it.
 #[derive(Debug)]
 pub(super) struct Pace {
     handlers: usize,

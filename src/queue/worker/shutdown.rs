@@ -22,8 +22,8 @@ use crate::queue::sql::LEASE_EXPIRED;
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<DB: Backend> Worker<DB> {
-    /// Lets the handlers finish and then cancels them. Releases the jobs that no handler has started, and those
-    /// of a claim that is still in flight.
+    /// Lets the handlers finish and then cancels them. Releases the jobs that no handler has started, and
+    /// those of a claim that is still in flight.
     pub(super) async fn shut_down(&self, jobs: WorkerJobs<'_, DB>, stop: watch::Sender<bool>) {
         let WorkerJobs { claim, ready, mut running, mut releasing, .. } = jobs;
         let all_released = async {
@@ -48,13 +48,16 @@ impl<DB: Backend> Worker<DB> {
             // A job with a limit gives its slot to another one, which takes a transaction of its own.
             let together: Vec<_> = claims.iter().filter(|claim| claim.slot_of_limit().is_empty()).collect();
             let released = match &together[..] {
-                [] | [_] => HashSet::new(),
+                [] => HashSet::new(),
                 claims => release_held(&queue, claims).await.unwrap_or_default(),
             };
             for claim in claims {
                 let is_released = released.contains(&claim.id());
                 match if is_released { Ok(()) } else { claim.release().await } {
                     Ok(()) => reporter.report(JobEvent::Released { id: claim.id() }),
+                    Err(error) if error.is_stale_claim() => {
+                        reporter.report(JobEvent::LeaseLost { id: claim.id() });
+                    }
                     Err(error) => reporter.report(JobEvent::Trouble { error: &error }),
                 }
             }

@@ -72,6 +72,11 @@ impl<DB: Backend> WorkerJobs<'_, DB> {
         if self.running.len() == handlers && self.ready.len() > ahead / 2 { 0 } else { room }
     }
 
+    /// Returns when to release the jobs that wait for a handler.
+    fn release_at(&self, lease: Duration) -> Instant {
+        self.ready_since + MAX_WAIT.min(lease / 8)
+    }
+
     /// Removes the handlers that have ended, and yields as long as others end, so that the next claim is for
     /// all of them.
     async fn reap(&mut self) {
@@ -102,6 +107,10 @@ impl<DB: Backend> Worker<DB> {
         // What the worker waits for before it claims again, unless a handler ends; `None` if nothing.
         let mut pause: Option<BoxFuture<'_, ()>> = None;
         loop {
+            // After the process was suspended, these jobs may be other workers'.
+            if jobs.release_at(self.queue.lease) <= Instant::now() {
+                self.release_waiting(&mut jobs);
+            }
             while jobs.running.len() < self.handlers {
                 let Some(claim) = jobs.ready.pop_front().map(Arc::new) else { break };
                 let (reporter, stopped) = (self.reporter.clone(), stopped.clone());
@@ -116,7 +125,7 @@ impl<DB: Backend> Worker<DB> {
             if jobs.claim.is_none() && pause.is_none() {
                 self.claim_more(&mut jobs);
             }
-            let release_at = jobs.ready_since + MAX_WAIT.min(self.queue.lease / 8);
+            let release_at = jobs.release_at(self.queue.lease);
             // The signal takes precedence: no handler may start after it.
             tokio::select! {
                 biased;
@@ -168,6 +177,9 @@ impl<DB: Backend> Worker<DB> {
 
     /// Releases the jobs that have waited for a handler for too long: all handlers are busy.
     fn release_waiting(&self, jobs: &mut WorkerJobs<'_, DB>) {
+        if jobs.ready.is_empty() {
+            return;
+        }
         while jobs.releasing.try_join_next().is_some() {}
         jobs.releasing.spawn(self.release(std::mem::take(&mut jobs.ready).into()));
         jobs.is_full = false;
