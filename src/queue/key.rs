@@ -151,7 +151,7 @@ mod tests {
         assert_ne!(id, limited.in_queue("jobs").id);
     }
 
-    const STABLE: i64 = 0;
+    const STABLE: i64 = 1_719_601_470_634_364_565;
 
     #[test]
     fn a_job_is_either_ordered_or_limited() {

@@ -46,6 +46,8 @@ pub(super) struct QueueSql {
     pub(super) checks: &'static [DoctorCheck],
     /// The index hint of a search for jobs.
     pub(super) index_hint: &'static str,
+    /// The index hint of a search for the jobs that wait for a slot of a key.
+    pub(super) waiting_hint: &'static str,
     /// Locks the jobs that are about to be claimed, and skips those that other transactions have locked.
     pub(super) lock: &'static str,
     /// The condition that a job comes after a position in the index.
