@@ -62,6 +62,7 @@ mod finding;
 mod insertion;
 mod job;
 mod key;
+mod keyed;
 #[cfg(feature = "testing")]
 mod lapse;
 mod listing;

@@ -23,8 +23,8 @@ use crate::tx::Tx;
 /// The maximum number of keys of one statement.
 const MAX_KEYS: usize = 1_000;
 
-/// The maximum number of keys whose slots one statement frees. The planner of PostgreSQL assumes that each key
-/// has many jobs, and would compile a statement for more keys before it runs it.
+/// The maximum number of keys whose slots one statement frees. The planner of PostgreSQL assumes that each
+/// key has many jobs, and would compile a statement for more keys before it runs it.
 const MAX_FREED: usize = 100;
 
 /// How many slots of each key are freed.

@@ -94,6 +94,7 @@ async fn complete<DB: TestBackend>(
 /// once the job is complete.
 pub(crate) async fn no_successor_is_forgotten<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
+    let has_snapshots = !pool.url.starts_with("sqlite");
     for level in levels(&pool, Isolation::RepeatableRead) {
         let db = at(level, &pool);
         let claims: Mutex<Option<Arc<Claim<DB>>>> = Mutex::default();
@@ -113,7 +114,10 @@ pub(crate) async fn no_successor_is_forgotten<DB: TestBackend>() {
                 async move {
                     db.run(async |tx: &mut Tx<DB>| {
                         // The snapshot of the transaction, where it has one, is older than the completion.
-                        DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM ledger"), &[]).await?;
+                        // SQLite refuses to write on such a snapshot, so there is no more to explore.
+                        if has_snapshots {
+                            DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM ledger"), &[]).await?;
+                        }
                         queue.enqueue(tx, ordered(2, "a")).await
                     })
                     .await

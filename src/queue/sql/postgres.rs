@@ -27,8 +27,8 @@ pub(super) const SQL: QueueSql = QueueSql {
     delete_batch,
 };
 
-/// The jobs are updated by an array of ids: a join with `next`, whose size the planner overestimates, could read
-/// the whole table.
+/// The jobs are updated by an array of ids: a join with `next`, whose size the planner overestimates, could
+/// read the whole table.
 fn free_slots(freed: &[(i64, u64)]) -> String {
     let freed: Vec<_> = freed.iter().map(|(key, slots)| format!("({key}::bigint, {slots})")).collect();
     format!(
