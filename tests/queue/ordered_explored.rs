@@ -48,7 +48,9 @@ pub(crate) async fn jobs_of_a_key_run_in_the_order_of_their_commits<DB: TestBack
         let report = explore(&pool)
             .set_up(|_| async {
                 empty(&pool).await;
-                committed.lock().expect("no panic").clear();
+                *committed.lock().expect("no panic") = vec![0];
+                // The key exists already, so its row is locked, and not inserted.
+                enqueue(&pool, &queue, ordered(0, "a")).await;
                 Ok::<_, Error>(())
             })
             .client("first", &db, |db| produce(db, &queue, committed.clone(), 1))
@@ -59,7 +61,7 @@ pub(crate) async fn jobs_of_a_key_run_in_the_order_of_their_commits<DB: TestBack
                     order.push(claim.payload::<i64>()?);
                     claim.complete().await?;
                 }
-                Ok::<_, Error>(order.len() == 2 && order == *committed.lock().expect("no panic"))
+                Ok::<_, Error>(order.len() == 3 && order == *committed.lock().expect("no panic"))
             })
             .run()
             .await
