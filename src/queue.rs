@@ -64,6 +64,7 @@ mod giving_back;
 mod insertion;
 mod job;
 mod key;
+mod keyed;
 #[cfg(feature = "testing")]
 mod lapse;
 mod listing;

@@ -81,8 +81,8 @@ impl<DB: Backend> Queue<DB> {
     }
 
     /// Deletes jobs that have been dead for longer than `dead_for`, a thousand per transaction, and returns
-    /// their number. Also deletes leases that expired as long ago and whose jobs are gone.
-    /// [`Purge`](crate::Purge) does that at intervals.
+    /// their number. If other jobs waited for a dead one, the next of them is due. Also deletes leases that
+    /// expired as long ago and whose jobs are gone. [`Purge`](crate::Purge) does that at intervals.
     ///
     /// # Errors
     ///

@@ -23,6 +23,10 @@ use crate::tx::Tx;
 /// The maximum number of keys of one statement.
 const MAX_KEYS: usize = 1_000;
 
+/// The maximum number of keys whose slots one statement frees. The planner of PostgreSQL assumes that each
+/// key has many jobs, and would compile a statement for more keys before it runs it.
+const MAX_FREED: usize = 100;
+
 /// How many slots of each key are freed.
 pub(super) type FreedSlots = BTreeMap<i64, u64>;
 
@@ -102,7 +106,7 @@ pub(super) async fn free<DB: Backend>(
         return Ok(());
     };
     let freed: Vec<_> = freed.iter().map(|(id, freed)| (*id, *freed)).collect();
-    for freed in freed.chunks(MAX_KEYS) {
+    for freed in freed.chunks(MAX_FREED) {
         if fetch_integers(tx, schema, free_slots(freed)).await?.contains(&0) {
             let ids = id_list(freed.iter().map(|(id, _)| *id));
             let delete = format!("DELETE FROM atomically_job_key WHERE id IN ({ids}) AND taken = 0");
@@ -125,8 +129,9 @@ async fn free_one<DB: Backend>(
     let taken = taken - i64::try_from(freed).unwrap_or(i64::MAX);
     let next = if taken < slots {
         let waiting = format!(
-            "SELECT id FROM atomically_job WHERE waiting_key = {key} AND id >= {next_id} \
+            "SELECT id FROM atomically_job {} WHERE waiting_key = {key} AND id >= {next_id} \
              ORDER BY id LIMIT {} {lock}",
+            sql.waiting_hint,
             slots - taken
         );
         fetch_integers(tx, schema, waiting).await?

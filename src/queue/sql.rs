@@ -34,6 +34,9 @@ pub(super) const LEASE_EXPIRED: &str =
 /// limit below this.
 const MIN_CHECKED_BYTES: usize = 1_000_000;
 
+/// Builds a statement from the ids of keys, with how many slots of each are freed.
+type FreeSlots = fn(freed: &[(i64, u64)]) -> String;
+
 /// The statements of one database, and the parts of the shared statements that differ between databases.
 pub(super) struct QueueSql {
     /// The database's clock, in microseconds since 1970.
@@ -46,6 +49,8 @@ pub(super) struct QueueSql {
     pub(super) checks: &'static [DoctorCheck],
     /// The index hint of a search for jobs.
     pub(super) index_hint: &'static str,
+    /// The index hint of a search for the jobs that wait for a slot of a key.
+    pub(super) waiting_hint: &'static str,
     /// Locks the jobs that are about to be claimed, and skips those that other transactions have locked.
     pub(super) lock: &'static str,
     /// The condition that a job comes after a position in the index.
@@ -68,7 +73,7 @@ pub(super) struct QueueSql {
     pub(super) keep_slots: &'static str,
     /// Frees this many slots of each key, gives the free slots to the jobs that have waited longest, and
     /// returns how many slots are taken. Where it is missing, each key takes several statements.
-    pub(super) free_slots: Option<fn(freed: &[(i64, u64)]) -> String>,
+    pub(super) free_slots: Option<FreeSlots>,
     /// Deletes up to a thousand rows of a table, by its key.
     pub(super) delete_batch: fn(table: &str, key: &str, condition: &str) -> String,
 }

@@ -48,7 +48,9 @@ pub(crate) async fn jobs_of_a_key_run_in_the_order_of_their_commits<DB: TestBack
         let report = explore(&pool)
             .set_up(|_| async {
                 empty(&pool).await;
-                committed.lock().expect("no panic").clear();
+                *committed.lock().expect("no panic") = vec![0];
+                // The key exists already, so its row is locked, and not inserted.
+                enqueue(&pool, &queue, ordered(0, "a")).await;
                 Ok::<_, Error>(())
             })
             .client("first", &db, |db| produce(db, &queue, committed.clone(), 1))
@@ -59,7 +61,7 @@ pub(crate) async fn jobs_of_a_key_run_in_the_order_of_their_commits<DB: TestBack
                     order.push(claim.payload::<i64>()?);
                     claim.complete().await?;
                 }
-                Ok::<_, Error>(order.len() == 2 && order == *committed.lock().expect("no panic"))
+                Ok::<_, Error>(order.len() == 3 && order == *committed.lock().expect("no panic"))
             })
             .run()
             .await
@@ -94,6 +96,7 @@ async fn complete<DB: TestBackend>(
 /// once the job is complete.
 pub(crate) async fn no_successor_is_forgotten<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
+    let has_snapshots = !pool.url.starts_with("sqlite");
     for level in levels(&pool, Isolation::RepeatableRead) {
         let db = at(level, &pool);
         let claims: Mutex<Option<Arc<Claim<DB>>>> = Mutex::default();
@@ -113,7 +116,10 @@ pub(crate) async fn no_successor_is_forgotten<DB: TestBackend>() {
                 async move {
                     db.run(async |tx: &mut Tx<DB>| {
                         // The snapshot of the transaction, where it has one, is older than the completion.
-                        DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM ledger"), &[]).await?;
+                        // SQLite refuses to write on such a snapshot, so there is no more to explore.
+                        if has_snapshots {
+                            DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM ledger"), &[]).await?;
+                        }
                         queue.enqueue(tx, ordered(2, "a")).await
                     })
                     .await

@@ -135,7 +135,7 @@ async fn missing_indexes_are_created<DB: TestBackend>(drop: &[&'static str], cou
     let pool = DB::pool(2).await;
     create_all(&pool.pool).await.expect("the tables");
     let indexes = async || DB::pool_fetch(&pool.pool, DB::sql(count), &[]).await.expect("a count");
-    assert_eq!(indexes().await, 4);
+    assert_eq!(indexes().await, 5);
     let mut connection = pool.acquire().await.expect("a connection");
     for sql in drop {
         DB::raw(&mut connection, sql).await.expect("dropped");
@@ -143,13 +143,14 @@ async fn missing_indexes_are_created<DB: TestBackend>(drop: &[&'static str], cou
     std::mem::drop(connection);
     assert_eq!(indexes().await, 0);
     create_all(&pool.pool).await.expect("the indexes");
-    assert_eq!(indexes().await, 4);
+    assert_eq!(indexes().await, 5);
 }
 
-const DROP_INDEXES: [&str; 4] = [
+const DROP_INDEXES: [&str; 5] = [
     "DROP INDEX atomically_job_claim",
     "DROP INDEX atomically_job_unique",
     "DROP INDEX atomically_job_dead",
+    "DROP INDEX atomically_job_waiting",
     "DROP INDEX atomically_key_expires_at",
 ];
 
@@ -164,7 +165,7 @@ async fn postgres_missing_indexes_are_created() {
 async fn mariadb_missing_indexes_are_created() {
     let drop = [
         "ALTER TABLE atomically_job DROP KEY atomically_job_claim, DROP KEY atomically_job_unique,
-         DROP KEY atomically_job_dead",
+         DROP KEY atomically_job_dead, DROP KEY atomically_job_waiting",
         "ALTER TABLE atomically_key DROP KEY atomically_key_expires_at",
     ];
     let count = "SELECT COUNT(DISTINCT index_name) FROM information_schema.statistics

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome, once_in};
 use atomically::lease::Lease;
-use atomically::queue::{Claim, NewJob, Queue, Reschedule, Retry, Worker, complete_all_in};
+use atomically::queue::{Claim, JobState, NewJob, Queue, Reschedule, Retry, Worker, complete_all_in};
 use atomically::testing::{Fault, Faults, Moment};
 use atomically::{
-    Error, Event, Options, Pessimistic, Purge, Resolve, Schema, TransactorExt as _, Tx, UnitEvent,
+    Error, Event, Options, Pessimistic, PoolTransactor, Purge, Resolve, Schema, TransactorExt as _, Tx,
+    UnitEvent,
 };
 use sqlx::Pool;
 use tokio::sync::{Notify, Semaphore};
@@ -111,7 +112,35 @@ async fn use_queue<DB: TestBackend>(pool: &Pool<DB>, schema: Schema, queue: &Que
         let claims = queue.claim(2).await.expect("claims");
         db.run(async |tx| complete_all_in(tx, &claims).await).await.expect("complete");
         run_worker(queue).await;
+        use_keys(&db, queue).await;
     }
+}
+
+/// Ordered and limited jobs, and the calls for operators.
+async fn use_keys<DB: TestBackend>(db: &PoolTransactor<DB, Pessimistic>, queue: &Queue<DB>) {
+    let ordered = || job().in_order_of("atomically_job").expect("a key");
+    let limited = || job().at_most("atomically_job", 1).expect("a key");
+    let jobs = [ordered(), ordered(), limited(), limited()];
+    assert_eq!(db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("enqueued"), 4);
+    for _ in 0..2 {
+        let claims = queue.claim(10).await.expect("claims");
+        assert_eq!(
+            (claims.len(), queue.list(JobState::Claimed, None, 10).await.expect("a list").len()),
+            (2, 2)
+        );
+        db.run(async |tx| complete_all_in(tx, &claims).await).await.expect("complete");
+    }
+    let id = queue.enqueue_alone(limited()).await.expect("enqueued").id().expect("no duplicate");
+    let claim = queue.claim(1).await.expect("a claim").remove(0);
+    claim.snooze(Duration::ZERO).await.expect("snoozed");
+    let claim = queue.claim(1).await.expect("a claim").remove(0);
+    claim.fail("no", Retry::Never).await.expect("dead");
+    assert_eq!(queue.requeue_many(&[id]).await.expect("requeued"), 1);
+    assert!(queue.pause().await.expect("paused") && queue.is_paused().await.expect("an answer"));
+    assert!(queue.claim(1).await.expect("a claim").is_empty());
+    assert!(queue.resume().await.expect("resumed"));
+    assert!(queue.cancel(id).await.expect("cancelled") && queue.get(id).await.expect("an answer").is_none());
+    assert!(!queue.discard(id).await.expect("an answer"));
 }
 
 /// Runs a worker until it has completed the last job.
@@ -142,5 +171,5 @@ pub(crate) async fn all_features_work_with_a_prefix<DB: TestBackend>() {
     let other = Schema::prefixed("other_").expect("a prefix");
     other.create(&pool.pool).await.expect("created");
     use_all_features(&pool.pool, other).await;
-    assert_eq!(Schema::new().check(&pool.pool).await.expect("checked").len(), 7, "there are no other tables");
+    assert_eq!(Schema::new().check(&pool.pool).await.expect("checked").len(), 9, "there are no other tables");
 }

@@ -63,7 +63,7 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     token BIGINT NOT NULL,
     until BIGINT NOT NULL
 ) WITH (fillfactor = 50);
--- The keys of ordered and limited jobs, by a hash. A job with a slot is due or claimed; the others wait for one.
+-- The keys of ordered and limited jobs, by a hash. Jobs with a slot are due or claimed, the others wait for one.
 CREATE TABLE IF NOT EXISTS atomically_job_key (
     id BIGINT PRIMARY KEY,
     slots INTEGER NOT NULL,

@@ -64,7 +64,7 @@ CREATE TABLE IF NOT EXISTS atomically_job_lease (
     token INTEGER NOT NULL,
     until INTEGER NOT NULL
 );
--- The keys of ordered and limited jobs, by a hash. A job with a slot is due or claimed; the others wait for one.
+-- The keys of ordered and limited jobs, by a hash. Jobs with a slot are due or claimed, the others wait for one.
 CREATE TABLE IF NOT EXISTS atomically_job_key (
     id INTEGER PRIMARY KEY,
     slots INTEGER NOT NULL,

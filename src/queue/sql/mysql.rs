@@ -13,6 +13,8 @@ pub(super) const SQL: QueueSql = QueueSql {
     // InnoDB locks every row that it reads before it sorts and limits them. Without reading this index in its
     // order, one claim would lock the whole queue and the next one would find no jobs.
     index_hint: "FORCE INDEX (atomically_job_claim)",
+    // The same for the jobs of a key: with the primary key, the search would wait for jobs of other keys.
+    waiting_hint: "FORCE INDEX (atomically_job_waiting)",
     lock: "FOR UPDATE SKIP LOCKED",
     // Neither server reads an index range for a comparison of rows.
     after: |due_at, id| format!("due_at >= {due_at} AND (due_at > {due_at} OR id > {id})"),

@@ -14,6 +14,7 @@ pub(super) const SQL: QueueSql = QueueSql {
     now: "(extract(epoch FROM statement_timestamp()) * 1000000)::bigint",
     checks: CHECKS,
     index_hint: "",
+    waiting_hint: "",
     lock: "FOR UPDATE SKIP LOCKED",
     after: |due_at, id| format!("(due_at, id) > ({due_at}, {id})"),
     // A text of several statements is one transaction, at whose end the setting is undone.
@@ -31,17 +32,19 @@ pub(super) const SQL: QueueSql = QueueSql {
     delete_batch,
 };
 
+/// The jobs are updated by an array of ids: a join with `next`, whose size the planner overestimates, could
+/// read the whole table.
 fn free_slots(freed: &[(i64, u64)]) -> String {
     let freed: Vec<_> = freed.iter().map(|(key, slots)| format!("({key}::bigint, {slots})")).collect();
     format!(
         "WITH freed (key_id, count) AS (VALUES {}), \
          key AS (SELECT id, slots - taken + count AS free, next_id \
                  FROM atomically_job_key JOIN freed ON key_id = id), \
-         next AS MATERIALIZED (SELECT key.id AS key_id, job.id FROM key, LATERAL (\
+         next AS MATERIALIZED (SELECT job.id FROM key, LATERAL (\
              SELECT id FROM atomically_job WHERE waiting_key = key.id AND atomically_job.id >= next_id \
              ORDER BY id LIMIT GREATEST(free, 0)) AS job), \
-         given AS (UPDATE atomically_job SET {} FROM next WHERE atomically_job.id = next.id \
-                   RETURNING next.key_id, next.id), \
+         given AS (UPDATE atomically_job SET {} WHERE id = ANY(ARRAY(SELECT id FROM next)) \
+                   RETURNING key_id, id), \
          totals AS (SELECT key_id, COUNT(*) AS jobs, MAX(id) AS last FROM given GROUP BY key_id) \
          UPDATE atomically_job_key SET taken = taken - count + COALESCE(jobs, 0), \
          next_id = COALESCE(last + 1, next_id) FROM freed LEFT JOIN totals USING (key_id) \
