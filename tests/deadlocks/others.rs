@@ -51,13 +51,14 @@ pub(crate) async fn reports_only_the_units_side_without_the_privilege<DB: TestBa
     let pool = accounts::<DB>(1).await;
     let name = pool.url.rsplit('/').next().expect("a database");
     for sql in [
-        format!("CREATE USER {name}@'%' IDENTIFIED BY 'app'"),
+        // MySQL takes a password only over TLS, or with the driver's `mysql-rsa`.
+        format!("CREATE USER {name}@'%' IDENTIFIED BY ''"),
         format!("GRANT ALL PRIVILEGES ON {name}.* TO {name}@'%'"),
     ] {
         DB::pool_execute(&pool, DB::sql(&sql), &[]).await.expect("a user");
     }
-    let unprivileged = pool.url.replace("//app:app@", &format!("//{name}:app@"));
-    assert_ne!(unprivileged, pool.url);
+    let (_, address) = pool.url.split_once('@').expect("a URL with a user");
+    let unprivileged = format!("mysql://{name}@{address}");
     let options = sqlx::pool::PoolOptions::<DB>::new().max_connections(1);
     let unprivileged = options.connect(&unprivileged).await.expect("a pool");
     let session = async || {
