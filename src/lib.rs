@@ -74,7 +74,7 @@
 //! | `sea-orm` | `atomically::sea_orm`: SeaORM's entities inside a unit | `sea-orm` |
 //! | `tracing` | spans and log events: [`guide::monitoring`] | `tracing` |
 //! | `metrics` | `atomically::Metrics`: counters and histograms, for Prometheus and others | `metrics` |
-//! | `testing` | `atomically::testing`: schedules, faults, certificates | `petgraph`, `serde_json`, `sqlparser`, `textwrap` |
+//! | `testing` | `atomically::testing`: the test kit | `petgraph`, `serde_json`, `sqlparser`, `textwrap` |
 //!
 //! No feature is enabled by default. For TLS, enable one of sqlx's `tls-*` features in your own manifest.
 #![cfg_attr(docsrs, feature(doc_cfg))]
