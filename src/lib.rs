@@ -75,7 +75,7 @@
 //! | `sea-orm` | `atomically::sea_orm`: SeaORM's entities inside a unit | `sea-orm` |
 //! | `tracing` | spans and log events: [`guide::monitoring`] | `tracing` |
 //! | `metrics` | `atomically::Metrics`: counters and histograms, for Prometheus and others | `metrics` |
-//! | `testing` | `atomically::testing`: schedules, faults, histories, certification | `petgraph`, `serde_json`, `sqlparser`, `textwrap` |
+//! | `testing` | `atomically::testing`: the test kit | `petgraph`, `serde_json`, `sqlparser`, `textwrap` |
 //! | `serde` | `Serialize` for what the advisor of `testing` found out | `serde` |
 //!
 //! No feature is enabled by default. For TLS, enable one of sqlx's `tls-*` features in your own manifest.
