@@ -345,5 +345,8 @@ pub(crate) async fn a_lost_response_to_the_commit_is_unknown<DB: Bank + ServerBa
         .await
         .expect_err("the response is lost");
     assert_eq!((error.kind(), attempts.load(Ordering::Relaxed)), (ErrorKind::CommitUnknown, 1), "{error}");
-    assert_eq!((proxy.hits(), balance(&direct, 1).await), (1, 7), "the commit is stored");
+    assert_eq!(proxy.hits(), 1);
+    // MariaDB sends its first results before it executes COMMIT, and may notice the cut in between.
+    let stored = balance(&direct, 1).await;
+    assert!(stored == 7 || (DB::NAME == "MySQL" && stored == 999), "{stored}");
 }

@@ -271,7 +271,7 @@ mod tests {
                 "'1e-1'::double precision",
                 "E'\\\\x00ff'::bytea",
                 "ARRAY[E'a', NULL]::text[]",
-                "'{}'::bigint[]",
+                "ARRAY[]::bigint[]",
             ]
         );
     }
