@@ -131,7 +131,5 @@ if [[ -n $mysql && -z ${ATOMICALLY_MYSQL_URL:-} && $# -eq 0 ]]; then
     echo "Testing on MySQL in $mysql ..." >&2
     export ATOMICALLY_MYSQL_BIN=$mysql
     cargo test --all-features --test mysql
-    # The others show peculiarities of MariaDB, or compare with its texts.
-    cargo test --all-features --test deadlocks --test errors --test idempotency --test lease --test queue --test schema \
-        --test sea_orm --test sql_text --test values --test http mariadb
+    cargo test --all-features --test deadlocks mariadb
 fi
