@@ -221,7 +221,7 @@ fn single<K: Ord>(call: &HoldCall<K>) -> Option<(&K, i64)> {
     amounts.next().is_none().then_some((key, *amount))
 }
 
-/// Returns the change, and the numbers from which it stays above the floor; `None` if there is no such number.
+/// Returns the change, and the numbers from which it stays above the floor; `None` if there are none.
 fn fitting(sum: Option<i64>, floor: i64) -> Option<(i64, RangeInclusive<i64>)> {
     let sum = sum?;
     Some((sum.checked_neg()?, floor.checked_add(sum)?..=i64::MAX))
