@@ -303,7 +303,7 @@ impl<DB: Backend, K: Key<DB>> BatchRunner<K, i64, DeltaOutcome> for Additions<DB
 
     /// Runs a batch as a single statement, and then the remaining calls as a transaction, which is split in
     /// halves if the database refuses some of them.
-    async fn run(&self, calls: Vec<Call<K>>) {
+    async fn run(&self, calls: Vec<AdditionCall<K>>) {
         let Self { single_statement, transactor, settings } = self;
         let mut parts = vec![single_statement.apply(transactor, &settings.bounds, calls).await];
         while let Some(calls) = parts.pop() {
@@ -332,7 +332,7 @@ impl<DB: Backend, K: Key<DB>> BatchRunner<K, i64, DeltaOutcome> for Additions<DB
 }
 
 /// An addition that waits.
-type Call<K> = crate::batching::Call<K, i64, DeltaOutcome>;
+type AdditionCall<K> = crate::batching::Call<K, i64, DeltaOutcome>;
 
 // Not derived, because that would require `K: Clone` and `DB: Clone`.
 impl<DB: Backend, K> Clone for Deltas<DB, K> {

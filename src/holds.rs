@@ -43,6 +43,7 @@
 //!
 //! The [guide](crate::guide::holds) explains payments that come too late, and when to use something else.
 
+mod batches;
 mod hold;
 mod request;
 mod runner;
@@ -71,18 +72,18 @@ use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
 use crate::tx::Tx;
 
 pub use hold::{Confirmation, Hold};
-use request::Request;
+use request::HoldRequest;
 use runner::Runner;
-use settings::Settings;
-use sql::{HoldId, HoldSql};
+use settings::HoldSettings;
+use sql::{HoldId, HoldSql, MAX_HOLDS};
 pub use sweep::Sweeper;
-use taking::{Taken, micros};
+use taking::{HoldResult, micros};
 
 /// The holds' own transactions.
 type HoldTransactor<DB> = PoolTransactor<DB, Pessimistic>;
 
 /// A request that waits.
-type Call<K> = crate::batching::Call<K, Request<K>, Taken>;
+type HoldCall<K> = crate::batching::Call<K, HoldRequest<K>, HoldResult>;
 
 /// A key of rows from which amounts are held: an integer, text, a UUID, or any other [`Key`] that can be
 /// stored as text and read from it again.
@@ -100,7 +101,7 @@ impl<DB: Backend, K: Key<DB> + Display + FromStr> HoldKey<DB> for K {}
 /// under them.
 ///
 /// All of its transactions are its own, except [`Hold::confirm_in`]: do not call them inside a unit of work
-/// on the same pool.
+/// on the same pool. On MySQL they need version 8.0, on MariaDB 10.6.
 ///
 /// # Many calls share a commit
 ///
@@ -116,7 +117,7 @@ impl<DB: Backend, K: Key<DB> + Display + FromStr> HoldKey<DB> for K {}
 /// - [options](Self::options): those of [`PoolTransactor`], with a deadline of 10 s for each call
 /// - [capacity](Self::capacity): 10 000 waiting calls
 pub struct Holds<DB: Backend, K> {
-    batching: Batching<Runner<DB, K>, K, Request<K>, Taken>,
+    batching: Batching<Runner<DB, K>, K, HoldRequest<K>, HoldResult>,
 }
 
 /// The result of a request to hold.
@@ -139,15 +140,15 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     /// `key`. This does not access the database.
     #[must_use]
     pub fn on(pool: &Pool<DB>, table: &'static str, key: &'static str, column: &'static str) -> Self {
-        Self::new(Pessimistic::default().on(pool), Settings::new(Target { table, key, column }))
+        Self::new(Pessimistic::default().on(pool), HoldSettings::new(Target { table, key, column }))
     }
 
-    fn new(db: HoldTransactor<DB>, settings: Settings) -> Self {
+    fn new(db: HoldTransactor<DB>, settings: HoldSettings) -> Self {
         Self { batching: Batching::new(Runner::new(db, settings)) }
     }
 
     /// Returns a handle with changed settings and a queue of its own; other handles keep theirs.
-    fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
+    fn with(self, change: impl FnOnce(&mut HoldSettings)) -> Self {
         let mut settings = self.runner().settings.clone();
         change(&mut settings);
         Self::new(self.runner().db.clone(), settings)
@@ -256,7 +257,7 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
         amounts: impl IntoIterator<Item = (K, i64)> + Send,
         ttl: Duration,
     ) -> Result<HoldOutcome<DB, K>, Error> {
-        let (first, request) = Request::checked(&self.runner().settings.name, amounts, ttl)?;
+        let (first, request) = HoldRequest::checked(&self.runner().settings.name, amounts, ttl)?;
         let runner = self.runner();
         let deadline = runner.settings.options.deadline_from(Instant::now());
         let taken = self.batching.call(runner.db.pool(), (first, request), deadline).await?;
@@ -276,10 +277,10 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
         amounts: impl IntoIterator<Item = (K, i64)> + Send,
         ttl: Duration,
     ) -> Result<HoldOutcome<DB, K>, Error> {
-        let (first, request) = Request::checked(&self.runner().settings.name, amounts, ttl)?;
+        let (first, request) = HoldRequest::checked(&self.runner().settings.name, amounts, ttl)?;
         let (sender, result) = tokio::sync::oneshot::channel();
         let deadline = Instant::now() + Duration::from_secs(60);
-        let call = Call::new(first, request, deadline, std::sync::Arc::default(), sender);
+        let call = HoldCall::new(first, request, deadline, std::sync::Arc::default(), sender);
         self.runner().run_in_transactions(db, vec![call]).await;
         let taken = result.await.map_err(|_| Error::transactor_broke_its_contract())??;
         Ok(self.outcome(taken))
@@ -303,27 +304,34 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     ///
     /// A confirmation of a hold without a record fails with
     /// [`StaleClaim`](crate::ErrorKind::StaleClaim), even if the hold was confirmed before. So `age` should
-    /// be longer than a request can be repeated.
+    /// be longer than requests are repeated.
     ///
     /// # Errors
     ///
     /// Returns the database's error.
     pub async fn purge(&self, age: Duration) -> Result<u64, Error> {
         let (runner, age) = (self.runner(), micros(age));
-        let records = runner.settings.records();
-        let unit = async |tx: &mut Tx<DB>| Ok::<_, Error>(HoldSql::of::<DB>().purge(tx, records, age).await?);
-        runner.db.run(unit).await
+        let (records, mut purged) = (runner.settings.records(), 0);
+        let unit = async |tx: &mut Tx<DB>| {
+            Ok::<_, Error>(HoldSql::of::<DB>().purge(tx, records, age, MAX_HOLDS).await?)
+        };
+        loop {
+            match runner.db.run(unit).await? {
+                0 => return Ok(purged),
+                rows => purged += rows,
+            }
+        }
     }
 
     fn runner(&self) -> &Runner<DB, K> {
         self.batching.runner()
     }
 
-    fn outcome(&self, taken: Taken) -> HoldOutcome<DB, K> {
+    fn outcome(&self, taken: HoldResult) -> HoldOutcome<DB, K> {
         match taken {
-            Taken::Held { id, expires_at } => HoldOutcome::Held(Hold::new(self, id, expires_at)),
-            Taken::Refused { available } => HoldOutcome::Refused { available },
-            Taken::NotFound => HoldOutcome::NotFound,
+            HoldResult::Held { id, expires_at } => HoldOutcome::Held(Hold::new(self, id, expires_at)),
+            HoldResult::Refused { available } => HoldOutcome::Refused { available },
+            HoldResult::NotFound => HoldOutcome::NotFound,
         }
     }
 }

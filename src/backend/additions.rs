@@ -112,22 +112,22 @@ pub struct HoldRecords<'a> {
     pub schema: Schema,
 }
 
-/// A hold of an amount of one row.
+/// Holds of the same amount of one row, whose ids follow one another.
 #[cfg(feature = "holds")]
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct HoldRecord<'a> {
-    /// The addition of which this hold is a part, by its index.
+pub struct HoldGroup<'a> {
+    /// The addition of which these holds are a part, by its index.
     pub addition: usize,
-    /// The id of the hold.
-    pub id: i64,
-    /// The secret of its holder.
-    pub token: i64,
+    /// The id of the first hold.
+    pub first_id: i64,
+    /// The token of each hold.
+    pub tokens: &'a [i64],
     /// The key of the row, as text.
     pub row_key: &'a str,
-    /// The amount that is taken from the row.
+    /// The amount that each hold takes from the row.
     pub amount: i64,
-    /// How long the hold lasts, in microseconds.
+    /// How long the holds last, in microseconds.
     pub ttl: i64,
 }
 
@@ -144,7 +144,7 @@ pub trait HoldInOneStatement<DB: Database, K>: Send + Sync {
         &self,
         connection: &'c mut DB::Connection,
         additions: &[Addition<'_, K>],
-        holds: &[HoldRecord<'_>],
+        holds: &[HoldGroup<'_>],
         limits: &Limits,
     ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>>;
 }

@@ -39,6 +39,12 @@ impl<K, R, O> Call<K, R, O> {
         Self { key, request, deadline, ticket: 0, taken, is_ours: false, sender }
     }
 
+    /// Returns a number that grows with the arrival of the calls.
+    #[cfg(feature = "holds")]
+    pub(crate) fn ticket(&self) -> u64 {
+        self.ticket
+    }
+
     /// Returns whether the caller still waits for the result.
     pub(crate) fn is_wanted(&self) -> bool {
         !self.sender.is_closed()

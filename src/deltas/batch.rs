@@ -13,27 +13,30 @@ use crate::failure::{Failure, FailureKind};
 use crate::transactor::{Decision, Ended, Unit};
 use crate::tx::{Tx, explain_key};
 
-use super::{Call, DeltaOutcome, Settings};
+use super::{AdditionCall, DeltaOutcome, Settings};
 
-type CallResults<K> = Vec<(Call<K>, Result<DeltaOutcome, Error>)>;
+type CallResults<K> = Vec<(AdditionCall<K>, Result<DeltaOutcome, Error>)>;
 
 /// A unit of work that applies calls in the order of their arrival.
 pub(super) struct Batch<'a, K> {
     settings: &'a Settings,
-    calls: Vec<Call<K>>,
+    calls: Vec<AdditionCall<K>>,
     /// The outcomes of the last attempt, one for each call; `None` for a call that was withdrawn.
     outcomes: Vec<Option<Result<DeltaOutcome, Error>>>,
     error: Option<Error>,
 }
 
 impl<'a, K> Batch<'a, K> {
-    pub(super) fn new(settings: &'a Settings, calls: Vec<Call<K>>) -> Self {
+    pub(super) fn new(settings: &'a Settings, calls: Vec<AdditionCall<K>>) -> Self {
         Self { settings, calls, outcomes: Vec::new(), error: None }
     }
 
     /// Returns the calls with their results, or the calls with the error that they all share, without those
     /// that were withdrawn.
-    pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<CallResults<K>, (Vec<Call<K>>, Error)> {
+    pub(super) fn end(
+        self,
+        ended: Result<Ended, Error>,
+    ) -> Result<CallResults<K>, (Vec<AdditionCall<K>>, Error)> {
         let error = match (ended, self.error) {
             (Ok(Ended::Committed), _) => {
                 let results = self.calls.into_iter().zip(self.outcomes);
@@ -42,7 +45,7 @@ impl<'a, K> Batch<'a, K> {
             (Ok(Ended::RolledBack), Some(error)) | (Err(error), _) => error,
             (Ok(Ended::RolledBack), None) => Error::transactor_broke_its_contract(),
         };
-        Err((self.calls.into_iter().filter(Call::is_wanted).collect(), error))
+        Err((self.calls.into_iter().filter(AdditionCall::is_wanted).collect(), error))
     }
 }
 

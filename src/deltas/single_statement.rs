@@ -14,7 +14,7 @@ use crate::strategies::Pessimistic;
 use crate::strategy::{Limits, OwnLockLimit};
 use crate::transactor::{Options, PoolTransactor};
 
-use super::{Call, DeltaOutcome, Settings};
+use super::{AdditionCall, DeltaOutcome, Settings};
 
 /// The maximum wait for a row lock: long enough for the commit of another batch, on another connection or
 /// in another process.
@@ -54,8 +54,8 @@ impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
         &self,
         transactor: &PoolTransactor<DB, Pessimistic>,
         bounds: &RangeInclusive<i64>,
-        calls: Vec<Call<K>>,
-    ) -> Vec<Call<K>> {
+        calls: Vec<AdditionCall<K>>,
+    ) -> Vec<AdditionCall<K>> {
         let deadline = calls.iter().map(|call| call.deadline).max();
         let (Some(statement), Some(deadline)) = (&self.statement, deadline) else { return calls };
         if self.skips.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
@@ -106,7 +106,7 @@ impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
             // Nothing was stored. The transaction will meet the same failure and report it.
             Err(_) => {
                 self.skips.store(SKIPS, Ordering::Relaxed);
-                sent.calls.into_iter().map(Call::given_back).collect()
+                sent.calls.into_iter().map(AdditionCall::given_back).collect()
             }
         }
     }
@@ -114,7 +114,7 @@ impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
 
 /// The calls of a statement.
 struct SentCalls<K> {
-    calls: Vec<Call<K>>,
+    calls: Vec<AdditionCall<K>>,
     /// The sums of the calls, for each row that is to be changed.
     sums: BTreeMap<K, Sum>,
 }
@@ -138,7 +138,7 @@ impl<K: Ord + Clone> SentCalls<K> {
 
     /// Takes the calls, so that their callers can no longer give up, and sums them.
     fn take_batch(&mut self, bounds: &RangeInclusive<i64>) {
-        self.calls.retain_mut(Call::take);
+        self.calls.retain_mut(AdditionCall::take);
         self.sums.clear();
         for call in &self.calls {
             self.sums.entry(call.key.clone()).or_default().add(call.request);
@@ -153,7 +153,7 @@ impl<K: Ord + Clone> SentCalls<K> {
 
     /// Completes the calls on the rows that were changed, and returns the others. `changed` has the
     /// position of each addition and the value before it.
-    fn complete(self, changed: &[(usize, i64)]) -> Vec<Call<K>> {
+    fn complete(self, changed: &[(usize, i64)]) -> Vec<AdditionCall<K>> {
         let keys: Vec<&K> = self.sums.keys().collect();
         let mut values: BTreeMap<&K, i64> =
             changed.iter().filter_map(|(position, before)| Some((*keys.get(*position)?, *before))).collect();
@@ -237,7 +237,7 @@ mod tests {
         let lock_timeout = |millis: &[u64]| {
             let call = |millis: &u64| {
                 let deadline = Instant::now() + Duration::from_millis(*millis);
-                Call::new(1, 1, deadline, Default::default(), tokio::sync::oneshot::channel().0)
+                AdditionCall::new(1, 1, deadline, Default::default(), tokio::sync::oneshot::channel().0)
             };
             SentCalls { calls: millis.iter().map(call).collect(), sums: BTreeMap::new() }.lock_timeout()
         };

@@ -17,14 +17,14 @@ const MAX_TEXT: usize = 255;
 const MAX_ROWS: usize = 256;
 
 /// What a caller wants to hold.
-#[derive(Debug, Clone)]
-pub(super) struct Request<K> {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HoldRequest<K> {
     /// The amount of each row.
     pub(super) amounts: BTreeMap<K, i64>,
     pub(super) ttl: Duration,
 }
 
-impl<K> Request<K> {
+impl<K> HoldRequest<K> {
     /// Checks a request for a column with this name, and returns it with its first key.
     pub(super) fn checked<DB: Backend>(
         name: &str,

@@ -1,30 +1,23 @@
-//! Runs the batches of a [`Holds`](super::Holds).
+//! What all handles of a column share.
 
-use tokio::time::Instant;
-
-use super::request::Request;
-use super::settings::Settings;
-use super::single_statement::SingleStatement;
-use super::sweep::Swept;
-use super::taking::{Committed, Taken, Taking};
-use super::{Call, HoldKey, HoldTransactor};
+use super::settings::HoldSettings;
+use super::single_statement::SingleHoldStatement;
+use super::{HoldKey, HoldTransactor};
 use crate::backend::Backend;
-use crate::batching::{BatchLimits, BatchRunner, refuses_a_part};
-use crate::error::Error;
 use crate::events::{Event, HoldEvent};
-use crate::transactor::{Options, Transactor};
+use crate::transactor::Options;
 
-/// What all handles of a column share.
+/// The settings of a column, and how its holds are stored.
 pub(super) struct Runner<DB: Backend, K> {
     pub(super) db: HoldTransactor<DB>,
-    pub(super) settings: Settings,
-    single_statement: SingleStatement<DB, K>,
+    pub(super) settings: HoldSettings,
+    pub(super) single_statement: SingleHoldStatement<DB, K>,
 }
 
 impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
-    pub(super) fn new(db: HoldTransactor<DB>, settings: Settings) -> Self {
+    pub(super) fn new(db: HoldTransactor<DB>, settings: HoldSettings) -> Self {
         let db = db.options(settings.options.or(&Options::new().named("holds")));
-        let single_statement = SingleStatement::new(&settings);
+        let single_statement = SingleHoldStatement::new(&settings);
         Self { db, settings, single_statement }
     }
 
@@ -32,73 +25,12 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
         self.db.notify(&Event::Hold { column: &self.settings.name, event });
     }
 
-    /// Gives back the expired holds that a batch has found, and completes its calls. Returns those that are
-    /// worth another attempt.
-    async fn complete(&self, db: &impl Transactor<DB>, batch: Committed<K>) -> Vec<Call<K>> {
-        // If it fails, the calls are refused, as they would have been without the expired holds.
-        let swept = self.give_back_expired(db, &batch.expired).await;
-        let has_swept = swept.is_ok_and(Swept::has_ended_any);
-        let is_refused = |result: &Result<Taken, Error>| matches!(result, Ok(Taken::Refused { .. }));
-        let is_held = |(_, result): &&(_, Result<Taken, Error>)| matches!(result, Ok(Taken::Held { .. }));
-        let held = batch.results.iter().filter(is_held).count();
-        let (refused, others): (Vec<_>, Vec<_>) =
-            batch.results.into_iter().partition(|(_, result)| is_refused(result));
-        self.report(held, if has_swept { 0 } else { refused.len() });
-        for (call, result) in others {
-            call.complete(result);
-        }
-        if has_swept {
-            return refused.into_iter().map(|(call, _)| call.given_back()).collect();
-        }
-        for (call, result) in refused {
-            call.complete(result);
-        }
-        Vec::new()
-    }
-
-    /// Runs calls in a transaction. It is run again for refused calls after expired holds were given back, and
-    /// in halves if the database refuses some calls.
-    pub(super) async fn run_in_transactions(&self, db: &impl Transactor<DB>, calls: Vec<Call<K>>) {
-        let mut parts = vec![calls];
-        while let Some(calls) = parts.pop() {
-            let Some(deadline) = calls.iter().map(|call| call.deadline).max() else { continue };
-            let left = deadline.saturating_duration_since(Instant::now());
-            let mut taking = Taking::new(&self.settings, calls);
-            let ended = db.transact(&Options::new().deadline(left), &mut taking).await;
-            match taking.end(ended) {
-                Ok(committed) => parts.push(self.complete(db, committed).await),
-                Err((mut calls, error)) if calls.len() > 1 && refuses_a_part(error.kind()) => {
-                    let later = calls.split_off(calls.len() / 2);
-                    parts.extend([later, calls]);
-                }
-                Err((calls, error)) => {
-                    for call in calls {
-                        call.complete(Err(error.duplicate()));
-                    }
-                }
-            }
-        }
-    }
-
-    fn report(&self, held: usize, refused: usize) {
+    pub(super) fn report(&self, held: usize, refused: usize) {
         if held > 0 {
             self.notify(HoldEvent::Held { holds: held });
         }
         if refused > 0 {
             self.notify(HoldEvent::Refused { calls: refused });
         }
-    }
-}
-
-impl<DB: Backend, K: HoldKey<DB>> BatchRunner<K, Request<K>, Taken> for Runner<DB, K> {
-    fn limits(&self) -> BatchLimits {
-        BatchLimits { capacity: self.settings.capacity, max_batches: 2 }
-    }
-
-    /// Runs a batch as a single statement, and then the remaining calls in transactions.
-    async fn run(&self, calls: Vec<Call<K>>) {
-        let report = |held| self.report(held, 0);
-        let rest = self.single_statement.apply(&self.db, self.settings.floor, calls, report).await;
-        self.run_in_transactions(&self.db, rest).await;
     }
 }

@@ -4,11 +4,11 @@ use crate::backend::Target;
 use crate::schema::Schema;
 use crate::transactor::Options;
 
-use super::sql::{Numbers, Records};
+use super::sql::{NumberColumn, Records};
 
 /// The settings of a [`Holds`](super::Holds).
 #[derive(Debug, Clone)]
-pub(super) struct Settings {
+pub(super) struct HoldSettings {
     pub(super) target: Target,
     /// The name under which holds of this column are stored.
     pub(super) name: String,
@@ -19,7 +19,7 @@ pub(super) struct Settings {
     pub(super) single_statement: bool,
 }
 
-impl Settings {
+impl HoldSettings {
     pub(super) fn new(target: Target) -> Self {
         let Target { table, key, column } = target;
         Self {
@@ -33,8 +33,8 @@ impl Settings {
         }
     }
 
-    pub(super) fn numbers(&self) -> Numbers {
-        Numbers { target: self.target, persistent: self.persistent }
+    pub(super) fn numbers(&self) -> NumberColumn {
+        NumberColumn { target: self.target, persistent: self.persistent }
     }
 
     pub(super) fn records(&self) -> Records<'_> {

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::settings::Settings;
+use super::settings::HoldSettings;
 use super::sql::{HoldId, HoldIds};
-use super::taking::{Taken, micros};
-use super::{Call, HoldKey, HoldTransactor};
-use crate::backend::{Addition, Backend, HoldInOneStatement, HoldRecord, HoldRecords};
+use super::taking::{HoldResult, micros};
+use super::{HoldCall, HoldKey, HoldTransactor};
+use crate::backend::{Addition, Backend, HoldGroup, HoldInOneStatement, HoldRecords};
 use crate::strategy::{Limits, OwnLockLimit};
 use crate::transactor::Options;
 
@@ -29,14 +29,14 @@ const SKIPS: u32 = 16;
 /// exist; all calls on a row that has not enough for all of them; calls that the database refuses; and all
 /// calls if another session keeps a row locked. Like that of `Deltas`, its wait for a lock ends long before
 /// the deadline of any call, because its calls can no longer be withdrawn.
-pub(super) struct SingleStatement<DB: Backend, K> {
+pub(super) struct SingleHoldStatement<DB: Backend, K> {
     statement: Option<Box<dyn HoldInOneStatement<DB, K>>>,
     /// The number of batches that are still to skip the statement.
     skips: AtomicU32,
 }
 
-impl<DB: Backend, K: HoldKey<DB>> SingleStatement<DB, K> {
-    pub(super) fn new(settings: &Settings) -> Self {
+impl<DB: Backend, K: HoldKey<DB>> SingleHoldStatement<DB, K> {
+    pub(super) fn new(settings: &HoldSettings) -> Self {
         let is_allowed = settings.single_statement && !settings.options.requires_transaction();
         let records = HoldRecords { name: &settings.name, schema: settings.schema() };
         Self {
@@ -51,9 +51,9 @@ impl<DB: Backend, K: HoldKey<DB>> SingleStatement<DB, K> {
         &self,
         db: &HoldTransactor<DB>,
         floor: i64,
-        calls: Vec<Call<K>>,
+        calls: Vec<HoldCall<K>>,
         report: impl FnOnce(usize),
-    ) -> Vec<Call<K>> {
+    ) -> Vec<HoldCall<K>> {
         let deadline = calls.iter().map(|call| call.deadline).max();
         let (Some(statement), Some(deadline)) = (&self.statement, deadline) else { return calls };
         if self.skips.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
@@ -61,7 +61,7 @@ impl<DB: Backend, K: HoldKey<DB>> SingleStatement<DB, K> {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let db = db.clone().options(Options::new().deadline(left).attempts(1));
-        let sent = SentCalls { calls, sums: BTreeMap::new(), ids: Vec::new() };
+        let sent = SentHolds::new(calls);
         // Checked before a connection is acquired, and again when there is one.
         if sent.lock_timeout().is_none() {
             return sent.calls;
@@ -86,7 +86,7 @@ impl<DB: Backend, K: HoldKey<DB>> SingleStatement<DB, K> {
                     return Box::pin(ready(Ok(Vec::new())));
                 }
                 let texts: Vec<String> = additions.iter().map(|one| one.key.to_string()).collect();
-                statement.hold(connection, &additions, &sent.records(&additions, &texts), &limits)
+                statement.hold(connection, &additions, &sent.groups(&additions, &texts), &limits)
             })
             .await;
         let sent = sent.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -106,22 +106,31 @@ impl<DB: Backend, K: HoldKey<DB>> SingleStatement<DB, K> {
             // Nothing was stored. The transaction will meet the same failure and report it.
             Err(_) => {
                 self.skips.store(SKIPS, Ordering::Relaxed);
-                sent.calls.into_iter().map(Call::given_back).collect()
+                sent.calls.into_iter().map(HoldCall::given_back).collect()
             }
         }
     }
 }
 
 /// The calls of a statement.
-struct SentCalls<K> {
-    calls: Vec<Call<K>>,
+struct SentHolds<K> {
+    /// Those with the same row, amount and time follow one another.
+    calls: Vec<HoldCall<K>>,
     /// What the calls for one row take from it; `None` if it exceeds an `i64`.
     sums: BTreeMap<K, Option<i64>>,
-    /// The ids of the holds, one for each call.
-    ids: Vec<HoldId>,
+    /// The id of the first call's hold. Those of the others follow.
+    first_id: i64,
+    /// The tokens, one for each call.
+    tokens: Vec<i64>,
 }
 
-impl<K: Ord + Clone> SentCalls<K> {
+impl<K: Ord + Clone> SentHolds<K> {
+    fn new(mut calls: Vec<HoldCall<K>>) -> Self {
+        // The order of arrival does not matter, because all calls on a row are held or none.
+        calls.sort_by(|one, other| one.request.cmp(&other.request));
+        Self { calls, sums: BTreeMap::new(), first_id: 0, tokens: Vec::new() }
+    }
+
     /// Returns the time limit for each row lock: a hundredth of the shortest time left, so that the server
     /// responds before any deadline passes. `None` if that is too short.
     fn lock_timeout(&self) -> Option<Duration> {
@@ -132,10 +141,9 @@ impl<K: Ord + Clone> SentCalls<K> {
 
     /// Takes the calls, so that their callers can no longer give up, and sums those for a single row.
     fn take_batch(&mut self) {
-        self.calls.retain_mut(Call::take);
+        self.calls.retain_mut(HoldCall::take);
         self.sums.clear();
-        let mut ids = HoldIds::new();
-        self.ids = self.calls.iter().map(|_| ids.next()).collect();
+        (self.first_id, self.tokens) = HoldIds::batch(self.calls.len());
         for (key, amount) in self.calls.iter().filter_map(single) {
             let sum = self.sums.entry(key.clone()).or_insert(Some(0));
             *sum = sum.and_then(|sum| sum.checked_add(amount));
@@ -146,21 +154,39 @@ impl<K: Ord + Clone> SentCalls<K> {
         additions(&self.sums, floor)
     }
 
-    fn records<'a>(&'a self, additions: &[Addition<'_, K>], texts: &'a [String]) -> Vec<HoldRecord<'a>> {
-        let record = |(call, id): (&'a Call<K>, &HoldId)| {
-            let (key, amount) = single(call)?;
-            let addition = additions.binary_search_by(|one| one.key.cmp(key)).ok()?;
-            let row_key = texts.get(addition)?;
-            let ttl = micros(call.request.ttl);
-            Some(HoldRecord { addition, id: id.id, token: id.token, row_key, amount, ttl })
-        };
-        self.calls.iter().zip(&self.ids).filter_map(record).collect()
+    /// Returns the holds of all calls whose rows are changed.
+    fn groups<'a>(&'a self, additions: &[Addition<'_, K>], texts: &'a [String]) -> Vec<HoldGroup<'a>> {
+        let (mut groups, mut begin) = (Vec::new(), 0);
+        for same in self.calls.chunk_by(|one, other| one.request == other.request) {
+            let end = begin + same.len();
+            let place = |(key, _): (&K, i64)| additions.binary_search_by(|one| one.key.cmp(key)).ok();
+            if let Some(call) = same.first()
+                && let Some((key, amount)) = single(call)
+                && let Some(addition) = place((key, amount))
+                && let (Some(row_key), Some(tokens)) = (texts.get(addition), self.tokens.get(begin..end))
+            {
+                let first_id = self.id(begin);
+                let ttl = micros(call.request.ttl);
+                groups.push(HoldGroup { addition, first_id, tokens, row_key, amount, ttl });
+            }
+            begin = end;
+        }
+        groups
+    }
+
+    fn id(&self, position: usize) -> i64 {
+        // Ids begin in the lower half of the integers, so none overflows.
+        self.first_id.wrapping_add(position as i64)
     }
 
     /// Completes the calls on the rows that were changed, and returns the others. `changed` has the position
     /// of each addition and the time of the database.
-    fn complete(self, floor: i64, changed: &[(usize, i64)], report: impl FnOnce(usize)) -> Vec<Call<K>> {
-        let Self { calls, sums, ids } = self;
+    fn complete(self, floor: i64, changed: &[(usize, i64)], report: impl FnOnce(usize)) -> Vec<HoldCall<K>> {
+        let ids: Vec<HoldId> = (0..)
+            .zip(&self.tokens)
+            .map(|(position, token)| HoldId { id: self.id(position), token: *token })
+            .collect();
+        let Self { calls, sums, .. } = self;
         let keys: Vec<&K> = additions(&sums, floor).iter().map(|addition| addition.key).collect();
         let times: BTreeMap<&K, i64> =
             changed.iter().filter_map(|(position, now)| Some((*keys.get(*position)?, *now))).collect();
@@ -170,7 +196,7 @@ impl<K: Ord + Clone> SentCalls<K> {
                 None => rest.push(call.given_back()),
                 Some(now) => {
                     let expires_at = now.saturating_add(micros(call.request.ttl));
-                    held.push((call, Taken::Held { id, expires_at }));
+                    held.push((call, HoldResult::Held { id, expires_at }));
                 }
             }
         }
@@ -189,13 +215,13 @@ fn additions<K>(sums: &BTreeMap<K, Option<i64>>, floor: i64) -> Vec<Addition<'_,
 }
 
 /// Returns the row and the amount of a call for one row.
-fn single<K: Ord>(call: &Call<K>) -> Option<(&K, i64)> {
+fn single<K: Ord>(call: &HoldCall<K>) -> Option<(&K, i64)> {
     let mut amounts = call.request.amounts.iter();
     let (key, amount) = amounts.next()?;
     amounts.next().is_none().then_some((key, *amount))
 }
 
-/// Returns the change, and the numbers from which it stays above the floor; `None` if there is no such number.
+/// Returns the change, and the numbers from which it stays above the floor; `None` if there are none.
 fn fitting(sum: Option<i64>, floor: i64) -> Option<(i64, RangeInclusive<i64>)> {
     let sum = sum?;
     Some((sum.checked_neg()?, floor.checked_add(sum)?..=i64::MAX))

@@ -20,8 +20,11 @@ mod postgres;
 mod sqlite;
 mod statement;
 
-pub(super) use numbers::Numbers;
+pub(super) use numbers::NumberColumn;
 use statement::Statement;
+
+/// How many holds one transaction gives back or purges.
+pub(super) const MAX_HOLDS: usize = 500;
 
 /// The statements of one database.
 pub(super) struct HoldSql {
@@ -57,6 +60,12 @@ pub(super) struct HoldIds(i64);
 impl HoldIds {
     pub(super) fn new() -> Self {
         Self(rand::rng().random_range(1..=i64::MAX >> 1))
+    }
+
+    /// Returns the first of some ids, and a token for each.
+    pub(super) fn batch(count: usize) -> (i64, Vec<i64>) {
+        let (mut ids, mut random) = (Self::new(), rand::rng());
+        (ids.next().id, (0..count).map(|_| random.random_range(1..=i64::MAX)).collect())
     }
 
     pub(super) fn next(&mut self) -> HoldId {
@@ -248,15 +257,26 @@ impl HoldSql {
         Err(Error::failed(Failure::new(FailureKind::Aborted, message), None))
     }
 
-    /// Deletes records of holds that were confirmed this many microseconds ago. Returns the number of rows.
+    /// Deletes records of at most `limit` holds that were confirmed this many microseconds ago. Returns the
+    /// number of rows.
     pub(super) async fn purge<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
         records: Records<'_>,
         age: i64,
+        limit: usize,
     ) -> Result<u64, sqlx::Error> {
-        let delete = format!("DELETE FROM atomically_hold WHERE confirmed_at < {} - {age}", self.now);
-        let delete = Statement::<DB>::new(delete).sql(" AND target = ").text(records.target)?;
+        let select = format!("SELECT id FROM atomically_hold WHERE confirmed_at < {} - {age}", self.now);
+        let select = Statement::<DB>::new(select).sql(" AND target = ").text(records.target)?;
+        let rows =
+            select.sql(format!(" ORDER BY confirmed_at LIMIT {limit}")).rows(tx, records.schema).await?;
+        let ids = rows.iter().map(|row| required(DB::integer(row, 0)?, 0));
+        let ids: Vec<i64> = ids.collect::<Result<_, sqlx::Error>>()?;
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let delete =
+            Statement::<DB>::new(format!("DELETE FROM atomically_hold WHERE id IN ({})", list(&ids)));
         delete.execute(tx, records.schema).await
     }
 }

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::runner::Runner;
-use super::sql::{HoldPart, HoldSql};
+use super::sql::{HoldPart, HoldSql, MAX_HOLDS};
 use super::{HoldKey, Holds};
 use crate::backend::Backend;
 use crate::error::Error;
@@ -16,9 +16,6 @@ use crate::events::HoldEvent;
 use crate::failure::{Failure, FailureKind};
 use crate::transactor::{Transactor, TransactorExt as _};
 use crate::tx::Tx;
-
-/// How many holds one transaction gives back.
-pub(super) const BATCH: usize = 500;
 
 /// The shortest time between two sweeps.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
@@ -86,7 +83,7 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
             let batch = runner.give_back_expired(&runner.db, &expired).await?;
             swept += batch.given_back;
             // Those that are left are locked by transactions that end them.
-            if expired.len() < BATCH || !batch.has_ended_any() {
+            if expired.len() < MAX_HOLDS || !batch.has_ended_any() {
                 return Ok(swept);
             }
         }
@@ -125,7 +122,7 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
     async fn find_expired(&self, db: &impl Transactor<DB>) -> Result<Vec<i64>, Error> {
         let records = self.settings.records();
         let unit = async |tx: &mut Tx<DB>| {
-            Ok::<_, Error>(HoldSql::of::<DB>().expired(tx, records, &[], BATCH).await?)
+            Ok::<_, Error>(HoldSql::of::<DB>().expired(tx, records, &[], MAX_HOLDS).await?)
         };
         db.run(unit).await
     }

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::request::Request;
-use super::settings::Settings;
-use super::sql::{HoldId, HoldIds, HoldSql, NewHold};
-use super::sweep::BATCH;
-use super::{Call, HoldKey};
+use super::request::HoldRequest;
+use super::settings::HoldSettings;
+use super::sql::{HoldId, HoldIds, HoldSql, MAX_HOLDS, NewHold};
+use super::{HoldCall, HoldKey};
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::transactor::{Decision, Ended, Unit};
@@ -17,7 +16,7 @@ use crate::tx::Tx;
 
 /// The result of a request.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Taken {
+pub(super) enum HoldResult {
     /// In microseconds since 1970.
     Held {
         id: HoldId,
@@ -34,14 +33,14 @@ pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-type Results<K> = Vec<(Call<K>, Result<Taken, Error>)>;
+type Results<K> = Vec<(HoldCall<K>, Result<HoldResult, Error>)>;
 
 /// A unit of work that takes amounts for calls, in the order of their arrival.
 pub(super) struct Taking<'a, K> {
-    settings: &'a Settings,
-    calls: Vec<Call<K>>,
+    settings: &'a HoldSettings,
+    calls: Vec<HoldCall<K>>,
     /// The results of the last attempt, one for each call; `None` for a call that was withdrawn.
-    results: Vec<Option<Result<Taken, Error>>>,
+    results: Vec<Option<Result<HoldResult, Error>>>,
     /// The expired holds of rows that had not enough.
     expired: Vec<i64>,
     error: Option<Error>,
@@ -55,13 +54,13 @@ pub(super) struct Committed<K> {
 }
 
 impl<'a, K> Taking<'a, K> {
-    pub(super) fn new(settings: &'a Settings, calls: Vec<Call<K>>) -> Self {
+    pub(super) fn new(settings: &'a HoldSettings, calls: Vec<HoldCall<K>>) -> Self {
         Self { settings, calls, results: Vec::new(), expired: Vec::new(), error: None }
     }
 
     /// Returns the calls with their results, or the calls with the error that they all share, without those
     /// that were withdrawn.
-    pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<Committed<K>, (Vec<Call<K>>, Error)> {
+    pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<Committed<K>, (Vec<HoldCall<K>>, Error)> {
         let error = match (ended, self.error) {
             (Ok(Ended::Committed), _) => {
                 let results = self.calls.into_iter().zip(self.results);
@@ -71,7 +70,7 @@ impl<'a, K> Taking<'a, K> {
             (Ok(Ended::RolledBack), Some(error)) | (Err(error), _) => error,
             (Ok(Ended::RolledBack), None) => Error::transactor_broke_its_contract(),
         };
-        Err((self.calls.into_iter().filter(Call::is_wanted).collect(), error))
+        Err((self.calls.into_iter().filter(HoldCall::is_wanted).collect(), error))
     }
 }
 
@@ -95,7 +94,7 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
         let keys: BTreeSet<K> = wanted.flat_map(|call| call.request.amounts.keys().cloned()).collect();
         let keys: Vec<K> = keys.into_iter().collect();
         let found = numbers.lock(tx, &keys).await?;
-        let mut rows = Rows { left: found.clone(), taken: BTreeMap::new(), short: BTreeSet::new() };
+        let mut rows = LockedNumbers { left: found.clone(), taken: BTreeMap::new(), short: BTreeSet::new() };
         let (mut holds, mut ids) = (Vec::new(), HoldIds::new());
         // While the batch waited for locks, callers may have given up. From here on, they cannot.
         for call in &mut self.calls {
@@ -104,7 +103,7 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
                 Ok(None) => {
                     let id = ids.next();
                     holds.push((self.results.len(), id, call.request.clone()));
-                    Ok(Taken::Held { id, expires_at: 0 })
+                    Ok(HoldResult::Held { id, expires_at: 0 })
                 }
                 Err(NotAnInteger) => Err(numbers.not_an_integer()),
             });
@@ -112,7 +111,7 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
         }
         if !rows.short.is_empty() {
             let short: Vec<_> = rows.short.iter().map(ToString::to_string).collect();
-            self.expired = sql.expired(tx, records, &short, BATCH).await?;
+            self.expired = sql.expired(tx, records, &short, MAX_HOLDS).await?;
         }
         if holds.is_empty() {
             return Ok(());
@@ -122,7 +121,7 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
         for (position, id, request) in holds {
             let expires_at = now.saturating_add(micros(request.ttl));
             if let Some(result) = self.results.get_mut(position) {
-                *result = Some(Ok(Taken::Held { id, expires_at }));
+                *result = Some(Ok(HoldResult::Held { id, expires_at }));
             }
             let parts = request.amounts.iter().map(|(key, amount)| (key.to_string(), *amount)).collect();
             records_of_holds.push(NewHold { id, parts, expires_at });
@@ -134,7 +133,7 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
 struct NotAnInteger;
 
 /// The rows that a batch has locked.
-struct Rows<K> {
+struct LockedNumbers<K> {
     /// The numbers after all calls so far.
     left: BTreeMap<K, Option<i64>>,
     /// What the calls have taken, as negative changes.
@@ -143,18 +142,18 @@ struct Rows<K> {
     short: BTreeSet<K>,
 }
 
-impl<K: Ord + Clone> Rows<K> {
+impl<K: Ord + Clone> LockedNumbers<K> {
     /// Takes what is requested, all of it or nothing. Returns the reason if it takes nothing.
-    fn take(&mut self, request: &Request<K>, floor: i64) -> Result<Option<Taken>, NotAnInteger> {
+    fn take(&mut self, request: &HoldRequest<K>, floor: i64) -> Result<Option<HoldResult>, NotAnInteger> {
         let mut refused = None;
         for (key, amount) in &request.amounts {
-            let Some(number) = self.left.get(key) else { return Ok(Some(Taken::NotFound)) };
+            let Some(number) = self.left.get(key) else { return Ok(Some(HoldResult::NotFound)) };
             let number = number.ok_or(NotAnInteger)?;
             let overflows = self.taken.get(key).is_some_and(|taken| taken.checked_sub(*amount).is_none());
             if overflows || number.checked_sub(*amount).is_none_or(|left| left < floor) {
                 self.short.insert(key.clone());
                 let available = number.saturating_sub(floor).max(0);
-                refused = refused.or(Some(Taken::Refused { available }));
+                refused = refused.or(Some(HoldResult::Refused { available }));
             }
         }
         if refused.is_some() {
@@ -178,13 +177,14 @@ mod tests {
 
     #[test]
     fn all_rows_are_taken_from_or_none() {
-        let mut rows = Rows {
+        let mut rows = LockedNumbers {
             left: BTreeMap::from([(1, Some(5)), (2, Some(1)), (3, None)]),
             taken: BTreeMap::new(),
             short: BTreeSet::new(),
         };
         let mut take = |amounts: &[(i32, i64)]| {
-            let request = Request { amounts: amounts.iter().copied().collect(), ttl: Duration::from_secs(1) };
+            let request =
+                HoldRequest { amounts: amounts.iter().copied().collect(), ttl: Duration::from_secs(1) };
             let refused = rows.take(&request, 0).map_err(|_| "not an integer");
             (refused.map(|refused| refused.map(|refused| format!("{refused:?}"))), rows.taken.clone())
         };

@@ -84,6 +84,9 @@ fn members(statement: &str) -> (Vec<Member>, Vec<Member>) {
     let (mut columns, mut indexes) = (Vec::new(), Vec::new());
     for line in statement.lines().skip(1).take_while(|line| !line.starts_with(')')) {
         let text = line.trim().trim_end_matches(',');
+        if text.starts_with("PRIMARY KEY") {
+            continue;
+        }
         let rest = text.strip_prefix("UNIQUE ").unwrap_or(text);
         let (list, name) = match rest.strip_prefix("KEY ") {
             Some(rest) => (&mut indexes, word(rest)),
@@ -121,6 +124,7 @@ mod tests {
                    CREATE TABLE IF NOT EXISTS atomically_key (\n    \
                        id INT PRIMARY KEY,\n    \
                        at INT NOT NULL,\n    \
+                       PRIMARY KEY (id, at),\n    \
                        UNIQUE KEY by_at (at, id)\n\
                    ) ENGINE = InnoDB;\n\
                    CREATE UNIQUE INDEX IF NOT EXISTS b ON atomically_key (id);\n\

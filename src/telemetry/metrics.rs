@@ -61,10 +61,10 @@ use handles::{KeyHandles, PurgeHandles, QueueHandles, UnitHandles, WorkerHandles
 /// # Labels
 ///
 /// The labels are the names of the unit and its strategy, the names of the queue, of the lease, and of the
-/// column with holds, and labels with a fixed set of values. Their number does not grow with users, rows or keys, as long as the names of units do
-/// not. All counters of a unit and its strategy are registered at zero with its first run, so that the
-/// first event of each kind shows as an increase. With the [buckets](Self::buckets) below, a unit and its
-/// strategy have 85 series.
+/// column with holds, and labels with a fixed set of values. Their number does not grow with users, rows or
+/// keys, as long as the names of units do not. All counters of a unit and its strategy are registered at zero
+/// with its first run, so that the first event of each kind shows as an increase. With the
+/// [buckets](Self::buckets) below, a unit and its strategy have 85 series.
 ///
 /// # Cost
 ///

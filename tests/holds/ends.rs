@@ -1,10 +1,14 @@
 //! How holds end.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use atomically::holds::{Confirmation, HoldKey, HoldOutcome};
-use atomically::{Error, ErrorKind, Isolation, Optimistic, Options, Pessimistic, TransactorExt as _, Tx};
+use atomically::holds::{Confirmation, Hold, HoldKey, HoldOutcome};
+use atomically::{
+    Error, ErrorKind, Isolation, Optimistic, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx,
+};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::support::{TestBackend, eventually};
@@ -168,6 +172,33 @@ where
     assert!(holds.find(hold.id(), hold.token()).await.expect("an answer").is_some());
 }
 
+/// A buyer whose transaction confirms a hold, and stays open until it may proceed.
+fn confirming<DB: TestBackend>(
+    db: &PoolTransactor<DB, Pessimistic>,
+    hold: &Hold<DB, i64>,
+) -> (JoinHandle<Result<Confirmation, Error>>, oneshot::Receiver<()>, oneshot::Sender<()>)
+where
+    i64: HoldKey<DB>,
+{
+    let (confirmed, is_confirmed) = oneshot::channel();
+    let (proceed, may_proceed) = oneshot::channel::<()>();
+    let ends = Arc::new(Mutex::new(Some((confirmed, may_proceed))));
+    let (db, hold) = (db.clone(), hold.clone());
+    let buyer = tokio::spawn(async move {
+        let ends = &ends;
+        let unit = async |tx: &mut Tx<DB>| {
+            let confirmation = hold.confirm_in(tx).await?;
+            let (confirmed, may_proceed) = ends.lock().expect("unlocked").take().expect("one attempt");
+            confirmed.send(()).expect("the test waits");
+            may_proceed.await.expect("the test goes on");
+            DB::execute(tx, DB::sql("UPDATE event SET seats = seats WHERE id = 1"), &[]).await?;
+            Ok::<_, Error>(confirmation)
+        };
+        db.run(unit).await
+    });
+    (buyer, is_confirmed, proceed)
+}
+
 /// A buyer's transaction has confirmed a hold, and is still open when the hold expires.
 pub(crate) async fn a_hold_that_is_being_confirmed_delays_no_other_caller<DB: TestBackend>()
 where
@@ -176,24 +207,7 @@ where
     let (pool, holds) = events::<DB>(6, 5).await;
     let db = Pessimistic::default().on(&pool);
     let (hold, other) = (held(&holds, 1, 2).await, held(&holds, 1, 3).await);
-    let (confirmed, is_confirmed) = oneshot::channel();
-    let (proceed, may_proceed) = oneshot::channel::<()>();
-    let ends = std::sync::Arc::new(std::sync::Mutex::new(Some((confirmed, may_proceed))));
-    let buyer = tokio::spawn({
-        let hold = hold.clone();
-        async move {
-            let ends = &ends;
-            let unit = async |tx: &mut Tx<DB>| {
-                let confirmation = hold.confirm_in(tx).await?;
-                let (confirmed, may_proceed) = ends.lock().expect("unlocked").take().expect("one attempt");
-                confirmed.send(()).expect("the test waits");
-                may_proceed.await.expect("the test goes on");
-                DB::execute(tx, DB::sql("UPDATE event SET seats = seats WHERE id = 1"), &[]).await?;
-                Ok::<_, Error>(confirmation)
-            };
-            db.run(unit).await
-        }
-    });
+    let (buyer, is_confirmed, proceed) = confirming(&db, &hold);
     is_confirmed.await.expect("confirmed");
     // The other hold expires.
     let sql = DB::sql("UPDATE atomically_hold SET expires_at = 1 WHERE id = ?");
@@ -206,4 +220,37 @@ where
     assert_eq!(confirmation, Confirmation::Confirmed);
     assert!(!release.await.expect("no panic").expect("an answer"), "it was confirmed");
     assert_eq!(seats(&pool, 1).await, 3);
+}
+
+/// The sweep sees an active hold whose time is over, and does not see yet that it was confirmed in time.
+pub(crate) async fn a_hold_that_expires_during_its_confirmation_stays_with_its_buyer<DB: TestBackend>()
+where
+    i64: HoldKey<DB>,
+{
+    let (pool, holds) = events::<DB>(6, 50).await;
+    let db = Pessimistic::default().on(&pool);
+    loop {
+        let short = holds.hold(1, 1, Duration::from_millis(300)).await.expect("an answer");
+        let HoldOutcome::Held(hold) = short else { panic!("{short:?}") };
+        let (buyer, is_confirmed, proceed) = confirming(&db, &hold);
+        if is_confirmed.await.is_err() {
+            // The machine was too busy to confirm in time.
+            continue;
+        }
+        eventually(true, async || {
+            let probe = holds.hold(2, 1, Duration::from_millis(1)).await.expect("an answer");
+            let HoldOutcome::Held(probe) = probe else { panic!("{probe:?}") };
+            probe.release().await.expect("an answer");
+            // The probe expires a millisecond after it was held.
+            probe.expires_at() > hold.expires_at() + Duration::from_millis(2)
+        })
+        .await;
+        let swept = timeout(Duration::from_secs(8), holds.sweep()).await.expect("it waits for no buyer");
+        let _ = swept.expect("swept");
+        proceed.send(()).expect("the buyer waits");
+        assert_eq!(buyer.await.expect("no panic").expect("in time"), Confirmation::Confirmed);
+        break;
+    }
+    holds.sweep().await.expect("swept");
+    assert_eq!(seats(&pool, 1).await, 49);
 }

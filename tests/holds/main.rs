@@ -69,6 +69,7 @@ mod on_servers {
         postgres: sqlx::Postgres, mariadb: sqlx::MySql;
         [
             ends::a_hold_that_is_being_confirmed_delays_no_other_caller,
+            ends::a_hold_that_expires_during_its_confirmation_stays_with_its_buyer,
         ]
     }
 }

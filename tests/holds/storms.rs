@@ -25,7 +25,7 @@ where
     let caller = async |caller: u64| {
         let mut bought = 0;
         for round in 0..ROUNDS {
-            let is_short = (caller + round) % 3 == 0;
+            let is_short = (caller + round).is_multiple_of(3);
             let ttl = Duration::from_millis(if is_short { 1 } else { 60_000 });
             let outcome = holds.hold(1, 1, ttl).await.expect("an answer");
             let HoldOutcome::Held(hold) = outcome else { continue };

@@ -32,9 +32,19 @@ pub(crate) async fn missing_tables_are_named_with_their_statement<DB: TestBacken
             finding => panic!("{finding}"),
         })
         .collect();
-    let wanted =
-        ["schema", "operation", "key", "job", "job_lease", "job_key", "job_pause", "lease", "lease_expiry"]
-            .map(|name| format!("app_atomically_{name}"));
+    let wanted = [
+        "schema",
+        "operation",
+        "key",
+        "job",
+        "job_lease",
+        "job_key",
+        "job_pause",
+        "lease",
+        "lease_expiry",
+        "hold",
+    ]
+    .map(|name| format!("app_atomically_{name}"));
     assert_eq!(tables, wanted);
     let advice = "the table app_atomically_key does not exist: create app_atomically_key with \
                   `PoolTransactor::create_key_table` or `Schema::create`, or with the statements of \

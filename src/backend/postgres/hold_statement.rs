@@ -11,7 +11,7 @@ use super::bound_keys::BoundKeys;
 use super::literals::{literal, numbers, texts};
 use super::prepared::PreparedStatement;
 use super::single_statement::{MAY_CHANGE_SUM, SETTINGS, arguments, update};
-use crate::backend::additions::{Addition, HoldInOneStatement, HoldRecord, HoldRecords, Target};
+use crate::backend::additions::{Addition, HoldGroup, HoldInOneStatement, HoldRecords, Target};
 use crate::backend::codec::Key;
 use crate::digest::digest;
 use crate::strategy::Limits;
@@ -33,25 +33,29 @@ pub(super) fn statement<K: Key<Postgres>>(
     let keys = BoundKeys::of::<K>()?;
     let update = update(target, keys, "addition.place, target.tableoid AS relation");
     let name = literal(records.name);
-    // The condition is a CASE so that the places are looked up in a hash table: a join would compare each
-    // hold with each row, because the settings allow no hash join.
+    // A batch often holds the same of each row for each caller, so the values of a group are sent once. The
+    // condition is a CASE so that the places are looked up in a hash table: a join would compare each group
+    // with each row, because the settings allow no hash join.
     let insert = records.schema.everywhere_in("INSERT INTO atomically_hold")
         + &format!(
             " (id, part, token, target, row_key, amount, expires_at) \
-             SELECT id, 0, token, {name}, row_key, amount, {NOW} + ttl \
-             FROM ROWS FROM (unnest($5), unnest($6), unnest($7), unnest($8), unnest($9), unnest($10)) \
-                 AS hold (place, id, token, row_key, amount, ttl) \
+             SELECT first_id + number - first, 0, ($5)[number], {name}, row_key, amount, {NOW} + ttl \
+             FROM ROWS FROM (unnest($6), unnest($7), unnest($8), unnest($9), unnest($10), unnest($11), \
+                 unnest($12)) AS hold (place, first_id, first, last, row_key, amount, ttl), \
+                 generate_series(first, last) AS number \
              WHERE CASE WHEN place IN (SELECT place FROM changed) THEN TRUE END"
         );
     // The division by zero makes the statement fail if several rows have the same key, or if the table can
     // store another number than the difference.
     let sql = format!(
         "WITH changed AS ({update}), held AS ({insert}) SELECT place, {NOW}, \
-         1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 OR {MAY_CHANGE_SUM} THEN 0 ELSE 1 END FROM changed"
+         1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 OR {MAY_CHANGE_SUM} \
+         THEN 0 ELSE 1 END FROM changed"
     );
     let name = format!("hold {}", digest(&sql));
     let parameters = format!(
-        "{}[], bigint[], bigint[], bigint[], bigint[], bigint[], bigint[], text[], bigint[], bigint[]",
+        "{}[], bigint[], bigint[], bigint[], bigint[], bigint[], bigint[], bigint[], bigint[], text[], \
+         bigint[], bigint[]",
         keys.name()
     );
     let prepared = Arc::new(PreparedStatement::new(&name, &parameters, sql.clone()));
@@ -62,20 +66,29 @@ impl HoldStatement {
     fn arguments<K: Key<Postgres>>(
         &self,
         additions: &[Addition<'_, K>],
-        holds: &[HoldRecord<'_>],
+        holds: &[HoldGroup<'_>],
     ) -> Result<String, BoxDynError> {
         let additions = arguments(self.keys, additions)?;
-        let list = |number: fn(&HoldRecord<'_>) -> i64| numbers(holds.iter().map(|one| Some(number(one))));
-        let row_keys = texts(holds.iter().map(|hold| Some(hold.row_key)));
-        let [places, ids, tokens, amounts, ttls] = [
-            // Places count from 1, and there are far fewer than 2^63.
-            numbers(holds.iter().map(|hold| Some(hold.addition + 1))),
-            list(|hold| hold.id),
-            list(|hold| hold.token),
-            list(|hold| hold.amount),
-            list(|hold| hold.ttl),
-        ];
-        Ok(format!("{additions}, '{places}', '{ids}', '{tokens}', {row_keys}, '{amounts}', '{ttls}'"))
+        let tokens = numbers(holds.iter().flat_map(|group| group.tokens).map(Some));
+        let list = |number: fn(&HoldGroup<'_>) -> i64| numbers(holds.iter().map(|one| Some(number(one))));
+        let row_keys = texts(holds.iter().map(|group| Some(group.row_key)));
+        // Places and positions count from 1.
+        let places = numbers(holds.iter().map(|group| Some(group.addition + 1)));
+        let ends: Vec<usize> = holds
+            .iter()
+            .scan(0, |end, group| {
+                *end += group.tokens.len();
+                Some(*end)
+            })
+            .collect();
+        let begins = ends.iter().zip(holds).map(|(end, group)| Some(end + 1 - group.tokens.len()));
+        let (begins, ends) = (numbers(begins), numbers(ends.iter().map(Some)));
+        let [ids, amounts, ttls] =
+            [list(|group| group.first_id), list(|group| group.amount), list(|group| group.ttl)];
+        Ok(format!(
+            "{additions}, '{tokens}', '{places}', '{ids}', '{begins}', '{ends}', {row_keys}, '{amounts}', \
+             '{ttls}'"
+        ))
     }
 }
 
@@ -88,7 +101,7 @@ impl<K: Key<Postgres>> HoldInOneStatement<Postgres, K> for HoldStatement {
         &self,
         connection: &'c mut PgConnection,
         additions: &[Addition<'_, K>],
-        holds: &[HoldRecord<'_>],
+        holds: &[HoldGroup<'_>],
         limits: &Limits,
     ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>> {
         let arguments = self.arguments(additions, holds);

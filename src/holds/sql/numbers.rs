@@ -13,7 +13,7 @@ use crate::tx::{Tx, explain_key};
 
 /// The numbers in a column.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::holds) struct Numbers {
+pub(in crate::holds) struct NumberColumn {
     pub(in crate::holds) target: Target,
     /// Whether connections cache the prepared statements.
     pub(in crate::holds) persistent: bool,
@@ -22,7 +22,7 @@ pub(in crate::holds) struct Numbers {
 /// The number of each row that exists; `None` if it is not an integer in range.
 type Found<K> = BTreeMap<K, Option<i64>>;
 
-impl Numbers {
+impl NumberColumn {
     /// Locks the rows in the order of their keys, and returns their numbers.
     pub(in crate::holds) async fn lock<DB: Backend, K: Key<DB>>(
         self,
