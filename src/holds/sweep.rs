@@ -102,6 +102,10 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     }
 }
 
+fn number_of_holds(parts: &[HoldPart]) -> usize {
+    parts.iter().map(|part| part.id).collect::<BTreeSet<_>>().len()
+}
+
 /// What became of holds that had expired.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Swept {
@@ -140,15 +144,20 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
             return Ok(Swept::default());
         }
         let (sql, records) = (HoldSql::of::<DB>(), self.settings.records());
+        let wanted = ids.iter().collect::<BTreeSet<_>>().len();
         let unit = async |tx: &mut Tx<DB>| {
             let parts = sql.parts(tx, records, ids).await?;
             let keys: Vec<K> = self.amounts(&parts)?.into_keys().collect();
             let found = self.settings.numbers().lock(tx, &keys).await?;
             let expired = sql.lock_expired(tx, records, ids).await?;
+            let given_back = number_of_holds(&expired);
+            // Read again, because another caller may have given some back before the rows were locked.
+            let left = match given_back == wanted {
+                true => given_back,
+                false => number_of_holds(&sql.parts(tx, records, ids).await?),
+            };
             self.give_back(tx, &found, &expired).await?;
-            let is_gone = |id: &i64| parts.iter().all(|part| part.id != *id);
-            let given_back = expired.iter().map(|part| part.id).collect::<BTreeSet<_>>().len();
-            Ok::<_, Error>(Swept { given_back, were_gone: ids.iter().any(is_gone) })
+            Ok::<_, Error>(Swept { given_back, were_gone: left < wanted })
         };
         let swept = db.run(unit).await?;
         if swept.given_back > 0 {

@@ -20,6 +20,7 @@ where
     let refused = holds.clone().at_least(1).hold(1, 2, LONG).await.expect("an answer");
     assert!(matches!(refused, HoldOutcome::Refused { available: 1 }), "{refused:?}");
     assert_eq!(seats(&pool, 1).await, 2);
+    assert_eq!(fetch(&pool, "SELECT COUNT(*) FROM atomically_hold").await, 1, "a refused call is recorded");
 }
 
 pub(crate) async fn several_rows_are_held_together_or_not_at_all<DB: TestBackend>()

@@ -13,6 +13,9 @@ use crate::{LONG, TOTAL, buy, events, held};
 
 const TICKETS: &str = "SELECT COUNT(*) FROM ticket";
 
+/// No caller is refused because of a hold that has expired, whoever gives it back.
+const HELD_BY_THE_OTHER: &str = "SELECT COUNT(*) FROM atomically_hold WHERE expires_at > 1";
+
 /// Makes everything as it was: no seats, no tickets, and one hold of a seat.
 async fn reset<DB: TestBackend>(pool: Pool<DB>, hold: (i64, i64), expires_at: i64) -> sqlx::Result<()> {
     for sql in ["DELETE FROM ticket", "DELETE FROM atomically_hold", "UPDATE event SET seats = 0"] {
@@ -80,6 +83,7 @@ where
         .client("sweep", &db, |db| async move { sweep(holds, &db).await })
         .expect("seats, holds and tickets", 1_i64, |pool| ask(pool, TOTAL))
         .expect("tickets", 0_i64, |pool| ask(pool, TICKETS))
+        .expect("seats of the other", 1_i64, |pool| ask(pool, HELD_BY_THE_OTHER))
         .max_preemptions(1)
         .run()
         .await

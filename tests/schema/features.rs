@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atomically::holds::{Confirmation, HoldKey, HoldOutcome, Holds};
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey, Outcome, once_in};
 use atomically::lease::Lease;
 use atomically::queue::{Claim, JobState, NewJob, Queue, Reschedule, Retry, Worker, complete_all_in};
@@ -14,14 +15,17 @@ use atomically::{
 use sqlx::Pool;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::support::TestBackend;
+use crate::support::{TestBackend, eventually};
 
 fn job() -> NewJob {
     NewJob::new(&1).expect("a payload")
 }
 
 /// Uses each statement of the crate on its tables. There must be tables with the names of this schema only.
-pub(crate) async fn use_all_features<DB: TestBackend>(pool: &Pool<DB>, schema: Schema) {
+pub(crate) async fn use_all_features<DB: TestBackend>(pool: &Pool<DB>, schema: Schema)
+where
+    i64: HoldKey<DB>,
+{
     let options = Options::new().schema(schema);
     let db = Pessimistic::default().on(pool).options(options.clone());
     use_keys_and_operations(pool, schema).await;
@@ -31,6 +35,7 @@ pub(crate) async fn use_all_features<DB: TestBackend>(pool: &Pool<DB>, schema: S
     assert_eq!(queue.doctor().await.expect("an answer"), []);
     let lease = Lease::new("atomically_lease", pool).options(options.clone());
     use_lease(pool, &lease).await;
+    use_holds(pool, &options).await;
     lease.create_tables().await.expect("nothing is missing");
     let purge = Purge::new(pool).options(options).keys().operations(Duration::ZERO);
     purge.dead_jobs(&queue, Duration::ZERO).once().await.expect("purged");
@@ -55,6 +60,43 @@ async fn use_keys_and_operations<DB: TestBackend>(pool: &Pool<DB>, schema: Schem
     let resolving = db.clone().options(Options::new().resolve_commits(Resolve::Operation));
     let unheard = Faults::new().at(Moment::Commit, Fault::AnswerLost);
     assert_eq!(unheard.on(&resolving).run(work).await.expect("a commit"), 7);
+}
+
+async fn use_holds<DB: TestBackend>(pool: &Pool<DB>, options: &Options)
+where
+    i64: HoldKey<DB>,
+{
+    for sql in [
+        "CREATE TABLE IF NOT EXISTS stock (id BIGINT PRIMARY KEY, free BIGINT)",
+        "DELETE FROM stock",
+        "INSERT INTO stock VALUES (1, 9)",
+    ] {
+        DB::pool_execute(pool, DB::sql(sql), &[]).await.expect(sql);
+    }
+    let db = Pessimistic::default().on(pool);
+    for single_statement in [true, false] {
+        let holds = Holds::<DB, i64>::on(pool, "stock", "id", "free").options(options.clone());
+        let holds = holds.single_statement(single_statement);
+        holds.create_tables().await.expect("nothing is missing");
+        let hold = async |ttl| match holds.hold(1, 1, ttl).await.expect("an answer") {
+            HoldOutcome::Held(hold) => hold,
+            other => panic!("{other:?}"),
+        };
+        let hour = Duration::from_secs(3600);
+        let (bought, released, expired) = (hold(hour).await, hold(hour).await, hold(Duration::ZERO).await);
+        let found = holds.find(bought.id(), bought.token()).await.expect("an answer").expect("it is active");
+        let confirm = async |tx: &mut Tx<DB>| found.confirm_in(tx).await;
+        assert_eq!(db.run(confirm).await.expect("in time"), Confirmation::Confirmed);
+        assert_eq!(db.run(confirm).await.expect("told apart"), Confirmation::AlreadyConfirmed);
+        assert!(released.release().await.expect("released"));
+        eventually(true, async || {
+            holds.sweep().await.expect("swept");
+            holds.find(expired.id(), expired.token()).await.expect("an answer").is_none()
+        })
+        .await;
+        assert_eq!(holds.purge(Duration::ZERO).await.expect("purged"), 1);
+    }
+    DB::pool_execute(pool, DB::sql("DROP TABLE stock"), &[]).await.expect("dropped");
 }
 
 async fn use_lease<DB: TestBackend>(pool: &Pool<DB>, lease: &Lease<DB>) {
@@ -161,7 +203,10 @@ async fn run_worker<DB: TestBackend>(queue: &Queue<DB>) {
     assert_eq!(queue.counts().await.expect("counts").due, 0);
 }
 
-pub(crate) async fn all_features_work_with_a_prefix<DB: TestBackend>() {
+pub(crate) async fn all_features_work_with_a_prefix<DB: TestBackend>()
+where
+    i64: HoldKey<DB>,
+{
     let pool = DB::pool(8).await;
     let schema = Schema::prefixed("app_").expect("a prefix");
     schema.create(&pool.pool).await.expect("created");
@@ -171,5 +216,5 @@ pub(crate) async fn all_features_work_with_a_prefix<DB: TestBackend>() {
     let other = Schema::prefixed("other_").expect("a prefix");
     other.create(&pool.pool).await.expect("created");
     use_all_features(&pool.pool, other).await;
-    assert_eq!(Schema::new().check(&pool.pool).await.expect("checked").len(), 9, "there are no other tables");
+    assert_eq!(Schema::new().check(&pool.pool).await.expect("checked").len(), 10, "there are no other tables");
 }
