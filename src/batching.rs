@@ -23,8 +23,8 @@ use crate::tx::{holds_connection_of, nested, unreachable_since};
 use batcher::{Batcher, Shared};
 pub(crate) use pending::Call;
 
-/// Runs the calls of a batch, which are requests `Q` for keys `K` with outcomes `O`. Two batches that run at the
-/// same time have no key in common.
+/// Runs the calls of a batch, which are requests `Q` for keys `K` with outcomes `O`. Two batches that run at
+/// the same time have no key in common.
 ///
 /// The types are parameters and not associated types, so that a handle can be named without bounds on them.
 pub(crate) trait BatchRunner<K, Q, O>: Send + Sync + 'static {

@@ -322,13 +322,14 @@ impl<'a, DB: Backend> Explore<'a, DB> {
     /// - one of them is BEGIN, or both are queries without locks;
     /// - on PostgreSQL at READ COMMITTED, if they concern different tables, or different rows of a table by
     ///   their texts: `id = 1` and `id = 2`. This requires a database without triggers, foreign keys, views,
-    ///   rules, row security, inheritance and functions of its own, because a text does not show their effects.
+    ///   rules, row security, inheritance and functions of its own, because a text does not show their
+    ///   effects.
     ///
     /// Everything else counts as dependent, and so does every step on SQLite. Three units of three statements
     /// become a few hundred schedules instead of tens of thousands.
     ///
-    /// Do not use this if the clients affect each other outside of the database, for example through a cache in
-    /// the process: the order of their steps then matters in ways that no statement shows.
+    /// Do not use this if the clients affect each other outside of the database, for example through a cache
+    /// in the process: the order of their steps then matters in ways that no statement shows.
     pub fn skip_equivalent(mut self) -> Self {
         self.skips_equivalent = true;
         self

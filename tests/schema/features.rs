@@ -216,5 +216,9 @@ where
     let other = Schema::prefixed("other_").expect("a prefix");
     other.create(&pool.pool).await.expect("created");
     use_all_features(&pool.pool, other).await;
-    assert_eq!(Schema::new().check(&pool.pool).await.expect("checked").len(), 10, "there are no other tables");
+    assert_eq!(
+        Schema::new().check(&pool.pool).await.expect("checked").len(),
+        10,
+        "there are no other tables"
+    );
 }

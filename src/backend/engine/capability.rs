@@ -4,8 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Capability {
-    /// Row locks: if one transaction locks a row by `SELECT … FOR UPDATE` and another locks or changes it, the
-    /// second one waits, or one of them fails.
+    /// Row locks: if one transaction locks a row by `SELECT … FOR UPDATE` and another locks or changes it,
+    /// the second one waits, or one of them fails.
     RowLocks,
     /// `FOR NO KEY UPDATE` as a lock of its own, which does not block foreign key checks. Where it is
     /// missing, [`RowLock::NO_KEY_UPDATE`](crate::RowLock::NO_KEY_UPDATE) is `FOR UPDATE`.

@@ -103,7 +103,7 @@ mod tests {
         for product in [CockroachDb, YugabyteDb, AuroraDsql, Spanner, Unknown] {
             let texts = texts(product, None);
             let tables = texts.iter().filter(|text| text.starts_with("CREATE TABLE")).count();
-            assert_eq!(tables, 7, "{product:?}");
+            assert_eq!(tables, 10, "{product:?}");
             for text in &texts {
                 let lacks = ["pg_advisory", "autovacuum", "fillfactor", "DO $", "SET LOCAL"];
                 assert!(!lacks.iter().any(|word| text.contains(word)), "{product:?}: {text}");

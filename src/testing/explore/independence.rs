@@ -1,7 +1,7 @@
 //! Which steps of different clients cannot affect each other, so that their order does not matter.
 //!
-//! Two schedules that differ only in the order of such steps have the same outcome: the steps of both form the
-//! same Mazurkiewicz trace. Whatever is not known to be independent counts as dependent.
+//! Two schedules that differ only in the order of such steps have the same outcome: the steps of both form
+//! the same Mazurkiewicz trace. Whatever is not known to be independent counts as dependent.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher};
@@ -16,9 +16,9 @@ mod statement;
 
 use statement::SimpleStatement;
 
-/// A query for everything by which a statement can affect rows that its text does not show: triggers and foreign
-/// keys, views and rules, row security, inheritance, and functions of users in defaults, checks and indexes.
-/// A second line counts the defaults of columns.
+/// A query for everything by which a statement can affect rows that its text does not show: triggers and
+/// foreign keys, views and rules, row security, inheritance, and functions of users in defaults, checks and
+/// indexes. A second line counts the defaults of columns.
 pub(super) const POSTGRES_HIDDEN_EFFECTS: &str = "SELECT ((SELECT count(*) FROM pg_trigger) \
      + (SELECT count(*) FROM pg_policy) + (SELECT count(*) FROM pg_inherits) \
      + (SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \

@@ -23,8 +23,8 @@ pub(super) struct SimpleStatement {
 }
 
 impl SimpleStatement {
-    /// Returns `None` if the text calls functions, has subqueries, or is something other than a SELECT, INSERT,
-    /// UPDATE or DELETE.
+    /// Returns `None` if the text calls functions, has subqueries, or is something other than a SELECT,
+    /// INSERT, UPDATE or DELETE.
     pub(super) fn of(syntax: Syntax, sql: &str, arguments: &[String]) -> Option<Self> {
         let mut tokens = Tokenizer::new(dialect(syntax), sql).tokenize().ok()?;
         tokens.retain(|token| !matches!(token, Token::Whitespace(_)));
