@@ -96,7 +96,7 @@ impl<DB: Backend> Claim<DB> {
     /// Completes the job like [`complete`](Self::complete), after an earlier completion that ended with
     /// `unknown`, if there was one.
     pub(super) async fn complete_after(&self, unknown: Option<Error>) -> Result<(), Error> {
-        let delete = &delete([self]);
+        let delete = &self.queue().schema().in_sql(delete([self]));
         let completion = self.progress().begin_completion();
         self.resend_after(unknown, |SendAttempt { db, is_repeated }| {
             Box::pin(async move {

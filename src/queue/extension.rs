@@ -30,11 +30,11 @@ impl<DB: Backend> Claim<DB> {
     pub async fn extend(&self) -> Result<(), Error> {
         let (id, token, sql) = (self.id(), self.token(), QueueSql::of::<DB>());
         let until = format!("{} + {}", sql.now, micros(self.queue().lease));
-        let extend = &format!(
+        let extend = &self.queue().schema().in_sql(format!(
             "INSERT INTO atomically_job_lease (job_id, token, until) \
              SELECT id, token, {until} FROM atomically_job WHERE id = {id} AND token = {token} {}",
             sql.replace_lease
-        );
+        ));
         self.resend(|SendAttempt { db, .. }| {
             Box::pin(async move {
                 let requested = Instant::now();

@@ -136,7 +136,7 @@ impl<DB: Backend> Claim<DB> {
     }
 
     /// Runs a statement without values as its own transaction, in one round trip, and returns how many rows
-    /// it affected.
+    /// it affected. `sql` has the names of the tables in the caller's schema.
     pub(super) async fn run_alone(
         &self,
         db: &PoolTransactor<DB, Pessimistic>,
@@ -148,7 +148,7 @@ impl<DB: Backend> Claim<DB> {
             _ if db.has_local_settings() || db.engine().await?.lacks(Capability::ServerLimits) => "",
             prefix => prefix,
         };
-        let sql = format!("{prefix}{}", self.queue().schema().in_sql(sql.to_owned()));
+        let sql = format!("{prefix}{sql}");
         db.run_statement(WatchedQuery::with_values(sql, [])?).await
     }
 }
