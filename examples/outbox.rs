@@ -24,10 +24,10 @@ async fn place(tx: &mut Tx<Sqlite>, outbox: &Queue<Sqlite>, order: i64) -> Resul
     Ok(())
 }
 
-/// Stands for another system, which receives the messages. A real one stores the ids in its own database, in
-/// the transaction that has the message's effect.
+/// Stands for another system. A real one stores the ids of messages in the transaction of their effects.
 #[derive(Debug, Clone, Default)]
-struct Warehouse(Arc<Mutex<Vec<(i64, i64, String, u32)>>>);
+struct Warehouse(Arc<Mutex<Vec<Received>>>);
+type Received = (i64, i64, String, u32); // Its id, its order, its text, and how often it came.
 
 impl Warehouse {
     /// Takes a message, and ignores it if it has been delivered before.
