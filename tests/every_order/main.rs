@@ -85,8 +85,8 @@ async fn explored_outcomes_are_those_of_every_order<E: Engine>() {
     }
     println!(
         "{}: {pairs} pairs from seed {first} in {:?}: {schedules} schedules explored, {different} without \
-         equivalent ones, and {orders} orders by brute force in {brute_force_took:?}; skipped {too_large} pairs \
-         with too many orders, and {by_chance} whose deadlock victim varies",
+         equivalent ones, and {orders} orders by brute force in {brute_force_took:?}; skipped {too_large} \
+         pairs with too many orders, and {by_chance} whose deadlock victim varies",
         E::NAME,
         started.elapsed()
     );
