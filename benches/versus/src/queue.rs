@@ -50,7 +50,8 @@ pub(crate) async fn measure(arguments: &Arguments) -> Result<()> {
     let url = test_servers::postgres_url();
     let (rounds, jobs) = (usize::from(arguments.rounds), usize::from(arguments.jobs));
     for rtt in &arguments.rtt {
-        let contenders = contenders(&url_at(&url, Duration::from_millis(*rtt))?, &arguments.contender).await?;
+        let contenders =
+            contenders(&url_at(&url, Duration::from_millis(*rtt))?, &arguments.contender).await?;
         for work in [Work::EnqueueOne, Work::EnqueueBatch, Work::DrainOne, Work::DrainBatch] {
             let jobs = if work.is_batched() { jobs * 10 } else { jobs };
             let title =
@@ -59,7 +60,12 @@ pub(crate) async fn measure(arguments: &Arguments) -> Result<()> {
         }
     }
     if arguments.held > 0 {
-        held::measure(&url, &contenders(&url, &arguments.contender).await?, Duration::from_secs(arguments.held)).await?;
+        held::measure(
+            &url,
+            &contenders(&url, &arguments.contender).await?,
+            Duration::from_secs(arguments.held),
+        )
+        .await?;
     }
     Ok(())
 }
