@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 
-/// An event of a [`Lease`](crate::lease::Lease) in this process.
+/// An event of a `Lease` in this process.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum LeaseEvent<'a> {
@@ -30,7 +30,7 @@ pub enum LeaseEvent<'a> {
     },
 }
 
-/// An event of a [`Holds`](crate::holds::Holds) in this process.
+/// An event of a `Holds` in this process.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum HoldEvent<'a> {
