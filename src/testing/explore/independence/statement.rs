@@ -10,7 +10,7 @@ use crate::testing::lock_order::{dialect, last_name, take_clauses};
 use super::super::anomaly::{AccessKind, RowAccess, accesses, parse};
 
 /// Functions that depend on nothing but their arguments and the rows that the statement reads.
-const PURE_FUNCTIONS: [&str; 8] = ["COUNT", "SUM", "MIN", "MAX", "AVG", "COALESCE", "ABS", "NULLIF"];
+const PURE_FUNCTIONS: [&str; 9] = ["COUNT", "SUM", "MIN", "MAX", "AVG", "COALESCE", "ABS", "NULLIF", "CAST"];
 
 /// A statement that affects the rows only that its text shows, and reads no others.
 #[derive(Debug)]
