@@ -71,7 +71,7 @@ pub fn certify<DB: Backend>(pool: &Pool<DB>) -> Certification<'_, DB> {
 /// schema (on MySQL and MariaDB, a database) with a random name that begins with `atomically_certify_`. Where
 /// that is not permitted, its tables have such names instead. Everything is dropped at the end, also after a
 /// failure. If the future is dropped, a task of the runtime cleans up. Each statement ends with a comment
-/// that names its check, for those who read the server's log.
+/// that names its check, so that the server's log shows which check has sent it.
 ///
 /// Each check has an id that does not change, and says whether a promise is held, not held, or not offered.
 /// Two or three transactions run statements in a fixed order; whether one of them waits is read from the

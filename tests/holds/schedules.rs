@@ -1,4 +1,4 @@
-//! Every schedule of those who end the same hold, and of those who want what it holds.
+//! Every schedule of callers that end the same hold, and of callers that want the amount that it holds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -11,7 +11,7 @@ use crate::sql_text::Syntax;
 impl Product for Postgres {
     const SYSTEM: &'static str = "postgresql";
 
-    /// PGAdapter answers the first statement itself, and only if it reads exactly like this.
+    /// Spanner's PGAdapter answers the first statement itself, and only if its text is exactly this one.
     const ENGINE_QUERY: EngineQuery = EngineQuery {
         sql: "SELECT version(); SELECT extname::text FROM pg_catalog.pg_extension WHERE extname = 'citus'",
         fallback: "SELECT version()",

@@ -57,7 +57,7 @@ enum LabRequest {
 pub(super) struct LabSession<DB: Backend> {
     requests: mpsc::UnboundedSender<LabRequest>,
     answers: mpsc::UnboundedReceiver<LabAnswer>,
-    /// Names the check in each statement, for those who read the server's log.
+    /// The comment that names the check in each statement, so that the server's log shows which check sent it.
     tag: String,
     /// The server's id of the session, once it is known.
     id: Option<i64>,
