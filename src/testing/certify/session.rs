@@ -57,7 +57,7 @@ enum LabRequest {
 pub(super) struct LabSession<DB: Backend> {
     requests: mpsc::UnboundedSender<LabRequest>,
     answers: mpsc::UnboundedReceiver<LabAnswer>,
-    /// The comment that names the check in each statement, so that the server's log shows which check sent it.
+    /// The comment in each statement that names its check, for the server's log.
     tag: String,
     /// The server's id of the session, once it is known.
     id: Option<i64>,
