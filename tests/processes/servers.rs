@@ -148,3 +148,16 @@ fn postgres_does_not_outlive_its_process() {
 fn mariadb_does_not_outlive_its_process() {
     a_server_does_not_outlive_its_process("servers::mariadb_does_not_outlive_its_process", Server::mariadb);
 }
+
+/// Otherwise two servers that are installed at the same time break each other.
+#[test]
+fn mariadb_leaves_the_temporary_files_of_other_servers_alone() {
+    let file = env::temp_dir().join(format!("#sql-temptable-{}-1-1.MAI", std::process::id()));
+    fs::write(&file, "").expect("a file");
+    // A server that root starts runs as this user, and may delete only what is its own.
+    _ = Command::new("chown").arg("mysql").arg(&file).stderr(Stdio::null()).status();
+    drop(Server::mariadb());
+    let remains = file.exists();
+    _ = fs::remove_file(&file);
+    assert!(remains, "a server that was installed has deleted {}", file.display());
+}

@@ -46,8 +46,7 @@ impl super::Engine for Chromedriver {
 
     fn serve(&self, home: &Home, port: u16) -> Result<Command, String> {
         let mut driver = home.command(&self.driver)?;
-        // Profiles of browsers are stored in the private directory, and removed with it.
-        driver.arg(format!("--port={port}")).env("TMPDIR", home.directory());
+        driver.arg(format!("--port={port}"));
         Ok(driver)
     }
 

@@ -120,13 +120,16 @@ impl Home {
 
     /// A command for the program, ready for its arguments: the right user, a clean environment, a new log.
     /// The log of the program that ran before is kept, because it may show why this one does not start.
+    /// Temporary files stay in the directory: a browser leaves its profiles, and a MariaDB that starts deletes
+    /// those of others.
     pub(super) fn command(&self, program: &Path) -> Result<Command, String> {
         _ = fs::rename(self.path("log"), self.path(PREVIOUS_LOG));
         let log = self.open_log()?;
         let mut command = Command::new("sh");
         command.args(["-c", LAUNCH, "launch"]).arg(self.path("pid")).arg(program);
         command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", &self.directory).env("LC_ALL", "C").env("TZ", "UTC");
+        command.env("HOME", &self.directory).env("TMPDIR", &self.directory);
+        command.env("LC_ALL", "C").env("TZ", "UTC");
         command.current_dir(&self.directory).process_group(0).stdin(Stdio::null()).stderr(log);
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);

@@ -69,7 +69,6 @@ impl Mariadb {
     pub(super) fn server(&self, home: &Home, port: u16) -> Result<Command, String> {
         let mut server = home.command(&self.server)?;
         server.args(["--no-defaults", "--bind-address=127.0.0.1", &format!("--port={port}")]);
-        server.arg(option("--tmpdir", home.directory()));
         for (name, file) in [("--datadir", "data"), ("--socket", "socket"), ("--pid-file", "server.pid")] {
             server.arg(option(name, &home.path(file)));
         }

@@ -84,7 +84,6 @@ impl super::Engine for Mysql {
         ] {
             server.arg(option(name, &home.path(file)));
         }
-        server.arg(option("--tmpdir", home.directory()));
         Ok(server)
     }
 
