@@ -2,6 +2,7 @@
 
 mod at_once;
 mod conformance;
+mod equivalence;
 mod sessions;
 mod support;
 

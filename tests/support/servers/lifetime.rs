@@ -120,8 +120,8 @@ impl Home {
 
     /// A command for the program, ready for its arguments: the right user, a clean environment, a new log.
     /// The log of the program that ran before is kept, because it may show why this one does not start.
-    /// Temporary files stay in the directory: a browser leaves its profiles, and a MariaDB that starts deletes
-    /// those of others.
+    /// Temporary files stay in the directory: a browser leaves its profiles, and a MariaDB that starts
+    /// deletes those of others.
     pub(super) fn command(&self, program: &Path) -> Result<Command, String> {
         _ = fs::rename(self.path("log"), self.path(PREVIOUS_LOG));
         let log = self.open_log()?;
