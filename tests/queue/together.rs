@@ -244,7 +244,8 @@ pub(crate) async fn changes_of_a_claimed_job_take_one_round_trip<DB: TestBackend
             DB::pool_execute(&pool, DB::sql("DELETE FROM atomically_job"), &[]).await.expect("cleared away");
         }
     }
-    // MariaDB is first asked whether the session commits its lone statements.
-    let wanted = if DB::NAME == "PostgreSQL" { 1 } else { 2 };
-    assert_eq!(fewest, [wanted; 4], "to extend, release, fail and complete");
+    // MariaDB is first asked whether the session commits its lone statements, unless that is known.
+    let most = if DB::NAME == "PostgreSQL" { 1 } else { 2 };
+    let are_few = fewest.iter().all(|requests| (1..=most).contains(requests));
+    assert!(are_few, "to extend, release, fail and complete: {fewest:?}");
 }
