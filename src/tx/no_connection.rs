@@ -43,11 +43,14 @@ pub(crate) fn not_connected<DB: Backend>(pool: &Pool<DB>, since: Instant, error:
 /// Returns the failure of a run whose deadline passed before its transaction was open. `connected` says
 /// whether it had a connection.
 pub(crate) fn cut_short<DB: Backend>(pool: &Pool<DB>, since: Instant, connected: bool) -> Failure {
-    if connected {
-        let address = DB::address(&pool.connect_options());
-        return unavailable(format!("{address} accepted a connection, but did not answer BEGIN"));
+    let address = DB::address(&pool.connect_options());
+    match (connected, DB::EMBEDDED) {
+        (false, _) => unavailable(explain_wait(pool, since)),
+        (true, None) => unavailable(format!("{address} accepted a connection, but did not answer BEGIN")),
+        // No server can be down, and BEGIN waits for nothing but the lock. The deadline may pass a moment
+        // before the database gives up.
+        (true, Some(_)) => passing(FailureKind::Busy, format!("{address} stayed locked")),
     }
-    unavailable(explain_wait(pool, since))
 }
 
 /// Returns the failure of a caller that has waited for others to use the pool, if the server could not be
@@ -61,7 +64,11 @@ pub(crate) fn unreachable_since<DB: Backend>(pool: &Pool<DB>, since: Instant) ->
 }
 
 fn unavailable(message: String) -> Failure {
-    Failure::new(FailureKind::Unavailable, message).retryable(true).definite(false)
+    passing(FailureKind::Unavailable, message)
+}
+
+fn passing(kind: FailureKind, message: String) -> Failure {
+    Failure::new(kind, message).retryable(true).definite(false)
 }
 
 fn explain_wait<DB: Backend>(pool: &Pool<DB>, since: Instant) -> String {
@@ -96,4 +103,18 @@ fn explain_wait<DB: Backend>(pool: &Pool<DB>, since: Instant) -> String {
 /// Returns whether all connections that the pool may open are in use.
 pub(crate) fn is_used_up<DB: Backend>(pool: &Pool<DB>) -> bool {
     pool.size() >= pool.options().get_max_connections() && pool.num_idle() == 0
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn begin_without_an_answer_waits_for_the_lock_of_an_embedded_database() {
+        let pool = Pool::<sqlx::Sqlite>::connect_lazy("sqlite://orders.db").expect("a URL");
+        let failure = cut_short(&pool, Instant::now(), true);
+        assert_eq!((failure.kind(), failure.is_retryable()), (FailureKind::Busy, true));
+        assert_eq!(failure.to_string(), "database busy: orders.db stayed locked");
+        assert_eq!(cut_short(&pool, Instant::now(), false).kind(), FailureKind::Unavailable);
+    }
 }
