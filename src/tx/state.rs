@@ -34,6 +34,9 @@ pub(super) struct TxState {
     /// Whether the unit has set savepoints of its own after the guard. If so, the guard must not be set
     /// again.
     pub(super) has_savepoints: bool,
+    /// The text that releases the innermost savepoint that has ended, if it is sent with the next statement
+    /// of this crate.
+    pub(super) unreleased: Option<String>,
     /// The runs of the same unit that take precedence.
     pub(super) gives_way_to: Option<RightOfWay>,
     /// The name of the engine, if its data definition is not part of the transaction.
