@@ -12,7 +12,7 @@ use sqlx::{Connection as _, Pool};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
-use crate::backend::{Backend, BeforeLoneStatement, Engine, PreparedNames, Reply, failure_or_other};
+use crate::backend::{Backend, BeforeLoneStatement, Closing, Engine, PreparedNames, Reply, failure_or_other};
 use crate::boxed::boxed;
 use crate::failure::FailureKind;
 use crate::strategy::OwnLockLimit;
@@ -151,6 +151,17 @@ impl<DB: Backend> PooledSession<DB> {
     /// Sets the rollback that also restores the session's settings.
     pub(super) fn reset_with(&mut self, rollback: Cow<'static, str>) {
         self.open.reset = rollback;
+    }
+
+    /// Queries the settings that a transaction will change, if the session outlives a dropped run: they need
+    /// to be restored even if the run is dropped before the opening has returned them.
+    pub(super) async fn save_settings(&mut self, pool: &Pool<DB>, closing: &Closing) {
+        if let Some(ask) = DB::settings_query(closing)
+            && DB::lives_in_its_connection(&pool.connect_options())
+        {
+            let saved = DB::send_text(self.connection(), ask).await.integers;
+            self.reset_with(DB::rollback(&Closing { saved, ..closing.clone() }));
+        }
     }
 
     /// Caches the lock timeout that the session had before the transaction changed it.

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -211,7 +210,7 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn check_unwatched(&mut self, converted: Option<Failure>) -> Unwatched {
         if !self.state.is_unwatched()
             || self.state.session_is_unusable()
-            || self.state.is_streaming.load(Ordering::Acquire)
+            || self.state.is_streaming()
             || self.state.over().is_some_and(DB::rolls_back_everything)
         {
             return Unwatched::Unchanged;
@@ -244,7 +243,7 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) fn rollback(mut self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             // The unread rest of a stream may be endless.
-            if self.state.session_is_unusable() || self.state.is_streaming.load(Ordering::Acquire) {
+            if self.state.session_is_unusable() || self.state.is_streaming() {
                 if !self.state.is_in_flight() {
                     self.session.close();
                 }

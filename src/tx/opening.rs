@@ -72,6 +72,11 @@ impl<DB: Backend> OpenRequest<'_, DB> {
         queries.is_none() && self.marker.is_none()
     }
 
+    async fn interception(&self, connection: &mut DB::Connection) -> Interception {
+        let attempts = Attempts { number: self.attempt, max: self.max_attempts };
+        Interception::new::<DB>(self.interceptors.clone(), attempts, connection).await
+    }
+
     fn check(&self, limits: &Limits) -> Result<(), Failure> {
         DB::check(&self.plan, limits)?;
         self.local.map_or(Ok(()), |settings| DB::local_settings(settings).map(drop))?;
@@ -112,21 +117,32 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn open(
         pool: &Pool<DB>,
         reuse: &ConnectionReuse<DB>,
-        request: OpenRequest<'_, DB>,
+        request: &OpenRequest<'_, DB>,
         remaining: impl Fn() -> Limits,
     ) -> Result<Box<Self>, NotOpened> {
+        let requested = Instant::now();
+        let (tx, text) = Self::connect(pool, reuse, request, requested, remaining).await?;
+        tx.begin(pool, request, text, requested).await
+    }
+
+    /// Acquires a connection. Returns the transaction that is to be opened on it, and the text that opens it.
+    async fn connect(
+        pool: &Pool<DB>,
+        reuse: &ConnectionReuse<DB>,
+        request: &OpenRequest<'_, DB>,
+        requested: Instant,
+        remaining: impl Fn() -> Limits,
+    ) -> Result<(Box<Self>, String), NotOpened> {
         // A plan or a limit that the database does not support fails before any wait.
         request.check(&remaining()).map_err(NotOpened::because)?;
-        let requested = Instant::now();
-        let run_clock = request.run_clock.clone();
         let acquiring = PooledSession::acquire(pool, reuse);
-        let mut session = counted(run_clock.as_deref(), |times| &mut times.pool, pin!(acquiring))
+        let mut session = counted(request.run_clock.as_deref(), |times| &mut times.pool, pin!(acquiring))
             .await
             .map_err(|error| NotOpened::because(not_connected(pool, requested, &error)))?;
         request.connected.store(true, Ordering::Release);
         let engine = session.engine().await.map_err(|error| NotOpened::on_connection::<DB>(&error))?;
         let limits = engine.limits(Limits { own_lock: session.own_lock_limit(), ..remaining() });
-        let mut text = match request.text(&engine, &limits) {
+        let text = match request.text(&engine, &limits) {
             Ok(text) => text,
             Err(failure) => {
                 // Nothing was sent.
@@ -134,7 +150,28 @@ impl<DB: Backend> Tx<DB> {
                 return Err(NotOpened::because(failure));
             }
         };
-        let (mut tx, connected) = (Self::on(session, engine, pool, &request, limits).await, Instant::now());
+        let closing = Closing::new(engine, request.plan, limits);
+        // Boxed, because both are rare and would enlarge the future of every run.
+        if DB::EMBEDDED.is_some() {
+            Box::pin(session.save_settings(pool, &closing)).await;
+        }
+        let interception = match request.interceptors.is_empty() {
+            true => None,
+            false => Some(Box::pin(request.interception(session.connection())).await),
+        };
+        Ok((Self::on(session, request, closing, interception), text))
+    }
+
+    /// Sends the text that opens the transaction.
+    async fn begin(
+        self: Box<Self>,
+        pool: &Pool<DB>,
+        request: &OpenRequest<'_, DB>,
+        mut text: String,
+        requested: Instant,
+    ) -> Result<Box<Self>, NotOpened> {
+        let (mut tx, run_clock) = (self, request.run_clock.as_deref());
+        let connected = tx.opened;
         let asks_for_prepared = tx.ask_for_prepared(request.rows.is_some(), &mut text);
         let folded = tx.fold_rows(request.rows, &mut text);
         let results = match &folded {
@@ -144,11 +181,11 @@ impl<DB: Backend> Tx<DB> {
         };
         let (interception, connection) = (tx.interception.as_ref(), tx.session.connection());
         let begin = send_begin::<DB>(interception, connection, text, results, &tx.closing);
-        let (mut reply, rows) = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
+        let (mut reply, rows) = counted(run_clock, |times| &mut times.control, pin!(begin)).await;
         if asks_for_prepared {
             tx.learn_prepared(&mut reply);
         }
-        if let (Some(run_clock), None) = (&run_clock, &reply.error) {
+        if let (Some(run_clock), None) = (run_clock, &reply.error) {
             let query = request.session_query().filter(|_| !reply.integers.is_empty());
             let session = query.map(|_| (identity(pool), reply.integers.remove(0)));
             run_clock.opened(connected - requested, connected.elapsed(), session);
@@ -176,35 +213,17 @@ impl<DB: Backend> Tx<DB> {
     }
 
     /// Creates the transaction's value, before a transaction is opened on the connection.
-    async fn on(
-        mut session: PooledSession<DB>,
-        engine: Engine,
-        pool: &Pool<DB>,
+    fn on(
+        session: PooledSession<DB>,
         request: &OpenRequest<'_, DB>,
-        limits: Limits,
+        closing: Closing,
+        interception: Option<Interception>,
     ) -> Box<Self> {
-        let interceptors = request.interceptors.clone();
-        let interception = if interceptors.is_empty() {
-            None
-        } else {
-            let attempts = Attempts { number: request.attempt, max: request.max_attempts };
-            // Boxed, because in place it would enlarge the future of every run.
-            Some(Box::pin(Interception::new::<DB>(interceptors, attempts, session.connection())).await)
-        };
-        let closing = Closing::new(engine, request.plan, limits);
-        // A session that outlives a dropped run needs its settings restored, even if the run is dropped
-        // before the server has returned them.
-        if let Some(ask) = DB::settings_query(&closing)
-            && DB::lives_in_its_connection(&pool.connect_options())
-        {
-            let saved = DB::send_text(session.connection(), ask).await.integers;
-            session.reset_with(DB::rollback(&Closing { saved, ..closing.clone() }));
-        }
-        let mut state = TxState::new(request.run_clock.clone());
+        let engine = closing.engine;
+        let mut state = TxState::new(request.run_clock.clone(), session.streaming());
         state.takes_one_at_a_time = engine.lacks(Capability::SeveralStatementsInOnePacket);
         state.ddl_escapes = engine.lacks(Capability::TransactionalDdl).then(|| engine.name());
         state.gives_way_to = request.gives_way_to.clone();
-        state.is_streaming = session.streaming();
         Box::new(Self {
             session,
             state,

@@ -34,7 +34,7 @@ impl<DB: Backend> AttemptOpening<'_, DB> {
     ///
     /// A dead connection does not count as an attempt, because nothing was run on it. At most as many are
     /// replaced as the pool holds.
-    pub(super) async fn run(self) -> Result<Box<Tx<DB>>, Failure> {
+    pub(super) async fn run(&self) -> Result<Box<Tx<DB>>, Failure> {
         let mut replacements = self.pool.options().get_max_connections();
         loop {
             let opening = tx::OpenRequest {
@@ -53,7 +53,7 @@ impl<DB: Backend> AttemptOpening<'_, DB> {
                 run_clock: self.observation.clone(),
             };
             let limits = || self.options.limits(self.clock.server_limit());
-            match Tx::open(self.pool, self.reuse, opening, limits).await {
+            match Tx::open(self.pool, self.reuse, &opening, limits).await {
                 Ok(tx) => return Ok(tx),
                 Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
                 Err(NotOpened { failure, .. }) => return Err(failure),
