@@ -87,9 +87,11 @@ impl Timer {
     }
 
     /// Waits for a turn at the gate until the deadline; returns `None` if the deadline passes first.
-    pub(super) async fn at_gate<F: Future>(&mut self, waiting: F) -> Option<F::Output> {
+    ///
+    /// The caller pins the future, as for [`within`](Self::within).
+    pub(super) async fn at_gate<F: Future + Unpin>(&mut self, waiting: F) -> Option<F::Output> {
         match self.observation.clone() {
-            None => self.within(pin!(waiting)).await,
+            None => self.within(waiting).await,
             Some(observation) => self.within(pin!(observation.at_gate(waiting))).await,
         }
     }

@@ -1,10 +1,10 @@
 //! The retry loop, the only one that repeats units and single statements.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::boxed::boxed;
 use crate::error::Error;
 use crate::events::Run;
 use crate::failure::{Failure, FailureKind};
@@ -93,7 +93,7 @@ async fn attempts<X: Retryable>(
         let outcome = within(span, || work.attempt(plan, attempt.number, permits, timer)).await;
         timer.notify(RunClock::attempt_over);
         record(strategy, &attempt, &outcome, timer);
-        let usage = Usage {
+        let usage = || Usage {
             spent: timer.clock.spent(attempt.number),
             max_attempts: options.max_attempts(),
             unique_retries: retries.unique_retries,
@@ -117,8 +117,9 @@ async fn attempts<X: Retryable>(
             || (failure.kind() == FailureKind::Deadlock && begun.elapsed() >= COSTLY_DEADLOCK);
         retries.last = Some(failure);
         timer.notify(|observation| observation.backing_off(delay));
-        let sleep = tokio::time::sleep(delay);
-        counted(timer.observation.as_deref(), |times| &mut times.backoff, pin!(sleep)).await;
+        // Boxed, because most runs do not back off.
+        let sleep = Box::pin(tokio::time::sleep(delay));
+        counted(timer.observation.as_deref(), |times| &mut times.backoff, sleep).await;
     }
 }
 
@@ -148,9 +149,10 @@ async fn wait_for_permits(
     let gate = match options.key().filter(|_| plan.gated) {
         None => None,
         Some(key) => {
-            let entering = options.interceptors().while_at_gate(queues.gate.enter(key));
+            // Boxed, because in place it would enlarge the future of every run.
+            let entering = boxed(|| options.interceptors().while_at_gate(queues.gate.enter(key)));
             match timer.at_gate(entering).await {
-                Some(Ok(permit)) => Some(Box::new(permit)),
+                Some(Ok(permit)) => Some(permit),
                 Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(attempts)))),
                 None => {
                     let cause = retries.last.take().unwrap_or_else(waiting_at_gate);
