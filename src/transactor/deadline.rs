@@ -36,7 +36,11 @@ impl Clock {
     /// Returns the time limit for the server: slightly less than what is left, so that the server reports
     /// the timeout, which keeps the connection usable, before the client gives up.
     pub(super) fn server_limit(self) -> Duration {
-        just_below(self.deadline.saturating_duration_since(Instant::now()))
+        self.server_limit_at(Instant::now())
+    }
+
+    pub(super) fn server_limit_at(self, now: Instant) -> Duration {
+        just_below(self.deadline.saturating_duration_since(now))
     }
 
     pub(super) fn is_over(self) -> bool {

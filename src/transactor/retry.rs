@@ -41,7 +41,7 @@ pub(super) async fn run_with_retries<X: Retryable>(
     });
     let span = observation.as_ref().and_then(|observation| observation.span());
     let mut timer = Timer::start(options, observation);
-    within(span, || observed(strategy, queues, options, work, &mut timer)).await
+    within(span, || boxed(|| observed(strategy, queues, options, work, &mut timer))).await
 }
 
 /// Runs the attempts, and reports the end of the run to the observers.
@@ -88,7 +88,7 @@ async fn attempts<X: Retryable>(
         timer.notify(|observation| observation.attempt_started(attempt.number));
         attempt.queued = permits.gate.as_ref().is_some_and(|permit| permit.queued);
         let begun = Instant::now();
-        let server_deadline = begun + timer.clock.server_limit();
+        let server_deadline = begun + timer.clock.server_limit_at(begun);
         let span = timer.observation.as_ref().and_then(|observation| observation.attempt_span());
         let outcome = within(span, || work.attempt(plan, attempt.number, permits, timer)).await;
         timer.notify(RunClock::attempt_over);

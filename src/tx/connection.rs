@@ -44,7 +44,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// sqlx would send `ROLLBACK` and return such a connection to the pool. The `ROLLBACK` waits for the
 /// statement that is in flight, and does not undo a BEGIN that was cut short (sqlx issue 4393).
 pub(crate) struct PooledSession<DB: Backend> {
-    open: ScopeGuard<OpenConnection<DB>, fn(OpenConnection<DB>)>,
+    // Boxed, because it is moved several times.
+    open: ScopeGuard<Box<OpenConnection<DB>>, fn(Box<OpenConnection<DB>>)>,
     /// Receives the connection after a clean end.
     reuse: ConnectionReuse<DB>,
 }
@@ -131,7 +132,7 @@ impl<DB: Backend> PooledSession<DB> {
         if let Some(embedded) = DB::EMBEDDED {
             return Ok(embedded);
         }
-        let OpenConnection { connection, pool, .. } = &mut *self.open;
+        let OpenConnection { connection, pool, .. } = &mut **self.open;
         engine_of(self.reuse.server().engines(pool), pool, connection).await
     }
 
@@ -140,7 +141,7 @@ impl<DB: Backend> PooledSession<DB> {
         Ok(Self::of(boxed(|| reuse.wait(pool)).await?, reuse))
     }
 
-    fn of(open: OpenConnection<DB>, reuse: &ConnectionReuse<DB>) -> Self {
+    fn of(open: Box<OpenConnection<DB>>, reuse: &ConnectionReuse<DB>) -> Self {
         Self { open: scopeguard::guard(open, abandon), reuse: reuse.clone() }
     }
 
@@ -241,9 +242,9 @@ impl<DB: Backend> PooledSession<DB> {
 }
 
 impl<DB: Backend> OpenConnection<DB> {
-    fn new(connection: PoolConnection<DB>, pool: &Pool<DB>) -> Self {
+    fn new(connection: PoolConnection<DB>, pool: &Pool<DB>) -> Box<Self> {
         let (runtime, since) = (Handle::current(), Instant::now());
-        Self {
+        Box::new(Self {
             connection,
             pool: pool.clone(),
             runtime,
@@ -256,7 +257,7 @@ impl<DB: Backend> OpenConnection<DB> {
             restore: None,
             is_settled: false,
             is_streaming: Arc::default(),
-        }
+        })
     }
 }
 
@@ -307,8 +308,9 @@ fn is_refusal<DB: Backend>(error: &sqlx::Error) -> bool {
 }
 
 /// Disposes of a connection that had no clean end.
-fn abandon<DB: Backend>(open: OpenConnection<DB>) {
-    let OpenConnection { mut connection, pool, runtime, reset, is_settled, is_streaming, .. } = open;
+#[expect(clippy::boxed_local, reason = "sessions hold boxed connections")]
+fn abandon<DB: Backend>(open: Box<OpenConnection<DB>>) {
+    let OpenConnection { mut connection, pool, runtime, reset, is_settled, is_streaming, .. } = *open;
     let _entered = runtime.enter();
     if DB::lives_in_its_connection(&pool.connect_options()) {
         // Closing the connection would lose the database, and there is no network to wait for.

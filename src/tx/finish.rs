@@ -127,8 +127,8 @@ impl<DB: Backend> Tx<DB> {
         }
         let folded = self.fold_commit(kept, &ending);
         let (sql, before_commit) = match &folded {
-            Some(folded) => (folded.sql.clone(), folded.before_commit),
-            None => (ending.sql.into_owned(), ending.before_commit),
+            Some(folded) => (folded.sql.clone().into(), folded.before_commit),
+            None => (ending.sql, ending.before_commit),
         };
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
         let commit = send::<DB>(interception, connection, StepKind::Commit, sql);
@@ -252,7 +252,7 @@ impl<DB: Backend> Tx<DB> {
             let closing = self.closing();
             for _ in 0..MAX_ROLLBACKS {
                 let (interception, connection) = (self.interception.as_ref(), self.session.connection());
-                let sql = DB::rollback(&closing).into_owned();
+                let sql = DB::rollback(&closing);
                 let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
                 let rollback = last_step(self.state.run_clock(), Box::pin(rollback));
                 let Ok(reply) = timeout(ROLLBACK_LIMIT, rollback).await else { return };

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use sqlx::Pool;
 
 use crate::backend::Backend;
+use crate::boxed::boxed;
 use crate::failure::Failure;
 use crate::strategy::{CommitMarker, Plan};
 use crate::telemetry::RunClock;
@@ -53,7 +54,7 @@ impl<DB: Backend> AttemptOpening<'_, DB> {
                 run_clock: self.observation.clone(),
             };
             let limits = || self.options.limits(self.clock.server_limit());
-            match Tx::open(self.pool, self.reuse, &opening, limits).await {
+            match boxed(|| Tx::open(self.pool, self.reuse, &opening, limits)).await {
                 Ok(tx) => return Ok(tx),
                 Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
                 Err(NotOpened { failure, .. }) => return Err(failure),

@@ -185,8 +185,10 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         self.hooks = Hooks::default();
         let observation = timer.observation.clone();
         let pool = self.pool;
-        let unit = holding(pool, self.unit.attempt(&mut open.tx));
-        let decision = timer.within(pin!(watched(observation.as_deref(), || is_used_up(pool), unit))).await;
+        let decision = {
+            let unit = pin!(holding(pool, self.unit.attempt(&mut open.tx)));
+            timer.within(pin!(watched(observation.as_deref(), || is_used_up(pool), unit))).await
+        };
         let Some((decision, converted)) = decision else {
             self.hooks = open.tx.take_hooks();
             let during = match open.tx.is_in_flight() {
