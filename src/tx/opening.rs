@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sqlx::Pool;
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ use crate::telemetry::{RunClock, counted};
 /// The parameters of a new transaction.
 pub(crate) struct OpenRequest<'a, DB: Backend> {
     pub(crate) plan: Plan,
+    /// The limits that the caller requests.
+    pub(crate) limits: Limits,
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     pub(crate) marker: Option<CommitMarker>,
@@ -49,8 +52,8 @@ pub(crate) struct OpenRequest<'a, DB: Backend> {
 #[derive(Debug)]
 pub(crate) struct NotOpened {
     pub(crate) failure: Failure,
-    /// Whether the connection was already dead when the pool returned it, or lacked a prepared statement, so
-    /// that another one may work.
+    /// Whether the connection was already dead when the pool returned it, lacked a prepared statement, or was
+    /// in a transaction, so that another one may work, or the same one now.
     pub(crate) stale_connection: bool,
 }
 
@@ -118,7 +121,7 @@ impl<DB: Backend> Tx<DB> {
         pool: &Pool<DB>,
         reuse: &ConnectionReuse<DB>,
         request: &OpenRequest<'_, DB>,
-        remaining: impl Fn() -> Limits,
+        remaining: impl Fn() -> Duration,
     ) -> Result<Box<Self>, NotOpened> {
         let requested = Instant::now();
         let (tx, text) = Self::connect(pool, reuse, request, requested, remaining).await?;
@@ -131,17 +134,18 @@ impl<DB: Backend> Tx<DB> {
         reuse: &ConnectionReuse<DB>,
         request: &OpenRequest<'_, DB>,
         requested: Instant,
-        remaining: impl Fn() -> Limits,
+        remaining: impl Fn() -> Duration,
     ) -> Result<(Box<Self>, String), NotOpened> {
         // A plan or a limit that the database does not support fails before any wait.
-        request.check(&remaining()).map_err(NotOpened::because)?;
+        request.check(&request.limits).map_err(NotOpened::because)?;
         let acquiring = PooledSession::acquire(pool, reuse);
         let mut session = counted(request.run_clock.as_deref(), |times| &mut times.pool, pin!(acquiring))
             .await
             .map_err(|error| NotOpened::because(not_connected(pool, requested, &error)))?;
         request.connected.store(true, Ordering::Release);
         let engine = session.engine().await.map_err(|error| NotOpened::on_connection::<DB>(&error))?;
-        let limits = engine.limits(Limits { own_lock: session.own_lock_limit(), ..remaining() });
+        let (left, own_lock) = (Some(remaining()), session.own_lock_limit());
+        let limits = engine.limits(Limits { left, own_lock, ..request.limits });
         let text = match request.text(&engine, &limits) {
             Ok(text) => text,
             Err(failure) => {
@@ -180,7 +184,7 @@ impl<DB: Backend> Tx<DB> {
             None => BeginResults::Any,
         };
         let (interception, connection) = (tx.interception.as_ref(), tx.session.connection());
-        let begin = send_begin::<DB>(interception, connection, text, results, &tx.closing);
+        let begin = send_begin::<DB>(interception, connection, text, results);
         let (mut reply, rows) = counted(run_clock, |times| &mut times.control, pin!(begin)).await;
         if asks_for_prepared {
             tx.learn_prepared(&mut reply);
@@ -207,7 +211,8 @@ impl<DB: Backend> Tx<DB> {
             // Boxed, because in place it would enlarge the future of every run.
             Some(error) => {
                 let failure = refused.unwrap_or_else(|| failure_or_other::<DB>(&error));
-                Err(Box::pin(tx.not_opened(failure, DB::has_other_names(&error))).await)
+                let repeats = DB::has_other_names(&error) || DB::found_open_transaction(&failure);
+                Err(Box::pin(tx.not_opened(failure, repeats)).await)
             }
         }
     }
@@ -250,10 +255,11 @@ impl<DB: Backend> Tx<DB> {
         DB::send_text(self.session.connection(), correction).await.error
     }
 
-    /// `has_other_names` says that the session lacked a statement that it was expected to have prepared.
-    async fn not_opened(mut self: Box<Self>, failure: Failure, has_other_names: bool) -> NotOpened {
+    /// `repeats` says that the session lacked a statement that it was expected to have prepared, or that its
+    /// previous user has left a transaction open. The rollback ends that one, which can never be committed.
+    async fn not_opened(mut self: Box<Self>, failure: Failure, repeats: bool) -> NotOpened {
         let failure = self.why_not_opened(failure).await;
-        let stale_connection = failure.kind() == FailureKind::ConnectionLost || has_other_names;
+        let stale_connection = failure.kind() == FailureKind::ConnectionLost || repeats;
         self.state.end(failure.clone());
         self.rollback().await;
         NotOpened { failure, stale_connection }
@@ -297,34 +303,20 @@ enum BeginResults {
     Any,
 }
 
-/// Sends the text that opens a transaction. If the previous user of the connection has left a transaction
-/// open, rolls that back, because it can never be committed, and sends the text again.
+/// Sends the text that opens a transaction.
 async fn send_begin<DB: Backend>(
     interception: Option<&Interception>,
     connection: &mut DB::Connection,
     text: String,
     results: BeginResults,
-    closing: &Closing,
 ) -> (Reply, Vec<DB::Row>) {
-    let mut is_first = true;
-    loop {
-        let sent = match results {
-            BeginResults::RowsBefore(after) => DB::send_text_for_rows(connection, text.clone(), after).await,
-            BeginResults::OneRow if interception.is_none() && is_first => {
-                (DB::send_opening(connection, text.clone()).await, Vec::new())
-            }
-            BeginResults::OneRow | BeginResults::Any => {
-                (send::<DB>(interception, connection, StepKind::Begin, text.clone()).await, Vec::new())
-            }
-        };
-        let refused = sent.0.error.as_ref().map(failure_or_other::<DB>);
-        if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) || !is_first {
-            return sent;
+    match results {
+        BeginResults::RowsBefore(after) => DB::send_text_for_rows(connection, text, after).await,
+        BeginResults::OneRow if interception.is_none() => {
+            (DB::send_opening(connection, text).await, Vec::new())
         }
-        let rolled_back = DB::send_text(connection, DB::rollback(closing).into_owned()).await;
-        if rolled_back.error.is_some() {
-            return sent;
+        BeginResults::OneRow | BeginResults::Any => {
+            (send::<DB>(interception, connection, StepKind::Begin, text).await, Vec::new())
         }
-        is_first = false;
     }
 }

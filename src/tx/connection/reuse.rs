@@ -132,8 +132,9 @@ impl<DB: Backend> ConnectionReuse<DB> {
     pub(super) fn take(&self) -> Option<Box<OpenConnection<DB>>> {
         let shared = self.shared.as_ref()?;
         loop {
+            // It was idle for a few yields only, so the limits that were checked at its release still hold.
             let (_, released) = lock(shared).idle.pop()?;
-            if released.may_be_reused() {
+            if !released.pool.is_closed() {
                 return Some(taken(released));
             }
         }
