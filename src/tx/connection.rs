@@ -44,11 +44,13 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// sqlx would send `ROLLBACK` and return such a connection to the pool. The `ROLLBACK` waits for the
 /// statement that is in flight, and does not undo a BEGIN that was cut short (sqlx issue 4393).
 pub(crate) struct PooledSession<DB: Backend> {
-    // Boxed, because it is moved several times.
-    open: ScopeGuard<Box<OpenConnection<DB>>, fn(Box<OpenConnection<DB>>)>,
+    open: GuardedConnection<DB>,
     /// Receives the connection after a clean end.
     reuse: ConnectionReuse<DB>,
 }
+
+/// A connection that is disposed of when it is dropped. Boxed, because it is moved several times.
+type GuardedConnection<DB> = ScopeGuard<Box<OpenConnection<DB>>, fn(Box<OpenConnection<DB>>)>;
 
 /// A connection that was acquired from the pool.
 struct OpenConnection<DB: Backend> {

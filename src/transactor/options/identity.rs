@@ -14,9 +14,10 @@ pub(in crate::transactor) struct UnitIdentity {
 }
 
 impl Hash for UnitIdentity {
-    /// Hashes the line and the column only. They tell nearly all units apart, and every run hashes them.
+    /// Hashes numbers only. They tell nearly all units apart, and every run hashes them.
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.location.map(|location| (location.line(), location.column())).hash(state);
+        self.name.map(str::len).hash(state);
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, yield_now};
 
 use super::pool_queue::PoolWaiter;
 use super::server_cache::ServerCache;
-use super::{OpenConnection, ROLLBACK};
+use super::{GuardedConnection, OpenConnection, ROLLBACK};
 use crate::backend::Backend;
 
 /// How many runs a connection serves before it returns to the pool.
@@ -72,7 +72,7 @@ struct Keeper {
 }
 
 /// A connection after a clean end. Dropping it returns it to the pool.
-type Released<DB> = ScopeGuard<Box<OpenConnection<DB>>, fn(Box<OpenConnection<DB>>)>;
+type Released<DB> = GuardedConnection<DB>;
 
 impl<DB: Backend> ConnectionReuse<DB> {
     /// Reuses connections between the runs of all clones of this value.
@@ -132,9 +132,8 @@ impl<DB: Backend> ConnectionReuse<DB> {
     pub(super) fn take(&self) -> Option<Box<OpenConnection<DB>>> {
         let shared = self.shared.as_ref()?;
         loop {
-            // It was idle for a few yields only, so the limits that were checked at its release still hold.
             let (_, released) = lock(shared).idle.pop()?;
-            if !released.pool.is_closed() {
+            if released.may_be_reused() {
                 return Some(taken(released));
             }
         }
