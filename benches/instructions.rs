@@ -1,5 +1,4 @@
-//! Client instructions per transaction, of this crate and of the same transaction in sqlx, and the memory of a
-//! run that waits.
+//! Client instructions per transaction, of this crate and of the same transaction in sqlx.
 //!
 //! `taskset -c 0 cargo bench -p benches --bench instructions`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a
 //! private server that is started for it. Needs valgrind, whose callgrind counts the instructions.
@@ -14,13 +13,10 @@
 //!
 //! Each contender runs in a process of its own, with 100 transactions and with 600, so that the difference
 //! holds neither its start nor the preparation of statements.
-//!
-//! The memory of a waiting run is the resident memory by which a process grows when 10 000 runs begin to wait,
-//! without the task of each. It includes what the pool of sqlx needs for its part of the wait.
 
 use std::process::Command;
 
-use atomically::{Error, Pessimistic, PoolTransactor, Serializable, Strategy, TransactorExt as _, Tx};
+use atomically::{Error, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Postgres, Row as _};
 
@@ -42,17 +38,6 @@ const CONTENDERS: [(&str, &str); 6] = [
     ("atomically", "sqlx"),
     ("SELECT in a unit", "SELECT in a unit"),
     ("lock_rows", "SELECT in a unit"),
-];
-
-/// The runs that wait at the same time.
-const WAITING: usize = 10_000;
-
-/// Where runs wait, and under which strategy.
-const WAITS: [&str; 4] = [
-    "for a connection, Pessimistic",
-    "for a connection, Serializable",
-    "at the gate, Pessimistic",
-    "at the gate, Serializable",
 ];
 
 fn main() {
@@ -78,14 +63,6 @@ fn main() {
     for ((contender, count), (_, base)) in counts.iter().zip(CONTENDERS) {
         let (_, base) = counts.iter().find(|(other, _)| *other == base).expect("a contender");
         println!("{contender:32} {count:12} {:6.2}", *count as f64 / *base as f64);
-    }
-    println!("\n{:32} {:>12}", "a run that waits", "bytes");
-    for wait in WAITS {
-        let program = std::env::current_exe().expect("the path of this program");
-        let mut program = Command::new(program);
-        let output = program.args(["--contender", wait, "1"]).env(URL, &url).output().expect("a process");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        println!("{wait:32} {:>12}", String::from_utf8_lossy(&output.stdout).trim());
     }
 }
 
@@ -127,41 +104,8 @@ async fn run(contender: &str, transactions: u64) {
         "atomically, reused connections" => transfers(&db.reuse_connections(), transactions).await,
         "SELECT in a unit" => lock_keys(&db, transactions, false).await.expect("locks"),
         "lock_rows" => lock_keys(&db, transactions, true).await.expect("locks"),
-        waiting if WAITS.contains(&waiting) => {
-            let bytes = if waiting.ends_with("Pessimistic") {
-                bytes_of_waiting(&pool, &db, waiting).await
-            } else {
-                bytes_of_waiting(&pool, &Serializable::default().on(&pool), waiting).await
-            };
-            println!("{bytes}");
-        }
         unknown => panic!("no such contender: {unknown}"),
     }
-}
-
-/// The memory of a run that waits.
-async fn bytes_of_waiting<S: Strategy>(
-    pool: &PgPool,
-    db: &PoolTransactor<Postgres, S>,
-    waiting: &str,
-) -> usize {
-    let _the_only_one = pool.acquire().await.expect("a connection");
-    let at_gate = waiting.starts_with("at the gate");
-    let mut runs = Vec::with_capacity(WAITING);
-    let before = resident_bytes();
-    for key in 0..WAITING {
-        let db = db.on_key(if at_gate { 0 } else { key });
-        let mut run = Box::pin(async move { db.run(async |_: &mut Tx<Postgres>| Ok::<_, Error>(())).await });
-        assert!(futures_util::poll!(&mut run).is_pending());
-        runs.push(run);
-    }
-    (resident_bytes() - before) / WAITING
-}
-
-fn resident_bytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
-    kilobytes.and_then(|kilobytes| kilobytes.trim().parse::<usize>().ok()).expect("a number") * 1024
 }
 
 async fn stock(pool: &PgPool) -> Result<(), sqlx::Error> {
