@@ -98,7 +98,7 @@ async fn attempts<X: Retryable>(
             max_attempts: options.max_attempts(),
             unique_retries: retries.unique_retries,
             past_server_deadline: Instant::now() >= server_deadline,
-            last: retries.last.take(),
+            last: retries.last.take().map(|failure| *failure),
         };
         let failure = match decide(outcome, &plan, usage, |failure| strategy.verdict(failure)) {
             NextStep::Return(output) => return Ok(output),
@@ -115,7 +115,7 @@ async fn attempts<X: Retryable>(
         let (delay, failure) = retries.pay(failure, timer)?;
         retries.is_victim = has_given_way(&failure)
             || (failure.kind() == FailureKind::Deadlock && begun.elapsed() >= COSTLY_DEADLOCK);
-        retries.last = Some(failure);
+        retries.last = Some(Box::new(failure));
         timer.notify(|observation| observation.backing_off(delay));
         // Boxed, because most runs do not back off.
         let sleep = Box::pin(tokio::time::sleep(delay));
@@ -155,7 +155,7 @@ async fn wait_for_permits(
                 Some(Ok(permit)) => Some(permit),
                 Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(attempts)))),
                 None => {
-                    let cause = retries.last.take().unwrap_or_else(waiting_at_gate);
+                    let cause = retries.last.take().map_or_else(waiting_at_gate, |failure| *failure);
                     let error = Error::deadline_exceeded(Some(cause), clock.spent(attempts));
                     return Err(error.while_waiting("at the gate"));
                 }
@@ -165,7 +165,7 @@ async fn wait_for_permits(
     match deadlock_permit(queues, options, retries.is_victim, timer).await {
         Some(deadlock) => Ok(Permits { gate, deadlock }),
         None => {
-            let cause = retries.last.take().unwrap_or_else(waiting_behind_victims);
+            let cause = retries.last.take().map_or_else(waiting_behind_victims, |failure| *failure);
             Err(Error::deadline_exceeded(Some(cause), clock.spent(attempts)))
         }
     }
@@ -178,7 +178,8 @@ struct Retries<'a> {
     unique_retries: u32,
     /// Created with the first retry, because most runs have none.
     delays: Option<Box<dyn Iterator<Item = Duration> + Send>>,
-    last: Option<Failure>,
+    /// Boxed, because most runs have none.
+    last: Option<Box<Failure>>,
     /// Whether the last attempt was the victim of a costly deadlock, or gave way to such victims.
     is_victim: bool,
 }

@@ -67,11 +67,11 @@ async fn units(
         })
         .await
     };
-    let in_savepoint = async || db.run(async |tx| in_savepoint(tx).await).await;
+    let in_savepoint = async || db.run(async |tx| update_in_savepoint(tx).await).await;
     let in_two_savepoints = async || {
         db.run(async |tx| {
-            in_savepoint(tx).await?;
-            in_savepoint(tx).await
+            update_in_savepoint(tx).await?;
+            update_in_savepoint(tx).await
         })
         .await
     };
@@ -110,7 +110,7 @@ async fn update(tx: &mut Tx<Postgres>) -> Result<(), Error> {
     Ok(())
 }
 
-async fn in_savepoint(tx: &mut Tx<Postgres>) -> Result<(), Error> {
+async fn update_in_savepoint(tx: &mut Tx<Postgres>) -> Result<(), Error> {
     tx.savepoint(async |tx: &mut Tx<Postgres>| update(tx).await).await
 }
 
