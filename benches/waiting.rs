@@ -3,9 +3,9 @@
 //! `cargo bench -p benches --bench waiting`, on Linux. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private
 //! server that is started for it.
 //!
-//! Prints by how much the resident memory of a process grows when 10 000 runs begin to wait, for each of them.
-//! This includes what the pool of sqlx needs for its part of the wait, and not the task of each run. Each
-//! figure comes from a process of its own.
+//! Prints by how much the resident memory of a process grows for each of 10 000 runs that begin to wait. This
+//! includes what the pool of sqlx needs for its part of the wait, and not the task of each run. Each figure
+//! comes from a process of its own.
 
 use std::process::Command;
 
