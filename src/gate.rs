@@ -160,13 +160,13 @@ impl Gate {
     /// Waits until there is room inside for a unit with this key.
     ///
     /// Cancellation: the unit leaves the queue.
-    pub(crate) async fn enter(&self, key: u64) -> Result<GatePermit, Failure> {
+    pub(crate) async fn enter(&self, key: u64) -> Result<Box<GatePermit>, Failure> {
         let waiting = poll_fn(|context| Poll::Ready(self.join(key, context))).await?;
         Ok(waiting.enter().await)
     }
 
     /// Joins all queues of the key at once, so that units have the same order in each of them.
-    fn join(&self, key: u64, context: &mut Context<'_>) -> Result<GatePermit, Failure> {
+    fn join(&self, key: u64, context: &mut Context<'_>) -> Result<Box<GatePermit>, Failure> {
         let Bounds { width, queue, .. } = self.bounds;
         let max_units = queue.saturating_add(INSIDE * width);
         GatePermit::join(&self.keys, key, width, max_units, context).ok_or_else(|| {

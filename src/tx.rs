@@ -204,6 +204,8 @@ impl<DB: Backend> Tx<DB> {
         if let Some(interception) = &self.interception {
             interception.unwatched();
         }
+        // Left open: COMMIT releases it, and a later savepoint with its name hides it.
+        self.state.unreleased = None;
         self.state.distrusts_guard = self.depth == 0 && !self.state.has_savepoints;
     }
 

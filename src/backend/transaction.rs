@@ -84,6 +84,9 @@ pub trait TransactionSql: Database {
     /// Returns the text that rolls back.
     fn rollback(closing: &Closing) -> Cow<'static, str>;
 
+    /// Whether a savepoint replaces an earlier one with its name, so that savepoints need not be released.
+    const SAVEPOINTS_REPLACE_EACH_OTHER: bool = false;
+
     /// Returns the text that rolls back to a savepoint. The savepoint may be gone afterwards.
     fn rollback_to(savepoint: &str) -> String {
         format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}")

@@ -2,6 +2,7 @@
 //!
 //! All statements, those of the crate and those of its callers, are sent by these functions.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -97,7 +98,7 @@ pub trait Wire: Codec + Driver {
 
     /// Sends a text that ends a transaction. If it is a single statement, that costs fewer instructions than
     /// [`send_text`](Self::send_text), because no stream of results is created.
-    fn send_end(connection: &mut Self::Connection, sql: String) -> BoxFuture<'_, Reply>;
+    fn send_end<'c>(connection: &'c mut Self::Connection, sql: Cow<'static, str>) -> BoxFuture<'c, Reply>;
 
     /// Fails if the worker thread of an embedded database has ended.
     ///
@@ -276,11 +277,11 @@ where
         })
     }
 
-    fn send_end(connection: &mut DB::Connection, sql: String) -> BoxFuture<'_, Reply> {
+    fn send_end<'c>(connection: &'c mut DB::Connection, sql: Cow<'static, str>) -> BoxFuture<'c, Reply> {
         // A transaction that the unit has begun on the connection itself, and left open, would be in the way.
         let is_in_the_way = || DB::TransactionManager::get_transaction_depth(connection) > 0;
         if !DB::BEGIN_SENDS_ANY_TEXT || sql.contains(';') || is_in_the_way() {
-            return Self::send_text(connection, sql);
+            return Self::send_text(connection, sql.into_owned());
         }
         boxed(|| async move {
             let sql = AssertSqlSafe(sql).into_sql_str();

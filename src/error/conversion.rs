@@ -14,8 +14,14 @@ use crate::backend::failure_of_any;
 use crate::failure::{Failure, FailureKind};
 
 tokio::task_local! {
-    /// The units that this task is running, the innermost last.
-    static RUNNING: RefCell<Vec<RunningUnit>>;
+    static RUNNING: RefCell<RunningUnits>;
+}
+
+/// The units that this task is running.
+struct RunningUnits {
+    innermost: RunningUnit,
+    /// Those that run the innermost one, on other pools. Most units have none.
+    outer: Vec<RunningUnit>,
 }
 
 /// A unit of work that holds a connection of its pool.
@@ -24,21 +30,28 @@ struct RunningUnit {
     /// The identity of the pool.
     pool: usize,
     /// The failure in the last error that was converted while the unit ran.
-    converted: Option<Failure>,
+    converted: Option<Box<Failure>>,
+}
+
+impl RunningUnits {
+    fn all(&self) -> impl Iterator<Item = &RunningUnit> {
+        self.outer.iter().chain([&self.innermost])
+    }
 }
 
 /// Returns whether this task runs a unit that holds a connection of the pool with this identity.
 pub(crate) fn is_running_unit_on(pool: usize) -> bool {
-    RUNNING.try_with(|running| running.borrow().iter().any(|unit| unit.pool == pool)).unwrap_or(false)
+    RUNNING.try_with(|running| running.borrow().all().any(|unit| unit.pool == pool)).unwrap_or(false)
 }
 
 /// Runs `unit`, which holds a connection of the pool with this identity. Returns its output, and the failure
 /// in the last sqlx error that was converted to an [`Error`] meanwhile.
 pub(crate) async fn with_running_unit<F: Future>(pool: usize, unit: F) -> (F::Output, Option<Failure>) {
-    let mut running = RUNNING.try_with(|running| running.borrow().clone()).unwrap_or_default();
-    running.push(RunningUnit { pool, converted: None });
-    let converted = || RUNNING.try_with(|running| running.borrow_mut().pop().and_then(|unit| unit.converted));
-    RUNNING.scope(RefCell::new(running), async move { (unit.await, converted().ok().flatten()) }).await
+    let outer = RUNNING.try_with(|running| running.borrow().all().cloned().collect()).unwrap_or_default();
+    let running = RunningUnits { innermost: RunningUnit { pool, converted: None }, outer };
+    let converted = || RUNNING.try_with(|running| running.borrow_mut().innermost.converted.take());
+    let converted = || converted().ok().flatten().map(|failure| *failure);
+    RUNNING.scope(RefCell::new(running), async move { (unit.await, converted()) }).await
 }
 
 impl From<sqlx::Error> for Error {
@@ -47,7 +60,7 @@ impl From<sqlx::Error> for Error {
             Ok(original) => return original,
             Err(error) => error,
         };
-        let is_in_unit = RUNNING.try_with(|running| !running.borrow().is_empty()).unwrap_or(false);
+        let is_in_unit = RUNNING.try_with(|_| ()).is_ok();
         let failure = match error {
             sqlx::Error::PoolTimedOut if is_in_unit => Some(second_connection()),
             ref error => failure_of_any(error),
@@ -83,9 +96,7 @@ struct SharedError(String);
 
 fn record(failure: &Failure) {
     let _ = RUNNING.try_with(|running| {
-        if let Some(unit) = running.borrow_mut().last_mut() {
-            unit.converted = Some(failure.clone());
-        }
+        running.borrow_mut().innermost.converted = Some(Box::new(failure.clone()));
     });
 }
 

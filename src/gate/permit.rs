@@ -29,7 +29,7 @@ impl GatePermit {
         width: usize,
         max_units: usize,
         context: &mut Context<'_>,
-    ) -> Option<Self> {
+    ) -> Option<Box<Self>> {
         let mut locked = keys.lock();
         let queues = locked.entry(key).or_insert_with(|| KeyQueues::new(width));
         if queues.units >= max_units {
@@ -40,11 +40,11 @@ impl GatePermit {
         let [entrance, running] =
             [&queues.entrance, &queues.running].map(|semaphore| Ticket::draw(semaphore, context));
         let member = Membership { key, keys: keys.clone(), room: queues.room.clone() };
-        Some(Self { queued, running, room: None, total: None, entrance, member })
+        Some(Box::new(Self { queued, running, room: None, total: None, entrance, member }))
     }
 
     /// Waits until the unit is inside.
-    pub(super) async fn enter(mut self) -> Self {
+    pub(super) async fn enter(mut self: Box<Self>) -> Box<Self> {
         self.entrance.granted().await;
         self.room = self.member.room.clone().acquire_owned().await.ok();
         if let Some(total) = &self.member.keys.total {

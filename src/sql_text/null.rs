@@ -1,5 +1,6 @@
 //! Finds comparisons with NULL, which no row satisfies.
 
+use super::statement::word_of;
 use super::{Kind, Syntax, Token, TokenizedText};
 
 /// Words that end a condition which must hold for every matching row.
@@ -10,9 +11,8 @@ const ALTERNATIVES: [&str; 8] = ["OR", "XOR", "NOT", "CASE", "IF", "IIF", "IS", 
 
 /// Returns whether a text begins with UPDATE or DELETE.
 pub(crate) fn is_update_or_delete(text: &str) -> bool {
-    let Some(word) = text.as_bytes().trim_ascii_start().first_chunk() else { return false };
-    let word: [u8; 6] = word.map(|letter: u8| letter.to_ascii_uppercase());
-    word == *b"UPDATE" || word == *b"DELETE"
+    let word = text.as_bytes().trim_ascii_start().first_chunk().map(word_of);
+    word.is_some_and(|word| word == word_of(b"UPDATE") || word == word_of(b"DELETE"))
 }
 
 /// Returns the column that an UPDATE or DELETE compares with a parameter that is NULL, so that it never

@@ -233,7 +233,7 @@ fn beginnings<'t>(tokens: &[Token<'t>]) -> Vec<SqlStatement<'t>> {
 }
 
 /// The most frequent statements that do not affect their transaction on any database.
-const QUERIES: [&[u8; 6]; 4] = [b"SELECT", b"INSERT", b"UPDATE", b"DELETE"];
+const QUERIES: [Word; 4] = [word_of(b"SELECT"), word_of(b"INSERT"), word_of(b"UPDATE"), word_of(b"DELETE")];
 
 /// Returns whether the text begins with a query, which cannot end its transaction. Reads only the first
 /// bytes.
@@ -241,7 +241,17 @@ pub(crate) fn begins_with_a_query(text: &str) -> bool {
     let spaces = text.bytes().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r')).count();
     let Some((word, rest)) = text.as_bytes()[spaces..].split_first_chunk() else { return false };
     let ends = rest.first().is_none_or(u8::is_ascii_whitespace);
-    ends && QUERIES.contains(&&word.map(|letter: u8| letter.to_ascii_uppercase()))
+    ends && QUERIES.contains(&word_of(word))
+}
+
+/// A word of six letters in upper case, which is compared in one step: every statement is looked at.
+pub(super) type Word = u64;
+
+/// Returns the word that these letters spell. Bytes that are not letters never spell one.
+pub(super) const fn word_of(letters: &[u8; 6]) -> Word {
+    const CASE: u64 = 0x2020_2020_2020;
+    let [a, b, c, d, e, f] = *letters;
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) & !CASE
 }
 
 /// Returns whether the text may have several statements: it contains a semicolon that is not at its end.

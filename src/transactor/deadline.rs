@@ -36,7 +36,11 @@ impl Clock {
     /// Returns the time limit for the server: slightly less than what is left, so that the server reports
     /// the timeout, which keeps the connection usable, before the client gives up.
     pub(super) fn server_limit(self) -> Duration {
-        just_below(self.deadline.saturating_duration_since(Instant::now()))
+        self.server_limit_at(Instant::now())
+    }
+
+    pub(super) fn server_limit_at(self, now: Instant) -> Duration {
+        just_below(self.deadline.saturating_duration_since(now))
     }
 
     pub(super) fn is_over(self) -> bool {
@@ -87,9 +91,11 @@ impl Timer {
     }
 
     /// Waits for a turn at the gate until the deadline; returns `None` if the deadline passes first.
-    pub(super) async fn at_gate<F: Future>(&mut self, waiting: F) -> Option<F::Output> {
+    ///
+    /// The caller pins the future, as for [`within`](Self::within).
+    pub(super) async fn at_gate<F: Future + Unpin>(&mut self, waiting: F) -> Option<F::Output> {
         match self.observation.clone() {
-            None => self.within(pin!(waiting)).await,
+            None => self.within(waiting).await,
             Some(observation) => self.within(pin!(observation.at_gate(waiting))).await,
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::options::UnitIdentity;
 use crate::tx::RightOfWay;
 
 /// The duration from which a deadlock counts as costly.
@@ -31,7 +32,7 @@ pub(super) const COSTLY_DEADLOCK: Duration = Duration::from_millis(50);
 /// A queue is never removed: there are at most as many as there are locations in the program that start
 /// units.
 #[derive(Debug, Clone, Default)]
-pub(super) struct DeadlockQueue(Arc<Mutex<HashMap<u64, Arc<UnitQueue>>>>);
+pub(super) struct DeadlockQueue(Arc<Mutex<HashMap<UnitIdentity, Arc<UnitQueue>>>>);
 
 /// The queue of one unit.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ pub(super) struct DeadlockPermit {
 impl DeadlockQueue {
     /// Joins the queue of this unit. Only the victim of a deadlock has to wait, or a run that finds several
     /// victims waiting.
-    pub(super) fn join(&self, unit: u64, is_victim: bool) -> DeadlockPermit {
+    pub(super) fn join(&self, unit: UnitIdentity, is_victim: bool) -> DeadlockPermit {
         let new =
             || Arc::new(UnitQueue { semaphore: Arc::new(Semaphore::new(1)), victims: RightOfWay::default() });
         let queue = self.queues().entry(unit).or_insert_with(new).clone();
@@ -65,7 +66,7 @@ impl DeadlockQueue {
     }
 
     /// Never poisoned: nothing panics while the lock is held.
-    fn queues(&self) -> MutexGuard<'_, HashMap<u64, Arc<UnitQueue>>> {
+    fn queues(&self) -> MutexGuard<'_, HashMap<UnitIdentity, Arc<UnitQueue>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,12 +107,15 @@ mod tests {
 
     use super::*;
 
+    const UNIT: UnitIdentity = UnitIdentity::named("one");
+    const OTHER: UnitIdentity = UnitIdentity::named("other");
+
     #[test]
     fn retries_the_victims_of_one_unit_one_at_a_time() {
         let queue = DeadlockQueue::default();
-        let (first, mut second) = (queue.join(1, true), queue.join(1, true));
+        let (first, mut second) = (queue.join(UNIT, true), queue.join(UNIT, true));
         assert!(!first.must_wait() && second.must_wait());
-        assert!(!queue.join(2, true).must_wait(), "another unit");
+        assert!(!queue.join(OTHER, true).must_wait(), "another unit");
         assert!(second.acquire().now_or_never().is_none());
         drop(first);
         assert!(second.acquire().now_or_never().is_some());
@@ -121,17 +125,17 @@ mod tests {
     #[test]
     fn other_runs_give_way_to_a_crowd_of_victims_only() {
         let queue = DeadlockQueue::default();
-        let runs = queue.join(1, false);
+        let runs = queue.join(UNIT, false);
         let gives_way = || runs.gives_way_to().is_some_and(|way| way.is_taken());
         assert!(!runs.must_wait() && !gives_way());
-        let first = queue.join(1, true);
-        assert!(!queue.join(1, false).must_wait() && !gives_way(), "a single victim is no crowd");
-        let second = queue.join(1, true);
-        let behind = queue.join(1, false);
-        assert!(behind.must_wait() && gives_way() && !queue.join(2, false).must_wait());
+        let first = queue.join(UNIT, true);
+        assert!(!queue.join(UNIT, false).must_wait() && !gives_way(), "a single victim is no crowd");
+        let second = queue.join(UNIT, true);
+        let behind = queue.join(UNIT, false);
+        assert!(behind.must_wait() && gives_way() && !queue.join(OTHER, false).must_wait());
         drop((first, second));
         assert!(
-            !queue.join(1, false).must_wait() && !gives_way(),
+            !queue.join(UNIT, false).must_wait() && !gives_way(),
             "a run that waited behind victims is not a victim"
         );
     }

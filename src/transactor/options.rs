@@ -23,6 +23,8 @@ mod local;
 mod merge;
 mod settings;
 
+pub(super) use identity::UnitIdentity;
+
 /// Settings for running units of work: limits, timeouts and overrides of the strategy's plan.
 ///
 /// Set them for a transactor with [`PoolTransactor::options`](crate::PoolTransactor::options), or for

@@ -1,10 +1,10 @@
 //! The retry loop, the only one that repeats units and single statements.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::boxed::boxed;
 use crate::error::Error;
 use crate::events::Run;
 use crate::failure::{Failure, FailureKind};
@@ -41,7 +41,7 @@ pub(super) async fn run_with_retries<X: Retryable>(
     });
     let span = observation.as_ref().and_then(|observation| observation.span());
     let mut timer = Timer::start(options, observation);
-    within(span, || observed(strategy, queues, options, work, &mut timer)).await
+    within(span, || boxed(|| observed(strategy, queues, options, work, &mut timer))).await
 }
 
 /// Runs the attempts, and reports the end of the run to the observers.
@@ -88,17 +88,17 @@ async fn attempts<X: Retryable>(
         timer.notify(|observation| observation.attempt_started(attempt.number));
         attempt.queued = permits.gate.as_ref().is_some_and(|permit| permit.queued);
         let begun = Instant::now();
-        let server_deadline = begun + timer.clock.server_limit();
+        let server_deadline = begun + timer.clock.server_limit_at(begun);
         let span = timer.observation.as_ref().and_then(|observation| observation.attempt_span());
         let outcome = within(span, || work.attempt(plan, attempt.number, permits, timer)).await;
         timer.notify(RunClock::attempt_over);
         record(strategy, &attempt, &outcome, timer);
-        let usage = Usage {
+        let usage = || Usage {
             spent: timer.clock.spent(attempt.number),
             max_attempts: options.max_attempts(),
             unique_retries: retries.unique_retries,
             past_server_deadline: Instant::now() >= server_deadline,
-            last: retries.last.take(),
+            last: retries.last.take().map(|failure| *failure),
         };
         let failure = match decide(outcome, &plan, usage, |failure| strategy.verdict(failure)) {
             NextStep::Return(output) => return Ok(output),
@@ -115,10 +115,11 @@ async fn attempts<X: Retryable>(
         let (delay, failure) = retries.pay(failure, timer)?;
         retries.is_victim = has_given_way(&failure)
             || (failure.kind() == FailureKind::Deadlock && begun.elapsed() >= COSTLY_DEADLOCK);
-        retries.last = Some(failure);
+        retries.last = Some(Box::new(failure));
         timer.notify(|observation| observation.backing_off(delay));
-        let sleep = tokio::time::sleep(delay);
-        counted(timer.observation.as_deref(), |times| &mut times.backoff, pin!(sleep)).await;
+        // Boxed, because most runs do not back off.
+        let sleep = Box::pin(tokio::time::sleep(delay));
+        counted(timer.observation.as_deref(), |times| &mut times.backoff, sleep).await;
     }
 }
 
@@ -148,12 +149,13 @@ async fn wait_for_permits(
     let gate = match options.key().filter(|_| plan.gated) {
         None => None,
         Some(key) => {
-            let entering = options.interceptors().while_at_gate(queues.gate.enter(key));
+            // Boxed, because in place it would enlarge the future of every run.
+            let entering = boxed(|| options.interceptors().while_at_gate(queues.gate.enter(key)));
             match timer.at_gate(entering).await {
-                Some(Ok(permit)) => Some(Box::new(permit)),
+                Some(Ok(permit)) => Some(permit),
                 Some(Err(full)) => return Err(Error::failed(full, Some(clock.spent(attempts)))),
                 None => {
-                    let cause = retries.last.take().unwrap_or_else(waiting_at_gate);
+                    let cause = retries.last.take().map_or_else(waiting_at_gate, |failure| *failure);
                     let error = Error::deadline_exceeded(Some(cause), clock.spent(attempts));
                     return Err(error.while_waiting("at the gate"));
                 }
@@ -163,7 +165,7 @@ async fn wait_for_permits(
     match deadlock_permit(queues, options, retries.is_victim, timer).await {
         Some(deadlock) => Ok(Permits { gate, deadlock }),
         None => {
-            let cause = retries.last.take().unwrap_or_else(waiting_behind_victims);
+            let cause = retries.last.take().map_or_else(waiting_behind_victims, |failure| *failure);
             Err(Error::deadline_exceeded(Some(cause), clock.spent(attempts)))
         }
     }
@@ -176,7 +178,8 @@ struct Retries<'a> {
     unique_retries: u32,
     /// Created with the first retry, because most runs have none.
     delays: Option<Box<dyn Iterator<Item = Duration> + Send>>,
-    last: Option<Failure>,
+    /// Boxed, because most runs have none.
+    last: Option<Box<Failure>>,
     /// Whether the last attempt was the victim of a costly deadlock, or gave way to such victims.
     is_victim: bool,
 }

@@ -50,7 +50,8 @@ pub(super) async fn deadlock_permit(
     let (Some(queue), Some(unit)) = (queue, options.unit()) else { return Some(None) };
     let mut permit = queue.join(unit, is_victim);
     if permit.must_wait() {
-        timer.at_gate(permit.acquire()).await?;
+        // Boxed, because most runs do not wait.
+        timer.at_gate(Box::pin(permit.acquire())).await?;
     }
     Some(Some(permit))
 }

@@ -1,6 +1,6 @@
 //! Decides, before a statement is sent, whether the transaction is still open for it.
 
-use sqlx::SqlSafeStr as _;
+use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 
 use crate::backend::{Backend, SyntheticError, WatchedQuery};
 use crate::error::Error;
@@ -59,11 +59,30 @@ pub(super) async fn admit_control<DB: Backend>(
 }
 
 /// Asks the server whether an earlier statement has ended the transaction, if its result does not show that.
+/// Also releases a savepoint whose release was postponed, so that the statement does not run inside of it.
 async fn check_still_open<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {
+    // Boxed, because both are rare and would enlarge the future of every statement.
     if state.is_in_question() {
-        // Boxed, because this is rare and would enlarge the future of every statement.
         Box::pin(ask_if_still_open::<DB>(state, connection)).await;
     }
+    if let Some(release) = state.unreleased.take() {
+        Box::pin(release_savepoint::<DB>(state, connection, release)).await;
+    }
+}
+
+/// Sends a postponed release, whose failure ends the transaction.
+async fn release_savepoint<DB: Backend>(
+    state: &mut TxState,
+    connection: &mut DB::Connection,
+    release: String,
+) {
+    if state.over().is_some() {
+        return;
+    }
+    state.begin_statement(|| AssertSqlSafe(release.clone()).into_sql_str());
+    let reply = DB::send_text(connection, release).await;
+    // The next statement returns the failure.
+    let _ = state.end_control::<DB>(reply.error);
 }
 
 async fn ask_if_still_open<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {

@@ -12,7 +12,7 @@ use sqlx::{Connection as _, Pool};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
-use crate::backend::{Backend, BeforeLoneStatement, Engine, PreparedNames, Reply, failure_or_other};
+use crate::backend::{Backend, BeforeLoneStatement, Closing, Engine, PreparedNames, Reply, failure_or_other};
 use crate::boxed::boxed;
 use crate::failure::FailureKind;
 use crate::strategy::OwnLockLimit;
@@ -44,10 +44,13 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// sqlx would send `ROLLBACK` and return such a connection to the pool. The `ROLLBACK` waits for the
 /// statement that is in flight, and does not undo a BEGIN that was cut short (sqlx issue 4393).
 pub(crate) struct PooledSession<DB: Backend> {
-    open: ScopeGuard<OpenConnection<DB>, fn(OpenConnection<DB>)>,
+    open: GuardedConnection<DB>,
     /// Receives the connection after a clean end.
     reuse: ConnectionReuse<DB>,
 }
+
+/// A connection that is disposed of when it is dropped. Boxed, because it is moved several times.
+type GuardedConnection<DB> = ScopeGuard<Box<OpenConnection<DB>>, fn(Box<OpenConnection<DB>>)>;
 
 /// A connection that was acquired from the pool.
 struct OpenConnection<DB: Backend> {
@@ -131,7 +134,7 @@ impl<DB: Backend> PooledSession<DB> {
         if let Some(embedded) = DB::EMBEDDED {
             return Ok(embedded);
         }
-        let OpenConnection { connection, pool, .. } = &mut *self.open;
+        let OpenConnection { connection, pool, .. } = &mut **self.open;
         engine_of(self.reuse.server().engines(pool), pool, connection).await
     }
 
@@ -140,7 +143,7 @@ impl<DB: Backend> PooledSession<DB> {
         Ok(Self::of(boxed(|| reuse.wait(pool)).await?, reuse))
     }
 
-    fn of(open: OpenConnection<DB>, reuse: &ConnectionReuse<DB>) -> Self {
+    fn of(open: Box<OpenConnection<DB>>, reuse: &ConnectionReuse<DB>) -> Self {
         Self { open: scopeguard::guard(open, abandon), reuse: reuse.clone() }
     }
 
@@ -151,6 +154,17 @@ impl<DB: Backend> PooledSession<DB> {
     /// Sets the rollback that also restores the session's settings.
     pub(super) fn reset_with(&mut self, rollback: Cow<'static, str>) {
         self.open.reset = rollback;
+    }
+
+    /// Queries the settings that a transaction will change, if the session outlives a dropped run: they need
+    /// to be restored even if the run is dropped before the opening has returned them.
+    pub(super) async fn save_settings(&mut self, pool: &Pool<DB>, closing: &Closing) {
+        if let Some(ask) = DB::settings_query(closing)
+            && DB::lives_in_its_connection(&pool.connect_options())
+        {
+            let saved = DB::send_text(self.connection(), ask).await.integers;
+            self.reset_with(DB::rollback(&Closing { saved, ..closing.clone() }));
+        }
     }
 
     /// Caches the lock timeout that the session had before the transaction changed it.
@@ -230,9 +244,9 @@ impl<DB: Backend> PooledSession<DB> {
 }
 
 impl<DB: Backend> OpenConnection<DB> {
-    fn new(connection: PoolConnection<DB>, pool: &Pool<DB>) -> Self {
+    fn new(connection: PoolConnection<DB>, pool: &Pool<DB>) -> Box<Self> {
         let (runtime, since) = (Handle::current(), Instant::now());
-        Self {
+        Box::new(Self {
             connection,
             pool: pool.clone(),
             runtime,
@@ -245,7 +259,7 @@ impl<DB: Backend> OpenConnection<DB> {
             restore: None,
             is_settled: false,
             is_streaming: Arc::default(),
-        }
+        })
     }
 }
 
@@ -296,8 +310,9 @@ fn is_refusal<DB: Backend>(error: &sqlx::Error) -> bool {
 }
 
 /// Disposes of a connection that had no clean end.
-fn abandon<DB: Backend>(open: OpenConnection<DB>) {
-    let OpenConnection { mut connection, pool, runtime, reset, is_settled, is_streaming, .. } = open;
+#[expect(clippy::boxed_local, reason = "sessions hold boxed connections")]
+fn abandon<DB: Backend>(open: Box<OpenConnection<DB>>) {
+    let OpenConnection { mut connection, pool, runtime, reset, is_settled, is_streaming, .. } = *open;
     let _entered = runtime.enter();
     if DB::lives_in_its_connection(&pool.connect_options()) {
         // Closing the connection would lose the database, and there is no network to wait for.

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -128,8 +127,8 @@ impl<DB: Backend> Tx<DB> {
         }
         let folded = self.fold_commit(kept, &ending);
         let (sql, before_commit) = match &folded {
-            Some(folded) => (folded.sql.clone(), folded.before_commit),
-            None => (ending.sql.into_owned(), ending.before_commit),
+            Some(folded) => (folded.sql.clone().into(), folded.before_commit),
+            None => (ending.sql, ending.before_commit),
         };
         let (interception, connection) = (self.interception.as_ref(), self.session.connection());
         let commit = send::<DB>(interception, connection, StepKind::Commit, sql);
@@ -211,7 +210,7 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn check_unwatched(&mut self, converted: Option<Failure>) -> Unwatched {
         if !self.state.is_unwatched()
             || self.state.session_is_unusable()
-            || self.state.is_streaming.load(Ordering::Acquire)
+            || self.state.is_streaming()
             || self.state.over().is_some_and(DB::rolls_back_everything)
         {
             return Unwatched::Unchanged;
@@ -244,7 +243,7 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) fn rollback(mut self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             // The unread rest of a stream may be endless.
-            if self.state.session_is_unusable() || self.state.is_streaming.load(Ordering::Acquire) {
+            if self.state.session_is_unusable() || self.state.is_streaming() {
                 if !self.state.is_in_flight() {
                     self.session.close();
                 }
@@ -253,7 +252,7 @@ impl<DB: Backend> Tx<DB> {
             let closing = self.closing();
             for _ in 0..MAX_ROLLBACKS {
                 let (interception, connection) = (self.interception.as_ref(), self.session.connection());
-                let sql = DB::rollback(&closing).into_owned();
+                let sql = DB::rollback(&closing);
                 let rollback = send::<DB>(interception, connection, StepKind::Rollback, sql);
                 let rollback = last_step(self.state.run_clock(), Box::pin(rollback));
                 let Ok(reply) = timeout(ROLLBACK_LIMIT, rollback).await else { return };

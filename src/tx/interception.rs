@@ -1,5 +1,6 @@
 //! Passes the steps of a transaction through its interceptors.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
@@ -153,13 +154,14 @@ pub(super) async fn send<DB: Backend>(
     interception: Option<&Interception>,
     connection: &mut DB::Connection,
     kind: StepKind,
-    sql: String,
+    sql: impl Into<Cow<'static, str>>,
 ) -> Reply {
+    let sql = sql.into();
     match interception {
         None if matches!(kind, StepKind::Commit | StepKind::Rollback) => DB::send_end(connection, sql).await,
-        None => DB::send_text(connection, sql).await,
+        None => DB::send_text(connection, sql.into_owned()).await,
         // Boxed, because it would add its size to the future of every run.
-        Some(interception) => Box::pin(interception.send::<DB>(connection, kind, sql)).await,
+        Some(interception) => Box::pin(interception.send::<DB>(connection, kind, sql.into_owned())).await,
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sqlx::Pool;
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ use crate::telemetry::{RunClock, counted};
 /// The parameters of a new transaction.
 pub(crate) struct OpenRequest<'a, DB: Backend> {
     pub(crate) plan: Plan,
+    /// The limits that the caller requests.
+    pub(crate) limits: Limits,
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     pub(crate) marker: Option<CommitMarker>,
@@ -49,8 +52,8 @@ pub(crate) struct OpenRequest<'a, DB: Backend> {
 #[derive(Debug)]
 pub(crate) struct NotOpened {
     pub(crate) failure: Failure,
-    /// Whether the connection was already dead when the pool returned it, or lacked a prepared statement, so
-    /// that another one may work.
+    /// Whether the connection was already dead when the pool returned it, lacked a prepared statement, or was
+    /// in a transaction, so that another one may work, or the same one now.
     pub(crate) stale_connection: bool,
 }
 
@@ -70,6 +73,11 @@ impl<DB: Backend> OpenRequest<'_, DB> {
     fn returns_one_row(&self) -> bool {
         let queries = self.session_query().or_else(|| self.idle_limit_query());
         queries.is_none() && self.marker.is_none()
+    }
+
+    async fn interception(&self, connection: &mut DB::Connection) -> Interception {
+        let attempts = Attempts { number: self.attempt, max: self.max_attempts };
+        Interception::new::<DB>(self.interceptors.clone(), attempts, connection).await
     }
 
     fn check(&self, limits: &Limits) -> Result<(), Failure> {
@@ -112,21 +120,33 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn open(
         pool: &Pool<DB>,
         reuse: &ConnectionReuse<DB>,
-        request: OpenRequest<'_, DB>,
-        remaining: impl Fn() -> Limits,
+        request: &OpenRequest<'_, DB>,
+        remaining: impl Fn() -> Duration,
     ) -> Result<Box<Self>, NotOpened> {
-        // A plan or a limit that the database does not support fails before any wait.
-        request.check(&remaining()).map_err(NotOpened::because)?;
         let requested = Instant::now();
-        let run_clock = request.run_clock.clone();
+        let (tx, text) = Self::connect(pool, reuse, request, requested, remaining).await?;
+        tx.begin(pool, request, text, requested).await
+    }
+
+    /// Acquires a connection. Returns the transaction that is to be opened on it, and the text that opens it.
+    async fn connect(
+        pool: &Pool<DB>,
+        reuse: &ConnectionReuse<DB>,
+        request: &OpenRequest<'_, DB>,
+        requested: Instant,
+        remaining: impl Fn() -> Duration,
+    ) -> Result<(Box<Self>, String), NotOpened> {
+        // A plan or a limit that the database does not support fails before any wait.
+        request.check(&request.limits).map_err(NotOpened::because)?;
         let acquiring = PooledSession::acquire(pool, reuse);
-        let mut session = counted(run_clock.as_deref(), |times| &mut times.pool, pin!(acquiring))
+        let mut session = counted(request.run_clock.as_deref(), |times| &mut times.pool, pin!(acquiring))
             .await
             .map_err(|error| NotOpened::because(not_connected(pool, requested, &error)))?;
         request.connected.store(true, Ordering::Release);
         let engine = session.engine().await.map_err(|error| NotOpened::on_connection::<DB>(&error))?;
-        let limits = engine.limits(Limits { own_lock: session.own_lock_limit(), ..remaining() });
-        let mut text = match request.text(&engine, &limits) {
+        let (left, own_lock) = (Some(remaining()), session.own_lock_limit());
+        let limits = engine.limits(Limits { left, own_lock, ..request.limits });
+        let text = match request.text(&engine, &limits) {
             Ok(text) => text,
             Err(failure) => {
                 // Nothing was sent.
@@ -134,7 +154,28 @@ impl<DB: Backend> Tx<DB> {
                 return Err(NotOpened::because(failure));
             }
         };
-        let (mut tx, connected) = (Self::on(session, engine, pool, &request, limits).await, Instant::now());
+        let closing = Closing::new(engine, request.plan, limits);
+        // Boxed, because both are rare and would enlarge the future of every run.
+        if DB::EMBEDDED.is_some() {
+            Box::pin(session.save_settings(pool, &closing)).await;
+        }
+        let interception = match request.interceptors.is_empty() {
+            true => None,
+            false => Some(Box::pin(request.interception(session.connection())).await),
+        };
+        Ok((Self::on(session, request, closing, interception), text))
+    }
+
+    /// Sends the text that opens the transaction.
+    async fn begin(
+        self: Box<Self>,
+        pool: &Pool<DB>,
+        request: &OpenRequest<'_, DB>,
+        mut text: String,
+        requested: Instant,
+    ) -> Result<Box<Self>, NotOpened> {
+        let (mut tx, run_clock) = (self, request.run_clock.as_deref());
+        let connected = tx.opened;
         let asks_for_prepared = tx.ask_for_prepared(request.rows.is_some(), &mut text);
         let folded = tx.fold_rows(request.rows, &mut text);
         let results = match &folded {
@@ -143,12 +184,12 @@ impl<DB: Backend> Tx<DB> {
             None => BeginResults::Any,
         };
         let (interception, connection) = (tx.interception.as_ref(), tx.session.connection());
-        let begin = send_begin::<DB>(interception, connection, text, results, &tx.closing);
-        let (mut reply, rows) = counted(run_clock.as_deref(), |times| &mut times.control, pin!(begin)).await;
+        let begin = send_begin::<DB>(interception, connection, text, results);
+        let (mut reply, rows) = counted(run_clock, |times| &mut times.control, pin!(begin)).await;
         if asks_for_prepared {
             tx.learn_prepared(&mut reply);
         }
-        if let (Some(run_clock), None) = (&run_clock, &reply.error) {
+        if let (Some(run_clock), None) = (run_clock, &reply.error) {
             let query = request.session_query().filter(|_| !reply.integers.is_empty());
             let session = query.map(|_| (identity(pool), reply.integers.remove(0)));
             run_clock.opened(connected - requested, connected.elapsed(), session);
@@ -170,41 +211,24 @@ impl<DB: Backend> Tx<DB> {
             // Boxed, because in place it would enlarge the future of every run.
             Some(error) => {
                 let failure = refused.unwrap_or_else(|| failure_or_other::<DB>(&error));
-                Err(Box::pin(tx.not_opened(failure, DB::has_other_names(&error))).await)
+                let repeats = DB::has_other_names(&error) || DB::found_open_transaction(&failure);
+                Err(Box::pin(tx.not_opened(failure, repeats)).await)
             }
         }
     }
 
     /// Creates the transaction's value, before a transaction is opened on the connection.
-    async fn on(
-        mut session: PooledSession<DB>,
-        engine: Engine,
-        pool: &Pool<DB>,
+    fn on(
+        session: PooledSession<DB>,
         request: &OpenRequest<'_, DB>,
-        limits: Limits,
+        closing: Closing,
+        interception: Option<Interception>,
     ) -> Box<Self> {
-        let interceptors = request.interceptors.clone();
-        let interception = if interceptors.is_empty() {
-            None
-        } else {
-            let attempts = Attempts { number: request.attempt, max: request.max_attempts };
-            // Boxed, because in place it would enlarge the future of every run.
-            Some(Box::pin(Interception::new::<DB>(interceptors, attempts, session.connection())).await)
-        };
-        let closing = Closing::new(engine, request.plan, limits);
-        // A session that outlives a dropped run needs its settings restored, even if the run is dropped
-        // before the server has returned them.
-        if let Some(ask) = DB::settings_query(&closing)
-            && DB::lives_in_its_connection(&pool.connect_options())
-        {
-            let saved = DB::send_text(session.connection(), ask).await.integers;
-            session.reset_with(DB::rollback(&Closing { saved, ..closing.clone() }));
-        }
-        let mut state = TxState::new(request.run_clock.clone());
+        let engine = closing.engine;
+        let mut state = TxState::new(request.run_clock.clone(), session.streaming());
         state.takes_one_at_a_time = engine.lacks(Capability::SeveralStatementsInOnePacket);
         state.ddl_escapes = engine.lacks(Capability::TransactionalDdl).then(|| engine.name());
         state.gives_way_to = request.gives_way_to.clone();
-        state.is_streaming = session.streaming();
         Box::new(Self {
             session,
             state,
@@ -231,10 +255,11 @@ impl<DB: Backend> Tx<DB> {
         DB::send_text(self.session.connection(), correction).await.error
     }
 
-    /// `has_other_names` says that the session lacked a statement that it was expected to have prepared.
-    async fn not_opened(mut self: Box<Self>, failure: Failure, has_other_names: bool) -> NotOpened {
+    /// `repeats` says that the session lacked a statement that it was expected to have prepared, or that its
+    /// previous user has left a transaction open. The rollback ends that one, which can never be committed.
+    async fn not_opened(mut self: Box<Self>, failure: Failure, repeats: bool) -> NotOpened {
         let failure = self.why_not_opened(failure).await;
-        let stale_connection = failure.kind() == FailureKind::ConnectionLost || has_other_names;
+        let stale_connection = failure.kind() == FailureKind::ConnectionLost || repeats;
         self.state.end(failure.clone());
         self.rollback().await;
         NotOpened { failure, stale_connection }
@@ -278,34 +303,20 @@ enum BeginResults {
     Any,
 }
 
-/// Sends the text that opens a transaction. If the previous user of the connection has left a transaction
-/// open, rolls that back, because it can never be committed, and sends the text again.
+/// Sends the text that opens a transaction.
 async fn send_begin<DB: Backend>(
     interception: Option<&Interception>,
     connection: &mut DB::Connection,
     text: String,
     results: BeginResults,
-    closing: &Closing,
 ) -> (Reply, Vec<DB::Row>) {
-    let mut is_first = true;
-    loop {
-        let sent = match results {
-            BeginResults::RowsBefore(after) => DB::send_text_for_rows(connection, text.clone(), after).await,
-            BeginResults::OneRow if interception.is_none() && is_first => {
-                (DB::send_opening(connection, text.clone()).await, Vec::new())
-            }
-            BeginResults::OneRow | BeginResults::Any => {
-                (send::<DB>(interception, connection, StepKind::Begin, text.clone()).await, Vec::new())
-            }
-        };
-        let refused = sent.0.error.as_ref().map(failure_or_other::<DB>);
-        if !refused.is_some_and(|failure| DB::found_open_transaction(&failure)) || !is_first {
-            return sent;
+    match results {
+        BeginResults::RowsBefore(after) => DB::send_text_for_rows(connection, text, after).await,
+        BeginResults::OneRow if interception.is_none() => {
+            (DB::send_opening(connection, text).await, Vec::new())
         }
-        let rolled_back = DB::send_text(connection, DB::rollback(closing).into_owned()).await;
-        if rolled_back.error.is_some() {
-            return sent;
+        BeginResults::OneRow | BeginResults::Any => {
+            (send::<DB>(interception, connection, StepKind::Begin, text).await, Vec::new())
         }
-        is_first = false;
     }
 }

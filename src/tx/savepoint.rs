@@ -39,6 +39,12 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// Savepoints nest to any depth. The closure runs once.
     ///
+    /// # Round trips
+    ///
+    /// Setting a savepoint takes one round trip, and rolling back to it another one. Releasing it takes none
+    /// if the next statement sets another savepoint or is COMMIT, and on MySQL and MariaDB it never takes
+    /// any.
+    ///
     /// # Failures that it recovers from
     ///
     /// The transaction continues after a constraint violation, a `NOWAIT` lock that is not available, a
@@ -111,7 +117,12 @@ impl<DB: Backend> Tx<DB> {
             advisory_locks: self.closing.advisory_locks.len(),
             kept: self.kept.len(),
         };
-        self.control(format!("SAVEPOINT {}", savepoint.name)).await?;
+        let set = format!("SAVEPOINT {}", savepoint.name);
+        let set = match self.state.unreleased.take() {
+            Some(release) => format!("{release}; {set}"),
+            None => set,
+        };
+        self.control(set).await?;
         self.depth += 1;
         Ok(savepoint)
     }
@@ -121,11 +132,29 @@ impl<DB: Backend> Tx<DB> {
     pub(crate) async fn release_savepoint(&mut self, savepoint: OpenSavepoint) -> Result<(), Error> {
         let Some(failure) = self.state.over().cloned() else {
             self.depth -= 1;
-            self.control(format!("RELEASE SAVEPOINT {}", savepoint.name)).await?;
+            // Also releases those inside.
+            let release = format!("RELEASE SAVEPOINT {}", savepoint.name);
+            if !self.postpones_release() {
+                self.state.unreleased = None;
+                self.control(release).await?;
+            } else if !DB::SAVEPOINTS_REPLACE_EACH_OTHER {
+                self.state.unreleased = Some(release);
+            }
             return Ok(());
         };
         self.undo_savepoint(savepoint).await;
         Err(Error::swallowed(failure, None))
+    }
+
+    /// Returns whether a savepoint is released together with the next statement of this crate. The release
+    /// is sent at once if it may fail although the transaction has seen no failure, and under the test kit,
+    /// which schedules each step.
+    fn postpones_release(&self) -> bool {
+        self.interception.is_none()
+            && !self.state.is_unwatched()
+            && !self.state.is_in_question()
+            && !self.state.has_savepoints
+            && (DB::SAVEPOINTS_REPLACE_EACH_OTHER || !self.state.takes_one_at_a_time)
     }
 
     /// Rolls back to the innermost savepoint, unless a failure has ended the transaction.
@@ -140,6 +169,8 @@ impl<DB: Backend> Tx<DB> {
     /// the error that caused the rollback.
     async fn undo(&mut self, savepoint: OpenSavepoint) {
         self.state.clear_failure();
+        // A rollback to a savepoint removes those inside.
+        self.state.unreleased = None;
         self.hooks.undo(savepoint.hooks);
         self.kept.truncate(savepoint.kept);
         if DB::SAVEPOINTS_HOLD_ADVISORY_LOCKS {

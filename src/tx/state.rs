@@ -18,9 +18,10 @@ use super::right_of_way::RightOfWay;
 #[derive(Default)]
 pub(super) struct TxState {
     /// The failure that ended the transaction, if it has ended.
-    over: Option<Failure>,
+    // Boxed like the other failures, because most transactions have none.
+    over: Option<Box<Failure>>,
     /// The failure of the last statement, whether or not it ended the transaction.
-    last: Option<Failure>,
+    last: Option<Box<Failure>>,
     /// Whether a statement is in flight. Stays set when the statement's future is dropped, so no code has to
     /// notice the drop.
     in_flight: bool,
@@ -34,6 +35,9 @@ pub(super) struct TxState {
     /// Whether the unit has set savepoints of its own after the guard. If so, the guard must not be set
     /// again.
     pub(super) has_savepoints: bool,
+    /// The text that releases the innermost savepoint that has ended, if it is sent with the next statement
+    /// of this crate.
+    pub(super) unreleased: Option<String>,
     /// The runs of the same unit that take precedence.
     pub(super) gives_way_to: Option<RightOfWay>,
     /// The name of the engine, if its data definition is not part of the transaction.
@@ -51,18 +55,19 @@ pub(super) struct TxState {
     /// Whether a stream was dropped with rows unread.
     unread: bool,
     /// Tells the connection, when it is closed, that rows are unread. Set from the first row on.
-    pub(super) is_streaming: Arc<AtomicBool>,
+    streaming: Option<Arc<AtomicBool>>,
     /// Set when a savepoint's future is dropped before its end.
     scope_dropped: Option<Arc<AtomicBool>>,
     /// Set if the rows of a text could not be locked. The next statement returns this failure.
-    not_lockable: OnceLock<Failure>,
+    not_lockable: OnceLock<Box<Failure>>,
     /// The clock of the run, if it is observed.
     run_clock: Option<Arc<RunClock>>,
 }
 
 impl TxState {
-    pub(super) fn new(run_clock: Option<Arc<RunClock>>) -> Self {
-        Self { run_clock, ..Self::default() }
+    /// `streaming` is the flag that tells the connection that rows are unread.
+    pub(super) fn new(run_clock: Option<Arc<RunClock>>, streaming: Arc<AtomicBool>) -> Self {
+        Self { run_clock, streaming: Some(streaming), ..Self::default() }
     }
 
     pub(super) fn run_clock(&self) -> Option<&Arc<RunClock>> {
@@ -73,21 +78,22 @@ impl TxState {
     /// of it.
     pub(super) fn over(&mut self) -> Option<&Failure> {
         if self.over.is_none() {
-            let dropped = if self.in_flight {
-                Some(
-                    "the future of a statement was dropped before the statement had ended, which \
-                     continues in the server; await it to its end, or limit it with \
-                     `Options::statement_timeout`",
-                )
-            } else if self.scope_dropped.as_ref().is_some_and(|dropped| dropped.load(Ordering::Acquire)) {
-                Some("the future of a savepoint was dropped before it had ended; await it to its end")
-            } else {
-                None
-            };
-            let dropped = dropped.map(|message| Failure::new(FailureKind::Aborted, message));
-            self.over = dropped.or_else(|| self.not_lockable.get().cloned());
+            self.over = self.unnoticed_failure();
         }
-        self.over.as_ref()
+        self.over.as_deref()
+    }
+
+    /// Returns the failure of a transaction in which a future was dropped, or rows could not be locked.
+    fn unnoticed_failure(&self) -> Option<Box<Failure>> {
+        let message = if self.in_flight {
+            "the future of a statement was dropped before the statement had ended, which continues in the \
+             server; await it to its end, or limit it with `Options::statement_timeout`"
+        } else if self.scope_dropped.as_ref().is_some_and(|dropped| dropped.load(Ordering::Acquire)) {
+            "the future of a savepoint was dropped before it had ended; await it to its end"
+        } else {
+            return self.not_lockable.get().cloned();
+        };
+        Some(Box::new(Failure::new(FailureKind::Aborted, message)))
     }
 
     /// Returns the flag that a savepoint sets when its future is dropped before its end.
@@ -105,7 +111,7 @@ impl TxState {
     /// Ends the transaction because the rows of a text cannot be locked.
     pub(super) fn refuse_lock(&self, failure: Failure) {
         // The first failure is the cause.
-        let _ = self.not_lockable.set(failure);
+        let _ = self.not_lockable.set(Box::new(failure));
     }
 
     /// Returns whether a statement of the unit is in flight.
@@ -115,12 +121,17 @@ impl TxState {
 
     /// Returns the failure of the last statement if it violated a unique key.
     pub(super) fn unique_violation(&self) -> Option<&Failure> {
-        self.last.as_ref().filter(|failure| failure.is_unique_violation())
+        self.last.as_deref().filter(|failure| failure.is_unique_violation())
     }
 
     /// Returns whether the session cannot execute another statement, not even ROLLBACK.
     pub(super) fn session_is_unusable(&self) -> bool {
-        self.in_flight || self.is_unusable || self.over.as_ref().is_some_and(Failure::ends_session)
+        self.in_flight || self.is_unusable || self.over.as_ref().is_some_and(|failure| failure.ends_session())
+    }
+
+    /// Returns whether rows of a statement are unread, perhaps without end.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.streaming.as_ref().is_some_and(|streaming| streaming.load(Ordering::Acquire))
     }
 
     /// Marks the session as unusable: something has ended the transaction unseen, and may have left more on
@@ -135,7 +146,7 @@ impl TxState {
     }
 
     pub(super) fn end(&mut self, failure: Failure) {
-        self.over.get_or_insert(failure);
+        self.over.get_or_insert_with(|| Box::new(failure));
     }
 
     pub(super) fn mark_unwatched(&mut self) {
@@ -193,15 +204,15 @@ impl TxState {
         complete: bool,
     ) -> Result<T, sqlx::Error> {
         self.in_flight = false;
-        if self.unread == complete {
-            self.is_streaming.store(!complete, Ordering::Release);
+        if let Some(streaming) = self.streaming.as_ref().filter(|_| self.unread == complete) {
+            streaming.store(!complete, Ordering::Release);
         }
         self.unread = !complete;
         self.last = None;
         let result = result.map_err(|error| self.record_error::<DB>(error, sql));
         if let Some(run_clock) = &self.run_clock {
             if complete || result.is_err() {
-                run_clock.answered(self.last.as_ref());
+                run_clock.answered(self.last.as_deref());
             } else {
                 run_clock.paused();
             }
@@ -223,7 +234,7 @@ impl TxState {
 
     /// Records the failure of a statement.
     pub(super) fn note<DB: Backend>(&mut self, failure: Failure) {
-        self.last = Some(failure.clone());
+        self.last = Some(Box::new(failure.clone()));
         match DB::survival(&failure) {
             Survival::Open => {}
             Survival::Ask(statement) => self.status_query = Some(statement),

@@ -1,9 +1,11 @@
-//! Rows that are locked with BEGIN, and writes that are sent with COMMIT, on every database.
+//! Rows that are locked with BEGIN, writes that are sent with COMMIT, and savepoints that are released with
+//! either, on every database.
 
 mod at_commit;
 mod bank;
 mod on_rows;
 mod round_trips;
+mod savepoints;
 mod schedules;
 mod sessions;
 #[path = "../support/mod.rs"]
@@ -37,6 +39,9 @@ on_every_database!(
     at_commit::observers_see_the_kept_statements,
     at_commit::a_statement_with_a_comment_at_its_end_is_sent,
     at_commit::a_statement_whose_end_is_uncertain_is_sent_on_its_own,
+    savepoints::a_savepoint_undoes_those_that_ended_inside_of_it,
+    savepoints::the_units_own_savepoints_outlive_one_that_ended,
+    savepoints::the_connection_itself_can_be_used_after_a_savepoint,
     schedules::no_schedule_of_two_transfers_loses_an_update,
     schedules::faults_at_every_step_leave_one_effect,
     values::values_arrive_as_they_were_bound,

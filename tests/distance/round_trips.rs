@@ -1,18 +1,21 @@
-//! How many round trips a transfer takes, counted by a proxy: the numbers that the guide gives.
+//! How many round trips a transfer and savepoints take, counted by a proxy: the numbers that the guide gives.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use atomically::{Error, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Pool, Postgres};
 
-use crate::bank::{Bank, bank, ids, keep, transfer};
+use crate::bank::{BALANCE, Bank, balance, bank, ids, keep, transfer};
 use crate::support::TestPool;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Fault, Proxy};
 
 struct Distant<DB: Bank> {
     pool: Pool<DB>,
     db: PoolTransactor<DB, Pessimistic>,
     proxy: Proxy,
-    _server: TestPool<DB>,
+    server: TestPool<DB>,
 }
 
 async fn distant<DB: Bank>() -> Distant<DB> {
@@ -21,7 +24,7 @@ async fn distant<DB: Bank>() -> Distant<DB> {
     let pool = PoolOptions::<DB>::new().max_connections(1).test_before_acquire(false);
     let pool = pool.connect(&proxy.url(&server.url)).await.expect("a pool through the proxy");
     let db = Pessimistic::default().on(&pool).reuse_connections();
-    Distant { pool, db, proxy, _server: server }
+    Distant { pool, db, proxy, server }
 }
 
 impl<DB: Bank> Distant<DB> {
@@ -65,4 +68,81 @@ async fn a_transfer_takes_two_round_trips_on_postgres() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_takes_two_round_trips_on_mariadb() {
     a_transfer_takes_two_round_trips::<MySql>().await;
+}
+
+async fn add<DB: Bank>(tx: &mut Tx<DB>) -> Result<(), Error> {
+    DB::execute(tx, DB::sql("UPDATE account SET balance = balance + ? WHERE id = 1"), &[1]).await?;
+    Ok(())
+}
+
+async fn add_in_savepoint<DB: Bank>(tx: &mut Tx<DB>) -> Result<(), Error> {
+    tx.savepoint(async |tx: &mut Tx<DB>| add(tx).await).await
+}
+
+/// `with_statement` is the number of round trips of a savepoint of one statement that is followed by another
+/// statement of the unit.
+async fn a_savepoint_is_released_together_with_the_next_statement<DB: Bank>(with_statement: u32) {
+    let distant = distant::<DB>().await;
+    let alone = async |tx: &mut Tx<DB>| add_in_savepoint(tx).await;
+    let in_a_row = async |tx: &mut Tx<DB>| {
+        add_in_savepoint(tx).await?;
+        add_in_savepoint(tx).await?;
+        add_in_savepoint(tx).await
+    };
+    let nested =
+        async |tx: &mut Tx<DB>| tx.savepoint(async |tx: &mut Tx<DB>| add_in_savepoint(tx).await).await;
+    let before_a_statement = async |tx: &mut Tx<DB>| {
+        add_in_savepoint(tx).await?;
+        add(tx).await
+    };
+    let rolled_back = async |tx: &mut Tx<DB>| {
+        let failing = async |tx: &mut Tx<DB>| {
+            add_in_savepoint(tx).await?;
+            Err::<(), Error>(sqlx::Error::RowNotFound.into())
+        };
+        assert!(tx.savepoint(failing).await.is_err());
+        Ok::<_, Error>(())
+    };
+    // The first run asks for the engine, and prepares the statement.
+    distant.count(distant.db.run(alone)).await;
+    // BEGIN, and for each savepoint SAVEPOINT and an update, then COMMIT.
+    assert_eq!(distant.count(distant.db.run(alone)).await, 4);
+    assert_eq!(distant.count(distant.db.run(in_a_row)).await, 8);
+    assert_eq!(distant.count(distant.db.run(nested)).await, 5);
+    assert_eq!(distant.count(distant.db.run(before_a_statement)).await, with_statement);
+    assert_eq!(distant.count(distant.db.run(rolled_back)).await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_savepoint_is_released_together_with_the_next_statement_on_postgres() {
+    // The unit's own statement must not run inside of the savepoint, so the release precedes it.
+    a_savepoint_is_released_together_with_the_next_statement::<Postgres>(6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_savepoint_is_released_together_with_the_next_statement_on_mariadb() {
+    a_savepoint_is_released_together_with_the_next_statement::<MySql>(5).await;
+}
+
+/// A connection that is lost while a release is sent ends the attempt, and the unit runs again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_is_lost_runs_the_unit_again() {
+    let distant = distant::<Postgres>().await;
+    // The first release is sent with the second savepoint, the second one by itself.
+    for lost in [0, 1] {
+        let mut fates = [None; 6];
+        fates[lost] = Some(Fault::CutBefore);
+        distant.proxy.heal();
+        distant.proxy.cycle("RELEASE SAVEPOINT", &fates);
+        let attempts = Arc::new(AtomicU32::new(0));
+        let unit = async |tx: &mut Tx<Postgres>| {
+            attempts.fetch_add(1, Ordering::Relaxed);
+            add_in_savepoint(tx).await?;
+            add_in_savepoint(tx).await?;
+            add(tx).await
+        };
+        distant.db.run(unit).await.expect("a commit");
+        assert_eq!((attempts.load(Ordering::Relaxed), distant.proxy.hits()), (2, 1 + lost as u32));
+    }
+    assert_eq!(balance(&distant.server, 1).await, BALANCE + 6);
 }

@@ -166,6 +166,8 @@ impl TransactionSql for MySql {
         format!("{ROLLBACK}{}", restoring(closing)).into()
     }
 
+    const SAVEPOINTS_REPLACE_EACH_OTHER: bool = true;
+
     /// The savepoint is not released, because that would need a packet of its own. The next savepoint with
     /// its name replaces it.
     fn rollback_to(savepoint: &str) -> String {

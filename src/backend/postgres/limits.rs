@@ -1,5 +1,6 @@
 //! The limits of a transaction or a statement.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::backend::limits::whole_millis;
@@ -35,7 +36,7 @@ fn set_local(sql: &mut String, setting: &str, millis: u128) {
     sql.push_str(setting);
     sql.push_str(" = ");
     // The number always fits: `whole_millis` returns no more than `i32::MAX`.
-    sql.push_str(&u32::try_from(millis).unwrap_or(u32::MAX).to_string());
+    let _ = write!(sql, "{}", u32::try_from(millis).unwrap_or(u32::MAX));
 }
 
 /// Appends the statements of [`of_statement`], with a lock timeout that is derived from the deadline if none

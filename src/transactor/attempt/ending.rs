@@ -24,6 +24,27 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         unseen: Option<Unwatched>,
         timer: &mut Timer,
     ) -> AttemptOutcome<Ended> {
+        if decision != Decision::Commit || open.tx.over().is_some() || timer.clock.is_over() {
+            // Boxed, because most units commit.
+            return Box::pin(self.end_uncommitted(open, decision, timer)).await;
+        }
+        match (self.commit(open, timer).await, unseen) {
+            (AttemptOutcome::Failed { failure, .. }, Some(Unwatched::Failed(cause)))
+                if failure.kind() == FailureKind::Aborted =>
+            {
+                AttemptOutcome::Failed { failure: cause, give_up_with: GiveUpWith::Swallowed }
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Ends a transaction that must not be committed, or has no time left for it.
+    async fn end_uncommitted(
+        &mut self,
+        mut open: OpenAttempt<DB>,
+        decision: Decision,
+        timer: &mut Timer,
+    ) -> AttemptOutcome<Ended> {
         let failure = match (open.tx.over(), decision) {
             (Some(failure), _) => Some(failure.clone()),
             // On databases where a violation undoes only its statement, the unit may have handled it and
@@ -46,19 +67,11 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
             }
             (Some(failure), decision) => self.end_failed(open.tx, failure, decision).await,
             (None, Decision::RollBack) => self.end_rolled_back(open.tx).await,
-            (None, Decision::Commit) if timer.clock.is_over() => {
+            (None, Decision::Commit) => {
                 self.roll_back(open.tx).await;
                 let during = "for the unit itself, which ended too late to commit";
                 AttemptOutcome::OutOfTime { failure: None, during }
             }
-            (None, Decision::Commit) => match (self.commit(open, timer).await, unseen) {
-                (AttemptOutcome::Failed { failure, .. }, Some(Unwatched::Failed(cause)))
-                    if failure.kind() == FailureKind::Aborted =>
-                {
-                    AttemptOutcome::Failed { failure: cause, give_up_with: GiveUpWith::Swallowed }
-                }
-                (outcome, _) => outcome,
-            },
         }
     }
 

@@ -55,7 +55,8 @@ impl GateStage {
     ) -> Result<(), AttemptOutcome<T>> {
         let Some(permit) = permit.filter(|_| self == here) else { return Ok(()) };
         // Boxed, because in place it would enlarge the future of every run.
-        match Box::pin(timer.at_gate(options.interceptors().while_at_gate(permit.admitted()))).await {
+        let admitted = Box::pin(options.interceptors().while_at_gate(permit.admitted()));
+        match timer.at_gate(admitted).await {
             Some(()) => Ok(()),
             None => Err(AttemptOutcome::out_of_time("at the gate", waiting_at_gate())),
         }

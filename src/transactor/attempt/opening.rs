@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use sqlx::Pool;
 
 use crate::backend::Backend;
+use crate::boxed::boxed;
 use crate::failure::Failure;
 use crate::strategy::{CommitMarker, Plan};
 use crate::telemetry::RunClock;
@@ -30,15 +31,17 @@ pub(super) struct AttemptOpening<'a, DB: Backend> {
 }
 
 impl<DB: Backend> AttemptOpening<'_, DB> {
-    /// Opens the transaction, on another connection if a pooled one has died since it was last used.
+    /// Opens the transaction, on another connection if a pooled one has died since it was last used, or was
+    /// returned to the pool within a transaction.
     ///
-    /// A dead connection does not count as an attempt, because nothing was run on it. At most as many are
+    /// Such a connection does not count as an attempt, because nothing was run on it. At most as many are
     /// replaced as the pool holds.
-    pub(super) async fn run(self) -> Result<Box<Tx<DB>>, Failure> {
+    pub(super) async fn run(&self) -> Result<Box<Tx<DB>>, Failure> {
         let mut replacements = self.pool.options().get_max_connections();
         loop {
             let opening = tx::OpenRequest {
                 plan: self.plan,
+                limits: self.options.limits(),
                 attempt: self.attempt,
                 max_attempts: self.options.max_attempts(),
                 marker: self.marker,
@@ -52,8 +55,8 @@ impl<DB: Backend> AttemptOpening<'_, DB> {
                 interceptors: self.options.interceptors().clone(),
                 run_clock: self.observation.clone(),
             };
-            let limits = || self.options.limits(self.clock.server_limit());
-            match Tx::open(self.pool, self.reuse, opening, limits).await {
+            let remaining = || self.clock.server_limit();
+            match boxed(|| Tx::open(self.pool, self.reuse, &opening, remaining)).await {
                 Ok(tx) => return Ok(tx),
                 Err(NotOpened { stale_connection: true, .. }) if replacements > 0 => replacements -= 1,
                 Err(NotOpened { failure, .. }) => return Err(failure),

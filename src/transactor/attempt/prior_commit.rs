@@ -21,6 +21,11 @@ pub(super) enum PriorCommit {
 }
 
 impl PriorCommit {
+    /// Returns whether the next attempt has to ask the server for the status of the commit.
+    pub(super) const fn needs_lookup(&self) -> bool {
+        matches!(self, Self::Unknown { marker: Some(CommitMarker::TransactionStatus), .. })
+    }
+
     pub(super) fn failure(&self) -> Option<Failure> {
         match self {
             Self::None => None,

@@ -13,6 +13,7 @@ use super::prior_commit::PriorCommit;
 use super::unseen::unseen;
 use super::{has_room_to_wait_inside, waited_for_the_pool};
 use crate::backend::{Backend, Capability};
+use crate::boxed::boxed;
 use crate::events::RunOutcome;
 use crate::failure::Failure;
 use crate::sql_text::Syntax;
@@ -81,11 +82,15 @@ impl<DB: Backend> Retryable for UnitAttempts<'_, DB> {
         permits: Permits,
         timer: &mut Timer,
     ) -> AttemptOutcome<Ended> {
-        if let Some(outcome) = self.check_prior_commit(timer).await {
+        // Boxed, because it is rare.
+        if self.prior.needs_lookup()
+            && let Some(outcome) = Box::pin(self.check_prior_commit(timer)).await
+        {
             return outcome;
         }
-        match self.open(plan, number, permits, timer).await {
-            Ok(open) => self.run_unit(open, timer).await,
+        // Boxed, so that a run that waits for a connection holds no room for what follows.
+        match boxed(|| self.open(plan, number, permits, timer)).await {
+            Ok(open) => boxed(|| self.run_unit(open, timer)).await,
             Err(outcome) => outcome,
         }
     }
@@ -180,8 +185,10 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         self.hooks = Hooks::default();
         let observation = timer.observation.clone();
         let pool = self.pool;
-        let unit = holding(pool, self.unit.attempt(&mut open.tx));
-        let decision = timer.within(pin!(watched(observation.as_deref(), || is_used_up(pool), unit))).await;
+        let decision = {
+            let unit = pin!(holding(pool, self.unit.attempt(&mut open.tx)));
+            timer.within(pin!(watched(observation.as_deref(), || is_used_up(pool), unit))).await
+        };
         let Some((decision, converted)) = decision else {
             self.hooks = open.tx.take_hooks();
             let during = match open.tx.is_in_flight() {

@@ -1,14 +1,38 @@
 //! The identity of the unit that a run belongs to.
 
+use std::hash::{Hash, Hasher};
+use std::panic::Location;
+
 use super::Options;
-use crate::digest::digest;
 use crate::error::RunLabel;
 
+/// The unit's name, and the location that started it, which all its runs share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::transactor) struct UnitIdentity {
+    name: Option<&'static str>,
+    location: Option<&'static Location<'static>>,
+}
+
+impl Hash for UnitIdentity {
+    /// Hashes numbers only. They tell nearly all units apart, and every run hashes them.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.location.map(|location| (location.line(), location.column())).hash(state);
+        self.name.map(str::len).hash(state);
+    }
+}
+
+#[cfg(test)]
+impl UnitIdentity {
+    pub(in crate::transactor) const fn named(name: &'static str) -> Self {
+        Self { name: Some(name), location: None }
+    }
+}
+
 impl Options {
-    /// Returns a hash of the unit's name and of the location that started it, which all its runs share.
-    pub(in crate::transactor) fn unit(&self) -> Option<u64> {
-        let location = self.location.map(|location| (location.file(), location.line(), location.column()));
-        (location.is_some() || self.name.is_some()).then(|| digest(&(self.name, location)))
+    /// Returns the identity of the unit; `None` if it has neither a name nor a location.
+    pub(in crate::transactor) fn unit(&self) -> Option<UnitIdentity> {
+        let Self { name, location, .. } = *self;
+        (location.is_some() || name.is_some()).then_some(UnitIdentity { name, location })
     }
 
     /// Returns the label of the run in its errors, if the unit has a name.

@@ -17,10 +17,10 @@ use crate::strategy::{Limits, OwnLockLimit, Resolve};
 use crate::telemetry::Observers;
 
 impl Options {
-    /// Returns the limits of a transaction for which this much time is left.
-    pub(in crate::transactor) fn limits(&self, left: Duration) -> Limits {
+    /// Returns the limits of a transaction that the options set.
+    pub(in crate::transactor) fn limits(&self) -> Limits {
         Limits {
-            left: Some(left),
+            left: None,
             lock: self.lock_timeout,
             statement: self.statement_timeout,
             idle: self.idle_timeout,

@@ -36,18 +36,18 @@ pub(super) enum NextStep<T> {
     },
 }
 
-/// Decides what follows an attempt with this outcome. Calls the strategy's `verdict` only if the strategy may
-/// decide.
+/// Decides what follows an attempt with this outcome. Calls `usage` only if the attempt has failed, and the
+/// strategy's `verdict` only if the strategy may decide.
 pub(super) fn decide<T>(
     outcome: AttemptOutcome<T>,
     plan: &Plan,
-    usage: Usage,
+    usage: impl FnOnce() -> Usage,
     verdict: impl FnOnce(&Failure) -> Verdict,
 ) -> NextStep<T> {
-    let Usage { spent, max_attempts, unique_retries, past_server_deadline, last } = usage;
     let (failure, give_up_with, may_retry) = match outcome {
         AttemptOutcome::Done(output) => return NextStep::Return(output),
         AttemptOutcome::OutOfTime { failure, during } => {
+            let Usage { spent, last, .. } = usage();
             // The failure of the attempt before this one says more about the cause.
             return NextStep::Fail(match last {
                 Some(last) => Error::deadline_exceeded(Some(last), spent),
@@ -57,6 +57,7 @@ pub(super) fn decide<T>(
         AttemptOutcome::Failed { failure, give_up_with } => (failure, give_up_with, true),
         AttemptOutcome::Final(failure) => (failure, GiveUpWith::Failure, false),
     };
+    let Usage { spent, max_attempts, unique_retries, past_server_deadline, last } = usage();
     // The server ended the statement because of the deadline that it was given.
     if failure.kind() == FailureKind::StatementTimeout && past_server_deadline {
         return NextStep::Fail(Error::deadline_exceeded(last.or(Some(failure)), spent));
@@ -251,14 +252,14 @@ mod tests {
     fn each_outcome_has_its_next_step() {
         let plan = Plan::new(Isolation::ReadCommitted);
         for (case, outcome, usage, verdict, expected) in rows() {
-            assert_eq!(seen(decide(outcome, &plan, usage, |_| verdict)), expected, "{case}");
+            assert_eq!(seen(decide(outcome, &plan, || usage, |_| verdict)), expected, "{case}");
         }
     }
 
     #[test]
     fn a_write_in_a_read_only_plan_is_not_retried() {
         let plan = Plan { access: Access::ReadOnly, ..Plan::new(Isolation::ReadCommitted) };
-        let next = decide(failed(failure(FailureKind::ReadOnly)), &plan, usage(), |_| Verdict::RunAgain);
+        let next = decide(failed(failure(FailureKind::ReadOnly)), &plan, usage, |_| Verdict::RunAgain);
         assert_eq!(seen(next), Seen::Fail(ErrorKind::ReadOnly, Some(FailureKind::ReadOnly)));
     }
 }

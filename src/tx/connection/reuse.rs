@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, yield_now};
 
 use super::pool_queue::PoolWaiter;
 use super::server_cache::ServerCache;
-use super::{OpenConnection, ROLLBACK};
+use super::{GuardedConnection, OpenConnection, ROLLBACK};
 use crate::backend::Backend;
 
 /// How many runs a connection serves before it returns to the pool.
@@ -72,7 +72,7 @@ struct Keeper {
 }
 
 /// A connection after a clean end. Dropping it returns it to the pool.
-type Released<DB> = ScopeGuard<OpenConnection<DB>, fn(OpenConnection<DB>)>;
+type Released<DB> = GuardedConnection<DB>;
 
 impl<DB: Backend> ConnectionReuse<DB> {
     /// Reuses connections between the runs of all clones of this value.
@@ -100,7 +100,7 @@ impl<DB: Backend> ConnectionReuse<DB> {
     }
 
     /// Passes a connection on after a clean end.
-    pub(super) fn release(&self, mut open: OpenConnection<DB>) {
+    pub(super) fn release(&self, mut open: Box<OpenConnection<DB>>) {
         open.runs += 1;
         self.pass_on(scopeguard::guard(open, return_to_pool));
     }
@@ -129,7 +129,7 @@ impl<DB: Backend> ConnectionReuse<DB> {
     }
 
     /// Takes an idle connection, if there is one.
-    pub(super) fn take(&self) -> Option<OpenConnection<DB>> {
+    pub(super) fn take(&self) -> Option<Box<OpenConnection<DB>>> {
         let shared = self.shared.as_ref()?;
         loop {
             let (_, released) = lock(shared).idle.pop()?;
@@ -142,7 +142,7 @@ impl<DB: Backend> ConnectionReuse<DB> {
     /// Waits for the first connection, from the pool or from another run.
     ///
     /// Cancellation: a connection that another run has already passed on returns to the pool.
-    pub(super) async fn wait(&self, pool: &Pool<DB>) -> Result<OpenConnection<DB>, sqlx::Error> {
+    pub(super) async fn wait(&self, pool: &Pool<DB>) -> Result<Box<OpenConnection<DB>>, sqlx::Error> {
         let (mut in_pool, mut in_reuse) = (PoolWaiter::new(pool), None);
         poll_fn(|context| {
             let acquired = Pin::new(&mut in_pool).poll(context);
@@ -194,12 +194,14 @@ impl<DB: Backend> OpenConnection<DB> {
     }
 }
 
-fn taken<DB: Backend>(released: Released<DB>) -> OpenConnection<DB> {
-    let open = ScopeGuard::into_inner(released);
-    OpenConnection { runtime: Handle::current(), reset: ROLLBACK, ..open }
+fn taken<DB: Backend>(released: Released<DB>) -> Box<OpenConnection<DB>> {
+    let mut open = ScopeGuard::into_inner(released);
+    (open.runtime, open.reset) = (Handle::current(), ROLLBACK);
+    open
 }
 
-fn return_to_pool<DB: Backend>(open: OpenConnection<DB>) {
+#[expect(clippy::boxed_local, reason = "sessions hold boxed connections")]
+fn return_to_pool<DB: Backend>(open: Box<OpenConnection<DB>>) {
     let _entered = open.runtime.enter();
     drop(open.connection);
 }

@@ -1,12 +1,15 @@
 //! The round trips of this crate's own calls: on rows, savepoints, keys and jobs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use atomically::idempotency::{IdempotencyExt as _, IdempotencyKey};
-use atomically::queue::{Claim, NewJob, Queue, Retry};
-use atomically::{Error, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use atomically::queue::{Claim, NewJob, Queue, Retry, Worker};
+use atomically::{Deltas, Error, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use futures_util::future::try_join_all;
 use sqlx::{PgPool, Postgres};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::contender::pool;
@@ -28,8 +31,8 @@ const CHANGES: [(&str, Change); 4] = [
 /// Returns each call, with its round trips.
 pub(super) async fn all(proxy: &Proxy) -> Result<Vec<(&'static str, Vec<RoundTrip>)>> {
     let pool = pool(&proxy.url, 1, false).await?;
-    let db = Pessimistic::default().on(&pool);
-    let queue = Queue::new("round-trips", &pool)?;
+    let db = Pessimistic::default().on(&pool).reuse_connections();
+    let queue = Queue::new("round-trips", &pool)?.reuse_connections().persistent(true);
     queue.create_tables().await?;
     db.create_key_table().await?;
     let mut calls = units(proxy, &db).await?;
@@ -46,6 +49,7 @@ pub(super) async fn all(proxy: &Proxy) -> Result<Vec<(&'static str, Vec<RoundTri
         }
         calls.push((name, trips));
     }
+    calls.push(("a Worker with 16 handlers, 16 jobs", worker(proxy, &db, &queue).await?));
     drop_tables(&pool).await?;
     Ok(calls)
 }
@@ -63,7 +67,26 @@ async fn units(
         })
         .await
     };
-    let in_savepoint = async || db.run(async |tx| tx.savepoint(async |tx| update(tx).await).await).await;
+    let in_savepoint = async || db.run(async |tx| update_in_savepoint(tx).await).await;
+    let in_two_savepoints = async || {
+        db.run(async |tx| {
+            update_in_savepoint(tx).await?;
+            update_in_savepoint(tx).await
+        })
+        .await
+    };
+    let folded = async || {
+        let two_rows = db.on_rows("account", "id", [1_i64, 2]);
+        two_rows
+            .run(async |tx| {
+                tx.at_commit(sqlx::query(UPDATE).bind(1_i64))?.expect_one();
+                tx.at_commit(sqlx::query(UPDATE).bind(2_i64))?.expect_one();
+                Ok::<_, Error>(())
+            })
+            .await
+    };
+    let deltas = Deltas::on(db.pool(), "account", "id", "balance").reuse_connections();
+    let additions = async || try_join_all((0..16).map(|_| deltas.add(1_i64, -1))).await.map(drop);
     let keyed = async || {
         let key = IdempotencyKey::new("round trips", rand::random::<u64>().to_string())
             .map_err(|error| Error::from(sqlx::Error::Encode(error.into())))?;
@@ -73,16 +96,48 @@ async fn units(
         ("a unit of one statement", counted(proxy, plain).await?),
         ("the same after lock_rows", counted(proxy, locked).await?),
         ("the same in a savepoint", counted(proxy, in_savepoint).await?),
+        ("two such savepoints", counted(proxy, in_two_savepoints).await?),
+        ("two rows of on_rows, two writes of at_commit", counted(proxy, folded).await?),
+        ("16 concurrent calls of Deltas::add", counted(proxy, additions).await?),
         ("the same with once", counted(proxy, keyed).await?),
     ])
 }
 
+const UPDATE: &str = "UPDATE account SET balance = balance - 1 WHERE id = $1";
+
 async fn update(tx: &mut Tx<Postgres>) -> Result<(), Error> {
-    sqlx::query("UPDATE account SET balance = balance - 1 WHERE id = $1")
-        .bind(1_i64)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(UPDATE).bind(1_i64).execute(&mut *tx).await?;
     Ok(())
+}
+
+async fn update_in_savepoint(tx: &mut Tx<Postgres>) -> Result<(), Error> {
+    tx.savepoint(async |tx: &mut Tx<Postgres>| update(tx).await).await
+}
+
+/// A worker with 16 handlers that finds 16 jobs.
+async fn worker(
+    proxy: &Proxy,
+    db: &PoolTransactor<Postgres, Pessimistic>,
+    queue: &Queue<Postgres>,
+) -> Result<Vec<RoundTrip>> {
+    const JOBS: usize = 16;
+    let mut trips = Vec::new();
+    // The first of them prepares its statements.
+    for _ in 0..2 {
+        let (handled, mut all_handled) = watch::channel(0);
+        let jobs = (0..JOBS).map(|n| NewJob::new(&n)).collect::<Result<Vec<_>, _>>()?;
+        db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await?;
+        sleep(SETTLED).await;
+        proxy.take();
+        let handler = move |_: Arc<Claim<Postgres>>| {
+            handled.send_modify(|handled| *handled += 1);
+            async { Ok(()) }
+        };
+        let until = async { drop(all_handled.wait_for(|handled| *handled == JOBS).await) };
+        Worker::new(queue).handlers(JOBS).run(until, handler).await;
+        trips = proxy.take();
+    }
+    Ok(trips)
 }
 
 /// Counts the round trips of a call once its statements are prepared.
