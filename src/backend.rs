@@ -72,7 +72,7 @@ pub(crate) use locks::LockWait;
 pub(crate) use locks::SnapshotAge;
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::prepared::PreparedStatement;
-pub(crate) use query::{Numbers, Reply, WatchedQuery};
+pub(crate) use query::{Reply, WatchedQuery};
 pub(crate) use schema::CatalogScope;
 use schema::SchemaSql;
 pub(crate) use statements::BeforeLoneStatement;

@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 mod batcher;
+mod numbers;
 mod pending;
 
 use crate::backend::Backend;
@@ -21,6 +22,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::tx::{holds_connection_of, nested, unreachable_since};
 
 use batcher::{Batcher, Shared};
+pub(crate) use numbers::{Found, NumberColumn, NumbersRead, aborted};
 pub(crate) use pending::Call;
 
 /// Runs the calls of a batch, which are requests `Q` for keys `K` with outcomes `O`. Two batches that run at

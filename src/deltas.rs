@@ -7,7 +7,7 @@ use sqlx::Pool;
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Key, Target};
-use crate::batching::{BatchLimits, BatchRunner, Batching, refuses_a_part};
+use crate::batching::{BatchLimits, BatchRunner, Batching, NumberColumn, refuses_a_part};
 use crate::error::Error;
 use crate::events::Observer;
 use crate::strategies::Pessimistic;
@@ -143,6 +143,18 @@ struct Settings {
     max_batches: usize,
     persistent: bool,
     single_statement: bool,
+}
+
+impl Settings {
+    fn numbers(&self) -> NumberColumn {
+        NumberColumn {
+            target: self.target,
+            persistent: self.persistent,
+            shares_texts: self.single_statement,
+            result: "sum",
+            also: None,
+        }
+    }
 }
 
 impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {

@@ -39,6 +39,20 @@ pub trait AdditionSql: Codec + StatementRules {
         Ok(WatchedQuery::with_arguments(AssertSqlSafe(sql).into_sql_str(), arguments))
     }
 
+    /// Whether a transaction that adds locks the rows in the text of its opening, and writes in that of its
+    /// COMMIT.
+    const ADDS_AT_COMMIT: bool = false;
+
+    /// Returns the statement that fails unless these rows hold these numbers: see
+    /// [`is_failed_check`](super::folded::FoldedSql::is_failed_check). `None` unless the database [adds at the
+    /// commit](Self::ADDS_AT_COMMIT).
+    fn check_numbers<K: Key<Self>>(
+        _target: Target,
+        _numbers: &[(&K, i64)],
+    ) -> Option<Result<WatchedQuery<Self>, BoxDynError>> {
+        None
+    }
+
     /// Returns the statement that checks and adds in one round trip; `None` if the database needs several,
     /// or does not support keys of this type.
     fn add_in_one_statement<K: Key<Self>>(_target: Target) -> Option<Box<dyn AddInOneStatement<Self, K>>> {

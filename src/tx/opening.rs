@@ -153,7 +153,8 @@ impl<DB: Backend> Tx<DB> {
             let session = query.map(|_| (identity(pool), reply.integers.remove(0)));
             run_clock.opened(connected - requested, connected.elapsed(), session);
         }
-        let refused = folded.and_then(|folded| tx.end_rows(*folded, rows, &reply, connected.elapsed()));
+        let refused =
+            folded.and_then(|folded| tx.end_rows(*folded, request.rows, rows, &reply, connected.elapsed()));
         tx.closing.saved = std::mem::take(&mut reply.integers);
         if !tx.closing.saved.is_empty() {
             tx.session.reset_with(DB::rollback(&tx.closing));
@@ -234,6 +235,7 @@ impl<DB: Backend> Tx<DB> {
     /// `has_other_names` says that the session lacked a statement that it was expected to have prepared.
     async fn not_opened(mut self: Box<Self>, failure: Failure, has_other_names: bool) -> NotOpened {
         let failure = self.why_not_opened(failure).await;
+        let failure = self.explain_kept(failure).await;
         let stale_connection = failure.kind() == FailureKind::ConnectionLost || has_other_names;
         self.state.end(failure.clone());
         self.rollback().await;

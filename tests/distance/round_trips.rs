@@ -1,10 +1,14 @@
-//! How many round trips a transfer takes, counted by a proxy: the numbers that the guide gives.
+//! How many round trips transfers and batches take, counted by a proxy: the numbers that the guide gives.
 
-use atomically::{Error, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use std::time::Duration;
+
+use atomically::DeltaOutcome::{Applied, NotFound, Refused};
+use atomically::{Deltas, Error, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use futures_util::future::try_join_all;
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Pool, Postgres};
 
-use crate::bank::{Bank, bank, ids, keep, transfer};
+use crate::bank::{BALANCE, Bank, balance, bank, ids, keep, transfer};
 use crate::support::TestPool;
 use crate::support::proxy::Proxy;
 
@@ -65,4 +69,49 @@ async fn a_transfer_takes_two_round_trips_on_postgres() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_takes_two_round_trips_on_mariadb() {
     a_transfer_takes_two_round_trips::<MySql>().await;
+}
+
+/// The rows are locked with BEGIN, and changed and checked with COMMIT. One thread, so that calls share a
+/// batch.
+#[tokio::test]
+async fn a_batch_of_deltas_takes_two_round_trips_on_mariadb() {
+    let distant = distant::<MySql>().await;
+    let balances = Deltas::on(&distant.pool, "account", "id", "balance").reuse_connections().at_least(0);
+    let add = async |deltas: &Deltas<MySql, i64>, calls: &[(i64, i64)]| {
+        let outcomes = try_join_all(calls.iter().map(|(id, delta)| deltas.add(*id, *delta)));
+        let mut seen = Vec::new();
+        let count = distant
+            .count(async {
+                seen = outcomes.await?;
+                Ok(())
+            })
+            .await;
+        (count, seen)
+    };
+    // The first run asks for the engine.
+    add(&balances, &[(1, 0)]).await;
+    let mut expected = BALANCE;
+    for _ in 0..2 {
+        expected += 1;
+        assert_eq!(add(&balances, &[(1, 1)]).await, (2, vec![Applied { value: expected }]));
+    }
+    let calls = [(1, -expected), (3, 5), (9, 1), (1, -1), (2, 7), (3, -6)];
+    let outcomes = vec![
+        Applied { value: 0 },
+        Applied { value: BALANCE + 5 },
+        NotFound,
+        Refused { value: 0 },
+        Applied { value: BALANCE + 7 },
+        Applied { value: BALANCE - 1 },
+    ];
+    assert_eq!(add(&balances, &calls).await, (2, outcomes));
+    assert_eq!(add(&balances, &[(1, -1)]).await, (2, vec![Refused { value: 0 }]));
+
+    // Options that keep a batch from being a single statement do not keep it from sharing texts.
+    let limited = balances.clone().options(Options::new().lock_timeout(Duration::from_secs(60)));
+    assert_eq!(add(&limited, &[(1, 2)]).await, (2, vec![Applied { value: 2 }]));
+    let bound = balances.single_statement(false);
+    add(&bound, &[(1, 1)]).await;
+    assert_eq!(add(&bound, &[(1, 1)]).await, (5, vec![Applied { value: 4 }]), "all values are bound");
+    assert_eq!(balance(&distant.pool, 1).await, 4);
 }
