@@ -113,6 +113,9 @@ impl NumberColumn {
             return Ok(false);
         }
         let sums: Vec<(&K, i64)> = sums.iter().filter_map(|(key, sum)| Some((key, (*sum)?))).collect();
+        if sums.is_empty() {
+            return Ok(false);
+        }
         let Some(check) = DB::check_numbers(self.target, &sums) else { return Ok(false) };
         let check = check.map_err(sqlx::Error::Encode)?;
         Ok(tx.keep_queries(vec![
@@ -194,6 +197,14 @@ impl NumberColumn {
         );
         Failure::new(FailureKind::Aborted, message)
     }
+}
+
+/// Returns the sums of the numbers that were found and their changes; `None` if it is not an integer in
+/// range.
+#[cfg(feature = "holds")]
+pub(crate) fn sums<K: Ord + Clone>(found: &Found<K>, changes: &BTreeMap<K, i64>) -> Found<K> {
+    let sum = |key, change: i64| found.get(key).copied().flatten()?.checked_add(change);
+    changes.iter().map(|(key, change)| (key.clone(), sum(key, *change))).collect()
 }
 
 /// The rows that the opening of a transaction locks and reads.

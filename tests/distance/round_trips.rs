@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use atomically::DeltaOutcome::{Applied, NotFound, Refused};
+use atomically::holds::{HoldOutcome, Holds};
 use atomically::{Deltas, Error, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use futures_util::future::try_join_all;
 use sqlx::pool::PoolOptions;
@@ -114,4 +115,29 @@ async fn a_batch_of_deltas_takes_two_round_trips_on_mariadb() {
     add(&bound, &[(1, 1)]).await;
     assert_eq!(add(&bound, &[(1, 1)]).await, (5, vec![Applied { value: 4 }]), "all values are bound");
     assert_eq!(balance(&distant.pool, 1).await, 4);
+}
+
+#[tokio::test]
+async fn a_batch_of_holds_takes_two_round_trips_on_mariadb() {
+    let distant = distant::<MySql>().await;
+    let balances = Holds::on(&distant.pool, "account", "id", "balance").reuse_connections();
+    balances.create_tables().await.expect("the table");
+    let ten_minutes = Duration::from_secs(600);
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        let calls = [1_i64, 2, 1].map(|id| balances.hold(id, 5, ten_minutes));
+        let held = async {
+            let outcomes = try_join_all(calls).await?;
+            assert!(outcomes.iter().all(|outcome| matches!(outcome, HoldOutcome::Held(_))), "{outcomes:?}");
+            Ok(())
+        };
+        counts.push(distant.count(held).await);
+    }
+    assert_eq!(counts[1..], [2, 2], "{counts:?}");
+    let left = [balance(&distant.pool, 1).await, balance(&distant.pool, 2).await];
+    assert_eq!(left, [BALANCE - 30, BALANCE - 15]);
+    let expired = "UPDATE atomically_hold SET expires_at = expires_at - 700 * 1000 * 1000";
+    sqlx::query(expired).execute(&distant.pool).await.expect("time passes");
+    assert_eq!(balances.sweep().await.expect("given back"), 9);
+    assert_eq!(balance(&distant.pool, 1).await, BALANCE);
 }
