@@ -39,7 +39,7 @@ mod wire;
 use additions::AdditionSql;
 pub(crate) use additions::{AddInOneStatement, Addition, Target};
 #[cfg(feature = "holds")]
-pub(crate) use additions::{HoldGroup, HoldInOneStatement, HoldRecords};
+pub(crate) use additions::{HoldGroup, HoldInOneStatement, HoldRecords, short_lock_wait};
 pub(crate) use carried_failure::{SyntheticError, with_failure};
 use certification::CertificationSql;
 #[cfg(feature = "testing")]

@@ -1,6 +1,7 @@
 //! Additions to the numbers of rows, several in one statement.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use sqlx::error::BoxDynError;
@@ -94,11 +95,28 @@ pub struct Addition<'k, K> {
     pub to: RangeInclusive<i64>,
 }
 
+/// The maximum wait of a single statement for a row lock: long enough for the commit of another batch, on
+/// another connection or in another process.
+const MAX_LOCK_WAIT: Duration = Duration::from_millis(5);
+
+/// Returns a hundredth of the time that is left, so that the server responds before the time is over; `None`
+/// if that is too short.
+pub(crate) fn short_lock_wait(left: Duration) -> Option<Duration> {
+    let limit = MAX_LOCK_WAIT.min(left / 100);
+    (limit >= Duration::from_millis(1)).then_some(limit)
+}
+
 /// Makes additions in one round trip, which is a transaction of its own.
 #[doc(hidden)]
 pub trait AddInOneStatement<DB: Database, K>: Send + Sync {
     /// The statement as observers see it, without its values.
     fn sql(&self) -> SqlStr;
+
+    /// Returns how long the statement is to wait for a lock if this much time is left for its results, which
+    /// is long before the time is over; `None` if too little is left.
+    fn lock_wait(&self, left: Duration) -> Option<Duration> {
+        short_lock_wait(left)
+    }
 
     /// Returns the additions that were made, by their index, each with the number before it. The others
     /// were not made: the row is missing, or its number is out of the requested range. An error that is not
@@ -161,4 +179,17 @@ pub trait HoldInOneStatement<DB: Database, K>: Send + Sync {
         holds: &[HoldGroup<'_>],
         limits: &Limits,
     ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_for_a_lock_is_far_shorter_than_the_time_that_is_left() {
+        let wait = |millis| short_lock_wait(Duration::from_millis(millis));
+        assert_eq!(wait(10_000), Some(MAX_LOCK_WAIT));
+        assert!(wait(400).is_some_and(|wait| wait <= Duration::from_millis(4)));
+        assert_eq!((wait(99), wait(0)), (None, None));
+    }
 }

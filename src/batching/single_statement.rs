@@ -15,10 +15,6 @@ use crate::strategies::Pessimistic;
 use crate::strategy::{Limits, OwnLockLimit};
 use crate::transactor::{Options, PoolTransactor};
 
-/// The maximum wait for a row lock: long enough for the commit of another batch, on another connection or
-/// in another process.
-const MAX_LOCK_WAIT: Duration = Duration::from_millis(5);
-
 /// How many batches skip the single statement after it failed for most rows of a batch.
 const SKIPS: u32 = 16;
 
@@ -36,6 +32,10 @@ pub(crate) trait StatementBatch<DB: Backend>: Send {
 
     /// Sums the calls for each row, after they were taken.
     fn sum(&mut self);
+
+    /// Returns how long the statement is to wait for a lock if this much time is left to each call; `None` if
+    /// too little is left.
+    fn lock_wait(&self, left: Duration) -> Option<Duration>;
 
     /// Returns how many rows are to be changed.
     fn rows(&self) -> usize;
@@ -88,10 +88,10 @@ impl SingleStatements {
             self.skips.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
         let left = deadline.saturating_duration_since(Instant::now());
         let transactor = transactor.clone().options(Options::new().deadline(left).attempts(1));
-        // The lock timeout is checked before a connection is acquired, and again when there is one.
+        // The time is checked before a connection is acquired, and again when there is one.
         if is_skipped
             || !transactor.engine().await.is_ok_and(|engine| engine.adds_in_one_statement())
-            || lock_timeout(batch.calls()).is_none()
+            || lock_wait(&mut batch).is_none()
         {
             return std::mem::take(batch.calls());
         }
@@ -99,13 +99,13 @@ impl SingleStatements {
         let changed = transactor
             .run_on_connection(sql, |connection, limit: Duration| {
                 let mut batch = lock(&batch);
-                let Some(lock_timeout) = lock_timeout(batch.calls()) else {
+                let Some(lock_wait) = lock_wait(&mut *batch) else {
                     return Box::pin(ready(Ok(Vec::new())));
                 };
                 batch.calls().retain_mut(Call::take);
                 batch.sum();
                 // Options with limits of their own never reach this point: a transaction handles them.
-                let (left, lock) = (Some(limit), Some(lock_timeout));
+                let (left, lock) = (Some(limit), Some(lock_wait));
                 let limits =
                     Limits { left, lock, statement: None, idle: None, own_lock: OwnLockLimit::default() };
                 batch.send(connection, &limits).unwrap_or_else(|| Box::pin(ready(Ok(Vec::new()))))
@@ -134,37 +134,14 @@ impl SingleStatements {
     }
 }
 
-/// Returns the time limit for each row lock: a hundredth of the shortest time left, so that the server
-/// responds before any deadline passes. `None` if that is too short.
-fn lock_timeout<K, Q, O>(calls: &[Call<K, Q, O>]) -> Option<Duration> {
-    let first = calls.iter().map(|call| call.deadline).min()?;
-    let limit = MAX_LOCK_WAIT.min(first.saturating_duration_since(Instant::now()) / 100);
-    (limit >= Duration::from_millis(1)).then_some(limit)
+/// Returns how long the statement is to wait for a lock; `None` if too little time is left to one of the calls.
+fn lock_wait<DB: Backend, B: StatementBatch<DB>>(batch: &mut B) -> Option<Duration> {
+    let first = batch.calls().iter().map(|call| call.deadline).min()?;
+    batch.lock_wait(first.saturating_duration_since(Instant::now()))
 }
 
 /// Locks the batch, even if the lock is poisoned: a panic in a key's `Ord` leaves nothing behind that is used
 /// again.
 fn lock<B>(batch: &Mutex<B>) -> MutexGuard<'_, B> {
     batch.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_lock_timeout_is_far_shorter_than_any_deadline() {
-        let timeout = |millis: &[u64]| {
-            let call = |millis: &u64| {
-                let deadline = Instant::now() + Duration::from_millis(*millis);
-                let sender = tokio::sync::oneshot::channel::<Result<(), _>>().0;
-                Call::new(1, 1, deadline, Default::default(), sender)
-            };
-            lock_timeout(&millis.iter().map(call).collect::<Vec<_>>())
-        };
-        assert_eq!(timeout(&[10_000]), Some(MAX_LOCK_WAIT));
-        assert!(timeout(&[10_000, 400, 10_000]).is_some_and(|wait| wait <= Duration::from_millis(4)));
-        assert_eq!(timeout(&[10_000, 99]), None);
-        assert_eq!(timeout(&[]), None);
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 
@@ -75,6 +76,10 @@ impl<DB: Backend, K: Key<DB>> StatementBatch<DB> for SentCalls<'_, DB, K> {
             self.sums.entry(call.key.clone()).or_default().add(call.request);
         }
         self.sums.retain(|_, sum| sum.fits(self.bounds).is_some());
+    }
+
+    fn lock_wait(&self, left: Duration) -> Option<Duration> {
+        self.statement.lock_wait(left)
     }
 
     fn rows(&self) -> usize {

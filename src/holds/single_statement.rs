@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 
@@ -10,7 +11,7 @@ use super::settings::HoldSettings;
 use super::sql::{HoldId, HoldIds};
 use super::taking::{HoldResult, micros};
 use super::{HoldCall, HoldKey, HoldTransactor};
-use crate::backend::{Addition, Backend, HoldGroup, HoldInOneStatement, HoldRecords};
+use crate::backend::{Addition, Backend, HoldGroup, HoldInOneStatement, HoldRecords, short_lock_wait};
 use crate::batching::{ChangedRows, SingleStatements, StatementBatch};
 use crate::strategy::Limits;
 
@@ -117,6 +118,10 @@ impl<DB: Backend, K: HoldKey<DB>, R: FnOnce(usize) + Send> StatementBatch<DB> fo
             let sum = self.sums.entry(key.clone()).or_insert(Some(0));
             *sum = sum.and_then(|sum| sum.checked_add(amount));
         }
+    }
+
+    fn lock_wait(&self, left: Duration) -> Option<Duration> {
+        short_lock_wait(left)
     }
 
     fn rows(&self) -> usize {

@@ -84,9 +84,10 @@ impl Engine {
         self.is_mariadb()
     }
 
-    /// Whether one statement can add to rows, with a plan that is certain.
+    /// Whether one statement can add to rows, with a plan that is certain, and a limit for its wait.
     pub(crate) fn adds_in_one_statement(&self) -> bool {
-        self.has(Capability::PlannerSettings) && self.has(Capability::ServerLimits)
+        let is_sqlite = self.product == EngineProduct::Sqlite;
+        is_sqlite || (self.has(Capability::PlannerSettings) && self.has(Capability::ServerLimits))
     }
 
     /// Whether one statement can find, lock and update jobs, by the addresses of their rows and with a plan
