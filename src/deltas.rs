@@ -52,8 +52,8 @@ const DEFAULT_CAPACITY: usize = 10_000;
 ///
 /// # Round trips
 ///
-/// A batch is a transaction of five steps: BEGIN, the row locks with the values, the update, the values again,
-/// COMMIT. Where possible, they take fewer round trips:
+/// A batch is a transaction of five steps: BEGIN, the row locks with the values, the update, the values
+/// again, COMMIT. Where possible, they take fewer round trips:
 ///
 /// | | |
 /// |---|---|

@@ -45,8 +45,8 @@ pub trait AdditionSql: Codec + StatementRules {
     const ADDS_AT_COMMIT: bool = false;
 
     /// Returns the statement that fails unless these rows hold these numbers: see
-    /// [`is_failed_check`](super::folded::FoldedSql::is_failed_check). `None` unless the database [adds at the
-    /// commit](Self::ADDS_AT_COMMIT).
+    /// [`is_failed_check`](super::folded::FoldedSql::is_failed_check). `None` unless the database [adds at
+    /// the commit](Self::ADDS_AT_COMMIT).
     fn check_numbers<K: Key<Self>>(
         _target: Target,
         _numbers: &[(&K, i64)],

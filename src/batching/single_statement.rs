@@ -134,7 +134,8 @@ impl SingleStatements {
     }
 }
 
-/// Returns how long the statement is to wait for a lock; `None` if too little time is left to one of the calls.
+/// Returns how long the statement is to wait for a lock; `None` if too little time is left to one of the
+/// calls.
 fn lock_wait<DB: Backend, B: StatementBatch<DB>>(batch: &mut B) -> Option<Duration> {
     let first = batch.calls().iter().map(|call| call.deadline).min()?;
     batch.lock_wait(first.saturating_duration_since(Instant::now()))

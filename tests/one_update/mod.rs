@@ -105,7 +105,8 @@ async fn rows_of_which_a_statement_may_store_another_number_are_changed_in_trans
             "a text",
         ),
         (
-            "CREATE TABLE counter (id TEXT PRIMARY KEY, value INTEGER); INSERT INTO counter VALUES ('a', NULL)",
+            "CREATE TABLE counter (id TEXT PRIMARY KEY, value INTEGER);
+             INSERT INTO counter VALUES ('a', NULL)",
             "no number",
         ),
         (

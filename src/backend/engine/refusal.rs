@@ -90,6 +90,12 @@ impl Engine {
         is_sqlite || (self.has(Capability::PlannerSettings) && self.has(Capability::ServerLimits))
     }
 
+    /// Whether a transaction that adds to rows can send its statements in the texts of BEGIN and COMMIT: on
+    /// the products whose variables and prepared statements are known to work there.
+    pub(crate) fn adds_at_commit(&self) -> bool {
+        matches!(self.product, EngineProduct::MySql | EngineProduct::MariaDb)
+    }
+
     /// Whether one statement can find, lock and update jobs, by the addresses of their rows and with a plan
     /// that is certain.
     #[cfg(feature = "queue")]

@@ -68,7 +68,8 @@ fn text(Target { table, key, column }: Target, key_type: &str, changes: usize) -
          AND target.{key} = change.id COLLATE BINARY \
          AND typeof(target.{column}) = 'integer' \
          AND target.{column} BETWEEN change.least AND change.most \
-         AND (SELECT COUNT(*) FROM (SELECT 1 FROM {table} AS other WHERE other.{key} = change.id LIMIT 2)) = 1 \
+         AND (SELECT COUNT(*) FROM (SELECT 1 FROM {table} AS other \
+             WHERE other.{key} = change.id LIMIT 2)) = 1 \
          AND EXISTS (SELECT 1 FROM main.sqlite_master \
              WHERE type = 'table' AND name = '{table}' COLLATE NOCASE) \
          AND NOT EXISTS (SELECT 1 FROM main.sqlite_master \

@@ -52,7 +52,8 @@ impl<DB: Backend> Statement<DB> {
         shares_texts: bool,
     ) -> Result<(), sqlx::Error> {
         let query = self.query(schema)?;
-        if shares_texts && tx.shares_texts() && tx.keep_queries(vec![(query.clone(), Expectation::Success)]) {
+        let may_share = shares_texts && tx.shares_texts() && tx.engine().adds_at_commit();
+        if may_share && tx.keep_queries(vec![(query.clone(), Expectation::Success)]) {
             return Ok(());
         }
         tx.execute_query(query).await.map(drop)
