@@ -8,6 +8,7 @@ use sqlx::error::BoxDynError;
 use sqlx::{Arguments as _, AssertSqlSafe, Database, SqlSafeStr as _, SqlStr};
 
 use super::codec::{Codec, Key, Value};
+use super::engine::Engine;
 use super::query::WatchedQuery;
 use super::statements::StatementRules;
 #[cfg(feature = "holds")]
@@ -43,6 +44,11 @@ pub trait AdditionSql: Codec + StatementRules {
     /// Whether a transaction that adds locks the rows in the text of its opening, and writes in that of its
     /// COMMIT.
     const ADDS_AT_COMMIT: bool = false;
+
+    /// Returns whether this engine [adds at the commit](Self::ADDS_AT_COMMIT).
+    fn adds_at_commit(_engine: &Engine) -> bool {
+        Self::ADDS_AT_COMMIT
+    }
 
     /// Returns the statement that fails unless these rows hold these numbers: see
     /// [`is_failed_check`](super::folded::FoldedSql::is_failed_check). `None` unless the database [adds at
@@ -111,6 +117,11 @@ pub(crate) fn short_lock_wait(left: Duration) -> Option<Duration> {
 pub trait AddInOneStatement<DB: Database, K>: Send + Sync {
     /// The statement as observers see it, without its values.
     fn sql(&self) -> SqlStr;
+
+    /// Returns whether the engine has what the statement needs.
+    fn runs_on(&self, engine: &Engine) -> bool {
+        engine.adds_in_one_statement()
+    }
 
     /// Returns how long the statement is to wait for a lock if this much time is left for its results, which
     /// is long before the time is over; `None` if too little is left.

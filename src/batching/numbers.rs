@@ -109,7 +109,7 @@ impl NumberColumn {
         update: &WatchedQuery<DB>,
         sums: &Found<K>,
     ) -> Result<bool, Error> {
-        if !self.shares_texts || !tx.shares_texts() || !tx.engine().adds_at_commit() {
+        if !self.shares_texts || !tx.shares_texts() || !DB::adds_at_commit(&tx.engine()) {
             return Ok(false);
         }
         let sums: Vec<(&K, i64)> = sums.iter().filter_map(|(key, sum)| Some((key, (*sum)?))).collect();
@@ -215,7 +215,7 @@ struct NumberRequest<K> {
 
 impl<DB: Backend, K: Key<DB>> RowRequest<DB> for NumberRequest<K> {
     fn query(&self, engine: &Engine, plan: &Plan) -> Option<Result<WatchedQuery<DB>, sqlx::Error>> {
-        if !engine.adds_at_commit() {
+        if !DB::adds_at_commit(engine) {
             return None;
         }
         let select = self.column.select::<DB>(self.keys.len());

@@ -10,7 +10,7 @@ use sqlx::SqlStr;
 use tokio::time::Instant;
 
 use super::Call;
-use crate::backend::Backend;
+use crate::backend::{Backend, Engine};
 use crate::strategies::Pessimistic;
 use crate::strategy::{Limits, OwnLockLimit};
 use crate::transactor::{Options, PoolTransactor};
@@ -32,6 +32,9 @@ pub(crate) trait StatementBatch<DB: Backend>: Send {
 
     /// Sums the calls for each row, after they were taken.
     fn sum(&mut self);
+
+    /// Returns whether the engine has what the statement needs.
+    fn runs_on(&self, engine: &Engine) -> bool;
 
     /// Returns how long the statement is to wait for a lock if this much time is left to each call; `None` if
     /// too little is left.
@@ -90,7 +93,7 @@ impl SingleStatements {
         let transactor = transactor.clone().options(Options::new().deadline(left).attempts(1));
         // The time is checked before a connection is acquired, and again when there is one.
         if is_skipped
-            || !transactor.engine().await.is_ok_and(|engine| engine.adds_in_one_statement())
+            || !transactor.engine().await.is_ok_and(|engine| batch.runs_on(&engine))
             || lock_wait(&mut batch).is_none()
         {
             return std::mem::take(batch.calls());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 
-use crate::backend::{AddInOneStatement, Addition, Backend, Key};
+use crate::backend::{AddInOneStatement, Addition, Backend, Engine, Key};
 use crate::batching::{ChangedRows, SingleStatements, StatementBatch};
 use crate::strategies::Pessimistic;
 use crate::strategy::Limits;
@@ -76,6 +76,10 @@ impl<DB: Backend, K: Key<DB>> StatementBatch<DB> for SentCalls<'_, DB, K> {
             self.sums.entry(call.key.clone()).or_default().add(call.request);
         }
         self.sums.retain(|_, sum| sum.fits(self.bounds).is_some());
+    }
+
+    fn runs_on(&self, engine: &Engine) -> bool {
+        self.statement.runs_on(engine)
     }
 
     fn lock_wait(&self, left: Duration) -> Option<Duration> {

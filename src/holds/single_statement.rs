@@ -11,7 +11,9 @@ use super::settings::HoldSettings;
 use super::sql::{HoldId, HoldIds};
 use super::taking::{HoldResult, micros};
 use super::{HoldCall, HoldKey, HoldTransactor};
-use crate::backend::{Addition, Backend, HoldGroup, HoldInOneStatement, HoldRecords, short_lock_wait};
+use crate::backend::{
+    Addition, Backend, Engine, HoldGroup, HoldInOneStatement, HoldRecords, short_lock_wait,
+};
 use crate::batching::{ChangedRows, SingleStatements, StatementBatch};
 use crate::strategy::Limits;
 
@@ -118,6 +120,10 @@ impl<DB: Backend, K: HoldKey<DB>, R: FnOnce(usize) + Send> StatementBatch<DB> fo
             let sum = self.sums.entry(key.clone()).or_insert(Some(0));
             *sum = sum.and_then(|sum| sum.checked_add(amount));
         }
+    }
+
+    fn runs_on(&self, engine: &Engine) -> bool {
+        engine.adds_in_one_statement()
     }
 
     fn lock_wait(&self, left: Duration) -> Option<Duration> {

@@ -84,16 +84,9 @@ impl Engine {
         self.is_mariadb()
     }
 
-    /// Whether one statement can add to rows, with a plan that is certain, and a limit for its wait.
+    /// Whether one statement can add to rows, with a plan that is certain.
     pub(crate) fn adds_in_one_statement(&self) -> bool {
-        let is_sqlite = self.product == EngineProduct::Sqlite;
-        is_sqlite || (self.has(Capability::PlannerSettings) && self.has(Capability::ServerLimits))
-    }
-
-    /// Whether a transaction that adds to rows can send its statements in the texts of BEGIN and COMMIT: on
-    /// the products whose variables and prepared statements are known to work there.
-    pub(crate) fn adds_at_commit(&self) -> bool {
-        matches!(self.product, EngineProduct::MySql | EngineProduct::MariaDb)
+        self.has(Capability::PlannerSettings) && self.has(Capability::ServerLimits)
     }
 
     /// Whether one statement can find, lock and update jobs, by the addresses of their rows and with a plan

@@ -6,6 +6,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, MySql, SqlSafeStr as _};
 
 use crate::backend::additions::{AdditionSql, Target};
 use crate::backend::codec::Key;
+use crate::backend::engine::{Engine, EngineProduct};
 use crate::backend::query::WatchedQuery;
 
 impl AdditionSql for MySql {
@@ -31,6 +32,11 @@ impl AdditionSql for MySql {
     }
 
     const ADDS_AT_COMMIT: bool = true;
+
+    /// Other products are not known to have the variables and prepared statements of the texts.
+    fn adds_at_commit(engine: &Engine) -> bool {
+        matches!(engine.product(), EngineProduct::MySql | EngineProduct::MariaDb)
+    }
 
     /// Fails with an integer that is out of range, like the check of
     /// [`fold`](crate::backend::folded::FoldedSql::fold).

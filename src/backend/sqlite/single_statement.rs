@@ -1,8 +1,7 @@
 //! Additions that are checked and made in one statement.
 
 use std::any::TypeId;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -16,6 +15,7 @@ use sqlx::{
 use super::transaction::USUAL_BUSY_TIMEOUT;
 use crate::backend::additions::{AddInOneStatement, Addition, Target};
 use crate::backend::codec::{Codec as _, Key};
+use crate::backend::engine::Engine;
 use crate::backend::query::WatchedQuery;
 use crate::backend::wire::Wire as _;
 use crate::strategy::Limits;
@@ -27,13 +27,13 @@ use crate::strategy::Limits;
 /// The driver runs each statement in a thread of its connection, and passing statements and rows to that
 /// thread and back takes longer than most statements. Since SQLite has one writer, a statement that has begun
 /// to write is alone with its rows: nothing is gained by locking and reading them first.
-struct AddStatement {
+struct UpdateOfRows {
     target: Target,
     /// What SQLite calls the type of the keys.
     key_type: &'static str,
     sql: SqlStr,
-    /// How long a connection waits for the writer, in milliseconds; 0 if it was not asked yet.
-    busy_timeout: Arc<AtomicU64>,
+    /// How long a connection waits for the writer. Asked before the first statement.
+    busy_timeout: Arc<OnceLock<Duration>>,
 }
 
 /// Returns the statement; `None` for keys that the driver might not decode as they were bound, or if the
@@ -51,7 +51,7 @@ pub(super) fn statement<K: Key<Sqlite>>(target: Target) -> Option<Box<dyn AddInO
         && name.all(|next| next.is_ascii_alphanumeric() || next == '_');
     let sql = AssertSqlSafe(text(target, key_type, 1)).into_sql_str();
     let busy_timeout = Arc::default();
-    is_plain.then(|| Box::new(AddStatement { target, key_type, sql, busy_timeout }) as _)
+    is_plain.then(|| Box::new(UpdateOfRows { target, key_type, sql, busy_timeout }) as _)
 }
 
 /// Returns the text for this number of changes.
@@ -95,18 +95,20 @@ fn arguments<K: Key<Sqlite>>(additions: &[Addition<'_, K>]) -> Result<SqliteArgu
     Ok(arguments)
 }
 
-impl<K: Key<Sqlite>> AddInOneStatement<Sqlite, K> for AddStatement {
+impl<K: Key<Sqlite>> AddInOneStatement<Sqlite, K> for UpdateOfRows {
     fn sql(&self) -> SqlStr {
         self.sql.clone()
+    }
+
+    /// There is one product.
+    fn runs_on(&self, _engine: &Engine) -> bool {
+        true
     }
 
     /// A limit for one statement would have to be set and restored by two others. The statement is therefore
     /// used only if a connection stops waiting by itself, long before the time is over.
     fn lock_wait(&self, left: Duration) -> Option<Duration> {
-        let limit = match self.busy_timeout.load(Ordering::Relaxed) {
-            0 => USUAL_BUSY_TIMEOUT,
-            millis => Duration::from_millis(millis),
-        };
+        let limit = self.busy_timeout.get().copied().unwrap_or(USUAL_BUSY_TIMEOUT);
         (limit <= left / 4 * 3).then_some(limit)
     }
 
@@ -122,10 +124,9 @@ impl<K: Key<Sqlite>> AddInOneStatement<Sqlite, K> for AddStatement {
         let added: Vec<(K, i64)> = additions.iter().map(|one| (one.key.clone(), one.delta)).collect();
         let (busy_timeout, max_wait) = (self.busy_timeout.clone(), limits.lock);
         Box::pin(async move {
-            if busy_timeout.load(Ordering::Relaxed) == 0 {
+            if busy_timeout.get().is_none() {
                 let limit = asked_busy_timeout(connection).await?;
-                busy_timeout.store(limit.max(1), Ordering::Relaxed);
-                if max_wait.is_none_or(|max| Duration::from_millis(limit) > max) {
+                if max_wait.is_none_or(|max| *busy_timeout.get_or_init(|| limit) > max) {
                     return Ok(Vec::new());
                 }
             }
@@ -152,11 +153,14 @@ fn position_and_number<K: Key<Sqlite>>(row: &SqliteRow, added: &[(K, i64)]) -> O
     Some((position, number.wrapping_sub(added.get(position)?.1)))
 }
 
-/// Asks how long the connection waits for the writer, in milliseconds.
-async fn asked_busy_timeout(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+/// Asks how long the connection waits for the writer.
+async fn asked_busy_timeout(connection: &mut SqliteConnection) -> Result<Duration, sqlx::Error> {
     let reply = Sqlite::send_text(connection, "PRAGMA busy_timeout".to_owned()).await;
     match reply.error {
         Some(error) => Err(error),
-        None => Ok(reply.integers.first().and_then(|millis| u64::try_from(*millis).ok()).unwrap_or(0)),
+        None => {
+            let millis = reply.integers.first().and_then(|millis| u64::try_from(*millis).ok());
+            Ok(Duration::from_millis(millis.unwrap_or_default()))
+        }
     }
 }

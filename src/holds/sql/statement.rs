@@ -52,7 +52,7 @@ impl<DB: Backend> Statement<DB> {
         shares_texts: bool,
     ) -> Result<(), sqlx::Error> {
         let query = self.query(schema)?;
-        let may_share = shares_texts && tx.shares_texts() && tx.engine().adds_at_commit();
+        let may_share = shares_texts && tx.shares_texts() && DB::adds_at_commit(&tx.engine());
         if may_share && tx.keep_queries(vec![(query.clone(), Expectation::Success)]) {
             return Ok(());
         }
