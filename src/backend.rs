@@ -39,7 +39,7 @@ mod wire;
 use additions::AdditionSql;
 pub(crate) use additions::{AddInOneStatement, Addition, Target};
 #[cfg(feature = "holds")]
-pub(crate) use additions::{HoldGroup, HoldInOneStatement, HoldRecords};
+pub(crate) use additions::{HoldGroup, HoldInOneStatement, HoldRecords, short_lock_wait};
 pub(crate) use carried_failure::{SyntheticError, with_failure};
 use certification::CertificationSql;
 #[cfg(feature = "testing")]
@@ -72,7 +72,7 @@ pub(crate) use locks::LockWait;
 pub(crate) use locks::SnapshotAge;
 #[cfg(all(feature = "postgres", feature = "queue"))]
 pub(crate) use postgres::prepared::PreparedStatement;
-pub(crate) use query::{Numbers, Reply, WatchedQuery};
+pub(crate) use query::{Reply, WatchedQuery};
 pub(crate) use schema::CatalogScope;
 use schema::SchemaSql;
 pub(crate) use statements::BeforeLoneStatement;

@@ -13,7 +13,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 mod batcher;
+mod numbers;
 mod pending;
+mod single_statement;
 
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Spent};
@@ -21,7 +23,11 @@ use crate::failure::{Failure, FailureKind};
 use crate::tx::{holds_connection_of, nested, unreachable_since};
 
 use batcher::{Batcher, Shared};
+#[cfg(feature = "holds")]
+pub(crate) use numbers::sums;
+pub(crate) use numbers::{Found, NumberColumn, NumbersRead, aborted};
 pub(crate) use pending::Call;
+pub(crate) use single_statement::{ChangedRows, SingleStatements, StatementBatch};
 
 /// Runs the calls of a batch, which are requests `Q` for keys `K` with outcomes `O`. Two batches that run at
 /// the same time have no key in common.

@@ -7,7 +7,7 @@ use sqlx::Pool;
 use tokio::time::Instant;
 
 use crate::backend::{Backend, Key, Target};
-use crate::batching::{BatchLimits, BatchRunner, Batching, refuses_a_part};
+use crate::batching::{BatchLimits, BatchRunner, Batching, NumberColumn, refuses_a_part};
 use crate::error::Error;
 use crate::events::Observer;
 use crate::strategies::Pessimistic;
@@ -52,20 +52,35 @@ const DEFAULT_CAPACITY: usize = 10_000;
 ///
 /// # Round trips
 ///
-/// A batch is a transaction of five round trips: BEGIN, the row locks with the values, the update, the values
-/// again, COMMIT. On PostgreSQL a single statement replaces them for rows that have room for all of their
-/// calls, unless another session keeps one of the rows locked for 5 ms. The gain is largest for rows that
-/// several processes update, because each row stays locked only for one commit instead of three more round
-/// trips.
+/// A batch is a transaction of five steps: BEGIN, the row locks with the values, the update, the values
+/// again, COMMIT. Where possible, they take fewer round trips:
+///
+/// | | |
+/// |---|---|
+/// | PostgreSQL | one: a single statement for rows that have room for all of their calls |
+/// | MySQL, MariaDB | two: the rows are locked with BEGIN, and changed and checked with COMMIT |
+/// | Galera | five: statements of a transaction must not share a packet |
+/// | SQLite | one step: a single statement for rows that have room for all of their calls |
+///
+/// The gain is largest for rows that several processes update, because each row stays locked for one round
+/// trip at most.
 ///
 /// A batch uses the transaction instead of the single statement if:
 ///
-/// - the deadline of one of its calls is less than 100 ms away;
+/// - another session keeps one of the rows locked for 5 ms, or, on SQLite, the database for as long as its
+///   `busy_timeout`;
+/// - the deadline of one of its calls is less than 100 ms away, or, on SQLite, not a third longer than the
+///   `busy_timeout`;
 /// - the [options](Self::options) need a transaction, such as an isolation level, a timeout or
 ///   `resolve_commits`;
-/// - the keys are neither integers nor text nor UUIDs, or the column is neither an integer nor `NUMERIC`;
+/// - the keys are neither integers nor text nor UUIDs, or the column is neither an integer nor `NUMERIC`; on
+///   SQLite, if the keys are other than `i64`, `i32`, `i16` and `String`, or the number is stored as
+///   floating-point;
 /// - the table is a view, or has triggers that run for each updated row or after updates, because a single
-///   statement cannot see their effect on a row.
+///   statement cannot see their effect on a row; on SQLite, if it has any trigger, or is not named plainly.
+///
+/// On MySQL and MariaDB, keys without a literal (see [`Tx::at_commit`](crate::Tx::at_commit)) are bound, and
+/// such a batch takes five round trips.
 ///
 /// # When to use
 ///
@@ -143,6 +158,18 @@ struct Settings {
     max_batches: usize,
     persistent: bool,
     single_statement: bool,
+}
+
+impl Settings {
+    fn numbers(&self) -> NumberColumn {
+        NumberColumn {
+            target: self.target,
+            persistent: self.persistent,
+            shares_texts: self.single_statement,
+            result: "sum",
+            also: None,
+        }
+    }
 }
 
 impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
@@ -244,14 +271,14 @@ impl<DB: Backend, K: Key<DB> + 'static> Deltas<DB, K> {
         self.with(|settings| settings.persistent = persistent)
     }
 
-    /// Sets whether a batch may use a [single statement](Self#round-trips) on PostgreSQL. The default is
-    /// `true`.
+    /// Sets whether a batch may use a [single statement](Self#round-trips) on PostgreSQL and SQLite, and the
+    /// texts of BEGIN and COMMIT on MySQL and MariaDB. The default is `true`.
     ///
-    /// The keys and the amounts of such a batch are literals in the text of its statement, because sqlx
-    /// sends several statements in one round trip as text only. Observers and errors do not show them, but
-    /// sqlx's log (`sqlx::query`, at debug and for slow statements), `pg_stat_activity` and the server's
-    /// log do. With `false`, and on the other databases, they are bound. Use `false` if keys or amounts are
-    /// confidential.
+    /// On PostgreSQL, MySQL and MariaDB, the keys and the amounts of such a batch are literals in these
+    /// texts, because sqlx sends several statements in one round trip as text only. Observers and errors do
+    /// not show them, but sqlx's log (`sqlx::query`, at debug and for slow statements), the server's list of
+    /// running statements and the server's log do. With `false`, they are bound. Use `false` if keys or
+    /// amounts are confidential.
     #[must_use]
     pub fn single_statement(self, single_statement: bool) -> Self {
         self.with(|settings| settings.single_statement = single_statement)

@@ -106,8 +106,9 @@ impl<DB: Backend, K: Key<DB> + Display + FromStr> HoldKey<DB> for K {}
 /// # Many calls share a commit
 ///
 /// While one batch of calls is being committed, the next one collects calls, as with
-/// [`Deltas`](crate::Deltas). A batch is a transaction of six round trips; on PostgreSQL a single statement
-/// replaces them if the rows have enough for all of their calls, with the exceptions that
+/// [`Deltas`](crate::Deltas). A batch is a transaction of six steps. On MySQL and MariaDB it takes two round
+/// trips, and one more to find expired holds if a row has not enough. On PostgreSQL a single statement
+/// replaces it if the rows have enough for all of their calls, with the exceptions that
 /// [`Deltas`](crate::Deltas#round-trips) lists, and one more: calls for [several rows](Self::hold_all). Only
 /// calls through the same `Holds`, or a clone of it, share commits.
 ///
@@ -200,9 +201,9 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
         self.with(|settings| settings.persistent = persistent)
     }
 
-    /// Sets whether a batch may use a single statement on PostgreSQL, whose text has the keys and the
-    /// amounts in it: see [`Deltas::single_statement`](crate::Deltas::single_statement). The default is
-    /// `true`.
+    /// Sets whether a batch may use a single statement on PostgreSQL, and the texts of BEGIN and COMMIT on
+    /// MySQL and MariaDB, which then have the keys and the amounts in them: see
+    /// [`Deltas::single_statement`](crate::Deltas::single_statement). The default is `true`.
     #[must_use]
     pub fn single_statement(self, single_statement: bool) -> Self {
         self.with(|settings| settings.single_statement = single_statement)

@@ -43,6 +43,7 @@ mod shielded_commit;
 
 pub(crate) use admission::unreadable;
 pub use at_commit::AtCommit;
+pub(crate) use at_commit::Expectation;
 use at_commit::KeptStatement;
 pub(crate) use connection::{ConnectionReuse, EngineCache, PooledSession, engine_of};
 use connection::{RefusedConnection, is_opening, refusal_since};
@@ -50,7 +51,7 @@ pub(crate) use finish::{CommitOutcome, Unwatched};
 pub(crate) use hooks::{Hooks, TxEnd};
 use interception::send;
 pub(crate) use interception::{Attempts, Interception};
-pub(crate) use locks::{MAX_KEPT_KEYS, MAX_KEYS, explain_key, select_keys};
+pub(crate) use locks::{MAX_KEPT_KEYS, MAX_KEYS, explain_key, explain_key_failure, locked, select_keys};
 pub(crate) use nesting::{holding, holds_connection_of, identity, nested};
 pub(crate) use no_connection::{cut_short, is_used_up, not_connected, unreachable_since};
 pub(crate) use opening::{NotOpened, OpenRequest};

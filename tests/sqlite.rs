@@ -1,6 +1,7 @@
 //! The semantics on SQLite, and the peculiarities of SQLite.
 
 mod conformance;
+mod one_update;
 mod support;
 
 use std::time::Duration;

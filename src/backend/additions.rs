@@ -1,12 +1,14 @@
 //! Additions to the numbers of rows, several in one statement.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use sqlx::error::BoxDynError;
 use sqlx::{Arguments as _, AssertSqlSafe, Database, SqlSafeStr as _, SqlStr};
 
 use super::codec::{Codec, Key, Value};
+use super::engine::Engine;
 use super::query::WatchedQuery;
 use super::statements::StatementRules;
 #[cfg(feature = "holds")]
@@ -37,6 +39,25 @@ pub trait AdditionSql: Codec + StatementRules {
              WHERE target.{key} = change.id AND change.delta <> 0"
         );
         Ok(WatchedQuery::with_arguments(AssertSqlSafe(sql).into_sql_str(), arguments))
+    }
+
+    /// Whether a transaction that adds locks the rows in the text of its opening, and writes in that of its
+    /// COMMIT.
+    const ADDS_AT_COMMIT: bool = false;
+
+    /// Returns whether this engine [adds at the commit](Self::ADDS_AT_COMMIT).
+    fn adds_at_commit(_engine: &Engine) -> bool {
+        Self::ADDS_AT_COMMIT
+    }
+
+    /// Returns the statement that fails unless these rows hold these numbers: see
+    /// [`is_failed_check`](super::folded::FoldedSql::is_failed_check). `None` unless the database [adds at
+    /// the commit](Self::ADDS_AT_COMMIT).
+    fn check_numbers<K: Key<Self>>(
+        _target: Target,
+        _numbers: &[(&K, i64)],
+    ) -> Option<Result<WatchedQuery<Self>, BoxDynError>> {
+        None
     }
 
     /// Returns the statement that checks and adds in one round trip; `None` if the database needs several,
@@ -80,11 +101,33 @@ pub struct Addition<'k, K> {
     pub to: RangeInclusive<i64>,
 }
 
+/// The maximum wait of a single statement for a row lock: long enough for the commit of another batch, on
+/// another connection or in another process.
+const MAX_LOCK_WAIT: Duration = Duration::from_millis(5);
+
+/// Returns a hundredth of the time that is left, so that the server responds before the time is over; `None`
+/// if that is too short.
+pub(crate) fn short_lock_wait(left: Duration) -> Option<Duration> {
+    let limit = MAX_LOCK_WAIT.min(left / 100);
+    (limit >= Duration::from_millis(1)).then_some(limit)
+}
+
 /// Makes additions in one round trip, which is a transaction of its own.
 #[doc(hidden)]
 pub trait AddInOneStatement<DB: Database, K>: Send + Sync {
     /// The statement as observers see it, without its values.
     fn sql(&self) -> SqlStr;
+
+    /// Returns whether the engine has what the statement needs.
+    fn runs_on(&self, engine: &Engine) -> bool {
+        engine.adds_in_one_statement()
+    }
+
+    /// Returns how long the statement is to wait for a lock if this much time is left for its results, which
+    /// is long before the time is over; `None` if too little is left.
+    fn lock_wait(&self, left: Duration) -> Option<Duration> {
+        short_lock_wait(left)
+    }
 
     /// Returns the additions that were made, by their index, each with the number before it. The others
     /// were not made: the row is missing, or its number is out of the requested range. An error that is not
@@ -147,4 +190,17 @@ pub trait HoldInOneStatement<DB: Database, K>: Send + Sync {
         holds: &[HoldGroup<'_>],
         limits: &Limits,
     ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_for_a_lock_is_far_shorter_than_the_time_that_is_left() {
+        let wait = |millis| short_lock_wait(Duration::from_millis(millis));
+        assert_eq!(wait(10_000), Some(MAX_LOCK_WAIT));
+        assert!(wait(400).is_some_and(|wait| wait <= Duration::from_millis(4)));
+        assert_eq!((wait(99), wait(0)), (None, None));
+    }
 }

@@ -34,6 +34,12 @@ pub trait FoldedSql: Codec + StatementRules {
         None
     }
 
+    /// Returns whether an error is the one with which a statement of this crate fails if it finds that the
+    /// transaction must not be committed.
+    fn is_failed_check(_error: &sqlx::Error) -> bool {
+        false
+    }
+
     /// The query for the names of the statements that this crate has prepared in a session; `None` if
     /// statements are not kept.
     const PREPARED_NAMES_QUERY: Option<&'static str> = None;

@@ -34,9 +34,6 @@ impl Reply {
     }
 }
 
-/// Keys, each with the number in its row, or `None` for NULL.
-pub(crate) type Numbers<K> = Vec<(K, Option<i64>)>;
-
 /// A query taken apart, so that its text can be inspected and the query can run again.
 #[doc(hidden)]
 pub struct WatchedQuery<DB: Database> {

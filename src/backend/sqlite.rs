@@ -17,6 +17,7 @@ mod folded;
 mod locks;
 mod messages;
 mod schema;
+mod single_statement;
 mod statements;
 mod transaction;
 

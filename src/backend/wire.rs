@@ -15,7 +15,7 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::time::timeout;
 
 use super::codec::{Codec, Key};
-use super::query::{Numbers, Reply, WatchedQuery};
+use super::query::{Reply, WatchedQuery};
 use crate::boxed::boxed;
 
 /// Properties of a driver that sqlx has no trait for.
@@ -155,17 +155,6 @@ pub trait Wire: Codec + Driver {
     ) -> BoxFuture<'c, Result<Vec<K>, sqlx::Error>> {
         Box::pin(async move {
             Self::send_for_rows(connection, statement).await?.iter().map(|row| Self::key(row, 0)).collect()
-        })
-    }
-
-    /// Returns the first two columns of each row: a key and a number.
-    fn fetch_numbers<'c, K: Key<Self>>(
-        connection: &'c mut Self::Connection,
-        statement: WatchedQuery<Self>,
-    ) -> BoxFuture<'c, Result<Numbers<K>, sqlx::Error>> {
-        Box::pin(async move {
-            let rows = Self::send_for_rows(connection, statement).await?;
-            rows.iter().map(|row| Ok((Self::key(row, 0)?, Self::integer(row, 1)?))).collect()
         })
     }
 }

@@ -1,52 +1,34 @@
 //! Applies batches in one round trip.
 
 use std::collections::BTreeMap;
-use std::future::ready;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use futures_core::future::BoxFuture;
 
-use crate::backend::{AddInOneStatement, Addition, Backend, Key};
+use crate::backend::{AddInOneStatement, Addition, Backend, Engine, Key};
+use crate::batching::{ChangedRows, SingleStatements, StatementBatch};
 use crate::strategies::Pessimistic;
-use crate::strategy::{Limits, OwnLockLimit};
-use crate::transactor::{Options, PoolTransactor};
+use crate::strategy::Limits;
+use crate::transactor::PoolTransactor;
 
 use super::{AdditionCall, DeltaOutcome, Settings};
-
-/// The maximum wait for a row lock: long enough for the commit of another batch, on another connection or
-/// in another process.
-const MAX_LOCK_WAIT: Duration = Duration::from_millis(5);
-
-/// How many batches skip the single statement after it failed for most rows of a batch.
-const SKIPS: u32 = 16;
 
 /// Adds to rows in one round trip, commit included, if the database can.
 ///
 /// It leaves the following to a [`Batch`](super::batch::Batch), which takes several round trips: rows that do
 /// not exist; all calls on a row if one of them would leave the bounds; calls that the database refuses; and
 /// all calls if another session keeps a row locked.
-///
-/// # Why the short lock timeout?
-///
-/// While a `Batch` waits for its locks, a caller may still withdraw its call, and knows that nothing was
-/// stored. A call in a single statement can no longer be withdrawn, so the wait must end before the deadline
-/// of every call.
 pub(super) struct SingleStatement<DB: Backend, K> {
     statement: Option<Box<dyn AddInOneStatement<DB, K>>>,
-    /// The number of batches that are still to skip the statement.
-    skips: AtomicU32,
+    sender: SingleStatements,
 }
 
 impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
     pub(super) fn new(settings: &Settings) -> Self {
         let is_allowed = settings.single_statement && !settings.options.requires_transaction();
-        Self {
-            statement: is_allowed.then(|| DB::add_in_one_statement(settings.target)).flatten(),
-            skips: AtomicU32::new(0),
-        }
+        let statement = is_allowed.then(|| DB::add_in_one_statement(settings.target)).flatten();
+        Self { statement, sender: SingleStatements::default() }
     }
 
     /// Applies and completes calls. Returns the calls that are left to a transaction.
@@ -56,64 +38,16 @@ impl<DB: Backend, K: Key<DB>> SingleStatement<DB, K> {
         bounds: &RangeInclusive<i64>,
         calls: Vec<AdditionCall<K>>,
     ) -> Vec<AdditionCall<K>> {
-        let deadline = calls.iter().map(|call| call.deadline).max();
-        let (Some(statement), Some(deadline)) = (&self.statement, deadline) else { return calls };
-        if self.skips.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
-            return calls;
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let transactor = transactor.clone().options(Options::new().deadline(left).attempts(1));
-        if !transactor.engine().await.is_ok_and(|engine| engine.adds_in_one_statement()) {
-            return calls;
-        }
-        let sent = SentCalls { calls, sums: BTreeMap::new() };
-        // Checked before a connection is acquired, and again when there is one.
-        if sent.lock_timeout().is_none() {
-            return sent.calls;
-        }
-        let sent = Mutex::new(sent);
-        let changed = transactor
-            .run_on_connection(statement.sql(), |connection, limit: Duration| {
-                let mut sent = lock(&sent);
-                let Some(lock_timeout) = sent.lock_timeout() else {
-                    return Box::pin(ready(Ok(Vec::new())));
-                };
-                sent.take_batch(bounds);
-                // Options with limits of their own never reach this point: a transaction handles them.
-                let (left, lock) = (Some(limit), Some(lock_timeout));
-                let limits =
-                    Limits { left, lock, statement: None, idle: None, own_lock: OwnLockLimit::default() };
-                match &sent.additions(bounds)[..] {
-                    [] => Box::pin(ready(Ok(Vec::new()))),
-                    additions => statement.add(connection, additions, &limits),
-                }
-            })
-            .await;
-        let sent = sent.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match changed {
-            Ok(changed) => {
-                if changed.len() * 2 < sent.sums.len() {
-                    self.skips.store(SKIPS, Ordering::Relaxed);
-                }
-                sent.complete(&changed)
-            }
-            Err(error) if error.is_commit_unknown() => {
-                for call in sent.calls {
-                    call.complete(Err(error.duplicate()));
-                }
-                Vec::new()
-            }
-            // Nothing was stored. The transaction will meet the same failure and report it.
-            Err(_) => {
-                self.skips.store(SKIPS, Ordering::Relaxed);
-                sent.calls.into_iter().map(AdditionCall::given_back).collect()
-            }
-        }
+        let Some(statement) = self.statement.as_deref() else { return calls };
+        let sent = SentCalls { statement, bounds, calls, sums: BTreeMap::new() };
+        self.sender.apply(transactor, statement.sql(), sent).await
     }
 }
 
 /// The calls of a statement.
-struct SentCalls<K> {
+struct SentCalls<'s, DB: Backend, K> {
+    statement: &'s dyn AddInOneStatement<DB, K>,
+    bounds: &'s RangeInclusive<i64>,
     calls: Vec<AdditionCall<K>>,
     /// The sums of the calls, for each row that is to be changed.
     sums: BTreeMap<K, Sum>,
@@ -127,32 +61,46 @@ struct Sum {
     highest: Option<i128>,
 }
 
-impl<K: Ord + Clone> SentCalls<K> {
-    /// Returns the time limit for each row lock: a hundredth of the shortest time left, so that the server
-    /// responds before any deadline passes. `None` if that is too short.
-    fn lock_timeout(&self) -> Option<Duration> {
-        let first = self.calls.iter().map(|call| call.deadline).min()?;
-        let limit = MAX_LOCK_WAIT.min(first.saturating_duration_since(Instant::now()) / 100);
-        (limit >= Duration::from_millis(1)).then_some(limit)
+impl<DB: Backend, K: Key<DB>> StatementBatch<DB> for SentCalls<'_, DB, K> {
+    type Key = K;
+    type Request = i64;
+    type Outcome = DeltaOutcome;
+
+    fn calls(&mut self) -> &mut Vec<AdditionCall<K>> {
+        &mut self.calls
     }
 
-    /// Takes the calls, so that their callers can no longer give up, and sums them.
-    fn take_batch(&mut self, bounds: &RangeInclusive<i64>) {
-        self.calls.retain_mut(AdditionCall::take);
+    fn sum(&mut self) {
         self.sums.clear();
         for call in &self.calls {
             self.sums.entry(call.key.clone()).or_default().add(call.request);
         }
-        self.sums.retain(|_, sum| sum.fits(bounds).is_some());
+        self.sums.retain(|_, sum| sum.fits(self.bounds).is_some());
     }
 
-    fn additions(&self, bounds: &RangeInclusive<i64>) -> Vec<Addition<'_, K>> {
-        let fitting = self.sums.iter().filter_map(|(key, sum)| Some((key, sum.fits(bounds)?)));
-        fitting.map(|(key, (delta, to))| Addition { key, delta, to }).collect()
+    fn runs_on(&self, engine: &Engine) -> bool {
+        self.statement.runs_on(engine)
     }
 
-    /// Completes the calls on the rows that were changed, and returns the others. `changed` has the
-    /// position of each addition and the value before it.
+    fn lock_wait(&self, left: Duration) -> Option<Duration> {
+        self.statement.lock_wait(left)
+    }
+
+    fn rows(&self) -> usize {
+        self.sums.len()
+    }
+
+    fn send<'c>(
+        &self,
+        connection: &'c mut DB::Connection,
+        limits: &Limits,
+    ) -> Option<BoxFuture<'c, Result<ChangedRows, sqlx::Error>>> {
+        let fitting = self.sums.iter().filter_map(|(key, sum)| Some((key, sum.fits(self.bounds)?)));
+        let additions: Vec<_> = fitting.map(|(key, (delta, to))| Addition { key, delta, to }).collect();
+        (!additions.is_empty()).then(|| self.statement.add(connection, &additions, limits))
+    }
+
+    /// `changed` has the position of each addition and the value before it.
     fn complete(self, changed: &[(usize, i64)]) -> Vec<AdditionCall<K>> {
         let keys: Vec<&K> = self.sums.keys().collect();
         let mut values: BTreeMap<&K, i64> =
@@ -193,12 +141,6 @@ impl Sum {
     }
 }
 
-/// Locks the calls, even if the lock is poisoned: a panic in a key's `Ord` leaves nothing behind that is used
-/// again.
-fn lock<K>(sent: &Mutex<SentCalls<K>>) -> MutexGuard<'_, SentCalls<K>> {
-    sent.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,21 +172,6 @@ mod tests {
                 assert_eq!(delta, deltas.iter().sum::<i64>());
             }
         }
-    }
-
-    #[test]
-    fn the_lock_timeout_is_far_shorter_than_any_deadline() {
-        let lock_timeout = |millis: &[u64]| {
-            let call = |millis: &u64| {
-                let deadline = Instant::now() + Duration::from_millis(*millis);
-                AdditionCall::new(1, 1, deadline, Default::default(), tokio::sync::oneshot::channel().0)
-            };
-            SentCalls { calls: millis.iter().map(call).collect(), sums: BTreeMap::new() }.lock_timeout()
-        };
-        assert_eq!(lock_timeout(&[10_000]), Some(MAX_LOCK_WAIT));
-        assert!(lock_timeout(&[10_000, 400, 10_000]).is_some_and(|wait| wait <= Duration::from_millis(4)));
-        assert_eq!(lock_timeout(&[10_000, 99]), None);
-        assert_eq!(lock_timeout(&[]), None);
     }
 
     #[test]

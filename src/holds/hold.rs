@@ -100,7 +100,7 @@ impl<DB: Backend, K: HoldKey<DB>> Hold<DB, K> {
         let unit = async |tx: &mut Tx<DB>| {
             let parts = HoldSql::of::<DB>().lock_active(tx, records, id).await?;
             let keys: Vec<K> = runner.amounts(&parts)?.into_keys().collect();
-            let found = runner.settings.numbers().lock(tx, &keys).await?;
+            let found = runner.settings.numbers::<DB>().lock(tx, &keys).await?.found;
             runner.give_back(tx, &found, &parts).await?;
             Ok::<_, Error>(!parts.is_empty())
         };

@@ -1,10 +1,11 @@
 //! The settings of holds.
 
-use crate::backend::Target;
+use crate::backend::{Backend, Target};
+use crate::batching::NumberColumn;
 use crate::schema::Schema;
 use crate::transactor::Options;
 
-use super::sql::{NumberColumn, Records};
+use super::sql::{HoldSql, Records};
 
 /// The settings of a [`Holds`](super::Holds).
 #[derive(Debug, Clone)]
@@ -33,8 +34,14 @@ impl HoldSettings {
         }
     }
 
-    pub(super) fn numbers(&self) -> NumberColumn {
-        NumberColumn { target: self.target, persistent: self.persistent }
+    pub(super) fn numbers<DB: Backend>(&self) -> NumberColumn {
+        NumberColumn {
+            target: self.target,
+            persistent: self.persistent,
+            shares_texts: self.single_statement,
+            result: "difference",
+            also: Some(HoldSql::of::<DB>().clock),
+        }
     }
 
     pub(super) fn records(&self) -> Records<'_> {

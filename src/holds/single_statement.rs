@@ -1,48 +1,38 @@
 //! Holds in one round trip.
 
 use std::collections::BTreeMap;
-use std::future::ready;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use futures_core::future::BoxFuture;
 
+use super::request::HoldRequest;
 use super::settings::HoldSettings;
 use super::sql::{HoldId, HoldIds};
 use super::taking::{HoldResult, micros};
 use super::{HoldCall, HoldKey, HoldTransactor};
-use crate::backend::{Addition, Backend, HoldGroup, HoldInOneStatement, HoldRecords};
-use crate::strategy::{Limits, OwnLockLimit};
-use crate::transactor::Options;
-
-/// The maximum wait for a row lock: long enough for the commit of another batch.
-const MAX_LOCK_WAIT: Duration = Duration::from_millis(5);
-
-/// How many batches skip the single statement after it failed for most rows of a batch.
-const SKIPS: u32 = 16;
+use crate::backend::{
+    Addition, Backend, Engine, HoldGroup, HoldInOneStatement, HoldRecords, short_lock_wait,
+};
+use crate::batching::{ChangedRows, SingleStatements, StatementBatch};
+use crate::strategy::Limits;
 
 /// Takes amounts and stores their holds in one round trip, commit included, if the database can.
 ///
 /// It leaves the following to a [`Taking`](super::taking::Taking): calls for several rows; rows that do not
 /// exist; all calls on a row that has not enough for all of them; calls that the database refuses; and all
-/// calls if another session keeps a row locked. Like that of `Deltas`, its wait for a lock ends long before
-/// the deadline of any call, because its calls can no longer be withdrawn.
+/// calls if another session keeps a row locked.
 pub(super) struct SingleHoldStatement<DB: Backend, K> {
     statement: Option<Box<dyn HoldInOneStatement<DB, K>>>,
-    /// The number of batches that are still to skip the statement.
-    skips: AtomicU32,
+    sender: SingleStatements,
 }
 
 impl<DB: Backend, K: HoldKey<DB>> SingleHoldStatement<DB, K> {
     pub(super) fn new(settings: &HoldSettings) -> Self {
         let is_allowed = settings.single_statement && !settings.options.requires_transaction();
         let records = HoldRecords { name: &settings.name, schema: settings.schema() };
-        Self {
-            statement: is_allowed.then(|| DB::hold_in_one_statement(settings.target, records)).flatten(),
-            skips: AtomicU32::new(0),
-        }
+        let statement = is_allowed.then(|| DB::hold_in_one_statement(settings.target, records)).flatten();
+        Self { statement, sender: SingleStatements::default() }
     }
 
     /// Runs and completes calls, after it has reported how many holds are stored. Returns the calls that are
@@ -52,68 +42,17 @@ impl<DB: Backend, K: HoldKey<DB>> SingleHoldStatement<DB, K> {
         db: &HoldTransactor<DB>,
         floor: i64,
         calls: Vec<HoldCall<K>>,
-        report: impl FnOnce(usize),
+        report: impl FnOnce(usize) + Send,
     ) -> Vec<HoldCall<K>> {
-        let deadline = calls.iter().map(|call| call.deadline).max();
-        let (Some(statement), Some(deadline)) = (&self.statement, deadline) else { return calls };
-        if self.skips.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
-            return calls;
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let db = db.clone().options(Options::new().deadline(left).attempts(1));
-        let sent = SentHolds::new(calls);
-        // Checked before a connection is acquired, and again when there is one.
-        if sent.lock_timeout().is_none() {
-            return sent.calls;
-        }
-        let sent = Mutex::new(sent);
-        let changed = db
-            .run_on_connection(statement.sql(), |connection, limit: Duration| {
-                let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
-                let Some(lock) = sent.lock_timeout() else {
-                    return Box::pin(ready(Ok(Vec::new())));
-                };
-                sent.take_batch();
-                let limits = Limits {
-                    left: Some(limit),
-                    lock: Some(lock),
-                    statement: None,
-                    idle: None,
-                    own_lock: OwnLockLimit::default(),
-                };
-                let additions = sent.additions(floor);
-                if additions.is_empty() {
-                    return Box::pin(ready(Ok(Vec::new())));
-                }
-                let texts: Vec<String> = additions.iter().map(|one| one.key.to_string()).collect();
-                statement.hold(connection, &additions, &sent.groups(&additions, &texts), &limits)
-            })
-            .await;
-        let sent = sent.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match changed {
-            Ok(changed) => {
-                if changed.len() * 2 < sent.sums.len() {
-                    self.skips.store(SKIPS, Ordering::Relaxed);
-                }
-                sent.complete(floor, &changed, report)
-            }
-            Err(error) if error.is_commit_unknown() => {
-                for call in sent.calls {
-                    call.complete(Err(error.duplicate()));
-                }
-                Vec::new()
-            }
-            // Nothing was stored. The transaction will meet the same failure and report it.
-            Err(_) => {
-                self.skips.store(SKIPS, Ordering::Relaxed);
-                sent.calls.into_iter().map(HoldCall::given_back).collect()
-            }
-        }
+        let Some(statement) = self.statement.as_deref() else { return calls };
+        self.sender.apply(db, statement.sql(), SentHolds::new(statement, floor, calls, report)).await
     }
 }
 
 /// The calls of a statement.
-struct SentHolds<K> {
+struct SentHolds<'s, DB: Backend, K, R> {
+    statement: &'s dyn HoldInOneStatement<DB, K>,
+    floor: i64,
     /// Those with the same row, amount and time follow one another.
     calls: Vec<HoldCall<K>>,
     /// What the calls for one row take from it; `None` if it exceeds an `i64`.
@@ -122,36 +61,20 @@ struct SentHolds<K> {
     first_id: i64,
     /// The tokens, one for each call.
     tokens: Vec<i64>,
+    /// Receives the number of holds that are stored.
+    report: R,
 }
 
-impl<K: Ord + Clone> SentHolds<K> {
-    fn new(mut calls: Vec<HoldCall<K>>) -> Self {
+impl<'s, DB: Backend, K: Ord + Clone, R> SentHolds<'s, DB, K, R> {
+    fn new(
+        statement: &'s dyn HoldInOneStatement<DB, K>,
+        floor: i64,
+        mut calls: Vec<HoldCall<K>>,
+        report: R,
+    ) -> Self {
         // The order of arrival does not matter, because all calls on a row are held or none.
         calls.sort_by(|one, other| one.request.cmp(&other.request));
-        Self { calls, sums: BTreeMap::new(), first_id: 0, tokens: Vec::new() }
-    }
-
-    /// Returns the time limit for each row lock: a hundredth of the shortest time left, so that the server
-    /// responds before any deadline passes. `None` if that is too short.
-    fn lock_timeout(&self) -> Option<Duration> {
-        let first = self.calls.iter().map(|call| call.deadline).min()?;
-        let limit = MAX_LOCK_WAIT.min(first.saturating_duration_since(Instant::now()) / 100);
-        (limit >= Duration::from_millis(1)).then_some(limit)
-    }
-
-    /// Takes the calls, so that their callers can no longer give up, and sums those for a single row.
-    fn take_batch(&mut self) {
-        self.calls.retain_mut(HoldCall::take);
-        self.sums.clear();
-        (self.first_id, self.tokens) = HoldIds::batch(self.calls.len());
-        for (key, amount) in self.calls.iter().filter_map(single) {
-            let sum = self.sums.entry(key.clone()).or_insert(Some(0));
-            *sum = sum.and_then(|sum| sum.checked_add(amount));
-        }
-    }
-
-    fn additions(&self, floor: i64) -> Vec<Addition<'_, K>> {
-        additions(&self.sums, floor)
+        Self { statement, floor, calls, sums: BTreeMap::new(), first_id: 0, tokens: Vec::new(), report }
     }
 
     /// Returns the holds of all calls whose rows are changed.
@@ -178,15 +101,59 @@ impl<K: Ord + Clone> SentHolds<K> {
         // Ids begin in the lower half of the integers, so none overflows.
         self.first_id.wrapping_add(position as i64)
     }
+}
 
-    /// Completes the calls on the rows that were changed, and returns the others. `changed` has the position
-    /// of each addition and the time of the database.
-    fn complete(self, floor: i64, changed: &[(usize, i64)], report: impl FnOnce(usize)) -> Vec<HoldCall<K>> {
+impl<DB: Backend, K: HoldKey<DB>, R: FnOnce(usize) + Send> StatementBatch<DB> for SentHolds<'_, DB, K, R> {
+    type Key = K;
+    type Request = HoldRequest<K>;
+    type Outcome = HoldResult;
+
+    fn calls(&mut self) -> &mut Vec<HoldCall<K>> {
+        &mut self.calls
+    }
+
+    /// Sums the calls for a single row.
+    fn sum(&mut self) {
+        self.sums.clear();
+        (self.first_id, self.tokens) = HoldIds::batch(self.calls.len());
+        for (key, amount) in self.calls.iter().filter_map(single) {
+            let sum = self.sums.entry(key.clone()).or_insert(Some(0));
+            *sum = sum.and_then(|sum| sum.checked_add(amount));
+        }
+    }
+
+    fn runs_on(&self, engine: &Engine) -> bool {
+        engine.adds_in_one_statement()
+    }
+
+    fn lock_wait(&self, left: Duration) -> Option<Duration> {
+        short_lock_wait(left)
+    }
+
+    fn rows(&self) -> usize {
+        self.sums.len()
+    }
+
+    fn send<'c>(
+        &self,
+        connection: &'c mut DB::Connection,
+        limits: &Limits,
+    ) -> Option<BoxFuture<'c, Result<ChangedRows, sqlx::Error>>> {
+        let additions = additions(&self.sums, self.floor);
+        if additions.is_empty() {
+            return None;
+        }
+        let texts: Vec<String> = additions.iter().map(|one| one.key.to_string()).collect();
+        Some(self.statement.hold(connection, &additions, &self.groups(&additions, &texts), limits))
+    }
+
+    /// `changed` has the position of each addition and the time of the database.
+    fn complete(self, changed: &[(usize, i64)]) -> Vec<HoldCall<K>> {
         let ids: Vec<HoldId> = (0..)
             .zip(&self.tokens)
             .map(|(position, token)| HoldId { id: self.id(position), token: *token })
             .collect();
-        let Self { calls, sums, .. } = self;
+        let Self { calls, sums, floor, report, .. } = self;
         let keys: Vec<&K> = additions(&sums, floor).iter().map(|addition| addition.key).collect();
         let times: BTreeMap<&K, i64> =
             changed.iter().filter_map(|(position, now)| Some((*keys.get(*position)?, *now))).collect();

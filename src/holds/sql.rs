@@ -15,12 +15,10 @@ use crate::sql_text::Syntax;
 use crate::tx::Tx;
 
 mod mysql;
-mod numbers;
 mod postgres;
 mod sqlite;
 mod statement;
 
-pub(super) use numbers::NumberColumn;
 use statement::Statement;
 
 /// How many holds one transaction gives back or purges.
@@ -30,6 +28,8 @@ pub(super) const MAX_HOLDS: usize = 500;
 pub(super) struct HoldSql {
     /// The time of the statement, in microseconds since 1970.
     now: &'static str,
+    /// The time at which a row is read, after the wait for its lock, in microseconds since 1970.
+    pub(super) clock: &'static str,
     /// Ends a SELECT that locks its rows.
     lock: &'static str,
     /// Ends a SELECT that locks its rows, except for those that another transaction has locked.
@@ -100,12 +100,13 @@ impl HoldSql {
         }
     }
 
-    /// Stores holds.
+    /// Stores holds: at the commit, if values may be written into its text.
     pub(super) async fn insert<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
         records: Records<'_>,
         holds: &[NewHold],
+        shares_texts: bool,
     ) -> Result<(), sqlx::Error> {
         let head =
             "INSERT INTO atomically_hold (id, part, token, target, row_key, amount, expires_at) VALUES ";
@@ -118,8 +119,7 @@ impl HoldSql {
                 insert = insert.sql(", ").text(row_key)?.sql(format!(", {amount}, {expires_at})"));
             }
         }
-        insert.execute(tx, records.schema).await?;
-        Ok(())
+        insert.at_commit(tx, records.schema, shares_texts).await
     }
 
     /// Returns when a hold expires or expired; `None` if there is no such hold, active or confirmed.

@@ -11,6 +11,7 @@ use super::runner::Runner;
 use super::sql::{HoldPart, HoldSql, MAX_HOLDS};
 use super::{HoldKey, Holds};
 use crate::backend::Backend;
+use crate::batching::sums;
 use crate::error::Error;
 use crate::events::HoldEvent;
 use crate::failure::{Failure, FailureKind};
@@ -148,7 +149,7 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
         let unit = async |tx: &mut Tx<DB>| {
             let parts = sql.parts(tx, records, ids).await?;
             let keys: Vec<K> = self.amounts(&parts)?.into_keys().collect();
-            let found = self.settings.numbers().lock(tx, &keys).await?;
+            let found = self.settings.numbers::<DB>().lock(tx, &keys).await?.found;
             let expired = sql.lock_expired(tx, records, ids).await?;
             let given_back = number_of_holds(&expired);
             // Read again, because another caller may have given some back before the rows were locked.
@@ -181,7 +182,8 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
         amounts.retain(|key, _| found.get(key).copied().flatten().is_some());
         HoldSql::of::<DB>().delete(tx, self.settings.records(), parts).await?;
         if !amounts.is_empty() {
-            self.settings.numbers().change(tx, found, &amounts).await?;
+            let changes = amounts.iter().map(|(key, amount)| (key, *amount)).collect();
+            self.settings.numbers::<DB>().change(tx, changes, &sums(found, &amounts)).await?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A batch of requests as a unit of work.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,9 +11,10 @@ use super::settings::HoldSettings;
 use super::sql::{HoldId, HoldIds, HoldSql, MAX_HOLDS, NewHold};
 use super::{HoldCall, HoldKey};
 use crate::backend::Backend;
+use crate::batching::{NumbersRead, sums};
 use crate::error::Error;
 use crate::transactor::{Decision, Ended, Unit};
-use crate::tx::Tx;
+use crate::tx::{RowRequest, Tx};
 
 /// The result of a request.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +82,10 @@ impl<DB: Backend, K: HoldKey<DB>> Unit<DB> for Taking<'_, K> {
         self.error = self.apply(tx).await.err();
         if self.error.is_none() { Decision::Commit } else { Decision::RollBack }
     }
+
+    fn rows(&self) -> Option<Arc<dyn RowRequest<DB>>> {
+        self.settings.numbers::<DB>().request(self.wanted_keys())
+    }
 }
 
 impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
@@ -89,11 +95,9 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
     {
         self.results.clear();
         self.expired.clear();
-        let (sql, numbers, records) = (HoldSql::of::<DB>(), self.settings.numbers(), self.settings.records());
-        let wanted = self.calls.iter().filter(|call| call.is_wanted());
-        let keys: BTreeSet<K> = wanted.flat_map(|call| call.request.amounts.keys().cloned()).collect();
-        let keys: Vec<K> = keys.into_iter().collect();
-        let found = numbers.lock(tx, &keys).await?;
+        let (sql, records) = (HoldSql::of::<DB>(), self.settings.records());
+        let numbers = self.settings.numbers::<DB>();
+        let NumbersRead { found, also: locked_at } = numbers.lock(tx, &self.wanted_keys()).await?;
         let mut rows = LockedNumbers { left: found.clone(), taken: BTreeMap::new(), short: BTreeSet::new() };
         let (mut holds, mut ids) = (Vec::new(), HoldIds::new());
         // While the batch waited for locks, callers may have given up. From here on, they cannot.
@@ -116,7 +120,9 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
         if holds.is_empty() {
             return Ok(());
         }
-        let now = numbers.change(tx, &found, &rows.taken).await?;
+        let changes = rows.taken.iter().map(|(key, change)| (key, *change)).collect();
+        let changed_at = numbers.change(tx, changes, &sums(&found, &rows.taken)).await?;
+        let now = changed_at.or(locked_at).unwrap_or_default();
         let mut records_of_holds = Vec::with_capacity(holds.len());
         for (position, id, request) in holds {
             let expires_at = now.saturating_add(micros(request.ttl));
@@ -126,7 +132,14 @@ impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
             let parts = request.amounts.iter().map(|(key, amount)| (key.to_string(), *amount)).collect();
             records_of_holds.push(NewHold { id, parts, expires_at });
         }
-        Ok(sql.insert(tx, records, &records_of_holds).await?)
+        Ok(sql.insert(tx, records, &records_of_holds, numbers.shares_texts).await?)
+    }
+
+    /// Returns the keys of the calls whose callers still wait, in their order.
+    fn wanted_keys(&self) -> Vec<K> {
+        let wanted = self.calls.iter().filter(|call| call.is_wanted());
+        let keys: BTreeSet<K> = wanted.flat_map(|call| call.request.amounts.keys().cloned()).collect();
+        keys.into_iter().collect()
     }
 }
 

@@ -15,7 +15,24 @@ use super::admission::{Admission, admission};
 pub(super) struct KeptStatement<DB: Backend> {
     pub(super) query: WatchedQuery<DB>,
     pub(super) literals: Vec<Literal>,
-    pub(super) expects_one: bool,
+    pub(super) expects: Expectation,
+}
+
+/// What is expected of a kept statement.
+#[derive(Debug)]
+pub(crate) enum Expectation {
+    /// That it succeeds.
+    Success,
+    /// That it changes one row.
+    OneRow,
+    /// That it does not find a reason not to commit: this failure.
+    Check(Failure),
+}
+
+impl Expectation {
+    pub(super) const fn is_one_row(&self) -> bool {
+        matches!(self, Self::OneRow)
+    }
 }
 
 /// # Writes that are sent with COMMIT
@@ -109,8 +126,20 @@ impl<DB: Backend> Tx<DB> {
             _ => {}
         }
         let literals = query.literals().map_err(|unwritable| unwritable_value::<DB>(&unwritable))?;
-        self.kept.push(KeptStatement { query, literals, expects_one: false });
+        self.kept.push(KeptStatement { query, literals, expects: Expectation::Success });
         Ok(self.kept.len() - 1)
+    }
+
+    /// Keeps statements of this crate, in their order. Returns whether it has: all or none, because a value
+    /// may have no literal.
+    pub(crate) fn keep_queries(&mut self, queries: Vec<(WatchedQuery<DB>, Expectation)>) -> bool {
+        let kept = queries.into_iter().map(|(query, expects)| {
+            let literals = query.literals().ok()?;
+            Some(KeptStatement { query, literals, expects })
+        });
+        let Some(kept) = kept.collect::<Option<Vec<_>>>() else { return false };
+        self.kept.extend(kept);
+        true
     }
 }
 
@@ -147,7 +176,7 @@ impl<DB: Backend> AtCommit<'_, DB> {
     ///
     /// The server checks the number before it commits, in the same round trip.
     pub fn expect_one(self) {
-        self.statement.expects_one = true;
+        self.statement.expects = Expectation::OneRow;
     }
 }
 
@@ -155,7 +184,7 @@ impl<DB: Backend> fmt::Debug for AtCommit<'_, DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AtCommit")
             .field("query", &self.statement.query)
-            .field("expects_one", &self.statement.expects_one)
+            .field("expects_one", &self.statement.expects.is_one_row())
             .finish()
     }
 }

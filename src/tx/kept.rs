@@ -10,7 +10,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::sql_text::{MaskedStatement, only_statement};
 
 use super::Tx;
-use super::at_commit::KeptStatement;
+use super::at_commit::{Expectation, KeptStatement};
 use super::expect_one::unexpected_rows;
 
 /// More than the size of a text that commits without kept statements.
@@ -44,12 +44,15 @@ impl<DB: Backend> Tx<DB> {
         if let Some(texts) = self.texts_of_kept() {
             return Ok(std::mem::take(&mut self.kept).into_iter().zip(texts).collect());
         }
-        for KeptStatement { query, expects_one, .. } in std::mem::take(&mut self.kept) {
+        for KeptStatement { query, expects, .. } in std::mem::take(&mut self.kept) {
             let text = query.text();
-            let checked = match self.execute_query(query).await {
-                Ok(rows) if expects_one => self.expect_one(rows),
-                Ok(_) => Ok(()),
-                Err(error) => Err(error.into()),
+            let checked = match (self.execute_query(query).await, expects) {
+                (Ok(rows), Expectation::OneRow) => self.expect_one(rows),
+                (Ok(_), _) => Ok(()),
+                (Err(error), Expectation::Check(failure)) if DB::is_failed_check(&error) => {
+                    return Err(failure);
+                }
+                (Err(error), _) => Err(error.into()),
             };
             if let Err(error) = checked {
                 let failure = self.over().or(error.failure()).cloned();
@@ -75,7 +78,7 @@ impl<DB: Backend> Tx<DB> {
             let folding = Folding {
                 sql: only_statement(DB::SYNTAX, kept.query.sql())?,
                 literals: &kept.literals,
-                expects_one: kept.expects_one,
+                expects_one: kept.expects.is_one_row(),
                 may_keep: kept.query.is_persistent(),
                 prepared: &names,
             };
@@ -140,10 +143,7 @@ impl<DB: Backend> Tx<DB> {
                     self.session.distrust_prepared();
                 }
                 let left = text.prepares.filter(|(_, kept)| !kept && reply.completed > start);
-                let context = |failure| in_context::<DB>(failure, &kept.query.text());
-                return failure
-                    .map(context)
-                    .map(|failure| KeptFailure { failure, left: left.map(|left| left.0) });
+                return failure.map(|failure| KeptFailure { failure, left: left.map(|left| left.0) });
             }
         }
         None
@@ -170,16 +170,24 @@ impl<DB: Backend> KeptStatement<DB> {
         if !matches!(error, sqlx::Error::Database(_)) {
             return None;
         }
+        let in_context = |failure| in_context::<DB>(failure, &self.query.text());
         if text.check.is_some_and(|check| start + check == reply.completed)
             && let Some(rows) = DB::unexpected_rows(error, &reply.integers)
         {
-            return Some(unexpected_rows(rows, Some(&self.query)));
+            return Some(in_context(unexpected_rows(rows, Some(&self.query))));
+        }
+        if let Expectation::Check(failure) = &self.expects
+            && start + text.before == reply.completed
+            && DB::is_failed_check(error)
+        {
+            return Some(failure.clone());
         }
         let failure =
             failure_of::<DB>(error, self.query.has_nowait()).unwrap_or_else(|| failure_or_other::<DB>(error));
         // The next attempt does not expect the session to have the statement.
         let is_retryable = failure.is_retryable() || DB::has_other_names(error);
-        (failure.is_definite() || !failure.ends_session()).then(|| failure.retryable(is_retryable))
+        let is_certain = failure.is_definite() || !failure.ends_session();
+        is_certain.then(|| in_context(failure.retryable(is_retryable)))
     }
 }
 

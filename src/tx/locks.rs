@@ -309,19 +309,38 @@ pub(crate) fn select_keys<DB: Backend, K: Key<DB>>(
 
 /// Adds to an error what was compared with what, unless it is about a conflict or the connection.
 pub(crate) fn explain_key<DB: Backend, K: Key<DB>>(error: Error, table: &str, column: &str) -> Error {
-    if !matches!(error.kind(), ErrorKind::Database | ErrorKind::Decode | ErrorKind::InvalidInput) {
-        return error;
+    if is_about_rows(error.kind()) { error.in_context(&key_context::<DB, K>(table, column)) } else { error }
+}
+
+/// Adds to the failure of a query what was compared with what, unless it is about a conflict or the
+/// connection.
+pub(crate) fn explain_key_failure<DB: Backend, K: Key<DB>>(
+    failure: Failure,
+    table: &str,
+    column: &str,
+) -> Failure {
+    if is_about_rows(failure.kind().into()) {
+        failure.in_context(&key_context::<DB, K>(table, column))
+    } else {
+        failure
     }
+}
+
+const fn is_about_rows(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Database | ErrorKind::Decode | ErrorKind::InvalidInput)
+}
+
+fn key_context<DB: Backend, K: Key<DB>>(table: &str, column: &str) -> String {
     let (rust, sql) = (std::any::type_name::<K>(), K::type_info());
-    error.in_context(&format!(
+    format!(
         "could not lock rows of the table `{table}` by the column `{column}` with keys of the type `{rust}` \
          (SQL type {})",
         sql.name()
-    ))
+    )
 }
 
 /// Returns the text with a row lock, or `None` if it needs none.
-fn locked<DB: Backend>(
+pub(crate) fn locked<DB: Backend>(
     engine: &Engine,
     lock: Option<RowLock>,
     sql: &SqlStr,

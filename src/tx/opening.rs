@@ -194,7 +194,8 @@ impl<DB: Backend> Tx<DB> {
             let session = query.map(|_| (identity(pool), reply.integers.remove(0)));
             run_clock.opened(connected - requested, connected.elapsed(), session);
         }
-        let refused = folded.and_then(|folded| tx.end_rows(*folded, rows, &reply, connected.elapsed()));
+        let refused =
+            folded.and_then(|folded| tx.end_rows(*folded, request.rows, rows, &reply, connected.elapsed()));
         tx.closing.saved = std::mem::take(&mut reply.integers);
         if !tx.closing.saved.is_empty() {
             tx.session.reset_with(DB::rollback(&tx.closing));
@@ -259,6 +260,7 @@ impl<DB: Backend> Tx<DB> {
     /// previous user has left a transaction open. The rollback ends that one, which can never be committed.
     async fn not_opened(mut self: Box<Self>, failure: Failure, repeats: bool) -> NotOpened {
         let failure = self.why_not_opened(failure).await;
+        let failure = self.explain_kept(failure).await;
         let stale_connection = failure.kind() == FailureKind::ConnectionLost || repeats;
         self.state.end(failure.clone());
         self.rollback().await;

@@ -17,6 +17,9 @@ pub trait RowRequest<DB: Backend>: Send + Sync {
     /// Returns the query for the rows under this plan, which locks them if the plan does; `None` if the plan
     /// needs none.
     fn query(&self, engine: &Engine, plan: &Plan) -> Option<Result<WatchedQuery<DB>, sqlx::Error>>;
+
+    /// Adds to the failure of the query which rows it was about.
+    fn explain(&self, failure: Failure) -> Failure;
 }
 
 /// A query that is part of the opening.
@@ -41,11 +44,21 @@ impl<DB: Backend> Tx<DB> {
         &mut self,
         request: &dyn RowRequest<DB>,
     ) -> Result<Option<Vec<DB::Row>>, sqlx::Error> {
-        if let Some(rows) = self.opened_with.take() {
+        if let Some(rows) = self.rows_of_opening() {
             return Ok(Some(rows));
         }
         let Some(query) = request.query(&self.closing.engine, &self.closing.plan) else { return Ok(None) };
         watch(self.parts(), query, rows::<DB>(), DB::send_for_rows).await.map(Some)
+    }
+
+    /// Returns the requested rows if the opening has read them, once.
+    pub(crate) fn rows_of_opening(&mut self) -> Option<Vec<DB::Row>> {
+        self.opened_with.take()
+    }
+
+    /// Returns whether the transaction can send statements in one text with BEGIN or COMMIT.
+    pub(crate) fn shares_texts(&self) -> bool {
+        self.interception.is_none() && DB::folds(self.closing.engine)
     }
 
     /// Appends the query for the statements that the session has prepared, if it is needed. Returns whether
@@ -76,7 +89,7 @@ impl<DB: Backend> Tx<DB> {
         request: Option<&dyn RowRequest<DB>>,
         text: &mut String,
     ) -> Option<Box<OpeningQuery<DB>>> {
-        if self.interception.is_some() || !DB::folds(self.closing.engine) {
+        if !self.shares_texts() {
             return None;
         }
         let query = request?.query(&self.closing.engine, &self.closing.plan)?.ok()?;
@@ -106,6 +119,7 @@ impl<DB: Backend> Tx<DB> {
     pub(super) fn end_rows(
         &mut self,
         opening: OpeningQuery<DB>,
+        request: Option<&dyn RowRequest<DB>>,
         rows: Vec<DB::Row>,
         reply: &Reply,
         took: Duration,
@@ -132,6 +146,11 @@ impl<DB: Backend> Tx<DB> {
             Some((name, false)) => self.closing.left = Some(name),
             None => {}
         }
-        failure_of::<DB>(error, query.has_nowait())
+        let failure = failure_of::<DB>(error, query.has_nowait())?;
+        // The failure of an earlier statement is not about the rows.
+        Some(match request.filter(|_| reply.completed >= before) {
+            Some(request) => request.explain(failure),
+            None => failure,
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! Queries of this crate, for the features that are built on transactions.
 
-use crate::backend::{Backend, Key, Numbers, WatchedQuery};
+use crate::backend::{Backend, WatchedQuery};
 use crate::intercept::StatementAnswer;
 
 use super::Tx;
@@ -10,18 +10,6 @@ impl<DB: Backend> Tx<DB> {
     /// Returns the rows of a query.
     pub(crate) async fn fetch_rows(&mut self, query: WatchedQuery<DB>) -> Result<Vec<DB::Row>, sqlx::Error> {
         watch(self.parts(), Ok(query), rows::<DB>(), DB::send_for_rows).await
-    }
-
-    /// Returns a key and a number from each row.
-    pub(crate) async fn fetch_numbers<K: Key<DB>>(
-        &mut self,
-        query: WatchedQuery<DB>,
-    ) -> Result<Numbers<K>, sqlx::Error> {
-        let reader = ResultReader {
-            answer: |rows: &Numbers<K>| StatementAnswer::read(rows.len()),
-            is_empty: Vec::is_empty,
-        };
-        watch(self.parts(), Ok(query), reader, |connection, query| DB::fetch_numbers(connection, query)).await
     }
 
     /// Runs a statement and returns the number of rows that it affected.

@@ -22,6 +22,7 @@ on_every_database!(
     on_rows::a_stale_read_runs_the_unit_again,
     on_rows::the_rows_are_the_key_of_the_run,
     on_rows::a_row_that_cannot_be_decoded_is_an_error,
+    on_rows::the_error_of_an_unknown_table_names_it,
     on_rows::too_many_keys_are_refused,
     on_rows::no_keys_name_no_rows,
     on_rows::a_repeated_request_is_replayed_although_its_row_is_gone,

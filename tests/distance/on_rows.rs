@@ -191,6 +191,16 @@ pub(crate) async fn a_row_that_cannot_be_decoded_is_an_error<DB: Bank>() {
     assert_eq!(read(&pool, Pessimistic::default(), &[1]).await.expect("the connection is usable"), [1]);
 }
 
+/// The statement that fails is a part of the text that opens the transaction.
+pub(crate) async fn the_error_of_an_unknown_table_names_it<DB: Bank>() {
+    let pool = bank::<DB>(1).await;
+    let db = Pessimistic::default().on(&pool);
+    let unit = async |_: &mut Tx<DB>| Ok::<_, Error>(());
+    let error = db.on_rows("no_such_table", "id", ids::<DB, 1>([1])).run(unit).await.expect_err("no table");
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    assert!(error.to_string().contains("`no_such_table` by the column `id`"), "{error}");
+}
+
 pub(crate) async fn too_many_keys_are_refused<DB: Bank>() {
     let pool = bank::<DB>(1).await;
     let keys: Vec<i64> = (0..32_001).collect();

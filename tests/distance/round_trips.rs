@@ -1,9 +1,14 @@
-//! How many round trips a transfer and savepoints take, counted by a proxy: the numbers that the guide gives.
+//! How many round trips transfers, savepoints and batches take, counted by a proxy: the numbers that the guide
+//! gives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use atomically::{Error, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use atomically::DeltaOutcome::{Applied, NotFound, Refused};
+use atomically::holds::{HoldOutcome, Holds};
+use atomically::{Deltas, Error, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use futures_util::future::try_join_all;
 use sqlx::pool::PoolOptions;
 use sqlx::{MySql, Pool, Postgres};
 
@@ -145,4 +150,74 @@ async fn a_release_that_is_lost_runs_the_unit_again() {
         assert_eq!((attempts.load(Ordering::Relaxed), distant.proxy.hits()), (2, 1 + lost as u32));
     }
     assert_eq!(balance(&distant.server, 1).await, BALANCE + 6);
+}
+
+/// The rows are locked with BEGIN, and changed and checked with COMMIT. One thread, so that calls share a
+/// batch.
+#[tokio::test]
+async fn a_batch_of_deltas_takes_two_round_trips_on_mariadb() {
+    let distant = distant::<MySql>().await;
+    let balances = Deltas::on(&distant.pool, "account", "id", "balance").reuse_connections().at_least(0);
+    let add = async |deltas: &Deltas<MySql, i64>, calls: &[(i64, i64)]| {
+        let outcomes = try_join_all(calls.iter().map(|(id, delta)| deltas.add(*id, *delta)));
+        let mut seen = Vec::new();
+        let count = distant
+            .count(async {
+                seen = outcomes.await?;
+                Ok(())
+            })
+            .await;
+        (count, seen)
+    };
+    // The first run asks for the engine.
+    add(&balances, &[(1, 0)]).await;
+    let mut expected = BALANCE;
+    for _ in 0..2 {
+        expected += 1;
+        assert_eq!(add(&balances, &[(1, 1)]).await, (2, vec![Applied { value: expected }]));
+    }
+    let calls = [(1, -expected), (3, 5), (9, 1), (1, -1), (2, 7), (3, -6)];
+    let outcomes = vec![
+        Applied { value: 0 },
+        Applied { value: BALANCE + 5 },
+        NotFound,
+        Refused { value: 0 },
+        Applied { value: BALANCE + 7 },
+        Applied { value: BALANCE - 1 },
+    ];
+    assert_eq!(add(&balances, &calls).await, (2, outcomes));
+    assert_eq!(add(&balances, &[(1, -1)]).await, (2, vec![Refused { value: 0 }]));
+
+    // Options that keep a batch from being a single statement do not keep it from sharing texts.
+    let limited = balances.clone().options(Options::new().lock_timeout(Duration::from_secs(60)));
+    assert_eq!(add(&limited, &[(1, 2)]).await, (2, vec![Applied { value: 2 }]));
+    let bound = balances.single_statement(false);
+    add(&bound, &[(1, 1)]).await;
+    assert_eq!(add(&bound, &[(1, 1)]).await, (5, vec![Applied { value: 4 }]), "all values are bound");
+    assert_eq!(balance(&distant.pool, 1).await, 4);
+}
+
+#[tokio::test]
+async fn a_batch_of_holds_takes_two_round_trips_on_mariadb() {
+    let distant = distant::<MySql>().await;
+    let balances = Holds::on(&distant.pool, "account", "id", "balance").reuse_connections();
+    balances.create_tables().await.expect("the table");
+    let ten_minutes = Duration::from_secs(600);
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        let calls = [1_i64, 2, 1].map(|id| balances.hold(id, 5, ten_minutes));
+        let held = async {
+            let outcomes = try_join_all(calls).await?;
+            assert!(outcomes.iter().all(|outcome| matches!(outcome, HoldOutcome::Held(_))), "{outcomes:?}");
+            Ok(())
+        };
+        counts.push(distant.count(held).await);
+    }
+    assert_eq!(counts[1..], [2, 2], "{counts:?}");
+    let left = [balance(&distant.pool, 1).await, balance(&distant.pool, 2).await];
+    assert_eq!(left, [BALANCE - 30, BALANCE - 15]);
+    let expired = "UPDATE atomically_hold SET expires_at = expires_at - 700 * 1000 * 1000";
+    sqlx::query(expired).execute(&distant.pool).await.expect("time passes");
+    assert_eq!(balances.sweep().await.expect("given back"), 9);
+    assert_eq!(balance(&distant.pool, 1).await, BALANCE);
 }

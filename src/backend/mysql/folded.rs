@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use sqlx::MySql;
-use sqlx::mysql::MySqlArguments;
+use sqlx::mysql::{MySqlArguments, MySqlDatabaseError};
 
 use super::bound_values::{self, hex_text};
 use crate::backend::engine::{Capability, Engine};
@@ -44,10 +44,14 @@ impl FoldedSql for MySql {
         Some(FoldedText { sql: text, results: 6, before: 2, check: Some(5), prepares: None })
     }
 
-    /// 1690: the number is out of range.
     fn unexpected_rows(error: &sqlx::Error, integers: &[i64]) -> Option<u64> {
-        let error = error.as_database_error()?.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()?;
-        let rows = integers.last().filter(|_| error.number() == 1690)?;
+        let rows = integers.last().filter(|_| Self::is_failed_check(error))?;
         u64::try_from(*rows).ok()
+    }
+
+    /// 1690: the number is out of range.
+    fn is_failed_check(error: &sqlx::Error) -> bool {
+        let error = error.as_database_error().and_then(|error| error.try_downcast_ref());
+        error.is_some_and(|error: &MySqlDatabaseError| error.number() == 1690)
     }
 }

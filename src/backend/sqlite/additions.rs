@@ -2,6 +2,12 @@
 
 use sqlx::Sqlite;
 
-use crate::backend::additions::AdditionSql;
+use super::single_statement;
+use crate::backend::additions::{AddInOneStatement, AdditionSql, Target};
+use crate::backend::codec::Key;
 
-impl AdditionSql for Sqlite {}
+impl AdditionSql for Sqlite {
+    fn add_in_one_statement<K: Key<Self>>(target: Target) -> Option<Box<dyn AddInOneStatement<Self, K>>> {
+        single_statement::statement(target)
+    }
+}

@@ -14,7 +14,7 @@ use crate::isolation::{Access, Begin};
 use crate::strategy::{Limits, Plan};
 
 /// The `busy_timeout` that sqlx sets. A transaction with more time than this keeps it.
-const USUAL_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const USUAL_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl TransactionSql for Sqlite {
     fn check(plan: &Plan, limits: &Limits) -> Result<(), Failure> {

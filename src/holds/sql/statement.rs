@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 
 use crate::backend::{Backend, Value, WatchedQuery};
 use crate::schema::Schema;
-use crate::tx::Tx;
+use crate::tx::{Expectation, Tx};
 
 /// A statement that is built piece by piece.
 ///
@@ -42,6 +42,21 @@ impl<DB: Backend> Statement<DB> {
             0 => WatchedQuery::with_values(sql, []),
             _ => Ok(WatchedQuery::with_arguments(AssertSqlSafe(sql).into_sql_str(), self.arguments)),
         }
+    }
+
+    /// Runs the statement with COMMIT if its values may be written into that text, and otherwise at once.
+    pub(super) async fn at_commit(
+        self,
+        tx: &mut Tx<DB>,
+        schema: Schema,
+        shares_texts: bool,
+    ) -> Result<(), sqlx::Error> {
+        let query = self.query(schema)?;
+        let may_share = shares_texts && tx.shares_texts() && DB::adds_at_commit(&tx.engine());
+        if may_share && tx.keep_queries(vec![(query.clone(), Expectation::Success)]) {
+            return Ok(());
+        }
+        tx.execute_query(query).await.map(drop)
     }
 
     /// Returns the number of rows that it affected.

@@ -6,10 +6,11 @@ use sqlx::Row as _;
 
 use crate::backend::{Backend, Engine, Key, SyntheticError, WatchedQuery};
 use crate::error::Error;
+use crate::failure::Failure;
 use crate::isolation::Isolation;
 use crate::row_lock::RowLock;
 use crate::strategy::Plan;
-use crate::tx::{MAX_KEPT_KEYS, MAX_KEYS, RowRequest, Tx, explain_key, select_keys};
+use crate::tx::{MAX_KEPT_KEYS, MAX_KEYS, RowRequest, Tx, explain_key, explain_key_failure, select_keys};
 
 /// The name of the column that identifies the rows in the result.
 const KEY_COLUMN: &str = "atomically_key";
@@ -44,6 +45,10 @@ impl<DB: Backend, K: Key<DB>> RowRequest<DB> for NamedRows<K> {
         let columns = self.columns.map_or_else(|| key.clone(), |columns| format!("{columns}, {key}"));
         let query = select_keys::<DB, K>(self.table, &columns, self.column, &keys, clause.as_deref());
         Some(query.map(|query| query.persistent_if(keys.len() <= MAX_KEPT_KEYS)))
+    }
+
+    fn explain(&self, failure: Failure) -> Failure {
+        explain_key_failure::<DB, K>(failure, self.table, self.column)
     }
 }
 
