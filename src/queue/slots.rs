@@ -148,9 +148,10 @@ async fn free_one<DB: Backend>(
     let taken = taken - i64::try_from(freed).unwrap_or(i64::MAX);
     let next = if taken < slots {
         let waiting = format!(
-            "SELECT id FROM atomically_job {} WHERE waiting_key = {key} AND id >= {next_id} \
+            "SELECT id FROM atomically_job {} WHERE waiting_key = {key} AND {} >= {next_id} \
              ORDER BY id LIMIT {} {lock}",
             sql.waiting_hint,
+            sql.waiting_id,
             slots - taken
         );
         fetch_integers(tx, schema, waiting).await?
