@@ -181,7 +181,6 @@ on_every_server! {
     resend::a_completion_with_a_lost_response_is_not_a_lost_lease,
     together::handlers_that_end_together_share_a_commit,
     together_keyed::handlers_of_different_keys_share_a_commit,
-    together_keyed::a_locked_key_delays_no_completion_of_other_keys,
     together::a_lost_commit_of_several_completions_runs_no_handler_again,
     together::changes_of_a_claimed_job_take_one_round_trip,
     many::keys_in_different_orders_do_not_deadlock,

@@ -21,8 +21,8 @@ use crate::strategy::Limits;
 /// Planning takes longer than executing, but the server would plan each claim anew, because it estimates that
 /// to be cheaper, and compile the plan for a long queue, because it cannot know how few jobs are wanted. The
 /// settings therefore force a generic plan that is not compiled. A plan that was made while the table was
-/// empty is a sequential scan, and is kept while the table grows, so the only plan left reads the index in its
-/// order.
+/// empty is a sequential scan, and is kept while the table grows, so the only plan left reads the index in
+/// its order.
 const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; \
                         SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL jit = off; \
                         SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off";
