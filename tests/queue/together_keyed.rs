@@ -1,5 +1,6 @@
 //! Workers whose handlers of ordered and limited jobs end at the same time.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +19,14 @@ use crate::{ask, enqueue, queue};
 
 const KEYS: i64 = 6;
 
+type Ending = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
 /// Returns a handler whose runs of the jobs up to `jobs` meet at the first barrier, and at the second one
 /// before they end.
 fn handler<DB: TestBackend>(
     [started, finish]: &[Arc<Barrier>; 2],
     jobs: i64,
-) -> impl Fn(Arc<Claim<DB>>) -> std::pin::Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> + use<DB> {
+) -> impl Fn(Arc<Claim<DB>>) -> Ending + use<DB> {
     let (started, finish) = (started.clone(), finish.clone());
     move |claim| {
         let (started, finish) = (started.clone(), finish.clone());
