@@ -10,11 +10,14 @@ use super::Queue;
 use super::claim::Claim;
 use super::completion::{delete, held};
 use super::resend::attempt_deadline;
+use super::slots;
 use super::sql::{QueueSql, execute, fetch_integers, id_list, integers};
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
+use crate::schema::Schema;
 use crate::strategies::Pessimistic;
 use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
+use crate::tx::Tx;
 
 /// Completes those of these jobs that their claims hold and that no other transaction has locked, as one
 /// transaction. Returns their ids.
@@ -28,7 +31,9 @@ pub(super) async fn complete_held<DB: Backend>(
     let left = claims.iter().map(|claim| claim.lease().end().saturating_duration_since(now)).min();
     let deadline = Options::new().deadline(attempt_deadline(left.unwrap_or_default()));
     let db = queue.db.clone().options(deadline);
+    let have_keys = claims.iter().any(|claim| claim.key().is_some());
     let completed = match QueueSql::of::<DB>().completion_prefix {
+        _ if have_keys => complete_keyed(&db, claims).await?,
         Some(prefix) if !db.has_local_settings() => complete_alone(&db, prefix, claims).await?,
         _ => complete_unlocked(&db, claims).await?,
     };
@@ -56,6 +61,27 @@ async fn complete_unlocked<DB: Backend>(
     change_unlocked(db, "DELETE FROM atomically_job", claims.iter().map(|claim| &**claim)).await
 }
 
+/// Completes the jobs with keys that are not locked, and makes the next jobs of their keys due.
+///
+/// A key may be locked for long: a transaction that enqueues a job locks its key until the end.
+async fn complete_keyed<DB: Backend>(
+    db: &PoolTransactor<DB, Pessimistic>,
+    claims: &[Arc<Claim<DB>>],
+) -> Result<Vec<i64>, Error> {
+    let schema = db.schema();
+    let keys = slots::slots_of(claims.iter().filter_map(|claim| claim.key()));
+    db.run(async |tx| {
+        let locked = slots::lock_unlocked(tx, schema, &keys).await?;
+        let claims = claims.iter().filter(|claim| claim.key().is_some_and(|key| locked.contains(&key.id)));
+        let held = claims.clone().map(|claim| &**claim);
+        let completed = change_unlocked_in(tx, schema, "DELETE FROM atomically_job", held).await?;
+        let claims = claims.filter(|claim| completed.contains(&claim.id()));
+        slots::free(tx, schema, &slots::slots_of(claims.filter_map(|claim| claim.key()))).await?;
+        Ok(completed)
+    })
+    .await
+}
+
 /// Releases those of these jobs that their claims hold and that no other transaction has locked: they are due
 /// as they were before they were claimed, and the attempts do not count. Returns their ids.
 pub(super) async fn release_held<DB: Backend>(
@@ -78,17 +104,28 @@ pub(super) async fn release_held<DB: Backend>(
 async fn change_unlocked<'c, DB: Backend>(
     db: &PoolTransactor<DB, Pessimistic>,
     change: &str,
-    claims: impl IntoIterator<Item = &'c Claim<DB>>,
+    claims: impl IntoIterator<Item = &'c Claim<DB>> + Clone + Send + Sync,
 ) -> Result<Vec<i64>, Error> {
-    let (held, lock) = (held(claims), QueueSql::of::<DB>().lock);
-    let select = &format!("SELECT id FROM atomically_job WHERE {held} ORDER BY id {lock}");
-    db.run(async |tx| {
-        let ids = fetch_integers(tx, db.schema(), select).await?;
-        if !ids.is_empty() {
-            let list = id_list(ids.iter().copied());
-            execute(tx, db.schema(), format!("{change} WHERE id IN ({list})")).await?;
-        }
-        Ok(ids)
-    })
-    .await
+    db.run(async |tx| Ok(change_unlocked_in(tx, db.schema(), change, claims.clone()).await?)).await
+}
+
+/// Does the same in a transaction.
+async fn change_unlocked_in<'c, DB: Backend>(
+    tx: &mut Tx<DB>,
+    schema: Schema,
+    change: &str,
+    claims: impl IntoIterator<Item = &'c Claim<DB>>,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let held = held(claims);
+    if held.is_empty() {
+        return Ok(Vec::new());
+    }
+    let lock = QueueSql::of::<DB>().lock;
+    let select = format!("SELECT id FROM atomically_job WHERE {held} ORDER BY id {lock}");
+    let ids = fetch_integers(tx, schema, select).await?;
+    if !ids.is_empty() {
+        let list = id_list(ids.iter().copied());
+        execute(tx, schema, format!("{change} WHERE id IN ({list})")).await?;
+    }
+    Ok(ids)
 }

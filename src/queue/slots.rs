@@ -82,12 +82,31 @@ pub(super) async fn lock<DB: Backend>(
     schema: Schema,
     freed: &FreedSlots,
 ) -> Result<(), sqlx::Error> {
+    let clause = lock_clause(tx)?;
+    lock_with(tx, schema, freed, &clause).await.map(drop)
+}
+
+/// Locks those of these keys that no other transaction has locked, and returns them. Call this like [`lock`].
+pub(super) async fn lock_unlocked<DB: Backend>(
+    tx: &mut Tx<DB>,
+    schema: Schema,
+    freed: &FreedSlots,
+) -> Result<Vec<i64>, sqlx::Error> {
+    lock_with(tx, schema, freed, QueueSql::of::<DB>().lock).await
+}
+
+async fn lock_with<DB: Backend>(
+    tx: &mut Tx<DB>,
+    schema: Schema,
+    freed: &FreedSlots,
+    clause: &str,
+) -> Result<Vec<i64>, sqlx::Error> {
     if freed.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let (ids, lock) = (id_list(freed.keys().copied()), lock_clause(tx)?);
-    let select = format!("SELECT id FROM atomically_job_key WHERE id IN ({ids}) ORDER BY id {lock}");
-    fetch_integers(tx, schema, select).await.map(drop)
+    let ids = id_list(freed.keys().copied());
+    let select = format!("SELECT id FROM atomically_job_key WHERE id IN ({ids}) ORDER BY id {clause}");
+    fetch_integers(tx, schema, select).await
 }
 
 /// Frees slots of locked keys, and gives all free slots to the jobs that have waited longest.
@@ -129,9 +148,10 @@ async fn free_one<DB: Backend>(
     let taken = taken - i64::try_from(freed).unwrap_or(i64::MAX);
     let next = if taken < slots {
         let waiting = format!(
-            "SELECT id FROM atomically_job {} WHERE waiting_key = {key} AND id >= {next_id} \
+            "SELECT id FROM atomically_job {} WHERE waiting_key = {key} AND {} >= {next_id} \
              ORDER BY id LIMIT {} {lock}",
             sql.waiting_hint,
+            sql.waiting_id,
             slots - taken
         );
         fetch_integers(tx, schema, waiting).await?

@@ -51,6 +51,8 @@ pub(super) struct QueueSql {
     pub(super) index_hint: &'static str,
     /// The index hint of a search for the jobs that wait for a slot of a key.
     pub(super) waiting_hint: &'static str,
+    /// The id of a job that waits for a slot of a key, in a condition that follows that of the key.
+    pub(super) waiting_id: &'static str,
     /// Locks the jobs that are about to be claimed, and skips those that other transactions have locked.
     pub(super) lock: &'static str,
     /// The condition that a job comes after a position in the index.

@@ -64,7 +64,7 @@ async fn postgres_goes_by_the_index_though_the_table_was_empty() {
     .expect("one statement");
     assert!(kept.1 > 0, "the plan was made for no values: {kept:?}");
     let explain = format!(
-        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) \
+        "SET plan_cache_mode = force_generic_plan; EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) \
          EXECUTE \"{}\" ('jobs', 501, 1000, 0, 0, 0, 0, 0, 0)",
         kept.0
     );
@@ -92,6 +92,32 @@ async fn postgres_goes_by_the_index_though_the_table_was_empty() {
     assert_eq!(left, "499 500");
 }
 
+/// Planning takes longer than executing, and a plan that is compiled takes longer still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_plans_the_claim_once() {
+    let (pool, queue) = queue::<Postgres>(1).await;
+    fill(&pool, &queue, 500).await;
+    sqlx::raw_sql("VACUUM ANALYZE").execute(&pool.pool).await.expect("known to be long");
+    sqlx::raw_sql("SET jit_above_cost = 0").execute(&pool.pool).await.expect("a setting");
+    for limit in [1, 1, 1, 1, 1, 1, 1, 1, 100, 1] {
+        assert_eq!(queue.claim(limit).await.expect("a claim").len(), limit);
+    }
+    let (name, generic, custom): (String, i64, i64) = sqlx::query_as(
+        "SELECT name, generic_plans, custom_plans FROM pg_prepared_statements WHERE name LIKE 'atomically %'",
+    )
+    .fetch_one(&pool.pool)
+    .await
+    .expect("one statement");
+    assert_eq!((generic, custom), (10, 0));
+    let explain = format!(
+        "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; \
+         EXPLAIN (ANALYZE) EXECUTE \"{name}\" ('jobs', 1, 1000, 0, 0, 0, 0, 0, 0); COMMIT"
+    );
+    let plan = sqlx::raw_sql(sqlx::AssertSqlSafe(explain)).fetch_all(&pool.pool).await.expect("a plan");
+    let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+    assert!(!plan.iter().any(|line| line.contains("JIT")), "{plan:?}");
+}
+
 /// The claim's settings override the session's defaults and are undone at its end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_claims_under_read_committed_with_a_limit() {
@@ -111,6 +137,8 @@ async fn postgres_claims_under_read_committed_with_a_limit() {
     claim_one(&queue).await.complete().await.expect("complete");
     for (setting, wanted) in [
         ("statement_timeout", "0"),
+        ("plan_cache_mode", "auto"),
+        ("jit", "on"),
         ("enable_seqscan", "on"),
         ("enable_sort", "on"),
         ("transaction_isolation", "serializable"),

@@ -32,6 +32,8 @@ mod spent;
 mod support;
 #[allow(dead_code, reason = "SQLite has no server")]
 mod together;
+#[allow(dead_code, reason = "SQLite has no server")]
+mod together_keyed;
 mod unique;
 mod use_cases;
 mod waking;
@@ -95,6 +97,7 @@ on_every_database! {
     together::a_job_that_cannot_be_deleted_does_not_keep_the_others,
     together::jobs_whose_handlers_have_ended_are_completed_at_shutdown,
     together::jobs_claimed_ahead_are_released_when_all_handlers_are_busy,
+    together_keyed::a_stale_claim_among_others_makes_no_job_due,
     handlers::a_panic_before_the_future_exists_fails_its_job_only,
     handlers::a_panic_of_an_observer_ends_no_worker,
     handlers::a_panic_of_a_wake_ends_no_worker,
@@ -177,6 +180,7 @@ on_every_server! {
     resend::a_completion_that_finds_another_holder_is_stale,
     resend::a_completion_with_a_lost_response_is_not_a_lost_lease,
     together::handlers_that_end_together_share_a_commit,
+    together_keyed::handlers_of_different_keys_share_a_commit,
     together::a_lost_commit_of_several_completions_runs_no_handler_again,
     together::changes_of_a_claimed_job_take_one_round_trip,
     many::keys_in_different_orders_do_not_deadlock,

@@ -17,7 +17,7 @@ use crate::{ask, claim_one, enqueue, job, queue};
 
 /// Returns a barrier at which this many handlers and the test meet, and a second one at which they do so
 /// before the handlers end.
-fn barriers(handlers: usize) -> [Arc<Barrier>; 2] {
+pub(crate) fn barriers(handlers: usize) -> [Arc<Barrier>; 2] {
     std::array::from_fn(|_| Arc::new(Barrier::new(handlers + 1)))
 }
 

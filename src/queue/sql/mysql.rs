@@ -15,6 +15,9 @@ pub(super) const SQL: QueueSql = QueueSql {
     index_hint: "FORCE INDEX (atomically_job_claim)",
     // The same for the jobs of a key: with the primary key, the search would wait for jobs of other keys.
     waiting_hint: "FORCE INDEX (atomically_job_waiting)",
+    // InnoDB locks the first row behind a range. That may be a job of another key that a transaction has just
+    // enqueued, and the search would wait for it. Behind the rows with one value it locks none.
+    waiting_id: "id + 0",
     lock: "FOR UPDATE SKIP LOCKED",
     // Neither server reads an index range for a comparison of rows.
     after: |due_at, id| format!("due_at >= {due_at} AND (due_at > {due_at} OR id > {id})"),

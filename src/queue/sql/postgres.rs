@@ -15,6 +15,7 @@ pub(super) const SQL: QueueSql = QueueSql {
     checks: CHECKS,
     index_hint: "",
     waiting_hint: "",
+    waiting_id: "id",
     lock: "FOR UPDATE SKIP LOCKED",
     after: |due_at, id| format!("(due_at, id) > ({due_at}, {id})"),
     // A text of several statements is one transaction, at whose end the setting is undone.

@@ -9,6 +9,7 @@ pub(super) const SQL: QueueSql = QueueSql {
     checks: CHECKS,
     index_hint: "",
     waiting_hint: "",
+    waiting_id: "id",
     // There is one writer at a time, so there is nothing to lock or to skip.
     lock: "",
     after: |due_at, id| format!("(due_at, id) > ({due_at}, {id})"),

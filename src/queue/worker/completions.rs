@@ -29,7 +29,7 @@ const SLOW: Duration = Duration::from_millis(5);
 /// The maximum number of batches that run at the same time.
 const MAX_BATCHES: usize = 8;
 
-/// The completions of a worker.
+/// The completions of a worker: those of jobs with keys, or those of the others.
 ///
 /// While one batch is being committed, the jobs whose handlers end are collected for the next one. A job that
 /// ends alone is completed immediately. The task of one of the handlers runs the batch, and passes this role
@@ -74,12 +74,7 @@ impl<DB: Backend> Completions<DB> {
     }
 
     /// Completes the job, with those of other handlers.
-    ///
-    /// A job with a key is completed on its own, in the transaction that makes the next job of its key due.
     pub(super) async fn complete(self: &Arc<Self>, claim: &Arc<Claim<DB>>) -> Result<(), Error> {
-        if claim.key().is_some() {
-            return claim.complete().await;
-        }
         let turn = match self.join(claim) {
             Ok(batch) => Turn::Lead(batch),
             Err(receiver) => receiver.await.unwrap_or_else(|_| Turn::Alone(Some(dropped()))),

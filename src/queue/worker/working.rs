@@ -102,7 +102,8 @@ impl<DB: Backend> Worker<DB> {
     {
         let mut shutdown = pin!(shutdown);
         let (stop, stopped) = watch::channel(false);
-        let completions = Completions::new(&self.queue);
+        // A batch with keys takes more steps than others, which do not wait for it.
+        let [completions, keyed_completions] = [(); 2].map(|()| Completions::new(&self.queue));
         let mut jobs = WorkerJobs::new(self.handlers);
         // What the worker waits for before it claims again, unless a handler ends; `None` if nothing.
         let mut pause: Option<BoxFuture<'_, ()>> = None;
@@ -114,6 +115,7 @@ impl<DB: Backend> Worker<DB> {
             while jobs.running.len() < self.handlers {
                 let Some(claim) = jobs.ready.pop_front().map(Arc::new) else { break };
                 let (reporter, stopped) = (self.reporter.clone(), stopped.clone());
+                let completions = if claim.key().is_some() { &keyed_completions } else { &completions };
                 let (claimed, completions) = (claim.clone(), completions.clone());
                 let supervisor = Supervisor::new(claimed, completions, reporter, stopped, self.timeout);
                 // The handler's future runs in a task. A panic before it returns one fails the job too.

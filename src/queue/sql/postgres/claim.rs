@@ -18,10 +18,17 @@ use crate::strategy::Limits;
 
 /// The settings of the claim's own transaction: a text of several statements is one transaction.
 ///
-/// A plan that was made while the table was empty is a sequential scan, and is kept while the table grows.
-/// With these settings the only plan left reads the index in its order.
-const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL enable_seqscan = off; \
-                        SET LOCAL enable_sort = off";
+/// Planning takes longer than executing, but the server would plan each claim anew, because it estimates that
+/// to be cheaper, and compile the plan for a long queue, because it cannot know how few jobs are wanted. The
+/// settings therefore force a generic plan that is not compiled. A plan that was made while the table was
+/// empty is a sequential scan, and is kept while the table grows, so the only plan left reads the index in
+/// its order.
+const SETTINGS: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+                        SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL jit = off; \
+                        SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off";
+
+/// The columns of a job that the search returns, because the update changes them.
+const BEFORE: &str = "due_at, attempts";
 
 /// The statement for each prefix of the tables, which sessions keep prepared.
 static CLAIMS: Mutex<BTreeMap<&'static str, Arc<PreparedStatement>>> = Mutex::new(BTreeMap::new());
@@ -38,8 +45,9 @@ pub(super) fn claim(
 ) -> BoxFuture<'_, Result<Vec<JobRow>, Error>> {
     Box::pin(async move {
         let JobsWanted { queue, limit, start, lease } = wanted;
-        let start = start.map(|position| format!("{}, {}", position.due_at, position.id)).join(", ");
-        let arguments = format!("'{queue}', {limit}, {}, {start}", micros(lease));
+        // The server converts a number in quotes while it reads the text, and others by calls of functions.
+        let start = start.map(|position| format!("'{}', '{}'", position.due_at, position.id)).join(", ");
+        let arguments = format!("'{queue}', '{limit}', '{}', {start}", micros(lease));
         let claim = prepared(db.schema());
         let text = AssertSqlSafe(claim.execute(&arguments)).into_sql_str();
         db.run_on_connection(text, |connection, time| {
@@ -61,11 +69,20 @@ pub(super) fn claim(
 /// WHERE id IN (SELECT … LIMIT … FOR UPDATE SKIP LOCKED)` once for each row. The update finds the rows by
 /// their `ctid`; with ids the planner could choose the wrong index, since `(…, due_at, id)` has them too. A
 /// job that changed between the snapshot and the lock has another `ctid`, and is left to the next claim.
+///
+/// The search returns few columns, because each of its steps copies them. The others are those of the updated
+/// row.
 fn statement(schema: Schema) -> PreparedStatement {
     let [high, normal, low] = Priority::ALL.map(Priority::number);
     let after = (SQL.after)("range.due_at", "range.id");
-    let due = SQL.select_due(&format!("ctid, {JOB}"), "$1", "range.number", &after, "$2");
-    let found: Vec<_> = JOB.split(", ").map(|column| format!("found.{column}")).collect();
+    let due = SQL.select_due(&format!("ctid, {BEFORE}"), "$1", "range.number", &after, "$2");
+    let before: Vec<_> = BEFORE.split(", ").collect();
+    let returned = JOB.split(", ").map(|column| match column {
+        "token" => "atomically_job.token - 1".to_owned(),
+        column if before.contains(&column) => format!("found.{column}"),
+        column => format!("atomically_job.{column}"),
+    });
+    let returned: Vec<_> = returned.collect();
     let claim = format!(
         "WITH found AS MATERIALIZED (\
              SELECT job.* FROM (VALUES ({high}::smallint, $4, $5), ({normal}, $6, $7), ({low}, $8, $9)) \
@@ -73,7 +90,7 @@ fn statement(schema: Schema) -> PreparedStatement {
              LATERAL ({due}) AS job LIMIT $2\
          ) {} FROM found WHERE atomically_job.ctid = found.ctid RETURNING {}",
         SQL.claim("$3"),
-        found.join(", ")
+        returned.join(", ")
     );
     PreparedStatement::new(
         &format!("{}claim", schema.prefix()),

@@ -1,8 +1,12 @@
 //! The throughput of a queue, in jobs per second.
 //!
-//! `cargo bench -p benches --bench queue`. PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that
+//! `cargo bench -p benches --bench queue`; with `-- keys`, ordered and limited jobs beside unordered ones.
+//! PostgreSQL is `ATOMICALLY_POSTGRES_URL`, or a private server that
 //! is started for it. Plain runs without statistics, because only factors matter.
 
+mod keys;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -15,8 +19,6 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 
 const CLIENTS: usize = 4;
 const WINDOWS: u32 = 5;
-const MILLION: usize = 1_000_000;
-const KEYS: usize = 100_000;
 
 fn jobs(count: usize) -> Vec<NewJob> {
     (0..count).map(|n| NewJob::new(&n).expect("a payload")).collect()
@@ -147,73 +149,10 @@ async fn held_back(pool: &Pool<sqlx::Postgres>) {
     }
 }
 
-/// `cargo bench -p benches --bench queue -- keys`
-async fn keys() {
-    let pool = PgPoolOptions::new()
-        .max_connections(8)
-        .connect(&test_servers::postgres_url())
-        .await
-        .expect("PostgreSQL");
-    Queue::new("bench", &pool).expect("a name").create_tables().await.expect("the tables");
-    let job = |n: usize| NewJob::new(&n).expect("a payload");
-    among_a_million(&pool, "unordered", job).await;
-    let ordered = |n: usize| {
-        let job = NewJob::new(&n).expect("a payload");
-        job.in_order_of(format!("key {}", n % KEYS)).expect("a key")
-    };
-    among_a_million(&pool, "ordered, 100 000 keys", ordered).await;
-    let limited = |n: usize| {
-        let job = NewJob::new(&n).expect("a payload");
-        job.at_most(format!("key {}", n % KEYS), 3).expect("a key")
-    };
-    among_a_million(&pool, "at most 3 of each of 100 000 keys", limited).await;
-}
-
-/// Claims and completions among a million jobs, after a warm-up: the claims alone, and both.
-async fn among_a_million(pool: &Pool<sqlx::Postgres>, what: &str, job: fn(usize) -> NewJob) {
-    const TURNS: usize = 3;
-    for table in ["atomically_job", "atomically_job_key"] {
-        let truncate = sqlx::AssertSqlSafe(format!("TRUNCATE {table}"));
-        sqlx::query(truncate).execute(pool).await.expect("empty");
-    }
-    let queue = Queue::new("bench", pool).expect("a name").reuse_connections();
-    let db = Pessimistic::default().on(pool).reuse_connections().deadline(Duration::from_secs(60));
-    let started = Instant::now();
-    for first in (0..MILLION).step_by(1_000) {
-        let jobs: Vec<_> = (first..first + 1_000).map(job).collect();
-        db.run(async |tx| queue.enqueue_many(tx, &jobs).await).await.expect("a commit");
-    }
-    report(&format!("{what}: enqueue, 1000 in a transaction"), MILLION, started.elapsed());
-    sqlx::query("VACUUM ANALYZE").execute(pool).await.expect("clean");
-    for turn in 0..=TURNS {
-        let (mut claiming, mut ending, mut done) = (Duration::ZERO, Duration::ZERO, 0);
-        let mut single = Duration::ZERO;
-        for _ in 0..100 {
-            let started = Instant::now();
-            let claims = queue.claim(100).await.expect("a claim");
-            claiming += started.elapsed();
-            done += claims.len();
-            let started = Instant::now();
-            db.run(async |tx| complete_all_in(tx, &claims).await).await.expect("a commit");
-            ending += started.elapsed();
-            let started = Instant::now();
-            for _ in 0..10 {
-                assert_eq!(queue.claim(1).await.expect("a claim").len(), 1);
-            }
-            single += started.elapsed();
-        }
-        if turn > 0 {
-            report(&format!("{what}: claim, 1 at a time"), 1_000, single);
-            report(&format!("{what}: claim, 100 at a time"), done, claiming);
-            report(&format!("{what}: complete, 100 at a time"), done, ending);
-        }
-    }
-}
-
 #[tokio::main]
 async fn main() {
     if std::env::args().any(|argument| argument == "keys") {
-        return keys().await;
+        return keys::compare().await;
     }
     let pool = PgPoolOptions::new()
         .max_connections(8)
@@ -224,11 +163,14 @@ async fn main() {
     held_back(&pool).await;
 
     let directory = tempfile::tempdir().expect("a temporary directory");
+    figures("SQLite", &sqlite(directory.path()).await, 1).await;
+}
+
+async fn sqlite(directory: &Path) -> Pool<sqlx::Sqlite> {
     let options = SqliteConnectOptions::new()
-        .filename(directory.path().join("queue.db"))
+        .filename(directory.join("queue.db"))
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal);
-    let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.expect("SQLite");
-    figures("SQLite", &pool, 1).await;
+    SqlitePoolOptions::new().max_connections(4).connect_with(options).await.expect("SQLite")
 }

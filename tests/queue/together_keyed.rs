@@ -1,0 +1,145 @@
+//! Workers whose handlers of ordered and limited jobs end at the same time.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atomically::queue::{Claim, Worker};
+use atomically::{Error, Pessimistic, TransactorExt as _};
+use sqlx::Postgres;
+use tokio::sync::Barrier;
+
+use crate::ordered::ordered;
+use crate::resend::through;
+use crate::support::proxy::Proxy;
+use crate::support::{TestBackend, eventually};
+use crate::together::barriers;
+use crate::worker::{noted, start, stopped, worker};
+use crate::{ask, enqueue, queue};
+
+const KEYS: i64 = 6;
+
+type Ending = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+/// Returns a handler whose runs of the jobs up to `jobs` meet at the first barrier, and at the second one
+/// before they end.
+fn handler<DB: TestBackend>(
+    [started, finish]: &[Arc<Barrier>; 2],
+    jobs: i64,
+) -> impl Fn(Arc<Claim<DB>>) -> Ending + use<DB> {
+    let (started, finish) = (started.clone(), finish.clone());
+    move |claim| {
+        let (started, finish) = (started.clone(), finish.clone());
+        Box::pin(async move {
+            if claim.payload::<i64>()? < jobs {
+                started.wait().await;
+                finish.wait().await;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn patient<DB: TestBackend>(worker: Worker<DB>, handlers: i64) -> Worker<DB> {
+    let handlers = usize::try_from(handlers).expect("a number");
+    worker.handlers(handlers).poll_every(Duration::from_millis(20))
+}
+
+/// Completed one after the other, each job would take as many transactions and requests.
+pub(crate) async fn handlers_of_different_keys_share_a_commit<DB: TestBackend>() {
+    const JOBS: i64 = 60;
+    let (pool, queue) = queue::<DB>(4).await;
+    let proxy = Proxy::to(&pool.url).await;
+    let distant = through::<DB>(&proxy, &pool.url).await;
+    for n in 0..JOBS {
+        enqueue(&pool, &queue, ordered(n, &format!("key {n}"))).await;
+    }
+    let (worker, events) = worker(&distant);
+    let barriers = barriers(JOBS as usize);
+    let handler = handler(&barriers, JOBS);
+    let (stop, running) = start(patient(worker, JOBS).poll_every(Duration::from_secs(60)), handler);
+    barriers[0].wait().await;
+    let before = proxy.requests();
+    barriers[1].wait().await;
+    eventually(JOBS as usize, async || noted(&events).len()).await;
+    let requests = proxy.requests() - before;
+    stopped(stop, running).await;
+    // MariaDB reads and deletes each key.
+    let most = if DB::NAME == "PostgreSQL" { JOBS } else { 4 * JOBS };
+    assert!(i64::from(requests) < most, "{requests} requests for {JOBS} jobs");
+    assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job_key").await, 0);
+}
+
+/// The others of its batch make the next jobs of their keys due.
+pub(crate) async fn a_stale_claim_among_others_makes_no_job_due<DB: TestBackend>() {
+    let (pool, queue) = queue::<DB>(4).await;
+    for _ in 0..3 {
+        let mut ids = Vec::new();
+        for n in 0..2 * KEYS {
+            ids.push(enqueue(&pool, &queue, ordered(n, &format!("key {}", n % KEYS))).await);
+        }
+        let (worker, events) = worker(&queue);
+        let barriers = barriers(KEYS as usize);
+        let (stop, running) = start(patient(worker, KEYS), handler(&barriers, KEYS));
+        barriers[0].wait().await;
+        let taken = DB::sql("UPDATE atomically_job SET token = token + 1 WHERE id = ?");
+        DB::pool_execute(&pool, taken, &[ids[2]]).await.expect("taken over");
+        barriers[1].wait().await;
+        eventually(2 * KEYS as usize - 1, async || noted(&events).len()).await;
+        stopped(stop, running).await;
+        let next = ids[2 + KEYS as usize];
+        let noted = noted(&events);
+        assert!(noted.contains(&format!("lost {}", ids[2])), "{noted:?}");
+        assert!(!noted.contains(&format!("completed {next}")), "{noted:?}");
+        assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job").await, 2);
+        assert_eq!(ask(&pool, "SELECT id FROM atomically_job WHERE waiting_key IS NOT NULL").await, next);
+        assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job_key").await, 1);
+        assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job_key WHERE taken = 1").await, 1);
+        for table in ["atomically_job", "atomically_job_key"] {
+            let clear = format!("DELETE FROM {table}");
+            DB::pool_execute(&pool, DB::sql(&clear), &[]).await.expect("cleared away");
+        }
+    }
+}
+
+/// A transaction that enqueues a job of one key is open meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_completes_jobs_of_other_keys_while_a_key_is_locked() {
+    let (pool, queue) = queue::<Postgres>(4).await;
+    let db = Pessimistic::default().on(&pool);
+    let mut ids = Vec::new();
+    for n in 0..KEYS {
+        ids.push(enqueue(&pool, &queue, ordered(n, &format!("key {n}"))).await);
+    }
+    let (worker, events) = worker(&queue);
+    let barriers = barriers(KEYS as usize);
+    let (stop, running) = start(patient(worker, KEYS), handler(&barriers, KEYS));
+    barriers[0].wait().await;
+    let (locked, unlock) = (Barrier::new(2), Barrier::new(2));
+    let enqueuing = db.run(async |tx| {
+        let _ = queue.enqueue(tx, ordered(KEYS, "key 2")).await?;
+        locked.wait().await;
+        unlock.wait().await;
+        Ok::<_, Error>(())
+    });
+    let completing = async {
+        locked.wait().await;
+        barriers[1].wait().await;
+        let others = ids.iter().filter(|id| **id != ids[2]);
+        let mut others: Vec<_> = others.map(|id| format!("completed {id}")).collect();
+        others.sort();
+        let sorted = async || {
+            let mut noted = noted(&events);
+            noted.sort();
+            noted
+        };
+        eventually(others, sorted).await;
+        unlock.wait().await;
+    };
+    let (enqueued, ()) = tokio::join!(enqueuing, completing);
+    enqueued.expect("a commit");
+    eventually(KEYS as usize + 1, async || noted(&events).len()).await;
+    stopped(stop, running).await;
+    assert!(noted(&events).iter().all(|event| event.starts_with("completed")), "{:?}", noted(&events));
+    assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job").await, 0);
+}
