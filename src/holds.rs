@@ -299,7 +299,8 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     }
 
     /// Deletes the records of holds on this column that were confirmed at least `age` ago. Returns the number
-    /// of rows. [`Purge::confirmed_holds`](crate::Purge::confirmed_holds) does so at intervals, for all columns.
+    /// of rows. [`Purge::confirmed_holds`](crate::Purge::confirmed_holds) does so at intervals, for all
+    /// columns.
     ///
     /// A confirmation of a hold without a record fails with
     /// [`StaleClaim`](crate::ErrorKind::StaleClaim), even if the hold was confirmed before. So `age` should
@@ -326,8 +327,8 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     }
 }
 
-/// Deletes the records of holds, of this column or of all, that were confirmed at least `age` ago. Returns the
-/// number of rows.
+/// Deletes the records of holds, of this column or of all, that were confirmed at least `age` ago. Returns
+/// the number of rows.
 pub(crate) async fn purge<DB: Backend>(
     db: &impl Transactor<DB>,
     schema: Schema,

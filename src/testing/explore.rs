@@ -326,8 +326,8 @@ impl<'a, DB: Backend> Explore<'a, DB> {
     ///   on PostgreSQL also if they concern different rows of a table: `id = 1` and `id = 2`. This requires a
     ///   database without triggers, foreign keys, views, rules, row security, inheritance and functions of
     ///   its own, because a text does not show their effects;
-    /// - on SQLite, if one is a BEGIN that finds the database busy, and the other one belongs to a transaction
-    ///   that has locked it by `BEGIN IMMEDIATE`, or finds it busy as well.
+    /// - on SQLite, if one is a BEGIN that finds the database busy, and the other one belongs to a
+    ///   transaction that has locked it by `BEGIN IMMEDIATE`, or finds it busy as well.
     ///
     /// Everything else counts as dependent. Three units of three statements become a few hundred schedules
     /// instead of tens of thousands.

@@ -136,7 +136,8 @@ async fn seats_are_accounted_for_across_a_failover() {
     direct.close().await;
     let load = across_a_failover(&mut cluster, trade).await;
     let total = "SELECT CAST((SELECT sum(seats) FROM event) + (SELECT count(*) FROM ticket) \
-                 + (SELECT coalesce(sum(amount), 0) FROM atomically_hold WHERE confirmed_at IS NULL) AS BIGINT)";
+                 + (SELECT coalesce(sum(amount), 0) FROM atomically_hold WHERE confirmed_at IS NULL) \
+                 AS BIGINT)";
     assert_eq!(cluster.number(total).await, SEATS, "{load:?}");
     let tickets = cluster.number("SELECT count(*) FROM ticket").await;
     let distinct = cluster.number("SELECT count(DISTINCT hold) FROM ticket").await;

@@ -1,4 +1,4 @@
-//! Unusual keys, amounts, times and columns: each has a clear result, and nothing is taken or lost on the way.
+//! Unusual keys, amounts, times and columns: each has a clear result, and nothing is taken or lost.
 
 use std::time::{Duration, SystemTime};
 

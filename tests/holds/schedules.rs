@@ -15,8 +15,16 @@ use crate::{LONG, TOTAL, buy, events, held};
 
 /// The tickets, if as many holds were confirmed and none of them after its expiry; otherwise -1.
 const SOLD: &str = "SELECT CAST(CASE WHEN COUNT(*) = (SELECT COUNT(*) FROM ticket) \
-    AND COUNT(*) = COUNT(CASE WHEN confirmed_at < expires_at THEN 1 END) THEN COUNT(*) ELSE -1 END AS BIGINT) \
-    FROM atomically_hold WHERE confirmed_at IS NOT NULL";
+    AND COUNT(*) = COUNT(CASE WHEN confirmed_at < expires_at THEN 1 END) THEN COUNT(*) ELSE -1 END \
+    AS BIGINT) FROM atomically_hold WHERE confirmed_at IS NOT NULL";
+
+const TICKETS: &str = "SELECT COUNT(*) FROM ticket";
+
+/// No caller is refused because of a hold that has expired, whoever gives it back.
+const HELD_BY_THE_OTHER: &str = "SELECT COUNT(*) FROM atomically_hold WHERE expires_at > 1";
+
+/// A time at which a hold has expired long ago.
+const EXPIRED: i64 = 1;
 
 /// What a client does with the only seat, which is held by a buyer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,6 +68,15 @@ where
                 let sold = ask(pool, SOLD).await.map_err(|error| error.to_string())?;
                 if (0..=1).contains(&sold) { Ok(()) } else { Err(format!("{sold} tickets")) }
             });
+        let mut explored = explored;
+        if expires_at == EXPIRED {
+            explored = explored.expect("tickets", 0_i64, |pool| ask(pool, TICKETS));
+            if actions.contains(&Action::Hold) && !actions.contains(&Action::Release) {
+                explored = explored.expect("seats of the other", 1_i64, |pool| ask(pool, HELD_BY_THE_OTHER));
+            }
+        } else if actions == [Action::Confirm; 2] {
+            explored = explored.expect("tickets", 1_i64, |pool| ask(pool, TICKETS));
+        }
         actions.iter().fold(explored, |explored, action| self.client(explored, *action))
     }
 
@@ -80,7 +97,8 @@ where
     }
 }
 
-/// Explores every interleaving, except where there are thousands. There, clients are interrupted at most once:
+/// Explores every interleaving, except where there are thousands. There, clients are interrupted at most
+/// once:
 ///
 /// - A sweep takes two transactions of nine statements, and a call that holds and finds too little one more.
 /// - On MariaDB, the text of a statement does not tell which rows it locks, so more schedules count as
@@ -138,15 +156,15 @@ explored! {
     confirm_expire_and_release: i64::MAX, Confirm Expire Release;
     // All four have too many interleavings, so clients are interrupted at most once.
     hold_confirm_expire_and_release: i64::MAX, Hold Confirm Expire Release;
-    hold_confirm_and_sweep: 1, Hold Confirm Sweep;
-    hold_release_and_sweep: 1, Hold Release Sweep;
-    confirm_release_and_sweep: 1, Confirm Release Sweep;
+    hold_confirm_and_sweep: EXPIRED, Hold Confirm Sweep;
+    hold_release_and_sweep: EXPIRED, Hold Release Sweep;
+    confirm_release_and_sweep: EXPIRED, Confirm Release Sweep;
     confirm_twice: i64::MAX, Confirm Confirm;
     confirm_and_expire: i64::MAX, Confirm Expire;
     confirm_and_release: i64::MAX, Confirm Release;
     hold_and_release: i64::MAX, Hold Release;
-    hold_and_sweep: 1, Hold Sweep;
-    release_and_sweep: 1, Release Sweep;
+    hold_and_sweep: EXPIRED, Hold Sweep;
+    release_and_sweep: EXPIRED, Release Sweep;
 }
 
 /// Makes everything as it was: no seats, no tickets, and one hold of a seat.

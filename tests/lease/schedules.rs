@@ -111,8 +111,8 @@ pub(crate) async fn one_of_two_callers_acquires_the_lease<DB: TestBackend>() {
 }
 
 /// Two callers acquire a lease while the holder, who was suspended until it expired, stores an effect: every
-/// interleaving on SQLite. On a server there are many thousands, although every two of the clients are explored
-/// completely above, so clients are interrupted at most once.
+/// interleaving on SQLite. On a server there are many thousands, although every two of the clients are
+/// explored completely above, so clients are interrupted at most once.
 pub(crate) async fn two_callers_and_a_zombie_are_kept_apart<DB: TestBackend>() {
     let is_complete = DB::NAME == "SQLite";
     let (pool, lease) = lease::<DB>(6).await;

@@ -83,7 +83,8 @@ pub(crate) async fn what_has_expired_is_purged_and_counted<DB: TestBackend>() {
     for (id, part, column, confirmed_at) in
         [(1, 0, "one", "1"), (1, 1, "one", "1"), (2, 0, "other", "1"), (3, 0, "one", "NULL")]
     {
-        let hold = "INSERT INTO atomically_hold (id, part, token, target, row_key, amount, expires_at, confirmed_at)";
+        let hold = "INSERT INTO atomically_hold \
+                    (id, part, token, target, row_key, amount, expires_at, confirmed_at)";
         change(&pool, &format!("{hold} VALUES ({id}, {part}, 1, '{column}', '1', 1, 2, {confirmed_at})"))
             .await;
     }

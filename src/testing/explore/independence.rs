@@ -95,8 +95,8 @@ struct StepPart<'l> {
 
 impl StepPart<'_> {
     /// Whether this step waited for the client of the other one, as far as the server tells, and that step
-    /// may have begun or ended the wait. BEGIN does neither, and nor does a statement that is answered at once
-    /// to a wait for another lock.
+    /// may have begun or ended the wait. BEGIN does neither, and nor does a statement that is answered at
+    /// once to a wait for another lock.
     fn may_wait_for(&self, other: &Self) -> bool {
         let is_apart = match other.kind {
             StepKind::Begin => true,
@@ -128,8 +128,8 @@ impl StepPart<'_> {
         self.client != other.client && (has_no_effect(self, other) || has_no_effect(other, self))
     }
 
-    /// Whether both read at READ COMMITTED, and one of them without locks: it sees the rows that the other one
-    /// locks, and does not wait for their locks.
+    /// Whether both read at READ COMMITTED, and one of them without locks: it sees the rows that the other
+    /// one locks, and does not wait for their locks.
     fn reads_beside(&self, other: &Self) -> bool {
         let (Some(first), Some(second)) = (self.statement(), other.statement()) else { return false };
         self.is_read_committed
