@@ -118,7 +118,7 @@ where
     let sweeps = actions.contains(&Action::Sweep);
     let sweeps_twice = sweeps && actions.contains(&Action::Hold);
     let is_complete = match clients {
-        2 => !is_mariadb || !sweeps_twice,
+        2 => DB::NAME == "SQLite" || !sweeps_twice,
         3 => !is_mariadb && !sweeps,
         _ => false,
     };
