@@ -64,11 +64,9 @@ use crate::backend::{Backend, Key, Target};
 use crate::batching::Batching;
 use crate::error::Error;
 use crate::events::Observer;
-use crate::schema::SchemaPart;
+use crate::schema::{Schema, SchemaPart};
 use crate::strategies::Pessimistic;
-#[cfg(feature = "testing")]
-use crate::transactor::Transactor;
-use crate::transactor::{Options, PoolTransactor, TransactorExt as _};
+use crate::transactor::{Options, PoolTransactor, Transactor, TransactorExt as _};
 use crate::tx::Tx;
 
 pub use hold::{Confirmation, Hold};
@@ -301,7 +299,9 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
         Ok(expires_at.map(|expires_at| Hold::new(self, id, expires_at)))
     }
 
-    /// Deletes the records of holds that were confirmed at least `age` ago. Returns the number of rows.
+    /// Deletes the records of holds on this column that were confirmed at least `age` ago. Returns the number
+    /// of rows. [`Purge::confirmed_holds`](crate::Purge::confirmed_holds) does so at intervals, for all
+    /// columns.
     ///
     /// A confirmation of a hold without a record fails with
     /// [`StaleClaim`](crate::ErrorKind::StaleClaim), even if the hold was confirmed before. So `age` should
@@ -311,17 +311,8 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     ///
     /// Returns the database's error.
     pub async fn purge(&self, age: Duration) -> Result<u64, Error> {
-        let (runner, age) = (self.runner(), micros(age));
-        let (records, mut purged) = (runner.settings.records(), 0);
-        let unit = async |tx: &mut Tx<DB>| {
-            Ok::<_, Error>(HoldSql::of::<DB>().purge(tx, records, age, MAX_HOLDS).await?)
-        };
-        loop {
-            match runner.db.run(unit).await? {
-                0 => return Ok(purged),
-                rows => purged += rows,
-            }
-        }
+        let settings = &self.runner().settings;
+        purge(&self.runner().db, settings.schema(), Some(&settings.name), age).await
     }
 
     fn runner(&self) -> &Runner<DB, K> {
@@ -333,6 +324,26 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
             HoldResult::Held { id, expires_at } => HoldOutcome::Held(Hold::new(self, id, expires_at)),
             HoldResult::Refused { available } => HoldOutcome::Refused { available },
             HoldResult::NotFound => HoldOutcome::NotFound,
+        }
+    }
+}
+
+/// Deletes the records of holds, of this column or of all, that were confirmed at least `age` ago. Returns
+/// the number of rows.
+pub(crate) async fn purge<DB: Backend>(
+    db: &impl Transactor<DB>,
+    schema: Schema,
+    target: Option<&str>,
+    age: Duration,
+) -> Result<u64, Error> {
+    let (age, mut purged) = (micros(age), 0);
+    let unit = async |tx: &mut Tx<DB>| {
+        Ok::<_, Error>(HoldSql::of::<DB>().purge(tx, schema, target, age, MAX_HOLDS).await?)
+    };
+    loop {
+        match db.run(unit).await? {
+            0 => return Ok(purged),
+            rows => purged += rows,
         }
     }
 }

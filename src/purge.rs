@@ -27,7 +27,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Deletes what has expired from the tables that the crate keeps: once, or at intervals.
 ///
 /// ```
-/// # #[cfg(all(feature = "sqlite", feature = "idempotency", feature = "queue"))]
+/// # #[cfg(all(feature = "sqlite", feature = "idempotency", feature = "queue", feature = "holds"))]
 /// # use atomically::Error;
 /// # async fn example(pool: sqlx::SqlitePool, shutdown: impl Future + Send) -> Result<(), Error> {
 /// use std::time::Duration;
@@ -40,6 +40,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 ///     .keys()
 ///     .operations(Duration::from_secs(60 * 60))
 ///     .dead_jobs(&mail, Duration::from_secs(14 * 24 * 60 * 60))
+///     .confirmed_holds(Duration::from_secs(7 * 24 * 60 * 60))
 ///     .observed_by(Metrics::new());
 /// purge.every(Duration::from_secs(60), shutdown).await;
 /// # Ok(()) }
@@ -49,7 +50,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// the same tables at the same time.
 ///
 /// Nothing is purged that was not selected. Completed jobs need no purge: their rows are deleted when they
-/// complete.
+/// complete, and so are those of holds that were released or have expired.
 ///
 /// # Failures
 ///
@@ -60,6 +61,8 @@ pub struct Purge<DB: Backend> {
     operations: Option<Duration>,
     #[cfg(feature = "queue")]
     dead_jobs: Vec<(Queue<DB>, Duration)>,
+    #[cfg(feature = "holds")]
+    confirmed_holds: Option<Duration>,
     observers: Observers,
 }
 
@@ -75,6 +78,8 @@ pub struct Purged {
     pub jobs: u64,
     /// Expired leases of jobs that are gone.
     pub job_leases: u64,
+    /// Rows of confirmed holds. A hold has one for each row from which it took an amount.
+    pub holds: u64,
 }
 
 impl<DB: Backend> Purge<DB> {
@@ -87,6 +92,8 @@ impl<DB: Backend> Purge<DB> {
             operations: None,
             #[cfg(feature = "queue")]
             dead_jobs: Vec::new(),
+            #[cfg(feature = "holds")]
+            confirmed_holds: None,
             observers: Observers::default(),
         }
     }
@@ -114,6 +121,16 @@ impl<DB: Backend> Purge<DB> {
     pub fn dead_jobs(mut self, queue: &Queue<DB>, dead_for: Duration) -> Self {
         self.dead_jobs.push((queue.clone(), dead_for));
         self
+    }
+
+    /// Deletes the records of holds that were confirmed this long ago, of all columns.
+    ///
+    /// Choose an age above the time in which a confirmation may be repeated: without its record, a second
+    /// confirmation fails with [`StaleClaim`](crate::ErrorKind::StaleClaim), as if the hold had expired.
+    #[cfg(feature = "holds")]
+    #[must_use]
+    pub fn confirmed_holds(self, confirmed_for: Duration) -> Self {
+        Self { confirmed_holds: Some(confirmed_for), ..self }
     }
 
     /// Sets options for the transactions, such as their deadline and the
@@ -154,6 +171,11 @@ impl<DB: Backend> Purge<DB> {
         for (queue, dead_for) in &self.dead_jobs {
             pass.note(PurgedTable::JobLeases, queue.purge_leases(*dead_for).await);
             pass.note(PurgedTable::Jobs, queue.purge_jobs(*dead_for).await);
+        }
+        #[cfg(feature = "holds")]
+        if let Some(confirmed_for) = self.confirmed_holds {
+            let purged = crate::holds::purge(&self.db, self.db.schema(), None, confirmed_for).await;
+            pass.note(PurgedTable::Holds, purged);
         }
         pass.error.map_or(Ok(pass.purged), Err)
     }
@@ -199,12 +221,13 @@ impl Pass {
     fn note(&mut self, table: PurgedTable, result: Result<u64, Error>) {
         match result {
             Ok(rows) => {
-                let Purged { keys, operations, jobs, job_leases } = &mut self.purged;
+                let Purged { keys, operations, jobs, job_leases, holds } = &mut self.purged;
                 *match table {
                     PurgedTable::Keys => keys,
                     PurgedTable::Operations => operations,
                     PurgedTable::Jobs => jobs,
                     PurgedTable::JobLeases => job_leases,
+                    PurgedTable::Holds => holds,
                 } += rows;
                 self.observers.notify(&Event::Purge { event: PurgeEvent::Deleted { table, rows } });
             }
@@ -226,6 +249,8 @@ impl<DB: Backend> Clone for Purge<DB> {
             operations: self.operations,
             #[cfg(feature = "queue")]
             dead_jobs: self.dead_jobs.clone(),
+            #[cfg(feature = "holds")]
+            confirmed_holds: self.confirmed_holds,
             observers: self.observers.clone(),
         }
     }
@@ -237,6 +262,8 @@ impl<DB: Backend> fmt::Debug for Purge<DB> {
         shown.field("database", &DB::NAME).field("keys", &self.keys).field("operations", &self.operations);
         #[cfg(feature = "queue")]
         shown.field("dead_jobs", &self.dead_jobs);
+        #[cfg(feature = "holds")]
+        shown.field("confirmed_holds", &self.confirmed_holds);
         shown.finish_non_exhaustive()
     }
 }

@@ -12,13 +12,16 @@ pub enum PurgedTable {
     Jobs,
     /// The extended leases of jobs.
     JobLeases,
+    /// The records of confirmed holds.
+    Holds,
 }
 
 impl PurgedTable {
     /// All tables, in the order of their declaration.
-    pub const ALL: [Self; 4] = [Self::Keys, Self::Operations, Self::Jobs, Self::JobLeases];
+    pub const ALL: [Self; 5] = [Self::Keys, Self::Operations, Self::Jobs, Self::JobLeases, Self::Holds];
 
-    /// Returns the table as a label: `keys`, `operations`, `jobs` or `job_leases`.
+    /// Returns the table as a label: `keys`, `operations`, `jobs`, `job_leases` or
+    /// `holds`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -26,6 +29,7 @@ impl PurgedTable {
             Self::Operations => "operations",
             Self::Jobs => "jobs",
             Self::JobLeases => "job_leases",
+            Self::Holds => "holds",
         }
     }
 }

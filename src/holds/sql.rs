@@ -257,19 +257,22 @@ impl HoldSql {
         Err(Error::failed(Failure::new(FailureKind::Aborted, message), None))
     }
 
-    /// Deletes records of at most `limit` holds that were confirmed this many microseconds ago. Returns the
-    /// number of rows.
+    /// Deletes records of at most `limit` holds, of this column or of all, that were confirmed this many
+    /// microseconds ago. Returns the number of rows.
     pub(super) async fn purge<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
-        records: Records<'_>,
+        schema: Schema,
+        target: Option<&str>,
         age: i64,
         limit: usize,
     ) -> Result<u64, sqlx::Error> {
-        let select = format!("SELECT id FROM atomically_hold WHERE confirmed_at < {} - {age}", self.now);
-        let select = Statement::<DB>::new(select).sql(" AND target = ").text(records.target)?;
-        let rows =
-            select.sql(format!(" ORDER BY confirmed_at LIMIT {limit}")).rows(tx, records.schema).await?;
+        let select = format!("SELECT id FROM atomically_hold WHERE confirmed_at <= {} - {age}", self.now);
+        let mut select = Statement::<DB>::new(select);
+        if let Some(target) = target {
+            select = select.sql(" AND target = ").text(target)?;
+        }
+        let rows = select.sql(format!(" ORDER BY confirmed_at LIMIT {limit}")).rows(tx, schema).await?;
         let ids = rows.iter().map(|row| required(DB::integer(row, 0)?, 0));
         let ids: Vec<i64> = ids.collect::<Result<_, sqlx::Error>>()?;
         if ids.is_empty() {
@@ -277,7 +280,7 @@ impl HoldSql {
         }
         let delete =
             Statement::<DB>::new(format!("DELETE FROM atomically_hold WHERE id IN ({})", list(&ids)));
-        delete.execute(tx, records.schema).await
+        delete.execute(tx, schema).await
     }
 }
 

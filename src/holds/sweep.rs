@@ -76,7 +76,9 @@ impl<DB: Backend, K: HoldKey<DB>> Holds<DB, K> {
     ///
     /// # Errors
     ///
-    /// Returns the database's error. Some of the holds may have been given back.
+    /// Returns the database's error. Some of the holds may have been given back. A hold of a number that was
+    /// changed to something other than an integer is kept, and is an [`Aborted`](crate::ErrorKind::Aborted)
+    /// error once no others are left.
     pub async fn sweep(&self) -> Result<usize, Error> {
         let (runner, mut swept) = (self.runner(), 0);
         loop {
@@ -150,7 +152,7 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
             let parts = sql.parts(tx, records, ids).await?;
             let keys: Vec<K> = self.amounts(&parts)?.into_keys().collect();
             let found = self.settings.numbers::<DB>().lock(tx, &keys).await?.found;
-            let expired = sql.lock_expired(tx, records, ids).await?;
+            let expired = self.returnable(&found, sql.lock_expired(tx, records, ids).await?)?;
             let given_back = number_of_holds(&expired);
             // Read again, because another caller may have given some back before the rows were locked.
             let left = match given_back == wanted {
@@ -179,13 +181,36 @@ impl<DB: Backend, K: HoldKey<DB>> Runner<DB, K> {
             return Ok(());
         }
         let mut amounts = self.amounts(parts)?;
-        amounts.retain(|key, _| found.get(key).copied().flatten().is_some());
+        amounts.retain(|key, _| found.contains_key(key));
+        if amounts.keys().any(|key| found.get(key).copied().flatten().is_none()) {
+            return Err(self.settings.numbers::<DB>().not_an_integer());
+        }
         HoldSql::of::<DB>().delete(tx, self.settings.records(), parts).await?;
         if !amounts.is_empty() {
             let changes = amounts.iter().map(|(key, amount)| (key, *amount)).collect();
             self.settings.numbers::<DB>().change(tx, changes, &sums(found, &amounts)).await?;
         }
         Ok(())
+    }
+
+    /// Leaves out holds of a row whose number is not an integer any more, so that they do not keep the others
+    /// from being given back. They are an error once no others are left.
+    fn returnable(
+        &self,
+        found: &BTreeMap<K, Option<i64>>,
+        parts: Vec<HoldPart>,
+    ) -> Result<Vec<HoldPart>, Error> {
+        let mut kept = BTreeSet::new();
+        for part in &parts {
+            if matches!(found.get(&self.key_of(&part.row_key)?), Some(None)) {
+                kept.insert(part.id);
+            }
+        }
+        let returnable: Vec<_> = parts.into_iter().filter(|part| !kept.contains(&part.id)).collect();
+        match returnable.is_empty() && !kept.is_empty() {
+            true => Err(self.settings.numbers::<DB>().not_an_integer()),
+            false => Ok(returnable),
+        }
     }
 
     /// Sums what was taken from each row.

@@ -317,16 +317,20 @@ impl<'a, DB: Backend> Explore<'a, DB> {
     /// Runs one of the schedules that differ only in the order of steps which cannot affect each other. By
     /// default, all of them are run.
     ///
-    /// Steps of different clients are independent if they were answered at once, and
+    /// Steps of different clients are independent if neither may have begun or ended a wait of the other one,
+    /// and
     ///
-    /// - one of them is BEGIN, or both are queries without locks;
-    /// - on PostgreSQL at READ COMMITTED, if they concern different tables, or different rows of a table by
-    ///   their texts: `id = 1` and `id = 2`. This requires a database without triggers, foreign keys, views,
-    ///   rules, row security, inheritance and functions of its own, because a text does not show their
-    ///   effects.
+    /// - one of them is BEGIN, or both are queries without locks, or at READ COMMITTED both are queries and
+    ///   one of them is without locks;
+    /// - on PostgreSQL, MySQL and MariaDB at READ COMMITTED, if they concern different tables by their texts;
+    ///   on PostgreSQL also if they concern different rows of a table: `id = 1` and `id = 2`. This requires a
+    ///   database without triggers, foreign keys, views, rules, row security, inheritance and functions of
+    ///   its own, because a text does not show their effects;
+    /// - on SQLite, if one is a BEGIN that finds the database busy, and the other one belongs to a
+    ///   transaction that has locked it by `BEGIN IMMEDIATE`, or finds it busy as well.
     ///
-    /// Everything else counts as dependent, and so does every step on SQLite. Three units of three statements
-    /// become a few hundred schedules instead of tens of thousands.
+    /// Everything else counts as dependent. Three units of three statements become a few hundred schedules
+    /// instead of tens of thousands.
     ///
     /// Do not use this if the clients affect each other outside of the database, for example through a cache
     /// in the process: the order of their steps then matters in ways that no statement shows.

@@ -4,6 +4,7 @@
 //! Commits wait until a standby has received them, and the standby that has received most is promoted.
 //! Otherwise the servers themselves would lose acknowledged commits.
 
+mod claims;
 mod faults;
 mod once;
 mod pools;

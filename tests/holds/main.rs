@@ -1,6 +1,7 @@
 //! Tests of holds, on every database.
 
 mod batches;
+mod edges;
 mod ends;
 mod outcomes;
 mod reports;
@@ -24,6 +25,12 @@ on_every_database! {
     outcomes::the_table_has_the_prefix_of_the_options,
     outcomes::a_missing_table_is_an_error_and_takes_nothing,
     outcomes::a_number_that_a_trigger_or_a_type_changes_is_not_stored,
+    edges::any_time_is_clamped,
+    edges::a_floor_above_the_number_refuses,
+    edges::a_decimal_column_that_holds_integers_works,
+    edges::nothing_is_held_of_a_number_that_is_no_integer,
+    edges::a_hold_is_kept_while_its_number_is_no_integer,
+    edges::a_key_has_to_equal_that_of_the_row,
     batches::callers_share_commits,
     batches::calls_of_a_batch_are_decided_in_their_order,
     batches::calls_for_one_and_for_several_rows_share_a_batch,
@@ -40,9 +47,20 @@ on_every_database! {
     ends::a_sweeper_gives_back_what_has_expired,
     ends::a_hold_is_found_by_its_id_and_token_only,
     reports::observers_learn_how_holds_end,
-    schedules::an_expired_hold_is_given_back_once_and_not_confirmed,
-    schedules::a_hold_is_confirmed_released_or_given_back_once,
-    schedules::a_hold_expires_while_it_is_confirmed,
+    schedules::hold_confirm_and_expire,
+    schedules::hold_confirm_and_release,
+    schedules::hold_expire_and_release,
+    schedules::confirm_expire_and_release,
+    schedules::hold_confirm_and_sweep,
+    schedules::hold_release_and_sweep,
+    schedules::confirm_release_and_sweep,
+    schedules::confirm_twice,
+    schedules::confirm_and_expire,
+    schedules::confirm_and_release,
+    schedules::hold_and_release,
+    schedules::hold_and_sweep,
+    schedules::release_and_sweep,
+    schedules::hold_confirm_expire_and_release,
     schedules::holds_of_several_rows_do_not_deadlock,
     storms::every_seat_is_accounted_for_at_every_commit,
 }

@@ -4,17 +4,168 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use atomically::holds::{Hold, HoldKey, Holds};
-use atomically::testing::explore;
-use atomically::{Error, Event, FailureKind, Pessimistic, Transactor, TransactorExt as _, Tx, UnitEvent};
+use atomically::testing::{Explore, Gap, explore};
+use atomically::{
+    Error, Event, FailureKind, Pessimistic, PoolTransactor, Transactor, TransactorExt as _, Tx, UnitEvent,
+};
 use sqlx::Pool;
 
-use crate::support::TestBackend;
+use crate::support::{TestBackend, TestPool};
 use crate::{LONG, TOTAL, buy, events, held};
+
+/// The tickets, if as many holds were confirmed and none of them after its expiry; otherwise -1.
+const SOLD: &str = "SELECT CAST(CASE WHEN COUNT(*) = (SELECT COUNT(*) FROM ticket) \
+    AND COUNT(*) = COUNT(CASE WHEN confirmed_at < expires_at THEN 1 END) THEN COUNT(*) ELSE -1 END \
+    AS BIGINT) FROM atomically_hold WHERE confirmed_at IS NOT NULL";
 
 const TICKETS: &str = "SELECT COUNT(*) FROM ticket";
 
 /// No caller is refused because of a hold that has expired, whoever gives it back.
 const HELD_BY_THE_OTHER: &str = "SELECT COUNT(*) FROM atomically_hold WHERE expires_at > 1";
+
+/// A time at which a hold has expired long ago.
+const EXPIRED: i64 = 1;
+
+/// What a client does with the only seat, which is held by a buyer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Action {
+    /// Holds the seat for another buyer, if it is free or the first hold has expired.
+    Hold,
+    /// Stores the order and confirms the hold, unless the hold has ended.
+    Confirm,
+    /// Lets the time pass at which the hold expires.
+    Expire,
+    /// Gives back what has expired.
+    Sweep,
+    Release,
+}
+
+/// A hold of the only seat.
+struct Scene<DB: TestBackend> {
+    pool: TestPool<DB>,
+    db: PoolTransactor<DB, Pessimistic>,
+    holds: Holds<DB, i64>,
+    hold: Hold<DB, i64>,
+}
+
+impl<DB: TestBackend> Scene<DB>
+where
+    i64: HoldKey<DB>,
+{
+    async fn set() -> Self {
+        let (pool, holds) = events::<DB>(6, 1).await;
+        let (db, hold) = (Pessimistic::default().on(&pool), held(&holds, 1, 1).await);
+        Self { pool, db, holds, hold }
+    }
+
+    /// Explores the actions, each by a client of its own, on a hold that expires at this time.
+    fn explore(&self, actions: &[Action], expires_at: i64) -> Explore<'_, DB> {
+        let ids = (self.hold.id(), self.hold.token());
+        let explored = explore(&self.pool)
+            .set_up(move |pool| reset(pool, ids, expires_at))
+            .expect("seats, active holds and tickets", 1_i64, |pool| ask(pool, TOTAL))
+            .invariant("each confirmed hold has a ticket, and was confirmed in time", |pool| async move {
+                let sold = ask(pool, SOLD).await.map_err(|error| error.to_string())?;
+                if (0..=1).contains(&sold) { Ok(()) } else { Err(format!("{sold} tickets")) }
+            });
+        let mut explored = explored;
+        if expires_at == EXPIRED {
+            explored = explored.expect("tickets", 0_i64, |pool| ask(pool, TICKETS));
+            if actions.contains(&Action::Hold) && !actions.contains(&Action::Release) {
+                explored = explored.expect("seats of the other", 1_i64, |pool| ask(pool, HELD_BY_THE_OTHER));
+            }
+        } else if actions == [Action::Confirm; 2] {
+            explored = explored.expect("tickets", 1_i64, |pool| ask(pool, TICKETS));
+        }
+        actions.iter().fold(explored, |explored, action| self.client(explored, *action))
+    }
+
+    fn client<'a>(&'a self, explored: Explore<'a, DB>, action: Action) -> Explore<'a, DB> {
+        let Self { db, holds, hold, .. } = self;
+        let name = format!("{action:?}");
+        match action {
+            Action::Hold => explored.client(name, db, move |db| async move { take(holds, &db).await }),
+            Action::Confirm => explored.client(name, db, move |db| async move { confirm(hold, &db).await }),
+            Action::Expire => {
+                explored.client(name, db, move |db| async move { expire(hold.id(), &db).await })
+            }
+            Action::Sweep => explored.client(name, db, move |db| async move { sweep(holds, &db).await }),
+            Action::Release => {
+                explored.client(name, db, move |db| async move { done(hold.release_through(&db).await) })
+            }
+        }
+    }
+}
+
+/// Explores every interleaving, except where there are thousands. There, clients are interrupted at most
+/// once:
+///
+/// - A sweep takes two transactions of nine statements, and a call that holds and finds too little one more.
+/// - On MariaDB, the text of a statement does not tell which rows it locks, so more schedules count as
+///   different.
+async fn explore_actions<DB: TestBackend>(actions: &[Action], expires_at: i64)
+where
+    i64: HoldKey<DB>,
+{
+    let scene = Scene::<DB>::set().await;
+    let mut reader = DB::another(&scene.pool.url).await.acquire().await.expect("a connection");
+    if DB::NAME == "MySQL" {
+        // InnoDB purges no row that this snapshot sees. Otherwise, whether the second caller that waits for a
+        // row which is then deleted goes on at once would depend on when the row is purged.
+        DB::raw(&mut reader, "START TRANSACTION WITH CONSISTENT SNAPSHOT").await.expect("a snapshot");
+    }
+    let (clients, is_mariadb) = (actions.len(), DB::NAME == "MySQL");
+    let sweeps = actions.contains(&Action::Sweep);
+    let sweeps_twice = sweeps && actions.contains(&Action::Hold);
+    let is_complete = match clients {
+        2 => DB::NAME == "SQLite" || !sweeps_twice,
+        3 => !is_mariadb && !sweeps,
+        _ => false,
+    };
+    let mut exploration = scene.explore(actions, expires_at).skip_equivalent().max_schedules(3_000);
+    if !is_complete {
+        exploration = exploration.max_preemptions(1);
+    }
+    let report = exploration.run().await.expect("explored");
+    println!("{}, {actions:?}: {} schedules in {:?}", DB::NAME, report.schedules, report.elapsed);
+    // Two callers that wait for a row which is then changed may go on in either order, whatever the schedule.
+    let diverged = report.diverged;
+    assert!(report.counterexamples.len() == diverged && diverged * 50 <= report.schedules, "{report}");
+    let is_left_out = |gap: &Gap| !matches!(gap, Gap::Diverged { .. });
+    assert_eq!(!report.gaps.iter().any(is_left_out), is_complete, "{actions:?}: {report}");
+}
+
+/// Declares tests that explore these actions on a hold that has not expired yet, or on one that has.
+macro_rules! explored {
+    ($($name:ident: $expires_at:expr, $($action:ident)*;)*) => {
+        $(
+            pub(crate) async fn $name<DB: TestBackend>()
+            where
+                i64: HoldKey<DB>,
+            {
+                explore_actions::<DB>(&[$(Action::$action),*], $expires_at).await;
+            }
+        )*
+    };
+}
+
+explored! {
+    hold_confirm_and_expire: i64::MAX, Hold Confirm Expire;
+    hold_confirm_and_release: i64::MAX, Hold Confirm Release;
+    hold_expire_and_release: i64::MAX, Hold Expire Release;
+    confirm_expire_and_release: i64::MAX, Confirm Expire Release;
+    // All four have too many interleavings, so clients are interrupted at most once.
+    hold_confirm_expire_and_release: i64::MAX, Hold Confirm Expire Release;
+    hold_confirm_and_sweep: EXPIRED, Hold Confirm Sweep;
+    hold_release_and_sweep: EXPIRED, Hold Release Sweep;
+    confirm_release_and_sweep: EXPIRED, Confirm Release Sweep;
+    confirm_twice: i64::MAX, Confirm Confirm;
+    confirm_and_expire: i64::MAX, Confirm Expire;
+    confirm_and_release: i64::MAX, Confirm Release;
+    hold_and_release: i64::MAX, Hold Release;
+    hold_and_sweep: EXPIRED, Hold Sweep;
+    release_and_sweep: EXPIRED, Release Sweep;
+}
 
 /// Makes everything as it was: no seats, no tickets, and one hold of a seat.
 async fn reset<DB: TestBackend>(pool: Pool<DB>, hold: (i64, i64), expires_at: i64) -> sqlx::Result<()> {
@@ -57,97 +208,14 @@ where
 }
 
 /// The time passes at which the hold expires.
-async fn time<DB: TestBackend>(db: &impl Transactor<DB>) -> Result<(), String> {
-    let sql = "UPDATE atomically_hold SET expires_at = 1 WHERE confirmed_at IS NULL AND amount = 1";
-    let unit = async |tx: &mut Tx<DB>| Ok::<_, Error>(DB::execute(tx, DB::sql(sql), &[]).await?);
+async fn expire<DB: TestBackend>(hold: i64, db: &impl Transactor<DB>) -> Result<(), String> {
+    let sql = "UPDATE atomically_hold SET expires_at = 1 WHERE id = ? AND confirmed_at IS NULL";
+    let unit = async |tx: &mut Tx<DB>| Ok::<_, Error>(DB::execute(tx, DB::sql(sql), &[hold]).await?);
     done(db.run(unit).await)
 }
 
 fn done<T>(result: Result<T, Error>) -> Result<(), String> {
     result.map(drop).map_err(|error| error.to_string())
-}
-
-/// The hold has expired. Its buyer confirms it too late, another caller wants the seat, and a task sweeps.
-pub(crate) async fn an_expired_hold_is_given_back_once_and_not_confirmed<DB: TestBackend>()
-where
-    i64: HoldKey<DB>,
-{
-    let (pool, holds) = events::<DB>(6, 1).await;
-    let db = Pessimistic::default().on(&pool);
-    let (hold, holds) = (&held(&holds, 1, 1).await, &holds);
-    let ids = (hold.id(), hold.token());
-    let report = explore(&pool)
-        .set_up(|pool| reset(pool, ids, 1))
-        .client("buyer", &db, |db| async move { confirm(hold, &db).await })
-        .client("other", &db, |db| async move { take(holds, &db).await })
-        .client("sweep", &db, |db| async move { sweep(holds, &db).await })
-        .expect("seats, holds and tickets", 1_i64, |pool| ask(pool, TOTAL))
-        .expect("tickets", 0_i64, |pool| ask(pool, TICKETS))
-        .expect("seats of the other", 1_i64, |pool| ask(pool, HELD_BY_THE_OTHER))
-        .max_preemptions(1)
-        .run()
-        .await
-        .expect("explored");
-    assert!(report.passes(), "{report}");
-}
-
-/// The hold is confirmed and released, and another caller wants the seat.
-pub(crate) async fn a_hold_is_confirmed_released_or_given_back_once<DB: TestBackend>()
-where
-    i64: HoldKey<DB>,
-{
-    let (pool, holds) = events::<DB>(6, 1).await;
-    let db = Pessimistic::default().on(&pool);
-    let (hold, holds) = (&held(&holds, 1, 1).await, &holds);
-    let ids = (hold.id(), hold.token());
-    let pair = |expires_at| explore(&pool).set_up(move |pool| reset(pool, ids, expires_at));
-    let report = pair(i64::MAX)
-        .client("buyer", &db, |db| async move { confirm(hold, &db).await })
-        .client("release", &db, |db| async move { done(hold.release_through(&db).await) })
-        .expect("seats, holds and tickets", 1_i64, |pool| ask(pool, TOTAL))
-        .run()
-        .await
-        .expect("explored");
-    assert!(report.passes() && report.complete, "{report}");
-    let report = pair(1)
-        .client("sweep", &db, |db| async move { sweep(holds, &db).await })
-        .client("release", &db, |db| async move { done(hold.release_through(&db).await) })
-        .expect("seats, holds and tickets", 1_i64, |pool| ask(pool, TOTAL))
-        .max_preemptions(3)
-        .run()
-        .await
-        .expect("explored");
-    assert!(report.passes(), "{report}");
-    let report = pair(i64::MAX)
-        .client("buyer", &db, |db| async move { confirm(hold, &db).await })
-        .client("buyer again", &db, |db| async move { confirm(hold, &db).await })
-        .expect("tickets", 1_i64, |pool| ask(pool, TICKETS))
-        .run()
-        .await
-        .expect("explored");
-    assert!(report.passes() && report.complete, "{report}");
-}
-
-/// The time of the hold passes while its buyer confirms it, and another caller wants the seat.
-pub(crate) async fn a_hold_expires_while_it_is_confirmed<DB: TestBackend>()
-where
-    i64: HoldKey<DB>,
-{
-    let (pool, holds) = events::<DB>(6, 1).await;
-    let db = Pessimistic::default().on(&pool);
-    let (hold, holds) = (&held(&holds, 1, 1).await, &holds);
-    let ids = (hold.id(), hold.token());
-    let report = explore(&pool)
-        .set_up(|pool| reset(pool, ids, i64::MAX))
-        .client("time", &db, |db| async move { time(&db).await })
-        .client("buyer", &db, |db| async move { confirm(hold, &db).await })
-        .client("other", &db, |db| async move { take(holds, &db).await })
-        .expect("seats, holds and tickets", 1_i64, |pool| ask(pool, TOTAL))
-        .max_preemptions(2)
-        .run()
-        .await
-        .expect("explored");
-    assert!(report.passes(), "{report}");
 }
 
 /// Two callers want the same two rows, in different orders, and a task gives back a hold of both.

@@ -34,6 +34,7 @@ on_every_database! {
     leaders::a_leader_that_loses_its_lease_is_stopped,
     leaders::the_error_of_the_work_is_returned,
     renewals::a_lease_outlives_its_time_while_it_is_renewed,
+    renewals::a_holder_learns_that_another_has_the_lease,
 }
 
 /// Tests of what takes a server, with locks and a network.

@@ -37,6 +37,18 @@ pub(crate) async fn a_lease_outlives_its_time_while_it_is_renewed<DB: TestBacken
     held.release().await.expect("released");
 }
 
+/// Its renewal does not extend the lease of its successor.
+pub(crate) async fn a_holder_learns_that_another_has_the_lease<DB: TestBackend>() {
+    let (pool, _) = lease::<DB>(3).await;
+    let lease = Lease::new("short", &pool).ttl(Duration::from_secs(3));
+    let zombie = acquire(&lease).await;
+    expire(&pool).await;
+    let heir = acquire(&lease).await;
+    tokio::time::timeout(Duration::from_secs(20), zombie.lost()).await.expect("it is lost");
+    assert!(!heir.is_lost());
+    heir.release().await.expect("released");
+}
+
 pub(crate) async fn a_transaction_that_checked_in_delays_a_successor<DB: ServerBackend>() {
     let (pool, lease) = lease::<DB>(4).await;
     let db = Pessimistic::default().on(&pool);

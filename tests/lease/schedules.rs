@@ -110,9 +110,11 @@ pub(crate) async fn one_of_two_callers_acquires_the_lease<DB: TestBackend>() {
     assert!(report.complete);
 }
 
-/// Two callers acquire a lease while the holder, who was suspended until it expired, stores an effect. The
-/// schedules are those in which at most one client is interrupted.
+/// Two callers acquire a lease while the holder, who was suspended until it expired, stores an effect: every
+/// interleaving on SQLite. On a server there are many thousands, although every two of the clients are
+/// explored completely above, so clients are interrupted at most once.
 pub(crate) async fn two_callers_and_a_zombie_are_kept_apart<DB: TestBackend>() {
+    let is_complete = DB::NAME == "SQLite";
     let (pool, lease) = lease::<DB>(6).await;
     let db = Pessimistic::default().on(&pool);
     let (zombie, lease) = (&acquire(&lease).await, &lease);
@@ -124,9 +126,12 @@ pub(crate) async fn two_callers_and_a_zombie_are_kept_apart<DB: TestBackend>() {
         .client("zombie", &db, |db| async move { store(zombie, &db).await })
         .expect("holders", 1_i64, holders)
         .expect("effects of the successor", 1_i64, |pool| later_effects(pool, token))
-        .max_preemptions(1)
+        .skip_equivalent()
+        .max_schedules(5_000)
+        .max_preemptions(if is_complete { usize::MAX } else { 1 })
         .run()
         .await
         .expect("explored");
-    assert!(report.passes(), "{report}");
+    println!("{}: {} schedules in {:?}", DB::NAME, report.schedules, report.elapsed);
+    assert!(report.passes() && report.complete == is_complete, "{report}");
 }

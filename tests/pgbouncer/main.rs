@@ -1,5 +1,6 @@
 //! A pgbouncer that assigns a server connection for one transaction at a time (transaction pooling).
 
+mod holds;
 mod leases;
 mod queue;
 mod statements;

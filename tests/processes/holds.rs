@@ -1,16 +1,16 @@
 //! Holds among processes that are killed: at every commit, what is in the rows, held and sold is what was put
 //! into the rows.
 
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use atomically::holds::{Confirmation, HoldKey, HoldOutcome, Holds};
 use atomically::{Pessimistic, TransactorExt as _, Tx};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use sqlx::{MySql, Pool, Postgres};
+use sqlx::{MySql, Pool, Postgres, Sqlite};
 use tokio::time::sleep;
 
+use crate::storm::{Processes, database_of_this_process};
 use crate::support::TestBackend;
 
 const PROCESSES: usize = 4;
@@ -18,9 +18,6 @@ const TASKS: usize = 8;
 const EVENTS: i64 = 3;
 const SEATS: i64 = 2_000;
 const STORM: Duration = Duration::from_secs(8);
-
-/// The environment variable that marks a child process of the test.
-const URL: &str = "ATOMICALLY_TEST_HOLDS_URL";
 
 const TABLES: [&str; 2] = [
     "CREATE TABLE event (id BIGINT PRIMARY KEY, seats BIGINT NOT NULL)",
@@ -31,6 +28,21 @@ const TABLES: [&str; 2] = [
 const TOTAL: &str = "SELECT CAST((SELECT SUM(seats) FROM event) \
      + (SELECT COALESCE(SUM(amount), 0) FROM atomically_hold WHERE confirmed_at IS NULL) \
      + (SELECT COALESCE(SUM(seats), 0) FROM ticket) AS SIGNED)";
+
+/// PostgreSQL adds up in each transaction, right before it commits: this sees what the transaction and all
+/// earlier commits have stored.
+const CHECKS_OF_COMMITS: [&str; 3] = [
+    "CREATE TABLE violation (total BIGINT)",
+    "CREATE SEQUENCE checks",
+    "CREATE FUNCTION check_total() RETURNS trigger LANGUAGE plpgsql AS $$
+     DECLARE found BIGINT;
+     BEGIN
+         found := (total);
+         PERFORM nextval('checks');
+         IF found <> 6000 THEN INSERT INTO violation VALUES (found); END IF;
+         RETURN NULL;
+     END $$",
+];
 
 /// Holds, buys, releases and forgets seats, until the process is killed.
 async fn trade<DB: TestBackend>(pool: Pool<DB>, holds: Holds<DB, i64>)
@@ -66,34 +78,30 @@ where
     }
 }
 
-fn start<DB: TestBackend>(name: &str, url: &str) -> Child {
-    Command::new(std::env::current_exe().expect("this test"))
-        .args([name, "--exact", "--nocapture"])
-        .env(URL, url)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("a process")
+fn sql_of<DB: TestBackend>(sql: &str) -> String {
+    if DB::NAME == "MySQL" { sql.to_owned() } else { sql.replace("AS SIGNED", "AS BIGINT") }
 }
 
-/// Ends the processes that it started, also when the test fails.
-struct Processes(Vec<Child>);
-
-impl Drop for Processes {
-    fn drop(&mut self) {
-        for process in &mut self.0 {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+async fn check_commits<DB: TestBackend>(pool: &Pool<DB>) {
+    let total = sql_of::<DB>(TOTAL);
+    let triggers = ["event", "ticket", "atomically_hold"].map(|table| {
+        format!(
+            "CREATE CONSTRAINT TRIGGER check_total AFTER INSERT OR UPDATE OR DELETE ON {table} \
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_total()"
+        )
+    });
+    let checks = CHECKS_OF_COMMITS.iter().map(|sql| sql.replace("(total);", &format!("({total});")));
+    for sql in checks.chain(triggers) {
+        DB::pool_execute(pool, DB::sql(&sql), &[]).await.expect("a check");
     }
 }
 
-async fn seats_are_accounted_for<DB: TestBackend>(name: &str)
+async fn seats_are_accounted_for<DB: TestBackend>(name: &'static str)
 where
     i64: HoldKey<DB>,
 {
     let holds = |pool| Holds::<DB, i64>::on(pool, "event", "id", "seats");
-    if let Ok(url) = std::env::var(URL) {
+    if let Some(url) = database_of_this_process() {
         let pool = DB::another(&url).await;
         let holds = holds(&pool);
         let _sweeper = holds.sweep_every(Duration::from_millis(50));
@@ -111,24 +119,28 @@ where
             .expect("a row");
     }
     holds(&pool).create_tables().await.expect("the table of holds");
-    let ask = async |sql: &str| {
-        let sql = if DB::NAME == "MySQL" { sql.to_owned() } else { sql.replace("AS SIGNED", "AS BIGINT") };
-        DB::pool_fetch(&pool, DB::sql(&sql), &[]).await.expect("a number")
-    };
-    let mut processes = Processes((0..PROCESSES).map(|_| start::<DB>(name, &pool.url)).collect());
+    let checks_commits = DB::NAME == "PostgreSQL";
+    if checks_commits {
+        check_commits(&pool.pool).await;
+    }
+    let ask =
+        async |sql: &str| DB::pool_fetch(&pool, DB::sql(&sql_of::<DB>(sql)), &[]).await.expect("a number");
+    let mut processes = Processes::start(name, &pool.url, PROCESSES);
     let (began, mut random, mut killed) = (Instant::now(), StdRng::seed_from_u64(7), 0);
     while began.elapsed() < STORM {
         for _ in 0..random.random_range(2..8) {
             assert_eq!(ask(TOTAL).await, EVENTS * SEATS);
             sleep(Duration::from_millis(random.random_range(1..50))).await;
         }
-        let process = &mut processes.0[random.random_range(0..PROCESSES)];
-        process.kill().expect("killed");
-        process.wait().expect("it has ended");
-        *process = start::<DB>(name, &pool.url);
+        processes.replace(random.random_range(0..PROCESSES));
         killed += 1;
     }
     drop(processes);
+    if checks_commits {
+        let checks = ask("SELECT last_value FROM checks").await;
+        assert_eq!(ask("SELECT COUNT(*) FROM violation").await, 0, "of {checks} checks");
+        assert!(checks > 100, "{checks} checks of commits");
+    }
     let sql = DB::sql("UPDATE atomically_hold SET expires_at = 1 WHERE confirmed_at IS NULL");
     DB::pool_execute(&pool, sql, &[]).await.expect("they expire");
     let holds = holds(&pool);
@@ -164,4 +176,9 @@ async fn postgres() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mariadb() {
     seats_are_accounted_for::<MySql>("holds::mariadb").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite() {
+    seats_are_accounted_for::<Sqlite>("holds::sqlite").await;
 }

@@ -4,5 +4,6 @@ mod gates;
 mod holds;
 mod leases;
 mod servers;
+mod storm;
 #[path = "../support/mod.rs"]
 mod support;

@@ -80,6 +80,25 @@ pub(crate) async fn what_has_expired_is_purged_and_counted<DB: TestBackend>() {
         queue.claim(1).await.expect("a claim")[0].fail("no", Retry::Never).await.expect("dead");
     }
     change(&pool, "INSERT INTO atomically_job_lease VALUES (77, 1, 1)").await;
+    for (id, part, column, confirmed_at) in
+        [(1, 0, "one", "1"), (1, 1, "one", "1"), (2, 0, "other", "1"), (3, 0, "one", "NULL")]
+    {
+        let hold = "INSERT INTO atomically_hold \
+                    (id, part, token, target, row_key, amount, expires_at, confirmed_at)";
+        change(&pool, &format!("{hold} VALUES ({id}, {part}, 1, '{column}', '1', 1, 2, {confirmed_at})"))
+            .await;
+    }
+    // Confirmed within the last hour.
+    let confirmed = "UPDATE atomically_hold SET confirmed_at = ? WHERE id = 4";
+    change(
+        &pool,
+        "INSERT INTO atomically_hold SELECT 4, part, token, target, row_key, amount, expires_at, 1 \
+        FROM atomically_hold WHERE id = 3",
+    )
+    .await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let now = i64::try_from(now.as_micros()).expect("a time");
+    DB::pool_execute(&pool, DB::sql(confirmed), &[now]).await.expect("confirmed");
 
     let notes = Notes::default();
     let seen = notes.clone();
@@ -90,9 +109,10 @@ pub(crate) async fn what_has_expired_is_purged_and_counted<DB: TestBackend>() {
     assert_eq!(notes.take(), []);
 
     let purge = purge.keys().operations(hour).dead_jobs(&one, Duration::ZERO);
-    let purge = purge.dead_jobs(&other, Duration::ZERO);
+    let purge = purge.dead_jobs(&other, Duration::ZERO).confirmed_holds(hour);
     let purged = purge.once().await.expect("purged");
     assert_eq!((purged.keys, purged.operations, purged.jobs, purged.job_leases), (1, 2, 3, 1));
+    assert_eq!(purged.holds, 3);
     let tables = [
         (PurgedTable::Keys, Some(1)),
         (PurgedTable::Operations, Some(2)),
@@ -100,11 +120,14 @@ pub(crate) async fn what_has_expired_is_purged_and_counted<DB: TestBackend>() {
         (PurgedTable::Jobs, Some(1)),
         (PurgedTable::JobLeases, Some(0)),
         (PurgedTable::Jobs, Some(2)),
+        (PurgedTable::Holds, Some(3)),
     ];
     assert_eq!(notes.take(), tables);
     assert_eq!(purge.once().await.expect("nothing is left"), atomically::Purged::default());
     let left = DB::sql("SELECT COUNT(*) FROM atomically_operation");
     assert_eq!(DB::pool_fetch(&pool, left, &[]).await.expect("a count"), 1, "it is not old");
+    let left = DB::sql("SELECT COUNT(*) FROM atomically_hold WHERE id IN (3, 4)");
+    assert_eq!(DB::pool_fetch(&pool, left, &[]).await.expect("a count"), 2, "active, or confirmed lately");
 }
 
 pub(crate) async fn a_table_that_cannot_be_purged_does_not_keep_others_from_it<DB: TestBackend>() {

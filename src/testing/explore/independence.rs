@@ -29,9 +29,19 @@ pub(super) const POSTGRES_HIDDEN_EFFECTS: &str = "SELECT ((SELECT count(*) FROM 
      SELECT ((SELECT count(*) FROM pg_attrdef) \
      + (SELECT count(*) FROM pg_attribute WHERE attidentity <> ''))::text";
 
+/// The same for MySQL and MariaDB, in the current database: triggers, foreign keys, views, and functions.
+pub(super) const MYSQL_HIDDEN_EFFECTS: &str = "SELECT CAST( \
+     (SELECT COUNT(*) FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE()) \
+     + (SELECT COUNT(*) FROM information_schema.REFERENTIAL_CONSTRAINTS \
+        WHERE CONSTRAINT_SCHEMA = DATABASE() OR UNIQUE_CONSTRAINT_SCHEMA = DATABASE()) \
+     + (SELECT COUNT(*) FROM information_schema.VIEWS WHERE TABLE_SCHEMA = DATABASE()) \
+     + (SELECT COUNT(*) FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE()) AS CHAR)";
+
 /// What texts of statements tell about their effects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct TextsTell {
+    /// Statements affect the tables only that their texts show.
+    tables: bool,
     /// Statements affect the rows only that their texts show.
     rows: bool,
     /// Statements that insert rows do not draw from a common sequence.
@@ -42,7 +52,14 @@ impl TextsTell {
     /// From the answer to [`POSTGRES_HIDDEN_EFFECTS`].
     pub(super) fn from_counts(counts: &[String]) -> Self {
         let is_zero = |count: Option<&String>| count.is_some_and(|count| count == "0");
-        Self { rows: is_zero(counts.first()), inserted_values: is_zero(counts.get(1)) }
+        let rows = is_zero(counts.first());
+        Self { tables: rows, rows, inserted_values: is_zero(counts.get(1)) }
+    }
+
+    /// From the answer to [`MYSQL_HIDDEN_EFFECTS`]. InnoDB locks rows that a text does not show: those that a
+    /// search passes, and the gaps between them.
+    pub(super) fn from_mysql_counts(counts: &[String]) -> Self {
+        Self { tables: Self::from_counts(counts).tables, ..Self::default() }
     }
 }
 
@@ -61,18 +78,65 @@ pub(super) struct Independence {
 /// The beginning of a step that was not refused, or the end of one that waited.
 struct StepPart<'l> {
     client: usize,
-    step: &'l Step,
+    kind: StepKind,
     waited: Option<&'l Waited>,
-    statement: Arc<Option<SimpleStatement>>,
+    /// Whether this is the end of a wait.
+    is_end: bool,
+    /// The statements whose effects the step has: its own, or those that it makes visible.
+    effects: Vec<Arc<Option<SimpleStatement>>>,
     /// Whether each statement of its transaction reads what is committed at that moment.
     is_read_committed: bool,
+    /// Whether it opens a transaction and does nothing else. A snapshot is taken by the first statement, and
+    /// not by BEGIN.
+    is_bare_begin: bool,
+    /// Whether its transaction has locked a SQLite database at its beginning.
+    locks_database: bool,
 }
 
 impl StepPart<'_> {
-    /// Whether this step waited for the client of the other one, as far as the server tells.
+    /// Whether this step waited for the client of the other one, as far as the server tells, and that step
+    /// may have begun or ended the wait. BEGIN does neither, and nor does a statement that is answered at
+    /// once to a wait for another lock.
     fn may_wait_for(&self, other: &Self) -> bool {
-        self.waited
-            .is_some_and(|waited| waited.blocked_by.is_empty() || waited.blocked_by.contains(&other.client))
+        let is_apart = match other.kind {
+            StepKind::Begin => true,
+            StepKind::Statement => !self.is_end && other.waited.is_none(),
+            StepKind::Control | StepKind::Commit | StepKind::Rollback => false,
+        };
+        let waited_for =
+            |waited: &Waited| waited.blocked_by.is_empty() || waited.blocked_by.contains(&other.client);
+        !is_apart && self.waited.is_some_and(waited_for)
+    }
+
+    /// Its statement, if its effects are known.
+    fn statement(&self) -> Option<&SimpleStatement> {
+        match &*self.effects {
+            [statement] if self.kind == StepKind::Statement => Option::as_ref(statement),
+            _ => None,
+        }
+    }
+
+    /// Whether the steps lead to the same state of a SQLite database in either order.
+    ///
+    /// SQLite locks the whole database. A BEGIN that finds it locked has no effect, and a transaction that
+    /// locked it at its BEGIN holds the lock until its end.
+    fn commutes_on_sqlite(&self, other: &Self) -> bool {
+        let waits = |part: &Self| part.kind == StepKind::Begin && part.waited.is_some() && !part.is_end;
+        let holds =
+            |part: &Self| part.kind == StepKind::Statement && part.waited.is_none() && part.locks_database;
+        let has_no_effect = |one, other| waits(one) && (waits(other) || holds(other));
+        self.client != other.client && (has_no_effect(self, other) || has_no_effect(other, self))
+    }
+
+    /// Whether both read at READ COMMITTED, and one of them without locks: it sees the rows that the other
+    /// one locks, and does not wait for their locks.
+    fn reads_beside(&self, other: &Self) -> bool {
+        let (Some(first), Some(second)) = (self.statement(), other.statement()) else { return false };
+        self.is_read_committed
+            && other.is_read_committed
+            && first.is_read
+            && second.is_read
+            && (first.is_plain_read || second.is_plain_read)
     }
 }
 
@@ -87,7 +151,7 @@ impl Independence {
             entries.iter().map(|(entry, _)| self.part(log, *entry)).collect();
         let mut digests: Vec<u64> = Vec::with_capacity(entries.len());
         for (i, (_, description)) in entries.iter().enumerate() {
-            let before = (0..i).filter(|earlier| !self.commute(log, &parts[*earlier], &parts[i]));
+            let before = (0..i).filter(|earlier| !self.commute(&parts[*earlier], &parts[i]));
             // A sum does not depend on the order of what is added.
             let causes = before.fold(0_u64, |sum, earlier| sum.wrapping_add(digests[earlier]));
             let mut digest = DefaultHasher::new();
@@ -98,23 +162,32 @@ impl Independence {
     }
 
     fn part<'l>(&self, log: &'l ScheduleLog, entry: usize) -> Option<StepPart<'l>> {
-        // SQLite locks the database, and BEGIN may do so.
-        if self.syntax == Syntax::Sqlite {
-            return None;
-        }
-        let sent = match log.0.get(entry)? {
-            Entry::Sent(sent) => sent,
+        let (sent, is_end) = match log.0.get(entry)? {
+            Entry::Sent(sent) => (sent, false),
             Entry::Unblocked(index) => match log.0.get(*index)? {
-                Entry::Sent(sent) => sent,
+                Entry::Sent(sent) => (sent, true),
                 Entry::Unblocked(_) => return None,
             },
         };
+        let same = || log.sent().filter(|other| other.step.transaction.is(&sent.step.transaction));
+        let begin = same().find(|other| other.step.kind == StepKind::Begin).map(|begin| &*begin.step.sql);
+        let effects = match sent.step.kind {
+            StepKind::Statement => vec![self.statement(&sent.step)],
+            StepKind::Commit => {
+                let is_change = |sent: &&Sent| !matches!(sent.step.kind, StepKind::Begin | StepKind::Commit);
+                same().filter(is_change).map(|sent| self.statement(&sent.step)).collect()
+            }
+            StepKind::Begin | StepKind::Control | StepKind::Rollback => Vec::new(),
+        };
         sent.failure().is_none().then(|| StepPart {
             client: sent.client,
-            step: &sent.step,
+            kind: sent.step.kind,
             waited: sent.waited.as_ref(),
-            statement: self.statement(&sent.step),
-            is_read_committed: is_read_committed(log, sent),
+            is_end,
+            effects,
+            is_read_committed: begin.is_some_and(|begin| begin.contains("READ COMMITTED")),
+            is_bare_begin: sent.step.kind == StepKind::Begin && self.is_bare_begin(&sent.step.sql),
+            locks_database: begin.is_some_and(|begin| begin.contains("IMMEDIATE")),
         })
     }
 
@@ -132,29 +205,32 @@ impl Independence {
     }
 
     /// Whether the steps lead to the same state in either order.
-    fn commute(&self, log: &ScheduleLog, one: &Option<StepPart<'_>>, other: &Option<StepPart<'_>>) -> bool {
+    fn commute(&self, one: &Option<StepPart<'_>>, other: &Option<StepPart<'_>>) -> bool {
         let (Some(one), Some(other)) = (one, other) else { return false };
+        if self.syntax == Syntax::Sqlite {
+            return one.commutes_on_sqlite(other);
+        }
         if one.client == other.client || one.may_wait_for(other) || other.may_wait_for(one) {
             return false;
         }
-        match (one.step.kind, other.step.kind) {
-            (StepKind::Begin, _) => self.is_bare_begin(one.step) && other.step.kind != StepKind::Rollback,
-            (_, StepKind::Begin) => self.is_bare_begin(other.step) && one.step.kind != StepKind::Rollback,
-            (StepKind::Statement, StepKind::Statement) => {
-                let (Some(first), Some(second)) = (&*one.statement, &*other.statement) else { return false };
-                (first.is_plain_read && second.is_plain_read && one.waited.or(other.waited).is_none())
-                    || self.tells_rows(one) && self.tells_rows(other) && self.are_disjoint(first, second)
-            }
+        match (one.kind, other.kind) {
+            (StepKind::Begin, _) => one.is_bare_begin && other.kind != StepKind::Rollback,
+            (_, StepKind::Begin) => other.is_bare_begin && one.kind != StepKind::Rollback,
             (StepKind::Statement | StepKind::Commit, StepKind::Statement | StepKind::Commit) => {
-                self.tells_rows(one) && self.tells_rows(other) && self.have_disjoint_effects(log, one, other)
+                let are_plain = || {
+                    let is_plain = |part: &StepPart<'_>| {
+                        part.waited.is_none() && part.statement().is_some_and(|read| read.is_plain_read)
+                    };
+                    is_plain(one) && is_plain(other)
+                };
+                are_plain() || one.reads_beside(other) || self.have_disjoint_effects(one, other)
             }
             _ => false,
         }
     }
 
-    /// A snapshot is taken by the first statement, and not by BEGIN.
-    fn is_bare_begin(&self, step: &Step) -> bool {
-        let parsed = SqlStatements::of(self.syntax, &step.sql);
+    fn is_bare_begin(&self, sql: &str) -> bool {
+        let parsed = SqlStatements::of(self.syntax, sql);
         let opens =
             |statement: &SqlStatement<'_>| statement.begins_with_any(&["BEGIN", "SET", "SHOW", "START"]);
         parsed.complete && parsed.statements.iter().all(opens)
@@ -162,41 +238,29 @@ impl Independence {
 
     /// A transaction with one snapshot sees what others have committed before its first statement, and a
     /// serializable one is aborted for reads that are not known.
-    fn tells_rows(&self, step: &StepPart<'_>) -> bool {
-        self.texts_tell.rows && step.is_read_committed
-    }
-
-    /// The statements whose effects a step has: its own, or those that it makes visible.
-    fn effects(&self, log: &ScheduleLog, step: &StepPart<'_>) -> Vec<Arc<Option<SimpleStatement>>> {
-        if step.step.kind == StepKind::Statement {
-            return vec![step.statement.clone()];
-        }
-        let same = log.sent().filter(|sent| sent.step.transaction.is(&step.step.transaction));
-        let changing = same.filter(|sent| !matches!(sent.step.kind, StepKind::Begin | StepKind::Commit));
-        changing.map(|sent| self.statement(&sent.step)).collect()
-    }
-
-    fn have_disjoint_effects(&self, log: &ScheduleLog, one: &StepPart<'_>, other: &StepPart<'_>) -> bool {
-        let (ones, others) = (self.effects(log, one), self.effects(log, other));
-        ones.iter().all(|one| {
-            others.iter().all(|other| match (&**one, &**other) {
-                (Some(one), Some(other)) => self.are_disjoint(one, other),
-                _ => false,
+    fn have_disjoint_effects(&self, one: &StepPart<'_>, other: &StepPart<'_>) -> bool {
+        let at_once = one.waited.or(other.waited).is_none();
+        self.texts_tell.tables
+            && one.is_read_committed
+            && other.is_read_committed
+            && one.effects.iter().all(|one| {
+                other.effects.iter().all(|other| match (&**one, &**other) {
+                    (Some(one), Some(other)) => self.are_disjoint(one, other, at_once),
+                    _ => false,
+                })
             })
-        })
     }
 
-    fn are_disjoint(&self, one: &SimpleStatement, other: &SimpleStatement) -> bool {
+    fn are_disjoint(&self, one: &SimpleStatement, other: &SimpleStatement, at_once: bool) -> bool {
         match (one.inserts(), other.inserts()) {
+            _ if !self.texts_tell.rows => one.has_other_tables(other),
             // Two rows with the same key would not both have been inserted at once.
-            (true, true) => self.texts_tell.inserted_values,
+            (true, true) if at_once => self.texts_tell.inserted_values,
+            // One that waits for a row with the same key may have inserted a part of its own row.
+            (true, _) | (_, true) if !at_once && !one.is_read && !other.is_read => {
+                one.has_other_tables(other)
+            }
             _ => one.is_disjoint(other),
         }
     }
-}
-
-fn is_read_committed(log: &ScheduleLog, sent: &Sent) -> bool {
-    let mut same = log.sent().filter(|other| other.step.transaction.is(&sent.step.transaction));
-    let begin = same.find(|other| other.step.kind == StepKind::Begin);
-    begin.is_some_and(|begin| begin.step.sql.contains("READ COMMITTED"))
 }

@@ -15,7 +15,7 @@ use crate::transactor::Options;
 use super::client_state::ClientResult;
 use super::driver::{Choice, ScheduleDriver, ScheduleResult, ScheduleScript};
 use super::gap::Accepted;
-use super::independence::{Independence, POSTGRES_HIDDEN_EFFECTS, TextsTell};
+use super::independence::{Independence, MYSQL_HIDDEN_EFFECTS, POSTGRES_HIDDEN_EFFECTS, TextsTell};
 use super::lanes::Lanes;
 use super::log::ScheduleLog;
 use super::oracle::{ClientEnd, Oracle, RunEndRecorder};
@@ -126,10 +126,15 @@ impl<DB: Backend> Explore<'_, DB> {
     /// What texts tell is looked up after the set-up, which may create tables.
     async fn independence(&self, server: Option<&mut DB::Connection>) -> Result<Independence, ExploreError> {
         let mut texts_tell = TextsTell::default();
-        if let Some(server) = server.filter(|_| DB::SYNTAX == Syntax::Postgres) {
+        if let Some(server) = server {
             self.reset().await?;
-            let counts = DB::fetch_text(server, POSTGRES_HIDDEN_EFFECTS.to_owned()).await;
-            texts_tell = TextsTell::from_counts(&counts.map_err(ExploreError::Contents)?);
+            let is_postgres = DB::SYNTAX == Syntax::Postgres;
+            let query = if is_postgres { POSTGRES_HIDDEN_EFFECTS } else { MYSQL_HIDDEN_EFFECTS };
+            let counts = DB::fetch_text(server, query.to_owned()).await.map_err(ExploreError::Contents)?;
+            texts_tell = match is_postgres {
+                true => TextsTell::from_counts(&counts),
+                false => TextsTell::from_mysql_counts(&counts),
+            };
         }
         Ok(Independence::new(DB::SYNTAX, texts_tell))
     }

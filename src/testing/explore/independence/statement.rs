@@ -1,22 +1,43 @@
 //! Statements whose effects are known completely from their text.
 
+use std::collections::BTreeMap;
+
 use sqlparser::ast::{self, Statement};
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::sql_text::Syntax;
-use crate::testing::lock_order::{dialect, last_name, take_clauses};
+use crate::testing::lock_order::{dialect, last_name, take_clauses, value_of};
 
 use super::super::anomaly::{AccessKind, RowAccess, accesses, parse};
 
-/// Functions that depend on nothing but their arguments and the rows that the statement reads.
-const PURE_FUNCTIONS: [&str; 9] = ["COUNT", "SUM", "MIN", "MAX", "AVG", "COALESCE", "ABS", "NULLIF", "CAST"];
+/// Functions that depend on nothing but their arguments, the rows that the statement reads, and the time.
+/// The order of steps does not decide at which time they are sent.
+const PURE_FUNCTIONS: [&str; 13] = [
+    "COUNT",
+    "SUM",
+    "MIN",
+    "MAX",
+    "AVG",
+    "COALESCE",
+    "ABS",
+    "NULLIF",
+    "CAST",
+    "EXTRACT",
+    "STATEMENT_TIMESTAMP",
+    "TIMESTAMPDIFF",
+    "UTC_TIMESTAMP",
+];
 
 /// A statement that affects the rows only that its text shows, and reads no others.
 #[derive(Debug)]
 pub(super) struct SimpleStatement {
     /// Whether it reads without locks.
     pub(super) is_plain_read: bool,
+    /// Whether it reads, with or without locks.
+    pub(super) is_read: bool,
+    /// Whether a table may be one of another database or schema.
+    is_qualified: bool,
     accesses: Vec<RowAccess>,
     /// The columns that it assigns.
     assigned: Vec<String>,
@@ -32,18 +53,35 @@ impl SimpleStatement {
         if !is_simple(&tokens) {
             return None;
         }
-        let accesses = accesses(syntax, sql, arguments);
+        let mut accesses = accesses(syntax, sql, arguments);
         if accesses.is_empty() {
             return None;
         }
         let statement = parse(syntax, sql)?;
-        let is_plain_read = matches!(statement, Statement::Query(_)) && clauses.is_empty();
-        Some(Self { is_plain_read, accesses, assigned: assigned(&statement) })
+        if reads_other_tables(&statement) {
+            return None;
+        }
+        if let (Statement::Insert(insert), [access]) = (&statement, &mut *accesses) {
+            match may_change_existing_rows(insert) {
+                true => access.kind = AccessKind::Change,
+                false => access.key = inserted_row(insert, arguments),
+            }
+        }
+        let is_read = matches!(statement, Statement::Query(_));
+        let is_plain_read = is_read && clauses.is_empty();
+        let is_qualified = names_other_database(&tokens);
+        Some(Self { is_plain_read, is_read, is_qualified, accesses, assigned: assigned(&statement) })
     }
 
-    /// Whether it is an INSERT.
+    /// Whether it is an INSERT that leaves existing rows alone.
     pub(super) fn inserts(&self) -> bool {
         self.accesses.iter().all(|access| access.kind == AccessKind::Insert)
+    }
+
+    /// Whether both concern different tables of the current database, whose triggers were looked up.
+    pub(super) fn has_other_tables(&self, other: &Self) -> bool {
+        let are_here = !self.is_qualified && !other.is_qualified;
+        are_here && self.accesses.iter().all(|one| other.accesses.iter().all(|two| one.table != two.table))
     }
 
     /// Whether both concern different rows, whatever the tables contain.
@@ -89,6 +127,41 @@ fn is_simple(tokens: &[Token]) -> bool {
     is_alone && !stores && !calls
 }
 
+/// Whether a table may be one of another database.
+fn names_other_database(tokens: &[Token]) -> bool {
+    use Keyword::{FROM, INTO, JOIN, UPDATE};
+    let begins_table = |token: &Token| match token {
+        Token::Word(word) => [FROM, INTO, JOIN, UPDATE].contains(&word.keyword),
+        Token::Comma => true,
+        _ => false,
+    };
+    tokens.windows(3).any(|tokens| begins_table(&tokens[0]) && tokens[2] == Token::Period)
+}
+
+/// Whether it changes or replaces a row that exists, or does nothing then. The order of two such statements
+/// matters.
+fn may_change_existing_rows(insert: &ast::Insert) -> bool {
+    insert.on.is_some() || insert.ignore || insert.replace_into
+}
+
+/// Whether it changes rows of one table depending on rows of others, which are not among its accesses.
+fn reads_other_tables(statement: &Statement) -> bool {
+    match statement {
+        Statement::Update(update) => update.from.is_some(),
+        Statement::Delete(delete) => delete.using.is_some() || !delete.tables.is_empty(),
+        _ => false,
+    }
+}
+
+/// The columns of the row that it inserts, if it is a single one with known values.
+fn inserted_row(insert: &ast::Insert, arguments: &[String]) -> BTreeMap<String, String> {
+    let body = insert.source.as_ref().map(|source| &*source.body);
+    let Some(ast::SetExpr::Values(values)) = body else { return BTreeMap::new() };
+    let [row] = &*values.rows else { return BTreeMap::new() };
+    let columns = insert.columns.iter().zip(row.iter());
+    columns.filter_map(|(column, value)| Some((last_name(column), value_of(value, arguments)?))).collect()
+}
+
 fn assigned(statement: &Statement) -> Vec<String> {
     let Statement::Update(update) = statement else { return Vec::new() };
     let columns = update.assignments.iter().flat_map(|assignment| match &assignment.target {
@@ -117,6 +190,8 @@ mod tests {
             "INSERT INTO t (id) VALUES (f(1))",
             "INSERT INTO t SELECT 1",
             "UPDATE t SET a = 1; UPDATE u SET a = 1",
+            "UPDATE t SET a = u.a FROM u WHERE u.id = t.id",
+            "DELETE FROM t USING u WHERE u.id = t.id",
             "SET LOCAL lock_timeout = 5",
             "TRUNCATE t",
         ] {
@@ -136,6 +211,24 @@ mod tests {
     }
 
     #[test]
+    fn an_insert_that_may_change_a_row_is_disjoint_from_no_other_insert() {
+        let plain = simple("INSERT INTO t (id, a) VALUES (1, 2)").expect("simple");
+        assert!(plain.inserts());
+        for conflict in ["DO NOTHING", "ON CONSTRAINT t_pkey DO UPDATE SET a = excluded.a"] {
+            let upsert = format!("INSERT INTO t (id, a) VALUES (1, 2) ON CONFLICT {conflict}");
+            let upsert = simple(&upsert).expect("simple");
+            assert!(!upsert.inserts() && !upsert.is_disjoint(&plain) && !upsert.is_disjoint(&upsert));
+        }
+    }
+
+    #[test]
+    fn the_time_is_no_effect_of_other_statements() {
+        let now = "(extract(epoch FROM statement_timestamp()) * 1000000)::bigint";
+        let sql = format!("UPDATE t SET a = {now} WHERE id = 1 AND b > {now}");
+        assert!(simple(&sql).is_some());
+    }
+
+    #[test]
     fn rows_are_disjoint_if_an_unchanged_column_has_different_integers() {
         let first = simple("UPDATE t SET a = 1 WHERE id = 1").expect("simple");
         for (sql, is_disjoint) in [
@@ -146,6 +239,10 @@ mod tests {
             ("SELECT a FROM t WHERE id = 2 OR a = 3", false),
             ("UPDATE t SET id = 1 WHERE id = 2", false),
             ("INSERT INTO t VALUES (2)", false),
+            ("INSERT INTO t (id, a) VALUES (2, 3)", true),
+            ("INSERT INTO t (id, a) VALUES (1, 3)", false),
+            ("INSERT INTO t (id, a) VALUES (2, 3), (1, 3)", false),
+            ("INSERT INTO t (a) VALUES (2)", false),
             ("INSERT INTO u VALUES (2)", true),
             ("SELECT a FROM u WHERE id = 1", true),
         ] {
