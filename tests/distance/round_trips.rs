@@ -1,5 +1,5 @@
-//! How many round trips transfers, savepoints and batches take, counted by a proxy: the numbers that the guide
-//! gives.
+//! How many round trips transfers, savepoints and batches take, counted by a proxy: the numbers that the
+//! guide gives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
