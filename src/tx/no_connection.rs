@@ -105,8 +105,10 @@ pub(crate) fn is_used_up<DB: Backend>(pool: &Pool<DB>) -> bool {
     pool.size() >= pool.options().get_max_connections() && pool.num_idle() == 0
 }
 
-#[cfg(all(test, feature = "sqlite"))]
+#[cfg(test)]
 mod tests {
+    #![cfg(feature = "sqlite")]
+
     use super::*;
 
     #[tokio::test]
