@@ -114,19 +114,26 @@ impl Database {
 }
 
 /// A connection whose statements see every earlier commit of every node. Waits until its node has joined the
-/// others.
+/// others and caught up: one that was suspended may still take itself for a member, and then the first
+/// statement that waits for the others fails.
 async fn current(url: &str) -> MySqlConnection {
     let mut connection = MySqlConnection::connect(url).await.expect("a connection to a node");
-    let (start, mut state) = (Instant::now(), String::new());
-    while state != "Synced" {
-        assert!(start.elapsed() < JOIN_LIMIT, "{url} is not a member of its cluster: {state}");
+    let start = Instant::now();
+    loop {
         let status = "SHOW STATUS LIKE 'wsrep_local_state_comment'";
         let status = sqlx::raw_sql(status).fetch_one(&mut connection).await.expect("its state");
-        state = status.get(1);
+        let mut state: String = status.get(1);
+        if state == "Synced" {
+            connection.execute("SET SESSION wsrep_sync_wait = 15").await.expect("a session that waits");
+            match connection.execute("SELECT 1").await {
+                Ok(_) => return connection,
+                Err(error) => state = error.to_string(),
+            }
+            connection.execute("SET SESSION wsrep_sync_wait = 0").await.expect("a session that does not");
+        }
+        assert!(start.elapsed() < JOIN_LIMIT, "{url} is not a member of its cluster: {state}");
         sleep(Duration::from_millis(20)).await;
     }
-    connection.execute("SET SESSION wsrep_sync_wait = 15").await.expect("a node that catches up");
-    connection
 }
 
 /// Waits for the clients, and returns their results.
