@@ -95,6 +95,25 @@ impl ScheduleLog {
         })
     }
 
+    /// Whether the victim of a deadlock was not the client that had waited longest. A server that looks for
+    /// deadlocks a fixed time after a wait began chooses another one only if it was late.
+    pub(super) fn has_late_victim(&self) -> bool {
+        let is_victim =
+            |sent: &Sent| sent.failure().is_some_and(|failure| failure.kind() == FailureKind::Deadlock);
+        let mut waiting: Vec<usize> = Vec::new();
+        self.0.iter().enumerate().any(|(i, entry)| match entry {
+            Entry::Sent(sent) => {
+                waiting.extend(sent.waited.is_some().then_some(i));
+                sent.waited.is_none() && is_victim(sent)
+            }
+            Entry::Unblocked(step) => {
+                let is_first = waiting.first() == Some(step);
+                waiting.retain(|waiting| waiting != step);
+                !is_first && matches!(self.0.get(*step), Some(Entry::Sent(sent)) if is_victim(sent))
+            }
+        })
+    }
+
     pub(super) fn has_deadlock(&self) -> bool {
         let mut failures = self.sent().filter_map(Sent::failure);
         failures.any(|failure| failure.kind() == FailureKind::Deadlock)
