@@ -107,12 +107,11 @@ pub(crate) fn is_used_up<DB: Backend>(pool: &Pool<DB>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![cfg(feature = "sqlite")]
-
-    use super::*;
-
+    #[cfg(feature = "sqlite")]
     #[tokio::test]
     async fn begin_without_an_answer_waits_for_the_lock_of_an_embedded_database() {
+        use super::*;
+
         let pool = Pool::<sqlx::Sqlite>::connect_lazy("sqlite://orders.db").expect("a URL");
         let failure = cut_short(&pool, Instant::now(), true);
         assert_eq!((failure.kind(), failure.is_retryable()), (FailureKind::Busy, true));
