@@ -1,6 +1,7 @@
 //! Rows that are locked with BEGIN, writes that are sent with COMMIT, and savepoints that are released with
 //! either, on every database.
 
+mod additions;
 mod at_commit;
 mod bank;
 mod on_rows;
@@ -15,6 +16,7 @@ mod values;
 use support::on_every_database;
 
 on_every_database!(
+    additions::no_addition_is_part_of_a_transaction_that_was_left_open,
     on_rows::the_unit_receives_its_rows_in_the_order_of_the_keys,
     on_rows::missing_rows_are_reported_before_the_unit_runs,
     on_rows::transfers_in_opposite_directions_never_deadlock,
