@@ -44,6 +44,7 @@ on_every_database!(
     at_commit::a_statement_whose_end_is_uncertain_is_sent_on_its_own,
     savepoints::a_savepoint_undoes_those_that_ended_inside_of_it,
     savepoints::the_units_own_savepoints_outlive_one_that_ended,
+    savepoints::random_savepoints_keep_what_succeeded,
     savepoints::the_connection_itself_can_be_used_after_a_savepoint,
     schedules::no_schedule_of_two_transfers_loses_an_update,
     schedules::faults_at_every_step_leave_one_effect,

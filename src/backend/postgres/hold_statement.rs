@@ -49,8 +49,8 @@ pub(super) fn statement<K: Key<Postgres>>(
     // transaction of its own, or if the table can store another number than the difference.
     let sql = format!(
         "WITH changed AS ({update}), held AS ({insert}) SELECT place, {NOW}, \
-         1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 OR {IS_IN_OPEN_TRANSACTION} OR {MAY_CHANGE_SUM} \
-         THEN 0 ELSE 1 END FROM changed"
+         1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 \
+         OR {IS_IN_OPEN_TRANSACTION} OR {MAY_CHANGE_SUM} THEN 0 ELSE 1 END FROM changed"
     );
     let name = format!("hold {}", digest(&sql));
     let parameters = format!(

@@ -68,8 +68,8 @@ pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AddI
     );
     let sql = format!(
         "WITH changed AS ({update}) SELECT place, before, \
-         1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 OR {IS_IN_OPEN_TRANSACTION} OR {MAY_CHANGE_SUM} \
-         THEN 0 ELSE 1 END FROM changed"
+         1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 \
+         OR {IS_IN_OPEN_TRANSACTION} OR {MAY_CHANGE_SUM} THEN 0 ELSE 1 END FROM changed"
     );
     let name = format!("add {}", digest(&sql));
     let parameters = format!("{}[], bigint[], bigint[], bigint[]", keys.name());

@@ -72,7 +72,8 @@ fn text(Target { table, key, column }: Target, key_type: &str, changes: usize) -
     format!(
         "WITH atomically_change (id, delta, least, most) AS (VALUES {values}) \
          UPDATE OR ABORT {table} AS target SET {column} = target.{column} + change.delta \
-         FROM atomically_change AS change WHERE target.{key} = change.id AND typeof(target.{key}) = '{key_type}' \
+         FROM atomically_change AS change \
+         WHERE target.{key} = change.id AND typeof(target.{key}) = '{key_type}' \
          AND target.{key} = change.id COLLATE BINARY \
          AND typeof(target.{column}) = 'integer' \
          AND target.{column} BETWEEN change.least AND change.most \
