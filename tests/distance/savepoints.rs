@@ -86,7 +86,8 @@ pub(crate) async fn the_connection_itself_can_be_used_after_a_savepoint<DB: Bank
     assert_eq!(balance(&pool, 1).await, BALANCE + 1111);
 }
 
-/// A step of a random unit, which changes the balance of account 1 at once or that of account 2 at the commit.
+/// A step of a random unit, which changes the balance of account 1 at once, or that of account 2 at the
+/// commit.
 #[derive(Debug)]
 enum Step {
     Add(i64),

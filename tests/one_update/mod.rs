@@ -148,7 +148,8 @@ async fn rows_of_which_a_statement_may_store_another_number_are_changed_in_trans
 async fn a_table_may_have_the_name_of_a_part_of_the_statement() {
     for table in ["change", "target", "other"] {
         let rows = format!(
-            "CREATE TABLE {table} (id INTEGER, value INTEGER); INSERT INTO {table} VALUES (1, 5), (1, 6), (2, 7)"
+            "CREATE TABLE {table} (id INTEGER, value INTEGER);
+             INSERT INTO {table} VALUES (1, 5), (1, 6), (2, 7)"
         );
         let pool = made(&rows).await;
         let stock: Deltas<Sqlite, i64> = Deltas::on(&pool, table, "id", "value");
