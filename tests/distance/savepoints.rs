@@ -96,7 +96,7 @@ enum Step {
     /// Violates a constraint, which ends the savepoint.
     Violate,
     Savepoint {
-        steps: Vec<Step>,
+        steps: Vec<Self>,
         succeeds: bool,
     },
 }
