@@ -71,6 +71,7 @@ const DEFAULT_CAPACITY: usize = 10_000;
 ///   `busy_timeout`;
 /// - the deadline of one of its calls is less than 100 ms away, or, on SQLite, not a third longer than the
 ///   `busy_timeout`;
+/// - another user of the pool has left a transaction open on the connection;
 /// - the [options](Self::options) need a transaction, such as an isolation level, a timeout or
 ///   `resolve_commits`;
 /// - the keys are neither integers nor text nor UUIDs, or the column is neither an integer nor `NUMERIC`; on

@@ -81,6 +81,8 @@ impl<DB: Backend> Tx<DB> {
     /// | arrays of these | one dimension | | |
     /// | UUIDs, dates, times, decimals, JSON | yes | yes | yes |
     ///
+    /// On MySQL and MariaDB, text is sent as `utf8mb4`, whatever the connection's character set is.
+    ///
     /// On SQLite, on a Galera cluster and under the test kit, and if a statement cannot be part of a longer
     /// text (`WITH … UPDATE` or RETURNING with `expect_one`; a backslash in the text of the statement), the
     /// kept statements are sent one by one before COMMIT. The outcome is the same.

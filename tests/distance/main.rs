@@ -1,6 +1,7 @@
 //! Rows that are locked with BEGIN, writes that are sent with COMMIT, and savepoints that are released with
 //! either, on every database.
 
+mod additions;
 mod at_commit;
 mod bank;
 mod on_rows;
@@ -15,6 +16,7 @@ mod values;
 use support::on_every_database;
 
 on_every_database!(
+    additions::no_addition_is_part_of_a_transaction_that_was_left_open,
     on_rows::the_unit_receives_its_rows_in_the_order_of_the_keys,
     on_rows::missing_rows_are_reported_before_the_unit_runs,
     on_rows::transfers_in_opposite_directions_never_deadlock,
@@ -42,6 +44,7 @@ on_every_database!(
     at_commit::a_statement_whose_end_is_uncertain_is_sent_on_its_own,
     savepoints::a_savepoint_undoes_those_that_ended_inside_of_it,
     savepoints::the_units_own_savepoints_outlive_one_that_ended,
+    savepoints::random_savepoints_keep_what_succeeded,
     savepoints::the_connection_itself_can_be_used_after_a_savepoint,
     schedules::no_schedule_of_two_transfers_loses_an_update,
     schedules::faults_at_every_step_leave_one_effect,

@@ -174,3 +174,23 @@ where
         }
     }
 }
+
+/// Otherwise the hold would be lost when something ends that transaction.
+pub(crate) async fn no_hold_is_part_of_a_transaction_that_was_left_open<DB: TestBackend>()
+where
+    i64: HoldKey<DB>,
+{
+    let (pool, holds) = events::<DB>(1, 5).await;
+    let other = DB::another(&pool.url).await;
+    for (round, single_statement) in [(0, true), (1, false)] {
+        let holds = holds.clone().single_statement(single_statement);
+        assert!(matches!(holds.hold(1, 1, LONG).await.expect("an answer"), HoldOutcome::Held(_)));
+        {
+            let mut connection = pool.acquire().await.expect("a connection");
+            DB::raw(&mut connection, "BEGIN").await.expect("a transaction");
+        }
+        assert!(matches!(holds.hold(1, 1, LONG).await.expect("an answer"), HoldOutcome::Held(_)));
+        assert_eq!(seats(&other, 1).await, 3 - 2 * round, "single statement: {single_statement}");
+        assert_eq!(DB::pool_fetch(&other, DB::sql(ACTIVE), &[]).await.expect("a count"), 2 + 2 * round);
+    }
+}

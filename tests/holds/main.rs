@@ -26,6 +26,7 @@ on_every_database! {
     outcomes::a_missing_table_is_an_error_and_takes_nothing,
     outcomes::a_number_that_a_trigger_or_a_type_changes_is_not_stored,
     edges::any_time_is_clamped,
+    edges::no_hold_is_part_of_a_transaction_that_was_left_open,
     edges::a_floor_above_the_number_refuses,
     edges::a_decimal_column_that_holds_integers_works,
     edges::nothing_is_held_of_a_number_that_is_no_integer,

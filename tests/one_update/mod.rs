@@ -143,6 +143,22 @@ async fn rows_of_which_a_statement_may_store_another_number_are_changed_in_trans
     }
 }
 
+/// Otherwise the rows with a key would be counted in a list of the statement that hides the table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_may_have_the_name_of_a_part_of_the_statement() {
+    for table in ["change", "target", "other"] {
+        let rows = format!(
+            "CREATE TABLE {table} (id INTEGER, value INTEGER);
+             INSERT INTO {table} VALUES (1, 5), (1, 6), (2, 7)"
+        );
+        let pool = made(&rows).await;
+        let stock: Deltas<Sqlite, i64> = Deltas::on(&pool, table, "id", "value");
+        assert_eq!(stock.add(2, 1).await.expect("a commit"), Applied { value: 8 }, "{table}");
+        let error = stock.add(1, 1).await.expect_err("two rows have the key");
+        assert!(error.to_string().contains("several rows"), "{table}: {error}");
+    }
+}
+
 async fn assert_found<K: Key<Sqlite> + Debug>(kind: &str, keys: &[K]) {
     let pool = made(&format!("CREATE TABLE counter (id {kind} PRIMARY KEY, value INTEGER NOT NULL)")).await;
     for key in keys {

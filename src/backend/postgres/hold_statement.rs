@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, SqlSafeStr as _, Sql
 use super::bound_keys::BoundKeys;
 use super::literals::{literal, numbers, texts};
 use super::prepared::PreparedStatement;
-use super::single_statement::{MAY_CHANGE_SUM, SETTINGS, arguments, update};
+use super::single_statement::{IS_IN_OPEN_TRANSACTION, MAY_CHANGE_SUM, SETTINGS, arguments, update};
 use crate::backend::additions::{Addition, HoldGroup, HoldInOneStatement, HoldRecords, Target};
 use crate::backend::codec::Key;
 use crate::digest::digest;
@@ -45,12 +45,12 @@ pub(super) fn statement<K: Key<Postgres>>(
                  generate_series(first, last) AS number \
              WHERE CASE WHEN place IN (SELECT place FROM changed) THEN TRUE END"
         );
-    // The division by zero makes the statement fail if several rows have the same key, or if the table can
-    // store another number than the difference.
+    // The division by zero makes the statement fail if several rows have the same key, if it is not a
+    // transaction of its own, or if the table can store another number than the difference.
     let sql = format!(
         "WITH changed AS ({update}), held AS ({insert}) SELECT place, {NOW}, \
-         1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 OR {MAY_CHANGE_SUM} \
-         THEN 0 ELSE 1 END FROM changed"
+         1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 \
+         OR {IS_IN_OPEN_TRANSACTION} OR {MAY_CHANGE_SUM} THEN 0 ELSE 1 END FROM changed"
     );
     let name = format!("hold {}", digest(&sql));
     let parameters = format!(

@@ -36,6 +36,10 @@ pub(super) const MAY_CHANGE_SUM: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigg
          WHERE attrelid IN (SELECT relation FROM changed) AND atttypid = 'numeric'::regtype \
          AND atttypmod >= 4 AND (atttypmod - 4) & 1024 = 1024)";
 
+/// The condition that another user of the pool has left a transaction open on the connection: the statement
+/// would be reported as stored, and undone by the rollback that ends it.
+pub(super) const IS_IN_OPEN_TRANSACTION: &str = "transaction_timestamp() <> statement_timestamp()";
+
 /// Adds to the rows whose numbers are within the requested range, in one statement.
 ///
 /// # Why does it not lock the rows first?
@@ -51,9 +55,9 @@ struct AddStatement {
 pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AddInOneStatement<Postgres, K>>> {
     let keys = BoundKeys::of::<K>()?;
     let column = target.column;
-    // The division by zero makes the statement fail if several rows have the same key, or if the table can
-    // store another number than the sum: `RETURNING` returns neither the previous number nor the one that a
-    // trigger stores later.
+    // The division by zero makes the statement fail if several rows have the same key, if it is not a
+    // transaction of its own, or if the table can store another number than the sum: `RETURNING` returns
+    // neither the previous number nor the one that a trigger stores later.
     let update = update(
         target,
         keys,
@@ -64,8 +68,8 @@ pub(super) fn statement<K: Key<Postgres>>(target: Target) -> Option<Box<dyn AddI
     );
     let sql = format!(
         "WITH changed AS ({update}) SELECT place, before, \
-         1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 OR {MAY_CHANGE_SUM} \
-         THEN 0 ELSE 1 END FROM changed"
+         1 / CASE WHEN count(*) OVER (PARTITION BY place) <> 1 \
+         OR {IS_IN_OPEN_TRANSACTION} OR {MAY_CHANGE_SUM} THEN 0 ELSE 1 END FROM changed"
     );
     let name = format!("add {}", digest(&sql));
     let parameters = format!("{}[], bigint[], bigint[], bigint[]", keys.name());

@@ -71,9 +71,10 @@ impl TransactionSql for Postgres {
 
     const IDLE_LIMIT_QUERY: Option<&'static str> = Some("SHOW idle_in_transaction_session_timeout");
 
-    /// 25001: the open transaction has already read, so its isolation level can no longer be set.
+    /// 25001: the open transaction has already read, so its isolation level can no longer be set. 25P02: it
+    /// has failed.
     fn found_open_transaction(failure: &Failure) -> bool {
-        failure.code() == Some("25001")
+        matches!(failure.code(), Some("25001" | "25P02"))
     }
 
     /// A hot standby refuses SERIALIZABLE as an unsupported feature, with a message in the server's

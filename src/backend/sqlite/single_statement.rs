@@ -54,16 +54,25 @@ pub(super) fn statement<K: Key<Sqlite>>(target: Target) -> Option<Box<dyn AddInO
     is_plain.then(|| Box::new(UpdateOfRows { target, key_type, sql, busy_timeout }) as _)
 }
 
+/// Fails if another user of the pool has left a transaction open on the connection: the additions would be
+/// reported as stored, and undone by the rollback that ends it.
+const FAILS_IN_TRANSACTION: &str = "BEGIN; COMMIT";
+
+/// The number of results of the whole text.
+const RESULTS: usize = 3;
+
 /// Returns the text for this number of changes.
 ///
+/// The list of changes has a name that no table of the caller has, which it would hide in the subqueries.
 /// Only the main database is searched for triggers, so the table must not be in another one. `OR ABORT`
 /// undoes the whole statement if a constraint is violated, even if the table requests something else. The
 /// plus signs hide the types of the columns, so that what was stored is decoded in any case.
 fn text(Target { table, key, column }: Target, key_type: &str, changes: usize) -> String {
     let values = vec!["(?, ?, ?, ?)"; changes].join(", ");
     format!(
-        "WITH change (id, delta, least, most) AS (VALUES {values}) \
-         UPDATE OR ABORT {table} AS target SET {column} = target.{column} + change.delta FROM change \
+        "WITH atomically_change (id, delta, least, most) AS (VALUES {values}) \
+         UPDATE OR ABORT {table} AS target SET {column} = target.{column} + change.delta \
+         FROM atomically_change AS change \
          WHERE target.{key} = change.id AND typeof(target.{key}) = '{key_type}' \
          AND target.{key} = change.id COLLATE BINARY \
          AND typeof(target.{column}) = 'integer' \
@@ -119,7 +128,8 @@ impl<K: Key<Sqlite>> AddInOneStatement<Sqlite, K> for UpdateOfRows {
         limits: &Limits,
     ) -> BoxFuture<'c, Result<Vec<(usize, i64)>, sqlx::Error>> {
         let changes = additions.len().next_power_of_two();
-        let sql = AssertSqlSafe(text(self.target, self.key_type, changes)).into_sql_str();
+        let update = text(self.target, self.key_type, changes);
+        let sql = AssertSqlSafe(format!("{FAILS_IN_TRANSACTION}; {update}")).into_sql_str();
         let arguments = arguments(additions);
         let added: Vec<(K, i64)> = additions.iter().map(|one| (one.key.clone(), one.delta)).collect();
         let (busy_timeout, max_wait) = (self.busy_timeout.clone(), limits.lock);
@@ -131,16 +141,16 @@ impl<K: Key<Sqlite>> AddInOneStatement<Sqlite, K> for UpdateOfRows {
                 }
             }
             let query = WatchedQuery::with_arguments(sql, arguments.map_err(sqlx::Error::Encode)?);
-            let (mut made, mut is_done) = (Vec::new(), false);
+            let (mut made, mut results_read) = (Vec::new(), 0);
             let mut results = Sqlite::send_for_results(connection, query.persistent_if(true));
             while let Some(result) = results.try_next().await? {
                 match result {
-                    Either::Left(_) => is_done = true,
+                    Either::Left(_) => results_read += 1,
                     Either::Right(row) => made.extend(position_and_number(&row, &added)),
                 }
             }
             // The driver's thread may end without an error, and the statement may be stored or not.
-            if is_done { Ok(made) } else { Err(sqlx::Error::WorkerCrashed) }
+            if results_read == RESULTS { Ok(made) } else { Err(sqlx::Error::WorkerCrashed) }
         })
     }
 }
