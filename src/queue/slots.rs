@@ -14,8 +14,9 @@
 use std::collections::BTreeMap;
 
 use super::key::JobKey;
-use super::sql::{QueueSql, execute, fetch_integers, id_list};
+use super::sql::{QueueSql, WaitingSearch, execute, fetch_integers, id_list};
 use crate::backend::{Backend, SyntheticError};
+use crate::isolation::Isolation;
 use crate::row_lock::RowLock;
 use crate::schema::Schema;
 use crate::tx::Tx;
@@ -147,13 +148,9 @@ async fn free_one<DB: Backend>(
     let [slots, taken, next_id] = state[..] else { return Ok(()) };
     let taken = taken - i64::try_from(freed).unwrap_or(i64::MAX);
     let next = if taken < slots {
-        let waiting = format!(
-            "SELECT id FROM atomically_job {} WHERE waiting_key = {key} AND {} >= {next_id} \
-             ORDER BY id LIMIT {} {lock}",
-            sql.waiting_hint,
-            sql.waiting_id,
-            slots - taken
-        );
+        let (limit, is_read_committed) = (slots - taken, tx.plan().isolation == Isolation::ReadCommitted);
+        let search = WaitingSearch { key, from_id: next_id, limit, lock: &lock, is_read_committed };
+        let waiting = (sql.next_waiting)(&search);
         fetch_integers(tx, schema, waiting).await?
     } else {
         Vec::new()

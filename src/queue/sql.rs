@@ -37,6 +37,25 @@ const MIN_CHECKED_BYTES: usize = 1_000_000;
 /// Builds a statement from the ids of keys, with how many slots of each are freed.
 type FreeSlots = fn(freed: &[(i64, u64)]) -> String;
 
+/// A search for jobs that wait for a slot of a locked key.
+pub(super) struct WaitingSearch<'l> {
+    pub(super) key: i64,
+    /// All jobs before this one have a slot, or are gone. The index may still have entries of them.
+    pub(super) from_id: i64,
+    pub(super) limit: i64,
+    pub(super) lock: &'l str,
+    /// Whether a search without locks finds everything that is committed.
+    pub(super) is_read_committed: bool,
+}
+
+fn next_waiting(search: &WaitingSearch<'_>) -> String {
+    let WaitingSearch { key, from_id, limit, lock, .. } = search;
+    format!(
+        "SELECT id FROM atomically_job WHERE waiting_key = {key} AND id >= {from_id} ORDER BY id \
+         LIMIT {limit} {lock}"
+    )
+}
+
 /// The statements of one database, and the parts of the shared statements that differ between databases.
 pub(super) struct QueueSql {
     /// The database's clock, in microseconds since 1970.
@@ -49,10 +68,8 @@ pub(super) struct QueueSql {
     pub(super) checks: &'static [DoctorCheck],
     /// The index hint of a search for jobs.
     pub(super) index_hint: &'static str,
-    /// The index hint of a search for the jobs that wait for a slot of a key.
-    pub(super) waiting_hint: &'static str,
-    /// The id of a job that waits for a slot of a key, in a condition that follows that of the key.
-    pub(super) waiting_id: &'static str,
+    /// Finds and locks the jobs that have waited longest for a slot of a key.
+    pub(super) next_waiting: fn(&WaitingSearch<'_>) -> String,
     /// Locks the jobs that are about to be claimed, and skips those that other transactions have locked.
     pub(super) lock: &'static str,
     /// The condition that a job comes after a position in the index.

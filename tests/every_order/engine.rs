@@ -1,7 +1,8 @@
 //! What differs between the databases.
 
 use atomically::{Begin, Isolation, Options};
-use sqlx::{Connection as _, Executor as _, Pool, Postgres, Row as _, Sqlite};
+use sqlx::mysql::MySqlDatabaseError;
+use sqlx::{Connection as _, Executor as _, MySql, Pool, Postgres, Row as _, Sqlite};
 
 use crate::program::{CONTENT, RESET};
 use crate::support::TestBackend;
@@ -43,6 +44,10 @@ pub(crate) trait Engine: TestBackend {
     const LEVELS: &'static [Level];
     /// The clause that locks rows; empty if there are no row locks.
     const FOR_UPDATE: &'static str;
+    /// Whether a changed row can be returned.
+    const HAS_RETURNING: bool = true;
+    /// The type of integers in a cast.
+    const INTEGER: &'static str = "BIGINT";
 
     /// Sets the server up for connections that are opened later.
     fn prepare(pool: &Pool<Self>) -> impl Future<Output = ()> + Send;
@@ -139,6 +144,62 @@ impl Engine for Postgres {
                 Some("40001") => Answer::Conflict,
                 Some("40P01") => Answer::Deadlock,
                 Some("23505") => Answer::Violation,
+                _ => panic!("{error}"),
+            },
+        }
+    }
+}
+
+/// At READ COMMITTED only, where InnoDB locks no gaps between the rows that a search passes.
+impl Engine for MySql {
+    const LEVELS: &'static [Level] = &[level(
+        "read committed",
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION",
+        Isolation::ReadCommitted,
+    )];
+    const FOR_UPDATE: &'static str = " FOR UPDATE";
+    const HAS_RETURNING: bool = false;
+    const INTEGER: &'static str = "SIGNED";
+
+    async fn prepare(_: &Pool<Self>) {}
+
+    async fn connect(url: &str) -> Self::Connection {
+        Self::Connection::connect(url).await.expect("connect")
+    }
+
+    async fn session(connection: &mut Self::Connection) -> i64 {
+        sqlx::query_scalar("SELECT CAST(CONNECTION_ID() AS SIGNED)")
+            .fetch_one(connection)
+            .await
+            .expect("a session")
+    }
+
+    table_functions!();
+
+    /// Reads InnoDB's status, because `innodb_trx` is a cached copy.
+    async fn is_blocked(watcher: &mut Self::Connection, session: i64) -> bool {
+        let status = watcher.fetch_one(sqlx::raw_sql("SHOW ENGINE INNODB STATUS")).await.expect("the status");
+        let status: String = status.get("Status");
+        let thread = format!("thread id {session},");
+        let transactions = status.split("\n---TRANSACTION ").skip(1);
+        transactions.filter(|one| one.contains(&thread)).any(|one| one.contains("\nLOCK WAIT "))
+    }
+
+    async fn send(connection: &mut Self::Connection, sql: String) -> Answer {
+        let is_change = sql.starts_with("UPDATE");
+        let text = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+        let result = if is_change {
+            let done = connection.execute(text).await;
+            done.map(|done| i64::try_from(done.rows_affected()).ok().filter(|rows| *rows > 0))
+        } else {
+            let row = connection.fetch_optional(text).await;
+            row.map(|row| row.and_then(|row| row.try_get(0).ok()))
+        };
+        match result {
+            Ok(value) => Answer::Ok(value),
+            Err(error) => match error.as_database_error().and_then(|error| error.try_downcast_ref()) {
+                Some(error) if MySqlDatabaseError::number(error) == 1213 => Answer::Deadlock,
+                Some(error) if error.number() == 1062 => Answer::Violation,
                 _ => panic!("{error}"),
             },
         }

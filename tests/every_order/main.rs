@@ -102,3 +102,8 @@ async fn sqlite_explored_outcomes_are_those_of_every_order() {
 async fn postgres_explored_outcomes_are_those_of_every_order() {
     explored_outcomes_are_those_of_every_order::<sqlx::Postgres>().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql_explored_outcomes_are_those_of_every_order() {
+    explored_outcomes_are_those_of_every_order::<sqlx::MySql>().await;
+}

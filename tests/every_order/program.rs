@@ -95,8 +95,9 @@ impl Statement {
     }
 
     pub(crate) fn sql<E: Engine>(&self, last: i64) -> String {
-        let sum =
-            |of: &str, table: &str| format!("SELECT CAST(COALESCE(SUM({of}), -1) AS BIGINT) FROM {table}");
+        let sum = |of: &str, table: &str| {
+            format!("SELECT CAST(COALESCE(SUM({of}), -1) AS {}) FROM {table}", E::INTEGER)
+        };
         match self {
             Self::Read(table, id) => format!("{} WHERE id = {id}", sum("value", table)),
             Self::ReadAll(table) => sum("id * 1000 + value", table),
@@ -110,8 +111,9 @@ impl Statement {
                 format!("UPDATE {table} SET value = {} WHERE id = {id}", last + value)
             }
             Self::WriteIfUnchanged(table, id, value) => {
+                let returning = if E::HAS_RETURNING { " RETURNING id" } else { "" };
                 format!(
-                    "UPDATE {table} SET value = {} WHERE id = {id} AND value = {last} RETURNING id",
+                    "UPDATE {table} SET value = {} WHERE id = {id} AND value = {last}{returning}",
                     last + value
                 )
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atomically::queue::{Claim, Worker};
 use atomically::{Error, Pessimistic, TransactorExt as _};
-use sqlx::Postgres;
+use sqlx::{MySql, Pool, Postgres, Row as _};
 use tokio::sync::Barrier;
 
 use crate::ordered::ordered;
@@ -15,7 +15,7 @@ use crate::support::proxy::Proxy;
 use crate::support::{TestBackend, eventually};
 use crate::together::barriers;
 use crate::worker::{noted, start, stopped, worker};
-use crate::{ask, enqueue, queue};
+use crate::{ask, claim_one, enqueue, queue};
 
 const KEYS: i64 = 6;
 
@@ -142,4 +142,42 @@ async fn postgres_completes_jobs_of_other_keys_while_a_key_is_locked() {
     stopped(stop, running).await;
     assert!(noted(&events).iter().all(|event| event.starts_with("completed")), "{:?}", noted(&events));
     assert_eq!(ask(&pool, "SELECT COUNT(*) FROM atomically_job").await, 0);
+}
+
+async fn page_requests(pool: &Pool<MySql>) -> u64 {
+    let sql = "SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_read_requests'";
+    let row = sqlx::raw_sql(sql).fetch_one(pool).await.expect("the status");
+    row.get::<String, _>(1).parse().expect("a number")
+}
+
+/// While an old snapshot exists, the index keeps the entries of jobs that are gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql_finds_the_next_job_of_a_key_without_reading_those_before_it() {
+    const JOBS: i64 = 5_000;
+    let (pool, queue) = queue::<MySql>(4).await;
+    let db = Pessimistic::default().on(&pool);
+    let jobs: Vec<_> = (0..JOBS).map(|n| ordered(n, "key")).collect();
+    db.run(async |tx| queue.enqueue_many(tx, &jobs).await.map(drop)).await.expect("a commit");
+    let mut reader = pool.acquire().await.expect("a connection");
+    for sql in ["START TRANSACTION WITH CONSISTENT SNAPSHOT", "SELECT COUNT(*) FROM atomically_job"] {
+        sqlx::raw_sql(sql).execute(&mut *reader).await.expect("a snapshot");
+    }
+    let last = ask(&pool, "SELECT MAX(id) FROM atomically_job").await - 5;
+    for sql in [
+        format!("DELETE FROM atomically_job WHERE waiting_key IS NOT NULL AND id < {last}"),
+        format!("UPDATE atomically_job_key SET next_id = {last}"),
+    ] {
+        MySql::pool_execute(&pool, MySql::sql(&sql), &[]).await.expect("a change");
+    }
+    // Other tests use the same server.
+    let mut fewest = u64::MAX;
+    for n in 0..5 {
+        let claim = claim_one(&queue).await;
+        let before = page_requests(&pool).await;
+        claim.complete().await.expect("a commit");
+        fewest = fewest.min(page_requests(&pool).await - before);
+        let next = format!("SELECT id FROM atomically_job WHERE has_slot = 1 AND id >= {last}");
+        assert_eq!(ask(&pool, &next).await, last + n);
+    }
+    assert!(fewest < JOBS as u64, "{fewest} requests for pages");
 }

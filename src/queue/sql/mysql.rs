@@ -1,6 +1,6 @@
 //! Queues in MySQL and MariaDB.
 
-use super::{DoctorCheck, QueueSql};
+use super::{DoctorCheck, QueueSql, WaitingSearch};
 use crate::queue::finding::FindingKind;
 
 #[cfg(feature = "mysql")]
@@ -13,11 +13,7 @@ pub(super) const SQL: QueueSql = QueueSql {
     // InnoDB locks every row that it reads before it sorts and limits them. Without reading this index in its
     // order, one claim would lock the whole queue and the next one would find no jobs.
     index_hint: "FORCE INDEX (atomically_job_claim)",
-    // The same for the jobs of a key: with the primary key, the search would wait for jobs of other keys.
-    waiting_hint: "FORCE INDEX (atomically_job_waiting)",
-    // InnoDB locks the first row behind a range. That may be a job of another key that a transaction has just
-    // enqueued, and the search would wait for it. Behind the rows with one value it locks none.
-    waiting_id: "id + 0",
+    next_waiting,
     lock: "FOR UPDATE SKIP LOCKED",
     // Neither server reads an index range for a comparison of rows.
     after: |due_at, id| format!("due_at >= {due_at} AND (due_at > {due_at} OR id > {id})"),
@@ -40,6 +36,31 @@ pub(super) const SQL: QueueSql = QueueSql {
 #[cfg(feature = "mysql")]
 pub(super) static CALLS: super::DriverCalls<sqlx::MySql> =
     super::DriverCalls { insert: insert::insert, insert_alone: None, claim: None };
+
+/// InnoDB locks the first row behind a range. That may be a job of another key that a transaction has just
+/// enqueued, and the search would wait for it. The range is therefore read without locks, and its rows are
+/// locked by their ids.
+///
+/// At a higher level, a read without locks may not see the jobs that are waiting. Behind the rows with one
+/// value InnoDB locks none, but it reads all index entries of the key, which include those of earlier jobs
+/// while an old snapshot exists.
+fn next_waiting(search: &WaitingSearch<'_>) -> String {
+    let WaitingSearch { key, from_id, limit, lock, is_read_committed } = search;
+    // With the primary key, the search would wait for jobs of other keys.
+    let waiting = "atomically_job FORCE INDEX (atomically_job_waiting)";
+    if !is_read_committed {
+        return format!(
+            "SELECT id FROM {waiting} WHERE waiting_key = {key} AND id + 0 >= {from_id} ORDER BY id \
+             LIMIT {limit} {lock}"
+        );
+    }
+    format!(
+        "SELECT job.id FROM (SELECT id FROM {waiting} WHERE waiting_key = {key} AND id >= {from_id} \
+         ORDER BY id LIMIT {limit}) AS next \
+         STRAIGHT_JOIN atomically_job AS job FORCE INDEX (PRIMARY) ON job.id = next.id \
+         WHERE job.waiting_key = {key} ORDER BY job.id {lock}"
+    )
+}
 
 const CHECKS: &[DoctorCheck] = &[
     DoctorCheck {

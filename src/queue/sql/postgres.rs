@@ -14,8 +14,7 @@ pub(super) const SQL: QueueSql = QueueSql {
     now: "(extract(epoch FROM statement_timestamp()) * 1000000)::bigint",
     checks: CHECKS,
     index_hint: "",
-    waiting_hint: "",
-    waiting_id: "id",
+    next_waiting: super::next_waiting,
     lock: "FOR UPDATE SKIP LOCKED",
     after: |due_at, id| format!("(due_at, id) > ({due_at}, {id})"),
     // A text of several statements is one transaction, at whose end the setting is undone.

@@ -8,8 +8,7 @@ pub(super) const SQL: QueueSql = QueueSql {
     now: "(CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000)",
     checks: CHECKS,
     index_hint: "",
-    waiting_hint: "",
-    waiting_id: "id",
+    next_waiting: super::next_waiting,
     // There is one writer at a time, so there is nothing to lock or to skip.
     lock: "",
     after: |due_at, id| format!("(due_at, id) > ({due_at}, {id})"),
