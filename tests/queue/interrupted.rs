@@ -1,6 +1,6 @@
 //! Claims that an error ends after a part of them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use atomically::queue::Queue;
 
@@ -52,7 +52,7 @@ pub(crate) async fn a_claim_returns_the_jobs_that_precede_an_error<DB: TestBacke
     assert_eq!(claims.len(), 1);
     // With nothing to return, the error is. PostgreSQL reports an error before it releases the locks of the
     // transaction, and a claim leaves out what is locked.
-    let limit = Instant::now() + LONG;
+    let limit = Instant::now() + Duration::from_secs(30);
     let error = loop {
         match queue.claim(2).await {
             Ok(claims) => assert!(claims.is_empty() && Instant::now() < limit, "{claims:?}"),
