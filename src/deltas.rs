@@ -81,7 +81,8 @@ const DEFAULT_CAPACITY: usize = 10_000;
 ///   statement cannot see their effect on a row; on SQLite, if it has any trigger, or is not named plainly.
 ///
 /// On MySQL and MariaDB, keys without a literal (see [`Tx::at_commit`](crate::Tx::at_commit)) are bound, and
-/// such a batch takes five round trips.
+/// such a batch takes five round trips. Literals are UTF-8: on a connection with another character set, keys
+/// that are not ASCII are only found with [`single_statement(false)`](Self::single_statement).
 ///
 /// # When to use
 ///
