@@ -2,18 +2,44 @@
 
 mod conformance;
 mod demoted;
+mod result_sets;
 mod support;
 mod table_locks;
 
 use std::time::Duration;
 
 use atomically::{
-    Atomic, Deltas, Error, ErrorKind, Optimistic, Pessimistic, Serializable, TransactorExt as _,
+    Atomic, Deltas, Error, ErrorKind, Isolation, Optimistic, Options, Pessimistic, Serializable,
+    TransactorExt as _, Tx,
 };
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions};
 use support::TestPool;
 
 conformance!(server sqlx::MySql);
+
+/// A snapshot that MariaDB takes with the first read may contradict itself under load, so a report takes its
+/// snapshot when it begins. An advisory lock that it acquired later would not protect what it reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_on_mariadb_sees_the_moment_at_which_it_began() {
+    let pool = increments::counter::<sqlx::MySql>(2).await;
+    if !is_mariadb(&pool).await {
+        return;
+    }
+    let report = Options::new().isolation(Isolation::RepeatableRead).read_only();
+    for (options, seen) in [(report, 0), (Options::new().isolation(Isolation::RepeatableRead), 1)] {
+        sqlx::query("UPDATE counter SET value = 0 WHERE id = 2").execute(&*pool).await.expect("a reset");
+        let read = async |tx: &mut Tx<sqlx::MySql>| {
+            sqlx::query("UPDATE counter SET value = 1 WHERE id = 2").execute(&*pool).await?;
+            let refused =
+                tx.advisory_lock("report").await.is_err_and(|error| error.kind() == ErrorKind::Unsupported);
+            let value =
+                sqlx::query_scalar("SELECT value FROM counter WHERE id = 2").fetch_one(&mut *tx).await?;
+            Ok::<(i64, bool), Error>((value, refused))
+        };
+        let found = Optimistic::default().on(&pool).options(options).run(read).await;
+        assert_eq!(found.expect("a report"), (seen, seen == 0));
+    }
+}
 
 /// MySQL and MariaDB commit before they run DDL, and continue in autocommit mode. So the statement is not
 /// sent, and nothing is stored.

@@ -28,6 +28,8 @@ impl Backend for MySql {}
 impl sealed::Sealed for MySql {}
 
 impl Driver for MySql {
+    const LEAVES_RESULTS_UNREAD: bool = true;
+
     fn rows_affected(result: &MySqlQueryResult) -> u64 {
         result.rows_affected()
     }

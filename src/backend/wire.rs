@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use sqlx::{
     AssertSqlSafe, Connection, Database, Describe, Either, Executor, Row as _, SqlSafeStr as _, SqlStr,
 };
@@ -26,6 +26,10 @@ pub trait Driver: Database {
 
     /// Whether the driver reads all results of a text, and their errors, if one row is requested.
     const READS_BEYOND_FIRST_ROW: bool = false;
+
+    /// Whether the driver returns the first row before it has read the rest. An error that follows would be the
+    /// answer to the next statement, and the row may be wrong because of it.
+    const LEAVES_RESULTS_UNREAD: bool = false;
 
     /// Whether the driver's [`begin`](TransactionManager::begin) sends any text, skips its results, and fails
     /// with [`BeginFailed`](sqlx::Error::BeginFailed) if no transaction is open afterwards.
@@ -182,7 +186,17 @@ where
         connection: &mut DB::Connection,
         statement: WatchedQuery<DB>,
     ) -> BoxFuture<'_, Result<Option<DB::Row>, sqlx::Error>> {
-        connection.fetch_optional(statement)
+        if !DB::LEAVES_RESULTS_UNREAD {
+            return connection.fetch_optional(statement);
+        }
+        boxed(|| async move {
+            let mut results = connection.fetch_many(statement);
+            let mut first = None;
+            while let Some(result) = results.try_next().await? {
+                first = first.or(result.right());
+            }
+            Ok(first)
+        })
     }
 
     fn send_for_results(
