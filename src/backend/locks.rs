@@ -7,8 +7,8 @@ use sqlx::Database;
 
 use super::engine::Engine;
 use crate::failure::Failure;
-use crate::isolation::Isolation;
 use crate::row_lock::RowLock;
+use crate::strategy::Plan;
 
 /// The SQL that acquires locks and shows waits for them.
 #[doc(hidden)]
@@ -36,7 +36,7 @@ pub trait LockSql: Database {
 
     /// Returns how old the transaction's snapshot is when an advisory lock is granted. Reads from an older
     /// snapshot are not protected by the lock.
-    fn snapshot_age(_isolation: Isolation) -> SnapshotAge {
+    fn snapshot_age(_engine: &Engine, _plan: &Plan) -> SnapshotAge {
         SnapshotAge::Younger
     }
 

@@ -82,7 +82,7 @@ async fn release_savepoint<DB: Backend>(
     state.begin_statement(|| AssertSqlSafe(release.clone()).into_sql_str());
     let reply = DB::send_text(connection, release).await;
     // The next statement returns the failure.
-    let _ = state.end_control::<DB>(reply.error);
+    let _ = state.end_control::<DB>(reply.error, None);
 }
 
 async fn ask_if_still_open<DB: Backend>(state: &mut TxState, connection: &mut DB::Connection) {

@@ -9,7 +9,7 @@ use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::backend::{Backend, Reply, Survival, failure_or_other};
+use crate::backend::{Backend, Closing, Reply, Survival, failure_or_other};
 use crate::failure::{Failure, FailureKind};
 use crate::intercept::StepKind;
 use crate::telemetry::{RunClock, counted};
@@ -119,11 +119,7 @@ impl<DB: Backend> Tx<DB> {
         {
             let failure = failure_or_other::<DB>(&error);
             let has_ended = (DB::GUARD.has_ended)(Some(&failure));
-            return CommitOutcome::Refused(if has_ended {
-                ended_unseen("commit", Some(&failure))
-            } else {
-                failure
-            });
+            return CommitOutcome::Refused(if has_ended { lost::<DB>(&closing, &failure) } else { failure });
         }
         let folded = self.fold_commit(kept, &ending);
         let (sql, before_commit) = match &folded {
@@ -138,7 +134,7 @@ impl<DB: Backend> Tx<DB> {
         {
             return Box::pin(self.refuse_kept(failed)).await;
         }
-        let outcome = outcome::<DB>(&reply, before_commit);
+        let outcome = outcome::<DB>(&reply, before_commit, &closing);
         match (&outcome, &reply.error) {
             (CommitOutcome::Done, None) => match ending.after {
                 None => self.release(),
@@ -281,7 +277,7 @@ async fn last_step(run_clock: Option<&Arc<RunClock>>, step: impl Future<Output =
     reply
 }
 
-fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
+fn outcome<DB: Backend>(reply: &Reply, before_commit: usize, closing: &Closing) -> CommitOutcome {
     // A failure after COMMIT does not change its outcome.
     if reply.completed > before_commit {
         return CommitOutcome::Done;
@@ -296,7 +292,7 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
         let has_ended = (DB::GUARD.has_ended)(Some(&failure));
         let is_aborted = matches!(failure.kind(), FailureKind::Aborted | FailureKind::Other);
         return CommitOutcome::Refused(match (has_ended, is_aborted) {
-            (true, _) => ended_unseen("commit", Some(&failure)),
+            (true, _) => lost::<DB>(closing, &failure),
             (false, true) => failed_unseen(&failure),
             (false, false) => failure,
         });
@@ -308,6 +304,11 @@ fn outcome<DB: Backend>(reply: &Reply, before_commit: usize) -> CommitOutcome {
     } else {
         CommitOutcome::Unknown(failure.into_commit_unknown())
     }
+}
+
+/// Returns the failure for a transaction that is gone at its commit.
+fn lost<DB: Backend>(closing: &Closing, reported: &Failure) -> Failure {
+    DB::unreported_abort(closing).unwrap_or_else(|| ended_unseen("commit", Some(reported)))
 }
 
 /// Returns the failure for a transaction that is still the one that was opened, but has failed.

@@ -197,9 +197,10 @@ impl<DB: Backend> Tx<DB> {
     /// snapshot that may be older than the lock, so two units that lock, count and insert could both use
     /// the same number. The lock therefore fails at REPEATABLE READ as
     /// [`Unsupported`](crate::ErrorKind::Unsupported): on PostgreSQL always, because the snapshot is taken
-    /// before the lock is waited for; on MySQL and MariaDB if a statement ran before it. At READ COMMITTED,
-    /// the level of all shipped strategies but one, each statement has a snapshot of its own. At
-    /// SERIALIZABLE, a unit that has read too early is retried.
+    /// before the lock is waited for; on MySQL and MariaDB if a statement ran before it, or if the unit is
+    /// read-only and thus has the snapshot [of its beginning](crate::guide::engines::mariadb#snapshots-under-load)
+    /// on MariaDB. At READ COMMITTED, the level of all shipped strategies but one, each statement has a
+    /// snapshot of its own. At SERIALIZABLE, a unit that has read too early is retried.
     ///
     /// # Errors
     ///
@@ -244,7 +245,7 @@ impl<DB: Backend> Tx<DB> {
     /// Returns an error if the transaction may read what was committed before the lock was granted.
     fn protects_reads(&self) -> Result<(), Error> {
         let (databases, isolation) = (DB::SYNTAX.databases(), self.closing.plan.isolation);
-        let message = match DB::snapshot_age(isolation) {
+        let message = match DB::snapshot_age(&self.closing.engine, &self.closing.plan) {
             SnapshotAge::Older => format!(
                 "an advisory lock does not protect what is read at {isolation} on {databases}: the \
                  snapshot is taken before the lock is waited for; run the unit at READ COMMITTED or \

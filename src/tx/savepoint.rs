@@ -186,7 +186,9 @@ impl<DB: Backend> Tx<DB> {
         admit_control::<DB>(state, connection).await?;
         state.begin_statement(|| AssertSqlSafe(sql.clone()).into_sql_str());
         let reply = send::<DB>(interception, connection, StepKind::Control, sql).await;
-        state.end_control::<DB>(reply.error)?;
+        let is_failed = reply.error.is_some();
+        let unreported = if is_failed { DB::unreported_abort(&self.closing()) } else { None };
+        self.state.end_control::<DB>(reply.error, unreported)?;
         Ok(reply.integers)
     }
 }

@@ -242,14 +242,20 @@ impl TxState {
         }
     }
 
-    /// Records the result of a statement of this crate, whose failure ends the transaction.
-    pub(super) fn end_control<DB: Backend>(&mut self, error: Option<sqlx::Error>) -> Result<(), Error> {
+    /// Records the result of a statement of this crate, whose failure ends the transaction. `unreported` is the
+    /// failure of a transaction that was gone before.
+    pub(super) fn end_control<DB: Backend>(
+        &mut self,
+        error: Option<sqlx::Error>,
+        unreported: Option<Failure>,
+    ) -> Result<(), Error> {
         self.in_flight = false;
         let failure = error.as_ref().map(failure_or_other::<DB>);
         if let Some(run_clock) = &self.run_clock {
             run_clock.answered(failure.as_ref());
         }
         let Some(failure) = failure else { return Ok(()) };
+        let failure = unreported.filter(|_| failure.kind() == FailureKind::Aborted).unwrap_or(failure);
         self.end(failure.clone());
         Err(Error::failed(failure, None))
     }

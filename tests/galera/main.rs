@@ -16,6 +16,7 @@ mod queue;
 mod quorum;
 #[path = "../support/mod.rs"]
 mod support;
+mod unreported;
 mod write_skew;
 
 use std::fmt::Debug;

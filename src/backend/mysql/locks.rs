@@ -6,11 +6,13 @@ use std::time::Duration;
 use sqlx::MySql;
 
 use super::innodb_status::{self, ReportedLock};
+use super::transaction::begins_with_snapshot;
 use crate::backend::engine::Engine;
 use crate::backend::limits::whole_seconds;
 use crate::backend::locks::{LockSql, LockWait, LockWaitQuery, SnapshotAge, whole_clause};
 use crate::isolation::Isolation;
 use crate::row_lock::{RowLock, Strength, WaitPolicy};
+use crate::strategy::Plan;
 
 impl LockSql for MySql {
     /// MariaDB has no `FOR SHARE`: it is a syntax error there. MySQL 8 has it, and requires it for OF, NOWAIT
@@ -32,11 +34,11 @@ impl LockSql for MySql {
     }
 
     /// GET_LOCK reads no table, so it takes no snapshot; at SERIALIZABLE every read locks what it reads.
-    fn snapshot_age(isolation: Isolation) -> SnapshotAge {
-        if isolation == Isolation::RepeatableRead {
-            SnapshotAge::FirstStatement
-        } else {
-            SnapshotAge::Younger
+    fn snapshot_age(engine: &Engine, plan: &Plan) -> SnapshotAge {
+        match plan.isolation {
+            _ if begins_with_snapshot(engine, plan) => SnapshotAge::Older,
+            Isolation::RepeatableRead => SnapshotAge::FirstStatement,
+            _ => SnapshotAge::Younger,
         }
     }
 

@@ -24,6 +24,13 @@ const RELEASE_GUARD: &str = "RELEASE SAVEPOINT atomically_guard";
 pub(super) const COMMIT: &str = "COMMIT AND NO CHAIN NO RELEASE";
 const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
 
+/// Makes what is sent after the end of a transaction a transaction of its own, which is not stored without a
+/// COMMIT.
+///
+/// A Galera node rolls a transaction back in favor of one on another node, and reports it with its next response.
+/// The report can be lost while a statement is being prepared, and the next statement would be stored alone.
+const WITHOUT_AUTOCOMMIT: &str = "SET @atomically_autocommit = @@autocommit, autocommit = 0; ";
+
 impl TransactionSql for MySql {
     fn check(plan: &Plan, _limits: &Limits) -> Result<(), Failure> {
         if plan.begin.is_some() {
@@ -84,15 +91,20 @@ impl TransactionSql for MySql {
                 "SET @atomically_idle = @@idle_transaction_timeout, idle_transaction_timeout = {seconds}; "
             );
         }
+        if engine.is_galera() {
+            sql.push_str(WITHOUT_AUTOCOMMIT);
+        }
         let access = if plan.access == Access::ReadOnly { ", READ ONLY" } else { "" };
         let isolation = match plan.isolation {
             // TiDB refuses it.
             Isolation::ReadUncommitted if engine.product == EngineProduct::TiDb => Isolation::ReadCommitted,
             isolation => isolation,
         };
+        let snapshot = if begins_with_snapshot(engine, plan) { " WITH CONSISTENT SNAPSHOT" } else { "" };
         let _ = write!(
             sql,
-            "SET TRANSACTION ISOLATION LEVEL {isolation}{access}; START TRANSACTION; SAVEPOINT {GUARD_NAME}"
+            "SET TRANSACTION ISOLATION LEVEL {isolation}{access}; START TRANSACTION{snapshot}; \
+             SAVEPOINT {GUARD_NAME}"
         );
         sql
     }
@@ -174,7 +186,26 @@ impl TransactionSql for MySql {
         format!("ROLLBACK TO SAVEPOINT {savepoint}")
     }
 
+    /// Statements that commit are refused, unless the transaction does not see them.
+    fn unreported_abort(closing: &Closing) -> Option<Failure> {
+        let message = "the node has rolled the transaction back in favor of one on another node, and did not \
+                       report it";
+        let is_certain = closing.engine.is_galera() && !closing.unwatched;
+        is_certain.then(|| Failure::new(FailureKind::SerializationFailure, message).retryable(true))
+    }
+
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
+}
+
+/// Returns whether the transaction takes its snapshot when it begins, and not with its first read.
+///
+/// MariaDB collects the open transactions for a snapshot one after the other, while others commit, so a
+/// snapshot can contain a transaction without an earlier one for whose row lock it has waited. With the
+/// binary log enabled, a [consistent
+/// snapshot](https://mariadb.com/kb/en/enhancements-for-start-transaction-with-consistent-snapshot/) excludes
+/// commits while it is taken.
+pub(super) fn begins_with_snapshot(engine: &Engine, plan: &Plan) -> bool {
+    engine.is_mariadb() && plan.isolation == Isolation::RepeatableRead && plan.access == Access::ReadOnly
 }
 
 /// Returns the statements, each after a semicolon, that release advisory locks and restore the session's
@@ -201,6 +232,10 @@ fn restoring(closing: &Closing) -> String {
     if limits.idle.is_some() {
         sql.push_str("; SET idle_transaction_timeout = @atomically_idle");
     }
+    if closing.engine.is_galera() {
+        // After the end of the transaction, because it would commit one that is open.
+        sql.push_str("; SET autocommit = @atomically_autocommit");
+    }
     sql
 }
 
@@ -223,6 +258,7 @@ mod tests {
     use crate::sql_text::Syntax;
 
     const RELEASE: &str = "RELEASE SAVEPOINT atomically_guard";
+    const AUTOCOMMIT: &str = "SET autocommit = @atomically_autocommit";
     const SETTINGS: &str =
         "SET innodb_lock_wait_timeout = @atomically_lock_wait, lock_wait_timeout = @atomically_table_wait";
 
@@ -246,7 +282,10 @@ mod tests {
     #[test]
     fn a_galera_node_of_mariadb_commits_in_one_compound_statement() {
         let ending = MySql::commit(&closing(true, true));
-        assert_eq!(ending.sql, format!("BEGIN NOT ATOMIC {RELEASE}; SELECT 1; {COMMIT}; {SETTINGS}; END"));
+        assert_eq!(
+            ending.sql,
+            format!("BEGIN NOT ATOMIC {RELEASE}; SELECT 1; {COMMIT}; {SETTINGS}; {AUTOCOMMIT}; END")
+        );
         assert_eq!((ending.before_commit, ending.guard, ending.after), (1, None, None));
     }
 
@@ -254,7 +293,25 @@ mod tests {
     fn another_galera_node_receives_each_statement_in_a_packet_of_its_own() {
         let ending = MySql::commit(&closing(false, true));
         assert_eq!((ending.sql.as_ref(), ending.before_commit), (COMMIT, 0));
-        assert_eq!((ending.guard.as_deref(), ending.after.as_deref()), (Some(RELEASE), Some(SETTINGS)));
+        let after = format!("{SETTINGS}; {AUTOCOMMIT}");
+        assert_eq!((ending.guard.as_deref(), ending.after.as_deref()), (Some(RELEASE), Some(after.as_str())));
+    }
+
+    #[test]
+    fn autocommit_is_off_in_transactions_of_a_galera_node_and_restored_after_them() {
+        for is_galera in [true, false] {
+            let closing = closing(true, is_galera);
+            let opening = MySql::opening(&closing.engine, &closing.plan, &closing.limits);
+            assert_eq!(opening.contains("autocommit = 0; SET TRANSACTION"), is_galera, "{opening}");
+            let rollback = MySql::rollback(&closing);
+            assert_eq!(
+                rollback.ends_with("SET autocommit = @atomically_autocommit"),
+                is_galera,
+                "{rollback}"
+            );
+            assert_eq!(MySql::unreported_abort(&closing).is_some(), is_galera);
+            assert!(MySql::unreported_abort(&Closing { unwatched: true, ..closing }).is_none());
+        }
     }
 
     #[test]
@@ -281,5 +338,20 @@ mod tests {
         assert!(on_tidb.ends_with(begin) && on_tidb.contains("innodb_lock_wait_timeout"), "{on_tidb}");
         let on_mysql = opening(EngineProduct::MySql, Isolation::ReadUncommitted);
         assert!(on_mysql.contains("READ UNCOMMITTED"), "{on_mysql}");
+    }
+
+    #[test]
+    fn a_report_on_mariadb_takes_its_snapshot_when_it_begins() {
+        let of = |product, isolation, access| {
+            let engine = Engine::new(Syntax::MySql, product, EngineVersion::new(10, 11, 14));
+            let mut plan = Plan::new(isolation);
+            plan.access = access;
+            MySql::opening(&engine, &plan, &Limits::default()).contains("START TRANSACTION WITH CONSISTENT")
+        };
+        let (level, reads) = (Isolation::RepeatableRead, Access::ReadOnly);
+        assert!(of(EngineProduct::MariaDb, level, reads));
+        assert!(!of(EngineProduct::MariaDb, level, Access::ReadWrite));
+        assert!(!of(EngineProduct::MariaDb, Isolation::ReadCommitted, reads));
+        assert!(!of(EngineProduct::MySql, level, reads));
     }
 }

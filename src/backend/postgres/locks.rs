@@ -9,6 +9,7 @@ use crate::backend::engine::Engine;
 use crate::backend::locks::{LockSql, LockWait, LockWaitQuery, SnapshotAge, whole_clause};
 use crate::isolation::Isolation;
 use crate::row_lock::{RowLock, Strength};
+use crate::strategy::Plan;
 
 impl LockSql for Postgres {
     fn clause(engine: &Engine, lock: RowLock) -> Cow<'static, str> {
@@ -31,8 +32,8 @@ impl LockSql for Postgres {
 
     /// The SELECT that acquires the lock takes its snapshot before it waits. At SERIALIZABLE, a read from a
     /// snapshot that is too old fails at the commit.
-    fn snapshot_age(isolation: Isolation) -> SnapshotAge {
-        if isolation == Isolation::RepeatableRead { SnapshotAge::Older } else { SnapshotAge::Younger }
+    fn snapshot_age(_engine: &Engine, plan: &Plan) -> SnapshotAge {
+        if plan.isolation == Isolation::RepeatableRead { SnapshotAge::Older } else { SnapshotAge::Younger }
     }
 
     const SAVEPOINTS_HOLD_ADVISORY_LOCKS: bool = true;
