@@ -17,7 +17,8 @@ pub enum Isolation {
     ReadUncommitted,
     /// Every statement sees what was committed before that statement began.
     ReadCommitted,
-    /// Every statement sees what was committed before the transaction's first statement began.
+    /// Every statement sees what was committed before the transaction's first statement began. MariaDB [may
+    /// break this under load](crate::guide::engines::mariadb#snapshots-under-load).
     RepeatableRead,
     /// The outcome equals that of running the transactions one after another in some order.
     Serializable,

@@ -11,6 +11,7 @@ use rand::RngExt as _;
 use sqlx::{MySql, MySqlConnection, Pool};
 use tokio::time::{Instant, sleep};
 
+use crate::support::at_one_moment;
 use crate::{Database, all};
 
 const CLIENTS_OF_A_NODE: usize = 3;
@@ -24,7 +25,7 @@ const TABLES: [&str; 3] = [
     "INSERT INTO event VALUES (1, 1000), (2, 1000)",
 ];
 
-/// Everything that was put into the rows, in one snapshot.
+/// Everything that was put into the rows.
 const TOTAL: &str = "SELECT CAST((SELECT SUM(seats) FROM event) \
      + (SELECT COALESCE(SUM(amount), 0) FROM atomically_hold WHERE confirmed_at IS NULL) \
      + (SELECT COUNT(*) FROM ticket) AS SIGNED)";
@@ -127,8 +128,7 @@ async fn buy(pool: &Pool<MySql>, hold: &Hold<MySql, i64>, load: &Load) {
 async fn sweep_and_add_up(pool: Pool<MySql>, load: Arc<Load>) {
     let (holds, start) = (holds(&pool), Instant::now());
     while start.elapsed() < LOAD {
-        let total: i64 = sqlx::query_scalar(TOTAL).fetch_one(&pool).await.expect("a total");
-        assert_eq!(total, EVENTS * SEATS);
+        assert_eq!(at_one_moment(&pool, TOTAL).await, EVENTS * SEATS);
         let swept = holds.sweep().await.unwrap_or_default();
         load.swept.fetch_add(swept as u64, SeqCst);
         sleep(Duration::from_millis(10)).await;

@@ -150,9 +150,12 @@ async fn expire<DB: TestBackend>(pool: &Pool<DB>) {
     DB::pool_execute(pool, sql, &[]).await.expect("they expire");
 }
 
+fn sql_of<DB: TestBackend>(sql: &str) -> String {
+    if DB::NAME.contains("My") { sql.replace("AS BIGINT", "AS SIGNED") } else { sql.to_owned() }
+}
+
 async fn fetch<DB: TestBackend>(pool: &Pool<DB>, sql: &str) -> i64 {
-    let sql = if DB::NAME.contains("My") { sql.replace("AS BIGINT", "AS SIGNED") } else { sql.to_owned() };
-    DB::pool_fetch(pool, DB::sql(&sql), &[]).await.expect("a number")
+    DB::pool_fetch(pool, DB::sql(&sql_of::<DB>(sql)), &[]).await.expect("a number")
 }
 
 /// The number in a row.

@@ -7,8 +7,8 @@ use atomically::Pessimistic;
 use atomically::holds::{Confirmation, HoldKey, HoldOutcome};
 use futures_util::future::{Either, join_all, select};
 
-use crate::support::TestBackend;
-use crate::{TOTAL, buy, events, expire, fetch, seats};
+use crate::support::{TestBackend, at_one_moment};
+use crate::{TOTAL, buy, events, expire, fetch, seats, sql_of};
 
 const SEATS: i64 = 24;
 const CALLERS: u64 = 12;
@@ -44,7 +44,7 @@ where
     let callers = join_all((0..CALLERS).map(caller));
     let observer = async {
         loop {
-            assert_eq!(fetch(&pool, TOTAL).await, SEATS);
+            assert_eq!(at_one_moment(&pool, &sql_of::<DB>(TOTAL)).await, SEATS);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

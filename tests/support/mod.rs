@@ -13,10 +13,21 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use atomically::{Atomic, Backend, Error, Options, PoolTransactor, Tx};
+use atomically::{Atomic, Backend, Error, Options, PoolTransactor, Serializable, TransactorExt as _, Tx};
 use sqlx::{AssertSqlSafe, Pool, SqlStr};
 #[allow(unused_imports, reason = "each test binary uses its part")]
 pub(crate) use test_servers as servers;
+
+/// Computes a number from several rows as of one moment.
+///
+/// It reads with locks, because a snapshot of MariaDB under load may contain a transaction without an earlier
+/// one that it has waited for.
+#[allow(dead_code, reason = "each test binary uses its part")]
+pub(crate) async fn at_one_moment<DB: TestBackend>(pool: &Pool<DB>, sql: &str) -> i64 {
+    let db = Serializable::default().on(pool).attempts(1_000);
+    let read = async |tx: &mut Tx<DB>| Ok::<_, Error>(DB::fetch(tx, DB::sql(sql), &[]).await?);
+    db.run(read).await.expect("a number")
+}
 
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn futures_util::Stream<Item = T> + Send + 'a>>;
 type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
