@@ -119,8 +119,9 @@ pub enum EngineCluster {
     /// A node that aborts a transaction in favour of one from another node reports this in its next response.
     /// If several statements share a packet, the statement after the aborted one still runs, outside of the
     /// transaction, and appears to succeed: 145 of 3 775 acknowledged commits were not stored. Within a
-    /// transaction, each statement therefore needs a packet of its own. And because a node may report nothing at
-    /// all, transactions run [without autocommit](crate::guide::engines::galera#what-the-crate-does-about-it).
+    /// transaction, each statement therefore needs a packet of its own. And because a node may report nothing
+    /// at all, transactions run [without
+    /// autocommit](crate::guide::engines::galera#what-the-crate-does-about-it).
     Galera,
     /// Group Replication of MySQL. Its conflicts are found at COMMIT.
     GroupReplication,

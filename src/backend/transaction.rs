@@ -92,8 +92,9 @@ pub trait TransactionSql: Database {
         format!("ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}")
     }
 
-    /// Returns the failure of a transaction that is gone although no statement of it can have ended it; `None`
-    /// if that does not happen. Nothing of such a transaction is stored, nor of what was sent after its end.
+    /// Returns the failure of a transaction that is gone although no statement of it can have ended it;
+    /// `None` if that does not happen. Nothing of such a transaction is stored, nor of what was sent after
+    /// its end.
     fn unreported_abort(_closing: &Closing) -> Option<Failure> {
         None
     }

@@ -27,8 +27,8 @@ pub trait Driver: Database {
     /// Whether the driver reads all results of a text, and their errors, if one row is requested.
     const READS_BEYOND_FIRST_ROW: bool = false;
 
-    /// Whether the driver returns the first row before it has read the rest. An error that follows would be the
-    /// answer to the next statement, and the row may be wrong because of it.
+    /// Whether the driver returns the first row before it has read the rest. An error that follows would be
+    /// the answer to the next statement, and the row may be wrong because of it.
     const LEAVES_RESULTS_UNREAD: bool = false;
 
     /// Whether the driver's [`begin`](TransactionManager::begin) sends any text, skips its results, and fails

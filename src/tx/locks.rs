@@ -194,13 +194,14 @@ impl<DB: Backend> Tx<DB> {
     /// # Snapshots
     ///
     /// The lock protects what is read after it was granted. A transaction at REPEATABLE READ reads from a
-    /// snapshot that may be older than the lock, so two units that lock, count and insert could both use
-    /// the same number. The lock therefore fails at REPEATABLE READ as
+    /// snapshot that may be older than the lock, so two units that lock, count and insert could both use the
+    /// same number. The lock therefore fails at REPEATABLE READ as
     /// [`Unsupported`](crate::ErrorKind::Unsupported): on PostgreSQL always, because the snapshot is taken
     /// before the lock is waited for; on MySQL and MariaDB if a statement ran before it, or if the unit is
-    /// read-only and thus has the snapshot [of its beginning](crate::guide::engines::mariadb#snapshots-under-load)
-    /// on MariaDB. At READ COMMITTED, the level of all shipped strategies but one, each statement has a
-    /// snapshot of its own. At SERIALIZABLE, a unit that has read too early is retried.
+    /// read-only and thus has the snapshot [of its
+    /// beginning](crate::guide::engines::mariadb#snapshots-under-load) on MariaDB. At READ COMMITTED, the
+    /// level of all shipped strategies but one, each statement has a snapshot of its own. At SERIALIZABLE, a
+    /// unit that has read too early is retried.
     ///
     /// # Errors
     ///

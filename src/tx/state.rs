@@ -242,8 +242,8 @@ impl TxState {
         }
     }
 
-    /// Records the result of a statement of this crate, whose failure ends the transaction. `unreported` is the
-    /// failure of a transaction that was gone before.
+    /// Records the result of a statement of this crate, whose failure ends the transaction. `unreported` is
+    /// the failure of a transaction that was gone before.
     pub(super) fn end_control<DB: Backend>(
         &mut self,
         error: Option<sqlx::Error>,

@@ -1,5 +1,5 @@
-//! Transactions that a node rolls back without reporting it: what they send afterwards is not stored, and their
-//! units run again.
+//! Transactions that a node rolls back without reporting it: what they send afterwards is not stored, and
+//! their units run again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};

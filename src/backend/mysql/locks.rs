@@ -6,11 +6,10 @@ use std::time::Duration;
 use sqlx::MySql;
 
 use super::innodb_status::{self, ReportedLock};
-use super::transaction::begins_with_snapshot;
 use crate::backend::engine::Engine;
 use crate::backend::limits::whole_seconds;
 use crate::backend::locks::{LockSql, LockWait, LockWaitQuery, SnapshotAge, whole_clause};
-use crate::isolation::Isolation;
+use crate::isolation::{Access, Isolation};
 use crate::row_lock::{RowLock, Strength, WaitPolicy};
 use crate::strategy::Plan;
 
@@ -83,6 +82,17 @@ fn lock_waits(text: &str) -> Vec<LockWait> {
             Some(LockWait { session, blocked_by: Vec::new(), lock: format!("{what}{table} ({mode})") })
         })
         .collect()
+}
+
+/// Returns whether the transaction takes its snapshot when it begins, and not with its first read.
+///
+/// MariaDB collects the open transactions for a snapshot one after the other, while others commit, so a
+/// snapshot can contain a transaction without an earlier one for whose row lock it has waited. With the
+/// binary log enabled, a [consistent
+/// snapshot](https://mariadb.com/kb/en/enhancements-for-start-transaction-with-consistent-snapshot/) excludes
+/// commits while it is taken.
+pub(super) fn begins_with_snapshot(engine: &Engine, plan: &Plan) -> bool {
+    engine.is_mariadb() && plan.isolation == Isolation::RepeatableRead && plan.access == Access::ReadOnly
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::MySql;
 
-use super::locks::lock_name;
+use super::locks::{begins_with_snapshot, lock_name};
 use crate::backend::engine::{Engine, EngineProduct};
 use crate::backend::limits::{MAX_SECONDS, whole_millis, whole_seconds};
 use crate::backend::transaction::{
@@ -27,8 +27,9 @@ const ROLLBACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE";
 /// Makes what is sent after the end of a transaction a transaction of its own, which is not stored without a
 /// COMMIT.
 ///
-/// A Galera node rolls a transaction back in favor of one on another node, and reports it with its next response.
-/// The report can be lost while a statement is being prepared, and the next statement would be stored alone.
+/// A Galera node rolls a transaction back in favor of one on another node, and reports it with its next
+/// response. The report can be lost while a statement is being prepared, and the next statement would be
+/// stored alone.
 const WITHOUT_AUTOCOMMIT: &str = "SET @atomically_autocommit = @@autocommit, autocommit = 0; ";
 
 impl TransactionSql for MySql {
@@ -195,17 +196,6 @@ impl TransactionSql for MySql {
     }
 
     const REFUSED_COMMIT_ENDS_TRANSACTION: bool = false;
-}
-
-/// Returns whether the transaction takes its snapshot when it begins, and not with its first read.
-///
-/// MariaDB collects the open transactions for a snapshot one after the other, while others commit, so a
-/// snapshot can contain a transaction without an earlier one for whose row lock it has waited. With the
-/// binary log enabled, a [consistent
-/// snapshot](https://mariadb.com/kb/en/enhancements-for-start-transaction-with-consistent-snapshot/) excludes
-/// commits while it is taken.
-pub(super) fn begins_with_snapshot(engine: &Engine, plan: &Plan) -> bool {
-    engine.is_mariadb() && plan.isolation == Isolation::RepeatableRead && plan.access == Access::ReadOnly
 }
 
 /// Returns the statements, each after a semicolon, that release advisory locks and restore the session's
