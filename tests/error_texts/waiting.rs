@@ -46,7 +46,7 @@ pub(crate) async fn in_this_process<DB: TestBackend>(table: &mut Table) {
     let db = db.clone().gate(&Gate::new());
     let hot = db.on_key(7);
     let waits = async {
-        let options = Options::new().named("checkout").on_key(7).deadline(Duration::from_millis(200));
+        let options = Options::new().named("checkout").on_key(7).deadline(Duration::from_secs(1));
         let late = async {
             starts.recv().await;
             db.with(options).run(nothing::<DB>).await
@@ -54,7 +54,7 @@ pub(crate) async fn in_this_process<DB: TestBackend>(table: &mut Table) {
         tokio::select! { _ = hot.run(sleeper) => panic!("it never ends"), late = late => late }
     };
     table.record("gate, until the deadline", waits).await;
-    let db = Optimistic::default().on(&pool).deadline(Duration::from_millis(200));
+    let db = Optimistic::default().on(&pool).deadline(Duration::from_secs(1));
     let named = checkout(&db);
     let run = named.run(async |tx: &mut Tx<DB>| {
         nothing(tx).await?;
@@ -80,7 +80,7 @@ pub(crate) async fn for_locks<DB: TestBackend>(table: &mut Table) {
         Ok::<_, Error>(())
     };
     table.record("lock refused, NOWAIT", checkout(&db).run(refused)).await;
-    let lone = Atomic::default().on(&pool).deadline(Duration::from_millis(200));
+    let lone = Atomic::default().on(&pool).deadline(Duration::from_secs(1));
     let add = sqlx::raw_sql(DB::sql(ADD));
     table
         .record("a lone statement that waits for a lock until the deadline", checkout(&lone).apply(add))
@@ -94,7 +94,7 @@ pub(crate) async fn for_locks<DB: TestBackend>(table: &mut Table) {
     let limited = Options::new().statement_timeout(Duration::from_millis(100));
     let db: PoolTransactor<DB, _> = Pessimistic::default().on(&pool);
     table.record("statement timeout", checkout(&db.clone().options(limited)).run(slow)).await;
-    let db = db.deadline(Duration::from_millis(300));
+    let db = db.deadline(Duration::from_secs(1));
     table.record("slow statement until the deadline", checkout(&db).run(slow)).await;
 }
 
