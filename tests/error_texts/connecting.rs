@@ -11,7 +11,7 @@ use crate::support::TestBackend;
 use crate::support::servers::Server;
 use crate::table::{Table, checkout};
 
-pub(crate) const SOON: Duration = Duration::from_millis(1500);
+const SOON: Duration = Duration::from_millis(700);
 
 pub(crate) async fn nothing<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM (SELECT 1) AS one"), &[]).await?;

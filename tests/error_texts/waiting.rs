@@ -8,11 +8,17 @@ use atomically::{
 use sqlx::Sqlite;
 use sqlx::pool::PoolOptions;
 
-use crate::connecting::{SOON, nothing};
+use crate::connecting::nothing;
 use crate::statements::{counter, unit};
 use crate::support::TestBackend;
 use crate::support::proxy::{Fault, Proxy};
 use crate::table::{Table, checkout};
+
+/// Shorter than the time after which a unit is reported as idle.
+const SOON: Duration = Duration::from_millis(700);
+
+/// Long enough to reach the fault on a busy machine.
+const REACHED: Duration = Duration::from_millis(1500);
 
 const ADD: &str = "UPDATE counter SET value = value + 1 WHERE id = 1";
 
@@ -46,7 +52,7 @@ pub(crate) async fn in_this_process<DB: TestBackend>(table: &mut Table) {
     let db = db.clone().gate(&Gate::new());
     let hot = db.on_key(7);
     let waits = async {
-        let options = Options::new().named("checkout").on_key(7).deadline(Duration::from_secs(1));
+        let options = Options::new().named("checkout").on_key(7).deadline(SOON);
         let late = async {
             starts.recv().await;
             db.with(options).run(nothing::<DB>).await
@@ -54,7 +60,7 @@ pub(crate) async fn in_this_process<DB: TestBackend>(table: &mut Table) {
         tokio::select! { _ = hot.run(sleeper) => panic!("it never ends"), late = late => late }
     };
     table.record("gate, until the deadline", waits).await;
-    let db = Optimistic::default().on(&pool).deadline(Duration::from_secs(1));
+    let db = Optimistic::default().on(&pool).deadline(SOON);
     let named = checkout(&db);
     let run = named.run(async |tx: &mut Tx<DB>| {
         nothing(tx).await?;
@@ -109,7 +115,7 @@ pub(crate) async fn for_a_silent_server<DB: TestBackend>(table: &mut Table) {
     ] {
         let proxy = Proxy::to(&direct.url).await;
         let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
-        let db = Pessimistic::default().on(&pool.expect("a pool")).deadline(SOON).attempts(2);
+        let db = Pessimistic::default().on(&pool.expect("a pool")).deadline(REACHED).attempts(2);
         proxy.on(trigger, fault);
         let named = checkout(&db);
         let run = named.run(async |tx: &mut Tx<DB>| {
