@@ -78,7 +78,9 @@ pub(crate) async fn for_locks<DB: TestBackend>(table: &mut Table) {
     let db = Pessimistic::default().on(&pool).options(limited);
     table.record("lock timeout", checkout(&db).run(add)).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(4)).backoff(Backoff::none());
-    table.record_without_debug("lock wait until the deadline", checkout(&db).run(add)).await;
+    let named = checkout(&db);
+    let waits = async || named.run(add).await;
+    table.record_usual("lock wait until the deadline", "lock timeout", waits).await;
     let nowait = "SELECT value FROM counter WHERE id = 1 FOR UPDATE NOWAIT";
     let db = Pessimistic::default().on(&pool);
     let refused = async |tx: &mut Tx<DB>| {
@@ -101,7 +103,9 @@ pub(crate) async fn for_locks<DB: TestBackend>(table: &mut Table) {
     let db: PoolTransactor<DB, _> = Pessimistic::default().on(&pool);
     table.record("statement timeout", checkout(&db.clone().options(limited)).run(slow)).await;
     let db = db.deadline(Duration::from_secs(1));
-    table.record("slow statement until the deadline", checkout(&db).run(slow)).await;
+    let named = checkout(&db);
+    let waits = async || named.run(slow).await;
+    table.record_usual("slow statement until the deadline", "statement timeout", waits).await;
 }
 
 pub(crate) async fn for_a_silent_server<DB: TestBackend>(table: &mut Table) {
@@ -134,7 +138,9 @@ pub(crate) async fn for_a_writer(table: &mut Table) {
     let db = Pessimistic::default().on(&pool).options(limited);
     table.record("database busy", checkout(&db).run(add)).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(2));
-    table.record_without_debug("database busy until the deadline", checkout(&db).run(add)).await;
+    let named = checkout(&db);
+    let waits = async || named.run(add).await;
+    table.record_usual("database busy until the deadline", "database busy (5)", waits).await;
     drop(blocker);
     // Another connection writes after the read, so the snapshot is outdated.
     let other = pool.pool.clone();
