@@ -76,8 +76,8 @@ impl Table {
     }
 
     /// Like [`record`](Self::record), for a run whose deadline a busy machine lets pass elsewhere as well: it
-    /// is repeated until its error contains this part. Lines of level debug are left out, because their number
-    /// depends on the machine.
+    /// is repeated until its error contains this part. Lines of level debug are left out, because their
+    /// number depends on the machine.
     pub(crate) async fn record_usual<T, E: fmt::Display>(
         &mut self,
         what: &str,
