@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use atomically::queue::{NewJob, Queue, Retry, Worker};
 use atomically::testing::{Fault, Faults, Moment};
-use atomically::{Backoff, Error, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
+use atomically::{Backoff, Error, JobEvent, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::Sqlite;
 use support::{TestBackend as _, TestPool};
 use tracing::field::{Field, Visit};
@@ -354,8 +354,16 @@ async fn missing_tables_are_logged_once() {
     let pool = Sqlite::pool(2).await;
     let queue = Queue::new("mail", &pool).expect("a name");
     let (recording, _guard) = listen();
+    let troubles = Arc::new(tokio::sync::Semaphore::new(0));
+    let counted = troubles.clone();
     let worker = Worker::new(&queue).handlers(1).poll_every(Duration::from_millis(10));
-    worker.run(tokio::time::sleep(Duration::from_millis(300)), |_| async { Ok(()) }).await;
+    let worker = worker.observed_by(move |event: &atomically::Event<'_>| {
+        if let atomically::Event::Job { event: JobEvent::Trouble { .. }, .. } = event {
+            counted.add_permits(1);
+        }
+    });
+    let three_troubles = async { drop(troubles.acquire_many(3).await.expect("never closed")) };
+    worker.run(three_troubles, |_| async { Ok(()) }).await;
     let lines = recording.lines(Level::INFO);
     assert_eq!(lines.len(), 1, "{lines:?}");
     for part in ["\"mail\"", "atomically_job", "Queue::create_tables", "Schema::sql"] {

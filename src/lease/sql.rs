@@ -3,7 +3,7 @@
 //! Each database has one [`LeaseSql`], in a file of its own. The code that runs the statements is shared.
 //! They name the tables without a prefix, which is added where they are sent.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::backend::{Backend, Capability, WatchedQuery, required};
 use crate::schema::Schema;
@@ -21,6 +21,8 @@ mod sqlite;
 pub(super) struct LeaseSql {
     /// The time of the statement, in microseconds since 1970.
     now: &'static str,
+    /// Whether `now` is the clock of this machine in milliseconds, which two holders can share.
+    has_coarse_local_clock: bool,
     /// INSERT that skips a row that exists, in two parts around the table, columns and values.
     insert_missing: (&'static str, &'static str),
     /// Ends an INSERT INTO `atomically_lease_expiry`, which then replaces the row that exists.
@@ -53,12 +55,12 @@ impl LeaseRow {
     pub(super) fn remaining(&self) -> Duration {
         Duration::from_micros(u64::try_from(self.until - self.now).unwrap_or_default())
     }
+}
 
-    /// Returns the token of the next holder. It is the time, so that tokens grow even if a row was deleted
-    /// in between.
-    fn next_token(&self) -> i64 {
-        self.token.map_or(self.now, |token| self.now.max(token + 1))
-    }
+/// Returns the time of this process, in microseconds since 1970.
+fn local_micros() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or_default()
 }
 
 impl LeaseSql {
@@ -91,6 +93,16 @@ impl LeaseSql {
         })
     }
 
+    /// Returns the token of the next holder. It is the time, so that tokens grow even if a row was deleted
+    /// in between.
+    fn next_token(&self, row: LeaseRow) -> i64 {
+        match row.token {
+            Some(last) => row.now.max(last + 1),
+            None if self.has_coarse_local_clock => row.now.max(local_micros()),
+            None => row.now,
+        }
+    }
+
     /// Gives a free lease to a new holder, and returns its token; `None` if another caller was faster.
     pub(super) async fn take<DB: Backend>(
         &self,
@@ -98,7 +110,7 @@ impl LeaseSql {
         lease: LeaseTerms<'_>,
         row: LeaseRow,
     ) -> Result<Option<i64>, sqlx::Error> {
-        let (name, token) = (lease.name, row.next_token());
+        let (name, token) = (lease.name, self.next_token(row));
         let take = match row.token {
             Some(last) => {
                 format!(

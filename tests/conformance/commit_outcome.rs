@@ -63,7 +63,7 @@ pub(crate) async fn a_commit_stays_unknown_if_the_deadline_passes<DB: TestBacken
     let direct = counter::<DB>(1).await;
     let proxy = Proxy::to(&direct.url).await;
     let pool = connect_through::<DB>(&proxy, &direct.url, 2).await;
-    let db = resolving(&direct, &pool).await.deadline(Duration::from_millis(300));
+    let db = resolving(&direct, &pool).await.deadline(Duration::from_secs(2));
     proxy.on(DB::COMMIT, Fault::SilenceAfter);
     let error = db.run(increment::<DB>).await.expect_err("no response");
     assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");

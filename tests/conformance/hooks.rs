@@ -80,7 +80,7 @@ pub(crate) async fn rollback_hooks_run_once_after_the_last_attempt<DB: TestBacke
         std::future::pending::<()>().await;
         Ok::<_, Error>(())
     };
-    db.deadline(Duration::from_millis(100)).run(slow).await.expect_err("too slow");
+    db.deadline(Duration::from_secs(1)).run(slow).await.expect_err("too slow");
     eventually(vec!["late rolled back".to_owned()], async || late.entries()).await;
 }
 

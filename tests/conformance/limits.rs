@@ -58,7 +58,7 @@ pub(crate) async fn times_out_on_an_exhausted_pool<DB: TestBackend>() {
 pub(crate) async fn times_out_on_a_locked_row<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
-    let deadline = Duration::from_millis(500);
+    let deadline = Duration::from_millis(1500);
 
     let run = async { Pessimistic::default().on(&pool).deadline(deadline).run(increment::<DB>).await };
     let error = timeout(TEST_TIMEOUT, run).await.expect("in time").expect_err("the row is locked");
@@ -98,7 +98,7 @@ pub(crate) async fn deadline_errors_report_an_earlier_lock_timeout<DB: TestBacke
 
 pub(crate) async fn a_slow_unit_fails_at_its_deadline<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
-    let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(50));
+    let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(500));
     let run = db.run(async |tx: &mut Tx<DB>| {
         set_value(tx, 9).await?;
         std::future::pending::<()>().await;

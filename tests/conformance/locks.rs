@@ -120,8 +120,9 @@ pub(crate) async fn lock_rows_waits_for_locked_rows<DB: TestBackend>() {
     });
     let other = async {
         locked.wait().await;
+        let free = db.with(Options::new().attempts(1));
+        let free = free.run(async |tx: &mut Tx<DB>| DB::lock_accounts(tx, &[2]).await).await;
         let short = db.with(Options::new().attempts(1).deadline(Duration::from_millis(300)));
-        let free = short.run(async |tx: &mut Tx<DB>| DB::lock_accounts(tx, &[2]).await).await;
         let held = short.run(async |tx: &mut Tx<DB>| DB::lock_accounts(tx, &[1, 2]).await).await;
         locked.wait().await;
         (free, held)

@@ -74,7 +74,7 @@ pub(crate) async fn does_not_retry_a_missing_parameter<DB: TestBackend>() {
 
 pub(crate) async fn reports_a_unit_that_waits_for_a_second_connection<DB: TestBackend>() {
     let pool = counter::<DB>(1).await;
-    let options = pool.options().clone().acquire_timeout(Duration::from_millis(100));
+    let options = pool.options().clone().acquire_timeout(Duration::from_secs(1));
     let pool = options.connect(&pool.url).await.expect("a pool");
     let db = Pessimistic::default().on(&pool);
     let requests_another_connection = async |tx: &mut Tx<DB>| {
@@ -89,7 +89,7 @@ pub(crate) async fn reports_a_unit_that_waits_for_a_second_connection<DB: TestBa
     // If the deadline is shorter than the acquire timeout, its error says the same.
     let options = pool.options().clone().acquire_timeout(Duration::from_secs(60));
     let pool = options.connect_lazy_with((*pool.connect_options()).clone());
-    let db = Pessimistic::default().on(&pool).deadline(Duration::from_millis(300));
+    let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(2));
     let requests_another_connection = async |tx: &mut Tx<DB>| {
         increment(tx).await?;
         DB::pool_fetch(&pool, DB::sql("SELECT 1"), &[]).await?;
@@ -111,7 +111,7 @@ pub(crate) async fn idle_events_report_an_exhausted_pool<DB: TestBackend>() {
         let (recorded, notify) = (events.clone(), reported.clone());
         let db = Pessimistic::default()
             .on(&pool)
-            .options(Options::new().idle_warning(Duration::from_millis(30)))
+            .options(Options::new().idle_warning(Duration::from_millis(300)))
             .observed_by(move |event: &Event<'_>| {
                 if let Event::Unit { event: UnitEvent::Idle { pool_exhausted, .. }, .. } = event {
                     recorded.lock().expect("the events").push(*pool_exhausted);

@@ -12,7 +12,8 @@ use crate::support::{ServerBackend, TestBackend, eventually};
 
 /// Distinguishes slow from never, even on a busy machine.
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
-const SHORT: Duration = Duration::from_millis(300);
+/// Long enough to reach the fault on a busy machine.
+const SHORT: Duration = Duration::from_millis(1500);
 
 pub(crate) async fn times_out_if_no_server_listens<DB: TestBackend>() {
     let real = counter::<DB>(1).await;
@@ -51,7 +52,8 @@ pub(crate) async fn times_out_on_a_silent_connection<DB: TestBackend>() {
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{trigger}: {error:?}");
         assert!(proxy.hits() > before, "{trigger} was never sent");
         proxy.heal();
-        timeout(TEST_TIMEOUT, db.run(increment::<DB>))
+        let patient = db.clone().deadline(TEST_TIMEOUT);
+        timeout(TEST_TIMEOUT, patient.run(increment::<DB>))
             .await
             .expect("in time")
             .expect("a commit on another connection");

@@ -229,10 +229,12 @@ pub(crate) async fn observers_receive_the_failure_of_a_statement<DB: TestBackend
 /// observer makes it continue. Each pause is reported once.
 pub(crate) async fn reports_an_idle_unit_while_it_is_idle<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
+    // Longer than a busy machine pauses a unit between two statements.
+    let limit = Duration::from_millis(300);
     let (log, release) = (EventLog::default(), Arc::new(Notify::new()));
     let resume = release.clone();
     let db = patient(Pessimistic::default(), &pool)
-        .options(Options::new().idle_warning(Duration::from_millis(30)))
+        .options(Options::new().idle_warning(limit))
         .observed_by(log.clone())
         .observed_by(move |event: &Event<'_>| {
             if let Event::Unit { event: UnitEvent::Idle { .. }, .. } = event {
@@ -252,12 +254,12 @@ pub(crate) async fn reports_an_idle_unit_while_it_is_idle<DB: TestBackend>() {
         .expect("a commit");
     assert_eq!(log.count("thinks: idle after UPDATE"), 2);
     let end = log.end();
-    assert!(end.times.idle >= Duration::from_millis(60), "{end:?}");
+    assert!(end.times.idle >= 2 * limit, "{end:?}");
     assert_eq!(value(&pool).await, 2);
 
     // A unit is not idle before its first statement, because it holds no locks, nor between its attempts.
     db.run(async |tx: &mut Tx<DB>| {
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        tokio::time::sleep(2 * limit).await;
         increment(tx).await
     })
     .await
@@ -285,7 +287,8 @@ pub(crate) async fn reports_a_blocking_unit_afterwards<DB: TestBackend>() {
 pub(crate) async fn a_unit_that_waits_for_a_lock_is_not_idle<DB: TestBackend>() {
     let pool = counter::<DB>(4).await;
     let log = EventLog::default();
-    let limit = Duration::from_millis(30);
+    // The holder keeps its lock for three times as long, so that the other unit has come to wait for it.
+    let limit = Duration::from_millis(400);
     let db = patient(Pessimistic::default(), &pool)
         .options(Options::new().idle_warning(limit))
         .observed_by(log.clone());
@@ -340,7 +343,7 @@ pub(crate) async fn observers_are_notified_of_a_wait_at_the_gate<DB: TestBackend
         })
     };
     inside.notified().await;
-    let limit = Duration::from_millis(40);
+    let limit = Duration::from_millis(400);
     let hot = db.on_key("hot");
     let second = hot.run(increment::<DB>);
     let release = async {

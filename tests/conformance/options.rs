@@ -175,10 +175,10 @@ pub(crate) async fn row_locks_wait_fail_or_skip<DB: TestBackend>() {
     let pool = counter::<DB>(2).await;
     let blocker = DB::blocker(&pool.url).await;
     let db = Atomic::default().on(&pool);
-    let count = |lock: RowLock| {
+    let count = |lock: RowLock, deadline: Duration| {
         let db = &db;
         async move {
-            db.with(Options::new().attempts(1).deadline(Duration::from_millis(500)))
+            db.with(Options::new().attempts(1).deadline(deadline))
                 .run(async |tx: &mut Tx<DB>| {
                     let select = tx.locking(lock, DB::sql("SELECT id FROM counter ORDER BY id"))?;
                     Ok::<_, Error>(DB::fetch(tx, select, &[]).await?)
@@ -186,11 +186,12 @@ pub(crate) async fn row_locks_wait_fail_or_skip<DB: TestBackend>() {
                 .await
         }
     };
-    assert_eq!(count(RowLock::UPDATE.skip_locked()).await.expect("the other row"), 2);
-    assert_eq!(count(RowLock::SHARE.skip_locked()).await.expect("the other row"), 2);
+    let (short, long) = (Duration::from_millis(500), Duration::from_secs(60));
+    assert_eq!(count(RowLock::UPDATE.skip_locked(), long).await.expect("the other row"), 2);
+    assert_eq!(count(RowLock::SHARE.skip_locked(), long).await.expect("the other row"), 2);
     for lock in [RowLock::UPDATE, RowLock::SHARE] {
-        assert!(count(lock.nowait()).await.expect_err("the row is locked").is_lock_not_available());
-        assert!(count(lock).await.expect_err("the row is locked").is_exhausted());
+        assert!(count(lock.nowait(), long).await.expect_err("the row is locked").is_lock_not_available());
+        assert!(count(lock, short).await.expect_err("the row is locked").is_exhausted());
     }
     drop(blocker);
 }

@@ -25,7 +25,9 @@ impl Mortal for Postgres {
         let execute = async |sql: &'static str| sqlx::query(sql).execute(&pool).await.expect(sql);
         execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
         execute("SELECT pg_reload_conf()").await;
-        let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')";
+        // The commits of autovacuum wait as well.
+        let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity
+            WHERE wait_event = 'SyncRep' AND backend_type = 'client backend')";
         eventually(true, async || sqlx::query_scalar(waiting).fetch_one(&pool).await.expect("an answer"))
             .await;
         execute("ALTER SYSTEM RESET synchronous_standby_names").await;

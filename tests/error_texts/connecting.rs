@@ -11,7 +11,7 @@ use crate::support::TestBackend;
 use crate::support::servers::Server;
 use crate::table::{Table, checkout};
 
-pub(crate) const SOON: Duration = Duration::from_millis(700);
+const SOON: Duration = Duration::from_millis(700);
 
 pub(crate) async fn nothing<DB: TestBackend>(tx: &mut Tx<DB>) -> Result<(), Error> {
     DB::fetch(tx, DB::sql("SELECT COUNT(*) FROM (SELECT 1) AS one"), &[]).await?;
@@ -184,7 +184,7 @@ pub(crate) async fn with_an_exhausted_pool<DB: TestBackend>(table: &mut Table) {
     let pool = DB::pool(1).await;
     let held = pool.acquire().await.expect("the only connection");
     run(table, "pool exhausted until the deadline", &pool).await;
-    let options = pool.options().clone().acquire_timeout(Duration::from_millis(100));
+    let options = pool.options().clone().acquire_timeout(Duration::from_secs(1));
     let impatient = options.connect(&pool.url).await.expect("a pool");
     let other = impatient.acquire().await.expect("the only connection");
     let db = Pessimistic::default().on(&impatient).attempts(2);

@@ -73,7 +73,7 @@ pub(crate) async fn of_runs<DB: TestBackend>(table: &mut Table) {
     let named = checkout(&db);
     let run = named.run(async |_tx: &mut Tx<DB>| inner.named("inner").run(nothing::<DB>).await);
     table.record("a run inside of a run", run).await;
-    let options = pool.options().clone().acquire_timeout(Duration::from_millis(100));
+    let options = pool.options().clone().acquire_timeout(Duration::from_secs(1));
     let impatient = options.connect(&pool.url).await.expect("a pool");
     let db = Pessimistic::default().on(&impatient);
     let named = checkout(&db);

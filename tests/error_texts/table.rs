@@ -75,16 +75,24 @@ impl Table {
         self.note(what, &error);
     }
 
-    /// Like [`record`](Self::record), without lines of level debug, whose number depends on the machine.
-    pub(crate) async fn record_without_debug<T, E: fmt::Display>(
+    /// Like [`record`](Self::record), for a run whose deadline a busy machine lets pass elsewhere as well: it
+    /// is repeated until its error contains this part. Lines of level debug are left out, because their
+    /// number depends on the machine.
+    pub(crate) async fn record_usual<T, E: fmt::Display>(
         &mut self,
         what: &str,
-        run: impl Future<Output = Result<T, E>>,
+        part: &str,
+        run: impl AsyncFn() -> Result<T, E>,
     ) {
-        self.log.0.lock().expect("the log").clear();
-        let error = run.await.err().unwrap_or_else(|| panic!("{what}: it succeeded"));
-        self.log.0.lock().expect("the log").retain(|line| !line.starts_with("debug"));
-        self.note(what, &error);
+        for _ in 0..20 {
+            self.log.0.lock().expect("the log").clear();
+            let error = run().await.err().unwrap_or_else(|| panic!("{what}: it succeeded"));
+            if error.to_string().contains(part) {
+                self.log.0.lock().expect("the log").retain(|line| !line.starts_with("debug"));
+                return self.note(what, &error);
+            }
+        }
+        panic!("{what}: no error contains {part:?}");
     }
 
     /// Like [`record`](Self::record), for mistakes on some databases only.

@@ -8,11 +8,17 @@ use atomically::{
 use sqlx::Sqlite;
 use sqlx::pool::PoolOptions;
 
-use crate::connecting::{SOON, nothing};
+use crate::connecting::nothing;
 use crate::statements::{counter, unit};
 use crate::support::TestBackend;
 use crate::support::proxy::{Fault, Proxy};
 use crate::table::{Table, checkout};
+
+/// Shorter than the time after which a unit is reported as idle.
+const SOON: Duration = Duration::from_millis(700);
+
+/// Long enough to reach the fault on a busy machine.
+const REACHED: Duration = Duration::from_millis(1500);
 
 const ADD: &str = "UPDATE counter SET value = value + 1 WHERE id = 1";
 
@@ -46,7 +52,7 @@ pub(crate) async fn in_this_process<DB: TestBackend>(table: &mut Table) {
     let db = db.clone().gate(&Gate::new());
     let hot = db.on_key(7);
     let waits = async {
-        let options = Options::new().named("checkout").on_key(7).deadline(Duration::from_millis(200));
+        let options = Options::new().named("checkout").on_key(7).deadline(SOON);
         let late = async {
             starts.recv().await;
             db.with(options).run(nothing::<DB>).await
@@ -54,7 +60,7 @@ pub(crate) async fn in_this_process<DB: TestBackend>(table: &mut Table) {
         tokio::select! { _ = hot.run(sleeper) => panic!("it never ends"), late = late => late }
     };
     table.record("gate, until the deadline", waits).await;
-    let db = Optimistic::default().on(&pool).deadline(Duration::from_millis(200));
+    let db = Optimistic::default().on(&pool).deadline(SOON);
     let named = checkout(&db);
     let run = named.run(async |tx: &mut Tx<DB>| {
         nothing(tx).await?;
@@ -72,7 +78,9 @@ pub(crate) async fn for_locks<DB: TestBackend>(table: &mut Table) {
     let db = Pessimistic::default().on(&pool).options(limited);
     table.record("lock timeout", checkout(&db).run(add)).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(4)).backoff(Backoff::none());
-    table.record_without_debug("lock wait until the deadline", checkout(&db).run(add)).await;
+    let named = checkout(&db);
+    let waits = async || named.run(add).await;
+    table.record_usual("lock wait until the deadline", "lock timeout", waits).await;
     let nowait = "SELECT value FROM counter WHERE id = 1 FOR UPDATE NOWAIT";
     let db = Pessimistic::default().on(&pool);
     let refused = async |tx: &mut Tx<DB>| {
@@ -80,7 +88,7 @@ pub(crate) async fn for_locks<DB: TestBackend>(table: &mut Table) {
         Ok::<_, Error>(())
     };
     table.record("lock refused, NOWAIT", checkout(&db).run(refused)).await;
-    let lone = Atomic::default().on(&pool).deadline(Duration::from_millis(200));
+    let lone = Atomic::default().on(&pool).deadline(Duration::from_secs(1));
     let add = sqlx::raw_sql(DB::sql(ADD));
     table
         .record("a lone statement that waits for a lock until the deadline", checkout(&lone).apply(add))
@@ -94,8 +102,10 @@ pub(crate) async fn for_locks<DB: TestBackend>(table: &mut Table) {
     let limited = Options::new().statement_timeout(Duration::from_millis(100));
     let db: PoolTransactor<DB, _> = Pessimistic::default().on(&pool);
     table.record("statement timeout", checkout(&db.clone().options(limited)).run(slow)).await;
-    let db = db.deadline(Duration::from_millis(300));
-    table.record("slow statement until the deadline", checkout(&db).run(slow)).await;
+    let db = db.deadline(Duration::from_secs(1));
+    let named = checkout(&db);
+    let waits = async || named.run(slow).await;
+    table.record_usual("slow statement until the deadline", "statement timeout", waits).await;
 }
 
 pub(crate) async fn for_a_silent_server<DB: TestBackend>(table: &mut Table) {
@@ -109,7 +119,7 @@ pub(crate) async fn for_a_silent_server<DB: TestBackend>(table: &mut Table) {
     ] {
         let proxy = Proxy::to(&direct.url).await;
         let pool = PoolOptions::<DB>::new().max_connections(1).connect(&proxy.url(&direct.url)).await;
-        let db = Pessimistic::default().on(&pool.expect("a pool")).deadline(SOON).attempts(2);
+        let db = Pessimistic::default().on(&pool.expect("a pool")).deadline(REACHED).attempts(2);
         proxy.on(trigger, fault);
         let named = checkout(&db);
         let run = named.run(async |tx: &mut Tx<DB>| {
@@ -128,7 +138,9 @@ pub(crate) async fn for_a_writer(table: &mut Table) {
     let db = Pessimistic::default().on(&pool).options(limited);
     table.record("database busy", checkout(&db).run(add)).await;
     let db = Pessimistic::default().on(&pool).deadline(Duration::from_secs(2));
-    table.record_without_debug("database busy until the deadline", checkout(&db).run(add)).await;
+    let named = checkout(&db);
+    let waits = async || named.run(add).await;
+    table.record_usual("database busy until the deadline", "database busy (5)", waits).await;
     drop(blocker);
     // Another connection writes after the read, so the snapshot is outdated.
     let other = pool.pool.clone();

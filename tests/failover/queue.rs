@@ -48,13 +48,8 @@ async fn jobs_have_one_effect_across_a_failover() {
     cluster.kill_primary();
     cluster.promote().await;
     cluster.lead_to_primary();
-    for _ in 0..6 {
-        if cluster.number("SELECT count(*) FROM atomically_job").await == 0 {
-            break;
-        }
-        // At most one lease has to expire.
-        sleep(LEASE / 2).await;
-    }
+    // At most one lease has to expire.
+    eventually(0, async || cluster.number("SELECT count(*) FROM atomically_job").await).await;
     work.stopped.store(true, SeqCst);
     workers.await.expect("no worker dies");
 

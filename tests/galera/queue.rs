@@ -18,7 +18,8 @@ const WORKERS_OF_A_NODE: usize = 3;
 const CLAIMED_AT_ONCE: usize = 4;
 /// Short enough for jobs of a failed claim to be claimed again.
 const LEASE: Duration = Duration::from_secs(4);
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Far longer than the jobs take, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 const TABLE: &str = "CREATE TABLE effect (n BIGINT AUTO_INCREMENT PRIMARY KEY, job BIGINT NOT NULL)";
 
 #[derive(Default)]

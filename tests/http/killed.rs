@@ -102,7 +102,7 @@ const ORDER: &str = r#"{"k": 1}"#;
 /// a moment.
 async fn send_again(url: &str, path: &str) -> Answer {
     let server = Server::start(url, NOWHERE).await;
-    for _ in 0..50 {
+    for _ in 0..600 {
         let answer = send_to(&server.address, path, "ann", "1", ORDER).await.expect("a response");
         if answer.status == 201 {
             return answer;

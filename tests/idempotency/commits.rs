@@ -69,7 +69,7 @@ pub(crate) async fn an_open_transaction_of_an_earlier_attempt_is_fenced<DB: Keep
     let proxy = Proxy::to(&direct.url).await;
     let lost = Pessimistic::default().on(&through::<DB>(&proxy, &direct.url, 2).await);
     proxy.on(DB::COMMIT, Fault::SilenceBefore);
-    let short = lost.deadline(Duration::from_millis(500));
+    let short = lost.deadline(Duration::from_secs(2));
     let error = short.once(&key("a")).run(work::<DB>).await.expect_err("no response in time");
     assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error:?}");
 

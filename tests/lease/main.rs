@@ -86,6 +86,17 @@ async fn expire<DB: TestBackend>(pool: &Pool<DB>) {
     DB::pool_execute(pool, sql, &[]).await.expect("it expires");
 }
 
+/// Makes the lease expire and acquires it, although its holder renews it: a renewal may come in between.
+async fn take_over<DB: TestBackend>(pool: &Pool<DB>, lease: &Lease<DB>) -> Held<DB> {
+    for _ in 0..100 {
+        expire(pool).await;
+        if let Some(held) = lease.try_acquire().await.expect("the database is there") {
+            return held;
+        }
+    }
+    panic!("the lease was renewed each time before it could be taken over");
+}
+
 /// The number of effects that were stored.
 async fn effects<DB: TestBackend>(pool: &Pool<DB>) -> i64 {
     DB::pool_fetch(pool, DB::sql("SELECT COUNT(*) FROM effect"), &[]).await.expect("a number")

@@ -14,7 +14,7 @@ const LONG: Duration = Duration::from_secs(3600);
 pub(crate) async fn leases_are_counted_by_event<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let exporter = Exporter::new();
-    let lease = Lease::new("report", &pool).ttl(Duration::from_millis(300));
+    let lease = Lease::new("report", &pool).ttl(Duration::from_secs(3));
     let lease = lease.observed_by(exporter.metrics.clone());
     lease.create_tables().await.expect("the tables");
     let counted = || {
@@ -42,7 +42,7 @@ pub(crate) async fn leases_are_counted_by_event<DB: TestBackend>() {
 pub(crate) async fn renewals_that_fail_are_counted<DB: TestBackend>() {
     let pool = DB::pool(2).await;
     let exporter = Exporter::new();
-    let lease = Lease::new("report", &pool).ttl(Duration::from_millis(900));
+    let lease = Lease::new("report", &pool).ttl(Duration::from_secs(2));
     let lease = lease.observed_by(exporter.metrics.clone());
     lease.create_tables().await.expect("the tables");
     let held = lease.try_acquire().await.expect("the database is there").expect("it is free");

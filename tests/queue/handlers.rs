@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::support::{TestBackend, eventually};
 use crate::worker::{LIMIT, jobs_left, noted, start, stopped, worker};
-use crate::{claim_one, enqueue, job, lapse, queue};
+use crate::{enqueue, job, queue, take_over};
 
 pub(crate) async fn a_panic_before_the_future_exists_fails_its_job_only<DB: TestBackend>() {
     let (pool, queue) = queue::<DB>(4).await;
@@ -201,8 +201,7 @@ pub(crate) async fn a_lost_lease_is_noticed_after_a_completion_that_rolled_back<
         }
     });
     timeout(LIMIT, rolled_back.notified()).await.expect("it begins");
-    lapse(&pool).await;
-    let heir = claim_one(&queue).await;
+    let heir = take_over(&pool, &queue).await;
     assert_eq!((heir.id(), heir.token()), (id, 2));
     eventually(vec![format!("lost {id}")], async || noted(&events)).await;
     heir.complete().await.expect("it is the heir's");

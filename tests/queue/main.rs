@@ -227,6 +227,18 @@ async fn lapse<DB: TestBackend>(pool: &Pool<DB>) {
     }
 }
 
+/// Makes the lease of the only job expire and claims it, although its worker extends the lease: an extension
+/// may come in between.
+async fn take_over<DB: TestBackend>(pool: &Pool<DB>, queue: &Queue<DB>) -> Claim<DB> {
+    for _ in 0..100 {
+        lapse(pool).await;
+        if let Some(claim) = queue.claim(1).await.expect("a claim").pop() {
+            return claim;
+        }
+    }
+    panic!("the lease was extended each time before the job could be taken over");
+}
+
 async fn ask<DB: TestBackend>(pool: &Pool<DB>, sql: &str) -> i64 {
     DB::pool_fetch(pool, DB::sql(sql), &[]).await.expect("an answer")
 }

@@ -61,7 +61,8 @@ pub(crate) async fn a_claim_without_a_response_does_not_delay_the_shutdown<DB: T
     eventually(1, async || proxy.hits()).await;
     let signalled = Instant::now();
     stopped(stop, running).await;
-    assert!(signalled.elapsed() < grace + Duration::from_secs(1), "{:?}", signalled.elapsed());
+    // The claim itself would wait for twice that.
+    assert!(signalled.elapsed() < grace + Duration::from_secs(4), "{:?}", signalled.elapsed());
 }
 
 /// A server that does not respond cannot release jobs either.
@@ -80,5 +81,5 @@ pub(crate) async fn a_release_without_a_response_does_not_delay_the_shutdown<DB:
     let signalled = Instant::now();
     stopped(stop, running).await;
     assert!(proxy.hits() > 0, "nothing was released: {:?}", noted(&events));
-    assert!(signalled.elapsed() < Duration::from_secs(7), "{:?}", signalled.elapsed());
+    assert!(signalled.elapsed() < Duration::from_secs(9), "{:?}", signalled.elapsed());
 }

@@ -155,7 +155,8 @@ pub(crate) async fn jobs_claimed_ahead_are_released_when_all_handlers_are_busy<D
     let moved = "SELECT COUNT(*) FROM atomically_job JOIN due ON due.id = atomically_job.id
                  WHERE claimed_at IS NULL AND atomically_job.due_at <> due.due_at";
     assert_eq!(ask(&pool, moved).await, 0, "released jobs have kept their places");
-    assert!(noted(&events).iter().any(|event| event.starts_with("released")), "none was claimed ahead");
+    // Some were claimed ahead. The worker reports a release after the server has stored it.
+    eventually(true, async || noted(&events).iter().any(|event| event.starts_with("released"))).await;
     finish.notify_waiters();
     eventually(0, async || jobs_left(&pool).await).await;
     stopped(stop, running).await;

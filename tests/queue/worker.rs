@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::support::{TestBackend, eventually};
-use crate::{ask, claim_one, effects, enqueue, job, lapse, queue, write_ledger};
+use crate::{ask, claim_one, effects, enqueue, job, queue, take_over, write_ledger};
 
 /// Far longer than any step takes, so that a test fails instead of hanging.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
@@ -218,8 +218,7 @@ pub(crate) async fn a_lost_lease_cancels_its_handler<DB: TestBackend>() {
     let id = enqueue(&pool, &queue, job(1)).await;
     let (worker, events) = worker(&queue.clone().lease(Duration::from_secs(3)));
     let (stop, running, dropped) = begun(worker, id).await;
-    lapse(&pool).await;
-    let heir = claim_one(&queue).await;
+    let heir = take_over(&pool, &queue).await;
     assert_eq!(heir.token(), 2);
     eventually(vec![format!("lost {id}")], async || noted(&events)).await;
     assert!(dropped.load(SeqCst), "the handler went on");

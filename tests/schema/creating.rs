@@ -74,7 +74,8 @@ async fn tables_that_exist_are_not_locked<DB: TestBackend>(lock: &[&'static str]
     }
     let begun = Instant::now();
     create_all(&pool.pool).await.expect("nothing is missing");
-    assert!(begun.elapsed() < Duration::from_secs(2), "it waited for {:?}", begun.elapsed());
+    // Whoever waits for a lock does so for eight seconds.
+    assert!(begun.elapsed() < Duration::from_secs(6), "it waited for {:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +122,8 @@ async fn postgres_creating_a_missing_index_blocks_writers_only_briefly() {
     eventually(1, waiting).await;
     let begun = Instant::now();
     sqlx::raw_sql(write).execute(&pool.pool).await.expect("a write of another session");
-    assert!(begun.elapsed() < Duration::from_secs(3), "it was stopped for {:?}", begun.elapsed());
+    // The index is given up after a second, and tried again.
+    assert!(begun.elapsed() < Duration::from_secs(6), "it was stopped for {:?}", begun.elapsed());
     sqlx::raw_sql("COMMIT").execute(&mut *writer).await.expect("committed");
     creating.await.expect("no panic").expect("the index");
     let made: bool = sqlx::query_scalar("SELECT to_regclass('atomically_job_dead') IS NOT NULL")

@@ -17,7 +17,8 @@ use crate::{shop_database, stock_and_orders};
 
 const OVERWRITE: &str = "UPDATE product SET stock = 5 WHERE id = 1";
 const VIOLATION: &str = "UPDATE product SET stock = -1 WHERE id = 2";
-const SHORT: Duration = Duration::from_millis(400);
+/// Long enough to reach the locked row on a busy machine.
+const SHORT: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn sqlx_commits_an_aborted_transaction_without_an_error() {

@@ -57,7 +57,8 @@ async fn a_locked_row_is_a_503() {
     let answer = send(&shop, Method::PUT, "/products/1", json!({ "stock": 7, "note": "a" })).await;
     assert_eq!((answer.status, answer.retry_after.as_deref()), (503, Some("1")), "{}", answer.body);
     locked.rollback().await.expect("a rollback");
-    let answer = send(&shop, Method::PUT, "/products/1", json!({ "stock": 7, "note": "a" })).await;
+    let patient = service(Pessimistic::default().on(&pool));
+    let answer = send(&patient, Method::PUT, "/products/1", json!({ "stock": 7, "note": "a" })).await;
     assert_eq!(answer.status, 204, "{answer:?}");
     assert_eq!(stock_and_orders(&pool).await, (7, 0));
 }

@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep};
 use super::RETURNING;
 use crate::support::servers::Server;
 
-/// The maximum time from the server's return to the last commit. On a machine that is not busy, it takes half
-/// of that.
-const LIMIT: Duration = Duration::from_secs(1);
+/// The maximum time from the server's return to the last commit. On a machine that is not busy, it takes a
+/// quarter of that.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// By then, sqlx's pool has just begun to sleep for two and a half seconds.
 const OUTAGE: Duration = Duration::from_millis(2700);

@@ -38,6 +38,7 @@ impl TestBackend for Postgres {
             sqlx::query_scalar(
                 "SELECT count(*) FROM pg_stat_activity
                  WHERE datname = current_database() AND pid <> pg_backend_pid()
+                 AND backend_type = 'client backend'
                  AND (state LIKE 'idle in transaction%' OR xact_start IS NOT NULL)",
             )
             .fetch_one(pool)

@@ -24,12 +24,12 @@ fn explains_an_unreachable_database_in_time() {
         let sale = run(&["--database-url", url]);
         sale.refused_with(&["cannot reach", "127.0.0.1:1/x"]);
         assert!(!sale.stderr.contains("secret"), "{sale:?}");
-        assert!(sale.took < Duration::from_secs(10), "{sale:?}");
+        assert!(sale.took < Duration::from_secs(20), "{sale:?}");
     }
     // A server that accepts connections and never responds.
     let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("postgres://{}/x", mute.local_addr().expect("its address"));
     let sale = run(&["--database-url", &url]);
     sale.refused_with(&["cannot reach", "no answer within 5s"]);
-    assert!(sale.took < Duration::from_secs(15), "{sale:?}");
+    assert!(sale.took < Duration::from_secs(20), "{sale:?}");
 }

@@ -99,7 +99,8 @@ async fn expired_keys_are_purged() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(api.orders().await, 1);
-    assert!(api.log().contains("removed expired keys"));
+    // The program says so after the commit.
+    api.wait_for_log("removed expired keys");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
