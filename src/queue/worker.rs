@@ -92,15 +92,18 @@ const MIN_POLL: Duration = Duration::from_millis(10);
 ///
 /// Jobs whose handlers end at about the same time are completed in one transaction. If it fails, each of them
 /// is completed on its own, so that one job cannot keep the others from being completed. A claim that is
-/// stale is reported for its own job only.
+/// stale is reported for its own job only. While handlers are fast, the next ones start before the jobs of
+/// those that have ended are complete: as many jobs wait for their completion as are claimed ahead. If the
+/// worker is killed, they run again. The job of a key starts after the one before it is complete.
 ///
 /// # Claims
 ///
 /// A worker claims as many jobs as it has free handlers. If the handlers take less than 20 ms on average and
-/// more jobs are waiting, it claims ahead: as many jobs as the handlers end in 20 ms, up to 1000. Jobs for
-/// which no handler becomes free within half a second are released, and keep their place in the queue. If the
-/// worker is killed, jobs that it has claimed ahead wait for their leases to expire, and the attempt counts,
-/// as for all jobs that it has claimed.
+/// more jobs are waiting, it claims ahead: as many jobs as the handlers end in 20 ms, up to 1000. A job of
+/// higher priority that is enqueued meanwhile starts after those that have been claimed. Jobs for which no
+/// handler becomes free within half a second are released, and keep their place in the queue. If the worker is
+/// killed, jobs that it has claimed ahead wait for their leases to expire, and the attempt counts, as for all
+/// jobs that it has claimed.
 ///
 /// # Lost connections
 ///

@@ -97,6 +97,7 @@ on_every_database! {
     together::a_job_that_cannot_be_deleted_does_not_keep_the_others,
     together::jobs_whose_handlers_have_ended_are_completed_at_shutdown,
     together::jobs_claimed_ahead_are_released_when_all_handlers_are_busy,
+    together::jobs_claimed_ahead_are_released_at_shutdown,
     together_keyed::a_stale_claim_among_others_makes_no_job_due,
     handlers::a_panic_before_the_future_exists_fails_its_job_only,
     handlers::a_panic_of_an_observer_ends_no_worker,

@@ -8,11 +8,12 @@ use atomically::queue::{Claim, Queue, Retry};
 use atomically::{Event, JobEvent};
 use sqlx::pool::PoolOptions;
 use tokio::sync::{Barrier, Notify};
+use tokio::time::timeout;
 
 use crate::resend::{COMPLETION, once, through};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{TestBackend, TestPool, eventually};
-use crate::worker::{jobs_left, noted, start, stopped, worker};
+use crate::worker::{LIMIT, jobs_left, noted, start, stopped, worker};
 use crate::{ask, claim_one, enqueue, job, queue};
 
 /// Returns a barrier at which this many handlers and the test meet, and a second one at which they do so
@@ -161,6 +162,51 @@ pub(crate) async fn jobs_claimed_ahead_are_released_when_all_handlers_are_busy<D
     eventually(0, async || jobs_left(&pool).await).await;
     stopped(stop, running).await;
     assert_eq!(i64::from(runs.load(SeqCst)), JOBS, "each job has run once");
+}
+
+/// Completions of jobs whose handlers have ended occupy no handler, and handlers that run occupy one each.
+pub(crate) async fn jobs_claimed_ahead_are_released_at_shutdown<DB: TestBackend>() {
+    const JOBS: usize = 1_000;
+    let (pool, queue) = queue::<DB>(4).await;
+    let jobs: Vec<_> = (0..JOBS as i64).map(job).collect();
+    let db = atomically::Pessimistic::default().on(&pool);
+    atomically::TransactorExt::run(&db, async |tx| queue.enqueue_many(tx, &jobs).await)
+        .await
+        .expect("a commit");
+    let is_ahead = Arc::new(AtomicBool::new(false));
+    let seen = is_ahead.clone();
+    let (worker, events) = worker(&queue);
+    let worker = worker.handlers(2).observed_by(move |event: &Event<'_>| {
+        if let Event::Job { event: JobEvent::Claimed { jobs: 3.. }, .. } = event {
+            seen.store(true, SeqCst);
+        }
+    });
+    let [running_now, most, hanging] = [(); 3].map(|()| Arc::new(AtomicU32::new(0)));
+    let finish = Arc::new(Notify::new());
+    let (counted, max, hangs, finished) = (running_now, most.clone(), hanging.clone(), finish.clone());
+    let (stop, running) = start(worker, move |_| {
+        let (counted, max, hangs) = (counted.clone(), max.clone(), hangs.clone());
+        let (is_ahead, finished) = (is_ahead.clone(), finished.clone());
+        async move {
+            max.fetch_max(counted.fetch_add(1, SeqCst) + 1, SeqCst);
+            if is_ahead.load(SeqCst) {
+                hangs.fetch_add(1, SeqCst);
+                finished.notified().await;
+            }
+            counted.fetch_sub(1, SeqCst);
+            Ok(())
+        }
+    });
+    eventually(2, async || hanging.load(SeqCst)).await;
+    stop.send(()).expect("it listens");
+    let claimed = "SELECT COUNT(*) FROM atomically_job WHERE claimed_at IS NOT NULL OR attempts > 0";
+    eventually(2, async || ask(&pool, claimed).await).await;
+    finish.notify_waiters();
+    timeout(LIMIT, running).await.expect("it stops").expect("without a panic");
+    assert_eq!(ask(&pool, claimed).await, 0, "every other job was released, and no attempt counts");
+    let completed = noted(&events).iter().filter(|event| event.starts_with("completed")).count();
+    assert_eq!(completed + jobs_left(&pool).await as usize, JOBS);
+    assert_eq!((most.load(SeqCst), hanging.load(SeqCst)), (2, 2), "no more handlers than the worker has");
 }
 
 pub(crate) async fn handlers_that_end_together_share_a_commit<DB: TestBackend>() {

@@ -4,11 +4,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The time for which jobs are claimed ahead.
+/// The time for which jobs are claimed ahead, and the longest one for which the handlers are measured.
 const INTERVAL: Duration = Duration::from_millis(20);
 
+/// The shortest time that is measured.
+const MIN_INTERVAL: Duration = Duration::from_millis(2);
+
+/// The minimum number of handlers that end in an interval that is shorter than [`INTERVAL`].
+const MIN_ENDED: usize = 32;
+
 /// The maximum number of jobs that are claimed ahead: what one statement claims.
-const MAX_AHEAD: usize = 1_000;
+pub(super) const MAX_AHEAD: usize = 1_000;
 
 /// Measures how fast the handlers of a worker end.
 ///
@@ -36,15 +42,22 @@ impl Pace {
     }
 
     /// Returns how many jobs to claim ahead: as many as the handlers end in 20 ms, or none if not all of them
-    /// would.
-    pub(super) fn ahead(&mut self) -> usize {
+    /// would. This is measured for 20 ms, or less if each handler has ended once on average: a queue that was
+    /// empty is claimed ahead soon.
+    pub(super) fn measure(&mut self) -> usize {
         let elapsed = self.since.elapsed();
-        if elapsed >= INTERVAL {
+        let has_sample = elapsed >= MIN_INTERVAL && self.ended >= self.handlers.max(MIN_ENDED);
+        if has_sample || elapsed >= INTERVAL {
             let expected = self.ended as f64 * INTERVAL.as_secs_f64() / elapsed.as_secs_f64();
             let expected = expected as usize;
             self.ahead = if expected >= self.handlers { expected.min(MAX_AHEAD) } else { 0 };
             (self.since, self.ended) = (Instant::now(), 0);
         }
+        self.ahead
+    }
+
+    /// Returns what was measured last.
+    pub(super) const fn ahead(&self) -> usize {
         self.ahead
     }
 }
@@ -60,12 +73,27 @@ mod tests {
             pace.ended(ended);
             let elapsed = Duration::from_millis(millis);
             pace.since -= elapsed;
-            pace.ahead()
+            pace.measure()
         };
         assert_eq!(ahead_after(10, 1), 0, "nothing is known yet");
         assert_eq!(ahead_after(90, 19), 100);
         assert_eq!(ahead_after(9, 20), 0, "not every handler has ended");
         assert_eq!(ahead_after(1_000_000, 20), MAX_AHEAD);
         assert_eq!(ahead_after(1_000, 60_000), 0, "the handlers were busy for a minute");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fast_handlers_are_recognized_once_each_has_ended() {
+        let mut pace = Pace::new(100);
+        let mut ahead_after = |ended, millis| {
+            pace.ended(ended);
+            pace.since -= Duration::from_millis(millis);
+            pace.measure()
+        };
+        assert_eq!(ahead_after(100, 1), 0, "the time is too short");
+        assert_eq!(ahead_after(0, 1), MAX_AHEAD);
+        assert_eq!(ahead_after(99, 10), MAX_AHEAD, "one handler is still in its first job");
+        assert_eq!(ahead_after(1, 10), 100);
+        assert_eq!(ahead_after(50, 40), 0);
     }
 }

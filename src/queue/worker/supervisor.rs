@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
@@ -25,6 +25,8 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Supervises the handler of one claimed job.
 pub(super) struct Supervisor<DB: Backend> {
     claim: Arc<Claim<DB>>,
+    /// The handler's slot, among those of the worker.
+    slot: Option<OwnedSemaphorePermit>,
     completions: Arc<Completions<DB>>,
     reporter: Reporter,
     stopped: watch::Receiver<bool>,
@@ -63,7 +65,7 @@ impl Drop for RunningJob {
 
 impl<DB: Backend> Supervisor<DB> {
     pub(super) fn new(
-        claim: Arc<Claim<DB>>,
+        (claim, slot): (Arc<Claim<DB>>, OwnedSemaphorePermit),
         completions: Arc<Completions<DB>>,
         reporter: Reporter,
         stopped: watch::Receiver<bool>,
@@ -71,7 +73,7 @@ impl<DB: Backend> Supervisor<DB> {
     ) -> Self {
         // After a third of the lease.
         let extend_at = claim.lease().end() - claim.queue().lease / 3 * 2;
-        Self { claim, completions, reporter, stopped, extend_at, timeout }
+        Self { claim, slot: Some(slot), completions, reporter, stopped, extend_at, timeout }
     }
 
     /// Runs the handler in a task of its own, which contains its panics, and then ends the claim.
@@ -83,7 +85,9 @@ impl<DB: Backend> Supervisor<DB> {
         let reason = tokio::select! {
             biased;
             Some(ended) = handler.join_next() => {
-                self.end_claim(error_of(ended)).await;
+                let error = error_of(ended);
+                self.free_slot(error.is_none());
+                self.end_claim(error).await;
                 return;
             }
             reason = self.stop_reason() => reason,
@@ -102,6 +106,15 @@ impl<DB: Backend> Supervisor<DB> {
                 Ok(()) => self.reporter.report(JobEvent::Released { id }),
                 Err(error) => self.report_error(&error),
             },
+        }
+    }
+
+    /// Lets another handler start if this one's job will be completed together with others. Jobs that fail
+    /// take a transaction each, and batches of jobs with keys hold the locks of their keys, so there are no
+    /// more of them at the same time than handlers.
+    fn free_slot(&mut self, has_succeeded: bool) {
+        if has_succeeded && self.claim.key().is_none() {
+            self.slot = None;
         }
     }
 

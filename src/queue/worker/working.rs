@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 use super::completions::Completions;
-use super::pace::Pace;
+use super::pace::{MAX_AHEAD, Pace};
 use super::supervisor::Supervisor;
 use super::{BoxError, Worker};
 use crate::backend::Backend;
@@ -38,8 +38,10 @@ pub(super) struct WorkerJobs<'w, DB: Backend> {
     pub(super) claim: Option<ClaimInFlight<'w, DB>>,
     /// Jobs that were claimed ahead, and wait for a handler.
     pub(super) ready: VecDeque<Claim<DB>>,
-    /// The handlers.
+    /// The handlers, and the completions of jobs whose handlers have ended.
     pub(super) running: JoinSet<()>,
+    /// How many more handlers may run at the same time.
+    slots: Arc<Semaphore>,
     /// Releases jobs that have waited for too long.
     pub(super) releasing: JoinSet<()>,
     /// How many jobs the claim in flight, or the last one, was for.
@@ -56,6 +58,7 @@ impl<DB: Backend> WorkerJobs<'_, DB> {
             claim: None,
             ready: VecDeque::new(),
             running: JoinSet::new(),
+            slots: Arc::new(Semaphore::new(handlers.min(Semaphore::MAX_PERMITS))),
             releasing: JoinSet::new(),
             wanted: 0,
             is_full: false,
@@ -66,10 +69,32 @@ impl<DB: Backend> WorkerJobs<'_, DB> {
 
     /// Returns how many jobs to claim.
     fn room(&mut self, handlers: usize) -> usize {
-        let ahead = if self.is_full { self.pace.ahead() } else { 0 };
-        let room = (handlers + ahead).saturating_sub(self.running.len() + self.ready.len());
+        let ahead = if self.is_full { self.pace.measure() } else { 0 };
         // A claim for a few jobs costs as much as one for many.
-        if self.running.len() == handlers && self.ready.len() > ahead / 2 { 0 } else { room }
+        if self.ready.len() > ahead / 2 {
+            return 0;
+        }
+        let free = match ahead {
+            0 => handlers.saturating_sub(self.running.len()),
+            _ => self.slots.available_permits(),
+        };
+        (free + ahead).saturating_sub(self.ready.len()).min(handlers.max(MAX_AHEAD))
+    }
+
+    /// Whether another handler may start once there is a slot for it. As many jobs may wait for their
+    /// completion as are claimed ahead, so that they are completed in large batches. If completions take
+    /// long, that is none, and a handler starts when the completion of another one's job has ended.
+    fn may_start(&self, handlers: usize) -> bool {
+        !self.ready.is_empty() && self.running.len() < handlers.saturating_add(self.pace.ahead())
+    }
+
+    /// Returns the next job, and the slot of its handler.
+    fn next(&mut self, handlers: usize) -> Option<(Claim<DB>, OwnedSemaphorePermit)> {
+        if !self.may_start(handlers) {
+            return None;
+        }
+        let slot = self.slots.clone().try_acquire_owned().ok()?;
+        Some((self.ready.pop_front()?, slot))
     }
 
     /// Returns when to release the jobs that wait for a handler.
@@ -112,12 +137,12 @@ impl<DB: Backend> Worker<DB> {
             if jobs.release_at(self.queue.lease) <= Instant::now() {
                 self.release_waiting(&mut jobs);
             }
-            while jobs.running.len() < self.handlers {
-                let Some(claim) = jobs.ready.pop_front().map(Arc::new) else { break };
-                let (reporter, stopped) = (self.reporter.clone(), stopped.clone());
+            while let Some((claim, slot)) = jobs.next(self.handlers) {
+                let (claim, reporter, stopped) = (Arc::new(claim), self.reporter.clone(), stopped.clone());
                 let completions = if claim.key().is_some() { &keyed_completions } else { &completions };
                 let (claimed, completions) = (claim.clone(), completions.clone());
-                let supervisor = Supervisor::new(claimed, completions, reporter, stopped, self.timeout);
+                let supervisor =
+                    Supervisor::new((claimed, slot), completions, reporter, stopped, self.timeout);
                 // The handler's future runs in a task. A panic before it returns one fails the job too.
                 match catch_unwind(AssertUnwindSafe(|| handler(claim))) {
                     Ok(work) => jobs.running.spawn(supervisor.run(work)),
@@ -128,6 +153,7 @@ impl<DB: Backend> Worker<DB> {
                 self.claim_more(&mut jobs);
             }
             let release_at = jobs.release_at(self.queue.lease);
+            let (slots, may_start) = (jobs.slots.clone(), jobs.may_start(self.handlers));
             // The signal takes precedence: no handler may start after it.
             tokio::select! {
                 biased;
@@ -139,6 +165,7 @@ impl<DB: Backend> Worker<DB> {
                     jobs.reap().await;
                     pause = None;
                 }
+                _ = slots.acquire(), if may_start => {}
                 () = paused(&mut pause), if pause.is_some() => pause = None,
                 () = sleep_until(release_at), if !jobs.ready.is_empty() => self.release_waiting(&mut jobs),
             }
