@@ -21,6 +21,7 @@ mod independence;
 mod lanes;
 mod log;
 mod oracle;
+mod persistent;
 mod report;
 mod run;
 mod schedule;
