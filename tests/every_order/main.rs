@@ -109,20 +109,17 @@ fn delicate_pairs<E: Engine>() -> Vec<Pair> {
         (vec![ReadAll("one"), ReadAll("two")], vec![Delete("two", 1), Insert("one", 3, 5)]),
         (vec![Add("one", 1, 1), Read("two", 1)], vec![Add("two", 1, 1), Read("one", 1)]),
     ];
+    let mut pairs = pairs.map(|(one, other)| Pair::of::<E>(&one, &other, false)).to_vec();
+    pairs.push(Pair::of::<E>(&[Read("one", 1), ReadForShare("one", 2)], &[Add("one", 1, 1)], true));
     pairs
-        .into_iter()
-        .flat_map(|(one, other)| [false, true].map(|end| Pair::of::<E>(&one, &other, end)))
-        .collect()
 }
 
-/// Returns how many schedules of a pair were run with and without equivalent ones.
+/// Returns the numbers of orders by brute force and of schedules without equivalent ones.
 async fn compare<E: Engine>(pool: &TestPool<E>, pair: &Pair) -> (usize, usize) {
     let every_order = brute_force::outcomes::<E>(pool, pair).await.expect("few orders");
-    let all = explored::outcomes::<E>(pool, pair, false).await.expect("no deadlock");
     let distinct = explored::outcomes::<E>(pool, pair, true).await.expect("no deadlock");
-    assert_eq!(all.outcomes, every_order.outcomes, "{}\n{pair}", E::NAME);
     assert_eq!(distinct.outcomes, every_order.outcomes, "{}\n{pair}", E::NAME);
-    (all.orders, distinct.orders)
+    (every_order.orders, distinct.orders)
 }
 
 async fn skipping_equivalent_schedules_hides_no_outcome<E: Engine>() {
@@ -132,8 +129,9 @@ async fn skipping_equivalent_schedules_hides_no_outcome<E: Engine>() {
     }
     E::prepare(&pool).await;
     for pair in delicate_pairs::<E>() {
-        let (all, distinct) = compare::<E>(&pool, &pair).await;
-        assert!(distinct < all, "{}: {distinct} of {all} schedules\n{pair}", E::NAME);
+        let (orders, distinct) = compare::<E>(&pool, &pair).await;
+        println!("{}: {distinct} schedules for {orders} orders", E::NAME);
+        assert!(distinct < orders, "{}: {distinct} of {orders} schedules\n{pair}", E::NAME);
     }
     let (one, other) = ([Add("one", 1, 1), Read("one", 2)], [Add("two", 1, 1), ReadAll("two")]);
     let (_, distinct) = compare::<E>(&pool, &Pair::of::<E>(&one, &other, false)).await;

@@ -173,10 +173,4 @@ mod explored_completely {
     async fn mariadb_every_schedule_of_hold_confirm_expire_and_release() {
         crate::schedules::every_schedule_of_hold_confirm_expire_and_release::<sqlx::MySql>().await;
     }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "takes about 10 minutes"]
-    async fn sqlite_every_schedule_of_hold_confirm_expire_and_release() {
-        crate::schedules::every_schedule_of_hold_confirm_expire_and_release::<sqlx::Sqlite>().await;
-    }
 }

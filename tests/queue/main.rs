@@ -265,10 +265,4 @@ mod explored_completely {
     async fn mariadb_every_schedule_of_a_worker_beside_a_zombie() {
         crate::ordered_explored::every_schedule_of_a_worker_beside_a_zombie::<sqlx::MySql>().await;
     }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "takes about 20 minutes"]
-    async fn sqlite_every_schedule_of_a_worker_beside_a_zombie() {
-        crate::ordered_explored::every_schedule_of_a_worker_beside_a_zombie::<sqlx::Sqlite>().await;
-    }
 }

@@ -202,9 +202,10 @@ pub(crate) async fn two_jobs_of_a_key_and_a_zombie_stay_in_order<DB: TestBackend
 
 /// A zombie and its heir complete the first job of a key while a worker claims the second and completes it:
 /// the worker claims nothing before the heir has committed, and the second job has its effect once, after the
-/// first. At READ COMMITTED, with clients that are interrupted at most twice.
+/// first. At READ COMMITTED, in every interleaving on SQLite; on a server there are tens of thousands, so
+/// clients are interrupted at most once.
 pub(crate) async fn a_worker_beside_a_zombie_claims_no_successor_early<DB: TestBackend>() {
-    explore_worker_beside_zombie::<DB>(Some(2)).await;
+    explore_worker_beside_zombie::<DB>((DB::NAME != "SQLite").then_some(1)).await;
 }
 
 /// The same, in every interleaving.
