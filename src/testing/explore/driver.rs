@@ -79,6 +79,15 @@ pub(super) struct ScheduleScript<'a> {
     pub(super) expected: &'a [Choice],
 }
 
+/// The first steps of a schedule to be run.
+#[derive(Debug)]
+pub(super) struct Prefix {
+    pub(super) steps: Vec<usize>,
+    pub(super) preemptions: usize,
+    /// The choices of the earlier schedule that begins with the same steps, except for the last one.
+    pub(super) choices: Arc<[Choice]>,
+}
+
 /// Drives the clients through one schedule.
 pub(super) struct ScheduleDriver<'a, DB: Backend> {
     stage: Arc<Stage>,

@@ -12,9 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::driver::Choice;
+use super::driver::{Choice, Prefix};
 use super::independence::{Independence, StepClass};
-use super::search::Prefix;
 
 /// A set of step classes, by their numbers.
 type ClassSet = Vec<u64>;
@@ -23,26 +22,26 @@ type ClassSet = Vec<u64>;
 #[derive(Debug)]
 pub(super) struct PersistentSets {
     independence: Arc<Independence>,
-    states: HashMap<u64, State>,
+    states: HashMap<u64, ReachedState>,
     classes: Classes,
     /// Whether a unit was retried: then all clients take a step in every state.
     has_retries: bool,
 }
 
 #[derive(Debug)]
-struct State {
+struct ReachedState {
     /// The schedule that reached it first, how many steps that took, and with how many preemptions.
     choices: Arc<[Choice]>,
     at: usize,
     preemptions: usize,
     /// The steps that were taken, by client, with the states that they led to.
-    taken: BTreeMap<usize, Taken>,
+    taken: BTreeMap<usize, TakenStep>,
     /// The clients whose steps were requested.
     requested: BTreeSet<usize>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct TakenStep {
     classes: ClassSet,
     to: BTreeSet<u64>,
 }
@@ -57,7 +56,7 @@ impl PersistentSets {
     pub(super) fn record(&mut self, choices: &Arc<[Choice]>, prefix: &Prefix) {
         for (at, choice) in choices.iter().enumerate() {
             self.has_retries |= choice.retries;
-            let state = self.states.entry(choice.digest).or_insert_with(|| State {
+            let state = self.states.entry(choice.digest).or_insert_with(|| ReachedState {
                 choices: choices.clone(),
                 at,
                 preemptions: prefix.preemptions,
@@ -121,7 +120,7 @@ impl PersistentSets {
     }
 }
 
-impl State {
+impl ReachedState {
     /// The schedule that reaches this state and goes on with a step of this client.
     fn prefix(&self, client: usize) -> Prefix {
         let choice = &self.choices[self.at];
@@ -164,14 +163,20 @@ impl Classes {
     }
 
     /// The smallest set that is known to be persistent as far as its members have taken their steps.
-    fn members(&self, choice: &Choice, state: &State, later: &ClassSet) -> BTreeSet<usize> {
+    fn members(&self, choice: &Choice, state: &ReachedState, later: &ClassSet) -> BTreeSet<usize> {
         let sets = state.taken.keys().map(|first| self.closure(*first, choice, state, later));
         let is_new = |client: &&usize| !state.requested.contains(client);
         sets.min_by_key(|set| set.iter().filter(is_new).count()).unwrap_or_default()
     }
 
     /// Adds to a client those whose later steps affect the step of a member.
-    fn closure(&self, first: usize, choice: &Choice, state: &State, later: &ClassSet) -> BTreeSet<usize> {
+    fn closure(
+        &self,
+        first: usize,
+        choice: &Choice,
+        state: &ReachedState,
+        later: &ClassSet,
+    ) -> BTreeSet<usize> {
         let mut members = BTreeSet::from([first]);
         loop {
             let before = members.len();

@@ -13,7 +13,7 @@ use crate::sql_text::Syntax;
 use crate::transactor::Options;
 
 use super::client_state::ClientResult;
-use super::driver::{Choice, ScheduleDriver, ScheduleResult, ScheduleScript};
+use super::driver::{Choice, Prefix, ScheduleDriver, ScheduleResult, ScheduleScript};
 use super::gap::Accepted;
 use super::independence::{Independence, MYSQL_HIDDEN_EFFECTS, POSTGRES_HIDDEN_EFFECTS, TextsTell};
 use super::lanes::Lanes;
@@ -21,7 +21,7 @@ use super::log::ScheduleLog;
 use super::oracle::{ClientEnd, Oracle, RunEndRecorder};
 use super::persistent::PersistentSets;
 use super::schedule::MAX_CLIENTS;
-use super::search::{Prefix, Search};
+use super::search::Search;
 use super::several::quote_several;
 use super::stage::{Seat, Stage};
 use super::totals::ScheduleTotals;

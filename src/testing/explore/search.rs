@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::driver::Choice;
+use super::driver::{Choice, Prefix};
 use super::persistent::PersistentSets;
 
 /// The prefixes of schedules that were found to be possible and have not been run.
@@ -22,15 +22,6 @@ pub(super) struct Search {
     persistent: Option<PersistentSets>,
     /// Whether a prefix was left out because it has more preemptions than allowed.
     pub(super) is_limited: bool,
-}
-
-/// The first steps of a schedule to be run.
-#[derive(Debug)]
-pub(super) struct Prefix {
-    pub(super) steps: Vec<usize>,
-    pub(super) preemptions: usize,
-    /// The choices of the earlier schedule that begins with the same steps, except for the last one.
-    pub(super) choices: Arc<[Choice]>,
 }
 
 impl Search {
