@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use atomically::queue::{Claim, Queue};
 use atomically::testing::{Client, explore};
-use atomically::{Error, Isolation, Optimistic, Options, PoolTransactor, TransactorExt as _, Tx};
+use atomically::{Begin, Error, Isolation, Optimistic, Options, PoolTransactor, TransactorExt as _, Tx};
 use sqlx::Pool;
 
 use crate::ordered::{lapse_claims, ordered};
@@ -215,7 +215,11 @@ pub(crate) async fn every_schedule_of_a_worker_beside_a_zombie<DB: TestBackend>(
 
 async fn explore_worker_beside_zombie<DB: TestBackend>(max_preemptions: Option<usize>) {
     let (pool, queue) = queue::<DB>(6).await;
-    let db = at(*levels(&pool, Isolation::ReadCommitted).first().expect("a level"), &pool);
+    let level = *levels(&pool, Isolation::ReadCommitted).first().expect("a level");
+    let options = Options::new().isolation(level);
+    // On SQLite the transactions wait for each other at BEGIN, as those of a worker do.
+    let options = if DB::NAME == "SQLite" { options.begin(Begin::Immediate) } else { options };
+    let db = Optimistic::default().on(&pool).options(options);
     let claims: Mutex<Vec<Arc<Claim<DB>>>> = Mutex::default();
     let set_up = |_| async {
         empty(&pool).await;
