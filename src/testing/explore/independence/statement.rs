@@ -168,7 +168,12 @@ fn is_simple(tokens: &[Token], expected_verbs: usize) -> bool {
     use Keyword::{DELETE, INSERT, INTO, SELECT, UPDATE, WITH};
     let verbs = tokens.iter().filter(|token| [DELETE, INSERT, SELECT, UPDATE].contains(&keyword(token)));
     let first = tokens.first().map_or(Keyword::NoKeyword, keyword);
-    let is_alone = verbs.count() == expected_verbs && first != WITH && !tokens.contains(&Token::SemiColon);
+    // With these words a subquery locks rows, which is not among the clauses of the statement.
+    let locks = |token: &Token| [Keyword::FOR, Keyword::LOCK].contains(&keyword(token));
+    let is_alone = !tokens.iter().any(locks)
+        && verbs.count() == expected_verbs
+        && first != WITH
+        && !tokens.contains(&Token::SemiColon);
     let stores = first == SELECT && tokens.iter().any(|token| keyword(token) == INTO);
     // The columns of an INSERT look like arguments.
     let rows = tokens.iter().position(|token| keyword(token) == Keyword::VALUES && first == INSERT);
@@ -299,7 +304,7 @@ mod tests {
         assert!(read.has_other_tables(&simple("DELETE FROM u").expect("simple")));
         for unknown in [
             "SELECT a FROM (SELECT a FROM t UNION SELECT a FROM u) AS both",
-            "SELECT a FROM (SELECT a FROM t FOR UPDATE) AS locked",
+            "SELECT a FROM (SELECT a FROM t FOR SHARE) AS locked",
             "SELECT a FROM (SELECT f(a) FROM t) AS called",
             "SELECT a FROM (TABLE t) AS t",
             "SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u)",
