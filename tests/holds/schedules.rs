@@ -117,11 +117,13 @@ where
         exploration = exploration.max_preemptions(preemptions);
     }
     let report = exploration.run().await.expect("explored");
-    // Two callers that wait for a row which is then changed may go on in either order, whatever the schedule.
+    // Two callers that wait for a row which a sweep then changes may go on in either order, whatever the
+    // schedule. The explorer runs a schedule again until they go on as before, but not without end.
+    let accepted = if actions.contains(&Action::Sweep) { report.schedules / 50 } else { 0 };
     let diverged = report.diverged;
     let (schedules, elapsed) = (report.schedules, report.elapsed);
     println!("{}, {actions:?}: {schedules} schedules in {elapsed:?}, {diverged} diverged", DB::NAME);
-    assert!(report.counterexamples.len() == diverged && diverged * 50 <= report.schedules, "{report}");
+    assert!(report.counterexamples.len() == diverged && diverged <= accepted, "{report}");
     let is_left_out = |gap: &Gap| !matches!(gap, Gap::Diverged { .. });
     assert_eq!(report.gaps.iter().any(is_left_out), max_preemptions.is_some(), "{actions:?}: {report}");
 }
