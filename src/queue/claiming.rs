@@ -13,7 +13,7 @@ use super::sql::{DriverCalls, LEASE_EXPIRED, QueueSql, execute, fetch_jobs, id_l
 use super::{Queue, spent};
 use crate::backend::Backend;
 use crate::error::Error;
-use crate::transactor::TransactorExt as _;
+use crate::transactor::{Transactor, TransactorExt as _};
 use crate::tx::Tx;
 
 /// The maximum number of jobs that one statement claims.
@@ -42,6 +42,27 @@ pub(super) async fn claim_and_log<DB: Backend>(
             Ok(claims)
         }
         None => Ok(claims),
+    }
+}
+
+#[cfg(feature = "testing")]
+impl<DB: Backend> Queue<DB> {
+    /// Claims jobs in a transaction of this transactor, if they need nothing else: for tests that control it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`claim`](Self::claim).
+    #[doc(hidden)]
+    pub async fn claim_through(
+        &self,
+        db: &impl Transactor<DB>,
+        limit: usize,
+    ) -> Result<Vec<Claim<DB>>, Error> {
+        let (requested, start) = (Instant::now(), [IndexPosition::START; Priority::ALL.len()]);
+        let wanted = JobsWanted { queue: self.name.clone(), limit, start, lease: self.lease };
+        let rows = claim_rows_through(self, db, wanted).await?;
+        let can_start = |row: &JobRow| !row.is_spent() && !row.needs_slot();
+        Ok(rows.into_iter().filter(can_start).map(|row| Claim::new(self, row, requested)).collect())
     }
 }
 
@@ -103,26 +124,32 @@ async fn claim_rows<DB: Backend>(queue: &Queue<DB>, wanted: JobsWanted) -> Resul
     {
         return claim(&queue.db, wanted).await;
     }
+    claim_rows_through(queue, &queue.db, wanted).await
+}
+
+async fn claim_rows_through<DB: Backend>(
+    queue: &Queue<DB>,
+    db: &impl Transactor<DB>,
+    wanted: JobsWanted,
+) -> Result<Vec<JobRow>, Error> {
     let JobsWanted { queue: name, limit, start, lease } = wanted;
     let (sql, name) = (QueueSql::of::<DB>(), format!("'{name}'"));
     let claim = sql.claim(&micros(lease).to_string());
-    queue
-        .db
-        .run(async |tx: &mut Tx<DB>| {
-            let mut rows = Vec::new();
-            for (priority, start) in Priority::ALL.into_iter().zip(start) {
-                if rows.len() < limit {
-                    let (number, after) = (priority.number().to_string(), sql.after(start));
-                    let left = (limit - rows.len()).to_string();
-                    let due = sql.select_due(JOB, &name, &number, &after, &left);
-                    rows.extend(fetch_jobs(tx, queue.schema(), due).await?);
-                }
+    let claim_due = async |tx: &mut Tx<DB>| {
+        let mut rows = Vec::new();
+        for (priority, start) in Priority::ALL.into_iter().zip(start) {
+            if rows.len() < limit {
+                let (number, after) = (priority.number().to_string(), sql.after(start));
+                let left = (limit - rows.len()).to_string();
+                let due = sql.select_due(JOB, &name, &number, &after, &left);
+                rows.extend(fetch_jobs(tx, queue.schema(), due).await?);
             }
-            if !rows.is_empty() {
-                let ids = id_list(rows.iter().map(|row| row.id));
-                execute(tx, queue.schema(), format!("{claim} WHERE id IN ({ids})")).await?;
-            }
-            Ok(rows)
-        })
-        .await
+        }
+        if !rows.is_empty() {
+            let ids = id_list(rows.iter().map(|row| row.id));
+            execute(tx, queue.schema(), format!("{claim} WHERE id IN ({ids})")).await?;
+        }
+        Ok(rows)
+    };
+    db.run(claim_due).await
 }

@@ -21,6 +21,7 @@ mod independence;
 mod lanes;
 mod log;
 mod oracle;
+mod persistent;
 mod report;
 mod run;
 mod schedule;
@@ -320,8 +321,8 @@ impl<'a, DB: Backend> Explore<'a, DB> {
     /// Steps of different clients are independent if neither may have begun or ended a wait of the other one,
     /// and
     ///
-    /// - one of them is BEGIN, or both are queries without locks, or at READ COMMITTED both are queries and
-    ///   one of them is without locks;
+    /// - one of them is BEGIN, or both are queries without locks, or at READ COMMITTED one is a query without
+    ///   locks and the other one is no COMMIT, or both are queries with locks in share mode;
     /// - on PostgreSQL, MySQL and MariaDB at READ COMMITTED, if they concern different tables by their texts;
     ///   on PostgreSQL also if they concern different rows of a table: `id = 1` and `id = 2`. This requires a
     ///   database without triggers, foreign keys, views, rules, row security, inheritance and functions of
@@ -330,7 +331,7 @@ impl<'a, DB: Backend> Explore<'a, DB> {
     ///   transaction that has locked it by `BEGIN IMMEDIATE`, or finds it busy as well.
     ///
     /// Everything else counts as dependent. Three units of three statements become a few hundred schedules
-    /// instead of tens of thousands.
+    /// instead of tens of thousands, and fewer without a limit of preemptions.
     ///
     /// Do not use this if the clients affect each other outside of the database, for example through a cache
     /// in the process: the order of their steps then matters in ways that no statement shows.

@@ -25,7 +25,7 @@ mod values;
 mod writes;
 
 use catalog::{Catalog, CatalogQuery};
-pub(in crate::testing) use clause::take_clauses;
+pub(in crate::testing) use clause::{Clause, take_clauses};
 use effect::Lock;
 pub(in crate::testing) use names::{last_name, name_of};
 use recorder::TraceRecorder;

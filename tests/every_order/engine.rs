@@ -44,6 +44,8 @@ pub(crate) trait Engine: TestBackend {
     const LEVELS: &'static [Level];
     /// The clause that locks rows; empty if there are no row locks.
     const FOR_UPDATE: &'static str;
+    /// The same for locks in share mode.
+    const FOR_SHARE: &'static str;
     /// Whether a changed row can be returned.
     const HAS_RETURNING: bool = true;
     /// The type of integers in a cast.
@@ -99,6 +101,7 @@ impl Engine for Postgres {
         level("serializable", "BEGIN ISOLATION LEVEL SERIALIZABLE", Isolation::Serializable),
     ];
     const FOR_UPDATE: &'static str = " FOR UPDATE";
+    const FOR_SHARE: &'static str = " FOR SHARE";
 
     /// Deadlocks are detected early, because the victim does not matter here. The conflicts of SERIALIZABLE
     /// depend on the query plan, which must not change while dead rows accumulate.
@@ -158,6 +161,7 @@ impl Engine for MySql {
         Isolation::ReadCommitted,
     )];
     const FOR_UPDATE: &'static str = " FOR UPDATE";
+    const FOR_SHARE: &'static str = " LOCK IN SHARE MODE";
     const HAS_RETURNING: bool = false;
     const INTEGER: &'static str = "SIGNED";
 
@@ -215,6 +219,7 @@ impl Engine for Sqlite {
         },
     ];
     const FOR_UPDATE: &'static str = "";
+    const FOR_SHARE: &'static str = "";
 
     async fn prepare(_: &Pool<Self>) {}
 

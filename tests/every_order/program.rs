@@ -24,7 +24,10 @@ pub(crate) enum Statement {
     Read(&'static str, i64),
     /// Reads all rows, including those that other clients insert.
     ReadAll(&'static str),
+    /// Reads all rows from a subquery.
+    ReadDerived(&'static str),
     ReadForUpdate(&'static str, i64),
+    ReadForShare(&'static str, i64),
     /// Adds a number in the database.
     Add(&'static str, i64, i64),
     /// Writes the value that was read last, plus a number.
@@ -72,14 +75,16 @@ impl Statement {
         let table = *["one", "two"].choose(random).expect("two tables");
         let (id, value) =
             (random.random_range(1..=2), random.random_range(1..=3) * 10_i64.pow(random.random_range(0..=1)));
-        match random.random_range(0..12) {
+        match random.random_range(0..14) {
             0..=1 => Self::Read(table, id),
             2 => Self::ReadAll(table),
             3 => Self::ReadForUpdate(table, id),
             4..=5 => Self::Add(table, id, value),
             6..=7 => Self::Write(table, id, value),
             8..=9 => Self::WriteIfUnchanged(table, id, value),
-            10 => Self::Insert(table, random.random_range(2..=3), value),
+            10 => Self::ReadDerived(table),
+            11 => Self::ReadForShare(table, id),
+            12 => Self::Insert(table, random.random_range(2..=3), value),
             _ => Self::Delete(table, id),
         }
     }
@@ -91,7 +96,7 @@ impl Statement {
 
     /// Whether it returns a number.
     pub(crate) fn reads(&self) -> bool {
-        matches!(self, Self::Read(..) | Self::ReadAll(..))
+        matches!(self, Self::Read(..) | Self::ReadAll(..) | Self::ReadDerived(..))
     }
 
     pub(crate) fn sql<E: Engine>(&self, last: i64) -> String {
@@ -101,8 +106,19 @@ impl Statement {
         match self {
             Self::Read(table, id) => format!("{} WHERE id = {id}", sum("value", table)),
             Self::ReadAll(table) => sum("id * 1000 + value", table),
+            Self::ReadDerived(table) => {
+                let one = "(SELECT 1 AS number) AS one";
+                format!(
+                    "{} JOIN (SELECT 2 AS number, id, value FROM {table}) AS derived \
+                         ON derived.number > one.number",
+                    sum("value", one)
+                )
+            }
             Self::ReadForUpdate(table, id) => {
                 format!("SELECT id FROM {table} WHERE id = {id}{}", E::FOR_UPDATE)
+            }
+            Self::ReadForShare(table, id) => {
+                format!("SELECT id FROM {table} WHERE id = {id}{}", E::FOR_SHARE)
             }
             Self::Add(table, id, value) => {
                 format!("UPDATE {table} SET value = value + {value} WHERE id = {id}")
@@ -151,6 +167,17 @@ impl Program {
 }
 
 impl Pair {
+    /// Two programs of these statements at the first level. The second one ends as requested.
+    pub(crate) fn of<E: Engine>(one: &[Statement], other: &[Statement], rolls_back: bool) -> Self {
+        let program = |statements: &[Statement], rolls_back| Program {
+            level: E::LEVELS[0],
+            lines: statements.iter().map(|statement| Line { statement: *statement, scope: None }).collect(),
+            attempts: 1,
+            rolls_back,
+        };
+        Self([vec![program(one, false)], vec![program(other, rolls_back)]])
+    }
+
     /// Generates the pair of a seed.
     pub(crate) fn random<E: Engine>(seed: u64) -> Self {
         let random = &mut StdRng::seed_from_u64(seed);

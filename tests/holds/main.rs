@@ -162,3 +162,18 @@ async fn fetch<DB: TestBackend>(pool: &Pool<DB>, sql: &str) -> i64 {
 async fn seats<DB: TestBackend>(pool: &Pool<DB>, key: i64) -> i64 {
     DB::pool_fetch(pool, DB::sql("SELECT seats FROM event WHERE id = ?"), &[key]).await.expect("a number")
 }
+
+/// Complete explorations that take too long for every run of the tests.
+mod explored_completely {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "takes about 10 minutes"]
+    async fn postgres_every_schedule_of_hold_confirm_expire_and_release() {
+        crate::schedules::every_schedule_of_hold_confirm_expire_and_release::<sqlx::Postgres>().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "takes about 10 minutes"]
+    async fn mariadb_every_schedule_of_hold_confirm_expire_and_release() {
+        crate::schedules::every_schedule_of_hold_confirm_expire_and_release::<sqlx::MySql>().await;
+    }
+}

@@ -97,13 +97,11 @@ where
     }
 }
 
-/// Explores every interleaving, except where there are thousands. There, clients are interrupted at most
-/// once:
-///
-/// - A sweep takes two transactions of nine statements, and a call that holds and finds too little one more.
-/// - On MariaDB, the text of a statement does not tell which rows it locks, so more schedules count as
-///   different.
-async fn explore_actions<DB: TestBackend>(actions: &[Action], expires_at: i64)
+/// The number of preemptions in a CI run of what takes minutes to explore completely.
+const FEW: usize = 1;
+
+/// Explores every interleaving, or those with few preemptions.
+async fn explore_actions<DB: TestBackend>(actions: &[Action], expires_at: i64, max_preemptions: Option<usize>)
 where
     i64: HoldKey<DB>,
 {
@@ -114,25 +112,47 @@ where
         // row which is then deleted goes on at once would depend on when the row is purged.
         DB::raw(&mut reader, "START TRANSACTION WITH CONSISTENT SNAPSHOT").await.expect("a snapshot");
     }
-    let (clients, is_mariadb) = (actions.len(), DB::NAME == "MySQL");
-    let sweeps = actions.contains(&Action::Sweep);
-    let sweeps_twice = sweeps && actions.contains(&Action::Hold);
-    let is_complete = match clients {
-        2 => DB::NAME == "SQLite" || !sweeps_twice,
-        3 => !is_mariadb && !sweeps,
-        _ => false,
-    };
-    let mut exploration = scene.explore(actions, expires_at).skip_equivalent().max_schedules(3_000);
-    if !is_complete {
-        exploration = exploration.max_preemptions(1);
+    let mut exploration = scene.explore(actions, expires_at).skip_equivalent().max_schedules(50_000);
+    if let Some(preemptions) = max_preemptions {
+        exploration = exploration.max_preemptions(preemptions);
     }
     let report = exploration.run().await.expect("explored");
-    println!("{}, {actions:?}: {} schedules in {:?}", DB::NAME, report.schedules, report.elapsed);
-    // Two callers that wait for a row which is then changed may go on in either order, whatever the schedule.
+    // Two callers that wait for a row which a sweep then changes may go on in either order, whatever the
+    // schedule. The explorer runs a schedule again until they go on as before, but not without end.
+    let accepted = if actions.contains(&Action::Sweep) { report.schedules / 50 } else { 0 };
     let diverged = report.diverged;
-    assert!(report.counterexamples.len() == diverged && diverged * 50 <= report.schedules, "{report}");
+    let (schedules, elapsed) = (report.schedules, report.elapsed);
+    println!("{}, {actions:?}: {schedules} schedules in {elapsed:?}, {diverged} diverged", DB::NAME);
+    assert!(report.counterexamples.len() == diverged && diverged <= accepted, "{report}");
     let is_left_out = |gap: &Gap| !matches!(gap, Gap::Diverged { .. });
-    assert_eq!(!report.gaps.iter().any(is_left_out), is_complete, "{actions:?}: {report}");
+    assert_eq!(report.gaps.iter().any(is_left_out), max_preemptions.is_some(), "{actions:?}: {report}");
+}
+
+/// A sweep takes two transactions of nine statements, and a call that holds and finds too little one more:
+/// thousands of interleavings on a server.
+fn preemptions_with_sweep<DB: TestBackend>(actions: &[Action]) -> Option<usize> {
+    let is_large = actions.contains(&Action::Sweep) && (actions.len() > 2 || actions.contains(&Action::Hold));
+    (DB::NAME != "SQLite" && is_large).then_some(FEW)
+}
+
+/// Everything that can happen to a hold, in every interleaving. On 2 busy cores these were 5507 schedules in
+/// 6 minutes on PostgreSQL 15, and 9691 in 8 minutes on MariaDB 10.11, without a counterexample, and none of
+/// them diverged. On SQLite they are 36.
+pub(crate) async fn every_schedule_of_hold_confirm_expire_and_release<DB: TestBackend>()
+where
+    i64: HoldKey<DB>,
+{
+    let actions = [Action::Hold, Action::Confirm, Action::Expire, Action::Release];
+    explore_actions::<DB>(&actions, i64::MAX, None).await;
+}
+
+/// The same, with clients that are interrupted at most once on a server.
+pub(crate) async fn hold_confirm_expire_and_release<DB: TestBackend>()
+where
+    i64: HoldKey<DB>,
+{
+    let actions = [Action::Hold, Action::Confirm, Action::Expire, Action::Release];
+    explore_actions::<DB>(&actions, i64::MAX, (DB::NAME != "SQLite").then_some(FEW)).await;
 }
 
 /// Declares tests that explore these actions on a hold that has not expired yet, or on one that has.
@@ -143,7 +163,8 @@ macro_rules! explored {
             where
                 i64: HoldKey<DB>,
             {
-                explore_actions::<DB>(&[$(Action::$action),*], $expires_at).await;
+                let actions = [$(Action::$action),*];
+                explore_actions::<DB>(&actions, $expires_at, preemptions_with_sweep::<DB>(&actions)).await;
             }
         )*
     };
@@ -154,8 +175,6 @@ explored! {
     hold_confirm_and_release: i64::MAX, Hold Confirm Release;
     hold_expire_and_release: i64::MAX, Hold Expire Release;
     confirm_expire_and_release: i64::MAX, Confirm Expire Release;
-    // All four have too many interleavings, so clients are interrupted at most once.
-    hold_confirm_expire_and_release: i64::MAX, Hold Confirm Expire Release;
     hold_confirm_and_sweep: EXPIRED, Hold Confirm Sweep;
     hold_release_and_sweep: EXPIRED, Hold Release Sweep;
     confirm_release_and_sweep: EXPIRED, Confirm Release Sweep;

@@ -132,6 +132,7 @@ on_every_database! {
     ordered_explored::jobs_of_a_key_run_in_the_order_of_their_commits,
     ordered_explored::no_successor_is_forgotten,
     ordered_explored::two_jobs_of_a_key_and_a_zombie_stay_in_order,
+    ordered_explored::a_worker_beside_a_zombie_claims_no_successor_early,
     ordered::workers_run_the_jobs_of_a_key_in_order,
     limits::a_claim_returns_no_more_jobs_of_a_key_than_its_limit,
     limits::a_job_that_is_retried_later_gives_its_slot_away,
@@ -262,4 +263,19 @@ async fn write_ledger<DB: TestBackend>(tx: &mut atomically::Tx<DB>, claim: &Clai
     let sql = DB::sql("INSERT INTO ledger VALUES (?, ?)");
     DB::execute(tx, sql, &[claim.payload()?, claim.token()]).await?;
     Ok(())
+}
+
+/// Complete explorations that take too long for every run of the tests.
+mod explored_completely {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "takes about 20 minutes"]
+    async fn postgres_every_schedule_of_a_worker_beside_a_zombie() {
+        crate::ordered_explored::every_schedule_of_a_worker_beside_a_zombie::<sqlx::Postgres>().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "takes about 20 minutes"]
+    async fn mariadb_every_schedule_of_a_worker_beside_a_zombie() {
+        crate::ordered_explored::every_schedule_of_a_worker_beside_a_zombie::<sqlx::MySql>().await;
+    }
 }

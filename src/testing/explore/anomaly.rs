@@ -11,7 +11,7 @@ use super::report::Counterexample;
 
 mod access;
 
-pub(super) use access::{AccessKind, RowAccess, accesses, parse};
+pub(super) use access::{AccessKind, RowAccess, accesses, changes_with_values, parse, subqueries};
 
 /// The name of the anomaly in a schedule that matches no serial order.
 ///

@@ -1,5 +1,6 @@
 //! Drives the clients through one schedule, from the first step to the last.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::backend::{Backend, LockWait};
 
 use super::client_state::ClientResult;
+use super::independence::StepClass;
 use super::report::{ExploreError, Problem};
 use super::stage::Stage;
 
@@ -19,7 +21,7 @@ use super::stage::Stage;
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A decision: which clients could have taken the next step, and which one did.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Choice {
     pub(super) ready: Vec<usize>,
     pub(super) chosen: usize,
@@ -32,6 +34,20 @@ pub(super) struct Choice {
     pub(super) states: Vec<String>,
     /// A digest of the state of the schedule before the step.
     pub(super) digest: u64,
+    /// The clients that wait for locks, each with the clients that hold them, as far as the server tells.
+    pub(super) waiting: Vec<(usize, Vec<usize>)>,
+    /// The step, and the ends of the waits that it ended.
+    pub(super) classes: Vec<StepClass>,
+    /// Whether the step belongs to an attempt after the first one.
+    pub(super) retries: bool,
+}
+
+impl Choice {
+    /// Whether this client cannot go on before one of the others has.
+    pub(super) fn waits_for_one_of(&self, client: usize, others: &BTreeSet<usize>) -> bool {
+        let mut waiting = self.waiting.iter().filter(|(waiting, _)| *waiting == client);
+        waiting.any(|(_, holders)| holders.iter().any(|holder| others.contains(holder)))
+    }
 }
 
 /// The result of one schedule.
@@ -63,6 +79,15 @@ pub(super) struct ScheduleScript<'a> {
     pub(super) expected: &'a [Choice],
 }
 
+/// The first steps of a schedule to be run.
+#[derive(Debug)]
+pub(super) struct Prefix {
+    pub(super) steps: Vec<usize>,
+    pub(super) preemptions: usize,
+    /// The choices of the earlier schedule that begins with the same steps, except for the last one.
+    pub(super) choices: Arc<[Choice]>,
+}
+
 /// Drives the clients through one schedule.
 pub(super) struct ScheduleDriver<'a, DB: Backend> {
     stage: Arc<Stage>,
@@ -74,6 +99,8 @@ pub(super) struct ScheduleDriver<'a, DB: Backend> {
     last: Option<usize>,
     /// The number of the last step of each client.
     last_steps: Vec<usize>,
+    /// The number of entries in the log before the last step.
+    sent: usize,
 }
 
 impl<'a, DB: Backend> ScheduleDriver<'a, DB> {
@@ -92,6 +119,7 @@ impl<'a, DB: Backend> ScheduleDriver<'a, DB> {
             patience,
             result: ScheduleResult { client_results, ..ScheduleResult::default() },
             last: None,
+            sent: 0,
         }
     }
 
@@ -112,6 +140,10 @@ impl<'a, DB: Backend> ScheduleDriver<'a, DB> {
         max_steps: usize,
     ) -> Result<bool, ExploreError> {
         let is_settled = self.settle().await?;
+        if let Some(choice) = self.result.choices.last_mut() {
+            choice.classes = self.stage.step_classes(self.sent);
+            choice.retries = self.stage.has_retries(self.sent);
+        }
         self.result.concurrent_client = self.stage.concurrent_client();
         if self.result.concurrent_client.is_some() {
             return Ok(false);
@@ -149,8 +181,12 @@ impl<'a, DB: Backend> ScheduleDriver<'a, DB> {
             None if step >= max_steps => return Ok(self.end_with(Problem::Endless { steps: step })),
             None => interrupted.unwrap_or(first),
         };
-        let digest = self.stage.digest();
-        self.result.choices.push(Choice { ready, chosen, interrupted, early_retries, states, digest });
+        let (digest, waiting) = (self.stage.digest(), self.stage.waiting());
+        self.sent = self.stage.entries();
+        let (classes, retries) = (Vec::new(), false);
+        let choice =
+            Choice { ready, chosen, interrupted, early_retries, states, digest, waiting, classes, retries };
+        self.result.choices.push(choice);
         self.take_step(chosen);
         Ok(true)
     }

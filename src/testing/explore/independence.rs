@@ -75,6 +75,17 @@ pub(super) struct Independence {
     statements: Mutex<HashMap<BoundText, Arc<Option<SimpleStatement>>>>,
 }
 
+/// What is known of a step in every state: not its rows, because values differ from schedule to schedule.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct StepClass {
+    pub(super) client: usize,
+    kind: StepKind,
+    /// `None` if the step failed: then its effects are unknown.
+    effects: Option<Vec<Arc<Option<SimpleStatement>>>>,
+    is_read_committed: bool,
+    is_bare_begin: bool,
+}
+
 /// The beginning of a step that was not refused, or the end of one that waited.
 struct StepPart<'l> {
     client: usize,
@@ -82,7 +93,8 @@ struct StepPart<'l> {
     waited: Option<&'l Waited>,
     /// Whether this is the end of a wait.
     is_end: bool,
-    /// The statements whose effects the step has: its own, or those that it makes visible.
+    /// The statements whose effects the step has: its own, or those that it makes visible or undoes. Reads
+    /// without locks leave nothing for the end of their transaction.
     effects: Vec<Arc<Option<SimpleStatement>>>,
     /// Whether each statement of its transaction reads what is committed at that moment.
     is_read_committed: bool,
@@ -91,6 +103,13 @@ struct StepPart<'l> {
     is_bare_begin: bool,
     /// Whether its transaction has locked a SQLite database at its beginning.
     locks_database: bool,
+    /// Whether it stands for such steps in every state, where they may wait.
+    is_anywhere: bool,
+}
+
+/// Whether the statement is known to read without locks.
+fn is_plain_read(statement: &Option<SimpleStatement>) -> bool {
+    statement.as_ref().is_some_and(|read| read.is_plain_read)
 }
 
 impl StepPart<'_> {
@@ -145,6 +164,11 @@ impl Independence {
         Self { syntax, texts_tell, statements: Mutex::default() }
     }
 
+    /// Whether it is known of some steps that they are independent in every state.
+    pub(super) fn holds_in_every_state(&self) -> bool {
+        self.texts_tell.tables || self.syntax == Syntax::Sqlite
+    }
+
     /// A digest of the trace of these entries, which come with the digests of their descriptions.
     pub(super) fn digest(&self, log: &ScheduleLog, entries: &[(usize, u64)]) -> u64 {
         let parts: Vec<Option<StepPart<'_>>> =
@@ -173,11 +197,13 @@ impl Independence {
         let begin = same().find(|other| other.step.kind == StepKind::Begin).map(|begin| &*begin.step.sql);
         let effects = match sent.step.kind {
             StepKind::Statement => vec![self.statement(&sent.step)],
-            StepKind::Commit => {
-                let is_change = |sent: &&Sent| !matches!(sent.step.kind, StepKind::Begin | StepKind::Commit);
-                same().filter(is_change).map(|sent| self.statement(&sent.step)).collect()
+            StepKind::Commit | StepKind::Rollback => {
+                let is_inside =
+                    |sent: &&Sent| matches!(sent.step.kind, StepKind::Statement | StepKind::Control);
+                let statements = same().filter(is_inside).map(|sent| self.statement(&sent.step));
+                statements.filter(|statement| !is_plain_read(statement)).collect()
             }
-            StepKind::Begin | StepKind::Control | StepKind::Rollback => Vec::new(),
+            StepKind::Begin | StepKind::Control => Vec::new(),
         };
         sent.failure().is_none().then(|| StepPart {
             client: sent.client,
@@ -188,7 +214,52 @@ impl Independence {
             is_read_committed: begin.is_some_and(|begin| begin.contains("READ COMMITTED")),
             is_bare_begin: sent.step.kind == StepKind::Begin && self.is_bare_begin(&sent.step.sql),
             locks_database: begin.is_some_and(|begin| begin.contains("IMMEDIATE")),
+            is_anywhere: false,
         })
+    }
+
+    /// What an entry of the log is.
+    pub(super) fn class(&self, log: &ScheduleLog, entry: usize) -> StepClass {
+        let client = log.client_of(entry);
+        match self.part(log, entry) {
+            Some(part) => {
+                let without_rows = |effect: &Arc<Option<SimpleStatement>>| {
+                    Arc::new(Option::as_ref(effect).map(SimpleStatement::without_rows))
+                };
+                StepClass {
+                    client,
+                    kind: part.kind,
+                    effects: Some(part.effects.iter().map(without_rows).collect()),
+                    is_read_committed: part.is_read_committed,
+                    is_bare_begin: part.is_bare_begin,
+                }
+            }
+            None => StepClass {
+                client,
+                kind: StepKind::Control,
+                effects: None,
+                is_read_committed: false,
+                is_bare_begin: false,
+            },
+        }
+    }
+
+    /// Whether steps of these classes are independent in every state, and never wait for each other.
+    pub(super) fn never_affect_each_other(&self, one: &StepClass, other: &StepClass) -> bool {
+        let part = |class: &StepClass| {
+            Some(StepPart {
+                client: class.client,
+                kind: class.kind,
+                waited: None,
+                is_end: false,
+                effects: class.effects.clone()?,
+                is_read_committed: class.is_read_committed,
+                is_bare_begin: class.is_bare_begin,
+                locks_database: false,
+                is_anywhere: true,
+            })
+        };
+        self.syntax != Syntax::Sqlite && self.commute(&part(one), &part(other))
     }
 
     fn statement(&self, step: &Step) -> Arc<Option<SimpleStatement>> {
@@ -214,41 +285,67 @@ impl Independence {
             return false;
         }
         match (one.kind, other.kind) {
-            (StepKind::Begin, _) => one.is_bare_begin && other.kind != StepKind::Rollback,
-            (_, StepKind::Begin) => other.is_bare_begin && one.kind != StepKind::Rollback,
-            (StepKind::Statement | StepKind::Commit, StepKind::Statement | StepKind::Commit) => {
+            (StepKind::Begin, _) => one.is_bare_begin,
+            (_, StepKind::Begin) => other.is_bare_begin,
+            (StepKind::Control, _) | (_, StepKind::Control) => false,
+            _ => {
                 let are_plain = || {
                     let is_plain = |part: &StepPart<'_>| {
                         part.waited.is_none() && part.statement().is_some_and(|read| read.is_plain_read)
                     };
                     is_plain(one) && is_plain(other)
                 };
-                are_plain() || one.reads_beside(other) || self.have_disjoint_effects(one, other)
+                are_plain() || one.reads_beside(other) || self.have_independent_effects(one, other)
             }
-            _ => false,
         }
     }
 
     fn is_bare_begin(&self, sql: &str) -> bool {
         let parsed = SqlStatements::of(self.syntax, sql);
-        let opens =
-            |statement: &SqlStatement<'_>| statement.begins_with_any(&["BEGIN", "SET", "SHOW", "START"]);
+        let opens = |statement: &SqlStatement<'_>| {
+            statement.begins_with_any(&["BEGIN", "SAVEPOINT", "SET", "SHOW", "START"])
+        };
         parsed.complete && parsed.statements.iter().all(opens)
     }
 
     /// A transaction with one snapshot sees what others have committed before its first statement, and a
     /// serializable one is aborted for reads that are not known.
-    fn have_disjoint_effects(&self, one: &StepPart<'_>, other: &StepPart<'_>) -> bool {
-        let at_once = one.waited.or(other.waited).is_none();
+    fn have_independent_effects(&self, one: &StepPart<'_>, other: &StepPart<'_>) -> bool {
+        let is_answered_at_once = |part: &StepPart<'_>| part.waited.is_none() && !part.is_anywhere;
+        let at_once = is_answered_at_once(one) && is_answered_at_once(other);
+        let has_known_effects = |part: &StepPart<'_>| part.effects.iter().all(|effect| effect.is_some());
         self.texts_tell.tables
             && one.is_read_committed
             && other.is_read_committed
-            && one.effects.iter().all(|one| {
-                other.effects.iter().all(|other| match (&**one, &**other) {
-                    (Some(one), Some(other)) => self.are_disjoint(one, other, at_once),
-                    _ => false,
+            && has_known_effects(one)
+            && has_known_effects(other)
+            && one.effects.iter().flat_map(|effect| Option::as_ref(effect)).all(|first| {
+                other.effects.iter().flat_map(|effect| Option::as_ref(effect)).all(|second| {
+                    self.overlooks(one, first, other, second)
+                        || self.overlooks(other, second, one, first)
+                        || (at_once && first.locks_in_share_mode && second.locks_in_share_mode)
+                        || self.are_disjoint(first, second, at_once)
                 })
             })
+    }
+
+    /// Whether this is a read that sees committed rows only, and the other step commits none. Such a read
+    /// neither waits for row locks nor delays a change.
+    fn overlooks(
+        &self,
+        one: &StepPart<'_>,
+        read: &SimpleStatement,
+        other: &StepPart<'_>,
+        change: &SimpleStatement,
+    ) -> bool {
+        // A sequence is a table whose uncommitted changes are visible.
+        let may_draw_from_sequence =
+            self.syntax == Syntax::Postgres && change.inserts() && !self.texts_tell.inserted_values;
+        one.kind == StepKind::Statement
+            && one.waited.is_none()
+            && other.kind != StepKind::Commit
+            && read.reads_committed_rows()
+            && !may_draw_from_sequence
     }
 
     fn are_disjoint(&self, one: &SimpleStatement, other: &SimpleStatement, at_once: bool) -> bool {

@@ -43,6 +43,15 @@ impl ScheduleLog {
         })
     }
 
+    /// The client of an entry.
+    pub(super) fn client_of(&self, entry: usize) -> usize {
+        match self.0.get(entry) {
+            Some(Entry::Sent(sent)) => sent.client,
+            Some(Entry::Unblocked(sent)) if *sent < entry => self.client_of(*sent),
+            Some(Entry::Unblocked(_)) | None => usize::MAX,
+        }
+    }
+
     /// The texts of the statements that a client sent.
     pub(super) fn statements_of(&self, client: usize) -> impl Iterator<Item = &str> {
         let sent = self.sent().filter(move |sent| sent.client == client);
@@ -57,6 +66,42 @@ impl ScheduleLog {
         self.0.iter_mut().enumerate().rev().find_map(|(i, entry)| match entry {
             Entry::Sent(sent) if sent.client == client => Some((i, &mut **sent)),
             Entry::Sent(_) | Entry::Unblocked(_) => None,
+        })
+    }
+
+    /// The clients that this one waits for, as far as the server tells. Those whose transactions have ended
+    /// since the wait began are left out.
+    pub(super) fn holders(&self, client: usize) -> Vec<usize> {
+        let sent: Vec<&Sent> = self.sent().collect();
+        let Some(at) = sent.iter().rposition(|sent| sent.client == client) else { return Vec::new() };
+        let Some(waited) = sent[at].waited.as_ref().filter(|_| sent[at].answer.is_none()) else {
+            return Vec::new();
+        };
+        let goes_on = |holder: &usize| {
+            let before = sent[..at].iter().rev().find(|sent| sent.client == *holder);
+            before.is_some_and(|before| {
+                let mut own = sent[at..].iter().filter(|sent| sent.client == *holder);
+                // One that waited may have been ahead in the queue, and hold nothing.
+                before.waited.is_none()
+                    && !before.step.kind.ends_transaction()
+                    && own.all(|sent| {
+                        sent.step.transaction.is(&before.step.transaction)
+                            && !sent.step.kind.ends_transaction()
+                    })
+            })
+        };
+        waited.blocked_by.iter().copied().filter(goes_on).collect()
+    }
+
+    /// Whether the open transaction of a client has locked a SQLite database at its beginning.
+    pub(super) fn has_locked_database(&self, client: usize) -> bool {
+        let Some(last) = self.last_of(client).filter(|last| !last.step.kind.ends_transaction()) else {
+            return false;
+        };
+        let mut same = self.sent().filter(|sent| sent.step.transaction.is(&last.step.transaction));
+        same.any(|sent| {
+            let is_answered = sent.answer.as_ref().is_some_and(|answer| answer.failure.is_none());
+            is_answered && sent.step.locks_database()
         })
     }
 
@@ -117,6 +162,17 @@ impl ScheduleLog {
     pub(super) fn has_deadlock(&self) -> bool {
         let mut failures = self.sent().filter_map(Sent::failure);
         failures.any(|failure| failure.kind() == FailureKind::Deadlock)
+    }
+}
+
+pub(super) trait LocksDatabase {
+    /// Whether it is a BEGIN that locks a SQLite database.
+    fn locks_database(&self) -> bool;
+}
+
+impl LocksDatabase for Step {
+    fn locks_database(&self) -> bool {
+        self.kind == StepKind::Begin && self.sql.contains("IMMEDIATE")
     }
 }
 

@@ -49,6 +49,7 @@ pub struct Report {
 #[derive(Debug, Clone)]
 pub struct Counterexample {
     pub(super) schedule: Schedule,
+    pub(super) preemptions: usize,
     pub(super) problems: Vec<Problem>,
     pub(super) lanes: Lanes,
 }

@@ -13,14 +13,15 @@ use crate::sql_text::Syntax;
 use crate::transactor::Options;
 
 use super::client_state::ClientResult;
-use super::driver::{Choice, ScheduleDriver, ScheduleResult, ScheduleScript};
+use super::driver::{Choice, Prefix, ScheduleDriver, ScheduleResult, ScheduleScript};
 use super::gap::Accepted;
 use super::independence::{Independence, MYSQL_HIDDEN_EFFECTS, POSTGRES_HIDDEN_EFFECTS, TextsTell};
 use super::lanes::Lanes;
 use super::log::ScheduleLog;
 use super::oracle::{ClientEnd, Oracle, RunEndRecorder};
+use super::persistent::PersistentSets;
 use super::schedule::MAX_CLIENTS;
-use super::search::{Prefix, Search};
+use super::search::Search;
 use super::several::quote_several;
 use super::stage::{Seat, Stage};
 use super::totals::ScheduleTotals;
@@ -28,8 +29,13 @@ use super::view::MAX_EXPLORED_ATTEMPTS;
 use super::{Counterexample, Explore, ExploreError, Gap, Problem, Report, Schedule, Violation};
 
 /// How often a schedule that diverged is run again. On a busy machine, a server occasionally chooses another
-/// victim of a deadlock.
+/// victim of a deadlock, or lets another one of two waiting clients go on. It may also have done so in the
+/// schedule that is compared with this one, which then takes many runs to happen again.
 const MAX_RERUNS: usize = 8;
+const MAX_RERUNS_OF_RARE_ORDERS: usize = 60;
+
+/// How many schedules of an exploration are run that often: more than a few diverge for another reason.
+const MAX_RARE_ORDERS: usize = 10;
 
 /// How often a schedule is run again whose victim of a deadlock is not the usual one, so that the schedules
 /// that are compared with it do not diverge.
@@ -46,6 +52,8 @@ struct Workspace<DB: Backend> {
     server: Option<PoolConnection<DB>>,
     oracle: Option<Oracle>,
     independence: Option<Arc<Independence>>,
+    /// The number of schedules that were run more often than [`MAX_RERUNS`].
+    rare_orders: usize,
     report: Report,
 }
 
@@ -63,18 +71,19 @@ impl<DB: Backend> Explore<'_, DB> {
     pub async fn run(self) -> Result<Report, ExploreError> {
         let started = Instant::now();
         let mut space = self.workspace(false).await?;
-        let mut search = Search::new(self.max_preemptions);
+        let independence = space.independence.clone().filter(|known| known.holds_in_every_state());
+        let mut search = Search::new(self.max_preemptions, independence.map(PersistentSets::new));
         let (mut max_preemptions, mut is_cut_short) = (0, false);
         while let Some(prefix) = search.next() {
             let report = &mut space.report;
-            report.preemptions = prefix.preemptions.checked_sub(1);
+            report.preemptions = prefix.preemptions.checked_sub(1).filter(|_| search.is_sorted());
             if report.schedules == self.max_schedules.unwrap_or(DEFAULT_MAX_SCHEDULES) {
                 report.gaps.push(Gap::Schedules { limit: report.schedules });
                 is_cut_short = true;
                 break;
             }
             report.schedules += 1;
-            max_preemptions = prefix.preemptions;
+            max_preemptions = max_preemptions.max(prefix.preemptions);
             let choices = self.explore(&prefix, &mut space).await?;
             if space.report.schedules == 1 {
                 self.repeat(&choices, &mut space).await?;
@@ -82,6 +91,7 @@ impl<DB: Backend> Explore<'_, DB> {
             search.learn(&choices, &prefix);
         }
         let mut report = space.finished(started);
+        report.counterexamples.sort_by_key(|counterexample| counterexample.preemptions);
         if search.is_limited {
             report.gaps.push(Gap::Preemptions { limit: self.max_preemptions });
         }
@@ -124,7 +134,7 @@ impl<DB: Backend> Explore<'_, DB> {
             true => Some(Arc::new(self.independence(server.as_deref_mut()).await?)),
             false => None,
         };
-        Ok(Workspace { server, oracle, independence, report: self.empty_report(replayed) })
+        Ok(Workspace { server, oracle, independence, rare_orders: 0, report: self.empty_report(replayed) })
     }
 
     /// What texts tell is looked up after the set-up, which may create tables.
@@ -172,6 +182,7 @@ impl<DB: Backend> Explore<'_, DB> {
         let (result, counterexample) = loop {
             let ran = self.run_schedule(script, space).await?;
             let most = match (ran.0.follows_script(), ran.0.has_late_victim) {
+                (false, _) if space.rare_orders < MAX_RARE_ORDERS => MAX_RERUNS_OF_RARE_ORDERS,
                 (false, _) => MAX_RERUNS,
                 (true, true) => MAX_RERUNS_OF_LATE_VICTIMS,
                 (true, false) => 0,
@@ -182,7 +193,10 @@ impl<DB: Backend> Explore<'_, DB> {
             reruns += 1;
             space.report.totals = totals.clone();
         };
+        space.rare_orders += usize::from(reruns > MAX_RERUNS);
         space.report.diverged += usize::from(!result.follows_script());
+        let preemptions = prefix.preemptions;
+        let counterexample = counterexample.map(|found| Counterexample { preemptions, ..found });
         space.report.counterexamples.extend(counterexample);
         Ok(result.choices.into())
     }
@@ -268,6 +282,7 @@ impl<DB: Backend> Explore<'_, DB> {
         };
         let counterexample = (!problems.is_empty()).then(|| Counterexample {
             schedule: Schedule(result.choices.iter().map(|choice| choice.chosen).collect()),
+            preemptions: 0,
             problems,
             lanes: Lanes { clients: self.clients.iter().map(|client| client.name.clone()).collect(), log },
         });

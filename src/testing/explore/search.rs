@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::driver::Choice;
+use super::driver::{Choice, Prefix};
+use super::persistent::PersistentSets;
 
 /// The prefixes of schedules that were found to be possible and have not been run.
 ///
@@ -17,31 +18,39 @@ pub(super) struct Search {
     /// interruption would be a preemption.
     visited: HashSet<(u64, Option<usize>)>,
     max_preemptions: usize,
+    /// Tells which alternatives have to be run, instead of all those to states that were not visited.
+    persistent: Option<PersistentSets>,
     /// Whether a prefix was left out because it has more preemptions than allowed.
     pub(super) is_limited: bool,
 }
 
-/// The first steps of a schedule to be run.
-#[derive(Debug)]
-pub(super) struct Prefix {
-    pub(super) steps: Vec<usize>,
-    pub(super) preemptions: usize,
-    /// The choices of the earlier schedule that begins with the same steps, except for the last one.
-    pub(super) choices: Arc<[Choice]>,
-}
-
 impl Search {
-    pub(super) fn new(max_preemptions: usize) -> Self {
+    /// Leaves out what `persistent` sets show to be equivalent, unless preemptions are limited: an equivalent
+    /// schedule may have more of them.
+    pub(super) fn new(max_preemptions: usize, persistent: Option<PersistentSets>) -> Self {
         Self {
             pending: BTreeMap::from([(0, BTreeMap::from([(Vec::new(), Arc::default())]))]),
             visited: HashSet::new(),
             max_preemptions,
+            persistent: persistent.filter(|_| max_preemptions == usize::MAX),
             is_limited: false,
         }
     }
 
+    /// Whether prefixes come in the order of their preemptions.
+    pub(super) const fn is_sorted(&self) -> bool {
+        self.persistent.is_none()
+    }
+
     /// Takes the next prefix.
     pub(super) fn next(&mut self) -> Option<Prefix> {
+        if self.pending.is_empty()
+            && let Some(sets) = &mut self.persistent
+        {
+            for Prefix { steps, preemptions, choices } in sets.missing() {
+                self.pending.entry(preemptions).or_default().insert(steps, choices);
+            }
+        }
         let mut fewest = self.pending.first_entry()?;
         let preemptions = *fewest.key();
         let (steps, choices) = fewest.get_mut().pop_first()?;
@@ -52,8 +61,12 @@ impl Search {
     }
 
     /// Adds the alternatives to each choice that a schedule made after its prefix, up to the first state that
-    /// an earlier schedule has reached.
+    /// an earlier schedule has reached; with persistent sets, those alternatives are found when none is left.
     pub(super) fn learn(&mut self, choices: &Arc<[Choice]>, prefix: &Prefix) {
+        if let Some(sets) = &mut self.persistent {
+            sets.record(choices, prefix);
+            return;
+        }
         let taken: Vec<usize> = choices.iter().map(|choice| choice.chosen).collect();
         let is_counting = self.max_preemptions != usize::MAX;
         for (i, choice) in choices.iter().enumerate().skip(prefix.steps.len()) {
@@ -83,7 +96,7 @@ mod tests {
     /// All schedules of clients with this many steps each, none of which waits for another, with their
     /// preemptions.
     fn all(clients: &[usize], max_preemptions: usize) -> Vec<(Vec<usize>, usize)> {
-        let mut search = Search::new(max_preemptions);
+        let mut search = Search::new(max_preemptions, None);
         let mut found = Vec::new();
         while let Some(next) = search.next() {
             let mut left = clients.to_vec();
@@ -97,8 +110,7 @@ mod tests {
                 left[chosen] -= 1;
                 last = Some(chosen);
                 let digest = found.len() as u64 * 1000 + choices.len() as u64;
-                let (early_retries, states) = (Vec::new(), Vec::new());
-                choices.push(Choice { ready, chosen, interrupted, early_retries, states, digest });
+                choices.push(Choice { ready, chosen, interrupted, digest, ..Choice::default() });
             }
             let choices: Arc<[Choice]> = choices.into();
             search.learn(&choices, &next);

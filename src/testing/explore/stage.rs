@@ -7,8 +7,8 @@ use crate::intercept::{Next, Step, StepKind, TransactionToken};
 use crate::sql_text::Syntax;
 
 use super::client_state::ClientState;
-use super::independence::Independence;
-use super::log::{Entry, ScheduleLog, Sent, Waited};
+use super::independence::{Independence, StepClass};
+use super::log::{Entry, LocksDatabase as _, ScheduleLog, Sent, Waited};
 use super::view;
 
 mod seat;
@@ -121,6 +121,40 @@ impl Stage {
         view::digest(&state.log, &state.clients, state.ended, state.syntax, independence)
     }
 
+    /// The number of entries in the log.
+    pub(super) fn entries(&self) -> usize {
+        self.state().log.0.len()
+    }
+
+    /// What these entries of the log and all after them are, if equivalent schedules are skipped.
+    pub(super) fn step_classes(&self, from: usize) -> Vec<StepClass> {
+        let state = self.state();
+        let Some(independence) = &state.independence else { return Vec::new() };
+        (from..state.log.0.len()).map(|entry| independence.class(&state.log, entry)).collect()
+    }
+
+    /// Whether one of these entries of the log belongs to an attempt after the first one.
+    pub(super) fn has_retries(&self, from: usize) -> bool {
+        let state = self.state();
+        let mut entries = state.log.0.iter().skip(from);
+        entries.any(|entry| matches!(entry, Entry::Sent(sent) if sent.step.attempt > 1))
+    }
+
+    /// The clients that cannot go on before others have, each with those others, as far as they are known:
+    /// the holders of locks whose transactions have not ended since the wait began.
+    pub(super) fn waiting(&self) -> Vec<(usize, Vec<usize>)> {
+        let state = self.state();
+        let clients = 0..state.clients.len();
+        if state.syntax == Syntax::Sqlite {
+            // As long as one transaction has locked the database, such a BEGIN has no effect.
+            let holder = clients.clone().find(|client| state.log.has_locked_database(*client));
+            let waiting = clients.filter(|client| state.is_about_to_lock_database(*client));
+            return waiting.map(|client| (client, holder.into_iter().collect())).collect();
+        }
+        let is_running = |client: &usize| matches!(state.clients[*client], ClientState::Running { .. });
+        clients.filter(is_running).map(|client| (client, state.log.holders(client))).collect()
+    }
+
     /// The client that ran two units at the same time, if one did.
     pub(super) fn concurrent_client(&self) -> Option<usize> {
         self.state().concurrent_client
@@ -218,6 +252,16 @@ impl StageState {
     /// at its end. In between it fails at once, because waiting while holding a lock could deadlock.
     fn would_wait(&self, step: &Step) -> bool {
         step.kind != StepKind::Statement || !self.log.has_run_a_statement(&step.transaction)
+    }
+
+    /// Whether the next step of the client is a BEGIN that locks a SQLite database, or waits for its lock.
+    fn is_about_to_lock_database(&self, client: usize) -> bool {
+        let step = match &self.clients[client] {
+            ClientState::Held { step, .. } => Some(step),
+            ClientState::Busy { .. } => self.log.last_of(client).map(|sent| &sent.step),
+            ClientState::Running { .. } | ClientState::Done => None,
+        };
+        step.is_some_and(Step::locks_database)
     }
 
     /// Admits a step, unless its client has another open transaction.

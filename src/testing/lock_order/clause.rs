@@ -18,6 +18,11 @@ pub(in crate::testing) struct Clause {
 }
 
 impl Clause {
+    /// Whether rows that one transaction locks in this way can be locked so by others.
+    pub(in crate::testing) const fn is_shared(&self) -> bool {
+        matches!(self.strength, Strength::Share | Strength::KeyShare)
+    }
+
     pub(super) fn applies_to(&self, table: &TableRef<'_>) -> bool {
         self.of.is_empty() || self.of.iter().any(|name| table.is_called(name))
     }

@@ -10,7 +10,7 @@ use crate::sql_text::Syntax;
 use crate::testing::lock_order::{dialect, last_name, name_of, take_clauses, value_of};
 
 /// What a statement does to rows of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in super::super) struct RowAccess {
     pub(in super::super) kind: AccessKind,
     pub(in super::super) table: String,
@@ -18,7 +18,7 @@ pub(in super::super) struct RowAccess {
     pub(in super::super) key: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in super::super) enum AccessKind {
     Read,
     /// An UPDATE or DELETE.
@@ -55,14 +55,26 @@ pub(in super::super) fn parse(syntax: Syntax, sql: &str) -> Option<Statement> {
 
 /// The accesses of a statement; empty if they are unknown.
 pub(in super::super) fn accesses(syntax: Syntax, sql: &str, arguments: &[String]) -> Vec<RowAccess> {
-    let Some(statement) = parse(syntax, sql) else { return Vec::new() };
-    match &statement {
-        Statement::Query(query) => match &*query.body {
-            SetExpr::Select(select) => {
-                of_tables(AccessKind::Read, &select.from, select.selection.as_ref(), arguments)
+    parse(syntax, sql).and_then(|statement| of_statement(&statement, arguments)).unwrap_or_default()
+}
+
+fn of_statement(statement: &Statement, arguments: &[String]) -> Option<Vec<RowAccess>> {
+    match statement {
+        Statement::Query(query) if changes_with_values(statement).is_some() => {
+            // The rows are those that a join finds.
+            let mut accesses = changes_with_values(statement).and_then(|change| of_statement(change, &[]))?;
+            accesses.iter_mut().for_each(|access| access.key.clear());
+            query.with.is_some().then_some(accesses)
+        }
+        Statement::Query(query) => {
+            let mut accesses = Vec::new();
+            for query in [&**query].into_iter().chain(subqueries(query)) {
+                let select = select_of(query)?;
+                let condition = select.selection.as_ref();
+                accesses.extend(of_tables(AccessKind::Read, &select.from, condition, arguments)?);
             }
-            _ => Vec::new(),
-        },
+            Some(accesses)
+        }
         Statement::Update(update) => of_tables(
             AccessKind::Change,
             std::slice::from_ref(&update.table),
@@ -74,36 +86,88 @@ pub(in super::super) fn accesses(syntax: Syntax, sql: &str, arguments: &[String]
             of_tables(AccessKind::Change, from, delete.selection.as_ref(), arguments)
         }
         Statement::Insert(insert) => match &insert.table {
-            ast::TableObject::TableName(name) => {
-                vec![RowAccess { kind: AccessKind::Insert, table: last_name(name), key: BTreeMap::new() }]
-            }
-            _ => Vec::new(),
+            ast::TableObject::TableName(name) => Some(vec![RowAccess {
+                kind: AccessKind::Insert,
+                table: last_name(name),
+                key: BTreeMap::new(),
+            }]),
+            _ => None,
         },
-        _ => Vec::new(),
+        _ => None,
     }
 }
 
+/// The UPDATE behind `WITH … AS (VALUES …)` that joins its table with those values and nothing else.
+pub(in super::super) fn changes_with_values(statement: &Statement) -> Option<&Statement> {
+    let Statement::Query(query) = statement else { return None };
+    let (Some(with), SetExpr::Update(change)) = (&query.with, &*query.body) else { return None };
+    let Statement::Update(update) = change else { return None };
+    let lists_values = |cte: &ast::Cte| match &*cte.query.body {
+        SetExpr::Values(values) => {
+            let is_value = |expr: &Expr| matches!(expr, Expr::Value(_));
+            values.rows.iter().flat_map(|row| row.iter()).all(is_value)
+        }
+        _ => false,
+    };
+    let is_list = |table: &TableFactor| match table {
+        TableFactor::Table { name, .. } => {
+            with.cte_tables.iter().any(|cte| name_of(&cte.alias.name) == last_name(name))
+        }
+        _ => false,
+    };
+    let from = match &update.from {
+        Some(ast::UpdateTableFromKind::AfterSet(from) | ast::UpdateTableFromKind::BeforeSet(from)) => from,
+        None => return None,
+    };
+    let is_known = with.cte_tables.iter().all(lists_values) && relations(from).all(is_list);
+    is_known.then_some(change)
+}
+
+/// The subqueries in the FROM clause of a query, and in theirs.
+pub(in super::super) fn subqueries(query: &ast::Query) -> Vec<&ast::Query> {
+    let tables = select_of(query).into_iter().flat_map(|select| relations(&select.from));
+    let derived = tables.filter_map(|table| match table {
+        TableFactor::Derived { subquery, .. } => Some(&**subquery),
+        _ => None,
+    });
+    derived.flat_map(|subquery| [subquery].into_iter().chain(subqueries(subquery))).collect()
+}
+
+fn select_of(query: &ast::Query) -> Option<&ast::Select> {
+    match &*query.body {
+        SetExpr::Select(select) => Some(select),
+        SetExpr::Query(query) => select_of(query),
+        _ => None,
+    }
+}
+
+fn relations(from: &[TableWithJoins]) -> impl Iterator<Item = &TableFactor> {
+    from.iter()
+        .flat_map(|from| [&from.relation].into_iter().chain(from.joins.iter().map(|join| &join.relation)))
+}
+
+/// The accesses to these tables; `None` if there is anything but tables and subqueries.
 fn of_tables(
     kind: AccessKind,
     from: &[TableWithJoins],
     condition: Option<&Expr>,
     arguments: &[String],
-) -> Vec<RowAccess> {
-    let joined = from
-        .iter()
-        .flat_map(|from| [&from.relation].into_iter().chain(from.joins.iter().map(|join| &join.relation)));
-    let tables: Vec<String> = joined
-        .filter_map(|table| match table {
-            TableFactor::Table { name, .. } => Some(last_name(name)),
-            _ => None,
-        })
-        .collect();
+) -> Option<Vec<RowAccess>> {
+    let mut tables = Vec::new();
+    for table in relations(from) {
+        match table {
+            TableFactor::Table { name, .. } => tables.push(last_name(name)),
+            // Its tables are accesses of their own.
+            TableFactor::Derived { .. } => {}
+            _ => return None,
+        }
+    }
     let mut key = BTreeMap::new();
     // In a join, a column may belong to either table.
-    if let ([_], Some(condition)) = (tables.as_slice(), condition) {
+    if let (1, Some(condition)) = (relations(from).count(), condition) {
         add_comparisons(condition, arguments, &mut key);
     }
-    tables.into_iter().map(|table| RowAccess { kind, table, key: key.clone() }).collect()
+    Some(tables.into_iter().map(|table| RowAccess { kind, table, key: key.clone() }).collect())
 }
 
 /// Adds the columns that must equal a value.

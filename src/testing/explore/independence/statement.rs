@@ -7,13 +7,13 @@ use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::sql_text::Syntax;
-use crate::testing::lock_order::{dialect, last_name, take_clauses, value_of};
+use crate::testing::lock_order::{Clause, dialect, last_name, take_clauses, value_of};
 
-use super::super::anomaly::{AccessKind, RowAccess, accesses, parse};
+use super::super::anomaly::{AccessKind, RowAccess, accesses, changes_with_values, parse, subqueries};
 
 /// Functions that depend on nothing but their arguments, the rows that the statement reads, and the time.
 /// The order of steps does not decide at which time they are sent.
-const PURE_FUNCTIONS: [&str; 13] = [
+const PURE_FUNCTIONS: [&str; 15] = [
     "COUNT",
     "SUM",
     "MIN",
@@ -24,18 +24,43 @@ const PURE_FUNCTIONS: [&str; 13] = [
     "NULLIF",
     "CAST",
     "EXTRACT",
+    "NOW",
     "STATEMENT_TIMESTAMP",
+    "SYSDATE",
     "TIMESTAMPDIFF",
     "UTC_TIMESTAMP",
 ];
 
+/// Words that a parenthesis may follow and that call no function.
+const NOT_FUNCTIONS: [Keyword; 15] = [
+    Keyword::AND,
+    Keyword::BY,
+    Keyword::CONFLICT,
+    Keyword::ELSE,
+    Keyword::FROM,
+    Keyword::IN,
+    Keyword::JOIN,
+    Keyword::NOT,
+    Keyword::ON,
+    Keyword::OR,
+    Keyword::SELECT,
+    Keyword::THEN,
+    Keyword::VALUES,
+    Keyword::WHEN,
+    Keyword::WHERE,
+];
+
 /// A statement that affects the rows only that its text shows, and reads no others.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct SimpleStatement {
     /// Whether it reads without locks.
     pub(super) is_plain_read: bool,
     /// Whether it reads, with or without locks.
     pub(super) is_read: bool,
+    /// Whether it reads and locks what it reads in share mode.
+    pub(super) locks_in_share_mode: bool,
+    /// Whether it names a system table, or a column in which uncommitted changes and locks are visible.
+    reads_system: bool,
     /// Whether a table may be one of another database or schema.
     is_qualified: bool,
     accesses: Vec<RowAccess>,
@@ -49,16 +74,23 @@ impl SimpleStatement {
     pub(super) fn of(syntax: Syntax, sql: &str, arguments: &[String]) -> Option<Self> {
         let mut tokens = Tokenizer::new(dialect(syntax), sql).tokenize().ok()?;
         tokens.retain(|token| !matches!(token, Token::Whitespace(_)));
-        let (tokens, clauses) = take_clauses(&tokens);
-        if !is_simple(&tokens) {
+        let (mut tokens, clauses) = take_clauses(&tokens);
+        let mut statement = parse(syntax, sql)?;
+        let changes_with_values = changes_with_values(&statement).cloned();
+        if let Some(change) = changes_with_values.clone() {
+            let begin = tokens.iter().position(|token| keyword(token) == Keyword::UPDATE)?;
+            (statement, tokens) = (change, tokens.split_off(begin));
+        }
+        // A read without locks may select from subqueries, whose tables are among its accesses.
+        let subqueries = if clauses.is_empty() { derived_tables(&statement) } else { 0 };
+        if !is_simple(&tokens, 1 + subqueries + usize::from(is_upsert(&statement))) {
             return None;
         }
         let mut accesses = accesses(syntax, sql, arguments);
         if accesses.is_empty() {
             return None;
         }
-        let statement = parse(syntax, sql)?;
-        if reads_other_tables(&statement) {
+        if changes_with_values.is_none() && reads_other_tables(&statement) {
             return None;
         }
         if let (Statement::Insert(insert), [access]) = (&statement, &mut *accesses) {
@@ -68,9 +100,29 @@ impl SimpleStatement {
             }
         }
         let is_read = matches!(statement, Statement::Query(_));
-        let is_plain_read = is_read && clauses.is_empty();
-        let is_qualified = names_other_database(&tokens);
-        Some(Self { is_plain_read, is_read, is_qualified, accesses, assigned: assigned(&statement) })
+        Some(Self {
+            is_plain_read: is_read && clauses.is_empty(),
+            is_read,
+            locks_in_share_mode: is_read && !clauses.is_empty() && clauses.iter().all(Clause::is_shared),
+            reads_system: tokens.iter().any(is_of_system),
+            is_qualified: names_other_database(&tokens),
+            accesses,
+            assigned: assigned(&statement),
+        })
+    }
+
+    /// The same for statements with other values: which rows it concerns is not known.
+    pub(super) fn without_rows(&self) -> Self {
+        let mut statement = self.clone();
+        statement.assigned.clear();
+        statement.accesses.iter_mut().for_each(|access| access.key.clear());
+        statement
+    }
+
+    /// Whether it reads without locks, and only what is committed: nothing that a statement has changed or
+    /// locked before its transaction commits.
+    pub(super) fn reads_committed_rows(&self) -> bool {
+        self.is_plain_read && !self.is_qualified && !self.reads_system
     }
 
     /// Whether it is an INSERT that leaves existing rows alone.
@@ -104,27 +156,43 @@ fn are_different(one: &str, other: &str) -> bool {
     matches!((one.parse::<i64>(), other.parse::<i64>()), (Ok(one), Ok(other)) if one != other)
 }
 
-fn is_simple(tokens: &[Token]) -> bool {
-    use Keyword::{DELETE, INSERT, INTO, SELECT, UPDATE, WITH};
-    let keyword = |token: &Token| match token {
+fn keyword(token: &Token) -> Keyword {
+    match token {
         Token::Word(word) if word.quote_style.is_none() => word.keyword,
         _ => Keyword::NoKeyword,
-    };
+    }
+}
+
+/// Whether there are this many verbs, and no calls of functions that are not known to be pure.
+fn is_simple(tokens: &[Token], expected_verbs: usize) -> bool {
+    use Keyword::{DELETE, INSERT, INTO, SELECT, UPDATE, WITH};
     let verbs = tokens.iter().filter(|token| [DELETE, INSERT, SELECT, UPDATE].contains(&keyword(token)));
     let first = tokens.first().map_or(Keyword::NoKeyword, keyword);
-    let is_alone = verbs.count() == 1 && first != WITH && !tokens.contains(&Token::SemiColon);
+    // With these words a subquery locks rows, which is not among the clauses of the statement.
+    let locks = |token: &Token| [Keyword::FOR, Keyword::LOCK].contains(&keyword(token));
+    let is_alone = !tokens.iter().any(locks)
+        && verbs.count() == expected_verbs
+        && first != WITH
+        && !tokens.contains(&Token::SemiColon);
     let stores = first == SELECT && tokens.iter().any(|token| keyword(token) == INTO);
     // The columns of an INSERT look like arguments.
     let rows = tokens.iter().position(|token| keyword(token) == Keyword::VALUES && first == INSERT);
     let calls = tokens[rows.map_or(0, |values| values + 1)..].windows(2).any(|pair| match pair {
         [Token::Word(word), Token::LParen] => {
-            let is_operator = [Keyword::IN, Keyword::AND, Keyword::OR, Keyword::NOT, Keyword::WHERE]
-                .contains(&word.keyword);
+            let is_operator = NOT_FUNCTIONS.contains(&word.keyword);
             !is_operator && !PURE_FUNCTIONS.contains(&word.value.to_uppercase().as_str())
         }
         _ => false,
     });
     is_alone && !stores && !calls
+}
+
+/// Whether the word names a system table or a system column, as those of PostgreSQL.
+fn is_of_system(token: &Token) -> bool {
+    let Token::Word(word) = token else { return false };
+    let name = word.value.to_lowercase();
+    let is_column = ["xmin", "xmax", "cmin", "cmax", "ctid", "tableoid"].contains(&&*name);
+    is_column || name.starts_with("pg_") || name.starts_with("information_schema")
 }
 
 /// Whether a table may be one of another database.
@@ -142,6 +210,28 @@ fn names_other_database(tokens: &[Token]) -> bool {
 /// matters.
 fn may_change_existing_rows(insert: &ast::Insert) -> bool {
     insert.on.is_some() || insert.ignore || insert.replace_into
+}
+
+/// Whether it is an INSERT that updates rows that exist.
+fn is_upsert(statement: &Statement) -> bool {
+    match statement {
+        Statement::Insert(insert) => match &insert.on {
+            Some(ast::OnInsert::DuplicateKeyUpdate(_)) => true,
+            Some(ast::OnInsert::OnConflict(conflict)) => {
+                matches!(conflict.action, ast::OnConflictAction::DoUpdate(_))
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// The number of subqueries in the FROM clause of a query, and in theirs.
+fn derived_tables(statement: &Statement) -> usize {
+    match statement {
+        Statement::Query(query) => subqueries(query).len(),
+        _ => 0,
+    }
 }
 
 /// Whether it changes rows of one table depending on rows of others, which are not among its accesses.
@@ -205,9 +295,39 @@ mod tests {
     }
 
     #[test]
+    fn tables_of_derived_tables_are_read() {
+        let read =
+            simple("SELECT (a) FROM (SELECT 1 AS one) AS one LEFT JOIN (SELECT a FROM t) AS t ON one = a");
+        let read = read.expect("simple");
+        assert!(read.is_plain_read && read.reads_committed_rows());
+        assert!(!read.has_other_tables(&simple("DELETE FROM t").expect("simple")));
+        assert!(read.has_other_tables(&simple("DELETE FROM u").expect("simple")));
+        for unknown in [
+            "SELECT a FROM (SELECT a FROM t UNION SELECT a FROM u) AS both",
+            "SELECT a FROM (SELECT a FROM t FOR SHARE) AS locked",
+            "SELECT a FROM (SELECT f(a) FROM t) AS called",
+            "SELECT a FROM (TABLE t) AS t",
+            "SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u)",
+            "SELECT a FROM (t JOIN u ON t.id = u.id)",
+        ] {
+            assert!(simple(unknown).is_none(), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn system_tables_and_columns_show_what_is_not_committed() {
+        for sql in ["SELECT xmax FROM t", "SELECT count(*) FROM pg_locks", "SELECT a FROM other.t"] {
+            assert!(!simple(sql).expect("simple").reads_committed_rows(), "{sql}");
+        }
+    }
+
+    #[test]
     fn reads_with_locks_are_not_plain() {
         assert!(simple("SELECT a FROM t").expect("simple").is_plain_read);
-        assert!(!simple("SELECT a FROM t FOR NO KEY UPDATE").expect("simple").is_plain_read);
+        let [exclusive, shared] = ["NO KEY UPDATE", "KEY SHARE"]
+            .map(|strength| simple(&format!("SELECT a FROM t FOR {strength}")).expect("simple"));
+        assert!(!exclusive.is_plain_read && !exclusive.locks_in_share_mode);
+        assert!(!shared.is_plain_read && shared.locks_in_share_mode);
     }
 
     #[test]
@@ -217,7 +337,31 @@ mod tests {
         let skipped = "INSERT INTO t (id, a) VALUES (1, 2) ON CONFLICT DO NOTHING";
         let skipped = simple(skipped).expect("simple");
         assert!(!skipped.inserts() && !skipped.is_disjoint(&plain) && !skipped.is_disjoint(&skipped));
-        assert!(simple("INSERT INTO t (id, a) VALUES (1, 2) ON CONFLICT (id) DO UPDATE SET a = 3").is_none());
+        let upsert = "INSERT INTO t (id, a) VALUES (1, 2) ON CONFLICT (id) DO UPDATE SET a = 3";
+        let upsert = simple(upsert).expect("simple");
+        assert!(!upsert.inserts() && !upsert.is_disjoint(&plain) && !upsert.is_disjoint(&upsert));
+        assert!(!upsert.is_disjoint(&simple("UPDATE t SET a = 1 WHERE id = 2").expect("simple")));
+        assert!(upsert.is_disjoint(&simple("UPDATE u SET a = 1 WHERE id = 1").expect("simple")));
+        let with_subquery =
+            "INSERT INTO t (id, a) VALUES (1, 2) ON CONFLICT (id) DO UPDATE SET a = (SELECT 3)";
+        assert!(simple(with_subquery).is_none());
+    }
+
+    #[test]
+    fn a_change_by_a_list_of_values_concerns_its_own_table() {
+        let change =
+            "WITH c (id, n) AS (VALUES ($1, $2)) UPDATE t SET a = t.a + c.n FROM c WHERE t.id = c.id";
+        let change = simple(change).expect("simple");
+        assert!(!change.is_disjoint(&simple("UPDATE t SET a = 1 WHERE id = 2").expect("simple")));
+        assert!(change.is_disjoint(&simple("UPDATE u SET a = 1").expect("simple")));
+        for unknown in [
+            "WITH c (id) AS (VALUES (f(1))) UPDATE t SET a = 1 FROM c WHERE t.id = c.id",
+            "WITH c (id) AS (VALUES (1)) UPDATE t SET a = f(1) FROM c WHERE t.id = c.id",
+            "WITH c (id) AS (VALUES (1)) UPDATE t SET a = 1 FROM c, u WHERE t.id = c.id",
+            "WITH c (id) AS (SELECT id FROM u) UPDATE t SET a = 1 FROM c WHERE t.id = c.id",
+        ] {
+            assert!(simple(unknown).is_none(), "{unknown}");
+        }
     }
 
     #[test]
