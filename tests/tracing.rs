@@ -114,6 +114,18 @@ impl Recording {
         taken
     }
 
+    /// The spans with this name, once there are as many. A thread of the driver may hold the span of a command
+    /// until after it has responded.
+    async fn ended<const N: usize>(&self, name: &str) -> [Seen; N] {
+        let mut spans = Vec::new();
+        support::eventually(N, async || {
+            spans.extend(self.take(name));
+            spans.len()
+        })
+        .await;
+        spans.try_into().expect("as many")
+    }
+
     /// The lines of this level and more severe ones.
     fn lines(&self, level: Level) -> Vec<String> {
         let lines = self.take("line");
@@ -159,7 +171,7 @@ async fn a_unit_is_a_span_with_its_attempts_inside() {
     });
     run.await.expect("a commit");
 
-    let [unit]: [Seen; 1] = recording.take("unit").try_into().expect("one unit");
+    let [unit] = recording.ended("unit").await;
     assert!(unit.inside.is_empty());
     for (field, value) in [
         ("otel.name", "checkout"),
@@ -177,7 +189,7 @@ async fn a_unit_is_a_span_with_its_attempts_inside() {
     }
     assert!(!unit.fields.contains_key("error.type"), "{unit:?}");
 
-    let [first, second]: [Seen; 2] = recording.take("attempt").try_into().expect("two attempts");
+    let [first, second] = recording.ended("attempt").await;
     assert_eq!((&*first.inside, &*second.inside), (&["unit"][..], &["unit"][..]));
     assert_eq!((&*first.fields["atomically.attempt"], &*second.fields["atomically.attempt"]), ("1", "2"));
     assert_eq!(
