@@ -114,8 +114,8 @@ impl Recording {
         taken
     }
 
-    /// The spans with this name, once there are as many. A thread of the driver may hold the span of a command
-    /// until after it has responded.
+    /// The spans with this name, once there are as many. A thread of the driver may hold the span of a
+    /// command until after it has responded.
     async fn ended<const N: usize>(&self, name: &str) -> [Seen; N] {
         let mut spans = Vec::new();
         support::eventually(N, async || {

@@ -101,9 +101,9 @@ const MIN_POLL: Duration = Duration::from_millis(10);
 /// A worker claims as many jobs as it has free handlers. If the handlers take less than 20 ms on average and
 /// more jobs are waiting, it claims ahead: as many jobs as the handlers end in 20 ms, up to 1000. A job of
 /// higher priority that is enqueued meanwhile starts after those that have been claimed. Jobs for which no
-/// handler becomes free within half a second are released, and keep their place in the queue. If the worker is
-/// killed, jobs that it has claimed ahead wait for their leases to expire, and the attempt counts, as for all
-/// jobs that it has claimed.
+/// handler becomes free within half a second are released, and keep their place in the queue. If the worker
+/// is killed, jobs that it has claimed ahead wait for their leases to expire, and the attempt counts, as for
+/// all jobs that it has claimed.
 ///
 /// # Lost connections
 ///

@@ -145,14 +145,13 @@ impl Stage {
     pub(super) fn waiting(&self) -> Vec<(usize, Vec<usize>)> {
         let state = self.state();
         let clients = 0..state.clients.len();
-        if state.syntax == Syntax::Sqlite {
-            // As long as one transaction has locked the database, such a BEGIN has no effect.
-            let holder = clients.clone().find(|client| state.log.has_locked_database(*client));
-            let waiting = clients.filter(|client| state.is_about_to_lock_database(*client));
-            return waiting.map(|client| (client, holder.into_iter().collect())).collect();
-        }
+        // As long as one transaction has locked a SQLite database, the BEGIN of another one has no effect.
+        let holder = clients.clone().find(|client| state.log.has_locked_database(*client));
+        let for_database = clients.clone().filter(|client| state.is_about_to_lock_database(*client));
+        let for_database = for_database.map(|client| (client, holder.into_iter().collect()));
         let is_running = |client: &usize| matches!(state.clients[*client], ClientState::Running { .. });
-        clients.filter(is_running).map(|client| (client, state.log.holders(client))).collect()
+        let for_rows = clients.filter(is_running).map(|client| (client, state.log.holders(client)));
+        for_database.chain(for_rows).collect()
     }
 
     /// The client that ran two units at the same time, if one did.
