@@ -57,8 +57,8 @@ pub(super) struct ScheduleResult {
     pub(super) client_results: Vec<Option<ClientResult>>,
     /// Clients waited for each other and no server could detect it.
     pub(super) deadlocked: bool,
-    /// The server may choose another victim of a deadlock next time.
-    pub(super) has_late_victim: bool,
+    /// The server usually chooses another victim of a deadlock, or lets another client go on.
+    pub(super) has_rare_order: bool,
     /// The problem that ended the schedule early.
     pub(super) problem: Option<Problem>,
     /// A client that ran two units at the same time.

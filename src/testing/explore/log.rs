@@ -159,6 +159,25 @@ impl ScheduleLog {
         })
     }
 
+    /// Whether a client went on before another one that it waited for and that waited as well: a server
+    /// rarely serves one that came later to its queue first.
+    pub(super) fn has_overtaking(&self) -> bool {
+        let mut waiting: Vec<usize> = Vec::new();
+        self.0.iter().enumerate().any(|(i, entry)| match entry {
+            Entry::Sent(sent) => {
+                waiting.extend(sent.waited.is_some().then_some(i));
+                false
+            }
+            Entry::Unblocked(step) => {
+                waiting.retain(|waiting| waiting != step);
+                let Some(Entry::Sent(sent)) = self.0.get(*step) else { return false };
+                let blocked_by = sent.waited.iter().flat_map(|waited| &waited.blocked_by);
+                let waits = |client: &usize| waiting.iter().any(|other| self.client_of(*other) == *client);
+                sent.failure().is_none() && blocked_by.into_iter().any(waits)
+            }
+        })
+    }
+
     pub(super) fn has_deadlock(&self) -> bool {
         let mut failures = self.sent().filter_map(Sent::failure);
         failures.any(|failure| failure.kind() == FailureKind::Deadlock)

@@ -37,9 +37,9 @@ const MAX_RERUNS_OF_RARE_ORDERS: usize = 60;
 /// How many schedules of an exploration are run that often: more than a few diverge for another reason.
 const MAX_RARE_ORDERS: usize = 10;
 
-/// How often a schedule is run again whose victim of a deadlock is not the usual one, so that the schedules
+/// How often a schedule is run again in which the server did not do what it usually does, so that the schedules
 /// that are compared with it do not diverge.
-const MAX_RERUNS_OF_LATE_VICTIMS: usize = 2;
+const MAX_RERUNS_OF_RARE_RESULTS: usize = 2;
 
 /// Longer than any schedule takes.
 const UNLIMITED: Duration = Duration::from_secs(60 * 60);
@@ -181,10 +181,10 @@ impl<DB: Backend> Explore<'_, DB> {
         let (totals, mut reruns) = (space.report.totals.clone(), 0);
         let (result, counterexample) = loop {
             let ran = self.run_schedule(script, space).await?;
-            let most = match (ran.0.follows_script(), ran.0.has_late_victim) {
+            let most = match (ran.0.follows_script(), ran.0.has_rare_order) {
                 (false, _) if space.rare_orders < MAX_RARE_ORDERS => MAX_RERUNS_OF_RARE_ORDERS,
                 (false, _) => MAX_RERUNS,
-                (true, true) => MAX_RERUNS_OF_LATE_VICTIMS,
+                (true, true) => MAX_RERUNS_OF_RARE_RESULTS,
                 (true, false) => 0,
             };
             if reruns >= most {
@@ -262,7 +262,8 @@ impl<DB: Backend> Explore<'_, DB> {
         }
         let log = stage.log();
         // InnoDB chooses by the work that the transactions have done, and looks for deadlocks at once.
-        result.has_late_victim = DB::SYNTAX == Syntax::Postgres && log.has_late_victim();
+        let has_late_victim = DB::SYNTAX == Syntax::Postgres && log.has_late_victim();
+        result.has_rare_order = has_late_victim || log.has_overtaking();
         self.record_gaps(&log, stage.unseen(), &mut space.report);
         space.report.totals.add(&log, self.clients.len(), DB::SYNTAX);
         let results = std::mem::take(&mut result.client_results);
