@@ -265,17 +265,18 @@ async fn write_ledger<DB: TestBackend>(tx: &mut atomically::Tx<DB>, claim: &Clai
     Ok(())
 }
 
-/// Complete explorations that take too long for every run of the tests.
+/// Complete explorations that take too long for every run of the tests. On PostgreSQL, 13 623 schedules took
+/// 8 minutes. On MariaDB, a claim takes more statements.
 mod explored_completely {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "takes about 20 minutes"]
-    async fn postgres_every_schedule_of_a_worker_beside_a_zombie() {
-        crate::ordered_explored::every_schedule_of_a_worker_beside_a_zombie::<sqlx::Postgres>().await;
+    #[ignore = "takes 8 minutes"]
+    async fn postgres_no_claim_beside_a_zombie_is_early() {
+        crate::ordered_explored::no_claim_beside_a_zombie_is_early::<sqlx::Postgres>().await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "takes about 20 minutes"]
-    async fn mariadb_every_schedule_of_a_worker_beside_a_zombie() {
-        crate::ordered_explored::every_schedule_of_a_worker_beside_a_zombie::<sqlx::MySql>().await;
+    #[ignore = "takes more than 40 minutes"]
+    async fn mariadb_no_claim_beside_a_zombie_is_early() {
+        crate::ordered_explored::no_claim_beside_a_zombie_is_early::<sqlx::MySql>().await;
     }
 }

@@ -202,18 +202,18 @@ pub(crate) async fn two_jobs_of_a_key_and_a_zombie_stay_in_order<DB: TestBackend
 
 /// A zombie and its heir complete the first job of a key while a worker claims the second and completes it:
 /// the worker claims nothing before the heir has committed, and the second job has its effect once, after the
-/// first. At READ COMMITTED, in every interleaving on SQLite; on a server there are tens of thousands, so
-/// clients are interrupted at most once.
+/// first. At READ COMMITTED, in every interleaving on SQLite; on a server there are too many, so clients are
+/// interrupted at most once.
 pub(crate) async fn a_worker_beside_a_zombie_claims_no_successor_early<DB: TestBackend>() {
-    explore_worker_beside_zombie::<DB>((DB::NAME != "SQLite").then_some(1)).await;
+    explore_worker_beside_zombie::<DB>(true, (DB::NAME != "SQLite").then_some(1)).await;
 }
 
-/// The same, in every interleaving.
-pub(crate) async fn every_schedule_of_a_worker_beside_a_zombie<DB: TestBackend>() {
-    explore_worker_beside_zombie::<DB>(None).await;
+/// The same in every interleaving, with a worker that claims and does no more.
+pub(crate) async fn no_claim_beside_a_zombie_is_early<DB: TestBackend>() {
+    explore_worker_beside_zombie::<DB>(false, None).await;
 }
 
-async fn explore_worker_beside_zombie<DB: TestBackend>(max_preemptions: Option<usize>) {
+async fn explore_worker_beside_zombie<DB: TestBackend>(completes: bool, max_preemptions: Option<usize>) {
     let (pool, queue) = queue::<DB>(6).await;
     let level = *levels(&pool, Isolation::ReadCommitted).first().expect("a level");
     let options = Options::new().isolation(level);
@@ -256,13 +256,14 @@ async fn explore_worker_beside_zombie<DB: TestBackend>(max_preemptions: Option<u
                     1,
                     "the second job was claimed before the first had its effect"
                 );
-                complete(db, Arc::new(claim)).await
+                if completes { complete(db, Arc::new(claim)).await } else { Ok(()) }
             }
         })
-        .expect("the second job was done, or is due", 1_i64, |_| async {
+        .expect("the second job was done, was claimed, or is due", 1_i64, |_| async {
             let done = ask(&pool, "SELECT COUNT(*) FROM ledger WHERE job = 2").await;
-            let due = "SELECT COUNT(*) FROM atomically_job WHERE due_at IS NOT NULL AND has_slot = 1";
-            Ok::<_, Error>(done + ask(&pool, due).await)
+            let left = "SELECT COUNT(*) FROM atomically_job \
+                        WHERE has_slot = 1 AND (due_at IS NOT NULL OR claimed_at IS NOT NULL)";
+            Ok::<_, Error>(done + ask(&pool, left).await)
         })
         .expect("effects of the heir", 1_i64, |_| async {
             Ok::<_, Error>(ask(&pool, "SELECT COUNT(*) FROM ledger WHERE token = 2 AND job = 1").await)
