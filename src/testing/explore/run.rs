@@ -37,8 +37,8 @@ const MAX_RERUNS_OF_RARE_ORDERS: usize = 60;
 /// How many schedules of an exploration are run that often: more than a few diverge for another reason.
 const MAX_RARE_ORDERS: usize = 10;
 
-/// How often a schedule is run again in which the server did not do what it usually does, so that the schedules
-/// that are compared with it do not diverge.
+/// How often a schedule is run again in which the server did not do what it usually does, so that the
+/// schedules that are compared with it do not diverge.
 const MAX_RERUNS_OF_RARE_RESULTS: usize = 2;
 
 /// Longer than any schedule takes.
