@@ -40,7 +40,7 @@ impl<DB: Backend, K: HoldKey<DB>> Hold<DB, K> {
 
     /// Makes the amount disappear for good, if this transaction commits: the buyer has paid.
     ///
-    /// HoldCall it in the transaction that stores what the amount was held for, such as the order: both are
+    /// Call it in the transaction that stores what the amount was held for, such as the order: both are
     /// stored, or neither is. A second call returns [`Confirmation::AlreadyConfirmed`], in the same
     /// transaction or in a later one, so that a request that is repeated does not store a second order.
     ///

@@ -8,7 +8,7 @@ use crate::tx::{Expectation, Tx};
 
 /// A statement that is built piece by piece.
 ///
-/// NumberColumn are written into its text. So is text that cannot end a literal; all other text is bound. A
+/// Numbers are written into its text. So is text that cannot end a literal; all other text is bound. A
 /// statement without bound values takes one round trip and leaves nothing behind in the session.
 pub(super) struct Statement<DB: Backend> {
     sql: String,
