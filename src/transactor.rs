@@ -19,6 +19,7 @@ mod atomicity;
 mod on_rows;
 mod operation;
 mod options;
+mod output;
 mod pointers;
 mod pool;
 mod statement_unit;

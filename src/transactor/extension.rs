@@ -5,6 +5,7 @@ use std::panic::Location;
 
 use async_trait::async_trait;
 
+use super::output::UnitOutput;
 use super::{Decision, Ended, OnRows, Options, PoolTransactor, RowKeys, Transactor, Unit};
 use crate::backend::{Backend, WatchedQuery};
 use crate::error::Error;
@@ -190,14 +191,9 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> TransactorExt<DB> for X {
     {
         let options = Options::new().started_at(Location::caller());
         async move {
-            let mut unit = Closure { body: unit, output: None };
+            let mut unit = Closure { body: unit, output: UnitOutput::new() };
             let ended = self.transact(&options, &mut unit).await;
-            match (ended, unit.output) {
-                (Ok(Ended::Committed), Some(Ok(value))) => Ok(value),
-                (Ok(Ended::RolledBack), Some(Err(error))) => Err(error),
-                (Err(error), _) => Err(error.into()),
-                (Ok(_), _) => Err(Error::transactor_broke_its_contract().into()),
-            }
+            unit.output.end(ended)
         }
     }
 
@@ -244,10 +240,10 @@ impl<DB: Backend, X: Transactor<DB> + ?Sized> Transactor<DB> for With<'_, X> {
     }
 }
 
-/// Adapts a closure to a unit, and keeps the output of its last attempt.
+/// Adapts a closure to a unit, and keeps the output of its attempts.
 struct Closure<F, T, E> {
     body: F,
-    output: Option<Result<T, E>>,
+    output: UnitOutput<T, E>,
 }
 
 #[async_trait]
@@ -259,10 +255,7 @@ where
     T: Send,
 {
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
-        self.output = None;
         let output = (self.body.clone())(tx).await;
-        let decision = if output.is_ok() { Decision::Commit } else { Decision::RollBack };
-        self.output = Some(output);
-        decision
+        self.output.store(output)
     }
 }

@@ -14,7 +14,8 @@ use super::named_rows::NamedRows;
 use super::{OnRows, RowKeys};
 use crate::backend::{Backend, Key};
 use crate::error::Error;
-use crate::transactor::{Decision, Ended, Options, Transactor, Unit};
+use crate::transactor::output::UnitOutput;
+use crate::transactor::{Decision, Options, Transactor, Unit};
 use crate::tx::{RowRequest, RowsFn, Tx, UnitError};
 
 /// Runs units that receive their rows, returned by [`OnRows::reading`].
@@ -64,25 +65,25 @@ where
         let options = Options::new().started_at(Location::caller());
         async move {
             let rows = Arc::new(self.on.named_rows(Some(self.columns)));
-            let mut unit =
-                UnitWithRows { rows, keys: &self.on.keys, body: unit, output: None, read: PhantomData };
+            let mut unit = UnitWithRows {
+                rows,
+                keys: &self.on.keys,
+                body: unit,
+                output: UnitOutput::new(),
+                read: PhantomData,
+            };
             let ended = self.on.transact_on(&options, &mut unit).await;
-            match (ended, unit.output) {
-                (Ok(Ended::Committed), Some(Ok(value))) => Ok(value),
-                (Ok(Ended::RolledBack), Some(Err(error))) => Err(error),
-                (Err(error), _) => Err(error.into()),
-                (Ok(_), _) => Err(Error::transactor_broke_its_contract().into()),
-            }
+            unit.output.end(ended)
         }
     }
 }
 
-/// Adapts a closure over rows to a unit, and keeps the output of its last attempt.
+/// Adapts a closure over rows to a unit, and keeps the output of its attempts.
 struct UnitWithRows<'k, K: RowKeys, R, F, T, E> {
     rows: Arc<NamedRows<K::Key>>,
     keys: &'k K,
     body: F,
-    output: Option<Result<T, E>>,
+    output: UnitOutput<T, E>,
     read: PhantomData<fn() -> R>,
 }
 
@@ -110,14 +111,11 @@ where
     T: Send,
 {
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
-        self.output = None;
         let output = match read(&self.rows, self.keys, tx).await {
             Ok(rows) => (self.body.clone())(tx, rows).await,
             Err(error) => Err(error.into()),
         };
-        let decision = if output.is_ok() { Decision::Commit } else { Decision::RollBack };
-        self.output = Some(output);
-        decision
+        self.output.store(output)
     }
 
     fn rows(&self) -> Option<Arc<dyn RowRequest<DB>>> {
