@@ -141,6 +141,27 @@ pub(crate) async fn no_successor_is_forgotten<DB: TestBackend>() {
     }
 }
 
+/// Two jobs of a key, of which the first was claimed, and claimed again after its lease had expired: both
+/// claims.
+async fn zombie_and_heir<DB: TestBackend>(pool: &TestPool<DB>, queue: &Queue<DB>) -> Vec<Arc<Claim<DB>>> {
+    empty(pool).await;
+    for n in [1, 2] {
+        enqueue(pool, queue, ordered(n, "a")).await;
+    }
+    let zombie = claim_one(queue).await;
+    lapse_claims(pool).await;
+    vec![Arc::new(zombie), Arc::new(claim_one(queue).await)]
+}
+
+/// Whether the completion of the zombie was refused as it has to be.
+fn refused(completed: Result<(), Error>) -> Result<(), String> {
+    match completed {
+        Err(error) if error.is_stale_claim() => Ok(()),
+        Err(error) => Err(error.to_string()),
+        Ok(()) => Err(String::from("it was taken over")),
+    }
+}
+
 /// A zombie and its heir complete the first job of a key, and a worker then claims and completes the second,
 /// in every interleaving of their transactions: each has its effect once, and the first before the second.
 pub(crate) async fn two_jobs_of_a_key_and_a_zombie_stay_in_order<DB: TestBackend>() {
@@ -150,14 +171,7 @@ pub(crate) async fn two_jobs_of_a_key_and_a_zombie_stay_in_order<DB: TestBackend
         let db = at(level, &pool);
         let claims: Mutex<Vec<Arc<Claim<DB>>>> = Mutex::default();
         let set_up = |_| async {
-            empty(&pool).await;
-            for n in [1, 2] {
-                enqueue(&pool, &queue, ordered(n, "a")).await;
-            }
-            let zombie = claim_one(&queue).await;
-            lapse_claims(&pool).await;
-            let heir = claim_one(&queue).await;
-            *claims.lock().expect("no panic") = vec![Arc::new(zombie), Arc::new(heir)];
+            *claims.lock().expect("no panic") = zombie_and_heir(&pool, &queue).await;
             Ok::<_, Error>(())
         };
         let claimed = |which: usize| claims.lock().expect("no panic")[which].clone();
@@ -165,13 +179,7 @@ pub(crate) async fn two_jobs_of_a_key_and_a_zombie_stay_in_order<DB: TestBackend
             .set_up(set_up)
             .client("zombie", &db, |db| {
                 let completed = complete(db, claimed(0));
-                async move {
-                    match completed.await {
-                        Err(error) if error.is_stale_claim() => Ok(()),
-                        Err(error) => Err(error.to_string()),
-                        Ok(()) => Err(String::from("it was taken over")),
-                    }
-                }
+                async move { refused(completed.await) }
             })
             .client("heir", &db, |db| {
                 let (heir, others) = (claimed(1), others.clone());
@@ -222,14 +230,7 @@ async fn explore_worker_beside_zombie<DB: TestBackend>(completes: bool, max_pree
     let db = Optimistic::default().on(&pool).options(options);
     let claims: Mutex<Vec<Arc<Claim<DB>>>> = Mutex::default();
     let set_up = |_| async {
-        empty(&pool).await;
-        for n in [1, 2] {
-            enqueue(&pool, &queue, ordered(n, "a")).await;
-        }
-        let zombie = claim_one(&queue).await;
-        lapse_claims(&pool).await;
-        let heir = claim_one(&queue).await;
-        *claims.lock().expect("no panic") = vec![Arc::new(zombie), Arc::new(heir)];
+        *claims.lock().expect("no panic") = zombie_and_heir(&pool, &queue).await;
         Ok::<_, Error>(())
     };
     let claimed = |which: usize| claims.lock().expect("no panic")[which].clone();
@@ -237,13 +238,7 @@ async fn explore_worker_beside_zombie<DB: TestBackend>(completes: bool, max_pree
         .set_up(set_up)
         .client("zombie", &db, |db| {
             let completed = complete(db, claimed(0));
-            async move {
-                match completed.await {
-                    Err(error) if error.is_stale_claim() => Ok(()),
-                    Err(error) => Err(error.to_string()),
-                    Ok(()) => Err(String::from("it was taken over")),
-                }
-            }
+            async move { refused(completed.await) }
         })
         .client("heir", &db, |db| complete(db, claimed(1)))
         .client("worker", &db, |db| {
