@@ -1,10 +1,8 @@
 //! Errors that the server reports after it has sent rows. The driver returns the first row before it has read
 //! the rest, and then reports the error as the answer to the next statement.
 
-use std::time::Duration;
-
-use atomically::{Error, Options, Pessimistic, TransactorExt as _, Tx};
-use sqlx::{Acquire as _, MySql};
+use atomically::{Error, Pessimistic, TransactorExt as _, Tx};
+use sqlx::MySql;
 
 use crate::support::{TestBackend as _, TestPool};
 
@@ -38,23 +36,4 @@ async fn an_error_that_follows_the_first_row_is_that_of_its_query() {
         .await
         .expect("a number");
     assert_eq!(stored, 2);
-}
-
-/// The server sends NULL for a subquery that was refused a lock, and then the error.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_timeout_in_a_subquery_is_not_an_empty_value() {
-    let pool = items().await;
-    let mut other = pool.acquire().await.expect("a connection");
-    let mut blocker = other.begin().await.expect("a transaction");
-    sqlx::query("UPDATE item SET value = 1 WHERE id = 1").execute(&mut *blocker).await.expect("a lock");
-    let once = Options::new().attempts(1).lock_timeout(Duration::from_secs(1));
-    let db = Pessimistic::default().on(&pool).options(once);
-    let unit = async |tx: &mut Tx<MySql>| {
-        let locked = "SELECT (SELECT SUM(value) FROM item WHERE id = 1 LOCK IN SHARE MODE)";
-        let value: i64 = sqlx::query_scalar(locked).fetch_one(&mut *tx).await?;
-        Ok::<_, Error>(value)
-    };
-    let error = db.run(unit).await.expect_err("the row is locked");
-    assert!(error.is_exhausted(), "the unit has read a value: {error:?}");
-    blocker.rollback().await.expect("a rollback");
 }
