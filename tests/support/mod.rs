@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use atomically::{Atomic, Backend, Error, Options, PoolTransactor, Serializable, TransactorExt as _, Tx};
+use sqlx::pool::PoolOptions;
 use sqlx::{AssertSqlSafe, Pool, SqlStr};
 #[allow(unused_imports, reason = "each test binary uses its part")]
 pub(crate) use test_servers as servers;
@@ -160,8 +161,49 @@ pub(crate) trait ServerBackend: TestBackend {
     /// A statement that limits lock waits of this transaction to a very short time.
     const SHORT_LOCK_TIMEOUT: &'static str;
 
-    /// Makes the server end the sessions of all connections to this database.
-    fn kill_sessions(url: &str) -> BoxFuture<'_, ()>;
+    /// The number of the connection's own session.
+    const SESSION: &'static str;
+
+    /// The text of [`next_session`](Self::next_session).
+    const NEXT_SESSION: &'static str;
+
+    /// Makes the server end a session.
+    const KILL: &'static str;
+
+    /// The lowest number above `session` of another session of this database, or 0 if there is none.
+    fn next_session(admin: &Pool<Self>, session: i64) -> BoxFuture<'_, i64> {
+        Box::pin(async move {
+            Self::pool_fetch(admin, Self::sql(Self::NEXT_SESSION), &[session]).await.expect("a session")
+        })
+    }
+
+    /// Ends a session. Servers respond to a kill before the session has ended, so this waits until it has.
+    fn kill_session(admin: &Pool<Self>, session: i64) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // An error is that of a session that has ended in the meantime.
+            let _ = Self::pool_execute(admin, Self::sql(Self::KILL), &[session]).await;
+            for _ in 0..2_400 {
+                if Self::next_session(admin, session - 1).await != session {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+            panic!("session {session} has not ended in 60 s");
+        })
+    }
+
+    /// Ends the sessions of all connections to this database, one after the other.
+    fn kill_sessions(url: &str) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let admin = PoolOptions::<Self>::new().max_connections(1).connect(url).await.expect("a pool");
+            let mut session = Self::next_session(&admin, 0).await;
+            assert!(session != 0, "there was no session");
+            while session != 0 {
+                Self::kill_session(&admin, session).await;
+                session = Self::next_session(&admin, session).await;
+            }
+        })
+    }
 }
 
 /// A pool, and the values that must live as long as it does.

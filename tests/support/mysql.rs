@@ -70,20 +70,9 @@ impl TestBackend for MySql {
 impl ServerBackend for MySql {
     const SHORT_LOCK_TIMEOUT: &'static str = "SET innodb_lock_wait_timeout = 1";
 
-    fn kill_sessions(url: &str) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            let mut admin = sqlx::MySqlConnection::connect(url).await.expect("a connection");
-            let ids: Vec<i64> = sqlx::query_scalar(
-                "SELECT CAST(id AS SIGNED) FROM information_schema.processlist
-                 WHERE db = database() AND id <> connection_id()",
-            )
-            .fetch_all(&mut admin)
-            .await
-            .expect("the sessions");
-            assert!(!ids.is_empty(), "there was no session");
-            for id in ids {
-                admin.execute(AssertSqlSafe(format!("KILL {id}"))).await.expect("kill");
-            }
-        })
-    }
+    const SESSION: &'static str = "SELECT CAST(connection_id() AS SIGNED)";
+    const NEXT_SESSION: &'static str =
+        "SELECT CAST(COALESCE(MIN(id), 0) AS SIGNED) FROM information_schema.processlist
+         WHERE db = database() AND id <> connection_id() AND id > ?";
+    const KILL: &'static str = "KILL ?";
 }

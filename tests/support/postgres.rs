@@ -57,13 +57,9 @@ impl TestBackend for Postgres {
 impl ServerBackend for Postgres {
     const SHORT_LOCK_TIMEOUT: &'static str = "SET LOCAL lock_timeout = 20";
 
-    fn kill_sessions(url: &str) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            let mut admin = sqlx::PgConnection::connect(url).await.expect("a connection");
-            let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                        WHERE datname = current_database() AND pid <> pg_backend_pid()";
-            let killed = sqlx::query(kill).fetch_all(&mut admin).await.expect("kill");
-            assert!(!killed.is_empty(), "there was no session");
-        })
-    }
+    const SESSION: &'static str = "SELECT CAST(pg_backend_pid() AS BIGINT)";
+    const NEXT_SESSION: &'static str = "SELECT COALESCE(MIN(CAST(pid AS BIGINT)), 0) FROM pg_stat_activity
+         WHERE datname = current_database() AND backend_type = 'client backend'
+         AND pid <> pg_backend_pid() AND pid > ?";
+    const KILL: &'static str = "SELECT pg_terminate_backend(CAST(? AS INTEGER))";
 }

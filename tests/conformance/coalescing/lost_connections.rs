@@ -53,12 +53,15 @@ where
     let pool = counter::<DB>(1).await;
     let watcher = DB::another(&pool.url).await;
     let stock = deltas(&pool).options(several_statements());
+    let session = DB::pool_fetch(&pool, DB::sql(DB::SESSION), &[]).await.expect("the pool's only session");
     eventually(1, async || pool.num_idle()).await;
-    let _blocker = DB::blocker(&pool.url).await;
+    let blocker = DB::blocker(&pool.url).await;
     let mut calls = join_all((0..5).map(|n| stock.add(1, 1 << n)));
     assert!((&mut calls).now_or_never().is_none());
     eventually(2, async || DB::open_transactions(&watcher).await).await;
-    DB::kill_sessions(&pool.url).await;
+    // The other session keeps its lock until then, so that the batch has not sent its COMMIT.
+    DB::kill_session(&watcher, session).await;
+    drop(blocker);
     let mut values: Vec<i64> = Vec::new();
     for outcome in expect_all(calls.await) {
         let Applied { value } = outcome else { panic!("{outcome:?}") };
