@@ -45,7 +45,11 @@ impl<DB: Backend, K: HoldKey<DB>> Hold<DB, K> {
     /// transaction or in a later one, so that a request that is repeated does not store a second order.
     ///
     /// A confirmation is possible until the hold expires, by the database's clock at this statement. From
-    /// then on until the transaction ends, the amount cannot be given back.
+    /// then on until the transaction ends, the amount cannot be given back. A second confirmation waits for
+    /// the end of that transaction, even if the hold has expired by then.
+    ///
+    /// Above READ COMMITTED, MySQL and MariaDB lock the gaps beside the hold's rows as well: until the
+    /// transaction ends, some new holds wait.
     ///
     /// # Errors
     ///

@@ -151,20 +151,22 @@ impl HoldSql {
         Ok(update.execute(tx, records.schema).await? > 0)
     }
 
-    /// Returns whether a hold is confirmed.
+    /// Waits for the transaction that confirms or releases a hold, if there is one, and returns whether the
+    /// hold is confirmed.
     pub(super) async fn is_confirmed<DB: Backend>(
         &self,
         tx: &mut Tx<DB>,
         records: Records<'_>,
         HoldId { id, token }: HoldId,
     ) -> Result<bool, sqlx::Error> {
-        // Without the lock, a snapshot of the unit might not have the confirmation.
+        // The lock is requested whatever `confirmed_at` is: a server does not wait for a row whose last
+        // committed version does not match, and a snapshot of the unit might not have the confirmation.
         let select = Statement::<DB>::new(format!(
-            "SELECT id FROM atomically_hold WHERE id = {id} AND token = {token} \
-             AND confirmed_at IS NOT NULL{}",
+            "SELECT confirmed_at FROM atomically_hold WHERE id = {id} AND token = {token} ORDER BY part{}",
             self.lock
         ));
-        Ok(!select.rows(tx, records.schema).await?.is_empty())
+        let rows = select.rows(tx, records.schema).await?;
+        rows.first().map_or(Ok(false), |row| Ok(DB::integer(row, 0)?.is_some()))
     }
 
     /// Locks and returns the rows of a hold that is active, even if it has expired.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use atomically::holds::{Confirmation, Hold, HoldKey, HoldOutcome};
+use atomically::holds::{Confirmation, Hold, HoldKey, HoldOutcome, Holds};
 use atomically::{
     Error, ErrorKind, Isolation, Optimistic, Options, Pessimistic, PoolTransactor, TransactorExt as _, Tx,
 };
@@ -222,17 +222,19 @@ where
     assert_eq!(seats(&pool, 1).await, 3);
 }
 
-/// The sweep sees an active hold whose time is over, and does not see yet that it was confirmed in time.
-pub(crate) async fn a_hold_that_expires_during_its_confirmation_stays_with_its_buyer<DB: TestBackend>()
+/// A hold of one seat of event 1 whose time is over, and a buyer who confirmed it in time and is about to
+/// commit.
+async fn expired_during_its_confirmation<DB: TestBackend>(
+    db: &PoolTransactor<DB, Pessimistic>,
+    holds: &Holds<DB, i64>,
+) -> (Hold<DB, i64>, JoinHandle<Result<Confirmation, Error>>, oneshot::Sender<()>)
 where
     i64: HoldKey<DB>,
 {
-    let (pool, holds) = events::<DB>(6, 50).await;
-    let db = Pessimistic::default().on(&pool);
     loop {
         let short = holds.hold(1, 1, Duration::from_millis(300)).await.expect("an answer");
         let HoldOutcome::Held(hold) = short else { panic!("{short:?}") };
-        let (buyer, is_confirmed, proceed) = confirming(&db, &hold);
+        let (buyer, is_confirmed, proceed) = confirming(db, &hold);
         if is_confirmed.await.is_err() {
             // The machine was too busy to confirm in time.
             continue;
@@ -245,12 +247,46 @@ where
             probe.expires_at() > hold.expires_at() + Duration::from_millis(2)
         })
         .await;
-        let swept = timeout(Duration::from_secs(8), holds.sweep()).await.expect("it waits for no buyer");
-        let _ = swept.expect("swept");
-        proceed.send(()).expect("the buyer waits");
-        assert_eq!(buyer.await.expect("no panic").expect("in time"), Confirmation::Confirmed);
-        break;
+        return (hold, buyer, proceed);
     }
+}
+
+/// The sweep sees an active hold whose time is over, and does not see yet that it was confirmed in time.
+pub(crate) async fn a_hold_that_expires_during_its_confirmation_stays_with_its_buyer<DB: TestBackend>()
+where
+    i64: HoldKey<DB>,
+{
+    let (pool, holds) = events::<DB>(6, 50).await;
+    let (_, buyer, proceed) =
+        expired_during_its_confirmation(&Pessimistic::default().on(&pool), &holds).await;
+    let swept = timeout(Duration::from_secs(8), holds.sweep()).await.expect("it waits for no buyer");
+    let _ = swept.expect("swept");
+    proceed.send(()).expect("the buyer waits");
+    assert_eq!(buyer.await.expect("no panic").expect("in time"), Confirmation::Confirmed);
     holds.sweep().await.expect("swept");
     assert_eq!(seats(&pool, 1).await, 49);
+}
+
+/// The buyer's client was not told of the first confirmation, whose COMMIT is under way, and sends the
+/// request again. The response cannot be that the hold was lost.
+pub(crate) async fn a_second_confirmation_waits_for_the_first_even_after_the_expiry<DB: TestBackend>()
+where
+    i64: HoldKey<DB>,
+{
+    let (pool, holds) = events::<DB>(6, 50).await;
+    let db = Pessimistic::default().on(&pool);
+    for level in LEVELS {
+        let (hold, buyer, proceed) = expired_during_its_confirmation(&db, &holds).await;
+        let second = db.clone().options(Options::new().isolation(level));
+        let mut again = tokio::spawn(async move { buy(&second, &hold).await });
+        let early = timeout(Duration::from_millis(300), &mut again).await;
+        assert!(
+            early.is_err(),
+            "{level}: the first confirmation is not stored yet, and not refused: {early:?}"
+        );
+        proceed.send(()).expect("the buyer waits");
+        assert_eq!(buyer.await.expect("no panic").expect("in time"), Confirmation::Confirmed);
+        let again = again.await.expect("no panic").expect("the first one is stored");
+        assert_eq!(again, Confirmation::AlreadyConfirmed, "{level}");
+    }
 }
