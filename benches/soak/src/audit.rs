@@ -6,7 +6,7 @@ use anyhow::Result;
 use sqlx::Pool;
 
 use crate::Settings;
-use crate::database::{BALANCE, SoakDatabase};
+use crate::database::{BALANCE, SEATS, SoakDatabase};
 use crate::ledger::{Answer, Kind, Ledger};
 use crate::watch::Watched;
 use crate::work::WorkReport;
@@ -31,6 +31,7 @@ pub(crate) async fn audit<DB: SoakDatabase>(
     findings.stored("statements", &ledger.answers(Kind::Statement), &ops("hot_change").await?);
     findings.stored("requests", &ledger.answers(Kind::Request), &ops("payment").await?);
     findings.stored("jobs", &ledger.answers(Kind::Job), &ops("effect").await?);
+    findings.stored("purchases", &ledger.answers(Kind::Purchase), &ops("purchase").await?);
     findings.hooks(&ledger.hooks(), &ledger.answers(Kind::Transfer), &ops("ledger").await?);
 
     let ask =
@@ -45,6 +46,8 @@ pub(crate) async fn audit<DB: SoakDatabase>(
     let wrong_counters = "SELECT COUNT(*) FROM hot WHERE value <> \
                           (SELECT COUNT(*) FROM hot_change WHERE hot_change.hot = hot.id)";
     findings.none("hot rows differ from their changes", ask(wrong_counters.to_owned()).await?);
+    let wrong_events = format!("SELECT COUNT(*) FROM event WHERE seats <> {SEATS}");
+    findings.none("events have more or fewer seats than at first", ask(wrong_events).await?);
     let added: i64 = DB::integers(pool, "SELECT value FROM counter".to_owned()).await?.into_iter().sum();
     findings.additions(&ledger.answers(Kind::Addition), added);
     findings.work(work);
@@ -104,6 +107,9 @@ impl Findings {
         self.none("jobs are dead", work.jobs.dead as i64);
         if work.jobs.rest.is_none() {
             self.0.push(String::from("the queue did not become empty"));
+        }
+        if work.holds_rest.is_none() {
+            self.0.push(String::from("there were holds left that had not ended after their expiry"));
         }
         self.none("commits under a lease came after those of a later holder", work.holders.wrong as i64);
         self.0.extend(work.anomalies.iter().map(|anomaly| format!("an anomaly:\n{anomaly}")));

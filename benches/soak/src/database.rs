@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use async_trait::async_trait;
+use atomically::holds::{HoldKey, Holds};
 use atomically::lease::Lease;
 use atomically::queue::Queue;
-use atomically::{Atomic, Backend, DeltaOutcome, Deltas, Error, Pessimistic, PoolTransactor, Tx};
+use atomically::{Atomic, Backend, Error, Pessimistic, PoolTransactor, Tx};
 use sqlx::{AssertSqlSafe, MySql, Pool, Postgres, Row as _, SqlSafeStr as _, SqlStr};
 use test_servers::Server;
 
@@ -17,11 +18,17 @@ pub(crate) const BALANCE: i64 = 1_000_000;
 pub(crate) const COUNTERS: i64 = 8;
 /// How many leases the holders compete for.
 pub(crate) const LEASES: i64 = 16;
+/// How many events there are, and how many seats each of them has.
+pub(crate) const EVENTS: i64 = 4;
+pub(crate) const SEATS: i64 = 20;
 
 /// A database under test. Statements have `?` for a parameter, whatever the database.
 #[async_trait]
 pub(crate) trait SoakDatabase: Backend {
     const TITLE: &'static str;
+
+    /// The key of a row.
+    type Id: HoldKey<Self> + From<i64>;
 
     /// Writes each change of `hot` to `hot_change`, so that each commit of a single statement counts once.
     const TRIGGER: &'static [&'static str];
@@ -35,8 +42,6 @@ pub(crate) trait SoakDatabase: Backend {
     async fn execute(tx: &mut Tx<Self>, sql: SqlStr, arguments: &[i64]) -> sqlx::Result<u64>;
     async fn fetch(tx: &mut Tx<Self>, sql: SqlStr, arguments: &[i64]) -> sqlx::Result<i64>;
     async fn apply(db: &PoolTransactor<Self, Atomic>, sql: SqlStr, arguments: &[i64]) -> Result<u64, Error>;
-    fn additions(pool: &Pool<Self>) -> Deltas<Self, i64>;
-    async fn add(additions: &Deltas<Self, i64>, counter: i64) -> Result<DeltaOutcome, Error>;
     /// Runs a text as it is.
     async fn raw(pool: &Pool<Self>, sql: String) -> sqlx::Result<()>;
     /// The first column of each row, an integer.
@@ -49,6 +54,8 @@ macro_rules! database {
         #[async_trait]
         impl SoakDatabase for $database {
             $($own)*
+
+            type Id = i64;
 
             async fn execute(tx: &mut Tx<Self>, sql: SqlStr, arguments: &[i64]) -> sqlx::Result<u64> {
                 let mut query = sqlx::query(sql);
@@ -76,14 +83,6 @@ macro_rules! database {
                     query = query.bind(*argument);
                 }
                 db.apply(query).await
-            }
-
-            fn additions(pool: &Pool<Self>) -> Deltas<Self, i64> {
-                Deltas::on(pool, "counter", "id", "value").reuse_connections()
-            }
-
-            async fn add(additions: &Deltas<Self, i64>, counter: i64) -> Result<DeltaOutcome, Error> {
-                additions.add(counter, 1).await
             }
 
             async fn raw(pool: &Pool<Self>, sql: String) -> sqlx::Result<()> {
@@ -153,7 +152,7 @@ database!(MySql, {
 
 /// `ledger` has one row for each unit that has committed, `inner_row` would have one for each savepoint that
 /// was rolled back.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 11] = [
     "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL)",
     "CREATE TABLE ledger (op BIGINT PRIMARY KEY, source BIGINT NOT NULL, target BIGINT NOT NULL, amount BIGINT NOT NULL)",
     "CREATE TABLE inner_row (op BIGINT PRIMARY KEY)",
@@ -162,6 +161,8 @@ const TABLES: [&str; 9] = [
     "CREATE TABLE counter (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
     "CREATE TABLE payment (op BIGINT NOT NULL)",
     "CREATE TABLE effect (op BIGINT NOT NULL)",
+    "CREATE TABLE event (id BIGINT PRIMARY KEY, seats BIGINT NOT NULL)",
+    "CREATE TABLE purchase (op BIGINT NOT NULL)",
     "CREATE TABLE fenced (lease BIGINT PRIMARY KEY, token BIGINT NOT NULL, commits BIGINT NOT NULL)",
 ];
 
@@ -175,6 +176,7 @@ pub(crate) async fn create_tables<DB: SoakDatabase>(pool: &Pool<DB>) -> Result<(
         ("hot", COUNTERS, String::from(", 0, 0")),
         ("counter", COUNTERS, String::from(", 0")),
         ("fenced", LEASES, String::from(", 0, 0")),
+        ("event", EVENTS, format!(", {SEATS}")),
     ] {
         let rows: Vec<_> = (1..=rows).map(|id| format!("({id}{values})")).collect();
         DB::raw(pool, format!("INSERT INTO {table} VALUES {}", rows.join(", "))).await?;
@@ -184,5 +186,6 @@ pub(crate) async fn create_tables<DB: SoakDatabase>(pool: &Pool<DB>) -> Result<(
     db.create_key_table().await?;
     Queue::new("soak", pool)?.create_tables().await?;
     Lease::new("soak", pool).create_tables().await?;
+    Holds::<DB, DB::Id>::on(pool, "event", "id", "seats").create_tables().await?;
     Ok(())
 }

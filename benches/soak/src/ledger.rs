@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Request,
     /// A job.
     Job,
+    /// A purchase of seats that were held.
+    Purchase,
 }
 
 /// How the call of an operation ended.

@@ -1,6 +1,6 @@
-//! The long run: every strategy, savepoints, hooks, idempotency keys, a queue, counters and leases at once,
-//! with callers that give up, killed sessions, cut and silent connections, and a server that is killed and
-//! frozen; and an audit of every commit.
+//! The long run: every strategy, savepoints, hooks, idempotency keys, a queue, counters, leases and holds at
+//! once, with callers that give up, killed sessions, cut and silent connections, and a server that is killed
+//! and frozen; and an audit of every commit.
 //!
 //! ```sh
 //! cargo run --release -p soak -- --database postgres --minutes 10

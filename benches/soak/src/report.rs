@@ -62,6 +62,7 @@ impl fmt::Display for Report {
             "  leases: held {} times, {} commits, {} unknown, {} refused as stale",
             holders.held, holders.stored, holders.unknown, holders.stale
         )?;
+        writeln!(f, "  holds: all ended after {:?}", self.work.holds_rest)?;
         writeln!(f, "  histories checked: {histories}")?;
         writeln!(f, "  errors: {:?}", self.ledger.errors())?;
         writeln!(f, "  faults: {:?}", self.faults)?;

@@ -3,6 +3,7 @@
 mod holders;
 mod jobs;
 mod lists;
+mod purchases;
 mod requests;
 mod transfers;
 
@@ -25,6 +26,7 @@ use crate::ledger::{Answer, Kind, Ledger};
 use holders::{Holders, HoldersReport};
 use jobs::{Jobs, JobsReport};
 use lists::Lists;
+use purchases::Purchases;
 use requests::Requests;
 use transfers::Transfers;
 
@@ -32,7 +34,11 @@ use transfers::Transfers;
 const STUCK: Duration = Duration::from_secs(60);
 
 /// The connections of all pools but that of the callers.
-pub(crate) const OTHER_CONNECTIONS: u32 = jobs::CONNECTIONS + holders::CONNECTIONS + lists::CONNECTIONS;
+pub(crate) const OTHER_CONNECTIONS: u32 = jobs::CONNECTIONS + others();
+
+const fn others() -> u32 {
+    holders::CONNECTIONS + lists::CONNECTIONS + purchases::CONNECTIONS
+}
 
 /// What the callers share.
 pub(crate) struct Shared<DB: SoakDatabase> {
@@ -40,8 +46,9 @@ pub(crate) struct Shared<DB: SoakDatabase> {
     pub(crate) stopped: AtomicBool,
     transfers: Transfers<DB>,
     statements: PoolTransactor<DB, Atomic>,
-    additions: Deltas<DB, i64>,
+    additions: Deltas<DB, DB::Id>,
     requests: Requests<DB>,
+    purchases: Purchases<DB>,
     jobs: Jobs<DB>,
 }
 
@@ -60,6 +67,8 @@ pub(crate) struct WorkReport {
     pub(crate) stuck: u64,
     pub(crate) jobs: JobsReport,
     pub(crate) holders: HoldersReport,
+    /// How long it took until no hold was left; `None` if some were.
+    pub(crate) holds_rest: Option<Duration>,
     /// How many histories were checked, and what was wrong with them.
     pub(crate) histories: u64,
     pub(crate) anomalies: Vec<String>,
@@ -70,13 +79,14 @@ impl<DB: SoakDatabase> Work<DB> {
         let pool = |connections| PoolOptions::<DB>::new().max_connections(connections);
         let callers = pool(settings.connections).connect(url).await.context("the callers' connections")?;
         let workers = pool(jobs::CONNECTIONS).connect(url).await.context("the workers' connections")?;
-        let others = pool(holders::CONNECTIONS + lists::CONNECTIONS).connect(url).await?;
+        let others = pool(others()).connect(url).await?;
         let shared = Arc::new(Shared {
             ledger: ledger.clone(),
             stopped: AtomicBool::new(false),
             transfers: Transfers::on(&callers),
             statements: Atomic::default().on(&callers).reuse_connections(),
-            additions: DB::additions(&callers),
+            additions: Deltas::on(&callers, "counter", "id", "value").reuse_connections(),
+            purchases: Purchases::start(&callers, &others),
             requests: Requests::on(&callers),
             jobs: Jobs::start(&workers)?,
         });
@@ -96,8 +106,9 @@ impl<DB: SoakDatabase> Work<DB> {
         let stuck = self.callers.join_all().await.into_iter().sum();
         let holders = self.holders.stop().await;
         let (histories, anomalies) = self.lists.stop().await;
+        let holds_rest = self.shared.purchases.stop().await;
         let jobs = self.shared.jobs.stop().await;
-        WorkReport { stuck, jobs, holders, histories, anomalies }
+        WorkReport { stuck, jobs, holders, holds_rest, histories, anomalies }
     }
 }
 
@@ -133,12 +144,16 @@ impl<DB: SoakDatabase> Shared<DB> {
                 self.note(DB::apply(&self.statements, update, &[op, row]).await)
             }
             Kind::Addition => {
-                let added = DB::add(&self.additions, random.random_range(1..=COUNTERS)).await;
+                let added = self.additions.add(random.random_range(1..=COUNTERS).into(), 1).await;
                 debug_assert!(!matches!(added, Ok(DeltaOutcome::Refused { .. } | DeltaOutcome::NotFound)));
                 self.note(added)
             }
             Kind::Request => self.note(self.requests.run(op).await),
             Kind::Job => self.note(self.jobs.enqueue(op, random).await),
+            Kind::Purchase => match self.purchases.run(op, random).await {
+                Ok(false) => Answer::Failed,
+                bought => self.note(bought),
+            },
         }
     }
 
@@ -155,8 +170,9 @@ fn next_kind(random: &mut StdRng) -> Kind {
         0..40 => Kind::Transfer,
         40..60 => Kind::Statement,
         60..80 => Kind::Addition,
-        80..90 => Kind::Request,
-        _ => Kind::Job,
+        80..87 => Kind::Request,
+        87..94 => Kind::Job,
+        _ => Kind::Purchase,
     }
 }
 
