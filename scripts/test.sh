@@ -113,7 +113,8 @@ if ((${#missing[@]})); then
     "${as_root[@]}" bash -c "$(declare -f install_quietly); install_quietly \"\$@\"" bash "${missing[@]}"
 fi
 
-env -u ATOMICALLY_MYSQL_BIN cargo test --workspace --all-features "$@"
+# One run shows all failures.
+env -u ATOMICALLY_MYSQL_BIN cargo test --workspace --all-features --no-fail-fast "$@"
 
 # The directory of a `mysqld` that is MySQL's: on many systems it is a link to MariaDB's.
 mysql_directory() {
