@@ -70,6 +70,10 @@ impl<DB: Backend> PoolTransactor<DB, Atomic> {
     /// Tables without transactions (MyISAM) are not covered: a statement on them that failed half-way is
     /// retried.
     ///
+    /// If other code of the program has begun a transaction with a text of its own and returned the
+    /// connection to the pool, the statement becomes a part of that transaction: it is reported as stored, and
+    /// is not committed. To find out would take another round trip. sqlx's `begin` leaves no such connection.
+    ///
     /// # Why under `Atomic` only?
     ///
     /// The other strategies make guarantees about the transaction around a statement, and here there is none.
