@@ -126,6 +126,8 @@ pub struct Tx<DB: Backend> {
     opened_with: Option<Vec<DB::Row>>,
     /// The last statement, kept if its values may explain its failure.
     latest: Option<WatchedQuery<DB>>,
+    /// The earlier attempt that the unit has found to be stored.
+    found_attempt: Option<u32>,
     interception: Option<Interception>,
 }
 
@@ -134,6 +136,18 @@ impl<DB: Backend> Tx<DB> {
     #[must_use]
     pub const fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// Records which earlier attempt the unit has found to be stored, before it returns
+    /// [`AlreadyCommitted`](crate::Decision::AlreadyCommitted).
+    #[cfg(feature = "idempotency")]
+    pub(crate) const fn has_found_attempt(&mut self, number: u32) {
+        self.found_attempt = Some(number);
+    }
+
+    /// Returns the earlier attempt that the unit has found to be stored, if it knows which one.
+    pub(crate) const fn found_attempt(&self) -> Option<u32> {
+        self.found_attempt
     }
 
     /// Returns the plan with which this attempt was opened.

@@ -24,8 +24,25 @@ pub trait CommitMarkerSql: Database {
     /// this.
     fn old_operations(older_than: Duration) -> String;
 
-    /// Returns the literal for the id of an operation.
+    /// Returns the literal for the id of an operation, in hexadecimal.
     fn operation_literal(hex: &str) -> String;
+
+    /// Returns the literal for the id of an operation.
+    fn operation_id(id: u128) -> String {
+        Self::operation_literal(&format!("{id:032x}"))
+    }
+
+    /// Returns the statement that records an operation, and the attempt at it if others may be stored in its
+    /// place.
+    fn record_operation(id: u128, later_attempt: Option<u32>) -> String {
+        let attempt = later_attempt.map(|number| CommitMarker::row_of_attempt(id, number));
+        let rows: Vec<_> = [Some(id), attempt]
+            .into_iter()
+            .flatten()
+            .map(|id| format!("({})", Self::operation_id(id)))
+            .collect();
+        format!("INSERT INTO atomically_operation (id) VALUES {}", rows.join(", "))
+    }
 }
 
 /// The integers that [`status_query`](CommitMarkerSql::status_query) returns for the state of a

@@ -2,7 +2,7 @@
 
 use futures_core::future::BoxFuture;
 
-use super::prior_commit::{PriorCommit, WAITING_FOR_COMMIT};
+use super::prior_commit::{PriorCommit, UnknownAttempt, WAITING_FOR_COMMIT};
 use super::transaction::{OpenAttempt, UnitAttempts};
 use super::unseen::explained;
 use crate::backend::{Backend, Capability};
@@ -62,8 +62,9 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
                 AttemptOutcome::Done(Ended::RolledBack)
             }
             (_, Decision::AlreadyCommitted) => {
+                let number = open.tx.found_attempt();
                 open.tx.rollback().await;
-                self.already_committed(timer).await
+                self.already_committed(number, timer).await
             }
             (Some(failure), decision) => self.end_failed(open.tx, failure, decision).await,
             (None, Decision::RollBack) => self.end_rolled_back(open.tx).await,
@@ -83,11 +84,14 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         decision: Decision,
     ) -> AttemptOutcome<Ended> {
         let may_be_stored_in_part = tx.may_be_stored_in_part(&failure);
+        let is_fenced = tx.engine().has(Capability::UniqueKeysFence);
         self.roll_back(tx).await;
         if may_be_stored_in_part {
             return AttemptOutcome::Final(sent_once(failure));
         }
         let give_up_with = match decision {
+            // Another server of the cluster may still store the prior commit.
+            Decision::RollBack if !is_fenced && self.prior.failure().is_some() => GiveUpWith::Failure,
             Decision::RollBack => GiveUpWith::Own(Ended::RolledBack),
             _ => GiveUpWith::Swallowed,
         };
@@ -117,6 +121,7 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
 
     async fn commit(&mut self, open: OpenAttempt<DB>, timer: &mut Timer) -> AttemptOutcome<Ended> {
         let OpenAttempt { tx, marker, permits, .. } = open;
+        let number = tx.attempt();
         let reads_only = tx.plan().access == Access::ReadOnly;
         let answered = match marker {
             Some(CommitMarker::TransactionStatus) => tx.answered().to_vec(),
@@ -153,7 +158,9 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
                 }
             }
             CommitOutcome::Unknown(failure) => {
-                self.prior = PriorCommit::Unknown { failure: failure.clone(), hooks, marker, answered };
+                let attempt = UnknownAttempt { number, hooks };
+                self.prior.add(failure.clone(), (marker, answered), attempt);
+                self.unit.commit_is_unknown(number);
                 let can_be_found = marker.is_some() || self.unit.finds_its_commits();
                 AttemptOutcome::failed(failure.retryable(can_be_found))
             }
