@@ -58,3 +58,30 @@ impl TransactionStatus {
     /// The transaction has not ended.
     pub(crate) const IN_PROGRESS: i64 = 3;
 }
+
+#[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
+mod tests {
+    use sqlx::{MySql, Postgres, Sqlite};
+
+    use super::*;
+
+    #[test]
+    fn a_later_attempt_has_the_row_of_its_operation_and_one_of_its_own() {
+        let first = CommitMarker::Operation { id: 0xa0, later_attempt: None };
+        let text = |marker| MySql::marker(marker).expect("it is supported");
+        let zeros = "0".repeat(30);
+        let insert = "INSERT INTO atomically_operation (id) VALUES";
+        assert_eq!(text(first), format!("{insert} (x'{zeros}a0')"));
+        let later = first.of_later_attempt(3);
+        assert_eq!(text(later), format!("{insert} (x'{zeros}a0'), (x'{zeros}a3')"));
+        assert_eq!(later.of_later_attempt(4).without_attempt(), first);
+        assert_eq!(text(later), Sqlite::marker(later).expect("it is supported"));
+        let on_postgres = Postgres::marker(first).expect("it is supported");
+        assert_eq!(on_postgres, format!("{insert} ('\\x{zeros}a0')"));
+    }
+
+    #[test]
+    fn the_row_of_an_attempt_has_an_id_even_if_that_of_its_operation_is_the_last() {
+        assert_eq!(CommitMarker::row_of_attempt(u128::MAX, 2), 1);
+    }
+}

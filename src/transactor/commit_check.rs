@@ -130,6 +130,20 @@ mod tests {
         assert_eq!(attempt_from(&[], &[1, 2, 4]), None, "the server does not have the commit yet");
     }
 
+    #[cfg(feature = "sqlite")]
+    #[test]
+    fn attempts_are_looked_up_by_the_rows_of_the_later_ones() {
+        let query = attempt_query::<sqlx::Sqlite>(0xa0, &[1, 3]);
+        let (own, third) = (sqlx::Sqlite::operation_id(0xa0), sqlx::Sqlite::operation_id(0xa3));
+        assert_eq!(
+            query,
+            format!(
+                "SELECT CAST(CASE WHEN id = {own} THEN 0 WHEN id = {third} THEN 3 END AS INTEGER) \
+                 FROM atomically_operation WHERE id IN ({own}, {third})"
+            )
+        );
+    }
+
     #[test]
     fn any_other_reply_is_unknown() {
         assert_eq!(status_from(&[0, 1]), CommitStatus::Unknown);

@@ -79,3 +79,37 @@ impl PriorCommit {
 
 /// Completes an error message: what an attempt waited for when the deadline passed during its commit.
 pub(super) const WAITING_FOR_COMMIT: &str = "for the answer to the commit";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::FailureKind;
+
+    /// The commits of these attempts, each of which has a marker that collides with those of the others.
+    fn unknown(numbers: &[u32], marker: Option<CommitMarker>) -> PriorCommit {
+        let mut prior = PriorCommit::None;
+        for number in numbers {
+            let failure = Failure::new(FailureKind::CommitUnknown, "no answer");
+            let attempt = UnknownAttempt { number: *number, hooks: Hooks::default() };
+            prior.add(failure, (marker, Vec::new()), attempt);
+        }
+        prior
+    }
+
+    #[test]
+    fn the_attempt_that_was_found_is_taken_or_else_the_last_one() {
+        let taken = |number| unknown(&[1, 3], None).take(number).map(|attempt| attempt.number);
+        assert_eq!(taken(Some(1)), Some(1));
+        assert_eq!(taken(Some(3)), Some(3));
+        assert_eq!(taken(None), Some(3));
+        assert_eq!(PriorCommit::None.take(None).map(|attempt| attempt.number), None);
+    }
+
+    #[test]
+    fn an_operation_is_ambiguous_if_several_attempts_may_have_stored_it() {
+        let marker = Some(CommitMarker::Operation { id: 7, later_attempt: None });
+        assert_eq!(unknown(&[1], marker).ambiguous(), None);
+        assert_eq!(unknown(&[1, 3], marker).ambiguous(), Some((7, vec![1, 3])));
+        assert_eq!(unknown(&[1, 3], None).ambiguous(), None, "the unit finds its own commits");
+    }
+}
