@@ -131,10 +131,15 @@ mod tests {
     }
 
     #[cfg(feature = "sqlite")]
+    fn row<DB: Backend>(id: u128) -> String {
+        DB::operation_id(id)
+    }
+
+    #[cfg(feature = "sqlite")]
     #[test]
     fn attempts_are_looked_up_by_the_rows_of_the_later_ones() {
         let query = attempt_query::<sqlx::Sqlite>(0xa0, &[1, 3]);
-        let (own, third) = (sqlx::Sqlite::operation_id(0xa0), sqlx::Sqlite::operation_id(0xa3));
+        let (own, third) = (row::<sqlx::Sqlite>(0xa0), row::<sqlx::Sqlite>(0xa3));
         assert_eq!(
             query,
             format!(
