@@ -151,7 +151,11 @@ where
     async fn attempt(&mut self, tx: &mut Tx<DB>) -> Decision {
         self.output = None;
         let claimant = self.claimant.of_attempt(tx.attempt());
-        let (output, decision) = match claimant.claim(tx).await {
+        let claimed = claimant.claim(tx).await;
+        if let Ok(ClaimOutcome::Ours | ClaimOutcome::Others(_) | ClaimOutcome::Mismatch) = &claimed {
+            tx.has_fenced_earlier();
+        }
+        let (output, decision) = match claimed {
             Ok(ClaimOutcome::Ours) => {
                 let output = fresh(tx, &claimant, self.body.clone()).await;
                 let decision = if output.is_ok() { Decision::Commit } else { Decision::RollBack };

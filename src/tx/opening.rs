@@ -247,6 +247,7 @@ impl<DB: Backend> Tx<DB> {
             opened_with: None,
             latest: None,
             found_attempt: None,
+            fences_earlier: false,
             interception,
         })
     }

@@ -146,8 +146,10 @@ async fn a_closure_returns_the_value_of_an_attempt_that_is_found_after_a_failed_
     let db = client.db();
     let run = db.run(async |tx: &mut Tx<MySql>| {
         let attempt = store(tx, &hooks).await?;
-        while attempt > 1 {
-            sqlx::query("SELECT 1").execute(&mut *tx).await?;
+        if attempt > 1 {
+            loop {
+                sqlx::query("SELECT 1").execute(&mut *tx).await?;
+            }
         }
         Ok::<_, Error>(attempt)
     });

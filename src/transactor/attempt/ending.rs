@@ -59,7 +59,11 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         match (failure, decision) {
             (_, Decision::Abandon) => {
                 self.roll_back(open.tx).await;
-                AttemptOutcome::Done(Ended::RolledBack)
+                // The unit may have waited for the row of the prior commit, which may still be stored.
+                match self.prior.failure() {
+                    Some(unknown) => AttemptOutcome::failed(unknown),
+                    None => AttemptOutcome::Done(Ended::RolledBack),
+                }
             }
             (_, Decision::AlreadyCommitted) => {
                 let number = open.tx.found_attempt();
@@ -84,14 +88,14 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
         decision: Decision,
     ) -> AttemptOutcome<Ended> {
         let may_be_stored_in_part = tx.may_be_stored_in_part(&failure);
-        let is_fenced = tx.engine().has(Capability::UniqueKeysFence);
         self.roll_back(tx).await;
         if may_be_stored_in_part {
             return AttemptOutcome::Final(sent_once(failure));
         }
         let give_up_with = match decision {
-            // Another server of the cluster may still store the prior commit.
-            Decision::RollBack if !is_fenced && self.prior.failure().is_some() => GiveUpWith::Failure,
+            // The prior commit may still be stored: by another server of the cluster, or because the unit
+            // failed before it had written its row.
+            Decision::RollBack if self.prior.failure().is_some() => GiveUpWith::Failure,
             Decision::RollBack => GiveUpWith::Own(Ended::RolledBack),
             _ => GiveUpWith::Swallowed,
         };

@@ -189,6 +189,9 @@ impl<DB: Backend> UnitAttempts<'_, DB> {
             let unit = pin!(holding(pool, self.unit.attempt(&mut open.tx)));
             timer.within(pin!(watched(observation.as_deref(), || is_used_up(pool), unit))).await
         };
+        if open.tx.fences_earlier() {
+            self.prior = PriorCommit::None;
+        }
         let Some((decision, converted)) = decision else {
             self.hooks = open.tx.take_hooks();
             let during = match open.tx.is_in_flight() {
