@@ -197,8 +197,8 @@ pub enum CommitMarker {
     /// The row with this id in the table of operations.
     Operation {
         id: u128,
-        /// The number of the attempt, if an earlier one may be stored with the same id: it writes a row of its
-        /// own in addition, which tells it from the others.
+        /// The number of the attempt, if an earlier one may be stored with the same id: it then writes a
+        /// second row, which tells it from the others.
         later_attempt: Option<u32>,
     },
     /// The id of the transaction.

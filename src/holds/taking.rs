@@ -41,13 +41,13 @@ type Results<K> = Vec<(HoldCall<K>, Result<HoldResult, Error>)>;
 pub(super) struct Taking<'a, K> {
     settings: &'a HoldSettings,
     calls: Vec<HoldCall<K>>,
-    taken: AttemptValues<Taken>,
+    taken: AttemptValues<TakenHolds>,
     error: Option<Error>,
 }
 
 /// What an attempt has taken.
 #[derive(Default)]
-struct Taken {
+struct TakenHolds {
     /// The results, one for each call; `None` for a call that was withdrawn.
     results: Vec<Option<Result<HoldResult, Error>>>,
     /// The expired holds of rows that had not enough.
@@ -70,7 +70,7 @@ impl<'a, K> Taking<'a, K> {
     /// that were withdrawn.
     pub(super) fn end(self, ended: Result<Ended, Error>) -> Result<Committed<K>, (Vec<HoldCall<K>>, Error)> {
         let error = match (ended, self.taken.into_stored(), self.error) {
-            (Ok(Ended::Committed), Some(Taken { results, expired }), _) => {
+            (Ok(Ended::Committed), Some(TakenHolds { results, expired }), _) => {
                 let results = self.calls.into_iter().zip(results);
                 let results = results.filter_map(|(call, result)| Some((call, result?))).collect();
                 return Ok(Committed { results, expired });
@@ -111,11 +111,11 @@ impl<DB: Backend, K: HoldKey<DB>> Unit<DB> for Taking<'_, K> {
 }
 
 impl<K: Ord + Clone + ToString + Send + Sync> Taking<'_, K> {
-    async fn apply<DB: Backend>(&mut self, tx: &mut Tx<DB>) -> Result<Taken, Error>
+    async fn apply<DB: Backend>(&mut self, tx: &mut Tx<DB>) -> Result<TakenHolds, Error>
     where
         K: HoldKey<DB>,
     {
-        let mut taken = Taken::default();
+        let mut taken = TakenHolds::default();
         let (sql, records) = (HoldSql::of::<DB>(), self.settings.records());
         let numbers = self.settings.numbers::<DB>();
         let NumbersRead { found, also: locked_at } = numbers.lock(tx, &self.wanted_keys()).await?;
